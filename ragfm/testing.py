@@ -1,0 +1,118 @@
+"""Contract tests for plugins, and light stand-ins for models.
+
+A third party's index is tested with `check_vector_index(MyIndex)`, a connector with `check_connector(connector)`, an
+embedder with `check_embedder(embedder)`, a reader with `check_reader(reader)`: each raises AssertionError with what is
+wrong. `HashingEmbedder` and `ScriptedReader` let tests run without a model.
+"""
+
+from __future__ import annotations
+
+import re
+import threading
+from collections.abc import Callable, Generator, Mapping, Sequence
+from hashlib import blake2b
+from typing import TYPE_CHECKING, Literal
+
+from ragfm.errors import ContextOverflowError, TooLongError
+from ragfm.types import Message, Sampling, Scalar, Stream, Usage
+
+if TYPE_CHECKING:
+    from ragfm.types import Offsets, Vectors
+
+__all__ = ["HashingEmbedder", "ScriptedReader"]
+
+_TOKEN = re.compile(r"\w+|[^\w\s]")
+
+
+class HashingEmbedder:
+    """A deterministic bag-of-words embedder without a model: feature hashing (Weinberger et al. 2009).
+
+    Each word adds a pseudo-random direction that depends on its lower-cased letters alone, so texts that share words
+    have a higher cosine. Tokens are words and single signs.
+    """
+
+    def __init__(self, model: str = "hashing", *, dim: int = 64, max_tokens: int = 64) -> None:
+        self.model = model
+        self.dim = dim
+        self.max_tokens = max_tokens
+        self.embedded = 0
+        """How many passages were embedded so far, for tests of what is embedded again."""
+
+    @property
+    def fingerprint(self) -> Mapping[str, Scalar]:
+        """The embedding contract."""
+        return {"model": self.model, "weights": "", "dim": self.dim, "pooling": "sum", "max_tokens": self.max_tokens}
+
+    def tokenize(self, texts: Sequence[str]) -> list[Offsets]:
+        """Words and signs."""
+        import numpy as np
+
+        return [
+            np.array([match.span() for match in _TOKEN.finditer(text)], dtype=np.int64).reshape(-1, 2)
+            for text in texts
+        ]
+
+    def embed_passages(self, texts: Sequence[str]) -> Vectors:
+        """Sums of word directions, scaled to length 1."""
+        vectors = self._embed(texts)
+        self.embedded += len(texts)
+        return vectors
+
+    def embed_queries(self, texts: Sequence[str]) -> Vectors:
+        """The same as for passages."""
+        return self._embed(texts)
+
+    def _embed(self, texts: Sequence[str]) -> Vectors:
+        import numpy as np
+
+        vectors = np.zeros((len(texts), self.dim), dtype=np.float32)
+        for row, text in enumerate(texts):
+            words = _TOKEN.findall(text.lower())
+            if len(words) > self.max_tokens:
+                raise TooLongError(f"A text of {len(words)} tokens is over the embedder's {self.max_tokens}.")
+            for word in words or [""]:
+                seed = int.from_bytes(blake2b(word.encode(), digest_size=8).digest())
+                vectors[row] += np.random.default_rng(seed).standard_normal(self.dim, dtype=np.float32)
+        return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+
+
+class ScriptedReader:
+    """A reader that answers from a script: a list of answers in turn, or a function of the messages.
+
+    It streams word by word, counts tokens as words and signs, and keeps what it was asked in `prompts`.
+    """
+
+    def __init__(
+        self, script: Sequence[str] | Callable[[Sequence[Message]], str] = (), *, context_tokens: int = 4096
+    ) -> None:
+        self.context_tokens = context_tokens
+        self.prompts: list[tuple[Message, ...]] = []
+        self._script = script
+        self._lock = threading.Lock()
+
+    def count_tokens(self, messages: Sequence[Message]) -> int:
+        """Words and signs, and three for each message's frame."""
+        return sum(len(_TOKEN.findall(message.content)) + 3 for message in messages)
+
+    def stream(self, messages: Sequence[Message], sampling: Sampling = Sampling()) -> Stream:
+        """The next answer of the script."""
+        prompt_tokens = self.count_tokens(messages)
+        if prompt_tokens >= self.context_tokens:
+            raise ContextOverflowError(f"The prompt has {prompt_tokens} tokens, the window {self.context_tokens}.")
+        with self._lock:
+            self.prompts.append(tuple(messages))
+            turn = len(self.prompts) - 1
+        text = self._script(messages) if callable(self._script) else self._script[turn % len(self._script)]
+        room = self.context_tokens - prompt_tokens
+        limit = room if sampling.max_tokens is None else min(sampling.max_tokens, room)
+        return Stream(_speak(text, prompt_tokens, limit))
+
+
+def _speak(
+    text: str, prompt_tokens: int, limit: int
+) -> Generator[str, None, tuple[Usage, Literal["stop", "length"]]]:
+    words = re.findall(r"\s*\S+\s*$|\s*\S+", text)
+    for word in words[:limit]:
+        yield word
+    spoken = min(len(words), limit)
+    return Usage(prompt_tokens, 0, spoken), "stop" if spoken == len(words) else "length"

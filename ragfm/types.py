@@ -1,0 +1,324 @@
+"""The values that the parts hand to each other, and the seams (protocols) between them.
+
+    Connector ─refs→ sync ─fetch→ Blob ─parse→ Document ─split→ Chunk ─embed→ vectors
+                                                                   │
+                        ┌──────────── Catalog (the log: the only truth) ────────────┐
+                        ▼                                                           ▼
+              vector view (FAISS …)                                      keyword view (BM25)
+                        └────────────→ Retriever ─→ [Hit] ─→ prompt ─→ Reader ─→ Answer
+
+Values are frozen dataclasses. Character offsets count Unicode code points of `Document.text`, `end` is exclusive.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, Protocol, TypeAlias, runtime_checkable
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    Vectors: TypeAlias = NDArray[np.float32]
+    """Embeddings. *Shape:* (n, dim), rows of length 1."""
+    Ids: TypeAlias = NDArray[np.int64]
+    """Chunk ids. *Shape:* (n,) unless said otherwise."""
+    Offsets: TypeAlias = NDArray[np.int64]
+    """Where each token of a text stands. *Shape:* (n_tokens, 2): start and end, in characters."""
+
+Scalar: TypeAlias = str | int | float | bool
+"""What a metadata value may be."""
+
+# --- Documents ---------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Ref:
+    """One entry of a source: where it is and which revision it has.
+
+    `path` is relative to the source, with `/`; it is empty where the source is a single document. `revision` is
+    opaque: it is compared, never parsed. `skip` says why the connector will not hand the entry over (hidden, too
+    large); `error` says why it could not be looked at, and what lies under such a path counts as still there.
+    """
+
+    path: str
+    revision: str = ""
+    skip: str | None = None
+    error: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Blob:
+    """The bytes of one entry, as fetched. `media_type` is what the source says of them, None where it says nothing."""
+
+    data: bytes
+    media_type: str | None = None
+    metadata: Mapping[str, Scalar] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """What a parser knows about a stretch of `Document.text`.
+
+    kind       `value`
+    page       the page's number, from 1; the span is all that stands on that page
+    place      the format's own name of the place, as `Sheet1!A5` or `00:01:20`
+    heading    the heading's words; `level` is 1 for the outermost; the span is the heading's own line or lines
+    table      the header row or rows, as they stand in the text; the span is the whole table, header included
+    code       the language, or empty; the span is the whole block
+    """
+
+    kind: Literal["page", "place", "heading", "table", "code"]
+    start: int
+    end: int
+    value: str = ""
+    level: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """A parsed document. `text` is exactly what a reader may see; `marks` are in order of `start`."""
+
+    uri: str
+    text: str
+    media_type: str
+    metadata: Mapping[str, Scalar] = field(default_factory=dict)
+    marks: tuple[Mark, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """A passage of a document: `document.text[start:end] == text`, always.
+
+    `context` (heading path, header of a torn table) is embedded, indexed and shown to the reader with the text,
+    but is never part of the span. `page` counts from 1, None where the format has none.
+    """
+
+    text: str
+    start: int
+    end: int
+    context: str = ""
+    page: int | None = None
+    place: str | None = None
+    headings: tuple[str, ...] = ()
+
+    @property
+    def embedded_text(self) -> str:
+        """What the embedder gets: context, line break, text."""
+        return f"{self.context}\n{self.text}" if self.context else self.text
+
+
+# --- Answers -----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Hit:
+    """A chunk found for a query; hits come in rank order.
+
+    `score` is the cosine in [-1, 1], higher is better, None in keyword mode. `scores` has the keys `dense`,
+    `keyword` and `fused`. `n` is the passage's number in the prompt, None if it was not shown to a reader.
+    """
+
+    uri: str
+    text: str
+    start: int
+    end: int
+    chunk_id: int
+    score: float | None
+    scores: Mapping[str, float | None]
+    page: int | None = None
+    place: str | None = None
+    headings: tuple[str, ...] = ()
+    context: str = ""
+    n: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One turn of a conversation. `content` is text; image parts may join it later."""
+
+    role: Literal["system", "user", "assistant"]
+    content: str
+
+
+@dataclass(frozen=True, slots=True)
+class Citation:
+    """A claim's evidence: passage `n`, and the words `quote` at `start:end` of the document `uri`.
+
+    `verified`: the quote stands there verbatim *and* supports the sentence of the answer that it hangs on.
+    """
+
+    n: int
+    uri: str
+    page: int | None
+    start: int
+    end: int
+    quote: str
+    verified: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Dropped:
+    """A hit that was not shown to the reader, and why."""
+
+    chunk_id: int
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Tokens of one generation: of the prompt, of those the ones not evaluated again, and of the completion."""
+
+    prompt_tokens: int = 0
+    cached_tokens: int = 0
+    completion_tokens: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a question got. `text` has citation markers `[n]`; `seconds` is wall-clock time, retrieval included."""
+
+    question: str
+    text: str
+    abstained: bool
+    citations: tuple[Citation, ...]
+    hits: tuple[Hit, ...]
+    dropped: tuple[Dropped, ...]
+    usage: Usage
+    seconds: float
+
+
+# --- Seams -------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How a reader picks tokens. Temperature 0 is greedy: the same prompt gives the same text.
+
+    `max_tokens` bounds the completion; None means what is left of the window. `grammar` is GBNF; `adapter` is a
+    LoRA adapter's path. A reader that can't do what is asked raises `UnsupportedError`, it never ignores it.
+    """
+
+    max_tokens: int | None = 512
+    temperature: float = 0.0
+    top_p: float = 1.0
+    min_p: float = 0.0
+    seed: int = 0
+    stop: tuple[str, ...] = ()
+    grammar: str | None = None
+    adapter: str | None = None
+
+
+class Stream(Iterator[str]):
+    """Text pieces as they are generated; afterwards `usage` and `finish_reason` (`stop` or `length`) are set.
+
+    `close()` stops the generation and frees what it holds; leaving a `with` block or exhausting it does so too.
+    """
+
+    def __init__(self, pieces: Generator[str, None, tuple[Usage, Literal["stop", "length"]]]) -> None:
+        self._pieces = pieces
+        self.usage = Usage()
+        self.finish_reason: Literal["stop", "length"] | None = None
+
+    def __iter__(self) -> Stream:
+        return self
+
+    def __next__(self) -> str:
+        try:
+            return next(self._pieces)
+        except StopIteration as stop:
+            if stop.value is not None:
+                self.usage, self.finish_reason = stop.value
+            raise StopIteration from None
+
+    def close(self) -> None:
+        """Stop generating. Closing twice does nothing."""
+        self._pieces.close()
+
+    def __enter__(self) -> Stream:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+@runtime_checkable
+class Connector(Protocol):
+    """Knows *where* documents are, never *what format* they have. Made as `Connector(location, **options)`."""
+
+    def refs(self) -> Iterator[Ref]:
+        """All that the source holds, cheaply; an exception means that the listing is not complete."""
+
+    def fetch(self, ref: Ref) -> Blob:
+        """The bytes of one entry. Raises OSError or ConnectorError where it can't be read."""
+
+
+@runtime_checkable
+class Embedder(Protocol):
+    """Texts to unit vectors, with the model's own prompts applied. Made as `Embedder(model)`; it loads on first use."""
+
+    @property
+    def dim(self) -> int:
+        """Length of a vector."""
+
+    @property
+    def max_tokens(self) -> int:
+        """Tokens of a passage that fit, special tokens and the model's own prompt already taken off."""
+
+    @property
+    def fingerprint(self) -> Mapping[str, Scalar]:
+        """The embedding contract: model, sha256 of the weights, dim, pooling, prompts, max_tokens.
+
+        Two embedders whose fingerprints are equal, the name of the model aside, give the same vectors.
+        """
+
+    def tokenize(self, texts: Sequence[str]) -> list[Offsets]:
+        """Where the model's tokens stand in each text; special tokens and prompts are left out, nothing is cut."""
+
+    def embed_passages(self, texts: Sequence[str]) -> Vectors:
+        """*Shape:* (len(texts), dim). Raises TooLongError for a text over `max_tokens`, it never cuts."""
+
+    def embed_queries(self, texts: Sequence[str]) -> Vectors:
+        """The same for queries."""
+
+
+@runtime_checkable
+class VectorIndex(Protocol):
+    """An immutable index over vectors. Ids are any distinct int64 ≥ 0; score = cosine, higher is better."""
+
+    @classmethod
+    def build(cls, ids: Ids, vectors: Vectors) -> VectorIndex:
+        """An index of `vectors`, whose rows are of unit length."""
+
+    def search(self, queries: Vectors, k: int, *, allowed: Ids | None = None) -> tuple[Vectors, Ids]:
+        """Scores and ids of the best `k`, best first. *Shape:* both (n_queries, k).
+
+        Only `allowed` ids are returned where it is given; ids in it that the index lacks do nothing. Where fewer
+        than `k` are found, the rest has id -1 and score -inf.
+        """
+
+    def save(self, folder: Path) -> None:
+        """Write the index as files into an empty folder."""
+
+    @classmethod
+    def load(cls, folder: Path) -> VectorIndex:
+        """Read what `save` wrote. The caller has checked the files' checksums."""
+
+    def __len__(self) -> int: ...
+
+
+@runtime_checkable
+class Reader(Protocol):
+    """A foundation model that answers. Made as `Reader(model)`; it loads on first use. Thread-safe."""
+
+    @property
+    def context_tokens(self) -> int:
+        """Tokens that prompt and completion may have together."""
+
+    def count_tokens(self, messages: Sequence[Message]) -> int:
+        """Tokens of the prompt, exactly, after the model's own chat template."""
+
+    def stream(self, messages: Sequence[Message], sampling: Sampling = Sampling()) -> Stream:
+        """Generate the next assistant message. Raises ContextOverflowError where the prompt leaves no room."""
