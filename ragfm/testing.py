@@ -48,8 +48,7 @@ class HashingEmbedder:
         import numpy as np
 
         return [
-            np.array([match.span() for match in _TOKEN.finditer(text)], dtype=np.int64).reshape(-1, 2)
-            for text in texts
+            np.array([match.span() for match in _TOKEN.finditer(text)], dtype=np.int64).reshape(-1, 2) for text in texts
         ]
 
     def embed_passages(self, texts: Sequence[str]) -> Vectors:
@@ -73,7 +72,8 @@ class HashingEmbedder:
             for word in words or [""]:
                 seed = int.from_bytes(blake2b(word.encode(), digest_size=8).digest())
                 vectors[row] += np.random.default_rng(seed).standard_normal(self.dim, dtype=np.float32)
-        return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+        unit: Vectors = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+        return unit
 
 
 class ScriptedReader:
@@ -108,11 +108,8 @@ class ScriptedReader:
         return Stream(_speak(text, prompt_tokens, limit))
 
 
-def _speak(
-    text: str, prompt_tokens: int, limit: int
-) -> Generator[str, None, tuple[Usage, Literal["stop", "length"]]]:
+def _speak(text: str, prompt_tokens: int, limit: int) -> Generator[str, None, tuple[Usage, Literal["stop", "length"]]]:
     words = re.findall(r"\s*\S+\s*$|\s*\S+", text)
-    for word in words[:limit]:
-        yield word
+    yield from words[:limit]
     spoken = min(len(words), limit)
     return Usage(prompt_tokens, 0, spoken), "stop" if spoken == len(words) else "length"
