@@ -1,3 +1,94 @@
-"""Answers over your own documents."""
+"""Cited answers over your own documents, with foundation models that you run yourself.
+
+from ragfm import Collection, Rag
+handbook = Collection.open("handbook")
+handbook.sync("docs/")
+print(Rag(handbook).ask("How many days of leave do I get?").text)
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ragfm.collection import Collection, DocumentInfo, Status
+    from ragfm.config import Settings, load_settings
+    from ragfm.embed import load_embedder
+    from ragfm.errors import RagfmError
+    from ragfm.rag import AnswerStream, Rag
+    from ragfm.readers import load_reader
+    from ragfm.sync import SyncReport
+    from ragfm.types import (
+        Answer,
+        Blob,
+        Chunk,
+        Citation,
+        Connector,
+        Document,
+        Embedder,
+        Hit,
+        Message,
+        Reader,
+        Ref,
+        Sampling,
+        Stream,
+        Usage,
+        VectorIndex,
+    )
 
 __version__ = "0.1.0"
+
+_HOMES = {
+    "ragfm.collection": ("Collection", "DocumentInfo", "Status"),
+    "ragfm.config": ("Settings", "load_settings"),
+    "ragfm.embed": ("load_embedder",),
+    "ragfm.errors": ("RagfmError",),
+    "ragfm.rag": ("AnswerStream", "Rag"),
+    "ragfm.readers": ("load_reader",),
+    "ragfm.sync": ("SyncReport",),
+    "ragfm.types": ("Answer", "Blob", "Chunk", "Citation", "Connector", "Document", "Embedder", "Hit", "Message",
+                    "Reader", "Ref", "Sampling", "Stream", "Usage", "VectorIndex"),
+}  # fmt: skip
+_HOME = {name: module for module, names in _HOMES.items() for name in names}
+
+__all__ = [
+    "Answer",
+    "AnswerStream",
+    "Blob",
+    "Chunk",
+    "Citation",
+    "Collection",
+    "Connector",
+    "Document",
+    "DocumentInfo",
+    "Embedder",
+    "Hit",
+    "Message",
+    "Rag",
+    "RagfmError",
+    "Reader",
+    "Ref",
+    "Sampling",
+    "Settings",
+    "Status",
+    "Stream",
+    "SyncReport",
+    "Usage",
+    "VectorIndex",
+    "__version__",
+    "load_embedder",
+    "load_reader",
+    "load_settings",
+]
+
+
+def __getattr__(name: str) -> Any:
+    # Names are imported when they are first used, so that `import ragfm` costs nothing.
+    if name not in _HOME:
+        raise AttributeError(f"module 'ragfm' has no attribute {name!r}")
+    return getattr(import_module(_HOME[name]), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

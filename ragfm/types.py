@@ -248,6 +248,10 @@ class Stream(Iterator[str]):
 class Connector(Protocol):
     """Knows *where* documents are, never *what format* they have. Made as `Connector(location, **options)`."""
 
+    @property
+    def root(self) -> str | Path:
+        """What it covers, as a path or the beginning of an address; sources whose roots are nested overlap."""
+
     def refs(self) -> Iterator[Ref]:
         """All that the source holds, cheaply; an exception means that the listing is not complete."""
 

@@ -1,0 +1,435 @@
+"""The command line. Exit codes: 0 all well, 1 it failed, 2 wrong usage, 3 some documents failed, 130 interrupted.
+
+With `--json`, standard output is one JSON object and nothing else; progress and warnings go to standard error.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from ragfm import __version__
+from ragfm.errors import RagfmError
+
+if TYPE_CHECKING:
+    from ragfm.collection import Collection
+    from ragfm.rag import Rag
+    from ragfm.sync import Progress, SyncReport
+    from ragfm.types import Answer, Hit, Message, Scalar
+
+OK, FAILED, USAGE, SOME_FAILED, INTERRUPTED = 0, 1, 2, 3, 130
+
+
+def main() -> None:
+    """Run a command and exit with its code; every failure is one clear line, `--debug` shows the traceback."""
+    wants_json, debug = "--json" in sys.argv, "--debug" in sys.argv
+    try:
+        code = ragfm.main(standalone_mode=False) or OK
+        sys.stdout.flush()
+    except click.exceptions.Exit as stop:
+        code = stop.exit_code
+    except click.UsageError as error:
+        hint = f"See `{error.ctx.command_path} --help`." if error.ctx else "See `ragfm --help`."
+        code = _complain(USAGE, error, error.format_message(), hint, wants_json=wants_json)
+    except RagfmError as error:
+        code = _complain(FAILED, error, error.message, error.hint, wants_json=wants_json)
+    except (KeyboardInterrupt, click.Abort) as error:
+        hint = "What was committed is kept; run the same command to go on."
+        code = _complain(INTERRUPTED, error, "Interrupted.", hint, wants_json=wants_json)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # so that the exit doesn't flush into it again
+        code = FAILED
+    except Exception as error:  # the last line of defence: no traceback for users
+        if debug:
+            raise
+        what = f"{type(error).__name__}: {error}"
+        code = _complain(FAILED, error, what, "Run it again with --debug for the details.", wants_json=wants_json)
+    sys.exit(code)
+
+
+def _complain(code: int, error: BaseException, message: str, hint: str, *, wants_json: bool) -> int:
+    if "--debug" in sys.argv:
+        logging.getLogger(__name__).error("%s", type(error).__name__, exc_info=error)
+    if wants_json:
+        _print_json({"error": {"type": type(error).__name__, "message": message, "hint": hint}})
+    else:
+        click.echo(f"ragfm: {message} {hint}".strip(), err=True)
+    return code
+
+
+def _shared(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The options that all commands have."""
+    collection = click.option(
+        "-c", "--collection", default=".ragfm", envvar="RAGFM_COLLECTION", metavar="DIR", show_default=True,
+        help="The collection's folder.",
+    )  # fmt: skip
+    as_json = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+    debug = click.option("--debug", is_flag=True, expose_value=False, help="Show tracebacks and what is going on.")
+    return collection(as_json(debug(function)))
+
+
+_filter = click.option("--filter", metavar="EXPR", help="Only documents whose metadata meets it: 'year >= 2024'.")
+_reader = click.option("--reader", metavar="NAME", help="The model that answers; see docs/configuration.md.")
+_adapter = click.option("--adapter", metavar="DIR|none", help="A LoRA adapter for the reader.")
+_k = click.option("-k", type=click.IntRange(min=1), metavar="N", help="How many passages.")
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="ragfm")
+def ragfm() -> None:
+    """Cited answers over your own documents, with foundation models that you run yourself."""
+    logging.basicConfig(
+        level=logging.DEBUG if "--debug" in sys.argv else logging.WARNING,
+        format="ragfm: %(message)s",
+        stream=sys.stderr,
+    )
+    for chatty in ("httpx", "httpcore", "urllib3", "filelock", "sentence_transformers", "transformers"):
+        logging.getLogger(chatty).setLevel(logging.WARNING)
+
+
+@ragfm.command()
+@click.argument("source", nargs=-1)
+@click.option("--name", metavar="N", help="What the documents' addresses begin with. Default: the location.")
+@click.option("--connector", metavar="C", help="The connector plugin. Default: files.")
+@click.option("--include", multiple=True, metavar="GLOB", help="Only files that match; may be repeated.")
+@click.option("--exclude", multiple=True, metavar="GLOB", help="No files that match; may be repeated.")
+@click.option("--tag", multiple=True, metavar="K=V", help="Metadata for all documents; may be repeated.")
+@click.option("--allow", multiple=True, metavar="GROUP", help="Only this group may see them; may be repeated.")
+@click.option("--embedder", metavar="E", help="The embedding model of a new collection.")
+@_shared
+def ingest(
+    collection: str, as_json: bool, source: tuple[str, ...], embedder: str | None, **options: Any
+) -> int:  # fmt: skip
+    """Make the collection equal to its sources: folders, files, globs.
+
+    Without SOURCE: the sources of ragfm.toml and those ingested before. Only what changed is parsed and embedded;
+    what left a source leaves the collection.
+    """
+    from ragfm.sync import merge_reports
+
+    if options["name"] and len(source) != 1:
+        raise click.UsageError("--name goes with exactly one SOURCE.", click.get_current_context())
+    given = {
+        "name": options["name"],
+        "connector": options["connector"],
+        "include": options["include"] or None,
+        "exclude": options["exclude"] or None,
+        "tags": _tags(options["tag"]) or None,
+        "allow": options["allow"] or None,
+    }
+    with _open(collection, embedder=embedder) as store, _progress_bar() as progress:
+        report = merge_reports([store.sync(one, **given, progress=progress) for one in source or (None,)])
+    if as_json:
+        _print_json(asdict(report))
+    else:
+        _print_report(report)
+    return SOME_FAILED if report.failed else OK
+
+
+@ragfm.command()
+@click.argument("query")
+@_k
+@click.option(
+    "--mode", type=click.Choice(["hybrid", "dense", "keyword"]), default="hybrid", show_default=True,
+    help="Which indexes to ask; hybrid asks all that the collection has.",
+)  # fmt: skip
+@_filter
+@_shared
+def search(collection: str, as_json: bool, query: str, k: int | None, mode: Any, filter: str | None) -> int:
+    """Find the passages nearest to QUERY."""
+    with _open(collection) as store:
+        hits = store.search(_not_empty(query), k, mode=mode, filter=filter)
+    if as_json:
+        _print_json({"query": query, "hits": [_hit_json(hit) for hit in hits]})
+        return OK
+    for rank, hit in enumerate(hits, 1):
+        score = "" if hit.score is None else f"{hit.score:.3f}  "
+        click.echo(f"{rank}. {score}{click.style(_where(hit), bold=True)}\n{_indented(hit.text)}\n")
+    if not hits:
+        click.echo("Nothing found.")
+    return OK
+
+
+@ragfm.command()
+@click.argument("question")
+@_k
+@_reader
+@_adapter
+@_filter
+@_shared
+def ask(
+    collection: str, as_json: bool, question: str, k: int | None, filter: str | None, reader: str | None,
+    adapter: str | None,
+) -> int:  # fmt: skip
+    """Answer QUESTION from the documents, with citations."""
+    with _open(collection) as store:
+        answer = _rag(store, reader, k, adapter).ask(_not_empty(question), filter=filter)
+    if as_json:
+        _print_json(_answer_json(answer))
+    else:
+        _print_answer(answer)
+    return OK
+
+
+@ragfm.command()
+@_k
+@_reader
+@_adapter
+@_filter
+@_shared
+def chat(
+    collection: str, as_json: bool, k: int | None, filter: str | None, reader: str | None, adapter: str | None
+) -> int:
+    """Ask one question after the other; /sources shows the last answer's passages, /quit ends."""
+    from ragfm.types import Message
+
+    if as_json:
+        raise click.UsageError("chat has no JSON form; use `ask --json`.", click.get_current_context())
+    history: list[Message] = []
+    answer: Answer | None = None
+    with _open(collection) as store:
+        rag = _rag(store, reader, k, adapter)
+        store.status()  # no collection: say so before the first question
+        while (line := _read_line()) is not None:
+            if line == "/sources":
+                for hit in answer.hits if answer else ():
+                    click.echo(f"[{hit.n or '-'}] {_where(hit)}\n{_indented(hit.text)}\n")
+            elif line.startswith("/"):
+                click.echo("/sources  the passages of the last answer\n/quit     end")
+            elif line:
+                answer = _stream_answer(rag, line, history, filter) or answer
+    return OK
+
+
+@ragfm.command()
+@_shared
+def status(collection: str, as_json: bool) -> int:
+    """Show what the collection holds, and what failed."""
+    with _open(collection) as store:
+        now = store.status()
+    if as_json:
+        _print_json(asdict(now))
+        return OK
+    index = now.indexes[0]
+    click.echo(f"{now.documents} documents, {now.chunks} chunks, generation {now.generation}")
+    click.echo(f"embedder  {now.embedder['model']}, {now.embedder['dim']} dimensions")
+    click.echo(f"index     {index['kind']}, {index['vectors']} vectors{'' if index['saved'] else ', in memory only'}")
+    for source in now.sources:
+        click.echo(f"source    {source['name']}  {source['documents']} documents by {source['connector']}")
+    for failure in now.failed:
+        click.echo(f"failed    {failure.uri}  {failure.stage}: {failure.error}")
+    return OK
+
+
+@ragfm.command()
+@click.argument("uri", required=False)
+@_filter
+@_shared
+def documents(collection: str, as_json: bool, uri: str | None, filter: str | None) -> int:
+    """List the documents, or print the text of the one at URI."""
+    with _open(collection) as store:
+        if uri is not None:
+            document = store.document(uri)
+            shown = {key: value for key, value in asdict(document).items() if key != "marks"}
+            _print_json(shown) if as_json else click.echo(document.text)
+            return OK
+        infos = store.documents(filter)
+    if as_json:
+        _print_json({"documents": [asdict(info) for info in infos]})
+    for info in infos if not as_json else ():
+        click.echo(f"{info.uri}  {info.media_type}, {info.characters} characters, {info.chunks} chunks")
+    return OK
+
+
+@ragfm.command()
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def plugins(as_json: bool) -> int:
+    """List the connectors, embedders, indexes and readers that are installed."""
+    from ragfm.registry import KINDS, plugins as installed
+
+    if as_json:
+        _print_json({kind: {name: point.value for name, point in installed(kind).items()} for kind in KINDS})
+        return OK
+    for kind in KINDS:
+        for name, point in installed(kind).items():
+            click.echo(f"{kind:<11} {name:<22} {point.value}")
+    return OK
+
+
+@ragfm.command()
+@click.argument("folder", default="ragfm-demo", type=click.Path(file_okay=False))
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@click.option("--debug", is_flag=True, expose_value=False, help="Show tracebacks and what is going on.")
+def demo(folder: str, as_json: bool) -> int:
+    """Ingest a sample handbook into FOLDER and answer three questions about it.
+
+    Change a fact in FOLDER/handbook and run it again: the answers change with it.
+    """
+    from ragfm.rag import Rag
+    from ragfm.samples import QUESTIONS, copy_handbook
+
+    handbook = copy_handbook(folder)
+    with _open(os.path.join(folder, ".ragfm")) as store, _progress_bar() as progress:  # noqa: PTH118
+        report = store.sync(handbook, progress=progress)
+        if not as_json:
+            _print_report(report)
+        rag = Rag(store)
+        answers = []
+        for question in QUESTIONS:
+            if not as_json:
+                click.echo(f"\n{click.style(question, bold=True)}")
+            answers.append(rag.ask(question))
+            if not as_json:
+                _print_answer(answers[-1])
+    if as_json:
+        _print_json({"ingest": asdict(report), "answers": [_answer_json(answer) for answer in answers]})
+    else:
+        click.echo(f"\nThe documents are in {handbook}. Ask your own question:\n\n    "
+                   f"ragfm ask -c {os.path.join(folder, '.ragfm')} 'What is the wifi password?'")  # noqa: PTH118  # fmt: skip
+    return SOME_FAILED if report.failed else OK
+
+
+# --- Inside ------------------------------------------------------------------------------------------------------
+
+
+def _open(path: str, embedder: str | None = None) -> Collection:
+    from ragfm.collection import Collection
+
+    return Collection.open(path, embedder=embedder)
+
+
+def _rag(store: Collection, reader: str | None, k: int | None, adapter: str | None) -> Rag:
+    from ragfm.rag import Rag
+
+    return Rag(store, reader=reader, k=k, adapter=None if adapter == "none" else adapter)
+
+
+def _stream_answer(rag: Rag, question: str, history: list[Message], filter: str | None) -> Answer | None:
+    """Print an answer as it comes; Ctrl-C ends the answer, not the chat."""
+    from ragfm.types import Message
+
+    stream = rag.stream(question, history=history, filter=filter)
+    try:
+        for piece in stream:
+            click.echo(piece, nl=False)
+    except KeyboardInterrupt:
+        stream.close()
+        click.echo("  (stopped)\n")
+        return None
+    except RagfmError as error:
+        click.echo(f"ragfm: {error}", err=True)
+        return None
+    click.echo("")
+    _print_citations(stream.answer)
+    click.echo("")
+    history += [Message("user", question), Message("assistant", stream.answer.text)]
+    return stream.answer
+
+
+def _read_line() -> str | None:
+    try:
+        line = input("> ").strip()
+    except (EOFError, KeyboardInterrupt):
+        click.echo("")
+        return None
+    return None if line in ("/quit", "/exit") else line
+
+
+@contextmanager
+def _progress_bar() -> Iterator[Callable[[Progress], None]]:
+    """A bar on a terminal: documents, chunks per second, time left."""
+    if not sys.stderr.isatty():
+        yield lambda _: None
+        return
+    from time import monotonic
+
+    from tqdm import tqdm
+
+    start = monotonic()
+    with tqdm(unit="doc", file=sys.stderr, leave=False, dynamic_ncols=True) as bar:
+
+        def show(progress: Progress) -> None:
+            bar.total = progress.total
+            bar.n = progress.documents
+            rate = progress.chunks / max(monotonic() - start, 1e-9)
+            bar.set_postfix_str(f"{progress.chunks} chunks, {rate:.0f}/s", refresh=False)
+            bar.refresh()
+
+        yield show
+
+
+def _tags(pairs: tuple[str, ...]) -> Mapping[str, Scalar]:
+    tags: dict[str, Scalar] = {}
+    for pair in pairs:
+        key, equals, value = pair.partition("=")
+        if not equals or not key.strip():
+            raise click.BadParameter(f"{pair!r} is not of the form KEY=VALUE.", param_hint="--tag")
+        tags[key.strip()] = value.strip()
+    return tags
+
+
+def _not_empty(text: str) -> str:
+    if not text.strip():
+        raise click.UsageError("The question is empty.", click.get_current_context())
+    return text
+
+
+def _print_json(value: Any) -> None:
+    click.echo(json.dumps(value, ensure_ascii=False))
+
+
+def _hit_json(hit: Hit) -> dict[str, Any]:
+    keys = ("uri", "page", "place", "start", "end", "headings", "text", "score", "scores", "chunk_id")
+    return {key: getattr(hit, key) for key in keys}
+
+
+def _answer_json(answer: Answer) -> dict[str, Any]:
+    value = asdict(answer)
+    value["answer"] = value.pop("text")
+    value["hits"] = [{**_hit_json(hit), "n": hit.n} for hit in answer.hits]
+    order = ("question", "answer", "abstained", "citations", "hits", "dropped", "usage", "seconds")
+    return {key: value[key] for key in order}
+
+
+def _print_report(report: SyncReport) -> None:
+    click.echo(
+        f"{report.added} added, {report.updated} updated, {report.removed} removed, {report.unchanged} unchanged; "
+        f"{report.chunks} chunks embedded in {report.seconds:.1f} s"
+    )
+    for skip in report.skipped:
+        click.echo(f"skipped {skip.uri}: {skip.why}", err=True)
+    for failure in report.failed:
+        still = "; an older version still serves" if failure.stale else ""
+        click.echo(f"failed {failure.uri} ({failure.stage}): {failure.error}{still}", err=True)
+
+
+def _print_answer(answer: Answer) -> None:
+    click.echo(answer.text)
+    _print_citations(answer)
+
+
+def _print_citations(answer: Answer) -> None:
+    for citation in answer.citations:
+        page = f", page {citation.page}" if citation.page else ""
+        mark = "" if citation.verified else " (not verified)"
+        quote = " ".join(citation.quote.split())
+        click.echo(f"  [{citation.n}] {citation.uri}{page}: {click.style(f'“{quote}”', dim=True)}{mark}")
+
+
+def _where(hit: Hit) -> str:
+    page = f", page {hit.page}" if hit.page else ""
+    place = f", {hit.place}" if hit.place else ""
+    headings = f"  {' > '.join(hit.headings)}" if hit.headings else ""
+    return f"{hit.uri}{page}{place}{headings}"
+
+
+def _indented(text: str) -> str:
+    return "\n".join(f"   {line}" for line in text.splitlines())

@@ -1,0 +1,230 @@
+"""A collection: a folder with a catalog and its views, as users see it."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable, Mapping, Sequence, Set
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ragfm.errors import CollectionError, SourceError, UnsupportedError
+from ragfm.types import Document
+
+if TYPE_CHECKING:
+    from ragfm.config import Settings
+    from ragfm.retrieve import Mode
+    from ragfm.store import Store
+    from ragfm.sync import Failed, Progress, SyncReport
+    from ragfm.types import Embedder, Hit, Scalar
+
+__all__ = ["Collection", "DocumentInfo", "Status"]
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class DocumentInfo:
+    """A document of a collection, without its text; `characters` is the text's length."""
+
+    uri: str
+    source: str
+    media_type: str
+    metadata: Mapping[str, Scalar]
+    chunks: int
+    characters: int
+    digest: str
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """What a collection holds, and how its parts are."""
+
+    documents: int
+    chunks: int
+    generation: int
+    failed: tuple[Failed, ...]
+    embedder: Mapping[str, Scalar]
+    indexes: tuple[Mapping[str, Any], ...]
+    sources: tuple[Mapping[str, Any], ...]
+
+
+class Collection:
+    """Documents, their chunks and vectors in a folder. Any number of processes may read while one writes.
+
+    `Collection.open(path)` is the owner's handle and sees everything; `as_groups` gives a restricted one.
+    Thread-safe; a long-lived handle sees what others commit.
+    """
+
+    def __init__(self, store: Store, groups: frozenset[str] | None = None) -> None:
+        self._store = store
+        self._groups = groups
+
+    @classmethod
+    def open(
+        cls, path: str | Path = ".ragfm", *, settings: Settings | None = None, embedder: str | Embedder | None = None
+    ) -> Collection:
+        """A handle on a collection's folder. Nothing is read or made yet: the first `sync` makes the folder.
+
+        `settings` default to those of `ragfm.toml` beside the folder, `embedder` (a name or an object) to the one
+        that the collection was made with. All methods but `sync` raise CollectionNotFound where there is none.
+        """
+        from ragfm.store import Store
+
+        return cls(Store(Path(path).absolute(), settings, embedder))
+
+    @property
+    def path(self) -> Path:
+        """The collection's folder."""
+        return self._store.folder
+
+    @property
+    def settings(self) -> Settings:
+        """The settings that this handle works with."""
+        return self._store.settings
+
+    def as_groups(self, groups: Set[str]) -> Collection:
+        """A handle that sees the documents open to all and those allowed to one of the groups; it can't write."""
+        return Collection(self._store, frozenset(groups))
+
+    def sync(
+        self,
+        source: str | Path | None = None,
+        *,
+        name: str | None = None,
+        connector: str | None = None,
+        include: Sequence[str] | None = None,
+        exclude: Sequence[str] | None = None,
+        tags: Mapping[str, Scalar] | None = None,
+        allow: Sequence[str] | None = None,
+        progress: Callable[[Progress], None] | None = None,
+    ) -> SyncReport:
+        """Make the collection equal to a source: only what changed is parsed and embedded.
+
+        Without a source, all those of `ragfm.toml` and those synced before. What is left None stays as it was at the
+        source's last sync. Raises SourceError, EmbedderMismatchError, CollectionBusyError, CollectionReadOnlyError.
+        """
+        from ragfm.sources import known_sources, resolve_source
+        from ragfm.sync import Sync, merge_reports
+
+        if self._groups is not None:
+            raise UnsupportedError("A handle restricted to groups can't write.", "Use the owner's handle.")
+        store = self._store
+        options = {"connector": connector, "include": include, "exclude": exclude, "tags": tags, "allow": allow}
+        asked = known_sources(store) if source is None else [(str(source), name, options)]
+        # A wrong source fails before a collection is made for it.
+        resolved = [resolve_source(store, location, name, given) for location, name, given in asked]
+        if not resolved:
+            raise SourceError("There is no source to sync.", "Name a folder, or list sources in ragfm.toml.")
+        reports = []
+        with store.writing() as catalog:
+            if store.names_embedder:
+                store.embedder  # noqa: B018  another embedder is refused even where there is nothing to embed
+            for found, made in resolved:
+                kept = catalog.save_source(found)
+                run = Sync(catalog, kept, lambda: store.embedder, store.chunk_settings, progress=progress)
+                reports.append(run.run(made))
+                if not (reports[-1].added or reports[-1].updated or reports[-1].unchanged or reports[-1].failed):
+                    _log.warning("The source %s holds no document that can be indexed.", kept.name)
+            store.save_view(catalog)
+        return merge_reports(reports)
+
+    def search(
+        self, query: str, k: int | None = None, *, mode: Mode = "hybrid", filter: str | None = None
+    ) -> list[Hit]:
+        """The `k` chunks nearest to the query, best first; fewer where there are fewer.
+
+        `filter` is an expression over metadata, as `year >= 2024 and team in (hr, legal)`; it is applied inside the
+        search. Raises FilterError, TooLongError for a query over the embedder's window.
+        """
+        from ragfm.retrieve import check_mode, retrieve
+
+        check_mode(mode)
+        k = self.settings.search.k if k is None else k
+        if k < 1:
+            raise ValueError(f"k is {k}, it must be at least 1")
+        catalog, snapshot = self._store.catalog, self._store.snapshot()
+        conditions = self._conditions(filter)
+        allowed = catalog.chunk_ids(snapshot.generation, *conditions) if conditions else None
+        if allowed is not None and not len(allowed):
+            return []
+        if not len(snapshot):
+            return []
+        return retrieve(query, k, catalog=catalog, snapshot=snapshot, embedder=self._store.embedder, allowed=allowed)
+
+    def documents(self, filter: str | None = None) -> list[DocumentInfo]:
+        """The documents, in order of uri."""
+        catalog = self._store.catalog
+        rows = catalog.documents(catalog.generation(), *self._conditions(filter))
+        return [
+            DocumentInfo(row.uri, row.source, row.media_type, row.metadata, row.chunk_count, row.characters, row.digest)
+            for row in rows
+        ]
+
+    def document(self, uri: str) -> Document:
+        """One document with its text. Raises CollectionError where there is none, or none for this handle."""
+        from ragfm.schema import documents
+
+        catalog = self._store.catalog
+        rows = catalog.documents(catalog.generation(), documents.c.uri == uri, *self._conditions(None))
+        if not rows:
+            raise CollectionError(f"There is no document {uri!r} in {self.path}.", "`ragfm documents` lists them.")
+        return Document(uri, catalog.document_text(rows[0].id), rows[0].media_type, rows[0].metadata)
+
+    def status(self) -> Status:
+        """Counts, failures, the embedder, the indexes and the sources; restricted handles get only counts."""
+        from ragfm.sources import failed_documents
+
+        catalog, snapshot = self._store.catalog, self._store.snapshot()
+        rows = catalog.documents(snapshot.generation, *self._conditions(None))
+        _, contract = catalog.contract()
+        own = self._groups is None
+        counts = {source.name: sum(row.source == source.name for row in rows) for source in catalog.sources()}
+        index = {
+            "kind": snapshot.view.kind,
+            "over": "vectors",
+            "generation": snapshot.view.generation,
+            "vectors": len(snapshot.view.index),
+            "saved": snapshot.view.folder is not None,
+        }
+        return Status(
+            documents=len(rows),
+            chunks=sum(row.chunk_count for row in rows),
+            generation=snapshot.generation,
+            failed=failed_documents(catalog) if own else (),
+            embedder=contract,
+            indexes=(index,) if own else (),
+            sources=tuple(
+                {
+                    "name": source.name,
+                    "connector": source.connector,
+                    "location": source.location,
+                    "documents": counts[source.name],
+                    **source.options,
+                    "tags": dict(source.tags),
+                    "allow": list(source.allow),
+                }
+                for source in catalog.sources()
+                if own
+            ),
+        )
+
+    def close(self) -> None:
+        """Close the files; the next use opens them again."""
+        self._store.close()
+
+    def __enter__(self) -> Collection:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"Collection({os.fspath(self.path)!r})"
+
+    def _conditions(self, text: str | None) -> list[Any]:
+        from ragfm.filters import may_see, parse_filter
+
+        conditions = [] if text is None else [parse_filter(text)]
+        return conditions if self._groups is None else [*conditions, may_see(self._groups)]

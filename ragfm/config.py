@@ -1,0 +1,130 @@
+"""Settings: `ragfm.toml` beside the collection, environment variables over it, command-line options over both.
+
+An environment variable is `RAGFM_` and the key, with `__` for a dot: `RAGFM_READER`, `RAGFM_CHUNK__SIZE`.
+A key that doesn't exist is an error.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+
+from ragfm.errors import ConfigError
+
+FILE = "ragfm.toml"
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class ChunkSection(_Section):
+    """How documents are split."""
+
+    size: int | None = Field(None, ge=16, description="Most tokens of a chunk, its context included, in the embedding "
+                             "model's own tokens. Default: the model's window, at most 256.")  # fmt: skip
+    overlap: int = Field(0, ge=0, description="At most so many tokens of a chunk's end are repeated, in whole "
+                         "sentences, at the start of the next.")  # fmt: skip
+
+
+class SearchSection(_Section):
+    """How `search` finds."""
+
+    k: int = Field(5, ge=1, description="How many hits.")
+
+
+class AskSection(_Section):
+    """How `ask` and `chat` answer."""
+
+    k: int = Field(3, ge=1, description="How many passages the reader is given, as far as its window holds them.")
+    answer_tokens: int = Field(256, ge=1, description="Most tokens of an answer.")
+    context_tokens: int = Field(4096, ge=256, description="The reader's window, for prompt and answer together; at "
+                                "most what the model was trained for.")  # fmt: skip
+
+
+class FilesSection(_Section):
+    """How folders are read."""
+
+    max_mb: float = Field(100, gt=0, description="Larger files are skipped, and said so. In MiB.")
+
+
+class SourceSection(_Section):
+    """A source that `ragfm ingest` without arguments syncs. A list: one `[[sources]]` for each."""
+
+    location: str = Field(description="A folder, a file, or a glob within a folder; relative to this file.")
+    name: str | None = Field(None, description="What its documents' addresses begin with. Default: the location.")
+    connector: str = Field("files", description="The connector plugin.")
+    include: list[str] = Field([], description="Only files that match one of these patterns.")
+    exclude: list[str] = Field([], description="No files that match one of these patterns.")
+    tags: dict[str, str | int | float | bool] = Field({}, description="Metadata for all its documents, for filters.")
+    allow: list[str] = Field([], description="The groups that may see its documents. Default: everybody.")
+
+
+class Settings(BaseSettings):
+    """All keys of `ragfm.toml`."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="RAGFM_",
+        env_nested_delimiter="__",
+        extra="forbid",
+        frozen=True,
+        nested_model_default_partial_update=True,
+    )
+
+    embedder: str = Field("bundled", description="The embedding model of a new collection: `bundled`, a folder, a "
+                          "name on the Hugging Face hub, or `PLUGIN:NAME`.")  # fmt: skip
+    index: str = Field("faiss-flat", description="The kind of vector index; see `ragfm plugins`.")
+    reader: str = Field("bundled", description="The model that answers: `bundled`, a `.gguf` file, a folder, a name "
+                        "on the Hugging Face hub, or `PLUGIN:NAME`.")  # fmt: skip
+    chunk: ChunkSection = ChunkSection()
+    search: SearchSection = SearchSection()
+    ask: AskSection = AskSection()
+    files: FilesSection = FilesSection()
+    sources: list[SourceSection] = []
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """The environment goes over what is given, which is the file's content."""
+        return env_settings, init_settings
+
+
+def load_settings(folder: Path, **options: Any) -> Settings:
+    """The settings of `folder/ragfm.toml`, if there is one, the environment, and options that are not None.
+
+    Raises ConfigError, which names the file and the key.
+    """
+    path = folder / FILE
+    values: dict[str, Any] = {}
+    if path.is_file():
+        try:
+            values = tomllib.loads(path.read_text(encoding="utf-8"))
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
+            raise ConfigError(f"{path} can't be read: {error}.") from error
+    try:
+        settings = Settings(**values)
+    except ValidationError as error:
+        raise ConfigError(f"{path if values else 'The environment'}: {_first(error)}.", _HINT) from error
+    given = {key: value for key, value in options.items() if value is not None}
+    return settings.model_copy(update=given)
+
+
+_HINT = "docs/configuration.md lists all keys."
+
+
+def _first(error: ValidationError) -> str:
+    detail = error.errors()[0]
+    key = ".".join(str(part) for part in detail["loc"])
+    if detail["type"] == "extra_forbidden":
+        return f"there is no key `{key}`"
+    return f"`{key}`: {detail['msg'][0].lower()}{detail['msg'][1:]}, but it is {detail['input']!r}"

@@ -1,0 +1,68 @@
+"""Files that survive a crash whole: written beside, fsynced, renamed, and the folder fsynced."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any
+
+
+def write_durably(path: Path, data: bytes) -> None:
+    """Replace a file's content at once: a crash leaves the old content or the new one, never a mixture."""
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.new")
+    with temporary.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+    sync_folder(path.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make the names in a folder durable; a rename is not before that."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def sync_file(path: Path) -> None:
+    """Make a file's content durable that somebody else has written."""
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+
+
+def file_checksum(path: Path) -> str:
+    """The BLAKE2b checksum of a file, in hexadecimal."""
+    digest = blake2b(digest_size=16)
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def checksummed(values: Mapping[str, Any]) -> bytes:
+    """Values as one line of JSON that carries its own checksum."""
+    body = json.dumps(dict(values), sort_keys=True)
+    return json.dumps({**values, "checksum": _checksum(body)}, sort_keys=True).encode() + b"\n"
+
+
+def read_checksummed(path: Path) -> dict[str, Any]:
+    """What `checksummed` wrote. Raises ValueError, naming expected and found, where the checksum is another."""
+    try:
+        values = json.loads(path.read_bytes())
+        expected = values.pop("checksum")
+    except (ValueError, AttributeError, KeyError) as error:
+        raise ValueError(f"{path.name} is not whole") from error
+    found = _checksum(json.dumps(values, sort_keys=True))
+    if found != expected:
+        raise ValueError(f"{path.name} has the checksum {found}, expected {expected}")
+    return dict(values)
+
+
+def _checksum(body: str) -> str:
+    return blake2b(body.encode(), digest_size=16).hexdigest()

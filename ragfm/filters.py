@@ -1,0 +1,147 @@
+"""Filters over metadata: `year >= 2024 and (team = hr or not status in (draft, "in review"))`.
+
+    filter     = any
+    any        = all ("or" all)*
+    all        = term ("and" term)*
+    term       = "not" term | "(" any ")" | key operator value | key "in" "(" value ("," value)* ")"
+    operator   = "=" | "!=" | "<" | "<=" | ">" | ">="
+    value      = a word, or anything in "double" or 'single' quotes
+
+Keys are those of the metadata, and `uri`, `source` and `media_type`. Numbers compare as numbers, all else as text, so
+ISO dates compare as dates. A document without the key meets no comparison, not even `!=`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Any, TypeAlias
+
+import sqlalchemy as sa
+
+from ragfm.errors import FilterError
+from ragfm.schema import as_number, documents, groups, sources, tags
+
+Condition: TypeAlias = sa.ColumnElement[bool]
+
+_TOKEN = re.compile(
+    r"""\s*(?:(?P<sign>!=|<=|>=|[=<>(),])|"(?P<double>[^"]*)"|'(?P<single>[^']*)'|(?P<word>[^\s=!<>(),"']+))"""
+)
+_COMPARE: dict[str, Callable[[Any, Any], Condition]] = {
+    "=": lambda column, value: column == value,
+    "!=": lambda column, value: column != value,
+    "<": lambda column, value: column < value,
+    "<=": lambda column, value: column <= value,
+    ">": lambda column, value: column > value,
+    ">=": lambda column, value: column >= value,
+}
+
+
+def parse_filter(text: str) -> Condition:
+    """A filter as a condition on `documents`; values are bound parameters, never SQL text. Raises FilterError."""
+    parser = _Parser(text)
+    condition = parser.any()
+    if parser.token[0] != "end":
+        raise parser.error("`and`, `or` or the end")
+    return condition
+
+
+class _Parser:
+    def __init__(self, text: str) -> None:
+        self._text = text
+        self._end = 0
+        self.token = ("end", "")
+        self._advance()
+
+    def any(self) -> Condition:
+        conditions = [self._all()]
+        while self._take("word", "or"):
+            conditions.append(self._all())
+        return sa.or_(*conditions)
+
+    def error(self, expected: str) -> FilterError:
+        kind, value = self.token
+        found = "the end" if kind == "end" else repr(value)
+        return FilterError(
+            f"The filter {self._text!r} can't be read: at character {self._start + 1}, expected {expected}, not {found}.",
+            "Example: 'year >= 2024 and team in (hr, legal)'.",
+        )
+
+    def _all(self) -> Condition:
+        conditions = [self._term()]
+        while self._take("word", "and"):
+            conditions.append(self._term())
+        return sa.and_(*conditions)
+
+    def _term(self) -> Condition:
+        if self._take("word", "not"):
+            return sa.not_(self._term())
+        if self._take("sign", "("):
+            condition = self.any()
+            self._expect(")")
+            return condition
+        key = self._value("a key")
+        if self._take("word", "in"):
+            self._expect("(")
+            values = [self._value("a value")]
+            while self._take("sign", ","):
+                values.append(self._value("a value"))
+            self._expect(")")
+            return sa.or_(*(_comparison(key, "=", value) for value in values))
+        kind, operator = self.token
+        if kind != "sign" or operator not in _COMPARE:
+            raise self.error("one of = != < <= > >= in")
+        self._advance()
+        return _comparison(key, operator, self._value("a value"))
+
+    def _value(self, expected: str) -> str:
+        kind, value = self.token
+        if kind not in ("word", "quoted"):
+            raise self.error(expected)
+        self._advance()
+        return value
+
+    def _take(self, kind: str, value: str) -> bool:
+        if self.token[0] != kind or self.token[1].lower() != value:
+            return False
+        self._advance()
+        return True
+
+    def _expect(self, sign: str) -> None:
+        if not self._take("sign", sign):
+            raise self.error(f"`{sign}`")
+
+    def _advance(self) -> None:
+        self._start = self._end
+        if not self._text[self._end :].strip():
+            self.token = ("end", "")
+            return
+        match = _TOKEN.match(self._text, self._end)
+        if match is None:
+            self.token = ("unreadable", self._text[self._end :].strip()[:10])
+            return
+        self._end = match.end()
+        kind = str(match.lastgroup)
+        self.token = ("quoted" if kind in ("single", "double") else kind, match[kind])
+
+
+def _comparison(key: str, operator: str, value: str) -> Condition:
+    compare = _COMPARE[operator]
+    if key in ("uri", "media_type"):
+        return compare(documents.c[key], value)
+    if key == "source":
+        return documents.c.source_id.in_(sa.select(sources.c.id).where(compare(sources.c.name, value)))
+    number = as_number(value)
+    if number is None:
+        meets = compare(tags.c.text, value)
+    else:
+        meets = compare(tags.c.number, number)
+        if operator == "!=":
+            meets = sa.or_(meets, tags.c.number.is_(None))
+    return documents.c.id.in_(sa.select(tags.c.document_id).where(tags.c.key == key, meets))
+
+
+def may_see(names: frozenset[str]) -> Condition:
+    """Documents that are open to all, or allowed to one of the groups."""
+    mine = sa.select(groups.c.document_id).where(groups.c.name.in_(sorted(names)))
+    return sa.or_(documents.c.id.not_in(sa.select(groups.c.document_id)), documents.c.id.in_(mine))

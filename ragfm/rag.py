@@ -1,0 +1,126 @@
+"""Rag: the retriever-reader pipeline (Lewis et al. 2020; Chen et al. 2017), from a question to a cited answer."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Generator, Iterator, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from ragfm.ground import ground
+from ragfm.prompt import ABSTENTION, Prompt, build_prompt, is_abstention
+from ragfm.readers import load_reader
+from ragfm.types import Answer, Sampling, Usage
+
+if TYPE_CHECKING:
+    from ragfm.collection import Collection
+    from ragfm.types import Hit, Message, Reader
+
+__all__ = ["AnswerStream", "Rag"]
+
+
+class Rag:
+    """Answers questions from a collection's documents.
+
+    `reader` is a name or an object, by default that of the settings; `k` is how many passages it is given at most.
+    Other numbers come from the collection's settings. Thread-safe.
+    """
+
+    def __init__(
+        self, collection: Collection, *, reader: str | Reader | None = None, k: int | None = None,
+        adapter: str | None = None,
+    ) -> None:  # fmt: skip
+        self.collection = collection
+        settings = collection.settings.ask
+        self._k = settings.k if k is None else k
+        self._sampling = Sampling(max_tokens=settings.answer_tokens, adapter=adapter)
+        if reader is None or isinstance(reader, str):
+            name = reader or collection.settings.reader
+            self.reader: Reader = load_reader(name, context_tokens=settings.context_tokens)
+        else:
+            self.reader = reader
+
+    def ask(self, question: str, *, history: Sequence[Message] = (), filter: str | None = None) -> Answer:
+        """The answer to a question, once it is complete; see `stream`."""
+        stream = self.stream(question, history=history, filter=filter)
+        for _ in stream:
+            pass
+        return stream.answer
+
+    def stream(self, question: str, *, history: Sequence[Message] = (), filter: str | None = None) -> AnswerStream:
+        """The answer as it is generated; its citations are known at the end.
+
+        `history` holds the turns before, oldest first. Raises FilterError, and TooLongError where the question is
+        longer than the embedder's or the reader's window.
+        """
+        if not question.strip():
+            raise ValueError("the question is empty")
+        start = time.monotonic()
+        hits = self.collection.search(question, self._k, filter=filter)
+        if not hits:
+            return AnswerStream(_nothing_found(question, start), None)
+        prompt = build_prompt(
+            question, hits, self.reader, history=history, answer_tokens=self._sampling.max_tokens or 1
+        )
+        return AnswerStream(self._generate(question, hits, prompt, start), prompt)
+
+    def _generate(
+        self, question: str, hits: Sequence[Hit], prompt: Prompt, start: float
+    ) -> Generator[str, None, Answer]:
+        pieces: list[str] = []
+        with self.reader.stream(prompt.messages, self._sampling) as stream:
+            for piece in stream:
+                pieces.append(piece)
+                yield piece
+        raw = "".join(pieces).strip()
+        if not raw:
+            yield ABSTENTION
+        abstained = not raw or is_abstention(raw)
+        text, citations = (raw or ABSTENTION, ()) if abstained else ground(question, raw, prompt.shown)
+        numbers = {hit.chunk_id: hit.n for hit in prompt.shown}
+        return Answer(
+            question=question,
+            text=text,
+            abstained=abstained,
+            citations=citations,
+            hits=tuple(replace(hit, n=numbers.get(hit.chunk_id)) for hit in hits),
+            dropped=prompt.dropped,
+            usage=stream.usage,
+            seconds=round(time.monotonic() - start, 3),
+        )
+
+
+class AnswerStream(Iterator[str]):
+    """Pieces of an answer as they come; afterwards `answer` is the whole with its citations.
+
+    `prompt` is what the reader was given, None where nothing was found. `close()` stops the generation.
+    """
+
+    def __init__(self, pieces: Generator[str, None, Answer], prompt: Prompt | None) -> None:
+        self.prompt = prompt
+        self._pieces = pieces
+        self._answer: Answer | None = None
+
+    @property
+    def answer(self) -> Answer:
+        """The whole answer. Raises RuntimeError before the last piece was taken."""
+        if self._answer is None:
+            raise RuntimeError("the answer is known when the stream has ended")
+        return self._answer
+
+    def __next__(self) -> str:
+        try:
+            return next(self._pieces)
+        except StopIteration as stop:
+            self._answer = stop.value or self._answer
+            raise StopIteration from None
+
+    def close(self) -> None:
+        """Stop generating. Closing twice does nothing."""
+        self._pieces.close()
+
+
+def _nothing_found(question: str, start: float) -> Generator[str, None, Answer]:
+    yield ABSTENTION
+    seconds = round(time.monotonic() - start, 3)
+    return Answer(question, ABSTENTION, True, (), (), (), Usage(), seconds)

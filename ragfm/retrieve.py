@@ -1,0 +1,56 @@
+"""Retrieval: from a query to hits, in one snapshot of a collection."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal, TypeAlias
+
+from ragfm.errors import UnsupportedError
+from ragfm.types import Hit
+
+if TYPE_CHECKING:
+    from ragfm.catalog import Catalog
+    from ragfm.types import Embedder, Ids
+    from ragfm.views import Snapshot
+
+Mode: TypeAlias = Literal["hybrid", "dense", "keyword"]
+
+
+def retrieve(
+    query: str, k: int, *, catalog: Catalog, snapshot: Snapshot, embedder: Embedder, allowed: Ids | None = None
+) -> list[Hit]:
+    """The `k` chunks of the snapshot nearest to the query, best first; fewer where there are fewer.
+
+    `score` is the cosine in [-1, 1]. `allowed` restricts the search to these chunk ids, inside the index.
+    """
+    if len(snapshot) == 0 or (allowed is not None and len(allowed) == 0):
+        return []
+    scores, ids = snapshot.search(embedder.embed_queries([query]), k, allowed=allowed)
+    rows = catalog.chunk_rows(ids.tolist())
+    hits = []
+    for score, chunk_id in zip(scores.tolist(), ids.tolist(), strict=True):
+        row = rows[chunk_id]
+        cosine = max(-1.0, min(1.0, score))  # rounding may carry it a little past
+        hits.append(
+            Hit(
+                uri=row.uri,
+                text=row.text,
+                start=row.start,
+                end=row.end,
+                chunk_id=chunk_id,
+                score=cosine,
+                scores={"dense": cosine, "keyword": None, "fused": None},
+                page=row.page,
+                place=row.place,
+                headings=tuple(row.headings),
+                context=row.context,
+            )
+        )
+    return hits
+
+
+def check_mode(mode: str) -> None:
+    """Raise for a mode that there is no index for; `hybrid` fuses the indexes that a collection has."""
+    if mode == "keyword":
+        raise UnsupportedError("This collection has no keyword index.", "Use `dense` or `hybrid`.")
+    if mode not in ("hybrid", "dense"):
+        raise UnsupportedError(f"There is no search mode {mode!r}.", "Use `hybrid`, `dense` or `keyword`.")

@@ -1,0 +1,134 @@
+"""The tables of the catalog, in SQLAlchemy Core and portable SQL types."""
+
+from __future__ import annotations
+
+import math
+
+import sqlalchemy as sa
+
+SCHEMA_VERSION = 1
+SCHEMA = sa.MetaData()
+
+properties = sa.Table(
+    "properties",
+    SCHEMA,
+    sa.Column("key", sa.String, primary_key=True),
+    sa.Column("value", sa.String, nullable=False),
+)
+
+contracts = sa.Table(
+    "contracts",
+    SCHEMA,
+    sa.Column("id", sa.Integer, primary_key=True),
+    sa.Column("fingerprint", sa.JSON, nullable=False),
+)
+
+generations = sa.Table(
+    "generations",
+    SCHEMA,
+    sa.Column("id", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("digest", sa.String, nullable=False),
+    sa.Column("contract_id", sa.ForeignKey("contracts.id"), nullable=False),
+    sa.Column("created", sa.String, nullable=False),
+)
+
+sources = sa.Table(
+    "sources",
+    SCHEMA,
+    sa.Column("id", sa.Integer, primary_key=True),
+    sa.Column("name", sa.String, nullable=False, unique=True),
+    sa.Column("connector", sa.String, nullable=False),
+    sa.Column("location", sa.String, nullable=False),
+    sa.Column("root", sa.String, nullable=False),
+    sa.Column("options", sa.JSON, nullable=False),
+    sa.Column("tags", sa.JSON, nullable=False),
+    sa.Column("allow", sa.JSON, nullable=False),
+)
+
+documents = sa.Table(
+    "documents",
+    SCHEMA,
+    sa.Column("id", sa.Integer, primary_key=True),
+    sa.Column("source_id", sa.ForeignKey("sources.id"), nullable=False),
+    sa.Column("path", sa.String, nullable=False),
+    sa.Column("uri", sa.String, nullable=False),
+    sa.Column("revision", sa.String, nullable=False),
+    sa.Column("media_type", sa.String, nullable=False),
+    sa.Column("metadata", sa.JSON, nullable=False),
+    sa.Column("digest", sa.String, nullable=False),
+    sa.Column("recipe", sa.String, nullable=False),
+    sa.Column("chunk_count", sa.Integer, nullable=False),
+    sa.Column("born", sa.Integer, nullable=False),
+    sa.Column("died", sa.Integer),
+    sa.Column("text", sa.Text, nullable=False),  # last: SQLite reads a row's other columns without it
+    sqlite_autoincrement=True,
+)
+sa.Index(
+    "documents_alive", documents.c.uri, unique=True, sqlite_where=documents.c.died.is_(None),
+    postgresql_where=documents.c.died.is_(None),
+)  # fmt: skip
+sa.Index("documents_path", documents.c.source_id, documents.c.path)
+
+chunks = sa.Table(
+    "chunks",
+    SCHEMA,
+    sa.Column("id", sa.Integer, primary_key=True),
+    sa.Column("document_id", sa.ForeignKey("documents.id"), nullable=False, index=True),
+    sa.Column("start", sa.Integer, nullable=False),
+    sa.Column("end", sa.Integer, nullable=False),
+    sa.Column("page", sa.Integer),
+    sa.Column("place", sa.String),
+    sa.Column("headings", sa.JSON, nullable=False),
+    sa.Column("context", sa.Text, nullable=False),
+    sa.Column("text_hash", sa.LargeBinary, nullable=False),
+    sa.Column("born", sa.Integer, nullable=False, index=True),
+    sa.Column("died", sa.Integer, index=True),
+    sqlite_autoincrement=True,  # an id is never given twice
+)
+
+vectors = sa.Table(
+    "vectors",
+    SCHEMA,
+    sa.Column("contract_id", sa.ForeignKey("contracts.id"), primary_key=True),
+    sa.Column("text_hash", sa.LargeBinary, primary_key=True),
+    sa.Column("vector", sa.LargeBinary, nullable=False),  # little-endian float32
+)
+
+tags = sa.Table(
+    "tags",
+    SCHEMA,
+    sa.Column("document_id", sa.ForeignKey("documents.id"), primary_key=True),
+    sa.Column("key", sa.String, primary_key=True),
+    sa.Column("text", sa.String, nullable=False),
+    sa.Column("number", sa.Float),
+)
+sa.Index("tags_text", tags.c.key, tags.c.text)
+sa.Index("tags_number", tags.c.key, tags.c.number)
+
+groups = sa.Table(
+    "groups",
+    SCHEMA,
+    sa.Column("document_id", sa.ForeignKey("documents.id"), primary_key=True),
+    sa.Column("name", sa.String, primary_key=True),
+)
+
+failures = sa.Table(
+    "failures",
+    SCHEMA,
+    sa.Column("source_id", sa.ForeignKey("sources.id"), primary_key=True),
+    sa.Column("path", sa.String, primary_key=True),
+    sa.Column("stage", sa.String, nullable=False),
+    sa.Column("error", sa.Text, nullable=False),
+    sa.Column("revision", sa.String, nullable=False),
+    sa.Column("attempts", sa.Integer, nullable=False),
+    sa.Column("at", sa.String, nullable=False),
+)
+
+
+def as_number(text: str) -> float | None:
+    """The number that a metadata value is compared as, None where it is compared as text."""
+    try:
+        number = float(text)
+    except ValueError:
+        return None
+    return number if math.isfinite(number) else None

@@ -1,0 +1,193 @@
+"""What an open collection holds: its catalog, its newest snapshot, its embedder, and the right to write."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from filelock import FileLock, Timeout
+
+from ragfm.catalog import FILE, HEAD, Catalog
+from ragfm.chunk import ChunkSettings
+from ragfm.config import Settings, load_settings
+from ragfm.durable import sync_folder
+from ragfm.embed import load_embedder
+from ragfm.errors import (
+    CollectionBusyError,
+    CollectionError,
+    CollectionNotFound,
+    CollectionReadOnlyError,
+    DamagedCollectionError,
+)
+from ragfm.sync import check_contract
+from ragfm.views import Snapshot, build_view, open_snapshot, save_view
+
+if TYPE_CHECKING:
+    from ragfm.types import Embedder
+
+LOCK = "LOCK"
+LOCK_SECONDS = 10.0
+"""How long a writer waits for another one to end."""
+
+
+class Store:
+    """The shared inside of all handles on one collection. Nothing is opened before it is needed. Thread-safe."""
+
+    def __init__(self, folder: Path, settings: Settings | None, embedder: str | Embedder | None) -> None:
+        self.folder = folder
+        self._settings = settings
+        self._given = embedder
+        self._lock = threading.RLock()
+        self._catalog: Catalog | None = None
+        self._embedder: Embedder | None = None
+        self._snapshot: Snapshot | None = None
+
+    @property
+    def settings(self) -> Settings:
+        """The settings given, else those of `ragfm.toml` beside the folder."""
+        with self._lock:
+            if self._settings is None:
+                self._settings = load_settings(self.folder.parent)
+            return self._settings
+
+    @property
+    def exists(self) -> bool:
+        """Whether there is a collection in the folder. Raises DamagedCollectionError where half of one is."""
+        has_catalog, has_head = (self.folder / FILE).exists(), (self.folder / HEAD).exists()
+        if has_catalog != has_head:
+            missing = HEAD if has_catalog else FILE
+            raise DamagedCollectionError(f"{self.folder / missing} is missing.", "Restore it from a backup.")
+        return has_catalog
+
+    @property
+    def catalog(self) -> Catalog:
+        """The catalog, for reading. Raises CollectionNotFound."""
+        with self._lock:
+            if self._catalog is None:
+                if not self.exists:
+                    raise CollectionNotFound(
+                        f"There is no collection at {self.folder}.",
+                        "Make one with `ragfm ingest FOLDER`, or name another with -c.",
+                    )
+                self._catalog = Catalog(self.folder)
+            return self._catalog
+
+    @property
+    def embedder(self) -> Embedder:
+        """The embedder, checked against the collection's contract. Raises EmbedderMismatchError."""
+        with self._lock:
+            if self._embedder is None:
+                _, contract = self.catalog.contract()
+                embedder = self._load(str(contract["embedder"]))
+                check_contract(contract, embedder)
+                self._embedder = embedder
+            return self._embedder
+
+    @property
+    def names_embedder(self) -> bool:
+        """Whether the caller or the settings ask for an embedder, rather than leave it to the collection."""
+        return self._given is not None or "embedder" in self.settings.model_fields_set
+
+    @property
+    def chunk_settings(self) -> ChunkSettings:
+        """How documents are split."""
+        return ChunkSettings(size=self.settings.chunk.size, overlap=self.settings.chunk.overlap)
+
+    def snapshot(self) -> Snapshot:
+        """The newest generation. A search holds on to the snapshot that it was given."""
+        with self._lock:
+            self._snapshot = open_snapshot(self.folder, self.catalog, self.settings.index, self._snapshot)
+            return self._snapshot
+
+    @contextmanager
+    def writing(self) -> Iterator[Catalog]:
+        """The catalog for writing, made if there is none, under the lock that there is one of.
+
+        Raises CollectionBusyError, which names the holder, and CollectionReadOnlyError.
+        """
+        if not self.exists:
+            self._create()
+        if not os.access(self.folder, os.W_OK):
+            raise CollectionReadOnlyError(
+                f"The collection {self.folder} can't be written: its folder is read-only.",
+                "Searching and asking still work.",
+            )
+        lock = FileLock(self.folder / LOCK, timeout=LOCK_SECONDS, thread_local=False)
+        try:
+            lock.acquire()
+        except Timeout as error:
+            raise CollectionBusyError(
+                f"{self._holder()} is writing to {self.folder}.", "Wait for it to end, then run this again."
+            ) from error
+        try:
+            self._holder_file.write_text(json.dumps({"pid": os.getpid(), "host": socket.gethostname()}))
+            catalog = Catalog(self.folder, writable=True)
+            try:
+                yield catalog
+            finally:
+                catalog.close()
+        finally:
+            self._holder_file.unlink(missing_ok=True)
+            lock.release()
+
+    def save_view(self, catalog: Catalog) -> None:
+        """Bring the saved view up to the newest generation, if it isn't. The caller holds the lock."""
+        snapshot = open_snapshot(self.folder, catalog, self.settings.index, self._snapshot)
+        if snapshot.view.folder is not None and snapshot.is_view:
+            return
+        view = snapshot.view if snapshot.is_view else build_view(catalog, self.settings.index, snapshot.generation)
+        view = save_view(self.folder, catalog, view)
+        with self._lock:
+            self._snapshot = Snapshot(catalog, view, view.generation)
+
+    def close(self) -> None:
+        """Close the catalog and let go of the snapshot; the next use opens them again."""
+        with self._lock:
+            if self._catalog is not None:
+                self._catalog.close()
+            self._catalog = self._snapshot = None
+
+    def _load(self, default: str) -> Embedder:
+        name = self.settings.embedder if "embedder" in self.settings.model_fields_set else default
+        given = self._given or name
+        return load_embedder(given) if isinstance(given, str) else given
+
+    def _create(self) -> None:
+        embedder = self._load(self.settings.embedder)
+        contract = dict(embedder.fingerprint)
+        given = self._given or self.settings.embedder
+        contract["embedder"] = given if isinstance(given, str) else contract["model"]
+        if self.folder.is_dir() and any(self.folder.iterdir()):
+            raise CollectionError(
+                f"{self.folder} is not empty and holds no collection.", "Name another folder with -c."
+            )
+        temporary = self.folder.with_name(f"{self.folder.name}.{os.getpid()}.new")
+        try:
+            temporary.mkdir(parents=True)
+            Catalog.create(temporary, contract)
+            temporary.rename(self.folder)
+            sync_folder(self.folder.parent)
+        except OSError as error:
+            shutil.rmtree(temporary, ignore_errors=True)
+            if self.exists:
+                return  # another process was faster
+            raise CollectionReadOnlyError(f"No collection can be made at {self.folder}: {error.strerror}.") from error
+        self._embedder = embedder
+
+    @property
+    def _holder_file(self) -> Path:
+        return self.folder / f"{LOCK}.holder"
+
+    def _holder(self) -> str:
+        try:
+            holder: dict[str, Any] = json.loads(self._holder_file.read_text())
+        except (OSError, ValueError):
+            return "Another process"
+        return f"Process {holder['pid']} on {holder['host']}"
