@@ -14,12 +14,13 @@ from hashlib import blake2b
 from typing import TYPE_CHECKING, Literal
 
 from ragfm.errors import ContextOverflowError, TooLongError
+from ragfm.plugin_contracts import check_connector, check_vector_index
 from ragfm.types import Message, Sampling, Scalar, Stream, Usage
 
 if TYPE_CHECKING:
     from ragfm.types import Offsets, Vectors
 
-__all__ = ["HashingEmbedder", "ScriptedReader"]
+__all__ = ["HashingEmbedder", "ScriptedReader", "check_connector", "check_vector_index"]
 
 _TOKEN = re.compile(r"\w+|[^\w\s]")
 

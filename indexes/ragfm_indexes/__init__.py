@@ -1,0 +1,1 @@
+"""Indexes that ship with ragfm: one file for each, registered as entry points of `ragfm.indexes`."""

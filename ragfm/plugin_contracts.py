@@ -1,0 +1,285 @@
+"""Contract tests of the seams `VectorIndex` and `Connector`; public as part of `ragfm.testing`."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from hashlib import blake2b
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Any
+
+from ragfm.errors import ConnectorError
+from ragfm.types import Blob, Connector, Ref, VectorIndex
+
+if TYPE_CHECKING:
+    from ragfm.types import Ids, Vectors
+
+_DIM = 24
+
+
+def check_vector_index(index_class: type[VectorIndex], *, recall: float = 1.0) -> None:
+    """Compare an index with `queries @ vectors.T`, on awkward data. Raises AssertionError with what is wrong.
+
+    `recall` is the least share of the true best `k` that a search must find, on average; below 1.0 the scores may be
+    off by 0.01, else by 0.00001. The data are 1,500 vectors in a few tight clusters: a real index finds more in them.
+    """
+    import numpy as np
+
+    data = _Vectors.make(recall)
+    given_ids, given = data.ids.copy(), data.vectors.copy()
+    index = index_class.build(given_ids, given)
+    require(np.array_equal(given_ids, data.ids) and np.array_equal(given, data.vectors), "build changed its input")
+    given_ids[:], given[:] = 0, 0  # an index that has not copied them is wrong from here on
+    _check_searches(index, data)
+    _check_inputs(index_class, data)
+    _check_refusals(index_class, index, data)
+    _check_threads(index, data)
+    _check_saving(index_class, index, data)
+    nothing = _Vectors(data.ids[:0], data.vectors[:0], data.queries, recall)
+    empty = index_class.build(nothing.ids, nothing.vectors)
+    _check_searches(empty, nothing)
+    _check_saving(index_class, empty, nothing)
+
+
+def check_connector(connector: Connector) -> None:
+    """List a source three times and fetch all that it holds. Raises AssertionError with what is wrong.
+
+    Point it at a small source with something in it, that nobody changes meanwhile.
+    """
+    require(isinstance(connector, Connector), f"{connector!r} lacks a part of the Connector protocol")
+    require(isinstance(connector.root, (str, Path)), f"root is {connector.root!r}, neither a text nor a path")
+    first = _listing(connector)
+    before = {path: _digest(connector, ref) for path, ref in first.items()}
+    second, third = _listing(connector), _listing(connector)
+    require(first.keys() == second.keys() == third.keys(), "listed twice, the source holds other entries")
+    for path, ref in first.items():
+        # A revision may change once with the content as it was: that of a file which had only just been written.
+        changed = ref.revision != second[path].revision and second[path].revision != third[path].revision
+        if changed and before[path] is not None:
+            require(_digest(connector, third[path]) != before[path], f"{path!r} gets a new revision at every listing")
+
+
+def require(condition: bool, message: str) -> None:
+    """An assertion that `python -O` leaves in."""
+    if not condition:
+        raise AssertionError(message)
+
+
+# --- Connectors --------------------------------------------------------------------------------------------------
+
+
+def _listing(connector: Connector) -> dict[str, Ref]:
+    listed: dict[str, Ref] = {}
+    for ref in connector.refs():
+        require(isinstance(ref, Ref), f"refs() gives {ref!r}, which is no Ref")
+        require(ref.path not in listed, f"{ref.path!r} is listed twice")
+        parts = PurePosixPath(ref.path).parts
+        sound = "/".join(parts) == ref.path and ".." not in parts and not ref.path.startswith("/")
+        require(sound or "://" in ref.path, f"{ref.path!r} is not a plain path relative to the source")
+        require(_is_utf8(ref.path), f"{ref.path!r} can't be written as UTF-8")
+        require(ref.skip is None or ref.error is None, f"{ref.path!r} has both skip and error")
+        require(ref.skip != "" and ref.error != "", f"{ref.path!r} is skipped or failed without a reason")
+        listed[ref.path] = ref
+    require("" not in listed or len(listed) == 1, "an empty path is for a source that is a single document")
+    return listed
+
+
+def _is_utf8(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _digest(connector: Connector, ref: Ref) -> bytes | None:
+    if ref.skip is not None or ref.error is not None:
+        return None
+    try:
+        blob = connector.fetch(ref)
+    except (ConnectorError, OSError):
+        return None
+    require(isinstance(blob, Blob) and isinstance(blob.data, bytes), f"fetch gives {blob!r} for {ref.path!r}")
+    require(blob.media_type is None or "/" in blob.media_type, f"{blob.media_type!r} is not a media type")
+    for key, value in blob.metadata.items():
+        require(isinstance(key, str) and isinstance(value, str | int | float), f"metadata {key!r}: {value!r}")
+    return blake2b(blob.data).digest()
+
+
+# --- Vector indexes ----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Vectors:
+    """What an index was built from and is asked for."""
+
+    ids: Ids
+    vectors: Vectors
+    queries: Vectors
+    recall: float
+
+    @classmethod
+    def make(cls, recall: float) -> _Vectors:
+        """Clusters, so that an approximate index has a fair chance; repeated vectors; ids far apart and unsorted."""
+        import numpy as np
+
+        random = np.random.default_rng(7)
+        vectors = random.standard_normal((30, _DIM)).repeat(50, axis=0) + random.normal(0, 0.3, (1500, _DIM))
+        vectors[100:120] = vectors[7]
+        ids = random.permutation(np.concatenate([2**40 + np.arange(0, 4200, 3), [2**63 - 1], np.arange(99)]))
+        queries = np.concatenate([vectors[5:25] + random.normal(0, 0.1, (20, _DIM)), vectors[7:8], -vectors[900:903]])
+        return cls(ids.astype(np.int64), _unit(vectors), _unit(queries), recall)
+
+
+def _unit(vectors: Any) -> Vectors:
+    import numpy as np
+
+    unit: Vectors = (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
+    return unit
+
+
+def _check_searches(index: VectorIndex, data: _Vectors) -> None:
+    """All kinds of `k`, batch and `allowed`."""
+    import numpy as np
+
+    require(len(index) == len(data.ids), f"len is {len(index)}, but {len(data.ids)} vectors went in")
+    for k in (1, 10, len(data.ids) + 5):
+        _check_hits(index, data, k)
+        _check_hits(_OneByOne(index), data, k)
+    for allowed in _selections(data.ids):
+        _check_hits(index, data, 10, allowed)
+    _check_hits(index, data, 3, np.array([], dtype=np.int64))
+    scores, ids = index.search(data.queries[:0], 4)
+    require(scores.shape == ids.shape == (0, 4), f"no queries give shapes {scores.shape} and {ids.shape}")
+    wide = np.repeat(data.queries.astype(np.float64), 2, axis=1)[:, ::2]
+    _check_hits(index, data, 10, queries=wide)
+    _check_hits(index, data, 2, queries=np.zeros((1, _DIM), dtype=np.float32))
+
+
+def _selections(ids: Ids) -> Sequence[Ids]:
+    import numpy as np
+
+    random = np.random.default_rng(1)
+    shares = [random.permutation(ids)[: round(len(ids) * share)] for share in (0.01, 0.5, 0.9, 1)]
+    unknown = np.array([5 * 10**9, 2**62, 1], dtype=np.int64)
+    mixed = [np.concatenate([share, unknown, share[:3]]) for share in shares]
+    return [ids[:1], np.sort(ids)[-1:], unknown[:2], np.sort(shares[1]), *shares, *mixed]
+
+
+class _OneByOne:
+    """An index whose batches are asked query by query."""
+
+    def __init__(self, index: VectorIndex) -> None:
+        self._index = index
+
+    def search(self, queries: Vectors, k: int, *, allowed: Ids | None = None) -> tuple[Vectors, Ids]:
+        import numpy as np
+
+        found = [self._index.search(query[np.newaxis], k, allowed=allowed) for query in queries]
+        return np.concatenate([scores for scores, _ in found]), np.concatenate([ids for _, ids in found])
+
+
+def _check_hits(
+    index: VectorIndex | _OneByOne, data: _Vectors, k: int, allowed: Ids | None = None, *, queries: Any = None
+) -> None:
+    """One search against the exact scores of all that is allowed."""
+    import numpy as np
+
+    queries = data.queries if queries is None else queries
+    scores, ids = index.search(queries, k, allowed=allowed)
+    case = f"{len(data.ids)} vectors, {len(queries)} queries, k={k}"
+    case += "" if allowed is None else f", {len(allowed)} ids allowed"
+    require(scores.shape == ids.shape == (len(queries), k), f"{case}: shapes {scores.shape} and {ids.shape}")
+    require(scores.dtype == np.float32 and ids.dtype == np.int64, f"{case}: types {scores.dtype} and {ids.dtype}")
+    hit = ids != -1
+    require(bool((hit[:, 1:] <= hit[:, :-1]).all()), f"{case}: id -1 before other ids")
+    require(bool(np.isneginf(scores[~hit]).all()), f"{case}: id -1 has another score than -inf")
+    require(bool((scores[:, 1:] <= scores[:, :-1]).all()), f"{case}: scores are not in descending order")
+    require(all(len(set(row[row != -1])) == (row != -1).sum() for row in ids), f"{case}: an id comes twice")
+    may_be_hit = data.ids if allowed is None else np.intersect1d(data.ids, allowed)
+    require(bool(np.isin(ids[hit], may_be_hit).all()), f"{case}: ids that are not there or not allowed")
+    if len(may_be_hit):
+        _check_scores(data, np.asarray(queries, dtype=np.float32), (scores, ids), may_be_hit, case)
+
+
+def _check_scores(data: _Vectors, queries: Vectors, found: tuple[Vectors, Ids], may_be_hit: Ids, case: str) -> None:
+    import numpy as np
+
+    scores, ids = found
+    hit = ids != -1
+    exact = queries @ data.vectors.T
+    order = np.argsort(data.ids)
+    columns = order[np.searchsorted(data.ids[order], np.where(hit, ids, data.ids[0]))]
+    cosines = np.where(hit, np.take_along_axis(exact, columns, axis=1), -np.inf)
+    tolerance = 1e-5 if data.recall >= 1 else 1e-2
+    close = np.isclose(scores, cosines, rtol=0, atol=tolerance)
+    require(bool(close.all()), f"{case}: scores {scores[~close][:3]}, where the cosines are {cosines[~close][:3]}")
+    wanted = min(ids.shape[1], len(may_be_hit))
+    least = np.sort(exact[:, np.isin(data.ids, may_be_hit)], axis=1)[:, -wanted, np.newaxis] - tolerance
+    recall = float((cosines >= least).sum(axis=1).mean() / wanted)
+    require(recall >= data.recall, f"{case}: recall is {recall:.3f}, below {data.recall}")
+
+
+def _check_inputs(index_class: type[VectorIndex], data: _Vectors) -> None:
+    """The same numbers in other memory: float64, big-endian, column by column, with gaps."""
+    import numpy as np
+
+    gaps, id_gaps = np.repeat(data.vectors, 2, axis=0)[::2], np.repeat(data.ids, 2)[::2]
+    shapes: list[tuple[Any, Any]] = [
+        (data.ids, data.vectors.astype(np.float64)),
+        (data.ids.astype(">i8"), data.vectors.astype(">f4")),
+        (data.ids, np.asfortranarray(data.vectors)),
+        (id_gaps, gaps),
+    ]
+    for ids, vectors in shapes:
+        _check_hits(index_class.build(ids, vectors), data, 10)
+
+
+def _check_refusals(index_class: type[VectorIndex], index: VectorIndex, data: _Vectors) -> None:
+    import numpy as np
+
+    ids, vectors, queries = data.ids[:4], data.vectors[:4], data.queries
+    broken = {value: np.where(np.eye(4, _DIM) > 0, value, vectors).astype(np.float32) for value in (np.nan, np.inf)}
+    wrong: dict[str, Callable[[], object]] = {
+        "an id given twice": lambda: index_class.build(ids[[0, 1, 2, 0]], vectors),
+        "a negative id": lambda: index_class.build(np.where(ids == ids[1], -1, ids), vectors),
+        "fewer ids than vectors": lambda: index_class.build(ids[:3], vectors),
+        "a single vector without its row": lambda: index_class.build(ids[:1], vectors[0]),
+        "a vector of length 1.01": lambda: index_class.build(ids, vectors * np.float32(1.01)),
+        "a vector with NaN": lambda: index_class.build(ids, broken[np.nan]),
+        "a vector with inf": lambda: index_class.build(ids, broken[np.inf]),
+        "k = 0": lambda: index.search(queries, 0),
+        "k = -1": lambda: index.search(queries, -1),
+        "a query of another dimension": lambda: index.search(queries[:, 1:], 3),
+        "a query without its row": lambda: index.search(queries[0], 3),
+    }
+    for what, call in wrong.items():
+        try:
+            call()
+        except ValueError:
+            continue
+        raise AssertionError(f"{what} is taken, where a ValueError is due")
+
+
+def _check_threads(index: VectorIndex, data: _Vectors) -> None:
+    selections = [None, *_selections(data.ids)]
+    with ThreadPoolExecutor(4) as pool:
+        jobs = [pool.submit(_check_hits, index, data, 10, selections[n % len(selections)]) for n in range(40)]
+    for job in jobs:
+        job.result()
+
+
+def _check_saving(index_class: type[VectorIndex], index: VectorIndex, data: _Vectors) -> None:
+    import numpy as np
+
+    with tempfile.TemporaryDirectory() as name:
+        index.save(Path(name))
+        require(all(path.is_file() for path in Path(name).iterdir()), "save makes other things than files")
+        loaded = index_class.load(Path(name))
+    # Its folder is gone by now: a newer view replaces an older one that others may still read.
+    _check_searches(loaded, data)
+    saved, read = index.search(data.queries, 10), loaded.search(data.queries, 10)
+    same = np.array_equal(saved[0], read[0]) and np.array_equal(saved[1], read[1])
+    require(same, "after save and load a search gives something else")
