@@ -1,0 +1,132 @@
+"""The prompt: numbered passages and a question, as messages that fit the reader's window.
+
+Counted with the reader's own tokenizer, after its chat template; a passage is shown whole or not at all.
+"""
+
+from __future__ import annotations
+
+import re
+from bisect import bisect_left
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from ragfm.errors import ContextOverflowError
+from ragfm.types import Dropped, Hit, Message, Reader
+
+__all__ = ["ABSTENTION", "Prompt", "build_prompt", "is_abstention"]
+
+ABSTENTION = "I don't know."
+"""The answer where the passages don't have one."""
+
+# docs/decisions/003-the-answer-prompt.md has the figures behind the wording and the order.
+SYSTEM = (
+    "You answer questions from numbered passages. Cite the passages you use as [1]. "
+    f"If the passages do not have the answer, say: {ABSTENTION}"
+)
+ASK = "Using only the text above, answer in one short sentence: "
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """What a reader is given: `shown` are the hits in it, with their number `n`; `dropped` didn't fit."""
+
+    messages: tuple[Message, ...]
+    shown: tuple[Hit, ...]
+    dropped: tuple[Dropped, ...]
+
+
+def build_prompt(
+    question: str, hits: Sequence[Hit], reader: Reader, *, history: Sequence[Message] = (), answer_tokens: int = 256
+) -> Prompt:
+    """The messages that ask `reader` to answer `question` from `hits`, with `answer_tokens` left for the answer.
+
+    Hits are numbered from 1 in rank order. Those that don't fit are dropped whole, lowest rank first. `history` holds
+    the turns before, oldest first; where it and the question take more than half of the room, its oldest turns are
+    left out. Raises ContextOverflowError where the question does not fit even on its own.
+    """
+    room = reader.context_tokens - answer_tokens
+    past = _recent(history, question, reader, room // 2)
+
+    def overflows(k: int) -> bool:
+        return reader.count_tokens(_messages(question, hits[:k], past)) > room
+
+    shown = len(hits)
+    if overflows(shown):
+        # A shorter prompt never has more tokens, so the number of passages can be found by bisection.
+        shown = bisect_left(range(shown), True, key=overflows) - 1
+    if shown < 0:
+        tokens = reader.count_tokens(_messages(question, (), past))
+        raise ContextOverflowError(
+            f"The question makes a prompt of {tokens} tokens, and the reader has room for {room}"
+            f" ({reader.context_tokens} less {answer_tokens} for the answer).",
+            "Ask a shorter question, leave less for the answer, or take a reader with a larger window.",
+        )
+    return Prompt(
+        messages=tuple(_messages(question, hits[:shown], past)),
+        shown=tuple(replace(hit, n=n) for n, hit in enumerate(hits[:shown], 1)),
+        dropped=tuple(
+            Dropped(
+                hit.chunk_id, f"does not fit: the reader has room for {room} tokens, which {shown} passages take up"
+            )
+            for hit in hits[shown:]
+        ),
+    )
+
+
+def _recent(history: Sequence[Message], question: str, reader: Reader, room: int) -> Sequence[Message]:
+    """The most recent turns that fit. A turn begins with the user's message: templates want the roles to alternate."""
+    turns = [i for i, message in enumerate(history) if message.role == "user"]
+
+    def fits(start: int) -> bool:
+        return reader.count_tokens(_messages(question, (), history[start:])) <= room
+
+    first = bisect_left(turns, True, key=fits)
+    return history[turns[first] :] if first < len(turns) else ()
+
+
+def _messages(question: str, hits: Sequence[Hit], history: Sequence[Message]) -> list[Message]:
+    passages = [
+        f"[{n}] {hit.context}\n{hit.text}" if hit.context else f"[{n}] {hit.text}" for n, hit in enumerate(hits, 1)
+    ]
+    request = Message("user", "\n\n".join([*passages, f"{ASK}{question}"]))
+    messages = [Message("system", SYSTEM), *history, request]
+    return [replace(message, content=_without_control_tokens(message.content)) for message in messages]
+
+
+# Readers tokenise the rendered template with its control tokens on, so a document that holds `<|im_end|>`, `</s>` or
+# `[/INST]` could end its turn and speak as the system or the user. A zero-width non-joiner after the first sign leaves
+# the words readable but makes them ordinary text. It does not stop instructions in plain words.
+_CONTROL_TOKEN = re.compile(r"<(?=[|｜]|/?\w+>)|\[(?=/?[A-Z][A-Z_]+\])")
+
+
+def _without_control_tokens(text: str) -> str:
+    return _CONTROL_TOKEN.sub("\\g<0>\u200c", text)
+
+
+_SOURCES = r"(?:passages?|text|texts|context|documents?|sources?|information|excerpts?)"
+_ABSTAINS = re.compile(
+    rf"""(?:(?:i['a]?m\ sorry|sorry|unfortunately|based\ on\ [\w\ ]+?|according\ to\ [\w\ ]+?)[,.]?\ (?:but\ )?)?
+    (?: i\ (?:do\ not|don't|did\ not|didn't)\ (?:know|have\ (?:enough|any|that|the)\b)
+      | i\ (?:cannot|can't|could\ not|couldn't|am\ unable\ to|am\ not\ able\ to)\ (?:answer|find|determine|tell|say)
+      | (?:the|these|those)\ (?:\w+\ )?{_SOURCES}(?:\ (?:above|below|given|provided))?
+        \ (?:do(?:es)?\ not|don't|doesn't|(?:contain|mention|give)s?\ no|have\ no|has\ no|says?\ nothing)
+      | none\ of\ the\ (?:\w+\ )?{_SOURCES}
+      | there\ is\ (?:no|not\ enough)\ (?:information|mention|answer)
+      | (?:the|this|that)\ (?:answer|information)\ (?:is\ not|isn't|cannot\ be|can't\ be|could\ not\ be)
+      | (?:it|this|that)\ is\ not\ (?:mentioned|stated|specified|given|provided|known)
+    )\b""",
+    re.VERBOSE,
+)
+_TURN = re.compile(r"\b(?:but|however|although|though|except|instead|only)\b")
+
+
+def is_abstention(text: str) -> bool:
+    """Whether an answer as a whole says that the answer is not known, in these or similar words.
+
+    An answer that says so of one thing and then answers another is not an abstention.
+    """
+    plain = re.sub(r"\s*\[\d+\]", "", text.replace("’", "'")).strip().lower()
+    sentences = [sentence for sentence in re.split(r"(?<=[.!?])\s+|\n+", plain) if sentence.strip()]
+    return bool(sentences) and all(
+        (match := _ABSTAINS.match(sentence)) and not _TURN.search(sentence, match.end()) for sentence in sentences
+    )
