@@ -388,6 +388,10 @@ class Catalog:
         try:
             with self._engine.begin() as connection:
                 yield connection
+        except sa.exc.IntegrityError as error:
+            raise CollectionError(
+                f"Two sources have a document of the same address ({error.orig}).", "Give one of them another --name."
+            ) from error
         except sa.exc.OperationalError as error:
             if "readonly" in str(error.orig):
                 raise CollectionReadOnlyError(f"The collection {self.folder} is read-only.") from error

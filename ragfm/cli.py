@@ -189,8 +189,6 @@ def chat(
     collection: str, as_json: bool, k: int | None, filter: str | None, reader: str | None, adapter: str | None
 ) -> int:
     """Ask one question after the other; /sources shows the last answer's passages, /quit ends."""
-    from ragfm.types import Message
-
     if as_json:
         raise click.UsageError("chat has no JSON form; use `ask --json`.", click.get_current_context())
     history: list[Message] = []
@@ -253,7 +251,8 @@ def documents(collection: str, as_json: bool, uri: str | None, filter: str | Non
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def plugins(as_json: bool) -> int:
     """List the connectors, embedders, indexes and readers that are installed."""
-    from ragfm.registry import KINDS, plugins as installed
+    from ragfm.registry import KINDS
+    from ragfm.registry import plugins as installed
 
     if as_json:
         _print_json({kind: {name: point.value for name, point in installed(kind).items()} for kind in KINDS})

@@ -54,14 +54,14 @@ def checksummed(values: Mapping[str, Any]) -> bytes:
 def read_checksummed(path: Path) -> dict[str, Any]:
     """What `checksummed` wrote. Raises ValueError, naming expected and found, where the checksum is another."""
     try:
-        values = json.loads(path.read_bytes())
+        values = dict(json.loads(path.read_bytes()))
         expected = values.pop("checksum")
-    except (ValueError, AttributeError, KeyError) as error:
+    except (ValueError, TypeError, KeyError) as error:
         raise ValueError(f"{path.name} is not whole") from error
     found = _checksum(json.dumps(values, sort_keys=True))
     if found != expected:
         raise ValueError(f"{path.name} has the checksum {found}, expected {expected}")
-    return dict(values)
+    return values
 
 
 def _checksum(body: str) -> str:

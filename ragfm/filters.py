@@ -62,8 +62,9 @@ class _Parser:
     def error(self, expected: str) -> FilterError:
         kind, value = self.token
         found = "the end" if kind == "end" else repr(value)
+        where = f"character {self._start + 1}"
         return FilterError(
-            f"The filter {self._text!r} can't be read: at character {self._start + 1}, expected {expected}, not {found}.",
+            f"The filter {self._text!r} can't be read at {where}: expected {expected}, not {found}.",
             "Example: 'year >= 2024 and team in (hr, legal)'.",
         )
 

@@ -24,9 +24,11 @@ SUPPORT = 0.6
 _MARKER = re.compile(r"\s*\[(\d+(?:\s*[,;]\s*\d+)*)\]")
 _WORD = re.compile(r"\d+(?:[.,:]\d+)*|[^\W\d_]+")
 _STOP = frozenset(
-    "a an and are as at be been but by can do does for from had has have how i if in into is it its may more must my no "
-    "not of on or our shall should so than that the their them then there these they this to up was we were what when "
-    "where which who will with would you your yes".split()
+    """
+    a an and are as at be been but by can do does for from had has have how i if in into is it its may more must my no
+    not of on or our shall should so than that the their them then there these they this to up was we were what when
+    where which who will with would you your yes
+    """.split()
 )
 
 

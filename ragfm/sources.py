@@ -25,7 +25,9 @@ def known_sources(store: Store) -> list[tuple[str, str | None, Mapping[str, Any]
     ]
     before = store.catalog.sources() if store.exists else []
     seen = {location for location, _, _ in listed}
-    rest = [(_absolute(store, source.location), source.name, {}) for source in before]
+    rest: list[tuple[str, str | None, Mapping[str, Any]]] = [
+        (_absolute(store, source.location), source.name, {}) for source in before
+    ]
     return listed + [entry for entry in rest if entry[0] not in seen]
 
 

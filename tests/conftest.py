@@ -1,0 +1,56 @@
+"""Fixtures: a folder of documents, a light collection over it, and where the public data sets are."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from ragfm import Collection, Settings
+from ragfm.testing import HashingEmbedder
+
+DATA = Path(os.environ.get("RAGFM_DATA", Path(__file__).parents[2] / "shared" / "data"))
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests marked `data` are skipped, and said so, where the data sets are absent."""
+    if not DATA.is_dir():
+        for item in items:
+            if item.get_closest_marker("data"):
+                item.add_marker(pytest.mark.skip(reason=f"no data sets at {DATA}; set RAGFM_DATA"))
+
+
+@pytest.fixture(autouse=True)
+def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in os.environ if name.startswith("RAGFM_") and name != "RAGFM_DATA"]:
+        monkeypatch.delenv(name)
+
+
+@pytest.fixture
+def data() -> Path:
+    return DATA
+
+
+@pytest.fixture
+def embedder() -> HashingEmbedder:
+    return HashingEmbedder()
+
+
+@pytest.fixture
+def docs(tmp_path: Path) -> Path:
+    """Four small documents."""
+    folder = tmp_path / "docs"
+    folder.mkdir()
+    (folder / "leave.md").write_text(
+        "# Leave\n\nYou get 28 days of leave.\n\n## Parents\n\nParents get 16 weeks more.\n"
+    )
+    (folder / "hours.txt").write_text("The office opens at nine and closes at five.\n")
+    (folder / "rooms.csv").write_text("room,seats\nOak,12\nElm,4\n")
+    (folder / "pets.html").write_text("<html><body><h1>Pets</h1><p>Dogs are welcome on Fridays.</p></body></html>")
+    return folder
+
+
+@pytest.fixture
+def collection(tmp_path: Path, embedder: HashingEmbedder) -> Collection:
+    return Collection.open(tmp_path / ".ragfm", settings=Settings(), embedder=embedder)

@@ -1,0 +1,180 @@
+"""The log: generations, what lives when, durability of what was acknowledged."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ragfm.catalog import FILE, HEAD, Catalog, Failure, NewDocument, Source, text_hash
+from ragfm.durable import checksummed, read_checksummed
+from ragfm.errors import CollectionError, DamagedCollectionError
+from ragfm.testing import HashingEmbedder
+from ragfm.types import Chunk, Document
+
+
+@pytest.fixture
+def folder(tmp_path: Path, embedder: HashingEmbedder) -> Path:
+    folder = tmp_path / "collection"
+    folder.mkdir()
+    Catalog.create(folder, {**embedder.fingerprint, "embedder": "hashing"})
+    return folder
+
+
+def _add(catalog: Catalog, source: Source, embedder: HashingEmbedder, path: str, *texts: str) -> int:
+    text = "\n".join(texts)
+    chunks, start = [], 0
+    for part in texts:
+        chunks.append(Chunk(part, start, start + len(part)))
+        start += len(part) + 1
+    hashes = [text_hash(chunk.embedded_text) for chunk in chunks]
+    new = dict(zip(hashes, texts, strict=True))
+    missing = new.keys() - catalog.known_hashes(1, new)
+    if missing:
+        catalog.add_vectors(1, list(missing), embedder.embed_passages([new[key] for key in missing]))
+    document = Document(f"docs/{path}", text, "text/plain", {"year": 2026})
+    return catalog.commit(source, [NewDocument(path, "r", "d", "recipe", document, chunks, hashes)], [])
+
+
+def _source(catalog: Catalog) -> Source:
+    return catalog.save_source(Source("docs", "files", "docs", "docs"))
+
+
+def test_a_generation_is_seen_as_it_was(folder: Path, embedder: HashingEmbedder) -> None:
+    catalog = Catalog(folder, writable=True)
+    source = _source(catalog)
+    assert _add(catalog, source, embedder, "a", "one", "two") == 1
+    assert _add(catalog, source, embedder, "a", "three") == 2
+    assert catalog.commit(source, [], ["a"]) == 3
+    assert catalog.chunk_ids(1).tolist() == [1, 2]
+    assert catalog.chunk_ids(2).tolist() == [3]
+    assert catalog.chunk_ids(3).tolist() == []
+    assert [row.uri for row in catalog.documents(2)] == ["docs/a"]
+    assert catalog.has_deaths(1, 2)
+    assert not catalog.has_deaths(2, 2)
+    assert {key: row.text for key, row in catalog.chunk_rows([1, 2, 3]).items()} == {1: "one", 2: "two", 3: "three"}
+
+
+def test_text_of_a_chunk_is_its_slice_in_code_points(folder: Path, embedder: HashingEmbedder) -> None:
+    catalog = Catalog(folder, writable=True)
+    parts = ("𝔘𝔫𝔦 — naïve 👩‍👩‍👧", "zweiter Satz ß", "第三")
+    _add(catalog, _source(catalog), embedder, "a", *parts)
+    rows = catalog.chunk_rows([1, 2, 3])
+    assert tuple(rows[key].text for key in (1, 2, 3)) == parts
+
+
+def test_vectors_come_back_as_they_went_in(folder: Path, embedder: HashingEmbedder) -> None:
+    catalog = Catalog(folder, writable=True)
+    source = _source(catalog)
+    _add(catalog, source, embedder, "a", "one", "two")
+    _add(catalog, source, embedder, "b", "two", "three")
+    ids, vectors = catalog.chunk_vectors(1, 64, 2)
+    assert ids.tolist() == [1, 2, 3, 4]
+    assert np.array_equal(vectors, embedder.embed_queries(["one", "two", "two", "three"]))
+    assert catalog.chunk_vectors(1, 64, 2, born_after=1)[0].tolist() == [3, 4]
+
+
+def test_a_chunk_without_a_vector_is_damage(folder: Path, embedder: HashingEmbedder) -> None:
+    catalog = Catalog(folder, writable=True)
+    _add(catalog, _source(catalog), embedder, "a", "one")
+    with catalog._write() as connection:
+        connection.exec_driver_sql("DELETE FROM vectors")
+    with pytest.raises(DamagedCollectionError, match="Chunk 1"):
+        catalog.chunk_vectors(1, 64, 1)
+
+
+def test_chunk_ids_are_never_given_twice(folder: Path, embedder: HashingEmbedder) -> None:
+    catalog = Catalog(folder, writable=True)
+    source = _source(catalog)
+    _add(catalog, source, embedder, "a", "one", "two")
+    with catalog._write() as connection:
+        connection.exec_driver_sql("DELETE FROM chunks")
+    _add(catalog, source, embedder, "b", "three")
+    assert catalog.chunk_ids(2).tolist() == [3]
+
+
+def test_two_documents_of_one_address_are_refused_whole(folder: Path, embedder: HashingEmbedder) -> None:
+    catalog = Catalog(folder, writable=True)
+    source = _source(catalog)
+    other = catalog.save_source(Source("other", "files", "other", "other"))
+    _add(catalog, source, embedder, "a", "one")
+    with pytest.raises(CollectionError):
+        _add(catalog, other, embedder, "a", "two")
+    assert catalog.generation() == 1
+    assert catalog.chunk_ids(1).tolist() == [1]
+
+
+def test_failures_count_and_end(folder: Path, embedder: HashingEmbedder) -> None:
+    catalog = Catalog(folder, writable=True)
+    source = _source(catalog)
+    _add(catalog, source, embedder, "a", "one")
+    catalog.note(source.id, failed=[Failure("a", "parse", "why", "r2", 2), Failure("b", "fetch", "gone", "r", 1)])
+    assert [(row.path, row.stage, row.attempts, bool(row.stale)) for row in catalog.failures()] == [
+        ("a", "parse", 2, True),
+        ("b", "fetch", 1, False),
+    ]
+    _add(catalog, source, embedder, "a", "two")
+    catalog.note(source.id, cleared=["b"])
+    assert catalog.failures() == []
+
+
+def test_a_catalog_behind_its_head_is_damage(folder: Path, embedder: HashingEmbedder) -> None:
+    catalog = Catalog(folder, writable=True)
+    source = _source(catalog)
+    _add(catalog, source, embedder, "a", "one")
+    catalog.close()
+    shutil.copy(folder / FILE, folder / "older")
+    catalog = Catalog(folder, writable=True)
+    _add(catalog, source, embedder, "b", "two")
+    catalog.close()
+    (folder / "older").replace(folder / FILE)
+    with pytest.raises(DamagedCollectionError, match=r"generation 2 .* was acknowledged"):
+        Catalog(folder)
+
+
+def test_another_history_of_the_same_length_is_damage(folder: Path, embedder: HashingEmbedder) -> None:
+    catalog = Catalog(folder, writable=True)
+    _add(catalog, _source(catalog), embedder, "a", "one")
+    catalog.close()
+    head = read_checksummed(folder / HEAD)
+    (folder / HEAD).write_bytes(checksummed({**head, "digest": "0" * 32}))
+    with pytest.raises(DamagedCollectionError):
+        Catalog(folder)
+
+
+def test_a_catalog_ahead_of_its_head_is_a_crash_and_fine(folder: Path, embedder: HashingEmbedder) -> None:
+    before = (folder / HEAD).read_bytes()
+    catalog = Catalog(folder, writable=True)
+    _add(catalog, _source(catalog), embedder, "a", "one")
+    catalog.close()
+    (folder / HEAD).write_bytes(before)  # killed between the two
+    assert Catalog(folder).generation() == 1
+
+
+@pytest.mark.parametrize("content", [b"", b"{}", b"[]", b"null", b"\xff\xfe", b'{"generation": 0}'])
+def test_a_damaged_head_is_named(folder: Path, content: bytes) -> None:
+    (folder / HEAD).write_bytes(content)
+    with pytest.raises(DamagedCollectionError, match="HEAD"):
+        Catalog(folder)
+
+
+def test_one_changed_digit_in_the_head_is_noticed(folder: Path) -> None:
+    values = json.loads((folder / HEAD).read_bytes())
+    values["generation"] = 1
+    (folder / HEAD).write_text(json.dumps(values))
+    with pytest.raises(DamagedCollectionError, match=r"checksum .* expected"):
+        Catalog(folder)
+
+
+def test_a_file_that_is_no_database_is_named(folder: Path) -> None:
+    (folder / FILE).write_bytes(b"not a database at all" * 1000)
+    with pytest.raises(DamagedCollectionError, match=FILE):
+        Catalog(folder)
+
+
+def test_a_reader_cannot_write(folder: Path) -> None:
+    with pytest.raises(CollectionError, match="read-only"):
+        _source(Catalog(folder))

@@ -1,0 +1,263 @@
+"""The facade: opening, searching, seeing, sources."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ragfm import Collection, Settings
+from ragfm.errors import (
+    CollectionBusyError,
+    CollectionError,
+    CollectionNotFound,
+    DamagedCollectionError,
+    RagfmError,
+    SourceError,
+    UnsupportedError,
+)
+from ragfm.testing import HashingEmbedder
+
+
+def test_open_touches_no_disk_and_all_but_sync_need_a_collection(collection: Collection) -> None:
+    assert list(collection.path.parent.iterdir()) == []
+    for use in (
+        lambda: collection.search("x"),
+        collection.documents,
+        collection.status,
+        lambda: collection.document("x"),
+    ):
+        with pytest.raises(CollectionNotFound, match="ragfm ingest"):
+            use()
+    assert list(collection.path.parent.iterdir()) == []
+
+
+def test_hits_come_in_order_with_cosines(collection: Collection, docs: Path, embedder: HashingEmbedder) -> None:
+    collection.sync(docs)
+    query = "you get 28 days of leave"
+    hits = collection.search(query, k=9)
+    assert hits[0].uri == "docs/leave.md"
+    texts = [f"{hit.context}\n{hit.text}" if hit.context else hit.text for hit in hits]
+    cosines = embedder.embed_queries(texts) @ embedder.embed_queries([query])[0]
+    assert [hit.score for hit in hits] == pytest.approx(cosines.tolist(), abs=1e-6)
+    assert [hit.score for hit in hits] == sorted((hit.score for hit in hits), reverse=True)
+    assert all(hit.scores == {"dense": hit.score, "keyword": None, "fused": None} for hit in hits)
+
+
+def test_a_hit_is_a_slice_of_its_document(collection: Collection, docs: Path) -> None:
+    collection.sync(docs)
+    for hit in collection.search("leave", k=9):
+        assert collection.document(hit.uri).text[hit.start : hit.end] == hit.text
+
+
+def test_k_hits_where_k_meet_the_filter(tmp_path: Path, collection: Collection) -> None:
+    folder = tmp_path / "many"
+    folder.mkdir()
+    for number in range(200):
+        (folder / f"{number:03}.txt").write_text(f"A common text, number {number}.")
+    (tmp_path / "rare").mkdir()
+    for number in range(3):
+        (tmp_path / "rare" / f"{number}.txt").write_text("Entirely different words.")
+    collection.sync(folder)
+    collection.sync(tmp_path / "rare")
+    hits = collection.search("a common text", k=3, filter="source = rare")
+    assert sorted(hit.uri for hit in hits) == ["rare/0.txt", "rare/1.txt", "rare/2.txt"]
+
+
+def test_modes(collection: Collection, docs: Path) -> None:
+    collection.sync(docs)
+    assert collection.search("leave", mode="hybrid") == collection.search("leave", mode="dense")
+    with pytest.raises(UnsupportedError, match="no keyword index"):
+        collection.search("leave", mode="keyword")
+    with pytest.raises(ValueError, match="at least 1"):
+        collection.search("leave", k=0)
+
+
+def test_groups_see_what_is_open_and_what_is_theirs(tmp_path: Path, collection: Collection) -> None:
+    for name, allow in (("open", []), ("staff", ["staff"]), ("board", ["board", "chair"])):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "a.txt").write_text(f"The plan of the {name}.")
+        collection.sync(tmp_path / name, allow=allow)
+    for groups, expected in (
+        (set(), {"open"}),
+        ({"staff"}, {"open", "staff"}),
+        ({"chair"}, {"open", "board"}),
+        ({"staff", "board", "x"}, {"open", "staff", "board"}),
+        ({"'; --"}, {"open"}),
+    ):
+        seen = collection.as_groups(groups)
+        assert {info.source for info in seen.documents()} == expected
+        assert {hit.uri.split("/")[0] for hit in seen.search("the plan", k=9)} == expected
+        assert {hit.uri.split("/")[0] for hit in seen.search("the plan", k=9, filter="uri != x")} == expected
+        assert seen.status().documents == seen.status().chunks == len(expected)
+        with pytest.raises(UnsupportedError):
+            seen.sync(tmp_path / "open")
+    with pytest.raises(CollectionError, match="no document"):
+        collection.as_groups({"staff"}).document("board/a.txt")
+    assert len(collection.documents()) == 3
+
+
+def test_addresses_begin_with_the_source(tmp_path: Path, collection: Collection, docs: Path) -> None:
+    collection.sync(docs, name="handbook")
+    assert {info.uri for info in collection.documents()} == {
+        "handbook/hours.txt", "handbook/leave.md", "handbook/pets.html", "handbook/rooms.csv",
+    }  # fmt: skip
+    assert collection.sync(docs).unchanged == 4  # the same folder is the same source
+    single = tmp_path / "single.txt"
+    single.write_text("One file.")
+    collection.sync(single)
+    assert collection.document("single.txt").text == "One file."
+
+
+def test_a_folder_elsewhere_is_named_by_its_path(tmp_path: Path, docs: Path, embedder: HashingEmbedder) -> None:
+    collection = Collection.open(tmp_path / "deep" / "er" / "c", settings=Settings(), embedder=embedder)
+    collection.sync(docs)
+    assert f"{docs}/leave.md" in {info.uri for info in collection.documents()}
+
+
+def test_the_folder_that_the_collection_lies_in(tmp_path: Path, docs: Path, collection: Collection) -> None:
+    collection.sync(tmp_path)
+    assert "docs/leave.md" in {info.uri for info in collection.documents()}
+    assert collection.sync(tmp_path).unchanged == 4
+
+
+def test_a_glob_is_a_source_of_its_folder(docs: Path, collection: Collection) -> None:
+    collection.sync(f"{docs}/*.txt")
+    assert [info.uri for info in collection.documents()] == ["docs/hours.txt"]
+    assert collection.sync().unchanged == 1
+
+
+def test_sources_do_not_touch_each_other_and_overlaps_are_refused(
+    tmp_path: Path, docs: Path, collection: Collection
+) -> None:
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "a.txt").write_text("Another source.")
+    collection.sync(docs)
+    collection.sync(other)
+    assert len(collection.documents()) == 5
+    for overlapping in (docs / "leave.md", tmp_path):
+        with pytest.raises(SourceError, match="overlaps the source 'docs'"):
+            collection.sync(overlapping)
+    with pytest.raises(SourceError, match="overlaps"):
+        collection.sync(docs, name="again")
+    assert len(collection.documents()) == 5
+
+
+def test_include_and_exclude_are_kept_with_the_source(docs: Path, collection: Collection) -> None:
+    collection.sync(docs, include=["*.md", "*.txt"], exclude=["hours*"])
+    assert [info.uri for info in collection.documents()] == ["docs/leave.md"]
+    assert collection.sync(docs).unchanged == 1
+    report = collection.sync(docs, exclude=[])
+    assert (report.added, report.unchanged) == (1, 1)
+
+
+def test_sources_of_the_settings_are_synced_without_naming_them(
+    tmp_path: Path, docs: Path, embedder: HashingEmbedder
+) -> None:
+    (tmp_path / "ragfm.toml").write_text('[[sources]]\nlocation = "docs"\nname = "d"\ntags = { year = 2026 }\n')
+    collection = Collection.open(tmp_path / ".ragfm", embedder=embedder)
+    assert collection.sync().added == 4
+    assert len(collection.documents("year = 2026")) == 4
+    assert collection.sync().unchanged == 4
+    (tmp_path / "b.txt").write_text("By hand.")
+    collection.sync(tmp_path / "b.txt")
+    assert collection.sync().unchanged == 5
+
+
+def test_nothing_is_made_for_a_source_that_is_not_there(tmp_path: Path, collection: Collection) -> None:
+    for missing in (tmp_path / "missing", None):
+        with pytest.raises(SourceError):
+            collection.sync(missing)
+    assert not collection.path.exists()
+
+
+def test_an_empty_folder_is_no_error(tmp_path: Path, collection: Collection, caplog: pytest.LogCaptureFixture) -> None:
+    (tmp_path / "empty").mkdir()
+    report = collection.sync(tmp_path / "empty")
+    assert (report.added, report.failed) == (0, ())
+    assert "holds no document" in caplog.text
+    assert collection.search("anything") == []
+
+
+def test_a_folder_of_something_else_is_not_taken_over(tmp_path: Path, docs: Path) -> None:
+    collection = Collection.open(docs, settings=Settings(), embedder=HashingEmbedder())
+    with pytest.raises(CollectionError, match="is not empty"):
+        collection.sync(tmp_path)
+    assert len(list(docs.iterdir())) == 4
+
+
+def test_half_a_collection_is_damage(collection: Collection, docs: Path) -> None:
+    collection.sync(docs)
+    collection.close()
+    (collection.path / "HEAD").unlink()
+    with pytest.raises(DamagedCollectionError, match="HEAD is missing"):
+        collection.status()
+
+
+def test_a_second_writer_is_told_who_writes(
+    collection: Collection, docs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    collection.sync(docs)
+    monkeypatch.setattr("ragfm.store.LOCK_SECONDS", 0.1)
+    other = Collection.open(collection.path, settings=Settings(), embedder=HashingEmbedder())
+    with collection._store.writing():
+        assert len(other.search("leave", k=9)) >= 4  # readers go on
+        with pytest.raises(CollectionBusyError, match=f"Process {os.getpid()}"):
+            other.sync(docs)
+    assert other.sync(docs).unchanged == 4
+
+
+def test_a_dead_writer_holds_nothing_up(collection: Collection, docs: Path) -> None:
+    collection.sync(docs)
+    script = f"""
+import os
+from ragfm import Collection, Settings
+from ragfm.testing import HashingEmbedder
+collection = Collection.open({str(collection.path)!r}, settings=Settings(), embedder=HashingEmbedder())
+with collection._store.writing() as catalog:
+    os.kill(os.getpid(), 9)
+"""
+    assert subprocess.run([sys.executable, "-c", script], check=False).returncode == -9
+    assert collection.sync(docs).unchanged == 4
+
+
+def test_threads_search_while_one_syncs(collection: Collection, docs: Path) -> None:
+    collection.sync(docs)
+    wrong: list[object] = []
+    stop = threading.Event()
+
+    def read() -> None:
+        while not stop.is_set():
+            try:
+                hits = collection.search("office opens", k=3)
+                wrong.extend(hit for hit in hits if collection._store.catalog.chunk_rows([hit.chunk_id]) == {})
+            except RagfmError as error:
+                wrong.append(error)
+
+    readers = [threading.Thread(target=read) for _ in range(3)]
+    for reader in readers:
+        reader.start()
+    for number in range(15):
+        (docs / "hours.txt").write_text(f"The office opens at {number}.\n")
+        collection.sync(docs)
+    stop.set()
+    for reader in readers:
+        reader.join()
+    assert wrong == []
+    assert "opens at 14" in collection.search("office opens", k=1)[0].text
+
+
+def test_scores_do_not_depend_on_the_order_of_ingest(tmp_path: Path, docs: Path, embedder: HashingEmbedder) -> None:
+    one = Collection.open(tmp_path / "one", settings=Settings(), embedder=embedder)
+    two = Collection.open(tmp_path / "two", settings=Settings(), embedder=embedder)
+    one.sync(docs)
+    for file in sorted(docs.iterdir(), reverse=True):
+        two.sync(file)
+    scores = [[hit.score for hit in found.search("leave", k=9)] for found in (one, two)]
+    assert np.allclose(scores[0], scores[1], atol=1e-6)

@@ -1,0 +1,126 @@
+"""The pipeline from question to answer, with a scripted reader."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from ragfm import Collection, Message, Rag
+from ragfm.errors import ContextOverflowError, FilterError
+from ragfm.testing import ScriptedReader
+
+
+@pytest.fixture
+def handbook(collection: Collection, docs: Path) -> Collection:
+    collection.sync(docs)
+    return collection
+
+
+def test_an_answer_carries_its_evidence(handbook: Collection) -> None:
+    reader = ScriptedReader(["You get 28 days of leave."])
+    answer = Rag(handbook, reader=reader, k=4).ask("How many days of leave do I get?")
+    assert not answer.abstained
+    (citation,) = answer.citations
+    assert answer.text == f"You get 28 days of leave [{citation.n}]."
+    assert citation.verified
+    document = handbook.document(citation.uri)
+    assert document.text[citation.start : citation.end] == citation.quote == "You get 28 days of leave."
+    cited = next(hit for hit in answer.hits if hit.n == citation.n)
+    assert cited.uri == citation.uri == "docs/leave.md"
+    assert [hit.n for hit in answer.hits] == [1, 2, 3, 4]
+    assert answer.usage.prompt_tokens == reader.count_tokens(reader.prompts[0])
+    assert answer.usage.completion_tokens > 0
+    assert answer.seconds >= 0
+
+
+def test_passages_and_question_reach_the_reader_in_order(handbook: Collection) -> None:
+    reader = ScriptedReader(["Yes."])
+    answer = Rag(handbook, reader=reader, k=2).ask("When does the office open?")
+    prompt = "\n".join(message.content for message in reader.prompts[0])
+    places = [prompt.index(hit.text) for hit in answer.hits]
+    assert places == sorted(places)
+    assert "When does the office open?" in prompt
+
+
+def test_history_reaches_the_reader(handbook: Collection) -> None:
+    reader = ScriptedReader(["Yes."])
+    history = [Message("user", "Are cats welcome?"), Message("assistant", "Cats are not mentioned.")]
+    Rag(handbook, reader=reader).ask("And dogs?", history=history)
+    assert [message.content for message in reader.prompts[0] if message in history] == [
+        "Are cats welcome?",
+        "Cats are not mentioned.",
+    ]
+
+
+def test_an_empty_collection_abstains_without_a_reader(tmp_path: Path, collection: Collection) -> None:
+    (tmp_path / "empty").mkdir()
+    collection.sync(tmp_path / "empty")
+    reader = ScriptedReader(["never"])
+    answer = Rag(collection, reader=reader).ask("Anything?")
+    assert (answer.abstained, answer.text, answer.hits, answer.citations) == (True, "I don't know.", (), ())
+    assert reader.prompts == []
+
+
+@pytest.mark.parametrize("said", ["I don't know.", "", "  \n"])
+def test_abstention_has_no_citations(handbook: Collection, said: str) -> None:
+    answer = Rag(handbook, reader=ScriptedReader([said])).ask("What is the wifi password?")
+    assert (answer.abstained, answer.citations) == (True, ())
+    assert answer.text == "I don't know."
+
+
+def test_what_does_not_fit_is_named(tmp_path: Path, collection: Collection) -> None:
+    for number in range(8):
+        (tmp_path / f"{number}.txt").write_text(f"Passage {number}. " + "word " * 40)
+    collection.sync(f"{tmp_path}/*.txt")
+    reader = ScriptedReader(["Yes."], context_tokens=500)
+    answer = Rag(collection, reader=reader, k=8).ask("Which passage has a word?")
+    shown = [hit for hit in answer.hits if hit.n is not None]
+    assert 0 < len(shown) < 8
+    assert [dropped.chunk_id for dropped in answer.dropped] == [hit.chunk_id for hit in answer.hits[len(shown) :]]
+    assert all("fit" in dropped.why for dropped in answer.dropped)
+    assert reader.count_tokens(reader.prompts[0]) + 256 <= 500
+
+
+def test_a_question_over_the_window_is_an_error(handbook: Collection) -> None:
+    reader = ScriptedReader(["Yes."], context_tokens=300)
+    with pytest.raises(ContextOverflowError):
+        Rag(handbook, reader=reader).ask("word " * 60)
+
+
+def test_a_stream_gives_pieces_then_the_answer(handbook: Collection) -> None:
+    stream = Rag(handbook, reader=ScriptedReader(["You get 28 days of leave."])).stream("How much leave?")
+    with pytest.raises(RuntimeError):
+        _ = stream.answer
+    assert "".join(stream) == "You get 28 days of leave."
+    assert stream.answer.citations
+    assert list(stream) == []
+    assert stream.answer.citations
+
+
+def test_a_closed_stream_ends_the_readers_stream(handbook: Collection) -> None:
+    closed = []
+
+    class Watched(ScriptedReader):
+        def stream(self, *given: object) -> object:  # type: ignore[override]
+            stream = super().stream(*given)  # type: ignore[arg-type]
+            close = stream.close
+            stream.close = lambda: (closed.append(True), close())[1]  # type: ignore[method-assign]
+            return stream
+
+    stream = Rag(handbook, reader=Watched(["one two three"])).stream("How much leave?")
+    next(stream)
+    stream.close()
+    assert closed
+
+
+def test_a_filter_narrows_what_the_reader_sees(handbook: Collection) -> None:
+    answer = Rag(handbook, reader=ScriptedReader(["Yes."])).ask("leave?", filter="uri = docs/pets.html")
+    assert {hit.uri for hit in answer.hits} == {"docs/pets.html"}
+    with pytest.raises(FilterError):
+        Rag(handbook, reader=ScriptedReader(["Yes."])).ask("leave?", filter="uri")
+
+
+def test_an_empty_question_is_refused(handbook: Collection) -> None:
+    with pytest.raises(ValueError, match="empty"):
+        Rag(handbook, reader=ScriptedReader(["Yes."])).ask("  ")

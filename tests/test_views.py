@@ -1,0 +1,124 @@
+"""Views: what a search sees at a generation, and what happens to a damaged one."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from ragfm import Collection, Settings
+from ragfm.errors import DamagedCollectionError
+from ragfm.testing import HashingEmbedder
+
+
+def _view(collection: Collection) -> Path:
+    (folder,) = (collection.path / "views").iterdir()
+    return folder
+
+
+def _ask(collection: Collection) -> list[tuple[str, float]]:
+    return [(hit.uri, round(hit.score or 0, 6)) for hit in collection.search("28 days of leave", k=9)]
+
+
+def _again(collection: Collection, **settings: str) -> Collection:
+    return Collection.open(collection.path, settings=Settings(**settings), embedder=HashingEmbedder())
+
+
+def test_a_sync_leaves_one_view_at_its_generation(collection: Collection, docs: Path) -> None:
+    collection.sync(docs)
+    first = _view(collection)
+    (docs / "new.txt").write_text("Something new.")
+    collection.sync(docs)
+    assert not first.exists()
+    (index,) = collection.status().indexes
+    assert index["generation"] == collection.status().generation
+    assert index["vectors"] == collection.status().chunks
+    assert index["saved"]
+
+
+def test_what_came_and_went_after_the_view_counts(collection: Collection, docs: Path, tmp_path: Path) -> None:
+    collection.sync(docs)
+    old = tmp_path / "old-view"
+    shutil.copytree(_view(collection), old)
+    (docs / "leave.md").unlink()
+    (docs / "more.txt").write_text("Even 30 days of leave for night watchmen.")
+    collection.sync(docs)
+    expected = _ask(collection)
+    # Only the older view is there, as after a crash before the new one was saved.
+    name = _view(collection).name
+    shutil.rmtree(_view(collection))
+    old.rename(collection.path / "views" / name.replace(name[-1], "1"))
+    late = _again(collection)
+    assert _ask(late) == expected
+    assert expected[0][0] == "docs/more.txt"
+    assert "docs/leave.md" not in dict(expected)
+    assert late.status().indexes[0]["generation"] < late.status().generation
+
+
+def test_a_running_reader_sees_what_another_handle_commits(collection: Collection, docs: Path) -> None:
+    collection.sync(docs)
+    reader = _again(collection)
+    assert reader.search("watchmen", k=1)[0].uri != "docs/more.txt"
+    (docs / "more.txt").write_text("Night watchmen sleep by day.")
+    collection.sync(docs)
+    assert reader.search("watchmen", k=1)[0].uri == "docs/more.txt"
+
+
+@pytest.mark.parametrize("kind", ["faiss-flat", "exact"])
+@pytest.mark.parametrize("damage", ["flip", "cut", "empty", "remove"])
+def test_a_damaged_view_is_rebuilt_and_said(
+    tmp_path: Path, docs: Path, kind: str, damage: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    collection = Collection.open(tmp_path / "c", settings=Settings(index=kind), embedder=HashingEmbedder())
+    collection.sync(docs)
+    expected = _ask(collection)
+    for file in sorted(_view(collection).iterdir()):
+        whole = file.read_bytes()
+        if damage == "flip":
+            file.write_bytes(
+                whole[: len(whole) // 2] + bytes([whole[len(whole) // 2] ^ 1]) + whole[len(whole) // 2 + 1 :]
+            )
+        elif damage == "remove":
+            file.unlink()
+        else:
+            file.write_bytes(whole[: len(whole) // 2] if damage == "cut" else b"")
+        caplog.clear()
+        late = _again(collection, index=kind)
+        assert _ask(late) == expected
+        assert "is damaged" in caplog.text
+        assert not late.status().indexes[0]["saved"]
+        file.write_bytes(whole)
+    assert _again(collection, index=kind).status().indexes[0]["saved"]
+
+
+def test_the_next_sync_saves_what_was_damaged(collection: Collection, docs: Path) -> None:
+    collection.sync(docs)
+    for file in _view(collection).iterdir():
+        file.write_bytes(b"")
+    late = _again(collection)
+    assert late.sync(docs).chunks == 0
+    assert _again(collection).status().indexes[0]["saved"]
+
+
+def test_another_index_kind_is_built_from_the_catalog(collection: Collection, docs: Path) -> None:
+    collection.sync(docs)
+    expected = _ask(collection)
+    exact = _again(collection, index="exact")
+    assert _ask(exact) == expected
+    exact.sync(docs)
+    assert exact.status().indexes[0] | {"generation": 1} == {
+        "kind": "exact", "over": "vectors", "generation": 1, "vectors": len(expected), "saved": True,
+    }  # fmt: skip
+
+
+def test_a_view_newer_than_the_catalog_is_damage_of_the_catalog(collection: Collection, docs: Path) -> None:
+    collection.sync(docs)
+    older = collection.path.with_name("older")
+    collection.close()
+    shutil.copytree(collection.path, older)
+    (docs / "new.txt").write_text("Something new.")
+    collection.sync(docs)
+    shutil.copytree(_view(collection), older / "views" / _view(collection).name)
+    with pytest.raises(DamagedCollectionError, match="commits were lost"):
+        Collection.open(older, settings=Settings(), embedder=HashingEmbedder()).search("leave")
