@@ -103,14 +103,15 @@ def _without_control_tokens(text: str) -> str:
     return _CONTROL_TOKEN.sub("\\g<0>\u200c", text)
 
 
-_SOURCES = r"(?:passages?|text|texts|context|documents?|sources?|information|excerpts?)"
+_SOURCES = r"(?:\w+\ )?(?:passages?|text|texts|context|documents?|sources?|information|excerpts?)"
+_SAY = r"(?:contain|mention|say|provide|state|specify|include|give|have|answer|tell|explain|indicate|describe)"
 _ABSTAINS = re.compile(
-    rf"""(?:(?:i['a]?m\ sorry|sorry|unfortunately|based\ on\ [\w\ ]+?|according\ to\ [\w\ ]+?)[,.]?\ (?:but\ )?)?
-    (?: i\ (?:do\ not|don't|did\ not|didn't)\ (?:know|have\ (?:enough|any|that|the)\b)
+    rf"""(?:(?:i(?:'|\ a)m\ sorry|sorry|unfortunately|(?:based\ on|according\ to)\ [\w\ ]+?)[,.]?\ (?:but\ )?)?
+    (?: i\ (?:do\ not|don't)\ (?:know|have\ (?:enough|any|that|the)\b)
       | i\ (?:cannot|can't|could\ not|couldn't|am\ unable\ to|am\ not\ able\ to)\ (?:answer|find|determine|tell|say)
-      | (?:the|these|those)\ (?:\w+\ )?{_SOURCES}(?:\ (?:above|below|given|provided))?
-        \ (?:do(?:es)?\ not|don't|doesn't|(?:contain|mention|give)s?\ no|have\ no|has\ no|says?\ nothing)
-      | none\ of\ the\ (?:\w+\ )?{_SOURCES}
+      | none\ of\ the\ {_SOURCES}
+      | (?:the|these|those)\ {_SOURCES}(?:\ (?:above|below|given|provided))?
+        \ (?:(?:do(?:es)?\ not|don't|doesn't)\ (?:\w+ly\ )?{_SAY} | {_SAY}s?\ (?:no|nothing) | ha(?:s|ve)\ no)
       | there\ is\ (?:no|not\ enough)\ (?:information|mention|answer)
       | (?:the|this|that)\ (?:answer|information)\ (?:is\ not|isn't|cannot\ be|can't\ be|could\ not\ be)
       | (?:it|this|that)\ is\ not\ (?:mentioned|stated|specified|given|provided|known)

@@ -131,6 +131,7 @@ def test_ordinary_signs_stay_as_they_are() -> None:
         "None of the passages mention it.",
         "Unfortunately, the passages above don't say.",
         "I'm sorry, but I cannot find the answer.",
+        "I am sorry, but I do not know.",
         "There is no information about dogs in the passages.",
         "The answer is not given in the text.",
     ],
@@ -151,6 +152,7 @@ def test_an_abstention_is_seen(text: str) -> None:
         "The station does not pay for taxis [1].",
         "The text was written in 1911.",
         "The passages mention it twice [1].",
+        "The document does not leave the room [1].",
     ],
 )
 def test_an_answer_is_not_an_abstention(text: str) -> None:

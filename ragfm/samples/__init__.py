@@ -1,4 +1,4 @@
-"""A sample corpus: the staff handbook of a weather station on an island, and questions about it. All of it is fiction."""
+"""A sample corpus: the staff handbook of a weather station on an island, and questions about it. All is fiction."""
 
 from __future__ import annotations
 
