@@ -216,8 +216,8 @@ class _Splitter:
         """Where the sentences start that a chunk may repeat of the one that starts at `previous`, farthest first."""
         if not self._overlap:
             return
-        first = int(self._token_starts.searchsorted(fresh)) - self._overlap
-        earliest = int(self._token_starts[first]) if first > 0 else 0
+        before = int(self._token_starts.searchsorted(fresh)) - self._overlap - 1  # the last token that is not repeated
+        earliest = int(self._token_starts[before]) + 1 if before >= 0 else 0
         earliest = max(earliest, fresh - self._overlap * _CHARS_PER_TOKEN, previous + 1)
         sentences = self._outline.sentences
         for i in range(max(0, bisect_left(sentences, earliest) - 1), bisect_left(sentences, fresh)):
