@@ -1,0 +1,67 @@
+"""What is public, what an import costs, and that README's example is true."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+import ragfm
+from ragfm import errors
+
+ROOT = Path(__file__).parents[1]
+HEAVY = ("torch", "transformers", "faiss", "llama_cpp", "sentence_transformers", "numpy", "sqlalchemy", "unstructured")
+
+
+def test_all_names_are_there_and_sorted() -> None:
+    assert ragfm.__all__ == sorted(ragfm.__all__)
+    assert all(getattr(ragfm, name) is not None for name in ragfm.__all__)
+    assert set(ragfm.__all__) == set(ragfm._HOME) | {"__version__"}
+    with pytest.raises(AttributeError):
+        _ = ragfm.nothing
+
+
+def test_the_tree_of_errors_is_drawn_as_it_is() -> None:
+    drawn = re.findall(r"^    (?:[│ ]   )*(?:[├└]── )?([A-Z]\w+) +\S", errors.__doc__ or "", re.M)
+    assert sorted(drawn) == errors.__all__
+    assert all(issubclass(getattr(errors, name), errors.RagfmError) for name in errors.__all__)
+
+
+def test_importing_costs_nothing() -> None:
+    code = f"import ragfm, ragfm.cli, sys; sys.exit(str([name for name in {HEAVY} if name in sys.modules]))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.stderr.strip() == "[]"
+
+
+@pytest.mark.parametrize(
+    ("command", "seconds"),
+    [(["-c", "import ragfm"], 0.3), (["-c", "from ragfm.cli import main; main()", "--help"], 0.5)],
+)
+def test_start_up_time(command: list[str], seconds: float) -> None:
+    def took(words: list[str]) -> float:
+        start = time.perf_counter()
+        subprocess.run([sys.executable, *words], capture_output=True, check=True)
+        return time.perf_counter() - start
+
+    # Beside Python's own start, the best of five: the machine may be busy with other things.
+    assert min(took(command) for _ in range(5)) - min(took(["-c", ""]) for _ in range(5)) < seconds
+
+
+@pytest.mark.slow
+def test_the_example_of_the_readme(tmp_path: Path) -> None:
+    (example,) = re.findall(r"^```python\n(.*?)^```", (ROOT / "README.md").read_text(encoding="utf-8"), re.M | re.S)
+    (tmp_path / "docs").mkdir()
+    (tmp_path / "docs" / "leave.md").write_text(
+        "---\nyear: 2026\n---\n# Leave\n\nEvery employee gets 28 days of leave a year.\n\n"
+        "## Parental leave\n\nNew parents get 16 weeks of parental leave.\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", example + "\nassert hits and hits[0].uri == 'docs/leave.md' and answer.text and text"],
+        cwd=tmp_path, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "28" in done.stdout
