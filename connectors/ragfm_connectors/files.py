@@ -1,0 +1,256 @@
+"""Files of a folder, a single file, or the files that a glob matches."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import heapq
+import os
+import re
+import stat
+import time
+from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime
+from io import BufferedReader
+from pathlib import Path
+
+from ragfm.errors import ConnectorError, SourceError
+from ragfm.types import Blob, Ref, Scalar
+from ragfm_connectors.patterns import PathFilter
+
+_RACY = 2_000_000_000  # nanoseconds; the coarsest time stamps in use, those of FAT, are two seconds apart
+_KINDS = {
+    stat.S_IFDIR: "a folder",
+    stat.S_IFIFO: "a named pipe",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFBLK: "a block device",
+    stat.S_IFCHR: "a character device",
+}
+
+
+class FilesConnector:
+    """What lies in a folder at any depth, one file, or what a glob such as `docs/**/*.md` matches.
+
+    `include` and `exclude` are patterns as in .gitignore, see PathFilter; they don't apply to a single file. Files of
+    more than `max_bytes`, hidden ones and what is not a regular file are listed as skipped. Symbolic links are
+    followed within the folder, to what is not listed already. A collection in the folder is not part of it.
+    """
+
+    def __init__(
+        self,
+        location: str | os.PathLike[str],
+        *,
+        include: Sequence[str] = (),
+        exclude: Sequence[str] = (),
+        max_bytes: int = 100 * 2**20,
+    ) -> None:
+        """Raises SourceError where there is nothing at `location`, ConfigError for a pattern that can't be one."""
+        self.root, glob = _root_and_glob(os.fspath(location))
+        """The folder, or the file; absolute. Of a glob the part before the first wildcard."""
+        self.max_bytes = max_bytes
+        self._paths = PathFilter(include, exclude, glob)
+
+    def refs(self) -> Iterator[Ref]:
+        """All files in order of path, with `size:mtime` as revision. Raises SourceError where the root can't be listed.
+
+        A folder that can't be listed has one Ref with `error`, and so has a file that can't be looked at.
+        """
+        status = _status(self.root)
+        if status is None:
+            raise SourceError(f"There is no file or folder {str(self.root)!r} any more.", "Check the path.")
+        listing = _Listing(os.fspath(self.root), self._paths, self.max_bytes)
+        listed = listing.folder(status) if stat.S_ISDIR(status.st_mode) else listing.file("", status)
+        # A name that is not UTF-8 may look as another one that is: the last of a path wins, the one without `skip`.
+        in_order = sorted(listed, key=lambda ref: (ref.path, ref.skip is None))
+        yield from {ref.path: ref for ref in in_order}.values()
+
+    def fetch(self, ref: Ref) -> Blob:
+        """A file's bytes, and when it was `modified` (ISO 8601, UTC). The media type is left to its content.
+
+        Raises ConnectorError where the file is gone, unreadable, too large by now, or no longer within the root.
+        """
+        path = self.root / ref.path if ref.path else self.root
+        try:
+            real = Path(os.path.realpath(path, strict=True))
+            if not real.is_relative_to(os.path.realpath(self.root)):
+                raise ConnectorError(f"{str(path)!r} leads out of {str(self.root)!r}.", "It is not read.")
+            with _open(real) as file:
+                status = os.fstat(file.fileno())
+                if status.st_size > self.max_bytes:
+                    raise ConnectorError(f"{str(path)!r} has grown: {_too_large(status, self.max_bytes)}.")
+                data = file.read(status.st_size)
+        except (OSError, ValueError) as error:  # ValueError: a path with a zero byte
+            raise ConnectorError(
+                f"{str(path)!r} can't be read: {_reason(error)}.", "The next ingest tries again."
+            ) from error
+        metadata: dict[str, Scalar] = {}
+        with contextlib.suppress(ValueError, OverflowError):  # a time stamp beyond the year 9999
+            metadata["modified"] = datetime.fromtimestamp(status.st_mtime, UTC).isoformat(timespec="seconds")
+        return Blob(data, None, metadata)
+
+
+class _Listing:
+    """One walk through a folder. Real folders come first: a link never hides the place that it leads to."""
+
+    def __init__(self, root: str, paths: PathFilter, max_bytes: int) -> None:
+        self._root = root
+        self._real_root = Path(os.path.realpath(root))
+        self._paths = paths
+        self._max_bytes = max_bytes
+        self._folders: list[str] = []
+        self._links: list[str] = []  # a heap
+        self._listed: set[tuple[int, int]] = set()
+
+    def folder(self, status: os.stat_result) -> Iterator[Ref]:
+        """All that the root holds."""
+        self._later("", status)
+        while self._folders or self._links:
+            if self._folders:
+                yield from self._entries(self._folders.pop())
+            else:
+                yield from self._link(heapq.heappop(self._links))
+
+    def file(self, path: str, status: os.stat_result) -> Iterator[Ref]:
+        """One file, or why it is skipped."""
+        kind = _KINDS.get(stat.S_IFMT(status.st_mode))
+        if kind is not None:
+            yield Ref(path, skip=f"not a regular file but {kind}")
+        elif status.st_size > self._max_bytes:
+            yield Ref(path, skip=_too_large(status, self._max_bytes))
+        else:
+            self._listed.add((status.st_dev, status.st_ino))
+            yield Ref(path, _revision(self._at(path), status))
+
+    def _at(self, path: str) -> str:
+        return f"{self._root}/{path}" if path else self._root
+
+    def _later(self, path: str, status: os.stat_result) -> None:
+        self._listed.add((status.st_dev, status.st_ino))
+        self._folders.append(path)
+
+    def _entries(self, path: str) -> Iterator[Ref]:
+        try:
+            with os.scandir(self._at(path)) as entries:
+                names = [entry.name for entry in entries]
+        except OSError as error:
+            if not path:
+                raise SourceError(
+                    f"The folder {self._root!r} can't be listed: {_reason(error)}.", "Nothing was changed."
+                ) from error
+            if not isinstance(error, FileNotFoundError):  # one that has just been removed is not there, that's all
+                yield Ref(path, error=f"the folder can't be listed: {_reason(error)}")
+            return
+        if "catalog.sqlite" not in names:
+            for name in names:
+                yield from self._entry(f"{path}/{name}" if path else name, name)
+        elif not path:
+            raise SourceError(f"The folder {self._root!r} is a collection of ragfm.", "Name a folder of documents.")
+
+    def _entry(self, path: str, name: str) -> Iterator[Ref]:
+        try:
+            status = os.lstat(self._at(path))
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            if not self._paths.excludes(path):
+                yield Ref(_printable(path), error=_reason(error))
+            return
+        is_folder, is_link = stat.S_ISDIR(status.st_mode), stat.S_ISLNK(status.st_mode)
+        wanted = not is_folder and self._paths.takes(path)
+        if not (wanted or ((is_folder or is_link) and self._paths.may_hold(path))):
+            return
+        if name.startswith("."):
+            if not (is_folder and os.path.lexists(f"{self._at(path)}/catalog.sqlite")):
+                yield Ref(_printable(path), skip="hidden")
+        elif _printable(path) != path:
+            yield Ref(_printable(path), skip="its name is not UTF-8")
+        elif is_folder:
+            self._later(path, status)
+        elif is_link:
+            heapq.heappush(self._links, path)
+        elif name != "ragfm.toml":
+            yield from self.file(path, status)
+
+    def _link(self, path: str) -> Iterator[Ref]:
+        try:
+            real = Path(os.path.realpath(self._at(path), strict=True))
+            status = real.stat()
+        except OSError as error:
+            if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
+                yield Ref(path, skip="symbolic link that leads nowhere")
+            else:  # what lies behind it may still be there
+                yield Ref(path, error=f"the symbolic link can't be followed: {_reason(error)}")
+            return
+        is_folder = stat.S_ISDIR(status.st_mode)
+        if not (self._paths.may_hold(path) if is_folder else self._paths.takes(path)):
+            return
+        if not real.is_relative_to(self._real_root):
+            yield Ref(path, skip="symbolic link that leaves the folder")
+        elif (status.st_dev, status.st_ino) in self._listed:
+            yield Ref(path, skip=f"symbolic link to a {'folder' if is_folder else 'file'} already listed")
+        elif is_folder:
+            self._later(path, status)
+        else:
+            yield from self.file(path, status)
+
+
+def _root_and_glob(location: str) -> tuple[Path, str]:
+    """What a location covers, and the pattern that the rest of it is. A name that exists is never a pattern."""
+    if not location or "\0" in location:
+        raise SourceError(f"{location!r} is no path.", "Name a folder, a file or a glob such as 'docs/**/*.md'.")
+    path = Path(os.path.abspath(location))  # noqa: PTH100  resolve() would follow links: a source keeps its name
+    if _printable(str(path)) != str(path):
+        raise SourceError(f"The path {_printable(str(path))} is not UTF-8.", "Rename it.")
+    if _status(path) is not None:
+        return path, ""
+    fixed = next((at for at, part in enumerate(path.parts) if re.search(r"[*?[]", part)), 0)
+    root = Path(*path.parts[:fixed])
+    if not fixed:
+        raise SourceError(f"There is no file or folder {str(path)!r}.", "Check the path.")
+    status = _status(root)
+    if status is None or not stat.S_ISDIR(status.st_mode):
+        raise SourceError(f"There is no folder {str(root)!r} to look for {location!r} in.", "Check the path.")
+    return root, "/".join(path.parts[fixed:])
+
+
+def _status(path: Path) -> os.stat_result | None:
+    try:
+        return path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError as error:
+        raise SourceError(f"{str(path)!r} can't be looked at: {_reason(error)}.", "Check its permissions.") from error
+
+
+def _revision(path: str, status: os.stat_result) -> str:
+    """Size and time of change; the content too, where the file may change again without the two changing.
+
+    A file that has just been written can be written once more within the same tick of the file system's clock. Git
+    calls such an entry racily clean (https://git-scm.com/docs/racy-git) and looks at the content, as done here.
+    """
+    revision = f"{status.st_size}:{status.st_mtime_ns}"
+    if status.st_mtime_ns > time.time_ns() - _RACY:
+        with contextlib.suppress(OSError), _open(Path(os.path.realpath(path))) as file:  # fetch will say what is wrong
+            digest = hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16))
+            return f"{revision}:{digest.hexdigest()}"
+    return revision
+
+
+def _open(real: Path) -> BufferedReader:
+    if not stat.S_ISREG(real.lstat().st_mode):  # to open a pipe can hang, and a device can act on it
+        raise OSError(errno.EINVAL, "it is not a regular file")
+    return os.fdopen(os.open(real, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK), "rb")
+
+
+def _too_large(status: os.stat_result, limit: int) -> str:
+    return f"{status.st_size:,} bytes, the limit is {limit:,}"
+
+
+def _printable(path: str) -> str:
+    """A name with a printable stand-in for each byte that is not UTF-8."""
+    return os.fsencode(path).decode("utf-8", "backslashreplace")
+
+
+def _reason(error: Exception) -> str:
+    return getattr(error, "strerror", None) or str(error)
