@@ -56,7 +56,7 @@ class ChunkSettings:
 
     size       most tokens of a chunk with its context, ≥ 16; None means the embedder's window, at most 256
     overlap    most tokens of the previous chunk's end that a chunk repeats, in whole sentences and within one section;
-               less than half of the size
+               less than half of the size (of the window, where that is smaller)
 
     Raises ConfigError.
     """
@@ -98,20 +98,19 @@ class _Outline:
         }
         self._starts = {kind: [mark.start for mark in marks] for kind, marks in self._marks.items()}
         self._paths = list(_heading_paths(self._marks["heading"]))
-        bodies = [self.skip_space(mark.end, len(text)) for mark in self._marks["heading"]]
-        # A heading is no block of its own: nothing is cut between its first character and that of its body.
-        glued = [(mark.start, body + 1) for mark, body in zip(self._marks["heading"], bodies, strict=True)]
-        self._joined = [
-            start for start, body in zip(self._starts["heading"][1:], bodies, strict=False) if start <= body
-        ]
+
+        headings = [(mark.start, self.skip_space(mark.end, len(text))) for mark in self._marks["heading"]]
+        self._joined = [start for (_, body), (start, _) in pairwise(headings) if start == body]
+        # A heading is no block of its own: nothing is cut from its second character to the first of its body.
+        glued = [(start, body + 1) for start, body in headings]
         untorn = sorted((mark.start, mark.end) for kind in ("table", "code") for mark in self._marks[kind])
 
-        blocks = {*chain(*untorn), *_outside(untorn, (gap.start() for gap in _BLANK_LINE.finditer(text)))}
-        lines = chain(*(_line_ends(text, *span) for span in untorn))
+        paragraphs = _outside(untorn, (gap.start() for gap in _BLANK_LINE.finditer(text)))
         sentences = _outside(untorn, (end for _, end in sentence_spans(text)))
-        self.blocks = list(_outside(glued, sorted(blocks)))
-        self.sentences = list(_outside(glued, sorted({*blocks, *lines, *sentences})))
-        self.cuts = (self.blocks, self.sentences, self._joined)
+        lines = (line.start() for span in untorn for line in _LINE_BREAK.finditer(text, *span))
+        blocks = {*chain(*untorn), *paragraphs}
+        self.sentences = list(_outside(glued, sorted(blocks.union(sentences, lines))))
+        self.cuts = (list(_outside(glued, sorted(blocks))), self.sentences, self._joined)
 
     def regions(self) -> Iterable[tuple[int, int]]:
         """The stretches that no chunk may leave."""
@@ -162,14 +161,15 @@ class _Splitter:
         self._cost = dict(zip(names, map(len, tokenize(names)), strict=True))
 
     def chunks(self) -> list[Chunk]:
-        """Cut, tokenise what came out, and cut again what is too long, with as much less room as it was too long."""
+        """Cut, count the tokens of what came out, and cut again what has too many, with so much less room."""
         fitting: list[Chunk] = []
         todo = [(start, stop, self._limit) for start, stop in self._outline.regions()]
         while todo:
-            cut = [piece for start, stop, room in todo for piece in self._cut(start, stop, room)]
-            made = [self._chunk(start, end) for start, _, end in cut]
+            pieces = [piece for start, stop, room in todo for piece in self._cut(start, stop, room)]
+            chunks = [self._chunk(start, end) for start, _, end in pieces]
+            counts = map(len, self._tokenize([chunk.embedded_text for chunk in chunks]))
             todo = []
-            for (start, fresh, end), chunk, tokens in zip(cut, made, self._count(made), strict=True):
+            for (start, fresh, end), chunk, tokens in zip(pieces, chunks, counts, strict=True):
                 if tokens <= self._limit:
                     fitting.append(chunk)
                 elif start + 1 < chunk.end:
@@ -178,7 +178,7 @@ class _Splitter:
                     raise TooLongError(
                         f"{self._document.uri}: the character {chunk.text!r} at {start} has {tokens} tokens with its "
                         f"context, and a chunk may have {self._limit}.",
-                        "Raise the chunk size, or choose an embedder with a longer window.",
+                        "Raise the chunk size, or take an embedder with a longer window.",
                     )
         return sorted(fitting, key=lambda chunk: (chunk.start, chunk.end))
 
@@ -270,9 +270,6 @@ class _Splitter:
         starts = [start + tokens[:, 0] for (start, _), tokens in zip(slices, offsets, strict=True)]
         return np.sort(np.concatenate(starts))
 
-    def _count(self, chunks: Sequence[Chunk]) -> list[int]:
-        return [len(tokens) for tokens in self._tokenize([chunk.embedded_text for chunk in chunks])]
-
     def _size(self, start: int, end: int) -> int:
         """The least room that a stretch of text needs."""
         first, last = self._token_starts.searchsorted((start, end))
@@ -285,15 +282,8 @@ def _heading_paths(headings: Iterable[Mark]) -> Iterator[tuple[tuple[int, str], 
         while path and path[-1].level >= heading.level:
             path.pop()
         path.append(heading)
-        yield tuple((mark.start, name) for mark in path if (name := _name(mark)))
-
-
-def _name(heading: Mark) -> str:
-    return _HASHES.sub("", " ".join(heading.value.split()))
-
-
-def _line_ends(text: str, start: int, end: int) -> Iterator[int]:
-    return (line.start() for line in _LINE_BREAK.finditer(text, start, end))
+        names = (_HASHES.sub("", " ".join(mark.value.split())) for mark in path)
+        yield tuple((mark.start, name) for mark, name in zip(path, names, strict=True) if name)
 
 
 def _outside(spans: Sequence[tuple[int, int]], positions: Iterable[int]) -> Iterator[int]:

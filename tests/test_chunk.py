@@ -165,7 +165,7 @@ def documents(draw: st.DrawFn) -> Document:
 
 @pytest.mark.parametrize("overlap", [0, 7])
 @pytest.mark.parametrize("name", TOKENIZERS)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(doc=documents())
 def test_laws_hold_for_generated_documents(name: str, overlap: int, doc: Document) -> None:
     tokenize, window = TOKENIZERS[name]
@@ -186,7 +186,7 @@ def test_laws_hold_for_any_text(name: str, text: str) -> None:
     check(document(text), split(document(text), tokenize, window, ChunkSettings(size=16)), tokenize, 16)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(doc=documents())
 def test_blocks_that_fit_are_not_torn(doc: Document) -> None:
     """Against a slow, independent reading: blocks between blank lines, with the headings just before them."""
@@ -234,6 +234,10 @@ def test_tears_at_sentences_then_words_then_characters() -> None:
     assert texts(split(document(say(30, "AA")), words, 24)) == [("AA " * 24).strip(), "AA " * 4 + "AA."]
     assert texts(split(document("é" * 20), characters, 16)) == ["é" * 8, "é" * 8, "é" * 4]
     assert [len(text) for text in texts(split(document("a" * 1000), words, 24))] == [384, 384, 232]
+
+
+def test_white_space_after_a_sentence_takes_no_room() -> None:
+    assert texts(split(document(f"Aa. Bb.{' ' * 600}Cc."), words, 24)) == ["Aa. Bb.", "Cc."]
 
 
 def test_uses_the_rest_after_a_torn_paragraph() -> None:
@@ -363,8 +367,8 @@ def test_blank_documents_have_no_chunks() -> None:
 
 
 @pytest.mark.parametrize("unit", ["a", "é中", "\u200b", "# A\n", f"{'x' * 130} b ", "\n ", "你好。"])
-def test_tokenises_a_text_of_a_megabyte_about_twice(unit: str) -> None:
-    text = unit * (1_000_000 // len(unit))
+def test_tokenises_a_long_text_about_twice(unit: str) -> None:
+    text = unit * (300_000 // len(unit))
     tokenised = 0
 
     def counting(batch: Sequence[str]) -> list[Offsets]:
