@@ -266,7 +266,7 @@ def _check_refusals(index_class: type[VectorIndex], index: VectorIndex, data: _V
 def _check_threads(index: VectorIndex, data: _Vectors) -> None:
     selections = [None, *_selections(data.ids)]
     with ThreadPoolExecutor(4) as pool:
-        jobs = [pool.submit(_check_hits, index, data, 10, selections[n % len(selections)]) for n in range(40)]
+        jobs = [pool.submit(_check_hits, index, data, 10, selections[n % len(selections)]) for n in range(20)]
     for job in jobs:
         job.result()
 
