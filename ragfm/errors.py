@@ -11,7 +11,7 @@
     │   └── ConnectorError          one entry can't be fetched
     ├── ParseError                  a document's bytes are not what they should be
     │   └── SkipDocument            nothing to index in it (empty, unsupported): reported, not a failure
-    ├── CollectionError
+    ├── CollectionError             a collection can't be used as asked
     │   ├── CollectionNotFound      there is no collection there
     │   ├── CollectionBusyError     another process is writing
     │   ├── CollectionReadOnlyError the collection's folder can't be written
