@@ -20,10 +20,9 @@ ABSTENTION = "I don't know."
 
 # docs/decisions/003-the-answer-prompt.md has the figures behind the wording and the order.
 SYSTEM = (
-    "You answer questions from numbered passages. Cite the passages you use as [1]. "
-    f"If the passages do not have the answer, say: {ABSTENTION}"
+    f'You answer from the passages, citing them like [1]. If the passages do not have the answer, say "{ABSTENTION}"'
 )
-ASK = "Using only the text above, answer in one short sentence: "
+ASK = "Using only the passages above, answer in one short sentence: "
 
 
 @dataclass(frozen=True, slots=True)
