@@ -1,0 +1,74 @@
+"""Readers: foundation models that answer.
+
+`load_reader` takes a name: `bundled`, a GGUF file, a folder, a model of the Hugging Face hub, or `PLUGIN:NAME`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Generator, Iterator, Sequence
+from itertools import islice
+from typing import Any, Literal, cast
+
+from ragfm.errors import ContextOverflowError
+from ragfm.registry import load_plugin, plugins
+from ragfm.types import Reader
+
+__all__ = ["load_reader"]
+
+
+def load_reader(name: str = "bundled", **options: Any) -> Reader:
+    """The reader of a name; `options` go to its constructor, its weights are loaded when they are first needed.
+
+    `bundled` and GGUF files are read with llama.cpp, folders and models of the hub with transformers;
+    `transformers:bundled` says it outright. Raises ModelNotFoundError or UnknownPluginError.
+    """
+    plugin, colon, model = name.partition(":")
+    if not colon and name in plugins("readers"):
+        model = "bundled"
+    elif not colon or not re.fullmatch(r"[\w-]{2,}", plugin):  # `C:\model` and `./a:b` are paths
+        model = name
+        plugin = "llama-cpp" if name == "bundled" or name.endswith(".gguf") else "transformers"
+    return cast("Reader", load_plugin("readers", plugin)(model, **options))
+
+
+def completion_room(prompt_tokens: int, context_tokens: int, max_tokens: int | None) -> int:
+    """How many tokens a completion may have. Raises ContextOverflowError where the prompt leaves none."""
+    room = context_tokens - prompt_tokens
+    if room < 1:
+        raise ContextOverflowError(
+            f"The prompt has {prompt_tokens} tokens, and the reader's window of {context_tokens} leaves no room.",
+            "Ask with fewer or shorter passages, or load the reader with more context_tokens.",
+        )
+    return room if max_tokens is None else min(max_tokens, room)
+
+
+def speak(
+    pieces: Iterator[str], limit: int, stop: Sequence[str]
+) -> Generator[str, None, tuple[int, Literal["stop", "length"]]]:
+    """The text of `pieces`, one per token and maybe empty, up to the first stop string; gives tokens and why it ended.
+
+    `pieces` ends where the model ends its turn. No token beyond `limit` is asked for. What may be the beginning of a
+    stop string is held back until it is known.
+    """
+    stops = [text for text in stop if text]
+    tokens, held = 0, ""
+    for piece in islice(pieces, limit):
+        tokens += 1
+        held += piece
+        if found := [at for text in stops if (at := held.find(text)) >= 0]:
+            if spoken := held[: min(found)]:
+                yield spoken
+            return tokens, "stop"
+        sure = len(held) - max((_begun(held, text) for text in stops), default=0)
+        if sure:
+            yield held[:sure]
+            held = held[sure:]
+    if held:
+        yield held
+    return tokens, "length" if tokens >= limit else "stop"
+
+
+def _begun(text: str, stop: str) -> int:
+    """How many characters at the end of `text` are the beginning of `stop`."""
+    return next((size for size in range(min(len(stop) - 1, len(text)), 0, -1) if text.endswith(stop[:size])), 0)
