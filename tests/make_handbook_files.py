@@ -31,7 +31,7 @@ Read the barometer to a tenth of a hectopascal. The station's barometer stands 2
 reduces the pressure to sea level by itself.""",
     """The weather balloon
 
-The weather balloon is launched every day at 11:15 UTC from the balloon shed. Two people are needed: the balloon
+The weather balloon is launched at 11:15 UTC every day. Two people are needed in the balloon shed: the balloon
 technician, Zofia Kral, and the observer on the early shift. No balloon is launched when the wind at the ground is above
 14 metres per second.
 
@@ -126,9 +126,9 @@ def write_docx(path: Path) -> None:
     )
     document.add_heading("Guided tours", level=2)
     document.add_paragraph(
-        "There is a guided tour every Wednesday at 14:15, from May to September. It takes 75 minutes and begins at the "
-        "flagpole. A group has at most 16 people. School classes come in June and are booked with Callum Reid, the "
-        "station secretary."
+        "There is a guided tour every Wednesday at 14:15, from May to September. The guided tour takes 75 minutes and "
+        "begins at the flagpole. A group has at most 16 people. School classes come in June and are booked with Callum "
+        "Reid, the station secretary."
     )
     document.add_paragraph("A tour goes to four places:")
     for place in (

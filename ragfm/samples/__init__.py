@@ -10,8 +10,8 @@ HANDBOOK = Path(__file__).parent / "handbook"
 """A dozen documents in Markdown, HTML, text, CSV, PDF and DOCX."""
 
 QUESTIONS: tuple[str, ...] = (
-    "How many days of paid leave do I get a year?",
-    "How much does a room in the staff house cost?",
-    "When is the weather balloon launched?",
+    "How long is the probation period?",
+    "How many bedrooms does the staff house have?",
+    "At what time is the weather balloon launched?",
 )
-"""Answered by leave.md, rooms.html and observers-guide.pdf."""
+"""Answered by welcome.md, rooms.html and page 2 of observers-guide.pdf."""
