@@ -237,6 +237,7 @@ def test_tears_at_sentences_then_words_then_characters() -> None:
 
 
 def test_white_space_after_a_sentence_takes_no_room() -> None:
+    assert texts(split(document(f"Aa.\n\nBb.{' ' * 600}"), words, 24)) == ["Aa.\n\nBb."]
     assert texts(split(document(f"Aa. Bb.{' ' * 600}Cc."), words, 24)) == ["Aa. Bb.", "Cc."]
 
 
