@@ -14,7 +14,7 @@ from ragfm.types import Answer, Sampling, Usage
 
 if TYPE_CHECKING:
     from ragfm.collection import Collection
-    from ragfm.types import Hit, Message, Reader
+    from ragfm.types import Dropped, Hit, Message, Reader
 
 __all__ = ["AnswerStream", "Rag"]
 
@@ -58,10 +58,12 @@ class Rag:
         start = time.monotonic()
         hits = self.collection.search(question, self._k, filter=filter)
         if not hits:
-            return AnswerStream(_nothing_found(question, start), None)
+            return AnswerStream(_abstain(question, start), None)
         prompt = build_prompt(
             question, hits, self.reader, history=history, answer_tokens=self._sampling.max_tokens or 1
         )
+        if not prompt.shown:  # without a passage the reader would answer from memory
+            return AnswerStream(_abstain(question, start, hits, prompt.dropped), prompt)
         return AnswerStream(self._generate(question, hits, prompt, start), prompt)
 
     def _generate(
@@ -93,7 +95,7 @@ class Rag:
 class AnswerStream(Iterator[str]):
     """Pieces of an answer as they come; afterwards `answer` is the whole with its citations.
 
-    `prompt` is what the reader was given, None where nothing was found. `close()` stops the generation.
+    `prompt` is what the reader was given, None where nothing was found; where no passage fitted, it was not asked. `close()` stops the generation.
     """
 
     def __init__(self, pieces: Generator[str, None, Answer], prompt: Prompt | None) -> None:
@@ -120,7 +122,10 @@ class AnswerStream(Iterator[str]):
         self._pieces.close()
 
 
-def _nothing_found(question: str, start: float) -> Generator[str, None, Answer]:
+def _abstain(
+    question: str, start: float, hits: Sequence[Hit] = (), dropped: Sequence[Dropped] = ()
+) -> Generator[str, None, Answer]:
+    """An abstention for which no reader is asked."""
     yield ABSTENTION
     seconds = round(time.monotonic() - start, 3)
-    return Answer(question, ABSTENTION, True, (), (), (), Usage(), seconds)
+    return Answer(question, ABSTENTION, True, (), tuple(hits), tuple(dropped), Usage(), seconds)

@@ -82,6 +82,14 @@ def test_what_does_not_fit_is_named(tmp_path: Path, collection: Collection) -> N
     assert reader.count_tokens(reader.prompts[0]) + 256 <= 500
 
 
+def test_no_passage_fits_so_no_reader_is_asked(tmp_path: Path, collection: Collection) -> None:
+    (tmp_path / "long.txt").write_text("word " * 60)
+    collection.sync(tmp_path / "long.txt")
+    reader = ScriptedReader(["From memory."], context_tokens=330)
+    answer = Rag(collection, reader=reader).ask("Which word?")
+    assert (answer.abstained, reader.prompts, len(answer.hits), len(answer.dropped)) == (True, [], 1, 1)
+
+
 def test_a_question_over_the_window_is_an_error(handbook: Collection) -> None:
     reader = ScriptedReader(["Yes."], context_tokens=300)
     with pytest.raises(ContextOverflowError):

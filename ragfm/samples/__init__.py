@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
-__all__ = ["HANDBOOK", "QUESTIONS"]
+__all__ = ["HANDBOOK", "QUESTIONS", "copy_handbook"]
 
 HANDBOOK = Path(__file__).parent / "handbook"
 """A dozen documents in Markdown, HTML, text, CSV, PDF and DOCX."""
@@ -15,3 +16,13 @@ QUESTIONS: tuple[str, ...] = (
     "At what time is the weather balloon launched?",
 )
 """Answered by welcome.md, rooms.html and page 2 of observers-guide.pdf."""
+
+
+def copy_handbook(folder: str | Path) -> Path:
+    """Copy the handbook to `folder/handbook`; files that are there already stay as they are. Gives its folder."""
+    target = Path(folder) / "handbook"
+    target.mkdir(parents=True, exist_ok=True)
+    for file in HANDBOOK.iterdir():
+        if not (target / file.name).exists():
+            shutil.copyfile(file, target / file.name)
+    return target
