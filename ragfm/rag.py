@@ -95,7 +95,8 @@ class Rag:
 class AnswerStream(Iterator[str]):
     """Pieces of an answer as they come; afterwards `answer` is the whole with its citations.
 
-    `prompt` is what the reader was given, None where nothing was found; where no passage fitted, it was not asked. `close()` stops the generation.
+    `prompt` is what the reader was given, None where nothing was found; where no passage fitted, it was not asked.
+    `close()` stops the generation.
     """
 
     def __init__(self, pieces: Generator[str, None, Answer], prompt: Prompt | None) -> None:
