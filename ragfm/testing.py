@@ -13,14 +13,16 @@ from collections.abc import Callable, Generator, Mapping, Sequence
 from hashlib import blake2b
 from typing import TYPE_CHECKING, Literal
 
-from ragfm.errors import ContextOverflowError, TooLongError
+from ragfm.errors import TooLongError
 from ragfm.plugin_contracts import check_connector, check_vector_index
+from ragfm.reader_contract import check_reader
+from ragfm.readers import completion_room, speak
 from ragfm.types import Message, Sampling, Scalar, Stream, Usage
 
 if TYPE_CHECKING:
     from ragfm.types import Offsets, Vectors
 
-__all__ = ["HashingEmbedder", "ScriptedReader", "check_connector", "check_vector_index"]
+__all__ = ["HashingEmbedder", "ScriptedReader", "check_connector", "check_reader", "check_vector_index"]
 
 _TOKEN = re.compile(r"\w+|[^\w\s]")
 
@@ -98,19 +100,16 @@ class ScriptedReader:
     def stream(self, messages: Sequence[Message], sampling: Sampling = Sampling()) -> Stream:
         """The next answer of the script."""
         prompt_tokens = self.count_tokens(messages)
-        if prompt_tokens >= self.context_tokens:
-            raise ContextOverflowError(f"The prompt has {prompt_tokens} tokens, the window {self.context_tokens}.")
+        limit = completion_room(prompt_tokens, self.context_tokens, sampling.max_tokens)
         with self._lock:
             self.prompts.append(tuple(messages))
             turn = len(self.prompts) - 1
         text = self._script(messages) if callable(self._script) else self._script[turn % len(self._script)]
-        room = self.context_tokens - prompt_tokens
-        limit = room if sampling.max_tokens is None else min(sampling.max_tokens, room)
-        return Stream(_speak(text, prompt_tokens, limit))
+        return Stream(_recite(text, prompt_tokens, limit, sampling.stop))
 
 
-def _speak(text: str, prompt_tokens: int, limit: int) -> Generator[str, None, tuple[Usage, Literal["stop", "length"]]]:
-    words = re.findall(r"\s*\S+\s*$|\s*\S+", text)
-    yield from words[:limit]
-    spoken = min(len(words), limit)
-    return Usage(prompt_tokens, 0, spoken), "stop" if spoken == len(words) else "length"
+def _recite(
+    text: str, prompt_tokens: int, limit: int, stop: Sequence[str]
+) -> Generator[str, None, tuple[Usage, Literal["stop", "length"]]]:
+    tokens, reason = yield from speak(iter(re.findall(r"\s*\S+\s*$|\s*\S+", text)), limit, stop)
+    return Usage(prompt_tokens, 0, tokens), reason

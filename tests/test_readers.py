@@ -1,0 +1,358 @@
+from __future__ import annotations
+
+import gc
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator, Sequence
+from itertools import product
+from pathlib import Path
+
+import llama_cpp
+import numpy as np
+import pytest
+
+from ragfm.errors import (
+    ConfigError,
+    ContextOverflowError,
+    DamagedModelError,
+    ModelNotFoundError,
+    UnknownPluginError,
+    UnsupportedError,
+)
+from ragfm.models import find_model
+from ragfm.readers import load_reader, speak
+from ragfm.readers.llama_cpp import BLOCK, LlamaCppReader
+from ragfm.testing import ScriptedReader, check_reader
+from ragfm.types import Message, Sampling, Stream, Usage
+
+# One thread: llama.cpp's threads wait for each other by spinning, which takes very long on a machine that is busy.
+ASKED = [Message("user", "Is water wet? Answer yes or no.")]
+
+
+@pytest.fixture(scope="module")
+def reader() -> LlamaCppReader:
+    return LlamaCppReader("bundled", threads=1)
+
+
+def read(reader: LlamaCppReader, messages: Sequence[Message], **sampling: object) -> str:
+    return "".join(reader.stream(messages, Sampling(**{"max_tokens": 12} | sampling)))  # type: ignore[arg-type]
+
+
+# --- speak: limits and stop strings ------------------------------------------------------------------------------
+
+
+def spoken(pieces: Sequence[str], limit: int, *stop: str) -> tuple[list[str], int, str]:
+    said = []
+    generator = speak(iter(pieces), limit, stop)
+    while True:
+        try:
+            said.append(next(generator))
+        except StopIteration as end:
+            return said, *end.value
+
+
+def test_a_stop_string_is_found_however_the_text_is_torn() -> None:
+    text, stop = "abaabcd", "abc"
+    for cuts in product([False, True], repeat=len(text) - 1):
+        pieces = [text[0]]
+        for character, cut in zip(text[1:], cuts, strict=True):
+            if cut:
+                pieces.append(character)
+            else:
+                pieces[-1] += character
+        said, _, reason = spoken(pieces, 99, stop)
+        assert ("".join(said), reason) == ("aba", "stop")
+
+
+def test_the_first_stop_string_in_the_text_counts() -> None:
+    assert spoken(["one two three"], 9, "three", "two")[0] == ["one "]
+
+
+def test_only_what_may_begin_a_stop_string_is_held_back() -> None:
+    assert spoken(["Hello.", "\n", "\n", "Q"], 9, "\n\nX")[0] == ["Hello.", "\n\nQ"]
+    assert spoken(["Hello.", "\n"], 9, "\n\n")[0] == ["Hello.", "\n"]
+
+
+def test_no_token_beyond_the_limit_is_asked_for() -> None:
+    def pieces() -> Iterator[str]:
+        yield from ("a", "b")
+        pytest.fail("a third token was generated")
+
+    generator = speak(pieces(), 2, ())
+    assert list(generator) == ["a", "b"]
+    assert spoken(["a", "b"], 2)[1:] == (2, "length")
+    assert spoken(["a", "b"], 3)[1:] == (2, "stop")
+    assert spoken([], 0) == ([], 0, "length")
+
+
+# --- names -------------------------------------------------------------------------------------------------------
+
+
+def test_names_pick_the_plugin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def plugin(kind: str, name: str) -> object:
+        return lambda model, **options: asked.append((name, model, options))
+
+    monkeypatch.setattr("ragfm.readers.load_plugin", plugin)
+    names = [
+        "bundled",
+        "/x/y.gguf",
+        "some/folder",
+        "transformers:bundled",
+        "llama-cpp:/x/y.gguf",
+        "transformers",
+        "mine:x",
+    ]
+    for name in [*names, r"C:\models\x", "./a:b.gguf"]:
+        load_reader(name, context_tokens=9)
+    assert [entry[:2] for entry in asked] == [
+        ("llama-cpp", "bundled"),
+        ("llama-cpp", "/x/y.gguf"),
+        ("transformers", "some/folder"),
+        ("transformers", "bundled"),
+        ("llama-cpp", "/x/y.gguf"),
+        ("transformers", "bundled"),
+        ("mine", "x"),
+        ("transformers", r"C:\models\x"),
+        ("llama-cpp", "./a:b.gguf"),
+    ]
+    assert asked[0][2] == {"context_tokens": 9}
+
+
+def test_unknown_names_fail_at_once() -> None:
+    with pytest.raises(UnknownPluginError, match="llama-cpp"):
+        load_reader("no-such-plugin:bundled")
+    with pytest.raises(ModelNotFoundError, match="no-such"):
+        load_reader("./no-such.gguf")
+    assert isinstance(load_reader("bundled"), LlamaCppReader)
+
+
+# --- the contract ------------------------------------------------------------------------------------------------
+
+
+def test_the_llama_cpp_reader_keeps_the_contract(reader: LlamaCppReader) -> None:
+    check_reader(reader)
+
+
+def test_the_scripted_reader_keeps_the_contract() -> None:
+    check_reader(ScriptedReader(lambda messages: f"I was asked: {messages[-1].content}"))
+
+
+class Forgetful(ScriptedReader):
+    """Frees its lock only where a stream is read to its end."""
+
+    def __init__(self) -> None:
+        super().__init__(lambda messages: f"I was asked: {messages[-1].content}")
+        self.turn = threading.Lock()
+
+    def stream(self, messages: Sequence[Message], sampling: Sampling = Sampling()) -> Stream:
+        inner = super().stream(messages, sampling)
+
+        def pieces() -> Iterator[str]:
+            self.turn.acquire()
+            yield from inner
+            self.turn.release()
+            return inner.usage, inner.finish_reason
+
+        return Stream(pieces())
+
+
+class Loud(ScriptedReader):
+    def stream(self, messages: Sequence[Message], sampling: Sampling = Sampling()) -> Stream:
+        return super().stream(messages, Sampling(max_tokens=sampling.max_tokens))
+
+
+class Miscounting(ScriptedReader):
+    def count_tokens(self, messages: Sequence[Message]) -> int:
+        return len(self.prompts) + super().count_tokens(messages)
+
+
+@pytest.mark.parametrize(
+    ("broken", "said"),
+    [
+        (Forgetful(), "stuck"),
+        (Loud(lambda messages: "one two three four"), "stop string"),
+        (Miscounting(lambda messages: "one two three four"), "count_tokens"),
+        (ScriptedReader(["one two three", "four five six"]), "the same prompt"),
+        (ScriptedReader([""]), "said nothing"),
+        (ScriptedReader(lambda messages: "torn \ufffd sign that is"), "torn"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_the_contract_finds_what_is_broken(broken: ScriptedReader, said: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ragfm.reader_contract._SECONDS", 0.3)
+    with pytest.raises(AssertionError, match=said):
+        check_reader(broken)
+
+
+# --- llama.cpp ---------------------------------------------------------------------------------------------------
+
+
+def test_it_answers(reader: LlamaCppReader) -> None:
+    stream = reader.stream(ASKED, Sampling(max_tokens=40, stop=(".",)))
+    assert "".join(stream) == "No, water is not wet"
+    assert stream.finish_reason == "stop"
+
+
+def test_what_was_asked_before_changes_nothing(reader: LlamaCppReader) -> None:
+    """Not by a bit: the logits after a prompt whose beginning is in memory are those of a fresh evaluation."""
+    shared = "The handbook says that employees get leave. " * 40
+    first, second = ([Message("user", shared + end)] for end in ("Who gets leave?", "What does the handbook say?"))
+    model = reader._model
+
+    def logits(prompt: list[int]) -> tuple[int, np.ndarray]:
+        cached = model.prefill(prompt, None)
+        pointer = llama_cpp.llama_get_logits_ith(model._context, -1)
+        return cached, np.ctypeslib.as_array(pointer, shape=(llama_cpp.llama_vocab_n_tokens(model.vocab),)).copy()
+
+    prompt = model.tokenize(second)
+    model.prefill(model.tokenize(ASKED), None)
+    cached, fresh = logits(prompt)
+    assert cached == 0
+    text = read(reader, first, max_tokens=4)
+    cached, warm = logits(prompt)
+    assert cached == (len(prompt) - 20) // BLOCK * BLOCK > 0
+    assert np.array_equal(fresh, warm)
+    cached, again = logits(prompt)
+    assert cached == (len(prompt) - 1) // BLOCK * BLOCK
+    assert np.array_equal(fresh, again)
+    stream = reader.stream(first, Sampling(max_tokens=4))
+    assert "".join(stream) == text
+    assert stream.usage == Usage(reader.count_tokens(first), cached, 4)
+
+
+def test_a_prompt_of_whole_blocks_is_answered_twice(reader: LlamaCppReader) -> None:
+    words = next(n for n in range(BLOCK) if reader.count_tokens([Message("user", "word " * n)]) == BLOCK)
+    asked = [Message("user", "word " * words)]
+    assert read(reader, asked, max_tokens=2) == read(reader, asked, max_tokens=2)
+
+
+def test_the_window_is_kept_to_the_last_token() -> None:
+    small = LlamaCppReader("bundled", threads=1, context_tokens=64)
+    assert small.context_tokens == 64
+    stream = small.stream(ASKED, Sampling(max_tokens=None))
+    list(stream)
+    if stream.finish_reason == "length":
+        assert stream.usage.prompt_tokens + stream.usage.completion_tokens == 64
+    with pytest.raises(ContextOverflowError, match="64"):
+        small.stream([Message("user", "word " * 40)])
+    assert LlamaCppReader("bundled", context_tokens=1_000_000).context_tokens == 8192
+
+
+def test_a_grammar_binds_and_no_character_is_torn(reader: LlamaCppReader) -> None:
+    assert read(reader, ASKED, grammar='root ::= "yes" | "maybe"') in ("yes", "maybe")
+    signs = "😀日本é"
+    for limit in range(1, 12):
+        text = read(reader, ASKED, grammar=f'root ::= "{signs}"', max_tokens=limit)
+        assert signs.startswith(text)
+    assert text == signs
+    with pytest.raises(ConfigError, match="grammar"):
+        reader.stream(ASKED, Sampling(grammar="root ::= nothing-of-that-name"))
+
+
+def test_long_tokens_are_whole(reader: LlamaCppReader) -> None:
+    model = reader._model
+    longest = max(range(llama_cpp.llama_vocab_n_tokens(model.vocab)), key=lambda token: len(model._bytes(token)))
+    text = model._bytes(longest)
+    assert len(text) > 32  # what llama-cpp-python's own detokenize() can hold
+    assert model._bytes(longest) == text.decode().encode()
+
+
+def test_chance_is_seeded_and_bounded(reader: LlamaCppReader) -> None:
+    hot = {"temperature": 1.5}
+    assert read(reader, ASKED, **hot, seed=1) == read(reader, ASKED, **hot, seed=1)
+    assert len({read(reader, ASKED, **hot, seed=seed) for seed in range(4)}) > 1
+    greedy = read(reader, ASKED)
+    assert read(reader, ASKED, **hot, top_p=1e-6) == greedy
+    assert read(reader, ASKED, **hot, min_p=1.0) == greedy
+
+
+def test_a_stream_dropped_by_another_thread_frees_the_reader(reader: LlamaCppReader) -> None:
+    held = [reader.stream(ASKED)]
+    next(held[0])
+    held.append(held)  # type: ignore[arg-type]  a cycle: only the garbage collector ends it
+    del held
+    collector = threading.Thread(target=gc.collect)
+    collector.start()
+    collector.join()
+    assert not reader._turn.locked()
+
+
+def test_an_error_in_a_stream_frees_the_reader(reader: LlamaCppReader, monkeypatch: pytest.MonkeyPatch) -> None:
+    alone = read(reader, ASKED)
+    stream = reader.stream(ASKED)
+    next(stream)
+    with monkeypatch.context() as patch:
+        patch.setattr(llama_cpp, "llama_decode", lambda *_: 1)
+        with pytest.raises(Exception, match="code 1"):
+            list(stream)
+    assert read(reader, ASKED) == alone
+
+
+def test_it_is_quiet() -> None:
+    code = (
+        "from ragfm import Message, Sampling, load_reader\n"
+        "reader = load_reader('bundled', threads=1, context_tokens=512)\n"
+        "print(''.join(reader.stream([Message('user', 'Hi')], Sampling(max_tokens=2))), end='')\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stderr == ""
+    assert done.stdout
+    assert "\n" not in done.stdout
+
+
+def test_files_that_are_no_models(tmp_path: Path) -> None:
+    damaged = tmp_path / "model.gguf"
+    damaged.write_bytes(b"<html>404</html>")
+    with pytest.raises(DamagedModelError, match=r"model.gguf is not a GGUF"):
+        load_reader(str(damaged))
+    damaged.write_bytes(find_model("bundled", "reader").read_bytes()[:2_000_000])
+    with pytest.raises(DamagedModelError, match=r"can't load .*model.gguf"):
+        _ = load_reader(str(damaged)).context_tokens
+    with pytest.raises(UnsupportedError, match="folder"):
+        LlamaCppReader(str(find_model("bundled", "embedder")))
+
+
+def test_a_template_may_be_absent_or_refuse(monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(llama_cpp, "llama_model_chat_template", lambda *_: None)
+        with pytest.raises(UnsupportedError, match="no chat template"):
+            LlamaCppReader("bundled").count_tokens(ASKED)
+    refusing = b"{{ raise_exception('roles must alternate') }}"
+    monkeypatch.setattr(llama_cpp, "llama_model_chat_template", lambda *_: refusing)
+    with pytest.raises(UnsupportedError, match="roles must alternate"):
+        LlamaCppReader("bundled").count_tokens(ASKED)
+
+
+def lora(path: Path, architecture: str = "llama") -> str:
+    """A LoRA adapter of rank 1 on one layer, strong enough to change the text."""
+    from gguf import GGUFWriter
+
+    writer = GGUFWriter(path, architecture)
+    writer.add_string("general.type", "adapter")
+    writer.add_string("adapter.type", "lora")
+    writer.add_float32("adapter.lora.alpha", 1.0)
+    chance = np.random.default_rng(0)
+    for name, shape in [("lora_a", (1, 576)), ("lora_b", (576, 1))]:
+        writer.add_tensor(f"blk.20.attn_output.weight.{name}", chance.standard_normal(shape, dtype=np.float32) * 3)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return str(path)
+
+
+def test_an_adapter_changes_the_answer_and_leaves_with_its_request(reader: LlamaCppReader, tmp_path: Path) -> None:
+    plain = read(reader, ASKED)
+    adapter = lora(tmp_path / "adapter.gguf")
+    adapted = read(reader, ASKED, adapter=adapter)
+    assert adapted != plain
+    assert read(reader, ASKED) == plain
+    assert read(reader, ASKED, adapter=adapter) == adapted
+    with pytest.raises(DamagedModelError, match="no LoRA adapter"):
+        read(reader, ASKED, adapter=lora(tmp_path / "other.gguf", "gpt2"))
+    with pytest.raises(ModelNotFoundError, match=r"none\.gguf"):
+        reader.stream(ASKED, Sampling(adapter=str(tmp_path / "none.gguf")))
+    assert read(reader, ASKED) == plain
