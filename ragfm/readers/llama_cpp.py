@@ -119,7 +119,7 @@ class _Model:
         self._adapters: dict[str, Any] = {}
         self._adapter: str | None = None
         self._resident: list[int] = []
-        """The tokens in memory that were evaluated in whole blocks."""
+        """The prompt in memory."""
 
     def _settings(self, threads: int) -> Any:
         settings = llama_cpp.llama_context_default_params()
@@ -165,8 +165,7 @@ class _Model:
         for start in range(keep, len(prompt), BLOCK):
             block = prompt[start : start + BLOCK]
             self._evaluate(block)
-            if len(block) == BLOCK:
-                self._resident += block
+            self._resident += block
         return keep
 
     def pieces(self, sampler: _Sampler) -> Iterator[str]:
@@ -183,7 +182,7 @@ class _Model:
             raise RagfmError(f"llama.cpp failed to evaluate {len(tokens)} tokens (code {code}): {_last_error()}")
 
     def _bytes(self, token: int) -> bytes:
-        size = 64
+        size = 32
         while True:
             piece = ctypes.create_string_buffer(size)
             count = llama_cpp.llama_token_to_piece(self.vocab, token, piece, size, 0, False)
