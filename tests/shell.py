@@ -1,0 +1,39 @@
+"""Runs the command line as a user does, in a process of its own."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+HIT_KEYS = {"uri", "page", "place", "start", "end", "headings", "text", "score", "scores", "chunk_id"}
+
+
+class Shell:
+    """Runs `ragfm` in a folder, with the light embedder unless told otherwise."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.env = os.environ | {"RAGFM_EMBEDDER": "hashing", "HF_HUB_OFFLINE": "1"}
+
+    def __call__(self, *words: str | Path, code: int = 0, typed: str | None = None) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-c", "from ragfm.cli import main; main()", *map(str, words)]
+        done = subprocess.run(
+            command,
+            cwd=self.folder,
+            env=self.env,
+            input=typed,
+            capture_output=True,
+            text=True,
+            timeout=300,
+            check=False,
+        )
+        assert done.returncode == code, done.stdout + done.stderr
+        assert "Traceback" not in done.stderr
+        return done
+
+    def json(self, *words: str | Path, code: int = 0) -> Any:
+        return json.loads(self(*words, "--json", code=code).stdout)
