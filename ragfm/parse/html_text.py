@@ -158,16 +158,18 @@ class _Page:
 
 
 def _walk(root: LexborNode, enter: Callable[[LexborNode], bool], leave: Callable[[LexborNode], None]) -> None:
-    """Visit all nodes below `root` without recursion; `enter` says whether to go down."""
+    """Visit all nodes below `root` without recursion; what `enter` refuses is neither gone into nor left."""
     path: list[LexborNode] = []
     node = root.child
     while node is not None:
-        below = node.child if enter(node) else None
+        entered = enter(node)
+        below = node.child if entered else None
         if below is not None:
             path.append(node)
             node = below
             continue
-        leave(node)
+        if entered:
+            leave(node)
         while (following := node.next) is None and path:
             node = path.pop()
             leave(node)

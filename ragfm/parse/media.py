@@ -38,7 +38,7 @@ _DECLARED = {kind: kind for kind in _SUFFIXES.values()} | {
 }
 _FORMATS = {PDF: "PDF", DOCX: "DOCX"}
 
-_PROLOGUE = r"(?>\s+|<!--.*?-->|<\?xml.*?\?>)*+"  # possessive: backtracking would take exponential time
+_PROLOGUE = r"(?>\s+|<!--.*?-->|<\?xml.*?\?>)*"  # atomic: backtracking would take exponential time
 _HTML = re.compile(rf"{_PROLOGUE}<(?:!doctype\s+html|html)\b", re.IGNORECASE | re.DOTALL)
 _META_CHARSET = re.compile(rb"<meta[^>]{1,200}?charset\s*=\s*[\"']?([\w.:-]{2,40})", re.IGNORECASE)
 _NOT_FOR_READERS = ("{\\rtf", "%!PS")  # formats whose bytes are text, though what a reader sees is not

@@ -14,9 +14,10 @@ if TYPE_CHECKING:
     from pypdfium2 import PdfDocument
 
 _LOCK = threading.Lock()  # PDFium is not thread-safe, whatever the document
-# PDFium's mark for a hyphen that only splits a word at the end of a line.
-_SOFT_HYPHEN = re.compile("[\x02\ufffe]\n?")
-_CONTROLS = re.compile("[\x01-\x08\x0b\x0e-\x1f]")
+# PDFium puts a mark where a hyphen at a line's end split a word, and joins the lines. Before a capital or a digit the
+# hyphen is the word's own ("Case-Study").
+_OWN_HYPHEN = re.compile(r"[\x02\ufffe](?=[A-Z\d])")
+_CONTROLS = re.compile("[\x01-\x08\x0b\x0e-\x1f\ufffe\uffff]")
 _PROTECTED = {4, 5}  # FPDF_ERR_PASSWORD, FPDF_ERR_SECURITY
 
 
@@ -73,7 +74,7 @@ def _page_text(document: PdfDocument, number: int, name: str) -> str:
     except PdfiumError as error:
         raise ParseError(f"{name} is a damaged PDF: page {number} can't be read ({error}).") from error
     text = text.replace("\r\n", "\n").replace("\r", "\n")
-    return clean(_CONTROLS.sub("", _SOFT_HYPHEN.sub("", text))).strip("\n")
+    return clean(_CONTROLS.sub("", _OWN_HYPHEN.sub("-", text))).strip("\n")
 
 
 def _metadata(document: PdfDocument) -> dict[str, Scalar]:
