@@ -14,9 +14,11 @@ from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock, Timeout
 
-from ragfm.catalog import FILE, HEAD, Catalog
+from ragfm.catalog import Catalog
 from ragfm.chunk import ChunkSettings
+from ragfm.commit import CatalogWriter
 from ragfm.config import Settings, load_settings
+from ragfm.database import FILE, HEAD
 from ragfm.durable import sync_folder
 from ragfm.embed import load_embedder
 from ragfm.errors import (
@@ -107,7 +109,7 @@ class Store:
             return self._snapshot
 
     @contextmanager
-    def writing(self) -> Iterator[Catalog]:
+    def writing(self) -> Iterator[CatalogWriter]:
         """The catalog for writing, made if there is none, under the lock that there is one of.
 
         Raises CollectionBusyError, which names the holder, and CollectionReadOnlyError.
@@ -128,7 +130,7 @@ class Store:
             ) from error
         try:
             self._holder_file.write_text(json.dumps({"pid": os.getpid(), "host": socket.gethostname()}))
-            catalog = Catalog(self.folder, writable=True)
+            catalog = CatalogWriter(self.folder)
             try:
                 yield catalog
             finally:
@@ -171,7 +173,7 @@ class Store:
         temporary = self.folder.with_name(f"{self.folder.name}.{os.getpid()}.new")
         try:
             temporary.mkdir(parents=True)
-            Catalog.create(temporary, contract)
+            CatalogWriter.create(temporary, contract)
             temporary.rename(self.folder)
             sync_folder(self.folder.parent)
         except OSError as error:

@@ -18,12 +18,13 @@ from dataclasses import asdict, dataclass
 from hashlib import blake2b
 from typing import TYPE_CHECKING, Any
 
-from ragfm.catalog import Catalog, Failure, NewDocument, Source, text_hash
 from ragfm.chunk import CHUNKER, ChunkSettings, split
+from ragfm.commit import CatalogWriter, Failure, NewDocument, text_hash
 from ragfm.errors import EmbedderMismatchError, ParseError, SkipDocument, SourceError
 from ragfm.parse import PARSER, parse
 
 if TYPE_CHECKING:
+    from ragfm.catalog import Source
     from ragfm.types import Blob, Connector, Embedder, Ref, Scalar
 
 WINDOW = 512
@@ -99,7 +100,7 @@ class Sync:
 
     def __init__(
         self,
-        catalog: Catalog,
+        catalog: CatalogWriter,
         source: Source,
         embedder: Callable[[], Embedder],
         settings: ChunkSettings,

@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from ragfm import Blob, Collection, Ref, Settings
-from ragfm.catalog import Catalog, Source
+from ragfm.catalog import Source
 from ragfm.chunk import ChunkSettings
+from ragfm.commit import CatalogWriter
 from ragfm.errors import EmbedderMismatchError, SourceError
 from ragfm.sync import Progress, Sync, SyncReport
 from ragfm.testing import HashingEmbedder
@@ -195,20 +196,20 @@ def test_a_kill_between_commits_keeps_what_was_committed(
     folder.mkdir()
     for number in range(30):
         (folder / f"{number:03}.txt").write_text(f"Document number {number}.")
-    commit, calls = Catalog.commit, []
+    commit, calls = CatalogWriter.commit, []
 
-    def killed(self: Catalog, *given: object) -> int:
+    def killed(self: CatalogWriter, *given: object) -> int:
         calls.append(given)
         if len(calls) == 3:
             raise KeyboardInterrupt
         return commit(self, *given)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(Catalog, "commit", killed)
+    monkeypatch.setattr(CatalogWriter, "commit", killed)
     with pytest.raises(KeyboardInterrupt):
         collection.sync(folder)
     assert len(collection.documents()) == 20
     assert len(collection.search("document number", k=30)) == 20
-    monkeypatch.setattr(Catalog, "commit", commit)
+    monkeypatch.setattr(CatalogWriter, "commit", commit)
     report = collection.sync(folder)
     assert (report.added, report.unchanged, report.chunks) == (10, 20, 0)
 
