@@ -26,9 +26,11 @@ def load_embedder(name: str = "bundled") -> Embedder:
 
     Raises ModelNotFoundError or UnknownPluginError.
     """
+    if name in plugins("embedders"):
+        return cast("Embedder", load_plugin("embedders", name)())
     plugin, colon, model = name.partition(":")
     if not colon:
-        plugin, model = (name, name) if name in plugins("embedders") else ("sentence-transformers", name)
+        plugin, model = "sentence-transformers", name
     return cast("Embedder", load_plugin("embedders", plugin)(model))
 
 

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from ragfm.chunk import CHUNKER, ChunkSettings, split
 from ragfm.commit import CatalogWriter, Failure, NewDocument, text_hash
-from ragfm.errors import EmbedderMismatchError, ParseError, SkipDocument, SourceError
+from ragfm.errors import EmbedderMismatchError, MissingExtraError, ParseError, SkipDocument, SourceError
 from ragfm.parse import PARSER, parse
 
 if TYPE_CHECKING:
@@ -87,7 +87,8 @@ def check_contract(stored: Mapping[str, Any], embedder: Embedder) -> None:
         names = ", ".join(f"{key} {stored.get(key)!r} there, {given[key]!r} now" for key in different)
         raise EmbedderMismatchError(
             f"The collection was made with the embedder {stored['model']!r}, this is {given['model']!r} ({names}).",
-            f"Use the first one, or re-embed with `ragfm reembed --embedder {given['model']}`.",
+            f"Use the first one, or ingest into another folder with -c; `ragfm reembed --embedder {given['model']}`, "
+            "which switches in place, comes with a later version.",
         )
 
 
@@ -178,7 +179,7 @@ class Sync:
         except SkipDocument as skip:
             self._skipped[ref.path] = str(skip)
             return
-        except ParseError as error:
+        except (ParseError, MissingExtraError) as error:
             self._fail(ref, "parse", str(error))
             return
         embedder = self._embedder()

@@ -182,7 +182,7 @@ class Miscounting(ScriptedReader):
     ids=lambda value: value if isinstance(value, str) else "",
 )
 def test_the_contract_finds_what_is_broken(broken: ScriptedReader, said: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ragfm.reader_contract._SECONDS", 0.3)
+    monkeypatch.setattr("ragfm.testing.reader_contract._SECONDS", 0.3)
     with pytest.raises(AssertionError, match=said):
         check_reader(broken)
 

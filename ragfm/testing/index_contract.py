@@ -1,4 +1,4 @@
-"""Contract tests of the seams `VectorIndex` and `Connector`; public as part of `ragfm.testing`."""
+"""What every vector index owes, as a test: `ragfm.testing.check_vector_index`."""
 
 from __future__ import annotations
 
@@ -6,12 +6,11 @@ import tempfile
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from hashlib import blake2b
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ragfm.errors import ConnectorError
-from ragfm.types import Blob, Connector, Ref, VectorIndex
+from ragfm.testing.contract import require
+from ragfm.types import VectorIndex
 
 if TYPE_CHECKING:
     from ragfm.types import Ids, Vectors
@@ -41,74 +40,6 @@ def check_vector_index(index_class: type[VectorIndex], *, recall: float = 1.0) -
     empty = index_class.build(nothing.ids, nothing.vectors)
     _check_searches(empty, nothing)
     _check_saving(index_class, empty, nothing)
-
-
-def check_connector(connector: Connector) -> None:
-    """List a source three times and fetch all that it holds. Raises AssertionError with what is wrong.
-
-    Point it at a small source with something in it, that nobody changes meanwhile.
-    """
-    require(isinstance(connector, Connector), f"{connector!r} lacks a part of the Connector protocol")
-    require(isinstance(connector.root, (str, Path)), f"root is {connector.root!r}, neither a text nor a path")
-    first = _listing(connector)
-    before = {path: _digest(connector, ref) for path, ref in first.items()}
-    second, third = _listing(connector), _listing(connector)
-    require(first.keys() == second.keys() == third.keys(), "listed twice, the source holds other entries")
-    for path, ref in first.items():
-        # A revision may change once with the content as it was: that of a file which had only just been written.
-        changed = ref.revision != second[path].revision and second[path].revision != third[path].revision
-        if changed and before[path] is not None:
-            require(_digest(connector, third[path]) != before[path], f"{path!r} gets a new revision at every listing")
-
-
-def require(condition: bool, message: str) -> None:
-    """An assertion that `python -O` leaves in."""
-    if not condition:
-        raise AssertionError(message)
-
-
-# --- Connectors --------------------------------------------------------------------------------------------------
-
-
-def _listing(connector: Connector) -> dict[str, Ref]:
-    listed: dict[str, Ref] = {}
-    for ref in connector.refs():
-        require(isinstance(ref, Ref), f"refs() gives {ref!r}, which is no Ref")
-        require(ref.path not in listed, f"{ref.path!r} is listed twice")
-        parts = PurePosixPath(ref.path).parts
-        sound = "/".join(parts) == ref.path and ".." not in parts and not ref.path.startswith("/")
-        require(sound or "://" in ref.path, f"{ref.path!r} is not a plain path relative to the source")
-        require(_is_utf8(ref.path), f"{ref.path!r} can't be written as UTF-8")
-        require(ref.skip is None or ref.error is None, f"{ref.path!r} has both skip and error")
-        require(ref.skip != "" and ref.error != "", f"{ref.path!r} is skipped or failed without a reason")
-        listed[ref.path] = ref
-    require("" not in listed or len(listed) == 1, "an empty path is for a source that is a single document")
-    return listed
-
-
-def _is_utf8(text: str) -> bool:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
-def _digest(connector: Connector, ref: Ref) -> bytes | None:
-    if ref.skip is not None or ref.error is not None:
-        return None
-    try:
-        blob = connector.fetch(ref)
-    except (ConnectorError, OSError):
-        return None
-    require(isinstance(blob, Blob) and isinstance(blob.data, bytes), f"fetch gives {blob!r} for {ref.path!r}")
-    require(blob.media_type is None or "/" in blob.media_type, f"{blob.media_type!r} is not a media type")
-    for key, value in blob.metadata.items():
-        require(isinstance(key, str) and isinstance(value, str | int | float), f"metadata {key!r}: {value!r}")
-    return blake2b(blob.data).digest()
-
-
-# --- Vector indexes ----------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)

@@ -14,15 +14,24 @@ from hashlib import blake2b
 from typing import TYPE_CHECKING, Literal
 
 from ragfm.errors import TooLongError
-from ragfm.plugin_contracts import check_connector, check_vector_index
-from ragfm.reader_contract import check_reader
 from ragfm.readers import completion_room, speak
+from ragfm.testing.connector_contract import check_connector
+from ragfm.testing.embedder_contract import check_embedder
+from ragfm.testing.index_contract import check_vector_index
+from ragfm.testing.reader_contract import check_reader
 from ragfm.types import Message, Sampling, Scalar, Stream, Usage
 
 if TYPE_CHECKING:
     from ragfm.types import Offsets, Vectors
 
-__all__ = ["HashingEmbedder", "ScriptedReader", "check_connector", "check_reader", "check_vector_index"]
+__all__ = [
+    "HashingEmbedder",
+    "ScriptedReader",
+    "check_connector",
+    "check_embedder",
+    "check_reader",
+    "check_vector_index",
+]
 
 _TOKEN = re.compile(r"\w+|[^\w\s]")
 
