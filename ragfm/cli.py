@@ -5,7 +5,6 @@ With `--json`, standard output is one JSON object and nothing else; progress and
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import sys
@@ -18,12 +17,22 @@ import click
 
 from ragfm import __version__
 from ragfm.errors import RagfmError
+from ragfm.show import (
+    answer_json,
+    hit_json,
+    indented,
+    print_answer,
+    print_citations,
+    print_json,
+    print_report,
+    where,
+)
 
 if TYPE_CHECKING:
     from ragfm.collection import Collection
     from ragfm.rag import Rag
-    from ragfm.sync import Progress, SyncReport
-    from ragfm.types import Answer, Hit, Message, Scalar
+    from ragfm.sync import Progress
+    from ragfm.types import Answer, Message, Scalar
 
 OK, FAILED, USAGE, SOME_FAILED, INTERRUPTED = 0, 1, 2, 3, 130
 
@@ -59,7 +68,7 @@ def _complain(code: int, error: BaseException, message: str, hint: str, *, wants
     if "--debug" in sys.argv:
         logging.getLogger(__name__).error("%s", type(error).__name__, exc_info=error)
     if wants_json:
-        _print_json({"error": {"type": type(error).__name__, "message": message, "hint": hint}})
+        print_json({"error": {"type": type(error).__name__, "message": message, "hint": hint}})
     else:
         click.echo(f"ragfm: {message} {hint}".strip(), err=True)
     return code
@@ -128,9 +137,9 @@ def ingest(
     with _open(collection, embedder=embedder) as store, _progress_bar() as progress:
         report = merge_reports([store.sync(one, **given, progress=progress) for one in source or (None,)])
     if as_json:
-        _print_json(asdict(report))
+        print_json(asdict(report))
     else:
-        _print_report(report)
+        print_report(report)
     return SOME_FAILED if report.failed else OK
 
 
@@ -148,11 +157,11 @@ def search(collection: str, as_json: bool, query: str, k: int | None, mode: Any,
     with _open(collection) as store:
         hits = store.search(_not_empty(query), k, mode=mode, filter=filter)
     if as_json:
-        _print_json({"query": query, "hits": [_hit_json(hit) for hit in hits]})
+        print_json({"query": query, "hits": [hit_json(hit) for hit in hits]})
         return OK
     for rank, hit in enumerate(hits, 1):
         score = "" if hit.score is None else f"{hit.score:.3f}  "
-        click.echo(f"{rank}. {score}{click.style(_where(hit), bold=True)}\n{_indented(hit.text)}\n")
+        click.echo(f"{rank}. {score}{click.style(where(hit), bold=True)}\n{indented(hit.text)}\n")
     if not hits:
         click.echo("Nothing found.")
     return OK
@@ -173,9 +182,9 @@ def ask(
     with _open(collection) as store:
         answer = _rag(store, reader, k, adapter).ask(_not_empty(question), filter=filter)
     if as_json:
-        _print_json(_answer_json(answer))
+        print_json(answer_json(answer))
     else:
-        _print_answer(answer)
+        print_answer(answer)
     return OK
 
 
@@ -199,7 +208,7 @@ def chat(
         while (line := _read_line()) is not None:
             if line == "/sources":
                 for hit in answer.hits if answer else ():
-                    click.echo(f"[{hit.n or '-'}] {_where(hit)}\n{_indented(hit.text)}\n")
+                    click.echo(f"[{hit.n or '-'}] {where(hit)}\n{indented(hit.text)}\n")
             elif line.startswith("/"):
                 click.echo("/sources  the passages of the last answer\n/quit     end")
             elif line:
@@ -214,7 +223,7 @@ def status(collection: str, as_json: bool) -> int:
     with _open(collection) as store:
         now = store.status()
     if as_json:
-        _print_json(asdict(now))
+        print_json(asdict(now))
         return OK
     index = now.indexes[0]
     click.echo(f"{now.documents} documents, {now.chunks} chunks, generation {now.generation}")
@@ -237,11 +246,11 @@ def documents(collection: str, as_json: bool, uri: str | None, filter: str | Non
         if uri is not None:
             document = store.document(uri)
             shown = {key: value for key, value in asdict(document).items() if key != "marks"}
-            _print_json(shown) if as_json else click.echo(document.text)
+            print_json(shown) if as_json else click.echo(document.text)
             return OK
         infos = store.documents(filter)
     if as_json:
-        _print_json({"documents": [asdict(info) for info in infos]})
+        print_json({"documents": [asdict(info) for info in infos]})
     for info in infos if not as_json else ():
         click.echo(f"{info.uri}  {info.media_type}, {info.characters} characters, {info.chunks} chunks")
     return OK
@@ -255,7 +264,7 @@ def plugins(as_json: bool) -> int:
     from ragfm.registry import plugins as installed
 
     if as_json:
-        _print_json({kind: {name: point.value for name, point in installed(kind).items()} for kind in KINDS})
+        print_json({kind: {name: point.value for name, point in installed(kind).items()} for kind in KINDS})
         return OK
     for kind in KINDS:
         for name, point in installed(kind).items():
@@ -279,7 +288,7 @@ def demo(folder: str, as_json: bool) -> int:
     with _open(os.path.join(folder, ".ragfm")) as store, _progress_bar() as progress:  # noqa: PTH118
         report = store.sync(handbook, progress=progress)
         if not as_json:
-            _print_report(report)
+            print_report(report)
         rag = Rag(store)
         answers = []
         for question in QUESTIONS:
@@ -287,9 +296,9 @@ def demo(folder: str, as_json: bool) -> int:
                 click.echo(f"\n{click.style(question, bold=True)}")
             answers.append(rag.ask(question))
             if not as_json:
-                _print_answer(answers[-1])
+                print_answer(answers[-1])
     if as_json:
-        _print_json({"ingest": asdict(report), "answers": [_answer_json(answer) for answer in answers]})
+        print_json({"ingest": asdict(report), "answers": [answer_json(answer) for answer in answers]})
     else:
         click.echo(f"\nThe documents are in {handbook}. Ask your own question:\n\n    "
                    f"ragfm ask -c {os.path.join(folder, '.ragfm')} 'What is the wifi password?'")  # noqa: PTH118  # fmt: skip
@@ -327,7 +336,7 @@ def _stream_answer(rag: Rag, question: str, history: list[Message], filter: str 
         click.echo(f"ragfm: {error}", err=True)
         return None
     click.echo("")
-    _print_citations(stream.answer)
+    print_citations(stream.answer)
     click.echo("")
     history += [Message("user", question), Message("assistant", stream.answer.text)]
     return stream.answer
@@ -379,56 +388,3 @@ def _not_empty(text: str) -> str:
     if not text.strip():
         raise click.UsageError("The question is empty.", click.get_current_context())
     return text
-
-
-def _print_json(value: Any) -> None:
-    click.echo(json.dumps(value, ensure_ascii=False))
-
-
-def _hit_json(hit: Hit) -> dict[str, Any]:
-    keys = ("uri", "page", "place", "start", "end", "headings", "text", "score", "scores", "chunk_id")
-    return {key: getattr(hit, key) for key in keys}
-
-
-def _answer_json(answer: Answer) -> dict[str, Any]:
-    value = asdict(answer)
-    value["answer"] = value.pop("text")
-    value["hits"] = [{**_hit_json(hit), "n": hit.n} for hit in answer.hits]
-    order = ("question", "answer", "abstained", "citations", "hits", "dropped", "usage", "seconds")
-    return {key: value[key] for key in order}
-
-
-def _print_report(report: SyncReport) -> None:
-    click.echo(
-        f"{report.added} added, {report.updated} updated, {report.removed} removed, {report.unchanged} unchanged; "
-        f"{report.chunks} chunks embedded in {report.seconds:.1f} s"
-    )
-    for skip in report.skipped:
-        click.echo(f"skipped {skip.uri}: {skip.why}", err=True)
-    for failure in report.failed:
-        still = "; an older version still serves" if failure.stale else ""
-        click.echo(f"failed {failure.uri} ({failure.stage}): {failure.error}{still}", err=True)
-
-
-def _print_answer(answer: Answer) -> None:
-    click.echo(answer.text)
-    _print_citations(answer)
-
-
-def _print_citations(answer: Answer) -> None:
-    for citation in answer.citations:
-        page = f", page {citation.page}" if citation.page else ""
-        mark = "" if citation.verified else " (not verified)"
-        quote = " ".join(citation.quote.split())
-        click.echo(f"  [{citation.n}] {citation.uri}{page}: {click.style(f'“{quote}”', dim=True)}{mark}")
-
-
-def _where(hit: Hit) -> str:
-    page = f", page {hit.page}" if hit.page else ""
-    place = f", {hit.place}" if hit.place else ""
-    headings = f"  {' > '.join(hit.headings)}" if hit.headings else ""
-    return f"{hit.uri}{page}{place}{headings}"
-
-
-def _indented(text: str) -> str:
-    return "\n".join(f"   {line}" for line in text.splitlines())

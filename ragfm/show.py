@@ -1,0 +1,74 @@
+"""How the command line shows results: as JSON, and for people."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from ragfm.sync import SyncReport
+    from ragfm.types import Answer, Hit
+
+
+def print_json(value: Any) -> None:
+    """One JSON object on standard output."""
+    click.echo(json.dumps(value, ensure_ascii=False))
+
+
+def hit_json(hit: Hit) -> dict[str, Any]:
+    """A hit as the command line's contract has it."""
+    keys = ("uri", "page", "place", "start", "end", "headings", "text", "score", "scores", "chunk_id")
+    return {key: getattr(hit, key) for key in keys}
+
+
+def answer_json(answer: Answer) -> dict[str, Any]:
+    """An answer as the command line's contract has it."""
+    value = asdict(answer)
+    value["answer"] = value.pop("text")
+    value["hits"] = [{**hit_json(hit), "n": hit.n} for hit in answer.hits]
+    order = ("question", "answer", "abstained", "citations", "hits", "dropped", "usage", "seconds")
+    return {key: value[key] for key in order}
+
+
+def print_report(report: SyncReport) -> None:
+    """What a sync did; what was left out goes to standard error."""
+    click.echo(
+        f"{report.added} added, {report.updated} updated, {report.removed} removed, {report.unchanged} unchanged; "
+        f"{report.chunks} chunks embedded in {report.seconds:.1f} s"
+    )
+    for skip in report.skipped:
+        click.echo(f"skipped {skip.uri}: {skip.why}", err=True)
+    for failure in report.failed:
+        still = "; an older version still serves" if failure.stale else ""
+        click.echo(f"failed {failure.uri} ({failure.stage}): {failure.error}{still}", err=True)
+
+
+def print_answer(answer: Answer) -> None:
+    """An answer and its citations."""
+    click.echo(answer.text)
+    print_citations(answer)
+
+
+def print_citations(answer: Answer) -> None:
+    """Each citation with its quote, and whether it holds."""
+    for citation in answer.citations:
+        page = f", page {citation.page}" if citation.page else ""
+        mark = "" if citation.verified else " (not verified)"
+        quote = " ".join(citation.quote.split())
+        click.echo(f"  [{citation.n}] {citation.uri}{page}: {click.style(f'“{quote}”', dim=True)}{mark}")
+
+
+def where(hit: Hit) -> str:
+    """A hit's document, page, place and headings."""
+    page = f", page {hit.page}" if hit.page else ""
+    place = f", {hit.place}" if hit.place else ""
+    headings = f"  {' > '.join(hit.headings)}" if hit.headings else ""
+    return f"{hit.uri}{page}{place}{headings}"
+
+
+def indented(text: str) -> str:
+    """Text set in by three spaces."""
+    return "\n".join(f"   {line}" for line in text.splitlines())
