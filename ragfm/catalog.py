@@ -163,22 +163,22 @@ class Catalog:
         joined = chunks.outerjoin(
             vectors, sa.and_(vectors.c.text_hash == chunks.c.text_hash, vectors.c.contract_id == contract_id)
         )
-        query = (
-            sa.select(chunks.c.id, vectors.c.vector)
-            .select_from(joined)
-            .where(alive(chunks, generation), chunks.c.born > born_after)
-            .order_by(chunks.c.id)
-        )
+        wanted = (alive(chunks, generation), chunks.c.born > born_after)
+        query = sa.select(chunks.c.id, vectors.c.vector).select_from(joined).where(*wanted).order_by(chunks.c.id)
         with self.read() as connection:
-            rows = connection.execute(query).all()
-        bad = next((row.id for row in rows if row.vector is None or len(row.vector) != 4 * dim), None)
-        if bad is not None:
-            raise DamagedCollectionError(
-                f"Chunk {bad} in {self.folder / FILE} has no vector of {dim} numbers.", "Restore it from a backup."
-            )
-        ids = np.array([row.id for row in rows], dtype=np.int64)
-        matrix = np.frombuffer(b"".join(row.vector for row in rows), dtype="<f4").reshape(len(rows), dim)
-        return ids, matrix.astype(np.float32, copy=False)
+            count = connection.execute(sa.select(sa.func.count()).select_from(chunks).where(*wanted)).scalar_one()
+            ids = np.empty(count, dtype=np.int64)
+            matrix = np.empty((count, dim), dtype=np.float32)
+            rows = connection.execution_options(yield_per=1000).execute(query)  # never all of them as Python objects
+            for place, row in enumerate(rows):
+                if row.vector is None or len(row.vector) != 4 * dim:
+                    raise DamagedCollectionError(
+                        f"Chunk {row.id} in {self.folder / FILE} has no vector of {dim} numbers.",
+                        "Restore it from a backup.",
+                    )
+                ids[place] = row.id
+                matrix[place] = np.frombuffer(row.vector, dtype="<f4")
+        return ids, matrix
 
     def chunk_ids(self, generation: int, *conditions: sa.ColumnElement[bool], born_up_to: int | None = None) -> Ids:
         """Ids of the chunks that live at a generation and whose documents meet the conditions, ascending."""

@@ -154,7 +154,7 @@ def ingest(
 @_shared
 def search(collection: str, as_json: bool, query: str, k: int | None, mode: Any, filter: str | None) -> int:
     """Find the passages nearest to QUERY."""
-    with _open(collection) as store:
+    with _open(collection) as store, _busy("searching"):
         hits = store.search(_not_empty(query), k, mode=mode, filter=filter)
     if as_json:
         print_json({"query": query, "hits": [hit_json(hit) for hit in hits]})
@@ -179,7 +179,7 @@ def ask(
     adapter: str | None,
 ) -> int:  # fmt: skip
     """Answer QUESTION from the documents, with citations."""
-    with _open(collection) as store:
+    with _open(collection) as store, _busy("searching and reading"):
         answer = _rag(store, reader, k, adapter).ask(_not_empty(question), filter=filter)
     if as_json:
         print_json(answer_json(answer))
@@ -294,7 +294,8 @@ def demo(folder: str, as_json: bool) -> int:
         for question in QUESTIONS:
             if not as_json:
                 click.echo(f"\n{click.style(question, bold=True)}")
-            answers.append(rag.ask(question))
+            with _busy("reading"):
+                answers.append(rag.ask(question))
             if not as_json:
                 print_answer(answers[-1])
     if as_json:
@@ -349,6 +350,19 @@ def _read_line() -> str | None:
         click.echo("")
         return None
     return None if line in ("/quit", "/exit") else line
+
+
+@contextmanager
+def _busy(what: str) -> Iterator[None]:
+    """A word on a terminal while models are loaded, which takes seconds; it goes when the result comes."""
+    shown = sys.stderr.isatty()
+    if shown:
+        click.echo(f"{what} …", nl=False, err=True)
+    try:
+        yield
+    finally:
+        if shown:
+            click.echo("\r\x1b[K", nl=False, err=True)
 
 
 @contextmanager
