@@ -164,8 +164,11 @@ class Store:
     def _create(self) -> None:
         embedder = self._load(self.settings.embedder)
         contract = dict(embedder.fingerprint)
-        given = self._given or self.settings.embedder
-        contract["embedder"] = given if isinstance(given, str) else contract["model"]
+        name = (
+            str(contract["model"]) if not isinstance(self._given, str | None) else self._given or self.settings.embedder
+        )
+        # A relative path would mean another folder to who opens the collection from elsewhere.
+        contract["embedder"] = str(Path(name).expanduser().absolute()) if Path(name).expanduser().exists() else name
         if self.folder.is_dir() and any(self.folder.iterdir()):
             raise CollectionError(
                 f"{self.folder} is not empty and holds no collection.", "Name another folder with -c."

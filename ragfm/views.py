@@ -21,7 +21,7 @@ import numpy as np
 
 from ragfm.catalog import Catalog
 from ragfm.durable import checksummed, file_checksum, read_checksummed, sync_file, sync_folder, write_durably
-from ragfm.errors import DamagedCollectionError
+from ragfm.errors import CollectionError, DamagedCollectionError
 from ragfm.registry import load_plugin
 
 if TYPE_CHECKING:
@@ -104,8 +104,20 @@ def build_view(catalog: Catalog, kind: str, generation: int) -> View:
 
 
 def save_view(root: Path, catalog: Catalog, view: View) -> View:
-    """Write a view durably beside the older ones, then remove those. Gives the view with its folder."""
-    folder = root / FOLDER / f"dense-{view.generation:010d}"
+    """Write a view durably beside the older ones, then remove those. Gives the view with its folder.
+
+    Raises CollectionError where it can't be written.
+    """
+    try:
+        return _save(root / FOLDER / f"dense-{view.generation:010d}", catalog, view)
+    except OSError as error:
+        raise CollectionError(
+            f"The documents are in, but the view {root / FOLDER} can't be saved: {error.strerror or error}.",
+            "Searches rebuild it in memory meanwhile; the next ingest saves it.",
+        ) from error
+
+
+def _save(folder: Path, catalog: Catalog, view: View) -> View:
     temporary = folder.with_name(f"{folder.name}.{os.getpid()}.new")
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
