@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import gzip
 import json
-import os
 import re
 from collections.abc import Callable, Sequence
 from functools import cache
@@ -23,8 +22,6 @@ from ragfm.types import Chunk, Document, Mark
 if TYPE_CHECKING:
     from ragfm.types import Offsets
 
-DATA = Path(os.environ.get("RAGFM_DATA", Path(__file__).parents[2] / "shared" / "data"))
-needs_data = pytest.mark.skipif(not DATA.is_dir(), reason="$RAGFM_DATA is not there")
 Tokenize: TypeAlias = "Callable[[Sequence[str]], list[Offsets]]"
 
 words = HashingEmbedder().tokenize
@@ -383,9 +380,8 @@ def test_tokenises_a_long_text_about_twice(unit: str) -> None:
 
 
 @pytest.mark.data
-@needs_data
-def test_laws_hold_for_real_documents() -> None:
-    files = [path for path in sorted(DATA.glob("documents/*/**/*")) if path.suffix in (".md", ".txt", ".csv", ".html")]
+def test_laws_hold_for_real_documents(data: Path) -> None:
+    files = [path for path in sorted(data.glob("documents/*/**/*")) if path.suffix in (".md", ".txt", ".csv", ".html")]
     assert files
     for path in files:
         text = path.read_text(encoding="utf-8", errors="replace")[:100_000]
@@ -395,10 +391,9 @@ def test_laws_hold_for_real_documents() -> None:
 
 
 @pytest.mark.data
-@needs_data
 @pytest.mark.parametrize("language", ["en", "de", "es", "zh", "ar", "ru"])
-def test_laws_hold_for_languages(language: str) -> None:
-    articles = json.loads(gzip.decompress((DATA / f"xquad/xquad.{language}.json.gz").read_bytes()))["data"]
+def test_laws_hold_for_languages(language: str, data: Path) -> None:
+    articles = json.loads(gzip.decompress((data / f"xquad/xquad.{language}.json.gz").read_bytes()))["data"]
     for article in articles[:10]:
         doc = document("\n\n".join(paragraph["context"] for paragraph in article["paragraphs"]))
         for limit in (64, 254):
