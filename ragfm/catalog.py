@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import sqlalchemy as sa
 
-from ragfm.database import FILE, batches, open_engine, read_head
+from ragfm.database import FILE, batches, open_engine, read_head, unreadable
 from ragfm.errors import DamagedCollectionError
 from ragfm.schema import (
     SCHEMA_VERSION,
@@ -69,9 +69,7 @@ class Catalog:
             self._check()
         except sa.exc.DatabaseError as error:
             self.close()
-            raise DamagedCollectionError(
-                f"The catalog {folder / FILE} can't be read: {error.orig}.", "Restore it from a backup."
-            ) from error
+            raise unreadable(folder, error) from error
         except DamagedCollectionError:
             self.close()
             raise
@@ -180,21 +178,21 @@ class Catalog:
                 matrix[place] = np.frombuffer(row.vector, dtype="<f4")
         return ids, matrix
 
-    def chunk_ids(self, generation: int, *conditions: sa.ColumnElement[bool], born_up_to: int | None = None) -> Ids:
+    def chunk_ids(self, generation: int, *conditions: sa.ColumnElement[bool]) -> Ids:
         """Ids of the chunks that live at a generation and whose documents meet the conditions, ascending."""
         query = sa.select(chunks.c.id).where(alive(chunks, generation)).order_by(chunks.c.id)
         if conditions:
             query = query.join(documents, documents.c.id == chunks.c.document_id).where(*conditions)
+        with self.read() as connection:
+            return np.fromiter(connection.execute(query).scalars(), dtype=np.int64)
+
+    def dead_ids(self, after: int, up_to: int, *, born_up_to: int | None = None) -> Ids:
+        """Ids of the chunks that died in the generations (after, up_to]."""
+        query = sa.select(chunks.c.id).where(chunks.c.died > after, chunks.c.died <= up_to)
         if born_up_to is not None:
             query = query.where(chunks.c.born <= born_up_to)
         with self.read() as connection:
             return np.fromiter(connection.execute(query).scalars(), dtype=np.int64)
-
-    def has_deaths(self, after: int, up_to: int) -> bool:
-        """Whether a chunk born up to generation `after` died in (after, up_to]."""
-        query = sa.select(sa.exists().where(chunks.c.born <= after, chunks.c.died > after, chunks.c.died <= up_to))
-        with self.read() as connection:
-            return bool(connection.execute(query).scalar_one())
 
     def chunk_rows(self, ids: Sequence[int]) -> dict[int, Any]:
         """Chunks by id, with the uri of their documents and their text."""
@@ -221,7 +219,7 @@ class Catalog:
         """The documents that live at a generation and meet the conditions, in order of uri."""
         columns = [column for column in documents.c if column.name != "text"]
         query = (
-            sa.select(*columns, sources.c.name.label("source"), sa.func.length(documents.c.text).label("characters"))
+            sa.select(*columns, sources.c.name.label("source"))
             .join(sources, sources.c.id == documents.c.source_id)
             .where(alive(documents, generation), *conditions)
             .order_by(documents.c.uri)

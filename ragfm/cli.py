@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ragfm import __version__
-from ragfm.errors import RagfmError
+from ragfm.errors import FilterError, RagfmError
 from ragfm.show import (
     answer_json,
     hit_json,
@@ -25,6 +25,7 @@ from ragfm.show import (
     print_citations,
     print_json,
     print_report,
+    printable,
     where,
 )
 
@@ -39,46 +40,67 @@ OK, FAILED, USAGE, SOME_FAILED, INTERRUPTED = 0, 1, 2, 3, 130
 
 def main() -> None:
     """Run a command and exit with its code; every failure is one clear line, `--debug` shows the traceback."""
-    wants_json, debug = "--json" in sys.argv, "--debug" in sys.argv
     try:
         code = ragfm.main(standalone_mode=False) or OK
-        sys.stdout.flush()
+        if sys.stdout:
+            sys.stdout.flush()
     except click.exceptions.Exit as stop:
         code = stop.exit_code
     except click.UsageError as error:
         hint = f"See `{error.ctx.command_path} --help`." if error.ctx else "See `ragfm --help`."
-        code = _complain(USAGE, error, error.format_message(), hint, wants_json=wants_json)
+        code = _complain(USAGE, error, error.format_message(), hint)
+    except FilterError as error:
+        code = _complain(USAGE, error, error.message, error.hint)
     except RagfmError as error:
-        code = _complain(FAILED, error, error.message, error.hint, wants_json=wants_json)
-    except (KeyboardInterrupt, click.Abort) as error:
-        hint = "What was committed is kept; run the same command to go on."
-        code = _complain(INTERRUPTED, error, "Interrupted.", hint, wants_json=wants_json)
+        code = _complain(FAILED, error, error.message, error.hint)
+    except (KeyboardInterrupt, click.Abort):
+        hint = "What was committed is kept; run it again to go on." if "ingest" in sys.argv else ""
+        code = _complain(INTERRUPTED, KeyboardInterrupt(), "Interrupted.", hint)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # so that the exit doesn't flush into it again
         code = FAILED
+    except OSError as error:
+        code = _complain(FAILED, error, f"{error.strerror or error}: {error.filename or 'output'}", "")
     except Exception as error:  # the last line of defence: no traceback for users
-        if debug:
-            raise
-        what = f"{type(error).__name__}: {error}"
-        code = _complain(FAILED, error, what, "Run it again with --debug for the details.", wants_json=wants_json)
+        hint = "That is a mistake in ragfm; --debug shows where."
+        code = _complain(FAILED, error, f"{type(error).__name__}: {error}", hint)
     sys.exit(code)
 
 
-def _complain(code: int, error: BaseException, message: str, hint: str, *, wants_json: bool) -> int:
+def _complain(code: int, error: BaseException, message: str, hint: str) -> int:
     if "--debug" in sys.argv:
         logging.getLogger(__name__).error("%s", type(error).__name__, exc_info=error)
-    if wants_json:
-        print_json({"error": {"type": type(error).__name__, "message": message, "hint": hint}})
-    else:
-        click.echo(f"ragfm: {message} {hint}".strip(), err=True)
+    try:
+        if "--json" in sys.argv:
+            print_json({"error": {"type": type(error).__name__, "message": message, "hint": hint}})
+            sys.stdout.flush()
+        else:
+            click.echo(printable(f"ragfm: {message} {hint}".strip()), err=True)
+    except OSError:  # standard output is what failed
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        click.echo(printable(f"ragfm: {message} {hint}".strip()), err=True)
     return code
+
+
+class _Filled(click.types.StringParamType):
+    """A text that is not empty: an unset shell variable must not mean the current folder, or everybody."""
+
+    name = "text"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        if not str(value).strip():
+            self.fail("it is empty.", param, ctx)
+        return str(super().convert(value, param, ctx))
+
+
+FILLED = _Filled()
 
 
 def _shared(function: Callable[..., Any]) -> Callable[..., Any]:
     """The options that all commands have."""
     collection = click.option(
-        "-c", "--collection", default=".ragfm", envvar="RAGFM_COLLECTION", metavar="DIR", show_default=True,
-        help="The collection's folder.",
+        "-c", "--collection", default=".ragfm", envvar="RAGFM_COLLECTION", metavar="DIR", type=FILLED,
+        show_default=True, help="The collection's folder.",
     )  # fmt: skip
     as_json = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
     debug = click.option("--debug", is_flag=True, expose_value=False, help="Show tracebacks and what is going on.")
@@ -86,15 +108,20 @@ def _shared(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 _filter = click.option("--filter", metavar="EXPR", help="Only documents whose metadata meets it: 'year >= 2024'.")
-_reader = click.option("--reader", metavar="NAME", help="The model that answers; see docs/configuration.md.")
-_adapter = click.option("--adapter", metavar="DIR|none", help="A LoRA adapter for the reader.")
+_reader = click.option(
+    "--reader", metavar="NAME", type=FILLED, help="The model that answers; see docs/configuration.md."
+)
+_adapter = click.option("--adapter", metavar="DIR|none", type=FILLED, help="A LoRA adapter for the reader.")
 _k = click.option("-k", type=click.IntRange(min=1), metavar="N", help="How many passages.")
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(context_settings={"help_option_names": ["-h", "--help"]}, invoke_without_command=True)
 @click.version_option(__version__, prog_name="ragfm")
-def ragfm() -> None:
+@click.pass_context
+def ragfm(context: click.Context) -> None:
     """Cited answers over your own documents, with foundation models that you run yourself."""
+    if context.invoked_subcommand is None:
+        click.echo(context.get_help())
     logging.basicConfig(
         level=logging.DEBUG if "--debug" in sys.argv else logging.WARNING,
         format="ragfm: %(message)s",
@@ -105,14 +132,18 @@ def ragfm() -> None:
 
 
 @ragfm.command()
-@click.argument("source", nargs=-1)
-@click.option("--name", metavar="N", help="What the documents' addresses begin with. Default: the location.")
-@click.option("--connector", metavar="C", help="The connector plugin. Default: files.")
-@click.option("--include", multiple=True, metavar="GLOB", help="Only files that match; may be repeated.")
-@click.option("--exclude", multiple=True, metavar="GLOB", help="No files that match; may be repeated.")
+@click.argument("source", nargs=-1, type=FILLED)
+@click.option(
+    "--name", metavar="N", type=FILLED, help="What the documents' addresses begin with. Default: the location."
+)
+@click.option("--connector", metavar="C", type=FILLED, help="The connector plugin. Default: files.")
+@click.option("--include", multiple=True, metavar="GLOB", type=FILLED, help="Only files that match; may be repeated.")
+@click.option("--exclude", multiple=True, metavar="GLOB", type=FILLED, help="No files that match; may be repeated.")
 @click.option("--tag", multiple=True, metavar="K=V", help="Metadata for all documents; may be repeated.")
-@click.option("--allow", multiple=True, metavar="GROUP", help="Only this group may see them; may be repeated.")
-@click.option("--embedder", metavar="E", help="The embedding model of a new collection.")
+@click.option(
+    "--allow", multiple=True, metavar="GROUP", type=FILLED, help="Only this group may see them; may be repeated."
+)
+@click.option("--embedder", metavar="E", type=FILLED, help="The embedding model of a new collection.")
 @_shared
 def ingest(
     collection: str, as_json: bool, source: tuple[str, ...], embedder: str | None, **options: Any
@@ -122,8 +153,6 @@ def ingest(
     Without SOURCE: the sources of ragfm.toml and those ingested before. Only what changed is parsed and embedded;
     what left a source leaves the collection.
     """
-    from ragfm.sync import merge_reports
-
     if options["name"] and len(source) != 1:
         raise click.UsageError("--name goes with exactly one SOURCE.", click.get_current_context())
     given = {
@@ -135,7 +164,7 @@ def ingest(
         "allow": options["allow"] or None,
     }
     with _open(collection, embedder=embedder) as store, _progress_bar() as progress:
-        report = merge_reports([store.sync(one, **given, progress=progress) for one in source or (None,)])
+        report = store.sync(*dict.fromkeys(source), **given, progress=progress)
     if as_json:
         print_json(asdict(report))
     else:
@@ -148,7 +177,7 @@ def ingest(
 @_k
 @click.option(
     "--mode", type=click.Choice(["hybrid", "dense", "keyword"]), default="hybrid", show_default=True,
-    help="Which indexes to ask; hybrid asks all that the collection has.",
+    help="Which indexes to ask; hybrid asks all that there are, which is the dense one yet.",
 )  # fmt: skip
 @_filter
 @_shared
@@ -232,7 +261,7 @@ def status(collection: str, as_json: bool) -> int:
     for source in now.sources:
         click.echo(f"source    {source['name']}  {source['documents']} documents by {source['connector']}")
     for failure in now.failed:
-        click.echo(f"failed    {failure.uri}  {failure.stage}: {failure.error}")
+        click.echo(printable(f"failed    {failure.uri}  {failure.stage}: {failure.error}"))
     return OK
 
 
@@ -246,13 +275,15 @@ def documents(collection: str, as_json: bool, uri: str | None, filter: str | Non
         if uri is not None:
             document = store.document(uri)
             shown = {key: value for key, value in asdict(document).items() if key != "marks"}
-            print_json(shown) if as_json else click.echo(document.text)
+            print_json(shown) if as_json else click.echo(printable(document.text))
             return OK
         infos = store.documents(filter)
     if as_json:
         print_json({"documents": [asdict(info) for info in infos]})
     for info in infos if not as_json else ():
-        click.echo(f"{info.uri}  {info.media_type}, {info.characters} characters, {info.chunks} chunks")
+        click.echo(
+            printable(repr(info.uri)[1:-1]) + f"  {info.media_type}, {info.characters} characters, {info.chunks} chunks"
+        )
     return OK
 
 
@@ -328,7 +359,7 @@ def _stream_answer(rag: Rag, question: str, history: list[Message], filter: str 
     stream = rag.stream(question, history=history, filter=filter)
     try:
         for piece in stream:
-            click.echo(piece, nl=False)
+            click.echo(printable(piece), nl=False)
     except KeyboardInterrupt:
         stream.close()
         click.echo("  (stopped)\n")
@@ -377,12 +408,14 @@ def _progress_bar() -> Iterator[Callable[[Progress], None]]:
 
     start = monotonic()
     with tqdm(unit="doc", file=sys.stderr, leave=False, dynamic_ncols=True) as bar:
+        bar.set_postfix_str("looking, and loading the model …")
 
         def show(progress: Progress) -> None:
             bar.total = progress.total
             bar.n = progress.documents
             rate = progress.chunks / max(monotonic() - start, 1e-9)
-            bar.set_postfix_str(f"{progress.chunks} chunks, {rate:.0f}/s", refresh=False)
+            waiting = f", {progress.waiting} waiting" if progress.waiting else ""
+            bar.set_postfix_str(f"{progress.chunks} chunks, {rate:.0f}/s{waiting}", refresh=False)
             bar.refresh()
 
         yield show

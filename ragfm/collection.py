@@ -2,26 +2,24 @@
 
 from __future__ import annotations
 
-import logging
 import os
-from collections.abc import Callable, Mapping, Sequence, Set
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ragfm.errors import CollectionError, SourceError, UnsupportedError
-from ragfm.types import Document
+from ragfm.errors import CollectionError, UnsupportedError
+from ragfm.types import Document, Scalar
 
 if TYPE_CHECKING:
     from ragfm.config import Settings
     from ragfm.retrieve import Mode
     from ragfm.store import Store
     from ragfm.sync import Failed, Progress, SyncReport
-    from ragfm.types import Embedder, Hit, Scalar
+    from ragfm.types import Embedder, Hit
 
 __all__ = ["Collection", "DocumentInfo", "Status"]
-
-_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +70,7 @@ class Collection:
         """
         from ragfm.store import Store
 
-        return cls(Store(Path(path).absolute(), settings, embedder))
+        return cls(Store(Path(os.path.abspath(path)), settings, embedder))  # noqa: PTH100  without `..`
 
     @property
     def path(self) -> Path:
@@ -85,13 +83,16 @@ class Collection:
         return self._store.settings
 
     def as_groups(self, groups: Set[str]) -> Collection:
-        """A handle that sees the documents open to all and those allowed to one of the groups; it can't write."""
-        return Collection(self._store, frozenset(groups))
+        """A handle that sees the documents open to all and those allowed to one of the groups; it can't write.
+
+        A restricted handle can only be restricted further.
+        """
+        names = _names(groups, "groups")
+        return Collection(self._store, names if self._groups is None else self._groups & names)
 
     def sync(
         self,
-        source: str | Path | None = None,
-        *,
+        *sources: str | Path,
         name: str | None = None,
         connector: str | None = None,
         include: Sequence[str] | None = None,
@@ -100,35 +101,27 @@ class Collection:
         allow: Sequence[str] | None = None,
         progress: Callable[[Progress], None] | None = None,
     ) -> SyncReport:
-        """Make the collection equal to a source: only what changed is parsed and embedded.
+        """Make the collection equal to its sources: only what changed is parsed and embedded.
 
-        Without a source, all those of `ragfm.toml` and those synced before. What is left None stays as it was at the
-        source's last sync. Raises SourceError, EmbedderMismatchError, CollectionBusyError, CollectionReadOnlyError.
+        Without a source, all those of `ragfm.toml` and those synced before; one that can't be listed is then reported
+        as failed. What is left None stays as it was at the source's last sync. Raises SourceError,
+        EmbedderMismatchError, CollectionBusyError, CollectionReadOnlyError.
         """
-        from ragfm.sources import known_sources, resolve_source
-        from ragfm.sync import Sync, merge_reports
+        from ragfm.sources import resolve_source, sync_sources
 
         if self._groups is not None:
             raise UnsupportedError("A handle restricted to groups can't write.", "Use the owner's handle.")
-        store = self._store
+        for what, names in (("include", include), ("exclude", exclude), ("allow", allow)):
+            if names is not None:
+                _names(names, what)
+        for key, value in (tags or {}).items():
+            if not isinstance(value, Scalar):
+                raise TypeError(f"the tag {key!r} is {value!r}; it must be a text, a number or a truth value")
         options = {"connector": connector, "include": include, "exclude": exclude, "tags": tags, "allow": allow}
-        asked = known_sources(store) if source is None else [(str(source), name, options)]
-        # A wrong source fails before a collection is made for it.
-        resolved = [resolve_source(store, location, name, given) for location, name, given in asked]
-        if not resolved:
-            raise SourceError("There is no source to sync.", "Name a folder, or list sources in ragfm.toml.")
-        reports = []
-        with store.writing() as catalog:
-            if store.names_embedder:
-                store.embedder  # noqa: B018  another embedder is refused even where there is nothing to embed
-            for found, made in resolved:
-                kept = catalog.save_source(found)
-                run = Sync(catalog, kept, lambda: store.embedder, store.chunk_settings, progress=progress)
-                reports.append(run.run(made))
-                if not (reports[-1].added or reports[-1].updated or reports[-1].unchanged or reports[-1].failed):
-                    _log.warning("The source %s holds no document that can be indexed.", kept.name)
-            store.save_view(catalog)
-        return merge_reports(reports)
+        asked = [(str(source), name, options) for source in sources]
+        for location, given_name, given in asked:
+            resolve_source(self._store, location, given_name, given)  # a wrong one fails before anything is made
+        return sync_sources(self._store, asked, progress)
 
     def search(
         self, query: str, k: int | None = None, *, mode: Mode = "hybrid", filter: str | None = None
@@ -144,7 +137,7 @@ class Collection:
         k = self.settings.search.k if k is None else k
         if k < 1:
             raise ValueError(f"k is {k}, it must be at least 1")
-        catalog, snapshot = self._store.catalog, self._store.snapshot()
+        snapshot, catalog = self._store.snapshot(), self._store.catalog
         conditions = self._conditions(filter)
         allowed = catalog.chunk_ids(snapshot.generation, *conditions) if conditions else None
         if allowed is not None and not len(allowed):
@@ -176,11 +169,11 @@ class Collection:
         """Counts, failures, the embedder, the indexes and the sources; restricted handles get only counts."""
         from ragfm.sources import failed_documents
 
-        catalog, snapshot = self._store.catalog, self._store.snapshot()
+        snapshot, catalog = self._store.snapshot(), self._store.catalog
         rows = catalog.documents(snapshot.generation, *self._conditions(None))
         _, contract = catalog.contract()
         own = self._groups is None
-        counts = {source.name: sum(row.source == source.name for row in rows) for source in catalog.sources()}
+        counts = Counter(row.source for row in rows)
         index = {
             "kind": snapshot.view.kind,
             "over": "vectors",
@@ -211,8 +204,9 @@ class Collection:
         )
 
     def close(self) -> None:
-        """Close the files; the next use opens them again."""
-        self._store.close()
+        """Close the files; the next use opens them again. A restricted handle leaves them to the owner's."""
+        if self._groups is None:
+            self._store.close()
 
     def __enter__(self) -> Collection:
         return self
@@ -228,3 +222,9 @@ class Collection:
 
         conditions = [] if text is None else [parse_filter(text)]
         return conditions if self._groups is None else [*conditions, may_see(self._groups)]
+
+
+def _names(names: Iterable[str], what: str) -> frozenset[str]:
+    if isinstance(names, str):
+        raise TypeError(f"{what} is {names!r}, one text; give a list or a set of them")
+    return frozenset(names)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import sqlalchemy as sa
 
 from ragfm.catalog import Catalog, Source
-from ragfm.database import FILE, batches, open_engine, write_head
+from ragfm.database import FILE, HEAD, batches, open_engine, read_head, write_head
 from ragfm.errors import CollectionError, CollectionReadOnlyError
 from ragfm.schema import (
     SCHEMA,
@@ -71,6 +71,7 @@ class CatalogWriter(Catalog):
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder, writable=True)
+        self._mend_head()
 
     @classmethod
     def create(cls, folder: Path, contract: Mapping[str, Scalar]) -> None:
@@ -92,7 +93,10 @@ class CatalogWriter(Catalog):
         write_head(folder, 0, digest)
 
     def save_source(self, source: Source) -> Source:
-        """Insert or update a source by its name; gives it back with its id."""
+        """Insert or update a source by its name; gives it back with its id.
+
+        Another `allow` holds for its documents at once, older versions included, before any of them is looked at.
+        """
         values = {
             "connector": source.connector,
             "location": source.location,
@@ -102,15 +106,15 @@ class CatalogWriter(Catalog):
             "allow": list(source.allow),
         }
         with self._write() as connection:
-            known = sa.select(sources.c.id).where(sources.c.name == source.name)
-            source_id = connection.execute(known).scalar_one_or_none()
-            if source_id is None:
+            known = connection.execute(sa.select(sources).where(sources.c.name == source.name)).one_or_none()
+            if known is None:
                 inserted = connection.execute(sources.insert().values(name=source.name, **values)).inserted_primary_key
                 assert inserted is not None
-                source_id = inserted[0]
-            else:
-                connection.execute(sources.update().where(sources.c.id == source_id).values(**values))
-        return replace(source, id=int(source_id))
+                return replace(source, id=int(inserted[0]))
+            connection.execute(sources.update().where(sources.c.id == known.id).values(**values))
+            if set(known.allow) != set(source.allow):
+                _allow(connection, known.id, source.allow)
+        return replace(source, id=int(known.id))
 
     def add_vectors(self, contract_id: int, hashes: Sequence[bytes], matrix: Vectors) -> None:
         """Keep the vectors of embedded texts; durable at once, so that an interrupted sync embeds nothing twice."""
@@ -130,13 +134,13 @@ class CatalogWriter(Catalog):
             last = connection.execute(sa.select(generations).order_by(generations.c.id.desc()).limit(1)).one()
             generation = last.id + 1
             chain = blake2b(last.digest.encode(), digest_size=16)
-            for path in [*removed, *(new.path for new in added)]:
-                _end_document(connection, source.id, path, generation)
-                chain.update(json.dumps(["-", source.name, path]).encode())
+            ended = [*removed, *(new.path for new in added)]
+            _end_documents(connection, source.id, ended, generation)
+            chain.update(json.dumps(["-", source.name, ended]).encode())
             for new in added:
                 _insert_document(connection, source, new, generation)
                 chain.update(json.dumps(["+", new.document.uri, new.digest, new.recipe, len(new.chunks)]).encode())
-            self._clear_failures(connection, source.id, [*removed, *(new.path for new in added)])
+            self._clear_failures(connection, source.id, ended)
             connection.execute(
                 generations.insert().values(
                     id=generation, digest=chain.hexdigest(), contract_id=last.contract_id, created=_now()
@@ -172,6 +176,14 @@ class CatalogWriter(Catalog):
                     )
                 )
 
+    def _mend_head(self) -> None:
+        """Acknowledge a commit whose writer was killed before it could: readers have seen it since."""
+        newest, digest = self.generation(), self.generation_digest(self.generation())
+        if digest is not None and newest > read_head(self.folder)["generation"]:
+            write_head(self.folder, newest, digest)
+        for left in self.folder.glob(f"{HEAD}.*.new"):
+            left.unlink(missing_ok=True)
+
     @contextmanager
     def _write(self) -> Iterator[sa.Connection]:
         try:
@@ -195,11 +207,22 @@ class CatalogWriter(Catalog):
             connection.execute(failures.delete().where(failures.c.source_id == source_id, failures.c.path.in_(part)))
 
 
-def _end_document(connection: sa.Connection, source_id: int, path: str, generation: int) -> None:
-    this = (documents.c.source_id == source_id, documents.c.path == path, documents.c.died.is_(None))
-    ids = list(connection.execute(sa.select(documents.c.id).where(*this)).scalars())
-    connection.execute(documents.update().where(documents.c.id.in_(ids)).values(died=generation))
-    connection.execute(chunks.update().where(chunks.c.document_id.in_(ids)).values(died=generation))
+def _end_documents(connection: sa.Connection, source_id: int, paths: Sequence[str], generation: int) -> None:
+    for part in batches(list(paths)):
+        these = (documents.c.source_id == source_id, documents.c.path.in_(part))
+        connection.execute(documents.update().where(*these, documents.c.died.is_(None)).values(died=generation))
+        ended = sa.select(documents.c.id).where(*these, documents.c.died == generation)
+        connection.execute(chunks.update().where(chunks.c.document_id.in_(ended)).values(died=generation))
+
+
+def _allow(connection: sa.Connection, source_id: int, names: Sequence[str]) -> None:
+    """Open the documents of a source to these groups alone, or to all where there are none."""
+    these = sa.select(documents.c.id).where(documents.c.source_id == source_id)
+    connection.execute(documents.update().where(documents.c.source_id == source_id).values(restricted=bool(names)))
+    connection.execute(groups.delete().where(groups.c.document_id.in_(these)))
+    for name in names:
+        row = sa.select(documents.c.id, sa.literal(name)).where(documents.c.source_id == source_id)
+        connection.execute(groups.insert().from_select(["document_id", "name"], row))
 
 
 def _insert_document(connection: sa.Connection, source: Source, new: NewDocument, generation: int) -> None:
@@ -216,7 +239,9 @@ def _insert_document(connection: sa.Connection, source: Source, new: NewDocument
             text=document.text,
             digest=new.digest,
             recipe=new.recipe,
+            characters=len(document.text),
             chunk_count=len(new.chunks),
+            restricted=bool(source.allow),
             born=generation,
         )
     ).inserted_primary_key

@@ -12,7 +12,7 @@ from urllib.parse import quote
 import sqlalchemy as sa
 
 from ragfm.durable import checksummed, read_checksummed, write_durably
-from ragfm.errors import DamagedCollectionError
+from ragfm.errors import CollectionError, DamagedCollectionError
 
 FILE = "catalog.sqlite"
 HEAD = "HEAD"
@@ -26,10 +26,10 @@ def open_engine(folder: Path, *, writable: bool, create: bool = False) -> sa.Eng
         mode = "rwc"
     elif writable or os.access(folder, os.W_OK):
         mode = "rw"  # readers too: SQLite needs its shared-memory file beside the database; see query_only below
-    elif (folder / f"{FILE}-shm").exists():
-        mode = "ro"
+    elif os.statvfs(folder).f_flag & os.ST_RDONLY and not _has_log(folder):
+        mode = "ro&immutable=1"  # SQLite needs no shared memory where nothing can change
     else:
-        mode = "ro&immutable=1"  # nobody can write there, and no log is left to read
+        mode = "ro"
 
     def connect() -> sqlite3.Connection:
         connection = sqlite3.connect(f"file:{name}?mode={mode}", uri=True, check_same_thread=False, timeout=30)
@@ -53,9 +53,31 @@ def open_engine(folder: Path, *, writable: bool, create: bool = False) -> sa.Eng
     return engine
 
 
+def unreadable(folder: Path, error: sa.exc.DatabaseError) -> CollectionError:
+    """What it means that a catalog can't be read: damage, or something that passes."""
+    cause = error.orig
+    code = getattr(cause, "sqlite_errorname", "")
+    if code in ("SQLITE_CORRUPT", "SQLITE_NOTADB") or "no such table" in str(cause):
+        return DamagedCollectionError(
+            f"The catalog {folder / FILE} can't be read: {cause}.", "Restore it from a backup."
+        )
+    hint = "Run it again."
+    if not os.access(folder, os.W_OK):
+        hint = f"To read it, SQLite must be able to write to {folder}, or the file system must be read-only."
+        if _has_log(folder):
+            hint = f"It has commits in {FILE}-wal; open it once where its folder can be written."
+    return CollectionError(f"The catalog {folder / FILE} can't be opened: {cause}.", hint)
+
+
 def write_head(folder: Path, generation: int, digest: str) -> None:
-    """Acknowledge a generation, durably."""
-    write_durably(folder / HEAD, checksummed({"generation": generation, "digest": digest}))
+    """Acknowledge a generation, durably. Raises CollectionError where it can't be written."""
+    try:
+        write_durably(folder / HEAD, checksummed({"generation": generation, "digest": digest}))
+    except OSError as error:
+        raise CollectionError(
+            f"Generation {generation} is committed, but {folder / HEAD} can't be written: {error.strerror}.",
+            "Mend the cause and run it again.",
+        ) from error
 
 
 def read_head(folder: Path) -> dict[str, Any]:
@@ -66,6 +88,11 @@ def read_head(folder: Path) -> dict[str, Any]:
         raise DamagedCollectionError(
             f"{folder / HEAD}, which says what was acknowledged, can't be read: {error}.", "Restore it from a backup."
         ) from error
+
+
+def _has_log(folder: Path) -> bool:
+    log = folder / f"{FILE}-wal"
+    return log.exists() and log.stat().st_size > 0
 
 
 def batches(values: list[Any]) -> Iterator[list[Any]]:

@@ -7,6 +7,7 @@
     ├── UnsupportedError            this reader, index or format can't do what was asked
     ├── ModelNotFoundError          a model is neither a path nor installed, cached or reachable
     ├── DamagedModelError           a model's weights are not those that were pinned, or can't be read
+    ├── EmbeddingError              an embedder gave vectors that can't be used
     ├── SourceError                 a source can't be listed, or overlaps another one
     │   └── ConnectorError          one entry can't be fetched
     ├── ParseError                  a document's bytes are not what they should be
@@ -37,6 +38,7 @@ __all__ = [
     "DamagedCollectionError",
     "DamagedModelError",
     "EmbedderMismatchError",
+    "EmbeddingError",
     "FilterError",
     "MissingExtraError",
     "ModelNotFoundError",
@@ -89,6 +91,10 @@ class ModelNotFoundError(RagfmError):
 
 class DamagedModelError(RagfmError):
     """A model's weights are not those that were pinned, or can't be read."""
+
+
+class EmbeddingError(RagfmError):
+    """An embedder gave vectors of the wrong shape or length, or that are not finite."""
 
 
 class SourceError(RagfmError):

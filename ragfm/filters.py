@@ -7,8 +7,8 @@
     operator   = "=" | "!=" | "<" | "<=" | ">" | ">="
     value      = a word, or anything in "double" or 'single' quotes
 
-Keys are those of the metadata, and `uri`, `source` and `media_type`. Numbers compare as numbers, all else as text, so
-ISO dates compare as dates. A document without the key meets no comparison, not even `!=`.
+Keys are those of the metadata, and `uri`, `source` and `media_type`. Numbers of up to fifteen digits compare as
+numbers, all else as text, so ISO dates compare as dates. A document without the key meets no comparison, not even `!=`.
 """
 
 from __future__ import annotations
@@ -27,6 +27,9 @@ Condition: TypeAlias = sa.ColumnElement[bool]
 _TOKEN = re.compile(
     r"""\s*(?:(?P<sign>!=|<=|>=|[=<>(),])|"(?P<double>[^"]*)"|'(?P<single>[^']*)'|(?P<word>[^\s=!<>(),"']+))"""
 )
+_LONGEST = 10_000
+_DEEPEST = 50  # parentheses and `not` within each other; SQLite takes a depth of 1,000 in all
+_MOST = 500  # comparisons
 _COMPARE: dict[str, Callable[[Any, Any], Condition]] = {
     "=": lambda column, value: column == value,
     "!=": lambda column, value: column != value,
@@ -39,6 +42,8 @@ _COMPARE: dict[str, Callable[[Any, Any], Condition]] = {
 
 def parse_filter(text: str) -> Condition:
     """A filter as a condition on `documents`; values are bound parameters, never SQL text. Raises FilterError."""
+    if not text.isprintable() or len(text) > _LONGEST:
+        raise FilterError(f"The filter has signs that can't be printed, or more than {_LONGEST} characters.")
     parser = _Parser(text)
     condition = parser.any()
     if parser.token[0] != "end":
@@ -50,6 +55,7 @@ class _Parser:
     def __init__(self, text: str) -> None:
         self._text = text
         self._end = 0
+        self._depth = self._comparisons = 0
         self.token = ("end", "")
         self._advance()
 
@@ -75,12 +81,20 @@ class _Parser:
         return sa.and_(*conditions)
 
     def _term(self) -> Condition:
+        self._depth += 1
+        if self._depth > _DEEPEST:
+            raise self.error(f"at most {_DEEPEST} levels")
         if self._take("word", "not"):
-            return sa.not_(self._term())
-        if self._take("sign", "("):
+            condition = sa.not_(self._term())
+        elif self._take("sign", "("):
             condition = self.any()
             self._expect(")")
-            return condition
+        else:
+            condition = self._comparison()
+        self._depth -= 1
+        return condition
+
+    def _comparison(self) -> Condition:
         key = self._value("a key")
         if self._take("word", "in"):
             self._expect("(")
@@ -96,6 +110,9 @@ class _Parser:
         return _comparison(key, operator, self._value("a value"))
 
     def _value(self, expected: str) -> str:
+        self._comparisons += 1
+        if self._comparisons > 2 * _MOST:
+            raise self.error(f"at most {_MOST} comparisons")
         kind, value = self.token
         if kind not in ("word", "quoted"):
             raise self.error(expected)
@@ -133,16 +150,13 @@ def _comparison(key: str, operator: str, value: str) -> Condition:
     if key == "source":
         return documents.c.source_id.in_(sa.select(sources.c.id).where(compare(sources.c.name, value)))
     number = as_number(value)
-    if number is None:
-        meets = compare(tags.c.text, value)
-    else:
-        meets = compare(tags.c.number, number)
-        if operator == "!=":
-            meets = sa.or_(meets, tags.c.number.is_(None))
+    meets = compare(tags.c.text, value)
+    if number is not None:
+        meets = sa.or_(compare(tags.c.number, number), sa.and_(tags.c.number.is_(None), meets))
     return documents.c.id.in_(sa.select(tags.c.document_id).where(tags.c.key == key, meets))
 
 
 def may_see(names: frozenset[str]) -> Condition:
     """Documents that are open to all, or allowed to one of the groups."""
     mine = sa.select(groups.c.document_id).where(groups.c.name.in_(sorted(names)))
-    return sa.or_(documents.c.id.not_in(sa.select(groups.c.document_id)), documents.c.id.in_(mine))
+    return sa.or_(documents.c.restricted.is_(False), documents.c.id.in_(mine))

@@ -2,7 +2,8 @@
 
 Each sentence of the answer is held against the sentences of the passages. The one that supports it best becomes the
 quote: a slice of the document, character for character. A quote supports a sentence when it has all numbers of the
-sentence and most of the words that the sentence adds to the question.
+sentence, most of the words that the sentence adds to the question, and denies something exactly when the sentence does.
+A sentence that only says the question again claims nothing that could be supported.
 """
 
 from __future__ import annotations
@@ -25,11 +26,14 @@ _MARKER = re.compile(r"\s*\[(\d+(?:\s*[,;]\s*\d+)*)\]")
 _WORD = re.compile(r"\d+(?:[.,:]\d+)*|[^\W\d_]+")
 _STOP = frozenset(
     """
-    a an and are as at be been but by can do does for from had has have how i if in into is it its may more must my no
-    not of on or our shall should so than that the their them then there these they this to up was we were what when
+    a an and are as at be been but by can do does for from had has have how i if in into is it its may more must my
+    of on or our shall should so than that the their them then there these they this to up was we were what when
     where which who will with would you your yes
     """.split()
 )
+
+
+_DENIAL = re.compile(r"\b(?:not|no|never|none|nobody|nothing|neither|nor|without|cannot)\b|n['’]t\b", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +72,7 @@ def ground(question: str, text: str, shown: Sequence[Hit]) -> tuple[str, tuple[C
         if not evidence:
             found = _best(claim.text, asked, list(by_number.values()))
             evidence = [found] if found and found.supports else []
-        body_end = claim.end - len(re.search(r"[.!?…]*$", plain[: claim.end])[0])  # type: ignore[index]
+        body_end = len(plain[: claim.end].rstrip(".!?…"))
         markers = "".join(f"[{found.hit.n}]" for found in evidence)
         pieces += [plain[done:body_end], f" {markers}" if markers else "", plain[body_end : claim.end]]
         done = claim.end
@@ -96,20 +100,24 @@ def _claims(text: str) -> tuple[str, list[_Claim]]:
 
 
 def _best(claim: str, asked: frozenset[str], hits: Sequence[Hit]) -> _Evidence | None:
-    words = _words(claim)
-    if not words:
+    if not _words(claim):
         return None
-    return max(_evidence(words, asked, hits), key=lambda found: (found.supports, found.score), default=None)
+    return max(_evidence(claim, asked, hits), key=lambda found: (found.supports, found.score), default=None)
 
 
-def _evidence(words: frozenset[str], asked: frozenset[str], hits: Sequence[Hit]) -> Iterator[_Evidence]:
-    new = words - asked or words
-    numbers = {word for word in words if word[0].isdigit()}
+def _evidence(claim: str, asked: frozenset[str], hits: Sequence[Hit]) -> Iterator[_Evidence]:
+    words = _words(claim)
+    echo = not words - asked
+    new = words if echo else words - asked
+    denies = bool(_DENIAL.search(claim))
+    # A number of the question ("Is it 28 days?") need not stand in the quote, unless it is all that is claimed.
+    numbers = {word for word in new if word[0].isdigit()}
     for hit in hits:
         for start, end in sentence_spans(hit.text):
             quote = _words(hit.text[start:end])
             share = len(new & quote) / len(new)
-            supports = share >= SUPPORT and numbers <= quote | (asked - new)
+            agrees = denies == bool(_DENIAL.search(hit.text[start:end]))
+            supports = not echo and agrees and share >= SUPPORT and numbers <= quote
             # What the sentence shares with the question breaks ties: it tells which "28 days" is meant.
             score = 2 * share + len(words & quote) / len(words) + len(asked & quote) / (1 + len(asked))
             yield _Evidence(hit, start, end, score, supports)

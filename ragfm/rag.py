@@ -48,10 +48,11 @@ class Rag:
         return stream.answer
 
     def stream(self, question: str, *, history: Sequence[Message] = (), filter: str | None = None) -> AnswerStream:
-        """The answer as it is generated; its citations are known at the end.
+        """The answer as it is generated, in the reader's own words; its citations are known at the end.
 
-        `history` holds the turns before, oldest first. Raises FilterError, and TooLongError where the question is
-        longer than the embedder's or the reader's window.
+        The passages are found before this returns, the text is generated as it is taken. `stream.answer.text` has the
+        citation markers put right, which the pieces have not. `history` holds the turns before, oldest first. Raises
+        FilterError, and TooLongError where the question is longer than the embedder's or the reader's window.
         """
         if not question.strip():
             raise ValueError("the question is empty")

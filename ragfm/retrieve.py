@@ -49,8 +49,11 @@ def retrieve(
 
 
 def check_mode(mode: str) -> None:
-    """Raise for a mode that there is no index for; `hybrid` fuses the indexes that a collection has."""
+    """Raise for a mode that there is no index for.
+
+    `hybrid` asks all indexes that a collection has. There is only the vector index yet, so it is the same as `dense`.
+    """
     if mode == "keyword":
-        raise UnsupportedError("This collection has no keyword index.", "Use `dense` or `hybrid`.")
+        raise UnsupportedError("There is no keyword index yet.", "Use `dense` or `hybrid`.")
     if mode not in ("hybrid", "dense"):
         raise UnsupportedError(f"There is no search mode {mode!r}.", "Use `hybrid`, `dense` or `keyword`.")

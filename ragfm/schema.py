@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-import math
+import re
 
 import sqlalchemy as sa
 
 SCHEMA_VERSION = 1
 SCHEMA = sa.MetaData()
+_Id = sa.BigInteger().with_variant(sa.Integer, "sqlite")  # SQLite counts up only what is called INTEGER
+_NUMBER = re.compile(r"[+-]?(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d{1,2})?", re.ASCII)
 
 properties = sa.Table(
     "properties",
@@ -48,7 +50,7 @@ sources = sa.Table(
 documents = sa.Table(
     "documents",
     SCHEMA,
-    sa.Column("id", sa.Integer, primary_key=True),
+    sa.Column("id", _Id, primary_key=True),
     sa.Column("source_id", sa.ForeignKey("sources.id"), nullable=False),
     sa.Column("path", sa.String, nullable=False),
     sa.Column("uri", sa.String, nullable=False),
@@ -57,7 +59,9 @@ documents = sa.Table(
     sa.Column("metadata", sa.JSON, nullable=False),
     sa.Column("digest", sa.String, nullable=False),
     sa.Column("recipe", sa.String, nullable=False),
+    sa.Column("characters", sa.Integer, nullable=False),
     sa.Column("chunk_count", sa.Integer, nullable=False),
+    sa.Column("restricted", sa.Boolean, nullable=False),  # to the groups that `groups` lists for it, which may be none
     sa.Column("born", sa.Integer, nullable=False),
     sa.Column("died", sa.Integer),
     sa.Column("text", sa.Text, nullable=False),  # last: SQLite reads a row's other columns without it
@@ -72,7 +76,7 @@ sa.Index("documents_path", documents.c.source_id, documents.c.path)
 chunks = sa.Table(
     "chunks",
     SCHEMA,
-    sa.Column("id", sa.Integer, primary_key=True),
+    sa.Column("id", _Id, primary_key=True),
     sa.Column("document_id", sa.ForeignKey("documents.id"), nullable=False, index=True),
     sa.Column("start", sa.Integer, nullable=False),
     sa.Column("end", sa.Integer, nullable=False),
@@ -126,9 +130,8 @@ failures = sa.Table(
 
 
 def as_number(text: str) -> float | None:
-    """The number that a metadata value is compared as, None where it is compared as text."""
-    try:
-        number = float(text)
-    except ValueError:
-        return None
-    return number if math.isfinite(number) else None
+    """The number that a metadata value is compared as, None where it is compared as text.
+
+    A float keeps fifteen digits apart: longer ones are names, not numbers.
+    """
+    return float(text) if _NUMBER.fullmatch(text) and sum(map(str.isdigit, text)) <= 15 else None

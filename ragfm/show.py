@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +12,15 @@ import click
 if TYPE_CHECKING:
     from ragfm.sync import SyncReport
     from ragfm.types import Answer, Hit
+
+
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+MOST_SKIPPED = 20  # are listed one by one
+
+
+def printable(text: str) -> str:
+    """Text without control characters: a document must not be able to steer the terminal that shows it."""
+    return _CONTROL.sub(lambda match: match[0].encode("unicode_escape").decode(), text)
 
 
 def print_json(value: Any) -> None:
@@ -36,29 +46,34 @@ def answer_json(answer: Answer) -> dict[str, Any]:
 def print_report(report: SyncReport) -> None:
     """What a sync did; what was left out goes to standard error."""
     click.echo(
-        f"{report.added} added, {report.updated} updated, {report.removed} removed, {report.unchanged} unchanged; "
+        f"{report.added} added, {report.updated} updated, {report.removed} removed, {report.unchanged} unchanged, "
+        f"{len(report.skipped)} skipped, {len(report.failed)} failed; "
         f"{report.chunks} chunks embedded in {report.seconds:.1f} s"
     )
-    for skip in report.skipped:
-        click.echo(f"skipped {skip.uri}: {skip.why}", err=True)
+    for skip in report.skipped[:MOST_SKIPPED]:
+        click.echo(printable(f"skipped {_one_line(skip.uri)}: {skip.why}"), err=True)
+    if len(report.skipped) > MOST_SKIPPED:
+        click.echo(f"skipped {len(report.skipped) - MOST_SKIPPED} more; --json lists them", err=True)
     for failure in report.failed:
         still = "; an older version still serves" if failure.stale else ""
-        click.echo(f"failed {failure.uri} ({failure.stage}): {failure.error}{still}", err=True)
+        click.echo(printable(f"failed {_one_line(failure.uri)} ({failure.stage}): {failure.error}{still}"), err=True)
 
 
 def print_answer(answer: Answer) -> None:
     """An answer and its citations."""
-    click.echo(answer.text)
+    click.echo(printable(answer.text))
     print_citations(answer)
 
 
 def print_citations(answer: Answer) -> None:
-    """Each citation with its quote, and whether it holds."""
+    """Each citation with its quote, and whether it holds; and it is said where none does."""
     for citation in answer.citations:
         page = f", page {citation.page}" if citation.page else ""
-        mark = "" if citation.verified else " (not verified)"
-        quote = " ".join(citation.quote.split())
-        click.echo(f"  [{citation.n}] {citation.uri}{page}: {click.style(f'“{quote}”', dim=True)}{mark}")
+        mark = "" if citation.verified else " (does not support it)"
+        quote = click.style(f"“{printable(' '.join(citation.quote.split()))}”", dim=True)
+        click.echo(f"  [{citation.n}] {_one_line(citation.uri)}{page}: {quote}{mark}")
+    if not answer.abstained and not any(citation.verified for citation in answer.citations):
+        click.echo(click.style("  (no passage supports this answer)", dim=True))
 
 
 def where(hit: Hit) -> str:
@@ -66,9 +81,13 @@ def where(hit: Hit) -> str:
     page = f", page {hit.page}" if hit.page else ""
     place = f", {hit.place}" if hit.place else ""
     headings = f"  {' > '.join(hit.headings)}" if hit.headings else ""
-    return f"{hit.uri}{page}{place}{headings}"
+    return printable(f"{_one_line(hit.uri)}{page}{place}{headings}")
 
 
 def indented(text: str) -> str:
     """Text set in by three spaces."""
-    return "\n".join(f"   {line}" for line in text.splitlines())
+    return "\n".join(f"   {printable(line)}" for line in text.splitlines())
+
+
+def _one_line(text: str) -> str:
+    return printable(text.replace("\n", "\\n"))

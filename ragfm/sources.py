@@ -2,22 +2,62 @@
 
 from __future__ import annotations
 
+import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path, PurePath
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from ragfm.catalog import Catalog, Source
 from ragfm.errors import SourceError
 from ragfm.registry import load_plugin
-from ragfm.sync import Failed, document_uri
+from ragfm.sync import Failed, Progress, Sync, SyncReport, document_uri, list_refs, merge_reports
 
 if TYPE_CHECKING:
     from ragfm.store import Store
     from ragfm.types import Connector
 
 
-def known_sources(store: Store) -> list[tuple[str, str | None, Mapping[str, Any]]]:
+_log = logging.getLogger(__name__)
+
+Asked: TypeAlias = tuple[str, str | None, Mapping[str, Any]]
+"""A location, the name that its source is to have, and options."""
+
+
+def sync_sources(
+    store: Store, asked: Sequence[Asked], progress: Callable[[Progress], None] | None = None
+) -> SyncReport:
+    """Sync the sources asked for, else all that are known, under one lock; the view is saved at the end."""
+    if not asked and not store.exists:
+        for entry in known_sources(store):
+            resolve_source(store, *entry)
+        if not store.settings.sources:
+            raise SourceError("There is no source to sync.", "Name a folder, or list sources in ragfm.toml.")
+    reports = []
+    with store.writing() as catalog:
+        if store.names_embedder:
+            store.embedder  # noqa: B018  another embedder is refused even where there is nothing to embed
+        for location, name, given in asked or known_sources(store):
+            try:
+                # Under the lock, since another process may just have changed the sources.
+                source, connector = resolve_source(store, location, name, given)
+                refs = list_refs(connector)
+                kept = catalog.save_source(source)  # not before it could be listed
+                run = Sync(catalog, kept, lambda: store.embedder, store.chunk_settings, progress=progress)
+                report = run.run(connector, refs)
+            except SourceError as error:
+                if asked:
+                    raise
+                reports.append(SyncReport(failed=(Failed(name or location, "list", str(error), 1, stale=True),)))
+                continue
+            if not (report.added or report.updated or report.unchanged or report.failed):
+                _log.warning("The source %s holds no document that can be indexed.", kept.name)
+            reports.append(report)
+        store.save_view(catalog)
+    return merge_reports(reports)
+
+
+def known_sources(store: Store) -> list[Asked]:
     """Location, name and options of the sources in `ragfm.toml`, then of those synced before."""
     listed = [
         (_absolute(store, section.location), section.name, section.model_dump(exclude={"location", "name"}))
@@ -25,25 +65,33 @@ def known_sources(store: Store) -> list[tuple[str, str | None, Mapping[str, Any]
     ]
     before = store.catalog.sources() if store.exists else []
     seen = {location for location, _, _ in listed}
-    rest: list[tuple[str, str | None, Mapping[str, Any]]] = [
-        (_absolute(store, source.location), source.name, {}) for source in before
-    ]
+    rest: list[Asked] = [(_absolute(store, source.location), source.name, {}) for source in before]
     return listed + [entry for entry in rest if entry[0] not in seen]
 
 
 def resolve_source(store: Store, location: str, name: str | None, given: Mapping[str, Any]) -> tuple[Source, Connector]:
     """The source that a location means, and a connector for it.
 
-    Options that are None are taken from the source's last sync. Raises SourceError where it overlaps another source.
+    Options that are None are those of the source's entry in `ragfm.toml`, else of its last sync. Raises SourceError
+    where it overlaps another source.
     """
     others = store.catalog.sources() if store.exists else []
     absolute = location if "://" in location else os.path.abspath(location)  # noqa: PTH100  keeps a glob's `..` literal
+    section = next((s for s in store.settings.sources if _absolute(store, s.location) == absolute), None)
+    if section is not None:
+        name = name or section.name
+        given = section.model_dump() | {key: value for key, value in given.items() if value is not None}
     plugin = given.get("connector") or next(
         (other.connector for other in others if _absolute(store, other.location) == absolute), "files"
     )
     probe = _connect(store, plugin, absolute, {})
     root = _relative(store, str(probe.root))
-    known = next((other for other in others if other.root == root and name in (None, other.name)), None)
+    known = next((other for other in others if _same(store, other, root) and name in (None, other.name)), None)
+    if known and _relative(store, absolute) not in (known.location, root):
+        raise SourceError(
+            f"The folder {root!r} is synced as {known.location!r} already, so {location!r} would remove the rest.",
+            f"Sync `{root} --include PATTERN`; --include may be repeated.",
+        )
     before: Mapping[str, Any] = known.options if known else {}
     options = {
         key: list(given[key]) if given.get(key) is not None else before.get(key, []) for key in ("include", "exclude")
@@ -57,7 +105,7 @@ def resolve_source(store: Store, location: str, name: str | None, given: Mapping
         tags=dict(given["tags"]) if given.get("tags") is not None else (known.tags if known else {}),
         allow=tuple(given["allow"]) if given.get("allow") is not None else (known.allow if known else ()),
     )
-    _check_overlap(source, others)
+    _check_overlap(store, source, others)
     return source, _connect(store, plugin, absolute, options)
 
 
@@ -75,15 +123,24 @@ def _connect(store: Store, plugin: str, location: str, options: Mapping[str, Any
     return made
 
 
-def _check_overlap(source: Source, others: list[Source]) -> None:
+def _check_overlap(store: Store, source: Source, others: list[Source]) -> None:
     for other in others:
-        if other.name == source.name and other.root == source.root:
+        if other.name == source.name and _same(store, other, source.root):
             continue
-        if _nested(other.root, source.root) or _nested(other.name, source.name):
+        if _nested(_real(store, other.root), _real(store, source.root)) or _nested(other.name, source.name):
             raise SourceError(
                 f"The source {source.name!r} ({source.root}) overlaps the source {other.name!r} ({other.root}).",
                 "Sync the larger one alone, or leave files out with --exclude.",
             )
+
+
+def _same(store: Store, other: Source, root: str) -> bool:
+    return _real(store, other.root) == _real(store, root)
+
+
+def _real(store: Store, location: str) -> str:
+    """A path without symbolic links, by which one folder may be reached in two ways."""
+    return location if "://" in location else os.path.realpath(_absolute(store, location))
 
 
 def _nested(one: str, other: str) -> bool:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import json
+import logging
 import os
 import shutil
 import socket
@@ -13,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock, Timeout
+from sqlalchemy.exc import DBAPIError
 
 from ragfm.catalog import Catalog
 from ragfm.chunk import ChunkSettings
@@ -34,7 +38,9 @@ from ragfm.views import Snapshot, build_view, open_snapshot, save_view
 if TYPE_CHECKING:
     from ragfm.types import Embedder
 
+_log = logging.getLogger(__name__)
 LOCK = "LOCK"
+_NOT_WRITABLE = (errno.EROFS, errno.EACCES, errno.EPERM)
 LOCK_SECONDS = 10.0
 """How long a writer waits for another one to end."""
 
@@ -50,6 +56,7 @@ class Store:
         self._catalog: Catalog | None = None
         self._embedder: Embedder | None = None
         self._snapshot: Snapshot | None = None
+        self._file: tuple[int, int] | None = None
 
     @property
     def settings(self) -> Settings:
@@ -62,7 +69,9 @@ class Store:
     @property
     def exists(self) -> bool:
         """Whether there is a collection in the folder. Raises DamagedCollectionError where half of one is."""
-        has_catalog, has_head = (self.folder / FILE).exists(), (self.folder / HEAD).exists()
+        has_head, has_catalog = ((self.folder / name).exists() for name in (HEAD, FILE))
+        if has_catalog != has_head:  # unless it was being made just then
+            has_head, has_catalog = ((self.folder / name).exists() for name in (HEAD, FILE))
         if has_catalog != has_head:
             missing = HEAD if has_catalog else FILE
             raise DamagedCollectionError(f"{self.folder / missing} is missing.", "Restore it from a backup.")
@@ -79,6 +88,7 @@ class Store:
                         "Make one with `ragfm ingest FOLDER`, or name another with -c.",
                     )
                 self._catalog = Catalog(self.folder)
+                self._file = _identity(self.folder / FILE)
             return self._catalog
 
     @property
@@ -99,12 +109,19 @@ class Store:
 
     @property
     def chunk_settings(self) -> ChunkSettings:
-        """How documents are split."""
+        """How documents are split; a size over the embedder's window is the window, and said so."""
+        window = self.catalog.contract()[1]["max_tokens"]
+        size = self.settings.chunk.size
+        if size is not None and size > int(window):
+            _log.warning("chunk.size is %d, but the embedder takes %s tokens: chunks have at most those.", size, window)
         return ChunkSettings(size=self.settings.chunk.size, overlap=self.settings.chunk.overlap)
 
     def snapshot(self) -> Snapshot:
         """The newest generation. A search holds on to the snapshot that it was given."""
         with self._lock:
+            if self._catalog is not None and self._file != _identity(self.folder / FILE):
+                self.close()  # another collection has taken its place
+                self._embedder = None
             self._snapshot = open_snapshot(self.folder, self.catalog, self.settings.index, self._snapshot)
             return self._snapshot
 
@@ -129,7 +146,8 @@ class Store:
                 f"{self._holder()} is writing to {self.folder}.", "Wait for it to end, then run this again."
             ) from error
         try:
-            self._holder_file.write_text(json.dumps({"pid": os.getpid(), "host": socket.gethostname()}))
+            with contextlib.suppress(OSError):  # it only serves a better message
+                self._holder_file.write_text(json.dumps({"pid": os.getpid(), "host": socket.gethostname()}))
             catalog = CatalogWriter(self.folder)
             try:
                 yield catalog
@@ -179,11 +197,14 @@ class Store:
             CatalogWriter.create(temporary, contract)
             temporary.rename(self.folder)
             sync_folder(self.folder.parent)
-        except OSError as error:
-            shutil.rmtree(temporary, ignore_errors=True)
+        except (OSError, DBAPIError, CollectionError) as error:
             if self.exists:
                 return  # another process was faster
-            raise CollectionReadOnlyError(f"No collection can be made at {self.folder}: {error.strerror}.") from error
+            why = error.strerror if isinstance(error, OSError) else str(getattr(error, "orig", error))
+            kind = CollectionReadOnlyError if getattr(error, "errno", None) in _NOT_WRITABLE else CollectionError
+            raise kind(f"No collection can be made at {self.folder}: {why}.") from error
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
         self._embedder = embedder
 
     @property
@@ -196,3 +217,11 @@ class Store:
         except (OSError, ValueError):
             return "Another process"
         return f"Process {holder['pid']} on {holder['host']}"
+
+
+def _identity(file: Path) -> tuple[int, int] | None:
+    try:
+        status = file.stat()
+    except FileNotFoundError:
+        return None
+    return status.st_dev, status.st_ino

@@ -13,19 +13,19 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from hashlib import blake2b
 from typing import TYPE_CHECKING, Any
 
 from ragfm.chunk import CHUNKER, ChunkSettings, split
 from ragfm.commit import CatalogWriter, Failure, NewDocument, text_hash
-from ragfm.errors import EmbedderMismatchError, MissingExtraError, ParseError, SkipDocument, SourceError
+from ragfm.errors import EmbedderMismatchError, EmbeddingError, RagfmError, SkipDocument, SourceError
 from ragfm.parse import PARSER, parse
 
 if TYPE_CHECKING:
     from ragfm.catalog import Source
-    from ragfm.types import Blob, Connector, Embedder, Ref, Scalar
+    from ragfm.types import Blob, Connector, Embedder, Ref, Scalar, Vectors
 
 WINDOW = 512
 """Texts that are embedded before their documents are committed; sorting them by length saves padding."""
@@ -60,23 +60,24 @@ class Failed:
 class SyncReport:
     """What a sync did: counts of documents, of chunks embedded, and what was left out."""
 
-    added: int
-    updated: int
-    removed: int
-    unchanged: int
-    chunks: int
-    seconds: float
-    skipped: tuple[Skipped, ...]
-    failed: tuple[Failed, ...]
+    added: int = 0
+    updated: int = 0
+    removed: int = 0
+    unchanged: int = 0
+    chunks: int = 0
+    seconds: float = 0.0
+    skipped: tuple[Skipped, ...] = ()
+    failed: tuple[Failed, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """How far a sync is: documents looked at, of how many, and chunks embedded so far."""
+    """How far a sync is: documents done with, of how many; chunks embedded so far, and known to wait for it."""
 
     documents: int
     total: int
     chunks: int
+    waiting: int
 
 
 def check_contract(stored: Mapping[str, Any], embedder: Embedder) -> None:
@@ -112,8 +113,9 @@ class Sync:
         self._source = source
         self._embedder = embedder
         self._settings = settings
-        self._report = progress or (lambda _: None)
+        self._progress = progress or (lambda _: None)
         self._contract_id, contract = catalog.contract()
+        self._dim = int(contract["dim"])
         self._recipe = _recipe(source, contract, settings)
         self._current = catalog.current(source.id)
         self._attempts = {row.path: row.attempts for row in catalog.failures(source.id)}
@@ -124,15 +126,14 @@ class Sync:
         self._skipped: dict[str, str] = {}
         self._added = self._updated = self._unchanged = self._chunks = self._seen = self._total = 0
 
-    def run(self, connector: Connector) -> SyncReport:
-        """Bring the collection in step with the source. Raises SourceError where the source can't be listed."""
+    def run(self, connector: Connector, refs: Sequence[Ref]) -> SyncReport:
+        """Bring the collection in step with the source, of which `refs` is the complete listing."""
         start = time.monotonic()
-        refs = _distinct(connector.refs())
         self._total = len(refs)
         for ref in refs:
             self._look_at(ref, connector)
             self._seen += 1
-            self._report(Progress(self._seen, self._total, self._chunks))
+            self._tell()
             if len(self._waiting) >= WINDOW or len(self._window) >= DOCUMENTS:
                 self._flush()
         gone = self._gone(refs)
@@ -174,16 +175,20 @@ class Sync:
             self._unchanged += 1
             self._revisions[ref.path] = ref.revision
             return
+        embedder = self._embedder()
         try:
             document = parse(blob, self._uri(ref.path))
+            chunks = split(document, embedder.tokenize, embedder.max_tokens, self._settings)
         except SkipDocument as skip:
             self._skipped[ref.path] = str(skip)
             return
-        except (ParseError, MissingExtraError) as error:
+        except RagfmError as error:
             self._fail(ref, "parse", str(error))
             return
-        embedder = self._embedder()
-        chunks = split(document, embedder.tokenize, embedder.max_tokens, self._settings)
+        except Exception as error:  # a parser's own mistake must not take the other documents with it
+            _log.debug("%s", ref.path, exc_info=True)
+            self._fail(ref, "parse", f"{type(error).__name__}: {error}")
+            return
         hashes = [text_hash(chunk.embedded_text) for chunk in chunks]
         self._window.append(NewDocument(ref.path, ref.revision, digest, self._recipe, document, chunks, hashes))
         self._waiting.update(hashes)
@@ -199,6 +204,11 @@ class Sync:
             else:
                 self._added += 1
         self._window, self._waiting = [], set()
+        self._tell()
+
+    def _tell(self, waiting: int | None = None) -> None:
+        waiting = len(self._waiting) if waiting is None else waiting
+        self._progress(Progress(self._seen - len(self._window), self._total, self._chunks, waiting))
 
     def _embed_window(self) -> None:
         missing = self._waiting - self._catalog.known_hashes(self._contract_id, self._waiting)
@@ -210,9 +220,11 @@ class Sync:
         ordered = sorted(texts.items(), key=lambda item: len(item[1]))
         for start in range(0, len(ordered), SLICE):
             keys, passages = zip(*ordered[start : start + SLICE], strict=True)
-            self._catalog.add_vectors(self._contract_id, keys, self._embedder().embed_passages(passages))
+            vectors = self._embedder().embed_passages(passages)
+            _check_vectors(vectors, len(keys), self._dim)
+            self._catalog.add_vectors(self._contract_id, keys, vectors)
             self._chunks += len(keys)
-            self._report(Progress(self._seen, self._total, self._chunks))
+            self._tell(len(ordered) - start - len(keys))
 
     def _gone(self, refs: Sequence[Ref]) -> list[str]:
         """Living documents that the source no longer holds; what couldn't be looked at counts as held."""
@@ -246,6 +258,19 @@ def merge_reports(reports: Sequence[SyncReport]) -> SyncReport:
     )
 
 
+def _check_vectors(vectors: Vectors, count: int, dim: int) -> None:
+    """A vector is kept for good under its text's hash, so a bad one must never get in."""
+    import numpy as np
+
+    good = vectors.shape == (count, dim) and np.allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-3)
+    if not good:  # a NaN is close to nothing
+        raise EmbeddingError(
+            f"The embedder gave vectors of shape {vectors.shape} that are not all of length 1, for {count} texts of "
+            f"{dim} dimensions.",
+            "Nothing of them was kept. Check the model, or its precision on this device.",
+        )
+
+
 def document_uri(source: str, path: str) -> str:
     """The address of a document: `<source>/<path>`, unique in the collection."""
     if source == ".":
@@ -253,9 +278,10 @@ def document_uri(source: str, path: str) -> str:
     return f"{source.rstrip('/')}/{path}" if path else source
 
 
-def _distinct(refs: Iterator[Ref]) -> list[Ref]:
+def list_refs(connector: Connector) -> list[Ref]:
+    """All that a source holds. Raises SourceError where it can't be listed to its end."""
     listed: dict[str, Ref] = {}
-    for ref in refs:
+    for ref in connector.refs():
         if ref.path in listed:
             raise SourceError(f"The source lists {ref.path!r} twice.", "Nothing was changed.")
         listed[ref.path] = ref
@@ -278,6 +304,5 @@ def _recipe(source: Source, contract: Mapping[str, Scalar], settings: ChunkSetti
         "chunk": asdict(settings),
         "max_tokens": contract["max_tokens"],
         "tags": dict(source.tags),
-        "allow": list(source.allow),
     }
     return json.dumps(recipe, sort_keys=True)

@@ -13,6 +13,7 @@ from __future__ import annotations
 import logging
 import os
 import shutil
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 
 FOLDER = "views"
 _MANIFEST = "manifest.json"
+_ATTEMPTS = 5  # at opening a view while others replace it
 _log = logging.getLogger(__name__)
 
 
@@ -45,42 +47,54 @@ class View:
 class Snapshot:
     """The vectors of a collection at one generation. Immutable; a newer generation gets a new snapshot."""
 
-    def __init__(self, catalog: Catalog, view: View, generation: int) -> None:
+    def __init__(self, catalog: Catalog, view: View, generation: int, previous: Snapshot | None = None) -> None:
         contract_id, contract = catalog.contract()
+        dim = int(contract["dim"])
         self.generation = generation
         self.view = view
-        self._tail_ids, self._tail = catalog.chunk_vectors(
-            contract_id, int(contract["dim"]), generation, born_after=view.generation
-        )
-        self._living: Ids | None = None
-        if catalog.has_deaths(view.generation, generation):
-            self._living = catalog.chunk_ids(generation, born_up_to=view.generation)
+        since = view.generation
+        tail_ids, tail = np.empty(0, dtype=np.int64), np.empty((0, dim), dtype=np.float32)
+        dead = tail_ids
+        if previous is not None and previous.view is view:  # only what came since is read
+            since = previous.generation
+            tail_ids, tail, dead = previous._tail_ids, previous._tail, previous._dead  # noqa: SLF001  its own class
+        kept = ~np.isin(tail_ids, catalog.dead_ids(since, generation))
+        new_ids, new = catalog.chunk_vectors(contract_id, dim, generation, born_after=since)
+        self._tail_ids: Ids = np.concatenate([tail_ids[kept], new_ids])
+        self._tail: Vectors = np.concatenate([tail[kept], new])
+        self._dead: Ids = np.concatenate([dead, catalog.dead_ids(since, generation, born_up_to=view.generation)])
 
     def search(self, query: Vectors, k: int, *, allowed: Ids | None = None) -> tuple[Vectors, Ids]:
         """Cosines and chunk ids of the best `k` for one query, best first; fewer where there are fewer.
 
-        *Shape:* query (1, dim), results (m,) with m <= k. `allowed` restricts the result to these ids.
+        *Shape:* query (1, dim), results (m,) with m <= k. `allowed` restricts the result to these ids, which live at
+        the snapshot's generation.
         """
-        within = _intersect(self._living, allowed)
-        scores, ids = self.view.index.search(query, k, allowed=within)
-        found, best = ids[0] >= 0, (scores[0], ids[0])
+        k = min(k, len(self))
+        # The view still has what died since: so many more are asked for, and those dropped.
+        extra = len(self._dead) if allowed is None else 0
+        scores, ids = self.view.index.search(query, max(k + extra, 1), allowed=allowed)
+        living = (ids[0] >= 0) & ~np.isin(ids[0], self._dead)
         tail_ids, tail = self._tail_ids, self._tail
         if allowed is not None:
             kept = np.isin(tail_ids, allowed)
             tail_ids, tail = tail_ids[kept], tail[kept]
-        all_scores = np.concatenate([best[0][found], tail @ query[0]])
-        all_ids = np.concatenate([best[1][found], tail_ids])
+        all_scores = np.concatenate([scores[0][living], tail @ query[0]])
+        all_ids = np.concatenate([ids[0][living], tail_ids])
         order = np.lexsort((all_ids, -all_scores))[:k]
         return all_scores[order], all_ids[order]
 
     def __len__(self) -> int:
-        living = len(self.view.index) if self._living is None else len(self._living)
-        return living + len(self._tail_ids)
+        return len(self.view.index) - len(self._dead) + len(self._tail_ids)
 
     @property
     def is_view(self) -> bool:
         """Whether nothing came or went since the view was built."""
-        return self._living is None and not len(self._tail_ids)
+        return not len(self._dead) and not len(self._tail_ids)
+
+
+class _OvertakenError(Exception):
+    """A writer has replaced what was being read; looking again finds the newer."""
 
 
 def open_snapshot(root: Path, catalog: Catalog, kind: str, previous: Snapshot | None = None) -> Snapshot:
@@ -89,11 +103,18 @@ def open_snapshot(root: Path, catalog: Catalog, kind: str, previous: Snapshot | 
     It stands on the newest view that is whole, else on one built in memory; a damaged view is named in a warning.
     Raises DamagedCollectionError where a view is newer than the catalog.
     """
-    generation = catalog.generation()
-    if previous is not None and previous.generation == generation:
-        return previous
-    view = _newest_view(root, catalog, kind, generation, previous.view if previous else None)
-    return Snapshot(catalog, view or build_view(catalog, kind, generation), generation)
+    for _ in range(_ATTEMPTS):
+        generation = catalog.generation()
+        if previous is not None and previous.generation == generation:
+            return previous
+        try:
+            view = _newest_view(root, catalog, kind, generation, previous.view if previous else None)
+        except _OvertakenError:
+            continue
+        break
+    else:
+        view = None
+    return Snapshot(catalog, view or build_view(catalog, kind, generation), generation, previous)
 
 
 def build_view(catalog: Catalog, kind: str, generation: int) -> View:
@@ -118,23 +139,33 @@ def save_view(root: Path, catalog: Catalog, view: View) -> View:
 
 
 def _save(folder: Path, catalog: Catalog, view: View) -> View:
+    _remove(folder.parent.glob("*.new"))  # left by a writer that was killed
     temporary = folder.with_name(f"{folder.name}.{os.getpid()}.new")
-    shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
-    view.index.save(temporary)
-    files: dict[str, str] = {}
-    for path in sorted(temporary.iterdir()):
-        sync_file(path)
-        files[path.name] = file_checksum(path)
-    manifest = _identity(catalog, view.generation, view.kind) | {"count": len(view.index), "files": files}
-    write_durably(temporary / _MANIFEST, checksummed(manifest))
-    shutil.rmtree(folder, ignore_errors=True)  # one that was damaged
-    temporary.replace(folder)
+    try:
+        view.index.save(temporary)
+        files: dict[str, str] = {}
+        for path in sorted(temporary.iterdir()):
+            sync_file(path)
+            files[path.name] = file_checksum(path)
+        manifest = _identity(catalog, view.generation, view.kind) | {"count": len(view.index), "files": files}
+        write_durably(temporary / _MANIFEST, checksummed(manifest))
+        _remove([folder])  # one that was damaged
+        temporary.replace(folder)
+    except OSError:
+        _remove([temporary])
+        raise
     sync_folder(folder.parent)
-    for other in folder.parent.iterdir():
-        if other != folder:
-            shutil.rmtree(other, ignore_errors=True)
+    _remove(other for other in folder.parent.iterdir() if other != folder)
     return View(view.index, view.generation, view.kind, folder)
+
+
+def _remove(folders: Iterable[Path]) -> None:
+    """Remove folders; each is renamed first, since a reader takes one that is half gone for damaged."""
+    for folder in list(folders):
+        if folder.is_dir():
+            gone = folder if folder.suffix == ".new" else folder.replace(folder.with_name(f"{folder.name}.gone.new"))
+            shutil.rmtree(gone, ignore_errors=True)
 
 
 def _newest_view(root: Path, catalog: Catalog, kind: str, generation: int, loaded: View | None) -> View | None:
@@ -144,10 +175,11 @@ def _newest_view(root: Path, catalog: Catalog, kind: str, generation: int, loade
             return loaded
         try:
             view = _load_view(folder, catalog, kind, generation)
-        except FileNotFoundError:
-            if folder.exists():
-                _warn(folder, "a file is missing")
-            continue  # else a writer has just replaced it
+        except FileNotFoundError as error:
+            if not folder.exists():
+                raise _OvertakenError from error
+            _warn(folder, f"{Path(error.filename or _MANIFEST).name} is missing")
+            continue
         except (OSError, ValueError) as error:
             _warn(folder, str(error))
             continue
@@ -160,6 +192,8 @@ def _load_view(folder: Path, catalog: Catalog, kind: str, generation: int) -> Vi
     manifest = read_checksummed(folder / _MANIFEST)
     at = manifest["generation"]
     if at > generation:
+        if at <= catalog.generation():
+            raise _OvertakenError
         raise DamagedCollectionError(
             f"The view {folder} is of generation {at}, but the catalog has only reached {generation}: "
             "commits were lost.",
@@ -186,12 +220,6 @@ def _identity(catalog: Catalog, generation: int, kind: str) -> dict[str, Any]:
         "contract": contract_id,
         "kind": kind,
     }
-
-
-def _intersect(living: Ids | None, allowed: Ids | None) -> Ids | None:
-    if living is None or allowed is None:
-        return living if allowed is None else allowed
-    return np.intersect1d(living, allowed)
 
 
 def _warn(folder: Path, why: str) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import shutil
+import sqlite3
 from pathlib import Path
 
 import numpy as np
@@ -56,8 +58,10 @@ def test_a_generation_is_seen_as_it_was(folder: Path, embedder: HashingEmbedder)
     assert catalog.chunk_ids(2).tolist() == [3]
     assert catalog.chunk_ids(3).tolist() == []
     assert [row.uri for row in catalog.documents(2)] == ["docs/a"]
-    assert catalog.has_deaths(1, 2)
-    assert not catalog.has_deaths(2, 2)
+    assert catalog.dead_ids(1, 2).tolist() == [1, 2]
+    assert catalog.dead_ids(1, 3, born_up_to=1).tolist() == [1, 2]
+    assert catalog.dead_ids(2, 3).tolist() == [3]
+    assert catalog.dead_ids(2, 2).tolist() == []
     assert {key: row.text for key, row in catalog.chunk_rows([1, 2, 3]).items()} == {1: "one", 2: "two", 3: "three"}
 
 
@@ -155,6 +159,11 @@ def test_a_catalog_ahead_of_its_head_is_a_crash_and_fine(folder: Path, embedder:
     catalog.close()
     (folder / HEAD).write_bytes(before)  # killed between the two
     assert Catalog(folder).generation() == 1
+    assert read_checksummed(folder / HEAD)["generation"] == 0  # a reader writes nothing
+    (folder / "HEAD.1.new").touch()
+    CatalogWriter(folder).close()
+    assert read_checksummed(folder / HEAD)["generation"] == 1  # readers may have seen it: it must not be lost now
+    assert not (folder / "HEAD.1.new").exists()
 
 
 @pytest.mark.parametrize("content", [b"", b"{}", b"[]", b"null", b"\xff\xfe", b'{"generation": 0}'])
@@ -181,3 +190,27 @@ def test_a_file_that_is_no_database_is_named(folder: Path) -> None:
 def test_a_reader_cannot_write(folder: Path) -> None:
     with pytest.raises(sa.exc.OperationalError, match="readonly"), Catalog(folder).read() as connection:
         connection.exec_driver_sql("DELETE FROM generations")
+
+
+def test_what_passes_is_not_called_damage(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sqlite3.connect", lambda *_, **__: (_ for _ in ()).throw(sqlite3.OperationalError("locked")))
+    with pytest.raises(CollectionError, match="can't be opened") as raised:
+        Catalog(folder)
+    assert not isinstance(raised.value, DamagedCollectionError)
+
+
+def test_a_head_that_cannot_be_written_is_no_success(
+    folder: Path, embedder: HashingEmbedder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    catalog = CatalogWriter(folder)
+    source = _source(catalog)
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("ragfm.database.write_durably", full)
+        with pytest.raises(CollectionError, match="No space left"):
+            _add(catalog, source, embedder, "a", "one")
+    catalog.close()
+    assert CatalogWriter(folder).generation() == 1

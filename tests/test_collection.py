@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -21,6 +23,7 @@ from ragfm.errors import (
     SourceError,
     UnsupportedError,
 )
+from ragfm.store import Store
 from ragfm.testing import HashingEmbedder
 
 
@@ -72,7 +75,7 @@ def test_k_hits_where_k_meet_the_filter(tmp_path: Path, collection: Collection) 
 def test_modes(collection: Collection, docs: Path) -> None:
     collection.sync(docs)
     assert collection.search("leave", mode="hybrid") == collection.search("leave", mode="dense")
-    with pytest.raises(UnsupportedError, match="no keyword index"):
+    with pytest.raises(UnsupportedError, match="no keyword index yet"):
         collection.search("leave", mode="keyword")
     with pytest.raises(ValueError, match="at least 1"):
         collection.search("leave", k=0)
@@ -171,9 +174,9 @@ def test_sources_of_the_settings_are_synced_without_naming_them(
 
 
 def test_nothing_is_made_for_a_source_that_is_not_there(tmp_path: Path, collection: Collection) -> None:
-    for missing in (tmp_path / "missing", None):
+    for missing in ([tmp_path / "missing"], []):
         with pytest.raises(SourceError):
-            collection.sync(missing)
+            collection.sync(*missing)
     assert not collection.path.exists()
 
 
@@ -261,3 +264,150 @@ def test_scores_do_not_depend_on_the_order_of_ingest(tmp_path: Path, docs: Path,
         two.sync(file)
     scores = [[hit.score for hit in found.search("leave", k=9)] for found in (one, two)]
     assert np.allclose(scores[0], scores[1], atol=1e-6)
+
+
+def test_access_is_tightened_before_anything_is_looked_at(
+    collection: Collection, docs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    collection.sync(docs)
+    nobody = collection.as_groups(set())
+    assert len(nobody.documents()) == 4
+    (docs / "hours.txt").write_bytes(b"%PDF-1.7 which is broken")  # its older version serves, and is closed too
+    assert collection.sync(docs, allow=["hr"]).unchanged == 3
+    assert nobody.documents() == []
+    assert nobody.search("office opens", k=9) == []
+    assert len(collection.as_groups({"hr"}).documents()) == 4
+
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("ragfm.sync.Sync.run", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        collection.sync(docs, allow=["board"])
+    assert collection.as_groups({"hr"}).documents() == []
+    with pytest.raises(KeyboardInterrupt):
+        collection.sync(docs, allow=[])
+    assert len(nobody.documents()) == 4
+
+
+def test_a_waiting_sync_does_not_undo_what_it_waited_for(
+    collection: Collection, docs: Path, embedder: HashingEmbedder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    collection.sync(docs)
+    writing, other = Store.writing, Collection.open(collection.path, settings=Settings(), embedder=embedder)
+
+    def late(store: Store) -> object:
+        monkeypatch.setattr(Store, "writing", writing)
+        other.sync(docs, allow=["hr"])  # while the first one waits for the lock
+        return writing(store)
+
+    monkeypatch.setattr(Store, "writing", late)
+    collection.sync(docs)
+    assert collection.as_groups(set()).documents() == []
+
+
+def test_a_restricted_handle_stays_restricted(collection: Collection, docs: Path) -> None:
+    collection.sync(docs, allow=["hr"])
+    assert collection.as_groups(set()).as_groups({"hr"}).documents() == []
+    assert len(collection.as_groups({"hr", "x"}).as_groups({"hr"}).documents()) == 4
+    with pytest.raises(TypeError, match="groups"):
+        collection.as_groups("hr")  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="allow"):
+        collection.sync(docs, allow="hr")
+    with pytest.raises(TypeError, match="tag"):
+        collection.sync(docs, tags={"a": [1]})  # type: ignore[dict-item]
+    collection.as_groups({"hr"}).close()
+    assert collection._store._catalog is not None
+
+
+def test_one_folder_reached_in_two_ways_is_one_source(tmp_path: Path, docs: Path, embedder: HashingEmbedder) -> None:
+    for way in (tmp_path / "docs" / ".." / "c", tmp_path / "c"):
+        Collection.open(way, settings=Settings(), embedder=embedder).sync(docs)
+    (tmp_path / "link").symlink_to(tmp_path)
+    linked = Collection.open(tmp_path / "link" / "c", settings=Settings(), embedder=embedder)
+    assert linked.sync(docs).unchanged == 4
+    assert len(linked.documents()) == 4
+    with pytest.raises(SourceError, match="overlaps"):
+        linked.sync(tmp_path.parent)
+
+
+def test_two_globs_of_one_folder_do_not_remove_each_other(docs: Path, collection: Collection) -> None:
+    collection.sync(f"{docs}/*.txt")
+    with pytest.raises(SourceError, match="would remove the rest"):
+        collection.sync(f"{docs}/*.md")
+    assert collection.sync(docs).added == 3
+
+
+def test_overlapping_sources_of_the_settings_are_refused(tmp_path: Path, docs: Path, embedder: HashingEmbedder) -> None:
+    (docs / "sub").mkdir()
+    (docs / "sub" / "a.txt").write_text("Below.")
+    (tmp_path / "ragfm.toml").write_text('[[sources]]\nlocation = "docs"\n[[sources]]\nlocation = "docs/sub"\n')
+    report = Collection.open(tmp_path / ".ragfm", embedder=embedder).sync()
+    assert report.added == 5
+    assert [(failure.uri, failure.stage) for failure in report.failed] == [(str(docs / "sub"), "list")]
+
+
+def test_a_source_of_the_settings_keeps_its_options_when_named(
+    tmp_path: Path, docs: Path, embedder: HashingEmbedder
+) -> None:
+    (tmp_path / "ragfm.toml").write_text('[[sources]]\nlocation = "docs"\nexclude = ["pets*"]\nallow = ["hr"]\n')
+    collection = Collection.open(tmp_path / ".ragfm", embedder=embedder)
+    assert collection.sync(docs).added == 3
+    assert collection.as_groups(set()).documents() == []
+
+
+def test_one_source_that_is_gone_keeps_the_others_going(tmp_path: Path, docs: Path, collection: Collection) -> None:
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "a.txt").write_text("Another source.")
+    collection.sync(other, docs)
+    shutil.rmtree(other)
+    (docs / "hours.txt").write_text("Always open.")
+    report = collection.sync()
+    assert (report.updated, report.removed) == (1, 0)
+    assert [(failure.uri, failure.stage, failure.stale) for failure in report.failed] == [("other", "list", True)]
+    assert len(collection.documents()) == 5
+
+
+def test_a_source_that_cannot_be_listed_is_not_kept(docs: Path, collection: Collection) -> None:
+    collection.sync(docs)
+    with pytest.raises(SourceError):
+        collection.sync(collection.path)
+    assert [source["name"] for source in collection.status().sources] == ["docs"]
+
+
+def test_a_collection_made_anew_is_noticed(docs: Path, collection: Collection, embedder: HashingEmbedder) -> None:
+    collection.sync(docs)
+    reader = Collection.open(collection.path, settings=Settings(), embedder=HashingEmbedder())
+    assert reader.search("leave")
+    shutil.rmtree(collection.path)
+    (docs / "leave.md").write_text("All new words.")
+    Collection.open(collection.path, settings=Settings(), embedder=embedder).sync(docs)
+    assert reader.search("all new words", k=1)[0].text == "All new words."
+
+
+def test_a_full_disk_leaves_no_half_made_collection(
+    docs: Path, collection: Collection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("ragfm.database.write_durably", full)
+    with pytest.raises(CollectionError, match="No space left"):
+        collection.sync(docs)
+    assert [path.name for path in collection.path.parent.iterdir()] == ["docs"]
+
+
+def test_k_may_be_any_number(docs: Path, collection: Collection) -> None:
+    collection.sync(docs)
+    assert len(collection.search("leave", k=10**30)) == collection.status().chunks
+
+
+def test_a_relative_path_of_a_model_holds_from_elsewhere(
+    tmp_path: Path, docs: Path, collection: Collection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "model").mkdir()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("ragfm.store.load_embedder", lambda name: HashingEmbedder(name))
+    Collection.open(tmp_path / "c", settings=Settings(), embedder="model").sync(docs)
+    assert Collection.open(tmp_path / "c").status().embedder["embedder"] == str(tmp_path / "model")

@@ -12,7 +12,7 @@ from ragfm.errors import FilterError
 TAGS = {
     "a.txt": {"year": "2024", "team": "hr", "from": "2024-03-01"},
     "b.txt": {"year": "2026", "team": "legal", "from": "2026-01-15", "state": "in review"},
-    "c.txt": {"year": "10", "team": "O'Neill"},
+    "c.txt": {"year": "10", "team": "O'Neill", "number": "12345678901234567891"},
     "d.txt": {},
 }
 
@@ -44,6 +44,10 @@ def tagged(tmp_path: Path, collection: Collection) -> Collection:
         ("source in (a.txt, 'd.txt')", "ad"),
         ("media_type = text/plain", "abcd"),
         ("team = '; DROP TABLE documents; --'", ""),
+        ("from >= 2025", "b"),  # a text beside a number: as texts
+        ("year != hr", "abc"),
+        ("number = 12345678901234567891", "c"),
+        ("number = 1_000", ""),
         ("YEAR = 2026", ""),  # keys are as they were given
         ("year = 2026 AND NOT team = hr", "b"),
     ],
@@ -55,7 +59,9 @@ def test_which_documents_meet_it(tagged: Collection, text: str, expected: str) -
 
 @pytest.mark.parametrize(
     ("text", "where"),
-    [("", "character 1"), ("year", "character 5"),
+    [("not " * 60 + "a=b", "levels"), ("(" * 3000, "levels"), (" or ".join(["a=b"] * 600), "comparisons"),
+     ("a=" + "b" * 20_000, "characters"), ("a=\ud800", "printed"),
+     ("", "character 1"), ("year", "character 5"),
       ("(a=b", "`)`"), ("a=b c", "'c'"), ("a ~ b", "'~'"), ("a in b", "`(`"),
      ("a in (b", "`)`"), ("= 3", "a key"), ('a = "b', "a value"), ("a=b)", "')'")],
 )  # fmt: skip

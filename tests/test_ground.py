@@ -75,3 +75,21 @@ def test_the_question_tells_which_of_two_equal_numbers_is_meant() -> None:
 def test_words_without_content_support_nothing() -> None:
     assert ground("May I?", "Yes.", _shown(LEAVE)) == ("Yes.", ())
     assert ground("May I?", "", _shown(LEAVE)) == ("", ())
+
+
+BONUS = "Full-time staff do not get a bonus. Part-time staff never get one."
+
+
+def test_a_denial_supports_no_affirmation_and_the_other_way_round() -> None:
+    _, citations = ground("Who gets a bonus?", "Full-time staff get a bonus of cash [1].", _shown(BONUS))
+    assert [citation.verified for citation in citations] == [False]
+    assert ground("Tell me of a bonus", "Full-time staff get it.", _shown(BONUS))[1] == ()
+    _, citations = ground("Tell me of a bonus", "Full-time staff don't get it.", _shown(BONUS))
+    assert [citation.quote for citation in citations] == ["Full-time staff do not get a bonus."]
+
+
+def test_an_echo_of_the_question_claims_nothing() -> None:
+    question = "How many weeks of leave do parents get?"
+    assert ground(question, question, _shown(LEAVE)) == (question, ())
+    _, citations = ground(question, f"{question} [1]", _shown(LEAVE))
+    assert [citation.verified for citation in citations] == [False]

@@ -8,12 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from ragfm import Blob, Collection, Ref, Settings
+from ragfm import Blob, Collection, Document, Ref, Settings
 from ragfm.catalog import Source
 from ragfm.chunk import ChunkSettings
 from ragfm.commit import CatalogWriter
-from ragfm.errors import EmbedderMismatchError, SourceError
-from ragfm.sync import Progress, Sync, SyncReport
+from ragfm.errors import EmbedderMismatchError, EmbeddingError, SourceError
+from ragfm.parse import parse
+from ragfm.sync import Progress, Sync, SyncReport, list_refs
 from ragfm.testing import HashingEmbedder
 
 
@@ -135,8 +136,9 @@ class _Listed:
 
 def _run(collection: Collection, connector: _Listed, embedder: HashingEmbedder) -> SyncReport:
     with collection._store.writing() as catalog:
+        refs = list_refs(connector)
         source = catalog.save_source(Source("docs", "files", "docs", "docs"))
-        return Sync(catalog, source, lambda: embedder, ChunkSettings()).run(connector)
+        return Sync(catalog, source, lambda: embedder, ChunkSettings()).run(connector, refs)
 
 
 def test_nothing_is_removed_when_the_listing_breaks_off(collection: Collection, embedder: HashingEmbedder) -> None:
@@ -217,7 +219,7 @@ def test_a_kill_between_commits_keeps_what_was_committed(
 def test_progress_reaches_the_end(collection: Collection, docs: Path) -> None:
     seen: list[Progress] = []
     report = collection.sync(docs, progress=seen.append)
-    assert seen[-1] == Progress(4, 4, report.chunks)
+    assert seen[-1] == Progress(4, 4, report.chunks, 0)
     assert [step.documents for step in seen] == sorted(step.documents for step in seen)
 
 
@@ -234,3 +236,30 @@ def test_the_same_weights_under_another_name_are_the_same_embedder(collection: C
     collection.sync(docs)
     moved = Collection.open(collection.path, settings=Settings(), embedder=HashingEmbedder("elsewhere"))
     assert moved.sync(docs).unchanged == 4
+
+
+def test_a_bad_vector_never_gets_in(collection: Collection, docs: Path) -> None:
+    class Bad(HashingEmbedder):
+        def embed_passages(self, texts: Sequence[str]) -> object:  # type: ignore[override]
+            vectors = super().embed_passages(texts)
+            vectors[0, 0] = float("nan")
+            return vectors
+
+    with pytest.raises(EmbeddingError):
+        Collection.open(collection.path, settings=Settings(), embedder=Bad()).sync(docs)
+    assert collection.sync(docs).added == 4
+    assert collection.search("leave", k=1)[0].uri == "docs/leave.md"
+
+
+def test_a_mistake_of_a_parser_fails_its_document_alone(
+    collection: Collection, docs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(blob: Blob, uri: str) -> Document:
+        if uri.endswith(".csv"):
+            raise KeyError("column")
+        return parse(blob, uri)
+
+    monkeypatch.setattr("ragfm.sync.parse", broken)
+    report = collection.sync(docs)
+    assert [(failure.uri, failure.error) for failure in report.failed] == [("docs/rooms.csv", "KeyError: 'column'")]
+    assert report.added == 3

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import shutil
 from pathlib import Path
 
 import pytest
 
-from ragfm import Collection, Settings
-from ragfm.errors import DamagedCollectionError
+from ragfm import Collection, Settings, views
+from ragfm.errors import CollectionError, DamagedCollectionError
 from ragfm.testing import HashingEmbedder
 
 
@@ -122,3 +123,90 @@ def test_a_view_newer_than_the_catalog_is_damage_of_the_catalog(collection: Coll
     shutil.copytree(_view(collection), older / "views" / _view(collection).name)
     with pytest.raises(DamagedCollectionError, match="commits were lost"):
         Collection.open(older, settings=Settings(), embedder=HashingEmbedder()).search("leave")
+
+
+def _folders(collection: Collection) -> list[str]:
+    return sorted(path.name for path in (collection.path / "views").iterdir())
+
+
+def test_a_view_saved_while_a_reader_looks_is_no_damage(
+    collection: Collection, docs: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    collection.sync(docs)
+    reader = _again(collection)
+    newest, overtaken = views._newest_view, []
+
+    def slowly(*given: object) -> object:
+        if not overtaken:  # between reading the generation and looking for the view
+            overtaken.append(True)
+            (docs / "more.txt").write_text("Night watchmen sleep by day.")
+            collection.sync(docs)
+        return newest(*given)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(views, "_newest_view", slowly)
+    assert reader.search("watchmen", k=1)[0].uri == "docs/more.txt"
+    assert reader.status().indexes[0]["saved"]
+    assert caplog.text == ""
+
+
+def test_a_view_replaced_while_a_reader_opens_it_is_no_damage(
+    collection: Collection, docs: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    collection.sync(docs)
+    reader = _again(collection)
+    load, overtaken = views._load_view, []
+
+    def slowly(folder: Path, *given: object) -> object:
+        if not overtaken:  # between listing the views and opening one
+            overtaken.append(True)
+            (docs / "more.txt").write_text("Night watchmen sleep by day.")
+            collection.sync(docs)
+        return load(folder, *given)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(views, "_load_view", slowly)
+    assert reader.search("watchmen", k=1)[0].uri == "docs/more.txt"
+    assert reader.status().indexes[0]["saved"]
+    assert caplog.text == ""
+
+
+def test_what_a_full_disk_leaves_is_removed(
+    collection: Collection, docs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    collection.sync(docs)
+    (docs / "more.txt").write_text("Night watchmen sleep by day.")
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(views, "write_durably", full)
+        with pytest.raises(CollectionError, match=r"documents are in, but the view .* No space left"):
+            collection.sync(docs)
+    assert _folders(collection) == ["dense-0000000001"]
+    (collection.path / "views" / "dense-0000000002.77.new").mkdir()
+    assert collection.search("watchmen", k=1)[0].uri == "docs/more.txt"
+    collection.sync(docs)
+    assert _folders(collection) == ["dense-0000000002"]
+
+
+def test_a_long_tail_is_read_once_and_the_dead_leave_it(collection: Collection, docs: Path, tmp_path: Path) -> None:
+    collection.sync(docs)
+    reader = _again(collection)
+    reader.search("leave")
+    with collection._store.writing():  # no view is saved in here
+        pass
+    monkey = pytest.MonkeyPatch()
+    monkey.setattr("ragfm.store.Store.save_view", lambda *_: None)
+    for number in range(6):
+        (docs / "tail.txt").write_text(f"Tail number {number}.")
+        (docs / f"more{number % 2}.txt").write_text(f"More of it, {number}.")
+        if number == 3:
+            (docs / "leave.md").unlink()
+        collection.sync(docs)
+        exact = Collection.open(collection.path, settings=Settings(index="exact"), embedder=HashingEmbedder())
+        for query in ("tail number 3", "28 days of leave", "more of it"):
+            assert [(hit.chunk_id, hit.score) for hit in reader.search(query, k=50)] == [
+                (hit.chunk_id, pytest.approx(hit.score, abs=1e-6)) for hit in exact.search(query, k=50)
+            ]
+        assert len(reader._store.snapshot()) == reader.status().chunks
+    monkey.undo()

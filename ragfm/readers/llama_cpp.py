@@ -184,6 +184,7 @@ class _Model:
         if code := llama_cpp.llama_decode(self._context, llama_cpp.llama_batch_get_one(array, len(tokens))):
             self._resident = []
             raise RagfmError(f"llama.cpp failed to evaluate {len(tokens)} tokens (code {code}): {_last_error()}")
+        _after_c()
 
     def _bytes(self, token: int) -> bytes:
         size = 32
@@ -267,11 +268,21 @@ _errors = threading.local()
 @llama_cpp.llama_log_callback  # type: ignore[untyped-decorator, unused-ignore]
 def _forward_log(level: int, text: bytes, _: Any) -> None:
     """To the log at DEBUG, since what matters becomes an exception; errors are kept for its message."""
-    line = text.decode(errors="replace").strip()
-    if level == _GGML_LOG_ERROR:
-        _errors.last = line
-    if line:
-        _log.debug(line)
+    try:
+        line = text.decode(errors="replace").strip()
+        if level == _GGML_LOG_ERROR:
+            _errors.last = line
+        if line:
+            _log.debug(line)
+    except KeyboardInterrupt:  # can't pass through C; see _after_c
+        _errors.interrupted = True
+
+
+def _after_c() -> None:
+    """Raise the Ctrl-C that came while C code was calling back."""
+    if getattr(_errors, "interrupted", False):
+        _errors.interrupted = False
+        raise KeyboardInterrupt
 
 
 def _last_error() -> str:
