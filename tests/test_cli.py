@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -62,7 +64,7 @@ def test_options_of_ingest(shell: Shell, docs: Path) -> None:
     assert [info["uri"] for info in shell.json("documents", "--filter", "year >= 2026 and team=hr")["documents"]] == [
         "d/leave.md"
     ]
-    assert shell.json("ingest", "docs", "--allow", "staff")["updated"] == 1
+    assert shell.json("ingest", "docs", "--allow", "staff")["unchanged"] == 1
     assert shell.json("status")["sources"][0]["allow"] == ["staff"]
 
 
@@ -101,6 +103,10 @@ WRONG = {
     "wrong number": (["search", "x", "-k", "0"], 2, "-k"),
     "wrong mode": (["search", "x", "--mode", "psychic"], 2, "psychic"),
     "empty query": (["search", " "], 2, "empty"),
+    "empty source": (["ingest", ""], 2, "empty"),
+    "empty collection": (["ingest", "docs", "-c", ""], 2, "empty"),
+    "empty group": (["ingest", "docs", "--allow", ""], 2, "empty"),
+    "a place that can't be written": (["demo", "/proc/nowhere"], 1, "No such file"),
     "wrong tag": (["ingest", "docs", "--tag", "year"], 2, "KEY=VALUE"),
 }
 
@@ -123,7 +129,6 @@ WRONG_LATER = {
     "another embedder": (["ingest", "docs", "--embedder", "bundled"], "ragfm reembed --embedder bundled"),
     "unknown reader": (["ask", "x", "--reader", "./missing.gguf"], "missing.gguf"),
     "unknown reader plugin": (["ask", "x", "--reader", "nope:x"], "nope"),
-    "wrong filter": (["search", "x", "--filter", "year ="], "year ="),
     "no keyword index": (["search", "x", "--mode", "keyword"], "keyword"),
     "overlap": (["ingest", "docs/leave.md"], "overlaps"),
     "no such document": (["documents", "docs/nothing.md"], "docs/nothing.md"),
@@ -216,6 +221,48 @@ def test_interrupt_keeps_what_is_in_and_goes_on(shell: Shell) -> None:
     assert 0 < kept < 4000
     report = shell.json("ingest", "many")
     assert (report["added"], report["unchanged"]) == (4000 - kept, kept)
+
+
+def test_a_wrong_filter_is_wrong_usage(shell: Shell, docs: Path) -> None:
+    shell("ingest", "docs")
+    assert "year =" in shell("search", "x", "--filter", "year =", code=2).stderr
+    assert shell.json("search", "x", "--filter", "year =", code=2)["error"]["type"] == "FilterError"
+
+
+def test_one_source_that_is_gone_is_code_3_and_the_others_are_synced(shell: Shell, docs: Path) -> None:
+    (shell.folder / "more").mkdir()
+    (shell.folder / "more" / "a.txt").write_text("More.")
+    shell("ingest", "docs", "more", "docs")
+    shutil.rmtree(shell.folder / "more")
+    report = shell.json("ingest", code=3)
+    assert (report["unchanged"], report["failed"][0]["uri"]) == (4, "more")
+    assert "No such" not in shell("status").stdout
+
+
+def test_documents_do_not_steer_the_terminal(shell: Shell, docs: Path) -> None:
+    (docs / "evil\nname.txt").write_text("A lamp \x1b]0;PWNED\x07\x1b[31m and \x9b31m more.")
+    shell("ingest", "docs")
+    for words in (["search", "lamp"], ["documents"], ["documents", "docs/evil\nname.txt"]):
+        shown = shell(*words).stdout
+        assert not re.search(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]", shown)
+    assert "\\x1b]0;PWNED" in shell("search", "lamp").stdout
+    assert len(shell("documents").stdout.splitlines()) == 5
+
+
+def test_output_that_cannot_be_written_is_one_line(shell: Shell, docs: Path) -> None:
+    shell("ingest", "docs")
+    for option in ("", "--json"):
+        command = f"{sys.executable} -c 'from ragfm.cli import main; main()' search leave {option} > /dev/full"
+        done = subprocess.run(
+            ["bash", "-c", command], cwd=shell.folder, env=shell.env, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 1
+        assert len(done.stderr.strip().splitlines()) == 1
+        assert "No space left" in done.stderr
+
+
+def test_without_a_command_there_is_help(shell: Shell) -> None:
+    assert "Usage: " in shell().stdout
 
 
 def test_every_command_has_help(shell: Shell) -> None:
