@@ -106,7 +106,8 @@ _SOURCES = r"(?:\w+\ )?(?:passages?|text|texts|context|documents?|sources?|infor
 _SAY = r"(?:contain|mention|say|provide|state|specify|include|give|have|answer|tell|explain|indicate|describe)"
 _ABSTAINS = re.compile(
     rf"""(?:(?:i(?:'|\ a)m\ sorry|sorry|unfortunately|(?:based\ on|according\ to)\ [\w\ ]+?)[,.]?\ (?:but\ )?)?
-    (?: i\ (?:do\ not|don't)\ (?:know|have\ (?:enough|any|that|the)\b)
+    (?: i(?:'m|\ am)\ not\ (?:sure|certain)
+      | i\ (?:do\ not|don't)\ (?:know|have\ (?:enough|any|that|the)\b)
       | i\ (?:cannot|can't|could\ not|couldn't|am\ unable\ to|am\ not\ able\ to)\ (?:answer|find|determine|tell|say)
       | none\ of\ the\ {_SOURCES}
       | (?:the|these|those)\ {_SOURCES}(?:\ (?:above|below|given|provided))?

@@ -123,6 +123,7 @@ def test_ordinary_signs_stay_as_they_are() -> None:
     "text",
     [
         ABSTENTION,
+        "I'm not sure.",
         "I don’t know",
         "I do not know based on the passages.",
         "I don't know. The passages do not mention the price of a taxi [1].",

@@ -360,3 +360,17 @@ def test_an_adapter_changes_the_answer_and_leaves_with_its_request(reader: Llama
     with pytest.raises(ModelNotFoundError, match=r"none\.gguf"):
         reader.stream(ASKED, Sampling(adapter=str(tmp_path / "none.gguf")))
     assert read(reader, asked) == plain
+
+
+def test_ctrl_c_while_llama_cpp_calls_back_is_not_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+    pressed: list[object] = []
+
+    def once(*_: object) -> None:
+        if not pressed:
+            pressed.append(True)
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr("ragfm.readers.llama_cpp._log.debug", once)
+    with pytest.raises(KeyboardInterrupt):
+        load_reader("llama-cpp").count_tokens([Message("user", "Hello")])
+    assert load_reader("llama-cpp").count_tokens([Message("user", "Hello")]) > 1

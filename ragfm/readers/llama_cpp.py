@@ -119,6 +119,7 @@ class _Model:
             llama_cpp.llama_model_free(self._model)
             raise RagfmError(f"llama.cpp can't open {path}: {_last_error()}", "Try with fewer context_tokens.")
         weakref.finalize(self, _free, self._model, self._context)
+        _after_c()
         self._memory = llama_cpp.llama_get_memory(self._context)
         self._adapters: dict[str, Any] = {}
         self._adapter: str | None = None
