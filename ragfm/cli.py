@@ -57,14 +57,23 @@ def main() -> None:
         hint = "What was committed is kept; run it again to go on." if "ingest" in sys.argv else ""
         code = _complain(INTERRUPTED, KeyboardInterrupt(), "Interrupted.", hint)
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # so that the exit doesn't flush into it again
         code = FAILED
     except OSError as error:
         code = _complain(FAILED, error, f"{error.strerror or error}: {error.filename or 'output'}", "")
     except Exception as error:  # the last line of defence: no traceback for users
         hint = "That is a mistake in ragfm; --debug shows where."
         code = _complain(FAILED, error, f"{type(error).__name__}: {error}", hint)
+    _drop_what_cannot_be_written()
     sys.exit(code)
+
+
+def _drop_what_cannot_be_written() -> None:
+    """Let go of output that nobody takes, so that Python's exit doesn't try it again and fail."""
+    try:
+        if sys.stdout:
+            sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _complain(code: int, error: BaseException, message: str, hint: str) -> int:
@@ -77,7 +86,6 @@ def _complain(code: int, error: BaseException, message: str, hint: str) -> int:
         else:
             click.echo(printable(f"ragfm: {message} {hint}".strip()), err=True)
     except OSError:  # standard output is what failed
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         click.echo(printable(f"ragfm: {message} {hint}".strip()), err=True)
     return code
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import re
@@ -251,10 +252,11 @@ def test_documents_do_not_steer_the_terminal(shell: Shell, docs: Path) -> None:
 
 def test_output_that_cannot_be_written_is_one_line(shell: Shell, docs: Path) -> None:
     shell("ingest", "docs")
-    for option in ("", "--json"):
+    for option, unbuffered in itertools.product(("", "--json"), ("", "1")):
         command = f"{sys.executable} -c 'from ragfm.cli import main; main()' search leave {option} > /dev/full"
+        env = shell.env | {"PYTHONUNBUFFERED": unbuffered}
         done = subprocess.run(
-            ["bash", "-c", command], cwd=shell.folder, env=shell.env, capture_output=True, text=True, check=False
+            ["bash", "-c", command], cwd=shell.folder, env=env, capture_output=True, text=True, check=False
         )
         assert done.returncode == 1
         assert len(done.stderr.strip().splitlines()) == 1
