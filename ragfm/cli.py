@@ -9,7 +9,7 @@ import logging
 import os
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -324,8 +324,9 @@ def demo(folder: str, as_json: bool) -> int:
     from ragfm.samples import QUESTIONS, copy_handbook
 
     handbook = copy_handbook(folder)
-    with _open(os.path.join(folder, ".ragfm")) as store, _progress_bar() as progress:  # noqa: PTH118
-        report = store.sync(handbook, progress=progress)
+    with _open(os.path.join(folder, ".ragfm")) as store:  # noqa: PTH118
+        with _progress_bar() as progress:
+            report = store.sync(handbook, progress=progress)
         if not as_json:
             print_report(report)
         rag = Rag(store)
@@ -364,12 +365,11 @@ def _stream_answer(rag: Rag, question: str, history: list[Message], filter: str 
     """Print an answer as it comes; Ctrl-C ends the answer, not the chat."""
     from ragfm.types import Message
 
-    stream = rag.stream(question, history=history, filter=filter)
     try:
-        for piece in stream:
-            click.echo(printable(piece), nl=False)
+        with closing(rag.stream(question, history=history, filter=filter)) as stream:
+            for piece in stream:
+                click.echo(printable(piece), nl=False)
     except KeyboardInterrupt:
-        stream.close()
         click.echo("  (stopped)\n")
         return None
     except RagfmError as error:

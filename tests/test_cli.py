@@ -263,6 +263,13 @@ def test_output_that_cannot_be_written_is_one_line(shell: Shell, docs: Path) -> 
         assert "No space left" in done.stderr
 
 
+def test_a_question_that_fails_does_not_end_the_chat(shell: Shell, docs: Path) -> None:
+    shell("ingest", "docs")
+    done = shell("chat", typed="word " * 100 + "\n/nonsense\n/sources\n/quit\n")
+    assert "100 tokens" in done.stderr
+    assert "/sources  the passages" in done.stdout
+
+
 def test_without_a_command_there_is_help(shell: Shell) -> None:
     assert "Usage: " in shell().stdout
 
