@@ -140,10 +140,8 @@ class Collection:
         snapshot, catalog = self._store.snapshot(), self._store.catalog
         conditions = self._conditions(filter)
         allowed = catalog.chunk_ids(snapshot.generation, *conditions) if conditions else None
-        if allowed is not None and not len(allowed):
-            return []
-        if not len(snapshot):
-            return []
+        if not len(snapshot) or (allowed is not None and not len(allowed)):
+            return []  # no embedder is loaded to find nothing
         return retrieve(query, k, catalog=catalog, snapshot=snapshot, embedder=self._store.embedder, allowed=allowed)
 
     def documents(self, filter: str | None = None) -> list[DocumentInfo]:

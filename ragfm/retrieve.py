@@ -22,8 +22,6 @@ def retrieve(
 
     `score` is the cosine in [-1, 1]. `allowed` restricts the search to these chunk ids, inside the index.
     """
-    if len(snapshot) == 0 or (allowed is not None and len(allowed) == 0):
-        return []
     scores, ids = snapshot.search(embedder.embed_queries([query]), k, allowed=allowed)
     rows = catalog.chunk_rows(ids.tolist())
     hits = []

@@ -114,7 +114,7 @@ class Store:
         size = self.settings.chunk.size
         if size is not None and size > int(window):
             _log.warning("chunk.size is %d, but the embedder takes %s tokens: chunks have at most those.", size, window)
-        return ChunkSettings(size=self.settings.chunk.size, overlap=self.settings.chunk.overlap)
+        return ChunkSettings(size=size, overlap=self.settings.chunk.overlap)
 
     def snapshot(self) -> Snapshot:
         """The newest generation. A search holds on to the snapshot that it was given."""
@@ -175,16 +175,19 @@ class Store:
             self._catalog = self._snapshot = None
 
     def _load(self, default: str) -> Embedder:
-        name = self.settings.embedder if "embedder" in self.settings.model_fields_set else default
-        given = self._given or name
-        return load_embedder(given) if isinstance(given, str) else given
+        asked = self._asked(default)
+        return load_embedder(asked) if isinstance(asked, str) else asked
+
+    def _asked(self, default: str) -> str | Embedder:
+        """The embedder that the caller gave, else the one that the settings name, else the default."""
+        named = self.settings.embedder if "embedder" in self.settings.model_fields_set else default
+        return self._given or named
 
     def _create(self) -> None:
         embedder = self._load(self.settings.embedder)
         contract = dict(embedder.fingerprint)
-        name = (
-            str(contract["model"]) if not isinstance(self._given, str | None) else self._given or self.settings.embedder
-        )
+        asked = self._asked(self.settings.embedder)
+        name = asked if isinstance(asked, str) else str(contract["model"])
         # A relative path would mean another folder to who opens the collection from elsewhere.
         contract["embedder"] = str(Path(name).expanduser().absolute()) if Path(name).expanduser().exists() else name
         if self.folder.is_dir() and any(self.folder.iterdir()):

@@ -13,7 +13,8 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from hashlib import blake2b
 from typing import TYPE_CHECKING, Any
@@ -175,23 +176,32 @@ class Sync:
             self._unchanged += 1
             self._revisions[ref.path] = ref.revision
             return
-        embedder = self._embedder()
-        try:
+        document, chunks = None, None
+        with self._failing_alone(ref):
             document = parse(blob, self._uri(ref.path))
+        if document is None:
+            return
+        embedder = self._embedder()  # loaded only for a document that is read, and its own errors end the sync
+        with self._failing_alone(ref):
             chunks = split(document, embedder.tokenize, embedder.max_tokens, self._settings)
-        except SkipDocument as skip:
-            self._skipped[ref.path] = str(skip)
-            return
-        except RagfmError as error:
-            self._fail(ref, "parse", str(error))
-            return
-        except Exception as error:  # a parser's own mistake must not take the other documents with it
-            _log.debug("%s", ref.path, exc_info=True)
-            self._fail(ref, "parse", f"{type(error).__name__}: {error}")
+        if chunks is None:
             return
         hashes = [text_hash(chunk.embedded_text) for chunk in chunks]
         self._window.append(NewDocument(ref.path, ref.revision, digest, self._recipe, document, chunks, hashes))
         self._waiting.update(hashes)
+
+    @contextmanager
+    def _failing_alone(self, ref: Ref) -> Iterator[None]:
+        """What goes wrong in here is the document's failure, or the reason to skip it, and nobody else's."""
+        try:
+            yield
+        except SkipDocument as skip:
+            self._skipped[ref.path] = str(skip)
+        except RagfmError as error:
+            self._fail(ref, "parse", str(error))
+        except Exception as error:  # a parser's own mistake must not take the other documents with it
+            _log.debug("%s", ref.path, exc_info=True)
+            self._fail(ref, "parse", f"{type(error).__name__}: {error}")
 
     def _flush(self, gone: Sequence[str] = ()) -> None:
         """Embed and commit the window, and end the documents that are gone."""

@@ -7,12 +7,13 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
+from ragfm_connectors.files import FilesConnector
 
 from ragfm import Blob, Collection, Document, Ref, Settings
 from ragfm.catalog import Source
 from ragfm.chunk import ChunkSettings
 from ragfm.commit import CatalogWriter
-from ragfm.errors import EmbedderMismatchError, EmbeddingError, SourceError
+from ragfm.errors import EmbedderMismatchError, EmbeddingError, ModelNotFoundError, SourceError
 from ragfm.parse import parse
 from ragfm.sync import Progress, Sync, SyncReport, list_refs
 from ragfm.testing import HashingEmbedder
@@ -263,3 +264,34 @@ def test_a_mistake_of_a_parser_fails_its_document_alone(
     report = collection.sync(docs)
     assert [(failure.uri, failure.error) for failure in report.failed] == [("docs/rooms.csv", "KeyError: 'column'")]
     assert report.added == 3
+
+
+def test_no_model_is_loaded_for_what_is_skipped_or_broken(collection: Collection, docs: Path) -> None:
+    collection.sync(docs)
+    (docs / "picture.png").write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(range(256)))
+    (docs / "fake.pdf").write_text("No PDF.")
+
+    def never() -> HashingEmbedder:
+        raise AssertionError
+
+    with collection._store.writing() as catalog:
+        (source,) = catalog.sources()
+        connector = FilesConnector(docs)
+        report = Sync(catalog, source, never, ChunkSettings()).run(connector, list_refs(connector))
+    assert (report.unchanged, len(report.skipped), len(report.failed)) == (4, 1, 1)
+
+
+def test_an_embedder_that_cannot_be_loaded_ends_the_sync(collection: Collection, docs: Path) -> None:
+    collection.sync(docs)
+    (docs / "new.txt").write_text("New.")
+
+    def missing() -> HashingEmbedder:
+        raise ModelNotFoundError("gone")
+
+    with collection._store.writing() as catalog:
+        (source,) = catalog.sources()
+        connector = FilesConnector(docs)
+        refs = list_refs(connector)
+        with pytest.raises(ModelNotFoundError):
+            Sync(catalog, source, missing, ChunkSettings()).run(connector, refs)
+    assert collection.status().failed == ()
