@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, Protocol, TypeAlias, runtime_checkable
+from typing import TYPE_CHECKING, ClassVar, Literal, Protocol, TypeAlias, runtime_checkable
 
 if TYPE_CHECKING:
     import numpy as np
@@ -290,7 +290,14 @@ class Embedder(Protocol):
 
 @runtime_checkable
 class VectorIndex(Protocol):
-    """An immutable index over vectors. Ids are any distinct int64 ≥ 0; score = cosine, higher is better."""
+    """An immutable index over vectors. Ids are any distinct int64 ≥ 0; score = cosine, higher is better.
+
+    `recall` is what an index promises to find: of the true best 10, the share that is among the 40 that it returns
+    when it is asked for 40. An exact index promises 1.0, and its scores are the cosines. The scores of the others may
+    be off by 0.01: who asks them wants more than `k` hits, scores these by their vectors and keeps the best `k`.
+    """
+
+    recall: ClassVar[float]
 
     @classmethod
     def build(cls, ids: Ids, vectors: Vectors) -> VectorIndex:
@@ -299,8 +306,9 @@ class VectorIndex(Protocol):
     def search(self, queries: Vectors, k: int, *, allowed: Ids | None = None) -> tuple[Vectors, Ids]:
         """Scores and ids of the best `k`, best first. *Shape:* both (n_queries, k).
 
-        Only `allowed` ids are returned where it is given; ids in it that the index lacks do nothing. Where fewer
-        than `k` are found, the rest has id -1 and score -inf.
+        Only `allowed` ids are returned where it is given; ids in it that the index lacks do nothing. As many as
+        there are, up to `k`, are always found, by an approximate index too; the rest has id -1 and score -inf. An
+        `allowed` array that is read-only and is asked with again may cost nothing the second time.
         """
 
     def save(self, folder: Path) -> None:

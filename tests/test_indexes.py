@@ -135,7 +135,7 @@ class HalfBlind(ExactIndex):
     [
         (Negated, "where the cosines are"),
         (Unfiltered, "not allowed"),
-        (FilteredAfterwards, "recall"),
+        (FilteredAfterwards, "0 hits, where 1 are there"),
         (Distances, "where the cosines are"),
         (NegatedDistances, "where the cosines are"),
         (Positions, "not there"),
@@ -152,20 +152,39 @@ def test_the_contract_catches_a_broken_index(broken: type[ExactIndex], message: 
         check_vector_index(broken)
 
 
-def test_the_contract_grants_an_approximate_index_its_recall() -> None:
-    check_vector_index(Negligent, recall=0.6)
-    with pytest.raises(AssertionError, match="recall"):
-        check_vector_index(Negligent, recall=0.95)
-
-
 class Negligent(ExactIndex):
     """Overlooks a tenth of the vectors, its scores are a little off."""
 
+    recall = 0.6
+    overlooked = 10
+
     def search(self, queries: Any, k: int, *, allowed: Any = None) -> Any:
         wanted = self._ids if allowed is None else np.intersect1d(self._ids, allowed)
-        few = len(wanted) < 10
-        scores, ids = super().search(queries, k, allowed=wanted if few else wanted[np.arange(len(wanted)) % 10 > 0])
+        seen = wanted[np.arange(len(wanted)) % self.overlooked > 0]
+        scores, ids = super().search(queries, k, allowed=seen if len(seen) >= k else wanted)
         return scores - np.float32(0.001), ids
+
+
+class Overconfident(Negligent):
+    recall = 0.95
+
+
+class ShortSighted(Negligent):
+    """As a graph search that stops early: of few that are allowed it finds fewer still."""
+
+    def search(self, queries: Any, k: int, *, allowed: Any = None) -> Any:
+        scores, ids = super().search(queries, k, allowed=allowed)
+        if allowed is not None and len(allowed) == 2000:
+            scores[0, k // 2 :], ids[0, k // 2 :] = -np.inf, -1
+        return scores, ids
+
+
+def test_the_contract_grants_an_approximate_index_its_recall() -> None:
+    check_vector_index(Negligent)
+    with pytest.raises(AssertionError, match=r"recall is 0\.\d+, below 0.95"):
+        check_vector_index(Overconfident)
+    with pytest.raises(AssertionError, match="2000 ids allowed: 20 hits, where 40 are there"):
+        check_vector_index(ShortSighted)
 
 
 # --- What the contract leaves open -------------------------------------------------------------------------------

@@ -71,7 +71,7 @@ def test_the_wheel_passes_the_contract_tests(tmp_path: Path) -> None:
     assert done.stdout.split("\n")[:4] == [
         "connectors files",
         "embedders hashing sentence-transformers",
-        "indexes exact faiss-flat",
+        "indexes exact faiss-flat faiss-hnsw faiss-ivf",
         "readers llama-cpp transformers",
     ]
     script = tmp_path / "env" / "bin" / "ragfm"

@@ -10,6 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 
 if TYPE_CHECKING:
     from ragfm.types import Ids, Vectors
+    from ragfm_indexes.selection import Selection
 
 Rows: TypeAlias = NDArray[np.int64]
 """Positions in an index's own order, which is by id; -1 is none."""
@@ -19,10 +20,11 @@ _GATHER = 8192  # rows that are scored again at a time
 _ROUNDING = 1e-5  # of a float32 cosine; ten times what was seen at 4,096 dimensions
 
 
-def by_id(ids: ArrayLike, vectors: ArrayLike) -> tuple[Ids, Vectors]:
-    """Copies of ids and vectors in order of id, as native int64 and float32.
+def by_id(ids: ArrayLike, vectors: ArrayLike, *, copy: bool = True) -> tuple[Ids, Vectors]:
+    """Ids and vectors in order of id, as native int64 and float32; ids are always a copy, vectors where `copy` says so.
 
-    *Shape:* (n,) and (n, dim). Raises ValueError for ids that are negative or not distinct, and for rows whose length
+    *Shape:* (n,) and (n, dim). An index that makes its own codes needs no copy, which is as large as what it was
+    given. Raises ValueError for ids that are negative or not distinct, and for rows whose length
     is not 1 within 0.001, NaN included.
     """
     known, given = _integers(ids, "ids"), np.asarray(vectors)
@@ -30,10 +32,11 @@ def by_id(ids: ArrayLike, vectors: ArrayLike) -> tuple[Ids, Vectors]:
         raise ValueError(f"expected ids (n,) and vectors (n, dim), got shapes {known.shape} and {given.shape}")
     if given.dtype.kind not in "fiu":
         raise ValueError(f"expected vectors of real numbers, got {given.dtype}")
-    order = np.argsort(known, kind="stable")
-    known = known[order]
+    if copy or not bool((known[1:] > known[:-1]).all()):
+        order = np.argsort(known, kind="stable")
+        known, given = known[order], given[order]
     check_ids(known)
-    rows = np.ascontiguousarray(given[order], dtype=np.float32)
+    rows = np.ascontiguousarray(given, dtype=np.float32)
     lengths = np.sqrt(np.einsum("ij,ij->i", rows, rows))
     wrong = np.flatnonzero(~(np.abs(lengths - 1) <= 1e-3))  # so written, NaN is wrong too
     if len(wrong):
@@ -64,7 +67,9 @@ def check_queries(queries: ArrayLike, k: int, dim: int) -> Vectors:
 
 def rows_of(ids: Ids, allowed: ArrayLike) -> Rows:
     """Where the allowed ids stand in the sorted `ids`, in order; those that are not there are left out."""
-    wanted = np.unique(_integers(allowed, "allowed ids"))
+    wanted = _integers(allowed, "allowed ids", copy=False)
+    if wanted.ndim != 1 or not bool((wanted[1:] > wanted[:-1]).all()):
+        wanted = np.unique(wanted)
     rows = np.searchsorted(ids, wanted)
     inside = rows < len(ids)
     rows, wanted = rows[inside], wanted[inside]
@@ -84,24 +89,23 @@ def nothing(n_queries: int, k: int) -> tuple[Vectors, Rows]:
     return np.full((n_queries, k), -np.inf, dtype=np.float32), np.full((n_queries, k), -1, dtype=np.int64)
 
 
-def search_exactly(vectors: Vectors, queries: Vectors, k: int, within: Rows | None = None) -> tuple[Vectors, Rows]:
+def search_exactly(vectors: Vectors, queries: Vectors, k: int, within: Selection | None = None) -> tuple[Vectors, Rows]:
     """Cosines and rows of the best `k`, best first; of equal cosines the lower row comes first.
 
     *Shape:* both (n_queries, k). Only the rows `within` are looked at where it is given.
     """
     if within is not None and len(within) * 8 < len(vectors):  # copying so few costs less than scoring all
-        scores, places = search_exactly(vectors[within], queries, k)
-        return scores, ids_at(within, places)
+        scores, places = search_exactly(vectors[within.rows], queries, k)
+        return scores, ids_at(within.rows, places)
     scores, rows = nothing(len(queries), k)
     filled = min(k, len(vectors) if within is None else len(within))
     if not filled:
         return scores, rows
-    barred = None if within is None else np.delete(np.arange(len(vectors)), within)
     step = max(1, _BLOCK // len(vectors))
     for start in range(0, len(queries), step):
         block = queries[start : start + step] @ vectors.T
-        if barred is not None:
-            block[:, barred] = -np.inf
+        if within is not None:
+            block[:, ~within.mask] = -np.inf
         for at, rough in enumerate(block, start):
             scores[at, :filled], rows[at, :filled] = _best(vectors, queries[at], rough, filled)
     return scores, rows
@@ -133,10 +137,10 @@ def read_array(path: Path, dtype: type[np.generic], ndim: int) -> NDArray[Any]:
     return array
 
 
-def _integers(values: ArrayLike, what: str) -> Ids:
+def _integers(values: ArrayLike, what: str, *, copy: bool = True) -> Ids:
     given = np.asarray(values)
     if given.size == 0:  # an empty list is one of floats to numpy
         return np.empty(given.shape, dtype=np.int64)
     if given.dtype.kind not in "iu" or (given.dtype == np.uint64 and given.max() > np.iinfo(np.int64).max):
         raise ValueError(f"expected {what} as int64, got {given.dtype}")
-    return given.astype(np.int64)
+    return given.astype(np.int64, copy=copy)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
 from ragfm_indexes.arrays import by_id, check_ids, check_queries, ids_at, read_array, rows_of, search_exactly
+from ragfm_indexes.selection import Selection, Selections
 
 if TYPE_CHECKING:
     from ragfm.types import Ids, Vectors
@@ -19,10 +20,13 @@ class ExactIndex:
     Saved as `ids.npy` and `vectors.npy`, which are mapped when loaded. Thread-safe, as nothing changes.
     """
 
+    recall: ClassVar[float] = 1.0
+
     def __init__(self, ids: Ids, vectors: Vectors) -> None:
         """For `build` and `load`: ids in ascending order, vectors of unit length in the same order."""
         self._ids = ids
         self._vectors = vectors
+        self._selections = Selections(lambda allowed: Selection(rows_of(ids, allowed), len(ids)))
 
     @classmethod
     def build(cls, ids: Ids, vectors: Vectors) -> ExactIndex:
@@ -38,7 +42,7 @@ class ExactIndex:
         Raises ValueError for k < 1 and for queries of another shape or with NaN.
         """
         queries = check_queries(queries, k, self._vectors.shape[1])
-        within = None if allowed is None else rows_of(self._ids, allowed)
+        within = None if allowed is None else self._selections.of(allowed)
         scores, rows = search_exactly(self._vectors, queries, k, within)
         return scores, ids_at(self._ids, rows)
 
