@@ -6,10 +6,13 @@ NULL while they live), so a reader sees the collection as of any generation G: b
     HEAD            (generation, digest) that the last acknowledged commit reached, written and fsynced after the
                     database's own commit. SQLite drops a damaged tail of its write-ahead log in silence; a HEAD that
                     is ahead of the database gives that away.
-    catalog.sqlite  sources, documents with their text, chunks as spans of it, vectors keyed by (contract, hash of
+    catalog.db      sources, documents with their text, chunks as spans of it, vectors keyed by (contract, hash of
                     the embedded text), failures, contracts, generations.
 
 `generations.digest` is a chain over all changes, so equal digests mean equal histories.
+
+Rows that went stay until compaction, which raises the `floor` to a generation G and then deletes what had died by then.
+Whoever has read at an older generation checks the floor afterwards: if it has passed him, what he read may lack rows.
 """
 
 from __future__ import annotations
@@ -17,14 +20,16 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from hashlib import blake2b
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from zlib import crc32
 
 import numpy as np
 import sqlalchemy as sa
 
 from ragfm.database import FILE, batches, open_engine, read_head, unreadable
-from ragfm.errors import DamagedCollectionError
+from ragfm.errors import CollectionError, DamagedCollectionError
 from ragfm.schema import (
     SCHEMA_VERSION,
     chunks,
@@ -36,6 +41,7 @@ from ragfm.schema import (
     sources,
     vectors,
 )
+from ragfm.types import Mark
 
 if TYPE_CHECKING:
     from ragfm.types import Ids, Scalar, Vectors
@@ -59,6 +65,26 @@ class Source:
     id: int = 0
 
 
+class OvertakenError(Exception):
+    """Another process has replaced or compacted what was being read; looking again finds the newer."""
+
+
+@dataclass(frozen=True, slots=True)
+class Generation:
+    """One state of the collection: the digest of its history, its embedding contract, and how many chunks it has."""
+
+    id: int
+    digest: str
+    contract_id: int
+    contract: Mapping[str, Any]
+    chunks: int
+
+
+def text_hash(text: str) -> bytes:
+    """What a text is known by: the key of its vector, and the proof that it is whole. 16 bytes."""
+    return blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).digest()
+
+
 class Catalog:
     """One open database, for reading; see `commit.CatalogWriter` for writing. Thread-safe."""
 
@@ -67,10 +93,7 @@ class Catalog:
         self._engine = open_engine(folder, writable=writable)
         try:
             self._check()
-        except sa.exc.DatabaseError as error:
-            self.close()
-            raise unreadable(folder, error) from error
-        except DamagedCollectionError:
+        except BaseException:
             self.close()
             raise
 
@@ -82,37 +105,43 @@ class Catalog:
 
     @contextmanager
     def read(self) -> Iterator[sa.Connection]:
-        """A read transaction: all statements in it see one state of the database."""
-        with self._engine.begin() as connection:
-            yield connection
+        """A read transaction: all statements in it see one state of the database.
+
+        Raises DamagedCollectionError or CollectionError where it can't be read.
+        """
+        try:
+            with self._engine.begin() as connection:
+                yield connection
+        except sa.exc.DatabaseError as error:
+            raise unreadable(self.folder, error) from error
 
     def generation(self) -> int:
         """The newest generation."""
         with self.read() as connection:
             return int(connection.execute(sa.select(sa.func.max(generations.c.id))).scalar_one())
 
-    def generation_digest(self, generation: int) -> str | None:
-        """The digest of the history up to a generation, None where there is no such generation."""
+    def at(self, generation: int | None = None) -> Generation:
+        """A generation, else the newest. Raises OvertakenError where compaction has removed it."""
+        query = sa.select(generations, contracts.c.fingerprint).join(contracts)
+        if generation is not None:
+            query = query.where(generations.c.id == generation)
         with self.read() as connection:
-            query = sa.select(generations.c.digest).where(generations.c.id == generation)
-            return connection.execute(query).scalar_one_or_none()
+            row = connection.execute(query.order_by(generations.c.id.desc()).limit(1)).one_or_none()
+        if row is None:
+            raise OvertakenError
+        return Generation(row.id, row.digest, row.contract_id, row.fingerprint, row.chunks)
 
-    def contract(self) -> tuple[int, dict[str, Scalar]]:
-        """Id and fingerprint of the embedding contract of the newest generation."""
-        query = (
-            sa.select(contracts.c.id, contracts.c.fingerprint)
-            .join(generations, generations.c.contract_id == contracts.c.id)
-            .order_by(generations.c.id.desc())
-            .limit(1)
-        )
+    def floor(self) -> int:
+        """The oldest generation that can be read whole."""
         with self.read() as connection:
-            row = connection.execute(query).one()
-        return int(row.id), dict(row.fingerprint)
+            query = sa.select(properties.c.value).where(properties.c.key == "floor")
+            return int(connection.execute(query).scalar_one())
 
     def sources(self) -> list[Source]:
         """All sources, in the order of their first ingest."""
         with self.read() as connection:
-            rows = connection.execute(sa.select(sources).order_by(sources.c.id)).all()
+            query = sa.select(sources).where(sources.c.removed.is_(False)).order_by(sources.c.id)
+            rows = connection.execute(query).all()
         return [
             Source(row.name, row.connector, row.location, row.root, row.options, row.tags, tuple(row.allow), row.id)
             for row in rows
@@ -136,8 +165,8 @@ class Catalog:
             return list(connection.execute(query).all())
 
     def current(self, source_id: int) -> dict[str, Any]:
-        """The living documents of a source by path, with uri, revision, digest and recipe."""
-        columns = (documents.c.path, documents.c.uri, documents.c.revision, documents.c.digest, documents.c.recipe)
+        """The living documents of a source by path, with uri, revision, digest, recipe and allow."""
+        columns = [documents.c[name] for name in ("path", "uri", "revision", "digest", "recipe", "allow")]
         query = sa.select(*columns).where(documents.c.source_id == source_id, documents.c.died.is_(None))
         with self.read() as connection:
             return {row.path: row for row in connection.execute(query)}
@@ -153,29 +182,32 @@ class Catalog:
                 known.update(connection.execute(query).scalars())
         return known
 
-    def chunk_vectors(self, contract_id: int, dim: int, generation: int, born_after: int = -1) -> tuple[Ids, Vectors]:
+    def chunk_vectors(self, generation: Generation, *, born_after: int = -1) -> tuple[Ids, Vectors]:
         """Ids and vectors of the chunks that live at a generation and came after another.
 
-        *Shape:* (n,), and (n, dim). Raises DamagedCollectionError where a chunk's vector is missing.
+        *Shape:* (n,), and (n, dim). Raises DamagedCollectionError where a chunk's vector is missing or not whole.
         """
-        joined = chunks.outerjoin(
-            vectors, sa.and_(vectors.c.text_hash == chunks.c.text_hash, vectors.c.contract_id == contract_id)
-        )
-        wanted = (alive(chunks, generation), chunks.c.born > born_after)
-        query = sa.select(chunks.c.id, vectors.c.vector).select_from(joined).where(*wanted).order_by(chunks.c.id)
+        wanted = (alive(chunks, generation.id), chunks.c.born > born_after)
         with self.read() as connection:
             count = connection.execute(sa.select(sa.func.count()).select_from(chunks).where(*wanted)).scalar_one()
-            ids = np.empty(count, dtype=np.int64)
-            matrix = np.empty((count, dim), dtype=np.float32)
-            rows = connection.execution_options(yield_per=1000).execute(query)  # never all of them as Python objects
-            for place, row in enumerate(rows):
-                if row.vector is None or len(row.vector) != 4 * dim:
-                    raise DamagedCollectionError(
-                        f"Chunk {row.id} in {self.folder / FILE} has no vector of {dim} numbers.",
-                        "Restore it from a backup.",
-                    )
-                ids[place] = row.id
-                matrix[place] = np.frombuffer(row.vector, dtype="<f4")
+            streaming = connection.execution_options(yield_per=1000)  # never all of them as Python objects
+            return self._fill(generation, count, streaming.execute(_vectors(generation).where(*wanted)))
+
+    def vectors_of(self, generation: Generation, ids: Sequence[int]) -> tuple[Ids, Vectors]:
+        """Ids and vectors of these chunks, in order of id; ids that are not there are left out."""
+        with self.read() as connection:
+            parts = [_vectors(generation).where(chunks.c.id.in_(part)) for part in batches(list(ids))]
+            rows = [row for query in parts for row in connection.execute(query)]
+        return self._fill(generation, len(rows), sorted(rows))
+
+    def _fill(self, generation: Generation, count: int, rows: Iterable[Any]) -> tuple[Ids, Vectors]:
+        dim = int(generation.contract["dim"])
+        ids, matrix = np.empty(count, dtype=np.int64), np.empty((count, dim), dtype=np.float32)
+        for place, (chunk_id, vector, checksum) in enumerate(rows):
+            if vector is None or len(vector) != 4 * dim or crc32(vector) != checksum:
+                raise self.damaged(f"chunk {chunk_id} has no vector of {dim} numbers with the checksum {checksum}")
+            ids[place] = chunk_id
+            matrix[place] = np.frombuffer(vector, dtype="<f4")
         return ids, matrix
 
     def chunk_ids(self, generation: int, *conditions: sa.ColumnElement[bool]) -> Ids:
@@ -194,30 +226,35 @@ class Catalog:
         with self.read() as connection:
             return np.fromiter(connection.execute(query).scalars(), dtype=np.int64)
 
-    def chunk_rows(self, ids: Sequence[int]) -> dict[int, Any]:
-        """Chunks by id, with the uri of their documents and their text."""
-        text = sa.func.substr(documents.c.text, chunks.c.start + 1, chunks.c.end - chunks.c.start).label("text")
-        columns = (
-            chunks.c.id,
-            chunks.c.start,
-            chunks.c.end,
-            chunks.c.page,
-            chunks.c.place,
-            chunks.c.headings,
-            chunks.c.context,
-            documents.c.uri,
-            text,
-        )
-        rows: dict[int, Any] = {}
+    def chunk_rows(self, ids: Sequence[int]) -> dict[int, tuple[Any, str]]:
+        """Chunks by id, each with its text, checked against its hash; the uri is that of its document.
+
+        Raises DamagedCollectionError where the text is another than was committed. Ids that are not there are left out.
+        """
+        query = sa.select(chunks, documents.c.uri).join(documents, documents.c.id == chunks.c.document_id)
+        rows: list[Any] = []
+        texts: dict[int, str] = {}
         with self.read() as connection:
             for part in batches(list(ids)):
-                query = sa.select(*columns).join(documents, documents.c.id == chunks.c.document_id)
-                rows |= {row.id: row for row in connection.execute(query.where(chunks.c.id.in_(part)))}
-        return rows
+                rows += connection.execute(query.where(chunks.c.id.in_(part)))
+            # A document's text is read once, however many of its chunks were found: it may have millions of characters.
+            for document_id in {row.document_id for row in rows}:
+                found = sa.select(documents.c.text).where(documents.c.id == document_id)
+                texts[document_id] = connection.execute(found).scalar_one()
+        found_rows = {}
+        for row in rows:
+            text = texts[row.document_id][row.start : row.end]
+            if text_hash(f"{row.context}\n{text}" if row.context else text) != row.text_hash:
+                raise self.damaged(f"the text of chunk {row.id} of {row.uri!r} is not the one that was committed")
+            found_rows[row.id] = (row, text)
+        return found_rows
 
     def documents(self, generation: int, *conditions: sa.ColumnElement[bool]) -> list[Any]:
-        """The documents that live at a generation and meet the conditions, in order of uri."""
-        columns = [column for column in documents.c if column.name != "text"]
+        """The documents that live at a generation and meet the conditions, in order of uri; not their text and marks.
+
+        Raises OvertakenError where compaction has passed the generation.
+        """
+        columns = [column for column in documents.c if column.name not in ("text", "marks")]
         query = (
             sa.select(*columns, sources.c.name.label("source"))
             .join(sources, sources.c.id == documents.c.source_id)
@@ -225,13 +262,31 @@ class Catalog:
             .order_by(documents.c.uri)
         )
         with self.read() as connection:
-            return list(connection.execute(query).all())
+            rows = list(connection.execute(query).all())
+        if self.floor() > generation:
+            raise OvertakenError
+        return rows
 
-    def document_text(self, document_id: int) -> str:
-        """The text of a document version."""
+    def document(self, document_id: int) -> tuple[str, tuple[Mark, ...] | None]:
+        """Text and marks of a document version; no marks where an older ragfm wrote it.
+
+        Raises DamagedCollectionError where the text is another than was committed, OvertakenError where it is gone.
+        """
+        query = sa.select(documents.c.uri, documents.c.text, documents.c.text_hash, documents.c.marks)
         with self.read() as connection:
-            query = sa.select(documents.c.text).where(documents.c.id == document_id)
-            return str(connection.execute(query).scalar_one())
+            row = connection.execute(query.where(documents.c.id == document_id)).one_or_none()
+        if row is None:
+            raise OvertakenError
+        if text_hash(row.text) != row.text_hash:
+            raise self.damaged(f"the text of {row.uri!r} is not the one that was committed")
+        return row.text, None if row.marks is None else tuple(Mark(*mark) for mark in row.marks)
+
+    def damaged(self, what: str) -> DamagedCollectionError:
+        """The error that says what in the catalog is not as it was committed."""
+        return DamagedCollectionError(
+            f"The catalog {self.folder / FILE} is damaged: {what}.",
+            "Restore it from a backup, or save what can be read with `ragfm verify --salvage OUT`.",
+        )
 
     # --- Inside --------------------------------------------------------------------------------------------------
 
@@ -239,21 +294,29 @@ class Catalog:
         # HEAD is read first: a commit that lands in between only makes the catalog newer.
         head = read_head(self.folder)
         with self.read() as connection:
-            stored = connection.execute(sa.select(properties.c.key, properties.c.value)).all()
-            schema = {row.key: row.value for row in stored}.get("schema")
+            query = sa.select(properties.c.value).where(properties.c.key == "schema")
+            schema = connection.execute(query).scalar_one_or_none()
             newest = connection.execute(sa.select(sa.func.max(generations.c.id))).scalar_one()
             query = sa.select(generations.c.digest).where(generations.c.id == head["generation"])
             digest = connection.execute(query).scalar_one_or_none()
+            floor = connection.execute(sa.select(properties.c.value).where(properties.c.key == "floor")).scalar()
         if schema != str(SCHEMA_VERSION):
-            raise DamagedCollectionError(
-                f"{self.folder} has schema {schema}, this ragfm reads {SCHEMA_VERSION}.", "Use the ragfm that wrote it."
+            raise CollectionError(
+                f"{self.folder} has schema {schema}, this ragfm reads {SCHEMA_VERSION}.", "Use a newer ragfm."
             )
-        if digest != head["digest"]:
+        # Compaction forgets generations; only one that was read before it began can be so old.
+        if digest != head["digest"] and not (digest is None and head["generation"] < int(floor or 0)):
             raise DamagedCollectionError(
                 f"The catalog {self.folder / FILE} is at generation {newest}, but generation {head['generation']} "
                 f"(digest {head['digest']}) was acknowledged: commits were lost.",
                 "Restore it from a backup, or remove the folder and ingest again.",
             )
+
+
+def _vectors(generation: Generation) -> sa.Select[Any]:
+    this = sa.and_(vectors.c.text_hash == chunks.c.text_hash, vectors.c.contract_id == generation.contract_id)
+    found = sa.select(chunks.c.id, vectors.c.vector, vectors.c.checksum).select_from(chunks.outerjoin(vectors, this))
+    return found.order_by(chunks.c.id)
 
 
 def alive(table: sa.Table, generation: int) -> sa.ColumnElement[bool]:

@@ -13,8 +13,10 @@ from ragfm.errors import CollectionError, UnsupportedError
 from ragfm.types import Document, Scalar
 
 if TYPE_CHECKING:
+    from ragfm.catalog import Catalog
     from ragfm.config import Settings
     from ragfm.retrieve import Mode
+    from ragfm.snapshot import Snapshot
     from ragfm.store import Store
     from ragfm.sync import Failed, Progress, SyncReport
     from ragfm.types import Embedder, Hit
@@ -137,17 +139,24 @@ class Collection:
         k = self.settings.search.k if k is None else k
         if k < 1:
             raise ValueError(f"k is {k}, it must be at least 1")
-        snapshot, catalog = self._store.snapshot(), self._store.catalog
         conditions = self._conditions(filter)
-        allowed = catalog.chunk_ids(snapshot.generation, *conditions) if conditions else None
-        if not len(snapshot) or (allowed is not None and not len(allowed)):
-            return []  # no embedder is loaded to find nothing
-        return retrieve(query, k, catalog=catalog, snapshot=snapshot, embedder=self._store.embedder, allowed=allowed)
+
+        def found(snapshot: Snapshot) -> list[Hit]:
+            catalog, allowed = self._store.catalog, None
+            if conditions:
+                at = snapshot.generation.id
+                allowed = snapshot.allowed((filter, self._groups), lambda: catalog.chunk_ids(at, *conditions))
+            if not len(snapshot) or (allowed is not None and not len(allowed.ids)):
+                return []  # no embedder is loaded to find nothing
+            embedder = self._store.embedder(snapshot.generation)
+            return retrieve(query, k, catalog=catalog, snapshot=snapshot, embedder=embedder, allowed=allowed)
+
+        return self._store.read(found)
 
     def documents(self, filter: str | None = None) -> list[DocumentInfo]:
         """The documents, in order of uri."""
-        catalog = self._store.catalog
-        rows = catalog.documents(catalog.generation(), *self._conditions(filter))
+        conditions = self._conditions(filter)
+        rows = self._store.read_catalog(lambda catalog: catalog.documents(catalog.generation(), *conditions))
         return [
             DocumentInfo(row.uri, row.source, row.media_type, row.metadata, row.chunk_count, row.characters, row.digest)
             for row in rows
@@ -157,35 +166,35 @@ class Collection:
         """One document with its text. Raises CollectionError where there is none, or none for this handle."""
         from ragfm.schema import documents
 
-        catalog = self._store.catalog
-        rows = catalog.documents(catalog.generation(), documents.c.uri == uri, *self._conditions(None))
-        if not rows:
-            raise CollectionError(f"There is no document {uri!r} in {self.path}.", "`ragfm documents` lists them.")
-        return Document(uri, catalog.document_text(rows[0].id), rows[0].media_type, rows[0].metadata)
+        conditions = (documents.c.uri == uri, *self._conditions(None))
+
+        def found(catalog: Catalog) -> Document:
+            rows = catalog.documents(catalog.generation(), *conditions)
+            if not rows:
+                raise CollectionError(f"There is no document {uri!r} in {self.path}.", "`ragfm documents` lists them.")
+            text, marks = catalog.document(rows[0].id)
+            return Document(uri, text, rows[0].media_type, rows[0].metadata, marks or ())
+
+        return self._store.read_catalog(found)
 
     def status(self) -> Status:
         """Counts, failures, the embedder, the indexes and the sources; restricted handles get only counts."""
+        return self._store.read(self._status)
+
+    def _status(self, snapshot: Snapshot) -> Status:
         from ragfm.sources import failed_documents
 
-        snapshot, catalog = self._store.snapshot(), self._store.catalog
-        rows = catalog.documents(snapshot.generation, *self._conditions(None))
-        _, contract = catalog.contract()
+        catalog = self._store.catalog
+        rows = catalog.documents(snapshot.generation.id, *self._conditions(None))
         own = self._groups is None
         counts = Counter(row.source for row in rows)
-        index = {
-            "kind": snapshot.view.kind,
-            "over": "vectors",
-            "generation": snapshot.view.generation,
-            "vectors": len(snapshot.view.index),
-            "saved": snapshot.view.folder is not None,
-        }
         return Status(
             documents=len(rows),
             chunks=sum(row.chunk_count for row in rows),
-            generation=snapshot.generation,
+            generation=snapshot.generation.id,
             failed=failed_documents(catalog) if own else (),
-            embedder=contract,
-            indexes=(index,) if own else (),
+            embedder=snapshot.generation.contract,
+            indexes=(_index(snapshot),) if own else (),
             sources=tuple(
                 {
                     "name": source.name,
@@ -220,6 +229,19 @@ class Collection:
 
         conditions = [] if text is None else [parse_filter(text)]
         return conditions if self._groups is None else [*conditions, may_see(self._groups)]
+
+
+def _index(snapshot: Snapshot) -> dict[str, Any]:
+    view = snapshot.view
+    return {
+        "kind": view.kind if view else None,
+        "over": "vectors",
+        "generation": view.generation if view else None,
+        "vectors": len(view.index) if view else 0,
+        "pending": snapshot.pending,
+        "state": view.state if view else "none",
+        "saved": view is not None,
+    }
 
 
 def _names(names: Iterable[str], what: str) -> frozenset[str]:

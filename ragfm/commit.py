@@ -4,90 +4,87 @@ from __future__ import annotations
 
 import json
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from hashlib import blake2b
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from zlib import crc32
 
 import sqlalchemy as sa
 
 from ragfm.catalog import Catalog, Source
-from ragfm.database import FILE, HEAD, batches, open_engine, read_head, write_head
-from ragfm.errors import CollectionError, CollectionReadOnlyError
+from ragfm.database import FILE, HEAD, batches, create_database, open_engine, read_head, unreadable, write_head
+from ragfm.errors import CollectionError, CollectionReadOnlyError, DamagedCollectionError
+from ragfm.migrate import migrate
+from ragfm.rows import NewDocument, end_documents, insert_document, restrict
 from ragfm.schema import (
     SCHEMA,
     SCHEMA_VERSION,
-    as_number,
-    chunks,
     contracts,
     documents,
     failures,
     generations,
-    groups,
     properties,
     sources,
-    tags,
     vectors,
 )
 
 if TYPE_CHECKING:
-    from ragfm.types import Chunk, Document, Scalar, Vectors
-
-
-@dataclass(frozen=True, slots=True)
-class NewDocument:
-    """A document version to commit: where it came from, what it is, and its chunks with their hashes."""
-
-    path: str
-    revision: str
-    digest: str
-    recipe: str
-    document: Document
-    chunks: Sequence[Chunk]
-    hashes: Sequence[bytes]
+    from ragfm.types import Scalar, Vectors
 
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """A document that could not be brought in, at which stage (list, fetch, parse, embed), and why."""
+    """A document that could not be brought in, at which stage (list, fetch, parse), and why."""
 
     path: str
     stage: str
     error: str
     revision: str = ""
+    recipe: str = ""
     attempts: int = 1
 
 
-def text_hash(embedded_text: str) -> bytes:
-    """The key under which a text's vector is kept. 16 bytes."""
-    return blake2b(embedded_text.encode(), digest_size=16).digest()
+@dataclass(slots=True)
+class Commit:
+    """A generation in the making. `record` what changes: the digest of the history is a chain over that."""
+
+    connection: sa.Connection
+    generation: int
+    contract_id: int
+    chunks: int
+    changes: list[Any] = field(default_factory=list)
+
+    def record(self, *change: Any) -> None:
+        """Add a change to the history."""
+        self.changes.append(change)
 
 
 class CatalogWriter(Catalog):
     """The catalog as the one process that holds the collection's lock sees it."""
 
     def __init__(self, folder: Path) -> None:
+        migrate(folder)
         super().__init__(folder, writable=True)
         self._mend_head()
 
     @classmethod
     def create(cls, folder: Path, contract: Mapping[str, Scalar]) -> None:
         """Make an empty catalog, at generation 0, in an existing folder."""
-        engine = open_engine(folder, writable=True, create=True)
+        create_database(folder)
+        engine = open_engine(folder, writable=True)
         digest = blake2b(digest_size=16).hexdigest()
+        stored = {"schema": str(SCHEMA_VERSION), "collection": uuid.uuid4().hex, "floor": "0"}
+        first = {"id": 0, "digest": digest, "contract_id": 1, "chunks": 0, "created": _now()}
         try:
-            SCHEMA.create_all(engine)
             with engine.begin() as connection:
-                stored = [
-                    {"key": "schema", "value": str(SCHEMA_VERSION)},
-                    {"key": "collection", "value": uuid.uuid4().hex},
-                ]
-                connection.execute(properties.insert(), stored)
+                SCHEMA.create_all(connection)
+                connection.execute(properties.insert(), [{"key": k, "value": v} for k, v in stored.items()])
                 connection.execute(contracts.insert().values(id=1, fingerprint=dict(contract)))
-                connection.execute(generations.insert().values(id=0, digest=digest, contract_id=1, created=_now()))
+                connection.execute(generations.insert().values(**first))
         finally:
             engine.dispose()
         write_head(folder, 0, digest)
@@ -104,25 +101,45 @@ class CatalogWriter(Catalog):
             "options": dict(source.options),
             "tags": dict(source.tags),
             "allow": list(source.allow),
+            "removed": False,
         }
-        with self._write() as connection:
+        with self.write() as connection:
             known = connection.execute(sa.select(sources).where(sources.c.name == source.name)).one_or_none()
             if known is None:
                 inserted = connection.execute(sources.insert().values(name=source.name, **values)).inserted_primary_key
                 assert inserted is not None
                 return replace(source, id=int(inserted[0]))
-            connection.execute(sources.update().where(sources.c.id == known.id).values(**values))
-            if set(known.allow) != set(source.allow):
-                _allow(connection, known.id, source.allow)
-        return replace(source, id=int(known.id))
+        saved = replace(source, id=int(known.id))
+        if set(known.allow) == set(source.allow):
+            with self.write() as connection:
+                connection.execute(sources.update().where(sources.c.id == known.id).values(**values))
+            return saved
+
+        def change(commit: Commit) -> None:
+            commit.connection.execute(sources.update().where(sources.c.id == known.id).values(**values))
+            restrict(commit.connection, saved, None)
+            commit.record("allow", source.name, sorted(source.allow))
+
+        self.generate(change)
+        return saved
+
+    def restrict(self, source: Source, paths: Mapping[str, tuple[str, ...] | None]) -> None:
+        """Make what the connector says of documents' groups hold at once, older versions included."""
+
+        def change(commit: Commit) -> None:
+            restrict(commit.connection, source, paths)
+            commit.record("allow", source.name, sorted(paths.items()))
+
+        self.generate(change)
 
     def add_vectors(self, contract_id: int, hashes: Sequence[bytes], matrix: Vectors) -> None:
         """Keep the vectors of embedded texts; durable at once, so that an interrupted sync embeds nothing twice."""
+        stored = [row.tobytes() for row in matrix.astype("<f4", copy=False)]
         rows = [
-            {"contract_id": contract_id, "text_hash": key, "vector": row.tobytes()}
-            for key, row in zip(hashes, matrix.astype("<f4", copy=False), strict=True)
+            {"contract_id": contract_id, "text_hash": key, "vector": vector, "checksum": crc32(vector)}
+            for key, vector in zip(hashes, stored, strict=True)
         ]
-        with self._write() as connection:
+        with self.write() as connection:
             connection.execute(vectors.insert(), rows)
 
     def commit(self, source: Source, added: Sequence[NewDocument], removed: Sequence[str]) -> int:
@@ -130,24 +147,42 @@ class CatalogWriter(Catalog):
 
         When it returns, the commit is durable. Gives the new generation.
         """
-        with self._write() as connection:
-            last = connection.execute(sa.select(generations).order_by(generations.c.id.desc()).limit(1)).one()
-            generation = last.id + 1
-            chain = blake2b(last.digest.encode(), digest_size=16)
+
+        def change(commit: Commit) -> None:
             ended = [*removed, *(new.path for new in added)]
-            _end_documents(connection, source.id, ended, generation)
-            chain.update(json.dumps(["-", source.name, ended]).encode())
+            commit.chunks -= end_documents(commit.connection, source.id, ended, commit.generation)
+            commit.record("-", source.name, ended)
             for new in added:
-                _insert_document(connection, source, new, generation)
-                chain.update(json.dumps(["+", new.document.uri, new.digest, new.recipe, len(new.chunks)]).encode())
-            self._clear_failures(connection, source.id, ended)
-            connection.execute(
-                generations.insert().values(
-                    id=generation, digest=chain.hexdigest(), contract_id=last.contract_id, created=_now()
-                )
-            )
-        write_head(self.folder, generation, chain.hexdigest())
-        return int(generation)
+                insert_document(commit.connection, source, new, commit.generation)
+                commit.chunks += len(new.chunks)
+                commit.record("+", new.document.uri, new.digest, new.recipe, len(new.chunks))
+            _clear_failures(commit.connection, source.id, ended)
+
+        return self.generate(change)
+
+    def remove_source(self, source: Source) -> int:
+        """One generation: a source goes, with all its documents."""
+
+        def change(commit: Commit) -> None:
+            paths = list(self.current(source.id))
+            commit.chunks -= end_documents(commit.connection, source.id, paths, commit.generation)
+            commit.connection.execute(failures.delete().where(failures.c.source_id == source.id))
+            commit.connection.execute(sources.update().where(sources.c.id == source.id).values(removed=True))
+            commit.record("- source", source.name)
+
+        return self.generate(change)
+
+    def generate(self, change: Callable[[Commit], None]) -> int:
+        """Make one generation of what `change` writes; when it returns, the generation is durable."""
+        with self.write() as connection:
+            last = connection.execute(sa.select(generations).order_by(generations.c.id.desc()).limit(1)).one()
+            commit = Commit(connection, last.id + 1, last.contract_id, last.chunks)
+            change(commit)
+            digest = blake2b(json.dumps([last.digest, commit.changes]).encode(), digest_size=16).hexdigest()
+            row = {"id": commit.generation, "digest": digest, "contract_id": commit.contract_id}
+            connection.execute(generations.insert().values(**row, chunks=commit.chunks, created=_now()))
+        write_head(self.folder, commit.generation, digest)
+        return int(commit.generation)
 
     def note(
         self,
@@ -158,11 +193,11 @@ class CatalogWriter(Catalog):
         cleared: Sequence[str] = (),
     ) -> None:
         """Keep what changes no content: revisions of documents found equal, failures, and failures that ended."""
-        with self._write() as connection:
+        with self.write() as connection:
             for path, revision in (revisions or {}).items():
                 this = (documents.c.source_id == source_id, documents.c.path == path, documents.c.died.is_(None))
                 connection.execute(documents.update().where(*this).values(revision=revision))
-            self._clear_failures(connection, source_id, [*cleared, *(failure.path for failure in failed)])
+            _clear_failures(connection, source_id, [*cleared, *(failure.path for failure in failed)])
             for failure in failed:
                 connection.execute(
                     failures.insert().values(
@@ -171,21 +206,15 @@ class CatalogWriter(Catalog):
                         stage=failure.stage,
                         error=failure.error,
                         revision=failure.revision,
+                        recipe=failure.recipe,
                         attempts=failure.attempts,
                         at=_now(),
                     )
                 )
 
-    def _mend_head(self) -> None:
-        """Acknowledge a commit whose writer was killed before it could: readers have seen it since."""
-        newest, digest = self.generation(), self.generation_digest(self.generation())
-        if digest is not None and newest > read_head(self.folder)["generation"]:
-            write_head(self.folder, newest, digest)
-        for left in self.folder.glob(f"{HEAD}.*.new"):
-            left.unlink(missing_ok=True)
-
     @contextmanager
-    def _write(self) -> Iterator[sa.Connection]:
+    def write(self) -> Iterator[sa.Connection]:
+        """A transaction that is durable when the block is left. Raises CollectionError where it can't be."""
         try:
             with self._engine.begin() as connection:
                 yield connection
@@ -193,85 +222,29 @@ class CatalogWriter(Catalog):
             raise CollectionError(
                 f"Two sources have a document of the same address ({error.orig}).", "Give one of them another --name."
             ) from error
-        except sa.exc.OperationalError as error:
+        except sa.exc.DatabaseError as error:
             if "readonly" in str(error.orig):
                 raise CollectionReadOnlyError(f"The collection {self.folder} is read-only.") from error
+            damage = unreadable(self.folder, error)
+            if isinstance(damage, DamagedCollectionError):
+                raise damage from error
             raise CollectionError(
                 f"Writing to {self.folder / FILE} failed: {error.orig}. What was committed before is intact.",
                 "Mend the cause and run it again.",
             ) from error
 
-    @staticmethod
-    def _clear_failures(connection: sa.Connection, source_id: int, paths: Sequence[str]) -> None:
-        for part in batches(list(paths)):
-            connection.execute(failures.delete().where(failures.c.source_id == source_id, failures.c.path.in_(part)))
+    def _mend_head(self) -> None:
+        """Acknowledge a commit whose writer was killed before it could: readers have seen it since."""
+        newest = self.at()
+        if newest.id > read_head(self.folder)["generation"]:
+            write_head(self.folder, newest.id, newest.digest)
+        for left in self.folder.glob(f"{HEAD}.*.new"):
+            left.unlink(missing_ok=True)
 
 
-def _end_documents(connection: sa.Connection, source_id: int, paths: Sequence[str], generation: int) -> None:
+def _clear_failures(connection: sa.Connection, source_id: int, paths: Sequence[str]) -> None:
     for part in batches(list(paths)):
-        these = (documents.c.source_id == source_id, documents.c.path.in_(part))
-        connection.execute(documents.update().where(*these, documents.c.died.is_(None)).values(died=generation))
-        ended = sa.select(documents.c.id).where(*these, documents.c.died == generation)
-        connection.execute(chunks.update().where(chunks.c.document_id.in_(ended)).values(died=generation))
-
-
-def _allow(connection: sa.Connection, source_id: int, names: Sequence[str]) -> None:
-    """Open the documents of a source to these groups alone, or to all where there are none."""
-    these = sa.select(documents.c.id).where(documents.c.source_id == source_id)
-    connection.execute(documents.update().where(documents.c.source_id == source_id).values(restricted=bool(names)))
-    connection.execute(groups.delete().where(groups.c.document_id.in_(these)))
-    for name in names:
-        row = sa.select(documents.c.id, sa.literal(name)).where(documents.c.source_id == source_id)
-        connection.execute(groups.insert().from_select(["document_id", "name"], row))
-
-
-def _insert_document(connection: sa.Connection, source: Source, new: NewDocument, generation: int) -> None:
-    document = new.document
-    metadata = {**document.metadata, **source.tags}
-    inserted = connection.execute(
-        documents.insert().values(
-            source_id=source.id,
-            path=new.path,
-            uri=document.uri,
-            revision=new.revision,
-            media_type=document.media_type,
-            metadata=metadata,
-            text=document.text,
-            digest=new.digest,
-            recipe=new.recipe,
-            characters=len(document.text),
-            chunk_count=len(new.chunks),
-            restricted=bool(source.allow),
-            born=generation,
-        )
-    ).inserted_primary_key
-    assert inserted is not None
-    document_id = inserted[0]
-    if metadata:
-        connection.execute(tags.insert(), [_tag(document_id, key, value) for key, value in metadata.items()])
-    if source.allow:
-        connection.execute(groups.insert(), [{"document_id": document_id, "name": name} for name in source.allow])
-    rows = [
-        {
-            "document_id": document_id,
-            "start": chunk.start,
-            "end": chunk.end,
-            "page": chunk.page,
-            "place": chunk.place,
-            "headings": list(chunk.headings),
-            "context": chunk.context,
-            "text_hash": key,
-            "born": generation,
-        }
-        for chunk, key in zip(new.chunks, new.hashes, strict=True)
-    ]
-    if rows:
-        connection.execute(chunks.insert(), rows)
-
-
-def _tag(document_id: int, key: str, value: Scalar) -> dict[str, Any]:
-    text = json.dumps(value) if isinstance(value, bool) else str(value)
-    return {"document_id": document_id, "key": key, "text": text, "number": as_number(text)}
+        connection.execute(failures.delete().where(failures.c.source_id == source_id, failures.c.path.in_(part)))
 
 
 def _now() -> str:

@@ -77,7 +77,10 @@ class Settings(BaseSettings):
 
     embedder: str = Field("bundled", description="The embedding model of a new collection: `bundled`, a folder, a "
                           "name on the Hugging Face hub, or `PLUGIN:NAME`.")  # fmt: skip
-    index: str = Field("faiss-flat", description="The kind of vector index; see `ragfm plugins`.")
+    index: str = Field("auto", description="The kind of vector index, see `ragfm plugins`; `auto` picks by size and "
+                       "memory.")  # fmt: skip
+    index_memory_mb: int | None = Field(None, ge=64, description="Memory that `auto` may plan for the vectors, in MiB. "
+                                        "Default: a quarter of the machine's.")  # fmt: skip
     reader: str = Field("bundled", description="The model that answers: `bundled`, a `.gguf` file, a folder, a name "
                         "on the Hugging Face hub, or `PLUGIN:NAME`.")  # fmt: skip
     chunk: ChunkSection = ChunkSection()

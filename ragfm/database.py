@@ -1,53 +1,82 @@
-"""A collection's database file and its HEAD: how they are opened, and what was acknowledged."""
+"""A collection's database file and its HEAD: how they are opened, and what was acknowledged.
+
+SQLite takes a damaged page for a page: a flipped bit is another text. So every page carries a checksum, which SQLite's
+own checksum VFS (https://sqlite.org/cksumvfs.html) writes and verifies. The driver is pysqlite3, since the SQLite of
+Python's standard library is often built without loadable extensions; the extension comes with apsw.
+"""
 
 from __future__ import annotations
 
+import functools
 import os
-import sqlite3
 from collections.abc import Iterator
+from contextlib import closing
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+import pysqlite3
 import sqlalchemy as sa
 
 from ragfm.durable import checksummed, read_checksummed, write_durably
 from ragfm.errors import CollectionError, DamagedCollectionError
 
-FILE = "catalog.sqlite"
+FILE = "catalog.db"
 HEAD = "HEAD"
+PAGE = 4096
+_CHECKSUM = 8  # bytes at the end of a page
 _ROWS = 500  # per IN (...) list; SQLite's oldest limit is 999 variables
+_DAMAGE = ("SQLITE_CORRUPT", "SQLITE_NOTADB")  # a wrong checksum is an SQLITE_IOERR, as is a failing disk
 
 
-def open_engine(folder: Path, *, writable: bool, create: bool = False) -> sa.Engine:
+def create_database(folder: Path) -> None:
+    """An empty database file whose pages have checksums."""
+    file = folder / FILE
+    with closing(pysqlite3.connect(file, isolation_level=None)) as connection:
+        connection.execute(f"PRAGMA page_size={PAGE}")
+        connection.execute("PRAGMA auto_vacuum=INCREMENTAL")
+        connection.execute("VACUUM")
+    # The place for checksums can only be reserved through SQLite's C interface, or in the one page that an empty
+    # database has (https://sqlite.org/fileformat2.html): bytes reserved per page, and where the page's content begins.
+    page = bytearray(file.read_bytes())
+    page[20] = _CHECKSUM
+    page[105:107] = (PAGE - _CHECKSUM).to_bytes(2, "big")
+    page[-_CHECKSUM:] = _checksums(bytes(page))[0].tobytes()
+    file.write_bytes(page)
+    engine = open_engine(folder, writable=True)
+    with closing(engine.raw_connection()) as connection:
+        connection.cursor().execute("PRAGMA journal_mode=WAL")
+    engine.dispose()
+
+
+def open_engine(folder: Path, *, writable: bool) -> sa.Engine:
     """Connections to a database. A reader can't write; a writer's transactions take the write lock at once."""
     name = quote(str((folder / FILE).absolute()))
-    if create:
-        mode = "rwc"
-    elif writable or os.access(folder, os.W_OK):
+    if writable or os.access(folder, os.W_OK):
         mode = "rw"  # readers too: SQLite needs its shared-memory file beside the database; see query_only below
     elif os.statvfs(folder).f_flag & os.ST_RDONLY and not _has_log(folder):
         mode = "ro&immutable=1"  # SQLite needs no shared memory where nothing can change
     else:
         mode = "ro"
 
-    def connect() -> sqlite3.Connection:
-        connection = sqlite3.connect(f"file:{name}?mode={mode}", uri=True, check_same_thread=False, timeout=30)
+    def connect() -> Any:
+        _checksum_pages()
+        connection = pysqlite3.connect(
+            f"file:{name}?mode={mode}&vfs=cksmvfs", uri=True, check_same_thread=False, timeout=30
+        )
         connection.isolation_level = None  # SQLAlchemy begins and commits, see below
-        if create:
-            connection.execute("PRAGMA auto_vacuum=INCREMENTAL")
-            connection.execute("PRAGMA journal_mode=WAL")
         connection.execute("PRAGMA synchronous=FULL")
         connection.execute("PRAGMA foreign_keys=ON")
         if not writable:
             connection.execute("PRAGMA query_only=ON")
         return connection
 
-    engine = sa.create_engine("sqlite+pysqlite://", creator=connect, poolclass=sa.pool.QueuePool)
+    engine = sa.create_engine("sqlite+pysqlite://", module=pysqlite3, creator=connect, poolclass=sa.pool.QueuePool)
 
     @sa.event.listens_for(engine, "begin")
     def begin(connection: sa.Connection) -> None:
-        # Python's sqlite3 would begin only at the first write, so that two reads could see two states.
+        # The driver would begin only at the first write, so that two reads could see two states.
         connection.exec_driver_sql("BEGIN IMMEDIATE" if writable else "BEGIN")
 
     return engine
@@ -57,9 +86,11 @@ def unreadable(folder: Path, error: sa.exc.DatabaseError) -> CollectionError:
     """What it means that a catalog can't be read: damage, or something that passes."""
     cause = error.orig
     code = getattr(cause, "sqlite_errorname", "")
-    if code in ("SQLITE_CORRUPT", "SQLITE_NOTADB") or "no such table" in str(cause):
+    why = damaged_page(folder)
+    if why or code in _DAMAGE or "no such table" in str(cause) or "no such column" in str(cause):
         return DamagedCollectionError(
-            f"The catalog {folder / FILE} can't be read: {cause}.", "Restore it from a backup."
+            f"The catalog {folder / FILE} can't be read: {why or cause}.",
+            "Restore it from a backup, or save what can be read with `ragfm verify --salvage OUT`.",
         )
     hint = "Run it again."
     if not os.access(folder, os.W_OK):
@@ -67,6 +98,28 @@ def unreadable(folder: Path, error: sa.exc.DatabaseError) -> CollectionError:
         if _has_log(folder):
             hint = f"It has commits in {FILE}-wal; open it once where its folder can be written."
     return CollectionError(f"The catalog {folder / FILE} can't be opened: {cause}.", hint)
+
+
+def damaged_page(folder: Path) -> str | None:
+    """The first page of the database file whose checksum is wrong, in words: found and expected. None if all hold.
+
+    Raises OSError where the file can't be read.
+    """
+    with (folder / FILE).open("rb") as file:
+        first, pages = 1, 1
+        while block := file.read(PAGE * 4096):
+            if len(block) % PAGE:
+                return f"it ends within page {first + len(block) // PAGE}"
+            for row, found in enumerate(_checksums(block)):
+                expected = block[(row + 1) * PAGE - _CHECKSUM : (row + 1) * PAGE]
+                if found.tobytes() != expected:
+                    return f"page {first + row} has the checksum {found.tobytes().hex()}, expected {expected.hex()}"
+            if first == 1:
+                pages = int.from_bytes(block[28:32], "big")
+            first += len(block) // PAGE
+    if first - 1 < pages:
+        return f"it has {first - 1} pages, expected {pages}"
+    return None
 
 
 def write_head(folder: Path, generation: int, digest: str) -> None:
@@ -90,12 +143,40 @@ def read_head(folder: Path) -> dict[str, Any]:
         ) from error
 
 
+def batches(values: list[Any]) -> Iterator[list[Any]]:
+    """The values in parts that an `IN (...)` list takes."""
+    for start in range(0, len(values), _ROWS):
+        yield values[start : start + _ROWS]
+
+
 def _has_log(folder: Path) -> bool:
     log = folder / f"{FILE}-wal"
     return log.exists() and log.stat().st_size > 0
 
 
-def batches(values: list[Any]) -> Iterator[list[Any]]:
-    """The values in parts that an `IN (...)` list takes."""
-    for start in range(0, len(values), _ROWS):
-        yield values[start : start + _ROWS]
+def _checksums(pages: bytes) -> Any:
+    """What the VFS writes at the end of each page. *Shape:* (n_pages, 2), of little-endian 32-bit words."""
+    import numpy as np
+
+    words = np.frombuffer(pages, dtype="<u4").reshape(-1, PAGE // 4).T
+    sums = np.zeros((2, words.shape[1]), dtype="<u4")
+    for at in range(0, len(words) - 2, 2):
+        sums[0] += words[at] + sums[1]
+        sums[1] += words[at + 1] + sums[0]
+    return np.ascontiguousarray(sums.T)
+
+
+@functools.cache
+def _checksum_pages() -> None:
+    """Register the checksum VFS with the driver's SQLite, once for the process."""
+    connection = pysqlite3.connect(":memory:")
+    connection.enable_load_extension(True)
+    connection.load_extension(_extension())
+    connection.close()
+
+
+def _extension() -> str:
+    spec = find_spec("apsw")  # not imported: two SQLite libraries in one process take each other's locks
+    assert spec is not None
+    assert spec.origin is not None
+    return str(Path(spec.origin).parent / "sqlite_extra_binaries" / "cksumvfs")

@@ -36,15 +36,6 @@ def sync_file(path: Path) -> None:
         os.fsync(file.fileno())
 
 
-def file_checksum(path: Path) -> str:
-    """The BLAKE2b checksum of a file, in hexadecimal."""
-    digest = blake2b(digest_size=16)
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
-
-
 def checksummed(values: Mapping[str, Any]) -> bytes:
     """Values as one line of JSON that carries its own checksum."""
     body = json.dumps(dict(values), sort_keys=True)

@@ -9,29 +9,32 @@ from ragfm.types import Hit
 
 if TYPE_CHECKING:
     from ragfm.catalog import Catalog
-    from ragfm.types import Embedder, Ids
-    from ragfm.views import Snapshot
+    from ragfm.snapshot import Allowed, Snapshot
+    from ragfm.types import Embedder
 
 Mode: TypeAlias = Literal["hybrid", "dense", "keyword"]
 
 
 def retrieve(
-    query: str, k: int, *, catalog: Catalog, snapshot: Snapshot, embedder: Embedder, allowed: Ids | None = None
+    query: str, k: int, *, catalog: Catalog, snapshot: Snapshot, embedder: Embedder, allowed: Allowed | None = None
 ) -> list[Hit]:
     """The `k` chunks of the snapshot nearest to the query, best first; fewer where there are fewer.
 
-    `score` is the cosine in [-1, 1]. `allowed` restricts the search to these chunk ids, inside the index.
+    `score` is the cosine in [-1, 1]. `allowed` restricts the search, inside the index. Raises OvertakenError where
+    compaction has passed the snapshot.
     """
-    scores, ids = snapshot.search(embedder.embed_queries([query]), k, allowed=allowed)
+    scores, ids = snapshot.search(embedder.embed_queries([query]), k, allowed)
     rows = catalog.chunk_rows(ids.tolist())
+    if len(rows) < len(ids):
+        snapshot.blame("it has chunks that the catalog lacks")
     hits = []
     for score, chunk_id in zip(scores.tolist(), ids.tolist(), strict=True):
-        row = rows[chunk_id]
+        row, text = rows[chunk_id]
         cosine = max(-1.0, min(1.0, score))  # rounding may carry it a little past
         hits.append(
             Hit(
                 uri=row.uri,
-                text=row.text,
+                text=text,
                 start=row.start,
                 end=row.end,
                 chunk_id=chunk_id,

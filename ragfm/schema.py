@@ -6,7 +6,7 @@ import re
 
 import sqlalchemy as sa
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 SCHEMA = sa.MetaData()
 _Id = sa.BigInteger().with_variant(sa.Integer, "sqlite")  # SQLite counts up only what is called INTEGER
 _NUMBER = re.compile(r"[+-]?(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d{1,2})?", re.ASCII)
@@ -31,6 +31,7 @@ generations = sa.Table(
     sa.Column("id", sa.Integer, primary_key=True, autoincrement=False),
     sa.Column("digest", sa.String, nullable=False),
     sa.Column("contract_id", sa.ForeignKey("contracts.id"), nullable=False),
+    sa.Column("chunks", sa.Integer, nullable=False),  # that live at it, so that a lost row is noticed
     sa.Column("created", sa.String, nullable=False),
 )
 
@@ -45,6 +46,7 @@ sources = sa.Table(
     sa.Column("options", sa.JSON, nullable=False),
     sa.Column("tags", sa.JSON, nullable=False),
     sa.Column("allow", sa.JSON, nullable=False),
+    sa.Column("removed", sa.Boolean, nullable=False),  # its last rows are still there for readers of older generations
 )
 
 documents = sa.Table(
@@ -61,9 +63,12 @@ documents = sa.Table(
     sa.Column("recipe", sa.String, nullable=False),
     sa.Column("characters", sa.Integer, nullable=False),
     sa.Column("chunk_count", sa.Integer, nullable=False),
+    sa.Column("allow", sa.JSON(none_as_null=True)),  # the groups that the connector says; NULL where it says nothing
     sa.Column("restricted", sa.Boolean, nullable=False),  # to the groups that `groups` lists for it, which may be none
     sa.Column("born", sa.Integer, nullable=False),
     sa.Column("died", sa.Integer),
+    sa.Column("text_hash", sa.LargeBinary, nullable=False),
+    sa.Column("marks", sa.JSON(none_as_null=True)),  # NULL where an older ragfm wrote the row
     sa.Column("text", sa.Text, nullable=False),  # last: SQLite reads a row's other columns without it
     sqlite_autoincrement=True,
 )
@@ -84,7 +89,7 @@ chunks = sa.Table(
     sa.Column("place", sa.String),
     sa.Column("headings", sa.JSON, nullable=False),
     sa.Column("context", sa.Text, nullable=False),
-    sa.Column("text_hash", sa.LargeBinary, nullable=False),
+    sa.Column("text_hash", sa.LargeBinary, nullable=False, index=True),  # of the embedded text
     sa.Column("born", sa.Integer, nullable=False, index=True),
     sa.Column("died", sa.Integer, index=True),
     sqlite_autoincrement=True,  # an id is never given twice
@@ -96,6 +101,7 @@ vectors = sa.Table(
     sa.Column("contract_id", sa.ForeignKey("contracts.id"), primary_key=True),
     sa.Column("text_hash", sa.LargeBinary, primary_key=True),
     sa.Column("vector", sa.LargeBinary, nullable=False),  # little-endian float32
+    sa.Column("checksum", sa.Integer, nullable=False),  # CRC-32 of it
 )
 
 tags = sa.Table(
@@ -124,6 +130,7 @@ failures = sa.Table(
     sa.Column("stage", sa.String, nullable=False),
     sa.Column("error", sa.Text, nullable=False),
     sa.Column("revision", sa.String, nullable=False),
+    sa.Column("recipe", sa.String, nullable=False),
     sa.Column("attempts", sa.Integer, nullable=False),
     sa.Column("at", sa.String, nullable=False),
 )

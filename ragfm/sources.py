@@ -36,7 +36,7 @@ def sync_sources(
     reports = []
     with store.writing() as catalog:
         if store.names_embedder:
-            store.embedder  # noqa: B018  another embedder is refused even where there is nothing to embed
+            store.embedder()  # another embedder is refused even where there is nothing to embed
         chunking = store.chunk_settings
         for location, name, given in asked or known_sources(store):
             try:
@@ -44,7 +44,7 @@ def sync_sources(
                 source, connector = resolve_source(store, location, name, given)
                 refs = list_refs(connector)
                 kept = catalog.save_source(source)  # not before it could be listed
-                run = Sync(catalog, kept, lambda: store.embedder, chunking, progress=progress)
+                run = Sync(catalog, kept, store.embedder, chunking, progress=progress)
                 report = run.run(connector, refs)
             except SourceError as error:
                 if asked:

@@ -10,15 +10,15 @@ import os
 import shutil
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from filelock import FileLock, Timeout
 from sqlalchemy.exc import DBAPIError
 
-from ragfm.catalog import Catalog
+from ragfm.catalog import Catalog, Generation, OvertakenError
 from ragfm.chunk import ChunkSettings
 from ragfm.commit import CatalogWriter
 from ragfm.config import Settings, load_settings
@@ -31,9 +31,14 @@ from ragfm.errors import (
     CollectionNotFound,
     CollectionReadOnlyError,
     DamagedCollectionError,
+    RagfmError,
 )
+from ragfm.index_kind import choose_kind, default_memory
+from ragfm.migrate import is_old
+from ragfm.snapshot import Snapshot, open_snapshot
 from ragfm.sync import check_contract
-from ragfm.views import Snapshot, build_view, open_snapshot, save_view
+from ragfm.views import FOLDER as VIEWS
+from ragfm.views import View, save_view
 
 if TYPE_CHECKING:
     from ragfm.types import Embedder
@@ -43,6 +48,10 @@ LOCK = "LOCK"
 _NOT_WRITABLE = (errno.EROFS, errno.EACCES, errno.EPERM)
 LOCK_SECONDS = 10.0
 """How long a writer waits for another one to end."""
+_ATTEMPTS = 5  # at reading while others compact
+_SMALL = 5_000  # chunks, whose view is written anew at any change
+_LONG_TAIL = 10_000  # chunks after which a search gets slow
+T = TypeVar("T")
 
 
 class Store:
@@ -54,9 +63,12 @@ class Store:
         self._given = embedder
         self._lock = threading.RLock()
         self._catalog: Catalog | None = None
-        self._embedder: Embedder | None = None
+        self._embedders: dict[int, Embedder] = {}  # by contract
         self._snapshot: Snapshot | None = None
         self._file: tuple[int, int] | None = None
+        self._stands_on: object = None  # state of the folder of views, and contract, that a snapshot was opened for
+        self._loading = threading.Lock()
+        self._opening: threading.Thread | None = None
 
     @property
     def settings(self) -> Settings:
@@ -69,13 +81,16 @@ class Store:
     @property
     def exists(self) -> bool:
         """Whether there is a collection in the folder. Raises DamagedCollectionError where half of one is."""
-        has_head, has_catalog = ((self.folder / name).exists() for name in (HEAD, FILE))
-        if has_catalog != has_head:  # unless it was being made just then
-            has_head, has_catalog = ((self.folder / name).exists() for name in (HEAD, FILE))
-        if has_catalog != has_head:
-            missing = HEAD if has_catalog else FILE
-            raise DamagedCollectionError(f"{self.folder / missing} is missing.", "Restore it from a backup.")
-        return has_catalog
+        for _ in range(2):  # it may be made just now
+            has_head = (self.folder / HEAD).exists()
+            has_catalog = (self.folder / FILE).exists() or is_old(self.folder)
+            if has_head == has_catalog:
+                return has_catalog
+        missing = HEAD if has_catalog else FILE
+        raise DamagedCollectionError(
+            f"{self.folder / missing} is missing.",
+            "Restore the collection from a backup, or save what can be read with `ragfm verify --salvage OUT`.",
+        )
 
     @property
     def catalog(self) -> Catalog:
@@ -87,20 +102,23 @@ class Store:
                         f"There is no collection at {self.folder}.",
                         "Make one with `ragfm ingest FOLDER`, or name another with -c.",
                     )
+                if is_old(self.folder):
+                    with self.writing():
+                        pass  # whoever writes brings it to this version's schema
                 self._catalog = Catalog(self.folder)
                 self._file = _identity(self.folder / FILE)
             return self._catalog
 
-    @property
-    def embedder(self) -> Embedder:
-        """The embedder, checked against the collection's contract. Raises EmbedderMismatchError."""
-        with self._lock:
-            if self._embedder is None:
-                _, contract = self.catalog.contract()
-                embedder = self._load(str(contract["embedder"]))
-                check_contract(contract, embedder)
-                self._embedder = embedder
-            return self._embedder
+    def embedder(self, generation: Generation | None = None) -> Embedder:
+        """The embedder of a generation, else of the newest. Raises EmbedderMismatchError where another was given."""
+        generation = generation or self.catalog.at()
+        with self._loading:  # seconds, in which others go on with what is loaded
+            known = self._embedders.get(generation.contract_id)
+            if known is None:
+                known = self._load(str(generation.contract["embedder"]))
+                check_contract(generation.contract, known)
+                self._embedders[generation.contract_id] = known
+            return known
 
     @property
     def names_embedder(self) -> bool:
@@ -110,20 +128,89 @@ class Store:
     @property
     def chunk_settings(self) -> ChunkSettings:
         """How documents are split; a size over the embedder's window is the window, and said so."""
-        window = self.catalog.contract()[1]["max_tokens"]
+        window = self.catalog.at().contract["max_tokens"]
         size = self.settings.chunk.size
         if size is not None and size > int(window):
             _log.warning("chunk.size is %d, but the embedder takes %s tokens: chunks have at most those.", size, window)
         return ChunkSettings(size=size, overlap=self.settings.chunk.overlap)
 
+    def read(self, action: Callable[[Snapshot], T]) -> T:
+        """Do something with the newest snapshot; again with a newer one, where compaction has overtaken it."""
+        return self.read_catalog(lambda _: action(self.snapshot()))
+
+    def read_catalog(self, action: Callable[[Catalog], T]) -> T:
+        """The same with the catalog alone."""
+        for _ in range(_ATTEMPTS):
+            try:
+                return action(self.catalog)
+            except OvertakenError:
+                continue
+        raise CollectionBusyError(f"{self.folder} changes faster than it can be read.", "Run it again.")
+
     def snapshot(self) -> Snapshot:
-        """The newest generation. A search holds on to the snapshot that it was given."""
-        with self._lock:
-            if self._catalog is not None and self._file != _identity(self.folder / FILE):
-                self.close()  # another collection has taken its place
-                self._embedder = None
-            self._snapshot = open_snapshot(self.folder, self.catalog, self.settings.index, self._snapshot)
-            return self._snapshot
+        """The newest generation. Raises OvertakenError where another process replaces what is being read.
+
+        The first one is read whole. Later ones add what came and went since, and a newer view or another embedder is
+        opened in the background while the older one still serves.
+        """
+        if self._catalog is not None and self._file != _identity(self.folder / FILE):
+            self.close()  # another collection has taken its place
+        newest = self.catalog.at()
+        stands_on = (_state(self.folder / VIEWS), newest.contract_id)
+        current = self._snapshot
+        if current is None or current.generation.id != newest.id or stands_on != self._stands_on or not current.usable:
+            with self._lock:
+                current = self._snapshot
+                if current is None or not current.usable:
+                    current = self._snapshot = open_snapshot(self.folder, self.catalog, newest)
+                    self._stands_on = stands_on
+                else:
+                    current = self._follow(current, newest)
+                    if stands_on != self._stands_on and self._opening is None:
+                        self._stands_on = stands_on
+                        self._opening = threading.Thread(target=self._open_newer, name="ragfm-open-view", daemon=True)
+                        self._opening.start()
+        return current
+
+    def _follow(self, current: Snapshot, newest: Generation) -> Snapshot:
+        """The snapshot brought to the newest generation, as far as its embedder goes."""
+        try:
+            if newest.contract_id != current.generation.contract_id:
+                if self.catalog.floor() > current.generation.id:
+                    raise OvertakenError
+            elif newest.id > current.generation.id:
+                self._snapshot = current = current.extend(newest)
+        except OvertakenError:
+            self._snapshot = None  # it has missed too much, and starts anew
+            raise
+        return current
+
+    def _open_newer(self) -> None:
+        """Open the newest view, and the embedder that it needs, and let them serve from then on."""
+        try:
+            newest = self.catalog.at()
+            if self._embedders:  # else none was needed so far
+                self.embedder(newest).embed_queries([""])
+            opened = open_snapshot(self.folder, self.catalog, newest)
+            with self._lock:
+                current = self._snapshot
+                if current is not None:
+                    later = current.generation
+                    behind = later.contract_id == newest.contract_id and later.id > newest.id
+                    self._snapshot = opened.extend(later) if behind else opened
+        except OvertakenError:
+            self._stands_on = None  # looked for again by the next search
+        except RagfmError as error:
+            _log.warning("%s: what is newer can't be opened, the older generation serves on: %s", self.folder, error)
+        finally:
+            self._opening = None
+
+    def settle(self) -> None:
+        """Wait until what is opened in the background serves."""
+        with self._lock:  # else it may not have been started
+            opening = self._opening
+        if opening is not None:
+            opening.join()
 
     @contextmanager
     def writing(self) -> Iterator[CatalogWriter]:
@@ -157,22 +244,42 @@ class Store:
             self._holder_file.unlink(missing_ok=True)
             lock.release()
 
-    def save_view(self, catalog: Catalog) -> None:
-        """Bring the saved view up to the newest generation, if it isn't. The caller holds the lock."""
-        snapshot = open_snapshot(self.folder, catalog, self.settings.index, self._snapshot)
-        if snapshot.view.folder is not None and snapshot.is_view:
-            return
-        view = snapshot.view if snapshot.is_view else build_view(catalog, self.settings.index, snapshot.generation)
-        view = save_view(self.folder, catalog, view)
-        with self._lock:
-            self._snapshot = Snapshot(catalog, view, view.generation)
+    def save_view(self, catalog: Catalog, *, always: bool = False) -> None:
+        """Write a view of the newest generation where that pays: see `_pays`. The caller holds the lock."""
+        newest = catalog.at()
+        snapshot = open_snapshot(self.folder, catalog, newest)
+        kind, _ = self.kind(newest, snapshot.view)
+        if always or self._pays(snapshot, kind):
+            save_view(self.folder, catalog, newest, kind)
+            if self._snapshot is not None:
+                self.snapshot()
+                self.settle()
+
+    def _pays(self, snapshot: Snapshot, kind: str) -> bool:
+        view = snapshot.view
+        if view is None or view.kind != kind:
+            return True
+        least = 0 if len(view.index) < _SMALL else min(len(view.index) // 10, _LONG_TAIL)
+        return snapshot.pending > least
+
+    def kind(self, generation: Generation, view: View | None) -> tuple[str, str]:
+        """The kind of index that the newest generation should have, and why."""
+        asked = self.settings.index
+        if asked != "auto":
+            return asked, "It is set."
+        memory = self.settings.index_memory_mb
+        limit = default_memory() if memory is None else memory << 20
+        current = view.kind if view else None
+        return choose_kind(generation.chunks, int(generation.contract["dim"]), limit, current=current)
 
     def close(self) -> None:
         """Close the catalog and let go of the snapshot; the next use opens them again."""
+        self.settle()
         with self._lock:
             if self._catalog is not None:
                 self._catalog.close()
-            self._catalog = self._snapshot = None
+            self._catalog = self._snapshot = self._stands_on = None
+            self._embedders = {}
 
     def _load(self, default: str) -> Embedder:
         asked = self._asked(default)
@@ -208,7 +315,7 @@ class Store:
             raise kind(f"No collection can be made at {self.folder}: {why}.") from error
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
-        self._embedder = embedder
+        self._embedders[1] = embedder
 
     @property
     def _holder_file(self) -> Path:
@@ -220,6 +327,14 @@ class Store:
         except (OSError, ValueError):
             return "Another process"
         return f"Process {holder['pid']} on {holder['host']}"
+
+
+def _state(folder: Path) -> object:
+    """What is another one when a view was saved or removed."""
+    try:
+        return folder.stat().st_mtime_ns
+    except FileNotFoundError:
+        return None
 
 
 def _identity(file: Path) -> tuple[int, int] | None:

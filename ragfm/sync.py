@@ -19,10 +19,12 @@ from dataclasses import asdict, dataclass
 from hashlib import blake2b
 from typing import TYPE_CHECKING, Any
 
+from ragfm.catalog import text_hash
 from ragfm.chunk import CHUNKER, ChunkSettings, split
-from ragfm.commit import CatalogWriter, Failure, NewDocument, text_hash
+from ragfm.commit import CatalogWriter, Failure
 from ragfm.errors import EmbedderMismatchError, EmbeddingError, RagfmError, SkipDocument, SourceError
 from ragfm.parse import PARSER, parse
+from ragfm.rows import NewDocument
 
 if TYPE_CHECKING:
     from ragfm.catalog import Source
@@ -89,8 +91,7 @@ def check_contract(stored: Mapping[str, Any], embedder: Embedder) -> None:
         names = ", ".join(f"{key} {stored.get(key)!r} there, {given[key]!r} now" for key in different)
         raise EmbedderMismatchError(
             f"The collection was made with the embedder {stored['model']!r}, this is {given['model']!r} ({names}).",
-            f"Use the first one, or ingest into another folder with -c; `ragfm reembed --embedder {given['model']}`, "
-            "which switches in place, comes with a later version.",
+            f"Use the first one, or switch the collection with `ragfm reembed --embedder {given['model']}`.",
         )
 
 
@@ -115,9 +116,10 @@ class Sync:
         self._embedder = embedder
         self._settings = settings
         self._progress = progress or (lambda _: None)
-        self._contract_id, contract = catalog.contract()
-        self._dim = int(contract["dim"])
-        self._recipe = _recipe(source, contract, settings)
+        newest = catalog.at()
+        self._contract_id = newest.contract_id
+        self._dim = int(newest.contract["dim"])
+        self._recipe = recipe(source, newest.contract, settings)
         self._current = catalog.current(source.id)
         self._attempts = {row.path: row.attempts for row in catalog.failures(source.id)}
         self._window: list[NewDocument] = []
@@ -250,7 +252,7 @@ class Sync:
 
     def _fail(self, ref: Ref, stage: str, error: str) -> None:
         attempts = self._attempts.get(ref.path, 0) + 1
-        self._failed.append(Failure(ref.path, stage, error, ref.revision, attempts))
+        self._failed.append(Failure(ref.path, stage, error, ref.revision, self._recipe, attempts))
         _log.info("%s failed at %s: %s", self._uri(ref.path), stage, error)
 
     def _uri(self, path: str) -> str:
@@ -306,13 +308,13 @@ def _digest(blob: Blob) -> str:
     return digest.hexdigest()
 
 
-def _recipe(source: Source, contract: Mapping[str, Scalar], settings: ChunkSettings) -> str:
+def recipe(source: Source, contract: Mapping[str, Scalar], settings: ChunkSettings) -> str:
     """All that makes the same bytes another document: a changed recipe counts as a changed document."""
-    recipe = {
+    parts = {
         "parser": PARSER,
         "chunker": CHUNKER,
         "chunk": asdict(settings),
         "max_tokens": contract["max_tokens"],
         "tags": dict(source.tags),
     }
-    return json.dumps(recipe, sort_keys=True)
+    return json.dumps(parts, sort_keys=True)

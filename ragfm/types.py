@@ -12,7 +12,7 @@ Values are frozen dataclasses. Character offsets count Unicode code points of `D
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Literal, Protocol, TypeAlias, runtime_checkable
@@ -41,12 +41,15 @@ class Ref:
     `path` is relative to the source, with `/`; it is empty where the source is a single document. `revision` is
     opaque: it is compared, never parsed. `skip` says why the connector will not hand the entry over (hidden, too
     large); `error` says why it could not be looked at, and what lies under such a path counts as still there.
+    `allow` are the groups that may see it where the source itself says so: none of them where it is empty, and None
+    where the source says nothing.
     """
 
     path: str
     revision: str = ""
     skip: str | None = None
     error: str | None = None
+    allow: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -317,6 +320,50 @@ class VectorIndex(Protocol):
     @classmethod
     def load(cls, folder: Path) -> VectorIndex:
         """Read what `save` wrote. The caller has checked the files' checksums."""
+
+    def __len__(self) -> int: ...
+
+
+@runtime_checkable
+class KeywordIndex(Protocol):
+    """An immutable index over texts. Ids are any distinct int64 ≥ 0; score = BM25, > 0, higher is better.
+
+    Texts of one index share a language, by whose rules words are stemmed and stop words left out. The scores depend on
+    how many texts have a word: who may see a few texts only can learn from them that others have it, but not which.
+    """
+
+    @property
+    def language(self) -> str | None:
+        """ISO 639-1, or `simple` for words as they stand; None while none was given and there was no text."""
+
+    @classmethod
+    def build(cls, ids: Ids, texts: Iterable[str], *, language: str | None = None) -> KeywordIndex:
+        """An index of `texts`, which are gone through once, in the order of `ids`. None means to detect the language.
+
+        Raises ValueError for ids or a language that it can't take, and for another number of texts.
+        """
+
+    def updated(self, ids: Ids, texts: Iterable[str], *, removed: Ids | None = None) -> KeywordIndex:
+        """An index that has these texts too and lacks the ids `removed`, in time for the new texts alone.
+
+        Scores are those of one index built of all. What is removed may count in the statistics until the index is
+        saved, but is never found. Raises ValueError as `build` does, and for an id that the index has.
+        """
+
+    def search(self, queries: Sequence[str], k: int, *, allowed: Ids | None = None) -> tuple[Vectors, Ids]:
+        """Scores and ids of the best `k`, best first; of equal scores the lower id comes first.
+
+        *Shape:* both (n_queries, k). A text matches where it shares a word with the query. Only `allowed` ids are
+        returned where it is given; ids in it that the index lacks do nothing. Where fewer than `k` match, the rest has
+        id -1 and score -inf.
+        """
+
+    def save(self, folder: Path) -> None:
+        """Write the index as files into an empty folder."""
+
+    @classmethod
+    def load(cls, folder: Path) -> KeywordIndex:
+        """Read what `save` wrote; ValueError where it can't be used. The caller has checked the files' checksums."""
 
     def __len__(self) -> int: ...
 

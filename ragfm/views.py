@@ -1,11 +1,11 @@
-"""Views: immutable indexes built from the catalog at one generation, and what a search sees of them.
+"""Views: immutable indexes built from the catalog at one generation.
 
-    views/dense-0000000012/    the index's own files, and manifest.json with their checksums
-    View                       a saved or freshly built index, and the generation that it was built at
-    Snapshot                   the collection at generation G: the view, an exact tail of what came after it, and the
-                               ids of the view that still live
+    views/0000000012/manifest.json    generation, digest of the history, embedding contract, kind, checksums of files
+    views/0000000012/vectors/         the index's own files
 
-A view can always be rebuilt from the catalog; a damaged one is never searched.
+A view can always be rebuilt from the catalog; a damaged one is never searched. Up to 256 MiB are checked before a view
+is used. Larger ones are checked block by block in the background from opening on; until that is done, hits are scored
+again from the catalog's vectors, which have checksums of their own.
 """
 
 from __future__ import annotations
@@ -13,151 +13,184 @@ from __future__ import annotations
 import logging
 import os
 import shutil
-from collections.abc import Iterable
-from dataclasses import dataclass
+import threading
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
-import numpy as np
-
-from ragfm.catalog import Catalog
-from ragfm.durable import checksummed, file_checksum, read_checksummed, sync_file, sync_folder, write_durably
+from ragfm.catalog import Catalog, Generation, OvertakenError
+from ragfm.durable import checksummed, read_checksummed, sync_file, sync_folder, write_durably
 from ragfm.errors import CollectionError, DamagedCollectionError
 from ragfm.registry import load_plugin
 
 if TYPE_CHECKING:
-    from ragfm.types import Ids, VectorIndex, Vectors
+    from ragfm.types import VectorIndex
 
 FOLDER = "views"
-_MANIFEST = "manifest.json"
-_ATTEMPTS = 5  # at opening a view while others replace it
+MANIFEST = "manifest.json"
+CHECKED_FIRST = 256 << 20
+"""Bytes of a view up to which it is checked before it is used."""
+BLOCK = 8 << 20
+"""Bytes of a file that have one checksum."""
+_FORMAT = 2
 _log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
 class View:
-    """An index and the generation that it was built at; `folder` is None where it is in memory only."""
+    """An index in memory or mapped from a file, and the generation that it was built at.
 
-    index: VectorIndex
-    generation: int
-    kind: str
-    folder: Path | None = None
-
-
-class Snapshot:
-    """The vectors of a collection at one generation. Immutable; a newer generation gets a new snapshot."""
-
-    def __init__(self, catalog: Catalog, view: View, generation: int, previous: Snapshot | None = None) -> None:
-        contract_id, contract = catalog.contract()
-        dim = int(contract["dim"])
-        self.generation = generation
-        self.view = view
-        since = view.generation
-        tail_ids, tail = np.empty(0, dtype=np.int64), np.empty((0, dim), dtype=np.float32)
-        dead = tail_ids
-        if previous is not None and previous.view is view:  # only what came since is read
-            since = previous.generation
-            tail_ids, tail, dead = previous._tail_ids, previous._tail, previous._dead  # noqa: SLF001  its own class
-        kept = ~np.isin(tail_ids, catalog.dead_ids(since, generation))
-        new_ids, new = catalog.chunk_vectors(contract_id, dim, generation, born_after=since)
-        self._tail_ids: Ids = np.concatenate([tail_ids[kept], new_ids])
-        self._tail: Vectors = np.concatenate([tail[kept], new])
-        self._dead: Ids = np.concatenate([dead, catalog.dead_ids(since, generation, born_up_to=view.generation)])
-
-    def search(self, query: Vectors, k: int, *, allowed: Ids | None = None) -> tuple[Vectors, Ids]:
-        """Cosines and chunk ids of the best `k` for one query, best first; fewer where there are fewer.
-
-        *Shape:* query (1, dim), results (m,) with m <= k. `allowed` restricts the result to these ids, which live at
-        the snapshot's generation.
-        """
-        k = min(k, len(self))
-        # The view still has what died since: so many more are asked for, and those dropped.
-        extra = len(self._dead) if allowed is None else 0
-        scores, ids = self.view.index.search(query, max(k + extra, 1), allowed=allowed)
-        living = (ids[0] >= 0) & ~np.isin(ids[0], self._dead)
-        tail_ids, tail = self._tail_ids, self._tail
-        if allowed is not None:
-            kept = np.isin(tail_ids, allowed)
-            tail_ids, tail = tail_ids[kept], tail[kept]
-        all_scores = np.concatenate([scores[0][living], tail @ query[0]])
-        all_ids = np.concatenate([ids[0][living], tail_ids])
-        order = np.lexsort((all_ids, -all_scores))[:k]
-        return all_scores[order], all_ids[order]
-
-    def __len__(self) -> int:
-        return len(self.view.index) - len(self._dead) + len(self._tail_ids)
-
-    @property
-    def is_view(self) -> bool:
-        """Whether nothing came or went since the view was built."""
-        return not len(self._dead) and not len(self._tail_ids)
-
-
-class _OvertakenError(Exception):
-    """A writer has replaced what was being read; looking again finds the newer."""
-
-
-def open_snapshot(root: Path, catalog: Catalog, kind: str, previous: Snapshot | None = None) -> Snapshot:
-    """A snapshot of the newest generation; the previous one if that is still it.
-
-    It stands on the newest view that is whole, else on one built in memory; a damaged view is named in a warning.
-    Raises DamagedCollectionError where a view is newer than the catalog.
+    `state` is `checking` until all of its files were read and found whole, then `checked`, or else `damaged`.
     """
-    for _ in range(_ATTEMPTS):
-        generation = catalog.generation()
-        if previous is not None and previous.generation == generation:
-            return previous
+
+    def __init__(self, folder: Path, manifest: Mapping[str, Any]) -> None:
+        self.folder = folder
+        self.generation = int(manifest["generation"])
+        self.kind = str(manifest["kind"])
+        self.files: Mapping[str, Mapping[str, Any]] = manifest["files"]
+        self.state: Literal["checking", "checked", "damaged"] = "checking"
+        if sum(file["size"] for file in self.files.values()) <= CHECKED_FIRST:
+            for why in self.damage():
+                raise ValueError(why)
+            self.state = "checked"
+        self.index: VectorIndex = load_plugin("indexes", self.kind).load(folder / "vectors")
+        if len(self.index) != manifest["count"]:
+            raise ValueError(f"it has {len(self.index)} vectors, expected {manifest['count']}")
+        if self.state == "checking":
+            threading.Thread(target=self._check, name="ragfm-check-view", daemon=True).start()
+
+    def damage(self) -> Iterator[str]:
+        """What is wrong with the files, in words; nothing if they are whole."""
+        for name, file in self.files.items():
+            size = (self.folder / name).stat().st_size
+            if size != file["size"]:
+                yield f"{name} has {size} bytes, expected {file['size']}"
+                continue
+            for number, (found, expected) in enumerate(zip(_blocks(self.folder / name), file["blocks"], strict=True)):
+                if found != expected:
+                    yield f"block {number} of {name} has the checksum {found}, expected {expected}"
+
+    def blame(self, why: str) -> None:
+        """Never search it again, and say why."""
+        if self.state != "damaged":
+            self.state = "damaged"
+            warn_damaged(self.folder, why)
+
+    def _check(self) -> None:
         try:
-            view = _newest_view(root, catalog, kind, generation, previous.view if previous else None)
-        except _OvertakenError:
-            continue
-        break
-    else:
-        view = None
-    return Snapshot(catalog, view or build_view(catalog, kind, generation), generation, previous)
+            why = next(self.damage(), None)
+        except FileNotFoundError:
+            return  # a newer view has taken its place; what is mapped stays
+        except OSError as error:
+            why = str(error)
+        if why is None:
+            self.state = "checked"
+        else:
+            self.blame(why)
 
 
-def build_view(catalog: Catalog, kind: str, generation: int) -> View:
-    """An index of all that lives at a generation, built in memory."""
-    contract_id, contract = catalog.contract()
-    ids, vectors = catalog.chunk_vectors(contract_id, int(contract["dim"]), generation)
-    return View(load_plugin("indexes", kind).build(ids, vectors), generation, kind)
+def newest_view(root: Path, catalog: Catalog, generation: Generation) -> View | None:
+    """The newest view that is whole, of any kind; None where there is none. A damaged one is named in a warning.
+
+    Raises OvertakenError where a writer has just replaced it, DamagedCollectionError where it is newer than the
+    catalog.
+    """
+    folders = (root / FOLDER).iterdir() if (root / FOLDER).is_dir() else ()
+    for folder in sorted((path for path in folders if path.suffix != ".new"), reverse=True):
+        try:
+            manifest = _manifest(folder, catalog, generation)
+            if manifest is not None:
+                return View(folder, manifest)
+        except FileNotFoundError as error:
+            if not folder.exists():
+                raise OvertakenError from error
+            warn_damaged(folder, f"{Path(error.filename or MANIFEST).name} is missing")
+        except (OSError, ValueError) as error:
+            warn_damaged(folder, str(error))
+    return None
 
 
-def save_view(root: Path, catalog: Catalog, view: View) -> View:
-    """Write a view durably beside the older ones, then remove those. Gives the view with its folder.
+def save_view(root: Path, catalog: Catalog, generation: Generation, kind: str) -> View:
+    """Build an index of all that lives at a generation, write it durably, and remove the older ones.
 
     Raises CollectionError where it can't be written.
     """
+    folder = root / FOLDER / f"{generation.id:010d}"
     try:
-        return _save(root / FOLDER / f"dense-{view.generation:010d}", catalog, view)
-    except OSError as error:
+        _remove(folder.parent.glob("*.new"))  # left by a writer that was killed
+        temporary = folder.with_name(f"{folder.name}.{os.getpid()}.new")
+        (temporary / "vectors").mkdir(parents=True)
+        try:
+            count = _build(catalog, generation, kind, temporary / "vectors")
+            files = {path.relative_to(temporary).as_posix(): _sums(path) for path in temporary.glob("*/*")}
+            sync_folder(temporary / "vectors")
+            manifest = {**_identity(generation), "kind": kind, "count": count, "files": files}
+            write_durably(temporary / MANIFEST, checksummed(manifest))
+            _remove([folder])  # one that was damaged
+            temporary.replace(folder)
+        except OSError:
+            _remove([temporary])
+            raise
+        sync_folder(folder.parent)
+        _remove(other for other in folder.parent.iterdir() if other != folder)
+        return View(folder, manifest)
+    except (OSError, ValueError) as error:
+        why = getattr(error, "strerror", None) or error
         raise CollectionError(
-            f"The documents are in, but the view {root / FOLDER} can't be saved: {error.strerror or error}.",
-            "Searches rebuild it in memory meanwhile; the next ingest saves it.",
+            f"The documents are in, but the view {root / FOLDER} can't be saved: {why}.",
+            "Searches go without it meanwhile, slower; the next ingest saves it.",
         ) from error
 
 
-def _save(folder: Path, catalog: Catalog, view: View) -> View:
-    _remove(folder.parent.glob("*.new"))  # left by a writer that was killed
-    temporary = folder.with_name(f"{folder.name}.{os.getpid()}.new")
-    temporary.mkdir(parents=True)
+def _build(catalog: Catalog, generation: Generation, kind: str, folder: Path) -> int:
+    ids, vectors = catalog.chunk_vectors(generation)
+    index = load_plugin("indexes", kind).build(ids, vectors)
+    index.save(folder)
+    return len(index)
+
+
+def _manifest(folder: Path, catalog: Catalog, generation: Generation) -> Mapping[str, Any] | None:
+    """A view's manifest; None where it is of another format, contract or collection, or before compaction."""
+    manifest = read_checksummed(folder / MANIFEST)
+    if manifest.get("format") != _FORMAT:
+        return None
+    at = manifest["generation"]
+    if at > generation.id:
+        if at <= catalog.generation():
+            raise OvertakenError
+        raise DamagedCollectionError(
+            f"The view {folder} is of generation {at}, but the catalog has only reached {generation.id}: "
+            "commits were lost.",
+            "Restore the collection from a backup, or remove its folder and ingest again.",
+        )
     try:
-        view.index.save(temporary)
-        files: dict[str, str] = {}
-        for path in sorted(temporary.iterdir()):
-            sync_file(path)
-            files[path.name] = file_checksum(path)
-        manifest = _identity(catalog, view.generation, view.kind) | {"count": len(view.index), "files": files}
-        write_durably(temporary / _MANIFEST, checksummed(manifest))
-        _remove([folder])  # one that was damaged
-        temporary.replace(folder)
-    except OSError:
-        _remove([temporary])
-        raise
-    sync_folder(folder.parent)
-    _remove(other for other in folder.parent.iterdir() if other != folder)
-    return View(view.index, view.generation, view.kind, folder)
+        if manifest["contract"] == generation.contract_id and manifest["digest"] == catalog.at(at).digest:
+            return manifest
+    except OvertakenError:  # compaction has removed that generation, and what has died since
+        pass
+    return None
+
+
+def _identity(generation: Generation) -> dict[str, Any]:
+    """What a view must have in common with the catalog that it is searched with."""
+    return {
+        "format": _FORMAT,
+        "generation": generation.id,
+        "digest": generation.digest,
+        "contract": generation.contract_id,
+    }
+
+
+def _sums(path: Path) -> dict[str, Any]:
+    sync_file(path)
+    return {"size": path.stat().st_size, "blocks": list(_blocks(path))}
+
+
+def _blocks(path: Path) -> Iterator[str]:
+    import xxhash
+
+    with path.open("rb") as file:
+        while block := file.read(BLOCK):
+            yield xxhash.xxh3_128_hexdigest(block)
 
 
 def _remove(folders: Iterable[Path]) -> None:
@@ -168,59 +201,6 @@ def _remove(folders: Iterable[Path]) -> None:
             shutil.rmtree(gone, ignore_errors=True)
 
 
-def _newest_view(root: Path, catalog: Catalog, kind: str, generation: int, loaded: View | None) -> View | None:
-    folders = (root / FOLDER).glob("dense-*") if (root / FOLDER).is_dir() else ()
-    for folder in sorted((path for path in folders if path.suffix != ".new"), reverse=True):
-        if loaded is not None and loaded.folder == folder:
-            return loaded
-        try:
-            view = _load_view(folder, catalog, kind, generation)
-        except FileNotFoundError as error:
-            if not folder.exists():
-                raise _OvertakenError from error
-            _warn(folder, f"{Path(error.filename or _MANIFEST).name} is missing")
-            continue
-        except (OSError, ValueError) as error:
-            _warn(folder, str(error))
-            continue
-        if view is not None:
-            return view
-    return loaded
-
-
-def _load_view(folder: Path, catalog: Catalog, kind: str, generation: int) -> View | None:
-    manifest = read_checksummed(folder / _MANIFEST)
-    at = manifest["generation"]
-    if at > generation:
-        if at <= catalog.generation():
-            raise _OvertakenError
-        raise DamagedCollectionError(
-            f"The view {folder} is of generation {at}, but the catalog has only reached {generation}: "
-            "commits were lost.",
-            "Restore the collection from a backup, or remove its folder and ingest again.",
-        )
-    if any(manifest[key] != value for key, value in _identity(catalog, at, kind).items()):
-        return None  # of another index kind, another embedder, or another collection
-    for name, expected in manifest["files"].items():
-        found = file_checksum(folder / name)
-        if found != expected:
-            raise ValueError(f"{name} has the checksum {found}, expected {expected}")
-    index = load_plugin("indexes", kind).load(folder)
-    if len(index) != manifest["count"]:
-        raise ValueError(f"it has {len(index)} vectors, expected {manifest['count']}")
-    return View(index, at, kind, folder)
-
-
-def _identity(catalog: Catalog, generation: int, kind: str) -> dict[str, Any]:
-    """What a view must have in common with the catalog that it is searched with."""
-    contract_id, _ = catalog.contract()
-    return {
-        "generation": generation,
-        "digest": catalog.generation_digest(generation),
-        "contract": contract_id,
-        "kind": kind,
-    }
-
-
-def _warn(folder: Path, why: str) -> None:
-    _log.warning("The view %s is damaged (%s); rebuilding it from the catalog.", folder, why)
+def warn_damaged(folder: Path, why: str) -> None:
+    """Say that a view is not used, and why."""
+    _log.warning("The view %s is damaged (%s); searching without it. The next ingest rebuilds it.", folder, why)

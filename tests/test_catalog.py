@@ -5,18 +5,18 @@ from __future__ import annotations
 import errno
 import json
 import shutil
-import sqlite3
 from pathlib import Path
 
 import numpy as np
+import pysqlite3
 import pytest
-import sqlalchemy as sa
 
-from ragfm.catalog import Catalog, Source
-from ragfm.commit import CatalogWriter, Failure, NewDocument, text_hash
+from ragfm.catalog import Catalog, Source, text_hash
+from ragfm.commit import CatalogWriter, Failure
 from ragfm.database import FILE, HEAD
 from ragfm.durable import checksummed, read_checksummed
 from ragfm.errors import CollectionError, DamagedCollectionError
+from ragfm.rows import NewDocument
 from ragfm.testing import HashingEmbedder
 from ragfm.types import Chunk, Document
 
@@ -62,7 +62,7 @@ def test_a_generation_is_seen_as_it_was(folder: Path, embedder: HashingEmbedder)
     assert catalog.dead_ids(1, 3, born_up_to=1).tolist() == [1, 2]
     assert catalog.dead_ids(2, 3).tolist() == [3]
     assert catalog.dead_ids(2, 2).tolist() == []
-    assert {key: row.text for key, row in catalog.chunk_rows([1, 2, 3]).items()} == {1: "one", 2: "two", 3: "three"}
+    assert {key: text for key, (_, text) in catalog.chunk_rows([1, 2, 3]).items()} == {1: "one", 2: "two", 3: "three"}
 
 
 def test_text_of_a_chunk_is_its_slice_in_code_points(folder: Path, embedder: HashingEmbedder) -> None:
@@ -70,7 +70,7 @@ def test_text_of_a_chunk_is_its_slice_in_code_points(folder: Path, embedder: Has
     parts = ("𝔘𝔫𝔦 — naïve 👩‍👩‍👧", "zweiter Satz ß", "第三")
     _add(catalog, _source(catalog), embedder, "a", *parts)
     rows = catalog.chunk_rows([1, 2, 3])
-    assert tuple(rows[key].text for key in (1, 2, 3)) == parts
+    assert tuple(rows[key][1] for key in (1, 2, 3)) == parts
 
 
 def test_vectors_come_back_as_they_went_in(folder: Path, embedder: HashingEmbedder) -> None:
@@ -78,26 +78,26 @@ def test_vectors_come_back_as_they_went_in(folder: Path, embedder: HashingEmbedd
     source = _source(catalog)
     _add(catalog, source, embedder, "a", "one", "two")
     _add(catalog, source, embedder, "b", "two", "three")
-    ids, vectors = catalog.chunk_vectors(1, 64, 2)
+    ids, vectors = catalog.chunk_vectors(catalog.at(2))
     assert ids.tolist() == [1, 2, 3, 4]
     assert np.array_equal(vectors, embedder.embed_queries(["one", "two", "two", "three"]))
-    assert catalog.chunk_vectors(1, 64, 2, born_after=1)[0].tolist() == [3, 4]
+    assert catalog.chunk_vectors(catalog.at(2), born_after=1)[0].tolist() == [3, 4]
 
 
 def test_a_chunk_without_a_vector_is_damage(folder: Path, embedder: HashingEmbedder) -> None:
     catalog = CatalogWriter(folder)
     _add(catalog, _source(catalog), embedder, "a", "one")
-    with catalog._write() as connection:
+    with catalog.write() as connection:
         connection.exec_driver_sql("DELETE FROM vectors")
-    with pytest.raises(DamagedCollectionError, match="Chunk 1"):
-        catalog.chunk_vectors(1, 64, 1)
+    with pytest.raises(DamagedCollectionError, match="chunk 1 "):
+        catalog.chunk_vectors(catalog.at(1))
 
 
 def test_chunk_ids_are_never_given_twice(folder: Path, embedder: HashingEmbedder) -> None:
     catalog = CatalogWriter(folder)
     source = _source(catalog)
     _add(catalog, source, embedder, "a", "one", "two")
-    with catalog._write() as connection:
+    with catalog.write() as connection:
         connection.exec_driver_sql("DELETE FROM chunks")
     _add(catalog, source, embedder, "b", "three")
     assert catalog.chunk_ids(2).tolist() == [3]
@@ -118,7 +118,7 @@ def test_failures_count_and_end(folder: Path, embedder: HashingEmbedder) -> None
     catalog = CatalogWriter(folder)
     source = _source(catalog)
     _add(catalog, source, embedder, "a", "one")
-    catalog.note(source.id, failed=[Failure("a", "parse", "why", "r2", 2), Failure("b", "fetch", "gone", "r", 1)])
+    catalog.note(source.id, failed=[Failure("a", "parse", "why", "r2", attempts=2), Failure("b", "fetch", "gone", "r")])
     assert [(row.path, row.stage, row.attempts, bool(row.stale)) for row in catalog.failures()] == [
         ("a", "parse", 2, True),
         ("b", "fetch", 1, False),
@@ -188,12 +188,15 @@ def test_a_file_that_is_no_database_is_named(folder: Path) -> None:
 
 
 def test_a_reader_cannot_write(folder: Path) -> None:
-    with pytest.raises(sa.exc.OperationalError, match="readonly"), Catalog(folder).read() as connection:
+    with pytest.raises(CollectionError, match="readonly"), Catalog(folder).read() as connection:
         connection.exec_driver_sql("DELETE FROM generations")
 
 
 def test_what_passes_is_not_called_damage(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sqlite3.connect", lambda *_, **__: (_ for _ in ()).throw(sqlite3.OperationalError("locked")))
+    def locked(*_: object, **__: object) -> None:
+        raise pysqlite3.OperationalError("locked")
+
+    monkeypatch.setattr("pysqlite3.connect", locked)
     with pytest.raises(CollectionError, match="can't be opened") as raised:
         Catalog(folder)
     assert not isinstance(raised.value, DamagedCollectionError)

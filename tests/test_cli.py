@@ -71,7 +71,7 @@ def test_options_of_ingest(shell: Shell, docs: Path) -> None:
 
 def test_another_folder_by_option_and_by_environment(shell: Shell, docs: Path) -> None:
     shell("ingest", "docs", "-c", "elsewhere/c")
-    assert (shell.folder / "elsewhere" / "c" / "catalog.sqlite").exists()
+    assert (shell.folder / "elsewhere" / "c" / "catalog.db").exists()
     shell.env["RAGFM_COLLECTION"] = "elsewhere/c"
     assert shell.json("status")["documents"] == 4
 
@@ -164,7 +164,7 @@ def test_a_corrupt_view_is_rebuilt_and_said(shell: Shell, docs: Path) -> None:
     shell("ingest", "docs")
     expected = shell.json("search", "28 days of leave")
     (view,) = (shell.folder / ".ragfm" / "views").iterdir()
-    (view / "index.faiss").write_bytes(b"\0" * 100)
+    (view / "vectors" / "index.faiss").write_bytes(b"\0" * 100)
     done = shell("search", "28 days of leave", "--json")
     assert json.loads(done.stdout) == expected
     assert "index.faiss" in done.stderr

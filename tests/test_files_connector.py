@@ -190,7 +190,8 @@ def test_pipes_and_sockets_are_never_opened(docs: Path, monkeypatch: pytest.Monk
 
 def test_collections_and_settings_are_no_part_of_a_source(docs: Path) -> None:
     for folder in (".ragfm", "store"):
-        write(docs / folder / "catalog.sqlite")
+        write(docs / folder / "catalog.db")
+        write(docs / folder / "HEAD")
         write(docs / folder / "views/readme.md")
     write(docs / "ragfm.toml")
     write(docs / "a/ragfm.toml")

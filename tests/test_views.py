@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from ragfm import Collection, Settings, views
+from ragfm import Collection, Settings, snapshot, views
 from ragfm.errors import CollectionError, DamagedCollectionError
 from ragfm.testing import HashingEmbedder
 
@@ -16,6 +16,10 @@ from ragfm.testing import HashingEmbedder
 def _view(collection: Collection) -> Path:
     (folder,) = (collection.path / "views").iterdir()
     return folder
+
+
+def _files(collection: Collection) -> list[Path]:
+    return sorted(path for path in _view(collection).rglob("*") if path.is_file())
 
 
 def _ask(collection: Collection) -> list[tuple[str, float]]:
@@ -74,7 +78,7 @@ def test_a_damaged_view_is_rebuilt_and_said(
     collection = Collection.open(tmp_path / "c", settings=Settings(index=kind), embedder=HashingEmbedder())
     collection.sync(docs)
     expected = _ask(collection)
-    for file in sorted(_view(collection).iterdir()):
+    for file in _files(collection):
         whole = file.read_bytes()
         if damage == "flip":
             file.write_bytes(
@@ -95,7 +99,7 @@ def test_a_damaged_view_is_rebuilt_and_said(
 
 def test_the_next_sync_saves_what_was_damaged(collection: Collection, docs: Path) -> None:
     collection.sync(docs)
-    for file in _view(collection).iterdir():
+    for file in _files(collection):
         file.write_bytes(b"")
     late = _again(collection)
     assert late.sync(docs).chunks == 0
@@ -109,7 +113,8 @@ def test_another_index_kind_is_built_from_the_catalog(collection: Collection, do
     assert _ask(exact) == expected
     exact.sync(docs)
     assert exact.status().indexes[0] | {"generation": 1} == {
-        "kind": "exact", "over": "vectors", "generation": 1, "vectors": len(expected), "saved": True,
+        "kind": "exact", "over": "vectors", "generation": 1, "vectors": len(expected), "pending": 0,
+        "state": "checked", "saved": True,
     }  # fmt: skip
 
 
@@ -134,7 +139,7 @@ def test_a_view_saved_while_a_reader_looks_is_no_damage(
 ) -> None:
     collection.sync(docs)
     reader = _again(collection)
-    newest, overtaken = views._newest_view, []
+    newest, overtaken = snapshot.newest_view, []
 
     def slowly(*given: object) -> object:
         if not overtaken:  # between reading the generation and looking for the view
@@ -143,7 +148,7 @@ def test_a_view_saved_while_a_reader_looks_is_no_damage(
             collection.sync(docs)
         return newest(*given)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(views, "_newest_view", slowly)
+    monkeypatch.setattr(snapshot, "newest_view", slowly)
     assert reader.search("watchmen", k=1)[0].uri == "docs/more.txt"
     assert reader.status().indexes[0]["saved"]
     assert caplog.text == ""
@@ -154,16 +159,16 @@ def test_a_view_replaced_while_a_reader_opens_it_is_no_damage(
 ) -> None:
     collection.sync(docs)
     reader = _again(collection)
-    load, overtaken = views._load_view, []
+    read, overtaken = views._manifest, []
 
     def slowly(folder: Path, *given: object) -> object:
         if not overtaken:  # between listing the views and opening one
             overtaken.append(True)
             (docs / "more.txt").write_text("Night watchmen sleep by day.")
             collection.sync(docs)
-        return load(folder, *given)  # type: ignore[arg-type]
+        return read(folder, *given)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(views, "_load_view", slowly)
+    monkeypatch.setattr(views, "_manifest", slowly)
     assert reader.search("watchmen", k=1)[0].uri == "docs/more.txt"
     assert reader.status().indexes[0]["saved"]
     assert caplog.text == ""
@@ -182,11 +187,11 @@ def test_what_a_full_disk_leaves_is_removed(
         patched.setattr(views, "write_durably", full)
         with pytest.raises(CollectionError, match=r"documents are in, but the view .* No space left"):
             collection.sync(docs)
-    assert _folders(collection) == ["dense-0000000001"]
-    (collection.path / "views" / "dense-0000000002.77.new").mkdir()
+    assert _folders(collection) == ["0000000001"]
+    (collection.path / "views" / "0000000002.77.new").mkdir()
     assert collection.search("watchmen", k=1)[0].uri == "docs/more.txt"
     collection.sync(docs)
-    assert _folders(collection) == ["dense-0000000002"]
+    assert _folders(collection) == ["0000000002"]
 
 
 def test_a_long_tail_is_read_once_and_the_dead_leave_it(collection: Collection, docs: Path, tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from ragfm.types import Blob, Ref, Scalar
 from ragfm_connectors.patterns import PathFilter
 
 _RACY = 2_000_000_000  # nanoseconds; the coarsest time stamps in use, those of FAT, are two seconds apart
+_COLLECTION = {"HEAD", "catalog.db"}  # by these names a folder is one of ragfm's own
 _KINDS = {
     stat.S_IFDIR: "a folder",
     stat.S_IFIFO: "a named pipe",
@@ -141,7 +142,7 @@ class _Listing:
             if not isinstance(error, FileNotFoundError):  # one that has just been removed is not there, that's all
                 yield Ref(path, error=f"the folder can't be listed: {_reason(error)}")
             return
-        if "catalog.sqlite" not in names:
+        if not _COLLECTION <= set(names):
             for name in names:
                 yield from self._entry(f"{path}/{name}" if path else name, name)
         elif not path:
@@ -161,7 +162,7 @@ class _Listing:
         if not (wanted or ((is_folder or is_link) and self._paths.may_hold(path))):
             return
         if name.startswith("."):
-            if not (is_folder and os.path.lexists(f"{self._at(path)}/catalog.sqlite")):
+            if not (is_folder and all(os.path.lexists(f"{self._at(path)}/{mark}") for mark in _COLLECTION)):
                 yield Ref(_printable(path), skip="hidden")
         elif _printable(path) != path:
             yield Ref(_printable(path), skip="its name is not UTF-8")

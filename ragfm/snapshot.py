@@ -1,0 +1,174 @@
+"""What a search sees: the collection at one generation.
+
+    view    an index of what lived at generation B, if there is one
+    tail    vectors of what came after B, compared one by one
+    dead    ids of the view that have gone since B
+
+It holds no lock and never changes: a newer generation gets a new snapshot, which shares the view and takes over the
+tail.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ragfm.catalog import Catalog, Generation, OvertakenError
+from ragfm.views import View, newest_view
+
+if TYPE_CHECKING:
+    from ragfm.types import Ids, Vectors
+
+_SPARE = 64  # asked for beyond what is needed, before the dead are dropped
+_CANDIDATES = 4  # times k, that an approximate index is asked for before they are scored exactly
+_FILTERS = 16  # whose survivors are kept
+
+
+@dataclass(frozen=True, slots=True)
+class Allowed:
+    """The chunks that a filter and groups leave: their ids, ascending, and which rows of the tail are among them."""
+
+    ids: Ids
+    tail: NDArray[np.bool_]
+
+
+class Snapshot:
+    """The vectors of a collection at one generation. Thread-safe."""
+
+    def __init__(self, catalog: Catalog, generation: Generation, view: View | None) -> None:
+        """For `open_snapshot` and `extend`, which fill in tail and dead."""
+        self.generation = generation
+        self.view = view
+        self._catalog = catalog
+        self._allowed: OrderedDict[Hashable, Allowed] = OrderedDict()
+        self._lock = threading.Lock()
+        self._ids: Ids = np.empty(0, dtype=np.int64)
+        self._tail: Vectors = np.empty((0, int(generation.contract["dim"])), dtype=np.float32)
+        self._dead: Ids = self._ids
+
+    def __len__(self) -> int:
+        return len(self._ids) + (len(self.view.index) - len(self._dead) if self.view else 0)
+
+    @property
+    def pending(self) -> int:
+        """How many chunks came and went since the view."""
+        return len(self._ids) + len(self._dead)
+
+    @property
+    def usable(self) -> bool:
+        """Whether its view has not been found damaged."""
+        return self.view is None or self.view.state != "damaged"
+
+    def extend(self, generation: Generation) -> Snapshot:
+        """The snapshot of a later generation of the same contract. Raises OvertakenError."""
+        later = Snapshot(self._catalog, generation, self.view)
+        later._read(self)
+        return later
+
+    def _read(self, earlier: Snapshot) -> None:
+        """Take over an earlier tail, and add what came and went since; it must be all there."""
+        catalog, now, after = self._catalog, self.generation, earlier.generation.id
+        ids, tail = catalog.chunk_vectors(now, born_after=after)
+        gone = catalog.dead_ids(after, now.id)
+        kept = ~np.isin(earlier._ids, gone)
+        self._ids = np.concatenate([earlier._ids[kept], ids])
+        self._tail = np.concatenate([earlier._tail[kept], tail])
+        self._dead = earlier._dead
+        if self.view is not None:
+            went = catalog.dead_ids(after, now.id, born_up_to=self.view.generation)
+            self._dead = np.union1d(earlier._dead, went)
+        if catalog.floor() > (after if after >= 0 else now.id):
+            raise OvertakenError
+        if len(self) != now.chunks:
+            raise catalog.damaged(f"generation {now.id} has {len(self)} chunks with vectors, expected {now.chunks}")
+
+    def allowed(self, key: Hashable, find: Callable[[], Ids]) -> Allowed:
+        """The chunks that `find` gives, kept under `key` for the next search."""
+        with self._lock:
+            if key in self._allowed:
+                self._allowed.move_to_end(key)
+                return self._allowed[key]
+        ids = find()
+        ids.flags.writeable = False  # so that an index may keep what it makes of them
+        allowed = Allowed(ids, np.isin(self._ids, ids, assume_unique=True))
+        with self._lock:
+            self._allowed[key] = allowed
+            if len(self._allowed) > _FILTERS:
+                self._allowed.popitem(last=False)
+        return allowed
+
+    def search(self, query: Vectors, k: int, allowed: Allowed | None = None) -> tuple[Vectors, Ids]:
+        """Cosines and chunk ids of the best `k` for one query, best first; fewer where there are fewer.
+
+        *Shape:* query (1, dim), results (m,) with m <= k; equal cosines in order of id. Raises OvertakenError where
+        compaction has passed.
+        """
+        tail_ids, tail = self._ids, self._tail
+        if allowed is not None:
+            tail_ids, tail = tail_ids[allowed.tail], tail[allowed.tail]
+        if len(tail_ids) > k:
+            best = np.argpartition(tail @ query[0], -k - 1)[-k - 1 :]
+            tail_ids, tail = tail_ids[best], tail[best]
+        ids, vectors = self._candidates(query, k, allowed)
+        ids = np.concatenate([ids, tail_ids])
+        # Scored in one way, whichever index has found it: a view that is missing or of another kind changes no score.
+        rows = np.concatenate([vectors, tail]).astype(np.float64)
+        scores = (rows * query[0]).sum(axis=1).astype(np.float32)
+        order = np.lexsort((ids, -scores))[:k]
+        return scores[order], ids[order]
+
+    def _candidates(self, query: Vectors, k: int, allowed: Allowed | None) -> tuple[Ids, Vectors]:
+        """Living chunks of the view, among which are its best `k`, and their vectors as the catalog has them."""
+        if self.view is None or not len(self.view.index):
+            return self._ids[:0], self._tail[:0]
+        index = self.view.index
+        wanted = k if index.recall == 1 else _CANDIDATES * k + _SPARE
+        if allowed is not None:
+            ids = self._found(query, wanted, allowed.ids)
+        else:
+            ids = self._found(query, wanted + (_SPARE if len(self._dead) else 0), None)
+            if len(ids) < min(wanted, len(index) - len(self._dead)):  # the dead are in the way
+                ids = self._found(query, wanted, self._living().ids)
+        known, vectors = self._catalog.vectors_of(self.generation, ids.tolist())
+        if len(known) != len(ids):
+            self.blame("it has chunks that the catalog lacks")
+        return known, vectors
+
+    def _found(self, query: Vectors, k: int, allowed: Ids | None) -> Ids:
+        assert self.view is not None
+        ids: Ids = self.view.index.search(query, min(k, len(self.view.index)), allowed=allowed)[1][0]
+        living = ids >= 0
+        if len(self._dead):
+            places = np.searchsorted(self._dead, ids) % len(self._dead)
+            living &= self._dead[places] != ids
+        return ids[living]
+
+    def _living(self) -> Allowed:
+        return self.allowed(None, lambda: self._catalog.chunk_ids(self.generation.id))
+
+    def blame(self, why: str) -> None:
+        """Chunks that the view has and the catalog lacks: compaction has passed, or else the view is damaged.
+
+        Raises OvertakenError: the search is to be repeated with another snapshot.
+        """
+        if self._catalog.floor() <= self.generation.id and self.view is not None:
+            self.view.blame(why)
+        raise OvertakenError
+
+
+def open_snapshot(root: Path, catalog: Catalog, generation: Generation) -> Snapshot:
+    """A snapshot on the newest view that is whole, else on the catalog alone.
+
+    Raises OvertakenError where another process was faster, DamagedCollectionError where a view is newer than the
+    catalog, or the catalog lacks chunks.
+    """
+    view = newest_view(root, catalog, generation)
+    start = Snapshot(catalog, replace(generation, id=view.generation if view else -1), view)
+    return start.extend(generation)
