@@ -28,6 +28,7 @@ if TYPE_CHECKING:
         Document,
         Embedder,
         Hit,
+        KeywordIndex,
         Message,
         Reader,
         Ref,
@@ -47,8 +48,8 @@ _HOMES = {
     "ragfm.rag": ("AnswerStream", "Rag"),
     "ragfm.readers": ("load_reader",),
     "ragfm.sync": ("SyncReport",),
-    "ragfm.types": ("Answer", "Blob", "Chunk", "Citation", "Connector", "Document", "Embedder", "Hit", "Message",
-                    "Reader", "Ref", "Sampling", "Stream", "Usage", "VectorIndex"),
+    "ragfm.types": ("Answer", "Blob", "Chunk", "Citation", "Connector", "Document", "Embedder", "Hit",
+                    "KeywordIndex", "Message", "Reader", "Ref", "Sampling", "Stream", "Usage", "VectorIndex"),
 }  # fmt: skip
 _HOME = {name: module for module, names in _HOMES.items() for name in names}
 
@@ -64,6 +65,7 @@ __all__ = [
     "DocumentInfo",
     "Embedder",
     "Hit",
+    "KeywordIndex",
     "Message",
     "Rag",
     "RagfmError",

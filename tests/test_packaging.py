@@ -22,13 +22,15 @@ import ragfm
 from ragfm.embed import load_embedder
 from ragfm.registry import KINDS, load_plugin, plugins
 from ragfm.samples import HANDBOOK
-from ragfm.testing import check_connector, check_embedder, check_vector_index
+from ragfm.testing import check_connector, check_embedder, check_keyword_index, check_vector_index
 
 installed = pathlib.Path(sys.prefix).resolve()
 for name in ("ragfm", "ragfm_indexes", "ragfm_connectors"):
     assert installed in pathlib.Path(importlib.import_module(name).__file__).resolve().parents, name
 for name in plugins("indexes"):
     check_vector_index(load_plugin("indexes", name))
+for name in plugins("keyword_indexes"):
+    check_keyword_index(load_plugin("keyword_indexes", name))
 for name in plugins("embedders"):
     check_embedder(load_embedder(name))
 check_connector(load_plugin("connectors", "files")(HANDBOOK))
@@ -68,10 +70,11 @@ def test_the_wheel_passes_the_contract_tests(tmp_path: Path) -> None:
     (site / "libraries.pth").write_text(sysconfig.get_paths()["purelib"] + "\n")
     done = subprocess.run([python, "-I", "-c", CONTRACTS], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.split("\n")[:4] == [
+    assert done.stdout.split("\n")[:5] == [
         "connectors files",
         "embedders hashing sentence-transformers",
         "indexes exact faiss-flat faiss-hnsw faiss-ivf",
+        "keyword_indexes bm25",
         "readers llama-cpp transformers",
     ]
     script = tmp_path / "env" / "bin" / "ragfm"

@@ -1,8 +1,8 @@
 """Contract tests for plugins, and light stand-ins for models.
 
-A third party's index is tested with `check_vector_index(MyIndex)`, a connector with `check_connector(connector)`, an
-embedder with `check_embedder(embedder)`, a reader with `check_reader(reader)`: each raises AssertionError with what is
-wrong. `HashingEmbedder` and `ScriptedReader` let tests run without a model.
+A third party's index is tested with `check_vector_index(MyIndex)` or `check_keyword_index(MyIndex)`, a connector with
+`check_connector(connector)`, an embedder with `check_embedder(embedder)`, a reader with `check_reader(reader)`: each
+raises AssertionError with what is wrong. `HashingEmbedder` and `ScriptedReader` let tests run without a model.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from ragfm.readers import completion_room, speak
 from ragfm.testing.connector_contract import check_connector
 from ragfm.testing.embedder_contract import check_embedder
 from ragfm.testing.index_contract import check_vector_index
+from ragfm.testing.keyword_contract import check_keyword_index
 from ragfm.testing.reader_contract import check_reader
 from ragfm.types import Message, Sampling, Scalar, Stream, Usage
 
@@ -29,6 +30,7 @@ __all__ = [
     "ScriptedReader",
     "check_connector",
     "check_embedder",
+    "check_keyword_index",
     "check_reader",
     "check_vector_index",
 ]
