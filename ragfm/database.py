@@ -105,21 +105,28 @@ def damaged_page(folder: Path) -> str | None:
 
     Raises OSError where the file can't be read.
     """
+    for what, expected, found in damaged_pages(folder):
+        return f"{what} is {found}, expected {expected}"
+    return None
+
+
+def damaged_pages(folder: Path) -> Iterator[tuple[str, str, str]]:
+    """What of the database file is not whole, as expected and as found. Raises OSError."""
     with (folder / FILE).open("rb") as file:
         first, pages = 1, 1
         while block := file.read(PAGE * 4096):
             if len(block) % PAGE:
-                return f"it ends within page {first + len(block) // PAGE}"
-            for row, found in enumerate(_checksums(block)):
-                expected = block[(row + 1) * PAGE - _CHECKSUM : (row + 1) * PAGE]
-                if found.tobytes() != expected:
-                    return f"page {first + row} has the checksum {found.tobytes().hex()}, expected {expected.hex()}"
+                yield f"the length of page {first + len(block) // PAGE}", f"{PAGE} bytes", f"{len(block) % PAGE} bytes"
+                return
+            for row, sums in enumerate(_checksums(block)):
+                expected, found = block[(row + 1) * PAGE - _CHECKSUM : (row + 1) * PAGE], sums.tobytes()
+                if found != expected:
+                    yield f"the checksum of page {first + row}", expected.hex(), found.hex()
             if first == 1:
                 pages = int.from_bytes(block[28:32], "big")
             first += len(block) // PAGE
     if first - 1 < pages:
-        return f"it has {first - 1} pages, expected {pages}"
-    return None
+        yield "the length of the file", f"{pages} pages", f"{first - 1} pages"
 
 
 def write_head(folder: Path, generation: int, digest: str) -> None:

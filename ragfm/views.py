@@ -60,14 +60,8 @@ class View:
 
     def damage(self) -> Iterator[str]:
         """What is wrong with the files, in words; nothing if they are whole."""
-        for name, file in self.files.items():
-            size = (self.folder / name).stat().st_size
-            if size != file["size"]:
-                yield f"{name} has {size} bytes, expected {file['size']}"
-                continue
-            for number, (found, expected) in enumerate(zip(_blocks(self.folder / name), file["blocks"], strict=True)):
-                if found != expected:
-                    yield f"block {number} of {name} has the checksum {found}, expected {expected}"
+        for what, expected, found in damaged_blocks(self.folder, self.files):
+            yield f"{what} is {found}, expected {expected}"
 
     def blame(self, why: str) -> None:
         """Never search it again, and say why."""
@@ -86,6 +80,18 @@ class View:
             self.state = "checked"
         else:
             self.blame(why)
+
+
+def damaged_blocks(folder: Path, files: Mapping[str, Mapping[str, Any]]) -> Iterator[tuple[str, str, str]]:
+    """Which of a manifest's files are not whole: what of them, as expected and as found. Raises OSError."""
+    for name, file in files.items():
+        size = (folder / name).stat().st_size
+        if size != file["size"]:
+            yield f"the size of {name}", f"{file['size']} bytes", f"{size} bytes"
+            continue
+        for number, (found, expected) in enumerate(zip(_blocks(folder / name), file["blocks"], strict=True)):
+            if found != expected:
+                yield f"the checksum of block {number} of {name}", expected, found
 
 
 def newest_view(root: Path, catalog: Catalog, generation: Generation) -> View | None:
