@@ -16,6 +16,10 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ragfm import __version__
+from ragfm.cli_options import FAILED, FILLED, INTERRUPTED, OK, SOME_FAILED, USAGE
+from ragfm.cli_options import filtered as _filter
+from ragfm.cli_options import shared as _shared
+from ragfm.cli_store import COMMANDS
 from ragfm.errors import FilterError, RagfmError
 from ragfm.show import (
     answer_json,
@@ -35,8 +39,6 @@ if TYPE_CHECKING:
     from ragfm.sync import Progress
     from ragfm.types import Answer, Message, Scalar
 
-OK, FAILED, USAGE, SOME_FAILED, INTERRUPTED = 0, 1, 2, 3, 130
-
 
 def main() -> None:
     """Run a command and exit with its code; every failure is one clear line, `--debug` shows the traceback."""
@@ -54,7 +56,7 @@ def main() -> None:
     except RagfmError as error:
         code = _complain(FAILED, error, error.message, error.hint)
     except (KeyboardInterrupt, click.Abort):
-        hint = "What was committed is kept; run it again to go on." if "ingest" in sys.argv else ""
+        hint = "What was committed is kept; run it again to go on." if {"ingest", "reembed"} & set(sys.argv) else ""
         code = _complain(INTERRUPTED, KeyboardInterrupt(), "Interrupted.", hint)
     except BrokenPipeError:
         code = FAILED
@@ -90,32 +92,6 @@ def _complain(code: int, error: BaseException, message: str, hint: str) -> int:
     return code
 
 
-class _Filled(click.types.StringParamType):
-    """A text that is not empty: an unset shell variable must not mean the current folder, or everybody."""
-
-    name = "text"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        if not str(value).strip():
-            self.fail("it is empty.", param, ctx)
-        return str(super().convert(value, param, ctx))
-
-
-FILLED = _Filled()
-
-
-def _shared(function: Callable[..., Any]) -> Callable[..., Any]:
-    """The options that all commands have."""
-    collection = click.option(
-        "-c", "--collection", default=".ragfm", envvar="RAGFM_COLLECTION", metavar="DIR", type=FILLED,
-        show_default=True, help="The collection's folder.",
-    )  # fmt: skip
-    as_json = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
-    debug = click.option("--debug", is_flag=True, expose_value=False, help="Show tracebacks and what is going on.")
-    return collection(as_json(debug(function)))
-
-
-_filter = click.option("--filter", metavar="EXPR", help="Only documents whose metadata meets it: 'year >= 2024'.")
 _reader = click.option(
     "--reader", metavar="NAME", type=FILLED, help="The model that answers; see docs/configuration.md."
 )
@@ -137,6 +113,10 @@ def ragfm(context: click.Context) -> None:
     )
     for chatty in ("httpx", "httpcore", "urllib3", "filelock", "sentence_transformers", "transformers"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
+
+
+for _command in COMMANDS:
+    ragfm.add_command(_command)
 
 
 @ragfm.command()

@@ -1,0 +1,64 @@
+"""What the commands share: exit codes, options, and a word or a bar for what takes seconds."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from time import monotonic
+from typing import Any
+
+import click
+
+OK, FAILED, USAGE, SOME_FAILED, INTERRUPTED = 0, 1, 2, 3, 130
+_PATIENCE = 2.0  # seconds without a word
+
+
+class _Filled(click.types.StringParamType):
+    """A text that is not empty: an unset shell variable must not mean the current folder, or everybody."""
+
+    name = "text"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        if not str(value).strip():
+            self.fail("it is empty.", param, ctx)
+        return str(super().convert(value, param, ctx))
+
+
+FILLED = _Filled()
+
+
+def shared(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The options that all commands have."""
+    collection = click.option(
+        "-c", "--collection", default=".ragfm", envvar="RAGFM_COLLECTION", metavar="DIR", type=FILLED,
+        show_default=True, help="The collection's folder.",
+    )  # fmt: skip
+    as_json = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+    debug = click.option("--debug", is_flag=True, expose_value=False, help="Show tracebacks and what is going on.")
+    return collection(as_json(debug(function)))
+
+
+filtered = click.option("--filter", metavar="EXPR", help="Only documents whose metadata meets it: 'year >= 2024'.")
+
+
+@contextmanager
+def counting(what: str, unit: str) -> Iterator[Callable[[int, int], None]]:
+    """How far a job is, on standard error once it takes longer than two seconds: a bar on a terminal, else lines."""
+    from tqdm import tqdm
+
+    terminal, start, told = sys.stderr.isatty(), monotonic(), 0.0
+    bar = tqdm(desc=what, unit=unit, file=sys.stderr, leave=False, dynamic_ncols=True, delay=_PATIENCE,
+               disable=not terminal)  # fmt: skip
+
+    def show(done: int, total: int) -> None:
+        nonlocal told
+        bar.total = total
+        bar.update(done - bar.n)
+        seconds = monotonic() - start
+        if not terminal and seconds >= max(_PATIENCE, 2 * told):  # ever more rarely: a log is not a bar
+            click.echo(f"{what}: {done} of {total} {unit}, {seconds:.0f} s", err=True)
+            told = seconds
+
+    with bar:
+        yield show
