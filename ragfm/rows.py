@@ -74,7 +74,7 @@ def insert_document(connection: sa.Connection, source: Source, new: NewDocument,
     assert inserted is not None
     document_id = inserted[0]
     if metadata:
-        connection.execute(tags.insert(), [_tag(document_id, key, value) for key, value in metadata.items()])
+        connection.execute(tags.insert(), [tag_row(document_id, key, value) for key, value in metadata.items()])
     if names:
         connection.execute(groups.insert(), [{"document_id": document_id, "name": name} for name in names])
     insert_chunks(connection, document_id, new.chunks, new.hashes, generation)
@@ -134,6 +134,7 @@ def restrict(connection: sa.Connection, source: Source, paths: Mapping[str, tupl
     return changed
 
 
-def _tag(document_id: int, key: str, value: Scalar) -> dict[str, Any]:
+def tag_row(document_id: int, key: str, value: Scalar) -> dict[str, Any]:
+    """A metadata value as the row that filters compare it by."""
     text = json.dumps(value) if isinstance(value, bool) else str(value)
     return {"document_id": document_id, "key": key, "text": text, "number": as_number(text)}
