@@ -10,8 +10,10 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from collections import Counter
 from collections.abc import Mapping
 from hashlib import blake2b
+from operator import itemgetter
 
 import regex
 import Stemmer
@@ -104,21 +106,13 @@ def detect_language(counts: Mapping[str, int]) -> str:
 
     English where no stop word comes.
     """
-    languages_of: dict[str, list[str]] = {}
-    for language, stop_words in STOP_WORDS.items():
-        for word in stop_words:
-            languages_of.setdefault(word, []).append(language)
-    votes, scripts = dict.fromkeys(STOP_WORDS, 0.0), dict.fromkeys(_SCRIPTS, 0)
+    votes, scripts = Counter({"en": 0}), Counter[str]()
     for word, count in counts.items():
-        known = languages_of.get(word.casefold(), ())
-        for language in known:
-            votes[language] += count / len(known)
+        folded = word.casefold()
+        votes.update({language: count for language, stop_words in STOP_WORDS.items() if folded in stop_words})
         if not word.isascii():
-            script = next((language for language, sign in _SCRIPTS.items() if sign.search(word)), None)
-            if script is not None:
-                scripts[script] += count
-    if sum(scripts.values()) * 2 > sum(counts.values()):
-        # Japanese is written in kana and in Chinese characters.
-        return "ja" if scripts["ja"] * 10 > scripts["zh"] else max(scripts, key=lambda language: scripts[language])
-    best = max(votes, key=lambda language: votes[language])
-    return best if votes[best] > votes["en"] else "en"
+            scripts.update({language: count for language, sign in _SCRIPTS.items() if sign.search(word)})
+    language, most = max(scripts.items(), key=itemgetter(1), default=("", 0))
+    if most * 2 > sum(counts.values()):
+        return "ja" if scripts["ja"] * 10 > most else language  # Japanese has Chinese characters too
+    return max(votes.items(), key=itemgetter(1))[0]

@@ -75,7 +75,7 @@ def _csr(held: array[int], ends: list[int], n_columns: int) -> Any:
     columns = np.array(held, dtype=np.int32)
     ones = np.ones(len(columns), dtype=np.int32)
     counts = sparse.csr_array((ones, columns, np.array(ends, dtype=np.int32)), shape=(len(ends) - 1, n_columns))
-    counts.sum_duplicates()
+    counts.sum_duplicates()  # there is less to hold
     return counts
 
 
