@@ -162,9 +162,9 @@ class CatalogWriter(Catalog):
 
     def remove_source(self, source: Source) -> int:
         """One generation: a source goes, with all its documents."""
+        paths = list(self.current(source.id))  # not in the transaction below, which this read would wait for
 
         def change(commit: Commit) -> None:
-            paths = list(self.current(source.id))
             commit.chunks -= end_documents(commit.connection, source.id, paths, commit.generation)
             commit.connection.execute(failures.delete().where(failures.c.source_id == source.id))
             commit.connection.execute(sources.update().where(sources.c.id == source.id).values(removed=True))
