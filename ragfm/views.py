@@ -32,7 +32,7 @@ CHECKED_FIRST = 256 << 20
 """Bytes of a view up to which it is checked before it is used."""
 BLOCK = 8 << 20
 """Bytes of a file that have one checksum."""
-_FORMAT = 2
+FORMAT = 2
 _log = logging.getLogger(__name__)
 
 
@@ -122,7 +122,7 @@ def save_view(root: Path, catalog: Catalog, generation: Generation, kind: str) -
     """
     folder = root / FOLDER / f"{generation.id:010d}"
     try:
-        _remove(folder.parent.glob("*.new"))  # left by a writer that was killed
+        remove_views(folder.parent.glob("*.new"))  # left by a writer that was killed
         temporary = folder.with_name(f"{folder.name}.{os.getpid()}.new")
         (temporary / "vectors").mkdir(parents=True)
         try:
@@ -131,13 +131,13 @@ def save_view(root: Path, catalog: Catalog, generation: Generation, kind: str) -
             sync_folder(temporary / "vectors")
             manifest = {**_identity(generation), "kind": kind, "count": count, "files": files}
             write_durably(temporary / MANIFEST, checksummed(manifest))
-            _remove([folder])  # one that was damaged
+            remove_views([folder])  # one that was damaged
             temporary.replace(folder)
         except OSError:
-            _remove([temporary])
+            remove_views([temporary])
             raise
         sync_folder(folder.parent)
-        _remove(other for other in folder.parent.iterdir() if other != folder)
+        remove_views(other for other in folder.parent.iterdir() if other != folder)
         return View(folder, manifest)
     except (OSError, ValueError) as error:
         why = getattr(error, "strerror", None) or error
@@ -157,7 +157,7 @@ def _build(catalog: Catalog, generation: Generation, kind: str, folder: Path) ->
 def _manifest(folder: Path, catalog: Catalog, generation: Generation) -> Mapping[str, Any] | None:
     """A view's manifest; None where it is of another format, contract or collection, or before compaction."""
     manifest = read_checksummed(folder / MANIFEST)
-    if manifest.get("format") != _FORMAT:
+    if manifest.get("format") != FORMAT:
         return None
     at = manifest["generation"]
     if at > generation.id:
@@ -179,7 +179,7 @@ def _manifest(folder: Path, catalog: Catalog, generation: Generation) -> Mapping
 def _identity(generation: Generation) -> dict[str, Any]:
     """What a view must have in common with the catalog that it is searched with."""
     return {
-        "format": _FORMAT,
+        "format": FORMAT,
         "generation": generation.id,
         "digest": generation.digest,
         "contract": generation.contract_id,
@@ -199,7 +199,7 @@ def _blocks(path: Path) -> Iterator[str]:
             yield xxhash.xxh3_128_hexdigest(block)
 
 
-def _remove(folders: Iterable[Path]) -> None:
+def remove_views(folders: Iterable[Path]) -> None:
     """Remove folders; each is renamed first, since a reader takes one that is half gone for damaged."""
     for folder in list(folders):
         if folder.is_dir():
