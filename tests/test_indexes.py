@@ -1,21 +1,30 @@
 from __future__ import annotations
 
+import gc
 import shutil
+import subprocess
+import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import faiss
 import numpy as np
 import pytest
-from ragfm_indexes import arrays
+from ragfm_indexes import arrays, faiss_base, faiss_hnsw
 from ragfm_indexes.exact import ExactIndex
 from ragfm_indexes.faiss_flat import FaissFlatIndex
+from ragfm_indexes.faiss_hnsw import FaissHnswIndex
+from ragfm_indexes.faiss_ivf import FaissIvfIndex
+from ragfm_indexes.selection import Selection, Selections
 
 from ragfm.registry import load_plugin, plugins
 from ragfm.testing import check_vector_index
 
 BOTH = pytest.mark.parametrize("index_class", [ExactIndex, FaissFlatIndex])
+FAISS = [FaissFlatIndex, FaissHnswIndex, FaissIvfIndex]
+ALL = pytest.mark.parametrize("index_class", [ExactIndex, *FAISS])
 
 
 def unit(n: int, dim: int = 16, seed: int = 0) -> Any:
@@ -257,7 +266,7 @@ def test_many_allowed_ids_and_few_agree_with_no_filter(index_class: Any) -> None
         assert np.isneginf(scores[:, count:]).all()
 
 
-@BOTH
+@ALL
 def test_plain_lists_are_taken(index_class: Any) -> None:
     index = index_class.build([5, 3], [[0, 1], [1, 0]])
     assert index.search([[1, 0]], 2)[1].tolist() == [[3, 5]]
@@ -265,7 +274,7 @@ def test_plain_lists_are_taken(index_class: Any) -> None:
     assert index.search([[1, 0]], 1, allowed=[5, -1])[1].tolist() == [[5]]
 
 
-@BOTH
+@ALL
 @pytest.mark.parametrize(
     ("ids", "vectors", "message"),
     [
@@ -288,7 +297,7 @@ def test_what_cannot_be_indexed_is_named(index_class: Any, ids: Any, vectors: An
         index_class.build(ids, vectors)
 
 
-@BOTH
+@ALL
 def test_what_cannot_be_asked_is_named(index_class: Any) -> None:
     index = index_class.build([1, 2, 3], np.eye(3))
     assert index_class.build([1], [[1.0009, 0]]).search([[1, 0]], 1)[1].tolist() == [[1]]  # within the tolerance
@@ -306,21 +315,21 @@ def test_what_cannot_be_asked_is_named(index_class: Any) -> None:
 # --- Files -------------------------------------------------------------------------------------------------------
 
 
-@BOTH
+@ALL
 def test_files_are_mapped_and_named_as_documented(index_class: Any, tmp_path: Path) -> None:
     folder = tmp_path / "caf\udce9"  # a byte that is not UTF-8
     folder.mkdir()
-    index_class.build(np.arange(40_000), unit(40_000, 64)).save(folder)
+    index_class.build(np.arange(20_000), unit(20_000, 64)).save(folder)
     data = "vectors.npy" if index_class is ExactIndex else "index.faiss"
     assert sorted(path.name for path in folder.iterdir()) == sorted(["ids.npy", data])
     index = index_class.load(folder)
     mapped = Path("/proc/self/maps").read_text(errors="surrogateescape")
     assert f"{folder}/{data}" in mapped.replace("\\351", "\udce9")
     shutil.rmtree(folder)
-    assert index.search(unit(40_000, 64)[[123]], 1)[1].tolist() == [[123]]
+    assert index.search(unit(20_000, 64)[[123]], 1)[1].tolist() == [[123]]
 
 
-@BOTH
+@ALL
 @pytest.mark.parametrize("damage", ["empty", "cut", "garbage", "another", "type", "unsorted", "fewer"])
 def test_files_that_do_not_fit_are_refused(index_class: Any, tmp_path: Path, damage: str) -> None:
     index_class.build(np.arange(100), unit(100)).save(tmp_path)
@@ -345,22 +354,104 @@ def test_files_that_do_not_fit_are_refused(index_class: Any, tmp_path: Path, dam
         index_class.load(tmp_path)
 
 
-def write_l2(path: Path) -> None:
-    import faiss
+@pytest.mark.parametrize("kind", ["faiss-flat", "faiss-hnsw", "faiss-ivf"])
+def test_no_damage_to_a_file_crashes_the_process(kind: str, tmp_path: Path) -> None:
+    """In production damage is noticed by checksums before; flips are dense where a small index keeps its numbers."""
+    code = f"from tests.test_indexes import damage_and_load; damage_and_load({kind!r}, {str(tmp_path)!r})"
+    done = subprocess.run(
+        [sys.executable, "-X", "faulthandler", "-c", code],
+        cwd=Path(__file__).parents[1], capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-2000:]
+    loaded, refused = map(int, done.stdout.split())
+    assert loaded > 100
+    assert refused > 300
 
+
+def damage_and_load(kind: str, place: str) -> None:
+    """1,200 times over: a bit flipped, anywhere or among the first; the end cut off; a page of zeros; then a search."""
+    folder, random = Path(place), np.random.default_rng(0)
+    index_class, loaded, refused = load_plugin("indexes", kind), 0, 0
+    faiss_hnsw.STEP = 0  # through the graph, however few there are
+    for count in (1, 60, 300):
+        vectors = unit(count)
+        index_class.build(np.arange(count), vectors).save(folder)
+        whole = {path: path.read_bytes() for path in sorted(folder.iterdir())}
+        for turn in range(400):
+            path = list(whole)[turn % 5 > 0]
+            data = bytearray(whole[path])
+            at = int(random.integers(len(data) if turn % 4 else min(len(data), 400)))
+            if turn % 4 == 3:
+                at = at // 4096 * 4096
+                data[at : at + 4096] = bytes(len(data[at : at + 4096]))
+            elif turn % 4 == 2:
+                del data[at:]
+            else:
+                data[at] ^= 1 << int(random.integers(8))
+            path.write_bytes(data)
+            try:
+                index = index_class.load(folder)
+            except ValueError:
+                refused += 1
+            else:
+                loaded += 1
+                index.search(vectors[:3], 10)
+                index.search(vectors[:1], 10, allowed=np.arange(0, count, 2))
+            path.write_bytes(whole[path])
+    sys.stdout.write(f"{loaded} {refused}")
+
+
+@pytest.mark.parametrize("index_class", FAISS)
+def test_faiss_reads_within_limits_and_they_are_put_back(
+    index_class: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    index_class.build(np.arange(500), unit(500)).save(tmp_path)
+    names = ("vector_byte_limit", "loop_limit", "lattice_r2_limit")
+
+    def limits() -> list[int]:
+        return [getattr(faiss, f"get_deserialization_{name}")() for name in names]
+
+    before, read, seen = limits(), faiss.read_index, []
+
+    def watched(*given: Any) -> Any:
+        seen.append(limits())
+        return read(*given)
+
+    monkeypatch.setattr(faiss, "read_index", watched)
+    index_class.load(tmp_path)
+    size = (tmp_path / "index.faiss").stat().st_size
+    assert seen == [[size + 1, size // 8 + 1, 1]]
+    assert limits() == before
+    (tmp_path / "index.faiss").write_bytes((tmp_path / "index.faiss").read_bytes()[:-1])
+    with pytest.raises(ValueError, match=r"index\.faiss"):
+        index_class.load(tmp_path)
+    assert limits() == before
+
+
+def test_a_vector_larger_than_the_file_is_refused_before_it_is_allocated(tmp_path: Path) -> None:
+    FaissIvfIndex.build(np.arange(500), unit(500)).save(tmp_path)
+    data = bytearray((tmp_path / "index.faiss").read_bytes())
+    centres = faiss_base.HEADER + 16 + faiss_base.HEADER
+    data[centres : centres + 8] = (1 << 36).to_bytes(8, "little")  # a quarter of a terabyte
+    (tmp_path / "index.faiss").write_bytes(data)
+    with pytest.raises(ValueError, match=r"size < \("):
+        FaissIvfIndex.load(tmp_path)
+
+
+def write_l2(path: Path) -> None:
     index = faiss.IndexFlatL2(16)
     index.add(unit(100))
     faiss.write_index(index, str(path))
 
 
-@BOTH
+@ALL
 def test_a_full_disk_is_an_os_error(index_class: Any, tmp_path: Path) -> None:
     (tmp_path / ("vectors.npy" if index_class is ExactIndex else "index.faiss")).symlink_to("/dev/full")
     with pytest.raises(OSError, match="No space left"):
         index_class.build(np.arange(100), unit(100)).save(tmp_path)
 
 
-@BOTH
+@ALL
 def test_many_threads_through_one_loaded_index(index_class: Any, tmp_path: Path) -> None:
     vectors = unit(3000)
     index_class.build(np.arange(3000), vectors).save(tmp_path)
@@ -372,3 +463,118 @@ def test_many_threads_through_one_loaded_index(index_class: Any, tmp_path: Path)
 
     with ThreadPoolExecutor(8) as pool:
         assert list(pool.map(ask, range(500))) == list(range(500))
+
+
+# --- What is allowed ---------------------------------------------------------------------------------------------
+
+
+def frozen(ids: Any) -> Any:
+    constant = np.array(ids)
+    constant.flags.writeable = False
+    return constant
+
+
+@ALL
+def test_a_constant_array_is_looked_up_once(index_class: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    vectors = unit(2000)
+    looked_up = []
+    for module in (sys.modules[index_class.__module__], faiss_base):
+        if hasattr(module, "rows_of"):
+            lookup = lambda ids, allowed: looked_up.append(len(allowed)) or arrays.rows_of(ids, allowed)  # noqa: E731
+            monkeypatch.setattr(module, "rows_of", lookup)
+    index = index_class.build(np.arange(2000), vectors)
+    even, odd = frozen(np.arange(0, 2000, 2)), np.flatnonzero(np.arange(2000) % 2)
+    odd.flags.writeable = False  # a view, as most of numpy's results are
+    for allowed, row in [(even, 6), (odd, 7), (even, 8), (odd, 9)]:
+        assert index.search(vectors[[row]], 1, allowed=allowed)[1].tolist() == [[row]]
+    assert looked_up == [1000, 1000]
+    own = np.arange(0, 2000, 2)
+    assert index.search(vectors[[7]], 1, allowed=own)[1] != 7
+    own[:] = odd
+    assert index.search(vectors[[7]], 1, allowed=own)[1] == 7
+
+
+def test_a_selection_is_forgotten_with_its_array_and_the_oldest_first() -> None:
+    made: list[int] = []
+
+    def make(allowed: Any) -> Selection:
+        made.append(int(allowed[0]))
+        return Selection(allowed, 100)
+
+    selections = Selections(make, size=2)
+    first, second, third = (frozen([n]) for n in (1, 2, 3))
+    for allowed in (first, second, first, third, first, second):
+        assert selections.of(allowed).rows is allowed
+    assert made == [1, 2, 3, 2]  # third drove second out, as first had been asked for after it
+    alone = Selections(lambda allowed: Selection(np.array(allowed), 100))
+    for n in range(50):
+        gone = frozen([n])
+        assert alone.of(gone).rows[0] == n  # an array at the address of a dead one is another array
+        del gone
+    gc.collect()
+    assert not alone._kept
+
+
+def test_many_threads_ask_with_many_arrays() -> None:
+    selections = Selections(lambda allowed: Selection(np.array(allowed), 100), size=3)
+    arrays_ = [frozen([n]) for n in range(10)]
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(lambda n: selections.of(arrays_[n % 10]).rows[0], range(2000)))
+    assert found == [n % 10 for n in range(2000)]
+
+
+# --- Approximate search ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("index_class", FAISS)
+def test_the_threads_of_faiss_stay_as_they_are(
+    index_class: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = faiss.omp_get_max_threads()
+    faiss.omp_set_num_threads(3)
+    try:
+        index = index_class.build(np.arange(20_000), unit(20_000))
+        seen = []
+        search = index._search
+
+        def watched(*given: Any) -> Any:
+            seen.append(faiss.omp_get_max_threads())
+            return search(*given)
+
+        monkeypatch.setattr(index, "_search", watched)
+        index.search(unit(1), 5)
+        index.search(unit(2), 5)
+        monkeypatch.setattr(index, "_search", lambda *given: 1 // 0)
+        with pytest.raises(ZeroDivisionError):
+            index.search(unit(1), 5)
+        assert seen == [1, 3]
+        assert faiss.omp_get_max_threads() == 3
+    finally:
+        faiss.omp_set_num_threads(before)
+
+
+def test_a_filter_that_keeps_away_from_the_query_is_followed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The graph would look among what is near the query only: none of it is allowed, or a little."""
+    vectors = unit(4000, 32)
+    query = vectors[:1]
+    order = np.argsort(-(vectors @ query[0]))
+    index = FaissHnswIndex.build(np.arange(4000), vectors)
+    monkeypatch.setattr(faiss_hnsw, "STEP", 0)
+    for allowed in (order[-50:], order[-400:], np.concatenate([order[3:20:8], order[-400:]])):
+        best = allowed[np.argsort(-(vectors[allowed] @ query[0]))][:10]
+        assert set(index.search(query, 40, allowed=np.sort(allowed))[1][0]) >= set(best)
+
+
+def test_the_same_vectors_give_the_same_lists(tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        FaissIvfIndex.build(np.arange(5000), unit(5000)).save(tmp_path / name)
+    assert (tmp_path / "one/index.faiss").read_bytes() == (tmp_path / "two/index.faiss").read_bytes()
+
+
+@pytest.mark.parametrize("index_class", FAISS)
+def test_building_and_searching_say_nothing(index_class: Any, capfd: pytest.CaptureFixture[str]) -> None:
+    """FAISS would warn on the terminal of few vectors for many lists."""
+    for count in (0, 1, 30, 100, 3000):
+        index_class.build(np.arange(count), unit(count)).search(unit(1), 5)
+    assert capfd.readouterr() == ("", "")

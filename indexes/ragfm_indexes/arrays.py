@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from tokenize import TokenError
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
@@ -80,7 +81,8 @@ def rows_of(ids: Ids, allowed: ArrayLike) -> Rows:
 def ids_at(ids: Ids, rows: Rows) -> Ids:
     """The ids at these rows, -1 where there is none."""
     found = np.full(rows.shape, -1, dtype=np.int64)
-    found[rows >= 0] = ids[rows[rows >= 0]]
+    known = (rows >= 0) & (rows < len(ids))  # an index that is damaged on disk may name others
+    found[known] = ids[rows[known]]
     return found
 
 
@@ -128,8 +130,8 @@ def read_array(path: Path, dtype: type[np.generic], ndim: int) -> NDArray[Any]:
     """A saved array, mapped. Raises ValueError where it is not of this type and number of dimensions, or not whole."""
     try:
         array = np.asarray(np.load(path, mmap_mode="r", allow_pickle=False))
-    except EOFError as error:
-        raise ValueError(f"{path.name} is empty") from error
+    except (EOFError, TokenError) as error:
+        raise ValueError(f"{path.name} is not an array: {error}") from error
     if array.dtype != dtype or array.ndim != ndim:
         raise ValueError(
             f"{path.name}: expected {np.dtype(dtype)} of {ndim} dimensions, got {array.dtype} of {array.ndim}"

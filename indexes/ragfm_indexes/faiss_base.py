@@ -48,6 +48,10 @@ def one_thread() -> Iterator[None]:
         faiss.omp_set_num_threads(before)
 
 
+HEADER = 4 + 33
+"""Bytes that an index begins with in a file: what it is, dimensions, vectors, two spare numbers, trained, metric."""
+
+
 class FaissIndex:
     """Ids in order, and a FAISS index that knows rows only: FAISS's IndexIDMap takes repeated ids without a word.
 
@@ -58,6 +62,7 @@ class FaissIndex:
     recall: ClassVar[float]
     magic: ClassVar[bytes]
     flags: ClassVar[int]
+    layout: ClassVar[tuple[int, ...]] = ()
 
     def __init__(self, ids: Ids, index: Any) -> None:
         """For `build` and `load`: ids in ascending order, and an index with their vectors in the same order."""
@@ -99,7 +104,7 @@ class FaissIndex:
         """Map what `save` wrote. Raises ValueError where the files are not whole or don't belong together."""
         ids = read_array(folder / "ids.npy", np.int64, 1)
         check_ids(ids)
-        index = read_faiss(folder / "index.faiss", cls.magic, cls.flags)
+        index = read_faiss(folder / "index.faiss", cls.magic, cls.flags, cls.layout)
         if index.metric_type != faiss.METRIC_INNER_PRODUCT or index.ntotal != len(ids) or not cls._is_whole(index):
             raise ValueError(f"index.faiss: expected a {cls.__name__} of {len(ids)} vectors in {folder}")
         return cls(ids, index)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import faiss
 
@@ -21,17 +21,35 @@ def write_faiss(index: Any, path: Path) -> None:
         faiss.write_index(index, faiss.PyCallbackIOWriter(file.write))
 
 
-def read_faiss(path: Path, magic: bytes, flags: int) -> Any:
-    """An index from a file that begins with `magic`. Raises ValueError where FAISS can't read it, and OSError."""
+def read_faiss(path: Path, magic: bytes, flags: int, layout: Sequence[int] = ()) -> Any:
+    """An index from a file that begins with `magic`. Raises ValueError where FAISS can't read it, and OSError.
+
+    `layout` is what the file consists of, where that must be checked: n > 0 stands for n bytes, n < 0 for a number and
+    so many items of -n bytes. FAISS itself crashes where a file that it maps ends early or has an absurd number.
+    """
     with path.open("rb") as file:
+        size = os.fstat(file.fileno()).st_size
         found = file.read(len(magic))
         if found != magic:
             raise ValueError(f"{path.name} begins with {found!r}, expected {magic!r}")
-        with _limits(os.fstat(file.fileno()).st_size):
+        if layout and size != (ends := _end(file, size, layout)):
+            raise ValueError(f"{path.name} has {size} bytes, expected {ends}")
+        with _limits(size):
             try:
                 return faiss.read_index(f"/dev/fd/{file.fileno()}", flags)
             except (RuntimeError, MemoryError) as error:
                 raise ValueError(f"{path.name} can't be read: {error}") from error
+
+
+def _end(file: BinaryIO, size: int, layout: Sequence[int]) -> int:
+    at = 0
+    for part in layout:
+        if part < 0:
+            file.seek(min(at, size))
+            at += 8 - part * int.from_bytes(file.read(8), "little")
+        else:
+            at += part
+    return at
 
 
 @contextmanager

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import faiss
 
 from ragfm_indexes.arrays import by_id, ids_at, search_exactly
-from ragfm_indexes.faiss_base import FaissIndex, FaissSelection
+from ragfm_indexes.faiss_base import HEADER, FaissIndex, FaissSelection
 
 if TYPE_CHECKING:
     from ragfm.types import Ids, Vectors
@@ -22,6 +22,7 @@ class FaissFlatIndex(FaissIndex):
     recall: ClassVar[float] = 1.0
     magic: ClassVar[bytes] = b"IxFI"
     flags: ClassVar[int] = faiss.IO_FLAG_MMAP_IFC  # IO_FLAG_MMAP reads a flat index into memory
+    layout: ClassVar[tuple[int, ...]] = (HEADER, -4)
 
     @classmethod
     def build(cls, ids: Ids, vectors: Vectors) -> FaissFlatIndex:

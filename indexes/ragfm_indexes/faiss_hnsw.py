@@ -9,7 +9,7 @@ import faiss
 import numpy as np
 
 from ragfm_indexes.arrays import by_id
-from ragfm_indexes.faiss_base import FaissIndex, FaissSelection
+from ragfm_indexes.faiss_base import HEADER, FaissIndex, FaissSelection
 
 if TYPE_CHECKING:
     from ragfm.types import Ids, Vectors
@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 
 _LINKS = 32  # of a vector to its neighbours; twice as many on the ground floor
 _BUILD_BREADTH = 80  # candidates for these links
-_BREADTH = 192  # vectors that a search keeps in view ("efSearch")
-_STEP = 80  # rows that a scan scores in the time that the graph takes for one of these
-_LOOK = 1 / 16  # of the time to score a row: to see that it is not selected
+BREADTH = 192  # vectors that a search keeps in view ("efSearch")
+STEP = 80  # rows that a scan scores in the time that the graph takes for one of these
+LOOK = 1 / 16  # of the time to score a row: to see that it is not selected
 
 
 class FaissHnswIndex(FaissIndex):
@@ -33,6 +33,8 @@ class FaissHnswIndex(FaissIndex):
     recall: ClassVar[float] = 0.99
     magic: ClassVar[bytes] = b"IHNs"
     flags: ClassVar[int] = faiss.IO_FLAG_MMAP_IFC  # maps links and codes; IO_FLAG_MMAP would map neither
+    # Probabilities, links of each level, levels, places and the links; the entry and settings; codes and their ranges.
+    layout: ClassVar[tuple[int, ...]] = (HEADER, -8, -4, -4, -8, -4, 20, HEADER, 28, -4, -1)
 
     def __init__(self, ids: Ids, index: Any) -> None:
         """For `build` and `load`: ids in ascending order, and an IndexHNSWSQ with their vectors in the same order."""
@@ -56,8 +58,8 @@ class FaissHnswIndex(FaissIndex):
     def _search(self, queries: Vectors, k: int, selection: FaissSelection | None) -> tuple[Vectors, Rows]:
         share = 1.0 if selection is None else selection.share
         # Of the vectors in view only a share is selected, so more must be in view for the same recall.
-        breadth = math.ceil(max(_BREADTH / math.sqrt(share), 2 * k / share))
-        if breadth * _STEP >= self._cost_of_scan(share):
+        breadth = math.ceil(max(BREADTH / math.sqrt(share), 2 * k / share))
+        if breadth * STEP >= self._cost_of_scan(share):
             return self._scan(queries, k, selection)
         # A filter may keep away from the query. The graph sees some ten times what it keeps in view: where fewer
         # than four times the share of that turn up, it has looked in the wrong place.
@@ -72,7 +74,7 @@ class FaissHnswIndex(FaissIndex):
 
     def _cost_of_scan(self, share: float) -> float:
         """In rows that a scan without a selection scores in the same time."""
-        return len(self) * (1 if share == 1 else _LOOK + 2 * share)
+        return len(self) * (1 if share == 1 else LOOK + 2 * share)
 
     def _scan(self, queries: Vectors, k: int, selection: FaissSelection | None) -> tuple[Vectors, Rows]:
         parameters = faiss.SearchParameters(sel=selection.selector) if selection else None

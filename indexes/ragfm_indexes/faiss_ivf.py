@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from ragfm_indexes.arrays import Rows
 
 _TRAINING = 48  # vectors a list that its centre is found from
-_PROBED = 1 / 12  # of the lists, in a search without a filter
-_FLOOR = 5_000  # vectors that are scored at the least
+PROBED = 1 / 12  # of the lists, in a search without a filter
+FLOOR = 5_000  # vectors that are scored at the least
 
 
 class FaissIvfIndex(FaissIndex):
@@ -58,9 +58,9 @@ class FaissIvfIndex(FaissIndex):
     def _search(self, queries: Vectors, k: int, selection: FaissSelection | None) -> tuple[Vectors, Rows]:
         # The best of a selection are farther away than the best of all, so that more of it must be scored.
         share = 1.0 if selection is None else selection.share
-        scored = max(_FLOOR, round(_PROBED * len(self) * math.sqrt(share)), k)
+        scored = max(FLOOR, round(PROBED * len(self) * math.sqrt(share)), k)
         parameters = faiss.SearchParametersIVF(
-            nprobe=self._index.nlist, max_codes=scored, ensure_topk_full=True, sel=selection and selection.selector
+            nprobe=self._index.nlist, max_codes=scored, sel=selection and selection.selector
         )
         scores, rows = self._index.search(queries, k, params=parameters)
         return scores, rows

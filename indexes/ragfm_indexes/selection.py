@@ -48,7 +48,7 @@ class Selections(Generic[S]):
     """Remembers what `make` made of the last few arrays, as long as those live. Thread-safe.
 
     A filter is asked for many times with the same array; looking half a million ids up costs ten times the search.
-    Only arrays that can't change are remembered: read-only ones, whose memory nobody else may write to either.
+    Only read-only arrays are remembered: who makes one says that what it shows does not change.
     """
 
     def __init__(self, make: Callable[[ArrayLike], S], *, size: int = 8) -> None:
@@ -59,7 +59,7 @@ class Selections(Generic[S]):
 
     def of(self, allowed: ArrayLike) -> S:
         """The selection of these ids."""
-        if not isinstance(allowed, np.ndarray) or not _is_constant(allowed):
+        if not isinstance(allowed, np.ndarray) or allowed.flags.writeable:
             return self._make(allowed)
         key = id(allowed)
         with self._lock:
@@ -84,12 +84,3 @@ def _forgetter(kept: OrderedDict[int, tuple[weakref.ref[Any], S]], key: int) -> 
             kept.pop(key, None)
 
     return forget
-
-
-def _is_constant(array: np.ndarray[Any, Any]) -> bool:
-    memory: object = array
-    while isinstance(memory, np.ndarray):
-        if memory.flags.writeable:
-            return False
-        memory = memory.base
-    return True
