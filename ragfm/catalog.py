@@ -97,6 +97,15 @@ class Catalog:
             self.close()
             raise
 
+    @contextmanager
+    def driver(self) -> Iterator[Any]:
+        """A connection of the database's own driver, outside of any transaction."""
+        connection = self._engine.raw_connection()
+        try:
+            yield connection
+        finally:
+            connection.close()
+
     def close(self) -> None:
         """Close all connections; the last writer's close folds the write-ahead log into the database."""
         self._engine.dispose()
@@ -165,8 +174,8 @@ class Catalog:
             return list(connection.execute(query).all())
 
     def current(self, source_id: int) -> dict[str, Any]:
-        """The living documents of a source by path, with uri, revision, digest, recipe and allow."""
-        columns = [documents.c[name] for name in ("path", "uri", "revision", "digest", "recipe", "allow")]
+        """The living documents of a source by path, with uri, revision, digest, recipe, allow and born."""
+        columns = [documents.c[name] for name in ("path", "uri", "revision", "digest", "recipe", "allow", "born")]
         query = sa.select(*columns).where(documents.c.source_id == source_id, documents.c.died.is_(None))
         with self.read() as connection:
             return {row.path: row for row in connection.execute(query)}

@@ -14,7 +14,9 @@ from ragfm.types import Document, Scalar
 
 if TYPE_CHECKING:
     from ragfm.catalog import Catalog
+    from ragfm.compact import CompactReport
     from ragfm.config import Settings
+    from ragfm.reembed import ReembedReport
     from ragfm.retrieve import Mode
     from ragfm.snapshot import Snapshot
     from ragfm.store import Store
@@ -101,18 +103,21 @@ class Collection:
         exclude: Sequence[str] | None = None,
         tags: Mapping[str, Scalar] | None = None,
         allow: Sequence[str] | None = None,
+        retry: bool = False,
+        allow_mass_delete: bool = False,
         progress: Callable[[Progress], None] | None = None,
     ) -> SyncReport:
         """Make the collection equal to its sources: only what changed is parsed and embedded.
 
         Without a source, all those of `ragfm.toml` and those synced before; one that can't be listed is then reported
-        as failed. What is left None stays as it was at the source's last sync. Raises SourceError,
-        EmbedderMismatchError, CollectionBusyError, CollectionReadOnlyError.
+        as failed. What is left None stays as it was at the source's last sync. A document that failed is tried again
+        when it or how it is read has changed, else after a while, or at once with `retry`. A source that lost over
+        half of its documents stops with MassDeleteError, and nothing of it is removed, unless `allow_mass_delete`.
+        Raises SourceError, EmbedderMismatchError, CollectionBusyError, CollectionReadOnlyError.
         """
         from ragfm.sources import resolve_source, sync_sources
 
-        if self._groups is not None:
-            raise UnsupportedError("A handle restricted to groups can't write.", "Use the owner's handle.")
+        self._owner()
         for what, names in (("include", include), ("exclude", exclude), ("allow", allow)):
             if names is not None:
                 _names(names, what)
@@ -123,7 +128,7 @@ class Collection:
         asked = [(str(source), name, options) for source in sources]
         for location, given_name, given in asked:
             resolve_source(self._store, location, given_name, given)  # a wrong one fails before anything is made
-        return sync_sources(self._store, asked, progress)
+        return sync_sources(self._store, asked, progress, retry=retry, allow_mass_delete=allow_mass_delete)
 
     def search(
         self, query: str, k: int | None = None, *, mode: Mode = "hybrid", filter: str | None = None
@@ -210,6 +215,22 @@ class Collection:
             ),
         )
 
+    def compact(self, progress: Callable[[int, int], None] | None = None) -> CompactReport:
+        """Delete the rows of what has gone and give their space back; readers go on meanwhile.
+
+        A sync does so by itself where much has gone. `progress` is told how many rows of how many are done with.
+        """
+        self._owner()
+        return self._store.compact(progress)
+
+    def reembed(self, embedder: str | Embedder, *, progress: Callable[[int, int], None] | None = None) -> ReembedReport:
+        """Switch to another embedder, in one commit; what was embedded before an interruption is kept.
+
+        Documents are split anew for its window. `progress` is told how many documents of how many are embedded.
+        """
+        self._owner()
+        return self._store.reembed(embedder, progress)
+
     def close(self) -> None:
         """Close the files; the next use opens them again. A restricted handle leaves them to the owner's."""
         if self._groups is None:
@@ -223,6 +244,10 @@ class Collection:
 
     def __repr__(self) -> str:
         return f"Collection({os.fspath(self.path)!r})"
+
+    def _owner(self) -> None:
+        if self._groups is not None:
+            raise UnsupportedError("A handle restricted to groups can't write.", "Use the owner's handle.")
 
     def _conditions(self, text: str | None) -> list[Any]:
         from ragfm.filters import may_see, parse_filter

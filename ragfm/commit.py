@@ -216,7 +216,8 @@ class CatalogWriter(Catalog):
     def write(self) -> Iterator[sa.Connection]:
         """A transaction that is durable when the block is left. Raises CollectionError where it can't be."""
         try:
-            with self._engine.begin() as connection:
+            # The lock is taken at once, not at the first write: there it could no longer be waited for.
+            with self._engine.execution_options(begin="BEGIN IMMEDIATE").begin() as connection:
                 yield connection
         except sa.exc.IntegrityError as error:
             raise CollectionError(

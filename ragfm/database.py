@@ -51,7 +51,7 @@ def create_database(folder: Path) -> None:
 
 
 def open_engine(folder: Path, *, writable: bool) -> sa.Engine:
-    """Connections to a database. A reader can't write; a writer's transactions take the write lock at once."""
+    """Connections to a database; those of a reader can't write. A transaction begins as the option `begin` says."""
     name = quote(str((folder / FILE).absolute()))
     if writable or os.access(folder, os.W_OK):
         mode = "rw"  # readers too: SQLite needs its shared-memory file beside the database; see query_only below
@@ -68,7 +68,9 @@ def open_engine(folder: Path, *, writable: bool) -> sa.Engine:
         connection.isolation_level = None  # SQLAlchemy begins and commits, see below
         connection.execute("PRAGMA synchronous=FULL")
         connection.execute("PRAGMA foreign_keys=ON")
-        if not writable:
+        if writable:
+            connection.execute("PRAGMA secure_delete=ON")  # what was deleted can't be read from the file
+        else:
             connection.execute("PRAGMA query_only=ON")
         return connection
 
@@ -77,7 +79,7 @@ def open_engine(folder: Path, *, writable: bool) -> sa.Engine:
     @sa.event.listens_for(engine, "begin")
     def begin(connection: sa.Connection) -> None:
         # The driver would begin only at the first write, so that two reads could see two states.
-        connection.exec_driver_sql("BEGIN IMMEDIATE" if writable else "BEGIN")
+        connection.exec_driver_sql(connection.get_execution_options().get("begin", "BEGIN"))
 
     return engine
 

@@ -26,7 +26,9 @@ from ragfm.views import View, newest_view
 if TYPE_CHECKING:
     from ragfm.types import Ids, Vectors
 
-_SPARE = 64  # asked for beyond what is needed, before the dead are dropped
+_SPARE = 16  # asked for beyond what is needed, since some may be dead or equal to others
+_MOST = 10_000  # equal ones that are looked through
+_ROUNDING = 1e-6  # of a float32 cosine
 _CANDIDATES = 4  # times k, that an approximate index is asked for before they are scored exactly
 _FILTERS = 16  # whose survivors are kept
 
@@ -114,7 +116,8 @@ class Snapshot:
         if allowed is not None:
             tail_ids, tail = tail_ids[allowed.tail], tail[allowed.tail]
         if len(tail_ids) > k:
-            best = np.argpartition(tail @ query[0], -k - 1)[-k - 1 :]
+            rough = tail @ query[0]
+            best = rough >= np.partition(rough, -k)[-k] - _ROUNDING
             tail_ids, tail = tail_ids[best], tail[best]
         ids, vectors = self._candidates(query, k, allowed)
         ids = np.concatenate([ids, tail_ids])
@@ -128,27 +131,31 @@ class Snapshot:
         """Living chunks of the view, among which are its best `k`, and their vectors as the catalog has them."""
         if self.view is None or not len(self.view.index):
             return self._ids[:0], self._tail[:0]
-        index = self.view.index
-        wanted = k if index.recall == 1 else _CANDIDATES * k + _SPARE
-        if allowed is not None:
-            ids = self._found(query, wanted, allowed.ids)
-        else:
-            ids = self._found(query, wanted + (_SPARE if len(self._dead) else 0), None)
-            if len(ids) < min(wanted, len(index) - len(self._dead)):  # the dead are in the way
-                ids = self._found(query, wanted, self._living().ids)
+        wanted = k + _SPARE if self.view.index.recall == 1 else _CANDIDATES * k + _SPARE
+        scores, ids = self._found(query, wanted, allowed)
+        while len(ids) >= wanted and wanted < _MOST and scores[-1] >= scores[k - 1] - _ROUNDING:
+            wanted *= 4  # equal ones are left, of which the lowest ids are to be found
+            scores, ids = self._found(query, wanted, allowed)
         known, vectors = self._catalog.vectors_of(self.generation, ids.tolist())
         if len(known) != len(ids):
             self.blame("it has chunks that the catalog lacks")
         return known, vectors
 
-    def _found(self, query: Vectors, k: int, allowed: Ids | None) -> Ids:
+    def _found(self, query: Vectors, k: int, allowed: Allowed | None) -> tuple[Vectors, Ids]:
+        """Scores and ids of at least the best `k` that live; fewer where there are fewer."""
+        scores, ids = self._ask(query, k + (_SPARE if len(self._dead) else 0), allowed.ids if allowed else None)
+        if allowed is None and len(ids) < k and len(self._dead):  # the dead are in the way
+            return self._ask(query, k, self._living().ids)
+        return scores, ids
+
+    def _ask(self, query: Vectors, k: int, allowed: Ids | None) -> tuple[Vectors, Ids]:
         assert self.view is not None
-        ids: Ids = self.view.index.search(query, min(k, len(self.view.index)), allowed=allowed)[1][0]
-        living = ids >= 0
+        scores, ids = self.view.index.search(query, min(k, len(self.view.index)), allowed=allowed)
+        living = ids[0] >= 0
         if len(self._dead):
-            places = np.searchsorted(self._dead, ids) % len(self._dead)
-            living &= self._dead[places] != ids
-        return ids[living]
+            places = np.searchsorted(self._dead, ids[0]) % len(self._dead)
+            living &= self._dead[places] != ids[0]
+        return scores[0][living], ids[0][living]
 
     def _living(self) -> Allowed:
         return self.allowed(None, lambda: self._catalog.chunk_ids(self.generation.id))

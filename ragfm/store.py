@@ -21,6 +21,7 @@ from sqlalchemy.exc import DBAPIError
 from ragfm.catalog import Catalog, Generation, OvertakenError
 from ragfm.chunk import ChunkSettings
 from ragfm.commit import CatalogWriter
+from ragfm.compact import CompactReport, compact
 from ragfm.config import Settings, load_settings
 from ragfm.database import FILE, HEAD
 from ragfm.durable import sync_folder
@@ -35,6 +36,7 @@ from ragfm.errors import (
 )
 from ragfm.index_kind import choose_kind, default_memory
 from ragfm.migrate import is_old
+from ragfm.reembed import ReembedReport, reembed
 from ragfm.snapshot import Snapshot, open_snapshot
 from ragfm.sync import check_contract
 from ragfm.views import FOLDER as VIEWS
@@ -125,10 +127,8 @@ class Store:
         """Whether the caller or the settings ask for an embedder, rather than leave it to the collection."""
         return self._given is not None or "embedder" in self.settings.model_fields_set
 
-    @property
-    def chunk_settings(self) -> ChunkSettings:
-        """How documents are split; a size over the embedder's window is the window, and said so."""
-        window = self.catalog.at().contract["max_tokens"]
+    def chunk_settings(self, window: int) -> ChunkSettings:
+        """How documents are split; a size over the embedder's window, in tokens, is the window, and said so."""
         size = self.settings.chunk.size
         if size is not None and size > int(window):
             _log.warning("chunk.size is %d, but the embedder takes %s tokens: chunks have at most those.", size, window)
@@ -255,6 +255,21 @@ class Store:
                 self.snapshot()
                 self.settle()
 
+    def compact(self, progress: Callable[[int, int], None] | None = None) -> CompactReport:
+        """See `compact.compact`."""
+        with self.writing() as catalog:
+            return compact(self, catalog, progress)
+
+    def reembed(self, asked: str | Embedder, progress: Callable[[int, int], None] | None = None) -> ReembedReport:
+        """See `reembed.reembed`; this handle goes on with the new embedder."""
+        embedder = load_embedder(asked) if isinstance(asked, str) else asked
+        with self.writing() as catalog:
+            report = reembed(self, catalog, embedder, self._contract(embedder, asked), progress)
+            self._given = asked
+            self._embedders[catalog.at().contract_id] = embedder
+            self.save_view(catalog)
+        return report
+
     def _pays(self, snapshot: Snapshot, kind: str) -> bool:
         view = snapshot.view
         if view is None or view.kind != kind:
@@ -290,13 +305,17 @@ class Store:
         named = self.settings.embedder if "embedder" in self.settings.model_fields_set else default
         return self._given or named
 
-    def _create(self) -> None:
-        embedder = self._load(self.settings.embedder)
+    def _contract(self, embedder: Embedder, asked: str | Embedder) -> dict[str, Any]:
+        """What the collection keeps of an embedder: its fingerprint, and by what name it is loaded again."""
         contract = dict(embedder.fingerprint)
-        asked = self._asked(self.settings.embedder)
         name = asked if isinstance(asked, str) else str(contract["model"])
         # A relative path would mean another folder to who opens the collection from elsewhere.
-        contract["embedder"] = str(Path(name).expanduser().absolute()) if Path(name).expanduser().exists() else name
+        path = Path(name).expanduser()
+        return {**contract, "embedder": str(path.absolute()) if path.exists() else name}
+
+    def _create(self) -> None:
+        embedder = self._load(self.settings.embedder)
+        contract = self._contract(embedder, self._asked(self.settings.embedder))
         if self.folder.is_dir() and any(self.folder.iterdir()):
             raise CollectionError(
                 f"{self.folder} is not empty and holds no collection.", "Name another folder with -c."
