@@ -115,8 +115,8 @@ def ragfm(context: click.Context) -> None:
         logging.getLogger(chatty).setLevel(logging.WARNING)
 
 
-for _command in COMMANDS:
-    ragfm.add_command(_command)
+for command in COMMANDS:
+    ragfm.add_command(command)
 
 
 @ragfm.command()
@@ -132,6 +132,8 @@ for _command in COMMANDS:
     "--allow", multiple=True, metavar="GROUP", type=FILLED, help="Only this group may see them; may be repeated."
 )
 @click.option("--embedder", metavar="E", type=FILLED, help="The embedding model of a new collection.")
+@click.option("--retry", is_flag=True, help="Try all that failed at once, however short ago that was.")
+@click.option("--allow-mass-delete", is_flag=True, help="Remove what left a source, even where it is over half of it.")
 @_shared
 def ingest(
     collection: str, as_json: bool, source: tuple[str, ...], embedder: str | None, **options: Any
@@ -150,6 +152,8 @@ def ingest(
         "exclude": options["exclude"] or None,
         "tags": _tags(options["tag"]) or None,
         "allow": options["allow"] or None,
+        "retry": options["retry"],
+        "allow_mass_delete": options["allow_mass_delete"],
     }
     with _open(collection, embedder=embedder) as store, _progress_bar() as progress:
         report = store.sync(*dict.fromkeys(source), **given, progress=progress)

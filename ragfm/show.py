@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING, Any
 import click
 
 if TYPE_CHECKING:
+    from ragfm.salvage import SalvageReport
     from ragfm.sync import SyncReport
     from ragfm.types import Answer, Hit
+    from ragfm.verify import VerifyReport
 
 
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
@@ -57,6 +59,30 @@ def print_report(report: SyncReport) -> None:
     for failure in report.failed:
         still = "; an older version still serves" if failure.stale else ""
         click.echo(printable(f"failed {_one_line(failure.uri)} ({failure.stage}): {failure.error}{still}"), err=True)
+
+
+def print_verify(report: VerifyReport, saved: SalvageReport | None) -> None:
+    """What a verification found, what was mended, and what can be saved."""
+    for done in report.mended:
+        click.echo(printable(f"repair: {done}"))
+    for finding in report.findings:
+        click.echo(printable(
+            f"{finding.file}: {_one_line(finding.what)}: expected {finding.expected}, found {finding.found}"
+        ))  # fmt: skip
+    if not report.damaged:
+        click.echo(f"All is whole: {report.documents} documents, {report.chunks} chunks, {report.views} views, "
+                   f"generation {report.generation}, in {report.seconds:.1f} s.")  # fmt: skip
+    if saved is not None:
+        click.echo(printable(f"{saved.documents} documents, {saved.chunks} chunks are saved in {saved.path}."))
+        for left in saved.left:
+            click.echo(printable(f"left behind: {_one_line(left.uri or 'a document without a name')}: {left.why}"))
+    elif any(finding.file == "catalog.db" for finding in report.findings):
+        click.echo(f"The catalog is damaged. `ragfm verify --salvage OUT` can save {report.whole} of "
+                   f"{report.documents} documents into a new collection.")  # fmt: skip
+        for uri in report.lost[:MOST_SKIPPED]:
+            click.echo(printable(f"lost: {_one_line(uri)}"))
+    elif report.damaged:
+        click.echo("The catalog is whole: `ragfm verify --repair` makes anew what is damaged, with no embedding.")
 
 
 def print_answer(answer: Answer) -> None:

@@ -21,14 +21,14 @@ from ragfm.rows import tag_row, visible_to
 from ragfm.schema import chunks, contracts, documents, generations, groups, sources, tags, vectors
 
 _RANGE = 4096  # rowids that are looked through at once
-_ROWID: sa.ColumnElement[int] = sa.literal_column("rowid", sa.Integer)
+_rowid: sa.ColumnElement[int] = sa.literal_column("rowid", sa.Integer)
 _DOCUMENT = sa.select(documents).where(documents.c.id == sa.bindparam("id"))
 _SPANS = sa.select(chunks).where(chunks.c.document_id == sa.bindparam("id"), chunks.c.died.is_(None))
 _CHUNK = sa.select(chunks).where(chunks.c.id == sa.bindparam("id"), chunks.c.died.is_(None))
 _VECTOR = sa.select(vectors.c.vector, vectors.c.checksum).where(
     vectors.c.contract_id == sa.bindparam("contract"), vectors.c.text_hash == sa.bindparam("key")
 )
-_VECTOR_AT = sa.select(vectors.c.vector, vectors.c.checksum).where(_ROWID == sa.bindparam("rowid"))
+_VECTOR_AT = sa.select(vectors.c.vector, vectors.c.checksum).where(_rowid == sa.bindparam("rowid"))
 _VECTORS = (
     sa.select(vectors.c.text_hash, vectors.c.vector, vectors.c.checksum)
     .join(chunks, chunks.c.text_hash == vectors.c.text_hash)
@@ -87,12 +87,15 @@ class LivingDocuments:
 
     @cached_property
     def sources(self) -> dict[int, Source]:
-        """Those sources that can be read, by id."""
+        """Those sources that can be read, and were not removed, by id."""
         rows = self._ranges(sources, sources.c.id, [sa.select(sa.func.max(sources.c.id))])
         found = {}
         for at, _ in rows:
             try:
-                row = self._connection.execute(sa.select(sources).where(sources.c.id == at)).one()
+                query = sa.select(sources).where(sources.c.id == at, sources.c.removed.is_(False))
+                row = self._connection.execute(query).one_or_none()
+                if row is None:
+                    continue
                 found[at] = Source(
                     row.name, row.connector, row.location, row.root, row.options, row.tags, tuple(row.allow), row.id
                 )
@@ -109,6 +112,14 @@ class LivingDocuments:
                     yield at, uris.get(at)
             elif row.died is None:
                 yield at, row.uri
+
+    def count(self) -> int:
+        """How many there are; 0 where that can't be read."""
+        try:
+            query = sa.select(sa.func.count()).select_from(documents).where(documents.c.died.is_(None))
+            return int(self._connection.execute(query).scalar_one())
+        except UNREADABLE:
+            return 0
 
     def read(self, document_id: int) -> WholeDocument | Wrong:
         """A document with all that belongs to it, else why it can't be read."""
@@ -214,7 +225,7 @@ class LivingDocuments:
         query = sa.select(documents.c.uri, documents.c.id).where(documents.c.died.is_(None)).order_by(documents.c.uri)
         try:
             for uri, at in self._connection.execute(query.execution_options(yield_per=100)):
-                found[at] = uri
+                found[at] = uri  # noqa: PERF403  what came before an error is kept
         except UNREADABLE:
             return found, False
         return found, True
@@ -231,8 +242,8 @@ class LivingDocuments:
     @cached_property
     def _vector_rows(self) -> Mapping[tuple[int, bytes], int]:
         columns = (vectors.c.contract_id, vectors.c.text_hash, vectors.c.checksum)
-        highest = [sa.select(sa.func.max(_ROWID)).select_from(vectors)]
-        rows = self._ranges(vectors, _ROWID, highest, *columns)
+        highest = [sa.select(sa.func.max(_rowid)).select_from(vectors)]
+        rows = self._ranges(vectors, _rowid, highest, *columns)
         return {(row.contract_id, row.text_hash): at for at, row in rows if row is not None}
 
 
