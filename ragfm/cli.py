@@ -27,6 +27,7 @@ from ragfm.show import (
     indented,
     print_answer,
     print_citations,
+    print_index,
     print_json,
     print_report,
     printable,
@@ -249,7 +250,7 @@ def status(collection: str, as_json: bool) -> int:
     index = now.indexes[0]
     click.echo(f"{now.documents} documents, {now.chunks} chunks, generation {now.generation}")
     click.echo(f"embedder  {now.embedder['model']}, {now.embedder['dim']} dimensions")
-    click.echo(f"index     {index['kind']}, {index['vectors']} vectors{'' if index['saved'] else ', in memory only'}")
+    print_index(index, now.chunks)
     for source in now.sources:
         click.echo(f"source    {source['name']}  {source['documents']} documents by {source['connector']}")
     for failure in now.failed:

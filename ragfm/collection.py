@@ -7,21 +7,26 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from ragfm.errors import CollectionError, UnsupportedError
 from ragfm.types import Document, Scalar
 
 if TYPE_CHECKING:
+    from ragfm.backup import BackupReport, RestoreReport
     from ragfm.catalog import Catalog
     from ragfm.compact import CompactReport
     from ragfm.config import Settings
+    from ragfm.export import ExportReport, Format
     from ragfm.reembed import ReembedReport
+    from ragfm.remove import RemoveReport
     from ragfm.retrieve import Mode
+    from ragfm.salvage import SalvageReport
     from ragfm.snapshot import Snapshot
     from ragfm.store import Store
     from ragfm.sync import Failed, Progress, SyncReport
     from ragfm.types import Embedder, Hit
+    from ragfm.verify import VerifyReport
 
 __all__ = ["Collection", "DocumentInfo", "Status"]
 
@@ -199,7 +204,7 @@ class Collection:
             generation=snapshot.generation.id,
             failed=failed_documents(catalog) if own else (),
             embedder=snapshot.generation.contract,
-            indexes=(_index(snapshot),) if own else (),
+            indexes=(_index(self._store, snapshot),) if own else (),
             sources=tuple(
                 {
                     "name": source.name,
@@ -231,6 +236,70 @@ class Collection:
         self._owner()
         return self._store.reembed(embedder, progress)
 
+    def remove(self, name: str) -> RemoveReport:
+        """Remove a source with all its documents, or the document of that uri. Raises CollectionError for neither.
+
+        The next ingest of its source brings a document back that is still there and not excluded.
+        """
+        from ragfm.remove import remove
+
+        self._owner()
+        return remove(self._store, name)
+
+    def export(
+        self,
+        path: str | Path | BinaryIO,
+        *,
+        format: Format = "jsonl",
+        filter: str | None = None,
+        vectors: bool = False,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> ExportReport:
+        """Write all documents that this handle sees, with text and chunks, to a file or an open binary stream.
+
+        They are all of one generation. Raises FilterError, CollectionError, and MissingExtraError for Parquet.
+        """
+        from ragfm.export import export
+
+        return export(
+            self._store.catalog,
+            Path(path) if isinstance(path, str) else path,
+            format=format,
+            conditions=self._conditions(filter),
+            vectors=vectors,
+            progress=progress,
+        )
+
+    def verify(self, *, repair: bool = False, progress: Callable[[int, int], None] | None = None) -> VerifyReport:
+        """Check all that the collection consists of; with `repair`, make anew what follows from a whole catalog."""
+        from ragfm.verify import verify
+
+        self._owner()
+        return verify(self._store, repair=repair, progress=progress)
+
+    def salvage(self, out: str | Path, progress: Callable[[int, int], None] | None = None) -> SalvageReport:
+        """Save every document that is whole into a new collection; nothing is embedded."""
+        from ragfm.salvage import salvage
+
+        self._owner()
+        return salvage(self._store, Path(os.path.abspath(out)), progress)  # noqa: PTH100
+
+    def backup(
+        self, path: str | Path, *, force: bool = False, progress: Callable[[int, int], None] | None = None
+    ) -> BackupReport:
+        """Write the collection to one file, while others may read and write."""
+        from ragfm.backup import backup
+
+        self._owner()
+        return backup(self._store, Path(os.path.abspath(path)), force=force, progress=progress)  # noqa: PTH100
+
+    def restore(self, path: str | Path, progress: Callable[[int, int], None] | None = None) -> RestoreReport:
+        """Make this collection, which must not be there yet, from a backup."""
+        from ragfm.backup import restore
+
+        self._owner()
+        return restore(self._store, Path(path), progress)
+
     def close(self) -> None:
         """Close the files; the next use opens them again. A restricted handle leaves them to the owner's."""
         if self._groups is None:
@@ -256,14 +325,21 @@ class Collection:
         return conditions if self._groups is None else [*conditions, may_see(self._groups)]
 
 
-def _index(snapshot: Snapshot) -> dict[str, Any]:
+def _index(store: Store, snapshot: Snapshot) -> dict[str, Any]:
+    from ragfm.compact import dead_chunks
+
     view = snapshot.view
+    wanted, why = store.kind(snapshot.generation, view)
     return {
         "kind": view.kind if view else None,
+        "wanted": wanted,
+        "why": why,
         "over": "vectors",
         "generation": view.generation if view else None,
+        "floor": store.catalog.floor(),
         "vectors": len(view.index) if view else 0,
         "pending": snapshot.pending,
+        "dead": dead_chunks(store.catalog),
         "state": view.state if view else "none",
         "saved": view is not None,
     }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Mapping
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -83,6 +84,19 @@ def print_verify(report: VerifyReport, saved: SalvageReport | None) -> None:
             click.echo(printable(f"lost: {_one_line(uri)}"))
     elif report.damaged:
         click.echo("The catalog is whole: `ragfm verify --repair` makes anew what is damaged, with no embedding.")
+
+
+def print_index(index: Mapping[str, Any], chunks: int) -> None:
+    """An index's kind and why it is that, its state, and what of the catalog is dead."""
+    if index["saved"]:
+        click.echo(f"index     {index['kind']}, {index['vectors']} vectors, {index['state']}, "
+                   f"of generation {index['generation']}")  # fmt: skip
+    else:
+        click.echo(f"index     none saved, {index['pending']} vectors in memory only")
+    next_one = "" if index["kind"] in (index["wanted"], None) else f"the next one is {index['wanted']}: "
+    click.echo(f"          {next_one}{index['why']}")
+    share = index["dead"] / max(1, index["dead"] + chunks)
+    click.echo(f"space     {share:.0%} of the chunks are dead; generations from {index['floor']} on can be read")
 
 
 def print_answer(answer: Answer) -> None:
