@@ -16,8 +16,7 @@ if TYPE_CHECKING:
     from ragfm_indexes.arrays import Rows
 
 _TRAINING = 48  # vectors a list that its centre is found from
-PROBED = 1 / 12  # of the lists, in a search without a filter
-FLOOR = 5_000  # vectors that are scored at the least
+PROBED = 160  # lists, in a search without a filter
 
 
 class FaissIvfIndex(FaissIndex):
@@ -58,7 +57,7 @@ class FaissIvfIndex(FaissIndex):
     def _search(self, queries: Vectors, k: int, selection: FaissSelection | None) -> tuple[Vectors, Rows]:
         # The best of a selection are farther away than the best of all, so that more of it must be scored.
         share = 1.0 if selection is None else selection.share
-        scored = max(FLOOR, round(PROBED * len(self) * math.sqrt(share)), k)
+        scored = max(k, round(PROBED * len(self) / self._index.nlist * math.sqrt(share)))
         parameters = faiss.SearchParametersIVF(
             nprobe=self._index.nlist, max_codes=scored, sel=selection and selection.selector
         )
