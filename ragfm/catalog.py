@@ -41,7 +41,7 @@ from ragfm.schema import (
     sources,
     vectors,
 )
-from ragfm.types import Mark
+from ragfm.types import Mark, embedded_text
 
 if TYPE_CHECKING:
     from ragfm.types import Ids, Scalar, Vectors
@@ -253,10 +253,22 @@ class Catalog:
         found_rows = {}
         for row in rows:
             text = texts[row.document_id][row.start : row.end]
-            if text_hash(f"{row.context}\n{text}" if row.context else text) != row.text_hash:
+            if text_hash(embedded_text(row.context, text)) != row.text_hash:
                 raise self.damaged(f"the text of chunk {row.id} of {row.uri!r} is not the one that was committed")
             found_rows[row.id] = (row, text)
         return found_rows
+
+    def chunk_texts(self, ids: Ids) -> Iterator[str]:
+        """What is indexed of these chunks, context and text, in their order; some are read ahead.
+
+        Raises OvertakenError where compaction has removed one of them.
+        """
+        for part in batches(ids.tolist()):
+            rows = self.chunk_rows(part)
+            if len(rows) < len(part):
+                raise OvertakenError
+            for row, text in map(rows.__getitem__, part):
+                yield embedded_text(row.context, text)
 
     def documents(self, generation: int, *conditions: sa.ColumnElement[bool]) -> list[Any]:
         """The documents that live at a generation and meet the conditions, in order of uri; not their text and marks.

@@ -6,6 +6,7 @@ import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
@@ -138,12 +139,14 @@ class Collection:
     def search(
         self, query: str, k: int | None = None, *, mode: Mode = "hybrid", filter: str | None = None
     ) -> list[Hit]:
-        """The `k` chunks nearest to the query, best first; fewer where there are fewer.
+        """The `k` best chunks for the query, best first; fewer where there are fewer.
+
+        `dense` ranks by the cosine of embeddings, `keyword` by BM25 over words, `hybrid` by both.
 
         `filter` is an expression over metadata, as `year >= 2024 and team in (hr, legal)`; it is applied inside the
         search. Raises FilterError, TooLongError for a query over the embedder's window.
         """
-        from ragfm.retrieve import check_mode, retrieve
+        from ragfm.retrieve import check_mode, find, retrieve
 
         check_mode(mode)
         k = self.settings.search.k if k is None else k
@@ -158,8 +161,8 @@ class Collection:
                 allowed = snapshot.allowed((filter, self._groups), lambda: catalog.chunk_ids(at, *conditions))
             if not len(snapshot) or (allowed is not None and not len(allowed.ids)):
                 return []  # no embedder is loaded to find nothing
-            embedder = self._store.embedder(snapshot.generation)
-            return retrieve(query, k, catalog=catalog, snapshot=snapshot, embedder=embedder, allowed=allowed)
+            embedder = partial(self._store.embedder, snapshot.generation)
+            return retrieve(find(query, k, mode, snapshot, embedder, allowed), catalog, snapshot)
 
         return self._store.read(found)
 
@@ -204,7 +207,7 @@ class Collection:
             generation=snapshot.generation.id,
             failed=failed_documents(catalog) if own else (),
             embedder=snapshot.generation.contract,
-            indexes=(_index(self._store, snapshot),) if own else (),
+            indexes=(_index(self._store, snapshot), _keywords(snapshot)) if own else (),
             sources=tuple(
                 {
                     "name": source.name,
@@ -342,6 +345,18 @@ def _index(store: Store, snapshot: Snapshot) -> dict[str, Any]:
         "dead": dead_chunks(store.catalog),
         "state": view.state if view else "none",
         "saved": view is not None,
+    }
+
+
+def _keywords(snapshot: Snapshot) -> dict[str, Any]:
+    view = snapshot.view
+    return {
+        "kind": "bm25",
+        "over": "words",
+        "generation": view.generation if view else None,
+        "texts": len(view.keywords) if view and view.keywords else 0,
+        "language": view.keywords.language if view and view.keywords else None,
+        "saved": view is not None and view.keywords is not None,
     }
 
 

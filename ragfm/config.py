@@ -79,6 +79,8 @@ class Settings(BaseSettings):
                           "name on the Hugging Face hub, or `PLUGIN:NAME`.")  # fmt: skip
     index: str = Field("auto", description="The kind of vector index, see `ragfm plugins`; `auto` picks by size and "
                        "memory.")  # fmt: skip
+    language: str | None = Field(None, description="The language of the keyword index, as ISO 639-1 (`de`), or "
+                                 "`simple` for words as they stand. Default: detected.")  # fmt: skip
     index_memory_mb: int | None = Field(None, ge=64, description="Memory that `auto` may plan for the vectors, in MiB. "
                                         "Default: a quarter of the machine's.")  # fmt: skip
     reader: str = Field("bundled", description="The model that answers: `bundled`, a `.gguf` file, a folder, a name "

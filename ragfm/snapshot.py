@@ -1,8 +1,9 @@
-"""What a search sees: the collection at one generation.
+"""What a search sees: the collection at one generation, by vectors and by keywords.
 
-    view    an index of what lived at generation B, if there is one
-    tail    vectors of what came after B, compared one by one
-    dead    ids of the view that have gone since B
+    view        indexes of what lived at generation B, if there are any
+    tail        vectors of what came after B, compared one by one
+    dead        ids of the view that have gone since B
+    keywords    the view's keyword index, with the tail's texts and without the dead; made when first asked
 
 It holds no lock and never changes: a newer generation gets a new snapshot, which shares the view and takes over the
 tail.
@@ -21,10 +22,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ragfm.catalog import Catalog, Generation, OvertakenError
-from ragfm.views import View, newest_view
+from ragfm.registry import load_plugin
+from ragfm.views import KEYWORDS, View, newest_view
 
 if TYPE_CHECKING:
-    from ragfm.types import Ids, Vectors
+    from ragfm.types import Ids, KeywordIndex, Vectors
 
 _SPARE = 16  # asked for beyond what is needed, since some may be dead or equal to others
 _MOST = 10_000  # equal ones that are looked through
@@ -44,16 +46,21 @@ class Allowed:
 class Snapshot:
     """The vectors of a collection at one generation. Thread-safe."""
 
-    def __init__(self, catalog: Catalog, generation: Generation, view: View | None) -> None:
+    def __init__(
+        self, catalog: Catalog, generation: Generation, view: View | None, *, language: str | None = None
+    ) -> None:
         """For `open_snapshot` and `extend`, which fill in tail and dead."""
         self.generation = generation
         self.view = view
         self._catalog = catalog
         self._allowed: OrderedDict[Hashable, Allowed] = OrderedDict()
-        self._lock = threading.Lock()
+        self._lock, self._building = threading.Lock(), threading.Lock()
         self._ids: Ids = np.empty(0, dtype=np.int64)
         self._tail: Vectors = np.empty((0, int(generation.contract["dim"])), dtype=np.float32)
         self._dead: Ids = self._ids
+        self._language = language
+        self._keywords: KeywordIndex | None = None
+        self._earlier: Snapshot | None = None  # whose keyword index can be built upon
 
     def __len__(self) -> int:
         return len(self._ids) + (len(self.view.index) - len(self._dead) if self.view else 0)
@@ -70,8 +77,9 @@ class Snapshot:
 
     def extend(self, generation: Generation) -> Snapshot:
         """The snapshot of a later generation of the same contract. Raises OvertakenError."""
-        later = Snapshot(self._catalog, generation, self.view)
+        later = Snapshot(self._catalog, generation, self.view, language=self._language)
         later._read(self)
+        later._earlier = self if self._keywords is not None else self._earlier
         return later
 
     def _read(self, earlier: Snapshot) -> None:
@@ -106,6 +114,49 @@ class Snapshot:
                 self._allowed.popitem(last=False)
         return allowed
 
+    def keywords(self) -> KeywordIndex:
+        """The keyword index. Raises OvertakenError where compaction has passed."""
+        with self._building:
+            if self._keywords is None:
+                self._keywords = self._updated_keywords()
+                self._earlier = None
+            return self._keywords
+
+    def _updated_keywords(self) -> KeywordIndex:
+        if self._earlier is not None:
+            earlier = self._earlier
+            new = np.setdiff1d(self._ids, earlier._ids)  # noqa: SLF001  its own class
+            gone = np.concatenate([np.setdiff1d(earlier._ids, self._ids), np.setdiff1d(self._dead, earlier._dead)])  # noqa: SLF001
+            return earlier.keywords().updated(new, self._catalog.chunk_texts(new), removed=gone)
+        index = self.view.keywords if self.view else None
+        if index is None:
+            return self.new_keywords()
+        return index.updated(self._ids, self._catalog.chunk_texts(self._ids), removed=self._dead)
+
+    def new_keywords(self) -> KeywordIndex:
+        """A keyword index of all texts; where most of them are new, its statistics and language are better."""
+        ids = self._catalog.chunk_ids(self.generation.id)
+        if self._catalog.floor() > self.generation.id:
+            raise OvertakenError
+        texts = self._catalog.chunk_texts(ids)
+        index: KeywordIndex = load_plugin("keyword_indexes", KEYWORDS).build(ids, texts, language=self._language)
+        return index
+
+    def search_keywords(self, query: str, k: int, allowed: Allowed | None = None) -> tuple[Vectors, Ids]:
+        """BM25 scores and chunk ids of the best `k` for one query, best first; fewer where fewer share a word with it.
+
+        *Shape:* (m,) with m <= k. Raises OvertakenError where compaction has passed.
+        """
+        scores, ids = self.keywords().search([query], k, allowed=allowed.ids if allowed else None)
+        return scores[0][ids[0] >= 0], ids[0][ids[0] >= 0]
+
+    def cosines(self, query: Vectors, ids: Ids) -> Vectors:
+        """Cosines of these chunks. *Shape:* (1, dim), (n,) -> (n,). Raises OvertakenError where one is gone."""
+        known, vectors = self._catalog.vectors_of(self.generation, ids.tolist())
+        if len(known) != len(ids):
+            self.blame("it has chunks that the catalog lacks")
+        return _cosines(vectors, query)[np.searchsorted(known, ids)]
+
     def search(self, query: Vectors, k: int, allowed: Allowed | None = None) -> tuple[Vectors, Ids]:
         """Cosines and chunk ids of the best `k` for one query, best first; fewer where there are fewer.
 
@@ -122,8 +173,7 @@ class Snapshot:
         ids, vectors = self._candidates(query, k, allowed)
         ids = np.concatenate([ids, tail_ids])
         # Scored in one way, whichever index has found it: a view that is missing or of another kind changes no score.
-        rows = np.concatenate([vectors, tail]).astype(np.float64)
-        scores = (rows * query[0]).sum(axis=1).astype(np.float32)
+        scores = _cosines(np.concatenate([vectors, tail]), query)
         order = np.lexsort((ids, -scores))[:k]
         return scores[order], ids[order]
 
@@ -170,12 +220,17 @@ class Snapshot:
         raise OvertakenError
 
 
-def open_snapshot(root: Path, catalog: Catalog, generation: Generation) -> Snapshot:
+def _cosines(rows: Vectors, query: Vectors) -> Vectors:
+    cosines: Vectors = (rows.astype(np.float64) * query[0]).sum(axis=1).astype(np.float32)
+    return cosines
+
+
+def open_snapshot(root: Path, catalog: Catalog, generation: Generation, *, language: str | None = None) -> Snapshot:
     """A snapshot on the newest view that is whole, else on the catalog alone.
 
     Raises OvertakenError where another process was faster, DamagedCollectionError where a view is newer than the
-    catalog, or the catalog lacks chunks.
+    catalog, or the catalog lacks chunks. `language` is that of a keyword index made anew, None to detect it.
     """
     view = newest_view(root, catalog, generation)
-    start = Snapshot(catalog, replace(generation, id=view.generation if view else -1), view)
+    start = Snapshot(catalog, replace(generation, id=view.generation if view else -1), view, language=language)
     return start.extend(generation)

@@ -162,7 +162,9 @@ class Store:
             with self._lock:
                 current = self._snapshot
                 if current is None or not current.usable:
-                    current = self._snapshot = open_snapshot(self.folder, self.catalog, newest)
+                    current = self._snapshot = open_snapshot(
+                        self.folder, self.catalog, newest, language=self.settings.language
+                    )
                     self._stands_on = stands_on
                 else:
                     current = self._follow(current, newest)
@@ -191,7 +193,7 @@ class Store:
             newest = self.catalog.at()
             if self._embedders:  # else none was needed so far
                 self.embedder(newest).embed_queries([""])
-            opened = open_snapshot(self.folder, self.catalog, newest)
+            opened = open_snapshot(self.folder, self.catalog, newest, language=self.settings.language)
             with self._lock:
                 current = self._snapshot
                 if current is not None:
@@ -247,10 +249,14 @@ class Store:
     def save_view(self, catalog: Catalog, *, always: bool = False) -> None:
         """Write a view of the newest generation where that pays: see `_pays`. The caller holds the lock."""
         newest = catalog.at()
-        snapshot = open_snapshot(self.folder, catalog, newest)
+        snapshot = open_snapshot(self.folder, catalog, newest, language=self.settings.language)
         kind, _ = self.kind(newest, snapshot.view)
         if always or self._pays(snapshot, kind):
-            save_view(self.folder, catalog, newest, kind)
+            grown = snapshot.pending > (len(snapshot.view.index) if snapshot.view else 0)
+            language = self.settings.language
+            stale = grown or (snapshot.view is not None and snapshot.view.language != language)
+            keywords = snapshot.new_keywords() if stale else snapshot.keywords()
+            save_view(self.folder, catalog, newest, kind, keywords=keywords, language=language)
             if self._snapshot is not None:
                 self.snapshot()
                 self.settle()
@@ -272,7 +278,7 @@ class Store:
 
     def _pays(self, snapshot: Snapshot, kind: str) -> bool:
         view = snapshot.view
-        if view is None or view.kind != kind:
+        if view is None or view.kind != kind or view.language != self.settings.language:
             return True
         least = 0 if len(view.index) < _SMALL else min(len(view.index) // 10, _LONG_TAIL)
         return snapshot.pending > least

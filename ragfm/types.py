@@ -109,8 +109,13 @@ class Chunk:
 
     @property
     def embedded_text(self) -> str:
-        """What the embedder gets: context, line break, text."""
-        return f"{self.context}\n{self.text}" if self.context else self.text
+        """What is embedded and indexed: context, line break, text."""
+        return embedded_text(self.context, self.text)
+
+
+def embedded_text(context: str, text: str) -> str:
+    """What of a chunk is embedded and indexed."""
+    return f"{context}\n{text}" if context else text
 
 
 # --- Answers -----------------------------------------------------------------------------------------------------
@@ -310,8 +315,8 @@ class VectorIndex(Protocol):
         """Scores and ids of the best `k`, best first. *Shape:* both (n_queries, k).
 
         Only `allowed` ids are returned where it is given; ids in it that the index lacks do nothing. As many as
-        there are, up to `k`, are always found, by an approximate index too; the rest has id -1 and score -inf. An
-        `allowed` array that is read-only and is asked with again may cost nothing the second time.
+        there are, up to `k`, are always found, by an approximate index too; the rest has id -1 and score -inf. A
+        read-only `allowed` array may be remembered, so that it costs nothing the second time: it must not change.
         """
 
     def save(self, folder: Path) -> None:

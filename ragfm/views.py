@@ -1,7 +1,8 @@
 """Views: immutable indexes built from the catalog at one generation.
 
     views/0000000012/manifest.json    generation, digest of the history, embedding contract, kind, checksums of files
-    views/0000000012/vectors/         the index's own files
+    views/0000000012/vectors/         the vector index's own files
+    views/0000000012/keywords/        the keyword index's
 
 A view can always be rebuilt from the catalog; a damaged one is never searched. Up to 256 MiB are checked before a view
 is used. Larger ones are checked block by block in the background from opening on; until that is done, hits are scored
@@ -24,28 +25,32 @@ from ragfm.errors import CollectionError, DamagedCollectionError
 from ragfm.registry import load_plugin
 
 if TYPE_CHECKING:
-    from ragfm.types import VectorIndex
+    from ragfm.types import KeywordIndex, VectorIndex
 
 FOLDER = "views"
 MANIFEST = "manifest.json"
+KEYWORDS = "bm25"
+"""The keyword index's plugin."""
 CHECKED_FIRST = 256 << 20
 """Bytes of a view up to which it is checked before it is used."""
 BLOCK = 8 << 20
 """Bytes of a file that have one checksum."""
-FORMAT = 2
+FORMAT = 3
 _log = logging.getLogger(__name__)
 
 
 class View:
-    """An index in memory or mapped from a file, and the generation that it was built at.
+    """A vector index and a keyword index, mapped from files, and the generation that they were built at.
 
-    `state` is `checking` until all of its files were read and found whole, then `checked`, or else `damaged`.
+    `language` is the one that the keyword index was to have, None where it was to find out. `state` is `checking`
+    until all of its files were read and found whole, then `checked`, or else `damaged`.
     """
 
     def __init__(self, folder: Path, manifest: Mapping[str, Any]) -> None:
         self.folder = folder
         self.generation = int(manifest["generation"])
         self.kind = str(manifest["kind"])
+        self.language: str | None = manifest["language"]
         self.files: Mapping[str, Mapping[str, Any]] = manifest["files"]
         self.state: Literal["checking", "checked", "damaged"] = "checking"
         if sum(file["size"] for file in self.files.values()) <= CHECKED_FIRST:
@@ -53,6 +58,7 @@ class View:
                 raise ValueError(why)
             self.state = "checked"
         self.index: VectorIndex = load_plugin("indexes", self.kind).load(folder / "vectors")
+        self.keywords = _load_keywords(folder)
         if len(self.index) != manifest["count"]:
             raise ValueError(f"it has {len(self.index)} vectors, expected {manifest['count']}")
         if self.state == "checking":
@@ -80,6 +86,16 @@ class View:
             self.state = "checked"
         else:
             self.blame(why)
+
+
+def _load_keywords(folder: Path) -> KeywordIndex | None:
+    """The keyword index of a view; None where another version of its plugin wrote it."""
+    try:
+        index: KeywordIndex = load_plugin("keyword_indexes", KEYWORDS).load(folder / "keywords")
+    except ValueError as error:
+        _log.warning("%s: the keyword index is built anew for this process (%s).", folder, error)
+        return None
+    return index
 
 
 def damaged_blocks(folder: Path, files: Mapping[str, Mapping[str, Any]]) -> Iterator[tuple[str, str, str]]:
@@ -115,21 +131,30 @@ def newest_view(root: Path, catalog: Catalog, generation: Generation) -> View | 
     return None
 
 
-def save_view(root: Path, catalog: Catalog, generation: Generation, kind: str) -> View:
-    """Build an index of all that lives at a generation, write it durably, and remove the older ones.
+def save_view(
+    root: Path, catalog: Catalog, generation: Generation, kind: str, *, keywords: KeywordIndex, language: str | None
+) -> View:
+    """Build an index of all vectors that live at a generation, and write it durably with a keyword index of the same.
 
-    Raises CollectionError where it can't be written.
+    Older views are removed. Raises CollectionError where it can't be written.
     """
     folder = root / FOLDER / f"{generation.id:010d}"
     try:
         remove_views(folder.parent.glob("*.new"))  # left by a writer that was killed
         temporary = folder.with_name(f"{folder.name}.{os.getpid()}.new")
-        (temporary / "vectors").mkdir(parents=True)
+        for part in ("vectors", "keywords"):
+            (temporary / part).mkdir(parents=True)
         try:
-            count = _build(catalog, generation, kind, temporary / "vectors")
-            files = {path.relative_to(temporary).as_posix(): _sums(path) for path in temporary.glob("*/*")}
-            sync_folder(temporary / "vectors")
-            manifest = {**_identity(generation), "kind": kind, "count": count, "files": files}
+            index = load_plugin("indexes", kind).build(*catalog.chunk_vectors(generation))
+            index.save(temporary / "vectors")
+            keywords.save(temporary / "keywords")
+            if not len(index) == len(keywords) == generation.chunks:
+                raise ValueError(f"{len(index)} vectors, {len(keywords)} texts, {generation.chunks} chunks")
+            files = {path.relative_to(temporary).as_posix(): _sums(path) for path in sorted(temporary.glob("*/*"))}
+            for part in ("vectors", "keywords"):
+                sync_folder(temporary / part)
+            about = {"kind": kind, "language": language, "count": len(index), "files": files}
+            manifest = {**_identity(generation), **about}
             write_durably(temporary / MANIFEST, checksummed(manifest))
             remove_views([folder])  # one that was damaged
             temporary.replace(folder)
@@ -145,13 +170,6 @@ def save_view(root: Path, catalog: Catalog, generation: Generation, kind: str) -
             f"The documents are in, but the view {root / FOLDER} can't be saved: {why}.",
             "Searches go without it meanwhile, slower; the next ingest saves it.",
         ) from error
-
-
-def _build(catalog: Catalog, generation: Generation, kind: str, folder: Path) -> int:
-    ids, vectors = catalog.chunk_vectors(generation)
-    index = load_plugin("indexes", kind).build(ids, vectors)
-    index.save(folder)
-    return len(index)
 
 
 def _manifest(folder: Path, catalog: Catalog, generation: Generation) -> Mapping[str, Any] | None:

@@ -36,7 +36,8 @@ def test_a_sync_leaves_one_view_at_its_generation(collection: Collection, docs: 
     (docs / "new.txt").write_text("Something new.")
     collection.sync(docs)
     assert not first.exists()
-    (index,) = collection.status().indexes
+    index, words = collection.status().indexes
+    assert (words["over"], words["texts"], words["saved"]) == ("words", index["vectors"], True)
     assert index["generation"] == collection.status().generation
     assert index["vectors"] == collection.status().chunks
     assert index["saved"]
@@ -112,10 +113,9 @@ def test_another_index_kind_is_built_from_the_catalog(collection: Collection, do
     exact = _again(collection, index="exact")
     assert _ask(exact) == expected
     exact.sync(docs)
-    assert exact.status().indexes[0] | {"generation": 1} == {
-        "kind": "exact", "over": "vectors", "generation": 1, "vectors": len(expected), "pending": 0,
-        "state": "checked", "saved": True,
-    }  # fmt: skip
+    index = exact.status().indexes[0]
+    assert (index["kind"], index["vectors"], index["pending"]) == ("exact", len(expected), 0)
+    assert (index["state"], index["saved"]) == ("checked", True)
 
 
 def test_a_view_newer_than_the_catalog_is_damage_of_the_catalog(collection: Collection, docs: Path) -> None:

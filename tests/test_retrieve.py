@@ -1,0 +1,125 @@
+"""Modes of search: by vectors, by keywords, and by both."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ragfm import Collection, Settings
+from ragfm.retrieve import fuse
+from ragfm.testing import HashingEmbedder
+
+
+@pytest.fixture
+def parts(tmp_path: Path) -> Path:
+    folder = tmp_path / "parts"
+    folder.mkdir()
+    for number in range(40):
+        (folder / f"{number}.txt").write_text(
+            f"Pump type P-{4000 + number}/B runs at {10 + number} bar. Ask the workshop."
+        )
+    (folder / "de.md").write_text("# Urlaub\n\nAlle Mitarbeiterinnen haben dreißig Tage Urlaub im Jahr.")
+    return folder
+
+
+def _same(one: Collection, other: Collection, query: str, **options: object) -> None:
+    found = [
+        [(hit.uri, hit.text, hit.score, hit.scores["fused"]) for hit in handle.search(query, k=60, **options)]  # type: ignore[arg-type]
+        for handle in (one, other)
+    ]
+    assert found[0] == found[1]
+
+
+def test_a_part_number_is_found_by_its_word(collection: Collection, parts: Path) -> None:
+    collection.sync(parts)
+    for mode in ("keyword", "hybrid"):
+        hit = collection.search("what about P-4017/B?", k=1, mode=mode)[0]  # type: ignore[arg-type]
+        assert hit.uri == "parts/17.txt"
+        assert hit.scores["keyword"] is not None
+        assert hit.scores["keyword"] > 0
+
+
+def test_scores_say_what_ranked(collection: Collection, parts: Path) -> None:
+    collection.sync(parts)
+    keyword = collection.search("pump P-4003/B workshop", k=3, mode="keyword")
+    assert all(hit.score is None and hit.scores["dense"] is None and hit.scores["fused"] is None for hit in keyword)
+    dense = collection.search("pump P-4003/B workshop", k=3, mode="dense")
+    assert all(hit.scores["keyword"] is None and hit.score == hit.scores["dense"] for hit in dense)
+    hybrid = collection.search("pump P-4003/B workshop", k=99)
+    fused = [hit.scores["fused"] or 0 for hit in hybrid]
+    assert fused == sorted(fused, reverse=True)
+    assert fused[0] == pytest.approx(1)
+    assert all(hit.score == hit.scores["dense"] for hit in hybrid)
+    german = next(hit for hit in hybrid if hit.uri == "parts/de.md")
+    assert german.scores["keyword"] == 0  # shares no word, but has a cosine
+    assert len(hybrid) == 41
+
+
+def test_words_that_no_document_has_find_nothing_by_keyword(collection: Collection, parts: Path) -> None:
+    collection.sync(parts)
+    assert collection.search("xyzzy", mode="keyword") == []
+    assert len(collection.search("xyzzy", k=5)) == 5
+
+
+def test_keyword_search_loads_no_model(collection: Collection, parts: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    collection.sync(parts)
+
+    def refused(name: str) -> None:
+        raise AssertionError(name)
+
+    monkeypatch.setattr("ragfm.store.load_embedder", refused)
+    assert Collection.open(collection.path, settings=Settings()).search("workshop", mode="keyword")
+
+
+@pytest.mark.parametrize("mode", ["keyword", "hybrid"])
+def test_tail_and_dead_score_as_if_built_at_once(
+    collection: Collection, parts: Path, tmp_path: Path, mode: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    collection.sync(parts)
+    reader = Collection.open(collection.path, settings=Settings(), embedder=HashingEmbedder())
+    monkeypatch.setattr("ragfm.store.Store._pays", lambda *_: False)  # no view is saved from here on
+    for number in range(4):
+        reader.search("workshop", mode=mode)  # type: ignore[arg-type]
+        (parts / f"new{number}.txt").write_text(f"Valve V-{number} beside pump P-40{number}0/B, new in the workshop.")
+        (parts / f"{number}.txt").write_text(f"Pump P-{4000 + number}/B was scrapped.")
+        collection.sync(parts)
+    late = Collection.open(collection.path, settings=Settings(), embedder=HashingEmbedder())
+    for query in ("P-4000/B scrapped", "valve workshop", "V-3"):
+        _same(reader, late, query, mode=mode)
+    assert reader.status().indexes[0]["pending"] == 12
+    collection.compact()
+    fresh = Collection.open(tmp_path / "fresh", settings=Settings(), embedder=HashingEmbedder())
+    fresh.sync(parts)
+    for query in ("P-4000/B scrapped", "valve workshop", "V-3"):
+        _same(collection, fresh, query, mode=mode)
+
+
+@pytest.mark.parametrize("mode", ["keyword", "hybrid", "dense"])
+def test_filters_and_groups_hold_in_every_mode(tmp_path: Path, collection: Collection, mode: str) -> None:
+    for name in ("red", "blue"):
+        (tmp_path / name).mkdir()
+        for number in range(30):
+            (tmp_path / name / f"{number}.txt").write_text(f"The plan of {name}, number {number}.")
+        collection.sync(tmp_path / name, allow=[name], tags={"colour": name})
+    for handle, options in ((collection.as_groups({"blue"}), {}), (collection, {"filter": "colour = blue"})):
+        hits = handle.search("the plan of red", k=99, mode=mode, **options)  # type: ignore[arg-type]
+        assert len(hits) == 30
+        assert {hit.uri.split("/")[0] for hit in hits} == {"blue"}
+
+
+def test_another_language_is_another_index(collection: Collection, parts: Path) -> None:
+    collection.sync(parts)
+    assert collection.search("Mitarbeiterin", mode="keyword") == []  # English stems
+    german = Collection.open(collection.path, settings=Settings(language="de"), embedder=HashingEmbedder())
+    german.sync(parts)
+    assert german.search("Mitarbeiterin", mode="keyword")[0].uri == "parts/de.md"
+    assert [index.get("language") for index in german.status().indexes] == [None, "de"]
+
+
+def test_fused_scores_by_hand() -> None:
+    cosines, bm25 = np.array([0.2, 0.8, 0.5], dtype=np.float32), np.array([10, 0, 5], dtype=np.float32)
+    assert fuse(cosines, bm25, 0.6).tolist() == pytest.approx([0.4, 0.6, 0.5])
+    assert fuse(cosines, np.zeros(3, dtype=np.float32), 0.6).tolist() == pytest.approx([0, 0.6, 0.3])
+    assert fuse(cosines[:0], bm25[:0]).tolist() == []
