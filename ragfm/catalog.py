@@ -174,8 +174,8 @@ class Catalog:
             return list(connection.execute(query).all())
 
     def current(self, source_id: int) -> dict[str, Any]:
-        """The living documents of a source by path, with uri, revision, digest, recipe, allow and born."""
-        columns = [documents.c[name] for name in ("path", "uri", "revision", "digest", "recipe", "allow", "born")]
+        """The living documents of a source by path, with uri, revision, digest, recipe and allow."""
+        columns = [documents.c[name] for name in ("path", "uri", "revision", "digest", "recipe", "allow")]
         query = sa.select(*columns).where(documents.c.source_id == source_id, documents.c.died.is_(None))
         with self.read() as connection:
             return {row.path: row for row in connection.execute(query)}

@@ -9,7 +9,8 @@
     ├── DamagedModelError           a model's weights are not those that were pinned, or can't be read
     ├── EmbeddingError              an embedder gave vectors that can't be used
     ├── SourceError                 a source can't be listed, or overlaps another one
-    │   └── ConnectorError          one entry can't be fetched
+    │   ├── ConnectorError          one entry can't be fetched
+    │   └── MassDeleteError         a source lost over half of its documents: nothing is removed
     ├── ParseError                  a document's bytes are not what they should be
     │   └── SkipDocument            nothing to index in it (empty, unsupported): reported, not a failure
     ├── CollectionError             a collection can't be used as asked
@@ -40,6 +41,7 @@ __all__ = [
     "EmbedderMismatchError",
     "EmbeddingError",
     "FilterError",
+    "MassDeleteError",
     "MissingExtraError",
     "ModelNotFoundError",
     "ParseError",
@@ -103,6 +105,10 @@ class SourceError(RagfmError):
 
 class ConnectorError(SourceError):
     """One entry of a source can't be fetched."""
+
+
+class MassDeleteError(SourceError):
+    """A source has lost over half of its documents since its last sync; nothing was removed."""
 
 
 class ParseError(RagfmError):

@@ -8,14 +8,17 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from ragfm.access import changed, narrowed
 from ragfm.catalog import Catalog, Source
-from ragfm.errors import SourceError
+from ragfm.compact import compact, compaction_pays
+from ragfm.errors import MassDeleteError, SourceError
 from ragfm.registry import load_plugin
-from ragfm.sync import Failed, Progress, Sync, SyncReport, document_uri, list_refs, merge_reports
+from ragfm.sync import SKIP, Failed, Progress, Sync, SyncReport, document_uri, list_refs, merge_reports
 
 if TYPE_CHECKING:
+    from ragfm.commit import CatalogWriter
     from ragfm.store import Store
-    from ragfm.types import Connector
+    from ragfm.types import Connector, Ref
 
 
 _log = logging.getLogger(__name__)
@@ -25,9 +28,18 @@ Asked: TypeAlias = tuple[str, str | None, Mapping[str, Any]]
 
 
 def sync_sources(
-    store: Store, asked: Sequence[Asked], progress: Callable[[Progress], None] | None = None
+    store: Store,
+    asked: Sequence[Asked],
+    progress: Callable[[Progress], None] | None = None,
+    *,
+    retry: bool = False,
+    allow_mass_delete: bool = False,
 ) -> SyncReport:
-    """Sync the sources asked for, else all that are known, under one lock; the view is saved at the end."""
+    """Sync the sources asked for, else all that are known, under one lock; the view is saved at the end.
+
+    `retry` tries all that failed, however short ago. Raises SourceError for a source that was asked for, among them
+    MassDeleteError where it lost over half of its documents and `allow_mass_delete` isn't given.
+    """
     if not asked and not store.exists:
         for entry in known_sources(store):
             resolve_source(store, *entry)
@@ -37,25 +49,48 @@ def sync_sources(
     with store.writing() as catalog:
         if store.names_embedder:
             store.embedder()  # another embedder is refused even where there is nothing to embed
-        chunking = store.chunk_settings
+        chunking = store.chunk_settings(int(catalog.at().contract["max_tokens"]))
         for location, name, given in asked or known_sources(store):
+            run = None
             try:
                 # Under the lock, since another process may just have changed the sources.
                 source, connector = resolve_source(store, location, name, given)
                 refs = list_refs(connector)
-                kept = catalog.save_source(source)  # not before it could be listed
+                kept = _save(catalog, source, refs)  # not before it could be listed
                 run = Sync(catalog, kept, store.embedder, chunking, progress=progress)
-                report = run.run(connector, refs)
+                wide = _connect(store, kept.connector, _absolute(store, kept.location), {}) if _filters(kept) else None
+                report = run.run(connector, refs, retry=retry, allow_mass_delete=allow_mass_delete, unfiltered=wide)
             except SourceError as error:
                 if asked:
+                    if run is not None:
+                        store.save_view(catalog)  # of what it has committed
                     raise
-                reports.append(SyncReport(failed=(Failed(name or location, "list", str(error), 1, stale=True),)))
+                stage = "remove" if isinstance(error, MassDeleteError) else "list"
+                failed = Failed(name or location, stage, str(error), 1, stale=True)
+                reports += [*([run.report] if run else []), SyncReport(failed=(failed,))]
                 continue
             if not (report.added or report.updated or report.unchanged or report.failed):
                 _log.warning("The source %s holds no document that can be indexed.", kept.name)
             reports.append(report)
         store.save_view(catalog)
+        if compaction_pays(catalog):
+            compact(store, catalog)
     return merge_reports(reports)
+
+
+def _save(catalog: CatalogWriter, source: Source, refs: Sequence[Ref]) -> Source:
+    """Keep a source. Where other groups are allowed, what the listing closes is closed before they see anything."""
+    known = next((other for other in catalog.sources() if other.name == source.name), None)
+    if known is not None and set(known.allow) != set(source.allow):
+        allow = {path: row.allow for path, row in catalog.current(known.id).items()}
+        closed = changed(allow, narrowed(allow, refs))
+        if closed:
+            catalog.restrict(known, closed)
+    return catalog.save_source(source)
+
+
+def _filters(source: Source) -> bool:
+    return any(source.options.values())
 
 
 def known_sources(store: Store) -> list[Asked]:
@@ -115,6 +150,7 @@ def failed_documents(catalog: Catalog) -> tuple[Failed, ...]:
     return tuple(
         Failed(document_uri(row.source, row.path), row.stage, row.error, row.attempts, bool(row.stale))
         for row in catalog.failures()
+        if row.stage != SKIP
     )
 
 

@@ -5,7 +5,8 @@
                   └→ parse ─→ split ─→ a window of documents ─→ embed what has no vector yet ─→ commit
 
 An older version of a document serves until the new one is committed; what left the source goes with the last commit,
-and only after the listing ended normally. What can't be fetched or parsed fails alone.
+and only after the listing ended normally and most of the source is still there. Who may see a document is settled
+before any is fetched. What can't be fetched or parsed fails alone, and is tried again after a while.
 """
 
 from __future__ import annotations
@@ -13,74 +14,50 @@ from __future__ import annotations
 import json
 import logging
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
+from functools import cached_property
 from hashlib import blake2b
 from typing import TYPE_CHECKING, Any
 
+from ragfm.access import changed, listed
 from ragfm.catalog import text_hash
 from ragfm.chunk import CHUNKER, ChunkSettings, split
 from ragfm.commit import CatalogWriter, Failure
-from ragfm.errors import EmbedderMismatchError, EmbeddingError, RagfmError, SkipDocument, SourceError
+from ragfm.errors import EmbedderMismatchError, MassDeleteError, RagfmError, SkipDocument, SourceError
+from ragfm.guards import conditions, known_before, not_held, not_moved, remember_sync, waits
 from ragfm.parse import PARSER, parse
+from ragfm.report import Failed, Progress, Skipped, SyncReport, merge_reports
 from ragfm.rows import NewDocument
+from ragfm.vectors import WINDOW, embed_missing
 
 if TYPE_CHECKING:
+    from ragfm.access import Groups
     from ragfm.catalog import Source
-    from ragfm.types import Blob, Connector, Embedder, Ref, Scalar, Vectors
+    from ragfm.types import Blob, Connector, Embedder, Ref, Scalar
 
-WINDOW = 512
-"""Texts that are embedded before their documents are committed; sorting them by length saves padding."""
-SLICE = 64
-"""Texts that are embedded between two progress reports, and lost when the process is killed."""
+__all__ = [
+    "SKIP",
+    "Failed",
+    "Progress",
+    "Skipped",
+    "Sync",
+    "SyncReport",
+    "check_contract",
+    "document_uri",
+    "list_refs",
+    "merge_reports",
+    "recipe",
+]
+
 DOCUMENTS = 500
 """Documents that are committed at once, at most."""
+SKIP = "skip"
+"""The stage at which failures are noted that are none: entries that were fetched and hold nothing to index."""
 
 _log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class Skipped:
-    """An entry of the source that holds nothing to index, and why."""
-
-    uri: str
-    why: str
-
-
-@dataclass(frozen=True, slots=True)
-class Failed:
-    """A document that failed at a stage (list, fetch, parse); `stale`: an older version still serves."""
-
-    uri: str
-    stage: str
-    error: str
-    attempts: int
-    stale: bool
-
-
-@dataclass(frozen=True, slots=True)
-class SyncReport:
-    """What a sync did: counts of documents, of chunks embedded, and what was left out."""
-
-    added: int = 0
-    updated: int = 0
-    removed: int = 0
-    unchanged: int = 0
-    chunks: int = 0
-    seconds: float = 0.0
-    skipped: tuple[Skipped, ...] = ()
-    failed: tuple[Failed, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class Progress:
-    """How far a sync is: documents done with, of how many; chunks embedded so far, and known to wait for it."""
-
-    documents: int
-    total: int
-    chunks: int
-    waiting: int
 
 
 def check_contract(stored: Mapping[str, Any], embedder: Embedder) -> None:
@@ -118,44 +95,73 @@ class Sync:
         self._progress = progress or (lambda _: None)
         newest = catalog.at()
         self._contract_id = newest.contract_id
-        self._dim = int(newest.contract["dim"])
         self._recipe = recipe(source, newest.contract, settings)
         self._current = catalog.current(source.id)
-        self._attempts = {row.path: row.attempts for row in catalog.failures(source.id)}
+        self._allow = {path: row.allow for path, row in self._current.items()}
+        self._known = known_before(catalog, source.id, self._current)
+        self._before = {row.path: row for row in catalog.failures(source.id)}
         self._window: list[NewDocument] = []
         self._waiting: set[bytes] = set()  # embedded texts of the window
         self._revisions: dict[str, str] = {}
-        self._failed: list[Failure] = []
+        self._arrived: Counter[str] = Counter()  # digests of what is new in the source, or there in another place
+        self._failed: list[Failure] = []  # at this run
         self._skipped: dict[str, str] = {}
-        self._added = self._updated = self._unchanged = self._chunks = self._seen = self._total = 0
+        self._kept: list[str] = []  # paths whose failure, or reason to be skipped, stays as it was noted
+        self._start = time.monotonic()
+        self._added = self._updated = self._removed = self._unchanged = self._chunks = self._seen = self._total = 0
 
-    def run(self, connector: Connector, refs: Sequence[Ref]) -> SyncReport:
-        """Bring the collection in step with the source, of which `refs` is the complete listing."""
-        start = time.monotonic()
+    def run(
+        self,
+        connector: Connector,
+        refs: Sequence[Ref],
+        *,
+        retry: bool = False,
+        allow_mass_delete: bool = False,
+        unfiltered: Connector | None = None,
+    ) -> SyncReport:
+        """Bring the collection in step with the source, of which `refs` is the complete listing.
+
+        `retry` tries all that failed, however short ago. `unfiltered` lists the source without include and exclude:
+        what these leave out is not lost. Raises MassDeleteError where over half is lost and that isn't allowed.
+        """
         self._total = len(refs)
+        self._restrict(listed(self._allow, refs, {path: row.revision for path, row in self._current.items()}))
         for ref in refs:
-            self._look_at(ref, connector)
+            self._look_at(ref, connector, retry)
             self._seen += 1
             self._tell()
             if len(self._waiting) >= WINDOW or len(self._window) >= DOCUMENTS:
                 self._flush()
-        gone = self._gone(refs)
-        self._flush(gone)
-        self._note()
+        gone = not_held(self._current, refs, self._skipped)
+        error = None if allow_mass_delete else self._mass_delete(gone, unfiltered)
+        self._flush([] if error else gone)
+        self._restrict(listed(self._allow, refs, self._revisions))
+        self._note(refs)
+        if error:
+            raise error
+        if self._added or self._updated or len(self._known) < len(self._current):
+            remember_sync(self._catalog, self._source.id)
+        return self.report
+
+    @property
+    def report(self) -> SyncReport:
+        """What was done so far."""
+        noted = [*self._failed, *(self._before[path] for path in self._kept)]
+        failed = sorted((failure for failure in noted if failure.stage != SKIP), key=lambda failure: failure.path)
         return SyncReport(
             added=self._added,
             updated=self._updated,
-            removed=len(gone),
+            removed=self._removed,
             unchanged=self._unchanged,
             chunks=self._chunks,
-            seconds=round(time.monotonic() - start, 3),
+            seconds=round(time.monotonic() - self._start, 3),
             skipped=tuple(Skipped(self._uri(path), why) for path, why in sorted(self._skipped.items())),
             failed=tuple(
-                Failed(self._uri(f.path), f.stage, f.error, f.attempts, f.path in self._current) for f in self._failed
+                Failed(self._uri(f.path), f.stage, f.error, f.attempts, f.path in self._current) for f in failed
             ),
         )
 
-    def _look_at(self, ref: Ref, connector: Connector) -> None:
+    def _look_at(self, ref: Ref, connector: Connector, retry: bool) -> None:
         known = self._current.get(ref.path)
         if ref.error is not None:
             self._fail(ref, "list", ref.error)
@@ -163,8 +169,25 @@ class Sync:
             self._skipped[ref.path] = ref.skip
         elif known is not None and known.revision == ref.revision and known.recipe == self._recipe:
             self._unchanged += 1
-        else:
+        elif retry or not self._settled(ref):
             self._bring_in(ref, connector)
+
+    def _settled(self, ref: Ref) -> bool:
+        """Whether an entry is skipped as before, or is as it was when it failed and not to be tried again yet."""
+        row = self._before.get(ref.path)
+        if row is None or not self._same(row, ref) or (row.stage != SKIP and not waits(row.attempts, row.at)):
+            return False
+        if row.stage == SKIP:
+            self._skipped[ref.path] = row.error
+        self._kept.append(ref.path)
+        return True
+
+    def _same(self, row: Any, ref: Ref) -> bool:
+        return bool(row.revision == ref.revision and row.recipe == self._conditions)
+
+    @cached_property
+    def _conditions(self) -> str:
+        return conditions(self._recipe)
 
     def _bring_in(self, ref: Ref, connector: Connector) -> None:
         try:
@@ -189,8 +212,11 @@ class Sync:
         if chunks is None:
             return
         hashes = [text_hash(chunk.embedded_text) for chunk in chunks]
-        self._window.append(NewDocument(ref.path, ref.revision, digest, self._recipe, document, chunks, hashes))
+        new = NewDocument(ref.path, ref.revision, digest, self._recipe, document, chunks, hashes, ref.allow)
+        self._window.append(new)
         self._waiting.update(hashes)
+        if known is None or known.digest != digest:
+            self._arrived[digest] += 1
 
     @contextmanager
     def _failing_alone(self, ref: Ref) -> Iterator[None]:
@@ -199,6 +225,7 @@ class Sync:
             yield
         except SkipDocument as skip:
             self._skipped[ref.path] = str(skip)
+            self._failed.append(Failure(ref.path, SKIP, str(skip), ref.revision, self._conditions))
         except RagfmError as error:
             self._fail(ref, "parse", str(error))
         except Exception as error:  # a parser's own mistake must not take the other documents with it
@@ -210,6 +237,7 @@ class Sync:
         self._embed_window()
         if self._window or gone:
             self._catalog.commit(self._source, self._window, gone)
+        self._removed = len(gone)
         for new in self._window:
             if new.path in self._current:
                 self._updated += 1
@@ -223,64 +251,55 @@ class Sync:
         self._progress(Progress(self._seen - len(self._window), self._total, self._chunks, waiting))
 
     def _embed_window(self) -> None:
-        missing = self._waiting - self._catalog.known_hashes(self._contract_id, self._waiting)
-        texts: dict[bytes, str] = {}
-        for new in self._window:
-            for chunk, key in zip(new.chunks, new.hashes, strict=True):
-                if key in missing:
-                    texts[key] = chunk.embedded_text
-        ordered = sorted(texts.items(), key=lambda item: len(item[1]))
-        for start in range(0, len(ordered), SLICE):
-            keys, passages = zip(*ordered[start : start + SLICE], strict=True)
-            vectors = self._embedder().embed_passages(passages)
-            _check_vectors(vectors, len(keys), self._dim)
-            self._catalog.add_vectors(self._contract_id, keys, vectors)
-            self._chunks += len(keys)
-            self._tell(len(ordered) - start - len(keys))
+        texts = {
+            key: chunk.embedded_text for new in self._window for chunk, key in zip(new.chunks, new.hashes, strict=True)
+        }
 
-    def _gone(self, refs: Sequence[Ref]) -> list[str]:
-        """Living documents that the source no longer holds; what couldn't be looked at counts as held."""
-        held = {ref.path for ref in refs} - self._skipped.keys()
+        def told(embedded: int, left: int) -> None:
+            self._chunks += embedded
+            self._tell(left)
+
+        embed_missing(self._catalog, self._contract_id, self._embedder, texts, told)
+
+    def _restrict(self, now: Mapping[str, Groups]) -> None:
+        """Make it hold in the collection who may see the documents."""
+        others = changed(self._allow, now)
+        if others:
+            self._catalog.restrict(self._source, others)
+            self._allow.update(others)
+
+    def _mass_delete(self, gone: Sequence[str], unfiltered: Connector | None) -> MassDeleteError | None:
+        """Why what is gone must not be removed: over half of what the source had is neither moved nor left out."""
+        came = Counter(row.digest for path, row in self._current.items() if path not in {*self._known, *gone})
+        lost = not_moved([path for path in gone if path in self._known], self._current, self._arrived + came)
+        known = len(self._known)
+        if 2 * len(lost) > known and unfiltered is not None:
+            there = set(lost) - set(not_held(lost, list_refs(unfiltered), self._skipped))
+            lost, known = [path for path in lost if path not in there], known - len(there)
+        if 2 * len(lost) <= known:
+            return None
+        examples = ", ".join(self._uri(path) for path in lost[:3]) + (", …" if len(lost) > 3 else "")
+        return MassDeleteError(
+            f"The source {self._source.name!r} has lost {len(lost)} of its {known} documents since the last sync: "
+            f"{examples}. Nothing was removed; what is new or changed was taken in.",
+            "If they are meant to go, run it again with --allow-mass-delete.",
+        )
+
+    def _note(self, refs: Sequence[Ref]) -> None:
+        stays = {*self._kept, *(failure.path for failure in self._failed)}
         unseen = tuple(f"{ref.path}/" for ref in refs if ref.error is not None)
-        return [path for path in self._current if path not in held and not path.startswith(unseen)]
-
-    def _note(self) -> None:
-        failed = {failure.path for failure in self._failed}
-        cleared = [path for path in self._attempts if path not in failed]
+        cleared = [path for path in self._before if path not in stays and not path.startswith(unseen)]
         if self._revisions or self._failed or cleared:
             self._catalog.note(self._source.id, revisions=self._revisions, failed=self._failed, cleared=cleared)
 
     def _fail(self, ref: Ref, stage: str, error: str) -> None:
-        attempts = self._attempts.get(ref.path, 0) + 1
-        self._failed.append(Failure(ref.path, stage, error, ref.revision, self._recipe, attempts))
+        row = self._before.get(ref.path)
+        attempts = row.attempts + 1 if row is not None and row.stage != SKIP and self._same(row, ref) else 1
+        self._failed.append(Failure(ref.path, stage, error, ref.revision, self._conditions, attempts))
         _log.info("%s failed at %s: %s", self._uri(ref.path), stage, error)
 
     def _uri(self, path: str) -> str:
         return document_uri(self._source.name, path)
-
-
-def merge_reports(reports: Sequence[SyncReport]) -> SyncReport:
-    """The sums of several syncs' reports."""
-    counts = ("added", "updated", "removed", "unchanged", "chunks")
-    return SyncReport(
-        **{count: sum(getattr(report, count) for report in reports) for count in counts},
-        seconds=round(sum(report.seconds for report in reports), 3),
-        skipped=tuple(skip for report in reports for skip in report.skipped),
-        failed=tuple(failure for report in reports for failure in report.failed),
-    )
-
-
-def _check_vectors(vectors: Vectors, count: int, dim: int) -> None:
-    """A vector is kept for good under its text's hash, so a bad one must never get in."""
-    import numpy as np
-
-    good = vectors.shape == (count, dim) and np.allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-3)
-    if not good:  # a NaN is close to nothing
-        raise EmbeddingError(
-            f"The embedder gave vectors of shape {vectors.shape} that are not all of length 1, for {count} texts of "
-            f"{dim} dimensions.",
-            "Nothing of them was kept. Check the model, or its precision on this device.",
-        )
 
 
 def document_uri(source: str, path: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -13,8 +14,10 @@ from ragfm import Blob, Collection, Document, Ref, Settings
 from ragfm.catalog import Source
 from ragfm.chunk import ChunkSettings
 from ragfm.commit import CatalogWriter
-from ragfm.errors import EmbedderMismatchError, EmbeddingError, ModelNotFoundError, SourceError
+from ragfm.errors import EmbedderMismatchError, EmbeddingError, MassDeleteError, ModelNotFoundError, SourceError
+from ragfm.guards import DELAYS, conditions
 from ragfm.parse import parse
+from ragfm.schema import failures
 from ragfm.sync import Progress, Sync, SyncReport, list_refs
 from ragfm.testing import HashingEmbedder
 
@@ -133,6 +136,13 @@ class _Listed:
 
     def fetch(self, ref: Ref) -> Blob:
         return Blob(f"Text of {ref.path}, revision {ref.revision}.".encode())
+
+
+class _Same(_Listed):
+    """All its documents have one content."""
+
+    def fetch(self, ref: Ref) -> Blob:
+        return Blob(b"The same.")
 
 
 def _run(collection: Collection, connector: _Listed, embedder: HashingEmbedder) -> SyncReport:
@@ -294,4 +304,267 @@ def test_an_embedder_that_cannot_be_loaded_ends_the_sync(collection: Collection,
         refs = list_refs(connector)
         with pytest.raises(ModelNotFoundError):
             Sync(catalog, source, missing, ChunkSettings()).run(connector, refs)
+    assert collection.status().failed == ()
+
+
+# --- Mass deletion -----------------------------------------------------------------------------------------------
+
+
+def _many(folder: Path, count: int) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    for number in range(count):
+        (folder / f"{number}.txt").write_text(f"Document number {number}.")
+    return folder
+
+
+def test_a_source_that_lost_over_half_of_its_documents_stops(tmp_path: Path, collection: Collection) -> None:
+    folder = _many(tmp_path / "many", 10)
+    collection.sync(folder)
+    for number in range(5):
+        (folder / f"{number}.txt").unlink()
+    assert collection.sync(folder).removed == 5  # half is not over half
+    for number in range(5, 8):
+        (folder / f"{number}.txt").unlink()
+    (folder / "8.txt").write_text("Changed.")
+    for number in range(20, 30):  # new ones don't make up for it, now or at the next sync
+        (folder / f"{number}.txt").write_text(f"New {number}.")
+    for changes in ((10, 1), (0, 0)):
+        with pytest.raises(MassDeleteError, match=r"lost 3 of its 5 documents .*many/5.txt.*many/7.txt\. ") as raised:
+            collection.sync(folder)
+        assert "--allow-mass-delete" in raised.value.hint
+        assert len(collection.documents()) == 15
+        assert _texts(collection)["many/8.txt"] == "Changed."
+        report = collection.sync()
+        assert [(failure.uri, failure.stage, failure.stale) for failure in report.failed] == [("many", "remove", True)]
+        assert (report.added, report.updated, report.removed) == (0, 0, 0), changes
+    report = collection.sync(folder, allow_mass_delete=True)
+    assert (report.added, report.removed, report.unchanged) == (0, 3, 12)
+    assert len(collection.sync(folder).failed) == 0
+
+
+def test_the_last_document_of_a_source_is_over_half(tmp_path: Path, collection: Collection) -> None:
+    folder = _many(tmp_path / "many", 2)
+    collection.sync(folder)
+    (folder / "0.txt").unlink()
+    assert collection.sync(folder).removed == 1
+    (folder / "1.txt").write_text("")  # emptied by what may be a broken disk
+    with pytest.raises(MassDeleteError, match="lost 1 of its 1 documents"):
+        collection.sync(folder)
+    assert len(collection.documents()) == 1
+
+
+def test_what_a_stopped_source_brought_in_is_reported_and_the_others_go_on(
+    tmp_path: Path, collection: Collection
+) -> None:
+    lost, whole = _many(tmp_path / "lost", 3), _many(tmp_path / "whole", 3)
+    collection.sync(lost, whole)
+    for file in lost.iterdir():
+        file.unlink()
+    (lost / "new.txt").write_text("New.")
+    (whole / "0.txt").write_text("Changed.")
+    report = collection.sync()
+    assert (report.added, report.updated, report.removed, report.unchanged) == (1, 1, 0, 2)
+    assert [(failure.uri, failure.stage) for failure in report.failed] == [("lost", "remove")]
+    assert len(collection.documents()) == 7
+    assert collection.sync(allow_mass_delete=True).removed == 3
+
+
+def test_what_was_moved_is_not_lost(tmp_path: Path, collection: Collection, embedder: HashingEmbedder) -> None:
+    folder = _many(tmp_path / "many" / "top", 10)
+    collection.sync(tmp_path / "many")
+    folder.rename(tmp_path / "many" / "other")
+    report = collection.sync(tmp_path / "many")
+    assert (report.added, report.removed, report.chunks) == (10, 10, 0)
+    _run(collection, _Listed(*(Ref(f"{n}", "1") for n in range(4))), embedder)
+    same = _Same(*(Ref(f"{n}", "2") for n in range(4)))
+    _run(collection, same, embedder)  # four of one content
+    with pytest.raises(MassDeleteError, match="lost 3 of its 4"):  # of which one comes back
+        _run(collection, _Same(Ref("new", "1")), embedder)
+
+
+def test_a_move_that_was_interrupted_is_none_the_less_a_move(
+    tmp_path: Path, collection: Collection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ragfm.sync.DOCUMENTS", 5)
+    folder = _many(tmp_path / "many" / "top", 10)
+    collection.sync(tmp_path / "many")
+    folder.rename(tmp_path / "many" / "a")
+    (tmp_path / "many" / "z").mkdir()
+    commit, calls = CatalogWriter.commit, []
+
+    def killed(self: CatalogWriter, *given: object) -> int:
+        calls.append(given)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return commit(self, *given)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(CatalogWriter, "commit", killed)
+    with pytest.raises(KeyboardInterrupt):
+        collection.sync(tmp_path / "many")
+    monkeypatch.setattr(CatalogWriter, "commit", commit)
+    report = collection.sync(tmp_path / "many")
+    assert (report.added, report.unchanged, report.removed) == (5, 5, 10)
+
+
+def test_what_an_interrupted_sync_brought_in_does_not_outweigh_what_is_lost(
+    tmp_path: Path, collection: Collection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = _many(tmp_path / "many", 4)
+    collection.sync(folder)
+    for file in folder.iterdir():
+        file.unlink()
+    for number in range(20):
+        (folder / f"new{number}.txt").write_text(f"New {number}.")
+    note = CatalogWriter.note
+
+    def killed(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("ragfm.sync.not_held", killed)  # at the end of the listing
+    monkeypatch.setattr("ragfm.sync.DOCUMENTS", 1)
+    with pytest.raises(KeyboardInterrupt):
+        collection.sync(folder)
+    monkeypatch.undo()
+    assert note is CatalogWriter.note
+    assert len(collection.documents()) == 24
+    with pytest.raises(MassDeleteError, match="lost 4 of its 4"):
+        collection.sync(folder)
+
+
+def test_what_the_options_leave_out_is_not_lost(tmp_path: Path, collection: Collection) -> None:
+    folder = _many(tmp_path / "many", 10)
+    collection.sync(folder)
+    report = collection.sync(folder, exclude=["[0-6].txt"])
+    assert (report.removed, report.unchanged) == (7, 3)
+    collection.sync(folder, exclude=[])
+    for number in (7, 8):
+        (folder / f"{number}.txt").unlink()
+    with pytest.raises(MassDeleteError, match="lost 2 of its 3 documents"):  # of those that the options leave in
+        collection.sync(folder, exclude=["[0-6].txt"])
+    assert len(collection.documents()) == 10
+    (folder / "7.txt").write_text("Document number 7.")
+    assert collection.sync(folder).removed == 8  # the options were kept, and leave out on purpose still
+
+
+def test_a_source_that_was_removed_and_comes_back_is_guarded(tmp_path: Path, collection: Collection) -> None:
+    folder = _many(tmp_path / "many", 3)
+    collection.sync(folder)
+    with collection._store.writing() as catalog:
+        catalog.remove_source(catalog.sources()[0])
+    assert collection.sync(folder).added == 3
+    for file in folder.iterdir():
+        file.unlink()
+    with pytest.raises(MassDeleteError, match="lost 3 of its 3"):
+        collection.sync(folder)
+
+
+# --- Failures ----------------------------------------------------------------------------------------------------
+
+
+def _age(collection: Collection, seconds: int) -> None:
+    """Let what failed have failed so long ago."""
+    at = (datetime.now(UTC) - timedelta(seconds=seconds)).isoformat(timespec="seconds")
+    with collection._store.writing() as catalog, catalog.write() as connection:
+        connection.execute(failures.update().values(at=at))
+
+
+class _Unreachable(_Listed):
+    fetched = 0
+
+    def fetch(self, ref: Ref) -> Blob:
+        self.fetched += 1
+        raise OSError(5, "Input/output error")
+
+
+def test_a_failure_is_tried_again_after_ever_longer(collection: Collection, embedder: HashingEmbedder) -> None:
+    source = _Unreachable(Ref("a", "1"))
+    for attempts, delay in enumerate(DELAYS, 1):
+        report = _run(collection, source, embedder)
+        assert source.fetched == report.failed[0].attempts == attempts
+        if delay:
+            for age in (1, delay - 10):
+                _age(collection, age)
+                waiting = _run(collection, source, embedder)
+                assert waiting.failed == report.failed
+            assert source.fetched == attempts
+            assert collection.status().failed == report.failed
+            _age(collection, delay + 1)
+    _run(collection, source, embedder)
+    _age(collection, DELAYS[-1] - 10)
+    _run(collection, source, embedder)
+    assert source.fetched == len(DELAYS) + 1
+    _age(collection, -10_000)  # a clock that was set back
+    _run(collection, source, embedder)
+    assert source.fetched == len(DELAYS) + 2
+
+
+def test_a_change_is_tried_at_once_and_counts_anew(
+    collection: Collection, embedder: HashingEmbedder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = _Unreachable(Ref("a", "1"))
+    for expected in (1, 2, 2):
+        assert _run(collection, source, embedder).failed[0].attempts == expected
+    assert source.fetched == 2
+    source.given = (Ref("a", "2"),)
+    for expected in (1, 2, 2):
+        assert _run(collection, source, embedder).failed[0].attempts == expected
+    assert source.fetched == 4
+    for change in ("ragfm.sync.PARSER", "ragfm.sync.CHUNKER"):
+        monkeypatch.setattr(change, "another")
+        for expected in (1, 2, 2):
+            assert _run(collection, source, embedder).failed[0].attempts == expected
+    assert source.fetched == 8
+    monkeypatch.setattr("ragfm.guards._installed", lambda: "one package more")
+    assert _run(collection, source, embedder).failed[0].attempts == 1
+    assert source.fetched == 9
+
+
+def test_what_is_installed_is_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(tmp_path)
+    before = conditions("recipe")
+    assert before == conditions("recipe") != conditions("other")
+    (tmp_path / "extra-1.0.dist-info").mkdir()
+    assert conditions("recipe") != before
+
+
+def test_retry_tries_all_at_once(collection: Collection, docs: Path) -> None:
+    (docs / "fake.pdf").write_bytes(b"%PDF-1.7 and then nothing")
+    for _ in range(3):
+        report = collection.sync(docs)
+        assert (report.unchanged, len(report.failed)) == (0, 1) if report.added else (4, 1)
+    assert report.failed[0].attempts == 2
+    assert collection.sync(docs, retry=True).failed[0].attempts == 3
+
+
+def test_failures_of_what_left_the_source_are_cleared_unless_it_was_not_listed(
+    collection: Collection, embedder: HashingEmbedder
+) -> None:
+    source = _Unreachable(Ref("in/a", "1"), Ref("b", "1"))
+    _run(collection, source, embedder)
+    source.given = (Ref("in", error="Permission denied"),)
+    report = _run(collection, source, embedder)
+    assert [failure.uri for failure in report.failed] == ["docs/in"]
+    assert [failure.uri for failure in collection.status().failed] == ["docs/in", "docs/in/a"]
+    assert _run(collection, _Listed(), embedder).failed == ()
+    assert collection.status().failed == ()
+
+
+def test_what_is_skipped_after_a_look_is_not_fetched_again(collection: Collection, embedder: HashingEmbedder) -> None:
+    class Empty(_Unreachable):
+        def fetch(self, ref: Ref) -> Blob:
+            self.fetched += 1
+            return Blob(b"")
+
+    source = Empty(Ref("a", "1"), Ref("b", "1"))
+    reports = [_run(collection, source, embedder) for _ in range(3)]
+    assert source.fetched == 2
+    assert [(skip.uri, bool(skip.why)) for skip in reports[0].skipped] == [("docs/a", True), ("docs/b", True)]
+    assert reports[0].skipped == reports[1].skipped == reports[2].skipped
+    assert {report.failed for report in reports} == {()} == {collection.status().failed}
+    source.given = (Ref("a", "1"), Ref("b", "2"))
+    _run(collection, source, embedder)
+    assert source.fetched == 3
+    broken = _Unreachable(Ref("a", "3"))
+    assert _run(collection, broken, embedder).failed[0].attempts == 1
+    assert _run(collection, _Listed(Ref("a", "4")), embedder).added == 1
     assert collection.status().failed == ()

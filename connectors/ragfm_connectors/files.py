@@ -6,18 +6,26 @@ import contextlib
 import errno
 import hashlib
 import heapq
+import logging
 import os
 import re
 import stat
 import time
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
-from io import BufferedReader
 from pathlib import Path
+from typing import TypeAlias
 
+from ragfm.access import both
 from ragfm.errors import ConnectorError, SourceError
 from ragfm.types import Blob, Ref, Scalar
+from ragfm_connectors.access import FILE as ACCESS
+from ragfm_connectors.access import access_on_the_way, open_regular, read_access
 from ragfm_connectors.patterns import PathFilter
+
+_log = logging.getLogger(__name__)
+
+_Groups: TypeAlias = tuple[str, ...] | None
 
 _RACY = 2_000_000_000  # nanoseconds; the coarsest time stamps in use, those of FAT, are two seconds apart
 _COLLECTION = {"HEAD", "catalog.db"}  # by these names a folder is one of ragfm's own
@@ -36,6 +44,9 @@ class FilesConnector:
     `include` and `exclude` are patterns as in .gitignore, see PathFilter; they don't apply to a single file. Files of
     more than `max_bytes`, hidden ones and what is not a regular file are listed as skipped. Symbolic links are
     followed within the folder, to what is not listed already. A collection in the folder is not part of it.
+
+    Who may see a file is what the files `.ragfm-access` say that lie on the way to it, from the root down; see
+    `ragfm_connectors.access`. Of a file reached by a link, those on the way to the link and to the file both hold.
     """
 
     def __init__(
@@ -55,13 +66,14 @@ class FilesConnector:
     def refs(self) -> Iterator[Ref]:
         """All files in order of path, with `size:mtime` as revision. Raises SourceError where the root can't be listed.
 
-        A folder that can't be listed has one Ref with `error`, and so has a file that can't be looked at.
+        A folder that can't be listed has one Ref with `error`, and so has a file that can't be looked at, and a
+        `.ragfm-access` that closes its folder because it can't be read or understood.
         """
         status = _status(self.root)
         if status is None:
             raise SourceError(f"There is no file or folder {str(self.root)!r} any more.", "Check the path.")
         listing = _Listing(os.fspath(self.root), self._paths, self.max_bytes)
-        listed = listing.folder(status) if stat.S_ISDIR(status.st_mode) else listing.file("", status)
+        listed = listing.folder(status) if stat.S_ISDIR(status.st_mode) else listing.alone(status)
         # A name that is not UTF-8 may look as another one that is: the last of a path wins, the one without `skip`.
         in_order = sorted(listed, key=lambda ref: (ref.path, ref.skip is None))
         yield from {ref.path: ref for ref in in_order}.values()
@@ -69,22 +81,30 @@ class FilesConnector:
     def fetch(self, ref: Ref) -> Blob:
         """A file's bytes, and when it was `modified` (ISO 8601, UTC). The media type is left to its content.
 
-        Raises ConnectorError where the file is gone, unreadable, too large by now, or no longer within the root.
+        Raises ConnectorError where the file is gone, unreadable, too large by now, or no longer within the root, and
+        where it has been closed to somebody since it was listed: who closes a folder may then put more into it.
         """
         path = self.root / ref.path if ref.path else self.root
         try:
             real = Path(os.path.realpath(path, strict=True))
-            if not real.is_relative_to(os.path.realpath(self.root)):
+            real_root = os.path.realpath(self.root)
+            if not real.is_relative_to(real_root):
                 raise ConnectorError(f"{str(path)!r} leads out of {str(self.root)!r}.", "It is not read.")
-            with _open(real) as file:
+            with open_regular(real) as file:
                 status = os.fstat(file.fileno())
                 if status.st_size > self.max_bytes:
                     raise ConnectorError(f"{str(path)!r} has grown: {_too_large(status, self.max_bytes)}.")
                 data = file.read(status.st_size)
+            allow = _access_to(os.fspath(self.root), ref.path, real_root, real)  # read after the content
         except (OSError, ValueError) as error:  # ValueError: a path with a zero byte
             raise ConnectorError(
                 f"{str(path)!r} can't be read: {_reason(error)}.", "The next ingest tries again."
             ) from error
+        if both(allow, ref.allow) != both(ref.allow, None):
+            raise ConnectorError(
+                f"{str(path)!r} has been closed to some who might see it when it was listed.",
+                "The next ingest tries again.",
+            )
         metadata: dict[str, Scalar] = {}
         with contextlib.suppress(ValueError, OverflowError):  # a time stamp beyond the year 9999
             metadata["modified"] = datetime.fromtimestamp(status.st_mtime, UTC).isoformat(timespec="seconds")
@@ -99,21 +119,30 @@ class _Listing:
         self._real_root = Path(os.path.realpath(root))
         self._paths = paths
         self._max_bytes = max_bytes
-        self._folders: list[str] = []
-        self._links: list[str] = []  # a heap
+        self._folders: list[tuple[str, _Groups]] = []  # each with who may see what lies there, as said further up
+        self._links: list[tuple[str, _Groups]] = []  # a heap, of links with who may see what lies in their folders
         self._listed: set[tuple[int, int]] = set()
 
     def folder(self, status: os.stat_result) -> Iterator[Ref]:
         """All that the root holds."""
-        self._later("", status)
+        self._later("", status, None)
         while self._folders or self._links:
             if self._folders:
-                yield from self._entries(self._folders.pop())
+                yield from self._entries(*self._folders.pop())
             else:
-                yield from self._link(heapq.heappop(self._links))
+                yield from self._link(*heapq.heappop(self._links))
 
-    def file(self, path: str, status: os.stat_result) -> Iterator[Ref]:
-        """One file, or why it is skipped."""
+    def alone(self, status: os.stat_result) -> Iterator[Ref]:
+        """The one file that the root is."""
+        if self._real_root.name == ACCESS:
+            yield Ref("", skip="it says who may see the files beside it")
+            return
+        for folder in {os.path.dirname(self._root), str(self._real_root.parent)}:  # noqa: PTH120
+            if wrong := read_access(folder).wrong:
+                _log.warning("%s/%s: %s; nobody sees %s.", folder, ACCESS, wrong, self._root)
+        yield from self._file("", status, _access_to(self._root, "", self._real_root, self._real_root))
+
+    def _file(self, path: str, status: os.stat_result, allow: _Groups) -> Iterator[Ref]:
         kind = _KINDS.get(stat.S_IFMT(status.st_mode))
         if kind is not None:
             yield Ref(path, skip=f"not a regular file but {kind}")
@@ -121,16 +150,16 @@ class _Listing:
             yield Ref(path, skip=_too_large(status, self._max_bytes))
         else:
             self._listed.add((status.st_dev, status.st_ino))
-            yield Ref(path, _revision(self._at(path), status))
+            yield Ref(path, _revision(self._at(path), status), allow=allow)
 
     def _at(self, path: str) -> str:
         return f"{self._root}/{path}" if path else self._root
 
-    def _later(self, path: str, status: os.stat_result) -> None:
+    def _later(self, path: str, status: os.stat_result, allow: _Groups) -> None:
         self._listed.add((status.st_dev, status.st_ino))
-        self._folders.append(path)
+        self._folders.append((path, allow))
 
-    def _entries(self, path: str) -> Iterator[Ref]:
+    def _entries(self, path: str, allow: _Groups) -> Iterator[Ref]:
         try:
             with os.scandir(self._at(path)) as entries:
                 names = [entry.name for entry in entries]
@@ -140,22 +169,30 @@ class _Listing:
                     f"The folder {self._root!r} can't be listed: {_reason(error)}.", "Nothing was changed."
                 ) from error
             if not isinstance(error, FileNotFoundError):  # one that has just been removed is not there, that's all
-                yield Ref(path, error=f"the folder can't be listed: {_reason(error)}")
+                # Nothing new is known of what lies there: who could see it still can, as far as the folders above say.
+                yield Ref(path, error=f"the folder can't be listed: {_reason(error)}", allow=allow)
             return
-        if not _COLLECTION <= set(names):
-            for name in names:
-                yield from self._entry(f"{path}/{name}" if path else name, name)
-        elif not path:
-            raise SourceError(f"The folder {self._root!r} is a collection of ragfm.", "Name a folder of documents.")
+        if _COLLECTION.issubset(names):
+            if not path:
+                raise SourceError(f"The folder {self._root!r} is a collection of ragfm.", "Name a folder of documents.")
+            return
+        access = read_access(self._at(path))  # after the names: what is put in after the folder was closed isn't open
+        if access.wrong:
+            yield Ref(_below(path, ACCESS), error=f"{access.wrong}, so no group may see what lies beside and below it")
+        elif access.groups == ():
+            yield Ref(_below(path, ACCESS), skip="it names no group, so none may see what lies beside and below it")
+        for name in names:
+            if name != ACCESS:
+                yield from self._entry(_below(path, name), name, both(allow, access.groups))
 
-    def _entry(self, path: str, name: str) -> Iterator[Ref]:
+    def _entry(self, path: str, name: str, allow: _Groups) -> Iterator[Ref]:
         try:
             status = os.lstat(self._at(path))
         except FileNotFoundError:
             return
         except OSError as error:
             if not self._paths.excludes(path):
-                yield Ref(_printable(path), error=_reason(error))
+                yield Ref(_printable(path), error=_reason(error), allow=allow)
             return
         is_folder, is_link = stat.S_ISDIR(status.st_mode), stat.S_ISLNK(status.st_mode)
         wanted = not is_folder and self._paths.takes(path)
@@ -167,13 +204,13 @@ class _Listing:
         elif _printable(path) != path:
             yield Ref(_printable(path), skip="its name is not UTF-8")
         elif is_folder:
-            self._later(path, status)
+            self._later(path, status, allow)
         elif is_link:
-            heapq.heappush(self._links, path)
+            heapq.heappush(self._links, (path, allow))
         elif name != "ragfm.toml":
-            yield from self.file(path, status)
+            yield from self._file(path, status, allow)
 
-    def _link(self, path: str) -> Iterator[Ref]:
+    def _link(self, path: str, allow: _Groups) -> Iterator[Ref]:
         try:
             real = Path(os.path.realpath(self._at(path), strict=True))
             status = real.stat()
@@ -181,7 +218,7 @@ class _Listing:
             if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
                 yield Ref(path, skip="symbolic link that leads nowhere")
             else:  # what lies behind it may still be there
-                yield Ref(path, error=f"the symbolic link can't be followed: {_reason(error)}")
+                yield Ref(path, error=f"the symbolic link can't be followed: {_reason(error)}", allow=allow)
             return
         is_folder = stat.S_ISDIR(status.st_mode)
         if not (self._paths.may_hold(path) if is_folder else self._paths.takes(path)):
@@ -190,10 +227,15 @@ class _Listing:
             yield Ref(path, skip="symbolic link that leaves the folder")
         elif (status.st_dev, status.st_ino) in self._listed:
             yield Ref(path, skip=f"symbolic link to a {'folder' if is_folder else 'file'} already listed")
-        elif is_folder:
-            self._later(path, status)
+        elif real.name == ACCESS:
+            yield Ref(path, skip="symbolic link to a file that says who may see others")
         else:
-            yield from self.file(path, status)
+            there = real.parent.relative_to(self._real_root)
+            allow = both(allow, access_on_the_way(str(self._real_root), str(there)))
+            if is_folder:
+                self._later(path, status, allow)
+            else:
+                yield from self._file(path, status, allow)
 
 
 def _root_and_glob(location: str) -> tuple[Path, str]:
@@ -232,16 +274,24 @@ def _revision(path: str, status: os.stat_result) -> str:
     """
     revision = f"{status.st_size}:{status.st_mtime_ns}"
     if status.st_mtime_ns > time.time_ns() - _RACY:
-        with contextlib.suppress(OSError), _open(Path(os.path.realpath(path))) as file:  # fetch will say what is wrong
+        with contextlib.suppress(OSError), open_regular(os.path.realpath(path)) as file:  # fetch says what is wrong
             digest = hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16))
             return f"{revision}:{digest.hexdigest()}"
     return revision
 
 
-def _open(real: Path) -> BufferedReader:
-    if not stat.S_ISREG(real.lstat().st_mode):  # to open a pipe can hang, and a device can act on it
-        raise OSError(errno.EINVAL, "it is not a regular file")
-    return os.fdopen(os.open(real, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK), "rb")
+def _access_to(root: str, path: str, real_root: str | Path, real: Path) -> _Groups:
+    """Who may see a file, by what is said on the way to it: to the path that it is listed by, and to where it is."""
+    if not path:  # the file is the source
+        folders = (os.path.dirname(root), str(real.parent))  # noqa: PTH120
+        return both(*(read_access(folder).groups for folder in folders))
+    folder, real_folder = path.rpartition("/")[0], str(real.parent.relative_to(real_root))
+    allow = access_on_the_way(root, folder)
+    return allow if real_folder == (folder or ".") else both(allow, access_on_the_way(str(real_root), real_folder))
+
+
+def _below(folder: str, name: str) -> str:
+    return f"{folder}/{name}" if folder else name
 
 
 def _too_large(status: os.stat_result, limit: int) -> str:

@@ -22,6 +22,8 @@ def check_connector(connector: Connector) -> None:
     second, third = _listing(connector), _listing(connector)
     require(first.keys() == second.keys() == third.keys(), "listed twice, the source holds other entries")
     for path, ref in first.items():
+        same = ref.allow == second[path].allow == third[path].allow
+        require(same, f"listed twice, other groups may see {path!r}")
         # A revision may change once with the content as it was: that of a file which had only just been written.
         changed = ref.revision != second[path].revision and second[path].revision != third[path].revision
         if changed and before[path] is not None:
@@ -38,6 +40,9 @@ def _listing(connector: Connector) -> dict[str, Ref]:
         require(sound or "://" in ref.path, f"{ref.path!r} is not a plain path relative to the source")
         require(_is_utf8(ref.path), f"{ref.path!r} can't be written as UTF-8")
         require(ref.skip is None or ref.error is None, f"{ref.path!r} has both skip and error")
+        if ref.allow is not None:
+            names = isinstance(ref.allow, tuple) and all(isinstance(name, str) and name for name in ref.allow)
+            require(names, f"{ref.path!r} is allowed to {ref.allow!r}, which is no tuple of groups' names")
         require(ref.skip != "" and ref.error != "", f"{ref.path!r} is skipped or failed without a reason")
         listed[ref.path] = ref
     require("" not in listed or len(listed) == 1, "an empty path is for a source that is a single document")
