@@ -1,0 +1,237 @@
+"""Measures a collection of a million chunks: filling, opening, searching, adding to it.
+
+    python benchmarks/bench_collection.py [--count 1000000] [--memory-mb N] [--keep DIR]
+
+Vectors are those of bench_index.py (real embeddings, mixed and jittered), texts are 40 words of a Zipf vocabulary, 20
+chunks make a document. They are committed as a sync does, without parsing and embedding; the query's embedding is left
+out too. Every tenth document of a half has the tag `half = yes`, one in a hundred `rare = yes`. Searches are those of
+`Collection.search`, one at a time in one thread, so text and metadata of the hits are in it; "cold" is the first search
+of a fresh process after its imports. Prints a table, and one JSON line last; a run of a million is kept in
+benchmarks/results/collection.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import importlib
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, ClassVar
+
+import faiss
+import numpy as np
+from bench_index import mix, real_embeddings
+
+from ragfm import Collection, Settings
+from ragfm.catalog import Source, text_hash
+from ragfm.commit import CatalogWriter
+from ragfm.rows import NewDocument
+from ragfm.types import Chunk, Document
+
+CHUNKS, WORDS, VOCABULARY = 20, 40, 50_000
+BATCH = 500  # documents that one commit holds
+FILTERS = {"all": None, "50 %": "half = yes", "1 %": "rare = yes"}
+
+
+class Given:
+    """An embedder that is given its vectors: query number n is the text `n …`."""
+
+    dim, max_tokens = 384, 256
+    fingerprint: ClassVar = {"model": "given", "weights": "", "dim": 384, "pooling": "", "max_tokens": 256}
+
+    def __init__(self, queries: Any) -> None:
+        self._queries = queries
+
+    def tokenize(self, texts: Sequence[str]) -> list[Any]:
+        raise NotImplementedError
+
+    def embed_passages(self, texts: Sequence[str]) -> Any:
+        raise NotImplementedError
+
+    def embed_queries(self, texts: Sequence[str]) -> Any:
+        return self._queries[[int((text.split() or "0")[0]) for text in texts]]
+
+
+def words(generator: Any, count: int) -> list[str]:
+    ranks = np.minimum(generator.zipf(1.2, count) + 9, VOCABULARY)
+    return [f"w{rank:x}" for rank in ranks]
+
+
+def texts(count: int, seed: int) -> Iterator[str]:
+    generator = np.random.default_rng(seed)
+    for _ in range(count // 1000 + 1):
+        some = words(generator, 1000 * WORDS)
+        yield from (" ".join(some[at : at + WORDS]) for at in range(0, len(some), WORDS))
+
+
+def fill(catalog: CatalogWriter, vectors: Any, seed: int, name: str) -> float:
+    """Commit the vectors with texts of their own. Seconds, without those in which the texts are made."""
+    source = catalog.save_source(Source(name, "files", name, name))
+    contract, made, seconds = catalog.at().contract_id, texts(len(vectors), seed), 0.0
+    for start in range(0, len(vectors), BATCH * CHUNKS):
+        block = vectors[start : start + BATCH * CHUNKS]
+        parts = [f"{start + at}: {next(made)}" for at in range(len(block))]
+        begun = time.perf_counter()
+        hashes = [text_hash(part) for part in parts]
+        catalog.add_vectors(contract, hashes, block)
+        documents = []
+        for at in range(0, len(parts), CHUNKS):
+            number, place, chunks = (start + at) // CHUNKS, 0, []
+            for part in parts[at : at + CHUNKS]:
+                chunks.append(Chunk(part, place, place + len(part)))
+                place += len(part) + 1
+            tags = {
+                "number": number,
+                "half": "yes" if number % 2 else "no",
+                "rare": "yes" if number % 100 == 7 else "no",
+            }
+            document = Document(f"{name}/{number}", "\n".join(parts[at : at + CHUNKS]), "text/plain", tags)
+            keys = hashes[at : at + CHUNKS]
+            documents.append(NewDocument(str(number), "r", "d", "recipe", document, chunks, keys))
+        catalog.commit(source, documents, [])
+        seconds += time.perf_counter() - begun
+    return seconds
+
+
+def memory() -> dict[str, int]:
+    lines = Path("/proc/self/smaps_rollup").read_text().splitlines()[1:]
+    sizes = {line.split(":")[0]: int(line.split()[1]) for line in lines}
+    return {"own_mb": sizes["Anonymous"] // 1024, "mapped_mb": (sizes["Rss"] - sizes["Anonymous"]) // 1024}
+
+
+def search(folder: Path, queries_file: Path, memory_mb: int | None) -> dict[str, Any]:
+    """What a fresh process measures."""
+    faiss.omp_set_num_threads(1)
+    queries = np.load(queries_file)
+    generator = np.random.default_rng(7)
+    asked = [f"{number} {' '.join(words(generator, 5))}" for number in range(len(queries))]
+    collection = Collection.open(folder, settings=Settings(index_memory_mb=memory_mb), embedder=Given(queries))
+    for module in ("ragfm.store", "ragfm_indexes.bm25"):
+        importlib.import_module(module)
+    found: dict[str, Any] = {"before": memory()}
+    start = time.perf_counter()
+    collection.search(asked[0], k=10)
+    found["cold_ms"] = round(1000 * (time.perf_counter() - start))
+    for mode in ("dense", "keyword", "hybrid"):
+        for share, given in FILTERS.items():
+            start = time.perf_counter()
+            collection.search(asked[0], k=10, mode=mode, filter=given)
+            first, times = 1000 * (time.perf_counter() - start), []
+            for query in asked:
+                start = time.perf_counter()
+                hits = collection.search(query, k=10, mode=mode, filter=given)
+                times.append(1000 * (time.perf_counter() - start))
+                assert len(hits) == 10
+            found[f"{mode}, {share}"] = {
+                "first_ms": round(first, 1),
+                "p50_ms": round(statistics.median(times), 2),
+                "p95_ms": round(float(np.percentile(times, 95)), 2),
+            }
+    found["after"] = memory()
+    found["index"] = collection.status().indexes[0]
+    return found
+
+
+def recall(folder: Path, vectors: Any, queries: Any, memory_mb: int | None) -> float:
+    collection = Collection.open(folder, settings=Settings(index_memory_mb=memory_mb), embedder=Given(queries))
+    ids = collection._store.catalog.chunk_ids(collection.status().generation)
+    best = np.argpartition(-(queries @ vectors.T), 10, axis=1)[:, :10]
+    found = [
+        {hit.chunk_id for hit in collection.search(f"{number} x", k=10, mode="dense")} for number in range(len(queries))
+    ]
+    return float(np.mean([len(found[at] & set(ids[best[at]].tolist())) / 10 for at in range(len(queries))]))
+
+
+def add(folder: Path, vectors: Any, seed: int, embedder: Given) -> dict[str, float]:
+    """Add 1,000 chunks, and search them, in a handle that is open."""
+    collection = Collection.open(folder, settings=Settings(), embedder=embedder)
+    collection.search("0 x", k=10)
+    with collection._store.writing() as catalog:
+        seconds = fill(catalog, vectors, seed, f"added{seed}")
+        start = time.perf_counter()
+        collection._store.save_view(catalog)
+        saved = time.perf_counter() - start
+    start = time.perf_counter()
+    collection.search("0 x", k=10)
+    return {
+        "commit_ms": round(1000 * seconds),
+        "view_ms": round(1000 * saved),
+        "next_search_ms": round(1000 * (time.perf_counter() - start)),
+    }
+
+
+def measure(folder: Path, count: int, memory_mb: int | None) -> dict[str, Any]:
+    passages, queries = real_embeddings()
+    vectors = mix(passages, count)
+    queries_file = folder.with_name("queries.npy")
+    np.save(queries_file, queries)
+    embedder, settings = Given(queries), Settings(index_memory_mb=memory_mb)
+    collection = Collection.open(folder, settings=settings, embedder=embedder)
+    done: dict[str, Any] = {}
+    if not folder.exists():
+        with collection._store.writing() as catalog:
+            done["commit_s"] = round(fill(catalog, vectors, 1, "first"), 1)
+            start = time.perf_counter()
+            collection._store.save_view(catalog)
+            done["view_s"] = round(time.perf_counter() - start, 1)
+    collection.close()
+    sizes = {
+        name: sum(p.stat().st_size for p in folder.rglob(name)) >> 20
+        for name in ("catalog.db*", "vectors/*", "keywords/*")
+    }
+    done["size_mb"] = sizes
+    command = [sys.executable, __file__, "--search", str(folder), str(queries_file), str(memory_mb or 0)]
+    done |= json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+    done["recall@10"] = round(recall(folder, vectors, queries, memory_mb), 4)
+    done["add 1,000"] = add(folder, mix(passages, 1000), count, embedder)
+    return done
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--count", type=int, default=1_000_000)
+    parser.add_argument("--memory-mb", type=int)
+    parser.add_argument("--keep", type=Path)
+    parser.add_argument("--search", nargs=3)
+    given = parser.parse_args()
+    if given.search:
+        folder, queries, memory_mb = given.search
+        print(json.dumps(search(Path(folder), Path(queries), int(memory_mb) or None)))
+        return
+    with tempfile.TemporaryDirectory() as temporary:
+        place = given.keep or Path(temporary)
+        place.mkdir(parents=True, exist_ok=True)
+        counts = sorted({given.count, given.count // 10})
+        results = {
+            str(count): measure(place / str(count) / ".ragfm", count, given.memory_mb)
+            for count in counts
+            if (place / str(count)).mkdir(exist_ok=True) is None
+        }
+    for count, done in results.items():
+        print(f"{int(count):,} chunks")
+        for key, value in done.items():
+            print(f"  {key:16} {value}")
+    machine = {"cores": os.cpu_count(), "processor": platform.machine(), "load": os.getloadavg()[0]}
+    versions = {name: version(name) for name in ("faiss-cpu", "numpy", "sqlalchemy", "pysqlite3")}
+    result = {
+        "benchmark": "collection", "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
+        "memory_mb": given.memory_mb, "results": results, "machine": machine, "versions": versions,
+    }  # fmt: skip
+    if given.count >= 1_000_000:
+        name = "collection" if given.memory_mb is None else f"collection-{given.memory_mb}mb"
+        (Path(__file__).parent / "results" / f"{name}.json").write_text(json.dumps(result, indent=1) + "\n")
+    print(json.dumps(result))
+
+
+if __name__ == "__main__":
+    main()
