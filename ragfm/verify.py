@@ -38,8 +38,8 @@ __all__ = ["Finding", "VerifyReport", "verify"]
 
 Progress = Callable[[int, int], None]
 """Is told how many documents of how many were looked at."""
-_LOOKS = 5  # at a page that looks damaged: a writer may be writing it
-_PAUSE = 0.2  # seconds between them
+_LOOKS = 4  # at a page that looks damaged: a writer may be writing it
+_PAUSE = 0.05  # seconds between them
 
 
 @dataclass(frozen=True, slots=True)
