@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ragfm import __version__
+from ragfm.cli_eval import evaluation
 from ragfm.cli_options import FAILED, FILLED, INTERRUPTED, OK, SOME_FAILED, USAGE
 from ragfm.cli_options import filtered as _filter
 from ragfm.cli_options import shared as _shared
@@ -116,7 +117,7 @@ def ragfm(context: click.Context) -> None:
         logging.getLogger(chatty).setLevel(logging.WARNING)
 
 
-for command in COMMANDS:
+for command in (*COMMANDS, evaluation):
     ragfm.add_command(command)
 
 

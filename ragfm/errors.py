@@ -19,6 +19,7 @@
     │   ├── CollectionReadOnlyError the collection's folder can't be written
     │   ├── EmbedderMismatchError   the collection was made with another embedder
     │   └── DamagedCollectionError  the catalog is damaged or lost commits
+    ├── DataError                   the questions or a run of an evaluation can't be read, or don't fit
     ├── FilterError                 a filter can't be read
     └── TooLongError                a text is longer than a model's window
         └── ContextOverflowError    a prompt leaves no room for an answer
@@ -38,6 +39,7 @@ __all__ = [
     "ContextOverflowError",
     "DamagedCollectionError",
     "DamagedModelError",
+    "DataError",
     "EmbedderMismatchError",
     "EmbeddingError",
     "FilterError",
@@ -141,6 +143,10 @@ class EmbedderMismatchError(CollectionError):
 
 class DamagedCollectionError(CollectionError):
     """The catalog is damaged, or it lost commits that had been acknowledged."""
+
+
+class DataError(RagfmError):
+    """The questions or a run of an evaluation can't be read, or don't fit to what they are used with."""
 
 
 class FilterError(RagfmError):

@@ -1,0 +1,222 @@
+"""The commands that evaluate: how well a collection finds, and whether one run is better than another."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from ragfm.cli_options import FILLED, OK, SOME_FAILED, counting, shared
+from ragfm.show import print_json, printable
+
+if TYPE_CHECKING:
+    from ragfm.collection import Collection
+    from ragfm.evaluate import Comparison, Estimate, QuestionSet, RetrievalReport, TimedEmbedder
+    from ragfm.retrieve import Mode
+    from ragfm.sync import SyncReport
+
+_FILE = click.Path(dir_okay=False)
+
+
+@click.group("eval")
+def evaluation() -> None:
+    """Measure how well it finds, and compare runs."""
+
+
+@evaluation.command()
+@click.argument("data", type=click.Path(exists=True))
+@click.option("--mode", type=click.Choice(["hybrid", "dense", "keyword"]), default="hybrid", show_default=True,
+              help="Which indexes to ask.")  # fmt: skip
+@click.option("-k", type=click.IntRange(min=10), default=100, show_default=True, metavar="N",
+              help="How many places of each ranking count.")  # fmt: skip
+@click.option("--embedder", metavar="E", type=FILLED, help="The embedding model, of data that brings its documents.")
+@click.option("--limit", type=click.IntRange(min=1), metavar="N", help="Only N of the questions, picked at random.")
+@click.option("--seed", default=0, show_default=True, help="Which ones --limit picks.")
+@click.option("--split", metavar="NAME", help="Which qrels of a BEIR folder. Default: test.")
+@click.option("--articles", is_flag=True, help="SQuAD: whole articles are documents, and answers are to be found.")
+@click.option("--distractors", multiple=True, metavar="FILE", type=click.Path(exists=True, dir_okay=False),
+              help="SQuAD: a file whose paragraphs are searched too; may be repeated.")  # fmt: skip
+@click.option("--keep", metavar="DIR", type=FILLED, help="Keep the collection there, of data that brings documents.")
+@click.option("--out", metavar="FILE", type=_FILE, help="Write each question there; a second run goes on with it.")
+@click.option("--report", metavar="FILE", type=_FILE, help="Write an HTML page.")
+@shared
+def retrieval(collection: str, as_json: bool, data: str, report: str | None, **options: Any) -> int:
+    """Ask all questions of DATA, and measure what is found, and how fast.
+
+    DATA is a BEIR folder or a SQuAD file, which bring their documents, or a JSONL file with a question and the uri that
+    it should find in each line, about the collection. docs/evaluation.md has the formats and the measures.
+    """
+    from ragfm.evaluate import load_questions, write_html
+
+    loaded = load_questions(
+        data, split=options["split"], articles=options["articles"], distractors=options["distractors"]
+    )
+    _check_options(loaded, options)
+    if options["limit"]:
+        loaded = loaded.sample(options["limit"], options["seed"])
+    with _opened(loaded, collection, options) as (opened, stopwatch, synced):
+        evaluated = _asked(opened, loaded, stopwatch, options)
+        if report:
+            write_html(evaluated, report, opened)
+    if as_json:
+        print_json(_as_json(evaluated, synced, options["out"], report))
+    else:
+        _print_evaluation(evaluated, synced)
+        for path in filter(None, (options["out"], report)):
+            click.echo(printable(f"written: {path}"), err=True)
+    return SOME_FAILED if synced and synced.failed else OK
+
+
+@evaluation.command()
+@click.argument("a", type=click.Path(exists=True, dir_okay=False))
+@click.argument("b", type=click.Path(exists=True, dir_okay=False))
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@click.option("--debug", is_flag=True, expose_value=False, help="Show tracebacks and what is going on.")
+def compare(a: str, b: str, as_json: bool) -> int:
+    """Tell whether run B is better than run A, question by question; both were written with --out."""
+    from ragfm.evaluate import compare_runs
+
+    compared = compare_runs(a, b)
+    if as_json:
+        print_json({**asdict(compared), "settings": compared.settings})
+    else:
+        _print_comparison(compared)
+    return OK
+
+
+# --- Inside ------------------------------------------------------------------------------------------------------
+
+
+def _check_options(data: QuestionSet, options: Mapping[str, Any]) -> None:
+    context = click.get_current_context()
+    if data.documents is None:
+        for name in ("embedder", "keep"):
+            if options[name]:
+                raise click.UsageError(f"--{name} goes with data that brings its documents.", context)
+    elif context.get_parameter_source("collection") is click.core.ParameterSource.COMMANDLINE:
+        raise click.UsageError("This data brings its documents; use --keep instead of -c.", context)
+
+
+@contextmanager
+def _opened(
+    data: QuestionSet, path: str, options: Mapping[str, Any]
+) -> Iterator[tuple[Collection, TimedEmbedder | None, SyncReport | None]]:
+    """The collection to ask: that at `path`, or one made of the data's documents with the settings that hold there."""
+    from ragfm.collection import Collection
+    from ragfm.config import load_settings
+    from ragfm.embed import load_embedder
+    from ragfm.evaluate import TimedEmbedder, corpus_collection
+
+    settings = load_settings(Path(path).absolute().parent, embedder=options["embedder"])
+    folder, synced, stopwatch = Path(path), None, None
+    with ExitStack() as stack:
+        if data.documents is not None:
+            with counting("ingesting", "documents") as show:
+                made = corpus_collection(
+                    data, settings, keep=options["keep"], progress=lambda now: show(now.documents, now.total)
+                )
+                folder, synced = stack.enter_context(made)
+        if options["mode"] != "keyword":
+            with Collection.open(folder, settings=settings) as collection:
+                stopwatch = TimedEmbedder(load_embedder(str(collection.status().embedder["embedder"])))
+        opened = stack.enter_context(Collection.open(folder, settings=settings, embedder=stopwatch))
+        yield opened, stopwatch, synced
+
+
+def _asked(
+    collection: Collection, data: QuestionSet, stopwatch: TimedEmbedder | None, options: Mapping[str, Any]
+) -> RetrievalReport:
+    from ragfm.evaluate import evaluate_retrieval
+
+    about: dict[str, Any] = {"data": data.name, "left_out": dict(data.left_out)}
+    if options["limit"]:
+        about |= {"limit": options["limit"], "seed": options["seed"]}
+    mode: Mode = options["mode"]
+    try:
+        with counting("asking", "questions") as progress:
+            return evaluate_retrieval(
+                collection, data.questions, mode=mode, k=options["k"], out=options["out"], about=about,
+                stopwatch=stopwatch, progress=progress,
+            )  # fmt: skip
+    except KeyboardInterrupt:
+        kept = f"what was asked is kept in {options['out']}, and the same command goes on there"
+        click.echo(printable(kept if options["out"] else "with --out FILE, what was asked would be kept"), err=True)
+        raise
+
+
+def _as_json(
+    evaluated: RetrievalReport, synced: SyncReport | None, out: str | None, report: str | None
+) -> dict[str, Any]:  # fmt: skip
+    from ragfm.evaluate import first_ranks
+
+    return {
+        **evaluated.about,
+        **{name: {key: asdict(value) for key, value in getattr(evaluated, name).items()}
+           for name in ("measures", "latency_ms", "embed_ms")},
+        "first_rank": first_ranks(evaluated.results),
+        "missing": list(evaluated.missing),
+        "failed": [{"id": result.id, "error": result.error} for result in evaluated.results if result.error],
+        "ingest": asdict(synced) if synced else None,
+        "out": out,
+        "report": report,
+    }  # fmt: skip
+
+
+def _print_evaluation(evaluated: RetrievalReport, synced: SyncReport | None) -> None:
+    from ragfm.evaluate import first_ranks, summary
+
+    click.echo(printable(f"{evaluated.about['data']}: {summary(evaluated)}"))
+    if synced and synced.chunks:
+        click.echo(f"{synced.chunks} chunks embedded in {synced.seconds:.1f} s")
+    click.echo("")
+    _print_estimates(evaluated.measures, 3)
+    click.echo("\n" + "  ".join(f"{rank}: {count}" for rank, count in first_ranks(evaluated.results).items())
+               + "  (questions by the rank of the first that should be found)")  # fmt: skip
+    for what, times in (("search, ms", evaluated.latency_ms), ("of it embedding, ms", evaluated.embed_ms)):
+        if times:
+            click.echo(f"\n{what}")
+            _print_estimates(times, 1)
+    failed = [result for result in evaluated.results if result.error]
+    if failed:
+        click.echo(
+            printable(f"{len(failed)} questions could not be asked: {failed[0].id}: {failed[0].error}"), err=True
+        )
+    if evaluated.missing:
+        some = ", ".join(evaluated.missing[:3]) + (", …" if len(evaluated.missing) > 3 else "")
+        count = len(evaluated.missing)
+        click.echo(printable(f"{count} of the documents to be found not in the collection: {some}"), err=True)
+    for failure in synced.failed if synced else ():
+        click.echo(printable(f"failed {failure.uri} ({failure.stage}): {failure.error}"), err=True)
+
+
+def _print_estimates(estimates: Mapping[str, Estimate], digits: int) -> None:
+    for name, value in estimates.items():
+        numbers = (f"{number:>8.{digits}f}" for number in (value.value, value.low, value.high))
+        first, low, high = numbers
+        click.echo(f"  {name:<12}{first}   [{low.strip()}, {high.strip()}]")
+
+
+def _print_comparison(compared: Comparison) -> None:
+    only = f"; {compared.only_a} only in A, {compared.only_b} only in B" if compared.only_a or compared.only_b else ""
+    click.echo(f"{compared.questions} questions{only}")
+    for key, (a, b) in compared.settings.items():
+        click.echo(printable(f"{key}: {_short(a)} in A, {_short(b)} in B"))
+    click.echo(f"\n{'':<12}{'A':>8}{'B':>8}{'B - A':>9}  {'95 % interval':<18}{'p':>8}  better / worse / same in B")
+    for row in compared.differences:
+        interval = f"[{row.low:+.3f}, {row.high:+.3f}]"
+        verdict = "within noise" if row.noise else "B is better" if row.difference > 0 else "A is better"
+        click.echo(f"{row.measure:<12}{row.a:>8.3f}{row.b:>8.3f}{row.difference:>+9.3f}  {interval:<18}{row.p:>8.4f}  "
+                   f"{row.wins} / {row.losses} / {row.ties}  {verdict}")  # fmt: skip
+    if compared.changed:
+        click.echo(f"\nmost changed by {compared.differences[0].measure}:")
+    for change in compared.changed:
+        click.echo(printable(f"  {change.a:.2f} → {change.b:.2f}  {' '.join(change.question.split())}  ({change.id})"))
+
+
+def _short(value: Any) -> str:
+    text = str(value)
+    return text if len(text) <= 80 else f"{text[:77]}…"

@@ -1,0 +1,39 @@
+"""Evaluation: how well a collection finds, with intervals, and whether one run is better than another.
+
+from ragfm import Collection
+from ragfm.evaluate import evaluate_retrieval, load_questions
+report = evaluate_retrieval(Collection.open("handbook"), load_questions("questions.jsonl").questions, out="a.run.jsonl")
+print(report.measures["nDCG@10"])
+"""
+
+from __future__ import annotations
+
+from ragfm.evaluate.compare import Changed, Comparison, Difference, compare_runs
+from ragfm.evaluate.corpus import TimedEmbedder, corpus_collection
+from ragfm.evaluate.data import Gold, Question, QuestionSet, load_questions
+from ragfm.evaluate.measures import Estimate, Ranked
+from ragfm.evaluate.report import summary, write_html
+from ragfm.evaluate.retrieval import QuestionResult, RetrievalReport, evaluate_retrieval, first_ranks
+from ragfm.evaluate.runs import read_run
+
+__all__ = [
+    "Changed",
+    "Comparison",
+    "Difference",
+    "Estimate",
+    "Gold",
+    "Question",
+    "QuestionResult",
+    "QuestionSet",
+    "Ranked",
+    "RetrievalReport",
+    "TimedEmbedder",
+    "compare_runs",
+    "corpus_collection",
+    "evaluate_retrieval",
+    "first_ranks",
+    "load_questions",
+    "read_run",
+    "summary",
+    "write_html",
+]

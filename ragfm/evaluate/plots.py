@@ -1,0 +1,109 @@
+"""Plots as inline SVG: a few rectangles and lines need no library, and a report needs nothing from elsewhere.
+
+Colours are the page's: the classes `bar`, `miss`, `line`, `mark`, `soft`, and text in the text's own colour.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from html import escape
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from ragfm.evaluate.measures import Estimate
+
+_WIDTH = 720
+_LEFT, _RIGHT = 100, 150
+_ROW = 30
+_HEIGHT, _BELOW, _ABOVE = 190, 40, 34
+_BINS = 36
+
+
+def bars(rows: Mapping[str, Estimate], label: str) -> str:
+    """A bar for each value, on a scale of 0 to 1, with its interval as a line across the end."""
+    width, bottom = _WIDTH - _LEFT - _RIGHT, len(rows) * _ROW + 6
+
+    def x(value: float) -> float:
+        return _LEFT + width * value
+
+    parts = [_line(x(tick / 4), 0, x(tick / 4), bottom, "soft") for tick in range(5)]
+    parts += [_text(x(tick / 4), bottom + 16, f"{tick / 4:g}", "middle", "small") for tick in range(5)]
+    for row, (name, value) in enumerate(rows.items()):
+        y = row * _ROW + 6
+        told = f"{value.value:.3f}  [{value.low:.3f}, {value.high:.3f}]"
+        parts.append(_text(_LEFT - 10, y + 16, name, "end"))
+        parts.append(_bar(_LEFT, y + 3, width * value.value, _ROW - 10, f"{name}: {told}"))
+        parts.append(_line(x(value.low), y + 13, x(value.high), y + 13, "line"))
+        parts += [_line(x(end), y + 8, x(end), y + 18, "line") for end in (value.low, value.high)]
+        parts.append(_text(x(1) + 10, y + 17, told, "start", "small"))
+    return _svg(parts, bottom + 24, label)
+
+
+def histogram(counts: Mapping[str, int], label: str) -> str:
+    """A column for each count; one named `none` is what failed, and has another colour."""
+    step = _WIDTH / max(len(counts), 1)
+    most, total = max(counts.values(), default=0) or 1, sum(counts.values()) or 1
+    parts = [_line(0, _ABOVE + _HEIGHT, _WIDTH, _ABOVE + _HEIGHT, "line")]
+    for at, (name, count) in enumerate(counts.items()):
+        height = _HEIGHT * count / most
+        middle, top = step * (at + 0.5), _ABOVE + _HEIGHT - height
+        told = f"{name}: {count} of {total}"
+        parts.append(_bar(middle - step * 0.38, top, step * 0.76, height, told, "miss" if name == "none" else "bar"))
+        parts.append(_text(middle, top - 6, f"{count} ({100 * count / total:.0f} %)", "middle", "small"))
+        parts.append(_text(middle, _ABOVE + _HEIGHT + 18, name, "middle"))
+    return _svg(parts, _ABOVE + _HEIGHT + 28, label)
+
+
+def distribution(values: Sequence[float], marks: Mapping[str, float], label: str) -> str:
+    """How values ≥ 0 are spread, with lines where the `marks` are; what lies beyond twice the last mark is one bin."""
+    step = _nice(min(max(values), 2 * max(marks.values())) / _BINS)
+    bins = min(math.ceil(max(values) / step + 1e-9), math.ceil(2 * max(marks.values()) / step))
+    counts = [0] * (bins + 1)
+    for value in values:
+        counts[min(int(value / step), bins)] += 1
+    beyond = counts[bins]
+    counts = counts if beyond else counts[:bins]
+    width, most = _WIDTH / len(counts), max(counts)
+    ground = _ABOVE + _HEIGHT
+    parts = [_line(0, ground, _WIDTH, ground, "line")]
+    for at, count in enumerate(counts):
+        told = f"{at * step:g} to {(at + 1) * step:g}" if at < bins else f"over {bins * step:g}"
+        height = _HEIGHT * count / most
+        parts.append(_bar(at * width + 0.5, ground - height, width - 1, height, f"{told}: {count}"))
+    every = max(1, round(len(counts) / 8))
+    for at in range(0, bins + 1, every):
+        anchor = "start" if at == 0 else "end" if at == len(counts) else "middle"
+        parts.append(_text(at * width, ground + 18, f"{at * step:g}", anchor, "small"))
+    low = -math.inf  # where the last label ended: the next one goes a line lower where it would cover it
+    for row, (name, value) in enumerate(marks.items()):
+        x = min(value / step, len(counts)) * width
+        y = 12 if x > low else 26
+        low = x + 70
+        parts.append(_line(x, y + 4, x, ground, "mark"))
+        parts.append(_text(min(x, _WIDTH - 30), y, f"{name} {value:.3g}", "start" if row == 0 else "middle", "small"))
+    return _svg(parts, ground + 28, label)
+
+
+def _nice(step: float) -> float:
+    """The next of 1, 2, 5, 10, … that is not smaller."""
+    power = 10.0 ** math.floor(math.log10(max(step, 1e-6)))
+    return next(factor * power for factor in (1, 2, 5, 10) if factor * power >= step * (1 - 1e-9))
+
+
+def _svg(parts: Sequence[str], height: float, label: str) -> str:
+    inside = "\n".join(parts)
+    return f'<svg viewBox="0 0 {_WIDTH} {height:g}" role="img" aria-label="{escape(label)}">\n{inside}\n</svg>'
+
+
+def _bar(x: float, y: float, width: float, height: float, told: str, kind: str = "bar") -> str:
+    title = f"<title>{escape(told)}</title>"
+    return f'<rect class="{kind}" x="{x:.1f}" y="{y:.1f}" width="{width:.1f}" height="{height:.1f}">{title}</rect>'
+
+
+def _line(x1: float, y1: float, x2: float, y2: float, kind: str) -> str:
+    return f'<line class="{kind}" x1="{x1:.1f}" y1="{y1:.1f}" x2="{x2:.1f}" y2="{y2:.1f}"/>'
+
+
+def _text(x: float, y: float, text: str, anchor: str, kind: str = "") -> str:
+    return f'<text class="{kind}" x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{escape(text)}</text>'
