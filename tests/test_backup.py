@@ -15,7 +15,7 @@ import pytest
 
 from ragfm import Collection, Settings
 from ragfm.backup import MANIFEST
-from ragfm.database import FILE, damaged_page
+from ragfm.database import FILE, PAGE, damaged_page
 from ragfm.errors import CollectionError, CollectionNotFound, DamagedCollectionError, UnsupportedError
 from ragfm.testing import HashingEmbedder
 
@@ -170,6 +170,18 @@ def test_a_flipped_bit_is_refused_or_harmless(filled: Collection, tmp_path: Path
     assert not list(tmp_path.glob("*.new"))
 
 
+def test_pages_in_another_order_are_refused(filled: Collection, tmp_path: Path) -> None:
+    """Each of them has its right checksum."""
+    filled.backup(tmp_path / "b.tar")
+    data = bytearray((tmp_path / "b.tar").read_bytes())
+    with tarfile.open(tmp_path / "b.tar") as tar:
+        first = tar.getmember(FILE).offset_data + 5 * PAGE
+    data[first : first + 2 * PAGE] = data[first + PAGE : first + 2 * PAGE] + data[first : first + PAGE]
+    (tmp_path / "b.tar").write_bytes(data)
+    with pytest.raises(DamagedCollectionError, match="checksum of block 0"):
+        _at(tmp_path / "there").restore(tmp_path / "b.tar")
+
+
 def test_a_cut_backup_is_refused(filled: Collection, tmp_path: Path) -> None:
     filled.backup(tmp_path / "b.tar")
     whole = (tmp_path / "b.tar").read_bytes()
@@ -214,7 +226,7 @@ def test_hostile_archives_do_no_harm(tmp_path: Path, case: str) -> None:
     home = tmp_path / "home"
     home.mkdir()
     archive = _tar(tmp_path / "evil.tar", HOSTILE[case])
-    with pytest.raises(DamagedCollectionError):
+    with pytest.raises(DamagedCollectionError, match="is not whole" if "JSON" in case else "a member"):
         _at(home / "there").restore(archive)
     assert list(home.iterdir()) == []
     assert sorted(path.name for path in tmp_path.iterdir()) == ["evil.tar", "home"]

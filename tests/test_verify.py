@@ -336,6 +336,16 @@ def _scores(collection: Collection) -> dict[tuple[str, int], float | None]:
     return {(hit.uri, hit.start): hit.score for hit in found}
 
 
+def test_documents_that_nothing_names_any_more_are_counted(many: Collection, tmp_path: Path) -> None:
+    """Their page and the index over their addresses are damaged."""
+    _spoil(many.path, _pages_of(many.path, "documents")[-2])
+    _spoil(many.path, _pages_of(many.path, "documents_alive")[-1])
+    report = many.salvage(tmp_path / "saved")
+    assert report.documents < 120
+    assert None in {left.uri for left in report.left}
+    assert report.documents + len(report.left) >= 120
+
+
 def test_what_was_saved_goes_on(many: Collection, tmp_path: Path) -> None:
     """The next ingest brings back what was left behind, embeds only that, and finds the sources where they were."""
     _spoil(many.path, _pages_of(many.path, "documents")[-2])
