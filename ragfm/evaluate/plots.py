@@ -17,7 +17,8 @@ _WIDTH = 720
 _LEFT, _RIGHT = 100, 150
 _ROW = 30
 _HEIGHT, _BELOW, _ABOVE = 190, 40, 34
-_BINS = 36
+_BINS = 48
+_LEAST = 1e-3  # of what is shown on a logarithmic scale
 
 
 def bars(rows: Mapping[str, Estimate], label: str) -> str:
@@ -56,39 +57,42 @@ def histogram(counts: Mapping[str, int], label: str) -> str:
 
 
 def distribution(values: Sequence[float], marks: Mapping[str, float], label: str) -> str:
-    """How values ≥ 0 are spread, with lines where the `marks` are; what lies beyond twice the last mark is one bin."""
-    step = _nice(min(max(values), 2 * max(marks.values())) / _BINS)
-    bins = min(math.ceil(max(values) / step + 1e-9), math.ceil(2 * max(marks.values()) / step))
-    counts = [0] * (bins + 1)
-    for value in values:
-        counts[min(int(value / step), bins)] += 1
-    beyond = counts[bins]
-    counts = counts if beyond else counts[:bins]
-    width, most = _WIDTH / len(counts), max(counts)
-    ground = _ABOVE + _HEIGHT
+    """How values > 0 are spread, on a logarithmic scale, with lines where the `marks` are."""
+    logs = [math.log10(max(value, _LEAST)) for value in values]
+    low, high = min(logs) - 0.05, max(logs) + 0.05
+    counts = [0] * _BINS
+    for value in logs:
+        counts[int((value - low) / (high - low) * _BINS)] += 1
+
+    def x(value: float) -> float:
+        return _WIDTH * (math.log10(max(value, _LEAST)) - low) / (high - low)
+
+    ground, width = _ABOVE + _HEIGHT, _WIDTH / _BINS
     parts = [_line(0, ground, _WIDTH, ground, "line")]
     for at, count in enumerate(counts):
-        told = f"{at * step:g} to {(at + 1) * step:g}" if at < bins else f"over {bins * step:g}"
-        height = _HEIGHT * count / most
-        parts.append(_bar(at * width + 0.5, ground - height, width - 1, height, f"{told}: {count}"))
-    every = max(1, round(len(counts) / 8))
-    for at in range(0, bins + 1, every):
-        anchor = "start" if at == 0 else "end" if at == len(counts) else "middle"
-        parts.append(_text(at * width, ground + 18, f"{at * step:g}", anchor, "small"))
-    low = -math.inf  # where the last label ended: the next one goes a line lower where it would cover it
-    for row, (name, value) in enumerate(marks.items()):
-        x = min(value / step, len(counts)) * width
-        y = 12 if x > low else 26
-        low = x + 70
-        parts.append(_line(x, y + 4, x, ground, "mark"))
-        parts.append(_text(min(x, _WIDTH - 30), y, f"{name} {value:.3g}", "start" if row == 0 else "middle", "small"))
+        ends = [10 ** (low + (high - low) * end / _BINS) for end in (at, at + 1)]
+        height = _HEIGHT * count / max(counts)
+        told = f"{ends[0]:.3g} to {ends[1]:.3g}: {count}"
+        parts.append(_bar(at * width + 0.5, ground - height, width - 1, height, told))
+    parts += [_text(x(tick), ground + 18, f"{tick:g}", "middle", "small") for tick in _ticks(10**low, 10**high)]
+    taken = -math.inf  # where the last label ended: one that it would cover goes a line lower
+    for name, value in marks.items():
+        middle = min(max(x(value), 30), _WIDTH - 30)
+        y = 12 if middle - 35 > taken else 26
+        taken = middle + 35
+        parts.append(_line(x(value), y + 4, x(value), ground, "mark"))
+        parts.append(_text(middle, y, f"{name} {value:.3g}", "middle", "small"))
     return _svg(parts, ground + 28, label)
 
 
-def _nice(step: float) -> float:
-    """The next of 1, 2, 5, 10, … that is not smaller."""
-    power = 10.0 ** math.floor(math.log10(max(step, 1e-6)))
-    return next(factor * power for factor in (1, 2, 5, 10) if factor * power >= step * (1 - 1e-9))
+def _ticks(low: float, high: float) -> list[float]:
+    """Those of 1, 2, 5, 10, … that lie between, and where these are few, all of one digit."""
+    decades = [10.0**power for power in range(math.floor(math.log10(low)), math.ceil(math.log10(high)))]
+    for digits in ((1, 2, 5), range(1, 10), [tenth / 10 for tenth in range(10, 100)]):
+        ticks = [digit * decade for decade in decades for digit in digits if low <= digit * decade <= high]
+        if len(ticks) >= 4:
+            break
+    return ticks
 
 
 def _svg(parts: Sequence[str], height: float, label: str) -> str:

@@ -67,7 +67,7 @@ def render_html(report: RetrievalReport, collection: Collection | None = None) -
     if times:
         marks = {name: value.value for name, value in report.latency_ms.items()}
         sections += [
-            "<h2>Time of a search, in milliseconds</h2>",
+            "<h2>Time of a search, in milliseconds, on a logarithmic scale</h2>",
             distribution(times, marks, "Searches by how long they took"),
             _times(report.latency_ms, report.embed_ms),
             f'<p class="dim">A search for {depth}, one at a time; models and indexes were loaded before.</p>',
