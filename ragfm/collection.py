@@ -158,7 +158,9 @@ class Collection:
             catalog, allowed = self._store.catalog, None
             if conditions:
                 at = snapshot.generation.id
-                allowed = snapshot.allowed((filter, self._groups), lambda: catalog.chunk_ids(at, *conditions))
+                # Who may see what is as of now, though another embedder may hold the snapshot at an older generation.
+                now = None if self._groups is None else catalog.generation()
+                allowed = snapshot.allowed((filter, self._groups, now), lambda: catalog.chunk_ids(at, *conditions))
             if not len(snapshot) or (allowed is not None and not len(allowed.ids)):
                 return []  # no embedder is loaded to find nothing
             embedder = partial(self._store.embedder, snapshot.generation)
