@@ -97,7 +97,11 @@ class FaissIndex:
     def save(self, folder: Path) -> None:
         """Write `ids.npy` and `index.faiss` into an empty folder."""
         np.save(folder / "ids.npy", self._ids, allow_pickle=False)
-        write_faiss(self._index, folder / "index.faiss")
+        write_faiss(self._to_write(), folder / "index.faiss")
+
+    def _to_write(self) -> Any:
+        """The index in a form that FAISS can write."""
+        return self._index
 
     @classmethod
     def load(cls, folder: Path) -> Self:

@@ -16,8 +16,9 @@ if TYPE_CHECKING:
     from ragfm_indexes.arrays import Rows
 
 _LINKS = 32  # of a vector to its neighbours; twice as many on the ground floor
-_BUILD_BREADTH = 80  # candidates for these links
-BREADTH = 192  # vectors that a search keeps in view ("efSearch")
+_BUILD_BREADTH = 128  # candidates for these links
+BREADTH = 192  # vectors that a search keeps in view at the least ("efSearch")
+GROWTH = 0.75  # times the square root of the number of vectors is what it keeps in view of many
 STEP = 80  # rows that a scan scores in the time that the graph takes for one of these
 LOOK = 1 / 16  # of the time to score a row: to see that it is not selected
 
@@ -58,7 +59,8 @@ class FaissHnswIndex(FaissIndex):
     def _search(self, queries: Vectors, k: int, selection: FaissSelection | None) -> tuple[Vectors, Rows]:
         share = 1.0 if selection is None else selection.share
         # Of the vectors in view only a share is selected, so more must be in view for the same recall.
-        breadth = math.ceil(max(BREADTH / math.sqrt(share), 2 * k / share))
+        breadth = math.ceil(max(BREADTH, GROWTH * math.sqrt(len(self))) / math.sqrt(share))
+        breadth = max(breadth, math.ceil(2 * k / share))
         if breadth * STEP >= self._cost_of_scan(share):
             return self._scan(queries, k, selection)
         # A filter may keep away from the query. The graph sees some ten times what it keeps in view: where fewer

@@ -64,6 +64,22 @@ class FaissIvfIndex(FaissIndex):
         scores, rows = self._index.search(queries, k, params=parameters)
         return scores, rows
 
+    def _to_write(self) -> Any:
+        mapped = self._index
+        lists = faiss.downcast_InvertedLists(mapped.invlists)
+        if not isinstance(lists, faiss.OnDiskInvertedLists):
+            return mapped
+        # FAISS would write the name of the file that it has mapped.
+        index = faiss.IndexIVFScalarQuantizer(
+            mapped.quantizer, mapped.d, mapped.nlist, mapped.sq.qtype, mapped.metric_type, mapped.by_residual
+        )
+        index.sq, index.is_trained, index.ntotal = mapped.sq, True, mapped.ntotal
+        copy = faiss.ArrayInvertedLists(lists.nlist, lists.code_size)
+        lists.copy_subset_to(copy, faiss.InvertedLists.SUBSET_TYPE_ID_RANGE, 0, mapped.ntotal)
+        index.replace_invlists(copy, True)
+        copy.this.disown()
+        return index
+
     @classmethod
     def _is_whole(cls, index: Any) -> bool:
         if not isinstance(index, faiss.IndexIVFScalarQuantizer):
