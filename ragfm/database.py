@@ -7,6 +7,7 @@ Python's standard library is often built without loadable extensions; the extens
 
 from __future__ import annotations
 
+import errno
 import functools
 import os
 from collections.abc import Iterator
@@ -31,7 +32,14 @@ _DAMAGE = ("SQLITE_CORRUPT", "SQLITE_NOTADB")  # a wrong checksum is an SQLITE_I
 
 
 def create_database(folder: Path) -> None:
-    """An empty database file whose pages have checksums."""
+    """An empty database file whose pages have checksums. Raises OSError where it can't be made."""
+    try:
+        _create(folder)
+    except pysqlite3.Error as error:
+        raise OSError(errno.EIO, str(error), str(folder / FILE)) from error
+
+
+def _create(folder: Path) -> None:
     file = folder / FILE
     with closing(pysqlite3.connect(file, isolation_level=None)) as connection:
         connection.execute(f"PRAGMA page_size={PAGE}")
@@ -46,8 +54,10 @@ def create_database(folder: Path) -> None:
     file.write_bytes(page)
     engine = open_engine(folder, writable=True)
     with closing(engine.raw_connection()) as connection:
-        connection.cursor().execute("PRAGMA journal_mode=WAL")
+        mode = connection.cursor().execute("PRAGMA journal_mode=WAL").fetchone()
     engine.dispose()
+    if mode != ("wal",):  # where it fails, SQLite may just keep the mode that it had
+        raise pysqlite3.OperationalError(f"journal mode {mode} instead of wal")
 
 
 def open_engine(folder: Path, *, writable: bool) -> sa.Engine:

@@ -116,7 +116,10 @@ def newest_view(root: Path, catalog: Catalog, generation: Generation) -> View | 
     Raises OvertakenError where a writer has just replaced it, DamagedCollectionError where it is newer than the
     catalog.
     """
-    folders = (root / FOLDER).iterdir() if (root / FOLDER).is_dir() else ()
+    try:
+        folders = list((root / FOLDER).iterdir()) if (root / FOLDER).is_dir() else []
+    except OSError as error:
+        raise CollectionError(f"{root / FOLDER} can't be read: {error.strerror}.", "Run it again.") from error
     for folder in sorted((path for path in folders if path.suffix != ".new"), reverse=True):
         try:
             manifest = _manifest(folder, catalog, generation)
@@ -155,10 +158,13 @@ def save_view(
                 sync_folder(temporary / part)
             about = {"kind": kind, "language": language, "count": len(index), "files": files}
             manifest = {**_identity(generation), **about}
+            # Read before it takes the place of an older one: numpy doesn't notice that the end of a file got no room.
+            load_plugin("indexes", kind).load(temporary / "vectors")
+            load_plugin("keyword_indexes", KEYWORDS).load(temporary / "keywords")
             write_durably(temporary / MANIFEST, checksummed(manifest))
             remove_views([folder])  # one that was damaged
             temporary.replace(folder)
-        except OSError:
+        except (OSError, ValueError):
             remove_views([temporary])
             raise
         sync_folder(folder.parent)
