@@ -34,7 +34,7 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True, slots=True)
 class CompactReport:
-    """What a compaction deleted: chunks, document versions and vectors; and the size of the catalog's files in bytes."""
+    """What a compaction deleted: chunks, document versions, vectors; and the catalog's size on disk, in bytes."""
 
     chunks: int
     documents: int

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -57,7 +58,8 @@ def sync_sources(
                 source, connector = resolve_source(store, location, name, given)
                 refs = list_refs(connector)
                 kept = _save(catalog, source, refs)  # not before it could be listed
-                run = Sync(catalog, kept, store.embedder, chunking, progress=progress)
+                saving = partial(store.save_grown_view, catalog)
+                run = Sync(catalog, kept, store.embedder, chunking, progress=progress, committed=saving)
                 wide = _connect(store, kept.connector, _absolute(store, kept.location), {}) if _filters(kept) else None
                 report = run.run(connector, refs, retry=retry, allow_mass_delete=allow_mass_delete, unfiltered=wide)
             except SourceError as error:

@@ -53,6 +53,7 @@ LOCK_SECONDS = 10.0
 _ATTEMPTS = 5  # at reading while others compact
 _SMALL = 5_000  # chunks, whose view is written anew at any change
 _LONG_TAIL = 10_000  # chunks after which a search gets slow
+_GROWN = 50_000  # chunks that a sync brings in before it first writes a view in its middle
 T = TypeVar("T")
 
 
@@ -71,6 +72,7 @@ class Store:
         self._stands_on: object = None  # state of the folder of views, and contract, that a snapshot was opened for
         self._loading = threading.Lock()
         self._opening: threading.Thread | None = None
+        self._grown_from: int | None = None  # chunks when a view was last written
 
     @property
     def settings(self) -> Settings:
@@ -275,6 +277,17 @@ class Store:
             self._embedders[catalog.at().contract_id] = embedder
             self.save_view(catalog)
         return report
+
+    def save_grown_view(self, catalog: CatalogWriter) -> None:
+        """Write a view in the middle of a sync, where the collection has doubled: else readers compare all that is new.
+
+        The caller holds the lock.
+        """
+        count = catalog.at().chunks
+        if self._grown_from is None or count > 2 * self._grown_from + _GROWN:
+            if self._grown_from is not None:
+                self.save_view(catalog)
+            self._grown_from = count
 
     def _pays(self, snapshot: Snapshot, kind: str) -> bool:
         view = snapshot.view

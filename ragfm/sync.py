@@ -87,8 +87,10 @@ class Sync:
         settings: ChunkSettings,
         *,
         progress: Callable[[Progress], None] | None = None,
+        committed: Callable[[], None] = lambda: None,
     ) -> None:
         self._catalog = catalog
+        self._committed = committed
         self._source = source
         self._embedder = embedder
         self._settings = settings
@@ -237,6 +239,7 @@ class Sync:
         self._embed_window()
         if self._window or gone:
             self._catalog.commit(self._source, self._window, gone)
+            self._committed()
         self._removed = len(gone)
         for new in self._window:
             if new.path in self._current:

@@ -215,3 +215,17 @@ def test_a_long_tail_is_read_once_and_the_dead_leave_it(collection: Collection, 
             ]
         assert len(reader._store.snapshot()) == reader.status().chunks
     monkey.undo()
+
+
+def test_a_long_first_sync_saves_views_on_its_way(
+    collection: Collection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ragfm.store._GROWN", 10)
+    monkeypatch.setattr("ragfm.sync.DOCUMENTS", 5)
+    (tmp_path / "many").mkdir()
+    for number in range(100):
+        (tmp_path / "many" / f"{number:02}.txt").write_text(f"Text number {number}.")
+    saved = []
+    monkeypatch.setattr("ragfm.store.Store.save_view", lambda _, catalog: saved.append(catalog.at().chunks))
+    collection.sync(tmp_path / "many")
+    assert saved == [25, 65, 100]
