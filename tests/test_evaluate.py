@@ -503,6 +503,13 @@ def test_no_difference_is_noise_and_a_real_one_is_not() -> None:
     assert (worse.difference, worse.p) == pytest.approx((-real.difference, real.p), abs=0.001)
 
 
+def test_three_questions_prove_nothing() -> None:
+    (all_better,) = paired_differences(["m"], np.zeros((3, 1)), np.full((3, 1), 0.1))
+    assert all_better.low > 0
+    assert all_better.p == pytest.approx(0.25, abs=0.02)
+    assert all_better.noise
+
+
 def test_p_is_that_of_all_swaps() -> None:
     delta = np.array([[0.5], [0.3], [0.3], [-0.1], [0.2], [0.4], [0.0], [0.1]])
     sums = [abs(sum(s * d for s, d in zip(signs, delta[:, 0], strict=True)))
