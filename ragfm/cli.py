@@ -171,7 +171,7 @@ def ingest(
 @_k
 @click.option(
     "--mode", type=click.Choice(["hybrid", "dense", "keyword"]), default="hybrid", show_default=True,
-    help="Which indexes to ask; hybrid asks all that there are, which is the dense one yet.",
+    help="By the meaning of embeddings, by words (BM25), or by both.",
 )  # fmt: skip
 @_filter
 @_shared

@@ -13,7 +13,7 @@ from ragfm_connectors.access import FILE, read_access
 from ragfm_connectors.files import FilesConnector
 
 from ragfm import Blob, Collection, Ref, Settings
-from ragfm.access import both
+from ragfm.access import both, listed
 from ragfm.catalog import Source
 from ragfm.chunk import ChunkSettings
 from ragfm.commit import CatalogWriter
@@ -486,6 +486,10 @@ def test_a_link_opens_nothing(tmp_path: Path) -> None:
         with pytest.raises(ConnectorError, match="has been closed"):
             connector.fetch(Ref(ref.path))
     check_connector(connector)
+    _write(tmp_path / "secret" / FILE, "hr")
+    for ref in refs.values():
+        with pytest.raises(ConnectorError, match="has been closed"):
+            connector.fetch(ref)
 
 
 def test_what_is_closed_after_it_was_listed_is_not_read(tmp_path: Path) -> None:
@@ -535,3 +539,8 @@ def test_rules_only_ever_narrow() -> None:
     assert both(None, ("b", "a")) == both(["a", "b"], None) == ("a", "b")
     assert both(("a",), ()) == both((), None) == ()
     assert both(("a", "b"), ("b", "c")) == ("b",)
+    known = {"a": ("hr",), "a/b": None, "c": ("hr", "board")}
+    for silent in (Ref("a", skip="empty"), Ref("a", error="unknown"), Ref("x", allow=())):
+        assert listed(known, [silent], dict.fromkeys(known, "")) == known  # of no revision, as before
+    assert listed(known, [Ref("a", error="unknown", allow=("it",))], {}) == known | {"a": (), "a/b": ("it",)}
+    assert listed(known, [Ref("a")], {"a": ""}) == known | {"a": None}

@@ -145,11 +145,11 @@ class _Same(_Listed):
         return Blob(b"The same.")
 
 
-def _run(collection: Collection, connector: _Listed, embedder: HashingEmbedder) -> SyncReport:
+def _run(collection: Collection, connector: _Listed, embedder: HashingEmbedder, *, retry: bool = False) -> SyncReport:
     with collection._store.writing() as catalog:
         refs = list_refs(connector)
         source = catalog.save_source(Source("docs", "files", "docs", "docs"))
-        return Sync(catalog, source, lambda: embedder, ChunkSettings()).run(connector, refs)
+        return Sync(catalog, source, lambda: embedder, ChunkSettings()).run(connector, refs, retry=retry)
 
 
 def test_nothing_is_removed_when_the_listing_breaks_off(collection: Collection, embedder: HashingEmbedder) -> None:
@@ -385,16 +385,15 @@ def test_what_was_moved_is_not_lost(tmp_path: Path, collection: Collection, embe
 def test_a_move_that_was_interrupted_is_none_the_less_a_move(
     tmp_path: Path, collection: Collection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("ragfm.sync.DOCUMENTS", 5)
+    monkeypatch.setattr("ragfm.sync.DOCUMENTS", 3)
     folder = _many(tmp_path / "many" / "top", 10)
     collection.sync(tmp_path / "many")
     folder.rename(tmp_path / "many" / "a")
-    (tmp_path / "many" / "z").mkdir()
     commit, calls = CatalogWriter.commit, []
 
     def killed(self: CatalogWriter, *given: object) -> int:
         calls.append(given)
-        if len(calls) == 2:
+        if len(calls) == 4:
             raise KeyboardInterrupt
         return commit(self, *given)  # type: ignore[arg-type]
 
@@ -403,7 +402,7 @@ def test_a_move_that_was_interrupted_is_none_the_less_a_move(
         collection.sync(tmp_path / "many")
     monkeypatch.setattr(CatalogWriter, "commit", commit)
     report = collection.sync(tmp_path / "many")
-    assert (report.added, report.unchanged, report.removed) == (5, 5, 10)
+    assert (report.added, report.unchanged, report.removed) == (1, 9, 10)
 
 
 def test_what_an_interrupted_sync_brought_in_does_not_outweigh_what_is_lost(
@@ -415,7 +414,6 @@ def test_what_an_interrupted_sync_brought_in_does_not_outweigh_what_is_lost(
         file.unlink()
     for number in range(20):
         (folder / f"new{number}.txt").write_text(f"New {number}.")
-    note = CatalogWriter.note
 
     def killed(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
@@ -425,7 +423,6 @@ def test_what_an_interrupted_sync_brought_in_does_not_outweigh_what_is_lost(
     with pytest.raises(KeyboardInterrupt):
         collection.sync(folder)
     monkeypatch.undo()
-    assert note is CatalogWriter.note
     assert len(collection.documents()) == 24
     with pytest.raises(MassDeleteError, match="lost 4 of its 4"):
         collection.sync(folder)
@@ -446,12 +443,23 @@ def test_what_the_options_leave_out_is_not_lost(tmp_path: Path, collection: Coll
     assert collection.sync(folder).removed == 8  # the options were kept, and leave out on purpose still
 
 
-def test_a_source_that_was_removed_and_comes_back_is_guarded(tmp_path: Path, collection: Collection) -> None:
+def test_a_source_that_was_removed_and_comes_back_is_guarded(
+    tmp_path: Path, collection: Collection, monkeypatch: pytest.MonkeyPatch
+) -> None:
     folder = _many(tmp_path / "many", 3)
     collection.sync(folder)
     with collection._store.writing() as catalog:
         catalog.remove_source(catalog.sources()[0])
-    assert collection.sync(folder).added == 3
+    for number in range(3):
+        (folder / f"{number}.txt").rename(folder / f"other{number}.txt")
+
+    def killed(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("ragfm.sync.Sync._note", killed)
+    with pytest.raises(KeyboardInterrupt):
+        collection.sync(folder)
+    monkeypatch.undo()
     for file in folder.iterdir():
         file.unlink()
     with pytest.raises(MassDeleteError, match="lost 3 of its 3"):
@@ -564,7 +572,8 @@ def test_what_is_skipped_after_a_look_is_not_fetched_again(collection: Collectio
     source.given = (Ref("a", "1"), Ref("b", "2"))
     _run(collection, source, embedder)
     assert source.fetched == 3
-    broken = _Unreachable(Ref("a", "3"))
-    assert _run(collection, broken, embedder).failed[0].attempts == 1
+    broken = _Unreachable(Ref("a", "1"))
+    assert _run(collection, broken, embedder).failed == ()
+    assert _run(collection, broken, embedder, retry=True).failed[0].attempts == 1
     assert _run(collection, _Listed(Ref("a", "4")), embedder).added == 1
     assert collection.status().failed == ()
