@@ -9,8 +9,6 @@ one thread for searching, and gives the ids of the best 10. A peer that is not i
 the result in JSON.
 """
 
-# ruff: noqa: D102  every peer has the same methods: build and save, open, search
-
 from __future__ import annotations
 
 import argparse

@@ -33,9 +33,9 @@ import numpy as np
 from bench_index import mix, real_embeddings
 
 from ragfm import Collection, Settings
-from ragfm.catalog import Source, text_hash
-from ragfm.commit import CatalogWriter
-from ragfm.rows import NewDocument
+from ragfm.store.catalog import Source, text_hash
+from ragfm.store.commit import CatalogWriter
+from ragfm.store.rows import NewDocument
 from ragfm.types import Chunk, Document
 
 CHUNKS, WORDS, VOCABULARY = 20, 40, 50_000
@@ -116,7 +116,7 @@ def search(folder: Path, queries_file: Path, memory_mb: int | None) -> dict[str,
     generator = np.random.default_rng(7)
     asked = [f"{number} {' '.join(words(generator, 5))}" for number in range(len(queries))]
     collection = Collection.open(folder, settings=Settings(index_memory_mb=memory_mb), embedder=Given(queries))
-    for module in ("ragfm.store", "ragfm_indexes.bm25"):
+    for module in ("ragfm.store.store", "ragfm_indexes.bm25"):
         importlib.import_module(module)
     found: dict[str, Any] = {"before": memory()}
     start = time.perf_counter()

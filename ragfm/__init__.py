@@ -16,9 +16,9 @@ if TYPE_CHECKING:
     from ragfm.config import Settings, load_settings
     from ragfm.embed import load_embedder
     from ragfm.errors import RagfmError
+    from ragfm.ingest.sync import SyncReport
     from ragfm.rag import AnswerStream, Rag
     from ragfm.readers import load_reader
-    from ragfm.sync import SyncReport
     from ragfm.types import (
         Answer,
         Blob,
@@ -47,7 +47,7 @@ _HOMES = {
     "ragfm.errors": ("RagfmError",),
     "ragfm.rag": ("AnswerStream", "Rag"),
     "ragfm.readers": ("load_reader",),
-    "ragfm.sync": ("SyncReport",),
+    "ragfm.ingest.sync": ("SyncReport",),
     "ragfm.types": ("Answer", "Blob", "Chunk", "Citation", "Connector", "Document", "Embedder", "Hit",
                     "KeywordIndex", "Message", "Reader", "Ref", "Sampling", "Stream", "Usage", "VectorIndex"),
 }  # fmt: skip

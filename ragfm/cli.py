@@ -37,8 +37,8 @@ from ragfm.show import (
 
 if TYPE_CHECKING:
     from ragfm.collection import Collection
+    from ragfm.ingest.sync import Progress
     from ragfm.rag import Rag
-    from ragfm.sync import Progress
     from ragfm.types import Answer, Message, Scalar
 
 

@@ -16,8 +16,8 @@ from ragfm.show import print_json, printable
 if TYPE_CHECKING:
     from ragfm.collection import Collection
     from ragfm.evaluate import Comparison, Estimate, QuestionSet, RetrievalReport, TimedEmbedder
+    from ragfm.ingest.sync import SyncReport
     from ragfm.retrieve import Mode
-    from ragfm.sync import SyncReport
 
 _FILE = click.Path(dir_okay=False)
 

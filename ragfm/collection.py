@@ -14,20 +14,20 @@ from ragfm.errors import CollectionError, UnsupportedError
 from ragfm.types import Document, Scalar
 
 if TYPE_CHECKING:
-    from ragfm.backup import BackupReport, RestoreReport
-    from ragfm.catalog import Catalog
-    from ragfm.compact import CompactReport
     from ragfm.config import Settings
-    from ragfm.export import ExportReport, Format
-    from ragfm.reembed import ReembedReport
-    from ragfm.remove import RemoveReport
+    from ragfm.ingest.reembed import ReembedReport
+    from ragfm.ingest.sync import Failed, Progress, SyncReport
     from ragfm.retrieve import Mode
-    from ragfm.salvage import SalvageReport
-    from ragfm.snapshot import Snapshot
-    from ragfm.store import Store
-    from ragfm.sync import Failed, Progress, SyncReport
+    from ragfm.store.catalog import Catalog
+    from ragfm.store.compact import CompactReport
+    from ragfm.store.snapshot import Snapshot
+    from ragfm.store.store import Store
     from ragfm.types import Embedder, Hit
-    from ragfm.verify import VerifyReport
+    from ragfm.upkeep.backup import BackupReport, RestoreReport
+    from ragfm.upkeep.export import ExportReport, Format
+    from ragfm.upkeep.remove import RemoveReport
+    from ragfm.upkeep.salvage import SalvageReport
+    from ragfm.upkeep.verify import VerifyReport
 
 __all__ = ["Collection", "DocumentInfo", "Status"]
 
@@ -78,7 +78,7 @@ class Collection:
         `settings` default to those of `ragfm.toml` beside the folder, `embedder` (a name or an object) to the one
         that the collection was made with. All methods but `sync` raise CollectionNotFound where there is none.
         """
-        from ragfm.store import Store
+        from ragfm.store.store import Store
 
         return cls(Store(Path(os.path.abspath(path)), settings, embedder))  # noqa: PTH100  without `..`
 
@@ -121,7 +121,7 @@ class Collection:
         half of its documents stops with MassDeleteError, and nothing of it is removed, unless `allow_mass_delete`.
         Raises SourceError, EmbedderMismatchError, CollectionBusyError, CollectionReadOnlyError.
         """
-        from ragfm.sources import resolve_source, sync_sources
+        from ragfm.ingest.sources import resolve_source, sync_sources
 
         self._owner()
         for what, names in (("include", include), ("exclude", exclude), ("allow", allow)):
@@ -179,7 +179,7 @@ class Collection:
 
     def document(self, uri: str) -> Document:
         """One document with its text. Raises CollectionError where there is none, or none for this handle."""
-        from ragfm.schema import documents
+        from ragfm.store.schema import documents
 
         conditions = (documents.c.uri == uri, *self._conditions(None))
 
@@ -197,7 +197,7 @@ class Collection:
         return self._store.read(self._status)
 
     def _status(self, snapshot: Snapshot) -> Status:
-        from ragfm.sources import failed_documents
+        from ragfm.ingest.sources import failed_documents
 
         catalog = self._store.catalog
         rows = catalog.documents(snapshot.generation.id, *self._conditions(None))
@@ -231,7 +231,10 @@ class Collection:
         A sync does so by itself where much has gone. `progress` is told how many rows of how many are done with.
         """
         self._owner()
-        return self._store.compact(progress)
+        from ragfm.store.compact import compact
+
+        with self._store.writing() as catalog:
+            return compact(self._store, catalog, progress)
 
     def reembed(self, embedder: str | Embedder, *, progress: Callable[[int, int], None] | None = None) -> ReembedReport:
         """Switch to another embedder, in one commit; what was embedded before an interruption is kept.
@@ -239,14 +242,16 @@ class Collection:
         Documents are split anew for its window. `progress` is told how many documents of how many are embedded.
         """
         self._owner()
-        return self._store.reembed(embedder, progress)
+        from ragfm.ingest.reembed import reembed
+
+        return reembed(self._store, embedder, progress)
 
     def remove(self, name: str) -> RemoveReport:
         """Remove a source with all its documents, or the document of that uri. Raises CollectionError for neither.
 
         The next ingest of its source brings a document back that is still there and not excluded.
         """
-        from ragfm.remove import remove
+        from ragfm.upkeep.remove import remove
 
         self._owner()
         return remove(self._store, name)
@@ -264,7 +269,7 @@ class Collection:
 
         They are all of one generation. Raises FilterError, CollectionError, and MissingExtraError for Parquet.
         """
-        from ragfm.export import export
+        from ragfm.upkeep.export import export
 
         return export(
             self._store.catalog,
@@ -277,14 +282,14 @@ class Collection:
 
     def verify(self, *, repair: bool = False, progress: Callable[[int, int], None] | None = None) -> VerifyReport:
         """Check all that the collection consists of; with `repair`, make anew what follows from a whole catalog."""
-        from ragfm.verify import verify
+        from ragfm.upkeep.verify import verify
 
         self._owner()
         return verify(self._store, repair=repair, progress=progress)
 
     def salvage(self, out: str | Path, progress: Callable[[int, int], None] | None = None) -> SalvageReport:
         """Save every document that is whole into a new collection; nothing is embedded."""
-        from ragfm.salvage import salvage
+        from ragfm.upkeep.salvage import salvage
 
         self._owner()
         return salvage(self._store, Path(os.path.abspath(out)), progress)  # noqa: PTH100
@@ -293,14 +298,14 @@ class Collection:
         self, path: str | Path, *, force: bool = False, progress: Callable[[int, int], None] | None = None
     ) -> BackupReport:
         """Write the collection to one file, while others may read and write."""
-        from ragfm.backup import backup
+        from ragfm.upkeep.backup import backup
 
         self._owner()
         return backup(self._store, Path(os.path.abspath(path)), force=force, progress=progress)  # noqa: PTH100
 
     def restore(self, path: str | Path, progress: Callable[[int, int], None] | None = None) -> RestoreReport:
         """Make this collection, which must not be there yet, from a backup."""
-        from ragfm.backup import restore
+        from ragfm.upkeep.backup import restore
 
         self._owner()
         return restore(self._store, Path(path), progress)
@@ -331,7 +336,7 @@ class Collection:
 
 
 def _index(store: Store, snapshot: Snapshot) -> dict[str, Any]:
-    from ragfm.compact import dead_chunks
+    from ragfm.store.compact import dead_chunks
 
     view = snapshot.view
     wanted, why = store.kind(snapshot.generation, view)

@@ -20,7 +20,7 @@ from typing import Any, TypeAlias
 import sqlalchemy as sa
 
 from ragfm.errors import FilterError
-from ragfm.schema import as_number, documents, groups, sources, tags
+from ragfm.store.schema import as_number, documents, groups, sources, tags
 
 Condition: TypeAlias = sa.ColumnElement[bool]
 

@@ -12,8 +12,8 @@ from ragfm.errors import UnsupportedError
 from ragfm.types import Hit
 
 if TYPE_CHECKING:
-    from ragfm.catalog import Catalog
-    from ragfm.snapshot import Allowed, Snapshot
+    from ragfm.store.catalog import Catalog
+    from ragfm.store.snapshot import Allowed, Snapshot
     from ragfm.types import Embedder, Ids, Vectors
 
 CANDIDATES = 100

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 import click
 
 if TYPE_CHECKING:
-    from ragfm.salvage import SalvageReport
-    from ragfm.sync import SyncReport
+    from ragfm.ingest.sync import SyncReport
     from ragfm.types import Answer, Hit
-    from ragfm.verify import VerifyReport
+    from ragfm.upkeep.salvage import SalvageReport
+    from ragfm.upkeep.verify import VerifyReport
 
 
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")

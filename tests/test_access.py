@@ -13,12 +13,12 @@ from ragfm_connectors.access import FILE, read_access
 from ragfm_connectors.files import FilesConnector
 
 from ragfm import Blob, Collection, Ref, Settings
-from ragfm.access import both, listed
-from ragfm.catalog import Source
 from ragfm.chunk import ChunkSettings
-from ragfm.commit import CatalogWriter
 from ragfm.errors import CollectionError, ConnectorError, MassDeleteError
-from ragfm.sync import Sync, SyncReport, list_refs
+from ragfm.ingest.access import both, listed
+from ragfm.ingest.sync import Sync, SyncReport, list_refs
+from ragfm.store.catalog import Source
+from ragfm.store.commit import CatalogWriter
 from ragfm.testing import HashingEmbedder, check_connector
 
 WORDS = [f"word{number}" for number in range(80)]

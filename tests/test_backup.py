@@ -14,10 +14,10 @@ from pathlib import Path
 import pytest
 
 from ragfm import Collection, Settings
-from ragfm.backup import MANIFEST
-from ragfm.database import FILE, PAGE, damaged_page
 from ragfm.errors import CollectionError, CollectionNotFound, DamagedCollectionError, UnsupportedError
+from ragfm.store.database import FILE, PAGE, damaged_page
 from ragfm.testing import HashingEmbedder
+from ragfm.upkeep.backup import MANIFEST
 
 
 @pytest.fixture
@@ -95,7 +95,7 @@ def test_it_is_taken_while_a_writer_is_at_work(filled: Collection, tmp_path: Pat
 
 
 def test_a_copy_sees_no_commit_in_between(filled: Collection, docs: Path, tmp_path: Path, monkeypatch) -> None:  # type: ignore[no-untyped-def]
-    monkeypatch.setattr("ragfm.backup._PAGES", 3)
+    monkeypatch.setattr("ragfm.upkeep.backup._PAGES", 3)
     other, told = _at(filled.path), []
 
     def progress(done: int, total: int) -> None:
@@ -235,7 +235,7 @@ def test_hostile_archives_do_no_harm(tmp_path: Path, case: str) -> None:
 
 def test_huge_sizes_take_no_memory(filled: Collection, tmp_path: Path) -> None:
     """Sizes that a header or a manifest claims, and a sparse file that has them."""
-    from ragfm.durable import checksummed
+    from ragfm.store.durable import checksummed
 
     claimed = tarfile.TarInfo(MANIFEST)
     claimed.size = 1 << 60

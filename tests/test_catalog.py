@@ -11,12 +11,12 @@ import numpy as np
 import pysqlite3
 import pytest
 
-from ragfm.catalog import Catalog, Source, text_hash
-from ragfm.commit import CatalogWriter, Failure
-from ragfm.database import FILE, HEAD
-from ragfm.durable import checksummed, read_checksummed
 from ragfm.errors import CollectionError, DamagedCollectionError
-from ragfm.rows import NewDocument
+from ragfm.store.catalog import Catalog, Source, text_hash
+from ragfm.store.commit import CatalogWriter, Failure
+from ragfm.store.database import FILE, HEAD
+from ragfm.store.durable import checksummed, read_checksummed
+from ragfm.store.rows import NewDocument
 from ragfm.testing import HashingEmbedder
 from ragfm.types import Chunk, Document
 
@@ -212,7 +212,7 @@ def test_a_head_that_cannot_be_written_is_no_success(
         raise OSError(errno.ENOSPC, "No space left on device")
 
     with monkeypatch.context() as patched:
-        patched.setattr("ragfm.database.write_durably", full)
+        patched.setattr("ragfm.store.database.write_durably", full)
         with pytest.raises(CollectionError, match="No space left"):
             _add(catalog, source, embedder, "a", "one")
     catalog.close()

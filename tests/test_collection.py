@@ -23,7 +23,7 @@ from ragfm.errors import (
     SourceError,
     UnsupportedError,
 )
-from ragfm.store import Store
+from ragfm.store.store import Store
 from ragfm.testing import HashingEmbedder
 
 
@@ -207,7 +207,7 @@ def test_a_second_writer_is_told_who_writes(
     collection: Collection, docs: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     collection.sync(docs)
-    monkeypatch.setattr("ragfm.store.LOCK_SECONDS", 0.1)
+    monkeypatch.setattr("ragfm.store.store.LOCK_SECONDS", 0.1)
     other = Collection.open(collection.path, settings=Settings(), embedder=HashingEmbedder())
     with collection._store.writing():
         assert len(other.search("leave", k=9)) >= 4  # readers go on
@@ -281,7 +281,7 @@ def test_access_is_tightened_before_anything_is_looked_at(
     def interrupted(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("ragfm.sync.Sync.run", interrupted)
+    monkeypatch.setattr("ragfm.ingest.sync.Sync.run", interrupted)
     with pytest.raises(KeyboardInterrupt):
         collection.sync(docs, allow=["board"])
     assert collection.as_groups({"hr"}).documents() == []
@@ -392,7 +392,7 @@ def test_a_full_disk_leaves_no_half_made_collection(
     def full(*_: object, **__: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("ragfm.database.write_durably", full)
+    monkeypatch.setattr("ragfm.store.database.write_durably", full)
     with pytest.raises(CollectionError, match="No space left"):
         collection.sync(docs)
     assert [path.name for path in collection.path.parent.iterdir()] == ["docs"]
@@ -408,6 +408,6 @@ def test_a_relative_path_of_a_model_holds_from_elsewhere(
 ) -> None:
     (tmp_path / "model").mkdir()
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("ragfm.store.load_embedder", lambda name: HashingEmbedder(name))
+    monkeypatch.setattr("ragfm.store.store.load_embedder", lambda name: HashingEmbedder(name))
     Collection.open(tmp_path / "c", settings=Settings(), embedder="model").sync(docs)
     assert Collection.open(tmp_path / "c").status().embedder["embedder"] == str(tmp_path / "model")

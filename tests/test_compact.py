@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from ragfm import Collection, Settings, compact
+from ragfm import Collection, Settings
 from ragfm.errors import UnsupportedError
+from ragfm.store import compact
 from ragfm.testing import HashingEmbedder
 
 

@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 
 from ragfm import Collection
-from ragfm.catalog import Catalog
-from ragfm.database import FILE
 from ragfm.errors import CollectionError, DamagedCollectionError, FilterError, MissingExtraError
+from ragfm.store.catalog import Catalog
+from ragfm.store.database import FILE
 from ragfm.testing import HashingEmbedder
 
 
@@ -68,7 +68,7 @@ def test_vectors_are_the_very_same(filled: Collection, tmp_path: Path) -> None:
 
 def test_parquet_says_the_same_as_json(filled: Collection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pq = pytest.importorskip("pyarrow.parquet")
-    monkeypatch.setattr("ragfm.export._GROUP", 300)
+    monkeypatch.setattr("ragfm.upkeep.export._GROUP", 300)
     filled.export(tmp_path / "out.jsonl")
     filled.export(tmp_path / "out.parquet", format="parquet")
     rows = pq.read_table(tmp_path / "out.parquet").to_pylist()
@@ -145,7 +145,7 @@ def test_an_old_file_stays_until_the_new_one_is_whole(filled: Collection, tmp_pa
 
 
 def test_damage_is_never_exported(filled: Collection, tmp_path: Path) -> None:
-    from ragfm.database import open_engine
+    from ragfm.store.database import open_engine
 
     filled.close()
     engine = open_engine(filled.path, writable=True)

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from ragfm import index_kind
-from ragfm.index_kind import choose_kind, default_memory, index_bytes
 from ragfm.registry import plugins
+from ragfm.store import index_kind
+from ragfm.store.index_kind import choose_kind, default_memory, index_bytes
 
 GB = 10**9
 

@@ -10,7 +10,7 @@ import pytest
 
 from ragfm import Collection, Settings
 from ragfm.errors import CollectionError
-from ragfm.migrate import OLD_FILE
+from ragfm.store.migrate import OLD_FILE
 from ragfm.testing import HashingEmbedder
 
 OLD = Path(__file__).parent / "collections" / "schema-1"
@@ -78,7 +78,7 @@ def test_an_interrupted_migration_begins_anew(folder: Path, monkeypatch: pytest.
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr("ragfm.migrate.sync_file", killed)
+        patched.setattr("ragfm.store.migrate.sync_file", killed)
         with pytest.raises(KeyboardInterrupt):
             _open(folder).status()
     assert (folder / OLD_FILE).exists()

@@ -43,7 +43,7 @@ def test_the_collection_is_then_as_if_made_with_the_new_embedder(
 def test_an_interrupted_one_goes_on(collection: Collection, docs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     collection.sync(docs)
     before = _spans(collection)
-    monkeypatch.setattr("ragfm.vectors.SLICE", 2)
+    monkeypatch.setattr("ragfm.ingest.vectors.SLICE", 2)
 
     class Interrupted(HashingEmbedder):
         def embed_passages(self, texts):  # type: ignore[no-untyped-def]
@@ -68,7 +68,7 @@ def test_vectors_of_another_interrupted_one_are_dropped(collection: Collection, 
         pass
 
     with collection._store.writing() as catalog:
-        from ragfm.reembed import _pending
+        from ragfm.ingest.reembed import _pending
 
         first = _pending(catalog, {**Full("first", dim=32).fingerprint, "embedder": "x"}, 1)
         assert _pending(catalog, {**Full("second", dim=48).fingerprint, "embedder": "x"}, 1) != first or True
@@ -80,11 +80,11 @@ def test_a_reader_follows_when_it_has_the_new_embedder(
     collection: Collection, docs: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made = {"hashing": HashingEmbedder(), "wide": HashingEmbedder("wide", dim=96)}
-    monkeypatch.setattr("ragfm.store.load_embedder", lambda name: made[name])
+    monkeypatch.setattr("ragfm.store.store.load_embedder", lambda name: made[name])
     collection.sync(docs)
     reader = Collection.open(collection.path, settings=Settings())
     expected = reader.search("28 days of leave")
-    collection.reembed("wide")
+    collection.reembed(made["wide"])
     during = reader.search("28 days of leave")
     assert [(hit.chunk_id, hit.score) for hit in during] == [(hit.chunk_id, hit.score) for hit in expected]
     reader._store.settle()

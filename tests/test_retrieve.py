@@ -69,7 +69,7 @@ def test_keyword_search_loads_no_model(collection: Collection, parts: Path, monk
     def refused(name: str) -> None:
         raise AssertionError(name)
 
-    monkeypatch.setattr("ragfm.store.load_embedder", refused)
+    monkeypatch.setattr("ragfm.store.store.load_embedder", refused)
     assert Collection.open(collection.path, settings=Settings()).search("workshop", mode="keyword")
 
 
@@ -79,7 +79,7 @@ def test_tail_and_dead_score_as_if_built_at_once(
 ) -> None:
     collection.sync(parts)
     reader = Collection.open(collection.path, settings=Settings(), embedder=HashingEmbedder())
-    monkeypatch.setattr("ragfm.store.Store._pays", lambda *_: False)  # no view is saved from here on
+    monkeypatch.setattr("ragfm.store.store.Store._pays", lambda *_: False)  # no view is saved from here on
     for number in range(4):
         reader.search("workshop", mode=mode)  # type: ignore[arg-type]
         (parts / f"new{number}.txt").write_text(f"Valve V-{number} beside pump P-40{number}0/B, new in the workshop.")

@@ -11,14 +11,14 @@ import pytest
 from ragfm_connectors.files import FilesConnector
 
 from ragfm import Blob, Collection, Document, Ref, Settings
-from ragfm.catalog import Source
 from ragfm.chunk import ChunkSettings
-from ragfm.commit import CatalogWriter
 from ragfm.errors import EmbedderMismatchError, EmbeddingError, MassDeleteError, ModelNotFoundError, SourceError
-from ragfm.guards import DELAYS, conditions
+from ragfm.ingest.guards import DELAYS, conditions
+from ragfm.ingest.sync import Progress, Sync, SyncReport, list_refs
 from ragfm.parse import parse
-from ragfm.schema import failures
-from ragfm.sync import Progress, Sync, SyncReport, list_refs
+from ragfm.store.catalog import Source
+from ragfm.store.commit import CatalogWriter
+from ragfm.store.schema import failures
 from ragfm.testing import HashingEmbedder
 
 
@@ -204,7 +204,7 @@ def test_an_interrupted_sync_is_consistent_and_goes_on(tmp_path: Path, collectio
 def test_a_kill_between_commits_keeps_what_was_committed(
     tmp_path: Path, collection: Collection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("ragfm.sync.DOCUMENTS", 10)
+    monkeypatch.setattr("ragfm.ingest.sync.DOCUMENTS", 10)
     folder = tmp_path / "many"
     folder.mkdir()
     for number in range(30):
@@ -270,7 +270,7 @@ def test_a_mistake_of_a_parser_fails_its_document_alone(
             raise KeyError("column")
         return parse(blob, uri)
 
-    monkeypatch.setattr("ragfm.sync.parse", broken)
+    monkeypatch.setattr("ragfm.ingest.sync.parse", broken)
     report = collection.sync(docs)
     assert [(failure.uri, failure.error) for failure in report.failed] == [("docs/rooms.csv", "KeyError: 'column'")]
     assert report.added == 3
@@ -385,7 +385,7 @@ def test_what_was_moved_is_not_lost(tmp_path: Path, collection: Collection, embe
 def test_a_move_that_was_interrupted_is_none_the_less_a_move(
     tmp_path: Path, collection: Collection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("ragfm.sync.DOCUMENTS", 3)
+    monkeypatch.setattr("ragfm.ingest.sync.DOCUMENTS", 3)
     folder = _many(tmp_path / "many" / "top", 10)
     collection.sync(tmp_path / "many")
     folder.rename(tmp_path / "many" / "a")
@@ -418,8 +418,8 @@ def test_what_an_interrupted_sync_brought_in_does_not_outweigh_what_is_lost(
     def killed(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("ragfm.sync.not_held", killed)  # at the end of the listing
-    monkeypatch.setattr("ragfm.sync.DOCUMENTS", 1)
+    monkeypatch.setattr("ragfm.ingest.sync.not_held", killed)  # at the end of the listing
+    monkeypatch.setattr("ragfm.ingest.sync.DOCUMENTS", 1)
     with pytest.raises(KeyboardInterrupt):
         collection.sync(folder)
     monkeypatch.undo()
@@ -456,7 +456,7 @@ def test_a_source_that_was_removed_and_comes_back_is_guarded(
     def killed(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("ragfm.sync.Sync._note", killed)
+    monkeypatch.setattr("ragfm.ingest.sync.Sync._note", killed)
     with pytest.raises(KeyboardInterrupt):
         collection.sync(folder)
     monkeypatch.undo()
@@ -517,12 +517,12 @@ def test_a_change_is_tried_at_once_and_counts_anew(
     for expected in (1, 2, 2):
         assert _run(collection, source, embedder).failed[0].attempts == expected
     assert source.fetched == 4
-    for change in ("ragfm.sync.PARSER", "ragfm.sync.CHUNKER"):
+    for change in ("ragfm.ingest.sync.PARSER", "ragfm.ingest.sync.CHUNKER"):
         monkeypatch.setattr(change, "another")
         for expected in (1, 2, 2):
             assert _run(collection, source, embedder).failed[0].attempts == expected
     assert source.fetched == 8
-    monkeypatch.setattr("ragfm.guards._installed", lambda: "one package more")
+    monkeypatch.setattr("ragfm.ingest.guards._installed", lambda: "one package more")
     assert _run(collection, source, embedder).failed[0].attempts == 1
     assert source.fetched == 9
 

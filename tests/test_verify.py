@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from ragfm import Collection, Settings
-from ragfm.catalog import Catalog
-from ragfm.database import FILE, HEAD, PAGE, damaged_page, open_engine
 from ragfm.errors import CollectionError, CollectionNotFound, DamagedCollectionError, UnsupportedError
+from ragfm.store.catalog import Catalog
+from ragfm.store.database import FILE, HEAD, PAGE, damaged_page, open_engine
 from ragfm.testing import HashingEmbedder
 
 WORDS = "leave office hours room desk parent holiday salary garden kitchen river stone paper cloud".split()
@@ -217,9 +217,9 @@ def test_damaged_and_missing_views_are_built_with_no_embedding(many: Collection,
 
 def test_a_view_with_another_index_is_found(many: Collection) -> None:
     """Whole files, but not of these vectors: the manifest's checksums are right."""
-    from ragfm.durable import checksummed, read_checksummed
     from ragfm.registry import load_plugin
-    from ragfm.views import _sums
+    from ragfm.store.durable import checksummed, read_checksummed
+    from ragfm.store.views import _sums
 
     (view,) = (many.path / "views").iterdir()
     catalog = Catalog(many.path)

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from ragfm import Collection, Settings, snapshot, views
+from ragfm import Collection, Settings
 from ragfm.errors import CollectionError, DamagedCollectionError
+from ragfm.store import snapshot, views
 from ragfm.testing import HashingEmbedder
 
 
@@ -201,7 +202,7 @@ def test_a_long_tail_is_read_once_and_the_dead_leave_it(collection: Collection, 
     with collection._store.writing():  # no view is saved in here
         pass
     monkey = pytest.MonkeyPatch()
-    monkey.setattr("ragfm.store.Store.save_view", lambda *_: None)
+    monkey.setattr("ragfm.store.store.Store.save_view", lambda *_: None)
     for number in range(6):
         (docs / "tail.txt").write_text(f"Tail number {number}.")
         (docs / f"more{number % 2}.txt").write_text(f"More of it, {number}.")
@@ -220,12 +221,12 @@ def test_a_long_tail_is_read_once_and_the_dead_leave_it(collection: Collection, 
 def test_a_long_first_sync_saves_views_on_its_way(
     collection: Collection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("ragfm.store._GROWN", 10)
-    monkeypatch.setattr("ragfm.sync.DOCUMENTS", 5)
+    monkeypatch.setattr("ragfm.store.store._GROWN", 10)
+    monkeypatch.setattr("ragfm.ingest.sync.DOCUMENTS", 5)
     (tmp_path / "many").mkdir()
     for number in range(100):
         (tmp_path / "many" / f"{number:02}.txt").write_text(f"Text number {number}.")
     saved = []
-    monkeypatch.setattr("ragfm.store.Store.save_view", lambda _, catalog: saved.append(catalog.at().chunks))
+    monkeypatch.setattr("ragfm.store.store.Store.save_view", lambda _, catalog: saved.append(catalog.at().chunks))
     collection.sync(tmp_path / "many")
     assert saved == [25, 65, 100]

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from io import BufferedReader
 from pathlib import Path
 
-from ragfm.access import both
+from ragfm.ingest.access import both
 
 FILE = ".ragfm-access"
 """The name of such a file."""

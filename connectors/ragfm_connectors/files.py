@@ -16,8 +16,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TypeAlias
 
-from ragfm.access import both
 from ragfm.errors import ConnectorError, SourceError
+from ragfm.ingest.access import both
 from ragfm.types import Blob, Ref, Scalar
 from ragfm_connectors.access import FILE as ACCESS
 from ragfm_connectors.access import access_on_the_way, open_regular, read_access

@@ -15,7 +15,7 @@ from ragfm.evaluate.data import CORPUS
 if TYPE_CHECKING:
     from ragfm.config import Settings
     from ragfm.evaluate.data import QuestionSet
-    from ragfm.sync import Progress, SyncReport
+    from ragfm.ingest.sync import Progress, SyncReport
     from ragfm.types import Embedder, Offsets, Scalar, Vectors
 
 

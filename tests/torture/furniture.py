@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from ragfm import Collection
-from ragfm.catalog import text_hash
 from ragfm.errors import RagfmError
+from ragfm.store.catalog import text_hash
 from torture.light import WORDS, Tell, open_collection, prose
 
 QUERIES = 20

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from ragfm import Collection
-from ragfm.catalog import text_hash
 from ragfm.errors import CollectionNotFound
+from ragfm.store.catalog import text_hash
 from torture.light import Tell, open_collection
 from torture.truth import GROUPS
 
@@ -21,7 +21,7 @@ def inspect(tell: Tell, folder: str) -> None:
     start = time.monotonic()
     try:
         seen = [_look(path, problems)]
-        from ragfm import store
+        from ragfm.store import store
 
         store.LOCK_SECONDS = 2.0
         with open_collection(path) as collection, collection._store.writing():
@@ -59,7 +59,7 @@ def _look(path: Path, problems: list[str], *, thorough: bool = True) -> dict[str
 
 def _look_closely(collection: Collection, texts: dict[str, str], problems: list[str]) -> None:
     """No document may be half there: its chunks cover its text, and a search finds each of them."""
-    from ragfm.schema import documents
+    from ragfm.store.schema import documents
 
     catalog = collection._store.catalog
     newest = catalog.at()

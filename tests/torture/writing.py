@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from ragfm import Collection, Settings
-from ragfm.catalog import text_hash
-from ragfm.commit import CatalogWriter
 from ragfm.errors import RagfmError
+from ragfm.store.catalog import text_hash
+from ragfm.store.commit import CatalogWriter
 from torture.light import Light, Tell, open_collection, prose
 from torture.truth import ALLOWED, SOURCES
 
@@ -84,7 +84,7 @@ class Author:
 
 def ingest(tell: Tell, folder: str, seed: int) -> None:
     """Change and bring in, compact, switch the embedder, over and over: until it is killed."""
-    from ragfm import sync
+    from ragfm.ingest import sync
 
     rng = random.Random(seed)
     sync.DOCUMENTS = rng.choice((1, 3, 500))  # one sync makes several commits

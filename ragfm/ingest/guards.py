@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
 
-from ragfm.catalog import alive
-from ragfm.schema import documents, properties
+from ragfm.store.catalog import alive
+from ragfm.store.schema import documents, properties
 
 if TYPE_CHECKING:
-    from ragfm.commit import CatalogWriter
+    from ragfm.store.commit import CatalogWriter
     from ragfm.types import Ref
 
 DELAYS = (0, 60, 300, 1_800, 7_200, 86_400)

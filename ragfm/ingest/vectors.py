@@ -10,7 +10,7 @@ import numpy as np
 from ragfm.errors import EmbeddingError
 
 if TYPE_CHECKING:
-    from ragfm.commit import CatalogWriter
+    from ragfm.store.commit import CatalogWriter
     from ragfm.types import Embedder, Vectors
 
 WINDOW = 512

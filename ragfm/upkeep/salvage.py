@@ -17,18 +17,18 @@ from typing import TYPE_CHECKING
 import numpy as np
 import sqlalchemy as sa
 
-from ragfm.catalog import Source
-from ragfm.commit import CatalogWriter, Failure
-from ragfm.database import FILE, open_engine
-from ragfm.durable import sync_folder
 from ragfm.errors import CollectionError, CollectionNotFound, DamagedCollectionError
-from ragfm.rows import NewDocument
-from ragfm.schema import failures
+from ragfm.store.catalog import Source
+from ragfm.store.commit import CatalogWriter, Failure
+from ragfm.store.database import FILE, open_engine
+from ragfm.store.durable import sync_folder
+from ragfm.store.rows import NewDocument
+from ragfm.store.schema import failures
 from ragfm.types import Chunk, Document, Mark
-from ragfm.whole import UNREADABLE, LivingDocuments, WholeDocument, Wrong
+from ragfm.upkeep.whole import UNREADABLE, LivingDocuments, WholeDocument, Wrong
 
 if TYPE_CHECKING:
-    from ragfm.store import Store
+    from ragfm.store.store import Store
 
 __all__ = ["Left", "SalvageReport", "salvage"]
 
@@ -59,7 +59,7 @@ def salvage(store: Store, out: Path, progress: Callable[[int, int], None] | None
 
     Raises CollectionError where `out` is there already, DamagedCollectionError where nothing can be saved.
     """
-    from ragfm.store import Store as NewStore
+    from ragfm.store.store import Store as NewStore
 
     start = time.monotonic()
     if not (store.folder / FILE).exists():

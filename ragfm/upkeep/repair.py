@@ -14,18 +14,18 @@ from typing import TYPE_CHECKING
 import sqlalchemy as sa
 from filelock import FileLock, Timeout
 
-from ragfm.database import HEAD, open_engine, write_head
 from ragfm.errors import CollectionBusyError
-from ragfm.rows import restrict, tag_row
-from ragfm.schema import documents, tags
-from ragfm.store import LOCK, LOCK_SECONDS
-from ragfm.views import FOLDER as VIEWS
-from ragfm.views import remove_views
-from ragfm.whole import LivingDocuments
+from ragfm.store.database import HEAD, open_engine, write_head
+from ragfm.store.rows import restrict, tag_row
+from ragfm.store.schema import documents, tags
+from ragfm.store.store import LOCK, LOCK_SECONDS
+from ragfm.store.views import FOLDER as VIEWS
+from ragfm.store.views import remove_views
+from ragfm.upkeep.whole import LivingDocuments
 
 if TYPE_CHECKING:
-    from ragfm.commit import Commit
-    from ragfm.store import Store
+    from ragfm.store.commit import Commit
+    from ragfm.store.store import Store
 
 
 def repair(store: Store, damaged: Collection[str], stray: Sequence[int]) -> list[str]:

@@ -18,11 +18,11 @@ from zlib import crc32
 
 import pysqlite3
 
-from ragfm.catalog import text_hash
-from ragfm.database import FILE, create_database, open_engine
-from ragfm.durable import sync_file, sync_folder
 from ragfm.errors import CollectionError
-from ragfm.schema import SCHEMA, SCHEMA_VERSION
+from ragfm.store.catalog import text_hash
+from ragfm.store.database import FILE, create_database, open_engine
+from ragfm.store.durable import sync_file, sync_folder
+from ragfm.store.schema import SCHEMA, SCHEMA_VERSION
 
 OLD_FILE = "catalog.sqlite"
 """The catalog's name up to schema 1."""

@@ -17,12 +17,12 @@ from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
 
-from ragfm.database import FILE
-from ragfm.schema import chunks, documents, generations, groups, properties, sources, tags, vectors
+from ragfm.store.database import FILE
+from ragfm.store.schema import chunks, documents, generations, groups, properties, sources, tags, vectors
 
 if TYPE_CHECKING:
-    from ragfm.commit import CatalogWriter
-    from ragfm.store import Store
+    from ragfm.store.commit import CatalogWriter
+    from ragfm.store.store import Store
 
 _BATCH = 5_000  # rows that are deleted at once, so that the write-ahead log stays small
 _PAGES = 2_000  # pages that are given back at once

@@ -16,18 +16,20 @@ from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
 
-from ragfm.catalog import text_hash
 from ragfm.chunk import ChunkSettings, split
+from ragfm.embed import load_embedder
 from ragfm.errors import CollectionError
-from ragfm.rows import insert_chunks
-from ragfm.schema import chunks, contracts, documents, vectors
-from ragfm.sync import recipe
+from ragfm.ingest.sync import recipe
+from ragfm.ingest.vectors import WINDOW, embed_missing
+from ragfm.store.catalog import text_hash
+from ragfm.store.contract import make_contract, same_contract
+from ragfm.store.rows import insert_chunks
+from ragfm.store.schema import chunks, contracts, documents, vectors
 from ragfm.types import Document
-from ragfm.vectors import WINDOW, embed_missing
 
 if TYPE_CHECKING:
-    from ragfm.commit import CatalogWriter, Commit
-    from ragfm.store import Store
+    from ragfm.store.commit import CatalogWriter, Commit
+    from ragfm.store.store import Store
     from ragfm.types import Chunk, Embedder
 
 Progress = Callable[[int, int], None]
@@ -44,15 +46,21 @@ class ReembedReport:
     generation: int
 
 
-def reembed(
+def reembed(store: Store, asked: str | Embedder, progress: Progress | None = None) -> ReembedReport:
+    """Switch to another embedder. Raises CollectionError where a document has to be parsed again before."""
+    embedder = load_embedder(asked) if isinstance(asked, str) else asked
+    with store.writing() as catalog:
+        report = _switch(store, catalog, embedder, make_contract(embedder, asked), progress)
+        store.adopt(asked, embedder, catalog.at().contract_id)
+        store.save_view(catalog)
+    return report
+
+
+def _switch(
     store: Store, catalog: CatalogWriter, embedder: Embedder, contract: Mapping[str, Any], progress: Progress | None
 ) -> ReembedReport:
-    """Switch to `embedder`, whose contract is given. The caller holds the collection's lock.
-
-    Raises CollectionError where a document has to be parsed again before.
-    """
     start, before = time.monotonic(), catalog.at()
-    if _same(before.contract, contract):
+    if same_contract(before.contract, contract):
         return ReembedReport(before.chunks, 0, 0.0, before.id)
     rows = catalog.documents(before.id)
     contract_id = _pending(catalog, contract, before.contract_id)
@@ -107,15 +115,10 @@ def _pending(catalog: CatalogWriter, contract: Mapping[str, Any], current: int) 
     with catalog.write() as connection:
         query = sa.select(contracts).where(contracts.c.id > current)
         for row in connection.execute(query).all():
-            if _same(row.fingerprint, contract):
+            if same_contract(row.fingerprint, contract):
                 return int(row.id)
             connection.execute(vectors.delete().where(vectors.c.contract_id == row.id))
             connection.execute(contracts.delete().where(contracts.c.id == row.id))
         inserted = connection.execute(contracts.insert().values(fingerprint=dict(contract))).inserted_primary_key
         assert inserted is not None
         return int(inserted[0])
-
-
-def _same(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
-    names = {"model", "embedder"}
-    return {k: v for k, v in one.items() if k not in names} == {k: v for k, v in other.items() if k not in names}

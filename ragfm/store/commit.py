@@ -15,12 +15,12 @@ from zlib import crc32
 
 import sqlalchemy as sa
 
-from ragfm.catalog import Catalog, Source
-from ragfm.database import FILE, HEAD, batches, create_database, open_engine, read_head, unreadable, write_head
 from ragfm.errors import CollectionError, CollectionReadOnlyError, DamagedCollectionError
-from ragfm.migrate import migrate
-from ragfm.rows import NewDocument, end_documents, insert_document, restrict
-from ragfm.schema import (
+from ragfm.store.catalog import Catalog, Source
+from ragfm.store.database import FILE, HEAD, batches, create_database, open_engine, read_head, unreadable, write_head
+from ragfm.store.migrate import migrate
+from ragfm.store.rows import NewDocument, end_documents, insert_document, restrict
+from ragfm.store.schema import (
     SCHEMA,
     SCHEMA_VERSION,
     contracts,

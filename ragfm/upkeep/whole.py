@@ -16,9 +16,9 @@ from zlib import crc32
 import numpy as np
 import sqlalchemy as sa
 
-from ragfm.catalog import Generation, Source, text_hash
-from ragfm.rows import tag_row, visible_to
-from ragfm.schema import chunks, contracts, documents, generations, groups, sources, tags, vectors
+from ragfm.store.catalog import Generation, Source, text_hash
+from ragfm.store.rows import tag_row, visible_to
+from ragfm.store.schema import chunks, contracts, documents, generations, groups, sources, tags, vectors
 
 _RANGE = 4096  # rowids that are looked through at once
 _rowid: sa.ColumnElement[int] = sa.literal_column("rowid", sa.Integer)

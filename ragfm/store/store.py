@@ -18,13 +18,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from filelock import FileLock, Timeout
 from sqlalchemy.exc import DBAPIError
 
-from ragfm.catalog import Catalog, Generation, OvertakenError
 from ragfm.chunk import ChunkSettings
-from ragfm.commit import CatalogWriter
-from ragfm.compact import CompactReport, compact
 from ragfm.config import Settings, load_settings
-from ragfm.database import FILE, HEAD
-from ragfm.durable import sync_folder
 from ragfm.embed import load_embedder
 from ragfm.errors import (
     CollectionBusyError,
@@ -34,13 +29,16 @@ from ragfm.errors import (
     DamagedCollectionError,
     RagfmError,
 )
-from ragfm.index_kind import choose_kind, default_memory
-from ragfm.migrate import is_old
-from ragfm.reembed import ReembedReport, reembed
-from ragfm.snapshot import Snapshot, open_snapshot
-from ragfm.sync import check_contract
-from ragfm.views import FOLDER as VIEWS
-from ragfm.views import View, save_view
+from ragfm.store.catalog import Catalog, Generation, OvertakenError
+from ragfm.store.commit import CatalogWriter
+from ragfm.store.contract import check_contract, make_contract
+from ragfm.store.database import FILE, HEAD
+from ragfm.store.durable import sync_folder
+from ragfm.store.index_kind import choose_kind, default_memory
+from ragfm.store.migrate import is_old
+from ragfm.store.snapshot import Snapshot, open_snapshot
+from ragfm.store.views import FOLDER as VIEWS
+from ragfm.store.views import View, save_view
 
 if TYPE_CHECKING:
     from ragfm.types import Embedder
@@ -263,20 +261,10 @@ class Store:
                 self.snapshot()
                 self.settle()
 
-    def compact(self, progress: Callable[[int, int], None] | None = None) -> CompactReport:
-        """See `compact.compact`."""
-        with self.writing() as catalog:
-            return compact(self, catalog, progress)
-
-    def reembed(self, asked: str | Embedder, progress: Callable[[int, int], None] | None = None) -> ReembedReport:
-        """See `reembed.reembed`; this handle goes on with the new embedder."""
-        embedder = load_embedder(asked) if isinstance(asked, str) else asked
-        with self.writing() as catalog:
-            report = reembed(self, catalog, embedder, self._contract(embedder, asked), progress)
-            self._given = asked
-            self._embedders[catalog.at().contract_id] = embedder
-            self.save_view(catalog)
-        return report
+    def adopt(self, asked: str | Embedder, embedder: Embedder, contract_id: int) -> None:
+        """Go on with the embedder that the collection was switched to."""
+        self._given = asked
+        self._embedders[contract_id] = embedder
 
     def save_grown_view(self, catalog: CatalogWriter) -> None:
         """Write a view in the middle of a sync, where the collection has doubled: else readers compare all that is new.
@@ -324,17 +312,9 @@ class Store:
         named = self.settings.embedder if "embedder" in self.settings.model_fields_set else default
         return self._given or named
 
-    def _contract(self, embedder: Embedder, asked: str | Embedder) -> dict[str, Any]:
-        """What the collection keeps of an embedder: its fingerprint, and by what name it is loaded again."""
-        contract = dict(embedder.fingerprint)
-        name = asked if isinstance(asked, str) else str(contract["model"])
-        # A relative path would mean another folder to who opens the collection from elsewhere.
-        path = Path(name).expanduser()
-        return {**contract, "embedder": str(path.absolute()) if path.exists() else name}
-
     def _create(self) -> None:
         embedder = self._load(self.settings.embedder)
-        contract = self._contract(embedder, self._asked(self.settings.embedder))
+        contract = make_contract(embedder, self._asked(self.settings.embedder))
         if self.folder.is_dir() and any(self.folder.iterdir()):
             raise CollectionError(
                 f"{self.folder} is not empty and holds no collection.", "Name another folder with -c."

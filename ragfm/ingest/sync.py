@@ -22,20 +22,20 @@ from functools import cached_property
 from hashlib import blake2b
 from typing import TYPE_CHECKING, Any
 
-from ragfm.access import changed, listed
-from ragfm.catalog import text_hash
 from ragfm.chunk import CHUNKER, ChunkSettings, split
-from ragfm.commit import CatalogWriter, Failure
-from ragfm.errors import EmbedderMismatchError, MassDeleteError, RagfmError, SkipDocument, SourceError
-from ragfm.guards import conditions, known_before, not_held, not_moved, remember_sync, waits
+from ragfm.errors import MassDeleteError, RagfmError, SkipDocument, SourceError
+from ragfm.ingest.access import changed, listed
+from ragfm.ingest.guards import conditions, known_before, not_held, not_moved, remember_sync, waits
+from ragfm.ingest.report import Failed, Progress, Skipped, SyncReport, merge_reports
+from ragfm.ingest.vectors import WINDOW, embed_missing
 from ragfm.parse import PARSER, parse
-from ragfm.report import Failed, Progress, Skipped, SyncReport, merge_reports
-from ragfm.rows import NewDocument
-from ragfm.vectors import WINDOW, embed_missing
+from ragfm.store.catalog import text_hash
+from ragfm.store.commit import CatalogWriter, Failure
+from ragfm.store.rows import NewDocument
 
 if TYPE_CHECKING:
-    from ragfm.access import Groups
-    from ragfm.catalog import Source
+    from ragfm.ingest.access import Groups
+    from ragfm.store.catalog import Source
     from ragfm.types import Blob, Connector, Embedder, Ref, Scalar
 
 __all__ = [
@@ -45,7 +45,6 @@ __all__ = [
     "Skipped",
     "Sync",
     "SyncReport",
-    "check_contract",
     "document_uri",
     "list_refs",
     "merge_reports",
@@ -58,18 +57,6 @@ SKIP = "skip"
 """The stage at which failures are noted that are none: entries that were fetched and hold nothing to index."""
 
 _log = logging.getLogger(__name__)
-
-
-def check_contract(stored: Mapping[str, Any], embedder: Embedder) -> None:
-    """Raise EmbedderMismatchError where the embedder would give other vectors than the collection has."""
-    given = dict(embedder.fingerprint)
-    different = [key for key in given if key != "model" and given[key] != stored.get(key)]
-    if different:
-        names = ", ".join(f"{key} {stored.get(key)!r} there, {given[key]!r} now" for key in different)
-        raise EmbedderMismatchError(
-            f"The collection was made with the embedder {stored['model']!r}, this is {given['model']!r} ({names}).",
-            f"Use the first one, or switch the collection with `ragfm reembed --embedder {given['model']}`.",
-        )
 
 
 class Sync:

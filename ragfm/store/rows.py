@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
 
-from ragfm.catalog import Source, text_hash
-from ragfm.database import batches
-from ragfm.schema import as_number, chunks, documents, groups, tags
+from ragfm.store.catalog import Source, text_hash
+from ragfm.store.database import batches
+from ragfm.store.schema import as_number, chunks, documents, groups, tags
 
 if TYPE_CHECKING:
     from ragfm.types import Chunk, Document, Scalar

@@ -19,10 +19,10 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from ragfm.catalog import Catalog, Generation, OvertakenError
-from ragfm.durable import checksummed, read_checksummed, sync_file, sync_folder, write_durably
 from ragfm.errors import CollectionError, DamagedCollectionError
 from ragfm.registry import load_plugin
+from ragfm.store.catalog import Catalog, Generation, OvertakenError
+from ragfm.store.durable import checksummed, read_checksummed, sync_file, sync_folder, write_durably
 
 if TYPE_CHECKING:
     from ragfm.types import KeywordIndex, VectorIndex

@@ -8,12 +8,12 @@ from difflib import get_close_matches
 from typing import TYPE_CHECKING, NoReturn
 
 from ragfm.errors import CollectionError
-from ragfm.schema import documents
-from ragfm.sources import known_sources
+from ragfm.ingest.sources import known_sources
+from ragfm.store.schema import documents
 
 if TYPE_CHECKING:
-    from ragfm.catalog import Catalog, Source
-    from ragfm.store import Store
+    from ragfm.store.catalog import Catalog, Source
+    from ragfm.store.store import Store
 
 __all__ = ["RemoveReport", "remove"]
 

@@ -21,18 +21,18 @@ from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
 
-from ragfm.catalog import Catalog
-from ragfm.database import FILE, HEAD, damaged_pages, open_engine, read_head
 from ragfm.errors import CollectionNotFound, DamagedCollectionError
-from ragfm.migrate import is_old
-from ragfm.repair import repair as mend
-from ragfm.schema import SCHEMA_VERSION, chunks, contracts, generations, properties, vectors
-from ragfm.verify_views import verify_views
-from ragfm.views import FOLDER as VIEWS
-from ragfm.whole import UNREADABLE, LivingDocuments, Wrong, wrong_vector
+from ragfm.store.catalog import Catalog
+from ragfm.store.database import FILE, HEAD, damaged_pages, open_engine, read_head
+from ragfm.store.migrate import is_old
+from ragfm.store.schema import SCHEMA_VERSION, chunks, contracts, generations, properties, vectors
+from ragfm.store.views import FOLDER as VIEWS
+from ragfm.upkeep.repair import repair as mend
+from ragfm.upkeep.verify_views import verify_views
+from ragfm.upkeep.whole import UNREADABLE, LivingDocuments, Wrong, wrong_vector
 
 if TYPE_CHECKING:
-    from ragfm.store import Store
+    from ragfm.store.store import Store
 
 __all__ = ["Finding", "VerifyReport", "verify"]
 

@@ -20,8 +20,8 @@ from urllib.parse import quote
 import pysqlite3
 import sqlalchemy as sa
 
-from ragfm.durable import checksummed, read_checksummed, write_durably
 from ragfm.errors import CollectionError, DamagedCollectionError
+from ragfm.store.durable import checksummed, read_checksummed, write_durably
 
 FILE = "catalog.db"
 HEAD = "HEAD"

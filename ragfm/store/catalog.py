@@ -28,9 +28,9 @@ from zlib import crc32
 import numpy as np
 import sqlalchemy as sa
 
-from ragfm.database import FILE, batches, open_engine, read_head, unreadable
 from ragfm.errors import CollectionError, DamagedCollectionError
-from ragfm.schema import (
+from ragfm.store.database import FILE, batches, open_engine, read_head, unreadable
+from ragfm.store.schema import (
     SCHEMA_VERSION,
     chunks,
     contracts,

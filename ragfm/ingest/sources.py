@@ -9,16 +9,16 @@ from functools import partial
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from ragfm.access import changed, narrowed
-from ragfm.catalog import Catalog, Source
-from ragfm.compact import compact, compaction_pays
 from ragfm.errors import MassDeleteError, SourceError
+from ragfm.ingest.access import changed, narrowed
+from ragfm.ingest.sync import SKIP, Failed, Progress, Sync, SyncReport, document_uri, list_refs, merge_reports
 from ragfm.registry import load_plugin
-from ragfm.sync import SKIP, Failed, Progress, Sync, SyncReport, document_uri, list_refs, merge_reports
+from ragfm.store.catalog import Catalog, Source
+from ragfm.store.compact import compact, compaction_pays
 
 if TYPE_CHECKING:
-    from ragfm.commit import CatalogWriter
-    from ragfm.store import Store
+    from ragfm.store.commit import CatalogWriter
+    from ragfm.store.store import Store
     from ragfm.types import Connector, Ref
 
 

@@ -18,13 +18,13 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Literal, TypeAlias
 import numpy as np
 import sqlalchemy as sa
 
-from ragfm.durable import sync_folder
 from ragfm.errors import CollectionError, MissingExtraError
-from ragfm.schema import documents
-from ragfm.whole import LivingDocuments, WholeDocument, Wrong
+from ragfm.store.durable import sync_folder
+from ragfm.store.schema import documents
+from ragfm.upkeep.whole import LivingDocuments, WholeDocument, Wrong
 
 if TYPE_CHECKING:
-    from ragfm.catalog import Catalog
+    from ragfm.store.catalog import Catalog
 
 __all__ = ["ExportReport", "Format", "export"]
 

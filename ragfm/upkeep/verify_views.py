@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ragfm.catalog import Catalog, OvertakenError
-from ragfm.database import FILE
-from ragfm.durable import read_checksummed
 from ragfm.errors import RagfmError
-from ragfm.views import FOLDER, FORMAT, MANIFEST, View, damaged_blocks
-from ragfm.whole import Wrong
+from ragfm.store.catalog import Catalog, OvertakenError
+from ragfm.store.database import FILE
+from ragfm.store.durable import read_checksummed
+from ragfm.store.views import FOLDER, FORMAT, MANIFEST, View, damaged_blocks
+from ragfm.upkeep.whole import Wrong
 
 if TYPE_CHECKING:
     from ragfm.types import Ids, VectorIndex

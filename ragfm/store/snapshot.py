@@ -21,9 +21,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from ragfm.catalog import Catalog, Generation, OvertakenError
 from ragfm.registry import load_plugin
-from ragfm.views import KEYWORDS, View, newest_view
+from ragfm.store.catalog import Catalog, Generation, OvertakenError
+from ragfm.store.views import KEYWORDS, View, newest_view
 
 if TYPE_CHECKING:
     from ragfm.types import Ids, KeywordIndex, Vectors

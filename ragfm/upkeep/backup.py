@@ -27,15 +27,15 @@ from urllib.parse import quote
 import pysqlite3
 import xxhash
 
-from ragfm.catalog import Catalog
-from ragfm.database import FILE, PAGE, damaged_page, open_engine, write_head
-from ragfm.durable import checksummed, read_checksummed, sync_file, sync_folder
 from ragfm.errors import CollectionError, DamagedCollectionError
-from ragfm.views import BLOCK
-from ragfm.whole import newest_generation
+from ragfm.store.catalog import Catalog
+from ragfm.store.database import FILE, PAGE, damaged_page, open_engine, write_head
+from ragfm.store.durable import checksummed, read_checksummed, sync_file, sync_folder
+from ragfm.store.views import BLOCK
+from ragfm.upkeep.whole import newest_generation
 
 if TYPE_CHECKING:
-    from ragfm.store import Store
+    from ragfm.store.store import Store
 
 __all__ = ["BackupReport", "RestoreReport", "backup", "restore"]
 
