@@ -180,7 +180,12 @@ class _Splitter:
                         f"context, and a chunk may have {self._limit}.",
                         "Raise the chunk size, or take an embedder with a longer window.",
                     )
-        return sorted(fitting, key=lambda chunk: (chunk.start, chunk.end))
+        chosen: list[Chunk] = []
+        for chunk in sorted(fitting, key=lambda chunk: (chunk.start, -chunk.end)):
+            # What was cut again may have left a piece that the next chunk repeats whole.
+            if not chosen or chunk.end > chosen[-1].end:
+                chosen.append(chunk)
+        return chosen
 
     def _cut(self, start: int, stop: int, room: int) -> Iterator[tuple[int, int, int]]:
         """Chunks of a region as (start, where new text starts, end); the two differ by the overlap."""

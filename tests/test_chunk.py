@@ -171,6 +171,13 @@ def test_laws_hold_for_generated_documents(name: str, overlap: int, doc: Documen
     assert split(doc, tokenize, window, ChunkSettings(overlap=overlap)) == chunks
 
 
+def test_what_is_cut_again_is_not_repeated_whole() -> None:
+    doc = markdown(f"# {'é' * 9}\n\n{'x' * 130} \n-  Dr. Who?\n\n")
+    chunks = split(doc, characters, 64, ChunkSettings(overlap=7))
+    check(doc, chunks, characters, 64, 7)
+    assert chunks[-1].text == "-  Dr. Who?"
+
+
 @pytest.mark.parametrize("name", TOKENIZERS)
 @settings(max_examples=100, deadline=None)
 @given(text=UNICODE)
