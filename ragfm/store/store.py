@@ -234,6 +234,8 @@ class Store:
             raise CollectionBusyError(
                 f"{self._holder()} is writing to {self.folder}.", "Wait for it to end, then run this again."
             ) from error
+        except OSError as error:
+            raise CollectionError(f"{lock.lock_file} can't be locked: {error.strerror}.", "Run this again.") from error
         try:
             with contextlib.suppress(OSError):  # it only serves a better message
                 self._holder_file.write_text(json.dumps({"pid": os.getpid(), "host": socket.gethostname()}))
