@@ -54,6 +54,12 @@ def squad(name: str) -> list[Any]:
         return [paragraph for article in json.load(file)["data"] for paragraph in article["paragraphs"]]
 
 
+def questions() -> list[str]:
+    """200 questions of SQuAD dev."""
+    asked = {qa["question"] for paragraph in squad("squad-v1.1-dev.json.gz") for qa in paragraph["qas"]}
+    return random.Random(0).sample(sorted(asked), 200)
+
+
 def real_embeddings() -> tuple[Any, Any]:
     """Embeddings of 20,000 sentences and 200 questions. *Shape:* (20000, 384) and (200, 384)."""
     if not CACHE.is_file():
@@ -63,10 +69,9 @@ def real_embeddings() -> tuple[Any, Any]:
                 texts += [json.loads(line)["text"] for line in file]
         sentences = {part.strip() for text in texts for part in re.split(r"(?<=[.!?])\s+", text)}
         sentences = sorted(sentence for sentence in sentences if 40 <= len(sentence) <= 400)
-        questions = [qa["question"] for paragraph in squad("squad-v1.1-dev.json.gz") for qa in paragraph["qas"]]
         embedder = load_embedder()
         passages = embedder.embed_passages(random.Random(0).sample(sentences, 20_000))
-        queries = embedder.embed_queries(random.Random(0).sample(sorted(set(questions)), 200))
+        queries = embedder.embed_queries(questions())
         CACHE.parent.mkdir(parents=True, exist_ok=True)
         np.savez(CACHE, passages=passages, queries=queries)
     kept = np.load(CACHE)

@@ -140,6 +140,10 @@ class Catalog:
             raise OvertakenError
         return Generation(row.id, row.digest, row.contract_id, row.fingerprint, row.chunks)
 
+    def newest(self, known: Generation) -> Generation:
+        """The newest generation, which mostly is the one that is known."""
+        return known if self.generation() == known.id else self.at()
+
     def floor(self) -> int:
         """The oldest generation that can be read whole."""
         with self.read() as connection:
@@ -200,13 +204,18 @@ class Catalog:
         with self.read() as connection:
             count = connection.execute(sa.select(sa.func.count()).select_from(chunks).where(*wanted)).scalar_one()
             streaming = connection.execution_options(yield_per=1000)  # never all of them as Python objects
-            return self._fill(generation, count, streaming.execute(_vectors(generation).where(*wanted)))
+            return self._fill(
+                generation,
+                count,
+                streaming.execute(_vectors(generation.contract_id).where(*wanted).order_by(chunks.c.id)),
+            )
 
     def vectors_of(self, generation: Generation, ids: Sequence[int]) -> tuple[Ids, Vectors]:
         """Ids and vectors of these chunks, in order of id; ids that are not there are left out."""
+        rows: list[Any] = []
         with self.read() as connection:
-            parts = [_vectors(generation).where(chunks.c.id.in_(part)) for part in batches(list(ids))]
-            rows = [row for query in parts for row in connection.execute(query)]
+            for part in batches(list(ids)):
+                rows += connection.execute(_VECTORS_OF, {"contract_id": generation.contract_id, "ids": part})
         return self._fill(generation, len(rows), sorted(rows))
 
     def _fill(self, generation: Generation, count: int, rows: Iterable[Any]) -> tuple[Ids, Vectors]:
@@ -240,16 +249,14 @@ class Catalog:
 
         Raises DamagedCollectionError where the text is another than was committed. Ids that are not there are left out.
         """
-        query = sa.select(chunks, documents.c.uri).join(documents, documents.c.id == chunks.c.document_id)
         rows: list[Any] = []
         texts: dict[int, str] = {}
         with self.read() as connection:
             for part in batches(list(ids)):
-                rows += connection.execute(query.where(chunks.c.id.in_(part)))
+                rows += connection.execute(_CHUNK_ROWS, {"ids": part})
             # A document's text is read once, however many of its chunks were found: it may have millions of characters.
-            for document_id in {row.document_id for row in rows}:
-                found = sa.select(documents.c.text).where(documents.c.id == document_id)
-                texts[document_id] = connection.execute(found).scalar_one()
+            for part in batches(list({row.document_id for row in rows})):
+                texts.update((row.id, row.text) for row in connection.execute(_TEXTS, {"ids": part}))
         found_rows = {}
         for row in rows:
             text = texts[row.document_id][row.start : row.end]
@@ -334,10 +341,20 @@ class Catalog:
             )
 
 
-def _vectors(generation: Generation) -> sa.Select[Any]:
-    this = sa.and_(vectors.c.text_hash == chunks.c.text_hash, vectors.c.contract_id == generation.contract_id)
-    found = sa.select(chunks.c.id, vectors.c.vector, vectors.c.checksum).select_from(chunks.outerjoin(vectors, this))
-    return found.order_by(chunks.c.id)
+def _vectors(contract_id: int | sa.BindParameter[int]) -> sa.Select[Any]:
+    this = sa.and_(vectors.c.text_hash == chunks.c.text_hash, vectors.c.contract_id == contract_id)
+    return sa.select(chunks.c.id, vectors.c.vector, vectors.c.checksum).select_from(chunks.outerjoin(vectors, this))
+
+
+# Every search has these; made once, since making one takes as long as running it.
+_IDS: sa.BindParameter[Any] = sa.bindparam("ids", expanding=True)
+_VECTORS_OF = _vectors(sa.bindparam("contract_id")).where(chunks.c.id.in_(_IDS))
+_CHUNK_ROWS = (
+    sa.select(chunks, documents.c.uri)
+    .join(documents, documents.c.id == chunks.c.document_id)
+    .where(chunks.c.id.in_(_IDS))
+)
+_TEXTS = sa.select(documents.c.id, documents.c.text).where(documents.c.id.in_(_IDS))
 
 
 def alive(table: sa.Table, generation: int) -> sa.ColumnElement[bool]:

@@ -25,6 +25,7 @@ from ragfm.store.durable import checksummed, read_checksummed, write_durably
 
 FILE = "catalog.db"
 HEAD = "HEAD"
+_CACHE = 32 << 10  # KiB of pages that a connection keeps, so that the upper ones are read and checked once
 PAGE = 4096
 _CHECKSUM = 8  # bytes at the end of a page
 _ROWS = 500  # per IN (...) list; SQLite's oldest limit is 999 variables
@@ -78,6 +79,7 @@ def open_engine(folder: Path, *, writable: bool) -> sa.Engine:
         connection.isolation_level = None  # SQLAlchemy begins and commits, see below
         connection.execute("PRAGMA synchronous=FULL")
         connection.execute("PRAGMA foreign_keys=ON")
+        connection.execute(f"PRAGMA cache_size=-{_CACHE}")
         if writable:
             connection.execute("PRAGMA secure_delete=ON")  # what was deleted can't be read from the file
         else:

@@ -155,9 +155,9 @@ class Store:
         """
         if self._catalog is not None and self._file != _identity(self.folder / FILE):
             self.close()  # another collection has taken its place
-        newest = self.catalog.at()
-        stands_on = (_state(self.folder / VIEWS), newest.contract_id)
         current = self._snapshot
+        newest = self.catalog.at() if current is None else self.catalog.newest(current.generation)
+        stands_on = (_state(self.folder / VIEWS), newest.contract_id)
         if current is None or current.generation.id != newest.id or stands_on != self._stands_on or not current.usable:
             with self._lock:
                 current = self._snapshot
