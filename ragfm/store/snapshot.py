@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 _SPARE = 16  # asked for beyond what is needed, since some may be dead or equal to others
 _MOST = 10_000  # equal ones that are looked through
 _ROUNDING = 1e-6  # of a float32 cosine
-_CANDIDATES, _MARGIN = 2, 30  # times k, and more, that an approximate index is asked for and are scored exactly
+_MARGIN = 40  # asked of an approximate index beyond k, and scored exactly
 _FILTERS = 16  # whose survivors are kept
 
 
@@ -181,7 +181,7 @@ class Snapshot:
         """Living chunks of the view, among which are its best `k`, and their vectors as the catalog has them."""
         if self.view is None or not len(self.view.index):
             return self._ids[:0], self._tail[:0]
-        wanted = k + _SPARE if self.view.index.recall == 1 else _CANDIDATES * k + _MARGIN
+        wanted = k + (_SPARE if self.view.index.recall == 1 else _MARGIN)
         scores, ids = self._found(query, wanted, allowed)
         while len(ids) >= wanted and wanted < _MOST and scores[-1] >= scores[k - 1] - _ROUNDING:
             wanted *= 4  # equal ones are left, of which the lowest ids are to be found
