@@ -6,8 +6,9 @@ Vectors are those of bench_index.py (real embeddings, mixed and jittered), texts
 frequent in SQuAD train, queries are questions of SQuAD dev; 20 chunks make a document. They are committed as a sync
 does, without parsing and embedding; the query's embedding is left out too. Every second document has the tag
 `half = yes`, one in a hundred `rare = yes`. Searches are those of `Collection.search`, one at a time in one thread, so
-text and metadata of the hits are in it; "cold" is the first search of a fresh process after its imports. Prints a
-table, and one JSON line last; a run of a million is kept in benchmarks/results/collection.json.
+text and metadata of the hits are in it. "first" is the first search of a fresh process after its imports, opening
+included: "disk" with none of the collection's files in the system's memory, "memory" with all of them there, as in all
+other figures. Prints a table, and one JSON line last; a run of a million is kept in benchmarks/results/collection.json.
 """
 
 from __future__ import annotations
@@ -110,8 +111,20 @@ def memory() -> dict[str, int]:
     return {"own_mb": sizes["Anonymous"] // 1024, "mapped_mb": (sizes["Rss"] - sizes["Anonymous"]) // 1024}
 
 
-def search(folder: Path, queries_file: Path, memory_mb: int | None) -> dict[str, Any]:
-    """What a fresh process measures."""
+def hold(folder: Path, *, in_memory: bool) -> None:
+    """Have the system keep the files in its memory, or none of them."""
+    for path in folder.rglob("*"):
+        if path.is_file():
+            with path.open("rb") as file:
+                while in_memory and file.read(1 << 24):
+                    pass
+                if not in_memory:
+                    os.fsync(file.fileno())
+                    os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+
+
+def search(folder: Path, queries_file: Path, memory_mb: int | None, *, first: bool = False) -> dict[str, Any]:
+    """What a fresh process measures, at its `first` search or at all."""
     faiss.omp_set_num_threads(1)
     queries, asked = np.load(queries_file), questions()
     collection = Collection.open(folder, settings=Settings(index_memory_mb=memory_mb), embedder=Given(queries))
@@ -120,19 +133,21 @@ def search(folder: Path, queries_file: Path, memory_mb: int | None) -> dict[str,
     found: dict[str, Any] = {"before": memory()}
     start = time.perf_counter()
     collection.search(asked[0], k=10)
-    found["cold_ms"] = round(1000 * (time.perf_counter() - start))
+    found["first_ms"] = round(1000 * (time.perf_counter() - start))
+    if first:
+        return found
     for mode in ("dense", "keyword", "hybrid"):
         for share, given in FILTERS.items():
             start = time.perf_counter()
             collection.search(asked[0], k=10, mode=mode, filter=given)
-            first, times = 1000 * (time.perf_counter() - start), []
+            once, times = 1000 * (time.perf_counter() - start), []
             for query in asked:
                 start = time.perf_counter()
                 hits = collection.search(query, k=10, mode=mode, filter=given)
                 times.append(1000 * (time.perf_counter() - start))
                 assert len(hits) == 10 or mode == "keyword"
             found[f"{mode}, {share}"] = {
-                "first_ms": round(first, 1),
+                "first_ms": round(once, 1),
                 "p50_ms": round(statistics.median(times), 2),
                 "p95_ms": round(float(np.percentile(times, 95)), 2),
             }
@@ -151,6 +166,7 @@ def recall(folder: Path, vectors: Any, queries: Any, memory_mb: int | None) -> f
 
 def add(folder: Path, vectors: Any, seed: int, embedder: Given) -> dict[str, float]:
     """Add 1,000 chunks, and search them, in a handle that is open."""
+    hold(folder, in_memory=True)
     collection = Collection.open(folder, settings=Settings(), embedder=embedder)
     collection.search(questions()[0], k=10)
     with collection._store.writing() as catalog:
@@ -188,7 +204,18 @@ def measure(folder: Path, count: int, memory_mb: int | None) -> dict[str, Any]:
     }
     done["size_mb"] = sizes
     command = [sys.executable, __file__, "--search", str(folder), str(queries_file), str(memory_mb or 0)]
-    done |= json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+
+    def run(*option: str) -> dict[str, Any]:
+        said = subprocess.run([*command, *option], check=True, capture_output=True, text=True).stdout
+        found: dict[str, Any] = json.loads(said)
+        return found
+
+    hold(folder, in_memory=False)
+    done["first from disk_ms"] = run("--first")["first_ms"]
+    hold(folder, in_memory=True)
+    found = run()
+    done["first from memory_ms"] = found.pop("first_ms")
+    done |= found
     done["recall@10"] = round(recall(folder, vectors, queries, memory_mb), 4)
     done["add 1,000"] = add(folder, mix(passages, 1000), count, embedder)
     return done
@@ -199,11 +226,12 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=1_000_000)
     parser.add_argument("--memory-mb", type=int)
     parser.add_argument("--keep", type=Path)
-    parser.add_argument("--search", nargs=3)
+    parser.add_argument("--search", nargs=3, help=argparse.SUPPRESS)
+    parser.add_argument("--first", action="store_true", help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.search:
         folder, queries, memory_mb = given.search
-        print(json.dumps(search(Path(folder), Path(queries), int(memory_mb) or None)))
+        print(json.dumps(search(Path(folder), Path(queries), int(memory_mb) or None, first=given.first)))
         return
     with tempfile.TemporaryDirectory() as temporary:
         place = given.keep or Path(temporary)

@@ -6,10 +6,12 @@ import errno
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pysqlite3
 import pytest
+import sqlalchemy as sa
 
 from ragfm.errors import CollectionError, DamagedCollectionError
 from ragfm.store.catalog import Catalog, Source, text_hash
@@ -63,6 +65,24 @@ def test_a_generation_is_seen_as_it_was(folder: Path, embedder: HashingEmbedder)
     assert catalog.dead_ids(2, 3).tolist() == [3]
     assert catalog.dead_ids(2, 2).tolist() == []
     assert {key: text for key, (_, text) in catalog.chunk_rows([1, 2, 3]).items()} == {1: "one", 2: "two", 3: "three"}
+
+
+def test_a_commit_costs_the_same_however_much_there_is(folder: Path, embedder: HashingEmbedder) -> None:
+    catalog = CatalogWriter(folder)
+    source, said = _source(catalog), list[tuple[str, Any]]()
+    _add(catalog, source, embedder, "a", "one", "two")
+    engine = catalog._engine
+    sa.event.listen(engine, "before_cursor_execute", lambda c, cursor, sql, given, *_: said.append((sql, given)))
+    _add(catalog, source, embedder, "a", "three")
+    plans = list[str]()
+    with catalog.read() as connection:
+        for sql, parameters in said:
+            if sql.startswith(("SELECT", "UPDATE", "DELETE")):
+                rows = connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {sql}", parameters)
+                plans += [row.detail for row in rows]
+    assert any("chunks" in plan for plan in plans)
+    walks = [plan for plan in plans if "SCAN" in plan or "died" in plan]
+    assert set(walks) <= {"SCAN generations"}  # from its end, for one row
 
 
 def test_text_of_a_chunk_is_its_slice_in_code_points(folder: Path, embedder: HashingEmbedder) -> None:

@@ -215,7 +215,7 @@ class Catalog:
         rows: list[Any] = []
         with self.read() as connection:
             for part in batches(list(ids)):
-                rows += connection.execute(_VECTORS_OF, {"contract_id": generation.contract_id, "ids": part})
+                rows += connection.execute(_VECTORS_OF, {"contract_id": generation.contract_id, "ids": part}).all()
         return self._fill(generation, len(rows), sorted(rows))
 
     def _fill(self, generation: Generation, count: int, rows: Iterable[Any]) -> tuple[Ids, Vectors]:

@@ -38,11 +38,13 @@ def end_documents(connection: sa.Connection, source_id: int, paths: Sequence[str
     """End the living documents at these paths; gives how many chunks went with them."""
     ended = 0
     for part in batches(list(paths)):
-        these = (documents.c.source_id == source_id, documents.c.path.in_(part))
-        connection.execute(documents.update().where(*these, documents.c.died.is_(None)).values(died=generation))
-        gone = sa.select(documents.c.id).where(*these, documents.c.died == generation)
-        living = (chunks.c.document_id.in_(gone), chunks.c.died.is_(None))
-        ended += connection.execute(chunks.update().where(*living).values(died=generation)).rowcount
+        these = (documents.c.source_id == source_id, documents.c.path.in_(part), documents.c.died.is_(None))
+        gone = connection.execute(sa.select(documents.c.id).where(*these)).scalars().all()
+        if gone:
+            connection.execute(documents.update().where(documents.c.id.in_(gone)).values(died=generation))
+            # Not by what lives, too: SQLite would walk through all chunks that do.
+            dying = chunks.update().where(chunks.c.document_id.in_(gone)).values(died=generation)
+            ended += connection.execute(dying).rowcount
     return ended
 
 

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 _SPARE = 16  # asked for beyond what is needed, since some may be dead or equal to others
 _MOST = 10_000  # equal ones that are looked through
 _ROUNDING = 1e-6  # of a float32 cosine
-_MARGIN = 40  # asked of an approximate index beyond k, and scored exactly
+_MARGIN = 20  # asked of an approximate index beyond k, and scored exactly
 _FILTERS = 16  # whose survivors are kept
 
 
