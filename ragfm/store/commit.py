@@ -226,13 +226,25 @@ class CatalogWriter(Catalog):
         except sa.exc.DatabaseError as error:
             if "readonly" in str(error.orig):
                 raise CollectionReadOnlyError(f"The collection {self.folder} is read-only.") from error
-            damage = unreadable(self.folder, error)
-            if isinstance(damage, DamagedCollectionError):
-                raise damage from error
-            raise CollectionError(
-                f"Writing to {self.folder / FILE} failed: {error.orig}. What was committed before is intact.",
-                "Mend the cause and run it again.",
-            ) from error
+            raise self._failed(error) from error
+
+    @contextmanager
+    def driver(self) -> Iterator[Any]:
+        """As for readers. Raises CollectionError where something of it fails."""
+        with super().driver() as connection:
+            try:
+                yield connection
+            except self._engine.dialect.loaded_dbapi.Error as error:
+                raise self._failed(sa.exc.DatabaseError(None, None, error)) from error
+
+    def _failed(self, error: sa.exc.DatabaseError) -> CollectionError:
+        damage = unreadable(self.folder, error)
+        if isinstance(damage, DamagedCollectionError):
+            return damage
+        return CollectionError(
+            f"Writing to {self.folder / FILE} failed: {error.orig}. What was committed before is intact.",
+            "Mend the cause and run it again.",
+        )
 
     def _mend_head(self) -> None:
         """Acknowledge a commit whose writer was killed before it could: readers have seen it since."""

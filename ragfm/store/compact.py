@@ -17,7 +17,9 @@ from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
 
+from ragfm.errors import CollectionError
 from ragfm.store.database import FILE
+from ragfm.store.durable import sync_folder
 from ragfm.store.schema import chunks, documents, generations, groups, properties, sources, tags, vectors
 
 if TYPE_CHECKING:
@@ -128,3 +130,7 @@ def shrink(catalog: CatalogWriter) -> None:
             cursor.execute(f"PRAGMA incremental_vacuum({_PAGES})").fetchall()
         cursor.execute("PRAGMA busy_timeout=1000")  # readers may hold it back; then it shrinks later
         cursor.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+    try:
+        sync_folder(catalog.folder)  # SQLite goes on where that fails
+    except OSError as error:
+        raise CollectionError(f"{catalog.folder} can't be synced: {error.strerror}.", "Run this again.") from error

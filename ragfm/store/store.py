@@ -237,6 +237,12 @@ class Store:
         except OSError as error:
             raise CollectionError(f"{lock.lock_file} can't be locked: {error.strerror}.", "Run this again.") from error
         try:
+            try:
+                sync_folder(self.folder.parent)  # whoever has made the folder may not have come to it
+            except OSError as error:
+                raise CollectionError(
+                    f"{self.folder.parent} can't be synced: {error.strerror}.", "Nothing was written. Run this again."
+                ) from error
             with contextlib.suppress(OSError):  # it only serves a better message
                 self._holder_file.write_text(json.dumps({"pid": os.getpid(), "host": socket.gethostname()}))
             catalog = CatalogWriter(self.folder)
@@ -245,7 +251,8 @@ class Store:
             finally:
                 catalog.close()
         finally:
-            self._holder_file.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # the lock itself says whether it is held
+                self._holder_file.unlink()
             lock.release()
 
     def save_view(self, catalog: Catalog, *, always: bool = False) -> None:
@@ -326,7 +333,6 @@ class Store:
             temporary.mkdir(parents=True)
             CatalogWriter.create(temporary, contract)
             temporary.rename(self.folder)
-            sync_folder(self.folder.parent)
         except (OSError, DBAPIError, CollectionError) as error:
             if self.exists:
                 return  # another process was faster

@@ -230,7 +230,9 @@ def _hit(log: Path, within: Path) -> bool:
 def _made_up_for(log: Path) -> bool:
     """Whether an fsync that failed was followed by one of the same file or folder that did not.
 
-    SQLite ignores that of a folder, which HEAD's follows. Its folding of the log into the database needs no success.
+    SQLite ignores that of a folder, which HEAD's follows. Its folding of the log into the database needs no success,
+    nor does that of the log before it, when the database of a new collection is closed: each commit has synced it, or
+    failed.
     """
     failed = None
     for path, result in _SYNCED.findall(log.read_text(errors="replace")):
@@ -238,7 +240,7 @@ def _made_up_for(log: Path) -> bool:
             failed = path
         elif path == failed and result == "0":
             return True
-    return failed is None or failed.endswith("catalog.db")
+    return failed is None or failed.endswith(("catalog.db", ".new/catalog.db-wal"))
 
 
 def _only_first(site: Site, change: str, call: Call, error: str, where: str) -> list[str]:
