@@ -171,7 +171,7 @@ class Collection:
     def documents(self, filter: str | None = None) -> list[DocumentInfo]:
         """The documents, in order of uri."""
         conditions = self._conditions(filter)
-        rows = self._store.read_catalog(lambda catalog: catalog.documents(catalog.generation(), *conditions))
+        rows = self._store.read_catalog(lambda catalog: catalog.documents(None, *conditions))
         return [
             DocumentInfo(row.uri, row.source, row.media_type, row.metadata, row.chunk_count, row.characters, row.digest)
             for row in rows
@@ -184,7 +184,7 @@ class Collection:
         conditions = (documents.c.uri == uri, *self._conditions(None))
 
         def found(catalog: Catalog) -> Document:
-            rows = catalog.documents(catalog.generation(), *conditions)
+            rows = catalog.documents(None, *conditions)
             if not rows:
                 raise CollectionError(f"There is no document {uri!r} in {self.path}.", "`ragfm documents` lists them.")
             text, marks = catalog.document(rows[0].id)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,13 @@ import pytest
 import sqlalchemy as sa
 
 from ragfm.errors import CollectionError, DamagedCollectionError
+from ragfm.store import compact
 from ragfm.store.catalog import Catalog, Source, text_hash
 from ragfm.store.commit import CatalogWriter, Failure
 from ragfm.store.database import FILE, HEAD
 from ragfm.store.durable import checksummed, read_checksummed
 from ragfm.store.rows import NewDocument
+from ragfm.store.schema import documents
 from ragfm.testing import HashingEmbedder
 from ragfm.types import Chunk, Document
 
@@ -69,20 +72,58 @@ def test_a_generation_is_seen_as_it_was(folder: Path, embedder: HashingEmbedder)
 
 def test_a_commit_costs_the_same_however_much_there_is(folder: Path, embedder: HashingEmbedder) -> None:
     catalog = CatalogWriter(folder)
-    source, said = _source(catalog), list[tuple[str, Any]]()
+    source = _source(catalog)
     _add(catalog, source, embedder, "a", "one", "two")
-    engine = catalog._engine
-    sa.event.listen(engine, "before_cursor_execute", lambda c, cursor, sql, given, *_: said.append((sql, given)))
+    plans = _plans(catalog, lambda: _add(catalog, source, embedder, "a", "three"))
+    assert any("chunks" in plan for plan in plans)
+    walks = [plan for plan in plans if "SCAN" in plan or "died" in plan]
+    assert set(walks) <= {"SCAN generations"}  # from its end, for one row
+
+
+def test_reading_walks_and_sorts_no_more_than_it_must(folder: Path, embedder: HashingEmbedder) -> None:
+    catalog = CatalogWriter(folder)
+    _add(catalog, _source(catalog), embedder, "a", "one", "two")
+    newest = catalog.at()
+    plans = _plans(catalog, lambda: catalog.documents(None, documents.c.uri == "docs/a"))
+    assert any("documents_alive" in plan for plan in plans)
+    assert not any("SCAN" in plan for plan in plans)
+    plans = _plans(catalog, lambda: catalog.chunk_vectors(newest))
+    assert "SCAN chunks" in plans
+    assert not any("TEMP B-TREE" in plan for plan in plans)  # which would have all vectors in it
+    plans = _plans(catalog, lambda: catalog.chunk_vectors(newest, born_after=0))
+    assert not any("SCAN" in plan for plan in plans)
+
+
+def test_compaction_walks_through_documents_and_vectors_once(folder: Path, embedder: HashingEmbedder) -> None:
+    catalog = CatalogWriter(folder)
+    source = _source(catalog)
+    _add(catalog, source, embedder, "a", "one", "two")
     _add(catalog, source, embedder, "a", "three")
-    plans = list[str]()
+    compact._delete_chunks(catalog, 2)
+    plans = _plans(catalog, lambda: compact._delete_documents(catalog, 2))
+    assert [plan for plan in plans if "SCAN" in plan] == ["SCAN documents"]
+    plans = _plans(catalog, lambda: compact._delete_vectors(catalog, 1))
+    assert any("contract_id=? AND text_hash>?" in plan for plan in plans)
+    assert not any("SCAN" in plan or "TEMP" in plan for plan in plans)
+    assert len(catalog.documents(None)) == 1
+
+
+def _plans(catalog: CatalogWriter, action: Callable[[], object]) -> list[str]:
+    """How SQLite goes about what an action asks of it."""
+    said, plans = list[tuple[str, Any]](), list[str]()
+
+    def hear(_: object, cursor: object, sql: str, given: Any, *rest: object) -> None:
+        said.append((sql, given))
+
+    sa.event.listen(catalog._engine, "before_cursor_execute", hear)
+    action()
+    sa.event.remove(catalog._engine, "before_cursor_execute", hear)
     with catalog.read() as connection:
         for sql, parameters in said:
             if sql.startswith(("SELECT", "UPDATE", "DELETE")):
                 rows = connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {sql}", parameters)
                 plans += [row.detail for row in rows]
-    assert any("chunks" in plan for plan in plans)
-    walks = [plan for plan in plans if "SCAN" in plan or "died" in plan]
-    assert set(walks) <= {"SCAN generations"}  # from its end, for one row
+    return plans
 
 
 def test_text_of_a_chunk_is_its_slice_in_code_points(folder: Path, embedder: HashingEmbedder) -> None:

@@ -200,7 +200,9 @@ class Catalog:
 
         *Shape:* (n,), and (n, dim). Raises DamagedCollectionError where a chunk's vector is missing or not whole.
         """
-        wanted = (alive(chunks, generation.id), chunks.c.born > born_after)
+        wanted = [alive(chunks, generation.id)]
+        if born_after >= 0:  # else all of them, which SQLite would look up by `born` and sort, vectors and all
+            wanted.append(chunks.c.born > born_after)
         with self.read() as connection:
             count = connection.execute(sa.select(sa.func.count()).select_from(chunks).where(*wanted)).scalar_one()
             streaming = connection.execution_options(yield_per=1000)  # never all of them as Python objects
@@ -277,8 +279,10 @@ class Catalog:
             for row, text in map(rows.__getitem__, part):
                 yield embedded_text(row.context, text)
 
-    def documents(self, generation: int, *conditions: sa.ColumnElement[bool]) -> list[Any]:
+    def documents(self, generation: int | None, *conditions: sa.ColumnElement[bool]) -> list[Any]:
         """The documents that live at a generation and meet the conditions, in order of uri; not their text and marks.
+
+        None is the newest generation. It alone has an index by uri: one document is found without looking at all.
 
         Raises OvertakenError where compaction has passed the generation.
         """
@@ -286,12 +290,12 @@ class Catalog:
         query = (
             sa.select(*columns, sources.c.name.label("source"))
             .join(sources, sources.c.id == documents.c.source_id)
-            .where(alive(documents, generation), *conditions)
+            .where(documents.c.died.is_(None) if generation is None else alive(documents, generation), *conditions)
             .order_by(documents.c.uri)
         )
         with self.read() as connection:
             rows = list(connection.execute(query).all())
-        if self.floor() > generation:
+        if generation is not None and self.floor() > generation:
             raise OvertakenError
         return rows
 

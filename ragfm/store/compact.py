@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import sqlalchemy as sa
 
 from ragfm.errors import CollectionError
-from ragfm.store.database import FILE
+from ragfm.store.database import FILE, batches
 from ragfm.store.durable import sync_folder
 from ragfm.store.schema import chunks, documents, generations, groups, properties, sources, tags, vectors
 
@@ -72,9 +72,7 @@ def compact(store: Store, catalog: CatalogWriter, progress: Progress | None = No
         done += deleted
         if progress is not None:
             progress(done, total)
-    ended = 0
-    while deleted := _delete_documents(catalog, newest.id):
-        ended += deleted
+    ended = _delete_documents(catalog, newest.id)
     forgotten = _delete_vectors(catalog, newest.contract_id)
     with catalog.write() as connection:
         connection.execute(generations.delete().where(generations.c.id < newest.id))
@@ -97,30 +95,30 @@ def _delete_chunks(catalog: CatalogWriter, floor: int) -> int:
 
 
 def _delete_documents(catalog: CatalogWriter, floor: int) -> int:
-    with catalog.write() as connection:
-        query = sa.select(documents.c.id).where(documents.c.died <= floor).limit(500)
-        dead = list(connection.execute(query).scalars())
-        for table in (tags, groups):
-            connection.execute(table.delete().where(table.c.document_id.in_(dead)))
-        return connection.execute(documents.delete().where(documents.c.id.in_(dead))).rowcount
+    with catalog.read() as connection:  # once: there is no index, and the living would be gone through again and again
+        dead = list(connection.execute(sa.select(documents.c.id).where(documents.c.died <= floor)).scalars())
+    for part in batches(dead):
+        with catalog.write() as connection:
+            for table in (tags, groups):
+                connection.execute(table.delete().where(table.c.document_id.in_(part)))
+            connection.execute(documents.delete().where(documents.c.id.in_(part)))
+    return len(dead)
 
 
 def _delete_vectors(catalog: CatalogWriter, contract_id: int) -> int:
     """Those of earlier contracts, and those of no chunk. A later contract's are a re-embedding that was interrupted."""
-    deleted, after = 0, b""
-    unused = sa.or_(
-        vectors.c.contract_id < contract_id,
-        sa.and_(vectors.c.contract_id == contract_id, ~sa.exists().where(chunks.c.text_hash == vectors.c.text_hash)),
-    )
-    while True:
+    deleted, at, after = 0, 0, b""
+    unused = sa.or_(vectors.c.contract_id < contract_id, ~sa.exists().where(chunks.c.text_hash == vectors.c.text_hash))
+    while at <= contract_id:  # one contract after the other, since the key begins with it
+        these = (vectors.c.contract_id == at, vectors.c.text_hash > after)
         with catalog.write() as connection:
-            part = sa.select(vectors.c.text_hash).where(vectors.c.text_hash > after).order_by(vectors.c.text_hash)
-            keys = list(connection.execute(part.limit(_BATCH)).scalars())
-            if not keys:
-                return deleted
-            these = vectors.c.text_hash.between(keys[0], keys[-1])
-            deleted += connection.execute(vectors.delete().where(these, unused)).rowcount
-            after = keys[-1]
+            part = sa.select(vectors.c.text_hash).where(*these).order_by(vectors.c.text_hash).limit(_BATCH)
+            keys = list(connection.execute(part).scalars())
+            if keys:
+                these = (*these, vectors.c.text_hash <= keys[-1])
+                deleted += connection.execute(vectors.delete().where(*these, unused)).rowcount
+        at, after = (at, keys[-1]) if keys else (at + 1, b"")
+    return deleted
 
 
 def shrink(catalog: CatalogWriter) -> None:

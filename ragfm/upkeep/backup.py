@@ -88,7 +88,7 @@ def backup(store: Store, out: Path, *, force: bool = False, progress: Progress |
         try:
             _copy(catalog, temporary, progress)
             with closing(_opened(temporary)) as copy:
-                newest, documents = copy.at(), len(copy.documents(copy.generation()))
+                newest, documents = copy.at(), len(copy.documents(None))
             archive = temporary / "archive"
             _pack(temporary, archive, {"generation": newest.id, "digest": newest.digest})
             if force:
@@ -128,7 +128,7 @@ def restore(store: Store, file: Path, progress: Progress | None = None) -> Resto
         raise CollectionError(f"{error.filename or folder}: {error.strerror}.", "Nothing was restored.") from error
     with store.writing() as catalog:
         store.save_view(catalog)
-    documents = len(store.catalog.documents(newest))
+    documents = len(store.catalog.documents(None))
     absent = tuple(
         source.name
         for source in store.catalog.sources()

@@ -56,14 +56,14 @@ def _find(catalog: Catalog, name: str) -> tuple[Source, str | None, str | None]:
     sources = {source.name: source for source in catalog.sources()}
     if name in sources or name.rstrip("/") in sources:
         return sources.get(name) or sources[name.rstrip("/")], None, None
-    rows = catalog.documents(catalog.generation(), documents.c.uri == name)
+    rows = catalog.documents(None, documents.c.uri == name)
     if not rows:
         _unknown(catalog, name, list(sources))
     return sources[rows[0].source], rows[0].uri, rows[0].path
 
 
 def _unknown(catalog: Catalog, name: str, sources: list[str]) -> NoReturn:
-    uris = [row.uri for row in catalog.documents(catalog.generation())[:_LOOKED_AT]]
+    uris = [row.uri for row in catalog.documents(None)[:_LOOKED_AT]]
     near = get_close_matches(name, [*sources, *uris], n=3)
     hint = f"Near it: {', '.join(near)}. " if near else ""
     raise CollectionError(
