@@ -1,0 +1,48 @@
+"""LangChain: RecursiveCharacterTextSplitter, InMemoryVectorStore, and BM25Retriever in an EnsembleRetriever."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import cache
+
+from langchain_classic.retrievers import EnsembleRetriever
+from langchain_community.retrievers import BM25Retriever
+from langchain_core.documents import Document
+from langchain_core.vectorstores import InMemoryVectorStore
+from langchain_huggingface import HuggingFaceEmbeddings
+from langchain_text_splitters import RecursiveCharacterTextSplitter
+
+PACKAGES = (
+    "langchain", "langchain-classic", "langchain-community", "langchain-huggingface", "langchain-text-splitters",
+    "rank-bm25", "sentence-transformers",
+)  # fmt: skip
+
+
+class Peer:
+    """Chunks of 1,000 characters with 200 repeated, as in the tutorial on RAG."""
+
+    def __init__(self, model: str) -> None:
+        self.embedder = HuggingFaceEmbeddings(model_name=model)
+
+    def fill(self, documents: Mapping[str, str]) -> None:
+        splitter = RecursiveCharacterTextSplitter(chunk_size=1000, chunk_overlap=200)
+        made = [Document(page_content=text, metadata={"source": uri}) for uri, text in documents.items()]
+        self.chunks = splitter.split_documents(made)
+        self.store = InMemoryVectorStore(self.embedder)
+        self.store.add_documents(documents=self.chunks)
+        self.retriever = cache(self._retriever)
+
+    def searches(self) -> dict[str, Callable[[str, int], list[str]]]:
+        return {"default": self.search, "hybrid, ensemble": self.search_both}
+
+    def search(self, query: str, k: int) -> list[str]:
+        return [found.metadata["source"] for found in self.store.similarity_search(query, k=k)]
+
+    def search_both(self, query: str, k: int) -> list[str]:
+        return [found.metadata["source"] for found in self.retriever(k).invoke(query)][:k]
+
+    def _retriever(self, k: int) -> EnsembleRetriever:
+        words = BM25Retriever.from_documents(self.chunks)
+        words.k = k
+        dense = self.store.as_retriever(search_kwargs={"k": k})
+        return EnsembleRetriever(retrievers=[words, dense], weights=[0.5, 0.5])

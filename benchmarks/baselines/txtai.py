@@ -1,0 +1,33 @@
+"""txtai: Embeddings, and with hybrid=True its BM25 beside them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from txtai import Embeddings
+
+PACKAGES = ("txtai",)
+
+
+class Peer:
+    """Texts aren't split: what is over the model's window is left out. Both ways ask one index; see `search`."""
+
+    def __init__(self, model: str) -> None:
+        self.embeddings = Embeddings(path=model, hybrid=True)
+
+    def fill(self, documents: Mapping[str, str]) -> None:
+        self.embeddings.index(documents.items())
+
+    def searches(self) -> dict[str, Callable[[str, int], list[str]]]:
+        return {"default": self.search, "hybrid": self.search_both}
+
+    def search(self, query: str, k: int) -> list[str]:
+        """Without the keyword index, as if the embeddings had been made without `hybrid`."""
+        words, self.embeddings.scoring = self.embeddings.scoring, None
+        try:
+            return self.search_both(query, k)
+        finally:
+            self.embeddings.scoring = words
+
+    def search_both(self, query: str, k: int) -> list[str]:
+        return [uri for uri, _ in self.embeddings.search(query, k)]

@@ -1,0 +1,153 @@
+"""ragfm beside LlamaIndex, Haystack, LangChain and txtai: the same model, texts, questions and threads, nothing tuned.
+
+    python benchmarks/bench_peers.py --python PEERS/bin/python [--keep DIR] [--sets 'SQuAD dev'] [--peers ours,txtai]
+
+PEERS is a virtual environment with the packages that `baselines/` names; ragfm runs in this one. Each peer is filled
+and asked in a process of its own, by its documented defaults and by its documented hybrid searches. With `--keep DIR`,
+what a peer found is kept there, and it isn't run again. `--untimed` leaves out the times and memory of those that are
+run, for a machine that is busy. Prints a table, and one JSON line last.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from data import DATA, beir
+from measure import about, save
+
+from ragfm.evaluate import QuestionSet, Ranked, load_questions
+from ragfm.evaluate.compare import paired_differences
+from ragfm.evaluate.measures import estimate_means, measures_of
+from ragfm.models import find_model
+
+RUNNER = Path(__file__).parent / "baselines" / "runner.py"
+PEERS = {
+    "ours": "ragfm",
+    "llamaindex": "LlamaIndex",
+    "haystack": "Haystack",
+    "langchain": "LangChain",
+    "txtai": "txtai",
+}
+TIMES = (
+    "ingest_s", "documents_per_s", "documents_per_cpu_s", "peak_mb", "import_s", "p50_ms", "p95_ms", "cpu_ms",
+)  # fmt: skip
+THREADS = 2
+MEASURES = ("nDCG@10", "MRR@10", "recall@5", "recall@10")
+CORPUS = "corpus/"
+
+
+def squad_dev() -> QuestionSet:
+    """Every twentieth question of SQuAD 1.1 dev over its own 2,067 paragraphs: few enough to be timed."""
+    data = load_questions(DATA / "squad" / "squad-v1.1-dev.json.gz")
+    return replace(data, questions=data.questions[::20])
+
+
+SETS = {"SQuAD dev": squad_dev, "SciFact test": lambda: beir("scifact", "test")}
+
+
+def run(peer: str, python: str, data: QuestionSet, *, timed: bool = True) -> dict[str, Any]:
+    """What the runner prints for one peer."""
+    task = {
+        "model": str(find_model("bundled", "embedder")),
+        "documents": data.documents,
+        "queries": {question.id: question.text for question in data.questions},
+    }
+    threads = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), str(THREADS))
+    threads["OMP_WAIT_POLICY"] = "PASSIVE"  # threads that wait don't count as work
+    with tempfile.TemporaryDirectory() as place:
+        path = Path(place) / "task.json"
+        path.write_text(json.dumps(task), encoding="utf-8")
+        command = [sys.executable if peer == "ours" else python, str(RUNNER), peer, str(path)]
+        quiet = {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", "HAYSTACK_TELEMETRY_ENABLED": "False"}
+        done = subprocess.run(
+            command, check=False, stdout=subprocess.PIPE, text=True, cwd=place, env={**os.environ, **threads, **quiet}
+        )
+    if done.returncode:
+        raise SystemExit(f"{peer} failed, see above")
+    result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    for figures in () if timed else (result, *result["ways"].values()):
+        for key in TIMES:
+            figures.pop(key, None)
+    head = about("peers")
+    return result | {"date": head["date"], "commit": head["commit"], "load": round(os.getloadavg()[0], 1)}
+
+
+def values(data: QuestionSet, found: dict[str, list[str]]) -> np.ndarray[Any, np.dtype[np.float64]]:
+    """*Shape:* (n_questions, n_measures)."""
+    rows = []
+    for question in data.questions:
+        numbers = {gold.uri.removeprefix(CORPUS): number for number, gold in enumerate(question.gold)}
+        places = [Ranked(uri, 0, 0, None, numbers.get(uri)) for uri in found[question.id]]
+        measured = measures_of(places, {number: gold.grade for number, gold in enumerate(question.gold)}, 10)
+        rows.append([measured[name] for name in MEASURES])
+    return np.array(rows, dtype=np.float64)
+
+
+def measured(data: QuestionSet, result: dict[str, Any], ours: Any) -> tuple[dict[str, Any], Any]:
+    """A peer's entry, and the values of its first way. `ours`: those of ragfm, to be compared with."""
+    entry = {key: value for key, value in result.items() if key not in ("ways", "versions", "installed_mb")}
+    entry["ways"], first = {}, None
+    for way, asked in result["ways"].items():
+        got = values(data, asked.pop("found"))
+        first = got if first is None else first
+        estimates = zip(MEASURES, estimate_means(got), strict=True)
+        entry["ways"][way] = asked | {
+            "measures": {name: [round(value, 4) for value in (e.value, e.low, e.high)] for name, e in estimates}
+        }
+        if ours is not None:
+            rows = paired_differences(MEASURES, got, ours)
+            entry["ways"][way]["ragfm_minus_this"] = {
+                row.measure: [round(value, 4) for value in (row.difference, row.low, row.high, row.p)] for row in rows
+            }
+    return entry, first
+
+
+def show(name: str, entry: dict[str, Any]) -> None:
+    times = "  ".join(f"{key} {entry[key]}" for key in TIMES if key in entry)
+    print(f"{name:12} {times}")
+    for way, figures in entry["ways"].items():
+        quality = "  ".join(f"{key} {value[0]:.3f}" for key, value in figures["measures"].items())
+        print(f"    {way:26} {quality}  p50 {figures.get('p50_ms')} ms  p95 {figures.get('p95_ms')} ms", flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--python", required=True, help="the interpreter that has the peers")
+    parser.add_argument("--keep", metavar="DIR", type=Path)
+    parser.add_argument("--sets", default=",".join(SETS))
+    parser.add_argument("--peers", default=",".join(PEERS))
+    parser.add_argument("--untimed", action="store_true")
+    args = parser.parse_args()
+    sets: dict[str, Any] = {}
+    installs: dict[str, Any] = {}
+    for name in args.sets.split(","):
+        data, entries, ours = SETS[name](), {}, None
+        print(f"\n{name}: {len(data.documents or ())} documents, {len(data.questions)} questions")
+        for peer in args.peers.split(","):
+            kept = args.keep / f"{name}, {peer}.json" if args.keep else None
+            if kept and kept.exists():
+                result = json.loads(kept.read_text(encoding="utf-8"))
+            else:
+                result = run(peer, args.python, data, timed=not args.untimed)
+                if kept:
+                    kept.parent.mkdir(parents=True, exist_ok=True)
+                    kept.write_text(json.dumps(result), encoding="utf-8")
+            installs[PEERS[peer]] = {"versions": result["versions"], "mb": result["installed_mb"]}
+            entries[PEERS[peer]], first = measured(data, result, ours)
+            ours = first if peer == "ours" else ours
+            show(PEERS[peer], entries[PEERS[peer]])
+        sets[name] = {"documents": len(data.documents or ()), "questions": len(data.questions), "peers": entries}
+    save({**about("peers"), "threads": THREADS, "sets": sets, "installed": installs}, "peers")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,66 @@
+"""How well it finds out of the box: SciFact, npl and SQuAD, in each mode, and the sets that may be tuned on.
+
+    python benchmarks/bench_retrieval.py [--keep DIR] [--sets 'npl,SQuAD dev']
+
+Nothing is tuned on the reported sets. `--keep` is where what was embedded stays; with `--sets`, the others' figures
+stay as they are. Prints a table, and one JSON line last.
+"""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from data import REPORTED, TUNING
+from measure import about, ask, read, save
+
+GOALS = {"SciFact test": 0.73, "SQuAD dev": 0.81}
+"""That hybrid should reach, by the measure that counts."""
+NOT_BELOW = ("SciFact test", "npl", "SQuAD dev")
+"""Where hybrid should be at least as good as the better of dense and keyword."""
+
+
+def goals(sets: dict[str, Any]) -> list[dict[str, Any]]:
+    """What was aimed at, what came out, and whether that is enough."""
+    found = []
+    for name in [name for name in REPORTED if name in sets]:
+        measure, modes = REPORTED[name][1], sets[name]["modes"]
+        value = {mode: modes[mode]["measures"][measure][0] for mode in modes}
+        if name in GOALS:
+            found.append((f"{name}: {measure} ≥ {GOALS[name]}", value["hybrid"], value["hybrid"] >= GOALS[name]))
+        if name in NOT_BELOW:
+            better = max(value["dense"], value["keyword"])
+            found.append((f"{name}: hybrid ≥ better of both ({better})", value["hybrid"], value["hybrid"] >= better))
+    return [{"goal": goal, "value": value, "reached": reached} for goal, value, reached in found]
+
+
+def show(name: str, entry: dict[str, Any]) -> None:
+    print(f"\n{name}: {entry['documents']} documents, {entry['chunks']} chunks, {entry['questions']} questions")
+    for mode, figures in entry["modes"].items():
+        measures = "  ".join(f"{key} {value[0]:.3f}" for key, value in figures["measures"].items())
+        print(f"  {mode:8} {measures}  p50 {figures['search_ms']['p50']} ms  p95 {figures['search_ms']['p95']} ms")
+    row = entry["hybrid_beside_better"][entry["measure"]]
+    print(f"  hybrid - {row['better']}: {row['difference']}, p {row['p']}", flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--keep", metavar="DIR")
+    parser.add_argument("--sets", default=",".join({**REPORTED, **TUNING}), help="separated by commas")
+    args = parser.parse_args()
+    head = about("retrieval")
+    sets: dict[str, Any] = read("retrieval").get("sets", {})
+    for name in args.sets.split(","):
+        load, measure = {**REPORTED, **TUNING}[name]
+        entry = {"role": "tuning" if name in TUNING else "reported", "measure": measure, "commit": head["commit"]}
+        sets[name] = entry | ask(load(), keep=args.keep)
+        show(name, sets[name])
+    ordered = {name: sets[name] for name in {**REPORTED, **TUNING} if name in sets}
+    print()
+    for goal in goals(ordered):
+        print(f"{'reached' if goal['reached'] else 'MISSED':8} {goal['goal']}: {goal['value']}")
+    save({**head, "embedder": "all-MiniLM-L6-v2", "goals": goals(ordered), "sets": ordered}, "retrieval")
+
+
+if __name__ == "__main__":
+    main()

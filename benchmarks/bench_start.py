@@ -1,0 +1,75 @@
+"""How long it takes to start: imports, the command line, a first search; beside importing other frameworks.
+
+    python benchmarks/bench_start.py [--python PEERS/bin/python] [--rounds 7]
+
+Each is a process of its own, run after one that isn't counted, so that files are in the page cache; the median of
+`rounds`, and bare Python beside it. A framework that is not installed is left out. Prints a table, and one JSON line
+last.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from measure import about, save
+
+CLI = "import sys; from ragfm.cli import main; sys.exit(main())"  # as the installed command does it
+OURS = {
+    "python": ("-c", "pass"),
+    "import ragfm": ("-c", "import ragfm"),
+    "ragfm.Collection, .Rag": ("-c", "from ragfm import Collection, Rag"),
+    "ragfm --version": ("-c", CLI, "--version"),
+    "ragfm search, keyword": ("-c", CLI, "search", "parental leave", "--mode", "keyword"),
+    "ragfm search, hybrid": ("-c", CLI, "search", "parental leave"),
+}
+PEERS = {
+    "LlamaIndex": "from llama_index.core import VectorStoreIndex",
+    "Haystack": "from haystack import Document, Pipeline",
+    "LangChain": "from langchain_core.vectorstores import InMemoryVectorStore",
+    "txtai": "from txtai import Embeddings",
+}
+
+
+def seconds(command: list[str], rounds: int, cwd: str) -> float | None:
+    """The median time of a process; None where it fails."""
+    times = []
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "2"}
+    for _ in range(rounds + 1):
+        start = time.perf_counter()
+        done = subprocess.run(command, check=False, capture_output=True, cwd=cwd, env=environment)
+        times.append(time.perf_counter() - start)
+        if done.returncode:
+            print(done.stderr.decode(errors="replace")[-300:], file=sys.stderr)
+            return None
+    return round(statistics.median(times[1:]), 3)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--python", help="an interpreter that has the other frameworks")
+    parser.add_argument("--rounds", type=int, default=7)
+    args = parser.parse_args()
+    result: dict[str, Any] = {}
+    with tempfile.TemporaryDirectory() as place:
+        samples = Path(sys.modules["ragfm"].__file__ or "").parent / "samples" / "handbook"
+        ingest = [sys.executable, "-c", CLI, "ingest", str(samples)]
+        subprocess.run(ingest, check=True, capture_output=True, cwd=place)
+        for name, arguments in OURS.items():
+            result[name] = seconds([sys.executable, *arguments], args.rounds, place)
+        for name, line in PEERS.items() if args.python else ():
+            result[name] = seconds([args.python, "-c", line], args.rounds, place)
+    for name, value in result.items():
+        print(f"{name:26} {value}")
+    save({**about("start"), "rounds": args.rounds, "seconds": result}, "start")
+
+
+if __name__ == "__main__":
+    main()

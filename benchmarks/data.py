@@ -1,0 +1,113 @@
+"""The public data that the benchmarks of retrieval ask, as question sets. None of it is part of the project.
+
+Tuning sets may be tuned on; nothing may on the others.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+import os
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from ragfm.evaluate import Gold, Question, QuestionSet, load_questions
+
+DATA = Path(os.environ.get("RAGFM_DATA", Path(__file__).parents[2] / "shared" / "data"))
+
+
+def beir(name: str, split: str | None = None) -> QuestionSet:
+    """A set in the form of BEIR: documents are found."""
+    return load_questions(DATA / "beir" / name, split=split)
+
+
+def squad() -> QuestionSet:
+    """Every tenth question of SQuAD 1.1 dev, over the 20,963 paragraphs of dev and train."""
+    folder = DATA / "squad"
+    data = load_questions(folder / "squad-v1.1-dev.json.gz", distractors=[folder / "squad-v1.0-train.json.gz"])
+    return replace(data, name="SQuAD 1.1 dev and train", questions=data.questions[::10])
+
+
+def squad_train() -> QuestionSet:
+    """A thousand questions of SQuAD 1.0 train, over the same paragraphs."""
+    folder = DATA / "squad"
+    data = load_questions(folder / "squad-v1.0-train.json.gz", distractors=[folder / "squad-v1.1-dev.json.gz"])
+    return replace(data, name="SQuAD 1.0 train and dev").sample(1000)
+
+
+def squad_articles() -> QuestionSet:
+    """Every twentieth question of SQuAD 1.1 dev over its 48 articles, each a document: the passage is to be found."""
+    data = load_questions(DATA / "squad" / "squad-v1.1-dev.json.gz", articles=True)
+    return replace(data, questions=data.questions[::20])
+
+
+def xquad(language: str) -> QuestionSet:
+    """XQuAD: 1,190 questions over 240 paragraphs, the same in each language (Artetxe et al. 2020)."""
+    return load_questions(DATA / "xquad" / f"xquad.{language}.json.gz")
+
+
+def hotpotqa() -> QuestionSet:
+    """100 questions of HotpotQA (Yang et al. 2018), whose answer takes two passages."""
+    corpus = _json("hotpotqa_train_corpus")
+    return _multihop(
+        "HotpotQA",
+        [(title, "".join(sentences)) for title, sentences in corpus.items()],
+        [
+            (entry["_id"], entry["question"], {(t, "".join(corpus[t])) for t, _ in entry["supporting_facts"]})
+            for entry in _json("hotpotqa_train")
+        ],
+    )
+
+
+def musique() -> QuestionSet:
+    """100 questions of MuSiQue (Trivedi et al. 2022), whose answer takes two to four passages."""
+    return _multihop(
+        "MuSiQue",
+        [(passage["title"], passage["text"]) for passage in _json("musique_train_corpus")],
+        [
+            (
+                entry["id"],
+                entry["question"],
+                {(p["title"], p["paragraph_text"]) for p in entry["paragraphs"] if p["is_supporting"]},
+            )
+            for entry in _json("musique_train")
+        ],
+    )
+
+
+def _multihop(
+    name: str, passages: list[tuple[str, str]], asked: list[tuple[str, str, set[tuple[str, str]]]]
+) -> QuestionSet:
+    """Passages are Markdown files with their title as heading, as documents of BEIR are."""
+    files = {passage: f"{number:05}.md" for number, passage in enumerate(passages)}
+    return QuestionSet(
+        name,
+        tuple(
+            Question(key, question, tuple(Gold(f"corpus/{files[passage]}") for passage in sorted(supporting)))
+            for key, question, supporting in asked
+        ),
+        documents={file: f"# {title}\n\n{text}" for (title, text), file in files.items()},
+    )
+
+
+def _json(name: str) -> Any:
+    with gzip.open(DATA / "multihop" / f"{name}.json.gz", "rt", encoding="utf-8") as file:
+        return json.load(file)
+
+
+# What each set is loaded by, and the measure that counts.
+REPORTED: dict[str, tuple[Callable[[], QuestionSet], str]] = {
+    "SciFact test": (lambda: beir("scifact", "test"), "nDCG@10"),
+    "npl": (lambda: beir("npl"), "nDCG@10"),
+    "SQuAD dev": (squad, "MRR@10"),
+    "SQuAD dev articles": (squad_articles, "MRR@10"),
+}
+TUNING: dict[str, tuple[Callable[[], QuestionSet], str]] = {
+    "SciFact train": (lambda: beir("scifact", "train"), "nDCG@10"),
+    "SQuAD train": (squad_train, "MRR@10"),
+    "cranfield": (lambda: beir("cranfield"), "nDCG@10"),
+    "cisi": (lambda: beir("cisi"), "nDCG@10"),
+    "cacm": (lambda: beir("cacm"), "nDCG@10"),
+}

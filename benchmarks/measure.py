@@ -1,0 +1,129 @@
+"""What the benchmarks share: asking a question set in each mode, what machine it was, and where results are kept."""
+
+from __future__ import annotations
+
+import datetime
+import json
+import os
+import platform
+import subprocess
+from collections.abc import Iterable, Mapping
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ragfm import Collection, Settings
+from ragfm.embed import load_embedder
+from ragfm.evaluate import QuestionSet, RetrievalReport, TimedEmbedder, corpus_collection, evaluate_retrieval
+from ragfm.evaluate.compare import paired_differences
+
+RESULTS = Path(__file__).parent / "results"
+MODES = ("dense", "keyword", "hybrid")
+VERSIONS = ("ragfm", "torch", "sentence-transformers", "faiss-cpu", "numpy")
+
+
+def ask(data: QuestionSet, *, embedder: str = "bundled", keep: str | None = None) -> dict[str, Any]:
+    """Fill a collection with a set's documents, as a user does and with no other setting, and ask all its questions.
+
+    `keep` is a folder for it to stay in. The result has hybrid search beside the better of the other two.
+    """
+    with corpus_collection(data, Settings(embedder=embedder), keep=keep) as (folder, _):
+        stopwatch = TimedEmbedder(load_embedder(embedder))
+        with Collection.open(folder, embedder=stopwatch) as collection:
+            status = collection.status()
+            reports = {
+                mode: evaluate_retrieval(collection, data.questions, mode=mode, stopwatch=stopwatch)  # type: ignore[arg-type]
+                for mode in MODES
+            }
+    return {
+        "documents": status.documents,
+        "chunks": status.chunks,
+        "questions": len(data.questions),
+        "language": status.indexes[-1]["language"],
+        "modes": {mode: _figures(report) for mode, report in reports.items()},
+        "hybrid_beside_better": _beside_better(reports),
+    }
+
+
+def _figures(report: RetrievalReport) -> dict[str, Any]:
+    times = {"search_ms": report.latency_ms, "embed_ms": report.embed_ms}
+    return {
+        "measures": {
+            name: [round(value, 4) for value in (e.value, e.low, e.high)] for name, e in report.measures.items()
+        },
+        **{name: {key: round(e.value, 2) for key, e in values.items()} for name, values in times.items()},
+        "all@5": round(sum(result.measures["recall@5"] == 1 for result in report.results) / len(report.results), 4),
+        "failed": sum(result.error is not None for result in report.results),
+    }
+
+
+def _beside_better(reports: Mapping[str, RetrievalReport]) -> dict[str, Any]:
+    """By each measure, hybrid against the better of the other modes, question by question."""
+    found = {}
+    for name in reports["hybrid"].measures:
+        values = {mode: _column(report, name) for mode, report in reports.items()}
+        better = max((mode for mode in reports if mode != "hybrid"), key=lambda mode: values[mode].mean())
+        (row,) = paired_differences([name], values[better], values["hybrid"])
+        found[name] = {
+            "better": better,
+            "difference": [round(value, 4) for value in (row.difference, row.low, row.high)],
+            "p": round(row.p, 4),
+            "noise": row.noise,
+        }
+    return found
+
+
+def _column(report: RetrievalReport, measure: str) -> Any:
+    return np.array([[result.measures[measure]] for result in report.results], dtype=np.float64)
+
+
+# --- Results -----------------------------------------------------------------------------------------------------
+
+
+def machine() -> dict[str, Any]:
+    """What it ran on."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        processor = next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        processor = platform.processor() or platform.machine()
+    return {"cores": os.cpu_count(), "processor": processor, "python": platform.python_version()}
+
+
+def about(benchmark: str, packages: Iterable[str] = VERSIONS) -> dict[str, Any]:
+    """The head of a result: when, where, and of which versions and commit."""
+    return {
+        "benchmark": benchmark,
+        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
+        "commit": _commit(),
+        "machine": machine(),
+        "versions": {name: found for name in packages if (found := _version(name))},
+    }
+
+
+def save(result: Mapping[str, Any], name: str) -> None:
+    """Keep a result in `results/`, and print it in one line."""
+    (RESULTS / f"{name}.json").write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    print(json.dumps(result, ensure_ascii=False))
+
+
+def read(name: str) -> dict[str, Any]:
+    """A result that is kept, or nothing."""
+    path = RESULTS / f"{name}.json"
+    content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    return content
+
+
+def _version(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
+
+
+def _commit() -> str | None:
+    command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "--short=12", "HEAD"]
+    done = subprocess.run(command, check=False, capture_output=True, text=True)
+    return done.stdout.strip() or None

@@ -1,0 +1,221 @@
+"""Writes the tables of docs/benchmarks.md, between their markers, from `results/`.
+
+python benchmarks/tables.py [--check]
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+RESULTS = Path(__file__).parent / "results"
+PAGE = Path(__file__).parents[1] / "docs" / "benchmarks.md"
+_MARKED = re.compile(r"(<!-- table: (\w+) -->\n).*?(<!-- end -->)", re.S)
+
+
+def render(page: str) -> str:
+    """The page with all its tables made anew. A name without a table is a KeyError."""
+    return _MARKED.sub(lambda found: f"{found[1]}{TABLES[found[2]]()}\n{found[3]}", page)
+
+
+def main() -> None:
+    old = PAGE.read_text(encoding="utf-8")
+    new = render(old)
+    if "--check" in sys.argv[1:]:
+        sys.exit("docs/benchmarks.md is not what results/ say: run python benchmarks/tables.py" if new != old else 0)
+    PAGE.write_text(new, encoding="utf-8")
+
+
+# --- Tables ------------------------------------------------------------------------------------------------------
+
+
+def retrieval() -> str:
+    rows = []
+    for name, entry in _result("retrieval")["sets"].items():
+        counts, modes, row = entry["measure"], entry["modes"], entry["hybrid_beside_better"][entry["measure"]]
+        value, low, high = modes["hybrid"]["measures"][counts]
+        rows.append(
+            [
+                name if entry["role"] == "reported" else f"{name} (tuning)",
+                f"{entry['questions']:,} / {entry['documents']:,}",
+                counts,
+                *(f"{modes[mode]['measures'][counts][0]:.3f}" for mode in ("dense", "keyword")),
+                f"**{value:.3f}** [{low:.3f}, {high:.3f}]",
+                f"{row['difference'][0]:+.3f} ({_p(row['p'])})",
+            ]
+        )
+    return _table(
+        ("set", "questions / documents", "measure", "dense", "keyword", "hybrid [95 %]", "hybrid − better (p)"), rows
+    )
+
+
+def retrieval_more() -> str:
+    rows = []
+    for name, entry in _result("retrieval")["sets"].items():
+        for mode, figures in entry["modes"].items() if entry["role"] == "reported" else ():
+            measures = (f"{figures['measures'][key][0]:.3f}" for key in _MEASURES)
+            times = (f"{figures['search_ms'][key]:.1f}" for key in ("p50", "p95"))
+            rows.append([name, mode, *measures, *times, f"{figures['embed_ms'].get('p50', 0):.1f}"])
+    return _table(("set", "mode", *_MEASURES, "p50 ms", "p95 ms", "of it embedding"), rows)
+
+
+def goals() -> str:
+    return _table(
+        ("goal", "hybrid", ""),
+        [
+            [goal["goal"], f"{goal['value']:.4f}", "reached" if goal["reached"] else "**missed**"]
+            for goal in _result("retrieval")["goals"]
+        ],
+    )
+
+
+def peers_quality() -> str:
+    rows = []
+    for name, entry in _result("peers")["sets"].items():
+        for peer, figures in entry["peers"].items():
+            for way, asked in figures["ways"].items():
+                values = (asked["measures"][key] for key in ("nDCG@10", "MRR@10", "recall@5"))
+                minus = asked.get("ragfm_minus_this", {}).get("nDCG@10")
+                told = f"{minus[0]:+.3f} ({_p(minus[3])})" if minus else ""
+                rows.append([name, peer, way, *(f"{value[0]:.3f}" for value in values), told])
+    return _table(("set", "framework", "search", "nDCG@10", "MRR@10", "recall@5", "ragfm − this, nDCG@10 (p)"), rows)
+
+
+def peers_cost() -> str:
+    result, rows = _result("peers"), []
+    for peer, figures in result["sets"]["SQuAD dev"]["peers"].items():
+        sizes = result["installed"][peer]["mb"]
+        plain, *others = figures["ways"].values()
+        rows.append(
+            [
+                peer,
+                f"{figures['documents_per_s']:.1f}",
+                f"{plain['p50_ms']:.1f} / {plain['p95_ms']:.1f}",
+                ", ".join(f"{other['p50_ms']:.1f} / {other['p95_ms']:.1f}" for other in others),
+                f"{figures['peak_mb']:,}",
+                f"{sum(sizes.values()) - sizes.get('torch', 0):,.0f}",
+                f"{figures['import_s']:.1f}",
+            ]
+        )
+    return _table(
+        (
+            "framework",
+            "paragraphs/s",
+            "default search, p50 / p95 ms",
+            "its other searches",
+            "peak MB",
+            "installed MB without torch",
+            "import s",
+        ),
+        rows,
+    )
+
+
+def peers_versions() -> str:
+    rows = [
+        [peer, ", ".join(f"{package} {version}" for package, version in entry["versions"].items())]
+        for peer, entry in _result("peers")["installed"].items()
+    ]
+    return _table(("framework", "packages"), rows)
+
+
+def multihop() -> str:
+    rows = [
+        [name, mode, _interval(figures["measures"]["recall@5"]), f"{figures['all@5']:.2f}"]
+        for name, entry in _result("multihop")["sets"].items()
+        for mode, figures in entry["modes"].items()
+    ]
+    return _table(("set", "mode", "recall@5 [95 %]", "all of them in the first 5"), rows)
+
+
+def languages() -> str:
+    rows = []
+    for language, entry in _result("languages")["sets"].items():
+        modes = entry["modes"]
+        values = [modes[mode]["measures"][key][0] for key in ("MRR@10", "recall@5") for mode in modes]
+        rows.append([language, *(f"{value:.3f}" for value in values)])
+    ways = ("dense", "keyword", "hybrid")
+    return _table(("language", *(f"MRR@10 {way}" for way in ways), *(f"recall@5 {way}" for way in ways)), rows)
+
+
+def start() -> str:
+    return _table(
+        ("what", "seconds"),
+        [[name, f"{value:.2f}"] for name, value in _result("start")["seconds"].items() if value is not None],
+    )
+
+
+def collection() -> str:
+    rows = []
+    for size, entry in _result("collection")["results"].items():
+        for way in ("dense, all", "keyword, all", "hybrid, all", "hybrid, 1 %"):
+            times = (f"{entry[way][key]:.0f}" for key in ("first_ms", "p50_ms", "p95_ms"))
+            rows.append([f"{int(size):,}", way, f"{entry['cold_ms']}", *times])
+    return _table(
+        ("chunks", "mode, documents allowed", "open and first search, ms", "first ms", "p50 ms", "p95 ms"), rows
+    )
+
+
+def index() -> str:
+    rows = []
+    for kind, entry in _result("index")["kinds"].items():
+        seam = entry["allowed 100%"]["seam"]
+        rows.append(
+            [
+                kind,
+                f"{entry['build_s']:.0f}",
+                f"{entry['file_mb']}",
+                f"{seam['recall_rescored']:.3f}",
+                f"{seam['p50_ms']:.1f} / {seam['p95_ms']:.1f}",
+                f"{entry['allowed 100%']['ratio']:.2f}",
+            ]
+        )
+    return _table(("kind", "build s", "file MB", "recall@10", "p50 / p95 ms", "time beside raw FAISS"), rows)
+
+
+def bm25() -> str:
+    result = _result("bm25")
+    names = ("ragfm", "bm25s", "tantivy")
+    keys = [key for key in result["ragfm"] if key != "version"]
+    rows = [[key, *(f"{result[name][key]}" for name in names)] for key in keys]
+    return _table(("", *(f"{name} {result[name]['version']}" for name in names)), rows)
+
+
+TABLES: dict[str, Callable[[], str]] = {
+    table.__name__: table
+    for table in (
+        retrieval, retrieval_more, goals, peers_quality, peers_cost, peers_versions, multihop, languages, start,
+        collection, index, bm25,
+    )
+}  # fmt: skip
+
+# --- Inside ------------------------------------------------------------------------------------------------------
+
+_MEASURES = ("nDCG@10", "MRR@10", "recall@5", "recall@10", "recall@100")
+
+
+def _result(name: str) -> Any:
+    return json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
+
+
+def _table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
+    head = list(head)
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _interval(values: list[float]) -> str:
+    value, low, high = values
+    return f"{value:.3f} [{low:.3f}, {high:.3f}]"
+
+
+def _p(value: float) -> str:
+    return "p < 0.001" if value < 0.001 else f"p = {value:.3f}"
+
+
+if __name__ == "__main__":
+    main()

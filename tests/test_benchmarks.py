@@ -1,0 +1,105 @@
+"""What the benchmarks work out, and that the tables in the docs are what the results say."""
+
+import importlib
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+
+
+@pytest.fixture
+def benchmark(monkeypatch):
+    """A module of `benchmarks/`, by name."""
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    imported = set(sys.modules)
+    yield importlib.import_module
+    for name in set(sys.modules) - imported:
+        if str(BENCHMARKS) in str(getattr(sys.modules[name], "__file__", "")):
+            del sys.modules[name]
+
+
+def test_the_tables_are_what_the_results_say(benchmark):
+    tables = benchmark("tables")
+    page = tables.PAGE.read_text(encoding="utf-8")
+    assert tables.render(page) == page, "run python benchmarks/tables.py"
+    assert page.count("<!-- table: ") == page.count("<!-- end -->") == len(tables.TABLES)
+
+
+def test_a_changed_result_changes_its_table(benchmark, monkeypatch, tmp_path):
+    tables = benchmark("tables")
+    page = tables.PAGE.read_text(encoding="utf-8")
+    for path in tables.RESULTS.glob("*.json"):
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    result = json.loads((tmp_path / "multihop.json").read_text(encoding="utf-8"))
+    result["sets"]["MuSiQue"]["modes"]["hybrid"]["measures"]["recall@5"][0] = 0.123
+    (tmp_path / "multihop.json").write_text(json.dumps(result), encoding="utf-8")
+    monkeypatch.setattr(tables, "RESULTS", tmp_path)
+    changed = [line for line in tables.render(page).splitlines() if line not in page.splitlines()]
+    assert len(changed) == 1
+    assert "0.123" in changed[0]
+
+
+def test_goals_say_what_was_missed(benchmark):
+    def modes(dense, keyword, hybrid):
+        values = {"dense": dense, "keyword": keyword, "hybrid": hybrid}
+        return {
+            "modes": {mode: {"measures": {"nDCG@10": [v, 0, 1], "MRR@10": [v, 0, 1]}} for mode, v in values.items()}
+        }
+
+    goals = benchmark("bench_retrieval").goals
+    sets = {"SciFact test": modes(0.65, 0.7, 0.72), "npl": modes(0.3, 0.4, 0.39), "SQuAD dev": modes(0.6, 0.8, 0.81)}
+    assert [goal["reached"] for goal in goals(sets)] == [False, True, False, True, True]
+    assert goals({"cranfield": modes(0, 0, 0)}) == []
+
+
+def test_a_peers_ranking_is_measured_as_ours(benchmark):
+    from ragfm.evaluate import Gold, Question, QuestionSet
+
+    gold = (Gold("corpus/a.md", grade=2), Gold("corpus/b.md"))
+    data = QuestionSet("set", (Question("1", "?", gold), Question("2", "?", (Gold("corpus/c.md"),))))
+    values = benchmark("bench_peers").values(data, {"1": ["x.md", "a.md", "b.md"], "2": ["x.md"]})
+    ndcg = (2 / 1.5849625 + 1 / 2) / (2 + 1 / 1.5849625)
+    assert values[0].tolist() == pytest.approx([ndcg, 1 / 2, 1, 1])
+    assert values[1].tolist() == [0, 0, 0, 0]
+
+
+def test_a_runner_asks_deeper_where_passages_share_documents(benchmark):
+    asked = []
+
+    def search(query, k):
+        asked.append((query, k))
+        return [f"{number // 4}.md" for number in range(k)]
+
+    found = benchmark("baselines.runner").ask(search, {"1": "first"})
+    assert found["found"]["1"] == [f"{number}.md" for number in range(10)]
+    assert asked == [("first", 10), ("first", 40), ("first", 10), ("first", 40)]
+    assert 0 <= found["p50_ms"] <= found["p95_ms"]
+
+
+def test_installed_sizes_hold_what_is_needed_and_no_extras(benchmark):
+    sizes = benchmark("baselines.runner").installed(("sentence-transformers",))
+    assert {"sentence-transformers", "torch", "numpy"} <= set(sizes)
+    assert sizes["torch"] > 100
+    assert "pytest" not in sizes
+
+
+@pytest.mark.data
+def test_multihop_questions_have_their_passages(benchmark):
+    data = benchmark("data")
+    for loaded, most in ((data.hotpotqa(), 2), (data.musique(), 4)):
+        golds = [{gold.uri.removeprefix("corpus/") for gold in question.gold} for question in loaded.questions]
+        assert len(golds) == 100
+        assert {len(gold) for gold in golds} == set(range(2, most + 1))
+        assert all(gold <= set(loaded.documents) for gold in golds)
+    lilu = next(question for question in data.hotpotqa().questions if "Gallu" in question.text)
+    texts = [data.hotpotqa().documents[gold.uri.removeprefix("corpus/")] for gold in lilu.gold]
+    assert sorted(text.splitlines()[0] for text in texts) == ["# Alû", "# Lilu (mythology)"]
+
+
+@pytest.mark.data
+def test_every_tenth_question_of_squad_over_all_paragraphs(benchmark):
+    data = benchmark("data").squad()
+    assert (len(data.questions), len(data.documents)) == (1057, 20_963)
