@@ -114,7 +114,8 @@ def read_weights(path: Path) -> Bert:
     count = len([name for name in tensors if name.endswith("attention.self.query.weight")])
     return Bert(
         words=tensor("embeddings.word_embeddings.weight"),
-        positions=tensor("embeddings.position_embeddings.weight") + tensor("embeddings.token_type_embeddings.weight")[0],
+        positions=tensor("embeddings.position_embeddings.weight")
+        + tensor("embeddings.token_type_embeddings.weight")[0],
         norm=linear("embeddings.LayerNorm"),
         layers=tuple(layer(f"encoder.layer.{number}") for number in range(count)),
     )

@@ -34,7 +34,7 @@ SECONDS = 60
 PAUSES = (1, 2, 4, 8, 16)
 """Seconds before each further try, where the server says nothing of its own."""
 
-_TOKEN = re.compile(r"[A-Za-z]{1,4}|\S")
+_TOKEN = re.compile(r"[A-Za-z]{1,5}|\S")
 _AGAIN = {408, 409, 429, 500, 502, 503, 504}
 
 _log = logging.getLogger(__name__)
@@ -44,7 +44,7 @@ class EndpointEmbedder:
     """A model by its name on the server at OPENAI_BASE_URL, with the key in OPENAI_API_KEY if it wants one.
 
     The embedding contract holds the model's name and dimensions: the same model may move to another server. Its
-    tokenizer is not known here, so tokens are counted as pieces of up to four letters, which is more than there are in
+    tokenizer is not known here, so tokens are counted as pieces of up to five letters, which is about as many as there are in
     English.
     """
 
@@ -77,7 +77,7 @@ class EndpointEmbedder:
         }
 
     def tokenize(self, texts: Sequence[str]) -> list[Offsets]:
-        """Pieces of up to four letters, and all other signs."""
+        """Pieces of up to five letters, and all other signs."""
         spans = ([match.span() for match in _TOKEN.finditer(text)] for text in texts)
         return [np.array(span, dtype=np.int64).reshape(-1, 2) for span in spans]
 

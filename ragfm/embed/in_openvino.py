@@ -71,9 +71,7 @@ class _OpenVino:
 
     def attend(self, qkv: Any, mask: Any) -> Any:
         parts = op.reshape(qkv, _whole([0, 0, 3, self._heads, -1]), True)
-        q, k, v = (
-            op.transpose(op.gather(parts, _whole(part), _whole(2)), _whole([0, 2, 1, 3])) for part in range(3)
-        )
+        q, k, v = (op.transpose(op.gather(parts, _whole(part), _whole(2)), _whole([0, 2, 1, 3])) for part in range(3))
         bias = op.unsqueeze((op.constant(np.float32(1)) - mask) * op.constant(np.float32(MASKED)), _whole([1, 2]))
         out = op.scaled_dot_product_attention(q, k, v, bias)
         return op.reshape(op.transpose(out, _whole([0, 2, 1, 3])), _whole([0, 0, -1]), True)

@@ -79,4 +79,4 @@ class StaticEmbedder:
             raise MissingExtraError(
                 "Static embedding models need model2vec.", "Run `pip install 'ragfm[static]'`."
             ) from error
-        return StaticModel.from_pretrained(str(self._path))
+        return StaticModel.from_pretrained(str(self._path), max_length=None)  # switching it is not thread-safe
