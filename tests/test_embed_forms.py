@@ -174,7 +174,7 @@ def test_batches_keep_the_order_and_the_budget() -> None:
 class _Network:
     """Forms that take a while and are more or less exact; the exact one is slow."""
 
-    window, dim, pooling, prompts = 256, 2, "", {}  # noqa: RUF012
+    window, dim, pooling, prompts = 256, 2, "", {}
 
     def __init__(self, slowness: dict[str, float], angles: dict[str, float]) -> None:
         self.slowness, self.angles = slowness, angles

@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 
 from ragfm import Collection, Settings
-from ragfm.embed import load_embedder
 from ragfm.embed import endpoint as endpoint_module
+from ragfm.embed import load_embedder
 from ragfm.embed.spread import spread
 from ragfm.errors import DamagedModelError, EmbeddingError, TooLongError, UnsupportedError
 from ragfm.models import find_model

@@ -61,13 +61,13 @@ class Operations(Protocol):
         """As many of a table's first rows as the ids are long. *Shape:* (L, H)."""
 
     def linear(self, x: Any, by: Linear) -> Any:
-        """x Wᵀ + b."""
+        """The product x Wᵀ + b."""
 
     def norm(self, x: Any, by: Linear) -> Any:
         """Layer normalisation (Ba et al. 2016)."""
 
     def gelu(self, x: Any) -> Any:
-        """x Φ(x) (Hendrycks and Gimpel 2016), by the error function and not by tanh."""
+        """The product x Φ(x) (Hendrycks and Gimpel 2016), by the error function and not by tanh."""
 
     def attend(self, qkv: Any, mask: Any) -> Any:
         """Softmax attention of all heads. *Shape:* (B, L, H) for qkv (B, L, 3 H)."""

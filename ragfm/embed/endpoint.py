@@ -44,8 +44,7 @@ class EndpointEmbedder:
     """A model by its name on the server at OPENAI_BASE_URL, with the key in OPENAI_API_KEY if it wants one.
 
     The embedding contract holds the model's name and dimensions: the same model may move to another server. Its
-    tokenizer is not known here, so tokens are counted as pieces of up to five letters, which is about as many as there are in
-    English.
+    tokenizer is not known here; tokens are counted as pieces of up to five letters, somewhat more than English has.
     """
 
     def __init__(self, model: str, *, dim: int | None = None) -> None:
@@ -106,13 +105,15 @@ class EndpointEmbedder:
                 raise ValueError(f"vectors of shape {vectors.shape} for {len(texts)} texts")
         except (KeyError, TypeError, ValueError) as error:
             raise EmbeddingError(f"{self._host} gave an answer that can't be read: {error!r}.") from error
-        return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+        unit: Vectors = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+        return unit
 
     def _post(self, body: Mapping[str, Any]) -> Any:
         headers = {"Content-Type": "application/json"}
         if key := os.environ.get("OPENAI_API_KEY"):
             headers["Authorization"] = f"Bearer {key}"
         request = Request(f"{self._base}/embeddings", json.dumps(body).encode(), headers)  # noqa: S310  http(s) only
+        pause: float | None
         for pause in (*PAUSES, None):
             try:
                 with self._opener.open(request, timeout=SECONDS) as answer:

@@ -93,7 +93,8 @@ class GgufEmbedder:
         with self._lock:  # one context
             for rows in _batches(tokens):
                 vectors[rows] = self._model.embed([tokens[row] for row in rows])
-        return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+        unit: Vectors = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+        return unit
 
     @property
     def _model(self) -> _Model:

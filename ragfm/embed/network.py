@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from ragfm.errors import UnsupportedError
 
@@ -31,27 +31,6 @@ class Tokenised:
 
 Form: TypeAlias = Callable[[Tokenised], "Vectors"]
 """A way to run a network: unit vectors, *shape* (texts, dim)."""
-
-
-class Network(Protocol):
-    """A model: what the embedding contract needs to know of it, its tokenizer, and its forms.
-
-    `window` is in tokens, special ones and prompt included. `forms` names those that this machine may have, the exact
-    one first; `load` raises where one turns out not to be there.
-    """
-
-    @property
-    def window(self) -> int: ...
-    @property
-    def dim(self) -> int: ...
-    @property
-    def pooling(self) -> str: ...
-    @property
-    def prompts(self) -> Mapping[str, str]: ...
-    @property
-    def tokenizer(self) -> Any: ...
-    def forms(self) -> Sequence[str]: ...
-    def load(self, form: str) -> Form: ...
 
 
 class BertNetwork:
@@ -114,12 +93,14 @@ class LibraryNetwork:
     def __init__(self, path: Path, name: str) -> None:
         self._path, self._name = path, name
 
-    @property
+    @cached_property
     def window(self) -> int:
+        """What sentence-transformers would cut a text to."""
         return int(self._model.max_seq_length)
 
-    @property
+    @cached_property
     def dim(self) -> int:
+        """Length of a vector."""
         return int(self._model.get_embedding_dimension())
 
     @cached_property
@@ -129,8 +110,9 @@ class LibraryNetwork:
 
         return json.dumps([layer.get_config_dict() for layer in list(self._model)[1:]], sort_keys=True)
 
-    @property
+    @cached_property
     def prompts(self) -> Mapping[str, str]:
+        """The model's own, by name."""
         return {name: text or "" for name, text in self._model.prompts.items()}
 
     @cached_property
@@ -177,6 +159,14 @@ class LibraryNetwork:
         if not getattr(model.tokenizer, "is_fast", False):
             raise UnsupportedError(f"The model {self._name} has no fast tokenizer, so its window can't be kept.")
         return model
+
+
+Network: TypeAlias = BertNetwork | LibraryNetwork
+"""What the embedding contract needs to know of a model, its tokenizer, and its forms.
+
+`window` is in tokens, special ones and prompt included. `forms` names those that this machine may have, the exact one
+first; `load` raises where one turns out not to be there.
+"""
 
 
 def _whole(tokenizer: Any) -> Any:
