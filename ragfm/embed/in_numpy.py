@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from functools import partial
+import threading
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ragfm.embed.batches import embed_sorted
+from ragfm.embed.batches import Batch, embed_sorted
 from ragfm.embed.bert import MASKED, Bert, Linear, forward
+from ragfm.embed.network import cores
 
 if TYPE_CHECKING:
     from ragfm.embed.folder import BertFolder
@@ -22,16 +26,29 @@ BUDGET = 1024
 
 
 class NumpyForm:
-    """fp32, in numpy."""
+    """fp32, one batch on each core.
+
+    The threads of a matrix product wait for each other spinning: where another program wants a core, one second of work
+    took minutes. So each product has one thread, and the batches share the cores.
+    """
 
     def __init__(self, folder: BertFolder, bert: Bert) -> None:
         self._folder, self._forward = folder, partial(forward, _Numpy(folder), bert)
 
     def __call__(self, ids: Sequence[Sequence[int]]) -> Vectors:
         """*Shape:* (len(ids), dim)."""
-        return embed_sorted(
-            ids, lambda batches: (self._forward(*batch) for batch in batches), self._folder.dim, budget=BUDGET
-        )
+        with _one_blas_thread():
+            if len(ids) == 1:
+                return embed_sorted(ids, partial(map, self._one), self._folder.dim, budget=BUDGET)
+            return embed_sorted(ids, partial(self._streams.map, self._one), self._folder.dim, budget=BUDGET)
+
+    def _one(self, batch: Batch) -> Vectors:
+        vectors: Vectors = self._forward(*batch)
+        return vectors
+
+    @cached_property
+    def _streams(self) -> ThreadPoolExecutor:
+        return ThreadPoolExecutor(cores(), "ragfm-embed")
 
 
 class _Numpy:
@@ -77,3 +94,24 @@ class _Numpy:
 
     def pool(self, x: Any, mask: Any) -> Any:
         return x[:, 0] if self._cls else np.einsum("blh,bl->bh", x, mask)
+
+
+_limiting = threading.Lock()
+_limits: list[Any] = []
+
+
+@contextmanager
+def _one_blas_thread() -> Iterator[None]:
+    """The limit is the whole process's; the first who comes sets it, the last who goes lifts it."""
+    from threadpoolctl import threadpool_limits
+
+    with _limiting:
+        _limits.append(None if _limits else threadpool_limits(1, "blas"))
+        first = _limits[0]
+    try:
+        yield
+    finally:
+        with _limiting:
+            _limits.pop()
+            if not _limits:
+                first.restore_original_limits()
