@@ -17,6 +17,7 @@ import click
 
 from ragfm import __version__
 from ragfm.cli_eval import evaluation
+from ragfm.cli_models import models
 from ragfm.cli_options import FAILED, FILLED, INTERRUPTED, OK, SOME_FAILED, USAGE
 from ragfm.cli_options import filtered as _filter
 from ragfm.cli_options import shared as _shared
@@ -117,7 +118,7 @@ def ragfm(context: click.Context) -> None:
         logging.getLogger(chatty).setLevel(logging.WARNING)
 
 
-for command in (*COMMANDS, evaluation):
+for command in (*COMMANDS, evaluation, models):
     ragfm.add_command(command)
 
 

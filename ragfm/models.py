@@ -8,6 +8,7 @@ from __future__ import annotations
 import queue
 import threading
 from dataclasses import dataclass
+from functools import lru_cache
 from hashlib import sha256
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
@@ -81,8 +82,15 @@ def find_model(name: str, job: Job) -> Path:
 
 def weights_sha256(path: Path) -> str:
     """The sha256 of a model's weights: of the file, or of a folder's weight files one after the other, by name."""
+    files = [path] if path.is_file() else _weight_files(path)
+    return _sha256(tuple((file, (now := file.stat()).st_mtime_ns, now.st_size) for file in files))
+
+
+@lru_cache
+def _sha256(files: tuple[tuple[Path, int, int], ...]) -> str:
+    """Kept by times of change and sizes, since a process needs it several times and it takes 0.1 s."""
     digest = sha256()
-    for file in [path] if path.is_file() else _weight_files(path):
+    for file, *_ in files:
         with file.open("rb") as stream:
             while block := stream.read(1 << 20):
                 digest.update(block)
@@ -97,9 +105,10 @@ def _weight_files(folder: Path) -> list[Path]:
 def _checked(path: Path, job: Job) -> Path:
     """The path, if weights that may be loaded are there."""
     if path.is_file():
-        if path.suffix != ".gguf" or job == "embedder":
-            forms = "a .gguf file or a folder" if job == "reader" else "a folder"
-            raise UnsupportedError(f"The file {path} is not a {job}.", f"Give {forms} with .safetensors files.")
+        if path.suffix != ".gguf":
+            raise UnsupportedError(
+                f"The file {path} is not a {job}.", "Give a .gguf file or a folder with .safetensors files."
+            )
     elif not _weight_files(path):
         if any((*path.glob("*.bin"), *path.glob("*/*.bin"), *path.glob("*.pt"), *path.glob("*.pth"))):
             raise UnsupportedError(

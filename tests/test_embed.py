@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from ragfm.embed import SentenceTransformerEmbedder, load_embedder
-from ragfm.errors import ModelNotFoundError, TooLongError, UnknownPluginError
+from ragfm.errors import ConfigError, ModelNotFoundError, TooLongError, UnknownPluginError
 from ragfm.models import find_model
 from ragfm.registry import plugins
 from ragfm.testing import HashingEmbedder, check_embedder
@@ -21,9 +21,20 @@ def bundled() -> Embedder:
     return load_embedder("bundled")
 
 
-@pytest.mark.parametrize("name", plugins("embedders"))
-def test_every_registered_embedder_keeps_the_contract(name: str) -> None:
+@pytest.mark.parametrize("name", ["hashing", "sentence-transformers"])  # the others need the name of a model
+def test_embedders_that_need_no_name_keep_the_contract(name: str) -> None:
     check_embedder(load_embedder(name))
+
+
+def test_every_registered_embedder_is_tested() -> None:
+    elsewhere = {"llama-cpp", "model2vec", "openai"}  # test_embedders.py
+    assert set(plugins("embedders")) == {"hashing", "sentence-transformers", *elsewhere}
+
+
+@pytest.mark.parametrize("name", ["llama-cpp", "model2vec", "openai"])
+def test_a_plugin_that_needs_a_name_says_so(name: str) -> None:
+    with pytest.raises(ConfigError, match=f"Say {name}:NAME"):
+        load_embedder(name)
 
 
 class _Cuts(HashingEmbedder):
@@ -73,7 +84,7 @@ def test_too_long_is_refused_for_queries_too(bundled: Embedder) -> None:
 
 def test_prompts_are_put_before_and_their_tokens_taken_off(bundled: Embedder) -> None:
     prompted = SentenceTransformerEmbedder("bundled")
-    prompted._model.prompts = {"query": "query: ", "document": "passage: "}
+    prompted._network.prompts = {"query": "query: ", "document": "passage: "}  # type: ignore[misc]
     assert prompted.max_tokens == 252
     check_embedder(prompted)
     assert np.allclose(prompted.embed_queries(["boats"]), bundled.embed_queries(["query: boats"]), atol=1e-6)

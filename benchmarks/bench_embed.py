@@ -1,0 +1,317 @@
+"""Embeds 1,000 paragraphs of SQuAD train with the same model, by ragfm and by others out of the box.
+
+    python benchmarks/bench_embed.py [--peers PYTHON] [--rounds 5] [--paragraphs 1000] [--quality]
+
+Each contender is a process of its own with two threads, that loads the model, embeds 16 texts, and waits for its turn;
+in each round all take theirs. `--peers` is the Python of an environment that has sentence-transformers, llama-index,
+langchain-huggingface, Haystack and txtai. Paragraphs longer than the model's window are left out, since the others
+would cut them and ragfm refuses them. Wall times are medians; "per core" is by the time that the processors were busy,
+which other work on the machine disturbs less. The peak is torch's product of two matrices of 2048 by 2048. `--quality`
+compares nDCG@10 over cranfield (dense, exact) for the exact and the chosen forms. Prints a table and one JSON line.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import gzip
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+DATA = Path(os.environ.get("RAGFM_DATA", Path(__file__).parents[2] / "shared" / "data"))
+THREADS = 2
+Embed = Callable[[Sequence[str]], Any]
+
+
+# --- The contenders, imported in their own processes -----------------------------------------------------------------
+
+
+def sentence_transformers(path: str) -> Embed:
+    from sentence_transformers import SentenceTransformer
+
+    model = SentenceTransformer(path, device="cpu", local_files_only=True)
+    return lambda texts: model.encode(list(texts), show_progress_bar=False)
+
+
+def llamaindex(path: str) -> Embed:
+    from llama_index.embeddings.huggingface import HuggingFaceEmbedding
+
+    return HuggingFaceEmbedding(model_name=path, device="cpu").get_text_embedding_batch
+
+
+def langchain(path: str) -> Embed:
+    from langchain_huggingface import HuggingFaceEmbeddings
+
+    return HuggingFaceEmbeddings(model_name=path).embed_documents
+
+
+def haystack(path: str) -> Embed:
+    from haystack import Document
+    from haystack_integrations.components.embedders.sentence_transformers import SentenceTransformersDocumentEmbedder
+
+    embedder = SentenceTransformersDocumentEmbedder(model=path, progress_bar=False)
+    embedder.warm_up()
+    return lambda texts: [d.embedding for d in embedder.run([Document(content=text) for text in texts])["documents"]]
+
+
+def txtai(path: str) -> Embed:
+    from txtai import Embeddings
+
+    embeddings = Embeddings(path=path)
+    return lambda texts: embeddings.batchtransform(list(texts))
+
+
+def ragfm_torch(path: str) -> Embed:
+    sys.modules["openvino"] = None  # type: ignore[assignment]  # as without the extra
+    return ragfm_openvino(path)
+
+
+def ragfm_openvino(path: str) -> Embed:
+    from ragfm.embed import SentenceTransformerEmbedder
+    from ragfm.embed.choice import fastest
+
+    embedder = SentenceTransformerEmbedder(path)
+    if not os.environ.get("FORM"):
+        print(json.dumps({"chosen": fastest(embedder.measure())}), flush=True)
+        return embedder.embed_passages
+    network = embedder._network
+    embedder._chosen = network.load(os.environ["FORM"])
+    embedder._passage_tokens = 1_000_000
+    print(json.dumps({"chosen": os.environ["FORM"]}), flush=True)
+    return embedder.embed_passages
+
+
+def gemm(_: str) -> Embed:
+    """Not a contender: the machine's peak, in GFLOP/s, as `vectors` of fp32 and bf16."""
+    import torch
+
+    def peak(dtype: Any) -> float:
+        one, other = torch.randn(2048, 2048, dtype=dtype), torch.randn(2048, 2048, dtype=dtype)
+        best = 0.0
+        for _ in range(6):
+            start = time.perf_counter()
+            one @ other
+            best = max(best, 2 * 2048**3 / (time.perf_counter() - start) / 1e9)
+        return best
+
+    return lambda _: [[peak(torch.float32), peak(torch.bfloat16)]]
+
+
+CONTENDERS: dict[str, Callable[[str], Embed]] = {
+    "sentence-transformers": sentence_transformers,
+    "LlamaIndex": llamaindex,
+    "LangChain": langchain,
+    "Haystack": haystack,
+    "txtai": txtai,
+    "ragfm": ragfm_torch,
+    "ragfm[openvino]": ragfm_openvino,
+    "gemm": gemm,
+}
+PEERS = list(CONTENDERS)[:5]
+
+
+def contend(name: str, path: str, texts_file: Path) -> None:
+    """One contender's process: a line on standard input is a turn."""
+    texts = json.loads(texts_file.read_text())
+    embed = CONTENDERS[name](path)
+    embed(texts[:16])
+    print(json.dumps({"ready": name}), flush=True)
+    for turn, _ in enumerate(sys.stdin):
+        start, busy = time.perf_counter(), time.process_time()
+        vectors = embed(texts)
+        took = {"seconds": time.perf_counter() - start, "cpu": time.process_time() - busy}
+        if turn == 0:
+            np.save(texts_file.with_name(f"{name}.npy"), np.asarray(vectors, dtype=np.float32))
+        print(json.dumps(took), flush=True)
+
+
+# --- The race --------------------------------------------------------------------------------------------------------
+
+
+class Contender:
+    """A process, and the seconds that it took."""
+
+    def __init__(self, name: str, python: str, path: str, texts_file: Path) -> None:
+        self.name, self.chosen = name, ""
+        self.wall: list[float] = []
+        self.cpu: list[float] = []
+        command = [python, __file__, "--contender", name, "--model", path, "--texts", str(texts_file)]
+        environment = {**os.environ, "OMP_NUM_THREADS": str(THREADS), "HF_HUB_OFFLINE": "1",
+                       "XDG_CACHE_HOME": str(texts_file.parent / name), "TOKENIZERS_PARALLELISM": "true"}  # fmt: skip
+        environment["FORM"] = {"ragfm": environment.get("FORM_TORCH", ""),
+                               "ragfm[openvino]": environment.get("FORM_OPENVINO", "")}.get(name, "")  # fmt: skip
+        log = (texts_file.parent / f"{name}.log").open("w")
+        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True,
+                                        env=environment)  # fmt: skip
+        while "ready" not in (said := self._line()):
+            self.chosen = said.get("chosen", self.chosen)
+
+    def turn(self) -> None:
+        assert self.process.stdin is not None
+        self.process.stdin.write("\n")
+        self.process.stdin.flush()
+        said = self._line()
+        self.wall.append(said["seconds"])
+        self.cpu.append(said["cpu"])
+
+    def _line(self) -> dict[str, Any]:
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            if line.startswith("{"):  # libraries print things too
+                said: dict[str, Any] = json.loads(line)
+                return said
+        raise SystemExit(f"{self.name} ended before its turn; see its log.")
+
+
+def paragraphs(count: int, path: str) -> tuple[list[str], list[int]]:
+    """Paragraphs from all over SQuAD train that fit into the model's window, and their tokens."""
+    from ragfm.embed import SentenceTransformerEmbedder
+
+    with gzip.open(DATA / "squad" / "squad-v1.0-train.json.gz", "rt", encoding="utf-8") as file:
+        every = [p["context"] for article in json.load(file)["data"] for p in article["paragraphs"]]
+    embedder = SentenceTransformerEmbedder(path)
+    texts = every[:: max(1, len(every) // (2 * count))]
+    tokens = [len(offsets) for offsets in embedder.tokenize(texts)]
+    fitting = [(text, n + 2) for text, n in zip(texts, tokens, strict=True) if n <= embedder.max_tokens][:count]
+    return [text for text, _ in fitting], [n for _, n in fitting]
+
+
+def flops(tokens: Sequence[int], path: str) -> float:
+    """Of the products in the network, without padding."""
+    config = json.loads((Path(path) / "config.json").read_text())
+    width, inner, layers = config["hidden_size"], config["intermediate_size"], config["num_hidden_layers"]
+    return sum(layers * (2 * n * (4 * width**2 + 2 * width * inner) + 4 * n * n * width) for n in tokens)
+
+
+def race(args: argparse.Namespace, path: str) -> dict[str, Any]:
+    texts, tokens = paragraphs(args.paragraphs, path)
+    work = flops(tokens, path)
+    with tempfile.TemporaryDirectory() as folder:
+        texts_file = Path(folder) / "texts.json"
+        texts_file.write_text(json.dumps(texts))
+        names = [name for name in CONTENDERS if args.only is None or name in args.only or name == "gemm"]
+        contenders = [Contender(name, args.peers if name in PEERS else sys.executable, path, texts_file)
+                      for name in names]  # fmt: skip
+        for number in range(args.rounds):
+            for contender in contenders[number % len(contenders) :] + contenders[: number % len(contenders)]:
+                contender.turn()
+                print(f"round {number + 1}: {contender.name} {contender.wall[-1]:.1f} s", file=sys.stderr, flush=True)
+        for contender in contenders:
+            contender.process.kill()
+        vectors = {name: np.load(Path(folder) / f"{name}.npy") for name in names}
+    fp32, bf16 = (float(peak) for peak in vectors.pop("gemm")[0])
+    reference = unit(vectors["sentence-transformers"])
+    rows = []
+    for contender in contenders:
+        if contender.name == "gemm":
+            continue
+        seconds, busy = statistics.median(contender.wall), statistics.median(contender.cpu)
+        rows.append({
+            "contender": contender.name,
+            "form": contender.chosen,
+            "texts_per_s": round(len(texts) / seconds, 1),
+            "tokens_per_s": round(sum(tokens) / seconds),
+            "texts_per_busy_s": round(len(texts) / (busy / THREADS), 1),
+            "gflops": round(work / seconds / 1e9, 1),
+            "of_peak_fp32": round(work / seconds / 1e9 / fp32, 3),
+            "of_peak_bf16": round(work / seconds / 1e9 / bf16, 3),
+            "lowest_cosine": round(float((unit(vectors[contender.name]) * reference).sum(1).min()), 6),
+            "seconds": [round(one, 2) for one in contender.wall],
+        })  # fmt: skip
+    return {"texts": len(texts), "tokens": sum(tokens), "rounds": args.rounds,
+            "peak_gflops": {"fp32": round(fp32, 1), "bf16": round(bf16, 1)}, "rows": rows}  # fmt: skip
+
+
+def unit(vectors: Any) -> Any:
+    return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+
+
+def ratios(rows: Sequence[dict[str, Any]]) -> dict[str, float]:
+    """Ragfm's rates to the best peer's, by wall time and by busy time."""
+    found = {}
+    for by in ("texts_per_s", "texts_per_busy_s"):
+        best = max(row[by] for row in rows if row["contender"] in PEERS)
+        found |= {f"{r['contender']} {by}": round(r[by] / best, 2) for r in rows if r["contender"] not in PEERS}
+    return found
+
+
+# --- Quality ---------------------------------------------------------------------------------------------------------
+
+
+def quality(path: str, forms: Sequence[str]) -> dict[str, float]:
+    """nDCG@10 over cranfield, questions in fp32 and documents in each form."""
+    import ir_measures
+
+    from ragfm.embed import SentenceTransformerEmbedder
+
+    folder = DATA / "beir" / "cranfield"
+    with gzip.open(folder / "corpus.jsonl.gz", "rt", encoding="utf-8") as file:
+        corpus = [json.loads(line) for line in file]
+    questions = [json.loads(line) for line in (folder / "queries.jsonl").read_text().splitlines()]
+    qrels = [
+        ir_measures.Qrel(query, document, int(float(grade)))
+        for query, document, grade in (line.split("\t") for line in (folder / "qrels.tsv").read_text().splitlines()[1:])
+    ]
+    embedder = SentenceTransformerEmbedder(path)
+    texts = [f"{row.get('title', '')}\n{row['text']}".strip() or "-" for row in corpus]
+    ends = [offsets[: embedder.max_tokens][-1][1] for offsets in embedder.tokenize(texts)]
+    texts = [text[:end] for text, end in zip(texts, ends, strict=True)]
+    asked = embedder.embed_queries([row["text"] for row in questions])
+    found = {}
+    for form in forms:
+        embedder._chosen, embedder._passage_tokens = embedder._network.load(form), 1_000_000
+        scores = asked @ embedder.embed_passages(texts).T
+        run = [
+            ir_measures.ScoredDoc(question["_id"], corpus[place]["_id"], float(row[place]))
+            for question, row in zip(questions, scores, strict=True)
+            for place in np.argsort(-row, kind="stable")[:10]
+        ]
+        measure = ir_measures.nDCG @ 10
+        found[form] = round(float(ir_measures.calc_aggregate([measure], qrels, run)[measure]), 4)
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--peers", default=sys.executable, help="the Python of the peers' environment")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--paragraphs", type=int, default=1000)
+    parser.add_argument("--quality", action="store_true")
+    parser.add_argument("--only", nargs="+", choices=list(CONTENDERS), help="leave the others out")
+    parser.add_argument("--contender", choices=list(CONTENDERS), help=argparse.SUPPRESS)
+    parser.add_argument("--model", help=argparse.SUPPRESS)
+    parser.add_argument("--texts", type=Path, help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.contender:
+        contend(args.contender, args.model, args.texts)
+        return
+    from ragfm.embed.choice import machine
+    from ragfm.models import find_model
+
+    path = str(find_model("bundled", "embedder"))
+    result = race(args, path)
+    result["ratios"] = ratios(result["rows"])
+    for row in result["rows"]:
+        print(" | ".join(str(value) for key, value in row.items() if key != "seconds"))
+    if args.quality:
+        forms = ["numpy-fp32", *dict.fromkeys(row["form"] for row in result["rows"] if row["form"])]
+        result["ndcg10_cranfield"] = quality(path, forms)
+    where = {"date": datetime.datetime.now(datetime.UTC).date().isoformat(), "machine": machine(),
+             "python": platform.python_version(), "ragfm": version("ragfm")}  # fmt: skip
+    print(json.dumps({"benchmark": "embed", **where, **result}))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,205 @@
+"""The networks behind an embedder, and the forms that each can take on this machine."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from ragfm.errors import UnsupportedError
+
+if TYPE_CHECKING:
+    from ragfm.embed.bert import Bert
+    from ragfm.embed.folder import BertFolder
+    from ragfm.types import Vectors
+
+__all__ = ["BertNetwork", "Form", "LibraryNetwork", "Network", "Tokenised", "cores", "has_gpu", "processor"]
+
+
+@dataclass(frozen=True, slots=True)
+class Tokenised:
+    """Texts and their token ids; these include special tokens and the prompt, the texts don't."""
+
+    texts: Sequence[str]
+    prompt: str
+    ids: Sequence[Sequence[int]]
+
+
+Form: TypeAlias = Callable[[Tokenised], "Vectors"]
+"""A way to run a network: unit vectors, *shape* (texts, dim)."""
+
+
+class BertNetwork:
+    """A BERT (see `bert.py`), without the libraries that take seconds to import."""
+
+    def __init__(self, folder: BertFolder) -> None:
+        self._folder = folder
+        self.window, self.dim, self.pooling, self.prompts = folder.window, folder.dim, folder.pooling, folder.prompts
+
+    @cached_property
+    def tokenizer(self) -> Any:
+        """It neither truncates nor pads."""
+        from tokenizers import Tokenizer
+
+        return _whole(Tokenizer.from_file(str(self._folder.path / "tokenizer.json")))
+
+    def forms(self) -> list[str]:
+        """Numpy is exact and imported already."""
+        found = ["numpy-fp32", "torch-fp32"]
+        if "bf16" in processor()[1]:
+            found.append("torch-bf16")
+        if importlib.util.find_spec("openvino"):
+            found.append("openvino")
+        if has_gpu():
+            found.append("gpu-fp16")
+        return found
+
+    def load(self, form: str) -> Form:
+        """The form of a name."""
+        run = self._load(form)
+        return lambda tokenised: run(tokenised.ids)
+
+    def _load(self, form: str) -> Callable[[Sequence[Sequence[int]]], Vectors]:
+        library, _, precision = form.partition("-")
+        if library == "numpy":
+            from ragfm.embed.in_numpy import NumpyForm
+
+            return NumpyForm(self._folder, self._weights)
+        if library == "openvino":
+            from ragfm.embed.in_openvino import OpenVinoForm
+
+            return OpenVinoForm(self._folder, self._weights)
+        import torch
+
+        from ragfm.embed.in_torch import TorchForm
+
+        dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
+        return TorchForm(self._folder, self._weights, dtype, "cuda" if library == "gpu" else "cpu")
+
+    @cached_property
+    def _weights(self) -> Bert:
+        from ragfm.embed.bert import read_weights
+
+        return read_weights(self._folder.path)
+
+
+class LibraryNetwork:
+    """Whatever sentence-transformers can load, through it."""
+
+    def __init__(self, path: Path, name: str) -> None:
+        self._path, self._name = path, name
+
+    @cached_property
+    def window(self) -> int:
+        """What sentence-transformers would cut a text to."""
+        return int(self._model.max_seq_length)
+
+    @cached_property
+    def dim(self) -> int:
+        """Length of a vector."""
+        return int(self._model.get_embedding_dimension())
+
+    @cached_property
+    def pooling(self) -> str:
+        """All layers after the first."""
+        import json
+
+        return json.dumps([layer.get_config_dict() for layer in list(self._model)[1:]], sort_keys=True)
+
+    @cached_property
+    def prompts(self) -> Mapping[str, str]:
+        """The model's own, by name."""
+        return {name: text or "" for name, text in self._model.prompts.items()}
+
+    @cached_property
+    def tokenizer(self) -> Any:
+        """A copy: the model's own one truncates and pads, and is not safe to switch while another thread embeds."""
+        from tokenizers import Tokenizer
+
+        return _whole(Tokenizer.from_str(self._model.tokenizer.backend_tokenizer.to_str()))
+
+    def forms(self) -> list[str]:
+        """The library takes the GPU where there is one; fp32 stays as the model's author meant it."""
+        return ["fp32", "bf16"] if "bf16" in processor()[1] and not has_gpu() else ["fp32"]
+
+    def load(self, form: str) -> Form:
+        """bf16 by autocast."""
+        import torch
+
+        model = self._model
+
+        def run(tokenised: Tokenised) -> Vectors:
+            with torch.autocast("cpu", torch.bfloat16, enabled=form == "bf16"):
+                vectors: Vectors = model.encode(
+                    list(tokenised.texts),
+                    prompt=tokenised.prompt,
+                    normalize_embeddings=True,
+                    convert_to_numpy=False,
+                    convert_to_tensor=True,
+                    show_progress_bar=False,
+                ).float().cpu().numpy()  # fmt: skip
+            return vectors
+
+        return run
+
+    @cached_property
+    def _model(self) -> Any:
+        from sentence_transformers import SentenceTransformer
+        from transformers.utils import logging
+
+        logging.disable_progress_bar()  # loading takes half a second
+        try:
+            model = SentenceTransformer(str(self._path), local_files_only=True)
+        finally:
+            logging.enable_progress_bar()
+        if not getattr(model.tokenizer, "is_fast", False):
+            raise UnsupportedError(f"The model {self._name} has no fast tokenizer, so its window can't be kept.")
+        return model
+
+
+Network: TypeAlias = BertNetwork | LibraryNetwork
+"""What the embedding contract needs to know of a model, its tokenizer, and its forms.
+
+`window` is in tokens, special ones and prompt included. `forms` names those that this machine may have, the exact one
+first; `load` raises where one turns out not to be there.
+"""
+
+
+def _whole(tokenizer: Any) -> Any:
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    return tokenizer
+
+
+def processor() -> tuple[str, frozenset[str]]:
+    """The processor's name, and which of `bf16` it has; unknown outside Linux."""
+    name, flags = "", frozenset[str]()
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return name, flags
+    for line in lines:
+        key, _, value = line.partition(":")
+        if key.strip() == "model name":
+            name = value.strip()
+        elif key.strip() == "flags":
+            flags = frozenset({"bf16"} if {"avx512_bf16", "amx_bf16"} & set(value.split()) else ())
+            break
+    return name, flags
+
+
+def cores() -> int:
+    """Cores that this process may use; OMP_NUM_THREADS says what the libraries take of them."""
+    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    limit = os.environ.get("OMP_NUM_THREADS", "")
+    return min(usable, int(limit)) if limit.isdigit() and int(limit) else usable
+
+
+def has_gpu() -> bool:
+    """Whether there is one that CUDA may use, as far as can be told without importing torch."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    return visible not in ("", "-1") and any(Path("/dev").glob("nvidia[0-9]*"))
