@@ -58,10 +58,10 @@ def retrieval(collection: str, as_json: bool, data: str, report: str | None, **o
     check_options(loaded, options)
     if options["limit"]:
         loaded = loaded.sample(options["limit"], options["seed"])
-    with opened(loaded, collection, options) as (opened, stopwatch, synced):
-        evaluated = _asked(opened, loaded, stopwatch, options)
+    with opened(loaded, collection, options) as (handle, stopwatch, synced):
+        evaluated = _asked(handle, loaded, stopwatch, options)
         if report:
-            write_html(evaluated, report, opened)
+            write_html(evaluated, report, handle)
     if as_json:
         print_json(_as_json(evaluated, synced, options["out"], report))
     else:
@@ -121,8 +121,8 @@ def opened(
         if options["mode"] != "keyword":
             with Collection.open(folder, settings=settings) as collection:
                 stopwatch = TimedEmbedder(load_embedder(str(collection.status().embedder["embedder"])))
-        opened = stack.enter_context(Collection.open(folder, settings=settings, embedder=stopwatch))
-        yield opened, stopwatch, synced
+        handle = stack.enter_context(Collection.open(folder, settings=settings, embedder=stopwatch))
+        yield handle, stopwatch, synced
 
 
 # --- Inside ------------------------------------------------------------------------------------------------------

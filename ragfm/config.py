@@ -36,8 +36,11 @@ class SearchSection(_Section):
     """How `search` finds."""
 
     k: int = Field(5, ge=1, description="How many hits.")
-    fusion: Fusion = Field("convex", description="How `hybrid` makes one score of cosine and BM25: `convex`, a "
-                           "weighted sum of both, each scaled to [0, 1]; or `rrf`, reciprocal rank fusion.")  # fmt: skip
+    fusion: Fusion = Field(
+        "convex",
+        description="How `hybrid` makes one score of cosine and BM25: `convex`, a "
+        "weighted sum of both, each scaled to [0, 1]; or `rrf`, reciprocal rank fusion.",
+    )
     weight: float = Field(0.6, ge=0, le=1, description="The weight of the cosine in `convex`; the rest is BM25's.")
     candidates: int = Field(100, ge=1, description="How many chunks each index gives to `hybrid`; more where more "
                             "hits are wanted.")  # fmt: skip

@@ -27,7 +27,7 @@ ASK = "Using only the passages above, answer in one short sentence: "
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """What a reader is given: `shown` are the passages in it, with their number `n`; `dropped` are hits that didn't fit."""
+    """What a reader is given: `shown` are the passages in it, with their number `n`; hits in `dropped` aren't."""
 
     messages: tuple[Message, ...]
     shown: tuple[Hit, ...]
@@ -46,8 +46,9 @@ def build_prompt(
     """The messages that ask `reader` to answer `question` from `hits`, with `answer_tokens` left for the answer.
 
     Hits that don't fit are dropped whole, lowest rank first. `arrange` makes passages of the others, which are numbered
-    from 1: by default each is one, in rank order. `history` holds the turns before, oldest first; where it and the question take more than half of the room, its oldest turns are
-    left out. Raises ContextOverflowError where the question does not fit even on its own.
+    from 1; by default each is one, in rank order. `history` holds the turns before, oldest first; where it and the
+    question take more than half of the room, its oldest turns are left out. Raises ContextOverflowError where the
+    question does not fit even on its own.
     """
     room = reader.context_tokens - answer_tokens
     past = _recent(history, question, reader, room // 2)

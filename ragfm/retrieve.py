@@ -113,9 +113,8 @@ def _scaled(scores: Vectors) -> Vectors:
 
 
 def _reciprocal_ranks(scores: Vectors) -> Vectors:
-    """Of equal scores the first ranks higher, as in an index."""
-    ranks = np.empty(len(scores), dtype=np.int64)
-    ranks[np.argsort(-scores, kind="stable")] = np.arange(1, len(scores) + 1)
+    """Equal scores share a rank."""
+    ranks = 1 + np.searchsorted(np.sort(-scores), -scores)
     reciprocal: Vectors = (1 / (RRF_K + ranks)).astype(np.float32)
     return reciprocal
 

@@ -111,7 +111,7 @@ def _asked(tmp_path: Path, files: dict[str, str], question: str, **ask: object) 
 def test_an_answer_names_the_passage_of_each_hit_and_quotes_it_rightly(tmp_path: Path) -> None:
     files = {"boat.txt": TEXT, "copy.txt": TEXT, "tea.txt": "Tea is served at four, with dogs."}
     reader, answer = _asked(tmp_path, files, "When does the boat leave, and what of dogs?", k=3)
-    texts = {name: text for name, text in files.items()}
+    texts = dict(files)
     shown = reader.prompts[0][-1].content
     assert shown.count("The boat leaves at nine.") == 1
     assert answer.hits[0].n is not None  # type: ignore[attr-defined]

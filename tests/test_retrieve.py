@@ -135,7 +135,7 @@ def test_fused_scores_by_hand() -> None:
     # The second is first of the cosines and shares no word, so it has no rank by BM25.
     ranked = [1 / 63 + 1 / 61, 1 / 61, 1 / 62 + 1 / 62]
     assert fuse(cosines, bm25, fusion="rrf").tolist() == pytest.approx(ranked)
-    assert fuse(_scores(0.5, 0.5), _scores(3, 3), fusion="rrf").tolist() == pytest.approx([2 / 61, 2 / 62])
+    assert fuse(_scores(0.5, 0.5), _scores(3, 3), fusion="rrf").tolist() == pytest.approx([2 / 61, 2 / 61])
     assert fuse(cosines[:0], bm25[:0], fusion="rrf").tolist() == []
 
 

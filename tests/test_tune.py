@@ -140,7 +140,7 @@ def test_too_few_or_foreign_questions_are_refused(parts: Collection) -> None:
     "before",
     [
         "",
-        "# mine\nreader = 'x.gguf'  # good\n\n[search]\nk = 7\nweight = 0.9 # by hand\n\n[[sources]]\nlocation = 'docs'\n",
+        "# mine\nreader = 'x.gguf'  # good\n[search]\nk = 7\nweight = 0.9 # mine\n[[sources]]\nlocation = 'docs'\n",
         "search.k = 7\nreader = 'x.gguf'\n",
         "search = {k = 7}\n[ask]\nk = 2\n",
         "[ask]\nk = 2",
@@ -197,11 +197,19 @@ def test_written_questions_find_their_text_again(parts: Collection) -> None:
 
 @pytest.mark.parametrize(
     "written",
-    ["Amber birch and cedar.", "What is the text about?", "Why?", "xyzzy plugh frotz gnusto rezrov?", "", "?"],
+    ["Amber birch and cedar.", "What is the text about?", "Why?", "", "?"],
 )
 def test_what_is_no_good_question_is_left_out(parts: Collection, written: str) -> None:
     with pytest.raises(DataError, match="no question"):
         write_questions(parts, ScriptedReader([written]), 5)
+
+
+def test_a_question_that_finds_other_texts_is_left_out(parts: Collection) -> None:
+    asked = "Where does part X5-35 lie?"
+    near = {hit.uri for mode in ("dense", "keyword") for hit in parts.search(asked, 3, mode=mode)}  # type: ignore[arg-type]
+    questions = [q for seed in range(3) for q in write_questions(parts, ScriptedReader([asked]), 20, seed=seed)]
+    assert questions
+    assert {question.gold[0].uri for question in questions} <= near
 
 
 # --- The command -------------------------------------------------------------------------------------------------

@@ -116,7 +116,7 @@ def tune(
     half = len(shuffled) // 2
     search, now = collection.settings.search, collection.settings.chunk.size
     current = Choice(search.fusion, search.weight, search.candidates, now)
-    values = {}
+    values: dict[Choice, NDArray[np.float64]] = {}
     for size in dict.fromkeys((now, *sizes)):
         choices = [c for c in _choices(size) if c != current] + ([current] if size == now else [])
         with _resized(collection, size, progress) as handle:
@@ -147,7 +147,7 @@ def _choices(size: int | None) -> Iterator[Choice]:
 
 def _distance(choice: Choice, current: Choice) -> float:
     """Of equally good choices the nearest to what is set, which changes least."""
-    return (
+    return float(
         10 * (choice.chunk_size != current.chunk_size)
         + 5 * (choice.fusion != current.fusion)
         + abs(choice.weight - current.weight)

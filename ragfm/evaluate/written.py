@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 _CHARACTERS = 600  # of a stretch, at least, where the document has them
 _SHORTEST = 80
-_DEPTH = 20
+_DEPTH, _SHARE = 20, 20  # how deep it may be found: in the first 20, but of few chunks in a twentieth of them
 _TRIES = 4  # stretches for each question that is wanted, at most
 _ASK = "Write one question that the text above answers. Name what it is about, as nobody sees the text."
 _NAMES_NOTHING = re.compile(r"\b(?:text|passage|paragraph|document|article|author|above)\b", re.IGNORECASE)
@@ -43,13 +43,14 @@ def write_questions(
     A question is kept where the stretch is among the first 20 hits of the dense or of the keyword index. Raises
     DataError where the collection holds no text.
     """
+    depth = max(1, min(_DEPTH, collection.status().chunks // _SHARE))
     questions: dict[str, Question] = {}
     for number, gold in enumerate(_stretches(collection, count * _TRIES, seed)):
         text = collection.document(gold.uri).text[gold.start : gold.end]
         asked = _question(reader, text)
         if asked and asked not in questions:
             question = Question(str(number), asked, (gold,))
-            if _found_again(collection, question):
+            if _found_again(collection, question, depth):
                 questions[asked] = question
                 if progress:
                     progress(len(questions), count)
@@ -81,20 +82,21 @@ def _question(reader: Reader, text: str) -> str | None:
     """The question that the reader writes; nothing where it is none, or makes no sense without the text."""
     with reader.stream([Message("user", f"{text}\n\n{_ASK}")], Sampling(max_tokens=64)) as stream:
         written = "".join(stream).strip()
-    question = written.split("?")[0].splitlines()[-1].strip(" *\"'“”").removeprefix("Question:").strip()
+    line = (written.split("?")[0].splitlines() or [""])[-1]
+    question = line.strip(" *").removeprefix("Question:").strip(" *\"'“”")
     words = question.split()
     if "?" not in written or not 4 <= len(words) <= 40 or _NAMES_NOTHING.search(question):
         return None
     return f"{question}?"
 
 
-def _found_again(collection: Collection, question: Question) -> bool:
+def _found_again(collection: Collection, question: Question, depth: int) -> bool:
     try:
         return any(
             place.gold is not None
-            for hits in (collection.search(question.text, _DEPTH, mode="dense"),
-                         collection.search(question.text, _DEPTH, mode="keyword"))
-            for place in rank_hits(question, hits, _DEPTH)[0]
+            for hits in (collection.search(question.text, depth, mode="dense"),
+                         collection.search(question.text, depth, mode="keyword"))
+            for place in rank_hits(question, hits, depth)[0]
         )  # fmt: skip
     except TooLongError:
         return False

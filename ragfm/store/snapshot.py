@@ -158,7 +158,7 @@ class Snapshot:
         return _cosines(vectors, query)[np.searchsorted(known, ids)]
 
     def bm25(self, query: str, ids: Ids) -> Vectors:
-        """BM25 scores of these chunks, 0 where one shares no word with the query. *Shape:* ids, ascending, (n,) -> (n,)."""
+        """BM25 scores of these chunks, 0 where one shares no word. *Shape:* ids, ascending, (n,) -> (n,)."""
         scores = np.zeros(len(ids), dtype=np.float32)
         found, found_ids = self.keywords().search([query], len(ids), allowed=ids)
         living = found_ids[0] >= 0

@@ -1,9 +1,9 @@
 """Contract tests for plugins, and light stand-ins for models.
 
 A third party's index is tested with `check_vector_index(MyIndex)` or `check_keyword_index(MyIndex)`, a connector with
-`check_connector(connector)`, an embedder with `check_embedder(embedder)`, a reader with `check_reader(reader)`, a reranker with
-`check_reranker(reranker)`: each raises AssertionError with what is wrong. `HashingEmbedder`, `OverlapReranker` and
-`ScriptedReader` let tests run without a model.
+`check_connector(connector)`, an embedder with `check_embedder(embedder)`, a reader with `check_reader(reader)`, a
+reranker with `check_reranker(reranker)`: each raises AssertionError with what is wrong. `HashingEmbedder`,
+`OverlapReranker` and `ScriptedReader` let tests run without a model.
 """
 
 from __future__ import annotations
