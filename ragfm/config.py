@@ -42,6 +42,8 @@ class SearchSection(_Section):
         "weighted sum of both, each scaled to [0, 1]; or `rrf`, reciprocal rank fusion.",
     )
     weight: float = Field(0.6, ge=0, le=1, description="The weight of the cosine in `convex`; the rest is BM25's.")
+    code_weight: float = Field(0.4, ge=0, le=1, description="The same where the query has a code, as `AB-1234/5`; at "
+                               "most `weight`.")  # fmt: skip
     candidates: int = Field(100, ge=1, description="How many chunks each index gives to `hybrid`; more where more "
                             "hits are wanted.")  # fmt: skip
     reranker: str | None = Field(None, description="A model that reads query and passage together and ranks anew what "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal, TypeAlias
@@ -19,6 +20,9 @@ if TYPE_CHECKING:
 
 RRF_K = 60
 """How much the first ranks stand out in reciprocal rank fusion; Cormack et al. chose it."""
+
+# AB-1234/5, v2.3.1, 0x3F, 10.5281, an invoice's number; not 1973, nor 28 days
+_CODE = re.compile(r"[0-9]{5}|[0-9][A-Za-z_]|[A-Za-z_][0-9]|\w[-./:@&+#][0-9]|[0-9][-./:@&+#]\w")
 
 Mode: TypeAlias = Literal["hybrid", "dense", "keyword"]
 
@@ -57,7 +61,8 @@ def find(
         scores, ids = snapshot.search(vector, k, allowed)
         return Found(ids, scores, _none(ids), _none(ids))
     both = _candidates(query, vector, max(k, settings.candidates), snapshot, allowed)
-    fused = fuse(both.dense, both.keyword, fusion=settings.fusion, weight=settings.weight)
+    weight = weight_for(query, settings)
+    fused = fuse(both.dense, both.keyword, fusion=settings.fusion, weight=weight)
     order = np.lexsort((both.ids, -fused))[:k]
     return Found(both.ids[order], both.dense[order], both.keyword[order], fused[order])
 
@@ -87,6 +92,14 @@ def _candidates(query: str, vector: Vectors, count: int, snapshot: Snapshot, all
     elif unknown.any():
         bm25[unknown] = snapshot.bm25(query, ids[unknown])
     return Found(ids, cosines, bm25, _none(ids))
+
+
+def weight_for(query: str, settings: SearchSection) -> float:
+    """The weight of the cosine for this query.
+
+    Embeddings can't tell codes that look alike, words can: where the query has one, `code_weight` bounds the weight.
+    """
+    return min(settings.weight, settings.code_weight) if _CODE.search(query) else settings.weight
 
 
 def fuse(cosines: Vectors, bm25: Vectors, *, fusion: Fusion = "convex", weight: float = 0.6) -> Vectors:

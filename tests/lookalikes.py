@@ -15,7 +15,7 @@ TOPICS = {
 }
 REMARKS = (
     "ordered by the dozen", "checked every spring", "asked for by the harbour master", "not to be mixed up",
-    "written down in the blue book", "seldom of any trouble", "known to last for ten years", "best left to the engineer",
+    "written down in the blue book", "seldom of any trouble", "known to last ten years", "best left to the engineer",
 )  # fmt: skip
 QUESTIONS = {
     "part": ("{}", "where is {} kept?", "On which shelf of the workshop do I find the spare part {}?"),

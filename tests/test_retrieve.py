@@ -164,7 +164,7 @@ def test_the_settings_say_how_it_is_fused(collection: Collection, parts: Path) -
     query = "the pump runs at 30 bar, ask P-4003/B"
     by_one = {mode: [hit.uri for hit in collection.search(query, k=5, mode=mode)] for mode in ("dense", "keyword")}  # type: ignore[arg-type]
     assert by_one["dense"] != by_one["keyword"]
-    assert _ranking(collection, query, weight=1.0) == by_one["dense"]
+    assert _ranking(collection, query, weight=1.0, code_weight=1.0) == by_one["dense"]
     assert _ranking(collection, query, weight=0.0) == by_one["keyword"]
     hits = Collection.open(
         collection.path, settings=Settings(search=SearchSection(fusion="rrf")), embedder=HashingEmbedder()

@@ -48,13 +48,14 @@ def by_code(count: int = 60) -> list[Question]:
 
 
 def _with(collection: Collection, **search: object) -> Collection:
+    search = {"code_weight": 1.0, **search}  # these questions all have codes
     settings = Settings(search=SearchSection(**search))  # type: ignore[arg-type]
     return Collection.open(collection.path, settings=settings, embedder=HashingEmbedder())
 
 
 def test_a_trial_is_what_a_search_with_these_settings_finds(parts: Collection) -> None:
     questions = by_code()
-    report = tune(parts, questions, seed=3)
+    report = tune(_with(parts), questions, seed=3)
     half = random.Random(3).sample(questions, len(questions))[: len(questions) // 2]
     assert len(report.trials) == len(CANDIDATES) * (len(WEIGHTS) + 1)
     assert [trial.value for trial in report.trials] == sorted((t.value for t in report.trials), reverse=True)
@@ -231,7 +232,7 @@ def asked(tmp_path: Path, shell: Shell) -> Path:
     path = tmp_path / "questions.jsonl"
     lines = [{"question": question.text, "uri": question.gold[0].uri} for question in by_code()]
     path.write_text("".join(f"{json.dumps(line)}\n" for line in lines))
-    (tmp_path / "ragfm.toml").write_text("[search]\nweight = 1.0  # for now\n")
+    (tmp_path / "ragfm.toml").write_text("[search]\nweight = 1.0  # for now\ncode_weight = 1\n")
     return path
 
 

@@ -24,11 +24,11 @@ from ragfm.errors import DataError, TooLongError
 from ragfm.evaluate.compare import Difference, paired_differences
 from ragfm.evaluate.data import fingerprint
 from ragfm.evaluate.measures import TOP, Ranked, measures_of, rank_hits
-from ragfm.retrieve import fuse
+from ragfm.retrieve import fuse, weight_for
 
 if TYPE_CHECKING:
     from ragfm.collection import Collection
-    from ragfm.config import Fusion
+    from ragfm.config import Fusion, SearchSection
     from ragfm.evaluate.data import Question
     from ragfm.types import Hit
 
@@ -76,8 +76,8 @@ class TuneReport:
 class _Pool:
     """What both indexes gave for a question, to be ranked in many ways."""
 
-    def __init__(self, question: Question, hits: Sequence[Hit]) -> None:
-        self._question, self._hits = question, hits
+    def __init__(self, question: Question, hits: Sequence[Hit], settings: SearchSection) -> None:
+        self._question, self._hits, self._settings = question, hits, settings
         self._cosines, self._bm25 = (
             np.array([hit.scores[name] for hit in hits], dtype=np.float32) for name in ("dense", "keyword")
         )
@@ -87,7 +87,8 @@ class _Pool:
     def value(self, choice: Choice) -> float:
         """The nDCG@10 of the question."""
         chosen = np.union1d(self._by_cosine[: choice.candidates], self._by_bm25[: choice.candidates])
-        fused = fuse(self._cosines[chosen], self._bm25[chosen], fusion=choice.fusion, weight=choice.weight)
+        weight = weight_for(self._question.text, self._settings.model_copy(update={"weight": choice.weight}))
+        fused = fuse(self._cosines[chosen], self._bm25[chosen], fusion=choice.fusion, weight=weight)
         order = chosen[np.argsort(-fused, kind="stable")].tolist()
         places, grades = rank_hits(self._question, [self._hits[at] for at in order], TOP)
         return _ndcg(tuple(place.gold for place in places), tuple(grades.items()))
@@ -166,7 +167,7 @@ def _values(
     values = np.zeros((len(choices), len(questions)))
     for number, question in enumerate(questions):
         try:
-            pool = _Pool(question, collection.candidates(question.text, depth))
+            pool = _Pool(question, collection.candidates(question.text, depth), collection.settings.search)
         except TooLongError:
             continue  # it finds nothing, whatever is set
         values[:, number] = [pool.value(choice) for choice in choices]
