@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from ragfm.ingest.sync import SyncReport
     from ragfm.rag import AnswerStream, Rag
     from ragfm.readers import load_reader
+    from ragfm.rerank import load_reranker
     from ragfm.types import (
         Answer,
         Blob,
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
         Message,
         Reader,
         Ref,
+        Reranker,
         Sampling,
         Stream,
         Usage,
@@ -47,9 +49,11 @@ _HOMES = {
     "ragfm.errors": ("RagfmError",),
     "ragfm.rag": ("AnswerStream", "Rag"),
     "ragfm.readers": ("load_reader",),
+    "ragfm.rerank": ("load_reranker",),
     "ragfm.ingest.sync": ("SyncReport",),
     "ragfm.types": ("Answer", "Blob", "Chunk", "Citation", "Connector", "Document", "Embedder", "Hit",
-                    "KeywordIndex", "Message", "Reader", "Ref", "Sampling", "Stream", "Usage", "VectorIndex"),
+                    "KeywordIndex", "Message", "Reader", "Ref", "Reranker", "Sampling", "Stream", "Usage",
+                    "VectorIndex"),
 }  # fmt: skip
 _HOME = {name: module for module, names in _HOMES.items() for name in names}
 
@@ -71,6 +75,7 @@ __all__ = [
     "RagfmError",
     "Reader",
     "Ref",
+    "Reranker",
     "Sampling",
     "Settings",
     "Status",
@@ -81,6 +86,7 @@ __all__ = [
     "__version__",
     "load_embedder",
     "load_reader",
+    "load_reranker",
     "load_settings",
 ]
 

@@ -22,6 +22,7 @@ from ragfm.cli_options import FAILED, FILLED, INTERRUPTED, OK, SOME_FAILED, USAG
 from ragfm.cli_options import filtered as _filter
 from ragfm.cli_options import shared as _shared
 from ragfm.cli_store import COMMANDS
+from ragfm.cli_tune import tune
 from ragfm.errors import FilterError, RagfmError
 from ragfm.show import (
     answer_json,
@@ -118,7 +119,7 @@ def ragfm(context: click.Context) -> None:
         logging.getLogger(chatty).setLevel(logging.WARNING)
 
 
-for command in (*COMMANDS, evaluation, models):
+for command in (*COMMANDS, evaluation, models, tune):
     ragfm.add_command(command)
 
 

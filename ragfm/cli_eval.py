@@ -55,13 +55,13 @@ def retrieval(collection: str, as_json: bool, data: str, report: str | None, **o
     loaded = load_questions(
         data, split=options["split"], articles=options["articles"], distractors=options["distractors"]
     )
-    _check_options(loaded, options)
+    check_options(loaded, options)
     if options["limit"]:
         loaded = loaded.sample(options["limit"], options["seed"])
-    with _opened(loaded, collection, options) as (opened, stopwatch, synced):
-        evaluated = _asked(opened, loaded, stopwatch, options)
+    with opened(loaded, collection, options) as (handle, stopwatch, synced):
+        evaluated = _asked(handle, loaded, stopwatch, options)
         if report:
-            write_html(evaluated, report, opened)
+            write_html(evaluated, report, handle)
     if as_json:
         print_json(_as_json(evaluated, synced, options["out"], report))
     else:
@@ -88,12 +88,10 @@ def compare(a: str, b: str, as_json: bool) -> int:
     return OK
 
 
-# --- Inside ------------------------------------------------------------------------------------------------------
-
-
-def _check_options(data: QuestionSet, options: Mapping[str, Any]) -> None:
+def check_options(data: QuestionSet | None, options: Mapping[str, Any]) -> None:
+    """Raise UsageError for options that go with another kind of data; None is data that is in the collection."""
     context = click.get_current_context()
-    if data.documents is None:
+    if data is None or data.documents is None:
         for name in ("embedder", "keep"):
             if options[name]:
                 raise click.UsageError(f"--{name} goes with data that brings its documents.", context)
@@ -102,8 +100,8 @@ def _check_options(data: QuestionSet, options: Mapping[str, Any]) -> None:
 
 
 @contextmanager
-def _opened(
-    data: QuestionSet, path: str, options: Mapping[str, Any]
+def opened(
+    data: QuestionSet | None, path: str, options: Mapping[str, Any]
 ) -> Iterator[tuple[Collection, TimedEmbedder | None, SyncReport | None]]:
     """The collection to ask: that at `path`, or one made of the data's documents with the settings that hold there."""
     from ragfm.collection import Collection
@@ -114,7 +112,7 @@ def _opened(
     settings = load_settings(Path(path).absolute().parent, embedder=options["embedder"])
     folder, synced, stopwatch = Path(path), None, None
     with ExitStack() as stack:
-        if data.documents is not None:
+        if data is not None and data.documents is not None:
             with counting("ingesting", "documents") as show:
                 made = corpus_collection(
                     data, settings, keep=options["keep"], progress=lambda now: show(now.documents, now.total)
@@ -123,8 +121,11 @@ def _opened(
         if options["mode"] != "keyword":
             with Collection.open(folder, settings=settings) as collection:
                 stopwatch = TimedEmbedder(load_embedder(str(collection.status().embedder["embedder"])))
-        opened = stack.enter_context(Collection.open(folder, settings=settings, embedder=stopwatch))
-        yield opened, stopwatch, synced
+        handle = stack.enter_context(Collection.open(folder, settings=settings, embedder=stopwatch))
+        yield handle, stopwatch, synced
+
+
+# --- Inside ------------------------------------------------------------------------------------------------------
 
 
 def _asked(

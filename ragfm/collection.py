@@ -17,12 +17,12 @@ if TYPE_CHECKING:
     from ragfm.config import Settings
     from ragfm.ingest.reembed import ReembedReport
     from ragfm.ingest.sync import Failed, Progress, SyncReport
-    from ragfm.retrieve import Mode
+    from ragfm.retrieve import Found, Mode
     from ragfm.store.catalog import Catalog
     from ragfm.store.compact import CompactReport
     from ragfm.store.snapshot import Snapshot
     from ragfm.store.store import Store
-    from ragfm.types import Embedder, Hit
+    from ragfm.types import Embedder, Hit, Reranker
     from ragfm.upkeep.backup import BackupReport, RestoreReport
     from ragfm.upkeep.export import ExportReport, Format
     from ragfm.upkeep.remove import RemoveReport
@@ -71,16 +71,22 @@ class Collection:
 
     @classmethod
     def open(
-        cls, path: str | Path = ".ragfm", *, settings: Settings | None = None, embedder: str | Embedder | None = None
+        cls,
+        path: str | Path = ".ragfm",
+        *,
+        settings: Settings | None = None,
+        embedder: str | Embedder | None = None,
+        reranker: str | Reranker | None = None,
     ) -> Collection:
         """A handle on a collection's folder. Nothing is read or made yet: the first `sync` makes the folder.
 
         `settings` default to those of `ragfm.toml` beside the folder, `embedder` (a name or an object) to the one
-        that the collection was made with. All methods but `sync` raise CollectionNotFound where there is none.
+        that the collection was made with, `reranker` to that of the settings. All methods but `sync` raise
+        CollectionNotFound where there is none.
         """
         from ragfm.store.store import Store
 
-        return cls(Store(Path(os.path.abspath(path)), settings, embedder))  # noqa: PTH100  without `..`
+        return cls(Store(Path(os.path.abspath(path)), settings, embedder, reranker))  # noqa: PTH100  without `..`
 
     @property
     def path(self) -> Path:
@@ -141,20 +147,36 @@ class Collection:
     ) -> list[Hit]:
         """The `k` best chunks for the query, best first; fewer where there are fewer.
 
-        `dense` ranks by the cosine of embeddings, `keyword` by BM25 over words, `hybrid` by both.
+        `dense` ranks by the cosine of embeddings, `keyword` by BM25 over words, `hybrid` by both. Where there is a
+        reranker, it ranks anew what they find.
 
         `filter` is an expression over metadata, as `year >= 2024 and team in (hr, legal)`; it is applied inside the
         search. Raises FilterError, TooLongError for a query over the embedder's window.
         """
-        from ragfm.retrieve import check_mode, find, retrieve
+        from ragfm.retrieve import check_mode, find, rerank
 
         check_mode(mode)
         k = self.settings.search.k if k is None else k
         if k < 1:
             raise ValueError(f"k is {k}, it must be at least 1")
+        settings, reranker = self.settings.search, self._store.reranker
+        wanted = max(k, settings.rerank_candidates) if reranker else k
+        hits = self._hits(filter, partial(find, query, wanted, mode=mode, settings=settings))
+        return rerank(query, hits, reranker, settings.rerank_budget_ms)[:k] if reranker else hits
+
+    def candidates(self, query: str, count: int, *, filter: str | None = None) -> list[Hit]:
+        """All that `hybrid` chooses from: the `count` best chunks of each index, in order of id, with both scores."""
+        from ragfm.retrieve import find_candidates
+
+        return self._hits(filter, partial(find_candidates, query, count))
+
+    def _hits(self, filter: str | None, find: Callable[..., Found]) -> list[Hit]:
+        """What `find` finds in one snapshot, among what the filter and the handle's groups allow."""
+        from ragfm.retrieve import retrieve
+
         conditions = self._conditions(filter)
 
-        def found(snapshot: Snapshot) -> list[Hit]:
+        def hits(snapshot: Snapshot) -> list[Hit]:
             catalog, allowed = self._store.catalog, None
             if conditions:
                 at = snapshot.generation.id
@@ -164,9 +186,9 @@ class Collection:
             if not len(snapshot) or (allowed is not None and not len(allowed.ids)):
                 return []  # no embedder is loaded to find nothing
             embedder = partial(self._store.embedder, snapshot.generation)
-            return retrieve(find(query, k, mode, snapshot, embedder, allowed), catalog, snapshot)
+            return retrieve(find(snapshot=snapshot, embedder=embedder, allowed=allowed), catalog, snapshot)
 
-        return self._store.read(found)
+        return self._store.read(hits)
 
     def documents(self, filter: str | None = None) -> list[DocumentInfo]:
         """The documents, in order of uri."""

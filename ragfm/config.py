@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import tomllib
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
@@ -16,6 +16,7 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 from ragfm.errors import ConfigError
 
 FILE = "ragfm.toml"
+Fusion: TypeAlias = Literal["convex", "rrf"]
 
 
 class _Section(BaseModel):
@@ -35,12 +36,32 @@ class SearchSection(_Section):
     """How `search` finds."""
 
     k: int = Field(5, ge=1, description="How many hits.")
+    fusion: Fusion = Field(
+        "convex",
+        description="How `hybrid` makes one score of cosine and BM25: `convex`, a "
+        "weighted sum of both, each scaled to [0, 1]; or `rrf`, reciprocal rank fusion.",
+    )
+    weight: float = Field(0.6, ge=0, le=1, description="The weight of the cosine in `convex`; the rest is BM25's.")
+    code_weight: float = Field(0.4, ge=0, le=1, description="The same where the query has a code, as `AB-1234/5`; at "
+                               "most `weight`.")  # fmt: skip
+    candidates: int = Field(100, ge=1, description="How many chunks each index gives to `hybrid`; more where more "
+                            "hits are wanted.")  # fmt: skip
+    reranker: str | None = Field(None, description="A model that reads query and passage together and ranks anew what "
+                                 "was found: a folder, a name on the Hugging Face hub, or `PLUGIN:NAME`.")  # fmt: skip
+    rerank_candidates: int = Field(30, ge=1, description="How many hits it is given; more where more are wanted.")
+    rerank_budget_ms: float | None = Field(None, gt=0, description="How long it may take. Hits that it has not scored "
+                                           "by then come after those that it has. Default: no limit.")  # fmt: skip
 
 
 class AskSection(_Section):
     """How `ask` and `chat` answer."""
 
     k: int = Field(3, ge=1, description="How many passages the reader is given, as far as its window holds them.")
+    distinct: bool = Field(True, description="Whether a hit that says what a better one says is left out, and the "
+                           "next one taken.")  # fmt: skip
+    merge: bool = Field(True, description="Whether hits that follow one another in a section are shown as one passage.")
+    order: Literal["rank", "document"] = Field("rank", description="The order of passages: best first, or those of a "
+                                               "document as they stand there.")  # fmt: skip
     answer_tokens: int = Field(256, ge=1, description="Most tokens of an answer.")
     context_tokens: int = Field(4096, ge=256, description="The reader's window, for prompt and answer together; at "
                                 "most what the model was trained for.")  # fmt: skip

@@ -18,7 +18,7 @@ from ragfm.errors import DamagedModelError, ModelNotFoundError, UnsupportedError
 
 __all__ = ["find_model", "weights_sha256"]
 
-Job: TypeAlias = Literal["embedder", "reader"]
+Job: TypeAlias = Literal["embedder", "reader", "reranker"]
 
 HUB_SECONDS = 10.0
 """How long the hub may take to say that it knows a model."""
@@ -64,15 +64,17 @@ def find_model(name: str, job: Job) -> Path:
     ModelNotFoundError, DamagedModelError where a bundled model's weights are not those that were pinned, and
     UnsupportedError where there are only pickled weights.
     """
-    bundled = _BUNDLED[job]
+    bundled = _BUNDLED.get(job)
     if name == "bundled":
+        if bundled is None:
+            raise ModelNotFoundError(f"There is no bundled {job}.", "Name a folder, or a model of the hub.")
         return _installed(bundled)
     path = Path(name).expanduser()
     if path.exists():
         return _checked(path, job)
     if name.startswith((".", "/", "~")) or name.endswith(".gguf"):
         raise ModelNotFoundError(f"There is no model at {name}.", "Check the path.")
-    if name in bundled.names:
+    if bundled and name in bundled.names:
         try:
             return _installed(bundled)
         except ModelNotFoundError:
@@ -105,10 +107,9 @@ def _weight_files(folder: Path) -> list[Path]:
 def _checked(path: Path, job: Job) -> Path:
     """The path, if weights that may be loaded are there."""
     if path.is_file():
-        if path.suffix != ".gguf":
-            raise UnsupportedError(
-                f"The file {path} is not a {job}.", "Give a .gguf file or a folder with .safetensors files."
-            )
+        if path.suffix != ".gguf" or job == "reranker":
+            forms = "a folder" if job == "reranker" else "a .gguf file or a folder"
+            raise UnsupportedError(f"The file {path} is not a {job}.", f"Give {forms} with .safetensors files.")
     elif not _weight_files(path):
         if any((*path.glob("*.bin"), *path.glob("*/*.bin"), *path.glob("*.pt"), *path.glob("*.pth"))):
             raise UnsupportedError(
@@ -194,8 +195,10 @@ def _hub_failures() -> tuple[type[Exception], ...]:
 
 
 def _not_found(name: str, job: Job, why: str) -> ModelNotFoundError:
+    bundled = _BUNDLED.get(job)
+    installed = f"run `pip install 'ragfm[bundled]'` and use {bundled.names[0]}; or " if bundled else ""
     return ModelNotFoundError(
         f"The {job} {name!r} is neither a local path nor installed: {why}.",
-        f"Give the path of a model; or run `pip install 'ragfm[bundled]'` and use {_BUNDLED[job].names[0]}; or run "
-        f"`hf download {name}` on a machine with network and copy the folder.",
+        f"Give the path of a model; or {installed}run `hf download {name}` on a machine with network and copy the "
+        f"folder.",
     )

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from bisect import bisect_left
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from ragfm.errors import ContextOverflowError
@@ -27,7 +27,7 @@ ASK = "Using only the passages above, answer in one short sentence: "
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """What a reader is given: `shown` are the hits in it, with their number `n`; `dropped` didn't fit."""
+    """What a reader is given: `shown` are the passages in it, with their number `n`; hits in `dropped` aren't."""
 
     messages: tuple[Message, ...]
     shown: tuple[Hit, ...]
@@ -35,19 +35,26 @@ class Prompt:
 
 
 def build_prompt(
-    question: str, hits: Sequence[Hit], reader: Reader, *, history: Sequence[Message] = (), answer_tokens: int = 256
+    question: str,
+    hits: Sequence[Hit],
+    reader: Reader,
+    *,
+    history: Sequence[Message] = (),
+    answer_tokens: int = 256,
+    arrange: Callable[[Sequence[Hit]], Sequence[Hit]] = tuple,
 ) -> Prompt:
     """The messages that ask `reader` to answer `question` from `hits`, with `answer_tokens` left for the answer.
 
-    Hits are numbered from 1 in rank order. Those that don't fit are dropped whole, lowest rank first. `history` holds
-    the turns before, oldest first; where it and the question take more than half of the room, its oldest turns are
-    left out. Raises ContextOverflowError where the question does not fit even on its own.
+    Hits that don't fit are dropped whole, lowest rank first. `arrange` makes passages of the others, which are numbered
+    from 1; by default each is one, in rank order. `history` holds the turns before, oldest first; where it and the
+    question take more than half of the room, its oldest turns are left out. Raises ContextOverflowError where the
+    question does not fit even on its own.
     """
     room = reader.context_tokens - answer_tokens
     past = _recent(history, question, reader, room // 2)
 
     def overflows(k: int) -> bool:
-        return reader.count_tokens(_messages(question, hits[:k], past)) > room
+        return reader.count_tokens(_messages(question, arrange(hits[:k]), past)) > room
 
     shown = len(hits)
     if overflows(shown):
@@ -60,13 +67,12 @@ def build_prompt(
             f" ({reader.context_tokens} less {answer_tokens} for the answer).",
             "Ask a shorter question, leave less for the answer, or take a reader with a larger window.",
         )
+    passages = arrange(hits[:shown])
     return Prompt(
-        messages=tuple(_messages(question, hits[:shown], past)),
-        shown=tuple(replace(hit, n=n) for n, hit in enumerate(hits[:shown], 1)),
+        messages=tuple(_messages(question, passages, past)),
+        shown=tuple(replace(passage, n=n) for n, passage in enumerate(passages, 1)),
         dropped=tuple(
-            Dropped(
-                hit.chunk_id, f"does not fit: the reader has room for {room} tokens, which {shown} passages take up"
-            )
+            Dropped(hit.chunk_id, f"does not fit: the reader has room for {room} tokens, which {shown} hits take up")
             for hit in hits[shown:]
         ),
     )

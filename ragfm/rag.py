@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import replace
+from functools import cache, partial
 from typing import TYPE_CHECKING
 
+from ragfm.errors import CollectionError
 from ragfm.ground import ground
+from ragfm.passages import arrange, distinct
 from ragfm.prompt import ABSTENTION, Prompt, build_prompt, is_abstention
 from ragfm.readers import load_reader
 from ragfm.types import Answer, Sampling, Usage
@@ -17,6 +20,8 @@ if TYPE_CHECKING:
     from ragfm.types import Dropped, Hit, Message, Reader
 
 __all__ = ["AnswerStream", "Rag"]
+
+_SPARE = 3  # times as many hits are looked at, since some may say the same
 
 
 class Rag:
@@ -31,7 +36,7 @@ class Rag:
         adapter: str | None = None,
     ) -> None:  # fmt: skip
         self.collection = collection
-        settings = collection.settings.ask
+        settings = self._settings = collection.settings.ask
         self._k = settings.k if k is None else k
         self._sampling = Sampling(max_tokens=settings.answer_tokens, adapter=adapter)
         if reader is None or isinstance(reader, str):
@@ -57,15 +62,42 @@ class Rag:
         if not question.strip():
             raise ValueError("the question is empty")
         start = time.monotonic()
-        hits = self.collection.search(question, self._k, filter=filter)
+        hits, twice = self._search(question, filter)
         if not hits:
             return AnswerStream(_abstain(question, start), None)
+        known = {dropped.chunk_id for dropped in twice}
         prompt = build_prompt(
-            question, hits, self.reader, history=history, answer_tokens=self._sampling.max_tokens or 1
+            question,
+            [hit for hit in hits if hit.chunk_id not in known],
+            self.reader,
+            history=history,
+            answer_tokens=self._sampling.max_tokens or 1,
+            arrange=self._arrangement(),
         )
+        prompt = replace(prompt, dropped=(*twice, *prompt.dropped))
         if not prompt.shown:  # without a passage the reader would answer from memory
             return AnswerStream(_abstain(question, start, hits, prompt.dropped), prompt)
         return AnswerStream(self._generate(question, hits, prompt, start), prompt)
+
+    def _search(self, question: str, filter: str | None) -> tuple[list[Hit], list[Dropped]]:
+        """The hits to answer from, best first, and those among them that only say again what a better one says."""
+        if not self._settings.distinct:
+            return self.collection.search(question, self._k, filter=filter), []
+        hits = self.collection.search(question, _SPARE * self._k, filter=filter)
+        chosen, twice = distinct(hits, self._k)
+        return hits[: len(chosen) + len(twice)], twice
+
+    def _arrangement(self) -> Callable[[Sequence[Hit]], list[Hit]]:
+        """How hits become passages; a document's text is read at most once."""
+
+        @cache
+        def text_of(uri: str) -> str:
+            try:
+                return self.collection.document(uri).text
+            except CollectionError:  # removed since
+                return ""
+
+        return partial(arrange, text_of=text_of, merge=self._settings.merge, order=self._settings.order)
 
     def _generate(
         self, question: str, hits: Sequence[Hit], prompt: Prompt, start: float
@@ -80,13 +112,12 @@ class Rag:
             yield ABSTENTION
         abstained = not raw or is_abstention(raw)
         text, citations = (raw or ABSTENTION, ()) if abstained else ground(question, raw, prompt.shown)
-        numbers = {hit.chunk_id: hit.n for hit in prompt.shown}
         return Answer(
             question=question,
             text=text,
             abstained=abstained,
             citations=citations,
-            hits=tuple(replace(hit, n=numbers.get(hit.chunk_id)) for hit in hits),
+            hits=tuple(replace(hit, n=_number(hit, prompt)) for hit in hits),
             dropped=prompt.dropped,
             usage=stream.usage,
             seconds=round(time.monotonic() - start, 3),
@@ -122,6 +153,13 @@ class AnswerStream(Iterator[str]):
     def close(self) -> None:
         """Stop generating. Closing twice does nothing."""
         self._pieces.close()
+
+
+def _number(hit: Hit, prompt: Prompt) -> int | None:
+    """The passage that a hit is shown in, alone or with its neighbours."""
+    if any(dropped.chunk_id == hit.chunk_id for dropped in prompt.dropped):
+        return None
+    return next((p.n for p in prompt.shown if p.uri == hit.uri and p.start <= hit.start and hit.end <= p.end), None)
 
 
 def _abstain(

@@ -13,8 +13,8 @@ from typing import Any, Literal, TypeAlias
 
 from ragfm.errors import MissingExtraError, UnknownPluginError
 
-Kind: TypeAlias = Literal["connectors", "embedders", "indexes", "keyword_indexes", "readers"]
-KINDS: tuple[Kind, ...] = ("connectors", "embedders", "indexes", "keyword_indexes", "readers")
+Kind: TypeAlias = Literal["connectors", "embedders", "indexes", "keyword_indexes", "readers", "rerankers"]
+KINDS: tuple[Kind, ...] = ("connectors", "embedders", "indexes", "keyword_indexes", "readers", "rerankers")
 
 
 def plugins(kind: Kind) -> dict[str, EntryPoint]:

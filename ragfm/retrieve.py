@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
 import numpy as np
 
 from ragfm.errors import UnsupportedError
-from ragfm.types import Hit
+from ragfm.types import Hit, embedded_text
 
 if TYPE_CHECKING:
+    from ragfm.config import Fusion, SearchSection
     from ragfm.store.catalog import Catalog
     from ragfm.store.snapshot import Allowed, Snapshot
-    from ragfm.types import Embedder, Ids, Vectors
+    from ragfm.types import Embedder, Ids, Reranker, Vectors
 
-CANDIDATES = 100
-"""Chunks that each index gives to `hybrid`."""
-WEIGHT = 0.6
-"""Of the cosines in `hybrid`; the rest is BM25's."""
+RRF_K = 60
+"""How much the first ranks stand out in reciprocal rank fusion; Cormack et al. chose it."""
+
+# AB-1234/5, v2.3.1, 0x3F, 10.5281, an invoice's number; not 1973, nor 28 days
+_CODE = re.compile(r"[0-9]{5}|[0-9][A-Za-z_]|[A-Za-z_][0-9]|\w[-./:@&+#][0-9]|[0-9][-./:@&+#]\w")
 
 Mode: TypeAlias = Literal["hybrid", "dense", "keyword"]
 
@@ -35,7 +38,14 @@ class Found:
 
 
 def find(
-    query: str, k: int, mode: Mode, snapshot: Snapshot, embedder: Callable[[], Embedder], allowed: Allowed | None
+    query: str,
+    k: int,
+    *,
+    mode: Mode,
+    snapshot: Snapshot,
+    embedder: Callable[[], Embedder],
+    allowed: Allowed | None,
+    settings: SearchSection,
 ) -> Found:
     """The best `k` chunks of a snapshot for a query; fewer where there are fewer.
 
@@ -50,36 +60,76 @@ def find(
     if mode == "dense":
         scores, ids = snapshot.search(vector, k, allowed)
         return Found(ids, scores, _none(ids), _none(ids))
-    wanted = min(max(k, CANDIDATES), len(snapshot))
-    dense, dense_ids = snapshot.search(vector, wanted, allowed)
-    keyword, keyword_ids = snapshot.search_keywords(query, wanted, allowed)
+    both = _candidates(query, vector, max(k, settings.candidates), snapshot, allowed)
+    weight = weight_for(query, settings)
+    fused = fuse(both.dense, both.keyword, fusion=settings.fusion, weight=weight)
+    order = np.lexsort((both.ids, -fused))[:k]
+    return Found(both.ids[order], both.dense[order], both.keyword[order], fused[order])
+
+
+def find_candidates(
+    query: str, count: int, *, snapshot: Snapshot, embedder: Callable[[], Embedder], allowed: Allowed | None
+) -> Found:
+    """What `hybrid` chooses from: the best `count` chunks of each index, in order of id, with both scores."""
+    return _candidates(query, embedder().embed_queries([query]), count, snapshot, allowed)
+
+
+def _candidates(query: str, vector: Vectors, count: int, snapshot: Snapshot, allowed: Allowed | None) -> Found:
+    """Each chunk has the score of the index that did not give it, too; BM25 is 0 where it shares no word."""
+    count = min(count, len(snapshot))
+    dense, dense_ids = snapshot.search(vector, count, allowed)
+    keyword, keyword_ids = snapshot.search_keywords(query, count, allowed)
     ids = np.union1d(dense_ids, keyword_ids)
-    cosines, bm25 = _none(ids), np.zeros(len(ids), dtype=np.float32)
+    cosines, bm25 = _none(ids), _none(ids)
     cosines[np.searchsorted(ids, dense_ids)] = dense
     bm25[np.searchsorted(ids, keyword_ids)] = keyword
     unknown = np.isnan(cosines)
     if unknown.any():
         cosines[unknown] = snapshot.cosines(vector, ids[unknown])
-    fused = fuse(cosines, bm25)
-    order = np.lexsort((ids, -fused))[:k]
-    return Found(ids[order], cosines[order], bm25[order], fused[order])
+    unknown = np.isnan(bm25)
+    if len(keyword_ids) < count:  # the others share no word
+        bm25[unknown] = 0
+    elif unknown.any():
+        bm25[unknown] = snapshot.bm25(query, ids[unknown])
+    return Found(ids, cosines, bm25, _none(ids))
 
 
-def fuse(cosines: Vectors, bm25: Vectors, weight: float = WEIGHT) -> Vectors:
-    """The convex combination of two scores, each scaled to [0, 1] over the candidates (Bruch et al. 2023).
+def weight_for(query: str, settings: SearchSection) -> float:
+    """The weight of the cosine for this query.
 
-    *Shape:* all (n,). See https://arxiv.org/abs/2210.11934. `weight` is that of the cosines.
+    Embeddings can't tell codes that look alike, words can: where the query has one, `code_weight` bounds the weight.
     """
-    fused: Vectors = weight * _scaled(cosines) + (1 - weight) * _scaled(bm25)
-    return fused
+    return min(settings.weight, settings.code_weight) if _CODE.search(query) else settings.weight
+
+
+def fuse(cosines: Vectors, bm25: Vectors, *, fusion: Fusion = "convex", weight: float = 0.6) -> Vectors:
+    """One score of two for each candidate; higher is better. *Shape:* all (n,).
+
+    convex    `weight` times the cosine plus the rest times BM25, each scaled to [0, 1] over the candidates: Bruch et
+              al. 2023, https://arxiv.org/abs/2210.11934
+    rrf       reciprocal rank fusion, the sum of 1 / (60 + rank), where `weight` plays no part; a chunk that shares no
+              word has no rank by words: Cormack et al. 2009, https://doi.org/10.1145/1571941.1572114
+    """
+    if fusion == "rrf":
+        fused: Vectors = _reciprocal_ranks(cosines) + _reciprocal_ranks(bm25) * (bm25 > 0)
+    else:
+        fused = weight * _scaled(cosines) + (1 - weight) * _scaled(bm25)
+    return fused.astype(np.float32)
 
 
 def _scaled(scores: Vectors) -> Vectors:
     low, high = (scores.min(), scores.max()) if len(scores) else (0, 0)
-    if not high > low:
-        return np.zeros_like(scores)
+    if not high > low:  # all are the best, if there is anything to be good at
+        return np.full_like(scores, high > 0)
     scaled: Vectors = ((scores - low) / (high - low)).astype(np.float32)
     return scaled
+
+
+def _reciprocal_ranks(scores: Vectors) -> Vectors:
+    """Equal scores share a rank."""
+    ranks = 1 + np.searchsorted(np.sort(-scores), -scores)
+    reciprocal: Vectors = (1 / (RRF_K + ranks)).astype(np.float32)
+    return reciprocal
 
 
 def _none(ids: Ids) -> Vectors:
@@ -113,6 +163,15 @@ def retrieve(found: Found, catalog: Catalog, snapshot: Snapshot) -> list[Hit]:
             )
         )
     return hits
+
+
+def rerank(query: str, hits: Sequence[Hit], reranker: Reranker, budget_ms: float | None) -> list[Hit]:
+    """Hits in the order of a reranker's scores; after them, as they were, those that it did not score in time."""
+    if not hits:
+        return []
+    scores = reranker.rerank(query, [embedded_text(hit.context, hit.text) for hit in hits], budget_ms=budget_ms)
+    order = np.argsort(-scores, kind="stable").tolist()  # NaN comes last
+    return [replace(hits[at], scores={**hits[at].scores, "rerank": _score(scores[at])}) for at in order]
 
 
 def _score(value: float) -> float | None:

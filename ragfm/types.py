@@ -374,6 +374,17 @@ class KeywordIndex(Protocol):
 
 
 @runtime_checkable
+class Reranker(Protocol):
+    """Scores passages by reading each together with the query. Made as `Reranker(model)`; it loads on first use."""
+
+    def rerank(self, query: str, texts: Sequence[str], *, budget_ms: float | None = None) -> Vectors:
+        """Scores of the texts, which come best first; higher is better. *Shape:* (len(texts),).
+
+        With a budget the first texts are scored first, and what can't be done in so many milliseconds is NaN.
+        """
+
+
+@runtime_checkable
 class Reader(Protocol):
     """A foundation model that answers. Made as `Reader(model)`; it loads on first use. Thread-safe."""
 

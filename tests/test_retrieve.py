@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
 
 from ragfm import Collection, Settings
+from ragfm.config import Fusion, SearchSection
 from ragfm.retrieve import fuse
 from ragfm.testing import HashingEmbedder
+
+if TYPE_CHECKING:
+    from ragfm.types import Vectors
 
 
 @pytest.fixture
@@ -118,8 +123,86 @@ def test_another_language_is_another_index(collection: Collection, parts: Path) 
     assert [index.get("language") for index in german.status().indexes] == [None, "de"]
 
 
+def _scores(*values: float) -> Vectors:
+    return np.array(values, dtype=np.float32)
+
+
 def test_fused_scores_by_hand() -> None:
-    cosines, bm25 = np.array([0.2, 0.8, 0.5], dtype=np.float32), np.array([10, 0, 5], dtype=np.float32)
-    assert fuse(cosines, bm25, 0.6).tolist() == pytest.approx([0.4, 0.6, 0.5])
-    assert fuse(cosines, np.zeros(3, dtype=np.float32), 0.6).tolist() == pytest.approx([0, 0.6, 0.3])
+    cosines, bm25 = _scores(0.2, 0.8, 0.5), _scores(10, 0, 5)
+    assert fuse(cosines, bm25, weight=0.6).tolist() == pytest.approx([0.4, 0.6, 0.5])
+    assert fuse(cosines, bm25, weight=0).tolist() == pytest.approx([1, 0, 0.5])
     assert fuse(cosines[:0], bm25[:0]).tolist() == []
+    # The second is first of the cosines and shares no word, so it has no rank by BM25.
+    ranked = [1 / 63 + 1 / 61, 1 / 61, 1 / 62 + 1 / 62]
+    assert fuse(cosines, bm25, fusion="rrf").tolist() == pytest.approx(ranked)
+    assert fuse(_scores(0.5, 0.5), _scores(3, 3), fusion="rrf").tolist() == pytest.approx([2 / 61, 2 / 61])
+    assert fuse(cosines[:0], bm25[:0], fusion="rrf").tolist() == []
+
+
+@pytest.mark.parametrize("fusion", ["convex", "rrf"])
+def test_where_one_side_knows_nothing_the_other_ranks(fusion: Fusion) -> None:
+    cosines = _scores(0.2, 0.8, 0.5, 0.4)
+    assert np.argsort(-fuse(cosines, _scores(0, 0, 0, 0), fusion=fusion)).tolist() == [1, 2, 3, 0]
+    equal, bm25 = _scores(0.3, 0.3, 0.3), _scores(1, 0, 5)
+    assert int(np.argmax(fuse(equal, bm25, fusion=fusion))) == 2
+
+
+def test_equal_scores_are_all_the_best_there_is() -> None:
+    assert fuse(_scores(0.7), _scores(3)).tolist() == pytest.approx([1])
+    assert fuse(_scores(0.7), _scores(0)).tolist() == pytest.approx([0.6])  # it shares no word
+    assert fuse(_scores(0.5, 0.5), _scores(0, 0)).tolist() == pytest.approx([0.6, 0.6])
+
+
+def _ranking(collection: Collection, query: str, **settings: object) -> list[str]:
+    search = SearchSection(**settings)  # type: ignore[arg-type]
+    handle = Collection.open(collection.path, settings=Settings(search=search), embedder=HashingEmbedder())
+    return [hit.uri for hit in handle.search(query, k=5)]
+
+
+def test_the_settings_say_how_it_is_fused(collection: Collection, parts: Path) -> None:
+    collection.sync(parts)
+    query = "the pump runs at 30 bar, ask P-4003/B"
+    by_one = {mode: [hit.uri for hit in collection.search(query, k=5, mode=mode)] for mode in ("dense", "keyword")}  # type: ignore[arg-type]
+    assert by_one["dense"] != by_one["keyword"]
+    assert _ranking(collection, query, weight=1.0, code_weight=1.0) == by_one["dense"]
+    assert _ranking(collection, query, weight=0.0) == by_one["keyword"]
+    hits = Collection.open(
+        collection.path, settings=Settings(search=SearchSection(fusion="rrf")), embedder=HashingEmbedder()
+    ).search(query, k=5)
+    assert [hit.scores["fused"] for hit in hits] == sorted((hit.scores["fused"] or 0 for hit in hits), reverse=True)
+    assert 1 / 61 <= (hits[0].scores["fused"] or 0) <= 2 / 61
+
+
+def test_each_index_gives_as_many_candidates_as_are_set(collection: Collection, parts: Path) -> None:
+    collection.sync(parts)
+    query = "pump P-4003/B at 22 bar"
+    few = Collection.open(
+        collection.path, settings=Settings(search=SearchSection(candidates=1)), embedder=HashingEmbedder()
+    )
+    first = {hit.uri for mode in ("dense", "keyword") for hit in few.search(query, k=1, mode=mode)}  # type: ignore[arg-type]
+    assert few.search(query, k=1)[0].uri in first
+    assert len(few.search(query, k=30)) == 30  # more hits need more candidates
+
+
+def test_both_scores_are_true_whichever_index_gave_the_chunk(collection: Collection, parts: Path) -> None:
+    collection.sync(parts)
+    for query in ("pump P-4003/B at 22 bar", "Urlaub workshop", "P-4011"):
+        true = {
+            mode: {hit.chunk_id: hit.scores[mode] for hit in collection.search(query, k=99, mode=mode)}  # type: ignore[arg-type]
+            for mode in ("dense", "keyword")
+        }
+        few = Collection.open(
+            collection.path, settings=Settings(search=SearchSection(candidates=2)), embedder=HashingEmbedder()
+        )
+        for narrowed in (None, "uri != 'parts/3.txt'"):
+            for hit in few.search(query, k=3, filter=narrowed):
+                assert hit.scores["dense"] == pytest.approx(true["dense"][hit.chunk_id])
+                assert hit.scores["keyword"] == pytest.approx(true["keyword"].get(hit.chunk_id, 0))
+
+
+def test_a_lone_chunk_is_found(collection: Collection, tmp_path: Path) -> None:
+    (tmp_path / "one.txt").write_text("The kettle is descaled on Mondays.")
+    collection.sync(tmp_path / "one.txt")
+    (hit,) = collection.search("descaled kettle")
+    assert hit.scores["fused"] == pytest.approx(1)
+    assert len(collection.search("xyzzy")) == 1

@@ -8,6 +8,7 @@ print(report.measures["nDCG@10"])
 
 from __future__ import annotations
 
+from ragfm.evaluate.choice import choice_keys, store_choice
 from ragfm.evaluate.compare import Changed, Comparison, Difference, compare_runs
 from ragfm.evaluate.corpus import TimedEmbedder, corpus_collection
 from ragfm.evaluate.data import Gold, Question, QuestionSet, load_questions
@@ -15,9 +16,12 @@ from ragfm.evaluate.measures import Estimate, Ranked
 from ragfm.evaluate.report import summary, write_html
 from ragfm.evaluate.retrieval import QuestionResult, RetrievalReport, evaluate_retrieval, first_ranks
 from ragfm.evaluate.runs import read_run
+from ragfm.evaluate.tune import Choice, Trial, TuneReport, tune
+from ragfm.evaluate.written import write_questions
 
 __all__ = [
     "Changed",
+    "Choice",
     "Comparison",
     "Difference",
     "Estimate",
@@ -28,12 +32,18 @@ __all__ = [
     "Ranked",
     "RetrievalReport",
     "TimedEmbedder",
+    "Trial",
+    "TuneReport",
+    "choice_keys",
     "compare_runs",
     "corpus_collection",
     "evaluate_retrieval",
     "first_ranks",
     "load_questions",
     "read_run",
+    "store_choice",
     "summary",
+    "tune",
     "write_html",
+    "write_questions",
 ]

@@ -62,9 +62,8 @@ def rank_hits(question: Question, hits: Sequence[Hit], k: int) -> tuple[list[Ran
         found.update(new)
         for merged in new[1:]:
             grades[new[0]] = max(grades[new[0]], grades.pop(merged))
-        score = next(
-            (s for s in (hit.scores.get("fused"), hit.score, hit.scores.get("keyword")) if s is not None), None
-        )
+        ranked_by = (*(hit.scores.get(name) for name in ("rerank", "fused")), hit.score, hit.scores.get("keyword"))
+        score = next((score for score in ranked_by if score is not None), None)
         places.append(Ranked(hit.uri, hit.start, hit.end, score, new[0] if new else None))
     return places, grades
 

@@ -115,8 +115,8 @@ def _delete_vectors(catalog: CatalogWriter, contract_id: int) -> int:
             part = sa.select(vectors.c.text_hash).where(*these).order_by(vectors.c.text_hash).limit(_BATCH)
             keys = list(connection.execute(part).scalars())
             if keys:
-                these = (*these, vectors.c.text_hash <= keys[-1])
-                deleted += connection.execute(vectors.delete().where(*these, unused)).rowcount
+                up_to = vectors.c.text_hash <= keys[-1]
+                deleted += connection.execute(vectors.delete().where(*these, up_to, unused)).rowcount
         at, after = (at, keys[-1]) if keys else (at + 1, b"")
     return deleted
 

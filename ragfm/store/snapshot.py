@@ -157,6 +157,14 @@ class Snapshot:
             self.blame("it has chunks that the catalog lacks")
         return _cosines(vectors, query)[np.searchsorted(known, ids)]
 
+    def bm25(self, query: str, ids: Ids) -> Vectors:
+        """BM25 scores of these chunks, 0 where one shares no word. *Shape:* ids, ascending, (n,) -> (n,)."""
+        scores = np.zeros(len(ids), dtype=np.float32)
+        found, found_ids = self.keywords().search([query], len(ids), allowed=ids)
+        living = found_ids[0] >= 0
+        scores[np.searchsorted(ids, found_ids[0][living])] = found[0][living]
+        return scores
+
     def search(self, query: Vectors, k: int, allowed: Allowed | None = None) -> tuple[Vectors, Ids]:
         """Cosines and chunk ids of the best `k` for one query, best first; fewer where there are fewer.
 

@@ -29,6 +29,7 @@ from ragfm.errors import (
     DamagedCollectionError,
     RagfmError,
 )
+from ragfm.rerank import load_reranker
 from ragfm.store.catalog import Catalog, Generation, OvertakenError
 from ragfm.store.commit import CatalogWriter
 from ragfm.store.contract import check_contract, make_contract
@@ -41,7 +42,7 @@ from ragfm.store.views import FOLDER as VIEWS
 from ragfm.store.views import View, save_view
 
 if TYPE_CHECKING:
-    from ragfm.types import Embedder
+    from ragfm.types import Embedder, Reranker
 
 _log = logging.getLogger(__name__)
 LOCK = "LOCK"
@@ -58,10 +59,17 @@ T = TypeVar("T")
 class Store:
     """The shared inside of all handles on one collection. Nothing is opened before it is needed. Thread-safe."""
 
-    def __init__(self, folder: Path, settings: Settings | None, embedder: str | Embedder | None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        settings: Settings | None,
+        embedder: str | Embedder | None,
+        reranker: str | Reranker | None = None,
+    ) -> None:
         self.folder = folder
         self._settings = settings
         self._given = embedder
+        self._reranker = reranker
         self._lock = threading.RLock()
         self._catalog: Catalog | None = None
         self._embedders: dict[int, Embedder] = {}  # by contract
@@ -121,6 +129,15 @@ class Store:
                 check_contract(generation.contract, known)
                 self._embedders[generation.contract_id] = known
             return known
+
+    @property
+    def reranker(self) -> Reranker | None:
+        """The reranker that the caller gave or the settings name, if any. Raises as `load_reranker` does."""
+        with self._lock:
+            named = self._reranker or self.settings.search.reranker
+            if isinstance(named, str):
+                named = self._reranker = load_reranker(named)
+            return named
 
     @property
     def names_embedder(self) -> bool:

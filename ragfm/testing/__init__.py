@@ -1,14 +1,16 @@
 """Contract tests for plugins, and light stand-ins for models.
 
 A third party's index is tested with `check_vector_index(MyIndex)` or `check_keyword_index(MyIndex)`, a connector with
-`check_connector(connector)`, an embedder with `check_embedder(embedder)`, a reader with `check_reader(reader)`: each
-raises AssertionError with what is wrong. `HashingEmbedder` and `ScriptedReader` let tests run without a model.
+`check_connector(connector)`, an embedder with `check_embedder(embedder)`, a reader with `check_reader(reader)`, a
+reranker with `check_reranker(reranker)`: each raises AssertionError with what is wrong. `HashingEmbedder`,
+`OverlapReranker` and `ScriptedReader` let tests run without a model.
 """
 
 from __future__ import annotations
 
 import re
 import threading
+import time
 from collections.abc import Callable, Generator, Mapping, Sequence
 from hashlib import blake2b
 from typing import TYPE_CHECKING, Literal
@@ -20,6 +22,7 @@ from ragfm.testing.embedder_contract import check_embedder
 from ragfm.testing.index_contract import check_vector_index
 from ragfm.testing.keyword_contract import check_keyword_index
 from ragfm.testing.reader_contract import check_reader
+from ragfm.testing.reranker_contract import check_reranker
 from ragfm.types import Message, Sampling, Scalar, Stream, Usage
 
 if TYPE_CHECKING:
@@ -27,11 +30,13 @@ if TYPE_CHECKING:
 
 __all__ = [
     "HashingEmbedder",
+    "OverlapReranker",
     "ScriptedReader",
     "check_connector",
     "check_embedder",
     "check_keyword_index",
     "check_reader",
+    "check_reranker",
     "check_vector_index",
 ]
 
@@ -88,6 +93,27 @@ class HashingEmbedder:
                 vectors[row] += np.random.default_rng(seed).standard_normal(self.dim, dtype=np.float32)
         unit: Vectors = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
         return unit
+
+
+class OverlapReranker:
+    """A reranker without a model: the share of the query's words that a text has. `seconds` is how long each takes."""
+
+    def __init__(self, model: str = "overlap", *, seconds: float = 0.0) -> None:
+        self.model = model
+        self.seconds = seconds
+
+    def rerank(self, query: str, texts: Sequence[str], *, budget_ms: float | None = None) -> Vectors:
+        """*Shape:* (len(texts),), in [0, 1]; NaN for those that the budget left out."""
+        import numpy as np
+
+        start, asked = time.monotonic(), set(_TOKEN.findall(query.lower()))
+        scores = np.full(len(texts), np.nan, dtype=np.float32)
+        for at, text in enumerate(texts):
+            if budget_ms is not None and time.monotonic() - start + self.seconds >= budget_ms / 1000:
+                break
+            time.sleep(self.seconds)
+            scores[at] = len(asked & set(_TOKEN.findall(text.lower()))) / max(1, len(asked))
+        return scores
 
 
 class ScriptedReader:

@@ -1,0 +1,148 @@
+"""`ragfm tune`: the settings of search, by measuring."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from ragfm.cli_eval import check_options, opened
+from ragfm.cli_options import FILLED, OK, counting, shared
+from ragfm.show import print_json, printable
+
+if TYPE_CHECKING:
+    from ragfm.collection import Collection
+    from ragfm.evaluate import Question, QuestionSet, TuneReport
+
+
+def _sizes(_: click.Context, __: click.Parameter, value: str | None) -> tuple[int, ...]:
+    try:
+        sizes = tuple(int(part) for part in (value or "").split(",") if part.strip())
+    except ValueError:
+        raise click.BadParameter(f"{value!r} is not a list of whole numbers, as 64,128,256.") from None
+    if any(size < 16 for size in sizes):
+        raise click.BadParameter("a chunk has 16 tokens or more.")
+    return sizes
+
+
+@click.command()
+@click.argument("questions", required=False, type=click.Path(exists=True))
+@click.option("--chunk-sizes", metavar="N,N,…", callback=_sizes, help="Try chunks of so many tokens, too: the sources "
+              "are ingested anew for each, into a temporary collection.")  # fmt: skip
+@click.option("--write", default=100, show_default=True, type=click.IntRange(min=20), metavar="N",
+              help="Without QUESTIONS: how many the reader writes.")  # fmt: skip
+@click.option("--reader", metavar="NAME", type=FILLED, help="Without QUESTIONS: the model that writes them.")
+@click.option("--limit", type=click.IntRange(min=20), metavar="N", help="Only N of the questions, picked at random.")
+@click.option("--seed", default=0, show_default=True, help="Which ones --limit picks, and which half chooses.")
+@click.option("--split", metavar="NAME", help="Which qrels of a BEIR folder. Default: test.")
+@click.option("--articles", is_flag=True, help="SQuAD: whole articles are documents, and answers are to be found.")
+@click.option("--distractors", multiple=True, metavar="FILE", type=click.Path(exists=True, dir_okay=False),
+              help="SQuAD: a file whose paragraphs are searched too; may be repeated.")  # fmt: skip
+@click.option("--embedder", metavar="E", type=FILLED, help="The embedding model, of data that brings its documents.")
+@click.option("--keep", metavar="DIR", type=FILLED, help="Keep the collection there, of data that brings documents.")
+@click.option("--dry-run", is_flag=True, help="Measure, and write nothing.")
+@shared
+def tune(
+    collection: str, as_json: bool, questions: str | None, chunk_sizes: tuple[int, ...], dry_run: bool, **options: Any
+) -> int:  # fmt: skip
+    """Find the settings of search that do best on your questions, and store them if they do.
+
+    QUESTIONS is what `ragfm eval retrieval` takes: a JSONL file about the collection, or a BEIR folder or SQuAD file,
+    which bring their documents. Without it, the reader writes some from the collection. The settings are chosen by one
+    half of the questions and tested on the other; a gain within noise changes nothing.
+    """
+    from ragfm.evaluate import store_choice, tune
+
+    loaded = _loaded(questions, options)
+    check_options(loaded, options)
+    with opened(loaded, collection, {**options, "mode": "hybrid"}) as (handle, _, _):
+        asked = _written(handle, options) if loaded is None else loaded.questions
+        with _stages() as progress:
+            report = tune(handle, asked, sizes=chunk_sizes, seed=options["seed"], progress=progress)
+    about = {"questions_from": "the reader" if loaded is None else loaded.name, **report.about}
+    report = replace(report, about=about)
+    written = [] if dry_run else store_choice(report, Path(collection).absolute().parent)
+    if as_json:
+        print_json({**asdict(report), "written": [str(path) for path in written]})
+    else:
+        _print(report, written, dry_run=dry_run)
+    return OK
+
+
+# --- Inside ------------------------------------------------------------------------------------------------------
+
+
+def _loaded(path: str | None, options: dict[str, Any]) -> QuestionSet | None:
+    from ragfm.evaluate import load_questions
+
+    if path is None:
+        for name in ("split", "articles", "distractors", "limit"):
+            if options[name]:
+                raise click.UsageError(f"--{name} goes with QUESTIONS.", click.get_current_context())
+        return None
+    if options["reader"]:
+        raise click.UsageError("--reader writes questions where there are no QUESTIONS.", click.get_current_context())
+    loaded = load_questions(
+        path, split=options["split"], articles=options["articles"], distractors=options["distractors"]
+    )
+    return loaded.sample(options["limit"], options["seed"]) if options["limit"] else loaded
+
+
+def _written(collection: Collection, options: dict[str, Any]) -> list[Question]:
+    from ragfm.evaluate import write_questions
+    from ragfm.readers import load_reader
+
+    reader = load_reader(options["reader"] or collection.settings.reader)
+    with counting("writing", "questions") as progress:
+        return write_questions(collection, reader, options["write"], seed=options["seed"], progress=progress)
+
+
+@contextmanager
+def _stages() -> Iterator[Callable[[str, int, int], None]]:
+    """A bar for each stage, one after the other."""
+    from contextlib import ExitStack
+
+    with ExitStack() as stack:
+        shown: dict[str, Callable[[int, int], None]] = {}
+
+        def show(what: str, done: int, total: int) -> None:
+            if what not in shown or done <= 1:
+                stack.close()
+                shown.clear()
+                unit = "questions" if what == "asking" else "documents"
+                shown[what] = stack.enter_context(counting(what, unit))
+            shown[what](done, total)
+
+        yield show
+
+
+def _print(report: TuneReport, written: list[Path], *, dry_run: bool) -> None:
+    from ragfm.evaluate import choice_keys
+
+    questions = report.about["questions"]
+    click.echo(printable(f"{questions['count']} questions from {report.about['questions_from']}, "
+                         f"{len(report.trials)} settings tried"))  # fmt: skip
+    click.echo(f"\n{'':2}{'fusion':<8}{'weight':>8}{'candidates':>12}{'chunk size':>12}{report.about['measure']:>10}")
+    shown = list(report.trials[:5])
+    shown += [trial for trial in report.trials if trial.choice == report.current and trial not in shown]
+    for trial in shown:
+        choice = trial.choice
+        mark = "*" if choice == report.current else " "
+        weight = f"{choice.weight:.2f}" if choice.fusion == "convex" else "-"
+        click.echo(f"{mark} {choice.fusion:<8}{weight:>8}{choice.candidates:>12}{choice.chunk_size or 'default':>12}"
+                   f"{trial.value:>10.4f}")  # fmt: skip
+    click.echo("  (* is set now; the values are of the half that chooses, so the first ones are too good)\n")
+    click.echo(report.why)
+    if report.adopted:
+        for section, values in choice_keys(report.best, report.current).items():
+            click.echo(printable(f"[{section}] " + ", ".join(f"{key} = {value!r}" for key, value in values.items())))
+        if report.best.chunk_size != report.current.chunk_size:
+            click.echo("`ragfm ingest` splits the documents anew.")
+    for path in written:
+        click.echo(printable(f"written: {path}"), err=True)
+    if dry_run:
+        click.echo("Nothing was written.", err=True)

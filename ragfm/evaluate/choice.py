@@ -1,0 +1,78 @@
+"""A choice of settings, stored with its evidence: in `ragfm.toml`, and beside it in `ragfm-tune.json`."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ragfm.config import FILE, Settings, load_settings
+from ragfm.errors import ConfigError, MissingExtraError
+
+if TYPE_CHECKING:
+    from ragfm.evaluate.tune import Choice, TuneReport
+
+EVIDENCE = "ragfm-tune.json"
+
+
+def store_choice(report: TuneReport, folder: Path) -> list[Path]:
+    """Write the evidence, and where the best was adopted, its settings into `ragfm.toml`; gives the files written.
+
+    What else stands in `ragfm.toml`, comments and order included, stays as it is. Raises ConfigError where it can't be
+    read, or the settings would not hold.
+    """
+    load_settings(folder)  # what is wrong there already is said before anything is written
+    written = []
+    if report.adopted:
+        _replace(folder / FILE, _with(folder / FILE, choice_keys(report.best, report.current)))
+        written.append(folder / FILE)
+    evidence = {"date": datetime.now(UTC).isoformat(timespec="seconds"), **asdict(report)}
+    _replace(folder / EVIDENCE, json.dumps(evidence, indent=1, ensure_ascii=False) + "\n")
+    return [*written, folder / EVIDENCE]
+
+
+def choice_keys(best: Choice, current: Choice) -> dict[str, dict[str, Any]]:
+    """The keys of `ragfm.toml` that a choice sets, by section."""
+    search: dict[str, Any] = {"fusion": best.fusion, "candidates": best.candidates}
+    if best.fusion == "convex":
+        search["weight"] = best.weight
+    sections = {"search": search}
+    if best.chunk_size != current.chunk_size:
+        sections["chunk"] = {"size": best.chunk_size}
+    return sections
+
+
+def _with(path: Path, sections: Mapping[str, Mapping[str, Any]]) -> str:
+    try:
+        import tomlkit
+    except ModuleNotFoundError as error:
+        raise MissingExtraError(
+            f"To write {path.name}, the module {error.name!r} is needed, which is not installed.",
+            "Install it with `pip install 'ragfm[eval]'`.",
+        ) from error
+    document = tomlkit.parse(path.read_text(encoding="utf-8") if path.is_file() else "")
+    for section, values in sections.items():
+        table = document.setdefault(section, tomlkit.table())
+        for key, value in values.items():
+            table[key] = value
+    text = tomlkit.dumps(document)
+    try:
+        Settings(**tomlkit.parse(text).unwrap())
+    except ValueError as error:
+        raise ConfigError(f"{path} would not hold with the new settings: {error}.", "Nothing was written.") from error
+    return text
+
+
+def _replace(path: Path, text: str) -> None:
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.new")
+    try:
+        temporary.write_text(text, encoding="utf-8")
+        if path.exists():
+            temporary.chmod(path.stat().st_mode)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)

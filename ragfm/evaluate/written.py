@@ -1,0 +1,102 @@
+"""Questions that a reader writes from a collection's own documents, for want of ones that people asked.
+
+    a stretch of a document ─reader→ a question ─search→ kept, if one of the indexes finds the stretch again
+
+They lean towards the words of the text, which people who don't know it would not use (Reddy et al. 2021).
+"""
+
+from __future__ import annotations
+
+import random
+import re
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
+
+from ragfm.errors import DataError, TooLongError
+from ragfm.evaluate.data import Gold, Question
+from ragfm.evaluate.measures import rank_hits
+from ragfm.text import sentence_spans
+from ragfm.types import Message, Sampling
+
+if TYPE_CHECKING:
+    from ragfm.collection import Collection
+    from ragfm.types import Reader
+
+_CHARACTERS = 600  # of a stretch, at least, where the document has them
+_SHORTEST = 80
+_DEPTH, _SHARE = 20, 20  # how deep it may be found: in the first 20, but of few chunks in a twentieth of them
+_TRIES = 4  # stretches for each question that is wanted, at most
+_ASK = "Write one question that the text above answers. Name what it is about, as nobody sees the text."
+_NAMES_NOTHING = re.compile(r"\b(?:text|passage|paragraph|document|article|author|above)\b", re.IGNORECASE)
+
+
+def write_questions(
+    collection: Collection,
+    reader: Reader,
+    count: int,
+    *,
+    seed: int = 0,
+    progress: Callable[[int, int], None] | None = None,
+) -> list[Question]:
+    """As many questions as are wanted, each with the stretch of a document that it was written from; fewer at need.
+
+    A question is kept where the stretch is among the first 20 hits of the dense or of the keyword index. Raises
+    DataError where the collection holds no text.
+    """
+    depth = max(1, min(_DEPTH, collection.status().chunks // _SHARE))
+    questions: dict[str, Question] = {}
+    for number, gold in enumerate(_stretches(collection, count * _TRIES, seed)):
+        text = collection.document(gold.uri).text[gold.start : gold.end]
+        asked = _question(reader, text)
+        if asked and asked not in questions:
+            question = Question(str(number), asked, (gold,))
+            if _found_again(collection, question, depth):
+                questions[asked] = question
+                if progress:
+                    progress(len(questions), count)
+                if len(questions) == count:
+                    break
+    if not questions:
+        raise DataError("The reader wrote no question that finds its text again.", "Give a file of questions.")
+    return list(questions.values())
+
+
+def _stretches(collection: Collection, most: int, seed: int) -> Iterator[Gold]:
+    """Stretches of whole sentences, picked at random; long documents have as many more as they are longer."""
+    documents = [document for document in collection.documents() if document.characters >= _SHORTEST]
+    if not documents:
+        raise DataError(f"{collection.path} holds no text to write questions from.", "Ingest documents first.")
+    chance = random.Random(seed)  # noqa: S311
+    lengths = [document.characters for document in documents]
+    for document in chance.choices(documents, weights=lengths, k=most):
+        spans = sentence_spans(collection.document(document.uri).text)
+        first = last = chance.randrange(len(spans))
+        while spans[last][1] - spans[first][0] < _CHARACTERS and last + 1 < len(spans):
+            last += 1
+        while spans[last][1] - spans[first][0] < _CHARACTERS and first:
+            first -= 1
+        yield Gold(document.uri, spans[first][0], min(spans[last][1], spans[first][0] + 4 * _CHARACTERS))
+
+
+def _question(reader: Reader, text: str) -> str | None:
+    """The question that the reader writes; nothing where it is none, or makes no sense without the text."""
+    with reader.stream([Message("user", f"{text}\n\n{_ASK}")], Sampling(max_tokens=64)) as stream:
+        written = "".join(stream).strip()
+    line = (written.split("?")[0].splitlines() or [""])[-1]
+    question = line.strip(" *").removeprefix("Question:").strip(" *\"'“”")
+    words = question.split()
+    if "?" not in written or not 4 <= len(words) <= 40 or _NAMES_NOTHING.search(question):
+        return None
+    return f"{question}?"
+
+
+def _found_again(collection: Collection, question: Question, depth: int) -> bool:
+    try:
+        return any(
+            place.gold is not None
+            for hits in (collection.search(question.text, depth, mode="dense"),
+                         collection.search(question.text, depth, mode="keyword"))
+            for place in rank_hits(question, hits, depth)[0]
+        )  # fmt: skip
+    except TooLongError:
+        return False
