@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import subprocess
 import sys
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from ragfm.embed import SentenceTransformerEmbedder, choice
 from ragfm.embed.batches import embed_sorted
 from ragfm.embed.choice import Measured, fastest, recall, remember
 from ragfm.embed.folder import read_bert_folder
-from ragfm.embed.network import BertNetwork, LibraryNetwork, Tokenised
+from ragfm.embed.network import BertNetwork, LibraryNetwork, Tokenised, has_gpu
 from ragfm.errors import TooLongError
 from ragfm.models import find_model
 from ragfm.testing import check_embedder
@@ -59,7 +59,9 @@ def tiny(folder: Path, *, pooling: str = "mean", normalize: bool = True, prompts
 
 
 def forms() -> list[str]:
-    return ["numpy-fp32", "torch-fp32", "torch-bf16", *(["openvino"] if importlib.util.find_spec("openvino") else [])]
+    """All that are here, and bf16 even where the processor only imitates it."""
+    gpu = ["gpu-fp16"] if has_gpu() else []
+    return ["numpy-fp32", "torch-fp32", "torch-bf16", *gpu, *(["openvino"] if find_spec("openvino") else [])]
 
 
 @pytest.mark.parametrize("form", forms())
