@@ -13,6 +13,7 @@ import stat
 import time
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
+from io import BufferedReader
 from pathlib import Path
 from typing import TypeAlias
 
@@ -84,17 +85,31 @@ class FilesConnector:
         Raises ConnectorError where the file is gone, unreadable, too large by now, or no longer within the root, and
         where it has been closed to somebody since it was listed: who closes a folder may then put more into it.
         """
-        path = self.root / ref.path if ref.path else self.root
+        with self.open(ref) as file:
+            status = os.fstat(file.fileno())
+            if status.st_size > self.max_bytes:
+                raise ConnectorError(f"{str(self._path(ref))!r} has grown: {_too_large(status, self.max_bytes)}.")
+            data = file.read(status.st_size)
+        metadata: dict[str, Scalar] = {}
+        with contextlib.suppress(ValueError, OverflowError):  # a time stamp beyond the year 9999
+            metadata["modified"] = datetime.fromtimestamp(status.st_mtime, UTC).isoformat(timespec="seconds")
+        return Blob(data, None, metadata)
+
+
+    @contextlib.contextmanager
+    def open(self, ref: Ref) -> Iterator[BufferedReader]:
+        """A file for reading, for as long as the block lasts; at its end it is seen who may see the file by now.
+
+        Raises ConnectorError as `fetch` does, the size aside, and for an OSError in the block.
+        """
+        path = self._path(ref)
         try:
             real = Path(os.path.realpath(path, strict=True))
             real_root = os.path.realpath(self.root)
             if not real.is_relative_to(real_root):
                 raise ConnectorError(f"{str(path)!r} leads out of {str(self.root)!r}.", "It is not read.")
             with open_regular(real) as file:
-                status = os.fstat(file.fileno())
-                if status.st_size > self.max_bytes:
-                    raise ConnectorError(f"{str(path)!r} has grown: {_too_large(status, self.max_bytes)}.")
-                data = file.read(status.st_size)
+                yield file
             allow = _access_to(os.fspath(self.root), ref.path, real_root, real)  # read after the content
         except (OSError, ValueError) as error:  # ValueError: a path with a zero byte
             raise ConnectorError(
@@ -105,10 +120,9 @@ class FilesConnector:
                 f"{str(path)!r} has been closed to some who might see it when it was listed.",
                 "The next ingest tries again.",
             )
-        metadata: dict[str, Scalar] = {}
-        with contextlib.suppress(ValueError, OverflowError):  # a time stamp beyond the year 9999
-            metadata["modified"] = datetime.fromtimestamp(status.st_mtime, UTC).isoformat(timespec="seconds")
-        return Blob(data, None, metadata)
+
+    def _path(self, ref: Ref) -> Path:
+        return self.root / ref.path if ref.path else self.root
 
 
 class _Listing:

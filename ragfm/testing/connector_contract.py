@@ -45,7 +45,8 @@ def _listing(connector: Connector) -> dict[str, Ref]:
             require(names, f"{ref.path!r} is allowed to {ref.allow!r}, which is no tuple of groups' names")
         require(ref.skip != "" and ref.error != "", f"{ref.path!r} is skipped or failed without a reason")
         listed[ref.path] = ref
-    require("" not in listed or len(listed) == 1, "an empty path is for a source that is a single document")
+    alone = "" not in listed or len(listed) == 1 or listed[""].error is not None
+    require(alone, "an empty path is for a source that is a single document, or for what went wrong with all of it")
     return listed
 
 
