@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from ragfm.collection import Collection
     from ragfm.ingest.sync import Progress
     from ragfm.rag import Rag
-    from ragfm.types import Answer, Message, Scalar
+    from ragfm.types import Answer, Message
 
 
 def main() -> None:

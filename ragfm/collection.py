@@ -117,9 +117,10 @@ class Collection:
         """Make the collection equal to its sources: only what changed is parsed and embedded.
 
         Without a source, all those of `ragfm.toml` and those synced before; one that can't be listed is then reported
-        as failed. `options` are the connector's own. What is left None stays as it was at the source's last sync. A document that failed is tried again
-        when it or how it is read has changed, else after a while, or at once with `retry`. A source that lost over
-        half of its documents stops with MassDeleteError, and nothing of it is removed, unless `allow_mass_delete`.
+        as failed. `options` are the connector's own; what is left None stays as it was at the source's last sync. A
+        document that failed is tried again when it or how it is read has changed, else after a while, or at once with
+        `retry`. A source that lost over half of its documents stops with MassDeleteError, and nothing of it is removed,
+        unless `allow_mass_delete`.
         Raises SourceError, EmbedderMismatchError, CollectionBusyError, CollectionReadOnlyError.
         """
         from ragfm.ingest.sources import resolve_source, sync_sources

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from pydantic import BaseModel
 
-from ragfm.config import SourceSection, Settings, load_settings
+from ragfm.config import Settings, SourceSection, load_settings
 from ragfm.errors import ConfigError
 
 DOCS = Path(__file__).parents[1] / "docs" / "configuration.md"

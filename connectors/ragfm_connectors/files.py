@@ -95,7 +95,6 @@ class FilesConnector:
             metadata["modified"] = datetime.fromtimestamp(status.st_mtime, UTC).isoformat(timespec="seconds")
         return Blob(data, None, metadata)
 
-
     @contextlib.contextmanager
     def open(self, ref: Ref) -> Iterator[BufferedReader]:
         """A file for reading, for as long as the block lasts; at its end it is seen who may see the file by now.

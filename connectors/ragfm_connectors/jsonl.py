@@ -65,7 +65,7 @@ class JsonlConnector:
             self._encoding = codecs.lookup(encoding).name
         except LookupError:
             raise ConfigError(f"There is no encoding {encoding!r}.", "The usual one is utf-8.") from None
-        if b"\n" != "\n".encode(self._encoding):
+        if "\n".encode(self._encoding) != b"\n":
             raise ConfigError(f"Lines in {encoding} can't be told apart.", "Convert the file to UTF-8.")
         self._max_bytes = max_bytes
         self._places: dict[str, _Place] = {}
@@ -164,9 +164,7 @@ def _reader(name: str) -> Callable[[BinaryIO, str, int], _Read] | None:
     return None
 
 
-def _unzipped(
-    read: Callable[[BinaryIO, str, int], _Read], file: BinaryIO, encoding: str, limit: int
-) -> _Read:
+def _unzipped(read: Callable[[BinaryIO, str, int], _Read], file: BinaryIO, encoding: str, limit: int) -> _Read:
     try:
         with gzip.GzipFile(fileobj=file) as opened:
             yield from read(cast(BinaryIO, opened), encoding, limit)
@@ -238,7 +236,7 @@ def _delimited(file: BinaryIO, encoding: str, limit: int, *, delimiter: str) -> 
         wrong.clear()
 
 
-def _parquet(file: BinaryIO, encoding: str, limit: int) -> _Read:
+def _parquet(file: BinaryIO, *_: object) -> _Read:
     try:
         import pyarrow
         import pyarrow.parquet

@@ -54,7 +54,8 @@ class Fields:
     def identity(self, record: Record) -> str | None:
         """What names the record, as a path; None where it names itself by nothing. Raises ConnectorError."""
         for name in (self.id,) if self.id is not None else _DEFAULT_IDS:
-            value = scalar(_find(record, name))
+            value = _find(record, name)
+            value = value if isinstance(value, str) else scalar(value)
             if value is not None and value != "":
                 return as_path(str(value))
         if self.id is not None:
@@ -69,9 +70,8 @@ class Fields:
             raise ConnectorError(f"it has no field {names}, but {', '.join(map(repr, list(record)[:8]))}.")
         title = "" if self.title is None else " ".join(_text(_find(record, self.title)).split())
         text = "\n\n".join(part for part in map(_text, values) if part)
-        metadata = dict(self._metadata(record))
-        if title:
-            metadata = {"title": title} | metadata
+        metadata: dict[str, Scalar] = {"title": title} if title else {}
+        metadata.update(self._metadata(record))
         data = f"{_heading(title, self.media_type)}{text}" if text else ""
         return Blob(data.encode("utf-8", "replace"), self.media_type, metadata)
 
