@@ -43,8 +43,9 @@ class FilesConnector:
     """What lies in a folder at any depth, one file, or what a glob such as `docs/**/*.md` matches.
 
     `include` and `exclude` are patterns as in .gitignore, see PathFilter; they don't apply to a single file. Files of
-    more than `max_bytes`, hidden ones and what is not a regular file are listed as skipped. Symbolic links are
-    followed within the folder, to what is not listed already. A collection in the folder is not part of it.
+    more than `max_bytes`, hidden ones unless `hidden` is set, and what is not a regular file are listed as skipped.
+    Symbolic links are followed within the folder, to what is not listed already. A collection in the folder is not
+    part of it.
 
     Who may see a file is what the files `.ragfm-access` say that lie on the way to it, from the root down; see
     `ragfm_connectors.access`. Of a file reached by a link, those on the way to the link and to the file both hold.
@@ -56,12 +57,14 @@ class FilesConnector:
         *,
         include: Sequence[str] = (),
         exclude: Sequence[str] = (),
+        hidden: bool = False,
         max_bytes: int = 100 * 2**20,
     ) -> None:
         """Raises SourceError where there is nothing at `location`, ConfigError for a pattern that can't be one."""
         self.root, glob = _root_and_glob(os.fspath(location))
         """The folder, or the file; absolute. Of a glob the part before the first wildcard."""
         self.max_bytes = max_bytes
+        self._hidden = hidden
         self._paths = PathFilter(include, exclude, glob)
 
     def refs(self) -> Iterator[Ref]:
@@ -73,7 +76,7 @@ class FilesConnector:
         status = _status(self.root)
         if status is None:
             raise SourceError(f"There is no file or folder {str(self.root)!r} any more.", "Check the path.")
-        listing = _Listing(os.fspath(self.root), self._paths, self.max_bytes)
+        listing = _Listing(os.fspath(self.root), self._paths, self.max_bytes, hidden=self._hidden)
         listed = listing.folder(status) if stat.S_ISDIR(status.st_mode) else listing.alone(status)
         # A name that is not UTF-8 may look as another one that is: the last of a path wins, the one without `skip`.
         in_order = sorted(listed, key=lambda ref: (ref.path, ref.skip is None))
@@ -127,11 +130,12 @@ class FilesConnector:
 class _Listing:
     """One walk through a folder. Real folders come first: a link never hides the place that it leads to."""
 
-    def __init__(self, root: str, paths: PathFilter, max_bytes: int) -> None:
+    def __init__(self, root: str, paths: PathFilter, max_bytes: int, *, hidden: bool) -> None:
         self._root = root
         self._real_root = Path(os.path.realpath(root))
         self._paths = paths
         self._max_bytes = max_bytes
+        self._hidden = hidden
         self._folders: list[tuple[str, _Groups]] = []  # each with who may see what lies there, as said further up
         self._links: list[tuple[str, _Groups]] = []  # a heap, of links with who may see what lies in their folders
         self._listed: set[tuple[int, int]] = set()
@@ -211,7 +215,7 @@ class _Listing:
         wanted = not is_folder and self._paths.takes(path)
         if not (wanted or ((is_folder or is_link) and self._paths.may_hold(path))):
             return
-        if name.startswith("."):
+        if name.startswith(".") and not self._hidden:
             if not (is_folder and all(os.path.lexists(f"{self._at(path)}/{mark}") for mark in _COLLECTION)):
                 yield Ref(_printable(path), skip="hidden")
         elif _printable(path) != path:

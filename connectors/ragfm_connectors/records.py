@@ -72,7 +72,7 @@ class Fields:
         text = "\n\n".join(part for part in map(_text, values) if part)
         metadata: dict[str, Scalar] = {"title": title} if title else {}
         metadata.update(self._metadata(record))
-        data = f"{_heading(title, self.media_type)}{text}" if text else ""
+        data = f"{heading(title, self.media_type)}{text}" if text else ""
         return Blob(data.encode("utf-8", "replace"), self.media_type, metadata)
 
     def _metadata(self, record: Record) -> Iterator[tuple[str, Scalar]]:
@@ -150,7 +150,8 @@ def _text(value: Any) -> str:
     return "" if found is None else str(found)
 
 
-def _heading(title: str, media_type: str) -> str:
+def heading(title: str, media_type: str) -> str:
+    """A title as it stands above a text of a media type."""
     if not title:
         return ""
     if media_type == "text/html":
