@@ -265,7 +265,10 @@ class Connector(Protocol):
         """All that the source holds, cheaply; an exception means that the listing is not complete."""
 
     def fetch(self, ref: Ref) -> Blob:
-        """The bytes of one entry. Raises OSError or ConnectorError where it can't be read."""
+        """The bytes of one entry. Raises OSError or ConnectorError where it can't be read.
+
+        Raises SkipDocument where a look at it shows that there is nothing to index.
+        """
 
 
 @runtime_checkable

@@ -124,9 +124,8 @@ def resolve_source(store: Store, location: str, name: str | None, given: Mapping
     if section is not None:
         name = name or section.name
         given = section.model_dump() | {key: value for key, value in given.items() if value is not None}
-    plugin = given.get("connector") or next(
-        (other.connector for other in others if _absolute(store, other.location) == absolute), _default(location)
-    )
+    before_as = (other.connector for other in others if _absolute(store, other.location) == absolute)
+    plugin = given.get("connector") or next(before_as, None) or _default(location)
     probe = _connect(store, plugin, absolute, {})
     root = _relative(store, str(probe.root))
     known = next((other for other in others if _same(store, other, root) and name in (None, other.name)), None)

@@ -190,6 +190,9 @@ class Sync:
             return
         try:
             blob = connector.fetch(ref)
+        except SkipDocument as skip:
+            self._skip(ref, str(skip))
+            return
         except (OSError, SourceError) as error:
             self._fail(ref, "fetch", str(error))
             return
@@ -222,8 +225,7 @@ class Sync:
         try:
             yield
         except SkipDocument as skip:
-            self._skipped[ref.path] = str(skip)
-            self._failed.append(Failure(ref.path, SKIP, str(skip), ref.revision, self._conditions))
+            self._skip(ref, str(skip))
         except RagfmError as error:
             self._fail(ref, "parse", str(error))
         except Exception as error:  # a parser's own mistake must not take the other documents with it
@@ -290,6 +292,11 @@ class Sync:
         cleared = [path for path in self._before if path not in stays and not path.startswith(unseen)]
         if self._revisions or self._failed or cleared:
             self._catalog.note(self._source.id, revisions=self._revisions, failed=self._failed, cleared=cleared)
+
+    def _skip(self, ref: Ref, why: str) -> None:
+        """What was fetched holds nothing to index: that is noted, so that it isn't fetched again."""
+        self._skipped[ref.path] = why
+        self._failed.append(Failure(ref.path, SKIP, why, ref.revision, self._conditions))
 
     def _fail(self, ref: Ref, stage: str, error: str) -> None:
         row = self._before.get(ref.path)

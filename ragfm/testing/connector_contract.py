@@ -5,7 +5,7 @@ from __future__ import annotations
 from hashlib import blake2b
 from pathlib import Path, PurePosixPath
 
-from ragfm.errors import ConnectorError
+from ragfm.errors import ConnectorError, SkipDocument
 from ragfm.testing.contract import require
 from ragfm.types import Blob, Connector, Ref
 
@@ -63,7 +63,7 @@ def _digest(connector: Connector, ref: Ref) -> bytes | None:
         return None
     try:
         blob = connector.fetch(ref)
-    except (ConnectorError, OSError):
+    except (ConnectorError, SkipDocument, OSError):
         return None
     require(isinstance(blob, Blob) and isinstance(blob.data, bytes), f"fetch gives {blob!r} for {ref.path!r}")
     require(blob.media_type is None or "/" in blob.media_type, f"{blob.media_type!r} is not a media type")
