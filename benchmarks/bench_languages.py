@@ -33,8 +33,7 @@ def main() -> None:
     result = {**about("languages"), "embedder": args.embedder, "sets": sets}
     if args.embedder == "bundled":
         save(result, "languages")
-    else:
-        print(json.dumps(result, ensure_ascii=False))
+    print(json.dumps(result, ensure_ascii=False))
 
 
 if __name__ == "__main__":

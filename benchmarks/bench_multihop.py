@@ -9,6 +9,7 @@ have all of their passages there. Prints a table, and one JSON line last.
 from __future__ import annotations
 
 import argparse
+import json
 from typing import Any
 
 from data import hotpotqa, musique
@@ -28,7 +29,9 @@ def main() -> None:
             print(
                 f"  {mode:8} recall@5 {recall[0]:.3f} [{recall[1]:.3f}, {recall[2]:.3f}]  all@5 {figures['all@5']:.2f}"
             )
-    save({**about("multihop"), "embedder": "all-MiniLM-L6-v2", "sets": sets}, "multihop")
+    result = {**about("multihop"), "embedder": "all-MiniLM-L6-v2", "sets": sets}
+    save(result, "multihop")
+    print(json.dumps(result, ensure_ascii=False))
 
 
 if __name__ == "__main__":

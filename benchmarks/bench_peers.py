@@ -146,7 +146,9 @@ def main() -> None:
             ours = first if peer == "ours" else ours
             show(PEERS[peer], entries[PEERS[peer]])
         sets[name] = {"documents": len(data.documents or ()), "questions": len(data.questions), "peers": entries}
-    save({**about("peers"), "threads": THREADS, "sets": sets, "installed": installs}, "peers")
+    result = {**about("peers"), "threads": THREADS, "sets": sets, "installed": installs}
+    save(result, "peers")
+    print(json.dumps(result, ensure_ascii=False))
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ stay as they are. Prints a table, and one JSON line last.
 from __future__ import annotations
 
 import argparse
+import json
 from typing import Any
 
 from data import REPORTED, TUNING
@@ -55,10 +56,17 @@ def main() -> None:
         entry = {"role": "tuning" if name in TUNING else "reported", "measure": measure, "commit": head["commit"]}
         sets[name] = entry | ask(load(), keep=args.keep)
         show(name, sets[name])
-    ordered = {name: sets[name] for name in {**REPORTED, **TUNING} if name in sets}
+        keep(head, sets)
+    result = read("retrieval")
     print()
-    for goal in goals(ordered):
+    for goal in result["goals"]:
         print(f"{'reached' if goal['reached'] else 'MISSED':8} {goal['goal']}: {goal['value']}")
+    print(json.dumps(result, ensure_ascii=False))
+
+
+def keep(head: dict[str, Any], sets: dict[str, Any]) -> None:
+    """Keep what there is so far: the whole takes long."""
+    ordered = {name: sets[name] for name in {**REPORTED, **TUNING} if name in sets}
     save({**head, "embedder": "all-MiniLM-L6-v2", "goals": goals(ordered), "sets": ordered}, "retrieval")
 
 

@@ -10,6 +10,7 @@ last.
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import statistics
 import subprocess
@@ -17,7 +18,6 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import Any
 
 from measure import about, save
 
@@ -57,18 +57,20 @@ def main() -> None:
     parser.add_argument("--python", help="an interpreter that has the other frameworks")
     parser.add_argument("--rounds", type=int, default=7)
     args = parser.parse_args()
-    result: dict[str, Any] = {}
+    times: dict[str, float | None] = {}
     with tempfile.TemporaryDirectory() as place:
         samples = Path(sys.modules["ragfm"].__file__ or "").parent / "samples" / "handbook"
         ingest = [sys.executable, "-c", CLI, "ingest", str(samples)]
         subprocess.run(ingest, check=True, capture_output=True, cwd=place)
         for name, arguments in OURS.items():
-            result[name] = seconds([sys.executable, *arguments], args.rounds, place)
+            times[name] = seconds([sys.executable, *arguments], args.rounds, place)
         for name, line in PEERS.items() if args.python else ():
-            result[name] = seconds([args.python, "-c", line], args.rounds, place)
-    for name, value in result.items():
+            times[name] = seconds([args.python, "-c", line], args.rounds, place)
+    for name, value in times.items():
         print(f"{name:26} {value}")
-    save({**about("start"), "rounds": args.rounds, "seconds": result}, "start")
+    result = {**about("start"), "rounds": args.rounds, "seconds": times}
+    save(result, "start")
+    print(json.dumps(result, ensure_ascii=False))
 
 
 if __name__ == "__main__":

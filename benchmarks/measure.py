@@ -104,9 +104,8 @@ def about(benchmark: str, packages: Iterable[str] = VERSIONS) -> dict[str, Any]:
 
 
 def save(result: Mapping[str, Any], name: str) -> None:
-    """Keep a result in `results/`, and print it in one line."""
+    """Keep a result in `results/`."""
     (RESULTS / f"{name}.json").write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    print(json.dumps(result, ensure_ascii=False))
 
 
 def read(name: str) -> dict[str, Any]:

@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from ragfm.collection import Collection
     from ragfm.ingest.sync import Progress
     from ragfm.rag import Rag
-    from ragfm.types import Answer, Message, Scalar
+    from ragfm.types import Answer, Message
 
 
 def main() -> None:
@@ -128,9 +128,12 @@ for command in (*COMMANDS, evaluation, models, tune):
 @click.option(
     "--name", metavar="N", type=FILLED, help="What the documents' addresses begin with. Default: the location."
 )
-@click.option("--connector", metavar="C", type=FILLED, help="The connector plugin. Default: files.")
+@click.option("--connector", metavar="C", type=FILLED, help="The connector plugin. Default: files, or web.")
 @click.option("--include", multiple=True, metavar="GLOB", type=FILLED, help="Only files that match; may be repeated.")
 @click.option("--exclude", multiple=True, metavar="GLOB", type=FILLED, help="No files that match; may be repeated.")
+@click.option(
+    "--option", multiple=True, metavar="K=V", help="An option of the connector; repeated, its values are a list."
+)
 @click.option("--tag", multiple=True, metavar="K=V", help="Metadata for all documents; may be repeated.")
 @click.option(
     "--allow", multiple=True, metavar="GROUP", type=FILLED, help="Only this group may see them; may be repeated."
@@ -142,7 +145,7 @@ for command in (*COMMANDS, evaluation, models, tune):
 def ingest(
     collection: str, as_json: bool, source: tuple[str, ...], embedder: str | None, **options: Any
 ) -> int:  # fmt: skip
-    """Make the collection equal to its sources: folders, files, globs.
+    """Make the collection equal to its sources: folders, files, globs, addresses.
 
     Without SOURCE: the sources of ragfm.toml and those ingested before. Only what changed is parsed and embedded;
     what left a source leaves the collection.
@@ -154,7 +157,8 @@ def ingest(
         "connector": options["connector"],
         "include": options["include"] or None,
         "exclude": options["exclude"] or None,
-        "tags": _tags(options["tag"]) or None,
+        "options": _options(options["option"]) or None,
+        "tags": dict(_pairs(options["tag"], "--tag")) or None,
         "allow": options["allow"] or None,
         "retry": options["retry"],
         "allow_mass_delete": options["allow_mass_delete"],
@@ -417,14 +421,19 @@ def _progress_bar() -> Iterator[Callable[[Progress], None]]:
         yield show
 
 
-def _tags(pairs: tuple[str, ...]) -> Mapping[str, Scalar]:
-    tags: dict[str, Scalar] = {}
-    for pair in pairs:
-        key, equals, value = pair.partition("=")
+def _pairs(texts: tuple[str, ...], option: str) -> Iterator[tuple[str, str]]:
+    for text in texts:
+        key, equals, value = text.partition("=")
         if not equals or not key.strip():
-            raise click.BadParameter(f"{pair!r} is not of the form KEY=VALUE.", param_hint="--tag")
-        tags[key.strip()] = value.strip()
-    return tags
+            raise click.BadParameter(f"{text!r} is not of the form KEY=VALUE.", param_hint=option)
+        yield key.strip(), value.strip()
+
+
+def _options(texts: tuple[str, ...]) -> Mapping[str, str | list[str]]:
+    values: dict[str, list[str]] = {}
+    for key, value in _pairs(texts, "--option"):
+        values.setdefault(key, []).append(value)
+    return {key: given[0] if len(given) == 1 else given for key, given in values.items()}
 
 
 def _not_empty(text: str) -> str:

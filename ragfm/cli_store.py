@@ -34,7 +34,7 @@ def sources(collection: str, as_json: bool) -> int:
     for source in listed:
         click.echo(printable(f"{source['name']}  {source['documents']} documents by {source['connector']}"))
         tags = [f"{key}={value}" for key, value in source["tags"].items()]
-        for name in ("location", "include", "exclude", "tags", "allow"):
+        for name in ("location", "connector", "options", "include", "exclude", "tags", "allow"):
             value = tags if name == "tags" else source.get(name)
             if value:
                 click.echo(printable(f"    {name:<9} {value if isinstance(value, str) else ', '.join(value)}"))

@@ -113,6 +113,7 @@ class Collection:
         connector: str | None = None,
         include: Sequence[str] | None = None,
         exclude: Sequence[str] | None = None,
+        options: Mapping[str, Any] | None = None,
         tags: Mapping[str, Scalar] | None = None,
         allow: Sequence[str] | None = None,
         retry: bool = False,
@@ -122,9 +123,10 @@ class Collection:
         """Make the collection equal to its sources: only what changed is parsed and embedded.
 
         Without a source, all those of `ragfm.toml` and those synced before; one that can't be listed is then reported
-        as failed. What is left None stays as it was at the source's last sync. A document that failed is tried again
-        when it or how it is read has changed, else after a while, or at once with `retry`. A source that lost over
-        half of its documents stops with MassDeleteError, and nothing of it is removed, unless `allow_mass_delete`.
+        as failed. `options` are the connector's own; what is left None stays as it was at the source's last sync. A
+        document that failed is tried again when it or how it is read has changed, else after a while, or at once with
+        `retry`. A source that lost over half of its documents stops with MassDeleteError, and nothing of it is removed,
+        unless `allow_mass_delete`.
         Raises SourceError, EmbedderMismatchError, CollectionBusyError, CollectionReadOnlyError.
         """
         from ragfm.ingest.sources import resolve_source, sync_sources
@@ -136,8 +138,9 @@ class Collection:
         for key, value in (tags or {}).items():
             if not isinstance(value, Scalar):
                 raise TypeError(f"the tag {key!r} is {value!r}; it must be a text, a number or a truth value")
-        options = {"connector": connector, "include": include, "exclude": exclude, "tags": tags, "allow": allow}
-        asked = [(str(source), name, options) for source in sources]
+        settings = {"connector": connector, "include": include, "exclude": exclude, "options": options, "tags": tags,
+                    "allow": allow}  # fmt: skip
+        asked = [(str(source), name, settings) for source in sources]
         for location, given_name, given in asked:
             resolve_source(self._store, location, given_name, given)  # a wrong one fails before anything is made
         return sync_sources(self._store, asked, progress, retry=retry, allow_mass_delete=allow_mass_delete)
@@ -238,7 +241,9 @@ class Collection:
                     "connector": source.connector,
                     "location": source.location,
                     "documents": counts[source.name],
-                    **source.options,
+                    "include": source.options.get("include", []),
+                    "exclude": source.options.get("exclude", []),
+                    "options": {k: v for k, v in source.options.items() if k not in ("include", "exclude")},
                     "tags": dict(source.tags),
                     "allow": list(source.allow),
                 }

@@ -76,9 +76,13 @@ class FilesSection(_Section):
 class SourceSection(_Section):
     """A source that `ragfm ingest` without arguments syncs. A list: one `[[sources]]` for each."""
 
-    location: str = Field(description="A folder, a file, or a glob within a folder; relative to this file.")
+    location: str = Field(description="A folder, a file, or a glob within a folder, relative to this file; or an "
+                          "address.")  # fmt: skip
     name: str | None = Field(None, description="What its documents' addresses begin with. Default: the location.")
-    connector: str = Field("files", description="The connector plugin.")
+    connector: str | None = Field(None, description="The connector plugin. Default: `web` for an address that begins "
+                                  "with `http`, else `files`.")  # fmt: skip
+    options: dict[str, str | int | float | bool | list[str]] = Field({}, description="Options of the connector, see "
+                                                                     "docs/connectors.md.")  # fmt: skip
     include: list[str] = Field([], description="Only files that match one of these patterns.")
     exclude: list[str] = Field([], description="No files that match one of these patterns.")
     tags: dict[str, str | int | float | bool] = Field({}, description="Metadata for all its documents, for filters.")

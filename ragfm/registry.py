@@ -38,7 +38,10 @@ def load_plugin(kind: Kind, name: str) -> Any:
     except ModuleNotFoundError as error:
         distribution = known[name].dist
         package = distribution.name if distribution else "the package that brings it"
+        extras = distribution.metadata.get_all("Provides-Extra") or [] if distribution else []
         raise MissingExtraError(
             f"The plugin {name!r} needs the module {error.name!r}, which is not installed.",
-            f"Install it, or reinstall {package} with `pip install --force-reinstall {package}`.",
+            f"Run `pip install '{package}[{name}]'`."
+            if name in extras
+            else f"Install it, or reinstall {package} with `pip install --force-reinstall {package}`.",
         ) from error

@@ -40,7 +40,8 @@ class Ref:
 
     `path` is relative to the source, with `/`; it is empty where the source is a single document. `revision` is
     opaque: it is compared, never parsed. `skip` says why the connector will not hand the entry over (hidden, too
-    large); `error` says why it could not be looked at, and what lies under such a path counts as still there.
+    large); `error` says why it could not be looked at, and what lies under such a path counts as still there: all that
+    the source holds, where it is empty.
     `allow` are the groups that may see it where the source itself says so: none of them where it is empty, and None
     where the source says nothing.
     """
@@ -264,7 +265,10 @@ class Connector(Protocol):
         """All that the source holds, cheaply; an exception means that the listing is not complete."""
 
     def fetch(self, ref: Ref) -> Blob:
-        """The bytes of one entry. Raises OSError or ConnectorError where it can't be read."""
+        """The bytes of one entry. Raises OSError or ConnectorError where it can't be read.
+
+        Raises SkipDocument where a look at it shows that there is nothing to index.
+        """
 
 
 @runtime_checkable

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from pydantic import BaseModel
 
-from ragfm.config import Settings, load_settings
+from ragfm.config import Settings, SourceSection, load_settings
 from ragfm.errors import ConfigError
 
 DOCS = Path(__file__).parents[1] / "docs" / "configuration.md"
@@ -56,9 +56,7 @@ def _keys(model: type[BaseModel], prefix: str = "") -> list[str]:
     for name, field in model.model_fields.items():
         kind = field.annotation
         if name == "sources":
-            keys += [
-                f"sources.{key}" for key in ("location", "name", "connector", "include", "exclude", "tags", "allow")
-            ]
+            keys += [f"sources.{key}" for key in SourceSection.model_fields]
         elif isinstance(kind, type) and issubclass(kind, BaseModel):
             keys += _keys(kind, f"{prefix}{name}.")
         else:

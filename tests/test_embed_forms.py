@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import subprocess
 import sys
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from ragfm.embed import SentenceTransformerEmbedder, choice
 from ragfm.embed.batches import embed_sorted
 from ragfm.embed.choice import Measured, fastest, recall, remember
 from ragfm.embed.folder import read_bert_folder
-from ragfm.embed.network import BertNetwork, LibraryNetwork, Tokenised
+from ragfm.embed.network import BertNetwork, LibraryNetwork, Tokenised, has_gpu
 from ragfm.errors import TooLongError
 from ragfm.models import find_model
 from ragfm.testing import check_embedder
@@ -58,8 +58,28 @@ def tiny(folder: Path, *, pooling: str = "mean", normalize: bool = True, prompts
     return folder / "model"
 
 
+def test_letters_are_lowered_where_the_folder_says_so(tmp_path: Path) -> None:
+    path = tiny(tmp_path)
+    setting, normalizer = path / "sentence_bert_config.json", path / "tokenizer.json"
+    setting.write_text(json.dumps({**json.loads(setting.read_text()), "do_lower_case": True}))
+    tokenizer = json.loads(normalizer.read_text())
+    tokenizer["normalizer"]["lowercase"] = False
+    normalizer.write_text(json.dumps(tokenizer))
+    config = path / "tokenizer_config.json"
+    config.write_text(json.dumps({**json.loads(config.read_text()), "do_lower_case": False}))
+    ours = SentenceTransformerEmbedder(str(path))
+    assert isinstance(ours._network, BertNetwork)
+    theirs = LibraryNetwork(path, str(path))
+    text = "The İstanbul ÉCOLE"
+    ids = theirs.tokenizer.encode(text).ids
+    assert ours._network.tokenizer.encode(text).ids == ids
+    assert ours._network.tokenizer.encode(text.lower()).ids == ids
+
+
 def forms() -> list[str]:
-    return ["numpy-fp32", "torch-fp32", "torch-bf16", *(["openvino"] if importlib.util.find_spec("openvino") else [])]
+    """All that are here, and bf16 even where the processor only imitates it."""
+    gpu = ["gpu-fp16"] if has_gpu() else []
+    return ["numpy-fp32", "torch-fp32", "torch-bf16", *gpu, *(["openvino"] if find_spec("openvino") else [])]
 
 
 @pytest.mark.parametrize("form", forms())
@@ -94,7 +114,6 @@ def test_other_berts_have_vectors_and_contract_of_the_library(tmp_path: Path, ch
         ("config.json", {"hidden_act": "gelu_new"}),
         ("config.json", {"model_type": "mpnet"}),
         ("config.json", {"position_embedding_type": "relative_key"}),
-        ("sentence_bert_config.json", {"do_lower_case": True}),
         ("sentence_bert_config.json", {"anything": "new"}),
         ("sentence_bert_config.json", {"max_seq_length": 1024}),
         ("1_Pooling/config.json", {"pooling_mode": "max"}),

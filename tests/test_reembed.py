@@ -44,6 +44,7 @@ def test_an_interrupted_one_goes_on(collection: Collection, docs: Path, monkeypa
     collection.sync(docs)
     before = _spans(collection)
     monkeypatch.setattr("ragfm.ingest.vectors.SLICE", 2)
+    monkeypatch.setattr("ragfm.ingest.vectors.SECONDS", 0)
 
     class Interrupted(HashingEmbedder):
         def embed_passages(self, texts):  # type: ignore[no-untyped-def]

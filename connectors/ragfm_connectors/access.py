@@ -41,6 +41,11 @@ def read_access(folder: str) -> Access:
         return Access()
     except OSError as error:
         return Access((), f"it can't be read: {error.strerror or error}")
+    return parse_access(data)
+
+
+def parse_access(data: bytes) -> Access:
+    """What the content of such a file says."""
     if len(data) > _MOST:
         return Access((), f"it has more than {_MOST:,} bytes")
     try:

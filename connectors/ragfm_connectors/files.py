@@ -13,6 +13,7 @@ import stat
 import time
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
+from io import BufferedReader
 from pathlib import Path
 from typing import TypeAlias
 
@@ -42,8 +43,9 @@ class FilesConnector:
     """What lies in a folder at any depth, one file, or what a glob such as `docs/**/*.md` matches.
 
     `include` and `exclude` are patterns as in .gitignore, see PathFilter; they don't apply to a single file. Files of
-    more than `max_bytes`, hidden ones and what is not a regular file are listed as skipped. Symbolic links are
-    followed within the folder, to what is not listed already. A collection in the folder is not part of it.
+    more than `max_bytes`, hidden ones unless `hidden` is set, and what is not a regular file are listed as skipped.
+    Symbolic links are followed within the folder, to what is not listed already. A collection in the folder is not
+    part of it.
 
     Who may see a file is what the files `.ragfm-access` say that lie on the way to it, from the root down; see
     `ragfm_connectors.access`. Of a file reached by a link, those on the way to the link and to the file both hold.
@@ -55,12 +57,14 @@ class FilesConnector:
         *,
         include: Sequence[str] = (),
         exclude: Sequence[str] = (),
+        hidden: bool = False,
         max_bytes: int = 100 * 2**20,
     ) -> None:
         """Raises SourceError where there is nothing at `location`, ConfigError for a pattern that can't be one."""
         self.root, glob = _root_and_glob(os.fspath(location))
         """The folder, or the file; absolute. Of a glob the part before the first wildcard."""
         self.max_bytes = max_bytes
+        self._hidden = hidden
         self._paths = PathFilter(include, exclude, glob)
 
     def refs(self) -> Iterator[Ref]:
@@ -72,7 +76,7 @@ class FilesConnector:
         status = _status(self.root)
         if status is None:
             raise SourceError(f"There is no file or folder {str(self.root)!r} any more.", "Check the path.")
-        listing = _Listing(os.fspath(self.root), self._paths, self.max_bytes)
+        listing = _Listing(os.fspath(self.root), self._paths, self.max_bytes, hidden=self._hidden)
         listed = listing.folder(status) if stat.S_ISDIR(status.st_mode) else listing.alone(status)
         # A name that is not UTF-8 may look as another one that is: the last of a path wins, the one without `skip`.
         in_order = sorted(listed, key=lambda ref: (ref.path, ref.skip is None))
@@ -84,17 +88,30 @@ class FilesConnector:
         Raises ConnectorError where the file is gone, unreadable, too large by now, or no longer within the root, and
         where it has been closed to somebody since it was listed: who closes a folder may then put more into it.
         """
-        path = self.root / ref.path if ref.path else self.root
+        with self.open(ref) as file:
+            status = os.fstat(file.fileno())
+            if status.st_size > self.max_bytes:
+                raise ConnectorError(f"{str(self._path(ref))!r} has grown: {_too_large(status, self.max_bytes)}.")
+            data = file.read(status.st_size)
+        metadata: dict[str, Scalar] = {}
+        with contextlib.suppress(ValueError, OverflowError):  # a time stamp beyond the year 9999
+            metadata["modified"] = datetime.fromtimestamp(status.st_mtime, UTC).isoformat(timespec="seconds")
+        return Blob(data, None, metadata)
+
+    @contextlib.contextmanager
+    def open(self, ref: Ref) -> Iterator[BufferedReader]:
+        """A file for reading, for as long as the block lasts; at its end it is seen who may see the file by now.
+
+        Raises ConnectorError as `fetch` does, the size aside, and for an OSError in the block.
+        """
+        path = self._path(ref)
         try:
             real = Path(os.path.realpath(path, strict=True))
             real_root = os.path.realpath(self.root)
             if not real.is_relative_to(real_root):
                 raise ConnectorError(f"{str(path)!r} leads out of {str(self.root)!r}.", "It is not read.")
             with open_regular(real) as file:
-                status = os.fstat(file.fileno())
-                if status.st_size > self.max_bytes:
-                    raise ConnectorError(f"{str(path)!r} has grown: {_too_large(status, self.max_bytes)}.")
-                data = file.read(status.st_size)
+                yield file
             allow = _access_to(os.fspath(self.root), ref.path, real_root, real)  # read after the content
         except (OSError, ValueError) as error:  # ValueError: a path with a zero byte
             raise ConnectorError(
@@ -105,20 +122,20 @@ class FilesConnector:
                 f"{str(path)!r} has been closed to some who might see it when it was listed.",
                 "The next ingest tries again.",
             )
-        metadata: dict[str, Scalar] = {}
-        with contextlib.suppress(ValueError, OverflowError):  # a time stamp beyond the year 9999
-            metadata["modified"] = datetime.fromtimestamp(status.st_mtime, UTC).isoformat(timespec="seconds")
-        return Blob(data, None, metadata)
+
+    def _path(self, ref: Ref) -> Path:
+        return self.root / ref.path if ref.path else self.root
 
 
 class _Listing:
     """One walk through a folder. Real folders come first: a link never hides the place that it leads to."""
 
-    def __init__(self, root: str, paths: PathFilter, max_bytes: int) -> None:
+    def __init__(self, root: str, paths: PathFilter, max_bytes: int, *, hidden: bool) -> None:
         self._root = root
         self._real_root = Path(os.path.realpath(root))
         self._paths = paths
         self._max_bytes = max_bytes
+        self._hidden = hidden
         self._folders: list[tuple[str, _Groups]] = []  # each with who may see what lies there, as said further up
         self._links: list[tuple[str, _Groups]] = []  # a heap, of links with who may see what lies in their folders
         self._listed: set[tuple[int, int]] = set()
@@ -198,7 +215,7 @@ class _Listing:
         wanted = not is_folder and self._paths.takes(path)
         if not (wanted or ((is_folder or is_link) and self._paths.may_hold(path))):
             return
-        if name.startswith("."):
+        if name.startswith(".") and not self._hidden:
             if not (is_folder and all(os.path.lexists(f"{self._at(path)}/{mark}") for mark in _COLLECTION)):
                 yield Ref(_printable(path), skip="hidden")
         elif _printable(path) != path:

@@ -11,7 +11,7 @@ from typing import Any
 __all__ = ["BertFolder", "read_bert_folder"]
 
 _LEGACY_POOLING = {"pooling_mode_cls_token": "cls", "pooling_mode_mean_tokens": "mean"}
-_TRANSFORMER_DEFAULTS = {"do_lower_case": False, "transformer_task": "feature-extraction", "unpad_inputs": None,
+_TRANSFORMER_DEFAULTS = {"transformer_task": "feature-extraction", "unpad_inputs": None,
                          "query_length": None, "document_length": None, "query_expansion": None}  # fmt: skip
 _OUTPUT = {"method": "forward", "method_output_name": "last_hidden_state"}
 _BERT = {"model_type": "bert", "hidden_act": "gelu", "position_embedding_type": "absolute", "is_decoder": False}
@@ -22,7 +22,7 @@ class BertFolder:
     """A BERT with mean or CLS pooling: where its files are and what is done before and after the network.
 
     `pooling` is the part of the embedding contract that says so, in the words of sentence-transformers 6; `window` is
-    in tokens, special tokens and prompt included.
+    in tokens, special tokens and prompt included; `lowercase` means that the library lowers letters beforehand.
     """
 
     path: Path
@@ -32,6 +32,7 @@ class BertFolder:
     dim: int
     heads: int
     epsilon: float
+    lowercase: bool
     prompts: Mapping[str, str]
 
 
@@ -66,6 +67,7 @@ def _read(path: Path) -> BertFolder | None:
         dim=dim,
         heads=int(config["num_attention_heads"]),
         epsilon=float(config["layer_norm_eps"]),
+        lowercase=bool(_json(folder / "sentence_bert_config.json").get("do_lower_case")),
         prompts={name: text or "" for name, text in options.get("prompts", {}).items()},
     )
 
@@ -102,10 +104,17 @@ def _window(folder: Path, config: Mapping[str, Any]) -> int | None:
     """What sentence-transformers takes: its own setting, else the least of the tokenizer's and the positions."""
     own = _json(folder / "sentence_bert_config.json")
     positions = int(config["max_position_embeddings"])
-    known = {"max_seq_length", "modality_config", "module_output_name", "processing_kwargs", *_TRANSFORMER_DEFAULTS}
+    known = {
+        "max_seq_length",
+        "do_lower_case",
+        "modality_config",
+        "module_output_name",
+        "processing_kwargs",
+        *_TRANSFORMER_DEFAULTS,
+    }
     text = own.get("modality_config", {"text": _OUTPUT})
     if (
-        own.keys() - known
+        own.keys() - known - _TRANSFORMER_DEFAULTS.keys()
         or any(own.get(key, value) != value for key, value in _TRANSFORMER_DEFAULTS.items())
         or text != {"text": _OUTPUT}
         or own.get("module_output_name", "token_embeddings") != "token_embeddings"

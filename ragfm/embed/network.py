@@ -43,9 +43,12 @@ class BertNetwork:
     @cached_property
     def tokenizer(self) -> Any:
         """It neither truncates nor pads."""
-        from tokenizers import Tokenizer
+        from tokenizers import Tokenizer, normalizers
 
-        return _whole(Tokenizer.from_file(str(self._folder.path / "tokenizer.json")))
+        tokenizer = _whole(Tokenizer.from_file(str(self._folder.path / "tokenizer.json")))
+        if self._folder.lowercase:
+            tokenizer.normalizer = normalizers.Sequence([normalizers.Lowercase(), tokenizer.normalizer])
+        return tokenizer
 
     def forms(self) -> list[str]:
         """Numpy is exact and imported already."""

@@ -21,6 +21,11 @@ def both(one: Groups, other: Groups) -> tuple[str, ...] | None:
     return tuple(sorted(set(one) & set(other)))
 
 
+def below(path: str) -> str:
+    """What the paths begin with of all that lies under one; of all that the source holds where it is empty."""
+    return f"{path}/" if path else ""
+
+
 def narrowed(known: Mapping[str, Groups], refs: Iterable[Ref]) -> dict[str, Groups]:
     """By path, the groups that may see a known document both so far and by what a listing says.
 
@@ -29,8 +34,7 @@ def narrowed(known: Mapping[str, Groups], refs: Iterable[Ref]) -> dict[str, Grou
     now = dict(known)
     for ref in refs:
         if ref.allow is not None:
-            below = f"{ref.path}/"
-            under = [path for path in known if path.startswith(below)] if ref.error is not None else []
+            under = [path for path in known if path.startswith(below(ref.path))] if ref.error is not None else []
             for path in (ref.path, *under):
                 if path in known:
                     now[path] = both(now[path], ref.allow)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
 
+from ragfm.ingest.access import below
 from ragfm.store.catalog import alive
 from ragfm.store.schema import documents, properties
 
@@ -44,7 +45,7 @@ def not_held(paths: Iterable[str], refs: Iterable[Ref], skipped: Iterable[str] =
     """Those of the paths that a listing does not hold; what couldn't be looked at counts as held."""
     refs = list(refs)
     held = {ref.path for ref in refs if ref.skip is None}.difference(skipped)
-    unseen = tuple(f"{ref.path}/" for ref in refs if ref.error is not None)
+    unseen = tuple(below(ref.path) for ref in refs if ref.error is not None)
     return [path for path in paths if path not in held and not path.startswith(unseen)]
 
 

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from ragfm.errors import MassDeleteError, SourceError
 from ragfm.ingest.access import changed, narrowed
+from ragfm.ingest.options import connect
 from ragfm.ingest.sync import SKIP, Failed, Progress, Sync, SyncReport, document_uri, list_refs, merge_reports
-from ragfm.registry import load_plugin
 from ragfm.store.catalog import Catalog, Source
 from ragfm.store.compact import compact, compaction_pays
 
@@ -26,6 +26,7 @@ _log = logging.getLogger(__name__)
 
 Asked: TypeAlias = tuple[str, str | None, Mapping[str, Any]]
 """A location, the name that its source is to have, and options."""
+_PATTERNS = ("include", "exclude")
 
 
 def sync_sources(
@@ -60,7 +61,7 @@ def sync_sources(
                 kept = _save(catalog, source, refs)  # not before it could be listed
                 saving = partial(store.save_grown_view, catalog)
                 run = Sync(catalog, kept, store.embedder, chunking, progress=progress, committed=saving)
-                wide = _connect(store, kept.connector, _absolute(store, kept.location), {}) if _filters(kept) else None
+                wide = _unfiltered(store, kept)
                 report = run.run(connector, refs, retry=retry, allow_mass_delete=allow_mass_delete, unfiltered=wide)
             except SourceError as error:
                 if asked:
@@ -91,8 +92,12 @@ def _save(catalog: CatalogWriter, source: Source, refs: Sequence[Ref]) -> Source
     return catalog.save_source(source)
 
 
-def _filters(source: Source) -> bool:
-    return any(source.options.values())
+def _unfiltered(store: Store, source: Source) -> Connector | None:
+    """A connector for all that lies in a source of which include and exclude leave something out."""
+    if not any(source.options.get(key) for key in _PATTERNS):
+        return None
+    rest = {key: value for key, value in source.options.items() if key not in _PATTERNS}
+    return _connect(store, source.connector, _absolute(store, source.location), rest)
 
 
 def known_sources(store: Store) -> list[Asked]:
@@ -119,9 +124,8 @@ def resolve_source(store: Store, location: str, name: str | None, given: Mapping
     if section is not None:
         name = name or section.name
         given = section.model_dump() | {key: value for key, value in given.items() if value is not None}
-    plugin = given.get("connector") or next(
-        (other.connector for other in others if _absolute(store, other.location) == absolute), "files"
-    )
+    before_as = (other.connector for other in others if _absolute(store, other.location) == absolute)
+    plugin = given.get("connector") or next(before_as, None) or _default(location)
     probe = _connect(store, plugin, absolute, {})
     root = _relative(store, str(probe.root))
     known = next((other for other in others if _same(store, other, root) and name in (None, other.name)), None)
@@ -131,9 +135,9 @@ def resolve_source(store: Store, location: str, name: str | None, given: Mapping
             f"Sync `{root} --include PATTERN`; --include may be repeated.",
         )
     before: Mapping[str, Any] = known.options if known else {}
-    options = {
-        key: list(given[key]) if given.get(key) is not None else before.get(key, []) for key in ("include", "exclude")
-    }
+    options = {key: list(given[key]) if given.get(key) is not None else before.get(key, []) for key in _PATTERNS}
+    own = given.get("options")
+    options |= dict(own) if own is not None else {key: before[key] for key in before if key not in _PATTERNS}
     source = Source(
         name=name or (known.name if known else root),
         connector=plugin,
@@ -147,6 +151,18 @@ def resolve_source(store: Store, location: str, name: str | None, given: Mapping
     return source, _connect(store, plugin, absolute, options)
 
 
+def _default(location: str) -> str:
+    """The connector of a location that says nothing of it."""
+    if location.startswith(("https://", "http://")):
+        return "web"
+    if "://" in location:
+        raise SourceError(
+            f"What kind of source {location.partition('://')[0]}://… is must be said.",
+            "Name the connector with --connector; `ragfm plugins` lists them.",
+        )
+    return "files"
+
+
 def failed_documents(catalog: Catalog) -> tuple[Failed, ...]:
     """The documents that could not be brought in at their source's last sync."""
     return tuple(
@@ -157,9 +173,7 @@ def failed_documents(catalog: Catalog) -> tuple[Failed, ...]:
 
 
 def _connect(store: Store, plugin: str, location: str, options: Mapping[str, Any]) -> Connector:
-    limits = {"max_bytes": int(store.settings.files.max_mb * 2**20)} if plugin == "files" else {}
-    made: Connector = load_plugin("connectors", plugin)(location, **options, **limits)
-    return made
+    return connect(plugin, location, options, {"max_bytes": int(store.settings.files.max_mb * 2**20)})
 
 
 def _check_overlap(store: Store, source: Source, others: list[Source]) -> None:

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 from ragfm.chunk import CHUNKER, ChunkSettings, split
 from ragfm.errors import MassDeleteError, RagfmError, SkipDocument, SourceError
-from ragfm.ingest.access import changed, listed
+from ragfm.ingest.access import below, changed, listed
 from ragfm.ingest.guards import conditions, known_before, not_held, not_moved, remember_sync, waits
 from ragfm.ingest.report import Failed, Progress, Skipped, SyncReport, merge_reports
 from ragfm.ingest.vectors import WINDOW, embed_missing
@@ -32,6 +32,7 @@ from ragfm.parse import PARSER, parse
 from ragfm.store.catalog import text_hash
 from ragfm.store.commit import CatalogWriter, Failure
 from ragfm.store.rows import NewDocument
+from ragfm.store.schema import documents
 
 if TYPE_CHECKING:
     from ragfm.ingest.access import Groups
@@ -161,6 +162,11 @@ class Sync:
         elif retry or not self._settled(ref):
             self._bring_in(ref, connector)
 
+    def _held_by(self, uri: str) -> str | None:
+        """The source that a document of that address has come from."""
+        rows = self._catalog.documents(self._catalog.generation(), documents.c.uri == uri)
+        return rows[0].source if rows else None
+
     def _settled(self, ref: Ref) -> bool:
         """Whether an entry is skipped as before, or is as it was when it failed and not to be tried again yet."""
         row = self._before.get(ref.path)
@@ -179,8 +185,14 @@ class Sync:
         return conditions(self._recipe)
 
     def _bring_in(self, ref: Ref, connector: Connector) -> None:
+        if "://" in ref.path and ref.path not in self._current and (other := self._held_by(ref.path)):
+            self._fail(ref, "list", f"it is in the collection already, from the source {other!r}")
+            return
         try:
             blob = connector.fetch(ref)
+        except SkipDocument as skip:
+            self._skip(ref, str(skip))
+            return
         except (OSError, SourceError) as error:
             self._fail(ref, "fetch", str(error))
             return
@@ -213,8 +225,7 @@ class Sync:
         try:
             yield
         except SkipDocument as skip:
-            self._skipped[ref.path] = str(skip)
-            self._failed.append(Failure(ref.path, SKIP, str(skip), ref.revision, self._conditions))
+            self._skip(ref, str(skip))
         except RagfmError as error:
             self._fail(ref, "parse", str(error))
         except Exception as error:  # a parser's own mistake must not take the other documents with it
@@ -277,10 +288,15 @@ class Sync:
 
     def _note(self, refs: Sequence[Ref]) -> None:
         stays = {*self._kept, *(failure.path for failure in self._failed)}
-        unseen = tuple(f"{ref.path}/" for ref in refs if ref.error is not None)
+        unseen = tuple(below(ref.path) for ref in refs if ref.error is not None)
         cleared = [path for path in self._before if path not in stays and not path.startswith(unseen)]
         if self._revisions or self._failed or cleared:
             self._catalog.note(self._source.id, revisions=self._revisions, failed=self._failed, cleared=cleared)
+
+    def _skip(self, ref: Ref, why: str) -> None:
+        """What was fetched holds nothing to index: that is noted, so that it isn't fetched again."""
+        self._skipped[ref.path] = why
+        self._failed.append(Failure(ref.path, SKIP, why, ref.revision, self._conditions))
 
     def _fail(self, ref: Ref, stage: str, error: str) -> None:
         row = self._before.get(ref.path)
@@ -293,8 +309,8 @@ class Sync:
 
 
 def document_uri(source: str, path: str) -> str:
-    """The address of a document: `<source>/<path>`, unique in the collection."""
-    if source == ".":
+    """The address of a document, unique in the collection: `<source>/<path>`, or the path if it is an address."""
+    if source == "." or "://" in path:
         return path
     return f"{source.rstrip('/')}/{path}" if path else source
 

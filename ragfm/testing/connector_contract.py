@@ -5,7 +5,7 @@ from __future__ import annotations
 from hashlib import blake2b
 from pathlib import Path, PurePosixPath
 
-from ragfm.errors import ConnectorError
+from ragfm.errors import ConnectorError, SkipDocument
 from ragfm.testing.contract import require
 from ragfm.types import Blob, Connector, Ref
 
@@ -45,7 +45,8 @@ def _listing(connector: Connector) -> dict[str, Ref]:
             require(names, f"{ref.path!r} is allowed to {ref.allow!r}, which is no tuple of groups' names")
         require(ref.skip != "" and ref.error != "", f"{ref.path!r} is skipped or failed without a reason")
         listed[ref.path] = ref
-    require("" not in listed or len(listed) == 1, "an empty path is for a source that is a single document")
+    alone = "" not in listed or len(listed) == 1 or listed[""].error is not None
+    require(alone, "an empty path is for a source that is a single document, or for what went wrong with all of it")
     return listed
 
 
@@ -62,7 +63,7 @@ def _digest(connector: Connector, ref: Ref) -> bytes | None:
         return None
     try:
         blob = connector.fetch(ref)
-    except (ConnectorError, OSError):
+    except (ConnectorError, SkipDocument, OSError):
         return None
     require(isinstance(blob, Blob) and isinstance(blob.data, bytes), f"fetch gives {blob!r} for {ref.path!r}")
     require(blob.media_type is None or "/" in blob.media_type, f"{blob.media_type!r} is not a media type")
