@@ -104,14 +104,7 @@ def _window(folder: Path, config: Mapping[str, Any]) -> int | None:
     """What sentence-transformers takes: its own setting, else the least of the tokenizer's and the positions."""
     own = _json(folder / "sentence_bert_config.json")
     positions = int(config["max_position_embeddings"])
-    known = {
-        "max_seq_length",
-        "do_lower_case",
-        "modality_config",
-        "module_output_name",
-        "processing_kwargs",
-        *_TRANSFORMER_DEFAULTS,
-    }
+    known = {"max_seq_length", "do_lower_case", "modality_config", "module_output_name", "processing_kwargs"}
     text = own.get("modality_config", {"text": _OUTPUT})
     if (
         own.keys() - known - _TRANSFORMER_DEFAULTS.keys()
