@@ -22,7 +22,7 @@ import ragfm
 from ragfm.embed import load_embedder
 from ragfm.registry import KINDS, load_plugin, plugins
 from ragfm.samples import HANDBOOK
-from ragfm.testing import check_connector, check_embedder, check_keyword_index, check_vector_index
+from ragfm.testing import check_connector, check_embedder, check_keyword_index, check_reranker, check_vector_index
 
 installed = pathlib.Path(sys.prefix).resolve()
 for name in ("ragfm", "ragfm_indexes", "ragfm_connectors"):
@@ -31,8 +31,9 @@ for name in plugins("indexes"):
     check_vector_index(load_plugin("indexes", name))
 for name in plugins("keyword_indexes"):
     check_keyword_index(load_plugin("keyword_indexes", name))
-for name in plugins("embedders"):
+for name in ("bundled", "hashing"):
     check_embedder(load_embedder(name))
+check_reranker(load_plugin("rerankers", "overlap")())
 check_connector(load_plugin("connectors", "files")(HANDBOOK))
 for kind in KINDS:
     print(kind, *plugins(kind))
@@ -70,12 +71,13 @@ def test_the_wheel_passes_the_contract_tests(tmp_path: Path) -> None:
     (site / "libraries.pth").write_text(sysconfig.get_paths()["purelib"] + "\n")
     done = subprocess.run([python, "-I", "-c", CONTRACTS], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.split("\n")[:5] == [
-        "connectors files",
-        "embedders hashing sentence-transformers",
+    assert done.stdout.splitlines() == [
+        "connectors files git jsonl mail",
+        "embedders hashing llama-cpp model2vec openai sentence-transformers",
         "indexes exact faiss-flat faiss-hnsw faiss-ivf",
         "keyword_indexes bm25",
         "readers llama-cpp transformers",
+        "rerankers cross-encoder overlap",
     ]
     script = tmp_path / "env" / "bin" / "ragfm"
     shown = subprocess.run([script, "--version"], cwd=tmp_path, capture_output=True, text=True, check=True).stdout
