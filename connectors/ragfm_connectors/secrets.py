@@ -32,7 +32,10 @@ def expand(address: str, *, quoted: bool = True) -> str:
 
 def check_no_secret(address: str, *, user: bool = False) -> None:
     """Raises ConfigError, which does not show it, for a password in an address; with `user` for a user's name too."""
-    parts = urlsplit(address)
+    try:
+        parts = urlsplit(address)
+    except ValueError:  # some characters would become others that mean something in an address
+        raise ConfigError("The address of the source can't be read.", "Check its characters.") from None
     name, _, password = parts.netloc.rpartition("@")[0].partition(":")
     literal = [password, name] if user else [password]
     literal += [value for key, value in parse_qsl(parts.query) if _SECRET_KEYS.search(key)]

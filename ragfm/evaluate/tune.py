@@ -216,7 +216,8 @@ def _resized(
                     location = str(collection.path.parent / location)
                 handle.sync(
                     location, name=source["name"], connector=source["connector"],
-                    include=source["include"], exclude=source["exclude"], options=source["options"], tags=source["tags"],
+                    include=source["include"], exclude=source["exclude"], options=source["options"],
+                    tags=source["tags"],
                     progress=progress and (lambda now: progress(f"ingesting, {size} tokens", now.documents, now.total)),
                 )  # fmt: skip
             yield handle
