@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -384,6 +385,16 @@ def test_a_collection_made_anew_is_noticed(docs: Path, collection: Collection, e
     (docs / "leave.md").write_text("All new words.")
     Collection.open(collection.path, settings=Settings(), embedder=embedder).sync(docs)
     assert reader.search("all new words", k=1)[0].text == "All new words."
+
+
+def test_threads_may_make_one_collection_at_once(tmp_path: Path, docs: Path, embedder: HashingEmbedder) -> None:
+    for number in range(5):
+        handles = [Collection.open(tmp_path / f"{number}", settings=Settings(), embedder=embedder) for _ in range(4)]
+        with ThreadPoolExecutor(4) as threads:
+            reports = list(threads.map(lambda handle: handle.sync(docs), handles))
+        assert sum(report.added for report in reports) == 4
+        assert len(handles[0].search("leave", k=9)) >= 4
+    assert not list(tmp_path.glob("*.new"))
 
 
 def test_a_full_disk_leaves_no_half_made_collection(

@@ -4,20 +4,33 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
 from collections.abc import Mapping
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
 
+def beside(path: Path) -> Path:
+    """A name beside a path, to write under before it is renamed, that nobody else uses.
+
+    A process id would not do: threads share it, and in a container it is the same at every start.
+    """
+    return path.with_name(f"{path.name}.{secrets.token_hex(4)}.new")
+
+
 def write_durably(path: Path, data: bytes) -> None:
     """Replace a file's content at once: a crash leaves the old content or the new one, never a mixture."""
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.new")
-    with temporary.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+    temporary = beside(path)
+    try:
+        with temporary.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError:
+        temporary.unlink(missing_ok=True)
+        raise
     sync_folder(path.parent)
 
 

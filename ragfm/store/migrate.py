@@ -9,7 +9,6 @@ A migration writes a new file beside the old one and renames it: a crash leaves 
 
 from __future__ import annotations
 
-import os
 import shutil
 from contextlib import closing
 from pathlib import Path
@@ -21,7 +20,7 @@ import pysqlite3
 from ragfm.errors import CollectionError
 from ragfm.store.catalog import text_hash
 from ragfm.store.database import FILE, create_database, open_engine
-from ragfm.store.durable import sync_file, sync_folder
+from ragfm.store.durable import beside, sync_file, sync_folder
 from ragfm.store.schema import SCHEMA, SCHEMA_VERSION
 
 OLD_FILE = "catalog.sqlite"
@@ -47,7 +46,7 @@ def migrate(folder: Path) -> None:
     Raises CollectionError where it can't be done; the collection is then as it was.
     """
     if is_old(folder):
-        temporary = folder / f"{FILE}.{os.getpid()}.new"
+        temporary = beside(folder / FILE)
         try:
             temporary.mkdir()
             _copy(folder / OLD_FILE, temporary)

@@ -33,7 +33,7 @@ from ragfm.store.catalog import Catalog, Generation, OvertakenError
 from ragfm.store.commit import CatalogWriter
 from ragfm.store.contract import check_contract, make_contract
 from ragfm.store.database import FILE, HEAD
-from ragfm.store.durable import sync_folder
+from ragfm.store.durable import beside, sync_folder
 from ragfm.store.index_kind import choose_kind, default_memory
 from ragfm.store.migrate import is_old
 from ragfm.store.snapshot import Snapshot, open_snapshot
@@ -107,8 +107,8 @@ class Store:
                 if is_old(self.folder):
                     with self.writing():
                         pass  # whoever writes brings it to this version's schema
+                self._file = _identity(self.folder / FILE)  # before: what takes its place meanwhile is noticed later
                 self._catalog = Catalog(self.folder)
-                self._file = _identity(self.folder / FILE)
             return self._catalog
 
     def embedder(self, generation: Generation | None = None) -> Embedder:
@@ -321,7 +321,7 @@ class Store:
             raise CollectionError(
                 f"{self.folder} is not empty and holds no collection.", "Name another folder with -c."
             )
-        temporary = self.folder.with_name(f"{self.folder.name}.{os.getpid()}.new")
+        temporary = beside(self.folder)
         try:
             temporary.mkdir(parents=True)
             CatalogWriter.create(temporary, contract)

@@ -12,7 +12,6 @@ again from the catalog's vectors, which have checksums of their own.
 from __future__ import annotations
 
 import logging
-import os
 import shutil
 import threading
 from collections.abc import Iterable, Iterator, Mapping
@@ -22,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from ragfm.errors import CollectionError, DamagedCollectionError
 from ragfm.registry import load_plugin
 from ragfm.store.catalog import Catalog, Generation, OvertakenError
-from ragfm.store.durable import checksummed, read_checksummed, sync_file, sync_folder, write_durably
+from ragfm.store.durable import beside, checksummed, read_checksummed, sync_file, sync_folder, write_durably
 
 if TYPE_CHECKING:
     from ragfm.types import KeywordIndex, VectorIndex
@@ -144,7 +143,7 @@ def save_view(
     folder = root / FOLDER / f"{generation.id:010d}"
     try:
         remove_views(folder.parent.glob("*.new"))  # left by a writer that was killed
-        temporary = folder.with_name(f"{folder.name}.{os.getpid()}.new")
+        temporary = beside(folder)
         for part in ("vectors", "keywords"):
             (temporary / part).mkdir(parents=True)
         try:

@@ -30,7 +30,7 @@ import xxhash
 from ragfm.errors import CollectionError, DamagedCollectionError
 from ragfm.store.catalog import Catalog
 from ragfm.store.database import FILE, PAGE, damaged_page, open_engine, write_head
-from ragfm.store.durable import checksummed, read_checksummed, sync_file, sync_folder
+from ragfm.store.durable import beside, checksummed, read_checksummed, sync_file, sync_folder
 from ragfm.store.views import BLOCK
 from ragfm.upkeep.whole import newest_generation
 
@@ -82,7 +82,7 @@ def backup(store: Store, out: Path, *, force: bool = False, progress: Progress |
     if out.is_dir() or (out.exists() and not force):
         hint = "Name a file." if out.is_dir() else "Name another file, or overwrite it with --force."
         raise CollectionError(f"{out} is there already.", hint)
-    temporary = out.with_name(f"{out.name}.{os.getpid()}.new")
+    temporary = beside(out)
     try:
         temporary.mkdir()
         try:
@@ -115,7 +115,7 @@ def restore(store: Store, file: Path, progress: Progress | None = None) -> Resto
         raise CollectionError(
             f"{folder} is there already.", "Name another folder with -c; nothing is restored over it."
         )
-    temporary = folder.with_name(f"{folder.name}.{os.getpid()}.new")
+    temporary = beside(folder)
     try:
         temporary.mkdir(parents=True)
         try:

@@ -19,7 +19,7 @@ import numpy as np
 import sqlalchemy as sa
 
 from ragfm.errors import CollectionError, MissingExtraError
-from ragfm.store.durable import sync_folder
+from ragfm.store.durable import beside, sync_folder
 from ragfm.store.schema import documents
 from ragfm.upkeep.whole import LivingDocuments, WholeDocument, Wrong
 
@@ -80,7 +80,7 @@ def export(
 
 @contextmanager
 def _replacing(out: Path) -> Iterator[BinaryIO]:
-    temporary = out.with_name(f"{out.name}.{os.getpid()}.new")
+    temporary = beside(out)
     try:
         if out.is_dir():
             raise IsADirectoryError(21, "It is a folder", str(out))

@@ -21,7 +21,7 @@ from ragfm.errors import CollectionError, CollectionNotFound, DamagedCollectionE
 from ragfm.store.catalog import Source
 from ragfm.store.commit import CatalogWriter, Failure
 from ragfm.store.database import FILE, open_engine
-from ragfm.store.durable import sync_folder
+from ragfm.store.durable import beside, sync_folder
 from ragfm.store.rows import NewDocument
 from ragfm.store.schema import failures
 from ragfm.types import Chunk, Document, Mark
@@ -66,7 +66,7 @@ def salvage(store: Store, out: Path, progress: Callable[[int, int], None] | None
         raise CollectionNotFound(f"There is no {store.folder / FILE} to save anything from.", "Restore a backup.")
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise CollectionError(f"{out} is there already.", "Name a folder that isn't.")
-    temporary = out.with_name(f"{out.name}.{os.getpid()}.new")
+    temporary = beside(out)
     engine = open_engine(store.folder, writable=False)
     try:
         with engine.connect() as connection:
