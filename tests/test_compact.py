@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import resource
 import threading
 from pathlib import Path
 
 import pytest
 
 from ragfm import Collection, Settings
-from ragfm.errors import UnsupportedError
+from ragfm.errors import CollectionError, UnsupportedError
 from ragfm.store import compact
+from ragfm.store.commit import CatalogWriter
 from ragfm.testing import HashingEmbedder
 
 
@@ -116,3 +118,26 @@ def test_a_restricted_handle_compacts_nothing(collection: Collection, docs: Path
     collection.sync(docs)
     with pytest.raises(UnsupportedError):
         collection.as_groups({"hr"}).compact()
+
+
+def test_space_that_cannot_be_given_back_is_said_so_and_comes_back_later(
+    collection: Collection, docs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _rewrite(docs, collection, 3)
+    expected, shrink = _hits(collection), compact.shrink
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    def without_space(catalog: CatalogWriter) -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (4096, before[1]))
+        try:
+            shrink(catalog)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+    monkeypatch.setattr(compact, "shrink", without_space)
+    with pytest.raises(CollectionError, match="can't be given back"):
+        collection.compact()
+    monkeypatch.undo()
+    report = collection.compact()
+    assert report.bytes_after < report.bytes_before / 2
+    assert _hits(collection) == expected

@@ -228,15 +228,6 @@ class CatalogWriter(Catalog):
                 raise CollectionReadOnlyError(f"The collection {self.folder} is read-only.") from error
             raise self._failed(error) from error
 
-    @contextmanager
-    def driver(self) -> Iterator[Any]:
-        """As for readers. Raises CollectionError where something of it fails."""
-        with super().driver() as connection:
-            try:
-                yield connection
-            except self._engine.dialect.loaded_dbapi.Error as error:
-                raise self._failed(sa.exc.DatabaseError(None, None, error)) from error
-
     def _failed(self, error: sa.exc.DatabaseError) -> CollectionError:
         damage = unreadable(self.folder, error)
         if isinstance(damage, DamagedCollectionError):

@@ -15,6 +15,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import pysqlite3
 import sqlalchemy as sa
 
 from ragfm.errors import CollectionError
@@ -110,25 +111,31 @@ def _delete_vectors(catalog: CatalogWriter, contract_id: int) -> int:
     deleted, at, after = 0, 0, b""
     unused = sa.or_(vectors.c.contract_id < contract_id, ~sa.exists().where(chunks.c.text_hash == vectors.c.text_hash))
     while at <= contract_id:  # one contract after the other, since the key begins with it
-        these = (vectors.c.contract_id == at, vectors.c.text_hash > after)
+        these = sa.and_(vectors.c.contract_id == at, vectors.c.text_hash > after)
         with catalog.write() as connection:
-            part = sa.select(vectors.c.text_hash).where(*these).order_by(vectors.c.text_hash).limit(_BATCH)
+            part = sa.select(vectors.c.text_hash).where(these).order_by(vectors.c.text_hash).limit(_BATCH)
             keys = list(connection.execute(part).scalars())
             if keys:
-                up_to = vectors.c.text_hash <= keys[-1]
-                deleted += connection.execute(vectors.delete().where(*these, up_to, unused)).rowcount
+                looked_at = sa.and_(these, vectors.c.text_hash <= keys[-1])
+                deleted += connection.execute(vectors.delete().where(looked_at, unused)).rowcount
         at, after = (at, keys[-1]) if keys else (at + 1, b"")
     return deleted
 
 
 def shrink(catalog: CatalogWriter) -> None:
-    """Give free pages back to the file system, and fold the write-ahead log into the file."""
-    with catalog.driver() as connection, closing(connection.cursor()) as cursor:
-        while cursor.execute("PRAGMA freelist_count").fetchone()[0]:
-            cursor.execute(f"PRAGMA incremental_vacuum({_PAGES})").fetchall()
-        cursor.execute("PRAGMA busy_timeout=1000")  # readers may hold it back; then it shrinks later
-        cursor.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+    """Give free pages back to the file system, and fold the write-ahead log into the file.
+
+    Raises CollectionError where that fails; nothing is lost.
+    """
     try:
+        with catalog.driver() as connection, closing(connection.cursor()) as cursor:
+            while cursor.execute("PRAGMA freelist_count").fetchone()[0]:
+                cursor.execute(f"PRAGMA incremental_vacuum({_PAGES})").fetchall()
+            cursor.execute("PRAGMA busy_timeout=1000")  # readers may hold it back; then it shrinks later
+            cursor.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
         sync_folder(catalog.folder)  # SQLite goes on where that fails
-    except OSError as error:
-        raise CollectionError(f"{catalog.folder} can't be synced: {error.strerror}.", "Run this again.") from error
+    except (pysqlite3.Error, OSError) as error:
+        raise CollectionError(
+            f"All is committed, but free space in {catalog.folder / FILE} can't be given back: {error}.",
+            "Mend the cause and run `ragfm compact`.",
+        ) from error
