@@ -46,6 +46,13 @@ def check_no_secret(address: str, *, user: bool = False) -> None:
         )
 
 
+def check_option(option: str) -> None:
+    """Raises ConfigError, which does not show it, for `name=value` with a secret in it that is no variable."""
+    name = option.partition("=")[0]
+    if "${" not in option and (_SECRET_KEYS.search(name) or _SECRET_KEYS.search(option)):
+        raise ConfigError(f"The option {name!r} has a secret in it.", "Write ${NAME} in its place, and set NAME.")
+
+
 def without_user(address: str) -> str:
     """An address without the user's name and password."""
     scheme, mark, rest = address.partition("://")
