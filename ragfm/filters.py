@@ -27,6 +27,8 @@ Condition: TypeAlias = sa.ColumnElement[bool]
 _TOKEN = re.compile(
     r"""\s*(?:(?P<sign>!=|<=|>=|[=<>(),])|"(?P<double>[^"]*)"|'(?P<single>[^']*)'|(?P<word>[^\s=!<>(),"']+))"""
 )
+OWN_KEYS = ("uri", "source", "media_type")
+"""Keys that mean the document itself, so that no metadata of these names is found by a filter."""
 _LONGEST = 10_000
 _DEEPEST = 50  # parentheses and `not` within each other; SQLite takes a depth of 1,000 in all
 _MOST = 500  # comparisons

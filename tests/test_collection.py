@@ -8,8 +8,10 @@ import shutil
 import subprocess
 import sys
 import threading
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,11 +21,14 @@ from ragfm.errors import (
     CollectionBusyError,
     CollectionError,
     CollectionNotFound,
+    ConfigError,
     DamagedCollectionError,
     RagfmError,
     SourceError,
     UnsupportedError,
 )
+from ragfm.store.catalog import Catalog
+from ragfm.store.database import FILE
 from ragfm.store.store import Store
 from ragfm.testing import HashingEmbedder
 
@@ -200,8 +205,25 @@ def test_half_a_collection_is_damage(collection: Collection, docs: Path) -> None
     collection.sync(docs)
     collection.close()
     (collection.path / "HEAD").unlink()
-    with pytest.raises(DamagedCollectionError, match="HEAD is missing"):
+    with pytest.raises(DamagedCollectionError, match=r"HEAD is missing.*verify --repair"):
         collection.status()
+    assert not collection.verify(repair=True).damaged
+    assert collection.status().documents == 4
+
+
+def test_a_disk_that_fails_is_one_error(collection: Collection, docs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    collection.sync(docs)
+    (collection.path / FILE).rename(collection.path / "aside")
+    (collection.path / FILE).mkdir()  # neither SQLite nor Python can read it
+    with pytest.raises(CollectionError, match="can't be opened"):
+        Collection.open(collection.path, settings=Settings(), embedder=HashingEmbedder()).status()
+
+
+@pytest.mark.parametrize("key", ["uri", "source", "media_type"])
+def test_a_tag_that_no_filter_would_find_is_refused(docs: Path, collection: Collection, key: str) -> None:
+    with pytest.raises(ConfigError, match=key):
+        collection.sync(docs, tags={key: "x"})
+    assert not collection.path.exists()
 
 
 def test_a_second_writer_is_told_who_writes(
@@ -385,6 +407,29 @@ def test_a_collection_made_anew_is_noticed(docs: Path, collection: Collection, e
     (docs / "leave.md").write_text("All new words.")
     Collection.open(collection.path, settings=Settings(), embedder=embedder).sync(docs)
     assert reader.search("all new words", k=1)[0].text == "All new words."
+
+
+def test_a_search_is_never_of_two_collections(
+    tmp_path: Path, collection: Collection, docs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = Collection.open(tmp_path / "other", settings=Settings(), embedder=HashingEmbedder())
+    (tmp_path / "secret").mkdir()
+    for number in range(9):
+        (tmp_path / "secret" / f"{number}.txt").write_text(f"The secret of leave is {number}.")
+    other.sync(tmp_path / "secret", allow=["board"])
+    other.close()
+    collection.sync(docs)
+    nobody, rows = collection.as_groups(set()), Catalog.chunk_rows
+
+    def exchanged(catalog: Catalog, ids: Sequence[int]) -> dict[int, tuple[Any, str]]:
+        monkeypatch.undo()
+        collection.path.rename(tmp_path / "before")
+        other.path.rename(collection.path)
+        assert nobody.search("leave") == []  # another thread of the same server
+        return rows(catalog, ids)
+
+    monkeypatch.setattr(Catalog, "chunk_rows", exchanged)
+    assert nobody.search("leave", mode="dense") == []
 
 
 def test_threads_may_make_one_collection_at_once(tmp_path: Path, docs: Path, embedder: HashingEmbedder) -> None:

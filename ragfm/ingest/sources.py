@@ -9,7 +9,8 @@ from functools import partial
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from ragfm.errors import MassDeleteError, SourceError
+from ragfm.errors import ConfigError, MassDeleteError, SourceError
+from ragfm.filters import OWN_KEYS
 from ragfm.ingest.access import changed, narrowed
 from ragfm.ingest.options import connect
 from ragfm.ingest.sync import SKIP, Failed, Progress, Sync, SyncReport, document_uri, list_refs, merge_reports
@@ -126,6 +127,11 @@ def resolve_source(store: Store, location: str, name: str | None, given: Mapping
         given = section.model_dump() | {key: value for key, value in given.items() if value is not None}
     before_as = (other.connector for other in others if _absolute(store, other.location) == absolute)
     plugin = given.get("connector") or next(before_as, None) or _default(location)
+    for key in OWN_KEYS:
+        if key in (given.get("tags") or {}):
+            raise ConfigError(
+                f"A filter takes {key!r} for the document's own, not for a tag.", "Name the tag otherwise."
+            )
     probe = _connect(store, plugin, absolute, {})
     root = _relative(store, str(probe.root))
     known = next((other for other in others if _same(store, other, root) and name in (None, other.name)), None)

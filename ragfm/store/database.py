@@ -25,6 +25,7 @@ from ragfm.store.durable import checksummed, read_checksummed, write_durably
 
 FILE = "catalog.db"
 HEAD = "HEAD"
+LOST_HEAD = "`ragfm verify --repair` writes it anew where the catalog is whole; else restore a backup."
 _CACHE = 32 << 10  # KiB of pages that a connection keeps, so that the upper ones are read and checked once
 PAGE = 4096
 _CHECKSUM = 8  # bytes at the end of a page
@@ -100,7 +101,10 @@ def unreadable(folder: Path, error: sa.exc.DatabaseError) -> CollectionError:
     """What it means that a catalog can't be read: damage, or something that passes."""
     cause = error.orig
     code = getattr(cause, "sqlite_errorname", "")
-    why = damaged_page(folder)
+    try:
+        why = damaged_page(folder)
+    except OSError:  # the disk fails, or the file is gone
+        why = None
     if why or code in _DAMAGE or "no such table" in str(cause) or "no such column" in str(cause):
         return DamagedCollectionError(
             f"The catalog {folder / FILE} can't be read: {why or cause}.",
@@ -160,7 +164,7 @@ def read_head(folder: Path) -> dict[str, Any]:
         return read_checksummed(folder / HEAD)
     except (OSError, ValueError) as error:
         raise DamagedCollectionError(
-            f"{folder / HEAD}, which says what was acknowledged, can't be read: {error}.", "Restore it from a backup."
+            f"{folder / HEAD}, which says what was acknowledged, can't be read: {error}.", LOST_HEAD
         ) from error
 
 

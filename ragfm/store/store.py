@@ -33,7 +33,7 @@ from ragfm.rerank import load_reranker
 from ragfm.store.catalog import Catalog, Generation, OvertakenError
 from ragfm.store.commit import CatalogWriter
 from ragfm.store.contract import check_contract, make_contract
-from ragfm.store.database import FILE, HEAD
+from ragfm.store.database import FILE, HEAD, LOST_HEAD
 from ragfm.store.durable import beside, sync_folder
 from ragfm.store.index_kind import choose_kind, default_memory
 from ragfm.store.migrate import is_old
@@ -96,10 +96,10 @@ class Store:
             has_catalog = (self.folder / FILE).exists() or is_old(self.folder)
             if has_head == has_catalog:
                 return has_catalog
-        missing = HEAD if has_catalog else FILE
+        if has_catalog:
+            raise DamagedCollectionError(f"{self.folder / HEAD} is missing.", LOST_HEAD)
         raise DamagedCollectionError(
-            f"{self.folder / missing} is missing.",
-            "Restore the collection from a backup, or save what can be read with `ragfm verify --salvage OUT`.",
+            f"{self.folder / FILE} is missing.", "Restore the collection from a backup, or ingest its sources anew."
         )
 
     @property
@@ -156,12 +156,21 @@ class Store:
         return self.read_catalog(lambda _: action(self.snapshot()))
 
     def read_catalog(self, action: Callable[[Catalog], T]) -> T:
-        """The same with the catalog alone."""
+        """The same with the catalog alone. Where another collection has taken its place, all is of the new one."""
         for _ in range(_ATTEMPTS):
+            file = _identity(self.folder / FILE)
+            if self._catalog is not None and self._file != file:
+                self.close()
             try:
-                return action(self.catalog)
+                result = action(self.catalog)
             except OvertakenError:
                 continue
+            except CollectionError:
+                if _identity(self.folder / FILE) == file:
+                    raise
+                continue
+            if _identity(self.folder / FILE) == file:  # else it may be of both: a new connection opens the new file
+                return result
         raise CollectionBusyError(f"{self.folder} changes faster than it can be read.", "Run it again.")
 
     def snapshot(self) -> Snapshot:
@@ -170,8 +179,6 @@ class Store:
         The first one is read whole. Later ones add what came and went since, and a newer view or another embedder is
         opened in the background while the older one still serves.
         """
-        if self._catalog is not None and self._file != _identity(self.folder / FILE):
-            self.close()  # another collection has taken its place
         current = self._snapshot
         newest = self.catalog.at() if current is None else self.catalog.newest(current.generation)
         stands_on = (_state(self.folder / VIEWS), newest.contract_id)
