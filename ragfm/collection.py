@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from functools import partial
@@ -225,12 +224,11 @@ class Collection:
         from ragfm.ingest.sources import failed_documents
 
         catalog = self._store.catalog
-        rows = catalog.documents(snapshot.generation.id, *self._conditions(None))
+        counts = catalog.counts(snapshot.generation.id, *self._conditions(None))
         own = self._groups is None
-        counts = Counter(row.source for row in rows)
         return Status(
-            documents=len(rows),
-            chunks=sum(row.chunk_count for row in rows),
+            documents=sum(documents for documents, _ in counts.values()),
+            chunks=sum(chunks for _, chunks in counts.values()),
             generation=snapshot.generation.id,
             failed=failed_documents(catalog) if own else (),
             embedder=snapshot.generation.contract,
@@ -240,7 +238,7 @@ class Collection:
                     "name": source.name,
                     "connector": source.connector,
                     "location": source.location,
-                    "documents": counts[source.name],
+                    "documents": counts.get(source.name, (0, 0))[0],
                     "include": source.options.get("include", []),
                     "exclude": source.options.get("exclude", []),
                     "options": {k: v for k, v in source.options.items() if k not in ("include", "exclude")},

@@ -299,6 +299,23 @@ class Catalog:
             raise OvertakenError
         return rows
 
+    def counts(self, generation: int, *conditions: sa.ColumnElement[bool]) -> dict[str, tuple[int, int]]:
+        """How many documents and chunks of each source live at a generation and meet the conditions, by its name.
+
+        Raises OvertakenError where compaction has passed the generation.
+        """
+        query = (
+            sa.select(sources.c.name, sa.func.count(), sa.func.sum(documents.c.chunk_count))
+            .join_from(documents, sources, sources.c.id == documents.c.source_id)
+            .where(alive(documents, generation), *conditions)
+            .group_by(sources.c.name)
+        )
+        with self.read() as connection:
+            rows = connection.execute(query).all()
+        if self.floor() > generation:
+            raise OvertakenError
+        return {name: (count, int(total)) for name, count, total in rows}
+
     def document(self, document_id: int) -> tuple[str, tuple[Mark, ...] | None]:
         """Text and marks of a document version; no marks where an older ragfm wrote it.
 

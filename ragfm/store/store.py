@@ -362,7 +362,7 @@ class Store:
                 return  # another process was faster
             why = error.strerror if isinstance(error, OSError) else str(getattr(error, "orig", error))
             kind = CollectionReadOnlyError if getattr(error, "errno", None) in _NOT_WRITABLE else CollectionError
-            raise kind(f"No collection can be made at {self.folder}: {why}.") from error
+            raise kind(f"No collection can be made at {self.folder}: {why}.", "Name another folder with -c.") from error
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
         self._embedders[1] = embedder
