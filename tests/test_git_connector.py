@@ -119,6 +119,15 @@ def test_nothing_of_the_repository_is_run(work: Work) -> None:
     assert not canary.exists()
 
 
+def test_no_program_of_the_users_configuration_is_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / ".gitconfig").write_text(f"[core]\n\tsshCommand = touch {tmp_path}/canary;\n")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.delenv("XDG_CONFIG_HOME", raising=False)
+    with pytest.raises(SourceError, match="can't be fetched"):
+        listed("ssh://git@127.0.0.1:1/x")
+    assert not (tmp_path / "canary").exists()
+
+
 def test_what_is_left_out_says_why(work: Work) -> None:
     other = Work(work.folder.parent / "other")
     other.write(a_md="a")
