@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import gc
+import os
 import subprocess
 import sys
 import threading
@@ -362,6 +363,21 @@ def test_an_adapter_changes_the_answer_and_leaves_with_its_request(reader: Llama
     assert read(reader, asked) == plain
 
 
+@pytest.mark.parametrize("module", ["ragfm.readers.llama_cpp", "ragfm.embed.gguf"])
+def test_llama_cpp_is_told_not_to_spin_before_it_is_imported(module: str) -> None:
+    code = (
+        "import os, sys, importlib\n"
+        "class Watch:\n"
+        "    def find_spec(self, name, *_):\n"
+        "        assert name != 'llama_cpp' or os.environ.get('GOMP_SPINCOUNT') == '300', 'too late'\n"
+        "sys.meta_path.insert(0, Watch())\n"
+        f"importlib.import_module({module!r})\n"
+        "assert 'llama_cpp' in sys.modules\n"
+    )
+    environment = {key: value for key, value in os.environ.items() if key != "GOMP_SPINCOUNT"}
+    subprocess.run([sys.executable, "-c", code], check=True, env=environment)
+
+
 def test_ctrl_c_while_llama_cpp_calls_back_is_not_lost(monkeypatch: pytest.MonkeyPatch) -> None:
     pressed: list[object] = []
 
@@ -370,7 +386,7 @@ def test_ctrl_c_while_llama_cpp_calls_back_is_not_lost(monkeypatch: pytest.Monke
             pressed.append(True)
             raise KeyboardInterrupt
 
-    monkeypatch.setattr("ragfm.readers.llama_cpp._log.debug", once)
+    monkeypatch.setattr("ragfm.llama._log.debug", once)
     with pytest.raises(KeyboardInterrupt):
         load_reader("llama-cpp").count_tokens([Message("user", "Hello")])
     assert load_reader("llama-cpp").count_tokens([Message("user", "Hello")]) > 1

@@ -10,13 +10,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import llama_cpp
 import numpy as np
 
 from ragfm.embed.spread import spread, too_long
-from ragfm.errors import DamagedModelError, EmbeddingError, RagfmError, UnsupportedError
+from ragfm.errors import EmbeddingError, RagfmError, UnsupportedError
+from ragfm.llama import after_c, check_gguf, free, last_error, llama_cpp, load_model, physical_cores
 from ragfm.models import find_model, weights_sha256
-from ragfm.readers.llama_cpp import _after_c, _check_gguf, _forward_log, _free, _last_error, _physical_cores
 
 if TYPE_CHECKING:
     from ragfm.types import Offsets, Scalar, Vectors
@@ -45,7 +44,7 @@ class GgufEmbedder:
     def __init__(self, model: str) -> None:
         self._path = find_model(model, "embedder")
         self._name = model
-        _check_gguf(self._path)
+        check_gguf(self._path)
         self._loading, self._lock = threading.Lock(), threading.Lock()
         self._loaded: _Model | None = None
 
@@ -106,13 +105,7 @@ class GgufEmbedder:
 
 class _Model:
     def __init__(self, path: Path) -> None:
-        llama_cpp.llama_log_set(_forward_log, None)
-        llama_cpp.llama_backend_init()
-        how = llama_cpp.llama_model_default_params()
-        how.n_gpu_layers = -1
-        self._model = llama_cpp.llama_model_load_from_file(str(path).encode(), how)
-        if not self._model:
-            raise DamagedModelError(f"llama.cpp can't load {path}: {_last_error()}", "Get the file again.")
+        self._model = load_model(path)
         self._vocab = llama_cpp.llama_model_get_vocab(self._model)
         self.dim = int(llama_cpp.llama_model_n_embd(self._model))
         self.window = min(WINDOW, int(llama_cpp.llama_model_n_ctx_train(self._model)))
@@ -122,9 +115,9 @@ class _Model:
             self._context = self._open(llama_cpp.LLAMA_POOLING_TYPE_MEAN)
         if not self._context:
             llama_cpp.llama_model_free(self._model)
-            raise RagfmError(f"llama.cpp can't open {path}: {_last_error()}")
-        weakref.finalize(self, _free, self._model, self._context)
-        _after_c()
+            raise RagfmError(f"llama.cpp can't open {path}: {last_error()}")
+        weakref.finalize(self, free, self._model, self._context)
+        after_c()
         kind = llama_cpp.llama_pooling_type(self._context)
         if kind not in _POOLINGS:
             raise UnsupportedError(f"{path} is no embedding model: its pooling is of kind {kind}.")
@@ -136,7 +129,7 @@ class _Model:
         settings.embeddings, settings.pooling_type = True, pooling
         settings.n_ctx = settings.n_batch = settings.n_ubatch = BATCH  # a text must not be torn
         settings.n_seq_max, settings.kv_unified = TOGETHER, True
-        settings.n_threads = settings.n_threads_batch = _physical_cores()
+        settings.n_threads = settings.n_threads_batch = physical_cores()
         return llama_cpp.llama_init_from_model(self._model, settings)
 
     def tokenize(self, text: str, *, special: bool) -> list[int]:
@@ -160,10 +153,10 @@ class _Model:
             if memory:
                 llama_cpp.llama_memory_clear(memory, True)
             if code := llama_cpp.llama_decode(self._context, batch):
-                raise EmbeddingError(f"llama.cpp failed to embed {len(rows)} texts (code {code}): {_last_error()}")
+                raise EmbeddingError(f"llama.cpp failed to embed {len(rows)} texts (code {code}): {last_error()}")
         finally:
             llama_cpp.llama_batch_free(batch)
-        _after_c()
+        after_c()
         vectors = (llama_cpp.llama_get_embeddings_seq(self._context, sequence) for sequence in range(len(rows)))
         return np.stack([np.ctypeslib.as_array(ctypes.cast(v, ctypes.POINTER(ctypes.c_float)), (self.dim,)).copy()
                          for v in vectors])  # fmt: skip

@@ -1,14 +1,8 @@
-"""A reader for GGUF models, through llama.cpp.
-
-It calls llama.cpp's C interface: the `Llama` class of llama-cpp-python sends the whole process's stdout and stderr to
-/dev/null while it loads, fails on tokens of more than 32 bytes, and reuses its cache in a way that changes greedy text.
-"""
+"""A reader for GGUF models, through llama.cpp."""
 
 from __future__ import annotations
 
 import ctypes
-import logging
-import os
 import threading
 import weakref
 from codecs import getincrementaldecoder
@@ -17,15 +11,19 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
-# llama.cpp's threads wait for each other hundreds of times a token, and OpenMP's wait spins for milliseconds: where
-# another program wants a core, 60 tokens took 2 to 40 s, after 300 turns of spinning 1.3 s, and 0.4 s alone either way.
-os.environ.setdefault("GOMP_SPINCOUNT", "300")
-
-import llama_cpp
 from jinja2 import TemplateError
-from llama_cpp.llama_chat_format import Jinja2ChatFormatter
 
-from ragfm.errors import ConfigError, DamagedModelError, ModelNotFoundError, RagfmError, UnsupportedError
+from ragfm.errors import ConfigError, DamagedModelError, RagfmError, UnsupportedError
+from ragfm.llama import (
+    Jinja2ChatFormatter,
+    after_c,
+    check_gguf,
+    free,
+    last_error,
+    llama_cpp,
+    load_model,
+    physical_cores,
+)
 from ragfm.models import find_model
 from ragfm.readers import completion_room, speak
 from ragfm.types import Message, Sampling, Stream, Usage
@@ -39,8 +37,6 @@ The same token evaluated in a batch of another size gets slightly other values (
 a greedy choice. Whole blocks at fixed places make the text independent of what was asked before.
 """
 
-_log = logging.getLogger(__name__)
-
 
 class LlamaCppReader:
     """A GGUF model with its own chat template, one request at a time: others wait for its stream to end or be closed.
@@ -53,10 +49,10 @@ class LlamaCppReader:
         path = find_model(model, "reader")
         if not path.is_file():
             raise UnsupportedError(f"llama-cpp reads GGUF files, and {path} is a folder.", "Use transformers:NAME.")
-        _check_gguf(path)
+        check_gguf(path)
         self._path = path
         self._asked_tokens = context_tokens
-        self._threads = threads or _physical_cores()
+        self._threads = threads or physical_cores()
         self._loading = threading.Lock()
         # Taken when a stream begins, released when it ends, maybe by the garbage collector in another thread.
         self._turn = threading.Lock()
@@ -81,7 +77,7 @@ class LlamaCppReader:
         prompt = model.tokenize(messages)
         limit = completion_room(len(prompt), model.context_tokens, sampling.max_tokens)
         if sampling.adapter:
-            _check_gguf(Path(sampling.adapter).expanduser())
+            check_gguf(Path(sampling.adapter).expanduser())
         return Stream(self._generate(model, prompt, limit, sampling, _Sampler(model.vocab, sampling)))
 
     def _generate(
@@ -104,22 +100,16 @@ class _Model:
     """A loaded model and its one context; all but `tokenize` by one thread at a time."""
 
     def __init__(self, path: Path, context_tokens: int, threads: int) -> None:
-        llama_cpp.llama_log_set(_forward_log, None)
-        llama_cpp.llama_backend_init()
-        how = llama_cpp.llama_model_default_params()
-        how.n_gpu_layers = -1
         self._path = path
-        self._model = llama_cpp.llama_model_load_from_file(str(path).encode(), how)
-        if not self._model:
-            raise DamagedModelError(f"llama.cpp can't load {path}: {_last_error()}", "Get the file again.")
+        self._model = load_model(path)
         self.vocab = llama_cpp.llama_model_get_vocab(self._model)
         self.context_tokens = min(context_tokens, int(llama_cpp.llama_model_n_ctx_train(self._model)))
         self._context = llama_cpp.llama_init_from_model(self._model, self._settings(threads))
         if not self._context:
             llama_cpp.llama_model_free(self._model)
-            raise RagfmError(f"llama.cpp can't open {path}: {_last_error()}", "Try with fewer context_tokens.")
-        weakref.finalize(self, _free, self._model, self._context)
-        _after_c()
+            raise RagfmError(f"llama.cpp can't open {path}: {last_error()}", "Try with fewer context_tokens.")
+        weakref.finalize(self, free, self._model, self._context)
+        after_c()
         self._memory = llama_cpp.llama_get_memory(self._context)
         self._adapters: dict[str, Any] = {}
         self._adapter: str | None = None
@@ -184,8 +174,8 @@ class _Model:
         array = (llama_cpp.llama_token * len(tokens))(*tokens)  # must outlive the batch, which only points to it
         if code := llama_cpp.llama_decode(self._context, llama_cpp.llama_batch_get_one(array, len(tokens))):
             self._resident = []
-            raise RagfmError(f"llama.cpp failed to evaluate {len(tokens)} tokens (code {code}): {_last_error()}")
-        _after_c()
+            raise RagfmError(f"llama.cpp failed to evaluate {len(tokens)} tokens (code {code}): {last_error()}")
+        after_c()
 
     def _bytes(self, token: int) -> bytes:
         size = 32
@@ -202,14 +192,14 @@ class _Model:
         if path and path not in self._adapters:
             adapter = llama_cpp.llama_adapter_lora_init(self._model, str(Path(path).expanduser()).encode())
             if not adapter:
-                raise DamagedModelError(f"{path} is no LoRA adapter for {self._path}: {_last_error()}")
+                raise DamagedModelError(f"{path} is no LoRA adapter for {self._path}: {last_error()}")
             self._adapters[path] = adapter  # freed with the model
         used = [self._adapters[path]] if path else []
         adapters = (llama_cpp.llama_adapter_lora_p_ctypes * 1)(*used)
         scales = (ctypes.c_float * 1)(1.0)
         self._resident = []
         if llama_cpp.llama_set_adapters_lora(self._context, adapters, len(used), scales):
-            raise RagfmError(f"llama.cpp can't switch to the adapter {path}: {_last_error()}")
+            raise RagfmError(f"llama.cpp can't switch to the adapter {path}: {last_error()}")
         self._adapter = path
 
 
@@ -223,7 +213,7 @@ class _Sampler:
         if sampling.grammar is not None:
             grammar = llama_cpp.llama_sampler_init_grammar(vocab, sampling.grammar.encode(), b"root")
             if not grammar:
-                raise ConfigError(f"The grammar can't be read: {_last_error()}", "It is GBNF, and its rule is `root`.")
+                raise ConfigError(f"The grammar can't be read: {last_error()}", "It is GBNF, and its rule is `root`.")
             llama_cpp.llama_sampler_chain_add(chain, grammar)
         if sampling.temperature <= 0:
             steps = [llama_cpp.llama_sampler_init_greedy()]
@@ -239,52 +229,3 @@ class _Sampler:
 
     def sample(self, context: Any) -> int:
         return int(llama_cpp.llama_sampler_sample(self._chain, context, -1))
-
-
-def _check_gguf(path: Path) -> None:
-    if not path.is_file():
-        raise ModelNotFoundError(f"There is no file {path}.", "Check the path.")
-    with path.open("rb") as file:
-        magic = file.read(4)
-    if magic != b"GGUF":
-        raise DamagedModelError(f"{path} is not a GGUF file: it begins with {magic!r}.", "Get the file again.")
-
-
-def _physical_cores() -> int:
-    """Cores that this process may use, hyper-threads counted once: a second thread on a core slows llama.cpp down."""
-    usable = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set(range(os.cpu_count() or 1))
-    siblings = (Path(f"/sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list") for cpu in usable)
-    return len({file.read_text() if file.exists() else str(file) for file in siblings})
-
-
-def _free(model: Any, context: Any) -> None:
-    llama_cpp.llama_free(context)
-    llama_cpp.llama_model_free(model)
-
-
-_GGML_LOG_ERROR = 4
-_errors = threading.local()
-
-
-@llama_cpp.llama_log_callback  # type: ignore[untyped-decorator, unused-ignore]
-def _forward_log(level: int, text: bytes, _: Any) -> None:
-    """To the log at DEBUG, since what matters becomes an exception; errors are kept for its message."""
-    try:
-        line = text.decode(errors="replace").strip()
-        if level == _GGML_LOG_ERROR:
-            _errors.last = line
-        if line:
-            _log.debug(line)
-    except KeyboardInterrupt:  # can't pass through C; see _after_c
-        _errors.interrupted = True
-
-
-def _after_c() -> None:
-    """Raise the Ctrl-C that came while C code was calling back."""
-    if getattr(_errors, "interrupted", False):
-        _errors.interrupted = False
-        raise KeyboardInterrupt
-
-
-def _last_error() -> str:
-    return getattr(_errors, "last", "it does not say why")
