@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import queue
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from hashlib import sha256
@@ -16,7 +18,7 @@ from typing import Literal, TypeAlias, cast
 
 from ragfm.errors import DamagedModelError, ModelNotFoundError, UnsupportedError
 
-__all__ = ["find_model", "weights_sha256"]
+__all__ = ["find_model", "no_progress_bar", "weights_sha256"]
 
 Job: TypeAlias = Literal["embedder", "reader", "reranker"]
 
@@ -97,6 +99,20 @@ def _sha256(files: tuple[tuple[Path, int, int], ...]) -> str:
             while block := stream.read(1 << 20):
                 digest.update(block)
     return digest.hexdigest()
+
+
+@contextmanager
+def no_progress_bar() -> Iterator[None]:
+    """Without transformers' own while a model is loaded, which takes half a second."""
+    from transformers.utils import logging
+
+    was_on = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if was_on:
+            logging.enable_progress_bar()
 
 
 def _weight_files(folder: Path) -> list[Path]:

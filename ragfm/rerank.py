@@ -12,7 +12,7 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any, cast
 
 from ragfm.errors import UnsupportedError
-from ragfm.models import find_model
+from ragfm.models import find_model, no_progress_bar
 from ragfm.registry import load_plugin, plugins
 
 if TYPE_CHECKING:
@@ -101,13 +101,9 @@ class CrossEncoderReranker:
     @cached_property
     def _model(self) -> Any:
         from sentence_transformers import CrossEncoder
-        from transformers.utils import logging
 
-        logging.disable_progress_bar()
-        try:
+        with no_progress_bar():
             model = CrossEncoder(str(self._path), device=self._device, local_files_only=True)
-        finally:
-            logging.enable_progress_bar()
         if model.num_labels != 1:
             raise UnsupportedError(
                 f"The model {self._name} has {model.num_labels} labels, so it gives no single score.",

@@ -17,7 +17,7 @@ from urllib.request import HTTPRedirectHandler, Request, build_opener
 
 import numpy as np
 
-from ragfm.embed.spread import too_long
+from ragfm.embed.spread import check_fits
 from ragfm.errors import ConfigError, EmbeddingError
 
 if TYPE_CHECKING:
@@ -89,9 +89,7 @@ class EndpointEmbedder:
         return self._embed(texts, "question")
 
     def _embed(self, texts: Sequence[str], what: str) -> Vectors:
-        for tokens in map(len, self.tokenize(texts)):
-            if tokens > self.max_tokens:
-                raise too_long(what, tokens, self.max_tokens, self._name)
+        check_fits(what, map(len, self.tokenize(texts)), self.max_tokens, self._name)
         parts = [self._ask(texts[start : start + TOGETHER]) for start in range(0, len(texts), TOGETHER)]
         return np.concatenate(parts) if parts else np.zeros((0, self.dim), dtype=np.float32)
 

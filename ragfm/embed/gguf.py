@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ragfm.embed.spread import spread, too_long
+from ragfm.embed.spread import check_fits, spread
 from ragfm.errors import EmbeddingError, RagfmError, UnsupportedError
 from ragfm.llama import after_c, check_gguf, free, last_error, llama_cpp, load_model, physical_cores
 from ragfm.models import find_model, weights_sha256
@@ -85,9 +85,7 @@ class GgufEmbedder:
 
     def _embed(self, texts: Sequence[str], what: str) -> Vectors:
         tokens = [self._model.tokenize(text, special=True) for text in texts]
-        for row in tokens:
-            if len(row) > self._model.window:
-                raise too_long(what, len(row) - self._model.special, self.max_tokens, self._name)
+        check_fits(what, (len(row) - self._model.special for row in tokens), self.max_tokens, self._name)
         vectors = np.empty((len(texts), self.dim), dtype=np.float32)
         with self._lock:  # one context
             for rows in _batches(tokens):

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from ragfm.errors import UnsupportedError
+from ragfm.models import no_progress_bar
 
 if TYPE_CHECKING:
     from ragfm.embed.bert import Bert
@@ -152,13 +153,9 @@ class LibraryNetwork:
     @cached_property
     def _model(self) -> Any:
         from sentence_transformers import SentenceTransformer
-        from transformers.utils import logging
 
-        logging.disable_progress_bar()  # loading takes half a second
-        try:
+        with no_progress_bar():
             model = SentenceTransformer(str(self._path), local_files_only=True)
-        finally:
-            logging.enable_progress_bar()
         if not getattr(model.tokenizer, "is_fast", False):
             raise UnsupportedError(f"The model {self._name} has no fast tokenizer, so its window can't be kept.")
         return model

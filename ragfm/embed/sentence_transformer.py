@@ -6,11 +6,11 @@ import logging
 import threading
 from collections.abc import Mapping, Sequence
 from functools import cached_property, partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ragfm.embed.folder import read_bert_folder
 from ragfm.embed.network import BertNetwork, LibraryNetwork, Tokenised
-from ragfm.errors import TooLongError, UnsupportedError
+from ragfm.errors import UnsupportedError
 from ragfm.models import find_model, weights_sha256
 
 if TYPE_CHECKING:
@@ -72,10 +72,9 @@ class SentenceTransformerEmbedder:
 
     def tokenize(self, texts: Sequence[str]) -> list[Offsets]:
         """Where the tokens of each text stand, by the model's own tokenizer."""
-        import numpy as np
+        from ragfm.embed.spread import offsets
 
-        encodings = self._network.tokenizer.encode_batch(list(texts), add_special_tokens=False)
-        return [np.array(encoding.offsets, dtype=np.int64).reshape(-1, 2) for encoding in encodings]
+        return offsets(self._network.tokenizer, texts)
 
     def embed_passages(self, texts: Sequence[str]) -> Vectors:
         """*Shape:* (len(texts), dim), rows of length 1."""
@@ -124,15 +123,18 @@ class SentenceTransformerEmbedder:
 
     def _tokenised(self, texts: Sequence[str], prompt: str) -> Tokenised:
         """Raises TooLongError where one does not fit: the model would cut it, and say nothing."""
-        before, room = self._prompt(prompt), self._room(prompt)
+        from ragfm.embed.spread import check_fits
+
+        before = self._prompt(prompt)
         encodings = self._network.tokenizer.encode_batch([before + text for text in texts])
-        for encoding in encodings:
-            tokens = len(encoding.ids) - self._special
+
+        def count(encoding: Any) -> int:
             if before:  # whose last token may reach into the text
-                tokens = sum(end > len(before) for _, end in encoding.offsets)
-            if tokens > room:
-                what = "question" if prompt == "query" else "passage"
-                raise TooLongError(f"A {what} has {tokens} tokens, and {self._name} takes {room}.", "Shorten it.")
+                return sum(end > len(before) for _, end in encoding.offsets)
+            return len(encoding.ids) - self._special
+
+        what = "question" if prompt == "query" else "passage"
+        check_fits(what, map(count, encodings), self._room(prompt), self._name)
         return Tokenised(texts, before, [encoding.ids for encoding in encodings])
 
     def _prompt(self, name: str) -> str:

@@ -1,10 +1,10 @@
-"""Where the tokens of a text stand, for tokenizers that only count them."""
+"""Where the tokens of a text stand, and whether they fit."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -13,7 +13,7 @@ from ragfm.errors import TooLongError
 if TYPE_CHECKING:
     from ragfm.types import Offsets
 
-__all__ = ["spread", "too_long"]
+__all__ = ["check_fits", "offsets", "spread"]
 
 _WORD = re.compile(r"\s*\S+")
 
@@ -32,6 +32,14 @@ def spread(text: str, count: Callable[[str], int]) -> Offsets:
     return np.concatenate(pairs) if pairs else np.zeros((0, 2), dtype=np.int64)
 
 
-def too_long(what: str, tokens: int, room: int, model: str) -> TooLongError:
-    """The error for a text that the model would cut, and say nothing."""
-    return TooLongError(f"A {what} has {tokens} tokens, and {model} takes {room}.", "Shorten it.")
+def offsets(tokenizer: Any, texts: Sequence[str]) -> list[Offsets]:
+    """By a tokenizer of the library `tokenizers`; special tokens are left out."""
+    encodings = tokenizer.encode_batch(list(texts), add_special_tokens=False)
+    return [np.array(encoding.offsets, dtype=np.int64).reshape(-1, 2) for encoding in encodings]
+
+
+def check_fits(what: str, counts: Iterable[int], room: int, model: str) -> None:
+    """Raises TooLongError for the first text of more tokens: the model would cut it, and say nothing."""
+    for tokens in counts:
+        if tokens > room:
+            raise TooLongError(f"A {what} has {tokens} tokens, and {model} takes {room}.", "Shorten it.")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ragfm.embed.spread import too_long
+from ragfm.embed.spread import check_fits, offsets
 from ragfm.errors import MissingExtraError
 from ragfm.models import find_model, weights_sha256
 
@@ -49,8 +49,7 @@ class StaticEmbedder:
 
     def tokenize(self, texts: Sequence[str]) -> list[Offsets]:
         """Where the tokens of each text stand, by the model's own tokenizer."""
-        encodings = self._model.tokenizer.encode_batch(list(texts), add_special_tokens=False)
-        return [np.array(encoding.offsets, dtype=np.int64).reshape(-1, 2) for encoding in encodings]
+        return offsets(self._model.tokenizer, texts)
 
     def embed_passages(self, texts: Sequence[str]) -> Vectors:
         """*Shape:* (len(texts), dim), rows of length 1."""
@@ -61,9 +60,7 @@ class StaticEmbedder:
         return self._embed(texts, "question")
 
     def _embed(self, texts: Sequence[str], what: str) -> Vectors:
-        for tokens in map(len, self.tokenize(texts)):
-            if tokens > self.max_tokens:
-                raise too_long(what, tokens, self.max_tokens, self._name)
+        check_fits(what, map(len, self.tokenize(texts)), self.max_tokens, self._name)
         if not texts:
             return np.zeros((0, self.dim), dtype=np.float32)
         vectors = np.asarray(self._model.encode(list(texts), max_length=None, use_multiprocessing=False), np.float32)

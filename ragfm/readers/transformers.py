@@ -5,7 +5,6 @@ from __future__ import annotations
 import inspect
 import threading
 from collections.abc import Generator, Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,10 +13,9 @@ from jinja2 import TemplateError
 from tokenizers import Tokenizer
 from tokenizers.decoders import DecodeStream
 from transformers import AutoModelForCausalLM, AutoTokenizer
-from transformers.utils import logging
 
 from ragfm.errors import DamagedModelError, UnsupportedError
-from ragfm.models import find_model
+from ragfm.models import find_model, no_progress_bar
 from ragfm.readers import completion_room, speak
 from ragfm.types import Message, Sampling, Stream, Usage
 
@@ -90,7 +88,7 @@ class _Model:
             options["gguf_file"] = path.name
         dtype = torch.float32 if self._device == "cpu" else torch.bfloat16
         try:
-            with _no_progress_bar():
+            with no_progress_bar():
                 self._tokenizer = AutoTokenizer.from_pretrained(folder, **options)
                 model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, use_safetensors=True, **options)
         except (OSError, ValueError, KeyError) as error:
@@ -149,14 +147,3 @@ def _end_tokens(tokenizer: Any, model: Any) -> set[int]:
     """The tokens that end a turn: what the tokenizer and the generation settings say, one or several."""
     said = model.generation_config.eos_token_id
     return {tokenizer.eos_token_id, *(said if isinstance(said, list) else [said])} - {None}
-
-
-@contextmanager
-def _no_progress_bar() -> Iterator[None]:
-    was_on = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if was_on:
-            logging.enable_progress_bar()
