@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -22,6 +22,23 @@ if TYPE_CHECKING:
 _FILE = click.Path(dir_okay=False)
 
 
+def data_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The options that say how data is read, and what becomes of the documents that it brings."""
+    for option in (
+        click.option("--keep", metavar="DIR", type=FILLED,
+                     help="Keep the collection there, of data that brings documents."),
+        click.option("--embedder", metavar="E", type=FILLED,
+                     help="The embedding model, of data that brings its documents."),
+        click.option("--distractors", multiple=True, metavar="FILE", type=click.Path(exists=True, dir_okay=False),
+                     help="SQuAD: a file whose paragraphs are searched too; may be repeated."),
+        click.option("--articles", is_flag=True,
+                     help="SQuAD: whole articles are documents, and answers are to be found."),
+        click.option("--split", metavar="NAME", help="Which qrels of a BEIR folder. Default: test."),
+    ):  # fmt: skip
+        command = option(command)
+    return command
+
+
 @click.group("eval")
 def evaluation() -> None:
     """Measure how well it finds, and compare runs."""
@@ -33,14 +50,9 @@ def evaluation() -> None:
               help="Which indexes to ask.")  # fmt: skip
 @click.option("-k", type=click.IntRange(min=10), default=100, show_default=True, metavar="N",
               help="How many places of each ranking count.")  # fmt: skip
-@click.option("--embedder", metavar="E", type=FILLED, help="The embedding model, of data that brings its documents.")
 @click.option("--limit", type=click.IntRange(min=1), metavar="N", help="Only N of the questions, picked at random.")
 @click.option("--seed", default=0, show_default=True, help="Which ones --limit picks.")
-@click.option("--split", metavar="NAME", help="Which qrels of a BEIR folder. Default: test.")
-@click.option("--articles", is_flag=True, help="SQuAD: whole articles are documents, and answers are to be found.")
-@click.option("--distractors", multiple=True, metavar="FILE", type=click.Path(exists=True, dir_okay=False),
-              help="SQuAD: a file whose paragraphs are searched too; may be repeated.")  # fmt: skip
-@click.option("--keep", metavar="DIR", type=FILLED, help="Keep the collection there, of data that brings documents.")
+@data_options
 @click.option("--out", metavar="FILE", type=_FILE, help="Write each question there; a second run goes on with it.")
 @click.option("--report", metavar="FILE", type=_FILE, help="Write an HTML page.")
 @shared
@@ -50,14 +62,10 @@ def retrieval(collection: str, as_json: bool, data: str, report: str | None, **o
     DATA is a BEIR folder or a SQuAD file, which bring their documents, or a JSONL file with a question and the uri that
     it should find in each line, about the collection. docs/evaluation.md has the formats and the measures.
     """
-    from ragfm.evaluate import load_questions, write_html
+    from ragfm.evaluate import write_html
 
-    loaded = load_questions(
-        data, split=options["split"], articles=options["articles"], distractors=options["distractors"]
-    )
+    loaded = load_data(data, options)
     check_options(loaded, options)
-    if options["limit"]:
-        loaded = loaded.sample(options["limit"], options["seed"])
     with opened(loaded, collection, options) as (handle, stopwatch, synced):
         evaluated = _asked(handle, loaded, stopwatch, options)
         if report:
@@ -86,6 +94,16 @@ def compare(a: str, b: str, as_json: bool) -> int:
     else:
         _print_comparison(compared)
     return OK
+
+
+def load_data(path: str, options: Mapping[str, Any]) -> QuestionSet:
+    """The questions of a path, as many as --limit says."""
+    from ragfm.evaluate import load_questions
+
+    loaded = load_questions(
+        path, split=options["split"], articles=options["articles"], distractors=options["distractors"]
+    )
+    return loaded.sample(options["limit"], options["seed"]) if options["limit"] else loaded
 
 
 def check_options(data: QuestionSet | None, options: Mapping[str, Any]) -> None:

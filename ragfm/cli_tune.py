@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ragfm.cli_eval import check_options, opened
+from ragfm.cli_eval import check_options, data_options, load_data, opened
 from ragfm.cli_options import FILLED, OK, counting, shared
 from ragfm.show import print_json, printable
 
@@ -38,12 +38,7 @@ def _sizes(_: click.Context, __: click.Parameter, value: str | None) -> tuple[in
 @click.option("--reader", metavar="NAME", type=FILLED, help="Without QUESTIONS: the model that writes them.")
 @click.option("--limit", type=click.IntRange(min=20), metavar="N", help="Only N of the questions, picked at random.")
 @click.option("--seed", default=0, show_default=True, help="Which ones --limit picks, and which half chooses.")
-@click.option("--split", metavar="NAME", help="Which qrels of a BEIR folder. Default: test.")
-@click.option("--articles", is_flag=True, help="SQuAD: whole articles are documents, and answers are to be found.")
-@click.option("--distractors", multiple=True, metavar="FILE", type=click.Path(exists=True, dir_okay=False),
-              help="SQuAD: a file whose paragraphs are searched too; may be repeated.")  # fmt: skip
-@click.option("--embedder", metavar="E", type=FILLED, help="The embedding model, of data that brings its documents.")
-@click.option("--keep", metavar="DIR", type=FILLED, help="Keep the collection there, of data that brings documents.")
+@data_options
 @click.option("--dry-run", is_flag=True, help="Measure, and write nothing.")
 @shared
 def tune(
@@ -77,8 +72,6 @@ def tune(
 
 
 def _loaded(path: str | None, options: dict[str, Any]) -> QuestionSet | None:
-    from ragfm.evaluate import load_questions
-
     if path is None:
         for name in ("split", "articles", "distractors", "limit"):
             if options[name]:
@@ -86,10 +79,7 @@ def _loaded(path: str | None, options: dict[str, Any]) -> QuestionSet | None:
         return None
     if options["reader"]:
         raise click.UsageError("--reader writes questions where there are no QUESTIONS.", click.get_current_context())
-    loaded = load_questions(
-        path, split=options["split"], articles=options["articles"], distractors=options["distractors"]
-    )
-    return loaded.sample(options["limit"], options["seed"]) if options["limit"] else loaded
+    return load_data(path, options)
 
 
 def _written(collection: Collection, options: dict[str, Any]) -> list[Question]:

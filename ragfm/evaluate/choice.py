@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import asdict
 from datetime import UTC, datetime
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from ragfm.config import FILE, Settings, load_settings
 from ragfm.errors import ConfigError, MissingExtraError
+from ragfm.store.durable import beside
 
 if TYPE_CHECKING:
     from ragfm.evaluate.tune import Choice, TuneReport
@@ -68,7 +68,7 @@ def _with(path: Path, sections: Mapping[str, Mapping[str, Any]]) -> str:
 
 
 def _replace(path: Path, text: str) -> None:
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.new")
+    temporary = beside(path)
     try:
         temporary.write_text(text, encoding="utf-8")
         if path.exists():
