@@ -62,13 +62,12 @@ class Rag:
         if not question.strip():
             raise ValueError("the question is empty")
         start = time.monotonic()
-        hits, twice = self._search(question, filter)
+        hits, chosen, twice = self._search(question, filter)
         if not hits:
             return AnswerStream(_abstain(question, start), None)
-        known = {dropped.chunk_id for dropped in twice}
         prompt = build_prompt(
             question,
-            [hit for hit in hits if hit.chunk_id not in known],
+            chosen,
             self.reader,
             history=history,
             answer_tokens=self._sampling.max_tokens or 1,
@@ -79,13 +78,14 @@ class Rag:
             return AnswerStream(_abstain(question, start, hits, prompt.dropped), prompt)
         return AnswerStream(self._generate(question, hits, prompt, start), prompt)
 
-    def _search(self, question: str, filter: str | None) -> tuple[list[Hit], list[Dropped]]:
-        """The hits to answer from, best first, and those among them that only say again what a better one says."""
+    def _search(self, question: str, filter: str | None) -> tuple[list[Hit], list[Hit], list[Dropped]]:
+        """The hits, best first; those to answer from; and the others, which only say again what a better one says."""
         if not self._settings.distinct:
-            return self.collection.search(question, self._k, filter=filter), []
+            hits = self.collection.search(question, self._k, filter=filter)
+            return hits, hits, []
         hits = self.collection.search(question, _SPARE * self._k, filter=filter)
         chosen, twice = distinct(hits, self._k)
-        return hits[: len(chosen) + len(twice)], twice
+        return hits[: len(chosen) + len(twice)], chosen, twice
 
     def _arrangement(self) -> Callable[[Sequence[Hit]], list[Hit]]:
         """How hits become passages; a document's text is read at most once."""
