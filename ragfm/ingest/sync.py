@@ -164,7 +164,7 @@ class Sync:
 
     def _held_by(self, uri: str) -> str | None:
         """The source that a document of that address has come from."""
-        rows = self._catalog.documents(self._catalog.generation(), documents.c.uri == uri)
+        rows = self._catalog.documents(None, documents.c.uri == uri)
         return rows[0].source if rows else None
 
     def _settled(self, ref: Ref) -> bool:
