@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from hashlib import blake2b
@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from zlib import crc32
 
+import pysqlite3
 import sqlalchemy as sa
 
 from ragfm.errors import CollectionError, CollectionReadOnlyError, DamagedCollectionError
@@ -85,6 +86,11 @@ class CatalogWriter(Catalog):
                 connection.execute(properties.insert(), [{"key": k, "value": v} for k, v in stored.items()])
                 connection.execute(contracts.insert().values(id=1, fingerprint=dict(contract)))
                 connection.execute(generations.insert().values(**first))
+            # When it is closed SQLite does so too, but says nothing where that fails.
+            with closing(engine.raw_connection()) as driver:
+                driver.cursor().execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+        except pysqlite3.Error as error:
+            raise CollectionError(f"{folder / FILE} can't be written: {error}.") from error
         finally:
             engine.dispose()
         write_head(folder, 0, digest)

@@ -230,9 +230,7 @@ def _hit(log: Path, within: Path) -> bool:
 def _made_up_for(log: Path) -> bool:
     """Whether an fsync that failed was followed by one of the same file or folder that did not.
 
-    SQLite ignores that of a folder, which HEAD's follows. Its folding of the log into the database needs no success,
-    nor does that of the log before it, when the database of a new collection is closed: each commit has synced it, or
-    failed.
+    SQLite ignores that of a folder, which HEAD's follows. Its folding of the log into the database needs no success.
     """
     failed = None
     for path, result in _SYNCED.findall(log.read_text(errors="replace")):
@@ -240,7 +238,7 @@ def _made_up_for(log: Path) -> bool:
             failed = path
         elif path == failed and result == "0":
             return True
-    return failed is None or failed.endswith(("catalog.db", ".new/catalog.db-wal"))
+    return failed is None or failed.endswith("catalog.db")
 
 
 def _only_first(site: Site, change: str, call: Call, error: str, where: str) -> list[str]:
