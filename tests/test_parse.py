@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import csv
 import io
 import os
 import socket
@@ -377,6 +378,14 @@ def test_csv_of_one_column() -> None:
 def test_a_quote_that_never_ends_hides_no_rows() -> None:
     parsed = document('a,b\n"x,1\n' + "y,2\n" * 50_000, "a.csv")
     assert parsed.metadata == {"rows": 50_001}
+
+
+def test_a_quote_that_never_ends_hides_no_rows_where_others_read_longer_fields() -> None:
+    before = csv.field_size_limit(100 * 2**20)
+    try:
+        test_a_quote_that_never_ends_hides_no_rows()
+    finally:
+        csv.field_size_limit(before)
 
 
 def test_long_csv_takes_linear_time() -> None:

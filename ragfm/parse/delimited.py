@@ -11,6 +11,7 @@ from ragfm.parse.rendering import Parsed, Rendering
 
 _SAMPLE = 4096  # characters that the sniffer sees; it takes quadratic time over quotes
 _DELIMITERS = ",;\t|"
+_LONGEST = 131_072  # characters of a field: csv's own limit, which is the whole process's, so that others may raise it
 
 
 def read_delimited(text: str, name: str, *, tabs: bool = False) -> Parsed:
@@ -34,7 +35,13 @@ def read_delimited(text: str, name: str, *, tabs: bool = False) -> Parsed:
 def _rows(text: str, delimiter: str, quoting: Literal[0, 3]) -> list[list[str]]:
     # Of the sniffed dialect the delimiter alone is taken: it denies doubled quotes wherever its sample has none.
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, skipinitialspace=True, quoting=quoting)
-    return [row for row in reader if any(map(str.strip, row))]
+    rows = []
+    for row in reader:
+        if any(len(field) > _LONGEST for field in row):
+            raise csv.Error(f"field larger than field limit ({_LONGEST})")
+        if any(map(str.strip, row)):
+            rows.append(row)
+    return rows
 
 
 def _delimiter(text: str, *, tabs: bool) -> str:
