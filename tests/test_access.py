@@ -116,6 +116,7 @@ def _compare(tmp_path: Path, documents: int, groups: int, handles: int, searches
     assert found > searches
 
 
+@pytest.mark.slow
 def test_a_restricted_handle_is_a_collection_of_what_is_permitted(tmp_path: Path) -> None:
     _compare(tmp_path, documents=200, groups=8, handles=10, searches=500)
 

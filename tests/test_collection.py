@@ -253,6 +253,7 @@ with collection._store.writing() as catalog:
     assert collection.sync(docs).unchanged == 4
 
 
+@pytest.mark.slow
 def test_threads_search_while_one_syncs(collection: Collection, docs: Path) -> None:
     collection.sync(docs)
     wrong: list[object] = []

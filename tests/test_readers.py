@@ -346,6 +346,7 @@ def lora(path: Path, architecture: str = "llama") -> str:
     return str(path)
 
 
+@pytest.mark.slow
 def test_an_adapter_changes_the_answer_and_leaves_with_its_request(reader: LlamaCppReader, tmp_path: Path) -> None:
     asked = [Message("user", "Water flows. " * BLOCK), *ASKED]  # whole blocks of it stay in memory
     plain = read(reader, asked)

@@ -16,6 +16,7 @@ def nursery() -> Iterator[Nursery]:
         yield nursery
 
 
+@pytest.mark.slow
 def test_a_little_damage_to_each_file(nursery: Nursery, tmp_path: Path) -> None:
     done = damage(nursery, tmp_path, flips=1, zeroed=0, cuts=0)
     assert done["problems"] == []

@@ -28,6 +28,7 @@ def nursery() -> Iterator[Nursery]:
         yield nursery
 
 
+@pytest.mark.slow
 @needs_strace
 def test_some_calls_of_a_commit_fail(nursery: Nursery, tmp_path: Path) -> None:
     done = faults.fail_calls(nursery, tmp_path / "site", ("commit",), step=25)

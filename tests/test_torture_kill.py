@@ -19,6 +19,7 @@ def nursery() -> Iterator[Nursery]:
         yield nursery
 
 
+@pytest.mark.slow
 def test_a_few_kills(nursery: Nursery, tmp_path: Path) -> None:
     done = kill(nursery, tmp_path, 8)
     assert done["problems"] == []
