@@ -40,6 +40,19 @@ def test_the_collection_is_then_as_if_made_with_the_new_embedder(
     assert collection.reembed(new).embedded == 0
 
 
+def test_what_died_at_it_does_not_die_again_when_its_document_goes(collection: Collection, docs: Path) -> None:
+    collection.sync(docs)
+    collection.reembed(HashingEmbedder("other", dim=96, max_tokens=12))
+    switched = collection.status().generation
+    died = collection._store.catalog.dead_ids(0, switched)
+    for path in sorted(docs.rglob("*.md")):
+        path.write_text("Another text.\n")
+    collection.sync(docs, allow_mass_delete=True)
+    assert collection._store.catalog.dead_ids(0, switched).tolist() == died.tolist()
+    assert len(collection.search("text", k=500, mode="dense")) == collection.status().chunks
+    assert not collection.verify().findings
+
+
 def test_an_interrupted_one_goes_on(collection: Collection, docs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     collection.sync(docs)
     before = _spans(collection)

@@ -42,9 +42,9 @@ def end_documents(connection: sa.Connection, source_id: int, paths: Sequence[str
         gone = connection.execute(sa.select(documents.c.id).where(*these)).scalars().all()
         if gone:
             connection.execute(documents.update().where(documents.c.id.in_(gone)).values(died=generation))
-            # Not by what lives, too: SQLite would walk through all chunks that do.
-            dying = chunks.update().where(chunks.c.document_id.in_(gone)).values(died=generation)
-            ended += connection.execute(dying).rowcount
+            # Some may have died before it, at a re-embedding. Said so that SQLite doesn't walk through all that live.
+            living = (chunks.c.document_id.in_(gone), sa.func.coalesce(chunks.c.died, 0) == 0)
+            ended += connection.execute(chunks.update().where(*living).values(died=generation)).rowcount
     return ended
 
 
