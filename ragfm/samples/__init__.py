@@ -13,7 +13,7 @@ HANDBOOK = Path(__file__).parent / "handbook"
 QUESTIONS: tuple[str, ...] = (
     "How long is the probation period?",
     "How many bedrooms does the staff house have?",
-    "At what time is the weather balloon launched?",
+    "At what time is the weather balloon launched every day?",
 )
 """Answered by welcome.md, rooms.html and page 2 of observers-guide.pdf."""
 
