@@ -1,6 +1,6 @@
 """Measures a collection of a million chunks: filling, opening, searching, adding to it.
 
-    python benchmarks/bench_collection.py [--count 1000000] [--memory-mb N] [--keep DIR]
+    python benchmarks/bench_collection.py [--count 1000000] [--memory-mb N]
 
 Vectors are those of bench_index.py (real embeddings, mixed and jittered), texts are 40 words drawn as they are
 frequent in SQuAD train, queries are questions of SQuAD dev; 20 chunks make a document. They are committed as a sync
@@ -191,12 +191,11 @@ def measure(folder: Path, count: int, memory_mb: int | None) -> dict[str, Any]:
     embedder, settings = Given(queries), Settings(index_memory_mb=memory_mb)
     collection = Collection.open(folder, settings=settings, embedder=embedder)
     done: dict[str, Any] = {}
-    if not folder.exists():
-        with collection._store.writing() as catalog:
-            done["commit_s"] = round(fill(catalog, vectors, 1, "first"), 1)
-            start = time.perf_counter()
-            collection._store.save_view(catalog)
-            done["view_s"] = round(time.perf_counter() - start, 1)
+    with collection._store.writing() as catalog:
+        done["commit_s"] = round(fill(catalog, vectors, 1, "first"), 1)
+        start = time.perf_counter()
+        collection._store.save_view(catalog)
+        done["view_s"] = round(time.perf_counter() - start, 1)
     collection.close()
     sizes = {
         name: sum(p.stat().st_size for p in folder.rglob(name)) >> 20
@@ -225,7 +224,6 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--count", type=int, default=1_000_000)
     parser.add_argument("--memory-mb", type=int)
-    parser.add_argument("--keep", type=Path)
     parser.add_argument("--search", nargs=3, help=argparse.SUPPRESS)
     parser.add_argument("--first", action="store_true", help=argparse.SUPPRESS)
     given = parser.parse_args()
@@ -233,15 +231,10 @@ def main() -> None:
         folder, queries, memory_mb = given.search
         print(json.dumps(search(Path(folder), Path(queries), int(memory_mb) or None, first=given.first)))
         return
-    with tempfile.TemporaryDirectory() as temporary:
-        place = given.keep or Path(temporary)
-        place.mkdir(parents=True, exist_ok=True)
-        counts = sorted({given.count, given.count // 10})
-        results = {
-            str(count): measure(place / str(count) / ".ragfm", count, given.memory_mb)
-            for count in counts
-            if (place / str(count)).mkdir(exist_ok=True) is None
-        }
+    results = {}
+    for count in sorted({given.count, given.count // 10}):
+        with tempfile.TemporaryDirectory(dir="/var/tmp") as place:
+            results[str(count)] = measure(Path(place) / ".ragfm", count, given.memory_mb)
     for count, done in results.items():
         print(f"{int(count):,} chunks")
         for key, value in done.items():

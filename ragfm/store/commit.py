@@ -226,6 +226,8 @@ class CatalogWriter(Catalog):
             with self._engine.execution_options(begin="BEGIN IMMEDIATE").begin() as connection:
                 yield connection
         except sa.exc.IntegrityError as error:
+            if "documents" not in str(error.orig):
+                raise self._failed(error) from error
             raise CollectionError(
                 f"Two sources have a document of the same address ({error.orig}).", "Give one of them another --name."
             ) from error
