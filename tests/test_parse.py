@@ -6,13 +6,13 @@ import os
 import socket
 import subprocess
 import sys
-import threading
 import time
 import zipfile
 from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+from parsing import check_laws, document, headings, marked
 
 from ragfm.errors import MissingExtraError, ParseError, SkipDocument
 from ragfm.parse import PARSER, media_type, parse
@@ -21,63 +21,6 @@ from ragfm.types import Blob, Document, Mark
 # Not importorskip: the bare import would report to the makers of unstructured.
 needs_unstructured = pytest.mark.skipif(find_spec("unstructured") is None, reason="unstructured is not installed")
 DOCX = "application/vnd.openxmlformats-officedocument.wordprocessingml.document"
-
-
-def document(data: bytes | str, uri: str, declared: str | None = None) -> Document:
-    parsed = parse(Blob(data.encode() if isinstance(data, str) else data, declared), uri)
-    check_laws(parsed)
-    return parsed
-
-
-def check_laws(parsed: Document) -> None:
-    assert "\r\n" not in parsed.text
-    parsed.text.encode()
-    assert list(parsed.marks) == sorted(parsed.marks, key=lambda mark: mark.start)
-    for mark in parsed.marks:
-        assert 0 <= mark.start < mark.end <= len(parsed.text)
-        stretch = parsed.text[mark.start : mark.end]
-        assert stretch[-1] != "\n"
-        assert mark.start == 0 or mark.kind == "page" or parsed.text[mark.start - 1] in "\r\n"
-        if mark.kind == "table":
-            assert stretch.startswith(mark.value)
-            assert len(mark.value.splitlines()) >= 2
-        if mark.kind == "heading":
-            assert mark.value in " ".join(stretch.split())
-            assert mark.level >= 1
-
-
-def marked(parsed: Document, kind: str) -> list[str]:
-    return [parsed.text[mark.start : mark.end] for mark in parsed.marks if mark.kind == kind]
-
-
-def headings(parsed: Document) -> list[tuple[int, str]]:
-    return [(mark.level, mark.value) for mark in parsed.marks if mark.kind == "heading"]
-
-
-def make_pdf(*pages: str, title: str = "", trailer: str = "") -> bytes:
-    """A minimal PDF: one text line per line of each page, Helvetica, Latin-1."""
-    count = len(pages)
-    kids = " ".join(f"{3 + 2 * i} 0 R" for i in range(count))
-    font = 3 + 2 * count
-    bodies = ["<< /Type /Catalog /Pages 2 0 R >>", f"<< /Type /Pages /Kids [{kids}] /Count {count} >>"]
-    for i, page in enumerate(pages):
-        lines = "".join(f"({line}) Tj T* " for line in page.split("\n") if line)
-        stream = f"BT /F1 12 Tf 14 TL 72 720 Td {lines}ET"
-        bodies += [
-            f"<< /Type /Page /Parent 2 0 R /MediaBox [0 0 612 792] /Contents {4 + 2 * i} 0 R "
-            f"/Resources << /Font << /F1 {font} 0 R >> >> >>",
-            f"<< /Length {len(stream)} >>\nstream\n{stream}\nendstream",
-        ]
-    bodies += ["<< /Type /Font /Subtype /Type1 /BaseFont /Helvetica >>", f"<< /Title ({title}) /Author (Ada) >>"]
-    out, offsets = "%PDF-1.4\n", []
-    for number, body in enumerate(bodies, 1):
-        offsets.append(len(out))
-        out += f"{number} 0 obj\n{body}\nendobj\n"
-    table = "".join(f"{offset:010} 00000 n \n" for offset in offsets)
-    size = len(bodies) + 1
-    out += f"xref\n0 {size}\n0000000000 65535 f \n{table}trailer\n"
-    out += f"<< /Size {size} /Root 1 0 R /Info {size - 1} 0 R {trailer} >>\nstartxref\n{out.index('xref')}\n%%EOF\n"
-    return out.encode("latin-1")
 
 
 @pytest.fixture(scope="module")
@@ -402,53 +345,6 @@ def test_json_becomes_lines() -> None:
     text = '[{"a": {"b": "x\\r\\ny"}, "c": [1, true, null], "d": [{"e": 1.5}]}, {"f": ""}, "\\ud800z"]'
     assert document(text, "a.json").text == "a.b: x\ny\nc: 1, true\nd[0].e: 1.5\n\n\ufffdz"
     assert document('["a", "b"]', "a.json").text == "a\nb"
-
-
-# --- PDF ---------------------------------------------------------------------------------------------------------
-
-
-def test_pdf_pages_and_metadata() -> None:
-    parsed = document(make_pdf("Parental leave\nis long.", "", "Third page", title="Leave"), "a.pdf")
-    assert parsed.text == "Parental leave\nis long.\n\nThird page"
-    assert [(mark.kind, mark.value) for mark in parsed.marks] == [("page", "1"), ("page", "3")]
-    assert marked(parsed, "page") == ["Parental leave\nis long.", "Third page"]
-    assert parsed.metadata == {"title": "Leave", "author": "Ada"}
-
-
-def test_pdf_words_split_at_a_line_end_are_joined() -> None:
-    parsed = document(make_pdf("This is an exam-\nple, a Case-\nStudy."), "a.pdf")
-    assert parsed.text == "This is an example, a Case-Study."
-
-
-def test_pdf_without_text_needs_ocr() -> None:
-    with pytest.raises(SkipDocument, match=r"a\.pdf has no text layer.*OCR"):
-        parse(Blob(make_pdf("", "")), "a.pdf")
-
-
-def test_truncated_pdf() -> None:
-    whole = make_pdf("One", "Two")
-    with pytest.raises(ParseError, match=r"a\.pdf is a damaged PDF"):
-        parse(Blob(whole[: len(whole) // 4]), "a.pdf")
-
-
-def test_protected_pdf() -> None:
-    protection = (
-        "/Encrypt << /Filter /Standard /V 1 /R 2 /P -4 /O <" + "11" * 32 + "> /U <" + "22" * 32 + "> >> /ID [<aa> <aa>]"
-    )
-    with pytest.raises(ParseError, match="protected by a password"):
-        parse(Blob(make_pdf("Secret", trailer=protection)), "a.pdf")
-
-
-def test_pdf_is_parsed_by_many_threads() -> None:
-    data = make_pdf(*(f"Page number {number}" for number in range(1, 300)))
-    found: list[str] = []
-    threads = [threading.Thread(target=lambda: found.append(document(data, "a.pdf").text)) for _ in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert len(found) == 8
-    assert len(set(found)) == 1
 
 
 # --- DOCX --------------------------------------------------------------------------------------------------------

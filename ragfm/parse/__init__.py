@@ -14,7 +14,7 @@ from ragfm.types import Blob, Document
 
 __all__ = ["PARSER", "media_type", "parse"]
 
-PARSER = "1"
+PARSER = "2"
 """Version of all parsers: another one makes other texts of the same bytes."""
 
 
