@@ -9,10 +9,10 @@ from ragfm.errors import ParseError, SkipDocument
 from ragfm.parse import parse
 from ragfm.types import Blob
 
-PROSE = (  # in Helvetica these lines end within a word's width of each other
-    "The keeper writes down every ship that passes between dusk and dawn, its lights, its course and the",
-    "hour, and sends the list to the harbour at noon. A ship without lights is written down in red ink. The list",
-    "of a night on which nothing passed is sent all the same, so that nobody wonders what has happened at sea.",
+PROSE = (  # the first word of each line would have had no room on the line before
+    "The keeper writes down every ship that passes between dusk and dawn, with its lights and its course,",
+    "together with the hour, and sends it all to the harbour at noon. Ships without lights stand in red ink.",
+    "Whatever the night was like, the list is sent, so that nobody need wonder what has happened at sea.",
 )
 
 
