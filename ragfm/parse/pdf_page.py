@@ -138,7 +138,7 @@ class _Characters:
         self._faces: dict[int, str] = {}
         self._doubtful: list[Word] = []
         self._letters: list[str] = []
-        self._box = Box(0, 0, 0, 0)
+        self._box = self._last = Box(0, 0, 0, 0)  # of the word, and of its last letter
         self._style = _Style(0, "", False, True)
 
     def read(self) -> list[Word]:
@@ -197,10 +197,14 @@ class _Characters:
         if not self._letters:
             self._letters, self._box, self._style = [letter], box, style
         else:
-            self._letters.append(letter)
+            # PDFium turns the letters of one sign round, where a word runs from right to left.
+            turned = box == self._last and "\u0590" <= letter <= "\u08ff"
+            self._letters.insert(len(self._letters) - turned, letter)
             self._box = Box(
                 min(last.x0, box.x0), min(last.top, box.top), max(last.x1, box.x1), max(last.bottom, box.bottom)
             )
+
+        self._last = box
 
     def _end(self) -> None:
         if not self._letters:
