@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 from ragfm.parse.formats import (
     BINARY,
     BY_SUFFIX,
+    CODE,
     DECLARED,
     DOC,
     DOCX,
@@ -85,10 +86,12 @@ def promise_of(uri: str, declared: str | None) -> Promise:
     """What the suffix announces; else what the source declared."""
     path = urlsplit(uri).path if "://" in uri else uri
     suffix = PurePosixPath(path).suffix.lower()
-    if suffix in BY_SUFFIX:
-        return Promise(BY_SUFFIX[suffix], f"named {suffix}")
+    kind = BY_SUFFIX.get(suffix, "")
     said = (declared or "").partition(";")[0].strip().lower()
-    return Promise(DECLARED.get(said, ""), f"declared as {said}")
+    meant = DECLARED.get(said, "")
+    if kind and not (kind == CODE and "://" in uri and meant):  # the program that makes a page is not what it serves
+        return Promise(kind, f"named {suffix}")
+    return Promise(meant, f"declared as {said}")
 
 
 def begins_with(data: bytes) -> str:

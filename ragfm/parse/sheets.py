@@ -77,7 +77,7 @@ def _charts(package: Package) -> dict[str, list[Node]]:
 def _render(sheet: CalamineSheet, rendering: Rendering, name: str, charts: bool) -> int:
     if sheet.height * sheet.width > _MAX_CELLS:
         raise ParseError(f"{name} has a sheet of {sheet.height:,} by {sheet.width:,} cells, too many to read.")
-    first_row, first_column = sheet.start or (0, 0)
+    _, first_column = sheet.start or (0, 0)
     title = clean(" ".join(sheet.name.split()))
     quoted = title if title.isidentifier() else f"'{title}'"
     count = 0
@@ -88,13 +88,15 @@ def _render(sheet: CalamineSheet, rendering: Rendering, name: str, charts: bool)
         for left, right in _sides(cells):
             used = [i for i, row in enumerate(cells) if any(row[left:right])]
             rows = [row[left:right] for row in cells[used[0] : used[-1] + 1]]
-            column, line = _letters(first_column + left), first_row + top + used[0] + 1
-            if len(rows) > 1 and right - left > 1:
-                step = -(-len(rows) // _PLACES)
-                rendering.table(rows, places={i: f"{quoted}!{column}{line + i}" for i in range(0, len(rows), step)})
-            else:
-                start = rendering.block("\n".join(" | ".join(filter(None, row)) for row in rows))
-                rendering.place(f"{quoted}!{column}{line}", start)
+            column, line = _letters(first_column + left), top + used[0] + 1
+            titles = _titles(rows) if right - left > 1 else len(rows)
+            for i, row in enumerate(rows[:titles]):
+                start = rendering.block(" | ".join(filter(None, row)), tight=i > 0)
+                rendering.place(f"{quoted}!{column}{line + i}", start)
+            if len(rows) > titles:
+                step = -(-(len(rows) - titles) // _PLACES)
+                places = {i: f"{quoted}!{column}{line + titles + i}" for i in range(0, len(rows) - titles, step)}
+                rendering.table(rows[titles:], places=places)
     if charts and not count:
         rendering.heading(1, title)
     return count
@@ -102,7 +104,7 @@ def _render(sheet: CalamineSheet, rendering: Rendering, name: str, charts: bool)
 
 def _filled(sheet: CalamineSheet) -> Iterator[list[str]]:
     """The rows as texts; a cell that is merged over several rows is repeated in each, as in other formats."""
-    first_row, first_column = sheet.start or (0, 0)
+    _, first_column = sheet.start or (0, 0)
     merged: dict[int, dict[int, tuple[int, int]]] = {}  # row: column: the merged cell's row and column
     for (top, left), (bottom, _) in sheet.merged_cell_ranges or ():
         for row in range(top + 1, min(bottom, top + _MAX_MERGED) + 1):
@@ -111,7 +113,7 @@ def _filled(sheet: CalamineSheet) -> Iterator[list[str]]:
     for top, left in {place for places in merged.values() for place in places.values()}:
         begun.setdefault(top, []).append(left)
     kept: dict[tuple[int, int], str] = {}
-    for number, cells in enumerate(sheet.iter_rows(), first_row):
+    for number, cells in enumerate(sheet.iter_rows()):
         texts = [_text(cell) for cell in cells]
         for column, place in merged.get(number, {}).items():
             if 0 <= column - first_column < len(texts):
@@ -156,6 +158,16 @@ def _text(cell: Cell) -> str:
     if isinstance(cell, datetime.datetime):
         return cell.date().isoformat() if cell.time() == datetime.time() else cell.isoformat(" ", "seconds")
     return str(cell)
+
+
+def _titles(rows: Sequence[Sequence[str]]) -> int:
+    """How many rows stand above a table as its title, with one cell each; all where there is no table below."""
+    count = 0
+    while count < len(rows) and sum(map(bool, rows[count])) <= 1:
+        count += 1
+    if len(rows) - count == 1:  # one row is no table
+        return len(rows) if len(rows) == 1 else 0
+    return count
 
 
 def _letters(column: int) -> str:
