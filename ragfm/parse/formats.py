@@ -38,6 +38,8 @@ class Format(NamedTuple):
 
 
 CODE = "text/x-source"
+IMAGE = "image/*"
+_PICTURES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp", ".gif")
 _CODE = tuple(
     f".{suffix}" for suffix in "bash c cc cpp cs cxx go h hpp java js jsx mjs php py pyi rb rs sh ts tsx".split()
 )
@@ -63,6 +65,13 @@ _ALL = (
     Format(RTF, "RTF", (".rtf",), "rtf:read_rtf", binary=True),
     Format(EML, "EML", (".eml",), "mail:read_eml", binary=True),
     Format(MSG, "MSG", (".msg",), "mail:read_msg", binary=True),
+    Format(
+        IMAGE,
+        "picture",
+        (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp", ".gif"),
+        "image:read_image",
+        binary=True,
+    ),
     Format(DOC, "DOC", (".doc",), "old_office:read_doc", binary=True),
     Format(PPT, "PPT", (".ppt",), "old_office:read_ppt", binary=True),
 )
@@ -77,5 +86,6 @@ DECLARED = {
     "application/csv": CSV,
     "text/xml": XML,
     "text/rtf": RTF,
+    **{f"image/{kind}": IMAGE for kind in ("png", "jpeg", "tiff", "bmp", "webp", "gif")},
 }
 """What sources say, in lower case."""

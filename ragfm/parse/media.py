@@ -22,6 +22,7 @@ from ragfm.parse.formats import (
     EPUB,
     FORMATS,
     HTML,
+    IMAGE,
     JSON,
     MSG,
     ODP,
@@ -50,6 +51,7 @@ _STREAMS = (
     (XLS, "Workbook"),
     (XLS, "Book"),
 )
+_IMAGES = re.compile(rb"\x89PNG\r\n\x1a\n|\xff\xd8\xff|GIF8[79]a|II\*\0|MM\0\*|BM.{4}\0{4}|RIFF.{4}WEBP", re.DOTALL)
 _FOLDERS = (("word/", DOCX), ("ppt/", PPTX), ("xl/", XLSX))
 _TYPED = {kind.encode(): kind for kind in (EPUB, ODT, ODP, ODS)}
 # The first match wins: the mark of UTF-32 begins with that of UTF-16.
@@ -116,6 +118,8 @@ def recognise(data: bytes, uri: str, declared: str | None) -> tuple[str, str]:
         return _compound(data, promise), ""
     if data.startswith(b"{\\rtf"):
         return RTF, ""
+    if _IMAGES.match(data):
+        return IMAGE, ""
     if promise.media_type == EML:
         return EML, ""
     text = decode(data, _charset(data, declared))

@@ -10,6 +10,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from ragfm.errors import ParseError, SkipDocument
+from ragfm.parse.ocr import HINT, has_ocr
 from ragfm.parse.pdf_layout import read_layout
 from ragfm.parse.pdf_lines import Block, line_of, rows_of
 from ragfm.parse.pdf_page import Content, Word, read_page
@@ -55,16 +56,24 @@ def read_pdf(data: bytes, name: str) -> Parsed:
             metadata = _metadata(document)
         finally:
             document.close()
-    _drop_running_titles(pages)
-    parsed = _render([read_layout(page) for page in pages])
+    parsed = render_pages(pages)
+    scans = [str(number) for number, page in enumerate(pages, 1) if not page.words and page.drawing.images]
     if not parsed.text:
-        if any(page.drawing.images for page in pages):
-            raise SkipDocument(f"{name} has no text layer, it is perhaps a scan: OCR is needed.")
+        if scans and not has_ocr():
+            raise SkipDocument(f"{name} has no text layer, it is perhaps a scan: that needs OCR.", HINT)
         raise SkipDocument(f"{name} has no text in it.")
+    if scans:
+        metadata["pages_without_text"] = ", ".join(scans)
     hidden = " ".join(" ".join(page.hidden for page in pages).split())
     if hidden:
         metadata["hidden_text"] = clean(hidden[:_MAX_HIDDEN])
     return parsed._replace(metadata=metadata)
+
+
+def render_pages(pages: Sequence[Content]) -> Parsed:
+    """The pages' text in the order of reading, without running titles."""
+    _drop_running_titles(pages)
+    return _render([read_layout(page) for page in pages])
 
 
 def _page(document: PdfDocument, number: int, name: str) -> Content:

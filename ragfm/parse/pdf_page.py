@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ragfm.parse.pdf_drawing import Box, Drawing, has_notes, read_drawing, read_links
-from ragfm.parse.pdf_paint import unseen
+from ragfm.parse.pdf_paint import paint, unseen
 
 if TYPE_CHECKING:
     from pypdfium2 import PdfDocument, PdfPage, PdfTextPage
@@ -28,6 +28,10 @@ _BOLD = re.compile(r"bold|black|heavy|demi|medi\b|^(?:.{6}\+)?(?:cm|sf|ec|lm)[a-
 _ITALIC = re.compile(r"italic|oblique|^(?:.{6}\+)?(?:cm|sf|ec)ti", re.IGNORECASE)
 _ITALIC_FLAG = 64
 _LIGATURES = {0xFB00 + i: letters for i, letters in enumerate(("ff", "fi", "fl", "ffi", "ffl", "st", "st"))}
+_FEW = 30  # characters: a scanned page may have a number or a stamp
+_MOST = 0.3  # of a page's area that a scan covers
+_OCR_SCALE = 2.5  # pixels of a point: 180 dpi
+_NOTHING = Box(0, 0, 0, 0)
 _IGNORED = frozenset({0, 0xAD, 0x200B, 0xFEFF, 0xFFFF})
 
 
@@ -64,6 +68,13 @@ class Content:
     hidden: str = ""
     """Text that the page has but doesn't show: white on white, off the page, too small, covered, without paint."""
 
+    @property
+    def is_scan(self) -> bool:
+        """Whether the page is a picture with hardly any text of its own."""
+        area = max((image.x1 - image.x0) * (image.bottom - image.top) for image in self.drawing.images or [_NOTHING])
+        letters = sum(len(word.text) for word in self.words)
+        return letters < _FEW and area > _MOST * self.width * self.height
+
 
 class _Style(NamedTuple):
     size: float
@@ -85,11 +96,24 @@ def read_page(document: PdfDocument, number: int) -> Content:
             page = document[number]  # what was typed into a form is text of the page now
         text_page = page.get_textpage()
         try:
-            return _read(page, text_page, frame, links)
+            content = _read(page, text_page, frame, links)
         finally:
             text_page.close()
+        if content.is_scan:
+            _recognise(page, content)
+        return content
     finally:
         page.close()
+
+
+def _recognise(page: PdfPage, content: Content) -> None:
+    """Read a scanned page by OCR, where that is installed."""
+    from ragfm.parse.ocr import has_ocr, read_words
+
+    if has_ocr():
+        pixels = paint(page, _OCR_SCALE)
+        words = read_words(pixels, pixels.shape[1] / max(content.width, 1))
+        content.words = words or content.words
 
 
 def _read(page: PdfPage, text_page: PdfTextPage, frame: _Frame, links: list[tuple[Box, str]]) -> Content:

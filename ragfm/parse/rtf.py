@@ -17,7 +17,7 @@ def read_rtf(data: bytes, name: str) -> Parsed:
             "RTF needs the module 'striprtf', which is not installed.", "Run `pip install 'ragfm[documents]'`."
         ) from error
     try:
-        text: str = rtf_to_text(data.decode("latin-1"), errors="replace")  # type: ignore[no-untyped-call]
+        text: str = rtf_to_text(data.decode("latin-1"), errors="replace")
     except (ValueError, LookupError, RecursionError, AttributeError, TypeError) as error:
         raise ParseError(f"{name} is a damaged RTF: {type(error).__name__}: {error}") from error
     lines = (" ".join(line.split()) for line in text.split("\n"))
