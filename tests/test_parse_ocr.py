@@ -40,7 +40,7 @@ def test_a_picture_and_a_scan_are_read() -> None:
 def test_without_ocr_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ocr, "find_spec", lambda _: None)
     for data, name in ((picture("PNG", "x"), "a.png"), (picture("PDF", "x"), "a.pdf")):
-        with pytest.raises(SkipDocument, match=r"a\.p.* OCR.* pip install 'ragfm\[ocr\]'"):
+        with pytest.raises(SkipDocument, match=r"a\.p.* OCR.*pip install 'ragfm\[ocr\]'"):
             parse(Blob(data), name)
 
 
