@@ -35,24 +35,7 @@ from ragfm.types import Blob
 
 DATA = Path(os.environ.get("RAGFM_DATA", Path(__file__).parents[2] / "shared" / "data")) / "documents"
 FOLDERS = ("docling", "markitdown", "unstructured")
-FORMATS = (
-    "pdf",
-    "docx",
-    "pptx",
-    "xlsx",
-    "html",
-    "csv",
-    "md",
-    "txt",
-    "json",
-    "xml",
-    "eml",
-    "msg",
-    "odt",
-    "epub",
-    "rtf",
-    "xls",
-)
+FORMATS = tuple("pdf docx pptx xlsx html csv md txt json xml eml msg odt epub rtf xls".split())
 _WORD = re.compile(r"\w+")
 _HEADING = re.compile(r"^#{1,6} +(.+?)\s*$", re.MULTILINE)
 
@@ -62,6 +45,9 @@ class Read(NamedTuple):
 
     text: str
     pages: int = 0
+
+
+Reads = dict[str, Callable[[bytes, str], Read]]
 
 
 def ragfm_tool() -> Callable[[bytes, str], Read]:
