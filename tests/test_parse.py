@@ -361,9 +361,7 @@ def test_formats_load_their_libraries_when_they_come() -> None:
 @pytest.mark.data
 @pytest.mark.slow
 @pytest.mark.parametrize("folder", ["unstructured", "markitdown", "docling", "malformed"])
-def test_real_files_end_in_a_document_or_a_reason(
-    data: Path, folder: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_real_files_end_in_a_document_or_a_reason(data: Path, folder: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("ragfm.parse.ocr.find_spec", lambda _: None)  # the many scans would take minutes
     parsed = 0
     for path in sorted(path for path in (data / "documents" / folder).rglob("*") if path.is_file()):

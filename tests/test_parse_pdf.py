@@ -1,13 +1,22 @@
 from __future__ import annotations
 
+import re
 import threading
+from pathlib import Path
 
+import pypdfium2
 import pytest
 from parsing import document, headings, marked
 
 from ragfm.errors import ParseError, SkipDocument
 from ragfm.parse import parse
 from ragfm.types import Blob
+
+
+@pytest.fixture(autouse=True)
+def no_ocr(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ragfm.parse.ocr.find_spec", lambda _: None)
+
 
 PROSE = (  # the first word of each line would have had no room on the line before
     "The keeper writes down every ship that passes between dusk and dawn, with its lights and its course,",
@@ -92,7 +101,7 @@ def test_protected() -> None:
 
 
 def test_many_threads() -> None:
-    data = pdf(*(lines(f"Page number {number}") for number in range(1, 100)))
+    data = pdf(*(lines(f"Page number {number}") for number in range(1, 40)))
     found: list[str] = []
     threads = [threading.Thread(target=lambda: found.append(document(data, "a.pdf").text)) for _ in range(8)]
     for thread in threads:
@@ -252,3 +261,38 @@ def test_a_turned_page_is_read_as_it_is_shown() -> None:
     )
     assert document(pdf(turned, page="/Rotate 90"), "a.pdf").text == "Read me across and below"
     assert "Read me across" in document(pdf(turned), "a.pdf").text
+
+
+# --- Real files --------------------------------------------------------------------------------------------------
+
+
+def plain_page(path: Path, number: int) -> str:
+    """A page's text as PDFium has it, with what was typed into forms."""
+    whole = pypdfium2.PdfDocument(path)
+    page = whole[number]
+    pypdfium2.raw.FPDFPage_Flatten(page.raw, 0)
+    page.close()
+    text: str = whole[number].get_textpage().get_text_range()
+    whole.close()
+    return text
+
+
+@pytest.mark.data
+@pytest.mark.slow
+def test_what_is_said_to_stand_on_a_page_stands_there(data: Path) -> None:
+    checked = 0
+    for folder in ("docling/pdf/sources", "unstructured/pdf", "markitdown/markitdown/tests/test_files"):
+        for path in sorted((data / "documents" / folder).glob("*.pdf")):
+            if path.stat().st_size > 700_000 or "right_to_left" in path.name:
+                continue
+            try:
+                parsed = document(path.read_bytes(), path.name)
+            except ParseError:
+                continue
+            for mark in [mark for mark in parsed.marks if mark.kind == "page"][:5]:
+                there = "".join(plain_page(path, int(mark.value) - 1).split())
+                words = re.findall(r"\w{4,}", re.sub(r"\]\(.*?\)", " ", parsed.text[mark.start : mark.end]))
+                found = sum(word in there for word in words)
+                assert found >= 0.9 * len(words), (path.name, mark.value)
+                checked += 1
+    assert checked > 60

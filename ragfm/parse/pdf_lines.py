@@ -53,7 +53,7 @@ class Line:
         parts = []
         for link, words in groupby(self.words, key=lambda word: word.link):
             text = " ".join(word.text for word in words)
-            shown = text.removesuffix("/")
+            shown = text.rstrip("/.,;:)")
             parts.append(text if not link or shown in link else f"[{text}]({link})")
         return " ".join(parts)
 

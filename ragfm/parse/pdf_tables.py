@@ -15,6 +15,8 @@ _NEAR = 3.0  # points: rules so near to each other meet
 _MAX_RULES = 3_000
 _FULL = 0.4  # of the cells that must have text
 _EVEN = 0.7  # of the cells of a row within rules must have text on each line, to make these rows
+_SHORT = 25  # characters of a cell's line on average, to make these rows
+_LONG = 250  # characters of a cell on average: such a thing is no table
 _BIN = 2.0  # points
 _MAX_CELL = 45  # characters of a cell on average, without rules
 _FAR = 2.2  # of the line's height: rows that are farther apart are not of one table
@@ -35,6 +37,8 @@ def ruled_tables(words: list[Word], rules: Sequence[Box]) -> tuple[list[tuple[Wo
         cells = [cell for row in rows for cell in row]
         filled = sum(map(bool, cells))
         if len(rows) < 2 or len(rows[0]) < 2 or filled < max(_FULL * len(cells), 3):
+            continue
+        if sum(map(len, cells)) > _LONG * filled:  # a frame around columns of text
             continue
         taken = set(map(id, inside))
         words = [word for word in words if id(word) not in taken]
@@ -103,8 +107,10 @@ def _lines_of_row(cells: Sequence[Sequence[Word]]) -> list[list[str]]:
             split.append([[] for _ in cells])
             for word in line:
                 split[-1][column[id(word)]].append(word)
-        if sum(bool(cell) for row in split for cell in row) >= _EVEN * filled * len(lines):
-            return [[cell_text(cell) for cell in row] for row in split]
+        rows = [[cell_text(cell) for cell in row] for row in split]
+        texts = [text for row in rows for text in row if text]
+        if len(texts) >= _EVEN * filled * len(lines) and sum(map(len, texts)) <= _SHORT * len(texts):
+            return rows
     return [[cell_text(cell) for cell in cells]]
 
 
