@@ -1,6 +1,6 @@
 """What merging neighbours, leaving out near-duplicates and document order do to the passages that a reader is shown.
 
-    python benchmarks/bench_passages.py [--articles 6] [--questions 300] [--answers 200]
+    python benchmarks/bench_passages.py [--articles 6] [--questions 300] [--answers 120]
 
 SQuAD train articles as documents, in chunks of 64 tokens, asked their own questions in hybrid mode. Three collections:
 the articles; the same with chunks that overlap by 24 tokens; each article twice, the copy with other line breaks and
@@ -120,7 +120,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--articles", type=int, default=6)
     parser.add_argument("--questions", type=int, default=300)
-    parser.add_argument("--answers", type=int, default=200)
+    parser.add_argument("--answers", type=int, default=120)
     args = parser.parse_args()
     texts, questions = load(args.articles, args.questions)
     reader = load_reader("bundled")
