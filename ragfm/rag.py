@@ -157,8 +157,6 @@ class AnswerStream(Iterator[str]):
 
 def _number(hit: Hit, prompt: Prompt) -> int | None:
     """The passage that a hit is shown in, alone or with its neighbours."""
-    if any(dropped.chunk_id == hit.chunk_id for dropped in prompt.dropped):
-        return None
     return next((p.n for p in prompt.shown if p.uri == hit.uri and p.start <= hit.start and hit.end <= p.end), None)
 
 
