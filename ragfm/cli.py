@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ragfm import __version__
+from ragfm.cli_answers import answers
 from ragfm.cli_eval import evaluation
 from ragfm.cli_models import models
 from ragfm.cli_options import FAILED, FILLED, INTERRUPTED, OK, SOME_FAILED, USAGE
@@ -121,6 +122,7 @@ def ragfm(context: click.Context) -> None:
 
 for command in (*COMMANDS, evaluation, models, tune):
     ragfm.add_command(command)
+evaluation.add_command(answers)
 
 
 @ragfm.command()

@@ -37,22 +37,28 @@ class Rag:
     ) -> None:  # fmt: skip
         self.collection = collection
         settings = self._settings = collection.settings.ask
-        self._k = settings.k if k is None else k
-        self._sampling = Sampling(max_tokens=settings.answer_tokens, adapter=adapter)
+        self.k = settings.k if k is None else k
+        self.sampling = Sampling(max_tokens=settings.answer_tokens, adapter=adapter)
         if reader is None or isinstance(reader, str):
             name = reader or collection.settings.reader
             self.reader: Reader = load_reader(name, context_tokens=settings.context_tokens)
         else:
             self.reader = reader
 
-    def ask(self, question: str, *, history: Sequence[Message] = (), filter: str | None = None) -> Answer:
+    def ask(
+        self, question: str, *, history: Sequence[Message] = (), filter: str | None = None,
+        hits: Sequence[Hit] | None = None,
+    ) -> Answer:  # fmt: skip
         """The answer to a question, once it is complete; see `stream`."""
-        stream = self.stream(question, history=history, filter=filter)
+        stream = self.stream(question, history=history, filter=filter, hits=hits)
         for _ in stream:
             pass
         return stream.answer
 
-    def stream(self, question: str, *, history: Sequence[Message] = (), filter: str | None = None) -> AnswerStream:
+    def stream(
+        self, question: str, *, history: Sequence[Message] = (), filter: str | None = None,
+        hits: Sequence[Hit] | None = None,
+    ) -> AnswerStream:  # fmt: skip
         """The answer as it is generated, in the reader's own words; its citations are known at the end.
 
         The passages are found before this returns, the text is generated as it is taken. `stream.answer.text` has the
@@ -62,7 +68,7 @@ class Rag:
         if not question.strip():
             raise ValueError("the question is empty")
         start = time.monotonic()
-        hits, chosen, twice = self._search(question, filter)
+        hits, chosen, twice = (hits, hits, []) if hits is not None else self._search(question, filter)
         if not hits:
             return AnswerStream(_abstain(question, start), None)
         prompt = build_prompt(
@@ -70,7 +76,7 @@ class Rag:
             chosen,
             self.reader,
             history=history,
-            answer_tokens=self._sampling.max_tokens or 1,
+            answer_tokens=self.sampling.max_tokens or 1,
             arrange=self._arrangement(),
         )
         prompt = replace(prompt, dropped=(*twice, *prompt.dropped))
@@ -78,13 +84,13 @@ class Rag:
             return AnswerStream(_abstain(question, start, hits, prompt.dropped), prompt)
         return AnswerStream(self._generate(question, hits, prompt, start), prompt)
 
-    def _search(self, question: str, filter: str | None) -> tuple[list[Hit], list[Hit], list[Dropped]]:
+    def _search(self, question: str, filter: str | None) -> tuple[Sequence[Hit], Sequence[Hit], list[Dropped]]:
         """The hits, best first; those to answer from; and the others, which only say again what a better one says."""
         if not self._settings.distinct:
-            hits = self.collection.search(question, self._k, filter=filter)
+            hits = self.collection.search(question, self.k, filter=filter)
             return hits, hits, []
-        hits = self.collection.search(question, _SPARE * self._k, filter=filter)
-        chosen, twice = distinct(hits, self._k)
+        hits = self.collection.search(question, _SPARE * self.k, filter=filter)
+        chosen, twice = distinct(hits, self.k)
         return hits[: len(chosen) + len(twice)], chosen, twice
 
     def _arrangement(self) -> Callable[[Sequence[Hit]], list[Hit]]:
@@ -103,7 +109,7 @@ class Rag:
         self, question: str, hits: Sequence[Hit], prompt: Prompt, start: float
     ) -> Generator[str, None, Answer]:
         pieces: list[str] = []
-        with self.reader.stream(prompt.messages, self._sampling) as stream:
+        with self.reader.stream(prompt.messages, self.sampling) as stream:
             for piece in stream:
                 pieces.append(piece)
                 yield piece
