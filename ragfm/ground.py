@@ -29,7 +29,7 @@ SUPPORT = 0.6
 
 ABOUT = 0.2
 """The share of the question's words that a quote of few words must have: a number alone stands in many places."""
-_BARE = 3  # words that a claim adds at most, for that
+_BARE = 2  # words that a claim adds at most, for that
 ECHO = 0.5
 """The share of the question's words from which on an answer of no other word only says the question again."""
 
@@ -38,9 +38,9 @@ _MARKER = re.compile(r"\s*\[(\d+(?:\s*[,;]\s*\d+)*)\]")
 _WORD = re.compile(r"\d+(?:[.,:]\d+)*|[^\W\d_]+")
 _STOP = frozenset(
     """
-    a according an and are as at based be been but by can do does for from had has have how i if in into is it its may
-    more must my of on or our passage passages shall should so than that the their them then there these they this to
-    up was we were what when where which who will with would you your yes
+    a according an and are as at based be been but by can did do does for from get gets go goes got had has have how i
+    if in into is it its may more must my of on or our passage passages shall should so than that the their them then
+    there these they this to up was we were what when where which who will with would you your yes
     """.split()
 )
 _DENIAL = re.compile(r"\b(?:not|no|never|none|nobody|nothing|neither|nor|without|cannot)\b|n['’]t\b", re.IGNORECASE)
@@ -183,14 +183,14 @@ def _best(claim: _Claim, asked: _Asked, windows: Sequence[_Window]) -> _Evidence
         return None
     quotations = _quotations(claim.text)
     quoting = _quoting(quotations, windows) if quotations else windows
-    found = [_evidence(claim, asked, window) for window in quoting or windows]
+    new = _new(claim, asked)
+    found = [_evidence(claim, asked, new, window) for window in quoting or windows]
     best = max(found, key=lambda one: (one.supports, one.score), default=None)
     return replace(best, supports=False) if best and quotations and not quoting else best
 
 
-def _evidence(claim: _Claim, asked: _Asked, window: _Window) -> _Evidence:
+def _evidence(claim: _Claim, asked: _Asked, new: frozenset[str], window: _Window) -> _Evidence:
     words = claim.words
-    new = words.all - asked.words
     # The whole question again claims nothing; a part of it may choose among what it offers ("… easier or harder?").
     echo = not new and len(words.all) >= ECHO * len(asked.words)
     new = new or words.all
@@ -214,6 +214,12 @@ def _denies(text: str, found: frozenset[str]) -> bool:
     """Whether a clause of the text that has some of the words is a denial."""
     clauses = _CLAUSE.split(text)
     return any(_DENIAL.search(clause) and not found.isdisjoint(_words(clause).all) for clause in clauses)
+
+
+def _new(claim: _Claim, asked: _Asked) -> frozenset[str]:
+    """What a claim adds to the question."""
+    exact = claim.words.exact
+    return frozenset(w for w in claim.words.all if not (w in asked.words if w in exact else _stands_in(w, asked.words)))
 
 
 def _found(claim: _Claim, new: frozenset[str], window: _Window) -> frozenset[str]:
@@ -298,7 +304,7 @@ def _fault(
         return "stitched" if all(_is_stitched(quotation, texts.values()) for quotation in missing) else "fabricated"
     if best and best.supports:
         return "misattributed"
-    new = claim.words.all - asked.words
+    new = _new(claim, asked)
     every = [window for some in windows.values() for window in some]
     anywhere = set[str]().union(*(_found(claim, new, window) for window in every))
     alone = any(len(_found(claim, new, window)) == len(anywhere) for window in every)
