@@ -9,7 +9,7 @@ from functools import cache, partial
 from typing import TYPE_CHECKING
 
 from ragfm.errors import CollectionError
-from ragfm.ground import ground
+from ragfm.ground import composed, grounded
 from ragfm.passages import arrange, distinct
 from ragfm.prompt import ABSTENTION, Prompt, build_prompt, is_abstention
 from ragfm.readers import load_reader
@@ -17,7 +17,7 @@ from ragfm.types import Answer, Sampling, Usage
 
 if TYPE_CHECKING:
     from ragfm.collection import Collection
-    from ragfm.types import Dropped, Hit, Message, Reader
+    from ragfm.types import Citation, Dropped, Hit, Message, Reader
 
 __all__ = ["AnswerStream", "Rag"]
 
@@ -69,7 +69,8 @@ class Rag:
             raise ValueError("the question is empty")
         start = time.monotonic()
         hits, chosen, twice = (hits, hits, []) if hits is not None else self._search(question, filter)
-        if not hits:
+        only = self._settings.mode != "open"
+        if not hits and only:
             return AnswerStream(_abstain(question, start), None)
         prompt = build_prompt(
             question,
@@ -78,9 +79,10 @@ class Rag:
             history=history,
             answer_tokens=self.sampling.max_tokens or 1,
             arrange=self._arrangement(),
+            only=only,
         )
         prompt = replace(prompt, dropped=(*twice, *prompt.dropped))
-        if not prompt.shown:  # without a passage the reader would answer from memory
+        if not prompt.shown and only:  # without a passage the reader would answer from memory
             return AnswerStream(_abstain(question, start, hits, prompt.dropped), prompt)
         return AnswerStream(self._generate(question, hits, prompt, start), prompt)
 
@@ -108,16 +110,19 @@ class Rag:
     def _generate(
         self, question: str, hits: Sequence[Hit], prompt: Prompt, start: float
     ) -> Generator[str, None, Answer]:
+        strict = self._settings.mode == "strict"
         pieces: list[str] = []
         with self.reader.stream(prompt.messages, self.sampling) as stream:
             for piece in stream:
                 pieces.append(piece)
-                yield piece
+                if not strict:
+                    yield piece
         raw = "".join(pieces).strip()
-        if not raw:
-            yield ABSTENTION
-        abstained = not raw or is_abstention(raw)
-        text, citations = (raw or ABSTENTION, ()) if abstained else ground(question, raw, prompt.shown)
+        text, citations, unsupported = self._checked(question, raw, prompt)
+        abstained = not text or is_abstention(raw)
+        text = text or ABSTENTION
+        if strict or not raw:
+            yield text
         return Answer(
             question=question,
             text=text,
@@ -127,7 +132,19 @@ class Rag:
             dropped=prompt.dropped,
             usage=stream.usage,
             seconds=round(time.monotonic() - start, 3),
+            unsupported=unsupported,
         )
+
+    def _checked(
+        self, question: str, raw: str, prompt: Prompt
+    ) -> tuple[str, tuple[Citation, ...], tuple[tuple[int, int], ...]]:
+        """The reader's words with their citations, and where nothing supports them; no words where none is left."""
+        if not raw or is_abstention(raw):
+            return raw, (), ()
+        strict = self._settings.mode == "strict"
+        sentences = grounded(question, raw, prompt.shown)
+        text, citations, unsupported = composed(sentences, strict=strict, contradictions=self._settings.contradictions)
+        return ("" if strict and not citations else text), citations, unsupported
 
 
 class AnswerStream(Iterator[str]):

@@ -42,7 +42,7 @@ def answer_json(answer: Answer) -> dict[str, Any]:
     value = asdict(answer)
     value["answer"] = value.pop("text")
     value["hits"] = [{**hit_json(hit), "n": hit.n} for hit in answer.hits]
-    order = ("question", "answer", "abstained", "citations", "hits", "dropped", "usage", "seconds")
+    order = ("question", "answer", "abstained", "citations", "hits", "dropped", "usage", "seconds", "unsupported")
     return {key: value[key] for key in order}
 
 
@@ -121,6 +121,11 @@ def print_citations(answer: Answer) -> None:
         click.echo(f"  [{citation.n}] {_one_line(citation.uri)}{page}: {quote}{mark}")
     if not answer.abstained and not any(citation.verified for citation in answer.citations):
         click.echo(click.style("  (no passage supports this answer)", dim=True))
+        return
+    for start, end in answer.unsupported:
+        click.echo(
+            click.style(f"  (no passage supports: “{printable(' '.join(answer.text[start:end].split()))}”)", dim=True)
+        )
 
 
 def where(hit: Hit) -> str:

@@ -192,7 +192,10 @@ class Usage:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What a question got. `text` has citation markers `[n]`; `seconds` is wall-clock time, retrieval included."""
+    """What a question got. `text` has citation markers `[n]`; `seconds` is wall-clock time, retrieval included.
+
+    `unsupported` are the sentences of `text`, as (start, end), that no passage supports.
+    """
 
     question: str
     text: str
@@ -202,6 +205,7 @@ class Answer:
     dropped: tuple[Dropped, ...]
     usage: Usage
     seconds: float
+    unsupported: tuple[tuple[int, int], ...] = ()
 
 
 # --- Seams -------------------------------------------------------------------------------------------------------

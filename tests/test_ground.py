@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ragfm.ground import ground
+from ragfm.ground import composed, ground, grounded
 from ragfm.types import Hit
 
 LEAVE = "Everybody has 28 days of leave a year. New parents get 16 weeks more. Ask Ms Okafor for the form."
@@ -185,3 +185,44 @@ def test_a_passage_that_does_not_say_it_while_another_does() -> None:
     question = "Who was the first man on the moon?"
     assert faults(question, "Neil Armstrong, an American, was [2].", MOON, MARS) == ["misattributed"]
     assert faults(question, "An American with Tereshkova landed on Mars [2].", MOON, MARS) == ["stitched"]
+
+
+OLD = "In 2024, full-time staff get 28 days of leave a year."
+NEW = "In 2026, full-time staff get 30 days of leave a year."
+
+
+def test_what_nothing_supports_is_marked_or_left_out() -> None:
+    sentences = grounded("How much leave?", "Cats sleep. You get 28 days of leave. Dogs bark.", _shown(LEAVE))
+    text, citations, unsupported = composed(sentences)
+    assert text == "Cats sleep. You get 28 days of leave [1]. Dogs bark."
+    assert [text[start:end] for start, end in unsupported] == ["Cats sleep.", "Dogs bark."]
+    text, strict_citations, unsupported = composed(sentences, strict=True)
+    assert (text, strict_citations, unsupported) == ("You get 28 days of leave [1].", citations, ())
+
+
+def test_a_passage_that_says_otherwise_is_named() -> None:
+    question = "How much leave do full-time staff get?"
+    text, citations, _ = composed(grounded(question, "They get 28 days.", _shown(OLD, ROOMS, NEW)))
+    assert text == f"They get 28 days [1]. But [3] says otherwise: “{NEW}”"
+    assert [(citation.n, citation.quote, citation.verified) for citation in citations] == [
+        (1, OLD, True),
+        (3, NEW, True),
+    ]
+    assert composed(grounded(question, "They get 28 days.", _shown(OLD, NEW)), contradictions=False)[0] == (
+        "They get 28 days [1]."
+    )
+
+
+def test_what_agrees_or_speaks_of_something_else_is_no_contradiction() -> None:
+    question = "How much leave do full-time staff get?"
+    same = "All full-time staff get 28 days of leave a year, in 2025 too."
+    other = "Dogs are welcome in 30 rooms of the office."
+    assert composed(grounded(question, "They get 28 days.", _shown(OLD, same, other)))[0] == "They get 28 days [1]."
+
+
+def test_another_name_in_the_same_words_is_a_contradiction() -> None:
+    question = "Who won the cup in Vienna?"
+    shown = _shown("The cup in Vienna was won by Maria Horn.", "The cup in Vienna was won by Petra Falk.")
+    text, citations, _ = composed(grounded(question, "Maria Horn won it.", shown))
+    assert "But [2] says otherwise" in text
+    assert len(citations) == 2
