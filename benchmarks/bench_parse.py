@@ -115,12 +115,12 @@ TOOLS = {"ragfm": ragfm_tool, "unstructured": unstructured_tool, "markitdown": m
 
 def expected(path: Path) -> str | None:
     """The Markdown that lies beside a source."""
-    for folder, name in (
-        (path.parent.parent / "groundtruth", f"{path.name}.md"),
-        (path.parent.parent / "groundtruth", f"{path.stem}.md"),
-        (path.parent / "expected_outputs", f"{path.stem}.md"),
-    ):
-        if (folder / name).is_file() and (text := (folder / name).read_text(encoding="utf-8")).strip():
+    beside = path.parent.parent / "groundtruth"
+    places = [beside / f"{path.name}.md", beside / f"{path.stem}.md"]
+    if path.suffix == ".pdf":
+        places.append(path.parent / "expected_outputs" / f"{path.stem}.md")
+    for place in places:
+        if place.is_file() and (text := place.read_text(encoding="utf-8")).strip():
             return text
     return None
 
@@ -229,7 +229,7 @@ def main() -> None:
         except (ModuleNotFoundError, NotImplementedError) as error:
             print(f"{name}: {error}")
     result = measure.about("parse", ("ragfm", "pypdfium2", "python-calamine", "unstructured", "markitdown", "pypdf"))
-    result["formats"] = {}
+    result["formats"] = measure.read("parse").get("formats", {})  # those that are not measured anew stay
     for kind in options.formats.split(","):
         chosen = {name: read for name, read in reads.items() if name != "pypdf" or kind == "pdf"}
         result["formats"][kind] = figures(kind, chosen, options.budget)
@@ -237,7 +237,6 @@ def main() -> None:
             medians = {name: value["median"] for name, value in row["quality"].items()}
             print(f"{kind:5} {tool:13} {row['read']}/{row['files']} files, {row['mb_per_s']} MB/s, "
                   f"{row['pages_per_s']} pages/s, {medians}", flush=True)  # fmt: skip
-    if options.formats == ",".join(FORMATS):
         measure.save(result, "parse")
     print(json.dumps(result, ensure_ascii=False))
 

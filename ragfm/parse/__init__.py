@@ -20,7 +20,11 @@ from ragfm.types import Blob, Document
 __all__ = ["PARSER", "media_type", "parse"]
 
 _VERSION = "2"
-_OPTIONAL = {"ocr": find_spec("rapidocr"), "code": find_spec("tree_sitter"), "libreoffice": which("soffice")}
+_OPTIONAL = {
+    "ocr": find_spec("rapidocr") and find_spec("onnxruntime"),
+    "code": find_spec("tree_sitter"),
+    "libreoffice": which("soffice"),
+}
 PARSER = "+".join([_VERSION, *(name for name, there in _OPTIONAL.items() if there)])
 """Version of all parsers, with the optional ones that are there: another one makes other texts of the same bytes."""
 

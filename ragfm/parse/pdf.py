@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 import threading
 from collections import Counter
-from collections.abc import Sequence
-from itertools import pairwise
+from collections.abc import Iterable, Sequence
+from itertools import islice, pairwise
 from typing import TYPE_CHECKING
 
 from ragfm.errors import ParseError, SkipDocument
@@ -31,6 +31,7 @@ _LARGER = 1.15  # times the body's size: a heading
 _MAX_HEADING = 200  # characters
 _NUMBERED = re.compile(r"(\d{1,3}(?:\.\d{1,3})*)\.?\s")
 _NOTHING = {"", "untitled", "anonymous", "unspecified", "unknown"}  # what programs write where nobody said anything
+_WINDOW = 200  # pages
 _MAX_HIDDEN = 1_000  # characters of hidden text that metadata keep
 
 
@@ -52,28 +53,38 @@ def read_pdf(data: bytes, name: str) -> Parsed:
         try:
             if not len(document):
                 raise ParseError(f"{name} is a damaged PDF: it has no pages.")
-            pages = [_page(document, number, name) for number in range(1, len(document) + 1)]
+            parsed = render_pages(_page(document, number, name) for number in range(1, len(document) + 1))
             metadata = _metadata(document)
         finally:
             document.close()
-    parsed = render_pages(pages)
-    scans = [str(number) for number, page in enumerate(pages, 1) if not page.words and page.drawing.images]
     if not parsed.text:
-        if scans and not has_ocr():
+        if "pages_without_text" in parsed.metadata and not has_ocr():
             raise SkipDocument(f"{name} has no text layer, it is perhaps a scan: that needs OCR.", HINT)
         raise SkipDocument(f"{name} has no text in it.")
+    return parsed._replace(metadata=metadata | dict(parsed.metadata))
+
+
+def render_pages(pages: Iterable[Content]) -> Parsed:
+    """The pages' text in the order of reading, without running titles; metadata that only the pages tell."""
+    blocks: list[list[Block]] = []
+    scans: list[str] = []
+    hidden: list[str] = []
+    titles: set[str] = set()
+    pages = iter(pages)
+    # A page's words take far more memory than its text: they are kept until titles among them have shown.
+    while window := list(islice(pages, _WINDOW)):
+        _drop_running_titles(window, titles)
+        for number, page in enumerate(window, len(blocks) + 1):
+            if not page.words and page.drawing.images:
+                scans.append(str(number))
+            hidden += page.hidden.split()
+        blocks += [read_layout(page) for page in window]
+    metadata: dict[str, Scalar] = {}
     if scans:
         metadata["pages_without_text"] = ", ".join(scans)
-    hidden = " ".join(" ".join(page.hidden for page in pages).split())
     if hidden:
-        metadata["hidden_text"] = clean(hidden[:_MAX_HIDDEN])
-    return parsed._replace(metadata=metadata)
-
-
-def render_pages(pages: Sequence[Content]) -> Parsed:
-    """The pages' text in the order of reading, without running titles."""
-    _drop_running_titles(pages)
-    return _render([read_layout(page) for page in pages])
+        metadata["hidden_text"] = clean(" ".join(hidden)[:_MAX_HIDDEN])
+    return _render(blocks)._replace(metadata=metadata)
 
 
 def _page(document: PdfDocument, number: int, name: str) -> Content:
@@ -85,17 +96,22 @@ def _page(document: PdfDocument, number: int, name: str) -> Content:
         raise ParseError(f"{name} is a damaged PDF: page {number} can't be read ({error}).") from error
 
 
-def _drop_running_titles(pages: Sequence[Content]) -> None:
-    """Leave out the lines that pages have in their margins again and again; words stay where they stand first."""
+def _drop_running_titles(pages: Sequence[Content], known: set[str]) -> None:
+    """Leave out the lines that pages have in their margins again and again; words stay where they stand first.
+
+    `known` are those of the pages before, to which these pages' are added.
+    """
     found: dict[str, list[tuple[int, list[Word]]]] = {}
     for number, page in enumerate(pages):
         for row in [*_edge(page.words, page.height), *_edge(page.words, page.height, below=True)]:
             found.setdefault(re.sub(r"\d+", "#", line_of(row).plain), []).append((number, row))
     gone: dict[int, set[int]] = {}
     for key, rows in found.items():
-        if len({number for number, _ in rows}) >= max(_REPEATED, 0.3 * len(pages)):
-            for number, row in rows[any(map(str.isalpha, key)) :]:
+        if key in known or len({number for number, _ in rows}) >= max(_REPEATED, 0.3 * len(pages)):
+            first = key not in known and any(map(str.isalpha, key))
+            for number, row in rows[first:]:
                 gone.setdefault(number, set()).update(map(id, row))
+            known.add(key)
     for number, words in gone.items():
         pages[number].words = [word for word in pages[number].words if id(word) not in words]
 
