@@ -185,8 +185,9 @@ def test_a_table_without_rules() -> None:
     rows = [("Port", "Depth", "Berths"), ("Brannay", "7.5 m", "12"), ("Skerry", "4 m", "3"), ("Holm", "11 m", "40")]
     page = lines(*PROSE)
     for i, row in enumerate(rows):
-        page += "".join(lines(cell, x=72 + 130 * j, y=660 - 14 * i) for j, cell in enumerate(row))
-    parsed = document(pdf(page + lines(*PROSE, y=580)), "a.pdf")
+        page += "".join(lines(cell, x=72 + 130 * j, y=660 - 20 * i) for j, cell in enumerate(row))
+    page += lines("in summer", x=332, y=589)  # a cell's second line stands closer than the next row
+    parsed = document(pdf(page + lines(*PROSE, y=540)), "a.pdf")
     header = "| Port | Depth | Berths |\n| --- | --- | --- |"
     assert marked(parsed, "table") == [
         f"{header}\n| Brannay | 7.5 m | 12 |\n| Skerry | 4 m | 3 |\n| Holm | 11 m | 40 |"

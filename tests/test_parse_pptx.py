@@ -35,6 +35,8 @@ def talk() -> bytes:
     below = second.shapes.add_textbox(Cm(2), Cm(15), Cm(10), Cm(2))  # drawn first, stands below
     below.text_frame.text = "Counted by the keeper."
     second.shapes.title.text = "Counts"
+    second.shapes.title.top, second.shapes.title.left = Cm(17), Cm(2)  # a title is read first wherever it stands
+    second.shapes.title.width, second.shapes.title.height = Cm(10), Cm(2)
     table = second.shapes.add_table(2, 2, Cm(2), Cm(5), Cm(10), Cm(2)).table
     for cell, text in zip(table.iter_cells(), ("Month", "Ships", "May", "412"), strict=True):
         cell.text = text

@@ -79,7 +79,13 @@ def test_a_chunk_of_a_long_table_knows_its_row_and_its_header() -> None:
         first = chunk.text.split("hour ")[1].split(" ")[0]
         assert chunk.place == f"Log!A{first}"
         assert "| Hour | Ship | Course |" in chunk.context
-    assert chunks[0].place in (None, "Log!A1")
+    assert chunks[0].text.startswith("# Log\n\n| Hour |")
+
+
+def test_a_heading_stays_with_the_text_below(book: bytes) -> None:
+    embedder = HashingEmbedder()
+    first = split(document(book, "a.xlsx"), embedder.tokenize, 64)[0]
+    assert first.text.startswith("# Ships\n\nShips of 2026")
 
 
 def test_charts_and_merged_cells() -> None:
