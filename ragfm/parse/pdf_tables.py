@@ -17,6 +17,7 @@ _FULL = 0.4  # of the cells that must have text
 _EVEN = 0.7  # of the cells of a row within rules must have text on each line, to make these rows
 _SHORT = 25  # characters of a cell's line on average, to make these rows
 _LONG = 250  # characters of a cell on average: such a thing is no table
+_CLOSE = 0.25  # of the size: what stands closer below a cell is its second line
 _BIN = 2.0  # points
 _MAX_CELL = 45  # characters of a cell on average, without rules
 _FAR = 2.2  # of the line's height: rows that are farther apart are not of one table
@@ -224,7 +225,15 @@ def _run(rows: Sequence[list[Line]], start: int) -> int:
             alone += 1
             if alone > 2:
                 break
+    while end < len(rows) and len(rows[end]) == 1 and _is_second_line(rows[end][0], rows[end - 1]):
+        end += 1
     return end
+
+
+def _is_second_line(line: Line, above: Sequence[Line]) -> bool:
+    """Whether a line goes on with the last cells of the row above."""
+    close = line.top - max(cell.bottom for cell in above) < _CLOSE * line.size
+    return close and any(abs(line.x0 - cell.x0) < line.size for cell in above[1:] or above)
 
 
 def _table(rows: Sequence[list[Line]]) -> Block | None:
@@ -246,7 +255,7 @@ def _table(rows: Sequence[list[Line]]) -> Block | None:
                 return None  # a line of text runs through
             cells[bisect_right(cuts, (line.x0 + line.x1) / 2)].append(line)
         # What stands close below, without a first cell, are second lines of cells.
-        close = min(line.top for line in row) - bottom < 0.25 * row[0].size
+        close = min(line.top for line in row) - bottom < _CLOSE * row[0].size
         if table and not cells[0] and close and sum(map(bool, cells)) <= width / 2:
             for before, more in zip(table[-1], cells, strict=True):
                 before += more
