@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from ragfm.errors import ContextOverflowError
 from ragfm.types import Dropped, Hit, Message, Reader
 
-__all__ = ["ABSTENTION", "Prompt", "build_prompt", "is_abstention"]
+__all__ = ["ABSTENTION", "Prompt", "build_prompt", "is_abstention", "without_control_tokens"]
 
 ABSTENTION = "I don't know."
 """The answer where the passages don't have one."""
@@ -95,7 +95,7 @@ def _messages(question: str, hits: Sequence[Hit], history: Sequence[Message]) ->
     ]
     request = Message("user", "\n\n".join([*passages, f"{ASK}{question}"]))
     messages = [Message("system", SYSTEM), *history, request]
-    return [replace(message, content=_without_control_tokens(message.content)) for message in messages]
+    return [replace(message, content=without_control_tokens(message.content)) for message in messages]
 
 
 # Readers tokenise the rendered template with its control tokens on, so a document that holds `<|im_end|>`, `</s>` or
@@ -104,7 +104,8 @@ def _messages(question: str, hits: Sequence[Hit], history: Sequence[Message]) ->
 _CONTROL_TOKEN = re.compile(r"<(?=[|｜]|/?\w+>)|\[(?=/?[A-Z][A-Z_]+\])")
 
 
-def _without_control_tokens(text: str) -> str:
+def without_control_tokens(text: str) -> str:
+    """The text with no word that a chat template could take for the end of a turn."""
     return _CONTROL_TOKEN.sub("\\g<0>\u200c", text)
 
 

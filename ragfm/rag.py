@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import cache, partial
 from typing import TYPE_CHECKING
 
 from ragfm.errors import CollectionError
+from ragfm.followup import stand_alone
 from ragfm.ground import ground
 from ragfm.passages import arrange, distinct
 from ragfm.prompt import ABSTENTION, Prompt, build_prompt, is_abstention
@@ -62,17 +63,26 @@ class Rag:
         """The answer as it is generated, in the reader's own words; its citations are known at the end.
 
         The passages are found before this returns, the text is generated as it is taken. `stream.answer.text` has the
-        citation markers put right, which the pieces have not. `history` holds the turns before, oldest first. Raises
-        FilterError, and TooLongError where the question is longer than the embedder's or the reader's window.
+        citation markers put right, which the pieces have not. `history` holds the turns before, oldest first; a
+        follow-up is searched for by a form of it that stands alone. Raises FilterError, and TooLongError where the
+        question is longer than the embedder's or the reader's window.
         """
         if not question.strip():
             raise ValueError("the question is empty")
         start = time.monotonic()
-        hits, chosen, twice = (hits, hits, []) if hits is not None else self._search(question, filter)
+        query = stand_alone(question, history, how=self._settings.followup, reader=self.reader)
+        pieces, prompt = self._begin(_Asked(question, query, start), history, filter, hits)
+        return AnswerStream(pieces, prompt)
+
+    def _begin(
+        self, asked: _Asked, history: Sequence[Message], filter: str | None, hits: Sequence[Hit] | None
+    ) -> tuple[Generator[str, None, Answer], Prompt | None]:
+        """Find the passages, and give the answer's pieces and the prompt that they come from."""
+        hits, chosen, twice = (hits, hits, []) if hits is not None else self._search(asked.query, filter)
         if not hits:
-            return AnswerStream(_abstain(question, start), None)
+            return _abstain(asked), None
         prompt = build_prompt(
-            question,
+            asked.in_prompt,
             chosen,
             self.reader,
             history=history,
@@ -81,15 +91,15 @@ class Rag:
         )
         prompt = replace(prompt, dropped=(*twice, *prompt.dropped))
         if not prompt.shown:  # without a passage the reader would answer from memory
-            return AnswerStream(_abstain(question, start, hits, prompt.dropped), prompt)
-        return AnswerStream(self._generate(question, hits, prompt, start), prompt)
+            return _abstain(asked, hits, prompt.dropped), prompt
+        return self._generate(asked, hits, prompt), prompt
 
-    def _search(self, question: str, filter: str | None) -> tuple[Sequence[Hit], Sequence[Hit], list[Dropped]]:
+    def _search(self, query: str, filter: str | None) -> tuple[Sequence[Hit], Sequence[Hit], list[Dropped]]:
         """The hits, best first; those to answer from; and the others, which only say again what a better one says."""
         if not self._settings.distinct:
-            hits = self.collection.search(question, self.k, filter=filter)
+            hits = self.collection.search(query, self.k, filter=filter)
             return hits, hits, []
-        hits = self.collection.search(question, _SPARE * self.k, filter=filter)
+        hits = self.collection.search(query, _SPARE * self.k, filter=filter)
         chosen, twice = distinct(hits, self.k)
         return hits[: len(chosen) + len(twice)], chosen, twice
 
@@ -105,9 +115,7 @@ class Rag:
 
         return partial(arrange, text_of=text_of, merge=self._settings.merge, order=self._settings.order)
 
-    def _generate(
-        self, question: str, hits: Sequence[Hit], prompt: Prompt, start: float
-    ) -> Generator[str, None, Answer]:
+    def _generate(self, asked: _Asked, hits: Sequence[Hit], prompt: Prompt) -> Generator[str, None, Answer]:
         pieces: list[str] = []
         with self.reader.stream(prompt.messages, self.sampling) as stream:
             for piece in stream:
@@ -117,17 +125,36 @@ class Rag:
         if not raw:
             yield ABSTENTION
         abstained = not raw or is_abstention(raw)
-        text, citations = (raw or ABSTENTION, ()) if abstained else ground(question, raw, prompt.shown)
+        text, citations = (raw or ABSTENTION, ()) if abstained else ground(asked.query, raw, prompt.shown)
         return Answer(
-            question=question,
+            question=asked.question,
             text=text,
             abstained=abstained,
             citations=citations,
             hits=tuple(replace(hit, n=_number(hit, prompt)) for hit in hits),
             dropped=prompt.dropped,
             usage=stream.usage,
-            seconds=round(time.monotonic() - start, 3),
+            seconds=asked.seconds,
+            query=asked.query,
         )
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """What the user said, the form of it that stands alone, and when that was."""
+
+    question: str
+    query: str
+    start: float
+
+    @property
+    def in_prompt(self) -> str:
+        """The user's words, and where they lean on earlier ones, what they mean."""
+        return self.question if self.query == self.question else f"{self.question} ({self.query})"
+
+    @property
+    def seconds(self) -> float:
+        return round(time.monotonic() - self.start, 3)
 
 
 class AnswerStream(Iterator[str]):
@@ -167,9 +194,10 @@ def _number(hit: Hit, prompt: Prompt) -> int | None:
 
 
 def _abstain(
-    question: str, start: float, hits: Sequence[Hit] = (), dropped: Sequence[Dropped] = ()
-) -> Generator[str, None, Answer]:
+    asked: _Asked, hits: Sequence[Hit] = (), dropped: Sequence[Dropped] = ()
+) -> Generator[str, None, Answer]:  # fmt: skip
     """An abstention for which no reader is asked."""
     yield ABSTENTION
-    seconds = round(time.monotonic() - start, 3)
-    return Answer(question, ABSTENTION, True, (), tuple(hits), tuple(dropped), Usage(), seconds)
+    return Answer(
+        asked.question, ABSTENTION, True, (), tuple(hits), tuple(dropped), Usage(), asked.seconds, asked.query
+    )

@@ -42,7 +42,7 @@ def answer_json(answer: Answer) -> dict[str, Any]:
     value = asdict(answer)
     value["answer"] = value.pop("text")
     value["hits"] = [{**hit_json(hit), "n": hit.n} for hit in answer.hits]
-    order = ("question", "answer", "abstained", "citations", "hits", "dropped", "usage", "seconds")
+    order = ("question", "query", "answer", "abstained", "citations", "hits", "dropped", "usage", "seconds")
     return {key: value[key] for key in order}
 
 

@@ -192,7 +192,10 @@ class Usage:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What a question got. `text` has citation markers `[n]`; `seconds` is wall-clock time, retrieval included."""
+    """What a question got. `text` has citation markers `[n]`; `seconds` is wall-clock time, retrieval included.
+
+    `query` is what was searched for: the question, or the form of a follow-up that stands alone.
+    """
 
     question: str
     text: str
@@ -202,6 +205,7 @@ class Answer:
     dropped: tuple[Dropped, ...]
     usage: Usage
     seconds: float
+    query: str = ""
 
 
 # --- Seams -------------------------------------------------------------------------------------------------------
