@@ -129,9 +129,8 @@ def main() -> None:
             ] += 1
             if not verified and shown < args.show:
                 shown += 1
-                print(
-                    f"NOT {form}: {case['question']} | {claim} | {case['context'][max(0, case['start'] - 120) : case['start'] + 120]}\n"
-                )
+                around = case["context"][max(0, case["start"] - 120) : case["start"] + 120]
+                print(f"NOT {form}: {case['question']} | {claim} | {around}\n")
         quotation = pick.choice([case["context"][s:e] for s, e in sentence_spans(case["context"])])
         if len(quotation.split()) >= 8 and '"' not in quotation:
             other = pick.choice([hit for hit in case["hits"] if hit.n != case["n"]] or case["hits"]).text

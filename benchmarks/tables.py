@@ -175,6 +175,40 @@ def collection_more() -> str:
     )  # fmt: skip
 
 
+def citations() -> str:
+    result = _result("citations")
+    rows = []
+    for form, counts in result["right"].items():
+        swapped = result["swapped"][form]
+        right, wrong = sum(counts.values()), sum(swapped.values())
+        shares = [
+            counts.get("right", 0) / right,
+            counts.get("elsewhere", 0) / right,
+            swapped.get("verified", 0) / wrong,
+        ]
+        rows.append([form, f"{right:,}", *(f"{100 * share:.1f} %" for share in shares)])
+    return _table(
+        ("claim", "questions", "right paragraph verified", "another one only", "verified, though swapped"), rows
+    )
+
+
+def quotations() -> str:
+    kinds = ("verified", "fabricated", "stitched", "misattributed")
+    rows = []
+    for how, counts in _result("citations")["quotations"].items():
+        total = sum(counts.values())
+        rows.append([how, f"{total:,}", *(f"{100 * counts.get(kind, 0) / total:.1f} %" for kind in kinds)])
+    return _table(("quotation", "number", *kinds), rows)
+
+
+def contradictions() -> str:
+    return _table(
+        ("answers", "right", "misled", "noticed"),
+        [[name, *(f"{value:.2f} [{low:.2f}, {high:.2f}]" for value, low, high in shares.values())]
+         for name, shares in _result("contradictions")["outcomes"].items()],
+    )  # fmt: skip
+
+
 def index() -> str:
     rows = []
     for kind, entry in _result("index")["kinds"].items():
@@ -204,7 +238,7 @@ TABLES: dict[str, Callable[[], str]] = {
     table.__name__: table
     for table in (
         retrieval, retrieval_more, goals, peers_quality, peers_cost, peers_versions, multihop, languages, start,
-        collection, collection_more, index, bm25,
+        collection, collection_more, index, bm25, citations, quotations, contradictions,
     )
 }  # fmt: skip
 

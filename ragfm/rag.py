@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from ragfm.errors import CollectionError
 from ragfm.followup import stand_alone
-from ragfm.ground import ground
+from ragfm.ground import composed, grounded
 from ragfm.passages import arrange, distinct
 from ragfm.prompt import ABSTENTION, Prompt, build_prompt, is_abstention
 from ragfm.readers import load_reader
@@ -18,7 +18,7 @@ from ragfm.types import Answer, Sampling, Usage
 
 if TYPE_CHECKING:
     from ragfm.collection import Collection
-    from ragfm.types import Dropped, Hit, Message, Reader
+    from ragfm.types import Citation, Dropped, Hit, Message, Reader
 
 __all__ = ["AnswerStream", "Rag"]
 
@@ -77,9 +77,10 @@ class Rag:
     def _begin(
         self, asked: _Asked, history: Sequence[Message], filter: str | None, hits: Sequence[Hit] | None
     ) -> tuple[Generator[str, None, Answer], Prompt | None]:
-        """Find the passages, and give the answer's pieces and the prompt that they come from."""
+        """Find the passages; gives the answer's pieces, and the prompt that they come from."""
         hits, chosen, twice = (hits, hits, []) if hits is not None else self._search(asked.query, filter)
-        if not hits:
+        only = self._settings.mode != "open"
+        if not hits and only:
             return _abstain(asked), None
         prompt = build_prompt(
             asked.in_prompt,
@@ -88,9 +89,10 @@ class Rag:
             history=history,
             answer_tokens=self.sampling.max_tokens or 1,
             arrange=self._arrangement(),
+            only=only,
         )
         prompt = replace(prompt, dropped=(*twice, *prompt.dropped))
-        if not prompt.shown:  # without a passage the reader would answer from memory
+        if not prompt.shown and only:  # without a passage the reader would answer from memory
             return _abstain(asked, hits, prompt.dropped), prompt
         return self._generate(asked, hits, prompt), prompt
 
@@ -116,16 +118,19 @@ class Rag:
         return partial(arrange, text_of=text_of, merge=self._settings.merge, order=self._settings.order)
 
     def _generate(self, asked: _Asked, hits: Sequence[Hit], prompt: Prompt) -> Generator[str, None, Answer]:
+        strict = self._settings.mode == "strict"
         pieces: list[str] = []
         with self.reader.stream(prompt.messages, self.sampling) as stream:
             for piece in stream:
                 pieces.append(piece)
-                yield piece
+                if not strict:
+                    yield piece
         raw = "".join(pieces).strip()
-        if not raw:
-            yield ABSTENTION
-        abstained = not raw or is_abstention(raw)
-        text, citations = (raw or ABSTENTION, ()) if abstained else ground(asked.query, raw, prompt.shown)
+        text, citations, unsupported = self._checked(asked.query, raw, prompt)
+        abstained = not text or is_abstention(raw)
+        text = text or ABSTENTION
+        if strict or not raw:
+            yield text
         return Answer(
             question=asked.question,
             text=text,
@@ -135,8 +140,20 @@ class Rag:
             dropped=prompt.dropped,
             usage=stream.usage,
             seconds=asked.seconds,
+            unsupported=unsupported,
             query=asked.query,
         )
+
+    def _checked(
+        self, question: str, raw: str, prompt: Prompt
+    ) -> tuple[str, tuple[Citation, ...], tuple[tuple[int, int], ...]]:
+        """The reader's words with their citations, and where nothing supports them; no words where none is left."""
+        if not raw or is_abstention(raw):
+            return raw, (), ()
+        strict = self._settings.mode == "strict"
+        sentences = grounded(question, raw, prompt.shown)
+        text, citations, unsupported = composed(sentences, strict=strict, contradictions=self._settings.contradictions)
+        return ("" if strict and not citations else text), citations, unsupported
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,5 +216,5 @@ def _abstain(
     """An abstention for which no reader is asked."""
     yield ABSTENTION
     return Answer(
-        asked.question, ABSTENTION, True, (), tuple(hits), tuple(dropped), Usage(), asked.seconds, asked.query
+        asked.question, ABSTENTION, True, (), tuple(hits), tuple(dropped), Usage(), asked.seconds, query=asked.query
     )

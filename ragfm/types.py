@@ -194,6 +194,7 @@ class Usage:
 class Answer:
     """What a question got. `text` has citation markers `[n]`; `seconds` is wall-clock time, retrieval included.
 
+    `unsupported` are the sentences of `text`, as (start, end), that no passage supports.
     `query` is what was searched for: the question, or the form of a follow-up that stands alone.
     """
 
@@ -205,6 +206,7 @@ class Answer:
     dropped: tuple[Dropped, ...]
     usage: Usage
     seconds: float
+    unsupported: tuple[tuple[int, int], ...] = ()
     query: str = ""
 
 

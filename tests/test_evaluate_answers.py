@@ -181,3 +181,38 @@ def test_the_command_asks_the_bundled_reader(tmp_path: Path, docs: Path) -> None
     assert done["reader"] == "bundled"
     assert len((tmp_path / "run.jsonl").read_text().splitlines()) == 2
     assert (tmp_path / "page.html").read_text().startswith("<!doctype html>")
+
+
+@pytest.mark.slow
+def test_readers_are_compared(tmp_path: Path, docs: Path) -> None:
+    shell = Shell(tmp_path)
+    shell("ingest", "docs")
+    questions = [
+        {"question": LEAVE.text, "answers": list(LEAVE.answers), "uri": "docs/leave.md"},
+        {"question": HOURS.text, "answers": list(HOURS.answers), "uri": "docs/hours.txt"},
+        {"question": MOON.text, "unanswerable": True},
+    ]
+    (tmp_path / "questions.jsonl").write_text("".join(json.dumps(line) + "\n" for line in questions))
+    words = ("compare", "questions.jsonl", "-k", "1", "-k", "2", "--reader", "bundled", "--price-per-hour", "0.36")
+    first, second = shell.json(*words)["entries"]
+    assert {first["name"], second["name"]} == {"bundled, k = 1", "bundled, k = 2"}
+    assert first["quality"]["f1, all"]["value"] >= second["quality"]["f1, all"]["value"]
+    assert first["beside_best"] is None
+    assert second["beside_best"]["noise"]
+    for entry in (first, second):
+        assert entry["licence"] == "apache-2.0"
+        assert entry["peak_mb"] > 100
+        assert entry["cost"] == pytest.approx(0.1 * entry["latency_ms"]["p50"]["value"] / 1000, rel=1)
+        assert entry["prompt_tokens"] > 50
+    table = shell("compare", "questions.jsonl", "-k", "1", "--reader", "bundled", "--reader", "gone.gguf", code=3)
+    assert "bundled, k = 1" in table.stdout
+    assert "gone.gguf" in table.stderr
+    assert "nowhere: it runs on this machine" in table.stdout
+
+
+def test_nothing_to_compare_is_an_error(tmp_path: Path, docs: Path) -> None:
+    shell = Shell(tmp_path)
+    shell("ingest", "docs")
+    (tmp_path / "questions.jsonl").write_text(json.dumps({"question": "Who?", "unanswerable": True}))
+    done = shell("compare", "questions.jsonl", "--reader", "gone.gguf", code=1)
+    assert "Nothing could be compared: gone.gguf" in done.stderr

@@ -19,6 +19,7 @@ from ragfm.evaluate.report import summary, write_html
 from ragfm.evaluate.retrieval import QuestionResult, RetrievalReport, evaluate_retrieval, first_ranks
 from ragfm.evaluate.runs import read_run
 from ragfm.evaluate.tune import Choice, Trial, TuneReport, tune
+from ragfm.evaluate.versus import Contender, Entry, compare_readers, contenders
 from ragfm.evaluate.written import write_questions
 
 __all__ = [
@@ -27,7 +28,9 @@ __all__ = [
     "Changed",
     "Choice",
     "Comparison",
+    "Contender",
     "Difference",
+    "Entry",
     "Estimate",
     "Gold",
     "Outcome",
@@ -41,7 +44,9 @@ __all__ = [
     "TuneReport",
     "answers_summary",
     "choice_keys",
+    "compare_readers",
     "compare_runs",
+    "contenders",
     "corpus_collection",
     "evaluate_answers",
     "evaluate_retrieval",
