@@ -19,6 +19,7 @@
     │   ├── CollectionReadOnlyError the collection's folder can't be written
     │   ├── EmbedderMismatchError   the collection was made with another embedder
     │   └── DamagedCollectionError  the catalog is damaged or lost commits
+    ├── LogError                    the answer log can't be read or written
     ├── DataError                   the questions or a run of an evaluation can't be read, or don't fit
     ├── FilterError                 a filter can't be read
     └── TooLongError                a text is longer than a model's window
@@ -43,6 +44,7 @@ __all__ = [
     "EmbedderMismatchError",
     "EmbeddingError",
     "FilterError",
+    "LogError",
     "MassDeleteError",
     "MissingExtraError",
     "ModelNotFoundError",
@@ -143,6 +145,10 @@ class EmbedderMismatchError(CollectionError):
 
 class DamagedCollectionError(CollectionError):
     """The catalog is damaged, or it lost commits that had been acknowledged."""
+
+
+class LogError(RagfmError):
+    """The answer log can't be read or written, or has no such entry."""
 
 
 class DataError(RagfmError):

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from functools import cache, partial
 from typing import TYPE_CHECKING
 
+from ragfm.answer_log import AnswerLog, Circumstances
 from ragfm.errors import CollectionError
 from ragfm.followup import stand_alone
 from ragfm.ground import composed, grounded
@@ -29,7 +30,8 @@ class Rag:
     """Answers questions from a collection's documents.
 
     `reader` is a name or an object, by default that of the settings; `k` is how many passages it is given at most.
-    Other numbers come from the collection's settings. Thread-safe.
+    Other numbers come from the collection's settings. `log` is the answer log, where the settings ask for one.
+    Thread-safe.
     """
 
     def __init__(
@@ -41,10 +43,12 @@ class Rag:
         self.k = settings.k if k is None else k
         self.sampling = Sampling(max_tokens=settings.answer_tokens, adapter=adapter)
         if reader is None or isinstance(reader, str):
-            name = reader or collection.settings.reader
-            self.reader: Reader = load_reader(name, context_tokens=settings.context_tokens)
+            self._reader_name = reader or collection.settings.reader
+            self.reader: Reader = load_reader(self._reader_name, context_tokens=settings.context_tokens)
         else:
+            self._reader_name = type(reader).__name__
             self.reader = reader
+        self.log = AnswerLog.beside(collection.path) if settings.log else None
 
     def ask(
         self, question: str, *, history: Sequence[Message] = (), filter: str | None = None,
@@ -72,7 +76,16 @@ class Rag:
         start = time.monotonic()
         query = stand_alone(question, history, how=self._settings.followup, reader=self.reader)
         pieces, prompt = self._begin(_Asked(question, query, start), history, filter, hits)
+        if self.log:
+            shown, dropped = (prompt.shown, prompt.dropped) if prompt else ((), ())
+            nothing_yet = Answer(question, "", False, (), shown, dropped, Usage(), 0.0, query=query)
+            pieces = self.log.recorded(pieces, self._circumstances(prompt, start), nothing_yet)
         return AnswerStream(pieces, prompt)
+
+    def _circumstances(self, prompt: Prompt | None, start: float) -> Circumstances:
+        return Circumstances(
+            self._reader_name, self.sampling.adapter, self.collection.groups, prompt, start, time.monotonic() - start
+        )
 
     def _begin(
         self, asked: _Asked, history: Sequence[Message], filter: str | None, hits: Sequence[Hit] | None

@@ -42,19 +42,8 @@ def answer_json(answer: Answer) -> dict[str, Any]:
     value = asdict(answer)
     value["answer"] = value.pop("text")
     value["hits"] = [{**hit_json(hit), "n": hit.n} for hit in answer.hits]
-    order = (
-        "question",
-        "query",
-        "answer",
-        "abstained",
-        "citations",
-        "hits",
-        "dropped",
-        "usage",
-        "seconds",
-        "unsupported",
-    )
-    return {key: value[key] for key in order}
+    order = "question query answer abstained citations hits dropped usage seconds unsupported log_id"
+    return {key: value[key] for key in order.split()}
 
 
 def print_report(report: SyncReport) -> None:

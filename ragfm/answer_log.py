@@ -1,0 +1,345 @@
+"""The answer log: each question with its passages, prompt, answer and times, and what the user thought of the answer.
+
+An SQLite file beside the collection, which is not part of it: off by default, and what is deleted from it is gone.
+Several processes may write to it.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import re
+import sqlite3
+import time
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import asdict, dataclass, fields, replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from ragfm.errors import LogError
+
+if TYPE_CHECKING:
+    from ragfm.prompt import Prompt
+    from ragfm.types import Answer
+
+__all__ = ["AnswerLog", "Circumstances", "LogEntry", "Which"]
+
+_log = logging.getLogger(__name__)
+
+SCHEMA = 1
+REDACTED = "[redacted]"
+_WAIT = 5.0  # seconds for another process's write
+_TABLE = """
+CREATE TABLE IF NOT EXISTS entries (
+    id INTEGER PRIMARY KEY AUTOINCREMENT,  -- never given twice
+    at TEXT NOT NULL,                      -- UTC, ISO 8601
+    question TEXT NOT NULL, query TEXT NOT NULL, answer TEXT NOT NULL,
+    abstained INTEGER NOT NULL, finished INTEGER NOT NULL,
+    reader TEXT NOT NULL, adapter TEXT,
+    groups TEXT,                           -- JSON, as all that follow; null is the owner
+    passages TEXT NOT NULL, prompt TEXT NOT NULL, citations TEXT NOT NULL, usage TEXT NOT NULL, seconds TEXT NOT NULL,
+    thumbs TEXT CHECK (thumbs IN ('up', 'down')), correction TEXT
+)
+"""
+_JSON = ("groups", "passages", "prompt", "citations", "usage", "seconds")
+_WORDS = ("question", "query", "answer", "correction", "prompt", "citations", "passages")
+"""The columns that hold words of users and documents."""
+
+
+@dataclass(frozen=True, slots=True)
+class LogEntry:
+    """A question and what became of it.
+
+    `finished`: the reader came to the end, and was not stopped. `groups` are those of a restricted handle, None for the
+    owner's. `passages` are the hits, by address, span, chunk and scores; their words are in the `prompt`. `seconds` has
+    `found`, `first` (piece of text) and `total`.
+    """
+
+    id: int
+    at: str
+    question: str
+    query: str
+    answer: str
+    abstained: bool
+    finished: bool
+    reader: str
+    adapter: str | None
+    groups: list[str] | None
+    passages: list[dict[str, Any]]
+    prompt: list[dict[str, Any]]
+    citations: list[dict[str, Any]]
+    usage: dict[str, int]
+    seconds: dict[str, float]
+    thumbs: Literal["up", "down"] | None
+    correction: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Circumstances:
+    """How a question was answered: `found` is how many seconds the passages took, `start` when that began."""
+
+    reader: str
+    adapter: str | None
+    groups: frozenset[str] | None
+    prompt: Prompt | None
+    start: float
+    found: float
+
+
+@dataclass(frozen=True, slots=True)
+class Which:
+    """Which entries: those that meet all conditions given. `text` may stand in any of their words, in any case."""
+
+    ids: Sequence[int] = ()
+    text: str | None = None
+    older_than: timedelta | None = None
+    thumbs: Literal["up", "down"] | None = None
+
+    def __post_init__(self) -> None:
+        if self.text is not None and not self.text.strip():
+            raise ValueError("the text is empty")
+
+    def where(self) -> tuple[str, list[Any]]:
+        """As SQL and its parameters; `text` is not in it."""
+        conditions, values = ["1"], list[Any]()
+        if self.ids:
+            conditions.append(f"id IN ({', '.join('?' * len(self.ids))})")
+            values += self.ids
+        if self.older_than is not None:
+            conditions.append("at < ?")
+            values.append(_stamp(datetime.now(UTC) - self.older_than))
+        if self.thumbs:
+            conditions.append("thumbs = ?")
+            values.append(self.thumbs)
+        return " AND ".join(conditions), values
+
+
+class AnswerLog:
+    """The log at a path; nothing is read or made before it is used. Thread-safe.
+
+    All methods raise LogError where the file can't be read or written.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+
+    @classmethod
+    def beside(cls, collection: str | Path) -> AnswerLog:
+        """The log of a collection's folder: `.ragfm` has `.ragfm-log.db` beside it."""
+        folder = Path(os.path.abspath(collection))  # noqa: PTH100  without `..`
+        return cls(folder.with_name(f"{folder.name}-log.db"))
+
+    def recorded(
+        self, pieces: Generator[str, None, Answer], how: Circumstances, so_far: Answer
+    ) -> Generator[str, None, Answer]:
+        """The same pieces; the answer is logged when they end, and has its number in the log.
+
+        One that is stopped is logged as far as it came, in place of the text in `so_far`. What goes wrong with the log
+        is a warning, and costs no answer.
+        """
+        said: list[str] = []
+        first: float | None = None
+        try:
+            while True:
+                try:
+                    piece = next(pieces)
+                except StopIteration as end:
+                    answer: Answer = end.value
+                    return replace(answer, log_id=self._try(answer, how, first, finished=True))
+                first = time.monotonic() - how.start if first is None else first
+                said.append(piece)
+                yield piece
+        except BaseException:  # stopped by who reads, by Ctrl-C, or by an error of the reader
+            pieces.close()
+            text, seconds = "".join(said).strip(), round(time.monotonic() - how.start, 3)
+            self._try(replace(so_far, text=text, seconds=seconds), how, first, finished=False)
+            raise
+
+    def _try(self, answer: Answer, how: Circumstances, first: float | None, *, finished: bool) -> int | None:
+        try:
+            return self.add(answer, how, first, finished=finished)
+        except (LogError, KeyboardInterrupt) as error:
+            why = error.message if isinstance(error, LogError) else "interrupted"
+            _log.warning("The answer was not logged: %s", why)
+            return None
+
+    def add(self, answer: Answer, how: Circumstances, first: float | None = None, *, finished: bool = True) -> int:
+        """Log an answer; gives its number."""
+        keys = ("uri", "start", "end", "page", "chunk_id", "n", "score", "scores")
+        seconds = {"found": how.found, "first": first, "total": answer.seconds}
+        row = {
+            "at": _stamp(datetime.now(UTC)),
+            "question": answer.question,
+            "query": answer.query,
+            "answer": answer.text,
+            "abstained": answer.abstained,
+            "finished": finished,
+            "reader": how.reader,
+            "adapter": how.adapter,
+            "groups": None if how.groups is None else sorted(how.groups),
+            "passages": [{key: getattr(hit, key) for key in keys} for hit in answer.hits],
+            "prompt": [asdict(message) for message in how.prompt.messages] if how.prompt else [],
+            "citations": [asdict(citation) for citation in answer.citations],
+            "usage": asdict(answer.usage),
+            "seconds": {key: round(value, 3) for key, value in seconds.items() if value is not None},
+        }
+        names, marks = ", ".join(row), ", ".join(f":{name}" for name in row)
+        with self._writing(create=True) as connection:
+            number = connection.execute(f"INSERT INTO entries ({names}) VALUES ({marks})", _encoded(row)).lastrowid  # noqa: S608
+        assert number is not None
+        return number
+
+    def entries(self, which: Which = Which(), *, limit: int | None = None) -> list[LogEntry]:
+        """Those entries, the newest last; with `limit`, only so many of the newest."""
+        with self._reading() as connection:
+            found = list(_rows(connection, which))
+        return found[-limit:] if limit else found
+
+    def entry(self, number: int) -> LogEntry:
+        """One entry. Raises LogError where there is none of that number."""
+        found = self.entries(Which(ids=[number]))
+        if not found:
+            raise LogError(f"{self.path} has no entry {number}.", "`ragfm log list` shows those that there are.")
+        return found[0]
+
+    def judge(self, number: int, thumbs: Literal["up", "down"], correction: str | None = None) -> None:
+        """Keep what the user thought of an answer, and what would have been right. The last word counts."""
+        self.entry(number)
+        with self._writing() as connection:
+            connection.execute(
+                "UPDATE entries SET thumbs = ?, correction = ? WHERE id = ?", (thumbs, correction, number)
+            )
+
+    def forget(self, which: Which) -> int:
+        """Delete entries, so that nothing of them is left in the file; gives how many."""
+        with self._writing() as connection:
+            numbers = [(entry.id,) for entry in _rows(connection, which)]
+            connection.executemany("DELETE FROM entries WHERE id = ?", numbers)
+        self._clean()
+        return len(numbers)
+
+    def redact(self, which: Which) -> int:
+        """Put `[redacted]` in the place of a text, or without one of all words, and leave the rest; gives how many."""
+        with self._writing() as connection:
+            rows = list(_rows(connection, which))
+            for entry in rows:
+                words = {name: _redacted(getattr(entry, name), which.text) for name in _WORDS}
+                sets = ", ".join(f"{name} = :{name}" for name in words)
+                connection.execute(f"UPDATE entries SET {sets} WHERE id = :id", {**_encoded(words), "id": entry.id})  # noqa: S608
+        self._clean()
+        return len(rows)
+
+    def _clean(self) -> None:
+        """Write the file anew, and empty the log of changes, where old pages would still be read."""
+        with self._connected(create=False) as connection:
+            connection.execute("VACUUM")
+            busy, *_ = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+        if busy:
+            raise LogError(
+                f"It is deleted, but {self.path}-wal still holds it, since another process reads the log.",
+                "Run it again when that has ended.",
+            )
+
+    @contextmanager
+    def _writing(self, *, create: bool = False) -> Iterator[sqlite3.Connection]:
+        with self._connected(create=create) as connection:
+            connection.execute("BEGIN IMMEDIATE")
+            try:
+                yield connection
+            except BaseException:
+                connection.execute("ROLLBACK")
+                raise
+            connection.execute("COMMIT")
+
+    @contextmanager
+    def _reading(self) -> Iterator[sqlite3.Connection]:
+        with self._connected(create=False) as connection:
+            connection.execute("BEGIN")
+            yield connection
+
+    @contextmanager
+    def _connected(self, *, create: bool) -> Iterator[sqlite3.Connection]:
+        """A connection of its own for each use, so that the last to leave folds the log of changes in."""
+        if not create and not self.path.exists():
+            raise LogError(
+                f"There is no answer log at {self.path}.", "`log = true` under `[ask]` in ragfm.toml keeps one."
+            )
+        try:
+            if create and not self.path.exists():
+                os.close(os.open(self.path, os.O_CREAT | os.O_WRONLY, 0o600))  # what people ask is nobody's business
+            with closing(sqlite3.connect(self.path, timeout=_WAIT, isolation_level=None)) as connection:
+                connection.row_factory = sqlite3.Row
+                connection.execute("PRAGMA secure_delete = ON")
+                connection.execute("PRAGMA temp_store = MEMORY")
+                self._prepare(connection)
+                yield connection
+        except (sqlite3.Error, OSError) as error:
+            why = getattr(error, "strerror", None) or error
+            raise LogError(f"The answer log {self.path} can't be used: {why}.", "Mend it, or move it away.") from error
+
+    def _prepare(self, connection: sqlite3.Connection) -> None:
+        (version,) = connection.execute("PRAGMA user_version").fetchone()
+        if version == 0:
+            connection.execute("PRAGMA journal_mode = WAL")
+            connection.execute("BEGIN IMMEDIATE")
+            connection.execute(_TABLE)
+            connection.execute(f"PRAGMA user_version = {SCHEMA}")
+            connection.execute("COMMIT")
+        elif version > SCHEMA:
+            raise LogError(f"{self.path} was written by a newer ragfm: it is of schema {version}.", "Update ragfm.")
+
+
+# --- Inside ------------------------------------------------------------------------------------------------------
+
+
+def _rows(connection: sqlite3.Connection, which: Which) -> Iterator[LogEntry]:
+    condition, values = which.where()
+    for row in connection.execute(f"SELECT * FROM entries WHERE {condition} ORDER BY id", values):  # noqa: S608
+        record = {field.name: row[field.name] for field in fields(LogEntry)}
+        record |= {name: record[name] and json.loads(record[name]) for name in _JSON}
+        entry = LogEntry(**{**record, "abstained": bool(row["abstained"]), "finished": bool(row["finished"])})
+        if which.text is None or _pattern(which.text).search("\n".join(_texts(entry))):
+            yield entry
+
+
+def _texts(value: object) -> Iterator[str]:
+    """All words in an entry's columns."""
+    if isinstance(value, LogEntry):
+        value = [getattr(value, name) for name in _WORDS]
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping):
+        value = [part for key, part in value.items() if key != "role"]
+    if isinstance(value, list):
+        for part in value:
+            yield from _texts(part)
+
+
+def _redacted(value: Any, text: str | None) -> Any:
+    """The value with a text replaced wherever it stands; without one, all but addresses and figures."""
+    if isinstance(value, str):
+        return REDACTED if text is None else _pattern(text).sub(REDACTED, value)
+    if isinstance(value, list):
+        return [_redacted(part, text) for part in value]
+    if isinstance(value, Mapping):
+        kept = ("role", "fault") if text is not None else ("role", "fault", "uri")
+        return {key: part if key in kept else _redacted(part, text) for key, part in value.items()}
+    return value
+
+
+def _pattern(text: str) -> re.Pattern[str]:
+    return re.compile(r"\s+".join(re.escape(word) for word in text.split()), re.IGNORECASE)
+
+
+def _encoded(row: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        name: json.dumps(value, ensure_ascii=False) if name in _JSON and value is not None else value
+        for name, value in row.items()
+    }
+
+
+def _stamp(when: datetime) -> str:
+    return when.isoformat(timespec="milliseconds")
