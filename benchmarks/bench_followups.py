@@ -5,8 +5,8 @@
 The questions of tests/followups, about the handbook that ships with ragfm and a second, invented topic, all in one
 collection. Compared are the question as it stands, the question before and it in one text, and the stand-alone form by
 rules; with --reader that of the bundled reader too. "dev" questions were written with the rules, "held out" before they
-were first run. With --answers, the bundled reader answers from the passages of the rules' form, with the conversation
-or without, given the question in several ways. The last line is the result in JSON.
+were first run. With --answers, the bundled reader answers the held-out ones from the passages of the rules' form, with
+the conversation or without, given the question in several ways. The last line is the result in JSON.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from ragfm.types import Sampling
 
 QUESTIONS = Path(__file__).parents[1] / "tests" / "followups"
 K = 3
+TOKENS = 48  # of an answer
 
 
 def load() -> list[dict[str, Any]]:
@@ -75,33 +76,26 @@ def found(
 
 
 def answered(collection: Collection, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Shares of answers that contain the right one, from the same passages."""
+    """How many answers of follow-ups contain the right one, from the same passages."""
     reader = load_reader("bundled")
-    ways: dict[str, Callable[[dict[str, Any], str], tuple[str, Sequence[Message]]]] = {
-        "question, conversation": lambda row, alone: (row["question"], row["messages"]),
-        "question (stand-alone), conversation": lambda row, alone: (
-            row["question"] if alone == row["question"] else f"{row['question']} ({alone})", row["messages"]),
-        "question, meaning: stand-alone, conversation": lambda row, alone: (
-            row["question"] if alone == row["question"] else f"{row['question']} That is: {alone}", row["messages"]),
-        "stand-alone, conversation": lambda row, alone: (alone, row["messages"]),
-        "question (stand-alone), none": lambda row, alone: (
-            row["question"] if alone == row["question"] else f"{row['question']} ({alone})", ()),
-        "stand-alone, none": lambda row, alone: (alone, ()),
-    }  # fmt: skip
-    right = dict.fromkeys(ways, 0)
-    count = 0
-    for row in rows:
-        if row.get("alone"):
-            continue
-        count += 1
-        alone = stand_alone(row["question"], row["messages"])
+    right: dict[str, int] = {}
+    follow_ups = [row for row in rows if not row.get("alone")]
+    for done, row in enumerate(follow_ups, 1):
+        said, alone, history = row["question"], stand_alone(row["question"], row["messages"]), row["messages"]
+        both = said if alone == said else f"{said} ({alone})"
         hits = collection.search(alone, K)
-        for way, given in ways.items():
-            question, history = given(row, alone)
-            prompt = build_prompt(question, hits, reader, history=history, answer_tokens=64)
-            text = "".join(reader.stream(prompt.messages, Sampling(max_tokens=64)))
-            right[way] += holds(text, row["answers"])
-    return {way: [hit, count] for way, hit in right.items()}
+        for way, question, past in (
+            ("what was said, conversation", said, history),
+            ("both, conversation", both, history),
+            ("stand-alone, conversation", alone, history),
+            ("both, no conversation", both, ()),
+            ("stand-alone, no conversation", alone, ()),
+        ):
+            prompt = build_prompt(question, hits, reader, history=past, answer_tokens=TOKENS)
+            text = "".join(reader.stream(prompt.messages, Sampling(max_tokens=TOKENS)))
+            right[way] = right.get(way, 0) + holds(text, row["answers"])
+        print(f"{done}/{len(follow_ups)}", right, flush=True)
+    return {way: [count, len(follow_ups)] for way, count in right.items()}
 
 
 def main() -> None:
@@ -128,9 +122,9 @@ def main() -> None:
                 figures = "  ".join(f"{what} {n}/{of}" for what, (n, of) in list(value.items())[:-1])
                 print(f"{split:9} {name:15} {figures}", flush=True)
         if options.answers:
-            result["answers"] = answered(collection, rows)
-            print(json.dumps(result["answers"], indent=1))
+            result["answers"] = answered(collection, [row for row in rows if row["split"] == "held out"])
     save(result, "followups")
+    print(json.dumps(result, ensure_ascii=False))
 
 
 if __name__ == "__main__":

@@ -148,17 +148,20 @@ class AnswerLog:
                     piece = next(pieces)
                 except StopIteration as end:
                     answer: Answer = end.value
-                    return replace(answer, log_id=self._try(answer, how, first, finished=True))
+                    return replace(answer, log_id=self.record(answer, how, first, finished=True))
                 first = time.monotonic() - how.start if first is None else first
                 said.append(piece)
                 yield piece
         except BaseException:  # stopped by who reads, by Ctrl-C, or by an error of the reader
             pieces.close()
             text, seconds = "".join(said).strip(), round(time.monotonic() - how.start, 3)
-            self._try(replace(so_far, text=text, seconds=seconds), how, first, finished=False)
+            self.record(replace(so_far, text=text, seconds=seconds), how, first, finished=False)
             raise
 
-    def _try(self, answer: Answer, how: Circumstances, first: float | None, *, finished: bool) -> int | None:
+    def record(
+        self, answer: Answer, how: Circumstances, first: float | None = None, *, finished: bool = True
+    ) -> int | None:
+        """Log an answer, or warn of what goes wrong with that."""
         try:
             return self.add(answer, how, first, finished=finished)
         except (LogError, KeyboardInterrupt) as error:

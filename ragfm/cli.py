@@ -22,7 +22,7 @@ from ragfm.cli_compare import compare_command
 from ragfm.cli_eval import evaluation
 from ragfm.cli_log import log
 from ragfm.cli_models import models
-from ragfm.cli_options import FAILED, FILLED, INTERRUPTED, OK, SOME_FAILED, USAGE, make_rag
+from ragfm.cli_options import FAILED, FILLED, INTERRUPTED, OK, SOME_FAILED, USAGE, make_rag, read_schema
 from ragfm.cli_options import adapter_option as _adapter
 from ragfm.cli_options import filtered as _filter
 from ragfm.cli_options import k_option as _k
@@ -33,9 +33,11 @@ from ragfm.cli_tune import tune
 from ragfm.errors import FilterError, RagfmError
 from ragfm.show import (
     answer_json,
+    extraction_json,
     hit_json,
     indented,
     print_answer,
+    print_extraction,
     print_index,
     print_json,
     print_report,
@@ -200,15 +202,24 @@ def search(collection: str, as_json: bool, query: str, k: int | None, mode: Any,
 @_reader
 @_adapter
 @_filter
+@click.option("--schema", metavar="FILE", type=click.Path(exists=True, dir_okay=False), help="Answer with an object "
+              "that meets this JSON schema.")  # fmt: skip
 @_shared
 def ask(
-    collection: str, as_json: bool, question: str, k: int | None, filter: str | None, reader: str | None,
-    adapter: str | None,
+    collection: str, as_json: bool, question: str, k: int | None, filter: str | None, schema: str | None,
+    reader: str | None, adapter: str | None,
 ) -> int:  # fmt: skip
     """Answer QUESTION from the documents, with citations."""
+    form = read_schema(schema) if schema else None
     with _open(collection) as store, _busy("searching and reading"):
-        answer = make_rag(store, reader, k, adapter).ask(_not_empty(question), filter=filter)
-    if as_json:
+        rag = make_rag(store, reader, k, adapter)
+        if form is not None:
+            extraction = rag.extract(_not_empty(question), form, filter=filter)
+        else:
+            answer = rag.ask(_not_empty(question), filter=filter)
+    if form is not None:
+        print_json(extraction_json(extraction)) if as_json else print_extraction(extraction)
+    elif as_json:
         print_json(answer_json(answer))
     else:
         print_answer(answer)

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 import click
+
+from ragfm.errors import ConfigError
 
 if TYPE_CHECKING:
     from ragfm.collection import Collection
@@ -50,6 +54,17 @@ reader_option = click.option(
 )
 adapter_option = click.option("--adapter", metavar="DIR|none", type=FILLED, help="A LoRA adapter for the reader.")
 k_option = click.option("-k", type=click.IntRange(min=1), metavar="N", help="How many passages.")
+
+
+def read_schema(path: str) -> Mapping[str, Any]:
+    """The JSON schema in a file."""
+    try:
+        schema = json.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{path} can't be read: {error}.", "It has to hold a JSON schema.") from error
+    if not isinstance(schema, dict):
+        raise ConfigError(f"{path} holds no JSON schema, but {type(schema).__name__}.")
+    return schema
 
 
 def make_rag(store: Collection, reader: str | None, k: int | None, adapter: str | None) -> Rag:

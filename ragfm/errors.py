@@ -21,6 +21,7 @@
     │   └── DamagedCollectionError  the catalog is damaged or lost commits
     ├── LogError                    the answer log can't be read or written
     ├── DataError                   the questions or a run of an evaluation can't be read, or don't fit
+    ├── ExtractionError             a structured answer is cut off, or does not meet its schema
     ├── FilterError                 a filter can't be read
     └── TooLongError                a text is longer than a model's window
         └── ContextOverflowError    a prompt leaves no room for an answer
@@ -43,6 +44,7 @@ __all__ = [
     "DataError",
     "EmbedderMismatchError",
     "EmbeddingError",
+    "ExtractionError",
     "FilterError",
     "LogError",
     "MassDeleteError",
@@ -153,6 +155,10 @@ class LogError(RagfmError):
 
 class DataError(RagfmError):
     """The questions or a run of an evaluation can't be read, or don't fit to what they are used with."""
+
+
+class ExtractionError(RagfmError):
+    """A structured answer is cut off, or does not meet its schema."""
 
 
 class FilterError(RagfmError):

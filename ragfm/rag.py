@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from ragfm.answer_log import AnswerLog, Circumstances
 from ragfm.errors import CollectionError
@@ -18,10 +18,15 @@ from ragfm.readers import load_reader
 from ragfm.types import Answer, Sampling, Usage
 
 if TYPE_CHECKING:
+    from pydantic import BaseModel
+
     from ragfm.collection import Collection
+    from ragfm.extract import Extraction
     from ragfm.types import Citation, Dropped, Hit, Message, Reader
 
 __all__ = ["AnswerStream", "Rag"]
+
+Model = TypeVar("Model", bound="BaseModel")
 
 _SPARE = 3  # times as many hits are looked at, since some may say the same
 
@@ -71,43 +76,95 @@ class Rag:
         follow-up is searched for by a form of it that stands alone. Raises FilterError, and TooLongError where the
         question is longer than the embedder's or the reader's window.
         """
-        if not question.strip():
-            raise ValueError("the question is empty")
-        start = time.monotonic()
-        query = stand_alone(question, history, how=self._settings.followup, reader=self.reader)
-        pieces, prompt = self._begin(_Asked(question, query, start), history, filter, hits)
+        asked = self._asked(question, history, filter, hits)
+        pieces, prompt = self._begin(asked)
         if self.log:
             shown, dropped = (prompt.shown, prompt.dropped) if prompt else ((), ())
-            nothing_yet = Answer(question, "", False, (), shown, dropped, Usage(), 0.0, query=query)
-            pieces = self.log.recorded(pieces, self._circumstances(prompt, start), nothing_yet)
+            nothing_yet = Answer(question, "", False, (), shown, dropped, Usage(), 0.0, query=asked.query)
+            pieces = self.log.recorded(pieces, self._circumstances(prompt, asked.start), nothing_yet)
         return AnswerStream(pieces, prompt)
+
+    @overload
+    def extract(
+        self, question: str, schema: type[Model], *, history: Sequence[Message] = (), filter: str | None = None,
+        hits: Sequence[Hit] | None = None,
+    ) -> Extraction[Model]: ...  # fmt: skip
+
+    @overload
+    def extract(
+        self, question: str, schema: Mapping[str, Any], *, history: Sequence[Message] = (), filter: str | None = None,
+        hits: Sequence[Hit] | None = None,
+    ) -> Extraction[dict[str, Any]]: ...  # fmt: skip
+
+    def extract(
+        self, question: str, schema: Any, *, history: Sequence[Message] = (), filter: str | None = None,
+        hits: Sequence[Hit] | None = None,
+    ) -> Extraction[Any]:  # fmt: skip
+        """An object that meets a JSON schema or a pydantic model, from the documents, with citations for each field.
+
+        What stands in no passage is null where the schema allows that, else its field says so. Texts and lists of no
+        given length have at most 200 characters and 10 items. Raises ConfigError and UnsupportedError for a schema or
+        a reader that this can't be done with, ExtractionError where the object is cut off or does not meet the schema,
+        and what `stream` raises.
+        """
+        from ragfm.extract import EXTRACT, Extraction, Field, fill, form_of, validated
+
+        form = form_of(schema)
+        asked = self._asked(question, history, filter, hits)
+        tokens = min(max(self._settings.answer_tokens, form.characters // 2), self.reader.context_tokens // 2)
+        hits, prompt = self._found(asked, tokens=tokens, ask=EXTRACT.format(form=form.words))
+        how = self._circumstances(prompt, asked.start)
+        data, usage, fields = None, Usage(), list[Field]()
+        if prompt and prompt.shown:
+            sampling = replace(self.sampling, max_tokens=tokens)
+            data, fields, usage = fill(form, asked.query, self.reader, prompt, sampling)
+        found = Extraction(
+            question, asked.query, None if data is None else validated(data, form, schema), data, tuple(fields),
+            _numbered(hits, prompt), prompt.dropped if prompt else (), usage, asked.seconds,
+        )  # fmt: skip
+        return replace(found, log_id=self.log.record(found.answer, how)) if self.log else found
 
     def _circumstances(self, prompt: Prompt | None, start: float) -> Circumstances:
         return Circumstances(
             self._reader_name, self.sampling.adapter, self.collection.groups, prompt, start, time.monotonic() - start
         )
 
-    def _begin(
-        self, asked: _Asked, history: Sequence[Message], filter: str | None, hits: Sequence[Hit] | None
-    ) -> tuple[Generator[str, None, Answer], Prompt | None]:
-        """Find the passages; gives the answer's pieces, and the prompt that they come from."""
-        hits, chosen, twice = (hits, hits, []) if hits is not None else self._search(asked.query, filter)
+    def _asked(
+        self, question: str, history: Sequence[Message], filter: str | None, hits: Sequence[Hit] | None
+    ) -> _Asked:  # fmt: skip
+        if not question.strip():
+            raise ValueError("the question is empty")
+        start = time.monotonic()
+        query = stand_alone(question, history, how=self._settings.followup, reader=self.reader)
+        return _Asked(question, query, start, history, filter, hits)
+
+    def _begin(self, asked: _Asked) -> tuple[Generator[str, None, Answer], Prompt | None]:
+        """The answer's pieces, and the prompt that they come from."""
         only = self._settings.mode != "open"
+        hits, prompt = self._found(asked, tokens=self.sampling.max_tokens or 1, only=only)
+        if not prompt or (only and not prompt.shown):  # without a passage the reader would answer from memory
+            return _abstain(asked, hits, prompt.dropped if prompt else ()), prompt
+        return self._generate(asked, hits, prompt), prompt
+
+    def _found(
+        self, asked: _Asked, *, tokens: int, only: bool = True, ask: str | None = None
+    ) -> tuple[Sequence[Hit], Prompt | None]:
+        """The hits, and the prompt that asks for an answer from them, with so many tokens left for it."""
+        given = asked.hits
+        hits, chosen, twice = (given, given, []) if given is not None else self._search(asked.query, asked.filter)
         if not hits and only:
-            return _abstain(asked), None
+            return hits, None
         prompt = build_prompt(
             asked.in_prompt,
             chosen,
             self.reader,
-            history=history,
-            answer_tokens=self.sampling.max_tokens or 1,
+            history=asked.history,
+            answer_tokens=tokens,
             arrange=self._arrangement(),
             only=only,
+            ask=ask,
         )
-        prompt = replace(prompt, dropped=(*twice, *prompt.dropped))
-        if not prompt.shown and only:  # without a passage the reader would answer from memory
-            return _abstain(asked, hits, prompt.dropped), prompt
-        return self._generate(asked, hits, prompt), prompt
+        return hits, replace(prompt, dropped=(*twice, *prompt.dropped))
 
     def _search(self, query: str, filter: str | None) -> tuple[Sequence[Hit], Sequence[Hit], list[Dropped]]:
         """The hits, best first; those to answer from; and the others, which only say again what a better one says."""
@@ -149,7 +206,7 @@ class Rag:
             text=text,
             abstained=abstained,
             citations=citations,
-            hits=tuple(replace(hit, n=_number(hit, prompt)) for hit in hits),
+            hits=_numbered(hits, prompt),
             dropped=prompt.dropped,
             usage=stream.usage,
             seconds=asked.seconds,
@@ -171,11 +228,14 @@ class Rag:
 
 @dataclass(frozen=True, slots=True)
 class _Asked:
-    """What the user said, the form of it that stands alone, and when that was."""
+    """What the user said, the form of it that stands alone, when that was, and what there is to answer from."""
 
     question: str
     query: str
     start: float
+    history: Sequence[Message]
+    filter: str | None
+    hits: Sequence[Hit] | None
 
     @property
     def in_prompt(self) -> str:
@@ -218,9 +278,15 @@ class AnswerStream(Iterator[str]):
         self._pieces.close()
 
 
-def _number(hit: Hit, prompt: Prompt) -> int | None:
-    """The passage that a hit is shown in, alone or with its neighbours."""
-    return next((p.n for p in prompt.shown if p.uri == hit.uri and p.start <= hit.start and hit.end <= p.end), None)
+def _numbered(hits: Sequence[Hit], prompt: Prompt | None) -> tuple[Hit, ...]:
+    """The hits, each with the number of the passage that it is shown in, alone or with its neighbours."""
+    shown = prompt.shown if prompt else ()
+    return tuple(
+        replace(
+            hit, n=next((p.n for p in shown if p.uri == hit.uri and p.start <= hit.start and hit.end <= p.end), None)
+        )
+        for hit in hits
+    )
 
 
 def _abstain(
