@@ -77,7 +77,7 @@ def found(
 
 def answered(collection: Collection, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """How many answers of follow-ups contain the right one, from the same passages."""
-    reader = load_reader("bundled")
+    reader = load_reader("bundled", threads=1)  # two wait for each other where the machine is busy
     right: dict[str, int] = {}
     follow_ups = [row for row in rows if not row.get("alone")]
     for done, row in enumerate(follow_ups, 1):

@@ -174,6 +174,14 @@ def test_a_full_disk_costs_the_entry_and_not_the_answer(
     assert all(entry.question for entry in rag.log.entries())  # type: ignore[union-attr]
 
 
+def test_what_no_database_takes_costs_no_answer(collection: Collection, caplog: pytest.LogCaptureFixture) -> None:
+    rag = Rag(collection, reader=ScriptedReader(["28 \udce9 days."]))
+    assert rag.ask("How much leave?").log_id == 1
+    assert rag.log.entry(1).answer.startswith("28 ? days")  # type: ignore[union-attr]
+    assert rag.log.record(replace(NOTHING, abstained=2**70), HOW) is None  # type: ignore[arg-type, union-attr]
+    assert "not logged: OverflowError" in caplog.text
+
+
 @pytest.mark.parametrize("spoil", ["folder", "damage", "newer"])
 def test_a_log_that_cannot_be_used_is_said_so(log: AnswerLog, spoil: str) -> None:
     if spoil == "folder":

@@ -6,31 +6,29 @@ Several processes may write to it.
 
 from __future__ import annotations
 
-import json
 import logging
 import os
-import re
 import sqlite3
 import time
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator
 from contextlib import closing, contextmanager
-from dataclasses import asdict, dataclass, fields, replace
-from datetime import UTC, datetime, timedelta
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
+from ragfm.answer_log.entries import REDACTED, WORDS, LogEntry, Which, encoded, redacted, rows, stamp
 from ragfm.errors import LogError
 
 if TYPE_CHECKING:
     from ragfm.prompt import Prompt
     from ragfm.types import Answer
 
-__all__ = ["AnswerLog", "Circumstances", "LogEntry", "Which"]
+__all__ = ["REDACTED", "AnswerLog", "Circumstances", "LogEntry", "Which"]
 
 _log = logging.getLogger(__name__)
 
 SCHEMA = 1
-REDACTED = "[redacted]"
 _WAIT = 5.0  # seconds for another process's write
 _TABLE = """
 CREATE TABLE IF NOT EXISTS entries (
@@ -44,37 +42,6 @@ CREATE TABLE IF NOT EXISTS entries (
     thumbs TEXT CHECK (thumbs IN ('up', 'down')), correction TEXT
 )
 """
-_JSON = ("groups", "passages", "prompt", "citations", "usage", "seconds")
-_WORDS = ("question", "query", "answer", "correction", "prompt", "citations", "passages")
-"""The columns that hold words of users and documents."""
-
-
-@dataclass(frozen=True, slots=True)
-class LogEntry:
-    """A question and what became of it.
-
-    `finished`: the reader came to the end, and was not stopped. `groups` are those of a restricted handle, None for the
-    owner's. `passages` are the hits, by address, span, chunk and scores; their words are in the `prompt`. `seconds` has
-    `found`, `first` (piece of text) and `total`.
-    """
-
-    id: int
-    at: str
-    question: str
-    query: str
-    answer: str
-    abstained: bool
-    finished: bool
-    reader: str
-    adapter: str | None
-    groups: list[str] | None
-    passages: list[dict[str, Any]]
-    prompt: list[dict[str, Any]]
-    citations: list[dict[str, Any]]
-    usage: dict[str, int]
-    seconds: dict[str, float]
-    thumbs: Literal["up", "down"] | None
-    correction: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,34 +54,6 @@ class Circumstances:
     prompt: Prompt | None
     start: float
     found: float
-
-
-@dataclass(frozen=True, slots=True)
-class Which:
-    """Which entries: those that meet all conditions given. `text` may stand in any of their words, in any case."""
-
-    ids: Sequence[int] = ()
-    text: str | None = None
-    older_than: timedelta | None = None
-    thumbs: Literal["up", "down"] | None = None
-
-    def __post_init__(self) -> None:
-        if self.text is not None and not self.text.strip():
-            raise ValueError("the text is empty")
-
-    def where(self) -> tuple[str, list[Any]]:
-        """As SQL and its parameters; `text` is not in it."""
-        conditions, values = ["1"], list[Any]()
-        if self.ids:
-            conditions.append(f"id IN ({', '.join('?' * len(self.ids))})")
-            values += self.ids
-        if self.older_than is not None:
-            conditions.append("at < ?")
-            values.append(_stamp(datetime.now(UTC) - self.older_than))
-        if self.thumbs:
-            conditions.append("thumbs = ?")
-            values.append(self.thumbs)
-        return " AND ".join(conditions), values
 
 
 class AnswerLog:
@@ -164,17 +103,19 @@ class AnswerLog:
         """Log an answer, or warn of what goes wrong with that."""
         try:
             return self.add(answer, how, first, finished=finished)
-        except (LogError, KeyboardInterrupt) as error:
-            why = error.message if isinstance(error, LogError) else "interrupted"
-            _log.warning("The answer was not logged: %s", why)
-            return None
+        except KeyboardInterrupt:
+            why = "interrupted"
+        except Exception as error:  # whatever it is, it must not cost the answer
+            why = error.message if isinstance(error, LogError) else f"{type(error).__name__}: {error}"
+        _log.warning("The answer was not logged: %s", why)
+        return None
 
     def add(self, answer: Answer, how: Circumstances, first: float | None = None, *, finished: bool = True) -> int:
         """Log an answer; gives its number."""
         keys = ("uri", "start", "end", "page", "chunk_id", "n", "score", "scores")
         seconds = {"found": how.found, "first": first, "total": answer.seconds}
         row = {
-            "at": _stamp(datetime.now(UTC)),
+            "at": stamp(datetime.now(UTC)),
             "question": answer.question,
             "query": answer.query,
             "answer": answer.text,
@@ -191,14 +132,14 @@ class AnswerLog:
         }
         names, marks = ", ".join(row), ", ".join(f":{name}" for name in row)
         with self._writing(create=True) as connection:
-            number = connection.execute(f"INSERT INTO entries ({names}) VALUES ({marks})", _encoded(row)).lastrowid  # noqa: S608
+            number = connection.execute(f"INSERT INTO entries ({names}) VALUES ({marks})", encoded(row)).lastrowid  # noqa: S608
         assert number is not None
         return number
 
     def entries(self, which: Which = Which(), *, limit: int | None = None) -> list[LogEntry]:
         """Those entries, the newest last; with `limit`, only so many of the newest."""
         with self._reading() as connection:
-            found = list(_rows(connection, which))
+            found = list(rows(connection, which))
         return found[-limit:] if limit else found
 
     def entry(self, number: int) -> LogEntry:
@@ -219,7 +160,7 @@ class AnswerLog:
     def forget(self, which: Which) -> int:
         """Delete entries, so that nothing of them is left in the file; gives how many."""
         with self._writing() as connection:
-            numbers = [(entry.id,) for entry in _rows(connection, which)]
+            numbers = [(entry.id,) for entry in rows(connection, which)]
             connection.executemany("DELETE FROM entries WHERE id = ?", numbers)
         self._clean()
         return len(numbers)
@@ -227,13 +168,13 @@ class AnswerLog:
     def redact(self, which: Which) -> int:
         """Put `[redacted]` in the place of a text, or without one of all words, and leave the rest; gives how many."""
         with self._writing() as connection:
-            rows = list(_rows(connection, which))
-            for entry in rows:
-                words = {name: _redacted(getattr(entry, name), which.text) for name in _WORDS}
+            found = list(rows(connection, which))
+            for entry in found:
+                words = {name: redacted(getattr(entry, name), which.text) for name in WORDS}
                 sets = ", ".join(f"{name} = :{name}" for name in words)
-                connection.execute(f"UPDATE entries SET {sets} WHERE id = :id", {**_encoded(words), "id": entry.id})  # noqa: S608
+                connection.execute(f"UPDATE entries SET {sets} WHERE id = :id", {**encoded(words), "id": entry.id})  # noqa: S608
         self._clean()
-        return len(rows)
+        return len(found)
 
     def _clean(self) -> None:
         """Write the file anew, and empty the log of changes, where old pages would still be read."""
@@ -293,56 +234,3 @@ class AnswerLog:
             connection.execute("COMMIT")
         elif version > SCHEMA:
             raise LogError(f"{self.path} was written by a newer ragfm: it is of schema {version}.", "Update ragfm.")
-
-
-# --- Inside ------------------------------------------------------------------------------------------------------
-
-
-def _rows(connection: sqlite3.Connection, which: Which) -> Iterator[LogEntry]:
-    condition, values = which.where()
-    for row in connection.execute(f"SELECT * FROM entries WHERE {condition} ORDER BY id", values):  # noqa: S608
-        record = {field.name: row[field.name] for field in fields(LogEntry)}
-        record |= {name: record[name] and json.loads(record[name]) for name in _JSON}
-        entry = LogEntry(**{**record, "abstained": bool(row["abstained"]), "finished": bool(row["finished"])})
-        if which.text is None or _pattern(which.text).search("\n".join(_texts(entry))):
-            yield entry
-
-
-def _texts(value: object) -> Iterator[str]:
-    """All words in an entry's columns."""
-    if isinstance(value, LogEntry):
-        value = [getattr(value, name) for name in _WORDS]
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, Mapping):
-        value = [part for key, part in value.items() if key != "role"]
-    if isinstance(value, list):
-        for part in value:
-            yield from _texts(part)
-
-
-def _redacted(value: Any, text: str | None) -> Any:
-    """The value with a text replaced wherever it stands; without one, all but addresses and figures."""
-    if isinstance(value, str):
-        return REDACTED if text is None else _pattern(text).sub(REDACTED, value)
-    if isinstance(value, list):
-        return [_redacted(part, text) for part in value]
-    if isinstance(value, Mapping):
-        kept = ("role", "fault") if text is not None else ("role", "fault", "uri")
-        return {key: part if key in kept else _redacted(part, text) for key, part in value.items()}
-    return value
-
-
-def _pattern(text: str) -> re.Pattern[str]:
-    return re.compile(r"\s+".join(re.escape(word) for word in text.split()), re.IGNORECASE)
-
-
-def _encoded(row: Mapping[str, Any]) -> dict[str, Any]:
-    return {
-        name: json.dumps(value, ensure_ascii=False) if name in _JSON and value is not None else value
-        for name, value in row.items()
-    }
-
-
-def _stamp(when: datetime) -> str:
-    return when.isoformat(timespec="milliseconds")
