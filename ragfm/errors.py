@@ -19,7 +19,9 @@
     │   ├── CollectionReadOnlyError the collection's folder can't be written
     │   ├── EmbedderMismatchError   the collection was made with another embedder
     │   └── DamagedCollectionError  the catalog is damaged or lost commits
+    ├── LogError                    the answer log can't be read or written
     ├── DataError                   the questions or a run of an evaluation can't be read, or don't fit
+    ├── ExtractionError             a structured answer is cut off, or does not meet its schema
     ├── FilterError                 a filter can't be read
     └── TooLongError                a text is longer than a model's window
         └── ContextOverflowError    a prompt leaves no room for an answer
@@ -42,7 +44,9 @@ __all__ = [
     "DataError",
     "EmbedderMismatchError",
     "EmbeddingError",
+    "ExtractionError",
     "FilterError",
+    "LogError",
     "MassDeleteError",
     "MissingExtraError",
     "ModelNotFoundError",
@@ -145,8 +149,16 @@ class DamagedCollectionError(CollectionError):
     """The catalog is damaged, or it lost commits that had been acknowledged."""
 
 
+class LogError(RagfmError):
+    """The answer log can't be read or written, or has no such entry."""
+
+
 class DataError(RagfmError):
     """The questions or a run of an evaluation can't be read, or don't fit to what they are used with."""
+
+
+class ExtractionError(RagfmError):
+    """A structured answer is cut off, or does not meet its schema."""
 
 
 class FilterError(RagfmError):
