@@ -12,6 +12,7 @@ from __future__ import annotations
 import logging
 import os
 import threading
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ __all__ = [
     "after_c",
     "check_gguf",
     "free",
+    "free_with",
     "last_error",
     "llama_cpp",
     "load_model",
@@ -64,6 +66,19 @@ def free(model: Any, context: Any) -> None:
     """Give the memory of a model and its context back."""
     llama_cpp.llama_free(context)
     llama_cpp.llama_model_free(model)
+
+
+def free_with(owner: object, function: Any, handle: Any) -> None:
+    """Call `function(handle)` when `owner` is gone: not at exit, and not in a forked process.
+
+    At either, another thread may have been using it; the memory goes with the process.
+    """
+    weakref.finalize(owner, _free_here, os.getpid(), function, handle).atexit = False
+
+
+def _free_here(process: int, function: Any, handle: Any) -> None:
+    if os.getpid() == process:
+        function(handle)
 
 
 def physical_cores() -> int:
