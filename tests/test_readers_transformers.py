@@ -59,7 +59,7 @@ def test_both_readers_see_the_same_tokens(
     reader: TransformersReader, llama: LlamaCppReader, messages: list[Message]
 ) -> None:
     tokens = reader._model.tokenize(messages)
-    assert tokens == llama._model.tokenize(messages)
+    assert tokens == llama._engine.model.prompt(messages)
     turns = [{"role": message.role, "content": message.content} for message in messages]
     theirs = reader._model._tokenizer.apply_chat_template(turns, add_generation_prompt=True, return_dict=False)
     assert tokens == theirs

@@ -140,11 +140,15 @@ class Context:
 
 
 def _for_slots(state: bytes, slot: int, before: int, after: int) -> bytes:
-    """A slot's state for a context of another number of slots.
+    """A slot's state for a context of another number of slots; empty where it is not as expected.
 
-    It begins with their number, and has a count of tokens for each of them, which is 0 for all but one. llama.cpp
-    checks what it reads, and refuses the state of a model whose memory is of several kinds.
+    Behind 8 bytes that identify it are the number of slots, and for each of them a count of tokens, which is 0 for all
+    but one, and what is held. llama.cpp checks what it reads. Models with memory of several kinds have other states.
     """
-    number = 4  # bytes
-    body = state[number * (1 + slot) : len(state) - number * (before - 1 - slot)]
-    return struct.pack("=I", after) + bytes(number * slot) + body + bytes(number * (after - 1 - slot))
+    number = struct.Struct("=I")
+    first, last = state[:8], number.size * (before - 1 - slot)
+    head = number.pack(before) + bytes(number.size * slot)
+    if state[8 : 8 + len(head)] != head or any(state[len(state) - last :]):
+        return b""
+    body = state[8 + len(head) : len(state) - last]
+    return first + number.pack(after) + bytes(number.size * slot) + body + bytes(number.size * (after - 1 - slot))
