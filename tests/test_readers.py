@@ -278,7 +278,7 @@ def test_files_that_are_no_models(tmp_path: Path) -> None:
     with pytest.raises(DamagedModelError, match=r"model.gguf is not a GGUF"):
         load_reader(str(damaged))
     damaged.write_bytes(find_model("bundled", "reader").read_bytes()[:2_000_000])
-    with pytest.raises(DamagedModelError, match=r"can't load .*model.gguf"):
+    with pytest.raises(DamagedModelError, match=r"model.gguf is damaged: its tensors end at"):
         _ = load_reader(str(damaged)).context_tokens
     with pytest.raises(UnsupportedError, match="folder"):
         LlamaCppReader(str(find_model("bundled", "embedder")))

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Literal
 
 from ragfm.errors import UnsupportedError
-from ragfm.llama import check_gguf, physical_cores
+from ragfm.gguf_file import check_gguf, read_header
+from ragfm.llama import physical_cores
 from ragfm.models import find_model
 from ragfm.readers import completion_room, speak
 from ragfm.readers.batching import Batcher
@@ -117,7 +118,7 @@ def _adapter(sampling: Sampling) -> str | None:
     if not sampling.adapter:
         return None
     path = Path(sampling.adapter).expanduser()
-    check_gguf(path)
+    read_header(path)
     return str(path.resolve())
 
 
