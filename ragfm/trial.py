@@ -9,11 +9,10 @@ from __future__ import annotations
 import logging
 import subprocess
 import sys
-from hashlib import blake2b
 from importlib.metadata import version
 from pathlib import Path
 
-from ragfm.cache import cache_folder
+from ragfm.cache import cache_folder, file_identity
 from ragfm.errors import DamagedModelError
 from ragfm.gguf_file import read_header
 
@@ -75,11 +74,7 @@ def try_loading(path: Path) -> None:
 
 def _mark(path: Path) -> Path:
     """The file that says that the trial went well."""
-    found = path.resolve()
-    about = found.stat()
-    identity = (str(found), about.st_size, about.st_mtime_ns, version("llama-cpp-python"))
-    name = blake2b(repr(identity).encode(), digest_size=16).hexdigest()
-    return cache_folder() / "tried" / name
+    return cache_folder() / "tried" / file_identity(path, version("llama-cpp-python"))
 
 
 def _why(done: subprocess.CompletedProcess[bytes]) -> str:

@@ -17,6 +17,7 @@ from ragfm.models import find_model
 from ragfm.readers import completion_room, speak
 from ragfm.readers.batching import Batcher
 from ragfm.readers.llama_model import LlamaModel
+from ragfm.readers.optimize import optimized
 from ragfm.readers.request import Request
 from ragfm.readers.sampler import Sampler
 from ragfm.types import Message, Sampling, Stream, Usage
@@ -94,7 +95,7 @@ class LlamaCppReader:
     def _engine(self) -> _Engine:
         with self._loading:
             if self._loaded is None:
-                model = LlamaModel(self._path)
+                model = LlamaModel(optimized(self._path) or self._path)
                 window = min(self._asked_tokens, model.trained_tokens)
                 batcher = Batcher(model, window=window, slots=self._slots, waiting=self._waiting, threads=self._threads)
                 self._loaded = _Engine(model, batcher, window)

@@ -19,8 +19,7 @@ __all__ = ["BLOCK", "LlamaModel"]
 BLOCK = 128
 """Tokens of a prompt that are evaluated at once, so that others wait for no more."""
 _ALIKE = frozenset(
-    getattr(llama_cpp, f"LLAMA_FTYPE_{name}")
-    for name in ("ALL_F32", "MOSTLY_F16", "MOSTLY_Q4_0", "MOSTLY_Q4_1", "MOSTLY_Q8_0")
+    getattr(llama_cpp, f"LLAMA_FTYPE_{name}") for name in ("MOSTLY_F16", "MOSTLY_Q4_0", "MOSTLY_Q4_1", "MOSTLY_Q8_0")
 )
 """Kinds of weights with which a token of a prompt gets the same values in a block of any size, to the bit. Others may
 have several ways to multiply, by the size of the block: there, only whole blocks are used again."""
@@ -56,10 +55,13 @@ class LlamaModel:
     def tokens(self, text: str, *, special: bool) -> list[int]:
         """The tokens of a text; with `special`, the names of control tokens in it are these tokens."""
         data = text.encode()
-        size = len(data) + 8  # a token has one byte at least
-        tokens = (llama_cpp.llama_token * size)()
-        count = llama_cpp.llama_tokenize(self.vocab, data, len(data), tokens, size, False, special)
-        return list(tokens[:count])
+        size = len(data) + 8  # mostly a token has a byte at least; llama.cpp says where there are more
+        while True:
+            tokens = (llama_cpp.llama_token * size)()
+            count = llama_cpp.llama_tokenize(self.vocab, data, len(data), tokens, size, False, special)
+            if count >= 0:
+                return list(tokens[:count])
+            size = -count
 
     def piece(self, token: int) -> bytes:
         """The bytes of a token, which may be part of a character."""
