@@ -86,7 +86,7 @@ def test_the_optimised_form_is_used_and_said(tmp_path: Path, cache: Path, monkey
     assert [name for name, row in rows.items() if row["chosen"]] == ["Q8_0"]
     assert 0.8 < rows["Q8_0"]["agreement"] <= 1.0
     assert 200 < rows["as it is"]["perplexity"] < 600  # random weights over 259 tokens
-    assert rows["Q4_0"]["megabytes"] < rows["Q8_0"]["megabytes"] < rows["as it is"]["megabytes"]
+    assert rows["Q8_0"]["megabytes"] < rows["as it is"]["megabytes"]
 
     about = json.loads(run("info", str(tiny), "--json"))
     assert about["form_in_use"] == "Q8_0"
