@@ -11,10 +11,12 @@ import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 import llama_cpp
 import numpy as np
 import pytest
+from tiny_gguf import write_lora, write_tiny
 
 from ragfm.errors import ContextOverflowError, DamagedModelError, RagfmError, ReaderBusyError
 from ragfm.readers.context import Context, Row
@@ -338,12 +340,39 @@ def test_the_thread_ends_with_the_reader() -> None:
     assert not thread.is_alive()
 
 
-def test_a_damaged_adapter_harms_nobody_else(reader: LlamaCppReader, tmp_path: object) -> None:
-    path = tmp_path / "adapter.gguf"  # type: ignore[operator]
-    path.write_bytes(b"GGUF" + bytes(100))
+# --- Adapters ----------------------------------------------------------------------------------------------------
+
+
+def test_requests_with_several_adapters_take_turns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    tiny = write_tiny(tmp_path / "tiny.gguf")
+    adapters = [None, *(str(write_lora(tmp_path / f"{n}.gguf", layer=1, size=64, seed=n)) for n in range(2))]
+    reader = LlamaCppReader(str(tiny), threads=1, context_tokens=256)
+    answers = ["Yes", "No, never"]
+    alone = [reader.score(QUESTIONS[2], answers, adapter=adapter) for adapter in adapters]
+    assert abs(alone[1][0] - alone[0][0]) > 0.01 < abs(alone[2][0] - alone[1][0])
+    used: list[str | None] = []
+    use = Context.use
+    monkeypatch.setattr(Context, "use", lambda self, adapter: (used.append(adapter), use(self, adapter)))
+    streams = [reader.stream(QUESTIONS[2], Sampling(max_tokens=60, adapter=adapter)) for adapter in adapters]
+    beside = [reader.score(QUESTIONS[2], answers, adapter=adapter) for adapter in adapters]
+    for scores, expected in zip(beside, alone, strict=True):
+        assert scores == pytest.approx(expected, abs=1e-3)
+    for stream in streams:
+        text(stream)
+    switches = sum(before != after for before, after in itertools.pairwise(used))
+    assert switches < len(used) / 4  # to switch costs time
+    assert used.index(adapters[2]) < 4 * 8  # and nobody waits until another one has ended
+
+
+def test_a_damaged_adapter_harms_nobody_else(reader: LlamaCppReader, tmp_path: Path) -> None:
+    path = write_lora(tmp_path / "adapter.gguf", layer=1, size=64)  # of another model
     alone = text(reader.stream(QUESTIONS[0], HOW[0]))
     good = reader.stream(QUESTIONS[0], HOW[0])
     bad = reader.stream(QUESTIONS[0], Sampling(adapter=str(path)))
-    with pytest.raises(DamagedModelError):
+    with pytest.raises(DamagedModelError, match=r"adapter.gguf is no LoRA adapter"):
         text(bad)
     assert text(good) == alone
+    path.write_bytes(path.read_bytes()[:300])
+    with pytest.raises(DamagedModelError, match=r"adapter.gguf is damaged"):
+        reader.stream(QUESTIONS[0], Sampling(adapter=str(path)))

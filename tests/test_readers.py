@@ -9,8 +9,8 @@ from itertools import product
 from pathlib import Path
 
 import llama_cpp
-import numpy as np
 import pytest
+from tiny_gguf import write_lora
 
 from ragfm.errors import (
     ConfigError,
@@ -296,21 +296,7 @@ def test_a_template_may_be_absent_or_refuse(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def lora(path: Path, architecture: str = "llama") -> str:
-    """A LoRA adapter of rank 1 on one layer, strong enough to change the text."""
-    from gguf import GGUFWriter
-
-    writer = GGUFWriter(path, architecture)
-    writer.add_string("general.type", "adapter")
-    writer.add_string("adapter.type", "lora")
-    writer.add_float32("adapter.lora.alpha", 1.0)
-    chance = np.random.default_rng(0)
-    for name, shape in [("lora_a", (1, 576)), ("lora_b", (576, 1))]:
-        writer.add_tensor(f"blk.20.attn_output.weight.{name}", chance.standard_normal(shape, dtype=np.float32) * 3)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
-    return str(path)
+    return str(write_lora(path, layer=20, size=576, architecture=architecture))
 
 
 @pytest.mark.slow

@@ -53,6 +53,25 @@ def write_tiny(path: Path, *, embedding: int = 64, layers: int = 2) -> Path:
     return path
 
 
+def write_lora(path: Path, *, layer: int, size: int, seed: int = 0, architecture: str = "llama") -> Path:
+    """A LoRA adapter of rank 1 on one layer, strong enough to change the text."""
+    from gguf import GGUFWriter
+
+    writer = GGUFWriter(path, architecture)
+    writer.add_string("general.type", "adapter")
+    writer.add_string("adapter.type", "lora")
+    writer.add_float32("adapter.lora.alpha", 1.0)
+    chance = np.random.default_rng(seed)
+    for name, shape in [("lora_a", (1, size)), ("lora_b", (size, 1))]:
+        values = chance.standard_normal(shape, dtype=np.float32) * 3
+        writer.add_tensor(f"blk.{layer}.attn_output.weight.{name}", values)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path
+
+
 def damage(data: bytes, seed: int) -> bytes:
     """The same file with bits turned, a page of zeros or noise, a large number, or an end that is missing."""
     chance = random.Random(seed)
