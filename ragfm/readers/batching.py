@@ -13,6 +13,7 @@ import threading
 import weakref
 from collections import deque
 from collections.abc import Sequence
+from contextlib import suppress
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING
 
@@ -53,7 +54,7 @@ class Batcher:
             if self._loop.unfinished >= self._most:
                 raise ReaderBusyError(self._said, "Ask again later, or load it with more slots or a longer queue.")
             self._loop.put(request)
-            if self._loop.thread is None:
+            if self._loop.thread is None or not self._loop.thread.is_alive():
                 self._loop.thread = threading.Thread(target=self._loop.run, name="ragfm-reader", daemon=True)
                 _loops.add(self._loop)
                 self._loop.thread.start()
@@ -153,7 +154,7 @@ class _Loop:
         """Make slots for those who wait, at least twice as many as there are, up to the limit."""
         have, busy = len(self._slots), len(self._busy())
         wanted = min(self._most_slots, max(2 * have, busy + len(self._waiting)))
-        if wanted <= have or (busy and not self._movable):
+        if wanted <= have or (busy and not self._movable) or (self._context and not self._context.settled):
             return
         try:
             if self._context is None:
@@ -282,6 +283,10 @@ class _Loop:
 
     def _fail_all(self, error: Exception) -> None:
         """Nobody waits for what does not come, and the next request finds a new context."""
+        with suppress(Empty):
+            while request := self._inbox.get(block=False):
+                self._waiting.append(request)
+            self.close()  # that was its message
         requests = [slot.request for slot in self._busy() if slot.request] + list(self._waiting)
         self._waiting.clear()
         self._context, self._slots = None, []

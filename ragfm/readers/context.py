@@ -65,6 +65,8 @@ class Context:
         free_with(self, llama_cpp.llama_batch_free, self._batch)
         self._logits = ctypes.c_float * model.vocab_size
         self._adapter: str | None = None
+        self.settled = True
+        """Whether what was copied is there: that is done with the next evaluation."""
 
     def evaluate(self, rows: Sequence[Row]) -> list[Logits]:
         """The logits of the rows in which they are wanted, in order; valid until the next call.
@@ -80,6 +82,7 @@ class Context:
         batch.n_tokens = len(asked)
         if code := llama_cpp.llama_decode(self._context, batch):
             raise RagfmError(f"llama.cpp failed to evaluate {len(rows)} tokens (code {code}): {last_error()}")
+        self.settled = True
         for bridge in bridges:
             llama_cpp.llama_memory_seq_rm(self._memory, bridge.slot, bridge.place, -1)
         return [self._logits_at(at) for at, row in enumerate(asked) if row.wanted]
@@ -94,6 +97,7 @@ class Context:
     def copy(self, source: int, target: int) -> None:
         """Let a slot hold what another one does."""
         llama_cpp.llama_memory_seq_cp(self._memory, source, target, -1, -1)
+        self.settled = False
 
     def use(self, adapter: str | None) -> None:
         """Evaluate with a LoRA adapter from now on, or with none. Raises DamagedModelError for one that is none."""
