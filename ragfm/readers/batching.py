@@ -32,7 +32,7 @@ __all__ = ["Batcher"]
 
 TURNS = 8
 """Turns that the requests with one adapter have before those with another: to switch costs time."""
-_EXIT_SECONDS = 10.0
+_EXIT_SECONDS = 60.0
 """How long the end of the program waits for what is being evaluated."""
 
 _log = logging.getLogger(__name__)
