@@ -59,7 +59,7 @@ def choose(slots: Sequence[Slot], request: Request, granule: int) -> Place | Non
         return None
     best = max(slots, key=lambda slot: slot.shared(request, granule))
     keep = best.shared(request, granule)
-    if any(_will_share(slot, request, granule) >= keep + BLOCK for slot in slots if slot.reading):
+    if max((_will_share(slot, request, granule) for slot in slots if slot.reading), default=0) >= max(keep + 1, BLOCK):
         return None
     oldest = min(idle, key=lambda slot: (bool(slot.held), slot.used))
     if best.request is None and 2 * keep >= len(best.held) > 0:
