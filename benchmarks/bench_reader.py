@@ -1,6 +1,6 @@
 """The llama.cpp reader beside llama-cpp-python's high-level API and server: the same file, prompts and threads.
 
-    python benchmarks/bench_reader.py [--rounds 3] [--threads N] [--soak SECONDS] [--no-server]
+    python benchmarks/bench_reader.py [--rounds 3] [--only PART …] [--threads N] [--soak SECONDS] [--no-server]
 
 together   eight prompts over passages of SQuAD, each from another article: tokens/s of all their answers, asked at
            once, asked one after the other, and asked at once of `python -m llama_cpp.server`
@@ -42,13 +42,13 @@ from ragfm.readers.llama_cpp import LlamaCppReader
 from ragfm.readers.llama_model import BLOCK
 from ragfm.types import Message, Sampling
 
-TOKENS = 64
+TOKENS = 48
 CONTEXT = 4096
 TOGETHER = Sampling(max_tokens=TOKENS)
 
 
 def load_prompts() -> tuple[list[list[Message]], list[list[Message]], list[Message]]:
-    """Eight prompts of two passages; two questions over the same five; and a prompt of about 2,000 tokens."""
+    """Eight prompts of a passage; two questions over the same five; and a prompt of about 2,000 tokens."""
     with gzip.open(DATA / "squad" / "squad-v1.0-train.json.gz") as file:
         articles = random.Random(1).sample(json.load(file)["data"], 10)
 
@@ -58,7 +58,7 @@ def load_prompts() -> tuple[list[list[Message]], list[list[Message]], list[Messa
     def question(article: dict[str, Any], paragraph: int) -> str:
         return str(article["paragraphs"][paragraph]["qas"][0]["question"])
 
-    eight = [shipped(question(article, 0), passages(article, 2)) for article in articles[:8]]
+    eight = [shipped(question(article, 0), passages(article, 1)) for article in articles[:8]]
     five = passages(articles[8], 5)
     follow = [shipped(question(articles[8], paragraph), five) for paragraph in (0, 1)]
     return eight, follow, shipped(question(articles[9], 0), passages(articles[9], 12))
@@ -300,6 +300,7 @@ def medians(rounds: Sequence[dict[str, float]]) -> dict[str, float]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--only", nargs="+", default=["together", "follow_up", "gap"], metavar="PART")
     parser.add_argument("--threads", type=int, default=physical_cores())
     parser.add_argument("--soak", type=float, default=0.0, metavar="SECONDS")
     parser.add_argument("--no-server", action="store_true")
@@ -307,18 +308,22 @@ def main() -> None:
     args = parser.parse_args()
     file = fresh(Path(args.model), args.threads)._engine.model.path  # the one that both sides read
     eight, questions, long = load_prompts()
-    parts: dict[str, list[dict[str, float]]] = {"together": [], "follow_up": [], "gap": []}
+    run: dict[str, Callable[[], dict[str, float]]] = {
+        "together": lambda: together(file, args.threads, eight, with_server=not args.no_server),
+        "follow_up": lambda: follow_up(file, args.threads, questions, long),
+        "gap": lambda: gap(file, args.threads, eight[0], long),
+    }
+    parts: dict[str, list[dict[str, float]]] = {name: [] for name in args.only}
     for number in range(args.rounds):
-        parts["together"].append(together(file, args.threads, eight, with_server=not args.no_server))
-        parts["follow_up"].append(follow_up(file, args.threads, questions, long))
-        parts["gap"].append(gap(file, args.threads, eight[0], long))
-        print(f"round {number + 1}: { ({name: rounds[-1] for name, rounds in parts.items()}) }", file=sys.stderr)
+        for name, rounds in parts.items():
+            rounds.append(run[name]())
+            print(f"round {number + 1}, {name}: {rounds[-1]}", file=sys.stderr, flush=True)
     result = measure.about("reader", ("ragfm", "llama-cpp-python", "numpy"))
     result |= {"file": file.name, "threads": args.threads, "rounds": args.rounds, "load": os.getloadavg()[0]}
     result |= {name: medians(rounds) for name, rounds in parts.items() if rounds}
     if args.soak:
         result["soak"] = soak(file, args.threads, eight, args.soak)
-    measure.save(result, "reader")
+    measure.save(measure.read("reader") | result, "reader")
     print(json.dumps(result))
 
 
