@@ -199,7 +199,7 @@ def test_it_answers(reader: LlamaCppReader) -> None:
 
 def test_what_was_asked_before_changes_nothing(reader: LlamaCppReader) -> None:
     """Not by a bit: what comes after a prompt whose beginning is in memory is as after a fresh evaluation."""
-    shared = "The handbook says that employees get leave. " * 40
+    shared = "The handbook says that employees get leave. " * 20
     first, second = ([Message("user", shared + end)] for end in ("Who gets leave, and when?", "What does it say?"))
     fresh = LlamaCppReader("bundled", threads=1, context_tokens=1024)
     logits = fresh.score(second, ["It", "The handbook says"])
