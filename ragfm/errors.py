@@ -7,6 +7,7 @@
     ├── UnsupportedError            this reader, index or format can't do what was asked
     ├── ModelNotFoundError          a model is neither a path nor installed, cached or reachable
     ├── DamagedModelError           a model's weights are not those that were pinned, or can't be read
+    ├── ReaderBusyError             a reader has as many requests as it takes; ask again later
     ├── EmbeddingError              an embedder gave vectors that can't be used
     ├── SourceError                 a source can't be listed, or overlaps another one
     │   ├── ConnectorError          one entry can't be fetched
@@ -52,6 +53,7 @@ __all__ = [
     "ModelNotFoundError",
     "ParseError",
     "RagfmError",
+    "ReaderBusyError",
     "SkipDocument",
     "SourceError",
     "TooLongError",
@@ -99,6 +101,10 @@ class ModelNotFoundError(RagfmError):
 
 class DamagedModelError(RagfmError):
     """A model's weights are not those that were pinned, or can't be read."""
+
+
+class ReaderBusyError(RagfmError):
+    """A reader serves as many requests as it can, and as many as it takes wait already."""
 
 
 class EmbeddingError(RagfmError):

@@ -403,7 +403,10 @@ class Reranker(Protocol):
 
 @runtime_checkable
 class Reader(Protocol):
-    """A foundation model that answers. Made as `Reader(model)`; it loads on first use. Thread-safe."""
+    """A foundation model that answers. Made as `Reader(model)`; it loads on first use. Thread-safe.
+
+    It may also have `score(messages, continuations)`: the log-likelihood of each as the next assistant message.
+    """
 
     @property
     def context_tokens(self) -> int:
