@@ -98,7 +98,7 @@ class Process:
     def _start(self) -> subprocess.Popen[bytes]:
         # Not the folder that the parent is in: of what is imported nothing comes from there.
         here, own = os.getcwd(), str(Path(__file__).parents[2])  # noqa: PTH109
-        path = [entry for entry in map(os.path.abspath, filter(None, sys.path)) if entry != here]  # noqa: PTH100
+        path = [entry for entry in map(os.path.abspath, filter(None, sys.path)) if entry != here]
         path = path if own in path else [own, *path]
         readable = [*path, sys.prefix, sys.base_prefix, sys.exec_prefix, os.path.dirname(sys.executable or "/usr")]  # noqa: PTH120
         cache = os.environ.get("HF_HOME") or os.path.expanduser("~/.cache/huggingface")  # noqa: PTH111
@@ -108,7 +108,7 @@ class Process:
         env |= {"HOME": self.folder, "TMPDIR": self.folder, "HF_HOME": cache}
         try:
             with open(os.path.join(self.folder, "stderr"), "wb") as stderr:  # noqa: PTH118, PTH123
-                return subprocess.Popen(
+                return subprocess.Popen(  # noqa: S603  nothing of it comes from a document
                     [sys.executable, "-P", "-c", BOOT, json.dumps([path, given])],
                     stdin=subprocess.PIPE,
                     stdout=subprocess.PIPE,

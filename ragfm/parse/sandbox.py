@@ -30,14 +30,14 @@ _CREATE, _ADD, _RESTRICT = 444, 445, 446  # system calls, the same on all machin
 _READ, _WRITE_FILE = 0b1101, 0b10 | 1 << 14  # execute, read files and folders; write and cut files
 _FILE_RIGHTS = 0b111 | 1 << 14 | 1 << 15
 _FS_RIGHTS = (13, 14, 15, 15, 16)  # how many rights there are in each version; 16 from the fifth on
-_SYSTEM = ("/usr", "/lib", "/lib32", "/lib64", "/bin", "/sbin", "/opt", "/nix/store", "/proc", "/sys/devices/system",
-           "/sys/fs/cgroup", "/etc/alternatives", "/etc/fonts", "/etc/ld.so.cache", "/etc/ld.so.conf", "/etc/ld.so.conf.d",
+_SYSTEM = ("/usr", "/lib", "/lib32", "/lib64", "/bin", "/sbin", "/opt", "/nix/store", "/proc", "/sys/fs/cgroup",
+           "/sys/devices/system", "/etc/alternatives", "/etc/fonts", "/etc/ld.so.cache", "/etc/ld.so.conf", "/etc/ld.so.conf.d",
            "/etc/libreoffice", "/etc/localtime", "/etc/magic", "/etc/mime.types", "/dev/urandom", "/dev/random",
            "/dev/zero")  # fmt: skip
 
 # Refused to a worker: connections, and what reaches into other processes or the kernel.
-_CALLS = ("socket", "connect", "ptrace", "process_vm_readv", "process_vm_writev", "mount", "umount2", "unshare", "setns",
-          "bpf", "perf_event_open", "keyctl", "userfaultfd", "io_uring_setup", "pidfd_getfd")  # fmt: skip
+_CALLS = ("socket", "connect", "ptrace", "process_vm_readv", "process_vm_writev", "mount", "umount2", "unshare",
+          "setns", "bpf", "perf_event_open", "keyctl", "userfaultfd", "io_uring_setup", "pidfd_getfd")  # fmt: skip
 _MACHINES = {
     "x86_64": (0xC000003E, (41, 42, 101, 310, 311, 165, 166, 272, 308, 321, 298, 250, 323, 425, 438)),
     "aarch64": (0xC00000B7, (198, 203, 117, 270, 271, 40, 39, 97, 268, 280, 241, 219, 282, 425, 438)),
@@ -50,15 +50,16 @@ def confine(folder: str, readable: Sequence[str], memory: int, parent: int) -> l
 
     The process ends with its parent. There must be no other thread in it yet.
     """
+    steps: dict[str, Callable[[], None]] = {
+        "limits": lambda: _limit(memory),
+        "namespaces": _leave_namespaces,
+        "capabilities": _drop_capabilities,
+        "landlock": lambda: _lock_files(folder, readable),
+        "seccomp": _filter_calls,
+        "parent": lambda: _die_with(parent),  # after all that changes credentials, which would undo it
+    }
     done = []
-    for name, step in (
-        ("limits", lambda: _limit(memory)),
-        ("namespaces", _leave_namespaces),
-        ("capabilities", _drop_capabilities),
-        ("landlock", lambda: _lock_files(folder, readable)),
-        ("seccomp", _filter_calls),
-        ("parent", lambda: _die_with(parent)),  # after all that changes credentials, which would undo it
-    ):
+    for name, step in steps.items():
         with contextlib.suppress(OSError, ValueError, AttributeError):
             step()
             done.append(name)
@@ -125,8 +126,8 @@ def _lock_files(folder: str, readable: Sequence[str]) -> None:
     libc = _libc()
     version = _check(libc.syscall(_CREATE, None, ctypes.c_size_t(0), 1))
     every = (1 << _FS_RIGHTS[min(version, len(_FS_RIGHTS)) - 1]) - 1
-    attributes = struct.pack("=3Q", every, 0b11 if version >= 4 else 0, 0b11 if version >= 6 else 0)  # noqa: PLR2004
-    size = 8 if version < 4 else 16 if version < 6 else 24  # noqa: PLR2004
+    attributes = struct.pack("=3Q", every, 0b11 if version >= 4 else 0, 0b11 if version >= 6 else 0)
+    size = 8 if version < 4 else 16 if version < 6 else 24
     rules = _check(libc.syscall(_CREATE, attributes, ctypes.c_size_t(size), 0))
     try:
         for path, rights in _rights(folder, readable, every):
@@ -158,14 +159,14 @@ def _allow(libc: ctypes.CDLL, rules: int, path: str, rights: int) -> None:
 
 def _filter_calls() -> None:
     """Refuse the calls in `_CALLS` to this process and its children; sockets within the machine may be made."""
-    if platform.machine() not in _MACHINES or struct.calcsize("P") != 8:  # noqa: PLR2004
+    if platform.machine() not in _MACHINES or struct.calcsize("P") != 8:
         raise OSError("not on this machine")
     libc = _libc()
     program = b"".join(_program(*_MACHINES[platform.machine()]))
     code = ctypes.create_string_buffer(program, len(program))
 
     class Filter(ctypes.Structure):
-        _fields_ = [("length", ctypes.c_ushort), ("code", ctypes.c_void_p)]  # noqa: RUF012
+        _fields_ = [("length", ctypes.c_ushort), ("code", ctypes.c_void_p)]
 
     _check(libc.prctl(_NO_NEW_PRIVS, 1, 0, 0, 0))
     _check(libc.prctl(_SECCOMP, 2, ctypes.byref(Filter(len(program) // 8, ctypes.addressof(code))), 0, 0))

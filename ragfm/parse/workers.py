@@ -183,7 +183,7 @@ _shared: Workers | None = None
 
 def shared_workers() -> Workers:
     """The workers of this process; they are started when they are needed, and end when nobody needs them."""
-    global _shared  # noqa: PLW0603
+    global _shared
     with _lock:
         if _shared is None:
             _sweep()
@@ -212,7 +212,7 @@ def _lives(process: int) -> bool:
 
 
 def _after_fork() -> None:
-    global _lock, _shared  # noqa: PLW0603
+    global _lock, _shared
     before, _shared, _lock = _shared, None, threading.Lock()
     if before is not None:
         atexit.unregister(before.close)
