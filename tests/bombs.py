@@ -53,19 +53,20 @@ def archives() -> dict[str, bytes]:
             tar.addfile(link)
     long_gz = io.BytesIO()
     with tarfile.open(fileobj=long_gz, mode="w:gz", compresslevel=9) as tar:
-        tar.addfile(_entry("zeros.txt", 300 << 20), io.BufferedReader(_Zeros(300 << 20)))
+        tar.addfile(_entry("zeros.txt", 100 << 20), io.BufferedReader(_Zeros(100 << 20)))
     return {
         "huge.docx": huge.getvalue(),
-        "many.zip": _zip({f"{number}.txt": "x" for number in range(20_000)}).getvalue(),
+        "many.zip": _zip({f"{number}.txt": "x" for number in range(4000)}).getvalue(),
         "nested.zip": nested,
         "overlap.zip": overlapping(2000, 1 << 20),
+        "small-overlap.zip": overlapping(20, 1 << 16),
         "escape.tar.gz": escape.getvalue(),
-        "escape.zip": _zip({"../outside.txt": "text", "/etc/outside.txt": "text", "a\\..\\..\\b.txt": "text"}).getvalue(),
+        "escape.zip": _zip({"../up.txt": "text", "/etc/up.txt": "text", "a\\..\\b.txt": "text"}).getvalue(),
         "zeros.tar.gz": long_gz.getvalue(),
         "lying.zip": _lying(),
         "pickle.docx": _zip({"[Content_Types].xml": _TYPES, "_rels/.rels": _RELATIONS, "word/evil.pkl": _pickle(),
                              "word/document.xml": _BODY.format("Nobody unpickles.")}).getvalue(),
-        "cut.zip": _zip({"a.txt": "text" * 1000}).getvalue()[:200],
+        "cut.zip": _zip({f"{number}.txt": "text" for number in range(9)}).getvalue()[:200],
     }  # fmt: skip
 
 
@@ -134,7 +135,7 @@ def others() -> dict[str, bytes]:
         "huge.gif": b"GIF89a\xff\xff\xff\xff\x80\0\0\0\0\0\xff\xff\xff,\0\0\0\0\xff\xff\xff\xff\0\x02\x02L\x01\0;",
         "huge.bmp": b"BM" + struct.pack("<IIIIiiHHIIiiII", 99, 0, 54, 40, 60_000, 60_000, 1, 24, 0, 0, 0, 0, 0, 0),
         "pickle.md": _pickle(),
-        "pickle.npy": b"\x93NUMPY\x01\0v\0" + b"{'descr': '|O', 'fortran_order': False, 'shape': (1,)}".ljust(117) + b"\n" + _pickle(),
+        "pickle.npy": b"\x93NUMPY\x01\0v\0" + b"{'descr': '|O', 'shape': (1,)}".ljust(117) + b"\n" + _pickle(),
     }  # fmt: skip
 
 

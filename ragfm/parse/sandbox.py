@@ -31,9 +31,9 @@ _READ, _WRITE_FILE = 0b1101, 0b10 | 1 << 14  # execute, read files and folders; 
 _FILE_RIGHTS = 0b111 | 1 << 14 | 1 << 15
 _FS_RIGHTS = (13, 14, 15, 15, 16)  # how many rights there are in each version; 16 from the fifth on
 _SYSTEM = ("/usr", "/lib", "/lib32", "/lib64", "/bin", "/sbin", "/opt", "/nix/store", "/proc", "/sys/fs/cgroup",
-           "/sys/devices/system", "/etc/alternatives", "/etc/fonts", "/etc/ld.so.cache", "/etc/ld.so.conf", "/etc/ld.so.conf.d",
-           "/etc/libreoffice", "/etc/localtime", "/etc/magic", "/etc/mime.types", "/dev/urandom", "/dev/random",
-           "/dev/zero")  # fmt: skip
+           "/sys/devices/system", "/etc/alternatives", "/etc/fonts", "/etc/ld.so.cache", "/etc/ld.so.conf",
+           "/etc/ld.so.conf.d", "/etc/libreoffice", "/etc/localtime", "/etc/magic", "/etc/mime.types",
+           "/dev/urandom", "/dev/random", "/dev/zero")  # fmt: skip
 
 # Refused to a worker: connections, and what reaches into other processes or the kernel.
 _CALLS = ("socket", "connect", "ptrace", "process_vm_readv", "process_vm_writev", "mount", "umount2", "unshare",
