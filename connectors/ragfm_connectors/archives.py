@@ -112,7 +112,7 @@ class ZipArchive:
     def read(self, name: str, most: int) -> bytes:
         """A file's bytes, whose checksum is right."""
         with self._zip.open(name) as file:
-            return _read(file, most)
+            return _read(file, min(most, self._zip.getinfo(name).file_size))
 
     def _why_not(self, info: zipfile.ZipInfo) -> str | None:
         kind = info.external_attr >> 28  # the upper bits of what Unix calls the mode
