@@ -23,6 +23,7 @@ from ragfm.cli_options import filtered as _filter
 from ragfm.cli_options import shared as _shared
 from ragfm.cli_store import COMMANDS
 from ragfm.cli_tune import tune
+from ragfm.cli_watch import watch
 from ragfm.errors import FilterError, RagfmError
 from ragfm.show import (
     answer_json,
@@ -119,7 +120,7 @@ def ragfm(context: click.Context) -> None:
         logging.getLogger(chatty).setLevel(logging.WARNING)
 
 
-for command in (*COMMANDS, evaluation, models, tune):
+for command in (*COMMANDS, evaluation, models, tune, watch):
     ragfm.add_command(command)
 
 

@@ -218,8 +218,10 @@ class Sync:
 
     def _take_in(self) -> None:
         """Split the next document that is parsed; what waits longest is embedded and committed once it's enough."""
-        if not _done(self._ahead.first.document, PATIENCE) and self._window:
-            self._flush()
+        while not _done(self._ahead.first.document, PATIENCE):
+            if self._window:
+                self._flush()
+            self._tell()
         ref, digest, parsed, _ = self._ahead.pop()
         document, chunks = None, None
         with self._failing_alone(ref):
