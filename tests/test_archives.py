@@ -131,6 +131,7 @@ def test_access_holds_within(tmp_path: Path) -> None:
         (tmp_path / kind).unlink()
 
 
+@pytest.mark.slow
 def test_bombs_are_refused_before_they_cost(tmp_path: Path) -> None:
     for name, data in {**archives(), **others()}.items():
         if not name.endswith(".docx"):

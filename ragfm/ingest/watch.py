@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from ragfm.errors import CollectionBusyError, MissingExtraError, RagfmError, SourceError
 from ragfm.ingest.report import Progress, SyncReport
-from ragfm.ingest.sources import Asked, known_sources, resolve_source, sync_sources
+from ragfm.ingest.sources import Asked, known_name, known_sources, resolve_source, sync_sources
 
 if TYPE_CHECKING:
     from watchfiles import Change
@@ -150,11 +150,10 @@ def _stand(store: Store) -> list[tuple[Asked, tuple[int, int] | None]]:
 
 
 def _look_at(store: Store, asked: Asked) -> _Watched:
-    location, name, _ = asked
     try:
         source, connector = resolve_source(store, *asked)
     except RagfmError:  # its sync says what is wrong
-        return _Watched(name or location, asked, None)
+        return _Watched(known_name(store, asked), asked, None)
     root = str(connector.root)
     path = None if "://" in root else Path(os.path.realpath(root))
     return _Watched(source.name, asked, path if path and path.exists() else None)
