@@ -21,7 +21,7 @@ from ragfm.errors import ConnectorError, SourceError
 from ragfm.ingest.access import both
 from ragfm.types import Blob, Ref, Scalar
 from ragfm_connectors.access import FILE as ACCESS
-from ragfm_connectors.access import access_on_the_way, open_regular, read_access
+from ragfm_connectors.access import access_on_the_way, open_below, read_access
 from ragfm_connectors.archives import is_archive
 from ragfm_connectors.in_archives import Archives
 from ragfm_connectors.patterns import PathFilter
@@ -121,7 +121,7 @@ class FilesConnector:
             real_root = os.path.realpath(self.root)
             if not real.is_relative_to(real_root):
                 raise ConnectorError(f"{str(path)!r} leads out of {str(self.root)!r}.", "It is not read.")
-            with open_regular(real) as file:
+            with open_below(real_root, real) as file:
                 yield file
             allow = _access_to(os.fspath(self.root), ref.path, real_root, real)  # read after the content
         except (OSError, ValueError) as error:  # ValueError: a path with a zero byte
@@ -197,7 +197,7 @@ class _Listing:
             yield Ref(path, skip=_too_large(status, self._max_bytes))
         else:
             self._listed.add((status.st_dev, status.st_ino))
-            yield Ref(path, _revision(self._at(path), status), allow=allow)
+            yield Ref(path, _revision(self._real_root, self._at(path), status), allow=allow)
 
     def _opens(self, path: str) -> bool:
         return self._archives is not None and is_archive(path)
@@ -206,9 +206,10 @@ class _Listing:
         assert self._archives is not None
         at = self._at(path)
         try:
-            with open_regular(os.path.realpath(at)) as file:
-                held = list(self._archives.refs(file, at, path, status.st_size, _revision(at, status), allow))
-        except OSError as error:
+            revision = _revision(self._real_root, at, status)
+            with open_below(self._real_root, os.path.realpath(at)) as file:
+                held = list(self._archives.refs(file, at, path, status.st_size, revision, allow))
+        except (OSError, ValueError) as error:  # ValueError: it leads out of the folder by now
             yield Ref(path, error=f"the archive can't be opened: {_reason(error)}", allow=allow)
             return
         self.within |= dict.fromkeys((ref.path for ref in held), path)
@@ -328,7 +329,7 @@ def _status(path: Path) -> os.stat_result | None:
         raise SourceError(f"{str(path)!r} can't be looked at: {_reason(error)}.", "Check its permissions.") from error
 
 
-def _revision(path: str, status: os.stat_result) -> str:
+def _revision(root: Path, path: str, status: os.stat_result) -> str:
     """Size and time of change; the content too, where the file may change again without the two changing.
 
     A file that has just been written can be written once more within the same tick of the file system's clock. Git
@@ -336,7 +337,7 @@ def _revision(path: str, status: os.stat_result) -> str:
     """
     revision = f"{status.st_size}:{status.st_mtime_ns}"
     if status.st_mtime_ns > time.time_ns() - _RACY:
-        with contextlib.suppress(OSError), open_regular(os.path.realpath(path)) as file:  # fetch says what is wrong
+        with contextlib.suppress(OSError, ValueError), open_below(root, os.path.realpath(path)) as file:
             digest = hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16))
             return f"{revision}:{digest.hexdigest()}"
     return revision

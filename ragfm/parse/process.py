@@ -163,7 +163,7 @@ class Process:
     @property
     def worn(self) -> bool:
         """Whether another process should take its place: it has done much, or keeps much memory."""
-        usual = (self._limits.model_memory if self._has_models else self._limits.memory) // 2
+        usual = (self._limits.model_memory if self._has_models else self._limits.memory) * 3 // 4
         return self.parsed >= self._limits.documents or self._resident() > usual
 
     def end(self) -> int:

@@ -20,12 +20,12 @@ from pathlib import Path
 
 from ragfm.errors import RagfmError, WorkerError
 from ragfm.parse import media_type, parse
-from ragfm.parse.media import CSV, MARKDOWN, TEXT, TSV
+from ragfm.parse.media import CSV, JSON, MARKDOWN, TEXT, TSV
 from ragfm.parse.process import PREFIX, Ended, Job, Limits, Process, failure
 from ragfm.types import Blob, Document
 
-PLAIN = frozenset({TEXT, MARKDOWN, CSV, TSV})
-"""Media types whose parsers are Python alone, unpack nothing, follow no reference and repeat nothing."""
+PLAIN = frozenset({TEXT, MARKDOWN, CSV, TSV, JSON})
+"""Media types whose parsers are Python alone, unpack nothing, follow no reference and repeat little."""
 SMALL = 64 << 10
 """Bytes of a plain text that is parsed where it is."""
 _IDLE = 30.0  # seconds after which a process that nobody needs is ended
@@ -53,7 +53,7 @@ class Workers:
         Cancelling it ends the parser, too.
         """
         future: Future[Document] = Future()
-        if len(blob.data) <= SMALL and media_type(blob.data, uri, blob.media_type) in PLAIN:
+        if _is_plain(blob, uri):
             _settle(future, blob, uri)
             return future
         job = Job(blob, uri, lambda: not future.cancelled())
@@ -163,6 +163,12 @@ class Workers:
                 with contextlib.suppress(Exception):  # it was cancelled meanwhile
                     future.set_result(outcome)
         return process
+
+
+def _is_plain(blob: Blob, uri: str) -> bool:
+    if len(blob.data) > SMALL or blob.data.startswith(b"PK"):  # to recognise an archive is to open it
+        return False
+    return media_type(blob.data, uri, blob.media_type) in PLAIN
 
 
 def _settle(future: Future[Document], blob: Blob, uri: str) -> None:
