@@ -70,7 +70,7 @@ def test_bombs(tmp_path: Path, collection: Collection, workers: Workers, peaks: 
     write_bombs(folder, tmp_path / "canary.txt")
     _good(folder)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    held, named = _in_or_named(collection, folder)
+    held, _ = _in_or_named(collection, folder)
     assert {"docs/0-first.md", "docs/k-middle.html", "docs/z-last.csv"} <= held
     assert not any(_CANARY in collection.document(uri).text for uri in held)
     assert max(peaks) < 1.2 * _MEMORY
@@ -85,7 +85,7 @@ def test_malformed_files(tmp_path: Path, collection: Collection, data: Path, wor
     folder = tmp_path / "docs"
     shutil.copytree(data / "documents" / "malformed", folder)
     _good(folder)
-    held, named = _in_or_named(collection, folder)
+    held, _ = _in_or_named(collection, folder)
     assert {"docs/0-first.md", "docs/k-middle.html", "docs/z-last.csv"} <= held
 
 
