@@ -96,9 +96,10 @@ class Process:
             raise
 
     def _start(self) -> subprocess.Popen[bytes]:
-        # Not the folder that the parent is in: of what is imported nothing comes from there.
-        here, own = os.getcwd(), str(Path(__file__).parents[2])  # noqa: PTH109
-        path = [entry for entry in map(os.path.abspath, filter(None, sys.path)) if entry != here]
+        # Not the folders that the parent is in or was started from: of what is imported nothing comes from there.
+        own, main = str(Path(__file__).parents[2]), getattr(sys.modules.get("__main__"), "__file__", None) or ""
+        here = {os.getcwd(), os.path.dirname(os.path.abspath(main))}  # noqa: PTH100, PTH109, PTH120
+        path = [entry for entry in map(os.path.abspath, filter(None, sys.path)) if entry not in here]
         path = path if own in path else [own, *path]
         readable = [*path, sys.prefix, sys.base_prefix, sys.exec_prefix, os.path.dirname(sys.executable or "/usr")]  # noqa: PTH120
         cache = os.environ.get("HF_HOME") or os.path.expanduser("~/.cache/huggingface")  # noqa: PTH111
