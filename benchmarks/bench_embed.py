@@ -310,7 +310,10 @@ def main() -> None:
         result["ndcg10_cranfield"] = quality(path, forms)
     where = {"date": datetime.datetime.now(datetime.UTC).date().isoformat(), "machine": machine(),
              "python": platform.python_version(), "ragfm": version("ragfm")}  # fmt: skip
-    print(json.dumps({"benchmark": "embed", **where, **result}))
+    result = {"benchmark": "embed", **where, **result}
+    if args.only is None and args.peers != sys.executable:
+        (Path(__file__).parent / "results" / "embed.json").write_text(json.dumps(result, indent=1) + "\n")
+    print(json.dumps(result))
 
 
 if __name__ == "__main__":

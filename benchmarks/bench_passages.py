@@ -1,6 +1,6 @@
 """What merging neighbours, leaving out near-duplicates and document order do to the passages that a reader is shown.
 
-    python benchmarks/bench_passages.py [--articles 8] [--questions 300] [--answers 100]
+    python benchmarks/bench_passages.py [--articles 6] [--questions 300] [--answers 120]
 
 SQuAD train articles as documents, in chunks of 64 tokens, asked their own questions in hybrid mode. Three collections:
 the articles; the same with chunks that overlap by 24 tokens; each article twice, the copy with other line breaks and
@@ -16,17 +16,16 @@ import argparse
 import gzip
 import json
 import os
-import platform
 import random
 import re
 import tempfile
 from collections.abc import Callable, Sequence
 from functools import partial
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from measure import about, save
 
 from ragfm import Collection, Hit, Settings, load_reader
 from ragfm.config import ChunkSection
@@ -119,9 +118,9 @@ def table(names: Sequence[str], values: dict[str, Any]) -> dict[str, Any]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--articles", type=int, default=8)
+    parser.add_argument("--articles", type=int, default=6)
     parser.add_argument("--questions", type=int, default=300)
-    parser.add_argument("--answers", type=int, default=100)
+    parser.add_argument("--answers", type=int, default=120)
     args = parser.parse_args()
     texts, questions = load(args.articles, args.questions)
     reader = load_reader("bundled")
@@ -139,11 +138,12 @@ def main() -> None:
                 result[name] = {"chunks": chunks, **measure(collection, questions, reader)}
                 if name == "articles" and args.answers:
                     result["answers"] = answer(collection, questions[: args.answers], reader)
-    print(json.dumps({
-        "benchmark": "passages", "data": f"SQuAD train, {args.articles} articles", "chunk_size": 64, "k": K,
+    found = {
+        **about("passages"), "data": f"SQuAD train, {args.articles} articles", "chunk_size": 64, "k": K,
         "questions": len(questions), "answers": args.answers, **result,
-        "machine": f"{os.cpu_count()} cores, {platform.machine()}", "ragfm": version("ragfm"),
-    }))  # fmt: skip
+    }  # fmt: skip
+    save(found, "passages")
+    print(json.dumps(found))
 
 
 if __name__ == "__main__":

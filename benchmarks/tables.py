@@ -152,12 +152,61 @@ def start() -> str:
 def collection() -> str:
     rows = []
     for size, entry in _result("collection")["results"].items():
-        for way in ("dense, all", "keyword, all", "hybrid, all", "hybrid, 1 %"):
-            times = (f"{entry[way][key]:.0f}" for key in ("first_ms", "p50_ms", "p95_ms"))
-            rows.append([f"{int(size):,}", way, f"{entry['cold_ms']}", *times])
+        for way in (f"{mode}, {share}" for mode in ("dense", "keyword", "hybrid") for share in ("all", "50 %", "1 %")):
+            first, *times = (entry[way][key] for key in ("first_ms", "p50_ms", "p95_ms"))
+            rows.append([f"{int(size):,}", way, f"{first:.0f}", *(f"{value:.1f}" for value in times)])
+    return _table(("chunks", "mode, documents allowed", "first ms", "p50 ms", "p95 ms"), rows)
+
+
+def collection_more() -> str:
+    rows = []
+    for size, entry in _result("collection")["results"].items():
+        added = entry["add 1,000"]
+        first = f"{entry['first from disk_ms'] / 1000:.1f} / {entry['first from memory_ms'] / 1000:.1f}"
+        added = " / ".join(f"{added[key]}" for key in ("commit_ms", "view_ms", "next_search_ms"))
+        built = f"{entry['commit_s']:.0f} / {entry['view_s']:.0f}"
+        rows.append([f"{int(size):,}", entry["index"]["kind"], f"{entry['recall@10']:.3f}", built, first, added])
     return _table(
-        ("chunks", "mode, documents allowed", "open and first search, ms", "first ms", "p50 ms", "p95 ms"), rows
+        (
+            "chunks", "index", "recall@10", "committing / building views, s", "first search, from disk / memory, s",
+            "1,000 more: commit / views / next search, ms",
+        ),
+        rows,
+    )  # fmt: skip
+
+
+def citations() -> str:
+    result = _result("citations")
+    rows = []
+    for form, counts in result["right"].items():
+        swapped = result["swapped"][form]
+        right, wrong = sum(counts.values()), sum(swapped.values())
+        shares = [
+            counts.get("right", 0) / right,
+            counts.get("elsewhere", 0) / right,
+            swapped.get("verified", 0) / wrong,
+        ]
+        rows.append([form, f"{right:,}", *(f"{100 * share:.1f} %" for share in shares)])
+    return _table(
+        ("claim", "questions", "right paragraph verified", "another one only", "verified, though swapped"), rows
     )
+
+
+def quotations() -> str:
+    kinds = ("verified", "fabricated", "stitched", "misattributed")
+    rows = []
+    for how, counts in _result("citations")["quotations"].items():
+        total = sum(counts.values())
+        rows.append([how, f"{total:,}", *(f"{100 * counts.get(kind, 0) / total:.1f} %" for kind in kinds)])
+    return _table(("quotation", "number", *kinds), rows)
+
+
+def contradictions() -> str:
+    return _table(
+        ("answers", "right", "misled", "noticed"),
+        [[name, *(f"{value:.2f} [{low:.2f}, {high:.2f}]" for value, low, high in shares.values())]
+         for name, shares in _result("contradictions")["outcomes"].items()],
+    )  # fmt: skip
 
 
 def index() -> str:
@@ -189,7 +238,7 @@ TABLES: dict[str, Callable[[], str]] = {
     table.__name__: table
     for table in (
         retrieval, retrieval_more, goals, peers_quality, peers_cost, peers_versions, multihop, languages, start,
-        collection, index, bm25,
+        collection, collection_more, index, bm25, citations, quotations, contradictions,
     )
 }  # fmt: skip
 

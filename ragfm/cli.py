@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ragfm import __version__
+from ragfm.cli_answers import answers
+from ragfm.cli_compare import compare_command
 from ragfm.cli_eval import evaluation
 from ragfm.cli_models import models
 from ragfm.cli_options import FAILED, FILLED, INTERRUPTED, OK, SOME_FAILED, USAGE
@@ -120,8 +122,9 @@ def ragfm(context: click.Context) -> None:
         logging.getLogger(chatty).setLevel(logging.WARNING)
 
 
-for command in (*COMMANDS, evaluation, models, tune, watch):
+for command in (*COMMANDS, compare_command, evaluation, models, tune, watch):
     ragfm.add_command(command)
+evaluation.add_command(answers)
 
 
 @ragfm.command()

@@ -96,13 +96,12 @@ def compare(a: str, b: str, as_json: bool) -> int:
     return OK
 
 
-def load_data(path: str, options: Mapping[str, Any]) -> QuestionSet:
+def load_data(path: str, options: Mapping[str, Any], *, answers: bool = False) -> QuestionSet:
     """The questions of a path, as many as --limit says."""
     from ragfm.evaluate import load_questions
 
-    loaded = load_questions(
-        path, split=options["split"], articles=options["articles"], distractors=options["distractors"]
-    )
+    given = {name: options[name] for name in ("split", "articles", "distractors")}
+    loaded = load_questions(path, **given, answers=answers)
     return loaded.sample(options["limit"], options["seed"]) if options["limit"] else loaded
 
 
@@ -192,13 +191,13 @@ def _print_evaluation(evaluated: RetrievalReport, synced: SyncReport | None) -> 
     if synced and synced.chunks:
         click.echo(f"{synced.chunks} chunks embedded in {synced.seconds:.1f} s")
     click.echo("")
-    _print_estimates(evaluated.measures, 3)
+    print_estimates(evaluated.measures, 3)
     click.echo("\n" + "  ".join(f"{rank}: {count}" for rank, count in first_ranks(evaluated.results).items())
                + "  (questions by the rank of the first that should be found)")  # fmt: skip
     for what, times in (("search, ms", evaluated.latency_ms), ("of it embedding, ms", evaluated.embed_ms)):
         if times:
             click.echo(f"\n{what}")
-            _print_estimates(times, 1)
+            print_estimates(times, 1)
     failed = [result for result in evaluated.results if result.error]
     if failed:
         click.echo(
@@ -212,11 +211,13 @@ def _print_evaluation(evaluated: RetrievalReport, synced: SyncReport | None) -> 
         click.echo(printable(f"failed {failure.uri} ({failure.stage}): {failure.error}"), err=True)
 
 
-def _print_estimates(estimates: Mapping[str, Estimate], digits: int) -> None:
+def print_estimates(estimates: Mapping[str, Estimate], digits: int) -> None:
+    """A line for each, with its interval."""
+    width = max((len(name) for name in estimates), default=0)
     for name, value in estimates.items():
         numbers = (f"{number:>8.{digits}f}" for number in (value.value, value.low, value.high))
         first, low, high = numbers
-        click.echo(f"  {name:<12}{first}   [{low.strip()}, {high.strip()}]")
+        click.echo(f"  {name:<{max(width, 12)}}{first}   [{low.strip()}, {high.strip()}]")
 
 
 def _print_comparison(compared: Comparison) -> None:

@@ -17,6 +17,7 @@ from ragfm.errors import ConfigError
 
 FILE = "ragfm.toml"
 Fusion: TypeAlias = Literal["convex", "rrf"]
+AnswerMode: TypeAlias = Literal["strict", "prefer", "open"]
 
 
 class _Section(BaseModel):
@@ -57,6 +58,10 @@ class AskSection(_Section):
     """How `ask` and `chat` answer."""
 
     k: int = Field(3, ge=1, description="How many passages the reader is given, as far as its window holds them.")
+    mode: AnswerMode = Field("prefer", description="What an answer may rest on: `strict`, the documents alone, and "
+                             "what no passage supports is left out; `prefer`, the documents, and what no passage "
+                             "supports is marked; `open`, what the reader knows too, marked likewise.")  # fmt: skip
+    contradictions: bool = Field(True, description="Whether an answer says where another passage says otherwise.")
     distinct: bool = Field(True, description="Whether a hit that says what a better one says is left out, and the "
                            "next one taken.")  # fmt: skip
     merge: bool = Field(True, description="Whether hits that follow one another in a section are shown as one passage.")

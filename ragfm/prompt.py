@@ -9,6 +9,7 @@ import re
 from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 from ragfm.errors import ContextOverflowError
 from ragfm.types import Dropped, Hit, Message, Reader
@@ -23,6 +24,8 @@ SYSTEM = (
     f'You answer from the passages, citing them like [1]. If the passages do not have the answer, say "{ABSTENTION}"'
 )
 ASK = "Using only the passages above, answer in one short sentence: "
+OPEN_SYSTEM = "Where passages help, you answer from them, citing them like [1]; else you answer from what you know."
+OPEN_ASK = "Using the passages above where they help, answer in one short sentence: "
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,26 +45,28 @@ def build_prompt(
     history: Sequence[Message] = (),
     answer_tokens: int = 256,
     arrange: Callable[[Sequence[Hit]], Sequence[Hit]] = tuple,
+    only: bool = True,
 ) -> Prompt:
     """The messages that ask `reader` to answer `question` from `hits`, with `answer_tokens` left for the answer.
 
     Hits that don't fit are dropped whole, lowest rank first. `arrange` makes passages of the others, which are numbered
     from 1; by default each is one, in rank order. `history` holds the turns before, oldest first; where it and the
     question take more than half of the room, its oldest turns are left out. Raises ContextOverflowError where the
-    question does not fit even on its own.
+    question does not fit even on its own. `only` forbids the reader to answer from what it knows itself.
     """
     room = reader.context_tokens - answer_tokens
     past = _recent(history, question, reader, room // 2)
+    messages = partial(_messages, question, only=only)
 
     def overflows(k: int) -> bool:
-        return reader.count_tokens(_messages(question, arrange(hits[:k]), past)) > room
+        return reader.count_tokens(messages(arrange(hits[:k]), past)) > room
 
     shown = len(hits)
     if overflows(shown):
         # A shorter prompt never has more tokens, so the number of passages can be found by bisection.
         shown = bisect_left(range(shown), True, key=overflows) - 1
     if shown < 0:
-        tokens = reader.count_tokens(_messages(question, (), past))
+        tokens = reader.count_tokens(messages((), past))
         raise ContextOverflowError(
             f"The question makes a prompt of {tokens} tokens, and the reader has room for {room}"
             f" ({reader.context_tokens} less {answer_tokens} for the answer).",
@@ -69,7 +74,7 @@ def build_prompt(
         )
     passages = arrange(hits[:shown])
     return Prompt(
-        messages=tuple(_messages(question, passages, past)),
+        messages=tuple(messages(passages, past)),
         shown=tuple(replace(passage, n=n) for n, passage in enumerate(passages, 1)),
         dropped=tuple(
             Dropped(hit.chunk_id, f"does not fit: the reader has room for {room} tokens, which {shown} hits take up")
@@ -89,12 +94,14 @@ def _recent(history: Sequence[Message], question: str, reader: Reader, room: int
     return history[turns[first] :] if first < len(turns) else ()
 
 
-def _messages(question: str, hits: Sequence[Hit], history: Sequence[Message]) -> list[Message]:
+def _messages(
+    question: str, hits: Sequence[Hit], history: Sequence[Message], *, only: bool = True
+) -> list[Message]:  # fmt: skip
     passages = [
         f"[{n}] {hit.context}\n{hit.text}" if hit.context else f"[{n}] {hit.text}" for n, hit in enumerate(hits, 1)
     ]
-    request = Message("user", "\n\n".join([*passages, f"{ASK}{question}"]))
-    messages = [Message("system", SYSTEM), *history, request]
+    request = Message("user", "\n\n".join([*passages, f"{ASK if only else OPEN_ASK}{question}"]))
+    messages = [Message("system", SYSTEM if only else OPEN_SYSTEM), *history, request]
     return [replace(message, content=_without_control_tokens(message.content)) for message in messages]
 
 

@@ -9,7 +9,7 @@ from functools import cache, partial
 from typing import TYPE_CHECKING
 
 from ragfm.errors import CollectionError
-from ragfm.ground import ground
+from ragfm.ground import composed, grounded
 from ragfm.passages import arrange, distinct
 from ragfm.prompt import ABSTENTION, Prompt, build_prompt, is_abstention
 from ragfm.readers import load_reader
@@ -17,7 +17,7 @@ from ragfm.types import Answer, Sampling, Usage
 
 if TYPE_CHECKING:
     from ragfm.collection import Collection
-    from ragfm.types import Dropped, Hit, Message, Reader
+    from ragfm.types import Citation, Dropped, Hit, Message, Reader
 
 __all__ = ["AnswerStream", "Rag"]
 
@@ -37,22 +37,28 @@ class Rag:
     ) -> None:  # fmt: skip
         self.collection = collection
         settings = self._settings = collection.settings.ask
-        self._k = settings.k if k is None else k
-        self._sampling = Sampling(max_tokens=settings.answer_tokens, adapter=adapter)
+        self.k = settings.k if k is None else k
+        self.sampling = Sampling(max_tokens=settings.answer_tokens, adapter=adapter)
         if reader is None or isinstance(reader, str):
             name = reader or collection.settings.reader
             self.reader: Reader = load_reader(name, context_tokens=settings.context_tokens)
         else:
             self.reader = reader
 
-    def ask(self, question: str, *, history: Sequence[Message] = (), filter: str | None = None) -> Answer:
+    def ask(
+        self, question: str, *, history: Sequence[Message] = (), filter: str | None = None,
+        hits: Sequence[Hit] | None = None,
+    ) -> Answer:  # fmt: skip
         """The answer to a question, once it is complete; see `stream`."""
-        stream = self.stream(question, history=history, filter=filter)
+        stream = self.stream(question, history=history, filter=filter, hits=hits)
         for _ in stream:
             pass
         return stream.answer
 
-    def stream(self, question: str, *, history: Sequence[Message] = (), filter: str | None = None) -> AnswerStream:
+    def stream(
+        self, question: str, *, history: Sequence[Message] = (), filter: str | None = None,
+        hits: Sequence[Hit] | None = None,
+    ) -> AnswerStream:  # fmt: skip
         """The answer as it is generated, in the reader's own words; its citations are known at the end.
 
         The passages are found before this returns, the text is generated as it is taken. `stream.answer.text` has the
@@ -62,29 +68,31 @@ class Rag:
         if not question.strip():
             raise ValueError("the question is empty")
         start = time.monotonic()
-        hits, chosen, twice = self._search(question, filter)
-        if not hits:
+        hits, chosen, twice = (hits, hits, []) if hits is not None else self._search(question, filter)
+        only = self._settings.mode != "open"
+        if not hits and only:
             return AnswerStream(_abstain(question, start), None)
         prompt = build_prompt(
             question,
             chosen,
             self.reader,
             history=history,
-            answer_tokens=self._sampling.max_tokens or 1,
+            answer_tokens=self.sampling.max_tokens or 1,
             arrange=self._arrangement(),
+            only=only,
         )
         prompt = replace(prompt, dropped=(*twice, *prompt.dropped))
-        if not prompt.shown:  # without a passage the reader would answer from memory
+        if not prompt.shown and only:  # without a passage the reader would answer from memory
             return AnswerStream(_abstain(question, start, hits, prompt.dropped), prompt)
         return AnswerStream(self._generate(question, hits, prompt, start), prompt)
 
-    def _search(self, question: str, filter: str | None) -> tuple[list[Hit], list[Hit], list[Dropped]]:
+    def _search(self, question: str, filter: str | None) -> tuple[Sequence[Hit], Sequence[Hit], list[Dropped]]:
         """The hits, best first; those to answer from; and the others, which only say again what a better one says."""
         if not self._settings.distinct:
-            hits = self.collection.search(question, self._k, filter=filter)
+            hits = self.collection.search(question, self.k, filter=filter)
             return hits, hits, []
-        hits = self.collection.search(question, _SPARE * self._k, filter=filter)
-        chosen, twice = distinct(hits, self._k)
+        hits = self.collection.search(question, _SPARE * self.k, filter=filter)
+        chosen, twice = distinct(hits, self.k)
         return hits[: len(chosen) + len(twice)], chosen, twice
 
     def _arrangement(self) -> Callable[[Sequence[Hit]], list[Hit]]:
@@ -102,16 +110,19 @@ class Rag:
     def _generate(
         self, question: str, hits: Sequence[Hit], prompt: Prompt, start: float
     ) -> Generator[str, None, Answer]:
+        strict = self._settings.mode == "strict"
         pieces: list[str] = []
-        with self.reader.stream(prompt.messages, self._sampling) as stream:
+        with self.reader.stream(prompt.messages, self.sampling) as stream:
             for piece in stream:
                 pieces.append(piece)
-                yield piece
+                if not strict:
+                    yield piece
         raw = "".join(pieces).strip()
-        if not raw:
-            yield ABSTENTION
-        abstained = not raw or is_abstention(raw)
-        text, citations = (raw or ABSTENTION, ()) if abstained else ground(question, raw, prompt.shown)
+        text, citations, unsupported = self._checked(question, raw, prompt)
+        abstained = not text or is_abstention(raw)
+        text = text or ABSTENTION
+        if strict or not raw:
+            yield text
         return Answer(
             question=question,
             text=text,
@@ -121,7 +132,19 @@ class Rag:
             dropped=prompt.dropped,
             usage=stream.usage,
             seconds=round(time.monotonic() - start, 3),
+            unsupported=unsupported,
         )
+
+    def _checked(
+        self, question: str, raw: str, prompt: Prompt
+    ) -> tuple[str, tuple[Citation, ...], tuple[tuple[int, int], ...]]:
+        """The reader's words with their citations, and where nothing supports them; no words where none is left."""
+        if not raw or is_abstention(raw):
+            return raw, (), ()
+        strict = self._settings.mode == "strict"
+        sentences = grounded(question, raw, prompt.shown)
+        text, citations, unsupported = composed(sentences, strict=strict, contradictions=self._settings.contradictions)
+        return ("" if strict and not citations else text), citations, unsupported
 
 
 class AnswerStream(Iterator[str]):
@@ -157,8 +180,6 @@ class AnswerStream(Iterator[str]):
 
 def _number(hit: Hit, prompt: Prompt) -> int | None:
     """The passage that a hit is shown in, alone or with its neighbours."""
-    if any(dropped.chunk_id == hit.chunk_id for dropped in prompt.dropped):
-        return None
     return next((p.n for p in prompt.shown if p.uri == hit.uri and p.start <= hit.start and hit.end <= p.end), None)
 
 

@@ -42,7 +42,7 @@ def answer_json(answer: Answer) -> dict[str, Any]:
     value = asdict(answer)
     value["answer"] = value.pop("text")
     value["hits"] = [{**hit_json(hit), "n": hit.n} for hit in answer.hits]
-    order = ("question", "answer", "abstained", "citations", "hits", "dropped", "usage", "seconds")
+    order = ("question", "answer", "abstained", "citations", "hits", "dropped", "usage", "seconds", "unsupported")
     return {key: value[key] for key in order}
 
 
@@ -99,6 +99,13 @@ def print_index(index: Mapping[str, Any], chunks: int) -> None:
     click.echo(f"space     {share:.0%} of the chunks are dead; generations from {index['floor']} on can be read")
 
 
+_FAULTS = {
+    "fabricated": "does not say so, nor does another passage",
+    "misattributed": "does not say so, another passage does",
+    "stitched": "does not say so; its parts stand in several places",
+}
+
+
 def print_answer(answer: Answer) -> None:
     """An answer and its citations."""
     click.echo(printable(answer.text))
@@ -109,11 +116,16 @@ def print_citations(answer: Answer) -> None:
     """Each citation with its quote, and whether it holds; and it is said where none does."""
     for citation in answer.citations:
         page = f", page {citation.page}" if citation.page else ""
-        mark = "" if citation.verified else " (does not support it)"
+        mark = f" ({_FAULTS[citation.fault]})" if citation.fault else ""
         quote = click.style(f"“{printable(' '.join(citation.quote.split()))}”", dim=True)
         click.echo(f"  [{citation.n}] {_one_line(citation.uri)}{page}: {quote}{mark}")
     if not answer.abstained and not any(citation.verified for citation in answer.citations):
         click.echo(click.style("  (no passage supports this answer)", dim=True))
+        return
+    for start, end in answer.unsupported:
+        click.echo(
+            click.style(f"  (no passage supports: “{printable(' '.join(answer.text[start:end].split()))}”)", dim=True)
+        )
 
 
 def where(hit: Hit) -> str:

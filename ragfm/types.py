@@ -119,6 +119,9 @@ def embedded_text(context: str, text: str) -> str:
     return f"{context}\n{text}" if context else text
 
 
+Fault: TypeAlias = Literal["fabricated", "misattributed", "stitched"]
+"""What is wrong with a citation that does not hold."""
+
 # --- Answers -----------------------------------------------------------------------------------------------------
 
 
@@ -156,7 +159,8 @@ class Message:
 class Citation:
     """A claim's evidence: passage `n`, and the words `quote` at `start:end` of the document `uri`.
 
-    `verified`: the quote stands there verbatim *and* supports the sentence of the answer that it hangs on.
+    `verified`: the quote stands there verbatim *and* supports the sentence of the answer that it hangs on. `fault` says
+    why it isn't: what the sentence says stands nowhere in the passages, in another one, or only in pieces of several.
     """
 
     n: int
@@ -166,6 +170,7 @@ class Citation:
     end: int
     quote: str
     verified: bool
+    fault: Fault | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,7 +192,10 @@ class Usage:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What a question got. `text` has citation markers `[n]`; `seconds` is wall-clock time, retrieval included."""
+    """What a question got. `text` has citation markers `[n]`; `seconds` is wall-clock time, retrieval included.
+
+    `unsupported` are the sentences of `text`, as (start, end), that no passage supports.
+    """
 
     question: str
     text: str
@@ -197,6 +205,7 @@ class Answer:
     dropped: tuple[Dropped, ...]
     usage: Usage
     seconds: float
+    unsupported: tuple[tuple[int, int], ...] = ()
 
 
 # --- Seams -------------------------------------------------------------------------------------------------------

@@ -196,7 +196,7 @@ def test_what_is_no_data_is_said(tmp_path: Path, beir: Path) -> None:
     fails("no known format", write_lines(tmp_path / "q.csv", "a"))
     fails("is no JSON", write_lines(tmp_path / "a.json", "{"))
     fails("not in the form of SQuAD", write_lines(tmp_path / "b.json", {"data": [{"title": "x"}]}))
-    fails("no question that retrieval can be measured with", write_lines(tmp_path / "empty.jsonl"))
+    fails("no question that can be measured with", write_lines(tmp_path / "empty.jsonl"))
     fails("there is no 'split'", squad_file(tmp_path / "s.json"), split="test")
     fails("there is no 'articles'", beir, articles=True)
     write_lines(beir / "qrels" / "test.tsv", "query-id\tcorpus-id\tscore", "q0\td/1\t1", "q0 3 1")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ragfm.ground import ground
+from ragfm.ground import composed, ground, grounded
 from ragfm.types import Hit
 
 LEAVE = "Everybody has 28 days of leave a year. New parents get 16 weeks more. Ask Ms Okafor for the form."
@@ -93,3 +93,136 @@ def test_an_echo_of_the_question_claims_nothing() -> None:
     assert ground(question, question, _shown(LEAVE)) == (question, ())
     _, citations = ground(question, f"{question} [1]", _shown(LEAVE))
     assert [citation.verified for citation in citations] == [False]
+
+
+MOON = "Neil Armstrong, an American, was the first man on the moon. He landed in July 1969 with Buzz Aldrin."
+MARS = "Valentina Tereshkova was the first woman in space. No human being has been on Mars, said Buzz Aldrin in 2019."
+
+
+def faults(question: str, answer: str, *texts: str) -> list[str | None]:
+    return [citation.fault for citation in ground(question, answer, _shown(*texts))[1]]
+
+
+def test_another_name_is_not_supported() -> None:
+    question = "Who was the first man on the moon?"
+    assert faults(question, "Neil Armstrong was [1].", MOON) == [None]
+    assert faults(question, "Neil Simpson was [1].", MOON) == ["fabricated"]
+    assert faults(question, "The first man on the moon was Neil Simpson, an American, they say [1].", MOON) == [
+        "fabricated"
+    ]
+    assert ground(question, "The American Yuri Gagarin was the first man.", _shown(MOON))[1] == ()
+
+
+def test_a_name_must_be_one_in_the_quote_too() -> None:
+    text = "The last bus to the coast leaves at nine."
+    assert ground("Where does it go?", "It goes to the Last Coast.", _shown(text))[1] == ()
+    assert len(ground("Where does the bus go?", "It goes to the coast.", _shown(text))[1]) == 1
+
+
+def test_a_number_in_words_is_a_number() -> None:
+    text = "The office opens at nine and has 12 rooms."
+    assert len(ground("When does it open?", "The office opens at 9.", _shown(text))[1]) == 1
+    assert len(ground("How many rooms has the office?", "The office has twelve rooms.", _shown(text))[1]) == 1
+    assert ground("When does it open?", "The office opens at ten and has rooms.", _shown(text))[1] == ()
+
+
+def test_a_number_alone_must_stand_beside_what_was_asked() -> None:
+    text = "The museum was built in 1974. The price of oil rose to 12 dollars in 1979."
+    _, citations = ground("When was the museum built?", "1974", _shown(text))
+    assert [citation.quote for citation in citations] == ["The museum was built in 1974."]
+    assert ground("When did the president of Brazil resign?", "In 1974.", _shown(text))[1] == ()
+
+
+def test_a_pronoun_is_who_the_sentence_before_names() -> None:
+    question = "Who landed in 1969?"
+    _, citations = ground(question, "Neil Armstrong landed in July.", _shown(MOON))
+    assert [citation.quote for citation in citations] == [MOON]
+    assert citations[0].verified
+    assert ground(question, "Valentina Tereshkova landed.", _shown(MOON, MARS))[1] == ()  # "No human" refers to none
+
+
+def test_a_denial_counts_in_its_own_clause() -> None:
+    text = "The aim of the law is to keep prices down, not to hinder trade."
+    question = "What is the aim of the law?"
+    assert faults(question, "It is to keep prices down [1].", text) == [None]
+    assert faults(question, "It is to hinder trade [1].", text) == ["fabricated"]
+
+
+def test_a_word_of_the_question_may_be_the_answer() -> None:
+    text = "It is harder to change the law than to keep it."
+    assert len(ground("Is it easier or harder to change the law than to keep it?", "Harder.", _shown(text))[1]) == 1
+    assert ground("Is it easier or harder to change the law than to keep it?", "Easier.", _shown(text))[1] == ()
+
+
+def test_a_quotation_must_stand_there_verbatim() -> None:
+    question = "What does it say of Armstrong?"
+
+    def said(quotation: str) -> list[str | None]:
+        return faults(question, f'It says: "{quotation}" [1].', MOON, MARS)
+
+    assert said("Neil Armstrong, an American, was the first man on the moon") == [None]
+    assert said("neil Armstrong,\tan American, was the first man …") == [None]
+    assert said("He landed in July 1969 with Buzz Aldrin.") == [None]
+    assert said("Neil Armstrong, an American, was the best man on the moon") == ["fabricated"]
+    assert said("Neil Armstrong, an American, was not the first man on the moon") == ["fabricated"]
+    assert said("Neil Armstrong was the first man on the moon") == ["fabricated"]
+    assert said("He landed in July 1968 with Buzz Aldrin.") == ["fabricated"]
+    assert said("first man on the moon. No human being has been on Mars") == ["stitched"]
+    assert said("Valentina Tereshkova was the first woman in space.") == ["misattributed"]
+
+
+def test_a_quotation_over_two_sentences_is_cited_whole() -> None:
+    quotation = "was the first man on the moon. He landed in July 1969"
+    _, citations = ground("What does it say?", f"It says “{quotation}” of him.", _shown(MARS, MOON))
+    assert [(citation.n, citation.quote, citation.verified) for citation in citations] == [(2, MOON, True)]
+
+
+def test_a_term_in_quotation_marks_is_no_quotation() -> None:
+    assert faults("What is it?", 'The "first man" on the moon was an American [1].', MOON) == [None]
+
+
+def test_a_passage_that_does_not_say_it_while_another_does() -> None:
+    question = "Who was the first man on the moon?"
+    assert faults(question, "Neil Armstrong, an American, was [2].", MOON, MARS) == ["misattributed"]
+    assert faults(question, "An American with Tereshkova landed on Mars [2].", MOON, MARS) == ["stitched"]
+
+
+OLD = "In 2024, full-time staff get 28 days of leave a year."
+NEW = "In 2026, full-time staff get 30 days of leave a year."
+
+
+def test_what_nothing_supports_is_marked_or_left_out() -> None:
+    sentences = grounded("How much leave?", "Cats sleep. You get 28 days of leave. Dogs bark.", _shown(LEAVE))
+    text, citations, unsupported = composed(sentences)
+    assert text == "Cats sleep. You get 28 days of leave [1]. Dogs bark."
+    assert [text[start:end] for start, end in unsupported] == ["Cats sleep.", "Dogs bark."]
+    text, strict_citations, unsupported = composed(sentences, strict=True)
+    assert (text, strict_citations, unsupported) == ("You get 28 days of leave [1].", citations, ())
+
+
+def test_a_passage_that_says_otherwise_is_named() -> None:
+    question = "How much leave do full-time staff get?"
+    text, citations, _ = composed(grounded(question, "They get 28 days.", _shown(OLD, ROOMS, NEW)))
+    assert text == f"They get 28 days [1]. But [3] says otherwise: “{NEW}”"
+    assert [(citation.n, citation.quote, citation.verified) for citation in citations] == [
+        (1, OLD, True),
+        (3, NEW, True),
+    ]
+    assert composed(grounded(question, "They get 28 days.", _shown(OLD, NEW)), contradictions=False)[0] == (
+        "They get 28 days [1]."
+    )
+
+
+def test_what_agrees_or_speaks_of_something_else_is_no_contradiction() -> None:
+    question = "How much leave do full-time staff get?"
+    same = "All full-time staff get 28 days of leave a year, in 2025 too."
+    other = "Dogs are welcome in 30 rooms of the office."
+    assert composed(grounded(question, "They get 28 days.", _shown(OLD, same, other)))[0] == "They get 28 days [1]."
+
+
+def test_another_name_in_the_same_words_is_a_contradiction() -> None:
+    question = "Who won the cup in Vienna?"
+    shown = _shown("The cup in Vienna was won by Maria Horn.", "The cup in Vienna was won by Petra Falk.")
+    text, citations, _ = composed(grounded(question, "Maria Horn won it.", shown))
+    assert "But [2] says otherwise" in text
+    assert len(citations) == 2

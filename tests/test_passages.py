@@ -82,7 +82,7 @@ def test_what_is_no_neighbour_stays_alone() -> None:
     ):
         assert len(arrange([hit(0, 24), other], texts, merge=True, order="rank")) == 2
     assert len(arrange([hit(0, 24), hit(25, 47)], texts, merge=False, order="rank")) == 2
-    changed = {"a.md": "Now something else stands here, and it is as long as it was before that."}.__getitem__
+    changed = {"a.md": f"t{TEXT[1:]}"}.__getitem__
     assert len(arrange([hit(0, 24), hit(25, 47)], changed, merge=True, order="rank")) == 2
 
 

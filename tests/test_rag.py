@@ -6,9 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from ragfm import Collection, Message, Rag
+from ragfm import Answer, Collection, Message, Rag, Settings
+from ragfm.config import AskSection
 from ragfm.errors import ContextOverflowError, FilterError
-from ragfm.testing import ScriptedReader
+from ragfm.prompt import ABSTENTION
+from ragfm.testing import HashingEmbedder, ScriptedReader
 
 
 @pytest.fixture
@@ -132,3 +134,44 @@ def test_a_filter_narrows_what_the_reader_sees(handbook: Collection) -> None:
 def test_an_empty_question_is_refused(handbook: Collection) -> None:
     with pytest.raises(ValueError, match="empty"):
         Rag(handbook, reader=ScriptedReader(["Yes."])).ask("  ")
+
+
+def asked_in(
+    mode: str, collection: Collection, docs: Path, reader: ScriptedReader, question: str
+) -> list[str | Answer]:
+    settings = Settings(ask=AskSection(mode=mode))  # type: ignore[arg-type]
+    collection.sync(docs)
+    with Collection.open(collection.path, settings=settings, embedder=HashingEmbedder()) as handle:
+        stream = Rag(handle, reader=reader).stream(question)
+        return [*stream, stream.answer]
+
+
+def test_strict_answers_hold_only_what_is_supported(collection: Collection, docs: Path) -> None:
+    reader = ScriptedReader(["You get 28 days of leave. Cats sleep a lot."])
+    *pieces, answer = asked_in("strict", collection, docs, reader, "How much leave do I get?")
+    assert isinstance(answer, Answer)
+    assert answer.text == f"You get 28 days of leave [{answer.citations[0].n}]."
+    assert pieces == [answer.text]  # nothing is shown that is taken back
+    reader = ScriptedReader(["Cats sleep a lot. Yes."])
+    *pieces, answer = asked_in("strict", collection, docs, reader, "How much leave do I get?")
+    assert isinstance(answer, Answer)
+    assert (answer.text, answer.abstained, answer.citations) == (ABSTENTION, True, ())
+    assert pieces == [ABSTENTION]
+
+
+def test_what_is_not_supported_is_marked_by_default(collection: Collection, docs: Path) -> None:
+    reader = ScriptedReader(["You get 28 days of leave. Cats sleep a lot."])
+    *_, answer = asked_in("prefer", collection, docs, reader, "How much leave do I get?")
+    assert isinstance(answer, Answer)
+    ((start, end),) = answer.unsupported
+    assert answer.text[start:end] == "Cats sleep a lot."
+
+
+def test_an_open_answer_needs_no_passage(collection: Collection, tmp_path: Path) -> None:
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    reader = ScriptedReader(["Paris."])
+    *_, answer = asked_in("open", collection, empty, reader, "What is the capital of France?")
+    assert isinstance(answer, Answer)
+    assert (answer.text, answer.abstained, answer.unsupported) == ("Paris.", False, ((0, 6),))
+    assert "only" not in reader.prompts[0][-1].content

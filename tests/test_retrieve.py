@@ -175,13 +175,17 @@ def test_the_settings_say_how_it_is_fused(collection: Collection, parts: Path) -
 
 def test_each_index_gives_as_many_candidates_as_are_set(collection: Collection, parts: Path) -> None:
     collection.sync(parts)
-    query = "pump P-4003/B at 22 bar"
     few = Collection.open(
         collection.path, settings=Settings(search=SearchSection(candidates=1)), embedder=HashingEmbedder()
     )
-    first = {hit.uri for mode in ("dense", "keyword") for hit in few.search(query, k=1, mode=mode)}  # type: ignore[arg-type]
-    assert few.search(query, k=1)[0].uri in first
-    assert len(few.search(query, k=30)) == 30  # more hits need more candidates
+    query = "ask the workshop for P-4003/B at 30 bar"
+    first = {few.search(query, k=1, mode=mode)[0].uri for mode in ("dense", "keyword")}  # type: ignore[arg-type]
+    assert len(first) == 2
+    (hit,) = few.search(query, k=1)
+    assert hit.uri in first
+    assert hit.scores["fused"] == pytest.approx(0.6)  # of two, each is the best by one score and the worst by the other
+    assert (collection.search(query, k=1)[0].scores["fused"] or 0) > 0.7
+    assert len(few.search("pump at 22 bar", k=30)) == 30  # more hits need more candidates
 
 
 def test_both_scores_are_true_whichever_index_gave_the_chunk(collection: Collection, parts: Path) -> None:

@@ -19,8 +19,9 @@ from ragfm import Collection, Settings
 from ragfm.config import ChunkSection, SearchSection, load_settings
 from ragfm.errors import ConfigError, DataError
 from ragfm.evaluate import Gold, Question, evaluate_retrieval, store_choice, tune, write_questions
-from ragfm.evaluate.tune import CANDIDATES, MEASURE, WEIGHTS
+from ragfm.evaluate.tune import CANDIDATES, MEASURE, WEIGHTS, Choice, _Pool
 from ragfm.testing import HashingEmbedder, ScriptedReader
+from ragfm.types import Hit
 
 WORDS = (
     "amber birch cedar delta ember fjord grove heath islet jetty knoll ledge marsh north ocean pier quay reef".split()
@@ -65,6 +66,18 @@ def test_a_trial_is_what_a_search_with_these_settings_finds(parts: Collection) -
         handle = _with(parts, fusion=choice.fusion, weight=choice.weight, candidates=choice.candidates)
         searched = evaluate_retrieval(handle, half, k=10)
         assert searched.measures[MEASURE].value == pytest.approx(trial.value, abs=1e-9)
+
+
+def test_a_chunk_that_shares_no_word_is_no_candidate_by_words() -> None:
+    def hit(number: int, dense: float, keyword: float) -> Hit:
+        return Hit(f"{number}.txt", "", 0, 1, number, dense, {"dense": dense, "keyword": keyword})
+
+    hits = [hit(0, 0.1, 0.0), hit(1, 0.9, 0.0), hit(2, 0.8, 0.0), hit(3, 0.2, 5.0)]
+    for wanted, value in ((0, 0.0), (3, 1.0)):
+        pool = _Pool(Question("q", "?", (Gold(f"{wanted}.txt"),)), hits, SearchSection())
+        assert pool.value(Choice("convex", 0.0, 2)) == value
+    deeper = _Pool(Question("q", "?", (Gold("0.txt"),)), hits, SearchSection())
+    assert deeper.value(Choice("convex", 1.0, 4)) > 0
 
 
 def test_a_gain_is_tested_on_questions_that_did_not_choose(parts: Collection) -> None:

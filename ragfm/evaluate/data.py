@@ -2,7 +2,8 @@
 
     BEIR folder    corpus.jsonl, queries.jsonl, qrels/SPLIT.tsv or qrels.tsv (Thakur et al. 2021)
     SQuAD file     JSON, version 1.1 or 2.0 (Rajpurkar et al. 2016, 2018); XQuAD has the same form
-    JSONL          {"question", "uri", "start"?, "end"?, "id"?} in each line, about a collection that is there already
+    JSONL          {"question", "uri", "start"?, "end"?, "answers"?, "id"?} in each line, about a collection that is
+                   there already; {"question", "unanswerable": true} is one that it has no answer to
 
 Each file may be compressed with gzip.
 """
@@ -40,11 +41,16 @@ class Gold:
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """A question and all that it should find, at least one."""
+    """A question and all that it should find. `answers` are the right ones, where these are known.
+
+    What is `unanswerable` has none; its gold is what it was asked about, where that is known.
+    """
 
     id: str
     text: str
     gold: tuple[Gold, ...]
+    answers: tuple[str, ...] = ()
+    unanswerable: bool = False
 
     @property
     def by_passage(self) -> bool:
@@ -56,7 +62,7 @@ class Question:
 class QuestionSet:
     """Questions, and where the data brings them, the documents: a text for each path below `corpus/`.
 
-    `left_out` counts the questions that retrieval can't be measured with, by reason.
+    `left_out` counts the questions that can't be measured with, by reason.
     """
 
     name: str
@@ -73,10 +79,16 @@ class QuestionSet:
 
 
 def load_questions(
-    path: str | Path, *, split: str | None = None, articles: bool = False, distractors: Sequence[str | Path] = ()
+    path: str | Path,
+    *,
+    split: str | None = None,
+    articles: bool = False,
+    distractors: Sequence[str | Path] = (),
+    answers: bool = False,
 ) -> QuestionSet:
     """The questions of a BEIR folder, a SQuAD file, or a JSONL file; see the functions for each.
 
+    Those that retrieval can be measured with; with `answers`, those whose answer is known, or known not to be there.
     Raises DataError, which says what was looked for and where, and for an option that the data has no use for.
     """
     path = Path(path)
@@ -84,14 +96,14 @@ def load_questions(
         raise DataError(f"There is no file or folder {str(path)!r}.", "Check the path.")
     name = path.name.removesuffix(".gz")
     if path.is_dir():
-        _no_use(path, "a BEIR folder", articles=articles, distractors=distractors)
+        _no_use(path, "a BEIR folder", articles=articles, distractors=distractors, answers=answers)
         return load_beir(path, split)
     if name.endswith(".jsonl"):
         _no_use(path, "a JSONL of questions", split=split, articles=articles, distractors=distractors)
-        return load_jsonl(path)
+        return load_jsonl(path, answers=answers)
     if name.endswith(".json"):
         _no_use(path, "a SQuAD file", split=split)
-        return load_squad(path, articles=articles, distractors=distractors)
+        return load_squad(path, articles=articles, distractors=distractors, answers=answers)
     raise DataError(
         f"{str(path)!r} has no known format.",
         "Name a BEIR folder, a SQuAD file (.json), or a file with a question in each line (.jsonl).",
@@ -123,16 +135,17 @@ def load_beir(folder: Path, split: str | None = None) -> QuestionSet:
     return _checked(name, questions, {"without a relevant document": len(judged) - len(questions)}, documents, qrels)
 
 
-def load_squad(path: Path, *, articles: bool = False, distractors: Sequence[str | Path] = ()) -> QuestionSet:
+def load_squad(
+    path: Path, *, articles: bool = False, distractors: Sequence[str | Path] = (), answers: bool = False
+) -> QuestionSet:
     """A SQuAD file. Each paragraph is a document, and gold is the one that a question was asked about.
 
     With `articles`, each article is a document, its paragraphs one after the other, and gold is the answer's place in
     it: the one that most annotators marked. `distractors` are SQuAD files whose paragraphs are searched too, without
-    their questions. Questions without an answer are left out.
+    their questions. Questions without an answer are left out unless `answers` are measured.
     """
     documents: dict[str, str] = {}
     questions: list[Question] = []
-    unanswerable = 0
     for file in (path, *map(Path, distractors)):
         for title, paragraphs in _articles(file):
             page = _free(f"{_name(title)}.txt" if articles else _name(title), documents)
@@ -142,32 +155,27 @@ def load_squad(path: Path, *, articles: bool = False, distractors: Sequence[str 
                 if not articles:
                     documents[uri] = paragraph["context"]
                 for question in paragraph["qas"] if file == path else ():
-                    answers = question.get("answers", ())
-                    unanswerable += not answers
-                    start, end = _place(paragraph["context"], answers, offset) if articles and answers else (None, None)
+                    right = question.get("answers", ())
+                    start, end = _place(paragraph["context"], right, offset) if articles and right else (None, None)
                     gold = (Gold(f"{CORPUS}/{uri}", start, end),)
-                    if answers:
-                        questions.append(Question(str(question["id"]), question["question"], gold))
+                    texts = tuple(dict.fromkeys(answer["text"] for answer in right))
+                    questions.append(Question(str(question["id"]), question["question"], gold, texts, not texts))
                 offset += len(_as_read(paragraph["context"])) + 2
             if articles:
                 documents[page] = "\n\n".join(paragraph["context"] for paragraph in paragraphs)
     name = path.name.removesuffix(".gz").removesuffix(".json") + (" articles" if articles else "")
-    return _checked(name, questions, {"unanswerable": unanswerable}, documents, path)
+    return _selected(name, questions, documents, path, answers=answers)
 
 
-def load_jsonl(path: Path) -> QuestionSet:
+def load_jsonl(path: Path, *, answers: bool = False) -> QuestionSet:
     """A question in each line: `question`, `uri`, and where it is about a passage, `start` and `end`.
 
-    Lines of the same `id` are one question that should find them all; the default is the line's number. A line with
-    `"unanswerable": true` needs no uri and is left out.
+    Lines of the same `id` are one question that should find them all; the default is the line's number. `answer` or
+    `answers` are the right ones; a line with `"unanswerable": true` has none. What has either needs no `uri`.
     """
     questions: dict[str, Question] = {}
-    unanswerable = 0
     for where, record in _records(path):
         text = _text(record, "question", where)
-        if record.get("unanswerable") is True:
-            unanswerable += 1
-            continue
         start, end = record.get("start"), record.get("end")
         spans = (start, end) if isinstance(start, int) and isinstance(end, int) and 0 <= start < end else (None, None)
         if (start, end) != spans:
@@ -176,21 +184,56 @@ def load_jsonl(path: Path) -> QuestionSet:
         known = questions.get(key, Question(key, text, ()))
         if known.text != text:
             raise DataError(f"{where}: the id {key!r} is that of another question above, {known.text!r}.")
-        gold = Gold(_text(record, "uri", where), *spans)
-        questions[key] = replace(known, gold=tuple(dict.fromkeys((*known.gold, gold))))
-    return _checked(path.name.removesuffix(".gz"), list(questions.values()), {"unanswerable": unanswerable}, None, path)
+        right, unanswerable = _answers(record, where), record.get("unanswerable") is True
+        needless = record.get("uri") is None and (right or unanswerable)
+        gold = () if needless else (Gold(_text(record, "uri", where), *spans),)
+        questions[key] = replace(
+            known,
+            gold=tuple(dict.fromkeys((*known.gold, *gold))),
+            answers=tuple(dict.fromkeys((*known.answers, *right))),
+            unanswerable=known.unanswerable or unanswerable,
+        )
+        if questions[key].unanswerable and questions[key].answers:
+            raise DataError(f"{where}: {key!r} is said to be unanswerable and has an answer.")
+    return _selected(path.name.removesuffix(".gz"), list(questions.values()), None, path, answers=answers)
 
 
-def fingerprint(questions: Sequence[Question]) -> str:
-    """A hash of questions and gold: equal where two runs asked the same."""
+def fingerprint(questions: Sequence[Question], *, answers: bool = False) -> str:
+    """A hash of questions and gold, and of the right answers: equal where two runs asked the same."""
     digest = blake2b(digest_size=16)
     for question in questions:
         golds = [(gold.uri, gold.start, gold.end, gold.grade) for gold in question.gold]
-        digest.update(json.dumps([question.id, question.text, golds]).encode())
+        right = [question.answers, question.unanswerable] if answers else []
+        digest.update(json.dumps([question.id, question.text, golds, *right]).encode())
     return digest.hexdigest()
 
 
 # --- Inside ------------------------------------------------------------------------------------------------------
+
+
+def _answers(record: Mapping[str, Any], where: str) -> list[str]:
+    given = record.get("answers", record.get("answer", []))
+    right = [given] if isinstance(given, str) else given
+    if not isinstance(right, list) or not all(isinstance(answer, str) and answer.strip() for answer in right):
+        raise DataError(f"{where}: answers are {given!r}; give a text or a list of texts.")
+    return right
+
+
+def _selected(
+    name: str, questions: Sequence[Question], documents: Mapping[str, str] | None, path: Path, *, answers: bool
+) -> QuestionSet:
+    """Those that retrieval can be measured with, or answers; a span is an answer too, once the text is known."""
+    kept, left_out = [], Counter[str]()
+    for question in questions:
+        if answers and not (question.unanswerable or question.answers or question.by_passage):
+            left_out["without an answer"] += 1
+        elif not answers and question.unanswerable:
+            left_out["unanswerable"] += 1
+        elif not answers and not question.gold:
+            left_out["without a uri"] += 1
+        else:
+            kept.append(question)
+    return _checked(name, kept, left_out, documents, path)
 
 
 def _checked(
@@ -201,7 +244,7 @@ def _checked(
         raise DataError(f"{path} has {len(twice)} ids of questions more than once, the first is {twice[0]!r}.")
     if not questions:
         why = "".join(f" ({count} {reason})" for reason, count in left_out.items() if count)
-        raise DataError(f"{path} has no question that retrieval can be measured with{why}.")
+        raise DataError(f"{path} has no question that can be measured with{why}.")
     return QuestionSet(name, tuple(questions), {why: n for why, n in left_out.items() if n}, documents)
 
 

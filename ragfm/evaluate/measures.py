@@ -130,6 +130,24 @@ def estimate_percentiles(values: Sequence[float], seed: int = 0) -> dict[str, Es
     return dict(zip(("p50", "p95", "p99"), estimates, strict=True))
 
 
+def estimate_ratios(pairs: Sequence[tuple[float, float]], seed: int = 0) -> Estimate | None:
+    """The sum of the first by the sum of the second, over questions; None where the second is nothing.
+
+    Samples in which it is nothing don't count for the interval.
+    """
+    values = np.asarray(pairs, dtype=np.float64)
+    if not values[:, 1].sum():
+        return None
+
+    def ratio(sample: NDArray[np.float64]) -> NDArray[np.float64]:
+        sums = sample.sum(axis=-2)
+        ratios: NDArray[np.float64] = np.full_like(sums[..., :1], np.nan)
+        np.divide(sums[..., :1], sums[..., 1:], out=ratios, where=sums[..., 1:] > 0)
+        return ratios
+
+    return _estimates(values, ratio, seed)[0]
+
+
 def _estimates(
     values: NDArray[np.float64], statistic: Callable[[NDArray[np.float64]], NDArray[np.float64]], seed: int
 ) -> list[Estimate]:
@@ -139,5 +157,5 @@ def _estimates(
     drawn = [
         statistic(values[random.integers(0, n, (min(block, RESAMPLES - at), n))]) for at in range(0, RESAMPLES, block)
     ]
-    low, high = np.percentile(np.concatenate(drawn), [2.5, 97.5], axis=0)
+    low, high = np.nanpercentile(np.concatenate(drawn), [2.5, 97.5], axis=0)
     return [Estimate(float(v), float(a), float(b)) for v, a, b in zip(statistic(values), low, high, strict=True)]

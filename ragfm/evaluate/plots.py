@@ -56,6 +56,26 @@ def histogram(counts: Mapping[str, int], label: str) -> str:
     return _svg(parts, _ABOVE + _HEIGHT + 28, label)
 
 
+def curve(points: Sequence[tuple[float, float]], x_label: str, y_label: str, label: str) -> str:
+    """A line through points of [0, 1] x [0, 1]."""
+    ground, width = _ABOVE + _HEIGHT, _WIDTH - _LEFT - 20
+
+    def at(x: float, y: float) -> tuple[float, float]:
+        return _LEFT + width * x, ground - _HEIGHT * y
+
+    parts = []
+    for tick in range(5):
+        share = tick / 4
+        (x, _), (_, y) = at(share, 0), at(0, share)
+        parts += [_line(x, _ABOVE, x, ground, "soft"), _line(_LEFT, y, _LEFT + width, y, "soft")]
+        parts += [_text(x, ground + 18, f"{share:g}", "middle", "small"), _text(_LEFT - 10, y + 4, f"{share:g}", "end",
+                                                                                "small")]  # fmt: skip
+    path = " ".join(f"{x:.1f},{y:.1f}" for x, y in (at(*point) for point in points))
+    parts.append(f'<polyline class="path" points="{path}"/>')
+    parts += [_text(_LEFT + width, ground + 38, x_label, "end"), _text(_LEFT, 20, y_label, "start")]
+    return _svg(parts, ground + 48, label)
+
+
 def distribution(values: Sequence[float], marks: Mapping[str, float], label: str) -> str:
     """How values > 0 are spread, on a logarithmic scale, with lines where the `marks` are."""
     logs = [math.log10(max(value, _LEAST)) for value in values]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -34,6 +34,7 @@ p.dim, .dim { color: var(--dim); } p { margin: .4rem 0; }
 svg { width: 100%; height: auto; } text { fill: var(--text); font-size: 13px; } text.small { font-size: 12px; }
 .bar { fill: var(--bar); } .miss { fill: var(--miss); } .soft { stroke: var(--soft); }
 .line { stroke: var(--text); stroke-width: 1.4; } .mark { stroke: var(--miss); stroke-width: 1.4; }
+.path { fill: none; stroke: var(--bar); stroke-width: 2; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
 th, td { text-align: left; padding: .25rem 1.4rem .25rem 0; border-bottom: 1px solid var(--soft); font-weight: normal; }
 th { color: var(--dim); }
@@ -72,7 +73,12 @@ def render_html(report: RetrievalReport, collection: Collection | None = None) -
             _times(report.latency_ms, report.embed_ms),
             f'<p class="dim">A search for {depth}, one at a time; models and indexes were loaded before.</p>',
         ]
-    sections += [*_worst(report, collection), "<h2>How it was run</h2>", _about(about)]
+    sections += [*_worst(report, collection), "<h2>How it was run</h2>", all_settings(about)]
+    return page(title, sections)
+
+
+def page(title: str, sections: Sequence[str]) -> str:
+    """A page that loads and runs nothing."""
     policy = "default-src 'none'; style-src 'unsafe-inline'"
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
@@ -148,6 +154,7 @@ def _excerpt(place: Gold | Ranked, collection: Collection | None) -> str:
     return f"{uri} {escape(short if len(short) <= _EXCERPT else f'{short[:_EXCERPT]} …')}"
 
 
-def _about(about: Mapping[str, Any]) -> str:
+def all_settings(about: Mapping[str, Any]) -> str:
+    """What was asked of what, to be unfolded."""
     told = json.dumps(about, indent=2, ensure_ascii=False)
     return f"<details><summary>All settings</summary><pre>{escape(told)}</pre></details>"

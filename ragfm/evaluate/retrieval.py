@@ -95,14 +95,22 @@ def evaluate_retrieval(
     """
     if k < TOP or not questions:
         raise ValueError(f"k is {k}, at least {TOP} is needed; and {len(questions)} questions, at least one")
-    known, digest = _content(collection)
+    known, digest = content_of(collection)
     missing = sorted({gold.uri for question in questions for gold in question.gold} - known)
     if missing and len(missing) == len({gold.uri for question in questions for gold in question.gold}):
         raise DataError(
             f"None of the {len(missing)} documents that should be found is in {collection.path}: {missing[0]!r}, …",
             "`ragfm documents` lists the addresses there; name the collection with -c.",
         )
-    facts = _about(collection, questions, digest, mode, k) | dict(about or {})
+    facts = {
+        "run": "retrieval",
+        "mode": mode,
+        "k": k,
+        "questions": {"count": len(questions), "digest": fingerprint(questions)},
+        **collection_facts(collection, digest),
+        "settings": collection.settings.model_dump(mode="json", exclude={"sources", "reader", "ask", "files"}),
+        **(about or {}),
+    }
     path = None if out is None else Path(out)
     done = {record["id"]: record for record in resume_run(path, facts)} if path else {}
     if len(done) < len(questions):
@@ -134,7 +142,7 @@ def first_ranks(results: Sequence[QuestionResult]) -> dict[str, int]:
 # --- Inside ------------------------------------------------------------------------------------------------------
 
 
-def _content(collection: Collection) -> tuple[set[str], str]:
+def content_of(collection: Collection) -> tuple[set[str], str]:
     """The addresses of a collection's documents, and a hash of what is in it."""
     digest, known = blake2b(digest_size=16), set()
     for document in collection.documents():
@@ -143,21 +151,15 @@ def _content(collection: Collection) -> tuple[set[str], str]:
     return known, digest.hexdigest()
 
 
-def _about(
-    collection: Collection, questions: Sequence[Question], digest: str, mode: Mode, k: int
-) -> dict[str, Any]:  # fmt: skip
+def collection_facts(collection: Collection, digest: str) -> dict[str, Any]:
+    """What a run was over: the version, what the collection holds, and its embedder."""
     from ragfm import __version__
 
     status = collection.status()
     return {
-        "run": "retrieval",
         "ragfm": __version__,
-        "mode": mode,
-        "k": k,
-        "questions": {"count": len(questions), "digest": fingerprint(questions)},
         "collection": {"documents": status.documents, "chunks": status.chunks, "digest": digest},
         "embedder": dict(status.embedder),
-        "settings": collection.settings.model_dump(mode="json", exclude={"sources", "reader", "ask", "files"}),
     }
 
 

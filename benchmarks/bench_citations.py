@@ -1,0 +1,176 @@
+"""How well citations are verified: what is right is, and what was tampered with isn't.
+
+    python benchmarks/bench_citations.py [--tune] [--questions 1000]
+
+Claims over SQuAD 2.0 dev, the 25 articles that are reported on (or with --tune the other ten), each beside three
+paragraphs of its article, the right one among them. A claim is made of a question and its right answer in three
+forms: the answer alone, the answer in the place of the question's interrogative, and the paragraph's sentence that has
+it. "right" is the share of claims that get a verified citation to the right paragraph, "elsewhere" to another one only.
+Then the answer's number or name is swapped for one of the same kind, from another answer of the article if there is
+one, and what is verified is silently wrong. Quotations are eight words and more of the paragraph; corrupted ones have a
+word exchanged, left out, put in, or moved, or are joined from two places. The last line is the result in JSON.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import re
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any
+
+from data import DATA
+from measure import about, save
+
+from ragfm.evaluate.matching import holds
+from ragfm.ground import ground
+from ragfm.text import sentence_spans
+from ragfm.types import Hit
+
+WH = re.compile(
+    r"\b(?:what|who|whom|whose|which|when|where|why|how (?:many|much|long|old|far|often)|how)\b", re.IGNORECASE
+)
+NUMBER, NAME = re.compile(r"\d[\d.,]*\d|\d"), re.compile(r"\b[A-Z][a-zé]{2,}\b")
+TUNING = 10  # articles, by title
+
+
+def articles(*, tune: bool) -> list[dict[str, Any]]:
+    data = json.loads(_read("squad-v2.0-dev.json.gz"))["data"]
+    data.sort(key=lambda article: article["title"])
+    return data[:TUNING] if tune else data[TUNING:]
+
+
+def _read(name: str) -> str:
+    import gzip
+
+    return gzip.decompress((DATA / "squad" / name).read_bytes()).decode()
+
+
+def cases(found: list[dict[str, Any]], count: int, pick: random.Random) -> Iterator[dict[str, Any]]:
+    """Questions with an answer, the three passages shown, and the answers of the same article."""
+    every = []
+    for article in found:
+        contexts = [paragraph["context"] for paragraph in article["paragraphs"]]
+        answers = [qa["answers"][0]["text"] for p in article["paragraphs"] for qa in p["qas"] if qa["answers"]]
+        for at, paragraph in enumerate(article["paragraphs"]):
+            asked = [qa for qa in paragraph["qas"] if qa["answers"]]
+            every += [(qa["question"], qa["answers"][0], at, contexts, answers) for qa in asked]
+    for question, answer, at, contexts, answers in pick.sample(every, min(count, len(every))):
+        others = pick.sample([n for n in range(len(contexts)) if n != at], min(2, len(contexts) - 1))
+        numbers = [at, *others]
+        pick.shuffle(numbers)
+        hits = [
+            Hit(f"{n}", contexts[n], 0, len(contexts[n]), n, 0.5, {}, n=place) for place, n in enumerate(numbers, 1)
+        ]
+        yield {
+            "question": question, "answer": answer["text"], "start": answer["answer_start"],
+            "context": contexts[at], "hits": hits, "n": numbers.index(at) + 1, "answers": answers,
+        }  # fmt: skip
+
+
+def claims(case: dict[str, Any], answer: str) -> dict[str, str]:
+    statement = WH.sub(lambda _: answer, case["question"].rstrip("? "), count=1)
+    start, end = next((s, e) for s, e in sentence_spans(case["context"]) if e > case["start"])
+    sentence = case["context"][start:end]
+    at = case["start"] - start
+    return {
+        "answer": answer,
+        "statement": f"{statement[:1].upper()}{statement[1:]}." if answer in statement else f"{statement} {answer}.",
+        "sentence": sentence[:at] + answer + sentence[at + len(case["answer"]) :],
+    }
+
+
+def swapped(case: dict[str, Any], pick: random.Random) -> str | None:
+    """The answer with a number or a name exchanged; None where it has neither."""
+    for kind in (NUMBER, NAME):
+        match = kind.search(case["answer"])
+        if match is None:
+            continue
+        pool = [m[0] for answer in case["answers"] for m in kind.finditer(answer)]
+        pool = [one for one in dict.fromkeys(pool) if one not in case["answer"] and one not in case["question"]]
+        other = pick.choice(pool) if pool else ("1871" if kind is NUMBER else "Quentin")
+        changed = case["answer"][: match.start()] + other + case["answer"][match.end() :]
+        return None if holds(changed, [case["answer"]]) else changed
+    return None
+
+
+def corruptions(quotation: str, other: str, pick: random.Random) -> dict[str, str]:
+    words = quotation.split()
+    at = pick.randrange(1, len(words) - 1)
+    moved = [*words[: at - 1], words[at], words[at - 1], *words[at + 1 :]]
+    return {
+        "exchanged": " ".join([*words[:at], "quite", *words[at + 1 :]]),
+        "left out": " ".join([*words[:at], *words[at + 1 :]]),
+        "put in": " ".join([*words[:at], "not", *words[at:]]),
+        "moved": " ".join(moved),
+        "joined": " ".join([*words[: len(words) // 2], *other.split()[:6]]),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--tune", action="store_true")
+    parser.add_argument("--questions", type=int, default=1000)
+    parser.add_argument("--show", type=int, default=0, help="so many of what is wrong")
+    args = parser.parse_args()
+    pick = random.Random(0)
+    found = articles(tune=args.tune)
+    right: dict[str, Counter[str]] = {}
+    wrong: dict[str, Counter[str]] = {}
+    quotes: dict[str, Counter[str]] = {}
+    shown = 0
+    for case in cases(found, args.questions, pick):
+        for form, claim in claims(case, case["answer"]).items():
+            verified = {c.n for c in ground(case["question"], claim, case["hits"])[1] if c.verified}
+            right.setdefault(form, Counter())[
+                "right" if case["n"] in verified else "elsewhere" if verified else "no"
+            ] += 1
+            if not verified and shown < args.show:
+                shown += 1
+                around = case["context"][max(0, case["start"] - 120) : case["start"] + 120]
+                print(f"NOT {form}: {case['question']} | {claim} | {around}\n")
+        quotation = pick.choice([case["context"][s:e] for s, e in sentence_spans(case["context"])])
+        if len(quotation.split()) >= 8 and '"' not in quotation:
+            other = pick.choice([hit for hit in case["hits"] if hit.n != case["n"]] or case["hits"]).text
+            for kind, text in {"verbatim": quotation, **corruptions(quotation, other, pick)}.items():
+                if kind != "verbatim" and " ".join(text.split()) in " ".join(case["context"].split()):
+                    continue
+                said = f'It says: "{text.strip(".")}" [{case["n"]}].'
+                citations = ground(case["question"], said, case["hits"])[1]
+                outcome = "verified" if any(c.verified for c in citations) else next((c.fault for c in citations), None)
+                quotes.setdefault(kind, Counter())[str(outcome)] += 1
+    swaps = random.Random(1)
+    count = 0
+    for case in cases(found, 10 * args.questions, swaps):
+        changed = swapped(case, swaps)
+        if changed is None or count == args.questions:
+            continue
+        count += 1
+        for form, claim in claims(case, changed).items():
+            citations = ground(case["question"], claim, case["hits"])[1]
+            verified = [citation for citation in citations if citation.verified]
+            wrong.setdefault(form, Counter())["verified" if verified else "no"] += 1
+            if verified and shown < args.show:
+                shown += 1
+                print(f"SWAP {form}: {case['question']} | {case['answer']} | {claim} | {verified[0].quote}\n")
+    result = {
+        **about("citations"),
+        "articles": len(found), "tuning": args.tune,
+        "right": {form: dict(counts) for form, counts in right.items()},
+        "swapped": {form: dict(counts) for form, counts in wrong.items()},
+        "quotations": {kind: dict(counts) for kind, counts in quotes.items()},
+    }  # fmt: skip
+    for what in ("right", "swapped", "quotations"):
+        for form, counts in result[what].items():
+            total = sum(counts.values())
+            shares = "  ".join(f"{name} {100 * n / total:.1f} %" for name, n in sorted(counts.items()))
+            print(f"{what:12}{form:12}{total:6}  {shares}")
+    if not args.tune:
+        save(result, "citations")
+    print(json.dumps(result))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,125 @@
+"""What weight, candidates and reciprocal rank fusion do to hybrid search, on the sets that may be tuned on.
+
+    python benchmarks/bench_fusion.py --keep /var/tmp/ragfm-bench [--only cranfield …]
+
+Each question is asked once, for 200 candidates of each index; all settings are worked out from them, as `ragfm tune`
+does. nDCG@10; p is that of the paired test against the defaults. "codes" are the questions with one, to which
+`code_weight` applies. Then the look-alikes of tests/lookalikes.py: how many of its questions don't find the right text
+first. The last line is the result in JSON.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from data import TUNING
+from measure import about, save
+
+from ragfm import Collection, Settings
+from ragfm.config import SearchSection
+from ragfm.errors import TooLongError
+from ragfm.evaluate import Choice, Gold, Question, corpus_collection
+from ragfm.evaluate.compare import paired_differences
+from ragfm.evaluate.tune import _Pool
+from ragfm.retrieve import weight_for
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+from lookalikes import questions as lookalike_questions
+from lookalikes import texts as lookalikes
+
+DEPTH = 200
+NOW = Choice("convex", 0.6, 100)
+CHOICES = {
+    "default": NOW,
+    **{f"weight {weight}": Choice("convex", weight, 100) for weight in (0.0, 0.3, 0.4, 0.5, 0.7, 0.8, 1.0)},
+    "rrf": Choice("rrf", 0.6, 100),
+    **{f"{count} candidates": Choice("convex", 0.6, count) for count in (25, 50, 200)},
+}
+CODE_WEIGHTS = (0.2, 0.3, 0.4, 0.5, 0.6)
+
+
+def pools(collection: Collection, questions: Any) -> list[tuple[Question, list[Any]]]:
+    """Each question with its candidates; those too long for the embedder are left out."""
+    found = []
+    for question in questions:
+        try:
+            found.append((question, collection.candidates(question.text, DEPTH)))
+        except TooLongError:
+            continue
+    return found
+
+
+def values(found: list[tuple[Question, list[Any]]], choice: Choice, code_weight: float) -> Any:
+    """The nDCG@10 of each question. *Shape:* (n_questions, 1)."""
+    settings = SearchSection(code_weight=code_weight)
+    return np.array([[_Pool(question, hits, settings).value(choice)] for question, hits in found])
+
+
+def beside(plain: Any, other: Any) -> dict[str, float]:
+    (row,) = paired_differences(["nDCG@10"], plain, other)
+    return {"value": round(row.b, 4), "difference": round(row.difference, 4), "p": round(row.p, 4)}
+
+
+def measure(found: list[tuple[Question, list[Any]]]) -> dict[str, Any]:
+    # Without `code_weight`, so that one weight holds for all.
+    plain = values(found, NOW, 1.0)
+    rows: dict[str, Any] = {"questions": len(found)}
+    rows |= {name: beside(plain, values(found, choice, 1.0)) for name, choice in CHOICES.items()}
+    rows["code_weight 0.4"] = beside(plain, values(found, NOW, 0.4))
+    codes = [pair for pair in found if weight_for(pair[0].text, SearchSection()) < NOW.weight]
+    rows["codes"] = {"questions": len(codes)}
+    if codes:
+        plain = values(codes, NOW, 1.0)
+        rows["codes"] |= {f"{weight}": beside(plain, values(codes, NOW, weight)) for weight in CODE_WEIGHTS}
+    return rows
+
+
+def wrong() -> dict[str, Any]:
+    """Of the questions about look-alikes those whose text is not first, by the weight of the cosine."""
+    with tempfile.TemporaryDirectory() as place:
+        docs = Path(place) / "docs"
+        docs.mkdir()
+        for number, (_, _, text) in enumerate(lookalikes()):
+            (docs / f"{number:03}.txt").write_text(text, encoding="utf-8")
+        with Collection.open(Path(place) / ".ragfm", settings=Settings()) as collection:
+            collection.sync(docs)
+            asked = [
+                Question(str(at), text, (Gold(f"docs/{number:03}.txt"),))
+                for at, (text, number) in enumerate(lookalike_questions())
+            ]
+            found = pools(collection, asked)
+    weights = (0.0, 0.2, 0.4, 0.5, 0.6, 0.7, 0.8, 1.0)
+    counts = {f"{w}": int((values(found, Choice("convex", w, 100), 1.0) < 1).sum()) for w in weights}
+    return {
+        "questions": len(found),
+        "wrong": counts,
+        "wrong by rrf": int((values(found, CHOICES["rrf"], 1.0) < 1).sum()),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--keep", metavar="DIR", help="Keep the collections there.")
+    parser.add_argument("--only", nargs="+", choices=list(TUNING), default=list(TUNING))
+    args = parser.parse_args()
+    result: dict[str, Any] = {**about("fusion"), "sets": {}, "lookalikes": wrong()}
+    print(result["lookalikes"])
+    for name in args.only:
+        data = TUNING[name][0]()
+        with corpus_collection(data, Settings(), keep=args.keep) as (folder, _), Collection.open(folder) as collection:
+            result["sets"][name] = measure(pools(collection, data.questions))
+        print(f"\n{name}")
+        for setting, row in result["sets"][name].items():
+            print(f"  {setting:16} {row}")
+    save(result, "fusion")
+    print(json.dumps(result))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,107 @@
+"""`ragfm eval answers`: how right the answers are."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from ragfm.cli_eval import check_options, data_options, load_data, opened, print_estimates
+from ragfm.cli_options import FILLED, OK, SOME_FAILED, counting, shared
+from ragfm.show import print_json, printable
+
+if TYPE_CHECKING:
+    from ragfm.collection import Collection
+    from ragfm.evaluate import AnswersReport, QuestionSet
+    from ragfm.ingest.sync import SyncReport
+
+_FILE = click.Path(dir_okay=False)
+_CONTEXTS = ("retrieved", "gold", "none")
+
+
+@click.command()
+@click.argument("data", type=click.Path(exists=True))
+@click.option("--context", "contexts", multiple=True, type=click.Choice(_CONTEXTS), default=_CONTEXTS,
+              help="What answers come from: passages that are found, the one that was asked about, or memory; may be "
+              "repeated. Default: all three.")  # fmt: skip
+@click.option("--reader", metavar="NAME", type=FILLED, help="The model that answers.")
+@click.option("--adapter", metavar="DIR", type=FILLED, help="An adapter for the reader, or `none`.")
+@click.option("-k", type=click.IntRange(min=1), metavar="N", help="How many passages it is given.")
+@click.option("--limit", type=click.IntRange(min=1), metavar="N", help="Only N of the questions, picked at random.")
+@click.option("--seed", default=0, show_default=True, help="Which ones --limit picks.")
+@data_options
+@click.option("--out", metavar="FILE", type=_FILE, help="Write each question there; a second run goes on with it.")
+@click.option("--report", metavar="FILE", type=_FILE, help="Write an HTML page.")
+@shared
+def answers(collection: str, as_json: bool, data: str, report: str | None, **options: Any) -> int:
+    """Have the reader answer all questions of DATA, and measure how right it is.
+
+    DATA is a SQuAD file, which brings its documents, or a JSONL file with a question and its `answers` in each line, or
+    `"unanswerable": true`, about the collection. docs/evaluation.md has the formats and the measures.
+    """
+    from ragfm.evaluate import write_answers_html
+
+    loaded = load_data(data, options, answers=True)
+    check_options(loaded, options)
+    with opened(loaded, collection, {**options, "mode": "hybrid"}) as (handle, _, synced):
+        evaluated = _asked(handle, loaded, options)
+    if report:
+        write_answers_html(evaluated, report)
+    if as_json:
+        print_json(_as_json(evaluated, synced, options["out"], report))
+    else:
+        _print(evaluated)
+        for path in filter(None, (options["out"], report)):
+            click.echo(printable(f"written: {path}"), err=True)
+    return SOME_FAILED if synced and synced.failed else OK
+
+
+def _asked(collection: Collection, data: QuestionSet, options: Mapping[str, Any]) -> AnswersReport:
+    from ragfm.evaluate import evaluate_answers
+    from ragfm.rag import Rag
+
+    reader = options["reader"] or collection.settings.reader
+    adapter = None if options["adapter"] == "none" else options["adapter"]
+    about: dict[str, Any] = {"data": data.name, "left_out": dict(data.left_out), "reader": reader}
+    if options["limit"]:
+        about |= {"limit": options["limit"], "seed": options["seed"]}
+    rag = Rag(collection, reader=reader, k=options["k"], adapter=adapter)
+    try:
+        with counting("answering", "questions") as progress:
+            return evaluate_answers(
+                rag, data.questions, contexts=options["contexts"], out=options["out"], about=about, progress=progress
+            )
+    except KeyboardInterrupt:
+        kept = f"what was answered is kept in {options['out']}, and the same command goes on there"
+        click.echo(printable(kept if options["out"] else "with --out FILE, what was answered would be kept"), err=True)
+        raise
+
+
+def _as_json(
+    evaluated: AnswersReport, synced: SyncReport | None, out: str | None, report: str | None
+) -> dict[str, Any]:  # fmt: skip
+    return {
+        **evaluated.about,
+        **{name: {context: {key: asdict(value) for key, value in values.items()}
+                  for context, values in getattr(evaluated, name).items()} for name in ("measures", "latency_ms")},
+        "kinds": evaluated.kinds,
+        "failed": [{"id": result.id, "context": context, "error": outcome.error} for result in evaluated.results
+                   for context, outcome in result.outcomes.items() if outcome.error],
+        "ingest": asdict(synced) if synced else None,
+        "out": out,
+        "report": report,
+    }  # fmt: skip
+
+
+def _print(evaluated: AnswersReport) -> None:
+    from ragfm.evaluate import answers_summary
+
+    click.echo(printable(f"{evaluated.about['data']}: {answers_summary(evaluated)}"))
+    for context, measures in evaluated.measures.items():
+        click.echo(f"\n{context}")
+        print_estimates(measures, 3)
+        print_estimates({"p50, ms": evaluated.latency_ms[context]["p50"]}, 0)
+    if evaluated.kinds:
+        click.echo("\n" + "  ".join(f"{kind}: {count}" for kind, count in evaluated.kinds.items() if count))

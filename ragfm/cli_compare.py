@@ -1,0 +1,111 @@
+"""`ragfm compare`: readers, adapters and numbers of passages on the same questions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from ragfm.cli_eval import data_options
+from ragfm.cli_options import FILLED, OK, SOME_FAILED, counting, shared
+from ragfm.show import print_json, printable
+
+if TYPE_CHECKING:
+    from ragfm.evaluate import Contender, Entry
+
+
+@click.command("compare")
+@click.argument("data", type=click.Path(exists=True))
+@click.option("--reader", "readers", multiple=True, metavar="NAME", type=FILLED, help="A model that answers; may be "
+              "repeated. Default: the collection's.")  # fmt: skip
+@click.option("--adapter", "adapters", multiple=True, metavar="DIR", type=FILLED, help="An adapter, or `none`; may be "
+              "repeated.")  # fmt: skip
+@click.option("-k", "ks", multiple=True, type=click.IntRange(min=1), metavar="N", help="How many passages; may be "
+              "repeated.")  # fmt: skip
+@click.option("--limit", type=click.IntRange(min=1), metavar="N", help="Only N of the questions, picked at random.")
+@click.option("--seed", default=0, show_default=True, help="Which ones --limit picks.")
+@data_options
+@click.option("--price-per-hour", type=click.FloatRange(min=0), metavar="P", help="What an hour of this machine costs, "
+              "for the cost of 1,000 answers.")  # fmt: skip
+@click.option("--out", default="ragfm-compare", show_default=True, metavar="DIR", type=FILLED,
+              help="Where the runs are kept; a second one goes on there.")  # fmt: skip
+@shared
+def compare_command(collection: str, as_json: bool, data: str, out: str, **options: Any) -> int:
+    """Answer the questions of DATA by several readers, adapters and numbers of passages, and compare them.
+
+    All combinations are tried, each in a process of its own. DATA is what `ragfm eval answers` takes.
+    """
+    from ragfm.config import load_settings
+    from ragfm.evaluate import compare_readers, contenders
+
+    readers = options["readers"] or [load_settings(Path(collection).absolute().parent).reader]
+    adapters = [None if adapter == "none" else adapter for adapter in options["adapters"]]
+    command = [data, "-c", collection] if data.endswith((".jsonl", ".jsonl.gz")) else [data]
+    if not data.endswith((".jsonl", ".jsonl.gz")):
+        command += ["--keep", options["keep"] or str(Path(out) / "collection")]
+    for name in ("split", "embedder", "limit", "seed"):
+        command += [f"--{name}", str(options[name])] if options[name] is not None else []
+    command += ["--articles"] if options["articles"] else []
+    command += [word for file in options["distractors"] for word in ("--distractors", file)]
+    those = contenders(readers, adapters, options["ks"])
+    with _progress() as progress:
+        entries = compare_readers(those, command, Path(out), price_per_hour=options["price_per_hour"],
+                                  progress=progress)  # fmt: skip
+    if as_json:
+        print_json({"entries": [{**asdict(entry), "name": entry.contender.name} for entry in entries], "out": out})
+    else:
+        _print(entries)
+        click.echo(printable(f"runs kept in {out}"), err=True)
+    return SOME_FAILED if any(entry.error for entry in entries) else OK
+
+
+# --- Inside ------------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def _progress() -> Iterator[Callable[[Contender, int, int], None]]:
+    """A bar for each contender, one after the other."""
+    with ExitStack() as stack:
+        shown: dict[Contender, Callable[[int, int], None]] = {}
+
+        def show(one: Contender, done: int, total: int) -> None:
+            if one not in shown:
+                stack.close()
+                shown[one] = stack.enter_context(counting(one.name, "questions"))
+            shown[one](done, total)
+
+        yield show
+
+
+_QUALITY = ("f1, answerable", "contained, answerable", "abstention recall", "citation precision")
+
+
+def _print(entries: list[Entry]) -> None:
+    width = max(len(entry.contender.name) for entry in entries)
+    click.echo(f"{'':<{width}}  {'F1, all':>22}" + "".join(f"{name:>23}" for name in _QUALITY)
+               + f"{'p50 / p95 ms':>18}{'tokens':>13}{'MB':>7}{'per 1,000':>11}  licence")  # fmt: skip
+    for entry in entries:
+        if entry.error:
+            click.echo(printable(f"{entry.contender.name:<{width}}  {entry.error}"), err=True)
+            continue
+        shares = [entry.quality.get(name) for name in ("f1, all", *_QUALITY)]
+        cells = [f"{v.value:.3f} [{v.low:.3f}, {v.high:.3f}]" if v else "-" for v in shares]
+        times = f"{entry.latency_ms['p50'].value:.0f} / {entry.latency_ms['p95'].value:.0f}"
+        tokens = f"{entry.prompt_tokens:.0f} + {entry.completion_tokens:.0f}"
+        cost = "-" if entry.cost is None else f"{entry.cost:.3f}"
+        click.echo(printable(
+            f"{entry.contender.name:<{width}}  {cells[0]:>22}" + "".join(f"{cell:>23}" for cell in cells[1:])
+            + f"{times:>18}{tokens:>13}{entry.peak_mb:>7}{cost:>11}  {entry.licence or 'not said'}"
+        ))  # fmt: skip
+    best = entries[0].contender.name
+    for entry in entries:
+        if beside := entry.beside_best:
+            verdict = "within noise" if beside.noise else f"p = {beside.p:.4f}"
+            click.echo(printable(f"{entry.contender.name} beside {best}: {beside.difference:+.3f} "
+                                 f"[{beside.low:+.3f}, {beside.high:+.3f}], {verdict}"))  # fmt: skip
+    places = dict.fromkeys(entry.data_goes for entry in entries if not entry.error)
+    click.echo("Questions and passages go " + "; ".join(places) + ".")

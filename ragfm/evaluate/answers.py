@@ -1,0 +1,315 @@
+"""How right a reader's answers are, how often it rightly doesn't know, and whether what it cites holds the answer.
+
+Each question is answered in up to three contexts, so that one sees where quality is lost:
+
+    retrieved   from the passages that a search finds, as `ragfm ask` does
+    gold        from the passage that the question was asked about: what retrieval costs
+    none        from the reader's memory alone: what it knows without documents
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
+
+import numpy as np
+
+from ragfm.errors import DataError, TooLongError
+from ragfm.evaluate.data import Gold, Question, fingerprint
+from ragfm.evaluate.matching import MARKER, holds, normalised, token_f1
+from ragfm.evaluate.measures import Estimate, estimate_percentiles, estimate_ratios
+from ragfm.evaluate.retrieval import collection_facts, content_of
+from ragfm.evaluate.runs import append, resume_run
+from ragfm.prompt import is_abstention
+from ragfm.text import sentence_spans
+from ragfm.types import Hit, Message, Sampling
+
+if TYPE_CHECKING:
+    from ragfm.collection import Collection
+    from ragfm.rag import Rag
+    from ragfm.types import Reader
+
+Context: TypeAlias = Literal["retrieved", "gold", "none"]
+CONTEXTS: tuple[Context, ...] = get_args(Context)
+KINDS = ("right", "wrong", "not retrieved", "false abstention", "right abstention", "false answer")
+"""What can become of a question, in the context `retrieved`."""
+
+CLOSED_BOOK = 'Answer in one short sentence. If you do not know the answer, say "I don\'t know."'
+_LOOKED_AT = 50  # passages of the document that a question is about
+_MEMORY_TOKENS = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What a reader answered in one context, and what that is worth.
+
+    `exact`, `f1` (Rajpurkar et al. 2016) and `contained` compare with the nearest right answer, in [0, 1]; for an
+    unanswerable question all three are 1 where the reader abstained, else 0 (Rajpurkar et al. 2018). `shown`: a passage
+    that it was shown holds a right answer; None where there were no passages or there is no answer. `citations` counts
+    those shown as verified, `holding` those of them whose passage holds a right answer. `sentences` counts those of the
+    answer, `supported` those with a verified citation. `confidence` is the best passage's cosine.
+    """
+
+    answer: str = ""
+    abstained: bool = False
+    exact: float = 0.0
+    f1: float = 0.0
+    contained: float = 0.0
+    shown: bool | None = None
+    citations: int = 0
+    holding: int = 0
+    sentences: int = 0
+    supported: int = 0
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    seconds: float = 0.0
+    confidence: float | None = None
+    error: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class AnsweredQuestion:
+    """A question and its outcome in each context. `measures` are those by which runs are compared."""
+
+    id: str
+    question: str
+    gold: tuple[Gold, ...]
+    answers: tuple[str, ...]
+    unanswerable: bool
+    measures: Mapping[str, float]
+    outcomes: Mapping[str, Outcome]
+
+    @classmethod
+    def from_json(cls, record: Mapping[str, Any]) -> AnsweredQuestion:
+        """From a line of a run's file, which is a result as JSON."""
+        changed = {
+            "gold": tuple(Gold(**gold) for gold in record["gold"]),
+            "answers": tuple(record["answers"]),
+            "outcomes": {context: Outcome(**outcome) for context, outcome in record["outcomes"].items()},
+        }
+        return cls(**{**record, **changed})
+
+    @property
+    def kind(self) -> str:
+        """One of `KINDS`; an answer is right where it contains a right one, or says no other word than it does."""
+        outcome = self.outcomes["retrieved"]
+        if self.unanswerable:
+            return "right abstention" if outcome.abstained else "false answer"
+        if not outcome.abstained and max(outcome.contained, outcome.exact) == 1:
+            return "right"
+        if not outcome.shown:
+            return "not retrieved"
+        return "false abstention" if outcome.abstained else "wrong"
+
+
+@dataclass(frozen=True, slots=True)
+class AnswersReport:
+    """A run. `measures` by context, each with its interval; `latency_ms` the percentiles of an answer's time."""
+
+    about: Mapping[str, Any]
+    results: tuple[AnsweredQuestion, ...]
+    measures: Mapping[str, Mapping[str, Estimate]]
+    latency_ms: Mapping[str, Mapping[str, Estimate]]
+
+    @property
+    def kinds(self) -> dict[str, int]:
+        """How many questions are of which kind; empty without the context `retrieved`."""
+        if "retrieved" not in self.measures:
+            return {}
+        counts = Counter(result.kind for result in self.results)
+        return {kind: counts[kind] for kind in KINDS}
+
+
+def evaluate_answers(
+    rag: Rag,
+    questions: Sequence[Question],
+    *,
+    contexts: Sequence[Context] = CONTEXTS,
+    out: str | Path | None = None,
+    about: Mapping[str, Any] | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> AnswersReport:
+    """Ask all questions in all contexts, and hold the answers against the right ones.
+
+    With `out`, each question is written to that file when it is done, and a run that was interrupted goes on there.
+    `about` is kept with it. Raises DataError where `out` is of another run.
+    """
+    if not questions or not contexts:
+        raise ValueError(f"{len(questions)} questions in {len(contexts)} contexts: at least one of each is needed")
+    known, digest = content_of(rag.collection)
+    golds = {gold.uri for question in questions for gold in question.gold}
+    if golds and not golds & known:
+        raise DataError(
+            f"None of the {len(golds)} documents that are asked about is in {rag.collection.path}.",
+            "`ragfm documents` lists the addresses there; name the collection with -c.",
+        )
+    facts = {
+        "run": "answers",
+        "contexts": list(contexts),
+        "questions": {"count": len(questions), "digest": fingerprint(questions, answers=True)},
+        **collection_facts(rag.collection, digest),
+        "reader": type(rag.reader).__name__,
+        "adapter": rag.sampling.adapter,
+        "k": rag.k,
+        "settings": rag.collection.settings.model_dump(mode="json", exclude={"sources", "reader", "files"}),
+        **(about or {}),
+    }
+    path = None if out is None else Path(out)
+    done = {record["id"]: record for record in resume_run(path, facts)} if path else {}
+    results = []
+    for number, question in enumerate(questions, 1):
+        if question.id in done:
+            results.append(AnsweredQuestion.from_json(done[question.id]))
+        else:
+            results.append(_answered(rag, question, contexts))
+            if path:
+                append(path, asdict(results[-1]))
+        if progress:
+            progress(number, len(questions))
+    return _report(facts, results, contexts)
+
+
+def risk_coverage(results: Sequence[AnsweredQuestion]) -> list[tuple[float, float]]:
+    """(coverage, risk) as ever less confident answers are given: the share answered, and of these the share not right.
+
+    El-Yaniv and Wiener 2010. An abstention is never given.
+    """
+    given = [
+        (outcome.confidence, result.kind != "right")
+        for result in results
+        if not (outcome := result.outcomes["retrieved"]).abstained and outcome.confidence is not None
+    ]
+    given.sort(key=lambda item: -item[0])
+    wrong = np.cumsum([failed for _, failed in given])
+    return [((at + 1) / len(results), float(wrong[at]) / (at + 1)) for at in range(len(given))]
+
+
+# --- Inside ------------------------------------------------------------------------------------------------------
+
+
+def _answered(rag: Rag, question: Question, contexts: Sequence[Context]) -> AnsweredQuestion:
+    answers = question.answers or tuple(_spans(rag.collection, question.gold))
+    outcomes: dict[str, Outcome] = {}
+    for context in contexts:
+        try:
+            if context == "none":
+                outcome = _from_memory(rag.reader, question)
+            else:
+                outcome = _from_passages(rag, question, answers, gold=context == "gold")
+        except TooLongError as error:
+            outcome = Outcome(error=error.message)
+        outcomes[context] = outcome if outcome.error else _judged(outcome, question, answers)
+    measures = {
+        f"{name}{'' if context == contexts[0] else f', {context}'}": float(getattr(outcome, name))
+        for context, outcome in outcomes.items()
+        for name in ("f1", "exact", "contained")
+    }
+    return AnsweredQuestion(
+        question.id, question.text, question.gold, answers, question.unanswerable, measures, outcomes
+    )
+
+
+def _judged(outcome: Outcome, question: Question, answers: Sequence[str]) -> Outcome:
+    if question.unanswerable or outcome.abstained:
+        value = float(question.unanswerable and outcome.abstained)
+        return replace(outcome, exact=value, f1=value, contained=value)
+    return replace(
+        outcome,
+        exact=float(any(normalised(outcome.answer) == normalised(answer) for answer in answers)),
+        f1=max(token_f1(outcome.answer, answer) for answer in answers),
+        contained=float(holds(outcome.answer, answers)),
+    )
+
+
+def _from_passages(rag: Rag, question: Question, answers: Sequence[str], *, gold: bool) -> Outcome:
+    stream = rag.stream(question.text, hits=_gold_hits(rag.collection, question, answers) if gold else None)
+    for _ in stream:
+        pass
+    answer = stream.answer
+    shown = {passage.n: passage.text for passage in stream.prompt.shown} if stream.prompt else {}
+    verified = [citation.n for citation in answer.citations if citation.verified]
+    sentences = [] if answer.abstained else [answer.text[start:end] for start, end in sentence_spans(answer.text)]
+    flags = iter([citation.verified for citation in answer.citations])  # one for each marker, in their order
+    supported = [sum(next(flags, False) for _ in MARKER.findall(sentence)) > 0 for sentence in sentences]
+    return Outcome(
+        answer=answer.text,
+        abstained=answer.abstained,
+        shown=None if question.unanswerable else any(holds(text, answers) for text in shown.values()),
+        citations=len(verified),
+        holding=sum(holds(shown[n], answers) for n in verified),
+        sentences=len(supported),
+        supported=sum(supported),
+        prompt_tokens=answer.usage.prompt_tokens,
+        completion_tokens=answer.usage.completion_tokens,
+        seconds=answer.seconds,
+        confidence=max((hit.score for hit in answer.hits if hit.score is not None), default=None),
+    )
+
+
+def _from_memory(reader: Reader, question: Question) -> Outcome:
+    start = time.monotonic()
+    messages = [Message("system", CLOSED_BOOK), Message("user", question.text)]
+    with reader.stream(messages, Sampling(max_tokens=_MEMORY_TOKENS)) as stream:
+        text = "".join(stream).strip()
+    return Outcome(
+        answer=text,
+        abstained=not text or is_abstention(text),
+        prompt_tokens=stream.usage.prompt_tokens,
+        completion_tokens=stream.usage.completion_tokens,
+        seconds=round(time.monotonic() - start, 3),
+    )
+
+
+def _spans(collection: Collection, gold: Sequence[Gold]) -> list[str]:
+    """The words that a question's spans have: its answers, where none are given."""
+    return [collection.document(g.uri).text[g.start : g.end] for g in gold if g.start is not None]
+
+
+def _gold_hits(collection: Collection, question: Question, answers: Sequence[str]) -> list[Hit]:
+    """The passages that a question was asked about: of each document the best one that holds an answer."""
+    found = []
+    for uri in dict.fromkeys(gold.uri for gold in question.gold):
+        sign = "'" if '"' in uri else '"'
+        hits = collection.search(question.text, _LOOKED_AT, filter=f"uri = {sign}{uri}{sign}")
+        best = next((hit for hit in hits if holds(hit.text, answers)), hits[0] if hits else None)
+        found += [best] if best else []
+    return found
+
+
+def _report(
+    about: Mapping[str, Any], results: Sequence[AnsweredQuestion], contexts: Sequence[Context]
+) -> AnswersReport:  # fmt: skip
+    measures: dict[str, dict[str, Estimate]] = {}
+    latency: dict[str, dict[str, Estimate]] = {}
+    for context in contexts:
+        outcomes = [(result, result.outcomes[context]) for result in results]
+        measures[context] = _measured(outcomes, passages=context != "none")
+        latency[context] = estimate_percentiles([1000 * outcome.seconds for _, outcome in outcomes])
+    return AnswersReport(about, tuple(results), measures, latency)
+
+
+def _measured(outcomes: Sequence[tuple[AnsweredQuestion, Outcome]], *, passages: bool) -> dict[str, Estimate]:
+    """Ratios of sums over questions, so that an interval holds for those too that few questions have a part in."""
+    part: dict[str, list[tuple[float, float]]] = {}
+
+    def add(name: str, value: float, of: float) -> None:
+        part.setdefault(name, []).append((value, of))
+
+    for result, outcome in outcomes:
+        answerable = not result.unanswerable
+        right = answerable and outcome.contained == 1
+        for name in ("f1", "exact", "contained"):
+            add(f"{name}, answerable", answerable * getattr(outcome, name), answerable)
+        add("f1, all", outcome.f1, 1)
+        add("abstention recall", result.unanswerable and outcome.abstained, result.unanswerable)
+        add("abstention precision", result.unanswerable and outcome.abstained, outcome.abstained)
+        if passages:
+            add("answer shown", bool(outcome.shown), answerable)
+            add("citation precision", outcome.holding, outcome.citations if answerable else 0)
+            add("citation recall", right and outcome.holding > 0, right)
+            add("faithfulness", outcome.supported, outcome.sentences)
+    return {name: estimate for name, pairs in part.items() if (estimate := estimate_ratios(pairs))}

@@ -1,0 +1,90 @@
+"""A run of answers as one HTML page: measures by context, kinds of errors, risk and coverage, and answers to read."""
+
+from __future__ import annotations
+
+from html import escape
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ragfm.evaluate.answers import KINDS, risk_coverage
+from ragfm.evaluate.plots import bars, curve, distribution, histogram
+from ragfm.evaluate.report import all_settings, page
+
+if TYPE_CHECKING:
+    from ragfm.evaluate.answers import AnsweredQuestion, AnswersReport
+
+_EACH = 8  # answers of each kind of error
+_TOLD = {
+    "retrieved": "from the passages that were found",
+    "gold": "from the passage that was asked about",
+    "none": "from memory, without passages",
+}
+
+
+def write_answers_html(report: AnswersReport, path: str | Path) -> None:
+    """Write a run as a page that can be sent around; it has the questions and answers in it."""
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    Path(path).write_text(render_answers_html(report), encoding="utf-8")
+
+
+def render_answers_html(report: AnswersReport) -> str:
+    """The page's text."""
+    about = report.about
+    title = f"Answers: {about.get('data', 'questions')}"
+    sections = [f"<h1>{escape(title)}</h1>", f'<p class="dim">{escape(answers_summary(report))}</p>']
+    for context, measures in report.measures.items():
+        sections += [f"<h2>{_TOLD[context].capitalize()}</h2>", bars(measures, f"Measures, {context}")]
+    sections.append('<p class="dim">The lines are 95 % bootstrap intervals over questions.</p>')
+    if report.kinds:
+        sections += [
+            "<h2>What became of each question</h2>",
+            histogram(report.kinds, "Questions by what became of them"),
+        ]
+        points = risk_coverage(report.results)
+        if points:
+            sections += [
+                "<h2>Risk and coverage</h2>",
+                curve(points, "share of the questions that is answered", "share of the answers that is not right",
+                      "Risk by coverage"),
+                '<p class="dim">As ever less confident answers are given, by the cosine of the best passage.</p>',
+            ]  # fmt: skip
+    first = next(iter(report.measures))
+    times = [1000 * result.outcomes[first].seconds for result in report.results]
+    marks = {name: value.value for name, value in report.latency_ms[first].items()}
+    sections += [
+        f"<h2>Time of an answer {_TOLD[first]}, in milliseconds, on a logarithmic scale</h2>",
+        distribution(times, marks, "Answers by how long they took"),
+    ]
+    if report.kinds:
+        for kind in (kind for kind in KINDS if not kind.startswith("right")):
+            sections += _some(report, kind)
+    return page(title, [*sections, "<h2>How it was run</h2>", all_settings(about)])
+
+
+def answers_summary(report: AnswersReport) -> str:
+    """A run in one line: questions, documents, reader, k."""
+    about = report.about
+    held = about["collection"]
+    unanswerable = sum(result.unanswerable for result in report.results)
+    adapter = f" with {about['adapter']}" if about["adapter"] else ""
+    return (
+        f"{len(report.results)} questions, {unanswerable} of them unanswerable; {held['documents']} documents, "
+        f"{held['chunks']} chunks; reader {about['reader']}{adapter}, {about['k']} passages"
+    )
+
+
+def _some(report: AnswersReport, kind: str) -> list[str]:
+    results = [result for result in report.results if result.kind == kind]
+    if not results:
+        return []
+    shown = f"{min(len(results), _EACH)} of {len(results)}"
+    return [f"<h2>{kind.capitalize()}: {shown}</h2>", *(_question(result) for result in results[:_EACH])]
+
+
+def _question(result: AnsweredQuestion) -> str:
+    right = " / ".join(result.answers[:3]) or "unanswerable"
+    lines = [f"<h3>{escape(result.question)}</h3>", f'<p class="dim">{escape(result.id)}</p>',
+             f"<p><b>right</b> {escape(right)}</p>"]  # fmt: skip
+    for context, outcome in result.outcomes.items():
+        lines.append(f"<p><b>{context}</b> {escape(outcome.error or outcome.answer)}</p>")
+    return f"<article>{''.join(lines)}</article>"

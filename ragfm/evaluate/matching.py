@@ -1,0 +1,36 @@
+"""Whether an answer is one of the right ones: exact match and token F1 as SQuAD's own script has them, and containment.
+
+Rajpurkar et al. 2016. Markers of citations don't count as words.
+"""
+
+from __future__ import annotations
+
+import re
+import string
+from collections import Counter
+from collections.abc import Sequence
+
+MARKER = re.compile(r"\[(\d+)\]")
+_ARTICLES = re.compile(r"\b(a|an|the)\b")
+_PUNCTUATION = frozenset(string.punctuation)
+
+
+def normalised(text: str) -> str:
+    """Lower case, without punctuation, articles and markers, as SQuAD's own script does it."""
+    plain = "".join(sign for sign in MARKER.sub(" ", text).lower() if sign not in _PUNCTUATION)
+    return " ".join(_ARTICLES.sub(" ", plain).split())
+
+
+def token_f1(answer: str, right: str) -> float:
+    """The harmonic mean of the shares of common words, each word as often as it stands there."""
+    words, wanted = normalised(answer).split(), normalised(right).split()
+    if not words or not wanted:
+        return float(words == wanted)
+    common = sum((Counter(words) & Counter(wanted)).values())
+    return 2 * common / (len(words) + len(wanted))
+
+
+def holds(text: str, answers: Sequence[str]) -> bool:
+    """Whether a text has one of the answers in it, word for word."""
+    plain = f" {normalised(text)} "
+    return any(f" {words} " in plain for words in map(normalised, answers) if words)

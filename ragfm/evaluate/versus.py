@@ -1,0 +1,169 @@
+"""Readers, adapters and numbers of passages side by side on the same questions: what is best, what it costs.
+
+Each runs in a process of its own (`ragfm eval answers`), so that its memory is known, and one that fails harms no
+other. What was answered is kept in the folder, and a second run goes on there.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+from ragfm.errors import DataError, RagfmError
+from ragfm.evaluate.compare import Difference, compare_runs
+from ragfm.evaluate.measures import Estimate
+from ragfm.models import find_model
+
+MEASURE = "f1"
+"""By this, over all questions, the best is known: token F1, and 1 for a right abstention."""
+_SAID = re.compile(r"answering: (\d+) of (\d+)")
+
+
+@dataclass(frozen=True, slots=True)
+class Contender:
+    """What answers: a reader, an adapter, and how many passages it is given; None for the collection's setting."""
+
+    reader: str
+    adapter: str | None = None
+    k: int | None = None
+
+    @property
+    def name(self) -> str:
+        """All of it, in few words."""
+        return self.reader + (f" + {self.adapter}" if self.adapter else "") + (f", k = {self.k}" if self.k else "")
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A contender's row. Times in milliseconds, memory in MB, `cost` per 1,000 answers in the currency of the price.
+
+    `quality` has the measures of the context `retrieved`. `data_goes` says where questions and passages go.
+    `beside_best` is this run against the best one, None for that itself. `error` says why there is no result.
+    """
+
+    contender: Contender
+    quality: Mapping[str, Estimate] = field(default_factory=dict)
+    latency_ms: Mapping[str, Estimate] = field(default_factory=dict)
+    prompt_tokens: float = 0.0
+    completion_tokens: float = 0.0
+    peak_mb: int = 0
+    cost: float | None = None
+    licence: str | None = None
+    data_goes: str = "nowhere: it runs on this machine"
+    beside_best: Difference | None = None
+    error: str | None = None
+
+
+def contenders(readers: Sequence[str], adapters: Sequence[str | None], ks: Sequence[int | None]) -> list[Contender]:
+    """All combinations."""
+    return [Contender(*parts) for parts in product(readers, adapters or [None], ks or [None])]
+
+
+def compare_readers(
+    those: Sequence[Contender],
+    command: Sequence[str],
+    folder: Path,
+    *,
+    price_per_hour: float | None = None,
+    progress: Callable[[Contender, int, int], None] | None = None,
+) -> list[Entry]:
+    """Have all of them answer, one after the other; the best comes first, then the others by what they are worth.
+
+    `command` are the words that follow `ragfm eval answers`: the data, and what else it needs. Raises DataError where
+    none of them has answered.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    entries = {one: _run(one, command, folder, price_per_hour, progress) for one in those}
+    done = [one for one, entry in entries.items() if entry.error is None]
+    if not done:
+        first = next(iter(entries.values()))
+        raise DataError(f"Nothing could be compared: {first.contender.name}: {first.error}")
+    done.sort(key=lambda one: -entries[one].quality[f"{MEASURE}, all"].value)
+    best = _path(done[0], folder)
+    rows = [entries[done[0]]]
+    for one in done[1:]:
+        differences = compare_runs(best, _path(one, folder)).differences
+        beside = next(difference for difference in differences if difference.measure == MEASURE)
+        rows.append(replace(entries[one], beside_best=beside))
+    return [*rows, *(entry for entry in entries.values() if entry.error)]
+
+
+# --- Inside ------------------------------------------------------------------------------------------------------
+
+
+def _run(
+    one: Contender,
+    command: Sequence[str],
+    folder: Path,
+    price: float | None,
+    progress: Callable[[Contender, int, int], None] | None,
+) -> Entry:
+    words = [sys.executable, "-c", "from ragfm.cli import main; main()", "eval", "answers", *command, "--json",
+             "--context", "retrieved", "--reader", one.reader, "--out", str(_path(one, folder))]  # fmt: skip
+    words += ["--adapter", one.adapter] if one.adapter else []
+    words += ["-k", str(one.k)] if one.k else []
+    with tempfile.TemporaryFile("w+", encoding="utf-8") as out:
+        process = subprocess.Popen(words, stdout=out, stderr=subprocess.PIPE, text=True, encoding="utf-8")  # noqa: S603
+        assert process.stderr is not None
+        try:
+            for line in process.stderr:
+                if progress and (said := _SAID.search(line)):
+                    progress(one, int(said[1]), int(said[2]))
+            _, status, used = os.wait4(process.pid, 0)
+        except BaseException:
+            process.terminate()
+            process.wait()
+            raise
+        out.seek(0)
+        printed = out.read()
+    process.returncode = os.waitstatus_to_exitcode(status)
+    told = json.loads(printed) if printed.startswith("{") else {"error": {"message": f"it ended with {status}"}}
+    if "error" in told:
+        return Entry(one, error=told["error"]["message"])
+    return _entry(one, told, _path(one, folder), used.ru_maxrss // 1024, price)
+
+
+def _entry(one: Contender, told: Mapping[str, Any], run: Path, peak_mb: int, price: float | None) -> Entry:
+    outcomes = [json.loads(line)["outcomes"]["retrieved"] for line in run.read_text("utf-8").splitlines()[1:]]
+    mean = {
+        key: sum(o[key] for o in outcomes) / len(outcomes) for key in ("prompt_tokens", "completion_tokens", "seconds")
+    }
+    return Entry(
+        contender=one,
+        quality={name: Estimate(**value) for name, value in told["measures"]["retrieved"].items()},
+        latency_ms={name: Estimate(**value) for name, value in told["latency_ms"]["retrieved"].items()},
+        prompt_tokens=mean["prompt_tokens"],
+        completion_tokens=mean["completion_tokens"],
+        peak_mb=peak_mb,
+        cost=None if price is None else 1000 * price * mean["seconds"] / 3600,
+        licence=_licence(one.reader),
+    )
+
+
+def _path(one: Contender, folder: Path) -> Path:
+    return folder / (re.sub(r"[^\w.=-]+", "_", one.name) + ".jsonl")
+
+
+def _licence(reader: str) -> str | None:
+    """What the model's own file says."""
+    try:
+        path = find_model(reader.rpartition(":")[2], "reader")
+    except RagfmError:
+        return None
+    if path.suffix == ".gguf":
+        from gguf import GGUFReader
+
+        field = GGUFReader(path).get_field("general.license")
+        return str(field.contents()) if field else None
+    card = path / "README.md"
+    found = re.search(r"^license: *(\S+)", card.read_text("utf-8"), re.MULTILINE) if card.is_file() else None
+    return found[1] if found else None

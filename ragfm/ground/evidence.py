@@ -1,0 +1,189 @@
+"""Evidence: which sentence of the passages supports a claim best, and whether it does."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import groupby
+from typing import TYPE_CHECKING
+
+from ragfm.ground.words import Words, stands_in, words_of
+from ragfm.text import sentence_spans
+
+if TYPE_CHECKING:
+    from ragfm.types import Fault, Hit
+
+SUPPORT = 0.6
+"""The share of a sentence's new words that a quote must have."""
+
+ABOUT = 0.2
+"""The share of the question's words that a quote of few words must have: a number alone stands in many places."""
+_BARE = 2  # words that a claim adds at most, for that
+ECHO = 0.5
+"""The share of the question's words from which on an answer of no other word only says the question again."""
+
+_CLAUSE = re.compile(r"[,;:()—–]|\s-\s")
+_DENIAL = re.compile(r"\b(?:not|no|never|none|nobody|nothing|neither|nor|without|cannot)\b|n['’]t\b", re.IGNORECASE)
+_REFERS_BACK = re.compile(r"(?:\w+\W+){0,3}?(?:he|she|it|they|his|her|its|their|this|these|those)\b", re.IGNORECASE)
+_QUOTED = re.compile("|".join(f"{a}([^{a}{b}\n]+){b}" for a, b in ('""', "“”", "«»", "„“")))
+FEWEST = 3  # words in quotation marks that are taken for a quotation, not for a name or a term
+_ELLIPSIS = re.compile(r"\s*\[?(?:…|\.\.\.)\]?\s*")
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """A sentence of the answer without its markers, where its words end, and the passages that it names."""
+
+    text: str
+    end: int
+    named: tuple[int, ...]
+    words: Words
+
+    @property
+    def denies(self) -> bool:
+        """Whether it says that something is not so."""
+        return denies(self.text)
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """A sentence of a passage, and what may be read out of it.
+
+    Headings lend it their words. Where it refers back ("She was …"), the sentence before lends it its names, and the
+    window begins there.
+    """
+
+    hit: Hit
+    start: int
+    end: int
+    text: str
+    words: frozenset[str]
+    names: frozenset[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """The question's words, and whether it denies something."""
+
+    words: frozenset[str]
+    denies: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """A part of a passage, how well it fits a claim, whether it supports it, and if not, what is wrong."""
+
+    hit: Hit
+    start: int
+    end: int
+    score: float
+    supports: bool
+    fault: Fault | None = None
+
+
+def best_of(claim: Claim, asked: Asked, windows: Sequence[Window]) -> Evidence | None:
+    """What supports a claim best, or comes nearest to it; None for a claim without words."""
+    if not claim.words.all:
+        return None
+    quoted = quotations(claim.text)
+    where = _quoting(quoted, windows) if quoted else windows
+    new = new_words(claim, asked)
+    found = [_evidence(claim, asked, new, window) for window in where or windows]
+    best = max(found, key=lambda one: (one.supports, one.score), default=None)
+    return replace(best, supports=False) if best and quoted and not where else best
+
+
+def _evidence(claim: Claim, asked: Asked, new: frozenset[str], window: Window) -> Evidence:
+    words = claim.words
+    # The whole question again claims nothing; a part of it may choose among what it offers ("… easier or harder?").
+    echo = not new and len(words.all) >= ECHO * len(asked.words)
+    new = new or words.all
+    found = found_words(claim, new, window)
+    share = len(found) / len(new)
+    about = sum(stands_in(word, window.words) for word in asked.words)
+    supports = (
+        not echo
+        # A number of the question ("Is it 28 days?") need not stand in the quote, unless it is all that is claimed.
+        and share >= SUPPORT
+        and found >= new & words.exact
+        and (len(new) > _BARE or about >= ABOUT * len(asked.words))
+        and (asked.denies or claim.denies == _denied(window.text, found))
+    )
+    # What the sentence shares with the question breaks ties: it tells which "28 days" is meant.
+    common = len(words.all & window.words) / len(words.all), about / (1 + len(asked.words))
+    return Evidence(window.hit, window.start, window.end, 2 * share + sum(common), supports)
+
+
+def denies(text: str) -> bool:
+    """Whether it says that something is not so."""
+    return bool(_DENIAL.search(text))
+
+
+def _denied(text: str, found: frozenset[str]) -> bool:
+    """Whether a clause of the text that has some of the words is a denial."""
+    clauses = _CLAUSE.split(text)
+    return any(denies(clause) and not found.isdisjoint(words_of(clause).all) for clause in clauses)
+
+
+def new_words(claim: Claim, asked: Asked) -> frozenset[str]:
+    """What a claim adds to the question."""
+    exact = claim.words.exact
+    return frozenset(w for w in claim.words.all if not (w in asked.words if w in exact else stands_in(w, asked.words)))
+
+
+def found_words(claim: Claim, new: frozenset[str], window: Window) -> frozenset[str]:
+    """Those of a claim's words that the window has; a name must be one there too, unless it opens the claim."""
+    names, opening = claim.words.names, claim.words.first
+
+    def stands(word: str) -> bool:
+        if word not in names:
+            return stands_in(word, window.words)
+        return stands_in(word, window.words if word == opening else window.names, endings=2)
+
+    return frozenset(filter(stands, new))
+
+
+def windows_of(hit: Hit) -> Iterator[Window]:
+    """The sentences of a passage."""
+    lent = words_of(hit.context)
+    before: tuple[int, Words] | None = None
+    for start, end in sentence_spans(hit.text):
+        text = hit.text[start:end]
+        words = words_of(text)
+        known, names = words.all | (lent.all - lent.numbers), words.names | lent.names
+        yield Window(hit, start, end, text, known, names)
+        if before and _REFERS_BACK.match(text):
+            yield Window(hit, before[0], end, text, known | before[1].names, names | before[1].names)
+        before = start, words
+
+
+def quotations(text: str) -> list[str]:
+    """What stands in quotation marks, cut at ellipses; a word or two in them are a term, not a quotation."""
+    quoted = [next(filter(None, match.groups())) for match in _QUOTED.finditer(text)]
+    return [part for whole in quoted if len(whole.split()) >= FEWEST for part in _ELLIPSIS.split(whole) if part.strip()]
+
+
+def _quoting(quoted: Sequence[str], windows: Sequence[Window]) -> list[Window]:
+    """For each passage that has all quotations verbatim, the sentences that they stand in, as one window."""
+    found = []
+    for hit, some in groupby(windows, key=lambda window: window.hit):
+        places = [place(quotation, hit.text) for quotation in quoted]
+        if all(places):
+            inside = [w for w in some if any(at and w.start < at[1] and at[0] < w.end for at in places)]
+            start, end = min(w.start for w in inside), max(w.end for w in inside)
+            words, names = (
+                frozenset[str]().union(*(getattr(w, which) for w in inside)) for which in ("words", "names")
+            )
+            found.append(Window(hit, start, end, " ".join(w.text for w in inside), words, names))
+    return found
+
+
+def place(quotation: str, text: str) -> tuple[int, int] | None:
+    """Where a quotation stands, whatever the white space, its first letter's case, and the form of apostrophes."""
+    words = quotation.strip().strip(".,;:!?").split()
+    if not words:
+        return None
+    first, *rest = (re.sub("['’]", "['’]", re.escape(word)) for word in words)
+    match = re.search("".join([rf"(?<!\w)(?i:{first})", *(rf"\s+{word}" for word in rest), r"(?!\w)"]), text)
+    return match.span() if match else None
