@@ -54,6 +54,7 @@ __all__ = [
     "TooLongError",
     "UnknownPluginError",
     "UnsupportedError",
+    "WorkerError",
 ]
 
 

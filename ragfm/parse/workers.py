@@ -20,11 +20,10 @@ from pathlib import Path
 
 from ragfm.errors import RagfmError, WorkerError
 from ragfm.parse import media_type, parse
-from ragfm.parse.media import CSV, JSON, MARKDOWN, TEXT, TSV
 from ragfm.parse.process import PREFIX, Ended, Job, Limits, Process, failure
 from ragfm.types import Blob, Document
 
-PLAIN = frozenset({TEXT, MARKDOWN, CSV, TSV, JSON})
+PLAIN = frozenset("text/plain text/markdown text/csv text/tab-separated-values application/json".split())
 """Media types whose parsers are Python alone, unpack nothing, follow no reference and repeat little."""
 SMALL = 64 << 10
 """Bytes of a plain text that is parsed where it is."""
