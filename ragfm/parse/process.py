@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -85,6 +86,7 @@ class Process:
         self._inbox = wire.Inbox(wire.MOST_TEXT)
         self._frames: list[wire.Frame] = []
         self._said = ""
+        self._ending = threading.Lock()
         self.parsed = 0
         self.means: list[str] = []
         self.folder = tempfile.mkdtemp(prefix=f"{PREFIX}{os.getpid()}-")
@@ -169,13 +171,16 @@ class Process:
 
     def end(self) -> int:
         """End it at once, with all that it has started, and remove what it has written; gives its exit status."""
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(self._process.pid, signal.SIGKILL)
-        status = self._process.wait()
-        self.let_go()
-        if not self.means:  # it hasn't even begun
-            self._said = Path(self.folder, "stderr").read_text(errors="replace").strip().rpartition("\n")[2]
-        shutil.rmtree(self.folder, ignore_errors=True)
+        with self._ending:
+            if self._process.returncode is None:  # else its number may be another's by now
+                with contextlib.suppress(ProcessLookupError, PermissionError):
+                    os.killpg(self._process.pid, signal.SIGKILL)
+            status = self._process.wait()
+            self.let_go()
+            if not self.means:  # it hasn't even begun
+                with contextlib.suppress(OSError):
+                    self._said = Path(self.folder, "stderr").read_text(errors="replace").strip().rpartition("\n")[2]
+            shutil.rmtree(self.folder, ignore_errors=True)
         return status
 
     def let_go(self) -> None:
@@ -241,11 +246,8 @@ class Process:
         raise Ended(why, certain=certain)
 
     def _died(self) -> None:
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            self._process.wait(1)
-        status = self._process.returncode
-        self.end()
-        if status is None or status >= 0:
+        status = self.end()  # a process that is ending already keeps its own status
+        if status >= 0:
             raise Ended(f"its parser ended with status {status}", certain=False)
         name = signal.Signals(-status).name
         if name == "SIGKILL":
