@@ -30,6 +30,7 @@ from ragfm.cli_options import reader_option as _reader
 from ragfm.cli_options import shared as _shared
 from ragfm.cli_store import COMMANDS
 from ragfm.cli_tune import tune
+from ragfm.cli_watch import watch
 from ragfm.errors import FilterError, RagfmError
 from ragfm.show import (
     answer_json,
@@ -118,7 +119,7 @@ def ragfm(context: click.Context) -> None:
         logging.getLogger(chatty).setLevel(logging.WARNING)
 
 
-for command in (*COMMANDS, chat, compare_command, evaluation, log, models, tune):
+for command in (*COMMANDS, chat, compare_command, evaluation, log, models, tune, watch):
     ragfm.add_command(command)
 evaluation.add_command(answers)
 

@@ -14,6 +14,7 @@
     │   └── MassDeleteError         a source lost over half of its documents: nothing is removed
     ├── ParseError                  a document's bytes are not what they should be
     │   └── SkipDocument            nothing to index in it (empty, unsupported): reported, not a failure
+    ├── WorkerError                 the processes in which documents are parsed can't be started
     ├── CollectionError             a collection can't be used as asked
     │   ├── CollectionNotFound      there is no collection there
     │   ├── CollectionBusyError     another process is writing
@@ -59,6 +60,7 @@ __all__ = [
     "TooLongError",
     "UnknownPluginError",
     "UnsupportedError",
+    "WorkerError",
 ]
 
 
@@ -129,6 +131,10 @@ class ParseError(RagfmError):
 
 class SkipDocument(ParseError):  # noqa: N818  it is an outcome, not a failure
     """There is nothing to index in the document: it is reported as skipped, not as failed."""
+
+
+class WorkerError(RagfmError):
+    """The processes in which documents are parsed can't be started."""
 
 
 class CollectionError(RagfmError):
