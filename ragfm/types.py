@@ -68,7 +68,7 @@ class Mark:
 
     kind       `value`
     page       the page's number, from 1; the span is all that stands on that page
-    place      the format's own name of the place, as `Sheet1!A5` or `00:01:20`
+    place      the format's own name of the place, as `Sheet1!A5` or `00:01:20`; a table's rows may have one each
     heading    the heading's words; `level` is 1 for the outermost; the span is the heading's own line or lines
     table      the header row or rows, as they stand in the text; the span is the whole table, header included
     code       the language, or empty; the span is the whole block
