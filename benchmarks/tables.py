@@ -237,9 +237,8 @@ def parse() -> str:
                     tool,
                     f"{entry['read']}/{entry['files']}",
                     *(f"{value:.3f}" if value is not None and entry["read"] else "" for value in kept),
-                    entry["mb_per_s"] or "",
-                    entry["pages_per_s"] or "",
-                    "" if tool == "ragfm" else entry["ragfm_times_faster"] or "",
+                    *(str(entry[key] or "") for key in ("mb_per_s", "pages_per_s")),
+                    "" if tool == "ragfm" else str(entry["ragfm_times_faster"] or ""),
                 ]
             )
     return _table(("format", "tool", "read", "words", "headings", "cells", "MB/s", "pages/s", "ragfm faster ×"), rows)
