@@ -7,6 +7,8 @@ from collections.abc import Callable
 import docx
 import pytest
 from docx.document import Document as Written
+from docx.opc.packuri import PackURI
+from docx.opc.part import Part
 from docx.oxml import parse_xml
 from docx.oxml.ns import nsdecls, qn
 from parsing import document, headings, marked
@@ -155,3 +157,23 @@ def test_damaged(handbook: bytes) -> None:
     )
     with pytest.raises(ParseError, match="declares entities"):
         parse(Blob(evil), "a.docx")
+
+
+def test_a_chart_is_the_table_of_its_numbers() -> None:
+    written = docx.Document()
+    place = written.add_paragraph("Ships:")
+    c = 'xmlns:c="http://schemas.openxmlformats.org/drawingml/2006/chart"'
+    points = "<c:cat><c:pt idx='0'><c:v>May</c:v></c:pt></c:cat><c:val><c:pt idx='0'><c:v>12</c:v></c:pt></c:val>"
+    series = f"<c:ser><c:tx><c:v>Steamers</c:v></c:tx>{points}</c:ser>"
+    chart = Part(
+        PackURI("/word/charts/chart1.xml"),
+        "application/vnd.openxmlformats-officedocument.drawingml.chart+xml",
+        f"<c:chartSpace {c}><c:chart><c:barChart>{series}</c:barChart></c:chart></c:chartSpace>".encode(),
+        written.part.package,
+    )
+    r = "http://schemas.openxmlformats.org/officeDocument/2006/relationships"
+    number = written.part.relate_to(chart, f"{r}/chart")
+    drawn = f"<w:r {NAMESPACES}><w:drawing><c:chart {c} xmlns:r='{r}' r:id='{number}'/></w:drawing></w:r>"
+    place._p.append(parse_xml(drawn))
+    table = "|  | Steamers |\n| --- | --- |\n| May | 12 |"
+    assert document(saved(written), "a.docx").text == f"Ships:\n\n{table}"

@@ -9,6 +9,7 @@ from ragfm.errors import ParseError
 from ragfm.parse.docx_numbers import Numbering
 from ragfm.parse.docx_styles import Styles
 from ragfm.parse.office import Node, Package, attribute, child, children, descendants, local
+from ragfm.parse.office_chart import render_chart
 from ragfm.parse.rendering import Parsed, Rendering, clean
 
 _DROPPED = frozenset({"del", "moveFrom", "instrText", "delText", "pPr", "rPr", "sectPr", "Fallback", "object", "ruby"})
@@ -51,6 +52,7 @@ class _Text:
     page: int = 1
     boxes: list[Node] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    charts: list[str] = field(default_factory=list)
 
     def whole(self) -> str:
         lines = "".join(self.parts).replace("\r", "\n").split("\n")
@@ -63,7 +65,8 @@ class _Reader:
     def __init__(self, package: Package, path: str, root: Node) -> None:
         self.rendering = Rendering()
         self.hidden: list[str] = []
-        parts = {kind: package.xml(target) for kind, target in package.related(path).values()
+        self._package, self._related = package, package.related(path)
+        parts = {kind: package.xml(target) for kind, target in self._related.values()
                  if kind in ("styles", "numbering", "footnotes", "endnotes")}  # fmt: skip
         self._styles = Styles(parts.get("styles"))
         self._numbering = Numbering(parts.get("numbering"))
@@ -108,6 +111,11 @@ class _Reader:
                 self.rendering.block(words)
         for box in text.boxes:
             self.blocks(box)
+        for chart in text.charts:
+            root = self._package.xml(self._related[chart][1]) if chart in self._related else None
+            if root is not None:
+                self._show_page(text.page)
+                render_chart(root, self.rendering)
         for note in text.notes:
             self.rendering.block(note)
 
@@ -144,6 +152,8 @@ class _Reader:
                 self._note(node, name.removesuffix("Reference"), text)
             elif name == "txbxContent":
                 text.boxes.append(node)
+            elif name == "chart":
+                text.charts.append(attribute(node, "id"))
             else:
                 text.parts.append(_BETWEEN.get(name, ""))
                 self._runs(node, text)
