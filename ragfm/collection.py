@@ -100,6 +100,11 @@ class Collection:
         """The settings that this handle works with."""
         return self._store.settings
 
+    @property
+    def groups(self) -> frozenset[str] | None:
+        """The groups of a restricted handle; None is the owner's, which sees everything."""
+        return self._groups
+
     def as_groups(self, groups: Set[str]) -> Collection:
         """A handle that sees the documents open to all and those allowed to one of the groups; it can't write.
 

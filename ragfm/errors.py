@@ -7,6 +7,7 @@
     ├── UnsupportedError            this reader, index or format can't do what was asked
     ├── ModelNotFoundError          a model is neither a path nor installed, cached or reachable
     ├── DamagedModelError           a model's weights are not those that were pinned, or can't be read
+    ├── ReaderBusyError             a reader has as many requests as it takes; ask again later
     ├── EmbeddingError              an embedder gave vectors that can't be used
     ├── SourceError                 a source can't be listed, or overlaps another one
     │   ├── ConnectorError          one entry can't be fetched
@@ -20,7 +21,9 @@
     │   ├── CollectionReadOnlyError the collection's folder can't be written
     │   ├── EmbedderMismatchError   the collection was made with another embedder
     │   └── DamagedCollectionError  the catalog is damaged or lost commits
+    ├── LogError                    the answer log can't be read or written
     ├── DataError                   the questions or a run of an evaluation can't be read, or don't fit
+    ├── ExtractionError             a structured answer is cut off, or does not meet its schema
     ├── FilterError                 a filter can't be read
     └── TooLongError                a text is longer than a model's window
         └── ContextOverflowError    a prompt leaves no room for an answer
@@ -43,12 +46,15 @@ __all__ = [
     "DataError",
     "EmbedderMismatchError",
     "EmbeddingError",
+    "ExtractionError",
     "FilterError",
+    "LogError",
     "MassDeleteError",
     "MissingExtraError",
     "ModelNotFoundError",
     "ParseError",
     "RagfmError",
+    "ReaderBusyError",
     "SkipDocument",
     "SourceError",
     "TooLongError",
@@ -97,6 +103,10 @@ class ModelNotFoundError(RagfmError):
 
 class DamagedModelError(RagfmError):
     """A model's weights are not those that were pinned, or can't be read."""
+
+
+class ReaderBusyError(RagfmError):
+    """A reader serves as many requests as it can, and as many as it takes wait already."""
 
 
 class EmbeddingError(RagfmError):
@@ -151,8 +161,16 @@ class DamagedCollectionError(CollectionError):
     """The catalog is damaged, or it lost commits that had been acknowledged."""
 
 
+class LogError(RagfmError):
+    """The answer log can't be read or written, or has no such entry."""
+
+
 class DataError(RagfmError):
     """The questions or a run of an evaluation can't be read, or don't fit to what they are used with."""
+
+
+class ExtractionError(RagfmError):
+    """A structured answer is cut off, or does not meet its schema."""
 
 
 class FilterError(RagfmError):
