@@ -78,6 +78,7 @@ def test_another_folder_by_option_and_by_environment(shell: Shell, docs: Path) -
 
 def test_some_failed_is_code_3_and_the_others_are_in(shell: Shell, docs: Path) -> None:
     (docs / "fake.pdf").write_text("Hello, I am not a PDF.")
+    os.utime(docs / "fake.pdf", (1e9, 1e9))  # long enough ago that its time tells of a change
     (docs / "empty.txt").touch()
     report = shell.json("ingest", "docs", code=3)
     assert report["added"] == 4

@@ -94,6 +94,8 @@ def test_a_document_that_fails_fails_alone_and_its_older_version_serves(collecti
     collection.sync(docs)
     (docs / "pets.html").rename(docs / "pets.pdf")
     (docs / "hours.txt").write_bytes(b"%PDF-1.7 and then nothing")
+    for name in ("hours.txt", "pets.pdf"):
+        os.utime(docs / name, (1e9, 1e9))  # long enough ago that its time tells of a change
     report = collection.sync(docs)
     assert [(failure.uri, failure.stage, failure.stale) for failure in report.failed] == [
         ("docs/hours.txt", "parse", True),
@@ -537,6 +539,7 @@ def test_what_is_installed_is_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 def test_retry_tries_all_at_once(collection: Collection, docs: Path) -> None:
     (docs / "fake.pdf").write_bytes(b"%PDF-1.7 and then nothing")
+    os.utime(docs / "fake.pdf", (1e9, 1e9))  # long enough ago that its time tells of a change
     for _ in range(3):
         report = collection.sync(docs)
         assert (report.unchanged, len(report.failed)) == (0, 1) if report.added else (4, 1)
