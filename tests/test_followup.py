@@ -40,6 +40,8 @@ def labelled() -> list[dict[str, Any]]:
         (("How much does Oak seat?", "12.", "And Elm?"), "How much does Elm seat?"),
         (("How long can I keep hand tools?", "Two weeks.", "What about power tools?"),
          "How long can I keep power tools?"),
+        (("How many rooms are there?", "Two.", "And beds?"), "How many beds are there?"),
+        (("How many rooms are there?", "Two.", "And the tractor?"), "And the tractor?"),
         (("When is the shop open?", "At 9.", "And Sundays?"), "When is the shop open on Sundays?"),
         (("What is paid?", "Meals.", "What if I am ill?"), "What is paid if I am ill?"),
         # a question word

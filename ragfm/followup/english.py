@@ -203,6 +203,8 @@ def _slot(phrases: Sequence[Phrase], part: str) -> Phrase | None:
     heads = [phrase for phrase in phrases if new and phrase.head == new.head]
     if heads:
         return heads[-1]
+    if len(phrases) == 1 and phrases[0].before == "many" and new and new.text == part and part.endswith("s"):
+        return phrases[0]  # "How many rooms are there?" "And beds?"
     free = [phrase for phrase in phrases if not phrase.asked and phrase.before != "of" and not is_time(phrase.text)]
     people = [phrase for phrase in free if _PEOPLE.search(phrase.text)]
     names = [phrase for phrase in free if phrase.name]
