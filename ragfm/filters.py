@@ -8,7 +8,8 @@
     value      = a word, or anything in "double" or 'single' quotes
 
 Keys are those of the metadata, and `uri`, `source` and `media_type`. Numbers of up to fifteen digits compare as
-numbers, all else as text, so ISO dates compare as dates. A document without the key meets no comparison, not even `!=`.
+numbers, all else as text by its first 200 characters, so ISO dates compare as dates. A document without the key meets
+no comparison, not even `!=`.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from typing import Any, TypeAlias
 import sqlalchemy as sa
 
 from ragfm.errors import FilterError
-from ragfm.store.schema import as_number, documents, groups, sources, tags
+from ragfm.store.schema import COMPARED, as_number, documents, groups, sources, tags
 
 Condition: TypeAlias = sa.ColumnElement[bool]
 
@@ -152,7 +153,7 @@ def _comparison(key: str, operator: str, value: str) -> Condition:
     if key == "source":
         return documents.c.source_id.in_(sa.select(sources.c.id).where(compare(sources.c.name, value)))
     number = as_number(value)
-    meets = compare(tags.c.text, value)
+    meets = compare(tags.c.text, value[:COMPARED])
     if number is not None:
         meets = sa.or_(compare(tags.c.number, number), sa.and_(tags.c.number.is_(None), meets))
     return documents.c.id.in_(sa.select(tags.c.document_id).where(tags.c.key == key, meets))

@@ -11,7 +11,7 @@ import sqlalchemy as sa
 
 from ragfm.store.catalog import Source, text_hash
 from ragfm.store.database import batches
-from ragfm.store.schema import as_number, chunks, documents, groups, tags
+from ragfm.store.schema import COMPARED, as_number, chunks, documents, groups, tags
 
 if TYPE_CHECKING:
     from ragfm.types import Chunk, Document, Scalar
@@ -139,4 +139,4 @@ def restrict(connection: sa.Connection, source: Source, paths: Mapping[str, tupl
 def tag_row(document_id: int, key: str, value: Scalar) -> dict[str, Any]:
     """A metadata value as the row that filters compare it by."""
     text = json.dumps(value) if isinstance(value, bool) else str(value)
-    return {"document_id": document_id, "key": key, "text": text, "number": as_number(text)}
+    return {"document_id": document_id, "key": key, "text": text[:COMPARED], "number": as_number(text)}

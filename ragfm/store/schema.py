@@ -9,6 +9,8 @@ import sqlalchemy as sa
 SCHEMA_VERSION = 2
 SCHEMA = sa.MetaData()
 _Id = sa.BigInteger().with_variant(sa.Integer, "sqlite")  # SQLite counts up only what is called INTEGER
+COMPARED = 200
+"""Characters of a metadata value by which filters compare it: an index keeps so much on a page with a checksum."""
 _NUMBER = re.compile(r"[+-]?(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d{1,2})?", re.ASCII)
 
 properties = sa.Table(
@@ -49,27 +51,30 @@ sources = sa.Table(
     sa.Column("removed", sa.Boolean, nullable=False),  # its last rows are still there for readers of older generations
 )
 
+# The small columns first, then what may be long: SQLite keeps the beginning of a row on a page with a checksum that
+# fails where it is zeroed, and the rest of a long one on pages where zeros pass for a whole page. There, metadata and
+# marks are JSON, which has no zeros, and the text has its hash. A row's first columns are read without its text, too.
 documents = sa.Table(
     "documents",
     SCHEMA,
     sa.Column("id", _Id, primary_key=True),
     sa.Column("source_id", sa.ForeignKey("sources.id"), nullable=False),
+    sa.Column("born", sa.Integer, nullable=False),
+    sa.Column("died", sa.Integer),
+    sa.Column("restricted", sa.Boolean, nullable=False),  # to the groups that `groups` lists for it, which may be none
+    sa.Column("characters", sa.Integer, nullable=False),
+    sa.Column("chunk_count", sa.Integer, nullable=False),
+    sa.Column("text_hash", sa.LargeBinary, nullable=False),
+    sa.Column("digest", sa.String, nullable=False),
+    sa.Column("recipe", sa.String, nullable=False),
+    sa.Column("media_type", sa.String, nullable=False),
     sa.Column("path", sa.String, nullable=False),
     sa.Column("uri", sa.String, nullable=False),
     sa.Column("revision", sa.String, nullable=False),
-    sa.Column("media_type", sa.String, nullable=False),
-    sa.Column("metadata", sa.JSON, nullable=False),
-    sa.Column("digest", sa.String, nullable=False),
-    sa.Column("recipe", sa.String, nullable=False),
-    sa.Column("characters", sa.Integer, nullable=False),
-    sa.Column("chunk_count", sa.Integer, nullable=False),
     sa.Column("allow", sa.JSON(none_as_null=True)),  # the groups that the connector says; NULL where it says nothing
-    sa.Column("restricted", sa.Boolean, nullable=False),  # to the groups that `groups` lists for it, which may be none
-    sa.Column("born", sa.Integer, nullable=False),
-    sa.Column("died", sa.Integer),
-    sa.Column("text_hash", sa.LargeBinary, nullable=False),
+    sa.Column("metadata", sa.JSON, nullable=False),
     sa.Column("marks", sa.JSON(none_as_null=True)),  # NULL where an older ragfm wrote the row
-    sa.Column("text", sa.Text, nullable=False),  # last: SQLite reads a row's other columns without it
+    sa.Column("text", sa.Text, nullable=False),
     sqlite_autoincrement=True,
 )
 sa.Index(
