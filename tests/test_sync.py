@@ -92,7 +92,8 @@ def test_new_tags_reach_the_documents_and_embed_nothing(collection: Collection, 
 
 def test_a_document_that_fails_fails_alone_and_its_older_version_serves(collection: Collection, docs: Path) -> None:
     collection.sync(docs)
-    (docs / "pets.html").rename(docs / "pets.pdf")
+    (docs / "pets.html").unlink()
+    (docs / "pets.pdf").write_text("No PDF.")
     (docs / "hours.txt").write_bytes(b"%PDF-1.7 and then nothing")
     for name in ("hours.txt", "pets.pdf"):
         os.utime(docs / name, (1e9, 1e9))  # long enough ago that its time tells of a change
@@ -115,9 +116,9 @@ def test_a_document_that_fails_fails_alone_and_its_older_version_serves(collecti
 def test_skipped_is_not_failed_and_leaves_the_collection(collection: Collection, docs: Path) -> None:
     collection.sync(docs)
     (docs / "hours.txt").write_bytes(b"")
-    (docs / "picture.png").write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(range(256)))
+    (docs / "program.bin").write_bytes(b"\x7fELF\2\1\1\0" + bytes(range(256)))
     report = collection.sync(docs)
-    assert [skip.uri for skip in report.skipped] == ["docs/hours.txt", "docs/picture.png"]
+    assert [skip.uri for skip in report.skipped] == ["docs/hours.txt", "docs/program.bin"]
     assert report.failed == ()
     assert report.removed == 1
     assert "docs/hours.txt" not in _texts(collection)
@@ -280,7 +281,7 @@ def test_a_mistake_of_a_parser_fails_its_document_alone(
 
 def test_no_model_is_loaded_for_what_is_skipped_or_broken(collection: Collection, docs: Path) -> None:
     collection.sync(docs)
-    (docs / "picture.png").write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(range(256)))
+    (docs / "program.bin").write_bytes(b"\x7fELF\2\1\1\0" + bytes(range(256)))
     (docs / "fake.pdf").write_text("No PDF.")
 
     def never() -> HashingEmbedder:

@@ -8,6 +8,7 @@ from importlib.util import find_spec
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
+from ragfm.parse import progress
 from ragfm.parse.pdf_page import Word
 
 if TYPE_CHECKING:
@@ -28,8 +29,10 @@ def has_ocr() -> bool:
 
 def read_words(pixels: NDArray[np.uint8], scale: float) -> list[Word]:
     """The words of a picture; `scale` is the number of its pixels in a point. *Shape:* (height, width[, 3])."""
+    progress.running_model()
     with _LOCK:
         found = _engine()(pixels)
+    progress.step()
     if found.txts is None or found.boxes is None:
         return []
     lines = []

@@ -10,7 +10,7 @@ from pathlib import Path
 from ragfm.errors import ParseError, SkipDocument
 from ragfm.parse.rendering import Parsed
 
-_SECONDS = 120
+_SECONDS = 55  # less than a parser may take without a step
 
 
 def read_doc(data: bytes, name: str) -> Parsed:

@@ -14,6 +14,7 @@ from ragfm.parse.ocr import HINT, has_ocr
 from ragfm.parse.pdf_layout import read_layout
 from ragfm.parse.pdf_lines import Block, line_of, rows_of
 from ragfm.parse.pdf_page import Content, Word, read_page
+from ragfm.parse.progress import step
 from ragfm.parse.rendering import Parsed, Rendering, clean
 from ragfm.types import Scalar
 
@@ -90,6 +91,7 @@ def render_pages(pages: Iterable[Content]) -> Parsed:
 def _page(document: PdfDocument, number: int, name: str) -> Content:
     from pypdfium2 import PdfiumError
 
+    step()
     try:
         return read_page(document, number - 1)
     except PdfiumError as error:

@@ -19,8 +19,7 @@ def listen(listener: Callable[[bool], None]) -> None:
 def step() -> None:
     """A page, a row, a part is done. A parser that doesn't say so for a minute is taken to hang."""
     global _said
-    now = monotonic()
-    if _listener is not None and now - _said >= _PAUSE:
+    if _listener is not None and (now := monotonic()) - _said >= _PAUSE:
         _said = now
         _listener(False)
 

@@ -8,6 +8,7 @@ from dataclasses import replace
 from itertools import accumulate, pairwise
 from typing import Literal, NamedTuple
 
+from ragfm.parse.progress import step
 from ragfm.types import Mark, Scalar
 
 _MAX_PADDING = 100  # cells; one long row must not blow up all others
@@ -35,6 +36,7 @@ class Rendering:
 
     def block(self, text: str, *, tight: bool = False) -> int:
         """Add a block and give its start. Between two `tight` blocks (list items) stands no blank line."""
+        step()
         separator = "" if not self._length else "\n" if tight and self._tight else "\n\n"
         start = self._length + len(separator)
         if self._next_page is not None:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, TypeAlias
 from ragfm.errors import MissingExtraError, ParseError
 from ragfm.parse.office import Node, Package, attribute, descendants
 from ragfm.parse.office_chart import render_chart
+from ragfm.parse.progress import step
 from ragfm.parse.rendering import Parsed, Rendering, clean
 from ragfm.types import Scalar
 
@@ -114,6 +115,7 @@ def _filled(sheet: CalamineSheet) -> Iterator[list[str]]:
         begun.setdefault(top, []).append(left)
     kept: dict[tuple[int, int], str] = {}
     for number, cells in enumerate(sheet.iter_rows()):
+        step()
         texts = [_text(cell) for cell in cells]
         for column, place in merged.get(number, {}).items():
             if 0 <= column - first_column < len(texts):

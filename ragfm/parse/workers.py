@@ -3,7 +3,7 @@
     submit ─→ small plain text? ─→ parsed at once
            └→ waiting ─→ a thread ⇄ its process          one thread and one process for each core, as they are needed
 
-See docs/decisions/006-parsing-in-processes.md.
+See docs/decisions/008-parsing-in-processes.md.
 """
 
 from __future__ import annotations
