@@ -14,13 +14,16 @@
     │   └── MassDeleteError         a source lost over half of its documents: nothing is removed
     ├── ParseError                  a document's bytes are not what they should be
     │   └── SkipDocument            nothing to index in it (empty, unsupported): reported, not a failure
+    ├── WorkerError                 the processes in which documents are parsed can't be started
     ├── CollectionError             a collection can't be used as asked
     │   ├── CollectionNotFound      there is no collection there
     │   ├── CollectionBusyError     another process is writing
     │   ├── CollectionReadOnlyError the collection's folder can't be written
     │   ├── EmbedderMismatchError   the collection was made with another embedder
     │   └── DamagedCollectionError  the catalog is damaged or lost commits
+    ├── LogError                    the answer log can't be read or written
     ├── DataError                   the questions or a run of an evaluation can't be read, or don't fit
+    ├── ExtractionError             a structured answer is cut off, or does not meet its schema
     ├── FilterError                 a filter can't be read
     └── TooLongError                a text is longer than a model's window
         └── ContextOverflowError    a prompt leaves no room for an answer
@@ -43,7 +46,9 @@ __all__ = [
     "DataError",
     "EmbedderMismatchError",
     "EmbeddingError",
+    "ExtractionError",
     "FilterError",
+    "LogError",
     "MassDeleteError",
     "MissingExtraError",
     "ModelNotFoundError",
@@ -55,6 +60,7 @@ __all__ = [
     "TooLongError",
     "UnknownPluginError",
     "UnsupportedError",
+    "WorkerError",
 ]
 
 
@@ -127,6 +133,10 @@ class SkipDocument(ParseError):  # noqa: N818  it is an outcome, not a failure
     """There is nothing to index in the document: it is reported as skipped, not as failed."""
 
 
+class WorkerError(RagfmError):
+    """The processes in which documents are parsed can't be started."""
+
+
 class CollectionError(RagfmError):
     """A collection can't be used as asked."""
 
@@ -151,8 +161,16 @@ class DamagedCollectionError(CollectionError):
     """The catalog is damaged, or it lost commits that had been acknowledged."""
 
 
+class LogError(RagfmError):
+    """The answer log can't be read or written, or has no such entry."""
+
+
 class DataError(RagfmError):
     """The questions or a run of an evaluation can't be read, or don't fit to what they are used with."""
+
+
+class ExtractionError(RagfmError):
+    """A structured answer is cut off, or does not meet its schema."""
 
 
 class FilterError(RagfmError):
