@@ -7,6 +7,7 @@
     ├── UnsupportedError            this reader, index or format can't do what was asked
     ├── ModelNotFoundError          a model is neither a path nor installed, cached or reachable
     ├── DamagedModelError           a model's weights are not those that were pinned, or can't be read
+    ├── AdapterMismatchError        an adapter was trained on other weights, or for another prompt
     ├── EmbeddingError              an embedder gave vectors that can't be used
     ├── SourceError                 a source can't be listed, or overlaps another one
     │   ├── ConnectorError          one entry can't be fetched
@@ -19,7 +20,7 @@
     │   ├── CollectionReadOnlyError the collection's folder can't be written
     │   ├── EmbedderMismatchError   the collection was made with another embedder
     │   └── DamagedCollectionError  the catalog is damaged or lost commits
-    ├── DataError                   the questions or a run of an evaluation can't be read, or don't fit
+    ├── DataError                   questions, a run of an evaluation or examples can't be read, or don't fit
     ├── FilterError                 a filter can't be read
     └── TooLongError                a text is longer than a model's window
         └── ContextOverflowError    a prompt leaves no room for an answer
@@ -30,6 +31,7 @@ A message says what happened and where; `hint` says what to do next.
 from __future__ import annotations
 
 __all__ = [
+    "AdapterMismatchError",
     "CollectionBusyError",
     "CollectionError",
     "CollectionNotFound",
@@ -97,6 +99,10 @@ class DamagedModelError(RagfmError):
     """A model's weights are not those that were pinned, or can't be read."""
 
 
+class AdapterMismatchError(RagfmError):
+    """An adapter was trained on other weights than those it is to be used with, or for another prompt."""
+
+
 class EmbeddingError(RagfmError):
     """An embedder gave vectors of the wrong shape or length, or that are not finite."""
 
@@ -146,7 +152,7 @@ class DamagedCollectionError(CollectionError):
 
 
 class DataError(RagfmError):
-    """The questions or a run of an evaluation can't be read, or don't fit to what they are used with."""
+    """Questions, a run of an evaluation or training examples can't be read, or don't fit what they are used with."""
 
 
 class FilterError(RagfmError):

@@ -72,27 +72,32 @@ class Rag:
         only = self._settings.mode != "open"
         if not hits and only:
             return AnswerStream(_abstain(question, start), None)
-        prompt = build_prompt(
-            question,
-            chosen,
-            self.reader,
-            history=history,
-            answer_tokens=self.sampling.max_tokens or 1,
-            arrange=self._arrangement(),
-            only=only,
-        )
+        prompt = self.prompt(question, chosen, history=history)
         prompt = replace(prompt, dropped=(*twice, *prompt.dropped))
         if not prompt.shown and only:  # without a passage the reader would answer from memory
             return AnswerStream(_abstain(question, start, hits, prompt.dropped), prompt)
         return AnswerStream(self._generate(question, hits, prompt, start), prompt)
 
+    def choose(self, hits: Sequence[Hit]) -> tuple[list[Hit], list[Dropped]]:
+        """Of hits, best first, those to answer from; and what of the ones before the last only says them again."""
+        return distinct(hits, self.k) if self._settings.distinct else (list(hits[: self.k]), [])
+
+    def prompt(self, question: str, hits: Sequence[Hit], *, history: Sequence[Message] = ()) -> Prompt:
+        """What the reader is asked, from these hits. Raises ContextOverflowError where the question does not fit."""
+        return build_prompt(
+            question,
+            hits,
+            self.reader,
+            history=history,
+            answer_tokens=self.sampling.max_tokens or 1,
+            arrange=self._arrangement(),
+            only=self._settings.mode != "open",
+        )
+
     def _search(self, question: str, filter: str | None) -> tuple[Sequence[Hit], Sequence[Hit], list[Dropped]]:
         """The hits, best first; those to answer from; and the others, which only say again what a better one says."""
-        if not self._settings.distinct:
-            hits = self.collection.search(question, self.k, filter=filter)
-            return hits, hits, []
-        hits = self.collection.search(question, _SPARE * self.k, filter=filter)
-        chosen, twice = distinct(hits, self.k)
+        hits = self.collection.search(question, (_SPARE if self._settings.distinct else 1) * self.k, filter=filter)
+        chosen, twice = self.choose(hits)
         return hits[: len(chosen) + len(twice)], chosen, twice
 
     def _arrangement(self) -> Callable[[Sequence[Hit]], list[Hit]]:
