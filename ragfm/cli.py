@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ragfm import __version__
+from ragfm.cli_adapt import adapt
 from ragfm.cli_answers import answers
 from ragfm.cli_compare import compare_command
 from ragfm.cli_eval import evaluation
@@ -121,7 +122,7 @@ def ragfm(context: click.Context) -> None:
         logging.getLogger(chatty).setLevel(logging.WARNING)
 
 
-for command in (*COMMANDS, compare_command, evaluation, models, tune):
+for command in (*COMMANDS, adapt, compare_command, evaluation, models, tune):
     ragfm.add_command(command)
 evaluation.add_command(answers)
 
