@@ -18,7 +18,7 @@ from typing import Any
 
 from ragfm.errors import AdapterMismatchError, DamagedModelError, ModelNotFoundError
 
-__all__ = ["GGUF", "RECORD", "WEIGHTS", "AdapterRecord", "check_adapter", "read_record"]
+__all__ = ["GGUF", "RECORD", "WEIGHTS", "AdapterRecord", "check_adapter", "learned_sha256", "read_record"]
 
 RECORD = "ragfm-adapter.json"
 WEIGHTS = "adapter_model.safetensors"
@@ -76,8 +76,8 @@ def check_adapter(adapter: str | Path, base: str | Path, prompt: str | None = No
     if path.is_dir():
         record = read_record(path)
         wanted, asked = record.base["sha256"], record.prompt
-        if _sha256(path / WEIGHTS) != record.weights:
-            raise DamagedModelError(f"{path / WEIGHTS} is not what was trained.", "Train or copy the adapter again.")
+        if learned_sha256(path) != record.weights:
+            raise DamagedModelError(f"The weights in {path} are not what was trained.", "Train or copy them again.")
     else:
         wanted, asked = _gguf_says(path)
     found = weights_sha256(base) if wanted else wanted
@@ -108,11 +108,14 @@ def _gguf_says(path: Path) -> tuple[str, str]:
     return base, prompt
 
 
-def _sha256(path: Path) -> str:
-    if not path.is_file():
-        raise DamagedModelError(f"{path.parent} lacks {path.name}.", "Train or copy the adapter again.")
-    with path.open("rb") as file:
-        digest = sha256()
-        while block := file.read(1 << 20):
-            digest.update(block)
+def learned_sha256(folder: Path) -> str:
+    """The sha256 of what was learned: of the adapter's weights, or of all weights. Raises DamagedModelError."""
+    files = [folder / WEIGHTS] if (folder / WEIGHTS).is_file() else sorted(folder.glob("model*.safetensors"))
+    if not files:
+        raise DamagedModelError(f"{folder} lacks {WEIGHTS}.", "Train or copy the adapter again.")
+    digest = sha256()
+    for path in files:
+        with path.open("rb") as file:
+            while block := file.read(1 << 20):
+                digest.update(block)
     return digest.hexdigest()
