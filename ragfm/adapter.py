@@ -14,17 +14,19 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypeAlias, get_args
 
 from ragfm.errors import AdapterMismatchError, DamagedModelError, ModelNotFoundError
 
-__all__ = ["GGUF", "RECORD", "WEIGHTS", "AdapterRecord", "check_adapter", "learned_sha256", "read_record"]
+__all__ = ["GGUF", "METHODS", "RECORD", "WEIGHTS", "AdapterRecord", "check_adapter", "learned_sha256", "read_record"]
 
 RECORD = "ragfm-adapter.json"
 WEIGHTS = "adapter_model.safetensors"
 GGUF = "adapter.gguf"
 GGUF_BASE, GGUF_PROMPT = "ragfm.base_sha256", "ragfm.prompt"
 FORMAT = 1
+Method: TypeAlias = Literal["lora", "dora", "qlora", "prefix", "prompt", "ia3", "full"]
+METHODS: tuple[Method, ...] = get_args(Method)
 
 
 @dataclass(frozen=True, slots=True)

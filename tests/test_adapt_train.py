@@ -23,14 +23,14 @@ from ragfm.adapt.base import Base
 from ragfm.adapt.batches import loss_of, order
 from ragfm.adapt.checkpoint import CHECKPOINT, read_tensors, write_tensors
 from ragfm.adapt.examples import to_lines
-from ragfm.adapt.methods import METHODS, MethodSettings
+from ragfm.adapt.methods import MethodSettings
 from ragfm.adapt.result import PAGE, finish
 from ragfm.adapt.train import Training, TrainSettings
-from ragfm.adapter import RECORD, check_adapter, read_record
+from ragfm.adapter import METHODS, RECORD, check_adapter, read_record
 from ragfm.errors import AdapterMismatchError, DamagedModelError, DataError, ModelNotFoundError, UnsupportedError
 from ragfm.prompt import prompt_fingerprint
 
-RATES = {"lora": 2e-2, "dora": 2e-2, "prefix": 1e-1, "prompt": 1e-1, "ia3": 1e-1, "full": 5e-3}
+RATES = {"lora": 2e-2, "dora": 2e-2, "prefix": 2e-1, "prompt": 1e-1, "ia3": 1e-1, "full": 5e-3}
 SETTINGS = TrainSettings(MethodSettings(rank=4), epochs=2, batch=5, rate=5e-3)
 
 
@@ -58,7 +58,9 @@ def test_the_loss_falls_by_each_method(folder: Path, tmp_path: Path, method: Any
     settings = TrainSettings(MethodSettings(method, rank=4, tokens=4), epochs=8, batch=10, rate=RATES[method])
     trained = training(folder, tmp_path / "out", settings)
     numbers = trained.run()
-    assert numbers["loss"]["last_5"] < numbers["loss"]["first"] * (0.97 if method in ("ia3", "prompt", "prefix") else 0.8)
+    assert numbers["loss"]["last_5"] < numbers["loss"]["first"] * (
+        0.97 if method in ("ia3", "prompt", "prefix") else 0.8
+    )
     assert 0 < numbers["learned"] <= numbers["parameters"]
     record = finish(trained, numbers, card={"prompt": prompt_fingerprint()}, licence="CC0")
     assert read_record(tmp_path / "out") == record

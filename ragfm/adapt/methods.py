@@ -12,14 +12,13 @@ full    all weights
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias, get_args
+from typing import Any
 
 import torch
 
+from ragfm.adapter import Method
 from ragfm.errors import ConfigError, MissingExtraError
 
-Method: TypeAlias = Literal["lora", "dora", "qlora", "prefix", "prompt", "ia3", "full"]
-METHODS: tuple[Method, ...] = get_args(Method)
 RATES: dict[Method, float] = {
     "lora": 2e-4, "dora": 2e-4, "qlora": 2e-4, "prefix": 1e-2, "prompt": 1e-2, "ia3": 5e-3, "full": 2e-5,
 }  # fmt: skip
