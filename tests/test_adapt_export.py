@@ -64,7 +64,7 @@ def random_lora(model: Any, folder: Path, **changes: Any) -> Any:
     adapted = peft.get_peft_model(model, config)
     for name, parameter in adapted.named_parameters():
         if "lora_B" in name:
-            torch.nn.init.normal_(parameter, std=0.2)
+            torch.nn.init.normal_(parameter, std=0.4)
     adapted.save_pretrained(folder)
     return adapted.eval()
 
@@ -77,12 +77,12 @@ def test_llama_cpp_computes_what_transformers_computes(tmp_path: Path, kind: str
     base = tiny_gguf(model, tmp_path / "base.gguf", shape)
     with torch.no_grad():
         plain = model(torch.tensor([TOKENS])).logits[0, -1].numpy()
-        np.testing.assert_allclose(logits(base, None), plain, atol=2e-2 * np.ptp(plain))  # the test's own conversion
+        np.testing.assert_allclose(logits(base, None), plain, atol=5e-3 * np.ptp(plain))  # the test's own conversion
         adapted = random_lora(model, tmp_path / "lora")
         changed = adapted(torch.tensor([TOKENS])).logits[0, -1].numpy()
     assert np.abs(changed - plain).max() > 0.2 * np.ptp(plain)
     peft_to_gguf(tmp_path / "lora", tmp_path / "lora.gguf", shape, dtype="f32", about={GGUF_PROMPT: "p"})
-    np.testing.assert_allclose(logits(base, tmp_path / "lora.gguf"), changed, atol=2e-2 * np.ptp(changed))
+    np.testing.assert_allclose(logits(base, tmp_path / "lora.gguf"), changed, atol=5e-3 * np.ptp(changed))
     # And back again: the same matrices.
     modules = [name for name, layer in model.named_modules() if isinstance(layer, peft.tuners.lora.Linear)]
     assert gguf_to_peft(tmp_path / "lora.gguf", tmp_path / "back", shape, modules)[GGUF_PROMPT] == "p"
@@ -99,7 +99,7 @@ def test_a_scale_of_its_own_goes_into_the_matrices(tmp_path: Path) -> None:
     with torch.no_grad():
         changed = adapted(torch.tensor([TOKENS])).logits[0, -1].numpy()
     peft_to_gguf(tmp_path / "lora", tmp_path / "lora.gguf", shape, dtype="f32", about={})
-    np.testing.assert_allclose(logits(base, tmp_path / "lora.gguf"), changed, atol=2e-2 * np.ptp(changed))
+    np.testing.assert_allclose(logits(base, tmp_path / "lora.gguf"), changed, atol=5e-3 * np.ptp(changed))
 
 
 def trained(folder: Path, method: Any, out: Path) -> Path:
