@@ -50,6 +50,7 @@ class Base:
             raise DamagedModelError(f"transformers can't load {self.path}: {error}", "Get the model again.") from error
         if not self.tokenizer.chat_template:
             raise UnsupportedError(f"The model {self.path} has no chat template.", "Use an instruction-tuned model.")
+        model.name_or_path = name  # what PEFT writes down: not where the model lies on this machine
         self.model = model if four_bit else model.to(self.device)
         said = model.generation_config.eos_token_id
         self.ends = {self.tokenizer.eos_token_id, *(said if isinstance(said, list) else [said])} - {None}
