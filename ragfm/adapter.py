@@ -18,7 +18,17 @@ from typing import Any, Literal, TypeAlias, get_args
 
 from ragfm.errors import AdapterMismatchError, DamagedModelError, ModelNotFoundError
 
-__all__ = ["GGUF", "METHODS", "RECORD", "WEIGHTS", "AdapterRecord", "check_adapter", "learned_sha256", "read_record"]
+__all__ = [
+    "GGUF",
+    "METHODS",
+    "RECORD",
+    "WEIGHTS",
+    "AdapterRecord",
+    "check_adapter",
+    "learned_sha256",
+    "read_record",
+    "serving_adapter",
+]
 
 RECORD = "ragfm-adapter.json"
 WEIGHTS = "adapter_model.safetensors"
@@ -93,6 +103,24 @@ def check_adapter(adapter: str | Path, base: str | Path, prompt: str | None = No
             f"The adapter {path} was trained for another prompt than this version of ragfm asks.",
             "Train it anew with `ragfm adapt data` and `ragfm adapt train`, or go without: --adapter none.",
         )
+
+
+def serving_adapter(adapter: str | Path, reader: str, prompt: str) -> str:
+    """The file that a reader of that name takes: of an adapter's folder its GGUF form, checked by `check_adapter`."""
+    from ragfm.models import find_model
+
+    path = Path(adapter).expanduser()
+    if path.is_dir():
+        read_record(path)
+        path = path / GGUF
+        if not path.is_file():
+            raise ModelNotFoundError(f"{path.parent} has no {GGUF}.", f"Run `ragfm adapt export {path.parent}`.")
+    plugin, colon, model = reader.partition(":")
+    if plugin == "llama-cpp":
+        check_adapter(path, find_model(model if colon else "bundled", "reader"), prompt)
+    elif reader == "bundled" or reader.endswith(".gguf"):
+        check_adapter(path, find_model(reader, "reader"), prompt)
+    return str(path)
 
 
 def _gguf_says(path: Path) -> tuple[str, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping
@@ -113,6 +114,9 @@ def train_command(examples: str, as_json: bool, *, dry_run: bool, **options: Any
     Before it starts, a few batches are measured, and it says how long it will take. When it is stopped or killed, the
     same command goes on from the last checkpoint.
     """
+    # Threads of OpenMP that wait for each other spin for milliseconds, which takes what they wait for from them where
+    # the machine is busy; it must be said before torch is loaded. See ragfm/llama.py.
+    os.environ.setdefault("GOMP_SPINCOUNT", "300")
     from ragfm.adapt.examples import TRAIN, VALID, read_card, read_examples
     from ragfm.adapt.result import finish
     from ragfm.adapt.train import Training

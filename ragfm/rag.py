@@ -8,10 +8,11 @@ from dataclasses import replace
 from functools import cache, partial
 from typing import TYPE_CHECKING
 
+from ragfm.adapter import serving_adapter
 from ragfm.errors import CollectionError
 from ragfm.ground import composed, grounded
 from ragfm.passages import arrange, distinct
-from ragfm.prompt import ABSTENTION, Prompt, build_prompt, is_abstention
+from ragfm.prompt import ABSTENTION, Prompt, build_prompt, is_abstention, prompt_fingerprint
 from ragfm.readers import load_reader
 from ragfm.types import Answer, Sampling, Usage
 
@@ -28,7 +29,9 @@ class Rag:
     """Answers questions from a collection's documents.
 
     `reader` is a name or an object, by default that of the settings; `k` is how many passages it is given at most.
-    Other numbers come from the collection's settings. Thread-safe.
+    `adapter` is a folder that `ragfm adapt` made, or a GGUF file; for a reader by name it is checked, and refused where
+    it was trained on another model or for another prompt. Other numbers come from the collection's settings.
+    Thread-safe.
     """
 
     def __init__(
@@ -38,12 +41,14 @@ class Rag:
         self.collection = collection
         settings = self._settings = collection.settings.ask
         self.k = settings.k if k is None else k
-        self.sampling = Sampling(max_tokens=settings.answer_tokens, adapter=adapter)
         if reader is None or isinstance(reader, str):
             name = reader or collection.settings.reader
+            if adapter:
+                adapter = serving_adapter(adapter, name, prompt_fingerprint(only=settings.mode != "open"))
             self.reader: Reader = load_reader(name, context_tokens=settings.context_tokens)
         else:
             self.reader = reader
+        self.sampling = Sampling(max_tokens=settings.answer_tokens, adapter=adapter)
 
     def ask(
         self, question: str, *, history: Sequence[Message] = (), filter: str | None = None,

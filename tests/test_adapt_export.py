@@ -23,7 +23,7 @@ from ragfm.adapt.gguf_lora import ARCHITECTURES, Shape, gguf_to_peft, peft_to_gg
 from ragfm.adapt.methods import MethodSettings
 from ragfm.adapt.result import finish
 from ragfm.adapt.train import Training, TrainSettings
-from ragfm.adapter import GGUF_PROMPT, WEIGHTS, check_adapter, read_record
+from ragfm.adapter import GGUF_PROMPT, WEIGHTS, check_adapter, read_record, serving_adapter
 from ragfm.errors import AdapterMismatchError, UnsupportedError
 from ragfm.llama import load_model
 from ragfm.prompt import prompt_fingerprint
@@ -140,6 +140,9 @@ def test_the_command_exports_and_both_readers_agree(tmp_path: Path) -> None:
     said = shell.json("adapt", "export", out, "--check", "examples.jsonl", "--dtype", "f32")
     assert (said["check"]["prompts"], said["check"]["equal"]) == (6, 6), said
     gguf = out / "adapter.gguf"
+    assert serving_adapter(out, str(base), prompt_fingerprint()) == str(gguf)
+    with pytest.raises(AdapterMismatchError, match="other weights"):
+        serving_adapter(gguf, "bundled", prompt_fingerprint())
     check_adapter(gguf, base, prompt_fingerprint())
     with pytest.raises(AdapterMismatchError, match="another prompt"):
         check_adapter(gguf, base, "another")

@@ -9,6 +9,7 @@ With the same seed and machine a training that was killed and resumed loses what
 from __future__ import annotations
 
 import math
+import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -26,7 +27,7 @@ from ragfm.adapt.examples import Example, digest
 from ragfm.adapt.methods import RATES, MethodSettings, adapted, halved
 from ragfm.adapt.validate import answers_score
 from ragfm.adapter import RECORD
-from ragfm.errors import DataError
+from ragfm.errors import DataError, RagfmError
 
 Judge: TypeAlias = Literal["loss", "answers"]
 _CLIP = 1.0
@@ -154,7 +155,7 @@ class Training:
         return Estimate(
             seconds=(passes + valid) / speed,
             peak_mb=_peak_mb(self.base.device) + size * 8 / 2**20,
-            disk_mb=size * 4 * (2 * 3 + 2 + 1) / 2**20,  # two checkpoints while one is replaced, the best, the result
+            disk_mb=self._disk_mb,
             tokens_per_second=speed,
             learned=size,
             parameters=sum(parameter.numel() for parameter in self.model.parameters()),
@@ -166,6 +167,7 @@ class Training:
         Raises DataError where the folder holds another training. Interrupted, it leaves a checkpoint.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
+        self._check_disk()
         self._resume()
         self.model.train()
         start, saved = time.monotonic() - self.state.seconds, time.monotonic()
@@ -278,6 +280,19 @@ class Training:
             _, about = checkpoint.read_tensors(path)
             checkpoint.check_same(path, about["facts"], self.facts)
             self.state = _State(**checkpoint.load(path, self.model, self._optimizer)["state"])
+
+    @property
+    def _disk_mb(self) -> float:
+        """Two checkpoints while one is replaced, the same of the best weights, and the result; a tenth to spare."""
+        return sum(parameter.numel() for parameter in self._learned) * 4 * (2 * 3 + 2 + 1) * 1.1 / 2**20
+
+    def _check_disk(self) -> None:
+        free = shutil.disk_usage(self.folder).free / 2**20
+        if free < self._disk_mb:
+            raise RagfmError(
+                f"The disk of {self.folder} has {free:,.0f} MB left, and training needs {self._disk_mb:,.0f} MB.",
+                "Make room, or name a folder elsewhere.",
+            )
 
     def _save(self) -> None:
         about = {"facts": self.facts, "step": self.state.step, "state": asdict(self.state)}
