@@ -28,8 +28,8 @@ SIZES = {
 
 
 def alphabet() -> list[str]:
-    """The special tokens, then a token for each byte."""
-    return [*SPECIAL, *sorted(pre_tokenizers.ByteLevel.alphabet())]
+    """The special tokens, a token for each byte, and one of two, since GGUF wants a merge."""
+    return [*SPECIAL, *sorted(pre_tokenizers.ByteLevel.alphabet()), "ab"]
 
 
 def tiny_config(kind: str = "llama", **changes: Any) -> Any:
@@ -41,7 +41,7 @@ def tiny_model(folder: Path, kind: str = "llama", **changes: Any) -> Path:
     torch.manual_seed(0)
     model = AutoModelForCausalLM.from_config(tiny_config(kind, **changes))
     model.save_pretrained(folder)
-    tokenizer = Tokenizer(models.BPE(vocab={token: at for at, token in enumerate(alphabet())}, merges=[]))
+    tokenizer = Tokenizer(models.BPE(vocab={token: at for at, token in enumerate(alphabet())}, merges=[("a", "b")]))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     fast = PreTrainedTokenizerFast(
@@ -72,8 +72,8 @@ def tiny_gguf(model: Any, path: Path, shape: Shape) -> Path:
     writer.add_tokenizer_model("gpt2")
     writer.add_tokenizer_pre("gpt-2")
     writer.add_token_list(alphabet())
-    writer.add_token_types([3] * len(SPECIAL) + [1] * 256)
-    writer.add_token_merges(["a b"])  # to no token that there is
+    writer.add_token_types([3] * len(SPECIAL) + [1] * 257)
+    writer.add_token_merges(["a b"])
     writer.add_bos_token_id(0)
     writer.add_eos_token_id(2)
     writer.add_add_bos_token(False)
