@@ -226,6 +226,25 @@ def index() -> str:
     return _table(("kind", "build s", "file MB", "recall@10", "p50 / p95 ms", "time beside raw FAISS"), rows)
 
 
+def parse() -> str:
+    rows = []
+    for kind, tools in _result("parse")["formats"].items():
+        for tool, entry in tools.items():
+            kept = (entry["quality"].get(name, {}).get("median") for name in ("words", "headings", "cells"))
+            rows.append(
+                [
+                    kind,
+                    tool,
+                    f"{entry['read']}/{entry['files']}",
+                    *(f"{value:.3f}" if value is not None and entry["read"] else "" for value in kept),
+                    entry["mb_per_s"] or "",
+                    entry["pages_per_s"] or "",
+                    "" if tool == "ragfm" else entry["ragfm_times_faster"] or "",
+                ]
+            )
+    return _table(("format", "tool", "read", "words", "headings", "cells", "MB/s", "pages/s", "ragfm faster ×"), rows)
+
+
 def bm25() -> str:
     result = _result("bm25")
     names = ("ragfm", "bm25s", "tantivy")
@@ -238,7 +257,7 @@ TABLES: dict[str, Callable[[], str]] = {
     table.__name__: table
     for table in (
         retrieval, retrieval_more, goals, peers_quality, peers_cost, peers_versions, multihop, languages, start,
-        collection, collection_more, index, bm25, citations, quotations, contradictions,
+        collection, collection_more, index, bm25, parse, citations, quotations, contradictions,
     )
 }  # fmt: skip
 

@@ -12,10 +12,12 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from ragfm.answer_log import AnswerLog
     from ragfm.collection import Collection, DocumentInfo, Status
     from ragfm.config import Settings, load_settings
     from ragfm.embed import load_embedder
     from ragfm.errors import RagfmError
+    from ragfm.extract import Extraction
     from ragfm.ingest.sync import SyncReport
     from ragfm.rag import AnswerStream, Rag
     from ragfm.readers import load_reader
@@ -43,10 +45,12 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOMES = {
+    "ragfm.answer_log": ("AnswerLog",),
     "ragfm.collection": ("Collection", "DocumentInfo", "Status"),
     "ragfm.config": ("Settings", "load_settings"),
     "ragfm.embed": ("load_embedder",),
     "ragfm.errors": ("RagfmError",),
+    "ragfm.extract": ("Extraction",),
     "ragfm.rag": ("AnswerStream", "Rag"),
     "ragfm.readers": ("load_reader",),
     "ragfm.rerank": ("load_reranker",),
@@ -59,6 +63,7 @@ _HOME = {name: module for module, names in _HOMES.items() for name in names}
 
 __all__ = [
     "Answer",
+    "AnswerLog",
     "AnswerStream",
     "Blob",
     "Chunk",
@@ -68,6 +73,7 @@ __all__ = [
     "Document",
     "DocumentInfo",
     "Embedder",
+    "Extraction",
     "Hit",
     "KeywordIndex",
     "Message",

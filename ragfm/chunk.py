@@ -3,7 +3,7 @@
 The text is tokenised once, so that the tokens between any two characters are two binary searches away, and the places
 where it may be cut are listed by strength:
 
-    heading, page, place        always cut; a heading without a body stays with the next one
+    heading, page, place        always cut; a heading without a body stays with the next one, rows with their table
     end of a block              paragraph, table, code block
     end of a sentence           in a table a row, in code a line
     before a joined heading     only where headings without a body fill more than a window
@@ -101,6 +101,7 @@ class _Outline:
 
         headings = [(mark.start, self.skip_space(mark.end, len(text))) for mark in self._marks["heading"]]
         self._joined = [start for (_, body), (start, _) in pairwise(headings) if start == body]
+        self._bodies = {body for _, body in headings}
         # A heading is no block of its own: nothing is cut from its second character to the first of its body.
         glued = [(start, body + 1) for start, body in headings]
         untorn = sorted((mark.start, mark.end) for kind in ("table", "code") for mark in self._marks[kind])
@@ -115,8 +116,10 @@ class _Outline:
     def regions(self) -> Iterable[tuple[int, int]]:
         """The stretches that no chunk may leave."""
         bounds = {0, len(self._text), *self._starts["heading"]}.difference(self._joined)
-        for mark in chain(self._marks["page"], self._marks["place"]):
-            bounds |= {mark.start, mark.end}
+        bounds.update(chain.from_iterable((mark.start, mark.end) for mark in self._marks["page"]))
+        for mark in self._marks["place"]:
+            if self.at("table", mark.start) is None:  # a table's rows know their places, and stay together
+                bounds |= {mark.start, mark.end} - self._bodies
         return pairwise(sorted(bounds))
 
     def path(self, position: int) -> tuple[tuple[int, str], ...]:

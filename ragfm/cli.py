@@ -9,7 +9,7 @@ import logging
 import os
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -18,21 +18,28 @@ import click
 from ragfm import __version__
 from ragfm.cli_adapt import adapt
 from ragfm.cli_answers import answers
+from ragfm.cli_chat import chat
 from ragfm.cli_compare import compare_command
 from ragfm.cli_eval import evaluation
+from ragfm.cli_log import log
 from ragfm.cli_models import models
-from ragfm.cli_options import FAILED, FILLED, INTERRUPTED, OK, SOME_FAILED, USAGE
+from ragfm.cli_options import FAILED, FILLED, INTERRUPTED, OK, SOME_FAILED, USAGE, make_rag, read_schema
+from ragfm.cli_options import adapter_option as _adapter
 from ragfm.cli_options import filtered as _filter
+from ragfm.cli_options import k_option as _k
+from ragfm.cli_options import reader_option as _reader
 from ragfm.cli_options import shared as _shared
 from ragfm.cli_store import COMMANDS
 from ragfm.cli_tune import tune
+from ragfm.cli_watch import watch
 from ragfm.errors import FilterError, RagfmError
 from ragfm.show import (
     answer_json,
+    extraction_json,
     hit_json,
     indented,
     print_answer,
-    print_citations,
+    print_extraction,
     print_index,
     print_json,
     print_report,
@@ -43,8 +50,6 @@ from ragfm.show import (
 if TYPE_CHECKING:
     from ragfm.collection import Collection
     from ragfm.ingest.sync import Progress
-    from ragfm.rag import Rag
-    from ragfm.types import Answer, Message
 
 
 def main() -> None:
@@ -99,13 +104,6 @@ def _complain(code: int, error: BaseException, message: str, hint: str) -> int:
     return code
 
 
-_reader = click.option(
-    "--reader", metavar="NAME", type=FILLED, help="The model that answers; see docs/configuration.md."
-)
-_adapter = click.option("--adapter", metavar="DIR|none", type=FILLED, help="A LoRA adapter for the reader.")
-_k = click.option("-k", type=click.IntRange(min=1), metavar="N", help="How many passages.")
-
-
 @click.group(context_settings={"help_option_names": ["-h", "--help"]}, invoke_without_command=True)
 @click.version_option(__version__, prog_name="ragfm")
 @click.pass_context
@@ -122,7 +120,7 @@ def ragfm(context: click.Context) -> None:
         logging.getLogger(chatty).setLevel(logging.WARNING)
 
 
-for command in (*COMMANDS, adapt, compare_command, evaluation, models, tune):
+for command in (*COMMANDS, adapt, chat, compare_command, evaluation, log, models, tune, watch):
     ragfm.add_command(command)
 evaluation.add_command(answers)
 
@@ -206,46 +204,27 @@ def search(collection: str, as_json: bool, query: str, k: int | None, mode: Any,
 @_reader
 @_adapter
 @_filter
+@click.option("--schema", metavar="FILE", type=click.Path(exists=True, dir_okay=False), help="Answer with an object "
+              "that meets this JSON schema.")  # fmt: skip
 @_shared
 def ask(
-    collection: str, as_json: bool, question: str, k: int | None, filter: str | None, reader: str | None,
-    adapter: str | None,
+    collection: str, as_json: bool, question: str, k: int | None, filter: str | None, schema: str | None,
+    reader: str | None, adapter: str | None,
 ) -> int:  # fmt: skip
     """Answer QUESTION from the documents, with citations."""
+    form = read_schema(schema) if schema else None
     with _open(collection) as store, _busy("searching and reading"):
-        answer = _rag(store, reader, k, adapter).ask(_not_empty(question), filter=filter)
-    if as_json:
+        rag = make_rag(store, reader, k, adapter)
+        if form is not None:
+            extraction = rag.extract(_not_empty(question), form, filter=filter)
+        else:
+            answer = rag.ask(_not_empty(question), filter=filter)
+    if form is not None:
+        print_json(extraction_json(extraction)) if as_json else print_extraction(extraction)
+    elif as_json:
         print_json(answer_json(answer))
     else:
         print_answer(answer)
-    return OK
-
-
-@ragfm.command()
-@_k
-@_reader
-@_adapter
-@_filter
-@_shared
-def chat(
-    collection: str, as_json: bool, k: int | None, filter: str | None, reader: str | None, adapter: str | None
-) -> int:
-    """Ask one question after the other; /sources shows the last answer's passages, /quit ends."""
-    if as_json:
-        raise click.UsageError("chat has no JSON form; use `ask --json`.", click.get_current_context())
-    history: list[Message] = []
-    answer: Answer | None = None
-    with _open(collection) as store:
-        rag = _rag(store, reader, k, adapter)
-        store.status()  # no collection: say so before the first question
-        while (line := _read_line()) is not None:
-            if line == "/sources":
-                for hit in answer.hits if answer else ():
-                    click.echo(f"[{hit.n or '-'}] {where(hit)}\n{indented(hit.text)}\n")
-            elif line.startswith("/"):
-                click.echo("/sources  the passages of the last answer\n/quit     end")
-            elif line:
-                answer = _stream_answer(rag, line, history, filter) or answer
     return OK
 
 
@@ -349,42 +328,6 @@ def _open(path: str, embedder: str | None = None) -> Collection:
     from ragfm.collection import Collection
 
     return Collection.open(path, embedder=embedder)
-
-
-def _rag(store: Collection, reader: str | None, k: int | None, adapter: str | None) -> Rag:
-    from ragfm.rag import Rag
-
-    return Rag(store, reader=reader, k=k, adapter=None if adapter == "none" else adapter)
-
-
-def _stream_answer(rag: Rag, question: str, history: list[Message], filter: str | None) -> Answer | None:
-    """Print an answer as it comes; Ctrl-C ends the answer, not the chat."""
-    from ragfm.types import Message
-
-    try:
-        with closing(rag.stream(question, history=history, filter=filter)) as stream:
-            for piece in stream:
-                click.echo(printable(piece), nl=False)
-    except KeyboardInterrupt:
-        click.echo("  (stopped)\n")
-        return None
-    except RagfmError as error:
-        click.echo(f"ragfm: {error}", err=True)
-        return None
-    click.echo("")
-    print_citations(stream.answer)
-    click.echo("")
-    history += [Message("user", question), Message("assistant", stream.answer.text)]
-    return stream.answer
-
-
-def _read_line() -> str | None:
-    try:
-        line = input("> ").strip()
-    except (EOFError, KeyboardInterrupt):
-        click.echo("")
-        return None
-    return None if line in ("/quit", "/exit") else line
 
 
 @contextmanager

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from time import monotonic
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
+
+from ragfm.errors import ConfigError
+
+if TYPE_CHECKING:
+    from ragfm.collection import Collection
+    from ragfm.rag import Rag
 
 OK, FAILED, USAGE, SOME_FAILED, INTERRUPTED = 0, 1, 2, 3, 130
 _PATIENCE = 2.0  # seconds without a word
@@ -40,6 +48,30 @@ def shared(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 filtered = click.option("--filter", metavar="EXPR", help="Only documents whose metadata meets it: 'year >= 2024'.")
+
+reader_option = click.option(
+    "--reader", metavar="NAME", type=FILLED, help="The model that answers; see docs/configuration.md."
+)
+adapter_option = click.option("--adapter", metavar="DIR|none", type=FILLED, help="A LoRA adapter for the reader.")
+k_option = click.option("-k", type=click.IntRange(min=1), metavar="N", help="How many passages.")
+
+
+def read_schema(path: str) -> Mapping[str, Any]:
+    """The JSON schema in a file."""
+    try:
+        schema = json.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{path} can't be read: {error}.", "It has to hold a JSON schema.") from error
+    if not isinstance(schema, dict):
+        raise ConfigError(f"{path} holds no JSON schema, but {type(schema).__name__}.")
+    return schema
+
+
+def make_rag(store: Collection, reader: str | None, k: int | None, adapter: str | None) -> Rag:
+    """The pipeline that a command's options ask for."""
+    from ragfm.rag import Rag
+
+    return Rag(store, reader=reader, k=k, adapter=None if adapter == "none" else adapter)
 
 
 @contextmanager

@@ -13,9 +13,12 @@ from ragfm.errors import CollectionError, UnsupportedError
 from ragfm.types import Document, Scalar
 
 if TYPE_CHECKING:
+    from threading import Event
+
     from ragfm.config import Settings
     from ragfm.ingest.reembed import ReembedReport
     from ragfm.ingest.sync import Failed, Progress, SyncReport
+    from ragfm.ingest.watch import Synced
     from ragfm.retrieve import Found, Mode
     from ragfm.store.catalog import Catalog
     from ragfm.store.compact import CompactReport
@@ -97,6 +100,11 @@ class Collection:
         """The settings that this handle works with."""
         return self._store.settings
 
+    @property
+    def groups(self) -> frozenset[str] | None:
+        """The groups of a restricted handle; None is the owner's, which sees everything."""
+        return self._groups
+
     def as_groups(self, groups: Set[str]) -> Collection:
         """A handle that sees the documents open to all and those allowed to one of the groups; it can't write.
 
@@ -143,6 +151,20 @@ class Collection:
         for location, given_name, given in asked:
             resolve_source(self._store, location, given_name, given)  # a wrong one fails before anything is made
         return sync_sources(self._store, asked, progress, retry=retry, allow_mass_delete=allow_mass_delete)
+
+    def watch(
+        self, told: Callable[[Synced], None] = lambda _: None, *, interval: float = 300.0, stop: Event | None = None
+    ) -> None:
+        """Sync all sources, then each whenever it changes and every `interval` seconds, until `stop` is set.
+
+        `told` is told of each sync. What fails is told, too, and tried again. Needs `ragfm[watch]`.
+        """
+        import threading
+
+        from ragfm.ingest.watch import watch
+
+        self._owner()
+        watch(self._store, told, interval, stop or threading.Event())
 
     def search(
         self, query: str, k: int | None = None, *, mode: Mode = "hybrid", filter: str | None = None

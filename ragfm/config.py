@@ -67,7 +67,12 @@ class AskSection(_Section):
     merge: bool = Field(True, description="Whether hits that follow one another in a section are shown as one passage.")
     order: Literal["rank", "document"] = Field("rank", description="The order of passages: best first, or those of a "
                                                "document as they stand there.")  # fmt: skip
+    followup: Literal["rules", "reader", "off"] = Field(
+        "rules", description="How a question that leans on those before it is made to stand alone for the search: by "
+        "`rules`, for English; by the `reader`, which has to take grammars; or not at all.")  # fmt: skip
     answer_tokens: int = Field(256, ge=1, description="Most tokens of an answer.")
+    log: bool = Field(False, description="Whether each question, its passages, prompt and answer are kept in a file "
+                      "beside the collection, see docs/chat.md.")  # fmt: skip
     context_tokens: int = Field(4096, ge=256, description="The reader's window, for prompt and answer together; at "
                                 "most what the model was trained for.")  # fmt: skip
 

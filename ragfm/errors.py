@@ -8,19 +8,23 @@
     ├── ModelNotFoundError          a model is neither a path nor installed, cached or reachable
     ├── DamagedModelError           a model's weights are not those that were pinned, or can't be read
     ├── AdapterMismatchError        an adapter was trained on other weights, or for another prompt
+    ├── ReaderBusyError             a reader has as many requests as it takes; ask again later
     ├── EmbeddingError              an embedder gave vectors that can't be used
     ├── SourceError                 a source can't be listed, or overlaps another one
     │   ├── ConnectorError          one entry can't be fetched
     │   └── MassDeleteError         a source lost over half of its documents: nothing is removed
     ├── ParseError                  a document's bytes are not what they should be
     │   └── SkipDocument            nothing to index in it (empty, unsupported): reported, not a failure
+    ├── WorkerError                 the processes in which documents are parsed can't be started
     ├── CollectionError             a collection can't be used as asked
     │   ├── CollectionNotFound      there is no collection there
     │   ├── CollectionBusyError     another process is writing
     │   ├── CollectionReadOnlyError the collection's folder can't be written
     │   ├── EmbedderMismatchError   the collection was made with another embedder
     │   └── DamagedCollectionError  the catalog is damaged or lost commits
+    ├── LogError                    the answer log can't be read or written
     ├── DataError                   questions, a run of an evaluation or examples can't be read, or don't fit
+    ├── ExtractionError             a structured answer is cut off, or does not meet its schema
     ├── FilterError                 a filter can't be read
     └── TooLongError                a text is longer than a model's window
         └── ContextOverflowError    a prompt leaves no room for an answer
@@ -44,17 +48,21 @@ __all__ = [
     "DataError",
     "EmbedderMismatchError",
     "EmbeddingError",
+    "ExtractionError",
     "FilterError",
+    "LogError",
     "MassDeleteError",
     "MissingExtraError",
     "ModelNotFoundError",
     "ParseError",
     "RagfmError",
+    "ReaderBusyError",
     "SkipDocument",
     "SourceError",
     "TooLongError",
     "UnknownPluginError",
     "UnsupportedError",
+    "WorkerError",
 ]
 
 
@@ -103,6 +111,10 @@ class AdapterMismatchError(RagfmError):
     """An adapter was trained on other weights than those it is to be used with, or for another prompt."""
 
 
+class ReaderBusyError(RagfmError):
+    """A reader serves as many requests as it can, and as many as it takes wait already."""
+
+
 class EmbeddingError(RagfmError):
     """An embedder gave vectors of the wrong shape or length, or that are not finite."""
 
@@ -125,6 +137,10 @@ class ParseError(RagfmError):
 
 class SkipDocument(ParseError):  # noqa: N818  it is an outcome, not a failure
     """There is nothing to index in the document: it is reported as skipped, not as failed."""
+
+
+class WorkerError(RagfmError):
+    """The processes in which documents are parsed can't be started."""
 
 
 class CollectionError(RagfmError):
@@ -151,8 +167,16 @@ class DamagedCollectionError(CollectionError):
     """The catalog is damaged, or it lost commits that had been acknowledged."""
 
 
+class LogError(RagfmError):
+    """The answer log can't be read or written, or has no such entry."""
+
+
 class DataError(RagfmError):
     """Questions, a run of an evaluation or training examples can't be read, or don't fit what they are used with."""
+
+
+class ExtractionError(RagfmError):
+    """A structured answer is cut off, or does not meet its schema."""
 
 
 class FilterError(RagfmError):

@@ -12,6 +12,7 @@ from __future__ import annotations
 import logging
 import os
 import threading
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -22,13 +23,15 @@ os.environ.setdefault("GOMP_SPINCOUNT", "300")
 import llama_cpp
 from llama_cpp.llama_chat_format import Jinja2ChatFormatter
 
-from ragfm.errors import DamagedModelError, ModelNotFoundError
+from ragfm.errors import DamagedModelError
+from ragfm.models import is_pinned
+from ragfm.trial import try_loading
 
 __all__ = [
     "Jinja2ChatFormatter",
     "after_c",
-    "check_gguf",
     "free",
+    "free_with",
     "last_error",
     "llama_cpp",
     "load_model",
@@ -38,18 +41,13 @@ __all__ = [
 _log = logging.getLogger(__name__)
 
 
-def check_gguf(path: Path) -> None:
-    """Raises ModelNotFoundError where there is no file, DamagedModelError where it is not a GGUF file."""
-    if not path.is_file():
-        raise ModelNotFoundError(f"There is no file {path}.", "Check the path.")
-    with path.open("rb") as file:
-        magic = file.read(4)
-    if magic != b"GGUF":
-        raise DamagedModelError(f"{path} is not a GGUF file: it begins with {magic!r}.", "Get the file again.")
-
-
 def load_model(path: Path) -> Any:
-    """A model, with layers on the GPU where llama.cpp was built for one. Raises DamagedModelError."""
+    """A model, with layers on the GPU where llama.cpp was built for one. Raises DamagedModelError.
+
+    One that is neither pinned nor known here is tried in another process first.
+    """
+    if not is_pinned(path):
+        try_loading(path)
     llama_cpp.llama_log_set(_forward_log, None)
     llama_cpp.llama_backend_init()
     how = llama_cpp.llama_model_default_params()
@@ -64,6 +62,19 @@ def free(model: Any, context: Any) -> None:
     """Give the memory of a model and its context back."""
     llama_cpp.llama_free(context)
     llama_cpp.llama_model_free(model)
+
+
+def free_with(owner: object, function: Any, handle: Any) -> None:
+    """Call `function(handle)` when `owner` is gone: not at exit, and not in a forked process.
+
+    At either, another thread may have been using it; the memory goes with the process.
+    """
+    weakref.finalize(owner, _free_here, os.getpid(), function, handle).atexit = False
+
+
+def _free_here(process: int, function: Any, handle: Any) -> None:
+    if os.getpid() == process:
+        function(handle)
 
 
 def physical_cores() -> int:

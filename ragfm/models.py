@@ -18,7 +18,7 @@ from typing import Literal, TypeAlias, cast
 
 from ragfm.errors import DamagedModelError, ModelNotFoundError, UnsupportedError
 
-__all__ = ["find_model", "no_progress_bar", "weights_sha256"]
+__all__ = ["find_model", "is_pinned", "no_progress_bar", "weights_sha256"]
 
 Job: TypeAlias = Literal["embedder", "reader", "reranker"]
 
@@ -82,6 +82,13 @@ def find_model(name: str, job: Job) -> Path:
         except ModelNotFoundError:
             return _from_hub(bundled.names[-1], job)
     return _from_hub(name, job)
+
+
+def is_pinned(path: Path) -> bool:
+    """Whether a file is that of a bundled model, whose weights are checked whenever it is found."""
+    return any(
+        path.name == Path(model.path).name and weights_sha256(path) == model.sha256 for model in _BUNDLED.values()
+    )
 
 
 def weights_sha256(path: Path) -> str:

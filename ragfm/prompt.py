@@ -16,7 +16,7 @@ from hashlib import blake2b
 from ragfm.errors import ContextOverflowError
 from ragfm.types import Dropped, Hit, Message, Reader
 
-__all__ = ["ABSTENTION", "Prompt", "build_prompt", "is_abstention", "prompt_fingerprint"]
+__all__ = ["ABSTENTION", "Prompt", "build_prompt", "is_abstention", "prompt_fingerprint", "without_control_tokens"]
 
 ABSTENTION = "I don't know."
 """The answer where the passages don't have one."""
@@ -48,17 +48,19 @@ def build_prompt(
     answer_tokens: int = 256,
     arrange: Callable[[Sequence[Hit]], Sequence[Hit]] = tuple,
     only: bool = True,
+    ask: str | None = None,
 ) -> Prompt:
     """The messages that ask `reader` to answer `question` from `hits`, with `answer_tokens` left for the answer.
 
     Hits that don't fit are dropped whole, lowest rank first. `arrange` makes passages of the others, which are numbered
     from 1; by default each is one, in rank order. `history` holds the turns before, oldest first; where it and the
     question take more than half of the room, its oldest turns are left out. Raises ContextOverflowError where the
-    question does not fit even on its own. `only` forbids the reader to answer from what it knows itself.
+    question does not fit even on its own. `only` forbids the reader to answer from what it knows itself. `ask` stands
+    before the question, in place of the call for one short sentence.
     """
     room = reader.context_tokens - answer_tokens
     past = _recent(history, question, reader, room // 2)
-    messages = partial(_messages, question, only=only)
+    messages = partial(_messages, question, only=only, ask=ask)
 
     def overflows(k: int) -> bool:
         return reader.count_tokens(messages(arrange(hits[:k]), past)) > room
@@ -108,14 +110,14 @@ def _recent(history: Sequence[Message], question: str, reader: Reader, room: int
 
 
 def _messages(
-    question: str, hits: Sequence[Hit], history: Sequence[Message], *, only: bool = True
+    question: str, hits: Sequence[Hit], history: Sequence[Message], *, only: bool = True, ask: str | None = None
 ) -> list[Message]:  # fmt: skip
     passages = [
         f"[{n}] {hit.context}\n{hit.text}" if hit.context else f"[{n}] {hit.text}" for n, hit in enumerate(hits, 1)
     ]
-    request = Message("user", "\n\n".join([*passages, f"{ASK if only else OPEN_ASK}{question}"]))
+    request = Message("user", "\n\n".join([*passages, f"{ask or (ASK if only else OPEN_ASK)}{question}"]))
     messages = [Message("system", SYSTEM if only else OPEN_SYSTEM), *history, request]
-    return [replace(message, content=_without_control_tokens(message.content)) for message in messages]
+    return [replace(message, content=without_control_tokens(message.content)) for message in messages]
 
 
 # Readers tokenise the rendered template with its control tokens on, so a document that holds `<|im_end|>`, `</s>` or
@@ -124,7 +126,8 @@ def _messages(
 _CONTROL_TOKEN = re.compile(r"<(?=[|｜]|/?\w+>)|\[(?=/?[A-Z][A-Z_]+\])")
 
 
-def _without_control_tokens(text: str) -> str:
+def without_control_tokens(text: str) -> str:
+    """The text with no word that a chat template could take for the end of a turn."""
     return _CONTROL_TOKEN.sub("\\g<0>\u200c", text)
 
 

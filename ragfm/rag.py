@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Generator, Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cache, partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from ragfm.adapter import serving_adapter
+from ragfm.answer_log import AnswerLog, Circumstances
 from ragfm.errors import CollectionError
+from ragfm.followup import stand_alone
 from ragfm.ground import composed, grounded
 from ragfm.passages import arrange, distinct
 from ragfm.prompt import ABSTENTION, Prompt, build_prompt, is_abstention, prompt_fingerprint
@@ -17,10 +19,15 @@ from ragfm.readers import load_reader
 from ragfm.types import Answer, Sampling, Usage
 
 if TYPE_CHECKING:
+    from pydantic import BaseModel
+
     from ragfm.collection import Collection
+    from ragfm.extract import Extraction
     from ragfm.types import Citation, Dropped, Hit, Message, Reader
 
 __all__ = ["AnswerStream", "Rag"]
+
+Model = TypeVar("Model", bound="BaseModel")
 
 _SPARE = 3  # times as many hits are looked at, since some may say the same
 
@@ -30,8 +37,8 @@ class Rag:
 
     `reader` is a name or an object, by default that of the settings; `k` is how many passages it is given at most.
     `adapter` is a folder that `ragfm adapt` made, or a GGUF file; for a reader by name it is checked, and refused where
-    it was trained on another model or for another prompt. Other numbers come from the collection's settings.
-    Thread-safe.
+    it was trained on another model or for another prompt. Other numbers come from the collection's settings. `log` is
+    the answer log, where the settings ask for one. Thread-safe.
     """
 
     def __init__(
@@ -42,13 +49,16 @@ class Rag:
         settings = self._settings = collection.settings.ask
         self.k = settings.k if k is None else k
         if reader is None or isinstance(reader, str):
-            name = reader or collection.settings.reader
+            self._reader_name = reader or collection.settings.reader
             if adapter:
-                adapter = serving_adapter(adapter, name, prompt_fingerprint(only=settings.mode != "open"))
-            self.reader: Reader = load_reader(name, context_tokens=settings.context_tokens)
+                fingerprint = prompt_fingerprint(only=settings.mode != "open")
+                adapter = serving_adapter(adapter, self._reader_name, fingerprint)
+            self.reader: Reader = load_reader(self._reader_name, context_tokens=settings.context_tokens)
         else:
+            self._reader_name = type(reader).__name__
             self.reader = reader
         self.sampling = Sampling(max_tokens=settings.answer_tokens, adapter=adapter)
+        self.log = AnswerLog.beside(collection.path) if settings.log else None
 
     def ask(
         self, question: str, *, history: Sequence[Message] = (), filter: str | None = None,
@@ -67,41 +77,117 @@ class Rag:
         """The answer as it is generated, in the reader's own words; its citations are known at the end.
 
         The passages are found before this returns, the text is generated as it is taken. `stream.answer.text` has the
-        citation markers put right, which the pieces have not. `history` holds the turns before, oldest first. Raises
-        FilterError, and TooLongError where the question is longer than the embedder's or the reader's window.
+        citation markers put right, which the pieces have not. `history` holds the turns before, oldest first; a
+        follow-up is searched for by a form of it that stands alone. Raises FilterError, and TooLongError where the
+        question is longer than the embedder's or the reader's window.
         """
-        if not question.strip():
-            raise ValueError("the question is empty")
-        start = time.monotonic()
-        hits, chosen, twice = (hits, hits, []) if hits is not None else self._search(question, filter)
-        only = self._settings.mode != "open"
-        if not hits and only:
-            return AnswerStream(_abstain(question, start), None)
-        prompt = self.prompt(question, chosen, history=history)
-        prompt = replace(prompt, dropped=(*twice, *prompt.dropped))
-        if not prompt.shown and only:  # without a passage the reader would answer from memory
-            return AnswerStream(_abstain(question, start, hits, prompt.dropped), prompt)
-        return AnswerStream(self._generate(question, hits, prompt, start), prompt)
+        asked = self._asked(question, history, filter, hits)
+        pieces, prompt = self._begin(asked)
+        if self.log:
+            shown, dropped = (prompt.shown, prompt.dropped) if prompt else ((), ())
+            nothing_yet = Answer(question, "", False, (), shown, dropped, Usage(), 0.0, query=asked.query)
+            pieces = self.log.recorded(pieces, self._circumstances(prompt, asked.start), nothing_yet)
+        return AnswerStream(pieces, prompt)
+
+    @overload
+    def extract(
+        self, question: str, schema: type[Model], *, history: Sequence[Message] = (), filter: str | None = None,
+        hits: Sequence[Hit] | None = None,
+    ) -> Extraction[Model]: ...  # fmt: skip
+
+    @overload
+    def extract(
+        self, question: str, schema: Mapping[str, Any], *, history: Sequence[Message] = (), filter: str | None = None,
+        hits: Sequence[Hit] | None = None,
+    ) -> Extraction[dict[str, Any]]: ...  # fmt: skip
+
+    def extract(
+        self, question: str, schema: Any, *, history: Sequence[Message] = (), filter: str | None = None,
+        hits: Sequence[Hit] | None = None,
+    ) -> Extraction[Any]:  # fmt: skip
+        """An object that meets a JSON schema or a pydantic model, from the documents, with citations for each field.
+
+        What stands in no passage is null where the schema allows that, else its field says so. Texts and lists of no
+        given length have at most 200 characters and 10 items. Raises ConfigError and UnsupportedError for a schema or
+        a reader that this can't be done with, ExtractionError where the object is cut off or does not meet the schema,
+        and what `stream` raises.
+        """
+        from ragfm.extract import EXTRACT, Extraction, Field, fill, form_of, validated
+
+        form = form_of(schema)
+        asked = self._asked(question, history, filter, hits)
+        tokens = min(max(self._settings.answer_tokens, form.characters // 2), self.reader.context_tokens // 2)
+        hits, prompt = self._found(asked, tokens=tokens, ask=EXTRACT.format(form=form.words))
+        how = self._circumstances(prompt, asked.start)
+        data, usage, fields = None, Usage(), list[Field]()
+        if prompt and prompt.shown:
+            sampling = replace(self.sampling, max_tokens=tokens)
+            data, fields, usage = fill(form, asked.query, self.reader, prompt, sampling)
+        found = Extraction(
+            question, asked.query, None if data is None else validated(data, form, schema), data, tuple(fields),
+            _numbered(hits, prompt), prompt.dropped if prompt else (), usage, asked.seconds,
+        )  # fmt: skip
+        return replace(found, log_id=self.log.record(found.answer, how)) if self.log else found
 
     def choose(self, hits: Sequence[Hit]) -> tuple[list[Hit], list[Dropped]]:
         """Of hits, best first, those to answer from; and what of the ones before the last only says them again."""
         return distinct(hits, self.k) if self._settings.distinct else (list(hits[: self.k]), [])
 
-    def prompt(self, question: str, hits: Sequence[Hit], *, history: Sequence[Message] = ()) -> Prompt:
+    def prompt(self, question: str, hits: Sequence[Hit]) -> Prompt:
         """What the reader is asked, from these hits. Raises ContextOverflowError where the question does not fit."""
+        return self._prompt(question, hits, tokens=self.sampling.max_tokens or 1, only=self._settings.mode != "open")
+
+    def _prompt(
+        self, question: str, hits: Sequence[Hit], history: Sequence[Message] = (), *, tokens: int, only: bool,
+        ask: str | None = None,
+    ) -> Prompt:  # fmt: skip
         return build_prompt(
             question,
             hits,
             self.reader,
             history=history,
-            answer_tokens=self.sampling.max_tokens or 1,
+            answer_tokens=tokens,
             arrange=self._arrangement(),
-            only=self._settings.mode != "open",
+            only=only,
+            ask=ask,
         )
 
-    def _search(self, question: str, filter: str | None) -> tuple[Sequence[Hit], Sequence[Hit], list[Dropped]]:
+    def _circumstances(self, prompt: Prompt | None, start: float) -> Circumstances:
+        return Circumstances(
+            self._reader_name, self.sampling.adapter, self.collection.groups, prompt, start, time.monotonic() - start
+        )
+
+    def _asked(
+        self, question: str, history: Sequence[Message], filter: str | None, hits: Sequence[Hit] | None
+    ) -> _Asked:  # fmt: skip
+        if not question.strip():
+            raise ValueError("the question is empty")
+        start = time.monotonic()
+        query = stand_alone(question, history, how=self._settings.followup, reader=self.reader)
+        return _Asked(question, query, start, history, filter, hits)
+
+    def _begin(self, asked: _Asked) -> tuple[Generator[str, None, Answer], Prompt | None]:
+        """The answer's pieces, and the prompt that they come from."""
+        only = self._settings.mode != "open"
+        hits, prompt = self._found(asked, tokens=self.sampling.max_tokens or 1, only=only)
+        if not prompt or (only and not prompt.shown):  # without a passage the reader would answer from memory
+            return _abstain(asked, hits, prompt.dropped if prompt else ()), prompt
+        return self._generate(asked, hits, prompt), prompt
+
+    def _found(
+        self, asked: _Asked, *, tokens: int, only: bool = True, ask: str | None = None
+    ) -> tuple[Sequence[Hit], Prompt | None]:
+        """The hits, and the prompt that asks for an answer from them, with so many tokens left for it."""
+        given = asked.hits
+        hits, chosen, twice = (given, given, []) if given is not None else self._search(asked.query, asked.filter)
+        if not hits and only:
+            return hits, None
+        prompt = self._prompt(asked.in_prompt, chosen, asked.history, tokens=tokens, only=only, ask=ask)
+        return hits, replace(prompt, dropped=(*twice, *prompt.dropped))
+
+    def _search(self, query: str, filter: str | None) -> tuple[Sequence[Hit], Sequence[Hit], list[Dropped]]:
         """The hits, best first; those to answer from; and the others, which only say again what a better one says."""
-        hits = self.collection.search(question, (_SPARE if self._settings.distinct else 1) * self.k, filter=filter)
+        hits = self.collection.search(query, (_SPARE if self._settings.distinct else 1) * self.k, filter=filter)
         chosen, twice = self.choose(hits)
         return hits[: len(chosen) + len(twice)], chosen, twice
 
@@ -117,9 +203,7 @@ class Rag:
 
         return partial(arrange, text_of=text_of, merge=self._settings.merge, order=self._settings.order)
 
-    def _generate(
-        self, question: str, hits: Sequence[Hit], prompt: Prompt, start: float
-    ) -> Generator[str, None, Answer]:
+    def _generate(self, asked: _Asked, hits: Sequence[Hit], prompt: Prompt) -> Generator[str, None, Answer]:
         strict = self._settings.mode == "strict"
         pieces: list[str] = []
         with self.reader.stream(prompt.messages, self.sampling) as stream:
@@ -128,21 +212,22 @@ class Rag:
                 if not strict:
                     yield piece
         raw = "".join(pieces).strip()
-        text, citations, unsupported = self._checked(question, raw, prompt)
+        text, citations, unsupported = self._checked(asked.query, raw, prompt)
         abstained = not text or is_abstention(raw)
         text = text or ABSTENTION
         if strict or not raw:
             yield text
         return Answer(
-            question=question,
+            question=asked.question,
             text=text,
             abstained=abstained,
             citations=citations,
-            hits=tuple(replace(hit, n=_number(hit, prompt)) for hit in hits),
+            hits=_numbered(hits, prompt),
             dropped=prompt.dropped,
             usage=stream.usage,
-            seconds=round(time.monotonic() - start, 3),
+            seconds=asked.seconds,
             unsupported=unsupported,
+            query=asked.query,
         )
 
     def _checked(
@@ -155,6 +240,27 @@ class Rag:
         sentences = grounded(question, raw, prompt.shown)
         text, citations, unsupported = composed(sentences, strict=strict, contradictions=self._settings.contradictions)
         return ("" if strict and not citations else text), citations, unsupported
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """What the user said, the form of it that stands alone, when that was, and what there is to answer from."""
+
+    question: str
+    query: str
+    start: float
+    history: Sequence[Message]
+    filter: str | None
+    hits: Sequence[Hit] | None
+
+    @property
+    def in_prompt(self) -> str:
+        """The user's words, and where they lean on earlier ones, what they mean."""
+        return self.question if self.query == self.question else f"{self.question} ({self.query})"
+
+    @property
+    def seconds(self) -> float:
+        return round(time.monotonic() - self.start, 3)
 
 
 class AnswerStream(Iterator[str]):
@@ -188,15 +294,22 @@ class AnswerStream(Iterator[str]):
         self._pieces.close()
 
 
-def _number(hit: Hit, prompt: Prompt) -> int | None:
-    """The passage that a hit is shown in, alone or with its neighbours."""
-    return next((p.n for p in prompt.shown if p.uri == hit.uri and p.start <= hit.start and hit.end <= p.end), None)
+def _numbered(hits: Sequence[Hit], prompt: Prompt | None) -> tuple[Hit, ...]:
+    """The hits, each with the number of the passage that it is shown in, alone or with its neighbours."""
+    shown = prompt.shown if prompt else ()
+    return tuple(
+        replace(
+            hit, n=next((p.n for p in shown if p.uri == hit.uri and p.start <= hit.start and hit.end <= p.end), None)
+        )
+        for hit in hits
+    )
 
 
 def _abstain(
-    question: str, start: float, hits: Sequence[Hit] = (), dropped: Sequence[Dropped] = ()
-) -> Generator[str, None, Answer]:
+    asked: _Asked, hits: Sequence[Hit] = (), dropped: Sequence[Dropped] = ()
+) -> Generator[str, None, Answer]:  # fmt: skip
     """An abstention for which no reader is asked."""
     yield ABSTENTION
-    seconds = round(time.monotonic() - start, 3)
-    return Answer(question, ABSTENTION, True, (), tuple(hits), tuple(dropped), Usage(), seconds)
+    return Answer(
+        asked.question, ABSTENTION, True, (), tuple(hits), tuple(dropped), Usage(), asked.seconds, query=asked.query
+    )

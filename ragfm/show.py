@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
 import click
 
 if TYPE_CHECKING:
+    from ragfm.extract import Extraction
     from ragfm.ingest.sync import SyncReport
     from ragfm.types import Answer, Hit
     from ragfm.upkeep.salvage import SalvageReport
@@ -42,8 +43,29 @@ def answer_json(answer: Answer) -> dict[str, Any]:
     value = asdict(answer)
     value["answer"] = value.pop("text")
     value["hits"] = [{**hit_json(hit), "n": hit.n} for hit in answer.hits]
-    order = ("question", "answer", "abstained", "citations", "hits", "dropped", "usage", "seconds", "unsupported")
-    return {key: value[key] for key in order}
+    order = "question query answer abstained citations hits dropped usage seconds unsupported log_id"
+    return {key: value[key] for key in order.split()}
+
+
+def extraction_json(extraction: Extraction[Any]) -> dict[str, Any]:
+    """A structured answer as the command line's contract has it."""
+    value = asdict(replace(extraction, value=None))
+    value["value"] = value.pop("data")
+    value["hits"] = [{**hit_json(hit), "n": hit.n} for hit in extraction.hits]
+    order = "question query value fields hits dropped usage seconds log_id"
+    return {key: value[key] for key in order.split()}
+
+
+def print_extraction(extraction: Extraction[Any]) -> None:
+    """The object, and each value's quote."""
+    click.echo(printable(json.dumps(extraction.data, ensure_ascii=False, indent=2)))
+    for field in extraction.fields:
+        said = "" if field.removed is None else f", where the reader said {json.dumps(field.removed)}"
+        if not field.supported:
+            click.echo(click.style(printable(f"  {field.path}: stands in no passage{said}"), dim=True))
+        for citation in field.citations:
+            quote = click.style(f"“{printable(' '.join(citation.quote.split()))}”", dim=True)
+            click.echo(f"  {printable(field.path)}: [{citation.n}] {_one_line(citation.uri)}: {quote}")
 
 
 def print_report(report: SyncReport) -> None:

@@ -68,7 +68,7 @@ class Mark:
 
     kind       `value`
     page       the page's number, from 1; the span is all that stands on that page
-    place      the format's own name of the place, as `Sheet1!A5` or `00:01:20`
+    place      the format's own name of the place, as `Sheet1!A5` or `00:01:20`; a table's rows may have one each
     heading    the heading's words; `level` is 1 for the outermost; the span is the heading's own line or lines
     table      the header row or rows, as they stand in the text; the span is the whole table, header included
     code       the language, or empty; the span is the whole block
@@ -195,6 +195,8 @@ class Answer:
     """What a question got. `text` has citation markers `[n]`; `seconds` is wall-clock time, retrieval included.
 
     `unsupported` are the sentences of `text`, as (start, end), that no passage supports.
+    `query` is what was searched for: the question, or the form of a follow-up that stands alone. `log_id` is
+    the answer's number in the answer log, where there is one.
     """
 
     question: str
@@ -206,6 +208,8 @@ class Answer:
     usage: Usage
     seconds: float
     unsupported: tuple[tuple[int, int], ...] = ()
+    query: str = ""
+    log_id: int | None = None
 
 
 # --- Seams -------------------------------------------------------------------------------------------------------
@@ -399,7 +403,10 @@ class Reranker(Protocol):
 
 @runtime_checkable
 class Reader(Protocol):
-    """A foundation model that answers. Made as `Reader(model)`; it loads on first use. Thread-safe."""
+    """A foundation model that answers. Made as `Reader(model)`; it loads on first use. Thread-safe.
+
+    It may also have `score(messages, continuations)`: the log-likelihood of each as the next assistant message.
+    """
 
     @property
     def context_tokens(self) -> int:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from ragfm.ground import composed, ground, grounded
 from ragfm.types import Hit
 
@@ -226,3 +228,49 @@ def test_another_name_in_the_same_words_is_a_contradiction() -> None:
     text, citations, _ = composed(grounded(question, "Maria Horn won it.", shown))
     assert "But [2] says otherwise" in text
     assert len(citations) == 2
+
+
+def verified(question: str, answer: str, *texts: str, context: str = "") -> bool:
+    shown = [replace(hit, context=context) for hit in _shown(*texts)]
+    return any(citation.verified for citation in ground(question, answer, shown)[1])
+
+
+def test_most_of_the_words_must_be_there() -> None:
+    assert not verified("How much leave do I get?", "It is 28 days of sabbatical and travel money.", LEAVE)
+
+
+def test_a_number_alone_must_stand_where_the_question_is_answered() -> None:
+    text = "The museum of modern art in Vienna was built in 1974. In 1979 the prices of art rose."
+    question = "When was the museum of modern art in Vienna built?"
+    assert verified(question, "1974", text)
+    assert not verified(question, "1979", text)
+
+
+def test_a_question_that_denies_is_answered_by_a_denial() -> None:
+    assert verified("What can an old man not do?", "Earn much.", "An old man cannot earn much.")
+
+
+def test_headings_lend_words_but_no_numbers() -> None:
+    assert verified("How much is it?", "Sailors get 16 weeks.", "It is 16 weeks.", context="Leave > Sailors")
+    assert not verified("How much is it?", "Sailors get 16 weeks.", "It is 16 weeks.")
+    assert not verified("What is a coffee?", "It costs 3 euros in 2026.", "It costs 3 euros.", context="Prices 2026")
+
+
+def test_only_a_sentence_that_refers_back_borrows_a_name() -> None:
+    assert verified("Who landed?", "Neil Armstrong landed in July.", "Neil Armstrong was there. He landed in July.")
+    assert not verified(
+        "Who landed?", "Neil Armstrong landed in July.", "Neil Armstrong was there. Others landed in July."
+    )
+
+
+def test_quotations_are_told_from_terms_and_all_of_them_count() -> None:
+    assert verified("What was he?", 'The "moon man" was an American.', MOON)
+    assert verified("What does it say?", 'It says: "He landed in July 1969."', MOON)
+    both = 'It says "was the first man" and "an American".'
+    assert verified("What does it say?", both, MOON)
+    assert not verified("What does it say?", 'It says "was the first man" and "landed in June 1969".', MOON)
+
+
+def test_the_question_again_is_no_answer_though_it_stands_there() -> None:
+    question = "Do parents get many weeks of leave?"
+    assert not verified(question, "Parents get many weeks of leave.", "Parents get many weeks of leave.")

@@ -119,7 +119,7 @@ def test_broken_mails_fail_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert len(found) == 3
     assert "the limit is 5,000" in (found["9@example.org"].skip or "")
     assert [ref.error for ref in found.values() if ref.error] == ["the mail can't be read: it has no headers"]
-    monkeypatch.setattr(mail, "_attached", lambda _: [].pop())
+    monkeypatch.setattr(mail, "attached", lambda _: [].pop())
     assert "can't be read" in (listed(tmp_path)["1@example.org"].error or "")
     (tmp_path / "good.eml").write_bytes(b"Message-ID: <1@x>\nContent-Type: text/plain; charset=nonsense\n\ncaf\xe9")
     monkeypatch.undo()

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import gc
 import os
 import subprocess
 import sys
@@ -10,8 +9,8 @@ from itertools import product
 from pathlib import Path
 
 import llama_cpp
-import numpy as np
 import pytest
+from tiny_gguf import write_lora
 
 from ragfm.errors import (
     ConfigError,
@@ -23,7 +22,8 @@ from ragfm.errors import (
 )
 from ragfm.models import find_model
 from ragfm.readers import load_reader, speak
-from ragfm.readers.llama_cpp import BLOCK, LlamaCppReader
+from ragfm.readers.llama_cpp import LlamaCppReader
+from ragfm.readers.llama_model import BLOCK
 from ragfm.testing import ScriptedReader, check_reader
 from ragfm.types import Message, Sampling, Stream, Usage
 
@@ -193,44 +193,33 @@ def test_the_contract_finds_what_is_broken(broken: ScriptedReader, said: str, mo
 
 def test_it_answers(reader: LlamaCppReader) -> None:
     stream = reader.stream(ASKED, Sampling(max_tokens=40, stop=(".",)))
-    assert "".join(stream) == "No, water is not wet"
+    assert "".join(stream).startswith("No, water is not ")
     assert stream.finish_reason == "stop"
 
 
 def test_what_was_asked_before_changes_nothing(reader: LlamaCppReader) -> None:
-    """Not by a bit: the logits after a prompt whose beginning is in memory are those of a fresh evaluation."""
-    shared = "The handbook says that employees get leave. " * 40
-    ends = ("Who gets leave, and when? ", "What does the handbook say? ")  # they part within a block
-    first, second = ([Message("user", shared + end * 30)] for end in ends)
-    model = reader._model
-
-    def logits(prompt: list[int]) -> tuple[int, np.ndarray]:
-        cached = model.prefill(prompt, None)
-        pointer = llama_cpp.llama_get_logits_ith(model._context, -1)
-        return cached, np.ctypeslib.as_array(pointer, shape=(llama_cpp.llama_vocab_n_tokens(model.vocab),)).copy()
-
-    prompt = model.tokenize(second)
-    model.prefill(model.tokenize(ASKED), None)
-    cached, fresh = logits(prompt)
-    assert cached == 0
-    text = read(reader, first, max_tokens=4)
-    cached, warm = logits(prompt)
-    assert 0 < cached < len(prompt) - BLOCK
-    assert cached % BLOCK == 0
-    assert np.array_equal(fresh, warm)
-    cached, again = logits(prompt)
-    assert cached == (len(prompt) - 1) // BLOCK * BLOCK
-    assert np.array_equal(fresh, again)
+    """Not by a bit: what comes after a prompt whose beginning is in memory is as after a fresh evaluation."""
+    shared = "The handbook says that employees get leave. " * 20
+    first, second = ([Message("user", shared + end)] for end in ("Who gets leave, and when?", "What does it say?"))
+    fresh = LlamaCppReader("bundled", threads=1, context_tokens=1024)
+    logits = fresh.score(second, ["It", "The handbook says"])
+    text = read(fresh, second)
+    reader.score(ASKED, ["Yes"])
     stream = reader.stream(first, Sampling(max_tokens=4))
-    assert "".join(stream) == text
-    assert stream.usage.cached_tokens % BLOCK == 0
+    list(stream)
     assert stream.usage == Usage(reader.count_tokens(first), stream.usage.cached_tokens, 4)
+    assert reader.score(second, ["It", "The handbook says"]) == logits
+    stream = reader.stream(second, Sampling(max_tokens=12))
+    assert "".join(stream) == text
+    assert stream.usage.cached_tokens == stream.usage.prompt_tokens - 2  # the last ones are evaluated for their logits
 
 
-def test_a_prompt_of_whole_blocks_is_answered_twice(reader: LlamaCppReader) -> None:
-    words = next(n for n in range(BLOCK) if reader.count_tokens([Message("user", "word " * n)]) == BLOCK)
+@pytest.mark.parametrize("tokens", [BLOCK - 1, BLOCK, BLOCK + 1, BLOCK + 2])
+def test_prompts_of_about_a_block_are_answered_twice(reader: LlamaCppReader, tokens: int) -> None:
+    words = next(n for n in range(tokens) if reader.count_tokens([Message("user", "word " * n)]) == tokens)
     asked = [Message("user", "word " * words)]
-    assert read(reader, asked, max_tokens=2) == read(reader, asked, max_tokens=2)
+    first = reader.score(asked, ["Yes", "No"])
+    assert reader.score(asked, ["Yes", "No"]) == first
 
 
 def test_the_window_is_kept_to_the_last_token() -> None:
@@ -257,9 +246,9 @@ def test_a_grammar_binds_and_no_character_is_torn(reader: LlamaCppReader) -> Non
 
 
 def test_long_tokens_are_whole(reader: LlamaCppReader) -> None:
-    model = reader._model
-    longest = max(range(llama_cpp.llama_vocab_n_tokens(model.vocab)), key=lambda token: len(model._bytes(token)))
-    assert len(model._bytes(longest)) > 32  # what llama-cpp-python's own detokenize() can hold
+    model = reader._engine.model
+    longest = max(range(model.vocab_size), key=lambda token: len(model.piece(token)))
+    assert len(model.piece(longest)) > 32  # what llama-cpp-python's own detokenize() can hold
 
 
 def test_chance_is_seeded_and_bounded(reader: LlamaCppReader) -> None:
@@ -269,28 +258,6 @@ def test_chance_is_seeded_and_bounded(reader: LlamaCppReader) -> None:
     greedy = read(reader, ASKED)
     assert read(reader, ASKED, **hot, top_p=1e-6) == greedy
     assert read(reader, ASKED, **hot, min_p=1.0) == greedy
-
-
-def test_a_stream_dropped_by_another_thread_frees_the_reader(reader: LlamaCppReader) -> None:
-    held = [reader.stream(ASKED)]
-    next(held[0])
-    held.append(held)  # type: ignore[arg-type]  a cycle: only the garbage collector ends it
-    del held
-    collector = threading.Thread(target=gc.collect)
-    collector.start()
-    collector.join()
-    assert not reader._turn.locked()
-
-
-def test_an_error_in_a_stream_frees_the_reader(reader: LlamaCppReader, monkeypatch: pytest.MonkeyPatch) -> None:
-    alone = read(reader, ASKED)
-    stream = reader.stream(ASKED)
-    next(stream)
-    with monkeypatch.context() as patch:
-        patch.setattr(llama_cpp, "llama_decode", lambda *_: 1)
-        with pytest.raises(Exception, match="code 1"):
-            list(stream)
-    assert read(reader, ASKED) == alone
 
 
 def test_it_is_quiet() -> None:
@@ -311,7 +278,7 @@ def test_files_that_are_no_models(tmp_path: Path) -> None:
     with pytest.raises(DamagedModelError, match=r"model.gguf is not a GGUF"):
         load_reader(str(damaged))
     damaged.write_bytes(find_model("bundled", "reader").read_bytes()[:2_000_000])
-    with pytest.raises(DamagedModelError, match=r"can't load .*model.gguf"):
+    with pytest.raises(DamagedModelError, match=r"model.gguf is damaged: its tensors end at"):
         _ = load_reader(str(damaged)).context_tokens
     with pytest.raises(UnsupportedError, match="folder"):
         LlamaCppReader(str(find_model("bundled", "embedder")))
@@ -329,21 +296,7 @@ def test_a_template_may_be_absent_or_refuse(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def lora(path: Path, architecture: str = "llama") -> str:
-    """A LoRA adapter of rank 1 on one layer, strong enough to change the text."""
-    from gguf import GGUFWriter
-
-    writer = GGUFWriter(path, architecture)
-    writer.add_string("general.type", "adapter")
-    writer.add_string("adapter.type", "lora")
-    writer.add_float32("adapter.lora.alpha", 1.0)
-    chance = np.random.default_rng(0)
-    for name, shape in [("lora_a", (1, 576)), ("lora_b", (576, 1))]:
-        writer.add_tensor(f"blk.20.attn_output.weight.{name}", chance.standard_normal(shape, dtype=np.float32) * 3)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
-    return str(path)
+    return str(write_lora(path, layer=20, size=576, architecture=architecture))
 
 
 @pytest.mark.slow

@@ -270,7 +270,7 @@ def test_a_mistake_of_a_parser_fails_its_document_alone(
             raise KeyError("column")
         return parse(blob, uri)
 
-    monkeypatch.setattr("ragfm.ingest.sync.parse", broken)
+    monkeypatch.setattr("ragfm.parse.workers.parse", broken)
     report = collection.sync(docs)
     assert [(failure.uri, failure.error) for failure in report.failed] == [("docs/rooms.csv", "KeyError: 'column'")]
     assert report.added == 3

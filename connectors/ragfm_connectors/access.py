@@ -21,6 +21,7 @@ from ragfm.ingest.access import both
 FILE = ".ragfm-access"
 """The name of such a file."""
 _MOST = 1 << 20  # bytes
+_FOLDER = getattr(os, "O_PATH", os.O_RDONLY) | os.O_DIRECTORY  # what may be entered need not be readable
 _COMMENT = re.compile(r"(^|\s)#.*")
 
 
@@ -77,3 +78,22 @@ def open_regular(path: str | Path) -> BufferedReader:
     if not stat.S_ISREG(status.st_mode):
         raise OSError(None, "it is not a regular file")
     return os.fdopen(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK), "rb")
+
+
+def open_below(root: str | Path, path: str | Path) -> BufferedReader:
+    """The same for a file below a folder, both without links: a folder that becomes a link now leads nowhere."""
+    parts = Path(path).relative_to(root).parts
+    if not parts:
+        return open_regular(path)
+    at = os.open(root, _FOLDER)
+    try:
+        for part in parts[:-1]:
+            below = os.open(part, _FOLDER | os.O_NOFOLLOW, dir_fd=at)
+            os.close(at)
+            at = below
+        status = os.stat(parts[-1], dir_fd=at, follow_symlinks=False)
+        if not stat.S_ISREG(status.st_mode):
+            raise OSError(None, "it is not a regular file")
+        return os.fdopen(os.open(parts[-1], os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=at), "rb")
+    finally:
+        os.close(at)

@@ -21,7 +21,9 @@ from ragfm.errors import ConnectorError, SourceError
 from ragfm.ingest.access import both
 from ragfm.types import Blob, Ref, Scalar
 from ragfm_connectors.access import FILE as ACCESS
-from ragfm_connectors.access import access_on_the_way, open_regular, read_access
+from ragfm_connectors.access import access_on_the_way, open_below, read_access
+from ragfm_connectors.archives import is_archive
+from ragfm_connectors.in_archives import Archives
 from ragfm_connectors.patterns import PathFilter
 
 _log = logging.getLogger(__name__)
@@ -45,7 +47,7 @@ class FilesConnector:
     `include` and `exclude` are patterns as in .gitignore, see PathFilter; they don't apply to a single file. Files of
     more than `max_bytes`, hidden ones unless `hidden` is set, and what is not a regular file are listed as skipped.
     Symbolic links are followed within the folder, to what is not listed already. A collection in the folder is not
-    part of it.
+    part of it. Unless `archives` is false, zip and tar archives are as folders: see `ragfm_connectors.in_archives`.
 
     Who may see a file is what the files `.ragfm-access` say that lie on the way to it, from the root down; see
     `ragfm_connectors.access`. Of a file reached by a link, those on the way to the link and to the file both hold.
@@ -58,6 +60,7 @@ class FilesConnector:
         include: Sequence[str] = (),
         exclude: Sequence[str] = (),
         hidden: bool = False,
+        archives: bool = True,
         max_bytes: int = 100 * 2**20,
     ) -> None:
         """Raises SourceError where there is nothing at `location`, ConfigError for a pattern that can't be one."""
@@ -66,9 +69,12 @@ class FilesConnector:
         self.max_bytes = max_bytes
         self._hidden = hidden
         self._paths = PathFilter(include, exclude, glob)
+        self._archives = Archives(self._paths, max_bytes, hidden=hidden) if archives else None
 
     def refs(self) -> Iterator[Ref]:
-        """All files in order of path, with `size:mtime` as revision. Raises SourceError where the root can't be listed.
+        """All files in order of path, with `size:mtime` as revision; those of an archive in its own order.
+
+        Raises SourceError where the root can't be listed.
 
         A folder that can't be listed has one Ref with `error`, and so has a file that can't be looked at, and a
         `.ragfm-access` that closes its folder because it can't be read or understood.
@@ -76,10 +82,12 @@ class FilesConnector:
         status = _status(self.root)
         if status is None:
             raise SourceError(f"There is no file or folder {str(self.root)!r} any more.", "Check the path.")
-        listing = _Listing(os.fspath(self.root), self._paths, self.max_bytes, hidden=self._hidden)
+        listing = _Listing(
+            os.fspath(self.root), self._paths, self.max_bytes, hidden=self._hidden, archives=self._archives
+        )
         listed = listing.folder(status) if stat.S_ISDIR(status.st_mode) else listing.alone(status)
         # A name that is not UTF-8 may look as another one that is: the last of a path wins, the one without `skip`.
-        in_order = sorted(listed, key=lambda ref: (ref.path, ref.skip is None))
+        in_order = sorted(listed, key=lambda ref: (listing.within.get(ref.path, ref.path), ref.skip is None))
         yield from {ref.path: ref for ref in in_order}.values()
 
     def fetch(self, ref: Ref) -> Blob:
@@ -88,10 +96,13 @@ class FilesConnector:
         Raises ConnectorError where the file is gone, unreadable, too large by now, or no longer within the root, and
         where it has been closed to somebody since it was listed: who closes a folder may then put more into it.
         """
-        with self.open(ref) as file:
+        path, inner = self._split(ref.path)
+        with self.open(Ref(path, allow=ref.allow)) as file:
             status = os.fstat(file.fileno())
+            if inner and self._archives:
+                return self._archives.fetch(file, status, self._path(path).name, inner)
             if status.st_size > self.max_bytes:
-                raise ConnectorError(f"{str(self._path(ref))!r} has grown: {_too_large(status, self.max_bytes)}.")
+                raise ConnectorError(f"{str(self._path(path))!r} has grown: {_too_large(status, self.max_bytes)}.")
             data = file.read(status.st_size)
         metadata: dict[str, Scalar] = {}
         with contextlib.suppress(ValueError, OverflowError):  # a time stamp beyond the year 9999
@@ -104,13 +115,13 @@ class FilesConnector:
 
         Raises ConnectorError as `fetch` does, the size aside, and for an OSError in the block.
         """
-        path = self._path(ref)
+        path = self._path(ref.path)
         try:
             real = Path(os.path.realpath(path, strict=True))
             real_root = os.path.realpath(self.root)
             if not real.is_relative_to(real_root):
                 raise ConnectorError(f"{str(path)!r} leads out of {str(self.root)!r}.", "It is not read.")
-            with open_regular(real) as file:
+            with open_below(real_root, real) as file:
                 yield file
             allow = _access_to(os.fspath(self.root), ref.path, real_root, real)  # read after the content
         except (OSError, ValueError) as error:  # ValueError: a path with a zero byte
@@ -123,19 +134,35 @@ class FilesConnector:
                 "The next ingest tries again.",
             )
 
-    def _path(self, ref: Ref) -> Path:
-        return self.root / ref.path if ref.path else self.root
+    def _path(self, path: str) -> Path:
+        return self.root / path if path else self.root
+
+    def _split(self, path: str) -> tuple[str, str]:
+        """The file that has an entry, and the entry's path within it if that file is an archive."""
+        if self._archives is None:
+            return path, ""
+        if path and is_archive(self.root.name) and self.root.is_file():
+            return "", path
+        for end in (at.start() for at in re.finditer("/", path)):
+            if is_archive(path[:end]) and self._path(path[:end]).is_file():
+                return path[:end], path[end + 1 :]
+        return path, ""
 
 
 class _Listing:
     """One walk through a folder. Real folders come first: a link never hides the place that it leads to."""
 
-    def __init__(self, root: str, paths: PathFilter, max_bytes: int, *, hidden: bool) -> None:
+    def __init__(
+        self, root: str, paths: PathFilter, max_bytes: int, *, hidden: bool, archives: Archives | None
+    ) -> None:
         self._root = root
         self._real_root = Path(os.path.realpath(root))
         self._paths = paths
         self._max_bytes = max_bytes
         self._hidden = hidden
+        self._archives = archives
+        self.within: dict[str, str] = {}
+        """The archive of each entry that lies in one, by their paths."""
         self._folders: list[tuple[str, _Groups]] = []  # each with who may see what lies there, as said further up
         self._links: list[tuple[str, _Groups]] = []  # a heap, of links with who may see what lies in their folders
         self._listed: set[tuple[int, int]] = set()
@@ -163,11 +190,30 @@ class _Listing:
         kind = _KINDS.get(stat.S_IFMT(status.st_mode))
         if kind is not None:
             yield Ref(path, skip=f"not a regular file but {kind}")
+        elif self._opens(path or self._root):
+            self._listed.add((status.st_dev, status.st_ino))
+            yield from self._archive(path, status, allow)
         elif status.st_size > self._max_bytes:
             yield Ref(path, skip=_too_large(status, self._max_bytes))
         else:
             self._listed.add((status.st_dev, status.st_ino))
-            yield Ref(path, _revision(self._at(path), status), allow=allow)
+            yield Ref(path, _revision(self._real_root, self._at(path), status), allow=allow)
+
+    def _opens(self, path: str) -> bool:
+        return self._archives is not None and is_archive(path)
+
+    def _archive(self, path: str, status: os.stat_result, allow: _Groups) -> Iterator[Ref]:
+        assert self._archives is not None
+        at = self._at(path)
+        try:
+            revision = _revision(self._real_root, at, status)
+            with open_below(self._real_root, os.path.realpath(at)) as file:
+                held = list(self._archives.refs(file, at, path, status.st_size, revision, allow))
+        except (OSError, ValueError) as error:  # ValueError: it leads out of the folder by now
+            yield Ref(path, error=f"the archive can't be opened: {_reason(error)}", allow=allow)
+            return
+        self.within |= dict.fromkeys((ref.path for ref in held), path)
+        yield from held
 
     def _at(self, path: str) -> str:
         return f"{self._root}/{path}" if path else self._root
@@ -213,7 +259,7 @@ class _Listing:
             return
         is_folder, is_link = stat.S_ISDIR(status.st_mode), stat.S_ISLNK(status.st_mode)
         wanted = not is_folder and self._paths.takes(path)
-        if not (wanted or ((is_folder or is_link) and self._paths.may_hold(path))):
+        if not (wanted or ((is_folder or is_link or self._opens(path)) and self._paths.may_hold(path))):
             return
         if name.startswith(".") and not self._hidden:
             if not (is_folder and all(os.path.lexists(f"{self._at(path)}/{mark}") for mark in _COLLECTION)):
@@ -238,7 +284,7 @@ class _Listing:
                 yield Ref(path, error=f"the symbolic link can't be followed: {_reason(error)}", allow=allow)
             return
         is_folder = stat.S_ISDIR(status.st_mode)
-        if not (self._paths.may_hold(path) if is_folder else self._paths.takes(path)):
+        if not (self._paths.may_hold(path) if is_folder or self._opens(path) else self._paths.takes(path)):
             return
         if not real.is_relative_to(self._real_root):
             yield Ref(path, skip="symbolic link that leaves the folder")
@@ -283,7 +329,7 @@ def _status(path: Path) -> os.stat_result | None:
         raise SourceError(f"{str(path)!r} can't be looked at: {_reason(error)}.", "Check its permissions.") from error
 
 
-def _revision(path: str, status: os.stat_result) -> str:
+def _revision(root: Path, path: str, status: os.stat_result) -> str:
     """Size and time of change; the content too, where the file may change again without the two changing.
 
     A file that has just been written can be written once more within the same tick of the file system's clock. Git
@@ -291,7 +337,7 @@ def _revision(path: str, status: os.stat_result) -> str:
     """
     revision = f"{status.st_size}:{status.st_mtime_ns}"
     if status.st_mtime_ns > time.time_ns() - _RACY:
-        with contextlib.suppress(OSError), open_regular(os.path.realpath(path)) as file:  # fetch says what is wrong
+        with contextlib.suppress(OSError, ValueError), open_below(root, os.path.realpath(path)) as file:
             digest = hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16))
             return f"{revision}:{digest.hexdigest()}"
     return revision

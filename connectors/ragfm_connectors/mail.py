@@ -2,30 +2,24 @@
 
 from __future__ import annotations
 
-import codecs
-import contextlib
 import os
 import re
 import sys
 from collections.abc import Iterator, Sequence
-from datetime import UTC
-from email import message_from_bytes, policy
 from email.message import EmailMessage, MIMEPart
-from email.utils import parsedate_to_datetime
 from hashlib import blake2b
 from io import BufferedReader
 from pathlib import PurePosixPath
 from typing import NamedTuple
 
 from ragfm.errors import ConnectorError
-from ragfm.types import Blob, Ref, Scalar
+from ragfm.parse.mail import attached, body_of, headers_of, is_encrypted, parse_message, shown
+from ragfm.types import Blob, Ref
 from ragfm_connectors.files import FilesConnector
 from ragfm_connectors.records import as_path, heading
 
 _FROM_LINE = re.compile(rb"From \S.*\d\d:\d\d")  # what begins a mail in an mbox, after an empty line
-_QUOTED = re.compile(rb"^>(>*From )", re.MULTILINE)
 _MESSAGE_ID = re.compile(rb"^message-id:\s*<?([^\s<>]+)", re.IGNORECASE | re.MULTILINE)
-_HEADERS = ("from", "to", "cc", "reply-to", "in-reply-to", "list-id")
 
 
 class _Place(NamedTuple):
@@ -91,7 +85,7 @@ class MailConnector:
         if _revision(data) != ref.revision:
             raise ConnectorError(f"The mail {ref.path!r} has changed since it was listed.", "The next ingest takes it.")
         if self._last is None or self._last[0] != data:
-            self._last = (data, _parsed(data))
+            self._last = (data, parse_message(data))
         try:
             return _mail(self._last[1]) if place.part is None else _attachment(self._last[1], place.part)
         except Exception as error:  # the standard library's parser of headers fails in many ways on what is broken
@@ -116,13 +110,13 @@ class MailConnector:
             yield Ref(path, skip=f"{place.size:,} bytes, the limit is {self._max_bytes:,}")
             return
         try:
-            message = _parsed(data)
+            message = parse_message(data)
             if not message.keys():
                 raise ConnectorError("it has no headers")
-            if _is_encrypted(message):
+            if is_encrypted(message):
                 yield Ref(path, skip="it is encrypted")
                 return
-            names = [_file_name(part, number) for number, part in enumerate(_attached(message))]
+            names = [_file_name(part, number) for number, part in enumerate(attached(message))]
         except Exception as error:  # as in fetch
             yield Ref(path, error=f"the mail can't be read: {error}", allow=allow)
             return
@@ -164,16 +158,6 @@ def _mails(file: BufferedReader, limit: int, *, alone: bool) -> Iterator[tuple[i
         yield start, b"".join(lines), at - start
 
 
-def _parsed(data: bytes) -> EmailMessage:
-    if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-        data = data.decode("utf-16", "replace").encode()
-    if data.startswith(b"From "):
-        data = _QUOTED.sub(rb"\1", data.partition(b"\n")[2])
-    message = message_from_bytes(data, policy=policy.default)
-    assert isinstance(message, EmailMessage)
-    return message
-
-
 def _revision(data: bytes) -> str:
     return blake2b(data, digest_size=16).hexdigest()
 
@@ -184,23 +168,12 @@ def _identity(data: bytes) -> str:
     return as_path(found[1].decode("utf-8", "replace")) if found else _revision(data)
 
 
-def _is_encrypted(message: EmailMessage) -> bool:
-    kind = message.get_content_type()
-    signed = str(message.get_param("smime-type", "")).lower() == "signed-data"
-    return kind == "multipart/encrypted" or (kind.endswith("pkcs7-mime") and not signed)
-
-
 # --- What a mail holds -------------------------------------------------------------------------------------------
 
 
 def _mail(message: EmailMessage) -> Blob:
-    body = message.get_body(("plain", "html"))
-    media_type = body.get_content_type() if body is not None else "text/plain"
-    text = _text(body) if body is not None else ""
-    if media_type == "text/plain":
-        more = [_text(part) for part in _leaves(message) if part is not body and _is_text(part, "text/plain")]
-        text = "\n\n".join(part for part in (text.strip("\n"), *more) if part.strip())
-    metadata = _headers(message)
+    text, media_type = body_of(message)
+    metadata = headers_of(message)
     subject = str(metadata.get("subject", ""))
     if subject:
         metadata["title"] = subject
@@ -208,71 +181,15 @@ def _mail(message: EmailMessage) -> Blob:
 
 
 def _attachment(message: EmailMessage, number: int) -> Blob:
-    part = _attached(message)[number]
+    part = attached(message)[number]
     payload = part.get_payload(decode=True)
     if not isinstance(payload, bytes):  # a mail within the mail
         payload = b"\n".join(inner.as_bytes() for inner in part.iter_parts())
     kind = part.get_content_type()
-    metadata = _headers(message) | {"attachment": _shown(part.get_filename() or "")}
+    metadata = headers_of(message) | {"attachment": shown(part.get_filename() or "")}
     return Blob(payload, None if kind == "application/octet-stream" else kind, metadata)
 
 
-def _leaves(part: MIMEPart) -> Iterator[MIMEPart]:
-    """The parts of a mail that have content; a mail within it is one of them."""
-    if part.is_multipart() and part.get_content_maintype() != "message":
-        for inner in part.iter_parts():
-            if isinstance(inner, MIMEPart):
-                yield from _leaves(inner)
-    else:
-        yield part
-
-
-def _attached(message: EmailMessage) -> list[MIMEPart]:
-    return [part for part in _leaves(message) if _is_attached(part)]
-
-
-def _is_attached(part: MIMEPart) -> bool:
-    disposition = part.get_content_disposition()
-    if disposition == "attachment" or part.get_content_maintype() == "message":
-        return True
-    if part.get_content_maintype() == "image" and (disposition == "inline" or part["content-id"]):
-        return False  # it is shown within the text
-    if part.get_content_subtype() in ("pgp-signature", "pkcs7-signature", "x-pkcs7-signature"):
-        return False
-    return part.get_filename() is not None or part.get_content_maintype() not in ("text", "multipart")
-
-
-def _is_text(part: MIMEPart, kind: str) -> bool:
-    return part.get_content_type() == kind and not _is_attached(part)
-
-
 def _file_name(part: MIMEPart, number: int) -> str:
-    given = PurePosixPath(_shown(part.get_filename() or "").replace("\\", "/")).name
+    given = PurePosixPath(shown(part.get_filename() or "").replace("\\", "/")).name
     return as_path(given) if given else f"part {number + 1}"
-
-
-def _text(part: MIMEPart) -> str:
-    payload = part.get_payload(decode=True)
-    if not isinstance(payload, bytes):
-        return ""
-    for charset in (part.get_content_charset(), "utf-8"):
-        with contextlib.suppress(LookupError, UnicodeDecodeError):
-            return payload.decode(charset or "utf-8").replace("\r\n", "\n")
-    return payload.decode("cp1252", "replace").replace("\r\n", "\n")
-
-
-def _headers(message: EmailMessage) -> dict[str, Scalar]:
-    found: dict[str, Scalar] = {}
-    for name in ("subject", *_HEADERS, "message-id"):
-        with contextlib.suppress(Exception):  # a header that can't be read is none
-            value = _shown(str(message[name] or ""))
-            if value:
-                found[name.replace("-", "_")] = value
-    with contextlib.suppress(Exception):
-        date = parsedate_to_datetime(str(message["date"]))
-        found["date"] = (date if date.tzinfo else date.replace(tzinfo=UTC)).astimezone(UTC).isoformat()
-    return found
-
-
-def _shown(text: str) -> str:
-    return " ".join(text.encode("utf-8", "replace").decode().split())

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ragfm.cache import cache_folder
 from ragfm.embed.network import cores, has_gpu, processor
 from ragfm.samples import HANDBOOK
 
@@ -120,8 +121,7 @@ def _sample() -> list[str]:
 
 
 def _path() -> Path:
-    cache = os.environ.get("XDG_CACHE_HOME", "")
-    return (Path(cache) if os.path.isabs(cache) else Path("~/.cache").expanduser()) / "ragfm" / "forms.json"  # noqa: PTH117
+    return cache_folder() / "forms.json"
 
 
 def _memory() -> Mapping[str, Any]:

@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from ragfm.ground.contradiction import against
-from ragfm.ground.evidence import Asked, Claim, Evidence, Window, best_of, denies, windows_of
+from ragfm.ground.evidence import Asked, Claim, Evidence, Window, best_of, common_words, denies, windows_of
 from ragfm.ground.faults import fault_of
 from ragfm.ground.words import words_of
 from ragfm.text import sentence_spans
@@ -65,7 +65,9 @@ def grounded(question: str, text: str, shown: Sequence[Hit]) -> list[Sentence]:
     supports it, if there is one.
     """
     windows = {hit.n: list(windows_of(hit)) for hit in shown if hit.n is not None}
-    asked = Asked(words_of(question).all, denies(question))
+    words = words_of(question).all
+    most = max((common_words(words, window) for some in windows.values() for window in some), default=0)
+    asked = Asked(words, denies(question), most)
     sentences, done = [], 0
     plain, claims = _claims(text)
     for claim in claims:

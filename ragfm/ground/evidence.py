@@ -19,6 +19,8 @@ SUPPORT = 0.6
 
 ABOUT = 0.2
 """The share of the question's words that a quote of few words must have: a number alone stands in many places."""
+NEAREST = 0.6
+"""The same, beside the sentence that has most of the question's words."""
 _BARE = 2  # words that a claim adds at most, for that
 ECHO = 0.5
 """The share of the question's words from which on an answer of no other word only says the question again."""
@@ -64,10 +66,11 @@ class Window:
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """The question's words, and whether it denies something."""
+    """The question's words, whether it denies something, and how many of the words a sentence has at most."""
 
     words: frozenset[str]
     denies: bool
+    most: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,18 +104,23 @@ def _evidence(claim: Claim, asked: Asked, new: frozenset[str], window: Window) -
     new = new or words.all
     found = found_words(claim, new, window)
     share = len(found) / len(new)
-    about = sum(stands_in(word, window.words) for word in asked.words)
+    about = common_words(asked.words, window)
     supports = (
         not echo
         # A number of the question ("Is it 28 days?") need not stand in the quote, unless it is all that is claimed.
         and share >= SUPPORT
         and found >= new & words.exact
-        and (len(new) > _BARE or about >= ABOUT * len(asked.words))
+        and (len(new) > _BARE or about >= max(ABOUT * len(asked.words), NEAREST * asked.most))
         and (asked.denies or claim.denies == _denied(window.text, found))
     )
     # What the sentence shares with the question breaks ties: it tells which "28 days" is meant.
     common = len(words.all & window.words) / len(words.all), about / (1 + len(asked.words))
     return Evidence(window.hit, window.start, window.end, 2 * share + sum(common), supports)
+
+
+def common_words(words: frozenset[str], window: Window) -> int:
+    """How many of the words a window has."""
+    return sum(stands_in(word, window.words) for word in words)
 
 
 def denies(text: str) -> bool:

@@ -113,6 +113,13 @@ def known_sources(store: Store) -> list[Asked]:
     return listed + [entry for entry in rest if entry[0] not in seen]
 
 
+def known_name(store: Store, asked: Asked) -> str:
+    """What a source is called, which may not be there any more."""
+    location, name, _ = asked
+    sources = store.catalog.sources() if store.exists else []
+    return name or next((other.name for other in sources if _absolute(store, other.location) == location), location)
+
+
 def resolve_source(store: Store, location: str, name: str | None, given: Mapping[str, Any]) -> tuple[Source, Connector]:
     """The source that a location means, and a connector for it.
 

@@ -4,6 +4,8 @@
          └→ fetch ─→ known content and recipe? ───────────────────────────→ unchanged, with a new revision
                   └→ parse ─→ split ─→ a window of documents ─→ embed what has no vector yet ─→ commit
 
+Documents are parsed in processes of their own, the next ones while a window is embedded, and taken in in order.
+
 An older version of a document serves until the new one is committed; what left the source goes with the last commit,
 and only after the listing ended normally and most of the source is still there. Who may see a document is settled
 before any is fetched. What can't be fetched or parsed fails alone, and is tried again after a while.
@@ -16,6 +18,7 @@ import logging
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, wait
 from contextlib import contextmanager
 from dataclasses import asdict
 from functools import cached_property
@@ -23,12 +26,13 @@ from hashlib import blake2b
 from typing import TYPE_CHECKING, Any
 
 from ragfm.chunk import CHUNKER, ChunkSettings, split
-from ragfm.errors import MassDeleteError, RagfmError, SkipDocument, SourceError
+from ragfm.errors import MassDeleteError, RagfmError, SkipDocument, SourceError, WorkerError
 from ragfm.ingest.access import below, changed, listed
+from ragfm.ingest.ahead import Ahead
 from ragfm.ingest.guards import conditions, known_before, not_held, not_moved, remember_sync, waits
 from ragfm.ingest.report import Failed, Progress, Skipped, SyncReport, merge_reports
 from ragfm.ingest.vectors import WINDOW, embed_missing
-from ragfm.parse import PARSER, parse
+from ragfm.parse import PARSER
 from ragfm.store.catalog import text_hash
 from ragfm.store.commit import CatalogWriter, Failure
 from ragfm.store.rows import NewDocument
@@ -54,6 +58,8 @@ __all__ = [
 
 DOCUMENTS = 500
 """Documents that are committed at once, at most."""
+PATIENCE = 2.0
+"""Seconds for which a document is waited for before those that have come are embedded."""
 SKIP = "skip"
 """The stage at which failures are noted that are none: entries that were fetched and hold nothing to index."""
 
@@ -90,6 +96,7 @@ class Sync:
         self._allow = {path: row.allow for path, row in self._current.items()}
         self._known = known_before(catalog, source.id, self._current)
         self._before = {row.path: row for row in catalog.failures(source.id)}
+        self._ahead = Ahead()
         self._window: list[NewDocument] = []
         self._waiting: set[bytes] = set()  # embedded texts of the window
         self._revisions: dict[str, str] = {}
@@ -116,12 +123,17 @@ class Sync:
         """
         self._total = len(refs)
         self._restrict(listed(self._allow, refs, {path: row.revision for path, row in self._current.items()}))
-        for ref in refs:
-            self._look_at(ref, connector, retry)
-            self._seen += 1
-            self._tell()
-            if len(self._waiting) >= WINDOW or len(self._window) >= DOCUMENTS:
-                self._flush()
+        try:
+            for ref in refs:
+                self._look_at(ref, connector, retry)
+                self._seen += 1
+                self._tell()
+                while self._ahead.ready or self._ahead.full:
+                    self._take_in()
+            while self._ahead:
+                self._take_in()
+        finally:
+            self._ahead.cancel()
         gone = not_held(self._current, refs, self._skipped)
         error = None if allow_mass_delete else self._mass_delete(gone, unfiltered)
         self._flush([] if error else gone)
@@ -202,9 +214,18 @@ class Sync:
             self._unchanged += 1
             self._revisions[ref.path] = ref.revision
             return
+        self._ahead.add(ref, digest, blob, self._uri(ref.path))
+
+    def _take_in(self) -> None:
+        """Split the next document that is parsed; what waits longest is embedded and committed once it's enough."""
+        while not _done(self._ahead.first.document, PATIENCE):
+            if self._window:
+                self._flush()
+            self._tell()
+        ref, digest, parsed, _ = self._ahead.pop()
         document, chunks = None, None
         with self._failing_alone(ref):
-            document = parse(blob, self._uri(ref.path))
+            document = parsed.result()
         if document is None:
             return
         embedder = self._embedder()  # loaded only for a document that is read, and its own errors end the sync
@@ -216,14 +237,19 @@ class Sync:
         new = NewDocument(ref.path, ref.revision, digest, self._recipe, document, chunks, hashes, ref.allow)
         self._window.append(new)
         self._waiting.update(hashes)
+        known = self._current.get(ref.path)
         if known is None or known.digest != digest:
             self._arrived[digest] += 1
+        if len(self._waiting) >= WINDOW or len(self._window) >= DOCUMENTS:
+            self._flush()
 
     @contextmanager
     def _failing_alone(self, ref: Ref) -> Iterator[None]:
         """What goes wrong in here is the document's failure, or the reason to skip it, and nobody else's."""
         try:
             yield
+        except WorkerError:
+            raise
         except SkipDocument as skip:
             self._skip(ref, str(skip))
         except RagfmError as error:
@@ -249,7 +275,8 @@ class Sync:
 
     def _tell(self, waiting: int | None = None) -> None:
         waiting = len(self._waiting) if waiting is None else waiting
-        self._progress(Progress(self._seen - len(self._window), self._total, self._chunks, waiting))
+        done = self._seen - len(self._window) - len(self._ahead)
+        self._progress(Progress(done, self._total, self._chunks, waiting))
 
     def _embed_window(self) -> None:
         texts = {
@@ -313,6 +340,11 @@ def document_uri(source: str, path: str) -> str:
     if source == "." or "://" in path:
         return path
     return f"{source.rstrip('/')}/{path}" if path else source
+
+
+def _done(future: Future[Any], seconds: float) -> bool:
+    """Whether something is done, now or within so many seconds."""
+    return future.done() or bool(wait([future], seconds).done)
 
 
 def list_refs(connector: Connector) -> list[Ref]:

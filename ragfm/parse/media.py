@@ -11,37 +11,49 @@ from pathlib import PurePosixPath
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
-BINARY = "application/octet-stream"
-PDF = "application/pdf"
-DOCX = "application/vnd.openxmlformats-officedocument.wordprocessingml.document"
-HTML = "text/html"
-MARKDOWN = "text/markdown"
-CSV = "text/csv"
-TSV = "text/tab-separated-values"
-JSON = "application/json"
-TEXT = "text/plain"
-
-_SUFFIXES = {
-    **dict.fromkeys((".md", ".markdown", ".mdown", ".mkd"), MARKDOWN),
-    **dict.fromkeys((".html", ".htm", ".xhtml"), HTML),
-    **dict.fromkeys((".txt", ".text"), TEXT),
-    **dict.fromkeys((".tsv", ".tab"), TSV),
-    ".csv": CSV,
-    ".json": JSON,
-    ".pdf": PDF,
-    ".docx": DOCX,
-}
-_DECLARED = {kind: kind for kind in _SUFFIXES.values()} | {
-    "application/xhtml+xml": HTML,
-    "text/x-markdown": MARKDOWN,
-    "application/csv": CSV,
-}
-_FORMATS = {PDF: "PDF", DOCX: "DOCX"}
+from ragfm.parse.formats import (
+    BINARY,
+    BY_SUFFIX,
+    CODE,
+    DECLARED,
+    DOC,
+    DOCX,
+    EML,
+    EPUB,
+    FORMATS,
+    HTML,
+    IMAGE,
+    JSON,
+    MSG,
+    ODP,
+    ODS,
+    ODT,
+    PDF,
+    PPT,
+    PPTX,
+    RTF,
+    TEXT,
+    XLS,
+    XLSX,
+    XML,
+)
 
 _PROLOGUE = r"(?>\s+|<!--.*?-->|<\?xml.*?\?>)*"  # atomic: backtracking would take exponential time
 _HTML = re.compile(rf"{_PROLOGUE}<(?:!doctype\s+html|html)\b", re.IGNORECASE | re.DOTALL)
 _META_CHARSET = re.compile(rb"<meta[^>]{1,200}?charset\s*=\s*[\"']?([\w.:-]{2,40})", re.IGNORECASE)
-_NOT_FOR_READERS = ("{\\rtf", "%!PS")  # formats whose bytes are text, though what a reader sees is not
+_XML_CHARSET = re.compile(rb"\s*<\?xml[^>]{1,100}?encoding\s*=\s*[\"']([\w.:-]{2,40})")
+_NOT_FOR_READERS = "%!PS"  # a format whose bytes are text, though what a reader sees is not
+_COMPOUND = b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1"  # Microsoft's format of files within a file
+_STREAMS = (
+    (MSG, "__properties_version1.0"),
+    (DOC, "WordDocument"),
+    (PPT, "PowerPoint Document"),
+    (XLS, "Workbook"),
+    (XLS, "Book"),
+)
+_IMAGES = re.compile(rb"\x89PNG\r\n\x1a\n|\xff\xd8\xff|GIF8[79]a|II\*\0|MM\0\*|BM.{4}\0{4}|RIFF.{4}WEBP", re.DOTALL)
+_FOLDERS = (("word/", DOCX), ("ppt/", PPTX), ("xl/", XLSX))
+_TYPED = {kind.encode(): kind for kind in (EPUB, ODT, ODP, ODS)}
 # The first match wins: the mark of UTF-32 begins with that of UTF-16.
 _MARKS = (
     (codecs.BOM_UTF8, "utf-8-sig"),
@@ -63,7 +75,8 @@ class Promise(NamedTuple):
     @property
     def format(self) -> str:
         """The name of a binary format, as `PDF`; else empty."""
-        return _FORMATS.get(self.media_type, "")
+        entry = FORMATS.get(self.media_type)
+        return entry.name if entry and entry.binary else ""
 
     @property
     def binary(self) -> bool:
@@ -75,10 +88,12 @@ def promise_of(uri: str, declared: str | None) -> Promise:
     """What the suffix announces; else what the source declared."""
     path = urlsplit(uri).path if "://" in uri else uri
     suffix = PurePosixPath(path).suffix.lower()
-    if suffix in _SUFFIXES:
-        return Promise(_SUFFIXES[suffix], f"named {suffix}")
+    kind = BY_SUFFIX.get(suffix, "")
     said = (declared or "").partition(";")[0].strip().lower()
-    return Promise(_DECLARED.get(said, ""), f"declared as {said}")
+    meant = DECLARED.get(said, "")
+    if kind and not (kind == CODE and "://" in uri and meant):  # the program that makes a page is not what it serves
+        return Promise(kind, f"named {suffix}")
+    return Promise(meant, f"declared as {said}")
 
 
 def begins_with(data: bytes) -> str:
@@ -87,13 +102,26 @@ def begins_with(data: bytes) -> str:
     return repr(first.decode()) if first.isascii() and first.decode().isprintable() else first[:8].hex(" ")
 
 
+def is_encrypted(data: bytes) -> bool:
+    """Whether it is a document of today's Office, kept in the older format because it has a password."""
+    return data.startswith(_COMPOUND) and "EncryptedPackage\0".encode("utf-16-le") in data
+
+
 def recognise(data: bytes, uri: str, declared: str | None) -> tuple[str, str]:
     """Media type and text; the text is empty for binary formats."""
     promise = promise_of(uri, declared)
     if data.lstrip()[:5] == b"%PDF-" or (promise.media_type == PDF and b"%PDF-" in data[:1024]):
         return PDF, ""
     if data.startswith(b"PK\x03\x04"):
-        return (DOCX if _is_docx(data) else BINARY), ""
+        return _packed(data), ""
+    if data.startswith(_COMPOUND):
+        return _compound(data, promise), ""
+    if data.startswith(b"{\\rtf"):
+        return RTF, ""
+    if _IMAGES.match(data):
+        return IMAGE, ""
+    if promise.media_type == EML:
+        return EML, ""
     text = decode(data, _charset(data, declared))
     if text is None or text.startswith(_NOT_FOR_READERS):
         return (PDF if b"%PDF-" in data[:1024] else BINARY), ""
@@ -101,6 +129,8 @@ def recognise(data: bytes, uri: str, declared: str | None) -> tuple[str, str]:
         return HTML, text
     if promise.media_type and not promise.binary:
         return promise.media_type, text
+    if text.lstrip().startswith("<?xml"):
+        return XML, text
     return (JSON if _is_json(text) else TEXT), text
 
 
@@ -154,7 +184,7 @@ def _charset(data: bytes, declared: str | None) -> str | None:
     named = re.search(r"charset\s*=\s*[\"']?([\w.:-]+)", declared or "", re.IGNORECASE)
     if named:
         charset = named[1].lower()
-    elif meta := _META_CHARSET.search(data[:4096]):
+    elif meta := _XML_CHARSET.match(data) or _META_CHARSET.search(data[:4096]):
         charset = meta[1].decode().lower()
     else:
         return None
@@ -162,12 +192,25 @@ def _charset(data: bytes, declared: str | None) -> str | None:
     return "cp1252" if charset in {"iso-8859-1", "latin1", "latin-1", "us-ascii", "ascii"} else charset
 
 
-def _is_docx(data: bytes) -> bool:
+def _packed(data: bytes) -> str:
+    """The format of an archive, by what it says of itself or by the folders in it."""
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
-            return "word/document.xml" in archive.namelist()
-    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError):
-        return False
+            names = archive.namelist()
+            if names[:1] == ["mimetype"] or "mimetype" in names:
+                with archive.open("mimetype") as file:
+                    return _TYPED.get(file.read(100).strip(), BINARY)
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError, RuntimeError, KeyError):
+        return BINARY
+    if "[Content_Types].xml" not in names:
+        return BINARY
+    return next((kind for folder, kind in _FOLDERS if any(name.startswith(folder) for name in names)), BINARY)
+
+
+def _compound(data: bytes, promise: Promise) -> str:
+    """The format by the names of the files within; where documents lie within a document, by its own name."""
+    kinds = [kind for kind, stream in _STREAMS if f"{stream}\0".encode("utf-16-le") in data]
+    return promise.media_type if promise.media_type in kinds else kinds[0] if kinds else BINARY
 
 
 def _is_json(text: str) -> bool:

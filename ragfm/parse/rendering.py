@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from itertools import accumulate, pairwise
 from typing import Literal, NamedTuple
 
 from ragfm.types import Mark, Scalar
@@ -52,10 +54,28 @@ class Rendering:
         """Add a heading; `level` is 1 for the outermost."""
         self._marked("heading", f"{'#' * level} {words}", words, level)
 
-    def table(self, rows: Sequence[Sequence[str]], header_rows: int = 1) -> None:
-        """Add a table as Markdown; its first rows are the header."""
+    def table(
+        self, rows: Sequence[Sequence[str]], header_rows: int = 1, *, places: Mapping[int, str] | None = None
+    ) -> None:
+        """Add a table as Markdown; its first rows are the header. `places` are those of some rows, by number."""
         lines = table_lines(rows)
-        self._marked("table", "\n".join(lines), "\n".join(lines[: header_rows + 1]))
+        start = self._marked("table", "\n".join(lines), "\n".join(lines[: header_rows + 1]))
+        if places:
+            starts = [start, *(start + end for end in accumulate(len(line) + 1 for line in lines))]
+            del starts[1]  # the rule below the header has no row of its own
+            bounds = [*sorted(places), len(rows)]
+            for row, following in pairwise(bounds):
+                self._marks.append(Mark("place", starts[row], starts[following] - 1, places[row]))
+
+    def place(self, value: str, start: int) -> None:
+        """What was added from `start` on stands at a place of the format's own."""
+        self._marks.append(Mark("place", start, self._length, value))
+
+    def append(self, parsed: Parsed) -> None:
+        """Add a text that has marks of its own."""
+        if parsed.text:
+            start = self.block(parsed.text)
+            self._marks += [replace(mark, start=mark.start + start, end=mark.end + start) for mark in parsed.marks]
 
     def code(self, text: str, language: str = "") -> None:
         """Add code in a fence that is longer than any in the code itself."""
@@ -68,9 +88,10 @@ class Rendering:
         marks = sorted(self._marks, key=lambda mark: (mark.start, -mark.end))
         return Parsed("".join(self._parts), tuple(marks), metadata or {})
 
-    def _marked(self, kind: Literal["heading", "table", "code"], text: str, value: str, level: int = 0) -> None:
+    def _marked(self, kind: Literal["heading", "table", "code"], text: str, value: str, level: int = 0) -> int:
         start = self.block(text)
         self._marks.append(Mark(kind, start, self._length, value, level))
+        return start
 
     def _close_page(self) -> None:
         if self._page is not None:

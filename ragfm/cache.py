@@ -1,0 +1,22 @@
+"""Where ragfm keeps what it worked out about this machine and its models. Everything there can be worked out again."""
+
+from __future__ import annotations
+
+import os
+from hashlib import blake2b
+from pathlib import Path
+
+__all__ = ["cache_folder", "file_identity"]
+
+
+def cache_folder() -> Path:
+    """The user's cache folder for ragfm; it need not be there."""
+    cache = os.environ.get("XDG_CACHE_HOME", "")
+    return (Path(cache) if os.path.isabs(cache) else Path("~/.cache").expanduser()) / "ragfm"  # noqa: PTH117
+
+
+def file_identity(path: Path, *more: str) -> str:
+    """A name for a file as it is now: of its place, size and time of change. To hash what is in it takes too long."""
+    found = path.resolve()
+    about = found.stat()
+    return blake2b(repr((str(found), about.st_size, about.st_mtime_ns, *more)).encode(), digest_size=16).hexdigest()

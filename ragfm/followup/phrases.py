@@ -1,0 +1,163 @@
+"""The noun phrases of an English question, by lists of words: enough to put one in another's place.
+
+No parser: its model would be as large as the smallest reader. What the lists don't know is taken for a noun.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+__all__ = ["Phrase", "Word", "is_time", "noun_phrases", "words_of"]
+
+
+def _set(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
+PREPOSITIONS = _set(
+    "about above across after against along among around at before behind below beside between beyond by despite down "
+    "during except for from in inside into near of off on onto outside over past per since through to towards under "
+    "until till up upon via with within without"
+)
+SUBORDINATORS = _set("if unless when while once because although whether that")
+COPULAS = _set("am is are was were be been being isn't aren't wasn't weren't")
+AUXILIARIES = COPULAS | _set(
+    "do does did don't doesn't didn't have has had can could may might must shall should will would can't cannot "
+    "couldn't mustn't shouldn't won't wouldn't"
+)
+SUBJECTS = _set("i you we they he she it one everybody everyone somebody someone anybody anyone nobody people")
+PRONOUNS = SUBJECTS | _set("me us them him her there myself itself themselves")
+DETERMINERS = _set("the a an my our your his its their this these those each every some any no all both another")
+QUESTIONS = _set("what which who whom whose when where why how")
+_OTHERS = _set("and or but nor so than as not n't also too else please only exactly still already ever often")
+_FUNCTION = PREPOSITIONS | SUBORDINATORS | AUXILIARIES | PRONOUNS | QUESTIONS | _OTHERS
+_VERBS = _set(
+    "apply arrive ask become begin belong book borrow break bring call carry change charge choose claim close come "
+    "contain cook cost count cover decide depart drive eat end enter expire fall fill find finish fit fly get give go "
+    "grow hand happen help hold join keep know lapse last lead learn leave lend live look lose make mean meet need "
+    "offer open order park pay play post print publish put reach read receive renew rent repair report reserve return "
+    "ride run sail say seat see sell send serve share show sign sit sleep smoke speak stand start stay stop store "
+    "study swap swim take teach tell travel use visit wait walk want wash wear weigh work write"
+)
+_PREDICATES = _set(
+    "open closed free allowed available built done given held hung kept late lent made paid possible ready sent set "
+    "shut sold taken told written dangerous"
+)
+_TIME = re.compile(
+    r"\b(?:(?:mon|tues|wednes|thurs|fri|satur|sun)days?|week(?:end|day)s?|january|february|march|april|june|july|august|"
+    r"september|october|november|december|spring|summer|autumn|winter|mornings?|afternoons?|evenings?|nights?|noon|"
+    r"midnight|holidays?|today|tomorrow|yesterday|\d{1,2}:\d\d|(?:19|20)\d\d|(?:in|next|last|this) (?:year|month|week)|"
+    r"in may)\b",
+    re.IGNORECASE,
+)
+_WORD = re.compile(r"[\w'’-]+(?:[.,:/]\w+)*|[^\w\s]")
+
+
+@dataclass(frozen=True, slots=True)
+class Word:
+    """A word or sign of a text, in small letters, and where it stands."""
+
+    text: str
+    start: int
+    end: int
+    capital: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Phrase:
+    """A noun phrase: its words, and where they stand. `before` is the word in front of it, in small letters.
+
+    `asked`: the question is how many or which of them there are. `name`: all its words have capitals.
+    """
+
+    text: str
+    start: int
+    end: int
+    before: str
+    asked: bool
+    name: bool
+
+    @property
+    def head(self) -> str:
+        """Its last word, without the ending of the plural."""
+        last = self.text.split()[-1].lower()
+        return last[:-1] if len(last) > 3 and last.endswith("s") and not last.endswith("ss") else last
+
+
+def words_of(text: str) -> list[Word]:
+    """The words and signs of a text."""
+    return [
+        Word(match[0].replace("’", "'").lower(), *match.span(), match[0][0].isupper()) for match in _WORD.finditer(text)
+    ]
+
+
+def is_time(text: str) -> bool:
+    """Whether a phrase says when."""
+    return bool(_TIME.search(text))
+
+
+def noun_phrases(text: str) -> list[Phrase]:
+    """The noun phrases of a question, in their order."""
+    words = words_of(text)
+    return [_phrase(text, words, first, end) for first, end in _runs(words)]
+
+
+def _runs(words: Sequence[Word]) -> Iterator[tuple[int, int]]:
+    """(first, end) of runs of words that may be a noun phrase."""
+    first: int | None = None
+    for at, word in enumerate([*words, Word("", 0, 0, False)]):
+        kind = _kind(words, at, first) if word.text else "other"
+        if first is not None and kind != "noun":
+            end = _without_verb(words, first, at)
+            if any(w.text not in DETERMINERS for w in words[first:end]):
+                yield first, end
+            first = None
+        if kind == "determiner" or (kind == "noun" and first is None):
+            first = at
+
+
+def _kind(words: Sequence[Word], at: int, first: int | None) -> Literal["noun", "determiner", "other"]:
+    """What a word is, where the run before it began at `first`."""
+    word, before = words[at], words[at - 1].text if at else ""
+    if word.text == "many" or word.text == "much" or not word.text[0].isalnum():
+        return "other"
+    if word.text in DETERMINERS or (word.text == "her" and at + 1 < len(words) and _content(words[at + 1])):
+        return "determiner"
+    if word.text in _FUNCTION:
+        return "other"
+    if before in SUBJECTS or (before == "to" and not word.capital):
+        return "other"  # a verb
+    if before in COPULAS and at > 1 and words[at - 2].text in SUBJECTS:
+        return "other"  # "I am ill"
+    if first is not None and before not in DETERMINERS and not word.capital:
+        participle = word.text.endswith("ed") and any(w.text in COPULAS for w in words[:first])
+        if word.text in _VERBS or word.text in _PREDICATES or participle:
+            return "other"
+    return "noun"
+
+
+def _content(word: Word) -> bool:
+    return word.text not in _FUNCTION and word.text[0].isalnum()
+
+
+def _without_verb(words: Sequence[Word], first: int, end: int) -> int:
+    """Where a run ends without its verb: "does the sauna heat" has one that no list knows."""
+    before = words[first - 1].text if first else ""
+    verb_follows = end < len(words) and words[end].text in _VERBS | _PREDICATES
+    asks = before in AUXILIARIES - COPULAS
+    nouns = [word for word in words[first:end] if word.text not in DETERMINERS]
+    return end - 1 if asks and not verb_follows and len(nouns) > 1 and not words[end - 1].capital else end
+
+
+def _phrase(text: str, words: Sequence[Word], first: int, end: int) -> Phrase:
+    start, stop = words[first].start, words[end - 1].end
+    before = words[first - 1].text if first else ""
+    content = [word for word in words[first:end] if word.text not in DETERMINERS]
+    return Phrase(
+        text[start:stop], start, stop, before,
+        asked=before in ("many", "much", "which", "what", "whose"),
+        name=first > 0 and all(word.capital for word in content) and not is_time(text[start:stop]),
+    )  # fmt: skip

@@ -1,0 +1,91 @@
+"""The formats, one line each: what they are called, how files of them are named, and who reads them."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+BINARY = "application/octet-stream"
+PDF = "application/pdf"
+HTML = "text/html"
+MARKDOWN = "text/markdown"
+CSV = "text/csv"
+TSV = "text/tab-separated-values"
+JSON = "application/json"
+XML = "application/xml"
+TEXT = "text/plain"
+EML = "message/rfc822"
+RTF = "application/rtf"
+MSG = "application/vnd.ms-outlook"
+DOC, PPT, XLS = "application/msword", "application/vnd.ms-powerpoint", "application/vnd.ms-excel"
+EPUB = "application/epub+zip"
+_OOXML = "application/vnd.openxmlformats-officedocument."
+DOCX, PPTX, XLSX = (
+    f"{_OOXML}wordprocessingml.document",
+    f"{_OOXML}presentationml.presentation",
+    f"{_OOXML}spreadsheetml.sheet",
+)
+ODT, ODP, ODS = (f"application/vnd.oasis.opendocument.{kind}" for kind in ("text", "presentation", "spreadsheet"))
+
+
+class Format(NamedTuple):
+    """`reader` is a function below `ragfm.parse`; of a binary format it gets the bytes, of others the text."""
+
+    media_type: str
+    name: str
+    suffixes: tuple[str, ...]
+    reader: str
+    binary: bool = False
+
+
+CODE = "text/x-source"
+IMAGE = "image/*"
+_PICTURES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp", ".gif")
+_CODE = tuple(
+    f".{suffix}" for suffix in "bash c cc cpp cs cxx go h hpp java js jsx mjs php py pyi rb rs sh ts tsx".split()
+)
+
+_ALL = (
+    Format(TEXT, "text", (".txt", ".text"), "plain:read_text"),
+    Format(MARKDOWN, "Markdown", (".md", ".markdown", ".mdown", ".mkd"), "markdown:read_markdown"),
+    Format(HTML, "HTML", (".html", ".htm", ".xhtml"), "html_text:read_html"),
+    Format(CSV, "CSV", (".csv",), "delimited:read_csv"),
+    Format(TSV, "TSV", (".tsv", ".tab"), "delimited:read_tsv"),
+    Format(JSON, "JSON", (".json",), "json_text:read_json"),
+    Format(XML, "XML", (".xml",), "xml_text:read_xml"),
+    Format(CODE, "source code", _CODE, "code:read_code"),
+    Format(PDF, "PDF", (".pdf",), "pdf:read_pdf", binary=True),
+    Format(DOCX, "DOCX", (".docx", ".docm", ".dotx"), "docx:read_docx", binary=True),
+    Format(PPTX, "PPTX", (".pptx", ".pptm", ".ppsx"), "pptx:read_pptx", binary=True),
+    Format(XLSX, "XLSX", (".xlsx", ".xlsm", ".xlsb"), "sheets:read_sheets", binary=True),
+    Format(XLS, "XLS", (".xls",), "sheets:read_sheets", binary=True),
+    Format(ODT, "ODT", (".odt", ".ott"), "odf:read_odf", binary=True),
+    Format(ODP, "ODP", (".odp",), "odf:read_odf", binary=True),
+    Format(ODS, "ODS", (".ods",), "sheets:read_sheets", binary=True),
+    Format(EPUB, "EPUB", (".epub",), "epub:read_epub", binary=True),
+    Format(RTF, "RTF", (".rtf",), "rtf:read_rtf", binary=True),
+    Format(EML, "EML", (".eml",), "mail:read_eml", binary=True),
+    Format(MSG, "MSG", (".msg",), "mail:read_msg", binary=True),
+    Format(
+        IMAGE,
+        "picture",
+        (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp", ".gif"),
+        "image:read_image",
+        binary=True,
+    ),
+    Format(DOC, "DOC", (".doc",), "old_office:read_doc", binary=True),
+    Format(PPT, "PPT", (".ppt",), "old_office:read_ppt", binary=True),
+)
+
+FORMATS = {entry.media_type: entry for entry in _ALL}
+"""By media type."""
+BY_SUFFIX = {suffix: entry.media_type for entry in _ALL for suffix in entry.suffixes}
+DECLARED = {
+    **{entry.media_type: entry.media_type for entry in _ALL},
+    "application/xhtml+xml": HTML,
+    "text/x-markdown": MARKDOWN,
+    "application/csv": CSV,
+    "text/xml": XML,
+    "text/rtf": RTF,
+    **{f"image/{kind}": IMAGE for kind in ("png", "jpeg", "tiff", "bmp", "webp", "gif")},
+}
+"""What sources say, in lower case."""

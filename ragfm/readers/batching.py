@@ -1,0 +1,316 @@
+"""Continuous batching: one thread evaluates the next token of all requests at once, on one context.
+
+A request joins and leaves between two tokens. Prompts are read a block at a time, and after each the others get their
+next token. What a finished request's slot holds stays until another one needs the slot: a prompt that begins like it is
+not evaluated again as far as they are the same.
+"""
+
+from __future__ import annotations
+
+import atexit
+import logging
+import threading
+import weakref
+from collections import deque
+from collections.abc import Sequence
+from contextlib import suppress
+from queue import Empty, SimpleQueue
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ragfm.errors import RagfmError, ReaderBusyError, UnsupportedError
+from ragfm.readers.context import Context, Row
+from ragfm.readers.llama_model import BLOCK, LlamaModel
+from ragfm.readers.request import Request
+from ragfm.readers.slots import Slot, choose
+
+if TYPE_CHECKING:
+    from ragfm.readers.context import Logits
+
+__all__ = ["Batcher"]
+
+TURNS = 8
+"""Turns that the requests with one adapter have before those with another: to switch costs time."""
+_EXIT_SECONDS = 60.0
+"""How long the end of the program waits for what is being evaluated."""
+
+_log = logging.getLogger(__name__)
+
+
+class Batcher:
+    """Takes requests from any thread. Its own thread begins with the first one, and ends with this object."""
+
+    def __init__(self, model: LlamaModel, *, window: int, slots: int, waiting: int, threads: int) -> None:
+        self._loop = _Loop(model, window=window, slots=slots, threads=threads)
+        self._most = slots + waiting
+        self._said = f"The reader serves {slots} requests at once, and {waiting} more are waiting."
+        self._starting = threading.Lock()
+        weakref.finalize(self, self._loop.close).atexit = False
+
+    def submit(self, request: Request) -> None:
+        """Have a request served. Raises ReaderBusyError where too many wait already."""
+        with self._starting:
+            if self._loop.unfinished >= self._most:
+                raise ReaderBusyError(self._said, "Ask again later, or load it with more slots or a longer queue.")
+            self._loop.put(request)
+            if self._loop.thread is None or not self._loop.thread.is_alive():
+                self._loop.thread = threading.Thread(target=self._loop.run, name="ragfm-reader", daemon=True)
+                _loops.add(self._loop)
+                self._loop.thread.start()
+
+
+class _Loop:
+    """What the thread does. It knows nothing of the Batcher, so that the one can end with the other."""
+
+    def __init__(self, model: LlamaModel, *, window: int, slots: int, threads: int) -> None:
+        self._model, self._window, self._most_slots, self._threads = model, window, slots, threads
+        self.thread: threading.Thread | None = None
+        self._inbox: SimpleQueue[Request | None] = SimpleQueue()
+        self._counting = threading.Lock()
+        self.unfinished = 0
+        self._waiting: deque[Request] = deque()
+        self._context: Context | None = None
+        self._slots: list[Slot] = []
+        self._movable = True
+        """Whether what slots hold can be moved to a context with more of them; else that waits until none is busy."""
+        self._clock = 0
+        self._served: dict[str | None, int] = {}
+        """When each adapter had its last turn, and how many it had since the one before."""
+        self._turns = 0
+
+    # --- What other threads call ---------------------------------------------------------------------------------
+
+    def put(self, request: Request) -> None:
+        """Add a request."""
+        with self._counting:
+            self.unfinished += 1
+        self._inbox.put(request)
+
+    def close(self) -> None:
+        """End the thread soon. A garbage collector may call this, at any line of any thread: it takes no lock."""
+        self._inbox.put(None)
+
+    # --- The thread ----------------------------------------------------------------------------------------------
+
+    def run(self) -> None:
+        """Serve requests until it is closed."""
+        try:
+            while self._collect():
+                try:
+                    self._drop_cancelled()
+                    self._admit()
+                    self._turn()
+                except Exception as error:  # whatever it is, nobody may wait for ever
+                    _log.debug("Evaluating failed.", exc_info=True)
+                    self._fail_all(error)
+        finally:
+            self._fail_all(RagfmError("The reader was closed."))
+
+    def _collect(self) -> bool:
+        """Take in what was asked, and wait where there is nothing else to do. False once it is closed."""
+        idle = not self._waiting and not self._busy()
+        try:
+            while True:
+                request = self._inbox.get(block=idle)
+                if request is None:
+                    return False
+                self._waiting.append(request)
+                idle = False
+        except Empty:
+            return True
+
+    def _busy(self) -> list[Slot]:
+        """The slots with a request, the earliest first."""
+        return sorted((slot for slot in self._slots if slot.request), key=lambda slot: slot.used)
+
+    def _drop_cancelled(self) -> None:
+        for slot in self._busy():
+            if slot.request and slot.request.cancelled:
+                self._release(slot)
+        for request in [request for request in self._waiting if request.cancelled]:
+            self._waiting.remove(request)
+            self._finish(request)
+
+    def _admit(self) -> None:
+        """Give slots to those who wait, in order; one that waits for what another one reads lets others pass."""
+        if len(self._waiting) > len(self._slots) - len(self._busy()):
+            self._grow()
+        for request in list(self._waiting):
+            place = choose(self._slots, request, self._model.granule)
+            if place is None or self._context is None:
+                continue
+            slot, source, keep = place
+            if source is not slot:
+                self._context.copy(source.number, slot.number)
+            if not self._context.cut(slot.number, keep):
+                keep = 0
+            self._waiting.remove(request)
+            self._clock += 1
+            slot.request, slot.adapter, slot.used = request, request.adapter, self._clock
+            slot.held, slot.length, slot.spoken, request.cached = request.prompt[:keep], keep, 0, keep
+
+    def _grow(self) -> None:
+        """Make slots for those who wait, at least twice as many as there are, up to the limit."""
+        have, busy = len(self._slots), len(self._busy())
+        wanted = min(self._most_slots, max(2 * have, busy + len(self._waiting)))
+        if wanted <= have or (busy and not self._movable) or (self._context and not self._context.settled):
+            return
+        try:
+            if self._context is None:
+                self._context = Context(self._model, wanted, self._window, self._threads)
+            elif self._movable:
+                self._context = self._context.grown(wanted)
+            else:
+                self._context = None  # first: there may be no memory for both
+                self._context = Context(self._model, wanted, self._window, self._threads)
+        except RagfmError as error:
+            _log.info("The reader can't have %d slots now: %s", wanted, error)
+            if self._context is not None:
+                self._movable = False
+                return
+            self._most_slots = wanted = max(have, 1)
+            self._context = Context(self._model, wanted, self._window, self._threads)
+        kept = self._slots if self._movable else []
+        self._slots = kept + [Slot(number) for number in range(len(kept), wanted)]
+
+    def _turn(self) -> None:
+        """Read one block of the prompt that came first, and give all others a token."""
+        group = self._group()
+        if not group or self._context is None:
+            return
+        try:
+            self._context.use(group[0].adapter)
+        except RagfmError as error:
+            for slot in group:
+                self._release(slot, error)
+            return
+        reading = [slot for slot in group if slot.reading]
+        writing = [slot for slot in group if not slot.reading and slot.request and slot.request.sampler]
+        scoring = [slot for slot in group if slot not in reading and slot not in writing]
+        if reading:
+            self._read(self._context, reading[0])
+        for slot in scoring[:1]:
+            self._score(self._context, slot)
+        if writing:
+            self._write(self._context, sorted(writing, key=lambda slot: slot.number))
+
+    def _group(self) -> list[Slot]:
+        """Those whose turn it is, the earliest first: all of them have the same adapter."""
+        busy = self._busy()
+        adapters = {slot.adapter for slot in busy}
+        if not adapters:
+            return []
+        current = max(self._served, key=lambda adapter: self._served[adapter], default=None)
+        if current not in adapters or self._turns >= TURNS:
+            current = min(adapters, key=lambda adapter: self._served.get(adapter, 0))
+            self._turns = 0
+        self._clock += 1
+        self._served[current] = self._clock
+        self._turns += 1
+        return [slot for slot in busy if slot.adapter == current]
+
+    def _read(self, context: Context, slot: Slot) -> None:
+        assert slot.request
+        prompt, start = slot.request.prompt, len(slot.held)
+        end = min(start + BLOCK, len(prompt))
+        if len(prompt) - end == 1 and end - start > 2:  # one token on its own gets slightly other values
+            end -= 1
+        rows = [Row(prompt[at], at, slot.number, at == len(prompt) - 1) for at in range(start, end)]
+        logits = context.evaluate(rows)
+        slot.held += prompt[start:end]
+        slot.length = end
+        if logits and slot.request.sampler:
+            self._pick(slot, logits[0])
+        elif logits:
+            slot.request.after_prompt = _log_probabilities(logits[0])
+
+    def _write(self, context: Context, slots: Sequence[Slot]) -> None:
+        logits = context.evaluate([Row(slot.pending, slot.length, slot.number, True) for slot in slots])
+        for slot, row in zip(slots, logits, strict=True):
+            slot.length += 1
+            self._pick(slot, row)
+
+    def _pick(self, slot: Slot, logits: Logits) -> None:
+        request = slot.request
+        assert request
+        assert request.sampler
+        try:
+            token = request.sampler.pick(logits)
+        except RagfmError as error:
+            self._release(slot, error)
+            return
+        if self._model.ends(token):
+            self._release(slot)
+            return
+        request.give(token)
+        slot.pending = token
+        slot.spoken += 1
+        if slot.spoken == request.limit:
+            self._release(slot)
+
+    def _score(self, context: Context, slot: Slot) -> None:
+        """Give one continuation's log-likelihood."""
+        request = slot.request
+        assert request
+        assert request.after_prompt is not None
+        tokens, start = request.continuations[request.given], len(slot.held)
+        total = float(request.after_prompt[tokens[0]]) if tokens else 0.0
+        for first in range(0, len(tokens) - 1, BLOCK):
+            block = tokens[first : first + BLOCK + 1]
+            rows = [Row(token, start + first + at, slot.number, True) for at, token in enumerate(block[:-1])]
+            for row, token in zip(context.evaluate(rows), block[1:], strict=True):
+                total += float(_log_probabilities(row)[token])
+        request.give(total)
+        if not context.cut(slot.number, start):
+            self._release(slot, UnsupportedError(f"{self._model.path} is recurrent: it can't score.", "Use another."))
+        elif request.given == len(request.continuations):
+            self._release(slot)
+
+    # --- Ends ----------------------------------------------------------------------------------------------------
+
+    def _release(self, slot: Slot, error: Exception | None = None) -> None:
+        request, slot.request = slot.request, None
+        self._clock += 1
+        slot.used = self._clock
+        if request:
+            self._finish(request, error)
+
+    def _finish(self, request: Request, error: Exception | None = None) -> None:
+        with self._counting:
+            self.unfinished -= 1
+        request.end(error)
+
+    def _fail_all(self, error: Exception) -> None:
+        """Nobody waits for what does not come, and the next request finds a new context."""
+        with suppress(Empty):
+            while request := self._inbox.get(block=False):
+                self._waiting.append(request)
+            self.close()  # that was its message
+        requests = [slot.request for slot in self._busy() if slot.request] + list(self._waiting)
+        self._waiting.clear()
+        self._context, self._slots = None, []
+        for request in requests:
+            failed = error if isinstance(error, RagfmError) else RagfmError(f"The reader failed: {error!r}.")
+            self._finish(request, failed)
+
+
+def _log_probabilities(logits: Logits) -> Logits:
+    """Their logarithms, after the softmax. *Shape:* (vocabulary,)."""
+    shifted = logits - logits.max()
+    result: Logits = shifted - np.log(np.exp(shifted).sum())
+    return result
+
+
+_loops: weakref.WeakSet[_Loop] = weakref.WeakSet()
+
+
+@atexit.register
+def _close_all() -> None:
+    """The threads end before the interpreter takes llama.cpp away under them."""
+    loops = list(_loops)
+    for loop in loops:
+        loop.close()
+    for loop in loops:
+        if loop.thread:
+            loop.thread.join(_EXIT_SECONDS)

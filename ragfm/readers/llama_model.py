@@ -1,0 +1,99 @@
+"""A loaded GGUF model: its vocabulary, its chat template, its adapters."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from jinja2 import TemplateError
+
+from ragfm.errors import DamagedModelError, UnsupportedError
+from ragfm.llama import Jinja2ChatFormatter, after_c, free_with, last_error, llama_cpp, load_model
+from ragfm.types import Message
+
+__all__ = ["BLOCK", "LlamaModel"]
+
+BLOCK = 128
+"""Tokens of a prompt that are evaluated at once, so that others wait for no more."""
+_ALIKE = frozenset(
+    getattr(llama_cpp, f"LLAMA_FTYPE_{name}") for name in ("MOSTLY_F16", "MOSTLY_Q4_0", "MOSTLY_Q4_1", "MOSTLY_Q8_0")
+)
+"""Kinds of weights with which a token of a prompt gets the same values in a block of any size, to the bit. Others may
+have several ways to multiply, by the size of the block: there, only whole blocks are used again."""
+
+
+class LlamaModel:
+    """The weights and what belongs to them. Thread-safe, but for `adapter`, which the thread that evaluates calls."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.handle = load_model(path)
+        free_with(self, llama_cpp.llama_model_free, self.handle)
+        after_c()
+        self.vocab = llama_cpp.llama_model_get_vocab(self.handle)
+        self.vocab_size = int(llama_cpp.llama_vocab_n_tokens(self.vocab))
+        self.trained_tokens = int(llama_cpp.llama_model_n_ctx_train(self.handle))
+        recurrent = llama_cpp.llama_model_is_recurrent(self.handle) or llama_cpp.llama_model_is_hybrid(self.handle)
+        self.can_go_back = not recurrent
+        """Whether the end of what was evaluated can be taken back."""
+        self.granule = 1 if llama_cpp.llama_model_ftype(self.handle) in _ALIKE else BLOCK
+        """What is held of a prompt is used again up to a multiple of so many tokens."""
+        self._adapters: dict[str, Any] = {}
+
+    def prompt(self, messages: Sequence[Message]) -> list[int]:
+        """The tokens of a conversation. The template writes the special ones, the first one included: none is added."""
+        turns = [{"role": message.role, "content": message.content} for message in messages]
+        try:
+            text = self._template(messages=turns).prompt
+        except (TemplateError, ValueError) as error:
+            raise UnsupportedError(f"The chat template of {self.path} refuses these messages: {error}") from error
+        return self.tokens(text, special=True)
+
+    def tokens(self, text: str, *, special: bool) -> list[int]:
+        """The tokens of a text; with `special`, the names of control tokens in it are these tokens."""
+        data = text.encode()
+        size = len(data) + 8  # mostly a token has a byte at least; llama.cpp says where there are more
+        while True:
+            tokens = (llama_cpp.llama_token * size)()
+            count = llama_cpp.llama_tokenize(self.vocab, data, len(data), tokens, size, False, special)
+            if count >= 0:
+                return list(tokens[:count])
+            size = -count
+
+    def piece(self, token: int) -> bytes:
+        """The bytes of a token, which may be part of a character."""
+        size = 32
+        while True:
+            piece = ctypes.create_string_buffer(size)
+            count = llama_cpp.llama_token_to_piece(self.vocab, token, piece, size, 0, False)
+            if count >= 0:
+                return piece.raw[:count]
+            size = -count
+
+    def ends(self, token: int) -> bool:
+        """Whether the token ends the model's turn."""
+        return bool(llama_cpp.llama_vocab_is_eog(self.vocab, token))
+
+    def adapter(self, path: str) -> Any:
+        """A LoRA adapter, which is loaded once and freed with the model."""
+        if path not in self._adapters:
+            adapter = llama_cpp.llama_adapter_lora_init(self.handle, str(Path(path).expanduser()).encode())
+            if not adapter:
+                raise DamagedModelError(f"{path} is no LoRA adapter for {self.path}: {last_error()}")
+            self._adapters[path] = adapter
+        return self._adapters[path]
+
+    @cached_property
+    def _template(self) -> Jinja2ChatFormatter:
+        template = llama_cpp.llama_model_chat_template(self.handle, None)
+        if not template:
+            raise UnsupportedError(f"{self.path} has no chat template.", "Use an instruction-tuned model.")
+        bos, eos = (self._special(token) for token in (llama_cpp.llama_vocab_bos, llama_cpp.llama_vocab_eos))
+        return Jinja2ChatFormatter(template.decode(), eos_token=eos, bos_token=bos)
+
+    def _special(self, which: Any) -> str:
+        token = which(self.vocab)
+        return "" if token < 0 else str(llama_cpp.llama_vocab_get_text(self.vocab, token).decode())

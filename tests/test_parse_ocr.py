@@ -1,0 +1,54 @@
+from __future__ import annotations
+
+import io
+
+import pytest
+from parsing import document
+
+from ragfm.errors import ParseError, SkipDocument
+from ragfm.parse import ocr, parse
+from ragfm.types import Blob
+
+Image = pytest.importorskip("PIL.Image")
+ImageDraw = pytest.importorskip("PIL.ImageDraw")
+ImageFont = pytest.importorskip("PIL.ImageFont")
+needs_ocr = pytest.mark.skipif(not ocr.has_ocr(), reason="rapidocr is not installed")
+
+
+def picture(kind: str, *texts: str) -> bytes:
+    pages = []
+    for text in texts:
+        page = Image.new("RGB", (700, 220), "white")
+        ImageDraw.Draw(page).multiline_text((30, 40), text, "black", ImageFont.load_default(34))
+        pages.append(page)
+    stream = io.BytesIO()
+    pages[0].save(stream, kind, **({"save_all": True, "append_images": pages[1:]} if len(pages) > 1 else {}))
+    return stream.getvalue()
+
+
+@needs_ocr
+@pytest.mark.slow
+def test_a_picture_and_a_scan_are_read() -> None:
+    parsed = document(picture("PNG", "All ships are\nwritten down."), "a.png")
+    assert " ".join(parsed.text.split()) == "All ships are written down."
+    assert parsed.marks == ()
+    parsed = document(picture("PDF", "The first page", "A second one"), "a.pdf")
+    assert parsed.text.split("\n\n") == ["The first page", "A second one"]
+    assert [mark.value for mark in parsed.marks] == ["1", "2"]
+
+
+def test_without_ocr_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ocr, "find_spec", lambda _: None)
+    for data, name in ((picture("PNG", "x"), "a.png"), (picture("PDF", "x"), "a.pdf")):
+        with pytest.raises(SkipDocument, match=r"a\.p.* OCR.*pip install 'ragfm\[ocr\]'"):
+            parse(Blob(data), name)
+
+
+@needs_ocr
+def test_absurd_and_damaged_pictures_are_refused() -> None:
+    header = picture("PNG", "x")
+    huge = header[:16] + (60_000).to_bytes(4, "big") * 2 + header[24:]
+    with pytest.raises(ParseError, match=r"60,000|damaged"):
+        parse(Blob(huge), "a.png")
+    with pytest.raises(ParseError, match="damaged picture"):
+        parse(Blob(header[:200]), "a.png")

@@ -1,0 +1,96 @@
+"""A language model of 100 kB with random weights, as a GGUF file, and ways to damage it."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+import numpy as np
+
+TEMPLATE = "{% for m in messages %}<s>{{ m['content'] }}</s>{% endfor %}<s>"
+
+
+def write_tiny(path: Path, *, embedding: int = 64, layers: int = 2) -> Path:
+    """A Llama of the given size, whose tokens are bytes."""
+    from gguf import GGUFWriter, TokenType
+
+    writer = GGUFWriter(path, "llama")
+    writer.add_context_length(512)
+    writer.add_embedding_length(embedding)
+    writer.add_block_count(layers)
+    writer.add_feed_forward_length(embedding)
+    writer.add_head_count(2)
+    writer.add_head_count_kv(2)
+    writer.add_layer_norm_rms_eps(1e-5)
+    writer.add_rope_dimension_count(embedding // 2)
+    writer.add_file_type(0)
+    writer.add_tokenizer_model("llama")
+    tokens = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256))]
+    writer.add_token_list(tokens)
+    writer.add_token_scores([0.0] * len(tokens))
+    special = [TokenType.UNKNOWN, TokenType.CONTROL, TokenType.CONTROL]
+    writer.add_token_types([*special, *[TokenType.BYTE] * 256])
+    for token, name in enumerate(("unk", "bos", "eos")):
+        getattr(writer, f"add_{name}_token_id")(token)
+    writer.add_chat_template(TEMPLATE)
+    chance = np.random.default_rng(0)
+
+    def tensor(name: str, *shape: int) -> None:
+        values = chance.standard_normal(shape, dtype=np.float32) / 8
+        writer.add_tensor(f"{name}.weight", values if len(shape) > 1 else values + 1)
+
+    tensor("token_embd", len(tokens), embedding)
+    tensor("output_norm", embedding)
+    for layer in range(layers):
+        for name in ("attn_norm", "ffn_norm"):
+            tensor(f"blk.{layer}.{name}", embedding)
+        for name in ("attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up", "ffn_down"):
+            tensor(f"blk.{layer}.{name}", embedding, embedding)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path
+
+
+def write_lora(path: Path, *, layer: int, size: int, seed: int = 0, architecture: str = "llama") -> Path:
+    """A LoRA adapter of rank 1 on one layer, strong enough to change the text."""
+    from gguf import GGUFWriter
+
+    writer = GGUFWriter(path, architecture)
+    writer.add_string("general.type", "adapter")
+    writer.add_string("adapter.type", "lora")
+    writer.add_float32("adapter.lora.alpha", 1.0)
+    chance = np.random.default_rng(seed)
+    for name, shape in [("lora_a", (1, size)), ("lora_b", (size, 1))]:
+        values = chance.standard_normal(shape, dtype=np.float32) * 3
+        writer.add_tensor(f"blk.{layer}.attn_output.weight.{name}", values)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path
+
+
+def damage(data: bytes, seed: int) -> bytes:
+    """The same file with bits turned, a page of zeros or noise, a large number, or an end that is missing."""
+    chance = random.Random(seed)
+    header = data.index(b"token_embd") + 2000  # most of what goes wrong goes wrong there
+    spread = header if chance.random() < 0.8 else len(data)
+    damaged = bytearray(data)
+    kind = seed % 5
+    if kind == 0:
+        for _ in range(chance.choice((1, 3, 30))):
+            damaged[chance.randrange(spread)] ^= 1 << chance.randrange(8)
+    elif kind == 1:
+        at, size = chance.randrange(spread), chance.choice((1, 8, 512, 4096))
+        damaged[at : at + size] = bytes(size)
+    elif kind == 2:
+        at, size = chance.randrange(spread), chance.choice((4, 64, 512))
+        damaged[at : at + size] = chance.randbytes(size)
+    elif kind == 3:
+        at = chance.randrange(spread)
+        damaged[at : at + 8] = chance.choice((2**64 - 1, 2**63, 2**32, 2**31 - 1, 10**6)).to_bytes(8, "little")
+    else:
+        del damaged[chance.randrange(len(data)) :]
+    return bytes(damaged)
