@@ -164,7 +164,7 @@ class Training:
     def run(self, progress: Callable[[Progress], None] | None = None) -> dict[str, Any]:
         """Train to the end, from where a checkpoint in the folder stands; gives what was measured.
 
-        Raises DataError where the folder holds another training. Interrupted, it leaves a checkpoint.
+        Raises DataError where the folder holds another training.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
         self._check_disk()
@@ -172,22 +172,18 @@ class Training:
         self.model.train()
         start, saved = time.monotonic() - self.state.seconds, time.monotonic()
         first, begun, tokens = self.state.step, time.monotonic(), 0
-        try:
-            while self.state.step < len(self.steps) and not self.state.ended:
-                tokens += sum(self._padded(part) for part in self.steps[self.state.step])
-                loss = self._step()
-                self.state.seconds = time.monotonic() - start
-                if self.state.step % self.validate_every == 0 or self.state.step == len(self.steps):
-                    self._validate()
-                if progress:
-                    each = (time.monotonic() - begun) / (self.state.step - first)
-                    progress(self._progress(loss, tokens / (time.monotonic() - begun), each))
-                if time.monotonic() - saved >= self.settings.checkpoint_seconds:
-                    self._save()
-                    saved = time.monotonic()
-        except KeyboardInterrupt:
-            self._save()
-            raise
+        while self.state.step < len(self.steps) and not self.state.ended:
+            tokens += sum(self._padded(part) for part in self.steps[self.state.step])
+            loss = self._step()
+            self.state.seconds = time.monotonic() - start
+            if self.state.step % self.validate_every == 0 or self.state.step == len(self.steps):
+                self._validate()
+            if progress:
+                each = (time.monotonic() - begun) / (self.state.step - first)
+                progress(self._progress(loss, tokens / (time.monotonic() - begun), each))
+            if time.monotonic() - saved >= self.settings.checkpoint_seconds:
+                self._save()
+                saved = time.monotonic()
         self._save()
         if self._valid:
             tensors, _ = checkpoint.read_tensors(self.folder / BEST)
