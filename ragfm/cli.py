@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ragfm import __version__
+from ragfm.cli_adapt import adapt
 from ragfm.cli_answers import answers
 from ragfm.cli_chat import chat
 from ragfm.cli_compare import compare_command
@@ -119,7 +120,7 @@ def ragfm(context: click.Context) -> None:
         logging.getLogger(chatty).setLevel(logging.WARNING)
 
 
-for command in (*COMMANDS, chat, compare_command, evaluation, log, models, tune, watch):
+for command in (*COMMANDS, adapt, chat, compare_command, evaluation, log, models, tune, watch):
     ragfm.add_command(command)
 evaluation.add_command(answers)
 

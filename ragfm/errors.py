@@ -7,6 +7,7 @@
     ├── UnsupportedError            this reader, index or format can't do what was asked
     ├── ModelNotFoundError          a model is neither a path nor installed, cached or reachable
     ├── DamagedModelError           a model's weights are not those that were pinned, or can't be read
+    ├── AdapterMismatchError        an adapter was trained on other weights, or for another prompt
     ├── ReaderBusyError             a reader has as many requests as it takes; ask again later
     ├── EmbeddingError              an embedder gave vectors that can't be used
     ├── SourceError                 a source can't be listed, or overlaps another one
@@ -22,7 +23,7 @@
     │   ├── EmbedderMismatchError   the collection was made with another embedder
     │   └── DamagedCollectionError  the catalog is damaged or lost commits
     ├── LogError                    the answer log can't be read or written
-    ├── DataError                   the questions or a run of an evaluation can't be read, or don't fit
+    ├── DataError                   questions, a run of an evaluation or examples can't be read, or don't fit
     ├── ExtractionError             a structured answer is cut off, or does not meet its schema
     ├── FilterError                 a filter can't be read
     └── TooLongError                a text is longer than a model's window
@@ -34,6 +35,7 @@ A message says what happened and where; `hint` says what to do next.
 from __future__ import annotations
 
 __all__ = [
+    "AdapterMismatchError",
     "CollectionBusyError",
     "CollectionError",
     "CollectionNotFound",
@@ -105,6 +107,10 @@ class DamagedModelError(RagfmError):
     """A model's weights are not those that were pinned, or can't be read."""
 
 
+class AdapterMismatchError(RagfmError):
+    """An adapter was trained on other weights than those it is to be used with, or for another prompt."""
+
+
 class ReaderBusyError(RagfmError):
     """A reader serves as many requests as it can, and as many as it takes wait already."""
 
@@ -166,7 +172,7 @@ class LogError(RagfmError):
 
 
 class DataError(RagfmError):
-    """The questions or a run of an evaluation can't be read, or don't fit to what they are used with."""
+    """Questions, a run of an evaluation or training examples can't be read, or don't fit what they are used with."""
 
 
 class ExtractionError(RagfmError):

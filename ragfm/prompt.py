@@ -5,16 +5,18 @@ Counted with the reader's own tokenizer, after its chat template; a passage is s
 
 from __future__ import annotations
 
+import json
 import re
 from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from hashlib import blake2b
 
 from ragfm.errors import ContextOverflowError
 from ragfm.types import Dropped, Hit, Message, Reader
 
-__all__ = ["ABSTENTION", "Prompt", "build_prompt", "is_abstention", "without_control_tokens"]
+__all__ = ["ABSTENTION", "Prompt", "build_prompt", "is_abstention", "prompt_fingerprint", "without_control_tokens"]
 
 ABSTENTION = "I don't know."
 """The answer where the passages don't have one."""
@@ -83,6 +85,17 @@ def build_prompt(
             for hit in hits[shown:]
         ),
     )
+
+
+def prompt_fingerprint(*, only: bool = True) -> str:
+    """A hash of the words and the layout of all that a prompt has beside question and passages.
+
+    An adapter has learned to answer one prompt; with another it does harm.
+    """
+    hits = [Hit("uri", "text", 0, 4, n, None, {}, context=context) for n, context in enumerate(["", "context"])]
+    past = (Message("user", "before"), Message("assistant", ABSTENTION))
+    messages = [[message.role, message.content] for message in _messages("q", hits, past, only=only)]
+    return blake2b(json.dumps(messages).encode(), digest_size=16).hexdigest()
 
 
 def _recent(history: Sequence[Message], question: str, reader: Reader, room: int) -> Sequence[Message]:

@@ -8,12 +8,13 @@ from dataclasses import dataclass, replace
 from functools import cache, partial
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
+from ragfm.adapter import serving_adapter
 from ragfm.answer_log import AnswerLog, Circumstances
 from ragfm.errors import CollectionError
 from ragfm.followup import stand_alone
 from ragfm.ground import composed, grounded
 from ragfm.passages import arrange, distinct
-from ragfm.prompt import ABSTENTION, Prompt, build_prompt, is_abstention
+from ragfm.prompt import ABSTENTION, Prompt, build_prompt, is_abstention, prompt_fingerprint
 from ragfm.readers import load_reader
 from ragfm.types import Answer, Sampling, Usage
 
@@ -35,8 +36,9 @@ class Rag:
     """Answers questions from a collection's documents.
 
     `reader` is a name or an object, by default that of the settings; `k` is how many passages it is given at most.
-    Other numbers come from the collection's settings. `log` is the answer log, where the settings ask for one.
-    Thread-safe.
+    `adapter` is a folder that `ragfm adapt` made, or a GGUF file; for a reader by name it is checked, and refused where
+    it was trained on another model or for another prompt. Other numbers come from the collection's settings. `log` is
+    the answer log, where the settings ask for one. Thread-safe.
     """
 
     def __init__(
@@ -46,13 +48,16 @@ class Rag:
         self.collection = collection
         settings = self._settings = collection.settings.ask
         self.k = settings.k if k is None else k
-        self.sampling = Sampling(max_tokens=settings.answer_tokens, adapter=adapter)
         if reader is None or isinstance(reader, str):
             self._reader_name = reader or collection.settings.reader
+            if adapter:
+                fingerprint = prompt_fingerprint(only=settings.mode != "open")
+                adapter = serving_adapter(adapter, self._reader_name, fingerprint)
             self.reader: Reader = load_reader(self._reader_name, context_tokens=settings.context_tokens)
         else:
             self._reader_name = type(reader).__name__
             self.reader = reader
+        self.sampling = Sampling(max_tokens=settings.answer_tokens, adapter=adapter)
         self.log = AnswerLog.beside(collection.path) if settings.log else None
 
     def ask(
@@ -124,6 +129,29 @@ class Rag:
         )  # fmt: skip
         return replace(found, log_id=self.log.record(found.answer, how)) if self.log else found
 
+    def choose(self, hits: Sequence[Hit]) -> tuple[list[Hit], list[Dropped]]:
+        """Of hits, best first, those to answer from; and what of the ones before the last only says them again."""
+        return distinct(hits, self.k) if self._settings.distinct else (list(hits[: self.k]), [])
+
+    def prompt(self, question: str, hits: Sequence[Hit]) -> Prompt:
+        """What the reader is asked, from these hits. Raises ContextOverflowError where the question does not fit."""
+        return self._prompt(question, hits, tokens=self.sampling.max_tokens or 1, only=self._settings.mode != "open")
+
+    def _prompt(
+        self, question: str, hits: Sequence[Hit], history: Sequence[Message] = (), *, tokens: int, only: bool,
+        ask: str | None = None,
+    ) -> Prompt:  # fmt: skip
+        return build_prompt(
+            question,
+            hits,
+            self.reader,
+            history=history,
+            answer_tokens=tokens,
+            arrange=self._arrangement(),
+            only=only,
+            ask=ask,
+        )
+
     def _circumstances(self, prompt: Prompt | None, start: float) -> Circumstances:
         return Circumstances(
             self._reader_name, self.sampling.adapter, self.collection.groups, prompt, start, time.monotonic() - start
@@ -154,25 +182,13 @@ class Rag:
         hits, chosen, twice = (given, given, []) if given is not None else self._search(asked.query, asked.filter)
         if not hits and only:
             return hits, None
-        prompt = build_prompt(
-            asked.in_prompt,
-            chosen,
-            self.reader,
-            history=asked.history,
-            answer_tokens=tokens,
-            arrange=self._arrangement(),
-            only=only,
-            ask=ask,
-        )
+        prompt = self._prompt(asked.in_prompt, chosen, asked.history, tokens=tokens, only=only, ask=ask)
         return hits, replace(prompt, dropped=(*twice, *prompt.dropped))
 
     def _search(self, query: str, filter: str | None) -> tuple[Sequence[Hit], Sequence[Hit], list[Dropped]]:
         """The hits, best first; those to answer from; and the others, which only say again what a better one says."""
-        if not self._settings.distinct:
-            hits = self.collection.search(query, self.k, filter=filter)
-            return hits, hits, []
-        hits = self.collection.search(query, _SPARE * self.k, filter=filter)
-        chosen, twice = distinct(hits, self.k)
+        hits = self.collection.search(query, (_SPARE if self._settings.distinct else 1) * self.k, filter=filter)
+        chosen, twice = self.choose(hits)
         return hits[: len(chosen) + len(twice)], chosen, twice
 
     def _arrangement(self) -> Callable[[Sequence[Hit]], list[Hit]]:

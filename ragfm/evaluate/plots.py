@@ -76,6 +76,27 @@ def curve(points: Sequence[tuple[float, float]], x_label: str, y_label: str, lab
     return _svg(parts, ground + 48, label)
 
 
+def lines(series: Mapping[str, Sequence[tuple[float, float]]], x_label: str, label: str) -> str:
+    """Lines through the points of each series, on scales from 0 to the largest; the second one in another colour."""
+    ground, width = _ABOVE + _HEIGHT, _WIDTH - _LEFT - 20
+    points = [point for line in series.values() for point in line] or [(1.0, 1.0)]
+    right, top = max(x for x, _ in points) or 1, max(y for _, y in points) or 1
+    parts = []
+    for tick in range(5):
+        x, y = _LEFT + width * tick / 4, ground - _HEIGHT * tick / 4
+        parts += [_line(x, _ABOVE, x, ground, "soft"), _line(_LEFT, y, _LEFT + width, y, "soft")]
+        parts.append(_text(x, ground + 18, f"{right * tick / 4:.3g}", "middle", "small"))
+        parts.append(_text(_LEFT - 10, y + 4, f"{top * tick / 4:.3g}", "end", "small"))
+    for number, (name, line) in enumerate(series.items()):
+        kind = "path" if number == 0 else "path second"
+        path = " ".join(f"{_LEFT + width * x / right:.1f},{ground - _HEIGHT * y / top:.1f}" for x, y in line)
+        parts.append(f'<polyline class="{kind}" points="{path}"><title>{escape(name)}</title></polyline>')
+        parts.append(_line(_LEFT + 150 * number, 16, _LEFT + 150 * number + 18, 16, "mark" if number else "line"))
+        parts.append(_text(_LEFT + 150 * number + 24, 20, name, "start", "small"))
+    parts.append(_text(_LEFT + width, ground + 38, x_label, "end"))
+    return _svg(parts, ground + 48, label)
+
+
 def distribution(values: Sequence[float], marks: Mapping[str, float], label: str) -> str:
     """How values > 0 are spread, on a logarithmic scale, with lines where the `marks` are."""
     logs = [math.log10(max(value, _LEAST)) for value in values]

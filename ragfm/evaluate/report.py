@@ -34,7 +34,7 @@ p.dim, .dim { color: var(--dim); } p { margin: .4rem 0; }
 svg { width: 100%; height: auto; } text { fill: var(--text); font-size: 13px; } text.small { font-size: 12px; }
 .bar { fill: var(--bar); } .miss { fill: var(--miss); } .soft { stroke: var(--soft); }
 .line { stroke: var(--text); stroke-width: 1.4; } .mark { stroke: var(--miss); stroke-width: 1.4; }
-.path { fill: none; stroke: var(--bar); stroke-width: 2; }
+.path { fill: none; stroke: var(--bar); stroke-width: 2; } .path.second { stroke: var(--miss); }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
 th, td { text-align: left; padding: .25rem 1.4rem .25rem 0; border-bottom: 1px solid var(--soft); font-weight: normal; }
 th { color: var(--dim); }

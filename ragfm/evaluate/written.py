@@ -12,8 +12,9 @@ import re
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
-from ragfm.errors import DataError, TooLongError
+from ragfm.errors import DataError, TooLongError, UnsupportedError
 from ragfm.evaluate.data import Gold, Question
+from ragfm.evaluate.matching import holds
 from ragfm.evaluate.measures import rank_hits
 from ragfm.text import sentence_spans
 from ragfm.types import Message, Sampling
@@ -27,6 +28,13 @@ _SHORTEST = 80
 _DEPTH, _SHARE = 20, 20  # how deep it may be found: in the first 20, but of few chunks in a twentieth of them
 _TRIES = 4  # stretches for each question that is wanted, at most
 _ASK = "Write one question that the text above answers. Name what it is about, as nobody sees the text."
+_ASK_BOTH = (
+    "Write one question that the text above answers, and its answer, a few words that stand in the text. Name what the "
+    "question is about, as nobody sees the text."
+)
+_GRAMMAR = r"""root ::= "Question: " [^?\n]+ "?\nAnswer: " [^\n]+ "\n" """
+_MOST_WORDS = 12
+"""Of an answer that a reader writes."""
 _NAMES_NOTHING = re.compile(r"\b(?:text|passage|paragraph|document|article|author|above)\b", re.IGNORECASE)
 
 
@@ -36,20 +44,22 @@ def write_questions(
     count: int,
     *,
     seed: int = 0,
+    answers: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> list[Question]:
     """As many questions as are wanted, each with the stretch of a document that it was written from; fewer at need.
 
-    A question is kept where the stretch is among the first 20 hits of the dense or of the keyword index. Raises
-    DataError where the collection holds no text.
+    A question is kept where the stretch is among the first 20 hits of the dense or of the keyword index. With `answers`
+    the reader writes an answer too, and the question is kept where its words stand in the stretch. Raises DataError
+    where the collection holds no text.
     """
     depth = max(1, min(_DEPTH, collection.status().chunks // _SHARE))
     questions: dict[str, Question] = {}
     for number, gold in enumerate(_stretches(collection, count * _TRIES, seed)):
         text = collection.document(gold.uri).text[gold.start : gold.end]
-        asked = _question(reader, text)
-        if asked and asked not in questions:
-            question = Question(str(number), asked, (gold,))
+        asked, answer = _question_and_answer(reader, text) if answers else (_question(reader, text), None)
+        if asked and asked not in questions and not (answers and answer is None):
+            question = Question(str(number), asked, (gold,), (answer,) if answer else ())
             if _found_again(collection, question, depth):
                 questions[asked] = question
                 if progress:
@@ -82,6 +92,28 @@ def _question(reader: Reader, text: str) -> str | None:
     """The question that the reader writes; nothing where it is none, or makes no sense without the text."""
     with reader.stream([Message("user", f"{text}\n\n{_ASK}")], Sampling(max_tokens=64)) as stream:
         written = "".join(stream).strip()
+    return _checked(written)
+
+
+def _question_and_answer(reader: Reader, text: str) -> tuple[str | None, str | None]:
+    """Both as the reader writes them; no answer where it does not stand in the text, or in the question already."""
+    messages = [Message("user", f"{text}\n\n{_ASK_BOTH}")]
+    try:
+        stream = reader.stream(messages, Sampling(max_tokens=96, grammar=_GRAMMAR))
+    except UnsupportedError:  # a reader without grammars may still write it so
+        stream = reader.stream(messages, Sampling(max_tokens=96))
+    with stream:
+        written = "".join(stream).strip()
+    asked, _, rest = written.partition("?")
+    answer = (rest.partition("Answer:")[2].strip().splitlines() or [""])[0].strip(" *\"'“”.")
+    question = _checked(f"{asked}?" if rest else "")
+    words = answer.split()
+    if not question or not 0 < len(words) <= _MOST_WORDS or not holds(text, [answer]) or holds(question, [answer]):
+        return question, None
+    return question, answer
+
+
+def _checked(written: str) -> str | None:
     line = (written.split("?")[0].splitlines() or [""])[-1]
     question = line.strip(" *").removeprefix("Question:").strip(" *\"'“”")
     words = question.split()

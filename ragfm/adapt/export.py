@@ -1,0 +1,137 @@
+"""An adapter in the form that another reader wants, and whether both readers then say the same."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ragfm.adapt.base import Base
+from ragfm.adapt.examples import Example
+from ragfm.adapt.gguf_lora import Shape, gguf_to_peft, peft_to_gguf
+from ragfm.adapt.methods import load_peft
+from ragfm.adapt.result import save_model
+from ragfm.adapt.validate import greedy
+from ragfm.adapter import (
+    GGUF,
+    GGUF_BASE,
+    GGUF_PROMPT,
+    RECORD,
+    AdapterRecord,
+    check_adapter,
+    learned_sha256,
+    read_record,
+)
+from ragfm.errors import DataError, UnsupportedError
+from ragfm.evaluate.matching import token_f1
+from ragfm.store.durable import write_durably
+
+_TOKENS = 48  # of a text that is compared
+
+
+@dataclass(frozen=True, slots=True)
+class Agreement:
+    """How many texts two readers say alike. `f1`: the mean token F1 between them; `different`: those that differ."""
+
+    prompts: int
+    equal: int
+    f1: float
+    different: tuple[tuple[str, str], ...]
+
+
+def export_adapter(
+    adapter: str | Path, form: str, *, out: str | Path | None = None, base: str | None = None, dtype: str = "f16"
+) -> Path:
+    """Write an adapter as `gguf`, `merged` or `peft`; gives where it is.
+
+    `base` is by default the model it was trained on. Raises UnsupportedError for what the form can't hold, and
+    AdapterMismatchError for another base.
+    """
+    path = Path(adapter).expanduser()
+    if form == "peft":
+        return _to_peft(path, out, base)
+    record = read_record(path)
+    name = base or record.base["name"]
+    if record.method == "full":
+        raise UnsupportedError(f"{path} has whole weights, not an adapter.", "Name the folder as the reader.")
+    if form == "gguf":
+        target = Path(out) if out else path / GGUF
+        target.parent.mkdir(parents=True, exist_ok=True)
+        about = {GGUF_BASE: record.base["sha256"], GGUF_PROMPT: record.prompt}
+        about |= {"general.license": record.licence} if record.licence else {}
+        config = _base(name, path).model.config
+        peft_to_gguf(path, target, Shape.of(config), dtype=dtype, about=about)
+        return target
+    if out is None:
+        raise DataError("Whole weights need a folder of their own.", "Name it with --out.")
+    if record.method in ("prefix", "prompt"):
+        raise UnsupportedError(f"{record.method} puts tokens before the prompt: no weights hold them.",
+                               "It serves with transformers and peft alone.")  # fmt: skip
+    loaded = _base(name, path)
+    save_model(with_adapter(loaded, path).merge_and_unload(), loaded, Path(out), whole=True)
+    return Path(out)
+
+
+def with_adapter(base: Base, folder: str | Path) -> Any:
+    """The model with an adapter of PEFT's form, ready to be asked."""
+    return load_peft().PeftModel.from_pretrained(base.model, str(folder)).eval()
+
+
+def compare_readers(
+    adapter: str | Path, gguf: str | Path, examples: Sequence[Example], *, base: str | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Agreement:  # fmt: skip
+    """Ask all prompts of transformers with the adapter, and of llama.cpp with the GGUF adapter, both greedily.
+
+    llama.cpp needs the base as a GGUF file. What it multiplies is rounded otherwise, so that a text may turn where two
+    tokens are nearly as likely.
+    """
+    from ragfm.readers import load_reader
+    from ragfm.types import Sampling
+
+    folder = Path(adapter).expanduser()
+    loaded = _base(base or read_record(folder).base["name"], folder)
+    if not loaded.path.is_file():
+        raise UnsupportedError(f"llama.cpp reads GGUF files, and {loaded.path} is a folder.", "Name the file: --base.")
+    if not examples:
+        raise DataError("There is no prompt to compare by.", "Name a file of examples.")
+    model = with_adapter(loaded, folder)
+    reader = load_reader(f"llama-cpp:{loaded.name}")
+    sampling = Sampling(max_tokens=_TOKENS, adapter=str(gguf))
+    pairs = []
+    for number, example in enumerate(examples, 1):
+        one = greedy(model, loaded, loaded.prompt(example.messages), _TOKENS)
+        with reader.stream(example.messages, sampling) as stream:
+            other = "".join(stream).strip()
+        pairs.append((one, other))
+        if progress:
+            progress(number, len(examples))
+    different = tuple(pair for pair in pairs if pair[0] != pair[1])
+    f1 = sum(1.0 if one == other else token_f1(one, other) for one, other in pairs) / len(pairs)
+    return Agreement(len(pairs), len(pairs) - len(different), round(f1, 4), different)
+
+
+def _base(name: str, adapter: Path) -> Base:
+    base = Base(name)
+    check_adapter(adapter, base.path)
+    return base
+
+
+def _to_peft(path: Path, out: str | Path | None, name: str | None) -> Path:
+    if path.is_dir():
+        raise UnsupportedError(f"{path} is in PEFT's form already.", "Name a GGUF adapter.")
+    if out is None or name is None:
+        raise DataError("From GGUF it needs to know the base, and a folder.", "Name them with --base and --out.")
+    base = _base(name, path)
+    modules = [module for module, layer in base.model.named_modules() if isinstance(layer, torch.nn.Linear)]
+    modules = [module for module in modules if base.model.get_submodule(module) is not base.model.lm_head]
+    folder = Path(out)
+    if (folder / RECORD).exists():
+        raise DataError(f"{folder} holds an adapter already.", "Name another folder, or remove it.")
+    said = gguf_to_peft(path, folder, Shape.of(base.model.config), modules, base=name)
+    record = AdapterRecord("lora", {"name": name, "sha256": base.sha256}, said[GGUF_PROMPT], learned_sha256(folder))
+    write_durably(folder / RECORD, record.to_json())
+    return folder

@@ -1,0 +1,336 @@
+"""Training: from examples to an adapter's folder, resumable at any moment.
+
+    examples ─encode→ tokens ─order→ steps ─┬─ loss on the completions → optimizer → checkpoint, now and then
+                                            └─ validation → the best so far is kept, and it ends where none comes
+
+With the same seed and machine a training that was killed and resumed loses what one that was not loses.
+"""
+
+from __future__ import annotations
+
+import math
+import shutil
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal, TypeAlias
+
+import torch
+
+from ragfm.adapt import checkpoint
+from ragfm.adapt.base import Base, Encoded, in_bfloat16
+from ragfm.adapt.batches import Step, batches, loss_of, order
+from ragfm.adapt.checkpoint import BEST, CHECKPOINT
+from ragfm.adapt.examples import Example, digest
+from ragfm.adapt.methods import RATES, MethodSettings, adapted, halved
+from ragfm.adapt.validate import answers_score
+from ragfm.adapter import RECORD
+from ragfm.errors import DataError, RagfmError
+
+Judge: TypeAlias = Literal["loss", "answers"]
+_CLIP = 1.0
+_MOST_TOKENS = 2048  # of a batch that goes through the model at once
+
+
+@dataclass(frozen=True, slots=True)
+class TrainSettings:
+    """How it is trained. `batch` is how many examples make a step; `rate` the highest learning rate, by method.
+
+    The rate rises for the share `warmup` of the steps and falls by a cosine. `judge` says what validation measures,
+    every `validate_every` steps; after `patience` validations without a better one training ends. `most_tokens`: longer
+    examples are left out.
+    """
+
+    method: MethodSettings = MethodSettings()  # noqa: RUF009  frozen
+    epochs: float = 1.0
+    batch: int = 16
+    rate: float | None = None
+    warmup: float = 0.05
+    judge: Judge = "loss"
+    validate_every: int | None = None
+    patience: int = 3
+    most_tokens: int = 2048
+    checkpoint_seconds: float = 60.0
+    seed: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """What a training takes, from a few batches that were measured. `peak_mb` is of the process, or of the GPU."""
+
+    seconds: float
+    peak_mb: float
+    disk_mb: float
+    tokens_per_second: float
+    learned: int
+    parameters: int
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """Where a training is. `valid` is the last validation: a loss, or a score of answers; None before the first."""
+
+    step: int
+    steps: int
+    loss: float
+    valid: float | None
+    tokens_per_second: float
+    seconds_left: float
+
+
+@dataclass
+class _State:
+    """What changes, and is kept in a checkpoint."""
+
+    step: int = 0
+    seconds: float = 0.0
+    best: float = math.inf
+    best_step: int = 0
+    worse: int = 0
+    ended: bool = False
+    losses: list[tuple[int, float]] = field(default_factory=list)
+    valid: list[tuple[int, float]] = field(default_factory=list)
+
+
+class Training:
+    """A training of one base on some examples, into a folder.
+
+    `examples` that don't fit are left out and counted in `too_long`. Raises DataError where none is left.
+    """
+
+    def __init__(
+        self, base: Base, examples: Sequence[Example], folder: str | Path, settings: TrainSettings = TrainSettings(),
+        *, valid: Sequence[Example] = (),
+    ) -> None:  # fmt: skip
+        self.base, self.settings, self.folder = base, settings, Path(folder)
+        self._most = min(settings.most_tokens, base.window)
+        encoded, fitting_valid = self._fitting(examples), self._fitting(valid)
+        self.too_long = len(examples) + len(valid) - len(encoded) - len(fitting_valid)
+        if not encoded:
+            long = f" of at most {self._most} tokens" if examples else ""
+            raise DataError(f"There is no example{long} to train with.", "Make some with `ragfm adapt data`.")
+        self._train = [tokens for _, tokens in encoded]
+        self._valid = fitting_valid
+        self.examples, self.valid_examples = len(self._train), len(self._valid)
+        lengths = [len(tokens.ids) for tokens in self._train]
+        self.steps: list[Step] = order(lengths, settings.epochs, settings.batch, _MOST_TOKENS, settings.seed)
+        self.tokens = sum(lengths[at] for step in self.steps for part in step for at in part)
+        self.facts = {
+            "base": base.sha256,
+            "examples": digest([example for example, _ in encoded]),
+            "valid": digest([example for example, _ in self._valid]),
+            **{key: value for key, value in asdict(settings).items() if key != "checkpoint_seconds"},
+        }
+        self.state = _State()
+        self.settled = False
+        self._bfloat16 = in_bfloat16(base.device)
+        torch.manual_seed(settings.seed)
+        self.model = adapted(base.model, settings.method, base.name)
+        if self._bfloat16 and settings.method.method != "full":
+            halved(base.model)
+        self._learned = list(checkpoint.learned(self.model).values())
+        rate = settings.rate or RATES[settings.method.method]
+        self._optimizer = torch.optim.AdamW(self._learned, lr=rate, weight_decay=0.0)
+        self._rate = rate
+
+    @property
+    def validate_every(self) -> int:
+        """Steps from one validation to the next."""
+        return self.settings.validate_every or max(1, math.ceil(len(self.steps) / 10))
+
+    def estimate(self) -> Estimate:
+        """Measure the longest batch and a middle one, and tell from them; changes nothing."""
+        chance = torch.get_rng_state()
+        parts = sorted((part for step in self.steps for part in step), key=self._padded)
+        self._measured(parts[-1])
+        middle = parts[len(parts) // 2]
+        speed = self._padded(middle) / self._measured(middle)
+        torch.set_rng_state(chance)
+        passes = sum(self._padded(part) for part in parts)
+        validations = len(self.steps) // self.validate_every + 1
+        valid = validations * sum(len(tokens.ids) for _, tokens in self._valid) * 0.4  # no way back
+        size = sum(parameter.numel() for parameter in self._learned)
+        return Estimate(
+            seconds=(passes + valid) / speed,
+            peak_mb=_peak_mb(self.base.device) + size * 8 / 2**20,
+            disk_mb=self._disk_mb,
+            tokens_per_second=speed,
+            learned=size,
+            parameters=sum(parameter.numel() for parameter in self.model.parameters()),
+        )
+
+    def run(self, progress: Callable[[Progress], None] | None = None) -> dict[str, Any]:
+        """Train to the end, from where a checkpoint in the folder stands; gives what was measured.
+
+        Raises DataError where the folder holds another training.
+        """
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self._check_disk()
+        self._resume()
+        self.model.train()
+        start, saved = time.monotonic() - self.state.seconds, time.monotonic()
+        first, begun, tokens = self.state.step, time.monotonic(), 0
+        while self.state.step < len(self.steps) and not self.state.ended:
+            tokens += sum(self._padded(part) for part in self.steps[self.state.step])
+            loss = self._step()
+            self.state.seconds = time.monotonic() - start
+            if self.state.step % self.validate_every == 0 or self.state.step == len(self.steps):
+                self._validate()
+            if progress:
+                each = (time.monotonic() - begun) / (self.state.step - first)
+                progress(self._progress(loss, tokens / (time.monotonic() - begun), each))
+            if time.monotonic() - saved >= self.settings.checkpoint_seconds:
+                self._save()
+                saved = time.monotonic()
+        self._save()
+        if self._valid:
+            tensors, _ = checkpoint.read_tensors(self.folder / BEST)
+            checkpoint.put(self.model, tensors)
+        self.settled = True
+        return self._numbers(tokens / max(1e-9, time.monotonic() - begun))
+
+    def _fitting(self, examples: Sequence[Example]) -> list[tuple[Example, Encoded]]:
+        pairs = [(example, self.base.encode(example)) for example in examples]
+        return [(example, tokens) for example, tokens in pairs if len(tokens.ids) <= self._most]
+
+    def _padded(self, part: Sequence[int]) -> int:
+        return len(part) * max(len(self._train[at].ids) for at in part)
+
+    def _step(self) -> float:
+        """One step of the optimizer; gives the loss of a token."""
+        parts = self.steps[self.state.step]
+        total = sum(len(self._train[at].ids) - self._train[at].start for part in parts for at in part)
+        lost = 0.0
+        for part in parts:
+            with self._autocast():
+                loss, _ = loss_of(self.model, [self._train[at] for at in part], self.base.pad, self.base.device)
+            (loss / total).backward()  # type: ignore[no-untyped-call]
+            lost += loss.item()
+        torch.nn.utils.clip_grad_norm_(self._learned, _CLIP)
+        for group in self._optimizer.param_groups:
+            group["lr"] = self._rate * self._scale(self.state.step)
+        self._optimizer.step()
+        self._optimizer.zero_grad(set_to_none=True)
+        self.state.step += 1
+        self.state.losses.append((self.state.step, lost / total))
+        if not math.isfinite(lost):
+            raise DataError(f"The loss is {lost} at step {self.state.step}.", "Train with a lower learning rate.")
+        return lost / total
+
+    def _scale(self, step: int) -> float:
+        """The learning rate of a step, as a share of the highest."""
+        warm = max(1, round(self.settings.warmup * len(self.steps)))
+        if step < warm:
+            return (step + 1) / warm
+        return 0.5 * (1 + math.cos(math.pi * (step - warm) / max(1, len(self.steps) - warm)))
+
+    def _validate(self) -> None:
+        if not self._valid:
+            return
+        self.model.eval()
+        with torch.no_grad(), self._autocast():
+            if self.settings.judge == "answers":
+                value = answers_score(self.model, self.base, [example for example, _ in self._valid])
+            else:
+                value = self._valid_loss()
+        self.model.train()
+        self.state.valid.append((self.state.step, value))
+        lower = value if self.settings.judge == "loss" else -value
+        if lower < self.state.best:
+            self.state.best, self.state.best_step, self.state.worse = lower, self.state.step, 0
+            tensors = {f"model.{name}": value for name, value in checkpoint.learned(self.model).items()}
+            checkpoint.write_tensors(self.folder / BEST, tensors, {"step": self.state.step})
+        else:
+            self.state.worse += 1
+            self.state.ended = self.state.worse >= self.settings.patience
+
+    def _valid_loss(self) -> float:
+        tokens = [one for _, one in self._valid]
+        parts = batches(range(len(tokens)), [len(one.ids) for one in tokens], _MOST_TOKENS)
+        pairs = [loss_of(self.model, [tokens[at] for at in part], self.base.pad, self.base.device) for part in parts]
+        return sum(loss.item() for loss, _ in pairs) / sum(count for _, count in pairs)
+
+    def _measured(self, part: Sequence[int]) -> float:
+        """Seconds of a batch there and back."""
+        start = time.perf_counter()
+        with self._autocast():
+            loss, count = loss_of(self.model, [self._train[at] for at in part], self.base.pad, self.base.device)
+        (loss / count).backward()  # type: ignore[no-untyped-call]
+        if self.base.device.type == "cuda":
+            torch.cuda.synchronize()
+        self._optimizer.zero_grad(set_to_none=True)
+        return time.perf_counter() - start
+
+    @contextmanager
+    def _autocast(self) -> Iterator[None]:
+        with torch.autocast(self.base.device.type, torch.bfloat16, enabled=self._bfloat16):
+            yield
+
+    def _resume(self) -> None:
+        if (self.folder / RECORD).exists():
+            raise DataError(f"{self.folder} holds an adapter already.", "Name another folder, or remove it.")
+        path = self.folder / CHECKPOINT
+        if path.exists():
+            _, about = checkpoint.read_tensors(path)
+            checkpoint.check_same(path, about["facts"], self.facts)
+            self.state = _State(**checkpoint.load(path, self.model, self._optimizer)["state"])
+
+    @property
+    def _disk_mb(self) -> float:
+        """Two checkpoints while one is replaced, the same of the best weights, and the result; a tenth to spare."""
+        return sum(parameter.numel() for parameter in self._learned) * 4 * (2 * 3 + 2 + 1) * 1.1 / 2**20
+
+    def _check_disk(self) -> None:
+        free = shutil.disk_usage(self.folder).free / 2**20
+        if free < self._disk_mb:
+            raise RagfmError(
+                f"The disk of {self.folder} has {free:,.0f} MB left, and training needs {self._disk_mb:,.0f} MB.",
+                "Make room, or name a folder elsewhere.",
+            )
+
+    def _save(self) -> None:
+        about = {"facts": self.facts, "step": self.state.step, "state": asdict(self.state)}
+        checkpoint.save(self.folder / CHECKPOINT, self.model, self._optimizer, about)
+
+    def _progress(self, loss: float, speed: float, each: float) -> Progress:
+        valid = self.state.valid[-1][1] if self.state.valid else None
+        left = each * (len(self.steps) - self.state.step)
+        return Progress(self.state.step, len(self.steps), loss, valid, speed, left)
+
+    def _numbers(self, speed: float) -> dict[str, Any]:
+        state = self.state
+        last = [loss for _, loss in state.losses[-5:]]
+        return {
+            "examples": self.examples,
+            "valid_examples": self.valid_examples,
+            "too_long": self.too_long,
+            "steps": state.step,
+            "of_steps": len(self.steps),
+            "loss": {"first": state.losses[0][1], "last_5": sum(last) / len(last)},
+            "valid": dict(state.valid),
+            "kept_step": state.best_step if self._valid else state.step,
+            "seconds": round(state.seconds, 1),
+            "tokens_per_second": round(speed, 1),
+            "peak_mb": round(_peak_mb(self.base.device)),
+            "learned": sum(parameter.numel() for parameter in self._learned),
+            "parameters": sum(parameter.numel() for parameter in self.model.parameters()),
+            "device": str(self.base.device),
+            "threads": torch.get_num_threads(),
+            "bfloat16": self._bfloat16,
+        }
+
+
+def curves(state: Mapping[str, Any] | _State) -> dict[str, list[tuple[int, float]]]:
+    """The losses and validations of a training, by step."""
+    values = state if isinstance(state, Mapping) else asdict(state)
+    return {"training": values["losses"], "validation": values["valid"]}
+
+
+def _peak_mb(device: torch.device) -> float:
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**20
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024

@@ -1,0 +1,151 @@
+"""Adapters: what a reader was taught, and with which weights and which prompt it may be used.
+
+    FOLDER/  ragfm-adapter.json         this record, written last: a folder without it is no adapter
+             adapter_model.safetensors  what was learned, as PEFT writes it, and its adapter_config.json
+             adapter.gguf               the same for llama.cpp, where it was exported
+
+A GGUF adapter carries what is checked in itself, so that the file alone is enough.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from hashlib import sha256
+from pathlib import Path
+from typing import Any, Literal, TypeAlias, get_args
+
+from ragfm.errors import AdapterMismatchError, DamagedModelError, ModelNotFoundError
+
+__all__ = [
+    "GGUF",
+    "METHODS",
+    "RECORD",
+    "WEIGHTS",
+    "AdapterRecord",
+    "check_adapter",
+    "learned_sha256",
+    "read_record",
+    "serving_adapter",
+]
+
+RECORD = "ragfm-adapter.json"
+WEIGHTS = "adapter_model.safetensors"
+GGUF = "adapter.gguf"
+GGUF_BASE, GGUF_PROMPT = "ragfm.base_sha256", "ragfm.prompt"
+FORMAT = 1
+Method: TypeAlias = Literal["lora", "dora", "qlora", "prefix", "prompt", "ia3", "full"]
+METHODS: tuple[Method, ...] = get_args(Method)
+
+
+@dataclass(frozen=True, slots=True)
+class AdapterRecord:
+    """What an adapter is. `base` has the model's `name` and the `sha256` of its weights; `prompt` is a fingerprint.
+
+    `weights` is the sha256 of what was learned, `data` the card of the examples, `numbers` what training measured.
+    """
+
+    method: str
+    base: Mapping[str, str]
+    prompt: str
+    weights: str
+    data: Mapping[str, Any] = field(default_factory=dict)
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    numbers: Mapping[str, Any] = field(default_factory=dict)
+    licence: str | None = None
+    ragfm: str = ""
+
+    def to_json(self) -> bytes:
+        """The content of the record's file."""
+        return json.dumps({"format": FORMAT, **asdict(self)}, indent=2, ensure_ascii=False).encode() + b"\n"
+
+
+def read_record(folder: str | Path) -> AdapterRecord:
+    """The record of an adapter's folder. Raises ModelNotFoundError where it is none, DamagedModelError."""
+    path = Path(folder).expanduser() / RECORD
+    if not path.is_file():
+        why = "training there has not ended" if any(path.parent.glob("*.safetensors")) else f"it has no {RECORD}"
+        raise ModelNotFoundError(f"{path.parent} is no adapter: {why}.", "`ragfm adapt train` makes one.")
+    try:
+        values = json.loads(path.read_bytes())
+        if values.pop("format") != FORMAT:
+            raise ValueError("it is of another version of ragfm")
+        return AdapterRecord(**values)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise DamagedModelError(f"{path} can't be read: {error}.", "Train or copy the adapter again.") from error
+
+
+def check_adapter(adapter: str | Path, base: str | Path, prompt: str | None = None) -> None:
+    """Raise AdapterMismatchError where an adapter was trained on other weights than `base`, or for another prompt.
+
+    `adapter` is a folder or a GGUF file; a GGUF file that doesn't say what it is for passes. `prompt` is a
+    fingerprint, see `ragfm.prompt`. Raises DamagedModelError where the weights are not those that were trained.
+    """
+    from ragfm.models import weights_sha256
+
+    path, base = Path(adapter).expanduser(), Path(base).expanduser()
+    if path.is_dir():
+        record = read_record(path)
+        wanted, asked = record.base["sha256"], record.prompt
+        if learned_sha256(path) != record.weights:
+            raise DamagedModelError(f"The weights in {path} are not what was trained.", "Train or copy them again.")
+    else:
+        wanted, asked = _gguf_says(path)
+    found = weights_sha256(base) if wanted else wanted
+    if found != wanted:
+        raise AdapterMismatchError(
+            f"The adapter {path} was trained on other weights than {base}: on sha256 {wanted}, not {found}.",
+            "Name the model that it was trained on, or train one on this model.",
+        )
+    if asked and prompt and asked != prompt:
+        raise AdapterMismatchError(
+            f"The adapter {path} was trained for another prompt than this version of ragfm asks.",
+            "Train it anew with `ragfm adapt data` and `ragfm adapt train`, or go without: --adapter none.",
+        )
+
+
+def serving_adapter(adapter: str | Path, reader: str, prompt: str) -> str:
+    """The file that a reader of that name takes: of an adapter's folder its GGUF form, checked by `check_adapter`."""
+    from ragfm.models import find_model
+
+    path = Path(adapter).expanduser()
+    if path.is_dir():
+        read_record(path)
+        path = path / GGUF
+        if not path.is_file():
+            raise ModelNotFoundError(f"{path.parent} has no {GGUF}.", f"Run `ragfm adapt export {path.parent}`.")
+    plugin, colon, model = reader.partition(":")
+    if plugin == "llama-cpp":
+        check_adapter(path, find_model(model if colon else "bundled", "reader"), prompt)
+    elif reader == "bundled" or reader.endswith(".gguf"):
+        check_adapter(path, find_model(reader, "reader"), prompt)
+    return str(path)
+
+
+def _gguf_says(path: Path) -> tuple[str, str]:
+    """The base's hash and the prompt's fingerprint that stand in a GGUF adapter; empty where they don't."""
+    from gguf import GGUFReader
+
+    if not path.is_file():
+        raise ModelNotFoundError(f"There is no adapter {path}.", "Check the path.")
+    try:
+        reader = GGUFReader(path)
+    except (ValueError, OSError, IndexError) as error:
+        raise DamagedModelError(f"{path} is not a GGUF file: {error}.", "Export the adapter again.") from error
+    said = [reader.get_field(key) for key in (GGUF_BASE, GGUF_PROMPT)]
+    base, prompt = ("" if one is None else str(one.contents()) for one in said)
+    return base, prompt
+
+
+def learned_sha256(folder: Path) -> str:
+    """The sha256 of what was learned: of the adapter's weights, or of all weights. Raises DamagedModelError."""
+    files = [folder / WEIGHTS] if (folder / WEIGHTS).is_file() else sorted(folder.glob("model*.safetensors"))
+    if not files:
+        raise DamagedModelError(f"{folder} lacks {WEIGHTS}.", "Train or copy the adapter again.")
+    digest = sha256()
+    for path in files:
+        with path.open("rb") as file:
+            while block := file.read(1 << 20):
+                digest.update(block)
+    return digest.hexdigest()

@@ -1,0 +1,172 @@
+"""Examples to train with: what they show, what they answer, what is kept apart."""
+
+from __future__ import annotations
+
+import json
+import random
+from pathlib import Path
+
+import pytest
+from shell import Shell
+
+from ragfm import Collection, Rag
+from ragfm.adapt import Dataset, Recipe, build_examples, held_out, read_examples
+from ragfm.adapt.near_misses import near_misses
+from ragfm.errors import DataError
+from ragfm.evaluate import Gold, Question, write_questions
+from ragfm.evaluate.matching import holds
+from ragfm.prompt import ABSTENTION, prompt_fingerprint
+from ragfm.testing import ScriptedReader
+
+TOWNS = "Aldon Brista Corvel Dunmar Elsick Farrow Gosten Hadley".split()
+
+
+@pytest.fixture
+def towns(tmp_path: Path, collection: Collection) -> Collection:
+    folder = tmp_path / "towns"
+    folder.mkdir()
+    for number, town in enumerate(TOWNS):
+        (folder / f"{town}.txt").write_text(
+            f"The town of {town} was founded in {1500 + 7 * number} by fishermen from the coast.\n\n"
+            f"In {town} there are {200 + 13 * number} houses, and the oldest one is a mill.\n"
+        )
+    collection.sync(folder)
+    return collection
+
+
+def asked(number: int, town: str) -> list[Question]:
+    golds = (Gold(f"towns/{town}.txt"),)
+    return [
+        Question(f"{town} year", f"In which year was the town of {town} founded?", golds, (str(1500 + 7 * number),)),
+        Question(f"{town} houses", f"How many houses are there in {town}?", golds, (str(200 + 13 * number),)),
+        Question(f"{town} oldest", f"Which is the oldest house of the town of {town}?", golds, ("a mill",)),
+    ]
+
+
+QUESTIONS = [question for number, town in enumerate(TOWNS) for question in asked(number, town)]
+
+
+def made(towns: Collection, questions: list[Question] = QUESTIONS, **recipe: object) -> Dataset:
+    return build_examples(Rag(towns, reader=ScriptedReader(), k=2), questions, Recipe(**recipe))  # type: ignore[arg-type]
+
+
+def test_an_answer_cites_the_passage_that_holds_it_and_the_prompt_is_the_one_that_serves(towns: Collection) -> None:
+    dataset = made(towns, abstain=0.0, shuffle=False)
+    examples = {example.meta["id"]: example for example in (*dataset.train, *dataset.valid)}
+    assert len(examples) == len(QUESTIONS)
+    for question in QUESTIONS:
+        example = examples[question.id]
+        (marker,) = {n for n in (1, 2, 3) if f"[{n}]" in example.completion}
+        passages = example.messages[-1].content.split("\n\n[")
+        (cited,) = [text for text in passages if text.lstrip("[").startswith(f"{marker}]")]
+        assert holds(cited, question.answers)
+        assert holds(example.completion, question.answers)
+        assert example.meta["verified"]
+    served = Rag(towns, reader=ScriptedReader(["x"]), k=2).stream(QUESTIONS[0].text)
+    assert served.prompt is not None
+    assert examples[QUESTIONS[0].id].messages == served.prompt.messages
+    assert dataset.card["prompt"] == prompt_fingerprint()
+
+
+def test_where_the_answer_is_withheld_no_passage_has_it(towns: Collection) -> None:
+    dataset = made(towns, abstain=0.9, near=0.0)
+    withheld = [e for e in (*dataset.train, *dataset.valid) if e.meta["kind"] == "withheld"]
+    assert len(withheld) > len(QUESTIONS) / 2
+    answers = {question.id: question.answers for question in QUESTIONS}
+    for example in withheld:
+        assert example.completion == ABSTENTION
+        assert example.meta["shown"]
+        assert not holds(example.messages[-1].content, answers[example.meta["id"]])
+
+
+def test_a_near_miss_shows_the_passage_that_answers_another_question(towns: Collection) -> None:
+    dataset = made(towns, abstain=0.9, near=1.0)
+    near = [e for e in (*dataset.train, *dataset.valid) if str(e.meta["kind"]).startswith("near miss")]
+    assert near
+    for example in near:
+        assert example.completion == ABSTENTION
+        assert example.meta["question"] not in {question.text for question in QUESTIONS}
+        assert example.meta["uris"][0] in example.meta["shown"]
+
+
+def test_a_question_changes_by_number_name_or_opposite() -> None:
+    ways = list(near_misses("Who was the first king of Norway in 1184?", ["Sweden", "New York"], random.Random(0)))
+    assert {way.kind for way in ways} == {"number", "name", "opposite"}
+    texts = {way.kind: way.text for way in ways}
+    assert texts["name"] == "Who was the first king of Sweden in 1184?"
+    assert texts["opposite"] == "Who was the last king of Norway in 1184?"
+    assert "1184" not in texts["number"]
+
+
+def test_documents_are_either_trained_or_validated_with(towns: Collection) -> None:
+    dataset = made(towns, valid=0.25)
+    train, valid = ({example.meta["group"] for example in part} for part in (dataset.train, dataset.valid))
+    assert valid
+    assert not train & valid
+    alone = made(towns, QUESTIONS[:3], valid=0.5)  # of one document: nothing is left to validate with
+    assert (len(alone.train), len(alone.valid)) == (3, 0)
+
+
+def test_the_same_seed_makes_the_same_examples(towns: Collection) -> None:
+    assert made(towns, seed=3) == made(towns, seed=3)
+    assert made(towns, seed=3).train != made(towns, seed=4).train
+
+
+def test_nothing_is_learned_from_what_it_is_judged_by(towns: Collection, tmp_path: Path) -> None:
+    paragraph = "The town of Brista was founded in 1507, by fishermen from THE coast."
+    squad = {"data": [{"title": "t", "paragraphs": [{"context": paragraph, "qas": [
+        {"id": "1", "question": "how many houses are there in Aldon", "answers": [{"text": "x", "answer_start": 0}]}
+    ]}]}]}  # fmt: skip
+    (tmp_path / "dev.json").write_text(json.dumps(squad))
+    own = {"question": "Is it old?", "uri": "towns/Corvel.txt", "answers": ["yes"]}
+    (tmp_path / "own.jsonl").write_text(json.dumps(own) + "\n")
+    held = held_out([tmp_path / "dev.json", tmp_path / "own.jsonl"])
+    rag = Rag(towns, reader=ScriptedReader(), k=2)
+    dataset = build_examples(rag, QUESTIONS, Recipe(abstain=0.5), held=held)
+    examples = [*dataset.train, *dataset.valid]
+    shown = {uri for example in examples for uri in example.meta["shown"]}
+    assert not shown & {"towns/Brista.txt", "towns/Corvel.txt"}
+    assert "Aldon houses" not in {example.meta["id"] for example in examples}
+    assert dataset.card["left_out"] == {"held out: the question": 1, "held out: the document": 6}
+
+
+def test_no_question_or_no_passage_is_said(towns: Collection) -> None:
+    lost = [Question("1", "Who was it?", (Gold("towns/Aldon.txt"),), ("nobody at all",))]
+    with pytest.raises(DataError, match="no passage holds its answer: 1"):
+        made(towns, lost, abstain=0.0)
+    with pytest.raises(DataError, match="None of 0 questions"):
+        made(towns, [])
+
+
+def test_a_reader_writes_questions_with_answers_that_stand_in_the_text(towns: Collection) -> None:
+    def script(messages: list[object]) -> str:
+        text = messages[-1].content  # type: ignore[attr-defined]
+        town = text.split("town of ")[1].split()[0]
+        wrong = town in ("Aldon", "Brista")
+        return f"Question: Who founded the town of {town} long ago?\nAnswer: {'kings' if wrong else 'fishermen'}\n"
+
+    questions = write_questions(towns, ScriptedReader(script), 4, answers=True)  # type: ignore[arg-type]
+    assert {question.answers for question in questions} == {("fishermen",)}
+    assert not {"towns/Aldon.txt", "towns/Brista.txt"} & {question.gold[0].uri for question in questions}
+
+
+def test_the_command_writes_examples_and_a_card(tmp_path: Path, towns: Collection) -> None:
+    lines = [{"question": q.text, "uri": q.gold[0].uri, "answers": list(q.answers)} for q in QUESTIONS]
+    (tmp_path / "q.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    towns.close()
+    shell = Shell(tmp_path)
+    card = shell.json("adapt", "data", "q.jsonl", "--out", "made", "--licence", "CC0", "--valid", "0.2")
+    written = json.loads((tmp_path / "made" / "card.json").read_bytes())
+    assert card == {**written, "out": "made"}
+    assert card["sources"][0]["licence"] == "CC0"
+    assert len(read_examples(tmp_path / "made" / "train.jsonl")) == card["examples"]["train"]
+    assert sum(card["kinds"].values()) == card["examples"]["train"] + card["examples"]["valid"] == len(QUESTIONS)
+    assert "--write" in shell("adapt", "data", code=2).stderr
+    (tmp_path / "empty.jsonl").write_text("")
+    assert "no question" in shell("adapt", "data", "empty.jsonl", code=1).stderr
+
+
+def test_a_line_that_is_no_example_is_named(tmp_path: Path) -> None:
+    (tmp_path / "t.jsonl").write_text('{"messages": [{"role": "user", "content": "a"}], "completion": " "}\n')
+    with pytest.raises(DataError, match=r"line 1 is no example"):
+        read_examples(tmp_path / "t.jsonl")

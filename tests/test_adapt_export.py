@@ -1,0 +1,156 @@
+"""Export: an adapter says in llama.cpp what it says in transformers, in every architecture that is known."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import llama_cpp
+import numpy as np
+import peft
+import pytest
+import torch
+from safetensors.torch import load_file
+from shell import Shell
+from tiny import lessons, tiny_gguf, tiny_model
+from transformers import AutoModelForCausalLM
+
+from ragfm.adapt.base import Base
+from ragfm.adapt.examples import to_lines
+from ragfm.adapt.export import compare_readers, export_adapter, with_adapter
+from ragfm.adapt.gguf_lora import ARCHITECTURES, Shape, gguf_to_peft, peft_to_gguf
+from ragfm.adapt.methods import MethodSettings
+from ragfm.adapt.result import finish
+from ragfm.adapt.train import Training, TrainSettings
+from ragfm.adapter import GGUF_PROMPT, WEIGHTS, check_adapter, read_record, serving_adapter
+from ragfm.errors import AdapterMismatchError, UnsupportedError
+from ragfm.llama import load_model
+from ragfm.prompt import prompt_fingerprint
+
+CHANGES: dict[str, dict[str, Any]] = {
+    "gemma": {"head_dim": 16}, "gemma2": {"head_dim": 16, "query_pre_attn_scalar": 16},
+    "phi3": {"sliding_window": None},
+    "gemma3_text": {"head_dim": 16, "query_pre_attn_scalar": 16}, "qwen3": {"head_dim": 16},
+    "phi": {"partial_rotary_factor": 0.5, "num_key_value_heads": 4},
+}  # fmt: skip
+TOKENS = [5, 77, 31, 200, 9, 120, 42, 42, 8, 63]
+
+
+def logits(model: Path, adapter: Path | None) -> np.ndarray:
+    """What llama.cpp gives after the last token, in float32 throughout."""
+    loaded = load_model(model)
+    settings = llama_cpp.llama_context_default_params()
+    settings.n_ctx, settings.n_threads, settings.n_threads_batch = 64, 1, 1
+    settings.type_k = settings.type_v = llama_cpp.GGML_TYPE_F32
+    context = llama_cpp.llama_init_from_model(loaded, settings)
+    if adapter:
+        lora = llama_cpp.llama_adapter_lora_init(loaded, str(adapter).encode())
+        assert lora
+        scales = (llama_cpp.ctypes.c_float * 1)(1.0)
+        llama_cpp.llama_set_adapters_lora(context, (llama_cpp.llama_adapter_lora_p_ctypes * 1)(lora), 1, scales)
+    tokens = (llama_cpp.llama_token * len(TOKENS))(*TOKENS)
+    assert llama_cpp.llama_decode(context, llama_cpp.llama_batch_get_one(tokens, len(TOKENS))) == 0
+    size = llama_cpp.llama_vocab_n_tokens(llama_cpp.llama_model_get_vocab(loaded))
+    found = np.array(llama_cpp.llama_get_logits_ith(context, -1)[:size])
+    llama_cpp.llama_free(context)
+    llama_cpp.llama_model_free(loaded)
+    return found
+
+
+def random_lora(model: Any, folder: Path, **changes: Any) -> Any:
+    """A LoRA of all linear layers with random matrices, in PEFT's form."""
+    config = peft.LoraConfig(r=4, lora_alpha=6, target_modules="all-linear", task_type="CAUSAL_LM", **changes)
+    adapted = peft.get_peft_model(model, config)
+    for name, parameter in adapted.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter, std=0.4)
+    adapted.save_pretrained(folder)
+    return adapted.eval()
+
+
+@pytest.mark.parametrize("kind", ARCHITECTURES)
+def test_llama_cpp_computes_what_transformers_computes(tmp_path: Path, kind: str) -> None:
+    folder = tiny_model(tmp_path / "model", kind, **CHANGES.get(kind, {}))
+    model = AutoModelForCausalLM.from_pretrained(folder).eval()
+    shape = Shape.of(model.config)
+    base = tiny_gguf(model, tmp_path / "base.gguf", shape)
+    with torch.no_grad():
+        plain = model(torch.tensor([TOKENS])).logits[0, -1].numpy()
+        np.testing.assert_allclose(logits(base, None), plain, atol=5e-3 * np.ptp(plain))  # the test's own conversion
+        adapted = random_lora(model, tmp_path / "lora")
+        changed = adapted(torch.tensor([TOKENS])).logits[0, -1].numpy()
+    assert np.abs(changed - plain).max() > 0.2 * np.ptp(plain)
+    peft_to_gguf(tmp_path / "lora", tmp_path / "lora.gguf", shape, dtype="f32", about={GGUF_PROMPT: "p"})
+    np.testing.assert_allclose(logits(base, tmp_path / "lora.gguf"), changed, atol=5e-3 * np.ptp(changed))
+    # And back again: the same matrices.
+    modules = [name for name, layer in model.named_modules() if isinstance(layer, peft.tuners.lora.Linear)]
+    assert gguf_to_peft(tmp_path / "lora.gguf", tmp_path / "back", shape, modules)[GGUF_PROMPT] == "p"
+    one, other = (load_file(tmp_path / where / WEIGHTS) for where in ("lora", "back"))
+    assert one.keys() == other.keys()
+    assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_a_scale_of_its_own_goes_into_the_matrices(tmp_path: Path) -> None:
+    model = AutoModelForCausalLM.from_pretrained(tiny_model(tmp_path / "model")).eval()
+    shape = Shape.of(model.config)
+    base = tiny_gguf(model, tmp_path / "base.gguf", shape)
+    adapted = random_lora(model, tmp_path / "lora", use_rslora=True, alpha_pattern={"q_proj": 20})
+    with torch.no_grad():
+        changed = adapted(torch.tensor([TOKENS])).logits[0, -1].numpy()
+    peft_to_gguf(tmp_path / "lora", tmp_path / "lora.gguf", shape, dtype="f32", about={})
+    np.testing.assert_allclose(logits(base, tmp_path / "lora.gguf"), changed, atol=5e-3 * np.ptp(changed))
+
+
+def trained(folder: Path, method: Any, out: Path) -> Path:
+    torch.set_num_threads(1)
+    settings = TrainSettings(MethodSettings(method, rank=4, tokens=2), epochs=1, batch=5, rate=2e-2)
+    training = Training(Base(str(folder)), lessons(), out, settings)
+    finish(training, training.run(), card={"prompt": prompt_fingerprint()}, licence="CC0")
+    return out
+
+
+@pytest.mark.parametrize(
+    ("method", "why"),
+    [("dora", "columns"), ("ia3", "LoRA alone"), ("prefix", "LoRA alone"), ("prompt", "LoRA alone"), ("full", "whole")],
+)
+def test_what_a_gguf_adapter_cannot_hold_is_said(tmp_path: Path, method: str, why: str) -> None:
+    folder = tiny_model(tmp_path / "model")
+    out = trained(folder, method, tmp_path / "out")
+    with pytest.raises(UnsupportedError, match=why):
+        export_adapter(out, "gguf")
+    if method in ("prefix", "prompt"):
+        with pytest.raises(UnsupportedError, match="no weights hold them"):
+            export_adapter(out, "merged", out=tmp_path / "merged")
+    elif method != "full":
+        whole = AutoModelForCausalLM.from_pretrained(export_adapter(out, "merged", out=tmp_path / "merged"))
+        with torch.no_grad():
+            expected = with_adapter(Base(str(folder)), out)(torch.tensor([TOKENS])).logits
+            torch.testing.assert_close(whole(torch.tensor([TOKENS])).logits, expected, atol=1e-3, rtol=1e-3)
+
+
+@pytest.mark.slow
+def test_the_command_exports_and_both_readers_agree(tmp_path: Path) -> None:
+    """The base is a GGUF file, as it serves."""
+    folder = tiny_model(tmp_path / "model")
+    model = AutoModelForCausalLM.from_pretrained(folder)
+    base = tiny_gguf(model, tmp_path / "base.gguf", Shape.of(model.config))
+    out = trained(base, "lora", tmp_path / "out")
+    (tmp_path / "examples.jsonl").write_bytes(to_lines(lessons(6)))
+    said = Shell(tmp_path).json("adapt", "export", out, "--check", "examples.jsonl", "--dtype", "f32")
+    assert (said["check"]["prompts"], said["check"]["equal"]) == (6, 6), said
+    gguf = out / "adapter.gguf"
+    assert serving_adapter(out, str(base), prompt_fingerprint()) == str(gguf)
+    with pytest.raises(AdapterMismatchError, match="other weights"):
+        serving_adapter(gguf, "bundled", prompt_fingerprint())
+    check_adapter(gguf, base, prompt_fingerprint())
+    with pytest.raises(AdapterMismatchError, match="another prompt"):
+        check_adapter(gguf, base, "another")
+    with pytest.raises(AdapterMismatchError, match="other weights"):
+        check_adapter(gguf, folder)
+    export_adapter(gguf, "peft", base=str(base), out=tmp_path / "back")
+    assert read_record(tmp_path / "back").base["sha256"] == read_record(out).base["sha256"]
+    assert compare_readers(tmp_path / "back", gguf, lessons(2)).equal == 2
+    with pytest.raises(AdapterMismatchError, match="trained on other weights"):
+        export_adapter(out, "merged", base=str(folder), out=tmp_path / "merged")
+    assert json.loads((out / "ragfm-adapter.json").read_bytes())["licence"] == "CC0"
