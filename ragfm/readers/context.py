@@ -3,7 +3,7 @@
 Where attention takes the memory of all requests as one (`kv_unified`), where a request's tokens lie in it changes their
 sums: 0.4 in a logit was seen. Each with a memory of its own, and without flash attention (whose path for a lone request
 sums otherwise), a request's logits are the same alone and beside others, to the bit. It costs memory (every slot has a
-whole window) and a tenth of the speed; docs/decisions/008-many-requests-at-once.md has the figures.
+whole window) and a tenth of the speed; docs/decisions/006-many-requests-at-once.md has the figures.
 """
 
 from __future__ import annotations
