@@ -140,7 +140,7 @@ from ragfm.adapt.checkpoint import CHECKPOINT, read_tensors
 from ragfm.adapt.methods import MethodSettings
 from ragfm.adapt.train import Training, TrainSettings
 model, out = sys.argv[1], Path(sys.argv[2])
-settings = TrainSettings(MethodSettings(rank=4, dropout=0.1), epochs=12, batch=5, rate=5e-3, checkpoint_seconds=0,
+settings = TrainSettings(MethodSettings(rank=4, dropout=0.1), epochs=8, batch=5, rate=5e-3, checkpoint_seconds=0,
                          validate_every=4, patience=99)
 
 def train(folder, progress=None):
@@ -157,28 +157,29 @@ for kill in range(5):
         os._exit(0)
     first = os.read(steps, 1)[0]
     assert first > before, (first, before)
-    until = first + chance.randint(1, 6)
+    until = first + chance.randint(1, 4)
     while os.read(steps, 1)[0] < until:
         pass
     time.sleep(chance.random() * 0.02)
     os.kill(child, signal.SIGKILL)
     assert os.waitpid(child, 0)[1] == signal.SIGKILL
     tensors, about = read_tensors(out / "killed" / CHECKPOINT)
-    assert until - 1 <= about["step"] < 72, (until, about["step"])
+    assert until - 1 <= about["step"] < 48, (until, about["step"])
     assert all(tensor.isfinite().all() for tensor in tensors.values())
     before = about["step"]
 print(json.dumps([train(out / "whole"), train(out / "killed"), before]))
 """
 
 
+@pytest.mark.slow
 def test_a_training_that_was_killed_five_times_loses_what_one_that_was_not_loses(folder: Path, tmp_path: Path) -> None:
     """Each run is a fork of a process that has loaded the libraries, killed by a signal that none can catch."""
     words = [sys.executable, "-c", _SCRIPT, str(folder), str(tmp_path), str(Path(__file__).parent)]
     done = subprocess.run(words, capture_output=True, text=True, timeout=500, check=False)
     assert done.returncode == 0, done.stderr
     whole, killed, last = json.loads(done.stdout.splitlines()[-1])
-    assert len(whole[0]) == 72
-    assert 5 <= last < 72
+    assert len(whole[0]) == 48
+    assert 5 <= last < 48
     for one, other in zip(whole, killed, strict=True):
         assert other == pytest.approx(one, abs=1e-3)
 
