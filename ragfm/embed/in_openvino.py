@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -33,19 +34,31 @@ class OpenVinoForm:
         model = openvino.Model([forward(_OpenVino(folder), bert, ids, mask)], [ids, mask], "bert")
         hints = {"PERFORMANCE_HINT": "THROUGHPUT", "INFERENCE_PRECISION_HINT": "bf16"}
         self._compiled = openvino.Core().compile_model(model, "CPU", hints)
+        self._streams = int(self._compiled.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS"))
 
     def __call__(self, ids: Sequence[Sequence[int]]) -> Vectors:
         """*Shape:* (len(ids), dim)."""
         return embed_sorted(ids, self._run, self._dim, budget=BUDGET, multiple=MULTIPLE)
 
     def _run(self, batches: Iterable[Batch]) -> Iterator[Vectors]:
-        found: dict[int, Vectors] = {}
-        queue = openvino.AsyncInferQueue(self._compiled)
-        queue.set_callback(lambda request, number: found.update({number: request.get_output_tensor().data.copy()}))
-        for number, batch in enumerate(batches):
-            queue.start_async(batch, number)
-        queue.wait_all()
-        return (found[number] for number in range(len(found)))
+        # Without callbacks: one that still ends when the model is given up waits for the interpreter's lock, which the
+        # giving up holds, for ever.
+        requests = [self._compiled.create_infer_request() for _ in range(self._streams)]
+        running: deque[Any] = deque()
+        for batch in batches:
+            if len(running) == len(requests):
+                yield _output(running.popleft())
+            request = next(request for request in requests if request not in running)
+            request.start_async(batch)
+            running.append(request)
+        while running:
+            yield _output(running.popleft())
+
+
+def _output(request: Any) -> Vectors:
+    request.wait()
+    vectors: Vectors = request.get_output_tensor().data.copy()
+    return vectors
 
 
 class _OpenVino:
