@@ -408,3 +408,24 @@ def test_a_truncated_catalog(many: Collection, tmp_path: Path) -> None:
     except DamagedCollectionError:
         return  # the cut took what names the contract
     assert len(_texts(saved)) == done.documents  # type: ignore[attr-defined]
+
+
+def test_zeros_behind_a_long_row_are_noticed(tmp_path: Path, collection: Collection) -> None:
+    """SQLite's checksum passes a page of zeros, and only what stands at a row's beginning is on a page that doesn't."""
+    docs = tmp_path / "long"
+    docs.mkdir()
+    words = " ".join(f"word{number}" for number in range(2500))
+    (docs / "a.md").write_text(f"---\nabout: {words}\n---\nThe text of a.\n")
+    collection.sync(docs)
+    whole = collection.status()
+    collection.close()
+    file = collection.path / "catalog.db"
+    content = file.read_bytes()
+    pages = [at for at in range(0, len(content), PAGE) if b" word2499" in content[at : at + PAGE]]
+    assert pages
+    for at in pages:
+        file.write_bytes(content[:at] + bytes(PAGE) + content[at + PAGE :])
+        with Collection.open(collection.path, settings=Settings(), embedder=HashingEmbedder()) as damaged:
+            assert damaged.status() == whole
+            with pytest.raises(DamagedCollectionError, match="JSON"):
+                damaged.documents()

@@ -17,6 +17,7 @@ Whoever has read at an older generation checks the floor afterwards: if it has p
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -123,6 +124,8 @@ class Catalog:
                 yield connection
         except sa.exc.DatabaseError as error:
             raise unreadable(self.folder, error) from error
+        except json.JSONDecodeError as error:  # a zeroed page where the end of a long row was
+            raise self.damaged(f"what should be JSON isn't ({error})") from error
 
     def generation(self) -> int:
         """The newest generation."""
