@@ -427,5 +427,5 @@ def test_zeros_behind_a_long_row_are_noticed(tmp_path: Path, collection: Collect
         file.write_bytes(content[:at] + bytes(PAGE) + content[at + PAGE :])
         with Collection.open(collection.path, settings=Settings(), embedder=HashingEmbedder()) as damaged:
             assert damaged.status() == whole
-            with pytest.raises(DamagedCollectionError, match="JSON"):
-                damaged.documents()
+            with pytest.raises(DamagedCollectionError):
+                [damaged.document(info.uri) for info in damaged.documents()]
