@@ -18,7 +18,7 @@ from ragfm.samples import QUESTIONS, copy_handbook
 pytestmark = pytest.mark.slow
 
 ASK_KEYS = set("question query answer abstained citations hits dropped usage seconds unsupported log_id".split())
-CITATION_KEYS = {"n", "uri", "page", "start", "end", "quote", "verified"}
+CITATION_KEYS = {"n", "uri", "page", "start", "end", "quote", "verified", "fault"}
 FACTS = {
     QUESTIONS[0]: ("four months", "handbook/welcome.md", None),
     QUESTIONS[1]: ("11 bedrooms", "handbook/rooms.html", None),
