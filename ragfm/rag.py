@@ -16,6 +16,7 @@ from ragfm.ground import composed, grounded
 from ragfm.passages import arrange, distinct
 from ragfm.prompt import ABSTENTION, Prompt, build_prompt, is_abstention, prompt_fingerprint
 from ragfm.readers import load_reader
+from ragfm.text import said_again
 from ragfm.types import Answer, Sampling, Usage
 
 if TYPE_CHECKING:
@@ -29,6 +30,7 @@ __all__ = ["AnswerStream", "Rag"]
 
 Model = TypeVar("Model", bound="BaseModel")
 
+_ENDS = frozenset(".!?\n")  # of a sentence
 _SPARE = 3  # times as many hits are looked at, since some may say the same
 
 
@@ -206,12 +208,16 @@ class Rag:
     def _generate(self, asked: _Asked, hits: Sequence[Hit], prompt: Prompt) -> Generator[str, None, Answer]:
         strict = self._settings.mode == "strict"
         pieces: list[str] = []
+        again: int | None = None
         with self.reader.stream(prompt.messages, self.sampling) as stream:
             for piece in stream:
                 pieces.append(piece)
                 if not strict:
                     yield piece
-        raw = "".join(pieces).strip()
+                if not _ENDS.isdisjoint(piece) and (again := said_again("".join(pieces))) is not None:
+                    break  # a small model that repeats itself does so until its tokens are used up
+        raw = "".join(pieces)[:again].strip()
+        usage = stream.usage if again is None else Usage(self.reader.count_tokens(prompt.messages), 0, len(pieces))
         text, citations, unsupported = self._checked(asked.query, raw, prompt)
         abstained = not text or is_abstention(raw)
         text = text or ABSTENTION
@@ -224,7 +230,7 @@ class Rag:
             citations=citations,
             hits=_numbered(hits, prompt),
             dropped=prompt.dropped,
-            usage=stream.usage,
+            usage=usage,
             seconds=asked.seconds,
             unsupported=unsupported,
             query=asked.query,

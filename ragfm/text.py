@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterator
 from itertools import pairwise
 
-__all__ = ["sentence_spans"]
+__all__ = ["said_again", "sentence_spans"]
 
 _NUMBER = re.compile(r"^([ \t]*\d{1,3})\.(?=[ \t])", re.MULTILINE)  # of a list item: its full stop ends no sentence
 _LINE = re.compile(
@@ -19,6 +19,7 @@ _LINE = re.compile(
     r"|[ \t]*(?:[-*+•]|\d{1,3}\))[ \t])",  # the first line of a list item
     re.MULTILINE,
 )
+_FEWEST_WORDS = 4
 _WINDOW = 2048  # characters; sentencex takes quadratic time over a long paragraph that is not ASCII
 # sentencex panics at "B\u2003." (a space of several bytes before a full stop), and Rust takes no lone surrogates.
 _STAND_INS = {code: " " for code in range(0x80, 0x3001) if chr(code).isspace()} | dict.fromkeys(
@@ -42,6 +43,22 @@ def sentence_spans(text: str, language: str = "en") -> list[tuple[int, int]]:
                 first += len(words) - len(words.lstrip())
                 spans.append((first, first + len(stripped)))
     return spans
+
+
+def said_again(text: str) -> int | None:
+    """Where the first sentence begins that was said before in the text, word for word; None where none was.
+
+    A sentence of less than four words may come twice ("Yes."), and one that does not end yet is none.
+    """
+    said: set[tuple[str, ...]] = set()
+    for start, end in sentence_spans(text):
+        words = tuple(text[start:end].split())
+        if len(words) < _FEWEST_WORDS or text[end - 1] not in ".!?":
+            continue
+        if words in said:
+            return start
+        said.add(words)
+    return None
 
 
 def _block_bounds(text: str) -> list[int]:

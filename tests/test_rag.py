@@ -175,3 +175,13 @@ def test_an_open_answer_needs_no_passage(collection: Collection, tmp_path: Path)
     assert isinstance(answer, Answer)
     assert (answer.text, answer.abstained, answer.unsupported) == ("Paris.", False, ((0, 6),))
     assert "only" not in reader.prompts[0][-1].content
+
+
+def test_an_answer_that_repeats_itself_ends_there(handbook: Collection) -> None:
+    said = "You get 28 days of leave. Yes. Yes. Dogs are welcome on Fridays. You get 28 days of leave. Never."
+    stream = Rag(handbook, reader=ScriptedReader([said])).stream("How much leave do I get?")
+    pieces = "".join(stream)
+    assert "Never" not in pieces
+    assert "Yes. Yes." in stream.answer.text
+    assert stream.answer.text.count("28 days") == 1
+    assert stream.answer.usage.completion_tokens > 0
