@@ -79,9 +79,10 @@ class Rag:
         """The answer as it is generated, in the reader's own words; its citations are known at the end.
 
         The passages are found before this returns, the text is generated as it is taken. `stream.answer.text` has the
-        citation markers put right, which the pieces have not. `history` holds the turns before, oldest first; a
-        follow-up is searched for by a form of it that stands alone. Raises FilterError, and TooLongError where the
-        question is longer than the embedder's or the reader's window.
+        citation markers put right, which the pieces have not; in the mode `strict` it comes as one piece. `history`
+        holds the turns before, oldest first; a follow-up is searched for by a form of it that stands alone. `hits` are
+        what to answer from, best first, where they were found in another way; `k` and `filter` don't count then. Raises
+        FilterError, and TooLongError where the question is longer than the embedder's or the reader's window.
         """
         asked = self._asked(question, history, filter, hits)
         pieces, prompt = self._begin(asked)
