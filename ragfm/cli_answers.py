@@ -8,8 +8,17 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ragfm.cli_eval import check_options, data_options, load_data, opened, print_estimates
-from ragfm.cli_options import FILLED, OK, SOME_FAILED, counting, shared
+from ragfm.cli_eval import (
+    about_data,
+    check_options,
+    data_options,
+    load_data,
+    opened,
+    print_estimates,
+    resumable,
+    tell_written,
+)
+from ragfm.cli_options import FILLED, OK, SOME_FAILED, shared
 from ragfm.show import print_json, printable
 
 if TYPE_CHECKING:
@@ -53,8 +62,7 @@ def answers(collection: str, as_json: bool, data: str, report: str | None, **opt
         print_json(_as_json(evaluated, synced, options["out"], report))
     else:
         _print(evaluated)
-        for path in filter(None, (options["out"], report)):
-            click.echo(printable(f"written: {path}"), err=True)
+        tell_written(options["out"], report)
     return SOME_FAILED if synced and synced.failed else OK
 
 
@@ -64,19 +72,12 @@ def _asked(collection: Collection, data: QuestionSet, options: Mapping[str, Any]
 
     reader = options["reader"] or collection.settings.reader
     adapter = None if options["adapter"] == "none" else options["adapter"]
-    about: dict[str, Any] = {"data": data.name, "left_out": dict(data.left_out), "reader": reader}
-    if options["limit"]:
-        about |= {"limit": options["limit"], "seed": options["seed"]}
+    about = {**about_data(data, options), "reader": reader}
     rag = Rag(collection, reader=reader, k=options["k"], adapter=adapter)
-    try:
-        with counting("answering", "questions") as progress:
-            return evaluate_answers(
-                rag, data.questions, contexts=options["contexts"], out=options["out"], about=about, progress=progress
-            )
-    except KeyboardInterrupt:
-        kept = f"what was answered is kept in {options['out']}, and the same command goes on there"
-        click.echo(printable(kept if options["out"] else "with --out FILE, what was answered would be kept"), err=True)
-        raise
+    with resumable("answering", "answered", options["out"]) as progress:
+        return evaluate_answers(
+            rag, data.questions, contexts=options["contexts"], out=options["out"], about=about, progress=progress
+        )
 
 
 def _as_json(

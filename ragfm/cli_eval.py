@@ -74,8 +74,7 @@ def retrieval(collection: str, as_json: bool, data: str, report: str | None, **o
         print_json(_as_json(evaluated, synced, options["out"], report))
     else:
         _print_evaluation(evaluated, synced)
-        for path in filter(None, (options["out"], report)):
-            click.echo(printable(f"written: {path}"), err=True)
+        tell_written(options["out"], report)
     return SOME_FAILED if synced and synced.failed else OK
 
 
@@ -142,6 +141,30 @@ def opened(
         yield handle, stopwatch, synced
 
 
+def about_data(data: QuestionSet, options: Mapping[str, Any]) -> dict[str, Any]:
+    """What a run's file says of the questions."""
+    picked = {"limit": options["limit"], "seed": options["seed"]} if options["limit"] else {}
+    return {"data": data.name, "left_out": dict(data.left_out), **picked}
+
+
+@contextmanager
+def resumable(doing: str, done: str, out: str | None) -> Iterator[Callable[[int, int], None]]:
+    """How far a run is; after a Ctrl-C, where what was done is kept."""
+    try:
+        with counting(doing, "questions") as progress:
+            yield progress
+    except KeyboardInterrupt:
+        kept = f"what was {done} is kept in {out}, and the same command goes on there"
+        click.echo(printable(kept if out else f"with --out FILE, what was {done} would be kept"), err=True)
+        raise
+
+
+def tell_written(*paths: str | None) -> None:
+    """Which files were written, on standard error."""
+    for path in filter(None, paths):
+        click.echo(printable(f"written: {path}"), err=True)
+
+
 # --- Inside ------------------------------------------------------------------------------------------------------
 
 
@@ -150,20 +173,12 @@ def _asked(
 ) -> RetrievalReport:
     from ragfm.evaluate import evaluate_retrieval
 
-    about: dict[str, Any] = {"data": data.name, "left_out": dict(data.left_out)}
-    if options["limit"]:
-        about |= {"limit": options["limit"], "seed": options["seed"]}
     mode: Mode = options["mode"]
-    try:
-        with counting("asking", "questions") as progress:
-            return evaluate_retrieval(
-                collection, data.questions, mode=mode, k=options["k"], out=options["out"], about=about,
-                stopwatch=stopwatch, progress=progress,
-            )  # fmt: skip
-    except KeyboardInterrupt:
-        kept = f"what was asked is kept in {options['out']}, and the same command goes on there"
-        click.echo(printable(kept if options["out"] else "with --out FILE, what was asked would be kept"), err=True)
-        raise
+    with resumable("asking", "asked", options["out"]) as progress:
+        return evaluate_retrieval(
+            collection, data.questions, mode=mode, k=options["k"], out=options["out"], about=about_data(data, options),
+            stopwatch=stopwatch, progress=progress,
+        )  # fmt: skip
 
 
 def _as_json(

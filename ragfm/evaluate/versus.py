@@ -21,6 +21,7 @@ from typing import Any
 from ragfm.errors import DataError, RagfmError
 from ragfm.evaluate.compare import Difference, compare_runs
 from ragfm.evaluate.measures import Estimate
+from ragfm.gguf_file import read_header
 from ragfm.models import find_model
 
 MEASURE = "f1"
@@ -159,11 +160,9 @@ def _licence(reader: str) -> str | None:
         path = find_model(reader.rpartition(":")[2], "reader")
     except RagfmError:
         return None
-    if path.suffix == ".gguf":
-        from gguf import GGUFReader
-
-        field = GGUFReader(path).get_field("general.license")
-        return str(field.contents()) if field else None
+    if path.is_file():
+        says = read_header(path).metadata.get("general.license")
+        return None if says is None else str(says)
     card = path / "README.md"
     found = re.search(r"^license: *(\S+)", card.read_text("utf-8"), re.MULTILINE) if card.is_file() else None
     return found[1] if found else None
