@@ -14,11 +14,9 @@ other figures. Prints a table, and one JSON line last; a run of a million is kep
 from __future__ import annotations
 
 import argparse
-import datetime
 import importlib
 import json
 import os
-import platform
 import re
 import statistics
 import subprocess
@@ -27,13 +25,13 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, ClassVar
 
 import faiss
 import numpy as np
 from bench_index import mix, questions, real_embeddings, squad
+from measure import about, save
 
 from ragfm import Collection, Settings
 from ragfm.store.catalog import Source, text_hash
@@ -239,15 +237,11 @@ def main() -> None:
         print(f"{int(count):,} chunks")
         for key, value in done.items():
             print(f"  {key:16} {value}")
-    machine = {"cores": os.cpu_count(), "processor": platform.machine(), "load": os.getloadavg()[0]}
-    versions = {name: version(name) for name in ("faiss-cpu", "numpy", "sqlalchemy", "pysqlite3")}
-    result = {
-        "benchmark": "collection", "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
-        "memory_mb": given.memory_mb, "results": results, "machine": machine, "versions": versions,
-    }  # fmt: skip
+    head = about("collection", ("ragfm", "faiss-cpu", "numpy", "sqlalchemy", "pysqlite3"))
+    result = {**head, "memory_mb": given.memory_mb, "results": results, "load": os.getloadavg()[0]}
     if given.count >= 1_000_000:
         name = "collection" if given.memory_mb is None else f"collection-{given.memory_mb}mb"
-        (Path(__file__).parent / "results" / f"{name}.json").write_text(json.dumps(result, indent=1) + "\n")
+        save(result, name)
     print(json.dumps(result))
 
 

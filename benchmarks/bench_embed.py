@@ -13,18 +13,15 @@ compares nDCG@10 over cranfield (dense, exact) for the exact and the chosen form
 from __future__ import annotations
 
 import argparse
-import datetime
 import gzip
 import json
 import os
-import platform
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -297,6 +294,8 @@ def main() -> None:
     if args.contender:
         contend(args.contender, args.model, args.texts)
         return
+    from measure import about, save  # not before: the others' processes have no ragfm
+
     from ragfm.embed.choice import machine
     from ragfm.models import find_model
 
@@ -308,11 +307,9 @@ def main() -> None:
     if args.quality:
         forms = ["numpy-fp32", *dict.fromkeys(row["form"] for row in result["rows"] if row["form"])]
         result["ndcg10_cranfield"] = quality(path, forms)
-    where = {"date": datetime.datetime.now(datetime.UTC).date().isoformat(), "machine": machine(),
-             "python": platform.python_version(), "ragfm": version("ragfm")}  # fmt: skip
-    result = {"benchmark": "embed", **where, **result}
+    result = {**about("embed"), "forms_machine": machine(), **result}
     if args.only is None and args.peers != sys.executable:
-        (Path(__file__).parent / "results" / "embed.json").write_text(json.dumps(result, indent=1) + "\n")
+        save(result, "embed")
     print(json.dumps(result))
 
 

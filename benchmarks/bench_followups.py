@@ -5,8 +5,9 @@
 The questions of tests/followups, about the handbook that ships with ragfm and a second, invented topic, all in one
 collection. Compared are the question as it stands, the question before and it in one text, and the stand-alone form by
 rules; with --reader that of the bundled reader too. "dev" questions were written with the rules, "held out" before they
-were first run. With --answers, the bundled reader answers the held-out ones from the passages of the rules' form, with
-the conversation or without, given the question in several ways. The last line is the result in JSON.
+were first run. With --answers, the bundled reader with its adapter answers all follow-ups: as `Rag` asks it, from the
+passages of the turn before and new ones; from the question's own alone; and with no conversation, by the rules' form.
+The last line is the result in JSON.
 """
 
 from __future__ import annotations
@@ -15,22 +16,21 @@ import argparse
 import json
 import shutil
 import tempfile
+from collections import Counter
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from measure import about, save
 
-from ragfm import Collection, Message, load_reader
+from ragfm import Collection, Message, Rag, load_reader
 from ragfm.evaluate.matching import holds
 from ragfm.followup import stand_alone
-from ragfm.prompt import build_prompt
 from ragfm.samples import copy_handbook
-from ragfm.types import Sampling
 
 QUESTIONS = Path(__file__).parents[1] / "tests" / "followups"
 K = 3
-TOKENS = 48  # of an answer
 
 
 def load() -> list[dict[str, Any]]:
@@ -76,26 +76,27 @@ def found(
 
 
 def answered(collection: Collection, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """How many answers of follow-ups contain the right one, from the same passages."""
-    reader = load_reader("bundled", threads=1)  # two wait for each other where the machine is busy
-    right: dict[str, int] = {}
+    """What became of the answers: how many have the right one, are "I don't know.", and how many tokens it took."""
+    rag = Rag(collection, k=K, reader="bundled")
     follow_ups = [row for row in rows if not row.get("alone")]
+    became: dict[str, Counter[str]] = {}
     for done, row in enumerate(follow_ups, 1):
-        said, alone, history = row["question"], stand_alone(row["question"], row["messages"]), row["messages"]
-        both = said if alone == said else f"{said} ({alone})"
-        hits = collection.search(alone, K)
-        for way, question, past in (
-            ("what was said, conversation", said, history),
-            ("both, conversation", both, history),
-            ("stand-alone, conversation", alone, history),
-            ("both, no conversation", both, ()),
-            ("stand-alone, no conversation", alone, ()),
+        said, history = row["question"], row["messages"]
+        alone = stand_alone(said, history)
+        own, _ = rag.choose(collection.search(alone, 3 * K))
+        for way, ask in (
+            ("with those before", partial(rag.ask, said, history=history)),
+            ("own passages alone", partial(rag.ask, said, history=history, hits=own)),
+            ("no conversation", partial(rag.ask, alone)),
         ):
-            prompt = build_prompt(question, hits, reader, history=past, answer_tokens=TOKENS)
-            text = "".join(reader.stream(prompt.messages, Sampling(max_tokens=TOKENS)))
-            right[way] = right.get(way, 0) + holds(text, row["answers"])
-        print(f"{done}/{len(follow_ups)}", right, flush=True)
-    return {way: [count, len(follow_ups)] for way, count in right.items()}
+            rag.ask(history[-2].content, history=history[:-2])  # so that the reader has it in memory
+            answer, counts = ask(), became.setdefault(way, Counter())
+            counts["right"] += holds(answer.text, row["answers"])
+            counts["unknown"] += answer.abstained
+            counts["prompt tokens"] += answer.usage.prompt_tokens
+            counts["evaluated"] += answer.usage.prompt_tokens - answer.usage.cached_tokens
+        print(f"{done}/{len(follow_ups)}", became, flush=True)
+    return {"questions": len(follow_ups), **became}
 
 
 def main() -> None:
@@ -122,7 +123,7 @@ def main() -> None:
                 figures = "  ".join(f"{what} {n}/{of}" for what, (n, of) in list(value.items())[:-1])
                 print(f"{split:9} {name:15} {figures}", flush=True)
         if options.answers:
-            result["answers"] = answered(collection, [row for row in rows if row["split"] == "held out"])
+            result["answers"] = answered(collection, rows)
     save(result, "followups")
     print(json.dumps(result, ensure_ascii=False))
 

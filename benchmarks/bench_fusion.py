@@ -27,7 +27,7 @@ from ragfm.errors import TooLongError
 from ragfm.evaluate import Choice, Gold, Question, corpus_collection
 from ragfm.evaluate.compare import paired_differences
 from ragfm.evaluate.tune import _Pool
-from ragfm.retrieve import weight_for
+from ragfm.weight import weight_for
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 from lookalikes import questions as lookalike_questions

@@ -1,17 +1,23 @@
 """How much of real documents the parsers keep, and how fast, beside unstructured, markitdown and pypdf.
 
     python benchmarks/bench_parse.py --budget 60
+    python benchmarks/bench_parse.py --coverage
 
 Every tool gets the same files in one run, one format after the other, the small files first, until its seconds for the
-format are spent; each file is read once before the clock starts. Where expected Markdown lies beside a source
-(docling's and markitdown's own tests), these are counted: its words (a multiset), its headings and the cells of its
-tables, each as the share that the tool's text has; from unstructured, elements `Title` are headings and `text_as_html`
-tables. OCR is off. Peers that are not installed are left out. The last line is the result in JSON.
+format are spent; each file is read from the disk, and the smallest one parsed, before the clock starts. Where expected
+Markdown lies beside a source (docling's and markitdown's own tests), these are counted: its words (a multiset), its
+headings and the cells of its tables, each as the share that the text has; from unstructured, elements `Title` are
+headings and `text_as_html` tables. OCR is off. Peers that are not installed are left out. The last line is the result
+in JSON.
+
+`--coverage` has all files of supported formats parsed by ragfm alone, as `ragfm ingest` does it, with all that is
+installed (OCR, speech, LibreOffice), and names each that isn't in with its reason.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib
 import io
 import json
@@ -22,15 +28,19 @@ import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from shutil import which
 from statistics import median
 from typing import Any, NamedTuple
 
 import measure
 
-from ragfm.errors import RagfmError
-from ragfm.parse import ocr, parse
+from ragfm.errors import RagfmError, SkipDocument
+from ragfm.parse import media_type, ocr, parse
+from ragfm.parse.audio import has_audio
+from ragfm.parse.formats import BINARY, BY_SUFFIX
 from ragfm.parse.html_text import html_table
 from ragfm.parse.rendering import table_lines
+from ragfm.parse.workers import Workers
 from ragfm.types import Blob
 
 DATA = Path(os.environ.get("RAGFM_DATA", Path(__file__).parents[2] / "shared" / "data")) / "documents"
@@ -194,7 +204,11 @@ def quality(results: dict[Path, Read | str]) -> dict[str, Any]:
 
 def figures(kind: str, reads: Reads, budget: float) -> dict[str, Any]:
     paths = files(kind)
-    found = {tool: list(run(read, paths, budget)) for tool, read in reads.items()}
+    found = {}
+    for tool, read in reads.items():
+        with contextlib.suppress(Exception):  # what it imports for the format isn't its speed
+            read(paths[0].read_bytes(), paths[0].name)
+        found[tool] = list(run(read, paths, budget))
     ours = {path: (seconds, result) for path, seconds, result in found["ragfm"]}
     report: dict[str, Any] = {}
     for tool, rows in found.items():
@@ -215,12 +229,53 @@ def figures(kind: str, reads: Reads, budget: float) -> dict[str, Any]:
     return report
 
 
+def known(path: Path) -> bool:
+    """Whether a file is of a supported format, by its name or its content."""
+    return path.suffix.lower() in BY_SUFFIX or media_type(path.read_bytes(), path.name) != BINARY
+
+
+def coverage() -> dict[str, Any]:
+    """How many files of supported formats give a document, and why the others don't."""
+    given = (path for folder in FOLDERS for path in (DATA / folder).rglob("*") if path.is_file())
+    paths = sorted(path for path in given if not {"groundtruth", "expected_outputs"} & {*path.parts} and known(path))
+    workers = Workers()
+    began = time.monotonic()
+    futures = {path: workers.submit(Blob(path.read_bytes()), path.name) for path in paths}
+    failed, skipped = {}, {}
+    for path, future in futures.items():
+        try:
+            future.result()
+        except SkipDocument as skip:
+            skipped[str(path.relative_to(DATA))] = str(skip)
+        except RagfmError as error:
+            failed[str(path.relative_to(DATA))] = str(error)
+    workers.close()
+    found = len(paths) - len(failed) - len(skipped)
+    kinds = Counter(path.suffix.lower()[1:] or "no suffix" for path in paths)
+    return {
+        "files": len(paths),
+        "in": found,
+        "share": round(found / len(paths), 4),
+        "kinds": dict(kinds.most_common()),
+        "optional": {"ocr": ocr.has_ocr(), "audio": has_audio(), "libreoffice": bool(which("soffice"))},
+        "failed": failed,
+        "skipped": skipped,
+        "seconds": round(time.monotonic() - began, 1),
+    }
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
     parser.add_argument("--budget", type=float, default=60, help="seconds of the processor for a tool and a format")
     parser.add_argument("--formats", default=",".join(FORMATS))
+    parser.add_argument("--coverage", action="store_true", help="how many files are in, of all formats")
     options = parser.parse_args()
     warnings.simplefilter("ignore")
+    if options.coverage:
+        result = measure.read("parse") | {"coverage": coverage()}
+        measure.save(result, "parse")
+        print(json.dumps(result["coverage"], ensure_ascii=False))
+        return
     reads: Reads = {}
     for name, make in TOOLS.items():
         try:
@@ -229,7 +284,8 @@ def main() -> None:
         except (ModuleNotFoundError, NotImplementedError) as error:
             print(f"{name}: {error}")
     result = measure.about("parse", ("ragfm", "pypdfium2", "python-calamine", "unstructured", "markitdown", "pypdf"))
-    result["formats"] = measure.read("parse").get("formats", {})  # those that are not measured anew stay
+    before = measure.read("parse")  # what is not measured anew stays
+    result |= {"formats": before.get("formats", {}), "coverage": before.get("coverage")}
     for kind in options.formats.split(","):
         chosen = {name: read for name, read in reads.items() if name != "pypdf" or kind == "pdf"}
         result["formats"][kind] = figures(kind, chosen, options.budget)

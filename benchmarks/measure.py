@@ -24,13 +24,16 @@ MODES = ("dense", "keyword", "hybrid")
 VERSIONS = ("ragfm", "torch", "sentence-transformers", "faiss-cpu", "numpy")
 
 
-def ask(data: QuestionSet, *, embedder: str = "bundled", keep: str | None = None) -> dict[str, Any]:
+def ask(
+    data: QuestionSet, *, embedder: str = "bundled", keep: str | None = None, by: TimedEmbedder | None = None
+) -> dict[str, Any]:
     """Fill a collection with a set's documents, as a user does and with no other setting, and ask all its questions.
 
-    `keep` is a folder for it to stay in. The result has hybrid search beside the better of the other two.
+    `keep` is a folder for it to stay in; `by` embeds the questions, in place of a fresh `embedder`. The result has
+    hybrid search beside the better of the other two.
     """
     with corpus_collection(data, Settings(embedder=embedder), keep=keep) as (folder, _):
-        stopwatch = TimedEmbedder(load_embedder(embedder))
+        stopwatch = by or TimedEmbedder(load_embedder(embedder))
         with Collection.open(folder, embedder=stopwatch) as collection:
             status = collection.status()
             reports = {
@@ -101,6 +104,14 @@ def about(benchmark: str, packages: Iterable[str] = VERSIONS) -> dict[str, Any]:
         "machine": machine(),
         "versions": {name: found for name in packages if (found := _version(name))},
     }
+
+
+def weights(reader: str = "bundled") -> str:
+    """In which form a GGUF reader's weights were read: that of the file, or what `ragfm models optimize` made of it."""
+    from ragfm.models import find_model
+    from ragfm.readers.optimize import what_was_measured
+
+    return str((what_was_measured(find_model(reader, "reader")) or {}).get("form", "as they are"))
 
 
 def save(result: Mapping[str, Any], name: str) -> None:

@@ -142,6 +142,44 @@ def languages() -> str:
     return _table(("language", *(f"MRR@10 {way}" for way in ways), *(f"recall@5 {way}" for way in ways)), rows)
 
 
+def languages_weights() -> str:
+    entries = _part("languages", "weights")
+    shown = ("0.0", "0.05", "0.1", "0.15", "0.2", "0.3", "0.4", "0.6", "1.0")
+    rows = [[language, *(f"{entry['tried'][weight]:.3f}" for weight in shown)] for language, entry in entries.items()]
+    return _table(("language", *(f"weight {float(weight):g}" for weight in shown)), rows)
+
+
+def languages_chosen() -> str:
+    asked = {f"{language} alone": entry["reported"] for language, entry in _part("languages", "weights").items()}
+    for both, entry in _part("languages", "mixed").items():
+        asked |= {f"{language}, of {both} together": row for language, row in entry["asked_in"].items()}
+    rows = []
+    for name, reported in asked.items():
+        default = reported["default"]
+        told = f"{default['difference']:+.3f} [{default['low']:+.3f}, {default['high']:+.3f}] ({_p(default['p'])})"
+        values = (reported[key]["value"] for key in ("keyword", "0.6", "default"))
+        rows.append([name, *(f"{value:.3f}" for value in values), told if default["difference"] else "the same"])
+    (foreign,) = {key for reported in asked.values() for key in reported} - {"keyword", "0.6", "default"}
+    by_language = f"0.6, {foreign} where it is foreign"
+    return _table(("questions", "keyword", "weight 0.6", by_language, f"{by_language} − 0.6 [95 %] (p)"), rows)
+
+
+def embedding() -> str:
+    rows = [
+        [
+            row["contender"],
+            row["form"] or "-",
+            f"{row['texts_per_s']:.1f}",
+            f"{row['tokens_per_s']:,}",
+            f"{100 * row['of_peak_bf16']:.0f} %",
+            f"{row['lowest_cosine']:.6f}",
+        ]
+        for row in _result("embed")["rows"]
+    ]
+    head = ("contender", "form", "paragraphs/s", "tokens/s", "of the bf16 GEMM peak", "lowest cosine to fp32")
+    return _table(head, rows)
+
+
 def start() -> str:
     return _table(
         ("what", "seconds"),
@@ -209,6 +247,60 @@ def contradictions() -> str:
     )  # fmt: skip
 
 
+def answers() -> str:
+    part = _part("answers", "squad")
+    bare = _part("answers", "squad without adapter")
+    columns = {
+        f"bare ({bare['questions']})": bare["measures"]["retrieved"],
+        "every answer": part["measures"]["retrieved"],
+        "as shipped": part["at the threshold"],
+        **{name: part["measures"][name] for name in ("gold", "none") if name in part["measures"]},
+    }
+    names = ("f1, answerable", "contained, answerable", "f1, all", "abstention recall", "abstention precision",
+             "citation precision", "faithfulness")  # fmt: skip
+    rows = [[name, *(_interval(found[name]) if name in found else "-" for found in columns.values())] for name in names]
+    return _table((f"measure ({part['questions']} questions)", *columns), rows)
+
+
+def confidence() -> str:
+    rows = []
+    tuned, part = _part("answers", "tune"), _part("answers", "squad")
+    rows.append(["3 articles, cross-fitted", f"{tuned['questions']}", _interval(list(tuned["auc"].values())), "-",
+                 f"{tuned['error']:.3f}", *(f"{100 * tuned['given'][kind]:.0f} %" for kind in
+                                            ("right", "wrong", "unanswerable"))])  # fmt: skip
+    found = part["confidence"]
+    rows.append(["25 articles", f"{part['questions']}", *(_interval(list(found[key].values()))
+                                                          for key in ("auc", "auc_of_cosine")),
+                 f"{found['error']:.3f}", *(f"{100 * found['still given'][kind]['value']:.0f} %" for kind in
+                                            ("right", "wrong", "to unanswerable questions"))])  # fmt: skip
+    return _table(("SQuAD 2.0 dev", "questions", "AUC", "of the cosine alone", "off by", "right answers still given",
+                   "wrong ones", "to unanswerable questions"), rows)  # fmt: skip
+
+
+def injection() -> str:
+    result = _result("injection")
+    rows = []
+    for reader, runs in result["runs"].items():
+        for kind in (*result["texts"], "all"):
+            without, having = (runs[name][kind] for name in ("without", "with"))
+            rows.append([reader, kind, f"{having['trials']}",
+                         *(f"{100 * one['reached']:.0f} %" for one in (without, having)),
+                         *(f"{100 * share:.0f} %" for share in (without["said"], having["said"],
+                                                                having["said, strict"])),
+                         f"{100 * having['credited to others']:.0f} %"])  # fmt: skip
+    return _table(("reader", "kind", "trials", "reaches the prompt, without", "with", "said, without", "with",
+                   "with, strict", "with, credited to an honest document"), rows)  # fmt: skip
+
+
+def bias() -> str:
+    return _table(
+        ("swapped", "pairs", "answer changed", "right in one, not in the other", "first right", "second right"),
+        [[name, f"{values['pairs']}", *(_interval(list(values[key].values())) for key in
+                                        ("changed", "verdict changed", "first right", "second right"))]
+         for name, values in _result("bias")["swapped"].items()],
+    )  # fmt: skip
+
+
 def index() -> str:
     rows = []
     for kind, entry in _result("index")["kinds"].items():
@@ -244,6 +336,13 @@ def parse() -> str:
     return _table(("format", "tool", "read", "words", "headings", "cells", "MB/s", "pages/s", "ragfm faster ×"), rows)
 
 
+def parsed() -> str:
+    entry = _result("parse")["coverage"]
+    rows = [[f"**{entry['in']} of {entry['files']}** ({entry['share']:.1%}) are in", ""]]
+    rows += [[path, why.replace("|", "\\|")] for path, why in sorted((entry["failed"] | entry["skipped"]).items())]
+    return _table(("file", "why not"), rows)
+
+
 def bm25() -> str:
     result = _result("bm25")
     names = ("ragfm", "bm25s", "tantivy")
@@ -252,17 +351,59 @@ def bm25() -> str:
     return _table(("", *(f"{name} {result[name]['version']}" for name in names)), rows)
 
 
+def transfer() -> str:
+    columns = {"before": "before [95 %]", "adapter": "the adapter alone (p)", "own": "an adapter of its own (p)",
+               "after": "as it comes (p)", "every answer": "every answer"}  # fmt: skip
+
+    def told(entry: Any, measure: str, how: str) -> str:
+        value = entry[how]["measures"]["retrieved"].get(measure) if how in entry else None
+        beside = entry["differences"].get(how, {}).get(measure) if how != "every answer" else None
+        return _interval(value) + (f" ({_p(beside[3])})" if beside else "")
+
+    rows = [
+        [f"{name} ({entry['questions']})", measure, *(told(entry, measure, how) for how in columns)]
+        for name, entry in _result("transfer").items()
+        for measure in (("exact, answerable",) if "macro_f1" in entry["before"] else _TRANSFERRED)
+    ]
+    return _table(("set (questions)", "measure", *columns.values()), rows)
+
+
+def adapted_retriever() -> str:
+    rows = []
+    for part, entry in _result("adapt_retriever")["parts"].items():
+        for mode, row in entry["ndcg"].items():
+            rows.append([part, mode, *(_interval(row[key]) for key in ("before", "after")),
+                         f"{row['difference'][0]:+.3f} [{row['difference'][1]:+.3f}, {row['difference'][2]:+.3f}]",
+                         _p(row["p"]), f"{entry['processor_seconds'] / 60:.0f}"])  # fmt: skip
+    return _table(("what learned", "search", "before [95 %]", "after", "difference", "p", "processor minutes"), rows)
+
+
+def adapted_methods() -> str:
+    result, rows = _result("adapt_methods"), []
+    names = ("f1, answerable", "abstention precision", "abstention recall", "right passage cited")
+    for method, row in result["rows"].items():
+        values = [_interval(row["measures"][name]) if name in row["measures"] else "-" for name in names]
+        learned = "learned" in row  # the reader as it is has learned nothing
+        numbers = [f"{row['learned']:,}", f"{row['seconds'] / 60:.1f}", f"{row['peak_mb']:,}"] if learned else ["-"] * 3
+        rows.append([method, *numbers, *values])
+    return _table(("method", "numbers that learn", "minutes", "peak MB", *names), rows)
+
+
 TABLES: dict[str, Callable[[], str]] = {
     table.__name__: table
     for table in (
-        retrieval, retrieval_more, goals, peers_quality, peers_cost, peers_versions, multihop, languages, start,
-        collection, collection_more, index, bm25, parse, citations, quotations, contradictions,
+        retrieval, retrieval_more, goals, peers_quality, peers_cost, peers_versions, multihop, languages,
+        languages_weights, languages_chosen, embedding, start, collection, collection_more, index, bm25, parse,
+        parsed, citations, quotations, contradictions, answers, confidence, injection, bias,
+        adapted_retriever, adapted_methods, transfer,
     )
 }  # fmt: skip
 
 # --- Inside ------------------------------------------------------------------------------------------------------
 
 _MEASURES = ("nDCG@10", "MRR@10", "recall@5", "recall@10", "recall@100")
+_TRANSFERRED = ("f1, answerable", "contained, answerable", "f1, all", "abstention recall", "abstention precision",
+                "citation precision")  # fmt: skip
 
 
 def _made(table: Callable[[], str]) -> str:
@@ -276,15 +417,24 @@ def _result(name: str) -> Any:
     return json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
 
 
+def _part(name: str, part: str) -> Any:
+    try:
+        return _result(name)[part]
+    except KeyError:
+        raise FileNotFoundError(part) from None
+
+
+def _interval(found: list[float] | None) -> str:
+    if found is None:
+        return "-"
+    value, low, high = found
+    return f"{value:.3f} [{low:.3f}, {high:.3f}]"
+
+
 def _table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
     head = list(head)
     lines = [head, ["---"] * len(head), *rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
-
-
-def _interval(values: list[float]) -> str:
-    value, low, high = values
-    return f"{value:.3f} [{low:.3f}, {high:.3f}]"
 
 
 def _p(value: float) -> str:

@@ -13,13 +13,14 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ragfm.answer_log import AnswerLog
+    from ragfm.answer_stream import AnswerStream
     from ragfm.collection import Collection, DocumentInfo, Status
     from ragfm.config import Settings, load_settings
     from ragfm.embed import load_embedder
     from ragfm.errors import RagfmError
     from ragfm.extract import Extraction
     from ragfm.ingest.sync import SyncReport
-    from ragfm.rag import AnswerStream, Rag
+    from ragfm.rag import Rag
     from ragfm.readers import load_reader
     from ragfm.rerank import load_reranker
     from ragfm.types import (
@@ -46,12 +47,13 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "ragfm.answer_log": ("AnswerLog",),
+    "ragfm.answer_stream": ("AnswerStream",),
     "ragfm.collection": ("Collection", "DocumentInfo", "Status"),
     "ragfm.config": ("Settings", "load_settings"),
     "ragfm.embed": ("load_embedder",),
     "ragfm.errors": ("RagfmError",),
     "ragfm.extract": ("Extraction",),
-    "ragfm.rag": ("AnswerStream", "Rag"),
+    "ragfm.rag": ("Rag",),
     "ragfm.readers": ("load_reader",),
     "ragfm.rerank": ("load_reranker",),
     "ragfm.ingest.sync": ("SyncReport",),

@@ -21,6 +21,7 @@ from ragfm.errors import AdapterMismatchError, DamagedModelError, ModelNotFoundE
 __all__ = [
     "GGUF",
     "METHODS",
+    "NO_ADAPTER",
     "RECORD",
     "WEIGHTS",
     "AdapterRecord",
@@ -28,11 +29,15 @@ __all__ = [
     "learned_sha256",
     "read_record",
     "serving_adapter",
+    "shipped_adapter",
 ]
 
 RECORD = "ragfm-adapter.json"
 WEIGHTS = "adapter_model.safetensors"
 GGUF = "adapter.gguf"
+SHIPPED = Path(__file__).parent / "shipped" / "smollm2-135m-squad"
+"""The adapter for the bundled reader; docs/adaptation.md says how it was made."""
+NO_ADAPTER = "none"
 GGUF_BASE, GGUF_PROMPT = "ragfm.base_sha256", "ragfm.prompt"
 FORMAT = 1
 Method: TypeAlias = Literal["lora", "dora", "qlora", "prefix", "prompt", "ia3", "full"]
@@ -100,26 +105,40 @@ def check_adapter(adapter: str | Path, base: str | Path, prompt: str | None = No
         )
     if asked and prompt and asked != prompt:
         raise AdapterMismatchError(
-            f"The adapter {path} was trained for another prompt than this version of ragfm asks.",
-            "Train it anew with `ragfm adapt data` and `ragfm adapt train`, or go without: --adapter none.",
+            f"The adapter {path} was trained for another prompt than is asked here.",
+            "Ask by the strategy and mode that it was trained for, train it anew with `ragfm adapt data` and `ragfm "
+            "adapt train`, or go without: --adapter none.",
         )
 
 
-def serving_adapter(adapter: str | Path, reader: str, prompt: str) -> str:
-    """The file that a reader of that name takes: of an adapter's folder its GGUF form, checked by `check_adapter`."""
-    from ragfm.models import find_model
+def shipped_adapter(reader: str, prompt: str) -> str | None:
+    """The file of the adapter that ragfm brings for a reader of that name and a prompt; None where it brings none."""
+    path = SHIPPED / GGUF
+    known = reader in ("bundled", "llama-cpp", "llama-cpp:bundled") and path.is_file()
+    return str(path) if known and read_record(SHIPPED).prompt == prompt else None
 
+
+def serving_adapter(adapter: str | Path | None, reader: str, prompt: str) -> str | None:
+    """What a reader of that name takes, checked by `check_adapter`; None is the one that ragfm brings, `none` is none.
+
+    Of an adapter's folder that is its GGUF form for llama.cpp, and the folder itself for transformers.
+    """
+    from ragfm.models import find_model
+    from ragfm.readers import plugin_and_model
+
+    if adapter is None:
+        return shipped_adapter(reader, prompt)
+    if str(adapter) == NO_ADAPTER:
+        return None
     path = Path(adapter).expanduser()
+    plugin, model = plugin_and_model(reader)
     if path.is_dir():
         read_record(path)
-        path = path / GGUF
-        if not path.is_file():
-            raise ModelNotFoundError(f"{path.parent} has no {GGUF}.", f"Run `ragfm adapt export {path.parent}`.")
-    plugin, colon, model = reader.partition(":")
-    if plugin == "llama-cpp":
-        check_adapter(path, find_model(model if colon else "bundled", "reader"), prompt)
-    elif reader == "bundled" or reader.endswith(".gguf"):
-        check_adapter(path, find_model(reader, "reader"), prompt)
+        if plugin == "llama-cpp" and not (path / GGUF).is_file():
+            raise ModelNotFoundError(f"{path} has no {GGUF}.", f"Run `ragfm adapt export {path}`.")
+        path = path / GGUF if plugin == "llama-cpp" else path
+    if plugin in ("llama-cpp", "transformers"):
+        check_adapter(path, find_model(model, "reader"), prompt)
     return str(path)
 
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from hashlib import blake2b
 from pathlib import Path
 
-__all__ = ["cache_folder", "file_identity"]
+__all__ = ["cache_folder", "file_identity", "replace_file"]
 
 
 def cache_folder() -> Path:
@@ -20,3 +21,16 @@ def file_identity(path: Path, *more: str) -> str:
     found = path.resolve()
     about = found.stat()
     return blake2b(repr((str(found), about.st_size, about.st_mtime_ns, *more)).encode(), digest_size=16).hexdigest()
+
+
+def replace_file(path: Path, content: bytes) -> None:
+    """Replace a file's content at once, whoever else does so, another thread of this process too. Raises OSError."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f"{path.name}.", delete=False) as file:
+        try:
+            file.write(content)
+            file.close()
+            Path(file.name).replace(path)
+        except OSError:
+            Path(file.name).unlink(missing_ok=True)
+            raise

@@ -22,13 +22,18 @@ from ragfm.cli_chat import chat
 from ragfm.cli_compare import compare_command
 from ragfm.cli_eval import evaluation
 from ragfm.cli_log import log
+from ragfm.cli_mcp import mcp
 from ragfm.cli_models import models
-from ragfm.cli_options import FAILED, FILLED, INTERRUPTED, OK, SOME_FAILED, USAGE, make_rag, read_schema
+from ragfm.cli_options import FAILED, FILLED, INTERRUPTED, OK, SOME_FAILED, USAGE, busy, make_rag, read_schema
 from ragfm.cli_options import adapter_option as _adapter
 from ragfm.cli_options import filtered as _filter
 from ragfm.cli_options import k_option as _k
 from ragfm.cli_options import reader_option as _reader
 from ragfm.cli_options import shared as _shared
+from ragfm.cli_options import strategy_option as _strategy
+from ragfm.cli_refresh import back_command, refresh_command
+from ragfm.cli_retriever import retriever_command
+from ragfm.cli_serve import keys, serve
 from ragfm.cli_store import COMMANDS
 from ragfm.cli_tune import tune
 from ragfm.cli_watch import watch
@@ -42,6 +47,7 @@ from ragfm.show import (
     print_extraction,
     print_index,
     print_json,
+    print_keywords,
     print_report,
     printable,
     where,
@@ -120,9 +126,11 @@ def ragfm(context: click.Context) -> None:
         logging.getLogger(chatty).setLevel(logging.WARNING)
 
 
-for command in (*COMMANDS, adapt, chat, compare_command, evaluation, log, models, tune, watch):
+for command in (*COMMANDS, adapt, chat, compare_command, evaluation, keys, log, mcp, models, serve, tune, watch):
     ragfm.add_command(command)
 evaluation.add_command(answers)
+for command in (retriever_command, refresh_command, back_command):
+    adapt.add_command(command)
 
 
 @ragfm.command()
@@ -185,7 +193,7 @@ def ingest(
 @_shared
 def search(collection: str, as_json: bool, query: str, k: int | None, mode: Any, filter: str | None) -> int:
     """Find the passages nearest to QUERY."""
-    with _open(collection) as store, _busy("searching"):
+    with _open(collection) as store, busy("searching"):
         hits = store.search(_not_empty(query), k, mode=mode, filter=filter)
     if as_json:
         print_json({"query": query, "hits": [hit_json(hit) for hit in hits]})
@@ -203,18 +211,18 @@ def search(collection: str, as_json: bool, query: str, k: int | None, mode: Any,
 @_k
 @_reader
 @_adapter
+@_strategy
 @_filter
 @click.option("--schema", metavar="FILE", type=click.Path(exists=True, dir_okay=False), help="Answer with an object "
               "that meets this JSON schema.")  # fmt: skip
 @_shared
 def ask(
-    collection: str, as_json: bool, question: str, k: int | None, filter: str | None, schema: str | None,
-    reader: str | None, adapter: str | None,
+    collection: str, as_json: bool, question: str, filter: str | None, schema: str | None, **options: Any
 ) -> int:  # fmt: skip
     """Answer QUESTION from the documents, with citations."""
     form = read_schema(schema) if schema else None
-    with _open(collection) as store, _busy("searching and reading"):
-        rag = make_rag(store, reader, k, adapter)
+    with _open(collection) as store, busy("searching and reading"):
+        rag = make_rag(store, options)
         if form is not None:
             extraction = rag.extract(_not_empty(question), form, filter=filter)
         else:
@@ -241,6 +249,7 @@ def status(collection: str, as_json: bool) -> int:
     click.echo(f"{now.documents} documents, {now.chunks} chunks, generation {now.generation}")
     click.echo(f"embedder  {now.embedder['model']}, {now.embedder['dim']} dimensions")
     print_index(index, now.chunks)
+    print_keywords(now.indexes[1])
     for source in now.sources:
         click.echo(f"source    {source['name']}  {source['documents']} documents by {source['connector']}")
     for failure in now.failed:
@@ -309,15 +318,19 @@ def demo(folder: str, as_json: bool) -> int:
         for question in QUESTIONS:
             if not as_json:
                 click.echo(f"\n{click.style(question, bold=True)}")
-            with _busy("reading"):
+            with busy("reading"):
                 answers.append(rag.ask(question))
             if not as_json:
                 print_answer(answers[-1])
     if as_json:
         print_json({"ingest": asdict(report), "answers": [answer_json(answer) for answer in answers]})
     else:
-        click.echo(f"\nThe documents are in {handbook}. Ask your own question:\n\n    "
-                   f"ragfm ask -c {os.path.join(folder, '.ragfm')} 'What is the wifi password?'")  # noqa: PTH118  # fmt: skip
+        store_folder = os.path.join(folder, ".ragfm")  # noqa: PTH118
+        click.echo(
+            f"\nThe documents are in {handbook}. Ask your own question, or chat in a browser:\n\n"
+            f"    ragfm ask -c {store_folder} 'What is the wifi password?'\n"
+            f"    ragfm serve -c {store_folder} --no-auth"
+        )
     return SOME_FAILED if report.failed else OK
 
 
@@ -328,19 +341,6 @@ def _open(path: str, embedder: str | None = None) -> Collection:
     from ragfm.collection import Collection
 
     return Collection.open(path, embedder=embedder)
-
-
-@contextmanager
-def _busy(what: str) -> Iterator[None]:
-    """A word on a terminal while models are loaded, which takes seconds; it goes when the result comes."""
-    shown = sys.stderr.isatty()
-    if shown:
-        click.echo(f"{what} …", nl=False, err=True)
-    try:
-        yield
-    finally:
-        if shown:
-            click.echo("\r\x1b[K", nl=False, err=True)
 
 
 @contextmanager

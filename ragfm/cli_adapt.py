@@ -20,12 +20,13 @@ from ragfm.cli_options import FILLED, OK, counting, shared
 from ragfm.show import print_json, printable
 
 if TYPE_CHECKING:
-    from ragfm.adapt import Dataset
+    from ragfm.adapt import Dataset, HeldOut, Recipe
     from ragfm.adapt.base import Base
     from ragfm.adapt.export import Agreement
     from ragfm.adapt.train import Progress, Training, TrainSettings
     from ragfm.collection import Collection
     from ragfm.evaluate import QuestionSet
+    from ragfm.rag import Rag
 
 _FILES = click.Path(exists=True)
 _EVERY = 10.0  # seconds between two lines about a training, where there is no bar
@@ -40,6 +41,8 @@ def adapt() -> None:
 @click.argument("questions", required=False, type=_FILES)
 @click.option("--write", metavar="N", type=click.IntRange(min=1), help="Without QUESTIONS: the reader writes N, with "
               "their answers, from the collection.")  # fmt: skip
+@click.option("--from-log", is_flag=True, help="With or without QUESTIONS: what users found good in the answer log, "
+              "and what they corrected.")  # fmt: skip
 @click.option("--reader", metavar="NAME", type=FILLED, help="The reader that is taught; with --write it writes, too.")
 @click.option("-k", type=click.IntRange(min=1), metavar="N", help="How many passages it is given.")
 @click.option("--limit", type=click.IntRange(min=1), metavar="N", help="Only N of the questions, picked at random.")
@@ -53,6 +56,8 @@ def adapt() -> None:
 @click.option("--answers", "form", default="phrase", show_default=True, type=click.Choice(["phrase", "quoted"]),
               help="The answer alone, or with the sentence that it is from.")  # fmt: skip
 @click.option("--keep-order", is_flag=True, help="Passages in the order of the search, not shuffled.")
+@click.option("--apart", is_flag=True, help="Each question over its own passages, not those of another one about the "
+              "same text; training takes several times as long.")  # fmt: skip
 @click.option("--exclude-data", multiple=True, metavar="FILE", type=_FILES, help="Data to be judged by: none of its "
               "questions and paragraphs is learned from; may be repeated.")  # fmt: skip
 @click.option("--licence", metavar="TEXT", type=FILLED, help="The licence of the data, for the card.")
@@ -85,6 +90,7 @@ def data_command(collection: str, as_json: bool, questions: str | None, out: str
 @click.option("--base", default="bundled", show_default=True, metavar="NAME", type=FILLED,
               help="The model: a folder of safetensors, or the GGUF file that will serve.")  # fmt: skip
 @click.option("--method", default="lora", show_default=True, type=click.Choice(METHODS), help="How it is adapted.")
+@click.option("--from", "start", metavar="DIR", type=FILLED, help="An adapter to go on from, with its rank.")
 @click.option("--rank", default=16, show_default=True, type=click.IntRange(min=1), help="Of lora, dora and qlora.")
 @click.option("--dropout", default=0.0, show_default=True, type=click.FloatRange(0, 0.9), help="Ditto.")
 @click.option("--virtual-tokens", "tokens", default=20, show_default=True, type=click.IntRange(min=1),
@@ -135,8 +141,13 @@ def train_command(examples: str, as_json: bool, *, dry_run: bool, **options: Any
         if as_json:
             print_json({"plan": plan})
         return OK
-    with _training() as progress:
-        numbers = training.run(progress)
+    try:
+        with _training() as progress:
+            numbers = training.run(progress)
+    except KeyboardInterrupt:
+        click.echo(printable(f"what was learned is kept in {options['out']}, and the same command goes on there"),
+                   err=True)  # fmt: skip
+        raise
     record = finish(training, numbers, card=read_card(folder), licence=options["licence"])
     if as_json:
         print_json({"plan": plan, "adapter": {**asdict(record)}, "out": options["out"]})
@@ -154,6 +165,8 @@ def train_command(examples: str, as_json: bool, *, dry_run: bool, **options: Any
               help="A GGUF adapter for llama.cpp; whole weights as safetensors; or, from a GGUF adapter, PEFT's "
               "form.")  # fmt: skip
 @click.option("--base", metavar="NAME", type=FILLED, help="The model. Default: the one it was trained on.")
+@click.option("--quantise", type=click.Choice(["f16", "q8_0", "q4_0", "iq4_nl"]), help="With --to merged, over a base "
+              "that is a GGUF file: write such a file, in this form.")  # fmt: skip
 @click.option("--dtype", default="f16", show_default=True, type=click.Choice(["f16", "f32"]), help="Of a GGUF adapter.")
 @click.option("--out", metavar="PATH", type=FILLED, help="Where to. Default: adapter.gguf in the adapter's folder.")
 @click.option("--check", metavar="FILE", type=_FILES, help="Ask the prompts of these examples of transformers with the "
@@ -167,7 +180,10 @@ def export_command(adapter: str, as_json: bool, form: str, check: str | None, pr
 
     if check and form != "gguf":
         raise click.UsageError("--check compares a GGUF adapter.", click.get_current_context())
-    written = export_adapter(adapter, form, out=options["out"], base=options["base"], dtype=options["dtype"])
+    if options["quantise"] and form != "merged":
+        raise click.UsageError("--quantise goes with --to merged.", click.get_current_context())
+    written = export_adapter(adapter, form, out=options["out"], base=options["base"], dtype=options["dtype"],
+                             quantisation=options["quantise"])  # fmt: skip
     compared = _compared(adapter, written, check, prompts, options["base"]) if check else None
     if as_json:
         print_json({"out": str(written), "check": asdict(compared) if compared else None})
@@ -187,7 +203,7 @@ def export_command(adapter: str, as_json: bool, form: str, check: str | None, pr
 def _loaded(path: str | None, options: dict[str, Any]) -> QuestionSet | None:
     context = click.get_current_context()
     if path is None:
-        if not options["write"]:
+        if not options["write"] and not options["from_log"]:
             raise click.UsageError("Name a file of questions, or have some written: --write N.", context)
         for name in ("split", "articles", "distractors", "limit"):
             if options[name]:
@@ -195,31 +211,47 @@ def _loaded(path: str | None, options: dict[str, Any]) -> QuestionSet | None:
         return None
     if options["write"]:
         raise click.UsageError("--write goes without QUESTIONS.", context)
-    return load_data(path, options, answers=True)
+    loaded = load_data(path, options, answers=True, by_document=not options["apart"])
+    if loaded.documents is not None and options["from_log"]:
+        raise click.UsageError("--from-log goes with questions about the collection.", context)
+    return loaded
 
 
 def _made(collection: Collection, data: QuestionSet | None, options: dict[str, Any]) -> Dataset:
-    from ragfm.adapt import Recipe, build_examples, held_out
-    from ragfm.evaluate import write_questions
+    from ragfm.adapt import Recipe, held_out, judged, logged_examples, with_examples
+    from ragfm.answer_log import AnswerLog
     from ragfm.rag import Rag
 
     held = held_out(options["exclude_data"])
-    name = options["reader"] or collection.settings.reader
-    rag = Rag(collection, reader=name, k=options["k"])
+    rag = Rag(collection, reader=options["reader"] or collection.settings.reader, k=options["k"])
+    recipe = Recipe(abstain=options["abstain"], near=options["near"], valid=options["valid"], form=options["form"],
+                    shuffle=not options["keep_order"], together=not options["apart"], seed=options["seed"])  # fmt: skip
+    dataset = _asked(rag, data, recipe, held, options) if data or options["write"] else None
+    if options["from_log"]:
+        entries = judged(AnswerLog.beside(collection.path).entries())
+        examples, left_out = logged_examples(rag, entries, held=held)
+        dataset = with_examples(rag, dataset, examples, recipe, left_out)
+    assert dataset
+    return dataset
+
+
+def _asked(rag: Rag, data: QuestionSet | None, recipe: Recipe, held: HeldOut, options: dict[str, Any]) -> Dataset:
+    """Examples from questions, or from those that the reader writes."""
+    from ragfm.adapt import build_examples
+    from ragfm.evaluate import write_questions
+
     if data is None:
         with counting("writing", "questions") as progress:
-            asked = write_questions(collection, rag.reader, options["write"], seed=options["seed"], answers=True,
+            asked = write_questions(rag.collection, rag.reader, options["write"], seed=options["seed"], answers=True,
                                     progress=progress)  # fmt: skip
     else:
         asked = list(data.questions)
-    recipe = Recipe(abstain=options["abstain"], near=options["near"], valid=options["valid"], form=options["form"],
-                    shuffle=not options["keep_order"], seed=options["seed"])  # fmt: skip
     source = {
-        "name": data.name if data else f"written by {name}",
+        "name": data.name if data else f"written by {rag.reader_name}",
         "licence": options["licence"],
         "left_out": dict(data.left_out if data else {}),
     }
-    about = {"sources": [source], "reader": name, "limit": options["limit"]}
+    about = {"sources": [source], "reader": rag.reader_name, "limit": options["limit"]}
     with counting("making", "examples") as progress:
         return build_examples(rag, asked, recipe, held=held, about=about, progress=progress)
 
@@ -246,7 +278,7 @@ def _settings(options: Mapping[str, Any]) -> TrainSettings:
     from ragfm.adapt.train import TrainSettings
 
     method = MethodSettings(**{name: options[name] for name in ("method", "rank", "dropout", "tokens")})
-    rest = ("epochs", "batch", "rate", "judge", "patience", "most_tokens", "seed")
+    rest = ("epochs", "batch", "rate", "judge", "patience", "most_tokens", "seed", "start")
     return TrainSettings(method, **{name: options[name] for name in rest})
 
 

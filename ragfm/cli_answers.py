@@ -18,7 +18,7 @@ from ragfm.cli_eval import (
     resumable,
     tell_written,
 )
-from ragfm.cli_options import FILLED, OK, SOME_FAILED, shared
+from ragfm.cli_options import FILLED, OK, SOME_FAILED, make_rag, shared, strategy_option
 from ragfm.show import print_json, printable
 
 if TYPE_CHECKING:
@@ -37,6 +37,8 @@ _CONTEXTS = ("retrieved", "gold", "none")
               "repeated. Default: all three.")  # fmt: skip
 @click.option("--reader", metavar="NAME", type=FILLED, help="The model that answers.")
 @click.option("--adapter", metavar="DIR", type=FILLED, help="An adapter for the reader, or `none`.")
+@strategy_option
+@click.option("--judge", metavar="NAME", type=FILLED, help="A model that says, too, whether each answer is right.")
 @click.option("-k", type=click.IntRange(min=1), metavar="N", help="How many passages it is given.")
 @click.option("--limit", type=click.IntRange(min=1), metavar="N", help="Only N of the questions, picked at random.")
 @click.option("--seed", default=0, show_default=True, help="Which ones --limit picks.")
@@ -68,16 +70,21 @@ def answers(collection: str, as_json: bool, data: str, report: str | None, **opt
 
 def _asked(collection: Collection, data: QuestionSet, options: Mapping[str, Any]) -> AnswersReport:
     from ragfm.evaluate import evaluate_answers
-    from ragfm.rag import Rag
+    from ragfm.readers import load_reader
 
     reader = options["reader"] or collection.settings.reader
-    adapter = None if options["adapter"] == "none" else options["adapter"]
-    about = {**about_data(data, options), "reader": reader}
-    rag = Rag(collection, reader=reader, k=options["k"], adapter=adapter)
+    about = {**about_data(data, options), "reader": reader, "judge": options["judge"]}
+    judge = load_reader(options["judge"]) if options["judge"] else None
+    rag = make_rag(collection, options)
+    if rag.strategy.name != "zero-shot":
+        about["strategy"] = rag.strategy.name
+    if place := getattr(rag.reader, "data_goes", None):
+        about["data_goes"] = place
     with resumable("answering", "answered", options["out"]) as progress:
         return evaluate_answers(
-            rag, data.questions, contexts=options["contexts"], out=options["out"], about=about, progress=progress
-        )
+            rag, data.questions, contexts=options["contexts"], judge=judge, out=options["out"], about=about,
+            progress=progress,
+        )  # fmt: skip
 
 
 def _as_json(

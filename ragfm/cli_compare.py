@@ -26,6 +26,8 @@ if TYPE_CHECKING:
               "repeated.")  # fmt: skip
 @click.option("-k", "ks", multiple=True, type=click.IntRange(min=1), metavar="N", help="How many passages; may be "
               "repeated.")  # fmt: skip
+@click.option("--strategy", "strategies", multiple=True, metavar="NAME|FILE", type=FILLED, help="How the reader is "
+              "asked; may be repeated.")  # fmt: skip
 @click.option("--limit", type=click.IntRange(min=1), metavar="N", help="Only N of the questions, picked at random.")
 @click.option("--seed", default=0, show_default=True, help="Which ones --limit picks.")
 @data_options
@@ -35,7 +37,7 @@ if TYPE_CHECKING:
               help="Where the runs are kept; a second one goes on there.")  # fmt: skip
 @shared
 def compare_command(collection: str, as_json: bool, data: str, out: str, **options: Any) -> int:
-    """Answer the questions of DATA by several readers, adapters and numbers of passages, and compare them.
+    """Answer the questions of DATA by several readers, adapters, strategies and numbers of passages, and compare.
 
     All combinations are tried, each in a process of its own. DATA is what `ragfm eval answers` takes.
     """
@@ -43,7 +45,6 @@ def compare_command(collection: str, as_json: bool, data: str, out: str, **optio
     from ragfm.evaluate import compare_readers, contenders
 
     readers = options["readers"] or [load_settings(Path(collection).absolute().parent).reader]
-    adapters = [None if adapter == "none" else adapter for adapter in options["adapters"]]
     command = [data, "-c", collection] if data.endswith((".jsonl", ".jsonl.gz")) else [data]
     if not data.endswith((".jsonl", ".jsonl.gz")):
         command += ["--keep", options["keep"] or str(Path(out) / "collection")]
@@ -51,7 +52,7 @@ def compare_command(collection: str, as_json: bool, data: str, out: str, **optio
         command += [f"--{name}", str(options[name])] if options[name] is not None else []
     command += ["--articles"] if options["articles"] else []
     command += [word for file in options["distractors"] for word in ("--distractors", file)]
-    those = contenders(readers, adapters, options["ks"])
+    those = contenders(readers, options["adapters"], options["ks"], options["strategies"])
     with _progress() as progress:
         entries = compare_readers(those, command, Path(out), price_per_hour=options["price_per_hour"],
                                   progress=progress)  # fmt: skip
@@ -107,5 +108,9 @@ def _print(entries: list[Entry]) -> None:
             verdict = "within noise" if beside.noise else f"p = {beside.p:.4f}"
             click.echo(printable(f"{entry.contender.name} beside {best}: {beside.difference:+.3f} "
                                  f"[{beside.low:+.3f}, {beside.high:+.3f}], {verdict}"))  # fmt: skip
+    for entry in entries:
+        for other, answers in entry.break_even.items():
+            click.echo(printable(f"The training of {entry.contender.name} is paid for after {answers:,} answers, "
+                                 f"beside {other}."))  # fmt: skip
     places = dict.fromkeys(entry.data_goes for entry in entries if not entry.error)
     click.echo("Questions and passages go " + "; ".join(places) + ".")

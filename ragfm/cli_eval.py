@@ -95,13 +95,16 @@ def compare(a: str, b: str, as_json: bool) -> int:
     return OK
 
 
-def load_data(path: str, options: Mapping[str, Any], *, answers: bool = False) -> QuestionSet:
-    """The questions of a path, as many as --limit says."""
+def load_data(
+    path: str, options: Mapping[str, Any], *, answers: bool = False, by_document: bool = False
+) -> QuestionSet:
+    """The questions of a path, as many as --limit says; `by_document`: those about the same ones."""
     from ragfm.evaluate import load_questions
 
     given = {name: options[name] for name in ("split", "articles", "distractors")}
     loaded = load_questions(path, **given, answers=answers)
-    return loaded.sample(options["limit"], options["seed"]) if options["limit"] else loaded
+    limit = options["limit"]
+    return loaded.sample(limit, options["seed"], by_document=by_document) if limit else loaded
 
 
 def check_options(data: QuestionSet | None, options: Mapping[str, Any]) -> None:

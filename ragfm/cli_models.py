@@ -9,14 +9,12 @@ from typing import Any
 import click
 
 from ragfm.cli_options import FILLED, OK
-from ragfm.errors import UnsupportedError
+from ragfm.errors import RagfmError, UnsupportedError
 from ragfm.show import print_json, printable
 
 _JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 _DEBUG = click.option("--debug", is_flag=True, expose_value=False, help="Show tracebacks and what is going on.")
 _MODEL = click.argument("model", default="bundled", metavar="[MODEL]", type=FILLED)
-_WINDOW = 4096
-"""Tokens of a request for which the memory is worked out: a reader's default."""
 
 
 @click.group()
@@ -26,13 +24,16 @@ def models() -> None:
 
 @models.command()
 @click.option("--embedder", default="bundled", show_default=True, metavar="E", type=FILLED, help="The embedding model.")
+@click.option("--reader", metavar="NAME", type=FILLED, help="How fast is this reader, instead? It is kept for `list`.")
 @_JSON
 @_DEBUG
-def bench(embedder: str, as_json: bool) -> int:
-    """Measure the forms of an embedding model, and remember the fastest for `ragfm ingest`.
+def bench(embedder: str, reader: str | None, as_json: bool) -> int:
+    """Measure the forms of an embedding model, and remember the fastest for `ragfm ingest`; or measure a reader.
 
     A form must give every text of the sample a vector with a cosine of at least 0.999 to that of fp32.
     """
+    if reader:
+        return _bench_reader(reader, as_json)
     from ragfm.embed import SentenceTransformerEmbedder, load_embedder
     from ragfm.embed.choice import fastest, machine
 
@@ -97,47 +98,116 @@ def optimize(model: str, undo: bool, as_json: bool) -> int:
 @_JSON
 @_DEBUG
 def info(model: str, as_json: bool) -> int:
-    """Say what a GGUF model is: size, quantisation, window, licence, template, memory, and the form in use here."""
-    about = _about(_gguf(model))
+    """Say what a model is: size, quantisation, window, licence, template, memory, speed, and the form in use here."""
+    described = _described(_path(model))
     if as_json:
-        print_json(about)
+        print_json(described)
         return OK
-    for name, value in about.items():
+    for name, value in described.items():
         click.echo(printable(f"{name.replace('_', ' '):<18} {'unknown' if value is None else value}"))
     return OK
 
 
-def _about(path: Path) -> dict[str, Any]:
-    from gguf import GGMLQuantizationType
+@models.command("list")
+@click.argument("folders", nargs=-1, type=click.Path(exists=True, file_okay=False, path_type=Path))
+@_JSON
+@_DEBUG
+def listed(folders: tuple[Path, ...], as_json: bool) -> int:
+    """List the models on this machine: bundled, in the Hugging Face cache, and the GGUF files in FOLDERS.
 
-    from ragfm.gguf_file import read_header
+    Speeds are those that `ragfm models bench --reader` measured.
+    """
+    from ragfm.model_card import installed
+
+    rows = []
+    for name, job, path in installed(list(folders)):
+        try:
+            rows.append({"name": name, "job": job, **_described(path)})
+        except RagfmError as error:
+            click.echo(printable(f"{name}: {error.message}"), err=True)
+    if as_json:
+        print_json({"models": rows})
+        return OK
+    click.echo(
+        f"{'job':<9}{'MB':>8}  {'weights':<10}{'window':>8}  {'template':<9}{'tokens/s':>9}  {'licence':<14}name"
+    )
+    for row in rows:
+        licence = f"{row['licence'] or 'not said'}{' !' if row['licence_restricts'] else ''}"
+        shown = {key: str("-" if value is None else value) for key, value in row.items()}
+        click.echo(printable(
+            f"{shown['job']:<9}{shown['megabytes']:>8}  {shown['quantisation']:<10}{shown['context_tokens']:>8}  "
+            f"{'yes' if row['chat_template'] else 'no':<9}{shown['tokens_per_second']:>9}  {licence:<14}{shown['name']}"
+        ))  # fmt: skip
+    if any(row["licence_restricts"] for row in rows):
+        click.echo("! its licence may restrict what it is used for, or by whom", err=True)
+    return OK
+
+
+@models.command()
+@click.argument("name", type=FILLED)
+@click.argument("file", required=False, type=FILLED)
+@_JSON
+@_DEBUG
+def pull(name: str, file: str | None, as_json: bool) -> int:
+    """Fetch the model NAME from the Hugging Face hub into its cache; of a repository of GGUF files, the one named FILE.
+
+    Weights are safetensors or GGUF; nothing else that could run is fetched.
+    """
+    from ragfm.model_card import restriction
+    from ragfm.models import find_model, pull_file
+
+    path = pull_file(name, file) if file else find_model(name, "reader")
+    described = _described(path)
+    if as_json:
+        print_json({"name": str(path) if file else name, **described})
+        return OK
+    click.echo(printable(f"{path}, {described['megabytes']} MB: use it as --reader {path if file else name}"))
+    if described["licence"] is None:
+        click.echo("It does not say under which licence it is.", err=True)
+    elif warning := restriction(described["licence"]):
+        click.echo(printable(f"{name}: {warning}."), err=True)
+    return OK
+
+
+def _described(path: Path) -> dict[str, Any]:
+    """What a model is, and what is known of it here."""
+    from ragfm.model_card import about
+    from ragfm.readers.speed import known_speed
+
+    speed = known_speed(path)
+    here = {"prompt_tokens_per_second": speed and speed.prompt_tokens_per_second,
+            "tokens_per_second": speed and speed.tokens_per_second}  # fmt: skip
+    if not path.is_file():
+        return {**about(path), **here}
     from ragfm.readers.optimize import optimized, what_was_measured
 
-    header = read_header(path)
-    says = header.metadata
-    architecture = says.get("general.architecture")
-
-    def number(name: str) -> int:
-        value = says.get(f"{architecture}.{name}")
-        return value if isinstance(value, int) else 0
-
-    heads = number("attention.head_count")
-    size = number("attention.key_length") or (number("embedding_length") // heads if heads else 0)
-    cells = 2 * number("block_count") * (number("attention.head_count_kv") or heads) * size
     better = optimized(path)
-    return {
-        "model": says.get("general.name"),
-        "file": str(path),
-        "megabytes": round(path.stat().st_size / 1e6, 1),
-        "architecture": architecture,
-        "quantisation": GGMLQuantizationType(max(header.types, key=lambda kind: header.types[kind])).name,
-        "context_tokens": number("context_length") or None,
-        "licence": says.get("general.license"),
-        "chat_template": "tokenizer.chat_template" in says,
-        "megabytes_per_slot": round(2 * cells * min(_WINDOW, number("context_length") or _WINDOW) / 1e6, 1),
-        "form_in_use": (what_was_measured(path) or {}).get("form", "as it is") if better else "as it is",
-        "file_in_use": str(better or path),
-    }
+    form = (what_was_measured(path) or {}).get("form", "as it is") if better else "as it is"
+    return {**about(path), **here, "form_in_use": form, "file_in_use": str(better or path)}
+
+
+def _bench_reader(name: str, as_json: bool) -> int:
+    from ragfm.readers import load_reader
+    from ragfm.readers.speed import TOGETHER, measure_speed
+
+    speed = measure_speed(
+        load_reader(name), None if name.startswith("openai:") else _path(name.rpartition(":")[2] or name)
+    )
+    if as_json:
+        print_json({"reader": name, **asdict(speed)})
+        return OK
+    click.echo(f"a prompt          {speed.prompt_tokens_per_second:>8.1f} tokens/s, its answer begins after "
+               f"{speed.first_token_ms:.0f} ms")  # fmt: skip
+    click.echo(f"an answer         {speed.tokens_per_second:>8.1f} tokens/s")
+    click.echo(f"{TOGETHER} answers at once {speed.tokens_per_second_together:>8.1f} tokens/s")
+    click.echo(f"memory            {speed.peak_megabytes:>8} MB")
+    return OK
+
+
+def _path(model: str) -> Path:
+    from ragfm.models import find_model
+
+    return find_model(model, "reader")
 
 
 def _gguf(model: str) -> Path:

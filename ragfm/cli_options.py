@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ragfm.errors import ConfigError
+from ragfm.show import printable
 
 if TYPE_CHECKING:
     from ragfm.collection import Collection
@@ -52,7 +53,14 @@ filtered = click.option("--filter", metavar="EXPR", help="Only documents whose m
 reader_option = click.option(
     "--reader", metavar="NAME", type=FILLED, help="The model that answers; see docs/configuration.md."
 )
-adapter_option = click.option("--adapter", metavar="DIR|none", type=FILLED, help="A LoRA adapter for the reader.")
+adapter_option = click.option(
+    "--adapter", metavar="DIR|none", type=FILLED,
+    help="What the reader was taught. Default: for `bundled` the one that ragfm brings; `none`: nothing.",
+)  # fmt: skip
+strategy_option = click.option(
+    "--strategy", metavar="NAME|FILE", type=FILLED, help="How the reader is asked: zero-shot, few-shot, "
+    "chain-of-thought, or a TOML file.",
+)  # fmt: skip
 k_option = click.option("-k", type=click.IntRange(min=1), metavar="N", help="How many passages.")
 
 
@@ -67,11 +75,35 @@ def read_schema(path: str) -> Mapping[str, Any]:
     return schema
 
 
-def make_rag(store: Collection, reader: str | None, k: int | None, adapter: str | None) -> Rag:
+def make_rag(store: Collection, options: Mapping[str, Any]) -> Rag:
     """The pipeline that a command's options ask for."""
     from ragfm.rag import Rag
 
-    return Rag(store, reader=reader, k=k, adapter=None if adapter == "none" else adapter)
+    _tell_of_licence(options["reader"] or store.settings.reader)
+    named = {name: options[name] for name in ("reader", "k", "adapter", "strategy")}
+    return Rag(store, **named)
+
+
+def _tell_of_licence(reader: str) -> None:
+    """Say it where a model's licence may restrict its use, the first time that it is used here."""
+    from ragfm.model_card import said_once
+
+    path = Path(reader.rpartition(":")[2]).expanduser()
+    if path.exists() and (warning := said_once(path)):
+        click.echo(printable(warning), err=True)
+
+
+@contextmanager
+def busy(what: str) -> Iterator[None]:
+    """A word on a terminal while models are loaded, which takes seconds; it goes when the result comes."""
+    shown = sys.stderr.isatty()
+    if shown:
+        click.echo(f"{what} …", nl=False, err=True)
+    try:
+        yield
+    finally:
+        if shown:
+            click.echo("\r\x1b[K", nl=False, err=True)
 
 
 @contextmanager

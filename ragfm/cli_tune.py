@@ -1,4 +1,4 @@
-"""`ragfm tune`: the settings of search, by measuring."""
+"""`ragfm tune`: the settings of search, and how far answers can be trusted, by measuring."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ragfm.show import print_json, printable
 
 if TYPE_CHECKING:
     from ragfm.collection import Collection
-    from ragfm.evaluate import Question, QuestionSet, TuneReport
+    from ragfm.evaluate import CalibrationReport, Question, QuestionSet, TuneReport
 
 
 def _sizes(_: click.Context, __: click.Parameter, value: str | None) -> tuple[int, ...]:
@@ -35,7 +35,14 @@ def _sizes(_: click.Context, __: click.Parameter, value: str | None) -> tuple[in
               "are ingested anew for each, into a temporary collection.")  # fmt: skip
 @click.option("--write", default=100, show_default=True, type=click.IntRange(min=20), metavar="N",
               help="Without QUESTIONS: how many the reader writes.")  # fmt: skip
-@click.option("--reader", metavar="NAME", type=FILLED, help="Without QUESTIONS: the model that writes them.")
+@click.option("--confidence", is_flag=True, help="Fit the confidence of answers, not search: QUESTIONS have answers.")
+@click.option("--keep-right", default=0.9, show_default=True, type=click.FloatRange(0.5, 1), metavar="SHARE",
+              help="With --confidence: of right answers, how many must not be withheld.")  # fmt: skip
+@click.option("--corrected/--as-said", "corrects", default=None, help="With --confidence: whether the verifier's words "
+              "are the answer where the reader's are others. Default: as now.")  # fmt: skip
+@click.option("--adapter", metavar="DIR", type=FILLED, help="With --confidence: an adapter for the reader.")
+@click.option("--reader", metavar="NAME", type=FILLED, help="Without QUESTIONS, the model that writes them; with "
+              "--confidence, the one that answers.")  # fmt: skip
 @click.option("--limit", type=click.IntRange(min=20), metavar="N", help="Only N of the questions, picked at random.")
 @click.option("--seed", default=0, show_default=True, help="Which ones --limit picks, and which half chooses.")
 @data_options
@@ -49,9 +56,16 @@ def tune(
     QUESTIONS is what `ragfm eval retrieval` takes: a JSONL file about the collection, or a BEIR folder or SQuAD file,
     which bring their documents. Without it, the reader writes some from the collection. The settings are chosen by one
     half of the questions and tested on the other; a gain within noise changes nothing.
+
+    With --confidence it has the reader answer QUESTIONS, as `ragfm eval answers` does, and finds by what signs right
+    answers are known.
     """
     from ragfm.evaluate import store_choice, tune
 
+    if options["confidence"]:
+        return _confidence(collection, questions, options, as_json=as_json, dry_run=dry_run)
+    if options["adapter"]:
+        raise click.UsageError("--adapter goes with --confidence.", click.get_current_context())
     loaded = _loaded(questions, options)
     check_options(loaded, options)
     with opened(loaded, collection, {**options, "mode": "hybrid"}) as (handle, _, _):
@@ -71,6 +85,52 @@ def tune(
 # --- Inside ------------------------------------------------------------------------------------------------------
 
 
+def _confidence(
+    collection: str, path: str | None, options: dict[str, Any], *, as_json: bool, dry_run: bool
+) -> int:  # fmt: skip
+    from ragfm.evaluate import calibrate, store_calibration
+    from ragfm.rag import Rag
+
+    if path is None:
+        raise click.UsageError("--confidence needs QUESTIONS with answers.", click.get_current_context())
+    loaded = load_data(path, options, answers=True)
+    check_options(loaded, options)
+    with opened(loaded, collection, {**options, "mode": "hybrid"}) as (handle, _, _):
+        rag = Rag(handle, reader=options["reader"], adapter=options["adapter"])
+        with counting("answering", "questions") as progress:
+            report = calibrate(
+                rag, loaded.questions, keep=options["keep_right"], corrects=options["corrects"], seed=options["seed"],
+                progress=progress,
+            )  # fmt: skip
+    report = replace(report, about={"data": loaded.name, **report.about})
+    written = [] if dry_run else store_calibration(report, Path(collection).absolute().parent)
+    if as_json:
+        print_json({**asdict(report), "written": [str(path) for path in written]})
+    else:
+        _print_confidence(report)
+        _tell(written, dry_run=dry_run)
+    return OK
+
+
+def _print_confidence(report: CalibrationReport) -> None:
+    about, fitted = report.about, report.calibration
+    click.echo(printable(f"{about['answers']} answers to {about['data']}, {about['right']} of them right\n"))
+    for name, weight in fitted.weights.items():
+        click.echo(f"  {name:<12}{weight:>+10.3f}")
+    click.echo(f"\nBelow {fitted.threshold:.4f} an answer is withheld. Given are then")
+    for kind, share in report.given.items():
+        what = "answers to unanswerable questions" if kind == "unanswerable" else f"{kind} answers"
+        click.echo(f"  {100 * share:>5.1f} % of {what}")
+    click.echo(f"\n{report.why} It is off by {report.error:.3f} on average.")
+
+
+def _tell(written: list[Path], *, dry_run: bool) -> None:
+    for path in written:
+        click.echo(printable(f"written: {path}"), err=True)
+    if dry_run:
+        click.echo("Nothing was written.", err=True)
+
+
 def _loaded(path: str | None, options: dict[str, Any]) -> QuestionSet | None:
     if path is None:
         for name in ("split", "articles", "distractors", "limit"):
@@ -84,9 +144,9 @@ def _loaded(path: str | None, options: dict[str, Any]) -> QuestionSet | None:
 
 def _written(collection: Collection, options: dict[str, Any]) -> list[Question]:
     from ragfm.evaluate import write_questions
-    from ragfm.readers import load_reader
+    from ragfm.readers import configured_reader
 
-    reader = load_reader(options["reader"] or collection.settings.reader)
+    reader = configured_reader(options["reader"] or collection.settings.reader, collection.settings)
     with counting("writing", "questions") as progress:
         return write_questions(collection, reader, options["write"], seed=options["seed"], progress=progress)
 
@@ -122,7 +182,7 @@ def _print(report: TuneReport, written: list[Path], *, dry_run: bool) -> None:
     for trial in shown:
         choice = trial.choice
         mark = "*" if choice == report.current else " "
-        weight = f"{choice.weight:.2f}" if choice.fusion == "convex" else "-"
+        weight = "-" if choice.fusion == "rrf" else "auto" if choice.weight is None else f"{choice.weight:.2f}"
         click.echo(f"{mark} {choice.fusion:<8}{weight:>8}{choice.candidates:>12}{choice.chunk_size or 'default':>12}"
                    f"{trial.value:>10.4f}")  # fmt: skip
     click.echo("  (* is set now; the values are of the half that chooses, so the first ones are too good)\n")
@@ -132,7 +192,4 @@ def _print(report: TuneReport, written: list[Path], *, dry_run: bool) -> None:
             click.echo(printable(f"[{section}] " + ", ".join(f"{key} = {value!r}" for key, value in values.items())))
         if report.best.chunk_size != report.current.chunk_size:
             click.echo("`ragfm ingest` splits the documents anew.")
-    for path in written:
-        click.echo(printable(f"written: {path}"), err=True)
-    if dry_run:
-        click.echo("Nothing was written.", err=True)
+    _tell(written, dry_run=dry_run)

@@ -25,9 +25,10 @@ if TYPE_CHECKING:
     from ragfm.store.snapshot import Snapshot
     from ragfm.store.store import Store
     from ragfm.types import Embedder, Hit, Reranker
-    from ragfm.upkeep.backup import BackupReport, RestoreReport
+    from ragfm.upkeep.backup import BackupReport
     from ragfm.upkeep.export import ExportReport, Format
     from ragfm.upkeep.remove import RemoveReport
+    from ragfm.upkeep.restore import RestoreReport
     from ragfm.upkeep.salvage import SalvageReport
     from ragfm.upkeep.verify import VerifyReport
 
@@ -101,9 +102,29 @@ class Collection:
         return self._store.settings
 
     @property
+    def contract(self) -> Mapping[str, Scalar]:
+        """The embedding contract of the newest generation."""
+        return self._store.read(lambda snapshot: snapshot.generation.contract)
+
+    @property
+    def language(self) -> str | None:
+        """The language that the keyword index takes the texts for, as ISO 639-1; None where there are none."""
+        return self._store.read(lambda snapshot: snapshot.keywords().language if len(snapshot) else None)
+
+    @property
+    def state(self) -> str:
+        """Equal at two times between which nothing came, went, or changed who may see it: searches find the same."""
+        return self._store.read(lambda snapshot: f"{snapshot.generation.digest} {self._store.catalog.at().digest}")
+
+    @property
     def groups(self) -> frozenset[str] | None:
         """The groups of a restricted handle; None is the owner's, which sees everything."""
         return self._groups
+
+    @property
+    def embedder(self) -> Embedder:
+        """The model that its vectors are of."""
+        return self._store.read(lambda snapshot: self._store.embedder(snapshot.generation))
 
     def as_groups(self, groups: Set[str]) -> Collection:
         """A handle that sees the documents open to all and those allowed to one of the groups; it can't write.
@@ -186,7 +207,9 @@ class Collection:
         settings, reranker = self.settings.search, self._store.reranker
         wanted = max(k, settings.rerank_candidates) if reranker else k
         hits = self._hits(filter, partial(find, query, wanted, mode=mode, settings=settings))
-        return rerank(query, hits, reranker, settings.rerank_budget_ms)[:k] if reranker else hits
+        if reranker is None:
+            return hits
+        return rerank(query, hits, reranker, settings.rerank_budget_ms, settings.rerank_weight)[:k]
 
     def candidates(self, query: str, count: int, *, filter: str | None = None) -> list[Hit]:
         """All that `hybrid` chooses from: the `count` best chunks of each index, in order of id, with both scores."""
@@ -214,14 +237,26 @@ class Collection:
 
         return self._store.read(hits)
 
-    def documents(self, filter: str | None = None) -> list[DocumentInfo]:
-        """The documents, in order of uri."""
+    def documents(
+        self, filter: str | None = None, *, below: str | None = None, after: str | None = None, limit: int | None = None
+    ) -> list[DocumentInfo]:
+        """The documents, in order of uri: those below a path, as `docs/hr`, and after a uri, `limit` at most."""
+        from ragfm.store.schema import documents
+
         conditions = self._conditions(filter)
-        rows = self._store.read_catalog(lambda catalog: catalog.documents(None, *conditions))
-        return [
-            DocumentInfo(row.uri, row.source, row.media_type, row.metadata, row.chunk_count, row.characters, row.digest)
-            for row in rows
-        ]
+        if below is not None:
+            conditions += [documents.c.uri > f"{below}/", documents.c.uri < f"{below}0"]  # 0 comes next after /
+        if after is not None:
+            conditions.append(documents.c.uri > after)
+        return self._listed(conditions, limit)
+
+    def info(self, uri: str) -> DocumentInfo:
+        """One document without its text. Raises CollectionError as `document` does."""
+        from ragfm.store.schema import documents
+
+        for found in self._listed([documents.c.uri == uri, *self._conditions(None)]):
+            return found
+        raise self._unknown(uri)
 
     def document(self, uri: str) -> Document:
         """One document with its text. Raises CollectionError where there is none, or none for this handle."""
@@ -232,7 +267,7 @@ class Collection:
         def found(catalog: Catalog) -> Document:
             rows = catalog.documents(None, *conditions)
             if not rows:
-                raise CollectionError(f"There is no document {uri!r} in {self.path}.", "`ragfm documents` lists them.")
+                raise self._unknown(uri)
             text, marks = catalog.document(rows[0].id)
             return Document(uri, text, rows[0].media_type, rows[0].metadata, marks or ())
 
@@ -254,7 +289,7 @@ class Collection:
             generation=snapshot.generation.id,
             failed=failed_documents(catalog) if own else (),
             embedder=snapshot.generation.contract,
-            indexes=(_index(self._store, snapshot), _keywords(snapshot)) if own else (),
+            indexes=(_index(self._store, snapshot), _keywords(self._store, snapshot)) if own else (),
             sources=tuple(
                 {
                     "name": source.name,
@@ -352,7 +387,7 @@ class Collection:
 
     def restore(self, path: str | Path, progress: Callable[[int, int], None] | None = None) -> RestoreReport:
         """Make this collection, which must not be there yet, from a backup."""
-        from ragfm.upkeep.backup import restore
+        from ragfm.upkeep.restore import restore
 
         self._owner()
         return restore(self._store, Path(path), progress)
@@ -374,6 +409,16 @@ class Collection:
     def _owner(self) -> None:
         if self._groups is not None:
             raise UnsupportedError("A handle restricted to groups can't write.", "Use the owner's handle.")
+
+    def _listed(self, conditions: Sequence[Any], limit: int | None = None) -> list[DocumentInfo]:
+        rows = self._store.read_catalog(lambda catalog: catalog.documents(None, *conditions, limit=limit))
+        return [
+            DocumentInfo(row.uri, row.source, row.media_type, row.metadata, row.chunk_count, row.characters, row.digest)
+            for row in rows
+        ]
+
+    def _unknown(self, uri: str) -> CollectionError:
+        return CollectionError(f"There is no document {uri!r} in {self.path}.", "`ragfm documents` lists them.")
 
     def _conditions(self, text: str | None) -> list[Any]:
         from ragfm.filters import may_see, parse_filter
@@ -402,14 +447,20 @@ def _index(store: Store, snapshot: Snapshot) -> dict[str, Any]:
     }
 
 
-def _keywords(snapshot: Snapshot) -> dict[str, Any]:
+def _keywords(store: Store, snapshot: Snapshot) -> dict[str, Any]:
+    from ragfm.weight import explain
+
     view = snapshot.view
+    language = view.keywords.language if view and view.keywords else None
+    weight, why = explain(store.settings.search, snapshot.generation.contract, language)
     return {
         "kind": "bm25",
         "over": "words",
         "generation": view.generation if view else None,
         "texts": len(view.keywords) if view and view.keywords else 0,
-        "language": view.keywords.language if view and view.keywords else None,
+        "language": language,
+        "weight": None if weight is None else round(1 - weight, 9),
+        "why": why,
         "saved": view is not None and view.keywords is not None,
     }
 

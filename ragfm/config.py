@@ -13,6 +13,7 @@ from typing import Any, Literal, TypeAlias
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
+from ragfm.confidence import Calibration
 from ragfm.errors import ConfigError
 
 FILE = "ragfm.toml"
@@ -42,13 +43,17 @@ class SearchSection(_Section):
         description="How `hybrid` makes one score of cosine and BM25: `convex`, a "
         "weighted sum of both, each scaled to [0, 1]; or `rrf`, reciprocal rank fusion.",
     )
-    weight: float = Field(0.6, ge=0, le=1, description="The weight of the cosine in `convex`; the rest is BM25's.")
+    weight: float | None = Field(None, ge=0, le=1, description="The weight of the cosine in `convex`; the rest is "
+                                 "BM25's. Default: 0.6, but 0.2 where the bundled embedding model, which knows English "
+                                 "only, meets another language.")  # fmt: skip
     code_weight: float = Field(0.4, ge=0, le=1, description="The same where the query has a code, as `AB-1234/5`; at "
                                "most `weight`.")  # fmt: skip
     candidates: int = Field(100, ge=1, description="How many chunks each index gives to `hybrid`; more where more "
                             "hits are wanted.")  # fmt: skip
     reranker: str | None = Field(None, description="A model that reads query and passage together and ranks anew what "
                                  "was found: a folder, a name on the Hugging Face hub, or `PLUGIN:NAME`.")  # fmt: skip
+    rerank_weight: float = Field(1.0, ge=0, le=1, description="How much its scores count; the rest is the search's own "
+                                 "scores', both scaled to [0, 1].")  # fmt: skip
     rerank_candidates: int = Field(30, ge=1, description="How many hits it is given; more where more are wanted.")
     rerank_budget_ms: float | None = Field(None, gt=0, description="How long it may take. Hits that it has not scored "
                                            "by then come after those that it has. Default: no limit.")  # fmt: skip
@@ -61,6 +66,16 @@ class AskSection(_Section):
     mode: AnswerMode = Field("prefer", description="What an answer may rest on: `strict`, the documents alone, and "
                              "what no passage supports is left out; `prefer`, the documents, and what no passage "
                              "supports is marked; `open`, what the reader knows too, marked likewise.")  # fmt: skip
+    strategy: str = Field("zero-shot", description="How the reader is asked: `zero-shot`, `few-shot`, "
+                          "`chain-of-thought`, or a TOML file beside this one.")  # fmt: skip
+    min_confidence: float | None = Field(
+        None, ge=0, le=1, description="In `strict` and `prefer`, an answer with less confidence is "
+        "\"I don't know.\"; 0 for never. Default: the threshold of the calibration.")  # fmt: skip
+    confidence: Calibration | None = Field(None, description="What `ragfm tune --confidence` found of the reader's "
+                                           "answers. Default: for the bundled reader, what ragfm knows.")  # fmt: skip
+    verifier: Literal["bundled", "none"] = Field(
+        "bundled", description="Whether a second, small network reads question and passages, too, and counts in "
+        "citations and confidence.")  # fmt: skip
     contradictions: bool = Field(True, description="Whether an answer says where another passage says otherwise.")
     distinct: bool = Field(True, description="Whether a hit that says what a better one says is left out, and the "
                            "next one taken.")  # fmt: skip
@@ -120,6 +135,10 @@ class Settings(BaseSettings):
                                         "Default: a quarter of the machine's.")  # fmt: skip
     reader: str = Field("bundled", description="The model that answers: `bundled`, a `.gguf` file, a folder, a name "
                         "on the Hugging Face hub, or `PLUGIN:NAME`.")  # fmt: skip
+    reader_options: dict[str, dict[str, Any]] = Field({}, description="Options of readers, by the name of their "
+                                                      "plugin: `[reader_options.llama-cpp]`.")  # fmt: skip
+    adapter: str | None = Field(None, description="What the reader was taught: a folder of `ragfm adapt train` or a "
+                                "GGUF file; `none`. Default: for `bundled` the one that ragfm brings.")  # fmt: skip
     chunk: ChunkSection = ChunkSection()
     search: SearchSection = SearchSection()
     ask: AskSection = AskSection()

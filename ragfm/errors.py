@@ -9,6 +9,7 @@
     ├── DamagedModelError           a model's weights are not those that were pinned, or can't be read
     ├── AdapterMismatchError        an adapter was trained on other weights, or for another prompt
     ├── ReaderBusyError             a reader has as many requests as it takes; ask again later
+    ├── EndpointError               a server that a reader asks can't be reached, fails, or breaks off
     ├── EmbeddingError              an embedder gave vectors that can't be used
     ├── SourceError                 a source can't be listed, or overlaps another one
     │   ├── ConnectorError          one entry can't be fetched
@@ -48,6 +49,7 @@ __all__ = [
     "DataError",
     "EmbedderMismatchError",
     "EmbeddingError",
+    "EndpointError",
     "ExtractionError",
     "FilterError",
     "LogError",
@@ -113,6 +115,10 @@ class AdapterMismatchError(RagfmError):
 
 class ReaderBusyError(RagfmError):
     """A reader serves as many requests as it can, and as many as it takes wait already."""
+
+
+class EndpointError(RagfmError):
+    """A server that a reader asks can't be reached, fails, or ends before its answer does."""
 
 
 class EmbeddingError(RagfmError):

@@ -82,9 +82,9 @@ def form_of(schema: Mapping[str, Any] | type[BaseModel]) -> Form:
 def fill(form: Form, query: str, reader: Reader, prompt: Prompt, sampling: Sampling) -> tuple[Any, list[Field], Usage]:
     """Have the reader fill in a form; gives the object as JSON has it, its fields, and the tokens it took.
 
-    Raises ExtractionError where the object is cut off, UnsupportedError for a reader that takes no grammar.
+    Raises ExtractionError where the object is cut off, UnsupportedError for a reader that takes no schema.
     """
-    with reader.stream(prompt.messages, replace(sampling, grammar=form.grammar)) as stream:
+    with reader.stream(prompt.messages, replace(sampling, schema=form.finite)) as stream:
         said = "".join(stream)
     data = _parsed(said, stream, sampling.max_tokens)
     fields: list[Field] = []

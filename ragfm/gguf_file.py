@@ -13,7 +13,7 @@ from typing import TypeAlias
 
 from ragfm.errors import DamagedModelError, ModelNotFoundError
 
-__all__ = ["Header", "check_gguf", "read_header"]
+__all__ = ["Header", "check_gguf", "kv_bytes", "read_header"]
 
 Value: TypeAlias = str | int | float | bool | None
 
@@ -49,6 +49,26 @@ def read_header(path: Path) -> Header:
             return _Reader(data).header()
         except (ValueError, struct.error) as error:
             raise DamagedModelError(f"{path} is damaged: {error}.", "Get the file again.") from error
+
+
+def kv_bytes(path: Path, tokens: int) -> int:
+    """What llama.cpp keeps of a request of so many tokens, at most what the model was trained for, as it usually does.
+
+    For each token and layer that is a key and a value of two bytes a number. Where the file does not say in plain
+    numbers how many there are, it is rather too much.
+    """
+    said = read_header(path).metadata
+    kind = said.get("general.architecture")
+
+    def number(name: str, default: int = 0) -> int:
+        value = said.get(f"{kind}.{name}")
+        return value if isinstance(value, int) else default
+
+    heads = number("attention.head_count", 1) or 1
+    each = number("embedding_length") // heads
+    of_token = number("attention.key_length", each) + number("attention.value_length", each)
+    tokens = min(tokens, number("context_length", tokens))
+    return 2 * tokens * number("block_count") * number("attention.head_count_kv", heads) * of_token
 
 
 class _Reader:

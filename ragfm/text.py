@@ -48,16 +48,22 @@ def sentence_spans(text: str, language: str = "en") -> list[tuple[int, int]]:
 def said_again(text: str) -> int | None:
     """Where the first sentence begins that was said before in the text, word for word; None where none was.
 
-    A sentence of less than four words may come twice ("Yes."), and one that does not end yet is none.
+    A sentence of less than four words may come again ("Yes."), but not three times running. One that does not end yet
+    is none.
     """
     said: set[tuple[str, ...]] = set()
+    ended: list[tuple[tuple[str, ...], int]] = []
     for start, end in sentence_spans(text):
         words = tuple(text[start:end].split())
-        if len(words) < _FEWEST_WORDS or text[end - 1] not in ".!?":
+        if text[end - 1] not in ".!?":
             continue
         if words in said:
             return start
-        said.add(words)
+        if [before for before, _ in ended[-2:]] == [words, words]:
+            return ended[-1][1]
+        ended.append((words, start))
+        if len(words) >= _FEWEST_WORDS:
+            said.add(words)
     return None
 
 

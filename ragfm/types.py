@@ -12,10 +12,13 @@ Values are frozen dataclasses. Character offsets count Unicode code points of `D
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, Literal, Protocol, TypeAlias, runtime_checkable
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, TypeAlias, runtime_checkable
+
+from ragfm.errors import RagfmError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -119,7 +122,7 @@ def embedded_text(context: str, text: str) -> str:
     return f"{context}\n{text}" if context else text
 
 
-Fault: TypeAlias = Literal["fabricated", "misattributed", "stitched"]
+Fault: TypeAlias = Literal["fabricated", "misattributed", "stitched", "irrelevant"]
 """What is wrong with a citation that does not hold."""
 
 # --- Answers -----------------------------------------------------------------------------------------------------
@@ -183,20 +186,28 @@ class Dropped:
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """Tokens of one generation: of the prompt, of those the ones not evaluated again, and of the completion."""
+    """Tokens of one generation: of the prompt, of those the ones not evaluated again, and of the completion.
+
+    `cost` is what they cost, where the reader has a price.
+    """
 
     prompt_tokens: int = 0
     cached_tokens: int = 0
     completion_tokens: int = 0
+    cost: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
     """What a question got. `text` has citation markers `[n]`; `seconds` is wall-clock time, retrieval included.
 
-    `unsupported` are the sentences of `text`, as (start, end), that no passage supports.
+    `confidence` is how likely it is right, in [0, 1], where there is a calibration for the reader, and `signals` what
+    that comes from; where the answer was withheld for too little of it, both are of what was withheld. `unsupported`
+    are the sentences of `text`, as (start, end), that no passage supports.
     `query` is what was searched for: the question, or the form of a follow-up that stands alone. `log_id` is
-    the answer's number in the answer log, where there is one.
+    the answer's number in the answer log, where there is one. `finish_reason` is `length` where it was cut off.
+    `reasoning` is what the reader thought before it answered, where it was asked to, or does so by itself. `said` are
+    the reader's own words where the verifier corrected them.
     """
 
     question: str
@@ -210,6 +221,11 @@ class Answer:
     unsupported: tuple[tuple[int, int], ...] = ()
     query: str = ""
     log_id: int | None = None
+    finish_reason: Literal["stop", "length"] = "stop"
+    reasoning: str = ""
+    confidence: float | None = None
+    signals: Mapping[str, float] = field(default_factory=dict)
+    said: str | None = None
 
 
 # --- Seams -------------------------------------------------------------------------------------------------------
@@ -219,8 +235,9 @@ class Answer:
 class Sampling:
     """How a reader picks tokens. Temperature 0 is greedy: the same prompt gives the same text.
 
-    `max_tokens` bounds the completion; None means what is left of the window. `grammar` is GBNF; `adapter` is a
-    LoRA adapter's path. A reader that can't do what is asked raises `UnsupportedError`, it never ignores it.
+    `max_tokens` bounds the completion; None means what is left of the window. `grammar` is GBNF; `schema`, in its
+    place, a JSON schema of an object. `adapter` is a LoRA adapter's path. With `logprobs` the stream has those of its
+    tokens. A reader that can't do what is asked raises `UnsupportedError`, it never ignores it.
     """
 
     max_tokens: int | None = 512
@@ -230,34 +247,60 @@ class Sampling:
     seed: int = 0
     stop: tuple[str, ...] = ()
     grammar: str | None = None
+    schema: Mapping[str, Any] | None = None
     adapter: str | None = None
+    logprobs: bool = False
+
+
+CLOSED = "The stream was closed while it was read."
 
 
 class Stream(Iterator[str]):
     """Text pieces as they are generated; afterwards `usage` and `finish_reason` (`stop` or `length`) are set.
 
-    `close()` stops the generation and frees what it holds; leaving a `with` block or exhausting it does so too.
+    `close()` stops the generation and frees what it holds; leaving a `with` block or exhausting it does so too. Any
+    thread may close it: who waits for a piece then gets a RagfmError, at once where the reader gave a `cancel`, else
+    with the next piece. Where they were asked for, `logprobs` then has the natural logarithm of each token's
+    probability, before temperature and grammar.
     """
 
-    def __init__(self, pieces: Generator[str, None, tuple[Usage, Literal["stop", "length"]]]) -> None:
+    def __init__(
+        self, pieces: Generator[str, None, tuple[Usage, Literal["stop", "length"]]], *,
+        cancel: Callable[[], None] = lambda: None, logprobs: Sequence[float] = (),
+    ) -> None:  # fmt: skip
         self._pieces = pieces
+        self._cancel = cancel
+        self._closed = False
+        self._logprobs = logprobs
         self.usage = Usage()
         self.finish_reason: Literal["stop", "length"] | None = None
+
+    @property
+    def logprobs(self) -> tuple[float, ...]:
+        """One for each token of the completion; empty before the end."""
+        return tuple(self._logprobs[: self.usage.completion_tokens])
 
     def __iter__(self) -> Stream:
         return self
 
     def __next__(self) -> str:
         try:
-            return next(self._pieces)
+            piece = next(self._pieces)
         except StopIteration as stop:
             if stop.value is not None:
                 self.usage, self.finish_reason = stop.value
             raise StopIteration from None
+        if self._closed:  # by another thread, which could not end the generator while it ran in this one
+            self._pieces.close()
+            raise RagfmError(CLOSED)
+        return piece
 
     def close(self) -> None:
         """Stop generating. Closing twice does nothing."""
-        self._pieces.close()
+        self._closed = True
+        self._cancel()
+        with suppress(ValueError):  # it runs in another thread
+            self._pieces.close()
 
     def __enter__(self) -> Stream:
         return self
@@ -405,7 +448,9 @@ class Reranker(Protocol):
 class Reader(Protocol):
     """A foundation model that answers. Made as `Reader(model)`; it loads on first use. Thread-safe.
 
-    It may also have `score(messages, continuations)`: the log-likelihood of each as the next assistant message.
+    It may also have `score(messages, continuations)`: the log-likelihood of each as the next assistant message. One
+    that can't know its tokens has `counts_exactly = False`, and counts rather too many than too few. One that gives
+    several answers at once says how many: `slots`.
     """
 
     @property

@@ -37,3 +37,25 @@ class Shell:
 
     def json(self, *words: str | Path, code: int = 0) -> Any:
         return json.loads(self(*words, "--json", code=code).stdout)
+
+
+class Here:
+    """Runs `ragfm` in this process, which has the libraries loaded, and in the current folder."""
+
+    def __call__(self, *words: str | Path, code: int = 0) -> str:
+        from click.testing import CliRunner
+
+        from ragfm.cli import ragfm
+        from ragfm.errors import RagfmError
+
+        done = CliRunner().invoke(ragfm, [*map(str, words)], standalone_mode=False)
+        if isinstance(done.exception, RagfmError):
+            assert code == 1
+            return done.exception.message
+        if done.exception:
+            raise done.exception
+        assert (done.return_value or 0) == code
+        return done.stdout
+
+    def json(self, *words: str | Path) -> Any:
+        return json.loads(self(*words, "--json"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -85,8 +86,45 @@ def test_a_near_miss_shows_the_passage_that_answers_another_question(towns: Coll
     assert near
     for example in near:
         assert example.completion == ABSTENTION
-        assert example.meta["question"] not in {question.text for question in QUESTIONS}
         assert example.meta["uris"][0] in example.meta["shown"]
+        asked = next((question for question in QUESTIONS if question.text == example.meta["question"]), None)
+        assert asked is None or asked.gold[0].uri not in example.meta["shown"]
+
+
+def test_yes_and_no_stand_in_no_text_and_are_learned_from_the_document_that_was_asked_about(towns: Collection) -> None:
+    folder = towns.path.parent / "towns"
+    with (folder / "Aldon.txt").open("a") as file:
+        file.write("There is no harbour in Aldon.\n")
+    towns.sync(folder)
+    golds = {town: (Gold(f"towns/{town}.txt"),) for town in TOWNS}
+    questions = [Question(town, f"Was {town} founded before 1400?", golds[town], ("no",)) for town in TOWNS]
+    dataset = made(towns, questions, abstain=0.0)
+    for example in (*dataset.train, *dataset.valid):
+        n = example.meta["shown"].index(example.meta["uris"][0]) + 1
+        assert example.completion == f"No [{n}]."
+    # "after" in place of "before" would have another answer, not none
+    kinds = made(towns, questions, abstain=0.9, near=0.5).card["kinds"]
+    assert set(kinds) == {"answer", "withheld"}
+    quoted = made(towns, [*questions, QUESTIONS[0]], abstain=0.0, form="quoted")
+    completions = {e.meta["id"]: e.completion for e in (*quoted.train, *quoted.valid)}
+    assert "“" in completions.pop(QUESTIONS[0].id)
+    assert all(completion.startswith("No [") for completion in completions.values())
+    nowhere = Question("1", "Is it old?", (), ("yes",))
+    with pytest.raises(DataError, match="yes or no, of no document: 1"):
+        made(towns, [nowhere])
+
+
+def test_questions_about_one_text_are_asked_over_the_same_passages(towns: Collection) -> None:
+    def sets(**recipe: float) -> Counter[str]:
+        """Of each town, over how many sets of passages its questions are asked."""
+        dataset = made(towns, **recipe)
+        examples = [*dataset.train, *dataset.valid]
+        texts = {(e.meta["uris"][0], e.messages[-1].content.rpartition("\n\n")[0]) for e in examples}
+        return Counter(uri for uri, _ in texts)
+
+    assert set(sets(abstain=0.4, near=1.0).values()) == {1}
+    assert set(sets(abstain=0.6, near=0.0).values()) <= {1, 2}  # where nothing else is found, none can be withheld
+    assert max(sets(abstain=0.4, near=1.0, together=False).values()) > 1
 
 
 def test_a_question_changes_by_number_name_or_opposite() -> None:
@@ -134,7 +172,7 @@ def test_no_question_or_no_passage_is_said(towns: Collection) -> None:
     lost = [Question("1", "Who was it?", (Gold("towns/Aldon.txt"),), ("nobody at all",))]
     with pytest.raises(DataError, match="no passage holds its answer: 1"):
         made(towns, lost, abstain=0.0)
-    with pytest.raises(DataError, match="None of 0 questions"):
+    with pytest.raises(DataError, match="none was given"):
         made(towns, [])
 
 

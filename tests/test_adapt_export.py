@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
+import gguf
 import llama_cpp
 import numpy as np
 import peft
@@ -20,7 +22,9 @@ from ragfm.adapt.base import Base
 from ragfm.adapt.examples import to_lines
 from ragfm.adapt.export import compare_readers, export_adapter, with_adapter
 from ragfm.adapt.gguf_lora import ARCHITECTURES, Shape, gguf_to_peft, peft_to_gguf
+from ragfm.adapt.merge_gguf import merge_gguf
 from ragfm.adapt.methods import MethodSettings
+from ragfm.adapt.refresh import _start
 from ragfm.adapt.result import finish
 from ragfm.adapt.train import Training, TrainSettings
 from ragfm.adapter import GGUF_PROMPT, WEIGHTS, check_adapter, read_record, serving_adapter
@@ -102,6 +106,20 @@ def test_a_scale_of_its_own_goes_into_the_matrices(tmp_path: Path) -> None:
     np.testing.assert_allclose(logits(base, tmp_path / "lora.gguf"), changed, atol=5e-3 * np.ptp(changed))
 
 
+@pytest.mark.parametrize(("form", "error"), [("f16", 5e-3), ("q8_0", 5e-2)])
+def test_a_merged_gguf_file_computes_what_base_and_adapter_do(tmp_path: Path, form: Any, error: float) -> None:
+    model = AutoModelForCausalLM.from_pretrained(tiny_model(tmp_path / "model")).eval()
+    base = tiny_gguf(model, tmp_path / "base.gguf", Shape.of(model.config))
+    random_lora(model, tmp_path / "lora")
+    peft_to_gguf(tmp_path / "lora", tmp_path / "lora.gguf", Shape.of(model.config), dtype="f32", about={})
+    merge_gguf(base, tmp_path / "lora.gguf", tmp_path / "whole.gguf", form)
+    expected = logits(base, tmp_path / "lora.gguf")
+    np.testing.assert_allclose(logits(tmp_path / "whole.gguf", None), expected, atol=error * np.ptp(expected))
+    kinds = {tensor.name: tensor.tensor_type.name for tensor in gguf.GGUFReader(tmp_path / "whole.gguf").tensors}
+    assert kinds["blk.0.attn_q.weight"] == form.upper()
+    assert sorted(path.name for path in tmp_path.glob("*.gguf*")) == ["base.gguf", "lora.gguf", "whole.gguf"]
+
+
 def trained(folder: Path, method: Any, out: Path) -> Path:
     torch.set_num_threads(1)
     settings = TrainSettings(MethodSettings(method, rank=4, tokens=2), epochs=1, batch=5, rate=2e-2)
@@ -139,18 +157,24 @@ def test_the_command_exports_and_both_readers_agree(tmp_path: Path) -> None:
     (tmp_path / "examples.jsonl").write_bytes(to_lines(lessons(6)))
     said = Shell(tmp_path).json("adapt", "export", out, "--check", "examples.jsonl", "--dtype", "f32")
     assert (said["check"]["prompts"], said["check"]["equal"]) == (6, 6), said
-    gguf = out / "adapter.gguf"
-    assert serving_adapter(out, str(base), prompt_fingerprint()) == str(gguf)
+    file = out / "adapter.gguf"
+    assert serving_adapter(out, str(base), prompt_fingerprint()) == str(file)
     with pytest.raises(AdapterMismatchError, match="other weights"):
-        serving_adapter(gguf, "bundled", prompt_fingerprint())
-    check_adapter(gguf, base, prompt_fingerprint())
+        serving_adapter(file, "bundled", prompt_fingerprint())
+    check_adapter(file, base, prompt_fingerprint())
     with pytest.raises(AdapterMismatchError, match="another prompt"):
-        check_adapter(gguf, base, "another")
+        check_adapter(file, base, "another")
     with pytest.raises(AdapterMismatchError, match="other weights"):
-        check_adapter(gguf, folder)
-    export_adapter(gguf, "peft", base=str(base), out=tmp_path / "back")
+        check_adapter(file, folder)
+    export_adapter(file, "peft", base=str(base), out=tmp_path / "back")
     assert read_record(tmp_path / "back").base["sha256"] == read_record(out).base["sha256"]
-    assert compare_readers(tmp_path / "back", gguf, lessons(2)).equal == 2
+    assert compare_readers(tmp_path / "back", file, lessons(2)).equal == 2
+    alone = shutil.copy(file, tmp_path / "alone.gguf")  # as it is served: training goes on from it, too
+    again = _start(str(alone), str(base), tmp_path / "again")
+    assert again == str(tmp_path / "again" / "start")
+    assert _start(str(file), str(base), tmp_path / "again") == str(out)
+    whole = export_adapter(out, "merged", quantisation="q8_0", out=tmp_path / "whole.gguf")
+    assert 0 < whole.stat().st_size < base.stat().st_size / 2
     with pytest.raises(AdapterMismatchError, match="trained on other weights"):
         export_adapter(out, "merged", base=str(folder), out=tmp_path / "merged")
     assert json.loads((out / "ragfm-adapter.json").read_bytes())["licence"] == "CC0"

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import resource
 import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+import threading
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,15 +21,16 @@ from shell import Shell
 from tiny import lessons, tiny_model
 
 from ragfm.adapt.base import Base
-from ragfm.adapt.batches import loss_of, order
+from ragfm.adapt.batches import loss_of, order, rows_of, tokens_of
 from ragfm.adapt.checkpoint import CHECKPOINT, read_tensors, write_tensors
-from ragfm.adapt.examples import to_lines
+from ragfm.adapt.examples import Example, to_lines
 from ragfm.adapt.methods import MethodSettings
 from ragfm.adapt.result import PAGE, finish
-from ragfm.adapt.train import Training, TrainSettings
+from ragfm.adapt.train import Progress, Training, TrainSettings, shares_prefixes
 from ragfm.adapter import METHODS, RECORD, check_adapter, read_record
 from ragfm.errors import (
     AdapterMismatchError,
+    ConfigError,
     DamagedModelError,
     DataError,
     ModelNotFoundError,
@@ -36,18 +38,13 @@ from ragfm.errors import (
     UnsupportedError,
 )
 from ragfm.prompt import prompt_fingerprint
+from ragfm.types import Message
 
 RATES = {"lora": 2e-2, "dora": 2e-2, "prefix": 2e-1, "prompt": 1e-1, "ia3": 1e-1, "full": 5e-3}
 SETTINGS = TrainSettings(MethodSettings(rank=4), epochs=2, batch=5, rate=5e-3)
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread() -> Iterator[None]:
-    """On tiny matrices threads only wait for each other, and very long where the machine is busy."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")
@@ -86,7 +83,7 @@ def test_qlora_says_what_it_needs(folder: Path) -> None:
 def test_only_completions_are_learned_from_however_they_are_padded(folder: Path) -> None:
     base = Base(str(folder))
     encoded = [base.encode(example) for example in lessons(8)]
-    summed, count = loss_of(base.model, encoded, base.pad, base.device)
+    summed, count = loss_of(base.model, [[one] for one in encoded], base.pad, base.device)
     expected = 0.0
     for one in encoded:  # each alone, by transformers' own loss
         labels = torch.tensor([[-100] * one.start + list(one.ids[one.start :])])
@@ -97,17 +94,60 @@ def test_only_completions_are_learned_from_however_they_are_padded(folder: Path)
     assert text == "It is 1 [1].<|im_end|>"
 
 
+def test_examples_about_the_same_passages_are_learned_from_as_if_each_were_alone(folder: Path) -> None:
+    base = Base(str(folder))
+    texts = ["Alpha beta gamma delta. " * 8, "Epsilon zeta eta theta. " * 8]
+    examples = [
+        Example((Message("system", "Be short."), Message("user", f"{text}\n\nQuestion {at}{'?' * at}")), f"It is {at}.")
+        for text in texts for at in range(4)
+    ]  # fmt: skip
+    encoded = [base.encode(example) for example in [*examples, *lessons(1)]]
+    rows = rows_of(encoded, 2048)
+    assert rows == [(0, 1, 2, 3), (4, 5, 6, 7), (8,)]
+    apart = sum(len(one.ids) for one in encoded)
+    assert sum(tokens_of([encoded[at] for at in row]) for row in rows) < 0.5 * apart
+    assert max(map(len, rows_of(encoded, 1))) == 1
+
+    def learned(rows: list[tuple[int, ...]]) -> tuple[float, int, torch.Tensor]:
+        base.model.zero_grad()
+        loss, count = loss_of(base.model, [[encoded[at] for at in row] for row in rows], base.pad, base.device)
+        loss.backward()  # type: ignore[no-untyped-call]
+        return loss.item(), count, torch.cat([one.grad.flatten() for one in base.model.parameters()])
+
+    base.model.requires_grad_(True)
+    shared, count, gradient = learned(rows)
+    alone, same_count, expected = learned([(at,) for at in range(len(encoded))])
+    assert count == same_count
+    assert shared == pytest.approx(alone, rel=1e-5)
+    torch.testing.assert_close(gradient, expected, rtol=1e-3, atol=1e-6)
+
+
+def test_prefixes_are_shared_only_where_any_attention_mask_is_taken(folder: Path) -> None:
+    config = Base(str(folder)).model.config
+    assert shares_prefixes(config, "lora")
+    assert not shares_prefixes(config, "prompt")
+    config.sliding_window = 128
+    assert not shares_prefixes(config, "lora")
+
+
 def test_each_example_comes_once_an_epoch_among_those_of_its_length() -> None:
     lengths = [random.Random(at).randint(10, 400) for at in range(500)]
-    steps = order(lengths, 2, 8, 2048, seed=1)
-    seen = [at for step in steps for part in step for at in part]
+    rows = [(at,) for at in range(500)]
+    steps = order(rows, lengths, epochs=2, batch=8, most_tokens=2048, seed=1)
+    seen = [at for step in steps for part in step for (at,) in part]
     assert sorted(seen) == sorted([*range(500)] * 2)
-    padded = sum(len(part) * max(lengths[at] for at in part) for step in steps for part in step)
+    padded = sum(len(part) * max(lengths[at] for (at,) in part) for step in steps for part in step)
     assert padded < 1.1 * 2 * sum(lengths)
-    assert all(len(part) * max(lengths[at] for at in part) <= 2048 for step in steps for part in step)
-    assert order(lengths, 2, 8, 2048, seed=1) == steps
-    assert order(lengths, 2, 8, 2048, seed=2) != steps
-    assert sum(len(part) for step in order(lengths, 0.5, 8, 2048, 0) for part in step) == 250
+    assert all(len(part) * max(lengths[at] for (at,) in part) <= 2048 for step in steps for part in step)
+    assert order(rows, lengths, epochs=2, batch=8, most_tokens=2048, seed=1) == steps
+    assert order(rows, lengths, epochs=2, batch=8, most_tokens=2048, seed=2) != steps
+    half = order(rows, lengths, epochs=0.5, batch=8, most_tokens=2048, seed=0)
+    assert sum(len(part) for step in half for part in step) == 250
+    threes = [(at, at + 1, at + 2) for at in range(0, 300, 3)]
+    sizes = [sum(map(len, part)) for step in order(threes, lengths[:100], epochs=1, batch=8, most_tokens=2048, seed=1)
+             for part in [[row for part in step for row in part]]]  # fmt: skip
+    assert sum(sizes) == 300
+    assert set(sizes[:-1]) <= {3, 6, 9}
 
 
 def test_it_ends_where_validation_gets_no_better_and_keeps_the_best(folder: Path, tmp_path: Path) -> None:
@@ -184,6 +224,38 @@ def test_a_training_that_was_killed_five_times_loses_what_one_that_was_not_loses
         assert other == pytest.approx(one, abs=1e-3)
 
 
+@pytest.mark.slow
+def test_ctrl_c_at_any_moment_costs_no_step(folder: Path, tmp_path: Path) -> None:
+    """Nothing is written but at a Ctrl-C and at the end, and each run does some steps of its own."""
+    settings = replace(SETTINGS, method=MethodSettings(rank=4, dropout=0.1), epochs=8, validate_every=4, patience=99,
+                       checkpoint_seconds=1e9)  # fmt: skip
+    whole = training(folder, tmp_path / "whole", settings, valid=lessons(3))
+    whole.run()
+    chance, stops = random.Random(3), [0]
+    for _ in range(12):
+        until = stops[-1] + chance.randint(2, 8)
+        timer = threading.Timer(chance.uniform(0, 0.03), os.kill, (os.getpid(), signal.SIGINT))
+
+        def stop(at: Progress, until: int = until, timer: threading.Timer = timer) -> None:
+            if at.step == until:
+                timer.start()
+
+        stopped = training(folder, tmp_path / "stopped", settings, valid=lessons(3))
+        try:
+            stopped.run(stop)
+            if timer.ident:  # it was started
+                timer.join()
+            break
+        except KeyboardInterrupt:
+            _, about = read_tensors(tmp_path / "stopped" / CHECKPOINT)
+            assert about["step"] == stopped.state.step >= until
+            stops.append(stopped.state.step)
+    assert len(stops) > 3
+    for one, other in ((whole.state.losses, stopped.state.losses), (whole.state.valid, stopped.state.valid)):
+        assert [at for at, _ in one] == [at for at, _ in other]
+        assert [loss for _, loss in other] == pytest.approx([loss for _, loss in one], abs=1e-3)
+
+
 def test_a_full_disk_leaves_the_checkpoint_before(tmp_path: Path) -> None:
     path = tmp_path / CHECKPOINT
     write_tensors(path, {"a": torch.ones(10)}, {"step": 1})
@@ -232,6 +304,21 @@ def test_another_base_prompt_or_weights_are_refused(folder: Path, tmp_path: Path
     (tmp_path / "out" / RECORD).unlink()
     with pytest.raises(ModelNotFoundError, match="has not ended"):
         check_adapter(tmp_path / "out", folder)
+
+
+def test_it_goes_on_from_an_adapter(folder: Path, tmp_path: Path) -> None:
+    first = training(folder, tmp_path / "first", replace(SETTINGS, epochs=6, rate=2e-2))
+    numbers = first.run()
+    finish(first, numbers, card={})
+    start = replace(SETTINGS, start=str(tmp_path / "first"), epochs=1, rate=1e-9)
+    more = training(folder, tmp_path / "more", start).run()
+    assert more["loss"]["first"] == pytest.approx(numbers["loss"]["last_5"], rel=0.4)
+    assert more["loss"]["first"] < 0.7 * numbers["loss"]["first"]
+    with pytest.raises(ConfigError, match="was trained by lora, not dora"):
+        training(folder, tmp_path / "other", replace(start, method=MethodSettings("dora")))
+    other = tiny_model(tmp_path / "other-model", hidden_size=32)
+    with pytest.raises(AdapterMismatchError, match="trained on other weights"):
+        training(other, tmp_path / "other", start)
 
 
 def test_no_example_and_one_example(folder: Path, tmp_path: Path) -> None:

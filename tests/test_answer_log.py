@@ -370,7 +370,7 @@ def test_no_log_names_the_setting(run: Callable[..., str]) -> None:
 def test_thumbs_and_the_query_in_a_chat(
     run: Callable[..., str], collection: Collection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("ragfm.rag.load_reader", lambda *_, **__: ScriptedReader(["You get 28 days of leave."]))
+    monkeypatch.setattr("ragfm.rag.configured_reader", lambda *_, **__: ScriptedReader(["You get 28 days of leave."]))
     typed = "/up\nHow many days of leave do I get?\n/up\nAnd for parents?\n/query\n/down 16 weeks\n/nonsense\n/quit\n"
     path = str(collection.path)
     said = run("chat", "-c", path, typed=typed)

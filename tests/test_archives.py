@@ -137,7 +137,7 @@ def test_bombs_are_refused_before_they_cost(tmp_path: Path) -> None:
         if not name.endswith(".docx"):
             (tmp_path / name).write_bytes(data)
     (tmp_path / "long.tar").write_bytes(_tar_with_long_name())
-    began = time.monotonic()
+    began = time.process_time()
     tracemalloc.start()
     connector = FilesConnector(tmp_path)
     why, texts = _reasons(connector), {}
@@ -149,7 +149,7 @@ def test_bombs_are_refused_before_they_cost(tmp_path: Path) -> None:
                 why[ref.path] = str(error)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    assert time.monotonic() - began < 12
+    assert time.process_time() - began < 12
     assert peak < 100 << 20
     assert "lie in each other" in why["small-overlap.zip"]
     assert "times its size" in why["zeros.tar.gz"]

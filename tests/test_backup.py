@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 import random
 import shutil
@@ -15,7 +16,9 @@ import pytest
 
 from ragfm import Collection, Settings
 from ragfm.errors import CollectionError, CollectionNotFound, DamagedCollectionError, UnsupportedError
+from ragfm.server.uploads import Uploads
 from ragfm.store.database import FILE, PAGE, damaged_page
+from ragfm.store.durable import checksummed
 from ragfm.testing import HashingEmbedder
 from ragfm.upkeep.backup import MANIFEST
 
@@ -253,3 +256,62 @@ def test_huge_sizes_take_no_memory(filled: Collection, tmp_path: Path) -> None:
     with pytest.raises(DamagedCollectionError, match="number of checksums"):
         _at(tmp_path / "there").restore(archive)
     assert not (tmp_path / "there").exists()
+
+
+# --- Uploads -----------------------------------------------------------------------------------------------------
+
+
+def _upload(collection: Collection, name: str, groups: list[str]) -> str:
+    """As the server does it, and the process that indexes."""
+    uploads = Uploads(collection.path)
+    uri = uploads.store(io.BytesIO(f"What {name} says.".encode()), name, groups).uri
+    collection.sync(uploads.folder, name=".uploads", allow_mass_delete=True)
+    return uri
+
+
+@pytest.mark.parametrize("how", ["backup", "salvage", "move"])
+def test_uploads_go_where_their_collection_goes(filled: Collection, tmp_path: Path, how: str) -> None:
+    before = [_upload(filled, "long " * 25 + ".txt", ["key:ann", "staff"]), _upload(filled, "b.txt", ["key:bob"])]
+    there = _at(tmp_path / "elsewhere" / "other")
+    if how == "backup":
+        assert filled.backup(tmp_path / "b.tar").uploads == 4  # a file each, and who may see it
+        restored = there.restore(tmp_path / "b.tar")
+        assert (restored.uploads, restored.absent) == (4, ("docs",))
+    elif how == "salvage":
+        filled.salvage(there.path)
+    else:
+        there.path.parent.mkdir()
+        filled.path.rename(there.path)
+    after = _upload(there, "c.txt", ["key:ann"])
+    assert {info.uri for info in there.documents() if info.source == ".uploads"} == {*before, after}
+    assert [info.uri for info in there.as_groups({"key:ann"}).documents()] == sorted([before[0], after])
+    assert {upload.uri: upload.owner for upload in Uploads(there.path).all()} == {
+        before[0]: "key:ann", before[1]: "key:bob", after: "key:ann",
+    }  # fmt: skip
+    there.remove("docs")  # its folder isn't there
+    assert (there.sync().unchanged, there.verify().findings) == (3, ())
+
+
+def test_an_upload_that_is_damaged_or_leads_elsewhere_is_refused(filled: Collection, tmp_path: Path) -> None:
+    _upload(filled, "a.txt", ["key:ann"])
+    filled.backup(tmp_path / "b.tar")
+    before, _, after = (tmp_path / "b.tar").read_bytes().rpartition(b"a.txt says.")
+    (tmp_path / "damaged.tar").write_bytes(before + b"a.txt sayS." + after)
+    with tarfile.open(tmp_path / "b.tar") as tar:
+        members = {name: tar.extractfile(name).read() for name in tar.getnames()}  # type: ignore[union-attr]
+    manifest = json.loads(members[MANIFEST])
+    del manifest["checksum"]
+    for number, path in enumerate(["../../evil", "a/../../evil", f"{'0' * 16}/..", f"{'0' * 16}/.evil", "/evil"]):
+        manifest["uploads"][0]["path"] = path
+        with tarfile.open(tmp_path / f"evil{number}.tar", "w", format=tarfile.GNU_FORMAT) as tar:
+            for name, data in (members | {MANIFEST: checksummed(manifest)}).items():
+                member = tarfile.TarInfo(name)
+                member.size = len(data)
+                tar.addfile(member, io.BytesIO(data))
+    archives = [tmp_path / "damaged.tar", *tmp_path.glob("evil*.tar")]
+    assert len(archives) == 6
+    for archive in archives:
+        with pytest.raises(DamagedCollectionError, match=r"checksum of uploads/1|uploads/0: expected"):
+            _at(tmp_path / "there").restore(archive)
+        assert not (tmp_path / "there").exists()
+    assert not list(tmp_path.rglob("*evil")) + list(tmp_path.parent.glob("*evil"))

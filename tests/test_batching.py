@@ -18,13 +18,14 @@ import numpy as np
 import pytest
 from tiny_gguf import write_lora, write_tiny
 
-from ragfm.errors import ContextOverflowError, DamagedModelError, RagfmError, ReaderBusyError
+from ragfm.errors import ContextOverflowError, DamagedModelError, ModelNotFoundError, RagfmError, ReaderBusyError
 from ragfm.readers.context import Context, Row
+from ragfm.readers.engine import Adapter
 from ragfm.readers.llama_cpp import LlamaCppReader
-from ragfm.readers.llama_model import BLOCK
+from ragfm.readers.llama_model import BLOCK, LlamaModel
 from ragfm.readers.request import Request
 from ragfm.readers.slots import Slot, choose
-from ragfm.types import Message, Sampling, Stream
+from ragfm.types import CLOSED, Message, Sampling, Stream
 
 LONG = "The handbook says that employees get leave when they ask for it in time. "
 
@@ -124,6 +125,30 @@ def test_where_slots_cant_be_moved_they_grow_when_all_have_ended(monkeypatch: py
     assert len(growing._engine.batcher._loop._slots) >= 2
 
 
+@pytest.mark.parametrize("room", [3, 1])
+def test_where_memory_is_short_requests_wait(room: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    reader = LlamaCppReader("bundled", threads=1, context_tokens=256, slots=4)
+    alone = text(reader.stream(QUESTIONS[0], HOW[0]))
+    make = llama_cpp.llama_init_from_model
+
+    def little(model: object, settings: object) -> object:
+        return make(model, settings) if settings.n_seq_max <= room else None  # type: ignore[attr-defined]
+
+    monkeypatch.setattr(llama_cpp, "llama_init_from_model", little)
+    for _ in range(2):
+        streams = [reader.stream(QUESTIONS[0], HOW[0]) for _ in range(4)]
+        assert [text(stream) for stream in streams] == [alone] * 4
+    assert len(reader._engine.batcher._loop._slots) <= room
+
+
+def test_without_memory_for_one_request_it_is_said(single: LlamaCppReader, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(llama_cpp, "llama_init_from_model", lambda *_: None)
+        with pytest.raises(RagfmError, match=r"with 1 slots: .* Try with fewer context_tokens or slots"):
+            text(single.stream(QUESTIONS[0], HOW[0]))
+    assert text(single.stream(QUESTIONS[0], HOW[0]))
+
+
 # --- The queue ---------------------------------------------------------------------------------------------------
 
 
@@ -136,6 +161,28 @@ def test_the_queue_is_bounded_and_a_closed_stream_makes_room(single: LlamaCppRea
         single.stream(QUESTIONS[2])
     first.close()
     assert text(second) == alone
+    eventually(lambda: unfinished(single) == 0)
+
+
+def test_another_thread_closes_a_stream_that_is_waited_for(single: LlamaCppReader) -> None:
+    first = single.stream(QUESTIONS[0], Sampling(max_tokens=200))
+    next(first)
+    second, said = single.stream(QUESTIONS[2]), list[object]()
+
+    def read() -> None:
+        try:
+            said.append(text(second))
+        except RagfmError as error:
+            said.append(error)
+
+    reading = threading.Thread(target=read)
+    reading.start()
+    time.sleep(0.05)
+    second.close()
+    reading.join(20)
+    assert [str(error) for error in said] == [CLOSED]  # no text that would pass for a whole one
+    assert unfinished(single) == 1
+    first.close()
     eventually(lambda: unfinished(single) == 0)
 
 
@@ -212,7 +259,7 @@ def test_a_request_goes_where_most_of_it_is() -> None:
     # Nothing is shared: an empty one, else the one that was not used for longest.
     assert choose(slots, Request([1, 2, 3], None), 1)[0] is slots[2]
     assert choose(slots[:2], Request([9, 9, 9], None), 1)[0] is slots[0]
-    slots[1].adapter = "other"
+    slots[1].kind = (Adapter("other", "1"), "")
     assert choose(slots, request, 1)[2] == 0
 
 
@@ -350,10 +397,17 @@ def test_requests_with_several_adapters_take_turns(tmp_path: Path, monkeypatch: 
     answers = ["Yes", "No, never"]
     alone = [reader.score(QUESTIONS[2], answers, adapter=adapter) for adapter in adapters]
     assert abs(alone[1][0] - alone[0][0]) > 0.01 < abs(alone[2][0] - alone[1][0])
-    used: list[str | None] = []
-    use = Context.use
-    monkeypatch.setattr(Context, "use", lambda self, adapter: (used.append(adapter), use(self, adapter)))
+    used: list[str] = []
+    use, asked = Context.use, threading.Event()
+
+    def seen(context: Context, adapter: Adapter | None) -> None:
+        assert asked.wait(60)  # until all have asked: otherwise the first is rightly far ahead
+        used.append(adapter.path if adapter else "")
+        use(context, adapter)
+
+    monkeypatch.setattr(Context, "use", seen)
     streams = [reader.stream(QUESTIONS[2], Sampling(max_tokens=60, adapter=adapter)) for adapter in adapters]
+    asked.set()
     beside = [reader.score(QUESTIONS[2], answers, adapter=adapter) for adapter in adapters]
     for scores, expected in zip(beside, alone, strict=True):
         assert scores == pytest.approx(expected, abs=1e-3)
@@ -361,7 +415,7 @@ def test_requests_with_several_adapters_take_turns(tmp_path: Path, monkeypatch: 
         text(stream)
     switches = sum(before != after for before, after in itertools.pairwise(used))
     assert switches < len(used) / 4  # to switch costs time
-    assert used.index(adapters[2]) < 4 * 8  # and nobody waits until another one has ended
+    assert used.index(str(adapters[2])) < 4 * 8  # and nobody waits until another one has ended
 
 
 def test_a_damaged_adapter_harms_nobody_else(reader: LlamaCppReader, tmp_path: Path) -> None:
@@ -375,3 +429,76 @@ def test_a_damaged_adapter_harms_nobody_else(reader: LlamaCppReader, tmp_path: P
     path.write_bytes(path.read_bytes()[:300])
     with pytest.raises(DamagedModelError, match=r"adapter.gguf is damaged"):
         reader.stream(QUESTIONS[0], Sampling(adapter=str(path)))
+
+
+def test_nothing_is_shared_with_another_scope(reader: LlamaCppReader) -> None:
+    """Whether a prompt begins like somebody else's must not be seen, in counts or times."""
+    secret = asked("Nobody else may know of this project: " + LONG * 12)
+    counts = []
+    for scope in (reader.scoped("a"), reader.scoped("a"), reader.scoped("b"), reader):
+        stream = scope.stream(secret, Sampling(max_tokens=2))
+        text(stream)
+        counts.append(stream.usage.cached_tokens)
+    assert counts[1] > 100
+    assert [counts[0], *counts[2:]] == [0, 0, 0]
+    assert reader.scoped("a").score(secret, ["Yes"]) == reader.score(secret, ["Yes"])
+    assert reader.scoped("a").count_tokens(secret) == reader.count_tokens(secret)
+    assert reader.scoped("a").context_tokens == 1024
+
+
+def test_nothing_is_shared_with_another_adapter_scale_or_scope(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    reader = LlamaCppReader(str(write_tiny(tmp_path / "tiny.gguf")), threads=1, context_tokens=512, slots=9)
+    weak, strong = (str(write_lora(tmp_path / f"{scale}.gguf", layer=0, size=64, scale=scale)) for scale in (1.0, 3.0))
+    kinds = [(adapter, scope) for adapter in (None, weak, strong) for scope in ("", "a", "b")]
+    prompt, cached, scores = asked(LONG * 4), list[int](), dict[str | None, float]()
+    for _ in range(2):
+        streams = [reader.scoped(scope).stream(prompt, Sampling(max_tokens=1, adapter=of)) for of, scope in kinds]
+        cached += [stream.usage.cached_tokens for stream in streams if text(stream) is not None]
+        for adapter, scope in kinds:
+            (score,) = reader.scoped(scope).score(prompt, ["Yes"], adapter=adapter)
+            assert scores.setdefault(adapter, score) == score
+    assert cached[:9] == [0] * 9
+    assert min(cached[9:]) > 250
+    assert len(set(scores.values())) == 3
+    with pytest.raises(ModelNotFoundError, match=r"1\.0\.gguf:0\.5"):
+        reader.stream(prompt, Sampling(adapter=f"{weak}:0.5"))
+
+
+def test_an_adapter_in_another_ones_place_shares_nothing_with_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    tiny, path = write_tiny(tmp_path / "tiny.gguf"), tmp_path / "lora.gguf"
+    running = LlamaCppReader(str(tiny), threads=1, context_tokens=512)
+    prompt, found = asked(LONG * 4), list[float]()
+    for scale in (1.0, 3.0):
+        write_lora(path, layer=0, size=64, scale=scale)
+        fresh = LlamaCppReader(str(tiny), threads=1, context_tokens=512)
+        stream = running.stream(prompt, Sampling(max_tokens=1, adapter=str(path)))
+        text(stream)
+        assert stream.usage.cached_tokens == 0
+        found += running.score(prompt, ["Yes"], adapter=str(path))
+        assert [found[-1]] == fresh.score(prompt, ["Yes"], adapter=str(path))
+    assert found[0] != found[1]
+    waiting = Adapter.at(path)
+    write_lora(path, layer=0, size=64, scale=5.0)
+    with pytest.raises(ModelNotFoundError, match="replaced before it was loaded"):
+        LlamaModel(tiny).adapter(waiting)
+
+
+def test_the_program_ends_after_the_weights_are_freed(tmp_path: Path) -> None:
+    """By the thread that evaluates, where the reader is dropped just before."""
+    code = (
+        "import sys, time\n"
+        "from ragfm import Message, Sampling, load_reader\n"
+        "from ragfm.readers.llama_model import LlamaModel\n"
+        "LlamaModel.__del__ = lambda self: (time.sleep(1), print('freed', flush=True))\n"
+        "reader = load_reader(sys.argv[1], threads=1)\n"
+        "list(reader.stream([Message('user', 'Hi')], Sampling(max_tokens=2)))\n"
+        "del reader\n"
+        "time.sleep(0.3)\n"
+    )
+    command = [sys.executable, "-c", code, str(write_tiny(tmp_path / "tiny.gguf"))]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout == "freed\n"

@@ -100,6 +100,68 @@ def test_multihop_questions_have_their_passages(benchmark):
 
 
 @pytest.mark.data
+def test_pubmedqa_is_learned_from_what_is_not_its_test(benchmark):
+    learn, test = (benchmark("data").pubmedqa(test=test) for test in (False, True))
+    assert len(learn.questions) == len(test.questions) == 500
+    assert not {q.id for q in learn.questions} & {q.id for q in test.questions}
+    for data in (learn, test):
+        assert {q.answers for q in data.questions} == {("yes",), ("no",), ("maybe",)}
+        assert {q.gold[0].uri.removeprefix("corpus/") for q in data.questions} <= set(data.documents)
+
+
+@pytest.mark.parametrize(("name", "questions", "unanswerable"), [("canal", 60, 20), ("handbook", 30, 10)])
+def test_the_answers_to_questions_of_transfer_stand_in_their_documents(
+    benchmark, tmp_path, embedder, name, questions, unanswerable
+):
+    from ragfm import Collection, Settings
+    from ragfm.evaluate import load_questions
+    from ragfm.evaluate.matching import holds, is_verdict, normalised
+
+    transfer = benchmark("bench_transfer")
+    folder = transfer.HERE / name if name == "canal" else transfer.HANDBOOK
+    asked = load_questions(transfer.HERE / f"{name}.jsonl", answers=True).questions
+    assert len(asked) == len({normalised(question.text) for question in asked}) == questions
+    assert sum(question.unanswerable for question in asked) == unanswerable
+    with Collection.open(tmp_path / ".ragfm", settings=Settings(), embedder=embedder) as collection:
+        report = collection.sync(folder, name=name)
+        texts = {info.uri: collection.document(info.uri).text for info in collection.documents()}
+    assert (report.failed, report.skipped) == ((), ())
+    assert {gold.uri for question in asked for gold in question.gold} <= set(texts)
+    for question in asked:
+        if not question.unanswerable and not is_verdict(question.answers):
+            # the first is in the words of the text, the others are ways to say the same
+            assert holds(texts[question.gold[0].uri], question.answers[:1]), question
+            assert not holds(question.text, question.answers), question
+
+
+def test_what_an_adapter_changes_is_counted_question_by_question(benchmark):
+    from ragfm.confidence import Calibration
+    from ragfm.evaluate import AnsweredQuestion, AnswersReport, Outcome
+
+    def report(*values):
+        """Of two answerable questions and one that is not."""
+        results = [
+            AnsweredQuestion(str(at), "?", (), ("yes",), at == 2, {}, {"retrieved": Outcome(
+                "Yes." if value else "No", f1=value, contained=value, exact=value, confidence=0.3 * (2 - at))})
+            for at, value in enumerate(values)
+        ]  # fmt: skip
+        return AnswersReport({}, tuple(results), {}, {})
+
+    transfer = benchmark("bench_transfer")
+    found = transfer.differences(report(0.0, 0.5, 1.0), report(1.0, 0.5, 0.0))
+    assert found["f1, answerable"][0] == 0.5
+    assert found["f1, all"][0] == 0
+    assert found["abstention recall"][0] == -1
+    shown = transfer.withheld(report(1.0, 1.0, 0.0), Calibration("", 0, {}, {}, threshold=0.5))
+    assert [result.outcomes["retrieved"].f1 for result in shown.results] == [1, 0, 1]
+    assert shown.kinds["right abstention"] == 1
+    told = transfer.verdicts(report(1.0, 0.0, 0.0))
+    assert told["said"] == {"yes": 1, "no": 2}
+    assert told["macro_f1"] == pytest.approx((2 * 1 / 4) / 3, abs=1e-4)
+    assert told["majority"] == 1
+
+
+@pytest.mark.data
 def test_every_tenth_question_of_squad_over_all_paragraphs(benchmark):
     data = benchmark("data").squad()
     assert (len(data.questions), len(data.documents)) == (1057, 20_963)

@@ -344,6 +344,7 @@ def test_all_languages_can_be_used() -> None:
         assert not hits(BM25Index.build([1], [" ".join(stop_words)], language=language), " ".join(stop_words))
     assert detect_language(Counter(words("東京都知事選挙、投票日は日曜日。候補者討論会開催"))) == "ja"
     assert detect_language({}) == detect_language({"xyzzy": 3}) == "en"
+    assert detect_language(Counter(words("return this.a(e, i, o) + e * i - this.c(i, e);"))) == "en"
 
 
 @pytest.mark.data

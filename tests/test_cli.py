@@ -267,7 +267,7 @@ def test_a_question_that_fails_does_not_end_the_chat(shell: Shell, docs: Path) -
     shell("ingest", "docs")
     done = shell("chat", typed="word " * 100 + "\n/nonsense\n/sources\n/quit\n")
     assert "100 tokens" in done.stderr
-    assert re.search(r"/sources +the passages", done.stdout)
+    assert re.search(r"/sources \[N\] +the passages", done.stdout)
 
 
 def test_without_a_command_there_is_help(shell: Shell) -> None:

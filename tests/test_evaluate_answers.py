@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -13,8 +14,11 @@ from ragfm.errors import DataError
 from ragfm.evaluate import Gold, Question, compare_runs, evaluate_answers, load_questions, risk_coverage
 from ragfm.evaluate.answers_report import render_answers_html
 from ragfm.evaluate.matching import holds, token_f1
-from ragfm.evaluate.measures import estimate_ratios
+from ragfm.evaluate.measures import Estimate, estimate_ratios
+from ragfm.evaluate.plots import bars, distribution
+from ragfm.evaluate.versus import Contender, Entry, _break_even
 from ragfm.testing import ScriptedReader
+from ragfm.types import Sampling
 
 LEAVE = Question("leave", "How many days of leave do I get?", (Gold("docs/leave.md"),), ("28 days", "28"))
 HOURS = Question("hours", "When does the office open?", (Gold("docs/hours.txt"),), ("nine",))
@@ -94,11 +98,48 @@ def test_what_was_not_retrieved_is_told_from_what_was_not_read(handbook: Collect
     assert [result.kind for result in report.results] == ["not retrieved", "wrong"]
 
 
+def test_yes_and_no_stand_in_no_text_but_are_answered_by_the_document_that_was_asked_about(
+    handbook: Collection, docs: Path
+) -> None:
+    (docs / "lift.txt").write_text("There is no lift in the old wing, and no locker.\n")
+    handbook.sync(docs)
+    about = Question("about", "Do I get 40 days of leave?", (Gold("docs/leave.md"),), ("no",))
+    elsewhere = Question("elsewhere", "Is the lift in the old wing?", (Gold("docs/leave.md"),), ("no",))
+    rag = Rag(handbook, reader=ScriptedReader(["Yes."] * 3 + ["No, you don't."]), k=1)
+    report = evaluate_answers(rag, [about, elsewhere], contexts=["retrieved"])
+    assert [result.kind for result in report.results] == ["wrong", "not retrieved"]
+    gold = evaluate_answers(rag, [about], contexts=["gold"]).results[0].outcomes["gold"]
+    assert (gold.shown, gold.contained) == (True, 0)
+    assert evaluate_answers(rag, [about], contexts=["retrieved"]).results[0].kind == "right"
+
+
 def test_confident_answers_come_first_on_the_curve(handbook: Collection) -> None:
     reader = ScriptedReader(["You get 28 days of leave.", "I don't know.", "Thirty."])
     questions = [LEAVE, MOON, Question("other", "Zebra quartz violin?", (), ("stripes",))]
     points = risk_coverage(evaluate_answers(Rag(handbook, reader=reader), questions, contexts=["retrieved"]).results)
     assert points == [(pytest.approx(1 / 3), 0.0), (pytest.approx(2 / 3), 0.5)]
+
+
+def test_a_judge_marks_answers_and_is_not_asked_about_abstentions(handbook: Collection) -> None:
+    reader = ScriptedReader(["Four weeks and a bit.", "I don't know.", "Armstrong."])
+    judge = ScriptedReader(["yes"])
+    report = evaluate_answers(Rag(handbook, reader=reader), [LEAVE, HOURS, MOON], contexts=["retrieved"], judge=judge)
+    assert [result.outcomes["retrieved"].judged for result in report.results] == [1.0, 0.0, None]
+    assert report.measures["retrieved"]["judged right, answerable"].value == 0.5
+    (asked,) = judge.prompts
+    assert "Right: 28 days / 28\nAnswer: Four weeks and a bit" in asked[-1].content
+    without = evaluate_answers(Rag(handbook, reader=reader), [HOURS], contexts=["retrieved"])
+    assert "judged right, answerable" not in without.measures["retrieved"]
+    no = evaluate_answers(Rag(handbook, reader=reader), [LEAVE], contexts=["gold"], judge=ScriptedReader(["no"]))
+    assert no.measures["gold"]["judged right, answerable"].value == 0
+
+
+def test_training_is_paid_for_by_the_time_that_answers_save() -> None:
+    adapted = Entry(Contender("small", "adapter"), seconds=0.5, training_seconds=1000.0)
+    large, small = Entry(Contender("large"), seconds=2.5), Entry(Contender("small"), seconds=0.5)
+    other, failed = Entry(Contender("large", "other"), seconds=9.0), Entry(Contender("gone"), seconds=9.0, error="gone")
+    assert _break_even(adapted, [adapted, large, small, other, failed]) == {"large": 500}
+    assert _break_even(large, [adapted, large]) == {}
 
 
 def test_a_run_goes_on_and_can_be_compared(handbook: Collection, tmp_path: Path) -> None:
@@ -127,6 +168,17 @@ def test_a_run_goes_on_and_can_be_compared(handbook: Collection, tmp_path: Path)
                          about={"reader": "x"})  # fmt: skip
 
 
+def test_a_run_does_not_go_on_with_an_adapter_that_was_trained_anew(handbook: Collection, tmp_path: Path) -> None:
+    adapter, out = tmp_path / "adapter.gguf", tmp_path / "a.jsonl"
+    rag = Rag(handbook, reader=ScriptedReader(["28 days"])).with_options(sampling=Sampling(adapter=str(adapter)))
+    adapter.write_bytes(b"one")
+    evaluate_answers(rag, [LEAVE], contexts=["retrieved"], out=out)
+    evaluate_answers(rag, [LEAVE], contexts=["retrieved"], out=out)
+    adapter.write_bytes(b"another")
+    with pytest.raises(DataError, match="learned"):
+        evaluate_answers(rag, [LEAVE], contexts=["retrieved"], out=out)
+
+
 def test_the_page_shows_what_went_wrong_and_runs_nothing(handbook: Collection) -> None:
     reader = ScriptedReader(["<script>Thirty</script>"])
     page = render_answers_html(evaluate_answers(Rag(handbook, reader=reader), [LEAVE], contexts=["retrieved"]))
@@ -134,6 +186,17 @@ def test_the_page_shows_what_went_wrong_and_runs_nothing(handbook: Collection) -
     assert "<script" not in page
     assert "Wrong: 1 of 1" in page
     assert "28 days / 28" in page
+
+
+def test_names_beside_bars_and_times_above_lines_have_room() -> None:
+    drawn = bars({"abstention precision, answerable": Estimate(0.5, 0.4, 0.6), "f1": Estimate(0.1, 0, 0.2)}, "x")
+    ends = [float(x) for x in re.findall(r'<text class="" x="([\d.]+)" [^>]*text-anchor="end"', drawn)]
+    assert ends
+    assert min(ends) > 6 * len("abstention precision, answerable")
+    times = distribution([500, 700, 1300.4, 1400], {"p95": 1350.2, "p99": 1390.7}, "x")
+    assert re.findall(r">(p\d\d [^<]*)<", times) == ["p95 1,350", "p99 1,391"]
+    heights = [float(y) for y in re.findall(r'y="([\d.]+)" text-anchor="middle">p', times)]
+    assert heights[0] != heights[1]  # one above the other, they would cover each other
 
 
 def test_questions_with_answers_are_read(tmp_path: Path) -> None:

@@ -245,7 +245,9 @@ def test_ask_with_a_schema(handbook: Collection, tmp_path: Path, monkeypatch: py
 
     from ragfm.cli import ragfm
 
-    monkeypatch.setattr("ragfm.rag.load_reader", lambda *_, **__: ScriptedReader(['{"days": 28, "who": "Nobody"}']))
+    monkeypatch.setattr(
+        "ragfm.rag.configured_reader", lambda *_, **__: ScriptedReader(['{"days": 28, "who": "Nobody"}'])
+    )
     schema = tmp_path / "leave.json"
     schema.write_text(json.dumps(an_object(days={"type": "integer"}, who={"type": "string"})))
     words = ["ask", "-c", str(handbook.path), "How many days of leave do I get?", "--schema", str(schema)]

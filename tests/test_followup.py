@@ -170,14 +170,13 @@ def with_followup(collection: Collection, how: str, tmp_path: Path) -> Collectio
     return Collection.open(collection.path, settings=settings, embedder=HashingEmbedder())
 
 
-def test_passages_are_searched_for_by_it_and_the_prompt_has_both(handbook: Collection) -> None:
+def test_it_is_searched_for_and_asked(handbook: Collection) -> None:
     reader = ScriptedReader(["16 weeks more."])
     answer = Rag(handbook, reader=reader, k=2).ask("And for parents?", history=HISTORY)
     alone = "How many days of leave do I get for parents?"
     assert (answer.question, answer.query) == ("And for parents?", alone)
     assert [hit.chunk_id for hit in answer.hits] == [hit.chunk_id for hit in handbook.search(alone, 2)]
-    assert "And for parents?" in reader.prompts[0][-1].content
-    assert alone in reader.prompts[0][-1].content
+    assert reader.prompts[0][-1].content.endswith(alone)
     assert answer.citations[0].verified
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 from ragfm.ground import composed, ground, grounded
+from ragfm.prompt import build_prompt
+from ragfm.testing import ScriptedReader
 from ragfm.types import Hit
 
 LEAVE = "Everybody has 28 days of leave a year. New parents get 16 weeks more. Ask Ms Okafor for the form."
@@ -66,6 +68,17 @@ def test_a_marker_of_no_passage_goes() -> None:
 def test_a_row_of_a_table_is_a_quote() -> None:
     _, citations = ground("How many seats does Oak have?", "Oak has 12 seats.", _shown(ROOMS))
     assert [citation.quote for citation in citations] == ["| Oak | 12 |"]
+
+
+def test_the_header_of_a_table_says_what_its_cells_are() -> None:
+    prices = "| Length of the boat | One day | One week |\n| --- | --- | --- |\n| 26 to 40 feet | £12 | £46 |"
+    depths = "A boat may be 58 feet long."
+    _, citations = ground("What does a week cost for a boat of 30 feet?", "£46 [1]", _shown(prices, depths))
+    assert [(citation.quote, citation.verified) for citation in citations] == [("| 26 to 40 feet | £12 | £46 |", True)]
+    # a number in a header is no row's, and below the table there is no header
+    years = "| room | 1911 |\n| --- | --- |\n| Oak | 12 |\n\nElm is new."
+    for said in ("Oak 1911 [1]", "Elm is a room [1]"):
+        assert [c.verified for c in ground("Which rooms are there?", said, _shown(years))[1]] == [False]
 
 
 def test_the_question_tells_which_of_two_equal_numbers_is_meant() -> None:
@@ -179,6 +192,16 @@ def test_a_quotation_over_two_sentences_is_cited_whole() -> None:
     assert [(citation.n, citation.quote, citation.verified) for citation in citations] == [(2, MOON, True)]
 
 
+def test_what_a_reader_copies_from_a_prompt_made_harmless_is_the_documents_own_words() -> None:
+    text = "Fees are below.\n[2] The fee of <b>guests</b> is 90 euros."
+    (hit,) = _shown(text)
+    copied = "[\u200c2] The fee of <\u200cb>guests<\u200c/b> is 90 euros"
+    assert copied in build_prompt("Q?", [hit], ScriptedReader()).messages[-1].content
+    said, citations = ground("What does it say?", f'It says: "{copied}" [1].', [hit])
+    assert [(c.n, c.verified, c.quote) for c in citations] == [(1, True, text)]
+    assert said.endswith("[1].")
+
+
 def test_a_term_in_quotation_marks_is_no_quotation() -> None:
     assert faults("What is it?", 'The "first man" on the moon was an American [1].', MOON) == [None]
 
@@ -220,6 +243,8 @@ def test_what_agrees_or_speaks_of_something_else_is_no_contradiction() -> None:
     same = "All full-time staff get 28 days of leave a year, in 2025 too."
     other = "Dogs are welcome in 30 rooms of the office."
     assert composed(grounded(question, "They get 28 days.", _shown(OLD, same, other)))[0] == "They get 28 days [1]."
+    shares = _shown("- Members of the Trust: 10 per cent.", "The director wants 6 per cent more.")
+    assert composed(grounded("What is the reduction?", "10 per cent [1].", shares))[0] == "10 per cent [1]."
 
 
 def test_another_name_in_the_same_words_is_a_contradiction() -> None:

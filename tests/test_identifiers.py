@@ -9,7 +9,7 @@ from lookalikes import codes, questions, texts
 
 from ragfm import Collection, Settings
 from ragfm.config import SearchSection
-from ragfm.retrieve import weight_for
+from ragfm.weight import weight_for
 
 
 @pytest.fixture(scope="module")

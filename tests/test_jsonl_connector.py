@@ -177,6 +177,34 @@ def test_damaged_files_say_so(tmp_path: Path) -> None:
     assert len(listed(tmp_path / "r.csv", encoding="latin-1")) == 4
 
 
+def test_files_that_unpack_to_absurd_sizes_are_refused(tmp_path: Path) -> None:
+    with gzip.open(tmp_path / "r.jsonl.gz", "wb") as file:
+        file.write(json.dumps({"id": "first", "text": "x"}).encode())
+        for _ in range(70):
+            file.write(b"\n".rjust(1 << 20))
+    found = listed(tmp_path / "r.jsonl.gz")
+    assert list(found) == ["first", ""]  # and nothing of the file is taken for gone
+    assert "gzip file would be over 64 MiB unpacked" in (found[""].error or "")
+    rows = pa.table({"text": ["x" * 1000] * 80_000})
+    pq.write_table(rows, tmp_path / "r.parquet", use_dictionary=False, compression="zstd")
+    assert "would be over" in (listed(tmp_path / "r.parquet")[""].error or "")
+
+
+def test_a_text_that_a_small_file_says_in_each_of_its_records_is_held_once(tmp_path: Path) -> None:
+    texts = pa.DictionaryArray.from_arrays(pa.array([0] * 100, pa.int32()), pa.array(["x" * (8 << 20)]))
+    table = pa.table({"id": list(range(100)), "text": texts})
+    pq.write_table(table, tmp_path / "r.parquet", compression="zstd", dictionary_pagesize_limit=1 << 30)
+    assert (tmp_path / "r.parquet").stat().st_size < 10_000
+    before = pa.total_allocated_bytes()
+    tracemalloc.start()
+    try:
+        assert len(listed(tmp_path / "r.parquet")) == 100
+        assert tracemalloc.get_traced_memory()[1] < 100 << 20  # and not 800
+    finally:
+        tracemalloc.stop()
+    assert pa.default_memory_pool().max_memory() - before < 400 << 20
+
+
 def test_fetch_gives_what_was_listed_or_says_that_it_changed(tmp_path: Path) -> None:
     connector = JsonlConnector(lines(tmp_path / "r.jsonl", *ROWS))
     refs = list(connector.refs())

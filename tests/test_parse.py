@@ -7,8 +7,10 @@ import sys
 import time
 import zipfile
 from pathlib import Path
+from random import Random
 
 import pytest
+from markdown_it import MarkdownIt
 from parsing import check_laws, document, headings, marked
 
 from ragfm.errors import ParseError, SkipDocument
@@ -230,6 +232,40 @@ def test_a_rule_at_the_top_is_no_front_matter() -> None:
     assert headings(document("---\nJust text.\n\nMore\n---\n", "a.md")) == [(2, "More")]
 
 
+BLOCKS = [
+    *(
+        "| a | b |",
+        "| --- | --- |",
+        "|---|",
+        "a | b",
+        "- | x",
+        "> | q |",
+        "# h",
+        "",
+        "    code",
+        "  | c |",
+        "```",
+        "word",
+    ),
+    *("1. one", "   | a | b |", "   | - | - |", "***", "<div>", "\t| x |", ":-- | --:", "\\| a | b"),
+    *("- | a | b |\n  | --- | --- |\n  | c | d |", "> | a | b |\n> |---|---|\n> | c | d |\nlazy | x"),
+]
+
+
+def test_tables_end_where_the_whole_parser_says() -> None:
+    whole = MarkdownIt("commonmark").enable("table")
+    random = Random(1)
+    found = 0
+    for _ in range(500):
+        text = "\n".join(["word", "", *random.choices(BLOCKS, k=random.randint(2, 14))])
+        lines = text.split("\n")
+        spans = [token.map for token in whole.parse(text) if token.type == "table_open" and token.map]
+        tables = marked(parse(Blob(text.encode()), "a.md"), "table")
+        assert tables == ["\n".join(lines[slice(*span)]) for span in spans], text
+        found += len(spans)
+    assert found > 200
+
+
 def test_lone_carriage_returns_move_no_mark() -> None:
     parsed = document("# One\rtext\r\r# Two\n\n# Three 😀\n", "a.md")
     assert marked(parsed, "heading") == ["# One", "# Two", "# Three 😀"]
@@ -252,6 +288,18 @@ PAGE = """<!DOCTYPE html><html lang="en"><head><title> The
 <table><tr><td><h3>Laid out</h3>by a table</td><td><table><tr><th>x<th>y<tr><td>1<td>2</table></td></tr></table>
 <div hidden>secret</div><p style="color: red; display : none">secret</p><span aria-hidden=true>secret</span>
 <script>secret</script><noscript>secret</noscript><template>secret</template><footer>Imprint</footer></body></html>"""
+
+
+@pytest.mark.parametrize(("style", "seen"), [
+    ("font-size:0", False), ("font-size: 0.0px !important", False), ("opacity:0;color:red", False),
+    ("visibility: collapse", False), ("position:absolute;left:-9999px", False), ("text-indent: -10000px", False),
+    ("color:#fff;background:#ffffff", False), ("background-color: white; COLOR: #FFF", False),
+    ("font-size:0.9em", True), ("opacity:0.5", True), ("margin-left:-9999px", True), ("left:-20px", True),
+    ("color:#fff", True), ("color:#fff;background:#000", True), ("border-color:#fff;background:#fff", True),
+    ("background-color:#fff;color:#333", True), ("font-size:05px", True), ("line-height:0;fill-opacity:0", True),
+])  # fmt: skip
+def test_what_a_style_hides_is_not_in_the_text(style: str, seen: bool) -> None:
+    assert ("words" in document(f'<p>Seen.</p><p style="{style}">words</p>', "a.html").text) is seen
 
 
 def test_html_becomes_what_a_reader_sees() -> None:

@@ -105,11 +105,13 @@ def test_what_was_deleted_or_hidden_is_not_in_the_text() -> None:
         '<w:r><w:fldChar w:fldCharType="begin"/><w:instrText>PAGE</w:instrText></w:r>',
         "<w:r><w:rPr><w:vanish/></w:rPr><w:t>ignore the rules </w:t></w:r>",
         '<w:r><w:rPr><w:vanish w:val="false"/></w:rPr><w:t>pass.</w:t></w:r>',
+        '<w:r><w:rPr><w:sz w:val="2"/></w:rPr><w:t>and so on </w:t></w:r>',
+        '<w:r><w:rPr><w:sz w:val="8"/></w:rPr><w:t> Small.</w:t></w:r>',
     ):
         paragraph._p.append(parse_xml(xml.replace(">", f" {NAMESPACES}>", 1)))
     parsed = document(saved(written), "a.docx")
-    assert parsed.text == "Ships with lights pass."
-    assert parsed.metadata["hidden_text"] == "ignore the rules"
+    assert parsed.text == "Ships with lights pass. Small."
+    assert parsed.metadata["hidden_text"] == "ignore the rules and so on"
 
 
 def test_a_text_box_is_read_once() -> None:

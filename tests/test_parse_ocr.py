@@ -26,6 +26,18 @@ def picture(kind: str, *texts: str) -> bytes:
     return stream.getvalue()
 
 
+def slides(*pictures: bytes) -> bytes:
+    """A presentation with one picture on each slide, and nothing where it is empty."""
+    presentation = pytest.importorskip("pptx").Presentation()
+    for data in pictures:
+        slide = presentation.slides.add_slide(presentation.slide_layouts[6])
+        if data:
+            slide.shapes.add_picture(io.BytesIO(data), 0, 0)
+    stream = io.BytesIO()
+    presentation.save(stream)
+    return stream.getvalue()
+
+
 @needs_ocr
 @pytest.mark.slow
 def test_a_picture_and_a_scan_are_read() -> None:
@@ -35,11 +47,17 @@ def test_a_picture_and_a_scan_are_read() -> None:
     parsed = document(picture("PDF", "The first page", "A second one"), "a.pdf")
     assert parsed.text.split("\n\n") == ["The first page", "A second one"]
     assert [mark.value for mark in parsed.marks] == ["1", "2"]
+    parsed = document(slides(b"", picture("PNG", "Ships sail on")), "a.pptx")
+    assert (parsed.text, [mark.value for mark in parsed.marks]) == ("Ships sail on", ["2"])
+    small = picture("PDF", "A small table").replace(b"/MediaBox [ 0 0 700.0 220.0 ]", b"/MediaBox [ 0 0 1900. 900.0 ]")
+    assert b"1900." in small
+    assert document(small, "a.pdf").text == "A small table"
 
 
 def test_without_ocr_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ocr, "find_spec", lambda _: None)
-    for data, name in ((picture("PNG", "x"), "a.png"), (picture("PDF", "x"), "a.pdf")):
+    files = {"a.png": picture("PNG", "x"), "a.pdf": picture("PDF", "x"), "a.pptx": slides(picture("PNG", "x"))}
+    for name, data in files.items():
         with pytest.raises(SkipDocument, match=r"a\.p.* OCR.*pip install 'ragfm\[ocr\]'"):
             parse(Blob(data), name)
 

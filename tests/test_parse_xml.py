@@ -56,7 +56,7 @@ def test_entities_are_refused(xml: str) -> None:
 def test_damaged_and_deep() -> None:
     with pytest.raises(ParseError, match=r"a\.xml is damaged"):
         parse(Blob(b"<a><b></a>"), "a.xml")
-    start = time.perf_counter()
+    start = time.process_time()
     with pytest.raises(ParseError, match="too deeply"):
         parse(Blob(b"<a>" * 100_000 + b"x" + b"</a>" * 100_000), "a.xml")
-    assert time.perf_counter() - start < 5
+    assert time.process_time() - start < 5

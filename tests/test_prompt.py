@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ragfm.errors import ContextOverflowError
-from ragfm.prompt import ABSTENTION, build_prompt, is_abstention
+from ragfm.prompt import ABSTENTION, build_prompt, is_abstention, prompt_fingerprint, without_markers
 from ragfm.testing import ScriptedReader
 from ragfm.types import Hit, Message
 
@@ -39,11 +39,13 @@ def test_passages_are_numbered_in_rank_order_with_their_context() -> None:
     assert request.content.endswith("How long?")
 
 
-def test_history_stands_between_the_system_message_and_the_question() -> None:
+def test_history_stands_between_passages_and_question() -> None:
     past = [Message("user", "And before?"), Message("assistant", "Before, no.")]
-    prompt = build_prompt("How long?", [hit(1)], ScriptedReader(), history=past)
-    assert [m.role for m in prompt.messages] == ["system", "user", "assistant", "user"]
-    assert list(prompt.messages[1:3]) == past
+    system, request = build_prompt("How long?", [hit(1)], ScriptedReader(), history=past).messages
+    alone = build_prompt("How long?", [hit(1)], ScriptedReader()).messages
+    assert system == alone[0]
+    shown, _, asked = alone[1].content.rpartition("\n\n")
+    assert request.content == f"{shown}\n\nQ: And before?\nA: Before, no.\n\n{asked}"
 
 
 @given(st.lists(st.integers(1, 60), max_size=40), st.integers(0, 600))
@@ -70,14 +72,14 @@ def test_a_question_too_long_for_the_window_says_both_numbers_and_what_to_do() -
 
 
 def test_the_oldest_turns_go_first_when_history_takes_more_than_half() -> None:
-    past = [Message(role, f"turn{i} " + "word " * 30) for i in range(10) for role in ("user", "assistant")]
+    past = [Message(role, f"turn{i} " + "word " * 40) for i in range(10) for role in ("user", "assistant")]
     reader = CountingReader(context_tokens=600)
     prompt = build_prompt("Why?", [hit(1)], reader, history=past, answer_tokens=100)
-    kept = prompt.messages[1:-1]
-    assert reader.counts <= math.log2(10) + 1 + math.log2(2) + 2
-    assert 2 <= len(kept) < len(past)
-    assert list(kept) == past[-len(kept) :]
+    kept = past[-prompt.messages[-1].content.count("turn") :]
+    assert reader.counts <= math.log2(4) + 1 + math.log2(2) + 2
+    assert 2 <= len(kept) < 8
     assert kept[0].role == "user"
+    assert prompt == build_prompt("Why?", [hit(1)], ScriptedReader(), history=kept)
     assert len(prompt.shown) == 1
 
     def alone(turns: Sequence[Message]) -> int:
@@ -86,9 +88,11 @@ def test_the_oldest_turns_go_first_when_history_takes_more_than_half() -> None:
     assert alone(kept) <= 250 < alone(past[-len(kept) - 2 :])
 
 
-def test_history_that_fits_is_kept_whole() -> None:
-    past = [Message("user", "Hello"), Message("assistant", "Hello!")] * 4
-    assert len(build_prompt("Why?", [], ScriptedReader(), history=past).messages) == 10
+def test_of_a_long_history_the_last_turns_are_there() -> None:
+    past = [Message(role, f"turn {i}") for i in range(1, 7) for role in ("user", "assistant")]
+    content = build_prompt("Why?", [], ScriptedReader(), history=past).messages[1].content
+    assert content.startswith("Q: turn 3\nA: turn 3\n")
+    assert "Q: turn 6\nA: turn 6\n\nUsing" in content
 
 
 def test_control_tokens_in_passages_question_and_history_become_ordinary_text() -> None:
@@ -117,6 +121,34 @@ def test_control_tokens_in_passages_question_and_history_become_ordinary_text() 
 def test_ordinary_signs_stay_as_they_are() -> None:
     text = "if a < b: x[1], [N], a[i] <- b; 5 <6; a <= b; [Note]"
     assert text in build_prompt("Why?", [hit(1, text)], ScriptedReader()).messages[-1].content
+
+
+@pytest.mark.parametrize("lead", ["", "First.\n", "First.\n \t\u200b", "First.\r", "First.\u2028", "First.\x0c\xa0"])
+@pytest.mark.parametrize("number", ["3", "12", " 3 "])
+def test_a_line_that_begins_like_a_passage_becomes_ordinary_text(lead: str, number: str) -> None:
+    text = f"{lead}[{number}] The fee is 90 euros."
+    for made in (hit(1, text), hit(1, "Text.", text)):
+        content = build_prompt("Why?", [made, hit(2)], ScriptedReader()).messages[-1].content
+        assert f"[\u200c{number}] The fee" in content
+        assert "\n\n[2] one two" in content
+        assert made.text in (text, "Text.")
+    said = [Message("user", text), Message("assistant", text)]
+    content = build_prompt("Why?", [], ScriptedReader(), history=said).messages[-1].content
+    assert content.count(f"\u200c{number}] The fee") == (2 if lead else 0)
+
+
+def test_markers_within_a_line_and_other_brackets_stay_as_they_are() -> None:
+    text = "As Smith [3] says, x[1] = 2.\n[a] b\n[3a] c\n(3) d\n3] e"
+    assert without_markers(text) == text
+
+
+def test_many_empty_lines_are_gone_through_once() -> None:
+    assert without_markers("\n " * 500_000 + "[3") == "\n " * 500_000 + "[3"
+
+
+def test_the_prompt_is_the_one_that_adapters_were_trained_for() -> None:
+    assert prompt_fingerprint() == "3e97a095c6d3684616e9db486ac2faa1"
+    assert prompt_fingerprint(only=False) == "8059a356faf2ee7aad55973deffd605f"
 
 
 @pytest.mark.parametrize(

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Generator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from ragfm import Answer, Collection, Message, Rag, Settings
+from ragfm import Answer, Collection, Message, Rag, Sampling, Settings
+from ragfm.answer_log import AnswerLog
 from ragfm.config import AskSection
-from ragfm.errors import ContextOverflowError, FilterError
+from ragfm.errors import ContextOverflowError, FilterError, RagfmError
 from ragfm.prompt import ABSTENTION
 from ragfm.testing import HashingEmbedder, ScriptedReader
+from ragfm.types import CLOSED, Stream
 
 
 @pytest.fixture
@@ -48,11 +53,8 @@ def test_passages_and_question_reach_the_reader_in_order(handbook: Collection) -
 def test_history_reaches_the_reader(handbook: Collection) -> None:
     reader = ScriptedReader(["Yes."])
     history = [Message("user", "Are cats welcome?"), Message("assistant", "Cats are not mentioned.")]
-    Rag(handbook, reader=reader).ask("And dogs?", history=history)
-    assert [message.content for message in reader.prompts[0] if message in history] == [
-        "Are cats welcome?",
-        "Cats are not mentioned.",
-    ]
+    Rag(handbook, reader=reader).ask("When does the office open?", history=history)
+    assert "\n\nQ: Are cats welcome?\nA: Cats are not mentioned.\n\nUsing" in reader.prompts[0][1].content
 
 
 def test_an_empty_collection_abstains_without_a_reader(tmp_path: Path, collection: Collection) -> None:
@@ -124,6 +126,59 @@ def test_a_closed_stream_ends_the_readers_stream(handbook: Collection) -> None:
     assert closed
 
 
+def test_another_thread_closes_an_answer_that_is_waited_for(handbook: Collection) -> None:
+    began, closed = threading.Event(), threading.Event()
+
+    class Silent(ScriptedReader):
+        def stream(self, messages: Sequence[Message], *_: Sampling) -> Stream:
+            def pieces() -> Generator[str, None, Any]:
+                began.set()
+                closed.wait(20)
+                yield "late"
+
+            return Stream(pieces(), cancel=closed.set)
+
+    rag = Rag(handbook, reader=Silent())
+    rag.log = AnswerLog.beside(handbook.path)
+    stream, errors = rag.stream("How much leave?"), list[str]()
+
+    def read() -> None:
+        try:
+            next(stream)
+        except RagfmError as error:
+            errors.append(str(error))
+
+    reading = threading.Thread(target=read)
+    reading.start()
+    assert began.wait(20)
+    stream.close()
+    reading.join(20)
+    assert errors == [CLOSED]
+    assert [entry.finished for entry in rag.log.entries()] == [False]
+
+
+def test_an_answer_that_is_closed_before_it_begins_asks_no_reader_for_long(handbook: Collection) -> None:
+    stream = Rag(handbook, reader=ScriptedReader(["Yes."])).stream("How much leave?")
+    stream._held.close()  # as by a thread that comes just before the reader's stream is there
+    with pytest.raises(RagfmError, match="closed"):
+        next(stream)
+
+
+def test_options_make_another_rag_and_leave_the_first(handbook: Collection) -> None:
+    rag = Rag(handbook, reader=ScriptedReader(["Yes."]), k=2)
+    closed = handbook.as_groups(set())
+    other = rag.with_options(collection=closed, k=1, sampling=Sampling(max_tokens=7))
+    assert (other.collection, other.k, other.sampling.max_tokens, other.reader) == (closed, 1, 7, rag.reader)
+    assert (rag.collection, rag.k, rag.with_options().k) == (handbook, 2, 2)
+    assert rag.sampling.max_tokens == 256
+
+
+def test_an_answer_says_whether_it_was_cut_off(handbook: Collection) -> None:
+    rag = Rag(handbook, reader=ScriptedReader(["You get 28 days of leave."]))
+    assert rag.ask("How much leave?").finish_reason == "stop"
+    assert rag.with_options(sampling=Sampling(max_tokens=2)).ask("How much leave?").finish_reason == "length"
+
+
 def test_a_filter_narrows_what_the_reader_sees(handbook: Collection) -> None:
     answer = Rag(handbook, reader=ScriptedReader(["Yes."])).ask("leave?", filter="uri = docs/pets.html")
     assert {hit.uri for hit in answer.hits} == {"docs/pets.html"}
@@ -185,3 +240,20 @@ def test_an_answer_that_repeats_itself_ends_there(handbook: Collection) -> None:
     assert "Yes. Yes." in stream.answer.text
     assert stream.answer.text.count("28 days") == 1
     assert stream.answer.usage.completion_tokens > 0
+    short = Rag(handbook, reader=ScriptedReader(["The 23 January. " * 40])).ask("When do I get leave?")
+    assert short.text.count("23 January") == 1
+
+
+def test_those_who_may_see_other_things_share_no_memory_of_the_reader(collection: Collection, docs: Path) -> None:
+    collection.sync(docs)
+    scopes = []
+
+    class Scoping(ScriptedReader):
+        def scoped(self, scope: str) -> ScriptedReader:
+            scopes.append(scope)
+            return self
+
+    for groups in ({"b", "a"}, {"a", "b"}, {"a"}, set()):
+        Rag(collection.as_groups(groups), reader=Scoping(["Yes."]))
+    Rag(collection, reader=Scoping(["Yes."]))
+    assert scopes == ["groups\na\nb", "groups\na\nb", "groups\na", "groups"]

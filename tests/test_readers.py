@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -24,6 +25,7 @@ from ragfm.models import find_model
 from ragfm.readers import load_reader, speak
 from ragfm.readers.llama_cpp import LlamaCppReader
 from ragfm.readers.llama_model import BLOCK
+from ragfm.schema import Form
 from ragfm.testing import ScriptedReader, check_reader
 from ragfm.types import Message, Sampling, Stream, Usage
 
@@ -235,7 +237,9 @@ def test_the_window_is_kept_to_the_last_token() -> None:
 
 
 def test_a_grammar_binds_and_no_character_is_torn(reader: LlamaCppReader) -> None:
-    assert read(reader, ASKED, grammar='root ::= "yes" | "maybe"') in ("yes", "maybe")
+    either = {"grammar": 'root ::= "yes" | "maybe"'}
+    assert read(reader, ASKED, **either) in ("yes", "maybe")
+    assert {read(reader, ASKED, **either, temperature=9.0, seed=seed) for seed in range(8)} == {"yes", "maybe"}
     signs = "😀日本é"
     for limit in range(1, 12):
         text = read(reader, ASKED, grammar=f'root ::= "{signs}"', max_tokens=limit)
@@ -243,6 +247,33 @@ def test_a_grammar_binds_and_no_character_is_torn(reader: LlamaCppReader) -> Non
     assert text == signs
     with pytest.raises(ConfigError, match="grammar"):
         reader.stream(ASKED, Sampling(grammar="root ::= nothing-of-that-name"))
+
+
+def test_a_schema_binds(reader: LlamaCppReader) -> None:
+    schema = {"type": "object", "properties": {"wet": {"type": "boolean"}, "kind": {"enum": ["sea", "lake"]}},
+              "required": ["wet", "kind"]}  # fmt: skip
+    said = json.loads(read(reader, ASKED, schema=schema, max_tokens=64))
+    assert (type(said["wet"]), said["kind"] in ("sea", "lake")) == (bool, True)
+    assert Form.of(Form.of(schema).finite) == Form(Form.of(schema).finite, Form.of(schema).finite)
+    with pytest.raises(ConfigError, match="one of them"):
+        reader.stream(ASKED, Sampling(schema=schema, grammar='root ::= "a"'))
+    with pytest.raises(ConfigError, match="no JSON schema"):
+        reader.stream(ASKED, Sampling(schema={"type": 3}))
+
+
+def test_log_probabilities_are_those_that_score_gives(reader: LlamaCppReader) -> None:
+    stream = reader.stream(ASKED, Sampling(max_tokens=6, logprobs=True, stop=("is not",)))
+    assert stream.logprobs == ()
+    text = "".join(stream)
+    assert len(stream.logprobs) == stream.usage.completion_tokens
+    assert reader.score(ASKED, [text + "is not"]) == pytest.approx([sum(stream.logprobs)], abs=0.05)
+    grammar = reader.stream(ASKED, Sampling(max_tokens=1, logprobs=True, grammar='root ::= "zebra"'))
+    assert "".join(grammar)[0] == "z"
+    assert grammar.logprobs[0] < -5  # of the model, not of what the grammar leaves
+    assert read(reader, ASKED)
+    plain = reader.stream(ASKED, Sampling(max_tokens=2))
+    list(plain)
+    assert plain.logprobs == ()
 
 
 def test_long_tokens_are_whole(reader: LlamaCppReader) -> None:

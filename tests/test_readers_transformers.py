@@ -10,10 +10,11 @@ from typing import cast
 import pytest
 import torch
 
-from ragfm.errors import DamagedModelError, UnsupportedError
+from ragfm.errors import DamagedModelError, ModelNotFoundError, UnsupportedError
 from ragfm.readers import load_reader
 from ragfm.readers.llama_cpp import LlamaCppReader
-from ragfm.readers.transformers import TransformersReader, _end_tokens, _pick
+from ragfm.readers.torch_model import _end_tokens
+from ragfm.readers.transformers import TransformersReader
 from ragfm.testing import check_reader
 from ragfm.types import Message, Sampling
 
@@ -59,16 +60,16 @@ def test_both_readers_answer_a_simple_question_alike(reader: TransformersReader,
 def test_both_readers_see_the_same_tokens(
     reader: TransformersReader, llama: LlamaCppReader, messages: list[Message]
 ) -> None:
-    tokens = reader._model.tokenize(messages)
+    tokens = reader._engine.model.prompt(messages)
     assert tokens == llama._engine.model.prompt(messages)
     turns = [{"role": message.role, "content": message.content} for message in messages]
-    theirs = reader._model._tokenizer.apply_chat_template(turns, add_generation_prompt=True, return_dict=False)
+    theirs = reader._engine.model._tokenizer.apply_chat_template(turns, add_generation_prompt=True, return_dict=False)
     assert tokens == theirs
 
 
 def test_it_generates_what_transformers_itself_generates(reader: TransformersReader) -> None:
-    model = reader._model
-    prompt = torch.tensor([model.tokenize(ASKED)])
+    model = reader._engine.model
+    prompt = torch.tensor([model.prompt(ASKED)])
     theirs = model._model.generate(
         prompt, attention_mask=torch.ones_like(prompt), max_new_tokens=24, do_sample=False, pad_token_id=0
     )
@@ -87,31 +88,15 @@ def test_chance_is_seeded_bounded_and_its_own(reader: TransformersReader) -> Non
     assert read(reader, ASKED, **hot, min_p=1.0) == greedy
 
 
-@pytest.mark.parametrize(
-    ("sampling", "possible"),
-    [
-        (Sampling(temperature=1.0), {0, 1, 2, 3}),
-        (Sampling(temperature=1.0, top_p=0.6), {0, 1}),
-        (Sampling(temperature=1.0, top_p=0.5), {0}),
-        (Sampling(temperature=1.0, min_p=0.3), {0, 1}),
-        (Sampling(temperature=0.0), {0}),
-    ],
-)
-def test_which_tokens_are_possible(sampling: Sampling, possible: set[int]) -> None:
-    logits = torch.tensor([0.55, 0.25, 0.15, 0.05]).log()
-    chance = torch.Generator().manual_seed(0)
-    assert {_pick(logits, sampling, chance) for _ in range(300)} == possible
-
-
 def test_all_that_end_a_turn_count(reader: TransformersReader) -> None:
     model = SimpleNamespace(generation_config=SimpleNamespace(eos_token_id=[5, 6]))
-    assert _end_tokens(reader._model._tokenizer, model) == {2, 5, 6}
+    assert _end_tokens(reader._engine.model._tokenizer, model) == {2, 5, 6}
 
 
 def test_what_it_can_not_do_is_said(reader: TransformersReader) -> None:
     with pytest.raises(UnsupportedError, match="grammar"):
         reader.stream(ASKED, Sampling(grammar='root ::= "a"'))
-    with pytest.raises(UnsupportedError, match="adapter"):
+    with pytest.raises(ModelNotFoundError, match="no adapter of PEFT's in x"):
         reader.stream(ASKED, Sampling(adapter="x"))
 
 
@@ -122,7 +107,7 @@ def test_a_folder_that_is_no_model(tmp_path: Path) -> None:
 
 
 def test_a_folder_of_safetensors_is_the_same_model(reader: TransformersReader, tmp_path: Path) -> None:
-    model = reader._model
+    model = reader._engine.model
     fresh = type(model._model)(model._model.config)
     fresh.load_state_dict(model._model.state_dict())
     for key in ("quantization_config",):

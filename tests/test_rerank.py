@@ -139,6 +139,25 @@ def test_only_the_candidates_are_reranked(harbour: Collection) -> None:
     assert reranker.asked == 9
 
 
+@pytest.mark.parametrize(("mode", "name"), [("hybrid", "fused"), ("dense", "dense"), ("keyword", "keyword")])
+def test_a_weight_mixes_in_the_searchs_own_scores(harbour: Collection, mode: str, name: str) -> None:
+    class Backwards:
+        def rerank(self, query: str, texts: list[str], *, budget_ms: float | None = None) -> np.ndarray:
+            scores = np.arange(len(texts), dtype=np.float32) * 70 - 9
+            scores[2] = np.nan  # not scored in time
+            return scores
+
+    plain = harbour.search(QUERY, k=12, mode=mode)  # type: ignore[arg-type]
+    own = np.array([hit.scores[name] for hit in plain], dtype=np.float64)
+    own, theirs = np.delete(own, 2), np.delete(np.arange(12.0), 2)
+    mixed = 0.3 * theirs / 11 + 0.7 * (own - own.min()) / (own.max() - own.min())
+    uris = np.delete(np.array([hit.uri for hit in plain]), 2)
+    hits = _reranked(harbour, Backwards(), rerank_weight=0.3).search(QUERY, k=12, mode=mode)  # type: ignore[arg-type]
+    assert [hit.uri for hit in hits] == [*uris[np.argsort(-mixed, kind="stable")], plain[2].uri]
+    alone = _reranked(harbour, Backwards(), rerank_weight=0.0).search(QUERY, k=12, mode=mode)  # type: ignore[arg-type]
+    assert [hit.uri for hit in alone] == [*uris, plain[2].uri]
+
+
 def test_what_was_not_scored_in_time_keeps_its_order_behind(harbour: Collection) -> None:
     plain = [hit.uri for hit in harbour.search(QUERY, k=12)]
     slow = OverlapReranker(seconds=0.02)

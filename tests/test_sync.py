@@ -535,7 +535,10 @@ def test_what_is_installed_is_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     before = conditions("recipe")
     assert before == conditions("recipe") != conditions("other")
     (tmp_path / "extra-1.0.dist-info").mkdir()
-    assert conditions("recipe") != before
+    assert before != (now := conditions("recipe"))
+    (tmp_path / "soffice").touch(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    assert conditions("recipe") != now
 
 
 def test_retry_tries_all_at_once(collection: Collection, docs: Path) -> None:

@@ -10,12 +10,12 @@ import numpy as np
 TEMPLATE = "{% for m in messages %}<s>{{ m['content'] }}</s>{% endfor %}<s>"
 
 
-def write_tiny(path: Path, *, embedding: int = 64, layers: int = 2) -> Path:
+def write_tiny(path: Path, *, embedding: int = 64, layers: int = 2, context: int = 512, seed: int = 0) -> Path:
     """A Llama of the given size, whose tokens are bytes."""
     from gguf import GGUFWriter, TokenType
 
     writer = GGUFWriter(path, "llama")
-    writer.add_context_length(512)
+    writer.add_context_length(context)
     writer.add_embedding_length(embedding)
     writer.add_block_count(layers)
     writer.add_feed_forward_length(embedding)
@@ -33,7 +33,7 @@ def write_tiny(path: Path, *, embedding: int = 64, layers: int = 2) -> Path:
     for token, name in enumerate(("unk", "bos", "eos")):
         getattr(writer, f"add_{name}_token_id")(token)
     writer.add_chat_template(TEMPLATE)
-    chance = np.random.default_rng(0)
+    chance = np.random.default_rng(seed)
 
     def tensor(name: str, *shape: int) -> None:
         values = chance.standard_normal(shape, dtype=np.float32) / 8
@@ -53,14 +53,16 @@ def write_tiny(path: Path, *, embedding: int = 64, layers: int = 2) -> Path:
     return path
 
 
-def write_lora(path: Path, *, layer: int, size: int, seed: int = 0, architecture: str = "llama") -> Path:
+def write_lora(
+    path: Path, *, layer: int, size: int, seed: int = 0, scale: float = 1.0, architecture: str = "llama"
+) -> Path:
     """A LoRA adapter of rank 1 on one layer, strong enough to change the text."""
     from gguf import GGUFWriter
 
     writer = GGUFWriter(path, architecture)
     writer.add_string("general.type", "adapter")
     writer.add_string("adapter.type", "lora")
-    writer.add_float32("adapter.lora.alpha", 1.0)
+    writer.add_float32("adapter.lora.alpha", scale)
     chance = np.random.default_rng(seed)
     for name, shape in [("lora_a", (1, size)), ("lora_b", (size, 1))]:
         values = chance.standard_normal(shape, dtype=np.float32) * 3

@@ -91,7 +91,7 @@ class ZipArchive:
         infos = self._zip.infolist()
         if len(infos) > MEMBERS:
             raise TooMuch(f"has {len(infos):,} entries, the limit is {MEMBERS:,}")
-        _check_size(sum(info.file_size for info in infos), size)
+        check_size(sum(info.file_size for info in infos), size)
         placed = sorted((info.header_offset, info.compress_size) for info in infos)
         for (start, packed), (following, _) in pairwise(placed):
             if start + 30 + packed > following:
@@ -134,7 +134,7 @@ class TarArchive:
     """
 
     def __init__(self, file: BinaryIO, unpacker: Callable[[], Any] | None, size: int, revision: str) -> None:
-        plain = file if unpacker is None else io.BufferedReader(_Unpacked(file, unpacker, size), _CHUNK)
+        plain = file if unpacker is None else unpacked(file, unpacker, size)
         self._guarded = _Guarded(plain, _DIRECTORY)
         self._size, self._revision = size, revision
         self._tar = tarfile.open(fileobj=self._guarded, mode="r:")  # type: ignore[call-overload]  # noqa: SIM115
@@ -150,7 +150,7 @@ class TarArchive:
             if info.isdir():
                 continue
             unpacked += info.size
-            _check_size(unpacked, self._size)
+            check_size(unpacked, self._size)
             self._infos[info.name] = info
         for info in sorted(self._infos.values(), key=lambda info: info.offset):
             try:
@@ -191,17 +191,28 @@ def _kind(name: str) -> str | None:
     return None
 
 
+def gunzip() -> Any:
+    """An unpacker of gzip."""
+    return zlib.decompressobj(31)
+
+
 _SUFFIXES = {".zip": "zip", ".tar": "", ".tar.gz": "gz", ".tgz": "gz", ".tar.bz2": "bz2", ".tbz2": "bz2",
              ".tar.xz": "xz", ".txz": "xz"}  # fmt: skip
 _UNPACKERS: dict[str, Callable[[], Any] | None] = {
     "": None,
-    "gz": lambda: zlib.decompressobj(31),
+    "gz": gunzip,
     "bz2": bz2.BZ2Decompressor,
     "xz": lambda: lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=_WINDOW),
 }
 
 
-def _check_size(unpacked: int, size: int) -> None:
+def unpacked(file: BinaryIO, unpacker: Callable[[], Any], size: int) -> io.BufferedReader:
+    """What a packed file of so many bytes holds; reading it raises TooMuch where that gets too much."""
+    return io.BufferedReader(_Unpacked(file, unpacker, size), _CHUNK)
+
+
+def check_size(unpacked: int, size: int) -> None:
+    """Raise TooMuch where a file of `size` bytes holds so many more that it is a bomb."""
     if unpacked > max(SMALL, min(LARGEST, size * RATIO)):
         raise TooMuch(f"would be over {unpacked >> 20:,} MiB unpacked, {unpacked // max(1, size):,} times its size")
 
@@ -267,7 +278,7 @@ class _Unpacked(io.RawIOBase):
         data, self._ready = self._ready[: len(buffer)], self._ready[len(buffer) :]
         buffer[: len(data)] = data
         self._at += len(data)
-        _check_size(self._at, self._size)
+        check_size(self._at, self._size)
         return len(data)
 
     def _more(self, most: int) -> bytes:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import codecs
 import csv
-import gzip
 import json
 import os
 import sys
@@ -14,10 +13,11 @@ from contextlib import closing
 from functools import partial
 from io import BufferedReader
 from pathlib import PurePosixPath
-from typing import BinaryIO, NamedTuple, TypeAlias, cast
+from typing import BinaryIO, NamedTuple, TypeAlias
 
 from ragfm.errors import ConfigError, ConnectorError, MissingExtraError, SourceError
 from ragfm.types import Blob, Ref
+from ragfm_connectors.archives import TooMuch, check_size, gunzip, unpacked
 from ragfm_connectors.files import FilesConnector
 from ragfm_connectors.records import Fields, Record, revision
 
@@ -166,10 +166,11 @@ def _reader(name: str) -> Callable[[BinaryIO, str, int], _Read] | None:
 
 def _unzipped(read: Callable[[BinaryIO, str, int], _Read], file: BinaryIO, encoding: str, limit: int) -> _Read:
     try:
-        with gzip.GzipFile(fileobj=file) as opened:
-            yield from read(cast(BinaryIO, opened), encoding, limit)
+        yield from read(unpacked(file, gunzip, os.fstat(file.fileno()).st_size), encoding, limit)
     except (EOFError, zlib.error) as error:
         raise ConnectorError(f"the gzip file is damaged: {error}.") from error
+    except TooMuch as much:
+        raise ConnectorError(f"the gzip file {much}.") from much
 
 
 def _lines(file: BinaryIO, limit: int) -> Iterator[tuple[int, bytes]]:
@@ -244,10 +245,19 @@ def _parquet(file: BinaryIO, *_: object) -> _Read:
         raise MissingExtraError("Parquet files need pyarrow.", "Install it: pip install 'ragfm[parquet]'.") from error
     number = 0
     try:
-        with closing(pyarrow.parquet.ParquetFile(file)) as parquet:
+        metadata = pyarrow.parquet.read_metadata(file)
+        groups = map(metadata.row_group, range(metadata.num_row_groups))
+        check_size(sum(group.total_byte_size for group in groups), os.fstat(file.fileno()).st_size)
+        # Texts stay in their dictionary, and records come one at a time: a text that a small file says in each of a
+        # million records would else be a million texts.
+        columns = map(metadata.schema.column, range(metadata.num_columns))
+        texts = [column.path for column in columns if column.physical_type == "BYTE_ARRAY"]
+        with closing(pyarrow.parquet.ParquetFile(file, read_dictionary=texts)) as parquet:
             for batch in parquet.iter_batches(batch_size=256):
-                for record in batch.to_pylist():
-                    yield number, record
+                for at in range(batch.num_rows):
+                    yield number, batch.slice(at, 1).to_pylist()[0]
                     number += 1
     except pyarrow.ArrowException as error:
         raise ConnectorError(f"it is not a Parquet file that can be read: {error}.") from error
+    except TooMuch as much:
+        raise ConnectorError(f"the Parquet file {much}.") from much

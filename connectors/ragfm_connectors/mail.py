@@ -21,6 +21,8 @@ from ragfm_connectors.records import as_path, heading
 _FROM_LINE = re.compile(rb"From \S.*\d\d:\d\d")  # what begins a mail in an mbox, after an empty line
 _MESSAGE_ID = re.compile(rb"^message-id:\s*<?([^\s<>]+)", re.IGNORECASE | re.MULTILINE)
 
+_MOST_ATTACHED = 1_000
+
 
 class _Place(NamedTuple):
     file: Ref
@@ -116,7 +118,10 @@ class MailConnector:
             if is_encrypted(message):
                 yield Ref(path, skip="it is encrypted")
                 return
-            names = [_file_name(part, number) for number, part in enumerate(attached(message))]
+            parts = attached(message)
+            if len(parts) > _MOST_ATTACHED:
+                raise ConnectorError(f"it has {len(parts):,} attachments, the limit is {_MOST_ATTACHED:,}")
+            names = [_file_name(part, number) for number, part in enumerate(parts)]
         except Exception as error:  # as in fetch
             yield Ref(path, error=f"the mail can't be read: {error}", allow=allow)
             return

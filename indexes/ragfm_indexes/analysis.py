@@ -104,12 +104,13 @@ def term_key(term: str) -> int:
 def detect_language(counts: Mapping[str, int]) -> str:
     """The language of counted words: that whose stop words come most often, or whose script has most of the words.
 
-    English where no stop word comes.
+    English where no stop word comes. A single letter counts for none: in code it is a variable.
     """
     votes, scripts = Counter({"en": 0}), Counter[str]()
     for word, count in counts.items():
         folded = word.casefold()
-        votes.update({language: count for language, stop_words in STOP_WORDS.items() if folded in stop_words})
+        if len(word) > 1:
+            votes.update({language: count for language, stop_words in STOP_WORDS.items() if folded in stop_words})
         if not word.isascii():
             scripts.update({language: count for language, sign in _SCRIPTS.items() if sign.search(word)})
     language, most = max(scripts.items(), key=itemgetter(1), default=("", 0))

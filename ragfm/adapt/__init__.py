@@ -7,9 +7,11 @@
 
 from __future__ import annotations
 
+from ragfm.adapt.dataset import Dataset, Recipe, with_examples, write_dataset
 from ragfm.adapt.examples import Example, read_examples
 from ragfm.adapt.leaks import HeldOut, held_out
-from ragfm.adapt.raft import Dataset, Recipe, build_examples, write_dataset
+from ragfm.adapt.logged import judged, logged_examples
+from ragfm.adapt.raft import build_examples
 
 __all__ = [
     "Dataset",
@@ -18,6 +20,9 @@ __all__ = [
     "Recipe",
     "build_examples",
     "held_out",
+    "judged",
+    "logged_examples",
     "read_examples",
+    "with_examples",
     "write_dataset",
 ]

@@ -41,7 +41,7 @@ class Base:
         if four_bit:
             options["quantization_config"] = self._four_bit()
         try:
-            with no_progress_bar():
+            with no_progress_bar(gguf=self.path.is_file()):
                 self.tokenizer = AutoTokenizer.from_pretrained(folder, **{k: options[k] for k in options
                                                                           if k != "quantization_config"})  # fmt: skip
                 model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, use_safetensors=True,

@@ -54,13 +54,16 @@ def learned(model: torch.nn.Module) -> dict[str, torch.nn.Parameter]:
     return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
 
 
-def save(path: Path, model: torch.nn.Module, optimizer: torch.optim.Optimizer, about: Mapping[str, Any]) -> None:
-    """Write where a training stands."""
+def save(
+    path: Path, model: torch.nn.Module, optimizer: torch.optim.Optimizer, about: Mapping[str, Any],
+    chance_then: Mapping[str, torch.Tensor] | None = None,
+) -> None:  # fmt: skip
+    """Write where a training stands, with the state of chance, by default that of now."""
     tensors = {f"model.{name}": parameter for name, parameter in learned(model).items()}
     for name, parameter in learned(model).items():
         state = optimizer.state.get(parameter, {})
         tensors |= {f"{moment}.{name}": state[moment] for moment in _MOMENTS if moment in state}
-    write_tensors(path, {**tensors, **_chance()}, about)
+    write_tensors(path, {**tensors, **(chance_then or chance())}, about)
 
 
 def load(path: Path, model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
@@ -97,7 +100,8 @@ def _differences(there: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[s
             yield f"{key} {str(there.get(key))[:40]} there, {str(now.get(key))[:40]} now"
 
 
-def _chance() -> dict[str, torch.Tensor]:
+def chance() -> dict[str, torch.Tensor]:
+    """The state of chance."""
     states = {"chance.cpu": torch.get_rng_state()}
     if torch.cuda.is_available():
         states["chance.cuda"] = torch.cuda.get_rng_state()

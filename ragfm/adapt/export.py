@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,7 @@ import torch
 from ragfm.adapt.base import Base
 from ragfm.adapt.examples import Example
 from ragfm.adapt.gguf_lora import Shape, gguf_to_peft, peft_to_gguf
+from ragfm.adapt.merge_gguf import Quantisation, merge_gguf
 from ragfm.adapt.methods import load_peft
 from ragfm.adapt.result import save_model
 from ragfm.adapt.validate import greedy
@@ -27,6 +29,7 @@ from ragfm.adapter import (
 )
 from ragfm.errors import DataError, UnsupportedError
 from ragfm.evaluate.matching import token_f1
+from ragfm.models import find_model
 from ragfm.store.durable import write_durably
 
 _TOKENS = 48  # of a text that is compared
@@ -43,12 +46,14 @@ class Agreement:
 
 
 def export_adapter(
-    adapter: str | Path, form: str, *, out: str | Path | None = None, base: str | None = None, dtype: str = "f16"
-) -> Path:
+    adapter: str | Path, form: str, *, out: str | Path | None = None, base: str | None = None, dtype: str = "f16",
+    quantisation: Quantisation | None = None,
+) -> Path:  # fmt: skip
     """Write an adapter as `gguf`, `merged` or `peft`; gives where it is.
 
-    `base` is by default the model it was trained on. Raises UnsupportedError for what the form can't hold, and
-    AdapterMismatchError for another base.
+    `base` is by default the model it was trained on. `merged` gives a folder of safetensors, or with a `quantisation`
+    a GGUF file, from a base that is one. Raises UnsupportedError for what the form can't hold, and AdapterMismatchError
+    for another base.
     """
     path = Path(adapter).expanduser()
     if form == "peft":
@@ -66,7 +71,9 @@ def export_adapter(
         peft_to_gguf(path, target, Shape.of(config), dtype=dtype, about=about)
         return target
     if out is None:
-        raise DataError("Whole weights need a folder of their own.", "Name it with --out.")
+        raise DataError("Whole weights need a place of their own.", "Name it with --out.")
+    if quantisation:
+        return _merged_gguf(path, Path(out), name, quantisation)
     if record.method in ("prefix", "prompt"):
         raise UnsupportedError(f"{record.method} puts tokens before the prompt: no weights hold them.",
                                "It serves with transformers and peft alone.")  # fmt: skip
@@ -112,6 +119,18 @@ def compare_readers(
     different = tuple(pair for pair in pairs if pair[0] != pair[1])
     f1 = sum(1.0 if one == other else token_f1(one, other) for one, other in pairs) / len(pairs)
     return Agreement(len(pairs), len(pairs) - len(different), round(f1, 4), different)
+
+
+def _merged_gguf(path: Path, out: Path, name: str, quantisation: Quantisation) -> Path:
+    base = find_model(name, "reader")
+    if not base.is_file():
+        raise UnsupportedError(f"{base} is a folder, and what is quantised is a GGUF file.",
+                               "Name the GGUF file that it was trained on, or leave --quantise out.")  # fmt: skip
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=out.parent) as folder:
+        adapter = export_adapter(path, "gguf", out=Path(folder) / GGUF, base=name, dtype="f32")
+        merge_gguf(base, adapter, out, quantisation)
+    return out
 
 
 def _base(name: str, adapter: Path) -> Base:

@@ -16,8 +16,9 @@ from typing import Any
 
 import torch
 
-from ragfm.adapter import Method
+from ragfm.adapter import Method, read_record
 from ragfm.errors import ConfigError, MissingExtraError
+from ragfm.models import without_kernel_warning
 
 RATES: dict[Method, float] = {
     "lora": 2e-4, "dora": 2e-4, "qlora": 2e-4, "prefix": 1e-2, "prompt": 1e-2, "ia3": 5e-3, "full": 2e-5,
@@ -41,17 +42,25 @@ class MethodSettings:
     tokens: int = 20
 
 
-def adapted(model: Any, settings: MethodSettings, name: str) -> Any:
-    """The model with what is to be learned in float32, and all else frozen."""
+def adapted(model: Any, settings: MethodSettings, name: str, start: str | None = None) -> Any:
+    """The model with what is to be learned in float32, and all else frozen; with `start`, from where an adapter is."""
     if settings.method == "full":
+        if start:
+            raise ConfigError("Whole weights don't start from an adapter.", "Name its folder as the base.")
         model.requires_grad_(True)
         return model
     peft = load_peft()
-    config = _config(peft, model, settings)
-    config.base_model_name_or_path = name
     if settings.method == "qlora":
         model = peft.prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
-    model = peft.get_peft_model(model, config)
+    if start:
+        known = read_record(start).method
+        if known != settings.method:
+            raise ConfigError(f"{start} was trained by {known}, not {settings.method}.", f"Use --method {known}.")
+        model = peft.PeftModel.from_pretrained(model, start, is_trainable=True)
+    else:
+        config = _config(peft, model, settings)
+        config.base_model_name_or_path = name
+        model = peft.get_peft_model(model, config)
     for parameter in model.parameters():
         if parameter.requires_grad:
             parameter.data = parameter.data.float()
@@ -60,6 +69,7 @@ def adapted(model: Any, settings: MethodSettings, name: str) -> Any:
 
 def load_peft() -> Any:
     """The library. Raises MissingExtraError."""
+    without_kernel_warning()
     try:
         import peft
     except ImportError as error:

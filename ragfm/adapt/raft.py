@@ -12,63 +12,34 @@ from __future__ import annotations
 import random
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
-from hashlib import blake2b
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
-from ragfm.adapt.examples import CARD, TRAIN, VALID, Example, digest, to_lines
+from ragfm.adapt.dataset import Dataset, Form, Recipe, as_dataset
+from ragfm.adapt.examples import Example
 from ragfm.adapt.leaks import HeldOut
 from ragfm.adapt.near_misses import names_in, near_misses
-from ragfm.errors import DataError, TooLongError
+from ragfm.errors import TooLongError
 from ragfm.evaluate.data import Question, fingerprint
-from ragfm.evaluate.matching import holds, normalised
+from ragfm.evaluate.matching import answered_by, holds, is_verdict, normalised
 from ragfm.ground import ground
-from ragfm.prompt import ABSTENTION, prompt_fingerprint
+from ragfm.prompt import ABSTENTION
 from ragfm.text import sentence_spans
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from ragfm.prompt import Prompt
     from ragfm.rag import Rag
     from ragfm.types import Hit
 
-Form: TypeAlias = Literal["phrase", "quoted"]
 _DEEPER = 8  # times as many hits are looked at as are shown, since those that hold the answer may be withheld
 _LOOKED_AT = 50  # passages of the document that a question is about
 _QUOTES = frozenset('"“”„«»')
 
 
-@dataclass(frozen=True, slots=True)
-class Recipe:
-    """How examples are made.
-
-    `abstain`: the share whose answer is that it is not known, and of it `near` those made by changing the question.
-    `valid`: the share of documents whose questions are kept for validation. `shuffle`: passages in a random order, so
-    that their place teaches nothing. `form`: the answer as a phrase, or with the sentence that it is from.
-    """
-
-    abstain: float = 1 / 3
-    near: float = 0.5
-    valid: float = 0.1
-    shuffle: bool = True
-    form: Form = "phrase"
-    seed: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Dataset:
-    """Examples, by whole documents either to train or to validate with; and a card that says what they are."""
-
-    train: tuple[Example, ...]
-    valid: tuple[Example, ...]
-    card: Mapping[str, Any] = field(default_factory=dict)
-
-
 def build_examples(
     rag: Rag,
     questions: Sequence[Question],
-    recipe: Recipe = Recipe(),
+    recipe: Recipe = Recipe(),  # noqa: B008
     *,
     held: HeldOut = HeldOut(),  # noqa: B008
     about: Mapping[str, Any] | None = None,
@@ -90,28 +61,9 @@ def build_examples(
             left_out["the question is too long"] += 1
         if progress:
             progress(number, len(questions))
-    train, valid = _split(_shuffled(examples, recipe.seed), recipe)
-    if not train:
-        causes = ", ".join(f"{why}: {count}" for why, count in left_out.items())
-        raise DataError(f"None of {len(questions)} questions makes an example to train with ({causes}).",
-                        "Give more questions, about more documents.")  # fmt: skip
-    card = {**_card(rag, train, valid, recipe), "questions": len(questions), "left_out": dict(left_out),
-            "held_out": list(held.sources), "asked": fingerprint(questions, answers=True), **(about or {})}  # fmt: skip
-    return Dataset(train, valid, card)
-
-
-def write_dataset(dataset: Dataset, folder: str | Path) -> None:
-    """Write `train.jsonl`, `valid.jsonl` and `card.json`, each of them whole or not at all, the card last."""
-    from pathlib import Path
-
-    from ragfm.store.durable import write_durably
-
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / CARD).unlink(missing_ok=True)
-    write_durably(folder / TRAIN, to_lines(dataset.train))
-    write_durably(folder / VALID, to_lines(dataset.valid))
-    write_durably(folder / CARD, _as_json(dataset.card))
+    facts = {"questions": len(questions), "held_out": list(held.sources), "asked": fingerprint(questions, answers=True),
+             **(about or {})}  # fmt: skip
+    return as_dataset(rag, examples, recipe, left_out, facts)
 
 
 # --- Inside ------------------------------------------------------------------------------------------------------
@@ -122,7 +74,7 @@ class _LeftOut(Exception):  # noqa: N818  not an error: it says why
 
 
 class _Builder:
-    """Makes an example of each question, the same one whichever others there are, but for names in near misses."""
+    """Makes an example of each question."""
 
     def __init__(self, rag: Rag, questions: Sequence[Question], recipe: Recipe, held: HeldOut) -> None:
         self._rag = rag
@@ -130,68 +82,94 @@ class _Builder:
         self._held = held
         self._hidden = held.documents(rag.collection)
         self._names = sorted({name for question in questions for name in names_in(question.text)})
+        self._known: dict[tuple[str, bool], list[list[Hit]]] = {}
         unanswerable = sum(question.unanswerable for question in questions) / max(1, len(questions))
         wanted = max(0.0, recipe.abstain - unanswerable) / max(1e-9, 1 - unanswerable)
-        self._near, self._withheld = wanted * recipe.near, wanted * (1 - recipe.near)
+        self._withheld = wanted * (1 - recipe.near)
+        self._near = wanted * recipe.near / max(1e-9, 1 - self._withheld)  # of those that are not withheld
 
     def example(self, question: Question) -> Example:
         if self._held.asks(question.text):
             raise _LeftOut("held out: the question")
         if any(gold.uri in self._hidden for gold in question.gold):
             raise _LeftOut("held out: the document")
-        chance = random.Random(f"{self._recipe.seed} {question.id}")  # noqa: S311
+        chance = self._chance(question.id)
         answers = question.answers or tuple(self._spans(question))
-        hits = self._search(question.text)
-        draw = chance.random()
+        verdict = is_verdict(answers)  # changed in a word, such a question often has another answer, but has one
+        if verdict and not question.gold:
+            raise _LeftOut("yes or no, of no document")
         if question.unanswerable:
-            return self._abstaining(question, question.text, self._rag.choose(hits)[0], "unanswerable", chance)
-        if draw < self._near and (example := self._near_miss(question, answers, chance)):
+            return self._abstaining(question, question.text, self._passages(question, answers), "unanswerable")
+        about = question.gold[0].uri if question.gold and self._recipe.together else question.id
+        if self._chance(f"{about} withheld").random() < self._withheld:
+            others = self._passages(question, answers, withheld=True)
+            if others:
+                return self._abstaining(question, question.text, others, "withheld")
+        if chance.random() < self._near and not verdict and (example := self._near_miss(question, answers, chance)):
             return example
-        others = [hit for hit in hits if not _holds(hit, question, answers)]
-        if draw < self._near + self._withheld and others:
-            return self._abstaining(question, question.text, self._rag.choose(others)[0], "withheld", chance)
-        return self._answering(question, answers, hits, chance)
+        return self._answering(question, answers)
 
-    def _answering(
-        self, question: Question, answers: Sequence[str], hits: Sequence[Hit], chance: random.Random
-    ) -> Example:
-        chosen = self._with_gold(question, answers, hits)
-        prompt = self._prompt(question.text, chosen, chance)
+    def _answering(self, question: Question, answers: Sequence[str]) -> Example:
+        prompt = self._prompt(question.text, self._passages(question, answers))
         gold = next((p for p in prompt.shown if _is_gold(p, question, answers)), None)
         if gold is None:
             raise _LeftOut("its passage does not fit")
-        answer = next(answer for answer in answers if holds(gold.text, [answer]))
+        answer = next(answer for answer in answers if answered_by(gold, question, [answer]))
         completion = _said(answer, gold, self._recipe.form)
         _, citations = ground(question.text, completion, prompt.shown)
         return self._made(question, prompt, completion, kind="answer", answers=list(answers),
                           verified=bool(citations) and all(c.verified for c in citations))  # fmt: skip
 
     def _near_miss(self, question: Question, answers: Sequence[str], chance: random.Random) -> Example | None:
+        chosen = self._passages(question, answers)
+        shown = " ".join(hit.text for hit in chosen)
         for miss in near_misses(question.text, self._names, chance):
-            hits = self._search(miss.text)
-            chosen = self._with_gold(question, answers, hits)
-            shown = " ".join(hit.text for hit in chosen)
-            if miss.kind != "opposite" and holds(shown, [miss.put]):
-                continue  # it may be answered
-            return self._abstaining(question, miss.text, chosen, f"near miss: {miss.kind}", chance)
+            if miss.kind == "opposite" or not holds(shown, [miss.put]):  # else it may be answered
+                return self._abstaining(question, miss.text, chosen, f"near miss: {miss.kind}")
         return None
 
-    def _abstaining(
-        self, question: Question, text: str, chosen: Sequence[Hit], kind: str, chance: random.Random
-    ) -> Example:
-        prompt = self._prompt(text, chosen, chance)
-        if kind == "withheld" and any(holds(passage.text, question.answers) for passage in prompt.shown):
+    def _abstaining(self, question: Question, text: str, chosen: Sequence[Hit], kind: str) -> Example:
+        prompt = self._prompt(text, chosen)
+        if kind == "withheld" and any(_holds(passage, question, question.answers) for passage in prompt.shown):
             raise _LeftOut("its answer stands across passages")
         return self._made(replace(question, text=text), prompt, ABSTENTION, kind=kind)
 
-    def _prompt(self, text: str, chosen: Sequence[Hit], chance: random.Random) -> Prompt:
-        hits = list(chosen)
-        if self._recipe.shuffle:
-            chance.shuffle(hits)
-        prompt = self._rag.prompt(text, hits)
+    def _prompt(self, text: str, chosen: Sequence[Hit]) -> Prompt:
+        prompt = self._rag.prompt(text, chosen)
         if not prompt.shown:
             raise _LeftOut("nothing is found")
         return prompt
+
+    def _passages(self, question: Question, answers: Sequence[str], *, withheld: bool = False) -> list[Hit]:
+        """What to show, in this order: what was shown to a question about the same text, if it does, or what is found.
+
+        The passage that answers is among them, or none that does where they are `withheld`.
+        """
+        known: list[list[Hit]] = []
+        if question.gold and self._recipe.together:
+            known = self._known.setdefault((question.gold[0].uri, withheld), [])
+        for hits in known:
+            if withheld:
+                does = not any(_holds(hit, question, answers) for hit in hits)
+            else:
+                does = question.unanswerable or any(_is_gold(hit, question, answers) for hit in hits)
+            if does:
+                return hits
+        found = self._search(question.text)
+        if withheld:
+            chosen = self._rag.choose([hit for hit in found if not _holds(hit, question, answers)])[0]
+        elif question.unanswerable:
+            chosen = self._rag.choose(found)[0]
+        else:
+            chosen = self._with_gold(question, answers, found)
+        if self._recipe.shuffle:
+            self._chance(f"{question.id} order").shuffle(chosen)
+        if chosen:
+            known.append(chosen)
+        return chosen
+
+    def _chance(self, of: str) -> random.Random:
+        return random.Random(f"{self._recipe.seed} {of}")  # noqa: S311
 
     def _made(self, question: Question, prompt: Prompt, completion: str, **meta: Any) -> Example:
         uris = [gold.uri for gold in question.gold]
@@ -225,13 +203,12 @@ class _Builder:
 
 def _is_gold(hit: Hit, question: Question, answers: Sequence[str]) -> bool:
     """Whether a passage is one that the question was asked about, and has its answer."""
-    if not question.gold:
-        return holds(hit.text, answers)
-    return any(
+    about = not question.gold or any(
         gold.uri == hit.uri
         and (gold.start is None or gold.end is None or (hit.start < gold.end and gold.start < hit.end))
         for gold in question.gold
-    ) and holds(hit.text, answers)
+    )
+    return about and answered_by(hit, question, answers)
 
 
 def _holds(hit: Hit, question: Question, answers: Sequence[str]) -> bool:
@@ -239,14 +216,14 @@ def _holds(hit: Hit, question: Question, answers: Sequence[str]) -> bool:
         gold.uri == hit.uri and gold.start is not None and gold.end is not None
         and hit.start < gold.end and gold.start < hit.end for gold in question.gold
     )  # fmt: skip
-    return overlapping or holds(hit.text, answers)
+    return overlapping or answered_by(hit, question, answers)
 
 
 def _said(answer: str, gold: Hit, form: Form) -> str:
     """The answer as a phrase with its marker, where the code that puts markers right would put it."""
     body = answer.strip().rstrip(" .,;:!?")
     body = body[:1].upper() + body[1:]
-    if form == "quoted":
+    if form == "quoted" and not is_verdict([answer]):
         sentences = (gold.text[start:end] for start, end in sentence_spans(gold.text))
         sentence = next((" ".join(said.split()) for said in sentences if holds(said, [answer])), "")
         if sentence and not _QUOTES & set(sentence):
@@ -258,62 +235,3 @@ def _group(uri: str) -> str:
     """What is split as a whole: the folder of a set's paragraphs, which is an article, else the document."""
     parts = uri.split("/")
     return "/".join(parts[:2]) if parts[0] == "corpus" and len(parts) > 2 else uri
-
-
-def _split(examples: Sequence[Example], recipe: Recipe) -> tuple[tuple[Example, ...], tuple[Example, ...]]:
-    """Those to train and those to validate with; a group is in one of them, and one group at least is trained with."""
-    sizes = Counter(str(example.meta["group"]) for example in examples)
-    wanted, valid = recipe.valid * len(examples), set[str]()
-    for group in sorted(sizes, key=lambda group: blake2b(f"{recipe.seed} {group}".encode()).digest()):
-        if sum(sizes[one] for one in valid) + sizes[group] <= wanted * 1.2:
-            valid.add(group)
-    smallest = min(sizes, key=lambda group: (sizes[group], group), default="")
-    if recipe.valid and not valid and len(sizes) > 1 and sizes[smallest] <= len(examples) / 2:
-        valid.add(smallest)
-    return (
-        tuple(example for example in examples if example.meta["group"] not in valid),
-        tuple(example for example in examples if example.meta["group"] in valid),
-    )
-
-
-def _shuffled(examples: Sequence[Example], seed: int) -> list[Example]:
-    mixed = list(examples)
-    random.Random(seed).shuffle(mixed)  # noqa: S311
-    return mixed
-
-
-def _as_json(values: Mapping[str, Any]) -> bytes:
-    import json
-
-    return json.dumps(values, indent=2, ensure_ascii=False).encode() + b"\n"
-
-
-def _card(rag: Rag, train: Sequence[Example], valid: Sequence[Example], recipe: Recipe) -> dict[str, Any]:
-    import numpy as np
-
-    from ragfm import __version__
-
-    both = [*train, *valid]
-    settings = rag.collection.settings
-    tokens = [rag.reader.count_tokens(example.messages) for example in both]
-    words = [len(example.completion.split()) for example in both]
-    lengths = {
-        name: {"p50": int(np.percentile(values, 50)), "p95": int(np.percentile(values, 95)), "max": max(values)}
-        for name, values in (("prompt_tokens", tokens), ("completion_words", words))
-    }
-    answering = [example for example in both if example.meta["kind"] == "answer"]
-    return {
-        "format": 1,
-        "ragfm": __version__,
-        "examples": {"train": len(train), "valid": len(valid)},
-        "kinds": dict(Counter(str(example.meta["kind"]) for example in both)),
-        "verified": round(sum(bool(example.meta["verified"]) for example in answering) / max(1, len(answering)), 3),
-        "lengths": lengths,
-        "documents": len({uri for example in both for uri in example.meta["uris"]}),
-        "recipe": asdict(recipe),
-        "k": rag.k,
-        "prompt": prompt_fingerprint(only=settings.ask.mode != "open"),
-        "settings": settings.model_dump(mode="json", include={"ask", "search", "chunk"}),
-        "embedder": dict(rag.collection.status().embedder),
-        "digests": {"train": digest(train), "valid": digest(valid)},
-    }

@@ -21,12 +21,13 @@ import torch
 
 from ragfm.adapt import checkpoint
 from ragfm.adapt.base import Base, Encoded, in_bfloat16
-from ragfm.adapt.batches import Step, batches, loss_of, order
+from ragfm.adapt.batches import Row, Step, batches, loss_of, order, rows_of, tokens_of
 from ragfm.adapt.checkpoint import BEST, CHECKPOINT
 from ragfm.adapt.examples import Example, digest
+from ragfm.adapt.interrupts import undivided
 from ragfm.adapt.methods import RATES, MethodSettings, adapted, halved
 from ragfm.adapt.validate import answers_score
-from ragfm.adapter import RECORD
+from ragfm.adapter import RECORD, check_adapter
 from ragfm.errors import DataError, RagfmError
 
 Judge: TypeAlias = Literal["loss", "answers"]
@@ -40,7 +41,7 @@ class TrainSettings:
 
     The rate rises for the share `warmup` of the steps and falls by a cosine. `judge` says what validation measures,
     every `validate_every` steps; after `patience` validations without a better one training ends. `most_tokens`: longer
-    examples are left out.
+    examples are left out. `start` is the folder of an adapter to go on from.
     """
 
     method: MethodSettings = MethodSettings()  # noqa: RUF009  frozen
@@ -54,6 +55,7 @@ class TrainSettings:
     most_tokens: int = 2048
     checkpoint_seconds: float = 60.0
     seed: int = 0
+    start: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,9 +116,13 @@ class Training:
         self._train = [tokens for _, tokens in encoded]
         self._valid = fitting_valid
         self.examples, self.valid_examples = len(self._train), len(self._valid)
-        lengths = [len(tokens.ids) for tokens in self._train]
-        self.steps: list[Step] = order(lengths, settings.epochs, settings.batch, _MOST_TOKENS, settings.seed)
-        self.tokens = sum(lengths[at] for step in self.steps for part in step for at in part)
+        self._share = shares_prefixes(base.model.config, settings.method.method)
+        rows = self._rows(self._train)
+        self.steps: list[Step] = order(
+            rows, [self._tokens(row) for row in rows], epochs=settings.epochs, batch=settings.batch,
+            most_tokens=_MOST_TOKENS, seed=settings.seed,
+        )  # fmt: skip
+        self.tokens = sum(self._tokens(row) for step in self.steps for part in step for row in part)
         self.facts = {
             "base": base.sha256,
             "examples": digest([example for example, _ in encoded]),
@@ -127,13 +133,16 @@ class Training:
         self.settled = False
         self._bfloat16 = in_bfloat16(base.device)
         torch.manual_seed(settings.seed)
-        self.model = adapted(base.model, settings.method, base.name)
+        if settings.start:
+            check_adapter(settings.start, base.path)
+        self.model = adapted(base.model, settings.method, base.name, settings.start)
         if self._bfloat16 and settings.method.method != "full":
             halved(base.model)
         self._learned = list(checkpoint.learned(self.model).values())
         rate = settings.rate or RATES[settings.method.method]
         self._optimizer = torch.optim.AdamW(self._learned, lr=rate, weight_decay=0.0)
         self._rate = rate
+        self._chance: dict[str, torch.Tensor] | None = None  # what it was before a step that has not ended
 
     @property
     def validate_every(self) -> int:
@@ -150,7 +159,9 @@ class Training:
         torch.set_rng_state(chance)
         passes = sum(self._padded(part) for part in parts)
         validations = len(self.steps) // self.validate_every + 1
-        valid = validations * sum(len(tokens.ids) for _, tokens in self._valid) * 0.4  # no way back
+        kept = [tokens for _, tokens in self._valid]
+        once = sum(tokens_of([kept[at] for at in row]) for row in self._rows(kept))
+        valid = validations * once * 0.4  # no way back
         size = sum(parameter.numel() for parameter in self._learned)
         return Estimate(
             seconds=(passes + valid) / speed,
@@ -164,57 +175,81 @@ class Training:
     def run(self, progress: Callable[[Progress], None] | None = None) -> dict[str, Any]:
         """Train to the end, from where a checkpoint in the folder stands; gives what was measured.
 
-        Raises DataError where the folder holds another training.
+        A Ctrl-C leaves a checkpoint. Raises DataError where the folder holds another training.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
         self._check_disk()
         self._resume()
         self.model.train()
+        try:
+            speed = self._steps(progress)
+        except KeyboardInterrupt:
+            self._optimizer.zero_grad(set_to_none=True)
+            self._save()
+            raise
+        self._save()
+        if self._valid:
+            tensors, _ = checkpoint.read_tensors(self.folder / BEST)
+            checkpoint.put(self.model, tensors)
+        self.settled = True
+        return self._numbers(speed)
+
+    def _steps(self, progress: Callable[[Progress], None] | None) -> float:
+        """All steps that are left; gives tokens per second."""
         start, saved = time.monotonic() - self.state.seconds, time.monotonic()
         first, begun, tokens = self.state.step, time.monotonic(), 0
+        self._validate_if_due()  # an interruption may have come before
         while self.state.step < len(self.steps) and not self.state.ended:
             tokens += sum(self._padded(part) for part in self.steps[self.state.step])
             loss = self._step()
             self.state.seconds = time.monotonic() - start
-            if self.state.step % self.validate_every == 0 or self.state.step == len(self.steps):
-                self._validate()
+            self._validate_if_due()
             if progress:
                 each = (time.monotonic() - begun) / (self.state.step - first)
                 progress(self._progress(loss, tokens / (time.monotonic() - begun), each))
             if time.monotonic() - saved >= self.settings.checkpoint_seconds:
                 self._save()
                 saved = time.monotonic()
-        self._save()
-        if self._valid:
-            tensors, _ = checkpoint.read_tensors(self.folder / BEST)
-            checkpoint.put(self.model, tensors)
-        self.settled = True
-        return self._numbers(tokens / max(1e-9, time.monotonic() - begun))
+        return tokens / max(1e-9, time.monotonic() - begun)
 
     def _fitting(self, examples: Sequence[Example]) -> list[tuple[Example, Encoded]]:
         pairs = [(example, self.base.encode(example)) for example in examples]
         return [(example, tokens) for example, tokens in pairs if len(tokens.ids) <= self._most]
 
-    def _padded(self, part: Sequence[int]) -> int:
-        return len(part) * max(len(self._train[at].ids) for at in part)
+    def _rows(self, examples: Sequence[Encoded]) -> list[Row]:
+        return rows_of(examples, _MOST_TOKENS) if self._share else [(at,) for at in range(len(examples))]
+
+    def _tokens(self, row: Row) -> int:
+        return tokens_of([self._train[at] for at in row])
+
+    def _padded(self, part: Sequence[Row]) -> int:
+        return len(part) * max(map(self._tokens, part))
+
+    def _loss(self, examples: Sequence[Encoded], part: Sequence[Row]) -> tuple[torch.Tensor, int]:
+        rows = [[examples[at] for at in row] for row in part]
+        return loss_of(self.model, rows, self.base.pad, self.base.device)
 
     def _step(self) -> float:
         """One step of the optimizer; gives the loss of a token."""
         parts = self.steps[self.state.step]
-        total = sum(len(self._train[at].ids) - self._train[at].start for part in parts for at in part)
+        learned = [self._train[at] for part in parts for row in part for at in row]
+        total = sum(len(example.ids) - example.start for example in learned)
         lost = 0.0
+        self._chance = checkpoint.chance()
         for part in parts:
             with self._autocast():
-                loss, _ = loss_of(self.model, [self._train[at] for at in part], self.base.pad, self.base.device)
+                loss, _ = self._loss(self._train, part)
             (loss / total).backward()  # type: ignore[no-untyped-call]
             lost += loss.item()
         torch.nn.utils.clip_grad_norm_(self._learned, _CLIP)
         for group in self._optimizer.param_groups:
             group["lr"] = self._rate * self._scale(self.state.step)
-        self._optimizer.step()
-        self._optimizer.zero_grad(set_to_none=True)
-        self.state.step += 1
-        self.state.losses.append((self.state.step, lost / total))
+        with undivided():
+            self._optimizer.step()
+            self._optimizer.zero_grad(set_to_none=True)
+            self.state.step += 1
+            self.state.losses.append((self.state.step, lost / total))
+            self._chance = None
         if not math.isfinite(lost):
             raise DataError(f"The loss is {lost} at step {self.state.step}.", "Train with a lower learning rate.")
         return lost / total
@@ -226,9 +261,12 @@ class Training:
             return (step + 1) / warm
         return 0.5 * (1 + math.cos(math.pi * (step - warm) / max(1, len(self.steps) - warm)))
 
+    def _validate_if_due(self) -> None:
+        step, done = self.state.step, self.state.valid[-1][0] if self.state.valid else 0
+        if self._valid and step > done and (step % self.validate_every == 0 or step == len(self.steps)):
+            self._validate()
+
     def _validate(self) -> None:
-        if not self._valid:
-            return
         self.model.eval()
         with torch.no_grad(), self._autocast():
             if self.settings.judge == "answers":
@@ -236,27 +274,31 @@ class Training:
             else:
                 value = self._valid_loss()
         self.model.train()
-        self.state.valid.append((self.state.step, value))
         lower = value if self.settings.judge == "loss" else -value
-        if lower < self.state.best:
-            self.state.best, self.state.best_step, self.state.worse = lower, self.state.step, 0
+        if better := lower < self.state.best:
             tensors = {f"model.{name}": value for name, value in checkpoint.learned(self.model).items()}
             checkpoint.write_tensors(self.folder / BEST, tensors, {"step": self.state.step})
-        else:
-            self.state.worse += 1
-            self.state.ended = self.state.worse >= self.settings.patience
+        with undivided():
+            self.state.valid.append((self.state.step, value))
+            if better:
+                self.state.best, self.state.best_step, self.state.worse = lower, self.state.step, 0
+            else:
+                self.state.worse += 1
+                self.state.ended = self.state.worse >= self.settings.patience
 
     def _valid_loss(self) -> float:
         tokens = [one for _, one in self._valid]
-        parts = batches(range(len(tokens)), [len(one.ids) for one in tokens], _MOST_TOKENS)
-        pairs = [loss_of(self.model, [tokens[at] for at in part], self.base.pad, self.base.device) for part in parts]
+        rows = self._rows(tokens)
+        lengths = [tokens_of([tokens[at] for at in row]) for row in rows]
+        parts = batches(range(len(rows)), lengths, _MOST_TOKENS)
+        pairs = [self._loss(tokens, [rows[at] for at in part]) for part in parts]
         return sum(loss.item() for loss, _ in pairs) / sum(count for _, count in pairs)
 
-    def _measured(self, part: Sequence[int]) -> float:
+    def _measured(self, part: Sequence[Row]) -> float:
         """Seconds of a batch there and back."""
         start = time.perf_counter()
         with self._autocast():
-            loss, count = loss_of(self.model, [self._train[at] for at in part], self.base.pad, self.base.device)
+            loss, count = self._loss(self._train, part)
         (loss / count).backward()  # type: ignore[no-untyped-call]
         if self.base.device.type == "cuda":
             torch.cuda.synchronize()
@@ -292,7 +334,7 @@ class Training:
 
     def _save(self) -> None:
         about = {"facts": self.facts, "step": self.state.step, "state": asdict(self.state)}
-        checkpoint.save(self.folder / CHECKPOINT, self.model, self._optimizer, about)
+        checkpoint.save(self.folder / CHECKPOINT, self.model, self._optimizer, about, self._chance)
 
     def _progress(self, loss: float, speed: float, each: float) -> Progress:
         valid = self.state.valid[-1][1] if self.state.valid else None
@@ -320,6 +362,13 @@ class Training:
             "threads": torch.get_num_threads(),
             "bfloat16": self._bfloat16,
         }
+
+
+def shares_prefixes(config: Any, method: str) -> bool:
+    """Whether the model takes any attention mask: not one that slides, nor one with virtual tokens before the first."""
+    kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
+    plain = kinds == {"full_attention"} and not getattr(config, "sliding_window", None)
+    return plain and method not in ("prefix", "prompt") and config._attn_implementation == "sdpa"  # noqa: SLF001
 
 
 def curves(state: Mapping[str, Any] | _State) -> dict[str, list[tuple[int, float]]]:

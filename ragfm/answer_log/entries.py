@@ -38,7 +38,7 @@ class LogEntry:
     passages: list[dict[str, Any]]
     prompt: list[dict[str, Any]]
     citations: list[dict[str, Any]]
-    usage: dict[str, int]
+    usage: dict[str, Any]
     seconds: dict[str, float]
     thumbs: Literal["up", "down"] | None
     correction: str | None

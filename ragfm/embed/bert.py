@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     Floats = NDArray[np.float32]
 
-__all__ = ["Bert", "Linear", "Operations", "forward", "read_weights"]
+__all__ = ["Bert", "Linear", "Operations", "forward", "read_weights", "token_vectors"]
 
 MASKED = -3e4
 """Added to the attention to padding: exp gives 0, and half precision still holds it."""
@@ -78,11 +78,16 @@ class Operations(Protocol):
 
 def forward(ops: Operations, bert: Bert, ids: Any, mask: Any) -> Any:
     """The texts' vectors. *Shape:* (B, H) for ids (B, L); `mask` is 1 for tokens and 0 for padding."""
+    return ops.pool(token_vectors(ops, bert, ids, mask), mask)
+
+
+def token_vectors(ops: Operations, bert: Bert, ids: Any, mask: Any) -> Any:
+    """The same before pooling. *Shape:* (B, L, H)."""
     x = ops.norm(ops.rows(bert.words, ids) + ops.first(bert.positions, ids), bert.norm)
     for layer in bert.layers:
         x = ops.norm(x + ops.linear(ops.attend(ops.linear(x, layer.qkv), mask), layer.out), layer.out_norm)
         x = ops.norm(x + ops.linear(ops.gelu(ops.linear(x, layer.up)), layer.down), layer.down_norm)
-    return ops.pool(x, mask)
+    return x
 
 
 def read_weights(path: Path) -> Bert:

@@ -12,10 +12,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ragfm.embed.batches import Batch, embed_sorted
-from ragfm.embed.bert import MASKED, Bert, Linear, forward
+from ragfm.embed.bert import MASKED, Bert, Linear, forward, token_vectors
 from ragfm.embed.network import cores
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from ragfm.embed.folder import BertFolder
     from ragfm.types import Vectors
 
@@ -33,7 +35,8 @@ class NumpyForm:
     """
 
     def __init__(self, folder: BertFolder, bert: Bert) -> None:
-        self._folder, self._forward = folder, partial(forward, _Numpy(folder), bert)
+        self._folder, operations = folder, _Numpy(folder)
+        self._forward, self._tokens = partial(forward, operations, bert), partial(token_vectors, operations, bert)
 
     def __call__(self, ids: Sequence[Sequence[int]]) -> Vectors:
         """*Shape:* (len(ids), dim)."""
@@ -41,6 +44,15 @@ class NumpyForm:
             if len(ids) == 1:
                 return embed_sorted(ids, partial(map, self._one), self._folder.dim, budget=BUDGET)
             return embed_sorted(ids, partial(self._streams.map, self._one), self._folder.dim, budget=BUDGET)
+
+    def token_vectors(self, ids: Sequence[Sequence[int]]) -> list[NDArray[np.float32]]:
+        """What the network makes of each token, before pooling. *Shape:* (tokens of the text, H), for each text."""
+        with _one_blas_thread():
+            return list(self._streams.map(self._tokens_of, ids))
+
+    def _tokens_of(self, ids: Sequence[int]) -> NDArray[np.float32]:
+        vectors: NDArray[np.float32] = self._tokens(np.array([ids]), np.ones((1, len(ids)), dtype=np.float32))[0]
+        return vectors
 
     def _one(self, batch: Batch) -> Vectors:
         vectors: Vectors = self._forward(*batch)

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 from ragfm.evaluate.answers import AnsweredQuestion, AnswersReport, Outcome, evaluate_answers, risk_coverage
 from ragfm.evaluate.answers_report import answers_summary, write_answers_html
-from ragfm.evaluate.choice import choice_keys, store_choice
+from ragfm.evaluate.calibrate import CalibrationReport, calibrate
+from ragfm.evaluate.choice import choice_keys, store_calibration, store_choice
 from ragfm.evaluate.compare import Changed, Comparison, Difference, compare_runs
 from ragfm.evaluate.corpus import TimedEmbedder, corpus_collection
 from ragfm.evaluate.data import Gold, Question, QuestionSet, load_questions
@@ -25,6 +26,7 @@ from ragfm.evaluate.written import write_questions
 __all__ = [
     "AnsweredQuestion",
     "AnswersReport",
+    "CalibrationReport",
     "Changed",
     "Choice",
     "Comparison",
@@ -43,6 +45,7 @@ __all__ = [
     "Trial",
     "TuneReport",
     "answers_summary",
+    "calibrate",
     "choice_keys",
     "compare_readers",
     "compare_runs",
@@ -54,6 +57,7 @@ __all__ = [
     "load_questions",
     "read_run",
     "risk_coverage",
+    "store_calibration",
     "store_choice",
     "summary",
     "tune",

@@ -12,15 +12,17 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
 
 import numpy as np
 
+from ragfm.confidence import adapter_hash
 from ragfm.errors import DataError, TooLongError
 from ragfm.evaluate.data import Gold, Question, fingerprint
-from ragfm.evaluate.matching import MARKER, holds, normalised, token_f1
+from ragfm.evaluate.judge import judged
+from ragfm.evaluate.matching import MARKER, answered_by, holds, normalised, token_f1
 from ragfm.evaluate.measures import Estimate, estimate_percentiles, estimate_ratios
 from ragfm.evaluate.retrieval import collection_facts, content_of
 from ragfm.evaluate.runs import append, resume_run
@@ -51,7 +53,9 @@ class Outcome:
     unanswerable question all three are 1 where the reader abstained, else 0 (Rajpurkar et al. 2018). `shown`: a passage
     that it was shown holds a right answer; None where there were no passages or there is no answer. `citations` counts
     those shown as verified, `holding` those of them whose passage holds a right answer. `sentences` counts those of the
-    answer, `supported` those with a verified citation. `confidence` is the best passage's cosine.
+    answer, `supported` those with a verified citation. `confidence` is the answer's, from `signals`, where there is a
+    calibration for the reader, else the best passage's cosine. `judged`: a judge holds the answer to be right, in
+    {0, 1}; None without a judge, or where there is no right answer.
     """
 
     answer: str = ""
@@ -66,8 +70,11 @@ class Outcome:
     supported: int = 0
     prompt_tokens: int = 0
     completion_tokens: int = 0
+    cost: float | None = None
     seconds: float = 0.0
     confidence: float | None = None
+    signals: Mapping[str, float] = field(default_factory=dict)
+    judged: float | None = None
     error: str | None = None
 
 
@@ -129,14 +136,16 @@ def evaluate_answers(
     questions: Sequence[Question],
     *,
     contexts: Sequence[Context] = CONTEXTS,
+    judge: Reader | None = None,
     out: str | Path | None = None,
     about: Mapping[str, Any] | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> AnswersReport:
-    """Ask all questions in all contexts, and hold the answers against the right ones.
+    """Ask all questions in all contexts, and hold the answers against the right ones; a `judge` does so, too.
 
     With `out`, each question is written to that file when it is done, and a run that was interrupted goes on there.
-    `about` is kept with it. Raises DataError where `out` is of another run.
+    `about` is kept with it. Raises DataError where `out` is of another run, UnsupportedError for a judge that takes no
+    grammar.
     """
     if not questions or not contexts:
         raise ValueError(f"{len(questions)} questions in {len(contexts)} contexts: at least one of each is needed")
@@ -152,9 +161,12 @@ def evaluate_answers(
         "contexts": list(contexts),
         "questions": {"count": len(questions), "digest": fingerprint(questions, answers=True)},
         **collection_facts(rag.collection, digest),
-        "reader": type(rag.reader).__name__,
+        "reader": rag.reader_name,
         "adapter": rag.sampling.adapter,
+        "learned": adapter_hash(rag.sampling.adapter),
         "k": rag.k,
+        "calibrated": rag.calibration is not None,
+        "judge": None if judge is None else type(judge).__name__,
         "settings": rag.collection.settings.model_dump(mode="json", exclude={"sources", "reader", "files"}),
         **(about or {}),
     }
@@ -165,7 +177,7 @@ def evaluate_answers(
         if question.id in done:
             results.append(AnsweredQuestion.from_json(done[question.id]))
         else:
-            results.append(_answered(rag, question, contexts))
+            results.append(_answered(rag, question, contexts, judge))
             if path:
                 append(path, asdict(results[-1]))
         if progress:
@@ -191,7 +203,7 @@ def risk_coverage(results: Sequence[AnsweredQuestion]) -> list[tuple[float, floa
 # --- Inside ------------------------------------------------------------------------------------------------------
 
 
-def _answered(rag: Rag, question: Question, contexts: Sequence[Context]) -> AnsweredQuestion:
+def _answered(rag: Rag, question: Question, contexts: Sequence[Context], judge: Reader | None) -> AnsweredQuestion:
     answers = question.answers or tuple(_spans(rag.collection, question.gold))
     outcomes: dict[str, Outcome] = {}
     for context in contexts:
@@ -202,7 +214,11 @@ def _answered(rag: Rag, question: Question, contexts: Sequence[Context]) -> Answ
                 outcome = _from_passages(rag, question, answers, gold=context == "gold")
         except TooLongError as error:
             outcome = Outcome(error=error.message)
-        outcomes[context] = outcome if outcome.error else _judged(outcome, question, answers)
+        outcome = outcome if outcome.error else _held_against(outcome, question, answers)
+        if judge and not question.unanswerable and not outcome.error:
+            right = not outcome.abstained and judged(judge, question.text, answers, outcome.answer)
+            outcome = replace(outcome, judged=float(right))
+        outcomes[context] = outcome
     measures = {
         f"{name}{'' if context == contexts[0] else f', {context}'}": float(getattr(outcome, name))
         for context, outcome in outcomes.items()
@@ -213,7 +229,7 @@ def _answered(rag: Rag, question: Question, contexts: Sequence[Context]) -> Answ
     )
 
 
-def _judged(outcome: Outcome, question: Question, answers: Sequence[str]) -> Outcome:
+def _held_against(outcome: Outcome, question: Question, answers: Sequence[str]) -> Outcome:
     if question.unanswerable or outcome.abstained:
         value = float(question.unanswerable and outcome.abstained)
         return replace(outcome, exact=value, f1=value, contained=value)
@@ -230,7 +246,8 @@ def _from_passages(rag: Rag, question: Question, answers: Sequence[str], *, gold
     for _ in stream:
         pass
     answer = stream.answer
-    shown = {passage.n: passage.text for passage in stream.prompt.shown} if stream.prompt else {}
+    passages = stream.prompt.shown if stream.prompt else ()
+    holding = {passage.n: answered_by(passage, question, answers) for passage in passages}
     verified = [citation.n for citation in answer.citations if citation.verified]
     sentences = [] if answer.abstained else [answer.text[start:end] for start, end in sentence_spans(answer.text)]
     flags = iter([citation.verified for citation in answer.citations])  # one for each marker, in their order
@@ -238,16 +255,22 @@ def _from_passages(rag: Rag, question: Question, answers: Sequence[str], *, gold
     return Outcome(
         answer=answer.text,
         abstained=answer.abstained,
-        shown=None if question.unanswerable else any(holds(text, answers) for text in shown.values()),
+        shown=None if question.unanswerable else any(holding.values()),
         citations=len(verified),
-        holding=sum(holds(shown[n], answers) for n in verified),
+        holding=sum(holding[n] for n in verified),
         sentences=len(supported),
         supported=sum(supported),
         prompt_tokens=answer.usage.prompt_tokens,
         completion_tokens=answer.usage.completion_tokens,
+        cost=answer.usage.cost,
         seconds=answer.seconds,
-        confidence=max((hit.score for hit in answer.hits if hit.score is not None), default=None),
+        confidence=_cosine(answer.hits) if rag.calibration is None else answer.confidence,
+        signals=answer.signals,
     )
+
+
+def _cosine(hits: Sequence[Hit]) -> float | None:
+    return max((hit.score for hit in hits if hit.score is not None), default=None)
 
 
 def _from_memory(reader: Reader, question: Question) -> Outcome:
@@ -260,6 +283,7 @@ def _from_memory(reader: Reader, question: Question) -> Outcome:
         abstained=not text or is_abstention(text),
         prompt_tokens=stream.usage.prompt_tokens,
         completion_tokens=stream.usage.completion_tokens,
+        cost=stream.usage.cost,
         seconds=round(time.monotonic() - start, 3),
     )
 
@@ -275,7 +299,7 @@ def _gold_hits(collection: Collection, question: Question, answers: Sequence[str
     for uri in dict.fromkeys(gold.uri for gold in question.gold):
         sign = "'" if '"' in uri else '"'
         hits = collection.search(question.text, _LOOKED_AT, filter=f"uri = {sign}{uri}{sign}")
-        best = next((hit for hit in hits if holds(hit.text, answers)), hits[0] if hits else None)
+        best = next((hit for hit in hits if answered_by(hit, question, answers)), hits[0] if hits else None)
         found += [best] if best else []
     return found
 
@@ -305,6 +329,7 @@ def _measured(outcomes: Sequence[tuple[AnsweredQuestion, Outcome]], *, passages:
         for name in ("f1", "exact", "contained"):
             add(f"{name}, answerable", answerable * getattr(outcome, name), answerable)
         add("f1, all", outcome.f1, 1)
+        add("judged right, answerable", outcome.judged or 0, outcome.judged is not None)
         add("abstention recall", result.unanswerable and outcome.abstained, result.unanswerable)
         add("abstention precision", result.unanswerable and outcome.abstained, outcome.abstained)
         if passages:

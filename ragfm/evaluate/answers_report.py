@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from ragfm.evaluate.answers import AnsweredQuestion, AnswersReport
 
 _EACH = 8  # answers of each kind of error
+_CONFIDENCE = {True: "the confidence of an answer", False: "the cosine of the best passage"}
 _TOLD = {
     "retrieved": "from the passages that were found",
     "gold": "from the passage that was asked about",
@@ -46,7 +47,7 @@ def render_answers_html(report: AnswersReport) -> str:
                 "<h2>Risk and coverage</h2>",
                 curve(points, "share of the questions that is answered", "share of the answers that is not right",
                       "Risk by coverage"),
-                '<p class="dim">As ever less confident answers are given, by the cosine of the best passage.</p>',
+                f'<p class="dim">As ever less confident answers are given, by {_CONFIDENCE[about["calibrated"]]}.</p>',
             ]  # fmt: skip
     first = next(iter(report.measures))
     times = [1000 * result.outcomes[first].seconds for result in report.results]

@@ -14,9 +14,11 @@ from ragfm.errors import ConfigError, MissingExtraError
 from ragfm.store.durable import beside
 
 if TYPE_CHECKING:
+    from ragfm.evaluate.calibrate import CalibrationReport
     from ragfm.evaluate.tune import Choice, TuneReport
 
 EVIDENCE = "ragfm-tune.json"
+CONFIDENCE_EVIDENCE = "ragfm-confidence.json"
 
 
 def store_choice(report: TuneReport, folder: Path) -> list[Path]:
@@ -35,10 +37,32 @@ def store_choice(report: TuneReport, folder: Path) -> list[Path]:
     return [*written, folder / EVIDENCE]
 
 
+def store_calibration(report: CalibrationReport, folder: Path) -> list[Path]:
+    """Write the evidence, and where it was adopted, the calibration into `ragfm.toml`; gives the files written."""
+    load_settings(folder)
+    written = []
+    if report.adopted:
+        calibration = {key: value for key, value in asdict(report.calibration).items() if value is not None}
+        _replace(folder / FILE, _with(folder / FILE, {"ask": {"confidence": calibration}}))
+        written.append(folder / FILE)
+    evidence = {"date": datetime.now(UTC).isoformat(timespec="seconds"), **asdict(report)}
+    _replace(folder / CONFIDENCE_EVIDENCE, json.dumps(evidence, indent=1, ensure_ascii=False) + "\n")
+    return [*written, folder / CONFIDENCE_EVIDENCE]
+
+
+def write_keys(folder: Path, sections: Mapping[str, Mapping[str, Any]]) -> None:
+    """Set keys of `ragfm.toml` by section, `""` for those of none; None takes a key away. All else stays as it is.
+
+    Raises ConfigError where the file can't be read, or would not hold.
+    """
+    load_settings(folder)
+    _replace(folder / FILE, _with(folder / FILE, sections))
+
+
 def choice_keys(best: Choice, current: Choice) -> dict[str, dict[str, Any]]:
     """The keys of `ragfm.toml` that a choice sets, by section."""
     search: dict[str, Any] = {"fusion": best.fusion, "candidates": best.candidates}
-    if best.fusion == "convex":
+    if best.fusion == "convex" and best.weight is not None:
         search["weight"] = best.weight
     sections = {"search": search}
     if best.chunk_size != current.chunk_size:
@@ -56,9 +80,12 @@ def _with(path: Path, sections: Mapping[str, Mapping[str, Any]]) -> str:
         ) from error
     document = tomlkit.parse(path.read_text(encoding="utf-8") if path.is_file() else "")
     for section, values in sections.items():
-        table = document.setdefault(section, tomlkit.table())
+        table = document.setdefault(section, tomlkit.table()) if section else document
         for key, value in values.items():
-            table[key] = value
+            if value is None:
+                table.pop(key, None)
+            else:
+                table[key] = value
     text = tomlkit.dumps(document)
     try:
         Settings(**tomlkit.parse(text).unwrap())

@@ -70,12 +70,26 @@ class QuestionSet:
     left_out: Mapping[str, int] = field(default_factory=dict)
     documents: Mapping[str, str] | None = None
 
-    def sample(self, n: int, seed: int = 0) -> QuestionSet:
-        """`n` of the questions, picked at random, in their order; all where there are fewer. Documents stay all."""
+    def sample(self, n: int, seed: int = 0, *, by_document: bool = False) -> QuestionSet:
+        """`n` of the questions, picked at random, in their order; all where there are fewer. Documents stay all.
+
+        `by_document` picks documents, with all questions about them, and may give up to one document's more.
+        """
         if n >= len(self.questions):
             return self
-        picked = sorted(random.Random(seed).sample(range(len(self.questions)), n))  # noqa: S311
-        return replace(self, questions=tuple(self.questions[at] for at in picked))
+        chance = random.Random(seed)  # noqa: S311
+        if not by_document:
+            picked = sorted(chance.sample(range(len(self.questions)), n))
+            return replace(self, questions=tuple(self.questions[at] for at in picked))
+        about: dict[str, list[int]] = {}
+        for at, question in enumerate(self.questions):
+            about.setdefault(question.gold[0].uri if question.gold else question.id, []).append(at)
+        taken: list[int] = []
+        for uri in chance.sample(sorted(about), len(about)):
+            if len(taken) >= n:
+                break
+            taken += about[uri]
+        return replace(self, questions=tuple(self.questions[at] for at in sorted(taken)))
 
 
 def load_questions(

@@ -9,10 +9,16 @@ import re
 import string
 from collections import Counter
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from ragfm.evaluate.data import Question
+    from ragfm.types import Hit
 
 MARKER = re.compile(r"\[(\d+)\]")
 _ARTICLES = re.compile(r"\b(a|an|the)\b")
 _PUNCTUATION = frozenset(string.punctuation)
+_VERDICTS = frozenset({"yes", "no", "maybe", "true", "false"})
 
 
 def normalised(text: str) -> str:
@@ -34,3 +40,15 @@ def holds(text: str, answers: Sequence[str]) -> bool:
     """Whether a text has one of the answers in it, word for word."""
     plain = f" {normalised(text)} "
     return any(f" {words} " in plain for words in map(normalised, answers) if words)
+
+
+def is_verdict(answers: Sequence[str]) -> bool:
+    """Whether the right answers are yes, no and their like: no text holds them, however often the words stand there."""
+    return bool(answers) and all(normalised(answer) in _VERDICTS for answer in answers)
+
+
+def answered_by(passage: Hit, question: Question, answers: Sequence[str]) -> bool:
+    """Whether a passage holds one of the answers; for a verdict, whether it is of a document that was asked about."""
+    if is_verdict(answers):
+        return any(gold.uri == passage.uri for gold in question.gold)
+    return holds(passage.text, answers)

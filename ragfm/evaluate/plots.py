@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 _WIDTH = 720
 _LEFT, _RIGHT = 100, 150
+_LETTER = 7.5  # the width of one, on average
 _ROW = 30
 _HEIGHT, _BELOW, _ABOVE = 190, 40, 34
 _BINS = 48
@@ -23,18 +24,19 @@ _LEAST = 1e-3  # of what is shown on a logarithmic scale
 
 def bars(rows: Mapping[str, Estimate], label: str) -> str:
     """A bar for each value, on a scale of 0 to 1, with its interval as a line across the end."""
-    width, bottom = _WIDTH - _LEFT - _RIGHT, len(rows) * _ROW + 6
+    left = max(_LEFT, 20 + _LETTER * max(map(len, rows), default=0))
+    width, bottom = _WIDTH - left - _RIGHT, len(rows) * _ROW + 6
 
     def x(value: float) -> float:
-        return _LEFT + width * value
+        return left + width * value
 
     parts = [_line(x(tick / 4), 0, x(tick / 4), bottom, "soft") for tick in range(5)]
     parts += [_text(x(tick / 4), bottom + 16, f"{tick / 4:g}", "middle", "small") for tick in range(5)]
     for row, (name, value) in enumerate(rows.items()):
         y = row * _ROW + 6
         told = f"{value.value:.3f}  [{value.low:.3f}, {value.high:.3f}]"
-        parts.append(_text(_LEFT - 10, y + 16, name, "end"))
-        parts.append(_bar(_LEFT, y + 3, width * value.value, _ROW - 10, f"{name}: {told}"))
+        parts.append(_text(left - 10, y + 16, name, "end"))
+        parts.append(_bar(left, y + 3, width * value.value, _ROW - 10, f"{name}: {told}"))
         parts.append(_line(x(value.low), y + 13, x(value.high), y + 13, "line"))
         parts += [_line(x(end), y + 8, x(end), y + 18, "line") for end in (value.low, value.high)]
         parts.append(_text(x(1) + 10, y + 17, told, "start", "small"))
@@ -118,11 +120,13 @@ def distribution(values: Sequence[float], marks: Mapping[str, float], label: str
     parts += [_text(x(tick), ground + 18, f"{tick:g}", "middle", "small") for tick in _ticks(10**low, 10**high)]
     taken = -math.inf  # where the last label ended: one that it would cover goes a line lower
     for name, value in marks.items():
-        middle = min(max(x(value), 30), _WIDTH - 30)
-        y = 12 if middle - 35 > taken else 26
-        taken = middle + 35
+        told = f"{name} {value:,.0f}" if value >= 100 else f"{name} {value:.3g}"
+        half = _LETTER * len(told) / 2
+        middle = min(max(x(value), half), _WIDTH - half)
+        y = 12 if middle - half > taken else 26
+        taken = middle + half
         parts.append(_line(x(value), y + 4, x(value), ground, "mark"))
-        parts.append(_text(middle, y, f"{name} {value:.3g}", "middle", "small"))
+        parts.append(_text(middle, y, told, "middle", "small"))
     return _svg(parts, ground + 28, label)
 
 

@@ -24,7 +24,8 @@ from ragfm.errors import DataError, TooLongError
 from ragfm.evaluate.compare import Difference, paired_differences
 from ragfm.evaluate.data import fingerprint
 from ragfm.evaluate.measures import TOP, Ranked, measures_of, rank_hits
-from ragfm.retrieve import fuse, weight_for
+from ragfm.retrieve import fuse
+from ragfm.weight import USUAL, usual_weight, weight_for
 
 if TYPE_CHECKING:
     from ragfm.collection import Collection
@@ -41,10 +42,13 @@ LEAST = 20
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """Settings of hybrid search. `weight` plays no part in `rrf`; `chunk_size` is that of `ragfm.toml`."""
+    """Settings of hybrid search. `chunk_size` is that of `ragfm.toml`.
+
+    `weight` plays no part in `rrf`; None is the one that model and language suggest.
+    """
 
     fusion: Fusion
-    weight: float
+    weight: float | None
     candidates: int
     chunk_size: int | None = None
 
@@ -76,8 +80,11 @@ class TuneReport:
 class _Pool:
     """What both indexes gave for a question, to be ranked in many ways."""
 
-    def __init__(self, question: Question, hits: Sequence[Hit], settings: SearchSection) -> None:
-        self._question, self._hits, self._settings = question, hits, settings
+    def __init__(
+        self, question: Question, hits: Sequence[Hit], settings: SearchSection, usual: Mapping[str, Any] | None = None
+    ) -> None:
+        """`usual` is what the weight depends on where it is None: `model` and `language`."""
+        self._question, self._hits, self._settings, self._usual = question, hits, settings, usual or {}
         self._cosines, self._bm25 = (
             np.array([hit.scores[name] for hit in hits], dtype=np.float32) for name in ("dense", "keyword")
         )
@@ -87,7 +94,8 @@ class _Pool:
     def value(self, choice: Choice) -> float:
         """The nDCG@10 of the question."""
         chosen = np.union1d(self._by_cosine[: choice.candidates], self._by_bm25[: choice.candidates])
-        weight = weight_for(self._question.text, self._settings.model_copy(update={"weight": choice.weight}))
+        settings = self._settings.model_copy(update={"weight": choice.weight})
+        weight = weight_for(self._question.text, settings, **self._usual)
         fused = fuse(self._cosines[chosen], self._bm25[chosen], fusion=choice.fusion, weight=weight)
         order = chosen[np.argsort(-fused, kind="stable")].tolist()
         places, grades = rank_hits(self._question, [self._hits[at] for at in order], TOP)
@@ -116,7 +124,7 @@ def tune(
     shuffled = random.Random(seed).sample(list(questions), len(questions))  # noqa: S311
     half = len(shuffled) // 2
     search, now = collection.settings.search, collection.settings.chunk.size
-    current = Choice(search.fusion, search.weight, search.candidates, now)
+    current = Choice(search.fusion, _weight_now(collection, questions), search.candidates, now)
     values: dict[Choice, NDArray[np.float64]] = {}
     for size in dict.fromkeys((now, *sizes)):
         choices = [c for c in _choices(size) if c != current] + ([current] if size == now else [])
@@ -151,9 +159,27 @@ def _distance(choice: Choice, current: Choice) -> float:
     return float(
         10 * (choice.chunk_size != current.chunk_size)
         + 5 * (choice.fusion != current.fusion)
-        + abs(choice.weight - current.weight)
+        + abs(_number(choice.weight) - _number(current.weight))
         + 0.01 * abs(np.log2(choice.candidates / current.candidates))
     )
+
+
+def _usual(collection: Collection) -> dict[str, Any]:
+    """What the weight depends on where none is set."""
+    status = collection.status()
+    return {"model": status.embedder.get("weights"), "language": status.indexes[1]["language"]}
+
+
+def _weight_now(collection: Collection, questions: Sequence[Question]) -> float | None:
+    """The weight that is set, else the usual one, where it is that for all questions."""
+    weight, usual = collection.settings.search.weight, _usual(collection)
+    if weight is None and all(usual_weight(**usual, query=question.text) == USUAL for question in questions):
+        return USUAL
+    return weight
+
+
+def _number(weight: float | None) -> float:
+    return USUAL if weight is None else weight
 
 
 def _values(
@@ -165,9 +191,10 @@ def _values(
     """Each choice's nDCG@10 of each question. *Shape:* (n_questions,)."""
     depth = max(choice.candidates for choice in choices)
     values = np.zeros((len(choices), len(questions)))
+    search, usual = collection.settings.search, _usual(collection)
     for number, question in enumerate(questions):
         try:
-            pool = _Pool(question, collection.candidates(question.text, depth), collection.settings.search)
+            pool = _Pool(question, collection.candidates(question.text, depth), search, usual)
         except TooLongError:
             continue  # it finds nothing, whatever is set
         values[:, number] = [pool.value(choice) for choice in choices]

@@ -7,21 +7,23 @@ other. What was answered is kept in the folder, and a second run goes on there.
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import product
 from pathlib import Path
 from typing import Any
 
+from ragfm.adapter import NO_ADAPTER, read_record
 from ragfm.errors import DataError, RagfmError
 from ragfm.evaluate.compare import Difference, compare_runs
 from ragfm.evaluate.measures import Estimate
-from ragfm.gguf_file import read_header
+from ragfm.model_card import licence_of
 from ragfm.models import find_model
 
 MEASURE = "f1"
@@ -31,16 +33,21 @@ _SAID = re.compile(r"answering: (\d+) of (\d+)")
 
 @dataclass(frozen=True, slots=True)
 class Contender:
-    """What answers: a reader, an adapter, and how many passages it is given; None for the collection's setting."""
+    """What answers: a reader, an adapter, how many passages it is given, and how it is asked.
+
+    None stands for the collection's setting, and for no adapter.
+    """
 
     reader: str
     adapter: str | None = None
     k: int | None = None
+    strategy: str | None = None
 
     @property
     def name(self) -> str:
         """All of it, in few words."""
-        return self.reader + (f" + {self.adapter}" if self.adapter else "") + (f", k = {self.k}" if self.k else "")
+        with_adapter = self.reader + (f" + {self.adapter}" if self.adapter else "")
+        return with_adapter + (f", k = {self.k}" if self.k else "") + (f", {self.strategy}" if self.strategy else "")
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +55,9 @@ class Entry:
     """A contender's row. Times in milliseconds, memory in MB, `cost` per 1,000 answers in the currency of the price.
 
     `quality` has the measures of the context `retrieved`. `data_goes` says where questions and passages go.
-    `beside_best` is this run against the best one, None for that itself. `error` says why there is no result.
+    `beside_best` is this run against the best one, None for that itself. `seconds` is the mean time of an answer,
+    `training_seconds` what its adapter took, and `break_even` after how many answers that time is saved, by those that
+    take longer for an answer. `error` says why there is no result.
     """
 
     contender: Contender
@@ -59,14 +68,22 @@ class Entry:
     peak_mb: int = 0
     cost: float | None = None
     licence: str | None = None
+    seconds: float = 0.0
+    training_seconds: float | None = None
+    break_even: Mapping[str, int] = field(default_factory=dict)
     data_goes: str = "nowhere: it runs on this machine"
     beside_best: Difference | None = None
     error: str | None = None
 
 
-def contenders(readers: Sequence[str], adapters: Sequence[str | None], ks: Sequence[int | None]) -> list[Contender]:
+def contenders(
+    readers: Sequence[str],
+    adapters: Sequence[str | None] = (),
+    ks: Sequence[int | None] = (),
+    strategies: Sequence[str | None] = (),
+) -> list[Contender]:
     """All combinations."""
-    return [Contender(*parts) for parts in product(readers, adapters or [None], ks or [None])]
+    return [Contender(*parts) for parts in product(readers, adapters or [None], ks or [None], strategies or [None])]
 
 
 def compare_readers(
@@ -89,6 +106,7 @@ def compare_readers(
         first = next(iter(entries.values()))
         raise DataError(f"Nothing could be compared: {first.contender.name}: {first.error}")
     done.sort(key=lambda one: -entries[one].quality[f"{MEASURE}, all"].value)
+    entries |= {one: replace(entries[one], break_even=_break_even(entries[one], entries.values())) for one in done}
     best = _path(done[0], folder)
     rows = [entries[done[0]]]
     for one in done[1:]:
@@ -112,6 +130,7 @@ def _run(
              "--context", "retrieved", "--reader", one.reader, "--out", str(_path(one, folder))]  # fmt: skip
     words += ["--adapter", one.adapter] if one.adapter else []
     words += ["-k", str(one.k)] if one.k else []
+    words += ["--strategy", one.strategy] if one.strategy else []
     with tempfile.TemporaryFile("w+", encoding="utf-8") as out:
         process = subprocess.Popen(words, stdout=out, stderr=subprocess.PIPE, text=True, encoding="utf-8")  # noqa: S603
         assert process.stderr is not None
@@ -145,9 +164,39 @@ def _entry(one: Contender, told: Mapping[str, Any], run: Path, peak_mb: int, pri
         prompt_tokens=mean["prompt_tokens"],
         completion_tokens=mean["completion_tokens"],
         peak_mb=peak_mb,
-        cost=None if price is None else 1000 * price * mean["seconds"] / 3600,
+        cost=_cost(outcomes, mean["seconds"], price),
         licence=_licence(one.reader),
+        seconds=mean["seconds"],
+        training_seconds=_training_seconds(one.adapter),
+        **({"data_goes": told["data_goes"]} if told.get("data_goes") else {}),
     )
+
+
+def _cost(outcomes: Sequence[Mapping[str, Any]], seconds: float, price_per_hour: float | None) -> float | None:
+    """Of 1,000 answers: what a server takes for them, else the time of this machine."""
+    asked = [outcome.get("cost") for outcome in outcomes if outcome["prompt_tokens"]]
+    costs = [float(cost) for cost in asked if cost is not None]
+    if costs and len(costs) == len(asked):
+        return 1000 * sum(costs) / len(outcomes)
+    return None if price_per_hour is None else 1000 * price_per_hour * seconds / 3600
+
+
+def _break_even(entry: Entry, entries: Iterable[Entry]) -> dict[str, int]:
+    """Where no time is saved, there is none."""
+    if entry.training_seconds is None:
+        return {}
+    slower = {other.contender.name: other.seconds - entry.seconds for other in entries
+              if other.contender.adapter in (None, NO_ADAPTER) and other.error is None}  # fmt: skip
+    return {name: math.ceil(entry.training_seconds / saved) for name, saved in slower.items() if saved > 0}
+
+
+def _training_seconds(adapter: str | None) -> float | None:
+    """What the adapter's record says; a bare GGUF file has none."""
+    try:
+        seconds = read_record(adapter).numbers.get("seconds") if adapter else None
+    except RagfmError:
+        return None
+    return None if seconds is None else float(seconds)
 
 
 def _path(one: Contender, folder: Path) -> Path:
@@ -157,12 +206,6 @@ def _path(one: Contender, folder: Path) -> Path:
 def _licence(reader: str) -> str | None:
     """What the model's own file says."""
     try:
-        path = find_model(reader.rpartition(":")[2], "reader")
+        return licence_of(find_model(reader.rpartition(":")[2], "reader"))
     except RagfmError:
         return None
-    if path.is_file():
-        says = read_header(path).metadata.get("general.license")
-        return None if says is None else str(says)
-    card = path / "README.md"
-    found = re.search(r"^license: *(\S+)", card.read_text("utf-8"), re.MULTILINE) if card.is_file() else None
-    return found[1] if found else None

@@ -7,7 +7,8 @@ sentence does. Words that the sentence puts in quotation marks must stand there 
 the question again claims nothing that could be supported.
 
 A citation that does not hold has one of three faults: `fabricated`, what it is to show stands nowhere in the passages;
-`misattributed`, another passage shows it; `stitched`, its parts stand in several places, and nowhere together.
+`misattributed`, another passage shows it; `stitched`, its parts stand in several places, and nowhere together. Where
+the verifier was asked, there is a fourth: `irrelevant`, it shows what is said, but hardly what was asked for.
 """
 
 from __future__ import annotations
@@ -45,6 +46,11 @@ class Sentence:
     citations: tuple[Citation, ...]
     says: bool
     otherwise: Citation | None = None
+
+    @property
+    def plain(self) -> str:
+        """The sentence alone."""
+        return _MARKER.sub("", self.text).strip()
 
     @property
     def supported(self) -> bool:

@@ -30,6 +30,9 @@ _DENIAL = re.compile(r"\b(?:not|no|never|none|nobody|nothing|neither|nor|without
 _REFERS_BACK = re.compile(r"(?:\w+\W+){0,3}?(?:he|she|it|they|his|her|its|their|this|these|those)\b", re.IGNORECASE)
 _QUOTED = re.compile("|".join(f"{a}([^{a}{b}\n]+){b}" for a, b in ('""', "“”", "«»", "„“")))
 FEWEST = 3  # words in quotation marks that are taken for a quotation, not for a name or a term
+_MADE_HARMLESS = re.compile("(?<=[\\[<])\u200c")  # what the prompt puts into markers and control tokens of documents
+_NO_WORDS = words_of("")
+_BELOW_HEADER = re.compile(r"[|:\-\s]+")
 _ELLIPSIS = re.compile(r"\s*\[?(?:…|\.\.\.)\]?\s*")
 
 
@@ -52,8 +55,8 @@ class Claim:
 class Window:
     """A sentence of a passage, and what may be read out of it.
 
-    Headings lend it their words. Where it refers back ("She was …"), the sentence before lends it its names, and the
-    window begins there.
+    Headings lend it their words, and the header of a table does to its rows. Where it refers back ("She was …"), the
+    sentence before lends it its names, and the window begins there.
     """
 
     hit: Hit
@@ -156,10 +159,16 @@ def windows_of(hit: Hit) -> Iterator[Window]:
     """The sentences of a passage."""
     lent = words_of(hit.context)
     before: tuple[int, Words] | None = None
+    header = _NO_WORDS
     for start, end in sentence_spans(hit.text):
         text = hit.text[start:end]
         words = words_of(text)
-        known, names = words.all | (lent.all - lent.numbers), words.names | lent.names
+        if not text.startswith("|"):
+            header = _NO_WORDS
+        elif before and _BELOW_HEADER.fullmatch(text):
+            header = before[1]
+        known = words.all | (lent.all - lent.numbers) | (header.all - header.numbers)
+        names = words.names | lent.names | header.names
         yield Window(hit, start, end, text, known, names)
         if before and _REFERS_BACK.match(text):
             yield Window(hit, before[0], end, text, known | before[1].names, names | before[1].names)
@@ -188,10 +197,14 @@ def _quoting(quoted: Sequence[str], windows: Sequence[Window]) -> list[Window]:
 
 
 def place(quotation: str, text: str) -> tuple[int, int] | None:
-    """Where a quotation stands, whatever the white space, its first letter's case, and the form of apostrophes."""
+    """The first place where a quotation stands, whatever its white space, first letter's case, and apostrophes."""
+    return next(places(quotation, text), None)
+
+
+def places(quotation: str, text: str) -> Iterator[tuple[int, int]]:
+    """All places where it stands."""
     words = quotation.strip().strip(".,;:!?").split()
-    if not words:
-        return None
-    first, *rest = (re.sub("['’]", "['’]", re.escape(word)) for word in words)
-    match = re.search("".join([rf"(?<!\w)(?i:{first})", *(rf"\s+{word}" for word in rest), r"(?!\w)"]), text)
-    return match.span() if match else None
+    if words:
+        first, *rest = (re.sub("['’]", "['’]", _MADE_HARMLESS.sub("", re.escape(word))) for word in words)
+        pattern = "".join([rf"(?<!\w)(?i:{first})", *(rf"\s+{word}" for word in rest), r"(?!\w)"])
+        yield from (match.span() for match in re.finditer(pattern, text))

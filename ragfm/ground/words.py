@@ -9,8 +9,8 @@ _WORD = re.compile(r"\d+(?:[.,:]\d+)*|[^\W\d_]+")
 _STOP = frozenset(
     """
     a according an and are as at based be been but by can did do does for from get gets go goes got had has have how i
-    if in into is it its may more must my of on or our passage passages shall should so than that the their them then
-    there these they this to up was we were what when where which who will with would you your yes
+    if in into is it its may more must my of on or our passage passages per shall should so than that the their them
+    then there these they this to up was we were what when where which who will with would you your yes
     """.split()
 )
 _NUMBERS = {

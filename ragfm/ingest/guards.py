@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime, timedelta
 from hashlib import blake2b
 from pathlib import Path
+from shutil import which
 from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
@@ -32,13 +33,13 @@ def waits(attempts: int, at: str, now: datetime | None = None) -> bool:
 
 
 def conditions(recipe: str) -> str:
-    """What, beside a document's bytes, decides whether it can be read: the recipe, and the packages installed."""
+    """What, beside a document's bytes, decides whether it can be read: the recipe, and what is installed."""
     return blake2b(f"{recipe}\n{_installed()}".encode(), digest_size=16).hexdigest()
 
 
 def _installed() -> str:
     found = {entry.name for folder in map(Path, sys.path) if folder.is_dir() for entry in folder.glob("*.dist-info")}
-    return " ".join(sorted(found))
+    return " ".join((*sorted(found), which("soffice") or ""))
 
 
 def not_held(paths: Iterable[str], refs: Iterable[Ref], skipped: Iterable[str] = ()) -> list[str]:

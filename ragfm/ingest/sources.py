@@ -16,6 +16,7 @@ from ragfm.ingest.options import connect
 from ragfm.ingest.sync import SKIP, Failed, Progress, Sync, SyncReport, document_uri, list_refs, merge_reports
 from ragfm.store.catalog import Catalog, Source
 from ragfm.store.compact import compact, compaction_pays
+from ragfm.store.store import UPLOADS_SOURCE
 
 if TYPE_CHECKING:
     from ragfm.store.commit import CatalogWriter
@@ -141,7 +142,7 @@ def resolve_source(store: Store, location: str, name: str | None, given: Mapping
             )
     probe = _connect(store, plugin, absolute, {})
     root = _relative(store, str(probe.root))
-    known = next((other for other in others if _same(store, other, root) and name in (None, other.name)), None)
+    known = next((other for other in others if _same(store, other, root, name) and name in (None, other.name)), None)
     if known and _relative(store, absolute) not in (known.location, root):
         raise SourceError(
             f"The folder {root!r} is synced as {known.location!r} already, so {location!r} would remove the rest.",
@@ -191,17 +192,26 @@ def _connect(store: Store, plugin: str, location: str, options: Mapping[str, Any
 
 def _check_overlap(store: Store, source: Source, others: list[Source]) -> None:
     for other in others:
-        if other.name == source.name and _same(store, other, source.root):
+        if other.name == source.name and _same(store, other, source.root, source.name):
             continue
-        if _nested(_real(store, other.root), _real(store, source.root)) or _nested(other.name, source.name):
+        apart = _apart(store, other.root, source.root)
+        shared = not apart and _nested(_real(store, other.root), _real(store, source.root))
+        if shared or (_nested(other.name, source.name) and not (apart and "." in (other.name, source.name))):
             raise SourceError(
                 f"The source {source.name!r} ({source.root}) overlaps the source {other.name!r} ({other.root}).",
                 "Sync the larger one alone, or leave files out with --exclude.",
             )
 
 
-def _same(store: Store, other: Source, root: str) -> bool:
-    return _real(store, other.root) == _real(store, root)
+def _apart(store: Store, one: str, other: str) -> bool:
+    """Whether one lies in the collection's own folder, as uploads do, and the other doesn't: it leaves that out."""
+    inside = os.path.realpath(store.folder)
+    return len({PurePath(_real(store, root)).is_relative_to(inside) for root in (one, other)}) > 1
+
+
+def _same(store: Store, other: Source, root: str, name: str | None) -> bool:
+    """Whether a source is that of a root. Uploads are where the collection is, wherever it was before."""
+    return _real(store, other.root) == _real(store, root) or other.name == name == UPLOADS_SOURCE
 
 
 def _real(store: Store, location: str) -> str:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from importlib import import_module
 from importlib.util import find_spec
-from shutil import which
 
 from ragfm.errors import ParseError, SkipDocument
 from ragfm.parse.formats import BINARY, FORMATS, HTML
@@ -19,12 +18,9 @@ from ragfm.types import Blob, Document
 
 __all__ = ["PARSER", "media_type", "parse"]
 
-_VERSION = "2"
-_OPTIONAL = {
-    "ocr": find_spec("rapidocr") and find_spec("onnxruntime"),
-    "code": find_spec("tree_sitter"),
-    "libreoffice": which("soffice"),
-}
+_VERSION = "3"
+# Not those that a whole format needs: without them there is no text to change.
+_OPTIONAL = {"ocr": find_spec("rapidocr") and find_spec("onnxruntime"), "code": find_spec("tree_sitter")}
 PARSER = "+".join([_VERSION, *(name for name, there in _OPTIONAL.items() if there)])
 """Version of all parsers, with the optional ones that are there: another one makes other texts of the same bytes."""
 

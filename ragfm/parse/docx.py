@@ -15,6 +15,7 @@ from ragfm.parse.rendering import Parsed, Rendering, clean
 _DROPPED = frozenset({"del", "moveFrom", "instrText", "delText", "pPr", "rPr", "sectPr", "Fallback", "object", "ruby"})
 _MAX_SPAN = 100  # columns of one cell
 _MAX_HIDDEN = 1_000  # characters of hidden text that metadata keep
+_TINY = frozenset("01234")  # half-points: no reader sees letters of two points or less
 _TEXTS = {"tab": " ", "cr": "\n", "noBreakHyphen": "-", "ptab": " "}
 _BETWEEN = {"num": "/", "sup": "^", "sub": "_"}  # what shows in a line of text how a formula's part stands
 
@@ -160,8 +161,9 @@ class _Reader:
 
     def _run(self, node: Node, text: _Text) -> None:
         properties = child(node, "rPr")
-        vanish = child(properties, "vanish")
-        if vanish is None or attribute(vanish, "val") in ("0", "false", "off"):
+        vanish, size = child(properties, "vanish"), child(properties, "sz")
+        tiny = size is not None and attribute(size, "val") in _TINY
+        if not tiny and (vanish is None or attribute(vanish, "val") in ("0", "false", "off")):
             self._runs(node, text)
             return
         hidden = _Text()

@@ -39,7 +39,9 @@ class Format(NamedTuple):
 
 CODE = "text/x-source"
 IMAGE = "image/*"
+AUDIO = "audio/*"
 _PICTURES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp", ".gif")
+_SOUNDS = (".wav", ".mp3", ".m4a", ".m4b", ".flac", ".ogg", ".oga", ".opus")
 _CODE = tuple(
     f".{suffix}" for suffix in "bash c cc cpp cs cxx go h hpp java js jsx mjs php py pyi rb rs sh ts tsx".split()
 )
@@ -65,13 +67,8 @@ _ALL = (
     Format(RTF, "RTF", (".rtf",), "rtf:read_rtf", binary=True),
     Format(EML, "EML", (".eml",), "mail:read_eml", binary=True),
     Format(MSG, "MSG", (".msg",), "mail:read_msg", binary=True),
-    Format(
-        IMAGE,
-        "picture",
-        (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp", ".gif"),
-        "image:read_image",
-        binary=True,
-    ),
+    Format(IMAGE, "picture", _PICTURES, "image:read_image", binary=True),
+    Format(AUDIO, "recording", _SOUNDS, "audio:read_audio", binary=True),
     Format(DOC, "DOC", (".doc",), "old_office:read_doc", binary=True),
     Format(PPT, "PPT", (".ppt",), "old_office:read_ppt", binary=True),
 )
@@ -87,5 +84,6 @@ DECLARED = {
     "text/xml": XML,
     "text/rtf": RTF,
     **{f"image/{kind}": IMAGE for kind in ("png", "jpeg", "tiff", "bmp", "webp", "gif")},
+    **{f"audio/{kind}": AUDIO for kind in "wav x-wav wave mpeg mp3 mp4 m4a x-m4a flac x-flac ogg opus".split()},
 }
 """What sources say, in lower case."""

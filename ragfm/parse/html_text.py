@@ -26,7 +26,14 @@ _BLOCKS = frozenset(
 )
 _HEADINGS = {f"h{level}": level for level in range(1, 7)}
 _LISTS = frozenset({"ol", "ul", "menu"})
-_HIDDEN = re.compile(r"display\s*:\s*none|visibility\s*:\s*hidden", re.IGNORECASE)
+_HIDDEN = re.compile(
+    r"""display\s*:\s*none | visibility\s*:\s*(?:hidden|collapse)
+      | (?<![\w-])(?:font-size|opacity)\s*:\s*0(?:\.0+)?(?:px|pt|r?em|%)?\s*(?:[;!]|$)
+      | (?<![\w-])(?:left|right|top|bottom|text-indent)\s*:\s*-\d{4}""",
+    re.IGNORECASE | re.VERBOSE,
+)
+_COLOUR = re.compile(r"(?<![\w-])(color|background(?:-color)?)\s*:\s*(#[0-9a-f]{3,6}|[a-z]+)", re.IGNORECASE)
+_NAMED = {"white": "#ffffff", "black": "#000000"}
 _BREAK = "\0"  # stands for <br>; no text of a parsed page has one
 _MAX_INDENT = 10  # levels of lists
 _MAX_SPAN = 50  # columns of one cell
@@ -240,8 +247,21 @@ def _is_dropped(node: LexborNode) -> bool:
         "hidden" in attributes
         or attributes.get("aria-hidden") == "true"
         or attributes.get("role") == "navigation"
-        or ("style" in attributes and _HIDDEN.search(attributes["style"] or "") is not None)
+        or ("style" in attributes and _is_hidden(attributes["style"] or ""))
     )
+
+
+def _is_hidden(style: str) -> bool:
+    """Whether an element's own style keeps its text from being seen; what style sheets do is not looked at."""
+    if _HIDDEN.search(style):
+        return True
+    colours = {name[:5].lower(): _colour(value.lower()) for name, value in _COLOUR.findall(style)}
+    return "color" in colours and colours["color"] == colours.get("backg")
+
+
+def _colour(value: str) -> str:
+    value = _NAMED.get(value, value)
+    return "#" + "".join(2 * digit for digit in value[1:]) if len(value) == 4 and value[0] == "#" else value
 
 
 def _is_layout(table: LexborNode) -> bool:

@@ -8,9 +8,13 @@ import io
 import re
 from collections.abc import Iterator, Sequence
 from datetime import UTC
-from email import message_from_bytes, policy
+from email import message_from_bytes
+from email.header import decode_header, make_header
 from email.message import EmailMessage, MIMEPart
+from email.policy import EmailPolicy, default
 from email.utils import parsedate_to_datetime
+from functools import lru_cache
+from typing import Any
 
 from ragfm.errors import MissingExtraError, ParseError, SkipDocument
 from ragfm.parse.html_text import read_html
@@ -19,6 +23,7 @@ from ragfm.parse.rendering import Parsed, Rendering, clean
 from ragfm.types import Scalar
 
 _QUOTED = re.compile(rb"^>(>*From )", re.MULTILINE)  # how an mbox writes a line that begins with From
+_LONG_HEADER = 1_000  # characters
 _HEADERS = ("from", "to", "cc", "reply-to", "in-reply-to", "list-id")
 
 
@@ -81,6 +86,25 @@ def _rendered(text: str, html: bool, metadata: dict[str, Scalar], names: Sequenc
     return rendering.finish(metadata)
 
 
+# --- Headers -----------------------------------------------------------------------------------------------------
+
+
+class _Careful(EmailPolicy):
+    """The standard library's parser of headers, which hostile ones take for hours, for those of usual length."""
+
+    def header_fetch_parse(self, name: str, value: str) -> Any:
+        if len(value) <= _LONG_HEADER:
+            return _header(name, value)
+        if name.lower().startswith("content-"):
+            raise ValueError(f"its header {name} has {len(value):,} characters, which is absurd")
+        return str(make_header(decode_header("".join(value.splitlines()))))
+
+
+@lru_cache(256)  # a part's type is asked for again and again
+def _header(name: str, value: str) -> Any:
+    return default.header_fetch_parse(name, value)
+
+
 # --- Parts of a message ------------------------------------------------------------------------------------------
 
 
@@ -90,7 +114,7 @@ def parse_message(data: bytes) -> EmailMessage:
         data = (decode(data) or "").encode() or data
     if data.startswith(b"From "):
         data = _QUOTED.sub(rb"\1", data.partition(b"\n")[2])
-    message = message_from_bytes(data, policy=policy.default)
+    message = message_from_bytes(data, policy=_Careful())
     assert isinstance(message, EmailMessage)
     return message
 

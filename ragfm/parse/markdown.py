@@ -16,6 +16,7 @@ from ragfm.types import Mark, Scalar
 
 if TYPE_CHECKING:
     from markdown_it import MarkdownIt
+    from markdown_it.rules_block import StateBlock
 
 _FRONT_MATTER = re.compile(r"---[ \t]*\n(.*?)^(?:---|\.\.\.)[ \t]*(?:\n|\Z)", re.DOTALL | re.MULTILINE)
 _MAX_FRONT_MATTER = 1 << 16  # characters; YAML parsers are slow, and nobody writes more by hand
@@ -92,4 +93,29 @@ def _block_parser() -> MarkdownIt:
     parser = MarkdownIt("commonmark").enable("table")
     parser.core.ruler.enableOnly(["normalize", "block"])
     parser.block.ruler.disable("reference")  # costly, and it marks nothing
+    parser.block.ruler.at("table", _table, {"alt": ["paragraph", "reference"]})
     return parser
+
+
+def _table(state: StateBlock, start: int, end: int, silent: bool) -> bool:
+    """Where a table is. The parser's own rule begins it; from there on it would make three tokens of each cell."""
+    from markdown_it.rules_block import table
+
+    if not table(state, start, end, True):
+        return False
+    if not silent:
+        line = start + 2
+        while line < end and _is_row(state, line, end):
+            line += 1
+        state.push("table_open", "table", 1).map = [start, line]
+        state.push("table_close", "table", -1)
+        state.line = line
+    return True
+
+
+def _is_row(state: StateBlock, line: int, end: int) -> bool:
+    if state.sCount[line] < state.blkIndent or state.isEmpty(line) or state.is_code_block(line):
+        return False
+    if state.src[state.bMarks[line] + state.tShift[line]] == "|":  # no other block begins so
+        return True
+    return not any(rule(state, line, end, True) for rule in state.md.block.ruler.getRules("blockquote"))

@@ -12,6 +12,7 @@ from typing import NamedTuple
 from urllib.parse import urlsplit
 
 from ragfm.parse.formats import (
+    AUDIO,
     BINARY,
     BY_SUFFIX,
     CODE,
@@ -52,6 +53,8 @@ _STREAMS = (
     (XLS, "Book"),
 )
 _IMAGES = re.compile(rb"\x89PNG\r\n\x1a\n|\xff\xd8\xff|GIF8[79]a|II\*\0|MM\0\*|BM.{4}\0{4}|RIFF.{4}WEBP", re.DOTALL)
+_SOUNDS = re.compile(rb"RIFF.{4}WAVE|fLaC|OggS|ID3[\2-\4]|.{4}ftypM4[AB] ", re.DOTALL)
+_PERHAPS_SOUNDS = re.compile(rb"\xff[\xe2\xe3\xf2\xf3\xfa\xfb]|.{4}ftyp", re.DOTALL)  # MP3 without tags; MP4
 _FOLDERS = (("word/", DOCX), ("ppt/", PPTX), ("xl/", XLSX))
 _TYPED = {kind.encode(): kind for kind in (EPUB, ODT, ODP, ODS)}
 # The first match wins: the mark of UTF-32 begins with that of UTF-16.
@@ -120,6 +123,8 @@ def recognise(data: bytes, uri: str, declared: str | None) -> tuple[str, str]:
         return RTF, ""
     if _IMAGES.match(data):
         return IMAGE, ""
+    if _SOUNDS.match(data) or (promise.media_type == AUDIO and _PERHAPS_SOUNDS.match(data)):
+        return AUDIO, ""
     if promise.media_type == EML:
         return EML, ""
     text = decode(data, _charset(data, declared))

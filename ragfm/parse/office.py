@@ -86,8 +86,12 @@ class Package:
 
     def xml(self, path: str) -> Node | None:
         """The root of a part; None where there is no such part."""
-        data = read_entry(self._archive, path, self.name)
+        data = self.data(path)
         return None if data is None else parse_xml(data.replace(*_STRICT), self.name)
+
+    def data(self, path: str) -> bytes | None:
+        """The bytes of a part; None where there is no such part."""
+        return read_entry(self._archive, path, self.name)
 
     def related(self, path: str) -> dict[str, tuple[str, str]]:
         """What a part refers to by id: the last part of the relation's type, and the other part's path or address."""

@@ -30,6 +30,7 @@ _ITALIC_FLAG = 64
 _LIGATURES = {0xFB00 + i: letters for i, letters in enumerate(("ff", "fi", "fl", "ffi", "ffl", "st", "st"))}
 _FEW = 30  # characters: a scanned page may have a number or a stamp
 _MOST = 0.3  # of a page's area that a scan covers
+_SOME = 0.01  # of it that is looked at where there is nothing else
 _OCR_SCALE = 2.5  # pixels of a point: 180 dpi
 _NOTHING = Box(0, 0, 0, 0)
 _IGNORED = frozenset({0, 0xAD, 0x200B, 0xFEFF, 0xFFFF})
@@ -73,7 +74,7 @@ class Content:
         """Whether the page is a picture with hardly any text of its own."""
         area = max((image.x1 - image.x0) * (image.bottom - image.top) for image in self.drawing.images or [_NOTHING])
         letters = sum(len(word.text) for word in self.words)
-        return letters < _FEW and area > _MOST * self.width * self.height
+        return letters < _FEW and area > (_MOST if letters else _SOME) * self.width * self.height
 
 
 class _Style(NamedTuple):

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import NamedTuple
 
-from ragfm.errors import ParseError
+from ragfm.errors import ParseError, SkipDocument
+from ragfm.parse.formats import IMAGE
+from ragfm.parse.image import read_image
+from ragfm.parse.media import recognise
+from ragfm.parse.ocr import HINT, has_ocr
 from ragfm.parse.office import Node, Package, attribute, child, children, descendants, local
 from ragfm.parse.office_chart import render_chart
 from ragfm.parse.rendering import Parsed, Rendering, clean
@@ -14,6 +19,7 @@ _TITLES = frozenset({"title", "ctrTitle"})
 _MARGINAL = frozenset({"dt", "ftr", "sldNum", "hdr"})  # date, footer, number of the slide
 _BULLETED = frozenset({"body", "obj", "", "half"})  # placeholders whose paragraphs have bullets by default
 _MAX_SPAN = 100
+_FEWEST = 3  # letters in a picture; fewer are shapes that look like some
 _ROW = 50_000  # English Metric Units; shapes whose tops differ by less stand beside each other
 
 
@@ -27,13 +33,13 @@ class _Shape(NamedTuple):
 def read_pptx(data: bytes, name: str) -> Parsed:
     """The slides in order. Metadata: `title`, `author`, `modified`; `hidden_slides`, which are left out.
 
-    Raises ParseError.
+    Raises ParseError, and SkipDocument where there are pictures alone and OCR isn't installed.
     """
     package = Package(data, name)
     path, root = package.main()
     related = package.related(path)
     rendering = Rendering()
-    hidden = []
+    hidden, pictures = [], 0
     for number, entry in enumerate(descendants(child(root, "sldIdLst"), "sldId"), 1):
         target = next(
             (related[value][1] for key, value in entry.attrib.items() if key != "id" and value in related), ""
@@ -46,12 +52,14 @@ def read_pptx(data: bytes, name: str) -> Parsed:
             continue
         rendering.page(number)
         try:
-            _Slide(package, target, rendering).read(slide)
+            pictures += _Slide(package, target, rendering).read(slide)
         except RecursionError as error:
             raise ParseError(f"{name} nests its parts too deeply.") from error
     metadata = package.metadata()
     if hidden:
         metadata["hidden_slides"] = ", ".join(hidden)
+    if pictures and not rendering.length and not has_ocr():
+        raise SkipDocument(f"{name} has pictures alone: what is written in them needs OCR.", HINT)
     return rendering.finish(metadata)
 
 
@@ -66,18 +74,33 @@ class _Slide:
         root = package.xml(layout) if layout else None
         self._layout = {_placeholder(shape): _position(shape) for shape in descendants(root, "sp")}
 
-    def read(self, slide: Node) -> None:
-        """Title first, then the other shapes by their places, then the notes."""
+    def read(self, slide: Node) -> int:
+        """Title first, then the other shapes by their places, then the notes; gives how many pictures stand alone."""
+        before = self._rendering.length
         shapes = list(self._shapes(child(slide, "cSld", "spTree")))
         shapes.sort(key=lambda shape: (shape.role not in _TITLES, shape.top // _ROW, shape.left))
         for shape in shapes:
             if shape.role not in _MARGINAL:
                 self._shape(shape)
+        pictures = [] if self._rendering.length > before else list(self._pictures(slide))
+        for picture in pictures if has_ocr() else ():
+            with suppress(ParseError):  # a damaged one
+                parsed = read_image(picture, self._package.name)
+                if len(parsed.text) >= _FEWEST:
+                    self._rendering.append(parsed._replace(marks=()))
         notes = next((target for kind, target in self._related.values() if kind == "notesSlide"), "")
         if notes:
             for node in descendants(self._package.xml(notes), "sp"):
                 if _placeholder(node)[0] == "body":
                     self._text(node, role=None)
+        return len(pictures)
+
+    def _pictures(self, slide: Node) -> Iterator[bytes]:
+        for blip in descendants(slide, "blip"):
+            kind, target = self._related.get(attribute(blip, "embed"), ("", ""))
+            data = self._package.data(target) if kind == "image" else None
+            if data and recognise(data, "", None)[0] == IMAGE:
+                yield data
 
     def _shapes(self, parent: Node | None) -> Iterator[_Shape]:
         """Shapes at any depth; those of a group stand where the group does."""

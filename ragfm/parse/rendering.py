@@ -34,6 +34,11 @@ class Rendering:
         self._page: tuple[int, int] | None = None  # number, start
         self._next_page: int | None = None
 
+    @property
+    def length(self) -> int:
+        """How many characters there are."""
+        return self._length
+
     def block(self, text: str, *, tight: bool = False) -> int:
         """Add a block and give its start. Between two `tight` blocks (list items) stands no blank line."""
         step()

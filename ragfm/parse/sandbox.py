@@ -33,16 +33,19 @@ _FS_RIGHTS = (13, 14, 15, 15, 16)  # how many rights there are in each version; 
 _SYSTEM = ("/usr", "/lib", "/lib32", "/lib64", "/bin", "/sbin", "/opt", "/nix/store", "/proc", "/sys/fs/cgroup",
            "/sys/devices/system", "/etc/alternatives", "/etc/fonts", "/etc/ld.so.cache", "/etc/ld.so.conf",
            "/etc/ld.so.conf.d", "/etc/libreoffice", "/etc/localtime", "/etc/magic", "/etc/mime.types",
+           "/var/cache/fontconfig", "/var/lib/libreoffice", "/var/spool/libreoffice",
            "/dev/urandom", "/dev/random", "/dev/zero")  # fmt: skip
 
 # Refused to a worker: connections, and what reaches into other processes or the kernel.
 _CALLS = ("socket", "connect", "ptrace", "process_vm_readv", "process_vm_writev", "mount", "umount2", "unshare",
           "setns", "bpf", "perf_event_open", "keyctl", "userfaultfd", "io_uring_setup", "pidfd_getfd")  # fmt: skip
+# By machine: its number, those of the calls, and of `access` where its argument is that says what is asked for.
 _MACHINES = {
-    "x86_64": (0xC000003E, (41, 42, 101, 310, 311, 165, 166, 272, 308, 321, 298, 250, 323, 425, 438)),
-    "aarch64": (0xC00000B7, (198, 203, 117, 270, 271, 40, 39, 97, 268, 280, 241, 219, 282, 425, 438)),
+    "x86_64": (0xC000003E, (41, 42, 101, 310, 311, 165, 166, 272, 308, 321, 298, 250, 323, 425, 438), (21, 24)),
+    "aarch64": (0xC00000B7, (198, 203, 117, 270, 271, 40, 39, 97, 268, 280, 241, 219, 282, 425, 438), (48, 32)),
 }
 _UNIX = 1  # AF_UNIX
+_MAY_WRITE = 2  # W_OK
 
 
 def confine(folder: str, readable: Sequence[str], memory: int, parent: int) -> list[str]:
@@ -172,14 +175,18 @@ def _filter_calls() -> None:
     _check(libc.prctl(_SECCOMP, 2, ctypes.byref(Filter(len(program) // 8, ctypes.addressof(code))), 0, 0))
 
 
-def _program(machine: int, numbers: Sequence[int]) -> list[bytes]:
-    """Instructions of BPF over `struct seccomp_data`: number at 0, machine at 4, first argument at 16."""
+def _program(machine: int, numbers: Sequence[int], access: tuple[int, int]) -> list[bytes]:
+    """Instructions of BPF over `struct seccomp_data`: number at 0, machine at 4, arguments from 16 on.
+
+    To the question whether something may be written the answer is no. Landlock would let it be yes for /tmp, and
+    LibreOffice, which asks, would then fail to make a socket there instead of taking its own folder.
+    """
     calls = dict(zip(_CALLS, numbers, strict=True))
     socket = calls.pop("socket")
     load, equal, above, give = 0x20, 0x15, 0x35, 0x06
     instruction: Callable[..., bytes] = struct.Struct("=HBBI").pack
     others = list(calls.values())
-    refuse = len(others) + 3  # instructions from the first of `others` to the refusal
+    refuse = len(others) + 6  # instructions from the first of `others` to the refusal
     tests = [instruction(equal, refuse - at - 1, 0, number) for at, number in enumerate(others)]
     return [
         instruction(load, 0, 0, 4),
@@ -187,9 +194,12 @@ def _program(machine: int, numbers: Sequence[int]) -> list[bytes]:
         instruction(load, 0, 0, 0),
         instruction(above, refuse, 0, 0x40000000),  # x32, a second set of numbers
         *tests,
-        instruction(equal, 0, 3, socket),
+        instruction(equal, 0, 2, socket),
         instruction(load, 0, 0, 16),
-        instruction(equal, 1, 0, _UNIX),
+        instruction(equal, 4, 3, _UNIX),
+        instruction(equal, 0, 3, access[0]),
+        instruction(load, 0, 0, access[1]),
+        instruction(equal, 0, 1, _MAY_WRITE),
         instruction(give, 0, 0, 0x00050000 | 13),  # EACCES
         instruction(give, 0, 0, 0x7FFF0000),
     ]

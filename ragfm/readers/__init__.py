@@ -5,31 +5,82 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 from collections.abc import Generator, Iterator, Sequence
 from itertools import islice
-from typing import Any, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
 
-from ragfm.errors import ContextOverflowError
+from ragfm.errors import ConfigError, ContextOverflowError
 from ragfm.registry import load_plugin, plugins
-from ragfm.types import Reader
+from ragfm.types import Message, Reader, Sampling, Stream
 
-__all__ = ["load_reader"]
+if TYPE_CHECKING:
+    from ragfm.config import Settings
+
+__all__ = ["configured_reader", "load_reader", "plugin_and_model", "reader_options"]
 
 
 def load_reader(name: str = "bundled", **options: Any) -> Reader:
     """The reader of a name; `options` go to its constructor, its weights are loaded when they are first needed.
 
     `bundled` and GGUF files are read with llama.cpp, folders and models of the hub with transformers;
-    `transformers:bundled` says it outright. Raises ModelNotFoundError or UnknownPluginError.
+    `transformers:bundled` says it outright. Raises ModelNotFoundError, UnknownPluginError, and ConfigError for an
+    option that the reader doesn't have.
     """
+    plugin, model = plugin_and_model(name)
+    kind = load_plugin("readers", plugin)
+    try:
+        inspect.signature(kind).bind(model, **options)
+    except TypeError as error:
+        hint = "docs/readers.md has its options."
+        raise ConfigError(f"The reader {plugin} can't be made so: {error}.", hint) from None
+    return cast("Reader", kind(model, **options))
+
+
+def configured_reader(name: str, settings: Settings) -> Reader:
+    """The reader of a name, with the options that the settings have for it."""
+    return load_reader(name, **reader_options(name, settings))
+
+
+def reader_options(name: str, settings: Settings) -> dict[str, Any]:
+    """The options that the settings have for a reader."""
+    plugin, _ = plugin_and_model(name)
+    return {"context_tokens": settings.ask.context_tokens, **settings.reader_options.get(plugin, {})}
+
+
+def plugin_and_model(name: str) -> tuple[str, str]:
+    """The reader's plugin, and the model that it is given."""
     plugin, colon, model = name.partition(":")
     if not colon and name in plugins("readers"):
-        model = "bundled"
-    elif not colon or not re.fullmatch(r"[\w-]{2,}", plugin):  # `C:\model` and `./a:b` are paths
-        model = name
-        plugin = "llama-cpp" if name == "bundled" or name.endswith(".gguf") else "transformers"
-    return cast("Reader", load_plugin("readers", plugin)(model, **options))
+        return name, "bundled"
+    if not colon or not re.fullmatch(r"[\w-]{2,}", plugin):  # `C:\model` and `./a:b` are paths
+        return "llama-cpp" if name == "bundled" or name.endswith(".gguf") else "transformers", name
+    return plugin, model
+
+
+class ScopedReader:
+    """A reader as those of one scope have it: what was evaluated for others is not used again, as times would tell."""
+
+    def __init__(self, reader: Any, scope: str) -> None:
+        self._reader, self._scope = reader, scope
+
+    @property
+    def context_tokens(self) -> int:
+        """The reader's."""
+        return int(self._reader.context_tokens)
+
+    def count_tokens(self, messages: Sequence[Message]) -> int:
+        """The reader's."""
+        return int(self._reader.count_tokens(messages))
+
+    def stream(self, messages: Sequence[Message], sampling: Sampling = Sampling()) -> Stream:
+        """The reader's, in this scope."""
+        return cast("Stream", self._reader.stream(messages, sampling, scope=self._scope))
+
+    def score(self, messages: Sequence[Message], continuations: Sequence[str], **more: Any) -> list[float]:
+        """The reader's, in this scope."""
+        return list(self._reader.score(messages, continuations, scope=self._scope, **more))
 
 
 def completion_room(prompt_tokens: int, context_tokens: int, max_tokens: int | None) -> int:

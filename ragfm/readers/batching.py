@@ -12,26 +12,28 @@ import logging
 import threading
 import weakref
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 from contextlib import suppress
 from queue import Empty, SimpleQueue
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
 from ragfm.errors import RagfmError, ReaderBusyError, UnsupportedError
-from ragfm.readers.context import Context, Row
-from ragfm.readers.llama_model import BLOCK, LlamaModel
+from ragfm.readers import completion_room, speak
+from ragfm.readers.engine import Memory, Model, Row
 from ragfm.readers.request import Request
 from ragfm.readers.slots import Slot, choose
+from ragfm.types import Stream, Usage
 
 if TYPE_CHECKING:
-    from ragfm.readers.context import Logits
+    from ragfm.readers.engine import Adapter, Logits
 
 __all__ = ["Batcher"]
 
 TURNS = 8
 """Turns that the requests with one adapter have before those with another: to switch costs time."""
+_NAME = "ragfm-reader"
 _EXIT_SECONDS = 60.0
 """How long the end of the program waits for what is being evaluated."""
 
@@ -41,7 +43,8 @@ _log = logging.getLogger(__name__)
 class Batcher:
     """Takes requests from any thread. Its own thread begins with the first one, and ends with this object."""
 
-    def __init__(self, model: LlamaModel, *, window: int, slots: int, waiting: int, threads: int) -> None:
+    def __init__(self, model: Model, *, window: int, slots: int, waiting: int, threads: int = 0) -> None:
+        self._model, self._window = model, window
         self._loop = _Loop(model, window=window, slots=slots, threads=threads)
         self._most = slots + waiting
         self._said = f"The reader serves {slots} requests at once, and {waiting} more are waiting."
@@ -55,27 +58,55 @@ class Batcher:
                 raise ReaderBusyError(self._said, "Ask again later, or load it with more slots or a longer queue.")
             self._loop.put(request)
             if self._loop.thread is None or not self._loop.thread.is_alive():
-                self._loop.thread = threading.Thread(target=self._loop.run, name="ragfm-reader", daemon=True)
+                self._loop.thread = threading.Thread(target=self._loop.run, name=_NAME, daemon=True)
                 _loops.add(self._loop)
                 self._loop.thread.start()
+
+    def stream(self, request: Request, stop: Sequence[str]) -> Stream:
+        """Have a request served, and give its text. Raises ReaderBusyError."""
+        pieces = self._pieces(request, stop)
+        next(pieces)  # up to where closing it, by hand or by the garbage collector, cancels the request
+        return Stream(pieces, cancel=request.cancel, logprobs=() if request.logprobs is None else request.logprobs)
+
+    def score(self, request: Request) -> list[float]:
+        """Have a request's continuations scored. Raises ContextOverflowError, ReaderBusyError."""
+        longest = max(map(len, request.continuations), default=0)
+        completion_room(len(request.prompt) + longest - 1, self._window, None)
+        if not request.continuations:
+            return []
+        self.submit(request)
+        return list(request.results())
+
+    def _pieces(
+        self, request: Request, stop: Sequence[str]
+    ) -> Generator[str, None, tuple[Usage, Literal["stop", "length"]]]:
+        """An empty piece once the request is on its way, then its text."""
+        self.submit(request)
+        results = request.results()
+        try:
+            yield ""
+            tokens, reason = yield from speak(self._model.texts(results), request.limit, stop)
+        finally:
+            request.cancelled = True
+        return Usage(len(request.prompt), request.cached, tokens), reason
 
 
 class _Loop:
     """What the thread does. It knows nothing of the Batcher, so that the one can end with the other."""
 
-    def __init__(self, model: LlamaModel, *, window: int, slots: int, threads: int) -> None:
+    def __init__(self, model: Model, *, window: int, slots: int, threads: int) -> None:
         self._model, self._window, self._most_slots, self._threads = model, window, slots, threads
         self.thread: threading.Thread | None = None
         self._inbox: SimpleQueue[Request | None] = SimpleQueue()
         self._counting = threading.Lock()
         self.unfinished = 0
         self._waiting: deque[Request] = deque()
-        self._context: Context | None = None
+        self._context: Memory | None = None
         self._slots: list[Slot] = []
         self._movable = True
         """Whether what slots hold can be moved to a context with more of them; else that waits until none is busy."""
         self._clock = 0
-        self._served: dict[str | None, int] = {}
+        self._served: dict[Adapter | None, int] = {}
         """When each adapter had its last turn, and how many it had since the one before."""
         self._turns = 0
 
@@ -141,14 +172,25 @@ class _Loop:
             if place is None or self._context is None:
                 continue
             slot, source, keep = place
-            if source is not slot:
+            begun = self._begun(self._context, slot, request, keep)
+            if begun is not None:
+                keep = begun
+            elif source is not slot:
                 self._context.copy(source.number, slot.number)
             if not self._context.cut(slot.number, keep):
                 keep = 0
             self._waiting.remove(request)
             self._clock += 1
-            slot.request, slot.adapter, slot.used = request, request.adapter, self._clock
+            slot.request, slot.kind, slot.used = request, request.kind, self._clock
             slot.held, slot.length, slot.spoken, request.cached = request.prompt[:keep], keep, 0, keep
+
+    def _begun(self, context: Memory, slot: Slot, request: Request, keep: int) -> int | None:
+        """How many tokens of its prompt a slot has from the disk; None where that is no more than is kept otherwise."""
+        on_disk = self._model.beginnings
+        size = on_disk.of(request.prompt) if on_disk else 0
+        if not on_disk or size <= keep or not context.settled:  # what the slot holds may still have to be copied
+            return None
+        return on_disk.read(context, slot.number, request.prompt[:size], request.adapter)
 
     def _grow(self) -> None:
         """Make slots for those who wait, at least twice as many as there are, up to the limit."""
@@ -156,26 +198,33 @@ class _Loop:
         wanted = min(self._most_slots, max(2 * have, busy + len(self._waiting)))
         if wanted <= have or (busy and not self._movable) or (self._context and not self._context.settled):
             return
-        try:
-            if self._context is None:
-                self._context = Context(self._model, wanted, self._window, self._threads)
-            elif self._movable:
-                self._context = self._context.grown(wanted)
-            else:
-                self._context = None  # first: there may be no memory for both
-                self._context = Context(self._model, wanted, self._window, self._threads)
-        except RagfmError as error:
-            _log.info("The reader can't have %d slots now: %s", wanted, error)
-            if self._context is not None:
+        kept: list[Slot] = []
+        if self._context and self._movable:
+            try:
+                self._context, kept = self._context.grown(wanted), self._slots
+            except RagfmError as error:
+                _log.info("What the reader holds can't be moved to %d slots: %s", wanted, error)
                 self._movable = False
                 return
-            self._most_slots = wanted = max(have, 1)
-            self._context = Context(self._model, wanted, self._window, self._threads)
-        kept = self._slots if self._movable else []
+        else:
+            self._context, self._slots = None, []  # first: there may be no memory for both
+            self._context, wanted = self._anew(wanted)
         self._slots = kept + [Slot(number) for number in range(len(kept), wanted)]
 
+    def _anew(self, slots: int) -> tuple[Memory, int]:
+        """An empty memory of so many slots, or of as many as there is room for. Raises RagfmError for none at all."""
+        try:
+            return self._model.memory(slots, self._window, self._threads), slots
+        except RagfmError as error:
+            if slots == 1:
+                raise
+            _log.info("The reader can't have %d slots: %s", slots, error)
+            found = self._anew(slots // 2)
+            self._most_slots = found[1]
+            return found
+
     def _turn(self) -> None:
-        """Read one block of the prompt that came first, and give all others a token."""
+        """Read one block of the prompt that came first, or all of several short ones, and give all others a token."""
         group = self._group()
         if not group or self._context is None:
             return
@@ -188,8 +237,11 @@ class _Loop:
         reading = [slot for slot in group if slot.reading]
         writing = [slot for slot in group if not slot.reading and slot.request and slot.request.sampler]
         scoring = [slot for slot in group if slot not in reading and slot not in writing]
-        if reading:
-            self._read(self._context, reading[0])
+        room = self._model.block
+        for slot in reading:
+            if slot is reading[0] or slot.unread <= room:
+                room -= min(slot.unread, self._model.block)
+                self._read(self._context, slot)
         for slot in scoring[:1]:
             self._score(self._context, slot)
         if writing:
@@ -210,22 +262,27 @@ class _Loop:
         self._turns += 1
         return [slot for slot in busy if slot.adapter == current]
 
-    def _read(self, context: Context, slot: Slot) -> None:
+    def _read(self, context: Memory, slot: Slot) -> None:
         assert slot.request
         prompt, start = slot.request.prompt, len(slot.held)
-        end = min(start + BLOCK, len(prompt))
+        end = min(start + self._model.block, len(prompt))
         if len(prompt) - end == 1 and end - start > 2:  # one token on its own gets slightly other values
             end -= 1
+        begun = self._model.beginnings.of(prompt) if self._model.beginnings else 0
+        if start + 1 < begun < end:
+            end = begun
         rows = [Row(prompt[at], at, slot.number, at == len(prompt) - 1) for at in range(start, end)]
         logits = context.evaluate(rows)
         slot.held += prompt[start:end]
         slot.length = end
+        if end == begun and self._model.beginnings:
+            self._model.beginnings.write(context, slot.number, slot.held, slot.adapter)
         if logits and slot.request.sampler:
             self._pick(slot, logits[0])
         elif logits:
             slot.request.after_prompt = _log_probabilities(logits[0])
 
-    def _write(self, context: Context, slots: Sequence[Slot]) -> None:
+    def _write(self, context: Memory, slots: Sequence[Slot]) -> None:
         logits = context.evaluate([Row(slot.pending, slot.length, slot.number, True) for slot in slots])
         for slot, row in zip(slots, logits, strict=True):
             slot.length += 1
@@ -243,21 +300,23 @@ class _Loop:
         if self._model.ends(token):
             self._release(slot)
             return
+        if request.logprobs is not None:
+            request.logprobs.append(float(_log_probabilities(logits)[token]))
         request.give(token)
         slot.pending = token
         slot.spoken += 1
         if slot.spoken == request.limit:
             self._release(slot)
 
-    def _score(self, context: Context, slot: Slot) -> None:
+    def _score(self, context: Memory, slot: Slot) -> None:
         """Give one continuation's log-likelihood."""
         request = slot.request
         assert request
         assert request.after_prompt is not None
-        tokens, start = request.continuations[request.given], len(slot.held)
+        tokens, start, size = request.continuations[request.given], len(slot.held), self._model.block
         total = float(request.after_prompt[tokens[0]]) if tokens else 0.0
-        for first in range(0, len(tokens) - 1, BLOCK):
-            block = tokens[first : first + BLOCK + 1]
+        for first in range(0, len(tokens) - 1, size):
+            block = tokens[first : first + size + 1]
             rows = [Row(token, start + first + at, slot.number, True) for at, token in enumerate(block[:-1])]
             for row, token in zip(context.evaluate(rows), block[1:], strict=True):
                 total += float(_log_probabilities(row)[token])
@@ -307,10 +366,13 @@ _loops: weakref.WeakSet[_Loop] = weakref.WeakSet()
 
 @atexit.register
 def _close_all() -> None:
-    """The threads end before the interpreter takes llama.cpp away under them."""
-    loops = list(_loops)
-    for loop in loops:
+    """The threads end before the interpreter takes llama.cpp or torch away under them.
+
+    Of a reader that is gone already too: its thread may just be freeing the weights, and torch ends the program where
+    that is cut off.
+    """
+    for loop in list(_loops):
         loop.close()
-    for loop in loops:
-        if loop.thread:
-            loop.thread.join(_EXIT_SECONDS)
+    for thread in threading.enumerate():
+        if thread.name == _NAME:
+            thread.join(_EXIT_SECONDS)

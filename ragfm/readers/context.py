@@ -12,33 +12,22 @@ import ctypes
 import itertools
 import struct
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ragfm.errors import RagfmError
 from ragfm.llama import free_with, last_error, llama_cpp
-from ragfm.readers.llama_model import BLOCK, LlamaModel
+from ragfm.readers.engine import BLOCK, Adapter, Row
+from ragfm.readers.llama_model import LlamaModel
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
-    Logits: TypeAlias = NDArray[np.float32]
-    """How likely each token is next, before the softmax. *Shape:* (vocabulary,)."""
+    from ragfm.readers.engine import Logits
 
 __all__ = ["Context", "Row"]
 
 _GAP = 2
 """llama.cpp evaluates only neighbouring slots at once; up to so many that have nothing to do are bridged."""
-
-
-class Row(NamedTuple):
-    """A token at its place in a slot's text; `wanted` says whether the logits that follow it are."""
-
-    token: int
-    place: int
-    slot: int
-    wanted: bool
 
 
 class Context:
@@ -64,7 +53,7 @@ class Context:
         self._batch = llama_cpp.llama_batch_init(settings.n_batch, 0, 1)
         free_with(self, llama_cpp.llama_batch_free, self._batch)
         self._logits = ctypes.c_float * model.vocab_size
-        self._adapter: str | None = None
+        self._adapter: Adapter | None = None
         self.settled = True
         """Whether what was copied is there: that is done with the next evaluation."""
 
@@ -99,7 +88,7 @@ class Context:
         llama_cpp.llama_memory_seq_cp(self._memory, source, target, -1, -1)
         self.settled = False
 
-    def use(self, adapter: str | None) -> None:
+    def use(self, adapter: Adapter | None) -> None:
         """Evaluate with a LoRA adapter from now on, or with none. Raises DamagedModelError for one that is none."""
         if adapter == self._adapter:
             return
@@ -114,14 +103,22 @@ class Context:
         """A context of more slots, which hold what these do. Raises RagfmError where that can't be moved."""
         new = Context(self.model, slots, self._window, self._threads)
         for slot in range(self.slots):
-            size = llama_cpp.llama_state_seq_get_size(self._context, slot)
-            state = (ctypes.c_uint8 * size)()
-            llama_cpp.llama_state_seq_get_data(self._context, state, size, slot)
-            moved = _for_slots(bytes(state), slot, self.slots, slots)
-            data = (ctypes.c_uint8 * len(moved)).from_buffer_copy(moved)
-            if not llama_cpp.llama_state_seq_set_data(new._context, data, len(moved), slot):
-                raise RagfmError(f"llama.cpp can't move {size} bytes to {slots} slots: {last_error()}")
+            if not new.restore(slot, self.state(slot)):
+                raise RagfmError(f"llama.cpp can't move what is held to {slots} slots: {last_error()}")
         return new
+
+    def state(self, slot: int) -> bytes:
+        """What a slot holds, for `restore`; empty where that can't be had."""
+        size = llama_cpp.llama_state_seq_get_size(self._context, slot)
+        state = (ctypes.c_uint8 * size)()
+        llama_cpp.llama_state_seq_get_data(self._context, state, size, slot)
+        return _without_slots(bytes(state), slot, self.slots)
+
+    def restore(self, slot: int, state: bytes) -> bool:
+        """Let a slot hold what another one did, in this context or another. False where it can't: it is empty then."""
+        data = _with_slots(state, slot, self.slots)
+        buffer = (ctypes.c_uint8 * len(data)).from_buffer_copy(data)
+        return bool(state and llama_cpp.llama_state_seq_set_data(self._context, buffer, len(data), slot))
 
     def _bridges(self, rows: Sequence[Row]) -> list[Row]:
         """Rows for idle slots between busy ones, which are taken back afterwards: cheaper than a second batch."""
@@ -143,16 +140,21 @@ class Context:
         return logits
 
 
-def _for_slots(state: bytes, slot: int, before: int, after: int) -> bytes:
-    """A slot's state for a context of another number of slots; empty where it is not as expected.
+# A slot's state is 8 bytes that identify it, the number of slots, and for each a count of tokens, which is 0 for all
+# but one, and what that holds. llama.cpp checks what it reads. Models with memory of several kinds have other states.
+_NUMBER, _HEAD = struct.Struct("=I"), 8
 
-    Behind 8 bytes that identify it are the number of slots, and for each of them a count of tokens, which is 0 for all
-    but one, and what is held. llama.cpp checks what it reads. Models with memory of several kinds have other states.
-    """
-    number = struct.Struct("=I")
-    first, last = state[:8], number.size * (before - 1 - slot)
-    head = number.pack(before) + bytes(number.size * slot)
-    if state[8 : 8 + len(head)] != head or any(state[len(state) - last :]):
+
+def _without_slots(state: bytes, slot: int, slots: int) -> bytes:
+    """A slot's state without the other slots; empty where it is not as expected."""
+    begin = _NUMBER.pack(slots) + bytes(_NUMBER.size * slot)
+    end = len(state) - _NUMBER.size * (slots - 1 - slot)
+    if state[_HEAD : _HEAD + len(begin)] != begin or any(state[end:]):
         return b""
-    body = state[8 + len(head) : len(state) - last]
-    return first + number.pack(after) + bytes(number.size * slot) + body + bytes(number.size * (after - 1 - slot))
+    return state[:_HEAD] + state[_HEAD + len(begin) : end]
+
+
+def _with_slots(state: bytes, slot: int, slots: int) -> bytes:
+    """The same among other slots."""
+    begin = _NUMBER.pack(slots) + bytes(_NUMBER.size * slot)
+    return state[:_HEAD] + begin + state[_HEAD:] + bytes(_NUMBER.size * (slots - 1 - slot))

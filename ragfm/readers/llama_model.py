@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Sequence
+from codecs import getincrementaldecoder
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from jinja2 import TemplateError
 
+from ragfm.cache import file_identity
 from ragfm.errors import DamagedModelError, UnsupportedError
 from ragfm.llama import Jinja2ChatFormatter, after_c, free_with, last_error, llama_cpp, load_model
+from ragfm.readers.engine import BLOCK, Adapter
+from ragfm.readers.template import rendered
 from ragfm.types import Message
+
+if TYPE_CHECKING:
+    from ragfm.readers.beginnings import Beginnings
+    from ragfm.readers.context import Context
 
 __all__ = ["BLOCK", "LlamaModel"]
 
-BLOCK = 128
-"""Tokens of a prompt that are evaluated at once, so that others wait for no more."""
 _ALIKE = frozenset(
     getattr(llama_cpp, f"LLAMA_FTYPE_{name}") for name in ("MOSTLY_F16", "MOSTLY_Q4_0", "MOSTLY_Q4_1", "MOSTLY_Q8_0")
 )
@@ -28,31 +34,40 @@ have several ways to multiply, by the size of the block: there, only whole block
 class LlamaModel:
     """The weights and what belongs to them. Thread-safe, but for `adapter`, which the thread that evaluates calls."""
 
+    parallel = True
+    block = BLOCK
+    beginnings: Beginnings | None = None
+
     def __init__(self, path: Path) -> None:
-        self.path = path
+        self.path, self.identity = path, file_identity(path)
         self.handle = load_model(path)
         free_with(self, llama_cpp.llama_model_free, self.handle)
         after_c()
         self.vocab = llama_cpp.llama_model_get_vocab(self.handle)
         self.vocab_size = int(llama_cpp.llama_vocab_n_tokens(self.vocab))
-        self.trained_tokens = int(llama_cpp.llama_model_n_ctx_train(self.handle))
+        self.trained_tokens: int | None = int(llama_cpp.llama_model_n_ctx_train(self.handle))
         recurrent = llama_cpp.llama_model_is_recurrent(self.handle) or llama_cpp.llama_model_is_hybrid(self.handle)
         self.can_go_back = not recurrent
         """Whether the end of what was evaluated can be taken back."""
         self.granule = 1 if llama_cpp.llama_model_ftype(self.handle) in _ALIKE else BLOCK
-        """What is held of a prompt is used again up to a multiple of so many tokens."""
-        self._adapters: dict[str, Any] = {}
+        self._adapters: dict[Adapter, Any] = {}
+
+    def memory(self, slots: int, window: int, threads: int) -> Context:
+        """An empty context. Raises RagfmError where there is no memory for so many slots."""
+        from ragfm.readers.context import Context
+
+        return Context(self, slots, window, threads)
 
     def prompt(self, messages: Sequence[Message]) -> list[int]:
         """The tokens of a conversation. The template writes the special ones, the first one included: none is added."""
-        turns = [{"role": message.role, "content": message.content} for message in messages]
-        try:
-            text = self._template(messages=turns).prompt
-        except (TemplateError, ValueError) as error:
-            raise UnsupportedError(f"The chat template of {self.path} refuses these messages: {error}") from error
-        return self.tokens(text, special=True)
+        return self.tokens(self.written(messages), special=True)
 
-    def tokens(self, text: str, *, special: bool) -> list[int]:
+    def written(self, messages: Sequence[Message]) -> str:
+        """A conversation as the model's own template writes it. Raises UnsupportedError."""
+        template = self._template
+        return rendered(lambda turns: str(template(messages=turns).prompt), messages, self.path)
+
+    def tokens(self, text: str, *, special: bool = False) -> list[int]:
         """The tokens of a text; with `special`, the names of control tokens in it are these tokens."""
         data = text.encode()
         size = len(data) + 8  # mostly a token has a byte at least; llama.cpp says where there are more
@@ -73,18 +88,25 @@ class LlamaModel:
                 return piece.raw[:count]
             size = -count
 
+    def texts(self, tokens: Iterator[float]) -> Iterator[str]:
+        """The text of each token: the whole characters that end in it."""
+        text = getincrementaldecoder("utf-8")("replace")
+        for token in tokens:
+            yield text.decode(self.piece(int(token)))
+
     def ends(self, token: int) -> bool:
         """Whether the token ends the model's turn."""
         return bool(llama_cpp.llama_vocab_is_eog(self.vocab, token))
 
-    def adapter(self, path: str) -> Any:
-        """A LoRA adapter, which is loaded once and freed with the model."""
-        if path not in self._adapters:
-            adapter = llama_cpp.llama_adapter_lora_init(self.handle, str(Path(path).expanduser()).encode())
-            if not adapter:
-                raise DamagedModelError(f"{path} is no LoRA adapter for {self.path}: {last_error()}")
-            self._adapters[path] = adapter
-        return self._adapters[path]
+    def adapter(self, adapter: Adapter) -> Any:
+        """A LoRA adapter, loaded once and freed with the model. Raises DamagedModelError, ModelNotFoundError."""
+        if adapter not in self._adapters:
+            loaded = llama_cpp.llama_adapter_lora_init(self.handle, adapter.path.encode())
+            if not loaded:
+                raise DamagedModelError(f"{adapter.path} is no LoRA adapter for {self.path}: {last_error()}")
+            adapter.check_same()
+            self._adapters[adapter] = loaded
+        return self._adapters[adapter]
 
     @cached_property
     def _template(self) -> Jinja2ChatFormatter:
@@ -92,7 +114,10 @@ class LlamaModel:
         if not template:
             raise UnsupportedError(f"{self.path} has no chat template.", "Use an instruction-tuned model.")
         bos, eos = (self._special(token) for token in (llama_cpp.llama_vocab_bos, llama_cpp.llama_vocab_eos))
-        return Jinja2ChatFormatter(template.decode(), eos_token=eos, bos_token=bos)
+        try:
+            return Jinja2ChatFormatter(template.decode(), eos_token=eos, bos_token=bos)
+        except (TemplateError, ValueError, RecursionError) as error:
+            raise UnsupportedError(f"The chat template of {self.path} can't be read: {error}") from error
 
     def _special(self, which: Any) -> str:
         token = which(self.vocab)

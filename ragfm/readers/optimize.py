@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from ragfm.cache import cache_folder, file_identity
+from ragfm.cache import cache_folder, file_identity, replace_file
 from ragfm.errors import RagfmError
 from ragfm.llama import last_error, llama_cpp, physical_cores
 from ragfm.models import is_pinned, weights_sha256
@@ -29,15 +29,16 @@ from ragfm.readers.context import Context, Row
 from ragfm.readers.llama_model import BLOCK, LlamaModel
 from ragfm.samples import HANDBOOK
 
-__all__ = ["MOST_LOSS", "Form", "forget", "optimize", "optimized", "what_was_measured"]
+__all__ = ["FORMS", "MOST_LOSS", "Form", "forget", "optimize", "optimized", "quantize", "what_was_measured"]
 
 MOST_LOSS = 1.05
 """How much higher the perplexity may be than that of the file as it is."""
-_FORMS = {
+FORMS = {
     "Q4_0": llama_cpp.LLAMA_FTYPE_MOSTLY_Q4_0,
     "IQ4_NL": llama_cpp.LLAMA_FTYPE_MOSTLY_IQ4_NL,
     "Q8_0": llama_cpp.LLAMA_FTYPE_MOSTLY_Q8_0,
 }
+"""What llama.cpp calls the forms that are tried."""
 _TOKENS = 512
 """Of the text that is read."""
 _STEPS = 24
@@ -102,8 +103,8 @@ def optimize(path: Path) -> tuple[list[Form], Form]:
     forms = [original]
     files: dict[str, Path] = {}
     with _scratch() as folder:
-        for name, kind in _FORMS.items():
-            files[name] = _quantize(path, folder / f"{name}.gguf", kind)
+        for name, kind in FORMS.items():
+            files[name] = quantize(path, folder / f"{name}.gguf", kind)
             forms.append(_measure(name, files[name], best_tokens)[0])
         good = [form for form in forms if form.perplexity <= MOST_LOSS * original.perplexity]
         best = min(good, key=lambda form: form.seconds)
@@ -119,13 +120,11 @@ def _keep(path: Path, forms: list[Form], best: Form, made: Path | None) -> None:
     if made:
         note["file"], note["bytes"] = f"{sha256[:32]}-{best.name}.gguf", made.stat().st_size
         made.replace(_folder() / note["file"])
-    target = _note(path)
-    part = target.with_name(f"{target.name}.{os.getpid()}")
-    part.write_text(json.dumps(note, indent=1), encoding="utf-8")
-    part.replace(target)
+    replace_file(_note(path), json.dumps(note, indent=1).encode())
 
 
-def _quantize(source: Path, target: Path, kind: int) -> Path:
+def quantize(source: Path, target: Path, kind: int) -> Path:
+    """Write a GGUF file in another form, one of `FORMS`. Raises RagfmError."""
     how = llama_cpp.llama_model_quantize_default_params()
     how.ftype, how.allow_requantize, how.nthread = kind, True, physical_cores()
     if llama_cpp.llama_model_quantize(str(source).encode(), str(target).encode(), ctypes.byref(how)):
@@ -139,7 +138,7 @@ def _measure(name: str, path: Path, reference: list[int] | None) -> tuple[Form, 
     """A form, and the token that it expects at each place of the text."""
     model = LlamaModel(path)
     context = Context(model, 1, _TOKENS + 2 * _STEPS, physical_cores())
-    tokens = model.tokens(_sample(), special=False)[:_TOKENS]
+    tokens = model.tokens(_sample())[:_TOKENS]
     loss, expected = _read(context, tokens)
     prompts, steps = [], []
     for _ in range(3):  # the fastest: the machine may do other things too

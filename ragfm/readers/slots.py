@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from ragfm.readers.llama_model import BLOCK
+from ragfm.readers.engine import BLOCK, Adapter
 from ragfm.readers.request import Request
 
 __all__ = ["Place", "Slot", "choose"]
@@ -20,7 +20,8 @@ class Slot:
     held: list[int] = field(default_factory=list)
     """Tokens of a prompt that are evaluated. Generated ones behind them are not kept for others: evaluated one by one,
     they have other values than as part of a prompt."""
-    adapter: str | None = None
+    kind: tuple[Adapter | None, str] = (None, "")
+    """Of the request that left what is held: its adapter and scope."""
     request: Request | None = None
     length: int = 0
     """Tokens that are evaluated, generated ones included."""
@@ -31,13 +32,23 @@ class Slot:
     """When a request came or went last: the higher, the later."""
 
     @property
+    def adapter(self) -> Adapter | None:
+        """With which what is held was evaluated."""
+        return self.kind[0]
+
+    @property
+    def unread(self) -> int:
+        """How many tokens of its request's prompt are not evaluated yet."""
+        return len(self.request.prompt) - len(self.held) if self.request else 0
+
+    @property
     def reading(self) -> bool:
-        """Whether its request's prompt is not evaluated yet."""
-        return self.request is not None and len(self.held) < len(self.request.prompt)
+        """Whether there are some."""
+        return self.unread > 0
 
     def shared(self, request: Request, granule: int) -> int:
         """How many tokens of a request's prompt need not be evaluated, given what is held."""
-        return _common(self.held, request.prompt, granule) if self.adapter == request.adapter else 0
+        return _common(self.held, request.prompt, granule) if self.kind == request.kind else 0
 
 
 class Place(NamedTuple):
@@ -71,7 +82,7 @@ def choose(slots: Sequence[Slot], request: Request, granule: int) -> Place | Non
 
 def _will_share(slot: Slot, request: Request, granule: int) -> int:
     other = slot.request
-    return _common(other.prompt, request.prompt, granule) if other and other.adapter == request.adapter else 0
+    return _common(other.prompt, request.prompt, granule) if other and other.kind == request.kind else 0
 
 
 def _common(held: Sequence[int], prompt: Sequence[int], granule: int) -> int:

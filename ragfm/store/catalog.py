@@ -282,7 +282,9 @@ class Catalog:
             for row, text in map(rows.__getitem__, part):
                 yield embedded_text(row.context, text)
 
-    def documents(self, generation: int | None, *conditions: sa.ColumnElement[bool]) -> list[Any]:
+    def documents(
+        self, generation: int | None, *conditions: sa.ColumnElement[bool], limit: int | None = None
+    ) -> list[Any]:
         """The documents that live at a generation and meet the conditions, in order of uri; not their text and marks.
 
         None is the newest generation. It alone has an index by uri: one document is found without looking at all.
@@ -295,6 +297,7 @@ class Catalog:
             .join(sources, sources.c.id == documents.c.source_id)
             .where(documents.c.died.is_(None) if generation is None else alive(documents, generation), *conditions)
             .order_by(documents.c.uri)
+            .limit(limit)
         )
         with self.read() as connection:
             rows = list(connection.execute(query).all())

@@ -19,11 +19,11 @@ def beside(path: Path) -> Path:
     return path.with_name(f"{path.name}.{secrets.token_hex(4)}.new")
 
 
-def write_durably(path: Path, data: bytes) -> None:
+def write_durably(path: Path, data: bytes, *, mode: int = 0o666) -> None:
     """Replace a file's content at once: a crash leaves the old content or the new one, never a mixture."""
     temporary = beside(path)
     try:
-        with temporary.open("wb") as file:
+        with os.fdopen(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, mode), "wb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())

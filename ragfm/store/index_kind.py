@@ -83,7 +83,12 @@ def _memory(size: int) -> str:
 
 
 def _cgroup_limits(root: Path) -> Iterator[int]:
-    """The memory limits of the control groups that this process is in, in bytes, of version 1 and 2."""
+    for file in cgroup_limits(root):
+        yield int(file.read_text(encoding="utf-8"))
+
+
+def cgroup_limits(root: Path) -> Iterator[Path]:
+    """The files of the memory limits, in bytes, of the control groups that this process is in, of version 1 and 2."""
     try:
         memberships = (root / "proc/self/cgroup").read_text(encoding="utf-8").splitlines()
     except OSError:  # not on Linux
@@ -96,5 +101,5 @@ def _cgroup_limits(root: Path) -> Iterator[int]:
         folder = Path(path)
         for inner in (folder, *folder.parents):  # in a container the path is often that of the host, the files are not
             limit = root / "sys/fs/cgroup" / top / str(inner).lstrip("/") / name
-            if limit.is_file() and (value := limit.read_text(encoding="utf-8").strip()) != "max":
-                yield int(value)
+            if limit.is_file() and limit.read_text(encoding="utf-8").strip() != "max":
+                yield limit

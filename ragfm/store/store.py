@@ -10,10 +10,11 @@ import os
 import shutil
 import socket
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
+from weakref import WeakValueDictionary
 
 from filelock import FileLock, Timeout
 from sqlalchemy.exc import DBAPIError
@@ -40,12 +41,17 @@ from ragfm.store.migrate import is_old
 from ragfm.store.snapshot import Snapshot, open_snapshot
 from ragfm.store.views import FOLDER as VIEWS
 from ragfm.store.views import View, save_view
+from ragfm.weight import tell_foreign
 
 if TYPE_CHECKING:
     from ragfm.types import Embedder, Reranker
 
 _log = logging.getLogger(__name__)
 LOCK = "LOCK"
+UPLOADS = "uploads"
+"""The folder, within a collection's, of the files that were uploaded to it."""
+UPLOADS_SOURCE = ".uploads"
+"""Their source's name: hidden, so that no folder of users is called so."""
 _NOT_WRITABLE = (errno.EROFS, errno.EACCES, errno.EPERM)
 LOCK_SECONDS = 10.0
 """How long a writer waits for another one to end."""
@@ -54,6 +60,9 @@ _SMALL = 5_000  # chunks, whose view is written anew at any change
 _LONG_TAIL = 10_000  # chunks after which a search gets slow
 _GROWN = 50_000  # chunks that a sync brings in before it first writes a view in its middle
 T = TypeVar("T")
+
+_embedders: WeakValueDictionary[str, Embedder] = WeakValueDictionary()
+"""By name and contract, those that are in use: collections with the same one share it."""
 
 
 class Store:
@@ -125,7 +134,8 @@ class Store:
         with self._loading:  # seconds, in which others go on with what is loaded
             known = self._embedders.get(generation.contract_id)
             if known is None:
-                known = self._load(str(generation.contract["embedder"]))
+                asked = self._asked(str(generation.contract["embedder"]))
+                known = _shared_embedder(asked, generation.contract) if isinstance(asked, str) else asked
                 check_contract(generation.contract, known)
                 self._embedders[generation.contract_id] = known
             return known
@@ -290,6 +300,9 @@ class Store:
             stale = grown or (snapshot.view is not None and snapshot.view.language != language)
             keywords = snapshot.new_keywords() if stale else snapshot.keywords()
             save_view(self.folder, catalog, newest, kind, keywords=keywords, language=language)
+            before = snapshot.view.keywords if snapshot.view else None
+            if before is None or before.language != keywords.language:
+                tell_foreign(self.settings.search, newest.contract, keywords.language)
             if self._snapshot is not None:
                 self.snapshot()
                 self.settle()
@@ -393,3 +406,13 @@ def _identity(file: Path) -> tuple[int, int] | None:
     except FileNotFoundError:
         return None
     return status.st_dev, status.st_ino
+
+
+def _shared_embedder(name: str, contract: Mapping[str, Any]) -> Embedder:
+    key = json.dumps([name, dict(contract)], sort_keys=True)
+    found = _embedders.get(key)
+    if found is None:
+        found = load_embedder(name)
+        with contextlib.suppress(TypeError):  # a plugin's that can't be referred to weakly
+            _embedders[key] = found
+    return found

@@ -1,47 +1,49 @@
-"""Backup: a collection as one file, taken while others read and write; and back, anywhere.
+"""Backup: a collection as one file, taken while others read and write. `restore` makes a collection of it, anywhere.
 
-A backup is a tar archive, not compressed, of two members:
+A backup is a tar archive, not compressed, of these members:
 
-    manifest.json   format, generation, digest, size and block checksums of the catalog; it carries its own checksum
+    manifest.json   format, generation, digest, size and block checksums of the catalog; path, size and checksum of
+                    each file that was uploaded; it carries its own checksum
     catalog.db      the database at one generation, by SQLite's backup interface
+    uploads/0 …     the files that were uploaded, in the manifest's order; they are copied after the catalog, so what
+                    was uploaded or deleted in between is indexed or removed by the next sync
 
-Views are not in it: they are built from the catalog, with no embedding. An archive is read by its two headers alone and
-into two files of fixed names, whatever else it may have in it.
+Views are not in it: they are built from the catalog, with no embedding.
 """
 
 from __future__ import annotations
 
-import contextlib
 import io
 import os
 import shutil
 import tarfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 import pysqlite3
 import xxhash
 
-from ragfm.errors import CollectionError, DamagedCollectionError
+from ragfm.errors import CollectionError
 from ragfm.store.catalog import Catalog
 from ragfm.store.database import FILE, PAGE, damaged_page, open_engine, write_head
-from ragfm.store.durable import beside, checksummed, read_checksummed, sync_file, sync_folder
+from ragfm.store.durable import beside, checksummed, sync_file, sync_folder
+from ragfm.store.store import UPLOADS
 from ragfm.store.views import BLOCK
+from ragfm.upkeep.uploads import copy_uploads, upload_files
 from ragfm.upkeep.whole import newest_generation
 
 if TYPE_CHECKING:
     from ragfm.store.store import Store
 
-__all__ = ["BackupReport", "RestoreReport", "backup", "restore"]
+__all__ = ["MANIFEST", "PLAIN", "WITH_UPLOADS", "BackupReport", "Progress", "backup"]
 
 MANIFEST = "manifest.json"
-_FORMAT = 1
-_LARGEST_MANIFEST = 64 << 20  # bytes; it has a checksum of 32 characters for each 8 MiB
+PLAIN, WITH_UPLOADS = 1, 2  # one without uploads can be read by any ragfm
 _PAGES = 2_000  # that are copied between two reports
 
 Progress = Callable[[int, int], None]
@@ -50,25 +52,14 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True, slots=True)
 class BackupReport:
-    """A backup that was written: where, of which generation, how many documents and chunks, its size."""
+    """A backup that was written: where, of which generation, how many documents, chunks and files of uploads."""
 
     path: str
     generation: int
     documents: int
     chunks: int
+    uploads: int
     bytes: int
-    seconds: float
-
-
-@dataclass(frozen=True, slots=True)
-class RestoreReport:
-    """A collection that was restored: where, of which generation, and its sources that aren't found from there."""
-
-    path: str
-    generation: int
-    documents: int
-    chunks: int
-    absent: tuple[str, ...]
     seconds: float
 
 
@@ -87,10 +78,12 @@ def backup(store: Store, out: Path, *, force: bool = False, progress: Progress |
         temporary.mkdir()
         try:
             _copy(catalog, temporary, progress)
+            copy_uploads(store.folder, temporary)
+            files = _listed(temporary)
             with closing(_opened(temporary)) as copy:
                 newest, documents = copy.at(), len(copy.documents(None))
             archive = temporary / "archive"
-            _pack(temporary, archive, {"generation": newest.id, "digest": newest.digest})
+            _pack(temporary, archive, {"generation": newest.id, "digest": newest.digest}, files)
             if force:
                 archive.replace(out)
             else:
@@ -101,44 +94,10 @@ def backup(store: Store, out: Path, *, force: bool = False, progress: Progress |
     except OSError as error:
         raise CollectionError(f"The backup {out} can't be written: {error.strerror}.", "Mend the cause.") from error
     seconds = round(time.monotonic() - start, 3)
-    return BackupReport(str(out), newest.id, documents, newest.chunks, out.stat().st_size, seconds)
+    return BackupReport(str(out), newest.id, documents, newest.chunks, len(files), out.stat().st_size, seconds)
 
 
-def restore(store: Store, file: Path, progress: Progress | None = None) -> RestoreReport:
-    """Make the collection of a store from a backup, and its view.
-
-    Raises DamagedCollectionError for a backup that is not whole; CollectionError where the folder is taken, or can't
-    be written.
-    """
-    start, folder = time.monotonic(), store.folder
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise CollectionError(
-            f"{folder} is there already.", "Name another folder with -c; nothing is restored over it."
-        )
-    temporary = beside(folder)
-    try:
-        temporary.mkdir(parents=True)
-        try:
-            newest = _unpack(file, temporary, progress)
-            temporary.rename(folder)
-            sync_folder(folder.parent)
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
-    except OSError as error:
-        raise CollectionError(f"{error.filename or folder}: {error.strerror}.", "Nothing was restored.") from error
-    with store.writing() as catalog:
-        store.save_view(catalog)
-    documents = len(store.catalog.documents(None))
-    absent = tuple(
-        source.name
-        for source in store.catalog.sources()
-        if "://" not in source.root and not (folder.parent / source.root).exists()
-    )
-    chunks = store.catalog.at().chunks
-    return RestoreReport(str(folder), newest, documents, chunks, absent, round(time.monotonic() - start, 3))
-
-
-# --- Writing -----------------------------------------------------------------------------------------------------
+# --- Inside ------------------------------------------------------------------------------------------------------
 
 
 def _copy(catalog: Catalog, folder: Path, progress: Progress | None) -> None:
@@ -174,15 +133,32 @@ def _opened(folder: Path) -> Catalog:
     return Catalog(folder)
 
 
-def _pack(folder: Path, archive: Path, identity: dict[str, Any]) -> None:
+def _listed(folder: Path) -> list[dict[str, Any]]:
+    """What the manifest says of the uploads."""
+    listed = []
+    for path, file in upload_files(folder):
+        with file.open("rb") as data:
+            checksum = xxhash.xxh3_128()
+            for block in iter(lambda: data.read(BLOCK), b""):
+                checksum.update(block)
+        listed.append({"path": path, "size": file.stat().st_size, "checksum": checksum.hexdigest()})
+    return listed
+
+
+def _pack(folder: Path, archive: Path, identity: dict[str, Any], files: list[dict[str, Any]]) -> None:
     size = (folder / FILE).stat().st_size
     with (folder / FILE).open("rb") as file:
         blocks = [xxhash.xxh3_128_hexdigest(block) for block in iter(lambda: file.read(BLOCK), b"")]
-    manifest = checksummed({"format": _FORMAT, **identity, "size": size, "blocks": blocks})
+    of_uploads = {"uploads": files} if files else {}
+    what = {"format": WITH_UPLOADS if files else PLAIN, **identity, "size": size, "blocks": blocks, **of_uploads}
+    manifest = checksummed(what)
     with tarfile.open(archive, "w", format=tarfile.GNU_FORMAT) as tar:
         tar.addfile(_member(MANIFEST, len(manifest)), io.BytesIO(manifest))
         with (folder / FILE).open("rb") as file:
             tar.addfile(_member(FILE, size), file)
+        for number, upload in enumerate(files):
+            with (folder / UPLOADS / upload["path"]).open("rb") as file:
+                tar.addfile(_member(f"{UPLOADS}/{number}", upload["size"]), file)
     sync_file(archive)
 
 
@@ -200,83 +176,3 @@ def _keep(archive: Path, out: Path) -> None:
         raise CollectionError(f"{out} is there already.", "Name another file.") from error
     except OSError:  # a file system without hard links
         archive.replace(out)
-
-
-# --- Reading -----------------------------------------------------------------------------------------------------
-
-
-def _unpack(archive: Path, folder: Path, progress: Progress | None) -> int:
-    """Write catalog and HEAD from a backup; gives its generation. All checksums are compared."""
-    with archive.open("rb") as file:
-        size = _header(archive, file, MANIFEST)
-        if size > _LARGEST_MANIFEST:
-            raise _refused(archive, f"the size of {MANIFEST}", f"at most {_LARGEST_MANIFEST} bytes", f"{size}")
-        (folder / MANIFEST).write_bytes(_read(archive, file, MANIFEST, size))
-        file.seek(-size % tarfile.BLOCKSIZE, os.SEEK_CUR)
-        try:
-            manifest = read_checksummed(folder / MANIFEST)
-        except ValueError as error:
-            raise _refused(archive, MANIFEST, "whole", str(error)) from error
-        if manifest.get("format") != _FORMAT:
-            raise CollectionError(f"The backup {archive} is of format {manifest.get('format')}.", "Use a newer ragfm.")
-        size = _header(archive, file, FILE)
-        if size != manifest["size"]:
-            raise _refused(archive, f"the size of {FILE}", f"{manifest['size']} bytes", f"{size} bytes")
-        with (folder / FILE).open("wb") as target:
-            for block in _blocks(archive, file, manifest, progress):
-                target.write(block)
-            target.flush()
-            os.fsync(target.fileno())
-        rest = len(file.read(-size % tarfile.BLOCKSIZE + 2 * tarfile.BLOCKSIZE))
-        if rest < -size % tarfile.BLOCKSIZE + 2 * tarfile.BLOCKSIZE:
-            raise _refused(archive, "its end", "two empty blocks", "cut off")
-    (folder / MANIFEST).unlink()
-    write_head(folder, manifest["generation"], manifest["digest"])
-    if why := damaged_page(folder):
-        raise _refused(archive, FILE, "pages with right checksums", why)
-    with closing(Catalog(folder)) as catalog:  # its schema, and that it has the generation
-        newest = catalog.at()
-    for left in (f"{FILE}-wal", f"{FILE}-shm"):
-        with contextlib.suppress(FileNotFoundError):
-            (folder / left).unlink()
-    return newest.id
-
-
-def _header(archive: Path, file: BinaryIO, name: str) -> int:
-    """The size of the member that must come next: a plain file of this name."""
-    header = file.read(tarfile.BLOCKSIZE)
-    try:
-        member = tarfile.TarInfo.frombuf(header, "utf-8", "surrogateescape")
-    except tarfile.HeaderError as error:
-        raise _refused(archive, f"the header of {name}", "whole", f"{error}, at {len(header)} bytes") from error
-    if member.name != name or member.type != tarfile.REGTYPE or member.size < 0:
-        raise _refused(archive, "a member", f"the file {name}", f"{member.name!r} of type {member.type!r}")
-    return member.size
-
-
-def _read(archive: Path, file: BinaryIO, name: str, size: int) -> bytes:
-    data = file.read(size)
-    if len(data) != size:
-        raise _refused(archive, f"the size of {name}", f"{size} bytes", f"{len(data)} bytes: the file is cut off")
-    return data
-
-
-def _blocks(archive: Path, file: BinaryIO, manifest: dict[str, Any], progress: Progress | None) -> Iterator[bytes]:
-    size, done = int(manifest["size"]), 0
-    if len(manifest["blocks"]) != -(-size // BLOCK):
-        raise _refused(archive, "the number of checksums", str(-(-size // BLOCK)), str(len(manifest["blocks"])))
-    for number, expected in enumerate(manifest["blocks"]):
-        block = _read(archive, file, f"block {number} of {FILE}", min(BLOCK, size - done))
-        found = xxhash.xxh3_128_hexdigest(block)
-        if found != expected:
-            raise _refused(archive, f"the checksum of block {number} of {FILE}", expected, found)
-        done += len(block)
-        if progress is not None:
-            progress(done, size)
-        yield block
-
-
-def _refused(archive: Path, what: str, expected: str, found: str) -> DamagedCollectionError:
-    return DamagedCollectionError(
-        f"The backup {archive} is damaged: {what}: expected {expected}, found {found}.", "Take another one."
-    )

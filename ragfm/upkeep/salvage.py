@@ -25,6 +25,7 @@ from ragfm.store.durable import beside, sync_folder
 from ragfm.store.rows import NewDocument
 from ragfm.store.schema import failures
 from ragfm.types import Chunk, Document, Mark
+from ragfm.upkeep.uploads import copy_uploads, settle_uploads
 from ragfm.upkeep.whole import UNREADABLE, LivingDocuments, WholeDocument, Wrong
 
 if TYPE_CHECKING:
@@ -74,6 +75,7 @@ def salvage(store: Store, out: Path, progress: Callable[[int, int], None] | None
             temporary.mkdir(parents=True)
             saved = _Salvage(living, temporary, store.folder.parent, out.parent)
             saved.run(connection, progress)
+        copy_uploads(store.folder, temporary)
         temporary.rename(out)
         sync_folder(out.parent)
     except UNREADABLE as error:
@@ -88,6 +90,7 @@ def salvage(store: Store, out: Path, progress: Callable[[int, int], None] | None
         shutil.rmtree(temporary, ignore_errors=True)
     new = NewStore(out, store.settings, None)
     with new.writing() as catalog:
+        settle_uploads(catalog, out)
         new.save_view(catalog)
     new.close()
     return SalvageReport(str(out), saved.documents, saved.chunks, tuple(saved.left), round(time.monotonic() - start, 3))

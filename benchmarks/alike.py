@@ -1,0 +1,104 @@
+"""How alike the llama.cpp and the transformers reader answer over the same weights: a part of `bench_reader.py`."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import random
+import statistics
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import llama_cpp
+import numpy as np
+from bench_prompt import DATA, shipped
+
+from ragfm.models import find_model
+from ragfm.readers.llama_cpp import LlamaCppReader
+from ragfm.readers.local import LocalReader
+from ragfm.readers.optimize import quantize
+from ragfm.readers.request import Request
+from ragfm.readers.transformers import TransformersReader
+from ragfm.types import Message
+
+TOKENS = 32
+FORMS = {"Q4_1, as it is": None, "F32": llama_cpp.LLAMA_FTYPE_ALL_F32}
+"""Of the bundled file, for llama.cpp: with weights in F32 it rounds no activations to 8 bits."""
+
+
+def prompts(count: int) -> list[list[Message]]:
+    """Questions of SQuAD 1.1 dev, each over its passage."""
+    with gzip.open(DATA / "squad" / "squad-v1.1-dev.json.gz") as file:
+        paragraphs = [paragraph for article in json.load(file)["data"] for paragraph in article["paragraphs"]]
+    chosen = random.Random(1).sample(paragraphs, count)
+    return [shipped(paragraph["qas"][0]["question"], [paragraph["context"]]) for paragraph in chosen]
+
+
+def alike(count: int, threads: int) -> dict[str, Any]:
+    """Greedy answers by llama.cpp from the bundled file in each form, beside transformers' from the same weights."""
+    asked, file = prompts(count), find_model("bundled", "reader")
+    theirs = TransformersReader("bundled")
+    tokens = [theirs._engine.model.prompt(messages) for messages in asked]
+    expected = [_answer(theirs, messages) for messages in asked]
+    found: dict[str, Any] = {"prompts": count, "tokens": TOKENS}
+    for name, form in FORMS.items():
+        with tempfile.TemporaryDirectory() as folder:
+            path = file if form is None else quantize(file, Path(folder) / "model.gguf", form)
+            ours = LlamaCppReader(str(path), threads=threads)
+            assert [ours._engine.model.prompt(messages) for messages in asked] == tokens
+            found[name] = _beside([_answer(ours, messages) for messages in asked], expected)
+            print(f"alike, {name}: {found[name]}", file=sys.stderr, flush=True)
+    return found
+
+
+class _Best:
+    """Picks the best token, and keeps what it was picked from."""
+
+    def __init__(self) -> None:
+        self.logits: list[Any] = []
+
+    def pick(self, logits: Any) -> int:
+        self.logits.append(logits.copy())
+        return int(logits.argmax())
+
+
+def _answer(reader: LocalReader[Any], messages: Sequence[Message]) -> Any:
+    """The logits of each token of an answer, the one that ends it included. *Shape:* (tokens, vocabulary)."""
+    model, batcher, _ = reader._engine
+    best = _Best()
+    request = Request(model.prompt(messages), None, sampler=best, limit=TOKENS)
+    batcher.submit(request)
+    list(request.results())
+    return np.stack(best.logits)
+
+
+def _beside(ours: Sequence[Any], theirs: Sequence[Any]) -> dict[str, Any]:
+    """Shares of the same texts and tokens, up to the first of a text that is not; where that is; medians of logits.
+
+    `gap` is how far transformers' best token is before its second one, where llama.cpp has the same best one and where
+    not; `moved`, how much llama.cpp has the one nearer to the other, or farther from it.
+    """
+    first, gaps, moved = [], [], []
+    for a, b in zip(ours, theirs, strict=True):
+        size = min(len(a), len(b))
+        parted = np.flatnonzero(a[:size].argmax(axis=1) != b[:size].argmax(axis=1))
+        first.append(int(parted[0]) if len(parted) else None)
+        for at in range(size if first[-1] is None else first[-1] + 1):
+            second, best = b[at].argsort()[-2:]
+            gaps.append((at == first[-1], b[at, best] - b[at, second]))
+            moved.append(abs(a[at, best] - a[at, second] - gaps[-1][1]))
+    return {
+        "same_texts": round(sum(at is None for at in first) / len(first), 3),
+        "same_tokens": round(sum(not parted for parted, _ in gaps) / sum(map(len, theirs)), 3),
+        "first_differences": sorted(at for at in first if at is not None),
+        "gap": _median([gap for parted, gap in gaps if not parted]),
+        "gap_where_they_part": _median([gap for parted, gap in gaps if parted]),
+        "moved": _median(moved),
+    }
+
+
+def _median(values: Sequence[float]) -> float | None:
+    return round(statistics.median(map(float, values)), 4) if values else None

@@ -1,0 +1,142 @@
+"""Ways to adapt the bundled reader, on the same examples: quality, numbers that learn, time and memory.
+
+    python benchmarks/bench_adapt_methods.py [--examples DIR] [--train 300] [--test 100] [--methods lora,ia3]
+
+--examples is a folder of `ragfm adapt data`; without one it is made of SQuAD train, in --keep. Each method trains in a
+process of its own, from the same examples in the same order, with its default learning rate, and then answers prompts
+of other documents, greedily, by transformers, which takes every method's form. `none` is the reader as it is. qlora
+needs a GPU and a base of safetensors (--base). Prints a table, and one JSON line last.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from data import DATA
+from measure import about, read, save
+
+from ragfm.adapt.examples import CARD, TRAIN, VALID, Example, read_examples
+from ragfm.adapter import METHODS
+from ragfm.evaluate.matching import holds, token_f1
+from ragfm.evaluate.measures import estimate_ratios
+from ragfm.prompt import ABSTENTION, is_abstention
+
+TO_VALIDATE = 24
+TOKENS = 48  # of an answer
+
+
+def made(keep: Path, count: int) -> Path:
+    """Examples of SQuAD train, as `ragfm adapt data` makes them; a quarter of the documents for validation and test."""
+    out = keep / "examples"
+    if not (out / CARD).exists():
+        squad = DATA / "squad"
+        command = [sys.executable, "-c", "from ragfm.cli import main; main()", "adapt", "data",
+                   str(squad / "squad-v1.0-train.json.gz"), "--limit", str(2 * count), "--valid", "0.25",
+                   "--exclude-data", str(squad / "squad-v2.0-dev.json.gz"), "--keep", str(keep / "squad"),
+                   "--licence", "CC BY-SA 4.0", "--out", str(out)]  # fmt: skip
+        subprocess.run(command, check=True)
+    return out
+
+
+def one(method: str, given: argparse.Namespace) -> dict[str, Any]:
+    """Train by a method, and ask."""
+    import torch
+
+    from ragfm.adapt.base import Base
+    from ragfm.adapt.methods import MethodSettings
+    from ragfm.adapt.result import finish
+    from ragfm.adapt.train import Training, TrainSettings
+
+    folder = Path(given.examples)
+    train, valid = read_examples(folder / TRAIN)[: given.train], read_examples(folder / VALID)
+    test = valid[TO_VALIDATE : TO_VALIDATE + given.test]
+    base, row, model = Base(given.base, four_bit=method == "qlora"), dict[str, Any](), None
+    if method != "none":
+        settings = TrainSettings(MethodSettings(method), epochs=given.epochs)  # type: ignore[arg-type]
+        out = Path(given.keep) / f"{method}-{given.train}-{given.epochs}"
+        training = Training(base, train, out, settings, valid=valid[:TO_VALIDATE])
+        numbers = training.run(lambda at: print(f"{method}: step {at.step} of {at.steps}", file=sys.stderr))
+        finish(training, numbers, card=json.loads((folder / CARD).read_bytes()))
+        model = training.model
+        row = {key: numbers[key] for key in ("learned", "parameters", "seconds", "peak_mb", "loss", "valid", "steps")}
+        row["megabytes"] = round(sum(path.stat().st_size for path in out.glob("*.safetensors")) / 2**20, 2)
+    start = time.monotonic()
+    model = (model or base.model).eval()
+    with torch.autocast(base.device.type, torch.bfloat16, enabled=method != "none"):
+        answers = [said(model, base, example) for example in test]
+    return {**row, "measures": measures(test, answers), "seconds_an_answer": round(
+        (time.monotonic() - start) / len(test), 2)}  # fmt: skip
+
+
+def said(model: Any, base: Any, example: Example) -> str:
+    from ragfm.adapt.validate import greedy
+
+    return greedy(model, base, base.prompt(example.messages), TOKENS)
+
+
+def measures(examples: list[Example], answers: list[str]) -> dict[str, Any]:
+    """As `ragfm eval answers` counts, over the prompts of the examples."""
+    pairs: dict[str, list[tuple[float, float]]] = {}
+    for example, answer in zip(examples, answers, strict=True):
+        answerable, abstained = example.completion != ABSTENTION, not answer or is_abstention(answer)
+        right = example.meta.get("answers", ())
+        f1 = max((token_f1(answer, one) for one in right), default=0.0) if not abstained else 0.0
+        cited = f"[{example.completion.rpartition('[')[2].partition(']')[0]}]"
+        contained = answerable and not abstained and holds(answer, right)
+        for name, value, of in (
+            ("f1, answerable", answerable * f1, answerable),
+            ("contained, answerable", contained, answerable),
+            ("abstention precision", abstained and not answerable, abstained),
+            ("abstention recall", abstained and not answerable, not answerable),
+            ("right passage cited", contained and cited in answer, contained),
+        ):
+            pairs.setdefault(name, []).append((float(value), float(of)))
+    found = {name: estimate_ratios(values) for name, values in pairs.items()}
+    return {name: [round(value, 4) for value in asdict(one).values()] for name, one in found.items() if one}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--examples", metavar="DIR")
+    parser.add_argument("--keep", metavar="DIR", default="adapt-methods")
+    parser.add_argument("--base", default="bundled")
+    parser.add_argument("--train", type=int, default=300)
+    parser.add_argument("--test", type=int, default=100)
+    parser.add_argument("--epochs", type=float, default=1.0)
+    parser.add_argument("--methods", default=",".join(("none", *(method for method in METHODS if method != "qlora"))))
+    parser.add_argument("--one", help=argparse.SUPPRESS)
+    given = parser.parse_args()
+    Path(given.keep).mkdir(parents=True, exist_ok=True)
+    given.examples = given.examples or str(made(Path(given.keep), given.train))
+    if given.one:
+        print(json.dumps(one(given.one, given)))
+        return
+    facts = {"base": given.base, "examples": given.train, "epochs": given.epochs, "asked": given.test}
+    before = read("adapt_methods")
+    rows = before.get("rows", {}) if all(before.get(key) == value for key, value in facts.items()) else {}
+    for method in given.methods.split(","):
+        command = [sys.executable, __file__, "--one", method, *sys.argv[1:], "--examples", given.examples]
+        done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+        rows[method] = json.loads(done.stdout.splitlines()[-1])
+        show(method, rows[method])
+        if given.train >= 300:
+            save({**about("adapt_methods", ("ragfm", "torch", "peft", "transformers")), **facts, "rows": rows},
+                 "adapt_methods")  # fmt: skip
+    print(json.dumps({**facts, "rows": rows}))
+
+
+def show(method: str, row: dict[str, Any]) -> None:
+    values = "  ".join(f"{name} {value[0]:.3f}" for name, value in row["measures"].items())
+    learned, seconds, peak = (row.get(name, 0) for name in ("learned", "seconds", "peak_mb"))
+    print(f"{method:7}{learned:>12,} learn {seconds:>6.0f} s {peak:>6} MB  {values}", flush=True)
+
+
+if __name__ == "__main__":
+    main()

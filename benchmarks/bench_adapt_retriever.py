@@ -1,0 +1,110 @@
+"""What it brings to adapt the retriever: SciFact, learned from its train split alone, asked its test split.
+
+    python benchmarks/bench_adapt_retriever.py [--keep DIR] [--parts embedder,reranker] [--epochs 4 --rate …]
+
+A tenth of the train claims is never learned from and chooses the epoch, and for the reranker its weight beside the
+search. The test claims are asked before and after, and nothing is chosen by them. Runs and models are kept in --keep,
+and a second run goes on there. Prints a table, and one JSON line last.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from data import beir
+from measure import about, read, save
+
+from ragfm import Collection, Settings
+from ragfm.adapt.mining import Parts, parted
+from ragfm.adapt.retriever import PARTS, RECORD, RetrieverReport, RetrieverSettings, adapt_retriever
+from ragfm.evaluate import corpus_collection, read_run
+from ragfm.evaluate.measures import estimate_means
+
+GOAL = 0.76
+CHOOSING = 0.2  # twice the share that chooses: `parted` would keep the other half to test with
+
+
+def interval(run: Path) -> list[float]:
+    """nDCG@10 over the questions of a run, with its interval."""
+    values = np.array([[record["measures"]["nDCG@10"]] for record in read_run(run)[1]])
+    (estimate,) = estimate_means(values)
+    return [round(value, 4) for value in (estimate.value, estimate.low, estimate.high)]
+
+
+def entry(report: RetrieverReport, folder: Path) -> dict[str, Any]:
+    runs = {"hybrid": ("before.run", "after.run"), "dense": ("dense-before.run", "dense-after.run")}
+    differences = {"hybrid": report.differences[0]} | ({"dense": report.dense[0]} if report.dense else {})
+    return {
+        "settings": {**asdict(report.settings), "fitting": asdict(report.settings.fitting)},
+        "questions": dict(report.questions), "lessons": report.lessons, "numbers": dict(report.numbers),
+        "weight": report.weight, "by_weight": dict(report.by_weight), "seconds": report.seconds,
+        "ndcg": {
+            mode: {"before": interval(folder / runs[mode][0]), "after": interval(folder / runs[mode][1]),
+                   "difference": [round(value, 4) for value in (row.difference, row.low, row.high)],
+                   "p": round(row.p, 4), "noise": row.noise}
+            for mode, row in differences.items()
+        },
+        "all": {row.measure: [round(row.a, 4), round(row.b, 4), round(row.p, 4)] for row in report.differences},
+    }  # fmt: skip
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--keep", metavar="DIR", default="adapt-retriever")
+    parser.add_argument("--parts", default=",".join(PARTS))
+    parser.add_argument("--epochs", type=int, default=4)
+    parser.add_argument("--rate", type=float)
+    parser.add_argument("--negatives", type=int)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--learn", type=int, help="only so many questions to learn from: for a try")
+    parser.add_argument("--test", type=int, help="only so many test questions: for a try")
+    given = parser.parse_args()
+    keep = Path(given.keep)
+    train, test = beir("scifact", "train"), beir("scifact", "test")
+    own = parted(train.questions, CHOOSING, given.seed)
+    parts = Parts((*own.learn, *own.test)[: given.learn], own.choose, test.questions[: given.test])
+    result = {**about("adapt_retriever"), "goal": GOAL, "parts": read("adapt_retriever").get("parts", {})}
+    with (
+        corpus_collection(train, Settings(), keep=keep) as (folder, _),
+        Collection.open(folder, settings=Settings()) as collection,
+    ):
+        for part in given.parts.split(","):
+            settings = RetrieverSettings(
+                part, epochs=given.epochs, rate=given.rate, negatives=given.negatives, seed=given.seed
+            )
+            out = keep / f"{part}-{given.seed}-{given.epochs}-{given.rate}-{given.negatives}"
+            if (out / RECORD).exists() and part in result["parts"]:
+                continue
+            start = time.process_time()
+            report = adapt_retriever(collection, parts, out, settings, progress=_said)
+            result["parts"][part] = {**entry(report, out), "processor_seconds": round(time.process_time() - start)}
+            print(f"\n{part}: {json.dumps(result['parts'][part]['ndcg'])}", flush=True)
+            if not (given.learn or given.test):
+                save(result, "adapt_retriever")
+    for part, found in result["parts"].items():
+        for mode, row in found["ndcg"].items():
+            reached = "reached" if row["after"][0] >= GOAL else "missed"
+            print(f"{part:9} {mode:7} {row['before'][0]:.3f} → {row['after'][0]:.3f} {row['after'][1:]}, p {row['p']}, "
+                  f"goal {GOAL} {reached}")  # fmt: skip
+    print(json.dumps(result))
+
+
+_last = ["", 0.0]
+
+
+def _said(what: str, done: int, total: int) -> None:
+    """A line when another thing begins, and every half a minute."""
+    now = time.monotonic()
+    if what != _last[0] or now - float(_last[1]) > 30:
+        _last[:] = [what, now]
+        print(f"{time.strftime('%H:%M:%S')} {what}: {done} of {total}", flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,237 @@
+"""How right the bundled reader's answers are, and whether its confidence tells: SQuAD 2.0 dev.
+
+    python benchmarks/bench_answers.py tune [--questions 600]      three articles: what is shipped is fitted to them
+    python benchmarks/bench_answers.py squad [--questions 1000]    25 others, as `ragfm eval answers` asks
+    python benchmarks/bench_answers.py forms [--questions 200]     the adapter in both readers, the right passage given
+
+Runs are kept in --keep and go on there. Each writes its part of results/answers.json; the last line is that part.
+"At the threshold" is worked out from the same answers: those of less confidence count as abstentions. ADAPTER=none in
+the environment goes without the adapter, and without the verifier's corrections.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import gzip
+import json
+import os
+import random
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from data import DATA
+from measure import about, read, save, weights
+
+from ragfm import Collection, Rag, Settings
+from ragfm.adapt.export import export_adapter
+from ragfm.adapter import GGUF, RECORD, SHIPPED
+from ragfm.confidence import SIGNALS, Calibration, fitting
+from ragfm.config import AskSection
+from ragfm.evaluate import (
+    AnsweredQuestion,
+    Question,
+    QuestionSet,
+    corpus_collection,
+    evaluate_answers,
+    load_questions,
+    read_run,
+    write_answers_html,
+)
+from ragfm.evaluate.answers import CONTEXTS, AnswersReport, Context, _measured, _report
+from ragfm.evaluate.calibrate import _auc, _error, blank, fit_report
+from ragfm.evaluate.compare import paired_differences
+from ragfm.evaluate.measures import estimate_ratios
+
+LEARNED, TUNED = 7, 10  # articles, by title: the verifier has learned from those before, and the others report
+KEEP = 0.75  # of right answers: the more are kept, the fewer questions that have no answer go without one
+TRUSTED = ("anywhere", "located", "agree")  # with all signals the confidence tells less (AUC 0.731, not 0.740)
+ADAPTER = os.environ.get("ADAPTER")  # `none` for the bare reader; default: what comes with ragfm
+NOT_WITHHELD = Settings(ask=AskSection(min_confidence=0))
+
+
+def squad_file(keep: Path, *, tune: bool) -> Path:
+    data = json.loads(gzip.decompress((DATA / "squad" / "squad-v2.0-dev.json.gz").read_bytes()))
+    articles = sorted(data["data"], key=lambda article: str(article["title"]))
+    data["data"] = articles[LEARNED:TUNED] if tune else articles[TUNED:]
+    path = keep / f"squad-v2.0-dev-{'tune' if tune else 'report'}.json"
+    path.write_text(json.dumps(data))
+    return path
+
+
+@contextlib.contextmanager
+def filled(data: QuestionSet, keep: Path) -> Iterator[Collection]:
+    """A collection of what the questions are about, in which nothing is withheld."""
+    with (
+        corpus_collection(data, NOT_WITHHELD, keep=keep) as (folder, _),
+        Collection.open(folder, settings=NOT_WITHHELD) as collection,
+    ):
+        yield collection
+
+
+class _TimeUpError(Exception):
+    """The time is up."""
+
+
+def asked(
+    rag: Rag, questions: Sequence[Question], contexts: Sequence[Context], out: Path, minutes: float
+) -> list[AnsweredQuestion]:
+    """In random order, so that those that there was time for are a sample of all; a second run goes on."""
+    end = time.monotonic() + 60 * minutes
+
+    def progress(done: int, of: int) -> None:
+        _said(done, of)
+        if time.monotonic() > end:
+            raise _TimeUpError
+
+    shuffled = random.Random(0).sample(list(questions), len(questions))
+    with contextlib.suppress(_TimeUpError):
+        evaluate_answers(rag, shuffled, contexts=contexts, out=out, progress=progress)
+    return [AnsweredQuestion.from_json(record) for record in read_run(out)[1]]
+
+
+def tune(keep: Path, count: int, minutes: float) -> dict[str, Any]:
+    data = load_questions(squad_file(keep, tune=True), answers=True).sample(count)
+    with filled(data, keep) as collection:
+        rag = Rag(collection, reader="bundled", adapter=ADAPTER)
+        rag.calibration = blank(corrects=ADAPTER != "none")
+        results = asked(rag, data.questions, ["retrieved"], keep / "tune.jsonl", minutes)
+        report = fit_report(rag, results, {}, keep=KEEP, signals=TRUSTED if rag.calibration.corrects else SIGNALS)
+    return {"questions": len(results), "of": count, **asdict(report)}
+
+
+def squad(keep: Path, count: int, minutes: float, contexts: Sequence[Context]) -> dict[str, Any]:
+    """As `ragfm eval answers FILE --limit COUNT --seed 0` asks, with nothing withheld."""
+    data = load_questions(squad_file(keep, tune=False), answers=True).sample(count)
+    with filled(data, keep) as collection:
+        rag = Rag(collection, reader="bundled", adapter=ADAPTER)
+        rag.calibration = blank(corrects=ADAPTER != "none")
+        results = asked(rag, data.questions, contexts, keep / "squad.jsonl", minutes)
+        calibration = fitting(None, "bundled", rag.sampling.adapter)
+    results = [_with_confidence(result, calibration) for result in results]
+    report = _report({**read_run(keep / "squad.jsonl")[0], "data": data.name}, results, contexts)
+    write_answers_html(report, keep / "squad.html")
+    return {
+        "questions": len(results), "of": count, "unanswerable": sum(result.unanswerable for result in results),
+        **_told(report),
+        "latency_ms": {context: _rounded({k: asdict(v) for k, v in values.items()}, 0)
+                       for context, values in report.latency_ms.items()},
+        **_at_threshold(results, calibration),
+    }  # fmt: skip
+
+
+def forms(keep: Path, count: int) -> dict[str, Any]:
+    """The reader's own words, by llama.cpp with the GGUF adapter and by transformers with PEFT's."""
+    data = load_questions(squad_file(keep, tune=False), answers=True).sample(count)
+    peft = keep / "peft"
+    if not (peft / RECORD).exists():
+        export_adapter(SHIPPED / GGUF, "peft", out=peft, base="bundled")
+    runs = {}
+    with filled(data, keep) as collection:
+        for form, adapter in (("bundled", None), ("transformers:bundled", str(peft))):
+            rag = Rag(collection, reader=form, adapter=adapter)
+            rag.calibration = None
+            path = keep / f"forms-{form.partition(':')[0]}.jsonl"
+            runs[form] = evaluate_answers(rag, data.questions, contexts=("gold",), out=path, progress=_said).results
+    gguf, hf = ([result.outcomes["gold"] for result in results] for results in runs.values())
+    f1 = {form: np.array([[result.outcomes["gold"].f1] for result in results]) for form, results in runs.items()}
+    (difference,) = paired_differences(["f1"], *f1.values())
+    return {
+        "questions": len(gguf), "f1": {form: round(float(values.mean()), 4) for form, values in f1.items()},
+        "difference": [round(value, 4) for value in (difference.difference, difference.low, difference.high)],
+        "same text": round(sum(a.answer == b.answer for a, b in zip(gguf, hf, strict=True)) / len(gguf), 4),
+        "seconds": {form: round(sum(r.outcomes["gold"].seconds for r in results) / len(results), 2)
+                    for form, results in runs.items()},
+    }  # fmt: skip
+
+
+def _with_confidence(result: AnsweredQuestion, by: Calibration | None) -> AnsweredQuestion:
+    """By the calibration of now, from the signals that were kept."""
+    outcome = result.outcomes["retrieved"]
+    confidence = by.confidence(outcome.signals, by.embedder) if by and outcome.signals else None
+    return replace(result, outcomes={**result.outcomes, "retrieved": replace(outcome, confidence=confidence)})
+
+
+def _at_threshold(results: Sequence[AnsweredQuestion], by: Calibration | None) -> dict[str, Any]:
+    """What the confidence is worth on these questions, none of which it was fitted to."""
+    if by is None:
+        return {}
+    given = [r for r in results if not r.outcomes["retrieved"].abstained]
+    cosine = np.array([r.outcomes["retrieved"].signals["cosine"] for r in given])
+    confidence = np.array([r.outcomes["retrieved"].confidence for r in given], dtype=np.float64)
+    right = np.array([r.kind == "right" for r in given], dtype=np.float64)
+    cut = [_withheld(r, (r.outcomes["retrieved"].confidence or 0) < by.threshold) for r in results]
+    shares = {
+        name: [(float(r.outcomes["retrieved"].confidence >= by.threshold), 1.0) for r in given if belongs(r)]
+        for name, belongs in (
+            ("right", lambda r: r.kind == "right"),
+            ("wrong", lambda r: r.kind != "right" and not r.unanswerable),
+            ("to unanswerable questions", lambda r: r.unanswerable),
+        )
+    }
+    return {
+        "confidence": {
+            "auc": asdict(_auc(confidence, right, 0)), "error": round(_error(confidence, right), 4),
+            "auc_of_cosine": asdict(_auc(cosine, right, 0)),
+            "threshold": by.threshold,
+            "still given": {name: asdict(found) for name, pairs in shares.items() if (found := estimate_ratios(pairs))},
+        },
+        "at the threshold": _rounded({
+            name: asdict(value)
+            for name, value in _measured([(r, r.outcomes["retrieved"]) for r in cut], passages=True).items()
+        }),
+    }  # fmt: skip
+
+
+def _withheld(result: AnsweredQuestion, withhold: bool) -> AnsweredQuestion:
+    outcome = result.outcomes["retrieved"]
+    if outcome.abstained or not withhold:
+        return result
+    value = float(result.unanswerable)
+    nothing = replace(outcome, abstained=True, exact=value, f1=value, contained=value, citations=0, holding=0,
+                      sentences=0, supported=0)  # fmt: skip
+    return replace(result, outcomes={**result.outcomes, "retrieved": nothing})
+
+
+def _told(report: AnswersReport) -> dict[str, Any]:
+    return {"kinds": report.kinds, "measures": {context: _rounded({k: asdict(v) for k, v in values.items()})
+                                                for context, values in report.measures.items()}}  # fmt: skip
+
+
+def _rounded(values: dict[str, Any], digits: int = 4) -> dict[str, list[float]]:
+    return {name: [round(value[key], digits) for key in ("value", "low", "high")] for name, value in values.items()}
+
+
+def _said(done: int, of: int) -> None:
+    if done % 20 == 0 or done == of:
+        print(f"{done} of {of}", file=sys.stderr, flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=("tune", "squad", "forms"))
+    parser.add_argument("--questions", type=int)
+    parser.add_argument("--keep", type=Path, default=Path("/tmp/ragfm-bench-answers"))
+    parser.add_argument("--context", action="append", choices=CONTEXTS, help="squad: may be repeated; default: all")
+    parser.add_argument("--minutes", type=float, default=1e6, help="stop then, and report what is done")
+    args = parser.parse_args()
+    args.keep.mkdir(parents=True, exist_ok=True)
+    part = {
+        "tune": lambda: tune(args.keep, args.questions or 600, args.minutes),
+        "squad": lambda: squad(args.keep, args.questions or 1000, args.minutes, args.context or CONTEXTS),
+        "forms": lambda: forms(args.keep, args.questions or 200),
+    }[args.what]()
+    name = args.what + (" without adapter" if ADAPTER == "none" else "")
+    facts = about(f"answers, {name}", ["ragfm", "llama-cpp-python"])
+    result = {**read("answers"), name: {**facts, "weights": weights(), **part}}
+    save(result, "answers")
+    print(json.dumps(part))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,118 @@
+"""The other sides of `bench_reader.py`: llama-cpp-python's server and high-level API, and llama.cpp's own server."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ragfm.types import Message
+
+SLOTS = 8
+# `ragfm.llama` sets how long OpenMP spins, for itself and what it starts; theirs run as they would without it.
+_THEIRS = {name: value for name, value in os.environ.items() if name != "GOMP_SPINCOUNT"}
+
+
+@dataclass(frozen=True)
+class Side:
+    """Something that answers: the number of tokens of a whole answer, and the pieces of one as they come."""
+
+    ask: Callable[[Sequence[Message], int], int]
+    pieces: Callable[[Sequence[Message], int], Iterator[str]]
+
+
+def turns(messages: Sequence[Message]) -> list[dict[str, str]]:
+    return [{"role": message.role, "content": message.content} for message in messages]
+
+
+def llama_cpp_server(file: Path, threads: int, context: int) -> contextlib.AbstractContextManager[Side]:
+    """`python -m llama_cpp.server`, which answers one after the other. By default a request ends the one before it."""
+    words = [sys.executable, "-m", "llama_cpp.server", "--model", str(file), "--n_ctx", str(context)]
+    words += ["--n_threads", str(threads), "--n_threads_batch", str(threads), "--interrupt_requests", "False"]
+    return _served([*words, "--verbose", "False"])
+
+
+def llama_server(program: Path, file: Path, threads: int, context: int) -> contextlib.AbstractContextManager[Side]:
+    """llama.cpp's own, with as many slots as ours has, in one memory that has a whole window for each."""
+    words = [str(program), "--model", str(file), "--ctx-size", str(SLOTS * context), "--parallel", str(SLOTS)]
+    words += ["--kv-unified", "--threads", str(threads), "--threads-batch", str(threads), "--no-webui"]
+    return _served(words)
+
+
+def high_level(file: Path, threads: int, context: int) -> Any:
+    """llama-cpp-python's `Llama`, as LangChain and LlamaIndex hold it."""
+    import llama_cpp
+
+    return llama_cpp.Llama(str(file), n_ctx=context, n_threads=threads, n_threads_batch=threads, verbose=False)
+
+
+def of_llama(model: Any) -> Side:
+    """The same as a side."""
+    how = {"temperature": 0, "repeat_penalty": 1.0}
+
+    def ask(messages: Sequence[Message], tokens: int) -> int:
+        reply = model.create_chat_completion(turns(messages), max_tokens=tokens, **how)
+        return int(reply["usage"]["completion_tokens"])
+
+    def pieces(messages: Sequence[Message], tokens: int) -> Iterator[str]:
+        for part in model.create_chat_completion(turns(messages), max_tokens=tokens, stream=True, **how):
+            if piece := part["choices"][0]["delta"].get("content"):
+                yield piece
+
+    return Side(ask, pieces)
+
+
+@contextlib.contextmanager
+def _served(words: Sequence[str]) -> Iterator[Side]:
+    """A server on a free port, once it has answered."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    process = subprocess.Popen(
+        [*words, "--port", str(port)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=_THEIRS
+    )
+
+    def open_(messages: Sequence[Message], tokens: int, stream: bool) -> Any:
+        asked = {"messages": turns(messages), "max_tokens": tokens, "temperature": 0, "repeat_penalty": 1.0}
+        request = urllib.request.Request(
+            f"http://127.0.0.1:{port}/v1/chat/completions",
+            json.dumps(asked | {"stream": stream}).encode(),
+            {"Content-Type": "application/json"},
+        )
+        return urllib.request.urlopen(request, timeout=600)
+
+    def ask(messages: Sequence[Message], tokens: int) -> int:
+        with open_(messages, tokens, stream=False) as reply:
+            return int(json.load(reply)["usage"]["completion_tokens"])
+
+    def pieces(messages: Sequence[Message], tokens: int) -> Iterator[str]:
+        with open_(messages, tokens, stream=True) as reply:
+            for line in reply:
+                if line.startswith(b"data: {"):
+                    choices = json.loads(line[6:])["choices"]
+                    if choices and (piece := choices[0]["delta"].get("content")):
+                        yield piece
+
+    try:
+        deadline = time.monotonic() + 60
+        while True:
+            assert process.poll() is None, f"{words[0]} did not start"
+            try:
+                ask([Message("user", "Hi")], 1)
+                break
+            except OSError:
+                assert time.monotonic() < deadline, f"{words[0]} does not answer"
+                time.sleep(0.3)
+        yield Side(ask, pieces)
+    finally:
+        process.terminate()
+        process.wait()

@@ -1,0 +1,251 @@
+"""Teach the bundled embedding model to verify answers: makes ragfm/shipped/minilm-verifier.
+
+    python benchmarks/train_verifier.py [--out FOLDER]      about 40 minutes on two idle cores; needs the extra `train`
+
+It learns where answers stand from SQuAD 1.0's training set, and that some questions have none: questions changed in a
+word (`ragfm.adapt.near_misses`), questions over a passage that is like theirs, and those of the first seven articles,
+by title, of SQuAD 2.0 dev, which people wrote. Nothing of the other articles is seen: three tune, 25 report.
+
+Everything but the embeddings learns; the changes are then kept as matrices of low rank (Eckart and Young 1936), in half
+precision. Texts have no second token type, as in RoBERTa (Liu et al. 2019). The last line is the result in JSON.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gzip
+import json
+import random
+import re
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from data import DATA
+from measure import about, save
+from safetensors.numpy import load_file, save_file
+from torch.nn import functional
+from transformers import AutoModelForQuestionAnswering, AutoTokenizer
+
+from ragfm.adapt.near_misses import names_in, near_misses
+from ragfm.embed.bert import Layer, read_weights
+from ragfm.evaluate.calibrate import _auc
+from ragfm.evaluate.matching import token_f1
+from ragfm.models import find_model
+from ragfm.types import Hit
+from ragfm.verifier import SHIPPED, WEIGHTS, WINDOW, Part, Verifier
+
+LEARNED, TUNED = 7, 10  # articles of SQuAD 2.0 dev, by title: those before the one are learned from
+QUESTIONS, TWICE, BATCH, RATE, RANK = 24_000, 2, 32, 3e-4, 64
+NEAR, WITHHELD = 0.40, 0.35  # how many questions have a near miss beside them, or a passage without the answer
+"""See `examples`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """A question over a passage; the answer's characters, or -1 where there is none."""
+
+    question: str
+    passage: str
+    start: int = -1
+    end: int = -1
+
+
+def articles(name: str) -> list[dict[str, Any]]:
+    data: list[dict[str, Any]] = json.loads(gzip.decompress((DATA / "squad" / name).read_bytes()))["data"]
+    return data
+
+
+def examples(chance: random.Random) -> list[Example]:
+    """Of SQuAD 1.0's training set, with questions that have no answer put beside them."""
+    data = articles("squad-v1.0-train.json.gz")
+    names = [list(dict.fromkeys(name for paragraph in article["paragraphs"] for qa in paragraph["qas"]
+                                for name in names_in(qa["question"]))) for article in data]  # fmt: skip
+    every = sorted({name for some in names for name in some})
+    asked = [(number, at, qa) for number, article in enumerate(data)
+             for at, paragraph in enumerate(article["paragraphs"]) for qa in paragraph["qas"]]  # fmt: skip
+    found = list[Example]()
+    for number, at, qa in chance.sample(asked, QUESTIONS):
+        question, answer, paragraphs = qa["question"], qa["answers"][0], data[number]["paragraphs"]
+        passage, start = paragraphs[at]["context"], answer["answer_start"]
+        found.append(Example(question, passage, start, start + len(answer["text"])))
+        which = chance.random()
+        if which < NEAR:
+            alike = names[number] if chance.random() < 0.6 else chance.sample(every, 400)
+            found += [Example(miss.text, passage) for miss in list(near_misses(question, alike, chance))[:1]]
+        elif which < NEAR + WITHHELD:
+            words = _words(question)
+            others = [p["context"] for p in paragraphs if answer["text"].lower() not in p["context"].lower()]
+            others.sort(key=lambda text: -len(words & _words(text)))
+            if others:
+                found.append(Example(question, others[0] if chance.random() < 0.7 else chance.choice(others[:8])))
+    return found
+
+
+def written(first: int, last: int) -> list[Example]:
+    """Of SQuAD 2.0 dev: questions that people wrote, so that half of them have no answer."""
+    some = sorted(articles("squad-v2.0-dev.json.gz"), key=lambda article: str(article["title"]))[first:last]
+    return [
+        Example(qa["question"], paragraph["context"], *(_span(qa["answers"][0]) if qa["answers"] else (-1, -1)))
+        for article in some for paragraph in article["paragraphs"] for qa in paragraph["qas"]
+    ]  # fmt: skip
+
+
+def _span(answer: dict[str, Any]) -> tuple[int, int]:
+    return answer["answer_start"], answer["answer_start"] + len(answer["text"])
+
+
+def _words(text: str) -> set[str]:
+    return set(re.findall(r"[a-z0-9]{3,}", text.lower()))
+
+
+def batches(some: Sequence[Example], chance: random.Random) -> list[list[Example]]:
+    """Examples of like length together, in random order."""
+    mixed, found = chance.sample(some, len(some)), list[list[Example]]()
+    for at in range(0, len(mixed), 40 * BATCH):
+        part = sorted(mixed[at : at + 40 * BATCH], key=lambda one: len(one.question) + len(one.passage))
+        found += [part[i : i + BATCH] for i in range(0, len(part), BATCH)]
+    return chance.sample(found, len(found))
+
+
+class Learner:
+    """The embedding model with a new head, and its optimiser."""
+
+    def __init__(self) -> None:
+        base = str(find_model("bundled", "embedder"))
+        self._tokenizer = AutoTokenizer.from_pretrained(base)
+        self.model = AutoModelForQuestionAnswering.from_pretrained(base)
+        self.model.bert.embeddings.requires_grad_(requires_grad=False)
+        for name, module in self.model.named_modules():
+            if isinstance(module, torch.nn.Dropout) and name.endswith("attention.self.dropout"):
+                module.p = 0.0  # which would forbid the fused kernel of attention
+
+    def learn(self, steps: Sequence[Sequence[Example]]) -> Iterator[tuple[float, int]]:
+        """Take the steps; gives the loss and the tokens of each."""
+        head = list(self.model.qa_outputs.parameters())
+        body = [weight for weight in self.model.bert.encoder.parameters() if weight.requires_grad]
+        optimiser = torch.optim.AdamW(
+            [{"params": body, "lr": RATE}, {"params": head, "lr": 3 * RATE}], weight_decay=0.01
+        )
+        rate = torch.optim.lr_scheduler.LambdaLR(
+            optimiser, lambda at: min(1.0, (at + 1) / (0.06 * len(steps))) * max(0.02, 1 - at / len(steps))
+        )
+        self.model.train()
+        for step in steps:
+            loss, tokens = self._loss(step)
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+            optimiser.step()
+            rate.step()
+            optimiser.zero_grad()
+            yield loss.item(), tokens
+
+    def _loss(self, batch: Sequence[Example]) -> tuple[torch.Tensor, int]:
+        """Cross-entropy of the answer's first and last token; without an answer, both are the text's first."""
+        encoded = self._tokenizer(
+            [one.question for one in batch], [one.passage for one in batch], truncation="only_second",
+            max_length=WINDOW, padding=True, return_tensors="pt", return_offsets_mapping=True,
+        )  # fmt: skip
+        mask = encoded["attention_mask"]
+        wanted = torch.tensor([self._tokens(encoded, at, one) for at, one in enumerate(batch)])
+        with torch.autocast("cpu", torch.bfloat16):
+            output = self.model(input_ids=encoded["input_ids"], attention_mask=mask)
+        scores = (output.start_logits, output.end_logits)
+        losses = [functional.cross_entropy(one.float().masked_fill(mask == 0, -1e4), wanted[:, at])
+                  for at, one in enumerate(scores)]  # fmt: skip
+        return sum(losses, torch.zeros(())) / 2, int(mask.sum())
+
+    @staticmethod
+    def _tokens(encoded: Any, at: int, example: Example) -> tuple[int, int]:
+        first = last = 0
+        tokens = zip(encoded.sequence_ids(at), encoded["offset_mapping"][at].tolist(), strict=True)
+        for token, (kind, (start, end)) in enumerate(tokens):
+            if kind == 1 and start <= example.start < end:
+                first = token
+            if kind == 1 and start < example.end <= end:
+                last = token
+        return (first, last) if first and last else (0, 0)
+
+
+def learned(trained: Path) -> dict[str, np.ndarray[Any, Any]]:
+    """What a trained model's folder has more than the embedding model, in the form that `ragfm.verifier` reads."""
+    base, model = read_weights(find_model("bundled", "embedder")), read_weights(trained)
+    head = load_file(trained / "model.safetensors")
+    found = {"head.weight": head["qa_outputs.weight"], "head.bias": head["qa_outputs.bias"]}
+    for number, (before, after) in enumerate(zip(base.layers, model.layers, strict=True)):
+        for part in fields(Layer):
+            name, old, new = f"{number}.{part.name}", getattr(before, part.name), getattr(after, part.name)
+            found[f"{name}.bias"], change = new.bias - old.bias, new.weight - old.weight
+            if change.ndim == 1:
+                found[f"{name}.weight"] = change
+                continue
+            u, s, v = np.linalg.svd(change, full_matrices=False)
+            rank = RANK * (3 if part.name == "qkv" else 1)  # three matrices in one
+            found[f"{name}.left"], found[f"{name}.right"] = (
+                u[:, :rank] * s[:rank] ** 0.5,
+                (s[:rank] ** 0.5)[:, None] * v[:rank],
+            )
+    return {name: np.ascontiguousarray(values, dtype=np.float16) for name, values in found.items()}
+
+
+def judged(verifier: Verifier, some: Sequence[Example]) -> dict[str, Any]:
+    """Over the paragraphs that the questions were asked of: how good the best span is, and whether none is told."""
+    f1, there = list[float](), list[float]()
+    for one in some:
+        reading = verifier.read(one.question, [Hit("", one.passage, 0, len(one.passage), 1, None, {})])[0]
+        there.append(reading.anywhere)
+        if one.start >= 0:
+            _, start, end = max(best(part) for part in reading.parts)
+            f1.append(token_f1(one.passage[start:end], one.passage[one.start : one.end]))
+    area = _auc(np.array(there), np.array([float(one.start >= 0) for one in some]), 0)
+    return {"questions": len(some), "f1, answerable": round(float(np.mean(f1)), 4),
+            "auc, has an answer": [round(value, 4) for value in (area.value, area.low, area.high)]}  # fmt: skip
+
+
+def best(part: Part) -> tuple[float, int, int]:
+    """The likeliest answer of at most 16 tokens: how likely, and its characters."""
+    chances = np.outer(part.first, part.last)
+    chances = np.triu(chances) - np.triu(chances, 16)
+    first, last = np.unravel_index(int(chances.argmax()), chances.shape)
+    return float(chances.max()), int(part.spans[first, 0]), int(part.spans[last, 1])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, default=SHIPPED)
+    parser.add_argument(
+        "--trained", type=Path, default=Path("/tmp/ragfm-verifier"), help="the whole model is kept there"
+    )
+    args = parser.parse_args()
+    torch.manual_seed(0)
+    chance, begin, tokens, losses = random.Random(0), time.monotonic(), 0, list[float]()
+    learner = Learner()
+    steps = batches([*examples(chance), *TWICE * written(0, LEARNED)], chance)
+    for number, (loss, count) in enumerate(learner.learn(steps), 1):
+        losses.append(loss)
+        tokens += count
+        if number % 25 == 0:
+            took = time.monotonic() - begin
+            print(f"step {number} of {len(steps)}: loss {np.mean(losses[-25:]):.3f}, {tokens / took:.0f} tokens/s, "
+                  f"{took / number * (len(steps) - number) / 60:.0f} minutes left", file=sys.stderr)  # fmt: skip
+    learner.model.save_pretrained(args.trained)
+    args.out.mkdir(parents=True, exist_ok=True)
+    save_file(learned(args.trained), args.out / WEIGHTS)
+    result = {
+        **about("verifier", ["ragfm", "torch", "transformers"]),
+        "examples": sum(map(len, steps)), "tokens": tokens, "seconds": round(time.monotonic() - begin),
+        "loss": round(float(np.mean(losses[-50:])), 4), "bytes": (args.out / WEIGHTS).stat().st_size,
+        "tuning articles": judged(Verifier(args.out), random.Random(0).sample(written(LEARNED, TUNED), 600)),
+        "report articles": judged(Verifier(args.out), random.Random(0).sample(written(TUNED, 35), 1000)),
+    }  # fmt: skip
+    save(result, "verifier")
+    print(json.dumps(result))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,279 @@
+"""A reader that goes on learning: what came since is learned, and served only where it is shown to be better.
+
+sync ─→ log and QUESTIONS ─parted by hash→ learn ─examples→ train, from the adapter of now ─→ a new adapter
+                                          └ test ─eval answers, before and after→ better, and the old set no worse?
+yes: `adapter` in ragfm.toml, and a line in ragfm-adapters.json, by which `step_back` goes back
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from datetime import UTC, datetime
+from hashlib import blake2b
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from ragfm.adapt.base import Base
+from ragfm.adapt.dataset import Dataset, Recipe, with_examples, write_dataset
+from ragfm.adapt.examples import TRAIN, VALID, Example, read_card, read_examples
+from ragfm.adapt.export import export_adapter
+from ragfm.adapt.leaks import held_out
+from ragfm.adapt.logged import judged, logged_examples
+from ragfm.adapt.raft import build_examples
+from ragfm.adapt.result import finish
+from ragfm.adapt.train import Training, TrainSettings
+from ragfm.adapter import GGUF, RECORD, read_record
+from ragfm.answer_log import AnswerLog
+from ragfm.config import FILE, load_settings
+from ragfm.errors import DataError, LogError, UnsupportedError
+from ragfm.evaluate.answers import evaluate_answers
+from ragfm.evaluate.choice import write_keys
+from ragfm.evaluate.compare import Difference, compare_runs
+from ragfm.evaluate.data import load_jsonl
+from ragfm.evaluate.logged import as_questions
+from ragfm.evaluate.matching import normalised
+from ragfm.prompt import prompt_fingerprint
+from ragfm.rag import Rag
+from ragfm.readers import plugin_and_model
+from ragfm.store.durable import write_durably
+
+if TYPE_CHECKING:
+    from ragfm.collection import Collection
+    from ragfm.evaluate.data import Question
+
+HISTORY = "ragfm-adapters.json"
+DECISION = "refresh.json"
+_TEST = "test.jsonl"
+_TESTED = 0.3
+"""The share of new questions that nothing is ever learned from. A question is in the same part at every refresh."""
+
+Progress: TypeAlias = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True, slots=True)
+class RefreshSettings:
+    """How it is refreshed. `old` are questions whose answers must not get worse, about the collection.
+
+    `replay` is a folder of examples that were learned before, which keep what is known; of them as many are taken as
+    there are new ones, times `replayed`.
+    """
+
+    training: TrainSettings = TrainSettings(epochs=2, rate=1e-4, batch=8)  # noqa: RUF009  frozen
+    questions: Path | None = None
+    old: Path | None = None
+    replay: Path | None = None
+    replayed: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Refreshed:
+    """What became of it. `new` and `old` are after against before, by token F1 over the questions of each set."""
+
+    adopted: bool
+    why: str
+    folder: str
+    examples: Mapping[str, int]
+    new: Difference | None = None
+    old: Difference | None = None
+    numbers: Mapping[str, Any] = field(default_factory=dict)
+
+
+def refresh(
+    collection: Collection, folder: Path, settings: RefreshSettings = RefreshSettings(), *,
+    progress: Progress = lambda *_: None,
+) -> Refreshed:  # fmt: skip
+    """Learn what is new in `folder`, and adopt it where it is better; interrupted, it goes on there.
+
+    The collection is to be synced before. Raises DataError where there is nothing to learn or to test with, and
+    UnsupportedError for a reader that is not trained here.
+    """
+    rag = Rag(collection)
+    plugin, model = plugin_and_model(rag.reader_name)
+    if plugin not in ("llama-cpp", "transformers"):
+        raise UnsupportedError(f"The reader {rag.reader_name} runs elsewhere.", "Refresh a model of this machine.")
+    folder.mkdir(0o700, parents=True, exist_ok=True)  # what people ask is nobody's business
+    _prepare(rag, folder, settings)
+    test = load_jsonl(folder / _TEST, answers=True).questions
+    numbers = _trained(rag, model, folder, settings, progress)
+    new = str(folder / GGUF) if plugin == "llama-cpp" else str(folder)
+    found = {"new": _compared(rag, new, test, folder / "new", progress)}
+    if settings.old:
+        old = load_jsonl(settings.old, answers=True).questions
+        found["old"] = _compared(rag, new, old, folder / "old", progress)
+    adopted, why = verdict(found["new"], found.get("old"))
+    card = read_card(folder / "examples")
+    done = Refreshed(adopted, why, str(folder), card["examples"], found["new"], found.get("old"), numbers)
+    if adopted:
+        _adopt(collection.path.parent, folder, done)
+    write_durably(folder / DECISION, json.dumps(asdict(done), indent=1, ensure_ascii=False).encode() + b"\n")
+    return done
+
+
+def verdict(new: Difference, old: Difference | None) -> tuple[bool, str]:
+    """Whether an adapter is adopted, and why: the new questions have to be won, and the old ones not lost."""
+    change = f"F1 {new.a:.3f} → {new.b:.3f}, {new.difference:+.3f} [{new.low:+.3f}, {new.high:+.3f}], p = {new.p:.3f}"
+    count = new.wins + new.losses + new.ties
+    if new.noise or new.difference <= 0:
+        what = "within noise" if new.noise else "worse"
+        return False, f"On {count} new questions it is {what}: {change}."
+    if old and old.difference < 0 and not old.noise:
+        return False, (
+            f"It is better on {count} new questions ({change}), but falls on the old ones: "
+            f"F1 {old.a:.3f} → {old.b:.3f}, p = {old.p:.3f}."
+        )
+    kept = "" if old is None else f" On the old ones it does not fall: F1 {old.a:.3f} → {old.b:.3f}."
+    return True, f"On {count} new questions it is better, beyond noise: {change}.{kept}"
+
+
+def step_back(folder: Path) -> tuple[str, str | None]:
+    """Serve what was served before the last refresh; gives the adapter that goes and the one that comes.
+
+    `folder` is that of ragfm.toml. Raises DataError where nothing was adopted, or another one is set since.
+    """
+    history = _history(folder)
+    if not history:
+        raise DataError(f"No refresh was adopted in {folder}.", "`ragfm adapt refresh` adopts one.")
+    last = history[-1]
+    if load_settings(folder).adapter != last["adapter"]:
+        raise DataError(
+            f"{folder / FILE} names another adapter than the last refresh did, which is {last['adapter']}.",
+            "Set `adapter` there yourself.",
+        )
+    write_keys(folder, {"": {"adapter": last["before"]}})
+    _keep(folder, history[:-1])
+    return last["adapter"], last["before"]
+
+
+def next_folder(place: Path) -> Path:
+    """The folder of a refresh that was interrupted, or that of a new one."""
+    numbers = [int(path.name) for path in place.glob("[0-9]*") if path.name.isdigit()] if place.is_dir() else []
+    last = max(numbers, default=0)
+    unfinished = last and not (place / f"{last:03}" / DECISION).exists()
+    return place / f"{last if unfinished else last + 1:03}"
+
+
+# --- Inside ------------------------------------------------------------------------------------------------------
+
+
+def _prepare(rag: Rag, folder: Path, settings: RefreshSettings) -> None:
+    """The questions to test with, and the examples: once, so that an interrupted refresh goes on with the same."""
+    if read_card(folder / "examples"):
+        return
+    path = rag.collection.path
+    try:
+        entries = judged(AnswerLog.beside(path).entries())
+    except LogError:
+        entries = []
+    asked = list(load_jsonl(settings.questions, answers=True).questions) if settings.questions else []
+    lines = list(as_questions(entry for entry in entries if _tested(entry.query)))
+    lines += [line for question in asked if _tested(question.text) for line in _as_lines(question)]
+    if not lines:
+        raise DataError(
+            f"There are {len(entries)} judged answers in the log and {len(asked)} questions, too few to test with.",
+            "Judge more answers (`ragfm log thumbs`), or give questions with answers.",
+        )
+    (folder / _TEST).write_text("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
+    write_dataset(_dataset(rag, entries, asked, folder, settings), folder / "examples")
+
+
+def _dataset(
+    rag: Rag, entries: Sequence[Any], asked: Sequence[Question], folder: Path, settings: RefreshSettings
+) -> Dataset:  # fmt: skip
+    """Examples of what may be learned, and old ones beside them."""
+    recipe = Recipe(seed=settings.training.seed)
+    held = held_out([folder / _TEST, *([settings.old] if settings.old else [])])
+    held = replace(held, uris=frozenset())  # questions are kept apart; documents are what all of them are about
+    to_learn = [question for question in asked if not _tested(question.text)]
+    dataset = build_examples(rag, to_learn, recipe, held=held) if to_learn else None
+    logged, left_out = logged_examples(rag, [entry for entry in entries if not _tested(entry.query)], held=held)
+    new = len(logged) + (sum(dataset.card["examples"].values()) if dataset else 0)
+    old = _replayed(rag, settings, round(settings.replayed * new))
+    return with_examples(rag, dataset, [*old, *logged], recipe, left_out)
+
+
+def _replayed(rag: Rag, settings: RefreshSettings, count: int) -> list[Example]:
+    if settings.replay is None:
+        return []
+    prompt = prompt_fingerprint(only=rag.collection.settings.ask.mode != "open", strategy=rag.strategy)
+    if read_card(settings.replay).get("prompt", prompt) != prompt:
+        raise DataError(f"The examples in {settings.replay} were made for another prompt.", "Make them again.")
+    examples = read_examples(settings.replay / TRAIN)
+    chosen = sorted(examples, key=lambda example: _hash(f"{settings.training.seed} {example.messages}"))[:count]
+    return [replace(example, meta={"group": f"replayed {at}", "uris": [], **example.meta, "kind": "replayed"})
+            for at, example in enumerate(chosen)]  # fmt: skip
+
+
+def _trained(rag: Rag, model: str, folder: Path, settings: RefreshSettings, progress: Progress) -> dict[str, Any]:
+    if (folder / RECORD).is_file():
+        return dict(read_record(folder).numbers)
+    base = Base(model)
+    start = _start(rag.sampling.adapter, model, folder)
+    training = Training(
+        base, read_examples(folder / "examples" / TRAIN), folder, replace(settings.training, start=start),
+        valid=read_examples(folder / "examples" / VALID),
+    )  # fmt: skip
+    numbers = training.run(lambda at: progress("learning", at.step, at.steps))
+    finish(training, numbers, card=read_card(folder / "examples"))
+    if base.path.is_file():
+        export_adapter(folder, "gguf", base=model)
+    return numbers
+
+
+def _start(adapter: str | None, model: str, folder: Path) -> str | None:
+    """The adapter that is served now in PEFT's form, to go on from."""
+    if adapter is None:
+        return None
+    path = Path(adapter)
+    if path.is_dir():
+        return str(path)
+    if (path.parent / RECORD).is_file() and any(path.parent.glob("adapter_model.safetensors")):
+        return str(path.parent)
+    start = folder / "start"
+    if not (start / RECORD).is_file():
+        export_adapter(path, "peft", out=start, base=model)
+    return str(start)
+
+
+def _compared(rag: Rag, adapter: str, questions: Sequence[Question], out: Path, progress: Progress) -> Difference:
+    """By F1 over all questions, in which a right abstention counts 1."""
+    after = Rag(rag.collection, adapter=adapter)
+    for one, name in ((rag, "before"), (after, "after")):
+        evaluate_answers(one, questions, contexts=["retrieved"], out=out.with_suffix(f".{name}"),
+                         progress=lambda done, of, name=name: progress(f"answering, {out.name}, {name}", done, of))  # type: ignore[misc]  # fmt: skip
+    return compare_runs(out.with_suffix(".before"), out.with_suffix(".after")).differences[0]
+
+
+def _adopt(place: Path, folder: Path, done: Refreshed) -> None:
+    """The history first: a line too many there is said by `step_back`, one too few would be lost."""
+    now = load_settings(place).adapter
+    entry = {"date": datetime.now(UTC).isoformat(timespec="seconds"), "adapter": str(folder.absolute()), "before": now,
+             "why": done.why}  # fmt: skip
+    _keep(place, [*_history(place), entry])
+    write_keys(place, {"": {"adapter": entry["adapter"]}})
+
+
+def _history(place: Path) -> list[dict[str, Any]]:
+    path = place / HISTORY
+    return list(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else []
+
+
+def _keep(place: Path, history: Sequence[Mapping[str, Any]]) -> None:
+    write_durably(place / HISTORY, json.dumps(history, indent=1, ensure_ascii=False).encode() + b"\n")
+
+
+def _tested(question: str) -> bool:
+    return int(_hash(normalised(question))[:8], 16) / 2**32 < _TESTED
+
+
+def _hash(text: str) -> str:
+    return blake2b(text.encode()).hexdigest()
+
+
+def _as_lines(question: Question) -> Iterable[dict[str, Any]]:
+    line: dict[str, Any] = {"id": f"question-{question.id}", "question": question.text}
+    line |= {"unanswerable": True} if question.unanswerable else {"answers": list(question.answers)}
+    golds = [{"uri": gold.uri, **({"start": gold.start, "end": gold.end} if gold.start is not None else {})}
+             for gold in question.gold]  # fmt: skip
+    return [{**line, **gold} for gold in golds or [{}]]

@@ -1,0 +1,142 @@
+// The API, and what goes wrong with it in words.
+
+import { key } from './store.js';
+
+export class ApiError extends Error {
+  constructor(message, { status = 0, retryAfter = null } = {}) {
+    super(message);
+    Object.assign(this, { status, retryAfter });
+  }
+}
+
+const GONE = 'The server can’t be reached. If it was stopped, it has to be started again; else look at the network.';
+const BROKEN = 'The upload broke off: the file is larger than the server takes, or the server can’t be reached.';
+
+function headers() {
+  return key.get() ? { Authorization: `Bearer ${key.get()}` } : {};
+}
+
+function said(status, body, retryAfter) {
+  const message = body?.error?.message ?? '';
+  if (status === 401)
+    return key.get() ? 'The server doesn’t know this key, or not any more.' : 'The server wants a key.';
+  if (status === 429) {
+    const why =
+      body?.error?.code === 'rate_limit'
+        ? 'Too many requests were made with this key.'
+        : 'Too many are asking at the moment.';
+    return `${why} ${retryAfter ? `It can be tried again in ${retryAfter} s.` : 'Try again in a while.'}`;
+  }
+  return message || (status >= 500 ? `The server failed (${status}).` : `The server refused it (${status}).`);
+}
+
+/** The error that a response is. */
+function failure(status, text, retryAfter) {
+  let body = null;
+  try {
+    body = JSON.parse(text);
+  } catch {
+    // not the server's own words: a proxy's
+  }
+  const seconds = /^\d+$/.test(retryAfter ?? '') ? Number(retryAfter) : null;
+  return new ApiError(said(status, body, seconds), { status, retryAfter: seconds });
+}
+
+async function send(path, options = {}) {
+  let response;
+  try {
+    response = await fetch(path, { ...options, headers: { ...headers(), ...options.headers }, redirect: 'error' });
+  } catch (error) {
+    if (error.name === 'AbortError') throw error;
+    throw new ApiError(GONE);
+  }
+  if (!response.ok) throw failure(response.status, await response.text(), response.headers.get('retry-after'));
+  return response;
+}
+
+async function json(path, options) {
+  try {
+    return await (await send(path, options)).json();
+  } catch (error) {
+    if (error instanceof ApiError || error.name === 'AbortError') throw error;
+    throw new ApiError(GONE); // it ended in the middle
+  }
+}
+
+const post = (path, body, signal) =>
+  send(path, { method: 'POST', headers: { 'Content-Type': 'application/json' }, body: JSON.stringify(body), signal });
+
+const addressOf = (uri, options) =>
+  `v1/documents/${uri.split('/').map(encodeURIComponent).join('/')}?${new URLSearchParams(options)}`;
+
+export const collectionOf = (model) => model.split(':')[0];
+
+/** Whether the server can answer now; what it says if not. */
+export async function readiness() {
+  const response = await fetch('readyz').catch(() => null);
+  return response === null
+    ? 'gone'
+    : response.ok
+      ? 'ready'
+      : ((await response.json().catch(() => ({}))).status ?? 'gone');
+}
+
+export const models = async () => (await json('v1/models')).data.map((model) => model.id);
+
+export const documents = (model, after = null) =>
+  json(`v1/documents?${new URLSearchParams({ model, limit: 200, ...(after === null ? {} : { after }) })}`);
+
+export const ownDocuments = async (model) =>
+  (await json(`v1/documents?${new URLSearchParams({ model, limit: 1000, mine: true })}`)).data;
+
+export const documentText = (uri, model, start, length) => json(addressOf(uri, { model, start, length }));
+
+export const removeDocument = (uri, model) => json(addressOf(uri, { model }), { method: 'DELETE' });
+
+export const rate = (rating, thumbs, correction) => post('v1/ratings', { rating, thumbs, correction });
+
+/** Keep a file on the server, for these groups, too; `progress` is told the share that was sent. */
+export function upload(file, { model, groups }, progress) {
+  return new Promise((resolve, reject) => {
+    const request = new XMLHttpRequest(); // fetch doesn't tell how much was sent
+    request.open('POST', 'v1/documents');
+    for (const [name, value] of Object.entries(headers())) request.setRequestHeader(name, value);
+    request.upload.onprogress = (event) => event.lengthComputable && progress(event.loaded / event.total);
+    // A server that refuses a file before it was sent may be heard of no other way.
+    request.onerror = () => reject(new ApiError(BROKEN));
+    request.onload = () => {
+      if (request.status === 201) resolve(JSON.parse(request.responseText));
+      else reject(failure(request.status, request.responseText, request.getResponseHeader('retry-after')));
+    };
+    const form = new FormData();
+    form.append('file', file, file.name);
+    form.append('model', model);
+    for (const group of groups) form.append('groups', group);
+    request.send(form);
+  });
+}
+
+/** The events of an answer, as objects. Throws where they end before the last one. */
+export async function* answer(model, messages, signal) {
+  const response = await post('v1/chat/completions', { model, messages, stream: true }, signal);
+  const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
+  let rest = '';
+  try {
+    for (;;) {
+      const { done, value } = await reader.read();
+      if (done) break;
+      const parts = (rest + value).split(/\r?\n\r?\n/);
+      rest = parts.pop();
+      for (const part of parts) {
+        if (part === 'data: [DONE]') return;
+        if (!part.startsWith('data: ')) continue;
+        const event = JSON.parse(part.slice(6));
+        if (event.error) throw new ApiError(event.error.message);
+        yield event;
+      }
+    }
+  } catch (error) {
+    if (error instanceof ApiError || error.name === 'AbortError') throw error;
+  }
+  throw new ApiError('The connection broke before the answer’s end.');
+}

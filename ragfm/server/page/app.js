@@ -1,0 +1,147 @@
+// The page: models, key, theme and menu; it starts the chat and the documents.
+
+import * as api from './api.js';
+import { $, announce, h, icon } from './dom.js';
+import { leave, startChat } from './chat.js';
+import { startDocuments } from './documents.js';
+import { closeSources } from './sources.js';
+import { chats, key, setting } from './store.js';
+
+const LOOK = 1000; // milliseconds between looks at whether the server is ready
+
+// --- Theme ---
+
+const THEMES = { system: ['theme', 'dark'], dark: ['moon', 'light'], light: ['sun', 'system'] };
+
+function showTheme() {
+  const now = document.documentElement.dataset.theme ?? 'system';
+  const [sign, next] = THEMES[now];
+  $('theme').replaceChildren(icon(sign));
+  const then = next === 'system' ? 'the system’s' : next;
+  const says = `Theme: ${now === 'system' ? 'as the system' : now}. Change to ${then}.`;
+  $('theme').setAttribute('aria-label', says);
+  $('theme').title = says;
+  $('theme').onclick = () => {
+    if (next === 'system') delete document.documentElement.dataset.theme;
+    else document.documentElement.dataset.theme = next;
+    setting.set('theme', next === 'system' ? null : next);
+    showTheme();
+  };
+}
+
+// --- Menu, on narrow screens ---
+
+function startMenu() {
+  const set = (on) => {
+    document.body.classList.toggle('menu', on);
+    $('menu').setAttribute('aria-expanded', String(on));
+    $('menu').setAttribute('aria-label', on ? 'Close the chats' : 'Chats');
+  };
+  $('menu').addEventListener('click', () => {
+    set(!document.body.classList.contains('menu'));
+    if (document.body.classList.contains('menu')) $('new').focus();
+  });
+  document.addEventListener('keydown', (event) => {
+    if (event.key !== 'Escape' || !document.body.classList.contains('menu')) return;
+    event.preventDefault();
+    set(false);
+    $('menu').focus();
+  });
+  document.querySelector('main').addEventListener('click', () => set(false));
+  $('shade').addEventListener('click', closeSources);
+}
+
+// --- Key ---
+
+function wantKey(why = '') {
+  $('key-open').hidden = false;
+  $('key-error').textContent = key.get() ? why : '';
+  $('key-forget').hidden = !key.get();
+  $('key').value = '';
+  if (!$('key-dialog').open) $('key-dialog').showModal();
+  $('key').focus();
+}
+
+function startKey() {
+  $('key-open').addEventListener('click', () => wantKey());
+  $('key-form').addEventListener('submit', async (event) => {
+    event.preventDefault();
+    const before = key.get();
+    key.set($('key').value.trim());
+    try {
+      await loadModels();
+      $('key-dialog').close();
+      if (before !== key.get()) leave();
+      untilReady();
+    } catch (error) {
+      $('key-error').textContent = error.message;
+      if (before) key.set(before);
+      else key.forget();
+      $('key').select();
+    }
+  });
+  $('key-forget').addEventListener('click', () => {
+    chats.clear();
+    key.forget();
+    $('key-dialog').close();
+    leave();
+    start();
+  });
+}
+
+// --- Models ---
+
+async function loadModels() {
+  const names = await api.models();
+  const chosen = setting.get('model');
+  $('model').replaceChildren(...names.map((name) => h('option', { value: name }, name)));
+  if (names.includes(chosen)) $('model').value = chosen;
+  $('key-open').hidden = !key.get();
+  tell(names.length ? '' : 'This key may ask no collection.');
+}
+
+/** Say above the question what keeps it from being answered. */
+function tell(text) {
+  if ($('hint').textContent === text) return;
+  $('hint').textContent = text || HINT;
+  $('hint').classList.toggle('note', Boolean(text));
+  if (text) announce(text);
+}
+
+const HINT = $('hint').textContent;
+
+async function start() {
+  try {
+    await loadModels();
+  } catch (error) {
+    if (error.status === 401) return wantKey(error.message);
+    tell(error.message);
+    return setTimeout(start, error.retryAfter ? error.retryAfter * 1000 : 3 * LOOK);
+  }
+  return untilReady();
+}
+
+async function untilReady() {
+  const state = await api.readiness();
+  if (state === 'ready') return tell('');
+  tell(
+    state === 'loading models'
+      ? 'The models are being loaded; you can ask already.'
+      : 'The server is ending, or can’t be reached.',
+  );
+  return setTimeout(untilReady, LOOK);
+}
+
+// --- All ---
+
+for (const button of document.querySelectorAll('dialog .close'))
+  button.addEventListener('click', () => button.closest('dialog').close());
+for (const dialog of document.querySelectorAll('dialog')) {
+  dialog.addEventListener('click', (event) => event.target === dialog && dialog.close()); // beside it
+}
+showTheme();
+startMenu();
+startKey();
+startChat((why) => (why ? wantKey(why) : start()));
+startDocuments(() => $('model').value);
+start();

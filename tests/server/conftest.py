@@ -1,0 +1,25 @@
+"""One server for all tests that need no other."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from browsing import actor, browser, open_server, visit
+from serving import ANSWER, Running, serve
+
+from ragfm.testing import ScriptedReader
+
+__all__ = ["actor", "browser", "open_server", "visit"]
+
+
+@pytest.fixture(scope="session")
+def script() -> ScriptedReader:
+    return ScriptedReader([ANSWER])
+
+
+@pytest.fixture(scope="session")
+def running(tmp_path_factory: pytest.TempPathFactory, script: ScriptedReader) -> Iterator[Running]:
+    """One for all tests that need no other."""
+    with serve(tmp_path_factory.mktemp("served"), script) as it:
+        yield it

@@ -1,0 +1,167 @@
+"""Clients as people have them, unchanged, against a server over loopback: plain, streamed, citations, errors.
+
+OpenAI's own is in test_server_chat.py.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from serving import ANSWER, QUESTION, Running
+
+ASKED = QUESTION[0]["content"]
+TEXT = "You get 28 days of leave [1]. Parents get 16 weeks more [1]."
+"""The answer with its citations put right, which the pieces of a stream have not."""
+NOTES = "\n\nSources:\n[1] docs/leave.md: “You get 28 days of leave.”"
+FOOTNOTES = {"x-ragfm-footnotes": "true"}
+NO_MODEL = "There is no model 'nothing'."
+AI_SDK = Path(__file__).parent / "ai_sdk"
+
+
+# --- LangChain ---------------------------------------------------------------------------------------------------
+
+
+def langchain(running: Running, model: str = "handbook", **more: Any) -> Any:
+    from langchain_openai import ChatOpenAI
+
+    key = running.secrets["hr"]
+    return ChatOpenAI(model=model, base_url=f"{running.address}/v1", api_key=key, max_retries=0, **more)
+
+
+def test_langchain(running: Running) -> None:
+    message = langchain(running).invoke(QUESTION)
+    assert message.content == TEXT
+    assert message.usage_metadata["output_tokens"] == 12
+    chunks = list(langchain(running).stream(QUESTION))
+    assert len(chunks) > 10
+    assert "".join(chunk.content for chunk in chunks) == ANSWER
+    assert [chunk.usage_metadata["output_tokens"] for chunk in chunks if chunk.usage_metadata] == [12]
+
+
+def test_langchain_shows_citations_as_footnotes(running: Running, script: Any) -> None:
+    chat = langchain(running, default_headers=FOOTNOTES)
+    answer = chat.invoke(QUESTION)
+    assert answer.content == TEXT + NOTES
+    assert "".join(chunk.content for chunk in chat.stream(QUESTION)) == ANSWER + NOTES
+    chat.invoke([*QUESTION, answer, ("user", "And when does the office open?")])
+    assert "Sources:" not in str(script.prompts[-1])  # what it said itself comes back without them
+    assert "Parents get 16 weeks more [1]." in str(script.prompts[-1])
+
+
+def test_langchain_raises_what_it_raises_for_openai(running: Running) -> None:
+    import openai
+
+    with pytest.raises(openai.NotFoundError, match=NO_MODEL):
+        langchain(running, "nothing").invoke(QUESTION)
+    with pytest.raises(openai.NotFoundError, match=NO_MODEL):
+        list(langchain(running, "nothing").stream(QUESTION))
+
+
+# --- Haystack ----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def haystack(running: Running, monkeypatch: pytest.MonkeyPatch) -> Any:
+    monkeypatch.setenv("HAYSTACK_TELEMETRY_ENABLED", "False")
+    from haystack.components.generators.chat import OpenAIChatGenerator
+    from haystack.dataclasses import ChatMessage
+    from haystack.utils import Secret
+
+    def ask(model: str = "handbook", **more: Any) -> Any:
+        key = Secret.from_token(running.secrets["hr"])
+        generator = OpenAIChatGenerator(key, model, api_base_url=f"{running.address}/v1", max_retries=0)
+        return generator.run([ChatMessage.from_user(ASKED)], **more)["replies"][0]
+
+    return ask
+
+
+def test_haystack(haystack: Any) -> None:
+    import openai
+
+    reply = haystack()
+    assert reply.text == TEXT
+    assert reply.meta["usage"]["completion_tokens"] == 12
+    pieces: list[Any] = []
+    assert haystack(streaming_callback=pieces.append).text == ANSWER
+    assert len(pieces) > 10
+    assert pieces[-1].finish_reason == "stop"
+    assert haystack(generation_kwargs={"extra_headers": FOOTNOTES}).text == TEXT + NOTES
+    with pytest.raises(openai.NotFoundError, match=NO_MODEL):
+        haystack("nothing")
+
+
+# --- The command `llm` -------------------------------------------------------------------------------------------
+
+
+def test_the_command_llm(running: Running, tmp_path: Path) -> None:
+    pytest.importorskip("llm")
+    server = {"api_base": f"{running.address}/v1", "api_key_name": "ragfm"}
+    models = [
+        {"model_id": "handbook", "model_name": "handbook", **server},
+        {"model_id": "notes", "model_name": "handbook", "headers": FOOTNOTES, **server},
+        {"model_id": "nothing", "model_name": "nothing", **server},
+    ]
+    (tmp_path / "extra-openai-models.yaml").write_text(json.dumps(models))
+    (tmp_path / "keys.json").write_text(json.dumps({"ragfm": running.secrets["hr"]}))
+
+    def llm(*words: str) -> subprocess.CompletedProcess[str]:
+        env = os.environ | {"LLM_USER_PATH": str(tmp_path), "LLM_LOAD_PLUGINS": ""}
+        command = [sys.executable, "-m", "llm", *words, ASKED]
+        return subprocess.run(command, env=env, capture_output=True, text=True, timeout=120, check=False)
+
+    assert llm("-m", "notes").stdout.strip() == ANSWER + NOTES
+    assert llm("-m", "handbook", "--no-stream").stdout.strip() == TEXT
+    failed = llm("-m", "nothing")
+    assert failed.returncode == 1
+    assert NO_MODEL in failed.stderr
+
+
+# --- The AI SDK for JavaScript -----------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="session")
+def ai_sdk() -> Path:
+    """Its packages, installed once into a cache of the user's."""
+    if not (shutil.which("node") and shutil.which("npm")):
+        pytest.skip("no node and npm: `apt-get install nodejs npm`")
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ragfm-tests" / "ai-sdk"
+    cache.mkdir(parents=True, exist_ok=True)
+    wanted = (AI_SDK / "package.json").read_text()
+    done = cache / "done.json"
+    if not done.exists() or done.read_text() != wanted:
+        (cache / "package.json").write_text(wanted)
+        command = ["npm", "install", "--no-audit", "--no-fund", "--ignore-scripts"]
+        installed = subprocess.run(command, cwd=cache, capture_output=True, text=True, timeout=300, check=False)
+        if installed.returncode:
+            pytest.skip(f"npm can't install the AI SDK: {installed.stderr[-300:]}")
+        done.write_text(wanted)
+    shutil.copy(AI_SDK / "client.js", cache)
+    return cache / "client.js"
+
+
+@pytest.mark.slow
+def test_the_ai_sdk(running: Running, ai_sdk: Path) -> None:
+    command = ["node", str(ai_sdk), f"{running.address}/v1", running.secrets["hr"], "handbook", ASKED]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+    got = json.loads(done.stdout)
+    for provider in ("compatible", "openai"):
+        plain, streamed = got[provider]["plain"], got[provider]["streamed"]
+        assert plain["text"] == TEXT
+        assert len(streamed["pieces"]) > 10
+        assert "".join(streamed["pieces"]) == ANSWER
+        assert plain["reason"] == streamed["reason"] == "stop"
+        assert plain["usage"]["outputTokens"] == streamed["usage"]["outputTokens"] == 12
+        assert got[provider]["error"] == {"message": NO_MODEL, "status": 404}
+        assert got[provider]["parts"] == [NO_MODEL]
+    for answer in (got["compatible"]["plain"], got["compatible"]["streamed"]):
+        assert answer["metadata"]["ragfm"]["citations"][0]["quote"] == "You get 28 days of leave."
+    for answer in (got["openai"]["plain"], got["openai"]["streamed"]):
+        assert [source["title"] for source in answer["sources"]] == ["docs/leave.md", "docs/leave.md"]

@@ -1,0 +1,192 @@
+"""The tools of the Model Context Protocol, by the official client: a process over its input and output, and `/mcp`."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import pytest
+from click.testing import CliRunner
+from mcp import Client, StdioServerParameters
+from mcp.client.streamable_http import streamable_http_client
+from serving import LIMITS, SECRET, Running, SlowReader, eventually, make_collection, serve
+from shell import Shell
+from tiny_gguf import write_tiny
+
+from ragfm.cli_mcp import mcp as mcp_command
+from ragfm.errors import MissingExtraError
+
+TOOLS = ["search", "ask", "list_documents", "list_collections"]
+ASKED = {"question": "How many days of leave do parents get?"}
+
+
+def talk(
+    server: Any, use: Callable[[Client], Awaitable[Any]], mode: Any = "auto", seconds: float = 120.0
+) -> Any:  # fmt: skip
+    async def session() -> Any:
+        async with asyncio.timeout(seconds), Client(server, mode=mode) as client:
+            return await use(client)
+
+    return asyncio.run(session())
+
+
+def process(shell: Shell, *words: str) -> StdioServerParameters:
+    env = shell.env | {"RAGFM_ASK__ANSWER_TOKENS": "8"}
+    command = ["-c", "from ragfm.cli import main; main()", "mcp", *words]
+    return StdioServerParameters(command=sys.executable, args=command, env=env, cwd=shell.folder)
+
+
+def over_http(running: Running, key: str | None) -> Any:
+    headers = {"Authorization": f"Bearer {running.secrets[key]}"} if key else {}
+    return streamable_http_client(f"{running.address}/mcp", http_client=httpx2.AsyncClient(headers=headers, timeout=60))
+
+
+async def refused(client: Client, tool: str, **arguments: Any) -> str:
+    result = await client.call_tool(tool, arguments)
+    assert result.is_error
+    return result.content[0].text
+
+
+async def uris(client: Client, query: str) -> set[str]:
+    result = await client.call_tool("search", {"query": query})
+    assert not result.is_error
+    return {hit["uri"] for hit in result.structured_content["hits"]}
+
+
+def test_a_process_serves_its_tools_over_its_input_and_output(tmp_path: Path) -> None:
+    make_collection(tmp_path)
+    reader = write_tiny(tmp_path / "tiny.gguf")
+
+    async def use(client: Client) -> None:
+        tools = (await client.list_tools()).tools
+        assert [tool.name for tool in tools] == TOOLS
+        assert all(tool.output_schema and tool.description and tool.annotations.read_only_hint for tool in tools)
+        found = await client.call_tool("search", {"query": "leave for parents", "k": 1})
+        (hit,) = found.structured_content["hits"]
+        assert (hit["uri"], hit["text"]) == ("docs/leave.md", "## Parents\n\nParents get 16 weeks more.")
+        answer = await client.call_tool("ask", ASKED)
+        assert not answer.is_error, answer.content
+        assert answer.structured_content["passages"]
+        assert answer.structured_content["query"] == ASKED["question"]
+        listed = await client.call_tool("list_documents", {"after": "docs/board"})
+        assert [document["uri"] for document in listed.structured_content["documents"]] == [
+            "docs/hours.txt", "docs/hr/salaries.txt", "docs/leave.md",
+        ]  # fmt: skip
+        named = {"collections": ["handbook", "handbook:tiny"]}
+        assert (await client.call_tool("list_collections")).structured_content == named
+        assert "docs/hr/salaries.txt" in await uris(client, "salary of the director")
+        assert "docs/board/plans.txt" not in await uris(client, "The board plans to sell the boat")
+        assert "expected a key" in await refused(client, "search", query="leave", filter="((")
+        assert "There are: handbook, handbook:tiny." in await refused(
+            client, "search", query="leave", collection="nothing"
+        )
+        assert "is empty" in await refused(client, "ask", question=" ")
+        assert "greater than or equal to 1" in await refused(client, "search", query="leave", k=0)
+
+    talk(process(Shell(tmp_path), "-c", "handbook", "--reader", str(reader), "--groups", "hr"), use)
+
+
+def test_what_stops_it_from_starting_is_one_line(tmp_path: Path) -> None:
+    shell = Shell(tmp_path)
+    assert shell("mcp", "-c", "nothing", code=1, typed="").stderr.startswith("ragfm: There is no collection")
+    assert "--groups goes without --http" in shell("mcp", "--http", "--groups", "hr", code=2).stderr
+
+
+def test_without_its_library_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "ragfm.server.mcp", None)
+    failed = CliRunner().invoke(mcp_command, []).exception
+    assert isinstance(failed, MissingExtraError)
+    assert "pip install 'ragfm[mcp]'" in str(failed)
+
+
+def requests(caplog: pytest.LogCaptureFixture, having: str) -> list[dict[str, Any]]:
+    """The lines of requests in the log that tell of `having`."""
+    return [record.fields for record in caplog.records if getattr(record, "fields", {}).get(having)]
+
+
+def test_what_is_asked_counts_as_any_answer_does_and_has_its_limits(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def ask(client: Client) -> Any:
+        return (await client.call_tool("ask", ASKED)).structured_content
+
+    with serve(tmp_path, SlowReader(), limits=replace(LIMITS, answer_tokens=7)) as running:
+        with caplog.at_level("INFO", "ragfm.server"):
+            assert len(talk(over_http(running, "hr"), ask)["answer"].split()) == 7
+        figures = running.client().get("/metrics").text
+    assert 'ragfm_tokens_total{kind="completion"} 7.0' in figures
+    assert "ragfm_first_token_seconds_count 1.0" in figures
+    eventually(lambda: requests(caplog, "model"))  # a response is sent before its line is written
+    noted = requests(caplog, "model")
+    assert [(line["model"], line["completion_tokens"]) for line in noted] == [("handbook", 7)]
+
+
+@pytest.mark.parametrize("mode", ["auto", "legacy"])
+def test_over_http_each_key_has_its_own_view(running: Running, mode: str) -> None:
+    async def as_hr(client: Client) -> None:
+        assert [tool.name for tool in (await client.list_tools()).tools] == TOOLS
+        assert "docs/hr/salaries.txt" in await uris(client, "salary of the director")
+        answer = (await client.call_tool("ask", ASKED)).structured_content
+        assert answer["answer"].startswith("You get 28 days of leave")
+        assert answer["citations"][0]["verified"]
+
+    async def as_guest(client: Client) -> None:
+        assert "docs/hr/salaries.txt" not in await uris(client, "salary of the director")
+        assert SECRET not in str(await client.call_tool("ask", {"question": "What is the salary of the director?"}))
+        listed = await client.call_tool("list_documents")
+        assert {document["uri"] for document in listed.structured_content["documents"]} == {
+            "docs/hours.txt", "docs/leave.md",
+        }  # fmt: skip
+        said = await refused(client, "search", query="word " * 100)
+        assert "tokens" in said
+        assert str(running.folder) not in said
+
+    talk(over_http(running, "hr"), as_hr, mode)
+    talk(over_http(running, "guest"), as_guest, mode)
+
+
+def test_over_http_nobody_is_let_in_without_a_key(running: Running) -> None:
+    for method in ("GET", "POST", "DELETE"):
+        with running.client(None) as client:
+            assert client.request(method, "/mcp").status_code == 401
+    assert "/mcp" not in running.app.openapi()["paths"]
+
+
+def test_what_fails_by_mistake_is_in_the_log_and_not_in_what_is_said(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Broken(SlowReader):
+        def stream(self, messages: Any, sampling: Any = None) -> Any:
+            raise KeyError(SECRET)
+
+    async def use(client: Client) -> str:
+        return await refused(client, "ask", **ASKED)
+
+    with serve(tmp_path, Broken()) as running, caplog.at_level("INFO", "ragfm.server"):
+        assert talk(over_http(running, "hr"), use).endswith("its log says why, under this request's id.")
+        eventually(lambda: requests(caplog, "error"))
+        eventually(lambda: [record for record in caplog.records if record.levelname == "ERROR"])
+    (line,) = requests(caplog, "error")
+    assert (line["route"], line["key"], line["error"]) == ("/mcp", "hr", "KeyError")
+    (place,) = [record.getMessage() for record in caplog.records if record.levelname == "ERROR"]
+    assert place.startswith(f"{line['request_id']}: KeyError at ")
+    assert SECRET not in caplog.text
+
+
+def test_a_call_that_is_given_up_frees_the_reader(tmp_path: Path) -> None:
+    reader = SlowReader(slots=1, silent=True)
+
+    async def give_up(client: Client) -> None:
+        asking = asyncio.create_task(client.call_tool("ask", ASKED))
+        while not reader.busy:
+            await asyncio.sleep(0.01)
+        asking.cancel()
+
+    with serve(tmp_path, reader, limits=LIMITS) as running:
+        talk(over_http(running, "hr"), give_up)
+        eventually(lambda: reader.busy == 0, seconds=5.0)

@@ -1,0 +1,206 @@
+"""`/v1/chat/completions`, models, embeddings and searches, with OpenAI's own client."""
+
+from __future__ import annotations
+
+import re
+
+import httpx
+import numpy as np
+import openai
+import pytest
+from serving import ANSWER, QUESTION, SECRET, Running
+from starlette.datastructures import Headers
+
+from ragfm.answer_log import AnswerLog
+from ragfm.answer_stream import AnswerStream
+from ragfm.server.errors import ApiError
+from ragfm.server.guard import _check_local
+from ragfm.testing import HashingEmbedder, ScriptedReader
+
+
+def test_a_plain_answer_has_citations_usage_and_details(running: Running) -> None:
+    answer = running.openai().chat.completions.create(model="handbook", messages=QUESTION)
+    message = answer.choices[0].message
+    assert message.content == "You get 28 days of leave [1]. Parents get 16 weeks more [1]."
+    assert answer.choices[0].finish_reason == "stop"
+    cited = [citation.url_citation for citation in message.annotations]
+    assert [message.content[at.start_index : at.end_index] for at in cited] == ["[1]", "[1]"]
+    details = answer.model_extra["ragfm"]
+    first = details["citations"][0]
+    assert first["quote"] == "You get 28 days of leave."
+    assert first["verified"]
+    assert cited[0].url == f"{running.address}/v1/documents/docs/leave.md?model=handbook"
+    document = running.client().get(cited[0].url).json()
+    assert document["text"][first["start"] : first["end"]] == first["quote"]
+    assert answer.usage.total_tokens == answer.usage.prompt_tokens + answer.usage.completion_tokens > 50
+    assert details["dropped"] == []
+    assert details["passages"][0]["n"] == 1
+    assert not details["abstained"]
+
+
+@pytest.mark.parametrize("apart", [False, True], ids=["in the last chunk", "in a chunk of its own"])
+def test_a_stream_is_the_readers_words_and_ends_with_all_that_is_known(running: Running, apart: bool) -> None:
+    options = {"stream_options": {"include_usage": True}} if apart else {}
+    stream = running.openai().chat.completions.create(model="handbook", messages=QUESTION, stream=True, **options)
+    chunks = list(stream)
+    said = "".join(chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices)
+    assert said == ANSWER
+    assert chunks[0].choices[0].delta.role == "assistant"
+    assert (chunks[-1].choices == []) == apart
+    end = chunks[-2 if apart else -1].choices[0]
+    assert end.finish_reason == "stop"
+    spans = [note["url_citation"] for note in end.delta.model_extra["annotations"]]
+    # The first marker is not in what was streamed: it would stand before the sentence's end.
+    assert [said[span["start_index"] : span["end_index"]].strip() for span in spans] == ["", "[1]"]
+    assert spans[0]["start_index"] == said.index(". Parents")
+    assert chunks[-1].usage.completion_tokens > 5
+    details = chunks[-1].model_extra["ragfm"]
+    assert details["answer"].count("[1]") == 2
+    assert details["citations"][0]["uri"] == "docs/leave.md"
+    assert all(chunk.usage is None and "ragfm" not in chunk.model_extra for chunk in chunks[:-1])
+
+
+def test_the_turns_before_and_the_sampling_reach_the_reader(running: Running, script: ScriptedReader) -> None:
+    turns = [
+        {"role": "system", "content": "Talk like a pirate."},
+        {"role": "user", "content": [{"type": "text", "text": "How many days of leave do I get?"}]},
+        {"role": "assistant", "content": "28 days [1]."},
+        {"role": "user", "content": "And for parents?"},
+    ]
+    create = running.openai().chat.completions.create
+    create(model="handbook:script", messages=turns[:2], max_tokens=2)
+    answer = create(model="handbook:script", messages=turns, max_tokens=2)
+    before, prompt = script.prompts[-2:]
+    assert "pirate" not in str(prompt)
+    passages, _, _ = before[1].content.rpartition("\n\n")  # of which the client sends nothing
+    assert prompt[1].content.startswith(f"{passages}\n\n")
+    assert "\n\nQ: How many days of leave do I get?\nA: 28 days [1].\n\n" in prompt[1].content
+    assert answer.model_extra["ragfm"]["query"] != "And for parents?"
+    assert answer.choices[0].finish_reason == "length"
+    assert answer.usage.completion_tokens == 2
+
+
+def test_what_is_not_found_is_an_abstention(running: Running) -> None:
+    options = {"ragfm": {"filter": "title = 'no such document'"}}
+    answer = running.openai().chat.completions.create(model="handbook", messages=QUESTION, extra_body=options)
+    assert answer.choices[0].message.content == "I don't know."
+    assert answer.model_extra["ragfm"]["abstained"]
+
+
+@pytest.mark.parametrize(
+    ("asked", "error", "param"),
+    [
+        ({"model": "nothing"}, openai.NotFoundError, "model"),
+        ({"messages": []}, openai.BadRequestError, "messages"),
+        ({"messages": [{"role": "assistant", "content": "hm"}]}, openai.BadRequestError, "messages"),
+        ({"n": 2}, openai.BadRequestError, "n"),
+        ({"tools": [{"type": "function"}]}, openai.BadRequestError, "tools"),
+        ({"extra_body": {"ragfm": {"filter": "year >"}}}, openai.BadRequestError, None),
+        ({"messages": [{"role": "user", "content": "word " * 5000}]}, openai.BadRequestError, None),
+    ],
+    ids=["model", "none", "no question", "n", "tools", "filter", "too long"],
+)
+@pytest.mark.parametrize("stream", [False, True])
+def test_what_can_t_be_done_is_refused_as_openai_does(
+    running: Running, asked: dict[str, object], error: type[openai.APIStatusError], param: str | None, stream: bool
+) -> None:
+    with pytest.raises(error) as caught:
+        running.openai().chat.completions.create(
+            **{"model": "handbook", "messages": QUESTION, "stream": stream} | asked
+        )
+    assert caught.value.param == param
+    assert caught.value.type
+    assert caught.value.message
+
+
+def test_an_error_of_the_reader_says_nothing_of_what_it_is(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(_: object) -> str:
+        raise RuntimeError(SECRET)
+
+    reader = running.app.state.service.served.models["handbook"].rag.reader
+    monkeypatch.setattr(reader, "_script", fail)
+    with pytest.raises(openai.InternalServerError) as caught:
+        running.openai().chat.completions.create(model="handbook", messages=QUESTION)
+    assert SECRET not in str(caught.value)
+    assert caught.value.request_id
+
+
+def test_models(running: Running) -> None:
+    client = running.openai()
+    assert [model.id for model in client.models.list()] == ["handbook", "handbook:script"]
+    assert client.models.retrieve("handbook:script").owned_by == "ragfm"
+    with pytest.raises(openai.NotFoundError):
+        client.models.retrieve("payroll")
+
+
+def test_embeddings_are_the_collections_own(running: Running) -> None:
+    texts = ["parents", "the office opens"]
+    found = running.openai().embeddings.create(model="handbook", input=texts)  # asks for base64
+    assert np.allclose([item.embedding for item in found.data], HashingEmbedder().embed_passages(texts))
+    plain = running.openai().embeddings.create(model="handbook", input="parents", encoding_format="float")
+    assert np.allclose(plain.data[0].embedding, found.data[0].embedding)
+    assert found.usage.prompt_tokens == 4
+    with pytest.raises(openai.BadRequestError):
+        running.openai().embeddings.create(model="handbook", input="parents", dimensions=7)
+
+
+def test_searches(running: Running) -> None:
+    hits = running.client().post("/v1/search", json={"query": "the office opens and closes", "k": 1}).json()["data"]
+    assert [hit["uri"] for hit in hits] == ["docs/hours.txt"]
+    assert running.client().post("/v1/search", json={"query": " "}).status_code == 400
+
+
+def test_a_request_has_an_id(running: Running) -> None:
+    assert running.client().get("/healthz", headers={"X-Request-ID": "abc-1"}).headers["x-request-id"] == "abc-1"
+    odd = running.client().get("/healthz", headers={"X-Request-ID": "a b"}).headers["x-request-id"]
+    assert re.fullmatch("[0-9a-f]{16}", odd)
+
+
+def test_figures(running: Running) -> None:
+    running.client().post("/v1/search", json={"query": "leave"})
+    text = running.client().get("/metrics").text
+    assert 'ragfm_requests_total{method="POST",route="/v1/search",status="200"}' in text
+    assert "ragfm_waiting 0.0" in text
+    assert "handbook" not in text
+
+
+def test_without_keys_it_answers_this_machine_only() -> None:
+    _check_local(Headers({"host": "localhost:8000"}))
+    _check_local(Headers({"host": "[::1]:8000", "origin": "http://[::1]:8000"}))
+    for bad in ({"host": "evil.example:8000"}, {"host": "localhost:8000", "origin": "https://evil.example"}, {},
+                {"host": "localhost:8000", "origin": "http://localhost:3000"}, {"host": "127.0.0.1.evil.example"},
+                {"host": "localhost:8000", "origin": "null"}):  # fmt: skip
+        with pytest.raises(ApiError):
+            _check_local(Headers(bad))
+
+
+def test_a_stream_that_fails_midway_says_so_and_ends(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    taken = AnswerStream.__next__
+
+    def failing(stream: AnswerStream) -> str:
+        piece = taken(stream)
+        if "28" in piece:
+            raise RuntimeError(SECRET)
+        return piece
+
+    monkeypatch.setattr(AnswerStream, "__next__", failing)
+    said = list[str]()
+    stream = running.openai().chat.completions.create(model="handbook", messages=QUESTION, stream=True)
+    with pytest.raises(openai.APIError) as caught:
+        said.extend(chunk.choices[0].delta.content for chunk in stream)
+    assert said == ["You", " get"]
+    assert SECRET not in str(caught.value.body)
+
+
+def test_ratings_are_of_answers_that_the_same_key_got(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = running.app.state.service.served.models["handbook"]
+    monkeypatch.setattr(model.rag, "log", AnswerLog.beside(running.folder))
+    answer = running.openai("guest").chat.completions.create(model="handbook", messages=QUESTION)
+    rating = {"rating": answer.model_extra["ragfm"]["rating"], "thumbs": "down", "correction": "16 weeks"}
+    said: httpx.Response = running.client("guest").post("/v1/ratings", json=rating)
+    assert said.status_code == 200
+    entry = model.rag.log.entries()[-1]
+    assert (entry.thumbs, entry.correction) == ("down", "16 weeks")
+    for key in ("hr", "other"):
+        assert running.client(key).post("/v1/ratings", json=rating).status_code == 404
+    assert running.client("guest").post("/v1/ratings", json=rating | {"rating": "handbook/77"}).status_code == 404

@@ -1,0 +1,252 @@
+"""Uploads: stored before they are acknowledged, indexed by another process, listed, deleted; new generations."""
+
+from __future__ import annotations
+
+import io
+import os
+import random
+import signal
+import subprocess
+import sys
+import threading
+import time
+import zipfile
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from serving import QUESTION, Running, SlowReader, eventually, make_collection, serve
+
+from ragfm import Collection
+from ragfm.ingest.sources import SourceError
+from ragfm.server import documents
+from ragfm.server.keys import Key, KeyFile
+from ragfm.server.uploads import Uploads, fit_name
+from ragfm.testing import ScriptedReader
+
+
+def put(client: httpx.Client, name: str, data: bytes, **form: Any) -> dict[str, Any]:
+    said = client.post("/v1/documents", files={"file": (name, data)}, data=form)
+    assert said.status_code == 201, said.text
+    return dict(said.json())
+
+
+def state(client: httpx.Client, uri: str) -> str:
+    return str(client.get(f"/v1/documents/{uri}").json().get("state"))
+
+
+def test_an_upload_is_stored_indexed_found_listed_and_deleted(
+    running: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(documents, "_PATIENCE", 120.0)
+    client, other = running.client("guest"), running.client("other")
+    card = put(client, "Zebra notes.md", b"# Zebra\n\nThe zebra is called Bob.\n")
+    assert card["state"] in ("queued", "indexing")
+    assert card["yours"]
+    kept = running.folder / card["uri"].removeprefix(".")
+    assert kept.read_bytes().startswith(b"# Zebra")
+    assert card["uri"] in [each["uri"] for each in client.get("/v1/documents?mine=true").json()["data"]]
+    eventually(lambda: state(client, card["uri"]) == "ready", 60)
+    hits = client.post("/v1/search", json={"query": "zebra Bob", "k": 1}).json()["data"]
+    assert hits[0]["uri"] == card["uri"]
+    assert client.get(f"/v1/documents/{card['uri']}").json()["text"].startswith("# Zebra")
+    assert other.post("/v1/search", json={"query": "zebra Bob", "k": 1}).json()["data"][0]["uri"] != card["uri"]
+    assert other.get(f"/v1/documents/{card['uri']}").status_code == 404
+    gone = client.delete(f"/v1/documents/{card['uri']}")
+    assert (gone.status_code, gone.json()["deleted"]) == (200, True)
+    assert client.post("/v1/search", json={"query": "zebra Bob", "k": 1}).json()["data"][0]["uri"] != card["uri"]
+    assert state(client, card["uri"]) == "None"
+    assert not kept.exists()
+
+
+def test_groups_see_what_is_uploaded_for_them_and_failures_are_told(running: Running) -> None:
+    hr, guest = running.client("hr"), running.client("guest")
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w") as archive:
+        archive.writestr("inner.txt", "The okapi lives in the archive.")
+    both = put(hr, "okapi.zip", packed.getvalue(), groups=["hr"])["uri"]
+    broken = put(hr, "broken.pdf", b"%PDF-1.4 nothing")["uri"]
+    empty = put(hr, "empty.txt", b"")["uri"]
+    eventually(lambda: [state(hr, uri) for uri in (both, broken, empty)] == ["ready", "failed", "failed"], 60)
+    inner = f"{both}/inner.txt"
+    assert hr.get(f"/v1/documents/{inner}").json()["yours"]
+    assert "okapi" in hr.get(f"/v1/documents/{inner}").json()["text"]
+    assert hr.get(f"/v1/documents/{broken}").json()["error"]
+    assert guest.get(f"/v1/documents/{inner}").status_code == 404
+    secret = running.keys.add(Key(name="colleague", groups=("hr",), per_minute=1e6))
+    with httpx.Client(base_url=running.address, headers={"Authorization": f"Bearer {secret}"}) as colleague:
+        assert not colleague.get(f"/v1/documents/{inner}").json()["yours"]
+        assert colleague.get(f"/v1/documents/{broken}").status_code == 404
+        assert colleague.delete(f"/v1/documents/{both}").status_code == 404
+        assert colleague.delete(f"/v1/documents/{inner}").status_code == 403
+    assert hr.delete(f"/v1/documents/{inner}").status_code == 403  # all of it, or nothing
+
+
+def pages(client: httpx.Client, **how: Any) -> list[str]:
+    """All uris that a client gets page by page."""
+    uris, after = list[str](), None
+    while True:
+        page = client.get("/v1/documents", params=how | ({} if after is None else {"after": after})).json()
+        assert len(page["data"]) <= how.get("limit", 100)
+        uris += [card["uri"] for card in page["data"]]
+        if page["next"] is None:
+            return uris
+        assert page["next"] == uris[-1]
+        after = page["next"]
+
+
+def test_lists_come_in_pages_with_what_waits_and_what_is_indexed(tmp_path: Path) -> None:
+    collection = make_collection(tmp_path)
+    uploads, packed = Uploads(collection), io.BytesIO()
+    with zipfile.ZipFile(packed, "w") as archive:
+        for name in ("a.txt", "b.txt", "c.txt"):
+            archive.writestr(name, f"The okapi lives in {name}.")
+    for number in range(4):
+        uploads.store(io.BytesIO(f"Note {number}.".encode()), f"{number}.txt", ["key:guest"])
+        uploads.store(io.BytesIO(f"Note {number}.".encode()), f"{number}.txt", ["key:hr", "hr"])
+    uploads.store(packed, "okapi.zip", ["key:guest"])
+    Collection.open(collection).sync(uploads.folder, name=".uploads")
+    with serve(tmp_path, ScriptedReader(["Yes."]), collection=collection) as it:
+        for indexer in it.app.state.service.indexers.values():
+            indexer.want = lambda: 0  # type: ignore[method-assign]
+        for number in range(3):
+            put(it.client("guest"), f"late{number}.txt", b"Late.")
+        own = sorted(upload.uri for upload in uploads.of("key:guest"))
+        inner = [f"{uri}/{name}" for uri in own if uri.endswith("zip") for name in ("a.txt", "b.txt", "c.txt")]
+        mine = sorted([*(uri for uri in own if not uri.endswith("zip")), *inner])
+        assert len(mine) == 4 + 3 + 3
+        for limit in (1, 2, 3, 5, 100):
+            assert pages(it.client("guest"), limit=limit) == [*mine, "docs/hours.txt", "docs/leave.md"]
+            assert pages(it.client("guest"), limit=limit, mine=True) == mine
+        assert len(pages(it.client("hr"), limit=3)) == 4 + 3
+        archive_of = it.client("guest").get(f"/v1/documents/{inner[0].removesuffix('/a.txt')}").json()
+        assert (archive_of["state"], archive_of["chunks"]) == ("ready", 3)
+
+
+def test_uploads_of_a_key_take_so_much_and_no_more(running: Running) -> None:
+    secret = running.keys.add(Key(name="small", per_minute=1e6, uploads_mb=0.05))
+    with httpx.Client(base_url=running.address, headers={"Authorization": f"Bearer {secret}"}, timeout=60) as client:
+        first = put(client, "a.txt", b"a" * 20_000)["uri"]
+        said = client.post("/v1/documents", files={"file": ("b.txt", b"b" * 20_000)})
+        assert (said.status_code, said.json()["error"]["code"]) == (413, "uploads_full")
+        assert "take 0.0 of 0.05 MB" in said.json()["error"]["message"]
+        put(client, "c.txt", b"c" * 10)  # there is room for this one
+        assert client.post("/v1/documents", files={"file": ("d.txt", b"")}).status_code == 413  # no file takes nothing
+        client.delete(f"/v1/documents/{first}")
+        with ThreadPoolExecutor(8) as pool:  # together they would take too much
+            tries = pool.map(lambda n: client.post("/v1/documents", files={"file": ("e.txt", b"e" * 9000)}), range(8))
+            assert [said.status_code for said in tries].count(201) == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "fit"),
+    [
+        ("a/../../etc/passwd", "passwd"), ("C:\\temp\\x.pdf", "x.pdf"), (".ragfm-access", "ragfm-access"),
+        ("..", "document"), ("", "document"), ("a\x00b\n.txt", "a_b_.txt"), ("é" * 300 + ".pdf", "é" * 146 + ".pdf"),
+        ("x." + "y" * 90, "x." + "y" * 20), ("\ud800.txt", "?.txt"), ("  report .txt", "report.txt"),
+    ],
+)  # fmt: skip
+def test_a_name_is_a_name_and_no_path(name: str, fit: str) -> None:
+    assert fit_name(name) == fit
+
+
+def test_what_a_crash_left_half_done_is_cleaned_away(tmp_path: Path) -> None:
+    uploads = Uploads(tmp_path)
+    kept = uploads.store(io.BytesIO(b"kept"), "kept.txt", ["key:a"])
+    (uploads.folder / ".0123456789abcdef").mkdir()
+    (uploads.folder / ".0123456789abcdef" / "half.txt").write_text("half")
+    assert list(uploads.all()) == [kept]
+    uploads.clean()
+    assert [path.name for path in uploads.folder.iterdir()] == [kept.uri.split("/")[1]]
+
+
+def test_uploads_go_beside_a_source_that_holds_the_collection(tmp_path: Path) -> None:
+    (tmp_path / "leave.md").write_text("28 days of leave.")
+    collection = Collection.open(tmp_path / ".ragfm", embedder="hashing")
+    collection.sync(tmp_path)
+    uploads = Uploads(tmp_path / ".ragfm")
+    stored = uploads.store(io.BytesIO(b"The zebra is called Bob."), "zebra.txt", ["key:a"])
+    collection.sync(uploads.folder, name=".uploads")
+    assert [info.uri for info in collection.documents()] == [stored.uri, "leave.md"]
+    assert [info.uri for info in collection.as_groups({"key:b"}).documents()] == ["leave.md"]
+    collection.sync()
+    assert len(collection.documents()) == 2
+    with pytest.raises(SourceError, match="overlaps"):
+        collection.sync(uploads.folder / stored.uri.split("/")[1], name="again")
+
+
+def test_new_documents_are_found_and_streams_go_on(tmp_path: Path) -> None:
+    reader = SlowReader(words=150)
+    with serve(tmp_path, reader) as it:
+        stream = it.openai().chat.completions.create(model="handbook", messages=QUESTION, stream=True)
+        chunks = [next(stream)]
+        (tmp_path / "docs" / "new.txt").write_text("The zebra is called Bob.")
+        Collection.open(it.folder).sync(tmp_path / "docs")  # as another process would
+        found = it.client().post("/v1/search", json={"query": "zebra Bob", "k": 1}).json()["data"]
+        assert found[0]["uri"] == "docs/new.txt"
+        chunks += list(stream)
+        assert sum(bool(chunk.choices[0].delta.content) for chunk in chunks) == 150
+
+
+SERVER = """
+import sys, threading
+from ragfm.server.app import create_app
+from ragfm.server import documents
+from ragfm.server.keys import KeyFile
+from ragfm.server.run import Server
+from ragfm.server.served import Served
+from ragfm.testing import ScriptedReader
+served = Served([("handbook", sys.argv[1])], [("script", ScriptedReader(["Yes."]))])
+app = create_app(served, keys=KeyFile(sys.argv[2]))
+Server(app, host="127.0.0.1", port=0, told=lambda at: print(at, flush=True)).run()
+"""
+
+
+def upload_until_killed(folder: Path, collection: Path, secret: str) -> dict[str, bytes]:
+    """What a server has acknowledged that was killed in the middle of it."""
+    command = [sys.executable, "-c", SERVER, str(collection), str(folder / "keys.json")]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    assert process.stdout
+    address, acknowledged = process.stdout.readline().strip(), dict[str, bytes]()
+
+    def upload(number: int) -> None:
+        client = httpx.Client(base_url=address, headers={"Authorization": f"Bearer {secret}"}, timeout=60)
+        for turn in range(10_000):
+            data = f"Note {number} of turn {turn}. ".encode() * random.randrange(1, 3000)
+            try:
+                said = client.post("/v1/documents", files={"file": (f"n{number}-{turn}.txt", data)})
+            except httpx.TransportError:
+                return
+            acknowledged[said.json()["uri"]] = data
+
+    threads = [threading.Thread(target=upload, args=(number,)) for number in range(3)]
+    for thread in threads:
+        thread.start()
+    eventually(lambda: len(acknowledged) > 5, 60)
+    time.sleep(random.uniform(0, 0.3))
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    for thread in threads:
+        thread.join()
+    return acknowledged
+
+
+@pytest.mark.parametrize("kills", [1, pytest.param(20, marks=pytest.mark.slow)])
+def test_a_kill_loses_no_acknowledged_upload(tmp_path: Path, kills: int) -> None:
+    collection, keys = make_collection(tmp_path), KeyFile(tmp_path / "keys.json")
+    secret, acknowledged = keys.add(Key(name="guest", per_minute=1e6)), dict[str, bytes]()
+    for _ in range(kills):
+        acknowledged |= upload_until_killed(tmp_path, collection, secret)
+    assert len(acknowledged) > 5 * kills
+    uploads = Uploads(collection)
+    known = {upload.uri for upload in uploads.of("key:guest")}
+    assert set(acknowledged) <= known
+    for uri, data in acknowledged.items():
+        assert (collection / uri.removeprefix(".")).read_bytes() == data
+    (tmp_path / "secrets.json").write_text(f'{{"guest": "{secret}"}}')
+    with serve(tmp_path, ScriptedReader(["Yes."]), collection=collection) as it:  # indexes them without being asked
+        client = it.client("guest")
+        eventually(lambda: {state(client, uri) for uri in acknowledged} == {"ready"}, 120)
+        assert not list(uploads.folder.glob(".*"))

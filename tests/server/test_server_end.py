@@ -1,0 +1,130 @@
+"""How a server ends: SIGTERM lets streams come to their end, for as long as there is time."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import httpx
+import openai
+import pytest
+from serving import QUESTION, SlowReader, eventually, serve
+
+from ragfm import Collection
+from ragfm.samples import copy_handbook
+from ragfm.server.keys import Key, KeyFile, keys_beside
+
+SCRIPT = "from ragfm.cli import main; main()"
+
+
+@pytest.fixture(scope="module")
+def handbook(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("handbook")
+    documents = copy_handbook(folder)
+    Collection.open(folder / ".ragfm", embedder="hashing").sync(documents)
+    return folder
+
+
+def begin(handbook: Path, secret: str) -> tuple[subprocess.Popen[str], openai.OpenAI]:
+    """`ragfm serve` with the bundled model, once it is ready. Prompts are short: it is started often."""
+    command = [sys.executable, "-c", SCRIPT, "serve", "-c", f"handbook={handbook / '.ragfm'}", "--port", "0"]
+    command += ["--adapter", "none", "--drain", "240"]  # with an adapter, most answers are short, too
+    env = {**os.environ, "RAGFM_ASK__K": "1", "RAGFM_ASK__ANSWER_TOKENS": "128"}
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=env)
+    assert process.stderr
+    said = next(line for line in process.stderr if line.startswith("ragfm serves"))  # after what memory it will take
+    address = next(word for word in said.split() if word.startswith("http")).rstrip(",")
+    client = openai.OpenAI(base_url=address, api_key=secret, max_retries=0, timeout=240)
+    eventually(lambda: httpx.get(f"{address.removesuffix('/v1')}/readyz").status_code == 200, 120)
+    return process, client
+
+
+def end_during_streams(handbook: Path, secret: str) -> int:
+    """Three streams, and SIGTERM when the first one has begun; gives how many had not ended by then."""
+    process, client = begin(handbook, secret)
+    begun = threading.Event()
+
+    def ask(number: int) -> Any:
+        question = {"role": "user", "content": f"List all that is said about leave of kind {number}, with examples."}
+        stream = client.chat.completions.create(
+            model="handbook", messages=[question], stream=True, temperature=1.0, seed=number
+        )
+        chunks = [next(stream)]
+        begun.set()
+        return [*chunks, *stream][-1]
+
+    def let_in() -> bool:
+        figures = httpx.get(
+            f"{str(client.base_url).removesuffix('/v1/')}/metrics", headers={"Authorization": f"Bearer {secret}"}
+        ).text
+        running = re.search(r"^ragfm_running (\S+)", figures, re.M)
+        done = re.search(r"^ragfm_requests_total\{.*chat/completions.*\} (\S+)", figures, re.M)
+        return sum(float(found[1]) for found in (running, done) if found) == 3
+
+    with ThreadPoolExecutor(3) as pool:
+        asked = [pool.submit(ask, number) for number in range(3)]
+        assert begun.wait(120)
+        eventually(let_in)
+        signalled = datetime.now(UTC)
+        process.send_signal(signal.SIGTERM)
+        ends = [each.result(240) for each in asked]
+    assert process.wait(30) == 0
+    for end in ends:
+        assert end.choices[0].finish_reason in ("stop", "length")
+        assert end.usage.completion_tokens
+        assert end.model_extra["ragfm"]["passages"]
+    lines = [json.loads(line) for line in process.stderr or ()]
+    assert {line["level"] for line in lines} == {"info"}
+    answers = [line for line in lines if line.get("route") == "/v1/chat/completions"]
+    assert [line["status"] for line in answers] == [200] * 3
+    return sum(datetime.fromisoformat(line["time"]) > signalled for line in answers)
+
+
+@pytest.mark.parametrize("times", [1, pytest.param(50, marks=pytest.mark.slow)])
+def test_sigterm_during_streams_ends_them_cleanly(handbook: Path, times: int) -> None:
+    secret = KeyFile(keys_beside(handbook / ".ragfm")).add(Key(name=f"ann{times}"))
+    with ThreadPoolExecutor(min(times, 3)) as servers:  # one waits where another computes
+        running = list(servers.map(lambda _: end_during_streams(handbook, secret), range(times)))
+    assert min(running) > 0
+    assert sum(running) > 2 * times  # of three each
+
+
+def test_when_there_is_no_more_time_streams_are_told_so(tmp_path: Path) -> None:
+    reader = SlowReader()
+    with serve(tmp_path, reader, drain=0.3) as it:
+        stream = it.openai().chat.completions.create(model="handbook", messages=QUESTION, stream=True)
+        next(stream)
+        it.server.should_exit = True
+        with pytest.raises(openai.APIError) as caught:
+            list(stream)
+        assert caught.value.code == "ending"  # an event, and no broken connection
+    assert reader.busy == 0
+
+
+def test_an_address_that_is_taken_is_one_clear_line(handbook: Path) -> None:
+    KeyFile(keys_beside(handbook / ".ragfm")).add(Key(name="taken"))
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        command = [sys.executable, "-c", SCRIPT, "serve", "-c", str(handbook / ".ragfm"), "--port"]
+        port = str(taken.getsockname()[1])
+        said = subprocess.run([*command, port], capture_output=True, text=True, check=False)
+    assert said.returncode == 1
+    assert said.stderr.splitlines()[-1].startswith(f"ragfm: The server can't listen at 127.0.0.1:{port}.")
+
+
+def test_the_command_line_refuses_what_would_be_open_to_all(handbook: Path) -> None:
+    how = {"capture_output": True, "text": True, "env": {**os.environ, "RAGFM_KEYS": str(handbook / "none.json")}}
+    serve = [sys.executable, "-c", SCRIPT, "serve", "-c", str(handbook / ".ragfm")]
+    for wrong, code, word in ((["--no-auth", "--host", "0.0.0.0"], 2, "loopback"), ([], 1, "ragfm keys add")):
+        said = subprocess.run([*serve, *wrong], **how)  # type: ignore[call-overload]
+        assert said.returncode == code
+        assert word in said.stderr

@@ -1,0 +1,222 @@
+"""Who may ask, and what they find: keys, groups, and probes from one tenant at another's documents."""
+
+from __future__ import annotations
+
+import json
+import random
+import socket
+import stat
+import time
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from click.testing import CliRunner
+from serving import QUESTION, SECRET, Running, eventually
+
+from ragfm.cli import ragfm
+from ragfm.errors import ConfigError
+from ragfm.server.keys import Key, KeyFile
+
+PUBLIC = {"/healthz", "/readyz"}
+
+
+def routes(running: Running) -> list[tuple[str, str]]:
+    paths = running.app.openapi()["paths"]
+    return [(method.upper(), path) for path, item in paths.items() for method in item]
+
+
+def raw(running: Running, head: str, seconds: float = 5.0) -> bytes:
+    """What the server says to the head of a request whose body never comes."""
+    host, port = running.address.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port)), timeout=seconds) as connection:
+        connection.sendall(head.encode())
+        return b"".join(iter(lambda: connection.recv(65536), b""))
+
+
+def test_every_route_is_refused_without_a_key_before_its_body_is_read(running: Running) -> None:
+    asked = [(method, path) for method, path in routes(running) if path not in PUBLIC]
+    assert len(asked) >= 10
+    for method, path in [*asked, ("GET", "/openapi.json"), ("GET", "/docs"), ("POST", "/nothing")]:
+        path = path.replace("{uri}", "docs/leave.md").replace("{model}", "handbook")
+        for key in (
+            "",
+            "Authorization: Bearer ragfm-nobody\r\n",
+            "Authorization: Bearer \r\n",
+            "Authorization: Basic YQ==\r\n",
+        ):
+            head = f"{method} {path} HTTP/1.1\r\nHost: x\r\nContent-Length: 10000000\r\n{key}\r\n"
+            said = raw(running, head)
+            assert said.startswith(b"HTTP/1.1 401"), (method, path)
+            assert b"invalid_api_key" in said
+            assert b"www-authenticate: Bearer" in said
+
+
+def test_a_key_is_shown_once_kept_as_a_hash_and_refused_once_revoked(running: Running, tmp_path: Path) -> None:
+    path = tmp_path / "keys.json"
+    how = ["--keys", str(path)]
+    made = CliRunner().invoke(ragfm, ["keys", "add", "ann", "--groups", "hr,board", "--rate", "5", "--json", *how])
+    secret = json.loads(made.output)["key"]
+    assert secret not in path.read_text()
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    listed = json.loads(CliRunner().invoke(ragfm, ["keys", "list", "--json", *how]).output)["keys"]
+    assert listed[0]["groups"] == ["hr", "board"]
+    assert "sha256" not in listed[0]
+    file = KeyFile(path)
+    found = file.find(secret)
+    assert found
+    assert found.sees == {"hr", "board", "key:ann"}
+    assert not file.find(secret[:-1])
+    assert not file.find("")
+    with pytest.raises(ConfigError, match="already"):
+        file.add(Key(name="ann"))
+    CliRunner().invoke(ragfm, ["keys", "revoke", "ann", *how])
+    assert not file.find(secret)
+
+
+def test_a_running_server_follows_its_file_of_keys(running: Running) -> None:
+    secret = running.keys.add(Key(name="brief"))
+    ask = lambda: httpx.get(f"{running.address}/v1/models", headers={"Authorization": f"Bearer {secret}"})  # noqa: E731
+    assert ask().status_code == 200
+    running.keys.revoke("brief")
+    assert ask().status_code == 401
+    kept = running.keys.path.read_bytes()
+    running.keys.path.write_text("{")
+    assert running.client().get("/v1/models").status_code == 503  # nobody, rather than anybody
+    running.keys.path.write_bytes(kept)
+    assert running.client().get("/v1/models").status_code == 200
+
+
+@pytest.mark.parametrize("name", ["", "a b", "../x", "a" * 65, "-x", "a\n"])
+def test_names_of_keys_are_plain(name: str) -> None:
+    with pytest.raises(ValueError, match="name"):
+        Key(name=name)
+
+
+@pytest.mark.parametrize("group", ["key:hr", "a\nb", "# x", " a", ""])
+def test_a_key_can_t_be_given_another_s_group_or_one_that_is_none(group: str) -> None:
+    with pytest.raises(ValueError, match="groups"):
+        Key(name="ann", groups=(group,))
+
+
+def test_a_key_has_its_collections_and_its_rate(running: Running) -> None:
+    secret = running.keys.add(Key(name="strict", collections=("payroll",), per_minute=3))
+    client = httpx.Client(base_url=running.address, headers={"Authorization": f"Bearer {secret}"})
+    assert client.get("/v1/models").json()["data"] == []
+    assert client.post("/v1/search", json={"query": "leave", "model": "handbook"}).status_code == 404
+    assert client.post("/v1/search", json={"query": "leave"}).status_code == 404
+    start = time.monotonic()
+    refused = client.get("/v1/models")
+    assert time.monotonic() - start < 0.1
+    assert refused.status_code == 429
+    assert 1 <= int(refused.headers["Retry-After"]) <= 20
+    running.keys.revoke("strict")
+
+
+def test_groups_decide_what_is_found_asked_and_listed(running: Running) -> None:
+    for key, sees in (("hr", True), ("guest", False)):
+        client = running.client(key)
+        found = client.post("/v1/search", json={"query": "salary of the director", "k": 50}).text
+        answer = running.openai(key).chat.completions.create(
+            model="handbook", messages=[{"role": "user", "content": "What is the salary of the director?"}],
+            extra_body={"ragfm": {"k": 50}},
+        )  # fmt: skip
+        listed = client.get("/v1/documents").json()["data"]
+        assert (SECRET in found) == sees
+        assert ("98765" in answer.model_dump_json()) == sees
+        assert ("docs/hr/salaries.txt" in [card["uri"] for card in listed]) == sees
+        assert (client.get("/v1/documents/docs/hr/salaries.txt").status_code == 200) == sees
+
+
+def test_what_is_not_yours_looks_as_what_is_not_there(running: Running) -> None:
+    hr, guest = running.client("hr"), running.client("guest")
+    stored = hr.post("/v1/documents", files={"file": ("mine.txt", b"98765 is a secret.")}).json()["uri"]
+    for uri in ("docs/hr/salaries.txt", stored):
+        for method in ("GET", "DELETE"):
+            hidden = guest.request(method, f"/v1/documents/{uri}")
+            absent = guest.request(method, f"/v1/documents/{uri}x")
+            assert hidden.status_code == absent.status_code == 404
+            assert hidden.json()["error"]["message"] + "x" == absent.json()["error"]["message"].replace("x'", "'") + "x"
+    assert hr.delete("/v1/documents/docs/hr/salaries.txt").status_code == 403  # it is seen, and stays
+    refused = guest.post("/v1/documents", files={"file": ("a.txt", b"a")}, data={"groups": ["hr"]})
+    assert refused.status_code == 400
+    assert guest.get("/v1/documents?mine=true").json()["data"] == []
+
+
+def probe(running: Running, client: httpx.Client, chance: random.Random, uris: list[str]) -> httpx.Response:
+    """One attempt of a guest at what is closed to it."""
+    uri = chance.choice(uris)
+    words = chance.choice(["salary of the director", "98765 crowns", "director", "board plans boat spring", "secret"])
+    filters = [None, f"uri = '{uri}'", "source = 'docs'", "media_type = 'text/plain'", "title = 'x' or chars > 1",
+               f"not uri = '{uri}x'", f"uri in ('{uri}', 'docs/hours.txt')"]  # fmt: skip
+    filter = chance.choice(filters)
+    number = f"{chance.getrandbits(64):016x}"
+    paths = [uri, uri.upper(), f"{uri}/", f"./{uri}", f"%2e/{uri}", uri.replace("/", "%2f"), f"docs/../{uri}",
+             f"{uri}%00", f".uploads/{number}/mine.txt", uri.rpartition("/")[0]]  # fmt: skip
+    path = f"/v1/documents/{chance.choice(paths)}"
+    kind = chance.randrange(7)
+    if kind == 0:
+        mode = chance.choice(["hybrid", "dense", "keyword"])
+        return client.post("/v1/search", json={"query": words, "k": 200, "mode": mode, "filter": filter})
+    if kind == 1:
+        options = {"k": 50, "filter": filter}
+        asked = {"model": "handbook", "messages": [{"role": "user", "content": words}], "ragfm": options,
+                 "stream": chance.random() < 0.5}  # fmt: skip
+        return client.post("/v1/chat/completions", json=asked)
+    if kind == 2:
+        return client.get(path)
+    if kind == 3:
+        return client.delete(path)
+    if kind == 4:
+        return client.get("/v1/documents", params={"limit": 1000, "after": chance.choice(["", uri[:-1], "docs/"])})
+    if kind == 5:
+        groups = {"groups": [chance.choice(["hr", "board", "key:hr", "key:guest", "*"])]}
+        return client.post("/v1/documents", files={"file": ("a.txt", b"a")}, data=groups)
+    return client.post("/v1/ratings", json={"rating": f"handbook/{chance.randrange(50)}", "thumbs": "up"})
+
+
+def probes(running: Running, count: int) -> None:
+    hr, client, chance = running.client("hr"), running.client("guest"), random.Random(count)
+    stored = hr.post("/v1/documents", files={"file": ("mine.txt", b"98765 is a secret.")}).json()["uri"]
+    uris = [stored, "docs/hr/salaries.txt", "docs/board/plans.txt"]
+    before = {card["uri"]: card["state"] for card in hr.get("/v1/documents").json()["data"]}
+    statuses: dict[int, int] = {}
+    for _ in range(count):
+        said = probe(running, client, chance, uris)
+        statuses[said.status_code] = statuses.get(said.status_code, 0) + 1
+        body = said.text.replace(said.request.url.path.removeprefix("/v1/documents/"), "")
+        for word in ("98765", "sell the boat", "mine.txt", "salaries.txt", "plans.txt"):
+            asked = said.request.read().decode() + str(said.request.url)
+            assert word not in body or word in asked, (said.request.url, body)
+        assert said.status_code < 500
+        if said.status_code == 200 and said.request.url.path.startswith("/v1/documents/"):
+            assert said.json()["uri"] in ("docs/hours.txt", "docs/leave.md")
+    after = {card["uri"] for card in hr.get("/v1/documents").json()["data"]}
+    assert set(before) <= after
+    assert statuses[200] > count // 5
+    assert statuses[404] > count // 5
+
+
+def test_probes_find_nothing(running: Running) -> None:
+    probes(running, 250)
+
+
+@pytest.mark.slow
+def test_ten_thousand_probes_find_nothing(running: Running) -> None:
+    probes(running, 10_000)
+
+
+def test_nothing_of_keys_or_documents_is_in_the_log(running: Running, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level("INFO", logger="ragfm.server"):
+        running.client().post("/v1/search", json={"query": "salary of the director"})
+        running.openai().chat.completions.create(model="handbook", messages=QUESTION)
+        httpx.get(f"{running.address}/v1/models?key=hidden", headers={"Authorization": "Bearer ragfm-hidden"})
+        eventually(lambda: len(caplog.records) >= 3)  # a response is sent before its line is written
+    lines: dict[str, Any] = {vars(record)["fields"]["route"]: vars(record)["fields"] for record in caplog.records}
+    assert lines["/v1/chat/completions"]["completion_tokens"] > 5
+    assert lines["/v1/search"]["key"] == "hr"
+    assert lines["none"]["status"] == 401
+    everything = str([vars(record) for record in caplog.records])
+    for word in ("director", "leave", "98765", "hidden", running.secrets["hr"]):
+        assert word not in everything

@@ -1,0 +1,59 @@
+"""The OpenAPI is complete, and true of whatever is sent."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from serving import Running
+
+KNOWN = {
+    "model": ["handbook", "handbook:script", "nothing"],
+    "uri": ["docs/leave.md", "docs/hr/salaries.txt", "docs/board/plans.txt", ".uploads/0123456789abcdef/a.txt"],
+    "rating": ["handbook/1", "handbook/-1", "/", "nothing/1"],
+}
+CHECKS = "not_a_server_error,status_code_conformance,content_type_conformance,response_schema_conformance"
+
+
+def test_the_openapi_names_all_routes_forms_and_errors(running: Running) -> None:
+    api = running.client().get("/openapi.json").json()
+    assert set(api["paths"]) == {
+        "/v1/chat/completions", "/v1/models", "/v1/models/{model}", "/v1/search", "/v1/embeddings", "/v1/ratings",
+        "/v1/documents", "/v1/documents/{uri}", "/healthz", "/readyz", "/metrics",
+    }  # fmt: skip
+    for path, item in api["paths"].items():
+        for operation in item.values():
+            assert {"400", "401", "404", "413", "429", "500", "503"} <= set(operation["responses"])
+            assert "422" not in operation["responses"]
+            assert operation["security"] == ([] if path in ("/healthz", "/readyz") else [{"key": []}])
+    assert "text/event-stream" in api["paths"]["/v1/chat/completions"]["post"]["responses"]["200"]["content"]
+    assert "ChatChunk" in api["components"]["schemas"]
+
+
+def narrowed(api: Any) -> Any:
+    """The OpenAPI in which what has to be known is one of a few in requests, so that they come to the point."""
+    for item in api["paths"].values():
+        for parameter in (given for operation in item.values() for given in operation.get("parameters", ())):
+            if parameter["name"] in KNOWN:
+                parameter["schema"] = {"type": "string", "enum": KNOWN[parameter["name"]]}
+    for name, schema in api["components"]["schemas"].items():
+        if name.endswith("Request") or name.startswith("Body_"):
+            known = {key: {"type": "string", "enum": KNOWN[key]} for key in schema["properties"] if key in KNOWN}
+            schema["properties"] |= known
+    return api
+
+
+@pytest.mark.slow
+def test_nothing_that_is_sent_makes_the_server_fail(running: Running, tmp_path: Path) -> None:
+    schema = tmp_path / "openapi.json"
+    schema.write_text(json.dumps(narrowed(running.client().get("/openapi.json").json())))
+    key = f"Authorization: Bearer {running.secrets['hr']}"
+    how = ["--checks", CHECKS, "--phases", "coverage,fuzzing", "--max-examples", "100", "--request-timeout", "60",
+           "--suppress-health-check", "all", "--generation-database", "none", "--no-color"]  # fmt: skip
+    command = [sys.executable, "-m", "schemathesis.cli", "run", str(schema), "--url", running.address, "-H", key, *how]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
+    assert done.returncode == 0, done.stdout

@@ -1,0 +1,178 @@
+"""Learning from the answer log: what becomes an example, what is adopted, and one step back."""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from shell import Here
+from tiny import tiny_model
+
+from ragfm import Answer, Collection, Rag, Settings, Usage
+from ragfm.adapt import judged, logged_examples
+from ragfm.adapt.examples import read_examples
+from ragfm.adapt.refresh import DECISION, HISTORY, RefreshSettings, _tested, next_folder, refresh, verdict
+from ragfm.adapter import check_adapter
+from ragfm.answer_log import AnswerLog, Circumstances
+from ragfm.errors import DataError
+from ragfm.evaluate import Difference
+from ragfm.prompt import ABSTENTION, prompt_fingerprint
+from ragfm.testing import ScriptedReader
+
+HOW = Circumstances("bundled", None, None, None, 0.0, 0.1)
+SAID = Answer("q", "a", False, (), (), (), Usage(), 0.5, query="q")
+
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Here:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("RAGFM_EMBEDDER", "hashing")
+    return Here()
+
+
+def log_of(collection: Collection, *said: tuple[str, str, str, str | None]) -> AnswerLog:
+    """Questions with what was answered, the thumb, and a correction."""
+    log = AnswerLog.beside(collection.path)
+    for question, answer, thumbs, correction in said:
+        number = log.add(replace(SAID, question=question, query=question, text=answer), HOW)
+        log.judge(number, thumbs, correction)  # type: ignore[arg-type]
+    return log
+
+
+def test_what_users_found_right_is_learned_where_the_documents_still_say_so(
+    collection: Collection, docs: Path
+) -> None:  # fmt: skip
+    collection.sync(docs)
+    log = log_of(
+        collection,
+        (
+            "How many days of leave do I get?",
+            "You get 28 days of leave [3]. But [2] says otherwise: “16 weeks.”",
+            "up",
+            None,
+        ),
+        ("When does the office open?", "I don't know.", "down", "The office opens at nine."),
+        ("Who is the director?", "Ada [1].", "down", "I don't know."),
+        ("How many seats has Oak?", "Oak has 99 seats [1].", "up", None),  # no passage says so
+        ("Are dogs welcome?", "No.", "down", None),  # what would have been right is not known
+    )
+    rag = Rag(collection, reader=ScriptedReader(), k=2)
+    examples, left_out = logged_examples(rag, judged(log.entries()))
+    assert [example.meta["kind"] for example in examples] == ["log: found good", "log: corrected", "log: corrected"]
+    assert left_out == {"log: no passage supports it now": 1}
+    first, second, third = examples
+    marker = 1 + list(first.meta["shown"]).index("docs/leave.md")
+    assert first.completion == f"You get 28 days of leave [{marker}]."
+    assert first.messages == rag.stream("How many days of leave do I get?").prompt.messages  # type: ignore[union-attr]
+    assert second.completion.startswith("The office opens at nine [")
+    assert third.completion == ABSTENTION
+
+
+def test_a_passage_that_is_found_too_deep_is_shown(collection: Collection, tmp_path: Path) -> None:
+    folder = tmp_path / "many"
+    folder.mkdir()
+    for number in range(6):
+        (folder / f"{number}.txt").write_text(f"Which fee is due? The fee, the fee of office {number}, is due.\n")
+    (folder / "fee.txt").write_text("Members pay 70 crowns, which is a fee.\n")
+    collection.sync(folder)
+    log = log_of(collection, ("Which fee is due?", "?", "down", "Members pay 70 crowns."))
+    (example,), _ = logged_examples(Rag(collection, reader=ScriptedReader(), k=2), judged(log.entries()))
+    assert example.meta["shown"][-1] == "many/fee.txt"
+    assert example.completion == "Members pay 70 crowns [2]."
+
+
+def test_the_command_makes_examples_of_the_log_alone_and_beside_questions(
+    tmp_path: Path, docs: Path, run: Here
+) -> None:
+    run("ingest", docs)
+    collection = Collection.open(tmp_path / ".ragfm", settings=Settings())
+    log_of(collection, ("When does the office open?", "?", "down", "The office opens at nine."),
+           ("What is the wifi password?", "I don't know.", "up", None))  # fmt: skip
+    card = run.json("adapt", "data", "--from-log", "--valid", "0", "--out", "alone")
+    assert card["kinds"] == {"log: corrected": 1, "log: found good": 1}
+    line = {"question": "How many days of leave do I get?", "uri": "docs/leave.md", "answers": ["28 days"]}
+    (tmp_path / "q.jsonl").write_text(json.dumps(line) + "\n")
+    card = run.json("adapt", "data", "q.jsonl", "--from-log", "--abstain", "0", "--valid", "0", "--out", "both")
+    assert card["kinds"] == {"answer": 1, "log: corrected": 1, "log: found good": 1}
+    assert {example.completion for example in read_examples(tmp_path / "both" / "train.jsonl")} >= {ABSTENTION}
+
+
+def difference(a: float, b: float, *, noise: bool) -> Difference:
+    return Difference("f1", a, b, b - a, b - a - 0.1, b - a + 0.1, 0.5 if noise else 0.01, 5, 1, 4, noise)
+
+
+@pytest.mark.parametrize(
+    ("new", "old", "adopted", "said"),
+    [
+        (difference(0.2, 0.6, noise=False), None, True, "better, beyond noise"),
+        (difference(0.2, 0.3, noise=True), None, False, "within noise"),
+        (difference(0.6, 0.2, noise=False), None, False, "it is worse"),
+        (difference(0.2, 0.6, noise=False), difference(0.7, 0.5, noise=False), False, "falls on the old ones"),
+        (difference(0.2, 0.6, noise=False), difference(0.7, 0.69, noise=True), True, "does not fall"),
+    ],
+)
+def test_it_is_adopted_where_the_new_is_won_and_the_old_not_lost(
+    new: Difference, old: Difference | None, adopted: bool, said: str
+) -> None:
+    decided, why = verdict(new, old)
+    assert (decided, said in why) == (adopted, True), why
+
+
+def test_an_interrupted_refresh_goes_on_in_its_folder(tmp_path: Path) -> None:
+    assert next_folder(tmp_path / "none").name == "001"
+    (tmp_path / "001").mkdir()
+    assert next_folder(tmp_path).name == "001"
+    (tmp_path / "001" / DECISION).write_text("{}")
+    assert next_folder(tmp_path).name == "002"
+
+
+@pytest.mark.slow
+def test_a_refresh_is_adopted_and_taken_back(tmp_path: Path, docs: Path, run: Here) -> None:
+    """A model of random weights is corrected, always to say that it does not know, which it can learn."""
+    model = tiny_model(tmp_path / "model", max_position_embeddings=2048)
+    toml = f'reader = "{model}"\n\n[ask]\nk = 1\nanswer_tokens = 24\n'
+    (tmp_path / "ragfm.toml").write_text(toml)
+    run("ingest", docs)
+    with Collection.open(tmp_path / ".ragfm") as collection:
+        log_of(collection, *((f"What is the code of room {at}?", "?", "down", ABSTENTION) for at in range(40)))
+    tested = sum(_tested(f"What is the code of room {at}?") for at in range(40))
+    assert 6 <= tested <= 20
+    done = run.json("adapt", "refresh", "--rate", "2e-2", "--epochs", "50")
+    assert done["adopted"], done["why"]
+    assert done["new"]["wins"] == tested
+    assert sum(done["examples"].values()) == 40 - tested
+    folder = tmp_path / ".ragfm-adapters" / "001"
+    set_now = tomllib.loads((tmp_path / "ragfm.toml").read_text())
+    assert set_now["adapter"] == str(folder)
+    check_adapter(folder, model, prompt_fingerprint())
+    assert run.json("ask", "What is the code of room 99?")["abstained"]
+
+    replay = folder / "examples"
+    done = run.json("adapt", "refresh", "--rate", "1e-5", "--no-sync", "--replay", replay)  # it knows all that by now
+    assert sum(done["examples"].values()) == 40 - tested  # the same questions again
+    assert not done["adopted"]
+    assert "within noise" in done["why"]
+    assert json.loads((tmp_path / ".ragfm-adapters" / "002" / "ragfm-adapter.json").read_text())["settings"]["start"]
+    assert tomllib.loads((tmp_path / "ragfm.toml").read_text()) == set_now
+    assert len(json.loads((tmp_path / HISTORY).read_text())) == 1
+
+    card = json.loads((replay / "card.json").read_text())
+    (replay / "card.json").write_text(json.dumps({**card, "prompt": "other"}))
+    with pytest.raises(DataError, match="made for another prompt"):
+        refresh(Collection.open(tmp_path / ".ragfm"), tmp_path / "other", RefreshSettings(replay=replay))
+
+    assert run.json("adapt", "back") == {"gone": str(folder), "adapter": None}
+    assert (tmp_path / "ragfm.toml").read_text() == toml
+    assert "No refresh was adopted" in run("adapt", "back", code=1)
+
+
+def test_too_little_is_said(tmp_path: Path, docs: Path, run: Here) -> None:
+    run("ingest", docs)
+    assert "too few to test with" in run("adapt", "refresh", "--no-sync", code=1)
+    assert not (tmp_path / "ragfm.toml").exists()

