@@ -119,7 +119,7 @@ def test_chats_are_kept_in_the_browser_until_they_are_deleted(visit: Visit, acto
     page = visit.page
     visit.ask("How much leave is there?")
     visit.ask("And for parents?")
-    assert [message.content for message in actor.prompts[-1][1:3]] == ["How much leave is there?", ANSWER]
+    assert f"Q: How much leave is there?\nA: {ANSWER}\n" in actor.prompts[-1][-1].content
     page.get_by_role("button", name="New chat").click()
     visit.ask("Is there leave for cats?")
     page.reload()
@@ -259,14 +259,14 @@ def test_an_upload_is_shared_with_the_groups_that_are_ticked(browser: Any, runni
     page.get_by_role("dialog", name="Key").get_by_label("Key", exact=True).fill(running.secrets["hr"])
     page.keyboard.press("Enter")
     page.locator("#documents-open").click()
-    page.locator("#files").set_input_files({"name": "mine.txt", "mimeType": "text/plain", "buffer": b"Mine."})
-    page.get_by_role("list", name="Uploads").locator(".card", has_text="mine.txt").first.wait_for()
+    page.locator("#files").set_input_files({"name": "unshared.txt", "mimeType": "text/plain", "buffer": b"Mine."})
+    page.get_by_role("list", name="Uploads").locator(".card", has_text="unshared.txt").first.wait_for()
     page.get_by_role("group", name="Who else may see what you add").get_by_label("hr").check()
-    page.locator("#files").set_input_files({"name": "team.txt", "mimeType": "text/plain", "buffer": b"Of us."})
-    page.get_by_role("list", name="Uploads").locator(".card", has_text="team.txt").first.wait_for()
+    page.locator("#files").set_input_files({"name": "shared.txt", "mimeType": "text/plain", "buffer": b"Of us."})
+    page.get_by_role("list", name="Uploads").locator(".card", has_text="shared.txt").first.wait_for()
     # A card shows while its file is still on the way.
-    (team,) = eventually(lambda: list(running.folder.glob("uploads/*/team.txt")))
-    (mine,) = eventually(lambda: list(running.folder.glob("uploads/*/mine.txt")))
+    (team,) = eventually(lambda: list(running.folder.glob("uploads/*/shared.txt")))
+    (mine,) = eventually(lambda: list(running.folder.glob("uploads/*/unshared.txt")))
     assert team.with_name(".ragfm-access").read_text() == "key:hr\nhr"
     assert mine.with_name(".ragfm-access").read_text() == "key:hr"
     visit.context.close()
