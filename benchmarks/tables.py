@@ -383,8 +383,9 @@ def adapted_methods() -> str:
     names = ("f1, answerable", "abstention precision", "abstention recall", "right passage cited")
     for method, row in result["rows"].items():
         values = [_interval(row["measures"][name]) if name in row["measures"] else "-" for name in names]
-        learned = "learned" in row  # the reader as it is has learned nothing
-        numbers = [f"{row['learned']:,}", f"{row['processor_seconds'] / 60:.1f}", f"{row['peak_mb']:,}"] if learned else ["-"] * 3
+        numbers = ["-"] * 3
+        if "learned" in row:  # the reader as it is has learned nothing
+            numbers = [f"{row['learned']:,}", f"{row['processor_seconds'] / 60:.1f}", f"{row['peak_mb']:,}"]
         rows.append([method, *numbers, *values])
     return _table(("method", "numbers that learn", "processor minutes", "peak MB", *names), rows)
 
