@@ -37,7 +37,7 @@ def mcp(
     try:
         key = Key(name="local", groups=split_names(groups))
     except ValueError as error:
-        raise click.BadParameter("there is one that no group can be called.", param_hint="--groups") from error
+        raise click.BadParameter("no group can have one of these names.", param_hint="--groups") from error
     folders = [named(given, collection_name, Path(given).is_dir()) for given in collection_folders(collections)]
     run_stdio(Served(folders, reader_models(readers), adapter=adapter), key)
     return OK

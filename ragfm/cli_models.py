@@ -19,7 +19,7 @@ _MODEL = click.argument("model", default="bundled", metavar="[MODEL]", type=FILL
 
 @click.group()
 def models() -> None:
-    """See what the models do on this machine."""
+    """List, fetch, measure and optimize the models on this machine."""
 
 
 @models.command()

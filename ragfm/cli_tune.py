@@ -40,7 +40,8 @@ def _sizes(_: click.Context, __: click.Parameter, value: str | None) -> tuple[in
               help="With --confidence: of right answers, how many must not be withheld.")  # fmt: skip
 @click.option("--corrected/--as-said", "corrects", default=None, help="With --confidence: whether the verifier's words "
               "are the answer where the reader's are others. Default: as now.")  # fmt: skip
-@click.option("--adapter", metavar="DIR", type=FILLED, help="With --confidence: an adapter for the reader.")
+@click.option("--adapter", metavar="DIR", type=FILLED, help="With --confidence: an adapter for the reader, or "
+              "`none`.")  # fmt: skip
 @click.option("--reader", metavar="NAME", type=FILLED, help="Without QUESTIONS, the model that writes them; with "
               "--confidence, the one that answers.")  # fmt: skip
 @click.option("--limit", type=click.IntRange(min=20), metavar="N", help="Only N of the questions, picked at random.")
@@ -138,7 +139,7 @@ def _loaded(path: str | None, options: dict[str, Any]) -> QuestionSet | None:
                 raise click.UsageError(f"--{name} goes with QUESTIONS.", click.get_current_context())
         return None
     if options["reader"]:
-        raise click.UsageError("--reader writes questions where there are no QUESTIONS.", click.get_current_context())
+        raise click.UsageError("--reader goes without QUESTIONS, or with --confidence.", click.get_current_context())
     return load_data(path, options)
 
 

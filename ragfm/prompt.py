@@ -88,7 +88,7 @@ def build_prompt(
         raise ContextOverflowError(
             f"The question makes a prompt of {tokens} tokens, and the reader has room for {room}"
             f" ({reader.context_tokens} less {answer_tokens} for the answer).",
-            "Ask a shorter question, leave less for the answer, or take a reader with a larger window.",
+            "Ask a shorter question, lower ask.answer_tokens, or give the reader a larger window (ask.context_tokens).",
         )
     return found
 

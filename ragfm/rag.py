@@ -52,12 +52,12 @@ class Rag:
     """Answers questions from a collection's documents.
 
     `reader` is a name or an object, by default that of the settings; `k` is how many passages it is given at most.
-    `adapter` is a folder that `ragfm adapt` made, or a GGUF file; for a reader by name it is checked, and refused where
-    it was trained on another model or for another prompt. By default it is that of the settings, else the one that
-    comes with ragfm for the bundled reader and this prompt; `none` is without. `strategy` says how the reader is asked,
-    by name or file. Other numbers come from the collection's settings. `log` is the answer log, where the settings ask
-    for one. `base_reader` is what all handles share, `reader` is it for those who see what `collection` does.
-    Thread-safe.
+    `adapter`, for a reader by name, is a folder that `ragfm adapt` made, or a GGUF file; it is refused where it was
+    trained on another model or for another prompt. By default it is that of the settings, where the reader is theirs,
+    else the one that comes with ragfm for the bundled reader and this prompt; `none` is without. `strategy` says how
+    the reader is asked, by name or file. Other numbers come from the collection's settings. `log` is the answer log,
+    where the settings ask for one. `base_reader` is what all handles share, `reader` is it for those who see what
+    `collection` does. Thread-safe.
     """
 
     def __init__(
@@ -120,12 +120,12 @@ class Rag:
         """The answer as it is generated, in the reader's own words; its citations are known at the end.
 
         The passages are found before this returns, the text is generated as it is taken. `stream.answer.text` has the
-        citation markers put right, which the pieces have not; in the mode `strict`, and where the reader thinks first,
-        it comes as one piece, and in `prefer` an answer of too little confidence is followed by a line that takes it
-        back. `history` holds the turns before, oldest first; a follow-up is searched for by a form of it that stands
-        alone, and its prompt goes on from the passages of the turns that it leans on. `hits` are what to answer from,
-        best first, where they were found in another way; `k` and `filter` don't count then. Raises FilterError, and
-        TooLongError where the question is longer than the embedder's or the reader's window.
+        citation markers put right, which the pieces have not. In the mode `strict`, where the reader thinks first, and
+        where the verifier corrects it, it comes as one piece; else an answer of too little confidence is followed by a
+        line that takes it back. `history` holds the turns before, oldest first; a follow-up is searched for by a form
+        of it that stands alone, and its prompt goes on from the passages of the turns that it leans on. `hits` are what
+        to answer from, best first, where they were found in another way; `k` and `filter` don't count then. Raises
+        FilterError, and TooLongError where the question is longer than the embedder's or the reader's window.
         """
         asked = self._asked(question, history, filter, hits)
         held = Held()

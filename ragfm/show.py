@@ -138,7 +138,7 @@ _FAULTS = {
     "fabricated": "does not say so, nor does another passage",
     "misattributed": "does not say so, another passage does",
     "stitched": "does not say so; its parts stand in several places",
-    "irrelevant": "says so, but hardly of what was asked for",
+    "irrelevant": "says so, but that is hardly what was asked for",
 }
 
 

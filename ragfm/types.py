@@ -163,7 +163,9 @@ class Citation:
     """A claim's evidence: passage `n`, and the words `quote` at `start:end` of the document `uri`.
 
     `verified`: the quote stands there verbatim *and* supports the sentence of the answer that it hangs on. `fault` says
-    why it isn't: what the sentence says stands nowhere in the passages, in another one, or only in pieces of several.
+    why it isn't: what the sentence says stands nowhere in the passages (`fabricated`), in another one
+    (`misattributed`), only in pieces in several places (`stitched`), or there, but is hardly what was asked for
+    (`irrelevant`).
     """
 
     n: int

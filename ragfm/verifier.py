@@ -5,7 +5,7 @@ being the last; the very first token stands for "not here" (Devlin et al. 2019, 
 said is then held against that (Hu et al. 2019). The reader is not asked; it takes as long as to embed the passages.
 
 The one that ragfm brings is the bundled embedding model, taught on SQuAD: what it learned are small matrices that are
-added to that model's own. It knows English. `benchmarks/verifier.py` makes it, docs/answers.md says what it is worth.
+added to that model's own. It knows English. `benchmarks/train_verifier.py` makes it; see docs/answers.md.
 """
 
 from __future__ import annotations

@@ -64,7 +64,7 @@ def test_options_stay_until_others_are_given(records: Path, collection: Collecti
 
 
 def test_an_address_says_what_reads_it_or_must_be_told(collection: Collection) -> None:
-    with pytest.raises(SourceError, match=r"s3://… is must be said"):
+    with pytest.raises(SourceError, match=r"connector reads s3://… must be said"):
         collection.sync("s3://bucket/x")
     pytest.importorskip("protego", reason="needs the extra web")
     with pytest.raises(SourceError, match="no public address"):

@@ -91,7 +91,7 @@ def fit_report(
     right = np.array([result.kind == "right" for result in answered], dtype=np.float64)
     if min(right.sum(), len(right) - right.sum()) < LEAST:
         raise DataError(
-            f"Of {len(answered)} answers {int(right.sum())} are right: that is too few, or too few others.",
+            f"Of {len(answered)} answers {int(right.sum())} are right: too few, or too few are not.",
             f"Give more questions: {LEAST} of each kind are needed.",
         )
     names, x, means = _columns([result.outcomes["retrieved"].signals for result in answered], signals)

@@ -35,7 +35,7 @@ _SAID = re.compile(r"answering: (\d+) of (\d+)")
 class Contender:
     """What answers: a reader, an adapter, how many passages it is given, and how it is asked.
 
-    None stands for the collection's setting, and for no adapter.
+    None stands for the collection's setting; as an adapter, for the one that ragfm brings for the reader, if it does.
     """
 
     reader: str

@@ -49,7 +49,8 @@ def write_questions(
 ) -> list[Question]:
     """As many questions as are wanted, each with the stretch of a document that it was written from; fewer at need.
 
-    A question is kept where the stretch is among the first 20 hits of the dense or of the keyword index. With `answers`
+    A question is kept where the stretch is among the first 20 hits of the dense or of the keyword index, fewer of few
+    chunks. With `answers`
     the reader writes an answer too, and the question is kept where its words stand in the stretch. Raises DataError
     where the collection holds no text.
     """

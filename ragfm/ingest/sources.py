@@ -171,8 +171,8 @@ def _default(location: str) -> str:
         return "web"
     if "://" in location:
         raise SourceError(
-            f"What kind of source {location.partition('://')[0]}://… is must be said.",
-            "Name the connector with --connector; `ragfm plugins` lists them.",
+            f"Which connector reads {location.partition('://')[0]}://… must be said.",
+            "Name it with --connector; `ragfm plugins` lists them.",
         )
     return "files"
 

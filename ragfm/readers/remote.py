@@ -240,7 +240,7 @@ def endpoint_of(base_url: str | None) -> str:
     base = (base_url or os.environ.get("OPENAI_BASE_URL") or OPENAI).rstrip("/")
     parts = urlsplit(base)
     if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise ConfigError("The server's address does not begin with http:// or https://.", "It is OPENAI_BASE_URL.")
+        raise ConfigError("The server's address does not begin with http:// or https://.", "Set OPENAI_BASE_URL.")
     return base
 
 

@@ -152,7 +152,7 @@ class TorchModel:
         self._used = Adapter(name, "")  # none that is asked for: whatever becomes of it, the model is not as it was
         try:
             if PeftConfig.from_pretrained(adapter.path).is_prompt_learning:
-                raise UnsupportedError(f"{adapter.path} learned a prompt, not weights.", "Use LoRA, or merge it.")
+                raise UnsupportedError(f"{adapter.path} learned a prompt, not weights.", "Train one by lora.")
             if self._adapted is None:
                 self._adapted = PeftModel.from_pretrained(self._model, adapter.path, adapter_name=name).eval()
             else:

@@ -19,7 +19,7 @@ class TransformersReader(LocalReader[TorchModel]):
     """A model from a folder, the hub or a GGUF file (dequantised). Requests of any thread are evaluated together.
 
     Weights are safetensors or GGUF; code from the hub never runs. `device` defaults to the GPUs where there are some
-    (bfloat16; a model that one can't hold is spread over all), else the CPU (float32); `dtype` and `attention` are
+    (bfloat16; of several, the model is spread over all), else the CPU (float32); `dtype` and `attention` are
     transformers' names. `bits` (4 or 8) quantises by bitsandbytes. Each request has `context_tokens` for itself; they
     are cut to what the model was trained for. Up to `slots` run at once, up to `waiting` more wait. `Sampling.adapter`
     is a folder of PEFT's.

@@ -8,7 +8,7 @@ const FAULTS = {
   fabricated: 'It is cited for something that no passage says.',
   misattributed: 'It is cited for something that another passage says.',
   stitched: 'It is cited for something that is put together of several places, and stands nowhere as a whole.',
-  irrelevant: 'It says so, but hardly of what was asked for.',
+  irrelevant: 'It says so, but that is hardly what was asked for.',
 };
 const NEAR = 20000; // characters of a document that are shown around a place
 
