@@ -30,7 +30,7 @@ _STAND_INS = {code: " " for code in range(0x80, 0x3001) if chr(code).isspace()} 
 
 
 def check_characters(what: str, text: str) -> None:
-    """Raises UnsupportedError for half of a surrogate pair: bytes that are not UTF-8 become such, and no model takes it."""
+    """Raises UnsupportedError for half of a surrogate pair, which no model takes: so Python reads what is not UTF-8."""
     try:
         text.encode()
     except UnicodeEncodeError as error:

@@ -98,6 +98,13 @@ def test_a_sitemap(site: Site, packed: bool) -> None:
     check_connector(made(url))
 
 
+@pytest.mark.parametrize("status", [400, 403, 404, 405, 410, 501])
+def test_a_page_that_only_a_head_does_not_get_is_there(site: Site, status: int) -> None:
+    site.page("/a", "a", ETag='"1"').head = status
+    (ref,) = listed(sitemap(site, "/a")).values()
+    assert (ref.revision, ref.error) == ('etag:"1"', None)
+
+
 def test_feeds(site: Site) -> None:
     site.page("/1", "<p>One")
     site.page("/2", "<p>Two")

@@ -22,7 +22,7 @@ from ragfm_connectors.web_pages import Contents, Entry, contents, is_html, links
 _GONE = (404, 410)
 _NO_PAGES = ("image/", "video/", "audio/", "font/", "text/css", "text/javascript", "application/javascript")
 _PAGES = ("", ".html", ".htm", ".xhtml", ".php", ".asp", ".aspx", ".jsp")  # suffixes of what may be HTML with links
-_NO_HEAD = (405, 501)
+_NO_HEAD = {*range(400, 429), *range(430, 500), 501}  # of which a GET may have another answer; 429 says to wait
 
 
 class _Kept(NamedTuple):
