@@ -119,6 +119,26 @@ def test_nothing_of_the_repository_is_run(work: Work) -> None:
     assert not canary.exists()
 
 
+def test_of_the_configuration_counts_how_it_is_stored(work: Work) -> None:
+    for key, value in (("core.bigFileThreshold", "50m"), ("pack.windowMemory", "1g"), ("core.worktree", "/nowhere")):
+        work("config", key, value)
+    canary = work.folder.parent / "canary"
+    canary.write_text("a secret that is no configuration\n")
+    work("config", "include.path", str(canary))
+    assert taken(work.folder) == ["readme.md", "src/deep/x.rs", "src/main.py"]
+    config = work.folder / ".git/config"
+    before = config.read_text()
+    for more, said in (
+        ("[extensions]\n\tpartialClone = origin\n", "is stored can't be read: .*partial"),
+        ("[core]\n\trepositoryformatversion = 9\n", "is stored can't be read: "),
+        ("a secret\n", "can't be opened: its configuration is no text of git's"),
+    ):
+        config.write_text(more if more == "a secret\n" else before + more)
+        with pytest.raises(SourceError, match=said) as caught:
+            GitConnector(work.folder)
+        assert "secret" not in str(caught.value)
+
+
 def test_no_program_of_the_users_configuration_is_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / ".gitconfig").write_text(f"[core]\n\tsshCommand = touch {tmp_path}/canary;\n")
     monkeypatch.setenv("HOME", str(tmp_path))

@@ -10,6 +10,7 @@ import os
 import stat
 import zlib
 from collections.abc import Iterator, Sequence
+from io import BytesIO
 from pathlib import Path, PurePosixPath
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
@@ -22,7 +23,7 @@ from dulwich.objects import Blob as GitBlob
 from dulwich.objects import Commit, ObjectID, Tree
 from dulwich.objectspec import parse_commit
 from dulwich.refs import Ref as GitRef
-from dulwich.repo import Repo
+from dulwich.repo import Repo, UnsupportedExtension, UnsupportedVersion
 from urllib3.exceptions import HTTPError
 
 from ragfm.errors import ConfigError, ConnectorError, SkipDocument, SourceError
@@ -118,9 +119,14 @@ class GitConnector:
 
     def _open(self) -> Repo:
         try:
-            return Repo(os.fspath(self.root))
-        except (NotGitRepository, OSError, ValueError) as error:
+            return _Repository(os.fspath(self.root))
+        except NotGitRepository as error:
             raise SourceError(f"There is no git repository at {str(self.root)!r}.", "Check the path.") from error
+        except (UnsupportedExtension, UnsupportedVersion) as error:
+            raise SourceError(f"How {str(self.root)!r} is stored can't be read: {error}.", "Clone it anew.") from error
+        except (OSError, ValueError) as error:  # a ValueError says what stands in the configuration
+            what = error.strerror if isinstance(error, OSError) else "its configuration is no text of git's"
+            raise SourceError(f"The git repository {str(self.root)!r} can't be opened: {what}.") from error
 
     def _fetch(self) -> Repo:
         """The commit at the ref of a repository elsewhere, without what came before it."""
@@ -150,6 +156,24 @@ class GitConnector:
             raise SourceError(
                 f"The repository {str(self.root)!r} has no commit {self._ref!r}.", "Name a branch, a tag or a hash."
             ) from error
+
+
+class _Repository(Repo):
+    """Of whose configuration counts how it is stored: the rest names programs, other files, and sizes such as `50m`."""
+
+    def get_config(self) -> ConfigFile:
+        kept = ConfigFile()
+        try:
+            with Path(self.commondir(), "config").open("rb") as file:
+                given = ConfigFile.from_file(file, file_opener=lambda _: BytesIO())
+        except FileNotFoundError:
+            return kept
+        stored = {b"core": (b"repositoryformatversion",), b"extensions": None}
+        for section, names in stored.items():
+            for name, value in given.items((section,)):
+                if names is None or name.lower() in names:
+                    kept.set((section,), name, value)
+        return kept
 
 
 def _names(ref: str) -> list[GitRef]:
