@@ -42,6 +42,7 @@ _POINTER = b"version https://git-lfs.github.com/spec/"  # what stands in place o
 _BROKEN = (KeyError, OSError, ValueError, AssertionError, zlib.error, FileFormatException, MissingObject)
 _UNREACHABLE = (OSError, GitProtocolError, NotGitRepository, HTTPError, ValueError, KeyError)
 _SCHEMES = ("https", "http", "ssh", "git")
+_MOST, _DEEPEST = 1_000_000, 200  # files, and folders in folders: ten trees of ten entries can be ten thousand million
 
 
 class GitConnector:
@@ -187,6 +188,7 @@ class _Listing:
         self._store = store
         self._paths = paths
         self._hidden = hidden
+        self._seen = 0
 
     def tree(self, path: str, identity: ObjectID, allow: tuple[str, ...] | None = None) -> Iterator[Ref]:
         tree = self._store[identity]
@@ -212,6 +214,9 @@ class _Listing:
     ) -> Iterator[Ref]:
         path = _below(folder, name.decode("utf-8", "backslashreplace"))
         is_folder = stat.S_ISDIR(mode)
+        self._seen += 1
+        if self._seen > _MOST:
+            raise SourceError(f"The repository has over {_MOST:,} files and folders.", "Leave some out by `exclude`.")
         if name == ACCESS.encode() or not (self._paths.may_hold(path) if is_folder else self._paths.takes(path)):
             return
         if name in (b"", b".", b"..") or b"/" in name or b"\0" in name:
@@ -220,6 +225,8 @@ class _Listing:
             yield Ref(path, skip="its name is not UTF-8")
         elif name.startswith(b".") and not self._hidden:
             yield Ref(path, skip="hidden")
+        elif is_folder and path.count("/") >= _DEEPEST:
+            yield Ref(path, skip=f"it lies over {_DEEPEST} folders deep")
         elif is_folder:
             yield from self.tree(path, sha, allow)
         elif stat.S_IFMT(mode) == 0o160000:
