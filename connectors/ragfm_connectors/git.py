@@ -32,7 +32,7 @@ from ragfm.types import Blob, Ref, Scalar
 from ragfm_connectors.access import FILE as ACCESS
 from ragfm_connectors.access import Access, parse_access
 from ragfm_connectors.languages import LANGUAGES
-from ragfm_connectors.patterns import PathFilter
+from ragfm_connectors.patterns import PathFilter, below
 from ragfm_connectors.secrets import check_no_secret, expand, hide, without_user
 
 if TYPE_CHECKING:
@@ -197,7 +197,7 @@ class _Listing:
         entries = [(entry.path, entry.mode, entry.sha) for entry in tree.items()]
         access = self._access(next((sha for name, _, sha in entries if name == ACCESS.encode()), None))
         if access.wrong:
-            where = _below(path, ACCESS)
+            where = below(path, ACCESS)
             yield Ref(where, error=f"{access.wrong}, so no group may see what lies beside and below it")
         allow = both(allow, access.groups)
         for name, mode, sha in entries:
@@ -212,7 +212,7 @@ class _Listing:
     def _entry(
         self, folder: str, name: bytes, mode: int, sha: ObjectID, allow: tuple[str, ...] | None
     ) -> Iterator[Ref]:
-        path = _below(folder, name.decode("utf-8", "backslashreplace"))
+        path = below(folder, name.decode("utf-8", "backslashreplace"))
         is_folder = stat.S_ISDIR(mode)
         self._seen += 1
         if self._seen > _MOST:
@@ -235,10 +235,6 @@ class _Listing:
             yield Ref(path, skip="symbolic link")
         else:
             yield Ref(path, sha.decode(), allow=allow)
-
-
-def _below(folder: str, name: str) -> str:
-    return f"{folder}/{name}" if folder else name
 
 
 def _is_utf8(name: bytes) -> bool:
