@@ -146,6 +146,14 @@ def test_links_within_a_folder(site: Site) -> None:
         listed(url, links=True, max_pages=3)
 
 
+def test_a_site_that_has_moved_says_where_to(site: Site) -> None:
+    url = linked(site)
+    site.page("/old/", status=301, Location=url)
+    with pytest.raises(SourceError, match="/old/ leads to .*/docs/"):
+        listed(site.url("/old/"), links=True)
+    assert len(listed(site.url("/old/"))) == 1
+
+
 def test_a_page_that_names_another_as_its_own(site: Site) -> None:
     site.page("/d/", '<a href="a?utm=1">1</a><a href="a?utm=2">2</a><a href="moved">3</a><a href="bad">4</a>')
     for number in (1, 2):

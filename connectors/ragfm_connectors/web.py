@@ -173,6 +173,8 @@ class WebConnector:
     def _linked(self, start: Page) -> Iterator[Ref]:
         """All pages within the folder of the location, from link to link."""
         folder = self._start[: self._start.rindex("/") + 1]
+        if not canonical(start.url).startswith(folder):  # to https, or to a page that wants a password
+            raise SourceError(f"{self._start} leads to {start.url}.", "If that is the site, name it as the location.")
         waiting, known, listed, failed = deque[Page | str]([start]), {self._start}, set[str](), 0
         while waiting:
             at = waiting.popleft()
