@@ -149,7 +149,7 @@ def test_links_within_a_folder(site: Site) -> None:
 def test_a_site_that_has_moved_says_where_to(site: Site) -> None:
     url = linked(site)
     site.page("/old/", status=301, Location=url)
-    with pytest.raises(SourceError, match="/old/ leads to .*/docs/"):
+    with pytest.raises(SourceError, match=r"/old/ leads to .*/docs/"):
         listed(site.url("/old/"), links=True)
     assert len(listed(site.url("/old/"))) == 1
 
