@@ -165,19 +165,44 @@ def languages_chosen() -> str:
 
 
 def embedding() -> str:
+    found = _result("embed")["rows"]
+    other = max(row["texts_per_s"] for row in found if not row["form"])
     rows = [
         [
             row["contender"],
             row["form"] or "-",
             f"{row['texts_per_s']:.1f}",
+            f"{row['texts_per_s'] / other:.2f}",
             f"{row['tokens_per_s']:,}",
             f"{100 * row['of_peak_bf16']:.0f} %",
             f"{row['lowest_cosine']:.6f}",
         ]
-        for row in _result("embed")["rows"]
+        for row in found
     ]
-    head = ("contender", "form", "paragraphs/s", "tokens/s", "of the bf16 GEMM peak", "lowest cosine to fp32")
+    head = (
+        "contender", "form", "paragraphs/s", "× the fastest other", "tokens/s", "of the bf16 GEMM peak",
+        "lowest cosine to fp32",
+    )  # fmt: skip
     return _table(head, rows)
+
+
+def server() -> str:
+    result = _result("server")
+    bare = {row["users"]: row for row in result["llama_cpp.server, no passages"]}
+    rows = []
+    for row in result["ragfm serve"]:
+        refusals = row["refusal_s"]
+        refused = f"{row['refused']}, within {1000 * refusals['most']:.0f} ms" if refusals else f"{row['refused']}"
+        other = _answered(bare[row["users"]]) if row["users"] in bare else [""] * 4
+        rows.append([f"{row['users']}", *_answered(row), refused, *other])
+    head = ("answers/s", "tokens/s", "first token, p50 / p95 s", "no answer yet")
+    return _table(("users", *head, "refused", *(f"no passages: {name}" for name in head)), rows)
+
+
+def _answered(row: Any) -> list[str]:
+    first, left = row["first_s"], row["unanswered"]
+    return [f"{row['answers_per_s']:.2f}", f"{row['tokens_per_s']:.0f}", f"{first['p50']:.1f} / {first['p95']:.1f}",
+            f"{left['count'] if left else 0}"]  # fmt: skip
 
 
 def start() -> str:
@@ -394,7 +419,7 @@ TABLES: dict[str, Callable[[], str]] = {
     table.__name__: table
     for table in (
         retrieval, retrieval_more, goals, peers_quality, peers_cost, peers_versions, multihop, languages,
-        languages_weights, languages_chosen, embedding, start, collection, collection_more, index, bm25, parse,
+        languages_weights, languages_chosen, embedding, server, start, collection, collection_more, index, bm25, parse,
         parsed, citations, quotations, contradictions, answers, confidence, injection, bias,
         adapted_retriever, adapted_methods, transfer,
     )

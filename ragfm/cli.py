@@ -61,6 +61,7 @@ if TYPE_CHECKING:
 def main() -> None:
     """Run a command and exit with its code; every failure is one clear line, `--debug` shows the traceback."""
     try:
+        _check_words(sys.argv[1:])
         code = ragfm.main(standalone_mode=False) or OK
         if sys.stdout:
             sys.stdout.flush()
@@ -85,6 +86,16 @@ def main() -> None:
         code = _complain(FAILED, error, f"{type(error).__name__}: {error}", hint)
     _drop_what_cannot_be_written()
     sys.exit(code)
+
+
+def _check_words(words: list[str]) -> None:
+    """Raises UsageError for bytes that are not UTF-8, which neither a catalog nor JSON can hold."""
+    for word in words:
+        try:
+            word.encode()
+        except UnicodeEncodeError:
+            shown = os.fsencode(word).decode("utf-8", "backslashreplace")
+            raise click.UsageError(f"The argument {shown} is not UTF-8.") from None
 
 
 def _drop_what_cannot_be_written() -> None:

@@ -196,11 +196,14 @@ class Collection:
         reranker, it ranks anew what they find.
 
         `filter` is an expression over metadata, as `year >= 2024 and team in (hr, legal)`; it is applied inside the
-        search. Raises FilterError, TooLongError for a query over the embedder's window.
+        search. Raises FilterError, TooLongError for a query over the embedder's window, UnsupportedError for one that
+        is no text.
         """
         from ragfm.retrieve import check_mode, find, rerank
+        from ragfm.text import check_characters
 
         check_mode(mode)
+        check_characters("query", query)
         k = self.settings.search.k if k is None else k
         if k < 1:
             raise ValueError(f"k is {k}, it must be at least 1")

@@ -30,6 +30,7 @@ from ragfm.prompt import (
 from ragfm.readers import configured_reader
 from ragfm.remembered import Remembered
 from ragfm.strategy import load_strategy
+from ragfm.text import check_characters
 from ragfm.types import Answer, Citation, Sampling, Usage
 from ragfm.weight import is_english
 
@@ -211,6 +212,8 @@ class Rag:
     ) -> _Asked:  # fmt: skip
         if not question.strip():
             raise ValueError("the question is empty")
+        for what, text in (("question", question), *(("conversation", turn.content) for turn in history)):
+            check_characters(what, text)
         start = time.monotonic()
         query = self._form(question, history)
         return _Asked(question, query, start, history, filter, hits)

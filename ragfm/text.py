@@ -1,4 +1,4 @@
-"""Sentences: where they start and end in a text of any language.
+"""Sentences: where they start and end in a text of any language; and what is no text.
 
 Lines that open a block (heading, list item, table row) and blank lines end a sentence for sure; between them the rules
 of `sentencex` decide (Wikimedia's segmenter, with fallback chains for some 300 languages).
@@ -10,7 +10,9 @@ import re
 from collections.abc import Iterator
 from itertools import pairwise
 
-__all__ = ["said_again", "sentence_spans"]
+from ragfm.errors import UnsupportedError
+
+__all__ = ["check_characters", "said_again", "sentence_spans"]
 
 _NUMBER = re.compile(r"^([ \t]*\d{1,3})\.(?=[ \t])", re.MULTILINE)  # of a list item: its full stop ends no sentence
 _LINE = re.compile(
@@ -25,6 +27,15 @@ _WINDOW = 2048  # characters; sentencex takes quadratic time over a long paragra
 _STAND_INS = {code: " " for code in range(0x80, 0x3001) if chr(code).isspace()} | dict.fromkeys(
     range(0xD800, 0xE000), "\ufffd"
 )
+
+
+def check_characters(what: str, text: str) -> None:
+    """Raises UnsupportedError for half of a surrogate pair, which no model takes: so Python reads what is not UTF-8."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        said = f"The {what} has no character at {error.start}, but half of a surrogate pair."
+        raise UnsupportedError(said, "Was it UTF-8?") from None
 
 
 def sentence_spans(text: str, language: str = "en") -> list[tuple[int, int]]:

@@ -110,6 +110,7 @@ WRONG = {
     "empty group": (["ingest", "docs", "--allow", ""], 2, "empty"),
     "a place that can't be written": (["demo", "/proc/nowhere"], 1, "No such file"),
     "wrong tag": (["ingest", "docs", "--tag", "year"], 2, "KEY=VALUE"),
+    "not UTF-8": (["search", "caf\udce9"], 2, "The argument caf\\xe9 is not UTF-8"),
 }
 
 

@@ -14,6 +14,7 @@ import pytest
 pytest.importorskip("dulwich", reason="needs the extra git")
 
 from killed import sync_killed
+from ragfm_connectors import git
 from ragfm_connectors.git import GitConnector
 from ragfm_connectors.secrets import check_no_secret, expand, hide, without_user
 
@@ -119,6 +120,26 @@ def test_nothing_of_the_repository_is_run(work: Work) -> None:
     assert not canary.exists()
 
 
+def test_of_the_configuration_counts_how_it_is_stored(work: Work) -> None:
+    for key, value in (("core.bigFileThreshold", "50m"), ("pack.windowMemory", "1g"), ("core.worktree", "/nowhere")):
+        work("config", key, value)
+    canary = work.folder.parent / "canary"
+    canary.write_text("a secret that is no configuration\n")
+    work("config", "include.path", str(canary))
+    assert taken(work.folder) == ["readme.md", "src/deep/x.rs", "src/main.py"]
+    config = work.folder / ".git/config"
+    before = config.read_text()
+    for more, said in (
+        ("[extensions]\n\tpartialClone = origin\n", "is stored can't be read: .*partial"),
+        ("[core]\n\trepositoryformatversion = 9\n", "is stored can't be read: "),
+        ("a secret\n", "can't be opened: its configuration is no text of git's"),
+    ):
+        config.write_text(more if more == "a secret\n" else before + more)
+        with pytest.raises(SourceError, match=said) as caught:
+            GitConnector(work.folder)
+        assert "secret" not in str(caught.value)
+
+
 def test_no_program_of_the_users_configuration_is_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / ".gitconfig").write_text(f"[core]\n\tsshCommand = touch {tmp_path}/canary;\n")
     monkeypatch.setenv("HOME", str(tmp_path))
@@ -166,6 +187,34 @@ def test_odd_names(work: Work) -> None:
     assert found[r"caf\xe9.md"].skip == "its name is not UTF-8"
     assert {"ünï ☃.md", "a:b.md", "two\nlines.md"} <= set(taken(work.folder))
     check_connector(GitConnector(work.folder))
+
+
+def test_trees_in_trees_cost_little(work: Work, monkeypatch: pytest.MonkeyPatch) -> None:
+    def commit(tree: str) -> None:
+        work("reset", "-q", "--soft", work("commit-tree", "-m", "x", tree))
+
+    def tree_of(*entries: str) -> str:
+        done = subprocess.run(
+            ["git", "mktree"], cwd=work.folder, input="\n".join(entries), capture_output=True, text=True
+        )
+        return done.stdout.strip()
+
+    entry = f"100644 blob {work('rev-parse', 'HEAD:readme.md')}\tf.md"
+    deep = tree_of(entry)
+    for _ in range(300):
+        deep = tree_of(f"040000 tree {deep}\tin")
+    commit(deep)
+    (left,) = GitConnector(work.folder).refs()
+    assert left.skip == "it lies over 200 folders deep"
+    bomb = tree_of(entry)
+    for _ in range(10):
+        bomb = tree_of(*(f"040000 tree {bomb}\tin{number}" for number in range(10)))
+    commit(bomb)
+    monkeypatch.setattr(git, "_MOST", 1000)
+    with pytest.raises(SourceError, match="over 1,000 files"):
+        listed(work.folder)
+    with pytest.raises(SourceError, match="over 1,000 files"):
+        listed(work.folder, include=["none.md"])
 
 
 def test_trees_that_lead_out_are_refused(work: Work) -> None:

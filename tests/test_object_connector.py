@@ -236,7 +236,8 @@ def test_what_is_no_store_is_refused(tmp_path: Any) -> None:
     for location, hint in (
         (f"file://{tmp_path}", "connector files"), (str(tmp_path), "Known"), ("local:///etc", "connector files"),
         ("https://example.org/x", "connector web"), ("simplecache::s3://x/y", "Known"), ("none://x", "Known"),
-        ("zip://x::file:///etc/passwd", "Known"),
+        ("zip://x::file:///etc/passwd", "connector files"), ("filecache:///etc", "another store"),
+        ("reference://x", "another store"), ("generic://file:///etc", "another store"),
     ):  # fmt: skip
         with pytest.raises(ConfigError, match=hint):
             ObjectConnector(location)

@@ -322,6 +322,14 @@ def test_html_becomes_what_a_reader_sees() -> None:
     }  # fmt: skip
 
 
+def test_html_says_who_wrote_it_and_when() -> None:
+    page = (
+        '<html><meta property="article:published_time" content="2026-03-01T10:00:00Z"><meta name=date content=later>'
+        "<meta name=DC.creator content=Ann><meta property=og:type content=article><p>Oaks."
+    )
+    assert document(page, "a.html").metadata == {"date": "2026-03-01T10:00:00Z", "author": "Ann"}
+
+
 def test_html_main_part() -> None:
     assert document("<html>Out<main><header>Head</header>In</main>", "a.html").text == "Head\n\nIn"
     assert document("<html>Out<article>In</article>", "a.html").text == "In"

@@ -12,7 +12,7 @@ import pytest
 from ragfm import Answer, Collection, Message, Rag, Sampling, Settings
 from ragfm.answer_log import AnswerLog
 from ragfm.config import AskSection
-from ragfm.errors import ContextOverflowError, FilterError, RagfmError
+from ragfm.errors import ContextOverflowError, FilterError, RagfmError, UnsupportedError
 from ragfm.prompt import ABSTENTION
 from ragfm.testing import HashingEmbedder, ScriptedReader
 from ragfm.types import CLOSED, Stream
@@ -184,6 +184,19 @@ def test_a_filter_narrows_what_the_reader_sees(handbook: Collection) -> None:
     assert {hit.uri for hit in answer.hits} == {"docs/pets.html"}
     with pytest.raises(FilterError):
         Rag(handbook, reader=ScriptedReader(["Yes."])).ask("leave?", filter="uri")
+
+
+def test_what_is_no_text_is_refused(handbook: Collection) -> None:
+    rag = Rag(handbook, reader=ScriptedReader(["Yes."]))
+    broken = "leave \ud800"
+    for ask in (
+        lambda: handbook.search(broken),
+        lambda: handbook.search(broken, mode="keyword"),
+        lambda: rag.ask(broken),
+        lambda: rag.ask("Leave?", history=[Message("user", broken), Message("assistant", "28 days.")]),
+    ):
+        with pytest.raises(UnsupportedError, match="surrogate"):
+            ask()
 
 
 def test_an_empty_question_is_refused(handbook: Collection) -> None:

@@ -76,7 +76,8 @@ def test_eighty_spellings_and_more_reach_nothing(site: Site, connected: list[str
     for host in spellings:
         head, hash_sign, tail = host.partition("#")
         head, mark, query = head.partition("?")
-        refused(f"http://{head}:{site.port}/{mark}{query}{hash_sign}{tail}")
+        for scheme in ("http", "https"):
+            refused(f"{scheme}://{head}:{site.port}/{mark}{query}{hash_sign}{tail}")
         with pytest.raises(ConnectorError):
             Client("http://example.com/", None, Manners(pause=0, retries=0)).get(f"http://{host}:{site.port}/")
     assert site.log == []
@@ -92,6 +93,9 @@ def test_the_same_spellings_do_reach_the_listener_without_the_check(
         site.log.clear()
         refused(f"http://{host}:{site.port}/no")
         assert site.log, host
+    connected.clear()
+    refused(f"https://localhost:{site.port}/")
+    assert connected
 
 
 def test_redirects_are_checked_at_every_hop(site: Site) -> None:
@@ -102,6 +106,8 @@ def test_redirects_are_checked_at_every_hop(site: Site) -> None:
             site.page(f"/{number}", status=302, Location=f"http://{host}:{inside.port}/secret")
             site.page(f"/via{number}", status=301, Location=f"/{number}")
             assert "no public address" in refused(site.url(f"/via{number}"), allow_hosts=["127.0.0.1"])
+        site.page("/tls", status=302, Location=f"https://localhost:{inside.port}/secret")
+        assert "no public address" in refused(site.url("/tls"), allow_hosts=["127.0.0.1"])
         # and of the host that is allowed, another port is not, where the port is named
         site.page("/port", status=302, Location=inside.url("/secret"))
         assert "no public address" in refused(site.url("/port"), allow_hosts=[f"127.0.0.1:{site.port}"])

@@ -98,6 +98,13 @@ def test_a_sitemap(site: Site, packed: bool) -> None:
     check_connector(made(url))
 
 
+@pytest.mark.parametrize("status", [400, 403, 404, 405, 410, 501])
+def test_a_page_that_only_a_head_does_not_get_is_there(site: Site, status: int) -> None:
+    site.page("/a", "a", ETag='"1"').head = status
+    (ref,) = listed(sitemap(site, "/a")).values()
+    assert (ref.revision, ref.error) == ('etag:"1"', None)
+
+
 def test_feeds(site: Site) -> None:
     site.page("/1", "<p>One")
     site.page("/2", "<p>Two")
@@ -137,6 +144,14 @@ def test_links_within_a_folder(site: Site) -> None:
     assert set(listed(url, links=True, include=["deep"])) == {f"{url}deep/c.html"}
     with pytest.raises(SourceError, match="more than 3 pages"):
         listed(url, links=True, max_pages=3)
+
+
+def test_a_site_that_has_moved_says_where_to(site: Site) -> None:
+    url = linked(site)
+    site.page("/old/", status=301, Location=url)
+    with pytest.raises(SourceError, match=r"/old/ leads to .*/docs/"):
+        listed(site.url("/old/"), links=True)
+    assert len(listed(site.url("/old/"))) == 1
 
 
 def test_a_page_that_names_another_as_its_own(site: Site) -> None:

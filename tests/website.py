@@ -15,6 +15,7 @@ class Answer:
     status: int = 200
     headers: dict[str, str] = field(default_factory=dict)
     cut: bool = False  # the connection ends in the middle
+    head: int | None = None  # the status of a HEAD, where it is another one
     times: int | None = None  # after so many requests the page is answered well, with `body`
 
 
@@ -53,6 +54,8 @@ def serve() -> Iterator[Site]:
             if answer.times is not None:
                 answer.times -= 1
                 status = 200 if answer.times < 0 else status
+            if self.command == "HEAD" and answer.head is not None:
+                status = answer.head
             body = answer.body.encode() if isinstance(answer.body, str) else answer.body
             self.send_response(status)
             for key, value in answer.headers.items():

@@ -24,7 +24,7 @@ from ragfm_connectors.access import FILE as ACCESS
 from ragfm_connectors.access import access_on_the_way, open_below, read_access
 from ragfm_connectors.archives import is_archive
 from ragfm_connectors.in_archives import Archives
-from ragfm_connectors.patterns import PathFilter
+from ragfm_connectors.patterns import PathFilter, below
 
 _log = logging.getLogger(__name__)
 
@@ -241,12 +241,12 @@ class _Listing:
             return
         access = read_access(self._at(path))  # after the names: what is put in after the folder was closed isn't open
         if access.wrong:
-            yield Ref(_below(path, ACCESS), error=f"{access.wrong}, so no group may see what lies beside and below it")
+            yield Ref(below(path, ACCESS), error=f"{access.wrong}, so no group may see what lies beside and below it")
         elif access.groups == ():
-            yield Ref(_below(path, ACCESS), skip="it names no group, so none may see what lies beside and below it")
+            yield Ref(below(path, ACCESS), skip="it names no group, so none may see what lies beside and below it")
         for name in names:
             if name != ACCESS:
-                yield from self._entry(_below(path, name), name, both(allow, access.groups))
+                yield from self._entry(below(path, name), name, both(allow, access.groups))
 
     def _entry(self, path: str, name: str, allow: _Groups) -> Iterator[Ref]:
         try:
@@ -351,10 +351,6 @@ def _access_to(root: str, path: str, real_root: str | Path, real: Path) -> _Grou
     folder, real_folder = path.rpartition("/")[0], str(real.parent.relative_to(real_root))
     allow = access_on_the_way(root, folder)
     return allow if real_folder == (folder or ".") else both(allow, access_on_the_way(str(real_root), real_folder))
-
-
-def _below(folder: str, name: str) -> str:
-    return f"{folder}/{name}" if folder else name
 
 
 def _too_large(status: os.stat_result, limit: int) -> str:

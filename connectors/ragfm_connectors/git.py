@@ -10,6 +10,7 @@ import os
 import stat
 import zlib
 from collections.abc import Iterator, Sequence
+from io import BytesIO
 from pathlib import Path, PurePosixPath
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
@@ -22,7 +23,7 @@ from dulwich.objects import Blob as GitBlob
 from dulwich.objects import Commit, ObjectID, Tree
 from dulwich.objectspec import parse_commit
 from dulwich.refs import Ref as GitRef
-from dulwich.repo import Repo
+from dulwich.repo import Repo, UnsupportedExtension, UnsupportedVersion
 from urllib3.exceptions import HTTPError
 
 from ragfm.errors import ConfigError, ConnectorError, SkipDocument, SourceError
@@ -31,7 +32,7 @@ from ragfm.types import Blob, Ref, Scalar
 from ragfm_connectors.access import FILE as ACCESS
 from ragfm_connectors.access import Access, parse_access
 from ragfm_connectors.languages import LANGUAGES
-from ragfm_connectors.patterns import PathFilter
+from ragfm_connectors.patterns import PathFilter, below
 from ragfm_connectors.secrets import check_no_secret, expand, hide, without_user
 
 if TYPE_CHECKING:
@@ -41,6 +42,7 @@ _POINTER = b"version https://git-lfs.github.com/spec/"  # what stands in place o
 _BROKEN = (KeyError, OSError, ValueError, AssertionError, zlib.error, FileFormatException, MissingObject)
 _UNREACHABLE = (OSError, GitProtocolError, NotGitRepository, HTTPError, ValueError, KeyError)
 _SCHEMES = ("https", "http", "ssh", "git")
+_MOST, _DEEPEST = 1_000_000, 200  # files, and folders in folders: ten trees of ten entries can be ten thousand million
 
 
 class GitConnector:
@@ -118,9 +120,14 @@ class GitConnector:
 
     def _open(self) -> Repo:
         try:
-            return Repo(os.fspath(self.root))
-        except (NotGitRepository, OSError, ValueError) as error:
+            return _Repository(os.fspath(self.root))
+        except NotGitRepository as error:
             raise SourceError(f"There is no git repository at {str(self.root)!r}.", "Check the path.") from error
+        except (UnsupportedExtension, UnsupportedVersion) as error:
+            raise SourceError(f"How {str(self.root)!r} is stored can't be read: {error}.", "Clone it anew.") from error
+        except (OSError, ValueError) as error:  # a ValueError says what stands in the configuration
+            what = error.strerror if isinstance(error, OSError) else "its configuration is no text of git's"
+            raise SourceError(f"The git repository {str(self.root)!r} can't be opened: {what}.") from error
 
     def _fetch(self) -> Repo:
         """The commit at the ref of a repository elsewhere, without what came before it."""
@@ -152,6 +159,24 @@ class GitConnector:
             ) from error
 
 
+class _Repository(Repo):
+    """Of whose configuration counts how it is stored: the rest names programs, other files, and sizes such as `50m`."""
+
+    def get_config(self) -> ConfigFile:
+        kept = ConfigFile()
+        try:
+            with Path(self.commondir(), "config").open("rb") as file:
+                given = ConfigFile.from_file(file, file_opener=lambda _: BytesIO())
+        except FileNotFoundError:
+            return kept
+        stored = {b"core": (b"repositoryformatversion",), b"extensions": None}
+        for section, names in stored.items():
+            for name, value in given.items((section,)):
+                if names is None or name.lower() in names:
+                    kept.set((section,), name, value)
+        return kept
+
+
 def _names(ref: str) -> list[GitRef]:
     return [GitRef(f"{prefix}{ref}".encode()) for prefix in ("", "refs/heads/", "refs/tags/", "refs/")]
 
@@ -163,6 +188,7 @@ class _Listing:
         self._store = store
         self._paths = paths
         self._hidden = hidden
+        self._seen = 0
 
     def tree(self, path: str, identity: ObjectID, allow: tuple[str, ...] | None = None) -> Iterator[Ref]:
         tree = self._store[identity]
@@ -171,7 +197,7 @@ class _Listing:
         entries = [(entry.path, entry.mode, entry.sha) for entry in tree.items()]
         access = self._access(next((sha for name, _, sha in entries if name == ACCESS.encode()), None))
         if access.wrong:
-            where = _below(path, ACCESS)
+            where = below(path, ACCESS)
             yield Ref(where, error=f"{access.wrong}, so no group may see what lies beside and below it")
         allow = both(allow, access.groups)
         for name, mode, sha in entries:
@@ -186,8 +212,11 @@ class _Listing:
     def _entry(
         self, folder: str, name: bytes, mode: int, sha: ObjectID, allow: tuple[str, ...] | None
     ) -> Iterator[Ref]:
-        path = _below(folder, name.decode("utf-8", "backslashreplace"))
+        path = below(folder, name.decode("utf-8", "backslashreplace"))
         is_folder = stat.S_ISDIR(mode)
+        self._seen += 1
+        if self._seen > _MOST:
+            raise SourceError(f"The repository has over {_MOST:,} files and folders.", "Leave some out by `exclude`.")
         if name == ACCESS.encode() or not (self._paths.may_hold(path) if is_folder else self._paths.takes(path)):
             return
         if name in (b"", b".", b"..") or b"/" in name or b"\0" in name:
@@ -196,6 +225,8 @@ class _Listing:
             yield Ref(path, skip="its name is not UTF-8")
         elif name.startswith(b".") and not self._hidden:
             yield Ref(path, skip="hidden")
+        elif is_folder and path.count("/") >= _DEEPEST:
+            yield Ref(path, skip=f"it lies over {_DEEPEST} folders deep")
         elif is_folder:
             yield from self.tree(path, sha, allow)
         elif stat.S_IFMT(mode) == 0o160000:
@@ -204,10 +235,6 @@ class _Listing:
             yield Ref(path, skip="symbolic link")
         else:
             yield Ref(path, sha.decode(), allow=allow)
-
-
-def _below(folder: str, name: str) -> str:
-    return f"{folder}/{name}" if folder else name
 
 
 def _is_utf8(name: bytes) -> bool:

@@ -19,7 +19,7 @@ from ragfm.types import Blob, Ref
 from ragfm_connectors.access import FILE as ACCESS
 from ragfm_connectors.access import parse_access
 from ragfm_connectors.archives import DAMAGE, Archive, Member, TooMuch, is_archive, open_archive
-from ragfm_connectors.patterns import PathFilter
+from ragfm_connectors.patterns import PathFilter, below
 
 DEPTH = 2
 """How deep archives are opened."""
@@ -61,9 +61,9 @@ class Archives:
             yield Ref(path, skip="an archive without files")
         for where, (_, wrong) in closing.items():
             if wrong:
-                yield Ref(_below(where, ACCESS), error=f"{wrong}, so no group may see what lies beside and below it")
+                yield Ref(below(where, ACCESS), error=f"{wrong}, so no group may see what lies beside and below it")
         for inner, member in opened.members.items():
-            at = _below(path, inner)
+            at = below(path, inner)
             allowed = allow
             for where, (groups, _) in closing.items():
                 if at.startswith(f"{where}/" if where else ""):
@@ -167,13 +167,9 @@ def _closing(opened: _Opened, path: str) -> dict[str, tuple[_Groups, str | None]
         folder, _, name = inner.rpartition("/")
         if name == ACCESS:
             access = parse_access(opened.archive.read(member.name, 1 << 21)) if not member.skip else None
-            where = _below(path, folder) if folder else path
+            where = below(path, folder) if folder else path
             closing[where] = (access.groups, access.wrong) if access else ((), f"{ACCESS}: {member.skip}")
     return closing
-
-
-def _below(folder: str, name: str) -> str:
-    return f"{folder}/{name}" if folder else name
 
 
 def _said(error: Exception) -> str:

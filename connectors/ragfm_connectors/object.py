@@ -28,8 +28,15 @@ _MARKS = ("ETag", "etag", "VersionId", "version_id", "generation", "md5Hash", "m
 _TIMES = ("LastModified", "last_modified", "mtime", "modified", "updated", "created")
 _RACY = timedelta(seconds=2)  # an object may change again within the tick of a store's clock
 _REFUSED = {
-    **dict.fromkeys(("file", "local", "dir"), "Use the connector files: it never leaves its folder."),
+    **dict.fromkeys(
+        ("file", "local", "asynclocal", "dir", "zip", "tar", "libarchive", "git"),
+        "Use the connector files or git: they never leave their folder.",
+    ),
     **dict.fromkeys(("http", "https"), "Use the connector web: it never reaches private addresses."),
+    **dict.fromkeys(
+        ("cached", "blockcache", "filecache", "simplecache", "reference", "generic", "asyncwrapper", "async_wrapper"),
+        "It is a way to another store: name that one.",
+    ),
 }
 
 

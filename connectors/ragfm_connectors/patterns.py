@@ -1,4 +1,4 @@
-"""Glob patterns over the paths of a source, with the rules of .gitignore."""
+"""The paths of a source, and glob patterns over them with the rules of .gitignore."""
 
 from __future__ import annotations
 
@@ -40,6 +40,11 @@ class PathFilter:
         parts = folder.split("/")
         included = not self._include or any(_leads_to(parts, pattern) for pattern in self._include)
         return included and _leads_to(parts, self._glob) and not self.excludes(folder)
+
+
+def below(folder: str, name: str) -> str:
+    """The path of what lies in a folder; the root's own is empty."""
+    return f"{folder}/{name}" if folder else name
 
 
 def _parse(patterns: Sequence[str]) -> list[Pattern]:

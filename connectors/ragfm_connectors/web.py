@@ -22,7 +22,7 @@ from ragfm_connectors.web_pages import Contents, Entry, contents, is_html, links
 _GONE = (404, 410)
 _NO_PAGES = ("image/", "video/", "audio/", "font/", "text/css", "text/javascript", "application/javascript")
 _PAGES = ("", ".html", ".htm", ".xhtml", ".php", ".asp", ".aspx", ".jsp")  # suffixes of what may be HTML with links
-_NO_HEAD = (405, 501)
+_NO_HEAD = {*range(400, 429), *range(430, 500), 501}  # of which a GET may have another answer; 429 says to wait
 
 
 class _Kept(NamedTuple):
@@ -173,6 +173,8 @@ class WebConnector:
     def _linked(self, start: Page) -> Iterator[Ref]:
         """All pages within the folder of the location, from link to link."""
         folder = self._start[: self._start.rindex("/") + 1]
+        if not canonical(start.url).startswith(folder):  # to https, or to a page that wants a password
+            raise SourceError(f"{self._start} leads to {start.url}.", "If that is the site, name it as the location.")
         waiting, known, listed, failed = deque[Page | str]([start]), {self._start}, set[str](), 0
         while waiting:
             at = waiting.popleft()

@@ -18,7 +18,7 @@ from ragfm.types import Blob, Document
 
 __all__ = ["PARSER", "media_type", "parse"]
 
-_VERSION = "3"
+_VERSION = "4"
 # Not those that a whole format needs: without them there is no text to change.
 _OPTIONAL = {"ocr": find_spec("rapidocr") and find_spec("onnxruntime"), "code": find_spec("tree_sitter")}
 PARSER = "+".join([_VERSION, *(name for name, there in _OPTIONAL.items() if there)])

@@ -35,6 +35,12 @@ _HIDDEN = re.compile(
 _COLOUR = re.compile(r"(?<![\w-])(color|background(?:-color)?)\s*:\s*(#[0-9a-f]{3,6}|[a-z]+)", re.IGNORECASE)
 _NAMED = {"white": "#ffffff", "black": "#000000"}
 _BREAK = "\0"  # stands for <br>; no text of a parsed page has one
+_SAID = {
+    **{name: name for name in ("author", "date", "description")},
+    **dict.fromkeys(("article:published_time", "dc.date", "dcterms.date"), "date"),
+    **dict.fromkeys(("dc.creator", "dcterms.creator"), "author"),
+}
+"""What a page says of itself, by the names in use."""
 _MAX_INDENT = 10  # levels of lists
 _MAX_SPAN = 50  # columns of one cell
 _MAX_REPEATS = 20_000  # cells of one table that repeat the cell above, so that spans can't multiply a page
@@ -310,10 +316,10 @@ def _metadata(page: LexborHTMLParser) -> dict[str, Scalar]:
     title = page.css_first("head > title") or page.css_first("title")
     if title is not None:
         found["title"] = title.text()
-    for meta in page.css("meta[name][content]"):
-        name = _attribute(meta, "name").strip().lower()
-        if name in {"author", "date", "description"}:
-            found.setdefault(name, _attribute(meta, "content"))
+    for meta in page.css("meta[content]"):
+        name = (_attribute(meta, "name") or _attribute(meta, "property")).strip().lower()
+        if name in _SAID:
+            found.setdefault(_SAID[name], _attribute(meta, "content"))
     html = page.css_first("html")
     if html is not None:
         found["lang"] = _attribute(html, "lang")

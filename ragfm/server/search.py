@@ -24,6 +24,7 @@ from ragfm.server.wire import (
     SearchRequest,
     SearchResult,
 )
+from ragfm.text import check_characters
 
 if TYPE_CHECKING:
     from ragfm.rag import Rag
@@ -69,6 +70,8 @@ async def embeddings(request: Request, asked: EmbeddingRequest) -> EmbeddingList
     service, key = service_of(request), request.state.key
     model = service.model(key, asked.model)
     texts = [asked.input] if isinstance(asked.input, str) else asked.input
+    for text in texts:
+        check_characters("input", text)
     request.state.noted = {"model": model.collection, "texts": len(texts)}
     async with service.searches(key):
         embedder = await service.served.run(lambda: model.handle(key).embedder)

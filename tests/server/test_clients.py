@@ -92,9 +92,12 @@ def test_haystack(haystack: Any) -> None:
     assert haystack(streaming_callback=pieces.append).text == ANSWER
     assert len(pieces) > 10
     assert pieces[-1].finish_reason == "stop"
-    assert haystack(generation_kwargs={"extra_headers": FOOTNOTES}).text == TEXT + NOTES
-    with pytest.raises(openai.NotFoundError, match=NO_MODEL):
-        haystack("nothing")
+    noted = {"generation_kwargs": {"extra_headers": FOOTNOTES}}
+    assert haystack(**noted).text == TEXT + NOTES
+    assert haystack(**noted, streaming_callback=pieces.append).text == ANSWER + NOTES
+    for more in ({}, {"streaming_callback": pieces.append}):
+        with pytest.raises(openai.NotFoundError, match=NO_MODEL):
+            haystack("nothing", **more)
 
 
 # --- The command `llm` -------------------------------------------------------------------------------------------

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import os
+import threading
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
-from serving import make_collection
+from serving import eventually, make_collection, serve
 from tiny_gguf import write_tiny
 
 from ragfm.errors import ConfigError
 from ragfm.server.served import Served
 from ragfm.store.store import _shared_embedder
 from ragfm.testing import ScriptedReader
+from ragfm.types import Message
 
 
 def test_collections_share_a_reader_of_the_same_model_and_options_whatever_its_name_is(tmp_path: Path) -> None:
@@ -44,6 +47,23 @@ def test_as_many_answers_run_at_once_as_the_reader_has_slots(tmp_path: Path) -> 
     readers = [("own", str(write_tiny(tmp_path / "tiny.gguf"))), ("script", ScriptedReader(["Yes."]))]
     served = Served([("handbook", folder)], readers)
     assert [served.models[name].turns.most_running for name in ("handbook", "handbook:script")] == [3, 1]
+
+
+def test_it_is_ready_once_its_models_are_loaded(tmp_path: Path) -> None:
+    class Loading(ScriptedReader):
+        loaded = threading.Event()
+
+        def count_tokens(self, messages: Sequence[Message]) -> int:
+            assert self.loaded.wait(20)
+            return super().count_tokens(messages)
+
+    reader = Loading(["Yes."])
+    with serve(tmp_path, reader) as it, it.client(None) as client:
+        assert client.get("/healthz").status_code == 200
+        waiting = client.get("/readyz")
+        assert (waiting.status_code, waiting.json()) == (503, {"status": "loading models"})
+        reader.loaded.set()
+        assert eventually(lambda: client.get("/readyz").status_code == 200)
 
 
 def test_two_collections_of_one_name_are_refused(tmp_path: Path) -> None:

@@ -113,6 +113,23 @@ def test_what_can_t_be_done_is_refused_as_openai_does(
     assert caught.value.message
 
 
+@pytest.mark.parametrize(
+    ("route", "asked"),
+    [
+        ("chat/completions", b'{"model": "handbook", "messages": [{"role": "user", "content": "leave \\ud800"}]}'),
+        ("chat/completions", b'{"model": "handbook", "messages": [{"role": "user", "content": "\\ud800"},'
+                             b'{"role": "user", "content": "And now?"}], "stream": true}'),
+        ("embeddings", b'{"model": "handbook", "input": ["leave", "\\udfff"]}'),
+        ("search", b'{"query": "leave \\ud800"}'),
+    ],
+    ids=["question", "conversation", "embeddings", "search"],
+)  # fmt: skip
+def test_half_of_a_surrogate_pair_is_the_clients_mistake(running: Running, route: str, asked: bytes) -> None:
+    said = running.client().post(f"/v1/{route}", content=asked, headers={"content-type": "application/json"})
+    assert said.status_code == 400, said.text
+    assert said.json()["error"]["type"] == "invalid_request_error"
+
+
 def test_an_error_of_the_reader_says_nothing_of_what_it_is(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(_: object) -> str:
         raise RuntimeError(SECRET)
