@@ -341,10 +341,9 @@ class Rag:
 
     def _withholds(self, confidence: float | None) -> bool:
         """Whether so little confidence makes an abstention better than the answer."""
-        if confidence is None or self.calibration is None or self._settings.mode == "open":
+        if self.calibration is None or self._settings.mode == "open":
             return False
-        least = self._settings.min_confidence
-        return confidence < (self.calibration.threshold if least is None else least)
+        return self.calibration.withholds(confidence, self._settings.min_confidence)
 
 
 @dataclass(frozen=True, slots=True)
