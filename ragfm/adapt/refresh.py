@@ -3,6 +3,9 @@
 sync ─→ log and QUESTIONS ─parted by hash→ learn ─examples→ train, from the adapter of now ─→ a new adapter
                                           └ test ─eval answers, before and after→ better, and the old set no worse?
 yes: `adapter` in ragfm.toml, and a line in ragfm-adapters.json, by which `step_back` goes back
+
+What users get is compared: both adapters by the calibration of now, which corrects and withholds for both, or by none.
+It is served with the new adapter, too; without it, a better adapter could give worse answers.
 """
 
 from __future__ import annotations
@@ -26,10 +29,11 @@ from ragfm.adapt.result import finish
 from ragfm.adapt.train import Training, TrainSettings
 from ragfm.adapter import GGUF, RECORD, read_record
 from ragfm.answer_log import AnswerLog
+from ragfm.confidence import Calibration, adapter_hash
 from ragfm.config import FILE, load_settings
 from ragfm.errors import DataError, LogError, UnsupportedError
 from ragfm.evaluate.answers import evaluate_answers
-from ragfm.evaluate.choice import write_keys
+from ragfm.evaluate.choice import calibration_keys, write_keys
 from ragfm.evaluate.compare import Difference, compare_runs
 from ragfm.evaluate.data import load_jsonl
 from ragfm.evaluate.logged import as_questions
@@ -106,7 +110,7 @@ def refresh(
     card = read_card(folder / "examples")
     done = Refreshed(adopted, why, str(folder), card["examples"], found["new"], found.get("old"), numbers)
     if adopted:
-        _adopt(collection.path.parent, folder, done)
+        _adopt(collection.path.parent, folder, done, _carried(rag, new))
     write_durably(folder / DECISION, json.dumps(asdict(done), indent=1, ensure_ascii=False).encode() + b"\n")
     return done
 
@@ -141,7 +145,8 @@ def step_back(folder: Path) -> tuple[str, str | None]:
             f"{folder / FILE} names another adapter than the last refresh did, which is {last['adapter']}.",
             "Set `adapter` there yourself.",
         )
-    write_keys(folder, {"": {"adapter": last["before"]}})
+    calibration = {"ask": {"confidence": last["confidence"]}} if "confidence" in last else {}
+    write_keys(folder, {"": {"adapter": last["before"]}, **calibration})
     _keep(folder, history[:-1])
     return last["adapter"], last["before"]
 
@@ -239,19 +244,30 @@ def _start(adapter: str | None, model: str, folder: Path) -> str | None:
 def _compared(rag: Rag, adapter: str, questions: Sequence[Question], out: Path, progress: Progress) -> Difference:
     """By F1 over all questions, in which a right abstention counts 1."""
     after = Rag(rag.collection, adapter=adapter)
+    after.calibration = _carried(rag, adapter)
     for one, name in ((rag, "before"), (after, "after")):
         evaluate_answers(one, questions, contexts=["retrieved"], out=out.with_suffix(f".{name}"),
                          progress=lambda done, of, name=name: progress(f"answering, {out.name}, {name}", done, of))  # type: ignore[misc]  # fmt: skip
     return compare_runs(out.with_suffix(".before"), out.with_suffix(".after")).differences[0]
 
 
-def _adopt(place: Path, folder: Path, done: Refreshed) -> None:
+def _carried(rag: Rag, adapter: str) -> Calibration | None:
+    """The calibration of now, for another adapter."""
+    return rag.calibration and replace(rag.calibration, adapter=adapter_hash(adapter))
+
+
+def _adopt(place: Path, folder: Path, done: Refreshed, calibration: Calibration | None) -> None:
     """The history first: a line too many there is said by `step_back`, one too few would be lost."""
-    now = load_settings(place).adapter
-    entry = {"date": datetime.now(UTC).isoformat(timespec="seconds"), "adapter": str(folder.absolute()), "before": now,
-             "why": done.why}  # fmt: skip
+    now = load_settings(place)
+    entry: dict[str, Any] = {"date": datetime.now(UTC).isoformat(timespec="seconds"),
+                             "adapter": str(folder.absolute()), "before": now.adapter, "why": done.why}  # fmt: skip
+    keys = {"": {"adapter": entry["adapter"]}}
+    if calibration:
+        before = now.ask.confidence
+        entry["confidence"] = before and calibration_keys(before)["ask"]["confidence"]
+        keys |= calibration_keys(calibration)
     _keep(place, [*_history(place), entry])
-    write_keys(place, {"": {"adapter": entry["adapter"]}})
+    write_keys(place, keys)
 
 
 def _history(place: Path) -> list[dict[str, Any]]:

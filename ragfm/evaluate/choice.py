@@ -14,6 +14,7 @@ from ragfm.errors import ConfigError, MissingExtraError
 from ragfm.store.durable import beside
 
 if TYPE_CHECKING:
+    from ragfm.confidence import Calibration
     from ragfm.evaluate.calibrate import CalibrationReport
     from ragfm.evaluate.tune import Choice, TuneReport
 
@@ -42,8 +43,7 @@ def store_calibration(report: CalibrationReport, folder: Path) -> list[Path]:
     load_settings(folder)
     written = []
     if report.adopted:
-        calibration = {key: value for key, value in asdict(report.calibration).items() if value is not None}
-        _replace(folder / FILE, _with(folder / FILE, {"ask": {"confidence": calibration}}))
+        _replace(folder / FILE, _with(folder / FILE, calibration_keys(report.calibration)))
         written.append(folder / FILE)
     evidence = {"date": datetime.now(UTC).isoformat(timespec="seconds"), **asdict(report)}
     _replace(folder / CONFIDENCE_EVIDENCE, json.dumps(evidence, indent=1, ensure_ascii=False) + "\n")
@@ -68,6 +68,11 @@ def choice_keys(best: Choice, current: Choice) -> dict[str, dict[str, Any]]:
     if best.chunk_size != current.chunk_size:
         sections["chunk"] = {"size": best.chunk_size}
     return sections
+
+
+def calibration_keys(calibration: Calibration) -> dict[str, dict[str, Any]]:
+    """The key of `ragfm.toml` that a calibration is, in its section."""
+    return {"ask": {"confidence": {key: value for key, value in asdict(calibration).items() if value is not None}}}
 
 
 def _with(path: Path, sections: Mapping[str, Mapping[str, Any]]) -> str:
