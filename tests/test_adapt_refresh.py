@@ -53,12 +53,7 @@ def test_what_users_found_right_is_learned_where_the_documents_still_say_so(
     collection.sync(docs)
     log = log_of(
         collection,
-        (
-            "How many days of leave do I get?",
-            "You get 28 days of leave [3]. But [2] says otherwise: “16 weeks.”",
-            "up",
-            None,
-        ),
+        ("How many days of leave do I get?", "You get 28 days of leave [3].", "up", None),
         ("When does the office open?", "I don't know.", "down", "The office opens at nine."),
         ("Who is the director?", "Ada [1].", "down", "I don't know."),
         ("How many seats has Oak?", "Oak has 99 seats [1].", "up", None),  # no passage says so
