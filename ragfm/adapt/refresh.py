@@ -38,6 +38,7 @@ from ragfm.evaluate.compare import Difference, compare_runs
 from ragfm.evaluate.data import load_jsonl
 from ragfm.evaluate.logged import as_questions
 from ragfm.evaluate.matching import normalised
+from ragfm.models import find_model, weights_sha256
 from ragfm.prompt import prompt_fingerprint
 from ragfm.rag import Rag
 from ragfm.readers import plugin_and_model
@@ -234,7 +235,9 @@ def _start(adapter: str | None, model: str, folder: Path) -> str | None:
     if path.is_dir():
         return str(path)
     if (path.parent / RECORD).is_file() and any(path.parent.glob("adapter_model.safetensors")):
-        return str(path.parent)
+        trained = read_record(path.parent).base["sha256"]
+        if trained == weights_sha256(find_model(model, "reader")):  # else it was exported for a GGUF file of its base
+            return str(path.parent)
     start = folder / "start"
     if not (start / RECORD).is_file():
         export_adapter(path, "peft", out=start, base=model)
