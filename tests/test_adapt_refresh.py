@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import tomllib
 from dataclasses import replace
 from pathlib import Path
@@ -199,6 +200,17 @@ def test_a_refresh_is_adopted_and_taken_back(tmp_path: Path, docs: Path, run: He
     assert run.json("adapt", "back") == {"gone": str(folder), "adapter": None}
     assert (tmp_path / "ragfm.toml").read_text() == toml
     assert "No refresh was adopted" in run("adapt", "back", code=1)
+
+
+def test_what_writes_the_settings_is_missed_before_anything_is_done(
+    tmp_path: Path, docs: Path, run: Here, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run("ingest", docs)
+    monkeypatch.setitem(sys.modules, "tomlkit", None)
+    assert "'tomlkit' is needed" in run("adapt", "refresh", "--no-sync", code=1)
+    assert not (tmp_path / ".ragfm-adapters").exists()
+    (tmp_path / "q.jsonl").write_text('{"question": "Why?", "answers": ["x"]}\n')
+    assert "'tomlkit' is needed" in run("tune", "q.jsonl", "--confidence", code=1)
 
 
 def test_too_little_is_said(tmp_path: Path, docs: Path, run: Here) -> None:

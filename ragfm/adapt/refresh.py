@@ -33,7 +33,7 @@ from ragfm.confidence import Calibration, adapter_hash
 from ragfm.config import FILE, load_settings
 from ragfm.errors import DataError, LogError, UnsupportedError
 from ragfm.evaluate.answers import evaluate_answers
-from ragfm.evaluate.choice import calibration_keys, write_keys
+from ragfm.evaluate.choice import calibration_keys, toml_writer, write_keys
 from ragfm.evaluate.compare import Difference, compare_runs
 from ragfm.evaluate.data import load_jsonl
 from ragfm.evaluate.logged import as_questions
@@ -91,9 +91,10 @@ def refresh(
 ) -> Refreshed:  # fmt: skip
     """Learn what is new in `folder`, and adopt it where it is better; interrupted, it goes on there.
 
-    The collection is to be synced before. Raises DataError where there is nothing to learn or to test with, and
-    UnsupportedError for a reader that is not trained here.
+    The collection is to be synced before. Raises DataError where there is nothing to learn or to test with,
+    UnsupportedError for a reader that is not trained here, and MissingExtraError where ragfm.toml can't be written.
     """
+    toml_writer()
     rag = Rag(collection)
     plugin, model = plugin_and_model(rag.reader_name)
     if plugin not in ("llama-cpp", "transformers"):

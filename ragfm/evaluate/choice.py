@@ -75,25 +75,34 @@ def calibration_keys(calibration: Calibration) -> dict[str, dict[str, Any]]:
     return {"ask": {"confidence": {key: value for key, value in asdict(calibration).items() if value is not None}}}
 
 
-def _with(path: Path, sections: Mapping[str, Mapping[str, Any]]) -> str:
+def toml_writer() -> Any:
+    """The package that writes `ragfm.toml`; to be asked for before what is to be written takes hours to find.
+
+    Raises MissingExtraError.
+    """
     try:
         import tomlkit
     except ModuleNotFoundError as error:
         raise MissingExtraError(
-            f"To write {path.name}, the module {error.name!r} is needed, which is not installed.",
+            f"To write {FILE}, the module {error.name!r} is needed, which is not installed.",
             "Install it with `pip install 'ragfm[eval]'`.",
         ) from error
-    document = tomlkit.parse(path.read_text(encoding="utf-8") if path.is_file() else "")
+    return tomlkit
+
+
+def _with(path: Path, sections: Mapping[str, Mapping[str, Any]]) -> str:
+    library = toml_writer()
+    document = library.parse(path.read_text(encoding="utf-8") if path.is_file() else "")
     for section, values in sections.items():
-        table = document.setdefault(section, tomlkit.table()) if section else document
+        table = document.setdefault(section, library.table()) if section else document
         for key, value in values.items():
             if value is None:
                 table.pop(key, None)
             else:
                 table[key] = value
-    text = tomlkit.dumps(document)
+    text: str = library.dumps(document)
     try:
-        Settings(**tomlkit.parse(text).unwrap())
+        Settings(**library.parse(text).unwrap())
     except ValueError as error:
         raise ConfigError(f"{path} would not hold with the new settings: {error}.", "Nothing was written.") from error
     return text
