@@ -191,6 +191,17 @@ def test_without_a_signal_that_it_weighs_a_calibration_gives_no_confidence() -> 
     assert by_cosine.confidence({"cosine": 0.9}, "other") is None
 
 
+def test_what_ragfm_knows_of_answers_is_for_the_usual_strategy_alone(
+    collection: Collection, docs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    handle = _rag(collection, docs, []).collection  # with a calibration of its own, for another reader
+    monkeypatch.setattr("ragfm.rag.configured_reader", lambda *_: ScriptedReader())
+    by_strategy = {name: Rag(handle, reader="bundled", adapter="none", strategy=name).calibration
+                   for name in ("zero-shot", "few-shot")}  # fmt: skip
+    assert by_strategy == {"zero-shot": SHIPPED[0], "few-shot": None}
+    assert Rag(handle, reader=ScoringReader([]), strategy="few-shot").calibration == BY_LIKELIHOOD
+
+
 def test_a_calibration_of_another_reader_says_nothing(collection: Collection, docs: Path) -> None:
     rag = _rag(collection, docs, ["28 days."], confidence=replace(BY_LIKELIHOOD, reader="bundled"))
     answer = rag.ask("How many days of leave do I get?")
