@@ -161,13 +161,13 @@ def _at_threshold(results: Sequence[AnsweredQuestion], by: Calibration | None) -
     """What the confidence is worth on these questions, none of which it was fitted to."""
     if by is None:
         return {}
-    given = [r for r in results if not r.outcomes["retrieved"].abstained]
+    given = [r for r in results if not (o := r.outcomes["retrieved"]).abstained and o.confidence is not None]
     cosine = np.array([r.outcomes["retrieved"].signals["cosine"] for r in given])
     confidence = np.array([r.outcomes["retrieved"].confidence for r in given], dtype=np.float64)
     right = np.array([r.kind == "right" for r in given], dtype=np.float64)
-    cut = [_withheld(r, (r.outcomes["retrieved"].confidence or 0) < by.threshold) for r in results]
+    cut = [_withheld(r, by.withholds(r.outcomes["retrieved"].confidence)) for r in results]
     shares = {
-        name: [(float(r.outcomes["retrieved"].confidence >= by.threshold), 1.0) for r in given if belongs(r)]
+        name: [(float(not by.withholds(r.outcomes["retrieved"].confidence)), 1.0) for r in given if belongs(r)]
         for name, belongs in (
             ("right", lambda r: r.kind == "right"),
             ("wrong", lambda r: r.kind != "right" and not r.unanswerable),

@@ -49,7 +49,7 @@ def verified(collection: Collection, result: AnsweredQuestion) -> Iterator[dict[
     rag = Rag(collection, reader="bundled")
     if not outcome.citations or not rag.calibration:
         return
-    if rag.calibration.confidence(outcome.signals, rag.calibration.embedder) < rag.calibration.threshold:
+    if rag.calibration.withholds(rag.calibration.confidence(outcome.signals, rag.calibration.embedder)):
         return  # it is withheld
     hits, _ = rag.choose(collection.search(result.question, 3 * rag.k))
     shown = rag.prompt(result.question, hits).shown

@@ -102,8 +102,7 @@ def measured(name: str, keep: Path, count: int, own: str | None) -> dict[str, An
 
 def withheld(report: AnswersReport, by: Calibration | None) -> AnswersReport:
     """The same answers, without those that a user does not see for want of confidence."""
-    least = by.threshold if by else 0
-    results = [_withheld(r, (r.outcomes["retrieved"].confidence or 0) < least) for r in report.results]
+    results = [_withheld(r, bool(by and by.withholds(r.outcomes["retrieved"].confidence))) for r in report.results]
     return _report(report.about, results, ["retrieved"])
 
 

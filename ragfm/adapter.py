@@ -101,7 +101,8 @@ def check_adapter(adapter: str | Path, base: str | Path, prompt: str | None = No
     if found != wanted:
         raise AdapterMismatchError(
             f"The adapter {path} was trained on other weights than {base}: on sha256 {wanted}, not {found}.",
-            "Name the model that it was trained on, or train one on this model.",
+            "Name the model that it was trained on, or train one on this model. For a GGUF file of the same model: "
+            "`ragfm adapt export ADAPTER --base FILE.gguf`.",
         )
     if asked and prompt and asked != prompt:
         raise AdapterMismatchError(
@@ -135,7 +136,7 @@ def serving_adapter(adapter: str | Path | None, reader: str, prompt: str) -> str
     if path.is_dir():
         read_record(path)
         if plugin == "llama-cpp" and not (path / GGUF).is_file():
-            raise ModelNotFoundError(f"{path} has no {GGUF}.", f"Run `ragfm adapt export {path}`.")
+            raise ModelNotFoundError(f"{path} has no {GGUF}.", f"Run `ragfm adapt export {path} --base {model}`.")
         path = path / GGUF if plugin == "llama-cpp" else path
     if plugin in ("llama-cpp", "transformers"):
         check_adapter(path, find_model(model, "reader"), prompt)

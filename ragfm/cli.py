@@ -205,7 +205,7 @@ def ingest(
 def search(collection: str, as_json: bool, query: str, k: int | None, mode: Any, filter: str | None) -> int:
     """Find the passages nearest to QUERY."""
     with _open(collection) as store, busy("searching"):
-        hits = store.search(_not_empty(query), k, mode=mode, filter=filter)
+        hits = store.search(_not_empty(query, "query"), k, mode=mode, filter=filter)
     if as_json:
         print_json({"query": query, "hits": [hit_json(hit) for hit in hits]})
         return OK
@@ -235,9 +235,9 @@ def ask(
     with _open(collection) as store, busy("searching and reading"):
         rag = make_rag(store, options)
         if form is not None:
-            extraction = rag.extract(_not_empty(question), form, filter=filter)
+            extraction = rag.extract(_not_empty(question, "question"), form, filter=filter)
         else:
-            answer = rag.ask(_not_empty(question), filter=filter)
+            answer = rag.ask(_not_empty(question, "question"), filter=filter)
     if form is not None:
         print_json(extraction_json(extraction)) if as_json else print_extraction(extraction)
     elif as_json:
@@ -394,7 +394,7 @@ def _options(texts: tuple[str, ...]) -> Mapping[str, str | list[str]]:
     return {key: given[0] if len(given) == 1 else given for key, given in values.items()}
 
 
-def _not_empty(text: str) -> str:
+def _not_empty(text: str, what: str) -> str:
     if not text.strip():
-        raise click.UsageError("The question is empty.", click.get_current_context())
+        raise click.UsageError(f"The {what} is empty.", click.get_current_context())
     return text

@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ragfm.adapter import METHODS
+from ragfm.adapter import METHODS, read_record
 from ragfm.cli_eval import check_options, data_options, load_data, opened
 from ragfm.cli_options import FILLED, OK, counting, shared
+from ragfm.models import find_model
 from ragfm.show import print_json, printable
 
 if TYPE_CHECKING:
@@ -164,7 +165,8 @@ def train_command(examples: str, as_json: bool, *, dry_run: bool, **options: Any
 @click.option("--to", "form", default="gguf", show_default=True, type=click.Choice(["gguf", "merged", "peft"]),
               help="A GGUF adapter for llama.cpp; whole weights as safetensors; or, from a GGUF adapter, PEFT's "
               "form.")  # fmt: skip
-@click.option("--base", metavar="NAME", type=FILLED, help="The model. Default: the one it was trained on.")
+@click.option("--base", metavar="NAME", type=FILLED, help="The model. Default: the one it was trained on. A GGUF "
+              "file of that model makes an adapter for this file.")  # fmt: skip
 @click.option("--quantise", type=click.Choice(["f16", "q8_0", "q4_0", "iq4_nl"]), help="With --to merged, over a base "
               "that is a GGUF file: write such a file, in this form.")  # fmt: skip
 @click.option("--dtype", default="f16", show_default=True, type=click.Choice(["f16", "f32"]), help="Of a GGUF adapter.")
@@ -194,6 +196,9 @@ def export_command(adapter: str, as_json: bool, form: str, check: str | None, pr
             for one in compared.different[:3]:
                 click.echo(printable(f"  {one[0]!r} by transformers, {one[1]!r} by llama.cpp"))
         click.echo(printable(f"written: {written}"), err=True)
+        if form == "gguf" and not options["base"] and find_model(read_record(adapter).base["name"], "reader").is_dir():
+            click.echo("It was trained on a folder; to serve over a GGUF file of that model, name it: --base FILE.gguf",
+                       err=True)  # fmt: skip
     return OK
 
 

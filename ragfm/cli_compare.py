@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 @click.option("--reader", "readers", multiple=True, metavar="NAME", type=FILLED, help="A model that answers; may be "
               "repeated. Default: the collection's.")  # fmt: skip
 @click.option("--adapter", "adapters", multiple=True, metavar="DIR", type=FILLED, help="An adapter, or `none`; may be "
-              "repeated.")  # fmt: skip
+              "repeated. Default: for the collection's reader that of ragfm.toml.")  # fmt: skip
 @click.option("-k", "ks", multiple=True, type=click.IntRange(min=1), metavar="N", help="How many passages; may be "
               "repeated.")  # fmt: skip
 @click.option("--strategy", "strategies", multiple=True, metavar="NAME|FILE", type=FILLED, help="How the reader is "
@@ -44,7 +44,8 @@ def compare_command(collection: str, as_json: bool, data: str, out: str, **optio
     from ragfm.config import load_settings
     from ragfm.evaluate import compare_readers, contenders
 
-    readers = options["readers"] or [load_settings(Path(collection).absolute().parent).reader]
+    settings = load_settings(Path(collection).absolute().parent)
+    readers = options["readers"] or [settings.reader]
     command = [data, "-c", collection] if data.endswith((".jsonl", ".jsonl.gz")) else [data]
     if not data.endswith((".jsonl", ".jsonl.gz")):
         command += ["--keep", options["keep"] or str(Path(out) / "collection")]
@@ -53,6 +54,8 @@ def compare_command(collection: str, as_json: bool, data: str, out: str, **optio
     command += ["--articles"] if options["articles"] else []
     command += [word for file in options["distractors"] for word in ("--distractors", file)]
     those = contenders(readers, options["adapters"], options["ks"], options["strategies"])
+    if not options["adapters"]:
+        those = [replace(one, adapter=settings.adapter) if one.reader == settings.reader else one for one in those]
     with _progress() as progress:
         entries = compare_readers(those, command, Path(out), price_per_hour=options["price_per_hour"],
                                   progress=progress)  # fmt: skip

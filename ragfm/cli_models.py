@@ -76,7 +76,10 @@ def optimize(model: str, undo: bool, as_json: bool) -> int:
     path = _gguf(model)
     if undo:
         forget(path)
-        click.echo(printable(f"{path} is used as it is."))
+        if as_json:
+            print_json({"model": str(path), "forms": [], "file": str(path)})
+        else:
+            click.echo(printable(f"{path} is used as it is."))
         return OK
     forms, best = measure(path)
     if as_json:

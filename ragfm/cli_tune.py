@@ -62,7 +62,10 @@ def tune(
     answers are known.
     """
     from ragfm.evaluate import store_choice, tune
+    from ragfm.evaluate.choice import toml_writer
 
+    if not dry_run:
+        toml_writer()
     if options["confidence"]:
         return _confidence(collection, questions, options, as_json=as_json, dry_run=dry_run)
     if options["adapter"]:

@@ -11,7 +11,8 @@
     silent             1 where the reader said "I don't know." and the verifier something else, else 0
 
 The reader weighs words that it has said, after a prompt that it has just read; nothing is generated again.
-`ragfm tune --confidence` fits the model to a reader and your documents; a signal that is missing counts as its mean.
+`ragfm tune --confidence` fits the model to a reader and your documents; a signal that is missing counts as its mean,
+and without any that the model weighs there is no confidence.
 """
 
 from __future__ import annotations
@@ -70,15 +71,24 @@ class Calibration:
     # Unknown keys in ragfm.toml are errors, here too.
     __pydantic_config__ = {"extra": "forbid"}  # noqa: RUF012
 
-    def confidence(self, signals: Mapping[str, float], embedder: object = None) -> float:
-        """In [0, 1]: of answers with as much, so many are right. Another embedder's cosines don't count."""
+    def confidence(self, signals: Mapping[str, float], embedder: object = None) -> float | None:
+        """In [0, 1]: of answers with as much, so many are right. Another embedder's cosines don't count.
+
+        None where no signal is known that has a weight: the bias alone says nothing of this answer.
+        """
         known = {
             name: value
             for name, value in signals.items()
             if name in self.weights and (name not in _BY_EMBEDDER or self.embedder in (None, embedder))
         }
+        if not known:
+            return None
         total = self.bias + sum(self.weights[name] * (value - self.means[name]) for name, value in known.items())
         return round(1 / (1 + math.exp(-max(-50.0, min(50.0, total)))), 4)
+
+    def withholds(self, confidence: float | None, least: float | None = None) -> bool:
+        """Whether it is better not to answer: below the threshold, or below `least`. Never where nothing is known."""
+        return confidence is not None and confidence < (self.threshold if least is None else least)
 
 
 def signals_of(

@@ -84,8 +84,9 @@ class Rag:
         self.reader = _scoped(self.base_reader, collection)
         self.sampling = Sampling(max_tokens=settings.answer_tokens + self.strategy.thinking_tokens, adapter=adapter)
         self.log = AnswerLog.beside(collection.path) if settings.log else None
-        asked_as_usual = self.strategy.name == "zero-shot" or settings.confidence
-        self.calibration = fitting(settings.confidence, self.reader_name, adapter) if asked_as_usual else None
+        calibration = fitting(settings.confidence, self.reader_name, adapter)
+        known = self.strategy.name == "zero-shot" or calibration is settings.confidence  # the user's own, or as usual
+        self.calibration = calibration if known else None
         self._remembered = Remembered(settings.followup)
 
     def with_options(
@@ -344,10 +345,9 @@ class Rag:
 
     def _withholds(self, confidence: float | None) -> bool:
         """Whether so little confidence makes an abstention better than the answer."""
-        if confidence is None or self.calibration is None or self._settings.mode == "open":
+        if self.calibration is None or self._settings.mode == "open":
             return False
-        least = self._settings.min_confidence
-        return confidence < (self.calibration.threshold if least is None else least)
+        return self.calibration.withholds(confidence, self._settings.min_confidence)
 
 
 @dataclass(frozen=True, slots=True)

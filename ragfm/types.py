@@ -203,9 +203,9 @@ class Usage:
 class Answer:
     """What a question got. `text` has citation markers `[n]`; `seconds` is wall-clock time, retrieval included.
 
-    `confidence` is how likely it is right, in [0, 1], where there is a calibration for the reader, and `signals` what
-    that comes from; where the answer was withheld for too little of it, both are of what was withheld. `unsupported`
-    are the sentences of `text`, as (start, end), that no passage supports.
+    `confidence` is how likely it is right, in [0, 1], where there is a calibration for the reader and any of the
+    signals that it weighs, and `signals` what that comes from; where the answer was withheld for too little of it, both
+    are of what was withheld. `unsupported` are the sentences of `text`, as (start, end), that no passage supports.
     `query` is what was searched for: the question, or the form of a follow-up that stands alone. `log_id` is
     the answer's number in the answer log, where there is one. `finish_reason` is `length` where it was cut off.
     `reasoning` is what the reader thought before it answered, where it was asked to, or does so by itself. `said` are

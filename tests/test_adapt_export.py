@@ -26,11 +26,22 @@ from ragfm.adapt.merge_gguf import merge_gguf
 from ragfm.adapt.methods import MethodSettings
 from ragfm.adapt.refresh import _start
 from ragfm.adapt.result import finish
+from ragfm.adapt.same_weights import check_weights
 from ragfm.adapt.train import Training, TrainSettings
-from ragfm.adapter import GGUF_PROMPT, WEIGHTS, check_adapter, read_record, serving_adapter
-from ragfm.errors import AdapterMismatchError, UnsupportedError
+from ragfm.adapter import (
+    GGUF_PROMPT,
+    RECORD,
+    WEIGHTS,
+    AdapterRecord,
+    check_adapter,
+    learned_sha256,
+    read_record,
+    serving_adapter,
+)
+from ragfm.errors import AdapterMismatchError, ModelNotFoundError, UnsupportedError
 from ragfm.llama import load_model
 from ragfm.prompt import prompt_fingerprint
+from ragfm.readers.optimize import quantize
 
 CHANGES: dict[str, dict[str, Any]] = {
     "gemma": {"head_dim": 16}, "gemma2": {"head_dim": 16, "query_pre_attn_scalar": 16},
@@ -82,6 +93,7 @@ def test_llama_cpp_computes_what_transformers_computes(tmp_path: Path, kind: str
     with torch.no_grad():
         plain = model(torch.tensor([TOKENS])).logits[0, -1].numpy()
         np.testing.assert_allclose(logits(base, None), plain, atol=5e-3 * np.ptp(plain))  # the test's own conversion
+        check_weights(model, base)
         adapted = random_lora(model, tmp_path / "lora")
         changed = adapted(torch.tensor([TOKENS])).logits[0, -1].numpy()
     assert np.abs(changed - plain).max() > 0.2 * np.ptp(plain)
@@ -118,6 +130,85 @@ def test_a_merged_gguf_file_computes_what_base_and_adapter_do(tmp_path: Path, fo
     kinds = {tensor.name: tensor.tensor_type.name for tensor in gguf.GGUFReader(tmp_path / "whole.gguf").tensors}
     assert kinds["blk.0.attn_q.weight"] == form.upper()
     assert sorted(path.name for path in tmp_path.glob("*.gguf*")) == ["base.gguf", "lora.gguf", "whole.gguf"]
+
+
+def recorded(folder: Path, out: Path) -> Path:
+    """An adapter of random matrices for a folder, as training leaves it."""
+    base = Base(str(folder))
+    random_lora(base.model, out)
+    about = {"name": str(folder), "sha256": base.sha256}
+    (out / RECORD).write_bytes(AdapterRecord("lora", about, prompt_fingerprint(), learned_sha256(out)).to_json())
+    return out
+
+
+@pytest.mark.parametrize("form", [None, "F16", "BF16", "Q8_0", "Q4_0", "IQ4_NL", "Q5_1", "Q4_1"])
+def test_what_was_trained_on_a_folder_serves_over_a_gguf_file_of_it(tmp_path: Path, form: str | None) -> None:
+    folder = tiny_model(tmp_path / "model")
+    file = in_form(folder, tmp_path / "base.gguf", form)
+    out = recorded(folder, tmp_path / "lora")
+    with pytest.raises(ModelNotFoundError) as none:
+        serving_adapter(out, str(file), prompt_fingerprint())
+    assert f"adapt export {out} --base {file}" in str(none.value)
+    written = export_adapter(out, "gguf", base=str(file))
+    for adapter in (out, written):
+        assert serving_adapter(adapter, str(file), prompt_fingerprint()) == str(written)
+    assert serving_adapter(out, str(folder), prompt_fingerprint()) == str(out)
+    if form is None:
+        assert compare_readers(out, written, lessons(2), base=str(file)).equal == 2
+        whole = export_adapter(out, "merged", base=str(file), quantisation="q8_0", out=tmp_path / "whole.gguf")
+        assert 0 < whole.stat().st_size < file.stat().st_size / 2
+    other = in_form(tiny_model(tmp_path / "other", seed=1), tmp_path / "other.gguf", form)
+    with pytest.raises(AdapterMismatchError, match="on other weights"):
+        serving_adapter(written, str(other), prompt_fingerprint())
+    with pytest.raises(AdapterMismatchError, match=r"is off by 1\d\d\.\d%, where"):
+        export_adapter(out, "gguf", base=str(other), out=tmp_path / "no.gguf")
+    assert not (tmp_path / "no.gguf").exists()
+    # What goes on from it over that file starts from its GGUF form, which is that file's.
+    assert _start(str(written), str(file), tmp_path / "again") == str(tmp_path / "again" / "start")
+
+
+@pytest.mark.parametrize(
+    ("changes", "why"),
+    [
+        ({"num_hidden_layers": 3}, "only it has blk.2"),
+        ({"num_hidden_layers": 1}, "it lacks blk.1"),
+        ({"intermediate_size": 64}, "another shape"),
+        ({"kind": "qwen2"}, "architecture is qwen2, not llama"),
+    ],
+)
+def test_a_gguf_file_of_another_model_is_refused(tmp_path: Path, changes: dict[str, Any], why: str) -> None:
+    model = AutoModelForCausalLM.from_pretrained(tiny_model(tmp_path / "model"))
+    other = in_form(tiny_model(tmp_path / "other", **changes), tmp_path / "other.gguf", None)
+    with pytest.raises(AdapterMismatchError, match=why):
+        check_weights(model, other)
+
+
+@pytest.mark.parametrize(("form", "share"), [(None, 0.002), ("Q8_0", 0.02), ("Q4_0", 0.25)])
+def test_a_relative_is_told_by_its_weights_or_else_by_its_norms(tmp_path: Path, form: str, share: float) -> None:
+    folder = tiny_model(tmp_path / "model")
+    model = AutoModelForCausalLM.from_pretrained(folder)
+    file = in_form(folder, tmp_path / "base.gguf", form)
+    torch.manual_seed(3)
+    with torch.no_grad():
+        norm = model.model.layers[1].input_layernorm.weight
+        norm *= 1.004
+        with pytest.raises(AdapterMismatchError, match=r"blk.1.attn_norm.weight is off by 0.4%, where F32"):
+            check_weights(model, file)
+        norm /= 1.004
+        check_weights(model, file)
+        weight = model.model.layers[0].self_attn.q_proj.weight
+        weight += share * weight.std() * torch.randn_like(weight)
+        with pytest.raises(AdapterMismatchError, match=r"blk.0.attn_q.weight is off by"):
+            check_weights(model, file)
+
+
+def in_form(folder: Path, out: Path, form: str | None) -> Path:
+    """A folder's model as a GGUF file, as it is or quantised."""
+    model = AutoModelForCausalLM.from_pretrained(folder)
+    whole = tiny_gguf(model, out.with_suffix(".f32"), Shape.of(model.config))
+    if form is None:
+        return whole.rename(out)
+    return quantize(whole, out, getattr(llama_cpp, f"LLAMA_FTYPE_MOSTLY_{form}"))
 
 
 def trained(folder: Path, method: Any, out: Path) -> Path:

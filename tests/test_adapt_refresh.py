@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import tomllib
 from dataclasses import replace
 from pathlib import Path
@@ -14,11 +15,13 @@ from tiny import tiny_model
 from ragfm import Answer, Collection, Rag, Settings, Usage
 from ragfm.adapt import judged, logged_examples
 from ragfm.adapt.examples import read_examples
-from ragfm.adapt.refresh import DECISION, HISTORY, RefreshSettings, _tested, next_folder, refresh, verdict
-from ragfm.adapter import check_adapter
+from ragfm.adapt.refresh import DECISION, HISTORY, RefreshSettings, _tested, next_folder, refresh, step_back, verdict
+from ragfm.adapter import GGUF, check_adapter
 from ragfm.answer_log import AnswerLog, Circumstances
+from ragfm.confidence import Calibration, adapter_hash
 from ragfm.errors import DataError
 from ragfm.evaluate import Difference
+from ragfm.evaluate.choice import calibration_keys, write_keys
 from ragfm.prompt import ABSTENTION, prompt_fingerprint
 from ragfm.testing import ScriptedReader
 
@@ -51,12 +54,7 @@ def test_what_users_found_right_is_learned_where_the_documents_still_say_so(
     collection.sync(docs)
     log = log_of(
         collection,
-        (
-            "How many days of leave do I get?",
-            "You get 28 days of leave [3]. But [2] says otherwise: “16 weeks.”",
-            "up",
-            None,
-        ),
+        ("How many days of leave do I get?", "You get 28 days of leave [3].", "up", None),
         ("When does the office open?", "I don't know.", "down", "The office opens at nine."),
         ("Who is the director?", "Ada [1].", "down", "I don't know."),
         ("How many seats has Oak?", "Oak has 99 seats [1].", "up", None),  # no passage says so
@@ -132,6 +130,38 @@ def test_an_interrupted_refresh_goes_on_in_its_folder(tmp_path: Path) -> None:
     assert next_folder(tmp_path).name == "002"
 
 
+def test_both_adapters_are_compared_and_served_by_the_calibration_of_now(
+    tmp_path: Path, docs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the old adapter all is withheld by the user's own calibration; the new one must not win by having none."""
+    own = Calibration("bundled", 0.0, {"covered": 9.0}, {"covered": 9.0}, threshold=0.9, corrects=True)
+    write_keys(tmp_path, {"": {"embedder": "hashing", "adapter": "none"}, **calibration_keys(own)})
+    toml = (tmp_path / "ragfm.toml").read_text()
+    new = tmp_path / "001"
+    new.mkdir()
+    (new / GGUF).write_bytes(b"learned")
+    monkeypatch.setattr("ragfm.rag.configured_reader", lambda *_: ScriptedReader(["You get 28 days of leave."]))
+    served = {"none": None, str(new): str(new / GGUF)}
+    monkeypatch.setattr("ragfm.rag.serving_adapter", lambda path, *_: served.get(path, path))
+    monkeypatch.setattr("ragfm.adapt.refresh._trained", lambda *_: {})
+    with Collection.open(tmp_path / ".ragfm") as collection:
+        collection.sync(docs)
+        log_of(collection, *((f"How many days of leave, {at}?", "28 days", "up", None) for at in range(20)))
+        done = refresh(collection, new)
+    assert done.new
+    assert (done.new.a, done.new.b, done.new.wins, done.adopted) == (0.0, 0.0, 0, False)
+
+    monkeypatch.setattr("ragfm.adapt.refresh.verdict", lambda *_: (True, "it is told so"))
+    with Collection.open(tmp_path / ".ragfm") as collection:
+        assert refresh(collection, new).adopted
+    with Collection.open(tmp_path / ".ragfm") as collection:
+        rag = Rag(collection)
+        assert rag.sampling.adapter == str(new / GGUF)
+        assert rag.calibration == replace(own, adapter=adapter_hash(str(new / GGUF)))
+    step_back(tmp_path)
+    assert (tmp_path / "ragfm.toml").read_text() == toml
+
+
 @pytest.mark.slow
 def test_a_refresh_is_adopted_and_taken_back(tmp_path: Path, docs: Path, run: Here) -> None:
     """A model of random weights is corrected, always to say that it does not know, which it can learn."""
@@ -170,6 +200,17 @@ def test_a_refresh_is_adopted_and_taken_back(tmp_path: Path, docs: Path, run: He
     assert run.json("adapt", "back") == {"gone": str(folder), "adapter": None}
     assert (tmp_path / "ragfm.toml").read_text() == toml
     assert "No refresh was adopted" in run("adapt", "back", code=1)
+
+
+def test_what_writes_the_settings_is_missed_before_anything_is_done(
+    tmp_path: Path, docs: Path, run: Here, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run("ingest", docs)
+    monkeypatch.setitem(sys.modules, "tomlkit", None)
+    assert "'tomlkit' is needed" in run("adapt", "refresh", "--no-sync", code=1)
+    assert not (tmp_path / ".ragfm-adapters").exists()
+    (tmp_path / "q.jsonl").write_text('{"question": "Why?", "answers": ["x"]}\n')
+    assert "'tomlkit' is needed" in run("tune", "q.jsonl", "--confidence", code=1)
 
 
 def test_too_little_is_said(tmp_path: Path, docs: Path, run: Here) -> None:

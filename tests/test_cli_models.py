@@ -114,7 +114,9 @@ def test_the_optimised_form_is_used_and_said(tmp_path: Path, cache: Path, monkey
     assert used(str(tiny)) == tiny
     made.write_bytes(whole)
     assert used(str(tiny)) == made
-    run("optimize", str(tiny), "--undo")
+    undone = json.loads(run("optimize", str(tiny), "--undo", "--json"))
+    assert undone == {"model": str(tiny), "forms": [], "file": str(tiny)}
+    assert "used as it is" in run("optimize", str(tiny), "--undo")
     assert used(str(tiny)) == tiny
     assert list(made.parent.iterdir()) == []
 

@@ -14,7 +14,7 @@ from click.testing import CliRunner, Result
 from ragfm import Collection, Rag, Settings
 from ragfm.adapter import WEIGHTS
 from ragfm.cli_tune import tune
-from ragfm.confidence import SIGNALS, Calibration, adapter_hash, fitting, likelihoods, signals_of
+from ragfm.confidence import BY_READER, SHIPPED, SIGNALS, Calibration, adapter_hash, fitting, likelihoods, signals_of
 from ragfm.config import AskSection, load_settings
 from ragfm.errors import ConfigError, DataError, ReaderBusyError
 from ragfm.evaluate import Gold, Question, calibrate, store_calibration
@@ -92,7 +92,7 @@ def test_a_signal_that_is_missing_counts_as_its_mean_and_another_embedders_cosin
     by_hand = 1 / (1 + np.exp(-(-1.0 + 10 * 0.2 + 2 * 0.5)))
     assert fitted.confidence({"cosine": 0.7, "likely": -0.5, "new": 9.0}, "one") == pytest.approx(by_hand, abs=1e-4)
     assert fitted.confidence({"cosine": 0.7}, "one") == fitted.confidence({"cosine": 0.7, "likely": -1.0}, "one")
-    assert fitted.confidence({"cosine": 0.9}, "other") == fitted.confidence({}, "other")
+    assert fitted.confidence({"cosine": 0.9, "likely": -1.0}, "other") == fitted.confidence({"likely": -1.0}, "other")
     assert fitted.confidence({"likely": 1e9}, "one") == 1.0
 
 
@@ -161,6 +161,45 @@ def test_without_a_verifier_nothing_is_corrected(collection: Collection, docs: P
         answer = rag.ask("How many days of leave do I get?")
         assert (answer.text, answer.said) == (text, None)
         assert not answer.signals.keys() & {"anywhere", "located", "agree", "silent"}
+
+
+@pytest.mark.parametrize(("question", "verifier"), [
+    ("How many days of leave do I get?", "none"), ("Сколько дней leave?", "bundled"),
+])  # fmt: skip
+def test_what_the_verifier_does_not_read_is_not_withheld_where_confidence_is_its_word_alone(
+    collection: Collection, docs: Path, question: str, verifier: str
+) -> None:
+    by_verifier = next(one for one in SHIPPED if one.corrects)
+    assert BY_READER.isdisjoint(by_verifier.weights)
+    rag = _rag(collection, docs, ["28 days."], confidence=replace(by_verifier, reader="ScoringReader", adapter=None),
+               verifier=verifier)  # fmt: skip
+    answer = rag.ask(question)
+    assert (answer.text[:7], answer.abstained, answer.confidence) == ("28 days", False, None)
+    assert answer.signals
+
+
+def test_without_a_signal_that_it_weighs_a_calibration_gives_no_confidence() -> None:
+    for one in SHIPPED:
+        assert one.confidence({}) is None
+        assert one.confidence({"silent": 0.0}) is None
+        assert one.confidence(dict(one.means)) is not None
+        assert not one.withholds(None)
+        assert not one.withholds(one.threshold)
+        assert one.withholds(one.threshold - 1e-4)
+        assert one.withholds(0.9, 0.95)
+    by_cosine = Calibration("r", -1.0, {"cosine": 10.0}, {"cosine": 0.5}, 0.5, embedder="one")
+    assert by_cosine.confidence({"cosine": 0.9}, "other") is None
+
+
+def test_what_ragfm_knows_of_answers_is_for_the_usual_strategy_alone(
+    collection: Collection, docs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    handle = _rag(collection, docs, []).collection  # with a calibration of its own, for another reader
+    monkeypatch.setattr("ragfm.rag.configured_reader", lambda *_: ScriptedReader())
+    by_strategy = {name: Rag(handle, reader="bundled", adapter="none", strategy=name).calibration
+                   for name in ("zero-shot", "few-shot")}  # fmt: skip
+    assert by_strategy == {"zero-shot": SHIPPED[0], "few-shot": None}
+    assert Rag(handle, reader=ScoringReader([]), strategy="few-shot").calibration == BY_LIKELIHOOD
 
 
 def test_a_calibration_of_another_reader_says_nothing(collection: Collection, docs: Path) -> None:

@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 
 import pytest
-from shell import Shell
+from shell import Here, Shell
 
 from ragfm import Collection, Rag
 from ragfm.errors import DataError
@@ -271,6 +271,22 @@ def test_readers_are_compared(tmp_path: Path, docs: Path) -> None:
     assert "bundled, k = 1" in table.stdout
     assert "gone.gguf" in table.stderr
     assert "nowhere: it runs on this machine" in table.stdout
+
+
+def test_the_reader_of_ragfm_toml_is_compared_with_the_adapter_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("ragfm.evaluate.compare_readers", lambda those, *_, **__: [Entry(one) for one in those])
+    Path("questions.jsonl").touch()
+    Path("ragfm.toml").write_text('reader = "mine.gguf"\nadapter = "my-adapter"\n')
+
+    def named(*words: str) -> list[str]:
+        return [entry["name"] for entry in Here().json("compare", "questions.jsonl", *words)["entries"]]
+
+    assert named() == ["mine.gguf + my-adapter"]
+    assert named("--reader", "bundled", "--reader", "mine.gguf") == ["bundled", "mine.gguf + my-adapter"]
+    assert named("--adapter", "none", "--adapter", "other") == ["mine.gguf + none", "mine.gguf + other"]
 
 
 def test_nothing_to_compare_is_an_error(tmp_path: Path, docs: Path) -> None:

@@ -36,9 +36,9 @@ def tiny_config(kind: str = "llama", **changes: Any) -> Any:
     return AutoConfig.for_model(kind, **{"vocab_size": len(alphabet()), **SIZES, **changes})
 
 
-def tiny_model(folder: Path, kind: str = "llama", **changes: Any) -> Path:
+def tiny_model(folder: Path, kind: str = "llama", *, seed: int = 0, **changes: Any) -> Path:
     """A folder with a model of random weights."""
-    torch.manual_seed(0)
+    torch.manual_seed(seed)
     model = AutoModelForCausalLM.from_config(tiny_config(kind, **changes))
     model.save_pretrained(folder)
     tokenizer = Tokenizer(models.BPE(vocab={token: at for at, token in enumerate(alphabet())}, merges=[("a", "b")]))

@@ -16,6 +16,7 @@ from ragfm.adapt.gguf_lora import Shape, gguf_to_peft, peft_to_gguf
 from ragfm.adapt.merge_gguf import Quantisation, merge_gguf
 from ragfm.adapt.methods import load_peft
 from ragfm.adapt.result import save_model
+from ragfm.adapt.same_weights import check_weights
 from ragfm.adapt.validate import greedy
 from ragfm.adapter import (
     GGUF,
@@ -29,7 +30,7 @@ from ragfm.adapter import (
 )
 from ragfm.errors import DataError, UnsupportedError
 from ragfm.evaluate.matching import token_f1
-from ragfm.models import find_model
+from ragfm.models import find_model, weights_sha256
 from ragfm.store.durable import write_durably
 
 _TOKENS = 48  # of a text that is compared
@@ -51,9 +52,10 @@ def export_adapter(
 ) -> Path:  # fmt: skip
     """Write an adapter as `gguf`, `merged` or `peft`; gives where it is.
 
-    `base` is by default the model it was trained on. `merged` gives a folder of safetensors, or with a `quantisation`
-    a GGUF file, from a base that is one. Raises UnsupportedError for what the form can't hold, and AdapterMismatchError
-    for another base.
+    `base` is by default the model it was trained on; for a GGUF adapter, and for `merged` with a `quantisation`, it may
+    be a GGUF file of that model, which is compared with it. `merged` gives a folder of safetensors, or with a
+    `quantisation` a GGUF file, from a base that is one. Raises UnsupportedError for what the form can't hold, and
+    AdapterMismatchError for another base.
     """
     path = Path(adapter).expanduser()
     if form == "peft":
@@ -65,10 +67,10 @@ def export_adapter(
     if form == "gguf":
         target = Path(out) if out else path / GGUF
         target.parent.mkdir(parents=True, exist_ok=True)
-        about = {GGUF_BASE: record.base["sha256"], GGUF_PROMPT: record.prompt}
+        loaded, serving = _bases(path, base)
+        about = {GGUF_BASE: weights_sha256(serving), GGUF_PROMPT: record.prompt}
         about |= {"general.license": record.licence} if record.licence else {}
-        config = _base(name, path).model.config
-        peft_to_gguf(path, target, Shape.of(config), dtype=dtype, about=about)
+        peft_to_gguf(path, target, Shape.of(loaded.model.config), dtype=dtype, about=about)
         return target
     if out is None:
         raise DataError("Whole weights need a place of their own.", "Name it with --out.")
@@ -93,20 +95,20 @@ def compare_readers(
 ) -> Agreement:  # fmt: skip
     """Ask all prompts of transformers with the adapter, and of llama.cpp with the GGUF adapter, both greedily.
 
-    llama.cpp needs the base as a GGUF file. What it multiplies is rounded otherwise, so that a text may turn where two
-    tokens are nearly as likely.
+    llama.cpp needs the base as a GGUF file, `base`, if it was not trained on one. What it multiplies is rounded
+    otherwise, so that a text may turn where two tokens are nearly as likely.
     """
     from ragfm.readers import load_reader
     from ragfm.types import Sampling
 
     folder = Path(adapter).expanduser()
-    loaded = _base(base or read_record(folder).base["name"], folder)
-    if not loaded.path.is_file():
-        raise UnsupportedError(f"llama.cpp reads GGUF files, and {loaded.path} is a folder.", "Name the file: --base.")
+    loaded, serving = _bases(folder, base)
+    if not serving.is_file():
+        raise UnsupportedError(f"llama.cpp reads GGUF files, and {serving} is a folder.", "Name the file: --base.")
     if not examples:
         raise DataError("There is no prompt to compare by.", "Name a file of examples.")
     model = with_adapter(loaded, folder)
-    reader = load_reader(f"llama-cpp:{loaded.name}")
+    reader = load_reader(f"llama-cpp:{serving}")
     sampling = Sampling(max_tokens=_TOKENS, adapter=str(gguf))
     pairs = []
     for number, example in enumerate(examples, 1):
@@ -125,12 +127,23 @@ def _merged_gguf(path: Path, out: Path, name: str, quantisation: Quantisation) -
     base = find_model(name, "reader")
     if not base.is_file():
         raise UnsupportedError(f"{base} is a folder, and what is quantised is a GGUF file.",
-                               "Name the GGUF file that it was trained on, or leave --quantise out.")  # fmt: skip
+                               "Name a GGUF file of it with --base, or leave --quantise out.")  # fmt: skip
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out.parent) as folder:
         adapter = export_adapter(path, "gguf", out=Path(folder) / GGUF, base=name, dtype="f32")
         merge_gguf(base, adapter, out, quantisation)
     return out
+
+
+def _bases(adapter: Path, name: str | None) -> tuple[Base, Path]:
+    """The model that an adapter was trained on, and what it is to serve over: the same, or a GGUF file of it."""
+    trained = read_record(adapter).base
+    serving = find_model(name or trained["name"], "reader")
+    if name is None or serving.is_dir() or weights_sha256(serving) == trained["sha256"]:
+        return _base(name or trained["name"], adapter), serving
+    loaded = _base(trained["name"], adapter)
+    check_weights(loaded.model, serving)
+    return loaded, serving
 
 
 def _base(name: str, adapter: Path) -> Base:

@@ -5,16 +5,15 @@ entry ─search→ passages of now ─ground→ the words with their markers →
 
 from __future__ import annotations
 
-import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from ragfm.adapt.examples import Example
 from ragfm.adapt.leaks import HeldOut
-from ragfm.answer_log import REDACTED
 from ragfm.errors import TooLongError
+from ragfm.evaluate.logged import judged, right_answer
 from ragfm.ground import ground
 from ragfm.prompt import ABSTENTION, is_abstention
 
@@ -23,20 +22,9 @@ if TYPE_CHECKING:
     from ragfm.rag import Rag
     from ragfm.types import Hit
 
+__all__ = ["judged", "logged_examples"]
+
 _DEEPER = 8  # times as many hits are looked at as are shown
-_MARKER = re.compile(r"\s*\[\d+\]")
-_OTHERWISE = re.compile(r" But \[\d+\] says otherwise(?:: “[^”]*”|\.)")
-
-
-def judged(entries: Iterable[LogEntry]) -> list[LogEntry]:
-    """Those whose right answer is known: found good, or corrected; not what was redacted."""
-    return [entry for entry in entries if right_answer(entry) and REDACTED not in entry.query + right_answer(entry)]
-
-
-def right_answer(entry: LogEntry) -> str:
-    """What would have been right, without markers; empty where nobody has said."""
-    said = entry.correction or (_OTHERWISE.sub("", entry.answer) if entry.thumbs == "up" else "")
-    return _MARKER.sub("", said).strip()
 
 
 def logged_examples(

@@ -3,6 +3,9 @@
 sync ─→ log and QUESTIONS ─parted by hash→ learn ─examples→ train, from the adapter of now ─→ a new adapter
                                           └ test ─eval answers, before and after→ better, and the old set no worse?
 yes: `adapter` in ragfm.toml, and a line in ragfm-adapters.json, by which `step_back` goes back
+
+What users get is compared: both adapters by the calibration of now, which corrects and withholds for both, or by none.
+It is served with the new adapter, too; without it, a better adapter could give worse answers.
 """
 
 from __future__ import annotations
@@ -26,14 +29,16 @@ from ragfm.adapt.result import finish
 from ragfm.adapt.train import Training, TrainSettings
 from ragfm.adapter import GGUF, RECORD, read_record
 from ragfm.answer_log import AnswerLog
+from ragfm.confidence import Calibration, adapter_hash
 from ragfm.config import FILE, load_settings
 from ragfm.errors import DataError, LogError, UnsupportedError
 from ragfm.evaluate.answers import evaluate_answers
-from ragfm.evaluate.choice import write_keys
+from ragfm.evaluate.choice import calibration_keys, toml_writer, write_keys
 from ragfm.evaluate.compare import Difference, compare_runs
 from ragfm.evaluate.data import load_jsonl
 from ragfm.evaluate.logged import as_questions
 from ragfm.evaluate.matching import normalised
+from ragfm.models import find_model, weights_sha256
 from ragfm.prompt import prompt_fingerprint
 from ragfm.rag import Rag
 from ragfm.readers import plugin_and_model
@@ -86,9 +91,10 @@ def refresh(
 ) -> Refreshed:  # fmt: skip
     """Learn what is new in `folder`, and adopt it where it is better; interrupted, it goes on there.
 
-    The collection is to be synced before. Raises DataError where there is nothing to learn or to test with, and
-    UnsupportedError for a reader that is not trained here.
+    The collection is to be synced before. Raises DataError where there is nothing to learn or to test with,
+    UnsupportedError for a reader that is not trained here, and MissingExtraError where ragfm.toml can't be written.
     """
+    toml_writer()
     rag = Rag(collection)
     plugin, model = plugin_and_model(rag.reader_name)
     if plugin not in ("llama-cpp", "transformers"):
@@ -106,7 +112,7 @@ def refresh(
     card = read_card(folder / "examples")
     done = Refreshed(adopted, why, str(folder), card["examples"], found["new"], found.get("old"), numbers)
     if adopted:
-        _adopt(collection.path.parent, folder, done)
+        _adopt(collection.path.parent, folder, done, _carried(rag, new))
     write_durably(folder / DECISION, json.dumps(asdict(done), indent=1, ensure_ascii=False).encode() + b"\n")
     return done
 
@@ -141,7 +147,8 @@ def step_back(folder: Path) -> tuple[str, str | None]:
             f"{folder / FILE} names another adapter than the last refresh did, which is {last['adapter']}.",
             "Set `adapter` there yourself.",
         )
-    write_keys(folder, {"": {"adapter": last["before"]}})
+    calibration = {"ask": {"confidence": last["confidence"]}} if "confidence" in last else {}
+    write_keys(folder, {"": {"adapter": last["before"]}, **calibration})
     _keep(folder, history[:-1])
     return last["adapter"], last["before"]
 
@@ -229,7 +236,9 @@ def _start(adapter: str | None, model: str, folder: Path) -> str | None:
     if path.is_dir():
         return str(path)
     if (path.parent / RECORD).is_file() and any(path.parent.glob("adapter_model.safetensors")):
-        return str(path.parent)
+        trained = read_record(path.parent).base["sha256"]
+        if trained == weights_sha256(find_model(model, "reader")):  # else it was exported for a GGUF file of its base
+            return str(path.parent)
     start = folder / "start"
     if not (start / RECORD).is_file():
         export_adapter(path, "peft", out=start, base=model)
@@ -239,19 +248,30 @@ def _start(adapter: str | None, model: str, folder: Path) -> str | None:
 def _compared(rag: Rag, adapter: str, questions: Sequence[Question], out: Path, progress: Progress) -> Difference:
     """By F1 over all questions, in which a right abstention counts 1."""
     after = Rag(rag.collection, adapter=adapter)
+    after.calibration = _carried(rag, adapter)
     for one, name in ((rag, "before"), (after, "after")):
         evaluate_answers(one, questions, contexts=["retrieved"], out=out.with_suffix(f".{name}"),
                          progress=lambda done, of, name=name: progress(f"answering, {out.name}, {name}", done, of))  # type: ignore[misc]  # fmt: skip
     return compare_runs(out.with_suffix(".before"), out.with_suffix(".after")).differences[0]
 
 
-def _adopt(place: Path, folder: Path, done: Refreshed) -> None:
+def _carried(rag: Rag, adapter: str) -> Calibration | None:
+    """The calibration of now, for another adapter."""
+    return rag.calibration and replace(rag.calibration, adapter=adapter_hash(adapter))
+
+
+def _adopt(place: Path, folder: Path, done: Refreshed, calibration: Calibration | None) -> None:
     """The history first: a line too many there is said by `step_back`, one too few would be lost."""
-    now = load_settings(place).adapter
-    entry = {"date": datetime.now(UTC).isoformat(timespec="seconds"), "adapter": str(folder.absolute()), "before": now,
-             "why": done.why}  # fmt: skip
+    now = load_settings(place)
+    entry: dict[str, Any] = {"date": datetime.now(UTC).isoformat(timespec="seconds"),
+                             "adapter": str(folder.absolute()), "before": now.adapter, "why": done.why}  # fmt: skip
+    keys = {"": {"adapter": entry["adapter"]}}
+    if calibration:
+        before = now.ask.confidence
+        entry["confidence"] = before and calibration_keys(before)["ask"]["confidence"]
+        keys |= calibration_keys(calibration)
     _keep(place, [*_history(place), entry])
-    write_keys(place, {"": {"adapter": entry["adapter"]}})
+    write_keys(place, keys)
 
 
 def _history(place: Path) -> list[dict[str, Any]]:

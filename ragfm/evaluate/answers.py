@@ -188,7 +188,7 @@ def evaluate_answers(
 def risk_coverage(results: Sequence[AnsweredQuestion]) -> list[tuple[float, float]]:
     """(coverage, risk) as ever less confident answers are given: the share answered, and of these the share not right.
 
-    El-Yaniv and Wiener 2010. An abstention is never given.
+    El-Yaniv and Wiener 2010. An abstention is never given, nor an answer whose confidence is not known.
     """
     given = [
         (outcome.confidence, result.kind != "right")

@@ -14,6 +14,7 @@ from ragfm.errors import ConfigError, MissingExtraError
 from ragfm.store.durable import beside
 
 if TYPE_CHECKING:
+    from ragfm.confidence import Calibration
     from ragfm.evaluate.calibrate import CalibrationReport
     from ragfm.evaluate.tune import Choice, TuneReport
 
@@ -42,8 +43,7 @@ def store_calibration(report: CalibrationReport, folder: Path) -> list[Path]:
     load_settings(folder)
     written = []
     if report.adopted:
-        calibration = {key: value for key, value in asdict(report.calibration).items() if value is not None}
-        _replace(folder / FILE, _with(folder / FILE, {"ask": {"confidence": calibration}}))
+        _replace(folder / FILE, _with(folder / FILE, calibration_keys(report.calibration)))
         written.append(folder / FILE)
     evidence = {"date": datetime.now(UTC).isoformat(timespec="seconds"), **asdict(report)}
     _replace(folder / CONFIDENCE_EVIDENCE, json.dumps(evidence, indent=1, ensure_ascii=False) + "\n")
@@ -70,25 +70,39 @@ def choice_keys(best: Choice, current: Choice) -> dict[str, dict[str, Any]]:
     return sections
 
 
-def _with(path: Path, sections: Mapping[str, Mapping[str, Any]]) -> str:
+def calibration_keys(calibration: Calibration) -> dict[str, dict[str, Any]]:
+    """The key of `ragfm.toml` that a calibration is, in its section."""
+    return {"ask": {"confidence": {key: value for key, value in asdict(calibration).items() if value is not None}}}
+
+
+def toml_writer() -> Any:
+    """The package that writes `ragfm.toml`; to be asked for before what is to be written takes hours to find.
+
+    Raises MissingExtraError.
+    """
     try:
         import tomlkit
     except ModuleNotFoundError as error:
         raise MissingExtraError(
-            f"To write {path.name}, the module {error.name!r} is needed, which is not installed.",
+            f"To write {FILE}, the module {error.name!r} is needed, which is not installed.",
             "Install it with `pip install 'ragfm[eval]'`.",
         ) from error
-    document = tomlkit.parse(path.read_text(encoding="utf-8") if path.is_file() else "")
+    return tomlkit
+
+
+def _with(path: Path, sections: Mapping[str, Mapping[str, Any]]) -> str:
+    library = toml_writer()
+    document = library.parse(path.read_text(encoding="utf-8") if path.is_file() else "")
     for section, values in sections.items():
-        table = document.setdefault(section, tomlkit.table()) if section else document
+        table = document.setdefault(section, library.table()) if section else document
         for key, value in values.items():
             if value is None:
                 table.pop(key, None)
             else:
                 table[key] = value
-    text = tomlkit.dumps(document)
+    text: str = library.dumps(document)
     try:
-        Settings(**tomlkit.parse(text).unwrap())
+        Settings(**library.parse(text).unwrap())
     except ValueError as error:
         raise ConfigError(f"{path} would not hold with the new settings: {error}.", "Nothing was written.") from error
     return text

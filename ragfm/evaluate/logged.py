@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from ragfm.answer_log import REDACTED
+from ragfm.ground import said_otherwise
 from ragfm.prompt import is_abstention
 
 if TYPE_CHECKING:
@@ -15,21 +16,41 @@ if TYPE_CHECKING:
 _MARKER = re.compile(r"\s*\[\d+\]")
 
 
+def judged(entries: Iterable[LogEntry]) -> list[LogEntry]:
+    """Those whose right answer is known: found good, or corrected; not what was redacted."""
+    return [entry for entry in entries if right_answer(entry) and REDACTED not in entry.query + right_answer(entry)]
+
+
+def right_answer(entry: LogEntry) -> str:
+    """What would have been right, without markers; empty where nobody has said.
+
+    That another passage says otherwise is no part of the answer.
+    """
+    said = entry.correction or (entry.answer if entry.thumbs == "up" else "")
+    for citation in entry.citations:
+        said = said.replace(_otherwise(citation), "")
+    return _MARKER.sub("", said).strip()
+
+
 def as_questions(entries: Iterable[LogEntry]) -> Iterator[dict[str, Any]]:
     """Lines that `load_jsonl` reads: up-voted answers with the passages that they cite, and corrections.
 
     A follow-up is there in its stand-alone form. What was redacted is left out.
     """
-    for entry in entries:
-        right = entry.correction or (_MARKER.sub("", entry.answer) if entry.thumbs == "up" else "")
-        if not right.strip() or REDACTED in entry.query + right:
-            continue
+    for entry in judged(entries):
+        right = right_answer(entry)
         line: dict[str, Any] = {"id": f"log-{entry.id}", "question": entry.query}
         if is_abstention(right):
             yield {**line, "unanswerable": True}
             continue
         line["answers"] = [right]
-        cited = [] if entry.correction else [found for found in entry.citations if found["verified"]]
+        cited = [] if entry.correction else [
+            found for found in entry.citations if found["verified"] and _otherwise(found) not in entry.answer
+        ]  # fmt: skip
         yield from ({**line, "uri": found["uri"], "start": found["start"], "end": found["end"]} for found in cited)
         if not cited:
             yield line
+
+
+def _otherwise(citation: Mapping[str, Any]) -> str:
+    return said_otherwise(citation["n"], citation["quote"])

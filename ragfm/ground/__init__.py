@@ -28,7 +28,7 @@ from ragfm.types import Citation
 if TYPE_CHECKING:
     from ragfm.types import Hit
 
-__all__ = ["Sentence", "composed", "ground", "grounded"]
+__all__ = ["Sentence", "composed", "ground", "grounded", "said_otherwise"]
 
 _MARKER = re.compile(r"\s*\[(\d+(?:\s*[,;]\s*\d+)*)\]")
 _LONGEST = 300  # characters of a contradiction that are quoted
@@ -107,14 +107,15 @@ def composed(
         text += said
         citations += sentence.citations
         if contradictions and sentence.otherwise and sentence.otherwise not in citations:
-            text += _said_otherwise(sentence.otherwise)
+            text += said_otherwise(sentence.otherwise.n, sentence.otherwise.quote)
             citations.append(sentence.otherwise)
     return text, tuple(citations), tuple(unsupported)
 
 
-def _said_otherwise(citation: Citation) -> str:
-    quote = " ".join(citation.quote.split())
-    return f" But [{citation.n}] says otherwise" + (f": “{quote}”" if len(quote) <= _LONGEST else ".")
+def said_otherwise(n: int, quote: str) -> str:
+    """What follows a sentence that the passage `n` contradicts with these words."""
+    quote = " ".join(quote.split())
+    return f" But [{n}] says otherwise" + (f": “{quote}”" if len(quote) <= _LONGEST else ".")
 
 
 def _claims(text: str) -> tuple[str, list[Claim]]:

@@ -98,7 +98,7 @@ class _Tools:
         filter: Filter = None,
     ) -> Found:
         """Find the passages of the documents that are nearest to a query."""
-        async with self._call(ctx, collection, query) as (key, model):
+        async with self._call(ctx, collection, query=query) as (key, model):
             find = partial(model.handle(key).search, query, k, mode=mode, filter=filter)
             async with self._served.searches.turn(key.name):
                 return Found(collection=model.collection, hits=await self._served.run(find))
@@ -115,7 +115,7 @@ class _Tools:
 
         `abstained`: the documents don't say. A citation that is not `verified` does not support its sentence.
         """
-        async with self._call(ctx, collection, question) as (key, model):
+        async with self._call(ctx, collection, question=question) as (key, model):
             begin = partial(self._service.rag(key, model, k=k).stream, question, filter=filter)
             since = monotonic()
             async with self._service.answering(key, model, begin) as stream:
@@ -145,7 +145,7 @@ class _Tools:
 
     @asynccontextmanager
     async def _call(
-        self, ctx: Context[Any, Any], collection: str | None, words: str = "."
+        self, ctx: Context[Any, Any], collection: str | None, **words: str
     ) -> AsyncIterator[tuple[Key, Model]]:
         """Whose call it is, and what model it names. What fails in the block is said in words."""
         key = self._key_of(ctx)
@@ -153,8 +153,8 @@ class _Tools:
         if model is None:
             named = ", ".join(model.name for model in self._served.for_key(key)) or "none"
             raise ToolError(f"There is no collection {collection!r}. There are: {named}.")
-        if not words.strip():
-            raise ToolError("The question is empty.")
+        if empty := next((name for name, text in words.items() if not text.strip()), None):
+            raise ToolError(f"The {empty} is empty.")
         try:
             yield key, model
         except Exception as error:

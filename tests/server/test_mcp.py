@@ -85,7 +85,8 @@ def test_a_process_serves_its_tools_over_its_input_and_output(tmp_path: Path) ->
         assert "There are: handbook, handbook:tiny." in await refused(
             client, "search", query="leave", collection="nothing"
         )
-        assert "is empty" in await refused(client, "ask", question=" ")
+        assert "question is empty" in await refused(client, "ask", question=" ")
+        assert "query is empty" in await refused(client, "search", query=" ")
         assert "greater than or equal to 1" in await refused(client, "search", query="leave", k=0)
 
     talk(process(Shell(tmp_path), "-c", "handbook", "--reader", str(reader), "--groups", "hr"), use)
