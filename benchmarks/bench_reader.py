@@ -16,7 +16,9 @@ gap        the longest wait between two tokens of a running answer while a promp
 soak       32 clients that stop some answers early: texts that were not those of the prompt alone, failures, memory
 alike      greedy answers of the llama.cpp reader beside those of the transformers reader, over the same weights
 
-Each round measures all sides in turn; a figure is the median of the rounds. llama-cpp-python's server needs
+Each round measures all sides in turn; a figure is the median of the rounds. Each part of a round has a process of its
+own, in which ours comes first: OpenMP hardly spins any more in a process where two threads have had it work for them,
+which took a third off ours where `Llama` had run before. llama-cpp-python's server needs
 `pip install 'llama-cpp-python[server]'`; llama.cpp's is built from the same sources:
 
     pip download --no-binary :all: --no-deps llama-cpp-python==VERSION     # unpack it, then in vendor/llama.cpp:
@@ -33,6 +35,7 @@ import os
 import random
 import resource
 import statistics
+import subprocess
 import sys
 import tempfile
 import threading
@@ -357,13 +360,19 @@ def main() -> None:
     parser.add_argument("--no-server", action="store_true")
     parser.add_argument("--llama-server", type=Path, metavar="FILE")
     parser.add_argument("--model", default="bundled")
+    parser.add_argument("--one", help=argparse.SUPPRESS)
     args = parser.parse_args()
-    bench = Bench(args)
+    if args.one:
+        print(json.dumps(getattr(Bench(args), args.one)()))
+        return
     parts: dict[str, list[dict[str, float]]] = {name: [] for name in args.only}
     for number in range(args.rounds):
         for name, rounds in parts.items():
-            rounds.append(getattr(bench, name)())
+            command = [sys.executable, __file__, *sys.argv[1:], "--one", name]
+            done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+            rounds.append(json.loads(done.stdout.splitlines()[-1]))
             print(f"round {number + 1}, {name}: {rounds[-1]}", file=sys.stderr, flush=True)
+    bench = Bench(args)
     kept = measure.read("reader")
     found = kept.pop(bench.file.name, {})
     if args.rounds:
