@@ -10,6 +10,7 @@ import pytest
 from shell import Here, Shell
 
 from ragfm import Collection, Rag
+from ragfm.answer_log import AnswerLog
 from ragfm.errors import DataError
 from ragfm.evaluate import Gold, Question, compare_runs, evaluate_answers, load_questions, risk_coverage
 from ragfm.evaluate.answers_report import render_answers_html
@@ -77,6 +78,15 @@ def test_each_context_is_asked_and_judged(handbook: Collection) -> None:
     assert "citation precision" not in report.measures["none"]
     assert report.results[0].measures["f1, gold"] == 1
     assert report.kinds["right"] == 1
+
+
+def test_an_evaluation_leaves_the_answer_log_alone(handbook: Collection) -> None:
+    rag = Rag(handbook, reader=ScriptedReader(["28 days"]))
+    rag.log = log = AnswerLog.beside(handbook.path)
+    evaluate_answers(rag, [LEAVE], contexts=["retrieved"])
+    assert not log.path.exists()
+    rag.ask(LEAVE.text)
+    assert [entry.question for entry in log.entries()] == [LEAVE.text]
 
 
 def test_abstentions_count_as_right_or_wrong(handbook: Collection) -> None:
