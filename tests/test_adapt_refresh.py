@@ -15,8 +15,18 @@ from tiny import tiny_model
 from ragfm import Answer, Collection, Rag, Settings, Usage
 from ragfm.adapt import judged, logged_examples
 from ragfm.adapt.examples import read_examples
-from ragfm.adapt.refresh import DECISION, HISTORY, RefreshSettings, _tested, next_folder, refresh, step_back, verdict
-from ragfm.adapter import GGUF, check_adapter
+from ragfm.adapt.refresh import (
+    DECISION,
+    HISTORY,
+    RefreshSettings,
+    _tested,
+    _trained,
+    next_folder,
+    refresh,
+    step_back,
+    verdict,
+)
+from ragfm.adapter import GGUF, RECORD, AdapterRecord, check_adapter
 from ragfm.answer_log import AnswerLog, Circumstances
 from ragfm.confidence import Calibration, adapter_hash
 from ragfm.errors import DataError
@@ -128,6 +138,26 @@ def test_an_interrupted_refresh_goes_on_in_its_folder(tmp_path: Path) -> None:
     assert next_folder(tmp_path).name == "001"
     (tmp_path / "001" / DECISION).write_text("{}")
     assert next_folder(tmp_path).name == "002"
+
+
+def test_one_that_was_killed_between_training_and_export_is_exported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:  # fmt: skip
+    record = AdapterRecord("lora", {"name": "m", "sha256": "0"}, "p", "w", numbers={"steps": 3})
+    (tmp_path / RECORD).write_bytes(record.to_json())
+    model = tmp_path / "model.gguf"
+    model.touch()
+    exported = []
+
+    def export(folder: Path, form: str, base: str) -> None:
+        exported.append((folder, form, base))
+        (folder / GGUF).touch()
+
+    monkeypatch.setattr("ragfm.adapt.refresh.export_adapter", export)
+    for _ in range(2):
+        numbers = _trained(None, str(model), tmp_path, RefreshSettings(), lambda *_: None)  # type: ignore[arg-type]
+        assert numbers == {"steps": 3}
+    assert exported == [(tmp_path, "gguf", str(model))]
 
 
 def test_both_adapters_are_compared_and_served_by_the_calibration_of_now(

@@ -213,19 +213,18 @@ def _replayed(rag: Rag, settings: RefreshSettings, count: int) -> list[Example]:
 
 
 def _trained(rag: Rag, model: str, folder: Path, settings: RefreshSettings, progress: Progress) -> dict[str, Any]:
-    if (folder / RECORD).is_file():
-        return dict(read_record(folder).numbers)
-    base = Base(model)
-    start = _start(rag.sampling.adapter, model, folder)
-    training = Training(
-        base, read_examples(folder / "examples" / TRAIN), folder, replace(settings.training, start=start),
-        valid=read_examples(folder / "examples" / VALID),
-    )  # fmt: skip
-    numbers = training.run(lambda at: progress("learning", at.step, at.steps))
-    finish(training, numbers, card=read_card(folder / "examples"))
-    if base.path.is_file():
+    if not (folder / RECORD).is_file():
+        base = Base(model)
+        start = _start(rag.sampling.adapter, model, folder)
+        training = Training(
+            base, read_examples(folder / "examples" / TRAIN), folder, replace(settings.training, start=start),
+            valid=read_examples(folder / "examples" / VALID),
+        )  # fmt: skip
+        numbers = training.run(lambda at: progress("learning", at.step, at.steps))
+        finish(training, numbers, card=read_card(folder / "examples"))
+    if find_model(model, "reader").is_file() and not (folder / GGUF).is_file():
         export_adapter(folder, "gguf", base=model)
-    return numbers
+    return dict(read_record(folder).numbers)
 
 
 def _start(adapter: str | None, model: str, folder: Path) -> str | None:
