@@ -11,6 +11,8 @@ import signal
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -256,20 +258,39 @@ def test_ctrl_c_at_any_moment_costs_no_step(folder: Path, tmp_path: Path) -> Non
         assert [loss for _, loss in other] == pytest.approx([loss for _, loss in one], abs=1e-3)
 
 
-def test_a_full_disk_leaves_the_checkpoint_before(tmp_path: Path) -> None:
-    path = tmp_path / CHECKPOINT
-    write_tensors(path, {"a": torch.ones(10)}, {"step": 1})
+@contextmanager
+def full_disk(left: int) -> Iterator[None]:
+    """No file may become longer than so many bytes."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     handled = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     try:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (4096, before[1]))
-        with pytest.raises(OSError, match="File too large"):
-            write_tensors(path, {"a": torch.zeros(10_000)}, {"step": 2})
+        resource.setrlimit(resource.RLIMIT_FSIZE, (left, before[1]))
+        yield
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
         signal.signal(signal.SIGXFSZ, handled)
+
+
+def test_a_full_disk_leaves_the_checkpoint_before(tmp_path: Path) -> None:
+    path = tmp_path / CHECKPOINT
+    write_tensors(path, {"a": torch.ones(10)}, {"step": 1})
+    with full_disk(4096), pytest.raises(OSError, match="File too large"):
+        write_tensors(path, {"a": torch.zeros(10_000)}, {"step": 2})
     assert read_tensors(path)[1] == {"step": 1}
     assert [file.name for file in tmp_path.iterdir()] == [CHECKPOINT]
+
+
+@pytest.mark.parametrize("method", ["lora", "full"])
+def test_what_found_no_room_at_the_end_is_written_by_the_next_run(folder: Path, tmp_path: Path, method: Any) -> None:
+    settings = replace(SETTINGS, method=MethodSettings(method, rank=4), epochs=0.2)
+    trained = training(folder, tmp_path / "out", settings)
+    numbers = trained.run()
+    with full_disk(8192), pytest.raises(OSError, match="File too large"):
+        finish(trained, numbers, card={})
+    assert [file.name for file in (tmp_path / "out").iterdir()] == [CHECKPOINT]
+    again = training(folder, tmp_path / "out", settings)
+    finish(again, again.run(), card={})
+    check_adapter(tmp_path / "out", folder)
 
 
 def test_a_disk_that_is_too_small_is_said_before_it_starts(
