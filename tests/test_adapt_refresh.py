@@ -27,7 +27,7 @@ from ragfm.adapt.refresh import (
     verdict,
 )
 from ragfm.adapter import GGUF, RECORD, AdapterRecord, check_adapter
-from ragfm.answer_log import AnswerLog, Circumstances
+from ragfm.answer_log import AnswerLog, Circumstances, Which
 from ragfm.confidence import Calibration, adapter_hash
 from ragfm.errors import DataError
 from ragfm.evaluate import Difference
@@ -102,12 +102,21 @@ def test_the_command_makes_examples_of_the_log_alone_and_beside_questions(
     collection = Collection.open(tmp_path / ".ragfm", settings=Settings())
     log_of(collection, ("When does the office open?", "?", "down", "The office opens at nine."),
            ("What is the wifi password?", "I don't know.", "up", None))  # fmt: skip
-    card = run.json("adapt", "data", "--from-log", "--valid", "0", "--out", "alone")
+    (tmp_path / "held.jsonl").write_text(json.dumps({"question": "Who is it?", "answers": ["Ada"]}) + "\n")
+    card = run.json("adapt", "data", "--from-log", "--valid", "0", "--out", "alone", "--licence", "ours",
+                    "--exclude-data", "held.jsonl")  # fmt: skip
     assert card["kinds"] == {"log: corrected": 1, "log: found good": 1}
+    assert card["sources"] == [{"name": "the answer log", "licence": "ours", "left_out": {}}]
+    assert [(held["name"], held["questions"]) for held in card["held_out"]] == [("held.jsonl", 1)]
+    assert card["reader"] == "bundled"
     line = {"question": "How many days of leave do I get?", "uri": "docs/leave.md", "answers": ["28 days"]}
     (tmp_path / "q.jsonl").write_text(json.dumps(line) + "\n")
     card = run.json("adapt", "data", "q.jsonl", "--from-log", "--abstain", "0", "--valid", "0", "--out", "both")
     assert card["kinds"] == {"answer": 1, "log: corrected": 1, "log: found good": 1}
+    assert [source["name"] for source in card["sources"]] == ["q.jsonl", "the answer log"]
+    AnswerLog.beside(tmp_path / ".ragfm").forget(Which(thumbs="up"))
+    AnswerLog.beside(tmp_path / ".ragfm").judge(1, "down")
+    assert "No answer in the log" in run("adapt", "data", "--from-log", code=1)
     assert {example.completion for example in read_examples(tmp_path / "both" / "train.jsonl")} >= {ABSTENTION}
 
 

@@ -197,7 +197,10 @@ def _dataset(
     logged, left_out = logged_examples(rag, [entry for entry in entries if not _tested(entry.query)], held=held)
     new = len(logged) + (sum(dataset.card["examples"].values()) if dataset else 0)
     old = _replayed(rag, settings, round(settings.replayed * new))
-    return with_examples(rag, dataset, [*old, *logged], recipe, left_out)
+    sources: list[Mapping[str, Any]] = [{"name": "the answer log", "licence": None, "left_out": dict(left_out)}]
+    if settings.replay:
+        sources += read_card(settings.replay).get("sources", [])
+    return with_examples(rag, dataset, [*old, *logged], recipe, left_out, sources=sources, held_out=held.sources)
 
 
 def _replayed(rag: Rag, settings: RefreshSettings, count: int) -> list[Example]:
