@@ -56,9 +56,13 @@ def compare_command(collection: str, as_json: bool, data: str, out: str, **optio
     those = contenders(readers, options["adapters"], options["ks"], options["strategies"])
     if not options["adapters"]:
         those = [replace(one, adapter=settings.adapter) if one.reader == settings.reader else one for one in those]
-    with _progress() as progress:
-        entries = compare_readers(those, command, Path(out), price_per_hour=options["price_per_hour"],
-                                  progress=progress)  # fmt: skip
+    try:
+        with _progress() as progress:
+            entries = compare_readers(those, command, Path(out), price_per_hour=options["price_per_hour"],
+                                      progress=progress)  # fmt: skip
+    except KeyboardInterrupt:
+        click.echo(printable(f"what was answered is kept in {out}, and the same command goes on there"), err=True)
+        raise
     if as_json:
         print_json({"entries": [{**asdict(entry), "name": entry.contender.name} for entry in entries], "out": out})
     else:

@@ -7,17 +7,19 @@ import re
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 from shell import Here, Shell
 
 from ragfm import Collection, Rag
 from ragfm.answer_log import AnswerLog
+from ragfm.cli import ragfm
 from ragfm.errors import DataError
 from ragfm.evaluate import Gold, Question, compare_runs, evaluate_answers, load_questions, risk_coverage
 from ragfm.evaluate.answers_report import render_answers_html
 from ragfm.evaluate.matching import holds, token_f1
 from ragfm.evaluate.measures import Estimate, estimate_ratios
 from ragfm.evaluate.plots import bars, distribution
-from ragfm.evaluate.versus import Contender, Entry, _break_even
+from ragfm.evaluate.versus import Contender, Entry, _break_even, _path
 from ragfm.testing import ScriptedReader
 from ragfm.types import Sampling
 
@@ -297,6 +299,26 @@ def test_the_reader_of_ragfm_toml_is_compared_with_the_adapter_there(
     assert named() == ["mine.gguf + my-adapter"]
     assert named("--reader", "bundled", "--reader", "mine.gguf") == ["bundled", "mine.gguf + my-adapter"]
     assert named("--adapter", "none", "--adapter", "other") == ["mine.gguf + none", "mine.gguf + other"]
+
+
+def test_an_interrupted_comparison_says_that_it_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def stop(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("ragfm.evaluate.compare_readers", stop)
+    Path("questions.jsonl").touch()
+    done = CliRunner().invoke(ragfm, ["compare", "questions.jsonl", "--out", "runs"])
+    assert "kept in runs, and the same command goes on" in done.stderr
+
+
+def test_the_runs_of_long_names_have_files_of_their_own(tmp_path: Path) -> None:
+    place = "/".join(["somewhere-in-the-cache"] * 12)
+    paths = [_path(Contender(f"{place}/{name}.gguf", place, k), tmp_path) for name in "aä" for k in (1, 2)]
+    for path in paths:
+        path.touch()
+    assert len(list(tmp_path.iterdir())) == 4
+    assert _path(Contender("bundled", None, 3), tmp_path).name == "bundled_k_=_3.jsonl"
 
 
 def test_nothing_to_compare_is_an_error(tmp_path: Path, docs: Path) -> None:
