@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from html import escape
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ from ragfm import Collection, Rag
 from ragfm.answer_log import AnswerLog
 from ragfm.cli import ragfm
 from ragfm.errors import DataError
-from ragfm.evaluate import Gold, Question, compare_runs, evaluate_answers, load_questions, risk_coverage
+from ragfm.evaluate import Difference, Gold, Question, compare_runs, evaluate_answers, load_questions, risk_coverage
 from ragfm.evaluate.answers_report import render_answers_html
 from ragfm.evaluate.matching import holds, token_f1
 from ragfm.evaluate.measures import Estimate, estimate_ratios
@@ -299,6 +300,30 @@ def test_the_reader_of_ragfm_toml_is_compared_with_the_adapter_there(
     assert named() == ["mine.gguf + my-adapter"]
     assert named("--reader", "bundled", "--reader", "mine.gguf") == ["bundled", "mine.gguf + my-adapter"]
     assert named("--adapter", "none", "--adapter", "other") == ["mine.gguf + none", "mine.gguf + other"]
+
+
+def test_a_comparison_has_a_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    shares = {"f1, all": Estimate(0.5, 0.4, 0.6), "f1, answerable": Estimate(0.25, 0.1, 0.4)}
+    times = {"p50": Estimate(20, 10, 30), "p95": Estimate(50, 40, 60)}
+    noise = Difference("f1", 0.5, 0.4, -0.1, -0.3, 0.1, 0.4, 1, 2, 3, noise=True)
+    best = Entry(Contender("<b>best"), shares, times, peak_mb=321, cost=0.125, licence="mit", break_even={"slow": 500})
+    slow = Entry(Contender("slow"), shares, times, beside_best=noise)
+    gone = Entry(Contender("gone.gguf"), error="no such model")
+    monkeypatch.setattr("ragfm.evaluate.compare_readers", lambda *_, **__: [best, slow, gone])
+    Path("q.jsonl").touch()
+    told = Here()("compare", "q.jsonl", "--report", "pages/c.html", code=3)
+    page = Path("pages/c.html").read_text()
+    assert "<script" not in page
+    assert "<b>best" not in page
+    for said in ("0.500  [0.400, 0.600]", "20 [10, 30]", "321", "0.125", "mit", "not said", "no such model"):
+        assert said in page
+    for said in (
+        "slow beside <b>best: -0.100 [-0.300, +0.100], within noise",
+        "paid for after 500 answers, beside slow",
+    ):
+        assert said in told
+        assert escape(said) in page
 
 
 def test_an_interrupted_comparison_says_that_it_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
