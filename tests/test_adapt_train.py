@@ -332,7 +332,9 @@ def test_it_goes_on_from_an_adapter(folder: Path, tmp_path: Path) -> None:
     numbers = first.run()
     finish(first, numbers, card={})
     start = replace(SETTINGS, start=str(tmp_path / "first"), epochs=1, rate=1e-9)
-    more = training(folder, tmp_path / "more", start).run()
+    onward = training(folder, tmp_path / "more", replace(start, method=MethodSettings(rank=16)))
+    more = onward.run()
+    assert finish(onward, more, card={}).settings["method"]["rank"] == 4  # that of the adapter, whatever is asked for
     assert more["loss"]["first"] == pytest.approx(numbers["loss"]["last_5"], rel=0.4)
     assert more["loss"]["first"] < 0.7 * numbers["loss"]["first"]
     with pytest.raises(ConfigError, match="was trained by lora, not dora"):
