@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import random
 import resource
@@ -325,6 +326,20 @@ def test_another_base_prompt_or_weights_are_refused(folder: Path, tmp_path: Path
     (tmp_path / "out" / RECORD).unlink()
     with pytest.raises(ModelNotFoundError, match="has not ended"):
         check_adapter(tmp_path / "out", folder)
+
+
+def test_the_learning_rate_rises_and_falls_by_a_cosine(folder: Path, tmp_path: Path) -> None:
+    settings = replace(SETTINGS, epochs=4, batch=5, warmup=0.25)
+    rates = []
+    trained = training(folder, tmp_path / "out", settings)
+    trained.run(lambda _: rates.append(trained._optimizer.param_groups[0]["lr"] / 5e-3))
+    steps = len(trained.steps)
+    warm = round(0.25 * steps)
+    assert len(rates) == steps >= 20
+    assert rates[:warm] == pytest.approx([(at + 1) / warm for at in range(warm)])
+    assert rates[warm] == 1
+    falling = [0.5 * (1 + math.cos(math.pi * at / (steps - warm))) for at in range(steps - warm)]
+    assert rates[warm:] == pytest.approx(falling)
 
 
 def test_it_goes_on_from_an_adapter(folder: Path, tmp_path: Path) -> None:

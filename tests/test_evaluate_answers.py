@@ -16,6 +16,7 @@ from ragfm.answer_log import AnswerLog
 from ragfm.cli import ragfm
 from ragfm.errors import DataError
 from ragfm.evaluate import Difference, Gold, Question, compare_runs, evaluate_answers, load_questions, risk_coverage
+from ragfm.evaluate.answers import AnsweredQuestion, Outcome, _measured
 from ragfm.evaluate.answers_report import render_answers_html
 from ragfm.evaluate.matching import holds, token_f1
 from ragfm.evaluate.measures import Estimate, estimate_ratios
@@ -61,6 +62,26 @@ def test_a_ratio_is_that_of_sums() -> None:
     assert estimate.value == pytest.approx(2 / 4)
     assert estimate.low <= estimate.value <= estimate.high
     assert estimate_ratios([(0, 0), (0, 0)]) is None
+
+
+def test_measures_are_those_of_a_hand_made_run() -> None:
+    outcomes = [  # whether it is unanswerable, and what became of it
+        (False, Outcome(contained=1, citations=2, holding=1, sentences=3, supported=2)),
+        (False, Outcome(contained=0, citations=1, holding=0, sentences=1, supported=1)),
+        (False, Outcome(contained=1, citations=0, holding=0, sentences=2, supported=0)),
+        (False, Outcome(abstained=True)),
+        (True, Outcome(citations=3, holding=0, sentences=1, supported=1)),  # none of these could hold an answer
+        (True, Outcome(abstained=True, f1=1, exact=1, contained=1)),
+    ]
+    asked = [(AnsweredQuestion("", "", (), (), unanswerable, {}, {}), one) for unanswerable, one in outcomes]
+    found = {name: value.value for name, value in _measured(asked, passages=True).items()}
+    assert found["citation precision"] == pytest.approx(1 / 3)
+    assert found["citation recall"] == pytest.approx(1 / 2)
+    assert found["faithfulness"] == pytest.approx(4 / 7)
+    assert found["abstention precision"] == pytest.approx(1 / 2)
+    assert found["abstention recall"] == pytest.approx(1 / 2)
+    assert found["contained, answerable"] == pytest.approx(2 / 4)
+    assert found["f1, all"] == pytest.approx(1 / 6)
 
 
 def test_each_context_is_asked_and_judged(handbook: Collection) -> None:
