@@ -282,7 +282,7 @@ def answers() -> str:
         **{name: part["measures"][name] for name in ("gold", "none") if name in part["measures"]},
     }
     names = ("f1, answerable", "contained, answerable", "f1, all", "abstention recall", "abstention precision",
-             "citation precision", "faithfulness")  # fmt: skip
+             "citation precision", "citation recall", "faithfulness")  # fmt: skip
     rows = [[name, *(_interval(found[name]) if name in found else "-" for found in columns.values())] for name in names]
     return _table((f"measure ({part['questions']} questions)", *columns), rows)
 

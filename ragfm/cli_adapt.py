@@ -17,6 +17,7 @@ import click
 from ragfm.adapter import METHODS, read_record
 from ragfm.cli_eval import check_options, data_options, load_data, opened
 from ragfm.cli_options import FILLED, OK, counting, shared
+from ragfm.errors import DataError
 from ragfm.models import find_model
 from ragfm.show import print_json, printable
 
@@ -234,8 +235,12 @@ def _made(collection: Collection, data: QuestionSet | None, options: dict[str, A
     dataset = _asked(rag, data, recipe, held, options) if data or options["write"] else None
     if options["from_log"]:
         entries = judged(AnswerLog.beside(collection.path).entries())
+        if not entries and not dataset:
+            raise DataError("No answer in the log has been found good or put right.",
+                            "`ragfm log list` shows them, `ragfm log thumbs ID up` says that one is good.")  # fmt: skip
         examples, left_out = logged_examples(rag, entries, held=held)
-        dataset = with_examples(rag, dataset, examples, recipe, left_out)
+        source = {"name": "the answer log", "licence": options["licence"], "left_out": dict(left_out)}
+        dataset = with_examples(rag, dataset, examples, recipe, left_out, sources=[source], held_out=held.sources)
     assert dataset
     return dataset
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ragfm.cli_eval import data_options
+from ragfm.cli_eval import data_options, tell_written
 from ragfm.cli_options import FILLED, OK, SOME_FAILED, counting, shared
 from ragfm.show import print_json, printable
 
@@ -35,14 +35,18 @@ if TYPE_CHECKING:
               "for the cost of 1,000 answers.")  # fmt: skip
 @click.option("--out", default="ragfm-compare", show_default=True, metavar="DIR", type=FILLED,
               help="Where the runs are kept; a second one goes on there.")  # fmt: skip
+@click.option("--report", metavar="FILE", type=click.Path(dir_okay=False), help="Write an HTML page.")
 @shared
-def compare_command(collection: str, as_json: bool, data: str, out: str, **options: Any) -> int:
+def compare_command(
+    collection: str, as_json: bool, data: str, out: str, report: str | None, **options: Any
+) -> int:  # fmt: skip
     """Answer the questions of DATA by several readers, adapters, strategies and numbers of passages, and compare.
 
     All combinations are tried, each in a process of its own. DATA is what `ragfm eval answers` takes.
     """
     from ragfm.config import load_settings
     from ragfm.evaluate import compare_readers, contenders
+    from ragfm.evaluate.versus_report import write_comparison_html
 
     settings = load_settings(Path(collection).absolute().parent)
     readers = options["readers"] or [settings.reader]
@@ -56,14 +60,22 @@ def compare_command(collection: str, as_json: bool, data: str, out: str, **optio
     those = contenders(readers, options["adapters"], options["ks"], options["strategies"])
     if not options["adapters"]:
         those = [replace(one, adapter=settings.adapter) if one.reader == settings.reader else one for one in those]
-    with _progress() as progress:
-        entries = compare_readers(those, command, Path(out), price_per_hour=options["price_per_hour"],
-                                  progress=progress)  # fmt: skip
+    try:
+        with _progress() as progress:
+            entries = compare_readers(those, command, Path(out), price_per_hour=options["price_per_hour"],
+                                      progress=progress)  # fmt: skip
+    except KeyboardInterrupt:
+        click.echo(printable(f"what was answered is kept in {out}, and the same command goes on there"), err=True)
+        raise
+    if report:
+        write_comparison_html(entries, report, Path(data).name)
     if as_json:
-        print_json({"entries": [{**asdict(entry), "name": entry.contender.name} for entry in entries], "out": out})
+        print_json({"entries": [{**asdict(entry), "name": entry.contender.name} for entry in entries], "out": out,
+                    "report": report})  # fmt: skip
     else:
         _print(entries)
         click.echo(printable(f"runs kept in {out}"), err=True)
+        tell_written(report)
     return SOME_FAILED if any(entry.error for entry in entries) else OK
 
 
@@ -85,18 +97,17 @@ def _progress() -> Iterator[Callable[[Contender, int, int], None]]:
         yield show
 
 
-_QUALITY = ("f1, answerable", "contained, answerable", "abstention recall", "citation precision")
-
-
 def _print(entries: list[Entry]) -> None:
+    from ragfm.evaluate.versus_report import QUALITY, remarks
+
     width = max(len(entry.contender.name) for entry in entries)
-    click.echo(f"{'':<{width}}  {'F1, all':>22}" + "".join(f"{name:>23}" for name in _QUALITY)
+    click.echo(f"{'':<{width}}  {'F1, all':>22}" + "".join(f"{name:>23}" for name in QUALITY[1:])
                + f"{'p50 / p95 ms':>18}{'tokens':>13}{'MB':>7}{'per 1,000':>11}  licence")  # fmt: skip
     for entry in entries:
         if entry.error:
             click.echo(printable(f"{entry.contender.name:<{width}}  {entry.error}"), err=True)
             continue
-        shares = [entry.quality.get(name) for name in ("f1, all", *_QUALITY)]
+        shares = [entry.quality.get(name) for name in QUALITY]
         cells = [f"{v.value:.3f} [{v.low:.3f}, {v.high:.3f}]" if v else "-" for v in shares]
         times = f"{entry.latency_ms['p50'].value:.0f} / {entry.latency_ms['p95'].value:.0f}"
         tokens = f"{entry.prompt_tokens:.0f} + {entry.completion_tokens:.0f}"
@@ -105,15 +116,5 @@ def _print(entries: list[Entry]) -> None:
             f"{entry.contender.name:<{width}}  {cells[0]:>22}" + "".join(f"{cell:>23}" for cell in cells[1:])
             + f"{times:>18}{tokens:>13}{entry.peak_mb:>7}{cost:>11}  {entry.licence or 'not said'}"
         ))  # fmt: skip
-    best = entries[0].contender.name
-    for entry in entries:
-        if beside := entry.beside_best:
-            verdict = "within noise" if beside.noise else f"p = {beside.p:.4f}"
-            click.echo(printable(f"{entry.contender.name} beside {best}: {beside.difference:+.3f} "
-                                 f"[{beside.low:+.3f}, {beside.high:+.3f}], {verdict}"))  # fmt: skip
-    for entry in entries:
-        for other, answers in entry.break_even.items():
-            click.echo(printable(f"The training of {entry.contender.name} is paid for after {answers:,} answers, "
-                                 f"beside {other}."))  # fmt: skip
-    places = dict.fromkeys(entry.data_goes for entry in entries if not entry.error)
-    click.echo("Questions and passages go " + "; ".join(places) + ".")
+    for remark in remarks(entries):
+        click.echo(printable(remark))

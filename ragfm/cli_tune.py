@@ -10,13 +10,15 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ragfm.cli_eval import check_options, data_options, load_data, opened
+from ragfm.cli_eval import check_options, data_options, load_data, opened, resumable, tell_written
 from ragfm.cli_options import FILLED, OK, counting, shared
 from ragfm.show import print_json, printable
 
 if TYPE_CHECKING:
     from ragfm.collection import Collection
     from ragfm.evaluate import CalibrationReport, Question, QuestionSet, TuneReport
+
+_FILE = click.Path(dir_okay=False)
 
 
 def _sizes(_: click.Context, __: click.Parameter, value: str | None) -> tuple[int, ...]:
@@ -42,6 +44,9 @@ def _sizes(_: click.Context, __: click.Parameter, value: str | None) -> tuple[in
               "are the answer where the reader's are others. Default: as now.")  # fmt: skip
 @click.option("--adapter", metavar="DIR", type=FILLED, help="With --confidence: an adapter for the reader, or "
               "`none`.")  # fmt: skip
+@click.option("--out", metavar="FILE", type=_FILE, help="With --confidence: write each answer there; a second run goes "
+              "on with it.")  # fmt: skip
+@click.option("--report", metavar="FILE", type=_FILE, help="With --confidence: write an HTML page.")
 @click.option("--reader", metavar="NAME", type=FILLED, help="Without QUESTIONS, the model that writes them; with "
               "--confidence, the one that answers.")  # fmt: skip
 @click.option("--limit", type=click.IntRange(min=20), metavar="N", help="Only N of the questions, picked at random.")
@@ -68,8 +73,9 @@ def tune(
         toml_writer()
     if options["confidence"]:
         return _confidence(collection, questions, options, as_json=as_json, dry_run=dry_run)
-    if options["adapter"]:
-        raise click.UsageError("--adapter goes with --confidence.", click.get_current_context())
+    for name in ("adapter", "out", "report"):
+        if options[name]:
+            raise click.UsageError(f"--{name} goes with --confidence.", click.get_current_context())
     loaded = _loaded(questions, options)
     check_options(loaded, options)
     with opened(loaded, collection, {**options, "mode": "hybrid"}) as (handle, _, _):
@@ -93,6 +99,7 @@ def _confidence(
     collection: str, path: str | None, options: dict[str, Any], *, as_json: bool, dry_run: bool
 ) -> int:  # fmt: skip
     from ragfm.evaluate import calibrate, store_calibration
+    from ragfm.evaluate.answers_report import write_confidence_html
     from ragfm.rag import Rag
 
     if path is None:
@@ -101,17 +108,20 @@ def _confidence(
     check_options(loaded, options)
     with opened(loaded, collection, {**options, "mode": "hybrid"}) as (handle, _, _):
         rag = Rag(handle, reader=options["reader"], adapter=options["adapter"])
-        with counting("answering", "questions") as progress:
+        with resumable("answering", "answered", options["out"]) as progress:
             report = calibrate(
                 rag, loaded.questions, keep=options["keep_right"], corrects=options["corrects"], seed=options["seed"],
-                progress=progress,
+                out=options["out"], progress=progress,
             )  # fmt: skip
     report = replace(report, about={"data": loaded.name, **report.about})
+    if options["report"]:
+        write_confidence_html(report, options["report"])
     written = [] if dry_run else store_calibration(report, Path(collection).absolute().parent)
     if as_json:
         print_json({**asdict(report), "written": [str(path) for path in written]})
     else:
         _print_confidence(report)
+        tell_written(options["out"], options["report"])
         _tell(written, dry_run=dry_run)
     return OK
 

@@ -161,21 +161,28 @@ class Rag:
         a reader that this can't be done with, ExtractionError where the object is cut off or does not meet the schema,
         and what `stream` raises.
         """
-        from ragfm.extract import EXTRACT, Extraction, Field, fill, form_of, validated
+        from ragfm.extract import EXTRACT, Extraction, fill, form_of, validated
 
         form = form_of(schema)
         asked = self._asked(question, history, filter, hits)
         tokens = min(max(self._settings.answer_tokens, form.characters // 2), self.reader.context_tokens // 2)
         hits, prompt = self._found(asked, tokens=tokens, ask=EXTRACT.format(form=form.words))
-        how = self._circumstances(prompt, asked.start)
-        data, usage, fields = None, Usage(), list[Field]()
-        if prompt and prompt.shown:
-            sampling = replace(self.sampling, max_tokens=tokens, adapter=None)  # it has learned another prompt
-            data, fields, usage = fill(form, asked.query, self.reader, prompt, sampling)
-        found = Extraction(
-            question, asked.query, None if data is None else validated(data, form, schema), data, tuple(fields),
-            _numbered(hits, prompt), prompt.dropped if prompt else (), usage, asked.seconds,
-        )  # fmt: skip
+        sampling = replace(self.sampling, max_tokens=tokens, adapter=None)  # it has learned another prompt
+        how = replace(self._circumstances(prompt, asked.start), adapter=None)
+        numbered, dropped = _numbered(hits, prompt), prompt.dropped if prompt else ()
+        found: Extraction[Any] = Extraction(
+            question, asked.query, None, None, (), numbered, dropped, Usage(), asked.seconds
+        )
+        try:
+            if prompt and prompt.shown:
+                data, fields, usage = fill(form, asked.query, self.reader, prompt, sampling)
+                found = replace(found, data=data, fields=tuple(fields), usage=usage, seconds=asked.seconds)
+                found = replace(found, value=validated(data, form, schema))
+        except BaseException:
+            if self.log:
+                failed = replace(found.answer, abstained=False, seconds=asked.seconds)
+                self.log.record(failed, how, finished=False)
+            raise
         return replace(found, log_id=self.log.record(found.answer, how)) if self.log else found
 
     def choose(self, hits: Sequence[Hit]) -> tuple[list[Hit], list[Dropped]]:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import random
+import re
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
-from shell import Shell
+from shell import Here, Shell
 
 from ragfm import Collection, Rag
 from ragfm.adapt import Dataset, Recipe, build_examples, held_out, read_examples
@@ -18,6 +20,7 @@ from ragfm.evaluate import Gold, Question, write_questions
 from ragfm.evaluate.matching import holds
 from ragfm.prompt import ABSTENTION, prompt_fingerprint
 from ragfm.testing import ScriptedReader
+from ragfm.types import Message
 
 TOWNS = "Aldon Brista Corvel Dunmar Elsick Farrow Gosten Hadley".split()
 
@@ -186,6 +189,26 @@ def test_a_reader_writes_questions_with_answers_that_stand_in_the_text(towns: Co
     questions = write_questions(towns, ScriptedReader(script), 4, answers=True)  # type: ignore[arg-type]
     assert {question.answers for question in questions} == {("fishermen",)}
     assert not {"towns/Aldon.txt", "towns/Brista.txt"} & {question.gold[0].uri for question in questions}
+
+
+def test_the_command_writes_its_own_questions(
+    tmp_path: Path, towns: Collection, monkeypatch: pytest.MonkeyPatch
+) -> None:  # fmt: skip
+    def script(messages: Sequence[Message]) -> str:
+        town = messages[-1].content.split("town of ")[1].split()[0]
+        return f"Question: Who founded the town of {town} long ago?\nAnswer: fishermen\n"
+
+    towns.close()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("ragfm.rag.configured_reader", lambda *_: ScriptedReader(script))
+    run = Here()
+    card = run.json("adapt", "data", "--write", "4", "--abstain", "0", "--valid", "0", "--out", "made")
+    assert card["examples"] == {"train": 4, "valid": 0}
+    assert card["sources"][0]["name"] == "written by bundled"
+    for example in read_examples(tmp_path / "made" / "train.jsonl"):
+        assert re.fullmatch(r"Fishermen \[\d\]\.", example.completion)
+    monkeypatch.setattr("ragfm.rag.configured_reader", lambda *_: ScriptedReader(["I can't."]))
+    assert "wrote no question that finds its text" in run("adapt", "data", "--write", "1", code=1)
 
 
 def test_the_command_writes_examples_and_a_card(tmp_path: Path, towns: Collection) -> None:

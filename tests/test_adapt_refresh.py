@@ -15,9 +15,19 @@ from tiny import tiny_model
 from ragfm import Answer, Collection, Rag, Settings, Usage
 from ragfm.adapt import judged, logged_examples
 from ragfm.adapt.examples import read_examples
-from ragfm.adapt.refresh import DECISION, HISTORY, RefreshSettings, _tested, next_folder, refresh, step_back, verdict
-from ragfm.adapter import GGUF, check_adapter
-from ragfm.answer_log import AnswerLog, Circumstances
+from ragfm.adapt.refresh import (
+    DECISION,
+    HISTORY,
+    RefreshSettings,
+    _tested,
+    _trained,
+    next_folder,
+    refresh,
+    step_back,
+    verdict,
+)
+from ragfm.adapter import GGUF, RECORD, AdapterRecord, check_adapter
+from ragfm.answer_log import AnswerLog, Circumstances, Which
 from ragfm.confidence import Calibration, adapter_hash
 from ragfm.errors import DataError
 from ragfm.evaluate import Difference
@@ -92,12 +102,21 @@ def test_the_command_makes_examples_of_the_log_alone_and_beside_questions(
     collection = Collection.open(tmp_path / ".ragfm", settings=Settings())
     log_of(collection, ("When does the office open?", "?", "down", "The office opens at nine."),
            ("What is the wifi password?", "I don't know.", "up", None))  # fmt: skip
-    card = run.json("adapt", "data", "--from-log", "--valid", "0", "--out", "alone")
+    (tmp_path / "held.jsonl").write_text(json.dumps({"question": "Who is it?", "answers": ["Ada"]}) + "\n")
+    card = run.json("adapt", "data", "--from-log", "--valid", "0", "--out", "alone", "--licence", "ours",
+                    "--exclude-data", "held.jsonl")  # fmt: skip
     assert card["kinds"] == {"log: corrected": 1, "log: found good": 1}
+    assert card["sources"] == [{"name": "the answer log", "licence": "ours", "left_out": {}}]
+    assert [(held["name"], held["questions"]) for held in card["held_out"]] == [("held.jsonl", 1)]
+    assert card["reader"] == "bundled"
     line = {"question": "How many days of leave do I get?", "uri": "docs/leave.md", "answers": ["28 days"]}
     (tmp_path / "q.jsonl").write_text(json.dumps(line) + "\n")
     card = run.json("adapt", "data", "q.jsonl", "--from-log", "--abstain", "0", "--valid", "0", "--out", "both")
     assert card["kinds"] == {"answer": 1, "log: corrected": 1, "log: found good": 1}
+    assert [source["name"] for source in card["sources"]] == ["q.jsonl", "the answer log"]
+    AnswerLog.beside(tmp_path / ".ragfm").forget(Which(thumbs="up"))
+    AnswerLog.beside(tmp_path / ".ragfm").judge(1, "down")
+    assert "No answer in the log" in run("adapt", "data", "--from-log", code=1)
     assert {example.completion for example in read_examples(tmp_path / "both" / "train.jsonl")} >= {ABSTENTION}
 
 
@@ -128,6 +147,26 @@ def test_an_interrupted_refresh_goes_on_in_its_folder(tmp_path: Path) -> None:
     assert next_folder(tmp_path).name == "001"
     (tmp_path / "001" / DECISION).write_text("{}")
     assert next_folder(tmp_path).name == "002"
+
+
+def test_one_that_was_killed_between_training_and_export_is_exported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:  # fmt: skip
+    record = AdapterRecord("lora", {"name": "m", "sha256": "0"}, "p", "w", numbers={"steps": 3})
+    (tmp_path / RECORD).write_bytes(record.to_json())
+    model = tmp_path / "model.gguf"
+    model.touch()
+    exported = []
+
+    def export(folder: Path, form: str, base: str) -> None:
+        exported.append((folder, form, base))
+        (folder / GGUF).touch()
+
+    monkeypatch.setattr("ragfm.adapt.refresh.export_adapter", export)
+    for _ in range(2):
+        numbers = _trained(None, str(model), tmp_path, RefreshSettings(), lambda *_: None)  # type: ignore[arg-type]
+        assert numbers == {"steps": 3}
+    assert exported == [(tmp_path, "gguf", str(model))]
 
 
 def test_both_adapters_are_compared_and_served_by_the_calibration_of_now(

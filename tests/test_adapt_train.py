@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import random
 import resource
@@ -11,6 +12,8 @@ import signal
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -256,20 +259,39 @@ def test_ctrl_c_at_any_moment_costs_no_step(folder: Path, tmp_path: Path) -> Non
         assert [loss for _, loss in other] == pytest.approx([loss for _, loss in one], abs=1e-3)
 
 
-def test_a_full_disk_leaves_the_checkpoint_before(tmp_path: Path) -> None:
-    path = tmp_path / CHECKPOINT
-    write_tensors(path, {"a": torch.ones(10)}, {"step": 1})
+@contextmanager
+def full_disk(left: int) -> Iterator[None]:
+    """No file may become longer than so many bytes."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     handled = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     try:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (4096, before[1]))
-        with pytest.raises(OSError, match="File too large"):
-            write_tensors(path, {"a": torch.zeros(10_000)}, {"step": 2})
+        resource.setrlimit(resource.RLIMIT_FSIZE, (left, before[1]))
+        yield
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
         signal.signal(signal.SIGXFSZ, handled)
+
+
+def test_a_full_disk_leaves_the_checkpoint_before(tmp_path: Path) -> None:
+    path = tmp_path / CHECKPOINT
+    write_tensors(path, {"a": torch.ones(10)}, {"step": 1})
+    with full_disk(4096), pytest.raises(OSError, match="File too large"):
+        write_tensors(path, {"a": torch.zeros(10_000)}, {"step": 2})
     assert read_tensors(path)[1] == {"step": 1}
     assert [file.name for file in tmp_path.iterdir()] == [CHECKPOINT]
+
+
+@pytest.mark.parametrize("method", ["lora", "full"])
+def test_what_found_no_room_at_the_end_is_written_by_the_next_run(folder: Path, tmp_path: Path, method: Any) -> None:
+    settings = replace(SETTINGS, method=MethodSettings(method, rank=4), epochs=0.2)
+    trained = training(folder, tmp_path / "out", settings)
+    numbers = trained.run()
+    with full_disk(8192), pytest.raises(OSError, match="File too large"):
+        finish(trained, numbers, card={})
+    assert [file.name for file in (tmp_path / "out").iterdir()] == [CHECKPOINT]
+    again = training(folder, tmp_path / "out", settings)
+    finish(again, again.run(), card={})
+    check_adapter(tmp_path / "out", folder)
 
 
 def test_a_disk_that_is_too_small_is_said_before_it_starts(
@@ -306,12 +328,28 @@ def test_another_base_prompt_or_weights_are_refused(folder: Path, tmp_path: Path
         check_adapter(tmp_path / "out", folder)
 
 
+def test_the_learning_rate_rises_and_falls_by_a_cosine(folder: Path, tmp_path: Path) -> None:
+    settings = replace(SETTINGS, epochs=4, batch=5, warmup=0.25)
+    rates = []
+    trained = training(folder, tmp_path / "out", settings)
+    trained.run(lambda _: rates.append(trained._optimizer.param_groups[0]["lr"] / 5e-3))
+    steps = len(trained.steps)
+    warm = round(0.25 * steps)
+    assert len(rates) == steps >= 20
+    assert rates[:warm] == pytest.approx([(at + 1) / warm for at in range(warm)])
+    assert rates[warm] == 1
+    falling = [0.5 * (1 + math.cos(math.pi * at / (steps - warm))) for at in range(steps - warm)]
+    assert rates[warm:] == pytest.approx(falling)
+
+
 def test_it_goes_on_from_an_adapter(folder: Path, tmp_path: Path) -> None:
     first = training(folder, tmp_path / "first", replace(SETTINGS, epochs=6, rate=2e-2))
     numbers = first.run()
     finish(first, numbers, card={})
     start = replace(SETTINGS, start=str(tmp_path / "first"), epochs=1, rate=1e-9)
-    more = training(folder, tmp_path / "more", start).run()
+    onward = training(folder, tmp_path / "more", replace(start, method=MethodSettings(rank=16)))
+    more = onward.run()
+    assert finish(onward, more, card={}).settings["method"]["rank"] == 4  # that of the adapter, whatever is asked for
     assert more["loss"]["first"] == pytest.approx(numbers["loss"]["last_5"], rel=0.4)
     assert more["loss"]["first"] < 0.7 * numbers["loss"]["first"]
     with pytest.raises(ConfigError, match="was trained by lora, not dora"):

@@ -258,6 +258,15 @@ def test_a_text_is_taken_out_wherever_it_stands(collection: Collection) -> None:
     assert log.redact(Which(text="director earn")) == 0
 
 
+def test_a_name_is_taken_out_however_its_accents_are_written(log: AnswerLog) -> None:
+    composed, apart = "Zo\u00eb", "Zoe\u0308"
+    logged(log, f"Where is {composed}?", f"Where is {apart}?")
+    for typed in (composed, apart):
+        assert len(log.entries(Which(text=typed))) == 2
+    assert log.redact(Which(text=composed)) == 2
+    assert [entry.question for entry in log.entries()] == ["Where is [redacted]?"] * 2
+
+
 def test_all_words_of_an_entry_are_taken_out(collection: Collection) -> None:
     rag = Rag(collection, reader=ScriptedReader(["The director earns 90 crowns [1]."]), k=1)
     rag.ask("What does the director earn?")

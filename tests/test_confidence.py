@@ -285,6 +285,9 @@ def test_it_is_fitted_stored_and_used(collection: Collection, docs: Path, tmp_pa
     assert report.given["wrong"] < 0.2
     assert report.given["unanswerable"] < 0.2
     assert report.calibration.reader == "ScoringReader"
+    assert len(report.risk) == 100
+    assert report.risk[-1] == (1.0, 0.5)  # all are answered, half of them right
+    assert report.risk[39][1] < 0.2
     (tmp_path / "ragfm.toml").write_text("# mine\n[ask]\nk = 2\n")
     written = store_calibration(report, tmp_path)
     assert [path.name for path in written] == ["ragfm.toml", "ragfm-confidence.json"]
@@ -330,7 +333,14 @@ def test_the_command_fits_and_stores(tmp_path: Path, docs: Path, monkeypatch: py
 
     assert "needs QUESTIONS" in str(run("--confidence").exception)
     assert "goes with --confidence" in str(run("asked.jsonl", "--adapter", "x").exception)
-    dry = run("asked.jsonl", "--confidence", "--as-said", "--dry-run")
+    assert "--report goes with" in str(run("asked.jsonl", "--report", "r.html").exception)
+    dry = run("asked.jsonl", "--confidence", "--as-said", "--dry-run", "--out", "run", "--report", "pages/r.html")
+    page = Path("pages/r.html").read_text()
+    assert "Risk by coverage" in page
+    assert "of those that are right" in page
+    assert len(Path("run").read_text().splitlines()) == 81
+    other = run("asked.jsonl", "--confidence", "--corrected", "--dry-run", "--out", "run")
+    assert "corrects false there, true now" in str(other.exception)
     assert "Nothing was written" in dry.output
     assert not Path("ragfm.toml").exists()
     printed = run("asked.jsonl", "--confidence", "--as-said", "--keep-right", "0.8").output

@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import json
 import re
+from html import escape
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 from shell import Here, Shell
 
 from ragfm import Collection, Rag
+from ragfm.answer_log import AnswerLog
+from ragfm.cli import ragfm
 from ragfm.errors import DataError
-from ragfm.evaluate import Gold, Question, compare_runs, evaluate_answers, load_questions, risk_coverage
+from ragfm.evaluate import Difference, Gold, Question, compare_runs, evaluate_answers, load_questions, risk_coverage
+from ragfm.evaluate.answers import AnsweredQuestion, Outcome, _measured
 from ragfm.evaluate.answers_report import render_answers_html
 from ragfm.evaluate.matching import holds, token_f1
 from ragfm.evaluate.measures import Estimate, estimate_ratios
 from ragfm.evaluate.plots import bars, distribution
-from ragfm.evaluate.versus import Contender, Entry, _break_even
+from ragfm.evaluate.versus import Contender, Entry, _break_even, _path
 from ragfm.testing import ScriptedReader
 from ragfm.types import Sampling
 
@@ -59,6 +64,26 @@ def test_a_ratio_is_that_of_sums() -> None:
     assert estimate_ratios([(0, 0), (0, 0)]) is None
 
 
+def test_measures_are_those_of_a_hand_made_run() -> None:
+    outcomes = [  # whether it is unanswerable, and what became of it
+        (False, Outcome(contained=1, citations=2, holding=1, sentences=3, supported=2)),
+        (False, Outcome(contained=0, citations=1, holding=0, sentences=1, supported=1)),
+        (False, Outcome(contained=1, citations=0, holding=0, sentences=2, supported=0)),
+        (False, Outcome(abstained=True)),
+        (True, Outcome(citations=3, holding=0, sentences=1, supported=1)),  # none of these could hold an answer
+        (True, Outcome(abstained=True, f1=1, exact=1, contained=1)),
+    ]
+    asked = [(AnsweredQuestion("", "", (), (), unanswerable, {}, {}), one) for unanswerable, one in outcomes]
+    found = {name: value.value for name, value in _measured(asked, passages=True).items()}
+    assert found["citation precision"] == pytest.approx(1 / 3)
+    assert found["citation recall"] == pytest.approx(1 / 2)
+    assert found["faithfulness"] == pytest.approx(4 / 7)
+    assert found["abstention precision"] == pytest.approx(1 / 2)
+    assert found["abstention recall"] == pytest.approx(1 / 2)
+    assert found["contained, answerable"] == pytest.approx(2 / 4)
+    assert found["f1, all"] == pytest.approx(1 / 6)
+
+
 def test_each_context_is_asked_and_judged(handbook: Collection) -> None:
     reader = ScriptedReader(["You get 28 days of leave.", "28 days", "Thirty."])
     report = evaluate_answers(Rag(handbook, reader=reader), [LEAVE])
@@ -77,6 +102,15 @@ def test_each_context_is_asked_and_judged(handbook: Collection) -> None:
     assert "citation precision" not in report.measures["none"]
     assert report.results[0].measures["f1, gold"] == 1
     assert report.kinds["right"] == 1
+
+
+def test_an_evaluation_leaves_the_answer_log_alone(handbook: Collection) -> None:
+    rag = Rag(handbook, reader=ScriptedReader(["28 days"]))
+    rag.log = log = AnswerLog.beside(handbook.path)
+    evaluate_answers(rag, [LEAVE], contexts=["retrieved"])
+    assert not log.path.exists()
+    rag.ask(LEAVE.text)
+    assert [entry.question for entry in log.entries()] == [LEAVE.text]
 
 
 def test_abstentions_count_as_right_or_wrong(handbook: Collection) -> None:
@@ -287,6 +321,50 @@ def test_the_reader_of_ragfm_toml_is_compared_with_the_adapter_there(
     assert named() == ["mine.gguf + my-adapter"]
     assert named("--reader", "bundled", "--reader", "mine.gguf") == ["bundled", "mine.gguf + my-adapter"]
     assert named("--adapter", "none", "--adapter", "other") == ["mine.gguf + none", "mine.gguf + other"]
+
+
+def test_a_comparison_has_a_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    shares = {"f1, all": Estimate(0.5, 0.4, 0.6), "f1, answerable": Estimate(0.25, 0.1, 0.4)}
+    times = {"p50": Estimate(20, 10, 30), "p95": Estimate(50, 40, 60)}
+    noise = Difference("f1", 0.5, 0.4, -0.1, -0.3, 0.1, 0.4, 1, 2, 3, noise=True)
+    best = Entry(Contender("<b>best"), shares, times, peak_mb=321, cost=0.125, licence="mit", break_even={"slow": 500})
+    slow = Entry(Contender("slow"), shares, times, beside_best=noise)
+    gone = Entry(Contender("gone.gguf"), error="no such model")
+    monkeypatch.setattr("ragfm.evaluate.compare_readers", lambda *_, **__: [best, slow, gone])
+    Path("q.jsonl").touch()
+    told = Here()("compare", "q.jsonl", "--report", "pages/c.html", code=3)
+    page = Path("pages/c.html").read_text()
+    assert "<script" not in page
+    assert "<b>best" not in page
+    for said in ("0.500  [0.400, 0.600]", "20 [10, 30]", "321", "0.125", "mit", "not said", "no such model"):
+        assert said in page
+    for said in (
+        "slow beside <b>best: -0.100 [-0.300, +0.100], within noise",
+        "paid for after 500 answers, beside slow",
+    ):
+        assert said in told
+        assert escape(said) in page
+
+
+def test_an_interrupted_comparison_says_that_it_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def stop(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("ragfm.evaluate.compare_readers", stop)
+    Path("questions.jsonl").touch()
+    done = CliRunner().invoke(ragfm, ["compare", "questions.jsonl", "--out", "runs"])
+    assert "kept in runs, and the same command goes on" in done.stderr
+
+
+def test_the_runs_of_long_names_have_files_of_their_own(tmp_path: Path) -> None:
+    place = "/".join(["somewhere-in-the-cache"] * 12)
+    paths = [_path(Contender(f"{place}/{name}.gguf", place, k), tmp_path) for name in "aä" for k in (1, 2)]
+    for path in paths:
+        path.touch()
+    assert len(list(tmp_path.iterdir())) == 4
+    assert _path(Contender("bundled", None, 3), tmp_path).name == "bundled_k_=_3.jsonl"
 
 
 def test_nothing_to_compare_is_an_error(tmp_path: Path, docs: Path) -> None:

@@ -13,6 +13,7 @@ from pydantic import BaseModel, Field
 from ragfm import Collection, Rag, Settings, load_reader
 from ragfm.config import AskSection
 from ragfm.errors import ConfigError, ExtractionError, UnsupportedError
+from ragfm.evaluate.logged import judged
 from ragfm.extract import form_of
 from ragfm.schema import ITEMS, TEXT, Form
 from ragfm.testing import HashingEmbedder, ScriptedReader
@@ -113,6 +114,31 @@ def test_the_prompt_says_what_is_wanted_and_the_log_keeps_it(handbook: Collectio
     entry = rag.log.entry(found.log_id or 0)
     assert json.loads(entry.answer) == found.data
     assert entry.citations[0]["quote"] == "You get 28 days of leave."
+
+
+def test_the_log_keeps_what_failed_and_no_adapter_that_was_not_asked(handbook: Collection) -> None:
+    rag = Rag(handbook, reader=ScriptedReader(['{"days": 28, "parents": null}', '{"days": 28, "par'])).with_options(
+        sampling=Sampling(max_tokens=64, adapter="prose.gguf")
+    )
+    assert rag.log is not None
+    found = rag.extract("How many days?", Leave)
+    assert rag.log.entry(found.log_id or 0).adapter is None
+    with pytest.raises(ExtractionError):
+        rag.extract("How many days, again?", Leave)
+    last = rag.log.entries()[-1]
+    assert (last.question, last.finished, last.abstained) == ("How many days, again?", False, False)
+    assert last.passages
+    assert "whole number" in last.prompt[-1]["content"]
+
+
+def test_a_structured_answer_is_not_learned_as_prose(handbook: Collection) -> None:
+    rag = Rag(handbook, reader=ScriptedReader(['{"days": 28, "parents": null}']))
+    assert rag.log is not None
+    number = rag.extract("How many days?", Leave).log_id or 0
+    rag.log.judge(number, "up")
+    assert not judged([rag.log.entry(number)])
+    rag.log.judge(number, "down", "28 days.")
+    assert judged([rag.log.entry(number)])
 
 
 def test_no_passage_gives_no_object(handbook: Collection) -> None:

@@ -8,7 +8,9 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -27,16 +29,25 @@ def write_tensors(path: Path, tensors: Mapping[str, torch.Tensor], about: Mappin
     """Replace a file of tensors at once. Raises OSError, on a full disk too, and leaves the old file."""
     temporary = beside(path)
     try:
-        save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, temporary,
-                  metadata={"about": json.dumps(about)})  # fmt: skip
+        with saving(path):
+            save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, temporary,
+                      metadata={"about": json.dumps(about)})  # fmt: skip
         sync_file(temporary)
         temporary.replace(path)
-    except SafetensorError as error:
-        code = errno.ENOSPC if "os error 28" in str(error) else errno.EIO
-        raise OSError(code, os.strerror(code) if code == errno.ENOSPC else str(error), str(path)) from error
     finally:
         temporary.unlink(missing_ok=True)
     sync_folder(path.parent)
+
+
+@contextmanager
+def saving(path: Path) -> Iterator[None]:
+    """What safetensors can't write, as on a full disk, is an OSError about this path, not an error of its own."""
+    try:
+        yield
+    except SafetensorError as error:
+        said = re.search(r"os error (\d+)", str(error))
+        code = int(said[1]) if said else errno.EIO
+        raise OSError(code, os.strerror(code) if said else str(error), str(path)) from error
 
 
 def read_tensors(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:

@@ -65,14 +65,19 @@ def as_dataset(
 
 
 def with_examples(
-    rag: Rag, dataset: Dataset | None, examples: Sequence[Example], recipe: Recipe, left_out: Mapping[str, int]
+    rag: Rag, dataset: Dataset | None, examples: Sequence[Example], recipe: Recipe, left_out: Mapping[str, int], *,
+    sources: Sequence[Mapping[str, Any]], held_out: Sequence[Mapping[str, Any]],
 ) -> Dataset:  # fmt: skip
-    """A dataset with more examples, parted and counted anew; of these the later one of two questions counts."""
+    """A dataset with more examples, parted and counted anew; of these the later one of two questions counts.
+
+    `sources` are the card's for these, which stand behind those of the dataset; `held_out` is kept apart from all.
+    """
     before = [*dataset.train, *dataset.valid] if dataset else []
     by_question = {normalised(str(example.meta.get("question", at))): example
                    for at, example in enumerate([*before, *examples])}  # fmt: skip
-    card: dict[str, Any] = dict(dataset.card) if dataset else {"questions": 0, "held_out": []}
-    facts = {key: card[key] for key in card if key in ("questions", "held_out", "asked", "sources", "reader", "limit")}
+    card: dict[str, Any] = dict(dataset.card) if dataset else {"questions": 0, "reader": rag.reader_name}
+    facts = {key: card[key] for key in card if key in ("questions", "asked", "reader", "limit")}
+    facts |= {"sources": [*card.get("sources", []), *sources], "held_out": list(held_out)}
     counts = Counter(card.get("left_out", {})) + Counter(left_out)
     return as_dataset(rag, list(by_question.values()), recipe, counts, facts)
 

@@ -129,6 +129,8 @@ def gguf_to_peft(path: Path, folder: Path, shape: Shape, modules: Sequence[str],
     import gguf
     from safetensors.numpy import save_file
 
+    from ragfm.adapt.checkpoint import saving
+
     reader = gguf.GGUFReader(path)
     if (said := _text(reader, "general.architecture")) != shape.architecture:
         raise UnsupportedError(f"{path} is for {said}, and the base is {shape.architecture}.", "Name its own base.")
@@ -148,7 +150,8 @@ def gguf_to_peft(path: Path, folder: Path, shape: Shape, modules: Sequence[str],
     if len(ranks) != 1:
         raise UnsupportedError(f"{path} has ranks {sorted(ranks)}, and PEFT's form wants one.", "Train it anew.")
     folder.mkdir(parents=True, exist_ok=True)
-    save_file(tensors, folder / WEIGHTS)
+    with saving(folder):
+        save_file(tensors, folder / WEIGHTS)
     config = {
         "peft_type": "LORA", "task_type": "CAUSAL_LM", "base_model_name_or_path": base, "r": ranks.pop(),
         "lora_alpha": float(alpha.contents()), "lora_dropout": 0.0, "bias": "none", "inference_mode": True,

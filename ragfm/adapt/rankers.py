@@ -14,6 +14,7 @@ from typing import Any, Protocol
 
 import torch
 
+from ragfm.adapt.checkpoint import saving
 from ragfm.adapt.mining import Lesson
 from ragfm.models import find_model, no_progress_bar, without_kernel_warning
 
@@ -65,7 +66,7 @@ class EmbedderRanker:
 
     def save(self, folder: Path) -> None:
         """As sentence-transformers reads it."""
-        with no_progress_bar():
+        with no_progress_bar(), saving(folder):
             self.model.save_pretrained(str(folder), create_model_card=False)
 
     def _features(self, texts: list[str], prompt: str) -> dict[str, Any]:
@@ -103,7 +104,7 @@ class CrossEncoderRanker:
 
     def save(self, folder: Path) -> None:
         """As sentence-transformers reads it."""
-        with no_progress_bar():
+        with no_progress_bar(), saving(folder):
             self.model.save_pretrained(str(folder), create_model_card=False)
 
 

@@ -197,7 +197,10 @@ def _dataset(
     logged, left_out = logged_examples(rag, [entry for entry in entries if not _tested(entry.query)], held=held)
     new = len(logged) + (sum(dataset.card["examples"].values()) if dataset else 0)
     old = _replayed(rag, settings, round(settings.replayed * new))
-    return with_examples(rag, dataset, [*old, *logged], recipe, left_out)
+    sources: list[Mapping[str, Any]] = [{"name": "the answer log", "licence": None, "left_out": dict(left_out)}]
+    if settings.replay:
+        sources += read_card(settings.replay).get("sources", [])
+    return with_examples(rag, dataset, [*old, *logged], recipe, left_out, sources=sources, held_out=held.sources)
 
 
 def _replayed(rag: Rag, settings: RefreshSettings, count: int) -> list[Example]:
@@ -213,19 +216,18 @@ def _replayed(rag: Rag, settings: RefreshSettings, count: int) -> list[Example]:
 
 
 def _trained(rag: Rag, model: str, folder: Path, settings: RefreshSettings, progress: Progress) -> dict[str, Any]:
-    if (folder / RECORD).is_file():
-        return dict(read_record(folder).numbers)
-    base = Base(model)
-    start = _start(rag.sampling.adapter, model, folder)
-    training = Training(
-        base, read_examples(folder / "examples" / TRAIN), folder, replace(settings.training, start=start),
-        valid=read_examples(folder / "examples" / VALID),
-    )  # fmt: skip
-    numbers = training.run(lambda at: progress("learning", at.step, at.steps))
-    finish(training, numbers, card=read_card(folder / "examples"))
-    if base.path.is_file():
+    if not (folder / RECORD).is_file():
+        base = Base(model)
+        start = _start(rag.sampling.adapter, model, folder)
+        training = Training(
+            base, read_examples(folder / "examples" / TRAIN), folder, replace(settings.training, start=start),
+            valid=read_examples(folder / "examples" / VALID),
+        )  # fmt: skip
+        numbers = training.run(lambda at: progress("learning", at.step, at.steps))
+        finish(training, numbers, card=read_card(folder / "examples"))
+    if find_model(model, "reader").is_file() and not (folder / GGUF).is_file():
         export_adapter(folder, "gguf", base=model)
-    return numbers
+    return dict(read_record(folder).numbers)
 
 
 def _start(adapter: str | None, model: str, folder: Path) -> str | None:

@@ -10,7 +10,7 @@ from typing import Any
 
 from ragfm import __version__
 from ragfm.adapt.base import Base
-from ragfm.adapt.checkpoint import BEST, CHECKPOINT
+from ragfm.adapt.checkpoint import BEST, CHECKPOINT, saving
 from ragfm.adapt.train import Training
 from ragfm.adapter import RECORD, AdapterRecord, learned_sha256
 from ragfm.errors import DataError
@@ -58,12 +58,13 @@ def save_model(model: Any, base: Base, folder: Path, *, whole: bool) -> None:
     new = folder / ".new"
     shutil.rmtree(new, ignore_errors=True)
     try:
-        if whole:
-            with no_progress_bar():
-                plain(model).save_pretrained(new)
-            base.tokenizer.save_pretrained(new)
-        else:
-            model.save_pretrained(new, save_embedding_layers=False)
+        with saving(folder):
+            if whole:
+                with no_progress_bar():
+                    plain(model).save_pretrained(new)
+                base.tokenizer.save_pretrained(new)
+            else:
+                model.save_pretrained(new, save_embedding_layers=False)
         (new / "README.md").unlink(missing_ok=True)  # PEFT's form of a model card, not filled in
         for file in sorted(new.iterdir()):
             sync_file(file)

@@ -136,6 +136,8 @@ class Training:
         if settings.start:
             check_adapter(settings.start, base.path)
         self.model = adapted(base.model, settings.method, base.name, settings.start)
+        if settings.start and hasattr(config := self.model.peft_config["default"], "r"):
+            self.facts["method"] |= {"rank": config.r, "alpha": config.lora_alpha}  # of the adapter it goes on from
         if self._bfloat16 and settings.method.method != "full":
             halved(base.model)
         self._learned = list(checkpoint.learned(self.model).values())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import sqlite3
+import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from datetime import UTC, datetime, timedelta
@@ -110,7 +111,10 @@ def redacted(value: Any, text: str | None) -> Any:
 
 
 def _pattern(text: str) -> re.Pattern[str]:
-    return re.compile(r"\s+".join(re.escape(word) for word in text.split()), re.IGNORECASE)
+    """The text in any case and with any white space; an accent may be part of its letter, or a character behind it."""
+    forms = dict.fromkeys([text, *(unicodedata.normalize(form, text) for form in ("NFC", "NFD"))])
+    words = (r"\s+".join(re.escape(word) for word in form.split()) for form in forms)
+    return re.compile("|".join(words), re.IGNORECASE)
 
 
 def encoded(row: Mapping[str, Any]) -> dict[str, Any]:

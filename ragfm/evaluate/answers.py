@@ -144,11 +144,13 @@ def evaluate_answers(
     """Ask all questions in all contexts, and hold the answers against the right ones; a `judge` does so, too.
 
     With `out`, each question is written to that file when it is done, and a run that was interrupted goes on there.
-    `about` is kept with it. Raises DataError where `out` is of another run, UnsupportedError for a judge that takes no
-    grammar.
+    `about` is kept with it. None of it goes into the answer log, which is of what users asked. Raises DataError where
+    `out` is of another run, UnsupportedError for a judge that takes no grammar.
     """
     if not questions or not contexts:
         raise ValueError(f"{len(questions)} questions in {len(contexts)} contexts: at least one of each is needed")
+    rag = rag.with_options()
+    rag.log = None
     known, digest = content_of(rag.collection)
     golds = {gold.uri for question in questions for gold in question.gold}
     if golds and not golds & known:

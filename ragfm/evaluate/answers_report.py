@@ -12,9 +12,12 @@ from ragfm.evaluate.report import all_settings, page
 
 if TYPE_CHECKING:
     from ragfm.evaluate.answers import AnsweredQuestion, AnswersReport
+    from ragfm.evaluate.calibrate import CalibrationReport
 
 _EACH = 8  # answers of each kind of error
 _CONFIDENCE = {True: "the confidence of an answer", False: "the cosine of the best passage"}
+_AXES = ("share of the questions that is answered", "share of the answers that is not right")
+_OF = {"right": "that are right", "wrong": "that are wrong", "unanswerable": "to unanswerable questions"}
 _TOLD = {
     "retrieved": "from the passages that were found",
     "gold": "from the passage that was asked about",
@@ -45,8 +48,7 @@ def render_answers_html(report: AnswersReport) -> str:
         if points:
             sections += [
                 "<h2>Risk and coverage</h2>",
-                curve(points, "share of the questions that is answered", "share of the answers that is not right",
-                      "Risk by coverage"),
+                curve(points, *_AXES, "Risk by coverage"),
                 f'<p class="dim">As ever less confident answers are given, by {_CONFIDENCE[about["calibrated"]]}.</p>',
             ]  # fmt: skip
     first = next(iter(report.measures))
@@ -60,6 +62,21 @@ def render_answers_html(report: AnswersReport) -> str:
         for kind in (kind for kind in KINDS if not kind.startswith("right")):
             sections += _some(report, kind)
     return page(title, [*sections, "<h2>How it was run</h2>", all_settings(about)])
+
+
+def write_confidence_html(report: CalibrationReport, path: str | Path) -> None:
+    """Write what was fitted as a page: risk by coverage, and how it was run."""
+    given = ", ".join(f"{share:.0%} of those {_OF[kind]}" for kind, share in report.given.items())
+    below = f"Below {report.calibration.threshold:.4f} an answer is withheld; given are then {given}."
+    title = f"Confidence: {report.about.get('data', 'questions')}"
+    sections = [
+        f"<h1>{escape(title)}</h1>", f'<p class="dim">{escape(report.why)}</p>', f"<p>{escape(below)}</p>",
+        "<h2>Risk and coverage</h2>", curve(report.risk, *_AXES, "Risk by coverage"),
+        '<p class="dim">By the confidence of a model that has not seen the answer.</p>',
+        "<h2>How it was run</h2>", all_settings(report.about),
+    ]  # fmt: skip
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    Path(path).write_text(page(title, sections), encoding="utf-8")
 
 
 def answers_summary(report: AnswersReport) -> str:

@@ -34,6 +34,7 @@ FOLDS = 5
 _RIDGE = 5.0
 _STEPS = 50
 _BINS = 10
+_POINTS = 100  # of a curve
 _RESAMPLES = 2000
 
 
@@ -44,7 +45,8 @@ class CalibrationReport:
     `auc`: how often a right answer has more confidence than one that isn't; 0.5 is chance. `error`: by how much the
     confidence of an answer is off the share of right ones, on average over ten bins. `adopted`: it is better than
     chance. `given` are the shares of answers that would still be given at the threshold: of right ones, of wrong ones,
-    and of those to unanswerable questions.
+    and of those to unanswerable questions. `risk`: (coverage, risk) as ever less confident answers are given, in a
+    hundred points at most: the share of the questions that is answered, and of the answers the share not right.
     """
 
     about: Mapping[str, Any]
@@ -54,6 +56,7 @@ class CalibrationReport:
     given: Mapping[str, float]
     adopted: bool
     why: str
+    risk: tuple[tuple[float, float], ...] = ()
 
 
 def calibrate(
@@ -74,9 +77,11 @@ def calibrate(
     reader has fewer than 20 answers that are right, or fewer that aren't.
     """
     before = rag.calibration
-    rag.calibration = blank(corrects=bool(before and before.corrects) if corrects is None else corrects)
+    corrects = bool(before and before.corrects) if corrects is None else corrects
+    rag.calibration = blank(corrects=corrects)
     try:
-        report = evaluate_answers(rag, questions, contexts=("retrieved",), out=out, progress=progress)
+        report = evaluate_answers(rag, questions, contexts=("retrieved",), out=out, about={"corrects": corrects},
+                                  progress=progress)  # fmt: skip
         return fit_report(rag, report.results, report.about, keep=keep, seed=seed)
     finally:
         rag.calibration = before
@@ -119,6 +124,7 @@ def fit_report(
         given=_given(answered, crossed >= threshold),
         adopted=adopted,
         why=f"The confidence {verdict}: AUC {auc.value:.3f} [{auc.low:.3f}, {auc.high:.3f}].",
+        risk=_risk(crossed, right, len(results)),
     )
 
 
@@ -172,6 +178,12 @@ def _crossed(x: Floats, y: Floats, seed: int) -> Floats:
         bias, weights = logistic(x[~held], y[~held])
         crossed[held] = _sigmoid(bias + x[held] @ weights)
     return crossed
+
+
+def _risk(scores: Floats, right: Floats, questions: int) -> tuple[tuple[float, float], ...]:
+    wrong = np.cumsum(1 - right[np.argsort(-scores, kind="stable")])
+    shown = np.unique(np.linspace(0, len(wrong) - 1, _POINTS).astype(int)).tolist()
+    return tuple((round((at + 1) / questions, 4), round(float(wrong[at]) / (at + 1), 4)) for at in shown)
 
 
 def _sigmoid(z: Floats) -> Floats:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
@@ -17,16 +18,18 @@ _MARKER = re.compile(r"\s*\[\d+\]")
 
 
 def judged(entries: Iterable[LogEntry]) -> list[LogEntry]:
-    """Those whose right answer is known: found good, or corrected; not what was redacted."""
+    """Those whose right answer is known: found good, or corrected; not what was redacted, nor structured answers."""
     return [entry for entry in entries if right_answer(entry) and REDACTED not in entry.query + right_answer(entry)]
 
 
 def right_answer(entry: LogEntry) -> str:
-    """What would have been right, without markers; empty where nobody has said.
+    """What would have been right, without markers; empty where nobody has said, and for a structured answer.
 
     That another passage says otherwise is no part of the answer.
     """
     said = entry.correction or (entry.answer if entry.thumbs == "up" else "")
+    if _is_object(said):
+        return ""
     for citation in entry.citations:
         said = said.replace(_otherwise(citation), "")
     return _MARKER.sub("", said).strip()
@@ -50,6 +53,14 @@ def as_questions(entries: Iterable[LogEntry]) -> Iterator[dict[str, Any]]:
         yield from ({**line, "uri": found["uri"], "start": found["start"], "end": found["end"]} for found in cited)
         if not cited:
             yield line
+
+
+def _is_object(said: str) -> bool:
+    """Whether it is JSON, as `Rag.extract` answers: right there, and wrong as the answer to a question."""
+    try:
+        return isinstance(json.loads(said), dict)
+    except ValueError:
+        return False
 
 
 def _otherwise(citation: Mapping[str, Any]) -> str:

@@ -15,6 +15,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from hashlib import blake2b
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ from ragfm.models import find_model
 
 MEASURE = "f1"
 """By this, over all questions, the best is known: token F1, and 1 for a right abstention."""
+_MOST_BYTES = 160  # of a file's name, where a file system takes 255: paths of models are long
 _SAID = re.compile(r"answering: (\d+) of (\d+)")
 
 
@@ -200,7 +202,10 @@ def _training_seconds(adapter: str | None) -> float | None:
 
 
 def _path(one: Contender, folder: Path) -> Path:
-    return folder / (re.sub(r"[^\w.=-]+", "_", one.name) + ".jsonl")
+    name = re.sub(r"[^\w.=-]+", "_", one.name)
+    if len(name.encode()) > _MOST_BYTES:
+        name = f"{blake2b(one.name.encode(), digest_size=8).hexdigest()}_{name[-_MOST_BYTES // 4 :]}"
+    return folder / f"{name}.jsonl"
 
 
 def _licence(reader: str) -> str | None:

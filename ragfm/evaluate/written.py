@@ -68,7 +68,10 @@ def write_questions(
                 if len(questions) == count:
                     break
     if not questions:
-        raise DataError("The reader wrote no question that finds its text again.", "Give a file of questions.")
+        raise DataError(
+            "The reader wrote no question that finds its text again.",
+            "Name a larger one (--reader), or give a file of questions.",
+        )
     return list(questions.values())
 
 
