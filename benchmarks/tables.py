@@ -205,6 +205,48 @@ def _answered(row: Any) -> list[str]:
             f"{left['count'] if left else 0}"]  # fmt: skip
 
 
+def reader() -> str:
+    result = _result("reader")
+    found = next(entry for name, entry in result.items() if name.endswith(".gguf"))
+    first, cold = found["follow_up"], found["cold"]
+
+    def rates(name: str) -> list[str]:
+        sides = ("at once", "llama_cpp.server", "llama-server", "Llama, one by one")
+        return [f"{found[name][side]:.3g}" if side in found[name] else "-" for side in sides]
+
+    def waits(name: str) -> list[str]:
+        sides = (f"{side}, {name}" for side in ("ours", "llama_cpp.server", "llama-server"))
+        return [*(f"{found['gap'][side]:.2f}" if side in found["gap"] else "-" for side in sides), "-"]
+
+    rows = [
+        ["eight long answers at once, tokens/s", *rates("talking")],
+        ["eight prompts of a passage with short answers at once, tokens/s", *rates("together")],
+        ["longest gap in an answer while a prompt of 2,000 tokens comes in, s", *waits("longest")],
+        ["until that prompt has its first token, s", *waits("first of the long one")],
+        ["first question over five passages, to its first token, s", f"{first['first']:.2f}", "-", "-",
+         f"{first['Llama, first']:.2f}; bare evaluation {first['Llama, bare evaluation of the first']:.2f}"],
+        ["follow-up over the same passages, s", f"{first['follow-up, the same passages']:.2f}", "-", "-",
+         f"{first['Llama, follow-up worded anew']:.2f} worded anew; "
+         f"{first['Llama, follow-up as it stands']:.2f} as it stands"],
+        ["follow-up with two new passages, s", f"{first['follow-up, two new passages']:.2f}", "-", "-", "-"],
+        [f"prompt with examples ({cold['kept']:.0f} of {cold['tokens']:.0f} tokens), first process, then another, s",
+         f"{cold['first process']:.2f}, {cold['second process']:.2f}", "-", "-", "-"],
+    ]  # fmt: skip
+    if soak := found.get("soak"):
+        held = soak["megabytes"]
+        rows += [
+            [f"32 clients for {soak['seconds']:.0f} s: answers, stopped early; mixed, failed",
+             f"{soak['answers']:,}, {soak['stopped']:,}; {soak['mixed']}, {soak['failed']}", "-", "-", "-"],
+            ["memory meanwhile, MB: after a tenth, at the end", f"{held[0]:,.0f}, {held[-1]:,.0f}", "-", "-", "-"],
+        ]  # fmt: skip
+    for form, entry in result.get("alike", {}).items():
+        if isinstance(entry, dict) and "same_texts" in entry:
+            same = f"{entry['same_texts']:.1%} of texts, {entry['same_tokens']:.1%} of tokens"
+            rows.append([f"greedy, the same as transformers: {form}", same, "-", "-", "-"])
+    sides = ("here", "llama-cpp-python's server", "llama.cpp's server, 8 slots", "llama-cpp-python's `Llama`")
+    return _table(("", *sides), rows)
+
+
 def start() -> str:
     return _table(
         ("what", "seconds"),
@@ -419,8 +461,8 @@ TABLES: dict[str, Callable[[], str]] = {
     table.__name__: table
     for table in (
         retrieval, retrieval_more, goals, peers_quality, peers_cost, peers_versions, multihop, languages,
-        languages_weights, languages_chosen, embedding, server, start, collection, collection_more, index, bm25, parse,
-        parsed, citations, quotations, contradictions, answers, confidence, injection, bias,
+        languages_weights, languages_chosen, embedding, reader, server, start, collection, collection_more, index, bm25,
+        parse, parsed, citations, quotations, contradictions, answers, confidence, injection, bias,
         adapted_retriever, adapted_methods, transfer,
     )
 }  # fmt: skip

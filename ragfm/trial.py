@@ -1,7 +1,8 @@
-"""A model file that is new here is loaded in a process of its own first: llama.cpp may end the process that does.
+"""A model or an adapter that is new here is used in a process of its own first: llama.cpp may end the one that does.
 
-Of 500 randomly damaged files it ended some, behind every check of the header. Once it went well it is remembered, by
-the file's path, size and time of change, since its hash takes longer than to load it.
+Of 500 randomly damaged files it ended some, behind every check of the header; an adapter whose matrices are of whole
+numbers, or of three dimensions, ends it when a token is evaluated. Once it went well it is remembered, by the file's
+path, size and time of change, since its hash takes longer than to load it.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ _SECONDS = 60.0
 _BYTES_PER_SECOND = 20e6
 """Slower than any disk from which one would load a model."""
 
-# Loads it, and evaluates a word. What is not there in an embedding model is left out.
+# Loads it, and evaluates some words, then one token more. What is not there in an embedding model is left out.
 _CODE = """
 import ctypes, sys
 import llama_cpp as l
@@ -36,33 +37,47 @@ settings.n_threads = settings.n_threads_batch = 1
 context = l.llama_init_from_model(model, settings)
 if not context:
     sys.exit(4)
+if sys.argv[2:]:
+    adapter = l.llama_adapter_lora_init(model, sys.argv[2].encode())
+    if not adapter:
+        sys.exit(6)
+    adapters, scales = (l.llama_adapter_lora_p_ctypes * 1)(adapter), (ctypes.c_float * 1)(1.0)
+    if l.llama_set_adapters_lora(context, adapters, 1, scales):
+        sys.exit(7)
 vocab = l.llama_model_get_vocab(model)
 tokens = (l.llama_token * 64)()
 count = l.llama_tokenize(vocab, b"Hello, water!", 13, tokens, 64, True, True)
 piece = ctypes.create_string_buffer(256)
 for token in range(l.llama_vocab_n_tokens(vocab)):
     l.llama_token_to_piece(vocab, token, piece, 256, 0, True)
-sys.exit(5 if count < 1 or l.llama_decode(context, l.llama_batch_get_one(tokens, count)) else 0)
+for size in (count, 1):
+    if count < 1 or l.llama_decode(context, l.llama_batch_get_one(tokens, size)):
+        sys.exit(5)
 """
 _log = logging.getLogger(__name__)
 
 
-def try_loading(path: Path) -> None:
-    """Raises DamagedModelError where the file can't be loaded, ModelNotFoundError where there is none."""
-    mark = _mark(path)
+def try_loading(model: Path, adapter: Path | None = None) -> None:
+    """A model, or an adapter with it. Raises DamagedModelError where it can't be used, ModelNotFoundError for none."""
+    files = [adapter or model, *([model] if adapter else [])]
+    path, mark = files[0], _mark(*files)
     if mark.exists():
         return
     read_header(path)
     if not sys.executable:
         return
     _log.info("Trying %s in a process of its own, since it is new here.", path)
-    command = [sys.executable, "-c", _CODE, str(path)]
+    command = [sys.executable, "-c", _CODE, str(model), *([str(adapter)] if adapter else [])]
+    size = sum(file.stat().st_size for file in files)
     try:
-        done = subprocess.run(  # noqa: S603  this Python, and a path that is only an argument
-            command, capture_output=True, check=False, timeout=_SECONDS + path.stat().st_size / _BYTES_PER_SECOND
+        done = subprocess.run(  # noqa: S603  this Python, and paths that are only arguments
+            command, capture_output=True, check=False, timeout=_SECONDS + size / _BYTES_PER_SECOND
         )
     except subprocess.TimeoutExpired:
         raise DamagedModelError(f"llama.cpp does not end loading {path}.", "Get the file again.") from None
+    if done.returncode and adapter:
+        hint = "Get the file again, or one that was made for this model."
+        raise DamagedModelError(f"{path} is no LoRA adapter for {model}: {_why(done)}.", hint)
     if done.returncode:
         raise DamagedModelError(f"llama.cpp can't load {path}: {_why(done)}.", "Get the file again.")
     try:
@@ -72,14 +87,15 @@ def try_loading(path: Path) -> None:
         _log.info("That %s can be loaded is not remembered in %s: %s", path, mark.parent, error)
 
 
-def _mark(path: Path) -> Path:
+def _mark(path: Path, *others: Path) -> Path:
     """The file that says that the trial went well."""
-    return cache_folder() / "tried" / file_identity(path, version("llama-cpp-python"))
+    more = (version("llama-cpp-python"), *map(file_identity, others))
+    return cache_folder() / "tried" / file_identity(path, *more)
 
 
 def _why(done: subprocess.CompletedProcess[bytes]) -> str:
     """The line that says what went wrong, if there is one."""
     lines = [line.strip() for line in done.stderr.decode(errors="replace").splitlines()]
-    said = [line for line in lines if "error" in line.lower() or "assert" in line.lower()]
+    said = [line for word in ("error", "assert", "failed") for line in lines if word in line.lower()]
     ended = f"signal {-done.returncode}" if done.returncode < 0 else f"code {done.returncode}"
     return (said[0] if said else f"it ended with {ended}").rstrip(".")

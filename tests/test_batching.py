@@ -418,13 +418,19 @@ def test_requests_with_several_adapters_take_turns(tmp_path: Path, monkeypatch: 
     assert used.index(str(adapters[2])) < 4 * 8  # and nobody waits until another one has ended
 
 
-def test_a_damaged_adapter_harms_nobody_else(reader: LlamaCppReader, tmp_path: Path) -> None:
+def test_a_damaged_adapter_harms_nobody_else(
+    reader: LlamaCppReader, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = write_lora(tmp_path / "adapter.gguf", layer=1, size=64)  # of another model
     alone = text(reader.stream(QUESTIONS[0], HOW[0]))
     good = reader.stream(QUESTIONS[0], HOW[0])
+    with pytest.raises(DamagedModelError, match=r"adapter.gguf is no LoRA adapter for .*: .*shape"):
+        reader.stream(QUESTIONS[0], Sampling(adapter=str(path)))
+    monkeypatch.setattr("ragfm.readers.llama_cpp.try_loading", lambda *_: None)  # and where it is none in here only
     bad = reader.stream(QUESTIONS[0], Sampling(adapter=str(path)))
     with pytest.raises(DamagedModelError, match=r"adapter.gguf is no LoRA adapter"):
         text(bad)
+    monkeypatch.undo()
     assert text(good) == alone
     path.write_bytes(path.read_bytes()[:300])
     with pytest.raises(DamagedModelError, match=r"adapter.gguf is damaged"):
@@ -452,6 +458,8 @@ def test_nothing_is_shared_with_another_adapter_scale_or_scope(tmp_path: Path, m
     weak, strong = (str(write_lora(tmp_path / f"{scale}.gguf", layer=0, size=64, scale=scale)) for scale in (1.0, 3.0))
     kinds = [(adapter, scope) for adapter in (None, weak, strong) for scope in ("", "a", "b")]
     prompt, cached, scores = asked(LONG * 4), list[int](), dict[str | None, float]()
+    for adapter in (weak, strong):
+        reader.score(asked("Hi"), ["Yes"], adapter=adapter)  # tried once, which takes longer than an answer
     for _ in range(2):
         streams = [reader.scoped(scope).stream(prompt, Sampling(max_tokens=1, adapter=of)) for of, scope in kinds]
         cached += [stream.usage.cached_tokens for stream in streams if text(stream) is not None]

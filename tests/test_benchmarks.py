@@ -42,6 +42,29 @@ def test_a_changed_result_changes_its_table(benchmark, monkeypatch, tmp_path):
     assert "0.123" in changed[0]
 
 
+def test_the_readers_table_has_what_was_measured(benchmark, monkeypatch, tmp_path):
+    tables = benchmark("tables")
+    result = json.loads((tables.RESULTS / "reader.json").read_text(encoding="utf-8"))
+    (entry,) = (entry for name, entry in result.items() if name.endswith(".gguf"))
+    entry["soak"] = {
+        "answers": 9001,
+        "stopped": 600,
+        "mixed": 7,
+        "failed": 0,
+        "seconds": 600.0,
+        "megabytes": [500, 501],
+    }
+    del entry["talking"]["llama-server"]  # it needs a program that is built by hand
+    result["alike"] = {"prompts": 40, "F32": {"same_texts": 0.95, "same_tokens": 0.991}}
+    (tmp_path / "reader.json").write_text(json.dumps(result), encoding="utf-8")
+    monkeypatch.setattr(tables, "RESULTS", tmp_path)
+    page = tables.reader()
+    assert "| 9,001, 600; 7, 0 |" in page
+    assert "| 500, 501 |" in page
+    assert "95.0% of texts, 99.1% of tokens" in page
+    assert len({line.count("|") for line in page.splitlines()}) == 1
+
+
 def test_goals_say_what_was_missed(benchmark):
     def modes(dense, keyword, hybrid):
         values = {"dense": dense, "keyword": keyword, "hybrid": hybrid}

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import struct
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
-from tiny_gguf import damage, write_tiny
+from tiny_gguf import damage, write_lora, write_tiny
 
 from ragfm.errors import DamagedModelError, ModelNotFoundError, RagfmError
 from ragfm.gguf_file import read_header
@@ -85,6 +87,19 @@ def test_what_llama_cpp_says_is_passed_on(tiny: Path, cache: Path) -> None:
     with pytest.raises(DamagedModelError, match=r"tiny.gguf: .*'blk.1.ffn_down.weight' not found"):
         _ = LlamaCppReader(str(tiny)).context_tokens
     assert not cache.exists()
+
+
+@pytest.mark.parametrize("how", [{"dtype": np.int32}, {"depth": 2}])
+def test_an_adapter_that_would_end_the_process_is_an_error(tiny: Path, cache: Path, how: dict[str, Any]) -> None:
+    reader = LlamaCppReader(str(tiny), threads=1, context_tokens=256)
+    good = write_lora(tiny.with_name("good.gguf"), layer=1, size=64)
+    bad = write_lora(tiny.with_name("bad.gguf"), layer=1, size=64, **how)
+    expected = "".join(reader.stream(ASKED, Sampling(max_tokens=4, adapter=str(good))))
+    assert len(list(cache.iterdir())) == 2
+    with pytest.raises(DamagedModelError, match=r"bad.gguf is no LoRA adapter for .*tiny.gguf"):
+        reader.stream(ASKED, Sampling(adapter=str(bad)))
+    assert "".join(reader.stream(ASKED, Sampling(max_tokens=4, adapter=str(good)))) == expected
+    assert len(list(cache.iterdir())) == 2
 
 
 def outlives(path: Path) -> bool:

@@ -54,9 +54,10 @@ def write_tiny(path: Path, *, embedding: int = 64, layers: int = 2, context: int
 
 
 def write_lora(
-    path: Path, *, layer: int, size: int, seed: int = 0, scale: float = 1.0, architecture: str = "llama"
-) -> Path:
-    """A LoRA adapter of rank 1 on one layer, strong enough to change the text."""
+    path: Path, *, layer: int, size: int, seed: int = 0, scale: float = 1.0, architecture: str = "llama",
+    depth: int = 0, dtype: type = np.float32,
+) -> Path:  # fmt: skip
+    """A LoRA adapter of rank 1 on one layer, strong enough to change the text; none with a depth or of integers."""
     from gguf import GGUFWriter
 
     writer = GGUFWriter(path, architecture)
@@ -66,7 +67,8 @@ def write_lora(
     chance = np.random.default_rng(seed)
     for name, shape in [("lora_a", (1, size)), ("lora_b", (size, 1))]:
         values = chance.standard_normal(shape, dtype=np.float32) * 3
-        writer.add_tensor(f"blk.{layer}.attn_output.weight.{name}", values)
+        values = np.stack([values] * depth) if depth else values
+        writer.add_tensor(f"blk.{layer}.attn_output.weight.{name}", values.astype(dtype))
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from ragfm.adapter import SHIPPED
 from ragfm.errors import ConfigError, UnsupportedError
-from ragfm.gguf_file import check_gguf, kv_bytes, read_header
+from ragfm.gguf_file import check_gguf, kv_bytes
 from ragfm.llama import physical_cores
 from ragfm.models import find_model
 from ragfm.readers.beginnings import Beginnings
@@ -16,6 +17,7 @@ from ragfm.readers.local import LocalReader
 from ragfm.readers.optimize import optimized
 from ragfm.readers.sampler import Sampler
 from ragfm.schema import Form
+from ragfm.trial import try_loading
 from ragfm.types import Message, Sampling
 
 __all__ = ["LlamaCppReader"]
@@ -74,4 +76,7 @@ class LlamaCppReader(LocalReader[LlamaModel]):
         return replace(sampling, schema=None, grammar=Form.of(sampling.schema).grammar)
 
     def _check_adapter(self, path: Path) -> None:
-        read_header(path)
+        if path.is_relative_to(SHIPPED):
+            return
+        check_gguf(path)
+        try_loading(self._engine.model.path, path)
