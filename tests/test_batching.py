@@ -328,6 +328,17 @@ def test_a_bug_in_the_thread_is_no_silence(reader: LlamaCppReader, monkeypatch: 
         text(reader.stream(QUESTIONS[0], HOW[0]))
 
 
+def test_a_request_whose_tokens_cant_be_picked_fails_alone(
+    reader: LlamaCppReader, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    alone = text(reader.stream(QUESTIONS[0], HOW[0]))
+    good = reader.stream(QUESTIONS[0], HOW[0])
+    monkeypatch.setattr("ragfm.readers.sampler.Chance", lambda _: None)
+    with pytest.raises(RagfmError, match="AttributeError"):
+        text(reader.stream(QUESTIONS[2], HOW[0]))
+    assert text(good) == alone
+
+
 def test_ctrl_c_ends_the_stream(single: LlamaCppReader) -> None:
     stream = single.stream(QUESTIONS[0], Sampling(max_tokens=200))
     next(stream)

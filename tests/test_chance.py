@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from ragfm.errors import ConfigError
 from ragfm.readers.chance import Chance
 from ragfm.types import Sampling
 
@@ -25,6 +26,7 @@ FOUR = np.log(np.array([0.15, 0.55, 0.05, 0.25], np.float32))
         ({"top_p": 0.6, "min_p": 0.1}, {1, 3}),
         ({"temperature": 0.0}, {1}),
         ({"temperature": 0.01}, {1}),
+        ({"temperature": 1e-50}, {1}),
     ],
 )
 def test_which_tokens_are_possible(how: dict[str, float], possible: set[int]) -> None:
@@ -66,3 +68,10 @@ def test_what_is_not_allowed_never_comes() -> None:
     for how in ({}, {"top_p": 0.9}, {"min_p": 0.1}):
         chance = Chance(Sampling(temperature=1.0, **how))  # type: ignore[arg-type]
         assert {chance.pick(logits) for _ in range(200)} == {1, 3}
+
+
+@pytest.mark.parametrize("name", ["temperature", "top_p", "min_p"])
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_what_is_no_number_is_refused(name: str, value: float) -> None:
+    with pytest.raises(ConfigError, match="finite"):
+        Chance(Sampling(**{name: value}))  # type: ignore[arg-type]

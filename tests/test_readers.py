@@ -8,6 +8,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 import llama_cpp
 import pytest
@@ -130,6 +131,27 @@ def test_unknown_names_fail_at_once() -> None:
     with pytest.raises(ModelNotFoundError, match="no-such"):
         load_reader("./no-such.gguf")
     assert isinstance(load_reader("bundled"), LlamaCppReader)
+
+
+@pytest.mark.parametrize(
+    "option",
+    [
+        {"slots": 0}, {"slots": 1.5}, {"waiting": -1}, {"context_tokens": 0}, {"context_tokens": "many"},
+        {"threads": -1}, {"threads": 100_000}, {"slots": None},
+    ],
+)  # fmt: skip
+def test_an_option_that_can_not_be_is_said(option: dict[str, Any]) -> None:
+    (name,) = option
+    with pytest.raises(ConfigError, match=f"A reader's {name} can't be"):
+        load_reader("bundled", **option)
+
+
+def test_options_may_be_text_as_in_the_environment(reader: LlamaCppReader) -> None:
+    other = LlamaCppReader("bundled", slots="2", waiting="1", context_tokens="256", threads="1")  # type: ignore[arg-type]
+    assert other.slots == 2
+    assert other.context_tokens == 256
+    with pytest.raises(ConfigError, match="-1 tokens"):
+        reader.stream(ASKED, Sampling(max_tokens=-1))
 
 
 # --- the contract ------------------------------------------------------------------------------------------------

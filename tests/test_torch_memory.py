@@ -17,6 +17,7 @@ from tiny import tiny_model
 from ragfm.adapter import RECORD, AdapterRecord, learned_sha256, serving_adapter
 from ragfm.errors import (
     AdapterMismatchError,
+    ConfigError,
     DamagedModelError,
     ModelNotFoundError,
     RagfmError,
@@ -218,3 +219,46 @@ def test_quantised_weights_answer(bits: int) -> None:
 def test_bits_that_there_are_not(tmp_path: Path) -> None:
     with pytest.raises(UnsupportedError, match="3 bits"):
         _ = made(tmp_path, bits=3).context_tokens
+
+
+@pytest.mark.parametrize(
+    "option",
+    [{"device": "cuda:9"}, {"device": "none"}, {"dtype": "none"}, {"dtype": "int8"}, {"dtype": "Tensor"},
+     {"attention": "none"}],
+)  # fmt: skip
+def test_an_option_that_can_not_be_is_said(option: dict[str, str], tmp_path: Path) -> None:
+    (value,) = option.values()
+    with pytest.raises(ConfigError, match=value):
+        _ = made(tmp_path, **option).context_tokens
+
+
+@pytest.mark.parametrize(
+    ("file", "content"),
+    [
+        ("model.safetensors", b"x" * 1000),
+        ("model.safetensors", None),
+        ("config.json", b"[]"),
+        ("tokenizer.json", b"{}"),
+    ],
+)
+def test_a_damaged_folder_is_an_error(file: str, content: bytes | None, tmp_path: Path) -> None:
+    reader = made(tmp_path)
+    data = (tmp_path / file).read_bytes()
+    (tmp_path / file).write_bytes(data[: len(data) // 2] if content is None else content)
+    with pytest.raises(DamagedModelError, match="can't load"):
+        _ = reader.context_tokens
+
+
+def test_a_damaged_adapter_harms_nobody_else(tmp_path: Path) -> None:
+    reader, folder = made(tmp_path / "model"), tmp_path / "adapter"
+    folder.mkdir()
+    (folder / "adapter_config.json").write_text(
+        json.dumps({"peft_type": "LORA", "r": 1, "target_modules": ["q_proj"], "task_type": "CAUSAL_LM"})
+    )
+    (folder / "adapter_model.safetensors").write_bytes(b"x" * 100)
+    good = reader.stream(ASKED[0], Sampling(max_tokens=40))
+    bad = reader.stream(ASKED[0], Sampling(adapter=str(folder)))
+    with pytest.raises(DamagedModelError, match="is no adapter for"):
+        list(bad)
+    list(good)
+    assert good.usage.completion_tokens == 40 or good.finish_reason == "stop"

@@ -8,6 +8,7 @@ from __future__ import annotations
 import inspect
 import re
 from collections.abc import Generator, Iterator, Sequence
+from contextlib import suppress
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Literal, cast
 
@@ -59,6 +60,16 @@ def plugin_and_model(name: str) -> tuple[str, str]:
     return plugin, model
 
 
+def whole(name: str, value: Any, least: int, most: int | None = None) -> int:
+    """An option that is a whole number, as a number or, from the environment, as text. Raises ConfigError."""
+    with suppress(TypeError, ValueError, OverflowError):
+        number = int(value)
+        if (isinstance(value, str) or number == value) and least <= number <= (number if most is None else most):
+            return number
+    upto = "or more" if most is None else f"to {most}"
+    raise ConfigError(f"A reader's {name} can't be {value!r}.", f"It is a whole number, {least} {upto}.")
+
+
 class ScopedReader:
     """A reader as those of one scope have it: what was evaluated for others is not used again, as times would tell."""
 
@@ -84,7 +95,9 @@ class ScopedReader:
 
 
 def completion_room(prompt_tokens: int, context_tokens: int, max_tokens: int | None) -> int:
-    """How many tokens a completion may have. Raises ContextOverflowError where the prompt leaves none."""
+    """How many tokens a completion may have. Raises ContextOverflowError where the prompt leaves none, ConfigError."""
+    if max_tokens is not None and max_tokens < 0:
+        raise ConfigError(f"An answer can't have {max_tokens} tokens.", "Give max_tokens as 0 or more, or as None.")
     room = context_tokens - prompt_tokens
     if room < 1:
         raise ContextOverflowError(

@@ -294,8 +294,8 @@ class _Loop:
         assert request.sampler
         try:
             token = request.sampler.pick(logits)
-        except RagfmError as error:
-            self._release(slot, error)
+        except Exception as error:  # whatever it is, it is this request's alone
+            self._release(slot, _told(error))
             return
         if self._model.ends(token):
             self._release(slot)
@@ -350,8 +350,11 @@ class _Loop:
         self._waiting.clear()
         self._context, self._slots = None, []
         for request in requests:
-            failed = error if isinstance(error, RagfmError) else RagfmError(f"The reader failed: {error!r}.")
-            self._finish(request, failed)
+            self._finish(request, _told(error))
+
+
+def _told(error: Exception) -> RagfmError:
+    return error if isinstance(error, RagfmError) else RagfmError(f"The reader failed: {error!r}.")
 
 
 def _log_probabilities(logits: Logits) -> Logits:

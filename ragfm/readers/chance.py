@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from math import isfinite
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ragfm.errors import ConfigError
 from ragfm.types import Sampling
 
 if TYPE_CHECKING:
@@ -13,21 +15,28 @@ if TYPE_CHECKING:
 
 __all__ = ["Chance"]
 
+_LEAST = 1e-6
+"""Temperatures below it are 0: what is divided by them may be no number any more."""
+
 
 class Chance:
     """Picks the tokens of one request. The same seed and logits give the same tokens.
 
     Of the tokens, the likeliest first, `top_p` keeps as many as it takes to have that probability together (Holtzman et
-    al. 2020), `min_p` those that have at least that share of the first one's (Nguyen et al. 2025).
+    al. 2020), `min_p` those that have at least that share of the first one's (Nguyen et al. 2025). Raises ConfigError.
     """
 
     def __init__(self, sampling: Sampling) -> None:
+        if not all(map(isfinite, (sampling.temperature, sampling.top_p, sampling.min_p))):
+            raise ConfigError(
+                f"Tokens can't be picked with {sampling}.", "Give temperature, top_p and min_p as finite numbers."
+            )
         self._how = sampling
         self._random = np.random.default_rng(sampling.seed % 2**64)
 
     def pick(self, logits: Logits) -> int:
         """The next token. *Shape* of the logits: (vocabulary,)."""
-        if self._how.temperature <= 0:
+        if self._how.temperature < _LEAST:
             return int(logits.argmax())
         weights = np.exp((logits - logits.max()) / self._how.temperature)
         tokens = self._possible(weights)

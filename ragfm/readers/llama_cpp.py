@@ -11,6 +11,7 @@ from ragfm.errors import ConfigError, UnsupportedError
 from ragfm.gguf_file import check_gguf, kv_bytes
 from ragfm.llama import physical_cores
 from ragfm.models import find_model
+from ragfm.readers import whole
 from ragfm.readers.beginnings import Beginnings
 from ragfm.readers.llama_model import LlamaModel
 from ragfm.readers.local import LocalReader
@@ -21,6 +22,9 @@ from ragfm.trial import try_loading
 from ragfm.types import Message, Sampling
 
 __all__ = ["LlamaCppReader"]
+
+_MOST_THREADS = 512
+"""That llama.cpp takes; where the system refuses one, OpenMP ends the program."""
 
 
 class LlamaCppReader(LocalReader[LlamaModel]):
@@ -41,7 +45,8 @@ class LlamaCppReader(LocalReader[LlamaModel]):
             raise UnsupportedError(f"llama-cpp reads GGUF files, and {path} is a folder.", "Use transformers:NAME.")
         check_gguf(path)
         self._begun: list[Sequence[Message]] = []
-        super().__init__(path, context_tokens, slots, waiting, threads or physical_cores())
+        used = whole("threads", threads or physical_cores(), 1, _MOST_THREADS)
+        super().__init__(path, context_tokens, slots, waiting, used)
 
     @property
     def memory_bytes(self) -> tuple[int, int]:

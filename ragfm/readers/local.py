@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Generic, NamedTuple, TypeVar
 
-from ragfm.readers import ScopedReader, completion_room
+from ragfm.readers import ScopedReader, completion_room, whole
 from ragfm.readers.batching import Batcher
 from ragfm.readers.engine import Adapter, Model, Picks
 from ragfm.readers.request import Request
@@ -37,8 +37,9 @@ class LocalReader(Generic[M]):
     """
 
     def __init__(self, path: Path, context_tokens: int, slots: int, waiting: int, threads: int = 0) -> None:
-        self._path, self.slots = path, slots
-        self._asked_tokens, self._waiting, self._threads = context_tokens, waiting, threads
+        self._path, self.slots = path, whole("slots", slots, 1)
+        self._asked_tokens, self._waiting = whole("context_tokens", context_tokens, 1), whole("waiting", waiting, 0)
+        self._threads = threads
         self._loading = threading.Lock()
         self._loaded: _Engine | None = None
         _readers.add(self)

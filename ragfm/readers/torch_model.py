@@ -12,8 +12,9 @@ import torch
 from tokenizers import Tokenizer
 from tokenizers.decoders import DecodeStream
 from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from ragfm.errors import DamagedModelError, MissingExtraError, RagfmError, UnsupportedError
+from ragfm.errors import ConfigError, DamagedModelError, MissingExtraError, RagfmError, UnsupportedError
 from ragfm.models import no_progress_bar
 from ragfm.readers.engine import BLOCK, Adapter, Memory
 from ragfm.readers.template import rendered
@@ -39,6 +40,7 @@ class TorchModel:
         self, path: Path, *, device: str | None = None, dtype: str | None = None, bits: Bits | None = None,
         attention: str | None = None,
     ) -> None:  # fmt: skip
+        _check_options(device, dtype, attention)
         on_gpu = torch.cuda.is_available() if device is None else not device.startswith("cpu")
         folder = path.parent if path.is_file() else path
         options: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
@@ -55,8 +57,9 @@ class TorchModel:
                 self._tokenizer = AutoTokenizer.from_pretrained(folder, **options)
                 model = AutoModelForCausalLM.from_pretrained(folder, use_safetensors=True, **how, **options)
         except ImportError as error:
-            raise MissingExtraError(f"{path} can't be loaded: {error}", "Run `pip install 'ragfm[qlora]'`.") from error
-        except (OSError, ValueError, KeyError) as error:
+            hint = "Run `pip install 'ragfm[qlora]'`." if bits else "Install what it names."
+            raise MissingExtraError(f"{path} can't be loaded: {error}", hint) from error
+        except Exception as error:  # a file may make transformers and safetensors raise whatever there is
             raise DamagedModelError(f"transformers can't load {path}: {error}", "Get the model again.") from error
         if not self._tokenizer.chat_template:
             raise UnsupportedError(f"The model {path} has no chat template.", "Use an instruction-tuned model.")
@@ -157,10 +160,26 @@ class TorchModel:
                 self._adapted = PeftModel.from_pretrained(self._model, adapter.path, adapter_name=name).eval()
             else:
                 self._adapted.load_adapter(adapter.path, adapter_name=name)
-        except (OSError, ValueError, KeyError, RuntimeError, TypeError) as error:
+        except RagfmError:
+            raise
+        except Exception as error:  # a file may make PEFT and safetensors raise whatever there is
             raise DamagedModelError(f"{adapter.path} is no adapter for {self.path}: {error}") from error
         adapter.check_same()
         self._adapters[adapter] = name
+
+
+def _check_options(device: str | None, dtype: str | None, attention: str | None) -> None:
+    """Raises ConfigError."""
+    try:
+        torch.empty(0, device=device or "cpu")
+    except (RuntimeError, AssertionError) as error:  # NotImplementedError is one
+        why = str(error).split("\n", 1)[0]
+        raise ConfigError(f"There is no device {device!r} here: {why}.", "Give `cpu`, or `cuda` with a GPU.") from error
+    kind = getattr(torch, dtype or "float32", None)
+    if not isinstance(kind, torch.dtype) or not kind.is_floating_point:
+        raise ConfigError(f"A reader's dtype can't be {dtype!r}.", "Give `float32`, `bfloat16` or `float16`.")
+    if attention and attention not in (known := {"eager", *ALL_ATTENTION_FUNCTIONS}):
+        raise ConfigError(f"A reader's attention can't be {attention!r}.", f"Known are {', '.join(sorted(known))}.")
 
 
 def _end_tokens(tokenizer: Any, model: Any) -> set[int]:
