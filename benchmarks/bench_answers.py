@@ -2,6 +2,7 @@
 
     python benchmarks/bench_answers.py tune [--questions 600]      three articles: what is shipped is fitted to them
     python benchmarks/bench_answers.py squad [--questions 1000]    25 others, as `ragfm eval answers` asks
+    python benchmarks/bench_answers.py beside [--questions 1000]   the same, given the right passage, and given none
     python benchmarks/bench_answers.py forms [--questions 200]     the adapter in both readers, the right passage given
 
 Runs are kept in --keep and go on there. Each writes its part of results/answers.json; the last line is that part.
@@ -125,6 +126,17 @@ def squad(keep: Path, count: int, minutes: float, contexts: Sequence[Context]) -
     }  # fmt: skip
 
 
+def beside(keep: Path, count: int, minutes: float) -> dict[str, Any]:
+    """The questions of `squad`, each given the passage that it was asked about, and none; every answer is given."""
+    data = load_questions(squad_file(keep, tune=False), answers=True).sample(count)
+    contexts: tuple[Context, ...] = ("gold", "none")
+    with filled(data, keep) as collection:
+        results = asked(Rag(collection, reader="bundled", adapter=ADAPTER), data.questions, contexts,
+                        keep / "beside.jsonl", minutes)  # fmt: skip
+    report = _report({}, results, contexts)
+    return {"questions": len(results), "of": count, **_told(report)}
+
+
 def forms(keep: Path, count: int) -> dict[str, Any]:
     """The reader's own words, by llama.cpp with the GGUF adapter and by transformers with PEFT's."""
     data = load_questions(squad_file(keep, tune=False), answers=True).sample(count)
@@ -214,7 +226,7 @@ def _said(done: int, of: int) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("tune", "squad", "forms"))
+    parser.add_argument("what", choices=("tune", "squad", "beside", "forms"))
     parser.add_argument("--questions", type=int)
     parser.add_argument("--keep", type=Path, default=Path("/tmp/ragfm-bench-answers"))
     parser.add_argument("--context", action="append", choices=CONTEXTS, help="squad: may be repeated; default: all")
@@ -224,6 +236,7 @@ def main() -> None:
     part = {
         "tune": lambda: tune(args.keep, args.questions or 600, args.minutes),
         "squad": lambda: squad(args.keep, args.questions or 1000, args.minutes, args.context or CONTEXTS),
+        "beside": lambda: beside(args.keep, args.questions or 1000, args.minutes),
         "forms": lambda: forms(args.keep, args.questions or 200),
     }[args.what]()
     name = args.what + (" without adapter" if ADAPTER == "none" else "")

@@ -315,13 +315,17 @@ def contradictions() -> str:
 
 
 def answers() -> str:
-    part = _part("answers", "squad")
+    part, beside = _part("answers", "squad"), _result("answers").get("beside", {"measures": {}})
     bare = _part("answers", "squad without adapter")
     columns = {
         f"bare ({bare['questions']})": bare["measures"]["retrieved"],
         "every answer": part["measures"]["retrieved"],
         "as shipped": part["at the threshold"],
-        **{name: part["measures"][name] for name in ("gold", "none") if name in part["measures"]},
+        **{
+            f"every answer, {said} ({beside['questions']})": beside["measures"][name]
+            for name, said in (("gold", "right passage given"), ("none", "no passage"))
+            if name in beside["measures"]
+        },
     }
     names = ("f1, answerable", "contained, answerable", "f1, all", "abstention recall", "abstention precision",
              "citation precision", "citation recall", "faithfulness")  # fmt: skip
