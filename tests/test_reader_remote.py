@@ -353,6 +353,23 @@ def test_what_it_can_not_do_is_said() -> None:
         reader.stream(ASKED, Sampling(adapter="x"))
 
 
+@pytest.mark.parametrize(
+    "option", [{"seconds": "soon"}, {"seconds": 0}, {"retries": -1}, {"retries": "x"}, {"context_tokens": 0}]
+)
+def test_an_option_that_can_not_be_is_said(option: dict[str, object]) -> None:
+    (name,) = option
+    with pytest.raises(ConfigError, match=f"A reader's {name} can't be"):
+        load_reader("openai:m", **option)
+
+
+def test_what_is_omitted_is_not_sent() -> None:
+    how = Sampling(temperature=0.7, min_p=0.1)
+    assert OpenAIReader("m", omit=("min_p",))._request(ASKED, how, 5).keys().isdisjoint({"extra_body", "min_p"})
+    sent = OpenAIReader("m", omit="temperature")._request(ASKED, how, 5)  # as a setting may have it
+    assert "temperature" not in sent
+    assert sent["extra_body"] == {"min_p": 0.1}
+
+
 # --- llama-cpp-python's server -----------------------------------------------------------------------------------
 
 

@@ -304,6 +304,10 @@ def test_long_tokens_are_whole(reader: LlamaCppReader) -> None:
     assert len(model.piece(longest)) > 32  # what llama-cpp-python's own detokenize() can hold
 
 
+def test_half_a_surrogate_pair_is_a_question_mark(reader: LlamaCppReader) -> None:
+    assert reader.count_tokens([Message("user", "a\ud800b")]) == reader.count_tokens([Message("user", "a?b")])
+
+
 def test_chance_is_seeded_and_bounded(reader: LlamaCppReader) -> None:
     hot = {"temperature": 1.5}
     assert read(reader, ASKED, **hot, seed=1) == read(reader, ASKED, **hot, seed=1)

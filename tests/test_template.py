@@ -22,6 +22,7 @@ from ragfm.errors import UnsupportedError
 from ragfm.models import find_model
 from ragfm.readers import load_reader
 from ragfm.readers.llama_model import LlamaModel
+from ragfm.readers.template import check_template
 from ragfm.readers.transformers import TransformersReader
 from ragfm.types import Message, Sampling
 
@@ -140,7 +141,9 @@ def test_a_template_without_a_system_role_gets_it_with_the_question(
         ("{{ ''.__class__.__mro__ }}", "unsafe"),
         ("{{ messages.append(1) }}", "unsafe"),
         ("{{ 1 / 0 }}", "division"),
-        ("{{ range(10 ** 9) }}", "too big"),
+        ("{{ 9 ** (9 ** 9) }}", "power"),
+        ("{% set n = messages | length + 8 %}{{ n ** (n ** n) }}", "power"),
+        ("{{ range(1000000000) }}", "too big"),
         ("{% for %}", "can't be read"),
     ],
 )
@@ -151,5 +154,6 @@ def test_a_hostile_template_is_an_error(
     start = time.thread_time()
     with pytest.raises(UnsupportedError, match=said):
         with_template(bundled, source, monkeypatch).written([Message("user", "Hi")])
+    check_template("{{ dict(**{'a': 1}) }} 2 ** 3 {% set b = namespace(a=1, **c) %}")  # no powers
     assert time.thread_time() - start < 2
     assert sys.gettrace() is None or "check" not in repr(sys.gettrace())

@@ -262,3 +262,11 @@ def test_a_damaged_adapter_harms_nobody_else(tmp_path: Path) -> None:
         list(bad)
     list(good)
     assert good.usage.completion_tokens == 40 or good.finish_reason == "stop"
+
+
+def test_a_template_that_never_ends_and_text_that_has_no_bytes(tmp_path: Path) -> None:
+    reader = made(tmp_path)
+    assert reader.count_tokens([Message("user", "a\ud800b")]) == reader.count_tokens([Message("user", "a?b")])
+    reader._engine.model._tokenizer.chat_template = "{{ 9 ** (9 ** 9) }}"
+    with pytest.raises(UnsupportedError, match="power"):
+        reader.count_tokens(ASKED[0])

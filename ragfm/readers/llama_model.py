@@ -15,7 +15,7 @@ from ragfm.cache import file_identity
 from ragfm.errors import DamagedModelError, UnsupportedError
 from ragfm.llama import Jinja2ChatFormatter, after_c, free_with, last_error, llama_cpp, load_model
 from ragfm.readers.engine import BLOCK, Adapter
-from ragfm.readers.template import rendered
+from ragfm.readers.template import check_template, rendered
 from ragfm.types import Message
 
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ class LlamaModel:
 
     def tokens(self, text: str, *, special: bool = False) -> list[int]:
         """The tokens of a text; with `special`, the names of control tokens in it are these tokens."""
-        data = text.encode()
+        data = text.encode("utf-8", "replace")  # half of a surrogate pair has no bytes
         size = len(data) + 8  # mostly a token has a byte at least; llama.cpp says where there are more
         while True:
             tokens = (llama_cpp.llama_token * size)()
@@ -115,6 +115,7 @@ class LlamaModel:
             raise UnsupportedError(f"{self.path} has no chat template.", "Use an instruction-tuned model.")
         bos, eos = (self._special(token) for token in (llama_cpp.llama_vocab_bos, llama_cpp.llama_vocab_eos))
         try:
+            check_template(template.decode())
             return Jinja2ChatFormatter(template.decode(), eos_token=eos, bos_token=bos)
         except (TemplateError, ValueError, RecursionError) as error:
             raise UnsupportedError(f"The chat template of {self.path} can't be read: {error}") from error

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Generator, Iterator, Mapping, Sequence
+from contextlib import suppress
+from math import inf
 from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import urlsplit
 
@@ -19,7 +21,7 @@ from ragfm.errors import (
     ReaderBusyError,
     UnsupportedError,
 )
-from ragfm.readers import completion_room, speak
+from ragfm.readers import completion_room, speak, whole
 from ragfm.readers.calls import Call, Line
 from ragfm.schema import Form
 from ragfm.types import Message, Sampling, Stream, Usage
@@ -63,13 +65,13 @@ class OpenAIReader:
         self, model: str, *, context_tokens: int = 4096, base_url: str | None = None, seconds: float = SECONDS,
         retries: int = RETRIES, prices: Mapping[str, Mapping[str, float]] | None = None, omit: Sequence[str] = (),
     ) -> None:  # fmt: skip
-        self.context_tokens = context_tokens
+        self.context_tokens = whole("context_tokens", context_tokens, 1)
         self._model = model
         self._base = endpoint_of(base_url)
-        self._omit = frozenset(omit)
+        self._omit = frozenset([omit] if isinstance(omit, str) else omit)
         self._price = _price(model, prices or {})
-        self._timeout = openai.Timeout(float(seconds), connect=CONNECT_SECONDS)
-        self._retries = int(retries)  # a text where it comes from the environment
+        self._timeout = openai.Timeout(_seconds(seconds), connect=CONNECT_SECONDS)
+        self._retries = whole("retries", retries, 0)
         self._open: Line | None = None
 
     def __repr__(self) -> str:
@@ -135,7 +137,9 @@ class OpenAIReader:
         if sampling.temperature > 0:
             asked["seed"] = sampling.seed
             asked |= {"top_p": sampling.top_p} if sampling.top_p < 1 else {}
-            asked |= {"extra_body": {"min_p": sampling.min_p}} if sampling.min_p > 0 else {}
+            asked |= (
+                {"extra_body": {"min_p": sampling.min_p}} if sampling.min_p > 0 and "min_p" not in self._omit else {}
+            )
         if stop := [text for text in sampling.stop if text][:_STOPS]:
             asked["stop"] = stop
         asked |= {"logprobs": True} if sampling.logprobs else {}
@@ -242,6 +246,13 @@ def endpoint_of(base_url: str | None) -> str:
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise ConfigError("The server's address does not begin with http:// or https://.", "Set OPENAI_BASE_URL.")
     return base
+
+
+def _seconds(value: Any) -> float:
+    with suppress(TypeError, ValueError):
+        if 0 < (seconds := float(value)) < inf:  # a text where it comes from the environment
+            return seconds
+    raise ConfigError(f"A reader's seconds can't be {value!r}.", "It is how long a server may be silent.")
 
 
 def _host(base: str) -> str:

@@ -10,19 +10,35 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import lru_cache
 from pathlib import Path
 from types import FrameType
 from typing import Any, TypeAlias
 
+from jinja2 import Environment, TemplateError
+
 from ragfm.errors import UnsupportedError
 from ragfm.types import Message
 
-__all__ = ["rendered"]
+__all__ = ["check_template", "rendered"]
 
 Template: TypeAlias = Callable[[list[dict[str, str]]], str]
 
 SECONDS = 2.0
 """Of the processor; the longest known template takes 10 ms."""
+
+
+@lru_cache
+def check_template(source: str) -> None:
+    """Raises TemplateError for one with a power: Jinja works it out while it compiles, or later, and nothing ends that.
+
+    `9 ** (9 ** 9)` takes years. No known template has one; `**` before the options of a call is something else.
+    """
+    before = ""
+    for _, kind, word in Environment(autoescape=False).lex(source):  # noqa: S701  it is read, not rendered
+        if kind == "operator" and word == "**" and before not in "(,":
+            raise TemplateError("it has a power, which could take for ever")
+        before = word.strip() or before
 
 
 def rendered(template: Template, messages: Sequence[Message], model: Path) -> str:

@@ -17,7 +17,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from ragfm.errors import ConfigError, DamagedModelError, MissingExtraError, RagfmError, UnsupportedError
 from ragfm.models import no_progress_bar
 from ragfm.readers.engine import BLOCK, Adapter, Memory
-from ragfm.readers.template import rendered
+from ragfm.readers.template import check_template, rendered
 from ragfm.readers.torch_memory import OneMemory, RowMemory, can_have_rows
 from ragfm.types import Message
 
@@ -91,14 +91,17 @@ class TorchModel:
 
     def tokens(self, text: str) -> list[int]:
         """The tokens of a text."""
+        text = text.encode("utf-8", "replace").decode()  # half of a surrogate pair is refused
         return list(self._encoder.encode(text, add_special_tokens=False).ids)
 
     def written(self, messages: Sequence[Message]) -> str:
         """A conversation as the model's own template writes it. Raises UnsupportedError."""
-        template = self._tokenizer.apply_chat_template
-        return rendered(
-            lambda turns: str(template(turns, tokenize=False, add_generation_prompt=True)), messages, self.path
-        )
+
+        def written(turns: list[dict[str, str]]) -> str:
+            check_template(self._tokenizer.get_chat_template())
+            return str(self._tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True))
+
+        return rendered(written, messages, self.path)
 
     def texts(self, tokens: Iterator[float]) -> Iterator[str]:
         """The text of each token: the whole characters that end in it."""
