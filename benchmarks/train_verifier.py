@@ -40,7 +40,7 @@ from ragfm.evaluate.calibrate import _auc
 from ragfm.evaluate.matching import token_f1
 from ragfm.models import find_model
 from ragfm.types import Hit
-from ragfm.verifier import SHIPPED, WEIGHTS, WINDOW, Part, Verifier
+from ragfm.verifier import SHIPPED, WEIGHTS, WINDOW, Verifier
 
 LEARNED, TUNED = 7, 10  # articles of SQuAD 2.0 dev, by title: those before the one are learned from
 QUESTIONS, TWICE, BATCH, RATE, RANK = 24_000, 2, 32, 3e-4, 64
@@ -217,19 +217,11 @@ def judged(verifier: Verifier, some: Sequence[Example]) -> dict[str, Any]:
         reading = verifier.read(one.question, [Hit("", one.passage, 0, len(one.passage), 1, None, {})])[0]
         there.append(reading.anywhere)
         if one.start >= 0:
-            _, start, end = max(best(part) for part in reading.parts)
+            _, start, end = reading.best
             f1.append(token_f1(one.passage[start:end], one.passage[one.start : one.end]))
     area = _auc(np.array(there), np.array([float(one.start >= 0) for one in some]), 0)
     return {"questions": len(some), "f1, answerable": round(float(np.mean(f1)), 4),
             "auc, has an answer": [round(value, 4) for value in (area.value, area.low, area.high)]}  # fmt: skip
-
-
-def best(part: Part) -> tuple[float, int, int]:
-    """The likeliest answer of at most 16 tokens: how likely, and its characters."""
-    chances = np.outer(part.first, part.last)
-    chances = np.triu(chances) - np.triu(chances, 16)
-    first, last = np.unravel_index(int(chances.argmax()), chances.shape)
-    return float(chances.max()), int(part.spans[first, 0]), int(part.spans[last, 1])
 
 
 def main() -> None:
