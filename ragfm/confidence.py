@@ -18,7 +18,6 @@ and without any that the model weighs there is no confidence.
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -46,7 +45,6 @@ SIGNALS = (
 )  # fmt: skip
 BY_READER = frozenset({"likely", "unknown"})
 _LEAST = 1e-6  # a probability that is as good as none
-_MARKER = re.compile(r"\s*\[\d+\]")
 _BY_EMBEDDER = frozenset({"cosine", "gap"})
 
 
@@ -111,7 +109,7 @@ def signals_of(
     claims = [sentence for sentence in sentences if sentence.says]
     if claims:
         found["supported"] = sum(sentence.supported for sentence in claims) / len(claims)
-        found["names"] = float(any(_names(sentence.text, words) for sentence in claims))
+        found["names"] = float(any(_names(sentence.plain, words) for sentence in claims))
     if readings:
         most = min(max(reading.anywhere for reading in readings), 1 - _LEAST)
         found["anywhere"] = math.log(max(most, _LEAST) / (1 - most))
@@ -123,7 +121,7 @@ def signals_of(
 
 def _names(sentence: str, known: frozenset[str]) -> bool:
     """Whether a sentence has a name or a number that is not known; the first word may have its capital from that."""
-    words = words_of(_MARKER.sub("", sentence))
+    words = words_of(sentence)
     return bool(words.exact - ({words.first} - words.numbers) - known)
 
 

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 from ragfm.ground.contradiction import against
 from ragfm.ground.evidence import Asked, Claim, Evidence, Window, best_of, common_words, denies, windows_of
 from ragfm.ground.faults import fault_of
-from ragfm.ground.words import words_of
+from ragfm.ground.words import MARKER, words_of
 from ragfm.text import sentence_spans
 from ragfm.types import Citation
 
@@ -30,7 +30,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Sentence", "composed", "ground", "grounded", "said_otherwise"]
 
-_MARKER = re.compile(r"\s*\[(\d+(?:\s*[,;]\s*\d+)*)\]")
 _LONGEST = 300  # characters of a contradiction that are quoted
 
 
@@ -50,7 +49,7 @@ class Sentence:
     @property
     def plain(self) -> str:
         """The sentence alone."""
-        return _MARKER.sub("", self.text).strip()
+        return MARKER.sub("", self.text).strip()
 
     @property
     def supported(self) -> bool:
@@ -121,7 +120,7 @@ def said_otherwise(n: int, quote: str) -> str:
 def _claims(text: str) -> tuple[str, list[Claim]]:
     """The text without markers, and its sentences with the markers that stood in or right behind them."""
     plain, markers, done = "", [], 0
-    for match in _MARKER.finditer(text):
+    for match in MARKER.finditer(text):
         plain += text[done : match.start()]
         markers.append((len(plain), tuple(int(n) for n in re.findall(r"\d+", match[1]))))
         done = match.end()

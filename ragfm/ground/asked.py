@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from ragfm.ground.evidence import places
-from ragfm.ground.words import words_of
+from ragfm.ground.words import MARKER, words_of
 
 if TYPE_CHECKING:
     from ragfm.ground import Sentence
@@ -19,7 +18,6 @@ DOUBT = 0.05
 """Of verified quotes with less likelihood to hold the answer, 8 % were right on the tuning articles; of others 42 %."""
 AGREE = 0.5
 """The share of words from which on two answers are one."""
-_MARKERS = re.compile(r"\s*\[\d+(?:\s*[,;]\s*\d+)*\]")
 
 
 def located(sentence: Sentence, readings: Sequence[Reading]) -> float:
@@ -55,7 +53,7 @@ def likeliest(readings: Sequence[Reading]) -> list[tuple[str, int | None]]:
 
 def agreement(said: str, other: str) -> float:
     """The share of their words that two answers have in common, of the shorter one's (Szymkiewicz 1934); in [0, 1]."""
-    ours, theirs = (words_of(_MARKERS.sub("", text)).all for text in (said, other))
+    ours, theirs = (words_of(MARKER.sub("", text)).all for text in (said, other))
     return len(ours & theirs) / min(len(ours), len(theirs)) if ours and theirs else 0.0
 
 
