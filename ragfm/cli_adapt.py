@@ -42,7 +42,7 @@ def adapt() -> None:
 @adapt.command("data")
 @click.argument("questions", required=False, type=_FILES)
 @click.option("--write", metavar="N", type=click.IntRange(min=1), help="Without QUESTIONS: the reader writes N, with "
-              "their answers, from the collection.")  # fmt: skip
+              "their answers, from the collection. After Ctrl-C, the same command goes on.")  # fmt: skip
 @click.option("--from-log", is_flag=True, help="With or without QUESTIONS: what users found good in the answer log, "
               "and what they corrected.")  # fmt: skip
 @click.option("--reader", metavar="NAME", type=FILLED, help="The reader that is taught; with --write it writes, too.")
@@ -67,7 +67,7 @@ def adapt() -> None:
 @click.option("--out", default="ragfm-examples", show_default=True, metavar="DIR", type=FILLED,
               help="Where the examples and their card are written.")  # fmt: skip
 @shared
-def data_command(collection: str, as_json: bool, questions: str | None, out: str, **options: Any) -> int:
+def data_command(collection: str, as_json: bool, questions: str | None, **options: Any) -> int:
     """Make examples to train with, from QUESTIONS whose answers are known.
 
     QUESTIONS is a SQuAD file, which brings its documents, or a JSONL file about the collection with `question`, `uri`
@@ -75,6 +75,7 @@ def data_command(collection: str, as_json: bool, questions: str | None, out: str
     """
     from ragfm.adapt import write_dataset
 
+    out = str(options["out"])
     loaded = _loaded(questions, options)
     check_options(loaded, options)
     with opened(loaded, collection, {**options, "mode": "hybrid"}) as (handle, _, _):
@@ -253,6 +254,7 @@ def _asked(rag: Rag, data: QuestionSet | None, recipe: Recipe, held: HeldOut, op
     if data is None:
         with counting("writing", "questions") as progress:
             asked = write_questions(rag.collection, rag.reader, options["write"], seed=options["seed"], answers=True,
+                                    out=Path(options["out"]) / "written.run", reader_name=rag.reader_name,
                                     progress=progress)  # fmt: skip
     else:
         asked = list(data.questions)

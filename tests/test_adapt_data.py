@@ -191,6 +191,36 @@ def test_a_reader_writes_questions_with_answers_that_stand_in_the_text(towns: Co
     assert not {"towns/Aldon.txt", "towns/Brista.txt"} & {question.gold[0].uri for question in questions}
 
 
+def test_writing_goes_on_where_it_was_stopped(tmp_path: Path, towns: Collection) -> None:
+    asked = list[str]()
+
+    def script(messages: Sequence[Message]) -> str:
+        if len(asked) == stop:
+            raise KeyboardInterrupt
+        town = messages[-1].content.split("town of ")[1].split()[0]
+        asked.append(town)
+        return f"Question: Who founded the town of {town} long ago?\nAnswer: fishermen\n"
+
+    def written(count: int, name: str, seed: int = 0) -> list[Question]:
+        return write_questions(towns, ScriptedReader(script), count, answers=True, seed=seed, out=tmp_path / name)
+
+    stop = 3
+    with pytest.raises(KeyboardInterrupt):
+        written(4, "stopped")
+    stop = -1
+    questions = written(4, "stopped")
+    in_two = asked.copy()
+    asked.clear()
+    assert written(4, "whole") == questions
+    assert asked == in_two
+    asked.clear()
+    assert written(3, "stopped") == questions[:3]
+    assert not asked
+    assert written(5, "stopped")[:4] == questions
+    with pytest.raises(DataError, match="something else: seed 0 there, 1 now"):
+        written(4, "stopped", seed=1)
+
+
 def test_the_command_writes_its_own_questions(
     tmp_path: Path, towns: Collection, monkeypatch: pytest.MonkeyPatch
 ) -> None:  # fmt: skip

@@ -10,12 +10,16 @@ from __future__ import annotations
 import random
 import re
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING
+from hashlib import blake2b
+from itertools import accumulate
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from ragfm.errors import DataError, TooLongError, UnsupportedError
 from ragfm.evaluate.data import Gold, Question
 from ragfm.evaluate.matching import holds
 from ragfm.evaluate.measures import rank_hits
+from ragfm.evaluate.runs import append, resume_run
 from ragfm.text import sentence_spans
 from ragfm.types import Message, Sampling
 
@@ -45,20 +49,32 @@ def write_questions(
     *,
     seed: int = 0,
     answers: bool = False,
+    out: str | Path | None = None,
+    reader_name: str = "",
     progress: Callable[[int, int], None] | None = None,
 ) -> list[Question]:
     """As many questions as are wanted, each with the stretch of a document that it was written from; fewer at need.
 
     A question is kept where the stretch is among the first 20 hits of the dense or of the keyword index, fewer of few
-    chunks. With `answers`
-    the reader writes an answer too, and the question is kept where its words stand in the stretch. Raises DataError
-    where the collection holds no text.
+    chunks. With `answers` the reader writes an answer too, and the question is kept where its words stand in the
+    stretch. All that it wrote is kept in the file `out`, and a second run goes on there, for more questions, too.
+    Raises DataError where the collection holds no text, and where `out` is of other documents, reader, or seed.
     """
     depth = max(1, min(_DEPTH, collection.status().chunks // _SHARE))
     questions: dict[str, Question] = {}
+    before = dict[str, dict[str, Any]]()
+    if out:
+        about = {"written": "questions", "reader": reader_name, "seed": seed, "answers": answers,
+                 "documents": _digest(collection)}  # fmt: skip
+        before = {record["id"]: record for record in resume_run(Path(out), about)}
     for number, gold in enumerate(_stretches(collection, count * _TRIES, seed)):
-        text = collection.document(gold.uri).text[gold.start : gold.end]
-        asked, answer = _question_and_answer(reader, text) if answers else (_question(reader, text), None)
+        if not (record := before.get(str(number))):
+            text = collection.document(gold.uri).text[gold.start : gold.end]
+            asked, answer = _question_and_answer(reader, text) if answers else (_question(reader, text), None)
+            record = {"id": str(number), "question": asked, "answer": answer}
+            if out:
+                append(Path(out), record)
+        asked, answer = record["question"], record["answer"]
         if asked and asked not in questions and not (answers and answer is None):
             question = Question(str(number), asked, (gold,), (answer,) if answer else ())
             if _found_again(collection, question, depth):
@@ -75,14 +91,21 @@ def write_questions(
     return list(questions.values())
 
 
+def _digest(collection: Collection) -> str:
+    """Of all documents: the stretches depend on them."""
+    digests = "".join(document.digest for document in collection.documents())
+    return blake2b(digests.encode(), digest_size=16).hexdigest()
+
+
 def _stretches(collection: Collection, most: int, seed: int) -> Iterator[Gold]:
     """Stretches of whole sentences, picked at random; long documents have as many more as they are longer."""
     documents = [document for document in collection.documents() if document.characters >= _SHORTEST]
     if not documents:
         raise DataError(f"{collection.path} holds no text to write questions from.", "Ingest documents first.")
     chance = random.Random(seed)  # noqa: S311
-    lengths = [document.characters for document in documents]
-    for document in chance.choices(documents, weights=lengths, k=most):
+    lengths = list(accumulate(document.characters for document in documents))
+    for _ in range(most):
+        (document,) = chance.choices(documents, cum_weights=lengths)
         spans = sentence_spans(collection.document(document.uri).text)
         first = last = chance.randrange(len(spans))
         while spans[last][1] - spans[first][0] < _CHARACTERS and last + 1 < len(spans):
