@@ -15,6 +15,7 @@ from hashlib import blake2b
 from ragfm.errors import ContextOverflowError
 from ragfm.passages import passage_with
 from ragfm.strategy import Strategy, Words, load_strategy, numbered
+from ragfm.text import MARKER
 from ragfm.types import Dropped, Hit, Message, Reader
 
 __all__ = [
@@ -242,7 +243,7 @@ def is_abstention(text: str) -> bool:
 
     An answer that says so of one thing and then answers another is not an abstention.
     """
-    plain = re.sub(r"\s*\[\d+\]", "", text.replace("’", "'")).strip().lower()
+    plain = MARKER.sub("", text.replace("’", "'")).strip().lower()
     sentences = [sentence for sentence in re.split(r"(?<=[.!?])\s+|\n+", plain) if sentence.strip()]
     return bool(sentences) and all(
         (match := _ABSTAINS.match(sentence)) and not _TURN.search(sentence, match.end()) for sentence in sentences

@@ -12,8 +12,10 @@ from itertools import pairwise
 
 from ragfm.errors import UnsupportedError
 
-__all__ = ["check_characters", "said_again", "sentence_spans"]
+__all__ = ["MARKER", "check_characters", "said_again", "sentence_spans"]
 
+MARKER = re.compile(r"\s*\[(\d+(?:\s*[,;]\s*\d+)*)\]")
+"""Of passages that a sentence names, as a reader may write it: `[1]`, `[1, 2]`."""
 _NUMBER = re.compile(r"^([ \t]*\d{1,3})\.(?=[ \t])", re.MULTILINE)  # of a list item: its full stop ends no sentence
 _LINE = re.compile(
     r"^(?:\s*$"  # blank lines

@@ -111,6 +111,7 @@ def test_a_long_question_is_not_built_upon() -> None:
     ("answer", "items"),
     [
         ("There are two meeting rooms: Cirrus and Stratus [1].", ["Cirrus", "Stratus"]),
+        ("There are two meeting rooms [1, 2]: Cirrus [1] and Stratus [2; 3].", ["Cirrus", "Stratus"]),
         ("- Moving house [1]: one day\n- A wedding: two days.", ["Moving house: one day", "A wedding: two days"]),
         ("The trays are red, green, and blue.", ["red", "green", "blue"]),
         ("Ask your team leader. Then write it down [1].", ["Ask your team leader", "Then write it down"]),
@@ -125,6 +126,8 @@ def test_what_an_answer_lists(answer: str, items: list[str]) -> None:
 def test_an_ordinal_may_mean_a_source_or_an_older_answer() -> None:
     answers = ["It is 9 degrees [2]. It was 4 degrees [1].", "Yes."]
     assert nth_item("what does the second source say?", answers) == ("what does It was 4 degrees say?", True)
+    both = ["It is 9 degrees [2, 3]. It was 4 degrees [1]."]
+    assert nth_item("what does the third source say?", both) == ("what does It was 4 degrees say?", True)
     assert nth_item("what about number 2?", ["They are Oak and Elm.", "Yes."]) == ("what about Elm?", True)
     assert nth_item("what about number 12?", ["They are Oak and Elm."]) == ("what about number 12?", False)
     assert nth_item("the second factor", answers) == ("the second factor", None)

@@ -159,6 +159,7 @@ def test_the_prompt_is_the_one_that_adapters_were_trained_for() -> None:
         "I don’t know",
         "I do not know based on the passages.",
         "I don't know. The passages do not mention the price of a taxi [1].",
+        "I don't know [1, 2].",
         "The passages do not contain this information.",
         "The provided text does not mention who built it.",
         "None of the passages mention it.",

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from ragfm.answer_log import REDACTED
 from ragfm.ground import said_otherwise
 from ragfm.prompt import is_abstention
+from ragfm.text import MARKER
 
 if TYPE_CHECKING:
     from ragfm.answer_log import LogEntry
 
-_MARKER = re.compile(r"\s*\[\d+\]")
 
 
 def judged(entries: Iterable[LogEntry]) -> list[LogEntry]:
@@ -32,7 +31,7 @@ def right_answer(entry: LogEntry) -> str:
         return ""
     for citation in entry.citations:
         said = said.replace(_otherwise(citation), "")
-    return _MARKER.sub("", said).strip()
+    return MARKER.sub("", said).strip()
 
 
 def as_questions(entries: Iterable[LogEntry]) -> Iterator[dict[str, Any]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from ragfm.text import sentence_spans
+from ragfm.text import MARKER, sentence_spans
 
 __all__ = ["listed", "nth_item"]
 
@@ -25,7 +25,6 @@ _ORDINAL = re.compile(
 )
 _CITED = ("source", "citation", "document", "passage")
 _LINE = re.compile(r"^\s*(?:[-*•–]|\(?\d{1,2}[.)])\s+(?P<item>.+)$", re.MULTILINE)
-_MARKER = re.compile(r"\s*\[(\d+)\]")
 _BEFORE = re.compile(
     r".*(?::|\b(?:is|are|was|were|has|have|includes?|include|offers?|lends?|sells?|mean|and also)\b)\s+"
 )
@@ -57,7 +56,7 @@ def listed(answer: str) -> list[str]:
     lines = [_plain(match["item"]) for match in _LINE.finditer(answer)]
     if len(lines) > 1:
         return lines
-    text = _MARKER.sub("", answer)
+    text = MARKER.sub("", answer)
     sentences = [text[start:end] for start, end in sentence_spans(text)]
     for sentence in reversed(sentences):
         items = _joined(sentence)
@@ -79,10 +78,11 @@ def _cited(answer: str) -> list[str]:
     """For each passage that is cited, in the order in which they are, the first sentence that it hangs on."""
     first: dict[str, str] = {}
     for start, end in sentence_spans(answer):
-        for number in _MARKER.findall(answer[start:end]):
-            first.setdefault(number, _plain(answer[start:end]))
+        for numbers in MARKER.findall(answer[start:end]):
+            for number in re.findall(r"\d+", numbers):
+                first.setdefault(number, _plain(answer[start:end]))
     return list(first.values())
 
 
 def _plain(item: str) -> str:
-    return _MARKER.sub("", item).strip().rstrip(".;,!? ")
+    return MARKER.sub("", item).strip().rstrip(".;,!? ")

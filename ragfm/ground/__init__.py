@@ -21,8 +21,8 @@ from typing import TYPE_CHECKING
 from ragfm.ground.contradiction import against
 from ragfm.ground.evidence import Asked, Claim, Evidence, Window, best_of, common_words, denies, windows_of
 from ragfm.ground.faults import fault_of
-from ragfm.ground.words import MARKER, words_of
-from ragfm.text import sentence_spans
+from ragfm.ground.words import words_of
+from ragfm.text import MARKER, sentence_spans
 from ragfm.types import Citation
 
 if TYPE_CHECKING:

@@ -7,7 +7,8 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from ragfm.ground.evidence import places
-from ragfm.ground.words import MARKER, words_of
+from ragfm.ground.words import words_of
+from ragfm.text import MARKER
 
 if TYPE_CHECKING:
     from ragfm.ground import Sentence

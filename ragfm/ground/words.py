@@ -5,8 +5,6 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-MARKER = re.compile(r"\s*\[(\d+(?:\s*[,;]\s*\d+)*)\]")
-"""Of passages that a sentence names, as a reader may write it: `[1]`, `[1, 2]`."""
 _WORD = re.compile(r"\d+(?:[.,:]\d+)*|[^\W\d_]+")
 _STOP = frozenset(
     """
