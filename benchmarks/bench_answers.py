@@ -4,6 +4,7 @@
     python benchmarks/bench_answers.py squad [--questions 1000]    25 others, as `ragfm eval answers` asks
     python benchmarks/bench_answers.py beside [--questions 1000]   the same, given the right passage, and given none
     python benchmarks/bench_answers.py forms [--questions 200]     the adapter in both readers, the right passage given
+    python benchmarks/bench_answers.py sizes [--questions 100] [--reader GGUF]   beside untuned readers, compared
 
 Runs are kept in --keep and go on there. Each writes its part of results/answers.json; the last line is that part.
 "At the threshold" is worked out from the same answers: those of less confidence count as abstentions. ADAPTER=none in
@@ -18,6 +19,7 @@ import gzip
 import json
 import os
 import random
+import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -31,7 +33,7 @@ from measure import about, read, save, weights
 
 from ragfm import Collection, Rag, Settings
 from ragfm.adapt.export import export_adapter
-from ragfm.adapter import GGUF, RECORD, SHIPPED
+from ragfm.adapter import GGUF, NO_ADAPTER, RECORD, SHIPPED
 from ragfm.confidence import SIGNALS, Calibration, fitting
 from ragfm.config import AskSection
 from ragfm.evaluate import (
@@ -162,6 +164,28 @@ def forms(keep: Path, count: int) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def sizes(keep: Path, count: int, readers: Sequence[str]) -> dict[str, Any]:
+    """The bundled reader as it comes and without its adapter, and other readers untuned, by `ragfm compare`."""
+    command = [sys.executable, "-c", "from ragfm.cli import main; main()", "compare", str(squad_file(keep, tune=False)),
+               "--limit", str(count), "--keep", str(keep), "--json"]  # fmt: skip
+    runs = [["--reader", "bundled"], ["--reader", "bundled", "--adapter", NO_ADAPTER]]
+    runs += [["--reader", reader] for reader in readers]
+    rows = {}
+    for which in runs:
+        done = subprocess.run([*command, *which, "--out", str(keep / "compare")], stdout=subprocess.PIPE, check=True)
+        for entry in json.loads(done.stdout)["entries"]:
+            reader, adapter = (entry["contender"][key] for key in ("reader", "adapter"))
+            name = Path(reader).name + (", as it comes" if reader == "bundled" and not adapter else ", untuned")
+            f1 = entry["quality"]["f1, all"]["value"]
+            rows[name] = {
+                **_rounded({key: entry["quality"][key] for key in ("f1, answerable", "f1, all")}),
+                "latency_ms": _rounded(entry["latency_ms"], 0), "seconds": round(entry["seconds"], 2),
+                "peak_mb": entry["peak_mb"], "f1 per second": round(f1 / entry["seconds"], 4),
+                "f1 per GB": round(f1 / entry["peak_mb"] * 1024, 4),
+            }  # fmt: skip
+    return {"questions": count, "rows": rows}
+
+
 def _with_confidence(result: AnsweredQuestion, by: Calibration | None) -> AnsweredQuestion:
     """By the calibration of now, from the signals that were kept."""
     outcome = result.outcomes["retrieved"]
@@ -226,10 +250,11 @@ def _said(done: int, of: int) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("tune", "squad", "beside", "forms"))
+    parser.add_argument("what", choices=("tune", "squad", "beside", "forms", "sizes"))
     parser.add_argument("--questions", type=int)
     parser.add_argument("--keep", type=Path, default=Path("/tmp/ragfm-bench-answers"))
     parser.add_argument("--context", action="append", choices=CONTEXTS, help="squad: may be repeated; default: all")
+    parser.add_argument("--reader", action="append", default=[], help="sizes: may be repeated")
     parser.add_argument("--minutes", type=float, default=1e6, help="stop then, and report what is done")
     args = parser.parse_args()
     args.keep.mkdir(parents=True, exist_ok=True)
@@ -238,6 +263,7 @@ def main() -> None:
         "squad": lambda: squad(args.keep, args.questions or 1000, args.minutes, args.context or CONTEXTS),
         "beside": lambda: beside(args.keep, args.questions or 1000, args.minutes),
         "forms": lambda: forms(args.keep, args.questions or 200),
+        "sizes": lambda: sizes(args.keep, args.questions or 100, args.reader),
     }[args.what]()
     name = args.what + (" without adapter" if ADAPTER == "none" else "")
     facts = about(f"answers, {name}", ["ragfm", "llama-cpp-python"])

@@ -333,6 +333,18 @@ def answers() -> str:
     return _table((f"measure ({part['questions']} questions)", *columns), rows)
 
 
+def sizes() -> str:
+    part = _part("answers", "sizes")
+    rows = [
+        [name, *(_interval(row[key]) for key in ("f1, answerable", "f1, all")),
+         *(f"{row['latency_ms'][key][0] / 1000:.2f}" for key in ("p50", "p95")), f"{row['peak_mb']:,}",
+         *(f"{row[key]:.3f}" for key in ("f1 per second", "f1 per GB"))]
+        for name, row in part["rows"].items()
+    ]  # fmt: skip
+    return _table((f"reader ({part['questions']} questions)", "f1, answerable", "f1, all", "p50, s", "p95, s",
+                   "memory at most, MB", "f1 of all per second", "per GB"), rows)  # fmt: skip
+
+
 def confidence() -> str:
     rows = []
     tuned, part = _part("answers", "tune"), _part("answers", "squad")
@@ -466,7 +478,7 @@ TABLES: dict[str, Callable[[], str]] = {
     for table in (
         retrieval, retrieval_more, goals, peers_quality, peers_cost, peers_versions, multihop, languages,
         languages_weights, languages_chosen, embedding, reader, server, start, collection, collection_more, index, bm25,
-        parse, parsed, citations, quotations, contradictions, answers, confidence, injection, bias,
+        parse, parsed, citations, quotations, contradictions, answers, sizes, confidence, injection, bias,
         adapted_retriever, adapted_methods, transfer,
     )
 }  # fmt: skip
