@@ -13,7 +13,7 @@ from click.testing import CliRunner
 from shell import Shell
 from tiny_gguf import write_tiny
 
-from ragfm.cli_models import models
+from ragfm.cli.models import models
 from ragfm.embed.choice import EXACT_ENOUGH
 from ragfm.errors import UnsupportedError
 from ragfm.model_card import restriction, said_once

@@ -13,7 +13,7 @@ from click.testing import CliRunner, Result
 
 from ragfm import Collection, Rag, Settings
 from ragfm.adapter import WEIGHTS
-from ragfm.cli_tune import tune
+from ragfm.cli.tune import tune
 from ragfm.confidence import BY_READER, SHIPPED, SIGNALS, Calibration, adapter_hash, fitting, likelihoods, signals_of
 from ragfm.config import AskSection, load_settings
 from ragfm.errors import ConfigError, DataError, ReaderBusyError

@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from ragfm.answer_log import LogEntry
 
 
-
 def judged(entries: Iterable[LogEntry]) -> list[LogEntry]:
     """Those whose right answer is known: found good, or corrected; not what was redacted, nor structured answers."""
     return [entry for entry in entries if right_answer(entry) and REDACTED not in entry.query + right_answer(entry)]

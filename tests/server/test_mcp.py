@@ -18,7 +18,7 @@ from serving import LIMITS, SECRET, Running, SlowReader, eventually, make_collec
 from shell import Shell
 from tiny_gguf import write_tiny
 
-from ragfm.cli_mcp import mcp as mcp_command
+from ragfm.cli.mcp import mcp as mcp_command
 from ragfm.errors import MissingExtraError
 
 TOOLS = ["search", "ask", "list_documents", "list_collections"]

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
-from ragfm.cli_options import (
+from ragfm.cli.options import (
     FILLED,
     OK,
     adapter_option,

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ragfm.cli_options import FAILED, FILLED, OK, counting, filtered, shared
+from ragfm.cli.options import FAILED, FILLED, OK, counting, filtered, shared
 from ragfm.show import print_json, print_verify, printable
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ragfm.cli_eval import (
+from ragfm.cli.eval import (
     about_data,
     check_options,
     data_options,
@@ -18,7 +18,7 @@ from ragfm.cli_eval import (
     resumable,
     tell_written,
 )
-from ragfm.cli_options import FILLED, OK, SOME_FAILED, make_rag, shared, strategy_option
+from ragfm.cli.options import FILLED, OK, SOME_FAILED, make_rag, shared, strategy_option
 from ragfm.show import print_json, printable
 
 if TYPE_CHECKING:

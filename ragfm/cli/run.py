@@ -16,27 +16,27 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ragfm import __version__
-from ragfm.cli_adapt import adapt
-from ragfm.cli_answers import answers
-from ragfm.cli_chat import chat
-from ragfm.cli_compare import compare_command
-from ragfm.cli_eval import evaluation
-from ragfm.cli_log import log
-from ragfm.cli_mcp import mcp
-from ragfm.cli_models import models
-from ragfm.cli_options import FAILED, FILLED, INTERRUPTED, OK, SOME_FAILED, USAGE, busy, make_rag, read_schema
-from ragfm.cli_options import adapter_option as _adapter
-from ragfm.cli_options import filtered as _filter
-from ragfm.cli_options import k_option as _k
-from ragfm.cli_options import reader_option as _reader
-from ragfm.cli_options import shared as _shared
-from ragfm.cli_options import strategy_option as _strategy
-from ragfm.cli_refresh import back_command, refresh_command
-from ragfm.cli_retriever import retriever_command
-from ragfm.cli_serve import keys, serve
-from ragfm.cli_store import COMMANDS
-from ragfm.cli_tune import tune
-from ragfm.cli_watch import watch
+from ragfm.cli.adapt import adapt
+from ragfm.cli.answers import answers
+from ragfm.cli.chat import chat
+from ragfm.cli.compare import compare_command
+from ragfm.cli.eval import evaluation
+from ragfm.cli.log import log
+from ragfm.cli.mcp import mcp
+from ragfm.cli.models import models
+from ragfm.cli.options import FAILED, FILLED, INTERRUPTED, OK, SOME_FAILED, USAGE, busy, make_rag, read_schema
+from ragfm.cli.options import adapter_option as _adapter
+from ragfm.cli.options import filtered as _filter
+from ragfm.cli.options import k_option as _k
+from ragfm.cli.options import reader_option as _reader
+from ragfm.cli.options import shared as _shared
+from ragfm.cli.options import strategy_option as _strategy
+from ragfm.cli.refresh import back_command, refresh_command
+from ragfm.cli.retriever import retriever_command
+from ragfm.cli.serve import keys, serve
+from ragfm.cli.store import COMMANDS
+from ragfm.cli.tune import tune
+from ragfm.cli.watch import watch
 from ragfm.errors import FilterError, RagfmError
 from ragfm.show import (
     answer_json,

@@ -7,8 +7,8 @@ from typing import Any
 
 import click
 
-from ragfm.cli_options import FILLED, OK
-from ragfm.cli_serve import collection_folders, named, reader_models, serve, split_names
+from ragfm.cli.options import FILLED, OK
+from ragfm.cli.serve import collection_folders, named, reader_models, serve, split_names
 from ragfm.errors import MissingExtraError
 
 

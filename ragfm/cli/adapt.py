@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ragfm.adapter import METHODS, read_record
-from ragfm.cli_eval import check_options, data_options, load_data, opened
-from ragfm.cli_options import FILLED, OK, counting, shared
+from ragfm.cli.eval import check_options, data_options, load_data, opened
+from ragfm.cli.options import FILLED, OK, counting, shared
 from ragfm.errors import DataError
 from ragfm.models import find_model
 from ragfm.show import print_json, printable

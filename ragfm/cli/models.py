@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from ragfm.cli_options import FILLED, OK
+from ragfm.cli.options import FILLED, OK
 from ragfm.errors import RagfmError, UnsupportedError
 from ragfm.show import print_json, printable
 

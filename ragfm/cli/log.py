@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ragfm.cli_options import FILLED, OK, shared
+from ragfm.cli.options import FILLED, OK, shared
 from ragfm.show import print_json, printable
 
 if TYPE_CHECKING:

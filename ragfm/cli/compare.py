@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ragfm.cli_eval import data_options, tell_written
-from ragfm.cli_options import FILLED, OK, SOME_FAILED, counting, shared
+from ragfm.cli.eval import data_options, tell_written
+from ragfm.cli.options import FILLED, OK, SOME_FAILED, counting, shared
 from ragfm.show import print_json, printable
 
 if TYPE_CHECKING:

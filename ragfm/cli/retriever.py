@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ragfm.cli_eval import check_options, data_options, load_data, opened
-from ragfm.cli_options import FILLED, OK, counting, shared
+from ragfm.cli.eval import check_options, data_options, load_data, opened
+from ragfm.cli.options import FILLED, OK, counting, shared
 from ragfm.show import print_json, printable
 
 if TYPE_CHECKING:

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ragfm.cli_eval import check_options, data_options, load_data, opened, resumable, tell_written
-from ragfm.cli_options import FILLED, OK, counting, shared
+from ragfm.cli.eval import check_options, data_options, load_data, opened, resumable, tell_written
+from ragfm.cli.options import FILLED, OK, counting, shared
 from ragfm.show import print_json, printable
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from ragfm.cli_options import FILLED, OK, adapter_option
+from ragfm.cli.options import FILLED, OK, adapter_option
 from ragfm.errors import ConfigError, MissingExtraError
 from ragfm.show import print_json
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ragfm.cli_options import OK, shared
+from ragfm.cli.options import OK, shared
 from ragfm.errors import RagfmError
 from ragfm.show import print_json, printable
 

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ragfm.cli_options import FILLED, OK, shared
-from ragfm.cli_retriever import stages
+from ragfm.cli.options import FILLED, OK, shared
+from ragfm.cli.retriever import stages
 from ragfm.show import print_json, print_report, printable
 
 if TYPE_CHECKING:
