@@ -3,10 +3,8 @@
     python benchmarks/train_verifier.py [--out FOLDER]      about 40 minutes on two idle cores; needs the extra `train`
 
 It learns where answers stand from SQuAD 1.0's training set, and that some questions have none: questions changed in a
-word (`ragfm.adapt.near_misses`), questions over a passage that is like theirs, those of the first seven articles, by
-title, of SQuAD 2.0 dev, which people wrote, and 2,200 over 440 training paragraphs, which large language models wrote
-in their manner (verifier/questions.jsonl; three of five have no answer there). Nothing of the other articles of SQuAD
-2.0 is seen: three tune, 25 report.
+word (`ragfm.adapt.near_misses`), questions over a passage that is like theirs, and those that people wrote of the first
+seven articles, by title, of SQuAD 2.0 dev. Nothing of the other articles is seen: three tune, 25 report.
 
 Everything but the embeddings learns; the changes are then kept as matrices of low rank (Eckart and Young 1936), in half
 precision. Texts have no second token type, as in RoBERTa (Liu et al. 2019). The last line is the result in JSON.
@@ -96,21 +94,6 @@ def written(first: int, last: int) -> list[Example]:
         Example(qa["question"], paragraph["context"], *(_span(qa["answers"][0]) if qa["answers"] else (-1, -1)))
         for article in some for paragraph in article["paragraphs"] for qa in paragraph["qas"]
     ]  # fmt: skip
-
-
-def composed(file: Path = Path(__file__).parent / "verifier" / "questions.jsonl") -> list[Example]:
-    """Over paragraphs of SQuAD 1.0's training set, named by title and number: questions that language models wrote."""
-    passages = {
-        f"{article['title']}/{number}": paragraph["context"]
-        for article in articles("squad-v1.0-train.json.gz") for number, paragraph in enumerate(article["paragraphs"])
-    }  # fmt: skip
-    found = list[Example]()
-    for line in file.read_text(encoding="utf-8").splitlines():
-        one = json.loads(line)
-        passage = passages[one["id"]]
-        start = passage.index(one["answer"]) if "answer" in one else -1
-        found.append(Example(one["question"], passage, start, start + len(one["answer"]) if "answer" in one else -1))
-    return found
 
 
 def _span(answer: dict[str, Any]) -> tuple[int, int]:
@@ -234,7 +217,7 @@ def main() -> None:
     torch.manual_seed(0)
     chance, begin, tokens, losses = random.Random(0), time.monotonic(), 0, list[float]()
     learner = Learner()
-    steps = batches([*examples(chance), *TWICE * [*written(0, LEARNED), *composed()]], chance)
+    steps = batches([*examples(chance), *TWICE * written(0, LEARNED)], chance)
     for number, (loss, count) in enumerate(learner.learn(steps), 1):
         losses.append(loss)
         tokens += count
