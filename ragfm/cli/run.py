@@ -18,6 +18,7 @@ import click
 from ragfm import __version__
 from ragfm.cli.adapt import adapt
 from ragfm.cli.answers import answers
+from ragfm.cli.bias import bias
 from ragfm.cli.chat import chat
 from ragfm.cli.compare import compare_command
 from ragfm.cli.eval import evaluation
@@ -139,7 +140,8 @@ def ragfm(context: click.Context) -> None:
 
 for command in (*COMMANDS, adapt, chat, compare_command, evaluation, keys, log, mcp, models, serve, tune, watch):
     ragfm.add_command(command)
-evaluation.add_command(answers)
+for command in (answers, bias):
+    evaluation.add_command(command)
 for command in (retriever_command, refresh_command, back_command):
     adapt.add_command(command)
 
