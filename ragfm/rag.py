@@ -174,8 +174,9 @@ class Rag:
         try:
             if prompt and prompt.shown:
                 data, fields, usage = fill(form, asked.query, self.reader, prompt, sampling)
-                found = replace(found, data=data, fields=tuple(fields), usage=usage, seconds=asked.seconds)
-                found = replace(found, value=validated(data, form, schema))
+                found = replace(found, usage=usage)  # it was used even where the object turns out to be none
+                value = validated(data, form, schema)
+                found = replace(found, value=value, data=data, fields=tuple(fields), seconds=asked.seconds)
         except BaseException:
             if self.log:
                 failed = replace(found.answer, abstained=False, seconds=asked.seconds)
