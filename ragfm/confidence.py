@@ -52,9 +52,9 @@ _BY_EMBEDDER = frozenset({"cosine", "gap"})
 class Calibration:
     """A fitted model: the confidence is the logistic function of `bias` and the sum of weight times (signal - mean).
 
-    `reader`, `adapter` (the hash of its file) and `embedder` (that of its weights) say for what it holds. With a
-    confidence below `threshold`, it is better not to answer. Where it `corrects`, the verifier's words are the answer
-    when the reader's are others; what the reader said, "I don't know." too, is a signal then.
+    `reader`, `adapter` (the hash of its file), `strategy` (by name) and `embedder` (the hash of its weights) say for
+    what it holds. With a confidence below `threshold`, it is better not to answer. Where it `corrects`, the verifier's
+    words are the answer when the reader's are others; what the reader said, "I don't know." too, is a signal then.
     """
 
     reader: str
@@ -65,6 +65,7 @@ class Calibration:
     embedder: str | None = None
     adapter: str | None = None
     corrects: bool = False
+    strategy: str = "zero-shot"
 
     # Unknown keys in ragfm.toml are errors, here too.
     __pydantic_config__ = {"extra": "forbid"}  # noqa: RUF012
@@ -139,9 +140,11 @@ def likelihoods(
     return {"likely": own / max(tokens, 1), "unknown": unknown}
 
 
-def fitting(own: Calibration | None, reader: str, adapter: str | None) -> Calibration | None:
-    """The calibration for a reader with an adapter's file: the user's own, or one of those that ragfm has."""
-    found = [one for one in (own, *SHIPPED) if one and one.reader == reader]
+def fitting(
+    own: Calibration | None, reader: str, adapter: str | None, strategy: str = "zero-shot"
+) -> Calibration | None:  # fmt: skip
+    """The calibration for a reader with an adapter's file, asked by a strategy: the user's own, or one of ragfm's."""
+    found = [one for one in (own, *SHIPPED) if one and (one.reader, one.strategy) == (reader, strategy)]
     if not found:
         return None
     wanted = adapter_hash(adapter)

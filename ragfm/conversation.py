@@ -39,7 +39,8 @@ def messages_of(turns: Sequence[Turn]) -> list[Message]:
 def read_turns(path: Path) -> list[Turn]:
     """The turns in a file; none where there is no file yet. Raises DataError for one that is no conversation."""
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        with path.open(encoding="utf-8") as file:
+            lines = list(file)  # not `splitlines`: it splits at U+2028 as well, which JSON has as it is
     except FileNotFoundError:
         return []
     except (OSError, UnicodeDecodeError) as error:

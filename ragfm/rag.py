@@ -84,9 +84,7 @@ class Rag:
         self.reader = _scoped(self.base_reader, collection)
         self.sampling = Sampling(max_tokens=settings.answer_tokens + self.strategy.thinking_tokens, adapter=adapter)
         self.log = AnswerLog.beside(collection.path) if settings.log else None
-        calibration = fitting(settings.confidence, self.reader_name, adapter)
-        known = self.strategy.name == "zero-shot" or calibration is settings.confidence  # the user's own, or as usual
-        self.calibration = calibration if known else None
+        self.calibration = fitting(settings.confidence, self.reader_name, adapter, self.strategy.name)
         self._remembered = Remembered(settings.followup)
 
     def with_options(
@@ -176,8 +174,9 @@ class Rag:
         try:
             if prompt and prompt.shown:
                 data, fields, usage = fill(form, asked.query, self.reader, prompt, sampling)
-                found = replace(found, data=data, fields=tuple(fields), usage=usage, seconds=asked.seconds)
-                found = replace(found, value=validated(data, form, schema))
+                found = replace(found, usage=usage)  # it was used even where the object turns out to be none
+                value = validated(data, form, schema)
+                found = replace(found, value=value, data=data, fields=tuple(fields), seconds=asked.seconds)
         except BaseException:
             if self.log:
                 failed = replace(found.answer, abstained=False, seconds=asked.seconds)

@@ -164,7 +164,7 @@ def _pool(path: Path, words: Words) -> list[Shot]:
     if not path.is_file():
         raise DataError(f"There is no file of examples {path}.", "It is named by `pool` in the strategy's file.")
     shots = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+    for number, line in enumerate(path.read_text(encoding="utf-8").split("\n"), 1):  # JSON may have U+2028 in it
         if line.strip():
             try:
                 shots.append(_shot(json.loads(line), words))

@@ -180,3 +180,10 @@ def test_a_conversation_in_a_file(tmp_path: Path) -> None:
             read_turns(path)
     with pytest.raises(DataError, match="can't be written"):
         write_turns(tmp_path / "nowhere" / "talk.jsonl", turns)
+
+
+@pytest.mark.parametrize("separator", ["\u2028", "\u2029", "\x85", "\x0b", "\x1c", "\r\n"])
+def test_a_conversation_keeps_every_kind_of_line_break(tmp_path: Path, separator: str) -> None:
+    turns = [Turn(f"a{separator}b", f"x{separator}y"), Turn("more?", "no")]
+    write_turns(tmp_path / "talk.jsonl", turns)
+    assert read_turns(tmp_path / "talk.jsonl") == turns

@@ -199,7 +199,24 @@ def test_what_ragfm_knows_of_answers_is_for_the_usual_strategy_alone(
     by_strategy = {name: Rag(handle, reader="bundled", adapter="none", strategy=name).calibration
                    for name in ("zero-shot", "few-shot")}  # fmt: skip
     assert by_strategy == {"zero-shot": SHIPPED[0], "few-shot": None}
-    assert Rag(handle, reader=ScoringReader([]), strategy="few-shot").calibration == BY_LIKELIHOOD
+
+
+def test_a_calibration_of_ones_own_is_for_the_strategy_that_it_was_fitted_to(
+    collection: Collection, docs: Path
+) -> None:
+    for fitted in ("zero-shot", "few-shot"):
+        own = replace(BY_LIKELIHOOD, strategy=fitted)
+        handle = _rag(collection, docs, [], confidence=own).collection
+        used = {name: Rag(handle, reader=ScoringReader([]), strategy=name).calibration
+                for name in ("zero-shot", "few-shot", "chain-of-thought")}  # fmt: skip
+        assert {name for name, calibration in used.items() if calibration} == {fitted}
+
+
+def test_fitting_notes_the_strategy(collection: Collection, docs: Path) -> None:
+    questions, script = _asked(80)
+    handle = _rag(collection, docs, [], confidence=None).collection
+    rag = Rag(handle, reader=ScoringReader(script), strategy="few-shot")
+    assert calibrate(rag, questions).calibration.strategy == "few-shot"
 
 
 def test_a_calibration_of_another_reader_says_nothing(collection: Collection, docs: Path) -> None:

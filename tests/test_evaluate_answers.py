@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Sequence
 from html import escape
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from shell import Here, Shell
 from ragfm import Collection, Rag
 from ragfm.answer_log import AnswerLog
 from ragfm.cli import ragfm
-from ragfm.errors import DataError
+from ragfm.errors import DataError, UnsupportedError
 from ragfm.evaluate import Difference, Gold, Question, compare_runs, evaluate_answers, load_questions, risk_coverage
 from ragfm.evaluate.answers import AnsweredQuestion, Outcome, _measured
 from ragfm.evaluate.answers_report import render_answers_html
@@ -23,7 +24,7 @@ from ragfm.evaluate.measures import Estimate, estimate_ratios
 from ragfm.evaluate.plots import bars, distribution
 from ragfm.evaluate.versus import Contender, Entry, _break_even, _path
 from ragfm.testing import ScriptedReader
-from ragfm.types import Sampling
+from ragfm.types import Message, Sampling, Stream
 
 LEAVE = Question("leave", "How many days of leave do I get?", (Gold("docs/leave.md"),), ("28 days", "28"))
 HOURS = Question("hours", "When does the office open?", (Gold("docs/hours.txt"),), ("nine",))
@@ -160,12 +161,69 @@ def test_a_judge_marks_answers_and_is_not_asked_about_abstentions(handbook: Coll
     report = evaluate_answers(Rag(handbook, reader=reader), [LEAVE, HOURS, MOON], contexts=["retrieved"], judge=judge)
     assert [result.outcomes["retrieved"].judged for result in report.results] == [1.0, 0.0, None]
     assert report.measures["retrieved"]["judged right, answerable"].value == 0.5
-    (asked,) = judge.prompts
+    _, asked = judge.prompts  # the first was a trial
     assert "Right: 28 days / 28\nAnswer: Four weeks and a bit" in asked[-1].content
     without = evaluate_answers(Rag(handbook, reader=reader), [HOURS], contexts=["retrieved"])
     assert "judged right, answerable" not in without.measures["retrieved"]
     no = evaluate_answers(Rag(handbook, reader=reader), [LEAVE], contexts=["gold"], judge=ScriptedReader(["no"]))
     assert no.measures["gold"]["judged right, answerable"].value == 0
+
+
+class Choosy(ScriptedReader):
+    """Refuses the parts of a sampling that are named."""
+
+    def __init__(self, script: Sequence[str], *refused: str) -> None:
+        super().__init__(script)
+        self.refused, self.samplings = refused, list[Sampling]()
+
+    def stream(self, messages: Sequence[Message], sampling: Sampling = Sampling()) -> Stream:
+        if any(getattr(sampling, name) is not None for name in self.refused):
+            raise UnsupportedError("refused")
+        self.samplings.append(sampling)
+        return super().stream(messages, sampling)
+
+
+@pytest.mark.parametrize("refused", [(), ("grammar",), ("grammar", "schema")])
+@pytest.mark.parametrize("right", [True, False])
+def test_any_reader_can_judge(handbook: Collection, refused: tuple[str, ...], right: bool) -> None:
+    said = f'Well: {{"right":  {str(right).lower()}}}.' if refused else "yes" if right else "no"
+    judge = Choosy([said], *refused)
+    rag = Rag(handbook, reader=ScriptedReader(["You get 28 days."]))
+    report = evaluate_answers(rag, [LEAVE], contexts=["retrieved"], judge=judge)
+    assert report.results[0].outcomes["retrieved"].judged == right
+    trial, asked = judge.samplings
+    assert trial == asked
+    assert (asked.grammar is None, asked.schema is None) == (bool(refused), len(refused) != 1)
+    assert ('{"right": true}' in judge.prompts[-1][-1].content) == bool(refused)
+
+
+def test_a_judge_without_a_verdict_is_refused_before_the_first_question(handbook: Collection, tmp_path: Path) -> None:
+    reader = ScriptedReader(["28 days"])
+    with pytest.raises(UnsupportedError, match=r"no verdict.*Hard to say"):
+        evaluate_answers(Rag(handbook, reader=reader), [LEAVE], judge=Choosy(["Hard to say."], "grammar"),
+                         out=tmp_path / "run.jsonl")  # fmt: skip
+    assert not reader.prompts
+    assert not (tmp_path / "run.jsonl").exists()
+
+
+def test_a_judge_has_the_options_of_ragfm_toml(tmp_path: Path, docs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAGFM_EMBEDDER", "hashing")
+    monkeypatch.chdir(tmp_path)
+    with Collection.open(".ragfm", embedder="hashing") as handle:
+        handle.sync(docs)
+    Path("ragfm.toml").write_text("[ask]\ncontext_tokens = 1234\n[reader_options.llama-cpp]\nthreads = 1\n")
+    Path("questions.jsonl").write_text(json.dumps({"question": LEAVE.text, "answers": ["28"]}))
+    made: dict[str, dict[str, object]] = {}
+
+    def load(name: str, **options: object) -> ScriptedReader:
+        made[name] = options
+        return ScriptedReader(["yes"])
+
+    monkeypatch.setattr("ragfm.readers.load_reader", load)
+    words = ["eval", "answers", "questions.jsonl", "--judge", "judge.gguf", "--context", "retrieved"]
+    done = CliRunner().invoke(ragfm, words, catch_exceptions=False)
+    assert "judged right" in done.output
+    assert made["judge.gguf"] == {"context_tokens": 1234, "threads": 1}
 
 
 def test_training_is_paid_for_by_the_time_that_answers_save() -> None:

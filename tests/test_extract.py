@@ -131,6 +131,16 @@ def test_the_log_keeps_what_failed_and_no_adapter_that_was_not_asked(handbook: C
     assert "whole number" in last.prompt[-1]["content"]
 
 
+def test_an_object_that_does_not_meet_the_schema_is_logged_without_it(handbook: Collection) -> None:
+    rag = Rag(handbook, reader=ScriptedReader(['{"days": 28}']))
+    assert rag.log is not None
+    with pytest.raises(ExtractionError, match="less than the minimum"):
+        rag.extract("How many days of leave do I get?", an_object(days={"type": "integer", "minimum": 30}))
+    last = rag.log.entries()[-1]
+    assert (last.answer, last.citations, last.finished, last.abstained) == ("", [], False, False)
+    assert last.usage["completion_tokens"] > 0
+
+
 def test_a_structured_answer_is_not_learned_as_prose(handbook: Collection) -> None:
     rag = Rag(handbook, reader=ScriptedReader(['{"days": 28, "parents": null}']))
     assert rag.log is not None

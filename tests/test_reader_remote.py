@@ -30,6 +30,7 @@ from ragfm.errors import (
     ReaderBusyError,
     UnsupportedError,
 )
+from ragfm.evaluate.judge import judged, way_of_judging
 from ragfm.models import find_model
 from ragfm.readers import load_reader
 from ragfm.readers.remote import OpenAIReader, estimated_tokens
@@ -176,6 +177,19 @@ def test_what_is_asked_and_what_it_costs(server: Server) -> None:
     assert OpenAIReader("other", prices=prices)._price is None
     with pytest.raises(ConfigError, match="The price of m can't be read: 'completion'"):
         OpenAIReader("m", prices={"m": {"prompt": 1}})
+
+
+def test_it_judges_by_a_schema_and_without_where_the_server_knows_none(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(globals(), "WORDS", '{"right": true}')
+    reader = load_reader("openai:m")
+    way = way_of_judging(reader)
+    assert judged(reader, way, "How many days?", ["28"], "28 days.")
+    schemas = [body["response_format"]["json_schema"]["schema"]["properties"] for _, body in server.asked]
+    assert schemas == 2 * [{"right": {"type": "boolean"}}]
+    server.failures = [(400, {}, {"error": {"message": "response_format is unknown"}})]
+    assert way_of_judging(reader).schema is None
 
 
 def test_a_schema_and_log_probabilities(server: Server) -> None:

@@ -105,6 +105,12 @@ def test_what_is_wrong_in_a_file_is_said(tmp_path: Path, content: str, said: str
         load_strategy("bad.toml", tmp_path)
 
 
+def test_an_example_of_a_pool_may_have_any_line_break(custom: Path) -> None:
+    shot = {"passages": ["Dogs\u2028bark.\x85"], "question": "Do dogs bark?", "answer": "Yes [1]."}
+    (custom / "pool.jsonl").write_text(json.dumps(shot, ensure_ascii=False), encoding="utf-8")
+    assert "Dogs\u2028bark.\x85" in asked("Dogs?", "my.toml", custom)[1].content
+
+
 def test_what_is_wrong_in_a_pool_is_said(custom: Path) -> None:
     with pytest.raises(ConfigError, match=r"no strategy 'none'.*chain-of-thought"):
         load_strategy("none")

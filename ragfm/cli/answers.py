@@ -70,11 +70,11 @@ def answers(collection: str, as_json: bool, data: str, report: str | None, **opt
 
 def _asked(collection: Collection, data: QuestionSet, options: Mapping[str, Any]) -> AnswersReport:
     from ragfm.evaluate import evaluate_answers
-    from ragfm.readers import load_reader
+    from ragfm.readers import configured_reader
 
     reader = options["reader"] or collection.settings.reader
     about = {**about_data(data, options), "reader": reader, "judge": options["judge"]}
-    judge = load_reader(options["judge"]) if options["judge"] else None
+    judge = configured_reader(options["judge"], collection.settings) if options["judge"] else None
     rag = make_rag(collection, options)
     if rag.strategy.name != "zero-shot":
         about["strategy"] = rag.strategy.name

@@ -13,6 +13,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
 
@@ -21,7 +22,7 @@ import numpy as np
 from ragfm.confidence import adapter_hash
 from ragfm.errors import DataError, TooLongError
 from ragfm.evaluate.data import Gold, Question, fingerprint
-from ragfm.evaluate.judge import judged
+from ragfm.evaluate.judge import judged, way_of_judging
 from ragfm.evaluate.matching import MARKER, answered_by, holds, normalised, token_f1
 from ragfm.evaluate.measures import Estimate, estimate_percentiles, estimate_ratios
 from ragfm.evaluate.retrieval import collection_facts, content_of
@@ -145,7 +146,7 @@ def evaluate_answers(
 
     With `out`, each question is written to that file when it is done, and a run that was interrupted goes on there.
     `about` is kept with it. None of it goes into the answer log, which is of what users asked. Raises DataError where
-    `out` is of another run, UnsupportedError for a judge that takes no grammar.
+    `out` is of another run, UnsupportedError for a judge that gives no verdict, before the first question.
     """
     if not questions or not contexts:
         raise ValueError(f"{len(questions)} questions in {len(contexts)} contexts: at least one of each is needed")
@@ -172,6 +173,7 @@ def evaluate_answers(
         "settings": rag.collection.settings.model_dump(mode="json", exclude={"sources", "reader", "files"}),
         **(about or {}),
     }
+    judges = partial(judged, judge, way_of_judging(judge)) if judge else None
     path = None if out is None else Path(out)
     done = {record["id"]: record for record in resume_run(path, facts)} if path else {}
     results = []
@@ -179,7 +181,7 @@ def evaluate_answers(
         if question.id in done:
             results.append(AnsweredQuestion.from_json(done[question.id]))
         else:
-            results.append(_answered(rag, question, contexts, judge))
+            results.append(_answered(rag, question, contexts, judges))
             if path:
                 append(path, asdict(results[-1]))
         if progress:
@@ -205,7 +207,9 @@ def risk_coverage(results: Sequence[AnsweredQuestion]) -> list[tuple[float, floa
 # --- Inside ------------------------------------------------------------------------------------------------------
 
 
-def _answered(rag: Rag, question: Question, contexts: Sequence[Context], judge: Reader | None) -> AnsweredQuestion:
+def _answered(
+    rag: Rag, question: Question, contexts: Sequence[Context], judges: Callable[[str, Sequence[str], str], bool] | None
+) -> AnsweredQuestion:
     answers = question.answers or tuple(_spans(rag.collection, question.gold))
     outcomes: dict[str, Outcome] = {}
     for context in contexts:
@@ -217,8 +221,8 @@ def _answered(rag: Rag, question: Question, contexts: Sequence[Context], judge: 
         except TooLongError as error:
             outcome = Outcome(error=error.message)
         outcome = outcome if outcome.error else _held_against(outcome, question, answers)
-        if judge and not question.unanswerable and not outcome.error:
-            right = not outcome.abstained and judged(judge, question.text, answers, outcome.answer)
+        if judges and not question.unanswerable and not outcome.error:
+            right = not outcome.abstained and judges(question.text, answers, outcome.answer)
             outcome = replace(outcome, judged=float(right))
         outcomes[context] = outcome
     measures = {
