@@ -4,25 +4,31 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
 from html import escape
 from pathlib import Path
+from typing import TypeAlias
 
 import pytest
+from click import UsageError
 from click.testing import CliRunner
 from shell import Here, Shell
 
 from ragfm import Collection, Rag
 from ragfm.answer_log import AnswerLog
 from ragfm.cli import ragfm
-from ragfm.errors import DataError, UnsupportedError
+from ragfm.errors import DataError, TooLongError, UnsupportedError
 from ragfm.evaluate import Difference, Gold, Question, compare_runs, evaluate_answers, load_questions, risk_coverage
 from ragfm.evaluate.answers import AnsweredQuestion, Outcome, _measured
 from ragfm.evaluate.answers_report import render_answers_html
 from ragfm.evaluate.matching import holds, token_f1
 from ragfm.evaluate.measures import Estimate, estimate_ratios
 from ragfm.evaluate.plots import bars, distribution
-from ragfm.evaluate.versus import Contender, Entry, _break_even, _path
+from ragfm.evaluate.runs import read_run
+from ragfm.evaluate.versus import Contender, Entry, _break_even, _path, compare_readers
+from ragfm.ingest.report import Failed, SyncReport
 from ragfm.testing import ScriptedReader
 from ragfm.types import Message, Sampling, Stream
 
@@ -227,20 +233,64 @@ def test_a_judge_has_the_options_of_ragfm_toml(tmp_path: Path, docs: Path, monke
 
 
 def test_training_is_paid_for_by_the_time_that_answers_save() -> None:
-    adapted = Entry(Contender("small", "adapter"), seconds=0.5, training_seconds=1000.0)
+    adapted = Entry(Contender("small", "adapter"), adapter="adapter", seconds=0.5, training_seconds=1000.0)
     large, small = Entry(Contender("large"), seconds=2.5), Entry(Contender("small"), seconds=0.5)
-    other, failed = Entry(Contender("large", "other"), seconds=9.0), Entry(Contender("gone"), seconds=9.0, error="gone")
-    assert _break_even(adapted, [adapted, large, small, other, failed]) == {"large": 500}
-    assert _break_even(large, [adapted, large]) == {}
+    other = Entry(Contender("large", "other"), adapter="other", seconds=9.0)
+    failed = Entry(Contender("gone"), seconds=9.0, error="gone")
+    assert _break_even(adapted, [adapted, large, small, other, failed], None) == {"large": 500}
+    assert _break_even(large, [adapted, large], None) == {}
+
+
+@pytest.mark.parametrize(
+    ("price", "cost", "seconds", "answers"),
+    [
+        (0.36, 5.0, 0.8, 21),  # dearer, if faster: 0.1 of training by 0.0049 an answer
+        (0.36, 0.05, 9.0, None),  # slower, but it costs less
+        (None, 5.0, 0.8, None),  # without a price, time is what counts
+        (None, None, 3.0, 500),
+    ],
+)
+def test_training_is_paid_for_by_what_answers_cost_where_an_hour_has_a_price(
+    price: float | None, cost: float | None, seconds: float, answers: int | None
+) -> None:
+    adapted = Entry(Contender("small", "a"), adapter="a", seconds=1.0, training_seconds=1000.0,
+                    cost=None if price is None else 0.1)  # fmt: skip
+    other = Entry(Contender("remote"), seconds=seconds, cost=cost)
+    assert _break_even(adapted, [adapted, other], price) == ({} if answers is None else {"remote": answers})
+
+
+def test_a_reader_with_the_adapter_that_ragfm_brings_is_none_without_one() -> None:
+    adapted = Entry(Contender("mine", "a"), adapter="a", seconds=1.0, training_seconds=1000.0)
+    bundled = Entry(Contender("bundled"), adapter="shipped/adapter.gguf", seconds=3.0)
+    bare = Entry(Contender("bundled", "none"), seconds=3.0)
+    assert _break_even(adapted, [adapted, bundled, bare], None) == {"bundled + none": 500}
+
+
+@pytest.mark.parametrize(
+    ("ending", "why"),
+    [
+        ("echo loading >&2; kill -9 $$", "it was killed by signal 9: out of memory?; its last words: loading"),
+        ("kill -11 $$", "it was killed by signal 11"),
+        ("echo one >&2; echo two >&2; echo >&2; exit 5", "it ended with exit code 5; its last words: two"),
+        ('echo \'{"error": {"message": "No such model.", "hint": "Check the path."}}\'; exit 1',
+         "No such model. Check the path."),
+        ('echo \'{"measures": {}}\'; echo "stopped: 1 of 9" >&2; exit 130',
+         "it ended with exit code 130; its last words: stopped: 1 of 9"),
+    ],
+)  # fmt: skip
+def test_a_reader_whose_process_dies_is_said_why(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ending: str, why: str
+) -> None:
+    script = tmp_path / "python"
+    script.write_text(f"#!/bin/sh\n{ending}\n")
+    script.chmod(0o755)
+    monkeypatch.setattr("sys.executable", str(script))
+    with pytest.raises(DataError) as raised:
+        compare_readers([Contender("mine")], ["q.jsonl"], tmp_path / "runs")
+    assert raised.value.message == f"Nothing could be compared: mine: {why}"
 
 
 def test_a_run_goes_on_and_can_be_compared(handbook: Collection, tmp_path: Path) -> None:
-    class Stops(ScriptedReader):
-        def stream(self, *given: object, **more: object) -> object:  # type: ignore[override]
-            if len(self.prompts) == 1:
-                raise KeyboardInterrupt
-            return super().stream(*given, **more)  # type: ignore[arg-type]
-
     questions, out = [LEAVE, HOURS], tmp_path / "a.jsonl"
     with pytest.raises(KeyboardInterrupt):
         evaluate_answers(Rag(handbook, reader=Stops(["28 days"])), questions, contexts=["retrieved"], out=out,
@@ -269,6 +319,139 @@ def test_a_run_does_not_go_on_with_an_adapter_that_was_trained_anew(handbook: Co
     adapter.write_bytes(b"another")
     with pytest.raises(DataError, match="learned"):
         evaluate_answers(rag, [LEAVE], contexts=["retrieved"], out=out)
+
+
+class Stops(ScriptedReader):
+    """A Ctrl-C comes when it has answered once."""
+
+    def stream(self, messages: Sequence[Message], sampling: Sampling = Sampling()) -> Stream:
+        if len(self.prompts) == 1:
+            raise KeyboardInterrupt
+        return super().stream(messages, sampling)
+
+
+class TooShort(ScriptedReader):
+    """Its window has no room for one of the questions."""
+
+    def stream(self, messages: Sequence[Message], sampling: Sampling = Sampling()) -> Stream:
+        if HOURS.text in messages[-1].content:
+            raise TooLongError("The prompt is too long.")
+        return super().stream(messages, sampling)
+
+
+Asks: TypeAlias = Callable[[ScriptedReader], Path]
+
+
+@pytest.fixture
+def asks(tmp_path: Path, docs: Path, monkeypatch: pytest.MonkeyPatch) -> Asks:
+    """A collection and a file of three questions in the current folder, which a given reader answers."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("RAGFM_EMBEDDER", "hashing")
+    Here()("ingest", "docs")
+    path = tmp_path / "questions.jsonl"
+    with path.open("w") as file:
+        for asked in (LEAVE, HOURS, MOON):
+            right = {"unanswerable": True} if asked.unanswerable else {"answers": asked.answers}
+            file.write(json.dumps({"id": asked.id, "question": asked.text, **right}) + "\n")
+
+    def by(reader: ScriptedReader) -> Path:
+        def made(store: Collection, options: Mapping[str, object]) -> Rag:
+            return Rag(store, reader=reader)
+
+        monkeypatch.setattr("ragfm.cli.answers.make_rag", made)
+        return path
+
+    return by
+
+
+def test_a_question_that_could_not_be_asked_is_said_and_has_no_time(asks: Asks) -> None:
+    words = ("eval", "answers", asks(TooShort(["28 days"])), "--context", "retrieved", "--out", "run.jsonl")
+    done = CliRunner().invoke(ragfm, [*map(str, words), "--report", "page.html"], standalone_mode=False)
+    assert "1 questions could not be asked: hours: The prompt is too long." in done.stderr
+    with_error = [record["outcomes"]["retrieved"] for record in read_run("run.jsonl")[1]]
+    assert [outcome["seconds"] for outcome in with_error if outcome["error"]] == [0]
+    times = sorted(1000 * outcome["seconds"] for outcome in with_error if not outcome["error"])
+    told = Here().json(*words)
+    assert told["latency_ms"]["retrieved"]["p50"]["value"] == pytest.approx(sum(times) / 2)
+    assert [failed["id"] for failed in told["failed"]] == ["hours"]
+
+
+def test_a_run_in_which_nothing_could_be_asked_has_no_times(handbook: Collection) -> None:
+    report = evaluate_answers(Rag(handbook, reader=TooShort()), [HOURS], contexts=["retrieved"])
+    assert report.latency_ms == {"retrieved": {}}
+    assert "Time of an answer" not in render_answers_html(report)
+
+
+def test_documents_that_could_not_be_ingested_are_said(asks: Asks, monkeypatch: pytest.MonkeyPatch) -> None:
+    questions = asks(ScriptedReader(["28 days"]))
+    synced = SyncReport(failed=(Failed("corpus/1.txt", "parse", "no text", 1, stale=False),))
+
+    @contextmanager
+    def opened(*_: object) -> Iterator[tuple[Collection, None, SyncReport]]:
+        with Collection.open(".ragfm") as collection:
+            yield collection, None, synced
+
+    monkeypatch.setattr("ragfm.cli.answers.opened", opened)
+    done = CliRunner().invoke(ragfm, ["eval", "answers", str(questions)], standalone_mode=False)
+    assert done.return_value == 3
+    assert "failed corpus/1.txt (parse): no text" in done.stderr
+
+
+def test_the_first_three_failures_are_printed(asks: Asks) -> None:
+    said = Here()("eval", "answers", asks(ScriptedReader(["Ten or so."])), "--context", "retrieved")
+    assert "wrong, leave: How many days of leave do I get?\n  right: 28 days / 28\n  said:  Ten or so." in said
+    assert "false answer, moon: Who was first on the moon?\n  right: unanswerable\n" in said
+    assert said.count("  said:  ") == 3
+    reader = ScriptedReader(["28 days", "At nine.", "I don't know."])
+    assert "  said:  " not in Here()("eval", "answers", asks(reader), "--context", "retrieved")
+
+
+def test_the_passages_that_were_shown_are_kept_and_on_the_page(handbook: Collection, tmp_path: Path) -> None:
+    out, rag = tmp_path / "run.jsonl", Rag(handbook, reader=ScriptedReader(["Thirty days."]))
+    report = evaluate_answers(rag, [LEAVE], contexts=["retrieved"], out=out)
+    passages = report.results[0].outcomes["retrieved"].passages
+    assert [place.n for place in passages] == [1, 2, 3]
+    (holding,) = [place for place in passages if place.holds]
+    text = handbook.document("docs/leave.md").text
+    assert (holding.uri, "28 days" in text[holding.start : holding.end]) == ("docs/leave.md", True)
+    assert evaluate_answers(rag, [LEAVE], contexts=["retrieved"], out=out).results == report.results
+    page = render_answers_html(report, handbook)
+    assert "3 passages shown" in page
+    assert re.search(r"<b>\[\d\], holds a right answer</b> <code>docs/leave.md</code> [^<]*You get 28 days", page)
+    assert "<code>docs/leave.md</code></p>" in render_answers_html(report)  # without the collection, where they stand
+
+
+def test_a_run_from_before_passages_were_kept_is_read(handbook: Collection, tmp_path: Path) -> None:
+    out, rag = tmp_path / "run.jsonl", Rag(handbook, reader=ScriptedReader(["28 days"]))
+    report = evaluate_answers(rag, [LEAVE], contexts=["retrieved"], out=out)
+    about, line = out.read_text().splitlines()
+    record = json.loads(line)
+    del record["outcomes"]["retrieved"]["passages"]
+    out.write_text(f"{about}\n{json.dumps(record)}\n")
+    again = evaluate_answers(rag, [LEAVE], contexts=["retrieved"], out=out)
+    assert again.results[0].outcomes["retrieved"].passages == ()
+    assert again.measures == report.measures
+
+
+@pytest.mark.parametrize("out", [(), ("--out", "run.jsonl")])
+def test_after_ctrl_c_the_report_is_on_what_was_answered(asks: Asks, tmp_path: Path, out: tuple[str, ...]) -> None:
+    words = ["eval", "answers", str(asks(Stops(["28 days"]))), "--context", "retrieved", "--report", "page.html", *out]
+    done = CliRunner().invoke(ragfm, words, standalone_mode=False)
+    assert done.return_value == 130
+    assert "stopped: 1 of 3 questions" in done.stdout
+    assert "contained, answerable" in done.stdout
+    assert ("is kept in run.jsonl" if out else "with --out FILE") in done.stderr
+    assert "stopped: 1 of 3 questions" in Path("page.html").read_text()
+    if out:
+        told = Here().json(*words[:2], asks(ScriptedReader(["At nine.", "I don't know."])), *words[3:])
+        assert (told["done"], told["kinds"]["right"]) == (3, 2)
+
+
+def test_a_ctrl_c_before_the_first_answer_is_no_report(handbook: Collection) -> None:
+    reader = Stops(["28 days"])
+    reader.prompts.append(())
+    with pytest.raises(KeyboardInterrupt):
+        evaluate_answers(Rag(handbook, reader=reader), [LEAVE], contexts=["retrieved"], partial=True)
 
 
 def test_the_page_shows_what_went_wrong_and_runs_nothing(handbook: Collection) -> None:
@@ -357,7 +540,7 @@ def test_readers_are_compared(tmp_path: Path, docs: Path) -> None:
     for entry in (first, second):
         assert entry["licence"] == "apache-2.0"
         assert entry["peak_mb"] > 100
-        assert entry["cost"] == pytest.approx(0.1 * entry["latency_ms"]["p50"]["value"] / 1000, rel=1)
+        assert entry["cost"] == pytest.approx(0.1 * entry["seconds"])
         assert entry["prompt_tokens"] > 50
     table = shell("compare", "questions.jsonl", "-k", "1", "--reader", "bundled", "--reader", "gone.gguf", code=3)
     assert "bundled, k = 1" in table.stdout
@@ -387,7 +570,7 @@ def test_a_comparison_has_a_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     times = {"p50": Estimate(20, 10, 30), "p95": Estimate(50, 40, 60)}
     noise = Difference("f1", 0.5, 0.4, -0.1, -0.3, 0.1, 0.4, 1, 2, 3, noise=True)
     best = Entry(Contender("<b>best"), shares, times, peak_mb=321, cost=0.125, licence="mit", break_even={"slow": 500})
-    slow = Entry(Contender("slow"), shares, times, beside_best=noise)
+    slow = Entry(Contender("slow"), shares, times, beside_best=noise, data_goes="to api.example.com")
     gone = Entry(Contender("gone.gguf"), error="no such model")
     monkeypatch.setattr("ragfm.evaluate.compare_readers", lambda *_, **__: [best, slow, gone])
     Path("q.jsonl").touch()
@@ -395,6 +578,10 @@ def test_a_comparison_has_a_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     page = Path("pages/c.html").read_text()
     assert "<script" not in page
     assert "<b>best" not in page
+    rows = re.findall(r"<tr><td>([^<]*)</td>.*?<td>([^<]*)</td></tr>", page)
+    assert rows == [("&lt;b&gt;best", "nowhere: it runs on this machine"), ("slow", "to api.example.com")]
+    assert re.search(r"^<b>best .* mit +nowhere: it runs on this machine$", told, re.MULTILINE)
+    assert re.search(r"^slow .* not said  to api.example.com$", told, re.MULTILINE)
     for said in ("0.500  [0.400, 0.600]", "20 [10, 30]", "321", "0.125", "mit", "not said", "no such model"):
         assert said in page
     for said in (
@@ -414,6 +601,64 @@ def test_an_interrupted_comparison_says_that_it_goes_on(tmp_path: Path, monkeypa
     Path("questions.jsonl").touch()
     done = CliRunner().invoke(ragfm, ["compare", "questions.jsonl", "--out", "runs"])
     assert "kept in runs, and the same command goes on" in done.stderr
+
+
+def test_a_comparison_that_is_stopped_shows_those_that_are_done(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shares, times = {"f1, all": Estimate(0.5, 0.4, 0.6)}, {name: Estimate(20, 10, 30) for name in ("p50", "p95")}
+
+    def run(one: Contender, *_: object) -> Entry:
+        if one.k == 3:
+            raise KeyboardInterrupt
+        return Entry(one, shares, times)
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("ragfm.evaluate.versus._run", run)
+    Path("q.jsonl").touch()
+    words = ["compare", "q.jsonl", "--reader", "mine", "-k", "1", "-k", "3", "-k", "5", "--report", "page.html"]
+    done = CliRunner().invoke(ragfm, words, standalone_mode=False)
+    assert done.return_value == 130
+    assert "mine, k = 1" in done.stdout
+    assert "stopped: 1 of 3 are compared" in done.stderr
+    assert "mine, k = 1" in Path("page.html").read_text()
+    with pytest.raises(KeyboardInterrupt):
+        compare_readers([Contender("mine", k=3)], [], tmp_path, partial=True)
+
+
+def test_documents_that_data_brings_are_ingested_before_readers_are_compared(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found: list[int] = []
+
+    def compared(those: Sequence[Contender], command: Sequence[str], *_: object, **__: object) -> list[Entry]:
+        kept = command[command.index("--keep") + 1]
+        (folder,) = Path(kept).glob("*/.ragfm")
+        with Collection.open(folder) as collection:
+            found.append(collection.status().documents)
+        return [replace(Entry(one), error="not asked") for one in those]
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("RAGFM_EMBEDDER", "hashing")
+    monkeypatch.setattr("ragfm.evaluate.compare_readers", compared)
+    paragraph = {"context": "Oil was dear in 1973.", "qas": [
+        {"id": "a", "question": "When?", "answers": [{"text": "1973", "answer_start": 16}]}]}  # fmt: skip
+    Path("s.json").write_text(json.dumps({"data": [{"title": "Oil", "paragraphs": [paragraph]}]}))
+    Here()("compare", "s.json", code=3)
+    Here()("compare", "s.json", "--keep", "kept", code=3)
+    assert found == [1, 1]
+    with pytest.raises(UsageError, match="use --keep instead of -c"):
+        Here()("compare", "s.json", "-c", ".ragfm")
+
+
+@pytest.mark.parametrize("option", ["keep", "embedder"])
+def test_options_for_data_with_documents_are_refused_for_questions_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, option: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("q.jsonl").touch()
+    with pytest.raises(UsageError, match=f"--{option} goes with data that brings its documents"):
+        Here()("compare", "q.jsonl", f"--{option}", "hashing")
 
 
 def test_the_runs_of_long_names_have_files_of_their_own(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict
+from textwrap import shorten
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -16,18 +17,21 @@ from ragfm.cli.eval import (
     opened,
     print_estimates,
     resumable,
+    tell_failures,
+    tell_kept,
     tell_written,
 )
-from ragfm.cli.options import FILLED, OK, SOME_FAILED, make_rag, shared, strategy_option
+from ragfm.cli.options import FILLED, INTERRUPTED, OK, SOME_FAILED, make_rag, shared, strategy_option
 from ragfm.show import print_json, printable
 
 if TYPE_CHECKING:
     from ragfm.collection import Collection
-    from ragfm.evaluate import AnswersReport, QuestionSet
+    from ragfm.evaluate import AnsweredQuestion, AnswersReport, QuestionSet
     from ragfm.ingest.sync import SyncReport
 
 _FILE = click.Path(dir_okay=False)
 _CONTEXTS = ("retrieved", "gold", "none")
+_FAILURES, _MOST = 3, 160  # printed, and characters of a text in each
 
 
 @click.command()
@@ -58,13 +62,17 @@ def answers(collection: str, as_json: bool, data: str, report: str | None, **opt
     check_options(loaded, options)
     with opened(loaded, collection, {**options, "mode": "hybrid"}) as (handle, _, synced):
         evaluated = _asked(handle, loaded, options)
-    if report:
-        write_answers_html(evaluated, report)
+        if report:
+            write_answers_html(evaluated, report, handle)
     if as_json:
         print_json(_as_json(evaluated, synced, options["out"], report))
     else:
         _print(evaluated)
+        tell_failures([(result.id, errors[0]) for result in evaluated.results if (errors := _errors(result))], synced)
         tell_written(options["out"], report)
+    if evaluated.stopped:
+        tell_kept("answered", options["out"])
+        return INTERRUPTED
     return SOME_FAILED if synced and synced.failed else OK
 
 
@@ -83,7 +91,7 @@ def _asked(collection: Collection, data: QuestionSet, options: Mapping[str, Any]
     with resumable("answering", "answered", options["out"]) as progress:
         return evaluate_answers(
             rag, data.questions, contexts=options["contexts"], judge=judge, out=options["out"], about=about,
-            progress=progress,
+            progress=progress, partial=True,
         )  # fmt: skip
 
 
@@ -97,6 +105,7 @@ def _as_json(
         "kinds": evaluated.kinds,
         "failed": [{"id": result.id, "context": context, "error": outcome.error} for result in evaluated.results
                    for context, outcome in result.outcomes.items() if outcome.error],
+        "done": len(evaluated.results),
         "ingest": asdict(synced) if synced else None,
         "out": out,
         "report": report,
@@ -110,6 +119,21 @@ def _print(evaluated: AnswersReport) -> None:
     for context, measures in evaluated.measures.items():
         click.echo(f"\n{context}")
         print_estimates(measures, 3)
-        print_estimates({"p50, ms": evaluated.latency_ms[context]["p50"]}, 0)
+        if times := evaluated.latency_ms[context]:
+            print_estimates({"p50, ms": times["p50"]}, 0)
     if evaluated.kinds:
         click.echo("\n" + "  ".join(f"{kind}: {count}" for kind, count in evaluated.kinds.items() if count))
+        failures = [result for result in evaluated.results if not result.kind.startswith("right")]
+        for result in failures[:_FAILURES]:
+            right = " / ".join(result.answers[:3]) or "unanswerable"
+            outcome = result.outcomes["retrieved"]
+            told = (
+                shorten(text, _MOST, placeholder=" …") for text in (result.question, outcome.error or outcome.answer)
+            )
+            click.echo(
+                printable(f"\n{result.kind}, {result.id}: {next(told)}\n  right: {right}\n  said:  {next(told)}")
+            )
+
+
+def _errors(result: AnsweredQuestion) -> list[str]:
+    return [outcome.error for outcome in result.outcomes.values() if outcome.error]

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, replace
+from multiprocessing import get_context
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from ragfm.cli.eval import data_options, tell_written
-from ragfm.cli.options import FILLED, OK, SOME_FAILED, counting, shared
+from ragfm.cli.eval import check_options, data_options, load_data, opened, tell_failures, tell_written
+from ragfm.cli.options import FILLED, INTERRUPTED, OK, SOME_FAILED, counting, shared
 from ragfm.show import print_json, printable
 
 if TYPE_CHECKING:
     from ragfm.evaluate import Contender, Entry
+    from ragfm.ingest.sync import SyncReport
 
 
 @click.command("compare")
@@ -50,9 +53,10 @@ def compare_command(
 
     settings = load_settings(Path(collection).absolute().parent)
     readers = options["readers"] or [settings.reader]
-    command = [data, "-c", collection] if data.endswith((".jsonl", ".jsonl.gz")) else [data]
-    if not data.endswith((".jsonl", ".jsonl.gz")):
-        command += ["--keep", options["keep"] or str(Path(out) / "collection")]
+    brings_documents = not data.endswith((".jsonl", ".jsonl.gz"))
+    check_options(load_data(data, options, answers=True) if brings_documents else None, options)
+    options["keep"] = options["keep"] or str(Path(out) / "collection")
+    command = [data, *(["--keep", options["keep"]] if brings_documents else ["-c", collection])]
     for name in ("split", "embedder", "limit", "seed"):
         command += [f"--{name}", str(options[name])] if options[name] is not None else []
     command += ["--articles"] if options["articles"] else []
@@ -60,26 +64,51 @@ def compare_command(
     those = contenders(readers, options["adapters"], options["ks"], options["strategies"])
     if not options["adapters"]:
         those = [replace(one, adapter=settings.adapter) if one.reader == settings.reader else one for one in those]
+    kept = printable(f"what was answered is kept in {out}, and the same command goes on there")
+    synced = _ingested(data, collection, options) if brings_documents else None
     try:
         with _progress() as progress:
             entries = compare_readers(those, command, Path(out), price_per_hour=options["price_per_hour"],
-                                      progress=progress)  # fmt: skip
+                                      progress=progress, partial=True)  # fmt: skip
     except KeyboardInterrupt:
-        click.echo(printable(f"what was answered is kept in {out}, and the same command goes on there"), err=True)
+        click.echo(kept, err=True)
         raise
+    asked = len(dict.fromkeys(those))
+    stopped = len(entries) < asked
     if report:
         write_comparison_html(entries, report, Path(data).name)
     if as_json:
         print_json({"entries": [{**asdict(entry), "name": entry.contender.name} for entry in entries], "out": out,
-                    "report": report})  # fmt: skip
+                    "report": report, "stopped": stopped,
+                    "ingest": asdict(synced) if synced else None})  # fmt: skip
     else:
         _print(entries)
         click.echo(printable(f"runs kept in {out}"), err=True)
+        tell_failures([], synced)
         tell_written(report)
-    return SOME_FAILED if any(entry.error for entry in entries) else OK
+    if stopped:
+        click.echo(f"stopped: {len(entries)} of {asked} are compared; {kept}", err=True)
+        return INTERRUPTED
+    return SOME_FAILED if any(entry.error for entry in entries) or (synced and synced.failed) else OK
 
 
 # --- Inside ------------------------------------------------------------------------------------------------------
+
+
+def _ingested(data: str, collection: str, options: Mapping[str, Any]) -> SyncReport:
+    """Fill the collection that is kept, before anything is timed, so that no reader's peak memory has it in it.
+
+    In a process of its own, since what this one takes counts for those that it starts, too.
+    """
+    with ProcessPoolExecutor(1, get_context("spawn")) as pool:
+        return pool.submit(_ingest, data, collection, options).result()
+
+
+def _ingest(data: str, collection: str, options: Mapping[str, Any]) -> SyncReport:
+    loaded = load_data(data, options, answers=True)
+    with opened(loaded, collection, {**options, "mode": "keyword"}) as (_, _, synced):
+        assert synced is not None
+        return synced
 
 
 @contextmanager
@@ -101,8 +130,10 @@ def _print(entries: list[Entry]) -> None:
     from ragfm.evaluate.versus_report import QUALITY, remarks
 
     width = max(len(entry.contender.name) for entry in entries)
+    licences = max(len(entry.licence or "not said") for entry in entries)
     click.echo(f"{'':<{width}}  {'F1, all':>22}" + "".join(f"{name:>23}" for name in QUALITY[1:])
-               + f"{'p50 / p95 ms':>18}{'tokens':>13}{'MB':>7}{'per 1,000':>11}  licence")  # fmt: skip
+               + f"{'p50 / p95 ms':>18}{'tokens':>13}{'MB':>7}{'per 1,000':>11}  "
+               + f"{'licence':<{licences}}  data goes")  # fmt: skip
     for entry in entries:
         if entry.error:
             click.echo(printable(f"{entry.contender.name:<{width}}  {entry.error}"), err=True)
@@ -114,7 +145,8 @@ def _print(entries: list[Entry]) -> None:
         cost = "-" if entry.cost is None else f"{entry.cost:.3f}"
         click.echo(printable(
             f"{entry.contender.name:<{width}}  {cells[0]:>22}" + "".join(f"{cell:>23}" for cell in cells[1:])
-            + f"{times:>18}{tokens:>13}{entry.peak_mb:>7}{cost:>11}  {entry.licence or 'not said'}"
+            + f"{times:>18}{tokens:>13}{entry.peak_mb:>7}{cost:>11}  "
+            + f"{entry.licence or 'not said':<{licences}}  {entry.data_goes}"
         ))  # fmt: skip
     for remark in remarks(entries):
         click.echo(printable(remark))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -157,15 +157,29 @@ def resumable(doing: str, done: str, out: str | None) -> Iterator[Callable[[int,
         with counting(doing, "questions") as progress:
             yield progress
     except KeyboardInterrupt:
-        kept = f"what was {done} is kept in {out}, and the same command goes on there"
-        click.echo(printable(kept if out else f"with --out FILE, what was {done} would be kept"), err=True)
+        tell_kept(done, out)
         raise
+
+
+def tell_kept(done: str, out: str | None) -> None:
+    """Where what was done is kept, on standard error."""
+    kept = f"what was {done} is kept in {out}, and the same command goes on there"
+    click.echo(printable(kept if out else f"with --out FILE, what was {done} would be kept"), err=True)
 
 
 def tell_written(*paths: str | None) -> None:
     """Which files were written, on standard error."""
     for path in filter(None, paths):
         click.echo(printable(f"written: {path}"), err=True)
+
+
+def tell_failures(questions: Sequence[tuple[str, str]], synced: SyncReport | None) -> None:
+    """Which questions, as (id, error), could not be asked, and which documents not ingested, on standard error."""
+    if questions:
+        first, error = questions[0]
+        click.echo(printable(f"{len(questions)} questions could not be asked: {first}: {error}"), err=True)
+    for failure in synced.failed if synced else ():
+        click.echo(printable(f"failed {failure.uri} ({failure.stage}): {failure.error}"), err=True)
 
 
 # --- Inside ------------------------------------------------------------------------------------------------------
@@ -216,17 +230,11 @@ def _print_evaluation(evaluated: RetrievalReport, synced: SyncReport | None) -> 
         if times:
             click.echo(f"\n{what}")
             print_estimates(times, 1)
-    failed = [result for result in evaluated.results if result.error]
-    if failed:
-        click.echo(
-            printable(f"{len(failed)} questions could not be asked: {failed[0].id}: {failed[0].error}"), err=True
-        )
     if evaluated.missing:
         some = ", ".join(evaluated.missing[:3]) + (", …" if len(evaluated.missing) > 3 else "")
         count = len(evaluated.missing)
         click.echo(printable(f"{count} of the documents to be found not in the collection: {some}"), err=True)
-    for failure in synced.failed if synced else ():
-        click.echo(printable(f"failed {failure.uri} ({failure.stage}): {failure.error}"), err=True)
+    tell_failures([(result.id, result.error) for result in evaluated.results if result.error], synced)
 
 
 def print_estimates(estimates: Mapping[str, Estimate], digits: int) -> None:

@@ -8,7 +8,7 @@ print(report.measures["nDCG@10"])
 
 from __future__ import annotations
 
-from ragfm.evaluate.answers import AnsweredQuestion, AnswersReport, Outcome, evaluate_answers, risk_coverage
+from ragfm.evaluate.answers import AnsweredQuestion, AnswersReport, Outcome, Shown, evaluate_answers, risk_coverage
 from ragfm.evaluate.answers_report import answers_summary, write_answers_html
 from ragfm.evaluate.calibrate import CalibrationReport, calibrate
 from ragfm.evaluate.choice import choice_keys, store_calibration, store_choice
@@ -41,6 +41,7 @@ __all__ = [
     "QuestionSet",
     "Ranked",
     "RetrievalReport",
+    "Shown",
     "TimedEmbedder",
     "Trial",
     "TuneReport",

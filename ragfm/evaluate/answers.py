@@ -13,7 +13,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from functools import partial
+from functools import partial as bound
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
 
@@ -47,16 +47,28 @@ _MEMORY_TOKENS = 64
 
 
 @dataclass(frozen=True, slots=True)
+class Shown:
+    """A passage that a reader was shown as number `n`: `start:end` of `uri`. `holds`: there is a right answer in it."""
+
+    n: int
+    uri: str
+    start: int
+    end: int
+    holds: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Outcome:
     """What a reader answered in one context, and what that is worth.
 
     `exact`, `f1` (Rajpurkar et al. 2016) and `contained` compare with the nearest right answer, in [0, 1]; for an
     unanswerable question all three are 1 where the reader abstained, else 0 (Rajpurkar et al. 2018). `shown`: a passage
-    that it was shown holds a right answer; None where there were no passages or there is no answer. `citations` counts
-    those shown as verified, `holding` those of them whose passage holds a right answer. `sentences` counts those of the
-    answer, `supported` those with a verified citation. `confidence` is the answer's, from `signals`, where there is a
-    calibration for the reader, else the best passage's cosine. `judged`: a judge holds the answer to be right, in
-    {0, 1}; None without a judge, or where there is no right answer.
+    that it was shown holds a right answer; None where there were no passages or there is no answer. `passages` are all
+    that it was shown; an older version's run has none. `citations` counts those shown as verified, `holding` those of
+    them whose passage holds a right answer. `sentences` counts those of the answer, `supported` those with a verified
+    citation. `confidence` is the answer's, from `signals`, where there is a calibration for the reader, else the best
+    passage's cosine. `judged`: a judge holds the answer to be right, in {0, 1}; None without a judge, or where there is
+    no right answer.
     """
 
     answer: str = ""
@@ -77,6 +89,7 @@ class Outcome:
     signals: Mapping[str, float] = field(default_factory=dict)
     judged: float | None = None
     error: str | None = None
+    passages: tuple[Shown, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +110,10 @@ class AnsweredQuestion:
         changed = {
             "gold": tuple(Gold(**gold) for gold in record["gold"]),
             "answers": tuple(record["answers"]),
-            "outcomes": {context: Outcome(**outcome) for context, outcome in record["outcomes"].items()},
+            "outcomes": {
+                context: Outcome(**{**outcome, "passages": tuple(Shown(**one) for one in outcome.get("passages", ()))})
+                for context, outcome in record["outcomes"].items()
+            },
         }
         return cls(**{**record, **changed})
 
@@ -116,12 +132,20 @@ class AnsweredQuestion:
 
 @dataclass(frozen=True, slots=True)
 class AnswersReport:
-    """A run. `measures` by context, each with its interval; `latency_ms` the percentiles of an answer's time."""
+    """A run. `measures` by context, each with its interval; `latency_ms` the percentiles of an answer's time.
+
+    A question that could not be asked has no time.
+    """
 
     about: Mapping[str, Any]
     results: tuple[AnsweredQuestion, ...]
     measures: Mapping[str, Mapping[str, Estimate]]
     latency_ms: Mapping[str, Mapping[str, Estimate]]
+
+    @property
+    def stopped(self) -> bool:
+        """Whether a Ctrl-C came before all questions were answered."""
+        return len(self.results) < int(self.about["questions"]["count"])
 
     @property
     def kinds(self) -> dict[str, int]:
@@ -141,12 +165,14 @@ def evaluate_answers(
     out: str | Path | None = None,
     about: Mapping[str, Any] | None = None,
     progress: Callable[[int, int], None] | None = None,
+    partial: bool = False,
 ) -> AnswersReport:
     """Ask all questions in all contexts, and hold the answers against the right ones; a `judge` does so, too.
 
     With `out`, each question is written to that file when it is done, and a run that was interrupted goes on there.
-    `about` is kept with it. None of it goes into the answer log, which is of what users asked. Raises DataError where
-    `out` is of another run, UnsupportedError for a judge that gives no verdict, before the first question.
+    `about` is kept with it. With `partial`, a Ctrl-C gives the report on what was answered until then, if anything was.
+    None of it goes into the answer log, which is of what users asked. Raises DataError where `out` is of another run,
+    UnsupportedError for a judge that gives no verdict, before the first question.
     """
     if not questions or not contexts:
         raise ValueError(f"{len(questions)} questions in {len(contexts)} contexts: at least one of each is needed")
@@ -173,19 +199,23 @@ def evaluate_answers(
         "settings": rag.collection.settings.model_dump(mode="json", exclude={"sources", "reader", "files"}),
         **(about or {}),
     }
-    judges = partial(judged, judge, way_of_judging(judge)) if judge else None
+    judges = bound(judged, judge, way_of_judging(judge)) if judge else None
     path = None if out is None else Path(out)
     done = {record["id"]: record for record in resume_run(path, facts)} if path else {}
-    results = []
-    for number, question in enumerate(questions, 1):
-        if question.id in done:
-            results.append(AnsweredQuestion.from_json(done[question.id]))
-        else:
-            results.append(_answered(rag, question, contexts, judges))
-            if path:
-                append(path, asdict(results[-1]))
-        if progress:
-            progress(number, len(questions))
+    results: list[AnsweredQuestion] = []
+    try:
+        for number, question in enumerate(questions, 1):
+            if question.id in done:
+                results.append(AnsweredQuestion.from_json(done[question.id]))
+            else:
+                results.append(_answered(rag, question, contexts, judges))
+                if path:
+                    append(path, asdict(results[-1]))
+            if progress:
+                progress(number, len(questions))
+    except KeyboardInterrupt:
+        if not partial or not results:
+            raise
     return _report(facts, results, contexts)
 
 
@@ -252,8 +282,13 @@ def _from_passages(rag: Rag, question: Question, answers: Sequence[str], *, gold
     for _ in stream:
         pass
     answer = stream.answer
-    passages = stream.prompt.shown if stream.prompt else ()
-    holding = {passage.n: answered_by(passage, question, answers) for passage in passages}
+    shown = stream.prompt.shown if stream.prompt else ()
+    passages = tuple(
+        Shown(hit.n, hit.uri, hit.start, hit.end, answered_by(hit, question, answers))
+        for hit in shown
+        if hit.n is not None
+    )
+    holding = {passage.n: passage.holds for passage in passages}
     verified = [citation.n for citation in answer.citations if citation.verified]
     sentences = [] if answer.abstained else [answer.text[start:end] for start, end in sentence_spans(answer.text)]
     flags = iter([citation.verified for citation in answer.citations])  # one for each marker, in their order
@@ -272,6 +307,7 @@ def _from_passages(rag: Rag, question: Question, answers: Sequence[str], *, gold
         seconds=answer.seconds,
         confidence=_cosine(answer.hits) if rag.calibration is None else answer.confidence,
         signals=answer.signals,
+        passages=passages,
     )
 
 
@@ -318,7 +354,7 @@ def _report(
     for context in contexts:
         outcomes = [(result, result.outcomes[context]) for result in results]
         measures[context] = _measured(outcomes, passages=context != "none")
-        latency[context] = estimate_percentiles([1000 * outcome.seconds for _, outcome in outcomes])
+        latency[context] = estimate_percentiles([1000 * one.seconds for _, one in outcomes if not one.error])
     return AnswersReport(about, tuple(results), measures, latency)
 
 

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING
 
 from ragfm.evaluate.answers import KINDS, risk_coverage
 from ragfm.evaluate.plots import bars, curve, distribution, histogram
-from ragfm.evaluate.report import all_settings, page
+from ragfm.evaluate.report import all_settings, excerpt, page
 
 if TYPE_CHECKING:
-    from ragfm.evaluate.answers import AnsweredQuestion, AnswersReport
+    from ragfm.collection import Collection
+    from ragfm.evaluate.answers import AnsweredQuestion, AnswersReport, Shown
     from ragfm.evaluate.calibrate import CalibrationReport
 
 _EACH = 8  # answers of each kind of error
@@ -25,13 +26,16 @@ _TOLD = {
 }
 
 
-def write_answers_html(report: AnswersReport, path: str | Path) -> None:
-    """Write a run as a page that can be sent around; it has the questions and answers in it."""
+def write_answers_html(report: AnswersReport, path: str | Path, collection: Collection | None = None) -> None:
+    """Write a run as a page that can be sent around; it has the questions and answers in it.
+
+    The collection that was asked gives the texts of the passages that were shown.
+    """
     Path(path).parent.mkdir(parents=True, exist_ok=True)
-    Path(path).write_text(render_answers_html(report), encoding="utf-8")
+    Path(path).write_text(render_answers_html(report, collection), encoding="utf-8")
 
 
-def render_answers_html(report: AnswersReport) -> str:
+def render_answers_html(report: AnswersReport, collection: Collection | None = None) -> str:
     """The page's text."""
     about = report.about
     title = f"Answers: {about.get('data', 'questions')}"
@@ -52,15 +56,16 @@ def render_answers_html(report: AnswersReport) -> str:
                 f'<p class="dim">As ever less confident answers are given, by {_CONFIDENCE[about["calibrated"]]}.</p>',
             ]  # fmt: skip
     first = next(iter(report.measures))
-    times = [1000 * result.outcomes[first].seconds for result in report.results]
+    times = [1000 * one.seconds for result in report.results if not (one := result.outcomes[first]).error]
     marks = {name: value.value for name, value in report.latency_ms[first].items()}
-    sections += [
-        f"<h2>Time of an answer {_TOLD[first]}, in milliseconds, on a logarithmic scale</h2>",
-        distribution(times, marks, "Answers by how long they took"),
-    ]
+    if times:
+        sections += [
+            f"<h2>Time of an answer {_TOLD[first]}, in milliseconds, on a logarithmic scale</h2>",
+            distribution(times, marks, "Answers by how long they took"),
+        ]
     if report.kinds:
         for kind in (kind for kind in KINDS if not kind.startswith("right")):
-            sections += _some(report, kind)
+            sections += _some(report, kind, collection)
     return page(title, [*sections, "<h2>How it was run</h2>", all_settings(about)])
 
 
@@ -80,29 +85,40 @@ def write_confidence_html(report: CalibrationReport, path: str | Path) -> None:
 
 
 def answers_summary(report: AnswersReport) -> str:
-    """A run in one line: questions, documents, reader, k."""
+    """A run in one line: questions, and of how many if it was stopped; documents, reader, k."""
     about = report.about
     held = about["collection"]
     unanswerable = sum(result.unanswerable for result in report.results)
     adapter = f" with {about['adapter']}" if about["adapter"] else ""
+    asked = (
+        f"stopped: {len(report.results)} of {about['questions']['count']}" if report.stopped else len(report.results)
+    )
     return (
-        f"{len(report.results)} questions, {unanswerable} of them unanswerable; {held['documents']} documents, "
+        f"{asked} questions, {unanswerable} of them unanswerable; {held['documents']} documents, "
         f"{held['chunks']} chunks; reader {about['reader']}{adapter}, {about['k']} passages"
     )
 
 
-def _some(report: AnswersReport, kind: str) -> list[str]:
+def _some(report: AnswersReport, kind: str, collection: Collection | None) -> list[str]:
     results = [result for result in report.results if result.kind == kind]
     if not results:
         return []
     shown = f"{min(len(results), _EACH)} of {len(results)}"
-    return [f"<h2>{kind.capitalize()}: {shown}</h2>", *(_question(result) for result in results[:_EACH])]
+    return [f"<h2>{kind.capitalize()}: {shown}</h2>", *(_question(result, collection) for result in results[:_EACH])]
 
 
-def _question(result: AnsweredQuestion) -> str:
+def _question(result: AnsweredQuestion, collection: Collection | None) -> str:
     right = " / ".join(result.answers[:3]) or "unanswerable"
     lines = [f"<h3>{escape(result.question)}</h3>", f'<p class="dim">{escape(result.id)}</p>',
              f"<p><b>right</b> {escape(right)}</p>"]  # fmt: skip
     for context, outcome in result.outcomes.items():
         lines.append(f"<p><b>{context}</b> {escape(outcome.error or outcome.answer)}</p>")
+        if outcome.passages:
+            places = "".join(_passage(place, collection) for place in outcome.passages)
+            lines.append(f"<details><summary>{len(outcome.passages)} passages shown</summary>{places}</details>")
     return f"<article>{''.join(lines)}</article>"
+
+
+def _passage(place: Shown, collection: Collection | None) -> str:
+    holds = ", holds a right answer" if place.holds else ""
+    return f"<p><b>[{place.n}]{holds}</b> {excerpt(place, collection)}</p>"

@@ -15,6 +15,7 @@ from ragfm.evaluate.retrieval import first_ranks
 
 if TYPE_CHECKING:
     from ragfm.collection import Collection
+    from ragfm.evaluate.answers import Shown
     from ragfm.evaluate.data import Gold
     from ragfm.evaluate.measures import Estimate, Ranked
     from ragfm.evaluate.retrieval import QuestionResult, RetrievalReport
@@ -131,18 +132,19 @@ def _question(result: QuestionResult, measure: str, collection: Collection | Non
     lines = [
         f"<h3>{escape(result.question)}</h3>",
         f'<p class="dim">{escape(result.id)} · {measure} {result.measures[measure]:.2f} · {where}</p>',
-        *(f"<p><b>should find</b> {_excerpt(gold, collection)}</p>" for gold in result.gold[:3]),
+        *(f"<p><b>should find</b> {excerpt(gold, collection)}</p>" for gold in result.gold[:3]),
     ]
     if len(result.gold) > 3:
         lines.append(f'<p class="dim">and {len(result.gold) - 3} more</p>')
     instead = [place for place in result.ranked[:TOP] if place.gold is None][:2]
     lines += [
-        f"<p><b>found at {result.ranked.index(place) + 1}</b> {_excerpt(place, collection)}</p>" for place in instead
+        f"<p><b>found at {result.ranked.index(place) + 1}</b> {excerpt(place, collection)}</p>" for place in instead
     ]
     return f"<article>{''.join(lines)}</article>"
 
 
-def _excerpt(place: Gold | Ranked, collection: Collection | None) -> str:
+def excerpt(place: Gold | Ranked | Shown, collection: Collection | None) -> str:
+    """A place's address, and its text where the collection has it."""
     uri = f"<code>{escape(place.uri)}</code>"
     if collection is None:
         return uri

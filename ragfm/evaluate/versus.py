@@ -10,6 +10,7 @@ import json
 import math
 import os
 import re
+import signal
 import subprocess
 import sys
 import tempfile
@@ -20,7 +21,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from ragfm.adapter import NO_ADAPTER, read_record
+from ragfm.adapter import read_record
 from ragfm.errors import DataError, RagfmError
 from ragfm.evaluate.compare import Difference, compare_runs
 from ragfm.evaluate.measures import Estimate
@@ -30,6 +31,7 @@ from ragfm.models import find_model
 MEASURE = "f1"
 """By this, over all questions, the best is known: token F1, and 1 for a right abstention."""
 _MOST_BYTES = 160  # of a file's name, where a file system takes 255: paths of models are long
+_INTERRUPTED = 130  # the exit code after a Ctrl-C: not all questions were answered
 _SAID = re.compile(r"answering: (\d+) of (\d+)")
 
 
@@ -58,8 +60,9 @@ class Entry:
 
     `quality` has the measures of the context `retrieved`. `data_goes` says where questions and passages go.
     `beside_best` is this run against the best one, None for that itself. `seconds` is the mean time of an answer,
-    `training_seconds` what its adapter took, and `break_even` after how many answers that time is saved, by those that
-    take longer for an answer. `error` says why there is no result.
+    `training_seconds` what its adapter took, and `break_even` after how many answers that is saved, by those that cost
+    more for an answer, or take longer where no price is known. `adapter` is what the reader had, be it the one that
+    ragfm brings. `error` says why there is no result.
     """
 
     contender: Contender
@@ -70,6 +73,7 @@ class Entry:
     peak_mb: int = 0
     cost: float | None = None
     licence: str | None = None
+    adapter: str | None = None
     seconds: float = 0.0
     training_seconds: float | None = None
     break_even: Mapping[str, int] = field(default_factory=dict)
@@ -95,20 +99,34 @@ def compare_readers(
     *,
     price_per_hour: float | None = None,
     progress: Callable[[Contender, int, int], None] | None = None,
+    partial: bool = False,
 ) -> list[Entry]:
     """Have all of them answer, one after the other; the best comes first, then the others by what they are worth.
 
-    `command` are the words that follow `ragfm eval answers`: the data, and what else it needs. Raises DataError where
-    none of them has answered.
+    `command` are the words that follow `ragfm eval answers`: the data, and what else it needs. With `partial`, a Ctrl-C
+    leaves those out that have not answered all, and is raised only where none has. Raises DataError where none of them
+    has answered.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    entries = {one: _run(one, command, folder, price_per_hour, progress) for one in those}
+    entries: dict[Contender, Entry] = {}
+    stopped = False
+    try:
+        for one in those:
+            entries[one] = _run(one, command, folder, price_per_hour, progress)
+    except KeyboardInterrupt:
+        if not partial:
+            raise
+        stopped = True
     done = [one for one, entry in entries.items() if entry.error is None]
     if not done:
+        if stopped:
+            raise KeyboardInterrupt
         first = next(iter(entries.values()))
         raise DataError(f"Nothing could be compared: {first.contender.name}: {first.error}")
     done.sort(key=lambda one: -entries[one].quality[f"{MEASURE}, all"].value)
-    entries |= {one: replace(entries[one], break_even=_break_even(entries[one], entries.values())) for one in done}
+    for one in done:
+        paid = _break_even(entries[one], entries.values(), price_per_hour)
+        entries[one] = replace(entries[one], break_even=paid)
     best = _path(done[0], folder)
     rows = [entries[done[0]]]
     for one in done[1:]:
@@ -136,8 +154,10 @@ def _run(
     with tempfile.TemporaryFile("w+", encoding="utf-8") as out:
         process = subprocess.Popen(words, stdout=out, stderr=subprocess.PIPE, text=True, encoding="utf-8")  # noqa: S603
         assert process.stderr is not None
+        last = ""
         try:
             for line in process.stderr:
+                last = line.strip() or last
                 if progress and (said := _SAID.search(line)):
                     progress(one, int(said[1]), int(said[2]))
             _, status, used = os.wait4(process.pid, 0)
@@ -148,14 +168,27 @@ def _run(
         out.seek(0)
         printed = out.read()
     process.returncode = os.waitstatus_to_exitcode(status)
-    told = json.loads(printed) if printed.startswith("{") else {"error": {"message": f"it ended with {status}"}}
-    if "error" in told:
-        return Entry(one, error=told["error"]["message"])
+    told = json.loads(printed) if printed.startswith("{") else {}
+    if "measures" not in told or process.returncode == _INTERRUPTED:
+        return Entry(one, error=_why(told.get("error"), process.returncode, last))
     return _entry(one, told, _path(one, folder), used.ru_maxrss // 1024, price)
 
 
+def _why(error: Mapping[str, str] | None, code: int, last: str) -> str:
+    """Why a process gave no result: its own word, else how it ended and the last line that it wrote."""
+    if error:
+        return f"{error['message']} {error['hint']}".strip()
+    why = f"it ended with exit code {code}"
+    if code < 0:
+        why = f"it was killed by signal {-code}" + (": out of memory?" if code == -signal.SIGKILL else "")
+    return f"{why}; its last words: {last}" if last else why
+
+
 def _entry(one: Contender, told: Mapping[str, Any], run: Path, peak_mb: int, price: float | None) -> Entry:
-    outcomes = [json.loads(line)["outcomes"]["retrieved"] for line in run.read_text("utf-8").splitlines()[1:]]
+    asked = [json.loads(line)["outcomes"]["retrieved"] for line in run.read_text("utf-8").splitlines()[1:]]
+    outcomes = [outcome for outcome in asked if not outcome["error"]]
+    if not outcomes:
+        return Entry(one, error=f"no question could be asked: {asked[0]['error']}")
     mean = {
         key: sum(o[key] for o in outcomes) / len(outcomes) for key in ("prompt_tokens", "completion_tokens", "seconds")
     }
@@ -168,6 +201,7 @@ def _entry(one: Contender, told: Mapping[str, Any], run: Path, peak_mb: int, pri
         peak_mb=peak_mb,
         cost=_cost(outcomes, mean["seconds"], price),
         licence=_licence(one.reader),
+        adapter=told["adapter"],
         seconds=mean["seconds"],
         training_seconds=_training_seconds(one.adapter),
         **({"data_goes": told["data_goes"]} if told.get("data_goes") else {}),
@@ -183,13 +217,20 @@ def _cost(outcomes: Sequence[Mapping[str, Any]], seconds: float, price_per_hour:
     return None if price_per_hour is None else 1000 * price_per_hour * seconds / 3600
 
 
-def _break_even(entry: Entry, entries: Iterable[Entry]) -> dict[str, int]:
-    """Where no time is saved, there is none."""
+def _break_even(entry: Entry, entries: Iterable[Entry], price_per_hour: float | None) -> dict[str, int]:
+    """Beside those without an adapter: by cost where an hour has a price, else by time; none where nothing is saved."""
     if entry.training_seconds is None:
         return {}
-    slower = {other.contender.name: other.seconds - entry.seconds for other in entries
-              if other.contender.adapter in (None, NO_ADAPTER) and other.error is None}  # fmt: skip
-    return {name: math.ceil(entry.training_seconds / saved) for name, saved in slower.items() if saved > 0}
+    found = {}
+    for other in entries:
+        if other.adapter or other.error:
+            continue
+        spent, saved = entry.training_seconds, other.seconds - entry.seconds
+        if price_per_hour is not None and entry.cost is not None and other.cost is not None:
+            spent, saved = spent / 3600 * price_per_hour, (other.cost - entry.cost) / 1000
+        if saved > 0:
+            found[other.contender.name] = math.ceil(spent / saved)
+    return found
 
 
 def _training_seconds(adapter: str | None) -> float | None:

@@ -39,7 +39,7 @@ def render_comparison_html(entries: Sequence[Entry], data: str) -> str:
 
 
 def remarks(entries: Sequence[Entry]) -> list[str]:
-    """What is better beyond noise, when a training is paid for, and where the data goes: a sentence for each."""
+    """What is better beyond noise, and when a training is paid for: a sentence for each."""
     best, said = entries[0].contender.name, []
     for entry in entries:
         if beside := entry.beside_best:
@@ -51,21 +51,21 @@ def remarks(entries: Sequence[Entry]) -> list[str]:
             said.append(
                 f"The training of {entry.contender.name} is paid for after {answers:,} answers, beside {other}."
             )
-    places = dict.fromkeys(entry.data_goes for entry in entries if not entry.error)
-    return [*said, "Questions and passages go " + "; ".join(places) + "."]
+    return said
 
 
 # --- Inside ------------------------------------------------------------------------------------------------------
 
 
 def _costs(entries: Sequence[Entry]) -> str:
-    head = ("", "p50, ms", "p95, ms", "tokens", "peak MB", "per 1,000", "licence")
+    head = ("", "p50, ms", "p95, ms", "tokens", "peak MB", "per 1,000", "licence", "data goes")
     rows = []
     for entry in entries:
         p50, p95 = (_told(entry.latency_ms[name]) for name in ("p50", "p95"))
         tokens = f"{entry.prompt_tokens:.0f} + {entry.completion_tokens:.0f}"
         cost = "-" if entry.cost is None else f"{entry.cost:.3f}"
-        rows.append((entry.contender.name, p50, p95, tokens, str(entry.peak_mb), cost, entry.licence or "not said"))
+        told = (entry.contender.name, p50, p95, tokens, str(entry.peak_mb), cost, entry.licence or "not said")
+        rows.append((*told, entry.data_goes))
     body = "".join(f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in row)}</tr>" for row in rows)
     return f"<table><tr>{''.join(f'<th>{name}</th>' for name in head)}</tr>{body}</table>"
 
