@@ -6,7 +6,16 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ragfm.cli.eval import about_data, check_options, data_options, load_data, opened, resumable, tell_written
+from ragfm.cli.eval import (
+    about_data,
+    check_options,
+    data_options,
+    load_data,
+    opened,
+    resumable,
+    tell_failures,
+    tell_written,
+)
 from ragfm.cli.options import FILLED, OK, SOME_FAILED, adapter_option, make_rag, shared, strategy_option
 from ragfm.show import print_json, printable
 
@@ -46,6 +55,7 @@ def bias(collection: str, as_json: bool, data: str, **options: Any) -> int:
         print_json({**to_json(report), "out": options["out"]})
     else:
         _print(report)
+        tell_failures([], synced)
         tell_written(options["out"])
     return SOME_FAILED if synced and synced.failed else OK
 
