@@ -114,7 +114,8 @@ def _evidence(claim: Claim, asked: Asked, new: frozenset[str], window: Window) -
         and share >= SUPPORT
         and found >= new & words.exact
         and (len(new) > _BARE or about >= max(ABOUT * len(asked.words), NEAREST * asked.most))
-        and (asked.denies or claim.denies == _denied(window.text, found))
+        # Where the question denies, what doesn't ("Earn much.") may answer it by a denial or by something that is so.
+        and ((asked.denies and not claim.denies) or claim.denies == _denied(window.text, found))
     )
     # What the sentence shares with the question breaks ties: it tells which "28 days" is meant.
     common = len(words.all & window.words) / len(words.all), about / (1 + len(asked.words))
