@@ -22,7 +22,7 @@ from ragfm.ground.contradiction import against
 from ragfm.ground.evidence import Asked, Claim, Evidence, Window, best_of, common_words, denies, windows_of
 from ragfm.ground.faults import fault_of
 from ragfm.ground.words import words_of
-from ragfm.text import MARKER, sentence_spans
+from ragfm.text import MARKER, sentence_spans, unmarked
 from ragfm.types import Citation
 
 if TYPE_CHECKING:
@@ -113,7 +113,7 @@ def composed(
 
 def said_otherwise(n: int, quote: str) -> str:
     """What follows a sentence that the passage `n` contradicts with these words."""
-    quote = " ".join(quote.split())
+    quote = unmarked(" ".join(quote.split()))
     return f" But [{n}] says otherwise" + (f": “{quote}”" if len(quote) <= _LONGEST else ".")
 
 
