@@ -330,6 +330,9 @@ def test_a_question_that_denies_is_answered_by_a_denial() -> None:
     [
         ("Cirrus has no projector.", "Cirrus has a projector.", False),
         ("Cirrus has no projector.", "Cirrus has no projector.", True),
+        ("Cirrus has no projector.", "Cirrus, unlike Stratus, has no projector.", True),
+        ("Cirrus has no projector.", "Cirrus has a projector, but no window.", False),
+        ("Cirrus doesn't have a projector.", "Cirrus has a projector, but doesn't have a window.", False),
         ("Cirrus.", "Cirrus has no projector.", True),
         ("Cirrus.", "Cirrus has a projector.", True),  # words alone are compared: docs/answers.md says so
     ],
