@@ -10,6 +10,7 @@ import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from decimal import Decimal
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from ragfm.errors import ExtractionError
@@ -152,7 +153,8 @@ def _claims(asked: str, query: str, name: str, value: Any) -> Iterator[tuple[str
     if isinstance(value, bool):
         yield query, name if value else f"not {name}"
     elif isinstance(value, float):
-        yield from ((asked, text) for text in dict.fromkeys((f"{value:g}", f"{value:.2f}", f"{value:.1f}")))
+        forms = [*(f"{value:.{digits}f}" for digits in range(4)), f"{Decimal(repr(value)):f}"]
+        yield from ((asked, form) for form in dict.fromkeys(forms) if float(form) == value)  # none is rounded
     else:
         yield asked, str(value)
 

@@ -219,19 +219,31 @@ def without_markers(text: str) -> str:
     return _NUMBERED.sub("\\g<0>\u200c", text)
 
 
-_SOURCES = r"(?:\w+\ )?(?:passages?|text|texts|context|documents?|sources?|information|excerpts?)"
-_SAY = r"(?:contain|mention|say|provide|state|specify|include|give|have|answer|tell|explain|indicate|describe)"
+_SHOWN = r"(?:passages?|texts?|context|excerpts?)"  # what the reader calls nothing but what it was shown
+_FILES = r"(?:documents?|sources?|information)"  # what a question may be about, too
+_SOURCES = rf"(?:\w+\ )?(?:{_SHOWN}|{_FILES})"
+_TELL = r"(?:mention|say|state|specify|answer|tell|explain|indicate|describe)"
+_HOLD = r"(?:contain|provide|include|give|have)"
+_PLACED = r"(?:\ (?:above|below|given|provided))"
+_NOT = r"(?:do(?:es)?\ not|don't|doesn't)\ (?:\w+ly\ )?"
 _ABSTAINS = re.compile(
     rf"""(?:(?:i(?:'|\ a)m\ sorry|sorry|unfortunately|(?:based\ on|according\ to)\ [\w\ ]+?)[,.]?\ (?:but\ )?)?
     (?: i(?:'m|\ am)\ not\ (?:sure|certain)
       | i\ (?:do\ not|don't)\ (?:know|have\ (?:enough|any|that|the)\b)
       | i\ (?:cannot|can't|could\ not|couldn't|am\ unable\ to|am\ not\ able\ to)\ (?:answer|find|determine|tell|say)
       | none\ of\ the\ {_SOURCES}
-      | (?:the|these|those)\ {_SOURCES}(?:\ (?:above|below|given|provided))?
-        \ (?:(?:do(?:es)?\ not|don't|doesn't)\ (?:\w+ly\ )?{_SAY} | {_SAY}s?\ (?:no|nothing) | ha(?:s|ve)\ no)
-      | there\ is\ (?:no|not\ enough)\ (?:information|mention|answer)
+      | (?:the|these|those)\ {_SOURCES}{_PLACED}?\ (?:{_NOT}{_TELL} | {_TELL}s?\ (?:no|nothing))
+      | (?:the|these|those)
+        \ (?:(?:\w+\ )?{_SHOWN}{_PLACED}?
+          | (?:provided|given)\ {_FILES} | {_FILES}{_PLACED}
+          | (?:\w+\ )?{_FILES}(?=.*\b(?:information|answer|details?|mention|about)\b))
+        \ (?:{_NOT}{_HOLD} | {_HOLD}s?\ (?:no|nothing) | has\ no)
+      | there\ is\ (?:no|not\ enough)\ (?:mention|answer
+          | information(?=\W*$|,|\ (?:about|on|in|regarding|concerning|available|given|provided|that|to|as|of|for)\b))
       | (?:the|this|that)\ (?:answer|information)\ (?:is\ not|isn't|cannot\ be|can't\ be|could\ not\ be)
-      | (?:it|this|that)\ is\ not\ (?:mentioned|stated|specified|given|provided|known)
+      | (?:it|this|that)\ is\ not\ (?:(?:known|stated|mentioned|specified)(?=\W*$)
+          | (?:stated|mentioned|specified)\ (?:who|what|when|where|why|how|which|whether|if)
+          | (?:known|stated|mentioned|specified|given|provided)\ (?:in|by)\ (?:the|these|those)\ {_SOURCES})
     )\b""",
     re.VERBOSE,
 )

@@ -12,7 +12,7 @@ from itertools import pairwise
 
 from ragfm.errors import UnsupportedError
 
-__all__ = ["MARKER", "check_characters", "said_again", "sentence_spans"]
+__all__ = ["MARKER", "check_characters", "said_again", "sentence_spans", "unmarked"]
 
 MARKER = re.compile(r"\s*\[(\d+(?:\s*[,;]\s*\d+)*)\]")
 """Of passages that a sentence names, as a reader may write it: `[1]`, `[1, 2]`."""
@@ -38,6 +38,11 @@ def check_characters(what: str, text: str) -> None:
     except UnicodeEncodeError as error:
         said = f"The {what} has no character at {error.start}, but half of a surrogate pair."
         raise UnsupportedError(said, "Was it UTF-8?") from None
+
+
+def unmarked(text: str) -> str:
+    """A document's words for an answer's text: nothing in them is a marker there, though it looks the same."""
+    return MARKER.sub(lambda match: match[0].replace("[", "[\u200c"), text)
 
 
 def sentence_spans(text: str, language: str = "en") -> list[tuple[int, int]]:

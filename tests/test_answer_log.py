@@ -328,14 +328,14 @@ def test_what_users_found_becomes_questions(collection: Collection, tmp_path: Pa
 
 
 def test_that_a_passage_says_otherwise_is_no_part_of_a_right_answer(tmp_path: Path, docs: Path) -> None:
-    (docs / "new.md").write_text("In 2026 you get 30 “whole” days of leave.\n")
+    (docs / "new.md").write_text("In 2026 you get 30 “whole” days of leave.[1]\n")
     settings = Settings(ask=AskSection(log=True))
     collection = Collection.open(tmp_path / ".ragfm", settings=settings, embedder=HashingEmbedder())
     collection.sync(docs)
     rag = Rag(collection, reader=ScriptedReader(["You get 28 days of leave. It is so."]), k=3)
     assert rag.log
     answer = rag.ask("How many days of leave do I get?")
-    assert "says otherwise: “In 2026 you get 30 “whole” days of leave.”" in answer.text
+    assert "says otherwise: “In 2026 you get 30 “whole” days of leave.[\u200c1]”" in answer.text
     rag.log.judge(1, "up")
     (line,) = as_questions(rag.log.entries())
     assert (line["answers"], line["uri"]) == (["You get 28 days of leave. It is so."], "docs/leave.md")

@@ -14,10 +14,11 @@ from ragfm import Collection, Rag, Settings, load_reader
 from ragfm.config import AskSection
 from ragfm.errors import ConfigError, ExtractionError, UnsupportedError
 from ragfm.evaluate.logged import judged
-from ragfm.extract import form_of
+from ragfm.extract import fill, form_of
+from ragfm.prompt import Prompt
 from ragfm.schema import ITEMS, TEXT, Form
 from ragfm.testing import HashingEmbedder, ScriptedReader
-from ragfm.types import Message, Sampling
+from ragfm.types import Hit, Message, Sampling
 
 
 class Leave(BaseModel):
@@ -93,6 +94,28 @@ def test_values_of_all_kinds_are_held_against_the_passages(
     (field,) = said(handbook, {"it": value}, an_object(it=kind), question).fields
     assert field.supported is supported
     assert bool(field.citations) is supported
+
+
+@pytest.mark.parametrize(
+    ("value", "text", "supported"),
+    [
+        (-5, "The value is 5 degrees.", False),
+        (-5, "The value is \u22125 degrees.", True),
+        (52.524, "The value is 52.52 degrees.", False),
+        (4.996, "The value is 5.00 degrees.", False),
+        (52.520008, "The value is 52.520008 degrees.", True),
+        (1e-07, "The value is 0.0000001 degrees.", True),
+        (2500000.0, "The value is 2,500,000 degrees.", True),
+        (4.5, "The value is 4.50 degrees.", True),
+        (4.5, "The value is 4,5 degrees.", True),
+    ],
+)
+def test_a_number_is_no_rounded_one(value: float, text: str, supported: bool) -> None:
+    form = Form.of(an_object(it={"type": "number"}))
+    prompt = Prompt((), (Hit("a.md", text, 0, len(text), 1, 0.5, {}, n=1),), ())
+    reader = ScriptedReader([json.dumps({"it": value})])
+    (field,) = fill(form, "What is the value in degrees?", reader, prompt, Sampling())[1]
+    assert field.supported is supported
 
 
 def test_fields_of_lists_and_objects_within(handbook: Collection) -> None:

@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from types import SimpleNamespace
+
+import pytest
 
 from ragfm.ground import composed, ground, grounded
+from ragfm.ground.asked import corrected
 from ragfm.prompt import build_prompt
 from ragfm.testing import ScriptedReader
+from ragfm.text import MARKER
 from ragfm.types import Hit
+from ragfm.verifier import Reading
 
 LEAVE = "Everybody has 28 days of leave a year. New parents get 16 weeks more. Ask Ms Okafor for the form."
 ROOMS = "| room | seats |\n| --- | --- |\n| Oak | 12 |\n| Elm | 4 |"
@@ -141,6 +147,31 @@ def test_a_number_in_words_is_a_number() -> None:
     assert ground("When does it open?", "The office opens at ten and has rooms.", _shown(text))[1] == ()
 
 
+@pytest.mark.parametrize(
+    ("said", "text", "holds"),
+    [
+        ("-5 degrees", "The lowest temperature is -5 degrees.", True),
+        ("\u22125 degrees", "The lowest temperature is (-5) degrees.", True),
+        ("-5 degrees", "The lowest temperature is minus 5 degrees.", True),
+        ("-5 degrees", "The lowest temperature is 5 degrees.", False),
+        ("5 degrees", "The lowest temperature is -5 degrees.", False),
+        ("5 degrees", "The lowest temperature is minus 5 degrees.", False),
+        ("5 degrees", "The lowest temperature is 3-5 degrees.", True),
+        ("10 %", "The lowest temperature is at 5%-10% of the days.", True),
+        ("COVID 19", "The lowest temperature was in COVID-19 times.", True),
+        ("5 degrees", "The lowest temperature is:\n- 5 degrees, the lowest temperature", True),
+        ("3,5 degrees", "The lowest temperature is 35 degrees.", False),
+        ("3,5 degrees", "The lowest temperature is 3.5 degrees.", True),
+        ("3,500 degrees", "The lowest temperature is 3500 degrees.", True),
+        ("1,250.50 degrees", "The lowest temperature is 1250.50 degrees.", True),
+        ("0,500 degrees", "The lowest temperature is 500 degrees.", False),
+        ("0,500 degrees", "The lowest temperature is 0.500 degrees.", True),
+    ],
+)
+def test_signs_and_decimal_commas_are_part_of_a_number(said: str, text: str, holds: bool) -> None:
+    assert verified("What is the lowest temperature?", f"The lowest temperature is {said}.", text) is holds
+
+
 def test_a_number_alone_must_stand_beside_what_was_asked() -> None:
     text = "The museum was built in 1974. The price of oil rose to 12 dollars in 1979."
     _, citations = ground("When was the museum built?", "1974", _shown(text))
@@ -238,6 +269,25 @@ def test_a_passage_that_says_otherwise_is_named() -> None:
     )
 
 
+def test_a_marker_in_a_documents_words_is_none_of_the_answers() -> None:
+    new = f"{NEW}[1]"
+    text, citations, _ = composed(
+        grounded("How much leave do full-time staff get?", "They get 28 days.", _shown(OLD, new))
+    )
+    assert text == f"They get 28 days [1]. But [2] says otherwise: “{NEW}[\u200c1]”"
+    assert [int(n) for n in MARKER.findall(text)] == [citation.n for citation in citations]
+    assert citations[1].quote == new
+
+
+def test_a_marker_in_the_verifiers_words_is_none_of_the_answers() -> None:
+    shown = _shown(ROOMS, "Leave is 30 days[1] a year.")
+    reading = Reading(shown[1], (SimpleNamespace(best=(0.9, 9, 19)),))  # type: ignore[arg-type]
+    said = corrected("Oak.", [reading])
+    text, citations = ground("How much leave?", said, shown)
+    assert text == "30 days[\u200c1] [2]."
+    assert [(citation.n, citation.verified) for citation in citations] == [(2, True)]
+
+
 def test_what_agrees_or_speaks_of_something_else_is_no_contradiction() -> None:
     question = "How much leave do full-time staff get?"
     same = "All full-time staff get 28 days of leave a year, in 2025 too."
@@ -273,6 +323,37 @@ def test_a_number_alone_must_stand_where_the_question_is_answered() -> None:
 
 def test_a_question_that_denies_is_answered_by_a_denial() -> None:
     assert verified("What can an old man not do?", "Earn much.", "An old man cannot earn much.")
+
+
+@pytest.mark.parametrize(
+    ("said", "text", "holds"),
+    [
+        ("Cirrus has no projector.", "Cirrus has a projector.", False),
+        ("Cirrus has no projector.", "Cirrus has no projector.", True),
+        ("Cirrus has no projector.", "Cirrus, unlike Stratus, has no projector.", True),
+        ("Cirrus has no projector.", "Cirrus has a projector, but no window.", False),
+        ("Cirrus doesn't have a projector.", "Cirrus has a projector, but doesn't have a window.", False),
+        ("Cirrus.", "Cirrus has no projector.", True),
+        ("Cirrus.", "Cirrus has a projector.", True),  # words alone are compared: docs/answers.md says so
+    ],
+)
+def test_a_denial_needs_one_in_the_quote_though_the_question_denies(said: str, text: str, holds: bool) -> None:
+    assert verified("Which rooms have no projector?", said, text) is holds
+
+
+@pytest.mark.parametrize(
+    ("said", "marked"),
+    [
+        ("Yes.", ["Yes."]),
+        ("No.", ["No."]),
+        ("Yes [1].", ["Yes."]),
+        ("Yes. You get 28 days of leave.", []),
+        ("It is.", []),
+    ],
+)
+def test_a_yes_that_is_the_whole_answer_is_not_supported(said: str, marked: list[str]) -> None:
+    text, _, unsupported = composed(grounded("Is parking allowed?", said, _shown(LEAVE)))
+    assert [text[start:end] for start, end in unsupported] == marked
 
 
 def test_headings_lend_words_but_no_numbers() -> None:

@@ -168,6 +168,18 @@ def test_the_prompt_is_the_one_that_adapters_were_trained_for() -> None:
         "I am sorry, but I do not know.",
         "There is no information about dogs in the passages.",
         "The answer is not given in the text.",
+        "The documents do not include information about dogs.",
+        "The document does not say.",
+        "The source documents contain no mention of it.",
+        "The provided document does not give a price.",
+        "The passages have no date.",
+        "There is no information.",
+        "There is no information available about dogs [1].",
+        "There is not enough information to answer.",
+        "This is not mentioned.",
+        "It is not stated who built it.",
+        "It is not given in the text.",
+        "That is not provided by the passages [1].",
     ],
 )
 def test_an_abstention_is_seen(text: str) -> None:
@@ -187,6 +199,13 @@ def test_an_abstention_is_seen(text: str) -> None:
         "The text was written in 1911.",
         "The passages mention it twice [1].",
         "The document does not leave the room [1].",
+        "It is not provided [1].",
+        "It is not given to guests.",
+        "It is not known who built it.",
+        "There is no information desk on the ground floor.",
+        "The document does not include VAT.",
+        "The document has no expiry date [1].",
+        "The sources contain no salt.",
     ],
 )
 def test_an_answer_is_not_an_abstention(text: str) -> None:

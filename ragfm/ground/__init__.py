@@ -22,7 +22,7 @@ from ragfm.ground.contradiction import against
 from ragfm.ground.evidence import Asked, Claim, Evidence, Window, best_of, common_words, denies, windows_of
 from ragfm.ground.faults import fault_of
 from ragfm.ground.words import words_of
-from ragfm.text import MARKER, sentence_spans
+from ragfm.text import MARKER, sentence_spans, unmarked
 from ragfm.types import Citation
 
 if TYPE_CHECKING:
@@ -31,14 +31,15 @@ if TYPE_CHECKING:
 __all__ = ["Sentence", "composed", "ground", "grounded", "said_otherwise"]
 
 _LONGEST = 300  # characters of a contradiction that are quoted
+_YES = re.compile(r"\W*yes\b", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
 class Sentence:
     """A sentence of the answer with its markers, the white space before it, and a citation for each marker.
 
-    `supported`: one of them is verified. `says`: it has words that could be. `otherwise` is a passage that has another
-    number or name where the quote has the sentence's.
+    `supported`: one of them is verified. `says`: it has words that could be, or is a "Yes." that stands for the whole
+    answer. `otherwise` is a passage that has another number or name where the quote has the sentence's.
     """
 
     text: str
@@ -75,6 +76,7 @@ def grounded(question: str, text: str, shown: Sequence[Hit]) -> list[Sentence]:
     asked = Asked(words, denies(question), most)
     sentences, done = [], 0
     plain, claims = _claims(text)
+    bare = not any(claim.words.all for claim in claims)  # beside other sentences, "Yes." says no more than they do
     for claim in claims:
         evidence = list(_cited(claim, asked, windows))
         body_end = len(plain[: claim.end].rstrip(".!?…"))
@@ -83,7 +85,8 @@ def grounded(question: str, text: str, shown: Sequence[Hit]) -> list[Sentence]:
         citations = tuple(_citation(found) for found in evidence)
         other = next((w for found in evidence if found.supports and (w := against(claim, asked, found, windows))), None)
         otherwise = _citation(Evidence(other.hit, other.start, other.end, 0.0, supports=True)) if other else None
-        sentences.append(Sentence(said, citations, bool(claim.words.all), otherwise))
+        says = bool(claim.words.all or (bare and _YES.match(claim.text)))
+        sentences.append(Sentence(said, citations, says, otherwise))
         done = claim.end
     return sentences
 
@@ -113,7 +116,7 @@ def composed(
 
 def said_otherwise(n: int, quote: str) -> str:
     """What follows a sentence that the passage `n` contradicts with these words."""
-    quote = " ".join(quote.split())
+    quote = unmarked(" ".join(quote.split()))
     return f" But [{n}] says otherwise" + (f": “{quote}”" if len(quote) <= _LONGEST else ".")
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from ragfm.ground.evidence import places
 from ragfm.ground.words import words_of
-from ragfm.text import MARKER
+from ragfm.text import MARKER, unmarked
 
 if TYPE_CHECKING:
     from ragfm.ground import Sentence
@@ -62,4 +62,5 @@ def corrected(said: str, readings: Sequence[Reading]) -> str:
     """The reader's words where they agree with likely ones of a passage; else the likeliest, with their number."""
     likely = likeliest(readings)
     words, n = likely[0]
-    return said if not words or any(agreement(said, other) >= AGREE for other, _ in likely) else f"{words} [{n}]."
+    agreed = not words or any(agreement(said, other) >= AGREE for other, _ in likely)
+    return said if agreed else f"{unmarked(words)} [{n}]."

@@ -114,7 +114,7 @@ def _evidence(claim: Claim, asked: Asked, new: frozenset[str], window: Window) -
         and share >= SUPPORT
         and found >= new & words.exact
         and (len(new) > _BARE or about >= max(ABOUT * len(asked.words), NEAREST * asked.most))
-        and (asked.denies or claim.denies == _denied(window.text, found))
+        and _agrees(claim, asked, found, window)
     )
     # What the sentence shares with the question breaks ties: it tells which "28 days" is meant.
     common = len(words.all & window.words) / len(words.all), about / (1 + len(asked.words))
@@ -129,6 +129,17 @@ def common_words(words: frozenset[str], window: Window) -> int:
 def denies(text: str) -> bool:
     """Whether it says that something is not so."""
     return bool(_DENIAL.search(text))
+
+
+def _agrees(claim: Claim, asked: Asked, found: frozenset[str], window: Window) -> bool:
+    """Whether a window denies what the claim does, and nothing else of it.
+
+    Where the question denies, a claim may say its denial again, so that all its words count; one that denies nothing
+    ("Earn much.") may answer it by a denial or by something that is so.
+    """
+    if asked.denies:
+        return not claim.denies or _denied(window.text, words_of(_DENIAL.sub(" ", claim.text)).all)
+    return claim.denies == _denied(window.text, found)
 
 
 def _denied(text: str, found: frozenset[str]) -> bool:

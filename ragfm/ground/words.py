@@ -5,7 +5,12 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-_WORD = re.compile(r"\d+(?:[.,:]\d+)*|[^\W\d_]+")
+_WORD = re.compile(
+    r"(?:(?<![^\s(\[{|=:<>≤≥≈~*\"“„«])[-−]|\b[Mm]inus\s+)?\d+(?:[.,:]\d+)*"  # the hyphen of a range is no sign
+    r"|[^\W\d_]+"
+)
+_SIGN = re.compile(r"[-−]|minus\s+")
+_THOUSANDS = re.compile(r"-?[1-9]\d{0,2}(?:,\d{3})+(?:\.\d+)?")
 _STOP = frozenset(
     """
     a according an and are as at based be been but by can did do does for from get gets go goes got had has have how i
@@ -40,7 +45,7 @@ class Words:
 
 
 def words_of(text: str) -> Words:
-    """Words without their endings, stop words left out; numbers as digits, without separators."""
+    """Words without their endings, stop words left out; numbers as digits with their sign, without separators."""
     every, names, numbers, first = set[str](), set[str](), set[str](), ""
     for at, match in enumerate(_WORD.finditer(text)):
         word = match[0].casefold()
@@ -50,7 +55,7 @@ def words_of(text: str) -> Words:
         stem = _stem(word)
         every.add(stem)
         first = first if at else stem
-        if stem[0].isdigit() or word in _AMOUNTS:
+        if _is_number(stem) or word in _AMOUNTS:
             numbers.add(stem)
         elif capital:
             names.add(stem)
@@ -58,14 +63,21 @@ def words_of(text: str) -> Words:
 
 
 def _stem(word: str) -> str:
-    if word in _NUMBERS or word[0].isdigit():
-        return _NUMBERS.get(word, word.replace(",", ""))
+    if word in _NUMBERS:
+        return _NUMBERS[word]
+    if _is_number(word):
+        number = _SIGN.sub("-", word)
+        return number.replace(",", "" if _THOUSANDS.fullmatch(number) else ".")
     return word[:-1] if len(word) > 3 and word.endswith("s") and not word.endswith("ss") else word
+
+
+def _is_number(word: str) -> bool:
+    return word[-1].isdecimal()
 
 
 def stands_in(word: str, known: frozenset[str], *, endings: int | None = None) -> bool:
     """Whether a word is known, or with another ending; of `endings` letters more or less at most, where given."""
-    if word in known or word[0].isdigit() or len(word) < 5:
+    if word in known or _is_number(word) or len(word) < 5:
         return word in known
     if endings is not None:
         return any(abs(len(word) - len(other)) <= endings and (word.startswith(other) or other.startswith(word))
