@@ -22,7 +22,7 @@ from ragfm.adapt.base import Base
 from ragfm.adapt.dataset import Dataset, Recipe, with_examples, write_dataset
 from ragfm.adapt.examples import TRAIN, VALID, Example, read_card, read_examples
 from ragfm.adapt.export import export_adapter
-from ragfm.adapt.leaks import held_out
+from ragfm.adapt.leaks import HeldOut, held_out
 from ragfm.adapt.logged import judged, logged_examples
 from ragfm.adapt.raft import build_examples
 from ragfm.adapt.result import finish
@@ -196,20 +196,26 @@ def _dataset(
     dataset = build_examples(rag, to_learn, recipe, held=held) if to_learn else None
     logged, left_out = logged_examples(rag, [entry for entry in entries if not _tested(entry.query)], held=held)
     new = len(logged) + (sum(dataset.card["examples"].values()) if dataset else 0)
-    old = _replayed(rag, settings, round(settings.replayed * new))
+    old = _replayed(rag, settings, round(settings.replayed * new), held)
     sources: list[Mapping[str, Any]] = [{"name": "the answer log", "licence": None, "left_out": dict(left_out)}]
     if settings.replay:
         sources += read_card(settings.replay).get("sources", [])
     return with_examples(rag, dataset, [*old, *logged], recipe, left_out, sources=sources, held_out=held.sources)
 
 
-def _replayed(rag: Rag, settings: RefreshSettings, count: int) -> list[Example]:
+def _replayed(rag: Rag, settings: RefreshSettings, count: int, held: HeldOut) -> list[Example]:
+    """Of the old examples so many, but none that asks what is tested; a near miss asks what it was made from, too."""
     if settings.replay is None:
         return []
     prompt = prompt_fingerprint(only=rag.collection.settings.ask.mode != "open", strategy=rag.strategy)
     if read_card(settings.replay).get("prompt", prompt) != prompt:
         raise DataError(f"The examples in {settings.replay} were made for another prompt.", "Make them again.")
-    examples = read_examples(settings.replay / TRAIN)
+    examples = []
+    for example in read_examples(settings.replay / TRAIN):
+        question = str(example.meta.get("question", ""))
+        original = str(example.meta.get("changed_from", question))
+        if not (_tested(original) or held.asks(original) or held.asks(question)):
+            examples.append(example)
     chosen = sorted(examples, key=lambda example: _hash(f"{settings.training.seed} {example.messages}"))[:count]
     return [replace(example, meta={"group": f"replayed {at}", "uris": [], **example.meta, "kind": "replayed"})
             for at, example in enumerate(chosen)]  # fmt: skip
