@@ -178,6 +178,16 @@ def test_what_is_tested_is_not_replayed_nor_near_misses_that_were_made_from_it(
     assert learned == {LEAVE, *free[:3]}
 
 
+def test_what_is_new_counts_where_the_same_question_is_replayed(
+    collection: Collection, docs: Path, tmp_path: Path
+) -> None:  # fmt: skip
+    collection.sync(docs)
+    asked = [Question("1", LEAVE, (Gold("docs/leave.md"),), ("28 days",))]
+    (example,) = replayed(collection, tmp_path, [old_example(LEAVE.upper())], asked)
+    assert example.meta["kind"] == "answer"
+    assert example.completion != "Old."
+
+
 def test_a_near_miss_says_what_it_was_changed_from(collection: Collection, docs: Path) -> None:
     collection.sync(docs)
     asked = [Question("1", "Who was the first of the parents to get 16 weeks?", (Gold("docs/leave.md"),), ("28",))]

@@ -195,16 +195,18 @@ def _dataset(
     to_learn = [question for question in asked if not _tested(question.text)]
     dataset = build_examples(rag, to_learn, recipe, held=held) if to_learn else None
     logged, left_out = logged_examples(rag, [entry for entry in entries if not _tested(entry.query)], held=held)
-    new = len(logged) + (sum(dataset.card["examples"].values()) if dataset else 0)
-    old = _replayed(rag, settings, round(settings.replayed * new), held)
+    made = [*logged, *([*dataset.train, *dataset.valid] if dataset else [])]
+    asked_anew = {normalised(str(example.meta["question"])) for example in made}
+    apart = replace(held, questions=held.questions | asked_anew)  # an old answer would take the place of a new one
+    old = _replayed(rag, settings, round(settings.replayed * len(made)), apart)
     sources: list[Mapping[str, Any]] = [{"name": "the answer log", "licence": None, "left_out": dict(left_out)}]
     if settings.replay:
         sources += read_card(settings.replay).get("sources", [])
     return with_examples(rag, dataset, [*old, *logged], recipe, left_out, sources=sources, held_out=held.sources)
 
 
-def _replayed(rag: Rag, settings: RefreshSettings, count: int, held: HeldOut) -> list[Example]:
-    """Of the old examples so many, but none that asks what is tested; a near miss asks what it was made from, too."""
+def _replayed(rag: Rag, settings: RefreshSettings, count: int, apart: HeldOut) -> list[Example]:
+    """Of the old examples so many, but none that asks, or was changed from, what is tested or `apart`."""
     if settings.replay is None:
         return []
     prompt = prompt_fingerprint(only=rag.collection.settings.ask.mode != "open", strategy=rag.strategy)
@@ -214,7 +216,7 @@ def _replayed(rag: Rag, settings: RefreshSettings, count: int, held: HeldOut) ->
     for example in read_examples(settings.replay / TRAIN):
         question = str(example.meta.get("question", ""))
         original = str(example.meta.get("changed_from", question))
-        if not (_tested(original) or held.asks(original) or held.asks(question)):
+        if not (_tested(original) or apart.asks(original) or apart.asks(question)):
             examples.append(example)
     chosen = sorted(examples, key=lambda example: _hash(f"{settings.training.seed} {example.messages}"))[:count]
     return [replace(example, meta={"group": f"replayed {at}", "uris": [], **example.meta, "kind": "replayed"})
