@@ -22,6 +22,7 @@ from ragfm.adapt.refresh import (
     _dataset,
     _tested,
     _trained,
+    inputs_of,
     next_folder,
     refresh,
     step_back,
@@ -197,12 +198,43 @@ def test_a_near_miss_says_what_it_was_changed_from(collection: Collection, docs:
     assert example.meta["changed_from"] == asked[0].text != example.meta["question"]
 
 
-def test_an_interrupted_refresh_goes_on_in_its_folder(tmp_path: Path) -> None:
-    assert next_folder(tmp_path / "none").name == "001"
-    (tmp_path / "001").mkdir()
-    assert next_folder(tmp_path).name == "001"
-    (tmp_path / "001" / DECISION).write_text("{}")
-    assert next_folder(tmp_path).name == "002"
+def test_an_interrupted_refresh_goes_on_in_its_folder_where_its_inputs_are_the_same(tmp_path: Path) -> None:
+    assert next_folder(tmp_path / "none", {"log": 1})[0].name == "001"
+    first = tmp_path / "001"
+    first.mkdir()
+    assert next_folder(tmp_path, {"log": 1}) == (first, [])
+    write_dataset(Dataset((), (), {"format": 1}), first / "examples")
+    (first / "inputs.json").write_text('{"log": 1}')
+    assert next_folder(tmp_path, {"log": 1}) == (first, [])
+    assert next_folder(tmp_path, {"log": 2}) == (tmp_path / "002", ["log"])
+    assert next_folder(tmp_path, {"log": 1}, str(first)) == (tmp_path / "002", [])
+    (first / DECISION).write_text("{}")
+    assert next_folder(tmp_path, {"log": 2}) == (tmp_path / "002", [])
+
+
+@pytest.mark.parametrize("changed", ["collection", "log", "questions", "old", "replay", "training"])
+def test_what_a_refresh_depends_on_is_told_apart(
+    collection: Collection, docs: Path, tmp_path: Path, changed: str
+) -> None:  # fmt: skip
+    collection.sync(docs)
+    before = inputs_of(collection, RefreshSettings())
+    assert inputs_of(collection, RefreshSettings()) == before
+    settings = RefreshSettings()
+    (tmp_path / "q.jsonl").write_text('{"question": "Why?", "answers": ["x"]}\n')
+    if changed == "collection":
+        (docs / "hours.txt").write_text("The office opens at ten.\n")
+        collection.sync(docs)
+    elif changed == "log":
+        log_of(collection, ("Why?", "x", "up", None))
+    elif changed == "replay":
+        write_dataset(Dataset((old_example("Why?"),), ()), tmp_path / "replay")
+        settings = replace(settings, replay=tmp_path / "replay")
+    elif changed == "training":
+        settings = replace(settings, training=replace(settings.training, seed=1))
+    else:
+        settings = replace(settings, **{changed: tmp_path / "q.jsonl"})
+    after = inputs_of(collection, settings)
+    assert [key for key in before if before[key] != after[key]] == [changed]
 
 
 def test_one_that_was_killed_between_training_and_export_is_exported(
