@@ -171,6 +171,30 @@ def test_nothing_is_learned_from_what_it_is_judged_by(towns: Collection, tmp_pat
     assert dataset.card["left_out"] == {"held out: the question": 1, "held out: the document": 6}
 
 
+@pytest.mark.parametrize(
+    "line",
+    [
+        {"uri": "towns/Corvel.txt"},
+        {"uri": "towns/Corvel.txt", "start": 0, "end": 5},
+        {"uri": "towns/Corvel.txt", "answers": ["yes"]},
+        {"uri": "towns/Corvel.txt", "unanswerable": True},
+    ],
+    ids=["no answer", "a span", "an answer", "unanswerable"],
+)
+def test_all_lines_of_questions_are_held_out_whatever_they_can_measure(
+    tmp_path: Path, line: dict[str, object]
+) -> None:  # fmt: skip
+    lines = [{"question": "Is it old?", **line}, {"question": "Who is it?", "answers": ["Ada"]}]
+    for number, count in enumerate((1, 2)):
+        path = tmp_path / f"{number}.jsonl"
+        path.write_text("".join(json.dumps(line) + "\n" for line in lines[:count]))
+        held = held_out([path])
+        assert held.asks("Is it old?")
+        assert held.asks("Who is it?") == (count == 2)
+        assert held.uris == {"towns/Corvel.txt"}
+        assert held.sources[0]["questions"] == count
+
+
 def test_no_question_or_no_passage_is_said(towns: Collection) -> None:
     lost = [Question("1", "Who was it?", (Gold("towns/Aldon.txt"),), ("nobody at all",))]
     with pytest.raises(DataError, match="no passage holds its answer: 1"):

@@ -13,14 +13,16 @@ from shell import Here
 from tiny import tiny_model
 
 from ragfm import Answer, Collection, Rag, Settings, Usage
-from ragfm.adapt import judged, logged_examples
-from ragfm.adapt.examples import read_examples
+from ragfm.adapt import Dataset, Recipe, build_examples, judged, logged_examples, write_dataset
+from ragfm.adapt.examples import Example, read_examples
 from ragfm.adapt.refresh import (
     DECISION,
     HISTORY,
     RefreshSettings,
+    _dataset,
     _tested,
     _trained,
+    inputs_of,
     next_folder,
     refresh,
     step_back,
@@ -30,10 +32,11 @@ from ragfm.adapter import GGUF, RECORD, AdapterRecord, check_adapter
 from ragfm.answer_log import AnswerLog, Circumstances, Which
 from ragfm.confidence import Calibration, adapter_hash
 from ragfm.errors import DataError
-from ragfm.evaluate import Difference
+from ragfm.evaluate import Difference, Gold, Question
 from ragfm.evaluate.choice import calibration_keys, write_keys
 from ragfm.prompt import ABSTENTION, prompt_fingerprint
 from ragfm.testing import ScriptedReader
+from ragfm.types import Message
 
 HOW = Circumstances("bundled", None, None, None, 0.0, 0.1)
 SAID = Answer("q", "a", False, (), (), (), Usage(), 0.5, query="q")
@@ -141,12 +144,97 @@ def test_it_is_adopted_where_the_new_is_won_and_the_old_not_lost(
     assert (decided, said in why) == (adopted, True), why
 
 
-def test_an_interrupted_refresh_goes_on_in_its_folder(tmp_path: Path) -> None:
-    assert next_folder(tmp_path / "none").name == "001"
-    (tmp_path / "001").mkdir()
-    assert next_folder(tmp_path).name == "001"
-    (tmp_path / "001" / DECISION).write_text("{}")
-    assert next_folder(tmp_path).name == "002"
+def replayed(collection: Collection, folder: Path, old: list[Example], asked: list[Question]) -> list[Example]:
+    """The examples of a refresh that learns from `asked` and replays `old`; what is tested is "When is it open?"."""
+    (folder / "test.jsonl").write_text(json.dumps({"question": "When is it open?", "answers": ["nine"]}) + "\n")
+    (folder / "old.jsonl").write_text(json.dumps({"question": "Is it old?", "answers": ["yes"]}) + "\n")
+    write_dataset(Dataset(tuple(old), ()), folder / "replay")
+    settings = RefreshSettings(old=folder / "old.jsonl", replay=folder / "replay", replayed=9.0)
+    dataset = _dataset(Rag(collection, reader=ScriptedReader()), [], asked, folder, settings)
+    return [*dataset.train, *dataset.valid]
+
+
+def old_example(question: str, **meta: str) -> Example:
+    return Example((Message("user", question),), "Old.", {"question": question, "verified": True, **meta})
+
+
+LEAVE = "How long is my holiday?"
+
+
+def test_what_is_tested_is_not_replayed_nor_near_misses_that_were_made_from_it(
+    collection: Collection, docs: Path, tmp_path: Path
+) -> None:  # fmt: skip
+    collection.sync(docs)
+    free = [f"What is in room {at}?" for at in range(12) if not _tested(f"What is in room {at}?")]
+    tested = next(f"Who has the key of {at}?" for at in range(99) if _tested(f"Who has the key of {at}?"))
+    old = [
+        *map(old_example, [*free[:2], "is it old", "When is it open?", tested]),
+        old_example(free[2], changed_from=free[3]),
+        *(old_example(free[4], changed_from=original) for original in ("Is it old?", "When is it open?", tested)),
+        old_example("Is it old?", changed_from=free[5]),
+    ]
+    asked = [Question("1", LEAVE, (Gold("docs/leave.md"),), ("28 days",))]
+    assert not _tested(LEAVE)
+    learned = {example.meta["question"] for example in replayed(collection, tmp_path, old, asked)}
+    assert learned == {LEAVE, *free[:3]}
+
+
+def test_what_is_new_counts_where_the_same_question_is_replayed(
+    collection: Collection, docs: Path, tmp_path: Path
+) -> None:  # fmt: skip
+    collection.sync(docs)
+    asked = [Question("1", LEAVE, (Gold("docs/leave.md"),), ("28 days",))]
+    (example,) = replayed(collection, tmp_path, [old_example(LEAVE.upper())], asked)
+    assert example.meta["kind"] == "answer"
+    assert example.completion != "Old."
+
+
+def test_a_near_miss_says_what_it_was_changed_from(collection: Collection, docs: Path) -> None:
+    collection.sync(docs)
+    asked = [Question("1", "Who was the first of the parents to get 16 weeks?", (Gold("docs/leave.md"),), ("28",))]
+    recipe = Recipe(abstain=0.99, near=1.0, valid=0.0)
+    (example,) = build_examples(Rag(collection, reader=ScriptedReader()), asked, recipe).train
+    assert str(example.meta["kind"]).startswith("near miss")
+    assert example.meta["changed_from"] == asked[0].text != example.meta["question"]
+
+
+def test_an_interrupted_refresh_goes_on_in_its_folder_where_its_inputs_are_the_same(tmp_path: Path) -> None:
+    assert next_folder(tmp_path / "none", {"log": 1})[0].name == "001"
+    first = tmp_path / "001"
+    first.mkdir()
+    assert next_folder(tmp_path, {"log": 1}) == (first, [])
+    write_dataset(Dataset((), (), {"format": 1}), first / "examples")
+    (first / "inputs.json").write_text('{"log": 1}')
+    assert next_folder(tmp_path, {"log": 1}) == (first, [])
+    assert next_folder(tmp_path, {"log": 2}) == (tmp_path / "002", ["log"])
+    assert next_folder(tmp_path, {"log": 1}, str(first)) == (tmp_path / "002", [])
+    (first / DECISION).write_text("{}")
+    assert next_folder(tmp_path, {"log": 2}) == (tmp_path / "002", [])
+
+
+@pytest.mark.parametrize("changed", ["collection", "log", "questions", "old", "replay", "training"])
+def test_what_a_refresh_depends_on_is_told_apart(
+    collection: Collection, docs: Path, tmp_path: Path, changed: str
+) -> None:  # fmt: skip
+    collection.sync(docs)
+    before = inputs_of(collection, RefreshSettings())
+    assert inputs_of(collection, RefreshSettings()) == before
+    settings = RefreshSettings()
+    (tmp_path / "q.jsonl").write_text('{"question": "Why?", "answers": ["x"]}\n')
+    if changed == "collection":
+        (docs / "hours.txt").write_text("The office opens at ten.\n")
+        collection.sync(docs)
+    elif changed == "log":
+        log_of(collection, ("Why?", "x", "up", None))
+    elif changed == "replay":
+        write_dataset(Dataset((old_example("Why?"),), ()), tmp_path / "replay")
+        settings = replace(settings, replay=tmp_path / "replay")
+    elif changed == "training":
+        settings = replace(settings, training=replace(settings.training, seed=1))
+    else:
+        settings = replace(settings, **{changed: tmp_path / "q.jsonl"})
+    after = inputs_of(collection, settings)
+    assert [key for key in before if before[key] != after[key]] == [changed]
 
 
 def test_one_that_was_killed_between_training_and_export_is_exported(

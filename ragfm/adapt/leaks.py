@@ -49,7 +49,7 @@ def held_out(paths: Sequence[str | Path]) -> HeldOut:
     """
     questions, paragraphs, uris, sources = set[str](), set[str](), set[str](), []
     for path in paths:
-        data = load_questions(path, answers=not Path(path).is_dir())
+        data = load_questions(path, answers=None)
         questions |= {normalised(question.text) for question in data.questions}
         for text in (data.documents or {}).values():
             paragraphs |= set(_paragraphs(text))

@@ -132,7 +132,8 @@ class _Builder:
         prompt = self._prompt(text, chosen)
         if kind == "withheld" and any(_holds(passage, question, question.answers) for passage in prompt.shown):
             raise _LeftOut("its answer stands across passages")
-        return self._made(replace(question, text=text), prompt, ABSTENTION, kind=kind)
+        changed = {} if text == question.text else {"changed_from": question.text}
+        return self._made(replace(question, text=text), prompt, ABSTENTION, kind=kind, **changed)
 
     def _prompt(self, text: str, chosen: Sequence[Hit]) -> Prompt:
         prompt = self._rag.prompt(text, chosen)

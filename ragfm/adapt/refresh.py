@@ -20,9 +20,9 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from ragfm.adapt.base import Base
 from ragfm.adapt.dataset import Dataset, Recipe, with_examples, write_dataset
-from ragfm.adapt.examples import TRAIN, VALID, Example, read_card, read_examples
+from ragfm.adapt.examples import TRAIN, VALID, Example, digest, read_card, read_examples
 from ragfm.adapt.export import export_adapter
-from ragfm.adapt.leaks import held_out
+from ragfm.adapt.leaks import HeldOut, held_out
 from ragfm.adapt.logged import judged, logged_examples
 from ragfm.adapt.raft import build_examples
 from ragfm.adapt.result import finish
@@ -35,9 +35,10 @@ from ragfm.errors import DataError, LogError, UnsupportedError
 from ragfm.evaluate.answers import evaluate_answers
 from ragfm.evaluate.choice import calibration_keys, toml_writer, write_keys
 from ragfm.evaluate.compare import Difference, compare_runs
-from ragfm.evaluate.data import load_jsonl
+from ragfm.evaluate.data import fingerprint, load_jsonl
 from ragfm.evaluate.logged import as_questions
 from ragfm.evaluate.matching import normalised
+from ragfm.evaluate.retrieval import collection_facts, content_of
 from ragfm.models import find_model, weights_sha256
 from ragfm.prompt import prompt_fingerprint
 from ragfm.rag import Rag
@@ -45,12 +46,14 @@ from ragfm.readers import plugin_and_model
 from ragfm.store.durable import write_durably
 
 if TYPE_CHECKING:
+    from ragfm.answer_log import LogEntry
     from ragfm.collection import Collection
     from ragfm.evaluate.data import Question
 
 HISTORY = "ragfm-adapters.json"
 DECISION = "refresh.json"
 _TEST = "test.jsonl"
+_INPUTS = "inputs.json"
 _TESTED = 0.3
 """The share of new questions that nothing is ever learned from. A question is in the same part at every refresh."""
 
@@ -153,12 +156,38 @@ def step_back(folder: Path) -> tuple[str, str | None]:
     return last["adapter"], last["before"]
 
 
-def next_folder(place: Path) -> Path:
-    """The folder of a refresh that was interrupted, or that of a new one."""
+def next_folder(place: Path, inputs: Mapping[str, Any], adapter: str | None = None) -> tuple[Path, list[str]]:
+    """The folder of a refresh of these inputs that was interrupted, or that of a new one; and what differs in the last.
+
+    One whose folder is the `adapter` that is served has ended, though it may have been killed before it said so.
+    """
     numbers = [int(path.name) for path in place.glob("[0-9]*") if path.name.isdigit()] if place.is_dir() else []
     last = max(numbers, default=0)
-    unfinished = last and not (place / f"{last:03}" / DECISION).exists()
-    return place / f"{last if unfinished else last + 1:03}"
+    folder, following = place / f"{last:03}", place / f"{last + 1:03}"
+    if not last or (folder / DECISION).exists() or adapter == str(folder.absolute()):
+        return following, []
+    if not read_card(folder / "examples"):  # nothing was done there
+        return folder, []
+    there = json.loads((folder / _INPUTS).read_bytes()) if (folder / _INPUTS).is_file() else {}
+    different = [key for key in inputs if inputs[key] != there.get(key)]
+    return (following if different else folder), different
+
+
+def inputs_of(collection: Collection, settings: RefreshSettings) -> dict[str, Any]:
+    """What a refresh depends on, in JSON: one that was interrupted goes on where all of it is the same."""
+    questions, old = ([] if path is None else load_jsonl(path, answers=True).questions
+                      for path in (settings.questions, settings.old))  # fmt: skip
+    facts = {
+        **collection_facts(collection, content_of(collection)[1]),
+        "settings": collection.settings.model_dump(mode="json", exclude={"sources", "files"}),
+        "adapter": adapter_hash(Rag(collection).sampling.adapter),
+        "log": _hash(json.dumps([*as_questions(_judged(collection))])),
+        "questions": fingerprint(questions, answers=True),
+        "old": fingerprint(old, answers=True),
+        "replay": settings.replay and digest(read_examples(settings.replay / TRAIN)),
+        "training": [asdict(settings.training), settings.replayed],
+    }
+    return dict(json.loads(json.dumps(facts)))
 
 
 # --- Inside ------------------------------------------------------------------------------------------------------
@@ -168,11 +197,7 @@ def _prepare(rag: Rag, folder: Path, settings: RefreshSettings) -> None:
     """The questions to test with, and the examples: once, so that an interrupted refresh goes on with the same."""
     if read_card(folder / "examples"):
         return
-    path = rag.collection.path
-    try:
-        entries = judged(AnswerLog.beside(path).entries())
-    except LogError:
-        entries = []
+    inputs, entries = inputs_of(rag.collection, settings), _judged(rag.collection)
     asked = list(load_jsonl(settings.questions, answers=True).questions) if settings.questions else []
     lines = list(as_questions(entry for entry in entries if _tested(entry.query)))
     lines += [line for question in asked if _tested(question.text) for line in _as_lines(question)]
@@ -182,7 +207,15 @@ def _prepare(rag: Rag, folder: Path, settings: RefreshSettings) -> None:
             "Judge more answers (`ragfm log thumbs`), or give questions with answers.",
         )
     (folder / _TEST).write_text("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
+    write_durably(folder / _INPUTS, json.dumps(inputs).encode())  # before the card, by which all is there
     write_dataset(_dataset(rag, entries, asked, folder, settings), folder / "examples")
+
+
+def _judged(collection: Collection) -> list[LogEntry]:
+    try:
+        return judged(AnswerLog.beside(collection.path).entries())
+    except LogError:
+        return []
 
 
 def _dataset(
@@ -195,21 +228,29 @@ def _dataset(
     to_learn = [question for question in asked if not _tested(question.text)]
     dataset = build_examples(rag, to_learn, recipe, held=held) if to_learn else None
     logged, left_out = logged_examples(rag, [entry for entry in entries if not _tested(entry.query)], held=held)
-    new = len(logged) + (sum(dataset.card["examples"].values()) if dataset else 0)
-    old = _replayed(rag, settings, round(settings.replayed * new))
+    made = [*logged, *([*dataset.train, *dataset.valid] if dataset else [])]
+    asked_anew = {normalised(str(example.meta["question"])) for example in made}
+    apart = replace(held, questions=held.questions | asked_anew)  # an old answer would take the place of a new one
+    old = _replayed(rag, settings, round(settings.replayed * len(made)), apart)
     sources: list[Mapping[str, Any]] = [{"name": "the answer log", "licence": None, "left_out": dict(left_out)}]
     if settings.replay:
         sources += read_card(settings.replay).get("sources", [])
     return with_examples(rag, dataset, [*old, *logged], recipe, left_out, sources=sources, held_out=held.sources)
 
 
-def _replayed(rag: Rag, settings: RefreshSettings, count: int) -> list[Example]:
+def _replayed(rag: Rag, settings: RefreshSettings, count: int, apart: HeldOut) -> list[Example]:
+    """Of the old examples so many, but none that asks, or was changed from, what is tested or `apart`."""
     if settings.replay is None:
         return []
     prompt = prompt_fingerprint(only=rag.collection.settings.ask.mode != "open", strategy=rag.strategy)
     if read_card(settings.replay).get("prompt", prompt) != prompt:
         raise DataError(f"The examples in {settings.replay} were made for another prompt.", "Make them again.")
-    examples = read_examples(settings.replay / TRAIN)
+    examples = []
+    for example in read_examples(settings.replay / TRAIN):
+        question = str(example.meta.get("question", ""))
+        original = str(example.meta.get("changed_from", question))
+        if not (_tested(original) or apart.asks(original) or apart.asks(question)):
+            examples.append(example)
     chosen = sorted(examples, key=lambda example: _hash(f"{settings.training.seed} {example.messages}"))[:count]
     return [replace(example, meta={"group": f"replayed {at}", "uris": [], **example.meta, "kind": "replayed"})
             for at, example in enumerate(chosen)]  # fmt: skip
@@ -272,7 +313,7 @@ def _adopt(place: Path, folder: Path, done: Refreshed, calibration: Calibration 
         before = now.ask.confidence
         entry["confidence"] = before and calibration_keys(before)["ask"]["confidence"]
         keys |= calibration_keys(calibration)
-    _keep(place, [*_history(place), entry])
+    _keep(place, [*(one for one in _history(place) if one["adapter"] != entry["adapter"]), entry])  # if it was killed
     write_keys(place, keys)
 
 

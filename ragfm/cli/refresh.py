@@ -41,7 +41,7 @@ def refresh_command(collection: str, as_json: bool, questions: Path | None, **op
     and those of --old no worse. Else all stays as it was. `ragfm adapt back` goes one step back.
     """
     os.environ.setdefault("GOMP_SPINCOUNT", "300")
-    from ragfm.adapt.refresh import RefreshSettings, next_folder, refresh
+    from ragfm.adapt.refresh import RefreshSettings, inputs_of, next_folder, refresh
     from ragfm.collection import Collection
 
     with Collection.open(collection) as handle:
@@ -54,8 +54,12 @@ def refresh_command(collection: str, as_json: bool, questions: Path | None, **op
             default, training=training, questions=questions, old=options["old"], replay=options["replay"]
         )
         place = Path(options["out"] or handle.path.with_name(f"{handle.path.name}-adapters"))
+        folder, different = next_folder(place, inputs_of(handle, settings), handle.settings.adapter)
+        if different:
+            why = f"The interrupted refresh had other inputs ({', '.join(different)})"
+            click.echo(printable(f"{why}: a new one begins in {folder}."), err=True)
         with stages() as progress:
-            done = refresh(handle, next_folder(place), settings, progress=progress)
+            done = refresh(handle, folder, settings, progress=progress)
     if as_json:
         print_json({**asdict(done), "ingest": asdict(report) if report else None})
     else:

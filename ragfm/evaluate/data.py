@@ -98,12 +98,13 @@ def load_questions(
     split: str | None = None,
     articles: bool = False,
     distractors: Sequence[str | Path] = (),
-    answers: bool = False,
+    answers: bool | None = False,
 ) -> QuestionSet:
     """The questions of a BEIR folder, a SQuAD file, or a JSONL file; see the functions for each.
 
-    Those that retrieval can be measured with; with `answers`, those whose answer is known, or known not to be there.
-    Raises DataError, which says what was looked for and where, and for an option that the data has no use for.
+    Those that retrieval can be measured with; with `answers`, those whose answer is known, or known not to be there;
+    with None, all of them. Raises DataError, which says what was looked for and where, and for an option that the data
+    has no use for.
     """
     path = Path(path)
     if not path.exists():
@@ -150,7 +151,7 @@ def load_beir(folder: Path, split: str | None = None) -> QuestionSet:
 
 
 def load_squad(
-    path: Path, *, articles: bool = False, distractors: Sequence[str | Path] = (), answers: bool = False
+    path: Path, *, articles: bool = False, distractors: Sequence[str | Path] = (), answers: bool | None = False
 ) -> QuestionSet:
     """A SQuAD file. Each paragraph is a document, and gold is the one that a question was asked about.
 
@@ -181,7 +182,7 @@ def load_squad(
     return _selected(name, questions, documents, path, answers=answers)
 
 
-def load_jsonl(path: Path, *, answers: bool = False) -> QuestionSet:
+def load_jsonl(path: Path, *, answers: bool | None = False) -> QuestionSet:
     """A question in each line: `question`, `uri`, and where it is about a passage, `start` and `end`.
 
     Lines of the same `id` are one question that should find them all; the default is the line's number. `answer` or
@@ -234,16 +235,16 @@ def _answers(record: Mapping[str, Any], where: str) -> list[str]:
 
 
 def _selected(
-    name: str, questions: Sequence[Question], documents: Mapping[str, str] | None, path: Path, *, answers: bool
+    name: str, questions: Sequence[Question], documents: Mapping[str, str] | None, path: Path, *, answers: bool | None
 ) -> QuestionSet:
-    """Those that retrieval can be measured with, or answers; a span is an answer too, once the text is known."""
+    """Those that retrieval can be measured with, answers, or all; a span is an answer too, once the text is known."""
     kept, left_out = [], Counter[str]()
     for question in questions:
         if answers and not (question.unanswerable or question.answers or question.by_passage):
             left_out["without an answer"] += 1
-        elif not answers and question.unanswerable:
+        elif answers is False and question.unanswerable:
             left_out["unanswerable"] += 1
-        elif not answers and not question.gold:
+        elif answers is False and not question.gold:
             left_out["without a uri"] += 1
         else:
             kept.append(question)
