@@ -22,6 +22,7 @@ from ragfm.evaluate.matching import holds, token_f1
 from ragfm.evaluate.measures import Estimate, estimate_ratios
 from ragfm.evaluate.plots import bars, distribution
 from ragfm.evaluate.versus import Contender, Entry, _break_even, _path
+from ragfm.output import OUTPUT
 from ragfm.testing import ScriptedReader
 from ragfm.types import Sampling
 
@@ -296,6 +297,7 @@ def test_readers_are_compared(tmp_path: Path, docs: Path) -> None:
     assert first["quality"]["f1, all"]["value"] >= second["quality"]["f1, all"]["value"]
     assert first["beside_best"] is None
     assert second["beside_best"]["noise"]
+    assert (tmp_path / "ragfm-compare" / OUTPUT).is_file()
     for entry in (first, second):
         assert entry["licence"] == "apache-2.0"
         assert entry["peak_mb"] > 100

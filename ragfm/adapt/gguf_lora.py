@@ -21,6 +21,7 @@ import numpy.typing as npt
 
 from ragfm.adapter import GGUF_BASE, GGUF_PROMPT, WEIGHTS
 from ragfm.errors import DamagedModelError, UnsupportedError
+from ragfm.output import make_output
 from ragfm.store.durable import beside, sync_file, sync_folder
 
 Matrix = npt.NDArray[np.float32]
@@ -149,7 +150,7 @@ def gguf_to_peft(path: Path, folder: Path, shape: Shape, modules: Sequence[str],
     ranks = {matrix.shape[0] for name, matrix in tensors.items() if name.endswith("lora_A.weight")}
     if len(ranks) != 1:
         raise UnsupportedError(f"{path} has ranks {sorted(ranks)}, and PEFT's form wants one.", "Train it anew.")
-    folder.mkdir(parents=True, exist_ok=True)
+    make_output(folder)
     with saving(folder):
         save_file(tensors, folder / WEIGHTS)
     config = {

@@ -17,6 +17,7 @@ from ragfm.errors import DataError
 from ragfm.evaluate.plots import lines
 from ragfm.evaluate.report import all_settings, page
 from ragfm.models import no_progress_bar
+from ragfm.output import make_output
 from ragfm.prompt import prompt_fingerprint
 from ragfm.store.durable import sync_file, sync_folder, write_durably
 
@@ -54,7 +55,7 @@ def finish(
 
 def save_model(model: Any, base: Base, folder: Path, *, whole: bool) -> None:
     """Write an adapter as PEFT does, or a whole model with its tokenizer, as safetensors; files come by renaming."""
-    folder.mkdir(parents=True, exist_ok=True)
+    make_output(folder)
     new = folder / ".new"
     shutil.rmtree(new, ignore_errors=True)
     try:

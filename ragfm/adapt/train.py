@@ -29,6 +29,7 @@ from ragfm.adapt.methods import RATES, MethodSettings, adapted, halved
 from ragfm.adapt.validate import answers_score
 from ragfm.adapter import RECORD, check_adapter
 from ragfm.errors import DataError, RagfmError
+from ragfm.output import make_output
 
 Judge: TypeAlias = Literal["loss", "answers"]
 _CLIP = 1.0
@@ -179,7 +180,7 @@ class Training:
 
         A Ctrl-C leaves a checkpoint. Raises DataError where the folder holds another training.
         """
-        self.folder.mkdir(parents=True, exist_ok=True)
+        make_output(self.folder)
         self._check_disk()
         self._resume()
         self.model.train()

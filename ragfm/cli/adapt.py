@@ -250,11 +250,12 @@ def _asked(rag: Rag, data: QuestionSet | None, recipe: Recipe, held: HeldOut, op
     """Examples from questions, or from those that the reader writes."""
     from ragfm.adapt import build_examples
     from ragfm.evaluate import write_questions
+    from ragfm.output import make_output
 
     if data is None:
         with counting("writing", "questions") as progress:
             asked = write_questions(rag.collection, rag.reader, options["write"], seed=options["seed"], answers=True,
-                                    out=Path(options["out"]) / "written.run", reader_name=rag.reader_name,
+                                    out=make_output(options["out"]) / "written.run", reader_name=rag.reader_name,
                                     progress=progress)  # fmt: skip
     else:
         asked = list(data.questions)

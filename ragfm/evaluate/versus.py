@@ -26,6 +26,7 @@ from ragfm.evaluate.compare import Difference, compare_runs
 from ragfm.evaluate.measures import Estimate
 from ragfm.model_card import licence_of
 from ragfm.models import find_model
+from ragfm.output import make_output
 
 MEASURE = "f1"
 """By this, over all questions, the best is known: token F1, and 1 for a right abstention."""
@@ -101,7 +102,7 @@ def compare_readers(
     `command` are the words that follow `ragfm eval answers`: the data, and what else it needs. Raises DataError where
     none of them has answered.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    make_output(folder)
     entries = {one: _run(one, command, folder, price_per_hour, progress) for one in those}
     done = [one for one, entry in entries.items() if entry.error is None]
     if not done:
