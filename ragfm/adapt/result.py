@@ -29,7 +29,8 @@ def finish(
 ) -> AdapterRecord:
     """Write the adapter of a training that has ended; the record comes last, then the checkpoint goes.
 
-    `card` is that of the examples; without one, they are taken to be of this version's prompt.
+    `card` is that of the examples; without one, they are taken to be of this version's prompt. Without a
+    `licence` that of the adapter holds from which the training went on.
     """
     if not training.settled:
         raise DataError("The training has not ended.", "Run it to its end.")
@@ -43,7 +44,7 @@ def finish(
         data=card,
         settings=training.facts,
         numbers=numbers,
-        licence=licence,
+        licence=licence or training.licence,
         ragfm=__version__,
     )
     write_durably(folder / PAGE, render_page(training, record).encode())
