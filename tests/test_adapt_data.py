@@ -18,6 +18,7 @@ from ragfm.adapt.near_misses import near_misses
 from ragfm.errors import DataError
 from ragfm.evaluate import Gold, Question, write_questions
 from ragfm.evaluate.matching import holds
+from ragfm.output import OUTPUT
 from ragfm.prompt import ABSTENTION, prompt_fingerprint
 from ragfm.testing import ScriptedReader
 from ragfm.types import Message
@@ -259,6 +260,7 @@ def test_the_command_writes_its_own_questions(
     card = run.json("adapt", "data", "--write", "4", "--abstain", "0", "--valid", "0", "--out", "made")
     assert card["examples"] == {"train": 4, "valid": 0}
     assert card["sources"][0]["name"] == "written by bundled"
+    assert (tmp_path / "made" / OUTPUT).is_file()
     for example in read_examples(tmp_path / "made" / "train.jsonl"):
         assert re.fullmatch(r"Fishermen \[\d\]\.", example.completion)
     monkeypatch.setattr("ragfm.rag.configured_reader", lambda *_: ScriptedReader(["I can't."]))
@@ -274,6 +276,7 @@ def test_the_command_writes_examples_and_a_card(tmp_path: Path, towns: Collectio
     written = json.loads((tmp_path / "made" / "card.json").read_bytes())
     assert card == {**written, "out": "made"}
     assert card["sources"][0]["licence"] == "CC0"
+    assert (tmp_path / "made" / OUTPUT).is_file()
     assert len(read_examples(tmp_path / "made" / "train.jsonl")) == card["examples"]["train"]
     assert sum(card["kinds"].values()) == card["examples"]["train"] + card["examples"]["valid"] == len(QUESTIONS)
     assert "--write" in shell("adapt", "data", code=2).stderr

@@ -38,7 +38,7 @@ from ragfm.adapter import (
     read_record,
     serving_adapter,
 )
-from ragfm.errors import AdapterMismatchError, ModelNotFoundError, UnsupportedError
+from ragfm.errors import AdapterMismatchError, DataError, ModelNotFoundError, UnsupportedError
 from ragfm.llama import load_model
 from ragfm.prompt import prompt_fingerprint
 from ragfm.readers.optimize import quantize
@@ -269,3 +269,36 @@ def test_the_command_exports_and_both_readers_agree(tmp_path: Path) -> None:
     with pytest.raises(AdapterMismatchError, match="trained on other weights"):
         export_adapter(out, "merged", base=str(folder), out=tmp_path / "merged")
     assert json.loads((out / "ragfm-adapter.json").read_bytes())["licence"] == "CC0"
+
+
+@pytest.mark.parametrize("alone", ["file", "folder"])
+def test_an_adapter_in_gguf_form_alone_is_gone_on_from_and_merged_and_keeps_its_licence(
+    tmp_path: Path, alone: str
+) -> None:  # fmt: skip
+    folder = tiny_model(tmp_path / "model")
+    base = tiny_gguf(
+        AutoModelForCausalLM.from_pretrained(folder), tmp_path / "base.gguf", Shape.of(Base(str(folder)).model.config)
+    )
+    out = trained(base, "lora", tmp_path / "out")
+    whole = export_adapter(out, "merged", out=tmp_path / "expected")
+    written = export_adapter(out, "gguf", dtype="f32")
+    (out / WEIGHTS).unlink()
+    start = written if alone == "file" else out
+    onward = Training(
+        Base(str(base)),
+        lessons(),
+        tmp_path / "more",
+        TrainSettings(MethodSettings(), epochs=0.2, batch=5, start=str(start)),
+    )
+    assert finish(onward, onward.run(), card={}).licence == "CC0"
+    assert onward.facts["method"]["rank"] == 4
+    export_adapter(start, "peft", out=tmp_path / "back")
+    assert read_record(tmp_path / "back").licence == "CC0"
+    again = export_adapter(start, "merged", out=tmp_path / "merged")
+    one, other = (load_file(path / "model.safetensors") for path in (whole, again))
+    assert all(torch.allclose(one[name], other[name], atol=1e-5) for name in one)
+    assert export_adapter(start, "merged", quantisation="q8_0", out=tmp_path / "whole.gguf").stat().st_size
+    with pytest.raises(UnsupportedError, match="is a GGUF adapter already"):
+        export_adapter(start, "gguf")
+    with pytest.raises(DataError, match="needs to know the base"):
+        export_adapter(shutil.copy(written, tmp_path / "elsewhere.gguf"), "merged", out=tmp_path / "no")

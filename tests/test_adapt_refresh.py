@@ -34,6 +34,7 @@ from ragfm.confidence import Calibration, adapter_hash
 from ragfm.errors import DataError
 from ragfm.evaluate import Difference, Gold, Question
 from ragfm.evaluate.choice import calibration_keys, write_keys
+from ragfm.output import OUTPUT
 from ragfm.prompt import ABSTENTION, prompt_fingerprint
 from ragfm.testing import ScriptedReader
 from ragfm.types import Message
@@ -343,4 +344,5 @@ def test_what_writes_the_settings_is_missed_before_anything_is_done(
 def test_too_little_is_said(tmp_path: Path, docs: Path, run: Here) -> None:
     run("ingest", docs)
     assert "too few to test with" in run("adapt", "refresh", "--no-sync", code=1)
+    assert [path.name for path in (tmp_path / ".ragfm-adapters" / "001").iterdir()] == [OUTPUT]
     assert not (tmp_path / "ragfm.toml").exists()

@@ -16,6 +16,7 @@ from ragfm.config import SearchSection
 from ragfm.embed.folder import read_bert_folder
 from ragfm.errors import DataError
 from ragfm.evaluate import Gold, Question
+from ragfm.output import OUTPUT
 
 TOWNS = "Aldon Brista Corvel Dunmar Elsick Farrow Gosten Hadley Ilmar Jorvik Kelso Lunden".split()
 WORDS = {"harbour": "blick", "library": "quarm", "prison": "vosp", "bakery": "trell"}
@@ -153,3 +154,4 @@ def test_the_command_says_that_little_is_noise(towns: Collection, tmp_path: Path
     assert "within noise: there is no reason to adopt it" in said
     assert f"ragfm reembed --embedder {tmp_path / 'new'}" in said
     assert towns.status() == before
+    assert (tmp_path / "new" / OUTPUT).is_file()

@@ -40,6 +40,7 @@ from ragfm.errors import (
     RagfmError,
     UnsupportedError,
 )
+from ragfm.output import OUTPUT
 from ragfm.prompt import prompt_fingerprint
 from ragfm.types import Message
 
@@ -288,7 +289,7 @@ def test_what_found_no_room_at_the_end_is_written_by_the_next_run(folder: Path, 
     numbers = trained.run()
     with full_disk(8192), pytest.raises(OSError, match="File too large"):
         finish(trained, numbers, card={})
-    assert [file.name for file in (tmp_path / "out").iterdir()] == [CHECKPOINT]
+    assert {file.name for file in (tmp_path / "out").iterdir()} == {CHECKPOINT, OUTPUT}
     again = training(folder, tmp_path / "out", settings)
     finish(again, again.run(), card={})
     check_adapter(tmp_path / "out", folder)
@@ -350,6 +351,7 @@ def test_it_goes_on_from_an_adapter(folder: Path, tmp_path: Path) -> None:
     onward = training(folder, tmp_path / "more", replace(start, method=MethodSettings(rank=16)))
     more = onward.run()
     assert finish(onward, more, card={}).settings["method"]["rank"] == 4  # that of the adapter, whatever is asked for
+    assert (tmp_path / "more" / OUTPUT).is_file()
     assert more["loss"]["first"] == pytest.approx(numbers["loss"]["last_5"], rel=0.4)
     assert more["loss"]["first"] < 0.7 * numbers["loss"]["first"]
     with pytest.raises(ConfigError, match="was trained by lora, not dora"):

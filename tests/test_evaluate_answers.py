@@ -29,6 +29,7 @@ from ragfm.evaluate.plots import bars, distribution
 from ragfm.evaluate.runs import read_run
 from ragfm.evaluate.versus import Contender, Entry, _break_even, _path, compare_readers
 from ragfm.ingest.report import Failed, SyncReport
+from ragfm.output import OUTPUT
 from ragfm.testing import ScriptedReader
 from ragfm.types import Message, Sampling, Stream
 
@@ -537,6 +538,7 @@ def test_readers_are_compared(tmp_path: Path, docs: Path) -> None:
     assert first["quality"]["f1, all"]["value"] >= second["quality"]["f1, all"]["value"]
     assert first["beside_best"] is None
     assert second["beside_best"]["noise"]
+    assert (tmp_path / "ragfm-compare" / OUTPUT).is_file()
     for entry in (first, second):
         assert entry["licence"] == "apache-2.0"
         assert entry["peak_mb"] > 100

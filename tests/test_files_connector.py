@@ -14,6 +14,7 @@ import pytest
 from ragfm_connectors.files import FilesConnector, _Listing
 
 from ragfm.errors import ConfigError, ConnectorError, SourceError
+from ragfm.output import OUTPUT, make_output
 from ragfm.registry import load_plugin, plugins
 from ragfm.testing import check_connector
 from ragfm.types import Blob, Ref
@@ -198,6 +199,26 @@ def test_collections_and_settings_are_no_part_of_a_source(docs: Path) -> None:
     assert not [path for path in listed(docs) if "ragfm" in path or "store" in path]
     with pytest.raises(SourceError, match="is a collection"):
         list(FilesConnector(docs / "store").refs())
+
+
+def test_what_ragfm_wrote_is_no_part_of_a_source(docs: Path) -> None:
+    before = taken(docs)
+    out = make_output(docs / "drafts" / "ragfm-examples")
+    write(out / "train.jsonl")
+    write(out / "deeper" / "card.json")
+    write(docs / "ragfm-adapters.json")
+    (docs / "link").symlink_to(out)
+    for hidden in (False, True):
+        assert taken(docs, hidden=hidden) == before
+    assert taken(out / "train.jsonl") == [""]  # whoever names a file wants it
+    with pytest.raises(SourceError, match=rf"holds what ragfm has written.*{OUTPUT}"):
+        list(FilesConnector(out).refs())
+
+
+def test_a_folder_that_holds_documents_stays_a_source_when_ragfm_writes_there(docs: Path) -> None:
+    before = taken(docs)
+    write(make_output(docs) / "card.json")
+    assert taken(docs) == sorted([*before, "card.json"])
 
 
 # --- Symbolic links ----------------------------------------------------------------------------------------------

@@ -19,6 +19,7 @@ from typing import TypeAlias
 
 from ragfm.errors import ConnectorError, SourceError
 from ragfm.ingest.access import both
+from ragfm.output import OUTPUT
 from ragfm.types import Blob, Ref, Scalar
 from ragfm_connectors.access import FILE as ACCESS
 from ragfm_connectors.access import access_on_the_way, open_below, read_access
@@ -32,6 +33,7 @@ _Groups: TypeAlias = tuple[str, ...] | None
 
 _RACY = 2_000_000_000  # nanoseconds; the coarsest time stamps in use, those of FAT, are two seconds apart
 _COLLECTION = {"HEAD", "catalog.db"}  # by these names a folder is one of ragfm's own
+_SETTINGS = {"ragfm.toml", "ragfm-adapters.json"}  # both lie beside a collection, in the folder of the documents mostly
 _KINDS = {
     stat.S_IFDIR: "a folder",
     stat.S_IFIFO: "a named pipe",
@@ -46,8 +48,9 @@ class FilesConnector:
 
     `include` and `exclude` are patterns as in .gitignore, see PathFilter; they don't apply to a single file. Files of
     more than `max_bytes`, hidden ones unless `hidden` is set, and what is not a regular file are listed as skipped.
-    Symbolic links are followed within the folder, to what is not listed already. A collection in the folder is not
-    part of it. Unless `archives` is false, zip and tar archives are as folders: see `ragfm_connectors.in_archives`.
+    Symbolic links are followed within the folder, to what is not listed already. Collections in the folder are not
+    part of it, nor are folders that `ragfm.output` has marked. Unless `archives` is false, zip and tar archives are as
+    folders: see `ragfm_connectors.in_archives`.
 
     Who may see a file is what the files `.ragfm-access` say that lie on the way to it, from the root down; see
     `ragfm_connectors.access`. Of a file reached by a link, those on the way to the link and to the file both hold.
@@ -239,6 +242,13 @@ class _Listing:
             if not path:
                 raise SourceError(f"The folder {self._root!r} is a collection of ragfm.", "Name a folder of documents.")
             return
+        if OUTPUT in names:
+            if not path:
+                raise SourceError(
+                    f"The folder {self._root!r} holds what ragfm has written.",
+                    f"Name a folder of documents. If it is one, remove the file {OUTPUT} from it.",
+                )
+            return
         access = read_access(self._at(path))  # after the names: what is put in after the folder was closed isn't open
         if access.wrong:
             yield Ref(below(path, ACCESS), error=f"{access.wrong}, so no group may see what lies beside and below it")
@@ -270,7 +280,7 @@ class _Listing:
             self._later(path, status, allow)
         elif is_link:
             heapq.heappush(self._links, (path, allow))
-        elif name != "ragfm.toml":
+        elif name not in _SETTINGS:
             yield from self._file(path, status, allow)
 
     def _link(self, path: str, allow: _Groups) -> Iterator[Ref]:

@@ -84,12 +84,10 @@ def with_examples(
 
 def write_dataset(dataset: Dataset, folder: str | Path) -> None:
     """Write `train.jsonl`, `valid.jsonl` and `card.json`, each of them whole or not at all, the card last."""
-    from pathlib import Path
-
+    from ragfm.output import make_output
     from ragfm.store.durable import write_durably
 
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = make_output(folder)
     (folder / CARD).unlink(missing_ok=True)
     write_durably(folder / TRAIN, to_lines(dataset.train))
     write_durably(folder / VALID, to_lines(dataset.valid))

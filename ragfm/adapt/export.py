@@ -8,30 +8,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from ragfm.adapt.base import Base
 from ragfm.adapt.examples import Example
-from ragfm.adapt.gguf_lora import Shape, gguf_to_peft, peft_to_gguf
+from ragfm.adapt.gguf_lora import LICENCE, Shape, peft_to_gguf
 from ragfm.adapt.merge_gguf import Quantisation, merge_gguf
 from ragfm.adapt.methods import load_peft
+from ragfm.adapt.peft_form import gguf_file, peft_form, record_beside, to_peft
 from ragfm.adapt.result import save_model
 from ragfm.adapt.same_weights import check_weights
 from ragfm.adapt.validate import greedy
-from ragfm.adapter import (
-    GGUF,
-    GGUF_BASE,
-    GGUF_PROMPT,
-    RECORD,
-    AdapterRecord,
-    check_adapter,
-    learned_sha256,
-    read_record,
-)
+from ragfm.adapter import GGUF, GGUF_BASE, GGUF_PROMPT, RECORD, check_adapter, read_record
 from ragfm.errors import DataError, UnsupportedError
 from ragfm.evaluate.matching import token_f1
 from ragfm.models import find_model, weights_sha256
-from ragfm.store.durable import write_durably
 
 _TOKENS = 48  # of a text that is compared
 
@@ -58,9 +47,11 @@ def export_adapter(
     AdapterMismatchError for another base.
     """
     path = Path(adapter).expanduser()
-    if form == "peft":
-        return _to_peft(path, out, base)
+    if file := gguf_file(path):
+        return _from_gguf(file, form, out, base, quantisation)
     record = read_record(path)
+    if form == "peft":
+        raise UnsupportedError(f"{path} is in PEFT's form already.", "Name a GGUF adapter.")
     name = base or record.base["name"]
     if record.method == "full":
         raise UnsupportedError(f"{path} has whole weights, not an adapter.", "Name the folder as the reader.")
@@ -69,7 +60,7 @@ def export_adapter(
         target.parent.mkdir(parents=True, exist_ok=True)
         loaded, serving = _bases(path, base)
         about = {GGUF_BASE: weights_sha256(serving), GGUF_PROMPT: record.prompt}
-        about |= {"general.license": record.licence} if record.licence else {}
+        about |= {LICENCE: record.licence} if record.licence else {}
         peft_to_gguf(path, target, Shape.of(loaded.model.config), dtype=dtype, about=about)
         return target
     if out is None:
@@ -129,6 +120,10 @@ def _merged_gguf(path: Path, out: Path, name: str, quantisation: Quantisation) -
         raise UnsupportedError(f"{base} is a folder, and what is quantised is a GGUF file.",
                                "Name a GGUF file of it with --base, or leave --quantise out.")  # fmt: skip
     out.parent.mkdir(parents=True, exist_ok=True)
+    if path.is_file():
+        check_adapter(path, base)
+        merge_gguf(base, path, out, quantisation)
+        return out
     with tempfile.TemporaryDirectory(dir=out.parent) as folder:
         adapter = export_adapter(path, "gguf", out=Path(folder) / GGUF, base=name, dtype="f32")
         merge_gguf(base, adapter, out, quantisation)
@@ -152,18 +147,25 @@ def _base(name: str, adapter: Path) -> Base:
     return base
 
 
-def _to_peft(path: Path, out: str | Path | None, name: str | None) -> Path:
-    if path.is_dir():
-        raise UnsupportedError(f"{path} is in PEFT's form already.", "Name a GGUF adapter.")
+def _from_gguf(
+    file: Path, form: str, out: str | Path | None, base: str | None, quantisation: Quantisation | None
+) -> Path:  # fmt: skip
+    """What is in GGUF form alone, in another one."""
+    if form == "gguf":
+        raise UnsupportedError(f"{file} is a GGUF adapter already.", "It serves over the file that it was made for.")
+    beside = record_beside(file)
+    name = base or (beside.base["name"] if beside else None)
     if out is None or name is None:
-        raise DataError("From GGUF it needs to know the base, and a folder.", "Name them with --base and --out.")
-    base = _base(name, path)
-    modules = [module for module, layer in base.model.named_modules() if isinstance(layer, torch.nn.Linear)]
-    modules = [module for module in modules if base.model.get_submodule(module) is not base.model.lm_head]
-    folder = Path(out)
-    if (folder / RECORD).exists():
-        raise DataError(f"{folder} holds an adapter already.", "Name another folder, or remove it.")
-    said = gguf_to_peft(path, folder, Shape.of(base.model.config), modules, base=name)
-    record = AdapterRecord("lora", {"name": name, "sha256": base.sha256}, said[GGUF_PROMPT], learned_sha256(folder))
-    write_durably(folder / RECORD, record.to_json())
-    return folder
+        raise DataError("From GGUF it needs to know the base, and a place.", "Name them with --base and --out.")
+    target = Path(out)
+    if form == "merged" and quantisation:
+        return _merged_gguf(file, target, name, quantisation)
+    loaded = Base(name)
+    if form == "merged":
+        with peft_form(file, loaded) as folder:
+            save_model(with_adapter(loaded, folder).merge_and_unload(), loaded, target, whole=True)
+    elif (target / RECORD).exists():
+        raise DataError(f"{target} holds an adapter already.", "Name another folder, or remove it.")
+    else:
+        to_peft(file, loaded, target)
+    return target

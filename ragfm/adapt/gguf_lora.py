@@ -21,6 +21,7 @@ import numpy.typing as npt
 
 from ragfm.adapter import GGUF_BASE, GGUF_PROMPT, WEIGHTS
 from ragfm.errors import DamagedModelError, UnsupportedError
+from ragfm.output import make_output
 from ragfm.store.durable import beside, sync_file, sync_folder
 
 Matrix = npt.NDArray[np.float32]
@@ -29,6 +30,7 @@ ARCHITECTURES = {
     "gemma3_text": "gemma3", "phi": "phi2", "phi3": "phi3",
 }  # fmt: skip
 """What llama.cpp calls the `model_type`s of transformers that are known here."""
+LICENCE = "general.license"
 _PEFT_NAME = re.compile(r"^base_model\.model\.(.+)\.lora_(A|B)\.weight$")
 _PREFIX = "base_model.model."
 
@@ -149,7 +151,7 @@ def gguf_to_peft(path: Path, folder: Path, shape: Shape, modules: Sequence[str],
     ranks = {matrix.shape[0] for name, matrix in tensors.items() if name.endswith("lora_A.weight")}
     if len(ranks) != 1:
         raise UnsupportedError(f"{path} has ranks {sorted(ranks)}, and PEFT's form wants one.", "Train it anew.")
-    folder.mkdir(parents=True, exist_ok=True)
+    make_output(folder)
     with saving(folder):
         save_file(tensors, folder / WEIGHTS)
     config = {
@@ -158,7 +160,7 @@ def gguf_to_peft(path: Path, folder: Path, shape: Shape, modules: Sequence[str],
         "target_modules": sorted({name.removeprefix(_PREFIX).partition(".lora_")[0] for name in tensors}),
     }  # fmt: skip
     (folder / "adapter_config.json").write_text(json.dumps(config, indent=2) + "\n")
-    return {key: _text(reader, key) for key in (GGUF_BASE, GGUF_PROMPT)}
+    return {key: _text(reader, key) for key in (GGUF_BASE, GGUF_PROMPT, LICENCE)}
 
 
 def _pairs(folder: Path) -> dict[str, tuple[Matrix, Matrix]]:

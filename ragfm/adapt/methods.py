@@ -55,7 +55,9 @@ def adapted(model: Any, settings: MethodSettings, name: str, start: str | None =
     if start:
         known = read_record(start).method
         if known != settings.method:
-            raise ConfigError(f"{start} was trained by {known}, not {settings.method}.", f"Use --method {known}.")
+            raise ConfigError(
+                f"The adapter to go on from was trained by {known}, not {settings.method}.", f"Use --method {known}."
+            )
         model = peft.PeftModel.from_pretrained(model, start, is_trainable=True)
     else:
         config = _config(peft, model, settings)

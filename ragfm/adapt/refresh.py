@@ -40,6 +40,7 @@ from ragfm.evaluate.logged import as_questions
 from ragfm.evaluate.matching import normalised
 from ragfm.evaluate.retrieval import collection_facts, content_of
 from ragfm.models import find_model, weights_sha256
+from ragfm.output import make_output
 from ragfm.prompt import prompt_fingerprint
 from ragfm.rag import Rag
 from ragfm.readers import plugin_and_model
@@ -102,7 +103,7 @@ def refresh(
     plugin, model = plugin_and_model(rag.reader_name)
     if plugin not in ("llama-cpp", "transformers"):
         raise UnsupportedError(f"The reader {rag.reader_name} runs elsewhere.", "Refresh a model of this machine.")
-    folder.mkdir(0o700, parents=True, exist_ok=True)  # what people ask is nobody's business
+    make_output(folder, mode=0o700)  # what people ask is nobody's business
     _prepare(rag, folder, settings)
     test = load_jsonl(folder / _TEST, answers=True).questions
     numbers = _trained(rag, model, folder, settings, progress)

@@ -17,6 +17,7 @@ from ragfm.errors import DataError
 from ragfm.evaluate.plots import lines
 from ragfm.evaluate.report import all_settings, page
 from ragfm.models import no_progress_bar
+from ragfm.output import make_output
 from ragfm.prompt import prompt_fingerprint
 from ragfm.store.durable import sync_file, sync_folder, write_durably
 
@@ -28,7 +29,8 @@ def finish(
 ) -> AdapterRecord:
     """Write the adapter of a training that has ended; the record comes last, then the checkpoint goes.
 
-    `card` is that of the examples; without one, they are taken to be of this version's prompt.
+    `card` is that of the examples; without one, they are taken to be of this version's prompt. Without a
+    `licence` that of the adapter holds from which the training went on.
     """
     if not training.settled:
         raise DataError("The training has not ended.", "Run it to its end.")
@@ -42,7 +44,7 @@ def finish(
         data=card,
         settings=training.facts,
         numbers=numbers,
-        licence=licence,
+        licence=licence or training.licence,
         ragfm=__version__,
     )
     write_durably(folder / PAGE, render_page(training, record).encode())
@@ -54,7 +56,7 @@ def finish(
 
 def save_model(model: Any, base: Base, folder: Path, *, whole: bool) -> None:
     """Write an adapter as PEFT does, or a whole model with its tokenizer, as safetensors; files come by renaming."""
-    folder.mkdir(parents=True, exist_ok=True)
+    make_output(folder)
     new = folder / ".new"
     shutil.rmtree(new, ignore_errors=True)
     try:

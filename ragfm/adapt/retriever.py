@@ -22,6 +22,7 @@ from ragfm.errors import DataError
 from ragfm.evaluate.compare import Difference, compare_runs
 from ragfm.evaluate.retrieval import evaluate_retrieval
 from ragfm.models import find_model, weights_sha256
+from ragfm.output import make_output
 from ragfm.rerank import load_reranker
 from ragfm.store.durable import write_durably
 
@@ -108,6 +109,7 @@ def adapt_retriever(
         raise DataError(f"{folder} holds a retriever already.", "Name another folder, or remove it.")
     ranker = _ranker(settings)
     state = folder / TRAINING
+    make_output(folder)
     (state / "fit").mkdir(parents=True, exist_ok=True)
     lessons = mined_once(collection, parts.learn, state / "learn.json", _told(progress, "mining"))
     valid = mined_once(collection, parts.choose, state / "choose.json")

@@ -26,9 +26,11 @@ from ragfm.adapt.checkpoint import BEST, CHECKPOINT
 from ragfm.adapt.examples import Example, digest
 from ragfm.adapt.interrupts import undivided
 from ragfm.adapt.methods import RATES, MethodSettings, adapted, halved
+from ragfm.adapt.peft_form import peft_form
 from ragfm.adapt.validate import answers_score
-from ragfm.adapter import RECORD, check_adapter
+from ragfm.adapter import RECORD, read_record
 from ragfm.errors import DataError, RagfmError
+from ragfm.output import make_output
 
 Judge: TypeAlias = Literal["loss", "answers"]
 _CLIP = 1.0
@@ -41,7 +43,7 @@ class TrainSettings:
 
     The rate rises for the share `warmup` of the steps and falls by a cosine. `judge` says what validation measures,
     every `validate_every` steps; after `patience` validations without a better one training ends. `most_tokens`: longer
-    examples are left out. `start` is the folder of an adapter to go on from.
+    examples are left out. `start` is an adapter to go on from: a folder, or a GGUF file.
     """
 
     method: MethodSettings = MethodSettings()  # noqa: RUF009  frozen
@@ -133,9 +135,14 @@ class Training:
         self.settled = False
         self._bfloat16 = in_bfloat16(base.device)
         torch.manual_seed(settings.seed)
+        self.licence: str | None = None
+        """That of the adapter it goes on from."""
         if settings.start:
-            check_adapter(settings.start, base.path)
-        self.model = adapted(base.model, settings.method, base.name, settings.start)
+            with peft_form(settings.start, base) as start:
+                self.model = adapted(base.model, settings.method, base.name, str(start))
+                self.licence = read_record(start).licence
+        else:
+            self.model = adapted(base.model, settings.method, base.name)
         if settings.start and hasattr(config := self.model.peft_config["default"], "r"):
             self.facts["method"] |= {"rank": config.r, "alpha": config.lora_alpha}  # of the adapter it goes on from
         if self._bfloat16 and settings.method.method != "full":
@@ -179,7 +186,7 @@ class Training:
 
         A Ctrl-C leaves a checkpoint. Raises DataError where the folder holds another training.
         """
-        self.folder.mkdir(parents=True, exist_ok=True)
+        make_output(self.folder)
         self._check_disk()
         self._resume()
         self.model.train()

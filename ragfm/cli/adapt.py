@@ -93,7 +93,8 @@ def data_command(collection: str, as_json: bool, questions: str | None, **option
 @click.option("--base", default="bundled", show_default=True, metavar="NAME", type=FILLED,
               help="The model: a folder of safetensors, or the GGUF file that will serve.")  # fmt: skip
 @click.option("--method", default="lora", show_default=True, type=click.Choice(METHODS), help="How it is adapted.")
-@click.option("--from", "start", metavar="DIR", type=FILLED, help="An adapter to go on from, with its rank.")
+@click.option("--from", "start", metavar="ADAPTER", type=FILLED, help="An adapter to go on from, with its rank: a "
+              "folder, or a GGUF file.")  # fmt: skip
 @click.option("--rank", default=16, show_default=True, type=click.IntRange(min=1), help="Of lora, dora and qlora.")
 @click.option("--dropout", default=0.0, show_default=True, type=click.FloatRange(0, 0.9), help="Ditto.")
 @click.option("--virtual-tokens", "tokens", default=20, show_default=True, type=click.IntRange(min=1),
@@ -110,7 +111,8 @@ def data_command(collection: str, as_json: bool, questions: str | None, **option
 @click.option("--most-tokens", default=2048, show_default=True, type=click.IntRange(min=16), metavar="N",
               help="Longer examples are left out.")  # fmt: skip
 @click.option("--seed", default=0, show_default=True, help="Of all that is random.")
-@click.option("--licence", metavar="TEXT", type=FILLED, help="The licence of the adapter, for its record.")
+@click.option("--licence", metavar="TEXT", type=FILLED, help="The licence of the adapter, for its record. "
+              "Default: that of the adapter it goes on from.")  # fmt: skip
 @click.option("--price-per-hour", type=click.FloatRange(min=0), metavar="P", help="What an hour of this machine costs.")
 @click.option("--dry-run", is_flag=True, help="Say what it takes, and don't train.")
 @click.option("--out", default="ragfm-adapter", show_default=True, metavar="DIR", type=FILLED,
@@ -250,11 +252,12 @@ def _asked(rag: Rag, data: QuestionSet | None, recipe: Recipe, held: HeldOut, op
     """Examples from questions, or from those that the reader writes."""
     from ragfm.adapt import build_examples
     from ragfm.evaluate import write_questions
+    from ragfm.output import make_output
 
     if data is None:
         with counting("writing", "questions") as progress:
             asked = write_questions(rag.collection, rag.reader, options["write"], seed=options["seed"], answers=True,
-                                    out=Path(options["out"]) / "written.run", reader_name=rag.reader_name,
+                                    out=make_output(options["out"]) / "written.run", reader_name=rag.reader_name,
                                     progress=progress)  # fmt: skip
     else:
         asked = list(data.questions)

@@ -27,6 +27,7 @@ from ragfm.evaluate.compare import Difference, compare_runs
 from ragfm.evaluate.measures import Estimate
 from ragfm.model_card import licence_of
 from ragfm.models import find_model
+from ragfm.output import make_output
 
 MEASURE = "f1"
 """By this, over all questions, the best is known: token F1, and 1 for a right abstention."""
@@ -107,7 +108,7 @@ def compare_readers(
     leaves those out that have not answered all, and is raised only where none has. Raises DataError where none of them
     has answered.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    make_output(folder)
     entries: dict[Contender, Entry] = {}
     stopped = False
     try:
