@@ -5,7 +5,7 @@
 --examples is a folder of `ragfm adapt data`; without one it is made of SQuAD train, in --keep. Each method trains in a
 process of its own, from the same examples in the same order, with its default learning rate, and then answers prompts
 of other documents, greedily, by transformers, which takes every method's form. Its time is in seconds of the processor,
-validation included, since other work may run beside it. `none` is the reader as it is. qlora needs a GPU and a base of
+validation included, since other work may run beside it. `none` is the reader as it is. qlora needs a base of
 safetensors (--base). Prints a table, and one JSON line last.
 """
 

@@ -44,7 +44,7 @@ from ragfm.output import OUTPUT
 from ragfm.prompt import prompt_fingerprint
 from ragfm.types import Message
 
-RATES = {"lora": 2e-2, "dora": 2e-2, "prefix": 2e-1, "prompt": 1e-1, "ia3": 1e-1, "full": 5e-3}
+RATES = {"lora": 2e-2, "dora": 2e-2, "qlora": 2e-2, "prefix": 2e-1, "prompt": 1e-1, "ia3": 1e-1, "full": 5e-3}
 SETTINGS = TrainSettings(MethodSettings(rank=4), epochs=2, batch=5, rate=5e-3)
 
 
@@ -53,15 +53,18 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_model(tmp_path_factory.mktemp("model") / "tiny")
+    """Of sizes that are multiples of 64, as bitsandbytes on the processor wants them."""
+    return tiny_model(tmp_path_factory.mktemp("model") / "tiny", intermediate_size=128)
 
 
 def training(folder: Path, out: Path, settings: TrainSettings = SETTINGS, **given: Any) -> Training:
     examples = given.pop("examples", lessons())
-    return Training(Base(str(folder)), examples, out, settings, **given)
+    if four_bit := settings.method.method == "qlora":
+        pytest.importorskip("bitsandbytes")
+    return Training(Base(str(folder), four_bit=four_bit), examples, out, settings, **given)
 
 
-@pytest.mark.parametrize("method", [method for method in METHODS if method != "qlora"])
+@pytest.mark.parametrize("method", METHODS)
 def test_the_loss_falls_by_each_method(folder: Path, tmp_path: Path, method: Any) -> None:
     settings = TrainSettings(MethodSettings(method, rank=4, tokens=4), epochs=8, batch=10, rate=RATES[method])
     trained = training(folder, tmp_path / "out", settings)
@@ -183,9 +186,9 @@ from ragfm.adapt.base import Base
 from ragfm.adapt.checkpoint import CHECKPOINT, read_tensors
 from ragfm.adapt.methods import MethodSettings
 from ragfm.adapt.train import Training, TrainSettings
-model, out = sys.argv[1], Path(sys.argv[2])
-settings = TrainSettings(MethodSettings(rank=4, dropout=0.1), epochs=8, batch=5, rate=5e-3, checkpoint_seconds=0,
-                         validate_every=4, patience=99)
+model, out, method = sys.argv[1], Path(sys.argv[2]), sys.argv[4]
+settings = TrainSettings(MethodSettings(method, rank=4, dropout=0.1), epochs=8, batch=5, rate=5e-3,
+                         checkpoint_seconds=0, validate_every=4, patience=99)
 
 def train(folder, progress=None):
     training = Training(Base(model), lessons(), folder, settings, valid=lessons(3))
@@ -216,9 +219,12 @@ print(json.dumps([train(out / "whole"), train(out / "killed"), before]))
 
 
 @pytest.mark.slow
-def test_a_training_that_was_killed_five_times_loses_what_one_that_was_not_loses(folder: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("method", [method for method in METHODS if method != "qlora"])
+def test_a_training_that_was_killed_five_times_loses_what_one_that_was_not_loses(
+    folder: Path, tmp_path: Path, method: str
+) -> None:
     """Each run is a fork of a process that has loaded the libraries, killed by a signal that none can catch."""
-    words = [sys.executable, "-c", _SCRIPT, str(folder), str(tmp_path), str(Path(__file__).parent)]
+    words = [sys.executable, "-c", _SCRIPT, str(folder), str(tmp_path), str(Path(__file__).parent), method]
     done = subprocess.run(words, capture_output=True, text=True, timeout=500, check=False)
     assert done.returncode == 0, done.stderr
     whole, killed, last = json.loads(done.stdout.splitlines()[-1])
@@ -229,10 +235,11 @@ def test_a_training_that_was_killed_five_times_loses_what_one_that_was_not_loses
 
 
 @pytest.mark.slow
-def test_ctrl_c_at_any_moment_costs_no_step(folder: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("method", [method for method in METHODS if method != "qlora"])
+def test_ctrl_c_at_any_moment_costs_no_step(folder: Path, tmp_path: Path, method: Any) -> None:
     """Nothing is written but at a Ctrl-C and at the end, and each run does some steps of its own."""
-    settings = replace(SETTINGS, method=MethodSettings(rank=4, dropout=0.1), epochs=8, validate_every=4, patience=99,
-                       checkpoint_seconds=1e9)  # fmt: skip
+    settings = replace(SETTINGS, method=MethodSettings(method, rank=4, dropout=0.1), epochs=8, validate_every=4,
+                       patience=99, checkpoint_seconds=1e9)  # fmt: skip
     whole = training(folder, tmp_path / "whole", settings, valid=lessons(3))
     whole.run()
     chance, stops = random.Random(3), [0]

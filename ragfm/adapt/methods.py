@@ -82,11 +82,13 @@ def load_peft() -> Any:
 def halved(model: torch.nn.Module) -> None:
     """Keep frozen matrices in bfloat16, which autocast would else make of them at every step.
 
-    Not the output embedding, which may be the input's too.
+    Not the output embedding, which may be the input's too, nor what is quantised, whose numbers are packed.
     """
     head = model.get_output_embeddings()  # type: ignore[operator]
     for module in model.modules():
-        if isinstance(module, torch.nn.Linear) and module is not head and not module.weight.requires_grad:
+        if not isinstance(module, torch.nn.Linear) or module is head:
+            continue
+        if not module.weight.requires_grad and module.weight.dtype == torch.float32:
             module.weight.data = module.weight.data.bfloat16()
 
 
