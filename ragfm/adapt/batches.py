@@ -81,6 +81,22 @@ def batches(indices: Sequence[int], lengths: Sequence[int], most_tokens: int) ->
         yield tuple(held)
 
 
+def share(step: Step, examples: Sequence[Encoded], most_tokens: int, number: int, count: int) -> Step:
+    """What process `number` of `count` takes of a step: all take about as many tokens.
+
+    Where there are fewer rows than processes, rows are split; where there are fewer examples, some take nothing.
+    """
+    rows = [row for part in step for row in part]
+    while len(rows) < count and len(longest := max(rows, key=len)) > 1:
+        rows.remove(longest)
+        rows += [longest[: len(longest) // 2], longest[len(longest) // 2 :]]
+    lengths = [tokens_of([examples[at] for at in row]) for row in rows]
+    taken: list[list[int]] = [[] for _ in range(count)]
+    for at in sorted(range(len(rows)), key=lambda at: -lengths[at]):
+        min(taken, key=lambda one: sum(lengths[at] for at in one)).append(at)
+    return tuple(tuple(rows[at] for at in part) for part in batches(taken[number], lengths, most_tokens))
+
+
 def loss_of(model: Any, rows: Sequence[Sequence[Encoded]], pad: int, device: torch.device) -> tuple[torch.Tensor, int]:
     """The negative log-likelihood of the completions, summed over their tokens, and how many these are.
 

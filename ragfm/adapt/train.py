@@ -3,7 +3,8 @@
     examples ─encode→ tokens ─order→ steps ─┬─ loss on the completions → optimizer → checkpoint, now and then
                                             └─ validation → the best so far is kept, and it ends where none comes
 
-With the same seed and machine a training that was killed and resumed loses what one that was not loses.
+With the same seed and machine a training that was killed and resumed loses what one that was not loses. Where
+`ragfm.adapt.processes` has several, each takes a share of a step, and the step is that of one process.
 """
 
 from __future__ import annotations
@@ -21,12 +22,13 @@ import torch
 
 from ragfm.adapt import checkpoint
 from ragfm.adapt.base import Base, Encoded, in_bfloat16
-from ragfm.adapt.batches import Row, Step, batches, loss_of, order, rows_of, tokens_of
+from ragfm.adapt.batches import Row, Step, batches, loss_of, order, rows_of, share, tokens_of
 from ragfm.adapt.checkpoint import BEST, CHECKPOINT
 from ragfm.adapt.examples import Example, digest
 from ragfm.adapt.interrupts import undivided
 from ragfm.adapt.methods import RATES, MethodSettings, adapted, halved
 from ragfm.adapt.peft_form import peft_form
+from ragfm.adapt.processes import Processes
 from ragfm.adapt.validate import answers_score
 from ragfm.adapter import RECORD, read_record
 from ragfm.errors import DataError, RagfmError
@@ -109,6 +111,7 @@ class Training:
         *, valid: Sequence[Example] = (),
     ) -> None:  # fmt: skip
         self.base, self.settings, self.folder = base, settings, Path(folder)
+        self.processes = Processes()
         self._most = min(settings.most_tokens, base.window)
         encoded, fitting_valid = self._fitting(examples), self._fitting(valid)
         self.too_long = len(examples) + len(valid) - len(encoded) - len(fitting_valid)
@@ -124,6 +127,10 @@ class Training:
             rows, [self._tokens(row) for row in rows], epochs=settings.epochs, batch=settings.batch,
             most_tokens=_MOST_TOKENS, seed=settings.seed,
         )  # fmt: skip
+        number, count = self.processes.number, self.processes.count
+        self._own = self.steps if count == 1 else [
+            share(step, self._train, _MOST_TOKENS, number, count) for step in self.steps
+        ]  # fmt: skip
         self.tokens = sum(self._tokens(row) for step in self.steps for part in step for row in part)
         self.facts = {
             "base": base.sha256,
@@ -161,7 +168,7 @@ class Training:
     def estimate(self) -> Estimate:
         """Measure the longest batch and a middle one, and tell from them; changes nothing."""
         chance = torch.get_rng_state()
-        parts = sorted((part for step in self.steps for part in step), key=self._padded)
+        parts = sorted((part for step in self._own for part in step), key=self._padded)
         self._measured(parts[-1])
         middle = parts[len(parts) // 2]
         speed = self._padded(middle) / self._measured(middle)
@@ -189,18 +196,22 @@ class Training:
         make_output(self.folder)
         self._check_disk()
         self._resume()
+        self.processes.spread(parameter.data for parameter in self._learned)  # GPUs draw other random numbers
+        self.processes.wait()  # all have read what the first will replace
         self.model.train()
         try:
-            speed = self._steps(progress)
+            with self.processes.together():
+                speed = self._steps(progress)
         except KeyboardInterrupt:
             self._optimizer.zero_grad(set_to_none=True)
             self._save()
+            self.processes.wait()  # the launcher ends all at the end of one
             raise
         self._save()
-        if self._valid:
+        if self._valid and self.processes.first:
             tensors, _ = checkpoint.read_tensors(self.folder / BEST)
             checkpoint.put(self.model, tensors)
-        self.settled = True
+        self.settled = self.processes.first
         return self._numbers(speed)
 
     def _steps(self, progress: Callable[[Progress], None] | None) -> float:
@@ -219,6 +230,7 @@ class Training:
             if time.monotonic() - saved >= self.settings.checkpoint_seconds:
                 self._save()
                 saved = time.monotonic()
+            self.processes.stop_if_interrupted(self.base.device)
         return tokens / max(1e-9, time.monotonic() - begun)
 
     def _fitting(self, examples: Sequence[Example]) -> list[tuple[Example, Encoded]]:
@@ -240,16 +252,18 @@ class Training:
 
     def _step(self) -> float:
         """One step of the optimizer; gives the loss of a token."""
-        parts = self.steps[self.state.step]
-        learned = [self._train[at] for part in parts for row in part for at in row]
+        learned = [self._train[at] for part in self.steps[self.state.step] for row in part for at in row]
         total = sum(len(example.ids) - example.start for example in learned)
         lost = 0.0
         self._chance = checkpoint.chance()
-        for part in parts:
+        if self.processes.count > 1:  # each drops others out, and the checkpoint has the chance of one
+            torch.manual_seed(hash((self.settings.seed, self.state.step, self.processes.number)))
+        for part in self._own[self.state.step]:
             with self._autocast():
                 loss, _ = self._loss(self._train, part)
             (loss / total).backward()  # type: ignore[no-untyped-call]
             lost += loss.item()
+        lost = self._summed(lost)
         torch.nn.utils.clip_grad_norm_(self._learned, _CLIP)
         for group in self._optimizer.param_groups:
             group["lr"] = self._rate * self._scale(self.state.step)
@@ -262,6 +276,17 @@ class Training:
         if not math.isfinite(lost):
             raise DataError(f"The loss is {lost} at step {self.state.step}.", "Train with a lower learning rate.")
         return lost / total
+
+    def _summed(self, lost: float) -> float:
+        """The loss of all processes; the gradients are then those of all, too."""
+        if self.processes.count == 1:
+            return lost
+        for parameter in self._learned:
+            if parameter.grad is None:  # a process without a share
+                parameter.grad = torch.zeros_like(parameter)
+        losses = torch.tensor(lost, device=self.base.device)
+        self.processes.add([losses, *(parameter.grad for parameter in self._learned if parameter.grad is not None)])
+        return losses.item()
 
     def _scale(self, step: int) -> float:
         """The learning rate of a step, as a share of the highest."""
@@ -276,15 +301,13 @@ class Training:
             self._validate()
 
     def _validate(self) -> None:
-        self.model.eval()
-        with torch.no_grad(), self._autocast():
-            if self.settings.judge == "answers":
-                value = answers_score(self.model, self.base, [example for example, _ in self._valid])
-            else:
-                value = self._valid_loss()
-        self.model.train()
+        told = torch.zeros(1, device=self.base.device)
+        if self.processes.first:
+            told += self._value()
+        self.processes.spread([told])
+        value = told.item()
         lower = value if self.settings.judge == "loss" else -value
-        if better := lower < self.state.best:
+        if (better := lower < self.state.best) and self.processes.first:
             tensors = {f"model.{name}": value for name, value in checkpoint.learned(self.model).items()}
             checkpoint.write_tensors(self.folder / BEST, tensors, {"step": self.state.step})
         with undivided():
@@ -294,6 +317,17 @@ class Training:
             else:
                 self.state.worse += 1
                 self.state.ended = self.state.worse >= self.settings.patience
+
+    def _value(self) -> float:
+        """The loss of a token, or the score of the answers."""
+        self.model.eval()
+        with torch.no_grad(), self._autocast():
+            if self.settings.judge == "answers":
+                value = answers_score(self.model, self.base, [example for example, _ in self._valid])
+            else:
+                value = self._valid_loss()
+        self.model.train()
+        return value
 
     def _valid_loss(self) -> float:
         tokens = [one for _, one in self._valid]
@@ -342,6 +376,8 @@ class Training:
             )
 
     def _save(self) -> None:
+        if not self.processes.first:
+            return
         about = {"facts": self.facts, "step": self.state.step, "state": asdict(self.state)}
         checkpoint.save(self.folder / CHECKPOINT, self.model, self._optimizer, about, self._chance)
 
@@ -368,6 +404,7 @@ class Training:
             "learned": sum(parameter.numel() for parameter in self._learned),
             "parameters": sum(parameter.numel() for parameter in self.model.parameters()),
             "device": str(self.base.device),
+            "processes": self.processes.count,
             "threads": torch.get_num_threads(),
             "bfloat16": self._bfloat16,
         }

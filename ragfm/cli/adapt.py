@@ -16,7 +16,7 @@ import click
 
 from ragfm.adapter import METHODS, read_record
 from ragfm.cli.eval import check_options, data_options, load_data, opened
-from ragfm.cli.options import FILLED, OK, counting, shared
+from ragfm.cli.options import FILLED, INTERRUPTED, OK, counting, shared
 from ragfm.errors import DataError
 from ragfm.models import find_model
 from ragfm.show import print_json, printable
@@ -129,6 +129,7 @@ def train_command(examples: str, as_json: bool, *, dry_run: bool, **options: Any
     # the machine is busy; it must be said before torch is loaded. See ragfm/llama.py.
     os.environ.setdefault("GOMP_SPINCOUNT", "300")
     from ragfm.adapt.examples import TRAIN, VALID, read_card, read_examples
+    from ragfm.adapt.processes import join, leave
     from ragfm.adapt.result import finish
     from ragfm.adapt.train import Training
 
@@ -139,12 +140,24 @@ def train_command(examples: str, as_json: bool, *, dry_run: bool, **options: Any
     folder = place.parent if place.is_file() else place
     train = read_examples(place if place.is_file() else place / TRAIN)
     valid = read_examples(folder / VALID) if not place.is_file() and (folder / VALID).is_file() else []
+    processes = join()
+    if processes.count == 1:
+        _tell_of_gpus()
     base = _base(options)
     training = Training(base, train, options["out"], _settings(options), valid=valid)
+    if not processes.first:
+        try:
+            if not dry_run:
+                training.run()
+        except KeyboardInterrupt:
+            return INTERRUPTED  # the first one says so
+        leave()
+        return OK
     plan = _plan(training, options)
     if dry_run:
         if as_json:
             print_json({"plan": plan})
+        leave()
         return OK
     try:
         with _training() as progress:
@@ -153,6 +166,7 @@ def train_command(examples: str, as_json: bool, *, dry_run: bool, **options: Any
         click.echo(printable(f"what was learned is kept in {options['out']}, and the same command goes on there"),
                    err=True)  # fmt: skip
         raise
+    leave()
     record = finish(training, numbers, card=read_card(folder), licence=options["licence"])
     if as_json:
         print_json({"plan": plan, "adapter": {**asdict(record)}, "out": options["out"]})
@@ -286,6 +300,14 @@ def _base(options: Mapping[str, Any]) -> Base:
     from ragfm.adapt.base import Base
 
     return Base(options["base"], four_bit=options["method"] == "qlora")
+
+
+def _tell_of_gpus() -> None:
+    from torch import cuda
+
+    if (count := cuda.device_count()) > 1:
+        click.echo(f"{count} GPUs are here, and one is used. All learn with `accelerate launch --multi_gpu "
+                   f"--num_processes {count} -m ragfm adapt train …`.", err=True)  # fmt: skip
 
 
 def _settings(options: Mapping[str, Any]) -> TrainSettings:
