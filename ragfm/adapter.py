@@ -134,7 +134,9 @@ def serving_adapter(adapter: str | Path | None, reader: str, prompt: str) -> str
     path = Path(adapter).expanduser()
     plugin, model = plugin_and_model(reader)
     if path.is_dir():
-        read_record(path)
+        if read_record(path).method == "full":
+            raise AdapterMismatchError(f"{path} has whole weights, and is no adapter.",
+                                       f"Name it as the reader: `--reader transformers:{path}`.")  # fmt: skip
         if plugin == "llama-cpp" and not (path / GGUF).is_file():
             raise ModelNotFoundError(f"{path} has no {GGUF}.", f"Run `ragfm adapt export {path} --base {model}`.")
         path = path / GGUF if plugin == "llama-cpp" else path

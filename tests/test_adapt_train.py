@@ -30,7 +30,7 @@ from ragfm.adapt.examples import Example, to_lines
 from ragfm.adapt.methods import MethodSettings
 from ragfm.adapt.result import PAGE, finish
 from ragfm.adapt.train import Progress, Training, TrainSettings, shares_prefixes
-from ragfm.adapter import METHODS, RECORD, check_adapter, read_record
+from ragfm.adapter import METHODS, RECORD, check_adapter, read_record, serving_adapter
 from ragfm.errors import (
     AdapterMismatchError,
     ConfigError,
@@ -78,6 +78,22 @@ def test_the_loss_falls_by_each_method(folder: Path, tmp_path: Path, method: Any
     check_adapter(tmp_path / "out", folder, prompt_fingerprint())
     assert not (tmp_path / "out" / CHECKPOINT).exists()
     assert "<polyline" in (tmp_path / "out" / PAGE).read_text()
+
+
+def test_whole_weights_are_no_adapter_and_the_error_says_how_they_are_served(folder: Path, tmp_path: Path) -> None:
+    settings = replace(SETTINGS, method=MethodSettings("full"), epochs=1)
+    trained = training(folder, tmp_path / "out", settings)
+    finish(trained, trained.run(), card={"prompt": prompt_fingerprint()})
+    with pytest.raises(AdapterMismatchError, match=r"whole weights.*reader transformers:"):
+        serving_adapter(tmp_path / "out", f"transformers:{folder}", prompt_fingerprint())
+
+
+def test_the_time_said_beforehand_has_the_answers_of_validation_in_it(folder: Path, tmp_path: Path) -> None:
+    by_loss, by_answers = (
+        training(folder, tmp_path / judge, replace(SETTINGS, judge=judge), valid=lessons(3)).estimate().seconds
+        for judge in ("loss", "answers")
+    )
+    assert by_answers > by_loss
 
 
 def test_qlora_says_what_it_needs(folder: Path) -> None:
@@ -219,7 +235,7 @@ print(json.dumps([train(out / "whole"), train(out / "killed"), before]))
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("method", [method for method in METHODS if method != "qlora"])
+@pytest.mark.parametrize("method", METHODS)
 def test_a_training_that_was_killed_five_times_loses_what_one_that_was_not_loses(
     folder: Path, tmp_path: Path, method: str
 ) -> None:
@@ -235,7 +251,7 @@ def test_a_training_that_was_killed_five_times_loses_what_one_that_was_not_loses
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("method", [method for method in METHODS if method != "qlora"])
+@pytest.mark.parametrize("method", METHODS)
 def test_ctrl_c_at_any_moment_costs_no_step(folder: Path, tmp_path: Path, method: Any) -> None:
     """Nothing is written but at a Ctrl-C and at the end, and each run does some steps of its own."""
     settings = replace(SETTINGS, method=MethodSettings(method, rank=4, dropout=0.1), epochs=8, validate_every=4,

@@ -52,6 +52,9 @@ def adapted(model: Any, settings: MethodSettings, name: str, start: str | None =
     peft = load_peft()
     if settings.method == "qlora":
         model = peft.prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
+        for module in model.modules():  # else the first validation on a processor would round the weights anew
+            if hasattr(module, "support_avx512bf16_for_cpu"):
+                module.support_avx512bf16_for_cpu = False
     if start:
         known = read_record(start).method
         if known != settings.method:

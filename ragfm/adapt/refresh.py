@@ -27,7 +27,7 @@ from ragfm.adapt.logged import judged, logged_examples
 from ragfm.adapt.raft import build_examples
 from ragfm.adapt.result import finish
 from ragfm.adapt.train import Training, TrainSettings
-from ragfm.adapter import GGUF, RECORD, read_record
+from ragfm.adapter import GGUF, METHODS, RECORD, read_record
 from ragfm.answer_log import AnswerLog
 from ragfm.confidence import Calibration, adapter_hash
 from ragfm.config import FILE, load_settings
@@ -261,8 +261,13 @@ def _trained(rag: Rag, model: str, folder: Path, settings: RefreshSettings, prog
     if not (folder / RECORD).is_file():
         base = Base(model)
         start = _start(rag.sampling.adapter, model, folder)
+        method = settings.training.method
+        if start:  # whatever the served one learned by
+            learned = read_record(start).method
+            method = replace(method, method=next(one for one in METHODS if one == learned))
         training = Training(
-            base, read_examples(folder / "examples" / TRAIN), folder, replace(settings.training, start=start),
+            base, read_examples(folder / "examples" / TRAIN), folder,
+            replace(settings.training, start=start, method=method),
             valid=read_examples(folder / "examples" / VALID),
         )  # fmt: skip
         numbers = training.run(lambda at: progress("learning", at.step, at.steps))

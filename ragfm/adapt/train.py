@@ -29,7 +29,7 @@ from ragfm.adapt.interrupts import undivided
 from ragfm.adapt.methods import RATES, MethodSettings, adapted, halved
 from ragfm.adapt.peft_form import peft_form
 from ragfm.adapt.processes import Processes
-from ragfm.adapt.validate import answers_score
+from ragfm.adapt.validate import MOST, answers_score
 from ragfm.adapter import RECORD, read_record
 from ragfm.errors import DataError, RagfmError
 from ragfm.output import make_output
@@ -172,15 +172,16 @@ class Training:
         self._measured(parts[-1])
         middle = parts[len(parts) // 2]
         speed = self._padded(middle) / self._measured(middle)
+        answering = self._answering() if self.settings.judge == "answers" and self._valid else 0.0
         torch.set_rng_state(chance)
         passes = sum(self._padded(part) for part in parts)
         validations = len(self.steps) // self.validate_every + 1
         kept = [tokens for _, tokens in self._valid]
         once = sum(tokens_of([kept[at] for at in row]) for row in self._rows(kept))
-        valid = validations * once * 0.4  # no way back
+        valid = 0.0 if answering else validations * once * 0.4  # no way back
         size = sum(parameter.numel() for parameter in self._learned)
         return Estimate(
-            seconds=(passes + valid) / speed,
+            seconds=(passes + valid) / speed + validations * answering,
             peak_mb=_peak_mb(self.base.device) + size * 8 / 2**20,
             disk_mb=self._disk_mb,
             tokens_per_second=speed,
@@ -328,6 +329,15 @@ class Training:
                 value = self._valid_loss()
         self.model.train()
         return value
+
+    def _answering(self) -> float:
+        """The seconds that a validation takes which has answers generated, by one of them."""
+        start = time.monotonic()
+        self.model.eval()
+        with torch.no_grad(), self._autocast():
+            answers_score(self.model, self.base, [self._valid[0][0]])
+        self.model.train()
+        return (time.monotonic() - start) * min(MOST, len(self._valid))
 
     def _valid_loss(self) -> float:
         tokens = [one for _, one in self._valid]

@@ -14,14 +14,14 @@ from ragfm.prompt import is_abstention
 if TYPE_CHECKING:
     from ragfm.adapt.base import Base
 
-_MOST = 40  # examples
+MOST = 40  # examples
 _TOKENS = 48  # of an answer
 
 
 def answers_score(model: Any, base: Base, examples: Sequence[Example]) -> float:
     """The mean over the first 40 examples: token F1 with the completion, or whether it abstains as the completion."""
     scores = []
-    for example in examples[:_MOST]:
+    for example in examples[:MOST]:
         said = greedy(model, base, base.prompt(example.messages), _TOKENS)
         if is_abstention(example.completion) or is_abstention(said):
             scores.append(float(is_abstention(example.completion) and is_abstention(said)))
