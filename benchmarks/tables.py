@@ -466,11 +466,13 @@ def adapted_methods() -> str:
     names = ("f1, answerable", "abstention precision", "abstention recall", "right passage cited")
     for method, row in result["rows"].items():
         values = [_interval(row["measures"][name]) if name in row["measures"] else "-" for name in names]
-        numbers = ["-"] * 3
+        numbers = ["-"] * 4
         if "learned" in row:  # the reader as it is has learned nothing
-            numbers = [f"{row['learned']:,}", f"{row['processor_seconds'] / 60:.1f}", f"{row['peak_mb']:,}"]
+            numbers = [f"{row['learned']:,}", f"{row['processor_seconds'] / 60:.1f}", f"{row['peak_mb']:,}",
+                       f"{row['loss']['first']:.2f} → {row['loss']['last_5']:.2f}"]  # fmt: skip
         rows.append([method, *numbers, *values])
-    return _table(("method", "numbers that learn", "processor minutes", "peak MB", *names), rows)
+    head = ("method", "numbers that learn", "processor minutes", "peak MB", "loss of a token, first and last steps")
+    return _table((*head, *names), rows)
 
 
 TABLES: dict[str, Callable[[], str]] = {
