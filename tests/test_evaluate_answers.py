@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from html import escape
+from itertools import pairwise
 from pathlib import Path
 from typing import TypeAlias
 
@@ -417,7 +418,7 @@ def test_the_passages_that_were_shown_are_kept_and_on_the_page(handbook: Collect
     assert (holding.uri, "28 days" in text[holding.start : holding.end]) == ("docs/leave.md", True)
     assert evaluate_answers(rag, [LEAVE], contexts=["retrieved"], out=out).results == report.results
     page = render_answers_html(report, handbook)
-    assert "3 passages shown" in page
+    assert "passages shown: 3" in page
     assert re.search(r"<b>\[\d\], holds a right answer</b> <code>docs/leave.md</code> [^<]*You get 28 days", page)
     assert "<code>docs/leave.md</code></p>" in render_answers_html(report)  # without the collection, where they stand
 
@@ -473,6 +474,10 @@ def test_names_beside_bars_and_times_above_lines_have_room() -> None:
     assert re.findall(r">(p\d\d [^<]*)<", times) == ["p95 1,350", "p99 1,391"]
     heights = [float(y) for y in re.findall(r'y="([\d.]+)" text-anchor="middle">p', times)]
     assert heights[0] != heights[1]  # one above the other, they would cover each other
+    narrow = distribution(range(2300, 4400, 100), {}, "x")
+    ticks = [float(x) for x in re.findall(r'<text class="small" x="([\d.]+)" y="[\d.]+" [^>]*>\d+<', narrow)]
+    assert len(ticks) >= 4
+    assert min(b - a for a, b in pairwise(ticks)) > 6 * len("2300")
 
 
 def test_questions_with_answers_are_read(tmp_path: Path) -> None:

@@ -115,7 +115,7 @@ def _question(result: AnsweredQuestion, collection: Collection | None) -> str:
         lines.append(f"<p><b>{context}</b> {escape(outcome.error or outcome.answer)}</p>")
         if outcome.passages:
             places = "".join(_passage(place, collection) for place in outcome.passages)
-            lines.append(f"<details><summary>{len(outcome.passages)} passages shown</summary>{places}</details>")
+            lines.append(f"<details><summary>passages shown: {len(outcome.passages)}</summary>{places}</details>")
     return f"<article>{''.join(lines)}</article>"
 
 

@@ -117,7 +117,12 @@ def distribution(values: Sequence[float], marks: Mapping[str, float], label: str
         height = _HEIGHT * count / max(counts)
         told = f"{ends[0]:.3g} to {ends[1]:.3g}: {count}"
         parts.append(_bar(at * width + 0.5, ground - height, width - 1, height, told))
-    parts += [_text(x(tick), ground + 18, f"{tick:g}", "middle", "small") for tick in _ticks(10**low, 10**high)]
+    taken = -math.inf
+    for tick in _ticks(10**low, 10**high):
+        half = _LETTER * len(f"{tick:g}") / 2
+        if x(tick) - half > taken:  # else one label would cover the last
+            parts.append(_text(x(tick), ground + 18, f"{tick:g}", "middle", "small"))
+            taken = x(tick) + half + _LETTER
     taken = -math.inf  # where the last label ended: one that it would cover goes a line lower
     for name, value in marks.items():
         told = f"{name} {value:,.0f}" if value >= 100 else f"{name} {value:.3g}"
