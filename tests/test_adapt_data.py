@@ -131,6 +131,23 @@ def test_questions_about_one_text_are_asked_over_the_same_passages(towns: Collec
     assert max(sets(abstain=0.4, near=1.0, together=False).values()) > 1
 
 
+@pytest.mark.parametrize(
+    ("question", "changed"),
+    [
+        ("When was the war?", "When wasn't the war?"),
+        ("Where can people swim?", "Where can't people swim?"),
+        ("Where can't people swim?", "Where can people swim?"),
+        ("Which towns weren't founded by kings?", "Which towns were founded by kings?"),
+        ("What did he not say?", "What did he say?"),
+        ("Is it open?", None),
+    ],
+)
+def test_a_denial_is_put_in_or_taken_out_now_and_then(question: str, changed: str | None) -> None:
+    found = [miss.text for seed in range(80) for miss in near_misses(question, [], random.Random(seed))]
+    assert set(found) == ({changed} if changed else set())
+    assert not changed or 2 <= len(found) <= 20
+
+
 def test_a_question_changes_by_number_name_or_opposite() -> None:
     ways = list(near_misses("Who was the first king of Norway in 1184?", ["Sweden", "New York"], random.Random(0)))
     assert {way.kind for way in ways} == {"number", "name", "opposite"}

@@ -1,6 +1,7 @@
 """Near misses: a question changed in one word, so that the passage that answered it answers it no more.
 
-Number, name or a word for its opposite, as the crowd did it for SQuAD 2.0 (Rajpurkar et al. 2018).
+Number, name, a word for its opposite, or a denial put in or taken out, as the crowd did it for SQuAD 2.0 (Rajpurkar et
+al. 2018).
 """
 
 from __future__ import annotations
@@ -26,10 +27,16 @@ _OPPOSITE = {
 }
 _OPPOSITES = re.compile(rf"\b(?:{'|'.join(_OPPOSITE)})\b")
 
+_DENIED = 1 / 8
+_WITHOUT = {"can't": "can", "won't": "will"}
+_DENIAL = re.compile(r"\b(?:can't|won't)|(?<=[a-z])n't\b| not\b")
+_AUXILIARY = re.compile(r"(?<=\w )(?:is|are|was|were|did|does|do|has|have|had|can|could|will|would|should)\b")
+"""Not the first word: a question for yes or no has an answer then, too."""
+
 
 @dataclass(frozen=True, slots=True)
 class NearMiss:
-    """A changed question: `kind` is `number`, `name` or `opposite`; `put` is the word that stands there now."""
+    """A changed question: `kind` is `number`, `name`, `opposite` or `negation`; `put` is what stands there now."""
 
     kind: str
     text: str
@@ -44,10 +51,13 @@ def names_in(question: str) -> list[str]:
 def near_misses(question: str, names: Sequence[str], chance: random.Random) -> Iterator[NearMiss]:
     """The question changed in one place, in all ways that the rules know, in a random order.
 
-    `names` are those of other questions; one that has as many words takes a name's place.
+    `names` are those of other questions; one that has as many words takes a name's place. A denial comes first where it
+    comes at all, in one question of eight: nearly every question can be denied, and that is easily seen.
     """
     ways = [*_numbers(question, chance), *_names(question, names, chance), *_opposites(question)]
     chance.shuffle(ways)
+    if chance.random() < _DENIED:
+        yield from _negations(question)
     yield from ways
 
 
@@ -70,6 +80,14 @@ def _opposites(question: str) -> Iterator[NearMiss]:
     for match in _OPPOSITES.finditer(question):
         new = _OPPOSITE[match[0]]
         yield NearMiss("opposite", _put(question, match, new), new)
+
+
+def _negations(question: str) -> Iterator[NearMiss]:
+    if match := _DENIAL.search(question):
+        yield NearMiss("negation", _put(question, match, _WITHOUT.get(match[0], "")), "")
+    elif match := _AUXILIARY.search(question):
+        new = {plain: denied for denied, plain in _WITHOUT.items()}.get(match[0], f"{match[0]}n't")
+        yield NearMiss("negation", _put(question, match, new), new)
 
 
 def _put(question: str, match: re.Match[str], new: str) -> str:

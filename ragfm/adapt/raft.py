@@ -124,7 +124,7 @@ class _Builder:
         chosen = self._passages(question, answers)
         shown = " ".join(hit.text for hit in chosen)
         for miss in near_misses(question.text, self._names, chance):
-            if miss.kind == "opposite" or not holds(shown, [miss.put]):  # else it may be answered
+            if miss.kind in ("opposite", "negation") or not holds(shown, [miss.put]):  # else it may be answered
                 return self._abstaining(question, miss.text, chosen, f"near miss: {miss.kind}")
         return None
 
