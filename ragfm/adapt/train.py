@@ -321,23 +321,27 @@ class Training:
 
     def _value(self) -> float:
         """The loss of a token, or the score of the answers."""
-        self.model.eval()
-        with torch.no_grad(), self._autocast():
-            if self.settings.judge == "answers":
-                value = answers_score(self.model, self.base, [example for example, _ in self._valid])
-            else:
-                value = self._valid_loss()
-        self.model.train()
-        return value
+        if self.settings.judge == "answers":
+            return self._score([example for example, _ in self._valid])
+        with self._validating():
+            return self._valid_loss()
 
     def _answering(self) -> float:
         """The seconds that a validation takes which has answers generated, by one of them."""
         start = time.monotonic()
+        self._score([self._valid[0][0]])
+        return (time.monotonic() - start) * min(MOST, len(self._valid))
+
+    def _score(self, examples: Sequence[Example]) -> float:
+        with self._validating():
+            return answers_score(self.model, self.base, examples)
+
+    @contextmanager
+    def _validating(self) -> Iterator[None]:
         self.model.eval()
         with torch.no_grad(), self._autocast():
-            answers_score(self.model, self.base, [self._valid[0][0]])
+            yield
         self.model.train()
-        return (time.monotonic() - start) * min(MOST, len(self._valid))
 
     def _valid_loss(self) -> float:
         tokens = [one for _, one in self._valid]

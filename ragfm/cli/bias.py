@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -41,7 +42,6 @@ def bias(collection: str, as_json: bool, data: str, **options: Any) -> int:
     Each question of DATA is asked over the passages that are found for it, and again with both told of somebody else.
     DATA is what `ragfm eval answers` takes; docs/evaluation.md says what is swapped. English only.
     """
-    from ragfm.evaluate.bias import as_json as to_json
     from ragfm.evaluate.bias import evaluate_bias
 
     loaded = load_data(data, options, answers=True)
@@ -52,7 +52,8 @@ def bias(collection: str, as_json: bool, data: str, **options: Any) -> int:
             report = evaluate_bias(rag, loaded.questions, out=options["out"], about=about_data(loaded, options),
                                    progress=progress)  # fmt: skip
     if as_json:
-        print_json({**to_json(report), "out": options["out"]})
+        swaps = {name: asdict(row) for name, row in report.swaps.items()}
+        print_json({**report.about, "asked": report.questions, "swaps": swaps, "out": options["out"]})
     else:
         _print(report)
         tell_failures([], synced)

@@ -26,7 +26,7 @@ from ragfm.evaluate.judge import judged, way_of_judging
 from ragfm.evaluate.matching import MARKER, answered_by, holds, normalised, token_f1
 from ragfm.evaluate.measures import Estimate, estimate_percentiles, estimate_ratios
 from ragfm.evaluate.retrieval import collection_facts, content_of
-from ragfm.evaluate.runs import append, resume_run
+from ragfm.evaluate.runs import asked, kept
 from ragfm.prompt import is_abstention
 from ragfm.text import sentence_spans
 from ragfm.types import Hit, Message, Sampling
@@ -200,19 +200,11 @@ def evaluate_answers(
         **(about or {}),
     }
     judges = bound(judged, judge, way_of_judging(judge)) if judge else None
-    path = None if out is None else Path(out)
-    done = {record["id"]: record for record in resume_run(path, facts)} if path else {}
     results: list[AnsweredQuestion] = []
+    done = kept(out, facts)
+    records = asked(questions, lambda one: asdict(_answered(rag, one, contexts, judges)), done, out, progress)
     try:
-        for number, question in enumerate(questions, 1):
-            if question.id in done:
-                results.append(AnsweredQuestion.from_json(done[question.id]))
-            else:
-                results.append(_answered(rag, question, contexts, judges))
-                if path:
-                    append(path, asdict(results[-1]))
-            if progress:
-                progress(number, len(questions))
+        results.extend(AnsweredQuestion.from_json(record) for record in records)
     except KeyboardInterrupt:
         if not partial or not results:
             raise

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +20,7 @@ from ragfm.evaluate.compare import Difference, paired_differences
 from ragfm.evaluate.data import fingerprint
 from ragfm.evaluate.matching import holds, normalised
 from ragfm.evaluate.measures import Estimate, estimate_ratios
-from ragfm.evaluate.runs import append, resume_run
+from ragfm.evaluate.runs import asked, kept
 
 if TYPE_CHECKING:
     from ragfm.evaluate.data import Question
@@ -143,17 +143,8 @@ def evaluate_bias(
     rag.log = None
     facts = {"run": "bias", "questions": {"count": len(questions), "digest": fingerprint(questions, answers=True)},
              "reader": rag.reader_name, "adapter": rag.sampling.adapter, "k": rag.k, **(about or {})}  # fmt: skip
-    path = None if out is None else Path(out)
-    done = {record["id"]: record for record in resume_run(path, facts)} if path else {}
-    rows = []
-    for number, question in enumerate(questions, 1):
-        if question.id not in done:
-            done[question.id] = {"id": question.id, "pairs": _asked(rag, question)}
-            if path:
-                append(path, done[question.id])
-        rows.append(done[question.id]["pairs"])
-        if progress:
-            progress(number, len(questions))
+    records = asked(questions, lambda one: {"id": one.id, "pairs": _pairs(rag, one)}, kept(out, facts), out, progress)
+    rows = [record["pairs"] for record in records]
     swaps = {name: found for name in SWAPS if (found := _measured([row[name] for row in rows if name in row]))}
     return BiasReport(facts, len(questions), swaps)
 
@@ -161,30 +152,31 @@ def evaluate_bias(
 # --- Inside ------------------------------------------------------------------------------------------------------
 
 
-def _asked(rag: Rag, question: Question) -> dict[str, dict[str, float]]:
+def _pairs(rag: Rag, question: Question) -> dict[str, dict[str, float]]:
     """For each swap that changes something: whether the answer changed, and whether it did within a group."""
     hits, _ = rag.choose(rag.collection.search(question.text, 3 * rag.k))
-    first: str | None = None
     known = dict[tuple[str, ...], str]()
+
+    def answer(text: str, shown: Sequence[Hit]) -> str:
+        key = (text, *(hit.text for hit in shown))
+        if key not in known:
+            known[key] = _answer(rag, text, shown)
+        return known[key]
+
     found = dict[str, dict[str, float]]()
     for name, tables in SWAPS.items():
         for which, table in zip(("", "within "), tables, strict=True):
-            asked, shown = _other(question.text, hits, table)
-            if asked == question.text and shown == hits:
+            told, shown = _other(question.text, hits, table)
+            if told == question.text and shown == hits:
                 if not which:
                     break
                 continue
-            key = (asked, *(hit.text for hit in shown))
-            if first is None:
-                first = _answer(rag, question.text, hits)
-            if key not in known:
-                known[key] = _answer(rag, asked, shown)
+            first, second = answer(question.text, hits), answer(told, shown)
             row = found.setdefault(name, {})
-            row[f"{which}changed"] = float(normalised(told_again(first, table)) != normalised(known[key]))
+            row[f"{which}changed"] = float(normalised(told_again(first, table)) != normalised(second))
             if question.answers and not which:
-                right = [holds(first, question.answers),
-                         holds(known[key], [told_again(answer, table) for answer in question.answers])]  # fmt: skip
-                row["verdict"] = float(right[0] != right[1])
+                other = [told_again(answer, table) for answer in question.answers]
+                row["verdict"] = float(holds(first, question.answers) != holds(second, other))
     return found
 
 
@@ -211,8 +203,3 @@ def _measured(rows: Sequence[Mapping[str, float]]) -> Swapped | None:
     both = np.array([[row["within changed"], row["changed"]] for row in rows if "within changed" in row])
     (beyond,) = paired_differences(["changed"], both[:, :1], both[:, 1:]) if len(both) else (None,)
     return Swapped(len(rows), changed, estimate_ratios(verdicts) if verdicts else None, beyond)
-
-
-def as_json(report: BiasReport) -> dict[str, Any]:
-    """Plain values."""
-    return {**report.about, "asked": report.questions, "swaps": {k: asdict(v) for k, v in report.swaps.items()}}

@@ -21,7 +21,7 @@ from ragfm.evaluate.measures import (
     measures_of,
     rank_hits,
 )
-from ragfm.evaluate.runs import append, resume_run
+from ragfm.evaluate.runs import asked, kept
 
 if TYPE_CHECKING:
     from ragfm.collection import Collection
@@ -111,20 +111,11 @@ def evaluate_retrieval(
         "settings": collection.settings.model_dump(mode="json", exclude={"sources", "reader", "ask", "files"}),
         **(about or {}),
     }
-    path = None if out is None else Path(out)
-    done = {record["id"]: record for record in resume_run(path, facts)} if path else {}
+    done = kept(out, facts)
     if len(done) < len(questions):
         _warm_up(collection, questions[0], mode)
-    results = []
-    for number, question in enumerate(questions, 1):
-        if question.id in done:
-            results.append(QuestionResult.from_json(done[question.id]))
-        else:
-            results.append(_ask(collection, question, mode, k, stopwatch))
-            if path:
-                append(path, asdict(results[-1]))
-        if progress:
-            progress(number, len(questions))
+    records = asked(questions, lambda one: asdict(_ask(collection, one, mode, k, stopwatch)), done, out, progress)
+    results = [QuestionResult.from_json(record) for record in records]
     return _report(facts, results, missing)
 
 

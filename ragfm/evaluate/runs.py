@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ragfm.errors import DataError
+
+if TYPE_CHECKING:
+    from ragfm.evaluate.data import Question
 
 FORMAT = 1
 
@@ -45,6 +48,30 @@ def append(path: Path, record: Mapping[str, Any]) -> None:
     """Add a question to a run's file."""
     with path.open("a", encoding="utf-8") as file:
         file.write(_line(record))
+
+
+def kept(path: str | Path | None, about: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """What a run's file has already, by id; nothing without a file. Raises DataError as `resume_run` does."""
+    return {record["id"]: record for record in resume_run(Path(path), about)} if path else {}
+
+
+def asked(
+    questions: Sequence[Question],
+    ask: Callable[[Question], Mapping[str, Any]],
+    done: Mapping[str, Mapping[str, Any]],
+    path: str | Path | None,
+    progress: Callable[[int, int], None] | None,
+) -> Iterator[Mapping[str, Any]]:
+    """The record of each question in turn: the one that is `done`, else what `ask` gives, added to the run's file."""
+    for number, question in enumerate(questions, 1):
+        record = done.get(question.id)
+        if record is None:
+            record = ask(question)
+            if path:
+                append(Path(path), record)
+        yield record
+        if progress:
+            progress(number, len(questions))
 
 
 def _read(path: Path) -> tuple[dict[str, Any], list[dict[str, Any]], int]:

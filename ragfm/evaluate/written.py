@@ -19,7 +19,7 @@ from ragfm.errors import DataError, TooLongError, UnsupportedError
 from ragfm.evaluate.data import Gold, Question
 from ragfm.evaluate.matching import holds
 from ragfm.evaluate.measures import rank_hits
-from ragfm.evaluate.runs import append, resume_run
+from ragfm.evaluate.runs import append, kept
 from ragfm.text import sentence_spans
 from ragfm.types import Message, Sampling
 
@@ -66,7 +66,7 @@ def write_questions(
     if out:
         about = {"written": "questions", "reader": reader_name, "seed": seed, "answers": answers,
                  "documents": _digest(collection)}  # fmt: skip
-        before = {record["id"]: record for record in resume_run(Path(out), about)}
+        before = kept(out, about)
     for number, gold in enumerate(_stretches(collection, count * _TRIES, seed)):
         if not (record := before.get(str(number))):
             text = collection.document(gold.uri).text[gold.start : gold.end]
