@@ -471,6 +471,9 @@ def test_nothing_is_shared_with_another_adapter_scale_or_scope(tmp_path: Path, m
     prompt, cached, scores = asked(LONG * 4), list[int](), dict[str | None, float]()
     for adapter in (weak, strong):
         reader.score(asked("Hi"), ["Yes"], adapter=adapter)  # tried once, which takes longer than an answer
+    at_once = [reader.stream(asked(f"Hi {n}"), Sampling(max_tokens=200)) for n in range(9)]
+    for stream in at_once:  # so that it has nine slots, however fast it serves what follows
+        text(stream)
     for _ in range(2):
         streams = [reader.scoped(scope).stream(prompt, Sampling(max_tokens=1, adapter=of)) for of, scope in kinds]
         cached += [stream.usage.cached_tokens for stream in streams if text(stream) is not None]
