@@ -61,7 +61,7 @@ def _page(words: str) -> Blob:
 @pytest.fixture
 def odd(monkeypatch: pytest.MonkeyPatch) -> Iterator[Workers]:
     monkeypatch.setattr(process, "BOOT", _ODD)
-    workers = Workers(Limits(silence=0.8, seconds=2, seconds_per_mib=0, memory=300 << 20, model_memory=600 << 20), 1)
+    workers = Workers(Limits(silence=2, seconds=5, seconds_per_mib=0, memory=300 << 20, model_memory=600 << 20), 1)
     yield workers
     workers.close()
 
@@ -81,8 +81,8 @@ def test_a_document_comes_as_it_was_parsed(odd: Workers) -> None:
         ("os.abort()", r"crashed \(SIGABRT\)"),
         ("os._exit(3)", "ended with status 3"),
         ("os.kill(os.getpid(), 9)", "killed by the system, perhaps for want of memory"),
-        ("while True: pass", r"no progress for 0\.8 s"),
-        ("for _ in range(100): progress.step(); time.sleep(0.1)", "not done after 2 s"),
+        ("while True: pass", "no progress for 2 s"),
+        ("for _ in range(100): progress.step(); time.sleep(0.1)", "not done after 5 s"),
         ("x = [bytearray(1 << 20) for _ in range(1000)]", r"over 0\.29\d* GiB of memory"),
         ("x = bytearray(1 << 40)", r"over 0\.29\d* GiB of memory"),
         ("ctypes.CDLL(None).sleep(9)", "no progress"),
@@ -102,7 +102,7 @@ def test_a_document_fails_alone(odd: Workers, code: str, why: str) -> None:
 
 
 def test_steps_and_models_get_more(odd: Workers) -> None:
-    assert odd.submit(_do("for _ in range(12): progress.step(); time.sleep(0.1)"), "a.html").result().text == ""
+    assert odd.submit(_do("for _ in range(25): progress.step(); time.sleep(0.1)"), "a.html").result().text == ""
     code = "progress.running_model(); x = [bytearray(1 << 20) for _ in range(400)]; time.sleep(0.3); said = len(x)"
     assert odd.submit(_do(code), "a.html").result().text == "400"
 
