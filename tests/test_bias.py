@@ -114,8 +114,12 @@ def test_a_run_goes_on_where_it_was_stopped(staff: Path) -> None:
         rag, stop = Rag(collection, reader=ScriptedReader(script), k=1), 5
         with pytest.raises(KeyboardInterrupt):
             evaluate_bias(rag, questions, out=out)
+        some = evaluate_bias(rag, questions, out=out, partial=True)
+        assert some.stopped
+        assert some.questions == 1
         stop = -1
         report = evaluate_bias(rag, questions, out=out)
+        assert not report.stopped
         assert len(asked) == len(set(asked)) + 1  # the first answer of the question that was cut off
         assert evaluate_bias(rag, questions, out=out) == report
 
@@ -126,5 +130,5 @@ def test_the_command_says_what_changes(staff: Path, monkeypatch: pytest.MonkeyPa
     run = Here()
     told = run.json("eval", "bias", "q.jsonl", "-k", "1")
     assert told["swaps"]["gender"]["changed"]["value"] == 1.0
-    assert told["asked"] == 3
+    assert told["done"] == 3
     assert "gender: 2 questions\n  answer changed       1.000" in run("eval", "bias", "q.jsonl", "-k", "1")

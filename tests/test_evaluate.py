@@ -655,18 +655,22 @@ def test_a_killed_run_goes_on(shell: Shell, docs: Path, kind: signal.Signals) ->
     words = ["eval", "retrieval", str(path), "--mode", "dense", "--out", "a.jsonl", "--limit", "500"]
     command = [sys.executable, "-c", "from ragfm.cli import main; main()", *words]
     out = shell.folder / "a.jsonl"
-    process = subprocess.Popen(command, cwd=shell.folder, env=shell.env, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        command, cwd=shell.folder, env=shell.env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
     deadline = time.monotonic() + 60
     while (not out.exists() or out.read_bytes().count(b"\n") < 6) and time.monotonic() < deadline:
         time.sleep(0.01)
     os.kill(process.pid, kind)
-    _, told = process.communicate(timeout=60)
+    printed, told = process.communicate(timeout=60)
     assert "Traceback" not in told
+    before = out.read_bytes()
+    done = before.count(b"\n") - 1
     if kind == signal.SIGINT:
         assert process.returncode == 130
         assert "what was asked is kept in a.jsonl" in told
-    before = out.read_bytes()
-    done = before.count(b"\n") - 1
+        assert f"stopped: {done} of 500 questions" in printed
+        assert "nDCG@10" in printed
     assert 5 <= done < 500
     found = shell.json(*words)
     assert found["questions"]["count"] == 500

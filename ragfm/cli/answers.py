@@ -13,15 +13,15 @@ from ragfm.cli.eval import (
     about_data,
     check_options,
     data_options,
+    exit_code,
     load_data,
     opened,
     print_estimates,
     resumable,
     tell_failures,
-    tell_kept,
     tell_written,
 )
-from ragfm.cli.options import FILLED, INTERRUPTED, OK, SOME_FAILED, make_rag, shared, strategy_option
+from ragfm.cli.options import FILLED, make_rag, shared, strategy_option
 from ragfm.show import print_json, printable
 
 if TYPE_CHECKING:
@@ -70,10 +70,7 @@ def answers(collection: str, as_json: bool, data: str, report: str | None, **opt
         _print(evaluated)
         tell_failures([(result.id, errors[0]) for result in evaluated.results if (errors := _errors(result))], synced)
         tell_written(options["out"], report)
-    if evaluated.stopped:
-        tell_kept("answered", options["out"])
-        return INTERRUPTED
-    return SOME_FAILED if synced and synced.failed else OK
+    return exit_code(synced, "answered" if evaluated.stopped else None, options["out"])
 
 
 def _asked(collection: Collection, data: QuestionSet, options: Mapping[str, Any]) -> AnswersReport:

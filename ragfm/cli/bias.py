@@ -11,13 +11,14 @@ from ragfm.cli.eval import (
     about_data,
     check_options,
     data_options,
+    exit_code,
     load_data,
     opened,
     resumable,
     tell_failures,
     tell_written,
 )
-from ragfm.cli.options import FILLED, OK, SOME_FAILED, adapter_option, make_rag, shared, strategy_option
+from ragfm.cli.options import FILLED, adapter_option, make_rag, shared, strategy_option
 from ragfm.show import print_json, printable
 
 if TYPE_CHECKING:
@@ -50,19 +51,21 @@ def bias(collection: str, as_json: bool, data: str, **options: Any) -> int:
         rag = make_rag(handle, options)
         with resumable("asking", "asked", options["out"]) as progress:
             report = evaluate_bias(rag, loaded.questions, out=options["out"], about=about_data(loaded, options),
-                                   progress=progress)  # fmt: skip
+                                   progress=progress, partial=True)  # fmt: skip
     if as_json:
         swaps = {name: asdict(row) for name, row in report.swaps.items()}
-        print_json({**report.about, "asked": report.questions, "swaps": swaps, "out": options["out"]})
+        print_json({**report.about, "done": report.questions, "swaps": swaps, "out": options["out"]})
     else:
         _print(report)
         tell_failures([], synced)
         tell_written(options["out"])
-    return SOME_FAILED if synced and synced.failed else OK
+    return exit_code(synced, "asked" if report.stopped else None, options["out"])
 
 
 def _print(report: BiasReport) -> None:
-    click.echo(printable(f"{report.about['data']}: {report.questions} questions"))
+    from ragfm.evaluate.runs import how_many
+
+    click.echo(printable(f"{report.about['data']}: {how_many(report.questions, report.about)} questions"))
     if not report.swaps:
         click.echo("Nothing in them and their passages could be swapped.")
     for name, row in report.swaps.items():

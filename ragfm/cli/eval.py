@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ragfm.cli.options import FILLED, OK, SOME_FAILED, counting, shared
+from ragfm.cli.options import FILLED, INTERRUPTED, OK, SOME_FAILED, counting, shared
 from ragfm.show import print_json, printable
 
 if TYPE_CHECKING:
@@ -75,7 +75,7 @@ def retrieval(collection: str, as_json: bool, data: str, report: str | None, **o
     else:
         _print_evaluation(evaluated, synced)
         tell_written(options["out"], report)
-    return SOME_FAILED if synced and synced.failed else OK
+    return exit_code(synced, "asked" if evaluated.stopped else None, options["out"])
 
 
 @evaluation.command()
@@ -161,6 +161,14 @@ def resumable(doing: str, done: str, out: str | None) -> Iterator[Callable[[int,
         raise
 
 
+def exit_code(synced: SyncReport | None, stopped: str | None, out: str | None) -> int:
+    """Of a run; where a Ctrl-C `stopped` it, so that not all was asked (or answered), what there is of it is said."""
+    if stopped:
+        tell_kept(stopped, out)
+        return INTERRUPTED
+    return SOME_FAILED if synced and synced.failed else OK
+
+
 def tell_kept(done: str, out: str | None) -> None:
     """Where what was done is kept, on standard error."""
     kept = f"what was {done} is kept in {out}, and the same command goes on there"
@@ -194,7 +202,7 @@ def _asked(
     with resumable("asking", "asked", options["out"]) as progress:
         return evaluate_retrieval(
             collection, data.questions, mode=mode, k=options["k"], out=options["out"], about=about_data(data, options),
-            stopwatch=stopwatch, progress=progress,
+            stopwatch=stopwatch, progress=progress, partial=True,
         )  # fmt: skip
 
 
@@ -210,6 +218,7 @@ def _as_json(
         "first_rank": first_ranks(evaluated.results),
         "missing": list(evaluated.missing),
         "failed": [{"id": result.id, "error": result.error} for result in evaluated.results if result.error],
+        "done": len(evaluated.results),
         "ingest": asdict(synced) if synced else None,
         "out": out,
         "report": report,

@@ -200,15 +200,11 @@ def evaluate_answers(
         **(about or {}),
     }
     judges = bound(judged, judge, way_of_judging(judge)) if judge else None
-    results: list[AnsweredQuestion] = []
-    done = kept(out, facts)
-    records = asked(questions, lambda one: asdict(_answered(rag, one, contexts, judges)), done, out, progress)
-    try:
-        results.extend(AnsweredQuestion.from_json(record) for record in records)
-    except KeyboardInterrupt:
-        if not partial or not results:
-            raise
-    return _report(facts, results, contexts)
+    records = asked(
+        questions, lambda one: asdict(_answered(rag, one, contexts, judges)), kept(out, facts), out, progress,
+        partial=partial,
+    )  # fmt: skip
+    return _report(facts, [AnsweredQuestion.from_json(record) for record in records], contexts)
 
 
 def risk_coverage(results: Sequence[AnsweredQuestion]) -> list[tuple[float, float]]:

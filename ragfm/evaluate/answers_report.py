@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from ragfm.evaluate.answers import KINDS, risk_coverage
 from ragfm.evaluate.plots import bars, curve, distribution, histogram
 from ragfm.evaluate.report import all_settings, excerpt, page
+from ragfm.evaluate.runs import how_many
 
 if TYPE_CHECKING:
     from ragfm.collection import Collection
@@ -90,9 +91,7 @@ def answers_summary(report: AnswersReport) -> str:
     held = about["collection"]
     unanswerable = sum(result.unanswerable for result in report.results)
     adapter = f" with {about['adapter']}" if about["adapter"] else ""
-    asked = (
-        f"stopped: {len(report.results)} of {about['questions']['count']}" if report.stopped else len(report.results)
-    )
+    asked = how_many(len(report.results), about)
     return (
         f"{asked} questions, {unanswerable} of them unanswerable; {held['documents']} documents, "
         f"{held['chunks']} chunks; reader {about['reader']}{adapter}, {about['k']} passages"

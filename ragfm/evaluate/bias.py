@@ -108,6 +108,11 @@ class BiasReport:
     questions: int
     swaps: Mapping[str, Swapped]
 
+    @property
+    def stopped(self) -> bool:
+        """Whether a Ctrl-C came before all questions were asked."""
+        return self.questions < int(self.about["questions"]["count"])
+
 
 def told_again(text: str, table: Mapping[str, str]) -> str:
     """The text with the words of a table exchanged, with the first letter's case."""
@@ -133,20 +138,25 @@ def evaluate_bias(
     out: str | Path | None = None,
     about: Mapping[str, Any] | None = None,
     progress: Callable[[int, int], None] | None = None,
+    partial: bool = False,
 ) -> BiasReport:
     """Ask every question as it is, and told again in each way, over the same passages.
 
-    With `out`, each question is written there when it is done, and a run that was interrupted goes on. Raises DataError
-    where `out` is of another run.
+    With `out`, each question is written there when it is done, and a run that was interrupted goes on. With `partial`,
+    a Ctrl-C gives the report on what was asked until then, if anything was. Raises DataError where `out` is of another
+    run.
     """
     rag = rag.with_options()
     rag.log = None
     facts = {"run": "bias", "questions": {"count": len(questions), "digest": fingerprint(questions, answers=True)},
              "reader": rag.reader_name, "adapter": rag.sampling.adapter, "k": rag.k, **(about or {})}  # fmt: skip
-    records = asked(questions, lambda one: {"id": one.id, "pairs": _pairs(rag, one)}, kept(out, facts), out, progress)
+    records = asked(
+        questions, lambda one: {"id": one.id, "pairs": _pairs(rag, one)}, kept(out, facts), out, progress,
+        partial=partial,
+    )  # fmt: skip
     rows = [record["pairs"] for record in records]
     swaps = {name: found for name in SWAPS if (found := _measured([row[name] for row in rows if name in row]))}
-    return BiasReport(facts, len(questions), swaps)
+    return BiasReport(facts, len(rows), swaps)
 
 
 # --- Inside ------------------------------------------------------------------------------------------------------

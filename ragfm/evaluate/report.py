@@ -12,6 +12,7 @@ from ragfm.errors import CollectionError
 from ragfm.evaluate.measures import TOP
 from ragfm.evaluate.plots import bars, distribution, histogram
 from ragfm.evaluate.retrieval import first_ranks
+from ragfm.evaluate.runs import how_many
 
 if TYPE_CHECKING:
     from ragfm.collection import Collection
@@ -92,13 +93,13 @@ def page(title: str, sections: Sequence[str]) -> str:
 
 
 def summary(report: RetrievalReport) -> str:
-    """A run in one line: questions, documents, mode, embedder."""
+    """A run in one line: questions, and of how many if it was stopped; documents, mode, embedder."""
     about = report.about
     held = about["collection"]
     left_out = "".join(f", {count} {why} left out" for why, count in about.get("left_out", {}).items())
     return (
-        f"{len(report.results)} questions{left_out}; {held['documents']} documents, {held['chunks']} chunks; "
-        f"{about['mode']}, first {about['k']}; embedder {about['embedder']['model']}"
+        f"{how_many(len(report.results), about)} questions{left_out}; {held['documents']} documents, "
+        f"{held['chunks']} chunks; {about['mode']}, first {about['k']}; embedder {about['embedder']['model']}"
     )
 
 

@@ -72,6 +72,11 @@ class RetrievalReport:
     missing: tuple[str, ...] = field(default=())
     """Documents that should be found and are not in the collection."""
 
+    @property
+    def stopped(self) -> bool:
+        """Whether a Ctrl-C came before all questions were asked."""
+        return len(self.results) < int(self.about["questions"]["count"])
+
 
 def evaluate_retrieval(
     collection: Collection,
@@ -83,12 +88,14 @@ def evaluate_retrieval(
     about: Mapping[str, Any] | None = None,
     stopwatch: TimedEmbedder | None = None,
     progress: Callable[[int, int], None] | None = None,
+    partial: bool = False,
 ) -> RetrievalReport:
     """Ask a collection all questions, and measure the first `k` places of what each finds.
 
     The places are what `search` gives for ten hits, and below them what deeper searches add. With `out`, each question
     is written to that file when it is done, and a run that was interrupted goes on there. `about` is kept with it.
-    `stopwatch` is the embedder that the collection was opened with, if its share of the time is to be known.
+    `stopwatch` is the embedder that the collection was opened with, if its share of the time is to be known. With
+    `partial`, a Ctrl-C gives the report on what was asked until then, if anything was.
 
     A question too long for the embedder counts as one that found nothing. Raises DataError where none of the documents
     that should be found is in the collection, and where `out` is of another run.
@@ -114,7 +121,9 @@ def evaluate_retrieval(
     done = kept(out, facts)
     if len(done) < len(questions):
         _warm_up(collection, questions[0], mode)
-    records = asked(questions, lambda one: asdict(_ask(collection, one, mode, k, stopwatch)), done, out, progress)
+    records = asked(
+        questions, lambda one: asdict(_ask(collection, one, mode, k, stopwatch)), done, out, progress, partial=partial
+    )
     results = [QuestionResult.from_json(record) for record in records]
     return _report(facts, results, missing)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -61,17 +61,34 @@ def asked(
     done: Mapping[str, Mapping[str, Any]],
     path: str | Path | None,
     progress: Callable[[int, int], None] | None,
-) -> Iterator[Mapping[str, Any]]:
-    """The record of each question in turn: the one that is `done`, else what `ask` gives, added to the run's file."""
-    for number, question in enumerate(questions, 1):
-        record = done.get(question.id)
-        if record is None:
-            record = ask(question)
-            if path:
-                append(Path(path), record)
-        yield record
-        if progress:
-            progress(number, len(questions))
+    *,
+    partial: bool,
+) -> list[Mapping[str, Any]]:
+    """The record of each question in turn: the one that is `done`, else what `ask` gives, added to the run's file.
+
+    With `partial`, a Ctrl-C gives those that there are until then, if there are any.
+    """
+    records: list[Mapping[str, Any]] = []
+    try:
+        for number, question in enumerate(questions, 1):
+            record = done.get(question.id)
+            if record is None:
+                record = ask(question)
+                if path:
+                    append(Path(path), record)
+            records.append(record)
+            if progress:
+                progress(number, len(questions))
+    except KeyboardInterrupt:
+        if not partial or not records:
+            raise
+    return records
+
+
+def how_many(done: int, about: Mapping[str, Any]) -> str:
+    """How many questions a run has, and of how many where it was stopped."""
+    count = int(about["questions"]["count"])
+    return f"{count}" if done == count else f"stopped: {done} of {count}"
 
 
 def _read(path: Path) -> tuple[dict[str, Any], list[dict[str, Any]], int]:
