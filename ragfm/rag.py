@@ -15,7 +15,7 @@ from ragfm.answer_log import AnswerLog, Circumstances
 from ragfm.answer_stream import AnswerStream, Held, said_by
 from ragfm.confidence import BY_READER, fitting, likelihoods, signals_of
 from ragfm.errors import CollectionError, TooLongError
-from ragfm.ground import composed, grounded
+from ragfm.ground import composed, grounded, said_otherwise
 from ragfm.ground.asked import corrected, doubted
 from ragfm.passages import arrange, distinct, passage_with
 from ragfm.prompt import (
@@ -122,7 +122,7 @@ class Rag:
         The passages are found before this returns, the text is generated as it is taken. `stream.answer.text` has the
         citation markers put right, which the pieces have not. In the mode `strict`, where the reader thinks first, and
         where the verifier corrects it, it comes as one piece; else an answer of too little confidence is followed by a
-        line that takes it back. `history` holds the turns before, oldest first; a follow-up is searched for by a form
+        line that takes it back, and one that a passage contradicts by a sentence that says so. `history` holds the turns before, oldest first; a follow-up is searched for by a form
         of it that stands alone, and its prompt goes on from the passages of the turns that it leans on. `hits` are what
         to answer from, best first, where they were found in another way; `k` and `filter` don't count then. Raises
         FilterError, and TooLongError where the question is longer than the embedder's or the reader's window.
@@ -294,6 +294,9 @@ class Rag:
             yield answer.text
         elif answer.abstained and not is_abstention(said.text):
             yield f"\n{ABSTENTION}"  # what was shown can't be taken back
+        else:
+            said_so = (said_otherwise(citation.n, citation.quote) for citation in answer.citations)
+            yield from (sentence for sentence in said_so if sentence in answer.text)
         return replace(answer, finish_reason=said.finish_reason, reasoning=said.reasoning)
 
     def _checked(self, asked: _Asked, hits: Sequence[Hit], prompt: Prompt, said: str, usage: Usage) -> Answer:

@@ -227,6 +227,16 @@ def test_strict_answers_hold_only_what_is_supported(collection: Collection, docs
     assert pieces == [ABSTENTION]
 
 
+def test_that_a_passage_says_otherwise_is_streamed_too(collection: Collection, docs: Path) -> None:
+    (docs / "new.md").write_text("In 2026 you get 30 days of leave.\n")
+    reader = ScriptedReader(["You get 28 days of leave. It is so."])
+    *pieces, answer = asked_in("prefer", collection, docs, reader, "How many days of leave do I get?")
+    assert isinstance(answer, Answer)
+    assert pieces[-1].endswith("says otherwise: “In 2026 you get 30 days of leave.”")
+    assert pieces[-1] in answer.text
+    assert "".join(pieces[:-1]) == "You get 28 days of leave. It is so."
+
+
 def test_what_is_not_supported_is_marked_by_default(collection: Collection, docs: Path) -> None:
     reader = ScriptedReader(["You get 28 days of leave. Cats sleep a lot."])
     *_, answer = asked_in("prefer", collection, docs, reader, "How much leave do I get?")
