@@ -231,7 +231,9 @@ _ABSTAINS = re.compile(
     (?: i(?:'m|\ am)\ not\ (?:sure|certain)
       | i\ (?:do\ not|don't)\ (?:know|have\ (?:enough|any|that|the)\b)
       | i\ (?:cannot|can't|could\ not|couldn't|am\ unable\ to|am\ not\ able\ to)\ (?:answer|find|determine|tell|say)
-      | none\ of\ the\ {_SOURCES}
+      | none\ of\ the\ {_SOURCES}{_PLACED}?
+        \ (?:{_TELL}s? | {_HOLD}s?(?=.*\b(?:information|answer|details?|mention|about|it|this|that)\b)
+          | (?:is|are)\ (?:relevant|about))
       | (?:the|these|those)\ {_SOURCES}{_PLACED}?\ (?:{_NOT}{_TELL} | {_TELL}s?\ (?:no|nothing))
       | (?:the|these|those)
         \ (?:(?:\w+\ )?{_SHOWN}{_PLACED}?

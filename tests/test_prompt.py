@@ -163,6 +163,8 @@ def test_the_prompt_is_the_one_that_adapters_were_trained_for() -> None:
         "The passages do not contain this information.",
         "The provided text does not mention who built it.",
         "None of the passages mention it.",
+        "None of the passages above contains the answer.",
+        "None of the documents are about dogs [1].",
         "Unfortunately, the passages above don't say.",
         "I'm sorry, but I cannot find the answer.",
         "I am sorry, but I do not know.",
@@ -206,6 +208,8 @@ def test_an_abstention_is_seen(text: str) -> None:
         "The document does not include VAT.",
         "The document has no expiry date [1].",
         "The sources contain no salt.",
+        "None of the documents needs a stamp [1].",
+        "None of the documents have a signature.",
     ],
 )
 def test_an_answer_is_not_an_abstention(text: str) -> None:
