@@ -462,7 +462,7 @@ def _keywords(store: Store, snapshot: Snapshot) -> dict[str, Any]:
         "generation": view.generation if view else None,
         "texts": len(view.keywords) if view and view.keywords else 0,
         "language": language,
-        "weight": None if weight is None else round(1 - weight, 9),
+        "weight": weight,
         "why": why,
         "saved": view is not None and view.keywords is not None,
     }

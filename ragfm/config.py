@@ -6,6 +6,7 @@ A key that doesn't exist is an error.
 
 from __future__ import annotations
 
+import os
 import tomllib
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
@@ -17,6 +18,7 @@ from ragfm.confidence import Calibration
 from ragfm.errors import ConfigError
 
 FILE = "ragfm.toml"
+_PREFIX = "RAGFM_"  # of environment variables
 Fusion: TypeAlias = Literal["convex", "rrf"]
 AnswerMode: TypeAlias = Literal["strict", "prefer", "open"]
 
@@ -118,7 +120,7 @@ class Settings(BaseSettings):
     """All keys of `ragfm.toml`."""
 
     model_config = SettingsConfigDict(
-        env_prefix="RAGFM_",
+        env_prefix=_PREFIX,
         env_nested_delimiter="__",
         extra="forbid",
         frozen=True,
@@ -163,6 +165,10 @@ def load_settings(folder: Path, **options: Any) -> Settings:
 
     Raises ConfigError, which names the file and the key.
     """
+    for name in os.environ:
+        section, nested, key = name.removeprefix(_PREFIX).lower().partition("__")
+        if name.startswith(_PREFIX) and nested and section not in Settings.model_fields:  # others may be anybody's
+            raise ConfigError(f"The environment variable {name}: there is no key `{section}.{key}`.", _HINT)
     path = folder / FILE
     values: dict[str, Any] = {}
     if path.is_file():

@@ -122,10 +122,11 @@ class Rag:
         The passages are found before this returns, the text is generated as it is taken. `stream.answer.text` has the
         citation markers put right, which the pieces have not. In the mode `strict`, where the reader thinks first, and
         where the verifier corrects it, it comes as one piece; else an answer of too little confidence is followed by a
-        line that takes it back, and one that a passage contradicts by a sentence that says so. `history` holds the turns before, oldest first; a follow-up is searched for by a form
-        of it that stands alone, and its prompt goes on from the passages of the turns that it leans on. `hits` are what
-        to answer from, best first, where they were found in another way; `k` and `filter` don't count then. Raises
-        FilterError, and TooLongError where the question is longer than the embedder's or the reader's window.
+        line that takes it back, and one that a passage contradicts by a sentence that says so. `history` holds the
+        turns before, oldest first; a follow-up is searched for by a form of it that stands alone, and its prompt goes
+        on from the passages of the turns that it leans on. `hits` are what to answer from, best first, where they were
+        found in another way; `k` and `filter` don't count then. Raises FilterError, and TooLongError where the question
+        is longer than the embedder's or the reader's window.
         """
         asked = self._asked(question, history, filter, hits)
         held = Held()

@@ -116,7 +116,7 @@ def print_verify(report: VerifyReport, saved: SalvageReport | None) -> None:
 
 def print_keywords(words: Mapping[str, Any]) -> None:
     """The language of the words, and how much they count in hybrid search."""
-    weight = "" if words["weight"] is None else f"weight {words['weight']:g}, "
+    weight = "" if words["weight"] is None else f"search.weight {words['weight']:g} (the rest is that of words): "
     click.echo(f"words     {words['kind']}, language {words['language'] or 'not known yet'}")
     click.echo(f"          in hybrid search {weight}{words['why']}")
 
@@ -158,6 +158,9 @@ def print_citations(answer: Answer) -> None:
     if not answer.abstained and not any(citation.verified for citation in answer.citations):
         click.echo(click.style("  (no passage supports this answer)", dim=True))
         return
+    if answer.abstained and answer.confidence is not None:
+        click.echo(click.style(f"  (an answer was withheld, whose confidence was {answer.confidence:.2f}; "
+                               "`ask.min_confidence` sets how much it takes)", dim=True))  # fmt: skip
     for start, end in answer.unsupported:
         click.echo(
             click.style(f"  (no passage supports: “{printable(' '.join(answer.text[start:end].split()))}”)", dim=True)

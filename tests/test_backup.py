@@ -130,6 +130,9 @@ def test_nothing_is_overwritten_unless_asked(filled: Collection, tmp_path: Path)
         filled.backup(tmp_path / "docs", force=True)
     with pytest.raises(CollectionError, match=r"can't be written: No such file"):
         filled.backup(tmp_path / "nowhere" / "b.tar")
+    (tmp_path / "all.jsonl").write_text('{"uri": "a"}\n' * 99)
+    with pytest.raises(DamagedCollectionError, match=r"as `ragfm backup` writes it"):
+        _at(tmp_path / "elsewhere" / ".ragfm").restore(tmp_path / "all.jsonl")
     with pytest.raises(CollectionNotFound):
         _at(tmp_path / "nothing").backup(tmp_path / "c.tar")
     with pytest.raises(UnsupportedError):

@@ -51,6 +51,14 @@ def test_a_wrong_environment_variable_is_named(tmp_path: Path, monkeypatch: pyte
         load_settings(tmp_path)
 
 
+def test_an_environment_variable_that_is_no_setting_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAGFM_SOMETHING", "of another program")
+    assert load_settings(tmp_path) == Settings()
+    monkeypatch.setenv("RAGFM_SEARHC__K", "3")
+    with pytest.raises(ConfigError, match=r"RAGFM_SEARHC__K: there is no key `searhc\.k`"):
+        load_settings(tmp_path)
+
+
 def _keys(model: type[BaseModel], prefix: str = "") -> list[str]:
     keys = []
     for name, field in model.model_fields.items():

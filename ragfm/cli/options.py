@@ -51,7 +51,7 @@ def shared(function: Callable[..., Any]) -> Callable[..., Any]:
 filtered = click.option("--filter", metavar="EXPR", help="Only documents whose metadata meets it: 'year >= 2024'.")
 
 reader_option = click.option(
-    "--reader", metavar="NAME", type=FILLED, help="The model that answers; see docs/configuration.md."
+    "--reader", metavar="NAME", type=FILLED, help="The model that answers; see docs/readers.md."
 )
 adapter_option = click.option(
     "--adapter", metavar="DIR|none", type=FILLED,

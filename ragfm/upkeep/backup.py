@@ -92,7 +92,8 @@ def backup(store: Store, out: Path, *, force: bool = False, progress: Progress |
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
     except OSError as error:
-        raise CollectionError(f"The backup {out} can't be written: {error.strerror}.", "Mend the cause.") from error
+        hint = "Mend the cause." if out.parent.is_dir() else f"Make the folder {out.parent}, or name another."
+        raise CollectionError(f"The backup {out} can't be written: {error.strerror}.", hint) from error
     seconds = round(time.monotonic() - start, 3)
     return BackupReport(str(out), newest.id, documents, newest.chunks, len(files), out.stat().st_size, seconds)
 

@@ -91,7 +91,8 @@ def _replacing(out: Path) -> Iterator[BinaryIO]:
         temporary.replace(out)
         sync_folder(out.parent)
     except OSError as error:
-        raise CollectionError(f"The export {out} can't be written: {error.strerror}.", "Mend the cause.") from error
+        hint = "Mend the cause." if out.parent.is_dir() else f"Make the folder {out.parent}, or name another."
+        raise CollectionError(f"The export {out} can't be written: {error.strerror}.", hint) from error
     finally:
         temporary.unlink(missing_ok=True)
 

@@ -188,5 +188,6 @@ def _blocks(archive: Path, file: BinaryIO, manifest: dict[str, Any], progress: P
 
 def _refused(archive: Path, what: str, expected: str, found: str) -> DamagedCollectionError:
     return DamagedCollectionError(
-        f"The backup {archive} is damaged: {what}: expected {expected}, found {found}.", "Take another one."
+        f"The backup {archive} is damaged: {what}: expected {expected}, found {found}.",
+        "Take another one, as `ragfm backup` writes it.",
     )
