@@ -64,7 +64,7 @@ def test_the_example_of_the_readme(tmp_path: Path) -> None:
     )
     done = subprocess.run(
         [sys.executable, "-c", example + "\nassert hits and hits[0].uri == 'docs/leave.md' and text\n"
-         "assert 'four months' in answer.text"],
+         "assert 'Four months' in answer.text"],
         cwd=tmp_path, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
