@@ -19,6 +19,7 @@ import sqlalchemy as sa
 from ragfm.store.catalog import Generation, Source, text_hash
 from ragfm.store.rows import tag_row, visible_to
 from ragfm.store.schema import chunks, contracts, documents, generations, groups, sources, tags, vectors
+from ragfm.types import embedded_text
 
 _RANGE = 4096  # rowids that are looked through at once
 _rowid: sa.ColumnElement[int] = sa.literal_column("rowid", sa.Integer)
@@ -262,7 +263,7 @@ def _wrong_text(row: Any, spans: Sequence[Any]) -> Iterator[Wrong]:
         yield Wrong(f"the chunks of {row.uri}", str(row.chunk_count), str(len(spans)))
     for span in spans:
         text = row.text[span.start : span.end]
-        key = text_hash(f"{span.context}\n{text}" if span.context else text)
+        key = text_hash(embedded_text(span.context, text))
         if key != span.text_hash:
             yield Wrong(f"the hash of chunk {span.id} of {row.uri}", span.text_hash.hex(), key.hex())
 
