@@ -133,7 +133,8 @@ class Hit:
     """A chunk found for a query; hits come in rank order.
 
     `score` is the cosine in [-1, 1], higher is better, None in keyword mode. `scores` has the keys `dense`,
-    `keyword` and `fused`. `n` is the passage's number in the prompt, None if it was not shown to a reader.
+    `keyword` and `fused`, and `rerank` where a reranker gave them their order. `n` is the passage's number in the
+    prompt, None if it was not shown to a reader.
     """
 
     uri: str
@@ -343,9 +344,10 @@ class Embedder(Protocol):
 
     @property
     def fingerprint(self) -> Mapping[str, Scalar]:
-        """The embedding contract: model, sha256 of the weights, dim, pooling, prompts, max_tokens.
+        """The embedding contract: all that vectors depend on, as JSON.
 
-        Two embedders whose fingerprints are equal, the name of the model aside, give the same vectors.
+        `model`, `dim` and `max_tokens` must be there. `weights`, their sha256, is what the shipped search weights and
+        a calibration go by. Two embedders whose fingerprints are equal, `model` aside, give the same vectors.
         """
 
     def tokenize(self, texts: Sequence[str]) -> list[Offsets]:
@@ -453,6 +455,11 @@ class Reader(Protocol):
     It may also have `score(messages, continuations)`: the log-likelihood of each as the next assistant message. One
     that can't know its tokens has `counts_exactly = False`, and counts rather too many than too few. One that gives
     several answers at once says how many: `slots`.
+
+    These are used, too, where it has them. `keep(messages)` evaluates what all prompts begin with ahead; it is in no
+    document. `scoped(name)` is the same reader for those who may see the same: it shares no memory of prompts with
+    others. `memory_bytes` are the bytes that it takes with one request and with all slots in use. `data_goes` says
+    where questions and passages go. One that takes `Sampling.adapter` takes `score(..., adapter=)`.
     """
 
     @property
