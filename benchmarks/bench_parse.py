@@ -33,12 +33,13 @@ from statistics import median
 from typing import Any, NamedTuple
 
 import measure
+from selectolax.lexbor import LexborHTMLParser
 
 from ragfm.errors import RagfmError, SkipDocument
 from ragfm.parse import media_type, ocr, parse
 from ragfm.parse.audio import has_audio
 from ragfm.parse.formats import BINARY, BY_SUFFIX
-from ragfm.parse.html_text import html_table
+from ragfm.parse.html_text import table_rows
 from ragfm.parse.rendering import table_lines
 from ragfm.parse.workers import Workers
 from ragfm.types import Blob
@@ -97,7 +98,8 @@ def unstructured_tool() -> Callable[[bytes, str], Read]:
         elements = partition(file=io.BytesIO(data), metadata_filename=name, languages=[""], **more)
         parts = []
         for element in elements:
-            rows = html_table(element.metadata.text_as_html or "") if element.category == "Table" else []
+            table = LexborHTMLParser(element.metadata.text_as_html or "").css_first("table")
+            rows = table_rows(table)[0] if element.category == "Table" and table is not None else []
             text = "\n".join(table_lines(rows)) if rows else element.text
             parts.append(f"# {' '.join(text.split())}" if element.category == "Title" else text)
         return Read("\n\n".join(parts))

@@ -25,9 +25,9 @@ DELAYS = (0, 60, 300, 1_800, 7_200, 86_400)
 """Seconds from one attempt at a document to the next, by the number of attempts; the last holds for all later ones."""
 
 
-def waits(attempts: int, at: str, now: datetime | None = None) -> bool:
+def waits(attempts: int, at: str) -> bool:
     """Whether what failed at a time (ISO 8601), after so many attempts in all, is not to be tried again yet."""
-    since = (now or datetime.now(UTC)) - datetime.fromisoformat(at)
+    since = datetime.now(UTC) - datetime.fromisoformat(at)
     # Of a time that is still to come a clock has been set back: who knows how far.
     return timedelta(0) <= since < timedelta(seconds=DELAYS[min(attempts, len(DELAYS)) - 1])
 

@@ -21,8 +21,6 @@ if TYPE_CHECKING:
 
     from ragfm.store.store import Store
 
-INTERVAL = 300.0
-"""Seconds from one sync of a source to the next where nothing tells of a change."""
 _TICK = 500  # milliseconds from one look at the clock to the next
 _QUIET, _LATEST = 300, 2000  # milliseconds without a change before a sync, and from the first change to it
 _LOOK = 5.0  # seconds from one look at which sources there are to the next

@@ -74,12 +74,6 @@ def read_html(text: str, name: str) -> Parsed:
     return parsed
 
 
-def html_table(html: str) -> list[list[str]]:
-    """The rows of the first table in a piece of HTML."""
-    table = LexborHTMLParser(html).css_first("table")
-    return _rows(table)[0] if table is not None else []
-
-
 class _Page:
     """One pass over a tree; blocks go to the rendering as they end."""
 
@@ -164,7 +158,7 @@ class _Page:
         caption = node.css_first("caption")
         if caption is not None and (words := _text_of(caption)):
             self._rendering.block(words)
-        rows, header_rows = _rows(node)
+        rows, header_rows = table_rows(node)
         if rows:
             self._rendering.table(rows, header_rows)
             self._marker = ""
@@ -189,7 +183,7 @@ def _walk(root: LexborNode, enter: Callable[[LexborNode], bool], leave: Callable
         node = following
 
 
-def _rows(table: LexborNode) -> tuple[list[list[str]], int]:
+def table_rows(table: LexborNode) -> tuple[list[list[str]], int]:
     """The rows of a table and how many of them are header; a cell over several rows is repeated in each."""
     rows: list[list[str]] = []
     header_rows = 0
