@@ -4,14 +4,18 @@ A package that offers a connector `wiki` says so in its pyproject.toml:
 
     [project.entry-points."ragfm.connectors"]
     wiki = "my_package.wiki:WikiConnector"
+
+Models are named alike everywhere: `MODEL`, a path or a name of the hub, `PLUGIN:MODEL`, or `PLUGIN` alone.
 """
 
 from __future__ import annotations
 
+import inspect
+import re
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any, Literal, TypeAlias
 
-from ragfm.errors import MissingExtraError, UnknownPluginError
+from ragfm.errors import ConfigError, MissingExtraError, UnknownPluginError
 
 Kind: TypeAlias = Literal["connectors", "embedders", "indexes", "keyword_indexes", "readers", "rerankers"]
 KINDS: tuple[Kind, ...] = ("connectors", "embedders", "indexes", "keyword_indexes", "readers", "rerankers")
@@ -45,3 +49,30 @@ def load_plugin(kind: Kind, name: str) -> Any:
             if name in extras
             else f"Install it, or reinstall {package} with `pip install --force-reinstall {package}`.",
         ) from error
+
+
+def plugin_and_model(kind: Kind, name: str, usual: str) -> tuple[str, str | None]:
+    """The plugin that a name means, and the model that it is given, if any; a mere model is for the `usual` plugin."""
+    if name in plugins(kind):
+        return name, None
+    plugin, colon, model = name.partition(":")
+    if not colon or not re.fullmatch(r"[\w-]{2,}", plugin):  # `C:\model` and `./a:b` are paths
+        return usual, name
+    return plugin, model
+
+
+def make(kind: Kind, plugin: str, model: str | None, /, **options: Any) -> Any:
+    """What a plugin makes of a model, if one is named.
+
+    Raises as `load_plugin` does, and ConfigError for an option that it doesn't have, or where it needs a model.
+    """
+    made, named = load_plugin(kind, plugin), () if model is None else (model,)
+    signature, one = inspect.signature(made), kind.removesuffix("s")
+    try:
+        signature.bind(*named, **options)
+    except TypeError as error:
+        if model is None and not options:
+            raise ConfigError(f"The {one} {plugin} needs the name of a model.", f"Say {plugin}:NAME.") from None
+        takes = ", ".join(signature.parameters) or "nothing"
+        raise ConfigError(f"The {one} {plugin} can't be made so: {error}.", f"It takes: {takes}.") from None
+    return made(*named, **options)

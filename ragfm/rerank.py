@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from ragfm.errors import UnsupportedError
 from ragfm.models import find_model, no_progress_bar
-from ragfm.registry import load_plugin, plugins
+from ragfm.registry import make, plugin_and_model
 
 if TYPE_CHECKING:
     from ragfm.types import Reranker, Vectors
@@ -24,14 +24,9 @@ __all__ = ["CrossEncoderReranker", "load_reranker"]
 def load_reranker(name: str) -> Reranker:
     """The reranker of a name; its weights are loaded when they are first needed.
 
-    Raises ModelNotFoundError or UnknownPluginError.
+    Raises ModelNotFoundError, UnknownPluginError, or ConfigError where a plugin needs a model's name, or takes none.
     """
-    if name in plugins("rerankers") and name != "cross-encoder":
-        return cast("Reranker", load_plugin("rerankers", name)())
-    plugin, colon, model = name.partition(":")
-    if not colon:
-        plugin, model = "cross-encoder", name
-    return cast("Reranker", load_plugin("rerankers", plugin)(model))
+    return cast("Reranker", make("rerankers", *plugin_and_model("rerankers", name, "cross-encoder")))
 
 
 class CrossEncoderReranker:

@@ -14,6 +14,7 @@ from shell import Shell
 from tiny_gguf import write_tiny
 
 from ragfm.cli.models import models
+from ragfm.cli.options import _tell_of_licence
 from ragfm.embed.choice import EXACT_ENOUGH
 from ragfm.errors import UnsupportedError
 from ragfm.model_card import restriction, said_once
@@ -21,6 +22,8 @@ from ragfm.models import find_model
 from ragfm.readers import load_reader
 from ragfm.readers import optimize as module
 from ragfm.readers.llama_cpp import LlamaCppReader
+from ragfm.readers.speed import Speed
+from ragfm.types import Reader
 
 
 @pytest.fixture(autouse=True)
@@ -149,6 +152,20 @@ def test_a_readers_speed_is_measured_and_listed(tmp_path: Path, monkeypatch: pyt
     assert str(tiny) in run("list", str(tmp_path / "models"))
 
 
+def test_a_readers_speed_is_kept_for_the_file_that_its_name_means(monkeypatch: pytest.MonkeyPatch) -> None:
+    paths = []
+
+    def measured(_: Reader, path: Path | None) -> Speed:
+        paths.append(path)
+        return Speed(1, 1, 1, 1, 1)
+
+    monkeypatch.setattr("ragfm.readers.speed.measure_speed", measured)
+    for name in ("llama-cpp", "llama-cpp:bundled", "openai:m"):
+        run("bench", "--reader", name)
+    bundled = find_model("bundled", "reader")
+    assert paths == [bundled, bundled, None]
+
+
 @pytest.mark.parametrize(
     ("licence", "free"),
     [("apache-2.0", True), ("mit", True), ("bsd-3-clause", True), ("cc-by-4.0", True), ("cc-by-sa-4.0", True),
@@ -164,6 +181,15 @@ def test_a_licence_that_restricts_is_said_once(tmp_path: Path) -> None:
     assert said_once(folder) is None
     assert said_once(find_model("bundled", "reader")) is None
     assert said_once(tmp_path / "nothing") is None
+
+
+@pytest.mark.parametrize("name", ["{}", "transformers:{}"])
+def test_the_licence_of_a_model_is_found_by_its_name(
+    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "a:b").mkdir()
+    _tell_of_licence(name.format(_folder(tmp_path / "a:b")))
+    assert "llama3.2" in capsys.readouterr().err
 
 
 HUB = """

@@ -99,7 +99,7 @@ def test_names_pick_the_plugin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     def plugin(kind: str, name: str) -> object:
         return lambda model, **options: asked.append((name, model, options))
 
-    monkeypatch.setattr("ragfm.readers.load_plugin", plugin)
+    monkeypatch.setattr("ragfm.registry.load_plugin", plugin)
     names = [
         "bundled",
         "/x/y.gguf",

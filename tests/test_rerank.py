@@ -10,7 +10,7 @@ import pytest
 
 from ragfm import Collection, Settings, load_reranker
 from ragfm.config import SearchSection
-from ragfm.errors import ModelNotFoundError, UnknownPluginError, UnsupportedError
+from ragfm.errors import ConfigError, ModelNotFoundError, UnknownPluginError, UnsupportedError
 from ragfm.models import find_model
 from ragfm.registry import plugins
 from ragfm.rerank import CrossEncoderReranker
@@ -90,6 +90,15 @@ def test_what_is_no_reranker_is_refused(tmp_path: Path) -> None:
             load_reranker(name)
     with pytest.raises(UnknownPluginError, match="nobody"):
         load_reranker("nobody:model")
+
+
+def test_names_are_read_as_those_of_readers_and_embedders_are(tmp_path: Path, model: Path) -> None:
+    (tmp_path / "my:model").symlink_to(model)
+    load_reranker(str(tmp_path / "my:model"))
+    with pytest.raises(ModelNotFoundError, match="no model at"):
+        load_reranker("./my:models/ce")
+    with pytest.raises(ConfigError, match="Say cross-encoder:NAME"):
+        load_reranker("cross-encoder")
 
 
 @pytest.fixture

@@ -190,12 +190,12 @@ def _described(path: Path) -> dict[str, Any]:
 
 
 def _bench_reader(name: str, as_json: bool) -> int:
-    from ragfm.readers import load_reader
+    from ragfm.readers import load_reader, plugin_and_model
+    from ragfm.readers.local import LocalReader
     from ragfm.readers.speed import TOGETHER, measure_speed
 
-    speed = measure_speed(
-        load_reader(name), None if name.startswith("openai:") else _path(name.rpartition(":")[2] or name)
-    )
+    reader = load_reader(name)
+    speed = measure_speed(reader, _path(plugin_and_model(name)[1]) if isinstance(reader, LocalReader) else None)
     if as_json:
         print_json({"reader": name, **asdict(speed)})
         return OK

@@ -87,8 +87,9 @@ def make_rag(store: Collection, options: Mapping[str, Any]) -> Rag:
 def _tell_of_licence(reader: str) -> None:
     """Say it where a model's licence may restrict its use, the first time that it is used here."""
     from ragfm.model_card import said_once
+    from ragfm.readers import plugin_and_model
 
-    path = Path(reader.rpartition(":")[2]).expanduser()
+    path = Path(plugin_and_model(reader)[1]).expanduser()
     if path.exists() and (warning := said_once(path)):
         click.echo(printable(warning), err=True)
 

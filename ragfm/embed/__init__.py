@@ -5,33 +5,26 @@
 
 from __future__ import annotations
 
-import re
-from inspect import signature
 from typing import TYPE_CHECKING, cast
 
+from ragfm import registry
 from ragfm.embed.sentence_transformer import SentenceTransformerEmbedder
-from ragfm.errors import ConfigError
-from ragfm.registry import load_plugin, plugins
 
 if TYPE_CHECKING:
     from ragfm.types import Embedder
 
-__all__ = ["SentenceTransformerEmbedder", "load_embedder"]
+__all__ = ["SentenceTransformerEmbedder", "load_embedder", "plugin_and_model"]
 
 
 def load_embedder(name: str = "bundled") -> Embedder:
     """The embedder of a name; its weights are loaded when they are first needed.
 
-    Raises ModelNotFoundError, UnknownPluginError, or ConfigError where a plugin needs a model's name.
+    Raises ModelNotFoundError, UnknownPluginError, or ConfigError where a plugin needs a model's name, or takes none.
     """
-    if name in plugins("embedders"):
-        plugin = load_plugin("embedders", name)
-        try:
-            signature(plugin).bind()
-        except TypeError:
-            raise ConfigError(f"The embedder {name!r} needs the name of a model.", f"Say {name}:NAME.") from None
-        return cast("Embedder", plugin())
-    kind, colon, model = name.partition(":")
-    if not colon or not re.fullmatch(r"[\w-]{2,}", kind):  # `C:\model` and `./a:b` are paths
-        kind, model = "llama-cpp" if name.endswith(".gguf") else "sentence-transformers", name
-    return cast("Embedder", load_plugin("embedders", kind)(model))
+    return cast("Embedder", registry.make("embedders", *plugin_and_model(name)))
+
+
+def plugin_and_model(name: str) -> tuple[str, str | None]:
+    """The embedder's plugin, and the model that it is given, if any."""
+    usual = "llama-cpp" if name.endswith(".gguf") else "sentence-transformers"
+    return registry.plugin_and_model("embedders", name, usual)

@@ -5,15 +5,13 @@
 
 from __future__ import annotations
 
-import inspect
-import re
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import suppress
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Literal, cast
 
+from ragfm import registry
 from ragfm.errors import ConfigError, ContextOverflowError
-from ragfm.registry import load_plugin, plugins
 from ragfm.types import Message, Reader, Sampling, Stream
 
 if TYPE_CHECKING:
@@ -29,14 +27,7 @@ def load_reader(name: str = "bundled", **options: Any) -> Reader:
     `transformers:bundled` says it outright. Raises ModelNotFoundError, UnknownPluginError, and ConfigError for an
     option that the reader doesn't have.
     """
-    plugin, model = plugin_and_model(name)
-    kind = load_plugin("readers", plugin)
-    try:
-        inspect.signature(kind).bind(model, **options)
-    except TypeError as error:
-        hint = "docs/readers.md has its options."
-        raise ConfigError(f"The reader {plugin} can't be made so: {error}.", hint) from None
-    return cast("Reader", kind(model, **options))
+    return cast("Reader", registry.make("readers", *plugin_and_model(name), **options))
 
 
 def configured_reader(name: str, settings: Settings) -> Reader:
@@ -52,12 +43,9 @@ def reader_options(name: str, settings: Settings) -> dict[str, Any]:
 
 def plugin_and_model(name: str) -> tuple[str, str]:
     """The reader's plugin, and the model that it is given."""
-    plugin, colon, model = name.partition(":")
-    if not colon and name in plugins("readers"):
-        return name, "bundled"
-    if not colon or not re.fullmatch(r"[\w-]{2,}", plugin):  # `C:\model` and `./a:b` are paths
-        return "llama-cpp" if name == "bundled" or name.endswith(".gguf") else "transformers", name
-    return plugin, model
+    usual = "llama-cpp" if name == "bundled" or name.endswith(".gguf") else "transformers"
+    plugin, model = registry.plugin_and_model("readers", name, usual)
+    return plugin, "bundled" if model is None else model
 
 
 def whole(name: str, value: Any, least: int, most: int | None = None) -> int:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ragfm.embed import plugin_and_model
 from ragfm.errors import ConfigError, RagfmError
 from ragfm.models import find_model
 from ragfm.store.index_kind import cgroup_limits
@@ -103,8 +104,11 @@ def _left(root: Path) -> Iterator[int]:
 
 
 def _weights(embedder: str) -> Iterator[int]:
+    _, model = plugin_and_model(embedder)
+    if model is None:
+        return
     try:
-        path = find_model(embedder.rpartition(":")[2], "embedder")
+        path = find_model(model, "embedder")
     except RagfmError:  # one of a plugin, or that isn't here: who searches is told
         return
     files = [path] if path.is_file() else [file for file in path.iterdir() if file.suffix in _WEIGHTS]
