@@ -50,7 +50,7 @@ from alike import alike
 from bench_prompt import DATA, shipped
 from llama_sides import SLOTS, Side, high_level, llama_cpp_server, llama_server, of_llama
 
-from ragfm.llama import physical_cores
+from ragfm.machine import physical_cores
 from ragfm.prompt import Earlier, build_prompt, prompt_beginning
 from ragfm.readers.llama_cpp import LlamaCppReader
 from ragfm.strategy import load_strategy

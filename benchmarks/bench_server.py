@@ -36,7 +36,7 @@ import httpx
 import measure
 
 from ragfm import Collection
-from ragfm.llama import physical_cores
+from ragfm.machine import physical_cores
 from ragfm.readers.llama_cpp import LlamaCppReader
 from ragfm.samples import QUESTIONS, copy_handbook
 from ragfm.server.keys import Key, KeyFile

@@ -35,7 +35,6 @@ __all__ = [
     "last_error",
     "llama_cpp",
     "load_model",
-    "physical_cores",
 ]
 
 _log = logging.getLogger(__name__)
@@ -75,13 +74,6 @@ def free_with(owner: object, function: Any, handle: Any) -> None:
 def _free_here(process: int, function: Any, handle: Any) -> None:
     if os.getpid() == process:
         function(handle)
-
-
-def physical_cores() -> int:
-    """Cores that this process may use, hyper-threads counted once: a second thread on a core slows llama.cpp down."""
-    usable = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set(range(os.cpu_count() or 1))
-    siblings = (Path(f"/sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list") for cpu in usable)
-    return len({file.read_text() if file.exists() else str(file) for file in siblings})
 
 
 _GGML_LOG_ERROR = 4

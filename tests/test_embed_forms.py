@@ -20,8 +20,9 @@ from ragfm.embed import SentenceTransformerEmbedder, choice
 from ragfm.embed.batches import embed_sorted
 from ragfm.embed.choice import Measured, fastest, recall, remember
 from ragfm.embed.folder import read_bert_folder
-from ragfm.embed.network import BertNetwork, LibraryNetwork, Tokenised, has_gpu
+from ragfm.embed.network import BertNetwork, LibraryNetwork, Tokenised
 from ragfm.errors import TooLongError
+from ragfm.machine import has_gpu
 from ragfm.models import find_model
 from ragfm.testing import check_embedder
 

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from ragfm.machine import cgroup_limits
 from ragfm.registry import plugins
 from ragfm.store import index_kind
 from ragfm.store.index_kind import choose_kind, default_memory, index_bytes
@@ -98,12 +99,12 @@ def test_limits_of_control_groups_are_honoured(
         path = tmp_path / "sys/fs/cgroup" / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
-    found = list(index_kind._cgroup_limits(tmp_path))
-    assert found == limits
-    monkeypatch.setattr(index_kind, "_cgroup_limits", lambda root: found)
+    found = list(cgroup_limits(tmp_path))
+    assert [int(file.read_text()) for file in found] == limits
+    monkeypatch.setattr(index_kind, "cgroup_limits", lambda: found)
     if limits:
         assert default_memory() == limits[0] // 4
 
 
 def test_no_control_groups_no_limits(tmp_path: Path) -> None:
-    assert list(index_kind._cgroup_limits(tmp_path)) == []
+    assert list(cgroup_limits(tmp_path)) == []

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ragfm.cache import cache_folder, replace_file
-from ragfm.embed.network import cores, has_gpu, processor
+from ragfm.machine import cores, has_gpu, processor
 from ragfm.samples import HANDBOOK
 
 if TYPE_CHECKING:

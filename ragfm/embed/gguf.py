@@ -15,7 +15,8 @@ import numpy as np
 from ragfm.embed.spread import check_fits, spread
 from ragfm.errors import EmbeddingError, RagfmError, UnsupportedError
 from ragfm.gguf_file import check_gguf
-from ragfm.llama import after_c, free, last_error, llama_cpp, load_model, physical_cores
+from ragfm.llama import after_c, free, last_error, llama_cpp, load_model
+from ragfm.machine import physical_cores
 from ragfm.models import find_model, weights_sha256
 
 if TYPE_CHECKING:

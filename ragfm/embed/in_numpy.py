@@ -13,7 +13,7 @@ import numpy as np
 
 from ragfm.embed.batches import Batch, embed_sorted
 from ragfm.embed.bert import MASKED, Bert, Linear, forward, token_vectors
-from ragfm.embed.network import cores
+from ragfm.machine import cores
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from ragfm.errors import UnsupportedError
+from ragfm.machine import has_gpu, processor
 from ragfm.models import no_progress_bar
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from ragfm.embed.folder import BertFolder
     from ragfm.types import Vectors
 
-__all__ = ["BertNetwork", "Form", "LibraryNetwork", "Network", "Tokenised", "cores", "has_gpu", "processor"]
+__all__ = ["BertNetwork", "Form", "LibraryNetwork", "Network", "Tokenised"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,33 +173,3 @@ def _whole(tokenizer: Any) -> Any:
     tokenizer.no_truncation()
     tokenizer.no_padding()
     return tokenizer
-
-
-def processor() -> tuple[str, frozenset[str]]:
-    """The processor's name, and which of `bf16` it has; unknown outside Linux."""
-    name, flags = "", frozenset[str]()
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return name, flags
-    for line in lines:
-        key, _, value = line.partition(":")
-        if key.strip() == "model name":
-            name = value.strip()
-        elif key.strip() == "flags":
-            flags = frozenset({"bf16"} if {"avx512_bf16", "amx_bf16"} & set(value.split()) else ())
-            break
-    return name, flags
-
-
-def cores() -> int:
-    """Cores that this process may use; OMP_NUM_THREADS says what the libraries take of them."""
-    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    limit = os.environ.get("OMP_NUM_THREADS", "")
-    return min(usable, int(limit)) if limit.isdigit() and int(limit) else usable
-
-
-def has_gpu() -> bool:
-    """Whether there is one that CUDA may use, as far as can be told without importing torch."""
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    return visible not in ("", "-1") and any(Path("/dev").glob("nvidia[0-9]*"))

@@ -7,7 +7,6 @@ quiet.
 from __future__ import annotations
 
 import io
-import os
 import threading
 from collections.abc import Iterable, Iterator
 from functools import cache
@@ -15,6 +14,7 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ragfm.errors import ParseError, SkipDocument
+from ragfm.machine import cpus
 from ragfm.parse import progress
 from ragfm.parse.rendering import Parsed, Rendering, clean
 from ragfm.types import Scalar
@@ -170,9 +170,8 @@ def _model() -> Any:
 
     from ragfm.models import find_model
 
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     folder = find_model("bundled", "speech")
-    return WhisperModel(str(folder), device="cpu", compute_type="int8", cpu_threads=min(cores, 8))
+    return WhisperModel(str(folder), device="cpu", compute_type="int8", cpu_threads=min(len(cpus()), 8))
 
 
 def _paragraphs(said: Iterable[_Said]) -> Iterator[list[_Said]]:

@@ -19,6 +19,7 @@ from concurrent.futures import Future
 from pathlib import Path
 
 from ragfm.errors import RagfmError, WorkerError
+from ragfm.machine import cpus
 from ragfm.parse import media_type, parse
 from ragfm.parse.process import PREFIX, Ended, Job, Limits, Process, failure
 from ragfm.types import Blob, Document
@@ -38,7 +39,7 @@ class Workers:
 
     def __init__(self, limits: Limits | None = None, count: int | None = None) -> None:
         self._limits = limits or Limits()
-        self._count = count or max(1, min(8, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 2))
+        self._count = count or min(8, len(cpus()))
         self._change = threading.Condition()
         self._waiting: deque[tuple[Job, Future[Document]]] = deque()
         self._threads = 0

@@ -9,7 +9,7 @@ from pathlib import Path
 from ragfm.adapter import SHIPPED
 from ragfm.errors import ConfigError, UnsupportedError
 from ragfm.gguf_file import check_gguf, kv_bytes
-from ragfm.llama import physical_cores
+from ragfm.machine import physical_cores
 from ragfm.models import find_model
 from ragfm.readers import whole
 from ragfm.readers.beginnings import Beginnings

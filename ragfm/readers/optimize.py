@@ -23,7 +23,8 @@ import numpy as np
 
 from ragfm.cache import cache_folder, file_identity, replace_file
 from ragfm.errors import RagfmError
-from ragfm.llama import last_error, llama_cpp, physical_cores
+from ragfm.llama import last_error, llama_cpp
+from ragfm.machine import physical_cores
 from ragfm.models import is_pinned, weights_sha256
 from ragfm.readers.context import Context, Row
 from ragfm.readers.llama_model import BLOCK, LlamaModel

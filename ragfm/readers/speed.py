@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import resource
-import sys
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from ragfm.cache import cache_folder, file_identity, replace_file
+from ragfm.machine import peak_bytes
 from ragfm.samples import HANDBOOK
 from ragfm.types import Message, Reader, Sampling, Stream
 
@@ -42,8 +41,8 @@ def measure_speed(reader: Reader, path: Path | None = None) -> Speed:
     alone = _per_second([reader.stream(_asked(reader, "alone", 50), Sampling(max_tokens=ANSWER))])
     sampling = Sampling(max_tokens=ANSWER)
     together = _per_second([reader.stream(_asked(reader, f"{n}th", 50), sampling) for n in range(TOGETHER)])
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // (1024 if sys.platform != "darwin" else 1024**2)
-    speed = Speed(round(stream.usage.prompt_tokens / seconds, 1), alone, together, round(1000 * seconds, 1), peak)
+    of_prompt, first = round(stream.usage.prompt_tokens / seconds, 1), round(1000 * seconds, 1)
+    speed = Speed(of_prompt, alone, together, first, peak_bytes() >> 20)
     if path:
         _keep(path, speed)
     return speed

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 
 from ragfm.embed import plugin_and_model
 from ragfm.errors import ConfigError, RagfmError
+from ragfm.machine import cgroup_limits
 from ragfm.models import find_model
-from ragfm.store.index_kind import cgroup_limits
 from ragfm.store.views import FOLDER as VIEWS
 
 if TYPE_CHECKING:

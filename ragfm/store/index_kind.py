@@ -11,8 +11,8 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterator
-from pathlib import Path
+
+from ragfm.machine import cgroup_limits
 
 _KINDS = ("faiss-flat", "faiss-hnsw", "faiss-ivf")
 _FLAT_NUMBERS = 20_000_000  # that are compared exactly in 4 ms: 52,000 vectors of 384 dimensions
@@ -51,7 +51,7 @@ def index_bytes(kind: str, count: int, dim: int) -> int:
 def default_memory() -> int:
     """What an index may take where nothing is set, in bytes: a quarter of the memory that this process may use."""
     physical = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    return int(_SHARE * min([physical, *_cgroup_limits(Path("/"))]))
+    return int(_SHARE * min([physical, *(int(file.read_text(encoding="utf-8")) for file in cgroup_limits())]))
 
 
 def _fitting(count: int, dim: int, memory_bytes: int) -> str:
@@ -80,26 +80,3 @@ def _size(count: int, dim: int) -> str:
 
 def _memory(size: int) -> str:
     return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.0f} MB"
-
-
-def _cgroup_limits(root: Path) -> Iterator[int]:
-    for file in cgroup_limits(root):
-        yield int(file.read_text(encoding="utf-8"))
-
-
-def cgroup_limits(root: Path) -> Iterator[Path]:
-    """The files of the memory limits, in bytes, of the control groups that this process is in, of version 1 and 2."""
-    try:
-        memberships = (root / "proc/self/cgroup").read_text(encoding="utf-8").splitlines()
-    except OSError:  # not on Linux
-        return
-    for membership in memberships:
-        number, controllers, path = membership.split(":", 2)
-        if number != "0" and "memory" not in controllers.split(","):
-            continue
-        top, name = ("", "memory.max") if number == "0" else ("memory", "memory.limit_in_bytes")
-        folder = Path(path)
-        for inner in (folder, *folder.parents):  # in a container the path is often that of the host, the files are not
-            limit = root / "sys/fs/cgroup" / top / str(inner).lstrip("/") / name
-            if limit.is_file() and limit.read_text(encoding="utf-8").strip() != "max":
-                yield limit
