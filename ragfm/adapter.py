@@ -17,6 +17,8 @@ from pathlib import Path
 from typing import Any, Literal, TypeAlias, get_args
 
 from ragfm.errors import AdapterMismatchError, DamagedModelError, ModelNotFoundError
+from ragfm.models import find_model, weights_sha256
+from ragfm.readers import plugin_and_model
 
 __all__ = [
     "GGUF",
@@ -87,8 +89,6 @@ def check_adapter(adapter: str | Path, base: str | Path, prompt: str | None = No
     `adapter` is a folder or a GGUF file; a GGUF file that doesn't say what it is for passes. `prompt` is a
     fingerprint, see `ragfm.prompt`. Raises DamagedModelError where the weights are not those that were trained.
     """
-    from ragfm.models import weights_sha256
-
     path, base = Path(adapter).expanduser(), Path(base).expanduser()
     if path.is_dir():
         record = read_record(path)
@@ -124,9 +124,6 @@ def serving_adapter(adapter: str | Path | None, reader: str, prompt: str) -> str
 
     Of an adapter's folder that is its GGUF form for llama.cpp, and the folder itself for transformers.
     """
-    from ragfm.models import find_model
-    from ragfm.readers import plugin_and_model
-
     if adapter is None:
         return shipped_adapter(reader, prompt)
     if str(adapter) == NO_ADAPTER:

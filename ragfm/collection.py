@@ -7,14 +7,13 @@ from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from threading import Event
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from ragfm.errors import CollectionError, UnsupportedError
 from ragfm.types import Document, Scalar
 
 if TYPE_CHECKING:
-    from threading import Event
-
     from ragfm.config import Settings
     from ragfm.ingest.reembed import ReembedReport
     from ragfm.ingest.sync import Failed, Progress, SyncReport
@@ -180,12 +179,10 @@ class Collection:
 
         `told` is told of each sync. What fails is told, too, and tried again. Needs `ragfm[watch]`.
         """
-        import threading
-
         from ragfm.ingest.watch import watch
 
         self._owner()
-        watch(self._store, told, interval, stop or threading.Event())
+        watch(self._store, told, interval, stop or Event())
 
     def search(
         self, query: str, k: int | None = None, *, mode: Mode = "hybrid", filter: str | None = None

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ragfm.errors import DataError
+from ragfm.store.durable import write_durably
 from ragfm.types import Citation, Message
 
 if TYPE_CHECKING:
@@ -50,8 +51,6 @@ def read_turns(path: Path) -> list[Turn]:
 
 def write_turns(path: Path, turns: Sequence[Turn]) -> None:
     """Replace a file's content by the turns; nobody else may read it. Raises DataError where it can't be written."""
-    from ragfm.store.durable import write_durably
-
     data = "".join(json.dumps(asdict(turn), ensure_ascii=False) + "\n" for turn in turns)
     try:
         write_durably(path, data.encode(), mode=0o600)

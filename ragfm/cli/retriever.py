@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
@@ -46,8 +47,6 @@ def retriever_command(collection: str, as_json: bool, questions: str, out: str, 
     collection changes; how the result is adopted is said at the end.
     """
     # See `ragfm adapt train`.
-    import os
-
     os.environ.setdefault("GOMP_SPINCOUNT", "300")
     from ragfm.adapt.mining import parted
     from ragfm.adapt.retriever import RetrieverSettings, adapt_retriever

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -110,8 +111,6 @@ class LibraryNetwork:
     @cached_property
     def pooling(self) -> str:
         """All layers after the first."""
-        import json
-
         return json.dumps([layer.get_config_dict() for layer in list(self._model)[1:]], sort_keys=True)
 
     @cached_property

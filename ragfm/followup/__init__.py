@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from ragfm.followup.english import Turn, stand_alone_english
+from ragfm.followup.reader import rewritten
 
 if TYPE_CHECKING:
     from ragfm.types import Message, Reader
@@ -33,11 +34,8 @@ def stand_alone(
         before.append(Turn(stand_alone_english(asked, before) if before else asked, answer))
     if not before or how == "off":
         return question
-    if how == "reader" and reader:
-        from ragfm.followup.reader import rewritten
-
-        if said := rewritten(question, before, reader):
-            return said
+    if how == "reader" and reader and (said := rewritten(question, before, reader)):
+        return said
     return stand_alone_english(question, before)
 
 

@@ -19,10 +19,10 @@ import numpy as np
 from ragfm.errors import RagfmError
 from ragfm.llama import free_with, last_error, llama_cpp
 from ragfm.readers.engine import BLOCK, Adapter, Row
-from ragfm.readers.llama_model import LlamaModel
 
 if TYPE_CHECKING:
     from ragfm.readers.engine import Logits
+    from ragfm.readers.llama_model import LlamaModel
 
 __all__ = ["Context", "Row"]
 

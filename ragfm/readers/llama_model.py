@@ -14,13 +14,13 @@ from jinja2 import TemplateError
 from ragfm.cache import file_identity
 from ragfm.errors import DamagedModelError, UnsupportedError
 from ragfm.llama import Jinja2ChatFormatter, after_c, free_with, last_error, llama_cpp, load_model
+from ragfm.readers.context import Context
 from ragfm.readers.engine import BLOCK, Adapter
 from ragfm.readers.template import check_template, rendered
 from ragfm.types import Message
 
 if TYPE_CHECKING:
     from ragfm.readers.beginnings import Beginnings
-    from ragfm.readers.context import Context
 
 __all__ = ["BLOCK", "LlamaModel"]
 
@@ -54,8 +54,6 @@ class LlamaModel:
 
     def memory(self, slots: int, window: int, threads: int) -> Context:
         """An empty context. Raises RagfmError where there is no memory for so many slots."""
-        from ragfm.readers.context import Context
-
         return Context(self, slots, window, threads)
 
     def prompt(self, messages: Sequence[Message]) -> list[int]:

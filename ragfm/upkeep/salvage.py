@@ -12,7 +12,6 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePath
-from typing import TYPE_CHECKING
 
 import numpy as np
 import sqlalchemy as sa
@@ -24,12 +23,10 @@ from ragfm.store.database import FILE, open_engine
 from ragfm.store.durable import beside, sync_folder
 from ragfm.store.rows import NewDocument
 from ragfm.store.schema import failures
+from ragfm.store.store import Store
 from ragfm.types import Chunk, Document, Mark
 from ragfm.upkeep.uploads import copy_uploads, settle_uploads
 from ragfm.upkeep.whole import UNREADABLE, LivingDocuments, WholeDocument, Wrong
-
-if TYPE_CHECKING:
-    from ragfm.store.store import Store
 
 __all__ = ["Left", "SalvageReport", "salvage"]
 
@@ -60,8 +57,6 @@ def salvage(store: Store, out: Path, progress: Callable[[int, int], None] | None
 
     Raises CollectionError where `out` is there already, DamagedCollectionError where nothing can be saved.
     """
-    from ragfm.store.store import Store as NewStore
-
     start = time.monotonic()
     if not (store.folder / FILE).exists():
         raise CollectionNotFound(f"There is no {store.folder / FILE} to save anything from.", "Restore a backup.")
@@ -88,7 +83,7 @@ def salvage(store: Store, out: Path, progress: Callable[[int, int], None] | None
     finally:
         engine.dispose()
         shutil.rmtree(temporary, ignore_errors=True)
-    new = NewStore(out, store.settings, None)
+    new = Store(out, store.settings, None)
     with new.writing() as catalog:
         settle_uploads(catalog, out)
         new.save_view(catalog)
