@@ -8,12 +8,10 @@ from typing import Any
 
 import click
 
-from ragfm.cli.options import FILLED, OK
+from ragfm.cli.options import FILLED, OK, debug_option, json_option
 from ragfm.errors import RagfmError, UnsupportedError
 from ragfm.show import print_json, printable
 
-_JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
-_DEBUG = click.option("--debug", is_flag=True, expose_value=False, help="Show tracebacks and what is going on.")
 _MODEL = click.argument("model", default="bundled", metavar="[MODEL]", type=FILLED)
 
 
@@ -25,8 +23,8 @@ def models() -> None:
 @models.command()
 @click.option("--embedder", default="bundled", show_default=True, metavar="E", type=FILLED, help="The embedding model.")
 @click.option("--reader", metavar="NAME", type=FILLED, help="How fast is this reader, instead? It is kept for `list`.")
-@_JSON
-@_DEBUG
+@json_option
+@debug_option
 def bench(embedder: str, reader: str | None, as_json: bool) -> int:
     """Measure the forms of an embedding model, and remember the fastest for `ragfm ingest`; or measure a reader.
 
@@ -62,8 +60,8 @@ def bench(embedder: str, reader: str | None, as_json: bool) -> int:
 @models.command()
 @_MODEL
 @click.option("--undo", is_flag=True, help="Use the model as it is again, and delete what was made of it.")
-@_JSON
-@_DEBUG
+@json_option
+@debug_option
 def optimize(model: str, undo: bool, as_json: bool) -> int:
     """Find the form of a GGUF model that is fastest here, and use it from now on.
 
@@ -98,8 +96,8 @@ def optimize(model: str, undo: bool, as_json: bool) -> int:
 
 @models.command()
 @_MODEL
-@_JSON
-@_DEBUG
+@json_option
+@debug_option
 def info(model: str, as_json: bool) -> int:
     """Say what a model is: size, quantisation, window, licence, template, memory, speed, and the form in use here."""
     described = _described(_path(model))
@@ -113,8 +111,8 @@ def info(model: str, as_json: bool) -> int:
 
 @models.command("list")
 @click.argument("folders", nargs=-1, type=click.Path(exists=True, file_okay=False, path_type=Path))
-@_JSON
-@_DEBUG
+@json_option
+@debug_option
 def listed(folders: tuple[Path, ...], as_json: bool) -> int:
     """List the models on this machine: bundled, in the Hugging Face cache, and the GGUF files in FOLDERS.
 
@@ -149,8 +147,8 @@ def listed(folders: tuple[Path, ...], as_json: bool) -> int:
 @models.command()
 @click.argument("name", type=FILLED)
 @click.argument("file", required=False, type=FILLED)
-@_JSON
-@_DEBUG
+@json_option
+@debug_option
 def pull(name: str, file: str | None, as_json: bool) -> int:
     """Fetch the model NAME from the Hugging Face hub into its cache; of a repository of GGUF files, the one named FILE.
 

@@ -37,15 +37,17 @@ class _Filled(click.types.StringParamType):
 FILLED = _Filled()
 
 
+json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+debug_option = click.option("--debug", is_flag=True, expose_value=False, help="Show tracebacks and what is going on.")
+
+
 def shared(function: Callable[..., Any]) -> Callable[..., Any]:
-    """The options that all commands have."""
+    """The options that all commands on a collection have."""
     collection = click.option(
         "-c", "--collection", default=".ragfm", envvar="RAGFM_COLLECTION", metavar="DIR", type=FILLED,
         show_default=True, help="The collection's folder.",
     )  # fmt: skip
-    as_json = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
-    debug = click.option("--debug", is_flag=True, expose_value=False, help="Show tracebacks and what is going on.")
-    return collection(as_json(debug(function)))
+    return collection(json_option(debug_option(function)))
 
 
 filtered = click.option("--filter", metavar="EXPR", help="Only documents whose metadata meets it: 'year >= 2024'.")
@@ -73,6 +75,13 @@ def read_schema(path: str) -> Mapping[str, Any]:
     if not isinstance(schema, dict):
         raise ConfigError(f"{path} holds no JSON schema, but {type(schema).__name__}.")
     return schema
+
+
+def open_collection(path: str, embedder: str | None = None) -> Collection:
+    """The collection in a folder."""
+    from ragfm.collection import Collection
+
+    return Collection.open(path, embedder=embedder)
 
 
 def make_rag(store: Collection, options: Mapping[str, Any]) -> Rag:

@@ -26,13 +26,26 @@ from ragfm.cli.eval import evaluation
 from ragfm.cli.log import log
 from ragfm.cli.mcp import mcp
 from ragfm.cli.models import models
-from ragfm.cli.options import FAILED, FILLED, INTERRUPTED, OK, SOME_FAILED, USAGE, busy, make_rag, read_schema
-from ragfm.cli.options import adapter_option as _adapter
-from ragfm.cli.options import filtered as _filter
-from ragfm.cli.options import k_option as _k
-from ragfm.cli.options import reader_option as _reader
-from ragfm.cli.options import shared as _shared
-from ragfm.cli.options import strategy_option as _strategy
+from ragfm.cli.options import (
+    FAILED,
+    FILLED,
+    INTERRUPTED,
+    OK,
+    SOME_FAILED,
+    USAGE,
+    adapter_option,
+    busy,
+    debug_option,
+    filtered,
+    json_option,
+    k_option,
+    make_rag,
+    open_collection,
+    read_schema,
+    reader_option,
+    shared,
+    strategy_option,
+)
 from ragfm.cli.refresh import back_command, refresh_command
 from ragfm.cli.retriever import retriever_command
 from ragfm.cli.serve import keys, serve
@@ -56,7 +69,6 @@ from ragfm.show import (
 )
 
 if TYPE_CHECKING:
-    from ragfm.collection import Collection
     from ragfm.ingest.sync import Progress
 
 
@@ -165,7 +177,7 @@ for command in (retriever_command, refresh_command, back_command):
 @click.option("--embedder", metavar="E", type=FILLED, help="The embedding model of a new collection.")
 @click.option("--retry", is_flag=True, help="Try all that failed at once, however short ago that was.")
 @click.option("--allow-mass-delete", is_flag=True, help="Remove what left a source, even where it is over half of it.")
-@_shared
+@shared
 def ingest(
     collection: str, as_json: bool, source: tuple[str, ...], embedder: str | None, **options: Any
 ) -> int:  # fmt: skip
@@ -187,7 +199,7 @@ def ingest(
         "retry": options["retry"],
         "allow_mass_delete": options["allow_mass_delete"],
     }
-    with _open(collection, embedder=embedder) as store, _progress_bar() as progress:
+    with open_collection(collection, embedder=embedder) as store, _progress_bar() as progress:
         report = store.sync(*dict.fromkeys(source), **given, progress=progress)
     if as_json:
         print_json(asdict(report))
@@ -198,16 +210,16 @@ def ingest(
 
 @ragfm.command()
 @click.argument("query")
-@_k
+@k_option
 @click.option(
     "--mode", type=click.Choice(["hybrid", "dense", "keyword"]), default="hybrid", show_default=True,
     help="By the meaning of embeddings, by words (BM25), or by both.",
 )  # fmt: skip
-@_filter
-@_shared
+@filtered
+@shared
 def search(collection: str, as_json: bool, query: str, k: int | None, mode: Any, filter: str | None) -> int:
     """Find the passages nearest to QUERY."""
-    with _open(collection) as store, busy("searching"):
+    with open_collection(collection) as store, busy("searching"):
         hits = store.search(_not_empty(query, "query"), k, mode=mode, filter=filter)
     if as_json:
         print_json({"query": query, "hits": [hit_json(hit) for hit in hits]})
@@ -222,20 +234,20 @@ def search(collection: str, as_json: bool, query: str, k: int | None, mode: Any,
 
 @ragfm.command()
 @click.argument("question")
-@_k
-@_reader
-@_adapter
-@_strategy
-@_filter
+@k_option
+@reader_option
+@adapter_option
+@strategy_option
+@filtered
 @click.option("--schema", metavar="FILE", type=click.Path(exists=True, dir_okay=False), help="Answer with an object "
               "that meets this JSON schema.")  # fmt: skip
-@_shared
+@shared
 def ask(
     collection: str, as_json: bool, question: str, filter: str | None, schema: str | None, **options: Any
 ) -> int:  # fmt: skip
     """Answer QUESTION from the documents, with citations."""
     form = read_schema(schema) if schema else None
-    with _open(collection) as store, busy("searching and reading"):
+    with open_collection(collection) as store, busy("searching and reading"):
         rag = make_rag(store, options)
         if form is not None:
             extraction = rag.extract(_not_empty(question, "question"), form, filter=filter)
@@ -251,10 +263,10 @@ def ask(
 
 
 @ragfm.command()
-@_shared
+@shared
 def status(collection: str, as_json: bool) -> int:
     """Show what the collection holds, and what failed."""
-    with _open(collection) as store:
+    with open_collection(collection) as store:
         now = store.status()
     if as_json:
         print_json(asdict(now))
@@ -273,11 +285,11 @@ def status(collection: str, as_json: bool) -> int:
 
 @ragfm.command()
 @click.argument("uri", required=False)
-@_filter
-@_shared
+@filtered
+@shared
 def documents(collection: str, as_json: bool, uri: str | None, filter: str | None) -> int:
     """List the documents, or print the text of the one at URI."""
-    with _open(collection) as store:
+    with open_collection(collection) as store:
         if uri is not None:
             document = store.document(uri)
             shown = {key: value for key, value in asdict(document).items() if key != "marks"}
@@ -294,7 +306,7 @@ def documents(collection: str, as_json: bool, uri: str | None, filter: str | Non
 
 
 @ragfm.command()
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@json_option
 def plugins(as_json: bool) -> int:
     """List the connectors, embedders, indexes and readers that are installed."""
     from ragfm.registry import KINDS
@@ -311,8 +323,8 @@ def plugins(as_json: bool) -> int:
 
 @ragfm.command()
 @click.argument("folder", default="ragfm-demo", type=click.Path(file_okay=False))
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
-@click.option("--debug", is_flag=True, expose_value=False, help="Show tracebacks and what is going on.")
+@json_option
+@debug_option
 def demo(folder: str, as_json: bool) -> int:
     """Ingest a sample handbook into FOLDER and answer three questions about it.
 
@@ -322,7 +334,7 @@ def demo(folder: str, as_json: bool) -> int:
     from ragfm.samples import QUESTIONS, copy_handbook
 
     handbook = copy_handbook(folder)
-    with _open(os.path.join(folder, ".ragfm")) as store:  # noqa: PTH118
+    with open_collection(os.path.join(folder, ".ragfm")) as store:  # noqa: PTH118
         with _progress_bar() as progress:
             report = store.sync(handbook, progress=progress)
         if not as_json:
@@ -349,12 +361,6 @@ def demo(folder: str, as_json: bool) -> int:
 
 
 # --- Inside ------------------------------------------------------------------------------------------------------
-
-
-def _open(path: str, embedder: str | None = None) -> Collection:
-    from ragfm.collection import Collection
-
-    return Collection.open(path, embedder=embedder)
 
 
 @contextmanager

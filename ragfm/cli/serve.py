@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from ragfm.cli.options import FILLED, OK, adapter_option
+from ragfm.cli.options import FILLED, OK, adapter_option, json_option
 from ragfm.errors import ConfigError, MissingExtraError
 from ragfm.show import print_json
 
@@ -78,8 +78,7 @@ def keys() -> None:
 def _shared(function: Callable[..., int]) -> Callable[..., int]:
     collection = click.option("-c", "--collection", "collections", metavar="DIR", multiple=True, type=FILLED,
                               help="The first collection that is served.  [default: .ragfm]")  # fmt: skip
-    as_json = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
-    return collection(_keys_option(as_json(_debug(function))))
+    return collection(_keys_option(json_option(_debug(function))))
 
 
 @keys.command()

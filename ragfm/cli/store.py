@@ -7,22 +7,19 @@ import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
-from ragfm.cli.options import FAILED, FILLED, OK, counting, filtered, shared
+from ragfm.cli.options import FAILED, FILLED, OK, counting, filtered, open_collection, shared
 from ragfm.show import print_json, print_verify, printable
-
-if TYPE_CHECKING:
-    from ragfm.collection import Collection
 
 
 @click.command()
 @shared
 def sources(collection: str, as_json: bool) -> int:
     """List the sources: where documents come from, with which options, and what failed."""
-    with _open(collection) as store:
+    with open_collection(collection) as store:
         now = store.status()
     failed = [asdict(failure) for failure in now.failed]
     listed = [
@@ -50,7 +47,7 @@ def sources(collection: str, as_json: bool) -> int:
 @shared
 def remove(collection: str, as_json: bool, name: str) -> int:
     """Remove a source with all its documents, or one document."""
-    with _open(collection) as store:
+    with open_collection(collection) as store:
         report = store.remove(name)
     if as_json:
         print_json(asdict(report))
@@ -83,7 +80,7 @@ def export(
         what = "--json prints a report" if as_json else "Parquet needs a file"
         raise click.UsageError(f"{what}; name OUT.", click.get_current_context())
     target = sys.stdout.buffer if to_stdout else Path(str(out))
-    with _open(collection) as store, counting("exporting", " documents") as progress:
+    with open_collection(collection) as store, counting("exporting", " documents") as progress:
         report = store.export(target, format=format, filter=filter, vectors=vectors, progress=progress)
     if as_json:
         print_json({"path": out, "format": format, **asdict(report)})
@@ -102,7 +99,7 @@ def verify(collection: str, as_json: bool, repair: bool, salvage: str | None) ->
     """Check that everything is as it was committed; exit code 1 where it isn't."""
     if repair and salvage:
         raise click.UsageError("--repair and --salvage don't go together.", click.get_current_context())
-    with _open(collection) as store:
+    with open_collection(collection) as store:
         with counting("verifying", " documents") as progress:
             report = store.verify(repair=repair, progress=progress)
         saved = None
@@ -123,7 +120,7 @@ def verify(collection: str, as_json: bool, repair: bool, salvage: str | None) ->
 @shared
 def backup(collection: str, as_json: bool, out: str, force: bool) -> int:
     """Write the collection to the file OUT, while others may read and write it."""
-    with _open(collection) as store, counting("copying", " bytes") as progress:
+    with open_collection(collection) as store, counting("copying", " bytes") as progress:
         report = store.backup(out, force=force, progress=progress)
     if as_json:
         print_json(asdict(report))
@@ -140,7 +137,7 @@ def backup(collection: str, as_json: bool, out: str, force: bool) -> int:
 @shared
 def restore(collection: str, as_json: bool, file: str) -> int:
     """Make a collection from the backup FILE."""
-    with _open(collection) as store, counting("restoring", " bytes") as progress:
+    with open_collection(collection) as store, counting("restoring", " bytes") as progress:
         report = store.restore(file, progress)
     if as_json:
         print_json(asdict(report))
@@ -155,7 +152,7 @@ def restore(collection: str, as_json: bool, file: str) -> int:
 @shared
 def compact(collection: str, as_json: bool) -> int:
     """Give back the space of what has gone; searches go on meanwhile."""
-    with _open(collection) as store, counting("compacting", " chunks") as progress:
+    with open_collection(collection) as store, counting("compacting", " chunks") as progress:
         store.status()  # no collection: say so rather than make one
         report = store.compact(progress)
     if as_json:
@@ -173,7 +170,7 @@ def compact(collection: str, as_json: bool) -> int:
 @shared
 def reembed(collection: str, as_json: bool, embedder: str) -> int:
     """Embed everything anew with another model; the old one serves until all is done."""
-    with _open(collection) as store, counting("embedding", " documents") as progress:
+    with open_collection(collection) as store, counting("embedding", " documents") as progress:
         store.status()
         report = store.reembed(embedder, progress=progress)
         named = store.settings.embedder if "embedder" in store.settings.model_fields_set else embedder
@@ -192,12 +189,6 @@ def reembed(collection: str, as_json: bool, embedder: str) -> int:
 
 
 COMMANDS: Sequence[click.Command] = (sources, remove, export, verify, backup, restore, compact, reembed)
-
-
-def _open(path: str) -> Collection:
-    from ragfm.collection import Collection
-
-    return Collection.open(path)
 
 
 def _of(uri: str, source: str) -> bool:
