@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext, suppress
 from importlib.util import find_spec
@@ -39,7 +38,6 @@ _ERRORS = {
     500: "The server failed.",
     503: "The server can't answer now.",
 }
-_log = logging.getLogger(__name__)
 
 
 def create_app(served: Served, *, keys: KeyFile | None, limits: Limits = Limits()) -> FastAPI:  # noqa: B008  frozen
@@ -104,7 +102,7 @@ async def _living(app: FastAPI) -> AsyncIterator[None]:
     """Load the models and index uploads in the background, for as long as the server lives."""
     service: Service = app.state.service
     tasks = [asyncio.create_task(indexer.work()) for indexer in service.indexers.values()]
-    tasks.append(asyncio.create_task(_warm_up(service)))
+    tasks.append(asyncio.create_task(service.served.run(service.warm_up)))
     try:
         async with app.state.tools:
             yield
@@ -116,15 +114,6 @@ async def _living(app: FastAPI) -> AsyncIterator[None]:
             with suppress(asyncio.CancelledError):
                 await task
         service.served.close()
-
-
-async def _warm_up(service: Service) -> None:
-    try:
-        await service.served.run(service.served.warm_up)
-    except Exception as error:  # each question will say so
-        _log.error("The models can't be loaded: %s", error)
-        return
-    service.warm = True
 
 
 def _described(app: FastAPI) -> dict[str, Any]:

@@ -12,11 +12,11 @@ import asyncio
 import logging
 import re
 import secrets
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from time import monotonic
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
@@ -26,12 +26,10 @@ from ragfm.server.errors import ApiError, as_api_error, error_response
 from ragfm.server.keys import Key, KeyFile
 from ragfm.server.metrics import Metrics
 
-__all__ = ["Guard", "Limits"]
+if TYPE_CHECKING:
+    from starlette.types import Message, Receive, Scope, Send
 
-Scope: TypeAlias = MutableMapping[str, Any]
-Message: TypeAlias = MutableMapping[str, Any]
-Receive: TypeAlias = Callable[[], Awaitable[Message]]
-Send: TypeAlias = Callable[[Message], Awaitable[None]]
+__all__ = ["Guard", "Limits"]
 
 LOCAL = Key(name="local", per_minute=1e9, uploads_mb=1e9)
 """Whose requests are those of a server without keys."""

@@ -100,7 +100,7 @@ class _Tools:
         """Find the passages of the documents that are nearest to a query."""
         async with self._call(ctx, collection, query=query) as (key, model):
             find = partial(model.handle(key).search, query, k, mode=mode, filter=filter)
-            async with self._served.searches.turn(key.name):
+            async with self._service.searches(key):
                 return Found(collection=model.collection, hits=await self._served.run(find))
 
     async def ask(
@@ -185,8 +185,8 @@ def run_stdio(served: Served, key: Key) -> None:
     """Serve one client over standard input and output, until it goes away. Models are loaded meanwhile."""
 
     async def serve() -> None:
-        warming = asyncio.create_task(served.run(_warm_up, served))
         service = Service(served, Limits(answer_seconds=_PATIENCE))
+        warming = asyncio.create_task(served.run(service.warm_up))
         await tool_server(service, lambda _: key, words=_own_words).run_stdio_async()
         warming.cancel()
 
@@ -240,10 +240,3 @@ def _own_words(error: Exception) -> str:
         return str(error)
     _log.error("A tool failed.", exc_info=error)
     return f"It failed, by a mistake in ragfm: {type(error).__name__}: {error}"
-
-
-def _warm_up(served: Served) -> None:
-    try:
-        served.warm_up()
-    except Exception as error:  # each question will say so
-        _log.warning("The models can't be loaded: %s", error)

@@ -9,6 +9,7 @@ A stream that is closed frees the reader's slot, wherever its thread waits.
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from dataclasses import replace
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Service", "service_of"]
 
+_log = logging.getLogger(__name__)
+
 
 class Service:
     """One server."""
@@ -48,6 +51,15 @@ class Service:
         """Whether the models are loaded."""
         self.closing = False
         self._streams: set[AnswerStream] = set()
+
+    def warm_up(self) -> None:
+        """Load the models, which takes seconds."""
+        try:
+            self.served.warm_up()
+        except Exception as error:  # each question will say so
+            _log.error("The models can't be loaded: %s", error)
+            return
+        self.warm = True
 
     def model(self, key: Key, name: str | None) -> Model:
         """A key's model; raises ApiError where it has none of that name."""
