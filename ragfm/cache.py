@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 import tempfile
 from hashlib import blake2b
 from pathlib import Path
+from typing import Any
 
-__all__ = ["cache_folder", "file_identity", "replace_file"]
+__all__ = ["cache_folder", "file_identity", "read_json", "replace_file"]
 
 
 def cache_folder() -> Path:
@@ -21,6 +23,15 @@ def file_identity(path: Path, *more: str) -> str:
     found = path.resolve()
     about = found.stat()
     return blake2b(repr((str(found), about.st_size, about.st_mtime_ns, *more)).encode(), digest_size=16).hexdigest()
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The JSON object in a file; empty where there is none that can be read."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
 
 
 def replace_file(path: Path, content: bytes) -> None:

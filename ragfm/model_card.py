@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from ragfm.cache import cache_folder, file_identity
+from ragfm.cache import cache_folder, file_identity, read_json
 from ragfm.errors import RagfmError
 from ragfm.gguf_file import read_header
 from ragfm.models import find_model
@@ -106,7 +105,7 @@ def _of_gguf(path: Path) -> dict[str, Any]:
 
 
 def _of_folder(folder: Path) -> dict[str, Any]:
-    config, tokenizer = (_json(folder / name) for name in ("config.json", "tokenizer_config.json"))
+    config, tokenizer = (read_json(folder / name) for name in ("config.json", "tokenizer_config.json"))
     config = config.get("text_config", config)
     quantised = config.get("quantization_config", {})
     files = (*folder.glob("*.safetensors"), *folder.glob("*.gguf"), *folder.glob("*/*.safetensors"))
@@ -125,14 +124,6 @@ def _of_folder(folder: Path) -> dict[str, Any]:
         "chat_template": "chat_template" in tokenizer or (folder / "chat_template.jinja").is_file(),
         "megabytes_per_slot": round(2 * cells * min(WINDOW, context or WINDOW) / 1e6, 1),
     }
-
-
-def _json(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return content if isinstance(content, dict) else {}
 
 
 def _cached() -> Iterator[tuple[str, Path]]:

@@ -183,7 +183,7 @@ def _described(path: Path) -> dict[str, Any]:
     from ragfm.readers.optimize import optimized, what_was_measured
 
     better = optimized(path)
-    form = (what_was_measured(path) or {}).get("form", "as it is") if better else "as it is"
+    form = what_was_measured(path).get("form", "as it is") if better else "as it is"
     return {**about(path), **here, "form_in_use": form, "file_in_use": str(better or path)}
 
 

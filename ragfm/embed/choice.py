@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from hashlib import blake2b
 from importlib.metadata import PackageNotFoundError, version
@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ragfm.cache import cache_folder, replace_file
+from ragfm.cache import cache_folder, read_json, replace_file
 from ragfm.machine import cores, has_gpu, processor
-from ragfm.samples import HANDBOOK
+from ragfm.samples import handbook_text
 
 if TYPE_CHECKING:
     from ragfm.embed.network import Network, Tokenised
@@ -85,7 +85,7 @@ def fastest(results: Sequence[Measured]) -> str:
 
 def recall(weights: str) -> str | None:
     """The form that was chosen on this machine, with these libraries, for these weights."""
-    chosen = _memory().get(_key(weights))
+    chosen = read_json(_path()).get(_key(weights))
     return str(chosen["form"]) if isinstance(chosen, dict) and "form" in chosen else None
 
 
@@ -94,7 +94,7 @@ def remember(weights: str, results: Sequence[Measured]) -> None:
     path = _path()
     entry = {"form": fastest(results), "machine": machine(), "measured": [asdict(result) for result in results]}
     try:
-        replace_file(path, json.dumps({**_memory(), _key(weights): entry}, indent=1).encode())
+        replace_file(path, json.dumps({**read_json(path), _key(weights): entry}, indent=1).encode())
     except OSError as error:
         _log.info("The choice of an embedding form can't be kept in %s: %s", path, error)
 
@@ -121,21 +121,13 @@ def _measured(form: str, timed: Sequence[tuple[float, Any]], tokenised: Tokenise
 
 def _sample() -> list[str]:
     """Passages of the sample handbook, of 300 to 900 characters."""
-    text = "\n".join(path.read_text(encoding="utf-8") for path in sorted(HANDBOOK.glob("*.md")))
+    text = handbook_text("\n")
     starts = range(0, len(text) - 900, 60)
     return [text[start : start + 300 + 150 * (place * 3 % 5)] for place, start in enumerate(starts)]
 
 
 def _path() -> Path:
     return cache_folder() / "forms.json"
-
-
-def _memory() -> Mapping[str, Any]:
-    try:
-        memory = json.loads(_path().read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return memory if isinstance(memory, dict) else {}
 
 
 def _key(weights: str) -> str:

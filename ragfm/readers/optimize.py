@@ -21,14 +21,14 @@ from typing import Any
 
 import numpy as np
 
-from ragfm.cache import cache_folder, file_identity, replace_file
+from ragfm.cache import cache_folder, file_identity, read_json, replace_file
 from ragfm.errors import RagfmError
 from ragfm.llama import last_error, llama_cpp
 from ragfm.machine import physical_cores
 from ragfm.models import is_pinned, weights_sha256
 from ragfm.readers.context import Context, Row
 from ragfm.readers.llama_model import BLOCK, LlamaModel
-from ragfm.samples import HANDBOOK
+from ragfm.samples import handbook_text
 
 __all__ = ["FORMS", "MOST_LOSS", "Form", "forget", "optimize", "optimized", "quantize", "what_was_measured"]
 
@@ -69,7 +69,7 @@ class Form:
 def optimized(path: Path) -> Path | None:
     """The file to use instead of a model's own, where `optimize` found one to be better."""
     kept = what_was_measured(path)
-    if not kept or not kept.get("file"):
+    if not kept.get("file"):
         return None
     better = _folder() / str(kept["file"])
     if better.is_file() and better.stat().st_size == kept.get("bytes"):
@@ -78,20 +78,15 @@ def optimized(path: Path) -> Path | None:
     return None
 
 
-def what_was_measured(path: Path) -> Mapping[str, Any] | None:
-    """What `optimize` found out about a model on this machine."""
-    try:
-        kept = json.loads(_note(path).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    return kept if isinstance(kept, dict) else None
+def what_was_measured(path: Path) -> Mapping[str, Any]:
+    """What `optimize` found out about a model on this machine; empty where it was not asked."""
+    return read_json(_note(path))
 
 
 def forget(path: Path) -> None:
     """Use a model as it is again, and delete what was made of it."""
-    kept = what_was_measured(path)
-    if kept and kept.get("file"):
-        (_folder() / Path(str(kept["file"])).name).unlink(missing_ok=True)
+    if made := what_was_measured(path).get("file"):
+        (_folder() / Path(str(made)).name).unlink(missing_ok=True)
     _note(path).unlink(missing_ok=True)
 
 
@@ -139,7 +134,7 @@ def _measure(name: str, path: Path, reference: list[int] | None) -> tuple[Form, 
     """A form, and the token that it expects at each place of the text."""
     model = LlamaModel(path)
     context = Context(model, 1, _TOKENS + 2 * _STEPS, physical_cores())
-    tokens = model.tokens(_sample())[:_TOKENS]
+    tokens = model.tokens(handbook_text("\n\n"))[:_TOKENS]
     loss, expected = _read(context, tokens)
     prompts, steps = [], []
     for _ in range(3):  # the fastest: the machine may do other things too
@@ -177,10 +172,6 @@ def _read(context: Context, tokens: list[int]) -> tuple[float, list[int]]:
                 math.log(float(np.exp(logits - logits[best]).sum())) + float(logits[best] - logits[following])
             )
     return sum(losses) / len(losses), expected
-
-
-def _sample() -> str:
-    return "\n\n".join(path.read_text(encoding="utf-8") for path in sorted(HANDBOOK.glob("*.md")))
 
 
 @contextmanager

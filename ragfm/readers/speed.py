@@ -6,11 +6,10 @@ import json
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
-from ragfm.cache import cache_folder, file_identity, replace_file
+from ragfm.cache import cache_folder, file_identity, read_json, replace_file
 from ragfm.machine import peak_bytes
-from ragfm.samples import HANDBOOK
+from ragfm.samples import handbook_text
 from ragfm.types import Message, Reader, Sampling, Stream
 
 __all__ = ["Speed", "known_speed", "measure_speed"]
@@ -51,14 +50,14 @@ def measure_speed(reader: Reader, path: Path | None = None) -> Speed:
 def known_speed(path: Path) -> Speed | None:
     """What was measured of a model as it is now."""
     try:
-        return Speed(**_kept().get(file_identity(path), {}))
+        return Speed(**read_json(_file()).get(file_identity(path), {}))
     except (OSError, TypeError):
         return None
 
 
 def _asked(reader: Reader, begin: str, tokens: int) -> list[Message]:
     """A prompt of about so many tokens; each begins otherwise, so that nothing of it is in memory."""
-    words = " ".join(path.read_text(encoding="utf-8") for path in sorted(HANDBOOK.glob("*.md"))).split()
+    words = handbook_text(" ").split()
     count = tokens
     while (
         count > 8
@@ -83,13 +82,5 @@ def _file() -> Path:
     return cache_folder() / "speeds.json"
 
 
-def _kept() -> dict[str, Any]:
-    try:
-        kept = json.loads(_file().read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return kept if isinstance(kept, dict) else {}
-
-
 def _keep(path: Path, speed: Speed) -> None:
-    replace_file(_file(), json.dumps({**_kept(), file_identity(path): asdict(speed)}, indent=1).encode())
+    replace_file(_file(), json.dumps({**read_json(_file()), file_identity(path): asdict(speed)}, indent=1).encode())
