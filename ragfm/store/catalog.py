@@ -65,6 +65,11 @@ class Source:
     allow: tuple[str, ...] = ()
     id: int = 0
 
+    @classmethod
+    def of(cls, row: Any) -> Source:
+        """That of a row of the table `sources`."""
+        return cls(row.name, row.connector, row.location, row.root, row.options, row.tags, tuple(row.allow), row.id)
+
 
 class OvertakenError(Exception):
     """Another process has replaced or compacted what was being read; looking again finds the newer."""
@@ -158,10 +163,7 @@ class Catalog:
         with self.read() as connection:
             query = sa.select(sources).where(sources.c.removed.is_(False)).order_by(sources.c.id)
             rows = connection.execute(query).all()
-        return [
-            Source(row.name, row.connector, row.location, row.root, row.options, row.tags, tuple(row.allow), row.id)
-            for row in rows
-        ]
+        return [Source.of(row) for row in rows]
 
     def failures(self, source_id: int | None = None) -> list[Any]:
         """What could not be brought in, with the source's name and whether an older version still serves."""

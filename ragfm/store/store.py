@@ -349,18 +349,15 @@ class Store:
             self._catalog = self._snapshot = self._stands_on = None
             self._embedders = {}
 
-    def _load(self, default: str) -> Embedder:
-        asked = self._asked(default)
-        return load_embedder(asked) if isinstance(asked, str) else asked
-
     def _asked(self, default: str) -> str | Embedder:
         """The embedder that the caller gave, else the one that the settings name, else the default."""
         named = self.settings.embedder if "embedder" in self.settings.model_fields_set else default
         return self._given or named
 
     def _create(self) -> None:
-        embedder = self._load(self.settings.embedder)
-        contract = make_contract(embedder, self._asked(self.settings.embedder))
+        asked = self._asked(self.settings.embedder)
+        embedder = load_embedder(asked) if isinstance(asked, str) else asked
+        contract = make_contract(embedder, asked)
         if self.folder.is_dir() and any(self.folder.iterdir()):
             raise CollectionError(
                 f"{self.folder} is not empty and holds no collection.", "Name another folder with -c."

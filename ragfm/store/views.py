@@ -104,7 +104,7 @@ def damaged_blocks(folder: Path, files: Mapping[str, Mapping[str, Any]]) -> Iter
         if size != file["size"]:
             yield f"the size of {name}", f"{file['size']} bytes", f"{size} bytes"
             continue
-        for number, (found, expected) in enumerate(zip(_blocks(folder / name), file["blocks"], strict=True)):
+        for number, (found, expected) in enumerate(zip(block_sums(folder / name), file["blocks"], strict=True)):
             if found != expected:
                 yield f"the checksum of block {number} of {name}", expected, found
 
@@ -211,10 +211,11 @@ def _identity(generation: Generation) -> dict[str, Any]:
 
 def _sums(path: Path) -> dict[str, Any]:
     sync_file(path)
-    return {"size": path.stat().st_size, "blocks": list(_blocks(path))}
+    return {"size": path.stat().st_size, "blocks": list(block_sums(path))}
 
 
-def _blocks(path: Path) -> Iterator[str]:
+def block_sums(path: Path) -> Iterator[str]:
+    """The checksum of each block of a file."""
     import xxhash
 
     with path.open("rb") as file:

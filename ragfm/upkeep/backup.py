@@ -33,7 +33,7 @@ from ragfm.store.catalog import Catalog
 from ragfm.store.database import FILE, PAGE, damaged_page, open_engine, write_head
 from ragfm.store.durable import beside, checksummed, sync_file, sync_folder
 from ragfm.store.store import UPLOADS
-from ragfm.store.views import BLOCK
+from ragfm.store.views import BLOCK, block_sums
 from ragfm.upkeep.uploads import copy_uploads, upload_files
 from ragfm.upkeep.whole import newest_generation
 
@@ -148,8 +148,7 @@ def _listed(folder: Path) -> list[dict[str, Any]]:
 
 def _pack(folder: Path, archive: Path, identity: dict[str, Any], files: list[dict[str, Any]]) -> None:
     size = (folder / FILE).stat().st_size
-    with (folder / FILE).open("rb") as file:
-        blocks = [xxhash.xxh3_128_hexdigest(block) for block in iter(lambda: file.read(BLOCK), b"")]
+    blocks = list(block_sums(folder / FILE))
     of_uploads = {"uploads": files} if files else {}
     what = {"format": WITH_UPLOADS if files else PLAIN, **identity, "size": size, "blocks": blocks, **of_uploads}
     manifest = checksummed(what)

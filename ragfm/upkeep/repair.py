@@ -21,7 +21,7 @@ from ragfm.store.schema import documents, tags
 from ragfm.store.store import LOCK, LOCK_SECONDS
 from ragfm.store.views import FOLDER as VIEWS
 from ragfm.store.views import remove_views
-from ragfm.upkeep.whole import LivingDocuments
+from ragfm.upkeep.whole import LivingDocuments, newest_generation
 
 if TYPE_CHECKING:
     from ragfm.store.commit import Commit
@@ -61,7 +61,7 @@ def _mend_head(folder: Path) -> str:
     engine = open_engine(folder, writable=False)
     try:
         with engine.connect() as connection:
-            newest = LivingDocuments(connection).generation
+            newest = newest_generation(connection)
         write_head(folder, newest.id, newest.digest)
     finally:
         engine.dispose()
@@ -73,11 +73,11 @@ def _mend_head(folder: Path) -> str:
 
 
 def _mend_stray(commit: Commit, ids: Sequence[int]) -> None:
+    sources = LivingDocuments(commit.connection).sources
     for document_id in ids:
         row = commit.connection.execute(sa.select(documents).where(documents.c.id == document_id)).one()
         commit.connection.execute(tags.delete().where(tags.c.document_id == document_id))
         if row.metadata:
             commit.connection.execute(tags.insert(), [tag_row(document_id, *item) for item in row.metadata.items()])
-        source = LivingDocuments(commit.connection).sources[row.source_id]
-        restrict(commit.connection, source, {row.path: None if row.allow is None else tuple(row.allow)})
+        restrict(commit.connection, sources[row.source_id], {row.path: None if row.allow is None else tuple(row.allow)})
     commit.record("mend", ids)

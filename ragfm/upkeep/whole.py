@@ -97,9 +97,7 @@ class LivingDocuments:
                 row = self._connection.execute(query).one_or_none()
                 if row is None:
                     continue
-                found[at] = Source(
-                    row.name, row.connector, row.location, row.root, row.options, row.tags, tuple(row.allow), row.id
-                )
+                found[at] = Source.of(row)
             except UNREADABLE:
                 continue
         return found
