@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import subprocess
 import sys
@@ -29,6 +30,15 @@ def test_the_tree_of_errors_is_drawn_as_it_is() -> None:
     drawn = re.findall(r"^    (?:[│ ]   )*(?:[├└]── )?([A-Z]\w+) +\S", errors.__doc__ or "", re.M)
     assert sorted(drawn) == errors.__all__
     assert all(issubclass(getattr(errors, name), errors.RagfmError) for name in errors.__all__)
+
+
+def test_every_module_is_named_where_a_newcomer_looks() -> None:
+    page = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    for path in (ROOT / "ragfm").rglob("[!_]*.py"):
+        package = path.parent / "__init__.py"
+        listed = package.parent.name != "ragfm" and ast.get_docstring(ast.parse(package.read_text(encoding="utf-8")))
+        named = re.search(rf"\b{path.stem}\b", listed or "") or re.search(rf"\b{path.stem}\.py\b", page)
+        assert named, f"{path} is named in neither docs/architecture.md nor the docstring of its package"
 
 
 def test_importing_costs_nothing() -> None:

@@ -2,6 +2,8 @@
 
 An SQLite file beside the collection, which is not part of it: off by default, and what is deleted from it is gone.
 Several processes may write to it.
+
+entries    the entries as rows of its table
 """
 
 from __future__ import annotations

@@ -1,6 +1,11 @@
 """Follow-ups: a question that leans on those before it, made into one that stands alone.
 
 Passages are searched for by the stand-alone form. Rules make it, without a model, or the reader does.
+
+english    by rules, in English
+phrases    the noun phrases of a question
+listed     what an answer lists
+reader     by the reader
 """
 
 from __future__ import annotations

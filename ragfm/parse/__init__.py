@@ -3,6 +3,46 @@
 Plain text and Markdown stay as they are, character for character. All else becomes Markdown-like text: headings with
 `#`, lists with `-`, tables as Markdown tables, code in fences. What was a heading, a table, code or a page is told by
 marks, which are taken from the source's own structure, so a paragraph that only looks like a heading is none.
+
+media           what the bytes are
+formats         the formats, and who reads them
+rendering       text put together, with its marks
+progress        what a parser says while it works
+workers         all processes that parse
+process         one of them, as its parent sees it
+worker          the same from within
+sandbox         what it gives up
+wire            what the two say to each other
+plain           plain text
+markdown        Markdown
+html_text       HTML
+xml_text        XML
+json_text       JSON
+delimited       CSV and TSV
+code            source code
+packed          archives that are opened with care
+office          what DOCX, PPTX and others have in common
+office_chart    their charts
+docx            DOCX
+docx_styles     its styles: headings, items of lists
+docx_numbers    its numbers and bullets
+pptx            PPTX
+sheets          spreadsheets
+odf             ODT and ODP
+old_office      DOC and PPT
+rtf             RTF
+epub            EPUB
+mail            EML and MSG
+pdf             PDF, page by page
+pdf_page        what stands on a page
+pdf_drawing     what is drawn there
+pdf_paint       whether words are seen
+pdf_lines       words to lines and paragraphs
+pdf_tables      tables
+pdf_layout      the order of reading
+image           pictures
+ocr             the text in them
+audio           recordings
 """
 
 from __future__ import annotations

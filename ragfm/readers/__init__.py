@@ -1,6 +1,26 @@
 """Readers: foundation models that answer.
 
 `load_reader` takes a name: `bundled`, a GGUF file, a folder, a model of the Hugging Face hub, or `PLUGIN:NAME`.
+
+llama_cpp       GGUF files, in this process
+llama_model     such a model: vocabulary, chat template, adapters
+context         its memory, with a slot for each request
+sampler         which token it says next, under a grammar or without
+transformers    folders and models of the hub, in this process
+torch_model     such a model
+torch_memory    its memory, with a row for each slot
+chance          which token it says next
+remote          a server
+calls           requests to it that can be called off
+local           what readers have in common that evaluate a model in this process
+request         what one thread asks and another serves
+batching        the next tokens of all requests in one batch
+slots           which request gets which slot
+engine          what batching asks of a model and its memory
+template        how a model writes a conversation
+beginnings      what prompts begin with, evaluated, on disk
+speed           how fast a reader is here
+optimize        the form of a GGUF file that is fastest here
 """
 
 from __future__ import annotations

@@ -4,6 +4,9 @@ A third party's index is tested with `check_vector_index(MyIndex)` or `check_key
 `check_connector(connector)`, an embedder with `check_embedder(embedder)`, a reader with `check_reader(reader)`, a
 reranker with `check_reranker(reranker)`: each raises AssertionError with what is wrong. `HashingEmbedder`,
 `OverlapReranker` and `ScriptedReader` let tests run without a model.
+
+Each of `connector_contract`, `embedder_contract`, `index_contract`, `keyword_contract`, `reader_contract` and
+`reranker_contract` has one of these; `contract` has what they share.
 """
 
 from __future__ import annotations

@@ -2,6 +2,7 @@
 
 verify      reads and checks everything; verify_views does so for the views     repair      builds views anew
 salvage     what can be read of a damaged collection becomes a new one          whole       documents, checked
-backup      one file, made while others write, restored anywhere                export      JSONL and Parquet
-remove      a source or a document
+backup      one file, made while others write                                   restore     it, anywhere
+export      JSONL and Parquet                                                   remove      a source or a document
+uploads     files that a collection keeps itself
 """
