@@ -310,7 +310,7 @@ def contradictions() -> str:
     return _table(
         ("answers", "right", "misled", "noticed"),
         [[name, *(f"{value:.2f} [{low:.2f}, {high:.2f}]" for value, low, high in shares.values())]
-         for name, shares in _result("contradictions")["outcomes"].items()],
+         for part in ("reader", "oracle") for name, shares in _part("contradictions", part)["outcomes"].items()],
     )  # fmt: skip
 
 

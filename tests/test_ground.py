@@ -305,6 +305,35 @@ def test_another_name_in_the_same_words_is_a_contradiction() -> None:
     assert len(citations) == 2
 
 
+@pytest.mark.parametrize(
+    ("question", "said", "text", "same", "other"),
+    [
+        ("How many people does Cirrus seat?", "8", "Cirrus seats 8 people.", "Cirrus seats 9 people.",
+         "Stratus seats 9 people."),
+        ("How many desks has Berlin?", "8", "Berlin has 8 new desks.", "Berlin has 9 new desks.",
+         "Paris has 9 new desks."),
+        ("Who wrote Emma?", "Jane Austen", "The novel Emma was written by Jane Austen.",
+         "The novel Emma was written by Bram Stoker.", "The novel Dracula was written by Bram Stoker."),
+        ("What is a sauna ticket?", "8 euros", "A sauna ticket costs 8 euros.", "Sauna tickets cost 9 euros.",
+         "Pool tickets cost 9 euros."),
+        ("How much leave was it in 2024?", "28", OLD, OLD.replace("28", "30"), NEW),
+    ],
+)  # fmt: skip
+def test_the_same_words_of_another_subject_are_no_contradiction(
+    question: str, said: str, text: str, same: str, other: str
+) -> None:
+    assert composed(grounded(question, f"{said}.", _shown(text, other)))[0] == f"{said} [1]."
+    assert "But [3] says otherwise" in composed(grounded(question, f"{said}.", _shown(text, other, same)))[0]
+
+
+def test_a_heading_may_name_the_subject() -> None:
+    cirrus, stratus, too = _shown("It seats 8 people.", "It seats 12 people.", "It seats 9 people.")
+    shown = [replace(cirrus, context="Rooms > Cirrus"), replace(stratus, context="Rooms > Stratus")]
+    assert composed(grounded("How many people does Cirrus seat?", "8.", shown))[0] == "8 [1]."
+    shown.append(replace(too, context="Rooms > Cirrus"))
+    assert "But [3] says" in composed(grounded("How many people does Cirrus seat?", "8.", shown))[0]
+
+
 def verified(question: str, answer: str, *texts: str, context: str = "") -> bool:
     shown = [replace(hit, context=context) for hit in _shown(*texts)]
     return any(citation.verified for citation in ground(question, answer, shown)[1])

@@ -1,14 +1,15 @@
 """Contradictions: a passage that has another number or name where the quote has the answer's.
 
 Found by form: two sentences that share most of their words and differ in a number, or in a name, say different things
-of the same. Where they have few words in common, or differ in other words, nothing is noticed.
+of the same. Where they have few words in common, or differ in other words, nothing is noticed. What the quote shares
+with the question ("How many people does Cirrus seat?") is what is spoken of: the other sentence must have all of it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from ragfm.ground.evidence import Asked, Claim, Evidence, Window, new_words
+from ragfm.ground.evidence import Asked, Claim, Evidence, Window, common_words, new_words
 from ragfm.ground.words import stands_in, words_of
 
 ALIKE = 0.7
@@ -22,6 +23,8 @@ def against(claim: Claim, asked: Asked, evidence: Evidence, windows: Mapping[int
     rest = quote.all - quote.exact
     if not answer or len(rest) < 2:
         return None
+    known = quote.all | words_of(evidence.hit.context).all
+    subject = {word for word in known if stands_in(word, asked.words)} - answer
     numbers = bool(answer & quote.numbers)
     found = []
     for n, some in windows.items():
@@ -29,6 +32,7 @@ def against(claim: Claim, asked: Asked, evidence: Evidence, windows: Mapping[int
             its = words_of(window.text)
             others = (its.numbers if numbers else its.names) - quote.all
             alike = sum(stands_in(word, its.all) for word in rest) / len(rest)
-            if others and alike >= ALIKE and not answer & window.words:
+            same = common_words(subject, window) == len(subject)
+            if others and alike >= ALIKE and same and not answer & window.words:
                 found.append((alike, window))
     return max(found, key=lambda item: item[0], default=(0.0, None))[1]

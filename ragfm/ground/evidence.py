@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Set
 from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import TYPE_CHECKING
@@ -121,7 +121,7 @@ def _evidence(claim: Claim, asked: Asked, new: frozenset[str], window: Window) -
     return Evidence(window.hit, window.start, window.end, 2 * share + sum(common), supports)
 
 
-def common_words(words: frozenset[str], window: Window) -> int:
+def common_words(words: Set[str], window: Window) -> int:
     """How many of the words a window has."""
     return sum(stands_in(word, window.words) for word in words)
 
