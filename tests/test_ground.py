@@ -214,7 +214,7 @@ def test_a_quotation_must_stand_there_verbatim() -> None:
     assert said("Neil Armstrong was the first man on the moon") == ["fabricated"]
     assert said("He landed in July 1968 with Buzz Aldrin.") == ["fabricated"]
     assert said("first man on the moon. No human being has been on Mars") == ["stitched"]
-    assert said("Valentina Tereshkova was the first woman in space.") == ["misattributed"]
+    assert said("Valentina Tereshkova was the first woman in space.") == ["misattributed", None]
 
 
 def test_a_quotation_over_two_sentences_is_cited_whole() -> None:
@@ -239,8 +239,25 @@ def test_a_term_in_quotation_marks_is_no_quotation() -> None:
 
 def test_a_passage_that_does_not_say_it_while_another_does() -> None:
     question = "Who was the first man on the moon?"
-    assert faults(question, "Neil Armstrong, an American, was [2].", MOON, MARS) == ["misattributed"]
+    assert faults(question, "Neil Armstrong, an American, was [2].", MOON, MARS) == ["misattributed", None]
     assert faults(question, "An American with Tereshkova landed on Mars [2].", MOON, MARS) == ["stitched"]
+
+
+@pytest.mark.parametrize(("said", "text"), [("28 [1].", "28 [1][2]."), ("28 [1, 3].", "28 [1][3][2].")])
+def test_a_right_answer_with_a_wrong_marker_is_supported_by_the_right_passage(said: str, text: str) -> None:
+    sentences = grounded("How many days of leave has everybody?", said, _shown(ROOMS, LEAVE, MOON))
+    for strict in (True, False):
+        answer, citations, unsupported = composed(sentences, strict=strict)
+        assert (answer, unsupported) == (text, ())
+        assert {c.n: c.fault for c in citations} == {1: "misattributed", 2: None} | (
+            {3: "misattributed"} if "3" in said else {}
+        )
+
+
+def test_a_right_marker_beside_a_wrong_one_needs_no_third() -> None:
+    text, citations = ground("How many days of leave has everybody?", "28 [1, 2].", _shown(ROOMS, LEAVE, LEAVE))
+    assert text == "28 [1][2]."
+    assert [c.fault for c in citations] == ["misattributed", None]
 
 
 OLD = "In 2024, full-time staff get 28 days of leave a year."

@@ -67,8 +67,8 @@ def ground(question: str, text: str, shown: Sequence[Hit]) -> tuple[str, tuple[C
 def grounded(question: str, text: str, shown: Sequence[Hit]) -> list[Sentence]:
     """The answer sentence by sentence.
 
-    Markers of passages that were not shown go; a sentence that names no passage gets the marker of the one that
-    supports it, if there is one.
+    Markers of passages that were not shown go; a sentence that names none that supports it gets the marker of one that
+    does, if there is one.
     """
     windows = {hit.n: list(windows_of(hit)) for hit in shown if hit.n is not None}
     words = words_of(question).all
@@ -140,14 +140,13 @@ def _claims(text: str) -> tuple[str, list[Claim]]:
 
 
 def _cited(claim: Claim, asked: Asked, windows: Mapping[int, Sequence[Window]]) -> Iterator[Evidence]:
-    """The best evidence from each passage that a claim names, or from the one that supports it."""
+    """The best evidence from each passage that a claim names; where none of it supports it, from the one that does."""
     every = [window for some in windows.values() for window in some]
     best = best_of(claim, asked, every)
-    named = [n for n in dict.fromkeys(claim.named) if n in windows]
-    for n in named:
-        if found := best_of(claim, asked, windows[n]):
-            yield found if found.supports else replace(found, fault=fault_of(claim, asked, best, windows, n))
-    if not named and best and best.supports:
+    named = [found for n in dict.fromkeys(claim.named) if (found := best_of(claim, asked, windows.get(n, ())))]
+    for found in named:
+        yield found if found.supports else replace(found, fault=fault_of(claim, asked, best, windows, found.hit))
+    if best and best.supports and not any(found.supports for found in named):
         yield best
 
 

@@ -8,19 +8,19 @@ from typing import TYPE_CHECKING
 from ragfm.ground.evidence import FEWEST, Asked, Claim, Evidence, Window, found_words, new_words, place, quotations
 
 if TYPE_CHECKING:
-    from ragfm.types import Fault
+    from ragfm.types import Fault, Hit
 
 
 def fault_of(
-    claim: Claim, asked: Asked, best: Evidence | None, windows: Mapping[int, Sequence[Window]], named: int
+    claim: Claim, asked: Asked, best: Evidence | None, windows: Mapping[int, Sequence[Window]], named: Hit
 ) -> Fault:
-    """Why passage `named` does not support a claim. `best` is the best evidence from all passages."""
-    texts = {n: some[0].hit.text for n, some in windows.items() if some}
-    missing = [quotation for quotation in quotations(claim.text) if not place(quotation, texts[named])]
+    """Why the passage `named` does not support a claim. `best` is the best evidence from all passages."""
+    texts = [some[0].hit.text for some in windows.values() if some]
+    missing = [quotation for quotation in quotations(claim.text) if not place(quotation, named.text)]
     if missing:
-        if any(all(place(quotation, text) for quotation in missing) for text in texts.values()):
+        if any(all(place(quotation, text) for quotation in missing) for text in texts):
             return "misattributed"
-        return "stitched" if all(_is_stitched(quotation, texts.values()) for quotation in missing) else "fabricated"
+        return "stitched" if all(_is_stitched(quotation, texts) for quotation in missing) else "fabricated"
     if best and best.supports:
         return "misattributed"
     new = new_words(claim, asked)
