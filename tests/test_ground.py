@@ -9,6 +9,7 @@ import pytest
 
 from ragfm.ground import composed, ground, grounded
 from ragfm.ground.asked import corrected
+from ragfm.ground.words import words_of
 from ragfm.prompt import build_prompt
 from ragfm.testing import ScriptedReader
 from ragfm.text import MARKER
@@ -406,6 +407,49 @@ def test_headings_lend_words_but_no_numbers() -> None:
     assert verified("How much is it?", "Sailors get 16 weeks.", "It is 16 weeks.", context="Leave > Sailors")
     assert not verified("How much is it?", "Sailors get 16 weeks.", "It is 16 weeks.")
     assert not verified("What is a coffee?", "It costs 3 euros in 2026.", "It costs 3 euros.", context="Prices 2026")
+
+
+ZH = "会议室在三楼。我们每周五开会，会议持续四十五分钟。停车费每天二十元，找前台的张伟付。"
+JA = "会議室は三階にあります。プロジェクターは受付の田中さんに借ります。駐車料金は１日500円です。"
+
+
+@pytest.mark.parametrize(
+    ("question", "said", "text", "holds"),
+    [
+        ("会议室在哪里？", "会议室在三楼。", ZH, True),
+        ("会议室在哪里？", "三楼。", ZH, True),
+        ("会议室在哪里？", "在3楼。", ZH, True),
+        ("会议室在哪里？", "会议室在四楼。", ZH, False),
+        ("会议室在哪里？", "会议室在十三楼。", ZH, False),
+        ("会议多长时间？", "会议持续45分钟。", ZH, True),
+        ("会议多长时间？", "会议持续四十分钟。", ZH, False),
+        ("停车费找谁付？", "停车费找前台的张伟付。", ZH, True),
+        ("停车费找谁付？", "停车费找李明经理付。", ZH, False),
+        ("会議室はどこですか？", "会議室は三階です。", JA, True),
+        ("会議室はどこですか？", "3階にあります。", JA, True),
+        ("会議室はどこですか？", "会議室は四階にあります。", JA, False),
+        ("プロジェクターは誰に借りますか？", "受付の田中さんに借ります。", JA, True),
+        ("誰に何を借りますか？", "プロジェクターは田中さんに借ります。", JA, True),
+        ("プロジェクターは誰に借りますか？", "受付の鈴木様に借ります。", JA, False),
+        ("駐車料金はいくらですか？", "1日５００円です。", JA, True),
+        ("駐車料金はいくらですか？", "1日600円です。", JA, False),
+    ],
+)
+def test_chinese_and_japanese_are_compared_by_pairs_of_characters(
+    question: str, said: str, text: str, holds: bool
+) -> None:
+    assert verified(question, said, text) is holds
+    sentences = grounded(question, said, _shown(ROOMS, text))
+    assert composed(sentences, strict=True)[0] == (f"{said[:-1]} [2]。" if holds else "")
+
+
+@pytest.mark.parametrize(
+    ("numeral", "number"),
+    [("二〇二四", "2024"), ("十", "10"), ("一百零五", "105"), ("三千五百", "3500"),
+     ("一万二千", "12000"), ("三億", "300000000")],
+)  # fmt: skip
+def test_chinese_numerals_are_numbers(numeral: str, number: str) -> None:
+    assert words_of(f"约{numeral}人").numbers == {number}
 
 
 def test_only_a_sentence_that_refers_back_borrows_a_name() -> None:

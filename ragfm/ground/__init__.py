@@ -79,7 +79,7 @@ def grounded(question: str, text: str, shown: Sequence[Hit]) -> list[Sentence]:
     bare = not any(claim.words.all for claim in claims)  # beside other sentences, "Yes." says no more than they do
     for claim in claims:
         evidence = list(_cited(claim, asked, windows))
-        body_end = len(plain[: claim.end].rstrip(".!?…"))
+        body_end = len(plain[: claim.end].rstrip(".!?…。！？｡"))
         markers = "".join(f"[{found.hit.n}]" for found in evidence)
         said = f"{plain[done:body_end]}{f' {markers}' if markers else ''}{plain[body_end : claim.end]}"
         citations = tuple(_citation(found) for found in evidence)

@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 import re
+import unicodedata
+from collections.abc import Iterator
 from dataclasses import dataclass
 
+_HAN, _HIRAGANA, _KATAKANA = "々〆㐀-䶿一-鿿豈-\ufaff\U00020000-\U0003ffff", "ぁ-ゖゝゞ", "ァ-ヺー-ヿ"
+_HAN_DIGITS = "〇零一二三四五六七八九十百千万萬亿億"
 _WORD = re.compile(
     r"(?:(?<![^\s(\[{|=:<>≤≥≈~*\"“„«])[-−]|\b[Mm]inus\s+)?\d+(?:[.,:]\d+)*"  # the hyphen of a range is no sign
-    r"|[^\W\d_]+"
+    rf"|(?P<numeral>[{_HAN_DIGITS}]+)"
+    rf"|(?P<unspaced>(?:(?![{_HAN_DIGITS}的是在了吗呢嗎])[{_HAN}])+|[{_HIRAGANA}]+)"  # left out: as stop words
+    rf"|[{_KATAKANA}]+"
+    rf"|[^\W\d_{_HAN}{_HIRAGANA}{_KATAKANA}]+"
 )
 _SIGN = re.compile(r"[-−]|minus\s+")
 _THOUSANDS = re.compile(r"-?[1-9]\d{0,2}(?:,\d{3})+(?:\.\d+)?")
@@ -16,6 +23,7 @@ _STOP = frozenset(
     a according an and are as at based be been but by can did do does for from get gets go goes got had has have how i
     if in into is it its may more must my of on or our passage passages per shall should so than that the their them
     then there these they this to up was we were what when where which who will with would you your yes
+    は が を に の で と も へ や か です でし ます まし した すか あり にあ があ
     """.split()
 )
 _NUMBERS = {
@@ -45,11 +53,14 @@ class Words:
 
 
 def words_of(text: str) -> Words:
-    """Words without their endings, stop words left out; numbers as digits with their sign, without separators."""
+    """Words without their endings, stop words left out; numbers as digits with their sign, without separators.
+
+    Of Chinese characters and hiragana, which have no spaces between words, each pair of neighbours is a word.
+    """
     every, names, numbers, first = set[str](), set[str](), set[str](), ""
-    for at, match in enumerate(_WORD.finditer(text)):
-        word = match[0].casefold()
-        capital = match[0][0].isupper()
+    for at, found in enumerate(_found(text)):
+        word = found.casefold()
+        capital = found[0].isupper()
         if word in _STOP and not (word in _ALSO_NAMES and capital and at):
             continue
         stem = _stem(word)
@@ -62,11 +73,38 @@ def words_of(text: str) -> Words:
     return Words(frozenset(every), frozenset(names), frozenset(numbers), first)
 
 
+def _found(text: str) -> Iterator[str]:
+    for match in _WORD.finditer(text):
+        run = match["unspaced"]
+        if match["numeral"]:
+            yield str(_value(match["numeral"]))
+        elif run and len(run) > 1:
+            yield from (run[at : at + 2] for at in range(len(run) - 1))
+        else:
+            yield match[0]
+
+
+def _value(numeral: str) -> int:
+    """The number that Chinese characters write: 三百五十 is 350, 二〇二四 is 2024."""
+    values = [int(unicodedata.numeric(sign)) for sign in numeral]
+    if max(values) < 10:
+        return int("".join(map(str, values)))
+    total = below = digit = 0  # the whole, its part below ten thousand, and the digit before what multiplies it
+    for value in values:
+        if value < 10:
+            digit = value
+        elif value < 10_000:
+            below, digit = below + (digit or 1) * value, 0
+        else:
+            total, below, digit = (total + below + digit or 1) * value, 0, 0
+    return total + below + digit
+
+
 def _stem(word: str) -> str:
     if word in _NUMBERS:
         return _NUMBERS[word]
     if _is_number(word):
-        number = _SIGN.sub("-", word)
+        number = _SIGN.sub("-", unicodedata.normalize("NFKC", word))  # of full width, too
         return number.replace(",", "" if _THOUSANDS.fullmatch(number) else ".")
     return word[:-1] if len(word) > 3 and word.endswith("s") and not word.endswith("ss") else word
 
