@@ -409,6 +409,39 @@ def test_headings_lend_words_but_no_numbers() -> None:
     assert not verified("What is a coffee?", "It costs 3 euros in 2026.", "It costs 3 euros.", context="Prices 2026")
 
 
+@pytest.mark.parametrize(
+    ("text", "right", "wrong"),
+    [
+        ("It is within 30 days from delivery.", "It is 30 days from delivery.", "It is 30 weeks from delivery."),
+        (
+            "It is within 30 working days from delivery.",
+            "It is 30 days from delivery.",
+            "It is 30 weeks from delivery.",
+        ),
+        ("The dose is 400 mg per day.", "The dose is 400 milligrams a day.", "The dose is 400 g per day."),
+        ("The dose is 400 mg per day.", "The dose is 400 mg/day.", "The dose is 400 mg per week."),
+        ("It costs 30 euros a month.", "It costs €30 per month.", "It costs 30 dollars a month."),
+        ("It costs 30 € every month.", "It costs 30 euros a month.", "It costs 30 euros a year."),
+        ("It rose by 5 per cent in spring.", "It rose by 5% in spring.", "It rose by 5 dollars in spring."),
+        ("It opens at 9:00 am on weekdays.", "It opens at 9:00 a.m. on weekdays.", "It opens at 9:00 pm on weekdays."),
+        ("It takes thirty minutes to get there.", "It takes 30 min to get there.", "It takes 30 h to get there."),
+        (
+            "More than 50 people work in the house.",
+            "It has over 50 people at work.",
+            "Fewer than 50 people work there.",
+        ),
+        ("Call before 9 on weekdays.", "Call until 9 on weekdays.", "Call after 9 on weekdays."),
+        ("The gate is always open at night.", "It is open at night, always.", "It is rarely open at night."),
+        ("Write to help@acme.com for help.", "Write to help@acme.com.", "Write to sales@acme.com for help."),
+        ("It is in /etc/acme/a.conf there.", "It is in /etc/acme/a.conf.", "It is in /etc/acme/b.conf there."),
+        ("| fee in euros | 30 |", "The fee is 30 euros.", "The fee is 31 euros."),
+    ],
+)
+def test_units_opposites_and_addresses_must_be_the_same(text: str, right: str, wrong: str) -> None:
+    question = "What about the house, the gate, the fee and how to write to them?"
+    assert (verified(question, right, text), verified(question, wrong, text)) == (True, False)
+
+
 ZH = "会议室在三楼。我们每周五开会，会议持续四十五分钟。停车费每天二十元，找前台的张伟付。"
 JA = "会議室は三階にあります。プロジェクターは受付の田中さんに借ります。駐車料金は１日500円です。"
 

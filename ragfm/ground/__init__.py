@@ -3,8 +3,9 @@
 Each sentence of the answer is held against the sentences of the passages. The one that supports it best becomes the
 quote: a slice of the document, character for character. A quote supports a sentence when it has all numbers and names
 that the sentence adds to the question, most of the other words that it adds, and denies something exactly when the
-sentence does. Words that the sentence puts in quotation marks must stand there as they are. A sentence that only says
-the question again claims nothing that could be supported.
+sentence does; nor may it have another unit or the opposite of what the sentence says. Words that the sentence puts in
+quotation marks must stand there as they are. A sentence that only says the question again claims nothing that could be
+supported.
 
 A citation that does not hold has one of three faults: `fabricated`, what it is to show stands nowhere in the passages;
 `misattributed`, another passage shows it; `stitched`, its parts stand in several places, and nowhere together. Where

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import TYPE_CHECKING
 
+from ragfm.ground.details import addresses, differ
 from ragfm.ground.words import Words, stands_in, words_of
 from ragfm.text import sentence_spans
 
@@ -115,6 +116,8 @@ def _evidence(claim: Claim, asked: Asked, new: frozenset[str], window: Window) -
         and found >= new & words.exact
         and (len(new) > _BARE or about >= max(ABOUT * len(asked.words), NEAREST * asked.most))
         and _agrees(claim, asked, found, window)
+        and not differ(claim.text, window.text)
+        and _has_addresses(claim, asked, window)
     )
     # What the sentence shares with the question breaks ties: it tells which "28 days" is meant.
     common = len(words.all & window.words) / len(words.all), about / (1 + len(asked.words))
@@ -146,6 +149,12 @@ def _denied(text: str, found: frozenset[str]) -> bool:
     """Whether a clause of the text that has some of the words is a denial."""
     clauses = _CLAUSE.split(text)
     return any(denies(clause) and not found.isdisjoint(words_of(clause).all) for clause in clauses)
+
+
+def _has_addresses(claim: Claim, asked: Asked, window: Window) -> bool:
+    """Whether a window has each address of the claim that the question lacks."""
+    known = addresses(window.text)
+    return all(one in known or words_of(one).all <= asked.words for one in addresses(claim.text))
 
 
 def new_words(claim: Claim, asked: Asked) -> frozenset[str]:

@@ -109,6 +109,12 @@ def _stem(word: str) -> str:
     return word[:-1] if len(word) > 3 and word.endswith("s") and not word.endswith("ss") else word
 
 
+def number_of(word: str) -> str | None:
+    """A word in lower case as `words_of` has it, if it is a number."""
+    stem = _stem(word)
+    return stem if _is_number(stem) else None
+
+
 def _is_number(word: str) -> bool:
     return word[-1].isdecimal()
 
