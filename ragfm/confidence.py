@@ -52,9 +52,10 @@ _BY_EMBEDDER = frozenset({"cosine", "gap"})
 class Calibration:
     """A fitted model: the confidence is the logistic function of `bias` and the sum of weight times (signal - mean).
 
-    `reader`, `adapter` (the hash of its file), `strategy` (by name) and `embedder` (the hash of its weights) say for
-    what it holds. With a confidence below `threshold`, it is better not to answer. Where it `corrects`, the verifier's
-    words are the answer when the reader's are others; what the reader said, "I don't know." too, is a signal then.
+    `reader`, `adapter` (the hash of its file), `strategy` (as it is `known_as`) and `embedder` (the hash of its
+    weights) say for what it holds. With a confidence below `threshold`, it is better not to answer. Where it
+    `corrects`, the verifier's words are the answer when the reader's are others; what the reader said, "I don't know."
+    too, is a signal then.
     """
 
     reader: str

@@ -84,7 +84,7 @@ class Rag:
         self.reader = _scoped(self.base_reader, collection)
         self.sampling = Sampling(max_tokens=settings.answer_tokens + self.strategy.thinking_tokens, adapter=adapter)
         self.log = AnswerLog.beside(collection.path) if settings.log else None
-        self.calibration = fitting(settings.confidence, self.reader_name, adapter, self.strategy.name)
+        self.calibration = fitting(settings.confidence, self.reader_name, adapter, self.strategy.known_as)
         self._remembered = Remembered(settings.followup)
 
     def with_options(

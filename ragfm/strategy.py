@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import tomllib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from functools import cached_property, lru_cache
 from hashlib import blake2b
 from pathlib import Path
@@ -83,6 +83,14 @@ class Strategy:
     def fingerprint(self) -> str:
         """A hash of the pool; empty without one."""
         return blake2b(repr(self.pool).encode(), digest_size=16).hexdigest() if self.pool else ""
+
+    @property
+    def known_as(self) -> str:
+        """By what calibrations and runs know it: its name where it ships, else its file's with a hash of its words."""
+        if self.name in STRATEGIES:
+            return self.name
+        says = [getattr(self, one.name) for one in fields(self) if one.name != "name"]
+        return f"{Path(self.name).name} {blake2b(repr(says).encode(), digest_size=8).hexdigest()}"
 
     def _nearest(self, question: str) -> list[Shot]:
         if not self.pool:

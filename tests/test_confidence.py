@@ -21,6 +21,7 @@ from ragfm.evaluate import Gold, Question, calibrate, store_calibration
 from ragfm.evaluate.calibrate import _area, _error, logistic
 from ragfm.ground import grounded
 from ragfm.prompt import ABSTENTION
+from ragfm.strategy import load_strategy
 from ragfm.testing import HashingEmbedder, ScriptedReader
 from ragfm.types import Hit, Message
 
@@ -210,6 +211,20 @@ def test_a_calibration_of_ones_own_is_for_the_strategy_that_it_was_fitted_to(
         used = {name: Rag(handle, reader=ScoringReader([]), strategy=name).calibration
                 for name in ("zero-shot", "few-shot", "chain-of-thought")}  # fmt: skip
         assert {name for name, calibration in used.items() if calibration} == {fitted}
+
+
+def test_a_calibration_is_for_a_file_of_words_as_it_was(collection: Collection, docs: Path) -> None:
+    path = collection.path.parent / "my.toml"
+    path.write_text("system = 'S'\nask = '{question}'\n")
+    handle = _rag(collection, docs, []).collection
+    fitted = replace(
+        BY_LIKELIHOOD, strategy=Rag(handle, reader=ScoringReader([]), strategy="my.toml").strategy.known_as
+    )
+    handle = _rag(collection, docs, [], confidence=fitted).collection
+    assert Rag(handle, reader=ScoringReader([]), strategy="my.toml").calibration == fitted
+    path.write_text("system = 'T'\nask = '{question}'\n")
+    load_strategy.cache_clear()
+    assert Rag(handle, reader=ScoringReader([]), strategy="my.toml").calibration is None
 
 
 def test_fitting_notes_the_strategy(collection: Collection, docs: Path) -> None:

@@ -321,6 +321,18 @@ def test_a_run_does_not_go_on_with_an_adapter_that_was_trained_anew(handbook: Co
     adapter.write_bytes(b"another")
     with pytest.raises(DataError, match="learned"):
         evaluate_answers(rag, [LEAVE], contexts=["retrieved"], out=out)
+def test_a_run_does_not_go_on_with_another_strategy(handbook: Collection, tmp_path: Path) -> None:
+    for name, words in (("one", "S"), ("other", "T")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "my.toml").write_text(f"system = '{words}'\nask = '{{question}}'\n")
+
+    def ask(strategy: str) -> None:
+        rag = Rag(handbook, reader=ScriptedReader(["28 days"]), strategy=strategy)
+        evaluate_answers(rag, [LEAVE], contexts=["retrieved"], out=tmp_path / "a.jsonl")
+
+    ask("one/my.toml")
+    with pytest.raises(DataError, match="strategy"):
+        ask("other/my.toml")
 
 
 class Stops(ScriptedReader):

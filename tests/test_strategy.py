@@ -89,6 +89,19 @@ def test_the_examples_most_like_the_question_are_picked(custom: Path) -> None:
     assert ours != theirs
 
 
+def test_one_that_ships_is_known_by_its_name_and_a_file_by_what_it_says(tmp_path: Path) -> None:
+    assert [load_strategy(name).known_as for name in STRATEGIES] == list(STRATEGIES)
+    words = "system = 'S'\nask = '{question}'\n"
+    known = []
+    for number, more in enumerate(("", "", "answer_after = 'So:'\n", "thinking_tokens = 9\n", "pick = 1\n")):
+        (tmp_path / str(number)).mkdir()
+        (tmp_path / str(number) / "my.toml").write_text(words + more)
+        known.append(load_strategy("my.toml", tmp_path / str(number)).known_as)
+    assert known[0] == known[1] == load_strategy(str(tmp_path / "0" / "my.toml")).known_as
+    assert known[0].startswith("my.toml ")
+    assert len(set(known)) == 4
+
+
 @pytest.mark.parametrize(
     ("content", "said"),
     [

@@ -81,8 +81,6 @@ def _asked(collection: Collection, data: QuestionSet, options: Mapping[str, Any]
     about = {**about_data(data, options), "reader": reader, "judge": options["judge"]}
     judge = configured_reader(options["judge"], collection.settings) if options["judge"] else None
     rag = make_rag(collection, options)
-    if rag.strategy.name != "zero-shot":
-        about["strategy"] = rag.strategy.name
     if place := getattr(rag.reader, "data_goes", None):
         about["data_goes"] = place
     with resumable("answering", "answered", options["out"]) as progress:

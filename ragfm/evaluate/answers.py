@@ -188,15 +188,8 @@ def evaluate_answers(
     facts = {
         "run": "answers",
         "contexts": list(contexts),
-        "questions": {"count": len(questions), "digest": fingerprint(questions, answers=True)},
-        **collection_facts(rag.collection, digest),
-        "reader": rag.reader_name,
-        "adapter": rag.sampling.adapter,
-        "learned": adapter_hash(rag.sampling.adapter),
-        "k": rag.k,
-        "calibrated": rag.calibration is not None,
         "judge": None if judge is None else type(judge).__name__,
-        "settings": rag.collection.settings.model_dump(mode="json", exclude={"sources", "reader", "files"}),
+        **facts_of(rag, questions, digest),
         **(about or {}),
     }
     judges = bound(judged, judge, way_of_judging(judge)) if judge else None
@@ -205,6 +198,21 @@ def evaluate_answers(
         partial=partial,
     )  # fmt: skip
     return _report(facts, [AnsweredQuestion.from_json(record) for record in records], contexts)
+
+
+def facts_of(rag: Rag, questions: Sequence[Question], digest: str) -> dict[str, Any]:
+    """All that answers depend on: a run goes on where it is the same. `digest` is that of the collection's content."""
+    return {
+        "questions": {"count": len(questions), "digest": fingerprint(questions, answers=True)},
+        **collection_facts(rag.collection, digest),
+        "reader": rag.reader_name,
+        "strategy": rag.strategy.known_as,
+        "adapter": rag.sampling.adapter,
+        "learned": adapter_hash(rag.sampling.adapter),
+        "k": rag.k,
+        "calibrated": rag.calibration is not None,
+        "settings": rag.collection.settings.model_dump(mode="json", exclude={"sources", "reader", "files"}),
+    }
 
 
 def risk_coverage(results: Sequence[AnsweredQuestion]) -> list[tuple[float, float]]:
