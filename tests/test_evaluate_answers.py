@@ -65,6 +65,22 @@ def test_an_answer_is_held_by_whole_words_only() -> None:
     assert not holds("anything", ["the"])  # nothing is left of it
 
 
+@pytest.mark.parametrize(("text", "answer"), [
+    ("It’s “Paris”.", "Paris"), ("Paris—the city", "Paris"), ("«Москва» — столица", "Москва"), ("It costs €5.", "5"),
+    ("the cafe\u0301 there", "caf\u00e9"), ("会议室在三楼。", "三楼"), ("休假28天", "28天"),
+    ("カフェは二階です", "カフェ"), ("3,100 euros", "3100 euros"),
+])  # fmt: skip
+def test_typographic_signs_and_each_sign_of_chinese_part_words(text: str, answer: str) -> None:
+    assert holds(text, [answer])
+
+
+@pytest.mark.parametrize(("text", "answer"), [
+    ("It is 3,100.", "100"), ("休假128天", "28天"), ("Parisian—the", "Paris"), ("Moscow", "«»"), ("三楼", "—"),
+])  # fmt: skip
+def test_what_is_part_of_a_word_is_none(text: str, answer: str) -> None:
+    assert not holds(text, [answer])
+
+
 def test_a_ratio_is_that_of_sums() -> None:
     estimate = estimate_ratios([(1, 1), (0, 0), (1, 2), (0, 1)])
     assert estimate is not None
