@@ -5,7 +5,7 @@
     all        = term ("and" term)*
     term       = "not" term | "(" any ")" | key operator value | key "in" "(" value ("," value)* ")"
     operator   = "=" | "!=" | "<" | "<=" | ">" | ">="
-    value      = a word, or anything in "double" or 'single' quotes
+    value      = a word, or anything in "double" or 'single' quotes, the sign itself twice
 
 Keys are those of the metadata, and `uri`, `source` and `media_type`. Numbers of up to fifteen digits compare as
 numbers, all else as text by its first 200 characters, so ISO dates compare as dates. A document without the key meets
@@ -26,7 +26,7 @@ from ragfm.store.schema import COMPARED, as_number, documents, groups, sources, 
 Condition: TypeAlias = sa.ColumnElement[bool]
 
 _TOKEN = re.compile(
-    r"""\s*(?:(?P<sign>!=|<=|>=|[=<>(),])|"(?P<double>[^"]*)"|'(?P<single>[^']*)'|(?P<word>[^\s=!<>(),"']+))"""
+    r"""\s*(?:(?P<sign>!=|<=|>=|[=<>(),])|"(?P<double>(?:[^"]|"")*)"|'(?P<single>(?:[^']|'')*)'|(?P<word>[^\s=!<>(),"']+))"""
 )
 OWN_KEYS = ("uri", "source", "media_type")
 """Keys that mean the document itself, so that no metadata of these names is found by a filter."""
@@ -52,6 +52,12 @@ def parse_filter(text: str) -> Condition:
     if parser.token[0] != "end":
         raise parser.error("`and`, `or` or the end")
     return condition
+
+
+def quoted(value: str) -> str:
+    """A value as it stands in a filter, whatever signs it has."""
+    doubled = value.replace('"', '""')
+    return f'"{doubled}"'
 
 
 class _Parser:
@@ -143,7 +149,8 @@ class _Parser:
             return
         self._end = match.end()
         kind = str(match.lastgroup)
-        self.token = ("quoted" if kind in ("single", "double") else kind, match[kind])
+        sign = {"single": "'", "double": '"'}.get(kind)
+        self.token = ("quoted", match[kind].replace(2 * sign, sign)) if sign else (kind, match[kind])
 
 
 def _comparison(key: str, operator: str, value: str) -> Condition:

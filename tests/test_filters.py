@@ -8,6 +8,7 @@ import pytest
 
 from ragfm import Collection
 from ragfm.errors import FilterError
+from ragfm.filters import quoted
 
 TAGS = {
     "a.txt": {"year": "2024", "team": "hr", "from": "2024-03-01"},
@@ -40,6 +41,8 @@ def tagged(tmp_path: Path, collection: Collection) -> Collection:
         ("(team = hr or team = legal) and year = 2026", "b"),
         ('state = "in review"', "b"),
         ("""team = "O'Neill" """, "c"),
+        ("""team = 'O''Neill' """, "c"),
+        ("team = " + quoted("O'Neill"), "c"),
         ("uri = a.txt", "a"),
         ("source in (a.txt, 'd.txt')", "ad"),
         ("media_type = text/plain", "abcd"),

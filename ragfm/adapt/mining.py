@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from ragfm.errors import DataError, TooLongError
 from ragfm.evaluate.data import fingerprint
 from ragfm.evaluate.matching import answered_by
+from ragfm.filters import quoted
 from ragfm.store.durable import write_durably
 from ragfm.types import embedded_text
 
@@ -140,11 +141,8 @@ def _right(collection: Collection, question: Question, uri: str, hits: Sequence[
             not spans or any(end is not None and hit.start < end and start < hit.end for start, end in spans)
         )
 
-    sign = "'" if '"' in uri else '"'
     found = next(filter(fits, hits), None)
-    return found or next(
-        filter(fits, collection.search(question.text, _DEPTH, filter=f"uri = {sign}{uri}{sign}")), None
-    )
+    return found or next(filter(fits, collection.search(question.text, _DEPTH, filter=f"uri = {quoted(uri)}")), None)
 
 
 def _text(hit: Hit) -> str:

@@ -22,6 +22,7 @@ from ragfm.adapt.near_misses import names_in, near_misses
 from ragfm.errors import TooLongError
 from ragfm.evaluate.data import Question, fingerprint
 from ragfm.evaluate.matching import answered_by, holds, is_verdict, normalised
+from ragfm.filters import quoted
 from ragfm.ground import ground
 from ragfm.prompt import ABSTENTION
 from ragfm.text import sentence_spans
@@ -190,8 +191,7 @@ class _Builder:
             return chosen
         gold = next((hit for hit in hits if _is_gold(hit, question, answers)), None)
         for uri in [] if gold else dict.fromkeys(gold.uri for gold in question.gold):
-            sign = "'" if '"' in uri else '"'
-            found = self._rag.collection.search(question.text, _LOOKED_AT, filter=f"uri = {sign}{uri}{sign}")
+            found = self._rag.collection.search(question.text, _LOOKED_AT, filter=f"uri = {quoted(uri)}")
             gold = gold or next((hit for hit in found if _is_gold(hit, question, answers)), None)
         if gold is None:
             raise _LeftOut("no passage holds its answer")
