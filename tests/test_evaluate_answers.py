@@ -127,6 +127,21 @@ def test_each_context_is_asked_and_judged(handbook: Collection) -> None:
     assert "citation precision" not in report.measures["none"]
     assert report.results[0].measures["f1, gold"] == 1
     assert report.kinds["right"] == 1
+def test_that_another_passage_says_otherwise_is_not_the_readers_answer(tmp_path: Path) -> None:
+    (tmp_path / "docs").mkdir()
+    for name, seats in (("a", 8), ("b", 12)):
+        (tmp_path / "docs" / f"{name}.txt").write_text(f"The meeting room Cirrus seats {seats} people.\n")
+    collection = Collection.open(tmp_path / ".ragfm", embedder="hashing")
+    collection.sync(tmp_path / "docs")
+    asked = Question("seats", "How many people does the meeting room Cirrus seat?", (Gold("docs/a.txt"),), ("8",))
+    rag = Rag(collection, reader=ScriptedReader(["Cirrus seats 8 people."]))
+    assert "says otherwise" in rag.ask(asked.text).text
+    outcome = evaluate_answers(rag, [asked], contexts=["retrieved"]).results[0].outcomes["retrieved"]
+    assert re.fullmatch(r"Cirrus seats 8 people \[\d\]\.", outcome.answer)
+    assert outcome.f1 == pytest.approx(2 / 5)
+    assert (outcome.citations, outcome.holding, outcome.sentences, outcome.supported) == (1, 1, 1, 1)
+
+
 
 
 def test_an_evaluation_leaves_the_answer_log_alone(handbook: Collection) -> None:

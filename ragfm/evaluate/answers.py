@@ -27,6 +27,8 @@ from ragfm.evaluate.matching import MARKER, answered_by, holds, normalised, toke
 from ragfm.evaluate.measures import Estimate, estimate_percentiles, estimate_ratios
 from ragfm.evaluate.retrieval import collection_facts, content_of
 from ragfm.evaluate.runs import asked, kept
+from ragfm.filters import quoted
+from ragfm.ground import own_words
 from ragfm.prompt import is_abstention
 from ragfm.text import sentence_spans
 from ragfm.types import Hit, Message, Sampling
@@ -59,7 +61,7 @@ class Shown:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What a reader answered in one context, and what that is worth.
+    """What a reader answered in one context, without what ragfm says of contradictions, and what that is worth.
 
     `exact`, `f1` (Rajpurkar et al. 2016) and `contained` compare with the nearest right answer, in [0, 1]; for an
     unanswerable question all three are 1 where the reader abstained, else 0 (Rajpurkar et al. 2018). `shown`: a passage
@@ -285,12 +287,14 @@ def _from_passages(rag: Rag, question: Question, answers: Sequence[str], *, gold
         if hit.n is not None
     )
     holding = {passage.n: passage.holds for passage in passages}
-    verified = [citation.n for citation in answer.citations if citation.verified]
-    sentences = [] if answer.abstained else [answer.text[start:end] for start, end in sentence_spans(answer.text)]
-    flags = iter([citation.verified for citation in answer.citations])  # one for each marker, in their order
+    text, own = own_words(answer.text, [(citation.n, citation.quote) for citation in answer.citations])
+    citations = [citation for citation, its in zip(answer.citations, own, strict=True) if its]
+    verified = [citation.n for citation in citations if citation.verified]
+    sentences = [] if answer.abstained else [text[start:end] for start, end in sentence_spans(text)]
+    flags = iter([citation.verified for citation in citations])  # one for each marker, in their order
     supported = [sum(next(flags, False) for _ in MARKER.findall(sentence)) > 0 for sentence in sentences]
     return Outcome(
-        answer=answer.text,
+        answer=text,
         abstained=answer.abstained,
         shown=None if question.unanswerable else any(holding.values()),
         citations=len(verified),

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from ragfm.answer_log import REDACTED
-from ragfm.ground import said_otherwise
+from ragfm.ground import own_words
 from ragfm.prompt import is_abstention
 from ragfm.text import MARKER
 
@@ -28,9 +28,7 @@ def right_answer(entry: LogEntry) -> str:
     said = entry.correction or (entry.answer if entry.thumbs == "up" else "")
     if _is_object(said):
         return ""
-    for citation in entry.citations:
-        said = said.replace(_otherwise(citation), "")
-    return MARKER.sub("", said).strip()
+    return MARKER.sub("", own_words(said, _cited(entry))[0]).strip()
 
 
 def as_questions(entries: Iterable[LogEntry]) -> Iterator[dict[str, Any]]:
@@ -45,8 +43,9 @@ def as_questions(entries: Iterable[LogEntry]) -> Iterator[dict[str, Any]]:
             yield {**line, "unanswerable": True}
             continue
         line["answers"] = [right]
+        own = own_words(entry.answer, _cited(entry))[1]
         cited = [] if entry.correction else [
-            found for found in entry.citations if found["verified"] and _otherwise(found) not in entry.answer
+            found for found, its in zip(entry.citations, own, strict=True) if its and found["verified"]
         ]  # fmt: skip
         yield from ({**line, "uri": found["uri"], "start": found["start"], "end": found["end"]} for found in cited)
         if not cited:
@@ -61,5 +60,5 @@ def _is_object(said: str) -> bool:
         return False
 
 
-def _otherwise(citation: Mapping[str, Any]) -> str:
-    return said_otherwise(citation["n"], citation["quote"])
+def _cited(entry: LogEntry) -> list[tuple[int, str]]:
+    return [(found["n"], found["quote"]) for found in entry.citations]

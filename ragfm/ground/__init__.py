@@ -15,7 +15,7 @@ the verifier was asked, there is a fourth: `irrelevant`, it shows what is said, 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -29,7 +29,7 @@ from ragfm.types import Citation
 if TYPE_CHECKING:
     from ragfm.types import Hit
 
-__all__ = ["Sentence", "composed", "ground", "grounded", "said_otherwise"]
+__all__ = ["Sentence", "composed", "ground", "grounded", "own_words"]
 
 _LONGEST = 300  # characters of a contradiction that are quoted
 _YES = re.compile(r"\W*yes\b", re.IGNORECASE)
@@ -110,12 +110,25 @@ def composed(
         text += said
         citations += sentence.citations
         if contradictions and sentence.otherwise and sentence.otherwise not in citations:
-            text += said_otherwise(sentence.otherwise.n, sentence.otherwise.quote)
+            text += _said_otherwise(sentence.otherwise.n, sentence.otherwise.quote)
             citations.append(sentence.otherwise)
     return text, tuple(citations), tuple(unsupported)
 
 
-def said_otherwise(n: int, quote: str) -> str:
+def own_words(text: str, cited: Iterable[tuple[int, str]]) -> tuple[str, list[bool]]:
+    """An answer without the sentences on what other passages say, and for each citation whether it is still there.
+
+    A citation is the number of a passage, and the quote.
+    """
+    own = []
+    for n, quote in cited:
+        added = _said_otherwise(n, quote)
+        own.append(added not in text)
+        text = text.replace(added, "")
+    return text, own
+
+
+def _said_otherwise(n: int, quote: str) -> str:
     """What follows a sentence that the passage `n` contradicts with these words."""
     quote = unmarked(" ".join(quote.split()))
     return f" But [{n}] says otherwise" + (f": “{quote}”" if len(quote) <= _LONGEST else ".")
