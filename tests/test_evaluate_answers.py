@@ -127,6 +127,8 @@ def test_each_context_is_asked_and_judged(handbook: Collection) -> None:
     assert "citation precision" not in report.measures["none"]
     assert report.results[0].measures["f1, gold"] == 1
     assert report.kinds["right"] == 1
+
+
 def test_that_another_passage_says_otherwise_is_not_the_readers_answer(tmp_path: Path) -> None:
     (tmp_path / "docs").mkdir()
     for name, seats in (("a", 8), ("b", 12)):
@@ -142,6 +144,32 @@ def test_that_another_passage_says_otherwise_is_not_the_readers_answer(tmp_path:
     assert (outcome.citations, outcome.holding, outcome.sentences, outcome.supported) == (1, 1, 1, 1)
 
 
+def test_from_memory_a_reader_may_think_and_its_thoughts_are_no_answer(handbook: Collection) -> None:
+    reader = Choosy(["<think>Seats? Perhaps 28 days.</think>Thirty."])
+    rag = Rag(handbook, reader=reader, strategy="chain-of-thought")
+    outcome = evaluate_answers(rag, [LEAVE], contexts=["none"]).results[0].outcomes["none"]
+    assert (outcome.answer, outcome.contained) == ("Thirty.", 0)
+    assert reader.samplings == [rag.sampling]
+
+
+def test_a_line_that_cannot_be_asked_stops_no_other(handbook: Collection, docs: Path) -> None:
+    odd = f"docs/a'{chr(34)}.txt"
+    (docs / odd.removeprefix("docs/")).write_text("The odd office opens at nine.")
+    handbook.sync(docs)
+    end = len(handbook.document("docs/leave.md").text)
+    questions = [
+        Question("gone", "How many?", (Gold("docs/gone.md", 0, 5),)),
+        Question("beyond", "How many?", (Gold("docs/leave.md", end, end + 5),)),
+        Question("odd", "When does the odd office open?", (Gold(odd),), ("nine",)),
+        Question("unprintable", "When?", (Gold("docs/a\n.txt"),), ("nine",)),
+        HOURS,
+    ]
+    report = evaluate_answers(Rag(handbook, reader=ScriptedReader(["At nine."])), questions, contexts=["gold"])
+    outcomes = [result.outcomes["gold"] for result in report.results]
+    assert [bool(outcome.error) for outcome in outcomes] == [True, True, False, True, False]
+    assert "no document 'docs/gone.md'" in str(outcomes[0].error)
+    assert f"beyond 'docs/leave.md': {end} characters" in str(outcomes[1].error)
+    assert [place.uri for place in outcomes[2].passages] == [odd]
 
 
 def test_an_evaluation_leaves_the_answer_log_alone(handbook: Collection) -> None:
@@ -352,6 +380,8 @@ def test_a_run_does_not_go_on_with_an_adapter_that_was_trained_anew(handbook: Co
     adapter.write_bytes(b"another")
     with pytest.raises(DataError, match="learned"):
         evaluate_answers(rag, [LEAVE], contexts=["retrieved"], out=out)
+
+
 def test_a_run_does_not_go_on_with_another_strategy(handbook: Collection, tmp_path: Path) -> None:
     for name, words in (("one", "S"), ("other", "T")):
         (tmp_path / name).mkdir()

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
 import numpy as np
 
 from ragfm.confidence import adapter_hash
-from ragfm.errors import DataError, TooLongError
+from ragfm.errors import CollectionError, DataError, FilterError, TooLongError
 from ragfm.evaluate.data import Gold, Question, fingerprint
 from ragfm.evaluate.judge import judged, way_of_judging
 from ragfm.evaluate.matching import MARKER, answered_by, holds, normalised, token_f1
@@ -31,12 +31,12 @@ from ragfm.filters import quoted
 from ragfm.ground import own_words
 from ragfm.prompt import is_abstention
 from ragfm.text import sentence_spans
-from ragfm.types import Hit, Message, Sampling
+from ragfm.types import Hit, Message
 
 if TYPE_CHECKING:
     from ragfm.collection import Collection
     from ragfm.rag import Rag
-    from ragfm.types import Reader
+    from ragfm.types import Document, Reader
 
 Context: TypeAlias = Literal["retrieved", "gold", "none"]
 CONTEXTS: tuple[Context, ...] = get_args(Context)
@@ -45,7 +45,6 @@ KINDS = ("right", "wrong", "not retrieved", "false abstention", "right abstentio
 
 CLOSED_BOOK = 'Answer in one short sentence. If you do not know the answer, say "I don\'t know."'
 _LOOKED_AT = 50  # passages of the document that a question is about
-_MEMORY_TOKENS = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -238,21 +237,13 @@ def risk_coverage(results: Sequence[AnsweredQuestion]) -> list[tuple[float, floa
 def _answered(
     rag: Rag, question: Question, contexts: Sequence[Context], judges: Callable[[str, Sequence[str], str], bool] | None
 ) -> AnsweredQuestion:
-    answers = question.answers or tuple(_spans(rag.collection, question.gold))
-    outcomes: dict[str, Outcome] = {}
-    for context in contexts:
-        try:
-            if context == "none":
-                outcome = _from_memory(rag.reader, question)
-            else:
-                outcome = _from_passages(rag, question, answers, gold=context == "gold")
-        except TooLongError as error:
-            outcome = Outcome(error=error.message)
-        outcome = outcome if outcome.error else _held_against(outcome, question, answers)
-        if judges and not question.unanswerable and not outcome.error:
-            right = not outcome.abstained and judges(question.text, answers, outcome.answer)
-            outcome = replace(outcome, judged=float(right))
-        outcomes[context] = outcome
+    answers = tuple[str, ...]()
+    try:
+        answers = _right_answers(rag.collection, question)
+    except (CollectionError, DataError) as error:
+        outcomes = dict.fromkeys(contexts, Outcome(error=error.message))
+    else:
+        outcomes = {context: _outcome(rag, question, answers, context, judges) for context in contexts}
     measures = {
         f"{name}{'' if context == contexts[0] else f', {context}'}": float(getattr(outcome, name))
         for context, outcome in outcomes.items()
@@ -261,6 +252,40 @@ def _answered(
     return AnsweredQuestion(
         question.id, question.text, question.gold, answers, question.unanswerable, measures, outcomes
     )
+
+
+def _right_answers(collection: Collection, question: Question) -> tuple[str, ...]:
+    """Those that are given, else the words of the question's spans.
+
+    Raises CollectionError and DataError where a span is of no document, or beyond its end.
+    """
+    if question.answers or question.unanswerable:
+        return question.answers
+    return tuple(_words(collection.document(gold.uri), gold) for gold in question.gold if gold.start is not None)
+
+
+def _words(document: Document, gold: Gold) -> str:
+    if gold.end is not None and gold.end > len(document.text):
+        raise DataError(f"The span {gold.start}:{gold.end} ends beyond {gold.uri!r}: {len(document.text)} characters.")
+    return document.text[gold.start : gold.end]
+
+
+def _outcome(
+    rag: Rag, question: Question, answers: Sequence[str], context: Context,
+    judges: Callable[[str, Sequence[str], str], bool] | None,
+) -> Outcome:  # fmt: skip
+    try:
+        if context == "none":
+            outcome = _from_memory(rag, question)
+        else:
+            outcome = _from_passages(rag, question, answers, gold=context == "gold")
+    except (FilterError, TooLongError) as error:
+        return Outcome(error=error.message)
+    outcome = _held_against(outcome, question, answers)
+    if judges and not question.unanswerable:
+        right = not outcome.abstained and judges(question.text, answers, outcome.answer)
+        outcome = replace(outcome, judged=float(right))
+    return outcome
 
 
 def _held_against(outcome: Outcome, question: Question, answers: Sequence[str]) -> Outcome:
@@ -315,11 +340,11 @@ def _cosine(hits: Sequence[Hit]) -> float | None:
     return max((hit.score for hit in hits if hit.score is not None), default=None)
 
 
-def _from_memory(reader: Reader, question: Question) -> Outcome:
+def _from_memory(rag: Rag, question: Question) -> Outcome:
     start = time.monotonic()
     messages = [Message("system", CLOSED_BOOK), Message("user", question.text)]
-    with reader.stream(messages, Sampling(max_tokens=_MEMORY_TOKENS)) as stream:
-        text = "".join(stream).strip()
+    with rag.reader.stream(messages, replace(rag.sampling, adapter=None)) as stream:  # it has learned another prompt
+        _, text = rag.strategy.parted("".join(stream))
     return Outcome(
         answer=text,
         abstained=not text or is_abstention(text),
@@ -330,17 +355,11 @@ def _from_memory(reader: Reader, question: Question) -> Outcome:
     )
 
 
-def _spans(collection: Collection, gold: Sequence[Gold]) -> list[str]:
-    """The words that a question's spans have: its answers, where none are given."""
-    return [collection.document(g.uri).text[g.start : g.end] for g in gold if g.start is not None]
-
-
 def _gold_hits(collection: Collection, question: Question, answers: Sequence[str]) -> list[Hit]:
     """The passages that a question was asked about: of each document the best one that holds an answer."""
     found = []
     for uri in dict.fromkeys(gold.uri for gold in question.gold):
-        sign = "'" if '"' in uri else '"'
-        hits = collection.search(question.text, _LOOKED_AT, filter=f"uri = {sign}{uri}{sign}")
+        hits = collection.search(question.text, _LOOKED_AT, filter=f"uri = {quoted(uri)}")
         best = next((hit for hit in hits if answered_by(hit, question, answers)), hits[0] if hits else None)
         found += [best] if best else []
     return found
