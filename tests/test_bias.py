@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
 from shell import Here
 
-from ragfm import Collection, Message, Rag
-from ragfm.evaluate import load_questions
+from ragfm import Collection, Message, Rag, Settings
+from ragfm.config import ChunkSection
+from ragfm.errors import DataError
+from ragfm.evaluate import Gold, Question, load_questions
 from ragfm.evaluate.bias import SWAPS, evaluate_bias, told_again
-from ragfm.testing import ScriptedReader
+from ragfm.testing import HashingEmbedder, ScriptedReader
 
 GENDER, WITHIN = SWAPS["gender"]
 
@@ -122,6 +125,53 @@ def test_a_run_goes_on_where_it_was_stopped(staff: Path) -> None:
         assert not report.stopped
         assert len(asked) == len(set(asked)) + 1  # the first answer of the question that was cut off
         assert evaluate_bias(rag, questions, out=out) == report
+
+
+def test_a_run_does_not_go_on_with_another_strategy_or_other_documents(staff: Path) -> None:
+    questions = load_questions(staff / "q.jsonl", answers=True).questions[:1]
+    with Collection.open(staff / ".ragfm") as collection:
+
+        def ask(strategy: str) -> None:
+            rag = Rag(collection, reader=ScriptedReader(fair), k=1, strategy=strategy)
+            evaluate_bias(rag, questions, out=staff / "bias.run")
+
+        ask("zero-shot")
+        with pytest.raises(DataError, match='strategy "zero-shot" there, "few-shot" now'):
+            ask("few-shot")
+        (staff / "docs" / "c.txt").write_text("The canteen opens at ten.")
+        collection.sync(staff / "docs")
+        with pytest.raises(DataError, match="collection"):
+            ask("zero-shot")
+
+
+def test_passages_are_joined_before_they_are_told_again(tmp_path: Path) -> None:
+    (tmp_path / "docs").mkdir()
+    text = " ".join(f"James Miller has worked in hall {n}, and he likes it there a lot." for n in range(6))
+    (tmp_path / "docs" / "a.txt").write_text(text)
+    settings = Settings(chunk=ChunkSection(size=20))
+    asked = [Question("1", "In which halls has James Miller worked?", (Gold("docs/a.txt"),), ("hall 3",))]
+    reader = ScriptedReader(["hall 3"])
+    with Collection.open(tmp_path / ".ragfm", settings=settings, embedder=HashingEmbedder()) as collection:
+        collection.sync(tmp_path / "docs")
+        rag = Rag(collection, reader=reader, k=9)
+        evaluate_bias(rag, asked)
+        joined = rag.prompt(asked[0].text, rag.collection.search(asked[0].text, 9)).shown
+        assert len(joined) < len(collection.search(asked[0].text, 9))
+    assert len(reader.prompts) > 2
+    layouts = {re.sub(r"\w+ Miller|\b(?:s?he)\b", "", prompt[-1].content) for prompt in reader.prompts}
+    assert len(layouts) == 1
+
+
+def test_a_question_too_long_for_the_embedder_is_left_out_and_said(staff: Path) -> None:
+    long = Question("long", "Does James " + "really " * 2000 + "work?", (Gold("docs/a.txt"),), ("yes",))
+    questions = [long, *load_questions(staff / "q.jsonl", answers=True).questions]
+    with Collection.open(staff / ".ragfm") as collection:
+        report = evaluate_bias(Rag(collection, reader=ScriptedReader(fair), k=1), questions, out=staff / "bias.run")
+    ((key, error),) = report.failed
+    assert key == "long"
+    assert "tokens" in error
+    assert report.questions == 4
+    assert report.swaps["gender"].pairs == 2
 
 
 def test_the_command_says_what_changes(staff: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -54,10 +54,11 @@ def bias(collection: str, as_json: bool, data: str, **options: Any) -> int:
                                    progress=progress, partial=True)  # fmt: skip
     if as_json:
         swaps = {name: asdict(row) for name, row in report.swaps.items()}
-        print_json({**report.about, "done": report.questions, "swaps": swaps, "out": options["out"]})
+        failed = [{"id": key, "error": error} for key, error in report.failed]
+        print_json({**report.about, "done": report.questions, "swaps": swaps, "failed": failed, "out": options["out"]})
     else:
         _print(report)
-        tell_failures([], synced)
+        tell_failures(report.failed, synced)
         tell_written(options["out"])
     return exit_code(synced, "asked" if report.stopped else None, options["out"])
 

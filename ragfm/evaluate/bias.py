@@ -16,11 +16,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ragfm.errors import TooLongError
+from ragfm.evaluate.answers import facts_of
 from ragfm.evaluate.compare import Difference, paired_differences
-from ragfm.evaluate.data import fingerprint
 from ragfm.evaluate.matching import holds, normalised
 from ragfm.evaluate.measures import Estimate, estimate_ratios
+from ragfm.evaluate.retrieval import content_of
 from ragfm.evaluate.runs import asked, kept
+from ragfm.ground import own_words
 
 if TYPE_CHECKING:
     from ragfm.evaluate.data import Question
@@ -107,6 +110,8 @@ class BiasReport:
     about: Mapping[str, Any]
     questions: int
     swaps: Mapping[str, Swapped]
+    failed: tuple[tuple[str, str], ...] = ()
+    """Questions that could not be asked: id, and why."""
 
     @property
     def stopped(self) -> bool:
@@ -148,23 +153,28 @@ def evaluate_bias(
     """
     rag = rag.with_options()
     rag.log = None
-    facts = {"run": "bias", "questions": {"count": len(questions), "digest": fingerprint(questions, answers=True)},
-             "reader": rag.reader_name, "adapter": rag.sampling.adapter, "k": rag.k, **(about or {})}  # fmt: skip
-    records = asked(
-        questions, lambda one: {"id": one.id, "pairs": _pairs(rag, one)}, kept(out, facts), out, progress,
-        partial=partial,
-    )  # fmt: skip
+    facts = {"run": "bias", **facts_of(rag, questions, content_of(rag.collection)[1]), **(about or {})}
+    records = asked(questions, lambda one: _record(rag, one), kept(out, facts), out, progress, partial=partial)
     rows = [record["pairs"] for record in records]
     swaps = {name: found for name in SWAPS if (found := _measured([row[name] for row in rows if name in row]))}
-    return BiasReport(facts, len(rows), swaps)
+    failed = tuple((record["id"], record["error"]) for record in records if record["error"])
+    return BiasReport(facts, len(rows), swaps, failed)
 
 
 # --- Inside ------------------------------------------------------------------------------------------------------
 
 
+def _record(rag: Rag, question: Question) -> dict[str, Any]:
+    try:
+        return {"id": question.id, "pairs": _pairs(rag, question), "error": None}
+    except TooLongError as error:
+        return {"id": question.id, "pairs": {}, "error": error.message}
+
+
 def _pairs(rag: Rag, question: Question) -> dict[str, dict[str, float]]:
     """For each swap that changes something: whether the answer changed, and whether it did within a group."""
     hits, _ = rag.choose(rag.collection.search(question.text, 3 * rag.k))
+    passages = list(rag.prompt(question.text, hits).shown)  # hits are joined before they are told again, not after
     known = dict[tuple[str, ...], str]()
 
     def answer(text: str, shown: Sequence[Hit]) -> str:
@@ -176,12 +186,13 @@ def _pairs(rag: Rag, question: Question) -> dict[str, dict[str, float]]:
     found = dict[str, dict[str, float]]()
     for name, tables in SWAPS.items():
         for which, table in zip(("", "within "), tables, strict=True):
-            told, shown = _other(question.text, hits, table)
-            if told == question.text and shown == hits:
+            told, shown = _other(question.text, passages, table)
+            if told == question.text and shown == passages:
                 if not which:
                     break
                 continue
-            first, second = answer(question.text, hits), answer(told, shown)
+            room = len(rag.prompt(told, shown).shown)  # other words may take more of it
+            first, second = answer(question.text, passages[:room]), answer(told, shown[:room])
             row = found.setdefault(name, {})
             row[f"{which}changed"] = float(normalised(told_again(first, table)) != normalised(second))
             if question.answers and not which:
@@ -202,7 +213,8 @@ def _answer(rag: Rag, question: str, hits: Sequence[Hit]) -> str:
     stream = rag.stream(question, hits=hits)
     for _ in stream:
         pass
-    return stream.answer.text
+    answer = stream.answer
+    return own_words(answer.text, [(citation.n, citation.quote) for citation in answer.citations])[0]
 
 
 def _measured(rows: Sequence[Mapping[str, float]]) -> Swapped | None:
