@@ -23,7 +23,7 @@ from ragfm.ground import grounded
 from ragfm.prompt import ABSTENTION
 from ragfm.strategy import load_strategy
 from ragfm.testing import HashingEmbedder, ScriptedReader
-from ragfm.types import Hit, Message
+from ragfm.types import Hit, Message, Sampling, Stream
 
 BY_LIKELIHOOD = Calibration("ScoringReader", 0.0, {"likely": 4.0}, {"likely": -1.0}, threshold=0.5)
 
@@ -37,6 +37,15 @@ class ScoringReader(ScriptedReader):
         assert tuple(messages) == self.prompts[-1]
         self.adapter = adapter
         return [-0.1 if "sure" in text else -2.0 * len(text.split()) for text in continuations]
+
+
+class Stops(ScoringReader):
+    """A Ctrl-C comes when it has answered thirty times."""
+
+    def stream(self, messages: Sequence[Message], sampling: Sampling = Sampling()) -> Stream:
+        if len(self.prompts) == 30:
+            raise KeyboardInterrupt
+        return super().stream(messages, sampling)
 
 
 def _rag(collection: Collection, docs: Path, script: list[str], **ask: object) -> Rag:
@@ -366,6 +375,16 @@ def test_the_command_fits_and_stores(tmp_path: Path, docs: Path, monkeypatch: py
     assert "needs QUESTIONS" in str(run("--confidence").exception)
     assert "goes with --confidence" in str(run("asked.jsonl", "--adapter", "x").exception)
     assert "--report goes with" in str(run("asked.jsonl", "--report", "r.html").exception)
+    monkeypatch.setattr("ragfm.rag.configured_reader", lambda *_, **__: Stops(script))
+    stopped = run("asked.jsonl", "--confidence", "--as-said", "--dry-run")
+    assert "kept in" in stopped.stderr
+    assert len(Path(".ragfm-confidence.run").read_text().splitlines()) == 31
+    rest = ScoringReader(script[30:])
+    monkeypatch.setattr("ragfm.rag.configured_reader", lambda *_, **__: rest)
+    assert "Nothing was written" in run("asked.jsonl", "--confidence", "--as-said", "--dry-run").output
+    assert len(rest.prompts) == 50
+    assert not Path(".ragfm-confidence.run").exists()
+    monkeypatch.setattr("ragfm.rag.configured_reader", lambda *_, **__: ScoringReader(script))
     dry = run("asked.jsonl", "--confidence", "--as-said", "--dry-run", "--out", "run", "--report", "pages/r.html")
     page = Path("pages/r.html").read_text()
     assert "Risk by coverage" in page

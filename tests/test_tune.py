@@ -9,19 +9,23 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
-from shell import Shell
+from click import UsageError
+from click.testing import CliRunner
+from shell import Here, Shell
 
 from ragfm import Collection, Settings
+from ragfm.cli import ragfm
 from ragfm.config import ChunkSection, SearchSection, load_settings
 from ragfm.errors import ConfigError, DataError
 from ragfm.evaluate import Gold, Question, evaluate_retrieval, store_choice, tune, write_questions
 from ragfm.evaluate.tune import CANDIDATES, MEASURE, WEIGHTS, Choice, _Pool
 from ragfm.testing import HashingEmbedder, ScriptedReader
-from ragfm.types import Hit
+from ragfm.types import Hit, Message
 
 WORDS = (
     "amber birch cedar delta ember fjord grove heath islet jetty knoll ledge marsh north ocean pier quay reef".split()
@@ -269,6 +273,29 @@ def test_the_command_says_what_does_not_go_together(shell: Shell, asked: Path) -
     assert "16 tokens" in shell("tune", asked, "--chunk-sizes", "3", code=2).stderr
     assert "--reader" in shell("tune", asked, "--reader", "x", code=2).stderr
     assert shell.json("tune", asked, "--keep", "x", code=2)["error"]["type"] == "UsageError"
+
+
+def test_what_a_reader_has_written_is_kept(asked: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    told = list[str]()
+
+    def write(messages: Sequence[Message]) -> str:
+        if len(told) == 7:
+            told.append("")
+            raise KeyboardInterrupt
+        told.append(f"Where does part {messages[-1].content.split()[1]} lie?")
+        return told[-1]
+
+    monkeypatch.chdir(asked.parent)
+    monkeypatch.setenv("RAGFM_EMBEDDER", "hashing")
+    monkeypatch.setattr("ragfm.readers.configured_reader", lambda *_: ScriptedReader(write))
+    words = ["tune", "--write", "20", "--dry-run", "--out", "written.run"]
+    stopped = CliRunner().invoke(ragfm, words, standalone_mode=False)
+    assert "what was written is kept in written.run" in stopped.stderr
+    assert len(Path("written.run").read_text().splitlines()) == 8
+    assert Here().json(*words)["about"]["questions"]["count"] == 20
+    assert len(Path("written.run").read_text().splitlines()) == len(told)
+    with pytest.raises(UsageError, match="--out goes with --confidence, or without QUESTIONS"):
+        Here()("tune", asked, "--out", "written.run")
 
 
 def test_an_interrupted_tuning_leaves_nothing(shell: Shell, asked: Path, tmp_path: Path) -> None:

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from ragfm.evaluate import CalibrationReport, Question, QuestionSet, TuneReport
 
 _FILE = click.Path(dir_okay=False)
+_ANSWERS = ".ragfm-confidence.run"
+"""What --confidence has asked, until all is: a hidden file, which `ragfm ingest` leaves out."""
 
 
 def _sizes(_: click.Context, __: click.Parameter, value: str | None) -> tuple[int, ...]:
@@ -44,8 +46,8 @@ def _sizes(_: click.Context, __: click.Parameter, value: str | None) -> tuple[in
               "are the answer where the reader's are others. Default: as now.")  # fmt: skip
 @click.option("--adapter", metavar="DIR", type=FILLED, help="With --confidence: an adapter for the reader, or "
               "`none`.")  # fmt: skip
-@click.option("--out", metavar="FILE", type=_FILE, help="With --confidence: write each answer there; a second run goes "
-              "on with it.")  # fmt: skip
+@click.option("--out", metavar="FILE", type=_FILE, help="Keep what is answered with --confidence, or written "
+              "without QUESTIONS, there; a second run goes on with it.")  # fmt: skip
 @click.option("--report", metavar="FILE", type=_FILE, help="With --confidence: write an HTML page.")
 @click.option("--reader", metavar="NAME", type=FILLED, help="Without QUESTIONS, the model that writes them; with "
               "--confidence, the one that answers.")  # fmt: skip
@@ -73,9 +75,11 @@ def tune(
         toml_writer()
     if options["confidence"]:
         return _confidence(collection, questions, options, as_json=as_json, dry_run=dry_run)
-    for name in ("adapter", "out", "report"):
+    for name in ("adapter", "report"):
         if options[name]:
             raise click.UsageError(f"--{name} goes with --confidence.", click.get_current_context())
+    if questions and options["out"]:
+        raise click.UsageError("--out goes with --confidence, or without QUESTIONS.", click.get_current_context())
     loaded = _loaded(questions, options)
     check_options(loaded, options)
     with opened(loaded, collection, {**options, "mode": "hybrid"}) as (handle, _, _):
@@ -89,6 +93,7 @@ def tune(
         print_json({**asdict(report), "written": [str(path) for path in written]})
     else:
         _print(report, written, dry_run=dry_run)
+        tell_written(options["out"])
     return OK
 
 
@@ -106,17 +111,21 @@ def _confidence(
         raise click.UsageError("--confidence needs QUESTIONS with answers.", click.get_current_context())
     loaded = load_data(path, options, answers=True)
     check_options(loaded, options)
+    folder = Path(collection).absolute().parent
+    out = Path(options["out"] or folder / _ANSWERS)
     with opened(loaded, collection, {**options, "mode": "hybrid"}) as (handle, _, _):
         rag = Rag(handle, reader=options["reader"], adapter=options["adapter"])
-        with resumable("answering", "answered", options["out"]) as progress:
+        with resumable("answering", "answered", str(out)) as progress:
             report = calibrate(
                 rag, loaded.questions, keep=options["keep_right"], corrects=options["corrects"], seed=options["seed"],
-                out=options["out"], progress=progress,
+                out=out, progress=progress,
             )  # fmt: skip
     report = replace(report, about={"data": loaded.name, **report.about})
     if options["report"]:
         write_confidence_html(report, options["report"])
-    written = [] if dry_run else store_calibration(report, Path(collection).absolute().parent)
+    written = [] if dry_run else store_calibration(report, folder)
+    if not options["out"]:
+        out.unlink()
     if as_json:
         print_json({**asdict(report), "written": [str(path) for path in written]})
     else:
@@ -160,9 +169,11 @@ def _written(collection: Collection, options: dict[str, Any]) -> list[Question]:
     from ragfm.evaluate import write_questions
     from ragfm.readers import configured_reader
 
-    reader = configured_reader(options["reader"] or collection.settings.reader, collection.settings)
-    with counting("writing", "questions") as progress:
-        return write_questions(collection, reader, options["write"], seed=options["seed"], progress=progress)
+    name = options["reader"] or collection.settings.reader
+    reader = configured_reader(name, collection.settings)
+    with resumable("writing", "written", options["out"]) as progress:
+        return write_questions(collection, reader, options["write"], seed=options["seed"], out=options["out"],
+                               reader_name=name, progress=progress)  # fmt: skip
 
 
 @contextmanager
