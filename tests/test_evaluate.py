@@ -549,6 +549,15 @@ def test_runs_are_compared(many: Collection, tmp_path: Path) -> None:
         compare_runs(tmp_path / "b.jsonl", tmp_path / "c.jsonl")
 
 
+@pytest.mark.parametrize("kinds", [("retrieval", "answers"), ("bias", "bias"), (None, None)])
+def test_runs_that_have_no_measures_in_common_are_refused(tmp_path: Path, kinds: tuple[str | None, ...]) -> None:
+    for name, kind in zip("ab", kinds, strict=True):
+        record = {"id": "1", "question": "Why?", "gold": [], "measures": {kind: 1}} if kind != "bias" else {"id": "1"}
+        write_lines(tmp_path / f"{name}.jsonl", {"format": 1} | ({"run": kind} if kind else {}), record)
+    with pytest.raises(DataError, match=f"a run of {kinds[0] or 'no evaluation'}, .* can't be compared"):
+        compare_runs(tmp_path / "a.jsonl", tmp_path / "b.jsonl")
+
+
 # --- The page ----------------------------------------------------------------------------------------------------
 
 

@@ -15,6 +15,7 @@ from ragfm.evaluate.measures import estimate_means
 from ragfm.evaluate.runs import read_run
 
 ROUNDS = 10_000
+_COMPARABLE = ("retrieval", "answers")  # runs whose questions have measures
 _LEVEL = 0.05
 _BLOCK = 2_000_000  # signs that are drawn at once
 _ROUNDING = 1e-12
@@ -72,10 +73,17 @@ class Comparison:
 def compare_runs(a: str | Path, b: str | Path, *, most: int = 10, seed: int = 0) -> Comparison:
     """Compare the files of two runs, question by question; of the changed ones the `most`.
 
-    Raises DataError where they have no question in common, or one that has other words or gold in the other.
+    Raises DataError where they are not two of retrieval or two of answers, where they have no question in common, or
+    one that has other words or gold in the other.
     """
     about_a, records_a = read_run(a)
     about_b, records_b = read_run(b)
+    what_a, what_b = (about.get("run", "no evaluation") for about in (about_a, about_b))
+    if what_a != what_b or what_a not in _COMPARABLE:
+        raise DataError(
+            f"{a} is a run of {what_a}, {b} one of {what_b}: these can't be compared.",
+            "Compare two of `ragfm eval retrieval`, or two of `ragfm eval answers`.",
+        )
     by_id_a, by_id_b = ({record["id"]: record for record in records} for records in (records_a, records_b))
     common = [key for key in by_id_a if key in by_id_b]
     if not common:
