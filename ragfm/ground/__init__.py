@@ -29,7 +29,7 @@ from ragfm.types import Citation
 if TYPE_CHECKING:
     from ragfm.types import Hit
 
-__all__ = ["Sentence", "composed", "ground", "grounded", "own_words"]
+__all__ = ["Sentence", "composed", "ground", "grounded", "own_words", "said_otherwise"]
 
 _LONGEST = 300  # characters of a contradiction that are quoted
 _YES = re.compile(r"\W*yes\b", re.IGNORECASE)
@@ -110,7 +110,7 @@ def composed(
         text += said
         citations += sentence.citations
         if contradictions and sentence.otherwise and sentence.otherwise not in citations:
-            text += _said_otherwise(sentence.otherwise.n, sentence.otherwise.quote)
+            text += said_otherwise(sentence.otherwise.n, sentence.otherwise.quote)
             citations.append(sentence.otherwise)
     return text, tuple(citations), tuple(unsupported)
 
@@ -122,13 +122,13 @@ def own_words(text: str, cited: Iterable[tuple[int, str]]) -> tuple[str, list[bo
     """
     own = []
     for n, quote in cited:
-        added = _said_otherwise(n, quote)
+        added = said_otherwise(n, quote)
         own.append(added not in text)
         text = text.replace(added, "")
     return text, own
 
 
-def _said_otherwise(n: int, quote: str) -> str:
+def said_otherwise(n: int, quote: str) -> str:
     """What follows a sentence that the passage `n` contradicts with these words."""
     quote = unmarked(" ".join(quote.split()))
     return f" But [{n}] says otherwise" + (f": “{quote}”" if len(quote) <= _LONGEST else ".")
