@@ -116,7 +116,7 @@ def print_verify(report: VerifyReport, saved: SalvageReport | None) -> None:
 
 def print_keywords(words: Mapping[str, Any]) -> None:
     """The language of the words, and how much they count in hybrid search."""
-    weight = "" if words["weight"] is None else f"search.weight {words['weight']:g} (the rest is that of words): "
+    weight = "" if words["weight"] is None else f"cosine {words['weight']:g} (search.weight), words the rest: "
     click.echo(f"words     {words['kind']}, language {words['language'] or 'not known yet'}")
     click.echo(f"          in hybrid search {weight}{words['why']}")
 
