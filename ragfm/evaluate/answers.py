@@ -238,6 +238,7 @@ def _answered(
     rag: Rag, question: Question, contexts: Sequence[Context], judges: Callable[[str, Sequence[str], str], bool] | None
 ) -> AnsweredQuestion:
     answers = tuple[str, ...]()
+    outcomes: dict[str, Outcome]
     try:
         answers = _right_answers(rag.collection, question)
     except (CollectionError, DataError) as error:
