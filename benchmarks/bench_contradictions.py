@@ -103,8 +103,8 @@ def main() -> None:
     args = parser.parse_args()
     rows = [row for row in questions(args.limit) if len(row["positive"]) >= 2 and len(row["positive_wrong"]) >= 2]
     outcomes: dict[str, list[dict[str, bool]]] = {}
-    for name, found in with_oracle(rows) if args.what == "oracle" else with_reader(rows, args.reader):
-        outcomes.setdefault(name, []).append(found)
+    for name, outcome in with_oracle(rows) if args.what == "oracle" else with_reader(rows, args.reader):
+        outcomes.setdefault(name, []).append(outcome)
     part: dict[str, Any] = {**about("contradictions"), "questions": len(rows), "outcomes": {}}
     if args.what == "reader":
         part["reader"] = args.reader
