@@ -206,7 +206,8 @@ def test_what_ragfm_wrote_is_no_part_of_a_source(docs: Path) -> None:
     out = make_output(docs / "drafts" / "ragfm-examples")
     write(out / "train.jsonl")
     write(out / "deeper" / "card.json")
-    write(docs / "ragfm-adapters.json")
+    for name in ("adapters", "confidence", "tune"):
+        write(docs / f"ragfm-{name}.json")
     (docs / "link").symlink_to(out)
     for hidden in (False, True):
         assert taken(docs, hidden=hidden) == before

@@ -33,7 +33,8 @@ _Groups: TypeAlias = tuple[str, ...] | None
 
 _RACY = 2_000_000_000  # nanoseconds; the coarsest time stamps in use, those of FAT, are two seconds apart
 _COLLECTION = {"HEAD", "catalog.db"}  # by these names a folder is one of ragfm's own
-_SETTINGS = {"ragfm.toml", "ragfm-adapters.json"}  # both lie beside a collection, in the folder of the documents mostly
+# They lie beside a collection, mostly in the folder of the documents.
+_SETTINGS = {"ragfm.toml", "ragfm-adapters.json", "ragfm-confidence.json", "ragfm-tune.json"}
 _KINDS = {
     stat.S_IFDIR: "a folder",
     stat.S_IFIFO: "a named pipe",

@@ -44,6 +44,7 @@ KINDS = ("right", "wrong", "not retrieved", "false abstention", "right abstentio
 """What can become of a question, in the context `retrieved`."""
 
 CLOSED_BOOK = 'Answer in one short sentence. If you do not know the answer, say "I don\'t know."'
+_MEMORY_TOKENS = 64  # of an answer from memory: more would be a story
 _LOOKED_AT = 50  # passages of the document that a question is about
 
 
@@ -344,7 +345,9 @@ def _cosine(hits: Sequence[Hit]) -> float | None:
 def _from_memory(rag: Rag, question: Question) -> Outcome:
     start = time.monotonic()
     messages = [Message("system", CLOSED_BOOK), Message("user", question.text)]
-    with rag.reader.stream(messages, replace(rag.sampling, adapter=None)) as stream:  # it has learned another prompt
+    room = _MEMORY_TOKENS + rag.strategy.thinking_tokens
+    sampling = replace(rag.sampling, max_tokens=room, adapter=None)  # an adapter has learned another prompt
+    with rag.reader.stream(messages, sampling) as stream:
         _, text = rag.strategy.parted("".join(stream))
     return Outcome(
         answer=text,
