@@ -23,6 +23,7 @@ __all__ = ["Part", "check_memory", "free_memory", "planned"]
 
 _PROCESS = 250_000_000  # bytes that the process takes with all libraries and no model
 _WEIGHTS = (".safetensors", ".gguf")
+_LOCAL = {"sentence-transformers", "llama-cpp", "model2vec"}  # embedders: of others no hub is asked
 _HINT = (
     "Serve fewer models or collections, or give the reader fewer slots or a smaller window: `slots` in "
     "[reader_options.llama-cpp], `context_tokens` in [ask] of ragfm.toml."
@@ -104,12 +105,12 @@ def _left(root: Path) -> Iterator[int]:
 
 
 def _weights(embedder: str) -> Iterator[int]:
-    _, model = plugin_and_model(embedder)
-    if model is None:
+    plugin, model = plugin_and_model(embedder)
+    if model is None or plugin not in _LOCAL:
         return
     try:
         path = find_model(model, "embedder")
-    except RagfmError:  # one of a plugin, or that isn't here: who searches is told
+    except RagfmError:  # it isn't here: who searches is told
         return
     files = [path] if path.is_file() else [file for file in path.iterdir() if file.suffix in _WEIGHTS]
     yield sum(file.stat().st_size for file in files)
