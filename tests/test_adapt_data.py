@@ -7,14 +7,16 @@ import random
 import re
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from shell import Here, Shell
 
 from ragfm import Collection, Rag
-from ragfm.adapt import Dataset, Recipe, build_examples, held_out, read_examples
+from ragfm.adapt import Dataset, HeldOut, Recipe, build_examples, held_out, read_examples
 from ragfm.adapt.near_misses import near_misses
+from ragfm.adapt.raft import _Builder
 from ragfm.errors import DataError
 from ragfm.evaluate import Gold, Question, write_questions
 from ragfm.evaluate.matching import holds
@@ -82,6 +84,67 @@ def test_where_the_answer_is_withheld_no_passage_has_it(towns: Collection) -> No
         assert example.completion == ABSTENTION
         assert example.meta["shown"]
         assert not holds(example.messages[-1].content, answers[example.meta["id"]])
+
+
+def test_of_many_questions_about_one_document_a_share_is_withheld_whatever_the_seed(
+    tmp_path: Path, collection: Collection
+) -> None:  # fmt: skip
+    names = [f"{chr(65 + at)}ston" for at in range(20)]
+    text = "\n\n".join(f"## {name}\n\nThe hall of {name} holds {300 + at} people. " + f"{name} is old. " * 40
+                       for at, name in enumerate(names))  # fmt: skip
+    (tmp_path / "handbook.md").write_text(text)
+    collection.sync(tmp_path / "handbook.md")
+    gold = (Gold("handbook.md"),)
+    questions = [Question(name, f"How many people does the hall of {name} hold?", gold, (str(300 + at),))
+                 for at, name in enumerate(names)]  # fmt: skip
+    rag = Rag(collection, reader=ScriptedReader(), k=2)
+    counts = [len(_Builder(rag, questions, Recipe(seed=seed), HeldOut())._withheld) for seed in range(21)]
+    assert counts == [3] * 21  # a sixth
+    kinds = [Counter(e.meta["kind"] for e in build_examples(rag, questions, Recipe(near=0.0, seed=seed)).train)
+             for seed in (0, 6)]  # fmt: skip
+    assert [kind["withheld"] for kind in kinds] == [7, 7]
+    assert [kind["answer"] for kind in kinds] == [13, 13]
+
+
+@pytest.mark.parametrize("together", [True, False])
+def test_of_few_questions_about_each_document_a_share_is_withheld(towns: Collection, together: bool) -> None:
+    rag = Rag(towns, reader=ScriptedReader(), k=2)
+    recipe = Recipe(together=together)
+    for seed in range(9):
+        drawn = _Builder(rag, QUESTIONS, replace(recipe, seed=seed), HeldOut())._withheld
+        assert 3 <= len(drawn) <= 5
+        assert not together or len({name.split()[0] for name in drawn}) == len(drawn) / 3
+
+
+def test_what_the_headings_answer_is_neither_withheld_nor_a_near_miss(tmp_path: Path, collection: Collection) -> None:
+    hours = {"Berlin": "eight", "Munich": "nine", "Hamburg": "ten"}
+    text = "\n\n".join(f"## {city}\n\n{'The house has a yard. ' * 12}\n\nThe canteen opens at {hour}. "
+                       f"{'It serves soup, bread and tea. ' * 8}" for city, hour in hours.items())  # fmt: skip
+    (tmp_path / "guide.md").write_text(f"# Office guide\n\n{text}\n")
+    collection.sync(tmp_path / "guide.md")
+    gold = (Gold("guide.md"),)
+    questions = [
+        Question(hour, f"When does the canteen in {city} open?", gold, (hour,)) for city, hour in hours.items()
+    ]
+    questions += [Question(city, f"In which city does the canteen open at {hour}?", gold, (city,))
+                  for city, hour in hours.items()]  # fmt: skip
+    rag = Rag(collection, reader=ScriptedReader(), k=2)
+    right = {question.id: question.answers for question in questions}
+    abstained = 0
+    for seed in range(8):
+        for near in (0.0, 1.0):
+            dataset = build_examples(rag, questions, Recipe(abstain=0.9, near=near, seed=seed))
+            for example in (*dataset.train, *dataset.valid):
+                passages = example.messages[-1].content.rpartition("\n\n")[0]
+                if example.meta["kind"] == "withheld":
+                    assert not holds(passages, right[example.meta["id"]])
+                elif example.meta["kind"] == "near miss: name":
+                    (city,) = {city for city in hours if city in example.meta["question"]}
+                    assert city not in passages
+                else:
+                    continue
+                abstained += 1
+    assert abstained
 
 
 def test_a_near_miss_shows_the_passage_that_answers_another_question(towns: Collection) -> None:

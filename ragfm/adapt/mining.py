@@ -6,7 +6,7 @@ import json
 import random
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -127,7 +127,8 @@ def _lessons(collection: Collection, question: Question) -> list[Lesson]:
     uris = {gold.uri for gold in question.gold}
     rights = [hit for hit in (_right(collection, question, uri, hits) for uri in sorted(uris)) if hit]
     texts = {_text(hit) for hit in rights}
-    wrong = [_text(hit) for hit in hits if hit.uri not in uris and not answered_by(hit, question, question.answers)]
+    others = [replace(hit, text=_text(hit)) for hit in hits if hit.uri not in uris]
+    wrong = [hit.text for hit in others if not answered_by(hit, question, question.answers)]
     wrong = [text for text in dict.fromkeys(wrong) if text not in texts]
     return [Lesson(question.text, _text(hit), tuple(wrong)) for hit in rights]
 

@@ -26,6 +26,7 @@ from ragfm.filters import quoted
 from ragfm.ground import ground
 from ragfm.prompt import ABSTENTION
 from ragfm.text import sentence_spans
+from ragfm.types import embedded_text
 
 if TYPE_CHECKING:
     from ragfm.prompt import Prompt
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 
 _DEEPER = 8  # times as many hits are looked at as are shown, since those that hold the answer may be withheld
 _LOOKED_AT = 50  # passages of the document that a question is about
+_MANY = 2  # of the questions about a document that are withheld, and of those that aren't, where both are to be
 _QUOTES = frozenset('"“”„«»')
 
 
@@ -86,8 +88,9 @@ class _Builder:
         self._known: dict[tuple[str, bool], list[list[Hit]]] = {}
         unanswerable = sum(question.unanswerable for question in questions) / max(1, len(questions))
         wanted = max(0.0, recipe.abstain - unanswerable) / max(1e-9, 1 - unanswerable)
-        self._withheld = wanted * (1 - recipe.near)
-        self._near = wanted * recipe.near / max(1e-9, 1 - self._withheld)  # of those that are not withheld
+        withheld = wanted * (1 - recipe.near)
+        self._withheld = self._drawn([question for question in questions if not question.unanswerable], withheld)
+        self._near = wanted * recipe.near / max(1e-9, 1 - withheld)  # of those that are not withheld
 
     def example(self, question: Question) -> Example:
         if self._held.asks(question.text):
@@ -101,14 +104,36 @@ class _Builder:
             raise _LeftOut("yes or no, of no document")
         if question.unanswerable:
             return self._abstaining(question, question.text, self._passages(question, answers), "unanswerable")
-        about = question.gold[0].uri if question.gold and self._recipe.together else question.id
-        if self._chance(f"{about} withheld").random() < self._withheld:
+        if question.id in self._withheld:
             others = self._passages(question, answers, withheld=True)
             if others:
                 return self._abstaining(question, question.text, others, "withheld")
         if chance.random() < self._near and not verdict and (example := self._near_miss(question, answers, chance)):
             return example
         return self._answering(question, answers)
+
+    def _drawn(self, questions: Sequence[Question], share: float) -> frozenset[str]:
+        """The questions whose answer is to be withheld: of all a share, and of those about a document that has many.
+
+        The few about another document are all drawn or none, so that they are learned over the same passages.
+        """
+        about: dict[str, list[str]] = {}
+        for question in questions:
+            whole = question.gold and self._recipe.together
+            about.setdefault(question.gold[0].uri if whole else question.id, []).append(question.id)
+        drawn, seen = set[str](), 0
+
+        def by_chance(name: str) -> float:
+            return self._chance(f"{name} withheld").random()
+
+        for uri in sorted(about, key=by_chance):
+            ids = sorted(about[uri], key=by_chance)
+            seen += len(ids)
+            if min(share, 1 - share) * len(ids) >= _MANY:
+                drawn.update(ids[: round(share * len(ids))])
+            elif len(drawn) + len(ids) / 2 < share * seen:
+                drawn.update(ids)
+        return frozenset(drawn)
 
     def _answering(self, question: Question, answers: Sequence[str]) -> Example:
         prompt = self._prompt(question.text, self._passages(question, answers))
@@ -123,7 +148,7 @@ class _Builder:
 
     def _near_miss(self, question: Question, answers: Sequence[str], chance: random.Random) -> Example | None:
         chosen = self._passages(question, answers)
-        shown = " ".join(hit.text for hit in chosen)
+        shown = " ".join(embedded_text(hit.context, hit.text) for hit in chosen)
         for miss in near_misses(question.text, self._names, chance):
             if miss.kind in ("opposite", "negation") or not holds(shown, [miss.put]):  # else it may be answered
                 return self._abstaining(question, miss.text, chosen, f"near miss: {miss.kind}")
@@ -213,11 +238,12 @@ def _is_gold(hit: Hit, question: Question, answers: Sequence[str]) -> bool:
 
 
 def _holds(hit: Hit, question: Question, answers: Sequence[str]) -> bool:
+    """Whether the question may be answered from a passage as the reader sees it, below its headings."""
     overlapping = any(
         gold.uri == hit.uri and gold.start is not None and gold.end is not None
         and hit.start < gold.end and gold.start < hit.end for gold in question.gold
     )  # fmt: skip
-    return overlapping or answered_by(hit, question, answers)
+    return overlapping or answered_by(replace(hit, text=embedded_text(hit.context, hit.text)), question, answers)
 
 
 def _said(answer: str, gold: Hit, form: Form) -> str:
