@@ -16,14 +16,14 @@ from shell import Here, Shell
 from ragfm import Collection, Rag
 from ragfm.adapt import Dataset, HeldOut, Recipe, build_examples, held_out, read_examples
 from ragfm.adapt.near_misses import near_misses
-from ragfm.adapt.raft import _Builder
+from ragfm.adapt.raft import _Builder, _said
 from ragfm.errors import DataError
 from ragfm.evaluate import Gold, Question, write_questions
 from ragfm.evaluate.matching import holds
 from ragfm.output import OUTPUT
 from ragfm.prompt import ABSTENTION, prompt_fingerprint
 from ragfm.testing import ScriptedReader
-from ragfm.types import Message
+from ragfm.types import Hit, Message
 
 TOWNS = "Aldon Brista Corvel Dunmar Elsick Farrow Gosten Hadley".split()
 
@@ -220,6 +220,21 @@ def test_a_question_changes_by_number_name_or_opposite() -> None:
     assert "1184" not in texts["number"]
 
 
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [
+        ("a mill.", "A mill [2]."),
+        ("mRNA", "mRNA [2]."),
+        ("iPhone", "iPhone [2]."),
+        ("the U.S.", "The U.S. [2]."),
+        ("in 3.5.", "In 3.5 [2]."),
+        ("Dr. Who!", "Dr. Who [2]."),
+    ],
+)
+def test_an_answer_begins_and_ends_as_a_sentence_and_its_words_stay(answer: str, said: str) -> None:
+    assert _said(answer, Hit("u", "", 0, 0, 1, None, {}, n=2), "phrase") == said
+
+
 def test_documents_are_either_trained_or_validated_with(towns: Collection) -> None:
     dataset = made(towns, valid=0.25)
     train, valid = ({example.meta["group"] for example in part} for part in (dataset.train, dataset.valid))
@@ -360,6 +375,7 @@ def test_the_command_writes_examples_and_a_card(tmp_path: Path, towns: Collectio
     assert len(read_examples(tmp_path / "made" / "train.jsonl")) == card["examples"]["train"]
     assert sum(card["kinds"].values()) == card["examples"]["train"] + card["examples"]["valid"] == len(QUESTIONS)
     assert "--write" in shell("adapt", "data", code=2).stderr
+    assert "train.jsonl is a file" in shell("adapt", "data", "q.jsonl", "--out", "made/train.jsonl", code=1).stderr
     (tmp_path / "empty.jsonl").write_text("")
     assert "no question" in shell("adapt", "data", "empty.jsonl", code=1).stderr
 

@@ -11,6 +11,7 @@ full    all weights
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 from typing import Any
 
@@ -75,6 +76,8 @@ def adapted(model: Any, settings: MethodSettings, name: str, start: str | None =
 def load_peft() -> Any:
     """The library. Raises MissingExtraError."""
     without_kernel_warning()
+    # PEFT asks transformers by old names; nobody who trains or exports can act on it.
+    warnings.filterwarnings("ignore", "`(is_gradient_checkpointing|past_key_values)` is deprecated", FutureWarning)
     try:
         import peft
     except ImportError as error:

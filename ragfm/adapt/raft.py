@@ -10,6 +10,7 @@ Passages are chosen and the prompt is built by the very code that serves, `Rag.c
 from __future__ import annotations
 
 import random
+import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -36,6 +37,8 @@ if TYPE_CHECKING:
 _DEEPER = 8  # times as many hits are looked at as are shown, since those that hold the answer may be withheld
 _LOOKED_AT = 50  # passages of the document that a question is about
 _MANY = 2  # of the questions about a document that are withheld, and of those that aren't, where both are to be
+_ABBREVIATION = re.compile(r"(?:\b[^\W\d_]\.){2,}$")
+"""At the end of an answer; the last full stop is part of it."""
 _QUOTES = frozenset('"“”„«»')
 
 
@@ -248,8 +251,10 @@ def _holds(hit: Hit, question: Question, answers: Sequence[str]) -> bool:
 
 def _said(answer: str, gold: Hit, form: Form) -> str:
     """The answer as a phrase with its marker, where the code that puts markers right would put it."""
-    body = answer.strip().rstrip(" .,;:!?")
-    body = body[:1].upper() + body[1:]
+    body = answer.strip().rstrip(" ,;:!?")
+    body = body if _ABBREVIATION.search(body) else body.rstrip(" .,;:!?")
+    if body.partition(" ")[0].islower():
+        body = body[:1].upper() + body[1:]
     if form == "quoted" and not is_verdict([answer]):
         sentences = (gold.text[start:end] for start, end in sentence_spans(gold.text))
         sentence = next((" ".join(said.split()) for said in sentences if holds(said, [answer])), "")

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
+import shlex
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -90,11 +93,13 @@ def _print(report: RetrieverReport, out: str) -> None:
         click.echo(f"\nBy {first.measure} the change is within noise: there is no reason to adopt it. If you want to:")
     else:
         click.echo(f"\nBy {first.measure} it finds worse. Don't adopt it; if you want to all the same:")
+    place = str(Path(out).absolute())
     if report.weight is None:
-        click.echo(printable(f"    ragfm reembed --embedder {out}"))
+        click.echo(printable(f"    ragfm reembed --embedder {shlex.quote(place)}"))
     else:
+        reranker = json.dumps(place, ensure_ascii=False)
         click.echo(
-            printable(f'    [search]  # in ragfm.toml\n    reranker = "{out}"\n    rerank_weight = {report.weight}')
+            printable(f"    [search]  # in ragfm.toml\n    reranker = {reranker}\n    rerank_weight = {report.weight}")
         )
 
 
