@@ -21,6 +21,7 @@ from ragfm.models import find_model, weights_sha256
 from ragfm.readers import plugin_and_model
 
 __all__ = [
+    "CHECKPOINT",
     "GGUF",
     "METHODS",
     "NO_ADAPTER",
@@ -37,6 +38,8 @@ __all__ = [
 RECORD = "ragfm-adapter.json"
 WEIGHTS = "adapter_model.safetensors"
 GGUF = "adapter.gguf"
+CHECKPOINT = "checkpoint.safetensors"
+"""Where a training stands that has not ended."""
 SHIPPED = Path(__file__).parent / "shipped" / "smollm2-135m-squad"
 """The adapter for the bundled reader; docs/adaptation.md says how it was made."""
 NO_ADAPTER = "none"
@@ -72,6 +75,12 @@ def read_record(folder: str | Path) -> AdapterRecord:
     """The record of an adapter's folder. Raises ModelNotFoundError where it is none, DamagedModelError."""
     path = Path(folder).expanduser() / RECORD
     if not path.is_file():
+        if (path.parent / "adapter_config.json").is_file() and not (path.parent / CHECKPOINT).is_file():
+            raise ModelNotFoundError(
+                f"{path.parent} is an adapter of PEFT's that ragfm has not trained: without {RECORD} nothing says for "
+                "which weights and which prompt it is.",
+                "Train one with `ragfm adapt train`, or merge it with PEFT and name that folder as the reader.",
+            )
         why = "training there has not ended" if any(path.parent.glob("*.safetensors")) else f"it has no {RECORD}"
         raise ModelNotFoundError(f"{path.parent} is no adapter: {why}.", "`ragfm adapt train` makes one.")
     try:

@@ -167,6 +167,52 @@ def test_what_was_trained_on_a_folder_serves_over_a_gguf_file_of_it(tmp_path: Pa
     assert _start(str(written), str(file), tmp_path / "again") == str(tmp_path / "again" / "start")
 
 
+def test_neither_the_base_nor_what_is_not_ours_is_replaced(tmp_path: Path) -> None:
+    folder = tiny_model(tmp_path / "model")
+    base = in_form(folder, tmp_path / "base.gguf", None)
+    out = recorded(folder, tmp_path / "lora")
+    (tmp_path / "link.gguf").symlink_to(base)
+    theirs = tmp_path / "theirs"
+    theirs.mkdir()
+    (theirs / "model-00001-of-00002.safetensors").touch()
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    refused: list[tuple[str, Path, dict[str, Any], str]] = [
+        ("gguf", base, {"base": str(base)}, "the base itself"),
+        ("gguf", tmp_path / "link.gguf", {"base": str(base)}, "the base itself"),
+        ("gguf", base, {"base": str(folder)}, "is no GGUF adapter"),
+        ("merged", base, {"base": str(base), "quantisation": "q8_0"}, "the base itself"),
+        ("merged", tmp_path, {"base": str(base), "quantisation": "q8_0"}, "is a folder"),
+        ("merged", folder, {}, "the base itself"),
+        ("merged", folder / "new", {}, "lies in the base"),
+        ("merged", out, {}, "the adapter itself"),
+        ("merged", theirs, {}, "holds a model already"),
+    ]
+    for form, place, options, why in refused:
+        with pytest.raises(DataError, match=why):
+            export_adapter(out, form, out=place, **options)
+    written = export_adapter(out, "gguf", base=str(base))
+    (theirs / "model-00001-of-00002.safetensors").rename(theirs / WEIGHTS)
+    with pytest.raises(DataError, match="holds a model already"):
+        export_adapter(written, "peft", out=theirs, base=str(base))
+    assert all(path.read_bytes() == content for path, content in before.items() if path.exists())
+    # What ragfm wrote before is replaced, and a folder is named for what lies in it.
+    assert export_adapter(out, "gguf", base=str(base), out=out) == written
+    whole = export_adapter(out, "merged", out=tmp_path / "whole")
+    (whole / "model-00002-of-00002.safetensors").touch()
+    (whole / "model.safetensors.index.json").touch()
+    export_adapter(out, "merged", out=whole)
+    assert sorted(path.name for path in whole.glob("*.safetensors*")) == ["model.safetensors"]
+
+
+def test_export_says_nothing_of_what_peft_asks_of_transformers(
+    tmp_path: Path, recwarn: pytest.WarningsRecorder
+) -> None:  # fmt: skip
+    out = recorded(tiny_model(tmp_path / "model"), tmp_path / "lora")
+    recwarn.clear()
+    export_adapter(out, "merged", out=tmp_path / "whole")
+    assert not [warning for warning in recwarn if warning.category is FutureWarning]
+
+
 @pytest.mark.parametrize(
     ("changes", "why"),
     [

@@ -15,10 +15,10 @@ from tiny import lessons, tiny_model
 
 from ragfm.adapt.base import Base
 from ragfm.adapt.batches import rows_of, share, tokens_of
-from ragfm.adapt.checkpoint import CHECKPOINT, read_tensors
+from ragfm.adapt.checkpoint import read_tensors
 from ragfm.adapt.examples import Example, to_lines
 from ragfm.adapt.processes import Processes, join
-from ragfm.adapter import read_record
+from ragfm.adapter import CHECKPOINT, read_record
 from ragfm.cli import adapt as command
 from ragfm.types import Message
 

@@ -25,12 +25,12 @@ from tiny import lessons, tiny_model
 
 from ragfm.adapt.base import Base
 from ragfm.adapt.batches import loss_of, order, rows_of, tokens_of
-from ragfm.adapt.checkpoint import CHECKPOINT, read_tensors, write_tensors
+from ragfm.adapt.checkpoint import read_tensors, write_tensors
 from ragfm.adapt.examples import Example, to_lines
 from ragfm.adapt.methods import MethodSettings
 from ragfm.adapt.result import PAGE, finish
 from ragfm.adapt.train import Progress, Training, TrainSettings, shares_prefixes
-from ragfm.adapter import METHODS, RECORD, check_adapter, read_record, serving_adapter
+from ragfm.adapter import CHECKPOINT, METHODS, RECORD, check_adapter, read_record, serving_adapter
 from ragfm.errors import (
     AdapterMismatchError,
     ConfigError,
@@ -199,9 +199,10 @@ torch.set_num_threads(1)
 from pathlib import Path
 from tiny import lessons
 from ragfm.adapt.base import Base
-from ragfm.adapt.checkpoint import CHECKPOINT, read_tensors
+from ragfm.adapt.checkpoint import read_tensors
 from ragfm.adapt.methods import MethodSettings
 from ragfm.adapt.train import Training, TrainSettings
+from ragfm.adapter import CHECKPOINT
 model, out, method = sys.argv[1], Path(sys.argv[2]), sys.argv[4]
 settings = TrainSettings(MethodSettings(method, rank=4, dropout=0.1), epochs=8, batch=5, rate=5e-3,
                          checkpoint_seconds=0, validate_every=4, patience=99)
@@ -332,6 +333,26 @@ def test_a_checkpoint_of_another_training_is_refused(folder: Path, tmp_path: Pat
         training(folder, tmp_path / "out", replace(SETTINGS, epochs=3)).run()
 
 
+def test_weights_that_ragfm_has_not_written_are_never_replaced(folder: Path, tmp_path: Path) -> None:
+    base = Path(shutil.copytree(folder, tmp_path / "base"))
+    weights = (base / "model.safetensors").read_bytes()
+    whole = replace(SETTINGS, method=MethodSettings("full"))
+    for out, why in ((base, "is the base itself"), (base / "new", "lies in the base")):
+        with pytest.raises(DataError, match=why):
+            training(base, out, whole).run()
+    theirs = tmp_path / "theirs"
+    theirs.mkdir()
+    for name in ("model-00001-of-00002.safetensors", "adapter_config.json"):
+        (theirs / name).write_text("{}")
+        with pytest.raises(DataError, match=f"holds a model already: {name}"):
+            training(base, theirs).run()
+        (theirs / name).unlink()
+    (theirs / "notes.txt").touch()
+    training(base, theirs).run()  # and goes on there, though it has no mark
+    training(base, theirs).run()
+    assert (base / "model.safetensors").read_bytes() == weights
+
+
 def test_another_base_prompt_or_weights_are_refused(folder: Path, tmp_path: Path) -> None:
     trained = training(folder, tmp_path / "out", replace(SETTINGS, epochs=0.2))
     finish(trained, trained.run(), card={"prompt": "another"})
@@ -348,6 +369,9 @@ def test_another_base_prompt_or_weights_are_refused(folder: Path, tmp_path: Path
     with pytest.raises(DamagedModelError, match="not what was trained"):
         check_adapter(tmp_path / "out", folder)
     (tmp_path / "out" / RECORD).unlink()
+    with pytest.raises(ModelNotFoundError, match="adapter of PEFT's that ragfm has not trained"):
+        check_adapter(tmp_path / "out", folder)
+    (tmp_path / "out" / CHECKPOINT).touch()
     with pytest.raises(ModelNotFoundError, match="has not ended"):
         check_adapter(tmp_path / "out", folder)
 
@@ -407,4 +431,6 @@ def test_the_command_says_what_it_takes_and_trains(folder: Path, tmp_path: Path)
     record = read_record(tmp_path / "ragfm-adapter")
     assert (record.method, record.prompt, record.numbers["steps"]) == ("lora", "p", 2)
     assert "holds an adapter already" in shell("adapt", "train", *words, code=1).stdout
+    (tmp_path / "none.jsonl").touch()
+    assert "no example in none.jsonl" in shell("adapt", "train", "none.jsonl", "--base", str(folder), code=1).stderr
     assert "no file of examples" in shell("adapt", "train", "nowhere", code=1).stderr

@@ -21,7 +21,7 @@ from safetensors.torch import save_file
 from ragfm.errors import DamagedModelError, DataError
 from ragfm.store.durable import beside, sync_file, sync_folder
 
-CHECKPOINT, BEST = "checkpoint.safetensors", "best.safetensors"
+BEST = "best.safetensors"
 _MOMENTS = ("exp_avg", "exp_avg_sq")
 
 

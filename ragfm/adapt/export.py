@@ -14,10 +14,11 @@ from ragfm.adapt.gguf_lora import LICENCE, Shape, peft_to_gguf
 from ragfm.adapt.merge_gguf import Quantisation, merge_gguf
 from ragfm.adapt.methods import load_peft
 from ragfm.adapt.peft_form import gguf_file, peft_form, record_beside, to_peft
+from ragfm.adapt.places import check_file, check_folder, check_no_adapter
 from ragfm.adapt.result import save_model
 from ragfm.adapt.same_weights import check_weights
 from ragfm.adapt.validate import greedy
-from ragfm.adapter import GGUF, GGUF_BASE, GGUF_PROMPT, RECORD, check_adapter, read_record
+from ragfm.adapter import GGUF, GGUF_BASE, GGUF_PROMPT, check_adapter, read_record
 from ragfm.errors import DataError, UnsupportedError
 from ragfm.evaluate.matching import token_f1
 from ragfm.models import find_model, weights_sha256
@@ -43,8 +44,10 @@ def export_adapter(
 
     `base` is by default the model it was trained on; for a GGUF adapter, and for `merged` with a `quantisation`, it may
     be a GGUF file of that model, which is compared with it. `merged` gives a folder of safetensors, or with a
-    `quantisation` a GGUF file, from a base that is one. Raises UnsupportedError for what the form can't hold, and
-    AdapterMismatchError for another base.
+    `quantisation` a GGUF file, from a base that is one. `out` may be a folder for an `adapter.gguf`.
+
+    Raises UnsupportedError for what the form can't hold, AdapterMismatchError for another base, and DataError where
+    `out` would replace the base, or what ragfm has not written.
     """
     path = Path(adapter).expanduser()
     if file := gguf_file(path):
@@ -56,7 +59,9 @@ def export_adapter(
     if record.method == "full":
         raise UnsupportedError(f"{path} has whole weights, not an adapter.", "Name the folder as the reader.")
     if form == "gguf":
-        target = Path(out) if out else path / GGUF
+        target = Path(out or path)
+        target = target / GGUF if target.is_dir() else target
+        check_file(target, find_model(name, "reader"))
         target.parent.mkdir(parents=True, exist_ok=True)
         loaded, serving = _bases(path, base)
         about = {GGUF_BASE: weights_sha256(serving), GGUF_PROMPT: record.prompt}
@@ -70,6 +75,7 @@ def export_adapter(
     if record.method in ("prefix", "prompt"):
         raise UnsupportedError(f"{record.method} puts tokens before the prompt: no weights hold them.",
                                "It serves with transformers and peft alone.")  # fmt: skip
+    check_folder(Path(out), find_model(name, "reader"), adapter=path)
     loaded = _base(name, path)
     save_model(with_adapter(loaded, path).merge_and_unload(), loaded, Path(out), whole=True)
     return Path(out)
@@ -119,6 +125,7 @@ def _merged_gguf(path: Path, out: Path, name: str, quantisation: Quantisation) -
     if not base.is_file():
         raise UnsupportedError(f"{base} is a folder, and what is quantised is a GGUF file.",
                                "Name a GGUF file of it with --base, or leave --quantise out.")  # fmt: skip
+    check_file(out, base, adapter=path if path.is_file() else path / GGUF)
     out.parent.mkdir(parents=True, exist_ok=True)
     if path.is_file():
         check_adapter(path, base)
@@ -160,12 +167,13 @@ def _from_gguf(
     target = Path(out)
     if form == "merged" and quantisation:
         return _merged_gguf(file, target, name, quantisation)
+    check_folder(target, find_model(name, "reader"), adapter=file)
+    if form == "peft":
+        check_no_adapter(target)
     loaded = Base(name)
     if form == "merged":
         with peft_form(file, loaded) as folder:
             save_model(with_adapter(loaded, folder).merge_and_unload(), loaded, target, whole=True)
-    elif (target / RECORD).exists():
-        raise DataError(f"{target} holds an adapter already.", "Name another folder, or remove it.")
     else:
         to_peft(file, loaded, target)
     return target

@@ -16,10 +16,11 @@ import torch
 
 from ragfm.adapt import checkpoint
 from ragfm.adapt.base import in_bfloat16
-from ragfm.adapt.checkpoint import BEST, CHECKPOINT
+from ragfm.adapt.checkpoint import BEST
 from ragfm.adapt.interrupts import undivided
 from ragfm.adapt.mining import Lesson
 from ragfm.adapt.rankers import Ranker
+from ragfm.adapter import CHECKPOINT
 from ragfm.errors import DataError
 
 _CLIP = 1.0

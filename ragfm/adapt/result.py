@@ -10,9 +10,9 @@ from typing import Any
 
 from ragfm import __version__
 from ragfm.adapt.base import Base
-from ragfm.adapt.checkpoint import BEST, CHECKPOINT, saving
+from ragfm.adapt.checkpoint import BEST, saving
 from ragfm.adapt.train import Training
-from ragfm.adapter import RECORD, AdapterRecord, learned_sha256
+from ragfm.adapter import CHECKPOINT, RECORD, AdapterRecord, learned_sha256
 from ragfm.errors import DataError
 from ragfm.evaluate.plots import lines
 from ragfm.evaluate.report import all_settings, page
@@ -68,9 +68,14 @@ def save_model(model: Any, base: Base, folder: Path, *, whole: bool) -> None:
             else:
                 model.save_pretrained(new, save_embedding_layers=False)
         (new / "README.md").unlink(missing_ok=True)  # PEFT's form of a model card, not filled in
-        for file in sorted(new.iterdir()):
+        files = sorted(new.iterdir())
+        for file in files:
             sync_file(file)
             file.replace(folder / file.name)
+        names = {file.name for file in files}
+        for old in folder.glob("model*.safetensors*"):  # a model that was there may have been in more files
+            if whole and old.name not in names:
+                old.unlink()
         sync_folder(folder)
     finally:
         shutil.rmtree(new, ignore_errors=True)

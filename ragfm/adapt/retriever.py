@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
 
 from ragfm.adapt.fit import FitSettings, fit
 from ragfm.adapt.mining import Parts, mined_once
+from ragfm.adapt.places import check_folder
 from ragfm.adapt.rankers import CrossEncoderRanker, EmbedderRanker, Ranker
 from ragfm.errors import DataError
 from ragfm.evaluate.compare import Difference, compare_runs
@@ -107,6 +108,8 @@ def adapt_retriever(
     start, folder = time.monotonic(), Path(out)
     if (folder / RECORD).exists():
         raise DataError(f"{folder} holds a retriever already.", "Name another folder, or remove it.")
+    base = find_model(settings.base, "embedder" if settings.base == "bundled" else settings.part)
+    check_folder(folder, base, goes_on=TRAINING)
     ranker = _ranker(settings)
     state = folder / TRAINING
     make_output(folder)
@@ -118,7 +121,6 @@ def adapt_retriever(
     ranker.save(folder)
     compare = _compare_embedder if settings.part == "embedder" else _compare_reranker
     found = compare(collection, parts, folder, progress)
-    base = find_model(settings.base, "embedder" if settings.base == "bundled" else settings.part)
     report = RetrieverReport(
         settings=settings,
         base={"name": settings.base, "sha256": weights_sha256(base)},

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 import shutil
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -23,14 +24,15 @@ import torch
 from ragfm.adapt import checkpoint
 from ragfm.adapt.base import Base, Encoded, in_bfloat16
 from ragfm.adapt.batches import Row, Step, batches, loss_of, order, rows_of, share, tokens_of
-from ragfm.adapt.checkpoint import BEST, CHECKPOINT
+from ragfm.adapt.checkpoint import BEST
 from ragfm.adapt.examples import Example, digest
 from ragfm.adapt.interrupts import undivided
 from ragfm.adapt.methods import RATES, MethodSettings, adapted, halved
 from ragfm.adapt.peft_form import peft_form
+from ragfm.adapt.places import check_training
 from ragfm.adapt.processes import Processes
 from ragfm.adapt.validate import MOST, answers_score
-from ragfm.adapter import RECORD, read_record
+from ragfm.adapter import CHECKPOINT, read_record
 from ragfm.errors import DataError, RagfmError
 from ragfm.output import make_output
 
@@ -194,6 +196,7 @@ class Training:
 
         A Ctrl-C leaves a checkpoint. Raises DataError where the folder holds another training.
         """
+        check_training(self.folder, self.base.path)
         make_output(self.folder)
         self._check_disk()
         self._resume()
@@ -368,8 +371,6 @@ class Training:
             yield
 
     def _resume(self) -> None:
-        if (self.folder / RECORD).exists():
-            raise DataError(f"{self.folder} holds an adapter already.", "Name another folder, or remove it.")
         path = self.folder / CHECKPOINT
         if path.exists():
             _, about = checkpoint.read_tensors(path)
@@ -442,4 +443,5 @@ def _peak_mb(device: torch.device) -> float:
         return torch.cuda.max_memory_allocated(device) / 2**20
     import resource
 
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    unit = 1 if sys.platform == "darwin" else 1024  # bytes of ru_maxrss
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20

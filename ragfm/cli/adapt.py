@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import sys
-import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -76,6 +75,8 @@ def data_command(collection: str, as_json: bool, questions: str | None, **option
     from ragfm.adapt import write_dataset
 
     out = str(options["out"])
+    if Path(out).is_file():
+        raise DataError(f"{out} is a file.", "Name a folder for the examples: --out.")
     loaded = _loaded(questions, options)
     check_options(loaded, options)
     with opened(loaded, collection, {**options, "mode": "hybrid"}) as (handle, _, _):
@@ -129,17 +130,18 @@ def train_command(examples: str, as_json: bool, *, dry_run: bool, **options: Any
     # the machine is busy; it must be said before torch is loaded. See ragfm/llama.py.
     os.environ.setdefault("GOMP_SPINCOUNT", "300")
     from ragfm.adapt.examples import TRAIN, VALID, read_card, read_examples
+    from ragfm.adapt.places import check_training
     from ragfm.adapt.processes import join, leave
     from ragfm.adapt.result import finish
     from ragfm.adapt.train import Training
 
-    warnings.filterwarnings(
-        "ignore", category=FutureWarning
-    )  # of peft's, about transformers; nobody here can act on it
     place = Path(examples)
     folder = place.parent if place.is_file() else place
     train = read_examples(place if place.is_file() else place / TRAIN)
     valid = read_examples(folder / VALID) if not place.is_file() and (folder / VALID).is_file() else []
+    if not train:
+        raise DataError(f"There is no example in {examples} to train with.", "Make some with `ragfm adapt data`.")
+    check_training(Path(options["out"]), find_model(options["base"], "reader"))
     processes = join()
     if processes.count == 1:
         _tell_of_gpus()
