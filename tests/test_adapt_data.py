@@ -18,7 +18,7 @@ from ragfm.adapt import Dataset, HeldOut, Recipe, build_examples, held_out, read
 from ragfm.adapt.near_misses import near_misses
 from ragfm.adapt.raft import _Builder, _said
 from ragfm.errors import DataError
-from ragfm.evaluate import Gold, Question, write_questions
+from ragfm.evaluate import Gold, Question, QuestionSet, write_questions
 from ragfm.evaluate.matching import holds
 from ragfm.output import OUTPUT
 from ragfm.prompt import ABSTENTION, prompt_fingerprint
@@ -267,6 +267,47 @@ def test_nothing_is_learned_from_what_it_is_judged_by(towns: Collection, tmp_pat
     assert dataset.card["left_out"] == {"held out: the question": 1, "held out: the document": 6}
 
 
+def test_a_copy_of_what_is_held_out_is_not_learned_from_either(
+    towns: Collection, tmp_path: Path
+) -> None:  # fmt: skip
+    folder = tmp_path / "towns"
+    text = (folder / "Corvel.txt").read_text()
+    (folder / "copy.txt").write_text(text.replace("was founded", "“was” founded—"))
+    footer = "This document is for those alone who live in one of the towns."
+    for town in ("Aldon", "Corvel"):
+        (folder / f"{town}.txt").write_text(f"{(folder / f'{town}.txt').read_text()}\n{footer}\n")
+    for name in ("short", "twin"):
+        (folder / f"{name}.txt").write_text("Ada is the mayor.\n")
+    towns.sync(folder)
+    lines = [{"question": "Is it old?", "uri": f"towns/{name}.txt"} for name in ("Corvel", "short", "gone")]
+    (tmp_path / "own.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    held = held_out([tmp_path / "own.jsonl"])
+    names = ("Corvel", "copy", "short", "twin", "gone")
+    assert held.documents(towns) == {f"towns/{name}.txt" for name in names}
+    assert held.unknown(towns) == {"towns/gone.txt"}
+    assert held.asks("‘Is it old’ ?")
+    assert held.asking(["Who’s there…"]).asks("who's there")
+
+
+def test_documents_that_answer_the_same_question_are_learned_from_or_validated_with(towns: Collection) -> None:
+    both = [Question(f"{one} {other}", f"Which is the oldest house of {one} and of {other}?",
+                     (Gold(f"towns/{one}.txt"), Gold(f"towns/{other}.txt")), ("a mill",))
+            for one, other in (("Aldon", "Brista"), ("Brista", "Corvel"))]  # fmt: skip
+    for seed in range(6):
+        dataset = made(towns, [*QUESTIONS, *both], valid=0.4, seed=seed)
+        train, valid = ({uri for example in part for uri in example.meta["uris"]}
+                        for part in (dataset.train, dataset.valid))  # fmt: skip
+        assert valid
+        assert not train & valid
+
+
+def test_of_one_large_document_as_many_questions_are_taken_as_are_wanted() -> None:
+    data = QuestionSet("q", tuple(QUESTIONS))
+    assert len(data.sample(7, by_document=True).questions) == 7
+    one = QuestionSet("q", tuple(replace(question, gold=(Gold("a.txt"),)) for question in QUESTIONS))
+    assert len(one.sample(5, by_document=True).questions) == 5
+
+
 @pytest.mark.parametrize(
     "line",
     [
@@ -375,6 +416,9 @@ def test_the_command_writes_examples_and_a_card(tmp_path: Path, towns: Collectio
     assert len(read_examples(tmp_path / "made" / "train.jsonl")) == card["examples"]["train"]
     assert sum(card["kinds"].values()) == card["examples"]["train"] + card["examples"]["valid"] == len(QUESTIONS)
     assert "--write" in shell("adapt", "data", code=2).stderr
+    (tmp_path / "other.jsonl").write_text(json.dumps({"question": "Is it old?", "uri": "elsewhere.txt"}))
+    told = shell("adapt", "data", "q.jsonl", "--out", "again", "--limit", "4", "--exclude-data", "other.jsonl").stderr
+    assert "1 addresses of --exclude-data are of no document here, as elsewhere.txt" in told
     assert "train.jsonl is a file" in shell("adapt", "data", "q.jsonl", "--out", "made/train.jsonl", code=1).stderr
     (tmp_path / "empty.jsonl").write_text("")
     assert "no question" in shell("adapt", "data", "empty.jsonl", code=1).stderr

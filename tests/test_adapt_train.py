@@ -333,6 +333,14 @@ def test_a_checkpoint_of_another_training_is_refused(folder: Path, tmp_path: Pat
         training(folder, tmp_path / "out", replace(SETTINGS, epochs=3)).run()
 
 
+def test_a_base_that_is_cut_off_is_called_damaged(folder: Path, tmp_path: Path) -> None:
+    base = Path(shutil.copytree(folder, tmp_path / "base"))
+    weights = base / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+    with pytest.raises(DamagedModelError, match="can't load"):
+        Base(str(base))
+
+
 def test_weights_that_ragfm_has_not_written_are_never_replaced(folder: Path, tmp_path: Path) -> None:
     base = Path(shutil.copytree(folder, tmp_path / "base"))
     weights = (base / "model.safetensors").read_bytes()

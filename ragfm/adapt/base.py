@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from jinja2 import TemplateError
+from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from ragfm.adapt.examples import Example
@@ -46,7 +47,7 @@ class Base:
                                                                           if k != "quantization_config"})  # fmt: skip
                 model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, use_safetensors=True,
                                                              **options)  # fmt: skip
-        except (OSError, ValueError, KeyError) as error:
+        except (OSError, ValueError, KeyError, SafetensorError) as error:
             raise DamagedModelError(f"transformers can't load {self.path}: {error}", "Get the model again.") from error
         if not self.tokenizer.chat_template:
             raise UnsupportedError(f"The model {self.path} has no chat template.", "Use an instruction-tuned model.")

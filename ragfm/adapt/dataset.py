@@ -11,7 +11,9 @@ from hashlib import blake2b
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from ragfm.adapt.examples import CARD, TRAIN, VALID, Example, digest, to_lines
+from ragfm.adapt.linked import linked
 from ragfm.errors import DataError
+from ragfm.evaluate.data import CORPUS
 from ragfm.evaluate.matching import normalised
 from ragfm.prompt import prompt_fingerprint
 
@@ -53,10 +55,16 @@ class Dataset:
 
 
 def as_dataset(
-    rag: Rag, examples: Sequence[Example], recipe: Recipe, left_out: Mapping[str, int], about: Mapping[str, Any]
-) -> Dataset:
-    """Examples parted by document, and their card. Raises DataError where there is none to train with."""
+    rag: Rag, examples: Sequence[Example], recipe: Recipe, left_out: Mapping[str, int], about: Mapping[str, Any], *,
+    alone: bool = True,
+) -> Dataset:  # fmt: skip
+    """Examples parted by document, and their card. Raises DataError where there is none to train with.
+
+    One that is not `alone` may be without: others come to it by `with_examples`.
+    """
     train, valid = _split(_shuffled(examples, recipe.seed), recipe)
+    if not train and not alone:
+        return Dataset((), (), {"left_out": dict(left_out), **about})
     if not train:
         causes = ", ".join(f"{why}: {count}" for why, count in left_out.items())
         raise DataError(f"Nothing makes an example to train with ({causes or 'none was given'}).",
@@ -77,9 +85,16 @@ def with_examples(
                    for at, example in enumerate([*before, *examples])}  # fmt: skip
     card: dict[str, Any] = dict(dataset.card) if dataset else {"questions": 0, "reader": rag.reader_name}
     facts = {key: card[key] for key in card if key in ("questions", "asked", "reader", "limit")}
-    facts |= {"sources": [*card.get("sources", []), *sources], "held_out": list(held_out)}
+    given = card.get("sources", []) if before else []
+    facts |= {"sources": [*given, *sources], "held_out": list(held_out)}
     counts = Counter(card.get("left_out", {})) + Counter(left_out)
     return as_dataset(rag, list(by_question.values()), recipe, counts, facts)
+
+
+def group_of(uri: str) -> str:
+    """What is parted as a whole: the folder of a set's paragraphs, which is an article, else the document."""
+    parts = uri.split("/")
+    return "/".join(parts[:2]) if parts[0] == CORPUS and len(parts) > 2 else uri
 
 
 def write_dataset(dataset: Dataset, folder: str | Path) -> None:
@@ -98,18 +113,19 @@ def write_dataset(dataset: Dataset, folder: str | Path) -> None:
 
 
 def _split(examples: Sequence[Example], recipe: Recipe) -> tuple[tuple[Example, ...], tuple[Example, ...]]:
-    """Those to train and those to validate with; a group is in one of them, and one group at least is trained with."""
-    sizes = Counter(str(example.meta["group"]) for example in examples)
-    wanted, valid = recipe.valid * len(examples), set[str]()
-    for group in sorted(sizes, key=lambda group: blake2b(f"{recipe.seed} {group}".encode()).digest()):
-        if sum(sizes[one] for one in valid) + sizes[group] <= wanted * 1.2:
-            valid.add(group)
-    smallest = min(sizes, key=lambda group: (sizes[group], group), default="")
-    if recipe.valid and not valid and len(sizes) > 1 and sizes[smallest] <= len(examples) / 2:
-        valid.add(smallest)
+    """Those to train and those to validate with: they share no document, and there is one at least to train with."""
+    names = [sorted({str(example.meta["group"]), *map(group_of, example.meta["uris"])}) for example in examples]
+    groups = {min(name for at in group for name in names[at]): group for group in linked(names)}
+    wanted, valid = recipe.valid * len(examples), set[int]()
+    for first in sorted(groups, key=lambda first: blake2b(f"{recipe.seed} {first}".encode()).digest()):
+        if len(valid) + len(groups[first]) <= wanted * 1.2:
+            valid.update(groups[first])
+    smallest = min(groups.values(), key=len, default=[])
+    if recipe.valid and not valid and len(groups) > 1 and len(smallest) <= len(examples) / 2:
+        valid.update(smallest)
     return (
-        tuple(example for example in examples if example.meta["group"] not in valid),
-        tuple(example for example in examples if example.meta["group"] in valid),
+        tuple(example for at, example in enumerate(examples) if at not in valid),
+        tuple(example for at, example in enumerate(examples) if at in valid),
     )
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+import unicodedata
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,16 +31,28 @@ class HeldOut:
 
     def asks(self, question: str) -> bool:
         """Whether a question is among them."""
-        return normalised(question) in self.questions
+        return _plain(question) in self.questions
+
+    def asking(self, questions: Iterable[str]) -> HeldOut:
+        """The same, with more questions."""
+        return replace(self, questions=self.questions.union(map(_plain, questions)))
 
     def documents(self, collection: Collection) -> frozenset[str]:
-        """The collection's documents that have one of the paragraphs, or that the questions are about."""
-        if not self.paragraphs:
-            return self.uris
-        infos = collection.documents()
+        """The collection's documents that have one of the paragraphs; those that the questions are about, and copies.
+
+        A copy has most of its paragraphs from one of these: that a footer is shared by all documents makes none.
+        """
+        if not (self.paragraphs or self.uris):
+            return frozenset()
+        texts = {info.uri: _told(collection.document(info.uri).text) for info in collection.documents()}
+        about = set[str]().union(*(texts.get(uri, ()) for uri in self.uris))
         return self.uris | {
-            info.uri for info in infos if self.paragraphs & set(_paragraphs(collection.document(info.uri).text))
+            uri for uri, has in texts.items() if has & self.paragraphs or len(has & about) > len(has) / 2
         }
+
+    def unknown(self, collection: Collection) -> frozenset[str]:
+        """What the questions are about and the collection does not have."""
+        return self.uris - {info.uri for info in collection.documents()}
 
 
 def held_out(paths: Sequence[str | Path]) -> HeldOut:
@@ -50,7 +63,7 @@ def held_out(paths: Sequence[str | Path]) -> HeldOut:
     questions, paragraphs, uris, sources = set[str](), set[str](), set[str](), []
     for path in paths:
         data = load_questions(path, answers=None)
-        questions |= {normalised(question.text) for question in data.questions}
+        questions |= {_plain(question.text) for question in data.questions}
         for text in (data.documents or {}).values():
             paragraphs |= set(_paragraphs(text))
         if data.documents is None:
@@ -59,6 +72,17 @@ def held_out(paths: Sequence[str | Path]) -> HeldOut:
     return HeldOut(frozenset(questions), frozenset(paragraphs), frozenset(uris), tuple(sources))
 
 
+def _plain(text: str) -> str:
+    """As `normalised`, and without the punctuation and the soft hyphens of any typesetter."""
+    text = normalised(unicodedata.normalize("NFKC", text))
+    return " ".join("".join(sign for sign in text if not unicodedata.category(sign).startswith(("P", "Cf"))).split())
+
+
+def _told(text: str) -> set[str]:
+    """The paragraphs of a document; the whole of one that has short ones alone."""
+    return set(_paragraphs(text) or filter(None, [_plain(text)]))
+
+
 def _paragraphs(text: str) -> list[str]:
-    paragraphs = (normalised(paragraph) for paragraph in _BLANK.split(text))
+    paragraphs = (_plain(paragraph) for paragraph in _BLANK.split(text))
     return [paragraph for paragraph in paragraphs if paragraph.count(" ") + 1 >= _LEAST_WORDS]

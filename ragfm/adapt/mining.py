@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ragfm.adapt.linked import linked
 from ragfm.errors import DataError, TooLongError
 from ragfm.evaluate.data import fingerprint
 from ragfm.evaluate.matching import answered_by
@@ -48,7 +49,7 @@ def parted(questions: Sequence[Question], held: float, seed: int = 0) -> Parts:
 
     Raises DataError where a part would be empty.
     """
-    groups = _groups(questions)
+    groups = linked([[gold.uri for gold in question.gold] for question in questions])
     random.Random(seed).shuffle(groups)  # noqa: S311
     wanted = max(1, round(held * len(questions) / 2))
     groups.sort(key=lambda group: len(group) > wanted / 4)  # large ones are learned from: they test one thing
@@ -101,25 +102,6 @@ def mined_once(
 
 
 # --- Inside ------------------------------------------------------------------------------------------------------
-
-
-def _groups(questions: Sequence[Question]) -> list[list[int]]:
-    """Numbers of questions that are linked by documents that they should find."""
-    parents: dict[str, str] = {}
-
-    def root(uri: str) -> str:
-        while (parent := parents.setdefault(uri, uri)) != uri:
-            parents[uri] = uri = parents[parent]
-        return uri
-
-    groups: dict[str, list[int]] = {}
-    for question in questions:
-        first, *others = (gold.uri for gold in question.gold)
-        for other in others:
-            parents[root(other)] = root(first)
-    for at, question in enumerate(questions):
-        groups.setdefault(root(question.gold[0].uri), []).append(at)
-    return list(groups.values())
 
 
 def _lessons(collection: Collection, question: Question) -> list[Lesson]:

@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from ragfm.adapt.dataset import Dataset, Form, Recipe, as_dataset
+from ragfm.adapt.dataset import Dataset, Form, Recipe, as_dataset, group_of
 from ragfm.adapt.examples import Example
 from ragfm.adapt.leaks import HeldOut
 from ragfm.adapt.near_misses import names_in, near_misses
@@ -49,9 +49,13 @@ def build_examples(
     *,
     held: HeldOut = HeldOut(),  # noqa: B008
     about: Mapping[str, Any] | None = None,
+    alone: bool = True,
     progress: Callable[[int, int], None] | None = None,
 ) -> Dataset:
-    """An example for each question that makes one; `about` is kept in the card. Raises DataError where none does."""
+    """An example for each question that makes one; `about` is kept in the card.
+
+    Raises DataError where none does; not where it is not `alone`, but to be given to `with_examples`.
+    """
     builder = _Builder(rag, questions, recipe, held)
     examples: list[Example] = []
     left_out, known = Counter[str](), set[str]()
@@ -69,7 +73,7 @@ def build_examples(
             progress(number, len(questions))
     facts = {"questions": len(questions), "held_out": list(held.sources), "asked": fingerprint(questions, answers=True),
              **(about or {})}  # fmt: skip
-    return as_dataset(rag, examples, recipe, left_out, facts)
+    return as_dataset(rag, examples, recipe, left_out, facts, alone=alone)
 
 
 # --- Inside ------------------------------------------------------------------------------------------------------
@@ -203,7 +207,7 @@ class _Builder:
 
     def _made(self, question: Question, prompt: Prompt, completion: str, **meta: Any) -> Example:
         uris = [gold.uri for gold in question.gold]
-        group = _group(uris[0]) if uris else question.id
+        group = group_of(uris[0]) if uris else question.id
         meta |= {"id": question.id, "question": question.text, "uris": uris, "group": group,
                  "shown": [passage.uri for passage in prompt.shown]}  # fmt: skip
         return Example(prompt.messages, completion, meta)
@@ -261,9 +265,3 @@ def _said(answer: str, gold: Hit, form: Form) -> str:
         if sentence and not _QUOTES & set(sentence):
             return f"{body}: “{sentence}” [{gold.n}]."
     return f"{body} [{gold.n}]."
-
-
-def _group(uri: str) -> str:
-    """What is split as a whole: the folder of a set's paragraphs, which is an article, else the document."""
-    parts = uri.split("/")
-    return "/".join(parts[:2]) if parts[0] == "corpus" and len(parts) > 2 else uri

@@ -248,18 +248,22 @@ def _made(collection: Collection, data: QuestionSet | None, options: dict[str, A
     from ragfm.rag import Rag
 
     held = held_out(options["exclude_data"])
+    if unknown := held.unknown(collection):
+        click.echo(printable(f"{len(unknown)} addresses of --exclude-data are of no document here, as {min(unknown)}: "
+                             "they keep nothing apart."), err=True)  # fmt: skip
     rag = Rag(collection, reader=options["reader"] or collection.settings.reader, k=options["k"])
     recipe = Recipe(abstain=options["abstain"], near=options["near"], valid=options["valid"], form=options["form"],
                     shuffle=not options["keep_order"], together=not options["apart"], seed=options["seed"])  # fmt: skip
     dataset = _asked(rag, data, recipe, held, options) if data or options["write"] else None
     if options["from_log"]:
         entries = judged(AnswerLog.beside(collection.path).entries())
-        if not entries and not dataset:
+        if not entries and dataset is None:
             raise DataError("No answer in the log has been found good or put right.",
                             "`ragfm log list` shows them, `ragfm log thumbs ID up` says that one is good.")  # fmt: skip
         examples, left_out = logged_examples(rag, entries, held=held)
         source = {"name": "the answer log", "licence": options["licence"], "left_out": dict(left_out)}
-        dataset = with_examples(rag, dataset, examples, recipe, left_out, sources=[source], held_out=held.sources)
+        dataset = with_examples(rag, dataset, examples, recipe, left_out, sources=[source] if examples else [],
+                                held_out=held.sources)  # fmt: skip
     assert dataset
     return dataset
 
@@ -284,7 +288,8 @@ def _asked(rag: Rag, data: QuestionSet | None, recipe: Recipe, held: HeldOut, op
     }
     about = {"sources": [source], "reader": rag.reader_name, "limit": options["limit"]}
     with counting("making", "examples") as progress:
-        return build_examples(rag, asked, recipe, held=held, about=about, progress=progress)
+        return build_examples(rag, asked, recipe, held=held, about=about, alone=not options["from_log"],
+                              progress=progress)  # fmt: skip
 
 
 def _print_card(dataset: Dataset, out: str) -> None:

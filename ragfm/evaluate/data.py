@@ -73,7 +73,7 @@ class QuestionSet:
     def sample(self, n: int, seed: int = 0, *, by_document: bool = False) -> QuestionSet:
         """`n` of the questions, picked at random, in their order; all where there are fewer. Documents stay all.
 
-        `by_document` picks documents, with all questions about them, and may give up to one document's more.
+        `by_document` picks documents, with all questions about them, of the last one as many as are wanted.
         """
         if n >= len(self.questions):
             return self
@@ -89,7 +89,7 @@ class QuestionSet:
             if len(taken) >= n:
                 break
             taken += about[uri]
-        return replace(self, questions=tuple(self.questions[at] for at in sorted(taken)))
+        return replace(self, questions=tuple(self.questions[at] for at in sorted(taken[:n])))
 
 
 def load_questions(
