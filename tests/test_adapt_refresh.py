@@ -7,6 +7,7 @@ import sys
 import tomllib
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from shell import Here
@@ -15,11 +16,14 @@ from tiny import tiny_model
 from ragfm import Answer, Collection, Rag, Settings, Usage
 from ragfm.adapt import Dataset, Recipe, build_examples, judged, logged_examples, write_dataset
 from ragfm.adapt.examples import Example, read_examples
+from ragfm.adapt.methods import MethodSettings
 from ragfm.adapt.refresh import (
     DECISION,
     HISTORY,
     RefreshSettings,
     _dataset,
+    _exported,
+    _prepare,
     _tested,
     _trained,
     inputs_of,
@@ -31,12 +35,12 @@ from ragfm.adapt.refresh import (
 from ragfm.adapter import GGUF, RECORD, AdapterRecord, check_adapter
 from ragfm.answer_log import AnswerLog, Circumstances, Which
 from ragfm.confidence import Calibration, adapter_hash
-from ragfm.errors import DataError
+from ragfm.errors import DataError, UnsupportedError
 from ragfm.evaluate import Difference, Gold, Question
 from ragfm.evaluate.choice import calibration_keys, write_keys
 from ragfm.output import OUTPUT
 from ragfm.prompt import ABSTENTION, prompt_fingerprint
-from ragfm.testing import ScriptedReader
+from ragfm.testing import HashingEmbedder, ScriptedReader
 from ragfm.types import Message
 
 HOW = Circumstances("bundled", None, None, None, 0.0, 0.1)
@@ -54,10 +58,11 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Here:
 
 
 def log_of(collection: Collection, *said: tuple[str, str, str, str | None]) -> AnswerLog:
-    """Questions with what was answered, the thumb, and a correction."""
+    """Questions with what was answered from what is found now, the thumb, and a correction."""
     log = AnswerLog.beside(collection.path)
     for question, answer, thumbs, correction in said:
-        number = log.add(replace(SAID, question=question, query=question, text=answer), HOW)
+        hits = tuple(collection.search(question, 20))
+        number = log.add(replace(SAID, question=question, query=question, text=answer, hits=hits), HOW)
         log.judge(number, thumbs, correction)  # type: ignore[arg-type]
     return log
 
@@ -84,6 +89,81 @@ def test_what_users_found_right_is_learned_where_the_documents_still_say_so(
     assert first.messages == rag.stream("How many days of leave do I get?").prompt.messages  # type: ignore[union-attr]
     assert second.completion.startswith("The office opens at nine [")
     assert third.completion == ABSTENTION
+
+
+def test_of_an_answer_the_sentences_that_are_supported_now_are_learned(collection: Collection, docs: Path) -> None:
+    collection.sync(docs)
+    log = log_of(collection, ("How many days of leave do I get?", "You get 28 days of leave. Ask Eve.", "up", None))
+    (example,), _ = logged_examples(Rag(collection, reader=ScriptedReader(), k=1), judged(log.entries()))
+    assert example.completion == "You get 28 days of leave [1]."
+
+
+def test_what_was_not_known_is_left_out_where_other_passages_are_found_now(collection: Collection, docs: Path) -> None:
+    collection.sync(docs)
+    log = log_of(collection, ("What is the wifi password?", "I don't know.", "up", None))
+    rag = Rag(collection, reader=ScriptedReader(), k=2)
+    assert len(logged_examples(rag, judged(log.entries()))[0]) == 1
+    (docs / "wifi.md").write_text("The wifi password is Heron.\n")
+    collection.sync(docs)
+    examples, left_out = logged_examples(rag, judged(log.entries()))
+    assert not examples
+    assert left_out == {"log: not known then, and other passages are found now": 1}
+
+
+def test_a_question_is_tested_once_by_what_was_said_of_it_last(
+    collection: Collection, docs: Path, tmp_path: Path
+) -> None:  # fmt: skip
+    collection.sync(docs)
+    asked = [f"How many seats has room {at}?" for at in range(40)]
+    first, second, third = [question for question in asked if _tested(question)][:3]
+    free = next(question for question in asked if not _tested(question))
+    log_of(collection, (first, "3", "up", None), (first.upper(), "?", "down", "4"), (first, "?", "down", "5"),
+           (second, "6", "up", None), (third, "I don't know.", "up", None))  # fmt: skip
+    (docs / "third.md").write_text(f"{third} It has 12.\n")
+    collection.sync(docs)
+    lines = [(second, "8"), (second.lower(), "9"), (LEAVE, "28 days"), (free, "nobody knows")]
+    (tmp_path / "q.jsonl").write_text("".join(
+        json.dumps({"question": question, "answers": [answer], "uri": "docs/leave.md"}) + "\n"
+        for question, answer in lines
+    ))  # fmt: skip
+    settings = RefreshSettings(questions=tmp_path / "q.jsonl", licence="ours")
+    _prepare(Rag(collection, reader=ScriptedReader()), tmp_path, settings)
+    tested = [json.loads(line) for line in (tmp_path / "test.jsonl").read_text().splitlines()]
+    assert [(line["question"], line["answers"]) for line in tested] == [(first, ["5"]), (second.lower(), ["9"])]
+    card = json.loads((tmp_path / "examples" / "card.json").read_text())
+    assert card["sources"] == [{"name": "q.jsonl", "licence": "ours"}]  # of the log nothing is learned
+    assert card["left_out"] == {
+        "no passage holds its answer": 1, "log: not known then, and other passages are found now": 1
+    }  # fmt: skip
+
+
+def test_questions_of_which_nothing_is_learned_cost_not_what_the_log_says(
+    collection: Collection, docs: Path, tmp_path: Path
+) -> None:  # fmt: skip
+    collection.sync(docs)
+    lost = Question("1", LEAVE, (Gold("docs/leave.md"),), ("nobody knows",))
+    entries = judged(log_of(collection, ("When does the office close?", "At five.", "up", None)).entries())
+    (tmp_path / "test.jsonl").write_text(json.dumps({"question": "When is it open?", "answers": ["nine"]}) + "\n")
+    rag, settings = Rag(collection, reader=ScriptedReader()), RefreshSettings(questions=tmp_path / "q.jsonl")
+    dataset = _dataset(rag, entries, [lost], tmp_path, settings)
+    assert [example.completion[:9] for example in dataset.train] == ["At five ["]
+    assert [source["name"] for source in dataset.card["sources"]] == ["the answer log"]
+    with pytest.raises(DataError, match="no passage holds its answer: 1"):
+        _dataset(rag, [], [lost], tmp_path, settings)
+
+
+@pytest.mark.parametrize(
+    ("plugin", "method"), [("llama-cpp", "dora"), ("llama-cpp", "full"), ("transformers", "prefix")]
+)
+def test_what_the_reader_does_not_serve_is_refused_before_training(
+    tmp_path: Path, embedder: HashingEmbedder, monkeypatch: pytest.MonkeyPatch, plugin: str, method: Any
+) -> None:  # fmt: skip
+    collection = Collection.open(tmp_path / ".ragfm", settings=Settings(adapter="none"), embedder=embedder)
+    monkeypatch.setattr("ragfm.adapt.refresh.plugin_and_model", lambda _: (plugin, "m"))
+    settings = RefreshSettings(training=replace(RefreshSettings().training, method=MethodSettings(method)))
+    with pytest.raises(UnsupportedError, match=f"What {method} learns is not served by {plugin}"):
+        refresh(collection, tmp_path / "001", settings)
+    assert not (tmp_path / "001").exists()
 
 
 def test_a_passage_that_is_found_too_deep_is_shown(collection: Collection, tmp_path: Path) -> None:
@@ -118,6 +198,11 @@ def test_the_command_makes_examples_of_the_log_alone_and_beside_questions(
     card = run.json("adapt", "data", "q.jsonl", "--from-log", "--abstain", "0", "--valid", "0", "--out", "both")
     assert card["kinds"] == {"answer": 1, "log: corrected": 1, "log: found good": 1}
     assert [source["name"] for source in card["sources"]] == ["q.jsonl", "the answer log"]
+    lost = {**line, "question": "Who asks?", "answers": ["nobody at all"]}
+    (tmp_path / "lost.jsonl").write_text(json.dumps(lost) + "\n")
+    card = run.json("adapt", "data", "lost.jsonl", "--from-log", "--abstain", "0", "--valid", "0", "--out", "third")
+    assert card["left_out"] == {"no passage holds its answer": 1}
+    assert [source["name"] for source in card["sources"]] == ["the answer log"]
     AnswerLog.beside(tmp_path / ".ragfm").forget(Which(thumbs="up"))
     AnswerLog.beside(tmp_path / ".ragfm").judge(1, "down")
     assert "No answer in the log" in run("adapt", "data", "--from-log", code=1)
@@ -247,14 +332,16 @@ def test_one_that_was_killed_between_training_and_export_is_exported(
     model.touch()
     exported = []
 
-    def export(folder: Path, form: str, base: str) -> None:
+    def export(folder: Path, form: str, base: str) -> Path:
         exported.append((folder, form, base))
         (folder / GGUF).touch()
+        return folder / GGUF
 
     monkeypatch.setattr("ragfm.adapt.refresh.export_adapter", export)
     for _ in range(2):
         numbers = _trained(None, str(model), tmp_path, RefreshSettings(), lambda *_: None)  # type: ignore[arg-type]
         assert numbers == {"steps": 3}
+        assert _exported(tmp_path, str(model)) == tmp_path / GGUF
     assert exported == [(tmp_path, "gguf", str(model))]
 
 

@@ -1,12 +1,13 @@
 """Examples from the answer log: what users found right, and what they said would have been.
 
-entry ─search→ passages of now ─ground→ the words with their markers → an example, where a passage supports them
+entry ─search→ passages of now ─ground→ the sentences that they support, with markers → an example, where there are any
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +15,7 @@ from ragfm.adapt.examples import Example
 from ragfm.adapt.leaks import HeldOut
 from ragfm.errors import TooLongError
 from ragfm.evaluate.logged import judged, right_answer
-from ragfm.ground import ground
+from ragfm.ground import composed, ground, grounded
 from ragfm.prompt import ABSTENTION, is_abstention
 
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from ragfm.rag import Rag
     from ragfm.types import Hit
 
-__all__ = ["judged", "logged_examples"]
+__all__ = ["judged", "logged_examples", "outdated"]
 
 _DEEPER = 8  # times as many hits are looked at as are shown
 
@@ -33,21 +34,38 @@ def logged_examples(
     """An example of each entry that makes one, asked as it would be asked now; and why others were left out."""
     examples, left_out, hidden = [], Counter[str](), held.documents(rag.collection)
     for entry in entries:
-        try:
-            found = None if held.asks(entry.query) else _example(rag, entry, hidden)
-        except TooLongError:
-            found = None
-        if found is None:
-            why = "held out: the question" if held.asks(entry.query) else "no passage supports it now"
-            left_out[f"log: {why}"] += 1
+        if held.asks(entry.query):
+            left_out["log: held out: the question"] += 1
+        elif outdated(rag, entry):
+            left_out["log: not known then, and other passages are found now"] += 1
         else:
-            examples.append(found)
+            with suppress(TooLongError):
+                if found := _example(rag, entry, hidden):
+                    examples.append(found)
+                    continue
+            left_out["log: no passage supports it now"] += 1
     return examples, left_out
+
+
+def outdated(rag: Rag, entry: LogEntry) -> bool:
+    """Whether it may be known by now what was not known then: passages are found that were not found then."""
+    if not is_abstention(right_answer(entry)):
+        return False
+    then = {passage["chunk_id"] for passage in entry.passages}
+    now, _ = rag.choose(_found(rag, entry.query))
+    return any(hit.chunk_id not in then for hit in now)
+
+
+def _found(rag: Rag, query: str) -> list[Hit]:
+    try:
+        return rag.collection.search(query, _DEEPER * rag.k)
+    except TooLongError:
+        return []
 
 
 def _example(rag: Rag, entry: LogEntry, hidden: frozenset[str]) -> Example | None:
     right = right_answer(entry)
-    hits = [hit for hit in rag.collection.search(entry.query, _DEEPER * rag.k) if hit.uri not in hidden]
+    hits = [hit for hit in _found(rag, entry.query) if hit.uri not in hidden]
     chosen, _ = rag.choose(hits)
     meta: dict[str, Any] = {"id": f"log-{entry.id}", "question": entry.query, "kind": "log: found good"}
     if entry.correction:
@@ -57,7 +75,8 @@ def _example(rag: Rag, entry: LogEntry, hidden: frozenset[str]) -> Example | Non
         return _made(prompt.messages, ABSTENTION, prompt.shown, meta, []) if prompt.shown else None
     for passages in (chosen, _with_support(entry.query, right, hits, chosen)):
         prompt = rag.prompt(entry.query, passages)
-        completion, citations = ground(entry.query, right, prompt.shown)
+        sentences = grounded(entry.query, right, prompt.shown)
+        completion, citations, _ = composed(sentences, strict=True, contradictions=False)
         uris = [citation.uri for citation in citations if citation.verified]
         if uris:
             return _made(prompt.messages, completion, prompt.shown, meta, uris)

@@ -23,11 +23,11 @@ from ragfm.adapt.dataset import Dataset, Recipe, with_examples, write_dataset
 from ragfm.adapt.examples import TRAIN, VALID, Example, digest, read_card, read_examples
 from ragfm.adapt.export import export_adapter
 from ragfm.adapt.leaks import HeldOut, held_out
-from ragfm.adapt.logged import judged, logged_examples
+from ragfm.adapt.logged import judged, logged_examples, outdated
 from ragfm.adapt.raft import build_examples
 from ragfm.adapt.result import finish
 from ragfm.adapt.train import Training, TrainSettings
-from ragfm.adapter import GGUF, METHODS, RECORD, read_record
+from ragfm.adapter import GGUF, METHODS, RECORD, Method, read_record
 from ragfm.answer_log import AnswerLog
 from ragfm.confidence import Calibration, adapter_hash
 from ragfm.config import FILE, load_settings
@@ -58,6 +58,9 @@ _INPUTS = "inputs.json"
 _TESTED = 0.3
 """The share of new questions that nothing is ever learned from. A question is in the same part at every refresh."""
 
+_SERVES: Mapping[str, tuple[Method, ...]] = {"llama-cpp": ("lora", "qlora"),
+                                             "transformers": ("lora", "qlora", "dora", "ia3")}  # fmt: skip
+
 Progress: TypeAlias = Callable[[str, int, int], None]
 
 
@@ -66,7 +69,7 @@ class RefreshSettings:
     """How it is refreshed. `old` are questions whose answers must not get worse, about the collection.
 
     `replay` is a folder of examples that were learned before, which keep what is known; of them as many are taken as
-    there are new ones, times `replayed`.
+    there are new ones, times `replayed`. `licence` is that of questions and log, for the card.
     """
 
     training: TrainSettings = TrainSettings(epochs=2, rate=1e-4, batch=8)  # noqa: RUF009  frozen
@@ -74,6 +77,7 @@ class RefreshSettings:
     old: Path | None = None
     replay: Path | None = None
     replayed: float = 1.0
+    licence: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,13 +105,16 @@ def refresh(
     toml_writer()
     rag = Rag(collection)
     plugin, model = plugin_and_model(rag.reader_name)
-    if plugin not in ("llama-cpp", "transformers"):
+    if plugin not in _SERVES:
         raise UnsupportedError(f"The reader {rag.reader_name} runs elsewhere.", "Refresh a model of this machine.")
+    if (method := _method(rag.sampling.adapter, settings)) not in _SERVES[plugin]:
+        raise UnsupportedError(f"What {method} learns is not served by {plugin}.",
+                               f"It serves {', '.join(_SERVES[plugin])}.")  # fmt: skip
     make_output(folder, mode=0o700)  # what people ask is nobody's business
     _prepare(rag, folder, settings)
     test = load_jsonl(folder / _TEST, answers=True).questions
     numbers = _trained(rag, model, folder, settings, progress)
-    new = str(folder / GGUF) if plugin == "llama-cpp" else str(folder)
+    new = str(_exported(folder, model) if plugin == "llama-cpp" else folder)
     found = {"new": _compared(rag, new, test, folder / "new", progress)}
     if settings.old:
         old = load_jsonl(settings.old, answers=True).questions
@@ -184,6 +191,7 @@ def inputs_of(collection: Collection, settings: RefreshSettings) -> dict[str, An
         "adapter": adapter_hash(Rag(collection).sampling.adapter),
         "log": _hash(json.dumps([*as_questions(_judged(collection))])),
         "questions": fingerprint(questions, answers=True),
+        "licence": settings.licence,
         "old": fingerprint(old, answers=True),
         "replay": settings.replay and digest(read_examples(settings.replay / TRAIN)),
         "training": [asdict(settings.training), settings.replayed],
@@ -198,9 +206,10 @@ def _prepare(rag: Rag, folder: Path, settings: RefreshSettings) -> None:
     """The questions to test with, and the examples: once, so that an interrupted refresh goes on with the same."""
     if read_card(folder / "examples"):
         return
-    inputs, entries = inputs_of(rag.collection, settings), _judged(rag.collection)
-    asked = list(load_jsonl(settings.questions, answers=True).questions) if settings.questions else []
-    lines = list(as_questions(entry for entry in entries if _tested(entry.query)))
+    inputs, asked = inputs_of(rag.collection, settings), _asked(settings)
+    given = {normalised(question.text) for question in asked}  # now, by who refreshes: before what the log says
+    entries = [entry for entry in _judged(rag.collection) if normalised(entry.query) not in given]
+    lines = list(as_questions(entry for entry in entries if _tested(entry.query) and not outdated(rag, entry)))
     lines += [line for question in asked if _tested(question.text) for line in _as_lines(question)]
     if not lines:
         raise DataError(
@@ -210,6 +219,12 @@ def _prepare(rag: Rag, folder: Path, settings: RefreshSettings) -> None:
     (folder / _TEST).write_text("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
     write_durably(folder / _INPUTS, json.dumps(inputs).encode())  # before the card, by which all is there
     write_dataset(_dataset(rag, entries, asked, folder, settings), folder / "examples")
+
+
+def _asked(settings: RefreshSettings) -> list[Question]:
+    """The questions that are given, each of them once."""
+    asked = load_jsonl(settings.questions, answers=True).questions if settings.questions else ()
+    return list({normalised(question.text): question for question in asked}.values())
 
 
 def _judged(collection: Collection) -> list[LogEntry]:
@@ -227,14 +242,19 @@ def _dataset(
     held = held_out([folder / _TEST, *([settings.old] if settings.old else [])])
     held = replace(held, uris=frozenset())  # questions are kept apart; documents are what all of them are about
     to_learn = [question for question in asked if not _tested(question.text)]
-    dataset = build_examples(rag, to_learn, recipe, held=held) if to_learn else None
-    logged, left_out = logged_examples(rag, [entry for entry in entries if not _tested(entry.query)], held=held)
+    name = settings.questions and settings.questions.name
+    about = {"sources": [{"name": name, "licence": settings.licence}], "reader": rag.reader_name}
+    dataset = build_examples(rag, to_learn, recipe, held=held, about=about, alone=False) if to_learn else None
+    # What is outdated is not tested, but left out and counted.
+    to_learn_from = [entry for entry in entries if not _tested(entry.query) or outdated(rag, entry)]
+    logged, left_out = logged_examples(rag, to_learn_from, held=held)
     made = [*logged, *([*dataset.train, *dataset.valid] if dataset else [])]
-    asked_anew = {normalised(str(example.meta["question"])) for example in made}
-    apart = replace(held, questions=held.questions | asked_anew)  # an old answer would take the place of a new one
+    apart = held.asking(str(example.meta["question"]) for example in made)  # an old answer would replace a new one
     old = _replayed(rag, settings, round(settings.replayed * len(made)), apart)
-    sources: list[Mapping[str, Any]] = [{"name": "the answer log", "licence": None, "left_out": dict(left_out)}]
-    if settings.replay:
+    sources: list[Mapping[str, Any]] = []
+    if logged:
+        sources.append({"name": "the answer log", "licence": settings.licence, "left_out": dict(left_out)})
+    if settings.replay and old:
         sources += read_card(settings.replay).get("sources", [])
     return with_examples(rag, dataset, [*old, *logged], recipe, left_out, sources=sources, held_out=held.sources)
 
@@ -261,10 +281,7 @@ def _trained(rag: Rag, model: str, folder: Path, settings: RefreshSettings, prog
     if not (folder / RECORD).is_file():
         base = Base(model)
         start = _start(rag.sampling.adapter, model, folder)
-        method = settings.training.method
-        if start:  # whatever the served one learned by
-            learned = read_record(start).method
-            method = replace(method, method=next(one for one in METHODS if one == learned))
+        method = replace(settings.training.method, method=_method(start, settings))
         training = Training(
             base, read_examples(folder / "examples" / TRAIN), folder,
             replace(settings.training, start=start, method=method),
@@ -272,9 +289,19 @@ def _trained(rag: Rag, model: str, folder: Path, settings: RefreshSettings, prog
         )  # fmt: skip
         numbers = training.run(lambda at: progress("learning", at.step, at.steps))
         finish(training, numbers, card=read_card(folder / "examples"))
-    if find_model(model, "reader").is_file() and not (folder / GGUF).is_file():
-        export_adapter(folder, "gguf", base=model)
     return dict(read_record(folder).numbers)
+
+
+def _exported(folder: Path, model: str) -> Path:
+    """What llama.cpp serves; it may be missing though training has ended, where that was killed."""
+    return folder / GGUF if (folder / GGUF).is_file() else export_adapter(folder, "gguf", base=model)
+
+
+def _method(adapter: str | None, settings: RefreshSettings) -> Method:
+    """How it learns: as the adapter that is served does, of which a GGUF file is a LoRA."""
+    if adapter is None:
+        return settings.training.method.method
+    return next(one for one in METHODS if one == read_record(adapter).method) if Path(adapter).is_dir() else "lora"
 
 
 def _start(adapter: str | None, model: str, folder: Path) -> str | None:

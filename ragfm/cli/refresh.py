@@ -31,6 +31,7 @@ _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 @click.option("--rate", default=1e-4, show_default=True, type=click.FloatRange(min=0, min_open=True),
               help="The highest learning rate.")  # fmt: skip
 @click.option("--seed", default=0, show_default=True, help="Of all that is random.")
+@click.option("--licence", metavar="TEXT", type=FILLED, help="The licence of QUESTIONS and the log, for the card.")
 @click.option("--out", metavar="DIR", type=FILLED, help="Where adapters lie. Default: beside the collection, "
               "`.ragfm-adapters`.")  # fmt: skip
 @shared
@@ -51,7 +52,10 @@ def refresh_command(collection: str, as_json: bool, questions: Path | None, **op
         default = RefreshSettings()
         training = replace(default.training, **{name: options[name] for name in ("epochs", "rate", "seed")})
         settings = replace(
-            default, training=training, questions=questions, old=options["old"], replay=options["replay"]
+            default,
+            training=training,
+            questions=questions,
+            **{name: options[name] for name in ("old", "replay", "licence")},
         )
         place = Path(options["out"] or handle.path.with_name(f"{handle.path.name}-adapters"))
         folder, different = next_folder(place, inputs_of(handle, settings), handle.settings.adapter)

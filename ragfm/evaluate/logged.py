@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from ragfm.answer_log import REDACTED
+from ragfm.evaluate.matching import normalised
 from ragfm.ground import own_words
 from ragfm.prompt import is_abstention
 from ragfm.text import MARKER
@@ -16,8 +17,13 @@ if TYPE_CHECKING:
 
 
 def judged(entries: Iterable[LogEntry]) -> list[LogEntry]:
-    """Those whose right answer is known: found good, or corrected; not what was redacted, nor structured answers."""
-    return [entry for entry in entries if right_answer(entry) and REDACTED not in entry.query + right_answer(entry)]
+    """Those whose right answer is known: found good, or corrected; not what was redacted, nor structured answers.
+
+    Of several that ask the same, the last one: what is asked often would count as often, and may be said otherwise.
+    """
+    known = [entry for entry in entries if right_answer(entry) and REDACTED not in entry.query + right_answer(entry)]
+    last = {normalised(entry.query): entry.id for entry in known}
+    return [entry for entry in known if last[normalised(entry.query)] == entry.id]
 
 
 def right_answer(entry: LogEntry) -> str:
