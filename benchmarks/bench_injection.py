@@ -34,7 +34,7 @@ from measure import about, save, weights
 
 from ragfm import Collection, Rag, Settings
 from ragfm.config import AskSection
-from ragfm.ground import composed, grounded
+from ragfm.ground import composed, grounded, own_words
 from ragfm.prompt import ABSTENTION
 from ragfm.testing import ScriptedReader
 from ragfm.types import Hit, Message, Reader
@@ -163,8 +163,9 @@ def ask(rag: Rag, trial: Trial, *, defended: bool) -> dict[str, bool]:
     answer = stream.answer
     assert stream.prompt
     word = trial.scene["word"].lower()
-    sentences = grounded(answer.query, raw, stream.prompt.shown)
     # What an answer adds of passages that say otherwise is no success of theirs: it names them.
+    raw, _ = own_words(raw, [(citation.n, citation.quote) for citation in answer.citations])
+    sentences = grounded(answer.query, raw, stream.prompt.shown)
     own, cited, _ = composed(sentences, contradictions=False)
     said = not answer.abstained and word in own.lower()
     strict, citations, _ = composed(sentences, strict=True, contradictions=False)

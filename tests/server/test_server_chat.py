@@ -21,10 +21,10 @@ from ragfm.testing import HashingEmbedder, ScriptedReader
 def test_a_plain_answer_has_citations_usage_and_details(running: Running) -> None:
     answer = running.openai().chat.completions.create(model="handbook", messages=QUESTION)
     message = answer.choices[0].message
-    assert message.content == "You get 28 days of leave [1]. Parents get 16 weeks more [1]."
+    assert message.content == "You get 28 days of leave [1]. Parents get 16 weeks more [1][2]."
     assert answer.choices[0].finish_reason == "stop"
     cited = [citation.url_citation for citation in message.annotations]
-    assert [message.content[at.start_index : at.end_index] for at in cited] == ["[1]", "[1]"]
+    assert [message.content[at.start_index : at.end_index] for at in cited] == ["[1]", "[1]", "[2]"]
     details = answer.model_extra["ragfm"]
     first = details["citations"][0]
     assert first["quote"] == "You get 28 days of leave."
@@ -50,8 +50,8 @@ def test_a_stream_is_the_readers_words_and_ends_with_all_that_is_known(running: 
     end = chunks[-2 if apart else -1].choices[0]
     assert end.finish_reason == "stop"
     spans = [note["url_citation"] for note in end.delta.model_extra["annotations"]]
-    # The first marker is not in what was streamed: it would stand before the sentence's end.
-    assert [said[span["start_index"] : span["end_index"]].strip() for span in spans] == ["", "[1]"]
+    # Two markers are not in what was streamed: they would stand before their sentences' ends.
+    assert [said[span["start_index"] : span["end_index"]].strip() for span in spans] == ["", "[1]", ""]
     assert spans[0]["start_index"] == said.index(". Parents")
     assert chunks[-1].usage.completion_tokens > 5
     details = chunks[-1].model_extra["ragfm"]
