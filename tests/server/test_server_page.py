@@ -258,13 +258,13 @@ def test_an_upload_is_shared_with_the_groups_that_are_ticked(browser: Any, runni
     page = visit.page
     page.get_by_role("dialog", name="Key").get_by_label("Key", exact=True).fill(running.secrets["hr"])
     page.keyboard.press("Enter")
+    expect(page.locator("#model")).to_have_value("handbook")
     page.locator("#documents-open").click()
+    page.get_by_role("group", name="Who else may see what you add").get_by_label("hr").wait_for()
     page.locator("#files").set_input_files({"name": "unshared.txt", "mimeType": "text/plain", "buffer": b"Mine."})
-    page.get_by_role("list", name="Uploads").locator(".card", has_text="unshared.txt").first.wait_for()
+    page.locator(".card", has_text="unshared.txt").first.wait_for()  # of an upload, or already of a document
     page.get_by_role("group", name="Who else may see what you add").get_by_label("hr").check()
     page.locator("#files").set_input_files({"name": "shared.txt", "mimeType": "text/plain", "buffer": b"Of us."})
-    page.get_by_role("list", name="Uploads").locator(".card", has_text="shared.txt").first.wait_for()
-    # A card shows while its file is still on the way.
     (team,) = eventually(lambda: list(running.folder.glob("uploads/*/shared.txt")))
     (mine,) = eventually(lambda: list(running.folder.glob("uploads/*/unshared.txt")))
     assert team.with_name(".ragfm-access").read_text() == "key:hr\nhr"
