@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import math
 import shutil
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -34,6 +33,7 @@ from ragfm.adapt.processes import Processes
 from ragfm.adapt.validate import MOST, answers_score
 from ragfm.adapter import CHECKPOINT, read_record
 from ragfm.errors import DataError, RagfmError
+from ragfm.machine import peak_bytes
 from ragfm.output import make_output
 
 Judge: TypeAlias = Literal["loss", "answers"]
@@ -441,7 +441,4 @@ def curves(state: Mapping[str, Any] | _State) -> dict[str, list[tuple[int, float
 def _peak_mb(device: torch.device) -> float:
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**20
-    import resource
-
-    unit = 1 if sys.platform == "darwin" else 1024  # bytes of ru_maxrss
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20
+    return peak_bytes() / 2**20

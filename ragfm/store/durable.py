@@ -10,6 +10,8 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
+from ragfm.errors import CollectionError
+
 
 def beside(path: Path) -> Path:
     """A name beside a path, to write under before it is renamed, that nobody else uses.
@@ -17,6 +19,12 @@ def beside(path: Path) -> Path:
     A process id would not do: threads share it, and in a container it is the same at every start.
     """
     return path.with_name(f"{path.name}.{secrets.token_hex(4)}.new")
+
+
+def unwritable(what: str, out: Path, error: OSError) -> CollectionError:
+    """What to raise where the file of a backup, or the like, can't be written."""
+    hint = "Mend the cause." if out.parent.is_dir() else f"Make the folder {out.parent}, or name another."
+    return CollectionError(f"The {what} {out} can't be written: {error.strerror}.", hint)
 
 
 def write_durably(path: Path, data: bytes, *, mode: int = 0o666) -> None:

@@ -31,7 +31,7 @@ import xxhash
 from ragfm.errors import CollectionError
 from ragfm.store.catalog import Catalog
 from ragfm.store.database import FILE, PAGE, damaged_page, open_engine, write_head
-from ragfm.store.durable import beside, checksummed, sync_file, sync_folder
+from ragfm.store.durable import beside, checksummed, sync_file, sync_folder, unwritable
 from ragfm.store.store import UPLOADS
 from ragfm.store.views import BLOCK, block_sums
 from ragfm.upkeep.uploads import copy_uploads, upload_files
@@ -92,8 +92,7 @@ def backup(store: Store, out: Path, *, force: bool = False, progress: Progress |
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
     except OSError as error:
-        hint = "Mend the cause." if out.parent.is_dir() else f"Make the folder {out.parent}, or name another."
-        raise CollectionError(f"The backup {out} can't be written: {error.strerror}.", hint) from error
+        raise unwritable("backup", out, error) from error
     seconds = round(time.monotonic() - start, 3)
     return BackupReport(str(out), newest.id, documents, newest.chunks, len(files), out.stat().st_size, seconds)
 

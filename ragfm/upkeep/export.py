@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Literal, TypeAlias
 import numpy as np
 import sqlalchemy as sa
 
-from ragfm.errors import CollectionError, MissingExtraError
-from ragfm.store.durable import beside, sync_folder
+from ragfm.errors import MissingExtraError
+from ragfm.store.durable import beside, sync_folder, unwritable
 from ragfm.store.schema import documents
 from ragfm.upkeep.whole import LivingDocuments, WholeDocument, Wrong
 
@@ -91,8 +91,7 @@ def _replacing(out: Path) -> Iterator[BinaryIO]:
         temporary.replace(out)
         sync_folder(out.parent)
     except OSError as error:
-        hint = "Mend the cause." if out.parent.is_dir() else f"Make the folder {out.parent}, or name another."
-        raise CollectionError(f"The export {out} can't be written: {error.strerror}.", hint) from error
+        raise unwritable("export", out, error) from error
     finally:
         temporary.unlink(missing_ok=True)
 
