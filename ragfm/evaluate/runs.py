@@ -103,7 +103,8 @@ def _read(path: Path) -> tuple[dict[str, Any], list[dict[str, Any]], int]:
             records.append(json.loads(line))
         except ValueError as error:
             raise DataError(
-                f"{path}, line {number} is no JSON: {error}.", "Remove the file, and run it again."
+                f"{path}, line {number} is no JSON: {error}.",
+                "It is damaged, or no run of an evaluation: name another file.",
             ) from error
     if not records or not isinstance(records[0], dict) or records[0].get("format") != FORMAT:
         raise DataError(f"{path} is no run of an evaluation.", "`ragfm eval retrieval DATA --out FILE` writes one.")
