@@ -105,7 +105,7 @@ def tune(keep: Path, count: int, minutes: float) -> dict[str, Any]:
         rag.calibration = blank(corrects=ADAPTER != "none")
         results = asked(rag, data.questions, ["retrieved"], keep / "tune.jsonl", minutes)
         report = fit_report(rag, results, {}, keep=KEEP, signals=TRUSTED if rag.calibration.corrects else SIGNALS)
-    return {"questions": len(results), "of": count, **asdict(report)}
+    return {"questions": len(results), "of": count, **{k: v for k, v in asdict(report).items() if k != "risk"}}
 
 
 def squad(keep: Path, count: int, minutes: float, contexts: Sequence[Context]) -> dict[str, Any]:
