@@ -1,8 +1,11 @@
 """Whether citations that are shown as verified are right: up to 300 of them, each read and labelled.
 
-    python benchmarks/bench_answers.py squad --keep KEEP      the answers
-    python benchmarks/bench_cited.py --keep KEEP              samples, and writes labels/cited.jsonl to be labelled
-    python benchmarks/bench_cited.py                          counts the labels
+    python benchmarks/bench_cited.py --keep KEEP     asks, and writes labels/cited.jsonl to be labelled
+    python benchmarks/bench_cited.py                 counts the labels
+
+The questions of the 25 report articles are asked in random order, by the bundled models as they come, until there are
+so many citations. One of which no sentence that is found has all the words is not: of an answer of one sentence, as
+this reader's are, none could be verified.
 
 A citation is labelled by what the reader of an answer sees: the question, the sentence, and the words that are quoted
 for it. `supports`: who reads the quote with the passage around it finds said what the sentence says, as an answer to
@@ -15,64 +18,70 @@ from __future__ import annotations
 import argparse
 import json
 import random
+import shutil
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from bench_answers import filled, squad_file
+from bench_answers import squad_file
 from measure import about, save
 
-from ragfm import Collection, Rag
-from ragfm.evaluate import AnsweredQuestion, load_questions, read_run
+from ragfm import Collection, Rag, Settings
+from ragfm.evaluate import corpus_collection, load_questions
 from ragfm.evaluate.measures import estimate_ratios
-from ragfm.ground import grounded
-from ragfm.ground.asked import doubted
-from ragfm.verifier import shipped_verifier
+from ragfm.ground import own_words
+from ragfm.ground.asked import speaks_of
+from ragfm.ground.evidence import windows_of
+from ragfm.types import Hit
 
 LABELS = Path(__file__).parent / "labels" / "cited.jsonl"
 COUNT, AROUND = 300, 300
 
 
-def sample(keep: Path) -> list[dict[str, Any]]:
-    """Of all verified citations in the answers, so many, in random order."""
-    results = [AnsweredQuestion.from_json(record) for record in read_run(keep / "squad.jsonl")[1]]
-    data = load_questions(squad_file(keep, tune=False), answers=True).sample(1000)
-    with filled(data, keep) as collection:
-        every = [case for result in results for case in verified(collection, result)]
-    return random.Random(0).sample(every, min(COUNT, len(every)))
+def sample(keep: Path, before: Sequence[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
+    """The first citations that are verified, as many as are wanted, without those of a run before."""
+    data = load_questions(squad_file(keep, tune=False), answers=True)
+    questions = random.Random(0).sample(data.questions, len(data.questions))
+    with corpus_collection(data, Settings(), keep=keep) as (folder, _), Collection.open(folder) as collection:
+        rag, found, done = Rag(collection, reader="bundled"), len(before), before[-1]["asked"] if before else 0
+        for number, question in enumerate(questions[done:], done + 1):
+            hits, _ = rag.choose(collection.search(question.text, 3 * rag.k))
+            if not any(map(partial(promising, question.text), rag.prompt(question.text, hits).shown)):
+                continue
+            answer = rag.ask(question.text)
+            own = own_words(answer.text, [(citation.n, citation.quote) for citation in answer.citations])[1]
+            for citation, its in zip(answer.citations, own, strict=True):
+                if its and citation.verified and found < COUNT:
+                    found += 1
+                    text = collection.document(citation.uri).text
+                    yield {
+                        "id": question.id, "question": question.text, "sentence": answer.text, "quote": citation.quote,
+                        "around": text[max(0, citation.start - AROUND) : citation.end + AROUND],
+                        "answers": list(question.answers), "label": None, "asked": number,
+                    }  # fmt: skip
+            if found == COUNT:
+                return
 
 
-def verified(collection: Collection, result: AnsweredQuestion) -> Iterator[dict[str, Any]]:
-    outcome = result.outcomes["retrieved"]
-    rag = Rag(collection, reader="bundled")
-    if not outcome.citations or not rag.calibration:
-        return
-    if rag.calibration.withholds(rag.calibration.confidence(outcome.signals, rag.calibration.embedder)):
-        return  # it is withheld
-    hits, _ = rag.choose(collection.search(result.question, 3 * rag.k))
-    shown = rag.prompt(result.question, hits).shown
-    readings = shipped_verifier().read(result.question, shown)
-    sentences = grounded(result.question, outcome.answer, shown)
-    for sentence in [doubted(one, readings) for one in sentences] if len(sentences) == 1 else sentences:
-        for citation in sentence.citations:
-            if citation.verified:
-                text = collection.document(citation.uri).text
-                yield {
-                    "id": result.id, "question": result.question, "sentence": sentence.text.strip(),
-                    "quote": citation.quote,
-                    "around": text[max(0, citation.start - AROUND) : citation.end + AROUND],
-                    "answers": list(result.answers), "label": None,
-                }  # fmt: skip
+def promising(question: str, hit: Hit) -> bool:
+    """Whether one of its sentences could be a quote that is verified."""
+    return any(speaks_of(question, hit.text[one.start : one.end], one.words) for one in windows_of(hit))
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--keep", type=Path, help="sample anew, from the answers kept there")
+    parser.add_argument("--keep", type=Path, help="ask, or go on asking; what is done is kept there")
     args = parser.parse_args()
     if args.keep:
-        LABELS.write_text("".join(json.dumps(case, ensure_ascii=False) + "\n" for case in sample(args.keep)))
+        part = args.keep / LABELS.name
+        before = list(map(json.loads, part.read_text("utf-8").splitlines())) if part.exists() else []
+        with part.open("a", encoding="utf-8") as file:
+            for case in sample(args.keep, before):
+                print(json.dumps(case, ensure_ascii=False), file=file, flush=True)
+        shutil.copy(part, LABELS)
     cases = [json.loads(line) for line in LABELS.read_text().splitlines()]
     labelled = [case for case in cases if case["label"]]
     if not labelled:
@@ -83,7 +92,7 @@ def main() -> None:
     }
     result = {
         **about("citations shown as verified, read", ["ragfm"]),
-        "citations": len(cases), "labelled": len(labelled),
+        "citations": len(cases), "labelled": len(labelled), "of questions": max(case["asked"] for case in cases),
         "labels": dict(Counter(case["label"] for case in labelled)),
         **{name: asdict(found) for name, found in shares.items() if found},
     }  # fmt: skip

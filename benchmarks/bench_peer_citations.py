@@ -39,7 +39,7 @@ def ours(rag: Rag, questions: list[Question]) -> tuple[list[dict[str, Any]], lis
         reply = "".join(stream)
         passages = {hit.n: hit.text for hit in stream.prompt.shown} if stream.prompt else {}
         items.append({"question": question.text, "passages": list(passages.values()), "reply": reply})
-        cited = {citation.n for citation in stream.answer.citations if citation.verified}
+        cited = {citation.n for citation in stream.answer.citations if citation.supports}
         found.append({"text": stream.answer.text, "cited": [passages[n] for n in sorted(cited)],
                       "listed": list(passages.values())})  # fmt: skip
         print(f"{len(found)} of {len(questions)}", file=sys.stderr, flush=True)

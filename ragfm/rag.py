@@ -315,7 +315,7 @@ class Rag:
                     signals |= self._likelihoods(prompt, said, usage)
                 confidence = self.calibration.confidence(signals, self.collection.contract.get("weights"))
             if readings and len(sentences) == 1:  # of several, some may say more than was asked for
-                sentences = [doubted(sentences[0], readings)]
+                sentences = [doubted(asked.query, sentences[0], readings)]
             text, citations, unsupported = composed(sentences, strict=strict, contradictions=settings.contradictions)
             if (strict and not citations) or self._withholds(confidence):
                 text, citations, unsupported = "", (), ()

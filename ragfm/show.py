@@ -139,6 +139,7 @@ _FAULTS = {
     "misattributed": "does not say so, another passage does",
     "stitched": "does not say so; its parts stand in several places",
     "irrelevant": "says so, but that is hardly what was asked for",
+    "uncertain": "says so; see whether that is what was asked for",
 }
 
 
@@ -155,7 +156,7 @@ def print_citations(answer: Answer) -> None:
         mark = f" ({_FAULTS[citation.fault]})" if citation.fault else ""
         quote = click.style(f"“{printable(' '.join(citation.quote.split()))}”", dim=True)
         click.echo(f"  [{citation.n}] {_one_line(citation.uri)}{page}: {quote}{mark}")
-    if not answer.abstained and not any(citation.verified for citation in answer.citations):
+    if not answer.abstained and not any(citation.supports for citation in answer.citations):
         click.echo(click.style("  (no passage supports this answer)", dim=True))
         return
     if answer.abstained and answer.confidence is not None:

@@ -122,7 +122,7 @@ def embedded_text(context: str, text: str) -> str:
     return f"{context}\n{text}" if context else text
 
 
-Fault: TypeAlias = Literal["fabricated", "misattributed", "stitched", "irrelevant"]
+Fault: TypeAlias = Literal["fabricated", "misattributed", "stitched", "irrelevant", "uncertain"]
 """What is wrong with a citation that does not hold."""
 
 # --- Answers -----------------------------------------------------------------------------------------------------
@@ -166,7 +166,7 @@ class Citation:
     `verified`: the quote stands there verbatim *and* supports the sentence of the answer that it hangs on. `fault` says
     why it isn't: what the sentence says stands nowhere in the passages (`fabricated`), in another one
     (`misattributed`), only in pieces in several places (`stitched`), or there, but is hardly what was asked for
-    (`irrelevant`).
+    (`irrelevant`) or perhaps not (`uncertain`).
     """
 
     n: int
@@ -177,6 +177,11 @@ class Citation:
     quote: str
     verified: bool
     fault: Fault | None = None
+
+    @property
+    def supports(self) -> bool:
+        """Whether the quote says what the sentence does, be it certain or not that this is what was asked for."""
+        return self.verified or self.fault == "uncertain"
 
 
 @dataclass(frozen=True, slots=True)

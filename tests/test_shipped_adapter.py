@@ -50,6 +50,6 @@ def test_with_it_answers_are_short_and_what_is_not_there_is_not_known(handbook: 
     short, long = (rag.ask("How many bedrooms are there in the guest house?") for rag in (taught, bare))
     assert "11" in short.text
     assert short.citations
-    assert short.citations[0].verified
+    assert short.citations[0].supports
     assert len(short.text) < len(long.text)
     assert taught.ask(OTHER).abstained

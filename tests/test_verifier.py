@@ -12,8 +12,8 @@ import pytest
 from ragfm import Collection, Rag, Settings
 from ragfm.config import AskSection
 from ragfm.embed.bert import Bert, Layer, Linear
-from ragfm.ground import grounded
-from ragfm.ground.asked import held, located
+from ragfm.ground import composed, grounded
+from ragfm.ground.asked import DOUBT, SURE, doubted, held, located
 from ragfm.testing import ScriptedReader
 from ragfm.types import Hit
 from ragfm.verifier import SHIPPED, WEIGHTS, Part, Reading, Verifier, shipped_verifier, with_learned
@@ -22,6 +22,7 @@ MILL = (
     "The mill was built in 1784 by the Bremer family. It was sold in 1902, and burned down in 1931. "
     "Since then only the walls of its tower have been standing."
 )
+BURNED = "The mill burned down in 1931."
 QUESTION = "When did the mill burn down?"
 
 
@@ -118,6 +119,66 @@ def test_a_sentence_is_located_where_it_stands_else_by_its_quotes() -> None:
     assert located(worded, readings) == held(worded.citations[0], readings) > 0.1
     (nothing,) = grounded(QUESTION, "Nobody knows.", hits)
     assert located(nothing, readings) == 0
+
+
+def _reading(hit: Hit, words: str, chance: float) -> Reading:
+    """A reading that finds the words the answer, with such a likelihood."""
+    start = hit.text.index(words)
+    first = last = np.array([chance**0.5], np.float32)
+    return Reading(hit, (Part(np.array([[start, start + len(words)]]), first, last, 1 - chance**0.5),))
+
+
+def _judged(question: str, words: str, text: str, chance: float, context: str = "") -> tuple[bool, str | None]:
+    hit = _hit(text, context=context)
+    (sentence,) = grounded(question, f"{words} [1].", [hit])
+    (citation,) = doubted(question, sentence, [_reading(hit, words, chance)]).citations
+    return citation.verified, citation.fault
+
+
+@pytest.mark.parametrize(
+    ("question", "words", "text", "context", "holds"),
+    [
+        ("When did the mill burn down?", "1931", BURNED, "", True),
+        ("When did the barn burn down?", "1931", BURNED, "", False),
+        ("When did the Bremer mill burn down?", "1931", BURNED, "The Bremer mill", True),
+        ("In what year did the mill burn down?", "1931", BURNED, "", True),
+        ("How many barns burned down?", "Three", "Three barns burned down.", "", True),
+        ("What battle inside the city was lost?", "Foy", "They lost the battle of Foy, outside the city.", "", False),
+        ("What killed Tesla in 1943?", "A prize", "A prize was won by Einstein in 1943.", "", False),
+        ("Who sold the mill to the Bremers?", "Kern", "The Bremers sold the mill to Kern.", "", False),
+        ("Who sold the mill to the Bremers?", "Kern", "Kern sold the mill to the Bremers.", "", True),
+        ("What was Kern's mill called?", "Red Sail", "The mill of Kern was called Red Sail.", "", False),
+        ("What was Kern's mill called?", "Red Sail", "Kern's mill was called Red Sail.", "", True),
+        ("Why can't the mill burn?", "brick", "The mill can't burn, for it is of brick.", "", False),
+        ("Who is it?", "Kern", "It is Kern.", "", False),
+        ("When did the mill not burn?", "1931", "The mill burned in 1931.", "", False),
+        ("When wasn't the mill sold?", "1931", "The mill was not for sale in 1931, nor sold.", "", True),
+        ("What is held before the debate?", "Decision Time", "After Decision Time a debate is held.", "", False),
+        ("What burned?", "The mill", "The mill burned.", "", True),
+        ("What burned for a day?", "The mill", "The mill burned.", "", False),
+    ],
+)
+def test_a_quote_is_verified_where_it_speaks_of_all_that_is_asked(
+    question: str, words: str, text: str, context: str, holds: bool
+) -> None:
+    assert _judged(question, words, text, SURE + 0.1, context) == (holds, None if holds else "uncertain")
+
+
+def test_a_quote_is_verified_where_the_verifier_is_sure_of_it() -> None:
+    found = [_judged(QUESTION, "1931", BURNED, chance) for chance in (SURE + 0.01, SURE - 0.01, DOUBT - 0.01)]
+    assert found == [(True, None), (False, "uncertain"), (False, "irrelevant")]
+
+
+def test_what_is_uncertain_supports_an_answer_and_what_is_irrelevant_does_not() -> None:
+    hit = _hit(MILL)
+    (sentence,) = grounded(QUESTION, "1931 [1].", [hit])
+    kept, dropped = (
+        doubted(QUESTION, sentence, [_reading(hit, "1931", chance)]) for chance in (SURE - 0.01, DOUBT - 0.01)
+    )
+    assert [one.citations[0].supports for one in (sentence, kept, dropped)] == [True, True, False]
+    assert composed([kept], strict=True)[0] == "1931 [1]."
+    assert (composed([kept])[2], composed([dropped])[2]) == ((), ((0, 9),))
+    assert composed([dropped], strict=True)[0] == ""
 
 
 class _Sure(ScriptedReader):

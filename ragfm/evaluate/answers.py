@@ -66,11 +66,11 @@ class Outcome:
     `exact`, `f1` (Rajpurkar et al. 2016) and `contained` compare with the nearest right answer, in [0, 1]; for an
     unanswerable question all three are 1 where the reader abstained, else 0 (Rajpurkar et al. 2018). `shown`: a passage
     that it was shown holds a right answer; None where there were no passages or there is no answer. `passages` are all
-    that it was shown; an older version's run has none. `citations` counts those shown as verified, `holding` those of
-    them whose passage holds a right answer. `sentences` counts those of the answer, `supported` those with a verified
-    citation. `confidence` is the answer's, from `signals`, where there is a calibration for the reader, else the best
-    passage's cosine. `judged`: a judge holds the answer to be right, in {0, 1}; None without a judge, or where there is
-    no right answer.
+    that it was shown; an older version's run has none. `citations` counts those that support their sentence, `holding`
+    those of them whose passage holds a right answer. `sentences` counts those of the answer, `supported` those with
+    such a citation. `confidence` is the answer's, from `signals`, where there is a calibration for the reader, else the
+    best passage's cosine. `judged`: a judge holds the answer to be right, in {0, 1}; None without a judge, or where
+    there is no right answer.
     """
 
     answer: str = ""
@@ -316,16 +316,16 @@ def _from_passages(rag: Rag, question: Question, answers: Sequence[str], *, gold
     holding = {passage.n: passage.holds for passage in passages}
     text, own = own_words(answer.text, [(citation.n, citation.quote) for citation in answer.citations])
     citations = [citation for citation, its in zip(answer.citations, own, strict=True) if its]
-    verified = [citation.n for citation in citations if citation.verified]
+    supporting = [citation.n for citation in citations if citation.supports]
     sentences = [] if answer.abstained else [text[start:end] for start, end in sentence_spans(text)]
-    flags = iter([citation.verified for citation in citations])  # one for each marker, in their order
+    flags = iter([citation.supports for citation in citations])  # one for each marker, in their order
     supported = [sum(next(flags, False) for _ in MARKER.findall(sentence)) > 0 for sentence in sentences]
     return Outcome(
         answer=text,
         abstained=answer.abstained,
         shown=None if question.unanswerable else any(holding.values()),
-        citations=len(verified),
-        holding=sum(holding[n] for n in verified),
+        citations=len(supporting),
+        holding=sum(holding[n] for n in supporting),
         sentences=len(supported),
         supported=sum(supported),
         prompt_tokens=answer.usage.prompt_tokens,

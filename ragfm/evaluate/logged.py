@@ -11,6 +11,7 @@ from ragfm.evaluate.matching import normalised
 from ragfm.ground import own_words
 from ragfm.prompt import is_abstention
 from ragfm.text import MARKER
+from ragfm.types import Citation
 
 if TYPE_CHECKING:
     from ragfm.answer_log import LogEntry
@@ -51,7 +52,7 @@ def as_questions(entries: Iterable[LogEntry]) -> Iterator[dict[str, Any]]:
         line["answers"] = [right]
         own = own_words(entry.answer, _cited(entry))[1]
         cited = [] if entry.correction else [
-            found for found, its in zip(entry.citations, own, strict=True) if its and found["verified"]
+            found for found, its in zip(entry.citations, own, strict=True) if its and Citation(**found).supports
         ]  # fmt: skip
         yield from ({**line, "uri": found["uri"], "start": found["start"], "end": found["end"]} for found in cited)
         if not cited:

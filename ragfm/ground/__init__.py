@@ -7,9 +7,10 @@ sentence does; nor may it have another unit or the opposite of what the sentence
 quotation marks must stand there as they are. A sentence that only says the question again claims nothing that could be
 supported.
 
-A citation that does not hold has one of three faults: `fabricated`, what it is to show stands nowhere in the passages;
-`misattributed`, another passage shows it; `stitched`, its parts stand in several places, and nowhere together. Where
-the verifier was asked, there is a fourth: `irrelevant`, it shows what is said, but hardly what was asked for.
+A citation that is not verified has one of three faults: `fabricated`, what it is to show stands nowhere in the
+passages; `misattributed`, another passage shows it; `stitched`, its parts stand in several places, and nowhere
+together. Where the verifier was asked, there are two more: `irrelevant`, it shows what is said, but hardly what was
+asked for, and `uncertain`, perhaps not what was asked for.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ _YES = re.compile(r"\W*yes\b", re.IGNORECASE)
 class Sentence:
     """A sentence of the answer with its markers, the white space before it, and a citation for each marker.
 
-    `supported`: one of them is verified. `says`: it has words that could be, or is a "Yes." that stands for the whole
+    `supported`: one of them supports it. `says`: it has words that could be, or is a "Yes." that stands for the whole
     answer. `otherwise` is a passage that has another number or name where the quote has the sentence's.
     """
 
@@ -55,8 +56,8 @@ class Sentence:
 
     @property
     def supported(self) -> bool:
-        """Whether a citation is verified."""
-        return any(citation.verified for citation in self.citations)
+        """Whether a citation supports it."""
+        return any(citation.supports for citation in self.citations)
 
 
 def ground(question: str, text: str, shown: Sequence[Hit]) -> tuple[str, tuple[Citation, ...]]:

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import takewhile
 from typing import TYPE_CHECKING
 
-from ragfm.ground.evidence import places
-from ragfm.ground.words import words_of
+import Stemmer
+
+from ragfm.ground.details import differ
+from ragfm.ground.evidence import denies, places, undenied, windows_of
+from ragfm.ground.words import stands_in, word_sequence, words_of
 from ragfm.text import MARKER, unmarked
 
 if TYPE_CHECKING:
@@ -17,8 +22,12 @@ if TYPE_CHECKING:
 
 DOUBT = 0.05
 """Of verified quotes with less likelihood to hold the answer, 8 % were right on the tuning articles; of others 42 %."""
+SURE = 0.4
+"""How likely the verifier must find an answer, so that its quote is verified."""
 AGREE = 0.5
 """The share of words from which on two answers are one."""
+_INTERROGATIVE = re.compile(r"\b(?:(?P<kind>what|which|whose|how)|who|whom|when|where|why)\b", re.IGNORECASE)
+_POSSESSIVE = re.compile(r"['’]s\b")
 
 
 def located(sentence: Sentence, readings: Sequence[Reading]) -> float:
@@ -29,18 +38,77 @@ def located(sentence: Sentence, readings: Sequence[Reading]) -> float:
 
 def held(citation: Citation, readings: Sequence[Reading]) -> float:
     """How likely the answer stands within a quote, in [0, 1]."""
-    reading = next(reading for reading in readings if reading.passage.n == citation.n)
+    reading = _of(citation, readings)
     start = reading.passage.start
     return reading.within(citation.start - start, citation.end - start)
 
 
-def doubted(sentence: Sentence, readings: Sequence[Reading]) -> Sentence:
-    """The sentence without trust in quotes that hardly hold what was asked for."""
-    citations = tuple(
-        replace(one, verified=False, fault="irrelevant") if one.verified and held(one, readings) < DOUBT else one
-        for one in sentence.citations
-    )
-    return replace(sentence, citations=citations)
+def _of(citation: Citation, readings: Sequence[Reading]) -> Reading:
+    return next(reading for reading in readings if reading.passage.n == citation.n)
+
+
+def _within(sentence: Sentence, citation: Citation, reading: Reading) -> float:
+    """How likely a sentence is the answer where a quote has it word by word, else how likely the quote holds one."""
+    start, end = (at - reading.passage.start for at in (citation.start, citation.end))
+    there = [span for span in places(sentence.plain, reading.passage.text) if start <= span[0] and span[1] <= end]
+    return max(reading.within(*span) for span in there or [(start, end)])
+
+
+def doubted(question: str, sentence: Sentence, readings: Sequence[Reading]) -> Sentence:
+    """The sentence without trust in quotes that hardly hold what was asked for, or perhaps not."""
+
+    def judged(citation: Citation) -> Citation:
+        if not citation.verified:
+            return citation
+        if held(citation, readings) < DOUBT:
+            return replace(citation, verified=False, fault="irrelevant")
+        reading = _of(citation, readings)
+        start, end = (at - reading.passage.start for at in (citation.start, citation.end))
+        inside = [window for window in windows_of(reading.passage) if start <= window.start and window.end <= end]
+        known = frozenset[str]().union(*(window.words for window in inside))
+        if _within(sentence, citation, reading) >= SURE and speaks_of(question, citation.quote, known):
+            return citation
+        return replace(citation, verified=False, fault="uncertain")
+
+    return replace(sentence, citations=tuple(map(judged, sentence.citations)))
+
+
+def speaks_of(question: str, quote: str, known: frozenset[str]) -> bool:
+    """Whether a quote has every word of a question, in its order; of those above the quote, which are `known`, in any.
+
+    It also has to deny something exactly when the question does. A quote that lacks a word is often about something
+    else, and one in another order often says who did it of whom it was done to: so people write questions that have no
+    answer (Rajpurkar et al. 2018).
+    """
+    if denies(question) != denies(quote) or differ(question, quote):
+        return False
+    wanted = word_sequence(undenied(_POSSESSIVE.sub("", _without_kind(question))))
+    there, at = word_sequence(quote), 0
+    for word in wanted:
+        places = [place for place, other in enumerate(there) if _same(word, other)]
+        behind = next((place for place in places if place >= at), None)
+        if behind is not None:
+            at = behind + 1
+        elif places or not any(_same(word, other) for other in known):
+            return False
+    return bool(wanted)
+
+
+def _same(word: str, other: str) -> bool:
+    stem = Stemmer.Stemmer("english").stemWord
+    return stands_in(word, frozenset({other})) or stem(word) == stem(other)
+
+
+def _without_kind(question: str) -> str:
+    """A question without the word for the kind of thing asked for: "In (what year) did …", "(How many days) …"."""
+    match = _INTERROGATIVE.search(question)
+    if not match or not match["kind"]:
+        return question
+    behind = question[match.end() :].split()
+    few = 2 if behind[:1] in (["many"], ["much"]) else 1
+    kind = list(takewhile(lambda word: (words := words_of(word)).all and not words.exact, behind[:few]))
+    rest = f"{question[: match.start()]} {' '.join(behind[len(kind) :])}"
+    return rest if words_of(rest).all else question
 
 
 def likeliest(readings: Sequence[Reading]) -> list[tuple[str, int | None]]:

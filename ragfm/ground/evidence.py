@@ -27,7 +27,9 @@ ECHO = 0.5
 """The share of the question's words from which on an answer of no other word only says the question again."""
 
 _CLAUSE = re.compile(r"[,;:()—–]|\s-\s")
-_DENIAL = re.compile(r"\b(?:not|no|never|none|nobody|nothing|neither|nor|without|cannot)\b|n['’]t\b", re.IGNORECASE)
+_DENIAL = re.compile(
+    r"\b(?:not|no|never|none|nobody|nothing|neither|nor|without|cannot|can['’]t|won['’]t)\b|n['’]t\b", re.IGNORECASE
+)
 _REFERS_BACK = re.compile(r"(?:\w+\W+){0,3}?(?:he|she|it|they|his|her|its|their|this|these|those)\b", re.IGNORECASE)
 _QUOTED = re.compile("|".join(f"{a}([^{a}{b}\n]+){b}" for a, b in ('""', "“”", "«»", "„“")))
 FEWEST = 3  # words in quotation marks that are taken for a quotation, not for a name or a term
@@ -134,6 +136,11 @@ def denies(text: str) -> bool:
     return bool(_DENIAL.search(text))
 
 
+def undenied(text: str) -> str:
+    """The text without its words of denial."""
+    return _DENIAL.sub(" ", text)
+
+
 def _agrees(claim: Claim, asked: Asked, found: frozenset[str], window: Window) -> bool:
     """Whether a window denies what the claim does, and nothing else of it.
 
@@ -141,7 +148,7 @@ def _agrees(claim: Claim, asked: Asked, found: frozenset[str], window: Window) -
     ("Earn much.") may answer it by a denial or by something that is so.
     """
     if asked.denies:
-        return not claim.denies or _denied(window.text, words_of(_DENIAL.sub(" ", claim.text)).all)
+        return not claim.denies or _denied(window.text, words_of(undenied(claim.text)).all)
     return claim.denies == _denied(window.text, found)
 
 

@@ -58,12 +58,7 @@ def words_of(text: str) -> Words:
     Of Chinese characters and hiragana, which have no spaces between words, each pair of neighbours is a word.
     """
     every, names, numbers, first = set[str](), set[str](), set[str](), ""
-    for at, found in enumerate(_found(text)):
-        word = found.casefold()
-        capital = found[0].isupper()
-        if word in _STOP and not (word in _ALSO_NAMES and capital and at):
-            continue
-        stem = _stem(word)
+    for at, word, stem, capital in _counted(text):
         every.add(stem)
         first = first if at else stem
         if _is_number(stem) or word in _AMOUNTS:
@@ -71,6 +66,19 @@ def words_of(text: str) -> Words:
         elif capital:
             names.add(stem)
     return Words(frozenset(every), frozenset(names), frozenset(numbers), first)
+
+
+def word_sequence(text: str) -> list[str]:
+    """The words of `words_of` in the order in which they stand, each as often as it does."""
+    return [stem for _, _, stem, _ in _counted(text)]
+
+
+def _counted(text: str) -> Iterator[tuple[int, str, str, bool]]:
+    """Each word that counts: its number, in lower case, without its ending, and whether it has a capital."""
+    for at, found in enumerate(_found(text)):
+        word, capital = found.casefold(), found[0].isupper()
+        if word not in _STOP or (word in _ALSO_NAMES and capital and at):
+            yield at, word, _stem(word), capital
 
 
 def _found(text: str) -> Iterator[str]:

@@ -113,7 +113,8 @@ class _Tools:
     ) -> AnswerDetails:
         """Have a question answered from the documents alone, with citations that were checked against their text.
 
-        `abstained`: the documents don't say. A citation that is not `verified` does not support its sentence.
+        `abstained`: the documents don't say. Don't rely on a citation with a `fault`; with `uncertain` it says what its
+        sentence says, which may not be what was asked for.
         """
         async with self._call(ctx, collection, question=question) as (key, model):
             begin = partial(self._service.rag(key, model, k=k).stream, question, filter=filter)

@@ -3,7 +3,7 @@
 import * as api from './api.js';
 import { announce, fill, h, iconButton, unitsOf } from './dom.js';
 import { CITE, DOUBT, render, withoutMarks } from './markdown.js';
-import { nameOf, placeOf, showSources } from './sources.js';
+import { doubt, nameOf, placeOf, showSources } from './sources.js';
 
 const MARKER = /\[(\d{1,3})\](?!\()/g;
 
@@ -81,14 +81,14 @@ function citeButton(turn, index, n) {
   const label = [
     `Source ${n}: ${nameOf(citation.uri)}`,
     placeOf({ ...hit, page: citation.page }),
-    citation.verified ? '' : 'which does not bear it out',
+    { doubtful: 'which does not bear it out', unsure: 'which may not be what was asked for' }[doubt(citation)],
   ];
   const show = (event) => showSources(turn, index, event.currentTarget);
   return h(
     'button',
     {
       type: 'button',
-      class: citation.verified ? 'cite' : 'cite doubtful',
+      class: ['cite', doubt(citation)].filter(Boolean).join(' '),
       'aria-label': label.filter(Boolean).join(', '),
       title: citation.quote,
       onclick: show,

@@ -9,7 +9,11 @@ const FAULTS = {
   misattributed: 'It is cited for something that another passage says.',
   stitched: 'It is cited for something that is put together of several places, and stands nowhere as a whole.',
   irrelevant: 'It says so, but that is hardly what was asked for.',
+  uncertain: 'It says so. See whether that is what was asked for.',
 };
+/** The class of a citation that is not verified: it does not hold, or may not be what was asked for. */
+export const doubt = ({ verified, fault }) => (verified ? null : fault === 'uncertain' ? 'unsure' : 'doubtful');
+
 const NEAR = 20000; // characters of a document that are shown around a place
 
 let back = null; // where the focus goes when the panel is closed
@@ -66,7 +70,7 @@ function card(turn, hit, active) {
     .map((citation) => ({
       start: citation.start - hit.start,
       end: citation.end - hit.start,
-      class: [citation === active && 'active', !citation.verified && 'doubtful'].filter(Boolean).join(' ') || null,
+      class: [citation === active && 'active', doubt(citation)].filter(Boolean).join(' ') || null,
     }))
     .filter(
       (span) =>
@@ -76,10 +80,10 @@ function card(turn, hit, active) {
         span.end <= active.start - hit.start ||
         span.start >= active.end - hit.start,
     );
-  const faults = new Set(
+  const faults = new Map(
     citations
       .filter((citation) => !citation.verified)
-      .map((c) => FAULTS[c.fault] ?? 'It is cited for something that it does not bear out.'),
+      .map((c) => [c.fault, FAULTS[c.fault] ?? 'It is cited for something that it does not bear out.']),
   );
   const first = hit.text.search(/[^#\s]/); // a heading that it begins with is shown there
   const headings = (hit.headings ?? []).filter((heading) => !hit.text.startsWith(heading, first));
@@ -95,7 +99,7 @@ function card(turn, hit, active) {
       place ? h('span', { class: 'place' }, place) : null,
     ),
     h('div', { class: 'passage' }, passage(hit.text, spans)),
-    [...faults].map((fault) => h('p', { class: 'fault' }, fault)),
+    [...faults].map(([fault, said]) => h('p', { class: fault === 'uncertain' ? 'note' : 'fault' }, said)),
     h(
       'button',
       { type: 'button', class: 'plain', onclick: () => showDocument(turn.model, hit.uri, hit, spans) },
