@@ -123,7 +123,7 @@ def embedded_text(context: str, text: str) -> str:
 
 
 Fault: TypeAlias = Literal["fabricated", "misattributed", "stitched", "irrelevant", "uncertain"]
-"""What is wrong with a citation that does not hold."""
+"""Why a citation is not verified."""
 
 # --- Answers -----------------------------------------------------------------------------------------------------
 

@@ -38,18 +38,18 @@ def located(sentence: Sentence, readings: Sequence[Reading]) -> float:
 
 def held(citation: Citation, readings: Sequence[Reading]) -> float:
     """How likely the answer stands within a quote, in [0, 1]."""
-    reading = _of(citation, readings)
-    start = reading.passage.start
-    return reading.within(citation.start - start, citation.end - start)
+    reading, start, end = _of(citation, readings)
+    return reading.within(start, end)
 
 
-def _of(citation: Citation, readings: Sequence[Reading]) -> Reading:
-    return next(reading for reading in readings if reading.passage.n == citation.n)
+def _of(citation: Citation, readings: Sequence[Reading]) -> tuple[Reading, int, int]:
+    """The reading of a citation's passage, and the quote's characters in the passage."""
+    reading = next(reading for reading in readings if reading.passage.n == citation.n)
+    return reading, citation.start - reading.passage.start, citation.end - reading.passage.start
 
 
-def _within(sentence: Sentence, citation: Citation, reading: Reading) -> float:
+def _within(sentence: Sentence, reading: Reading, start: int, end: int) -> float:
     """How likely a sentence is the answer where a quote has it word by word, else how likely the quote holds one."""
-    start, end = (at - reading.passage.start for at in (citation.start, citation.end))
     there = [span for span in places(sentence.plain, reading.passage.text) if start <= span[0] and span[1] <= end]
     return max(reading.within(*span) for span in there or [(start, end)])
 
@@ -62,11 +62,10 @@ def doubted(question: str, sentence: Sentence, readings: Sequence[Reading]) -> S
             return citation
         if held(citation, readings) < DOUBT:
             return replace(citation, verified=False, fault="irrelevant")
-        reading = _of(citation, readings)
-        start, end = (at - reading.passage.start for at in (citation.start, citation.end))
+        reading, start, end = _of(citation, readings)
         inside = [window for window in windows_of(reading.passage) if start <= window.start and window.end <= end]
         known = frozenset[str]().union(*(window.words for window in inside))
-        if _within(sentence, citation, reading) >= SURE and speaks_of(question, citation.quote, known):
+        if _within(sentence, reading, start, end) >= SURE and speaks_of(question, citation.quote, known):
             return citation
         return replace(citation, verified=False, fault="uncertain")
 
@@ -82,21 +81,21 @@ def speaks_of(question: str, quote: str, known: frozenset[str]) -> bool:
     """
     if denies(question) != denies(quote) or differ(question, quote):
         return False
+    stem = Stemmer.Stemmer("english").stemWord
+
+    def same(word: str, other: str) -> bool:
+        return stands_in(word, frozenset({other})) or stem(word) == stem(other)
+
     wanted = word_sequence(undenied(_POSSESSIVE.sub("", _without_kind(question))))
     there, at = word_sequence(quote), 0
     for word in wanted:
-        places = [place for place, other in enumerate(there) if _same(word, other)]
+        places = [place for place, other in enumerate(there) if same(word, other)]
         behind = next((place for place in places if place >= at), None)
         if behind is not None:
             at = behind + 1
-        elif places or not any(_same(word, other) for other in known):
+        elif places or not any(same(word, other) for other in known):
             return False
     return bool(wanted)
-
-
-def _same(word: str, other: str) -> bool:
-    stem = Stemmer.Stemmer("english").stemWord
-    return stands_in(word, frozenset({other})) or stem(word) == stem(other)
 
 
 def _without_kind(question: str) -> str:
