@@ -1,11 +1,11 @@
-"""Whether citations that are shown as verified are right: up to 300 of them, each read and labelled.
+"""Whether citations that are shown as verified are right: each read and labelled.
 
     python benchmarks/bench_cited.py --keep KEEP     asks, and writes labels/cited.jsonl to be labelled
     python benchmarks/bench_cited.py                 counts the labels
 
 The questions of the 25 report articles are asked in random order, by the bundled models as they come, until there are
-so many citations. One of which no sentence that is found has all the words is not: of an answer of one sentence, as
-this reader's are, none could be verified.
+300 citations, or no more questions. One of which no sentence that is found has all the words is not: of an answer of
+one sentence, as this reader's are, none could be verified.
 
 A citation is labelled by what the reader of an answer sees: the question, the sentence, and the words that are quoted
 for it. `supports`: who reads the quote with the passage around it finds said what the sentence says, as an answer to
@@ -24,13 +24,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from bench_answers import squad_file
 from measure import about, save
 
 from ragfm import Collection, Rag, Settings
-from ragfm.evaluate import corpus_collection, load_questions
+from ragfm.evaluate import QuestionSet, corpus_collection, load_questions
 from ragfm.evaluate.measures import estimate_ratios
 from ragfm.ground import own_words
 from ragfm.ground.asked import speaks_of
@@ -41,9 +42,14 @@ LABELS = Path(__file__).parent / "labels" / "cited.jsonl"
 COUNT, AROUND = 300, 300
 
 
+def report_questions(keep: Path | None = None) -> QuestionSet:
+    with TemporaryDirectory() as folder:
+        return load_questions(squad_file(keep or Path(folder), tune=False), answers=True)
+
+
 def sample(keep: Path, before: Sequence[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
     """The first citations that are verified, as many as are wanted, without those of a run before."""
-    data = load_questions(squad_file(keep, tune=False), answers=True)
+    data = report_questions(keep)
     questions = random.Random(0).sample(data.questions, len(data.questions))
     with corpus_collection(data, Settings(), keep=keep) as (folder, _), Collection.open(folder) as collection:
         rag, found, done = Rag(collection, reader="bundled"), len(before), before[-1]["asked"] if before else 0
@@ -68,7 +74,7 @@ def sample(keep: Path, before: Sequence[Mapping[str, Any]]) -> Iterator[dict[str
 
 def promising(question: str, hit: Hit) -> bool:
     """Whether one of its sentences could be a quote that is verified."""
-    return any(speaks_of(question, hit.text[one.start : one.end], one.words) for one in windows_of(hit))
+    return any(speaks_of(question, text := hit.text[one.start : one.end], text, one.words) for one in windows_of(hit))
 
 
 def main() -> None:
@@ -92,7 +98,8 @@ def main() -> None:
     }
     result = {
         **about("citations shown as verified, read", ["ragfm"]),
-        "citations": len(cases), "labelled": len(labelled), "of questions": max(case["asked"] for case in cases),
+        "citations": len(cases), "labelled": len(labelled),
+        "of questions": cases[-1]["asked"] if len(cases) == COUNT else len(report_questions().questions),
         "labels": dict(Counter(case["label"] for case in labelled)),
         **{name: asdict(found) for name, found in shares.items() if found},
     }  # fmt: skip

@@ -68,16 +68,16 @@ def words_of(text: str) -> Words:
     return Words(frozenset(every), frozenset(names), frozenset(numbers), first)
 
 
-def word_sequence(text: str) -> list[str]:
-    """The words of `words_of` in the order in which they stand, each as often as it does."""
-    return [stem for _, _, stem, _ in _counted(text)]
+def word_sequence(text: str, *, also: frozenset[str] = frozenset()) -> list[str]:
+    """The words of `words_of`, and some `also`, in the order in which they stand, each as often as it does."""
+    return [stem for _, _, stem, _ in _counted(text, also)]
 
 
-def _counted(text: str) -> Iterator[tuple[int, str, str, bool]]:
+def _counted(text: str, also: frozenset[str] = frozenset()) -> Iterator[tuple[int, str, str, bool]]:
     """Each word that counts: its number, in lower case, without its ending, and whether it has a capital."""
     for at, found in enumerate(_found(text)):
         word, capital = found.casefold(), found[0].isupper()
-        if word not in _STOP or (word in _ALSO_NAMES and capital and at):
+        if word not in _STOP or word in also or (word in _ALSO_NAMES and capital and at):
             yield at, word, _stem(word), capital
 
 
