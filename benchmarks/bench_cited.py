@@ -34,8 +34,8 @@ from ragfm import Collection, Rag, Settings
 from ragfm.evaluate import QuestionSet, corpus_collection, load_questions
 from ragfm.evaluate.measures import estimate_ratios
 from ragfm.ground import own_words
-from ragfm.ground.asked import speaks_of
-from ragfm.ground.evidence import windows_of
+from ragfm.ground.evidence import denies, undenied, windows_of
+from ragfm.ground.question import speaks_of
 from ragfm.types import Hit
 
 LABELS = Path(__file__).parent / "labels" / "cited.jsonl"
@@ -73,8 +73,12 @@ def sample(keep: Path, before: Sequence[Mapping[str, Any]]) -> Iterator[dict[str
 
 
 def promising(question: str, hit: Hit) -> bool:
-    """Whether one of its sentences could be a quote that is verified."""
-    return any(speaks_of(question, text := hit.text[one.start : one.end], text, one.words) for one in windows_of(hit))
+    """Whether one of its sentences could be a quote that is verified: it could if it were, were all of it said."""
+
+    def speaks(text: str, known: frozenset[str]) -> bool:
+        return speaks_of(question, text, text if denies(question) else undenied(text), known)
+
+    return any(speaks(hit.text[window.start : window.end], window.words) for window in windows_of(hit))
 
 
 def main() -> None:

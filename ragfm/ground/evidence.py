@@ -148,11 +148,11 @@ def _agrees(claim: Claim, asked: Asked, found: frozenset[str], window: Window) -
     ("Earn much.") may answer it by a denial or by something that is so.
     """
     if asked.denies:
-        return not claim.denies or _denied(window.text, words_of(undenied(claim.text)).all)
-    return claim.denies == _denied(window.text, found)
+        return not claim.denies or denied(window.text, words_of(undenied(claim.text)).all)
+    return claim.denies == denied(window.text, found)
 
 
-def _denied(text: str, found: frozenset[str]) -> bool:
+def denied(text: str, found: frozenset[str]) -> bool:
     """Whether a clause of the text that has some of the words is a denial."""
     clauses = _CLAUSE.split(text)
     return any(denies(clause) and not found.isdisjoint(words_of(clause).all) for clause in clauses)
