@@ -69,11 +69,15 @@ def elsewhere(texts: list[str], row: dict[str, Any], rows: list[dict[str, Any]])
 def with_reader(rows: list[dict[str, Any]], reader: str) -> Iterator[tuple[str, dict[str, bool]]]:
     """What each question's answer is, by name of the row: without the step and with it."""
     with tempfile.TemporaryDirectory() as folder:
+        documents = Path(folder) / "documents"  # not searched, but they tell the language
+        documents.mkdir()
+        (documents / "passages.txt").write_text("\n\n".join(row["positive"][0] for row in rows), encoding="utf-8")
         rags = dict[str, Rag]()
         for name, step in (("without the step", False), ("with the step", True)):
             settings = Settings(ask=AskSection(contradictions=step))
-            collection = Collection.open(Path(folder) / "none", settings=settings, embedder=HashingEmbedder())
-            rags[name] = Rag(collection, reader=next(iter(rags.values())).reader if rags else reader)
+            collection = Collection.open(Path(folder) / "collection", settings=settings, embedder=HashingEmbedder())
+            collection.sync(documents)
+            rags[name] = Rag(collection, reader=reader)
         for number, row in enumerate(rows, 1):
             mixed = hits([*row["positive_wrong"][:2], *row["positive"][:2]])
             for name, rag in rags.items():

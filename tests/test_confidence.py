@@ -161,7 +161,7 @@ def test_where_the_calibration_says_so_the_verifier_corrects_the_reader(
     if mode != "open":
         assert answer.signals["silent"] == (said == ABSTENTION)
         assert (answer.signals["agree"] > 0.5) == (own is None)
-        assert all(citation.verified and "28 days" in citation.quote for citation in answer.citations)
+        assert all(citation.supports and "28 days" in citation.quote for citation in answer.citations)
 
 
 def test_without_a_verifier_nothing_is_corrected(collection: Collection, docs: Path) -> None:

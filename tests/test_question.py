@@ -21,6 +21,7 @@ def _speaks(question: str, said: str, quote: str, above: str = "") -> bool:
         ("How many days a week can employees work from home?", "2", "Employees can work from home two days a week."),
         ("How many hours per week do part-time staff work?", "20", "Part-time staff work 20 hours per week."),
         ("How much notice must employees give?", "four weeks", "Employees must give four weeks' notice."),
+        ("How many days of leave do I get?", "25", "You get 25 days of leave."),
         ("How many PCs does the office have?", "12", "The office has 12 PCs."),
         ("How many barns are sold at Foy?", "3", "3 barns are sold at Foy."),
         ("The office at Foy has how many rooms?", "3", "The office at Foy has three small rooms."),

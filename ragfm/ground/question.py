@@ -71,7 +71,8 @@ def speaks_of(question: str, said: str, quote: str, known: frozenset[str]) -> bo
     few += any(_same(word, other) for word in kind for other in there)
     ends = _ends([spots[word] for word in standing], _distances(quote, there, answer))
     # "Kern owns the company's car" does not say who owns the company; what is counted may be the company's.
-    return few >= _FEWEST and any(counted or there[at + 1 : at + 2] != ["s"] for at in ends)
+    together = not standing or any(counted or there[at + 1 : at + 2] != ["s"] for at in ends)
+    return few >= _FEWEST and together
 
 
 def _parts(question: str) -> tuple[list[str], frozenset[str], frozenset[str]]:
