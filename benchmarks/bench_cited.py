@@ -42,9 +42,8 @@ LABELS = Path(__file__).parent / "labels" / "cited.jsonl"
 COUNT, AROUND = 300, 300
 
 
-def report_questions(keep: Path | None = None) -> QuestionSet:
-    with TemporaryDirectory() as folder:
-        return load_questions(squad_file(keep or Path(folder), tune=False), answers=True)
+def report_questions(keep: Path) -> QuestionSet:
+    return load_questions(squad_file(keep, tune=False), answers=True)
 
 
 def sample(keep: Path, before: Sequence[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
@@ -100,10 +99,12 @@ def main() -> None:
         name: estimate_ratios([(float(case["label"] in labels), 1.0) for case in labelled])
         for name, labels in (("supports", ["supports"]), ("says what the sentence says", ["supports", "premise"]))
     }
+    with TemporaryDirectory() as folder:
+        every = len(report_questions(Path(folder)).questions)
     result = {
         **about("citations shown as verified, read", ["ragfm"]),
         "citations": len(cases), "labelled": len(labelled),
-        "of questions": cases[-1]["asked"] if len(cases) == COUNT else len(report_questions().questions),
+        "of questions": cases[-1]["asked"] if len(cases) == COUNT else every,
         "labels": dict(Counter(case["label"] for case in labelled)),
         **{name: asdict(found) for name, found in shares.items() if found},
     }  # fmt: skip

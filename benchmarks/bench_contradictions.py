@@ -72,12 +72,13 @@ def with_reader(rows: list[dict[str, Any]], reader: str) -> Iterator[tuple[str, 
         documents = Path(folder) / "documents"  # not searched, but they tell the language
         documents.mkdir()
         (documents / "passages.txt").write_text("\n\n".join(row["positive"][0] for row in rows), encoding="utf-8")
+        place, embedder = Path(folder) / "collection", HashingEmbedder()
+        with Collection.open(place, embedder=embedder) as collection:
+            collection.sync(documents)
         rags = dict[str, Rag]()
         for name, step in (("without the step", False), ("with the step", True)):
             settings = Settings(ask=AskSection(contradictions=step))
-            collection = Collection.open(Path(folder) / "collection", settings=settings, embedder=HashingEmbedder())
-            collection.sync(documents)
-            rags[name] = Rag(collection, reader=reader)
+            rags[name] = Rag(Collection.open(place, settings=settings, embedder=embedder), reader=reader)
         for number, row in enumerate(rows, 1):
             mixed = hits([*row["positive_wrong"][:2], *row["positive"][:2]])
             for name, rag in rags.items():

@@ -67,12 +67,12 @@ def speaks_of(question: str, said: str, quote: str, known: frozenset[str]) -> bo
     if any(not spots[word] and not any(_same(word, other) for other in known) for word in wanted):
         return False
     standing = [word for word in wanted if spots[word]]
-    few = sum(word not in _ROLES for word in standing) + len(counted)
-    few += any(_same(word, other) for word in kind for other in there)
+    number = sum(word not in _ROLES for word in standing) + len(counted)
+    number += any(_same(word, other) for word in kind for other in there)
     ends = _ends([spots[word] for word in standing], _distances(quote, there, answer))
     # "Kern owns the company's car" does not say who owns the company; what is counted may be the company's.
     together = not standing or any(counted or there[at + 1 : at + 2] != ["s"] for at in ends)
-    return few >= _FEWEST and together
+    return number >= _FEWEST and together
 
 
 def _parts(question: str) -> tuple[list[str], frozenset[str], frozenset[str]]:
