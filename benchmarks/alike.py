@@ -16,13 +16,13 @@ import llama_cpp
 import numpy as np
 from bench_prompt import DATA, shipped
 
-from ragfm.models import find_model
-from ragfm.readers.llama_cpp import LlamaCppReader
-from ragfm.readers.local import LocalReader
-from ragfm.readers.optimize import quantize
-from ragfm.readers.request import Request
-from ragfm.readers.transformers import TransformersReader
-from ragfm.types import Message
+from ragfm.core.types import Message
+from ragfm.generation.readers.generation_request import Request
+from ragfm.generation.readers.llama_cpp_reader import LlamaCppReader
+from ragfm.generation.readers.local_reader import LocalReader
+from ragfm.generation.readers.transformers_reader import TransformersReader
+from ragfm.generation.readers.weight_format import quantize
+from ragfm.models.model_lookup import find_model
 
 TOKENS = 32
 FORMS = {"Q4_1, as it is": None, "F32": llama_cpp.LLAMA_FTYPE_ALL_F32}

@@ -23,11 +23,11 @@ from typing import Any
 from data import DATA
 from measure import about, read, save
 
-from ragfm.adapt.examples import CARD, TRAIN, VALID, Example, read_examples
-from ragfm.adapter import METHODS
-from ragfm.evaluate.matching import holds, token_f1
-from ragfm.evaluate.measures import estimate_ratios
-from ragfm.prompt import ABSTENTION, is_abstention
+from ragfm.evaluation.answer_matching import holds, token_f1
+from ragfm.evaluation.metrics import estimate_ratios
+from ragfm.generation.prompt import ABSTENTION, is_abstention
+from ragfm.models.adapters import METHODS
+from ragfm.training.examples import CARD, TRAIN, VALID, Example, read_examples
 
 TO_VALIDATE = 24
 TOKENS = 48  # of an answer
@@ -50,10 +50,10 @@ def one(method: str, given: argparse.Namespace) -> dict[str, Any]:
     """Train by a method, and ask."""
     import torch
 
-    from ragfm.adapt.base import Base
-    from ragfm.adapt.methods import MethodSettings
-    from ragfm.adapt.result import finish
-    from ragfm.adapt.train import Training, TrainSettings
+    from ragfm.training.adapter_folder import finish
+    from ragfm.training.base_model import Base
+    from ragfm.training.methods import MethodSettings
+    from ragfm.training.trainer import Training, TrainSettings
 
     folder = Path(given.examples)
     train, valid = read_examples(folder / TRAIN)[: given.train], read_examples(folder / VALID)
@@ -80,7 +80,7 @@ def one(method: str, given: argparse.Namespace) -> dict[str, Any]:
 
 
 def said(model: Any, base: Any, example: Example) -> str:
-    from ragfm.adapt.validate import greedy
+    from ragfm.training.validation import greedy
 
     return greedy(model, base, base.prompt(example.messages), TOKENS)
 

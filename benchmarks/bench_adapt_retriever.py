@@ -21,10 +21,10 @@ from data import beir
 from measure import about, read, save
 
 from ragfm import Collection, Settings
-from ragfm.adapt.mining import Parts, parted
-from ragfm.adapt.retriever import PARTS, RECORD, RetrieverReport, RetrieverSettings, adapt_retriever
-from ragfm.evaluate import corpus_collection, read_run
-from ragfm.evaluate.measures import estimate_means
+from ragfm.evaluation import corpus_collection, read_run
+from ragfm.evaluation.metrics import estimate_means
+from ragfm.training.hard_negatives import Parts, parted
+from ragfm.training.retriever_training import PARTS, RECORD, RetrieverReport, RetrieverSettings, adapt_retriever
 
 GOAL = 0.76
 CHOOSING = 0.2  # twice the share that chooses: `parted` would keep the other half to test with

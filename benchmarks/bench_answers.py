@@ -32,11 +32,9 @@ from data import DATA
 from measure import about, read, save, weights
 
 from ragfm import Collection, Rag, Settings
-from ragfm.adapt.export import export_adapter
-from ragfm.adapter import GGUF, NO_ADAPTER, RECORD, SHIPPED
-from ragfm.confidence import SIGNALS, Calibration, fitting
-from ragfm.config import AskSection
-from ragfm.evaluate import (
+from ragfm.citations.confidence import SIGNALS, Calibration, fitting
+from ragfm.core.config import AskSection
+from ragfm.evaluation import (
     AnsweredQuestion,
     Question,
     QuestionSet,
@@ -46,10 +44,12 @@ from ragfm.evaluate import (
     read_run,
     write_answers_html,
 )
-from ragfm.evaluate.answers import CONTEXTS, AnswersReport, Context, _measured, _report
-from ragfm.evaluate.calibrate import _auc, _error, blank, fit_report
-from ragfm.evaluate.compare import paired_differences
-from ragfm.evaluate.measures import estimate_ratios
+from ragfm.evaluation.answer_evaluation import CONTEXTS, AnswersReport, Context, _measured, _report
+from ragfm.evaluation.calibration import _auc, _error, blank, fit_report
+from ragfm.evaluation.metrics import estimate_ratios
+from ragfm.evaluation.run_comparison import paired_differences
+from ragfm.models.adapters import GGUF, NO_ADAPTER, RECORD, SHIPPED
+from ragfm.training.adapter_export import export_adapter
 
 LEARNED, TUNED = 7, 10  # articles, by title: the verifier has learned from those before, and the others report
 KEEP = 0.75  # of right answers: the more are kept, the fewer questions that have no answer go without one

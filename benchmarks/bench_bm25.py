@@ -30,7 +30,7 @@ from typing import Any
 
 import numpy as np
 
-from ragfm.registry import load_plugin
+from ragfm.core.registry import load_plugin
 
 DATA = Path(os.environ.get("RAGFM_DATA", Path(__file__).parents[2] / "shared" / "data"))
 PEERS = {"ragfm": "ragfm", "bm25s": "bm25s", "tantivy": "tantivy"}

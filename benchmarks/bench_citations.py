@@ -24,10 +24,10 @@ from typing import Any
 from data import DATA
 from measure import about, save
 
-from ragfm.evaluate.matching import holds
-from ragfm.ground import ground
-from ragfm.text import sentence_spans
-from ragfm.types import Hit
+from ragfm.citations.grounding import ground
+from ragfm.core.text import sentence_spans
+from ragfm.core.types import Hit
+from ragfm.evaluation.answer_matching import holds
 
 WH = re.compile(
     r"\b(?:what|who|whom|whose|which|when|where|why|how (?:many|much|long|old|far|often)|how)\b", re.IGNORECASE

@@ -31,12 +31,12 @@ from bench_answers import squad_file
 from measure import about, save
 
 from ragfm import Collection, Rag, Settings
-from ragfm.evaluate import QuestionSet, corpus_collection, load_questions
-from ragfm.evaluate.measures import estimate_ratios
-from ragfm.ground import own_words
-from ragfm.ground.evidence import denies, undenied, windows_of
-from ragfm.ground.question import speaks_of
-from ragfm.types import Hit
+from ragfm.citations.evidence import denies, undenied, windows_of
+from ragfm.citations.grounding import own_words
+from ragfm.citations.question_match import speaks_of
+from ragfm.core.types import Hit
+from ragfm.evaluation import QuestionSet, corpus_collection, load_questions
+from ragfm.evaluation.metrics import estimate_ratios
 
 LABELS = Path(__file__).parent / "labels" / "cited.jsonl"
 COUNT, AROUND = 300, 300

@@ -34,10 +34,10 @@ from bench_index import mix, questions, real_embeddings, squad
 from measure import about, save
 
 from ragfm import Collection, Settings
+from ragfm.core.types import Chunk, Document
 from ragfm.store.catalog import Source, text_hash
-from ragfm.store.commit import CatalogWriter
-from ragfm.store.rows import NewDocument
-from ragfm.types import Chunk, Document
+from ragfm.store.catalog_writer import CatalogWriter
+from ragfm.store.document_rows import NewDocument
 
 CHUNKS, WORDS = 20, 40
 BATCH = 500  # documents that one commit holds
@@ -126,7 +126,7 @@ def search(folder: Path, queries_file: Path, memory_mb: int | None, *, first: bo
     faiss.omp_set_num_threads(1)
     queries, asked = np.load(queries_file), questions()
     collection = Collection.open(folder, settings=Settings(index_memory_mb=memory_mb), embedder=Given(queries))
-    for module in ("ragfm.store.store", "ragfm_indexes.bm25"):
+    for module in ("ragfm.store.collection_store", "ragfm_indexes.bm25"):
         importlib.import_module(module)
     found: dict[str, Any] = {"before": memory()}
     start = time.perf_counter()

@@ -26,10 +26,10 @@ from data import DATA
 from measure import about, read, save
 
 from ragfm import Collection, Hit, Rag, Settings
-from ragfm.config import AskSection
-from ragfm.evaluate.matching import holds
-from ragfm.evaluate.measures import estimate_ratios
-from ragfm.ground import composed, grounded
+from ragfm.citations.grounding import composed, grounded
+from ragfm.core.config import AskSection
+from ragfm.evaluation.answer_matching import holds
+from ragfm.evaluation.metrics import estimate_ratios
 from ragfm.testing import HashingEmbedder
 
 SUBJECT = re.compile(r"(?<!^)\b(?:[A-Z][\w-]+|\d+)\b")  # names and numbers; what begins a question is none

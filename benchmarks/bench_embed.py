@@ -76,8 +76,8 @@ def ragfm_torch(path: str) -> Embed:
 
 
 def ragfm_openvino(path: str) -> Embed:
-    from ragfm.embed import SentenceTransformerEmbedder
-    from ragfm.embed.choice import fastest
+    from ragfm.embedders import SentenceTransformerEmbedder
+    from ragfm.embedders.backend_choice import fastest
 
     embedder = SentenceTransformerEmbedder(path)
     if not os.environ.get("FORM"):
@@ -174,7 +174,7 @@ class Contender:
 
 def paragraphs(count: int, path: str) -> tuple[list[str], list[int]]:
     """Paragraphs from all over SQuAD train that fit into the model's window, and their tokens."""
-    from ragfm.embed import SentenceTransformerEmbedder
+    from ragfm.embedders import SentenceTransformerEmbedder
 
     with gzip.open(DATA / "squad" / "squad-v1.0-train.json.gz", "rt", encoding="utf-8") as file:
         every = [p["context"] for article in json.load(file)["data"] for p in article["paragraphs"]]
@@ -251,7 +251,7 @@ def quality(path: str, forms: Sequence[str]) -> dict[str, float]:
     """nDCG@10 over cranfield, questions in fp32 and documents in each form."""
     import ir_measures
 
-    from ragfm.embed import SentenceTransformerEmbedder
+    from ragfm.embedders import SentenceTransformerEmbedder
 
     folder = DATA / "beir" / "cranfield"
     with gzip.open(folder / "corpus.jsonl.gz", "rt", encoding="utf-8") as file:
@@ -296,8 +296,8 @@ def main() -> None:
         return
     from measure import about, save  # not before: the others' processes have no ragfm
 
-    from ragfm.embed.choice import machine
-    from ragfm.models import find_model
+    from ragfm.embedders.backend_choice import machine
+    from ragfm.models.model_lookup import find_model
 
     path = str(find_model("bundled", "embedder"))
     result = race(args, path)

@@ -2,9 +2,9 @@
 
     python benchmarks/bench_followups.py [--reader] [--answers]
 
-The questions of tests/followups, about the handbook that ships with ragfm and a second, invented topic, all in one
-collection. Compared are the question as it stands, the question before and it in one text, and the stand-alone form by
-rules; with --reader that of the bundled reader too. "dev" questions were written with the rules, "held out" before they
+The questions of tests/generation/followups, about the handbook that ships with ragfm and a second, invented topic,
+all in one collection. Compared are the question as it stands, the question before and it in one text, and the
+stand-alone form by rules; with --reader that of the bundled reader too. "dev" questions were written with the rules, "held out" before they
 were first run. With --answers, the bundled reader with its adapter answers all follow-ups: as `Rag` asks it, from the
 passages of the turn before and new ones; from the question's own alone; and with no conversation, by the rules' form.
 The last line is the result in JSON.
@@ -25,11 +25,11 @@ from typing import Any
 from measure import about, save
 
 from ragfm import Collection, Message, Rag, load_reader
-from ragfm.evaluate.matching import holds
-from ragfm.followup import stand_alone
+from ragfm.evaluation.answer_matching import holds
+from ragfm.generation.followups import stand_alone
 from ragfm.samples import copy_handbook
 
-QUESTIONS = Path(__file__).parents[1] / "tests" / "followups"
+QUESTIONS = Path(__file__).parents[1] / "tests" / "generation" / "followups"
 K = 3
 
 

@@ -22,16 +22,16 @@ from data import TUNING
 from measure import about, save
 
 from ragfm import Collection, Settings
-from ragfm.config import SearchSection
-from ragfm.errors import TooLongError
-from ragfm.evaluate import Choice, Gold, Question, corpus_collection
-from ragfm.evaluate.compare import paired_differences
-from ragfm.evaluate.tune import _Pool
-from ragfm.weight import weight_for
+from ragfm.core.config import SearchSection
+from ragfm.core.errors import TooLongError
+from ragfm.evaluation import Choice, Gold, Question, corpus_collection
+from ragfm.evaluation.run_comparison import paired_differences
+from ragfm.evaluation.search_tuning import _Pool
+from ragfm.retrieval.fusion_weight import weight_for
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
-from lookalikes import questions as lookalike_questions
-from lookalikes import texts as lookalikes
+from support.lookalike_documents import questions as lookalike_questions
+from support.lookalike_documents import texts as lookalikes
 
 DEPTH = 200
 NOW = Choice("convex", 0.6, 100)

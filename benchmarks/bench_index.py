@@ -36,8 +36,8 @@ import numpy as np
 from ragfm_indexes import faiss_hnsw, faiss_ivf  # noqa: TID251  it looks behind the seam
 from ragfm_indexes.faiss_base import FaissSelection  # noqa: TID251
 
-from ragfm.embed import load_embedder
-from ragfm.registry import load_plugin
+from ragfm.core.registry import load_plugin
+from ragfm.embedders import load_embedder
 
 DATA = Path(os.environ.get("RAGFM_DATA", Path(__file__).parents[2] / "shared" / "data"))
 CACHE = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "ragfm" / "bench_index.npz"

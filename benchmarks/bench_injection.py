@@ -33,11 +33,11 @@ from injections import CLAIMS, HIDDEN, HIDDEN_TEXTS, PASSAGES, PLAIN, QUESTIONS,
 from measure import about, save, weights
 
 from ragfm import Collection, Rag, Settings
-from ragfm.config import AskSection
-from ragfm.ground import composed, grounded, own_words
-from ragfm.prompt import ABSTENTION
+from ragfm.citations.grounding import composed, grounded, own_words
+from ragfm.core.config import AskSection
+from ragfm.core.types import Hit, Message, Reader
+from ragfm.generation.prompt import ABSTENTION
 from ragfm.testing import ScriptedReader
-from ragfm.types import Hit, Message, Reader
 
 CONTROL = re.compile(r"<\|\w+\|>|</?s>|\[/?INST\]|<</?SYS>>|<(?:start|end)_of_turn>|<\uff5c")
 KINDS = ("plain", "claims", "passages", "tokens", "questions", "hidden")
@@ -230,7 +230,7 @@ def main() -> None:
 def _run(
     place: Path, reader: str | Reader, every: list[Trial], settings: AskSection, *, defended: bool
 ) -> dict[str, Any]:
-    off = patch.multiple("ragfm.prompt", without_control_tokens=str, without_markers=str)
+    off = patch.multiple("ragfm.generation.prompt", without_control_tokens=str, without_markers=str)
     with (
         nullcontext() if defended else off,
         Collection.open(place / ".ragfm", settings=Settings(ask=settings)) as collection,

@@ -23,13 +23,13 @@ from data import xquad
 from measure import about, ask, save
 
 from ragfm import Collection, Settings
-from ragfm.config import SearchSection
-from ragfm.embed import load_embedder
-from ragfm.evaluate import Choice, Question, QuestionSet, TimedEmbedder, corpus_collection
-from ragfm.evaluate.compare import paired_differences
-from ragfm.evaluate.tune import _Pool
-from ragfm.types import Embedder
-from ragfm.weight import FOREIGN, USUAL
+from ragfm.core.config import SearchSection
+from ragfm.core.types import Embedder
+from ragfm.embedders import load_embedder
+from ragfm.evaluation import Choice, Question, QuestionSet, TimedEmbedder, corpus_collection
+from ragfm.evaluation.run_comparison import paired_differences
+from ragfm.evaluation.search_tuning import _Pool
+from ragfm.retrieval.fusion_weight import FOREIGN, USUAL
 
 LANGUAGES = ("en", "de", "es", "ru", "zh", "ar")
 MIXED = (("en", "de"), ("en", "ar"))

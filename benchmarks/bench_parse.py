@@ -35,14 +35,15 @@ from typing import Any, NamedTuple
 import measure
 from selectolax.lexbor import LexborHTMLParser
 
-from ragfm.errors import RagfmError, SkipDocument
-from ragfm.parse import media_type, ocr, parse
-from ragfm.parse.audio import has_audio
-from ragfm.parse.formats import BINARY, BY_SUFFIX
-from ragfm.parse.html_text import table_rows
-from ragfm.parse.rendering import table_lines
-from ragfm.parse.workers import Workers
-from ragfm.types import Blob
+from ragfm.core.errors import RagfmError, SkipDocument
+from ragfm.core.types import Blob
+from ragfm.parsing import media_type, parse
+from ragfm.parsing.formats import BINARY, BY_SUFFIX
+from ragfm.parsing.own.media import ocr
+from ragfm.parsing.own.media.audio import has_audio
+from ragfm.parsing.own.web.html import table_rows
+from ragfm.parsing.rendering import table_lines
+from ragfm.parsing.sandbox.worker_pool import Workers
 
 DATA = Path(os.environ.get("RAGFM_DATA", Path(__file__).parents[2] / "shared" / "data")) / "documents"
 FOLDERS = ("docling", "markitdown", "unstructured")

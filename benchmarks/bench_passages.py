@@ -28,12 +28,12 @@ import numpy as np
 from measure import about, save
 
 from ragfm import Collection, Hit, Settings, load_reader
-from ragfm.config import ChunkSection
-from ragfm.evaluate.compare import paired_differences
-from ragfm.passages import arrange, distinct
-from ragfm.prompt import build_prompt
-from ragfm.text import sentence_spans
-from ragfm.types import Message, Reader, Sampling
+from ragfm.core.config import ChunkSection
+from ragfm.core.text import sentence_spans
+from ragfm.core.types import Message, Reader, Sampling
+from ragfm.evaluation.run_comparison import paired_differences
+from ragfm.generation.prompt import build_prompt
+from ragfm.retrieval.passages import arrange, distinct
 
 DATA = Path(os.environ.get("RAGFM_DATA", Path(__file__).parents[2] / "shared" / "data"))
 K = 3

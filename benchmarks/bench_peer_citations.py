@@ -23,10 +23,10 @@ from bench_answers import filled, squad_file
 from measure import about, save, weights
 
 from ragfm import Rag
-from ragfm.evaluate import Question, load_questions
-from ragfm.evaluate.matching import holds
-from ragfm.evaluate.measures import estimate_ratios
-from ragfm.types import Message, Sampling
+from ragfm.core.types import Message, Sampling
+from ragfm.evaluation import Question, load_questions
+from ragfm.evaluation.answer_matching import holds
+from ragfm.evaluation.metrics import estimate_ratios
 
 RUNNER = Path(__file__).parent / "baselines" / "citing.py"
 

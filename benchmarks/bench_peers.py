@@ -24,10 +24,10 @@ import numpy as np
 from data import DATA, beir
 from measure import about, save
 
-from ragfm.evaluate import QuestionSet, Ranked, load_questions
-from ragfm.evaluate.compare import paired_differences
-from ragfm.evaluate.measures import estimate_means, measures_of
-from ragfm.models import find_model
+from ragfm.evaluation import QuestionSet, Ranked, load_questions
+from ragfm.evaluation.metrics import estimate_means, measures_of
+from ragfm.evaluation.run_comparison import paired_differences
+from ragfm.models.model_lookup import find_model
 
 RUNNER = Path(__file__).parent / "baselines" / "runner.py"
 PEERS = {

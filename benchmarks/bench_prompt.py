@@ -25,11 +25,11 @@ from pathlib import Path
 from typing import Any
 
 from ragfm import Collection, Rag, Reader, Settings, load_reader
-from ragfm.config import AskSection
-from ragfm.prompt import build_prompt, is_abstention
-from ragfm.strategy import STRATEGIES
+from ragfm.core.config import AskSection
+from ragfm.core.types import Hit, Message
+from ragfm.generation.prompt import build_prompt, is_abstention
+from ragfm.generation.prompt_template import STRATEGIES
 from ragfm.testing import ScriptedReader
-from ragfm.types import Hit, Message
 
 DATA = Path(os.environ.get("RAGFM_DATA", Path(__file__).parents[2] / "shared" / "data"))
 IDK = 'If the passages do not have the answer, say "I don\'t know."'

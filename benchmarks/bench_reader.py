@@ -50,12 +50,12 @@ from alike import alike
 from bench_prompt import DATA, shipped
 from llama_sides import SLOTS, Side, high_level, llama_cpp_server, llama_server, of_llama
 
-from ragfm.machine import physical_cores
-from ragfm.prompt import Earlier, build_prompt, prompt_beginning
-from ragfm.readers.llama_cpp import LlamaCppReader
-from ragfm.strategy import load_strategy
+from ragfm.core.types import Hit, Message, Sampling
+from ragfm.generation.prompt import Earlier, build_prompt, prompt_beginning
+from ragfm.generation.prompt_template import load_strategy
+from ragfm.generation.readers.llama_cpp_reader import LlamaCppReader
+from ragfm.models.hardware import physical_cores
 from ragfm.testing import ScriptedReader
-from ragfm.types import Hit, Message, Sampling
 
 CONTEXT = 4096
 PARTS = ("together", "talking", "follow_up", "cold", "gap")

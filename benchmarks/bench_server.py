@@ -36,10 +36,10 @@ import httpx
 import measure
 
 from ragfm import Collection
-from ragfm.machine import physical_cores
-from ragfm.readers.llama_cpp import LlamaCppReader
+from ragfm.generation.readers.llama_cpp_reader import LlamaCppReader
+from ragfm.models.hardware import physical_cores
 from ragfm.samples import QUESTIONS, copy_handbook
-from ragfm.server.keys import Key, KeyFile
+from ragfm.server.api_keys import Key, KeyFile
 
 KEYS = 8
 MORE = (

@@ -34,11 +34,11 @@ from data import hotpotqa, pubmedqa
 from measure import about, read, save, weights
 
 from ragfm import Collection, Rag
-from ragfm.adapter import GGUF, NO_ADAPTER
-from ragfm.confidence import Calibration, adapter_hash
-from ragfm.evaluate import AnswersReport, Question, QuestionSet, evaluate_answers, load_questions
-from ragfm.evaluate.answers import _report
-from ragfm.evaluate.compare import paired_differences
+from ragfm.citations.confidence import Calibration, adapter_hash
+from ragfm.evaluation import AnswersReport, Question, QuestionSet, evaluate_answers, load_questions
+from ragfm.evaluation.answer_evaluation import _report
+from ragfm.evaluation.run_comparison import paired_differences
+from ragfm.models.adapters import GGUF, NO_ADAPTER
 from ragfm.samples import HANDBOOK
 
 HERE = Path(__file__).parent / "transfer"

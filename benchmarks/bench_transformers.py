@@ -19,8 +19,8 @@ from typing import Any
 import torch
 from measure import about, save
 
-from ragfm.readers.transformers import TransformersReader
-from ragfm.types import Message, Sampling
+from ragfm.core.types import Message, Sampling
+from ragfm.generation.readers.transformers_reader import TransformersReader
 
 ROUNDS = 3
 WORDS = "The handbook says that employees get leave when they ask for it in time. "

@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ragfm.evaluate import Gold, Question, QuestionSet, load_questions
+from ragfm.evaluation import Gold, Question, QuestionSet, load_questions
 
 DATA = Path(os.environ.get("RAGFM_DATA", Path(__file__).parents[2] / "shared" / "data"))
 

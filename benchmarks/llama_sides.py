@@ -15,10 +15,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ragfm.types import Message
+from ragfm.core.types import Message
 
 SLOTS = 8
-# `ragfm.llama` sets how long OpenMP spins, for itself and what it starts; theirs run as they would without it.
+# `ragfm.models.llama_library` sets how long OpenMP spins, for itself and what it starts; theirs run as without it.
 _THEIRS = {name: value for name, value in os.environ.items() if name != "GOMP_SPINCOUNT"}
 
 

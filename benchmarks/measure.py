@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 
 from ragfm import Collection, Settings
-from ragfm.embed import load_embedder
-from ragfm.evaluate import QuestionSet, RetrievalReport, TimedEmbedder, corpus_collection, evaluate_retrieval
-from ragfm.evaluate.compare import paired_differences
+from ragfm.embedders import load_embedder
+from ragfm.evaluation import QuestionSet, RetrievalReport, TimedEmbedder, corpus_collection, evaluate_retrieval
+from ragfm.evaluation.run_comparison import paired_differences
 
 RESULTS = Path(__file__).parent / "results"
 MODES = ("dense", "keyword", "hybrid")
@@ -108,8 +108,8 @@ def about(benchmark: str, packages: Iterable[str] = VERSIONS) -> dict[str, Any]:
 
 def weights(reader: str = "bundled") -> str:
     """In which form a GGUF reader's weights were read: that of the file, or what `ragfm models optimize` made of it."""
-    from ragfm.models import find_model
-    from ragfm.readers.optimize import what_was_measured
+    from ragfm.generation.readers.weight_format import what_was_measured
+    from ragfm.models.model_lookup import find_model
 
     return str((what_was_measured(find_model(reader, "reader")) or {}).get("form", "as they are"))
 

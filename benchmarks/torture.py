@@ -4,8 +4,8 @@
     python benchmarks/torture.py kill damage         some of it
     python benchmarks/torture.py damage --flips 30   with other counts
 
-The trials are those of tests/torture; this prints what each has found and keeps it in results/torture.json. Exits 1
-where something was lost, half there, mixed or silently wrong.
+The trials are those of tests/support/torture; this prints what each has found and keeps it in results/torture.json.
+Exits 1 where something was lost, half there, mixed or silently wrong.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from typing import Any
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parent / "tests"))
 
-from torture import faults  # noqa: E402
-from torture.damage import damage  # noqa: E402
-from torture.kill import kill  # noqa: E402
-from torture.nursery import Nursery  # noqa: E402
-from torture.snapshots import snapshots  # noqa: E402
+from support.torture import faults  # noqa: E402
+from support.torture.damage import damage  # noqa: E402
+from support.torture.kill import kill  # noqa: E402
+from support.torture.nursery import Nursery  # noqa: E402
+from support.torture.snapshots import snapshots  # noqa: E402
 
 RESULTS = HERE / "results" / "torture.json"
 

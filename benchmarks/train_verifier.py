@@ -1,10 +1,11 @@
-"""Teach the bundled embedding model to verify answers: makes ragfm/shipped/minilm-verifier.
+"""Teach the bundled embedding model to verify answers: makes ragfm/models/shipped/minilm-verifier.
 
     python benchmarks/train_verifier.py [--out FOLDER]      about 100 minutes on two idle cores; needs the extra `train`
 
 It learns where answers stand from SQuAD 1.0's training set, and that some questions have none: questions changed in a
-word (`ragfm.adapt.near_misses`), questions over a passage that is like theirs, and those that people wrote of the first
-seven articles, by title, of SQuAD 2.0 dev. Nothing of the other articles is seen: three tune, 25 report.
+word (`ragfm.training.unanswerable_questions`), questions over a passage that is like theirs, and those that people
+wrote of the first seven articles, by title, of SQuAD 2.0 dev. Nothing of the other articles is seen: three tune, 25
+report.
 
 Then it goes on with `verifier/rewritten.tsv.gz`: 9,600 questions of the same training set, each rewritten by a large
 language model in three ways, once with the same meaning, and twice with one thing changed so that the passage answers
@@ -36,13 +37,13 @@ from safetensors.numpy import load_file, save_file
 from torch.nn import functional
 from transformers import AutoModelForQuestionAnswering, AutoTokenizer
 
-from ragfm.adapt.near_misses import names_in, near_misses
-from ragfm.embed.bert import Layer, read_weights
-from ragfm.evaluate.calibrate import _auc
-from ragfm.evaluate.matching import token_f1
-from ragfm.models import find_model
-from ragfm.types import Hit
-from ragfm.verifier import SHIPPED, WEIGHTS, WINDOW, Verifier
+from ragfm.citations.verifier import SHIPPED, WEIGHTS, WINDOW, Verifier
+from ragfm.core.types import Hit
+from ragfm.embedders.bert import Layer, read_weights
+from ragfm.evaluation.answer_matching import token_f1
+from ragfm.evaluation.calibration import _auc
+from ragfm.models.model_lookup import find_model
+from ragfm.training.unanswerable_questions import names_in, near_misses
 
 LEARNED, TUNED = 7, 10  # articles of SQuAD 2.0 dev, by title: those before the one are learned from
 BATCH, RANK = 32, 64
@@ -207,7 +208,7 @@ class Learner:
 
 
 def learned(trained: Path) -> dict[str, np.ndarray[Any, Any]]:
-    """What a trained model's folder has more than the embedding model, in the form that `ragfm.verifier` reads."""
+    """What a trained model's folder has more than the embedding model, as `ragfm.citations.verifier` reads it."""
     base, model = read_weights(find_model("bundled", "embedder")), read_weights(trained)
     head = load_file(trained / "model.safetensors")
     found = {"head.weight": head["qa_outputs.weight"], "head.bias": head["qa_outputs.bias"]}

@@ -12,18 +12,10 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from ragfm.answer_log import AnswerLog
-    from ragfm.answer_stream import AnswerStream
     from ragfm.collection import Collection, DocumentInfo, Status
-    from ragfm.config import Settings, load_settings
-    from ragfm.embed import load_embedder
-    from ragfm.errors import RagfmError
-    from ragfm.extract import Extraction
-    from ragfm.ingest.sync import SyncReport
-    from ragfm.rag import Rag
-    from ragfm.readers import load_reader
-    from ragfm.rerank import load_reranker
-    from ragfm.types import (
+    from ragfm.core.config import Settings, load_settings
+    from ragfm.core.errors import RagfmError
+    from ragfm.core.types import (
         Answer,
         Blob,
         Chunk,
@@ -42,22 +34,30 @@ if TYPE_CHECKING:
         Usage,
         VectorIndex,
     )
+    from ragfm.embedders import load_embedder
+    from ragfm.generation.answer_log import AnswerLog
+    from ragfm.generation.answer_stream import AnswerStream
+    from ragfm.generation.readers import load_reader
+    from ragfm.generation.structured_output import Extraction
+    from ragfm.ingestion.sync import SyncReport
+    from ragfm.rag import Rag
+    from ragfm.retrieval.rerank import load_reranker
 
 __version__ = "0.1.0"
 
 _HOMES = {
-    "ragfm.answer_log": ("AnswerLog",),
-    "ragfm.answer_stream": ("AnswerStream",),
+    "ragfm.generation.answer_log": ("AnswerLog",),
+    "ragfm.generation.answer_stream": ("AnswerStream",),
     "ragfm.collection": ("Collection", "DocumentInfo", "Status"),
-    "ragfm.config": ("Settings", "load_settings"),
-    "ragfm.embed": ("load_embedder",),
-    "ragfm.errors": ("RagfmError",),
-    "ragfm.extract": ("Extraction",),
+    "ragfm.core.config": ("Settings", "load_settings"),
+    "ragfm.embedders": ("load_embedder",),
+    "ragfm.core.errors": ("RagfmError",),
+    "ragfm.generation.structured_output": ("Extraction",),
     "ragfm.rag": ("Rag",),
-    "ragfm.readers": ("load_reader",),
-    "ragfm.rerank": ("load_reranker",),
-    "ragfm.ingest.sync": ("SyncReport",),
-    "ragfm.types": ("Answer", "Blob", "Chunk", "Citation", "Connector", "Document", "Embedder", "Hit",
+    "ragfm.generation.readers": ("load_reader",),
+    "ragfm.retrieval.rerank": ("load_reranker",),
+    "ragfm.ingestion.sync": ("SyncReport",),
+    "ragfm.core.types": ("Answer", "Blob", "Chunk", "Citation", "Connector", "Document", "Embedder", "Hit",
                     "KeywordIndex", "Message", "Reader", "Ref", "Reranker", "Sampling", "Stream", "Usage",
                     "VectorIndex"),
 }  # fmt: skip

@@ -10,26 +10,26 @@ from pathlib import Path
 from threading import Event
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-from ragfm.errors import CollectionError, UnsupportedError
-from ragfm.types import Document, Scalar
+from ragfm.core.errors import CollectionError, UnsupportedError
+from ragfm.core.types import Document, Scalar
 
 if TYPE_CHECKING:
-    from ragfm.config import Settings
-    from ragfm.ingest.reembed import ReembedReport
-    from ragfm.ingest.sync import Failed, Progress, SyncReport
-    from ragfm.ingest.watch import Synced
-    from ragfm.retrieve import Found, Mode
+    from ragfm.core.config import Settings
+    from ragfm.core.types import Embedder, Hit, Reranker
+    from ragfm.ingestion.reembed import ReembedReport
+    from ragfm.ingestion.source_watcher import Synced
+    from ragfm.ingestion.sync import Failed, Progress, SyncReport
+    from ragfm.maintenance.backup import BackupReport
+    from ragfm.maintenance.export import ExportReport, Format
+    from ragfm.maintenance.removal import RemoveReport
+    from ragfm.maintenance.restore import RestoreReport
+    from ragfm.maintenance.salvage import SalvageReport
+    from ragfm.maintenance.verification import VerifyReport
+    from ragfm.retrieval.search import Found, Mode
     from ragfm.store.catalog import Catalog
-    from ragfm.store.compact import CompactReport
+    from ragfm.store.collection_store import Store
+    from ragfm.store.compaction import CompactReport
     from ragfm.store.snapshot import Snapshot
-    from ragfm.store.store import Store
-    from ragfm.types import Embedder, Hit, Reranker
-    from ragfm.upkeep.backup import BackupReport
-    from ragfm.upkeep.export import ExportReport, Format
-    from ragfm.upkeep.remove import RemoveReport
-    from ragfm.upkeep.restore import RestoreReport
-    from ragfm.upkeep.salvage import SalvageReport
-    from ragfm.upkeep.verify import VerifyReport
 
 __all__ = ["Collection", "DocumentInfo", "Status"]
 
@@ -86,7 +86,7 @@ class Collection:
         that the collection was made with, `reranker` to that of the settings. All methods but `sync` raise
         CollectionNotFound where there is none.
         """
-        from ragfm.store.store import Store
+        from ragfm.store.collection_store import Store
 
         return cls(Store(Path(os.path.abspath(path)), settings, embedder, reranker))  # noqa: PTH100  without `..`
 
@@ -156,7 +156,7 @@ class Collection:
         unless `allow_mass_delete`.
         Raises SourceError, EmbedderMismatchError, CollectionBusyError, CollectionReadOnlyError.
         """
-        from ragfm.ingest.sources import resolve_source, sync_sources
+        from ragfm.ingestion.sources import resolve_source, sync_sources
 
         self._owner()
         for what, names in (("include", include), ("exclude", exclude), ("allow", allow)):
@@ -179,7 +179,7 @@ class Collection:
 
         `told` is told of each sync. What fails is told, too, and tried again. Needs `ragfm[watch]`.
         """
-        from ragfm.ingest.watch import watch
+        from ragfm.ingestion.source_watcher import watch
 
         self._owner()
         watch(self._store, told, interval, stop or Event())
@@ -196,8 +196,8 @@ class Collection:
         search. Raises FilterError, TooLongError for a query over the embedder's window, UnsupportedError for one that
         is no text.
         """
-        from ragfm.retrieve import check_mode, find, rerank
-        from ragfm.text import check_characters
+        from ragfm.core.text import check_characters
+        from ragfm.retrieval.search import check_mode, find, rerank
 
         check_mode(mode)
         check_characters("query", query)
@@ -213,13 +213,13 @@ class Collection:
 
     def candidates(self, query: str, count: int, *, filter: str | None = None) -> list[Hit]:
         """All that `hybrid` chooses from: the `count` best chunks of each index, in order of id, with both scores."""
-        from ragfm.retrieve import find_candidates
+        from ragfm.retrieval.search import find_candidates
 
         return self._hits(filter, partial(find_candidates, query, count))
 
     def _hits(self, filter: str | None, find: Callable[..., Found]) -> list[Hit]:
         """What `find` finds in one snapshot, among what the filter and the handle's groups allow."""
-        from ragfm.retrieve import retrieve
+        from ragfm.retrieval.search import retrieve
 
         conditions = self._conditions(filter)
 
@@ -241,7 +241,7 @@ class Collection:
         self, filter: str | None = None, *, below: str | None = None, after: str | None = None, limit: int | None = None
     ) -> list[DocumentInfo]:
         """The documents, in order of uri: those below a path, as `docs/hr`, and after a uri, `limit` at most."""
-        from ragfm.store.schema import documents
+        from ragfm.store.tables import documents
 
         conditions = self._conditions(filter)
         if below is not None:
@@ -252,7 +252,7 @@ class Collection:
 
     def info(self, uri: str) -> DocumentInfo:
         """One document without its text. Raises CollectionError as `document` does."""
-        from ragfm.store.schema import documents
+        from ragfm.store.tables import documents
 
         for found in self._listed([documents.c.uri == uri, *self._conditions(None)]):
             return found
@@ -260,7 +260,7 @@ class Collection:
 
     def document(self, uri: str) -> Document:
         """One document with its text. Raises CollectionError where there is none, or none for this handle."""
-        from ragfm.store.schema import documents
+        from ragfm.store.tables import documents
 
         conditions = (documents.c.uri == uri, *self._conditions(None))
 
@@ -278,7 +278,7 @@ class Collection:
         return self._store.read(self._status)
 
     def _status(self, snapshot: Snapshot) -> Status:
-        from ragfm.ingest.sources import failed_documents
+        from ragfm.ingestion.sources import failed_documents
 
         catalog = self._store.catalog
         counts = catalog.counts(snapshot.generation.id, *self._conditions(None))
@@ -313,7 +313,7 @@ class Collection:
         A sync does so by itself where much has gone. `progress` is told how many rows of how many are done with.
         """
         self._owner()
-        from ragfm.store.compact import compact
+        from ragfm.store.compaction import compact
 
         with self._store.writing() as catalog:
             return compact(self._store, catalog, progress)
@@ -324,7 +324,7 @@ class Collection:
         Documents are split anew for its window. `progress` is told how many documents of how many are embedded.
         """
         self._owner()
-        from ragfm.ingest.reembed import reembed
+        from ragfm.ingestion.reembed import reembed
 
         return reembed(self._store, embedder, progress)
 
@@ -333,7 +333,7 @@ class Collection:
 
         The next ingest of its source brings a document back that is still there and not excluded.
         """
-        from ragfm.upkeep.remove import remove
+        from ragfm.maintenance.removal import remove
 
         self._owner()
         return remove(self._store, name)
@@ -351,7 +351,7 @@ class Collection:
 
         They are all of one generation. Raises FilterError, CollectionError, and MissingExtraError for Parquet.
         """
-        from ragfm.upkeep.export import export
+        from ragfm.maintenance.export import export
 
         return export(
             self._store.catalog,
@@ -364,14 +364,14 @@ class Collection:
 
     def verify(self, *, repair: bool = False, progress: Callable[[int, int], None] | None = None) -> VerifyReport:
         """Check all that the collection consists of; with `repair`, make anew what follows from a whole catalog."""
-        from ragfm.upkeep.verify import verify
+        from ragfm.maintenance.verification import verify
 
         self._owner()
         return verify(self._store, repair=repair, progress=progress)
 
     def salvage(self, out: str | Path, progress: Callable[[int, int], None] | None = None) -> SalvageReport:
         """Save every document that is whole into a new collection; nothing is embedded."""
-        from ragfm.upkeep.salvage import salvage
+        from ragfm.maintenance.salvage import salvage
 
         self._owner()
         return salvage(self._store, Path(os.path.abspath(out)), progress)  # noqa: PTH100
@@ -380,14 +380,14 @@ class Collection:
         self, path: str | Path, *, force: bool = False, progress: Callable[[int, int], None] | None = None
     ) -> BackupReport:
         """Write the collection to one file, while others may read and write."""
-        from ragfm.upkeep.backup import backup
+        from ragfm.maintenance.backup import backup
 
         self._owner()
         return backup(self._store, Path(os.path.abspath(path)), force=force, progress=progress)  # noqa: PTH100
 
     def restore(self, path: str | Path, progress: Callable[[int, int], None] | None = None) -> RestoreReport:
         """Make this collection, which must not be there yet, from a backup."""
-        from ragfm.upkeep.restore import restore
+        from ragfm.maintenance.restore import restore
 
         self._owner()
         return restore(self._store, Path(path), progress)
@@ -421,14 +421,14 @@ class Collection:
         return CollectionError(f"There is no document {uri!r} in {self.path}.", "`ragfm documents` lists them.")
 
     def _conditions(self, text: str | None) -> list[Any]:
-        from ragfm.filters import may_see, parse_filter
+        from ragfm.store.filters import may_see, parse_filter
 
         conditions = [] if text is None else [parse_filter(text)]
         return conditions if self._groups is None else [*conditions, may_see(self._groups)]
 
 
 def _index(store: Store, snapshot: Snapshot) -> dict[str, Any]:
-    from ragfm.store.compact import dead_chunks
+    from ragfm.store.compaction import dead_chunks
 
     view = snapshot.view
     wanted, why = store.kind(snapshot.generation, view)
@@ -448,7 +448,7 @@ def _index(store: Store, snapshot: Snapshot) -> dict[str, Any]:
 
 
 def _keywords(store: Store, snapshot: Snapshot) -> dict[str, Any]:
-    from ragfm.weight import explain
+    from ragfm.retrieval.fusion_weight import explain
 
     view = snapshot.view
     language = view.keywords.language if view and view.keywords else None

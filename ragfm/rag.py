@@ -10,15 +10,15 @@ from dataclasses import dataclass, replace
 from functools import cache, partial
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
-from ragfm.adapter import serving_adapter
-from ragfm.answer_log import AnswerLog, Circumstances
-from ragfm.answer_stream import AnswerStream, Held, said_by
-from ragfm.confidence import BY_READER, fitting, likelihoods, signals_of
-from ragfm.errors import CollectionError, TooLongError
-from ragfm.ground import composed, grounded, said_otherwise
-from ragfm.ground.asked import corrected, doubted
-from ragfm.passages import arrange, distinct, passage_with
-from ragfm.prompt import (
+from ragfm.citations.answer_check import corrected, doubted
+from ragfm.citations.confidence import BY_READER, fitting, likelihoods, signals_of
+from ragfm.citations.grounding import composed, grounded, said_otherwise
+from ragfm.core.errors import CollectionError, TooLongError
+from ragfm.core.text import check_characters
+from ragfm.core.types import Answer, Citation, Sampling, Usage
+from ragfm.generation.answer_log import AnswerLog, Circumstances
+from ragfm.generation.answer_stream import AnswerStream, Held, said_by
+from ragfm.generation.prompt import (
     ABSTENTION,
     Earlier,
     Prompt,
@@ -27,20 +27,20 @@ from ragfm.prompt import (
     prompt_beginning,
     prompt_fingerprint,
 )
-from ragfm.readers import configured_reader
-from ragfm.remembered import Remembered
-from ragfm.strategy import load_strategy
-from ragfm.text import check_characters
-from ragfm.types import Answer, Citation, Sampling, Usage
-from ragfm.weight import is_english
+from ragfm.generation.prompt_template import load_strategy
+from ragfm.generation.readers import configured_reader
+from ragfm.generation.retrieval_cache import Remembered
+from ragfm.models.adapters import serving_adapter
+from ragfm.retrieval.fusion_weight import is_english
+from ragfm.retrieval.passages import arrange, distinct, passage_with
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
 
+    from ragfm.citations.verifier import Reading
     from ragfm.collection import Collection
-    from ragfm.extract import Extraction
-    from ragfm.types import Dropped, Hit, Message, Reader
-    from ragfm.verifier import Reading
+    from ragfm.core.types import Dropped, Hit, Message, Reader
+    from ragfm.generation.structured_output import Extraction
 
 __all__ = ["AnswerStream", "Rag"]
 
@@ -160,7 +160,7 @@ class Rag:
         a reader that this can't be done with, ExtractionError where the object is cut off or does not meet the schema,
         and what `stream` raises.
         """
-        from ragfm.extract import EXTRACT, Extraction, fill, form_of, validated
+        from ragfm.generation.structured_output import EXTRACT, Extraction, fill, form_of, validated
 
         form = form_of(schema)
         asked = self._asked(question, history, filter, hits)
@@ -349,7 +349,7 @@ class Rag:
         """What the verifier makes of the passages; nothing where it is off, or does not know the language."""
         if self._settings.verifier == "none" or not is_english(query, self.collection.language):
             return ()
-        from ragfm.verifier import shipped_verifier
+        from ragfm.citations.verifier import shipped_verifier
 
         return shipped_verifier().read(query, shown)
 

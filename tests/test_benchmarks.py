@@ -79,7 +79,7 @@ def test_goals_say_what_was_missed(benchmark):
 
 
 def test_a_peers_ranking_is_measured_as_ours(benchmark):
-    from ragfm.evaluate import Gold, Question, QuestionSet
+    from ragfm.evaluation import Gold, Question, QuestionSet
 
     gold = (Gold("corpus/a.md", grade=2), Gold("corpus/b.md"))
     data = QuestionSet("set", (Question("1", "?", gold), Question("2", "?", (Gold("corpus/c.md"),))))
@@ -137,8 +137,8 @@ def test_the_answers_to_questions_of_transfer_stand_in_their_documents(
     benchmark, tmp_path, embedder, name, questions, unanswerable
 ):
     from ragfm import Collection, Settings
-    from ragfm.evaluate import load_questions
-    from ragfm.evaluate.matching import holds, is_verdict, normalised
+    from ragfm.evaluation import load_questions
+    from ragfm.evaluation.answer_matching import holds, is_verdict, normalised
 
     transfer = benchmark("bench_transfer")
     folder = transfer.HERE / name if name == "canal" else transfer.HANDBOOK
@@ -158,8 +158,8 @@ def test_the_answers_to_questions_of_transfer_stand_in_their_documents(
 
 
 def test_what_an_adapter_changes_is_counted_question_by_question(benchmark):
-    from ragfm.confidence import Calibration
-    from ragfm.evaluate import AnsweredQuestion, AnswersReport, Outcome
+    from ragfm.citations.confidence import Calibration
+    from ragfm.evaluation import AnsweredQuestion, AnswersReport, Outcome
 
     def report(*values):
         """Of two answerable questions and one that is not."""

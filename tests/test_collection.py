@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 from ragfm import Collection, Settings
-from ragfm.errors import (
+from ragfm.core.errors import (
     CollectionBusyError,
     CollectionError,
     CollectionNotFound,
@@ -28,8 +28,8 @@ from ragfm.errors import (
     UnsupportedError,
 )
 from ragfm.store.catalog import Catalog
+from ragfm.store.collection_store import Store
 from ragfm.store.database import FILE
-from ragfm.store.store import Store
 from ragfm.testing import HashingEmbedder
 
 
@@ -230,7 +230,7 @@ def test_a_second_writer_is_told_who_writes(
     collection: Collection, docs: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     collection.sync(docs)
-    monkeypatch.setattr("ragfm.store.store.LOCK_SECONDS", 0.1)
+    monkeypatch.setattr("ragfm.store.collection_store.LOCK_SECONDS", 0.1)
     other = Collection.open(collection.path, settings=Settings(), embedder=HashingEmbedder())
     with collection._store.writing():
         assert len(other.search("leave", k=9)) >= 4  # readers go on
@@ -305,7 +305,7 @@ def test_access_is_tightened_before_anything_is_looked_at(
     def interrupted(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("ragfm.ingest.sync.Sync.run", interrupted)
+    monkeypatch.setattr("ragfm.ingestion.sync.Sync.run", interrupted)
     with pytest.raises(KeyboardInterrupt):
         collection.sync(docs, allow=["board"])
     assert collection.as_groups({"hr"}).documents() == []
@@ -465,6 +465,6 @@ def test_a_relative_path_of_a_model_holds_from_elsewhere(
 ) -> None:
     (tmp_path / "model").mkdir()
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("ragfm.store.store.load_embedder", lambda name: HashingEmbedder(name))
+    monkeypatch.setattr("ragfm.store.collection_store.load_embedder", lambda name: HashingEmbedder(name))
     Collection.open(tmp_path / "c", settings=Settings(), embedder="model").sync(docs)
     assert Collection.open(tmp_path / "c").status().embedder["embedder"] == str(tmp_path / "model")

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from shell import HIT_KEYS, Shell
+from support.shell import HIT_KEYS, Shell
 
 from ragfm import Collection, Rag, Settings
 from ragfm.samples import QUESTIONS, copy_handbook

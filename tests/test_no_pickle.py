@@ -58,7 +58,7 @@ for kind in ("faiss-flat", "faiss-hnsw", "faiss-ivf", "exact"):
 """
 _ASK = """
 from ragfm import Collection, Rag
-from ragfm.readers import load_reader
+from ragfm.generation.readers import load_reader
 
 collection = Collection.open("c")
 collection.sync("docs")

@@ -19,8 +19,8 @@ ROOT = Path(__file__).parents[1]
 CONTRACTS = """
 import importlib, pathlib, sys, tempfile
 import ragfm
-from ragfm.embed import load_embedder
-from ragfm.registry import KINDS, load_plugin, plugins
+from ragfm.embedders import load_embedder
+from ragfm.core.registry import KINDS, load_plugin, plugins
 from ragfm.samples import HANDBOOK
 from ragfm.testing import check_connector, check_embedder, check_keyword_index, check_reranker, check_vector_index
 

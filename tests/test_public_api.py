@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 import ragfm
-from ragfm import errors
+from ragfm.core import errors
 
 ROOT = Path(__file__).parents[1]
 HEAVY = ("torch", "transformers", "faiss", "llama_cpp", "sentence_transformers", "numpy", "sqlalchemy", "unstructured")

@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 
 from ragfm import Answer, Collection, Message, Rag, Sampling, Settings
-from ragfm.answer_log import AnswerLog
-from ragfm.config import AskSection
-from ragfm.errors import ContextOverflowError, FilterError, RagfmError, UnsupportedError
-from ragfm.prompt import ABSTENTION
+from ragfm.core.config import AskSection
+from ragfm.core.errors import ContextOverflowError, FilterError, RagfmError, UnsupportedError
+from ragfm.core.types import CLOSED, Stream
+from ragfm.generation.answer_log import AnswerLog
+from ragfm.generation.prompt import ABSTENTION
 from ragfm.testing import HashingEmbedder, ScriptedReader
-from ragfm.types import CLOSED, Stream
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from make_handbook_files import OBSERVERS_GUIDE, main, pdf
+from support.make_handbook_files import OBSERVERS_GUIDE, main, pdf
 
 from ragfm.samples import HANDBOOK, QUESTIONS
 

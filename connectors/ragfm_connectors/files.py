@@ -17,14 +17,14 @@ from io import BufferedReader
 from pathlib import Path
 from typing import TypeAlias
 
-from ragfm.errors import ConnectorError, SourceError
-from ragfm.ingest.access import both
-from ragfm.output import OUTPUT
-from ragfm.types import Blob, Ref, Scalar
-from ragfm_connectors.access import FILE as ACCESS
-from ragfm_connectors.access import access_on_the_way, open_below, read_access
+from ragfm.core.access_groups import both
+from ragfm.core.errors import ConnectorError, SourceError
+from ragfm.core.output_folder import OUTPUT
+from ragfm.core.types import Blob, Ref, Scalar
+from ragfm_connectors.access_files import FILE as ACCESS
+from ragfm_connectors.access_files import access_on_the_way, open_below, read_access
+from ragfm_connectors.archive_members import Archives
 from ragfm_connectors.archives import is_archive
-from ragfm_connectors.in_archives import Archives
 from ragfm_connectors.patterns import PathFilter, below
 
 _log = logging.getLogger(__name__)
@@ -50,11 +50,12 @@ class FilesConnector:
     `include` and `exclude` are patterns as in .gitignore, see PathFilter; they don't apply to a single file. Files of
     more than `max_bytes`, hidden ones unless `hidden` is set, and what is not a regular file are listed as skipped.
     Symbolic links are followed within the folder, to what is not listed already. Collections in the folder are not
-    part of it, nor are folders that `ragfm.output` has marked. Unless `archives` is false, zip and tar archives are as
-    folders: see `ragfm_connectors.in_archives`.
+    part of it, nor are folders that `ragfm.core.output_folder` has marked. Unless `archives` is false, zip and tar
+    archives are as folders: see `ragfm_connectors.archive_members`.
 
     Who may see a file is what the files `.ragfm-access` say that lie on the way to it, from the root down; see
-    `ragfm_connectors.access`. Of a file reached by a link, those on the way to the link and to the file both hold.
+    `ragfm_connectors.access_files`. Of a file reached by a link, those on the way to the link and to the file both
+    hold.
     """
 
     def __init__(

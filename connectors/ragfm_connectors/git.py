@@ -26,13 +26,13 @@ from dulwich.refs import Ref as GitRef
 from dulwich.repo import Repo, UnsupportedExtension, UnsupportedVersion
 from urllib3.exceptions import HTTPError
 
-from ragfm.errors import ConfigError, ConnectorError, SkipDocument, SourceError
-from ragfm.ingest.access import both
-from ragfm.types import Blob, Ref, Scalar
-from ragfm_connectors.access import FILE as ACCESS
-from ragfm_connectors.access import Access, parse_access
-from ragfm_connectors.languages import LANGUAGES
+from ragfm.core.access_groups import both
+from ragfm.core.errors import ConfigError, ConnectorError, SkipDocument, SourceError
+from ragfm.core.types import Blob, Ref, Scalar
+from ragfm_connectors.access_files import FILE as ACCESS
+from ragfm_connectors.access_files import Access, parse_access
 from ragfm_connectors.patterns import PathFilter, below
+from ragfm_connectors.programming_languages import LANGUAGES
 from ragfm_connectors.secrets import check_no_secret, expand, hide, without_user
 
 if TYPE_CHECKING:

@@ -15,8 +15,8 @@ from io import BufferedReader
 from pathlib import PurePosixPath
 from typing import BinaryIO, NamedTuple, TypeAlias
 
-from ragfm.errors import ConfigError, ConnectorError, MissingExtraError, SourceError
-from ragfm.types import Blob, Ref
+from ragfm.core.errors import ConfigError, ConnectorError, MissingExtraError, SourceError
+from ragfm.core.types import Blob, Ref
 from ragfm_connectors.archives import TooMuch, check_size, gunzip, unpacked
 from ragfm_connectors.files import FilesConnector
 from ragfm_connectors.records import Fields, Record, revision

@@ -12,9 +12,9 @@ from io import BufferedReader
 from pathlib import PurePosixPath
 from typing import NamedTuple
 
-from ragfm.errors import ConnectorError
-from ragfm.parse.mail import attached, body_of, headers_of, is_encrypted, parse_message, shown
-from ragfm.types import Blob, Ref
+from ragfm.core.errors import ConnectorError
+from ragfm.core.types import Blob, Ref
+from ragfm.parsing.own.web.mail_message import attached, body_of, headers_of, is_encrypted, parse_message, shown
 from ragfm_connectors.files import FilesConnector
 from ragfm_connectors.records import as_path, heading
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from fnmatch import fnmatchcase
 from typing import TypeAlias
 
-from ragfm.errors import ConfigError
+from ragfm.core.errors import ConfigError
 
 Pattern: TypeAlias = tuple[str, ...]
 """A glob, one part for each level; `**` stands for any number of levels, none included."""

@@ -12,8 +12,8 @@ from datetime import date, datetime, time
 from hashlib import blake2b
 from typing import Any, TypeAlias
 
-from ragfm.errors import ConfigError, ConnectorError
-from ragfm.types import Blob, Scalar
+from ragfm.core.errors import ConfigError, ConnectorError
+from ragfm.core.types import Blob, Scalar
 
 Record: TypeAlias = Mapping[str, Any]
 

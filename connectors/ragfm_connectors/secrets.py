@@ -9,7 +9,7 @@ import os
 import re
 from urllib.parse import parse_qsl, quote, urlsplit
 
-from ragfm.errors import ConfigError
+from ragfm.core.errors import ConfigError
 
 _VARIABLE = re.compile(r"\$\{(\w+)\}")
 _SECRET_KEYS = re.compile(

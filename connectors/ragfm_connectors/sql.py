@@ -14,8 +14,8 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.exc import SQLAlchemyError
 
-from ragfm.errors import ConfigError, ConnectorError, MissingExtraError, SourceError
-from ragfm.types import Blob, Ref
+from ragfm.core.errors import ConfigError, ConnectorError, MissingExtraError, SourceError
+from ragfm.core.types import Blob, Ref
 from ragfm_connectors.records import Fields, as_path, revision, scalar
 from ragfm_connectors.secrets import check_no_secret, expand, hide, without_user
 

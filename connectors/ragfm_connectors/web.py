@@ -12,8 +12,8 @@ from tempfile import TemporaryFile
 from typing import BinaryIO, NamedTuple, cast
 from urllib.parse import unquote, urlsplit
 
-from ragfm.errors import ConfigError, ConnectorError, SourceError
-from ragfm.types import Blob, Ref, Scalar
+from ragfm.core.errors import ConfigError, ConnectorError, SourceError
+from ragfm.core.types import Blob, Ref, Scalar
 from ragfm_connectors.patterns import PathFilter
 from ragfm_connectors.secrets import check_no_secret, without_user
 from ragfm_connectors.web_client import USER_AGENT, Client, Manners, Page, TooLargeError, canonical, origin_of

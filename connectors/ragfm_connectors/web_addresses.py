@@ -17,7 +17,7 @@ from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.exceptions import ConnectTimeoutError, NameResolutionError, NewConnectionError
 from urllib3.util.timeout import _TYPE_DEFAULT
 
-from ragfm.errors import ConnectorError
+from ragfm.core.errors import ConnectorError
 
 # Beside what is not of global reach by the registries of IANA (https://www.iana.org/assignments/iana-ipv4-special-registry)
 _REFUSED = tuple(

@@ -16,7 +16,7 @@ from urllib3.exceptions import HTTPError, LocationParseError
 from urllib3.util import Url, parse_url
 
 from ragfm import __version__
-from ragfm.errors import ConfigError, ConnectorError
+from ragfm.core.errors import ConfigError, ConnectorError
 from ragfm_connectors.secrets import expand, hide
 from ragfm_connectors.web_addresses import guarded_pools
 

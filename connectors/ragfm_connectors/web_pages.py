@@ -13,8 +13,8 @@ from defusedxml.common import DefusedXmlException
 from defusedxml.ElementTree import fromstring
 from selectolax.lexbor import LexborHTMLParser
 
-from ragfm.errors import ConnectorError
-from ragfm.types import Scalar
+from ragfm.core.errors import ConnectorError
+from ragfm.core.types import Scalar
 from ragfm_connectors.web_client import Page, canonical
 
 _MOST = 100 * 2**20  # bytes of a sitemap that came compressed; they may have 50 MiB

@@ -14,17 +14,17 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ragfm_indexes.analysis import FINGERPRINT, Analyzer, term_key, words
-from ragfm_indexes.arrays import check_ids, nothing, rows_of
-from ragfm_indexes.counting import count_terms
 from ragfm_indexes.postings import Postings
 from ragfm_indexes.selection import Selection, Selections
+from ragfm_indexes.term_counts import count_terms
+from ragfm_indexes.text_analysis import FINGERPRINT, Analyzer, term_key, words
+from ragfm_indexes.vector_arrays import check_ids, nothing, rows_of
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
-    from ragfm.types import Ids, Vectors
-    from ragfm_indexes.arrays import Rows
+    from ragfm.core.types import Ids, Vectors
+    from ragfm_indexes.vector_arrays import Rows
 
 K1, B = 1.2, 0.75  # better than Anserini's 0.9 and 0.4 on cranfield, cisi and cacm; as good on SciFact's train claims
 _FILE = "bm25.json"

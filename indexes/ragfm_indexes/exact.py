@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
-from ragfm_indexes.arrays import by_id, check_ids, check_queries, ids_at, read_array, rows_of, search_exactly
 from ragfm_indexes.selection import Selection, Selections
+from ragfm_indexes.vector_arrays import by_id, check_ids, check_queries, ids_at, read_array, rows_of, search_exactly
 
 if TYPE_CHECKING:
-    from ragfm.types import Ids, Vectors
+    from ragfm.core.types import Ids, Vectors
 
 
 class ExactIndex:

@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 import faiss
 import numpy as np
 
-from ragfm_indexes.arrays import check_ids, check_queries, ids_at, nothing, read_array, rows_of
 from ragfm_indexes.faiss_files import read_faiss, write_faiss
 from ragfm_indexes.selection import Selection, Selections
+from ragfm_indexes.vector_arrays import check_ids, check_queries, ids_at, nothing, read_array, rows_of
 
 if TYPE_CHECKING:
-    from ragfm.types import Ids, Vectors
-    from ragfm_indexes.arrays import Rows
+    from ragfm.core.types import Ids, Vectors
+    from ragfm_indexes.vector_arrays import Rows
 
 
 class FaissSelection(Selection):

@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import faiss
 
-from ragfm_indexes.arrays import by_id, ids_at, search_exactly
 from ragfm_indexes.faiss_base import HEADER, FaissIndex, FaissSelection
+from ragfm_indexes.vector_arrays import by_id, ids_at, search_exactly
 
 if TYPE_CHECKING:
-    from ragfm.types import Ids, Vectors
-    from ragfm_indexes.arrays import Rows
+    from ragfm.core.types import Ids, Vectors
+    from ragfm_indexes.vector_arrays import Rows
 
 _FEW = 1_000  # rows that numpy searches sooner than FAISS goes through its selector
 

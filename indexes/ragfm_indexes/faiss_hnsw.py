@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import faiss
 import numpy as np
 
-from ragfm_indexes.arrays import by_id
 from ragfm_indexes.faiss_base import HEADER, FaissIndex, FaissSelection
+from ragfm_indexes.vector_arrays import by_id
 
 if TYPE_CHECKING:
-    from ragfm.types import Ids, Vectors
-    from ragfm_indexes.arrays import Rows
+    from ragfm.core.types import Ids, Vectors
+    from ragfm_indexes.vector_arrays import Rows
 
 _LINKS = 32  # of a vector to its neighbours; twice as many on the ground floor
 _BUILD_BREADTH = 128  # candidates for these links

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import faiss
 import numpy as np
 
-from ragfm_indexes.arrays import by_id
 from ragfm_indexes.faiss_base import FaissIndex, FaissSelection
+from ragfm_indexes.vector_arrays import by_id
 
 if TYPE_CHECKING:
-    from ragfm.types import Ids, Vectors
-    from ragfm_indexes.arrays import Rows
+    from ragfm.core.types import Ids, Vectors
+    from ragfm_indexes.vector_arrays import Rows
 
 _TRAINING = 48  # vectors a list that its centre is found from
 PROBED = 160  # lists, in a search without a filter

@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from scipy import sparse
 
-from ragfm_indexes.arrays import check_ids, read_array
+from ragfm_indexes.vector_arrays import check_ids, read_array
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from ragfm.types import Ids
-    from ragfm_indexes.arrays import Rows
-    from ragfm_indexes.counting import Keys
+    from ragfm.core.types import Ids
+    from ragfm_indexes.term_counts import Keys
+    from ragfm_indexes.vector_arrays import Rows
 
 
 @dataclass(frozen=True, slots=True)

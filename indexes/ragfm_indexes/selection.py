@@ -15,7 +15,7 @@ import numpy as np
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
-    from ragfm_indexes.arrays import Rows
+    from ragfm_indexes.vector_arrays import Rows
 
 
 class Selection:

@@ -19,6 +19,6 @@ refresh      `adapt refresh` and `back`
 retriever    `adapt retriever`
 """
 
-from ragfm.cli.run import main, ragfm
+from ragfm.cli.main import main, ragfm
 
 __all__ = ["main", "ragfm"]

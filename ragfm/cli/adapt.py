@@ -13,21 +13,21 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ragfm.adapter import METHODS, read_record
 from ragfm.cli.eval import check_options, data_options, load_data, opened
 from ragfm.cli.options import FILLED, INTERRUPTED, OK, counting, shared
-from ragfm.errors import DataError
-from ragfm.models import find_model
-from ragfm.show import print_json, printable
+from ragfm.cli.output import print_json, printable
+from ragfm.core.errors import DataError
+from ragfm.models.adapters import METHODS, read_record
+from ragfm.models.model_lookup import find_model
 
 if TYPE_CHECKING:
-    from ragfm.adapt import Dataset, HeldOut, Recipe
-    from ragfm.adapt.base import Base
-    from ragfm.adapt.export import Agreement
-    from ragfm.adapt.train import Progress, Training, TrainSettings
     from ragfm.collection import Collection
-    from ragfm.evaluate import QuestionSet
+    from ragfm.evaluation import QuestionSet
     from ragfm.rag import Rag
+    from ragfm.training import Dataset, HeldOut, Recipe
+    from ragfm.training.adapter_export import Agreement
+    from ragfm.training.base_model import Base
+    from ragfm.training.trainer import Progress, Training, TrainSettings
 
 _FILES = click.Path(exists=True)
 _EVERY = 10.0  # seconds between two lines about a training, where there is no bar
@@ -72,7 +72,7 @@ def data_command(collection: str, as_json: bool, questions: str | None, **option
     QUESTIONS is a SQuAD file, which brings its documents, or a JSONL file about the collection with `question`, `uri`
     and `answers` in each line. docs/adaptation.md has the formats.
     """
-    from ragfm.adapt import write_dataset
+    from ragfm.training import write_dataset
 
     out = str(options["out"])
     if Path(out).is_file():
@@ -127,13 +127,13 @@ def train_command(examples: str, as_json: bool, *, dry_run: bool, **options: Any
     same command goes on from the last checkpoint.
     """
     # Threads of OpenMP that wait for each other spin for milliseconds, which takes what they wait for from them where
-    # the machine is busy; it must be said before torch is loaded. See ragfm/llama.py.
+    # the machine is busy; it must be said before torch is loaded. See ragfm/models/llama_library.py.
     os.environ.setdefault("GOMP_SPINCOUNT", "300")
-    from ragfm.adapt.examples import TRAIN, VALID, read_card, read_examples
-    from ragfm.adapt.places import check_training
-    from ragfm.adapt.processes import join, leave
-    from ragfm.adapt.result import finish
-    from ragfm.adapt.train import Training
+    from ragfm.training.adapter_folder import finish
+    from ragfm.training.distributed import join, leave
+    from ragfm.training.examples import TRAIN, VALID, read_card, read_examples
+    from ragfm.training.output_checks import check_training
+    from ragfm.training.trainer import Training
 
     place = Path(examples)
     folder = place.parent if place.is_file() else place
@@ -198,7 +198,7 @@ def train_command(examples: str, as_json: bool, *, dry_run: bool, **options: Any
 @click.option("--debug", is_flag=True, expose_value=False, help="Show tracebacks and what is going on.")
 def export_command(adapter: str, as_json: bool, form: str, check: str | None, prompts: int, **options: Any) -> int:
     """Write an ADAPTER in the form that another reader wants, and compare what both say."""
-    from ragfm.adapt.export import export_adapter
+    from ragfm.training.adapter_export import export_adapter
 
     if check and form != "gguf":
         raise click.UsageError("--check compares a GGUF adapter.", click.get_current_context())
@@ -243,9 +243,9 @@ def _loaded(path: str | None, options: dict[str, Any]) -> QuestionSet | None:
 
 
 def _made(collection: Collection, data: QuestionSet | None, options: dict[str, Any]) -> Dataset:
-    from ragfm.adapt import Recipe, held_out, judged, logged_examples, with_examples
-    from ragfm.answer_log import AnswerLog
+    from ragfm.generation.answer_log import AnswerLog
     from ragfm.rag import Rag
+    from ragfm.training import Recipe, held_out, judged, logged_examples, with_examples
 
     held = held_out(options["exclude_data"])
     if unknown := held.unknown(collection):
@@ -270,9 +270,9 @@ def _made(collection: Collection, data: QuestionSet | None, options: dict[str, A
 
 def _asked(rag: Rag, data: QuestionSet | None, recipe: Recipe, held: HeldOut, options: dict[str, Any]) -> Dataset:
     """Examples from questions, or from those that the reader writes."""
-    from ragfm.adapt import build_examples
-    from ragfm.evaluate import write_questions
-    from ragfm.output import make_output
+    from ragfm.core.output_folder import make_output
+    from ragfm.evaluation import write_questions
+    from ragfm.training import build_examples
 
     if data is None:
         with counting("writing", "questions") as progress:
@@ -304,7 +304,7 @@ def _print_card(dataset: Dataset, out: str) -> None:
 
 
 def _base(options: Mapping[str, Any]) -> Base:
-    from ragfm.adapt.base import Base
+    from ragfm.training.base_model import Base
 
     return Base(options["base"], four_bit=options["method"] == "qlora")
 
@@ -318,8 +318,8 @@ def _tell_of_gpus() -> None:
 
 
 def _settings(options: Mapping[str, Any]) -> TrainSettings:
-    from ragfm.adapt.methods import MethodSettings
-    from ragfm.adapt.train import TrainSettings
+    from ragfm.training.methods import MethodSettings
+    from ragfm.training.trainer import TrainSettings
 
     method = MethodSettings(**{name: options[name] for name in ("method", "rank", "dropout", "tokens")})
     rest = ("epochs", "batch", "rate", "judge", "patience", "most_tokens", "seed", "start")
@@ -374,8 +374,8 @@ def _time(seconds: float) -> str:
 
 
 def _compared(adapter: str, gguf: Path, check: str, prompts: int, base: str | None) -> Agreement:
-    from ragfm.adapt.examples import read_examples
-    from ragfm.adapt.export import compare_readers
+    from ragfm.training.adapter_export import compare_readers
+    from ragfm.training.examples import read_examples
 
     with counting("asking", "prompts") as progress:
         return compare_readers(adapter, gguf, read_examples(check)[:prompts], base=base, progress=progress)

@@ -22,13 +22,13 @@ from ragfm.cli.options import (
     shared,
     strategy_option,
 )
-from ragfm.errors import RagfmError
-from ragfm.show import indented, print_citations, printable, where
+from ragfm.cli.output import indented, print_citations, printable, where
+from ragfm.core.errors import RagfmError
 
 if TYPE_CHECKING:
-    from ragfm.conversation import Turn
+    from ragfm.core.types import Answer
+    from ragfm.generation.conversation import Turn
     from ragfm.rag import Rag
-    from ragfm.types import Answer
 
 _HELP = """\
 /sources [N]     the passages of the last answer, or one of them
@@ -76,7 +76,7 @@ class _Talk:
     """A conversation, and how the next question is asked."""
 
     def __init__(self, rag: Rag, keep: Path | None) -> None:
-        from ragfm.conversation import read_turns
+        from ragfm.generation.conversation import read_turns
 
         self._rag, self._keep = rag, keep
         self._usual_k = rag.k
@@ -117,7 +117,7 @@ class _Talk:
 
     def set_filter(self, words: str) -> None:
         """Ask only documents whose metadata meets it; all, where it is empty."""
-        from ragfm.filters import parse_filter
+        from ragfm.store.filters import parse_filter
 
         if words:
             parse_filter(words)
@@ -125,7 +125,7 @@ class _Talk:
 
     def _ask(self, question: str) -> None:
         """Print an answer as it comes; Ctrl-C ends the answer, not the chat."""
-        from ragfm.conversation import Turn, messages_of
+        from ragfm.generation.conversation import Turn, messages_of
 
         try:
             with busy("searching"):
@@ -175,7 +175,7 @@ class _Talk:
         click.echo("Saved.\n")
 
     def _write(self, path: Path | None) -> None:
-        from ragfm.conversation import write_turns
+        from ragfm.generation.conversation import write_turns
 
         if path is not None:
             write_turns(path, self._turns)

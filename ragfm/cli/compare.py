@@ -14,11 +14,11 @@ import click
 
 from ragfm.cli.eval import check_options, data_options, load_data, opened, tell_failures, tell_written
 from ragfm.cli.options import FILLED, INTERRUPTED, OK, SOME_FAILED, counting, shared
-from ragfm.show import print_json, printable
+from ragfm.cli.output import print_json, printable
 
 if TYPE_CHECKING:
-    from ragfm.evaluate import Contender, Entry
-    from ragfm.ingest.sync import SyncReport
+    from ragfm.evaluation import Contender, Entry
+    from ragfm.ingestion.sync import SyncReport
 
 
 @click.command("compare")
@@ -47,9 +47,9 @@ def compare_command(
 
     All combinations are tried, each in a process of its own. DATA is what `ragfm eval answers` takes.
     """
-    from ragfm.config import load_settings
-    from ragfm.evaluate import compare_readers, contenders
-    from ragfm.evaluate.versus_report import write_comparison_html
+    from ragfm.core.config import load_settings
+    from ragfm.evaluation import compare_readers, contenders
+    from ragfm.evaluation.comparison_report import write_comparison_html
 
     settings = load_settings(Path(collection).absolute().parent)
     readers = options["readers"] or [settings.reader]
@@ -127,7 +127,7 @@ def _progress() -> Iterator[Callable[[Contender, int, int], None]]:
 
 
 def _print(entries: list[Entry]) -> None:
-    from ragfm.evaluate.versus_report import QUALITY, remarks
+    from ragfm.evaluation.comparison_report import QUALITY, remarks
 
     width = max(len(entry.contender.name) for entry in entries)
     licences = max(len(entry.licence or "not said") for entry in entries)

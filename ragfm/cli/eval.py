@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ragfm.cli.options import FILLED, INTERRUPTED, OK, SOME_FAILED, counting, shared
-from ragfm.show import print_json, printable
+from ragfm.cli.output import print_json, printable
 
 if TYPE_CHECKING:
     from ragfm.collection import Collection
-    from ragfm.evaluate import Comparison, Estimate, QuestionSet, RetrievalReport, TimedEmbedder
-    from ragfm.ingest.sync import SyncReport
-    from ragfm.retrieve import Mode
+    from ragfm.evaluation import Comparison, Estimate, QuestionSet, RetrievalReport, TimedEmbedder
+    from ragfm.ingestion.sync import SyncReport
+    from ragfm.retrieval.search import Mode
 
 _FILE = click.Path(dir_okay=False)
 
@@ -62,7 +62,7 @@ def retrieval(collection: str, as_json: bool, data: str, report: str | None, **o
     DATA is a BEIR folder or a SQuAD file, which bring their documents, or a JSONL file with a question and the uri that
     it should find in each line, about the collection. docs/evaluation.md has the formats and the measures.
     """
-    from ragfm.evaluate import write_html
+    from ragfm.evaluation import write_html
 
     loaded = load_data(data, options)
     check_options(loaded, options)
@@ -85,7 +85,7 @@ def retrieval(collection: str, as_json: bool, data: str, report: str | None, **o
 @click.option("--debug", is_flag=True, expose_value=False, help="Show tracebacks and what is going on.")
 def compare(a: str, b: str, as_json: bool) -> int:
     """Tell whether run B is better than run A, question by question; both were written with --out."""
-    from ragfm.evaluate import compare_runs
+    from ragfm.evaluation import compare_runs
 
     compared = compare_runs(a, b)
     if as_json:
@@ -99,7 +99,7 @@ def load_data(
     path: str, options: Mapping[str, Any], *, answers: bool = False, by_document: bool = False
 ) -> QuestionSet:
     """The questions of a path, as many as --limit says; `by_document`: those about the same ones."""
-    from ragfm.evaluate import load_questions
+    from ragfm.evaluation import load_questions
 
     given = {name: options[name] for name in ("split", "articles", "distractors")}
     loaded = load_questions(path, **given, answers=answers)
@@ -124,9 +124,9 @@ def opened(
 ) -> Iterator[tuple[Collection, TimedEmbedder | None, SyncReport | None]]:
     """The collection to ask: that at `path`, or one made of the data's documents with the settings that hold there."""
     from ragfm.collection import Collection
-    from ragfm.config import load_settings
-    from ragfm.embed import load_embedder
-    from ragfm.evaluate import TimedEmbedder, corpus_collection
+    from ragfm.core.config import load_settings
+    from ragfm.embedders import load_embedder
+    from ragfm.evaluation import TimedEmbedder, corpus_collection
 
     settings = load_settings(Path(path).absolute().parent, embedder=options["embedder"])
     folder, synced, stopwatch = Path(path), None, None
@@ -196,7 +196,7 @@ def tell_failures(questions: Sequence[tuple[str, str]], synced: SyncReport | Non
 def _asked(
     collection: Collection, data: QuestionSet, stopwatch: TimedEmbedder | None, options: Mapping[str, Any]
 ) -> RetrievalReport:
-    from ragfm.evaluate import evaluate_retrieval
+    from ragfm.evaluation import evaluate_retrieval
 
     mode: Mode = options["mode"]
     with resumable("asking", "asked", options["out"]) as progress:
@@ -209,7 +209,7 @@ def _asked(
 def _as_json(
     evaluated: RetrievalReport, synced: SyncReport | None, out: str | None, report: str | None
 ) -> dict[str, Any]:  # fmt: skip
-    from ragfm.evaluate import first_ranks
+    from ragfm.evaluation import first_ranks
 
     return {
         **evaluated.about,
@@ -226,7 +226,7 @@ def _as_json(
 
 
 def _print_evaluation(evaluated: RetrievalReport, synced: SyncReport | None) -> None:
-    from ragfm.evaluate import first_ranks, summary
+    from ragfm.evaluation import first_ranks, summary
 
     click.echo(printable(f"{evaluated.about['data']}: {summary(evaluated)}"))
     if synced and synced.chunks:

@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ragfm.cli.options import FILLED, OK, shared
-from ragfm.show import print_json, printable
+from ragfm.cli.output import print_json, printable
 
 if TYPE_CHECKING:
-    from ragfm.answer_log import AnswerLog, Which
+    from ragfm.generation.answer_log import AnswerLog, Which
 
 _thumbs = click.option("--thumbs", type=click.Choice(["up", "down"]), help="Only those that users found so.")
 _text = click.option("--text", metavar="TEXT", type=FILLED, help="Only where this stands, in upper or lower case.")
@@ -93,7 +93,7 @@ def export(
     collection: str, as_json: bool, out: str | None, everything: bool, text: str | None, thumbs: Any
 ) -> int:  # fmt: skip
     """Write what users found good or put right to OUT, as questions for `ragfm eval answers`."""
-    from ragfm.evaluate.logged import as_questions
+    from ragfm.evaluation.log_questions import as_questions
 
     if as_json and out is None:
         raise click.UsageError("--json prints a report; name OUT.", click.get_current_context())
@@ -141,13 +141,13 @@ def _done(what: str, count: int, as_json: bool) -> int:
 
 
 def _open(collection: str) -> AnswerLog:
-    from ragfm.answer_log import AnswerLog
+    from ragfm.generation.answer_log import AnswerLog
 
     return AnswerLog.beside(collection)
 
 
 def _which(**conditions: Any) -> Which:
-    from ragfm.answer_log import Which
+    from ragfm.generation.answer_log import Which
 
     return Which(**conditions)
 

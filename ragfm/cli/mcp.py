@@ -9,7 +9,7 @@ import click
 
 from ragfm.cli.options import FILLED, OK
 from ragfm.cli.serve import collection_folders, named, reader_models, serve, split_names
-from ragfm.errors import MissingExtraError
+from ragfm.core.errors import MissingExtraError
 
 
 @click.command(params=list(serve.params))
@@ -26,13 +26,13 @@ def mcp(
     if http and groups:
         raise click.UsageError("--groups goes without --http: there a key has its groups.", context)
     try:
-        from ragfm.server.mcp import run_stdio
+        from ragfm.server.mcp_server import run_stdio
     except ModuleNotFoundError as error:
         raise MissingExtraError(f"The tools need {error.name}.", "Run `pip install 'ragfm[mcp]'`.") from error
     if http:
         return int(context.invoke(serve, collections=collections, readers=readers, adapter=adapter, **listening))
-    from ragfm.server.keys import Key
-    from ragfm.server.served import Served, collection_name
+    from ragfm.server.api_keys import Key
+    from ragfm.server.served_models import Served, collection_name
 
     try:
         key = Key(name="local", groups=split_names(groups))

@@ -9,8 +9,8 @@ from typing import Any
 import click
 
 from ragfm.cli.options import FILLED, OK, debug_option, json_option
-from ragfm.errors import RagfmError, UnsupportedError
-from ragfm.show import print_json, printable
+from ragfm.cli.output import print_json, printable
+from ragfm.core.errors import RagfmError, UnsupportedError
 
 _MODEL = click.argument("model", default="bundled", metavar="[MODEL]", type=FILLED)
 
@@ -32,8 +32,8 @@ def bench(embedder: str, reader: str | None, as_json: bool) -> int:
     """
     if reader:
         return _bench_reader(reader, as_json)
-    from ragfm.embed import SentenceTransformerEmbedder, load_embedder
-    from ragfm.embed.choice import fastest, machine
+    from ragfm.embedders import SentenceTransformerEmbedder, load_embedder
+    from ragfm.embedders.backend_choice import fastest, machine
 
     model = load_embedder(embedder)
     if not isinstance(model, SentenceTransformerEmbedder):
@@ -68,8 +68,8 @@ def optimize(model: str, undo: bool, as_json: bool) -> int:
     Its perplexity on a text of the sample handbook may be 5 % higher than that of the file as it is. The form is
     written to the user's cache folder; the model's own file stays as it is.
     """
-    from ragfm.readers.optimize import forget, optimized
-    from ragfm.readers.optimize import optimize as measure
+    from ragfm.generation.readers.weight_format import forget, optimized
+    from ragfm.generation.readers.weight_format import optimize as measure
 
     path = _gguf(model)
     if undo:
@@ -118,7 +118,7 @@ def listed(folders: tuple[Path, ...], as_json: bool) -> int:
 
     Speeds are those that `ragfm models bench --reader` measured.
     """
-    from ragfm.model_card import installed
+    from ragfm.models.model_card import installed
 
     rows = []
     for name, job, path in installed(list(folders)):
@@ -154,8 +154,8 @@ def pull(name: str, file: str | None, as_json: bool) -> int:
 
     Weights are safetensors or GGUF; nothing else that could run is fetched.
     """
-    from ragfm.model_card import restriction
-    from ragfm.models import find_model, pull_file
+    from ragfm.models.model_card import restriction
+    from ragfm.models.model_lookup import find_model, pull_file
 
     path = pull_file(name, file) if file else find_model(name, "reader")
     described = _described(path)
@@ -172,15 +172,15 @@ def pull(name: str, file: str | None, as_json: bool) -> int:
 
 def _described(path: Path) -> dict[str, Any]:
     """What a model is, and what is known of it here."""
-    from ragfm.model_card import about
-    from ragfm.readers.speed import known_speed
+    from ragfm.generation.readers.reader_speed import known_speed
+    from ragfm.models.model_card import about
 
     speed = known_speed(path)
     here = {"prompt_tokens_per_second": speed and speed.prompt_tokens_per_second,
             "tokens_per_second": speed and speed.tokens_per_second}  # fmt: skip
     if not path.is_file():
         return {**about(path), **here}
-    from ragfm.readers.optimize import optimized, what_was_measured
+    from ragfm.generation.readers.weight_format import optimized, what_was_measured
 
     better = optimized(path)
     form = what_was_measured(path).get("form", "as it is") if better else "as it is"
@@ -188,9 +188,9 @@ def _described(path: Path) -> dict[str, Any]:
 
 
 def _bench_reader(name: str, as_json: bool) -> int:
-    from ragfm.readers import load_reader, plugin_and_model
-    from ragfm.readers.local import LocalReader
-    from ragfm.readers.speed import TOGETHER, measure_speed
+    from ragfm.generation.readers import load_reader, plugin_and_model
+    from ragfm.generation.readers.local_reader import LocalReader
+    from ragfm.generation.readers.reader_speed import TOGETHER, measure_speed
 
     reader = load_reader(name)
     speed = measure_speed(reader, _path(plugin_and_model(name)[1]) if isinstance(reader, LocalReader) else None)
@@ -206,14 +206,14 @@ def _bench_reader(name: str, as_json: bool) -> int:
 
 
 def _path(model: str) -> Path:
-    from ragfm.models import find_model
+    from ragfm.models.model_lookup import find_model
 
     return find_model(model, "reader")
 
 
 def _gguf(model: str) -> Path:
-    from ragfm.gguf_file import check_gguf
-    from ragfm.models import find_model
+    from ragfm.models.gguf_header import check_gguf
+    from ragfm.models.model_lookup import find_model
 
     path = find_model(model, "reader")
     if not path.is_file():

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ragfm.errors import ConfigError
-from ragfm.show import printable
+from ragfm.cli.output import printable
+from ragfm.core.errors import ConfigError
 
 if TYPE_CHECKING:
     from ragfm.collection import Collection
@@ -95,8 +95,8 @@ def make_rag(store: Collection, options: Mapping[str, Any]) -> Rag:
 
 def _tell_of_licence(reader: str) -> None:
     """Say it where a model's licence may restrict its use, the first time that it is used here."""
-    from ragfm.model_card import said_once
-    from ragfm.readers import plugin_and_model
+    from ragfm.generation.readers import plugin_and_model
+    from ragfm.models.model_card import said_once
 
     path = Path(plugin_and_model(reader)[1]).expanduser()
     if path.exists() and (warning := said_once(path)):

@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING
 import click
 
 from ragfm.cli.options import FILLED, OK, adapter_option, json_option
-from ragfm.errors import ConfigError, MissingExtraError
-from ragfm.show import print_json
+from ragfm.cli.output import print_json
+from ragfm.core.errors import ConfigError, MissingExtraError
 
 if TYPE_CHECKING:
-    from ragfm.server.keys import KeyFile
+    from ragfm.server.api_keys import KeyFile
 
 _LOOPBACK = {"127.0.0.1", "::1", "localhost"}
 _NAME = re.compile(r"[\w.@-]+")
@@ -52,10 +52,10 @@ def serve(
         raise click.UsageError("--no-auth goes with a loopback address only.", click.get_current_context())
     try:
         from ragfm.server.app import create_app
-        from ragfm.server.logs import log_as_json
-        from ragfm.server.memory import check_memory
-        from ragfm.server.run import Server
-        from ragfm.server.served import Served, collection_name
+        from ragfm.server.json_logging import log_as_json
+        from ragfm.server.memory_budget import check_memory
+        from ragfm.server.served_models import Served, collection_name
+        from ragfm.server.uvicorn_server import Server
     except ModuleNotFoundError as error:
         raise MissingExtraError(f"The server needs {error.name}.", "Run `pip install 'ragfm[server]'`.") from error
     folders = [named(given, collection_name, Path(given).is_dir()) for given in collection_folders(collections)]
@@ -98,7 +98,7 @@ def add(
     """Make a key and print it: it is shown only now."""
     from pydantic import ValidationError
 
-    from ragfm.server.keys import Key
+    from ragfm.server.api_keys import Key
 
     try:
         key = Key(name=name, groups=split_names(groups), collections=split_names(asks) or None,
@@ -145,7 +145,7 @@ def collection_folders(given: tuple[str, ...]) -> list[str]:
 
 
 def _key_file(path: str | None, collection: str) -> KeyFile:
-    from ragfm.server.keys import KeyFile, keys_beside
+    from ragfm.server.api_keys import KeyFile, keys_beside
 
     return KeyFile(path or keys_beside(collection))
 

@@ -12,11 +12,11 @@ import click
 
 from ragfm.cli.eval import check_options, data_options, load_data, opened, resumable, tell_written
 from ragfm.cli.options import FILLED, OK, counting, shared
-from ragfm.show import print_json, printable
+from ragfm.cli.output import print_json, printable
 
 if TYPE_CHECKING:
     from ragfm.collection import Collection
-    from ragfm.evaluate import CalibrationReport, Question, QuestionSet, TuneReport
+    from ragfm.evaluation import CalibrationReport, Question, QuestionSet, TuneReport
 
 _FILE = click.Path(dir_okay=False)
 _ANSWERS = ".ragfm-confidence.run"
@@ -68,8 +68,8 @@ def tune(
     With --confidence it has the reader answer QUESTIONS, as `ragfm eval answers` does, and finds by what signs right
     answers are known.
     """
-    from ragfm.evaluate import store_choice, tune
-    from ragfm.evaluate.choice import toml_writer
+    from ragfm.evaluation import store_choice, tune
+    from ragfm.evaluation.settings_file import toml_writer
 
     if not dry_run:
         toml_writer()
@@ -103,8 +103,8 @@ def tune(
 def _confidence(
     collection: str, path: str | None, options: dict[str, Any], *, as_json: bool, dry_run: bool
 ) -> int:  # fmt: skip
-    from ragfm.evaluate import calibrate, store_calibration
-    from ragfm.evaluate.answers_report import write_confidence_html
+    from ragfm.evaluation import calibrate, store_calibration
+    from ragfm.evaluation.answer_report import write_confidence_html
     from ragfm.rag import Rag
 
     if path is None:
@@ -166,8 +166,8 @@ def _loaded(path: str | None, options: dict[str, Any]) -> QuestionSet | None:
 
 
 def _written(collection: Collection, options: dict[str, Any]) -> list[Question]:
-    from ragfm.evaluate import write_questions
-    from ragfm.readers import configured_reader
+    from ragfm.evaluation import write_questions
+    from ragfm.generation.readers import configured_reader
 
     name = options["reader"] or collection.settings.reader
     reader = configured_reader(name, collection.settings)
@@ -196,7 +196,7 @@ def _stages() -> Iterator[Callable[[str, int, int], None]]:
 
 
 def _print(report: TuneReport, written: list[Path], *, dry_run: bool) -> None:
-    from ragfm.evaluate import choice_keys
+    from ragfm.evaluation import choice_keys
 
     questions = report.about["questions"]
     click.echo(printable(f"{questions['count']} questions from {report.about['questions_from']}, "

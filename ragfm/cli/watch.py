@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ragfm.cli.options import OK, shared
-from ragfm.errors import RagfmError
-from ragfm.show import print_json, printable
+from ragfm.cli.output import print_json, printable
+from ragfm.core.errors import RagfmError
 
 if TYPE_CHECKING:
-    from ragfm.ingest.watch import Synced
+    from ragfm.ingestion.source_watcher import Synced
 
 
 @click.command()

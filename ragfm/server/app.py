@@ -16,14 +16,14 @@ from pydantic.json_schema import models_json_schema
 from starlette.exceptions import HTTPException
 
 from ragfm import __version__
-from ragfm.server import chat, documents, search
-from ragfm.server.errors import ErrorBody, answer_error, as_api_error
-from ragfm.server.guard import Guard, Limits
-from ragfm.server.keys import KeyFile
-from ragfm.server.pages import PAGE, add_page
-from ragfm.server.served import Served
+from ragfm.server import chat_routes, document_routes, search_routes
+from ragfm.server.api_errors import ErrorBody, answer_error, as_api_error
+from ragfm.server.api_keys import KeyFile
+from ragfm.server.api_models import ChatChunk
+from ragfm.server.request_guard import Guard, Limits
+from ragfm.server.served_models import Served
 from ragfm.server.service import Service, service_of
-from ragfm.server.wire import ChatChunk
+from ragfm.server.static_pages import PAGE, add_page
 
 __all__ = ["create_app"]
 
@@ -50,7 +50,7 @@ def create_app(served: Served, *, keys: KeyFile | None, limits: Limits = Limits(
         exception_handlers=dict.fromkeys((HTTPException, RequestValidationError, Exception), answer_error),
     )  # fmt: skip
     app.state.service = service
-    for part in (chat, search, documents):
+    for part in (chat_routes, search_routes, document_routes):
         app.include_router(part.router)
     _add_operations(app)
     app.state.tools = _tools(app, service)
@@ -92,7 +92,7 @@ def _tools(app: FastAPI, service: Service) -> AbstractAsyncContextManager[Any]:
     """Add the tools of the Model Context Protocol, where its library is installed; gives what runs beside them."""
     if find_spec("mcp") is None:
         return nullcontext()
-    from ragfm.server.mcp import mount
+    from ragfm.server.mcp_server import mount
 
     return mount(app, service, lambda error: as_api_error(error).detail)
 

@@ -6,7 +6,7 @@ import re
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from ragfm.types import Answer
+    from ragfm.core.types import Answer
 
 __all__ = ["footnotes", "without_footnotes"]
 

@@ -18,18 +18,18 @@ from typing import TYPE_CHECKING, Any, cast
 
 from fastapi import Request
 
-from ragfm.server.errors import ApiError, not_found
-from ragfm.server.guard import Limits
-from ragfm.server.indexing import Indexer
-from ragfm.server.metrics import Metrics
+from ragfm.server.api_errors import ApiError, not_found
+from ragfm.server.index_supervisor import Indexer
+from ragfm.server.prometheus_metrics import Metrics
+from ragfm.server.request_guard import Limits
 from ragfm.server.uploads import Uploads
 
 if TYPE_CHECKING:
-    from ragfm.answer_stream import AnswerStream
+    from ragfm.core.types import Answer
+    from ragfm.generation.answer_stream import AnswerStream
     from ragfm.rag import Rag
-    from ragfm.server.keys import Key
-    from ragfm.server.served import Model, Served
-    from ragfm.types import Answer
+    from ragfm.server.api_keys import Key
+    from ragfm.server.served_models import Model, Served
 
 __all__ = ["Service", "service_of"]
 

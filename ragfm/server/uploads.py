@@ -22,9 +22,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-from ragfm.server.keys import OWN
-from ragfm.store.durable import sync_folder
-from ragfm.store.store import UPLOADS, UPLOADS_SOURCE
+from ragfm.core.durable_files import sync_folder
+from ragfm.server.api_keys import OWN
+from ragfm.store.collection_store import UPLOADS, UPLOADS_SOURCE
 
 __all__ = ["NoRoomError", "Upload", "Uploads"]
 

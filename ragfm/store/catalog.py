@@ -29,9 +29,10 @@ from zlib import crc32
 import numpy as np
 import sqlalchemy as sa
 
-from ragfm.errors import CollectionError, DamagedCollectionError
+from ragfm.core.errors import CollectionError, DamagedCollectionError
+from ragfm.core.types import Mark, embedded_text
 from ragfm.store.database import FILE, batches, open_engine, read_head, unreadable
-from ragfm.store.schema import (
+from ragfm.store.tables import (
     SCHEMA_VERSION,
     chunks,
     contracts,
@@ -42,10 +43,9 @@ from ragfm.store.schema import (
     sources,
     vectors,
 )
-from ragfm.types import Mark, embedded_text
 
 if TYPE_CHECKING:
-    from ragfm.types import Ids, Scalar, Vectors
+    from ragfm.core.types import Ids, Scalar, Vectors
 
 
 @dataclass(frozen=True, slots=True)

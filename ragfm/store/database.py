@@ -20,8 +20,8 @@ from urllib.parse import quote
 import pysqlite3
 import sqlalchemy as sa
 
-from ragfm.errors import CollectionError, DamagedCollectionError
-from ragfm.store.durable import checksummed, read_checksummed, write_durably
+from ragfm.core.durable_files import checksummed, read_checksummed, write_durably
+from ragfm.core.errors import CollectionError, DamagedCollectionError
 
 FILE = "catalog.db"
 HEAD = "HEAD"

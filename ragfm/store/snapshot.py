@@ -21,12 +21,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from ragfm.registry import load_plugin
+from ragfm.core.registry import load_plugin
 from ragfm.store.catalog import Catalog, Generation, OvertakenError
 from ragfm.store.views import KEYWORDS, View, newest_view
 
 if TYPE_CHECKING:
-    from ragfm.types import Ids, KeywordIndex, Vectors
+    from ragfm.core.types import Ids, KeywordIndex, Vectors
 
 _SPARE = 16  # asked for beyond what is needed, since some may be dead or equal to others
 _MOST = 10_000  # equal ones that are looked through

@@ -18,13 +18,13 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from ragfm.errors import CollectionError, DamagedCollectionError
-from ragfm.registry import load_plugin
+from ragfm.core.durable_files import beside, checksummed, read_checksummed, sync_file, sync_folder, write_durably
+from ragfm.core.errors import CollectionError, DamagedCollectionError
+from ragfm.core.registry import load_plugin
 from ragfm.store.catalog import Catalog, Generation, OvertakenError
-from ragfm.store.durable import beside, checksummed, read_checksummed, sync_file, sync_folder, write_durably
 
 if TYPE_CHECKING:
-    from ragfm.types import KeywordIndex, VectorIndex
+    from ragfm.core.types import KeywordIndex, VectorIndex
 
 FOLDER = "views"
 MANIFEST = "manifest.json"

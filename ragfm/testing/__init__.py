@@ -18,18 +18,18 @@ from collections.abc import Callable, Generator, Mapping, Sequence
 from hashlib import blake2b
 from typing import TYPE_CHECKING, Literal
 
-from ragfm.errors import TooLongError
-from ragfm.readers import completion_room, speak
+from ragfm.core.errors import TooLongError
+from ragfm.core.types import Message, Sampling, Scalar, Stream, Usage
+from ragfm.generation.readers import completion_room, speak
 from ragfm.testing.connector_contract import check_connector
 from ragfm.testing.embedder_contract import check_embedder
 from ragfm.testing.index_contract import check_vector_index
 from ragfm.testing.keyword_contract import check_keyword_index
 from ragfm.testing.reader_contract import check_reader
 from ragfm.testing.reranker_contract import check_reranker
-from ragfm.types import Message, Sampling, Scalar, Stream, Usage
 
 if TYPE_CHECKING:
-    from ragfm.types import Offsets, Vectors
+    from ragfm.core.types import Offsets, Vectors
 
 __all__ = [
     "HashingEmbedder",

@@ -5,9 +5,9 @@ from __future__ import annotations
 from hashlib import blake2b
 from pathlib import Path, PurePosixPath
 
-from ragfm.errors import ConnectorError, SkipDocument
-from ragfm.testing.contract import require
-from ragfm.types import Blob, Connector, Ref
+from ragfm.core.errors import ConnectorError, SkipDocument
+from ragfm.core.types import Blob, Connector, Ref
+from ragfm.testing.contract_checks import require
 
 
 def check_connector(connector: Connector) -> None:

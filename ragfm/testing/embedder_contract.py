@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 
-from ragfm.errors import TooLongError
-from ragfm.testing.contract import require
-from ragfm.types import Embedder
+from ragfm.core.errors import TooLongError
+from ragfm.core.types import Embedder
+from ragfm.testing.contract_checks import require
 
 _TEXTS = [
     "A short text.",

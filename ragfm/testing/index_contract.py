@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ragfm.testing.contract import refused, require
-from ragfm.types import VectorIndex
+from ragfm.core.types import VectorIndex
+from ragfm.testing.contract_checks import refused, require
 
 if TYPE_CHECKING:
-    from ragfm.types import Ids, Vectors
+    from ragfm.core.types import Ids, Vectors
 
 _DIM = 24
 _EXACT, _APPROXIMATE = 1e-5, 0.01  # by how much a score may be off

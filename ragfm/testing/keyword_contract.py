@@ -12,11 +12,11 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ragfm.testing.contract import refused, require
-from ragfm.types import KeywordIndex
+from ragfm.core.types import KeywordIndex
+from ragfm.testing.contract_checks import refused, require
 
 if TYPE_CHECKING:
-    from ragfm.types import Ids
+    from ragfm.core.types import Ids
 
 _WORDS = "kalo beni turu ÉCOLE straße Жук zil quax morv fep dutan iwo xarn lobi vex нить".split()
 _CODES = ("AB-1234/5", "v2.3.1", "E1101", "0x80070005", "R&D", "user_name", "10.0.0.7")

@@ -5,8 +5,8 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Sequence
 
-from ragfm.errors import ContextOverflowError
-from ragfm.types import Message, Reader, Sampling, Stream
+from ragfm.core.errors import ContextOverflowError
+from ragfm.core.types import Message, Reader, Sampling, Stream
 
 _ASKED = (Message("user", "Count from one to ten, in words."),)
 _OTHER = (Message("system", "You are brief."), Message("user", "Which colours does a rainbow have?"))

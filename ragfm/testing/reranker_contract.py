@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from ragfm.testing.contract import require
-from ragfm.types import Reranker
+from ragfm.core.types import Reranker
+from ragfm.testing.contract_checks import require
 
 _QUERY = "Where do the dogs sleep?"
 _TEXTS = [

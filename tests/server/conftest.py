@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-from browsing import actor, browser, open_server, visit
-from serving import ANSWER, Running, serve
+from support.browser import actor, browser, open_server, visit
+from support.running_server import ANSWER, Running, serve
 
 from ragfm.testing import ScriptedReader
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from serving import ANSWER, QUESTION, Running
+from support.running_server import ANSWER, QUESTION, Running
 
 ASKED = QUESTION[0]["content"]
 TEXT = "You get 28 days of leave [1]. Parents get 16 weeks more [1][2]."  # its marker was the wrong one

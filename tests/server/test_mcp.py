@@ -14,12 +14,12 @@ import pytest
 from click.testing import CliRunner
 from mcp import Client, StdioServerParameters
 from mcp.client.streamable_http import streamable_http_client
-from serving import LIMITS, SECRET, Running, SlowReader, eventually, make_collection, serve
-from shell import Shell
-from tiny_gguf import write_tiny
+from support.running_server import LIMITS, SECRET, Running, SlowReader, eventually, make_collection, serve
+from support.shell import Shell
+from support.tiny_gguf import write_tiny
 
 from ragfm.cli.mcp import mcp as mcp_command
-from ragfm.errors import MissingExtraError
+from ragfm.core.errors import MissingExtraError
 
 TOOLS = ["search", "ask", "list_documents", "list_collections"]
 ASKED = {"question": "How many days of leave do parents get?"}
@@ -99,7 +99,7 @@ def test_what_stops_it_from_starting_is_one_line(tmp_path: Path) -> None:
 
 
 def test_without_its_library_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "ragfm.server.mcp", None)
+    monkeypatch.setitem(sys.modules, "ragfm.server.mcp_server", None)
     failed = CliRunner().invoke(mcp_command, []).exception
     assert isinstance(failed, MissingExtraError)
     assert "pip install 'ragfm[mcp]'" in str(failed)

@@ -8,13 +8,13 @@ import httpx
 import numpy as np
 import openai
 import pytest
-from serving import ANSWER, QUESTION, SECRET, Running
 from starlette.datastructures import Headers
+from support.running_server import ANSWER, QUESTION, SECRET, Running
 
-from ragfm.answer_log import AnswerLog
-from ragfm.answer_stream import AnswerStream
-from ragfm.server.errors import ApiError
-from ragfm.server.guard import _check_local
+from ragfm.generation.answer_log import AnswerLog
+from ragfm.generation.answer_stream import AnswerStream
+from ragfm.server.api_errors import ApiError
+from ragfm.server.request_guard import _check_local
 from ragfm.testing import HashingEmbedder, ScriptedReader
 
 

@@ -17,12 +17,12 @@ from typing import Any
 
 import httpx
 import pytest
-from serving import QUESTION, Running, SlowReader, eventually, make_collection, serve
+from support.running_server import QUESTION, Running, SlowReader, eventually, make_collection, serve
 
 from ragfm import Collection
-from ragfm.ingest.sources import SourceError
-from ragfm.server import documents
-from ragfm.server.keys import Key, KeyFile
+from ragfm.ingestion.sources import SourceError
+from ragfm.server import document_routes
+from ragfm.server.api_keys import Key, KeyFile
 from ragfm.server.uploads import Uploads, fit_name
 from ragfm.testing import ScriptedReader
 
@@ -40,7 +40,7 @@ def state(client: httpx.Client, uri: str) -> str:
 def test_an_upload_is_stored_indexed_found_listed_and_deleted(
     running: Running, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(documents, "_PATIENCE", 120.0)
+    monkeypatch.setattr(document_routes, "_PATIENCE", 120.0)
     client, other = running.client("guest"), running.client("other")
     card = put(client, "Zebra notes.md", b"# Zebra\n\nThe zebra is called Bob.\n")
     assert card["state"] in ("queued", "indexing")
@@ -194,9 +194,9 @@ SERVER = """
 import sys, threading
 from ragfm.server.app import create_app
 from ragfm.server import documents
-from ragfm.server.keys import KeyFile
-from ragfm.server.run import Server
-from ragfm.server.served import Served
+from ragfm.server.api_keys import KeyFile
+from ragfm.server.uvicorn_server import Server
+from ragfm.server.served_models import Served
 from ragfm.testing import ScriptedReader
 served = Served([("handbook", sys.argv[1])], [("script", ScriptedReader(["Yes."]))])
 app = create_app(served, keys=KeyFile(sys.argv[2]))

@@ -18,11 +18,11 @@ from typing import Any
 import httpx
 import openai
 import pytest
-from serving import QUESTION, SlowReader, eventually, serve
+from support.running_server import QUESTION, SlowReader, eventually, serve
 
 from ragfm import Collection
 from ragfm.samples import copy_handbook
-from ragfm.server.keys import Key, KeyFile, keys_beside
+from ragfm.server.api_keys import Key, KeyFile, keys_beside
 
 SCRIPT = "from ragfm.cli import main; main()"
 

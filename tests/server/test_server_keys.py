@@ -13,11 +13,11 @@ from typing import Any
 import httpx
 import pytest
 from click.testing import CliRunner
-from serving import QUESTION, SECRET, Running, eventually
+from support.running_server import QUESTION, SECRET, Running, eventually
 
 from ragfm.cli import ragfm
-from ragfm.errors import ConfigError
-from ragfm.server.keys import Key, KeyFile
+from ragfm.core.errors import ConfigError
+from ragfm.server.api_keys import Key, KeyFile
 
 PUBLIC = {"/healthz", "/readyz"}
 

@@ -13,10 +13,10 @@ from pathlib import Path
 import httpx
 import openai
 import pytest
-from serving import QUESTION, Running, SlowReader, eventually, serve
+from support.running_server import QUESTION, Running, SlowReader, eventually, serve
 
-from ragfm.server import events, run
-from ragfm.server.guard import Limits
+from ragfm.server import event_stream, uvicorn_server
+from ragfm.server.request_guard import Limits
 
 ASK = {"model": "handbook", "messages": QUESTION}
 
@@ -126,7 +126,7 @@ def test_an_answer_has_its_time_and_its_tokens(tmp_path: Path) -> None:
 def test_who_waits_for_long_gets_signs_of_life_and_is_told_of_an_error_as_an_event(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(events, "BEAT_SECONDS", 0.1)
+    monkeypatch.setattr(event_stream, "BEAT_SECONDS", 0.1)
     reader = SlowReader(slots=1, words=3)
     with serve(tmp_path, reader, limits=Limits(answer_seconds=2.0)) as it, caplog.at_level("INFO", "ragfm.server"):
         reader.silent = True
@@ -142,14 +142,14 @@ def test_who_waits_for_long_gets_signs_of_life_and_is_told_of_an_error_as_an_eve
         with pytest.raises(openai.APIError, match="It took too long"):
             list(it.openai().chat.completions.create(**ASK, stream=True))
         reader.silent = False
-        monkeypatch.setattr(events, "BEAT_SECONDS", 0.001)  # a comment between any two events
+        monkeypatch.setattr(event_stream, "BEAT_SECONDS", 0.001)  # a comment between any two events
         assert len(list(it.openai().chat.completions.create(**ASK, stream=True))) == 4
 
 
 def test_slow_and_huge_heads_are_cut_off_while_others_are_served(
     running: Running, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(run, "HEAD_SECONDS", 1.0)
+    monkeypatch.setattr(uvicorn_server, "HEAD_SECONDS", 1.0)
     host, port = running.address.removeprefix("http://").split(":")
     connect = lambda: socket.create_connection((host, int(port)), timeout=20)  # noqa: E731
     connections = [connect() for _ in range(100)]

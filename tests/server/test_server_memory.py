@@ -5,14 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from serving import make_collection
-from shell import Shell
-from tiny_gguf import write_tiny
+from support.running_server import make_collection
+from support.shell import Shell
+from support.tiny_gguf import write_tiny
 
-from ragfm.errors import ConfigError
-from ragfm.server import memory
-from ragfm.server.memory import check_memory, free_memory, planned
-from ragfm.server.served import Served
+from ragfm.core.errors import ConfigError
+from ragfm.server import memory_budget
+from ragfm.server.memory_budget import check_memory, free_memory, planned
+from ragfm.server.served_models import Served
 from ragfm.testing import ScriptedReader
 
 TOKEN = 2 * 2 * 2 * (32 + 32)
@@ -41,14 +41,14 @@ def test_too_little_is_refused_and_maybe_too_little_is_warned_of(
 ) -> None:
     least, most = (sum(getattr(part, how) for part in planned(served)) for how in ("least", "most"))
     caplog.set_level("INFO", "ragfm.server")
-    monkeypatch.setattr(memory, "free_memory", lambda: most)
+    monkeypatch.setattr(memory_budget, "free_memory", lambda: most)
     check_memory(served)
     assert [record.levelname for record in caplog.records] == ["INFO"]
     assert vars(caplog.records[0])["fields"]["together_mb"] == round(most / 1e6)
-    monkeypatch.setattr(memory, "free_memory", lambda: most - 1)
+    monkeypatch.setattr(memory_budget, "free_memory", lambda: most - 1)
     check_memory(served)
     assert "`context_tokens` in [ask]" in caplog.records[-1].getMessage()
-    monkeypatch.setattr(memory, "free_memory", lambda: least - 1)
+    monkeypatch.setattr(memory_budget, "free_memory", lambda: least - 1)
     with pytest.raises(ConfigError, match=r"MB of memory free, .*the reader .*tiny\.gguf"):
         check_memory(served)
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from serving import Running
+from support.running_server import Running
 
 KNOWN = {
     "model": ["handbook", "handbook:script", "nothing"],

@@ -13,10 +13,10 @@ from typing import Any
 
 import httpx
 import pytest
-from browsing import ANSWER, Actor, Visit, browsing, expect
-from serving import Running, eventually
+from support.browser import ANSWER, Actor, Visit, browsing, expect
+from support.running_server import Running, eventually
 
-from ragfm.answer_log import AnswerLog
+from ragfm.generation.answer_log import AnswerLog
 
 # --- What everybody may have -------------------------------------------------------------------------------------
 

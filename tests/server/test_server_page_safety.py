@@ -6,8 +6,8 @@ import re
 from typing import Any
 
 import pytest
-from browsing import Visit, browsing, expect
-from serving import Running
+from support.browser import Visit, browsing, expect
+from support.running_server import Running
 
 AWAY = 'target="_blank" rel="noopener noreferrer nofollow"'
 DOUBT = '<span class="hidden">Unsupported: </span><span class="doubt">'

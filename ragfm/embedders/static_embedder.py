@@ -1,0 +1,79 @@
+"""Static embeddings by model2vec: a vector for each token, averaged; no network, thousands of texts a second."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ragfm.core.errors import MissingExtraError
+from ragfm.embedders.token_offsets import check_fits, offsets
+from ragfm.models.model_lookup import find_model, weights_sha256
+
+if TYPE_CHECKING:
+    from ragfm.core.types import Offsets, Scalar, Vectors
+
+__all__ = ["StaticEmbedder"]
+
+WINDOW = 512
+"""Tokens of a text at most. The model has no limit, but a mean over more says little."""
+
+
+class StaticEmbedder:
+    """A model2vec model (Tulkens and van Dongen 2024) of a folder, the Hugging Face cache or the hub."""
+
+    def __init__(self, model: str) -> None:
+        self._path = find_model(model, "embedder")
+        self._name = model
+        self.max_tokens = WINDOW
+
+    @property
+    def dim(self) -> int:
+        """Length of a vector."""
+        return int(self._model.dim)
+
+    @cached_property
+    def fingerprint(self) -> Mapping[str, Scalar]:
+        """The embedding contract."""
+        return {
+            "model": self._name,
+            "weights": weights_sha256(self._path),
+            "dim": self.dim,
+            "pooling": "mean",
+            "query_prompt": "",
+            "passage_prompt": "",
+            "max_tokens": self.max_tokens,
+        }
+
+    def tokenize(self, texts: Sequence[str]) -> list[Offsets]:
+        """Where the tokens of each text stand, by the model's own tokenizer."""
+        return offsets(self._model.tokenizer, texts)
+
+    def embed_passages(self, texts: Sequence[str]) -> Vectors:
+        """*Shape:* (len(texts), dim), rows of length 1."""
+        return self._embed(texts, "passage")
+
+    def embed_queries(self, texts: Sequence[str]) -> Vectors:
+        """*Shape:* (len(texts), dim), rows of length 1."""
+        return self._embed(texts, "question")
+
+    def _embed(self, texts: Sequence[str], what: str) -> Vectors:
+        check_fits(what, map(len, self.tokenize(texts)), self.max_tokens, self._name)
+        if not texts:
+            return np.zeros((0, self.dim), dtype=np.float32)
+        vectors = np.asarray(self._model.encode(list(texts), max_length=None, use_multiprocessing=False), np.float32)
+        lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
+        # A text of unknown tokens has no direction; it gets that which favours none.
+        return np.where(lengths > 1e-9, vectors / np.maximum(lengths, 1e-9), np.float32(self.dim**-0.5))
+
+    @cached_property
+    def _model(self) -> Any:
+        try:
+            from model2vec import StaticModel
+        except ModuleNotFoundError as error:
+            raise MissingExtraError(
+                "Static embedding models need model2vec.", "Run `pip install 'ragfm[static]'`."
+            ) from error
+        return StaticModel.from_pretrained(str(self._path), max_length=None)  # switching it is not thread-safe

@@ -1,0 +1,1 @@
+"""Generation: prompts, readers, follow-up questions, structured output and the answer log."""

@@ -1,0 +1,69 @@
+"""A conversation in a file: a line of JSON for each question with its answer, so that it can go on another day."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ragfm.core.durable_files import write_durably
+from ragfm.core.errors import DataError
+from ragfm.core.types import Citation, Message
+
+if TYPE_CHECKING:
+    from ragfm.core.types import Answer
+
+__all__ = ["Turn", "messages_of", "read_turns", "write_turns"]
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """A question with its answer, and what that cites."""
+
+    question: str
+    answer: str
+    citations: tuple[Citation, ...] = ()
+
+    @classmethod
+    def of(cls, answer: Answer) -> Turn:
+        """That of an answer."""
+        return cls(answer.question, answer.text, answer.citations)
+
+
+def messages_of(turns: Sequence[Turn]) -> list[Message]:
+    """The turns as `Rag` takes them for its history."""
+    return [m for turn in turns for m in (Message("user", turn.question), Message("assistant", turn.answer))]
+
+
+def read_turns(path: Path) -> list[Turn]:
+    """The turns in a file; none where there is no file yet. Raises DataError for one that is no conversation."""
+    try:
+        with path.open(encoding="utf-8") as file:
+            lines = list(file)  # not `splitlines`: it splits at U+2028 as well, which JSON has as it is
+    except FileNotFoundError:
+        return []
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path} can't be read: {error}.") from error
+    return [_turn(path, number, line) for number, line in enumerate(lines, 1)]
+
+
+def write_turns(path: Path, turns: Sequence[Turn]) -> None:
+    """Replace a file's content by the turns; nobody else may read it. Raises DataError where it can't be written."""
+    data = "".join(json.dumps(asdict(turn), ensure_ascii=False) + "\n" for turn in turns)
+    try:
+        write_durably(path, data.encode(), mode=0o600)
+    except OSError as error:
+        raise DataError(f"{path} can't be written: {error.strerror or error}.") from error
+
+
+def _turn(path: Path, number: int, line: str) -> Turn:
+    try:
+        given = json.loads(line)
+        turn = Turn(given["question"], given["answer"], tuple(Citation(**cited) for cited in given["citations"]))
+        if not (isinstance(turn.question, str) and isinstance(turn.answer, str)):
+            raise TypeError("a question or an answer is no text")
+    except (ValueError, TypeError, KeyError) as error:
+        raise DataError(f"{path}, line {number}, is no part of a conversation.", "Name another file.") from error
+    return turn

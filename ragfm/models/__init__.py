@@ -1,0 +1,1 @@
+"""Model files: finding, checking, describing and downloading them, and the hardware they run on."""

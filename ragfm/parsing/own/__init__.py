@@ -1,0 +1,1 @@
+"""ragfm's own parsers, one module per format."""

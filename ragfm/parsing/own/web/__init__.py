@@ -1,0 +1,1 @@
+"""Parsers for HTML, EPUB and mail."""

@@ -1,0 +1,1 @@
+"""Retrieval: search, fusion, reranking and passages."""

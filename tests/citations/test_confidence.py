@@ -1,0 +1,414 @@
+"""Confidence: its signals, how it is fitted and stored, and what becomes of an answer with too little of it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner, Result
+
+from ragfm import Collection, Rag, Settings
+from ragfm.citations.confidence import (
+    BY_READER,
+    SHIPPED,
+    SIGNALS,
+    Calibration,
+    adapter_hash,
+    fitting,
+    likelihoods,
+    signals_of,
+)
+from ragfm.citations.grounding import grounded
+from ragfm.cli.tune import tune
+from ragfm.core.config import AskSection, load_settings
+from ragfm.core.errors import ConfigError, DataError, ReaderBusyError
+from ragfm.core.types import Hit, Message, Sampling, Stream
+from ragfm.evaluation import Gold, Question, calibrate, store_calibration
+from ragfm.evaluation.calibration import _area, _error, logistic
+from ragfm.generation.prompt import ABSTENTION
+from ragfm.generation.prompt_template import load_strategy
+from ragfm.models.adapters import WEIGHTS
+from ragfm.testing import HashingEmbedder, ScriptedReader
+
+BY_LIKELIHOOD = Calibration("ScoringReader", 0.0, {"likely": 4.0}, {"likely": -1.0}, threshold=0.5)
+
+
+class ScoringReader(ScriptedReader):
+    """Thinks as well of its answers as they say: "… sure", or not."""
+
+    def score(
+        self, messages: Sequence[Message], continuations: Sequence[str], *, adapter: str | None = None
+    ) -> list[float]:
+        assert tuple(messages) == self.prompts[-1]
+        self.adapter = adapter
+        return [-0.1 if "sure" in text else -2.0 * len(text.split()) for text in continuations]
+
+
+class Stops(ScoringReader):
+    """A Ctrl-C comes when it has answered thirty times."""
+
+    def stream(self, messages: Sequence[Message], sampling: Sampling = Sampling()) -> Stream:
+        if len(self.prompts) == 30:
+            raise KeyboardInterrupt
+        return super().stream(messages, sampling)
+
+
+def _rag(collection: Collection, docs: Path, script: list[str], **ask: object) -> Rag:
+    collection.sync(docs)
+    settings = Settings(ask=AskSection(**{"confidence": BY_LIKELIHOOD, **ask}))  # type: ignore[arg-type]
+    handle = Collection.open(collection.path, settings=settings, embedder=HashingEmbedder())
+    return Rag(handle, reader=ScoringReader(script))
+
+
+def test_the_signals_are_what_they_say() -> None:
+    texts = ["Everybody has 28 days of leave a year.", "The office opens at nine. Leave is asked for by mail."]
+    hits = [Hit("a", text, 0, len(text), n, 0.7 - n / 10, {}, n=n + 1) for n, text in enumerate(texts)]
+    question = "How many days of leave do interns get a year?"
+    found = signals_of(question, hits, grounded(question, "They get 28 days. They get 99 euros.", hits))
+    assert found == pytest.approx(
+        {"cosine": 0.7, "gap": 0.1, "covered": 4 / 6, "nearest": 3 / 6, "supported": 0.5, "names": 1.0}, abs=0.2
+    )
+    assert found["supported"] == 0.5
+    assert found["covered"] >= found["nearest"] > 0
+    keyword = signals_of(question, [replace(hits[0], score=None)], [])
+    assert keyword.keys() == {"covered", "nearest"}
+    assert signals_of("?", [], []) == {}
+
+
+@pytest.mark.parametrize(("answer", "names"), [
+    ("They get 28 days.", 1.0), ("It is Ms Okafor [1].", 1.0), ("Interns get days of leave.", 0.0),
+    ("The answer is: Interns. How many days do they get in 2026?", 0.0), ("Parents get leave [1].", 0.0), ("28.", 1.0),
+])  # fmt: skip
+def test_an_answer_names_something_where_the_question_did_not(answer: str, names: float) -> None:
+    hit = Hit("a", "Everybody has 28 days of leave.", 0, 31, 1, 0.5, {}, n=1)
+    question = "How many days of leave do interns get in 2026?"
+    assert signals_of(question, [hit], grounded(question, answer, [hit]))["names"] == names
+
+
+def test_likelihoods_are_by_token_and_missing_where_a_reader_has_none() -> None:
+    reader = ScoringReader(["x"])
+    reader.prompts.append(())
+    assert likelihoods(reader, (), "five words are in this", 5, None) == {"likely": -2.0, "unknown": -6.0}
+    likelihoods(reader, (), "x", 1, "an adapter")
+    assert reader.adapter == "an adapter"
+    assert likelihoods(ScriptedReader(), (), "x", 1, None) == {}
+
+    class Busy(ScriptedReader):
+        def score(self, messages: object, continuations: object) -> list[float]:
+            raise ReaderBusyError("busy", "")
+
+    assert likelihoods(Busy(), (), "x", 1, None) == {}
+
+
+def test_a_signal_that_is_missing_counts_as_its_mean_and_another_embedders_cosine_does_not_count() -> None:
+    fitted = Calibration(
+        "r", -1.0, {"cosine": 10.0, "likely": 2.0}, {"cosine": 0.5, "likely": -1.0}, 0.5, embedder="one"
+    )
+    by_hand = 1 / (1 + np.exp(-(-1.0 + 10 * 0.2 + 2 * 0.5)))
+    assert fitted.confidence({"cosine": 0.7, "likely": -0.5, "new": 9.0}, "one") == pytest.approx(by_hand, abs=1e-4)
+    assert fitted.confidence({"cosine": 0.7}, "one") == fitted.confidence({"cosine": 0.7, "likely": -1.0}, "one")
+    assert fitted.confidence({"cosine": 0.9, "likely": -1.0}, "other") == fitted.confidence({"likely": -1.0}, "other")
+    assert fitted.confidence({"likely": 1e9}, "one") == 1.0
+
+
+def test_an_answer_of_too_little_confidence_is_withheld(collection: Collection, docs: Path) -> None:
+    rag = _rag(collection, docs, ["You get 28 days of leave, sure.", "You get 28 days of leave."])
+    answer = rag.ask("How many days of leave do I get?")
+    assert (answer.abstained, answer.confidence) == (
+        False,
+        pytest.approx(1 / (1 + np.exp(-4 * (1 - 0.1 / 6))), abs=1e-3),
+    )
+    assert answer.text.startswith("You get 28 days of leave, sure")
+    assert answer.signals.keys() == set(SIGNALS)
+    stream = rag.stream("How many days of leave do I get?")
+    assert "".join(stream) == f"You get 28 days of leave.\n{ABSTENTION}"
+    withheld = stream.answer
+    assert (withheld.text, withheld.abstained, withheld.citations) == (ABSTENTION, True, ())
+    assert withheld.confidence == pytest.approx(0.018, abs=1e-3)
+
+
+@pytest.mark.parametrize(("settings", "text"), [
+    ({"mode": "strict"}, ABSTENTION),
+    ({"mode": "open"}, "You get 28 days of leave [1]."),
+    ({"min_confidence": 0.0}, "You get 28 days of leave [1]."),
+    ({"min_confidence": 0.01}, "You get 28 days of leave [1]."),
+])  # fmt: skip
+def test_mode_and_threshold_decide(collection: Collection, docs: Path, settings: dict[str, object], text: str) -> None:
+    rag = _rag(collection, docs, ["You get 28 days of leave."], **settings)
+    stream = rag.stream("How many days of leave do I get?")
+    pieces = list(stream)
+    assert stream.answer.text == text
+    assert stream.answer.confidence is not None
+    assert "".join(pieces) == (ABSTENTION if text == ABSTENTION else "You get 28 days of leave.")
+
+
+@pytest.mark.parametrize(
+    ("said", "mode", "text", "own"),
+    [
+        (ABSTENTION, "prefer", "28 [1].", ABSTENTION),
+        ("99 euros, sure.", "prefer", "28 [1].", "99 euros, sure."),
+        ("99 euros, sure.", "strict", "28 [1].", "99 euros, sure."),
+        ("You get 28 days.", "prefer", "You get 28 days [1].", None),
+        ("99 euros, sure.", "open", "99 euros, sure.", None),
+        (ABSTENTION, "open", ABSTENTION, None),
+    ],
+)
+def test_where_the_calibration_says_so_the_verifier_corrects_the_reader(
+    collection: Collection, docs: Path, said: str, mode: str, text: str, own: str | None
+) -> None:
+    trusting = replace(BY_LIKELIHOOD, weights={"located": 1.0}, means={"located": -9.0}, corrects=True)
+    rag = _rag(collection, docs, [said], confidence=trusting, mode=mode)
+    stream = rag.stream("How many days of leave do I get?")
+    assert "".join(stream) == text
+    answer = stream.answer
+    assert (answer.text, answer.said) == (text, own)
+    assert answer.abstained == (text == ABSTENTION)
+    if mode != "open":
+        assert answer.signals["silent"] == (said == ABSTENTION)
+        assert (answer.signals["agree"] > 0.5) == (own is None)
+        assert all(citation.supports and "28 days" in citation.quote for citation in answer.citations)
+
+
+def test_without_a_verifier_nothing_is_corrected(collection: Collection, docs: Path) -> None:
+    trusting = replace(BY_LIKELIHOOD, corrects=True)
+    rag = _rag(collection, docs, ["99 euros, sure.", ABSTENTION], confidence=trusting, verifier="none")
+    for text in ("99 euros, sure.", ABSTENTION):
+        answer = rag.ask("How many days of leave do I get?")
+        assert (answer.text, answer.said) == (text, None)
+        assert not answer.signals.keys() & {"anywhere", "located", "agree", "silent"}
+
+
+@pytest.mark.parametrize(("question", "verifier"), [
+    ("How many days of leave do I get?", "none"), ("Сколько дней leave?", "bundled"),
+])  # fmt: skip
+def test_what_the_verifier_does_not_read_is_not_withheld_where_confidence_is_its_word_alone(
+    collection: Collection, docs: Path, question: str, verifier: str
+) -> None:
+    by_verifier = next(one for one in SHIPPED if one.corrects)
+    assert BY_READER.isdisjoint(by_verifier.weights)
+    rag = _rag(collection, docs, ["28 days."], confidence=replace(by_verifier, reader="ScoringReader", adapter=None),
+               verifier=verifier)  # fmt: skip
+    answer = rag.ask(question)
+    assert (answer.text[:7], answer.abstained, answer.confidence) == ("28 days", False, None)
+    assert answer.signals
+
+
+def test_without_a_signal_that_it_weighs_a_calibration_gives_no_confidence() -> None:
+    for one in SHIPPED:
+        assert one.confidence({}) is None
+        assert one.confidence({"silent": 0.0}) is None
+        assert one.confidence(dict(one.means)) is not None
+        assert not one.withholds(None)
+        assert not one.withholds(one.threshold)
+        assert one.withholds(one.threshold - 1e-4)
+        assert one.withholds(0.9, 0.95)
+    by_cosine = Calibration("r", -1.0, {"cosine": 10.0}, {"cosine": 0.5}, 0.5, embedder="one")
+    assert by_cosine.confidence({"cosine": 0.9}, "other") is None
+
+
+def test_what_ragfm_knows_of_answers_is_for_the_usual_strategy_alone(
+    collection: Collection, docs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    handle = _rag(collection, docs, []).collection  # with a calibration of its own, for another reader
+    monkeypatch.setattr("ragfm.rag.configured_reader", lambda *_: ScriptedReader())
+    by_strategy = {name: Rag(handle, reader="bundled", adapter="none", strategy=name).calibration
+                   for name in ("zero-shot", "few-shot")}  # fmt: skip
+    assert by_strategy == {"zero-shot": SHIPPED[0], "few-shot": None}
+
+
+def test_a_calibration_of_ones_own_is_for_the_strategy_that_it_was_fitted_to(
+    collection: Collection, docs: Path
+) -> None:
+    for fitted in ("zero-shot", "few-shot"):
+        own = replace(BY_LIKELIHOOD, strategy=fitted)
+        handle = _rag(collection, docs, [], confidence=own).collection
+        used = {name: Rag(handle, reader=ScoringReader([]), strategy=name).calibration
+                for name in ("zero-shot", "few-shot", "chain-of-thought")}  # fmt: skip
+        assert {name for name, calibration in used.items() if calibration} == {fitted}
+
+
+def test_a_calibration_is_for_a_file_of_words_as_it_was(collection: Collection, docs: Path) -> None:
+    path = collection.path.parent / "my.toml"
+    path.write_text("system = 'S'\nask = '{question}'\n")
+    handle = _rag(collection, docs, []).collection
+    fitted = replace(
+        BY_LIKELIHOOD, strategy=Rag(handle, reader=ScoringReader([]), strategy="my.toml").strategy.known_as
+    )
+    handle = _rag(collection, docs, [], confidence=fitted).collection
+    assert Rag(handle, reader=ScoringReader([]), strategy="my.toml").calibration == fitted
+    path.write_text("system = 'T'\nask = '{question}'\n")
+    load_strategy.cache_clear()
+    assert Rag(handle, reader=ScoringReader([]), strategy="my.toml").calibration is None
+
+
+def test_fitting_notes_the_strategy(collection: Collection, docs: Path) -> None:
+    questions, script = _asked(80)
+    handle = _rag(collection, docs, [], confidence=None).collection
+    rag = Rag(handle, reader=ScoringReader(script), strategy="few-shot")
+    assert calibrate(rag, questions).calibration.strategy == "few-shot"
+
+
+def test_a_calibration_of_another_reader_says_nothing(collection: Collection, docs: Path) -> None:
+    rag = _rag(collection, docs, ["28 days."], confidence=replace(BY_LIKELIHOOD, reader="bundled"))
+    answer = rag.ask("How many days of leave do I get?")
+    assert (answer.confidence, answer.signals, answer.abstained) == (None, {}, False)
+
+
+def test_a_calibration_is_that_of_one_adapter_wherever_it_lies(tmp_path: Path) -> None:
+    one, other = tmp_path / "one.gguf", tmp_path / "other.gguf"
+    one.write_bytes(b"one")
+    other.write_bytes(b"other")
+    with_one = replace(BY_LIKELIHOOD, adapter=adapter_hash(str(one)))
+    assert fitting(with_one, "ScoringReader", str(one.rename(tmp_path / "moved.gguf"))) == with_one
+    assert fitting(with_one, "ScoringReader", str(other)) is None
+    assert fitting(with_one, "ScoringReader", None) is None
+    assert fitting(BY_LIKELIHOOD, "ScoringReader", str(other)) is None
+    assert fitting(BY_LIKELIHOOD, "ScoringReader", None) == BY_LIKELIHOOD
+
+
+def test_an_adapter_of_transformers_is_a_folder_and_a_servers_own_a_name(tmp_path: Path) -> None:
+    for name in ("one", "same", "other"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / WEIGHTS).write_bytes(b"learned" if name != "other" else b"more")
+    one, same, other = (adapter_hash(str(tmp_path / name)) for name in ("one", "same", "other"))
+    assert one == same != other
+    assert adapter_hash("on-the-server") == "on-the-server"
+
+
+def test_what_the_reader_does_not_know_has_no_confidence(collection: Collection, docs: Path) -> None:
+    answer = _rag(collection, docs, [ABSTENTION]).ask("Why?")
+    assert (answer.abstained, answer.confidence) == (True, None)
+
+
+# --- Fitting -----------------------------------------------------------------------------------------------------
+
+
+def test_the_regression_is_the_maximum_of_its_likelihood() -> None:
+    random = np.random.default_rng(0)
+    x = random.normal(size=(4000, 3)) * [1.0, 0.1, 5.0]
+    true = np.array([1.0, -8.0, 0.0])
+    y = (random.random(4000) < 1 / (1 + np.exp(-(x @ true - 1.0)))).astype(float)
+    x -= x.mean(axis=0)
+    bias, weights = logistic(x, y)
+    assert bias == pytest.approx(-1.0, abs=0.15)
+    assert weights == pytest.approx(true, rel=0.15, abs=0.03)
+    z = bias + x @ weights
+    assert np.abs(((y - 1 / (1 + np.exp(-z)))[:, None] * x / x.std(axis=0)).sum(axis=0)
+                  - 5 * weights * x.std(axis=0)).max() < 1e-6  # fmt: skip
+
+
+def test_auc_and_error_are_those_of_small_cases() -> None:
+    right = np.array([1.0, 0.0, 1.0, 0.0])
+    assert _area(np.array([0.9, 0.1, 0.8, 0.2]), right) == 1.0
+    assert _area(np.array([0.5, 0.5, 0.5, 0.5]), right) == 0.5
+    assert _area(np.array([0.9, 0.95, 0.1, 0.2]), right) == 0.25
+    assert _error(np.full(40, 0.5), np.tile([1.0, 0.0], 20)) == 0.0
+    assert _error(np.full(40, 0.75), np.tile([1.0, 0.0], 20)) == pytest.approx(0.25)
+
+
+def _asked(count: int) -> tuple[list[Question], list[str]]:
+    """Every other question is answered rightly, and mostly for sure; every fourth one can't be answered."""
+    questions, script = [], []
+    for n in range(count):
+        right, surely = n % 2 == 0, (n % 2 == 0) != (n % 10 == 0)
+        answers = () if n % 4 == 3 else ("28 days",)
+        gold = (Gold("docs/leave.md"),) if answers else ()
+        questions.append(Question(str(n), f"How many days of leave in {n}?", gold, answers, unanswerable=not answers))
+        script.append(f"{'28 days' if right else 'Nine weeks'}{', sure' if surely else ', I would say so'}.")
+    return questions, script
+
+
+def test_it_is_fitted_stored_and_used(collection: Collection, docs: Path, tmp_path: Path) -> None:
+    questions, script = _asked(120)
+    rag = _rag(collection, docs, script, confidence=None)
+    report = calibrate(rag, questions, keep=0.8)
+    assert rag.calibration is None
+    assert report.adopted
+    assert report.auc.low > 0.75
+    assert report.error < 0.15
+    assert (report.about["answers"], report.about["right"]) == (120, 60)
+    assert report.given["right"] >= 0.8
+    assert report.given["wrong"] < 0.2
+    assert report.given["unanswerable"] < 0.2
+    assert report.calibration.reader == "ScoringReader"
+    assert len(report.risk) == 100
+    assert report.risk[-1] == (1.0, 0.5)  # all are answered, half of them right
+    assert report.risk[39][1] < 0.2
+    (tmp_path / "ragfm.toml").write_text("# mine\n[ask]\nk = 2\n")
+    written = store_calibration(report, tmp_path)
+    assert [path.name for path in written] == ["ragfm.toml", "ragfm-confidence.json"]
+    assert "# mine" in written[0].read_text()
+    assert json.loads(written[1].read_text())["auc"]["value"] == report.auc.value
+    settings = load_settings(tmp_path)
+    assert (settings.ask.k, settings.ask.confidence) == (2, report.calibration)
+    handle = Collection.open(collection.path, settings=settings, embedder=HashingEmbedder())
+    fitted = Rag(handle, reader=ScoringReader(["28 days, sure.", "Nine weeks, I would say so."]))
+    assert not fitted.ask("How many days of leave in 7?").abstained
+    assert fitted.ask("How many days of leave in 7?").abstained
+    (tmp_path / "ragfm.toml").write_text(written[0].read_text().replace("threshold", "treshold"))
+    with pytest.raises(ConfigError, match="treshold"):
+        load_settings(tmp_path)
+
+
+def test_chance_is_not_adopted_and_too_few_right_answers_are_said(
+    collection: Collection, docs: Path, tmp_path: Path
+) -> None:
+    questions, _ = _asked(120)
+    script = [f"You get 28 days of leave{', sure' if n % 4 < 2 else ', so'}." for n in range(120)]
+    same = [Question(str(n), "Why?", (), ("28 days" if n % 2 else "12 seats",)) for n in range(120)]
+    report = calibrate(_rag(collection, docs, script, confidence=None), same)
+    assert not report.adopted
+    assert [path.name for path in store_calibration(report, tmp_path)] == ["ragfm-confidence.json"]
+    with pytest.raises(DataError, match="Of 120 answers 0 are right"):
+        calibrate(_rag(collection, docs, ["Nine weeks."], confidence=None), questions)
+
+
+def test_the_command_fits_and_stores(tmp_path: Path, docs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAGFM_EMBEDDER", "hashing")
+    monkeypatch.chdir(tmp_path)
+    with Collection.open(".ragfm", embedder="hashing") as handle:
+        handle.sync(docs)
+    questions, script = _asked(80)
+    monkeypatch.setattr("ragfm.rag.configured_reader", lambda *_, **__: ScoringReader(script))
+    lines = [{"question": q.text, "id": q.id} | ({"answers": q.answers} if q.answers else {"unanswerable": True})
+             for q in questions]  # fmt: skip
+    Path("asked.jsonl").write_text("\n".join(map(json.dumps, lines)))
+
+    def run(*words: str) -> Result:
+        return CliRunner().invoke(tune, list(words), standalone_mode=False)
+
+    assert "needs QUESTIONS" in str(run("--confidence").exception)
+    assert "goes with --confidence" in str(run("asked.jsonl", "--adapter", "x").exception)
+    assert "--report goes with" in str(run("asked.jsonl", "--report", "r.html").exception)
+    monkeypatch.setattr("ragfm.rag.configured_reader", lambda *_, **__: Stops(script))
+    stopped = run("asked.jsonl", "--confidence", "--as-said", "--dry-run")
+    assert "kept in" in stopped.stderr
+    assert len(Path(".ragfm-confidence.run").read_text().splitlines()) == 31
+    rest = ScoringReader(script[30:])
+    monkeypatch.setattr("ragfm.rag.configured_reader", lambda *_, **__: rest)
+    assert "Nothing was written" in run("asked.jsonl", "--confidence", "--as-said", "--dry-run").output
+    assert len(rest.prompts) == 50
+    assert not Path(".ragfm-confidence.run").exists()
+    monkeypatch.setattr("ragfm.rag.configured_reader", lambda *_, **__: ScoringReader(script))
+    dry = run("asked.jsonl", "--confidence", "--as-said", "--dry-run", "--out", "run", "--report", "pages/r.html")
+    page = Path("pages/r.html").read_text()
+    assert "Risk by coverage" in page
+    assert "of those that are right" in page
+    assert len(Path("run").read_text().splitlines()) == 81
+    other = run("asked.jsonl", "--confidence", "--corrected", "--dry-run", "--out", "run")
+    assert "corrects false there, true now" in str(other.exception)
+    assert "Nothing was written" in dry.output
+    assert not Path("ragfm.toml").exists()
+    printed = run("asked.jsonl", "--confidence", "--as-said", "--keep-right", "0.8").output
+    assert "80 answers to asked.jsonl, 40 of them right" in printed
+    assert "answers to unanswerable questions" in printed
+    stored = load_settings(tmp_path).ask.confidence
+    assert stored is not None
+    assert (stored.reader, stored.corrects) == ("bundled", False)
+    printed = run("asked.jsonl", "--confidence", "--corrected", "--dry-run").output
+    assert "80 answers to asked.jsonl, " in printed
+    assert "40 of them right" not in printed, "the verifier's words were judged"

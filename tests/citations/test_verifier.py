@@ -1,0 +1,228 @@
+"""The verifier: where it reads an answer, in long passages too, and what answers and confidence make of that."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ragfm import Collection, Rag, Settings
+from ragfm.citations.answer_check import DOUBT, SURE, doubted, held, located
+from ragfm.citations.grounding import composed, grounded
+from ragfm.citations.verifier import SHIPPED, WEIGHTS, Part, Reading, Verifier, shipped_verifier, with_learned
+from ragfm.core.config import AskSection
+from ragfm.core.types import Hit
+from ragfm.embedders.bert import Bert, Layer, Linear
+from ragfm.testing import ScriptedReader
+
+MILL = (
+    "The mill was built in 1784 by the Bremer family. It was sold in 1902, and burned down in 1931. "
+    "Since then only the walls of its tower have been standing."
+)
+BURNED = "The mill burned down in 1931."
+QUESTION = "When did the mill burn down?"
+
+
+def _hit(text: str, n: int = 1, context: str = "") -> Hit:
+    return Hit("mill.md", text, 100, 100 + len(text), n, 0.5, {}, n=n, context=context)
+
+
+def _read(question: str, text: str, context: str = "") -> Reading:
+    return shipped_verifier().read(question, [_hit(text, context=context)])[0]
+
+
+def _of(reading: Reading, text: str, words: str) -> float:
+    return reading.within(text.index(words), text.index(words) + len(words))
+
+
+def test_of_several_dates_it_knows_the_one_that_is_asked_for() -> None:
+    for question, year in ((QUESTION, "1931"), ("When was the mill built?", "1784"), ("When was it sold?", "1902")):
+        reading = _read(question, MILL)
+        chances = {other: _of(reading, MILL, other) for other in ("1784", "1902", "1931")}
+        assert max(chances, key=chances.__getitem__) == year, (question, chances)
+    assert "1784" in MILL
+    assert _read(QUESTION, MILL).within(0, len(MILL)) > _of(_read(QUESTION, MILL), MILL, "1931")
+
+
+def test_it_tells_a_passage_that_has_no_answer() -> None:
+    there, other = shipped_verifier().read(QUESTION, [_hit(MILL), _hit("Cheese is made of milk, rennet and salt.")])
+    assert there.anywhere > 0.5 > other.anywhere
+    assert 0 <= other.within(0, 1000) <= other.anywhere
+
+
+def test_what_stands_above_a_passage_is_read_and_is_no_part_of_it() -> None:
+    text = "It burned down in 1931."
+    alone, below = (_read("When did the Bremer mill burn down?", text, above) for above in ("", "The Bremer mill"))
+    assert _of(below, text, "1931") > 0.1
+    assert alone.parts[0].spans.tolist() == [span for span in below.parts[0].spans.tolist() if span[0] >= 0]
+    assert below.within(-1000, 0) == 0
+
+
+def test_a_long_passage_is_read_to_its_end_in_parts() -> None:
+    hay = "The village has a church, a school and two farms, where cows and sheep are kept. " * 40
+    reading = _read(QUESTION, hay + MILL)
+    assert len(reading.parts) > 2
+    assert _of(reading, hay + MILL, "1931") > 0.1
+    seen = sorted({tuple(span) for part in reading.parts for span in part.spans.tolist()})
+    assert seen[-1][1] == len(hay + MILL)
+    assert all(after[0] - before[1] <= 1 for before, after in pairwise(seen)), "nothing is left out"
+
+
+def test_chances_are_chances() -> None:
+    (part,) = _read(QUESTION, MILL).parts
+    assert part.first.sum() + part.last.sum() + 2 * part.nowhere == pytest.approx(2, abs=1e-4)
+    assert (part.first >= 0).all()
+    empty = _read(QUESTION, "")
+    assert (empty.anywhere, empty.within(0, 10)) == (pytest.approx(0, abs=1e-6), 0)
+    assert _read("why " * 1000, MILL).parts, "a question beyond the window"
+
+
+def test_it_is_as_good_alone_as_beside_others() -> None:
+    verifier, hits = Verifier(), [_hit(MILL), _hit("Short."), _hit(MILL * 3)]
+    together = verifier.read(QUESTION, hits)
+    for hit, reading in zip(hits, together, strict=True):
+        (alone,) = verifier.read(QUESTION, [hit])
+        assert alone.within(0, len(hit.text)) == pytest.approx(reading.within(0, len(hit.text)), abs=1e-5)
+    assert verifier.read(QUESTION, []) == []
+
+
+def test_what_was_learned_is_added_to_the_weights() -> None:
+    def linear(*shape: int) -> Linear:
+        return Linear(np.ones(shape, np.float32), np.zeros(shape[0], np.float32))
+
+    layer = Layer(linear(6, 2), linear(2, 2), linear(2), linear(4, 2), linear(2, 4), linear(2))
+    bert = Bert(None, None, None, (layer, layer))  # type: ignore[arg-type]
+    thin = {"1.up.left": np.full((4, 1), 2.0, np.float32), "1.up.right": np.full((1, 2), 3.0, np.float32)}
+    more = with_learned(
+        bert, {**thin, "1.up.bias": np.ones(4, np.float32), "0.out_norm.weight": np.ones(2, np.float32)}
+    )
+    assert more.layers[1].up.weight.tolist() == [[7.0, 7.0]] * 4
+    assert more.layers[1].up.bias.tolist() == [1.0] * 4
+    assert more.layers[0].out_norm.weight.tolist() == [2.0, 2.0]
+    assert more.layers[0].up.weight.tolist() == layer.up.weight.tolist()
+
+
+def test_it_is_small() -> None:
+    assert (SHIPPED / WEIGHTS).stat().st_size < 8 * 2**20
+    assert "CC BY-SA" in (SHIPPED / "README.md").read_text()
+
+
+def test_a_sentence_is_located_where_it_stands_else_by_its_quotes() -> None:
+    hits = [_hit(MILL, 1), _hit("The mill opens at nine, and burned corn is sold there.", 2)]
+    readings = shipped_verifier().read(QUESTION, hits)
+    (year,), (other,) = (grounded(QUESTION, text, hits) for text in ("1931 [1].", "1784 [1]."))
+    assert located(year, readings) == _of(readings[0], MILL, "1931") > 10 * located(other, readings)
+    (worded,) = grounded(QUESTION, "It was burned down by fire in 1931 [1].", hits)
+    assert located(worded, readings) == held(worded.citations[0], readings) > 0.1
+    (nothing,) = grounded(QUESTION, "Nobody knows.", hits)
+    assert located(nothing, readings) == 0
+
+
+def _reading(hit: Hit, words: str, chance: float) -> Reading:
+    """A reading that finds the words the answer, with such a likelihood."""
+    start = hit.text.index(words)
+    first = last = np.array([chance**0.5], np.float32)
+    return Reading(hit, (Part(np.array([[start, start + len(words)]]), first, last, 1 - chance**0.5),))
+
+
+def _judged(question: str, words: str, text: str, chance: float, context: str = "") -> tuple[bool, str | None]:
+    hit = _hit(text, context=context)
+    (sentence,) = grounded(question, f"{words} [1].", [hit])
+    (citation,) = doubted(question, sentence, [_reading(hit, words, chance)]).citations
+    return citation.verified, citation.fault
+
+
+@pytest.mark.parametrize(
+    ("question", "words", "text", "context", "holds"),
+    [
+        ("When did the mill burn down?", "1931", BURNED, "", True),
+        ("When did the barn burn down?", "1931", BURNED, "", False),
+        ("When did the Bremer mill burn down?", "1931", BURNED, "The Bremer mill", True),
+        ("In what year did the mill burn down?", "1931", BURNED, "", True),
+        ("How many barns burned down?", "Three", "Three barns burned down.", "", True),
+        ("What battle inside the city was lost?", "Foy", "They lost the battle of Foy, outside the city.", "", False),
+        ("What killed Tesla in 1943?", "A prize", "A prize was won by Einstein in 1943.", "", False),
+        ("Who sold the mill to the Bremers?", "Kern", "The Bremers sold the mill to Kern.", "", False),
+        ("Who sold the mill to the Bremers?", "Kern", "Kern sold the mill to the Bremers.", "", True),
+        ("What was Kern's mill called?", "Red Sail", "The mill of Kern was called Red Sail.", "", False),
+        ("What was Kern's mill called?", "Red Sail", "Kern's mill was called Red Sail.", "", True),
+        ("Why can't the mill burn?", "brick", "The mill can't burn, for it is of brick.", "", False),
+        ("Who is it?", "Kern", "It is Kern.", "", False),
+        ("When did the mill not burn?", "1931", "The mill burned in 1931.", "", False),
+        ("When wasn't the mill sold?", "1931", "The mill was not for sale in 1931, nor sold.", "", True),
+        ("What is held before the debate?", "Decision Time", "After Decision Time a debate is held.", "", False),
+        ("What burned?", "The mill", "The mill burned.", "", False),
+        ("What burned at Foy?", "The mill", "The mill burned at Foy.", "", True),
+        ("What burned for a day?", "The mill", "The mill burned.", "", False),
+        ("What turns the sails of the mill?", "wind", "The sails of the mill stand in the wind.", "", False),
+        ("What kind of mill was built at Foy?", "A windmill", "A windmill was the mill built at Foy.", "", True),
+        ("Who was beaten by Kern at Foy?", "Bremer", "At Foy, Bremer was beaten by Kern.", "", False),
+        ("Who was beaten by Kern at Foy?", "Bremer", "Bremer was beaten by Kern at Foy.", "", True),
+        ("Who was beaten by Kern at Foy?", "Bremer", "Bremer had beaten Kern at Foy.", "", False),
+        ("What are the areas of Foy?", "Bremen", "The areas are Foy and Bremen.", "", False),
+        ("When was Foy Street built?", "1931", "Foy Street is long (Kern Hall, built in 1931, too).", "", False),
+        ("When was Foy Street built?", "1931", "Foy Street was soon built, in 1931.", "", True),
+        ("When was Foy Street built?", "1931", "Foy Street with Kern was built in 1931.", "", False),
+        ("Where does the bus to Foy stop?", "Kern Hall", "The bus to Kern Hall and Foy has a stop.", "", True),
+        ("How many barns have stone walls?", "two", "A barn has two stone walls.", "", False),
+        ("How many stone barns are in Foy?", "13", "There are 13 stone barns in Foy.", "", True),
+        ("How many brick barns are in Foy?", "13", "There are 13 stone barns in Foy, of brick.", "", False),
+        ("How many people died at Foy?", "Forty", "Forty people died at Foy.", "", True),
+        ("How many people died at Foy?", "forty", "People died at Foy forty years ago.", "", False),
+        ("What do self molecules bind?", "receptors", "Non-self molecules bind receptors.", "", False),
+    ],
+)
+def test_a_quote_is_verified_where_it_speaks_of_all_that_is_asked(
+    question: str, words: str, text: str, context: str, holds: bool
+) -> None:
+    assert _judged(question, words, text, SURE + 0.1, context) == (holds, None if holds else "uncertain")
+
+
+def test_a_quote_is_verified_where_the_verifier_is_sure_of_it() -> None:
+    found = [_judged(QUESTION, "1931", BURNED, chance) for chance in (SURE + 0.01, SURE - 0.01, DOUBT - 0.01)]
+    assert found == [(True, None), (False, "uncertain"), (False, "irrelevant")]
+
+
+def test_what_is_uncertain_supports_an_answer_and_what_is_irrelevant_does_not() -> None:
+    hit = _hit(MILL)
+    (sentence,) = grounded(QUESTION, "1931 [1].", [hit])
+    kept, dropped = (
+        doubted(QUESTION, sentence, [_reading(hit, "1931", chance)]) for chance in (SURE - 0.01, DOUBT - 0.01)
+    )
+    assert [one.citations[0].supports for one in (sentence, kept, dropped)] == [True, True, False]
+    assert composed([kept], strict=True)[0] == "1931 [1]."
+    assert (composed([kept])[2], composed([dropped])[2]) == ((), ((0, 9),))
+    assert composed([dropped], strict=True)[0] == ""
+
+
+class _Sure(ScriptedReader):
+    def score(self, messages: Sequence[object], continuations: Sequence[str], **_: object) -> list[float]:
+        return [-1.0] * len(continuations)
+
+
+@pytest.mark.parametrize(("verifier", "heard"), [("bundled", True), ("none", False)])
+def test_the_confidence_hears_it_unless_it_is_off(
+    collection: Collection, docs: Path, verifier: str, heard: bool
+) -> None:  # fmt: skip
+    from ragfm.evaluation.calibration import blank
+
+    collection.sync(docs)
+    settings = Settings(ask=AskSection(verifier=verifier))  # type: ignore[arg-type]
+    rag = Rag(collection.__class__.open(collection.path, settings=settings, embedder=collection.embedder),
+              reader=_Sure(["28 days."]))  # fmt: skip
+    rag.calibration = blank()
+    found = rag.ask("How many days of leave are there?").signals
+    assert ({"anywhere", "located"} <= found.keys()) is heard
+    assert not rag.ask("有多少天假期？").signals.keys() & {"anywhere", "located"}, "it knows English alone"
+
+
+def test_a_part_counts_only_what_is_inside() -> None:
+    spans = np.array([[0, 3], [4, 8], [9, 12]])
+    part = Part(spans, np.array([0.2, 0.5, 0.1], np.float32), np.array([0.1, 0.6, 0.1], np.float32), 0.2)
+    assert part.within(0, 12) == pytest.approx(0.8 * 0.8)
+    assert part.within(4, 8) == pytest.approx(0.5 * 0.6)
+    assert part.within(5, 8) == 0
+    assert Reading(_hit(""), ()).within(0, 9) == Reading(_hit(""), ()).anywhere == 0

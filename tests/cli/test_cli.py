@@ -1,0 +1,292 @@
+"""The command line as a user meets it: in a process of its own, with exit codes, JSON, and one clear line per error."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from support.shell import HIT_KEYS, Shell
+
+
+@pytest.fixture
+def shell(tmp_path: Path) -> Shell:
+    return Shell(tmp_path)
+
+
+def test_ingest_search_status_documents(shell: Shell, docs: Path) -> None:
+    report = shell.json("ingest", "docs")
+    assert set(report) == {
+        "added", "updated", "removed", "unchanged", "chunks", "seconds", "skipped", "failed",
+    }  # fmt: skip
+    assert (report["added"], report["failed"], report["skipped"]) == (4, [], [])
+    assert shell.json("ingest", "docs")["chunks"] == 0
+    assert shell.json("ingest")["unchanged"] == 4
+
+    found = shell.json("search", "you get 28 days of leave", "-k", "2")
+    assert set(found) == {"query", "hits"}
+    assert found["query"] == "you get 28 days of leave"
+    assert len(found["hits"]) == 2
+    assert set(found["hits"][0]) == HIT_KEYS
+    assert found["hits"][0]["uri"] == "docs/leave.md"
+    assert set(found["hits"][0]["scores"]) == {"dense", "keyword", "fused"}
+    for hit in found["hits"]:
+        text = shell.json("documents", hit["uri"])["text"]
+        assert text[hit["start"] : hit["end"]] == hit["text"]
+
+    status = shell.json("status")
+    assert {"documents", "chunks", "generation", "failed", "embedder", "indexes", "sources"} == set(status)
+    assert (status["documents"], status["embedder"]["model"], status["sources"][0]["name"]) == (4, "hashing", "docs")
+    assert len(shell.json("documents")["documents"]) == 4
+    assert shell.json("documents", "--filter", "source = nothing")["documents"] == []
+
+
+def test_the_same_for_people(shell: Shell, docs: Path) -> None:
+    assert "4 added, 0 updated, 0 removed" in shell("ingest", "docs").stdout
+    assert "docs/leave.md  Leave" in shell("search", "28 days of leave").stdout
+    assert "4 documents" in shell("status").stdout
+    assert "docs/rooms.csv  text/csv" in shell("documents").stdout
+    assert shell("documents", "docs/hours.txt").stdout.startswith("The office opens at nine")
+    assert "faiss-flat" in shell("plugins").stdout
+    assert shell("--version").stdout.startswith("ragfm, version ")
+
+
+def test_options_of_ingest(shell: Shell, docs: Path) -> None:
+    shell("ingest", "docs", "--name", "d", "--include", "*.md", "--include", "*.txt", "--exclude", "hours*",
+          "--tag", "year=2026", "--tag", "team=hr")  # fmt: skip
+    assert [info["uri"] for info in shell.json("documents", "--filter", "year >= 2026 and team=hr")["documents"]] == [
+        "d/leave.md"
+    ]
+    assert shell.json("ingest", "docs", "--allow", "staff")["unchanged"] == 1
+    assert shell.json("status")["sources"][0]["allow"] == ["staff"]
+
+
+def test_another_folder_by_option_and_by_environment(shell: Shell, docs: Path) -> None:
+    shell("ingest", "docs", "-c", "elsewhere/c")
+    assert (shell.folder / "elsewhere" / "c" / "catalog.db").exists()
+    shell.env["RAGFM_COLLECTION"] = "elsewhere/c"
+    assert shell.json("status")["documents"] == 4
+
+
+def test_some_failed_is_code_3_and_the_others_are_in(shell: Shell, docs: Path) -> None:
+    (docs / "fake.pdf").write_text("Hello, I am not a PDF.")
+    os.utime(docs / "fake.pdf", (1e9, 1e9))  # long enough ago that its time tells of a change
+    (docs / "empty.txt").touch()
+    report = shell.json("ingest", "docs", code=3)
+    assert report["added"] == 4
+    (failure,) = report["failed"]
+    assert (failure["uri"], failure["stage"], failure["attempts"], failure["stale"]) == (
+        "docs/fake.pdf", "parse", 1, False,
+    )  # fmt: skip
+    assert "PDF" in failure["error"]
+    assert [skip["uri"] for skip in report["skipped"]] == ["docs/empty.txt"]
+    lines = shell("ingest", "docs", code=3).stderr.splitlines()
+    assert [line for line in lines if "fake.pdf" in line and "isn't a PDF" in line]
+    assert shell.json("status")["failed"][0]["attempts"] == 2
+
+
+WRONG = {
+    "no such path": (["ingest", "missing"], 1, "missing"),
+    "no source": (["ingest"], 1, "no source"),
+    "no collection": (["search", "x", "-c", "nowhere"], 1, "no collection at"),
+    "unknown connector": (["ingest", "docs", "--connector", "carrier-pigeon"], 1, "carrier-pigeon"),
+    "unknown embedder": (["ingest", "docs", "--embedder", "./no-model"], 1, "no-model"),
+    "unknown embedder plugin": (["ingest", "docs", "--embedder", "nope:x"], 1, "nope"),
+    "unknown command": (["inhale"], 2, "inhale"),
+    "unknown option": (["search", "x", "--fast"], 2, "--fast"),
+    "wrong number": (["search", "x", "-k", "0"], 2, "-k"),
+    "wrong mode": (["search", "x", "--mode", "psychic"], 2, "psychic"),
+    "empty query": (["search", " "], 2, "The query is empty"),
+    "empty question": (["ask", " "], 2, "The question is empty"),
+    "empty source": (["ingest", ""], 2, "empty"),
+    "empty collection": (["ingest", "docs", "-c", ""], 2, "empty"),
+    "empty group": (["ingest", "docs", "--allow", ""], 2, "empty"),
+    "a place that can't be written": (["demo", "/proc/nowhere"], 1, "No such file"),
+    "wrong tag": (["ingest", "docs", "--tag", "year"], 2, "KEY=VALUE"),
+    "not UTF-8": (["search", "caf\udce9"], 2, "The argument caf\\xe9 is not UTF-8"),
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_wrong_inputs_give_one_clear_line(shell: Shell, docs: Path, case: str) -> None:
+    words, code, part = WRONG[case]
+    done = shell(*words, code=code)
+    assert done.stdout == ""
+    assert len(done.stderr.strip().splitlines()) == 1
+    assert part in done.stderr
+    error = shell.json(*words, code=code)
+    assert set(error) == {"error"}
+    assert set(error["error"]) == {"type", "message", "hint"}
+    assert part in error["error"]["message"]
+    assert not (shell.folder / ".ragfm").exists()
+
+
+WRONG_LATER = {
+    "another embedder": (["ingest", "docs", "--embedder", "bundled"], "ragfm reembed --embedder bundled"),
+    "unknown reader": (["ask", "x", "--reader", "./missing.gguf"], "missing.gguf"),
+    "unknown reader plugin": (["ask", "x", "--reader", "nope:x"], "nope"),
+    "overlap": (["ingest", "docs/leave.md"], "overlaps"),
+    "no such document": (["documents", "docs/nothing.md"], "docs/nothing.md"),
+    "too long a query": (["search", "word " * 500], "tokens"),
+}
+
+
+@pytest.mark.parametrize("case", WRONG_LATER)
+def test_wrong_inputs_to_a_collection(shell: Shell, docs: Path, case: str) -> None:
+    shell("ingest", "docs")
+    words, part = WRONG_LATER[case]
+    lines = shell(*words, code=1).stderr.strip().splitlines()
+    assert len(lines) == 1
+    assert part in lines[0]
+    assert shell.json("status")["documents"] == 4
+
+
+def test_a_wrong_key_of_the_settings_is_named(shell: Shell, docs: Path) -> None:
+    (shell.folder / "ragfm.toml").write_text("[chunk]\nseize = 3\n")
+    assert "chunk.seize" in shell("ingest", "docs", code=1).stderr
+
+
+def test_an_empty_folder_is_a_warning(shell: Shell) -> None:
+    (shell.folder / "empty").mkdir()
+    done = shell("ingest", "empty")
+    assert "holds no document" in done.stderr
+    assert "0 added" in done.stdout
+    assert shell.json("search", "anything")["hits"] == []
+
+
+def test_a_corrupt_view_is_rebuilt_and_said(shell: Shell, docs: Path) -> None:
+    shell("ingest", "docs")
+    expected = shell.json("search", "28 days of leave")
+    (view,) = (shell.folder / ".ragfm" / "views").iterdir()
+    (view / "vectors" / "index.faiss").write_bytes(b"\0" * 100)
+    done = shell("search", "28 days of leave", "--json")
+    assert json.loads(done.stdout) == expected
+    assert "index.faiss" in done.stderr
+    assert "searching without it" in done.stderr
+    shell("ingest")
+    assert shell("search", "28 days of leave", "--json").stderr == ""
+
+
+def test_a_read_only_mount_still_answers(shell: Shell, docs: Path) -> None:
+    shell("ingest", "docs")
+    place = shell.folder / "mounted"
+    place.mkdir()
+    mount = ["mount", "--bind", str(shell.folder / ".ragfm"), str(place)]
+    if os.geteuid() or subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("this user can't mount")
+    try:
+        subprocess.run(["mount", "-o", "remount,ro,bind", str(place)], check=True)
+        found = shell.json("search", "28 days of leave", "-c", place)
+        assert found == shell.json("search", "28 days of leave")
+        assert shell.json("status", "-c", place)["documents"] == 4
+        error = shell.json("ingest", "docs", "-c", place, code=1)["error"]
+        assert error["type"] == "CollectionReadOnlyError"
+        assert "read-only" in error["message"]
+        shell("ingest", "docs", "-c", place / "new", code=1)
+    finally:
+        subprocess.run(["umount", str(place)], check=True)
+
+
+def test_interrupt_keeps_what_is_in_and_goes_on(shell: Shell) -> None:
+    folder = shell.folder / "many"
+    folder.mkdir()
+    for number in range(4000):
+        (folder / f"{number:04}.txt").write_text(f"Document number {number}.")
+    code = "import os; os.setpgrp(); from ragfm.cli import main; main()"
+    child = subprocess.Popen(
+        [sys.executable, "-c", code, "ingest", "many"],
+        cwd=shell.folder,
+        env=shell.env,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        if (shell.folder / ".ragfm" / "HEAD").exists() and '"generation": 0' not in (
+            shell.folder / ".ragfm" / "HEAD"
+        ).read_text():
+            break
+        time.sleep(0.02)
+    child.send_signal(signal.SIGINT)
+    _, stderr = child.communicate(timeout=60)
+    assert child.returncode == 130
+    assert "Interrupted" in stderr
+    assert "Traceback" not in stderr
+    kept = shell.json("status")["documents"]
+    assert 0 < kept < 4000
+    report = shell.json("ingest", "many")
+    assert (report["added"], report["unchanged"]) == (4000 - kept, kept)
+
+
+def test_a_wrong_filter_is_wrong_usage(shell: Shell, docs: Path) -> None:
+    shell("ingest", "docs")
+    assert "year =" in shell("search", "x", "--filter", "year =", code=2).stderr
+    assert shell.json("search", "x", "--filter", "year =", code=2)["error"]["type"] == "FilterError"
+
+
+def test_one_source_that_is_gone_is_code_3_and_the_others_are_synced(shell: Shell, docs: Path) -> None:
+    (shell.folder / "more").mkdir()
+    (shell.folder / "more" / "a.txt").write_text("More.")
+    shell("ingest", "docs", "more", "docs")
+    shutil.rmtree(shell.folder / "more")
+    report = shell.json("ingest", code=3)
+    assert (report["unchanged"], report["failed"][0]["uri"]) == (4, "more")
+    assert "No such" not in shell("status").stdout
+
+
+def test_documents_do_not_steer_the_terminal(shell: Shell, docs: Path) -> None:
+    (docs / "evil\nname.txt").write_text("A lamp \x1b]0;PWNED\x07\x1b[31m and \x9b31m more.")
+    shell("ingest", "docs")
+    for words in (["search", "lamp"], ["documents"], ["documents", "docs/evil\nname.txt"]):
+        shown = shell(*words).stdout
+        assert not re.search(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]", shown)
+    assert "\\x1b]0;PWNED" in shell("search", "lamp").stdout
+    assert len(shell("documents").stdout.splitlines()) == 5
+
+
+def test_output_that_cannot_be_written_is_one_line(shell: Shell, docs: Path) -> None:
+    shell("ingest", "docs")
+    for option, unbuffered in itertools.product(("", "--json"), ("", "1")):
+        command = f"{sys.executable} -c 'from ragfm.cli import main; main()' search leave {option} > /dev/full"
+        env = shell.env | {"PYTHONUNBUFFERED": unbuffered}
+        done = subprocess.run(
+            ["bash", "-c", command], cwd=shell.folder, env=env, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 1
+        assert len(done.stderr.strip().splitlines()) == 1
+        assert "No space left" in done.stderr
+
+
+def test_a_question_that_fails_does_not_end_the_chat(shell: Shell, docs: Path) -> None:
+    shell("ingest", "docs")
+    done = shell("chat", typed="word " * 100 + "\n/nonsense\n/sources\n/quit\n")
+    assert "100 tokens" in done.stderr
+    assert re.search(r"/sources \[N\] +the passages", done.stdout)
+
+
+def test_without_a_command_there_is_help(shell: Shell) -> None:
+    assert "Usage: " in shell().stdout
+
+
+def test_every_command_has_help(shell: Shell) -> None:
+    listed = shell("--help").stdout
+    for command in ("ingest", "search", "ask", "chat", "status", "documents", "plugins", "demo"):
+        assert command in listed
+        assert "Usage: " in shell(command, "--help").stdout
+
+
+def test_a_reader_that_hangs_up_is_no_error(shell: Shell, docs: Path) -> None:
+    shell("ingest", "docs")
+    command = f"{sys.executable} -c 'from ragfm.cli import main; main()' documents | true"
+    done = subprocess.run(
+        ["bash", "-c", command], cwd=shell.folder, env=shell.env, capture_output=True, text=True, check=True
+    )
+    assert done.stderr == ""

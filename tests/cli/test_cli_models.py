@@ -1,0 +1,239 @@
+"""`ragfm models`."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+from support.shell import Shell
+from support.tiny_gguf import write_tiny
+
+from ragfm.cli.models import models
+from ragfm.cli.options import _tell_of_licence
+from ragfm.core.errors import UnsupportedError
+from ragfm.core.types import Reader
+from ragfm.embedders.backend_choice import EXACT_ENOUGH
+from ragfm.generation.readers import load_reader
+from ragfm.generation.readers import weight_format as module
+from ragfm.generation.readers.llama_cpp_reader import LlamaCppReader
+from ragfm.generation.readers.reader_speed import Speed
+from ragfm.models.model_card import restriction, said_once
+from ragfm.models.model_lookup import find_model
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    return tmp_path / "ragfm" / "forms.json"
+
+
+def test_bench_shows_the_forms_and_remembers_the_fastest(cache: Path) -> None:
+    said = json.loads(CliRunner().invoke(models, ["bench", "--json"], catch_exceptions=False).stdout)
+    forms = {row["form"]: row for row in said["forms"]}
+    assert {"numpy-fp32", "torch-fp32"} <= forms.keys()
+    assert forms["numpy-fp32"]["lowest_cosine"] > 0.99999
+    (chosen,) = (row for row in said["forms"] if row["chosen"])
+    assert chosen["lowest_cosine"] >= EXACT_ENOUGH
+    good = [row for row in said["forms"] if row["lowest_cosine"] >= EXACT_ENOUGH]
+    assert chosen["tokens_per_second"] == max(row["tokens_per_second"] for row in good)
+    (kept,) = json.loads(cache.read_text()).values()
+    assert kept["form"] == chosen["form"]
+
+
+def test_bench_for_people() -> None:
+    lines = CliRunner().invoke(models, ["bench"], catch_exceptions=False).stdout.splitlines()
+    assert lines[0].split() == ["form", "texts/s", "tokens/s", "lowest", "cosine"]
+    assert sum(line.endswith("chosen") for line in lines) == 1
+
+
+def test_an_embedder_without_forms() -> None:
+    with pytest.raises(UnsupportedError, match="hashing has one form only"):
+        CliRunner().invoke(models, ["bench", "--embedder", "hashing"], catch_exceptions=False)
+
+
+def run(*words: str) -> str:
+    return CliRunner().invoke(models, words, catch_exceptions=False).stdout
+
+
+def test_info_says_what_a_model_is(tmp_path: Path) -> None:
+    about = json.loads(run("info", "--json"))
+    assert (about["quantisation"], about["licence"], about["context_tokens"]) == ("Q4_1", "apache-2.0", 8192)
+    assert about["chat_template"] is True
+    assert about["megabytes_per_slot"] == 94.4  # 30 layers, 3 heads of 64, keys and values of 2 bytes, 4,096 tokens
+    assert about["form_in_use"] == "as it is"
+    lines = run("info", str(write_tiny(tmp_path / "tiny.gguf"))).splitlines()
+    assert {"licence            unknown", "quantisation       F32"} <= set(lines)
+    with pytest.raises(UnsupportedError, match="folder"):
+        run("optimize", str(_folder(tmp_path)))
+    folder = json.loads(run("info", str(tmp_path / "model"), "--json"))
+    assert (folder["architecture"], folder["context_tokens"], folder["quantisation"]) == ("llama", 512, "bfloat16")
+    assert (folder["licence"], folder["licence_restricts"], folder["chat_template"]) == ("llama3.2", True, True)
+    assert folder["megabytes_per_slot"] == round(2 * 2 * 2 * 2 * 16 * 512 / 1e6, 1)
+
+
+def _folder(tmp_path: Path) -> Path:
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "x.safetensors").touch()
+    config = {"model_type": "llama", "max_position_embeddings": 512, "num_attention_heads": 4, "num_key_value_heads": 2,
+              "hidden_size": 64, "num_hidden_layers": 2, "dtype": "bfloat16"}  # fmt: skip
+    (tmp_path / "model" / "config.json").write_text(json.dumps(config))
+    (tmp_path / "model" / "chat_template.jinja").touch()
+    (tmp_path / "model" / "README.md").write_text("---\nlicense: llama3.2\n---\n")
+    return tmp_path / "model"
+
+
+def test_the_optimised_form_is_used_and_said(tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tiny = write_tiny(tmp_path / "tiny.gguf")
+    measure = module._measure
+
+    def biased(name: str, path: Path, reference: list[int] | None) -> tuple[module.Form, list[int]]:
+        """Q4_0 is the fastest and loses too much, Q8_0 comes next."""
+        form, expected = measure(name, path, reference)
+        speed = {"as it is": 10.0, "Q4_0": 1000.0, "IQ4_NL": 50.0, "Q8_0": 100.0}[name]
+        loss = form.perplexity * (2 if name == "Q4_0" else 1)
+        return replace(form, prompt_tokens_per_second=speed, tokens_per_second=speed, perplexity=loss), expected
+
+    monkeypatch.setattr(module, "_measure", biased)
+    rows = {row["name"]: row for row in json.loads(run("optimize", str(tiny), "--json"))["forms"]}
+    assert [name for name, row in rows.items() if row["chosen"]] == ["Q8_0"]
+    assert 0.8 < rows["Q8_0"]["agreement"] <= 1.0
+    assert 200 < rows["as it is"]["perplexity"] < 600  # random weights over 259 tokens
+    assert rows["Q8_0"]["megabytes"] < rows["as it is"]["megabytes"]
+
+    about = json.loads(run("info", str(tiny), "--json"))
+    assert about["form_in_use"] == "Q8_0"
+    made = Path(about["file_in_use"])
+    assert made.parent == cache.parent / "models"
+    assert len(list(made.parent.iterdir())) == 2  # the file and its note
+    assert used(str(tiny)) == made
+
+    whole = made.read_bytes()
+    made.write_bytes(whole[:-1])  # not whole: the model's own file
+    assert used(str(tiny)) == tiny
+    made.write_bytes(whole)
+    assert used(str(tiny)) == made
+    undone = json.loads(run("optimize", str(tiny), "--undo", "--json"))
+    assert undone == {"model": str(tiny), "forms": [], "file": str(tiny)}
+    assert "used as it is" in run("optimize", str(tiny), "--undo")
+    assert used(str(tiny)) == tiny
+    assert list(made.parent.iterdir()) == []
+
+    monkeypatch.setattr(module, "FORMS", {})
+    assert "chosen" in run("optimize", str(tiny)).splitlines()[1]
+    assert used(str(tiny)) == tiny
+
+
+def used(model: str) -> Path:
+    reader = load_reader(model, threads=1, context_tokens=256)
+    assert isinstance(reader, LlamaCppReader)
+    return reader._engine.model.path
+
+
+def test_a_readers_speed_is_measured_and_listed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ragfm.generation.readers.reader_speed.PROMPT", 100)
+    monkeypatch.setattr("ragfm.generation.readers.reader_speed.ANSWER", 4)
+    (tmp_path / "models").mkdir()
+    tiny = write_tiny(tmp_path / "models" / "tiny.gguf")
+    (tmp_path / "models" / "broken.gguf").write_bytes(b"no model")
+    speed = json.loads(run("bench", "--reader", str(tiny), "--json"))
+    assert min(speed[key] for key in speed if key != "reader") > 0
+    assert "answers at once" in run("bench", "--reader", str(tiny))
+    listed = CliRunner().invoke(models, ["list", str(tmp_path / "models"), "--json"], catch_exceptions=False)
+    rows = {(row["name"], row["job"]): row for row in json.loads(listed.stdout)["models"]}
+    assert {("bundled", "reader"), ("bundled", "embedder"), (str(tiny), "reader")} <= rows.keys()
+    assert rows["bundled", "reader"]["tokens_per_second"] is None
+    assert rows[str(tiny), "reader"]["tokens_per_second"] > 0
+    assert "broken.gguf is not a GGUF file" in listed.stderr
+    assert str(tiny) in run("list", str(tmp_path / "models"))
+
+
+def test_a_readers_speed_is_kept_for_the_file_that_its_name_means(monkeypatch: pytest.MonkeyPatch) -> None:
+    paths = []
+
+    def measured(_: Reader, path: Path | None) -> Speed:
+        paths.append(path)
+        return Speed(1, 1, 1, 1, 1)
+
+    monkeypatch.setattr("ragfm.generation.readers.reader_speed.measure_speed", measured)
+    for name in ("llama-cpp", "llama-cpp:bundled", "openai:m"):
+        run("bench", "--reader", name)
+    bundled = find_model("bundled", "reader")
+    assert paths == [bundled, bundled, None]
+
+
+@pytest.mark.parametrize(
+    ("licence", "free"),
+    [("apache-2.0", True), ("mit", True), ("bsd-3-clause", True), ("cc-by-4.0", True), ("cc-by-sa-4.0", True),
+     ("cc-by-nc-4.0", False), ("llama3.1", False), ("gemma", False), ("other", False), ("mitigated", False)],
+)  # fmt: skip
+def test_licences_that_restrict(licence: str, free: bool) -> None:
+    assert (restriction(licence) is None) == free
+
+
+def test_a_licence_that_restricts_is_said_once(tmp_path: Path) -> None:
+    folder = _folder(tmp_path)
+    assert said_once(folder) == "model: its licence (llama3.2) may restrict what it is used for, or by whom: read it."
+    assert said_once(folder) is None
+    assert said_once(find_model("bundled", "reader")) is None
+    assert said_once(tmp_path / "nothing") is None
+
+
+@pytest.mark.parametrize("name", ["{}", "transformers:{}"])
+def test_the_licence_of_a_model_is_found_by_its_name(
+    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "a:b").mkdir()
+    _tell_of_licence(name.format(_folder(tmp_path / "a:b")))
+    assert "llama3.2" in capsys.readouterr().err
+
+
+HUB = """
+import json, sys
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+
+class Hub(BaseHTTPRequestHandler):
+    def do_GET(self):
+        found = self.path.endswith("/resolve/main/tiny.gguf")
+        data = Path(sys.argv[1]).read_bytes() if found else b"{}"
+        self.send_response(200 if found else 404)
+        for name, value in {"ETag": '"abc"', "X-Repo-Commit": "0" * 40, "Content-Length": str(len(data))}.items():
+            self.send_header(name, value)
+        self.end_headers()
+        if self.command == "GET":
+            self.wfile.write(data)
+    do_HEAD = do_GET
+    def log_message(self, *_):
+        pass
+
+server = HTTPServer(("127.0.0.1", 0), Hub)
+print(server.server_address[1], flush=True)
+server.serve_forever()
+"""
+
+
+@pytest.mark.slow
+def test_a_file_is_pulled_from_the_hub(tmp_path: Path) -> None:
+    tiny = write_tiny(tmp_path / "tiny.gguf")
+    with subprocess.Popen([sys.executable, "-c", HUB, str(tiny)], stdout=subprocess.PIPE, text=True) as hub:
+        assert hub.stdout
+        shell = Shell(tmp_path)
+        shell.env |= {
+            "HF_ENDPOINT": f"http://127.0.0.1:{hub.stdout.readline().strip()}",
+            "HF_HOME": str(tmp_path / "hf"),
+        }
+        shell.env |= {"HF_HUB_OFFLINE": "0", "HF_HUB_DISABLE_XET": "1"}
+        try:
+            pulled = shell.json("models", "pull", "me/tiny", "tiny.gguf")
+            assert Path(pulled["file"]).read_bytes() == tiny.read_bytes()
+            assert pulled["name"] in [row["name"] for row in shell.json("models", "list")["models"]]
+            assert "under which licence" in shell("models", "pull", "me/tiny", "tiny.gguf").stderr
+            assert "not a GGUF file" in shell("models", "pull", "me/tiny", "evil.bin", code=1).stderr
+            assert "me/tiny/none.gguf" in shell("models", "pull", "me/tiny", "none.gguf", code=1).stderr
+        finally:
+            hub.kill()

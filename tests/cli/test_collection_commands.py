@@ -1,0 +1,188 @@
+"""The commands that keep a collection, each in a process of its own."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from support.shell import Shell
+
+
+@pytest.fixture
+def shell(tmp_path: Path, docs: Path) -> Shell:
+    shell = Shell(tmp_path)
+    shell("ingest", "docs", "--tag", "year=2026", "--exclude", "*.tmp")
+    return shell
+
+
+def test_sources(shell: Shell, tmp_path: Path) -> None:
+    (tmp_path / "board").mkdir()
+    (tmp_path / "board" / "broken.pdf").write_bytes(b"no pdf")
+    shell("ingest", "board", "--allow", "chair", code=3)
+    listed = shell.json("sources")
+    assert set(listed) == {"sources"}
+    docs, board = listed["sources"]
+    assert (docs["name"], docs["connector"], docs["location"], docs["documents"]) == ("docs", "files", "docs", 4)
+    assert (docs["tags"], docs["exclude"], docs["failures"]) == ({"year": "2026"}, ["*.tmp"], [])
+    assert (board["allow"], board["documents"]) == (["chair"], 0)
+    assert [failure["uri"] for failure in board["failures"]] == ["board/broken.pdf"]
+    text = shell("sources").stdout
+    for part in ("docs", "year=2026", "*.tmp", "chair", "broken.pdf", "isn't a PDF"):
+        assert part in text
+
+
+def test_remove_a_document(shell: Shell) -> None:
+    report = shell.json("remove", "docs/leave.md")
+    assert (report["source"], report["uri"], report["documents"]) == ("docs", "docs/leave.md", 1)
+    assert shell.json("status")["documents"] == 3
+    assert "docs/leave.md" not in shell("search", "days of leave").stdout
+    assert shell.json("status")["indexes"][0]["pending"] == 0
+    assert shell.json("ingest")["added"] == 1
+    said = shell("remove", "docs/leave.md").stdout
+    assert "ingest" in said
+    assert "--exclude" in said
+
+
+def test_remove_a_source(shell: Shell, tmp_path: Path) -> None:
+    start = time.monotonic()
+    report = shell.json("remove", "docs/")
+    assert time.monotonic() - start < 15
+    assert (report["source"], report["uri"], report["documents"], report["listed"]) == ("docs", None, 4, False)
+    assert shell.json("sources") == {"sources": []}
+    assert shell.json("status")["chunks"] == 0
+    (tmp_path / "ragfm.toml").write_text('[[sources]]\nlocation = "docs"\n')
+    assert shell.json("ingest")["added"] == 4
+    assert "ragfm.toml" in shell("remove", "docs").stdout
+    assert shell.json("verify")["findings"] == []
+
+
+def test_remove_something_unknown(shell: Shell) -> None:
+    error = shell.json("remove", "doc/leave.md", code=1)["error"]
+    assert "doc/leave.md" in error["message"]
+    assert "docs/leave.md" in error["hint"]
+    assert "docs" in shell("remove", "dosc", code=1).stderr
+    shell("remove", "docs", "-c", "nowhere", code=1)
+    assert not (shell.folder / "nowhere").exists()
+
+
+def test_export(shell: Shell, tmp_path: Path) -> None:
+    lines = [json.loads(line) for line in shell("export").stdout.splitlines()]
+    assert [line["uri"] for line in lines] == ["docs/hours.txt", "docs/leave.md", "docs/pets.html", "docs/rooms.csv"]
+    assert shell("export", "-").stdout == shell("export").stdout
+    assert len(shell("export", "--filter", "uri = docs/leave.md").stdout.splitlines()) == 1
+    report = shell.json("export", "out.parquet", "--vectors")
+    assert (report["documents"], report["format"], report["path"]) == (4, "parquet", "out.parquet")
+    assert (tmp_path / "out.parquet").read_bytes()[:4] == b"PAR1"
+    shell("export", "out.jsonl")
+    assert (tmp_path / "out.jsonl").read_text() == shell("export").stdout
+    for words in (["--format", "parquet"], ["--json"], ["--format", "csv", "x"]):
+        shell("export", *words, code=2)
+
+
+def test_verify_and_repair(shell: Shell, tmp_path: Path) -> None:
+    report = shell.json("verify")
+    assert (report["damaged"], report["findings"], report["documents"]) == (False, [], 4)
+    (view,) = (tmp_path / ".ragfm" / "views").iterdir()
+    (view / "manifest.json").unlink()
+    report = shell.json("verify", code=1)
+    assert report["damaged"]
+    assert set(report["findings"][0]) == {"file", "what", "expected", "found"}
+    assert "--repair" in shell("verify", code=1).stdout
+    assert "repair: built views/" in shell("verify", "--repair").stdout
+    assert shell.json("verify")["damaged"] is False
+    shell("verify", "--repair", "--salvage", "x", code=2)
+    shell("verify", "-c", "nowhere", code=1)
+
+
+def test_salvage(shell: Shell, tmp_path: Path) -> None:
+    file = tmp_path / ".ragfm" / "catalog.db"
+    data = bytearray(file.read_bytes())
+    place = data.index(b"Dogs are welcome")
+    data[place] ^= 1
+    file.write_bytes(data)
+    said = shell("verify", code=1).stdout
+    assert "--salvage OUT" in said
+    report = shell.json("verify", "--salvage", "saved", code=1)
+    saved = report["salvaged"]
+    assert saved["documents"] == len(shell.json("documents", "-c", "saved")["documents"])
+    assert saved["documents"] + len(saved["left"]) == 4
+    assert "docs/pets.html" in {left["uri"] for left in saved["left"]}
+    shutil.rmtree(tmp_path / ".ragfm")
+    again = shell.json("ingest", "-c", "saved")
+    assert again["added"] == len(saved["left"])
+    assert shell.json("verify", "-c", "saved")["damaged"] is False
+
+
+def test_backup_and_restore(shell: Shell, tmp_path: Path) -> None:
+    report = shell.json("backup", "b.tar")
+    assert (report["documents"], report["generation"]) == (4, 1)
+    assert "there already" in shell("backup", "b.tar", code=1).stderr
+    shell("backup", "b.tar", "--force")
+    assert "there already" in shell("restore", "b.tar", code=1).stderr
+    done = shell("restore", "b.tar", "-c", "far/away")
+    assert "4 documents" in done.stdout
+    assert "docs isn't found" in done.stderr
+    assert shell("search", "dogs", "-c", "far/away").stdout == shell("search", "dogs").stdout
+    data = bytearray((tmp_path / "b.tar").read_bytes())
+    data[9000] ^= 1
+    (tmp_path / "b.tar").write_bytes(data)
+    error = shell.json("restore", "b.tar", "-c", "other", code=1)["error"]
+    assert error["type"] == "DamagedCollectionError"
+    assert "expected" in error["message"]
+    assert not (tmp_path / "other").exists()
+    shell("restore", "nothing.tar", code=2)
+
+
+def test_compact(shell: Shell) -> None:
+    shell("remove", "docs/leave.md")
+    assert shell.json("status")["indexes"][0]["dead"] > 0
+    report = shell.json("compact")
+    assert report["documents"] == 1
+    assert set(report) == {"chunks", "documents", "vectors", "bytes_before", "bytes_after", "seconds"}
+    assert shell.json("status")["indexes"][0]["dead"] == 0
+    shell("compact", "-c", "nowhere", code=1)
+    assert not (shell.folder / "nowhere").exists()
+
+
+def test_reembed(shell: Shell, tmp_path: Path) -> None:
+    shell.env.pop("RAGFM_EMBEDDER")
+    (tmp_path / "ragfm.toml").write_text('embedder = "hashing"\n')
+    done = shell("reembed", "--embedder", "hashing:other")
+    assert "chunks at generation" in done.stdout
+    assert "ragfm.toml" in done.stderr
+    assert 'embedder = "hashing:other"' in done.stderr
+    (tmp_path / "ragfm.toml").write_text('embedder = "hashing:other"\n')
+    again = shell("reembed", "--embedder", "hashing:other")
+    assert again.stderr == ""
+    shell("reembed", code=2)
+
+
+def test_status_says_what_the_index_is(shell: Shell) -> None:
+    shell("remove", "docs/leave.md")
+    text = shell("status").stdout
+    for part in ("checked", "of generation 2", "few enough", "of the chunks are dead", "generations from 0 on"):
+        assert part in text
+    index = shell.json("status")["indexes"][0]
+    assert (index["state"], index["floor"], index["wanted"]) == ("checked", 0, "faiss-flat")
+
+
+def test_an_interrupted_export_leaves_nothing(shell: Shell, tmp_path: Path) -> None:
+    for number in range(400):
+        (tmp_path / "docs" / f"{number}.txt").write_text(f"Number {number}. " * 400)
+    shell("ingest")
+    command = [sys.executable, "-c", "from ragfm.cli import main; main()", "export", "--vectors", "out.jsonl"]
+    running = subprocess.Popen(command, cwd=tmp_path, env=shell.env, stderr=subprocess.PIPE, text=True)
+    while not list(tmp_path.glob("out.jsonl.*")):
+        assert running.poll() is None
+        time.sleep(0.01)
+    running.send_signal(signal.SIGINT)
+    assert "Interrupted" in running.communicate()[1]
+    assert running.returncode == 130
+    assert not list(tmp_path.glob("out.jsonl*"))
+    assert shell.json("verify")["damaged"] is False

@@ -1,0 +1,214 @@
+"""Archives in the connector `files`: their files are documents, and nothing that they hold does harm."""
+
+from __future__ import annotations
+
+import io
+import os
+import tarfile
+import time
+import tracemalloc
+import zipfile
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+from ragfm_connectors import archives as archives_module
+from ragfm_connectors.files import FilesConnector
+from support.decompression_bombs import archives, others
+
+from ragfm import Collection
+from ragfm.core.errors import ConnectorError
+from ragfm.core.types import Ref
+from ragfm.testing import check_connector
+
+KINDS = ("a.zip", "a.tar", "a.tar.gz", "a.tgz", "a.tar.bz2", "a.tar.xz")
+
+
+def _pack(path: Path, files: dict[str, str | bytes], *, mtime: int = 1_700_000_000) -> Path:
+    """An archive of the kind that its name says."""
+    contents = {name: text.encode() if isinstance(text, str) else text for name, text in files.items()}
+    if path.suffix == ".zip":
+        with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+            for name, data in contents.items():
+                archive.writestr(zipfile.ZipInfo(name, (2023, 11, 14, 22, 13, 20)), data, zipfile.ZIP_DEFLATED)
+        return path
+    kind = {".tar": "", ".tgz": "gz"}.get(path.suffix, path.suffix[1:])
+    with tarfile.open(path, f"w:{kind}") as tar:  # type: ignore[call-overload]
+        for name, data in contents.items():
+            info = tarfile.TarInfo(name)
+            info.size, info.mtime = len(data), mtime
+            tar.addfile(info, io.BytesIO(data))
+    return path
+
+
+def _texts(connector: FilesConnector) -> dict[str, bytes]:
+    return {ref.path: connector.fetch(ref).data for ref in connector.refs() if not (ref.skip or ref.error)}
+
+
+def _reasons(connector: FilesConnector) -> dict[str, str]:
+    return {ref.path: ref.skip or ref.error or "" for ref in connector.refs() if ref.skip or ref.error}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_files_of_an_archive_are_documents_and_their_changes_are_seen(
+    tmp_path: Path, collection: Collection, kind: str
+) -> None:
+    docs = tmp_path / "docs"
+    docs.mkdir()
+    files: dict[str, str | bytes] = {
+        f"inner/{number}.md": f"# Number {number}\n\nIt is {number}.\n" for number in range(4)
+    }
+    _pack(docs / kind, {**files, "./top.txt": "Top."})
+    (docs / "plain.md").write_text("Plain.")
+    assert collection.sync(docs).added == 6
+    assert collection.document(f"docs/{kind}/inner/2.md").text == files["inner/2.md"]
+    assert collection.documents("modified = '2023-11-14T22:13:20+00:00'")
+    assert collection.sync(docs).unchanged == 6
+    del files["inner/3.md"]
+    _pack(docs / kind, {**files, "./top.txt": "Tip.", "new.md": "New."})
+    report = collection.sync(docs)
+    assert (report.added, report.updated, report.removed, report.unchanged) == (1, 1, 1, 4)
+    assert collection.document(f"docs/{kind}/top.txt").text == "Tip."
+    assert sorted(path.name for path in docs.iterdir()) == [kind, "plain.md"]
+
+
+def test_the_contract(tmp_path: Path) -> None:
+    for kind in KINDS:
+        _pack(
+            tmp_path / kind,
+            {"b/x.md": "X.", "a.md": "A.", "b/y.zip": _pack(tmp_path / "y.zip", {"z.md": "Z."}).read_bytes()},
+        )
+    check_connector(FilesConnector(tmp_path))
+    check_connector(FilesConnector(tmp_path / "a.tar.gz"))
+    assert _texts(FilesConnector(tmp_path / "a.tgz")) == {"a.md": b"A.", "b/x.md": b"X.", "b/y.zip/z.md": b"Z."}
+    assert _texts(FilesConnector(tmp_path, archives=False)).keys() == {*KINDS, "y.zip"}
+
+
+def test_a_packed_tar_is_gone_through_once_to_read_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _pack(tmp_path / "a.tar.gz", {f"{number}.md": os.urandom(5000).hex() for number in range(99, 0, -1)})
+    begun = []
+    begin = archives_module._Unpacked._begin
+    monkeypatch.setattr(archives_module._Unpacked, "_begin", lambda self: (begun.append(1), begin(self))[1])
+    connector = FilesConnector(tmp_path)
+    refs = list(connector.refs())
+    listed = len(begun)
+    assert all(len(connector.fetch(ref).data) == 10_000 for ref in refs)
+    assert len(begun) - listed <= 3
+    assert connector.fetch(refs[0]).data  # backwards, too
+
+
+def test_patterns_hold_within(tmp_path: Path) -> None:
+    inner = _pack(tmp_path / "in.zip", {"c.md": "C.", "c.txt": "C."}).read_bytes()
+    (tmp_path / "in.zip").unlink()
+    _pack(tmp_path / "a.zip", {"a.md": "A.", "a.txt": "A.", "drafts/b.md": "B.", "in.zip": inner, ".git/x.md": "H."})
+    _pack(tmp_path / "old.tar", {"o.md": "O."})
+    connector = FilesConnector(tmp_path, include=["*.md"], exclude=["drafts", "old.tar"])
+    assert _texts(connector).keys() == {"a.zip/a.md", "a.zip/in.zip/c.md"}
+    assert _reasons(connector) == {"a.zip/.git/x.md": "hidden"}
+    assert _texts(FilesConnector(f"{tmp_path}/*.zip/*.md")).keys() == {"a.zip/a.md"}
+
+
+def test_access_holds_within(tmp_path: Path) -> None:
+    files: dict[str, str | bytes] = {"a.md": "A.", "hr/.ragfm-access": "hr\nboard\n", "hr/b.md": "B.",
+             "hr/x/c.md": "C.", "hr/x/.ragfm-access": "hr\n", "no/.ragfm-access": b"\xff", "no/d.md": "D."}  # fmt: skip
+    (tmp_path / ".ragfm-access").write_text("hr\nstaff\n")
+    for kind in ("a.zip", "a.tar.gz"):
+        _pack(tmp_path / kind, files)
+        allow = {
+            ref.path.removeprefix(f"{kind}/"): ref.allow for ref in FilesConnector(tmp_path).refs() if not ref.error
+        }
+        assert allow["a.md"] == ("hr", "staff")
+        assert allow["hr/b.md"] == allow["hr/x/c.md"] == ("hr",)
+        assert allow["no/d.md"] == ()
+        assert f"{kind}/no/.ragfm-access" in _reasons(FilesConnector(tmp_path))
+        connector = FilesConnector(tmp_path)
+        refs = [ref for ref in connector.refs() if not ref.error]
+        assert all(connector.fetch(ref) for ref in refs)
+        (tmp_path / ".ragfm-access").write_text("staff\n")
+        with pytest.raises(ConnectorError, match="closed to some"):
+            connector.fetch(next(ref for ref in refs if ref.path.endswith("hr/b.md")))
+        (tmp_path / ".ragfm-access").write_text("hr\nstaff\n")
+        (tmp_path / kind).unlink()
+
+
+@pytest.mark.slow
+def test_bombs_are_refused_before_they_cost(tmp_path: Path) -> None:
+    for name, data in {**archives(), **others()}.items():
+        if not name.endswith(".docx"):
+            (tmp_path / name).write_bytes(data)
+    (tmp_path / "long.tar").write_bytes(_tar_with_long_name())
+    began = time.process_time()
+    tracemalloc.start()
+    connector = FilesConnector(tmp_path)
+    why, texts = _reasons(connector), {}
+    for ref in connector.refs():
+        if not (ref.skip or ref.error):
+            try:
+                texts[ref.path] = connector.fetch(ref).data
+            except ConnectorError as error:
+                why[ref.path] = str(error)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert time.process_time() - began < 12
+    assert peak < 100 << 20
+    assert "lie in each other" in why["small-overlap.zip"]
+    assert "times its size" in why["zeros.tar.gz"]
+    assert "times its size" in why["overlap.zip"]
+    assert "an archive within 2 others" in next(
+        reason for path, reason in why.items() if path.startswith("nested.zip/")
+    )
+    assert sum(path.startswith("many.zip/") for path in texts) == 4000
+    assert {why[path].partition(":")[0] for path in why if path.startswith("escape.")} == {
+        "its path leads out of the archive", "not a regular file but a link", "not a regular file",
+    }  # fmt: skip
+    assert not any(path.startswith("escape.") for path in texts)
+    assert "lying.zip" in next(reason for path, reason in why.items() if path.startswith("lying.zip"))
+    assert "can't be read" in why["cut.zip"]
+    assert "directory of" in why["long.tar"]
+    assert all(".." not in path.split("/") for path in (*why, *texts))
+
+
+def _tar_with_long_name() -> bytes:
+    """A tar whose first entry says that its name has 300 MB."""
+    info = tarfile.TarInfo("././@LongLink")
+    info.type, info.size = tarfile.GNUTYPE_LONGNAME, 300 << 20
+    return info.tobuf() + bytes(1024)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_damaged_archive_keeps_its_documents(tmp_path: Path, collection: Collection, kind: str) -> None:
+    docs = tmp_path / "docs"
+    docs.mkdir()
+    _pack(docs / kind, {f"{number}.md": os.urandom(9000).hex() for number in range(3)})
+    assert collection.sync(docs).added == 3
+    whole = (docs / kind).read_bytes()
+    (docs / kind).write_bytes(whole[: len(whole) // 2])
+    report = collection.sync(docs)
+    assert report.removed == 0
+    assert [(failed.uri, failed.stage) for failed in report.failed] == [(f"docs/{kind}", "list")]
+    assert len(collection.documents()) == 3
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_any_damage_is_named(tmp_path: Path, kind: str) -> None:
+    whole = _pack(tmp_path / kind, {f"{number}.md": f"Number {number}. " * 99 for number in range(3)}).read_bytes()
+    for at in range(0, len(whole), max(1, len(whole) // 60)):
+        damaged = bytearray(whole)
+        damaged[at] ^= 0x55
+        (tmp_path / kind).write_bytes(damaged)
+        connector = FilesConnector(tmp_path)
+        for ref in connector.refs():
+            if not (ref.skip or ref.error):
+                with suppress(ConnectorError):
+                    connector.fetch(ref)
+
+
+def test_what_left_the_archive_before_it_was_read_says_so(tmp_path: Path) -> None:
+    _pack(tmp_path / "a.zip", {"a.md": "A."})
+    connector = FilesConnector(tmp_path)
+    assert connector.fetch(Ref("a.zip/a.md")).data == b"A."
+    _pack(tmp_path / "a.zip", {"b.md": "B. And more."})
+    with pytest.raises(ConnectorError, match=r"not in the archive 'a\.zip' any more"):
+        connector.fetch(Ref("a.zip/a.md"))
+    with pytest.raises(ConnectorError):
+        connector.fetch(Ref("a.zip/../a.md"))

@@ -1,0 +1,317 @@
+"""The connector for records of JSON Lines, CSV and Parquet files."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import os
+import tracemalloc
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from ragfm_connectors import jsonl
+from ragfm_connectors.jsonl import JsonlConnector
+from support.killed_sync import sync_killed
+from support.shell import Shell
+
+from ragfm import Collection, Ref
+from ragfm.core.errors import ConfigError, ConnectorError, MassDeleteError, SourceError
+from ragfm.testing import check_connector
+
+ROWS = [
+    {"_id": "a", "title": "Leave", "text": "You get 28 days.", "year": 2024, "tags": ["x", "y"], "by": {"name": "Ann"}},
+    {"_id": "b/1", "title": "", "text": "Line one\nline two, “quoted”", "year": 2025, "tags": [], "by": None},
+    {"_id": "c", "title": "Pets", "text": "Dogs on Fridays", "year": 2026, "tags": ["z"], "by": {"name": "Bob"}},
+]
+
+
+def lines(path: Path, *rows: Any) -> Path:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+def listed(location: Path, **options: Any) -> dict[str, Ref]:
+    return {ref.path: ref for ref in JsonlConnector(location, **options).refs()}
+
+
+def texts(connector: JsonlConnector) -> dict[str, str]:
+    return {ref.path: connector.fetch(ref).data.decode() for ref in connector.refs() if not (ref.error or ref.skip)}
+
+
+def test_records_become_documents(tmp_path: Path) -> None:
+    connector = JsonlConnector(lines(tmp_path / "r.jsonl", *ROWS))
+    assert texts(connector) == {
+        "a": "Leave\n\nYou get 28 days.", "b%2F1": "Line one\nline two, “quoted”", "c": "Pets\n\nDogs on Fridays",
+    }  # fmt: skip
+    blob = connector.fetch(next(connector.refs()))
+    assert (blob.media_type, blob.metadata) == ("text/plain", {"title": "Leave", "year": 2024})
+    check_connector(connector)
+
+
+def test_fields_are_mapped(tmp_path: Path) -> None:
+    connector = JsonlConnector(
+        lines(tmp_path / "r.jsonl", *ROWS[:1]), id="year", title="by.name", text=["title", "text"],
+        metadata=["tags", "by", "none"], media_type="text/markdown",
+    )  # fmt: skip
+    (ref,) = connector.refs()
+    blob = connector.fetch(ref)
+    assert (ref.path, blob.data, blob.media_type) == ("2024", b"# Ann\n\nLeave\n\nYou get 28 days.", "text/markdown")
+    assert blob.metadata == {"title": "Ann", "tags": "x, y", "by": '{"name": "Ann"}'}
+    html = JsonlConnector(connector.root, media_type="text/html")
+    lines(tmp_path / "r.jsonl", {"id": 1, "title": "a<b", "text": "<p>c"})
+    assert texts(html) == {"1": "<h1>a&lt;b</h1>\n<p>c"}
+
+
+def test_all_formats_give_the_same(tmp_path: Path) -> None:
+    rows = [{"id": row["_id"], "title": row["title"], "text": row["text"]} for row in ROWS]
+    want = texts(JsonlConnector(lines(tmp_path / "r.jsonl", *rows)))
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "r.parquet", row_group_size=2)
+    quoted = [[f'"{value}"' for value in row.values()] for row in rows]
+    for name, delimiter in (("r.csv", ","), ("r.TSV", "\t")):
+        text = "".join(delimiter.join(row) + "\r\n" for row in (["id", "title", "text"], *quoted))
+        (tmp_path / name).write_text(text, encoding="utf-8-sig", newline="")
+    for name in ("r.jsonl", "r.csv"):
+        (tmp_path / f"{name}.gz").write_bytes(gzip.compress((tmp_path / name).read_bytes()))
+    for name in ("r.csv", "r.TSV", "r.parquet", "r.jsonl.gz", "r.csv.gz"):
+        connector = JsonlConnector(tmp_path / name)
+        assert texts(connector) == want, name
+        refs = list(connector.refs())
+        assert [connector.fetch(ref).data.decode() for ref in reversed(refs)] == [*want.values()][::-1], name
+        check_connector(connector)
+
+
+def test_a_folder_of_files(tmp_path: Path) -> None:
+    lines(tmp_path / "one.jsonl", ROWS[0])
+    (tmp_path / "in").mkdir()
+    lines(tmp_path / "in/two.ndjson", ROWS[0])
+    (tmp_path / "in/.ragfm-access").write_text("hr\n")
+    (tmp_path / "note.md").write_text("no records")
+    found = listed(tmp_path)
+    assert list(found) == ["in/two.ndjson/a", "note.md", "one.jsonl/a"]
+    assert "not a file of records" in (found["note.md"].skip or "")
+    assert (found["in/two.ndjson/a"].allow, found["one.jsonl/a"].allow) == (("hr",), None)
+    check_connector(JsonlConnector(tmp_path))
+    assert list(listed(tmp_path / "*.jsonl")) == ["one.jsonl/a"]
+    connector = JsonlConnector(tmp_path)
+    ref = next(connector.refs())
+    (tmp_path / "in/.ragfm-access").write_text("board\n")
+    with pytest.raises(ConnectorError, match="has been closed"):
+        connector.fetch(ref)
+
+
+def test_links_do_not_lead_out(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in/out.jsonl").symlink_to(lines(tmp_path / "secret.jsonl", ROWS[0]))
+    assert listed(tmp_path / "in")["out.jsonl"].skip == "symbolic link that leaves the folder"
+
+
+def test_a_record_without_id_is_known_by_its_content(tmp_path: Path) -> None:
+    first = listed(lines(tmp_path / "r.jsonl", {"text": "one"}, {"text": "two"}, {"text": "one"}))
+    assert [ref.skip for ref in first.values()] == [None, None, "the same record is there already"]
+    assert len({ref.path for ref in first.values()}) == 3
+    again = listed(lines(tmp_path / "r.jsonl", {"text": "new"}, {"text": "two"}))
+    assert len(again.keys() & first.keys()) == 1
+
+
+@pytest.mark.parametrize("identity", ["../x", "/etc", ".", "..", "a//b", "a/", "#1", "%2F", "\n", "http://x", "é", " "])
+def test_odd_ids_are_plain_paths(tmp_path: Path, identity: str) -> None:
+    connector = JsonlConnector(lines(tmp_path / "r.jsonl", {"id": identity, "text": "x"}, {"id": "x", "text": "y"}))
+    check_connector(connector)
+    assert len(texts(connector)) == 2
+    assert not any("://" in path or "/" in path for path in texts(connector))
+
+
+def test_a_changed_record_alone_has_another_revision(tmp_path: Path) -> None:
+    before = listed(lines(tmp_path / "r.jsonl", *ROWS))
+    after = listed(lines(tmp_path / "r.jsonl", *ROWS[:2], {**ROWS[2], "year": 1999}))
+    assert [path for path in after if after[path] != before[path]] == ["c"]
+    mapped = listed(tmp_path / "r.jsonl", metadata=["year"], title="")
+    assert not {ref.revision for ref in mapped.values()} & {after["a"].revision, after["c"].revision}
+
+
+def test_what_is_wrong_with_a_record_is_said_and_the_others_are_in(tmp_path: Path) -> None:
+    good = json.dumps(ROWS[0]).encode()
+    wrong = [b"{torn", b"[1]", b'{"id": 1}', b'{"id":"\\ud800", "text":"x"}', b'{"id":2,"text":"\xff"}', b"[" * 99_999]
+    for line in wrong:
+        (tmp_path / "r.jsonl").write_bytes(b"\n".join((line, b"", good)))
+        found = listed(tmp_path / "r.jsonl")
+        assert list(found) == ["a", ""], line
+        assert "record 1:" in (found[""].error or ""), line
+    (tmp_path / "r.jsonl").write_bytes(b"\n".join((*wrong, good)))
+    assert (listed(tmp_path / "r.jsonl")[""].error or "").count("record") < 6
+    (tmp_path / "r.jsonl").write_bytes(b'{"id":1,"text":"' + b"x" * 300 + b'"}\n' + good)
+    assert "more than 200 bytes" in (listed(tmp_path / "r.jsonl", max_bytes=200)[""].error or "")
+    assert listed(lines(tmp_path / "r.jsonl", ROWS[0], ROWS[0]))["a#2"].skip == "its id is that of another record"
+    with pytest.raises(ConfigError):
+        JsonlConnector(tmp_path / "r.jsonl", text=[])
+    with pytest.raises(ConfigError):
+        JsonlConnector(tmp_path / "r.jsonl", encoding="utf-16")
+    with pytest.raises(ConfigError):
+        JsonlConnector(tmp_path / "r.jsonl", media_type="application/pdf")
+    (tmp_path / "r.txt").write_text("x")
+    with pytest.raises(SourceError, match="not a file of records"):
+        listed(tmp_path / "r.txt")
+
+
+def test_damaged_files_say_so(tmp_path: Path) -> None:
+    pq.write_table(pa.Table.from_pylist([{"id": 1, "text": "x"}]), tmp_path / "r.parquet")
+    whole = (tmp_path / "r.parquet").read_bytes()
+    (tmp_path / "r.parquet").write_bytes(whole[:-20])
+    assert "Parquet" in (listed(tmp_path / "r.parquet")[""].error or "")
+    packed = gzip.compress(
+        "".join(json.dumps({"id": n, "text": os.urandom(30).hex()}) + "\n" for n in range(99)).encode()
+    )
+    (tmp_path / "r.jsonl.gz").write_bytes(packed[: len(packed) // 2])
+    found = listed(tmp_path / "r.jsonl.gz")
+    assert "damaged" in (found[""].error or "")
+    assert len(found) > 9
+    (tmp_path / "r.csv").write_bytes(b"id,text\n1,one\n2,two,three\n3,\xff\n4,four\n")
+    found = listed(tmp_path / "r.csv")
+    assert list(found) == ["1", "4", ""]
+    assert "record 2: it has 3 fields" in (found[""].error or "")
+    assert "record 3: it is not in utf-8" in (found[""].error or "")
+    assert len(listed(tmp_path / "r.csv", encoding="latin-1")) == 4
+
+
+def test_files_that_unpack_to_absurd_sizes_are_refused(tmp_path: Path) -> None:
+    with gzip.open(tmp_path / "r.jsonl.gz", "wb") as file:
+        file.write(json.dumps({"id": "first", "text": "x"}).encode())
+        for _ in range(70):
+            file.write(b"\n".rjust(1 << 20))
+    found = listed(tmp_path / "r.jsonl.gz")
+    assert list(found) == ["first", ""]  # and nothing of the file is taken for gone
+    assert "gzip file would be over 64 MiB unpacked" in (found[""].error or "")
+    rows = pa.table({"text": ["x" * 1000] * 80_000})
+    pq.write_table(rows, tmp_path / "r.parquet", use_dictionary=False, compression="zstd")
+    assert "would be over" in (listed(tmp_path / "r.parquet")[""].error or "")
+
+
+def test_a_text_that_a_small_file_says_in_each_of_its_records_is_held_once(tmp_path: Path) -> None:
+    texts = pa.DictionaryArray.from_arrays(pa.array([0] * 100, pa.int32()), pa.array(["x" * (8 << 20)]))
+    table = pa.table({"id": list(range(100)), "text": texts})
+    pq.write_table(table, tmp_path / "r.parquet", compression="zstd", dictionary_pagesize_limit=1 << 30)
+    assert (tmp_path / "r.parquet").stat().st_size < 10_000
+    before = pa.total_allocated_bytes()
+    tracemalloc.start()
+    try:
+        assert len(listed(tmp_path / "r.parquet")) == 100
+        assert tracemalloc.get_traced_memory()[1] < 100 << 20  # and not 800
+    finally:
+        tracemalloc.stop()
+    assert pa.default_memory_pool().max_memory() - before < 400 << 20
+
+
+def test_fetch_gives_what_was_listed_or_says_that_it_changed(tmp_path: Path) -> None:
+    connector = JsonlConnector(lines(tmp_path / "r.jsonl", *ROWS))
+    refs = list(connector.refs())
+    lines(tmp_path / "r.jsonl", *ROWS[1:])
+    for ref in refs:
+        with pytest.raises(ConnectorError, match="changed"):
+            connector.fetch(ref)
+    with pytest.raises(ConnectorError, match="no record"):
+        connector.fetch(Ref("none"))
+    assert JsonlConnector(connector.root).fetch(refs[2]).data == b"Pets\n\nDogs on Fridays"  # not listed by this one
+
+
+def test_sync_adds_changes_and_deletes(tmp_path: Path, collection: Collection) -> None:
+    source = lines(tmp_path / "r.jsonl", *ROWS)
+    assert collection.sync(source, connector="jsonl").added == 3
+    assert collection.sync(source).unchanged == 3  # the connector is remembered
+    lines(source, {**ROWS[0], "text": "You get 30 days."}, ROWS[1], {"_id": "d", "text": "new"})
+    report = collection.sync()
+    assert (report.added, report.updated, report.removed, report.unchanged) == (1, 1, 1, 1)
+    assert collection.search("thirty days", filter="year = 2024")[0].uri == "r.jsonl/a"
+    report = collection.sync(source, options={"title": "year"})
+    assert report.updated == 2  # of the one without year nothing changed
+    assert collection.document("r.jsonl/a").text.startswith("2024\n\n")
+    assert collection.sync(source).unchanged == 3  # options are remembered too
+
+
+def test_nothing_is_removed_while_a_record_cannot_be_read(tmp_path: Path, collection: Collection) -> None:
+    source = lines(tmp_path / "r.jsonl", *ROWS)
+    collection.sync(source, connector="jsonl")
+    source.write_text(json.dumps(ROWS[0]) + "\n" + json.dumps(ROWS[1])[:20])  # the writer died within a line
+    report = collection.sync(source)
+    assert (report.removed, report.unchanged, len(report.failed)) == (0, 1, 1)
+    assert len(collection.documents()) == 3
+    source.unlink()
+    with pytest.raises(SourceError):
+        collection.sync(source)
+    assert len(collection.documents()) == 3
+    lines(source, ROWS[0])
+    with pytest.raises(MassDeleteError):
+        collection.sync(source)
+    report = collection.sync(source, allow_mass_delete=True)
+    assert (report.removed, report.failed, collection.status().failed) == (2, (), ())
+
+
+def test_a_file_that_goes_away_in_the_middle(
+    tmp_path: Path, collection: Collection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = lines(tmp_path / "r.jsonl", *ROWS)
+    collection.sync(source, connector="jsonl")
+    read = jsonl._lines
+
+    def breaking(*given: Any) -> Iterator[tuple[int, bytes]]:
+        yield next(read(*given))
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(jsonl, "_lines", breaking)
+    report = collection.sync(source)
+    assert (report.removed, len(report.failed)) == (0, 1)
+    assert "Input/output error" in report.failed[0].error
+
+
+def test_a_killed_sync_goes_on(tmp_path: Path, collection: Collection) -> None:
+    source = lines(tmp_path / "r.jsonl", *({"id": n, "text": f"record number {n}"} for n in range(12)))
+    sync_killed(collection.path, source, documents=5, connector="jsonl")
+    assert len(collection.documents()) == 5
+    report = collection.sync(source)
+    assert (report.added, report.unchanged) == (7, 5)
+
+
+def test_memory_does_not_grow_with_the_text(tmp_path: Path) -> None:
+    source = lines(tmp_path / "r.jsonl", *({"id": n, "text": "x" * 100_000} for n in range(300)))
+    connector = JsonlConnector(source)
+    tracemalloc.start()
+    for ref in list(connector.refs()):
+        connector.fetch(ref)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 3_000_000  # of 30 MB
+
+
+def test_options_on_the_command_line_and_in_the_settings(tmp_path: Path) -> None:
+    lines(tmp_path / "r.jsonl", {"key": "k", "head": "Oak", "body": "Trees.", "more": "Leaves.", "year": 7})
+    shell = Shell(tmp_path)
+    given = ["--option", "id=key", "--option", "title=head", "--option", "text=body", "--option", "text=more"]
+    shell("ingest", "r.jsonl", "--connector", "jsonl", *given)
+    (hit,) = shell.json("search", "trees")["hits"]
+    assert (hit["uri"], hit["text"]) == ("r.jsonl/k", "Oak\n\nTrees.\n\nLeaves.")
+    assert shell.json("status")["sources"][0]["options"]["text"] == ["body", "more"]
+    done = shell("ingest", "r.jsonl", "--option", "bodies=x", code=1)
+    assert "no option 'bodies'" in done.stderr
+    assert "Traceback" not in shell("ingest", "r.jsonl", "--option", "max_bytes=many", code=1).stderr
+    shell("ingest", "r.jsonl", "--option", "oops", code=2)
+    (tmp_path / "ragfm.toml").write_text(
+        "[[sources]]\nlocation = 'r.jsonl'\nconnector = 'jsonl'\noptions = { id = 'year', text = ['more'] }\n"
+    )
+    assert shell.json("ingest", "--allow-mass-delete")["removed"] == 1
+    assert shell.json("search", "leaves")["hits"][0]["uri"] == "r.jsonl/7"
+
+
+@pytest.mark.data
+def test_a_corpus_of_beir(data: Path, tmp_path: Path, collection: Collection) -> None:
+    corpus = data / "beir/scifact/corpus.jsonl.gz"
+    refs = listed(corpus)
+    assert len(refs) == 5183
+    assert not any(ref.error or ref.skip for ref in refs.values())
+    with gzip.open(corpus, "rt") as file:
+        rows = [json.loads(next(file)) for _ in range(200)]
+    report = collection.sync(lines(tmp_path / "corpus.jsonl", *rows), connector="jsonl", name="scifact")
+    assert (report.added, report.failed) == (200, ())
+    assert collection.search(rows[7]["title"])[0].uri == f"scifact/{rows[7]['_id']}"

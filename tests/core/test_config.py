@@ -1,0 +1,77 @@
+"""Settings: file, environment, options; and nothing misspelt goes unnoticed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from pydantic import BaseModel
+
+from ragfm.core.config import Settings, SourceSection, load_settings
+from ragfm.core.errors import ConfigError
+
+DOCS = Path(__file__).parents[2] / "docs" / "configuration.md"
+
+
+def test_environment_goes_over_the_file_and_options_over_both(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "ragfm.toml").write_text('reader = "file"\nembedder = "file"\nindex = "file"\n[chunk]\nsize = 100\n')
+    monkeypatch.setenv("RAGFM_READER", "environment")
+    monkeypatch.setenv("RAGFM_EMBEDDER", "environment")
+    monkeypatch.setenv("RAGFM_CHUNK__OVERLAP", "20")
+    settings = load_settings(tmp_path, embedder="option", reader=None)
+    assert (settings.index, settings.reader, settings.embedder) == ("file", "environment", "option")
+    assert (settings.chunk.size, settings.chunk.overlap) == (100, 20)
+
+
+def test_no_file_gives_the_defaults(tmp_path: Path) -> None:
+    assert load_settings(tmp_path) == Settings()
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("readers = 'x'", "there is no key `readers`"),
+        ("[chunk]\nsizes = 3", "there is no key `chunk.sizes`"),
+        ("[chunk]\nsize = 'big'", "`chunk.size`: .*it is 'big'"),
+        ("[chunk]\nsize = 3", "`chunk.size`: .*greater than or equal to 16"),
+        ("[[sources]]\nname = 'x'", "`sources.0.location`: field required"),
+        ("reader = ", "can't be read"),
+    ],
+)
+def test_what_is_wrong_is_named_with_its_file(tmp_path: Path, content: str, message: str) -> None:
+    (tmp_path / "ragfm.toml").write_text(content)
+    with pytest.raises(ConfigError, match=message) as raised:
+        load_settings(tmp_path)
+    assert "ragfm.toml" in str(raised.value)
+
+
+def test_a_wrong_environment_variable_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAGFM_ASK__K", "none")
+    with pytest.raises(ConfigError, match=r"`ask\.k`"):
+        load_settings(tmp_path)
+
+
+def test_an_environment_variable_that_is_no_setting_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAGFM_SOMETHING", "of another program")
+    assert load_settings(tmp_path) == Settings()
+    monkeypatch.setenv("RAGFM_SEARHC__K", "3")
+    with pytest.raises(ConfigError, match=r"RAGFM_SEARHC__K: there is no key `searhc\.k`"):
+        load_settings(tmp_path)
+
+
+def _keys(model: type[BaseModel], prefix: str = "") -> list[str]:
+    keys = []
+    for name, field in model.model_fields.items():
+        kind = field.annotation
+        if name == "sources":
+            keys += [f"sources.{key}" for key in SourceSection.model_fields]
+        elif isinstance(kind, type) and issubclass(kind, BaseModel):
+            keys += _keys(kind, f"{prefix}{name}.")
+        else:
+            keys.append(f"{prefix}{name}")
+    return keys
+
+
+def test_every_key_is_documented() -> None:
+    documented = DOCS.read_text(encoding="utf-8")
+    assert [key for key in _keys(Settings) if f"`{key}`" not in documented] == []

@@ -1,0 +1,101 @@
+from __future__ import annotations
+
+import time
+
+import pytest
+import sentencex
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from ragfm.core.text import sentence_spans
+
+AWKWARD = st.text(
+    st.sampled_from(list("aB1.!?()[]“”\"' \n\t-#|*=。！؟۔\u0301\u200b\u200d\u2003\u2028\x85\x1f\ud800\U0001f600"))
+)
+
+
+def sentences(text: str, language: str = "en") -> list[str]:
+    return [text[start:end] for start, end in sentence_spans(text, language)]
+
+
+@given(st.one_of(st.text(), AWKWARD, st.text(st.characters())), st.sampled_from(["en", "de", "zh", "ar", "", "none"]))
+@example("B\u2003.", "en")  # sentencex panics
+@example("\ud800. A b. C", "en")
+@example("x " * 5000, "en")
+@example("“a. " * 5000, "en")
+def test_spans_cover_every_visible_character(text: str, language: str) -> None:
+    end = 0
+    for start, stop in sentence_spans(text, language):
+        assert start >= end
+        assert not text[end:start].strip()
+        assert text[start:stop] == text[start:stop].strip() != ""
+        end = stop
+    assert not text[end:].strip()
+
+
+def test_abbreviations_end_no_sentence() -> None:
+    assert sentences("Dr. Ada came at 3.15 p.m. on foot. 😀 Why? “So.”") == [
+        "Dr. Ada came at 3.15 p.m. on foot.",
+        "😀 Why?",
+        "“So.”",
+    ]
+    assert sentences("你好。再见！", "zh") == ["你好。", "再见！"]
+    assert sentences("Das ist z. B. gut. Ja.", "de") == ["Das ist z. B. gut.", "Ja."]
+
+
+def test_lines_that_open_a_block_end_a_sentence() -> None:
+    text = "# Leave\nYou have\n30 days\n- of rest\n  at home\n- of work\n1. First\n| a |\n|---|\nEnd\n===\nof\n \nall"
+    assert sentences(text) == [
+        "# Leave",
+        "You have\n30 days",
+        "- of rest\n  at home",
+        "- of work",
+        "1. First",
+        "| a |",
+        "|---|",
+        "End",
+        "===",
+        "of",
+        "all",
+    ]
+
+
+def test_white_space_has_no_sentences() -> None:
+    assert sentence_spans("") == []
+    assert sentence_spans(" \n\u3000\t") == []
+
+
+def test_a_window_changes_no_sentence() -> None:
+    long = " ".join(f"word{n}" for n in range(1000)) + "."
+    text = "Short one. " * 500 + long + " Last."
+    assert sentences(text) == [*["Short one."] * 500, long, "Last."]
+
+
+@pytest.mark.parametrize("unit", ["你好。", "“é. ", "é", "\n", "| a |\n", ". "])
+def test_takes_linear_time(unit: str) -> None:
+    text = unit * (600_000 // len(unit))
+    start = time.perf_counter()
+    sentence_spans(text)
+    assert time.perf_counter() - start < 10  # where sentencex alone is quadratic, it takes minutes
+
+
+def test_a_text_that_sentencex_fails_on_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    class PanicException(BaseException):
+        """As pyo3 raises it."""
+
+    def panic(*_: str) -> list[str]:
+        raise PanicException
+
+    monkeypatch.setattr(sentencex, "segment", panic)
+    assert sentences("One. Two.\n\nThree.") == ["One. Two.", "Three."]
+    monkeypatch.setattr(sentencex, "segment", lambda _, text: [text[1:]])
+    assert sentences("One. Two.\n\nThree.") == ["One. Two.", "Three."]
+
+
+def test_an_interrupt_is_not_swallowed(monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(*_: str) -> list[str]:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(sentencex, "segment", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        sentence_spans("One. Two.")

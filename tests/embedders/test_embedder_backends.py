@@ -1,0 +1,306 @@
+"""The forms of a BERT: what they give beside sentence-transformers, how one is chosen, and what is remembered."""
+
+from __future__ import annotations
+
+import json
+import logging
+import subprocess
+import sys
+import threading
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from ragfm.core.errors import TooLongError
+from ragfm.embedders import SentenceTransformerEmbedder, backend_choice
+from ragfm.embedders.backend_choice import Measured, fastest, recall, remember
+from ragfm.embedders.model_folder import read_bert_folder
+from ragfm.embedders.networks import BertNetwork, LibraryNetwork, Tokenised
+from ragfm.embedders.sorted_batches import embed_sorted
+from ragfm.models.hardware import has_gpu
+from ragfm.models.model_lookup import find_model
+from ragfm.testing import check_embedder
+
+TEXTS = ["x", "Naïve café, 日本語 and 😀.", "One more, which is somewhat longer.", "word " * 254, "[SEP] a [MASK]"]
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return tmp_path / "cache" / "ragfm" / "forms.json"
+
+
+@pytest.fixture(scope="module")
+def bundled() -> Path:
+    return find_model("bundled", "embedder")
+
+
+@pytest.fixture(scope="module")
+def reference(bundled: Path) -> Any:
+    from sentence_transformers import SentenceTransformer
+
+    return SentenceTransformer(str(bundled), device="cpu", local_files_only=True)
+
+
+def tiny(folder: Path, *, pooling: str = "mean", normalize: bool = True, prompts: dict[str, str] | None = None) -> Path:
+    """A BERT of 2 small layers with random weights, as sentence-transformers saves it."""
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.sentence_transformer.modules import Normalize, Pooling, Transformer
+    from transformers import AutoTokenizer, BertConfig, BertModel
+
+    config = BertConfig(hidden_size=48, num_hidden_layers=2, num_attention_heads=4, intermediate_size=96,
+                        layer_norm_eps=1e-3, max_position_embeddings=64, initializer_range=0.3)  # fmt: skip
+    BertModel(config).save_pretrained(folder / "bert")
+    AutoTokenizer.from_pretrained(find_model("bundled", "embedder")).save_pretrained(folder / "bert")
+    modules = [Transformer(str(folder / "bert")), Pooling(48, pooling), *([Normalize()] if normalize else [])]
+    SentenceTransformer(modules=modules, prompts=prompts, device="cpu").save_pretrained(str(folder / "model"))
+    return folder / "model"
+
+
+def test_letters_are_lowered_where_the_folder_says_so(tmp_path: Path) -> None:
+    path = tiny(tmp_path)
+    setting, normalizer = path / "sentence_bert_config.json", path / "tokenizer.json"
+    setting.write_text(json.dumps({**json.loads(setting.read_text()), "do_lower_case": True}))
+    tokenizer = json.loads(normalizer.read_text())
+    tokenizer["normalizer"]["lowercase"] = False
+    normalizer.write_text(json.dumps(tokenizer))
+    config = path / "tokenizer_config.json"
+    config.write_text(json.dumps({**json.loads(config.read_text()), "do_lower_case": False}))
+    ours = SentenceTransformerEmbedder(str(path))
+    assert isinstance(ours._network, BertNetwork)
+    theirs = LibraryNetwork(path, str(path))
+    text = "The İstanbul ÉCOLE"
+    ids = theirs.tokenizer.encode(text).ids
+    assert ours._network.tokenizer.encode(text).ids == ids
+    assert ours._network.tokenizer.encode(text.lower()).ids == ids
+
+
+def forms() -> list[str]:
+    """All that are here, and bf16 even where the processor only imitates it."""
+    gpu = ["gpu-fp16"] if has_gpu() else []
+    return ["numpy-fp32", "torch-fp32", "torch-bf16", *gpu, *(["openvino"] if find_spec("openvino") else [])]
+
+
+@pytest.mark.parametrize("form", forms())
+def test_each_form_gives_the_vectors_of_sentence_transformers(form: str, bundled: Path, reference: Any) -> None:
+    expected = reference.encode(TEXTS, normalize_embeddings=True)
+    folder = read_bert_folder(bundled)
+    assert folder is not None
+    network = BertNetwork(folder)
+    ids = [encoding.ids for encoding in network.tokenizer.encode_batch(TEXTS)]
+    assert ids == [row for text in TEXTS for row in reference.tokenizer([text])["input_ids"]]
+    found = network.load(form)(Tokenised(TEXTS, "", ids))
+    lowest = (found * expected).sum(1).min()
+    assert lowest > (0.999999 if "fp32" in form else backend_choice.EXACT_ENOUGH)
+
+
+@pytest.mark.parametrize("changes", [{}, {"pooling": "cls"}, {"normalize": False}, {"prompts": {"query": "ask: "}}])
+def test_other_berts_have_vectors_and_contract_of_the_library(tmp_path: Path, changes: dict[str, Any]) -> None:
+    path = tiny(tmp_path, **changes)
+    ours = SentenceTransformerEmbedder(str(path))
+    assert isinstance(ours._network, BertNetwork)
+    theirs = SentenceTransformerEmbedder(str(path))
+    theirs._network = LibraryNetwork(path, str(path))
+    assert dict(ours.fingerprint) == dict(theirs.fingerprint)
+    for one, other in ((ours.embed_passages, theirs.embed_passages), (ours.embed_queries, theirs.embed_queries)):
+        assert np.allclose(one(TEXTS[:3]), other(TEXTS[:3]), atol=1e-5)
+    check_embedder(ours)
+
+
+@pytest.mark.parametrize(
+    ("file", "changes"),
+    [
+        ("config.json", {"hidden_act": "gelu_new"}),
+        ("config.json", {"model_type": "mpnet"}),
+        ("config.json", {"position_embedding_type": "relative_key"}),
+        ("sentence_bert_config.json", {"anything": "new"}),
+        ("sentence_bert_config.json", {"max_seq_length": 1024}),
+        ("1_Pooling/config.json", {"pooling_mode": "max"}),
+        ("1_Pooling/config.json", {"pooling_mode": ["cls", "mean"]}),
+        ("1_Pooling/config.json", {"pooling_mode_max_tokens": True}),
+        ("1_Pooling/config.json", {"include_prompt": False}),
+        ("tokenizer_config.json", {"do_lower_case": False}),
+        ("tokenizer_config.json", {"tokenizer_class": "XLMRobertaTokenizer"}),
+    ],
+)
+def test_what_is_not_known_is_left_to_the_library(
+    bundled: Path, tmp_path: Path, file: str, changes: dict[str, Any]
+) -> None:
+    for source in ("config.json", "modules.json", "sentence_bert_config.json", "1_Pooling/config.json",
+                   "tokenizer.json", "tokenizer_config.json"):  # fmt: skip
+        (tmp_path / source).parent.mkdir(exist_ok=True)
+        (tmp_path / source).write_text((bundled / source).read_text())
+    assert read_bert_folder(tmp_path) is not None
+    (tmp_path / file).write_text(json.dumps({**json.loads((tmp_path / file).read_text()), **changes}))
+    assert read_bert_folder(tmp_path) is None
+
+
+def test_what_is_left_to_the_library_keeps_the_contract(bundled: Path) -> None:
+    embedder = SentenceTransformerEmbedder("bundled")
+    direct = dict(embedder.fingerprint)
+    embedder = SentenceTransformerEmbedder("bundled")
+    embedder._network = LibraryNetwork(bundled, "bundled")
+    assert dict(embedder.fingerprint) == direct
+    check_embedder(embedder)
+    with pytest.raises(TooLongError, match="passage has 300 tokens, and bundled takes 254"):
+        embedder.embed_passages(["word " * 300])
+
+
+def test_the_contract_of_the_bundled_model_is_that_of_older_collections() -> None:
+    assert dict(SentenceTransformerEmbedder("bundled").fingerprint) == {
+        "model": "bundled",
+        "weights": "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
+        "dim": 384,
+        "pooling": '[{"embedding_dimension": 384, "include_prompt": true, "pooling_mode": "mean"}, '
+        '{"module_input_name": "sentence_embedding", "module_output_name": "sentence_embedding"}]',
+        "query_prompt": "",
+        "passage_prompt": "",
+        "max_tokens": 254,
+    }
+
+
+def test_a_question_is_embedded_without_the_large_libraries() -> None:
+    code = "import sys; from ragfm import load_embedder; load_embedder().embed_queries(['boats']); " \
+           "print({'torch', 'transformers', 'sentence_transformers', 'openvino'} & set(sys.modules))"  # fmt: skip
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == "set()"
+
+
+def test_batches_keep_the_order_and_the_budget() -> None:
+    ids = [[n] * (1 + n * 7 % 13) for n in range(1, 40)]
+    seen: list[tuple[int, int]] = []
+
+    def run(batches: Any) -> list[Any]:
+        found = []
+        for tokens, mask in batches:
+            seen.append(tokens.shape)
+            assert np.array_equal(tokens > 0, mask > 0)
+            found.append(np.stack([tokens.max(1), mask.sum(1)], axis=1).astype(np.float32))
+        return found
+
+    vectors = embed_sorted(ids, run, 2, budget=30, multiple=4)
+    expected = np.array([[row[0], len(row)] for row in ids], dtype=np.float32)
+    assert np.allclose(vectors, expected / np.linalg.norm(expected, axis=1, keepdims=True))
+    assert all(width % 4 == 0 and texts * width <= 30 for texts, width in seen)
+    assert seen == sorted(seen, key=lambda shape: -shape[1])
+    assert embed_sorted([[1] * 100], run, 2, budget=30).shape == (1, 2)
+
+
+# --- The choice --------------------------------------------------------------------------------------------------
+
+
+class _Network:
+    """Forms that take a while and are more or less exact; the exact one is slow."""
+
+    window, dim, pooling, prompts = 256, 2, "", {}
+
+    def __init__(self, slowness: dict[str, float], angles: dict[str, float]) -> None:
+        self.slowness, self.angles = slowness, angles
+        self.loaded: list[str] = []
+
+    @property
+    def tokenizer(self) -> Any:
+        return BertNetwork(read_bert_folder(find_model("bundled", "embedder"))).tokenizer  # type: ignore[arg-type]
+
+    def forms(self) -> Sequence[str]:
+        return list(self.slowness)
+
+    def load(self, form: str) -> Any:
+        import time
+
+        self.loaded.append(form)
+        angle = self.angles.get(form, 0.0)
+        if angle is None:
+            raise RuntimeError("no such library")
+
+        def run(tokenised: Tokenised) -> Any:
+            time.sleep(self.slowness[form] * len(tokenised.texts))
+            return np.tile(np.float32([np.cos(angle), np.sin(angle)]), (len(tokenised.texts), 1))
+
+        return run
+
+
+def embedder(network: Any) -> SentenceTransformerEmbedder:
+    made = SentenceTransformerEmbedder("bundled")
+    made._network = network
+    return made
+
+
+def test_the_fastest_that_is_exact_enough_is_taken_and_remembered(cache: Path) -> None:
+    network = _Network({"exact": 0.02, "wrong": 0.0001, "gone": 0.0, "good": 0.001, "fair": 0.01},
+                       {"wrong": 0.05, "gone": None, "good": 0.04})  # type: ignore[dict-item]  # fmt: skip
+    made = embedder(network)
+    made.embed_passages(["a few words"] * 10)
+    assert network.loaded == ["exact"]
+    assert not cache.exists()
+    made.embed_passages(["word " * 250] * 100)
+    assert network.loaded == ["exact", "exact", "wrong", "gone", "good", "fair", "good"]
+    (kept,) = json.loads(cache.read_text()).values()
+    assert kept["form"] == "good"
+    assert [row["form"] for row in kept["measured"] if row["error"]] == ["gone"]
+
+    again = embedder(other := _Network(network.slowness, network.angles))
+    again.embed_passages(["word " * 250] * 10)
+    assert other.loaded == ["good"]
+    assert again.embed_queries(["boats"])[0, 1] == 0  # exact, always
+    assert other.loaded == ["good", "exact"]
+
+
+def test_a_choice_that_fails_leaves_the_exact_form(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = embedder(network := _Network({"exact": 0.0, "good": 0.0}, {}))
+    monkeypatch.setattr(backend_choice, "measure", lambda *_: 1 / 0)
+    assert made.embed_passages(["word " * 250] * 100).shape == (100, 2)
+    assert network.loaded == ["exact"]
+
+
+def test_a_memory_that_is_broken_or_cannot_be_kept_is_no_failure(cache: Path) -> None:
+    results = [Measured("exact", 1, 1, 1), Measured("good", 2, 2, 1)]
+    cache.parent.mkdir(parents=True)
+    for broken in ("{", "[]", '{"a": 1}'):
+        cache.write_text(broken)
+        assert recall("w") is None
+    remember("w", results)
+    assert (recall("w"), recall("other")) == ("good", None)
+    cache.unlink()
+    cache.mkdir()
+    remember("w", results)
+    assert recall("w") is None
+
+
+def test_two_threads_may_keep_at_once(
+    cache: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    both, replace = threading.Barrier(2, timeout=10), Path.replace
+
+    def waiting(self: Path, target: Path) -> Path:
+        both.wait()
+        return replace(self, target)
+
+    monkeypatch.setattr(Path, "replace", waiting)
+    caplog.set_level(logging.INFO)
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(lambda weights: remember(weights, [Measured("exact", 1, 1, 1)]), ("a", "b")))
+    assert not caplog.records
+    assert [path.name for path in cache.parent.iterdir()] == ["forms.json"]
+    assert "exact" in (recall("a"), recall("b"))
+
+
+def test_another_machine_measures_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    remember("w", [Measured("exact", 1, 1, 1)])
+    assert recall("w") == "exact"
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.setattr(backend_choice, "processor", lambda: ("another", frozenset()))
+    assert recall("w") is None
+
+
+def test_fastest() -> None:
+    exact = Measured("exact", 1, 10, 1.0)
+    assert fastest([exact, Measured("slow", 1, 9, 1.0)]) == "exact"
+    assert fastest([exact, Measured("rough", 1, 99, 0.9989)]) == "exact"
+    assert fastest([exact, Measured("fair", 1, 99, 0.999), Measured("none", error="x")]) == "fair"
+    assert fastest([exact, Measured("nan", 1, 99, float("nan"))]) == "exact"

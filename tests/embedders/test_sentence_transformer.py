@@ -1,0 +1,107 @@
+"""Embedders: the contract on all that are registered, and what decides a vector."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ragfm.core.errors import ConfigError, ModelNotFoundError, TooLongError, UnknownPluginError
+from ragfm.core.registry import plugins
+from ragfm.core.types import Embedder
+from ragfm.embedders import SentenceTransformerEmbedder, load_embedder
+from ragfm.models.model_lookup import find_model
+from ragfm.testing import HashingEmbedder, check_embedder
+
+
+@pytest.fixture(scope="module")
+def bundled() -> Embedder:
+    return load_embedder("bundled")
+
+
+@pytest.mark.parametrize("name", ["hashing", "sentence-transformers"])  # the others need the name of a model
+def test_embedders_that_need_no_name_keep_the_contract(name: str) -> None:
+    check_embedder(load_embedder(name))
+
+
+def test_every_registered_embedder_is_tested() -> None:
+    elsewhere = {"llama-cpp", "model2vec", "openai"}  # test_embedders.py
+    assert set(plugins("embedders")) == {"hashing", "sentence-transformers", *elsewhere}
+
+
+@pytest.mark.parametrize("name", ["llama-cpp", "model2vec", "openai"])
+def test_a_plugin_that_needs_a_name_says_so(name: str) -> None:
+    with pytest.raises(ConfigError, match=f"Say {name}:NAME"):
+        load_embedder(name)
+
+
+class _Cuts(HashingEmbedder):
+    def embed_passages(self, texts: Sequence[str]) -> object:  # type: ignore[override]
+        return super().embed_passages([" ".join(text.split()[: self.max_tokens]) for text in texts])
+
+
+class _Long(HashingEmbedder):
+    def embed_queries(self, texts: Sequence[str]) -> object:  # type: ignore[override]
+        return 2 * super().embed_queries(texts)
+
+
+class _Drifts(HashingEmbedder):
+    def embed_passages(self, texts: Sequence[str]) -> object:  # type: ignore[override]
+        vectors = super().embed_passages(texts)
+        return np.roll(vectors, len(texts) - 1, axis=0)
+
+
+@pytest.mark.parametrize(
+    ("broken", "said"), [(_Cuts, "it was cut"), (_Long, "not 1"), (_Drifts, "depends on its company")]
+)
+def test_the_contract_catches_broken_ones(broken: type[HashingEmbedder], said: str) -> None:
+    with pytest.raises(AssertionError, match=said):
+        check_embedder(broken())
+
+
+def test_the_bundled_model_is_the_one_that_was_measured(bundled: Embedder) -> None:
+    assert (bundled.dim, bundled.max_tokens) == (384, 254)
+    assert bundled.fingerprint["weights"] == "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
+    vectors = bundled.embed_passages(["A cat sits on a mat.", "A kitten rests on a rug.", "Interest rates rose."])
+    assert vectors[0] @ vectors[1] > 0.5 > vectors[0] @ vectors[2] + 0.3
+
+
+def test_vectors_are_those_of_sentence_transformers(bundled: Embedder) -> None:
+    from sentence_transformers import SentenceTransformer
+
+    texts = ["One sentence.", "Another, rather longer sentence, with a comma or two."]
+    model = SentenceTransformer(str(find_model("bundled", "embedder")), local_files_only=True)
+    expected = model.encode(texts, normalize_embeddings=True)
+    assert np.allclose(bundled.embed_passages(texts), expected, atol=1e-5)
+
+
+def test_too_long_is_refused_for_queries_too(bundled: Embedder) -> None:
+    with pytest.raises(TooLongError, match="question has 300 tokens, and bundled takes 254"):
+        bundled.embed_queries(["word " * 300])
+
+
+def test_prompts_are_put_before_and_their_tokens_taken_off(bundled: Embedder) -> None:
+    prompted = SentenceTransformerEmbedder("bundled")
+    prompted._network.prompts = {"query": "query: ", "document": "passage: "}  # type: ignore[misc]
+    assert prompted.max_tokens == 252
+    check_embedder(prompted)
+    assert np.allclose(prompted.embed_queries(["boats"]), bundled.embed_queries(["query: boats"]), atol=1e-6)
+    assert np.allclose(prompted.embed_passages(["boats"]), bundled.embed_passages(["passage: boats"]), atol=1e-6)
+    assert prompted.fingerprint["passage_prompt"] == "passage: "
+
+
+def test_names() -> None:
+    assert isinstance(load_embedder("hashing"), HashingEmbedder)
+    assert load_embedder("hashing:mine").fingerprint["model"] == "mine"
+    with pytest.raises(UnknownPluginError, match="nope"):
+        load_embedder("nope:x")
+    with pytest.raises(ModelNotFoundError, match="no-such-folder"):
+        load_embedder("./no-such-folder")
+
+
+def test_a_path_gives_the_same_contract(bundled: Embedder) -> None:
+    by_path = load_embedder(str(find_model("bundled", "embedder")))
+    assert {**by_path.fingerprint, "model": "bundled"} == dict(bundled.fingerprint)
+    assert Path(str(by_path.fingerprint["model"])).is_dir()

@@ -1,0 +1,759 @@
+"""Evaluation of answers: what is right, in which context, what became of each question, and the command."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from html import escape
+from itertools import pairwise
+from pathlib import Path
+from typing import TypeAlias
+
+import pytest
+from click import UsageError
+from click.testing import CliRunner
+from support.shell import Here, Shell
+
+from ragfm import Collection, Rag
+from ragfm.cli import ragfm
+from ragfm.core.errors import DataError, TooLongError, UnsupportedError
+from ragfm.core.output_folder import OUTPUT
+from ragfm.core.types import Message, Sampling, Stream
+from ragfm.evaluation import Difference, Gold, Question, compare_runs, evaluate_answers, load_questions, risk_coverage
+from ragfm.evaluation.answer_evaluation import AnsweredQuestion, Outcome, _measured
+from ragfm.evaluation.answer_matching import holds, token_f1
+from ragfm.evaluation.answer_report import render_answers_html
+from ragfm.evaluation.metrics import Estimate, estimate_ratios
+from ragfm.evaluation.plots import bars, distribution
+from ragfm.evaluation.reader_comparison import Contender, Entry, _break_even, _path, compare_readers
+from ragfm.evaluation.run_file import read_run
+from ragfm.generation.answer_log import AnswerLog
+from ragfm.ingestion.ingest_report import Failed, SyncReport
+from ragfm.testing import ScriptedReader
+
+LEAVE = Question("leave", "How many days of leave do I get?", (Gold("docs/leave.md"),), ("28 days", "28"))
+HOURS = Question("hours", "When does the office open?", (Gold("docs/hours.txt"),), ("nine",))
+MOON = Question("moon", "Who was first on the moon?", (), (), unanswerable=True)
+
+
+@pytest.fixture
+def handbook(collection: Collection, docs: Path) -> Collection:
+    collection.sync(docs)
+    return collection
+
+
+@pytest.mark.parametrize(
+    ("answer", "right", "f1"),
+    [
+        ("The 28 days [1].", "28 days", 1.0),
+        ("It is 28 days of leave.", "28 days", 4 / 8),
+        ("Never.", "28 days", 0.0),
+        ("", "28 days", 0.0),
+        ("no no no", "no", 2 / 4),
+    ],
+)
+def test_token_f1_is_that_of_squad(answer: str, right: str, f1: float) -> None:
+    assert token_f1(answer, right) == pytest.approx(f1)
+
+
+def test_an_answer_is_held_by_whole_words_only() -> None:
+    assert holds("It was in 1973, they say.", ["in 1973"])
+    assert not holds("It was in 19735.", ["1973"])
+    assert not holds("anything", ["the"])  # nothing is left of it
+
+
+@pytest.mark.parametrize(("text", "answer"), [
+    ("It’s “Paris”.", "Paris"), ("Paris—the city", "Paris"), ("«Москва» — столица", "Москва"), ("It costs €5.", "5"),
+    ("the cafe\u0301 there", "caf\u00e9"), ("会议室在三楼。", "三楼"), ("休假28天", "28天"),
+    ("カフェは二階です", "カフェ"), ("3,100 euros", "3100 euros"),
+])  # fmt: skip
+def test_typographic_signs_and_each_sign_of_chinese_part_words(text: str, answer: str) -> None:
+    assert holds(text, [answer])
+
+
+@pytest.mark.parametrize(("text", "answer"), [
+    ("It is 3,100.", "100"), ("休假128天", "28天"), ("Parisian—the", "Paris"), ("Moscow", "«»"), ("三楼", "—"),
+])  # fmt: skip
+def test_what_is_part_of_a_word_is_none(text: str, answer: str) -> None:
+    assert not holds(text, [answer])
+
+
+def test_a_ratio_is_that_of_sums() -> None:
+    estimate = estimate_ratios([(1, 1), (0, 0), (1, 2), (0, 1)])
+    assert estimate is not None
+    assert estimate.value == pytest.approx(2 / 4)
+    assert estimate.low <= estimate.value <= estimate.high
+    assert estimate_ratios([(0, 0), (0, 0)]) is None
+
+
+def test_measures_are_those_of_a_hand_made_run() -> None:
+    outcomes = [  # whether it is unanswerable, and what became of it
+        (False, Outcome(contained=1, citations=2, holding=1, sentences=3, supported=2)),
+        (False, Outcome(contained=0, citations=1, holding=0, sentences=1, supported=1)),
+        (False, Outcome(contained=1, citations=0, holding=0, sentences=2, supported=0)),
+        (False, Outcome(abstained=True)),
+        (True, Outcome(citations=3, holding=0, sentences=1, supported=1)),  # none of these could hold an answer
+        (True, Outcome(abstained=True, f1=1, exact=1, contained=1)),
+    ]
+    asked = [(AnsweredQuestion("", "", (), (), unanswerable, {}, {}), one) for unanswerable, one in outcomes]
+    found = {name: value.value for name, value in _measured(asked, passages=True).items()}
+    assert found["citation precision"] == pytest.approx(1 / 3)
+    assert found["citation recall"] == pytest.approx(1 / 2)
+    assert found["faithfulness"] == pytest.approx(4 / 7)
+    assert found["abstention precision"] == pytest.approx(1 / 2)
+    assert found["abstention recall"] == pytest.approx(1 / 2)
+    assert found["contained, answerable"] == pytest.approx(2 / 4)
+    assert found["f1, all"] == pytest.approx(1 / 6)
+
+
+def test_each_context_is_asked_and_judged(handbook: Collection) -> None:
+    reader = ScriptedReader(["You get 28 days of leave.", "28 days", "Thirty."])
+    report = evaluate_answers(Rag(handbook, reader=reader), [LEAVE])
+    retrieved, gold, memory = (report.results[0].outcomes[name] for name in ("retrieved", "gold", "none"))
+    assert (retrieved.contained, retrieved.exact, retrieved.shown) == (1, 0, True)
+    assert (retrieved.citations, retrieved.holding, retrieved.sentences, retrieved.supported) == (1, 1, 1, 1)
+    assert (gold.exact, gold.f1) == (1, 1)
+    assert (memory.contained, memory.f1, memory.shown) == (0, 0, None)
+    prompts = [prompt[-1].content for prompt in reader.prompts]
+    assert "[2]" in prompts[0]
+    assert "28 days" in prompts[1]
+    assert "[2]" not in prompts[1]  # of the document that was asked about, the passage that holds the answer
+    assert prompts[2] == LEAVE.text
+    assert report.measures["retrieved"]["citation precision"].value == 1
+    assert report.measures["retrieved"]["faithfulness"].value == 1
+    assert "citation precision" not in report.measures["none"]
+    assert report.results[0].measures["f1, gold"] == 1
+    assert report.kinds["right"] == 1
+
+
+def test_that_another_passage_says_otherwise_is_not_the_readers_answer(tmp_path: Path) -> None:
+    (tmp_path / "docs").mkdir()
+    for name, seats in (("a", 8), ("b", 12)):
+        (tmp_path / "docs" / f"{name}.txt").write_text(f"The meeting room Cirrus seats {seats} people.\n")
+    collection = Collection.open(tmp_path / ".ragfm", embedder="hashing")
+    collection.sync(tmp_path / "docs")
+    asked = Question("seats", "How many people does the meeting room Cirrus seat?", (Gold("docs/a.txt"),), ("8",))
+    rag = Rag(collection, reader=ScriptedReader(["Cirrus seats 8 people."]))
+    assert "says otherwise" in rag.ask(asked.text).text
+    outcome = evaluate_answers(rag, [asked], contexts=["retrieved"]).results[0].outcomes["retrieved"]
+    assert re.fullmatch(r"Cirrus seats 8 people \[\d\]\.", outcome.answer)
+    assert outcome.f1 == pytest.approx(2 / 5)
+    assert (outcome.citations, outcome.holding, outcome.sentences, outcome.supported) == (1, 1, 1, 1)
+
+
+def test_from_memory_a_reader_may_think_and_its_thoughts_are_no_answer(handbook: Collection) -> None:
+    reader = Choosy(["<think>Seats? Perhaps 28 days.</think>Thirty."])
+    rag = Rag(handbook, reader=reader, strategy="chain-of-thought")
+    outcome = evaluate_answers(rag, [LEAVE], contexts=["none"]).results[0].outcomes["none"]
+    assert (outcome.answer, outcome.contained) == ("Thirty.", 0)
+    (sampling,) = reader.samplings
+    assert sampling.max_tokens == 64 + rag.strategy.thinking_tokens
+
+
+def test_a_line_that_cannot_be_asked_stops_no_other(handbook: Collection, docs: Path) -> None:
+    odd = f"docs/a'{chr(34)}.txt"
+    (docs / odd.removeprefix("docs/")).write_text("The odd office opens at nine.")
+    handbook.sync(docs)
+    end = len(handbook.document("docs/leave.md").text)
+    questions = [
+        Question("gone", "How many?", (Gold("docs/gone.md", 0, 5),)),
+        Question("beyond", "How many?", (Gold("docs/leave.md", end, end + 5),)),
+        Question("odd", "When does the odd office open?", (Gold(odd),), ("nine",)),
+        Question("unprintable", "When?", (Gold("docs/a\n.txt"),), ("nine",)),
+        HOURS,
+    ]
+    report = evaluate_answers(Rag(handbook, reader=ScriptedReader(["At nine."])), questions, contexts=["gold"])
+    outcomes = [result.outcomes["gold"] for result in report.results]
+    assert [bool(outcome.error) for outcome in outcomes] == [True, True, False, True, False]
+    assert "no document 'docs/gone.md'" in str(outcomes[0].error)
+    assert f"beyond 'docs/leave.md': {end} characters" in str(outcomes[1].error)
+    assert [place.uri for place in outcomes[2].passages] == [odd]
+
+
+def test_an_evaluation_leaves_the_answer_log_alone(handbook: Collection) -> None:
+    rag = Rag(handbook, reader=ScriptedReader(["28 days"]))
+    rag.log = log = AnswerLog.beside(handbook.path)
+    evaluate_answers(rag, [LEAVE], contexts=["retrieved"])
+    assert not log.path.exists()
+    rag.ask(LEAVE.text)
+    assert [entry.question for entry in log.entries()] == [LEAVE.text]
+
+
+def test_abstentions_count_as_right_or_wrong(handbook: Collection) -> None:
+    reader = ScriptedReader(["I don't know.", "I don't know.", "Neil Armstrong was."])
+    questions = [LEAVE, MOON, Question("sun", "Who was first on the sun?", (), (), unanswerable=True)]
+    report = evaluate_answers(Rag(handbook, reader=reader), questions, contexts=["retrieved"])
+    assert [result.kind for result in report.results] == ["false abstention", "right abstention", "false answer"]
+    measures = {name: value.value for name, value in report.measures["retrieved"].items()}
+    assert measures["abstention precision"] == measures["abstention recall"] == 0.5
+    assert measures["f1, answerable"] == 0
+    assert measures["f1, all"] == pytest.approx(1 / 3)
+    assert "citation recall" not in measures  # of no right answers
+
+
+def test_what_was_not_retrieved_is_told_from_what_was_not_read(handbook: Collection) -> None:
+    lost = Question("lost", "When does the office open?", (Gold("docs/leave.md"),), ("in the north wing",))
+    reader = ScriptedReader(["At ten.", "At ten."])
+    report = evaluate_answers(Rag(handbook, reader=reader, k=1), [lost, LEAVE], contexts=["retrieved"])
+    assert [result.kind for result in report.results] == ["not retrieved", "wrong"]
+
+
+def test_yes_and_no_stand_in_no_text_but_are_answered_by_the_document_that_was_asked_about(
+    handbook: Collection, docs: Path
+) -> None:
+    (docs / "lift.txt").write_text("There is no lift in the old wing, and no locker.\n")
+    handbook.sync(docs)
+    about = Question("about", "Do I get 40 days of leave?", (Gold("docs/leave.md"),), ("no",))
+    elsewhere = Question("elsewhere", "Is the lift in the old wing?", (Gold("docs/leave.md"),), ("no",))
+    rag = Rag(handbook, reader=ScriptedReader(["Yes."] * 3 + ["No, you don't."]), k=1)
+    report = evaluate_answers(rag, [about, elsewhere], contexts=["retrieved"])
+    assert [result.kind for result in report.results] == ["wrong", "not retrieved"]
+    gold = evaluate_answers(rag, [about], contexts=["gold"]).results[0].outcomes["gold"]
+    assert (gold.shown, gold.contained) == (True, 0)
+    assert evaluate_answers(rag, [about], contexts=["retrieved"]).results[0].kind == "right"
+
+
+def test_confident_answers_come_first_on_the_curve(handbook: Collection) -> None:
+    reader = ScriptedReader(["You get 28 days of leave.", "I don't know.", "Thirty."])
+    questions = [LEAVE, MOON, Question("other", "Zebra quartz violin?", (), ("stripes",))]
+    points = risk_coverage(evaluate_answers(Rag(handbook, reader=reader), questions, contexts=["retrieved"]).results)
+    assert points == [(pytest.approx(1 / 3), 0.0), (pytest.approx(2 / 3), 0.5)]
+
+
+def test_a_judge_marks_answers_and_is_not_asked_about_abstentions(handbook: Collection) -> None:
+    reader = ScriptedReader(["Four weeks and a bit.", "I don't know.", "Armstrong."])
+    judge = ScriptedReader(["yes"])
+    report = evaluate_answers(Rag(handbook, reader=reader), [LEAVE, HOURS, MOON], contexts=["retrieved"], judge=judge)
+    assert [result.outcomes["retrieved"].judged for result in report.results] == [1.0, 0.0, None]
+    assert report.measures["retrieved"]["judged right, answerable"].value == 0.5
+    _, asked = judge.prompts  # the first was a trial
+    assert "Right: 28 days / 28\nAnswer: Four weeks and a bit" in asked[-1].content
+    without = evaluate_answers(Rag(handbook, reader=reader), [HOURS], contexts=["retrieved"])
+    assert "judged right, answerable" not in without.measures["retrieved"]
+    no = evaluate_answers(Rag(handbook, reader=reader), [LEAVE], contexts=["gold"], judge=ScriptedReader(["no"]))
+    assert no.measures["gold"]["judged right, answerable"].value == 0
+
+
+class Choosy(ScriptedReader):
+    """Refuses the parts of a sampling that are named."""
+
+    def __init__(self, script: Sequence[str], *refused: str) -> None:
+        super().__init__(script)
+        self.refused, self.samplings = refused, list[Sampling]()
+
+    def stream(self, messages: Sequence[Message], sampling: Sampling = Sampling()) -> Stream:
+        if any(getattr(sampling, name) is not None for name in self.refused):
+            raise UnsupportedError("refused")
+        self.samplings.append(sampling)
+        return super().stream(messages, sampling)
+
+
+@pytest.mark.parametrize("refused", [(), ("grammar",), ("grammar", "schema")])
+@pytest.mark.parametrize("right", [True, False])
+def test_any_reader_can_judge(handbook: Collection, refused: tuple[str, ...], right: bool) -> None:
+    said = f'Well: {{"right":  {str(right).lower()}}}.' if refused else "yes" if right else "no"
+    judge = Choosy([said], *refused)
+    rag = Rag(handbook, reader=ScriptedReader(["You get 28 days."]))
+    report = evaluate_answers(rag, [LEAVE], contexts=["retrieved"], judge=judge)
+    assert report.results[0].outcomes["retrieved"].judged == right
+    trial, asked = judge.samplings
+    assert trial == asked
+    assert (asked.grammar is None, asked.schema is None) == (bool(refused), len(refused) != 1)
+    assert ('{"right": true}' in judge.prompts[-1][-1].content) == bool(refused)
+
+
+def test_a_judge_without_a_verdict_is_refused_before_the_first_question(handbook: Collection, tmp_path: Path) -> None:
+    reader = ScriptedReader(["28 days"])
+    with pytest.raises(UnsupportedError, match=r"no verdict.*Hard to say"):
+        evaluate_answers(Rag(handbook, reader=reader), [LEAVE], judge=Choosy(["Hard to say."], "grammar"),
+                         out=tmp_path / "run.jsonl")  # fmt: skip
+    assert not reader.prompts
+    assert not (tmp_path / "run.jsonl").exists()
+
+
+def test_a_judge_has_the_options_of_ragfm_toml(tmp_path: Path, docs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAGFM_EMBEDDER", "hashing")
+    monkeypatch.chdir(tmp_path)
+    with Collection.open(".ragfm", embedder="hashing") as handle:
+        handle.sync(docs)
+    Path("ragfm.toml").write_text("[ask]\ncontext_tokens = 1234\n[reader_options.llama-cpp]\nthreads = 1\n")
+    Path("questions.jsonl").write_text(json.dumps({"question": LEAVE.text, "answers": ["28"]}))
+    made: dict[str, dict[str, object]] = {}
+
+    def load(name: str, **options: object) -> ScriptedReader:
+        made[name] = options
+        return ScriptedReader(["yes"])
+
+    monkeypatch.setattr("ragfm.generation.readers.load_reader", load)
+    words = ["eval", "answers", "questions.jsonl", "--judge", "judge.gguf", "--context", "retrieved"]
+    done = CliRunner().invoke(ragfm, words, catch_exceptions=False)
+    assert "judged right" in done.output
+    assert made["judge.gguf"] == {"context_tokens": 1234, "threads": 1}
+
+
+def test_training_is_paid_for_by_the_time_that_answers_save() -> None:
+    adapted = Entry(Contender("small", "adapter"), adapter="adapter", seconds=0.5, training_seconds=1000.0)
+    large, small = Entry(Contender("large"), seconds=2.5), Entry(Contender("small"), seconds=0.5)
+    other = Entry(Contender("large", "other"), adapter="other", seconds=9.0)
+    failed = Entry(Contender("gone"), seconds=9.0, error="gone")
+    assert _break_even(adapted, [adapted, large, small, other, failed], None) == {"large": 500}
+    assert _break_even(large, [adapted, large], None) == {}
+
+
+@pytest.mark.parametrize(
+    ("price", "cost", "seconds", "answers"),
+    [
+        (0.36, 5.0, 0.8, 21),  # dearer, if faster: 0.1 of training by 0.0049 an answer
+        (0.36, 0.05, 9.0, None),  # slower, but it costs less
+        (None, 5.0, 0.8, None),  # without a price, time is what counts
+        (None, None, 3.0, 500),
+    ],
+)
+def test_training_is_paid_for_by_what_answers_cost_where_an_hour_has_a_price(
+    price: float | None, cost: float | None, seconds: float, answers: int | None
+) -> None:
+    adapted = Entry(Contender("small", "a"), adapter="a", seconds=1.0, training_seconds=1000.0,
+                    cost=None if price is None else 0.1)  # fmt: skip
+    other = Entry(Contender("remote"), seconds=seconds, cost=cost)
+    assert _break_even(adapted, [adapted, other], price) == ({} if answers is None else {"remote": answers})
+
+
+def test_a_reader_with_the_adapter_that_ragfm_brings_is_none_without_one() -> None:
+    adapted = Entry(Contender("mine", "a"), adapter="a", seconds=1.0, training_seconds=1000.0)
+    bundled = Entry(Contender("bundled"), adapter="shipped/adapter.gguf", seconds=3.0)
+    bare = Entry(Contender("bundled", "none"), seconds=3.0)
+    assert _break_even(adapted, [adapted, bundled, bare], None) == {"bundled + none": 500}
+
+
+@pytest.mark.parametrize(
+    ("ending", "why"),
+    [
+        ("echo loading >&2; kill -9 $$", "it was killed by signal 9: out of memory?; its last words: loading"),
+        ("kill -11 $$", "it was killed by signal 11"),
+        ("echo one >&2; echo two >&2; echo >&2; exit 5", "it ended with exit code 5; its last words: two"),
+        ('echo \'{"error": {"message": "No such model.", "hint": "Check the path."}}\'; exit 1',
+         "No such model. Check the path."),
+        ('echo \'{"measures": {}}\'; echo "stopped: 1 of 9" >&2; exit 130',
+         "it ended with exit code 130; its last words: stopped: 1 of 9"),
+    ],
+)  # fmt: skip
+def test_a_reader_whose_process_dies_is_said_why(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ending: str, why: str
+) -> None:
+    script = tmp_path / "python"
+    script.write_text(f"#!/bin/sh\n{ending}\n")
+    script.chmod(0o755)
+    monkeypatch.setattr("sys.executable", str(script))
+    with pytest.raises(DataError) as raised:
+        compare_readers([Contender("mine")], ["q.jsonl"], tmp_path / "runs")
+    assert raised.value.message == f"Nothing could be compared: mine: {why}"
+
+
+def test_a_run_goes_on_and_can_be_compared(handbook: Collection, tmp_path: Path) -> None:
+    questions, out = [LEAVE, HOURS], tmp_path / "a.jsonl"
+    with pytest.raises(KeyboardInterrupt):
+        evaluate_answers(Rag(handbook, reader=Stops(["28 days"])), questions, contexts=["retrieved"], out=out,
+                         about={"reader": "x"})  # fmt: skip
+    reader = ScriptedReader(["At nine."])
+    report = evaluate_answers(Rag(handbook, reader=reader), questions, contexts=["retrieved"], out=out,
+                              about={"reader": "x"})  # fmt: skip
+    assert len(reader.prompts) == 1
+    assert [result.measures["contained"] for result in report.results] == [1, 1]
+    other = tmp_path / "b.jsonl"
+    evaluate_answers(Rag(handbook, reader=ScriptedReader(["Ten.", "At nine."])), questions, contexts=["retrieved"],
+                     out=other)  # fmt: skip
+    compared = compare_runs(other, out)
+    assert {row.measure: row.difference for row in compared.differences}["contained"] == 0.5
+    with pytest.raises(DataError, match="k 3 there, 1 now"):
+        evaluate_answers(Rag(handbook, reader=reader, k=1), questions, contexts=["retrieved"], out=out,
+                         about={"reader": "x"})  # fmt: skip
+
+
+def test_a_run_does_not_go_on_with_an_adapter_that_was_trained_anew(handbook: Collection, tmp_path: Path) -> None:
+    adapter, out = tmp_path / "adapter.gguf", tmp_path / "a.jsonl"
+    rag = Rag(handbook, reader=ScriptedReader(["28 days"])).with_options(sampling=Sampling(adapter=str(adapter)))
+    adapter.write_bytes(b"one")
+    evaluate_answers(rag, [LEAVE], contexts=["retrieved"], out=out)
+    evaluate_answers(rag, [LEAVE], contexts=["retrieved"], out=out)
+    adapter.write_bytes(b"another")
+    with pytest.raises(DataError, match="learned"):
+        evaluate_answers(rag, [LEAVE], contexts=["retrieved"], out=out)
+
+
+def test_a_run_does_not_go_on_with_another_strategy(handbook: Collection, tmp_path: Path) -> None:
+    for name, words in (("one", "S"), ("other", "T")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "my.toml").write_text(f"system = '{words}'\nask = '{{question}}'\n")
+
+    def ask(strategy: str) -> None:
+        rag = Rag(handbook, reader=ScriptedReader(["28 days"]), strategy=strategy)
+        evaluate_answers(rag, [LEAVE], contexts=["retrieved"], out=tmp_path / "a.jsonl")
+
+    ask("one/my.toml")
+    with pytest.raises(DataError, match="strategy"):
+        ask("other/my.toml")
+
+
+class Stops(ScriptedReader):
+    """A Ctrl-C comes when it has answered once."""
+
+    def stream(self, messages: Sequence[Message], sampling: Sampling = Sampling()) -> Stream:
+        if len(self.prompts) == 1:
+            raise KeyboardInterrupt
+        return super().stream(messages, sampling)
+
+
+class TooShort(ScriptedReader):
+    """Its window has no room for one of the questions."""
+
+    def stream(self, messages: Sequence[Message], sampling: Sampling = Sampling()) -> Stream:
+        if HOURS.text in messages[-1].content:
+            raise TooLongError("The prompt is too long.")
+        return super().stream(messages, sampling)
+
+
+Asks: TypeAlias = Callable[[ScriptedReader], Path]
+
+
+@pytest.fixture
+def asks(tmp_path: Path, docs: Path, monkeypatch: pytest.MonkeyPatch) -> Asks:
+    """A collection and a file of three questions in the current folder, which a given reader answers."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("RAGFM_EMBEDDER", "hashing")
+    Here()("ingest", "docs")
+    path = tmp_path / "questions.jsonl"
+    with path.open("w") as file:
+        for asked in (LEAVE, HOURS, MOON):
+            right = {"unanswerable": True} if asked.unanswerable else {"answers": asked.answers}
+            file.write(json.dumps({"id": asked.id, "question": asked.text, **right}) + "\n")
+
+    def by(reader: ScriptedReader) -> Path:
+        def made(store: Collection, options: Mapping[str, object]) -> Rag:
+            return Rag(store, reader=reader)
+
+        monkeypatch.setattr("ragfm.cli.eval_answers.make_rag", made)
+        return path
+
+    return by
+
+
+def test_a_question_that_could_not_be_asked_is_said_and_has_no_time(asks: Asks) -> None:
+    words = ("eval", "answers", asks(TooShort(["28 days"])), "--context", "retrieved", "--out", "run.jsonl")
+    done = CliRunner().invoke(ragfm, [*map(str, words), "--report", "page.html"], standalone_mode=False)
+    assert "1 questions could not be asked: hours: The prompt is too long." in done.stderr
+    with_error = [record["outcomes"]["retrieved"] for record in read_run("run.jsonl")[1]]
+    assert [outcome["seconds"] for outcome in with_error if outcome["error"]] == [0]
+    times = sorted(1000 * outcome["seconds"] for outcome in with_error if not outcome["error"])
+    told = Here().json(*words)
+    assert told["latency_ms"]["retrieved"]["p50"]["value"] == pytest.approx(sum(times) / 2)
+    assert [failed["id"] for failed in told["failed"]] == ["hours"]
+
+
+def test_a_run_in_which_nothing_could_be_asked_has_no_times(handbook: Collection) -> None:
+    report = evaluate_answers(Rag(handbook, reader=TooShort()), [HOURS], contexts=["retrieved"])
+    assert report.latency_ms == {"retrieved": {}}
+    assert "Time of an answer" not in render_answers_html(report)
+
+
+def test_documents_that_could_not_be_ingested_are_said(asks: Asks, monkeypatch: pytest.MonkeyPatch) -> None:
+    questions = asks(ScriptedReader(["28 days"]))
+    synced = SyncReport(failed=(Failed("corpus/1.txt", "parse", "no text", 1, stale=False),))
+
+    @contextmanager
+    def opened(*_: object) -> Iterator[tuple[Collection, None, SyncReport]]:
+        with Collection.open(".ragfm") as collection:
+            yield collection, None, synced
+
+    monkeypatch.setattr("ragfm.cli.eval_answers.opened", opened)
+    done = CliRunner().invoke(ragfm, ["eval", "answers", str(questions)], standalone_mode=False)
+    assert done.return_value == 3
+    assert "failed corpus/1.txt (parse): no text" in done.stderr
+
+
+def test_the_first_three_failures_are_printed(asks: Asks) -> None:
+    said = Here()("eval", "answers", asks(ScriptedReader(["Ten or so."])), "--context", "retrieved")
+    assert "wrong, leave: How many days of leave do I get?\n  right: 28 days / 28\n  said:  Ten or so." in said
+    assert "false answer, moon: Who was first on the moon?\n  right: unanswerable\n" in said
+    assert said.count("  said:  ") == 3
+    reader = ScriptedReader(["28 days", "At nine.", "I don't know."])
+    assert "  said:  " not in Here()("eval", "answers", asks(reader), "--context", "retrieved")
+
+
+def test_the_passages_that_were_shown_are_kept_and_on_the_page(handbook: Collection, tmp_path: Path) -> None:
+    out, rag = tmp_path / "run.jsonl", Rag(handbook, reader=ScriptedReader(["Thirty days."]))
+    report = evaluate_answers(rag, [LEAVE], contexts=["retrieved"], out=out)
+    passages = report.results[0].outcomes["retrieved"].passages
+    assert [place.n for place in passages] == [1, 2, 3]
+    (holding,) = [place for place in passages if place.holds]
+    text = handbook.document("docs/leave.md").text
+    assert (holding.uri, "28 days" in text[holding.start : holding.end]) == ("docs/leave.md", True)
+    assert evaluate_answers(rag, [LEAVE], contexts=["retrieved"], out=out).results == report.results
+    page = render_answers_html(report, handbook)
+    assert "passages shown: 3" in page
+    assert re.search(r"<b>\[\d\], holds a right answer</b> <code>docs/leave.md</code> [^<]*You get 28 days", page)
+    assert "<code>docs/leave.md</code></p>" in render_answers_html(report)  # without the collection, where they stand
+
+
+def test_a_run_from_before_passages_were_kept_is_read(handbook: Collection, tmp_path: Path) -> None:
+    out, rag = tmp_path / "run.jsonl", Rag(handbook, reader=ScriptedReader(["28 days"]))
+    report = evaluate_answers(rag, [LEAVE], contexts=["retrieved"], out=out)
+    about, line = out.read_text().splitlines()
+    record = json.loads(line)
+    del record["outcomes"]["retrieved"]["passages"]
+    out.write_text(f"{about}\n{json.dumps(record)}\n")
+    again = evaluate_answers(rag, [LEAVE], contexts=["retrieved"], out=out)
+    assert again.results[0].outcomes["retrieved"].passages == ()
+    assert again.measures == report.measures
+
+
+@pytest.mark.parametrize("out", [(), ("--out", "run.jsonl")])
+def test_after_ctrl_c_the_report_is_on_what_was_answered(asks: Asks, tmp_path: Path, out: tuple[str, ...]) -> None:
+    words = ["eval", "answers", str(asks(Stops(["28 days"]))), "--context", "retrieved", "--report", "page.html", *out]
+    done = CliRunner().invoke(ragfm, words, standalone_mode=False)
+    assert done.return_value == 130
+    assert "stopped: 1 of 3 questions" in done.stdout
+    assert "contained, answerable" in done.stdout
+    assert ("is kept in run.jsonl" if out else "with --out FILE") in done.stderr
+    assert "stopped: 1 of 3 questions" in Path("page.html").read_text()
+    if out:
+        told = Here().json(*words[:2], asks(ScriptedReader(["At nine.", "I don't know."])), *words[3:])
+        assert (told["done"], told["kinds"]["right"]) == (3, 2)
+
+
+def test_a_ctrl_c_before_the_first_answer_is_no_report(handbook: Collection) -> None:
+    reader = Stops(["28 days"])
+    reader.prompts.append(())
+    with pytest.raises(KeyboardInterrupt):
+        evaluate_answers(Rag(handbook, reader=reader), [LEAVE], contexts=["retrieved"], partial=True)
+
+
+def test_the_page_shows_what_went_wrong_and_runs_nothing(handbook: Collection) -> None:
+    reader = ScriptedReader(["<script>Thirty</script>"])
+    page = render_answers_html(evaluate_answers(Rag(handbook, reader=reader), [LEAVE], contexts=["retrieved"]))
+    assert "&lt;script&gt;Thirty" in page
+    assert "<script" not in page
+    assert "Wrong: 1 of 1" in page
+    assert "28 days / 28" in page
+
+
+def test_names_beside_bars_and_times_above_lines_have_room() -> None:
+    drawn = bars({"abstention precision, answerable": Estimate(0.5, 0.4, 0.6), "f1": Estimate(0.1, 0, 0.2)}, "x")
+    ends = [float(x) for x in re.findall(r'<text class="" x="([\d.]+)" [^>]*text-anchor="end"', drawn)]
+    assert ends
+    assert min(ends) > 6 * len("abstention precision, answerable")
+    times = distribution([500, 700, 1300.4, 1400], {"p95": 1350.2, "p99": 1390.7}, "x")
+    assert re.findall(r">(p\d\d [^<]*)<", times) == ["p95 1,350", "p99 1,391"]
+    heights = [float(y) for y in re.findall(r'y="([\d.]+)" text-anchor="middle">p', times)]
+    assert heights[0] != heights[1]  # one above the other, they would cover each other
+    narrow = distribution(range(2300, 4400, 100), {}, "x")
+    ticks = [float(x) for x in re.findall(r'<text class="small" x="([\d.]+)" y="[\d.]+" [^>]*>\d+<', narrow)]
+    assert len(ticks) >= 4
+    assert min(b - a for a, b in pairwise(ticks)) > 6 * len("2300")
+
+
+def test_questions_with_answers_are_read(tmp_path: Path) -> None:
+    path = tmp_path / "questions.jsonl"
+    lines = [
+        {"question": "How many?", "answer": "28"},
+        {"question": "When?", "uri": "docs/a.md", "start": 2, "end": 5},
+        {"question": "Who?", "unanswerable": True},
+        {"question": "Where?", "uri": "docs/a.md"},
+    ]
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    loaded = load_questions(path, answers=True)
+    assert [(q.text, q.answers, q.unanswerable) for q in loaded.questions] == [
+        ("How many?", ("28",), False),
+        ("When?", (), False),
+        ("Who?", (), True),
+    ]
+    assert loaded.left_out == {"without an answer": 1}
+    found = load_questions(path)
+    assert [q.text for q in found.questions] == ["When?", "Where?"]
+    assert found.left_out == {"without a uri": 1, "unanswerable": 1}
+    path.write_text(json.dumps({"question": "How many?", "answers": [28]}) + "\n")
+    with pytest.raises(DataError, match=r"line 1: answers are \[28\]"):
+        load_questions(path, answers=True)
+
+
+def test_a_span_is_an_answer(handbook: Collection) -> None:
+    text = handbook.document("docs/leave.md").text
+    start = text.index("28 days")
+    span = Question("span", "How many days?", (Gold("docs/leave.md", start, start + 7),))
+    report = evaluate_answers(Rag(handbook, reader=ScriptedReader(["28 days."])), [span], contexts=["gold"])
+    assert report.results[0].answers == ("28 days",)
+    assert report.results[0].outcomes["gold"].exact == 1
+
+
+def test_the_command_asks_the_bundled_reader(tmp_path: Path, docs: Path) -> None:
+    shell = Shell(tmp_path)
+    shell("ingest", "docs")
+    questions = tmp_path / "questions.jsonl"
+    questions.write_text(json.dumps({"question": LEAVE.text, "answers": list(LEAVE.answers), "uri": "docs/leave.md"}))
+    done = shell.json("eval", "answers", "questions.jsonl", "--out", "run.jsonl", "--report", "page.html")
+    assert set(done["measures"]) == {"retrieved", "gold", "none"}
+    assert done["measures"]["retrieved"]["answer shown"]["value"] == 1
+    assert sum(done["kinds"].values()) == 1
+    assert done["reader"] == "bundled"
+    assert len((tmp_path / "run.jsonl").read_text().splitlines()) == 2
+    assert (tmp_path / "page.html").read_text().startswith("<!doctype html>")
+
+
+@pytest.mark.slow
+def test_readers_are_compared(tmp_path: Path, docs: Path) -> None:
+    shell = Shell(tmp_path)
+    shell("ingest", "docs")
+    questions = [
+        {"question": LEAVE.text, "answers": list(LEAVE.answers), "uri": "docs/leave.md"},
+        {"question": HOURS.text, "answers": list(HOURS.answers), "uri": "docs/hours.txt"},
+        {"question": MOON.text, "unanswerable": True},
+    ]
+    (tmp_path / "questions.jsonl").write_text("".join(json.dumps(line) + "\n" for line in questions))
+    words = ("compare", "questions.jsonl", "-k", "1", "-k", "2", "--reader", "bundled", "--price-per-hour", "0.36")
+    first, second = shell.json(*words)["entries"]
+    assert {first["name"], second["name"]} == {"bundled, k = 1", "bundled, k = 2"}
+    assert first["quality"]["f1, all"]["value"] >= second["quality"]["f1, all"]["value"]
+    assert first["beside_best"] is None
+    assert second["beside_best"]["noise"]
+    assert (tmp_path / "ragfm-compare" / OUTPUT).is_file()
+    for entry in (first, second):
+        assert entry["licence"] == "apache-2.0"
+        assert entry["peak_mb"] > 100
+        assert entry["cost"] == pytest.approx(0.1 * entry["seconds"])
+        assert entry["prompt_tokens"] > 50
+    table = shell("compare", "questions.jsonl", "-k", "1", "--reader", "bundled", "--reader", "gone.gguf", code=3)
+    assert "bundled, k = 1" in table.stdout
+    assert "gone.gguf" in table.stderr
+    assert "nowhere: it runs on this machine" in table.stdout
+
+
+def test_the_reader_of_ragfm_toml_is_compared_with_the_adapter_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("ragfm.evaluation.compare_readers", lambda those, *_, **__: [Entry(one) for one in those])
+    Path("questions.jsonl").touch()
+    Path("ragfm.toml").write_text('reader = "mine.gguf"\nadapter = "my-adapter"\n')
+
+    def named(*words: str) -> list[str]:
+        return [entry["name"] for entry in Here().json("compare", "questions.jsonl", *words)["entries"]]
+
+    assert named() == ["mine.gguf + my-adapter"]
+    assert named("--reader", "bundled", "--reader", "mine.gguf") == ["bundled", "mine.gguf + my-adapter"]
+    assert named("--adapter", "none", "--adapter", "other") == ["mine.gguf + none", "mine.gguf + other"]
+
+
+def test_a_comparison_has_a_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    shares = {"f1, all": Estimate(0.5, 0.4, 0.6), "f1, answerable": Estimate(0.25, 0.1, 0.4)}
+    times = {"p50": Estimate(20, 10, 30), "p95": Estimate(50, 40, 60)}
+    noise = Difference("f1", 0.5, 0.4, -0.1, -0.3, 0.1, 0.4, 1, 2, 3, noise=True)
+    best = Entry(Contender("<b>best"), shares, times, peak_mb=321, cost=0.125, licence="mit", break_even={"slow": 500})
+    slow = Entry(Contender("slow"), shares, times, beside_best=noise, data_goes="to api.example.com")
+    gone = Entry(Contender("gone.gguf"), error="no such model")
+    monkeypatch.setattr("ragfm.evaluation.compare_readers", lambda *_, **__: [best, slow, gone])
+    Path("q.jsonl").touch()
+    told = Here()("compare", "q.jsonl", "--report", "pages/c.html", code=3)
+    page = Path("pages/c.html").read_text()
+    assert "<script" not in page
+    assert "<b>best" not in page
+    rows = re.findall(r"<tr><td>([^<]*)</td>.*?<td>([^<]*)</td></tr>", page)
+    assert rows == [("&lt;b&gt;best", "nowhere: it runs on this machine"), ("slow", "to api.example.com")]
+    assert re.search(r"^<b>best .* mit +nowhere: it runs on this machine$", told, re.MULTILINE)
+    assert re.search(r"^slow .* not said  to api.example.com$", told, re.MULTILINE)
+    for said in ("0.500  [0.400, 0.600]", "20 [10, 30]", "321", "0.125", "mit", "not said", "no such model"):
+        assert said in page
+    for said in (
+        "slow beside <b>best: -0.100 [-0.300, +0.100], within noise",
+        "paid for after 500 answers, beside slow",
+    ):
+        assert said in told
+        assert escape(said) in page
+
+
+def test_an_interrupted_comparison_says_that_it_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def stop(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("ragfm.evaluation.compare_readers", stop)
+    Path("questions.jsonl").touch()
+    done = CliRunner().invoke(ragfm, ["compare", "questions.jsonl", "--out", "runs"])
+    assert "kept in runs, and the same command goes on" in done.stderr
+
+
+def test_a_comparison_that_is_stopped_shows_those_that_are_done(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shares, times = {"f1, all": Estimate(0.5, 0.4, 0.6)}, {name: Estimate(20, 10, 30) for name in ("p50", "p95")}
+
+    def run(one: Contender, *_: object) -> Entry:
+        if one.k == 3:
+            raise KeyboardInterrupt
+        return Entry(one, shares, times)
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("ragfm.evaluation.reader_comparison._run", run)
+    Path("q.jsonl").touch()
+    words = ["compare", "q.jsonl", "--reader", "mine", "-k", "1", "-k", "3", "-k", "5", "--report", "page.html"]
+    done = CliRunner().invoke(ragfm, words, standalone_mode=False)
+    assert done.return_value == 130
+    assert "mine, k = 1" in done.stdout
+    assert "stopped: 1 of 3 are compared" in done.stderr
+    assert "mine, k = 1" in Path("page.html").read_text()
+    with pytest.raises(KeyboardInterrupt):
+        compare_readers([Contender("mine", k=3)], [], tmp_path, partial=True)
+
+
+def test_documents_that_data_brings_are_ingested_before_readers_are_compared(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found: list[int] = []
+
+    def compared(those: Sequence[Contender], command: Sequence[str], *_: object, **__: object) -> list[Entry]:
+        kept = command[command.index("--keep") + 1]
+        (folder,) = Path(kept).glob("*/.ragfm")
+        with Collection.open(folder) as collection:
+            found.append(collection.status().documents)
+        return [replace(Entry(one), error="not asked") for one in those]
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("RAGFM_EMBEDDER", "hashing")
+    monkeypatch.setattr("ragfm.evaluation.compare_readers", compared)
+    paragraph = {"context": "Oil was dear in 1973.", "qas": [
+        {"id": "a", "question": "When?", "answers": [{"text": "1973", "answer_start": 16}]}]}  # fmt: skip
+    Path("s.json").write_text(json.dumps({"data": [{"title": "Oil", "paragraphs": [paragraph]}]}))
+    Here()("compare", "s.json", code=3)
+    Here()("compare", "s.json", "--keep", "kept", code=3)
+    assert found == [1, 1]
+    with pytest.raises(UsageError, match="use --keep instead of -c"):
+        Here()("compare", "s.json", "-c", ".ragfm")
+
+
+@pytest.mark.parametrize("option", ["keep", "embedder"])
+def test_options_for_data_with_documents_are_refused_for_questions_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, option: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("q.jsonl").touch()
+    with pytest.raises(UsageError, match=f"--{option} goes with data that brings its documents"):
+        Here()("compare", "q.jsonl", f"--{option}", "hashing")
+
+
+def test_the_runs_of_long_names_have_files_of_their_own(tmp_path: Path) -> None:
+    place = "/".join(["somewhere-in-the-cache"] * 12)
+    paths = [_path(Contender(f"{place}/{name}.gguf", place, k), tmp_path) for name in "aä" for k in (1, 2)]
+    for path in paths:
+        path.touch()
+    assert len(list(tmp_path.iterdir())) == 4
+    assert _path(Contender("bundled", None, 3), tmp_path).name == "bundled_k_=_3.jsonl"
+
+
+def test_nothing_to_compare_is_an_error(tmp_path: Path, docs: Path) -> None:
+    shell = Shell(tmp_path)
+    shell("ingest", "docs")
+    (tmp_path / "questions.jsonl").write_text(json.dumps({"question": "Who?", "unanswerable": True}))
+    done = shell("compare", "questions.jsonl", "--reader", "gone.gguf", code=1)
+    assert "Nothing could be compared: gone.gguf" in done.stderr

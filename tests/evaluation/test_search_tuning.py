@@ -1,0 +1,319 @@
+"""Tuning: choices against real searches, noise, what is stored and where, and the command."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click import UsageError
+from click.testing import CliRunner
+from support.shell import Here, Shell
+
+from ragfm import Collection, Settings
+from ragfm.cli import ragfm
+from ragfm.core.config import ChunkSection, SearchSection, load_settings
+from ragfm.core.errors import ConfigError, DataError
+from ragfm.core.types import Hit, Message
+from ragfm.evaluation import Gold, Question, evaluate_retrieval, store_choice, tune, write_questions
+from ragfm.evaluation.search_tuning import CANDIDATES, MEASURE, WEIGHTS, Choice, _Pool
+from ragfm.testing import HashingEmbedder, ScriptedReader
+
+WORDS = (
+    "amber birch cedar delta ember fjord grove heath islet jetty knoll ledge marsh north ocean pier quay reef".split()
+)
+
+
+@pytest.fixture
+def parts(tmp_path: Path, collection: Collection) -> Collection:
+    """Documents that all share their words, and differ in a code: the keyword index tells them apart."""
+    chance = random.Random(1)
+    (tmp_path / "parts").mkdir()
+    for number in range(60):
+        words = " ".join(chance.choices(WORDS, k=20))
+        (tmp_path / "parts" / f"{number}.txt").write_text(f"Part X{number}-{number * 7} lies here: {words}.")
+    collection.sync(tmp_path / "parts")
+    return collection
+
+
+def by_code(count: int = 60) -> list[Question]:
+    chance = random.Random(2)
+    return [
+        Question(str(n), f"{' '.join(chance.choices(WORDS, k=8))} X{n}-{n * 7}", (Gold(f"parts/{n}.txt"),))
+        for n in range(count)
+    ]
+
+
+def _with(collection: Collection, **search: object) -> Collection:
+    search = {"code_weight": 1.0, **search}  # these questions all have codes
+    settings = Settings(search=SearchSection(**search))  # type: ignore[arg-type]
+    return Collection.open(collection.path, settings=settings, embedder=HashingEmbedder())
+
+
+def test_a_trial_is_what_a_search_with_these_settings_finds(parts: Collection) -> None:
+    questions = by_code()
+    report = tune(_with(parts), questions, seed=3)
+    half = random.Random(3).sample(questions, len(questions))[: len(questions) // 2]
+    assert len(report.trials) == len(CANDIDATES) * (len(WEIGHTS) + 1)
+    assert [trial.value for trial in report.trials] == sorted((t.value for t in report.trials), reverse=True)
+    some = random.Random(0).sample(report.trials, 5) + [t for t in report.trials if t.choice.fusion == "rrf"][:2]
+    for trial in some:
+        choice = trial.choice
+        handle = _with(parts, fusion=choice.fusion, weight=choice.weight, candidates=choice.candidates)
+        searched = evaluate_retrieval(handle, half, k=10)
+        assert searched.measures[MEASURE].value == pytest.approx(trial.value, abs=1e-9)
+
+
+def test_a_chunk_that_shares_no_word_is_no_candidate_by_words() -> None:
+    def hit(number: int, dense: float, keyword: float) -> Hit:
+        return Hit(f"{number}.txt", "", 0, 1, number, dense, {"dense": dense, "keyword": keyword})
+
+    hits = [hit(0, 0.1, 0.0), hit(1, 0.9, 0.0), hit(2, 0.8, 0.0), hit(3, 0.2, 5.0)]
+    for wanted, value in ((0, 0.0), (3, 1.0)):
+        pool = _Pool(Question("q", "?", (Gold(f"{wanted}.txt"),)), hits, SearchSection())
+        assert pool.value(Choice("convex", 0.0, 2)) == value
+    deeper = _Pool(Question("q", "?", (Gold("0.txt"),)), hits, SearchSection())
+    assert deeper.value(Choice("convex", 1.0, 4)) > 0
+
+
+def test_a_gain_is_tested_on_questions_that_did_not_choose(parts: Collection) -> None:
+    handle = _with(parts, weight=1.0)
+    questions = by_code()
+    report = tune(handle, questions)
+    assert report.adopted
+    assert report.best.weight < 1
+    assert report.current.weight == 1.0
+    assert report.held_out.difference > 0.05
+    assert report.held_out.p < 0.05
+    held_out = random.Random(0).sample(questions, 60)[30:]
+    tuned = evaluate_retrieval(
+        _with(parts, fusion=report.best.fusion, weight=report.best.weight, candidates=report.best.candidates),
+        held_out, k=10,
+    )  # fmt: skip
+    assert report.held_out.b == pytest.approx(tuned.measures[MEASURE].value)
+    assert "better" in report.why
+
+
+def test_noise_changes_nothing(parts: Collection, tmp_path: Path) -> None:
+    chance = random.Random(5)
+    questions = [
+        Question(str(n), " ".join(chance.choices(WORDS, k=6)), (Gold(f"parts/{chance.randrange(60)}.txt"),))
+        for n in range(40)
+    ]
+    report = tune(parts, questions)
+    assert report.best != report.current  # something is always best
+    assert not report.adopted
+    assert "noise" in report.why
+    (tmp_path / "here").mkdir()
+    (written,) = store_choice(report, tmp_path / "here")
+    assert written.name == "ragfm-tune.json"
+    assert json.loads(written.read_text())["adopted"] is False
+
+
+def test_the_settings_of_now_stay_where_nothing_is_better(parts: Collection) -> None:
+    questions = [Question(str(n), f"X{n}-{n * 7}", (Gold(f"parts/{n}.txt"),)) for n in range(60)]
+    report = tune(_with(parts, weight=0.1), questions)
+    assert report.best == report.current
+    assert not report.adopted
+
+
+def test_the_sizes_of_chunks_are_tried_in_collections_that_vanish(tmp_path: Path) -> None:
+    chance = random.Random(3)
+    (tmp_path / "docs").mkdir()
+    questions = []
+    for number in range(24):
+        sentences = [f"The {' '.join(chance.choices(WORDS, k=9))} was seen in {1900 + number}." for _ in range(4)]
+        sentences.append(f"Its keeper is called Mx{number}.")
+        (tmp_path / "docs" / f"{number}.txt").write_text(" ".join(sentences))
+        questions.append(Question(str(number), f"who is called Mx{number}", (Gold(f"docs/{number}.txt"),)))
+    settings = Settings(chunk=ChunkSection(size=60))
+    collection = Collection.open(tmp_path / ".ragfm", settings=settings, embedder=HashingEmbedder())
+    collection.sync(tmp_path / "docs", include=["*.txt"], tags={"a": 1})
+    before = collection.status()
+    told: list[str] = []
+    report = tune(collection, questions, sizes=[20, 60], progress=lambda what, done, total: told.append(what))
+    assert {trial.choice.chunk_size for trial in report.trials} == {20, 60}
+    assert len(report.trials) == 2 * len(CANDIDATES) * (len(WEIGHTS) + 1)
+    assert any("20 tokens" in what for what in told)
+    assert not list(Path(os.environ.get("TMPDIR", "/tmp")).glob("ragfm-tune-*/collection/LOCK.holder"))
+    assert collection.status() == before
+
+
+def test_too_few_or_foreign_questions_are_refused(parts: Collection) -> None:
+    with pytest.raises(DataError, match="19 questions"):
+        tune(parts, by_code(19))
+    with pytest.raises(DataError, match=r"none\.txt"):
+        tune(parts, [Question(str(n), "amber", (Gold("parts/none.txt"),)) for n in range(20)])
+
+
+@pytest.mark.parametrize(
+    "before",
+    [
+        "",
+        "# mine\nreader = 'x.gguf'  # good\n[search]\nk = 7\nweight = 0.9 # mine\n[[sources]]\nlocation = 'docs'\n",
+        "search.k = 7\nreader = 'x.gguf'\n",
+        "search = {k = 7}\n[ask]\nk = 2\n",
+        "[ask]\nk = 2",
+    ],
+)
+def test_only_the_keys_of_search_change(parts: Collection, tmp_path: Path, before: str) -> None:
+    report = tune(_with(parts, weight=1.0), by_code())
+    folder = tmp_path / "here"
+    folder.mkdir()
+    (folder / "ragfm.toml").write_text(before)
+    old = load_settings(folder)
+    written = store_choice(report, folder)
+    assert [path.name for path in written] == ["ragfm.toml", "ragfm-tune.json"]
+    new = load_settings(folder)
+    assert (new.search.fusion, new.search.candidates) == (report.best.fusion, report.best.candidates)
+    if report.best.fusion == "convex":
+        assert new.search.weight == report.best.weight
+    assert new.search.k == old.search.k
+    assert new.model_dump(exclude={"search"}) == old.model_dump(exclude={"search"})
+    after = (folder / "ragfm.toml").read_text()
+    kept = [line for line in before.splitlines() if "weight" not in line and "search" not in line]
+    assert [line for line in kept if line not in after.splitlines()] == []
+    evidence = json.loads((folder / "ragfm-tune.json").read_text())
+    assert evidence["held_out"]["p"] < 0.05
+    assert evidence["date"]
+    assert sorted(path.name for path in folder.iterdir()) == ["ragfm-tune.json", "ragfm.toml"]
+
+
+def test_a_file_that_cannot_be_read_stays(parts: Collection, tmp_path: Path) -> None:
+    report = tune(_with(parts, weight=1.0), by_code())
+    (tmp_path / "here").mkdir()
+    (tmp_path / "here" / "ragfm.toml").write_text("reader = ")
+    with pytest.raises(ConfigError):
+        store_choice(report, tmp_path / "here")
+    assert [path.name for path in (tmp_path / "here").iterdir()] == ["ragfm.toml"]
+
+
+# --- Written questions -------------------------------------------------------------------------------------------
+
+
+def test_written_questions_find_their_text_again(parts: Collection) -> None:
+    def write(messages: object) -> str:
+        code = str(messages[-1].content).split()[1]  # type: ignore[index]
+        return f'Question: "Where does part {code} lie?" I hope that helps.'
+
+    questions = write_questions(parts, ScriptedReader(write), 20, seed=1)
+    assert len(questions) == len({question.text for question in questions}) == 20
+    for question in questions:
+        (gold,) = question.gold
+        text = parts.document(gold.uri).text[gold.start : gold.end]
+        assert question.text == f"Where does part {text.split()[1]} lie?"
+    assert write_questions(parts, ScriptedReader(write), 20, seed=1) == questions
+
+
+@pytest.mark.parametrize(
+    "written",
+    ["Amber birch and cedar.", "What is the text about?", "Why?", "", "?"],
+)
+def test_what_is_no_good_question_is_left_out(parts: Collection, written: str) -> None:
+    with pytest.raises(DataError, match="no question"):
+        write_questions(parts, ScriptedReader([written]), 5)
+
+
+def test_a_question_that_finds_other_texts_is_left_out(parts: Collection) -> None:
+    asked = "Where does part X5-35 lie?"
+    near = {hit.uri for mode in ("dense", "keyword") for hit in parts.search(asked, 3, mode=mode)}  # type: ignore[arg-type]
+    questions = [q for seed in range(3) for q in write_questions(parts, ScriptedReader([asked]), 20, seed=seed)]
+    assert questions
+    assert {question.gold[0].uri for question in questions} <= near
+
+
+# --- The command -------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def shell(tmp_path: Path) -> Shell:
+    return Shell(tmp_path)
+
+
+@pytest.fixture
+def asked(tmp_path: Path, shell: Shell) -> Path:
+    chance = random.Random(1)
+    (tmp_path / "parts").mkdir()
+    for number in range(60):
+        words = " ".join(chance.choices(WORDS, k=20))
+        (tmp_path / "parts" / f"{number}.txt").write_text(f"Part X{number}-{number * 7} lies here: {words}.")
+    shell("ingest", "parts")
+    path = tmp_path / "questions.jsonl"
+    lines = [{"question": question.text, "uri": question.gold[0].uri} for question in by_code()]
+    path.write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+    (tmp_path / "ragfm.toml").write_text("[search]\nweight = 1.0  # for now\ncode_weight = 1\n")
+    return path
+
+
+def test_the_command_stores_what_is_better_and_searches_use_it(shell: Shell, asked: Path) -> None:
+    dry = shell("tune", asked, "--dry-run")
+    assert "Nothing was written" in dry.stderr
+    assert "weight = 1.0" in (shell.folder / "ragfm.toml").read_text()
+    found = shell.json("tune", asked)
+    assert found["adopted"] is True
+    assert found["about"]["questions_from"] == "questions.jsonl"
+    assert [Path(path).name for path in found["written"]] == ["ragfm.toml", "ragfm-tune.json"]
+    assert "# for now" in (shell.folder / "ragfm.toml").read_text()
+    again = shell.json("tune", asked)
+    assert again["current"] == found["best"]
+    assert again["adopted"] is False
+
+
+def test_the_command_says_what_does_not_go_together(shell: Shell, asked: Path) -> None:
+    assert "goes with QUESTIONS" in shell("tune", "--limit", "30", code=2).stderr
+    assert "whole numbers" in shell("tune", asked, "--chunk-sizes", "a,b", code=2).stderr
+    assert "16 tokens" in shell("tune", asked, "--chunk-sizes", "3", code=2).stderr
+    assert "--reader" in shell("tune", asked, "--reader", "x", code=2).stderr
+    assert shell.json("tune", asked, "--keep", "x", code=2)["error"]["type"] == "UsageError"
+
+
+def test_what_a_reader_has_written_is_kept(asked: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    told = list[str]()
+
+    def write(messages: Sequence[Message]) -> str:
+        if len(told) == 7:
+            told.append("")
+            raise KeyboardInterrupt
+        told.append(f"Where does part {messages[-1].content.split()[1]} lie?")
+        return told[-1]
+
+    monkeypatch.chdir(asked.parent)
+    monkeypatch.setenv("RAGFM_EMBEDDER", "hashing")
+    monkeypatch.setattr("ragfm.generation.readers.configured_reader", lambda *_: ScriptedReader(write))
+    words = ["tune", "--write", "20", "--dry-run", "--out", "written.run"]
+    stopped = CliRunner().invoke(ragfm, words, standalone_mode=False)
+    assert "what was written is kept in written.run" in stopped.stderr
+    assert len(Path("written.run").read_text().splitlines()) == 8
+    assert Here().json(*words)["about"]["questions"]["count"] == 20
+    assert len(Path("written.run").read_text().splitlines()) == len(told)
+    with pytest.raises(UsageError, match="--out goes with --confidence, or without QUESTIONS"):
+        Here()("tune", asked, "--out", "written.run")
+
+
+def test_an_interrupted_tuning_leaves_nothing(shell: Shell, asked: Path, tmp_path: Path) -> None:
+    before = {path.name for path in tmp_path.iterdir()}
+    places = tmp_path / "tmp"
+    places.mkdir()
+    command = [sys.executable, "-c", "from ragfm.cli import main; main()", "tune", str(asked),
+               "--chunk-sizes", ",".join(map(str, range(16, 60)))]  # fmt: skip
+    process = subprocess.Popen(
+        command, cwd=tmp_path, env=shell.env | {"TMPDIR": str(places)}, stderr=subprocess.PIPE, text=True
+    )
+    deadline = time.monotonic() + 60
+    while not list(places.glob("ragfm-tune-*/collection")) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 130, said
+    assert "Interrupted" in said
+    assert list(places.iterdir()) == []
+    assert {path.name for path in tmp_path.iterdir()} == before | {"tmp"}
+    assert np.isfinite(load_settings(tmp_path).search.weight)

@@ -1,0 +1,159 @@
+"""Chat templates: our readers write what transformers writes, byte for byte, and a hostile one ends.
+
+The templates are those that llama.cpp tests itself with. They are in llama-cpp-python's source distribution, which pip
+fetches once.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tarfile
+import time
+from importlib.metadata import version
+from pathlib import Path
+from typing import cast
+
+import llama_cpp
+import pytest
+from support.tiny_models import tiny_model
+
+from ragfm.core.errors import UnsupportedError
+from ragfm.core.types import Message, Sampling
+from ragfm.generation.readers import load_reader
+from ragfm.generation.readers.chat_template import check_template
+from ragfm.generation.readers.llama_model import LlamaModel
+from ragfm.generation.readers.transformers_reader import TransformersReader
+from ragfm.models.model_lookup import find_model
+
+FAMILIES = {
+    "SmolLM": ("HuggingFaceTB-SmolLM3-3B", "llama"),
+    "Llama 3.1": ("meta-llama-Llama-3.1-8B-Instruct", "llama"),
+    "Llama 3.2": ("meta-llama-Llama-3.2-3B-Instruct", "llama"),
+    "Llama 3.3": ("meta-llama-Llama-3.3-70B-Instruct", "llama"),
+    "Mistral Nemo": ("mistralai-Mistral-Nemo-Instruct-2407", "mistral"),
+    "Mistral Small": ("Mistral-Small-3.2-24B-Instruct-2506", "mistral"),
+    "Qwen 2.5": ("Qwen-Qwen2.5-7B-Instruct", "qwen2"),
+    "Qwen 3": ("Qwen-Qwen3-0.6B", "qwen3"),
+    "Phi": ("microsoft-Phi-3.5-mini-instruct", "phi3"),
+    "DeepSeek V3": ("deepseek-ai-DeepSeek-V3.1", "deepseek_v3"),
+    "DeepSeek R1": ("deepseek-ai-DeepSeek-R1-Distill-Llama-8B", "llama"),
+    "Gemma": ("google-gemma-2-2b-it", "gemma2"),
+}
+CHATS = {
+    "question": [Message("user", "  Is water <|wet|>?\n")],
+    "system": [Message("system", "You are brief.\n\n"), Message("user", "日本語 naïve e\u0301")],
+    "turns": [Message("user", "a"), Message("assistant", "<think>hm</think>b {{ 1 }}"), Message("user", "c\r\n\n d")],
+    "all": [Message("system", "s"), Message("user", "a"), Message("assistant", "b"), Message("user", "")],
+}
+
+
+@pytest.fixture(scope="module")
+def templates() -> Path:
+    """The folder with the templates, kept from one run to the next."""
+    name = f"llama_cpp_python-{version('llama-cpp-python')}"
+    kept = Path.home() / ".cache" / "ragfm-tests" / name
+    if not kept.is_dir():
+        part = kept.with_name(f"{name}.part")
+        part.mkdir(parents=True, exist_ok=True)
+        command = [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "--no-binary", "llama-cpp-python",
+                   "-d", str(part), name.replace("-", "==")]  # fmt: skip
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if not (archives := list(part.glob("*.tar.gz"))):
+            pytest.skip(f"llama-cpp-python's sources can't be fetched: {done.stderr.strip()[-200:]}")
+        with tarfile.open(archives[0]) as archive:
+            for member in archive:
+                if "/models/templates/" in member.name and member.name.endswith(".jinja"):
+                    source = archive.extractfile(member)
+                    assert source is not None
+                    (part / Path(member.name).name).write_bytes(source.read())
+        archives[0].unlink()
+        part.replace(kept)
+    return kept
+
+
+@pytest.fixture(scope="module")
+def bundled() -> LlamaModel:
+    return LlamaModel(find_model("bundled", "reader"))
+
+
+def with_template(model: LlamaModel, source: str, monkeypatch: pytest.MonkeyPatch) -> LlamaModel:
+    model.__dict__.pop("_template", None)
+    monkeypatch.setattr(llama_cpp, "llama_model_chat_template", lambda *_: source.encode())
+    return model
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", FAMILIES)
+def test_both_readers_write_what_transformers_writes(
+    family: str, templates: Path, bundled: LlamaModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name, architecture = FAMILIES[family]
+    source = (templates / f"{name}.jinja").read_text(encoding="utf-8")
+    reader = cast(
+        "TransformersReader",
+        load_reader(
+            str(
+                tiny_model(tmp_path, architecture, **({"num_key_value_heads": 4} if "deepseek" in architecture else {}))
+            ),
+            context_tokens=512,
+        ),
+    )
+    theirs = reader._engine.model._tokenizer
+    theirs.chat_template = source
+    theirs.bos_token, theirs.eos_token = "<|im_start|>", "<|im_end|>"  # those of the bundled model
+    llama = with_template(bundled, source, monkeypatch)
+    for what, messages in CHATS.items():
+        if family == "Gemma" and messages[0].role == "system":  # it refuses them
+            messages = [Message("user", f"{messages[0].content}\n\n{messages[1].content}"), *messages[2:]]
+        turns = [{"role": message.role, "content": message.content} for message in messages]
+        expected = theirs.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+        assert reader._engine.model.written(CHATS[what]) == expected, what
+        assert llama.written(CHATS[what]) == expected, what
+    theirs.chat_template = "{{ messages[-1].content }}"
+    stream = reader.stream([Message("user", "abc")], Sampling(max_tokens=4))
+    text = "".join(stream)
+    assert stream.usage.completion_tokens == 4 or stream.finish_reason == "stop"
+    assert text == "".join(reader.stream([Message("user", "abc")], Sampling(max_tokens=4)))
+
+
+def test_a_template_without_a_system_role_gets_it_with_the_question(
+    bundled: LlamaModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refusing = "{% if messages[0].role == 'system' %}{{ raise_exception('no system') }}{% endif %}"
+    dropping = "{% for m in messages if m.role != 'system' %}<{{ m.role }}>{{ m.content }}{% endfor %}"
+    messages = [
+        Message("system", "Be brief.\n"),
+        Message("user", "Hi"),
+        Message("assistant", "Yes?"),
+        Message("user", "x"),
+    ]
+    for source in (refusing + dropping, dropping):
+        model = with_template(bundled, source, monkeypatch)
+        assert model.written(messages) == "<user>Be brief.\n\n\nHi<assistant>Yes?<user>x"
+
+
+@pytest.mark.parametrize(
+    ("source", "said"),
+    [
+        ("{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}", "longer than"),
+        ("{% macro f(n) %}{{ f(n + 1) }}{% endmacro %}{{ f(0) }}", "recursion"),
+        ("{{ ''.__class__.__mro__ }}", "unsafe"),
+        ("{{ messages.append(1) }}", "unsafe"),
+        ("{{ 1 / 0 }}", "division"),
+        ("{{ 9 ** (9 ** 9) }}", "power"),
+        ("{% set n = messages | length + 8 %}{{ n ** (n ** n) }}", "power"),
+        ("{{ range(1000000000) }}", "too big"),
+        ("{% for %}", "can't be read"),
+    ],
+)
+def test_a_hostile_template_is_an_error(
+    source: str, said: str, bundled: LlamaModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ragfm.generation.readers.chat_template.SECONDS", 0.1)
+    start = time.thread_time()
+    with pytest.raises(UnsupportedError, match=said):
+        with_template(bundled, source, monkeypatch).written([Message("user", "Hi")])
+    check_template("{{ dict(**{'a': 1}) }} 2 ** 3 {% set b = namespace(a=1, **c) %}")  # no powers
+    assert time.thread_time() - start < 2
+    assert sys.gettrace() is None or "check" not in repr(sys.gettrace())

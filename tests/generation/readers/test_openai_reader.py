@@ -1,0 +1,464 @@
+"""The reader for servers: against llama-cpp-python's own, and against one that fails in every way."""
+
+from __future__ import annotations
+
+import gc
+import json
+import logging
+import os
+import socket
+import subprocess
+import sys
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ragfm import Collection, Rag, Settings
+from ragfm.cli.output import answer_json
+from ragfm.core.errors import (
+    ConfigError,
+    ContextOverflowError,
+    EndpointError,
+    ModelNotFoundError,
+    RagfmError,
+    ReaderBusyError,
+    UnsupportedError,
+)
+from ragfm.core.types import CLOSED, Message, Sampling, Usage
+from ragfm.evaluation.judge import judged, way_of_judging
+from ragfm.generation.readers import load_reader
+from ragfm.generation.readers.openai_reader import OpenAIReader, estimated_tokens
+from ragfm.models.model_lookup import find_model
+from ragfm.testing import HashingEmbedder, check_reader
+
+ASKED = [Message("user", "Count from one to ten, in words.")]
+WORDS = "One, two, three, four, five, six, seven, eight, nine, ten, and so on for ever."
+KEY = "sk-secret-0123456789"
+
+
+# --- a server of few lines ---------------------------------------------------------------------------------------
+
+
+class Server(ThreadingHTTPServer):
+    """Says WORDS, word by word, or what is next in `failures`: (status, headers, body), or a number of words to say.
+
+    With `silent` it says so many words, and then nothing until the client has gone; 0 is before the response begins.
+    """
+
+    daemon_threads = True
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), _Handler)
+        self.asked: list[tuple[dict[str, str], dict[str, Any]]] = []
+        self.failures: list[Any] = []
+        self.pause = 0.0
+        self.silent: int | None = None
+        self.waits, self.broken = threading.Event(), threading.Event()
+        self.connections: set[Any] = set()
+
+    @property
+    def address(self) -> str:
+        return f"http://127.0.0.1:{self.server_address[1]}"
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        self.connections.add(request)
+        super().process_request(request, client_address)
+
+    def close_request(self, request: Any) -> None:
+        super().close_request(request)
+        self.connections.discard(request)
+
+    def handle_error(self, *_: Any) -> None:
+        self.broken.set()
+
+
+class _Handler(BaseHTTPRequestHandler):
+    server: Server
+
+    def do_POST(self) -> None:
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        self.server.asked.append(({name.lower(): value for name, value in self.headers.items()}, body))
+        self.server.waits.set()
+        self._wait_where_silent(0)
+        failure = self.server.failures.pop(0) if self.server.failures else None
+        if isinstance(failure, tuple):
+            status, headers, content = failure
+            self.send_response(status)
+            data = content if isinstance(content, bytes) else json.dumps(content).encode()
+            for name, value in {"Content-Length": str(len(data)), **headers}.items():
+                self.send_header(name, value)
+            self.end_headers()
+            self.wfile.write(data)
+            return
+        self._say(body, failure)
+
+    def _say(self, body: dict[str, Any], cut: int | None) -> None:
+        self.send_response(200)
+        self.send_header("Content-Type", "text/event-stream")
+        self.end_headers()
+        words = WORDS.split(" ")
+        said = words[: body["max_tokens"]]
+        for at, word in enumerate(said[:cut]):
+            choice = {"index": 0, "delta": {"content": word if at == 0 else f" {word}"}}
+            self._send({"choices": [choice | ({"logprobs": {"content": [{"token": word, "logprob": -0.5}]}}
+                                              if body.get("logprobs") else {})]})  # fmt: skip
+            time.sleep(self.server.pause)
+            self._wait_where_silent(at + 1)
+        if cut is not None:
+            return
+        reason = "length" if len(said) < len(words) else "stop"
+        self._send({"choices": [{"index": 0, "delta": {}, "finish_reason": reason}]})
+        used = {"prompt_tokens": 30, "completion_tokens": len(said), "total_tokens": 0}
+        self._send({"choices": [], "usage": {**used, "prompt_tokens_details": {"cached_tokens": 10}}})
+        self.wfile.write(b"data: [DONE]\n\n")
+
+    def _wait_where_silent(self, words: int) -> None:
+        if self.server.silent == words:
+            self.rfile.read(1)  # nothing comes: this ends when the client goes
+            raise ConnectionAbortedError
+
+    def _send(self, value: dict[str, Any]) -> None:
+        self.wfile.write(f"data: {json.dumps(value)}\n\n".encode())
+        self.wfile.flush()
+
+    def log_message(self, *_: Any) -> None:
+        pass
+
+
+def eventually(holds: Callable[[], bool], seconds: float = 30.0) -> None:
+    end = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < end, "it never came to that"
+        time.sleep(0.01)
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+    with Server() as running:
+        threading.Thread(target=running.serve_forever, args=(0.01,), daemon=True).start()
+        monkeypatch.setenv("OPENAI_BASE_URL", f"{running.address}/v1/")
+        monkeypatch.setenv("OPENAI_API_KEY", KEY)
+        monkeypatch.setattr("openai._base_client.INITIAL_RETRY_DELAY", 0.01)
+        yield running
+        running.shutdown()
+
+
+def test_it_keeps_the_contract(server: Server) -> None:
+    check_reader(load_reader("openai:m", context_tokens=512))
+    headers, body = server.asked[0]
+    assert headers["authorization"] == f"Bearer {KEY}"
+    assert body == {
+        "model": "m",
+        "messages": [{"role": "user", "content": ASKED[0].content}],
+        "stream": True,
+        "stream_options": {"include_usage": True},
+        "temperature": 0.0,
+        "max_tokens": 16,
+    }
+
+
+def test_what_is_asked_and_what_it_costs(server: Server) -> None:
+    prices = {"m": {"prompt": 2.0, "cached": 0.5, "completion": 10.0}}
+    reader = OpenAIReader("m", prices=prices, omit=("stream_options",))
+    stream = reader.stream(ASKED, Sampling(temperature=0.7, top_p=0.9, min_p=0.1, seed=3, max_tokens=5, stop=("", "X")))
+    assert "".join(stream) == "One, two, three, four, five,"
+    assert stream.finish_reason == "length"
+    assert stream.usage == Usage(30, 10, 5, pytest.approx((20 * 2 + 10 * 0.5 + 5 * 10) / 1e6))
+    body = server.asked[0][1]
+    assert body.items() >= {"temperature": 0.7, "top_p": 0.9, "min_p": 0.1, "seed": 3, "stop": ["X"]}.items()
+    assert "stream_options" not in body
+    assert OpenAIReader("other", prices=prices)._price is None
+    with pytest.raises(ConfigError, match="The price of m can't be read: 'completion'"):
+        OpenAIReader("m", prices={"m": {"prompt": 1}})
+
+
+def test_it_judges_by_a_schema_and_without_where_the_server_knows_none(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(globals(), "WORDS", '{"right": true}')
+    reader = load_reader("openai:m")
+    way = way_of_judging(reader)
+    assert judged(reader, way, "How many days?", ["28"], "28 days.")
+    schemas = [body["response_format"]["json_schema"]["schema"]["properties"] for _, body in server.asked]
+    assert schemas == 2 * [{"right": {"type": "boolean"}}]
+    server.failures = [(400, {}, {"error": {"message": "response_format is unknown"}})]
+    assert way_of_judging(reader).schema is None
+
+
+def test_a_schema_and_log_probabilities(server: Server) -> None:
+    schema = {"type": "object", "properties": {"days": {"type": "integer"}}, "required": ["days"]}
+    stream = load_reader("openai:m").stream(ASKED, Sampling(max_tokens=3, schema=schema, logprobs=True))
+    assert "".join(stream) == "One, two, three,"
+    assert stream.logprobs == (-0.5, -0.5, -0.5)
+    form = server.asked[0][1]["response_format"]["json_schema"]
+    assert form == {"name": "answer", "schema": {**schema, "additionalProperties": False}, "strict": True}
+
+
+def test_what_passes_is_tried_again_when_the_server_says(server: Server) -> None:
+    server.failures = [(429, {"Retry-After": "0.3"}, {}), (503, {}, b"<html>")]
+    start = time.monotonic()
+    assert "".join(load_reader("openai:m").stream(ASKED)) == WORDS
+    assert time.monotonic() - start >= 0.3
+    assert len(server.asked) == 3
+
+
+@pytest.mark.parametrize(
+    ("answer", "kind", "said"),
+    [
+        ((401, {}, {"error": {"message": f"Incorrect API key provided: {KEY}."}}), ConfigError, "status 401"),
+        ((404, {}, {"error": {"message": "no model m"}}), ModelNotFoundError, "no model m"),
+        ((429, {}, {"error": {"message": "slow down"}}), ReaderBusyError, "slow down"),
+        ((400, {}, {"error": {"message": "no temperature"}}), UnsupportedError, "no temperature"),
+        ((400, {}, {"error": {"code": "context_length_exceeded", "message": "9"}}), ContextOverflowError, "9"),
+        ((500, {}, b"<html>"), EndpointError, "status 500"),
+        ((302, {"Location": "/v2/chat/completions"}, b""), EndpointError, "302"),
+        ((200, {"Content-Type": "text/html"}, b"<html>hello</html>"), EndpointError, "after 0 characters"),
+        ((200, {"Content-Type": "text/event-stream"}, b"data: {torn\n\n"), EndpointError, "can't be read"),
+        ((200, {"Content-Type": "text/event-stream"}, b'data: {"error": {"message": "out of memory"}}\n\n'),
+         EndpointError, "out of memory"),
+        (3, EndpointError, "ended after 16 characters"),
+        ((200, {"Content-Type": "text/event-stream", "Content-Length": "99"}, b": hello\n\n"), EndpointError, "closed"),
+    ],
+    ids=lambda value: "" if isinstance(value, tuple | int) else getattr(value, "__name__", value),
+)  # fmt: skip
+def test_what_fails_is_said_without_the_key(
+    server: Server, answer: Any, kind: type[Exception], said: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    server.failures = [answer]
+    reader = load_reader("openai:m", retries=0)
+    with caplog.at_level(logging.DEBUG), pytest.raises(kind, match=said) as caught:
+        list(reader.stream(ASKED))
+    assert "secret" not in f"{caught.value} {caught.value.__cause__} {caplog.text} {reader!r} {vars(reader)}"
+    assert f"127.0.0.1:{server.server_address[1]}" in str(caught.value)
+
+
+def test_silence_is_an_error(server: Server) -> None:
+    server.pause = 5.0
+    with pytest.raises(EndpointError, match=r"silent for too long after 4 characters"):
+        list(load_reader("openai:m", seconds=0.2, retries=0).stream(ASKED))
+
+
+def test_a_stream_that_nobody_reads_any_more_ends_at_the_server(server: Server) -> None:
+    server.pause = 0.05
+    stream = load_reader("openai:m").stream(ASKED)
+    assert next(stream) == "One,"
+    stream.close()
+    assert server.broken.wait(5)
+
+
+@pytest.mark.parametrize("until", ["the first word", "the second word", "the next try"])
+def test_another_thread_closes_a_stream_that_is_waited_for(server: Server, until: str) -> None:
+    if until == "the next try":
+        server.failures = [(429, {"Retry-After": "100"}, {})]
+    else:
+        server.silent = 0 if until == "the first word" else 1
+    stream, said = load_reader("openai:m").stream(ASKED), list[str]()
+
+    def read() -> None:
+        try:
+            said.extend(stream)
+        except RagfmError as error:
+            said.append(str(error))
+
+    reading = threading.Thread(target=read)
+    reading.start()
+    eventually(lambda: server.waits.is_set() and (server.silent != 1 or said == ["One,"]))
+    time.sleep(0.2)  # so that it waits
+    stream.close()
+    reading.join(20)  # the server would be waited for for 100 or 120 seconds
+    assert not reading.is_alive()
+    assert said[-1] == CLOSED
+    eventually(lambda: not server.connections)
+
+
+def test_closed_streams_leave_neither_threads_nor_connections(server: Server) -> None:
+    def threads() -> set[str]:
+        return {thread.name for thread in threading.enumerate() if thread.name == "ragfm-openai"}
+
+    gc.collect()
+    eventually(lambda: not threads())
+    server.silent = 2
+    reader = load_reader("openai:m")
+    before = threading.active_count()
+    for number in range(24):
+        stream = reader.stream(ASKED)
+        assert next(stream) == "One,"
+        if number % 3:
+            stream.close()
+        del stream
+        eventually(lambda: not server.connections)
+        eventually(lambda: threading.active_count() <= before + 2)  # the loop's, and one that it has for what blocks
+    assert len(server.asked) == 24
+    unread = reader.stream(ASKED)
+    unread.close()
+    assert list(unread) == []
+    assert len(server.asked) == 24
+    server.silent = None
+    assert "".join(reader.stream(ASKED)) == WORDS
+    del reader, unread
+    gc.collect()
+    eventually(lambda: not threads())
+
+
+def test_a_forked_process_asks_by_itself(server: Server) -> None:
+    code = (
+        "import os\n"
+        "from ragfm import Message, load_reader\n"
+        "reader, asked = load_reader('openai:m'), [Message('user', 'Count.')]\n"
+        "stream = reader.stream(asked)\n"
+        "said = next(stream)\n"
+        "child = os.fork()\n"
+        "if not child:\n"
+        "    try:\n"
+        "        list(stream)\n"
+        "    except Exception as error:\n"
+        "        print('forked' in str(error))\n"
+        "    stream = reader.stream(asked)\n"
+        "    said = ''\n"
+        "print(said + ''.join(stream), flush=True)\n"
+        "assert not child or os.waitpid(child, 0)[1] == 0\n"
+    )
+    server.pause = 0.05
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=120)
+    assert (sorted(done.stdout.splitlines()), done.stderr) == (sorted(["True", WORDS, WORDS]), "")
+
+
+def test_the_key_goes_only_where_the_environment_says(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A ragfm.toml that came with documents may name a server, but it must not get the key."""
+    monkeypatch.setenv("OPENAI_BASE_URL", "http://127.0.0.1:9/v1")
+    monkeypatch.setenv("OPENAI_ORG_ID", "org-secret")
+    assert "".join(load_reader("openai:m", base_url=f"{server.address}/v1").stream(ASKED)) == WORDS
+    assert "secret" not in str(server.asked)
+    server.failures = [(401, {}, {"error": {"message": "who are you?"}})]
+    with pytest.raises(ConfigError, match="OPENAI_BASE_URL does not name this server"):
+        list(load_reader("openai:m", base_url=server.address).stream(ASKED))
+    with pytest.raises(ConfigError, match="http://"):
+        load_reader("openai:m", base_url="ftp://x")
+
+
+def test_settings_reach_the_reader(server: Server, docs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAGFM_READER_OPTIONS", '{"openai": {"prices": {"m": {"prompt": 1, "completion": 1}}}}')
+    monkeypatch.setenv("RAGFM_READER_OPTIONS__OPENAI__RETRIES", "0")
+    collection = Collection.open(tmp_path / "c", settings=Settings(reader="openai:m"), embedder=HashingEmbedder())
+    collection.sync(docs)
+    answer = Rag(collection).ask("How many days of leave do I get?")
+    assert answer.usage.cost == pytest.approx((30 + answer.usage.completion_tokens) / 1e6)
+    assert answer_json(answer)["usage"]["cost"] == answer.usage.cost
+    server.failures = [(503, {}, b"")]
+    with pytest.raises(EndpointError, match="status 503"):
+        Rag(collection).ask("How many days of leave do I get?")
+    monkeypatch.setenv("RAGFM_READER_OPTIONS__OPENAI__NONSENSE", "0")
+    with pytest.raises(ConfigError, match="nonsense"):
+        Rag(Collection.open(tmp_path / "c", settings=Settings(reader="openai:m")))
+
+
+def test_what_it_can_not_do_is_said() -> None:
+    reader = load_reader("openai:m")
+    with pytest.raises(UnsupportedError, match="grammar"):
+        reader.stream(ASKED, Sampling(grammar='root ::= "a"'))
+    with pytest.raises(UnsupportedError, match="adapter"):
+        reader.stream(ASKED, Sampling(adapter="x"))
+
+
+@pytest.mark.parametrize(
+    "option", [{"seconds": "soon"}, {"seconds": 0}, {"retries": -1}, {"retries": "x"}, {"context_tokens": 0}]
+)
+def test_an_option_that_can_not_be_is_said(option: dict[str, object]) -> None:
+    (name,) = option
+    with pytest.raises(ConfigError, match=f"A reader's {name} can't be"):
+        load_reader("openai:m", **option)
+
+
+def test_what_is_omitted_is_not_sent() -> None:
+    how = Sampling(temperature=0.7, min_p=0.1)
+    assert OpenAIReader("m", omit=("min_p",))._request(ASKED, how, 5).keys().isdisjoint({"extra_body", "min_p"})
+    sent = OpenAIReader("m", omit="temperature")._request(ASKED, how, 5)  # as a setting may have it
+    assert "temperature" not in sent
+    assert sent["extra_body"] == {"min_p": 0.1}
+
+
+# --- llama-cpp-python's server -----------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def llama_log(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("server") / "log"
+
+
+@pytest.fixture(scope="module")
+def llama_server(llama_log: Path) -> Iterator[str]:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "llama_cpp.server", "--model", str(find_model("bundled", "reader")), "--port",
+               str(port), "--n_ctx", "512", "--n_threads", "1", "--interrupt_requests", "false"]  # fmt: skip
+    environment = {**os.environ, "GOMP_SPINCOUNT": "300", "PYTHONUNBUFFERED": "1"}
+    with llama_log.open("wb") as log:
+        process = subprocess.Popen(command, stdout=log, stderr=subprocess.DEVNULL, env=environment)
+    try:
+        for _ in range(300):
+            try:
+                urllib.request.urlopen(f"http://127.0.0.1:{port}/v1/models").close()
+                break
+            except urllib.error.URLError:
+                assert process.poll() is None, "the server has ended"
+                time.sleep(0.1)
+        yield f"http://127.0.0.1:{port}/v1"
+    finally:
+        process.kill()
+        process.wait()
+
+
+@pytest.mark.slow
+def test_a_real_server_keeps_the_contract(llama_server: str) -> None:
+    check_reader(load_reader("openai:m", base_url=llama_server, context_tokens=512))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("pieces", [0, 1])
+def test_a_real_server_ends_what_is_closed(llama_server: str, llama_log: Path, pieces: int) -> None:
+    """Before the first word, and behind one; llama-cpp-python's reads the prompt to its end whatever happens."""
+    before = llama_log.read_text().count("Disconnected from client")
+    reader = load_reader("openai:m", base_url=llama_server, context_tokens=512)
+    stream = reader.stream([Message("user", f"{pieces} " + "Count to a thousand. " * 60)], Sampling(max_tokens=100))
+    said, ended = list[str](), list[str]()
+
+    def read() -> None:
+        try:
+            said.extend(stream)
+        except RagfmError as error:
+            ended.append(str(error))
+
+    reading = threading.Thread(target=read)
+    reading.start()
+    time.sleep(0.5)
+    eventually(lambda: len(said) >= pieces, 120)
+    stream.close()
+    reading.join(120)
+    assert ended == [CLOSED]
+    assert len(said) < 90
+    eventually(lambda: llama_log.read_text().count("Disconnected from client") == before + 1, 120)
+    assert "".join(reader.stream(ASKED, Sampling(max_tokens=2)))
+
+
+@pytest.mark.slow
+def test_the_estimate_is_rather_too_high() -> None:
+    counting = load_reader("bundled", threads=1)
+    texts = [
+        "The office opens at nine.",
+        "x" * 40,
+        "日本語のテキスト",
+        "naïve café, œuvre — 3.14159",
+        "def f(x):\n\treturn x\n" * 3,
+    ]
+    for text in [*texts, Path(__file__).read_text("utf-8")[:3000], Path("README.md").read_text("utf-8")[:3000]]:
+        messages = [Message("system", "Answer."), Message("user", text)]
+        exact = counting.count_tokens(messages)
+        assert exact <= estimated_tokens(messages) <= 2 * exact + 40

@@ -1,0 +1,122 @@
+"""The system message and the examples, evaluated, on disk."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.tiny_gguf import write_lora, write_tiny
+
+from ragfm.core.types import Hit, Message, Sampling, Usage
+from ragfm.generation.prompt import build_prompt, prompt_beginning
+from ragfm.generation.prompt_template import load_strategy
+from ragfm.generation.readers import prefix_cache
+from ragfm.generation.readers.llama_cpp_reader import LlamaCppReader
+from ragfm.testing import ScriptedReader
+
+BEGIN = [Message("system", "Say what stands in the passages. " * 6)]  # two blocks and a bit
+PROMPT = [*BEGIN, Message("user", "[1] The bees are asleep." * 3)]
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    return tmp_path / "ragfm" / "beginnings"
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    return write_tiny(tmp_path / "tiny.gguf")
+
+
+def said(model: Path, *, begin: list[Message] = BEGIN, slots: int = 1, **how: Any) -> tuple[str, Usage]:
+    """What a process that has just started says, and what it took."""
+    reader = LlamaCppReader(str(model), threads=1, context_tokens=512)
+    for n in range(slots if slots > 1 else 0):
+        reader.stream([Message("user", f"{n}")], Sampling(max_tokens=2))
+    reader.keep(begin)
+    stream = reader.stream(PROMPT, Sampling(max_tokens=16, **how))
+    return "".join(stream), stream.usage
+
+
+def test_a_new_process_reads_it_back(model: Path, folder: Path) -> None:
+    plain, usage = said(model, begin=[])
+    assert usage.cached_tokens == 0
+    assert not folder.exists()
+    assert said(model) == (plain, usage)
+    (file,) = folder.iterdir()
+    text, usage = said(model)
+    assert (text, usage.cached_tokens) == (plain, 256)
+    text, usage = said(model, slots=3)  # in a context of another shape
+    assert (text, usage.cached_tokens) == (plain, 256)
+    assert list(folder.iterdir()) == [file]
+
+
+def test_what_is_damaged_is_removed_and_made_anew(model: Path, folder: Path) -> None:
+    plain = said(model)
+    (file,) = folder.iterdir()
+    whole = file.read_bytes()
+    for damaged in (whole[:-9], b"", whole[:-300] + bytes([whole[-300] ^ 1]) + whole[-299:]):
+        file.write_bytes(damaged)
+        assert said(model) == plain
+        assert file.read_bytes() == whole
+    assert said(model)[1].cached_tokens == 256
+
+
+def test_another_model_or_adapter_has_its_own(model: Path, folder: Path, tmp_path: Path) -> None:
+    said(model)
+    adapter = write_lora(tmp_path / "lora.gguf", layer=0, size=64)
+    assert said(model, adapter=str(adapter))[1].cached_tokens == 0
+    assert said(model, adapter=str(adapter))[1].cached_tokens == 256
+    os.utime(model, ns=(1, 1))  # another file, for all that is known
+    assert said(model)[1].cached_tokens == 0
+    assert len(list(folder.iterdir())) == 3
+
+
+def test_what_replaces_a_model_or_an_adapter_has_its_own(model: Path, folder: Path, tmp_path: Path) -> None:
+    """Also where a process wrote a beginning that had loaded what was there before."""
+    adapter = write_lora(tmp_path / "lora.gguf", layer=0, size=64)
+    how = Sampling(max_tokens=16, adapter=str(adapter))
+    running = LlamaCppReader(str(model), threads=1, context_tokens=512)
+    list(running.stream(PROMPT, how))
+    write_tiny(tmp_path / "other.gguf", seed=1).replace(model)
+    write_lora(tmp_path / "stronger.gguf", layer=0, size=64, scale=3.0).replace(adapter)
+    running.keep(BEGIN)
+    list(running.stream(PROMPT, how))  # by the first model, and the second adapter
+    assert len(list(folder.iterdir())) == 1
+    plain, _ = said(model, adapter=str(adapter), begin=[])
+    text, usage = said(model, adapter=str(adapter))
+    assert (text, usage.cached_tokens) == (plain, 0)
+
+
+def test_files_have_an_end(model: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    said(model)
+    (old,) = folder.iterdir()
+    monkeypatch.setattr(prefix_cache, "MOST_BYTES", old.stat().st_size + 1000)
+    os.utime(old, (1, 1))
+    said(model, begin=[Message("system", BEGIN[0].content + "x" * 128)])  # the prompt begins otherwise: none is made
+    assert list(folder.iterdir()) == [old]
+    os.utime(model, ns=(1, 1))
+    said(model)
+    assert len(list(folder.iterdir())) == 1
+    assert not old.exists()
+
+
+def test_a_folder_that_can_not_be_written_does_no_harm(model: Path, folder: Path) -> None:
+    folder.parent.mkdir(parents=True)
+    plain = said(model, begin=[])
+    folder.write_text("no folder", encoding="utf-8")
+    assert said(model) == plain
+
+
+def test_it_is_what_every_prompt_of_a_strategy_begins_with() -> None:
+    strategy = load_strategy("few-shot")
+    hits = [Hit("uri", "a secret", 0, 8, 1, None, {})]
+    history = [Message("user", "before?"), Message("assistant", "Yes.")]
+    begin = prompt_beginning(strategy)
+    reader = ScriptedReader(context_tokens=10_000)
+    prompt = build_prompt("Who?", hits, reader, history=history, strategy=strategy)
+    assert list(prompt.messages[: len(begin)]) == begin
+    assert len(begin) == 1 + 2 * len(strategy.shots) > 1

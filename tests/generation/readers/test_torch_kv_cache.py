@@ -1,0 +1,272 @@
+"""The transformers reader with many requests: its tokens are those of transformers' own `generate`, however it is used.
+
+Tiny models of random weights: what holds for their masks and caches holds for large ones.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+import torch
+from support.tiny_models import tiny_model
+
+from ragfm.core.errors import (
+    AdapterMismatchError,
+    ConfigError,
+    DamagedModelError,
+    ModelNotFoundError,
+    RagfmError,
+    ReaderBusyError,
+    UnsupportedError,
+)
+from ragfm.core.types import Message, Sampling
+from ragfm.generation.prompt import prompt_fingerprint
+from ragfm.generation.readers import load_reader
+from ragfm.generation.readers.generation_request import Request
+from ragfm.generation.readers.sampling import Chance
+from ragfm.generation.readers.transformers_reader import TransformersReader
+from ragfm.models.adapters import RECORD, AdapterRecord, learned_sha256, serving_adapter
+from ragfm.models.model_lookup import weights_sha256
+
+KINDS = {
+    "llama": {},
+    "mistral": {"sliding_window": 20},
+    "qwen2": {"use_sliding_window": True, "sliding_window": 20, "max_window_layers": 1},
+    "phi3": {"sliding_window": 30},
+    "gemma2": {"sliding_window": 24},
+    "deepseek_v3": {"num_key_value_heads": 4},
+}
+ASKED = [[Message("user", "abc " * times + f"what {times}?")] for times in (3, 40, 9, 25, 60)]
+
+
+def made(folder: Path, kind: str = "llama", **options: Any) -> TransformersReader:
+    tiny = tiny_model(folder, kind, **KINDS[kind])
+    return cast("TransformersReader", load_reader(str(tiny), **{"context_tokens": 512, "slots": 4} | options))
+
+
+def begun(reader: TransformersReader, messages: list[Message], adapter: str | None = None) -> Request:
+    model = reader._engine.model
+    request = Request(model.prompt(messages), reader._adapter(adapter), sampler=Chance(Sampling()), limit=12)
+    reader._engine.batcher.submit(request)
+    return request
+
+
+def plain(reader: TransformersReader, messages: list[Message], model: Any = None) -> list[int]:
+    ours = reader._engine.model
+    prompt = torch.tensor([ours.prompt(messages)])
+    whole = (model or ours._model).generate(
+        input_ids=prompt, attention_mask=torch.ones_like(prompt), max_new_tokens=12, do_sample=False, pad_token_id=0,
+        eos_token_id=None,
+    )  # fmt: skip
+    return list(whole[0, prompt.shape[1] :].tolist())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", KINDS)
+def test_many_at_once_say_what_generate_says(kind: str, tmp_path: Path) -> None:
+    reader = made(tmp_path, kind)
+    reader._engine.model._ends = set()
+    expected = [plain(reader, messages) for messages in ASKED]
+    assert len({tuple(tokens) for tokens in expected}) > 1
+    requests = [begun(reader, messages) for messages in ASKED]
+    assert [list(request.results()) for request in requests] == expected
+    again = [begun(reader, messages) for messages in reversed(ASKED)]  # with what is in memory, in other slots
+    assert [list(request.results()) for request in again] == expected[::-1]
+    assert sum(request.cached for request in again) > 200
+
+
+@pytest.fixture(scope="module")
+def reader(tmp_path_factory: pytest.TempPathFactory) -> TransformersReader:
+    return made(tmp_path_factory.mktemp("tiny"))
+
+
+def test_a_model_with_a_memory_of_its_own_kind_has_one_request(tmp_path: Path) -> None:
+    reader = made(tmp_path, waiting=2)
+    engine_of = TransformersReader._engine.fget  # type: ignore[attr-defined]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("ragfm.generation.readers.torch_model.can_have_rows", lambda config: False)
+        engine_of(reader)
+    reader._engine.model._ends = set()
+    requests = [begun(reader, messages) for messages in ASKED]
+    assert [list(request.results()) for request in requests] == [plain(reader, messages) for messages in ASKED]
+    with pytest.raises(UnsupportedError, match="can't score"):
+        reader.score(ASKED[0], ["ab", "cd"])
+
+
+def test_a_stream_that_is_closed_ends_within_a_step(reader: TransformersReader) -> None:
+    model, loop = reader._engine.model, reader._engine.batcher._loop
+    model._ends = set()
+    stream = reader.stream(ASKED[0], Sampling(max_tokens=400))
+    next(stream)
+    stream.close()
+    limit = time.monotonic() + 20
+    while loop.unfinished and time.monotonic() < limit:
+        time.sleep(0.001)
+    assert loop._slots
+    assert all(slot.spoken < 390 for slot in loop._slots)
+    assert not loop.unfinished
+
+
+def test_scores_are_sums_of_log_probabilities(reader: TransformersReader) -> None:
+    model = reader._engine.model
+    prompt, more = model.prompt(ASKED[0]), model.tokens("xyz")
+    with torch.inference_mode():
+        every = model._model(torch.tensor([prompt + more])).logits[0].log_softmax(-1)
+    right = sum(float(every[len(prompt) - 1 + at, token]) for at, token in enumerate(more))
+    assert reader.score(ASKED[0], ["xyz", ""]) == pytest.approx([right, 0.0], abs=1e-3)
+
+
+def lora(reader: TransformersReader, folder: Path, seed: int) -> Any:
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM
+
+    torch.manual_seed(seed)
+    base = AutoModelForCausalLM.from_pretrained(reader._path)
+    adapted = get_peft_model(
+        base, LoraConfig(r=4, target_modules=["q_proj", "v_proj", "o_proj"], init_lora_weights=False)
+    )
+    adapted.save_pretrained(folder)
+    return adapted.eval()
+
+
+def test_adapters_are_switched_by_request(tmp_path: Path) -> None:
+    reader = made(tmp_path / "base")
+    reader._engine.model._ends = set()
+    expected = {None: plain(reader, ASKED[1])}
+    for seed in (1, 2):
+        folder = str(tmp_path / f"adapter{seed}")
+        expected[folder] = plain(reader, ASKED[1], lora(reader, Path(folder), seed))
+    assert len({tuple(tokens) for tokens in expected.values()}) == 3
+    for _ in range(2):
+        requests = {adapter: begun(reader, ASKED[1], adapter) for adapter in expected}
+        assert {adapter: list(request.results()) for adapter, request in requests.items()} == expected
+    broken = tmp_path / "broken"
+    broken.mkdir()
+    (broken / "adapter_config.json").write_text("{}")
+    (broken / "adapter_model.safetensors").write_bytes(b"")
+    with pytest.raises(DamagedModelError, match="no adapter for"):
+        list(reader.stream(ASKED[0], Sampling(adapter=str(broken))))
+    assert list(begun(reader, ASKED[1]).results()) == expected[None]
+
+
+def test_an_adapter_at_another_scale_shares_nothing_with_it(tmp_path: Path) -> None:
+    reader, folder = made(tmp_path / "base"), tmp_path / "adapter"
+    lora(reader, folder, 1)
+    config, found = folder / "adapter_config.json", list[float]()
+    for alpha in (8, 32):
+        config.write_text(json.dumps(json.loads(config.read_text()) | {"lora_alpha": alpha}))
+        for cached in (0, reader.count_tokens(ASKED[1]) - 2):
+            stream = reader.stream(ASKED[1], Sampling(max_tokens=2, adapter=str(folder)))
+            list(stream)
+            assert stream.usage.cached_tokens == cached
+        found += reader.score(ASKED[1], ["xyz"], adapter=str(folder))
+        assert found[-1:] == pytest.approx(made(tmp_path / "base").score(ASKED[1], ["xyz"], adapter=str(folder)))
+    assert abs(found[0] - found[1]) > 0.01
+
+
+def test_an_adapters_folder_serves_as_it_is(tmp_path: Path) -> None:
+    reader = made(tmp_path / "base")
+    lora(reader, tmp_path / "adapter", 1)
+    base = {"name": "tiny", "sha256": weights_sha256(tmp_path / "base")}
+    record = AdapterRecord("lora", base, prompt_fingerprint(), learned_sha256(tmp_path / "adapter"))
+    (tmp_path / "adapter" / RECORD).write_bytes(record.to_json())
+    for name in (str(tmp_path / "base"), f"transformers:{tmp_path / 'base'}"):
+        found = serving_adapter(tmp_path / "adapter", name, prompt_fingerprint())
+        assert found == str(tmp_path / "adapter")
+        assert list(reader.stream(ASKED[0], Sampling(max_tokens=2, adapter=found))) is not None
+        with pytest.raises(AdapterMismatchError, match="another prompt"):
+            serving_adapter(tmp_path / "adapter", name, "few-shot")
+    with pytest.raises(AdapterMismatchError, match="other weights"):
+        serving_adapter(tmp_path / "adapter", "transformers:bundled", prompt_fingerprint())
+    with pytest.raises(ModelNotFoundError, match=r"has no adapter\.gguf"):
+        serving_adapter(tmp_path / "adapter", "bundled", prompt_fingerprint())
+
+
+def test_what_is_too_much_waits_or_is_refused(tmp_path: Path) -> None:
+    reader = made(tmp_path, slots=1, waiting=1)
+    streams = [reader.stream(ASKED[4], Sampling(max_tokens=100)) for _ in range(2)]
+    with pytest.raises(ReaderBusyError, match="serves 1 requests"):
+        reader.stream(ASKED[4])
+    for stream in streams:
+        stream.close()
+
+
+def test_no_memory_is_an_error_in_words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    reader = made(tmp_path)
+
+    def full(*_: object, **__: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(reader._engine.model, "_model", full)
+        with pytest.raises(RagfmError, match="no memory left"):
+            list(reader.stream(ASKED[0]))
+    assert reader.stream(ASKED[0], Sampling(max_tokens=2)).usage.prompt_tokens == 0
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+@pytest.mark.parametrize("bits", [4, 8])
+def test_quantised_weights_answer(bits: int) -> None:
+    text = "".join(load_reader("transformers:bundled", bits=bits).stream([Message("user", "What comes after Monday?")]))
+    assert "Tuesday" in text
+
+
+def test_bits_that_there_are_not(tmp_path: Path) -> None:
+    with pytest.raises(UnsupportedError, match="3 bits"):
+        _ = made(tmp_path, bits=3).context_tokens
+
+
+@pytest.mark.parametrize(
+    "option",
+    [{"device": "cuda:9"}, {"device": "none"}, {"dtype": "none"}, {"dtype": "int8"}, {"dtype": "Tensor"},
+     {"attention": "none"}],
+)  # fmt: skip
+def test_an_option_that_can_not_be_is_said(option: dict[str, str], tmp_path: Path) -> None:
+    (value,) = option.values()
+    with pytest.raises(ConfigError, match=value):
+        _ = made(tmp_path, **option).context_tokens
+
+
+@pytest.mark.parametrize(
+    ("file", "content"),
+    [
+        ("model.safetensors", b"x" * 1000),
+        ("model.safetensors", None),
+        ("config.json", b"[]"),
+        ("tokenizer.json", b"{}"),
+    ],
+)
+def test_a_damaged_folder_is_an_error(file: str, content: bytes | None, tmp_path: Path) -> None:
+    reader = made(tmp_path)
+    data = (tmp_path / file).read_bytes()
+    (tmp_path / file).write_bytes(data[: len(data) // 2] if content is None else content)
+    with pytest.raises(DamagedModelError, match="can't load"):
+        _ = reader.context_tokens
+
+
+def test_a_damaged_adapter_harms_nobody_else(tmp_path: Path) -> None:
+    reader, folder = made(tmp_path / "model"), tmp_path / "adapter"
+    folder.mkdir()
+    (folder / "adapter_config.json").write_text(
+        json.dumps({"peft_type": "LORA", "r": 1, "target_modules": ["q_proj"], "task_type": "CAUSAL_LM"})
+    )
+    (folder / "adapter_model.safetensors").write_bytes(b"x" * 100)
+    good = reader.stream(ASKED[0], Sampling(max_tokens=40))
+    bad = reader.stream(ASKED[0], Sampling(adapter=str(folder)))
+    with pytest.raises(DamagedModelError, match="is no adapter for"):
+        list(bad)
+    list(good)
+    assert good.usage.completion_tokens == 40 or good.finish_reason == "stop"
+
+
+def test_a_template_that_never_ends_and_text_that_has_no_bytes(tmp_path: Path) -> None:
+    reader = made(tmp_path)
+    assert reader.count_tokens([Message("user", "a\ud800b")]) == reader.count_tokens([Message("user", "a?b")])
+    reader._engine.model._tokenizer.chat_template = "{{ 9 ** (9 ** 9) }}"
+    with pytest.raises(UnsupportedError, match="power"):
+        reader.count_tokens(ASKED[0])

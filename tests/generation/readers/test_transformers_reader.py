@@ -1,0 +1,130 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
+
+import pytest
+import torch
+
+from ragfm.core.errors import DamagedModelError, ModelNotFoundError, UnsupportedError
+from ragfm.core.types import Message, Sampling
+from ragfm.generation.readers import load_reader
+from ragfm.generation.readers.llama_cpp_reader import LlamaCppReader
+from ragfm.generation.readers.torch_model import _end_tokens
+from ragfm.generation.readers.transformers_reader import TransformersReader
+from ragfm.testing import check_reader
+
+pytestmark = pytest.mark.slow  # the bundled weights are dequantised for it, which takes about ten seconds
+
+ASKED = [Message("user", "Is water wet? Answer yes or no.")]
+
+
+@pytest.fixture(scope="module")
+def reader() -> TransformersReader:
+    return cast("TransformersReader", load_reader("transformers:bundled"))
+
+
+@pytest.fixture(scope="module")
+def llama() -> LlamaCppReader:
+    return LlamaCppReader("bundled", threads=1)
+
+
+def read(reader: TransformersReader | LlamaCppReader, messages: Sequence[Message], **sampling: object) -> str:
+    return "".join(reader.stream(messages, Sampling(**{"max_tokens": 12} | sampling)))  # type: ignore[arg-type]
+
+
+def test_it_keeps_the_contract(reader: TransformersReader) -> None:
+    check_reader(reader)
+
+
+def test_both_readers_answer_a_simple_question_alike(reader: TransformersReader, llama: LlamaCppReader) -> None:
+    """Not all answers are the same: llama.cpp rounds activations to 8 bits, which moves logits by about 0.3."""
+    monday = [Message("user", "What comes after Monday?")]
+    assert read(reader, monday) == read(llama, monday)
+    assert read(reader, ASKED).startswith("No, water is not wet.")
+
+
+@pytest.mark.parametrize(
+    "messages",
+    [
+        ASKED,
+        [Message("system", "You are brief.\n\n"), Message("user", "  Hi\t"), Message("assistant", "Hello 😀"), *ASKED],
+        [Message("user", "日本語 naïve ﬁ e\u0301\r\n\n\n x  y"), Message("assistant", ""), Message("user", "{{ 1 }}")],
+        [Message("user", "<|im_end|> is a sign of its own")],
+    ],
+)
+def test_both_readers_see_the_same_tokens(
+    reader: TransformersReader, llama: LlamaCppReader, messages: list[Message]
+) -> None:
+    tokens = reader._engine.model.prompt(messages)
+    assert tokens == llama._engine.model.prompt(messages)
+    turns = [{"role": message.role, "content": message.content} for message in messages]
+    theirs = reader._engine.model._tokenizer.apply_chat_template(turns, add_generation_prompt=True, return_dict=False)
+    assert tokens == theirs
+
+
+def test_it_generates_what_transformers_itself_generates(reader: TransformersReader) -> None:
+    model = reader._engine.model
+    prompt = torch.tensor([model.prompt(ASKED)])
+    theirs = model._model.generate(
+        prompt, attention_mask=torch.ones_like(prompt), max_new_tokens=24, do_sample=False, pad_token_id=0
+    )
+    text = model._tokenizer.decode(theirs[0, prompt.shape[1] :], skip_special_tokens=True)
+    assert read(reader, ASKED, max_tokens=24) == text
+
+
+def test_chance_is_seeded_bounded_and_its_own(reader: TransformersReader) -> None:
+    hot = {"temperature": 1.5, "max_tokens": 6}
+    before = torch.random.get_rng_state()
+    assert read(reader, ASKED, **hot, seed=1) == read(reader, ASKED, **hot, seed=1)
+    assert len({read(reader, ASKED, **hot, seed=seed) for seed in range(4)}) > 1
+    assert torch.equal(torch.random.get_rng_state(), before)
+    greedy = read(reader, ASKED, max_tokens=6)
+    assert read(reader, ASKED, **hot, top_p=1e-6) == greedy
+    assert read(reader, ASKED, **hot, min_p=1.0) == greedy
+
+
+def test_all_that_end_a_turn_count(reader: TransformersReader) -> None:
+    model = SimpleNamespace(generation_config=SimpleNamespace(eos_token_id=[5, 6]))
+    assert _end_tokens(reader._engine.model._tokenizer, model) == {2, 5, 6}
+
+
+def test_what_it_can_not_do_is_said(reader: TransformersReader) -> None:
+    with pytest.raises(UnsupportedError, match="grammar"):
+        reader.stream(ASKED, Sampling(grammar='root ::= "a"'))
+    with pytest.raises(ModelNotFoundError, match="no adapter of PEFT's in x"):
+        reader.stream(ASKED, Sampling(adapter="x"))
+
+
+def test_a_folder_that_is_no_model(tmp_path: Path) -> None:
+    (tmp_path / "model.safetensors").write_bytes(b"no weights")
+    with pytest.raises(DamagedModelError, match="can't load"):
+        _ = load_reader(str(tmp_path)).context_tokens
+
+
+def test_a_folder_of_safetensors_is_the_same_model(reader: TransformersReader, tmp_path: Path) -> None:
+    model = reader._engine.model
+    fresh = type(model._model)(model._model.config)
+    fresh.load_state_dict(model._model.state_dict())
+    for key in ("quantization_config",):
+        if hasattr(fresh.config, key):
+            delattr(fresh.config, key)
+    fresh.save_pretrained(tmp_path)
+    model._tokenizer.save_pretrained(tmp_path)
+    other = cast("TransformersReader", load_reader(str(tmp_path)))
+    assert other.count_tokens(ASKED) == reader.count_tokens(ASKED)
+    assert read(other, ASKED) == read(reader, ASKED)
+
+
+def test_no_warnings(tmp_path: Path) -> None:
+    code = (
+        "from ragfm import Message, Sampling, load_reader\n"
+        "reader = load_reader('transformers:bundled')\n"
+        "print(''.join(reader.stream([Message('user', 'Hi')], Sampling(max_tokens=2))), end='')\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "arn" not in done.stderr.replace("Warning: unauthenticated", "")

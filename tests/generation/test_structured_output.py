@@ -1,0 +1,331 @@
+"""Structured answers: finite schemas, objects under a grammar, and each field held against the passages."""
+
+from __future__ import annotations
+
+import json
+from datetime import date
+from pathlib import Path
+from typing import Any, Literal
+
+import pytest
+from pydantic import BaseModel, Field
+
+from ragfm import Collection, Rag, Settings, load_reader
+from ragfm.core.config import AskSection
+from ragfm.core.errors import ConfigError, ExtractionError, UnsupportedError
+from ragfm.core.types import Hit, Message, Sampling
+from ragfm.evaluation.log_questions import judged
+from ragfm.generation.json_schema import ITEMS, TEXT, Form
+from ragfm.generation.prompt import Prompt
+from ragfm.generation.structured_output import fill, form_of
+from ragfm.testing import HashingEmbedder, ScriptedReader
+
+
+class Leave(BaseModel):
+    days: int = Field(description="days of leave")
+    parents: str | None = None
+
+
+def an_object(**properties: Any) -> dict[str, Any]:
+    return {"type": "object", "properties": properties, "required": list(properties)}
+
+
+@pytest.fixture(scope="module")
+def handbook(tmp_path_factory: pytest.TempPathFactory) -> Collection:
+    folder = tmp_path_factory.mktemp("extract")
+    (folder / "docs").mkdir()
+    (folder / "docs" / "leave.md").write_text(
+        "# Leave\n\nYou get 28 days of leave. A day is paid with 1,250.50 crowns. Leave is asked for by Olav Brekke.\n"
+    )
+    (folder / "docs" / "pets.md").write_text("# Pets\n\nDogs are welcome on Fridays. Cats are not welcome.\n")
+    settings = Settings(ask=AskSection(log=True))
+    collection = Collection.open(folder / ".ragfm", settings=settings, embedder=HashingEmbedder())
+    collection.sync(folder / "docs")
+    return collection
+
+
+def said(handbook: Collection, value: Any, schema: Any, question: str = "How many days of leave do I get?") -> Any:
+    text = value if isinstance(value, str) else json.dumps(value)
+    return Rag(handbook, reader=ScriptedReader([text]), k=2).extract(question, schema)
+
+
+# --- Fields ------------------------------------------------------------------------------------------------------
+
+
+def test_each_field_has_its_citation(handbook: Collection) -> None:
+    found = said(handbook, {"days": 28, "parents": None}, Leave)
+    assert found.value == Leave(days=28, parents=None)
+    assert found.data == {"days": 28, "parents": None}
+    days, parents = found.fields
+    assert (days.path, days.value, days.supported) == ("/days", 28, True)
+    (citation,) = days.citations
+    assert handbook.document(citation.uri).text[citation.start : citation.end] == "You get 28 days of leave."
+    assert citation.verified
+    assert (parents.path, parents.supported, parents.citations, parents.removed) == ("/parents", False, (), None)
+    assert next(hit for hit in found.hits if hit.n == citation.n).uri == "docs/leave.md"
+    assert found.usage.prompt_tokens > 0
+
+
+def test_what_stands_nowhere_is_null_where_it_may_be_and_else_says_so(handbook: Collection) -> None:
+    found = said(handbook, {"days": 27, "parents": "16 weeks"}, Leave)
+    assert found.value == Leave(days=27, parents=None)
+    days, parents = found.fields
+    assert (days.supported, days.citations, days.removed) == (False, (), None)
+    assert (parents.value, parents.removed) == (None, "16 weeks")
+
+
+@pytest.mark.parametrize(
+    ("kind", "value", "question", "supported"),
+    [
+        ({"type": "number"}, 1250.5, "What is a day of leave paid with?", True),
+        ({"type": "number"}, 1250.7, "What is a day of leave paid with?", False),
+        ({"type": "string"}, "Olav Brekke", "Who asks for leave?", True),
+        ({"type": "string"}, "Olav Breivik", "Who asks for leave?", False),
+        ({"type": "boolean", "description": "Dogs are welcome"}, True, "Are pets welcome?", True),
+        ({"type": "boolean", "description": "Dogs are welcome"}, False, "Are pets welcome?", False),
+        ({"type": "boolean", "description": "cats are welcome"}, False, "Are pets allowed?", True),
+        ({"enum": ["Fridays", "Mondays"]}, "Fridays", "When are dogs welcome?", True),
+        ({"enum": ["Fridays", "Mondays"]}, "Mondays", "When are dogs welcome?", False),
+    ],
+)
+def test_values_of_all_kinds_are_held_against_the_passages(
+    handbook: Collection, kind: dict[str, Any], value: Any, question: str, supported: bool
+) -> None:
+    (field,) = said(handbook, {"it": value}, an_object(it=kind), question).fields
+    assert field.supported is supported
+    assert bool(field.citations) is supported
+
+
+@pytest.mark.parametrize(
+    ("value", "text", "supported"),
+    [
+        (-5, "The value is 5 degrees.", False),
+        (-5, "The value is \u22125 degrees.", True),
+        (52.524, "The value is 52.52 degrees.", False),
+        (4.996, "The value is 5.00 degrees.", False),
+        (52.520008, "The value is 52.520008 degrees.", True),
+        (1e-07, "The value is 0.0000001 degrees.", True),
+        (2500000.0, "The value is 2,500,000 degrees.", True),
+        (4.5, "The value is 4.50 degrees.", True),
+        (4.5, "The value is 4,5 degrees.", True),
+    ],
+)
+def test_a_number_is_no_rounded_one(value: float, text: str, supported: bool) -> None:
+    form = Form.of(an_object(it={"type": "number"}))
+    prompt = Prompt((), (Hit("a.md", text, 0, len(text), 1, 0.5, {}, n=1),), ())
+    reader = ScriptedReader([json.dumps({"it": value})])
+    (field,) = fill(form, "What is the value in degrees?", reader, prompt, Sampling())[1]
+    assert field.supported is supported
+
+
+def test_fields_of_lists_and_objects_within(handbook: Collection) -> None:
+    schema = an_object(pets=an_object(days={"type": "array", "items": {"type": ["string", "null"]}}))
+    found = said(handbook, {"pets": {"days": ["Fridays", "Mondays"]}}, schema, "When are dogs welcome?")
+    assert found.value == {"pets": {"days": ["Fridays", None]}}
+    assert [(field.path, field.removed) for field in found.fields] == [
+        ("/pets/days/0", None), ("/pets/days/1", "Mondays"),
+    ]  # fmt: skip
+
+
+def test_the_prompt_says_what_is_wanted_and_the_log_keeps_it(handbook: Collection) -> None:
+    rag = Rag(handbook, reader=(reader := ScriptedReader(['{"days": 28, "parents": null}'])), k=1)
+    found = rag.extract("How many days?", Leave)
+    prompt = reader.prompts[0][-1].content
+    assert '{"days": whole number (days of leave), "parents": text or null}' in prompt
+    assert "one short sentence" not in prompt
+    assert rag.log is not None
+    entry = rag.log.entry(found.log_id or 0)
+    assert json.loads(entry.answer) == found.data
+    assert entry.citations[0]["quote"] == "You get 28 days of leave."
+
+
+def test_the_log_keeps_what_failed_and_no_adapter_that_was_not_asked(handbook: Collection) -> None:
+    rag = Rag(handbook, reader=ScriptedReader(['{"days": 28, "parents": null}', '{"days": 28, "par'])).with_options(
+        sampling=Sampling(max_tokens=64, adapter="prose.gguf")
+    )
+    assert rag.log is not None
+    found = rag.extract("How many days?", Leave)
+    assert rag.log.entry(found.log_id or 0).adapter is None
+    with pytest.raises(ExtractionError):
+        rag.extract("How many days, again?", Leave)
+    last = rag.log.entries()[-1]
+    assert (last.question, last.finished, last.abstained) == ("How many days, again?", False, False)
+    assert last.passages
+    assert "whole number" in last.prompt[-1]["content"]
+
+
+def test_an_object_that_does_not_meet_the_schema_is_logged_without_it(handbook: Collection) -> None:
+    rag = Rag(handbook, reader=ScriptedReader(['{"days": 28}']))
+    assert rag.log is not None
+    with pytest.raises(ExtractionError, match="less than the minimum"):
+        rag.extract("How many days of leave do I get?", an_object(days={"type": "integer", "minimum": 30}))
+    last = rag.log.entries()[-1]
+    assert (last.answer, last.citations, last.finished, last.abstained) == ("", [], False, False)
+    assert last.usage["completion_tokens"] > 0
+
+
+def test_a_structured_answer_is_not_learned_as_prose(handbook: Collection) -> None:
+    rag = Rag(handbook, reader=ScriptedReader(['{"days": 28, "parents": null}']))
+    assert rag.log is not None
+    number = rag.extract("How many days?", Leave).log_id or 0
+    rag.log.judge(number, "up")
+    assert not judged([rag.log.entry(number)])
+    rag.log.judge(number, "down", "28 days.")
+    assert judged([rag.log.entry(number)])
+
+
+def test_no_passage_gives_no_object(handbook: Collection) -> None:
+    reader = ScriptedReader(["never"])
+    found = Rag(handbook, reader=reader).extract("How many days?", Leave, filter="uri = none")
+    assert (found.value, found.data, found.fields, reader.prompts) == (None, None, (), [])
+
+
+# --- What goes wrong ---------------------------------------------------------------------------------------------
+
+
+def test_an_object_that_is_cut_off_names_the_limit(handbook: Collection) -> None:
+    schema = an_object(text={"type": "string", "maxLength": 100_000})
+    collection = Collection.open(
+        handbook.path, settings=Settings(ask=AskSection(answer_tokens=20)), embedder=HashingEmbedder()
+    )
+    rag = Rag(collection, reader=ScriptedReader(['{"text": "' + "word " * 600], context_tokens=1000))
+    with pytest.raises(ExtractionError, match=r"limit of 500 tokens.*maxLength"):
+        rag.extract("What?", schema)
+
+
+def test_what_is_no_json_or_does_not_meet_the_schema_is_an_error(handbook: Collection) -> None:
+    with pytest.raises(ExtractionError, match="no JSON"):
+        said(handbook, "You get 28.", Leave)
+    with pytest.raises(ExtractionError, match=r"28 is less than the minimum of 30 at \$\.days"):
+        said(handbook, {"days": 28}, an_object(days={"type": "integer", "minimum": 30}))
+
+    class Strict(BaseModel):
+        days: int = Field(ge=30)
+
+    with pytest.raises(ExtractionError, match="greater than or equal to 30 at /days"):
+        said(handbook, {"days": 28}, Strict)
+
+
+@pytest.mark.parametrize(
+    ("schema", "error", "message"),
+    [
+        ({"type": "text"}, ConfigError, "no JSON schema"),
+        ({"type": "string"}, ConfigError, "not that of an object"),
+        ({"type": "object"}, UnsupportedError, "which properties the object has"),
+        (an_object(x={}), UnsupportedError, "what stands at /x"),
+        (an_object(x={"type": "array"}), UnsupportedError, "what stands at /x/0"),
+        (an_object(x={"$ref": "#"}), UnsupportedError, "refers to itself at /x"),
+        (an_object(x={"$ref": "https://example.org/a.json"}), UnsupportedError, "not in it"),
+        (an_object(x={"type": "string", "pattern": "a"}), UnsupportedError, "grammar"),
+    ],
+)
+def test_schemas_that_cannot_be_answered(schema: dict[str, Any], error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
+        _ = Form.of(schema).grammar
+
+
+# --- Schemas -----------------------------------------------------------------------------------------------------
+
+
+class Contact(BaseModel):
+    name: str = Field(max_length=30)
+    kind: Literal["staff", "guest"]
+    phone: str | None = None
+
+
+class Everything(BaseModel):
+    contacts: list[Contact] = Field(max_length=2)
+    pair: tuple[int, bool]
+    day: date
+    rate: float
+    note: str = "none"
+
+
+def test_a_schema_is_made_finite() -> None:
+    form = form_of(Everything)
+    contact = form.finite["properties"]["contacts"]
+    assert contact["maxItems"] == 2
+    assert contact["items"]["properties"]["name"]["maxLength"] == 30
+    assert contact["items"]["required"] == ["name", "kind", "phone"]
+    assert form.finite["required"] == ["contacts", "pair", "day", "rate"]
+    assert form.finite["properties"]["note"]["maxLength"] == TEXT
+    assert Form.of(an_object(x={"items": {"type": "string"}})).finite["properties"]["x"]["maxItems"] == ITEMS
+    longest = {
+        "contacts": [{"name": "x" * 30, "kind": "guest", "phone": "y" * TEXT}] * 2, "pair": [10**14, False],
+        "day": "2026-01-31", "rate": 1.5, "note": "z" * TEXT,
+    }  # fmt: skip
+    assert len(json.dumps(longest)) <= form.characters < 2 * len(json.dumps(longest))
+
+
+def test_parts_that_are_merged() -> None:
+    schema = {
+        "allOf": [{"$ref": "#/$defs/a"}, {"properties": {"b": {"type": "integer"}}, "required": ["b"]}],
+        "$defs": {"a": {"type": "object", "properties": {"a": {"type": "string", "maxLength": 3}}, "required": ["a"]}},
+    }
+    finite = Form.of(schema).finite
+    assert (list(finite["properties"]), sorted(finite["required"])) == (["a", "b"], ["a", "b"])
+
+
+@pytest.fixture(scope="module")
+def bundled() -> Any:
+    return load_reader("bundled", context_tokens=2048)
+
+
+def test_the_bundled_reader_closes_every_object(bundled: Any) -> None:
+    """The longest values that the schema allows, from a small model that would ramble."""
+    schema = an_object(
+        story={"type": "string", "minLength": 40, "maxLength": 60},
+        list={"type": "array", "items": {"type": "string", "maxLength": 12}, "minItems": 2, "maxItems": 3},
+        kind={"enum": ["big", "small"]}, day={"type": "string", "format": "date"}, nothing={"type": "null"},
+    )  # fmt: skip
+    form = Form.of(schema)
+    stream = bundled.stream(
+        [Message("user", "Tell me a long story about a cat.")],
+        Sampling(max_tokens=form.characters, grammar=form.grammar),
+    )
+    value = json.loads("".join(stream), strict=False)
+    assert stream.finish_reason == "stop"
+    assert form.complaint(value) is None
+    assert list(value) == list(schema["properties"])
+
+
+def test_the_bundled_reader_fills_in_a_form(handbook: Collection, bundled: Any) -> None:
+    found = Rag(handbook, reader=bundled, k=1).extract("How many days of leave do I get?", Leave)
+    assert isinstance(found.value, Leave)
+    assert found.value.days == 28
+    assert found.fields[0].citations[0].quote == "You get 28 days of leave."
+
+
+# --- The command line --------------------------------------------------------------------------------------------
+
+
+def test_ask_with_a_schema(handbook: Collection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from click.testing import CliRunner
+
+    from ragfm.cli import ragfm
+
+    monkeypatch.setattr(
+        "ragfm.rag.configured_reader", lambda *_, **__: ScriptedReader(['{"days": 28, "who": "Nobody"}'])
+    )
+    schema = tmp_path / "leave.json"
+    schema.write_text(json.dumps(an_object(days={"type": "integer"}, who={"type": "string"})))
+    words = ["ask", "-c", str(handbook.path), "How many days of leave do I get?", "--schema", str(schema)]
+
+    def run(*words: str) -> str:
+        return CliRunner().invoke(ragfm, words, catch_exceptions=False, standalone_mode=False).output
+
+    value = json.loads(run(*words, "--json"))
+    assert list(value) == "question query value fields hits dropped usage seconds log_id".split()
+    assert value["value"] == {"days": 28, "who": "Nobody"}
+    assert [(field["path"], field["supported"]) for field in value["fields"]] == [("/days", True), ("/who", False)]
+    assert value["fields"][0]["citations"][0]["verified"]
+    shown = run(*words)
+    assert '"days": 28' in shown
+    assert "/days: [1] docs/leave.md: “You get 28 days of leave.”" in shown
+    assert "/who: stands in no passage" in shown
+    schema.write_text("[]")
+    with pytest.raises(ConfigError, match="no JSON schema"):
+        run(*words)
+    schema.write_text("{")
+    with pytest.raises(ConfigError, match="can't be read"):
+        run(*words)

@@ -1,0 +1,126 @@
+"""Re-embedding: one commit switches, readers follow when they have the new embedder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from ragfm import Collection, Settings
+from ragfm.core.errors import CollectionError, EmbedderMismatchError
+from ragfm.testing import HashingEmbedder
+
+
+def _spans(collection: Collection) -> set[tuple[str, int, int]]:
+    return {(hit.uri, hit.start, hit.end) for hit in collection.search("leave", k=500)}
+
+
+def test_the_collection_is_then_as_if_made_with_the_new_embedder(
+    collection: Collection, docs: Path, tmp_path: Path
+) -> None:
+    collection.sync(docs)
+    new = HashingEmbedder("other", dim=96, max_tokens=12)
+    seen: list[tuple[int, int]] = []
+    report = collection.reembed(new, progress=lambda done, total: seen.append((done, total)))
+    documents = len(collection.documents())
+    assert seen[-1] == (documents, documents)
+    fresh = Collection.open(
+        tmp_path / "fresh", settings=Settings(), embedder=HashingEmbedder("other", dim=96, max_tokens=12)
+    )
+    fresh.sync(docs)
+    assert report.embedded == new.embedded == fresh.status().chunks
+    assert report.chunks == collection.status().chunks == fresh.status().chunks
+    for query in ("28 days of leave", "desk", "Ada"):
+        assert [
+            (hit.uri, hit.text, hit.score, hit.page, hit.headings, hit.context) for hit in collection.search(query)
+        ] == [(hit.uri, hit.text, hit.score, hit.page, hit.headings, hit.context) for hit in fresh.search(query)]
+    assert collection.status().embedder["dim"] == 96
+    again = collection.sync(docs)
+    assert (again.unchanged, again.updated, again.chunks) == (documents, 0, 0)
+    assert collection.reembed(new).embedded == 0
+
+
+def test_what_died_at_it_does_not_die_again_when_its_document_goes(collection: Collection, docs: Path) -> None:
+    collection.sync(docs)
+    collection.reembed(HashingEmbedder("other", dim=96, max_tokens=12))
+    switched = collection.status().generation
+    died = collection._store.catalog.dead_ids(0, switched)
+    for path in sorted(docs.rglob("*.md")):
+        path.write_text("Another text.\n")
+    collection.sync(docs, allow_mass_delete=True)
+    assert collection._store.catalog.dead_ids(0, switched).tolist() == died.tolist()
+    assert len(collection.search("text", k=500, mode="dense")) == collection.status().chunks
+    assert not collection.verify().findings
+
+
+def test_an_interrupted_one_goes_on(collection: Collection, docs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    collection.sync(docs)
+    before = _spans(collection)
+    monkeypatch.setattr("ragfm.ingestion.embedding.SLICE", 2)
+    monkeypatch.setattr("ragfm.ingestion.embedding.SECONDS", 0)
+
+    class Interrupted(HashingEmbedder):
+        def embed_passages(self, texts):  # type: ignore[no-untyped-def]
+            if self.embedded >= 2:
+                raise KeyboardInterrupt
+            return super().embed_passages(texts)
+
+    with pytest.raises(KeyboardInterrupt):
+        collection.reembed(Interrupted("other", dim=96))
+    late = Collection.open(collection.path, settings=Settings(), embedder=HashingEmbedder())
+    assert _spans(late) == before  # the old one serves
+    late.compact()  # keeps what is already embedded
+    new = HashingEmbedder("other", dim=96)
+    report = late.reembed(new)
+    assert report.embedded == new.embedded == report.chunks - 2
+
+
+def test_vectors_of_another_interrupted_one_are_dropped(collection: Collection, docs: Path) -> None:
+    collection.sync(docs)
+
+    class Full(HashingEmbedder):
+        pass
+
+    with collection._store.writing() as catalog:
+        from ragfm.ingestion.reembed import _pending
+
+        first = _pending(catalog, {**Full("first", dim=32).fingerprint, "embedder": "x"}, 1)
+        assert _pending(catalog, {**Full("second", dim=48).fingerprint, "embedder": "x"}, 1) != first or True
+        with catalog.read() as connection:
+            assert connection.exec_driver_sql("SELECT count(*) FROM contracts").scalar() == 2
+
+
+def test_a_reader_follows_when_it_has_the_new_embedder(
+    collection: Collection, docs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = {"hashing": HashingEmbedder(), "wide": HashingEmbedder("wide", dim=96)}
+    monkeypatch.setattr("ragfm.store.collection_store.load_embedder", lambda name: made[name])
+    collection.sync(docs)
+    reader = Collection.open(collection.path, settings=Settings())
+    expected = reader.search("28 days of leave")
+    collection.reembed(made["wide"])
+    during = reader.search("28 days of leave")
+    assert [(hit.chunk_id, hit.score) for hit in during] == [(hit.chunk_id, hit.score) for hit in expected]
+    reader._store.settle()
+    after = reader.search("28 days of leave")
+    assert [hit.text for hit in after][:1] == [hit.text for hit in expected][:1]
+    assert {hit.chunk_id for hit in after}.isdisjoint(hit.chunk_id for hit in expected)
+    assert reader.status().embedder["dim"] == 96
+    collection.compact()
+    assert reader.search("28 days of leave") == after
+
+
+def test_a_reader_bound_to_the_old_embedder_says_so(collection: Collection, docs: Path) -> None:
+    collection.sync(docs)
+    collection.reembed(HashingEmbedder("other", dim=96))
+    with pytest.raises(EmbedderMismatchError):
+        Collection.open(collection.path, settings=Settings(), embedder=HashingEmbedder()).search("leave")
+
+
+def test_a_document_without_marks_is_parsed_again_first(collection: Collection, docs: Path) -> None:
+    collection.sync(docs)
+    with collection._store.writing() as catalog, catalog.write() as connection:
+        connection.exec_driver_sql("UPDATE documents SET marks = NULL WHERE uri = 'docs/leave.md'")
+    with pytest.raises(CollectionError, match=r"docs/leave\.md was ingested by an older"):
+        collection.reembed(HashingEmbedder("other", dim=96))
+    assert _spans(collection)

@@ -1,0 +1,320 @@
+"""Backup and restore: one file, taken beside a writer, refused when a bit is wrong, harmless whatever is in it."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import random
+import shutil
+import subprocess
+import sys
+import tarfile
+from pathlib import Path
+
+import pytest
+
+from ragfm import Collection, Settings
+from ragfm.core.durable_files import checksummed
+from ragfm.core.errors import CollectionError, CollectionNotFound, DamagedCollectionError, UnsupportedError
+from ragfm.maintenance.backup import MANIFEST
+from ragfm.server.uploads import Uploads
+from ragfm.store.database import FILE, PAGE, damaged_page
+from ragfm.testing import HashingEmbedder
+
+
+@pytest.fixture
+def filled(collection: Collection, docs: Path) -> Collection:
+    collection.sync(docs, tags={"year": 2026}, allow=["staff"])
+    return collection
+
+
+def _at(folder: Path) -> Collection:
+    return Collection.open(folder, settings=Settings(), embedder=HashingEmbedder())
+
+
+def _seen(collection: Collection) -> object:
+    hits = [(hit.uri, hit.text, hit.score, hit.chunk_id) for hit in collection.search("28 days of leave", k=9)]
+    groups = [info.uri for info in collection.as_groups({"staff"}).documents()]
+    status = collection.status()
+    return hits, groups, collection.documents("year = 2026"), status.generation, status.embedder
+
+
+def test_what_comes_back_is_what_was(filled: Collection, tmp_path: Path) -> None:
+    report = filled.backup(tmp_path / "b.tar")
+    assert (report.documents, report.chunks, report.generation) == (4, filled.status().chunks, 1)
+    assert report.bytes == (tmp_path / "b.tar").stat().st_size
+    with tarfile.open(tmp_path / "b.tar") as tar:
+        assert tar.getnames() == [MANIFEST, FILE]
+    embedder = HashingEmbedder()
+    there = Collection.open(tmp_path / "far" / "away", settings=Settings(), embedder=embedder)
+    restored = there.restore(tmp_path / "b.tar")
+    assert (restored.documents, restored.chunks, restored.absent) == (4, report.chunks, ("docs",))
+    assert _seen(there) == _seen(filled)
+    assert there.status().indexes[0]["saved"]
+    assert there.verify().findings == ()
+    assert embedder.embedded == 0
+    assert not list(tmp_path.rglob("*.new"))
+
+
+def test_a_restored_collection_goes_on_with_sources_beside_it(filled: Collection, docs: Path, tmp_path: Path) -> None:
+    filled.backup(tmp_path / "b.tar")
+    shutil.copytree(docs, tmp_path / "elsewhere" / "docs", copy_function=shutil.copy2)
+    there = _at(tmp_path / "elsewhere" / ".ragfm")
+    assert there.restore(tmp_path / "b.tar").absent == ()
+    (tmp_path / "elsewhere" / "docs" / "new.txt").write_text("New.")
+    report = there.sync()
+    assert (report.added, report.unchanged, report.chunks) == (1, 4, 1)
+
+
+def test_it_is_taken_while_a_writer_is_at_work(filled: Collection, tmp_path: Path) -> None:
+    """Another process commits again and again; each backup is one of its generations, whole."""
+    script = (
+        "from pathlib import Path\nfrom ragfm import Collection, Settings\nfrom ragfm.testing import HashingEmbedder\n"
+        "c = Collection.open('.ragfm', settings=Settings(), embedder=HashingEmbedder())\n"
+        "for n in range(400):\n"
+        "    Path('docs', f'{n % 9}.txt').write_text(f'Version {n} of it. ' * 30)\n"
+        "    c.sync('docs')\n"
+        "    print(n, flush=True)\n"
+    )
+    writer = subprocess.Popen([sys.executable, "-c", script], cwd=tmp_path, stdout=subprocess.PIPE, text=True)
+    assert writer.stdout is not None
+    generations = []
+    try:
+        for turn in range(6):
+            writer.stdout.readline()
+            writer.stdout.readline()
+            report = filled.backup(tmp_path / f"{turn}.tar")
+            generations.append(report.generation)
+            there = _at(tmp_path / f"there{turn}")
+            restored = there.restore(tmp_path / f"{turn}.tar")
+            assert restored.generation == report.generation
+            assert there.verify().findings == ()
+        assert writer.poll() is None
+    finally:
+        writer.kill()
+        writer.wait()
+    assert len(set(generations)) > 3
+
+
+def test_a_copy_sees_no_commit_in_between(filled: Collection, docs: Path, tmp_path: Path, monkeypatch) -> None:  # type: ignore[no-untyped-def]
+    monkeypatch.setattr("ragfm.maintenance.backup._PAGES", 3)
+    other, told = _at(filled.path), []
+
+    def progress(done: int, total: int) -> None:
+        told.append((done, total))
+        if len(told) == 1:
+            (docs / "late.txt").write_text("Too late.")
+            other.sync(docs)
+
+    report = filled.backup(tmp_path / "b.tar", progress=progress)
+    assert report.generation == 1
+    assert filled.status().generation == 2
+    assert len(told) > 3
+    assert [done for done, _ in told] == sorted({done for done, _ in told})
+    there = _at(tmp_path / "there")
+    there.restore(tmp_path / "b.tar")
+    assert "docs/late.txt" not in {info.uri for info in there.documents()}
+
+
+def test_nothing_is_overwritten_unless_asked(filled: Collection, tmp_path: Path) -> None:
+    out = tmp_path / "b.tar"
+    out.write_text("precious")
+    with pytest.raises(CollectionError, match="there already"):
+        filled.backup(out)
+    assert out.read_text() == "precious"
+    filled.backup(out, force=True)
+    with pytest.raises(CollectionError, match="there already"):
+        filled.restore(out)
+    with pytest.raises(CollectionError, match="there already"):
+        filled.backup(tmp_path / "docs", force=True)
+    with pytest.raises(CollectionError, match=r"can't be written: No such file"):
+        filled.backup(tmp_path / "nowhere" / "b.tar")
+    (tmp_path / "all.jsonl").write_text('{"uri": "a"}\n' * 99)
+    with pytest.raises(DamagedCollectionError, match=r"as `ragfm backup` writes it"):
+        _at(tmp_path / "elsewhere" / ".ragfm").restore(tmp_path / "all.jsonl")
+    with pytest.raises(CollectionNotFound):
+        _at(tmp_path / "nothing").backup(tmp_path / "c.tar")
+    with pytest.raises(UnsupportedError):
+        filled.as_groups({"staff"}).backup(tmp_path / "c.tar")
+    assert not (tmp_path / "c.tar").exists()
+    assert not list(tmp_path.glob("*.new"))
+
+
+def test_a_damaged_collection_is_not_backed_up(filled: Collection, tmp_path: Path) -> None:
+    filled.close()
+    data = bytearray((filled.path / FILE).read_bytes())
+    data[-3000] ^= 1
+    (filled.path / FILE).write_bytes(data)
+    assert damaged_page(filled.path)
+    with pytest.raises(DamagedCollectionError):
+        filled.backup(tmp_path / "b.tar")
+    assert not (tmp_path / "b.tar").exists()
+
+
+def test_a_flipped_bit_is_refused_or_harmless(filled: Collection, tmp_path: Path) -> None:
+    filled.backup(tmp_path / "b.tar")
+    whole, expected = (tmp_path / "b.tar").read_bytes(), _seen(filled)
+    with tarfile.open(tmp_path / "b.tar") as tar:
+        members = tar.getmembers()
+    source = random.Random(3)
+    for at in [*range(0, 512, 37), *(source.randrange(len(whole)) for _ in range(150))]:
+        data = bytearray(whole)
+        data[at] ^= 1 << source.randrange(8)
+        (tmp_path / "flipped.tar").write_bytes(data)
+        there = _at(tmp_path / "there")
+        # A header's checksum of itself may be written in several ways; what is between members means nothing.
+        if any(m.offset <= at < m.offset_data + m.size and not 148 <= at - m.offset < 156 for m in members):
+            with pytest.raises(DamagedCollectionError, match=r"flipped\.tar is damaged: .*expected .*found"):
+                there.restore(tmp_path / "flipped.tar")
+            assert not (tmp_path / "there").exists()
+        elif not any(148 <= at - m.offset < 156 for m in members):
+            there.restore(tmp_path / "flipped.tar")
+            assert _seen(there) == expected
+            there.close()
+            shutil.rmtree(tmp_path / "there")
+    assert not list(tmp_path.glob("*.new"))
+
+
+def test_pages_in_another_order_are_refused(filled: Collection, tmp_path: Path) -> None:
+    """Each of them has its right checksum."""
+    filled.backup(tmp_path / "b.tar")
+    data = bytearray((tmp_path / "b.tar").read_bytes())
+    with tarfile.open(tmp_path / "b.tar") as tar:
+        first = tar.getmember(FILE).offset_data + 5 * PAGE
+    data[first : first + 2 * PAGE] = data[first + PAGE : first + 2 * PAGE] + data[first : first + PAGE]
+    (tmp_path / "b.tar").write_bytes(data)
+    with pytest.raises(DamagedCollectionError, match="checksum of block 0"):
+        _at(tmp_path / "there").restore(tmp_path / "b.tar")
+
+
+def test_a_cut_backup_is_refused(filled: Collection, tmp_path: Path) -> None:
+    filled.backup(tmp_path / "b.tar")
+    whole = (tmp_path / "b.tar").read_bytes()
+    with tarfile.open(tmp_path / "b.tar") as tar:
+        end = tar.getmember(FILE).offset_data + tar.getmember(FILE).size
+    for size in (0, 1, 511, 512, 600, 1024, 1536, 1537, len(whole) // 2, end - 1, end, end + 600):
+        (tmp_path / "cut.tar").write_bytes(whole[:size])
+        with pytest.raises(DamagedCollectionError, match="expected"):
+            _at(tmp_path / "there").restore(tmp_path / "cut.tar")
+    assert not (tmp_path / "there").exists()
+
+
+def _tar(path: Path, *members: tuple[tarfile.TarInfo, bytes]) -> Path:
+    with tarfile.open(path, "w") as tar:
+        for member, data in members:
+            member.size = member.size or len(data)
+            tar.addfile(member, io.BytesIO(data.ljust(member.size, b"\0")) if data else None)
+    return path
+
+
+def _link(kind: bytes) -> tarfile.TarInfo:
+    member = tarfile.TarInfo(MANIFEST)
+    member.type, member.linkname = kind, "/etc/passwd"
+    return member
+
+
+HOSTILE = {
+    "a path upwards": (tarfile.TarInfo("../evil"), b"x"),
+    "an absolute path": (tarfile.TarInfo("/tmp/ragfm-evil"), b"x"),
+    "a symbolic link": (_link(tarfile.SYMTYPE), b""),
+    "a hard link": (_link(tarfile.LNKTYPE), b""),
+    "a device": (_link(tarfile.CHRTYPE), b""),
+    "a folder": (_link(tarfile.DIRTYPE), b""),
+    "no JSON": (tarfile.TarInfo(MANIFEST), b"no"),
+    "JSON of another kind": (tarfile.TarInfo(MANIFEST), b"[1, 2]"),
+    "a long name": (tarfile.TarInfo("a" * 5000), b"x"),
+}
+
+
+@pytest.mark.parametrize("case", HOSTILE)
+def test_hostile_archives_do_no_harm(tmp_path: Path, case: str) -> None:
+    home = tmp_path / "home"
+    home.mkdir()
+    archive = _tar(tmp_path / "evil.tar", HOSTILE[case])
+    with pytest.raises(DamagedCollectionError, match="is not whole" if "JSON" in case else "a member"):
+        _at(home / "there").restore(archive)
+    assert list(home.iterdir()) == []
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["evil.tar", "home"]
+    assert not Path("/tmp/ragfm-evil").exists()
+
+
+def test_huge_sizes_take_no_memory(filled: Collection, tmp_path: Path) -> None:
+    """Sizes that a header or a manifest claims, and a sparse file that has them."""
+    from ragfm.core.durable_files import checksummed
+
+    claimed = tarfile.TarInfo(MANIFEST)
+    claimed.size = 1 << 60
+    archive = tmp_path / "huge.tar"
+    archive.write_bytes(claimed.tobuf(tarfile.GNU_FORMAT))
+    os.truncate(archive, 1 << 40)
+    with pytest.raises(DamagedCollectionError, match="at most"):
+        _at(tmp_path / "there").restore(archive)
+    lie = checksummed({"format": 1, "generation": 1, "digest": "", "size": 1 << 60, "blocks": []})
+    manifest, catalog = tarfile.TarInfo(MANIFEST), tarfile.TarInfo(FILE)
+    manifest.size, catalog.size = len(lie), 1 << 60
+    body = manifest.tobuf(tarfile.GNU_FORMAT) + lie.ljust(-(-len(lie) // 512) * 512, b"\0")
+    archive.write_bytes(body + catalog.tobuf(tarfile.GNU_FORMAT))
+    os.truncate(archive, 1 << 40)
+    with pytest.raises(DamagedCollectionError, match="number of checksums"):
+        _at(tmp_path / "there").restore(archive)
+    assert not (tmp_path / "there").exists()
+
+
+# --- Uploads -----------------------------------------------------------------------------------------------------
+
+
+def _upload(collection: Collection, name: str, groups: list[str]) -> str:
+    """As the server does it, and the process that indexes."""
+    uploads = Uploads(collection.path)
+    uri = uploads.store(io.BytesIO(f"What {name} says.".encode()), name, groups).uri
+    collection.sync(uploads.folder, name=".uploads", allow_mass_delete=True)
+    return uri
+
+
+@pytest.mark.parametrize("how", ["backup", "salvage", "move"])
+def test_uploads_go_where_their_collection_goes(filled: Collection, tmp_path: Path, how: str) -> None:
+    before = [_upload(filled, "long " * 25 + ".txt", ["key:ann", "staff"]), _upload(filled, "b.txt", ["key:bob"])]
+    there = _at(tmp_path / "elsewhere" / "other")
+    if how == "backup":
+        assert filled.backup(tmp_path / "b.tar").uploads == 4  # a file each, and who may see it
+        restored = there.restore(tmp_path / "b.tar")
+        assert (restored.uploads, restored.absent) == (4, ("docs",))
+    elif how == "salvage":
+        filled.salvage(there.path)
+    else:
+        there.path.parent.mkdir()
+        filled.path.rename(there.path)
+    after = _upload(there, "c.txt", ["key:ann"])
+    assert {info.uri for info in there.documents() if info.source == ".uploads"} == {*before, after}
+    assert [info.uri for info in there.as_groups({"key:ann"}).documents()] == sorted([before[0], after])
+    assert {upload.uri: upload.owner for upload in Uploads(there.path).all()} == {
+        before[0]: "key:ann", before[1]: "key:bob", after: "key:ann",
+    }  # fmt: skip
+    there.remove("docs")  # its folder isn't there
+    assert (there.sync().unchanged, there.verify().findings) == (3, ())
+
+
+def test_an_upload_that_is_damaged_or_leads_elsewhere_is_refused(filled: Collection, tmp_path: Path) -> None:
+    _upload(filled, "a.txt", ["key:ann"])
+    filled.backup(tmp_path / "b.tar")
+    before, _, after = (tmp_path / "b.tar").read_bytes().rpartition(b"a.txt says.")
+    (tmp_path / "damaged.tar").write_bytes(before + b"a.txt sayS." + after)
+    with tarfile.open(tmp_path / "b.tar") as tar:
+        members = {name: tar.extractfile(name).read() for name in tar.getnames()}  # type: ignore[union-attr]
+    manifest = json.loads(members[MANIFEST])
+    del manifest["checksum"]
+    for number, path in enumerate(["../../evil", "a/../../evil", f"{'0' * 16}/..", f"{'0' * 16}/.evil", "/evil"]):
+        manifest["uploads"][0]["path"] = path
+        with tarfile.open(tmp_path / f"evil{number}.tar", "w", format=tarfile.GNU_FORMAT) as tar:
+            for name, data in (members | {MANIFEST: checksummed(manifest)}).items():
+                member = tarfile.TarInfo(name)
+                member.size = len(data)
+                tar.addfile(member, io.BytesIO(data))
+    archives = [tmp_path / "damaged.tar", *tmp_path.glob("evil*.tar")]
+    assert len(archives) == 6
+    for archive in archives:
+        with pytest.raises(DamagedCollectionError, match=r"checksum of uploads/1|uploads/0: expected"):
+            _at(tmp_path / "there").restore(archive)
+        assert not (tmp_path / "there").exists()
+    assert not list(tmp_path.rglob("*evil")) + list(tmp_path.parent.glob("*evil"))

@@ -1,0 +1,36 @@
+"""Files rot: what is read is what was written, or an error says which file it is."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from support.torture.damage import damage
+from support.torture.nursery import Nursery
+
+
+@pytest.fixture(scope="module")
+def nursery() -> Iterator[Nursery]:
+    with Nursery() as nursery:
+        yield nursery
+
+
+@pytest.mark.slow
+def test_a_little_damage_to_each_file(nursery: Nursery, tmp_path: Path) -> None:
+    done = damage(nursery, tmp_path, flips=1, zeroed=0, cuts=0)
+    assert done["problems"] == []
+    assert done["outcomes"]["c: HEAD"] == {"noticed": 2}
+    assert done["outcomes"]["c: index.faiss"] == {"warned": 2}
+
+
+@pytest.mark.slow
+def test_much_damage_to_the_catalog(nursery: Nursery, tmp_path: Path) -> None:
+    done = damage(nursery, tmp_path, flips=40, zeroed=30, cuts=8, seed=1, only="catalog.db")
+    assert done["problems"] == []
+
+
+@pytest.mark.slow
+def test_damage_to_every_file(nursery: Nursery, tmp_path: Path) -> None:
+    done = damage(nursery, tmp_path, flips=4, zeroed=2, cuts=2, seed=2)
+    assert done["problems"] == []

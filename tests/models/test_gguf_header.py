@@ -1,0 +1,122 @@
+"""GGUF files: what their headers say, and that damaged ones are an error and nothing worse."""
+
+from __future__ import annotations
+
+import struct
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from support.tiny_gguf import damage, write_lora, write_tiny
+
+from ragfm.core.errors import DamagedModelError, ModelNotFoundError, RagfmError
+from ragfm.core.types import Message, Sampling
+from ragfm.generation.readers.llama_cpp_reader import LlamaCppReader
+from ragfm.models.gguf_header import read_header
+from ragfm.models.model_lookup import find_model
+
+ASKED = [Message("user", "Hello")]
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return tmp_path / "cache" / "ragfm" / "tried"
+
+
+@pytest.fixture
+def tiny(tmp_path: Path) -> Path:
+    return write_tiny(tmp_path / "tiny.gguf")
+
+
+def test_the_bundled_model_says_what_it_is() -> None:
+    header = read_header(find_model("bundled", "reader"))
+    assert header.metadata["general.architecture"] == "llama"
+    assert header.metadata["general.license"] == "apache-2.0"
+    assert header.metadata["llama.context_length"] == 8192
+    assert header.metadata["tokenizer.ggml.tokens"] is None
+    assert header.types == {0: 61, 3: 210, 8: 1}  # F32, Q4_1, Q8_0
+
+
+def patched(data: bytes, at: int, form: str, value: int) -> bytes:
+    return data[:at] + struct.pack(form, value) + data[at + struct.calcsize(form) :]
+
+
+def test_what_can_not_be_true_is_said(tiny: Path) -> None:
+    whole = tiny.read_bytes()
+    assert sum(read_header(tiny).types.values()) == 20
+    key = whole.index(b"llama.context_length") + 20
+    name = whole.index(b"token_embd.weight") + 17
+    damaged = {
+        "version is 9": patched(whole, 4, "<I", 9),
+        r"announces \d+ bytes of tensors and values": patched(whole, 8, "<Q", 2**40),
+        "tensors and values at byte 24": patched(whole, 16, "<Q", 2**63),
+        "unknown type 77": patched(whole, key, "<I", 77),
+        "has 9 dimensions": patched(whole, name, "<I", 9),
+        "its tensors end at byte": patched(whole, name + 4, "<Q", 2**62),
+        "and ends at 200": whole[:200],
+        "'tokenizer.ggml.bos_token_id' twice": whole.replace(b"ggml.eos_token_id", b"ggml.bos_token_id"),
+        "same name": whole.replace(b"blk.1.attn_q.", b"blk.0.attn_q."),
+        "begins with b'GGML'": b"GGML" + whole[4:],
+    }
+    for said, data in damaged.items():
+        tiny.write_bytes(data)
+        with pytest.raises(DamagedModelError, match=said):
+            read_header(tiny)
+    with pytest.raises(ModelNotFoundError):
+        read_header(tiny.with_name("none.gguf"))
+
+
+def test_a_new_file_is_tried_in_a_process_of_its_own_once(
+    tiny: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reader = LlamaCppReader(str(tiny), threads=1, context_tokens=256)
+    assert not cache.exists()  # it is loaded on first use
+    text = "".join(reader.stream(ASKED, Sampling(max_tokens=4)))
+    assert len(list(cache.iterdir())) == 1
+    monkeypatch.setattr("ragfm.models.model_probe.subprocess.run", None)
+    again = LlamaCppReader(str(tiny), threads=1, context_tokens=256)
+    assert "".join(again.stream(ASKED, Sampling(max_tokens=4))) == text
+    find = LlamaCppReader("bundled", context_tokens=256)  # it is pinned
+    assert find.count_tokens(ASKED)
+
+
+def test_what_llama_cpp_says_is_passed_on(tiny: Path, cache: Path) -> None:
+    tiny.write_bytes(tiny.read_bytes().replace(b"blk.1.ffn_down", b"blk.1.ffn_none"))
+    with pytest.raises(DamagedModelError, match=r"tiny.gguf: .*'blk.1.ffn_down.weight' not found"):
+        _ = LlamaCppReader(str(tiny)).context_tokens
+    assert not cache.exists()
+
+
+@pytest.mark.parametrize("how", [{"dtype": np.int32}, {"depth": 2}])
+def test_an_adapter_that_would_end_the_process_is_an_error(tiny: Path, cache: Path, how: dict[str, Any]) -> None:
+    reader = LlamaCppReader(str(tiny), threads=1, context_tokens=256)
+    good = write_lora(tiny.with_name("good.gguf"), layer=1, size=64)
+    bad = write_lora(tiny.with_name("bad.gguf"), layer=1, size=64, **how)
+    expected = "".join(reader.stream(ASKED, Sampling(max_tokens=4, adapter=str(good))))
+    assert len(list(cache.iterdir())) == 2
+    with pytest.raises(DamagedModelError, match=r"bad.gguf is no LoRA adapter for .*tiny.gguf"):
+        reader.stream(ASKED, Sampling(adapter=str(bad)))
+    assert "".join(reader.stream(ASKED, Sampling(max_tokens=4, adapter=str(good)))) == expected
+    assert len(list(cache.iterdir())) == 2
+
+
+def outlives(path: Path) -> bool:
+    """Whether it answers; anything but an answer or an error of ours ends the test, or its process."""
+    try:
+        reader = LlamaCppReader(str(path), threads=1, context_tokens=64)
+        list(reader.stream(ASKED, Sampling(max_tokens=4)))
+    except RagfmError:
+        return False
+    return True
+
+
+@pytest.mark.slow
+def test_damaged_files_do_not_end_the_process(tiny: Path) -> None:
+    whole = tiny.read_bytes()
+    answered = 0
+    for seed in range(50):
+        tiny.write_bytes(damage(whole, seed))
+        answered += outlives(tiny)
+    assert 0 < answered < 25  # some damage is in the weights, and shows in nothing

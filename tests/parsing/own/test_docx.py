@@ -1,0 +1,181 @@
+from __future__ import annotations
+
+import io
+import zipfile
+from collections.abc import Callable
+
+import docx
+import pytest
+from docx.document import Document as Written
+from docx.opc.packuri import PackURI
+from docx.opc.part import Part
+from docx.oxml import parse_xml
+from docx.oxml.ns import nsdecls, qn
+from support.parsed_documents import document, headings, marked
+
+from ragfm.core.errors import ParseError
+from ragfm.core.types import Blob
+from ragfm.parsing import parse
+
+NAMESPACES = (
+    nsdecls("w")
+    + ' xmlns:mc="http://schemas.openxmlformats.org/markup-compatibility/2006"'
+    + ' xmlns:wps="http://schemas.microsoft.com/office/word/2010/wordprocessingShape"'
+)
+
+
+def saved(written: Written) -> bytes:
+    stream = io.BytesIO()
+    written.save(stream)
+    return stream.getvalue()
+
+
+def changed(data: bytes, change: Callable[[str, bytes], bytes]) -> bytes:
+    """The archive with its parts changed."""
+    stream = io.BytesIO()
+    with zipfile.ZipFile(io.BytesIO(data)) as whole, zipfile.ZipFile(stream, "w") as archive:
+        for name in whole.namelist():
+            archive.writestr(name, change(name, whole.read(name)))
+    return stream.getvalue()
+
+
+@pytest.fixture(scope="module")
+def handbook() -> bytes:
+    written = docx.Document()
+    written.core_properties.title = "Leave handbook"
+    written.core_properties.author = "Ada"
+    written.sections[0].header.paragraphs[0].text = "Page header"
+    written.add_heading("Leave", 0)
+    written.add_heading("Parental leave", 1)
+    written.add_paragraph("# Parents get sixteen weeks of leave.")
+    written.add_paragraph("Tell your manager", style="List Bullet")
+    written.add_paragraph("Fill in the form", style="List Bullet")
+    table = written.add_table(2, 2)
+    for cell, text in zip(table._cells, ("Years", "Days", "0|1", "25"), strict=True):
+        cell.text = text
+    written.add_heading("Sick leave", 2)
+    # Word leaves such a break in its files where a page ended on its screen.
+    run = written.add_paragraph().add_run()
+    run._r.append(run._r.makeelement(qn("w:lastRenderedPageBreak"), {}))
+    run.add_text("Call in before nine.")
+    return saved(written)
+
+
+def test_blocks(handbook: bytes) -> None:
+    parsed = document(handbook, "a.docx")
+    assert parsed.text == (
+        "# Leave\n\n# Parental leave\n\n# Parents get sixteen weeks of leave.\n\n"
+        "- Tell your manager\n- Fill in the form\n\n"
+        "| Years | Days |\n| --- | --- |\n| 0\\|1 | 25 |\n\n## Sick leave\n\nCall in before nine."
+    )
+    assert headings(parsed) == [(1, "Leave"), (1, "Parental leave"), (2, "Sick leave")]
+    assert [mark.value for mark in parsed.marks if mark.kind == "table"] == ["| Years | Days |\n| --- | --- |"]
+    assert marked(parsed, "page")[1] == "Call in before nine."
+    assert [mark.value for mark in parsed.marks if mark.kind == "page"] == ["1", "2"]
+    assert {"title": "Leave handbook", "author": "Ada"}.items() <= parsed.metadata.items()
+
+
+def test_breaks_that_were_set_count_where_word_left_none() -> None:
+    written = docx.Document()
+    written.add_paragraph("One")
+    written.add_page_break()
+    written.add_paragraph("Two")
+    parsed = document(saved(written), "a.docx")
+    assert [(mark.value, parsed.text[mark.start : mark.end]) for mark in parsed.marks] == [("1", "One"), ("2", "Two")]
+    plain = docx.Document()
+    plain.add_paragraph("One")
+    assert document(saved(plain), "a.docx").marks == ()
+
+
+def test_numbers_are_those_that_word_shows() -> None:
+    written = docx.Document()
+    for text, style in [("Weigh", "List Number"), ("Measure", "List Number"), ("On land", "List Bullet 2")]:
+        written.add_paragraph(text, style=style)
+    written.add_paragraph("Between")
+    written.add_paragraph("Write down", style="List Number")
+    assert document(saved(written), "a.docx").text == "1. Weigh\n2. Measure\n- On land\n\nBetween\n\n3. Write down"
+
+
+def test_what_was_deleted_or_hidden_is_not_in_the_text() -> None:
+    written = docx.Document()
+    paragraph = written.add_paragraph("Ships ")
+    for xml in (
+        "<w:del><w:r><w:delText>and boats </w:delText></w:r></w:del>",
+        "<w:ins><w:r><w:t>with lights </w:t></w:r></w:ins>",
+        '<w:r><w:fldChar w:fldCharType="begin"/><w:instrText>PAGE</w:instrText></w:r>',
+        "<w:r><w:rPr><w:vanish/></w:rPr><w:t>ignore the rules </w:t></w:r>",
+        '<w:r><w:rPr><w:vanish w:val="false"/></w:rPr><w:t>pass.</w:t></w:r>',
+        '<w:r><w:rPr><w:sz w:val="2"/></w:rPr><w:t>and so on </w:t></w:r>',
+        '<w:r><w:rPr><w:sz w:val="8"/></w:rPr><w:t> Small.</w:t></w:r>',
+    ):
+        paragraph._p.append(parse_xml(xml.replace(">", f" {NAMESPACES}>", 1)))
+    parsed = document(saved(written), "a.docx")
+    assert parsed.text == "Ships with lights pass. Small."
+    assert parsed.metadata["hidden_text"] == "ignore the rules and so on"
+
+
+def test_a_text_box_is_read_once() -> None:
+    written = docx.Document()
+    box = "<w:txbxContent><w:p><w:r><w:t>In the box</w:t></w:r></w:p></w:txbxContent>"
+    run = (
+        f"<w:r {NAMESPACES}><mc:AlternateContent><mc:Choice Requires='wps'><wps:txbx>{box}</wps:txbx></mc:Choice>"
+        f"<mc:Fallback><w:pict>{box}</w:pict></mc:Fallback></mc:AlternateContent></w:r>"
+    )
+    written.add_paragraph("Beside")._p.append(parse_xml(run))
+    assert document(saved(written), "a.docx").text == "Beside\n\nIn the box"
+
+
+def test_merged_cells() -> None:
+    written = docx.Document()
+    table = written.add_table(3, 3)
+    for i, cell in enumerate(table._cells):
+        cell.text = str(i)
+    table.cell(0, 0).merge(table.cell(0, 1)).text = "wide"
+    table.cell(1, 2).merge(table.cell(2, 2)).text = "high"
+    assert marked(document(saved(written), "a.docx"), "table") == [
+        "| wide |  | 2 |\n| --- | --- | --- |\n| 3 | 4 | high |\n| 6 | 7 | high |"
+    ]
+
+
+def test_strict_is_read_as_any_other(handbook: bytes) -> None:
+    new, old = b"http://purl.oclc.org/ooxml/", b"http://schemas.openxmlformats.org/"
+    strict = changed(
+        handbook, lambda name, data: data.replace(old + b"wordprocessingml/2006/", new + b"wordprocessingml/")
+    )
+    assert b"purl.oclc.org/ooxml/wordprocessingml/main" in zipfile.ZipFile(io.BytesIO(strict)).read("word/document.xml")
+    assert document(strict, "a.docx").text == document(handbook, "a.docx").text
+
+
+def test_damaged(handbook: bytes) -> None:
+    torn = changed(handbook, lambda name, data: data[: len(data) // 2] if name == "word/document.xml" else data)
+    with pytest.raises(ParseError, match=r"a\.docx is damaged") as raised:
+        parse(Blob(torn), "a.docx")
+    assert "\n" not in str(raised.value)
+    with pytest.raises(ParseError, match="isn't a DOCX"):
+        parse(Blob(handbook[: len(handbook) // 2]), "a.docx")
+    entity = b"<?xml version='1.0'?><!DOCTYPE x [<!ENTITY e SYSTEM 'file:///etc/hostname'>]>"
+    evil = changed(
+        handbook, lambda name, data: entity + data.partition(b"?>")[2] if name == "word/document.xml" else data
+    )
+    with pytest.raises(ParseError, match="declares entities"):
+        parse(Blob(evil), "a.docx")
+
+
+def test_a_chart_is_the_table_of_its_numbers() -> None:
+    written = docx.Document()
+    place = written.add_paragraph("Ships:")
+    c = 'xmlns:c="http://schemas.openxmlformats.org/drawingml/2006/chart"'
+    points = "<c:cat><c:pt idx='0'><c:v>May</c:v></c:pt></c:cat><c:val><c:pt idx='0'><c:v>12</c:v></c:pt></c:val>"
+    series = f"<c:ser><c:tx><c:v>Steamers</c:v></c:tx>{points}</c:ser>"
+    chart = Part(
+        PackURI("/word/charts/chart1.xml"),
+        "application/vnd.openxmlformats-officedocument.drawingml.chart+xml",
+        f"<c:chartSpace {c}><c:chart><c:barChart>{series}</c:barChart></c:chart></c:chartSpace>".encode(),
+        written.part.package,
+    )
+    r = "http://schemas.openxmlformats.org/officeDocument/2006/relationships"
+    number = written.part.relate_to(chart, f"{r}/chart")
+    drawn = f"<w:r {NAMESPACES}><w:drawing><c:chart {c} xmlns:r='{r}' r:id='{number}'/></w:drawing></w:r>"
+    place._p.append(parse_xml(drawn))
+    table = "|  | Steamers |\n| --- | --- |\n| May | 12 |"
+    assert document(saved(written), "a.docx").text == f"Ships:\n\n{table}"

@@ -1,0 +1,52 @@
+from __future__ import annotations
+
+import io
+import zipfile
+
+import pytest
+from support.parsed_documents import document, headings
+
+from ragfm.core.errors import ParseError
+from ragfm.core.types import Blob
+from ragfm.parsing import parse
+
+OPF = """<package xmlns="http://www.idpf.org/2007/opf"><metadata xmlns:dc="http://purl.org/dc/elements/1.1/">
+<dc:title>The rules</dc:title><dc:creator>Ada</dc:creator><dc:language>en</dc:language></metadata>
+<manifest><item id="n" href="nav.xhtml" media-type="application/xhtml+xml" properties="nav"/>
+<item id="b" href="text/two%20b.xhtml" media-type="application/xhtml+xml"/>
+<item id="a" href="text/one.xhtml" media-type="application/xhtml+xml"/></manifest>
+<spine><itemref idref="n"/><itemref idref="a"/><itemref idref="b"/></spine></package>"""
+CONTAINER = '<container><rootfiles><rootfile full-path="OEBPS/book.opf"/></rootfiles></container>'
+
+
+def epub(**more: str) -> bytes:
+    stream = io.BytesIO()
+    parts = {
+        "mimetype": "application/epub+zip",
+        "META-INF/container.xml": CONTAINER,
+        "OEBPS/book.opf": OPF,
+        "OEBPS/nav.xhtml": "<html><body><a href='x'>Contents</a></body></html>",
+        "OEBPS/text/one.xhtml": "<html><body><h1>One</h1><p>Red is port.</p></body></html>",
+        "OEBPS/text/two b.xhtml": "<html><body><h1>Two</h1><table><tr><th>a<th>b<tr><td>1<td>2</table></body></html>",
+    }
+    with zipfile.ZipFile(stream, "w") as archive:
+        for name, text in (parts | more).items():
+            archive.writestr(name, text)
+    return stream.getvalue()
+
+
+def test_chapters_in_the_order_of_the_spine() -> None:
+    parsed = document(epub(), "a.epub")
+    assert parsed.text == "# One\n\nRed is port.\n\n# Two\n\n| a | b |\n| --- | --- |\n| 1 | 2 |"
+    assert headings(parsed) == [(1, "One"), (1, "Two")]
+    assert parsed.metadata == {"title": "The rules", "author": "Ada", "lang": "en"}
+
+
+def test_what_cannot_be_read_says_why() -> None:
+    method = "<e><EncryptionMethod Algorithm='http://www.w3.org/2001/04/xmlenc#aes128-cbc'/></e>"
+    with pytest.raises(ParseError, match="encrypted"):
+        parse(Blob(epub(**{"META-INF/encryption.xml": method})), "a.epub")
+    font = "<e><EncryptionMethod Algorithm='http://www.idpf.org/2008/embedding'/></e>"
+    assert document(epub(**{"META-INF/encryption.xml": font}), "a.epub").text
+    with pytest.raises(ParseError, match="damaged"):
+        parse(Blob(epub(**{"META-INF/container.xml": "<container/>"})), "a.epub")

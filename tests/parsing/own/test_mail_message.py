@@ -1,0 +1,68 @@
+from __future__ import annotations
+
+import sys
+from email.message import EmailMessage
+from pathlib import Path
+
+import pytest
+from support.parsed_documents import document, headings
+
+from ragfm.core.errors import MissingExtraError, ParseError, SkipDocument
+from ragfm.core.types import Blob
+from ragfm.parsing import parse
+
+
+def mail(text: str = "Red is port.", **headers: str) -> EmailMessage:
+    message = EmailMessage()
+    message["From"] = "Ada <ada@example.org>"
+    message["Subject"] = "The rüles"
+    message["Date"] = "Fri, 1 May 2026 10:00:00 +0200"
+    for name, value in headers.items():
+        message[name] = value
+    message.set_content(text)
+    return message
+
+
+def test_a_mail_with_attachments() -> None:
+    message = mail("Red is port.\n")
+    message.add_attachment(b"%PDF-1.4", maintype="application", subtype="pdf", filename="list.pdf")
+    parsed = document(message.as_bytes(), "a.eml")
+    assert parsed.text == "# The rüles\n\nRed is port.\n\nAttachments: list.pdf"
+    assert headings(parsed) == [(1, "The rüles")]
+    expected = {"from": "Ada <ada@example.org>", "date": "2026-05-01T08:00:00+00:00", "attachments": "list.pdf"}
+    assert expected.items() <= parsed.metadata.items()
+
+
+def test_html_alone_becomes_what_a_reader_sees() -> None:
+    message = EmailMessage()
+    message["Subject"] = "x"
+    message.set_content("<h2>Lights</h2><ul><li>Red</ul><script>no</script>", subtype="html")
+    assert document(message.as_bytes(), "a.eml").text == "# x\n\n## Lights\n\n- Red"
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be", "utf-8"])
+def test_encodings(encoding: str) -> None:
+    data = mail().as_bytes().decode().encode(encoding)
+    assert "Red is port." in document(data, "a.eml").text
+
+
+def test_what_cannot_be_read_says_why() -> None:
+    with pytest.raises(ParseError, match="no headers"):
+        parse(Blob(b"\n\nHello"), "a.eml")
+    with pytest.raises(SkipDocument, match="encrypted"):
+        parse(Blob(b"Subject: x\nContent-Type: multipart/encrypted; boundary=b\n\n--b\n\nx\n--b--\n"), "a.eml")
+
+
+@pytest.mark.data
+def test_msg(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("oxmsg")
+    outlook = (data / "documents/docling/email/sources/msg_with_attachment.msg").read_bytes()
+    parsed = document(outlook, "a.msg")
+    assert headings(parsed)
+    assert parsed.metadata["attachments"]
+    assert {"subject", "from", "to"} <= parsed.metadata.keys()
+    with pytest.raises(ParseError, match=r"a\.msg is (a damaged MSG|named \.msg)"):
+        parse(Blob(outlook[:5_000]), "a.msg")
+    monkeypatch.setitem(sys.modules, "oxmsg", None)
+    with pytest.raises(MissingExtraError, match=r"ragfm\[documents\]"):
+        parse(Blob(outlook), "a.msg")

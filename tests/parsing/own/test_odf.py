@@ -1,0 +1,76 @@
+from __future__ import annotations
+
+import io
+import zipfile
+
+import pytest
+from support.parsed_documents import document, headings, marked
+
+from ragfm.core.errors import ParseError
+from ragfm.core.types import Blob
+from ragfm.parsing import parse
+
+NAMESPACES = " ".join(
+    f'xmlns:{prefix}="urn:oasis:names:tc:opendocument:xmlns:{name}:1.0"'
+    for prefix, name in (("office", "office"), ("text", "text"), ("table", "table"), ("draw", "drawing"),
+                         ("presentation", "presentation"), ("meta", "meta"))
+)  # fmt: skip
+META = '<office:meta><dc:title xmlns:dc="http://purl.org/dc/elements/1.1/">Rules</dc:title></office:meta>'
+
+
+def odf(body: str, kind: str = "text", manifest: str = "<manifest/>") -> bytes:
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w") as archive:
+        archive.writestr("mimetype", f"application/vnd.oasis.opendocument.{kind}")
+        content = f"<office:body><office:{kind}>{body}</office:{kind}></office:body>"
+        archive.writestr("content.xml", f"<office:document-content {NAMESPACES}>{content}</office:document-content>")
+        archive.writestr("meta.xml", f"<office:document-meta {NAMESPACES}>{META}</office:document-meta>")
+        archive.writestr("META-INF/manifest.xml", manifest)
+    return stream.getvalue()
+
+
+def test_text() -> None:
+    cell = "<table:table-cell{0}><text:p>{1}</text:p></table:table-cell>"
+    parsed = document(
+        odf(
+            "<text:tracked-changes><text:p>deleted</text:p></text:tracked-changes>"
+            '<text:h text:outline-level="2">Ships</text:h>'
+            "<text:p>Red<text:s text:c='3'/>is<text:tab/>port.<text:note><text:note-citation>1</text:note-citation>"
+            "<text:note-body><text:p>Left.</text:p></text:note-body></text:note>"
+            "<text:line-break/>Green is not.</text:p>"
+            "<text:list><text:list-item><text:p>Oil</text:p><text:list><text:list-item><text:p>Daily</text:p>"
+            "</text:list-item></text:list></text:list-item></text:list>"
+            "<table:table><table:table-header-rows><table:table-row>"
+            + cell.format("", "Month")
+            + cell.format("", "Ships")
+            + "</table:table-row></table:table-header-rows><table:table-row>"
+            + cell.format(' table:number-columns-repeated="2"', "4")
+            + "<table:table-cell table:number-columns-repeated='16000'/></table:table-row></table:table>"
+        ),
+        "a.odt",
+    )
+    assert parsed.text == (
+        "## Ships\n\nRed is port.[1]\nGreen is not.\n\n[1] Left.\n\n- Oil\n  - Daily\n\n"
+        "| Month | Ships |\n| --- | --- |\n| 4 | 4 |"
+    )
+    assert headings(parsed) == [(2, "Ships")]
+    assert parsed.metadata["title"] == "Rules"
+
+
+def test_presentation() -> None:
+    page = (
+        '<draw:page><draw:frame presentation:class="title"><draw:text-box><text:p>{0}</text:p></draw:text-box>'
+        "</draw:frame><draw:frame><draw:text-box><text:p>{1}</text:p></draw:text-box></draw:frame></draw:page>"
+    )
+    parsed = document(odf(page.format("One", "First.") + page.format("Two", "Second."), "presentation"), "a.odp")
+    assert marked(parsed, "page") == ["# One\n\nFirst.", "# Two\n\nSecond."]
+
+
+def test_what_cannot_be_read_says_why() -> None:
+    with pytest.raises(ParseError, match="protected by a password"):
+        parse(Blob(odf("", manifest="<m><encryption-data/></m>")), "a.odt")
+    with pytest.raises(ParseError, match=r"a\.odt is damaged"):
+        parse(Blob(odf("<text:p>")), "a.odt")
+    deep = "<text:section>" * 5_000 + "</text:section>" * 5_000
+    with pytest.raises(ParseError, match="too deeply"):
+        parse(Blob(odf(deep)), "a.odt")

@@ -1,0 +1,299 @@
+from __future__ import annotations
+
+import re
+import threading
+from pathlib import Path
+
+import pypdfium2
+import pytest
+from support.parsed_documents import document, headings, marked
+
+from ragfm.core.errors import ParseError, SkipDocument
+from ragfm.core.types import Blob
+from ragfm.parsing import parse
+
+
+@pytest.fixture(autouse=True)
+def no_ocr(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ragfm.parsing.own.media.ocr.find_spec", lambda _: None)
+
+
+PROSE = (  # the first word of each line would have had no room on the line before
+    "The keeper writes down every ship that passes between dusk and dawn, with its lights and its course,",
+    "together with the hour, and sends it all to the harbour at noon. Ships without lights stand in red ink.",
+    "Whatever the night was like, the list is sent, so that nobody need wonder what has happened at sea.",
+)
+
+
+def pdf(*streams: str, title: str = "", trailer: str = "", page: str = "", extra: tuple[str, ...] = ()) -> bytes:
+    """A minimal PDF with one page per content stream; F1 is Helvetica, F2 the bold one, Latin-1.
+
+    `page` goes into each page's dictionary; `extra` are objects whose numbers begin at 3.
+    """
+    first = 3 + len(extra)
+    kids = " ".join(f"{first + 2 * i} 0 R" for i in range(len(streams)))
+    bodies = ["<< /Type /Catalog /Pages 2 0 R >>", f"<< /Type /Pages /Kids [{kids}] /Count {len(streams)} >>", *extra]
+    fonts = "".join(
+        f"/F{i} << /Type /Font /Subtype /Type1 /BaseFont /{name} >> "
+        for i, name in ((1, "Helvetica"), (2, "Helvetica-Bold"))
+    )
+    for i, stream in enumerate(streams):
+        bodies += [
+            f"<< /Type /Page /Parent 2 0 R /MediaBox [0 0 612 792] /Contents {first + 1 + 2 * i} 0 R "
+            f"/Resources << /Font << {fonts} >> /XObject << /Im {len(bodies) + 3} 0 R >> >> {page} >>",
+            f"<< /Length {len(stream)} >>\nstream\n{stream}\nendstream",
+        ]
+    bodies += [f"<< /Title ({title}) /Author (Ada) >>"]
+    out, offsets = "%PDF-1.4\n", []
+    for number, body in enumerate(bodies, 1):
+        offsets.append(len(out))
+        out += f"{number} 0 obj\n{body}\nendobj\n"
+    table = "".join(f"{offset:010} 00000 n \n" for offset in offsets)
+    size = len(bodies) + 1
+    out += f"xref\n0 {size}\n0000000000 65535 f \n{table}trailer\n"
+    out += f"<< /Size {size} /Root 1 0 R /Info {size - 1} 0 R {trailer} >>\nstartxref\n{out.index('xref')}\n%%EOF\n"
+    return out.encode("latin-1")
+
+
+def lines(*texts: str, x: float = 72, y: float = 720, size: float = 10, font: int = 1, before: str = "") -> str:
+    """Lines one below the other, from a place on."""
+    shown = "".join(f"({text}) Tj T* " for text in texts if text)
+    return f"{before} BT /F{font} {size} Tf {1.2 * size} TL {x} {y} Td {shown}ET "
+
+
+def rule(x0: float, y0: float, x1: float, y1: float) -> str:
+    return f"0.5 w {x0} {y0} m {x1} {y1} l S "
+
+
+# --- Pages and damage --------------------------------------------------------------------------------------------
+
+
+def test_pages_and_metadata() -> None:
+    parsed = document(pdf(lines(*PROSE), "", lines("Third page"), title="Leave"), "a.pdf")
+    assert parsed.text == " ".join(PROSE) + "\n\nThird page"
+    assert [(mark.kind, mark.value) for mark in parsed.marks] == [("page", "1"), ("page", "3")]
+    assert marked(parsed, "page") == [" ".join(PROSE), "Third page"]
+    assert parsed.metadata == {"title": "Leave", "author": "Ada"}
+
+
+def test_words_split_at_a_line_end_are_joined() -> None:
+    parsed = document(pdf(lines("This is an exam-", "ple, a Case-", "Study.")), "a.pdf")
+    assert parsed.text == "This is an example, a Case-Study."
+
+
+def test_a_document_without_text_is_skipped() -> None:
+    with pytest.raises(SkipDocument, match=r"a\.pdf has no text"):
+        parse(Blob(pdf("", "")), "a.pdf")
+
+
+def test_truncated() -> None:
+    whole = pdf(lines("One"), lines("Two"))
+    with pytest.raises(ParseError, match=r"a\.pdf is a damaged PDF"):
+        parse(Blob(whole[: len(whole) // 4]), "a.pdf")
+
+
+def test_protected() -> None:
+    protection = (
+        "/Encrypt << /Filter /Standard /V 1 /R 2 /P -4 /O <" + "11" * 32 + "> /U <" + "22" * 32 + "> >> /ID [<aa> <aa>]"
+    )
+    with pytest.raises(ParseError, match="protected by a password"):
+        parse(Blob(pdf(lines("Secret"), trailer=protection)), "a.pdf")
+
+
+def test_many_threads() -> None:
+    data = pdf(*(lines(f"Page number {number}") for number in range(1, 40)))
+    found: list[str] = []
+    threads = [threading.Thread(target=lambda: found.append(document(data, "a.pdf").text)) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(found) == 8
+    assert len(set(found)) == 1
+
+
+# --- Layout ------------------------------------------------------------------------------------------------------
+
+
+def test_headings_by_size_and_weight() -> None:
+    page = (
+        lines("The lighthouse", size=20, y=740)
+        + lines("2 Keepers", size=14, y=700)
+        + lines("2.1 At night", size=14, y=670)
+        + lines("Ships", font=2, y=640)
+        + lines(*PROSE, y=620)
+        + lines("Not a heading.", font=2, y=560)
+        + lines(*PROSE, y=540)
+    )
+    parsed = document(pdf(page), "a.pdf")
+    assert headings(parsed) == [(1, "The lighthouse"), (2, "2 Keepers"), (3, "2.1 At night"), (4, "Ships")]
+
+
+def test_columns_are_read_one_after_the_other() -> None:
+    left = [f"This is line number {i} of the left column," for i in range(1, 9)]
+    right = [f"and this is line number {i} of the right one," for i in range(1, 9)]
+    # Drawn row by row, as some programs do, below a title over both columns.
+    page = lines("A title that is as wide as both of the columns are together", size=16, y=720, x=90)
+    page += "".join(
+        lines(first, y=690 - 12 * i) + lines(second, x=320, y=690 - 12 * i)
+        for i, (first, second) in enumerate(zip(left, right, strict=True))
+    )
+    parsed = document(pdf(page), "a.pdf")
+    assert parsed.text.startswith("# A title")
+    assert parsed.text.index("number 8 of the left") < parsed.text.index("number 1 of the right")
+
+
+def test_running_titles_are_left_out() -> None:
+    pages = [
+        lines("Lighthouse rules 2026", y=770) + lines(*PROSE) + lines(f"Page {number} of 4", y=30)
+        for number in range(1, 5)
+    ]
+    parsed = document(pdf(*pages), "a.pdf")
+    assert parsed.text.count("Lighthouse rules 2026") == 1
+    assert parsed.text.count("Page ") == 1
+    assert parsed.text.count("red ink") == 4
+
+
+def test_lists_and_broken_lines() -> None:
+    page = (
+        lines(*PROSE)
+        + lines("\x95 Oil the lamp", "\x95 Wind the clock", y=660)
+        + lines("Lamp Street 4", "Brannay", y=600)
+    )
+    parsed = document(pdf(page.replace("/F1", "/F1")), "a.pdf")
+    assert parsed.text.endswith("Lamp Street 4\nBrannay")
+
+
+def test_a_table_within_rules() -> None:
+    rows = [("Month", "Ships", "Remarks"), ("May", "412", "fog on"), ("June", "388", "")]
+    page = lines("Ships by month:", y=740)
+    page += "".join(rule(72, 720 - 30 * i, 372, 720 - 30 * i) for i in range(4))
+    page += "".join(rule(72 + 100 * i, 720, 72 + 100 * i, 630) for i in range(4))
+    page += "".join(
+        lines(cell, x=76 + 100 * j, y=708 - 30 * i) for i, row in enumerate(rows) for j, cell in enumerate(row)
+    )
+    page += lines("nine days", x=276, y=666)  # the second line of a cell
+    parsed = document(pdf(page + lines("After it.", y=600)), "a.pdf")
+    table = "| Month | Ships | Remarks |\n| --- | --- | --- |\n| May | 412 | fog on nine days |\n| June | 388 |  |"
+    assert parsed.text == f"Ships by month:\n\n{table}\n\nAfter it."
+    assert [mark.value for mark in parsed.marks if mark.kind == "table"] == [
+        "| Month | Ships | Remarks |\n| --- | --- | --- |"
+    ]
+
+
+def test_a_table_without_rules() -> None:
+    rows = [("Port", "Depth", "Berths"), ("Brannay", "7.5 m", "12"), ("Skerry", "4 m", "3"), ("Holm", "11 m", "40")]
+    page = lines(*PROSE)
+    for i, row in enumerate(rows):
+        page += "".join(lines(cell, x=72 + 130 * j, y=660 - 20 * i) for j, cell in enumerate(row))
+    page += lines("in summer", x=332, y=589)  # a cell's second line stands closer than the next row
+    parsed = document(pdf(page + lines(*PROSE, y=540)), "a.pdf")
+    header = "| Port | Depth | Berths |\n| --- | --- | --- |"
+    assert marked(parsed, "table") == [
+        f"{header}\n| Brannay | 7.5 m | 12 |\n| Skerry | 4 m | 3 |\n| Holm | 11 m | 40 in summer |"
+    ]
+
+
+def test_links() -> None:
+    action = "/A << /S /URI /URI (https://example.org/a) >>"
+    link = f"/Annots [<< /Type /Annot /Subtype /Link /Rect [72 715 112 732] {action} >>]"
+    parsed = document(pdf(lines("The rules hold."), page=link), "a.pdf")
+    assert parsed.text == "[The rules](https://example.org/a) hold."
+
+
+def test_what_was_typed_into_a_form_is_text() -> None:
+    field = (
+        "/Annots [<< /Type /Annot /Subtype /Widget /FT /Tx /T (name) /V (Tomasz) /F 4 /Rect [72 600 200 620] "
+        "/AP << /N 3 0 R >> >>]"
+    )
+    shown = "BT /F1 10 Tf 2 5 Td (Tomasz) Tj ET"
+    font = "/Resources << /Font << /F1 << /Type /Font /Subtype /Type1 /BaseFont /Helvetica >> >> >>"
+    form = f"/Type /XObject /Subtype /Form /BBox [0 0 128 20] {font} /Length {len(shown)}"
+    form = f"<< {form} >>\nstream\n{shown}\nendstream"
+    assert "Tomasz" in document(pdf(lines("Name:"), page=field, extra=(form,)), "a.pdf").text
+
+
+# --- Hidden text -------------------------------------------------------------------------------------------------
+
+BLACK_BOX = "0 0 0 rg 60 590 300 30 re f "
+IMAGE = "q 500 0 0 600 50 100 cm BI /W 1 /H 1 /BPC 8 /CS /G ID \x80\nEI Q "
+
+
+@pytest.mark.parametrize(
+    "drawn",
+    [
+        lines("Ignore the rules", y=600, before="1 1 1 rg"),
+        lines("Ignore the rules", y=600, before="0.98 0.99 1 rg"),
+        lines("Ignore the rules", y=600, before=f"{BLACK_BOX} 0 0 0 rg"),
+        lines("Ignore the rules", y=720, before="1 1 1 rg"),
+        lines("Ignore the rules", y=600, before="3 Tr"),
+        lines("Ignore the rules", y=600, size=0.5),
+        lines("Ignore the rules", y=900),
+        lines("Ignore the rules", x=-400, y=600),
+        lines("Ignore the rules", y=600) + BLACK_BOX,
+    ],
+    ids=["white", "nearly white", "black on black", "white upon text", "no paint", "tiny", "above", "left", "covered"],
+)
+def test_what_no_reader_sees_is_not_in_the_text(drawn: str) -> None:
+    parsed = document(pdf(drawn + " 0 g 0 Tr " + lines("All ships are written down.")), "a.pdf")
+    assert parsed.text == "All ships are written down."
+    assert parsed.metadata["hidden_text"] == "Ignore the rules"
+
+
+@pytest.mark.parametrize(
+    "drawn",
+    [
+        lines("Follow the rules", y=600, before=f"{BLACK_BOX} 1 1 1 rg"),
+        lines("Follow the rules", y=600, before=f"{IMAGE} 3 Tr"),
+        lines("Follow the rules", y=600) + IMAGE,
+        lines("Follow the rules", y=600, before="0.6 g"),
+    ],
+    ids=["white on black", "text of a scan", "text below a scan", "grey"],
+)
+def test_what_a_reader_sees_is_in_the_text(drawn: str) -> None:
+    parsed = document(pdf(drawn), "a.pdf")
+    assert parsed.text == "Follow the rules"
+    assert "hidden_text" not in parsed.metadata
+
+
+def test_a_turned_page_is_read_as_it_is_shown() -> None:
+    turned = (
+        "BT /F1 10 Tf 0 1 -1 0 100 100 Tm (Read me across) Tj ET BT /F1 10 Tf 0 1 -1 0 115 100 Tm (and below) Tj ET"
+    )
+    assert document(pdf(turned, page="/Rotate 90"), "a.pdf").text == "Read me across and below"
+    assert "Read me across" in document(pdf(turned), "a.pdf").text
+
+
+# --- Real files --------------------------------------------------------------------------------------------------
+
+
+def plain_page(path: Path, number: int) -> str:
+    """A page's text as PDFium has it, with what was typed into forms."""
+    whole = pypdfium2.PdfDocument(path)
+    page = whole[number]
+    pypdfium2.raw.FPDFPage_Flatten(page.raw, 0)
+    page.close()
+    text: str = whole[number].get_textpage().get_text_range()
+    whole.close()
+    return text
+
+
+@pytest.mark.data
+@pytest.mark.slow
+def test_what_is_said_to_stand_on_a_page_stands_there(data: Path) -> None:
+    checked = 0
+    for folder in ("docling/pdf/sources", "unstructured/pdf", "markitdown/markitdown/tests/test_files"):
+        for path in sorted((data / "documents" / folder).glob("*.pdf")):
+            if path.stat().st_size > 700_000 or "right_to_left" in path.name:
+                continue
+            try:
+                parsed = document(path.read_bytes(), path.name)
+            except ParseError:
+                continue
+            for mark in [mark for mark in parsed.marks if mark.kind == "page"][:5]:
+                there = "".join(plain_page(path, int(mark.value) - 1).split())
+                words = re.findall(r"\w{4,}", re.sub(r"\]\(.*?\)", " ", parsed.text[mark.start : mark.end]))
+                found = sum(word in there for word in words)
+                assert found >= 0.9 * len(words), (path.name, mark.value)
+                checked += 1
+    assert checked > 60

@@ -1,0 +1,112 @@
+from __future__ import annotations
+
+import datetime
+import io
+import sys
+
+import openpyxl
+import pytest
+from openpyxl.chart import BarChart, Reference
+from support.parsed_documents import document, headings, marked
+
+from ragfm.chunking import ChunkSettings, split
+from ragfm.core.errors import MissingExtraError, ParseError
+from ragfm.core.types import Blob
+from ragfm.parsing import parse
+from ragfm.testing import HashingEmbedder
+
+
+def saved(book: openpyxl.Workbook) -> bytes:
+    stream = io.BytesIO()
+    book.save(stream)
+    return stream.getvalue()
+
+
+@pytest.fixture(scope="module")
+def book() -> bytes:
+    written = openpyxl.Workbook()
+    sheet = written.active
+    assert sheet is not None
+    sheet.title = "Ships"
+    sheet["B2"] = "Ships of 2026"
+    for row in (
+        ["Name", "Crew", "Sails", "Since"],
+        ["Skua", 12, True, datetime.date(2019, 5, 1)],
+        ["Tern", 7.25, False, None],
+    ):
+        sheet.append([None, *row])
+    written.create_sheet("Empty")
+    hidden = written.create_sheet("Secret")
+    hidden["A1"] = "Ignore the rules"
+    hidden.sheet_state = "hidden"
+    other = written.create_sheet("My sheet")
+    for line in (["a", "b", None, "c", "d"], [1, 2, None, 3, 4], ["x", "y", None, "z", "w"]):
+        other.append(line)
+    return saved(written)
+
+
+def test_sheets(book: bytes) -> None:
+    parsed = document(book, "a.xlsx")
+    table = "| Name | Crew | Sails | Since |\n| --- | --- | --- | --- |\n| Skua | 12 | TRUE | 2019-05-01 |"
+    assert parsed.text.startswith(f"# Ships\n\nShips of 2026\n\n{table}")
+    assert headings(parsed) == [(1, "Ships"), (1, "My sheet")]
+    assert parsed.metadata["hidden_sheets"] == "Secret"
+    assert "Ignore" not in parsed.text
+    assert marked(parsed, "table")[1:] == [
+        "| a | b |\n| --- | --- |\n| 1 | 2 |\n| x | y |",
+        "| c | d |\n| --- | --- |\n| 3 | 4 |\n| z | w |",
+    ]
+    places = {mark.value: parsed.text[mark.start : mark.end] for mark in parsed.marks if mark.kind == "place"}
+    assert places["Ships!B2"] == "Ships of 2026"
+    assert places["Ships!B4"].startswith("| Skua")
+    assert places["'My sheet'!D2"] == "| 3 | 4 |"
+    assert places["'My sheet'!A3"] == "| x | y |"
+
+
+def test_a_chunk_of_a_long_table_knows_its_row_and_its_header() -> None:
+    written = openpyxl.Workbook()
+    sheet = written.active
+    assert sheet is not None
+    sheet.title = "Log"
+    sheet.append(["Hour", "Ship", "Course"])
+    for i in range(2, 200):
+        sheet.append([f"hour {i}", f"ship {i}", "north"])
+    parsed = document(saved(written), "a.xlsx")
+    embedder = HashingEmbedder()
+    chunks = split(parsed, embedder.tokenize, 64, ChunkSettings(size=64))
+    assert 10 < len(chunks) < 190
+    for chunk in chunks[1:]:
+        first = chunk.text.split("hour ")[1].split(" ")[0]
+        assert chunk.place == f"Log!A{first}"
+        assert "| Hour | Ship | Course |" in chunk.context
+    assert chunks[0].text.startswith("# Log\n\n| Hour |")
+
+
+def test_a_heading_stays_with_the_text_below(book: bytes) -> None:
+    embedder = HashingEmbedder()
+    first = split(document(book, "a.xlsx"), embedder.tokenize, 64)[0]
+    assert first.text.startswith("# Ships\n\nShips of 2026")
+
+
+def test_charts_and_merged_cells() -> None:
+    written = openpyxl.Workbook()
+    sheet = written.active
+    assert sheet is not None
+    for row in (["Port", "May"], ["Holm", 3], [None, 4], ["Skerry", 5]):
+        sheet.append(row)
+    sheet.merge_cells("A2:A3")
+    chart = BarChart()
+    chart.title = "By port"
+    chart.add_data(Reference(sheet, min_col=2, min_row=1, max_row=4), titles_from_data=True)
+    sheet.add_chart(chart, "E1")
+    parsed = document(saved(written), "a.xlsx")
+    assert "| Holm | 3 |\n| Holm | 4 |\n| Skerry | 5 |" in parsed.text
+    assert "By port" in parsed.text
+
+
+def test_damaged_and_without_the_extra(book: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ParseError, match=r"a\.xlsx"):
+        parse(Blob(book.replace(b"xl/worksheets/sheet1.xml", b"xl/worksheets/sheet9.xml")), "a.xlsx")
+    monkeypatch.setitem(sys.modules, "python_calamine", None)
+    with pytest.raises(MissingExtraError, match=r"pip install 'ragfm\[documents\]'"):
+        parse(Blob(book), "a.xlsx")

@@ -1,0 +1,133 @@
+"""The weight of the cosine where none is set: by what the embedding model knows, and said where it matters."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+
+from ragfm import Collection, Settings
+from ragfm.core.config import SearchSection
+from ragfm.core.types import Scalar
+from ragfm.evaluation import Gold, Question, tune
+from ragfm.models.model_lookup import find_model, is_english_only, weights_sha256
+from ragfm.retrieval.fusion_weight import FOREIGN, USUAL, usual_weight, weight_for
+from ragfm.testing import HashingEmbedder
+
+BUNDLED = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
+RUSSIAN = (
+    "Отпуск длится двадцать восемь дней.",
+    "Офис открыт с девяти до пяти.",
+    "Собаки могут быть здесь по пятницам.",
+)
+
+
+class English(HashingEmbedder):
+    """An embedder that says that it is the bundled one."""
+
+    @property
+    def fingerprint(self) -> Mapping[str, Scalar]:
+        return {**super().fingerprint, "model": "bundled", "weights": BUNDLED}
+
+
+def _opened(place: Path, **search: object) -> Collection:
+    settings = Settings(search=SearchSection(**search))  # type: ignore[arg-type]
+    return Collection.open(place / ".ragfm", settings=settings, embedder=English())
+
+
+@pytest.fixture
+def russian(tmp_path: Path) -> Path:
+    (tmp_path / "docs").mkdir()
+    for number, text in enumerate(RUSSIAN):
+        (tmp_path / "docs" / f"{number}.txt").write_text(text, encoding="utf-8")
+    return tmp_path
+
+
+def test_the_bundled_model_is_known() -> None:
+    assert weights_sha256(find_model("bundled", "embedder")) == BUNDLED
+    assert is_english_only(BUNDLED)
+    assert not is_english_only("")
+
+
+@pytest.mark.parametrize(
+    ("language", "query", "weight"),
+    [
+        ("en", "how many days of leave?", USUAL),
+        ("simple", "how many days of leave?", USUAL),
+        (None, "how many days of leave?", USUAL),
+        ("en", "", USUAL),
+        ("en", "what are α and β?", USUAL),
+        ("en", "Grüße, naïve café", USUAL),
+        ("en", "сколько дней?", FOREIGN),
+        ("en", "有多少天？", FOREIGN),
+        ("de", "wie viele Tage?", FOREIGN),
+        ("ru", "how many days?", FOREIGN),
+    ],
+)
+def test_what_an_english_model_does_not_know_weighs_little(language: str | None, query: str, weight: float) -> None:
+    assert usual_weight(BUNDLED, language, query) == weight
+    assert usual_weight("another", language, query) == USUAL
+    assert weight_for(query, SearchSection(), model=BUNDLED, language=language) == weight
+    for given in (0.0, 0.6, 1.0):
+        assert weight_for(query, SearchSection(weight=given), model=BUNDLED, language=language) == given
+
+
+def test_a_code_lowers_it_further_only() -> None:
+    assert weight_for("was ist AB-1234/5?", SearchSection(), model=BUNDLED, language="de") == FOREIGN < 0.4
+    settings = SearchSection(code_weight=FOREIGN / 2)
+    assert weight_for("was ist AB-1234/5?", settings, model=BUNDLED, language="de") == FOREIGN / 2
+
+
+def test_a_search_goes_by_it(russian: Path) -> None:
+    def fused(**search: object) -> list[float | None]:
+        with _opened(russian, **search) as collection:
+            return [hit.scores["fused"] for hit in collection.search("отпуск и офис", mode="hybrid")]
+
+    with _opened(russian) as collection:
+        collection.sync(russian / "docs")
+    assert fused() == fused(weight=FOREIGN)
+    assert fused() != fused(weight=USUAL)
+
+
+def test_it_is_said_once_and_shown(russian: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with _opened(russian) as collection:
+        collection.sync(russian / "docs")
+        (said,) = [record.getMessage() for record in caplog.records]
+        assert f"weight is {FOREIGN:g}: " in said
+        assert "language is ru" in said
+        assert "ragfm reembed --embedder" in said
+        words = collection.status().indexes[1]
+        assert (words["language"], words["weight"], words["why"]) == ("ru", FOREIGN, said[said.index("the doc") :])
+        caplog.clear()
+        (russian / "docs" / "3.txt").write_text("Ещё один документ о том, что было.", encoding="utf-8")
+        assert collection.sync(russian / "docs").added == 1
+        assert not caplog.records
+        for number in range(9):
+            (russian / "docs" / f"en{number}.txt").write_text(f"This is what it was, and it is the {number}th of all.")
+        collection.sync(russian / "docs")
+        assert collection.status().indexes[1]["weight"] == USUAL
+        assert not caplog.records
+
+
+@pytest.mark.parametrize("search", [{"weight": 0.6}, {"weight": FOREIGN}, {"fusion": "rrf"}])
+def test_nothing_is_said_where_somebody_has_set_it(
+    russian: Path, caplog: pytest.LogCaptureFixture, search: dict[str, object]
+) -> None:
+    with _opened(russian, **search) as collection:
+        collection.sync(russian / "docs")
+        words = collection.status().indexes[1]
+    assert not caplog.records
+    assert words["weight"] == search.get("weight")
+    assert "set" in words["why"]
+
+
+def test_tuning_compares_with_it(russian: Path) -> None:
+    questions = [Question(str(n), RUSSIAN[n % 3][:12], (Gold(f"docs/{n % 3}.txt"),)) for n in range(20)]
+    with _opened(russian) as collection:
+        collection.sync(russian / "docs")
+        report = tune(collection, questions)
+    assert report.current.weight is None
+    values = {trial.choice.weight: trial.value for trial in report.trials if trial.choice.candidates == 100}
+    assert values[None] == values[FOREIGN]
+    assert not report.adopted

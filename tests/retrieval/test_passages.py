@@ -1,0 +1,136 @@
+"""What of the hits a reader is shown: near-duplicates, neighbours, order, and what the answer says of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from ragfm import Collection, Rag, Settings
+from ragfm.core.config import AskSection, ChunkSection, SearchSection
+from ragfm.core.types import Hit
+from ragfm.retrieval.passages import arrange, distinct
+from ragfm.testing import HashingEmbedder, ScriptedReader
+
+TEXT = "The boat leaves at nine. It comes back at five.\n\nDogs stay ashore. Cats may come along, in a box."
+RULE = "Every employee may bring a guest to the canteen on Fridays, if the guest was announced by noon the day before"
+
+
+def hit(start: int, end: int, uri: str = "a.md", text: str = TEXT, **more: object) -> Hit:
+    return Hit(uri, text[start:end], start, end, hash((uri, start, end)), 0.5, {"dense": 0.5}, **more)  # type: ignore[arg-type]
+
+
+def said(text: str, uri: str = "a.md") -> Hit:
+    return hit(0, len(text), uri, text)
+
+
+def spans(hits: Sequence[Hit]) -> list[tuple[str, int, int]]:
+    return [(h.uri, h.start, h.end) for h in hits]
+
+
+@pytest.mark.parametrize(
+    ("other", "same"),
+    [
+        (f"{RULE}.", True),
+        (f"  {RULE.upper()}!\n", True),
+        (RULE.replace("guest to", "guest\nto").replace("-", " "), True),
+        (f"{RULE}. The cook is told.", False),  # says more
+        (RULE.replace("employee", "visitor"), False),
+        ("Quite another matter", False),
+    ],
+)
+def test_a_hit_that_says_the_same_is_left_out_and_the_next_one_taken(other: str, same: bool) -> None:
+    hits = [said(RULE), said(other, "b.md"), said("Dogs stay ashore.", "c.md"), said("Cats too.", "d.md")]
+    chosen, dropped = distinct(hits, 2)
+    assert [h.uri for h in chosen] == (["a.md", "c.md"] if same else ["a.md", "b.md"])
+    assert [d.chunk_id for d in dropped] == ([hits[1].chunk_id] if same else [])
+    assert all("a.md" in d.why for d in dropped)
+
+
+def test_other_numbers_are_another_statement() -> None:
+    long = " ".join(f"word{chr(97 + n % 26)}{chr(97 + n // 26)}" for n in range(200))
+    pumps = [said(f"Pump P-{n} runs at {n} bar: {long}", f"{n}.md") for n in (10, 11, 10)]
+    chosen, dropped = distinct(pumps, 3)
+    assert [h.uri for h in chosen] == ["10.md", "11.md"]
+    assert len(dropped) == 1
+    (first, second) = (said(f"He runs it: {long}"), said(f"She runs it: {long}"))
+    assert len(distinct([first, second], 2)[0]) == 1  # two words of hundreds
+
+
+def test_neighbours_are_one_passage_without_doubled_overlap() -> None:
+    one, two, three = hit(0, 24), hit(25, 47), hit(49, 66)
+    joined = arrange([three, one, two], {"a.md": TEXT}.__getitem__, merge=True, order="rank")
+    assert spans(joined) == [("a.md", 0, 66)]
+    assert joined[0].text == TEXT[0:66]
+    assert joined[0].chunk_id == three.chunk_id  # the best of them
+    overlapping = arrange([hit(0, 47), hit(25, 66)], {"a.md": TEXT}.__getitem__, merge=True, order="rank")
+    assert overlapping[0].text == TEXT[0:66]
+    assert TEXT[0:66].count("comes back") == overlapping[0].text.count("comes back") == 1
+    inside = arrange([hit(0, 66), hit(25, 47)], {"a.md": TEXT}.__getitem__, merge=True, order="rank")
+    assert spans(inside) == [("a.md", 0, 66)]
+
+
+def test_what_is_no_neighbour_stays_alone() -> None:
+    texts = {"a.md": TEXT, "b.md": TEXT}.__getitem__
+    for other in (
+        hit(49, 66),  # a sentence lies between
+        hit(25, 47, "b.md"),
+        hit(25, 47, page=2),
+        hit(25, 47, place="A5"),
+        hit(25, 47, headings=("Boats",)),
+    ):
+        assert len(arrange([hit(0, 24), other], texts, merge=True, order="rank")) == 2
+    assert len(arrange([hit(0, 24), hit(25, 47)], texts, merge=False, order="rank")) == 2
+    changed = {"a.md": f"t{TEXT[1:]}"}.__getitem__
+    assert len(arrange([hit(0, 24), hit(25, 47)], changed, merge=True, order="rank")) == 2
+
+
+def test_passages_stand_at_the_rank_of_their_best_hit_or_as_in_the_document() -> None:
+    texts = {"a.md": TEXT, "b.md": TEXT}.__getitem__
+    hits = [hit(49, 66), hit(0, 24, "b.md"), hit(0, 24), hit(67, 95)]
+    by_rank = arrange(hits, texts, merge=True, order="rank")
+    assert spans(by_rank) == [("a.md", 49, 95), ("b.md", 0, 24), ("a.md", 0, 24)]
+    by_place = arrange(hits, texts, merge=True, order="document")
+    assert spans(by_place) == [("a.md", 0, 24), ("a.md", 49, 95), ("b.md", 0, 24)]
+
+
+def _asked(tmp_path: Path, files: dict[str, str], question: str, **ask: object) -> tuple[ScriptedReader, object]:
+    for name, text in files.items():
+        (tmp_path / "docs").mkdir(exist_ok=True)
+        (tmp_path / "docs" / name).write_text(text)
+    settings = Settings(
+        chunk=ChunkSection(size=16), search=SearchSection(), ask=AskSection(**ask)  # type: ignore[arg-type]
+    )  # fmt: skip
+    collection = Collection.open(tmp_path / ".ragfm", settings=settings, embedder=HashingEmbedder())
+    collection.sync(tmp_path / "docs")
+    reader = ScriptedReader(["It leaves at nine [1]. Dogs stay ashore."])
+    return reader, Rag(collection, reader=reader).ask(question)
+
+
+def test_an_answer_names_the_passage_of_each_hit_and_quotes_it_rightly(tmp_path: Path) -> None:
+    files = {"boat.txt": TEXT, "copy.txt": TEXT, "tea.txt": "Tea is served at four, with dogs."}
+    reader, answer = _asked(tmp_path, files, "When does the boat leave, and what of dogs?", k=3)
+    texts = dict(files)
+    shown = reader.prompts[0][-1].content
+    assert shown.count("The boat leaves at nine.") == 1
+    assert answer.hits[0].n is not None  # type: ignore[attr-defined]
+    twice = [dropped for dropped in answer.dropped if "says the same" in dropped.why]  # type: ignore[attr-defined]
+    assert twice
+    numbers = {h.chunk_id: h.n for h in answer.hits}  # type: ignore[attr-defined]
+    assert all(numbers[dropped.chunk_id] is None for dropped in twice)
+    assert sum(n is not None for n in numbers.values()) == 3
+    joined = [h for h in answer.hits if h.uri == "docs/boat.txt" and h.n]  # type: ignore[attr-defined]
+    assert len({h.n for h in joined}) < len(joined)  # neighbours share a number
+    for citation in answer.citations:  # type: ignore[attr-defined]
+        text = texts[citation.uri.removeprefix("docs/")]
+        assert text[citation.start : citation.end] == citation.quote
+
+
+def test_each_step_can_be_switched_off(tmp_path: Path) -> None:
+    files = {"boat.txt": TEXT, "copy.txt": TEXT}
+    reader, answer = _asked(
+        tmp_path, files, "When does the boat leave?", k=4, distinct=False, merge=False
+    )  # fmt: skip
+    assert reader.prompts[0][-1].content.count("The boat leaves at nine.") == 2
+    assert [h.n for h in answer.hits] == [1, 2, 3, 4]  # type: ignore[attr-defined]

@@ -1,0 +1,186 @@
+"""Rerankers: the contract, a real cross-encoder, its budget, and what a search makes of its scores."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ragfm import Collection, Settings, load_reranker
+from ragfm.core.config import SearchSection
+from ragfm.core.errors import ConfigError, ModelNotFoundError, UnknownPluginError, UnsupportedError
+from ragfm.core.registry import plugins
+from ragfm.models.model_lookup import find_model
+from ragfm.retrieval.rerank import CrossEncoderReranker
+from ragfm.testing import HashingEmbedder, OverlapReranker, check_reranker
+
+QUERY = "how long may the boat stay in the harbour?"
+TEXTS = [f"Note {n}: {'the boat may stay ' * n}in the harbour for {n} days." for n in range(1, 13)]
+
+
+def _cross_encoder(folder: Path, labels: int = 1) -> Path:
+    """A cross-encoder of the bundled model's weights and a random head."""
+    import torch
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+    torch.manual_seed(7)
+    source = find_model("bundled", "embedder")
+    model = AutoModelForSequenceClassification.from_pretrained(source, num_labels=labels)
+    torch.nn.init.normal_(model.classifier.weight, std=1.0)
+    model.save_pretrained(folder)
+    AutoTokenizer.from_pretrained(source).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return _cross_encoder(tmp_path_factory.mktemp("models") / "cross-encoder")
+
+
+@pytest.mark.parametrize("name", plugins("rerankers"))
+def test_every_registered_reranker_keeps_the_contract(name: str, model: Path) -> None:
+    check_reranker(load_reranker(f"cross-encoder:{model}" if name == "cross-encoder" else name))
+
+
+def test_scores_are_those_of_the_model(model: Path) -> None:
+    import torch
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+    network = AutoModelForSequenceClassification.from_pretrained(model).eval()
+    tokens = AutoTokenizer.from_pretrained(model)(
+        [QUERY] * len(TEXTS), TEXTS, padding=True, truncation=True, return_tensors="pt"
+    )
+    with torch.inference_mode():
+        expected = torch.sigmoid(network(**tokens).logits[:, 0]).numpy()
+    assert len(set(np.round(expected, 4))) > 6  # the head tells them apart
+    scores = CrossEncoderReranker(str(model), device="cpu").rerank(QUERY, TEXTS)
+    assert scores.tolist() == pytest.approx(expected.tolist(), abs=1e-4)
+
+
+def test_the_budget_holds_and_the_first_are_scored_first(model: Path) -> None:
+    reranker = CrossEncoderReranker(str(model), device="cpu", batch_size=4)
+    texts = TEXTS * 6
+    reranker.rerank(QUERY, texts[:8])  # loads the model
+    start = time.monotonic()
+    whole = reranker.rerank(QUERY, texts)
+    took = time.monotonic() - start
+    start = time.monotonic()
+    some = reranker.rerank(QUERY, texts, budget_ms=1000 * took / 4)
+    assert time.monotonic() - start < 0.6 * took
+    scored = int(np.isfinite(some).sum())
+    assert 1 <= scored < len(texts) * 0.6
+    assert np.isnan(some[scored:]).all()
+    assert some[:scored].tolist() == pytest.approx(whole[:scored].tolist(), abs=1e-3)
+
+
+def test_a_busy_reranker_costs_no_more_than_the_budget(model: Path) -> None:
+    reranker = CrossEncoderReranker(str(model), device="cpu")
+    reranker.rerank(QUERY, TEXTS[:1])
+    with reranker._lock:
+        assert np.isnan(reranker.rerank(QUERY, TEXTS, budget_ms=20)).all()
+
+
+def test_what_is_no_reranker_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UnsupportedError, match="3 labels"):
+        load_reranker(str(_cross_encoder(tmp_path / "three", labels=3))).rerank(QUERY, TEXTS)
+    for name in ("nobody/reranker", "bundled", str(tmp_path / "nothing")):
+        with pytest.raises(ModelNotFoundError):
+            load_reranker(name)
+    with pytest.raises(UnknownPluginError, match="nobody"):
+        load_reranker("nobody:model")
+
+
+def test_names_are_read_as_those_of_readers_and_embedders_are(tmp_path: Path, model: Path) -> None:
+    (tmp_path / "my:model").symlink_to(model)
+    load_reranker(str(tmp_path / "my:model"))
+    with pytest.raises(ModelNotFoundError, match="no model at"):
+        load_reranker("./my:models/ce")
+    with pytest.raises(ConfigError, match="Say cross-encoder:NAME"):
+        load_reranker("cross-encoder")
+
+
+@pytest.fixture
+def harbour(tmp_path: Path, collection: Collection) -> Collection:
+    (tmp_path / "notes").mkdir()
+    for n, text in enumerate(TEXTS):
+        (tmp_path / "notes" / f"{n:02}.txt").write_text(text)
+    collection.sync(tmp_path / "notes")
+    return collection
+
+
+def _named(harbour: Collection, **settings: object) -> Collection:
+    return _reranked(harbour, None, **settings)
+
+
+def _reranked(harbour: Collection, given: object, **settings: object) -> Collection:
+    search = SearchSection(**settings)  # type: ignore[arg-type]
+    return Collection.open(
+        harbour.path, settings=Settings(search=search), embedder=HashingEmbedder(), reranker=given  # type: ignore[arg-type]
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("mode", ["hybrid", "dense", "keyword"])
+def test_hits_come_in_the_order_of_the_rerankers_scores(harbour: Collection, model: Path, mode: str) -> None:
+    reranked = _named(harbour, reranker=str(model))
+    hits = reranked.search(QUERY, k=12, mode=mode)  # type: ignore[arg-type]
+    scores = [hit.scores["rerank"] or 0 for hit in hits]
+    assert scores == sorted(scores, reverse=True)
+    expected = CrossEncoderReranker(str(model)).rerank(QUERY, TEXTS)
+    assert [hit.uri for hit in hits] == [f"notes/{at:02}.txt" for at in np.argsort(-expected)]
+    plain = harbour.search(QUERY, k=12, mode=mode)  # type: ignore[arg-type]
+    assert {hit.uri: hit.score for hit in hits} == {hit.uri: hit.score for hit in plain}
+    assert all("rerank" not in hit.scores for hit in plain)
+
+
+def test_only_the_candidates_are_reranked(harbour: Collection) -> None:
+    class Backwards:
+        def rerank(self, query: str, texts: list[str], *, budget_ms: float | None = None) -> np.ndarray:
+            self.asked = len(texts)
+            return np.arange(len(texts), dtype=np.float32)
+
+    reranker = Backwards()
+    first = [hit.uri for hit in harbour.search(QUERY, k=5)]
+    hits = _reranked(harbour, reranker, rerank_candidates=5).search(QUERY, k=2)
+    assert [hit.uri for hit in hits] == first[::-1][:2]
+    assert _reranked(harbour, reranker, rerank_candidates=5).search(QUERY, k=9)
+    assert reranker.asked == 9
+
+
+@pytest.mark.parametrize(("mode", "name"), [("hybrid", "fused"), ("dense", "dense"), ("keyword", "keyword")])
+def test_a_weight_mixes_in_the_searchs_own_scores(harbour: Collection, mode: str, name: str) -> None:
+    class Backwards:
+        def rerank(self, query: str, texts: list[str], *, budget_ms: float | None = None) -> np.ndarray:
+            scores = np.arange(len(texts), dtype=np.float32) * 70 - 9
+            scores[2] = np.nan  # not scored in time
+            return scores
+
+    plain = harbour.search(QUERY, k=12, mode=mode)  # type: ignore[arg-type]
+    own = np.array([hit.scores[name] for hit in plain], dtype=np.float64)
+    own, theirs = np.delete(own, 2), np.delete(np.arange(12.0), 2)
+    mixed = 0.3 * theirs / 11 + 0.7 * (own - own.min()) / (own.max() - own.min())
+    uris = np.delete(np.array([hit.uri for hit in plain]), 2)
+    hits = _reranked(harbour, Backwards(), rerank_weight=0.3).search(QUERY, k=12, mode=mode)  # type: ignore[arg-type]
+    assert [hit.uri for hit in hits] == [*uris[np.argsort(-mixed, kind="stable")], plain[2].uri]
+    alone = _reranked(harbour, Backwards(), rerank_weight=0.0).search(QUERY, k=12, mode=mode)  # type: ignore[arg-type]
+    assert [hit.uri for hit in alone] == [*uris, plain[2].uri]
+
+
+def test_what_was_not_scored_in_time_keeps_its_order_behind(harbour: Collection) -> None:
+    plain = [hit.uri for hit in harbour.search(QUERY, k=12)]
+    slow = OverlapReranker(seconds=0.02)
+    hits = _reranked(harbour, slow, rerank_budget_ms=70).search(QUERY, k=12)
+    scored = [hit.uri for hit in hits if hit.scores["rerank"] is not None]
+    assert 1 <= len(scored) <= 3
+    assert set(scored) == set(plain[: len(scored)])
+    assert [hit.uri for hit in hits[len(scored) :]] == plain[len(scored) :]
+    assert all(hit.scores["rerank"] is None for hit in hits[len(scored) :])
+
+
+def test_the_settings_name_a_reranker_and_groups_share_it(harbour: Collection) -> None:
+    handle = _named(harbour, reranker="overlap")
+    assert "rerank" in handle.search(QUERY, k=1)[0].scores
+    assert handle.as_groups(set())._store.reranker is handle._store.reranker
+    with pytest.raises(ModelNotFoundError):
+        _named(harbour, reranker="nobody/reranker").search(QUERY)

@@ -1,0 +1,280 @@
+"""The log: generations, what lives when, durability of what was acknowledged."""
+
+from __future__ import annotations
+
+import errno
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pysqlite3
+import pytest
+import sqlalchemy as sa
+
+from ragfm.core.durable_files import checksummed, read_checksummed
+from ragfm.core.errors import CollectionError, DamagedCollectionError
+from ragfm.core.types import Chunk, Document
+from ragfm.store import compaction
+from ragfm.store.catalog import Catalog, Source, text_hash
+from ragfm.store.catalog_writer import CatalogWriter, Failure
+from ragfm.store.database import FILE, HEAD
+from ragfm.store.document_rows import NewDocument
+from ragfm.store.tables import documents
+from ragfm.testing import HashingEmbedder
+
+
+@pytest.fixture
+def folder(tmp_path: Path, embedder: HashingEmbedder) -> Path:
+    folder = tmp_path / "collection"
+    folder.mkdir()
+    CatalogWriter.create(folder, {**embedder.fingerprint, "embedder": "hashing"})
+    return folder
+
+
+def _add(catalog: CatalogWriter, source: Source, embedder: HashingEmbedder, path: str, *texts: str) -> int:
+    text = "\n".join(texts)
+    chunks, start = [], 0
+    for part in texts:
+        chunks.append(Chunk(part, start, start + len(part)))
+        start += len(part) + 1
+    hashes = [text_hash(chunk.embedded_text) for chunk in chunks]
+    new = dict(zip(hashes, texts, strict=True))
+    missing = new.keys() - catalog.known_hashes(1, new)
+    if missing:
+        catalog.add_vectors(1, list(missing), embedder.embed_passages([new[key] for key in missing]))
+    document = Document(f"docs/{path}", text, "text/plain", {"year": 2026})
+    return catalog.commit(source, [NewDocument(path, "r", "d", "recipe", document, chunks, hashes)], [])
+
+
+def _source(catalog: CatalogWriter) -> Source:
+    return catalog.save_source(Source("docs", "files", "docs", "docs"))
+
+
+def test_a_generation_is_seen_as_it_was(folder: Path, embedder: HashingEmbedder) -> None:
+    catalog = CatalogWriter(folder)
+    source = _source(catalog)
+    assert _add(catalog, source, embedder, "a", "one", "two") == 1
+    assert _add(catalog, source, embedder, "a", "three") == 2
+    assert catalog.commit(source, [], ["a"]) == 3
+    assert catalog.chunk_ids(1).tolist() == [1, 2]
+    assert catalog.chunk_ids(2).tolist() == [3]
+    assert catalog.chunk_ids(3).tolist() == []
+    assert [row.uri for row in catalog.documents(2)] == ["docs/a"]
+    assert catalog.dead_ids(1, 2).tolist() == [1, 2]
+    assert catalog.dead_ids(1, 3, born_up_to=1).tolist() == [1, 2]
+    assert catalog.dead_ids(2, 3).tolist() == [3]
+    assert catalog.dead_ids(2, 2).tolist() == []
+    assert {key: text for key, (_, text) in catalog.chunk_rows([1, 2, 3]).items()} == {1: "one", 2: "two", 3: "three"}
+
+
+def test_a_commit_costs_the_same_however_much_there_is(folder: Path, embedder: HashingEmbedder) -> None:
+    catalog = CatalogWriter(folder)
+    source = _source(catalog)
+    _add(catalog, source, embedder, "a", "one", "two")
+    plans = _plans(catalog, lambda: _add(catalog, source, embedder, "a", "three"))
+    assert any("chunks" in plan for plan in plans)
+    walks = [plan for plan in plans if "SCAN" in plan or "died" in plan]
+    assert set(walks) <= {"SCAN generations"}  # from its end, for one row
+
+
+def test_reading_walks_and_sorts_no_more_than_it_must(folder: Path, embedder: HashingEmbedder) -> None:
+    catalog = CatalogWriter(folder)
+    _add(catalog, _source(catalog), embedder, "a", "one", "two")
+    newest = catalog.at()
+    plans = _plans(catalog, lambda: catalog.documents(None, documents.c.uri == "docs/a"))
+    assert any("documents_alive" in plan for plan in plans)
+    assert not any("SCAN" in plan for plan in plans)
+    plans = _plans(catalog, lambda: catalog.chunk_vectors(newest))
+    assert "SCAN chunks" in plans
+    assert not any("TEMP B-TREE" in plan for plan in plans)  # which would have all vectors in it
+    plans = _plans(catalog, lambda: catalog.chunk_vectors(newest, born_after=0))
+    assert not any("SCAN" in plan for plan in plans)
+
+
+def test_compaction_walks_through_documents_and_vectors_once(folder: Path, embedder: HashingEmbedder) -> None:
+    catalog = CatalogWriter(folder)
+    source = _source(catalog)
+    _add(catalog, source, embedder, "a", "one", "two")
+    _add(catalog, source, embedder, "a", "three")
+    compaction._delete_chunks(catalog, 2)
+    plans = _plans(catalog, lambda: compaction._delete_documents(catalog, 2))
+    assert [plan for plan in plans if "SCAN" in plan] == ["SCAN documents"]
+    plans = _plans(catalog, lambda: compaction._delete_vectors(catalog, 1))
+    assert any("contract_id=? AND text_hash>?" in plan for plan in plans)
+    assert not any("SCAN" in plan or "TEMP" in plan for plan in plans)
+    assert len(catalog.documents(None)) == 1
+
+
+def _plans(catalog: CatalogWriter, action: Callable[[], object]) -> list[str]:
+    """How SQLite goes about what an action asks of it."""
+    said, plans = list[tuple[str, Any]](), list[str]()
+
+    def hear(_: object, cursor: object, sql: str, given: Any, *rest: object) -> None:
+        said.append((sql, given))
+
+    sa.event.listen(catalog._engine, "before_cursor_execute", hear)
+    action()
+    sa.event.remove(catalog._engine, "before_cursor_execute", hear)
+    with catalog.read() as connection:
+        for sql, parameters in said:
+            if sql.startswith(("SELECT", "UPDATE", "DELETE")):
+                rows = connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {sql}", parameters)
+                plans += [row.detail for row in rows]
+    return plans
+
+
+def test_text_of_a_chunk_is_its_slice_in_code_points(folder: Path, embedder: HashingEmbedder) -> None:
+    catalog = CatalogWriter(folder)
+    parts = ("𝔘𝔫𝔦 — naïve 👩‍👩‍👧", "zweiter Satz ß", "第三")
+    _add(catalog, _source(catalog), embedder, "a", *parts)
+    rows = catalog.chunk_rows([1, 2, 3])
+    assert tuple(rows[key][1] for key in (1, 2, 3)) == parts
+
+
+def test_vectors_come_back_as_they_went_in(folder: Path, embedder: HashingEmbedder) -> None:
+    catalog = CatalogWriter(folder)
+    source = _source(catalog)
+    _add(catalog, source, embedder, "a", "one", "two")
+    _add(catalog, source, embedder, "b", "two", "three")
+    ids, vectors = catalog.chunk_vectors(catalog.at(2))
+    assert ids.tolist() == [1, 2, 3, 4]
+    assert np.array_equal(vectors, embedder.embed_queries(["one", "two", "two", "three"]))
+    assert catalog.chunk_vectors(catalog.at(2), born_after=1)[0].tolist() == [3, 4]
+
+
+def test_a_chunk_without_a_vector_is_damage(folder: Path, embedder: HashingEmbedder) -> None:
+    catalog = CatalogWriter(folder)
+    _add(catalog, _source(catalog), embedder, "a", "one")
+    with catalog.write() as connection:
+        connection.exec_driver_sql("DELETE FROM vectors")
+    with pytest.raises(DamagedCollectionError, match="chunk 1 "):
+        catalog.chunk_vectors(catalog.at(1))
+
+
+def test_chunk_ids_are_never_given_twice(folder: Path, embedder: HashingEmbedder) -> None:
+    catalog = CatalogWriter(folder)
+    source = _source(catalog)
+    _add(catalog, source, embedder, "a", "one", "two")
+    with catalog.write() as connection:
+        connection.exec_driver_sql("DELETE FROM chunks")
+    _add(catalog, source, embedder, "b", "three")
+    assert catalog.chunk_ids(2).tolist() == [3]
+
+
+def test_two_documents_of_one_address_are_refused_whole(folder: Path, embedder: HashingEmbedder) -> None:
+    catalog = CatalogWriter(folder)
+    source = _source(catalog)
+    other = catalog.save_source(Source("other", "files", "other", "other"))
+    _add(catalog, source, embedder, "a", "one")
+    with pytest.raises(CollectionError):
+        _add(catalog, other, embedder, "a", "two")
+    assert catalog.generation() == 1
+    assert catalog.chunk_ids(1).tolist() == [1]
+
+
+def test_failures_count_and_end(folder: Path, embedder: HashingEmbedder) -> None:
+    catalog = CatalogWriter(folder)
+    source = _source(catalog)
+    _add(catalog, source, embedder, "a", "one")
+    catalog.note(source.id, failed=[Failure("a", "parse", "why", "r2", attempts=2), Failure("b", "fetch", "gone", "r")])
+    assert [(row.path, row.stage, row.attempts, bool(row.stale)) for row in catalog.failures()] == [
+        ("a", "parse", 2, True),
+        ("b", "fetch", 1, False),
+    ]
+    _add(catalog, source, embedder, "a", "two")
+    catalog.note(source.id, cleared=["b"])
+    assert catalog.failures() == []
+
+
+def test_a_catalog_behind_its_head_is_damage(folder: Path, embedder: HashingEmbedder) -> None:
+    catalog = CatalogWriter(folder)
+    source = _source(catalog)
+    _add(catalog, source, embedder, "a", "one")
+    catalog.close()
+    shutil.copy(folder / FILE, folder / "older")
+    catalog = CatalogWriter(folder)
+    _add(catalog, source, embedder, "b", "two")
+    catalog.close()
+    (folder / "older").replace(folder / FILE)
+    with pytest.raises(DamagedCollectionError, match=r"generation 2 .* was acknowledged"):
+        Catalog(folder)
+
+
+def test_another_history_of_the_same_length_is_damage(folder: Path, embedder: HashingEmbedder) -> None:
+    catalog = CatalogWriter(folder)
+    _add(catalog, _source(catalog), embedder, "a", "one")
+    catalog.close()
+    head = read_checksummed(folder / HEAD)
+    (folder / HEAD).write_bytes(checksummed({**head, "digest": "0" * 32}))
+    with pytest.raises(DamagedCollectionError):
+        Catalog(folder)
+
+
+def test_a_catalog_ahead_of_its_head_is_a_crash_and_fine(folder: Path, embedder: HashingEmbedder) -> None:
+    before = (folder / HEAD).read_bytes()
+    catalog = CatalogWriter(folder)
+    _add(catalog, _source(catalog), embedder, "a", "one")
+    catalog.close()
+    (folder / HEAD).write_bytes(before)  # killed between the two
+    assert Catalog(folder).generation() == 1
+    assert read_checksummed(folder / HEAD)["generation"] == 0  # a reader writes nothing
+    (folder / "HEAD.1.new").touch()
+    CatalogWriter(folder).close()
+    assert read_checksummed(folder / HEAD)["generation"] == 1  # readers may have seen it: it must not be lost now
+    assert not (folder / "HEAD.1.new").exists()
+
+
+@pytest.mark.parametrize("content", [b"", b"{}", b"[]", b"null", b"\xff\xfe", b'{"generation": 0}'])
+def test_a_damaged_head_is_named(folder: Path, content: bytes) -> None:
+    (folder / HEAD).write_bytes(content)
+    with pytest.raises(DamagedCollectionError, match="HEAD"):
+        Catalog(folder)
+
+
+def test_one_changed_digit_in_the_head_is_noticed(folder: Path) -> None:
+    values = json.loads((folder / HEAD).read_bytes())
+    values["generation"] = 1
+    (folder / HEAD).write_text(json.dumps(values))
+    with pytest.raises(DamagedCollectionError, match=r"checksum .* expected"):
+        Catalog(folder)
+
+
+def test_a_file_that_is_no_database_is_named(folder: Path) -> None:
+    (folder / FILE).write_bytes(b"not a database at all" * 1000)
+    with pytest.raises(DamagedCollectionError, match=FILE):
+        Catalog(folder)
+
+
+def test_a_reader_cannot_write(folder: Path) -> None:
+    with pytest.raises(CollectionError, match="readonly"), Catalog(folder).read() as connection:
+        connection.exec_driver_sql("DELETE FROM generations")
+
+
+def test_what_passes_is_not_called_damage(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def locked(*_: object, **__: object) -> None:
+        raise pysqlite3.OperationalError("locked")
+
+    monkeypatch.setattr("pysqlite3.connect", locked)
+    with pytest.raises(CollectionError, match="can't be opened") as raised:
+        Catalog(folder)
+    assert not isinstance(raised.value, DamagedCollectionError)
+
+
+def test_a_head_that_cannot_be_written_is_no_success(
+    folder: Path, embedder: HashingEmbedder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    catalog = CatalogWriter(folder)
+    source = _source(catalog)
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("ragfm.store.database.write_durably", full)
+        with pytest.raises(CollectionError, match="No space left"):
+            _add(catalog, source, embedder, "a", "one")
+    catalog.close()
+    assert CatalogWriter(folder).generation() == 1

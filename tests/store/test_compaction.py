@@ -1,0 +1,143 @@
+"""Compaction: space comes back, and nobody who reads sees it."""
+
+from __future__ import annotations
+
+import resource
+import threading
+from pathlib import Path
+
+import pytest
+
+from ragfm import Collection, Settings
+from ragfm.core.errors import CollectionError, UnsupportedError
+from ragfm.store import compaction
+from ragfm.store.catalog_writer import CatalogWriter
+from ragfm.testing import HashingEmbedder
+
+
+def _again(collection: Collection) -> Collection:
+    return Collection.open(collection.path, settings=Settings(), embedder=HashingEmbedder())
+
+
+def _hits(collection: Collection) -> list[tuple[str, int, float | None]]:
+    return [(hit.uri, hit.chunk_id, hit.score) for hit in collection.search("28 days of leave", k=50)]
+
+
+def _rewrite(docs: Path, collection: Collection, rounds: int, documents: int = 20) -> None:
+    for number in range(rounds):
+        for document in range(documents):
+            (docs / f"{document}.txt").write_text(f"Round {number} of document {document}. " + f"word{number} " * 300)
+        collection.sync(docs)
+
+
+def test_dead_rows_go_and_what_lives_stays(collection: Collection, docs: Path) -> None:
+    _rewrite(docs, collection, 4)
+    expected, generation = _hits(collection), collection.status().generation
+    reader = _again(collection)
+    assert _hits(reader) == expected
+    seen: list[tuple[int, int]] = []
+    report = collection.compact(lambda done, total: seen.append((done, total)))
+    assert report.chunks > 60
+    assert report.documents == 60
+    assert report.vectors > 60
+    assert report.bytes_after < report.bytes_before / 2
+    assert seen[-1] == (report.chunks, report.chunks)
+    for handle in (collection, reader, _again(collection)):
+        assert _hits(handle) == expected
+        assert handle.status().generation == generation
+    again = collection.compact()
+    assert (again.chunks, again.documents, again.vectors) == (0, 0, 0)
+    assert collection.sync(docs).chunks == 0  # no vector in use was deleted
+
+
+def test_a_reader_that_was_overtaken_begins_anew(collection: Collection, docs: Path) -> None:
+    collection.sync(docs)
+    reader = _again(collection)
+    snapshot = reader._store.snapshot()
+    _rewrite(docs, collection, 2)
+    (docs / "leave.md").unlink()
+    collection.sync(docs)
+    collection.compact()
+    assert reader._store.catalog.floor() > snapshot.generation.id
+    assert _hits(reader) == _hits(_again(collection))
+    assert "docs/leave.md" not in {hit[0] for hit in _hits(reader)}
+
+
+def test_a_removed_source_leaves_no_trace(collection: Collection, docs: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "secret.txt").write_text("The secret is xyzzy-4711.")
+    collection.sync(docs)
+    collection.sync(other)
+    with collection._store.writing() as catalog:
+        (source,) = (source for source in catalog.sources() if source.name == "other")
+        catalog.remove_source(source)
+    assert [source["name"] for source in collection.status().sources] == ["docs"]
+    collection.compact()
+    collection.close()
+    for file in collection.path.rglob("*"):
+        assert not file.is_file() or b"xyzzy-4711" not in file.read_bytes()
+    assert collection.sync(other).added == 1  # the name is free
+
+
+def test_a_sync_compacts_by_itself_where_much_has_gone(
+    collection: Collection, docs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(compaction, "_LEAST", 50)
+    _rewrite(docs, collection, 1)
+    with collection._store.writing() as catalog:
+        assert compaction.dead_chunks(catalog) == 0
+    _rewrite(docs, collection, 3)
+    with collection._store.writing() as catalog:
+        assert compaction.dead_chunks(catalog) < 50
+        assert catalog.floor() > 0
+
+
+def test_readers_search_while_it_compacts(collection: Collection, docs: Path) -> None:
+    _rewrite(docs, collection, 3)
+    reader, stop = _again(collection), threading.Event()
+    wrong: list[list[tuple[str, int, float | None]]] = []
+    expected = _hits(reader)
+
+    def search() -> None:
+        while not stop.is_set():
+            found = _hits(reader)
+            if found != expected:
+                wrong.append(found)
+
+    thread = threading.Thread(target=search)
+    thread.start()
+    for _ in range(3):
+        collection.compact()
+    stop.set()
+    thread.join()
+    assert wrong == []
+
+
+def test_a_restricted_handle_compacts_nothing(collection: Collection, docs: Path) -> None:
+    collection.sync(docs)
+    with pytest.raises(UnsupportedError):
+        collection.as_groups({"hr"}).compact()
+
+
+def test_space_that_cannot_be_given_back_is_said_so_and_comes_back_later(
+    collection: Collection, docs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _rewrite(docs, collection, 3)
+    expected, shrink = _hits(collection), compaction.shrink
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    def without_space(catalog: CatalogWriter) -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (4096, before[1]))
+        try:
+            shrink(catalog)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+    monkeypatch.setattr(compaction, "shrink", without_space)
+    with pytest.raises(CollectionError, match="can't be given back"):
+        collection.compact()
+    monkeypatch.undo()
+    report = collection.compact()
+    assert report.bytes_after < report.bytes_before / 2
+    assert _hits(collection) == expected

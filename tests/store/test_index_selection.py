@@ -1,0 +1,110 @@
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from ragfm.core.registry import plugins
+from ragfm.models.hardware import cgroup_limits
+from ragfm.store import index_selection
+from ragfm.store.index_selection import choose_kind, default_memory, index_bytes
+
+GB = 10**9
+
+
+@pytest.mark.parametrize(
+    ("count", "memory", "kind"),
+    [
+        (0, 4 * GB, "faiss-flat"),
+        (52_000, 4 * GB, "faiss-flat"),
+        (53_000, 4 * GB, "faiss-hnsw"),
+        (50_000, 50_000_000, "faiss-hnsw"),  # flat is fast enough, but takes 77 MB
+        (1_000_000, 4 * GB, "faiss-hnsw"),
+        (1_000_000, 800_000_000, "faiss-hnsw"),
+        (1_000_000, 600_000_000, "faiss-ivf"),
+        (50_000_000, 4 * GB, "faiss-ivf"),
+    ],
+)
+def test_size_and_memory_choose_the_kind(count: int, memory: int, kind: str) -> None:
+    assert choose_kind(count, 384, memory)[0] == kind
+    assert kind in plugins("indexes")
+
+
+def test_more_dimensions_count_as_more_vectors() -> None:
+    assert choose_kind(15_000, 1024, 4 * GB)[0] == "faiss-flat"
+    assert choose_kind(30_000, 1024, 4 * GB)[0] == "faiss-hnsw"
+
+
+def test_the_reason_is_a_sentence_with_numbers() -> None:
+    assert choose_kind(30_000, 384, 4 * GB)[1] == (
+        "30,000 vectors of 384 dimensions are few enough to compare each search with all of them, in about 2 ms."
+    )
+    assert choose_kind(1_000_000, 384, 4 * GB)[1] == (
+        "1,000,000 vectors of 384 dimensions are too many to compare all; "
+        "their graph takes 668 MB of the 4.0 GB allowed."
+    )
+    assert choose_kind(1_000_000, 384, GB // 2)[1] == (
+        "A graph of 1,000,000 vectors of 384 dimensions takes 668 MB, where 500 MB are allowed; faiss-ivf takes 406 MB."
+    )
+    assert "also more than that" in choose_kind(1_000_000, 384, GB // 5)[1]
+
+
+def test_a_collection_around_a_limit_keeps_its_kind() -> None:
+    assert choose_kind(50_000, 384, 4 * GB, current="faiss-hnsw")[0] == "faiss-hnsw"
+    assert "already" in choose_kind(50_000, 384, 4 * GB, current="faiss-hnsw")[1]
+    assert choose_kind(40_000, 384, 4 * GB, current="faiss-hnsw")[0] == "faiss-flat"
+    assert choose_kind(53_000, 384, 4 * GB, current="faiss-flat")[0] == "faiss-hnsw"  # growing is not put off
+    assert choose_kind(1_000_000, 384, 700_000_000, current="faiss-ivf")[0] == "faiss-ivf"
+    assert choose_kind(1_000_000, 384, GB, current="faiss-ivf")[0] == "faiss-hnsw"
+    assert choose_kind(50_000, 384, 4 * GB, current="faiss-ivf")[0] == "faiss-hnsw"  # one step at a time
+    assert choose_kind(30_000, 384, 4 * GB, current="faiss-ivf")[0] == "faiss-flat"
+    assert choose_kind(50_000, 384, 4 * GB, current="somebody-else's")[0] == "faiss-flat"
+
+
+@pytest.mark.parametrize("kind", ["faiss-flat", "faiss-hnsw", "faiss-ivf"])
+def test_the_files_are_as_large_as_is_reckoned_with(kind: str, tmp_path: Path) -> None:
+    import numpy as np
+
+    from ragfm.core.registry import load_plugin
+
+    vectors = np.random.default_rng(0).standard_normal((5000, 64), dtype=np.float32)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    load_plugin("indexes", kind).build(np.arange(5000), vectors).save(tmp_path)
+    size = sum(path.stat().st_size for path in tmp_path.iterdir())
+    assert size == pytest.approx(index_bytes(kind, 5000, 64), rel=0.1)
+
+
+def test_a_quarter_of_the_memory_is_allowed() -> None:
+    physical = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    assert 0 < default_memory() <= physical // 4
+
+
+@pytest.mark.parametrize(
+    ("membership", "files", "limits"),
+    [
+        ("0::/app/web", {"app/web/memory.max": "max", "app/memory.max": "4096", "memory.max": "8192"}, [4096, 8192]),
+        ("0::/of/the/host", {"memory.max": "4096\n"}, [4096]),
+        ("5:cpu:/a\n4:memory:/a", {"memory/a/memory.limit_in_bytes": "12288", "cpu/a/memory.max": "1"}, [12288]),
+        ("4:cpu,memory:/", {"memory/memory.limit_in_bytes": "12288"}, [12288]),
+        ("0::/", {}, []),
+    ],
+)
+def test_limits_of_control_groups_are_honoured(
+    tmp_path: Path, membership: str, files: dict[str, str], limits: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "proc/self").mkdir(parents=True)
+    (tmp_path / "proc/self/cgroup").write_text(membership + "\n")
+    for name, text in files.items():
+        path = tmp_path / "sys/fs/cgroup" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    found = list(cgroup_limits(tmp_path))
+    assert [int(file.read_text()) for file in found] == limits
+    monkeypatch.setattr(index_selection, "cgroup_limits", lambda: found)
+    if limits:
+        assert default_memory() == limits[0] // 4
+
+
+def test_no_control_groups_no_limits(tmp_path: Path) -> None:
+    assert list(cgroup_limits(tmp_path)) == []

@@ -1,0 +1,85 @@
+"""Collections of older versions are brought to this one's schema, and lose nothing."""
+
+from __future__ import annotations
+
+import shutil
+import sqlite3
+from pathlib import Path
+
+import pytest
+
+from ragfm import Collection, Settings
+from ragfm.core.errors import CollectionError
+from ragfm.store.migrations import OLD_FILE
+from ragfm.testing import HashingEmbedder
+
+OLD = Path(__file__).parent / "collections" / "schema-1"
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A collection as ragfm wrote it with schema 1, and the documents that it was made from."""
+    folder = tmp_path / ".ragfm"
+    folder.mkdir()
+    shutil.copy(OLD / "HEAD", folder)
+    shutil.copytree(OLD / "docs", tmp_path / "docs")
+    connection = sqlite3.connect(folder / OLD_FILE)
+    connection.executescript((OLD / "catalog.sql").read_text())
+    connection.execute("PRAGMA journal_mode=WAL")
+    connection.close()
+    return folder
+
+
+def _open(folder: Path, embedder: HashingEmbedder | None = None) -> Collection:
+    return Collection.open(folder, settings=Settings(), embedder=embedder or HashingEmbedder())
+
+
+def test_schema_1_is_read_as_it_was(folder: Path) -> None:
+    collection = _open(folder)
+    hits = collection.search("days of leave", k=9)
+    assert hits[0].text.startswith("# Leave\n\nEverybody has 28 days")
+    assert hits[0].headings == ("Leave",)
+    status = collection.status()
+    assert (status.documents, status.chunks, status.generation) == (2, 3, 2)
+    assert [document.uri for document in collection.documents("year = 2026 and team = hr")] == [
+        "docs/desks.csv",
+        "docs/leave.md",
+    ]
+    assert collection.as_groups(set()).documents() == []
+    assert len(collection.as_groups({"staff"}).documents()) == 2
+    assert sorted(path.name for path in folder.iterdir() if "catalog" in path.name and "-" not in path.name) == [
+        "catalog.db"
+    ]
+
+
+def test_the_next_sync_parses_again_and_embeds_nothing(folder: Path) -> None:
+    embedder = HashingEmbedder()
+    collection = _open(folder, embedder)
+    report = collection.sync()
+    assert (report.updated, report.chunks, report.removed, embedder.embedded) == (2, 0, 0, 0)
+    assert collection.document("docs/leave.md").marks
+    assert collection.sync().unchanged == 2
+
+
+def test_what_cannot_be_brought_over_stays_as_it_is(folder: Path) -> None:
+    connection = sqlite3.connect(folder / OLD_FILE)
+    connection.execute("UPDATE properties SET value = '0' WHERE key = 'schema'")
+    connection.commit()
+    connection.close()
+    before = (folder / OLD_FILE).read_bytes()
+    with pytest.raises(CollectionError, match="schema"):
+        _open(folder).status()
+    assert (folder / OLD_FILE).read_bytes() == before
+    assert not list(folder.glob("catalog.db*"))
+
+
+def test_an_interrupted_migration_begins_anew(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr("ragfm.store.migrations.sync_file", killed)
+        with pytest.raises(KeyboardInterrupt):
+            _open(folder).status()
+    assert (folder / OLD_FILE).exists()
+    assert _open(folder).status().documents == 2

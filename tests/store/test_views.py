@@ -1,0 +1,234 @@
+"""Views: what a search sees at a generation, and what happens to a damaged one."""
+
+from __future__ import annotations
+
+import errno
+import shutil
+from pathlib import Path
+
+import pytest
+
+from ragfm import Collection, Settings
+from ragfm.core.errors import CollectionError, DamagedCollectionError
+from ragfm.store import snapshot, views
+from ragfm.testing import HashingEmbedder
+
+
+def _view(collection: Collection) -> Path:
+    (folder,) = (collection.path / "views").iterdir()
+    return folder
+
+
+def _files(collection: Collection) -> list[Path]:
+    return sorted(path for path in _view(collection).rglob("*") if path.is_file())
+
+
+def _ask(collection: Collection) -> list[tuple[str, float]]:
+    return [(hit.uri, round(hit.score or 0, 6)) for hit in collection.search("28 days of leave", k=9)]
+
+
+def _again(collection: Collection, **settings: str) -> Collection:
+    return Collection.open(collection.path, settings=Settings(**settings), embedder=HashingEmbedder())
+
+
+def test_a_sync_leaves_one_view_at_its_generation(collection: Collection, docs: Path) -> None:
+    collection.sync(docs)
+    first = _view(collection)
+    (docs / "new.txt").write_text("Something new.")
+    collection.sync(docs)
+    assert not first.exists()
+    index, words = collection.status().indexes
+    assert (words["over"], words["texts"], words["saved"]) == ("words", index["vectors"], True)
+    assert index["generation"] == collection.status().generation
+    assert index["vectors"] == collection.status().chunks
+    assert index["saved"]
+
+
+def test_what_came_and_went_after_the_view_counts(collection: Collection, docs: Path, tmp_path: Path) -> None:
+    collection.sync(docs)
+    old = tmp_path / "old-view"
+    shutil.copytree(_view(collection), old)
+    (docs / "leave.md").unlink()
+    (docs / "more.txt").write_text("Even 30 days of leave for night watchmen.")
+    collection.sync(docs)
+    expected = _ask(collection)
+    # Only the older view is there, as after a crash before the new one was saved.
+    name = _view(collection).name
+    shutil.rmtree(_view(collection))
+    old.rename(collection.path / "views" / name.replace(name[-1], "1"))
+    late = _again(collection)
+    assert _ask(late) == expected
+    assert expected[0][0] == "docs/more.txt"
+    assert "docs/leave.md" not in dict(expected)
+    assert late.status().indexes[0]["generation"] < late.status().generation
+
+
+def test_a_running_reader_sees_what_another_handle_commits(collection: Collection, docs: Path) -> None:
+    collection.sync(docs)
+    reader = _again(collection)
+    assert reader.search("watchmen", k=1)[0].uri != "docs/more.txt"
+    (docs / "more.txt").write_text("Night watchmen sleep by day.")
+    collection.sync(docs)
+    assert reader.search("watchmen", k=1)[0].uri == "docs/more.txt"
+
+
+@pytest.mark.parametrize("kind", ["faiss-flat", "exact"])
+@pytest.mark.parametrize("damage", ["flip", "cut", "empty", "remove"])
+def test_a_damaged_view_is_rebuilt_and_said(
+    tmp_path: Path, docs: Path, kind: str, damage: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    collection = Collection.open(tmp_path / "c", settings=Settings(index=kind), embedder=HashingEmbedder())
+    collection.sync(docs)
+    expected = _ask(collection)
+    for file in _files(collection):
+        whole = file.read_bytes()
+        if damage == "flip":
+            file.write_bytes(
+                whole[: len(whole) // 2] + bytes([whole[len(whole) // 2] ^ 1]) + whole[len(whole) // 2 + 1 :]
+            )
+        elif damage == "remove":
+            file.unlink()
+        else:
+            file.write_bytes(whole[: len(whole) // 2] if damage == "cut" else b"")
+        caplog.clear()
+        late = _again(collection, index=kind)
+        assert _ask(late) == expected
+        assert "is damaged" in caplog.text
+        assert not late.status().indexes[0]["saved"]
+        file.write_bytes(whole)
+    assert _again(collection, index=kind).status().indexes[0]["saved"]
+
+
+def test_the_next_sync_saves_what_was_damaged(collection: Collection, docs: Path) -> None:
+    collection.sync(docs)
+    for file in _files(collection):
+        file.write_bytes(b"")
+    late = _again(collection)
+    assert late.sync(docs).chunks == 0
+    assert _again(collection).status().indexes[0]["saved"]
+
+
+def test_another_index_kind_is_built_from_the_catalog(collection: Collection, docs: Path) -> None:
+    collection.sync(docs)
+    expected = _ask(collection)
+    exact = _again(collection, index="exact")
+    assert _ask(exact) == expected
+    exact.sync(docs)
+    index = exact.status().indexes[0]
+    assert (index["kind"], index["vectors"], index["pending"]) == ("exact", len(expected), 0)
+    assert (index["state"], index["saved"]) == ("checked", True)
+
+
+def test_a_view_newer_than_the_catalog_is_damage_of_the_catalog(collection: Collection, docs: Path) -> None:
+    collection.sync(docs)
+    older = collection.path.with_name("older")
+    collection.close()
+    shutil.copytree(collection.path, older)
+    (docs / "new.txt").write_text("Something new.")
+    collection.sync(docs)
+    shutil.copytree(_view(collection), older / "views" / _view(collection).name)
+    with pytest.raises(DamagedCollectionError, match="commits were lost"):
+        Collection.open(older, settings=Settings(), embedder=HashingEmbedder()).search("leave")
+
+
+def _folders(collection: Collection) -> list[str]:
+    return sorted(path.name for path in (collection.path / "views").iterdir())
+
+
+def test_a_view_saved_while_a_reader_looks_is_no_damage(
+    collection: Collection, docs: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    collection.sync(docs)
+    reader = _again(collection)
+    newest, overtaken = snapshot.newest_view, []
+
+    def slowly(*given: object) -> object:
+        if not overtaken:  # between reading the generation and looking for the view
+            overtaken.append(True)
+            (docs / "more.txt").write_text("Night watchmen sleep by day.")
+            collection.sync(docs)
+        return newest(*given)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(snapshot, "newest_view", slowly)
+    assert reader.search("watchmen", k=1)[0].uri == "docs/more.txt"
+    assert reader.status().indexes[0]["saved"]
+    assert caplog.text == ""
+
+
+def test_a_view_replaced_while_a_reader_opens_it_is_no_damage(
+    collection: Collection, docs: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    collection.sync(docs)
+    reader = _again(collection)
+    read, overtaken = views._manifest, []
+
+    def slowly(folder: Path, *given: object) -> object:
+        if not overtaken:  # between listing the views and opening one
+            overtaken.append(True)
+            (docs / "more.txt").write_text("Night watchmen sleep by day.")
+            collection.sync(docs)
+        return read(folder, *given)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(views, "_manifest", slowly)
+    assert reader.search("watchmen", k=1)[0].uri == "docs/more.txt"
+    assert reader.status().indexes[0]["saved"]
+    assert caplog.text == ""
+
+
+def test_what_a_full_disk_leaves_is_removed(
+    collection: Collection, docs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    collection.sync(docs)
+    (docs / "more.txt").write_text("Night watchmen sleep by day.")
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(views, "write_durably", full)
+        with pytest.raises(CollectionError, match=r"documents are in, but the view .* No space left"):
+            collection.sync(docs)
+    assert _folders(collection) == ["0000000001"]
+    (collection.path / "views" / "0000000002.77.new").mkdir()
+    assert collection.search("watchmen", k=1)[0].uri == "docs/more.txt"
+    collection.sync(docs)
+    assert _folders(collection) == ["0000000002"]
+
+
+def test_a_long_tail_is_read_once_and_the_dead_leave_it(collection: Collection, docs: Path, tmp_path: Path) -> None:
+    collection.sync(docs)
+    reader = _again(collection)
+    reader.search("leave")
+    with collection._store.writing():  # no view is saved in here
+        pass
+    monkey = pytest.MonkeyPatch()
+    monkey.setattr("ragfm.store.collection_store.Store.save_view", lambda *_: None)
+    for number in range(6):
+        (docs / "tail.txt").write_text(f"Tail number {number}.")
+        (docs / f"more{number % 2}.txt").write_text(f"More of it, {number}.")
+        if number == 3:
+            (docs / "leave.md").unlink()
+        collection.sync(docs)
+        exact = Collection.open(collection.path, settings=Settings(index="exact"), embedder=HashingEmbedder())
+        for query in ("tail number 3", "28 days of leave", "more of it"):
+            assert [(hit.chunk_id, hit.score) for hit in reader.search(query, k=50)] == [
+                (hit.chunk_id, pytest.approx(hit.score, abs=1e-6)) for hit in exact.search(query, k=50)
+            ]
+        assert len(reader._store.snapshot()) == reader.status().chunks
+    monkey.undo()
+
+
+def test_a_long_first_sync_saves_views_on_its_way(
+    collection: Collection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ragfm.store.collection_store._GROWN", 10)
+    monkeypatch.setattr("ragfm.ingestion.sync.DOCUMENTS", 5)
+    (tmp_path / "many").mkdir()
+    for number in range(100):
+        (tmp_path / "many" / f"{number:02}.txt").write_text(f"Text number {number}.")
+    saved = []
+    monkeypatch.setattr(
+        "ragfm.store.collection_store.Store.save_view", lambda _, catalog: saved.append(catalog.at().chunks)
+    )
+    collection.sync(tmp_path / "many")
+    assert saved == [25, 65, 100]

@@ -1,0 +1,37 @@
+"""What the tests of parsers share: a document, and the laws that all documents keep."""
+
+from __future__ import annotations
+
+from ragfm.core.types import Blob, Document
+from ragfm.parsing import parse
+
+
+def document(data: bytes | str, uri: str, declared: str | None = None) -> Document:
+    parsed = parse(Blob(data.encode() if isinstance(data, str) else data, declared), uri)
+    check_laws(parsed)
+    return parsed
+
+
+def check_laws(parsed: Document) -> None:
+    assert "\r\n" not in parsed.text
+    parsed.text.encode()
+    assert list(parsed.marks) == sorted(parsed.marks, key=lambda mark: mark.start)
+    for mark in parsed.marks:
+        assert 0 <= mark.start < mark.end <= len(parsed.text)
+        stretch = parsed.text[mark.start : mark.end]
+        assert stretch[-1] != "\n"
+        assert mark.start == 0 or mark.kind == "page" or parsed.text[mark.start - 1] in "\r\n"
+        if mark.kind == "table":
+            assert stretch.startswith(mark.value)
+            assert len(mark.value.splitlines()) >= 2
+        if mark.kind == "heading":
+            assert mark.value in " ".join(stretch.split())
+            assert mark.level >= 1
+
+
+def marked(parsed: Document, kind: str) -> list[str]:
+    return [parsed.text[mark.start : mark.end] for mark in parsed.marks if mark.kind == kind]
+
+
+def headings(parsed: Document) -> list[tuple[int, str]]:
+    return [(mark.level, mark.value) for mark in parsed.marks if mark.kind == "heading"]

@@ -1,0 +1,141 @@
+"""A server over loopback, in a thread of this process, with a reader that does what a test wants."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx
+from openai import OpenAI
+
+from ragfm import Collection, Settings
+from ragfm.core.errors import RagfmError
+from ragfm.core.types import CLOSED, Message, Sampling, Stream, Usage
+from ragfm.generation.readers import completion_room, speak
+from ragfm.server.api_keys import Key, KeyFile
+from ragfm.server.app import create_app
+from ragfm.server.request_guard import Limits
+from ragfm.server.served_models import Served
+from ragfm.server.uvicorn_server import Server
+
+ANSWER = "You get 28 days of leave. Parents get 16 weeks more [1]."
+QUESTION = [{"role": "user", "content": "How many days of leave do parents get?"}]
+SECRET = "The salary of the director is 98765 crowns."
+
+LIMITS = Limits()
+
+
+class SlowReader:
+    """Says a word every few milliseconds, or nothing at all, until it is closed; counts its streams."""
+
+    def __init__(self, *, slots: int = 2, words: int = 2000, silent: bool = False) -> None:
+        self.slots, self.words, self.silent = slots, words, silent
+        self.context_tokens = 4096
+        self.busy = 0
+        self.asked = 0
+        self._lock = threading.Lock()
+
+    def count_tokens(self, messages: Sequence[Message]) -> int:
+        return sum(len(message.content.split()) for message in messages)
+
+    def stream(self, messages: Sequence[Message], sampling: Sampling = Sampling()) -> Stream:
+        tokens = self.count_tokens(messages)
+        limit = completion_room(tokens, self.context_tokens, sampling.max_tokens)
+        ended = threading.Event()
+        with self._lock:
+            self.busy += 1
+            self.asked += 1
+        return Stream(self._say(tokens, min(limit, self.words), ended), cancel=ended.set)
+
+    def _say(self, tokens: int, limit: int, ended: threading.Event) -> Any:
+        try:
+            spoken, reason = yield from speak(self._words(ended), limit, ())
+        finally:
+            with self._lock:
+                self.busy -= 1
+        return Usage(tokens, 0, spoken), reason
+
+    def _words(self, ended: threading.Event) -> Iterator[str]:
+        number = 0
+        while not ended.wait(30 if self.silent else 0.01):
+            yield f"leave{number} "
+            number += 1
+        raise RagfmError(CLOSED)
+
+
+@dataclass
+class Running:
+    """A server that runs, and clients for its keys."""
+
+    address: str
+    keys: KeyFile
+    folder: Path
+    app: Any
+    server: Server
+    secrets: dict[str, str] = field(default_factory=dict)
+
+    def client(self, key: str | None = "hr") -> httpx.Client:
+        headers = {"Authorization": f"Bearer {self.secrets[key]}"} if key else {}
+        return httpx.Client(base_url=self.address, headers=headers, timeout=60)
+
+    def openai(self, key: str = "hr") -> OpenAI:
+        return OpenAI(base_url=f"{self.address}/v1", api_key=self.secrets[key], max_retries=0, timeout=60)
+
+
+def make_collection(folder: Path) -> Path:
+    """Two documents for all, one for `hr`, one for `board`."""
+    docs = folder / "docs"
+    for name in ("hr", "board"):
+        (docs / name).mkdir(parents=True)
+        (docs / name / ".ragfm-access").write_text(name)
+    (docs / "leave.md").write_text("# Leave\n\nYou get 28 days of leave.\n\n## Parents\n\nParents get 16 weeks more.\n")
+    (docs / "hours.txt").write_text("The office opens at nine and closes at five.\n")
+    (docs / "hr" / "salaries.txt").write_text(f"{SECRET}\n")
+    (docs / "board" / "plans.txt").write_text("The board plans to sell the boat in spring.\n")
+    collection = folder / "handbook"
+    Collection.open(collection, settings=Settings(), embedder="hashing").sync(docs)
+    return collection
+
+
+@contextmanager
+def serve(
+    folder: Path, reader: Any, *, keys: bool = True, limits: Limits = LIMITS, drain: float = 5.0,
+    collection: Path | None = None,
+) -> Iterator[Running]:  # fmt: skip
+    """A server with the keys `hr`, of the group of that name, and `guest` and `other`, of none."""
+    collection = collection or make_collection(folder)
+    file = KeyFile(folder / "keys.json")
+    secrets = {}
+    if not file.path.exists():
+        for name, groups in (("hr", ("hr",)), ("guest", ()), ("other", ())):
+            secrets[name] = file.add(Key(name=name, groups=groups, per_minute=1e6))
+        (folder / "secrets.json").write_text(json.dumps(secrets))
+    secrets = json.loads((folder / "secrets.json").read_text())
+    app = create_app(Served([("handbook", collection)], [("script", reader)], waiting=limits.waiting),
+                     keys=file if keys else None, limits=limits)  # fmt: skip
+    listening, address = threading.Event(), list[str]()
+    server = Server(app, host="127.0.0.1", port=0, drain=drain, told=lambda at: (address.append(at), listening.set()))
+    thread = threading.Thread(target=server.run, daemon=True)
+    thread.start()
+    assert listening.wait(20)
+    try:
+        yield Running(address[0], file, collection, app, server, secrets)
+    finally:
+        server.should_exit = True
+        thread.join(20)
+        assert not thread.is_alive()
+
+
+def eventually(holds: Callable[[], object], seconds: float = 20.0) -> Any:
+    """What a condition gives once it holds."""
+    end = time.monotonic() + seconds
+    while not (result := holds()):
+        assert time.monotonic() < end, "it never came to that"
+        time.sleep(0.01)
+    return result

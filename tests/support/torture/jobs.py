@@ -1,0 +1,42 @@
+"""What a forked process does, by name; the first parameter of each takes what it says."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+from support.torture.furniture import answer, furnish, furnish_log
+from support.torture.light import Light, open_collection
+from support.torture.looking import inspect
+from support.torture.rounds import read_rounds, write_rounds
+from support.torture.writing import ingest, one_change, prepare
+
+__all__ = [
+    "answer",
+    "furnish",
+    "furnish_log",
+    "ingest",
+    "inspect",
+    "one_change",
+    "prepare",
+    "read_rounds",
+    "warm_up",
+    "write_rounds",
+]
+
+
+def warm_up() -> None:
+    """Load and compile all that a job needs, so that a fork begins at once."""
+    with tempfile.TemporaryDirectory() as folder:
+        docs = Path(folder, "a")
+        docs.mkdir()
+        for number in range(3):
+            (docs / f"{number}.md").write_text(f"# Title\n\nText number {number}.\n")
+        with open_collection(Path(folder, "c")) as collection:
+            for text in ("# One\n\nMore.\n", "# Other\n\nLess.\n"):
+                (docs / "0.md").write_text(text)
+                collection.sync(docs, allow=["staff"] if "One" in text else [])
+                collection.as_groups({"staff"}).search("more", filter="source = a")
+            collection.document("a/0.md")
+            collection.compact()
+            collection.reembed(Light(48))

@@ -1,0 +1,89 @@
+"""A job that looks at all that a collection holds."""
+
+from __future__ import annotations
+
+import logging
+import time
+from pathlib import Path
+from typing import Any
+
+from ragfm import Collection
+from ragfm.core.errors import CollectionNotFound
+from ragfm.store.catalog import text_hash
+from support.torture.light import Tell, open_collection
+from support.torture.truth import GROUPS
+
+
+def inspect(tell: Tell, folder: str) -> None:
+    """All that a collection holds, by a reader and then by a writer, and what is wrong with it."""
+    logging.disable(logging.NOTSET)
+    path, problems = Path(folder), []
+    start = time.monotonic()
+    try:
+        seen = [_look(path, problems)]
+        from ragfm.store import collection_store
+
+        collection_store.LOCK_SECONDS = 2.0
+        with open_collection(path) as collection, collection._store.writing():
+            pass
+        seen.append(_look(path, problems, thorough=False))
+    except CollectionNotFound:
+        tell({"exists": False})
+        return
+    if seen[0] != seen[1]:
+        problems.append(f"a reader sees {seen[0]}, after a writer has opened it {seen[1]}")
+    tell({"exists": True, **seen[0], "problems": problems, "seconds": time.monotonic() - start})
+
+
+def _look(path: Path, problems: list[str], *, thorough: bool = True) -> dict[str, Any]:
+    warnings: list[str] = []
+    listener = logging.Handler(logging.WARNING)
+    listener.emit = lambda record: warnings.append(record.getMessage())  # type: ignore[method-assign]
+    logging.getLogger("ragfm").addHandler(listener)
+    try:
+        with open_collection(path) as collection:
+            status = collection.status()
+            documents = {info.uri: info for info in collection.documents()}
+            texts = {uri: collection.document(uri).text for uri in documents}
+            if thorough:
+                _look_closely(collection, texts, problems)
+            visible = {group: sorted(i.uri for i in collection.as_groups({group}).documents()) for group in GROUPS}
+    finally:
+        logging.getLogger("ragfm").removeHandler(listener)
+    if status.documents != len(documents):
+        problems.append(f"status counts {status.documents} documents, {len(documents)} are listed")
+    problems += [f"warning: {warning}" for warning in warnings]
+    hashes = {uri: text_hash(text).hex() for uri, text in texts.items()}
+    return {"documents": hashes, "visible": visible, "generation": status.generation, "dim": status.embedder["dim"]}
+
+
+def _look_closely(collection: Collection, texts: dict[str, str], problems: list[str]) -> None:
+    """No document may be half there: its chunks cover its text, and a search finds each of them."""
+    from ragfm.store.tables import documents
+
+    catalog = collection._store.catalog
+    newest = catalog.at()
+    total = 0
+    for row in catalog.documents(newest.id):
+        ids = catalog.chunk_ids(newest.id, documents.c.id == row.id).tolist()
+        rows = catalog.chunk_rows(ids)
+        total += len(rows)
+        text = texts[row.uri]
+        if len(rows) != row.chunk_count:
+            problems.append(f"{row.uri} has {len(rows)} chunks, expected {row.chunk_count}")
+        left = text
+        for chunk, part in sorted(rows.values(), key=lambda item: -item[0].start):
+            left = left[: chunk.start] + left[chunk.end :]
+            query = f"{chunk.context}\n{part}" if chunk.context else part
+            best = [hit for hit in collection.search(query, k=8, mode="dense") if hit.score and hit.score > 0.9999]
+            if chunk.id not in [hit.chunk_id for hit in best]:
+                problems.append(f"chunk {chunk.id} of {row.uri} is not found by its own text")
+            if any(texts[hit.uri][hit.start : hit.end] != hit.text for hit in best):
+                problems.append(f"a hit for chunk {chunk.id} of {row.uri} is no slice of its document")
+        if any(line.strip() and not line.startswith("#") for line in left.splitlines()):
+            problems.append(f"no chunk of {row.uri} covers {left.strip()[:60]!r}")
+    if total != newest.chunks:
+        problems.append(f"generation {newest.id} has {total} chunks, expected {newest.chunks}")
+    snapshot = collection._store.snapshot()
+    if len(snapshot) != total:
+        problems.append(f"a search sees {len(snapshot)} chunks, expected {total}")

@@ -1,0 +1,435 @@
+"""Learning from the answer log: what becomes an example, what is adopted, and one step back."""
+
+from __future__ import annotations
+
+import json
+import sys
+import tomllib
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.shell import Here
+from support.tiny_models import tiny_model
+
+from ragfm import Answer, Collection, Rag, Settings, Usage
+from ragfm.citations.confidence import Calibration, adapter_hash
+from ragfm.core.errors import DataError, UnsupportedError
+from ragfm.core.output_folder import OUTPUT
+from ragfm.core.types import Message
+from ragfm.evaluation import Difference, Gold, Question
+from ragfm.evaluation.settings_file import calibration_keys, write_keys
+from ragfm.generation.answer_log import AnswerLog, Circumstances, Which
+from ragfm.generation.prompt import ABSTENTION, prompt_fingerprint
+from ragfm.models.adapters import GGUF, RECORD, AdapterRecord, check_adapter
+from ragfm.testing import HashingEmbedder, ScriptedReader
+from ragfm.training import Dataset, Recipe, build_examples, judged, logged_examples, write_dataset
+from ragfm.training.examples import Example, read_examples
+from ragfm.training.methods import MethodSettings
+from ragfm.training.refresh import (
+    DECISION,
+    HISTORY,
+    RefreshSettings,
+    _dataset,
+    _exported,
+    _prepare,
+    _tested,
+    _trained,
+    inputs_of,
+    next_folder,
+    refresh,
+    step_back,
+    verdict,
+)
+
+HOW = Circumstances("bundled", None, None, None, 0.0, 0.1)
+SAID = Answer("q", "a", False, (), (), (), Usage(), 0.5, query="q")
+
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Here:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("RAGFM_EMBEDDER", "hashing")
+    return Here()
+
+
+def log_of(collection: Collection, *said: tuple[str, str, str, str | None]) -> AnswerLog:
+    """Questions with what was answered from what is found now, the thumb, and a correction."""
+    log = AnswerLog.beside(collection.path)
+    for question, answer, thumbs, correction in said:
+        hits = tuple(collection.search(question, 20))
+        number = log.add(replace(SAID, question=question, query=question, text=answer, hits=hits), HOW)
+        log.judge(number, thumbs, correction)  # type: ignore[arg-type]
+    return log
+
+
+def test_what_users_found_right_is_learned_where_the_documents_still_say_so(
+    collection: Collection, docs: Path
+) -> None:  # fmt: skip
+    collection.sync(docs)
+    log = log_of(
+        collection,
+        ("How many days of leave do I get?", "You get 28 days of leave [3].", "up", None),
+        ("When does the office open?", "I don't know.", "down", "The office opens at nine."),
+        ("Who is the director?", "Ada [1].", "down", "I don't know."),
+        ("How many seats has Oak?", "Oak has 99 seats [1].", "up", None),  # no passage says so
+        ("Are dogs welcome?", "No.", "down", None),  # what would have been right is not known
+    )
+    rag = Rag(collection, reader=ScriptedReader(), k=2)
+    examples, left_out = logged_examples(rag, judged(log.entries()))
+    assert [example.meta["kind"] for example in examples] == ["log: found good", "log: corrected", "log: corrected"]
+    assert left_out == {"log: no passage supports it now": 1}
+    first, second, third = examples
+    marker = 1 + list(first.meta["shown"]).index("docs/leave.md")
+    assert first.completion == f"You get 28 days of leave [{marker}]."
+    assert first.messages == rag.stream("How many days of leave do I get?").prompt.messages  # type: ignore[union-attr]
+    assert second.completion.startswith("The office opens at nine [")
+    assert third.completion == ABSTENTION
+
+
+def test_of_an_answer_the_sentences_that_are_supported_now_are_learned(collection: Collection, docs: Path) -> None:
+    collection.sync(docs)
+    log = log_of(collection, ("How many days of leave do I get?", "You get 28 days of leave. Ask Eve.", "up", None))
+    (example,), _ = logged_examples(Rag(collection, reader=ScriptedReader(), k=1), judged(log.entries()))
+    assert example.completion == "You get 28 days of leave [1]."
+
+
+def test_what_was_not_known_is_left_out_where_other_passages_are_found_now(collection: Collection, docs: Path) -> None:
+    collection.sync(docs)
+    log = log_of(collection, ("What is the wifi password?", "I don't know.", "up", None))
+    rag = Rag(collection, reader=ScriptedReader(), k=2)
+    assert len(logged_examples(rag, judged(log.entries()))[0]) == 1
+    (docs / "wifi.md").write_text("The wifi password is Heron.\n")
+    collection.sync(docs)
+    examples, left_out = logged_examples(rag, judged(log.entries()))
+    assert not examples
+    assert left_out == {"log: not known then, and other passages are found now": 1}
+
+
+def test_a_question_is_tested_once_by_what_was_said_of_it_last(
+    collection: Collection, docs: Path, tmp_path: Path
+) -> None:  # fmt: skip
+    collection.sync(docs)
+    asked = [f"How many seats has room {at}?" for at in range(40)]
+    first, second, third = [question for question in asked if _tested(question)][:3]
+    free = next(question for question in asked if not _tested(question))
+    log_of(collection, (first, "3", "up", None), (first.upper(), "?", "down", "4"), (first, "?", "down", "5"),
+           (second, "6", "up", None), (third, "I don't know.", "up", None))  # fmt: skip
+    (docs / "third.md").write_text(f"{third} It has 12.\n")
+    collection.sync(docs)
+    lines = [(second, "8"), (second.lower(), "9"), (LEAVE, "28 days"), (free, "nobody knows")]
+    (tmp_path / "q.jsonl").write_text("".join(
+        json.dumps({"question": question, "answers": [answer], "uri": "docs/leave.md"}) + "\n"
+        for question, answer in lines
+    ))  # fmt: skip
+    settings = RefreshSettings(questions=tmp_path / "q.jsonl", licence="ours")
+    _prepare(Rag(collection, reader=ScriptedReader()), tmp_path, settings)
+    tested = [json.loads(line) for line in (tmp_path / "test.jsonl").read_text().splitlines()]
+    assert [(line["question"], line["answers"]) for line in tested] == [(first, ["5"]), (second.lower(), ["9"])]
+    card = json.loads((tmp_path / "examples" / "card.json").read_text())
+    assert card["sources"] == [{"name": "q.jsonl", "licence": "ours"}]  # of the log nothing is learned
+    assert card["left_out"] == {
+        "no passage holds its answer": 1, "log: not known then, and other passages are found now": 1
+    }  # fmt: skip
+
+
+def test_questions_of_which_nothing_is_learned_cost_not_what_the_log_says(
+    collection: Collection, docs: Path, tmp_path: Path
+) -> None:  # fmt: skip
+    collection.sync(docs)
+    lost = Question("1", LEAVE, (Gold("docs/leave.md"),), ("nobody knows",))
+    entries = judged(log_of(collection, ("When does the office close?", "At five.", "up", None)).entries())
+    (tmp_path / "test.jsonl").write_text(json.dumps({"question": "When is it open?", "answers": ["nine"]}) + "\n")
+    rag, settings = Rag(collection, reader=ScriptedReader()), RefreshSettings(questions=tmp_path / "q.jsonl")
+    dataset = _dataset(rag, entries, [lost], tmp_path, settings)
+    assert [example.completion[:9] for example in dataset.train] == ["At five ["]
+    assert [source["name"] for source in dataset.card["sources"]] == ["the answer log"]
+    with pytest.raises(DataError, match="no passage holds its answer: 1"):
+        _dataset(rag, [], [lost], tmp_path, settings)
+
+
+@pytest.mark.parametrize(
+    ("plugin", "method"), [("llama-cpp", "dora"), ("llama-cpp", "full"), ("transformers", "prefix")]
+)
+def test_what_the_reader_does_not_serve_is_refused_before_training(
+    tmp_path: Path, embedder: HashingEmbedder, monkeypatch: pytest.MonkeyPatch, plugin: str, method: Any
+) -> None:  # fmt: skip
+    collection = Collection.open(tmp_path / ".ragfm", settings=Settings(adapter="none"), embedder=embedder)
+    monkeypatch.setattr("ragfm.training.refresh.plugin_and_model", lambda _: (plugin, "m"))
+    settings = RefreshSettings(training=replace(RefreshSettings().training, method=MethodSettings(method)))
+    with pytest.raises(UnsupportedError, match=f"What {method} learns is not served by {plugin}"):
+        refresh(collection, tmp_path / "001", settings)
+    assert not (tmp_path / "001").exists()
+
+
+def test_a_passage_that_is_found_too_deep_is_shown(collection: Collection, tmp_path: Path) -> None:
+    folder = tmp_path / "many"
+    folder.mkdir()
+    for number in range(6):
+        (folder / f"{number}.txt").write_text(f"Which fee is due? The fee, the fee of office {number}, is due.\n")
+    (folder / "fee.txt").write_text("Members pay 70 crowns, which is a fee.\n")
+    collection.sync(folder)
+    log = log_of(collection, ("Which fee is due?", "?", "down", "Members pay 70 crowns."))
+    (example,), _ = logged_examples(Rag(collection, reader=ScriptedReader(), k=2), judged(log.entries()))
+    assert example.meta["shown"][-1] == "many/fee.txt"
+    assert example.completion == "Members pay 70 crowns [2]."
+
+
+def test_the_command_makes_examples_of_the_log_alone_and_beside_questions(
+    tmp_path: Path, docs: Path, run: Here
+) -> None:
+    run("ingest", docs)
+    collection = Collection.open(tmp_path / ".ragfm", settings=Settings())
+    log_of(collection, ("When does the office open?", "?", "down", "The office opens at nine."),
+           ("What is the wifi password?", "I don't know.", "up", None))  # fmt: skip
+    (tmp_path / "held.jsonl").write_text(json.dumps({"question": "Who is it?", "answers": ["Ada"]}) + "\n")
+    card = run.json("adapt", "data", "--from-log", "--valid", "0", "--out", "alone", "--licence", "ours",
+                    "--exclude-data", "held.jsonl")  # fmt: skip
+    assert card["kinds"] == {"log: corrected": 1, "log: found good": 1}
+    assert card["sources"] == [{"name": "the answer log", "licence": "ours", "left_out": {}}]
+    assert [(held["name"], held["questions"]) for held in card["held_out"]] == [("held.jsonl", 1)]
+    assert card["reader"] == "bundled"
+    line = {"question": "How many days of leave do I get?", "uri": "docs/leave.md", "answers": ["28 days"]}
+    (tmp_path / "q.jsonl").write_text(json.dumps(line) + "\n")
+    card = run.json("adapt", "data", "q.jsonl", "--from-log", "--abstain", "0", "--valid", "0", "--out", "both")
+    assert card["kinds"] == {"answer": 1, "log: corrected": 1, "log: found good": 1}
+    assert [source["name"] for source in card["sources"]] == ["q.jsonl", "the answer log"]
+    lost = {**line, "question": "Who asks?", "answers": ["nobody at all"]}
+    (tmp_path / "lost.jsonl").write_text(json.dumps(lost) + "\n")
+    card = run.json("adapt", "data", "lost.jsonl", "--from-log", "--abstain", "0", "--valid", "0", "--out", "third")
+    assert card["left_out"] == {"no passage holds its answer": 1}
+    assert [source["name"] for source in card["sources"]] == ["the answer log"]
+    AnswerLog.beside(tmp_path / ".ragfm").forget(Which(thumbs="up"))
+    AnswerLog.beside(tmp_path / ".ragfm").judge(1, "down")
+    assert "No answer in the log" in run("adapt", "data", "--from-log", code=1)
+    assert {example.completion for example in read_examples(tmp_path / "both" / "train.jsonl")} >= {ABSTENTION}
+
+
+def difference(a: float, b: float, *, noise: bool) -> Difference:
+    return Difference("f1", a, b, b - a, b - a - 0.1, b - a + 0.1, 0.5 if noise else 0.01, 5, 1, 4, noise)
+
+
+@pytest.mark.parametrize(
+    ("new", "old", "adopted", "said"),
+    [
+        (difference(0.2, 0.6, noise=False), None, True, "better, beyond noise"),
+        (difference(0.2, 0.3, noise=True), None, False, "within noise"),
+        (difference(0.6, 0.2, noise=False), None, False, "it is worse"),
+        (difference(0.2, 0.6, noise=False), difference(0.7, 0.5, noise=False), False, "falls on the old ones"),
+        (difference(0.2, 0.6, noise=False), difference(0.7, 0.69, noise=True), True, "does not fall"),
+    ],
+)
+def test_it_is_adopted_where_the_new_is_won_and_the_old_not_lost(
+    new: Difference, old: Difference | None, adopted: bool, said: str
+) -> None:
+    decided, why = verdict(new, old)
+    assert (decided, said in why) == (adopted, True), why
+
+
+def replayed(collection: Collection, folder: Path, old: list[Example], asked: list[Question]) -> list[Example]:
+    """The examples of a refresh that learns from `asked` and replays `old`; what is tested is "When is it open?"."""
+    (folder / "test.jsonl").write_text(json.dumps({"question": "When is it open?", "answers": ["nine"]}) + "\n")
+    (folder / "old.jsonl").write_text(json.dumps({"question": "Is it old?", "answers": ["yes"]}) + "\n")
+    write_dataset(Dataset(tuple(old), ()), folder / "replay")
+    settings = RefreshSettings(old=folder / "old.jsonl", replay=folder / "replay", replayed=9.0)
+    dataset = _dataset(Rag(collection, reader=ScriptedReader()), [], asked, folder, settings)
+    return [*dataset.train, *dataset.valid]
+
+
+def old_example(question: str, **meta: str) -> Example:
+    return Example((Message("user", question),), "Old.", {"question": question, "verified": True, **meta})
+
+
+LEAVE = "How long is my holiday?"
+
+
+def test_what_is_tested_is_not_replayed_nor_near_misses_that_were_made_from_it(
+    collection: Collection, docs: Path, tmp_path: Path
+) -> None:  # fmt: skip
+    collection.sync(docs)
+    free = [f"What is in room {at}?" for at in range(12) if not _tested(f"What is in room {at}?")]
+    tested = next(f"Who has the key of {at}?" for at in range(99) if _tested(f"Who has the key of {at}?"))
+    old = [
+        *map(old_example, [*free[:2], "is it old", "When is it open?", tested]),
+        old_example(free[2], changed_from=free[3]),
+        *(old_example(free[4], changed_from=original) for original in ("Is it old?", "When is it open?", tested)),
+        old_example("Is it old?", changed_from=free[5]),
+    ]
+    asked = [Question("1", LEAVE, (Gold("docs/leave.md"),), ("28 days",))]
+    assert not _tested(LEAVE)
+    learned = {example.meta["question"] for example in replayed(collection, tmp_path, old, asked)}
+    assert learned == {LEAVE, *free[:3]}
+
+
+def test_what_is_new_counts_where_the_same_question_is_replayed(
+    collection: Collection, docs: Path, tmp_path: Path
+) -> None:  # fmt: skip
+    collection.sync(docs)
+    asked = [Question("1", LEAVE, (Gold("docs/leave.md"),), ("28 days",))]
+    (example,) = replayed(collection, tmp_path, [old_example(LEAVE.upper())], asked)
+    assert example.meta["kind"] == "answer"
+    assert example.completion != "Old."
+
+
+def test_a_near_miss_says_what_it_was_changed_from(collection: Collection, docs: Path) -> None:
+    collection.sync(docs)
+    asked = [Question("1", "Who was the first of the parents to get 16 weeks?", (Gold("docs/leave.md"),), ("28",))]
+    recipe = Recipe(abstain=0.99, near=1.0, valid=0.0)
+    (example,) = build_examples(Rag(collection, reader=ScriptedReader()), asked, recipe).train
+    assert str(example.meta["kind"]).startswith("near miss")
+    assert example.meta["changed_from"] == asked[0].text != example.meta["question"]
+
+
+def test_an_interrupted_refresh_goes_on_in_its_folder_where_its_inputs_are_the_same(tmp_path: Path) -> None:
+    assert next_folder(tmp_path / "none", {"log": 1})[0].name == "001"
+    first = tmp_path / "001"
+    first.mkdir()
+    assert next_folder(tmp_path, {"log": 1}) == (first, [])
+    write_dataset(Dataset((), (), {"format": 1}), first / "examples")
+    (first / "inputs.json").write_text('{"log": 1}')
+    assert next_folder(tmp_path, {"log": 1}) == (first, [])
+    assert next_folder(tmp_path, {"log": 2}) == (tmp_path / "002", ["log"])
+    assert next_folder(tmp_path, {"log": 1}, str(first)) == (tmp_path / "002", [])
+    (first / DECISION).write_text("{}")
+    assert next_folder(tmp_path, {"log": 2}) == (tmp_path / "002", [])
+
+
+@pytest.mark.parametrize("changed", ["collection", "log", "questions", "old", "replay", "training"])
+def test_what_a_refresh_depends_on_is_told_apart(
+    collection: Collection, docs: Path, tmp_path: Path, changed: str
+) -> None:  # fmt: skip
+    collection.sync(docs)
+    before = inputs_of(collection, RefreshSettings())
+    assert inputs_of(collection, RefreshSettings()) == before
+    settings = RefreshSettings()
+    (tmp_path / "q.jsonl").write_text('{"question": "Why?", "answers": ["x"]}\n')
+    if changed == "collection":
+        (docs / "hours.txt").write_text("The office opens at ten.\n")
+        collection.sync(docs)
+    elif changed == "log":
+        log_of(collection, ("Why?", "x", "up", None))
+    elif changed == "replay":
+        write_dataset(Dataset((old_example("Why?"),), ()), tmp_path / "replay")
+        settings = replace(settings, replay=tmp_path / "replay")
+    elif changed == "training":
+        settings = replace(settings, training=replace(settings.training, seed=1))
+    else:
+        settings = replace(settings, **{changed: tmp_path / "q.jsonl"})
+    after = inputs_of(collection, settings)
+    assert [key for key in before if before[key] != after[key]] == [changed]
+
+
+def test_one_that_was_killed_between_training_and_export_is_exported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:  # fmt: skip
+    record = AdapterRecord("lora", {"name": "m", "sha256": "0"}, "p", "w", numbers={"steps": 3})
+    (tmp_path / RECORD).write_bytes(record.to_json())
+    model = tmp_path / "model.gguf"
+    model.touch()
+    exported = []
+
+    def export(folder: Path, form: str, base: str) -> Path:
+        exported.append((folder, form, base))
+        (folder / GGUF).touch()
+        return folder / GGUF
+
+    monkeypatch.setattr("ragfm.training.refresh.export_adapter", export)
+    for _ in range(2):
+        numbers = _trained(None, str(model), tmp_path, RefreshSettings(), lambda *_: None)  # type: ignore[arg-type]
+        assert numbers == {"steps": 3}
+        assert _exported(tmp_path, str(model)) == tmp_path / GGUF
+    assert exported == [(tmp_path, "gguf", str(model))]
+
+
+def test_both_adapters_are_compared_and_served_by_the_calibration_of_now(
+    tmp_path: Path, docs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the old adapter all is withheld by the user's own calibration; the new one must not win by having none."""
+    own = Calibration("bundled", 0.0, {"covered": 9.0}, {"covered": 9.0}, threshold=0.9, corrects=True)
+    write_keys(tmp_path, {"": {"embedder": "hashing", "adapter": "none"}, **calibration_keys(own)})
+    toml = (tmp_path / "ragfm.toml").read_text()
+    new = tmp_path / "001"
+    new.mkdir()
+    (new / GGUF).write_bytes(b"learned")
+    monkeypatch.setattr("ragfm.rag.configured_reader", lambda *_: ScriptedReader(["You get 28 days of leave."]))
+    served = {"none": None, str(new): str(new / GGUF)}
+    monkeypatch.setattr("ragfm.rag.serving_adapter", lambda path, *_: served.get(path, path))
+    monkeypatch.setattr("ragfm.training.refresh._trained", lambda *_: {})
+    with Collection.open(tmp_path / ".ragfm") as collection:
+        collection.sync(docs)
+        log_of(collection, *((f"How many days of leave, {at}?", "28 days", "up", None) for at in range(20)))
+        done = refresh(collection, new)
+    assert done.new
+    assert (done.new.a, done.new.b, done.new.wins, done.adopted) == (0.0, 0.0, 0, False)
+
+    monkeypatch.setattr("ragfm.training.refresh.verdict", lambda *_: (True, "it is told so"))
+    with Collection.open(tmp_path / ".ragfm") as collection:
+        assert refresh(collection, new).adopted
+    with Collection.open(tmp_path / ".ragfm") as collection:
+        rag = Rag(collection)
+        assert rag.sampling.adapter == str(new / GGUF)
+        assert rag.calibration == replace(own, adapter=adapter_hash(str(new / GGUF)))
+    step_back(tmp_path)
+    assert (tmp_path / "ragfm.toml").read_text() == toml
+
+
+@pytest.mark.slow
+def test_a_refresh_is_adopted_and_taken_back(tmp_path: Path, docs: Path, run: Here) -> None:
+    """A model of random weights is corrected, always to say that it does not know, which it can learn."""
+    model = tiny_model(tmp_path / "model", max_position_embeddings=2048)
+    toml = f'reader = "{model}"\n\n[ask]\nk = 1\nanswer_tokens = 24\n'
+    (tmp_path / "ragfm.toml").write_text(toml)
+    run("ingest", docs)
+    with Collection.open(tmp_path / ".ragfm") as collection:
+        log_of(collection, *((f"What is the code of room {at}?", "?", "down", ABSTENTION) for at in range(40)))
+    tested = sum(_tested(f"What is the code of room {at}?") for at in range(40))
+    assert 6 <= tested <= 20
+    done = run.json("adapt", "refresh", "--rate", "2e-2", "--epochs", "50")
+    assert done["adopted"], done["why"]
+    assert done["new"]["wins"] == tested
+    assert sum(done["examples"].values()) == 40 - tested
+    folder = tmp_path / ".ragfm-adapters" / "001"
+    set_now = tomllib.loads((tmp_path / "ragfm.toml").read_text())
+    assert set_now["adapter"] == str(folder)
+    check_adapter(folder, model, prompt_fingerprint())
+    assert run.json("ask", "What is the code of room 99?")["abstained"]
+
+    replay = folder / "examples"
+    done = run.json("adapt", "refresh", "--rate", "1e-5", "--no-sync", "--replay", replay)  # it knows all that by now
+    assert sum(done["examples"].values()) == 40 - tested  # the same questions again
+    assert not done["adopted"]
+    assert "within noise" in done["why"]
+    assert json.loads((tmp_path / ".ragfm-adapters" / "002" / "ragfm-adapter.json").read_text())["settings"]["start"]
+    assert tomllib.loads((tmp_path / "ragfm.toml").read_text()) == set_now
+    assert len(json.loads((tmp_path / HISTORY).read_text())) == 1
+
+    card = json.loads((replay / "card.json").read_text())
+    (replay / "card.json").write_text(json.dumps({**card, "prompt": "other"}))
+    with pytest.raises(DataError, match="made for another prompt"):
+        refresh(Collection.open(tmp_path / ".ragfm"), tmp_path / "other", RefreshSettings(replay=replay))
+
+    assert run.json("adapt", "back") == {"gone": str(folder), "adapter": None}
+    assert (tmp_path / "ragfm.toml").read_text() == toml
+    assert "No refresh was adopted" in run("adapt", "back", code=1)
+
+
+def test_what_writes_the_settings_is_missed_before_anything_is_done(
+    tmp_path: Path, docs: Path, run: Here, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run("ingest", docs)
+    monkeypatch.setitem(sys.modules, "tomlkit", None)
+    assert "'tomlkit' is needed" in run("adapt", "refresh", "--no-sync", code=1)
+    assert not (tmp_path / ".ragfm-adapters").exists()
+    (tmp_path / "q.jsonl").write_text('{"question": "Why?", "answers": ["x"]}\n')
+    assert "'tomlkit' is needed" in run("tune", "q.jsonl", "--confidence", code=1)
+
+
+def test_too_little_is_said(tmp_path: Path, docs: Path, run: Here) -> None:
+    run("ingest", docs)
+    assert "too few to test with" in run("adapt", "refresh", "--no-sync", code=1)
+    assert [path.name for path in (tmp_path / ".ragfm-adapters" / "001").iterdir()] == [OUTPUT]
+    assert not (tmp_path / "ragfm.toml").exists()

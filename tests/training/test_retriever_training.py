@@ -1,0 +1,157 @@
+"""A retriever learns words of your own, is held against what there was before, and changes nothing by itself."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from support.shell import Here
+
+from ragfm import Collection, Settings
+from ragfm.core.config import SearchSection
+from ragfm.core.errors import DataError
+from ragfm.core.output_folder import OUTPUT
+from ragfm.embedders.model_folder import read_bert_folder
+from ragfm.evaluation import Gold, Question
+from ragfm.training.hard_negatives import Lesson, mine, parted
+from ragfm.training.ranker_trainer import FitSettings, epoch_batches
+from ragfm.training.retriever_training import RECORD, RetrieverReport, RetrieverSettings, adapt_retriever
+
+TOWNS = "Aldon Brista Corvel Dunmar Elsick Farrow Gosten Hadley Ilmar Jorvik Kelso Lunden".split()
+WORDS = {"harbour": "blick", "library": "quarm", "prison": "vosp", "bakery": "trell"}
+"""What the documents say, and what those who ask call it."""
+
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+@pytest.fixture(scope="module")
+def towns(tmp_path_factory: pytest.TempPathFactory) -> Collection:
+    place = tmp_path_factory.mktemp("towns")
+    folder = place / "docs"
+    folder.mkdir()
+    for at, town in enumerate(TOWNS):
+        for noun in WORDS:
+            (folder / f"{town}-{noun}.txt").write_text(f"The {noun} of {town} was built in {1500 + 7 * at}.\n")
+    settings = Settings(search=SearchSection(rerank_candidates=12))  # a cross-encoder takes its time
+    collection = Collection.open(place / ".ragfm", settings=settings)
+    collection.sync(folder)
+    return collection
+
+
+QUESTIONS = [
+    Question(f"{town} {noun}", f"How old is the {own} of {town}?", (Gold(f"docs/{town}-{noun}.txt"),))
+    for town in TOWNS for noun, own in WORDS.items()
+]  # fmt: skip
+
+
+PARTS = parted(QUESTIONS, 0.5)
+
+
+SETTINGS = RetrieverSettings(epochs=3, rate=2e-4, negatives=2)
+
+
+@pytest.fixture(scope="module")
+def embedder(towns: Collection, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, RetrieverReport]:
+    out = tmp_path_factory.mktemp("out") / "embedder"
+    return out, adapt_retriever(towns, PARTS, out, SETTINGS)
+
+
+@pytest.mark.slow
+def test_an_embedder_learns_words_and_reembed_adopts_it(
+    towns: Collection, embedder: tuple[Path, RetrieverReport]
+) -> None:
+    out, report = embedder
+    first = report.differences[0]
+    assert first.measure == "nDCG@10"
+    assert first.b > first.a + 0.1
+    assert report.better
+    assert report.questions == {"learn": 24, "choose": 12, "test": 12}
+    assert towns.status().embedder["model"] == "bundled"  # nothing was adopted
+    assert json.loads((out / RECORD).read_text())["differences"][0]["b"] == first.b
+    assert {path.suffix for path in out.iterdir()} <= {".json", ".run", ".safetensors", ".txt", ""}
+    assert not (out / ".training").exists()
+    assert read_bert_folder(out) is not None  # it is as fast as the bundled one
+    with Collection.open(towns.path.with_name("other"), settings=Settings(embedder=str(out))) as other:
+        other.sync(towns.path.with_name("docs"))
+        found = [other.search(question.text, 1, mode="dense")[0].uri for question in QUESTIONS]
+    assert sum(uri == question.gold[0].uri for uri, question in zip(found, QUESTIONS, strict=True)) > 36
+
+
+@pytest.mark.slow
+def test_it_does_not_train_over_what_is_there(towns: Collection, embedder: tuple[Path, RetrieverReport]) -> None:
+    with pytest.raises(DataError, match="holds a retriever already"):
+        adapt_retriever(towns, PARTS, embedder[0], SETTINGS)
+
+
+@pytest.mark.slow
+def test_a_reranker_learns_and_the_settings_take_it(towns: Collection, tmp_path: Path) -> None:
+    """It is stopped once while it learns, and once while it is tested."""
+    out, stops = tmp_path / "reranker", iter(["learning", "asking, after", ""])
+
+    def run() -> RetrieverReport:
+        stop = next(stops)
+
+        def progress(what: str, done: int, total: int) -> None:
+            if what == stop and done == total // 2:
+                raise KeyboardInterrupt
+
+        how = RetrieverSettings("reranker", epochs=3, rate=5e-4, negatives=2)
+        return adapt_retriever(towns, PARTS, out, how, progress=progress)
+
+    for _ in range(2):
+        with pytest.raises(KeyboardInterrupt):
+            run()
+        assert not (out / RECORD).exists()
+    report = run()
+    assert report.weight in (0.25, 0.5, 0.75, 1.0)
+    assert min(report.numbers["valid"]) < 0.5 * report.numbers["loss"]["first"]  # on questions that it has not seen
+    assert max(report.by_weight.values()) == report.by_weight[str(report.weight)]
+    search = SearchSection(reranker=str(out), rerank_weight=report.weight or 1)
+    with Collection.open(towns.path, settings=Settings(search=search)) as reranked:
+        hits = reranked.search(QUESTIONS[0].text, 3)
+    assert all(hit.scores["rerank"] is not None for hit in hits)
+
+
+def test_no_two_parts_share_a_document() -> None:
+    linked = [Question(str(at), "?", (Gold(f"{at // 2}"), Gold(f"{at // 2 + 100 * (at % 2)}"))) for at in range(80)]
+    parts = parted(linked, 0.4)
+    uris = [
+        {gold.uri for question in part for gold in question.gold} for part in (parts.learn, parts.choose, parts.test)
+    ]
+    assert [len(part) for part in (parts.learn, parts.choose, parts.test)] == [48, 16, 16]
+    assert not uris[0] & uris[1] | uris[0] & uris[2] | uris[1] & uris[2]
+    with pytest.raises(DataError, match="too few"):
+        parted(linked[:2], 0.4)
+
+
+def test_what_answers_is_no_negative(towns: Collection) -> None:
+    question = Question("q", "When was the harbour of Aldon built?", (Gold("docs/Aldon-harbour.txt"),), ("1500",))
+    (lesson,) = mine(towns, [question])
+    assert lesson.right == "The harbour of Aldon was built in 1500."
+    assert lesson.wrong
+    assert not any("1500" in text for text in lesson.wrong)
+
+
+def test_a_text_is_right_once_in_a_batch() -> None:
+    lessons = [Lesson(f"question {at}", f"text {at % 7}", ("a", "b", "c")) for at in range(40)]
+    batches = epoch_batches(lessons, 0, FitSettings(batch=8), 2)
+    assert sorted(lesson.question for batch in batches for lesson in batch) == sorted(le.question for le in lessons)
+    for batch in batches:
+        assert len({lesson.right for lesson in batch}) == len(batch) <= 8
+        assert all(len(lesson.wrong) == 2 for lesson in batch)
+    assert epoch_batches(lessons, 0, FitSettings(batch=8), 2) == batches
+    assert epoch_batches(lessons, 1, FitSettings(batch=8), 2) != batches
+
+
+def test_the_command_says_that_little_is_noise(towns: Collection, tmp_path: Path) -> None:
+    lines = [{"question": f"How old is the blick of {town}?", "uri": f"docs/{town}-harbour.txt"} for town in TOWNS[:8]]
+    (tmp_path / "q.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    before = towns.status()
+    said = Here()("adapt", "retriever", tmp_path / "q.jsonl", "--epochs", "1", "--rate", "1e-9", "--held", "0.5", "-c",
+                  towns.path, "--out", tmp_path / "new")  # fmt: skip
+    assert "within noise: there is no reason to adopt it" in said
+    assert f"ragfm reembed --embedder {tmp_path / 'new'}" in said
+    assert towns.status() == before
+    assert (tmp_path / "new" / OUTPUT).is_file()

@@ -1,0 +1,55 @@
+"""The adapter that comes with ragfm: it fits the model and the prompt it is used with, and does what it was taught."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from ragfm import Collection, Rag, Settings
+from ragfm.citations.confidence import SHIPPED as CALIBRATIONS
+from ragfm.citations.confidence import adapter_hash
+from ragfm.generation.prompt import prompt_fingerprint
+from ragfm.models.adapters import GGUF, NO_ADAPTER, SHIPPED, check_adapter, read_record, shipped_adapter
+from ragfm.models.model_lookup import find_model
+from ragfm.samples import copy_handbook
+
+OTHER = "When did the Beatles release Abbey Road?"
+
+
+@pytest.fixture(scope="module")
+def handbook(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Collection]:
+    folder = tmp_path_factory.mktemp("handbook")
+    with Collection.open(folder / ".ragfm", settings=Settings()) as collection:
+        collection.sync(copy_handbook(folder))
+        yield collection
+
+
+def test_it_is_for_the_prompt_and_the_weights_that_it_is_used_with() -> None:
+    assert shipped_adapter("bundled", prompt_fingerprint()) == str(SHIPPED / GGUF)
+    check_adapter(SHIPPED / GGUF, find_model("bundled", "reader"), prompt_fingerprint())
+    record = read_record(SHIPPED)
+    assert (record.method, record.licence) == ("lora", "CC BY-SA 4.0")
+    assert record.data["examples"]["train"] > 10_000
+    assert "4.0" in (SHIPPED / "README.md").read_text()
+    assert sum(file.stat().st_size for file in SHIPPED.iterdir()) < 12 * 2**20
+
+
+def test_the_confidence_is_fitted_to_it() -> None:
+    assert adapter_hash(str(SHIPPED / GGUF)) in {one.adapter for one in CALIBRATIONS if one.reader == "bundled"}
+
+
+@pytest.mark.parametrize("reader", ["bundled", "transformers:bundled"])
+def test_it_is_used_for_answers_of_the_bundled_reader_alone(handbook: Collection, reader: str) -> None:
+    assert (Rag(handbook, reader=reader).sampling.adapter is not None) == (reader == "bundled")
+    assert Rag(handbook, reader=reader, adapter=NO_ADAPTER).sampling.adapter is None
+
+
+def test_with_it_answers_are_short_and_what_is_not_there_is_not_known(handbook: Collection) -> None:
+    taught, bare = Rag(handbook), Rag(handbook, adapter=NO_ADAPTER)
+    short, long = (rag.ask("How many bedrooms are there in the guest house?") for rag in (taught, bare))
+    assert "11" in short.text
+    assert short.citations
+    assert short.citations[0].supports
+    assert len(short.text) < len(long.text)
+    assert taught.ask(OTHER).abstained

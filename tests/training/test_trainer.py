@@ -1,0 +1,444 @@
+"""Training: that it learns, by each method, and that a kill costs nothing."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import random
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from support.shell import Shell
+from support.tiny_models import lessons, tiny_model
+
+from ragfm.core.errors import (
+    AdapterMismatchError,
+    ConfigError,
+    DamagedModelError,
+    DataError,
+    ModelNotFoundError,
+    RagfmError,
+    UnsupportedError,
+)
+from ragfm.core.output_folder import OUTPUT
+from ragfm.core.types import Message
+from ragfm.generation.prompt import prompt_fingerprint
+from ragfm.models.adapters import CHECKPOINT, METHODS, RECORD, check_adapter, read_record, serving_adapter
+from ragfm.training.adapter_folder import PAGE, finish
+from ragfm.training.base_model import Base
+from ragfm.training.checkpoint import read_tensors, write_tensors
+from ragfm.training.examples import Example, to_lines
+from ragfm.training.methods import MethodSettings
+from ragfm.training.trainer import Progress, Training, TrainSettings, shares_prefixes
+from ragfm.training.training_batches import loss_of, order, rows_of, tokens_of
+
+RATES = {"lora": 2e-2, "dora": 2e-2, "qlora": 2e-2, "prefix": 2e-1, "prompt": 1e-1, "ia3": 1e-1, "full": 5e-3}
+SETTINGS = TrainSettings(MethodSettings(rank=4), epochs=2, batch=5, rate=5e-3)
+
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Of sizes that are multiples of 64, as bitsandbytes on the processor wants them."""
+    return tiny_model(tmp_path_factory.mktemp("model") / "tiny", intermediate_size=128)
+
+
+def training(folder: Path, out: Path, settings: TrainSettings = SETTINGS, **given: Any) -> Training:
+    examples = given.pop("examples", lessons())
+    if four_bit := settings.method.method == "qlora":
+        pytest.importorskip("bitsandbytes")
+    return Training(Base(str(folder), four_bit=four_bit), examples, out, settings, **given)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_the_loss_falls_by_each_method(folder: Path, tmp_path: Path, method: Any) -> None:
+    settings = TrainSettings(MethodSettings(method, rank=4, tokens=4), epochs=8, batch=10, rate=RATES[method])
+    trained = training(folder, tmp_path / "out", settings)
+    numbers = trained.run()
+    assert numbers["loss"]["last_5"] < numbers["loss"]["first"] * (
+        0.97 if method in ("ia3", "prompt", "prefix") else 0.8
+    )
+    assert 0 < numbers["learned"] <= numbers["parameters"]
+    record = finish(trained, numbers, card={"prompt": prompt_fingerprint()}, licence="CC0")
+    assert read_record(tmp_path / "out") == record
+    check_adapter(tmp_path / "out", folder, prompt_fingerprint())
+    assert not (tmp_path / "out" / CHECKPOINT).exists()
+    assert "<polyline" in (tmp_path / "out" / PAGE).read_text()
+
+
+def test_whole_weights_are_no_adapter_and_the_error_says_how_they_are_served(folder: Path, tmp_path: Path) -> None:
+    settings = replace(SETTINGS, method=MethodSettings("full"), epochs=1)
+    trained = training(folder, tmp_path / "out", settings)
+    finish(trained, trained.run(), card={"prompt": prompt_fingerprint()})
+    with pytest.raises(AdapterMismatchError, match=r"whole weights.*reader transformers:"):
+        serving_adapter(tmp_path / "out", f"transformers:{folder}", prompt_fingerprint())
+
+
+def test_the_time_said_beforehand_has_the_answers_of_validation_in_it(folder: Path, tmp_path: Path) -> None:
+    by_loss, by_answers = (
+        training(folder, tmp_path / judge, replace(SETTINGS, judge=judge), valid=lessons(3)).estimate().seconds
+        for judge in ("loss", "answers")
+    )
+    assert by_answers > by_loss
+
+
+def test_qlora_says_what_it_needs(folder: Path) -> None:
+    from ragfm.models.model_lookup import find_model
+
+    with pytest.raises(UnsupportedError, match="GGUF file, quantised in its own way"):
+        Base(str(find_model("bundled", "reader")), four_bit=True)
+
+
+def test_only_completions_are_learned_from_however_they_are_padded(folder: Path) -> None:
+    base = Base(str(folder))
+    encoded = [base.encode(example) for example in lessons(8)]
+    summed, count = loss_of(base.model, [[one] for one in encoded], base.pad, base.device)
+    expected = 0.0
+    for one in encoded:  # each alone, by transformers' own loss
+        labels = torch.tensor([[-100] * one.start + list(one.ids[one.start :])])
+        expected += float(base.model(torch.tensor([one.ids]), labels=labels).loss) * (len(one.ids) - one.start)
+    assert count == sum(len(one.ids) - one.start for one in encoded)
+    assert float(summed) == pytest.approx(expected, rel=1e-4)
+    text = base.tokenizer.decode(encoded[1].ids[encoded[1].start :])
+    assert text == "It is 1 [1].<|im_end|>"
+
+
+def test_examples_about_the_same_passages_are_learned_from_as_if_each_were_alone(folder: Path) -> None:
+    base = Base(str(folder))
+    texts = ["Alpha beta gamma delta. " * 8, "Epsilon zeta eta theta. " * 8]
+    examples = [
+        Example((Message("system", "Be short."), Message("user", f"{text}\n\nQuestion {at}{'?' * at}")), f"It is {at}.")
+        for text in texts for at in range(4)
+    ]  # fmt: skip
+    encoded = [base.encode(example) for example in [*examples, *lessons(1)]]
+    rows = rows_of(encoded, 2048)
+    assert rows == [(0, 1, 2, 3), (4, 5, 6, 7), (8,)]
+    apart = sum(len(one.ids) for one in encoded)
+    assert sum(tokens_of([encoded[at] for at in row]) for row in rows) < 0.5 * apart
+    assert max(map(len, rows_of(encoded, 1))) == 1
+
+    def learned(rows: list[tuple[int, ...]]) -> tuple[float, int, torch.Tensor]:
+        base.model.zero_grad()
+        loss, count = loss_of(base.model, [[encoded[at] for at in row] for row in rows], base.pad, base.device)
+        loss.backward()  # type: ignore[no-untyped-call]
+        return loss.item(), count, torch.cat([one.grad.flatten() for one in base.model.parameters()])
+
+    base.model.requires_grad_(True)
+    shared, count, gradient = learned(rows)
+    alone, same_count, expected = learned([(at,) for at in range(len(encoded))])
+    assert count == same_count
+    assert shared == pytest.approx(alone, rel=1e-5)
+    torch.testing.assert_close(gradient, expected, rtol=1e-3, atol=1e-6)
+
+
+def test_prefixes_are_shared_only_where_any_attention_mask_is_taken(folder: Path) -> None:
+    config = Base(str(folder)).model.config
+    assert shares_prefixes(config, "lora")
+    assert not shares_prefixes(config, "prompt")
+    config.sliding_window = 128
+    assert not shares_prefixes(config, "lora")
+
+
+def test_each_example_comes_once_an_epoch_among_those_of_its_length() -> None:
+    lengths = [random.Random(at).randint(10, 400) for at in range(500)]
+    rows = [(at,) for at in range(500)]
+    steps = order(rows, lengths, epochs=2, batch=8, most_tokens=2048, seed=1)
+    seen = [at for step in steps for part in step for (at,) in part]
+    assert sorted(seen) == sorted([*range(500)] * 2)
+    padded = sum(len(part) * max(lengths[at] for (at,) in part) for step in steps for part in step)
+    assert padded < 1.1 * 2 * sum(lengths)
+    assert all(len(part) * max(lengths[at] for (at,) in part) <= 2048 for step in steps for part in step)
+    assert order(rows, lengths, epochs=2, batch=8, most_tokens=2048, seed=1) == steps
+    assert order(rows, lengths, epochs=2, batch=8, most_tokens=2048, seed=2) != steps
+    half = order(rows, lengths, epochs=0.5, batch=8, most_tokens=2048, seed=0)
+    assert sum(len(part) for step in half for part in step) == 250
+    threes = [(at, at + 1, at + 2) for at in range(0, 300, 3)]
+    sizes = [sum(map(len, part)) for step in order(threes, lengths[:100], epochs=1, batch=8, most_tokens=2048, seed=1)
+             for part in [[row for part in step for row in part]]]  # fmt: skip
+    assert sum(sizes) == 300
+    assert set(sizes[:-1]) <= {3, 6, 9}
+
+
+def test_it_ends_where_validation_gets_no_better_and_keeps_the_best(folder: Path, tmp_path: Path) -> None:
+    settings = replace(SETTINGS, epochs=20, rate=0.05, validate_every=1, patience=2)
+    trained = training(folder, tmp_path / "out", settings, valid=lessons(4))
+    numbers = trained.run()
+    assert numbers["steps"] < numbers["of_steps"]
+    best = min(trained.state.valid, key=lambda point: point[1])
+    assert numbers["kept_step"] == best[0]
+    trained.model.eval()
+    with torch.no_grad(), trained._autocast():
+        assert trained._valid_loss() == pytest.approx(best[1], abs=1e-3)
+
+
+def test_answers_are_what_is_judged_if_asked_for(folder: Path, tmp_path: Path) -> None:
+    settings = replace(SETTINGS, judge="answers", validate_every=12)
+    numbers = training(folder, tmp_path / "out", settings, valid=lessons(2)).run()
+    assert all(0 <= score <= 1 for score in numbers["valid"].values())
+
+
+_SCRIPT = """
+import json, os, random, signal, sys, time
+sys.path.insert(0, sys.argv[3])
+import torch
+torch.set_num_threads(1)
+from pathlib import Path
+from support.tiny_models import lessons
+from ragfm.training.base_model import Base
+from ragfm.training.checkpoint import read_tensors
+from ragfm.training.methods import MethodSettings
+from ragfm.training.trainer import Training, TrainSettings
+from ragfm.models.adapters import CHECKPOINT
+model, out, method = sys.argv[1], Path(sys.argv[2]), sys.argv[4]
+settings = TrainSettings(MethodSettings(method, rank=4, dropout=0.1), epochs=8, batch=5, rate=5e-3,
+                         checkpoint_seconds=0, validate_every=4, patience=99)
+
+def train(folder, progress=None):
+    training = Training(Base(model), lessons(), folder, settings, valid=lessons(3))
+    training.run(progress)
+    return [[loss for _, loss in training.state.losses], [value for _, value in training.state.valid]]
+
+chance, before = random.Random(5), 0
+for kill in range(5):
+    steps, told = os.pipe()
+    child = os.fork()
+    if not child:
+        train(out / "killed", lambda at: os.write(told, bytes([at.step])))
+        os._exit(0)
+    first = os.read(steps, 1)[0]
+    assert first > before, (first, before)
+    until = first + chance.randint(1, 4)
+    while os.read(steps, 1)[0] < until:
+        pass
+    time.sleep(chance.random() * 0.02)
+    os.kill(child, signal.SIGKILL)
+    assert os.waitpid(child, 0)[1] == signal.SIGKILL
+    tensors, about = read_tensors(out / "killed" / CHECKPOINT)
+    assert until - 1 <= about["step"] < 48, (until, about["step"])
+    assert all(tensor.isfinite().all() for tensor in tensors.values())
+    before = about["step"]
+print(json.dumps([train(out / "whole"), train(out / "killed"), before]))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", METHODS)
+def test_a_training_that_was_killed_five_times_loses_what_one_that_was_not_loses(
+    folder: Path, tmp_path: Path, method: str
+) -> None:
+    """Each run is a fork of a process that has loaded the libraries, killed by a signal that none can catch."""
+    words = [sys.executable, "-c", _SCRIPT, str(folder), str(tmp_path), str(Path(__file__).parents[1]), method]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=500, check=False)
+    assert done.returncode == 0, done.stderr
+    whole, killed, last = json.loads(done.stdout.splitlines()[-1])
+    assert len(whole[0]) == 48
+    assert 5 <= last < 48
+    for one, other in zip(whole, killed, strict=True):
+        assert other == pytest.approx(one, abs=1e-3)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", METHODS)
+def test_ctrl_c_at_any_moment_costs_no_step(folder: Path, tmp_path: Path, method: Any) -> None:
+    """Nothing is written but at a Ctrl-C and at the end, and each run does some steps of its own."""
+    settings = replace(SETTINGS, method=MethodSettings(method, rank=4, dropout=0.1), epochs=8, validate_every=4,
+                       patience=99, checkpoint_seconds=1e9)  # fmt: skip
+    whole = training(folder, tmp_path / "whole", settings, valid=lessons(3))
+    whole.run()
+    chance, stops = random.Random(3), [0]
+    for _ in range(12):
+        until = stops[-1] + chance.randint(2, 8)
+        timer = threading.Timer(chance.uniform(0, 0.03), os.kill, (os.getpid(), signal.SIGINT))
+
+        def stop(at: Progress, until: int = until, timer: threading.Timer = timer) -> None:
+            if at.step == until:
+                timer.start()
+
+        stopped = training(folder, tmp_path / "stopped", settings, valid=lessons(3))
+        try:
+            stopped.run(stop)
+            if timer.ident:  # it was started
+                timer.join()
+            break
+        except KeyboardInterrupt:
+            _, about = read_tensors(tmp_path / "stopped" / CHECKPOINT)
+            assert about["step"] == stopped.state.step >= until
+            stops.append(stopped.state.step)
+    assert len(stops) > 3
+    for one, other in ((whole.state.losses, stopped.state.losses), (whole.state.valid, stopped.state.valid)):
+        assert [at for at, _ in one] == [at for at, _ in other]
+        assert [loss for _, loss in other] == pytest.approx([loss for _, loss in one], abs=1e-3)
+
+
+@contextmanager
+def full_disk(left: int) -> Iterator[None]:
+    """No file may become longer than so many bytes."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handled = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (left, before[1]))
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, handled)
+
+
+def test_a_full_disk_leaves_the_checkpoint_before(tmp_path: Path) -> None:
+    path = tmp_path / CHECKPOINT
+    write_tensors(path, {"a": torch.ones(10)}, {"step": 1})
+    with full_disk(4096), pytest.raises(OSError, match="File too large"):
+        write_tensors(path, {"a": torch.zeros(10_000)}, {"step": 2})
+    assert read_tensors(path)[1] == {"step": 1}
+    assert [file.name for file in tmp_path.iterdir()] == [CHECKPOINT]
+
+
+@pytest.mark.parametrize("method", ["lora", "full"])
+def test_what_found_no_room_at_the_end_is_written_by_the_next_run(folder: Path, tmp_path: Path, method: Any) -> None:
+    settings = replace(SETTINGS, method=MethodSettings(method, rank=4), epochs=0.2)
+    trained = training(folder, tmp_path / "out", settings)
+    numbers = trained.run()
+    with full_disk(8192), pytest.raises(OSError, match="File too large"):
+        finish(trained, numbers, card={})
+    assert {file.name for file in (tmp_path / "out").iterdir()} == {CHECKPOINT, OUTPUT}
+    again = training(folder, tmp_path / "out", settings)
+    finish(again, again.run(), card={})
+    check_adapter(tmp_path / "out", folder)
+
+
+def test_a_disk_that_is_too_small_is_said_before_it_starts(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("shutil.disk_usage", lambda _: shutil._ntuple_diskusage(10**6, 10**6, 1000))  # type: ignore[attr-defined]
+    with pytest.raises(RagfmError, match="0 MB left, and training needs"):
+        training(folder, tmp_path / "out").run()
+
+
+def test_a_checkpoint_of_another_training_is_refused(folder: Path, tmp_path: Path) -> None:
+    training(folder, tmp_path / "out").run()
+    with pytest.raises(DataError, match="epochs 2 there, 3 now"):
+        training(folder, tmp_path / "out", replace(SETTINGS, epochs=3)).run()
+
+
+def test_a_base_that_is_cut_off_is_called_damaged(folder: Path, tmp_path: Path) -> None:
+    base = Path(shutil.copytree(folder, tmp_path / "base"))
+    weights = base / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+    with pytest.raises(DamagedModelError, match="can't load"):
+        Base(str(base))
+
+
+def test_weights_that_ragfm_has_not_written_are_never_replaced(folder: Path, tmp_path: Path) -> None:
+    base = Path(shutil.copytree(folder, tmp_path / "base"))
+    weights = (base / "model.safetensors").read_bytes()
+    whole = replace(SETTINGS, method=MethodSettings("full"))
+    for out, why in ((base, "is the base itself"), (base / "new", "lies in the base")):
+        with pytest.raises(DataError, match=why):
+            training(base, out, whole).run()
+    theirs = tmp_path / "theirs"
+    theirs.mkdir()
+    for name in ("model-00001-of-00002.safetensors", "adapter_config.json"):
+        (theirs / name).write_text("{}")
+        with pytest.raises(DataError, match=f"holds a model already: {name}"):
+            training(base, theirs).run()
+        (theirs / name).unlink()
+    (theirs / "notes.txt").touch()
+    training(base, theirs).run()  # and goes on there, though it has no mark
+    training(base, theirs).run()
+    assert (base / "model.safetensors").read_bytes() == weights
+
+
+def test_another_base_prompt_or_weights_are_refused(folder: Path, tmp_path: Path) -> None:
+    trained = training(folder, tmp_path / "out", replace(SETTINGS, epochs=0.2))
+    finish(trained, trained.run(), card={"prompt": "another"})
+    other = tiny_model(tmp_path / "other", hidden_size=32)
+    with pytest.raises(AdapterMismatchError, match="on other weights"):
+        check_adapter(tmp_path / "out", other)
+    with pytest.raises(AdapterMismatchError, match="for another prompt"):
+        check_adapter(tmp_path / "out", folder, prompt_fingerprint())
+    check_adapter(tmp_path / "out", folder)
+    with pytest.raises(DataError, match="holds an adapter already"):
+        training(folder, tmp_path / "out").run()
+    weights = tmp_path / "out" / "adapter_model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1] + b"x")
+    with pytest.raises(DamagedModelError, match="not what was trained"):
+        check_adapter(tmp_path / "out", folder)
+    (tmp_path / "out" / RECORD).unlink()
+    with pytest.raises(ModelNotFoundError, match="adapter of PEFT's that ragfm has not trained"):
+        check_adapter(tmp_path / "out", folder)
+    (tmp_path / "out" / CHECKPOINT).touch()
+    with pytest.raises(ModelNotFoundError, match="has not ended"):
+        check_adapter(tmp_path / "out", folder)
+
+
+def test_the_learning_rate_rises_and_falls_by_a_cosine(folder: Path, tmp_path: Path) -> None:
+    settings = replace(SETTINGS, epochs=4, batch=5, warmup=0.25)
+    rates = []
+    trained = training(folder, tmp_path / "out", settings)
+    trained.run(lambda _: rates.append(trained._optimizer.param_groups[0]["lr"] / 5e-3))
+    steps = len(trained.steps)
+    warm = round(0.25 * steps)
+    assert len(rates) == steps >= 20
+    assert rates[:warm] == pytest.approx([(at + 1) / warm for at in range(warm)])
+    assert rates[warm] == 1
+    falling = [0.5 * (1 + math.cos(math.pi * at / (steps - warm))) for at in range(steps - warm)]
+    assert rates[warm:] == pytest.approx(falling)
+
+
+def test_it_goes_on_from_an_adapter(folder: Path, tmp_path: Path) -> None:
+    first = training(folder, tmp_path / "first", replace(SETTINGS, epochs=6, rate=2e-2))
+    numbers = first.run()
+    finish(first, numbers, card={})
+    start = replace(SETTINGS, start=str(tmp_path / "first"), epochs=1, rate=1e-9)
+    onward = training(folder, tmp_path / "more", replace(start, method=MethodSettings(rank=16)))
+    more = onward.run()
+    assert finish(onward, more, card={}).settings["method"]["rank"] == 4  # that of the adapter, whatever is asked for
+    assert (tmp_path / "more" / OUTPUT).is_file()
+    assert more["loss"]["first"] == pytest.approx(numbers["loss"]["last_5"], rel=0.4)
+    assert more["loss"]["first"] < 0.7 * numbers["loss"]["first"]
+    with pytest.raises(ConfigError, match="was trained by lora, not dora"):
+        training(folder, tmp_path / "other", replace(start, method=MethodSettings("dora")))
+    other = tiny_model(tmp_path / "other-model", hidden_size=32)
+    with pytest.raises(AdapterMismatchError, match="trained on other weights"):
+        training(other, tmp_path / "other", start)
+
+
+def test_no_example_and_one_example(folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="no example"):
+        training(folder, tmp_path / "out", examples=[])
+    with pytest.raises(DataError, match="of at most 9 tokens"):
+        training(folder, tmp_path / "out", replace(SETTINGS, most_tokens=9))
+    assert training(folder, tmp_path / "one", examples=lessons(1)).run()["steps"] == 2
+
+
+@pytest.mark.slow
+def test_the_command_says_what_it_takes_and_trains(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "made").mkdir()
+    (tmp_path / "made" / "train.jsonl").write_bytes(to_lines(lessons()))
+    (tmp_path / "made" / "card.json").write_text(json.dumps({"prompt": "p", "sources": []}))
+    words = ["made", "--base", str(folder), "--rank", "2", "--price-per-hour", "3600", "--rate", "0.005", "--json"]
+    shell = Shell(tmp_path)
+    done = shell("adapt", "train", *words)
+    said = json.loads(done.stdout)
+    assert said["plan"]["cost"] == pytest.approx(said["plan"]["seconds"], rel=0.01)
+    assert said["plan"]["peak_mb"] > 100
+    assert "30 examples" in done.stderr
+    record = read_record(tmp_path / "ragfm-adapter")
+    assert (record.method, record.prompt, record.numbers["steps"]) == ("lora", "p", 2)
+    assert "holds an adapter already" in shell("adapt", "train", *words, code=1).stdout
+    (tmp_path / "none.jsonl").touch()
+    assert "no example in none.jsonl" in shell("adapt", "train", "none.jsonl", "--base", str(folder), code=1).stderr
+    assert "no file of examples" in shell("adapt", "train", "nowhere", code=1).stderr

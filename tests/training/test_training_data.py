@@ -1,0 +1,430 @@
+"""Examples to train with: what they show, what they answer, what is kept apart."""
+
+from __future__ import annotations
+
+import json
+import random
+import re
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from support.shell import Here, Shell
+
+from ragfm import Collection, Rag
+from ragfm.core.errors import DataError
+from ragfm.core.output_folder import OUTPUT
+from ragfm.core.types import Hit, Message
+from ragfm.evaluation import Gold, Question, QuestionSet, write_questions
+from ragfm.evaluation.answer_matching import holds
+from ragfm.generation.prompt import ABSTENTION, prompt_fingerprint
+from ragfm.testing import ScriptedReader
+from ragfm.training import Dataset, HeldOut, Recipe, build_examples, held_out, read_examples
+from ragfm.training.raft import _Builder, _said
+from ragfm.training.unanswerable_questions import near_misses
+
+TOWNS = "Aldon Brista Corvel Dunmar Elsick Farrow Gosten Hadley".split()
+
+
+@pytest.fixture
+def towns(tmp_path: Path, collection: Collection) -> Collection:
+    folder = tmp_path / "towns"
+    folder.mkdir()
+    for number, town in enumerate(TOWNS):
+        (folder / f"{town}.txt").write_text(
+            f"The town of {town} was founded in {1500 + 7 * number} by fishermen from the coast.\n\n"
+            f"In {town} there are {200 + 13 * number} houses, and the oldest one is a mill.\n"
+        )
+    collection.sync(folder)
+    return collection
+
+
+def asked(number: int, town: str) -> list[Question]:
+    golds = (Gold(f"towns/{town}.txt"),)
+    return [
+        Question(f"{town} year", f"In which year was the town of {town} founded?", golds, (str(1500 + 7 * number),)),
+        Question(f"{town} houses", f"How many houses are there in {town}?", golds, (str(200 + 13 * number),)),
+        Question(f"{town} oldest", f"Which is the oldest house of the town of {town}?", golds, ("a mill",)),
+    ]
+
+
+QUESTIONS = [question for number, town in enumerate(TOWNS) for question in asked(number, town)]
+
+
+def made(towns: Collection, questions: list[Question] = QUESTIONS, **recipe: object) -> Dataset:
+    return build_examples(Rag(towns, reader=ScriptedReader(), k=2), questions, Recipe(**recipe))  # type: ignore[arg-type]
+
+
+def test_an_answer_cites_the_passage_that_holds_it_and_the_prompt_is_the_one_that_serves(towns: Collection) -> None:
+    dataset = made(towns, abstain=0.0, shuffle=False)
+    examples = {example.meta["id"]: example for example in (*dataset.train, *dataset.valid)}
+    assert len(examples) == len(QUESTIONS)
+    for question in QUESTIONS:
+        example = examples[question.id]
+        (marker,) = {n for n in (1, 2, 3) if f"[{n}]" in example.completion}
+        passages = example.messages[-1].content.split("\n\n[")
+        (cited,) = [text for text in passages if text.lstrip("[").startswith(f"{marker}]")]
+        assert holds(cited, question.answers)
+        assert holds(example.completion, question.answers)
+        assert example.meta["verified"]
+    served = Rag(towns, reader=ScriptedReader(["x"]), k=2).stream(QUESTIONS[0].text)
+    assert served.prompt is not None
+    assert examples[QUESTIONS[0].id].messages == served.prompt.messages
+    assert dataset.card["prompt"] == prompt_fingerprint()
+
+
+def test_where_the_answer_is_withheld_no_passage_has_it(towns: Collection) -> None:
+    dataset = made(towns, abstain=0.9, near=0.0)
+    withheld = [e for e in (*dataset.train, *dataset.valid) if e.meta["kind"] == "withheld"]
+    assert len(withheld) > len(QUESTIONS) / 2
+    answers = {question.id: question.answers for question in QUESTIONS}
+    for example in withheld:
+        assert example.completion == ABSTENTION
+        assert example.meta["shown"]
+        assert not holds(example.messages[-1].content, answers[example.meta["id"]])
+
+
+def test_of_many_questions_about_one_document_a_share_is_withheld_whatever_the_seed(
+    tmp_path: Path, collection: Collection
+) -> None:  # fmt: skip
+    names = [f"{chr(65 + at)}ston" for at in range(20)]
+    text = "\n\n".join(f"## {name}\n\nThe hall of {name} holds {300 + at} people. " + f"{name} is old. " * 40
+                       for at, name in enumerate(names))  # fmt: skip
+    (tmp_path / "handbook.md").write_text(text)
+    collection.sync(tmp_path / "handbook.md")
+    gold = (Gold("handbook.md"),)
+    questions = [Question(name, f"How many people does the hall of {name} hold?", gold, (str(300 + at),))
+                 for at, name in enumerate(names)]  # fmt: skip
+    rag = Rag(collection, reader=ScriptedReader(), k=2)
+    counts = [len(_Builder(rag, questions, Recipe(seed=seed), HeldOut())._withheld) for seed in range(21)]
+    assert counts == [3] * 21  # a sixth
+    kinds = [Counter(e.meta["kind"] for e in build_examples(rag, questions, Recipe(near=0.0, seed=seed)).train)
+             for seed in (0, 6)]  # fmt: skip
+    assert [kind["withheld"] for kind in kinds] == [7, 7]
+    assert [kind["answer"] for kind in kinds] == [13, 13]
+
+
+@pytest.mark.parametrize("together", [True, False])
+def test_of_few_questions_about_each_document_a_share_is_withheld(towns: Collection, together: bool) -> None:
+    rag = Rag(towns, reader=ScriptedReader(), k=2)
+    recipe = Recipe(together=together)
+    for seed in range(9):
+        drawn = _Builder(rag, QUESTIONS, replace(recipe, seed=seed), HeldOut())._withheld
+        assert 3 <= len(drawn) <= 5
+        assert not together or len({name.split()[0] for name in drawn}) == len(drawn) / 3
+
+
+def test_what_the_headings_answer_is_neither_withheld_nor_a_near_miss(tmp_path: Path, collection: Collection) -> None:
+    hours = {"Berlin": "eight", "Munich": "nine", "Hamburg": "ten"}
+    text = "\n\n".join(f"## {city}\n\n{'The house has a yard. ' * 12}\n\nThe canteen opens at {hour}. "
+                       f"{'It serves soup, bread and tea. ' * 8}" for city, hour in hours.items())  # fmt: skip
+    (tmp_path / "guide.md").write_text(f"# Office guide\n\n{text}\n")
+    collection.sync(tmp_path / "guide.md")
+    gold = (Gold("guide.md"),)
+    questions = [
+        Question(hour, f"When does the canteen in {city} open?", gold, (hour,)) for city, hour in hours.items()
+    ]
+    questions += [Question(city, f"In which city does the canteen open at {hour}?", gold, (city,))
+                  for city, hour in hours.items()]  # fmt: skip
+    rag = Rag(collection, reader=ScriptedReader(), k=2)
+    right = {question.id: question.answers for question in questions}
+    abstained = 0
+    for seed in range(8):
+        for near in (0.0, 1.0):
+            dataset = build_examples(rag, questions, Recipe(abstain=0.9, near=near, seed=seed))
+            for example in (*dataset.train, *dataset.valid):
+                passages = example.messages[-1].content.rpartition("\n\n")[0]
+                if example.meta["kind"] == "withheld":
+                    assert not holds(passages, right[example.meta["id"]])
+                elif example.meta["kind"] == "near miss: name":
+                    (city,) = {city for city in hours if city in example.meta["question"]}
+                    assert city not in passages
+                else:
+                    continue
+                abstained += 1
+    assert abstained
+
+
+def test_a_near_miss_shows_the_passage_that_answers_another_question(towns: Collection) -> None:
+    dataset = made(towns, abstain=0.9, near=1.0)
+    near = [e for e in (*dataset.train, *dataset.valid) if str(e.meta["kind"]).startswith("near miss")]
+    assert near
+    for example in near:
+        assert example.completion == ABSTENTION
+        assert example.meta["uris"][0] in example.meta["shown"]
+        asked = next((question for question in QUESTIONS if question.text == example.meta["question"]), None)
+        assert asked is None or asked.gold[0].uri not in example.meta["shown"]
+
+
+def test_yes_and_no_stand_in_no_text_and_are_learned_from_the_document_that_was_asked_about(towns: Collection) -> None:
+    folder = towns.path.parent / "towns"
+    with (folder / "Aldon.txt").open("a") as file:
+        file.write("There is no harbour in Aldon.\n")
+    towns.sync(folder)
+    golds = {town: (Gold(f"towns/{town}.txt"),) for town in TOWNS}
+    questions = [Question(town, f"Was {town} founded before 1400?", golds[town], ("no",)) for town in TOWNS]
+    dataset = made(towns, questions, abstain=0.0)
+    for example in (*dataset.train, *dataset.valid):
+        n = example.meta["shown"].index(example.meta["uris"][0]) + 1
+        assert example.completion == f"No [{n}]."
+    # "after" in place of "before" would have another answer, not none
+    kinds = made(towns, questions, abstain=0.9, near=0.5).card["kinds"]
+    assert set(kinds) == {"answer", "withheld"}
+    quoted = made(towns, [*questions, QUESTIONS[0]], abstain=0.0, form="quoted")
+    completions = {e.meta["id"]: e.completion for e in (*quoted.train, *quoted.valid)}
+    assert "“" in completions.pop(QUESTIONS[0].id)
+    assert all(completion.startswith("No [") for completion in completions.values())
+    nowhere = Question("1", "Is it old?", (), ("yes",))
+    with pytest.raises(DataError, match="yes or no, of no document: 1"):
+        made(towns, [nowhere])
+
+
+def test_questions_about_one_text_are_asked_over_the_same_passages(towns: Collection) -> None:
+    def sets(**recipe: float) -> Counter[str]:
+        """Of each town, over how many sets of passages its questions are asked."""
+        dataset = made(towns, **recipe)
+        examples = [*dataset.train, *dataset.valid]
+        texts = {(e.meta["uris"][0], e.messages[-1].content.rpartition("\n\n")[0]) for e in examples}
+        return Counter(uri for uri, _ in texts)
+
+    assert set(sets(abstain=0.4, near=1.0).values()) == {1}
+    assert set(sets(abstain=0.6, near=0.0).values()) <= {1, 2}  # where nothing else is found, none can be withheld
+    assert max(sets(abstain=0.4, near=1.0, together=False).values()) > 1
+
+
+@pytest.mark.parametrize(
+    ("question", "changed"),
+    [
+        ("When was the war?", "When wasn't the war?"),
+        ("Where can people swim?", "Where can't people swim?"),
+        ("Where can't people swim?", "Where can people swim?"),
+        ("Which towns weren't founded by kings?", "Which towns were founded by kings?"),
+        ("What did he not say?", "What did he say?"),
+        ("Is it open?", None),
+    ],
+)
+def test_a_denial_is_put_in_or_taken_out_now_and_then(question: str, changed: str | None) -> None:
+    found = [miss.text for seed in range(80) for miss in near_misses(question, [], random.Random(seed))]
+    assert set(found) == ({changed} if changed else set())
+    assert not changed or 2 <= len(found) <= 20
+
+
+def test_a_question_changes_by_number_name_or_opposite() -> None:
+    ways = list(near_misses("Who was the first king of Norway in 1184?", ["Sweden", "New York"], random.Random(0)))
+    assert {way.kind for way in ways} == {"number", "name", "opposite"}
+    texts = {way.kind: way.text for way in ways}
+    assert texts["name"] == "Who was the first king of Sweden in 1184?"
+    assert texts["opposite"] == "Who was the last king of Norway in 1184?"
+    assert "1184" not in texts["number"]
+
+
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [
+        ("a mill.", "A mill [2]."),
+        ("mRNA", "mRNA [2]."),
+        ("iPhone", "iPhone [2]."),
+        ("the U.S.", "The U.S. [2]."),
+        ("in 3.5.", "In 3.5 [2]."),
+        ("Dr. Who!", "Dr. Who [2]."),
+    ],
+)
+def test_an_answer_begins_and_ends_as_a_sentence_and_its_words_stay(answer: str, said: str) -> None:
+    assert _said(answer, Hit("u", "", 0, 0, 1, None, {}, n=2), "phrase") == said
+
+
+def test_documents_are_either_trained_or_validated_with(towns: Collection) -> None:
+    dataset = made(towns, valid=0.25)
+    train, valid = ({example.meta["group"] for example in part} for part in (dataset.train, dataset.valid))
+    assert valid
+    assert not train & valid
+    alone = made(towns, QUESTIONS[:3], valid=0.5)  # of one document: nothing is left to validate with
+    assert (len(alone.train), len(alone.valid)) == (3, 0)
+
+
+def test_the_same_seed_makes_the_same_examples(towns: Collection) -> None:
+    assert made(towns, seed=3) == made(towns, seed=3)
+    assert made(towns, seed=3).train != made(towns, seed=4).train
+
+
+def test_nothing_is_learned_from_what_it_is_judged_by(towns: Collection, tmp_path: Path) -> None:
+    paragraph = "The town of Brista was founded in 1507, by fishermen from THE coast."
+    squad = {"data": [{"title": "t", "paragraphs": [{"context": paragraph, "qas": [
+        {"id": "1", "question": "how many houses are there in Aldon", "answers": [{"text": "x", "answer_start": 0}]}
+    ]}]}]}  # fmt: skip
+    (tmp_path / "dev.json").write_text(json.dumps(squad))
+    own = {"question": "Is it old?", "uri": "towns/Corvel.txt", "answers": ["yes"]}
+    (tmp_path / "own.jsonl").write_text(json.dumps(own) + "\n")
+    held = held_out([tmp_path / "dev.json", tmp_path / "own.jsonl"])
+    rag = Rag(towns, reader=ScriptedReader(), k=2)
+    dataset = build_examples(rag, QUESTIONS, Recipe(abstain=0.5), held=held)
+    examples = [*dataset.train, *dataset.valid]
+    shown = {uri for example in examples for uri in example.meta["shown"]}
+    assert not shown & {"towns/Brista.txt", "towns/Corvel.txt"}
+    assert "Aldon houses" not in {example.meta["id"] for example in examples}
+    assert dataset.card["left_out"] == {"held out: the question": 1, "held out: the document": 6}
+
+
+def test_a_copy_of_what_is_held_out_is_not_learned_from_either(
+    towns: Collection, tmp_path: Path
+) -> None:  # fmt: skip
+    folder = tmp_path / "towns"
+    text = (folder / "Corvel.txt").read_text()
+    (folder / "copy.txt").write_text(text.replace("was founded", "“was” founded—"))
+    footer = "This document is for those alone who live in one of the towns."
+    for town in ("Aldon", "Corvel"):
+        (folder / f"{town}.txt").write_text(f"{(folder / f'{town}.txt').read_text()}\n{footer}\n")
+    for name in ("short", "twin"):
+        (folder / f"{name}.txt").write_text("Ada is the mayor.\n")
+    towns.sync(folder)
+    lines = [{"question": "Is it old?", "uri": f"towns/{name}.txt"} for name in ("Corvel", "short", "gone")]
+    (tmp_path / "own.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    held = held_out([tmp_path / "own.jsonl"])
+    names = ("Corvel", "copy", "short", "twin", "gone")
+    assert held.documents(towns) == {f"towns/{name}.txt" for name in names}
+    assert held.unknown(towns) == {"towns/gone.txt"}
+    assert held.asks("‘Is it old’ ?")
+    assert held.asking(["Who’s there…"]).asks("who's there")
+
+
+def test_documents_that_answer_the_same_question_are_learned_from_or_validated_with(towns: Collection) -> None:
+    both = [Question(f"{one} {other}", f"Which is the oldest house of {one} and of {other}?",
+                     (Gold(f"towns/{one}.txt"), Gold(f"towns/{other}.txt")), ("a mill",))
+            for one, other in (("Aldon", "Brista"), ("Brista", "Corvel"))]  # fmt: skip
+    for seed in range(6):
+        dataset = made(towns, [*QUESTIONS, *both], valid=0.4, seed=seed)
+        train, valid = ({uri for example in part for uri in example.meta["uris"]}
+                        for part in (dataset.train, dataset.valid))  # fmt: skip
+        assert valid
+        assert not train & valid
+
+
+def test_of_one_large_document_as_many_questions_are_taken_as_are_wanted() -> None:
+    data = QuestionSet("q", tuple(QUESTIONS))
+    assert len(data.sample(7, by_document=True).questions) == 7
+    one = QuestionSet("q", tuple(replace(question, gold=(Gold("a.txt"),)) for question in QUESTIONS))
+    assert len(one.sample(5, by_document=True).questions) == 5
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        {"uri": "towns/Corvel.txt"},
+        {"uri": "towns/Corvel.txt", "start": 0, "end": 5},
+        {"uri": "towns/Corvel.txt", "answers": ["yes"]},
+        {"uri": "towns/Corvel.txt", "unanswerable": True},
+    ],
+    ids=["no answer", "a span", "an answer", "unanswerable"],
+)
+def test_all_lines_of_questions_are_held_out_whatever_they_can_measure(
+    tmp_path: Path, line: dict[str, object]
+) -> None:  # fmt: skip
+    lines = [{"question": "Is it old?", **line}, {"question": "Who is it?", "answers": ["Ada"]}]
+    for number, count in enumerate((1, 2)):
+        path = tmp_path / f"{number}.jsonl"
+        path.write_text("".join(json.dumps(line) + "\n" for line in lines[:count]))
+        held = held_out([path])
+        assert held.asks("Is it old?")
+        assert held.asks("Who is it?") == (count == 2)
+        assert held.uris == {"towns/Corvel.txt"}
+        assert held.sources[0]["questions"] == count
+
+
+def test_no_question_or_no_passage_is_said(towns: Collection) -> None:
+    lost = [Question("1", "Who was it?", (Gold("towns/Aldon.txt"),), ("nobody at all",))]
+    with pytest.raises(DataError, match="no passage holds its answer: 1"):
+        made(towns, lost, abstain=0.0)
+    with pytest.raises(DataError, match="none was given"):
+        made(towns, [])
+
+
+def test_a_reader_writes_questions_with_answers_that_stand_in_the_text(towns: Collection) -> None:
+    def script(messages: list[object]) -> str:
+        text = messages[-1].content  # type: ignore[attr-defined]
+        town = text.split("town of ")[1].split()[0]
+        wrong = town in ("Aldon", "Brista")
+        return f"Question: Who founded the town of {town} long ago?\nAnswer: {'kings' if wrong else 'fishermen'}\n"
+
+    questions = write_questions(towns, ScriptedReader(script), 4, answers=True)  # type: ignore[arg-type]
+    assert {question.answers for question in questions} == {("fishermen",)}
+    assert not {"towns/Aldon.txt", "towns/Brista.txt"} & {question.gold[0].uri for question in questions}
+
+
+def test_writing_goes_on_where_it_was_stopped(tmp_path: Path, towns: Collection) -> None:
+    asked = list[str]()
+
+    def script(messages: Sequence[Message]) -> str:
+        if len(asked) == stop:
+            raise KeyboardInterrupt
+        town = messages[-1].content.split("town of ")[1].split()[0]
+        asked.append(town)
+        return f"Question: Who founded the town of {town} long ago?\nAnswer: fishermen\n"
+
+    def written(count: int, name: str, seed: int = 0) -> list[Question]:
+        return write_questions(towns, ScriptedReader(script), count, answers=True, seed=seed, out=tmp_path / name)
+
+    stop = 3
+    with pytest.raises(KeyboardInterrupt):
+        written(4, "stopped")
+    stop = -1
+    questions = written(4, "stopped")
+    in_two = asked.copy()
+    asked.clear()
+    assert written(4, "whole") == questions
+    assert asked == in_two
+    asked.clear()
+    assert written(3, "stopped") == questions[:3]
+    assert not asked
+    assert written(5, "stopped")[:4] == questions
+    with pytest.raises(DataError, match="something else: seed 0 there, 1 now"):
+        written(4, "stopped", seed=1)
+
+
+def test_the_command_writes_its_own_questions(
+    tmp_path: Path, towns: Collection, monkeypatch: pytest.MonkeyPatch
+) -> None:  # fmt: skip
+    def script(messages: Sequence[Message]) -> str:
+        town = messages[-1].content.split("town of ")[1].split()[0]
+        return f"Question: Who founded the town of {town} long ago?\nAnswer: fishermen\n"
+
+    towns.close()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("ragfm.rag.configured_reader", lambda *_: ScriptedReader(script))
+    run = Here()
+    card = run.json("adapt", "data", "--write", "4", "--abstain", "0", "--valid", "0", "--out", "made")
+    assert card["examples"] == {"train": 4, "valid": 0}
+    assert card["sources"][0]["name"] == "written by bundled"
+    assert (tmp_path / "made" / OUTPUT).is_file()
+    for example in read_examples(tmp_path / "made" / "train.jsonl"):
+        assert re.fullmatch(r"Fishermen \[\d\]\.", example.completion)
+    monkeypatch.setattr("ragfm.rag.configured_reader", lambda *_: ScriptedReader(["I can't."]))
+    assert "wrote no question that finds its text" in run("adapt", "data", "--write", "1", code=1)
+
+
+def test_the_command_writes_examples_and_a_card(tmp_path: Path, towns: Collection) -> None:
+    lines = [{"question": q.text, "uri": q.gold[0].uri, "answers": list(q.answers)} for q in QUESTIONS]
+    (tmp_path / "q.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    towns.close()
+    shell = Shell(tmp_path)
+    card = shell.json("adapt", "data", "q.jsonl", "--out", "made", "--licence", "CC0", "--valid", "0.2")
+    written = json.loads((tmp_path / "made" / "card.json").read_bytes())
+    assert card == {**written, "out": "made"}
+    assert card["sources"][0]["licence"] == "CC0"
+    assert (tmp_path / "made" / OUTPUT).is_file()
+    assert len(read_examples(tmp_path / "made" / "train.jsonl")) == card["examples"]["train"]
+    assert sum(card["kinds"].values()) == card["examples"]["train"] + card["examples"]["valid"] == len(QUESTIONS)
+    assert "--write" in shell("adapt", "data", code=2).stderr
+    (tmp_path / "other.jsonl").write_text(json.dumps({"question": "Is it old?", "uri": "elsewhere.txt"}))
+    told = shell("adapt", "data", "q.jsonl", "--out", "again", "--limit", "4", "--exclude-data", "other.jsonl").stderr
+    assert "1 addresses of --exclude-data are of no document here, as elsewhere.txt" in told
+    assert "train.jsonl is a file" in shell("adapt", "data", "q.jsonl", "--out", "made/train.jsonl", code=1).stderr
+    (tmp_path / "empty.jsonl").write_text("")
+    assert "no question" in shell("adapt", "data", "empty.jsonl", code=1).stderr
+
+
+def test_a_line_that_is_no_example_is_named(tmp_path: Path) -> None:
+    (tmp_path / "t.jsonl").write_text('{"messages": [{"role": "user", "content": "a"}], "completion": " "}\n')
+    with pytest.raises(DataError, match=r"line 1 is no example"):
+        read_examples(tmp_path / "t.jsonl")
