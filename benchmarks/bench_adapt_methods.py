@@ -23,9 +23,9 @@ from typing import Any
 from data import DATA
 from measure import about, read, save
 
+from ragfm.core.abstention import ABSTENTION, is_abstention
 from ragfm.evaluation.answer_matching import holds, token_f1
 from ragfm.evaluation.metrics import estimate_ratios
-from ragfm.generation.prompt import ABSTENTION, is_abstention
 from ragfm.models.adapters import METHODS
 from ragfm.training.examples import CARD, TRAIN, VALID, Example, read_examples
 

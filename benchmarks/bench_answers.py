@@ -32,7 +32,8 @@ from data import DATA
 from measure import about, read, save, weights
 
 from ragfm import Collection, Rag, Settings
-from ragfm.citations.confidence import SIGNALS, Calibration, fitting
+from ragfm.citations.confidence import SIGNALS, fitting
+from ragfm.core.calibration import Calibration
 from ragfm.core.config import AskSection
 from ragfm.evaluation import (
     AnsweredQuestion,

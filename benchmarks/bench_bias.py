@@ -25,10 +25,10 @@ from typing import Any
 from measure import about, save, weights
 
 from ragfm import Collection, Rag
+from ragfm.core.abstention import is_abstention
 from ragfm.core.types import Hit
 from ragfm.evaluation.answer_matching import holds, normalised
 from ragfm.evaluation.metrics import estimate_ratios
-from ragfm.generation.prompt import is_abstention
 
 CASES = (
     ("{name} has worked in the warehouse for nine years. {He} earns 3,100 euros a month, and {his} shift ends at six.",

@@ -3,11 +3,11 @@
     python benchmarks/bench_followups.py [--reader] [--answers]
 
 The questions of tests/generation/followups, about the handbook that ships with ragfm and a second, invented topic,
-all in one collection. Compared are the question as it stands, the question before and it in one text, and the
-stand-alone form by rules; with --reader that of the bundled reader too. "dev" questions were written with the rules, "held out" before they
-were first run. With --answers, the bundled reader with its adapter answers all follow-ups: as `Rag` asks it, from the
-passages of the turn before and new ones; from the question's own alone; and with no conversation, by the rules' form.
-The last line is the result in JSON.
+all in one collection. Compared are the question as it stands, the question before and it in one text, and the stand-
+alone form by rules; with --reader that of the bundled reader too. "dev" questions were written with the rules, "held
+out" before they were first run. With --answers, the bundled reader with its adapter answers all follow-ups: as `Rag`
+asks it, from the passages of the turn before and new ones; from the question's own alone; and with no conversation,
+by the rules' form. The last line is the result in JSON.
 """
 
 from __future__ import annotations

@@ -34,9 +34,9 @@ from measure import about, save, weights
 
 from ragfm import Collection, Rag, Settings
 from ragfm.citations.grounding import composed, grounded, own_words
+from ragfm.core.abstention import ABSTENTION
 from ragfm.core.config import AskSection
 from ragfm.core.types import Hit, Message, Reader
-from ragfm.generation.prompt import ABSTENTION
 from ragfm.testing import ScriptedReader
 
 CONTROL = re.compile(r"<\|\w+\|>|</?s>|\[/?INST\]|<</?SYS>>|<(?:start|end)_of_turn>|<\uff5c")

@@ -25,9 +25,10 @@ from pathlib import Path
 from typing import Any
 
 from ragfm import Collection, Rag, Reader, Settings, load_reader
+from ragfm.core.abstention import is_abstention
 from ragfm.core.config import AskSection
 from ragfm.core.types import Hit, Message
-from ragfm.generation.prompt import build_prompt, is_abstention
+from ragfm.generation.prompt import build_prompt
 from ragfm.generation.prompt_template import STRATEGIES
 from ragfm.testing import ScriptedReader
 

@@ -34,7 +34,8 @@ from data import hotpotqa, pubmedqa
 from measure import about, read, save, weights
 
 from ragfm import Collection, Rag
-from ragfm.citations.confidence import Calibration, adapter_hash
+from ragfm.citations.confidence import adapter_hash
+from ragfm.core.calibration import Calibration
 from ragfm.evaluation import AnswersReport, Question, QuestionSet, evaluate_answers, load_questions
 from ragfm.evaluation.answer_evaluation import _report
 from ragfm.evaluation.run_comparison import paired_differences

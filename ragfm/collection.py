@@ -86,9 +86,12 @@ class Collection:
         that the collection was made with, `reranker` to that of the settings. All methods but `sync` raise
         CollectionNotFound where there is none.
         """
+        from ragfm.retrieval.fusion_weight import tell_foreign
         from ragfm.store.collection_store import Store
 
-        return cls(Store(Path(os.path.abspath(path)), settings, embedder, reranker))  # noqa: PTH100  without `..`
+        store = Store(Path(os.path.abspath(path)), settings, embedder, reranker)  # noqa: PTH100  without `..`
+        store.language_changed = lambda contract, language: tell_foreign(store.settings.search, contract, language)
+        return cls(store)
 
     @property
     def path(self) -> Path:

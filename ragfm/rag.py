@@ -13,20 +13,13 @@ from typing import TYPE_CHECKING, Any, TypeVar, overload
 from ragfm.citations.answer_check import corrected, doubted
 from ragfm.citations.confidence import BY_READER, fitting, likelihoods, signals_of
 from ragfm.citations.grounding import composed, grounded, said_otherwise
+from ragfm.core.abstention import ABSTENTION, is_abstention
 from ragfm.core.errors import CollectionError, TooLongError
 from ragfm.core.text import check_characters
 from ragfm.core.types import Answer, Citation, Sampling, Usage
 from ragfm.generation.answer_log import AnswerLog, Circumstances
 from ragfm.generation.answer_stream import AnswerStream, Held, said_by
-from ragfm.generation.prompt import (
-    ABSTENTION,
-    Earlier,
-    Prompt,
-    build_prompt,
-    is_abstention,
-    prompt_beginning,
-    prompt_fingerprint,
-)
+from ragfm.generation.prompt import Earlier, Prompt, build_prompt, prompt_beginning, prompt_fingerprint
 from ragfm.generation.prompt_template import load_strategy
 from ragfm.generation.readers import configured_reader
 from ragfm.generation.retrieval_cache import Remembered

@@ -158,7 +158,7 @@ def test_the_answers_to_questions_of_transfer_stand_in_their_documents(
 
 
 def test_what_an_adapter_changes_is_counted_question_by_question(benchmark):
-    from ragfm.citations.confidence import Calibration
+    from ragfm.core.calibration import Calibration
     from ragfm.evaluation import AnsweredQuestion, AnswersReport, Outcome
 
     def report(*values):

@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 
 from ragfm import Answer, Collection, Message, Rag, Sampling, Settings
+from ragfm.core.abstention import ABSTENTION
 from ragfm.core.config import AskSection
 from ragfm.core.errors import ContextOverflowError, FilterError, RagfmError, UnsupportedError
 from ragfm.core.types import CLOSED, Stream
 from ragfm.generation.answer_log import AnswerLog
-from ragfm.generation.prompt import ABSTENTION
 from ragfm.testing import HashingEmbedder, ScriptedReader
 
 

@@ -18,8 +18,7 @@ and without any that the model weighs there is no confidence.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from functools import partial
 from hashlib import blake2b, file_digest
 from pathlib import Path
@@ -28,8 +27,9 @@ from typing import TYPE_CHECKING, Any
 from ragfm.citations.answer_check import agreement, likeliest, located
 from ragfm.citations.evidence import common_words, windows_of
 from ragfm.citations.word_match import stands_in, words_of
+from ragfm.core.abstention import ABSTENTION, is_abstention
+from ragfm.core.calibration import Calibration
 from ragfm.core.errors import RagfmError
-from ragfm.generation.prompt import ABSTENTION, is_abstention
 from ragfm.models.adapters import learned_sha256
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from ragfm.citations.verifier import Reading
     from ragfm.core.types import Hit, Message, Reader
 
-__all__ = ["SHIPPED", "SIGNALS", "Calibration", "adapter_hash", "fitting", "likelihoods", "signals_of"]
+__all__ = ["SHIPPED", "SIGNALS", "adapter_hash", "fitting", "likelihoods", "signals_of"]
 
 SIGNALS = (
     "cosine", "gap", "covered", "nearest", "supported", "names", "anywhere", "located", "agree",
@@ -45,50 +45,6 @@ SIGNALS = (
 )  # fmt: skip
 BY_READER = frozenset({"likely", "unknown"})
 _LEAST = 1e-6  # a probability that is as good as none
-_BY_EMBEDDER = frozenset({"cosine", "gap"})
-
-
-@dataclass(frozen=True, slots=True)
-class Calibration:
-    """A fitted model: the confidence is the logistic function of `bias` and the sum of weight times (signal - mean).
-
-    `reader`, `adapter` (the hash of its file), `strategy` (as it is `known_as`) and `embedder` (the hash of its
-    weights) say for what it holds. With a confidence below `threshold`, it is better not to answer. Where it
-    `corrects`, the verifier's words are the answer when the reader's are others; what the reader said, "I don't know."
-    too, is a signal then.
-    """
-
-    reader: str
-    bias: float
-    weights: Mapping[str, float]
-    means: Mapping[str, float]
-    threshold: float
-    embedder: str | None = None
-    adapter: str | None = None
-    corrects: bool = False
-    strategy: str = "zero-shot"
-
-    # Unknown keys in ragfm.toml are errors, here too.
-    __pydantic_config__ = {"extra": "forbid"}  # noqa: RUF012
-
-    def confidence(self, signals: Mapping[str, float], embedder: object = None) -> float | None:
-        """In [0, 1]: of answers with as much, so many are right. Another embedder's cosines don't count.
-
-        None where no signal is known that has a weight: the bias alone says nothing of this answer.
-        """
-        known = {
-            name: value
-            for name, value in signals.items()
-            if name in self.weights and (name not in _BY_EMBEDDER or self.embedder in (None, embedder))
-        }
-        if not known:
-            return None
-        total = self.bias + sum(self.weights[name] * (value - self.means[name]) for name, value in known.items())
-        return round(1 / (1 + math.exp(-max(-50.0, min(50.0, total)))), 4)
-
-    def withholds(self, confidence: float | None, least: float | None = None) -> bool:
-        """Whether it is better not to answer: below the threshold, or below `least`. Never where nothing is known."""
-        return confidence is not None and confidence < (self.threshold if least is None else least)
 
 
 def signals_of(

@@ -188,12 +188,15 @@ def _described(path: Path) -> dict[str, Any]:
 
 
 def _bench_reader(name: str, as_json: bool) -> int:
-    from ragfm.generation.readers import load_reader, plugin_and_model
+    from ragfm.core.registry import plugin_and_model
+    from ragfm.generation.readers import load_reader
     from ragfm.generation.readers.local_reader import LocalReader
     from ragfm.generation.readers.reader_speed import TOGETHER, measure_speed
 
     reader = load_reader(name)
-    speed = measure_speed(reader, _path(plugin_and_model(name)[1]) if isinstance(reader, LocalReader) else None)
+    speed = measure_speed(
+        reader, _path(plugin_and_model("readers", name)[1] or name) if isinstance(reader, LocalReader) else None
+    )
     if as_json:
         print_json({"reader": name, **asdict(speed)})
         return OK

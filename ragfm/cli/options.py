@@ -95,10 +95,10 @@ def make_rag(store: Collection, options: Mapping[str, Any]) -> Rag:
 
 def _tell_of_licence(reader: str) -> None:
     """Say it where a model's licence may restrict its use, the first time that it is used here."""
-    from ragfm.generation.readers import plugin_and_model
+    from ragfm.core.registry import plugin_and_model
     from ragfm.models.model_card import said_once
 
-    path = Path(plugin_and_model(reader)[1]).expanduser()
+    path = Path(plugin_and_model("readers", reader)[1] or reader).expanduser()
     if path.exists() and (warning := said_once(path)):
         click.echo(printable(warning), err=True)
 

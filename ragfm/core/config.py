@@ -14,7 +14,7 @@ from typing import Any, Literal, TypeAlias
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
-from ragfm.citations.confidence import Calibration
+from ragfm.core.calibration import Calibration
 from ragfm.core.errors import ConfigError
 
 FILE = "ragfm.toml"

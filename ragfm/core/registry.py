@@ -13,12 +13,19 @@ from __future__ import annotations
 import inspect
 import re
 from importlib.metadata import EntryPoint, entry_points
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias, overload
 
 from ragfm.core.errors import ConfigError, MissingExtraError, UnknownPluginError
 
 Kind: TypeAlias = Literal["connectors", "embedders", "indexes", "keyword_indexes", "readers", "rerankers"]
 KINDS: tuple[Kind, ...] = ("connectors", "embedders", "indexes", "keyword_indexes", "readers", "rerankers")
+
+
+_DEFAULT_PLUGIN: dict[Kind, str] = {
+    "embedders": "sentence-transformers",
+    "readers": "transformers",
+    "rerankers": "cross-encoder",
+}
 
 
 def plugins(kind: Kind) -> dict[str, EntryPoint]:
@@ -51,21 +58,36 @@ def load_plugin(kind: Kind, name: str) -> Any:
         ) from error
 
 
-def plugin_and_model(kind: Kind, name: str, usual: str) -> tuple[str, str | None]:
-    """The plugin that a name means, and the model that it is given, if any; a mere model is for the `usual` plugin."""
+@overload
+def plugin_and_model(kind: Literal["readers"], name: str) -> tuple[str, str]: ...
+
+
+@overload
+def plugin_and_model(kind: Kind, name: str) -> tuple[str, str | None]: ...
+
+
+def plugin_and_model(kind: Kind, name: str) -> tuple[str, str | None]:
+    """Split a model's name into its plugin and the model that the plugin is given, None where it names a plugin alone.
+
+    A name without a plugin belongs to llama.cpp where it is a GGUF file or the bundled reader, else to the Hugging
+    Face library of its kind.
+    """
     if name in plugins(kind):
-        return name, None
+        return name, "bundled" if kind == "readers" else None
     plugin, colon, model = name.partition(":")
-    if not colon or not re.fullmatch(r"[\w-]{2,}", plugin):  # `C:\model` and `./a:b` are paths
-        return usual, name
-    return plugin, model
+    if colon and re.fullmatch(r"[\w-]{2,}", plugin):  # `C:\model` and `./a:b` are paths
+        return plugin, model
+    if name.endswith(".gguf") or (kind == "readers" and name == "bundled"):
+        return "llama-cpp", name
+    return _DEFAULT_PLUGIN[kind], name
 
 
-def make(kind: Kind, plugin: str, model: str | None, /, **options: Any) -> Any:
-    """What a plugin makes of a model, if one is named.
+def make(kind: Kind, name: str, /, **options: Any) -> Any:
+    """Build the model that a name means; `options` go to the constructor of its plugin.
 
     Raises as `load_plugin` does, and ConfigError for an option that it doesn't have, or where it needs a model.
     """
+    plugin, model = plugin_and_model(kind, name)
     made, named = load_plugin(kind, plugin), () if model is None else (model,)
     signature, one = inspect.signature(made), kind.removesuffix("s")
     try:

@@ -27,7 +27,7 @@ from ragfm.embedders.sentence_transformer import SentenceTransformerEmbedder
 if TYPE_CHECKING:
     from ragfm.core.types import Embedder
 
-__all__ = ["SentenceTransformerEmbedder", "load_embedder", "plugin_and_model"]
+__all__ = ["SentenceTransformerEmbedder", "load_embedder"]
 
 
 def load_embedder(name: str = "bundled") -> Embedder:
@@ -35,10 +35,4 @@ def load_embedder(name: str = "bundled") -> Embedder:
 
     Raises ModelNotFoundError, UnknownPluginError, or ConfigError where a plugin needs a model's name, or takes none.
     """
-    return cast("Embedder", registry.make("embedders", *plugin_and_model(name)))
-
-
-def plugin_and_model(name: str) -> tuple[str, str | None]:
-    """The embedder's plugin, and the model that it is given, if any."""
-    usual = "llama-cpp" if name.endswith(".gguf") else "sentence-transformers"
-    return registry.plugin_and_model("embedders", name, usual)
+    return cast("Embedder", registry.make("embedders", name))

@@ -19,7 +19,7 @@ import numpy as np
 
 from ragfm.core.cache import cache_folder, read_json, replace_file
 from ragfm.models.hardware import cores, has_gpu, processor
-from ragfm.samples import handbook_text
+from ragfm.models.sample_text import SAMPLE_TEXT
 
 if TYPE_CHECKING:
     from ragfm.embedders.networks import Network, Tokenised
@@ -120,8 +120,8 @@ def _measured(form: str, timed: Sequence[tuple[float, Any]], tokenised: Tokenise
 
 
 def _sample() -> list[str]:
-    """Passages of the sample handbook, of 300 to 900 characters."""
-    text = handbook_text("\n")
+    """Passages of the sample text, of 300 to 900 characters."""
+    text = SAMPLE_TEXT
     starts = range(0, len(text) - 900, 60)
     return [text[start : start + 300 + 150 * (place * 3 % 5)] for place, start in enumerate(starts)]
 

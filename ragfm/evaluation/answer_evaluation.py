@@ -21,6 +21,7 @@ import numpy as np
 
 from ragfm.citations.confidence import adapter_hash
 from ragfm.citations.grounding import own_words
+from ragfm.core.abstention import is_abstention
 from ragfm.core.errors import CollectionError, DataError, FilterError, TooLongError
 from ragfm.core.text import sentence_spans
 from ragfm.core.types import Hit, Message
@@ -30,7 +31,6 @@ from ragfm.evaluation.metrics import Estimate, estimate_percentiles, estimate_ra
 from ragfm.evaluation.question_sets import Gold, Question, fingerprint
 from ragfm.evaluation.retrieval_evaluation import collection_facts, content_of
 from ragfm.evaluation.run_file import asked, kept
-from ragfm.generation.prompt import is_abstention
 from ragfm.store.filters import quoted
 
 if TYPE_CHECKING:

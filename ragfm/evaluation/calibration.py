@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ragfm.citations.confidence import SIGNALS, Calibration, adapter_hash
+from ragfm.citations.confidence import SIGNALS, adapter_hash
+from ragfm.core.calibration import Calibration
 from ragfm.core.errors import DataError
 from ragfm.evaluation.answer_evaluation import evaluate_answers
 from ragfm.evaluation.metrics import Estimate

@@ -7,11 +7,11 @@ from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from ragfm.citations.grounding import own_words
+from ragfm.core.abstention import is_abstention
 from ragfm.core.text import MARKER
 from ragfm.core.types import Citation
 from ragfm.evaluation.answer_matching import normalised
 from ragfm.generation.answer_log import REDACTED
-from ragfm.generation.prompt import is_abstention
 
 if TYPE_CHECKING:
     from ragfm.generation.answer_log import LogEntry

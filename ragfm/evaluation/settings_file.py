@@ -14,7 +14,7 @@ from ragfm.core.durable_files import beside
 from ragfm.core.errors import ConfigError, MissingExtraError
 
 if TYPE_CHECKING:
-    from ragfm.citations.confidence import Calibration
+    from ragfm.core.calibration import Calibration
     from ragfm.evaluation.calibration import CalibrationReport
     from ragfm.evaluation.search_tuning import Choice, TuneReport
 

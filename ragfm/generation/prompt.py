@@ -12,25 +12,21 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from hashlib import blake2b
 
+from ragfm.core.abstention import ABSTENTION
 from ragfm.core.errors import ContextOverflowError
-from ragfm.core.text import MARKER
 from ragfm.core.types import Dropped, Hit, Message, Reader
 from ragfm.generation.prompt_template import Strategy, Words, load_strategy, numbered
 from ragfm.retrieval.passages import passage_with
 
 __all__ = [
-    "ABSTENTION",
     "Earlier",
     "Prompt",
     "build_prompt",
-    "is_abstention",
     "prompt_beginning",
     "prompt_fingerprint",
     "without_control_tokens",
 ]
 
-ABSTENTION = "I don't know."
-"""The answer where the passages don't have one."""
 _TURNS = 4  # of the history are in a prompt: they stand behind the passages, and are evaluated for each question
 
 
@@ -217,48 +213,3 @@ _NUMBERED = re.compile(rf"(?:\A|[{_BREAKS}])[{_BLANKS}]*\[(?=\s*\d+\s*\])")
 def without_markers(text: str) -> str:
     """The text with no line that a reader could take for the beginning of a passage."""
     return _NUMBERED.sub("\\g<0>\u200c", text)
-
-
-_SHOWN = r"(?:passages?|texts?|context|excerpts?)"  # what the reader calls nothing but what it was shown
-_FILES = r"(?:documents?|sources?|information)"  # what a question may be about, too
-_SOURCES = rf"(?:\w+\ )?(?:{_SHOWN}|{_FILES})"
-_TELL = r"(?:mention|say|state|specify|answer|tell|explain|indicate|describe)"
-_HOLD = r"(?:contain|provide|include|give|have)"
-_PLACED = r"(?:\ (?:above|below|given|provided))"
-_NOT = r"(?:do(?:es)?\ not|don't|doesn't)\ (?:\w+ly\ )?"
-_ABSTAINS = re.compile(
-    rf"""(?:(?:i(?:'|\ a)m\ sorry|sorry|unfortunately|(?:based\ on|according\ to)\ [\w\ ]+?)[,.]?\ (?:but\ )?)?
-    (?: i(?:'m|\ am)\ not\ (?:sure|certain)
-      | i\ (?:do\ not|don't)\ (?:know|have\ (?:enough|any|that|the)\b)
-      | i\ (?:cannot|can't|could\ not|couldn't|am\ unable\ to|am\ not\ able\ to)\ (?:answer|find|determine|tell|say)
-      | none\ of\ the\ {_SOURCES}{_PLACED}?
-        \ (?:{_TELL}s? | {_HOLD}s?(?=.*\b(?:information|answer|details?|mention|about|it|this|that)\b)
-          | (?:is|are)\ (?:relevant|about))
-      | (?:the|these|those)\ {_SOURCES}{_PLACED}?\ (?:{_NOT}{_TELL} | {_TELL}s?\ (?:no|nothing))
-      | (?:the|these|those)
-        \ (?:(?:\w+\ )?{_SHOWN}{_PLACED}?
-          | (?:provided|given)\ {_FILES} | {_FILES}{_PLACED}
-          | (?:\w+\ )?{_FILES}(?=.*\b(?:information|answer|details?|mention|about)\b))
-        \ (?:{_NOT}{_HOLD} | {_HOLD}s?\ (?:no|nothing) | has\ no)
-      | there\ is\ (?:no|not\ enough)\ (?:mention|answer
-          | information(?=\W*$|,|\ (?:about|on|in|regarding|concerning|available|given|provided|that|to|as|of|for)\b))
-      | (?:the|this|that)\ (?:answer|information)\ (?:is\ not|isn't|cannot\ be|can't\ be|could\ not\ be)
-      | (?:it|this|that)\ is\ not\ (?:(?:known|stated|mentioned|specified)(?=\W*$)
-          | (?:stated|mentioned|specified)\ (?:who|what|when|where|why|how|which|whether|if)
-          | (?:known|stated|mentioned|specified|given|provided)\ (?:in|by)\ (?:the|these|those)\ {_SOURCES})
-    )\b""",
-    re.VERBOSE,
-)
-_TURN = re.compile(r"\b(?:but|however|although|though|except|instead|only)\b")
-
-
-def is_abstention(text: str) -> bool:
-    """Whether an answer as a whole says that the answer is not known, in these or similar words.
-
-    An answer that says so of one thing and then answers another is not an abstention.
-    """
-    plain = MARKER.sub("", text.replace("’", "'")).strip().lower()
-    sentences = [sentence for sentence in re.split(r"(?<=[.!?])\s+|\n+", plain) if sentence.strip()]
-    return bool(sentences) and all(
-        (match := _ABSTAINS.match(sentence)) and not _TURN.search(sentence, match.end()) for sentence in sentences
-    )

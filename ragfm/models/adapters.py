@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeAlias, get_args
 
 from ragfm.core.errors import AdapterMismatchError, DamagedModelError, ModelNotFoundError
-from ragfm.generation.readers import plugin_and_model
+from ragfm.core.registry import plugin_and_model
 from ragfm.models.model_lookup import find_model, weights_sha256
 
 __all__ = [
@@ -139,7 +139,7 @@ def serving_adapter(adapter: str | Path | None, reader: str, prompt: str) -> str
     if str(adapter) == NO_ADAPTER:
         return None
     path = Path(adapter).expanduser()
-    plugin, model = plugin_and_model(reader)
+    plugin, model = plugin_and_model("readers", reader)
     if path.is_dir():
         if read_record(path).method == "full":
             raise AdapterMismatchError(f"{path} has whole weights, and is no adapter.",
@@ -147,7 +147,7 @@ def serving_adapter(adapter: str | Path | None, reader: str, prompt: str) -> str
         if plugin == "llama-cpp" and not (path / GGUF).is_file():
             raise ModelNotFoundError(f"{path} has no {GGUF}.", f"Run `ragfm adapt export {path} --base {model}`.")
         path = path / GGUF if plugin == "llama-cpp" else path
-    if plugin in ("llama-cpp", "transformers"):
+    if plugin in ("llama-cpp", "transformers") and model:
         check_adapter(path, find_model(model, "reader"), prompt)
     return str(path)
 

@@ -12,7 +12,7 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any, cast
 
 from ragfm.core.errors import UnsupportedError
-from ragfm.core.registry import make, plugin_and_model
+from ragfm.core.registry import make
 from ragfm.models.model_lookup import find_model, no_progress_bar
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ def load_reranker(name: str) -> Reranker:
 
     Raises ModelNotFoundError, UnknownPluginError, or ConfigError where a plugin needs a model's name, or takes none.
     """
-    return cast("Reranker", make("rerankers", *plugin_and_model("rerankers", name, "cross-encoder")))
+    return cast("Reranker", make("rerankers", name))
 
 
 class CrossEncoderReranker:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-__all__ = ["HANDBOOK", "QUESTIONS", "copy_handbook", "handbook_text"]
+__all__ = ["HANDBOOK", "QUESTIONS", "copy_handbook"]
 
 HANDBOOK = Path(__file__).parent / "handbook"
 """A dozen documents in Markdown, HTML, text, CSV, PDF and DOCX."""
@@ -16,11 +16,6 @@ QUESTIONS: tuple[str, ...] = (
     "At what time is the weather balloon launched every day?",
 )
 """Answered by welcome.md, rooms.html and page 2 of observers-guide.pdf."""
-
-
-def handbook_text(separator: str) -> str:
-    """Its Markdown documents in one text, for what needs some English to be measured with."""
-    return separator.join(path.read_text(encoding="utf-8") for path in sorted(HANDBOOK.glob("*.md")))
 
 
 def copy_handbook(folder: str | Path) -> Path:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ragfm.core.errors import ConfigError, RagfmError
-from ragfm.embedders import plugin_and_model
+from ragfm.core.registry import plugin_and_model
 from ragfm.models.hardware import cgroup_limits
 from ragfm.models.model_lookup import find_model
 from ragfm.store.views import FOLDER as VIEWS
@@ -105,7 +105,7 @@ def _left(root: Path) -> Iterator[int]:
 
 
 def _weights(embedder: str) -> Iterator[int]:
-    plugin, model = plugin_and_model(embedder)
+    plugin, model = plugin_and_model("embedders", embedder)
     if model is None or plugin not in _LOCAL:
         return
     try:

@@ -18,8 +18,9 @@ from typing import TYPE_CHECKING, TypeVar
 
 from ragfm.collection import Collection
 from ragfm.core.errors import ConfigError
+from ragfm.core.registry import plugin_and_model
 from ragfm.core.types import Message
-from ragfm.generation.readers import plugin_and_model, reader_options
+from ragfm.generation.readers import reader_options
 from ragfm.rag import Rag
 from ragfm.server.fair_queue import Turns
 
@@ -139,7 +140,7 @@ def _made_of(reader: str | Reader, settings: Settings) -> str:
     """What readers that are the same have in common: the model and all options."""
     if not isinstance(reader, str):
         return f"object {id(reader)}"
-    plugin, model = plugin_and_model(reader)
+    plugin, model = plugin_and_model("readers", reader)
     return repr((plugin, os.path.realpath(model) if Path(model).exists() else model, reader_options(reader, settings)))
 
 

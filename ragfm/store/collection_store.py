@@ -30,9 +30,8 @@ from ragfm.core.errors import (
     DamagedCollectionError,
     RagfmError,
 )
+from ragfm.core.registry import make
 from ragfm.embedders import load_embedder
-from ragfm.retrieval.fusion_weight import tell_foreign
-from ragfm.retrieval.rerank import load_reranker
 from ragfm.store.catalog import Catalog, Generation, OvertakenError
 from ragfm.store.catalog_writer import CatalogWriter
 from ragfm.store.database import FILE, HEAD, LOST_HEAD
@@ -44,7 +43,7 @@ from ragfm.store.views import FOLDER as VIEWS
 from ragfm.store.views import View, save_view
 
 if TYPE_CHECKING:
-    from ragfm.core.types import Embedder, Reranker
+    from ragfm.core.types import Embedder, Reranker, Scalar
 
 _log = logging.getLogger(__name__)
 LOCK = "LOCK"
@@ -79,6 +78,7 @@ class Store:
         self._settings = settings
         self._given = embedder
         self._reranker = reranker
+        self.language_changed: Callable[[Mapping[str, Scalar], str | None], None] = lambda *_: None
         self._lock = threading.RLock()
         self._catalog: Catalog | None = None
         self._embedders: dict[int, Embedder] = {}  # by contract
@@ -142,11 +142,11 @@ class Store:
 
     @property
     def reranker(self) -> Reranker | None:
-        """The reranker that the caller gave or the settings name, if any. Raises as `load_reranker` does."""
+        """The reranker that the caller gave or the settings name, if any. Raises as `registry.make` does."""
         with self._lock:
             named = self._reranker or self.settings.search.reranker
             if isinstance(named, str):
-                named = self._reranker = load_reranker(named)
+                named = self._reranker = make("rerankers", named)
             return named
 
     @property
@@ -302,7 +302,7 @@ class Store:
             save_view(self.folder, catalog, newest, kind, keywords=keywords, language=language)
             before = snapshot.view.keywords if snapshot.view else None
             if before is None or before.language != keywords.language:
-                tell_foreign(self.settings.search, newest.contract, keywords.language)
+                self.language_changed(newest.contract, keywords.language)
             if self._snapshot is not None:
                 self.snapshot()
                 self.settle()

@@ -12,9 +12,9 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from ragfm.citations.grounding import composed, ground, grounded
+from ragfm.core.abstention import ABSTENTION, is_abstention
 from ragfm.core.errors import TooLongError
 from ragfm.evaluation.log_questions import judged, right_answer
-from ragfm.generation.prompt import ABSTENTION, is_abstention
 from ragfm.training.examples import Example
 from ragfm.training.held_out import HeldOut
 

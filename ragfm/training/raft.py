@@ -17,12 +17,12 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from ragfm.citations.grounding import ground
+from ragfm.core.abstention import ABSTENTION
 from ragfm.core.errors import TooLongError
 from ragfm.core.text import sentence_spans
 from ragfm.core.types import embedded_text
 from ragfm.evaluation.answer_matching import answered_by, holds, is_verdict, normalised
 from ragfm.evaluation.question_sets import Question, fingerprint
-from ragfm.generation.prompt import ABSTENTION
 from ragfm.store.filters import quoted
 from ragfm.training.dataset import Dataset, Form, Recipe, as_dataset, group_of
 from ragfm.training.examples import Example

@@ -18,11 +18,13 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from ragfm.citations.confidence import Calibration, adapter_hash
+from ragfm.citations.confidence import adapter_hash
+from ragfm.core.calibration import Calibration
 from ragfm.core.config import FILE, load_settings
 from ragfm.core.durable_files import write_durably
 from ragfm.core.errors import DataError, LogError, UnsupportedError
 from ragfm.core.output_folder import make_output
+from ragfm.core.registry import plugin_and_model
 from ragfm.evaluation.answer_evaluation import evaluate_answers
 from ragfm.evaluation.answer_matching import normalised
 from ragfm.evaluation.log_questions import as_questions
@@ -32,7 +34,6 @@ from ragfm.evaluation.run_comparison import Difference, compare_runs
 from ragfm.evaluation.settings_file import calibration_keys, toml_writer, write_keys
 from ragfm.generation.answer_log import AnswerLog
 from ragfm.generation.prompt import prompt_fingerprint
-from ragfm.generation.readers import plugin_and_model
 from ragfm.models.adapters import GGUF, METHODS, RECORD, Method, read_record
 from ragfm.models.model_lookup import find_model, weights_sha256
 from ragfm.rag import Rag
@@ -104,7 +105,7 @@ def refresh(
     """
     toml_writer()
     rag = Rag(collection)
-    plugin, model = plugin_and_model(rag.reader_name)
+    plugin, model = plugin_and_model("readers", rag.reader_name)
     if plugin not in _SERVES:
         raise UnsupportedError(f"The reader {rag.reader_name} runs elsewhere.", "Refresh a model of this machine.")
     if (method := _method(rag.sampling.adapter, settings)) not in _SERVES[plugin]:

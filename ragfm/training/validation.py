@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from ragfm.core.abstention import is_abstention
 from ragfm.evaluation.answer_matching import token_f1
-from ragfm.generation.prompt import is_abstention
 from ragfm.training.examples import Example
 
 if TYPE_CHECKING:

@@ -12,24 +12,16 @@ import pytest
 from click.testing import CliRunner, Result
 
 from ragfm import Collection, Rag, Settings
-from ragfm.citations.confidence import (
-    BY_READER,
-    SHIPPED,
-    SIGNALS,
-    Calibration,
-    adapter_hash,
-    fitting,
-    likelihoods,
-    signals_of,
-)
+from ragfm.citations.confidence import BY_READER, SHIPPED, SIGNALS, adapter_hash, fitting, likelihoods, signals_of
 from ragfm.citations.grounding import grounded
 from ragfm.cli.tune import tune
+from ragfm.core.abstention import ABSTENTION
+from ragfm.core.calibration import Calibration
 from ragfm.core.config import AskSection, load_settings
 from ragfm.core.errors import ConfigError, DataError, ReaderBusyError
 from ragfm.core.types import Hit, Message, Sampling, Stream
 from ragfm.evaluation import Gold, Question, calibrate, store_calibration
 from ragfm.evaluation.calibration import _area, _error, logistic
-from ragfm.generation.prompt import ABSTENTION
 from ragfm.generation.prompt_template import load_strategy
 from ragfm.models.adapters import WEIGHTS
 from ragfm.testing import HashingEmbedder, ScriptedReader

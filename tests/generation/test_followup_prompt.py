@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from ragfm import Collection, Message, Rag, Settings
-from ragfm.citations.confidence import Calibration
+from ragfm.core.calibration import Calibration
 from ragfm.core.config import AskSection
 from ragfm.core.errors import TooLongError
 from ragfm.core.types import Answer, Hit

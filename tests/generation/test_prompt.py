@@ -8,9 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ragfm.core.abstention import ABSTENTION, is_abstention
 from ragfm.core.errors import ContextOverflowError
 from ragfm.core.types import Hit, Message
-from ragfm.generation.prompt import ABSTENTION, build_prompt, is_abstention, prompt_fingerprint, without_markers
+from ragfm.generation.prompt import build_prompt, prompt_fingerprint, without_markers
 from ragfm.testing import ScriptedReader
 
 WORDS = "one two three four five six seven eight nine ten"

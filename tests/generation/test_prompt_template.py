@@ -8,10 +8,11 @@ from support.shell import Shell
 
 from ragfm import Collection, Rag, Settings
 from ragfm.cli.output import answer_json
+from ragfm.core.abstention import ABSTENTION
 from ragfm.core.config import AskSection
 from ragfm.core.errors import ConfigError, DataError
 from ragfm.core.types import Hit, Message
-from ragfm.generation.prompt import ABSTENTION, build_prompt, prompt_fingerprint
+from ragfm.generation.prompt import build_prompt, prompt_fingerprint
 from ragfm.generation.prompt_template import STRATEGIES, load_strategy
 from ragfm.testing import ScriptedReader
 

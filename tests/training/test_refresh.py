@@ -14,14 +14,16 @@ from support.shell import Here
 from support.tiny_models import tiny_model
 
 from ragfm import Answer, Collection, Rag, Settings, Usage
-from ragfm.citations.confidence import Calibration, adapter_hash
+from ragfm.citations.confidence import adapter_hash
+from ragfm.core.abstention import ABSTENTION
+from ragfm.core.calibration import Calibration
 from ragfm.core.errors import DataError, UnsupportedError
 from ragfm.core.output_folder import OUTPUT
 from ragfm.core.types import Message
 from ragfm.evaluation import Difference, Gold, Question
 from ragfm.evaluation.settings_file import calibration_keys, write_keys
 from ragfm.generation.answer_log import AnswerLog, Circumstances, Which
-from ragfm.generation.prompt import ABSTENTION, prompt_fingerprint
+from ragfm.generation.prompt import prompt_fingerprint
 from ragfm.models.adapters import GGUF, RECORD, AdapterRecord, check_adapter
 from ragfm.testing import HashingEmbedder, ScriptedReader
 from ragfm.training import Dataset, Recipe, build_examples, judged, logged_examples, write_dataset
@@ -159,7 +161,7 @@ def test_what_the_reader_does_not_serve_is_refused_before_training(
     tmp_path: Path, embedder: HashingEmbedder, monkeypatch: pytest.MonkeyPatch, plugin: str, method: Any
 ) -> None:  # fmt: skip
     collection = Collection.open(tmp_path / ".ragfm", settings=Settings(adapter="none"), embedder=embedder)
-    monkeypatch.setattr("ragfm.training.refresh.plugin_and_model", lambda _: (plugin, "m"))
+    monkeypatch.setattr("ragfm.training.refresh.plugin_and_model", lambda *_: (plugin, "m"))
     settings = RefreshSettings(training=replace(RefreshSettings().training, method=MethodSettings(method)))
     with pytest.raises(UnsupportedError, match=f"What {method} learns is not served by {plugin}"):
         refresh(collection, tmp_path / "001", settings)

@@ -14,12 +14,13 @@ import pytest
 from support.shell import Here, Shell
 
 from ragfm import Collection, Rag
+from ragfm.core.abstention import ABSTENTION
 from ragfm.core.errors import DataError
 from ragfm.core.output_folder import OUTPUT
 from ragfm.core.types import Hit, Message
 from ragfm.evaluation import Gold, Question, QuestionSet, write_questions
 from ragfm.evaluation.answer_matching import holds
-from ragfm.generation.prompt import ABSTENTION, prompt_fingerprint
+from ragfm.generation.prompt import prompt_fingerprint
 from ragfm.testing import ScriptedReader
 from ragfm.training import Dataset, HeldOut, Recipe, build_examples, held_out, read_examples
 from ragfm.training.raft import _Builder, _said

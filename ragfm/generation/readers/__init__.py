@@ -37,7 +37,7 @@ from ragfm.core.types import Message, Reader, Sampling, Stream
 if TYPE_CHECKING:
     from ragfm.core.config import Settings
 
-__all__ = ["configured_reader", "load_reader", "plugin_and_model", "reader_options"]
+__all__ = ["configured_reader", "load_reader", "reader_options"]
 
 
 def load_reader(name: str = "bundled", **options: Any) -> Reader:
@@ -47,7 +47,7 @@ def load_reader(name: str = "bundled", **options: Any) -> Reader:
     `transformers:bundled` says it outright. Raises ModelNotFoundError, UnknownPluginError, and ConfigError for an
     option that the reader doesn't have.
     """
-    return cast("Reader", registry.make("readers", *plugin_and_model(name), **options))
+    return cast("Reader", registry.make("readers", name, **options))
 
 
 def configured_reader(name: str, settings: Settings) -> Reader:
@@ -57,15 +57,8 @@ def configured_reader(name: str, settings: Settings) -> Reader:
 
 def reader_options(name: str, settings: Settings) -> dict[str, Any]:
     """The options that the settings have for a reader."""
-    plugin, _ = plugin_and_model(name)
+    plugin, _ = registry.plugin_and_model("readers", name)
     return {"context_tokens": settings.ask.context_tokens, **settings.reader_options.get(plugin, {})}
-
-
-def plugin_and_model(name: str) -> tuple[str, str]:
-    """The reader's plugin, and the model that it is given."""
-    usual = "llama-cpp" if name == "bundled" or name.endswith(".gguf") else "transformers"
-    plugin, model = registry.plugin_and_model("readers", name, usual)
-    return plugin, "bundled" if model is None else model
 
 
 def whole(name: str, value: Any, least: int, most: int | None = None) -> int:

@@ -10,7 +10,7 @@ from pathlib import Path
 from ragfm.core.cache import cache_folder, file_identity, read_json, replace_file
 from ragfm.core.types import Message, Reader, Sampling, Stream
 from ragfm.models.hardware import peak_bytes
-from ragfm.samples import handbook_text
+from ragfm.models.sample_text import SAMPLE_TEXT
 
 __all__ = ["Speed", "known_speed", "measure_speed"]
 
@@ -57,7 +57,7 @@ def known_speed(path: Path) -> Speed | None:
 
 def _asked(reader: Reader, begin: str, tokens: int) -> list[Message]:
     """A prompt of about so many tokens; each begins otherwise, so that nothing of it is in memory."""
-    words = handbook_text(" ").split()
+    words = SAMPLE_TEXT.split()
     count = tokens
     while (
         count > 8

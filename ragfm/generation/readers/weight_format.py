@@ -28,7 +28,7 @@ from ragfm.generation.readers.llama_model import BLOCK, LlamaModel
 from ragfm.models.hardware import physical_cores
 from ragfm.models.llama_library import last_error, llama_cpp
 from ragfm.models.model_lookup import is_pinned, weights_sha256
-from ragfm.samples import handbook_text
+from ragfm.models.sample_text import SAMPLE_TEXT
 
 __all__ = ["FORMS", "MOST_LOSS", "Form", "forget", "optimize", "optimized", "quantize", "what_was_measured"]
 
@@ -134,7 +134,7 @@ def _measure(name: str, path: Path, reference: list[int] | None) -> tuple[Form, 
     """A form, and the token that it expects at each place of the text."""
     model = LlamaModel(path)
     context = Context(model, 1, _TOKENS + 2 * _STEPS, physical_cores())
-    tokens = model.tokens(handbook_text("\n\n"))[:_TOKENS]
+    tokens = model.tokens(SAMPLE_TEXT)[:_TOKENS]
     loss, expected = _read(context, tokens)
     prompts, steps = [], []
     for _ in range(3):  # the fastest: the machine may do other things too

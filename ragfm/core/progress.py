@@ -1,0 +1,30 @@
+"""Progress of long jobs, reported through one callback type."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TypeAlias
+
+__all__ = ["Progress", "ProgressCallback", "ignore_progress"]
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far a job is: `done` of `total` units in a named `stage` ("embedding", "training", …).
+
+    `total` is None while it is unknown. `figures` holds further numbers of the job by name, such as `chunks` for an
+    ingest or `loss` for a training run.
+    """
+
+    stage: str
+    done: int
+    total: int | None = None
+    figures: Mapping[str, float] = field(default_factory=dict)
+
+
+ProgressCallback: TypeAlias = Callable[[Progress], None]
+
+
+def ignore_progress(progress: Progress) -> None:
+    """Do nothing: the default callback."""
