@@ -11,7 +11,10 @@ from collections.abc import Mapping, Sequence
 
 from ragfm.citations.evidence import Asked, Claim, Evidence, Window, common_words, new_words
 from ragfm.citations.word_match import stands_in, words_of
+from ragfm.core.text import unmarked
+from ragfm.core.types import Contradiction
 
+_LONGEST_QUOTE = 300  # characters
 ALIKE = 0.7
 """The share of the quote's other words that a sentence must have to speak of the same."""
 
@@ -36,3 +39,10 @@ def against(claim: Claim, asked: Asked, evidence: Evidence, windows: Mapping[int
             if others and alike >= ALIKE and same and not answer & window.words:
                 found.append((alike, window))
     return max(found, key=lambda item: item[0], default=(0.0, None))[1]
+
+
+def describe_contradiction(contradiction: Contradiction) -> str:
+    """The line that tells a user of a contradiction: `But [2] says otherwise: “…”`."""
+    quote = unmarked(" ".join(contradiction.quote.split()))
+    ending = f": “{quote}”" if len(quote) <= _LONGEST_QUOTE else "."
+    return f"But [{contradiction.n}] says otherwise{ending}"

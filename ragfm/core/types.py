@@ -161,7 +161,9 @@ class Message:
 
 @dataclass(frozen=True, slots=True)
 class Citation:
-    """A claim's evidence: passage `n`, and the words `quote` at `start:end` of the document `uri`.
+    """Evidence for a sentence of an answer: passage `n`, and the words `quote` at `start:end` of the document `uri`.
+
+    `answer.text[answer_start:answer_end]` is the sentence, its markers included.
 
     `verified`: the quote stands there verbatim *and* supports the sentence of the answer that it hangs on. `fault` says
     why it isn't: what the sentence says stands nowhere in the passages (`fabricated`), in another one
@@ -177,11 +179,31 @@ class Citation:
     quote: str
     verified: bool
     fault: Fault | None = None
+    answer_start: int = 0
+    answer_end: int = 0
 
     @property
     def supports(self) -> bool:
         """Whether the quote says what the sentence does, be it certain or not that this is what was asked for."""
         return self.verified or self.fault == "uncertain"
+
+
+@dataclass(frozen=True, slots=True)
+class Contradiction:
+    """A passage that gives another number or name than the one that an answer's sentence has.
+
+    Passage `n` has the words `quote` at `start:end` of the document `uri`; `answer.text[answer_start:answer_end]` is
+    the sentence.
+    """
+
+    n: int
+    uri: str
+    page: int | None
+    start: int
+    end: int
+    quote: str
+    answer_start: int
+    answer_end: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -234,6 +256,7 @@ class Answer:
     confidence: float | None = None
     signals: Mapping[str, float] = field(default_factory=dict)
     said: str | None = None
+    contradictions: tuple[Contradiction, ...] = ()
 
 
 # --- Seams -------------------------------------------------------------------------------------------------------

@@ -41,6 +41,11 @@ class AnswerStream(Iterator[str]):
             raise RuntimeError("the answer is known when the stream has ended")
         return self._answer
 
+    @property
+    def cited_spans(self) -> list[tuple[int, int]]:
+        """For each citation of the answer, the sentence that it supports, as (start, end) in the streamed text."""
+        return [(citation.answer_start, citation.answer_end) for citation in self.answer.citations]
+
     def __next__(self) -> str:
         try:
             return next(self._pieces)
