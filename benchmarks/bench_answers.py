@@ -32,7 +32,7 @@ from data import DATA
 from measure import about, read, save, weights
 
 from ragfm import Collection, Rag, Settings
-from ragfm.citations.confidence import SIGNALS, fitting
+from ragfm.citations.confidence import SIGNALS, select_calibration
 from ragfm.core.calibration import Calibration
 from ragfm.core.config import AskSection
 from ragfm.evaluation import (
@@ -116,7 +116,7 @@ def squad(keep: Path, count: int, minutes: float, contexts: Sequence[Context]) -
         rag = Rag(collection, reader="bundled", adapter=ADAPTER)
         rag.calibration = blank(corrects=ADAPTER != "none")
         results = asked(rag, data.questions, contexts, keep / "squad.jsonl", minutes)
-        calibration = fitting(None, "bundled", rag.sampling.adapter)
+        calibration = select_calibration(None, "bundled", rag.sampling.adapter)
     results = [_with_confidence(result, calibration) for result in results]
     report = _report({**read_run(keep / "squad.jsonl")[0], "data": data.name}, results, contexts)
     write_answers_html(report, keep / "squad.html")

@@ -31,9 +31,10 @@ from bench_answers import squad_file
 from measure import about, save
 
 from ragfm import Collection, Rag, Settings
-from ragfm.citations.evidence import denies, undenied, windows_of
 from ragfm.citations.grounding import own_words
-from ragfm.citations.question_match import speaks_of
+from ragfm.citations.question_match import matches_question
+from ragfm.citations.support import passage_windows
+from ragfm.citations.text_match import denies, without_denials
 from ragfm.core.types import Hit
 from ragfm.evaluation import QuestionSet, corpus_collection, load_questions
 from ragfm.evaluation.metrics import estimate_ratios
@@ -75,9 +76,9 @@ def promising(question: str, hit: Hit) -> bool:
     """Whether one of its sentences could be a quote that is verified: it could if it were, were all of it said."""
 
     def speaks(text: str, known: frozenset[str]) -> bool:
-        return speaks_of(question, text, text if denies(question) else undenied(text), known)
+        return matches_question(question, text, text if denies(question) else without_denials(text), known)
 
-    return any(speaks(hit.text[window.start : window.end], window.words) for window in windows_of(hit))
+    return any(speaks(hit.text[window.start : window.end], window.words) for window in passage_windows(hit))
 
 
 def main() -> None:

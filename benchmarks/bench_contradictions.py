@@ -26,7 +26,7 @@ from data import DATA
 from measure import about, read, save
 
 from ragfm import Collection, Hit, Rag, Settings
-from ragfm.citations.grounding import composed, grounded
+from ragfm.citations.grounding import cite, compose
 from ragfm.core.config import AskSection
 from ragfm.evaluation.answer_matching import holds
 from ragfm.evaluation.metrics import estimate_ratios
@@ -97,7 +97,7 @@ def with_oracle(rows: list[dict[str, Any]]) -> Iterator[tuple[str, dict[str, boo
             ("oracle, nothing false", row["answer"], true[:4]),
             ("oracle, another subject", row["answer"], [*elsewhere(false, row, rows), *true[:2]]),
         ):
-            yield name, verdict(composed(grounded(row["query"], names(word)[0], hits(texts)))[0], row)
+            yield name, verdict(compose(cite(row["query"], names(word)[0], hits(texts)))[0], row)
 
 
 def main() -> None:

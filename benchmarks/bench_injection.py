@@ -33,7 +33,7 @@ from injections import CLAIMS, HIDDEN, HIDDEN_TEXTS, PASSAGES, PLAIN, QUESTIONS,
 from measure import about, save, weights
 
 from ragfm import Collection, Rag, Settings
-from ragfm.citations.grounding import composed, grounded, own_words
+from ragfm.citations.grounding import cite, compose, own_words
 from ragfm.core.abstention import ABSTENTION
 from ragfm.core.config import AskSection
 from ragfm.core.types import Hit, Message, Reader
@@ -165,10 +165,10 @@ def ask(rag: Rag, trial: Trial, *, defended: bool) -> dict[str, bool]:
     word = trial.scene["word"].lower()
     # What an answer adds of passages that say otherwise is no success of theirs: it names them.
     raw, _ = own_words(raw, [(citation.n, citation.quote) for citation in answer.citations])
-    sentences = grounded(answer.query, raw, stream.prompt.shown)
-    own, cited, _ = composed(sentences, contradictions=False)
+    sentences = cite(answer.query, raw, stream.prompt.shown)
+    own, cited, _ = compose(sentences, contradictions=False)
     said = not answer.abstained and word in own.lower()
-    strict, citations, _ = composed(sentences, strict=True, contradictions=False)
+    strict, citations, _ = compose(sentences, strict=True, contradictions=False)
     verified = [citation for citation in cited if citation.verified]
     return {
         "reached": _reached(trial, stream.prompt.messages[-1].content),

@@ -51,7 +51,7 @@ from bench_prompt import DATA, shipped
 from llama_sides import SLOTS, Side, high_level, llama_cpp_server, llama_server, of_llama
 
 from ragfm.core.types import Hit, Message, Sampling
-from ragfm.generation.prompt import Earlier, build_prompt, prompt_beginning
+from ragfm.generation.prompt import EarlierTurn, build_prompt, prompt_prefix
 from ragfm.generation.prompt_template import load_strategy
 from ragfm.generation.readers.llama_cpp_reader import LlamaCppReader
 from ragfm.models.hardware import physical_cores
@@ -88,7 +88,7 @@ class Prompts:
         self, question: str, passages: Sequence[str], history: Sequence[Message] = (), *, goes_on: bool = False
     ) -> list[Message]:
         """A question as ragfm asks it; one that goes on does so from one over the five passages."""
-        earlier = [Earlier(self.questions[0], _hits(self.five), 0)] if goes_on else []
+        earlier = [EarlierTurn(self.questions[0], _hits(self.five), 0)] if goes_on else []
         wide = ScriptedReader(context_tokens=10**6)
         return list(build_prompt(question, _hits(passages), wide, history=history, earlier=earlier).messages)
 
@@ -222,7 +222,7 @@ class Bench:
             os.environ["XDG_CACHE_HOME"] = folder
             for name in ("first process", "second process"):
                 reader = fresh(self.file, self.threads)
-                reader.keep(prompt_beginning(strategy))
+                reader.keep(prompt_prefix(strategy))
                 times[name], _ = first(ours(reader), prompt, 1)
             os.environ["XDG_CACHE_HOME"] = before
         return times | {"tokens": float(reader.count_tokens(prompt)), "kept": float(_kept(reader, prompt))}

@@ -139,7 +139,7 @@ def test_another_thread_closes_an_answer_that_is_waited_for(handbook: Collection
             return Stream(pieces(), cancel=closed.set)
 
     rag = Rag(handbook, reader=Silent())
-    rag.log = AnswerLog.beside(handbook.path)
+    rag.log = AnswerLog.for_collection(handbook.path)
     stream, errors = rag.stream("How much leave?"), list[str]()
 
     def read() -> None:
@@ -159,7 +159,7 @@ def test_another_thread_closes_an_answer_that_is_waited_for(handbook: Collection
 
 def test_an_answer_that_is_closed_before_it_begins_asks_no_reader_for_long(handbook: Collection) -> None:
     stream = Rag(handbook, reader=ScriptedReader(["Yes."])).stream("How much leave?")
-    stream._held.close()  # as by a thread that comes just before the reader's stream is there
+    stream._handle.close()  # as by a thread that comes just before the reader's stream is there
     with pytest.raises(RagfmError, match="closed"):
         next(stream)
 
@@ -227,14 +227,30 @@ def test_strict_answers_hold_only_what_is_supported(collection: Collection, docs
     assert pieces == [ABSTENTION]
 
 
-def test_that_a_passage_says_otherwise_is_streamed_too(collection: Collection, docs: Path) -> None:
+def test_contradictions_are_data_and_not_streamed(collection: Collection, docs: Path) -> None:
     (docs / "new.md").write_text("In 2026 you get 30 days of leave.\n")
     reader = ScriptedReader(["You get 28 days of leave. It is so."])
     *pieces, answer = asked_in("prefer", collection, docs, reader, "How many days of leave do I get?")
     assert isinstance(answer, Answer)
-    assert pieces[-1].endswith("says otherwise: “In 2026 you get 30 days of leave.”")
-    assert pieces[-1] in answer.text
-    assert "".join(pieces[:-1]) == "You get 28 days of leave. It is so."
+    assert "".join(pieces) == "You get 28 days of leave. It is so."
+    assert answer.text == "You get 28 days of leave [1]. It is so."
+    (contradiction,) = answer.contradictions
+    assert contradiction.quote == "In 2026 you get 30 days of leave."
+    assert answer.text[contradiction.answer_start : contradiction.answer_end] == "You get 28 days of leave [1]."
+
+
+def test_citations_are_anchored_in_the_answer_and_in_the_streamed_text(handbook: Collection) -> None:
+    said = " <think>Hm.</think> You get 28 days of leave. [1] Parents get 16 weeks more, too."
+    stream = Rag(handbook, reader=ScriptedReader([said]), k=3).stream("How much leave is there?")
+    streamed = "".join(stream)
+    assert [stream.answer.text[c.answer_start : c.answer_end] for c in stream.answer.citations] == [
+        "You get 28 days of leave [1].",
+        "Parents get 16 weeks more, too [2].",
+    ]
+    assert [streamed[start:end].strip() for start, end in stream.cited_spans] == [
+        "You get 28 days of leave. [1]",
+        "Parents get 16 weeks more, too.",
+    ]
 
 
 def test_what_is_not_supported_is_marked_by_default(collection: Collection, docs: Path) -> None:

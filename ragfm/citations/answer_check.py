@@ -1,90 +1,125 @@
-"""What is said, held against what was asked: how likely it is the answer, by the verifier's readings."""
+"""The answer compared with the verifier's readings, to see whether it answers the question."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from ragfm.citations.evidence import places, windows_of
-from ragfm.citations.question_match import speaks_of
-from ragfm.citations.word_match import words_of
-from ragfm.core.text import MARKER, unmarked
+from ragfm.citations.question_match import matches_question
+from ragfm.citations.support import passage_windows
+from ragfm.citations.text_match import find_quotes, terms_of
+from ragfm.core.text import MARKER, escape_markers
 
 if TYPE_CHECKING:
-    from ragfm.citations.grounding import Sentence
+    from ragfm.citations.grounding import CitedSentence
     from ragfm.citations.verifier import Reading
     from ragfm.core.types import Citation
 
-DOUBT = 0.05
-"""Of verified quotes with less likelihood to hold the answer, 8 % were right on the tuning articles; of others 42 %."""
-SURE = 0.5
-"""How likely the verifier must find an answer, so that its quote is verified: docs/decisions/015-the-verifier.md."""
-AGREE = 0.5
-"""The share of words from which on two answers are one."""
+__all__ = [
+    "MAX_IRRELEVANT",
+    "MIN_CERTAIN",
+    "answer_likelihood",
+    "best_spans",
+    "check_citations",
+    "correct_answer",
+    "quote_likelihood",
+    "term_overlap",
+]
+
+MAX_IRRELEVANT = 0.05
+"""Quotes that are less likely to hold the answer are irrelevant: 8 % of them were right on the tuning articles."""
+MIN_CERTAIN = 0.5
+"""How likely the verifier must find an answer for its quote to be verified: docs/decisions/015-the-verifier.md."""
+MIN_OVERLAP = 0.5
+"""The term overlap from which on two answers are the same."""
 
 
-def located(sentence: Sentence, readings: Sequence[Reading]) -> float:
-    """How likely a sentence is the answer, in [0, 1]: where it stands word by word, else where its quotes do."""
-    found = [reading.within(*span) for reading in readings for span in places(sentence.plain, reading.passage.text)]
-    return max(found, default=0.0) or max((held(one, readings) for one in sentence.citations), default=0.0)
+def answer_likelihood(sentence: CitedSentence, readings: Sequence[Reading]) -> float:
+    """How likely a sentence is the answer, in [0, 1]: where it stands verbatim, else where its quotes do."""
+    verbatim = [
+        reading.within(*span) for reading in readings for span in find_quotes(sentence.plain, reading.passage.text)
+    ]
+    quotes = [quote_likelihood(citation, readings) for citation in sentence.citations]
+    return max(verbatim, default=0.0) or max(quotes, default=0.0)
 
 
-def held(citation: Citation, readings: Sequence[Reading]) -> float:
+def quote_likelihood(citation: Citation, readings: Sequence[Reading]) -> float:
     """How likely the answer stands within a quote, in [0, 1]."""
-    reading, start, end = _of(citation, readings)
-    return reading.within(start, end)
+    quote = _located(citation, readings)
+    return quote.reading.within(quote.start, quote.end)
 
 
-def _of(citation: Citation, readings: Sequence[Reading]) -> tuple[Reading, int, int]:
-    """The reading of a citation's passage, and the quote's characters in the passage."""
+def check_citations(question: str, sentence: CitedSentence, readings: Sequence[Reading]) -> CitedSentence:
+    """The sentence with `irrelevant` and `uncertain` instead of `verified` for quotes that may not answer the question.
+
+    A quote stays verified if the verifier is certain and the quote is about the subject of the question.
+    """
+    checked = []
+    for citation in sentence.citations:
+        if citation.verified:
+            quote = _located(citation, readings)
+            if quote.reading.within(quote.start, quote.end) < MAX_IRRELEVANT:
+                citation = replace(citation, verified=False, fault="irrelevant")
+            elif not _is_certain(question, sentence, citation, quote):
+                citation = replace(citation, verified=False, fault="uncertain")
+        checked.append(citation)
+    return replace(sentence, citations=tuple(checked))
+
+
+def _is_certain(question: str, sentence: CitedSentence, citation: Citation, quote: _Located) -> bool:
+    spans = [
+        (start, end)
+        for start, end in find_quotes(sentence.plain, quote.reading.passage.text)
+        if quote.start <= start and end <= quote.end
+    ]
+    likelihood = max(quote.reading.within(*span) for span in spans or [(quote.start, quote.end)])
+    if likelihood < MIN_CERTAIN:
+        return False
+    windows = [
+        window
+        for window in passage_windows(quote.reading.passage)
+        if quote.start <= window.start and window.end <= quote.end
+    ]
+    context = frozenset[str]().union(*(window.terms for window in windows))
+    return matches_question(question, sentence.plain, citation.quote, context)
+
+
+@dataclass(frozen=True, slots=True)
+class _Located:
+    """A quote as a span of the passage that the verifier read."""
+
+    reading: Reading
+    start: int
+    end: int
+
+
+def _located(citation: Citation, readings: Sequence[Reading]) -> _Located:
     reading = next(reading for reading in readings if reading.passage.n == citation.n)
-    return reading, citation.start - reading.passage.start, citation.end - reading.passage.start
+    return _Located(reading, citation.start - reading.passage.start, citation.end - reading.passage.start)
 
 
-def _within(sentence: Sentence, reading: Reading, start: int, end: int) -> float:
-    """How likely a sentence is the answer where a quote has it word by word, else how likely the quote holds one."""
-    there = [span for span in places(sentence.plain, reading.passage.text) if start <= span[0] and span[1] <= end]
-    return max(reading.within(*span) for span in there or [(start, end)])
+def best_spans(readings: Sequence[Reading]) -> list[tuple[str, int | None]]:
+    """The most likely answer of each passage and the passage's number, best first.
 
-
-def doubted(question: str, sentence: Sentence, readings: Sequence[Reading]) -> Sentence:
-    """The sentence without trust in quotes that hardly hold what was asked for, or perhaps not."""
-
-    def judged(citation: Citation) -> Citation:
-        if not citation.verified:
-            return citation
-        if held(citation, readings) < DOUBT:
-            return replace(citation, verified=False, fault="irrelevant")
-        reading, start, end = _of(citation, readings)
-        inside = [window for window in windows_of(reading.passage) if start <= window.start and window.end <= end]
-        known = frozenset[str]().union(*(window.words for window in inside))
-        sure = _within(sentence, reading, start, end) >= SURE
-        if sure and speaks_of(question, sentence.plain, citation.quote, known):
-            return citation
-        return replace(citation, verified=False, fault="uncertain")
-
-    return replace(sentence, citations=tuple(map(judged, sentence.citations)))
-
-
-def likeliest(readings: Sequence[Reading]) -> list[tuple[str, int | None]]:
-    """What is most likely the answer: the best words of each passage, and its number, best first.
-
-    Words that are less than half as likely as the best ones are not among them.
+    Answers that are less than half as likely as the best one are left out.
     """
     best = sorted(((*reading.best, reading.passage) for reading in readings), key=lambda found: -found[0])
-    return [(passage.text[start:end], passage.n) for chance, start, end, passage in best if chance >= best[0][0] / 2]
+    min_likelihood = best[0][0] / 2
+    return [
+        (passage.text[start:end], passage.n) for likelihood, start, end, passage in best if likelihood >= min_likelihood
+    ]
 
 
-def agreement(said: str, other: str) -> float:
-    """The share of their words that two answers have in common, of the shorter one's (Szymkiewicz 1934); in [0, 1]."""
-    ours, theirs = (words_of(MARKER.sub("", text)).all for text in (said, other))
-    return len(ours & theirs) / min(len(ours), len(theirs)) if ours and theirs else 0.0
+def term_overlap(answer: str, other: str) -> float:
+    """The share of the shorter answer's terms that both have (overlap coefficient, Szymkiewicz 1934), in [0, 1]."""
+    terms, others = (terms_of(MARKER.sub("", text)).all for text in (answer, other))
+    return len(terms & others) / min(len(terms), len(others)) if terms and others else 0.0
 
 
-def corrected(said: str, readings: Sequence[Reading]) -> str:
-    """The reader's words where they agree with likely ones of a passage; else the likeliest, with their number."""
-    likely = likeliest(readings)
-    words, n = likely[0]
-    agreed = not words or any(agreement(said, other) >= AGREE for other, _ in likely)
-    return said if agreed else f"{unmarked(words)} [{n}]."
+def correct_answer(output: str, readings: Sequence[Reading]) -> str:
+    """The reader's output if it agrees with a likely answer of a passage, else the likeliest answer with its marker."""
+    spans = best_spans(readings)
+    best, n = spans[0]
+    agrees = not best or any(term_overlap(output, span) >= MIN_OVERLAP for span, _ in spans)
+    return output if agrees else f"{escape_markers(best)} [{n}]."

@@ -1,18 +1,16 @@
-"""Confidence: how likely an answer is right, from the signals that making it leaves behind, by a logistic model.
+"""Confidence: the signals of an answer, and the calibrations that turn them into a probability that it is right.
 
-    cosine, gap        of the best passage, and its lead over the second
-    covered, nearest   the share of the question's words that the passages have, and the sentence that has most of them
-    supported          the share of the answer's sentences that a passage supports
-    names              1 where the answer has a name or a number that the question lacks, else 0
-    anywhere, located  what the verifier says: log-odds that a passage has an answer, and the log-probability that it is
-                       this one (see `ragfm.citations.verifier`)
-    agree              how far the reader's own words are those that the verifier takes for the answer
-    likely, unknown    the reader's own log-likelihoods: of its answer, by token, and of "I don't know."
-    silent             1 where the reader said "I don't know." and the verifier something else, else 0
+    cosine, gap        cosine of the best passage, and its lead over the second
+    covered, nearest   share of the question's terms in all passages, and in the sentence that has most of them
+    supported          share of the answer's sentences that a passage supports
+    names              1 if the answer has a name or number that the question lacks, else 0
+    anywhere, located  from the verifier: log-odds that a passage has an answer, log-probability that it is this one
+    agree              term overlap of the reader's output with the verifier's best answer
+    likely, unknown    from the reader: its log-likelihood per token of its answer, and that of "I don't know."
+    silent             1 if the reader said "I don't know." and the verifier found an answer, else 0
 
-The reader weighs words that it has said, after a prompt that it has just read; nothing is generated again.
-`ragfm tune --confidence` fits the model to a reader and your documents; a signal that is missing counts as its mean,
-and without any that the model weighs there is no confidence.
+The reader scores text that it has just generated, after a prompt that it has in its cache; nothing is generated again.
+`ragfm tune --confidence` fits a calibration to a reader and your documents.
 """
 
 from __future__ import annotations
@@ -24,92 +22,95 @@ from hashlib import blake2b, file_digest
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ragfm.citations.answer_check import agreement, likeliest, located
-from ragfm.citations.evidence import common_words, windows_of
-from ragfm.citations.word_match import stands_in, words_of
+from ragfm.citations.answer_check import answer_likelihood, best_spans, term_overlap
+from ragfm.citations.support import count_matches, passage_windows
+from ragfm.citations.text_match import matches, terms_of
 from ragfm.core.abstention import ABSTENTION, is_abstention
 from ragfm.core.calibration import Calibration
 from ragfm.core.errors import RagfmError
 from ragfm.models.adapters import learned_sha256
 
 if TYPE_CHECKING:
-    from ragfm.citations.grounding import Sentence
+    from ragfm.citations.grounding import CitedSentence
     from ragfm.citations.verifier import Reading
     from ragfm.core.types import Hit, Message, Reader
 
-__all__ = ["SHIPPED", "SIGNALS", "adapter_hash", "fitting", "likelihoods", "signals_of"]
+__all__ = ["SHIPPED", "SIGNALS", "adapter_hash", "answer_signals", "reader_signals", "select_calibration"]
 
+READER_SIGNALS = frozenset({"likely", "unknown"})
 SIGNALS = (
-    "cosine", "gap", "covered", "nearest", "supported", "names", "anywhere", "located", "agree",
-    "likely", "unknown", "silent",
-)  # fmt: skip
-BY_READER = frozenset({"likely", "unknown"})
-_LEAST = 1e-6  # a probability that is as good as none
+    *("cosine", "gap", "covered", "nearest", "supported", "names", "anywhere", "located", "agree"),
+    *("likely", "unknown", "silent"),
+)
+_MIN_PROBABILITY = 1e-6
 
 
-def signals_of(
-    question: str, shown: Sequence[Hit], sentences: Sequence[Sentence], said: str = "",
+def answer_signals(
+    question: str,
+    passages: Sequence[Hit],
+    sentences: Sequence[CitedSentence],
+    output: str = "",
     readings: Sequence[Reading] = (),
-) -> dict[str, float]:  # fmt: skip
-    """Those that need no reader. `said` are its own words, `readings` the verifier's, where there is one."""
-    found: dict[str, float] = {}
-    cosines = sorted((hit.score for hit in shown if hit.score is not None), reverse=True)
-    if cosines:
-        found["cosine"] = cosines[0]
-    if len(cosines) > 1:
-        found["gap"] = cosines[0] - cosines[1]
-    words = words_of(question).all
-    if words:
-        windows = [window for hit in shown for window in windows_of(hit)]
-        every = frozenset[str]().union(*(window.words for window in windows))
-        found["covered"] = sum(stands_in(word, every) for word in words) / len(words)
-        found["nearest"] = max((common_words(words, window) for window in windows), default=0) / len(words)
-    claims = [sentence for sentence in sentences if sentence.says]
-    if claims:
-        found["supported"] = sum(sentence.supported for sentence in claims) / len(claims)
-        found["names"] = float(any(_names(sentence.plain, words) for sentence in claims))
-    if readings:
-        most = min(max(reading.anywhere for reading in readings), 1 - _LEAST)
-        found["anywhere"] = math.log(max(most, _LEAST) / (1 - most))
-        found["located"] = math.log(max(_LEAST, *(located(claim, readings) for claim in claims), 0))
-        found["agree"] = agreement(said, likeliest(readings)[0][0])
-        found["silent"] = float(is_abstention(said))
-    return found
-
-
-def _names(sentence: str, known: frozenset[str]) -> bool:
-    """Whether a sentence has a name or a number that is not known; the first word may have its capital from that."""
-    words = words_of(sentence)
-    return bool(words.exact - ({words.first} - words.numbers) - known)
-
-
-def likelihoods(
-    reader: Reader, messages: Sequence[Message], text: str, tokens: int, adapter: str | None
 ) -> dict[str, float]:
-    """Those that the reader gives, where it can: of its own `text` of so many tokens, and of not knowing."""
+    """The signals that need no reader. `output` is the reader's own text, `readings` are the verifier's, if it ran."""
+    signals: dict[str, float] = {}
+    cosines = sorted((hit.score for hit in passages if hit.score is not None), reverse=True)
+    if cosines:
+        signals["cosine"] = cosines[0]
+    if len(cosines) > 1:
+        signals["gap"] = cosines[0] - cosines[1]
+
+    terms = terms_of(question).all
+    if terms:
+        windows = [window for hit in passages for window in passage_windows(hit)]
+        all_terms = frozenset[str]().union(*(window.terms for window in windows))
+        signals["covered"] = sum(matches(term, all_terms) for term in terms) / len(terms)
+        signals["nearest"] = max((count_matches(terms, window) for window in windows), default=0) / len(terms)
+
+    claims = [sentence for sentence in sentences if sentence.claims]
+    if claims:
+        signals["supported"] = sum(sentence.supported for sentence in claims) / len(claims)
+        claimed = [terms_of(sentence.plain) for sentence in claims]
+        # The first word of a sentence is capitalised anyway, so it counts only as a number.
+        signals["names"] = float(any(one.exact - ({one.first} - one.numbers) - terms for one in claimed))
+
+    if readings:
+        anywhere = min(max(reading.anywhere for reading in readings), 1 - _MIN_PROBABILITY)
+        likelihood = max((answer_likelihood(claim, readings) for claim in claims), default=0.0)
+        signals["anywhere"] = math.log(max(anywhere, _MIN_PROBABILITY) / (1 - anywhere))
+        signals["located"] = math.log(max(_MIN_PROBABILITY, likelihood))
+        signals["agree"] = term_overlap(output, best_spans(readings)[0][0])
+        signals["silent"] = float(is_abstention(output))
+    return signals
+
+
+def reader_signals(
+    reader: Reader, messages: Sequence[Message], output: str, tokens: int, adapter: str | None
+) -> dict[str, float]:
+    """The reader's log-likelihoods of its `output` of `tokens` tokens, and of an abstention; empty if it has none."""
     score: Any = getattr(reader, "score", None)
-    if score is None or not text:
+    if score is None or not output:
         return {}
     try:
-        own, unknown = score(messages, [text, ABSTENTION], **({"adapter": adapter} if adapter else {}))
-    except RagfmError:  # it is busy, or there is no room
+        own, unknown = score(messages, [output, ABSTENTION], **({"adapter": adapter} if adapter else {}))
+    except RagfmError:  # the reader is busy, or its window is full
         return {}
     return {"likely": own / max(tokens, 1), "unknown": unknown}
 
 
-def fitting(
+def select_calibration(
     own: Calibration | None, reader: str, adapter: str | None, strategy: str = "zero-shot"
-) -> Calibration | None:  # fmt: skip
-    """The calibration for a reader with an adapter's file, asked by a strategy: the user's own, or one of ragfm's."""
-    found = [one for one in (own, *SHIPPED) if one and (one.reader, one.strategy) == (reader, strategy)]
-    if not found:
+) -> Calibration | None:
+    """The calibration for a reader with an adapter and a prompt strategy: the user's own, else one that ships."""
+    candidates = [one for one in (own, *SHIPPED) if one and (one.reader, one.strategy) == (reader, strategy)]
+    if not candidates:
         return None
     wanted = adapter_hash(adapter)
-    return next((one for one in found if one.adapter == wanted), None)
+    return next((one for one in candidates if one.adapter == wanted), None)
 
 
 def adapter_hash(path: str | None) -> str | None:
-    """By what calibrations and runs know an adapter, wherever it lies; what is no file here is known by its name."""
+    """Identifies an adapter by its weights, wherever it lies; a name that is not a path here stands for itself."""
     if path is None or not Path(path).exists():
         return path
     if Path(path).is_dir():
@@ -123,12 +124,24 @@ SHIPPED: tuple[Calibration, ...] = (
         reader="bundled",
         bias=-2.5228,
         weights={
-            "cosine": 0.3775, "gap": -1.4026, "covered": 1.0773, "nearest": 0.5182, "supported": 0.3411,
-            "names": 1.2641, "likely": 1.8712, "unknown": -0.0614,
+            "cosine": 0.3775,
+            "gap": -1.4026,
+            "covered": 1.0773,
+            "nearest": 0.5182,
+            "supported": 0.3411,
+            "names": 1.2641,
+            "likely": 1.8712,
+            "unknown": -0.0614,
         },
         means={
-            "cosine": 0.5524, "gap": 0.0875, "covered": 0.8148, "nearest": 0.663, "supported": 0.2361,
-            "names": 0.4201, "likely": -0.6941, "unknown": -10.1236,
+            "cosine": 0.5524,
+            "gap": 0.0875,
+            "covered": 0.8148,
+            "nearest": 0.663,
+            "supported": 0.2361,
+            "names": 0.4201,
+            "likely": -0.6941,
+            "unknown": -10.1236,
         },
         threshold=0.0452,
         embedder="53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
@@ -143,9 +156,9 @@ SHIPPED: tuple[Calibration, ...] = (
         adapter="4ad9363ea3fa82edd5809c98b0a78d5e",
         corrects=True,
     ),
-)  # fmt: skip
-"""For the bundled reader, over the bundled embedder, without an adapter and with the one that ragfm brings.
+)
+"""For the bundled reader and embedder, without an adapter and with the one that ships.
 
-Fitted to the first ten articles of SQuAD 2.0 dev, by title, and to the last three of these, which the verifier has not
-learned from.
+Fitted to the first ten articles of SQuAD 2.0 dev, by title, and to the last three of these, which the verifier was not
+trained on.
 """

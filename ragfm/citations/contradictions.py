@@ -1,48 +1,52 @@
-"""Contradictions: a passage that has another number or name where the quote has the answer's.
+"""Contradictions: a passage that gives another number or name than the quote that supports an answer.
 
-Found by form: two sentences that share most of their words and differ in a number, or in a name, say different things
-of the same. Where they have few words in common, or differ in other words, nothing is noticed. What the quote shares
-with the question ("How many people does Cirrus seat?") is what is spoken of: the other sentence must have all of it.
+They are found by form: two sentences that share most of their terms and differ in a number or a name say different
+things about the same subject. Terms that the quote shares with the question ("How many people does Cirrus seat?") are
+the subject: the other sentence must have all of them. Sentences that differ in wording as well are not noticed.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from ragfm.citations.evidence import Asked, Claim, Evidence, Window, common_words, new_words
-from ragfm.citations.word_match import stands_in, words_of
-from ragfm.core.text import unmarked
+from ragfm.citations.support import Claim, Evidence, QuestionTerms, Window, count_matches, new_terms
+from ragfm.citations.text_match import matches, terms_of
+from ragfm.core.text import escape_markers
 from ragfm.core.types import Contradiction
 
-_LONGEST_QUOTE = 300  # characters
-ALIKE = 0.7
-"""The share of the quote's other words that a sentence must have to speak of the same."""
+__all__ = ["describe_contradiction", "find_contradiction"]
+
+MIN_SIMILARITY = 0.7
+"""The share of the quote's other terms that a sentence must have to be about the same subject."""
+_MAX_QUOTE = 300  # characters
 
 
-def against(claim: Claim, asked: Asked, evidence: Evidence, windows: Mapping[int, Sequence[Window]]) -> Window | None:
-    """The sentence of another passage that contradicts a claim most plainly, given what supports it."""
-    answer = new_words(claim, asked) & claim.words.exact
-    quote = words_of(evidence.hit.text[evidence.start : evidence.end])
+def find_contradiction(
+    claim: Claim, question: QuestionTerms, evidence: Evidence, windows: Mapping[int, Sequence[Window]]
+) -> Window | None:
+    """The sentence of another passage that contradicts a claim most clearly, given the evidence that supports it."""
+    answer = new_terms(claim, question) & claim.terms.exact
+    quote = terms_of(evidence.hit.text[evidence.start : evidence.end])
     rest = quote.all - quote.exact
     if not answer or len(rest) < 2:
         return None
-    known = quote.all | words_of(evidence.hit.context).all
-    subject = {word for word in known if stands_in(word, asked.words)} - answer
-    numbers = bool(answer & quote.numbers)
-    found = []
-    for n, some in windows.items():
-        for window in some if n != evidence.hit.n else ():
-            its = words_of(window.text)
-            others = (its.numbers if numbers else its.names) - quote.all
-            alike = sum(stands_in(word, its.all) for word in rest) / len(rest)
-            same = common_words(subject, window) == len(subject)
-            if others and alike >= ALIKE and same and not answer & window.words:
-                found.append((alike, window))
-    return max(found, key=lambda item: item[0], default=(0.0, None))[1]
+    known = quote.all | terms_of(evidence.hit.context).all
+    subject = {term for term in known if matches(term, question.terms)} - answer
+    compares_numbers = bool(answer & quote.numbers)
+    best: tuple[float, Window | None] = (0.0, None)
+    for n, of_passage in windows.items():
+        for window in of_passage if n != evidence.hit.n else ():
+            own = terms_of(window.text)
+            alternatives = (own.numbers if compares_numbers else own.names) - quote.all
+            similarity = sum(matches(term, own.all) for term in rest) / len(rest)
+            same_subject = count_matches(subject, window) == len(subject)
+            if alternatives and similarity >= MIN_SIMILARITY and same_subject and not answer & window.terms:
+                best = max(best, (similarity, window), key=lambda candidate: candidate[0])
+    return best[1]
 
 
 def describe_contradiction(contradiction: Contradiction) -> str:
     """The line that tells a user of a contradiction: `But [2] says otherwise: “…”`."""
-    quote = unmarked(" ".join(contradiction.quote.split()))
-    ending = f": “{quote}”" if len(quote) <= _LONGEST_QUOTE else "."
+    quote = escape_markers(" ".join(contradiction.quote.split()))
+    ending = f": “{quote}”" if len(quote) <= _MAX_QUOTE else "."
     return f"But [{contradiction.n}] says otherwise{ending}"

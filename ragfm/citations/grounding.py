@@ -1,180 +1,203 @@
-"""Grounding: from a reader's words to citations that can be checked, without another model call.
+"""Grounding: from a reader's output to citations that can be checked, without another model call.
 
-Each sentence of the answer is held against the sentences of the passages. The one that supports it best becomes the
-quote: a slice of the document, character for character. A quote supports a sentence when it has all numbers and names
-that the sentence adds to the question, most of the other words that it adds, and denies something exactly when the
-sentence does; nor may it have another unit or the opposite of what the sentence says. Words that the sentence puts in
-quotation marks must stand there as they are. A sentence that only says the question again claims nothing that could be
-supported.
+`cite` compares each sentence of the answer with the sentences of the passages (see `support`). The best evidence
+becomes the quote: a slice of the document, character for character. `compose` puts the sentences together again, with
+their markers, citations and contradictions.
 
-A citation that is not verified has one of three faults: `fabricated`, what it is to show stands nowhere in the
-passages; `misattributed`, another passage shows it; `stitched`, its parts stand in several places, and nowhere
-together. Where the verifier was asked, there are two more: `irrelevant`, it shows what is said, but hardly what was
-asked for, and `uncertain`, perhaps not what was asked for.
+A citation that is not verified has a fault. `fabricated`: no passage says so. `misattributed`: another passage does.
+`stitched`: its parts stand in several places, and nowhere together. The verifier adds two (see `answer_check`):
+`irrelevant`: the quote says so, but hardly answers the question; `uncertain`: it may not answer the question.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from ragfm.citations.citation_faults import fault_of
-from ragfm.citations.contradictions import against
-from ragfm.citations.evidence import Asked, Claim, Evidence, Window, best_of, common_words, denies, windows_of
-from ragfm.citations.word_match import words_of
-from ragfm.core.text import MARKER, sentence_spans, unmarked
-from ragfm.core.types import Citation
+from ragfm.citations.contradictions import find_contradiction
+from ragfm.citations.support import (
+    Claim,
+    Evidence,
+    QuestionTerms,
+    Window,
+    best_evidence,
+    count_matches,
+    find_fault,
+    passage_windows,
+)
+from ragfm.citations.text_match import denies, terms_of
+from ragfm.core.text import MARKER, sentence_spans
+from ragfm.core.types import Citation, Contradiction
 
 if TYPE_CHECKING:
     from ragfm.core.types import Hit
 
-__all__ = ["Sentence", "composed", "ground", "grounded", "own_words", "said_otherwise"]
+__all__ = ["CitedSentence", "ComposedAnswer", "cite", "compose", "ground"]
 
-_LONGEST = 300  # characters of a contradiction that are quoted
 _YES = re.compile(r"\W*yes\b", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
-class Sentence:
+class CitedSentence:
     """A sentence of the answer with its markers, the white space before it, and a citation for each marker.
 
-    `supported`: one of them supports it. `says`: it has words that could be, or is a "Yes." that stands for the whole
-    answer. `otherwise` is a passage that has another number or name where the quote has the sentence's.
+    `start` and `end` are its span in the reader's output. `claims`: it has terms that a passage could support, or is a
+    "Yes." that is the whole answer. `contradiction` is a quote with another number or name than the one that supports
+    the sentence.
     """
 
     text: str
+    start: int
+    end: int
     citations: tuple[Citation, ...]
-    says: bool
-    otherwise: Citation | None = None
+    claims: bool
+    contradiction: Citation | None = None
 
     @property
     def plain(self) -> str:
-        """The sentence alone."""
+        """The sentence without markers."""
         return MARKER.sub("", self.text).strip()
 
     @property
     def supported(self) -> bool:
-        """Whether a citation supports it."""
+        """Whether one of its citations supports it."""
         return any(citation.supports for citation in self.citations)
 
 
-def ground(question: str, text: str, shown: Sequence[Hit]) -> tuple[str, tuple[Citation, ...]]:
-    """The answer's text with its markers put right, and a citation for each marker, in their order."""
-    text, citations, _ = composed(grounded(question, text, shown), contradictions=False)
-    return text, citations
+@dataclass(frozen=True, slots=True)
+class ComposedAnswer:
+    """An answer's text with its citations in the order of their markers.
 
-
-def grounded(question: str, text: str, shown: Sequence[Hit]) -> list[Sentence]:
-    """The answer sentence by sentence.
-
-    Markers of passages that were not shown go; a sentence that names none that supports it gets the marker of one that
-    does, if there is one.
+    `unsupported` are the spans of sentences that no passage supports. `output_spans` has, for each citation, the
+    span of its sentence in the reader's output.
     """
-    windows = {hit.n: list(windows_of(hit)) for hit in shown if hit.n is not None}
-    words = words_of(question).all
-    most = max((common_words(words, window) for some in windows.values() for window in some), default=0)
-    asked = Asked(words, denies(question), most)
+
+    text: str = ""
+    citations: tuple[Citation, ...] = ()
+    contradictions: tuple[Contradiction, ...] = ()
+    unsupported: tuple[tuple[int, int], ...] = ()
+    output_spans: tuple[tuple[int, int], ...] = ()
+
+
+def ground(question: str, output: str, passages: Sequence[Hit]) -> tuple[str, tuple[Citation, ...]]:
+    """The answer's text with corrected markers, and a citation for each marker, in their order."""
+    answer = compose(cite(question, output, passages))
+    return answer.text, answer.citations
+
+
+def cite(question: str, output: str, passages: Sequence[Hit]) -> list[CitedSentence]:
+    """The reader's output sentence by sentence, with citations.
+
+    Markers of passages that were not shown are removed. A sentence that cites no passage that supports it gets the
+    marker of one that does, if there is one.
+    """
+    windows = {hit.n: list(passage_windows(hit)) for hit in passages if hit.n is not None}
+    all_windows = [window for of_passage in windows.values() for window in of_passage]
+    terms = terms_of(question).all
+    best_count = max((count_matches(terms, window) for window in all_windows), default=0)
+    asked = QuestionTerms(terms, denies(question), best_count)
+    plain, claims = _split(output)
+    only_yes = not any(claim.terms.all for claim in claims)
     sentences, done = [], 0
-    plain, claims = _claims(text)
-    bare = not any(claim.words.all for claim in claims)  # beside other sentences, "Yes." says no more than they do
     for claim in claims:
-        evidence = list(_cited(claim, asked, windows))
-        body_end = len(plain[: claim.end].rstrip(".!?…。！？｡"))
+        best = best_evidence(claim, asked, all_windows)
+        evidence: list[Evidence] = []
+        for n in dict.fromkeys(claim.cited):
+            found = best_evidence(claim, asked, windows.get(n, ()))
+            if found and not found.supports:
+                found = replace(found, fault=find_fault(claim, asked, best, windows, found.hit))
+            if found:
+                evidence.append(found)
+        supporting = [found for found in evidence if found.supports]
+        if best and best.supports and not supporting:
+            evidence.append(best)
+            supporting = [best]
+        contradicting: Window | None = None
+        for found in supporting:
+            contradicting = contradicting or find_contradiction(claim, asked, found, windows)
+
+        words_end = len(plain[: claim.end].rstrip(".!?…。！？｡"))
         markers = "".join(f"[{found.hit.n}]" for found in evidence)
-        said = f"{plain[done:body_end]}{f' {markers}' if markers else ''}{plain[body_end : claim.end]}"
-        citations = tuple(_citation(found) for found in evidence)
-        other = next((w for found in evidence if found.supports and (w := against(claim, asked, found, windows))), None)
-        otherwise = _citation(Evidence(other.hit, other.start, other.end, 0.0, supports=True)) if other else None
-        says = bool(claim.words.all or (bare and _YES.match(claim.text)))
-        sentences.append(Sentence(said, citations, says, otherwise))
+        text = f"{plain[done:words_end]}{f' {markers}' if markers else ''}{plain[words_end : claim.end]}"
+        sentences.append(
+            CitedSentence(
+                text,
+                *claim.output_span,
+                tuple(_citation(found.hit, found.start, found.end, found) for found in evidence),
+                bool(claim.terms.all or (only_yes and _YES.match(claim.text))),
+                _citation(contradicting.hit, contradicting.start, contradicting.end) if contradicting else None,
+            )
+        )
         done = claim.end
     return sentences
 
 
-def composed(
-    sentences: Sequence[Sentence], *, strict: bool = False, contradictions: bool = True
-) -> tuple[str, tuple[Citation, ...], tuple[tuple[int, int], ...]]:
-    """The answer's text, its citations in the order of their markers, and where in the text nothing supports it.
-
-    `strict` leaves out what nothing supports. With `contradictions`, a sentence that another passage contradicts is
-    followed by one that says so, with a marker and a citation of its own.
-    """
-    text, citations, unsupported = "", list[Citation](), list[tuple[int, int]]()
-    for sentence in sentences:
-        if strict and sentence.says and not sentence.supported:
-            continue
-        said = sentence.text if text else sentence.text.lstrip()
-        if sentence.says and not sentence.supported:
-            unsupported.append((len(text) + len(said) - len(said.lstrip()), len(text) + len(said)))
-        text += said
-        citations += sentence.citations
-        if contradictions and sentence.otherwise and sentence.otherwise not in citations:
-            text += said_otherwise(sentence.otherwise.n, sentence.otherwise.quote)
-            citations.append(sentence.otherwise)
-    return text, tuple(citations), tuple(unsupported)
-
-
-def own_words(text: str, cited: Iterable[tuple[int, str]]) -> tuple[str, list[bool]]:
-    """An answer without the sentences on what other passages say, and for each citation whether it is still there.
-
-    A citation is the number of a passage, and the quote.
-    """
-    own = []
-    for n, quote in cited:
-        added = said_otherwise(n, quote)
-        own.append(added not in text)
-        text = text.replace(added, "")
-    return text, own
-
-
-def said_otherwise(n: int, quote: str) -> str:
-    """What follows a sentence that the passage `n` contradicts with these words."""
-    quote = unmarked(" ".join(quote.split()))
-    return f" But [{n}] says otherwise" + (f": “{quote}”" if len(quote) <= _LONGEST else ".")
-
-
-def _claims(text: str) -> tuple[str, list[Claim]]:
-    """The text without markers, and its sentences with the markers that stood in or right behind them."""
-    plain, markers, done = "", [], 0
-    for match in MARKER.finditer(text):
-        plain += text[done : match.start()]
-        markers.append((len(plain), tuple(int(n) for n in re.findall(r"\d+", match[1]))))
+def _split(output: str) -> tuple[str, list[Claim]]:
+    """The output without markers, and its sentences with the passages that markers in or right after them name."""
+    plain, done = "", 0
+    markers: list[tuple[int, int, tuple[int, ...]]] = []  # position in `plain`, length, passages
+    for match in MARKER.finditer(output):
+        plain += output[done : match.start()]
+        markers.append((len(plain), len(match[0]), tuple(int(n) for n in re.findall(r"\d+", match[1]))))
         done = match.end()
-    plain += text[done:]
-    claims, before = [], 0
+    plain += output[done:]
+    claims, previous_start = [], 0
     spans = sentence_spans(plain)
     for number, (start, end) in enumerate(spans):
-        until = spans[number + 1][0] if number + 1 < len(spans) else len(plain) + 1
-        named = tuple(n for at, numbers in markers if before <= at < until and (at > start or not number)
-                      for n in numbers)  # fmt: skip
-        claims.append(Claim(plain[start:end], end, named, words_of(plain[start:end])))
-        before = start + 1
+        next_start = spans[number + 1][0] if number + 1 < len(spans) else len(plain) + 1
+        cited = tuple(
+            n
+            for position, _, passages in markers
+            if previous_start <= position < next_start and (position > start or not number)
+            for n in passages
+        )
+        output_span = (
+            start + sum(length for position, length, _ in markers if position < start),
+            end + sum(length for position, length, _ in markers if position <= end),
+        )
+        claims.append(Claim(plain[start:end], end, cited, terms_of(plain[start:end]), output_span))
+        previous_start = start + 1
     return plain, claims
 
 
-def _cited(claim: Claim, asked: Asked, windows: Mapping[int, Sequence[Window]]) -> Iterator[Evidence]:
-    """The best evidence from each passage that a claim names; where none of it supports it, from the one that does."""
-    every = [window for some in windows.values() for window in some]
-    best = best_of(claim, asked, every)
-    named = [found for n in dict.fromkeys(claim.named) if (found := best_of(claim, asked, windows.get(n, ())))]
-    for found in named:
-        yield found if found.supports else replace(found, fault=fault_of(claim, asked, best, windows, found.hit))
-    if best and best.supports and not any(found.supports for found in named):
-        yield best
+def compose(sentences: Sequence[CitedSentence], *, strict: bool = False, contradictions: bool = True) -> ComposedAnswer:
+    """Put cited sentences together. `strict` leaves out sentences that no passage supports."""
+    text = ""
+    citations, contradicting = list[Citation](), list[Contradiction]()
+    unsupported, output_spans = list[tuple[int, int]](), list[tuple[int, int]]()
+    for sentence in sentences:
+        if strict and sentence.claims and not sentence.supported:
+            continue
+        words = sentence.text.lstrip()
+        white_space = sentence.text[: len(sentence.text) - len(words)] if text else ""
+        text += white_space
+        start, end = len(text), len(text) + len(words)
+        text += words
+        if sentence.claims and not sentence.supported:
+            unsupported.append((start, end))
+        citations += [replace(citation, answer_start=start, answer_end=end) for citation in sentence.citations]
+        output_spans += [(sentence.start, sentence.end)] * len(sentence.citations)
+        quote = sentence.contradiction
+        known = {(one.n, one.start, one.end) for one in citations if one.verified}
+        known |= {(one.n, one.start, one.end) for one in contradicting}
+        if contradictions and quote and (quote.n, quote.start, quote.end) not in known:
+            contradicting.append(
+                Contradiction(quote.n, quote.uri, quote.page, quote.start, quote.end, quote.quote, start, end)
+            )
+    return ComposedAnswer(text, tuple(citations), tuple(contradicting), tuple(unsupported), tuple(output_spans))
 
 
-def _citation(found: Evidence) -> Citation:
-    hit = found.hit
+def _citation(hit: Hit, start: int, end: int, evidence: Evidence | None = None) -> Citation:
     assert hit.n is not None
     return Citation(
         n=hit.n,
         uri=hit.uri,
         page=hit.page,
-        start=hit.start + found.start,
-        end=hit.start + found.end,
-        quote=hit.text[found.start : found.end],
-        verified=found.supports,
-        fault=found.fault,
+        start=hit.start + start,
+        end=hit.start + end,
+        quote=hit.text[start:end],
+        verified=evidence is None or evidence.supports,
+        fault=evidence.fault if evidence else None,
     )

@@ -1,7 +1,7 @@
-"""Whether a quote speaks of what a question asks, by the words of both. It knows English.
+"""Whether a quote is about the subject of a question, by the terms of both. English only.
 
-A quote that lacks a word of the question is often about something else; one that has them apart, or in another order,
-often says who did it of whom it was done to. So people write questions that have no answer (Rajpurkar et al. 2018).
+A quote that lacks a term of the question is often about something else. A quote that has them far apart, or in another
+order, often swaps subject and object. Questions without an answer are written that way (Rajpurkar et al. 2018).
 """
 
 from __future__ import annotations
@@ -14,120 +14,138 @@ from itertools import accumulate, takewhile
 
 import Stemmer
 
-from ragfm.citations.claim_details import differ
-from ragfm.citations.evidence import denied, denies, undenied
-from ragfm.citations.word_match import stands_in, word_sequence, words_of
+from ragfm.citations.text_match import (
+    denies,
+    denies_terms,
+    details_differ,
+    matches,
+    term_sequence,
+    terms_of,
+    without_denials,
+)
+
+__all__ = ["matches_question"]
 
 _AUXILIARY = "is|are|was|were|be|been|do|does|did|has|have|had|can|could|may|might|must|shall|should|will|would"
 _WORD = rf"(?!(?:{_AUXILIARY})\b)[^\W\d_]\w*(?:-\w+)*"
-_THEN = rf"(?=\s+(?:{_AUXILIARY})\b)"
+_BEFORE_AUXILIARY = rf"(?=\s+(?:{_AUXILIARY})\b)"
 _END = r"(?=\W*$)"
 _KIND_OF = r"(?:kind|sort|type)s?\s+of"
-_ASKING = re.compile(r"\b(?:by\s+)?(?:what|which|whose|how|who|whom)\b|\bby\s+when\b", re.IGNORECASE)
+_QUESTION_WORD = re.compile(r"\b(?:by\s+)?(?:what|which|whose|how|who|whom)\b|\bby\s+when\b", re.IGNORECASE)
 _COUNT = re.compile(
-    rf"\bhow (?:many|much)(?:\s+(?P<counted>{_WORD}(?:\s+{_WORD}){{0,3}}?{_THEN}|{_WORD}{_END})"
+    rf"\bhow (?:many|much)(?:\s+(?P<counted>{_WORD}(?:\s+{_WORD}){{0,3}}?{_BEFORE_AUXILIARY}|{_WORD}{_END})"
     rf"|(?=\s+(?P<acting>{_WORD}))|\b)",
     re.IGNORECASE,
 )
-"""What is counted: "(How many (days of leave)) do …"; "(How many) (people) died …", which is asked, too."""
+"""The counted noun: "(How many (days of leave)) do …"; "(How many) (people) died …", where it is the subject, too."""
 _KIND = re.compile(
-    rf"(?:by\s+)?(?:what|which|whose|how)\s+(?:{_KIND_OF}\s+)?(?P<kind>(?-i:(?=[a-z])){_WORD})(?:{_THEN}|{_END})"
+    rf"(?:by\s+)?(?:what|which|whose|how)\s+(?:{_KIND_OF}\s+)?(?P<kind>(?-i:(?=[a-z])){_WORD})(?:{_BEFORE_AUXILIARY}|{_END})"
     rf"|(?:what|which)\s+{_KIND_OF}\b",
     re.IGNORECASE,
 )
-"""The kind of thing that is asked for: "In (what year) did …". What no auxiliary follows may be a verb instead."""
+"""The kind of thing asked for: "In (what year) did …". A word that no auxiliary follows may be a verb instead."""
 _POSSESSIVE = re.compile(r"['’]s\b")
-_PREFIX = re.compile(r"\bnon\b", re.IGNORECASE)
-_ROLES = frozenset({"by", "of"})
-_ENDING = 3  # letters
-_AGENT = re.compile("(?:er|or|ee)$")
-_TURNS = frozenset("by except former near only outside than".split())
-"""Words that turn what is said when they stand between two others of it."""
-_NEAR = 4  # words behind a number, among which is what it counts
-_FEWEST = 2  # words that a quote must have: of one alone much is said
+_NEGATING_PREFIX = re.compile(r"\bnon\b", re.IGNORECASE)
+_PREPOSITIONS = frozenset({"by", "of"})
+_MAX_SUFFIX = 3  # letters
+_AGENT_SUFFIX = re.compile("(?:er|or|ee)$")
+_SHIFTING = frozenset("by except former near only outside than".split())
+"""Words that change the meaning if they stand between two others of a phrase."""
+_COUNTED_DISTANCE = 4  # words after a number among which the counted noun stands
+_MIN_TERMS = 2  # terms of the question that a quote must have
 
 
-def speaks_of(question: str, said: str, quote: str, known: frozenset[str]) -> bool:
-    """Whether a quote has every word of a question, together; those that stand above it alone, `known`, need not.
+def matches_question(question: str, answer: str, quote: str, context: frozenset[str]) -> bool:
+    """Whether a quote has all terms of a question, close together and in the question's order.
 
-    Together is: in the question's order, with *by* and *of*, and between two neighbours at most one word more, no name,
-    no number, and nothing that turns what is said, unless it was said. What was counted is what is counted there, and
-    denied what is denied there. The word for the kind of thing asked for may be missing.
+    Terms that only `context` has (headings, table header) may be missing from the quote. Between two neighbours there
+    may be one more word, but no name, number or word that changes the meaning, unless the answer has it. The counted
+    noun must be counted in the quote too, and a denial must stand in both. The word for the kind of thing asked for
+    may be missing.
     """
-    there, answer = word_sequence(undenied(quote), also=_ROLES), words_of(said).all
-    if denies(question) != denied(quote, words_of(question).all | answer) or differ(question, quote):
+    quoted, answered = term_sequence(without_denials(quote), keep=_PREPOSITIONS), terms_of(answer).all
+    if denies(question) != denies_terms(quote, terms_of(question).all | answered) or details_differ(question, quote):
         return False
-    if bool(_PREFIX.search(question)) != bool(_PREFIX.search(quote)):
+    if bool(_NEGATING_PREFIX.search(question)) != bool(_NEGATING_PREFIX.search(quote)):
         return False
-    words, counted, kind = _parts(question)
-    if not all(any(_same(word, other) for other in _counted(answer, there)) for word in counted):
+
+    asked, counted, kind = _question_parts(question)
+    if counted:
+        # The terms of the answer in the quote, and those that follow them up to the next number.
+        count_terms = set(answered.intersection(quoted))
+        for at, term in enumerate(quoted):
+            if term in answered:
+                following = quoted[at + 1 : at + 1 + _COUNTED_DISTANCE]
+                count_terms.update(takewhile(lambda near: not near[-1].isdecimal(), following))
+        if not all(any(_same_word(term, other) for other in count_terms) for term in counted):
+            return False
+
+    positions = {term: [at for at, other in enumerate(quoted) if _same_word(term, other)] for term in asked}
+    required = [
+        term
+        for term, following in zip(asked, [*asked[1:], ""], strict=False)
+        if term != "of" or positions.get(following)
+    ]
+    if any(not positions[term] and not any(_same_word(term, other) for other in context) for term in required):
         return False
-    spots = {word: [at for at, other in enumerate(there) if _same(word, other)] for word in words}
-    wanted = [word for word, behind in zip(words, [*words[1:], ""], strict=False) if word != "of" or spots.get(behind)]
-    if any(not spots[word] and not any(_same(word, other) for other in known) for word in wanted):
+    present = [term for term in required if positions[term]]
+    count = sum(term not in _PREPOSITIONS for term in present) + len(counted)
+    count += any(_same_word(term, other) for term in kind for other in quoted)
+    if count < _MIN_TERMS:
         return False
-    standing = [word for word in wanted if spots[word]]
-    number = sum(word not in _ROLES for word in standing) + len(counted)
-    number += any(_same(word, other) for word in kind for other in there)
-    ends = _ends([spots[word] for word in standing], _distances(quote, there, answer))
-    # "Kern owns the company's car" does not say who owns the company; what is counted may be the company's.
-    together = not standing or any(counted or there[at + 1 : at + 2] != ["s"] for at in ends)
-    return number >= _FEWEST and together
+    # "Kern owns the company's car" does not say who owns the company; a counted noun may belong to the company.
+    ends = _phrase_ends([positions[term] for term in present], _gap_costs(quote, quoted, answered))
+    return not present or any(counted or quoted[at + 1 : at + 2] != ["s"] for at in ends)
 
 
-def _parts(question: str) -> tuple[list[str], frozenset[str], frozenset[str]]:
-    """The words of a question in their order, those of what is counted, and those of the kind of thing asked for."""
+def _question_parts(question: str) -> tuple[list[str], frozenset[str], frozenset[str]]:
+    """A question's terms in order, those of the counted noun, and those of the kind of thing asked for."""
     count = _COUNT.search(question)
-    asking = None if count else _ASKING.search(question)
-    kind = _KIND.match(question, asking.start()) if asking else None
-    found = count or kind or asking
-    rest = f"{question[: found.start()]} {question[found.end() :]}" if found else question
+    question_word = None if count else _QUESTION_WORD.search(question)
+    kind = _KIND.match(question, question_word.start()) if question_word else None
+    asking = count or kind or question_word
+    rest = f"{question[: asking.start()]} {question[asking.end() :]}" if asking else question
     return (
-        word_sequence(undenied(_POSSESSIVE.sub("", rest)), also=_ROLES),
-        words_of((count["counted"] or count["acting"] or "") if count else "").all,
-        words_of((kind["kind"] or "") if kind else "").all,
+        term_sequence(without_denials(_POSSESSIVE.sub("", rest)), keep=_PREPOSITIONS),
+        terms_of((count["counted"] or count["acting"] or "") if count else "").all,
+        terms_of((kind["kind"] or "") if kind else "").all,
     )
 
 
-def _same(word: str, other: str) -> bool:
-    """Whether two words are one with other endings; who does something is another word than what is done."""
-    if word == other:
+def _same_word(term: str, other: str) -> bool:
+    """Whether two terms are forms of one word. An agent ("insurer") is not what is done ("insured")."""
+    if term == other:
         return True
-    if stands_in(word, frozenset({other}), endings=_ENDING):
-        shorter, longer = sorted((word, other), key=len)
-        return bool(_AGENT.search(shorter)) or not _AGENT.search(longer)
-    return _stem(word) == _stem(other) and _is_agent(word) == _is_agent(other)
+    if matches(term, {other}, max_suffix=_MAX_SUFFIX):
+        shorter, longer = sorted((term, other), key=len)
+        return bool(_AGENT_SUFFIX.search(shorter)) or not _AGENT_SUFFIX.search(longer)
+    return _stem(term) == _stem(other) and _is_agent(term) == _is_agent(other)
 
 
 @lru_cache(maxsize=4096)
-def _stem(word: str) -> str:
-    return str(Stemmer.Stemmer("english").stemWord(word))  # one of its own: they are not thread-safe
+def _stem(term: str) -> str:
+    return str(Stemmer.Stemmer("english").stemWord(term))  # stemmers are not thread-safe
 
 
-def _is_agent(word: str) -> bool:
-    return bool(_AGENT.search(word)) and not _AGENT.search(_stem(word))
+def _is_agent(term: str) -> bool:
+    return bool(_AGENT_SUFFIX.search(term)) and not _AGENT_SUFFIX.search(_stem(term))
 
 
-def _counted(answer: frozenset[str], there: Sequence[str]) -> frozenset[str]:
-    """What the quote has of the answer, and what stands behind that up to the next number."""
-    found = answer.intersection(there)
-    for at, word in enumerate(there):
-        if word in answer:
-            found |= set(takewhile(lambda near: not near[-1].isdecimal(), there[at + 1 : at + 1 + _NEAR]))
-    return found
-
-
-def _distances(quote: str, there: Sequence[str], answer: frozenset[str]) -> list[int]:
-    """How much stands before each word, so that between two that belong together it may be 1 at most."""
-    never = words_of(quote).exact | _TURNS
-    costs = (0 if word in answer or word in ("of", "s") else 2 if word in never else 1 for word in there)
+def _gap_costs(quote: str, quoted: Sequence[str], answered: frozenset[str]) -> list[int]:
+    """The cumulated cost of the terms before each position; between neighbours of a phrase it may be 1."""
+    forbidden = terms_of(quote).exact | _SHIFTING
+    costs = (0 if term in answered or term in ("of", "s") else 2 if term in forbidden else 1 for term in quoted)
     return list(accumulate(costs, initial=0))
 
 
-def _ends(spots: Sequence[Sequence[int]], before: Sequence[int]) -> Sequence[int]:
-    """Where the last word can stand, if each of the others has one of its spots, in order and together."""
-    reach = spots[0] if spots else ()
-    for some in spots[1:]:
-        nearest = [(bisect_left(reach, spot), spot) for spot in some]
-        reach = [spot for at, spot in nearest if at and before[spot] - before[reach[at - 1] + 1] <= 1]
-    return reach
+def _phrase_ends(positions: Sequence[Sequence[int]], cost_before: Sequence[int]) -> Sequence[int]:
+    """The positions where a phrase can end that has one position of each term, in order and close together."""
+    reachable = positions[0] if positions else ()
+    for candidates in positions[1:]:
+        nearest = [(bisect_left(reachable, position), position) for position in candidates]
+        reachable = [
+            position
+            for at, position in nearest
+            if at and cost_before[position] - cost_before[reachable[at - 1] + 1] <= 1
+        ]
+    return reachable

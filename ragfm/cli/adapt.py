@@ -256,7 +256,7 @@ def _made(collection: Collection, data: QuestionSet | None, options: dict[str, A
                     shuffle=not options["keep_order"], together=not options["apart"], seed=options["seed"])  # fmt: skip
     dataset = _asked(rag, data, recipe, held, options) if data or options["write"] else None
     if options["from_log"]:
-        entries = judged(AnswerLog.beside(collection.path).entries())
+        entries = judged(AnswerLog.for_collection(collection.path).entries())
         if not entries and dataset is None:
             raise DataError("No answer in the log has been found good or put right.",
                             "`ragfm log list` shows them, `ragfm log thumbs ID up` says that one is good.")  # fmt: skip

@@ -186,7 +186,7 @@ class _Talk:
         elif self._answer is None or self._answer.log_id is None:
             click.echo("There is no answer in the log to say that of.\n")
         else:
-            self._rag.log.judge(self._answer.log_id, thumbs, correction or None)
+            self._rag.log.rate(self._answer.log_id, thumbs, correction or None)
             click.echo("Kept.\n")
 
 

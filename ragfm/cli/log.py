@@ -17,7 +17,7 @@ from ragfm.cli.options import FILLED, OK, shared
 from ragfm.cli.output import print_json, printable
 
 if TYPE_CHECKING:
-    from ragfm.generation.answer_log import AnswerLog, Which
+    from ragfm.generation.answer_log import AnswerLog, LogFilter
 
 _thumbs = click.option("--thumbs", type=click.Choice(["up", "down"]), help="Only those that users found so.")
 _text = click.option("--text", metavar="TEXT", type=FILLED, help="Only where this stands, in upper or lower case.")
@@ -78,7 +78,7 @@ def show(collection: str, as_json: bool, number: int) -> int:
 def thumbs(collection: str, as_json: bool, number: int, thumbs: Any, correction: str | None) -> int:
     """Say whether an answer was good; the last word counts."""
     answers = _open(collection)
-    answers.judge(number, thumbs, correction)
+    answers.rate(number, thumbs, correction)
     print_json(asdict(answers.entry(number))) if as_json else click.echo("Kept.")
     return OK
 
@@ -143,16 +143,16 @@ def _done(what: str, count: int, as_json: bool) -> int:
 def _open(collection: str) -> AnswerLog:
     from ragfm.generation.answer_log import AnswerLog
 
-    return AnswerLog.beside(collection)
+    return AnswerLog.for_collection(collection)
 
 
-def _which(**conditions: Any) -> Which:
-    from ragfm.generation.answer_log import Which
+def _which(**conditions: Any) -> LogFilter:
+    from ragfm.generation.answer_log import LogFilter
 
-    return Which(**conditions)
+    return LogFilter(**conditions)
 
 
-def _some(numbers: tuple[int, ...], text: str | None, older_than: float | None) -> Which:
+def _some(numbers: tuple[int, ...], text: str | None, older_than: float | None) -> LogFilter:
     """Never all entries, for want of a condition."""
     if not numbers and text is None and older_than is None:
         raise click.UsageError("Say which: IDs, --text or --older-than.", click.get_current_context())

@@ -13,12 +13,11 @@ _BY_EMBEDDER = frozenset({"cosine", "gap"})
 
 @dataclass(frozen=True, slots=True)
 class Calibration:
-    """A fitted model: the confidence is the logistic function of `bias` and the sum of weight times (signal - mean).
+    """A fitted model: the confidence is the logistic function of `bias` plus the sum of weight · (signal - mean).
 
-    `reader`, `adapter` (the hash of its file), `strategy` (as it is `known_as`) and `embedder` (the hash of its
-    weights) say for what it holds. With a confidence below `threshold`, it is better not to answer. Where it
-    `corrects`, the verifier's words are the answer when the reader's are others; what the reader said, "I don't know."
-    too, is a signal then.
+    It holds for one `reader`, `adapter` (the hash of its file), prompt `strategy` and `embedder` (the hash of its
+    weights). Below `threshold` it is better not to answer. If it `corrects`, the verifier's answer replaces the
+    reader's where they differ; the reader's output, an abstention included, is then only a signal.
     """
 
     reader: str
@@ -35,20 +34,20 @@ class Calibration:
     __pydantic_config__ = {"extra": "forbid"}  # noqa: RUF012
 
     def confidence(self, signals: Mapping[str, float], embedder: object = None) -> float | None:
-        """In [0, 1]: of answers with as much, so many are right. Another embedder's cosines don't count.
+        """The probability that an answer with these signals is right, in [0, 1]; None if no signal has a weight.
 
-        None where no signal is known that has a weight: the bias alone says nothing of this answer.
+        A missing signal counts as its mean. Cosines of a different embedder are ignored.
         """
-        known = {
+        weighted = {
             name: value
             for name, value in signals.items()
             if name in self.weights and (name not in _BY_EMBEDDER or self.embedder in (None, embedder))
         }
-        if not known:
+        if not weighted:
             return None
-        total = self.bias + sum(self.weights[name] * (value - self.means[name]) for name, value in known.items())
+        total = self.bias + sum(self.weights[name] * (value - self.means[name]) for name, value in weighted.items())
         return round(1 / (1 + math.exp(-max(-50.0, min(50.0, total)))), 4)
 
-    def withholds(self, confidence: float | None, least: float | None = None) -> bool:
-        """Whether it is better not to answer: below the threshold, or below `least`. Never where nothing is known."""
-        return confidence is not None and confidence < (self.threshold if least is None else least)
+    def withholds(self, confidence: float | None, minimum: float | None = None) -> bool:
+        """Whether a confidence is below `minimum`, or below the threshold if None; False if it is unknown."""
+        return confidence is not None and confidence < (self.threshold if minimum is None else minimum)

@@ -12,7 +12,7 @@ from itertools import pairwise
 
 from ragfm.core.errors import UnsupportedError
 
-__all__ = ["MARKER", "check_characters", "said_again", "sentence_spans", "unmarked"]
+__all__ = ["MARKER", "check_characters", "escape_markers", "repetition_start", "sentence_spans"]
 
 MARKER = re.compile(r"\s*\[(\d+(?:\s*[,;]\s*\d+)*)\]")
 """Of passages that a sentence names, as a reader may write it: `[1]`, `[1, 2]`."""
@@ -40,7 +40,7 @@ def check_characters(what: str, text: str) -> None:
         raise UnsupportedError(said, "Was it UTF-8?") from None
 
 
-def unmarked(text: str) -> str:
+def escape_markers(text: str) -> str:
     """A document's words for an answer's text: nothing in them is a marker there, though it looks the same."""
     return MARKER.sub(lambda match: match[0].replace("[", "[\u200c"), text)
 
@@ -63,7 +63,7 @@ def sentence_spans(text: str, language: str = "en") -> list[tuple[int, int]]:
     return spans
 
 
-def said_again(text: str) -> int | None:
+def repetition_start(text: str) -> int | None:
     """Where the first sentence begins that was said before in the text, word for word; None where none was.
 
     A sentence of less than four words may come again ("Yes."), but not three times running. One that does not end yet

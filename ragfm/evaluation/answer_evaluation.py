@@ -20,7 +20,6 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
 import numpy as np
 
 from ragfm.citations.confidence import adapter_hash
-from ragfm.citations.grounding import own_words
 from ragfm.core.abstention import is_abstention
 from ragfm.core.errors import CollectionError, DataError, FilterError, TooLongError
 from ragfm.core.text import sentence_spans
@@ -208,7 +207,7 @@ def facts_of(rag: Rag, questions: Sequence[Question], digest: str) -> dict[str, 
         "questions": {"count": len(questions), "digest": fingerprint(questions, answers=True)},
         **collection_facts(rag.collection, digest),
         "reader": rag.reader_name,
-        "strategy": rag.strategy.known_as,
+        "strategy": rag.strategy.label,
         "adapter": rag.sampling.adapter,
         "learned": adapter_hash(rag.sampling.adapter),
         "k": rag.k,
@@ -314,7 +313,7 @@ def _from_passages(rag: Rag, question: Question, answers: Sequence[str], *, gold
         if hit.n is not None
     )
     holding = {passage.n: passage.holds for passage in passages}
-    text, own = own_words(answer.text, [(citation.n, citation.quote) for citation in answer.citations])
+    text, own = answer.text, [True] * len(answer.citations)
     citations = [citation for citation, its in zip(answer.citations, own, strict=True) if its]
     supporting = [citation.n for citation in citations if citation.supports]
     sentences = [] if answer.abstained else [text[start:end] for start, end in sentence_spans(text)]
@@ -348,7 +347,7 @@ def _from_memory(rag: Rag, question: Question) -> Outcome:
     room = _MEMORY_TOKENS + rag.strategy.thinking_tokens
     sampling = replace(rag.sampling, max_tokens=room, adapter=None)  # an adapter has learned another prompt
     with rag.reader.stream(messages, sampling) as stream:
-        _, text = rag.strategy.parted("".join(stream))
+        _, text = rag.strategy.split_reasoning("".join(stream))
     return Outcome(
         answer=text,
         abstained=not text or is_abstention(text),

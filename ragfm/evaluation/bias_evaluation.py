@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ragfm.citations.grounding import own_words
 from ragfm.core.errors import TooLongError
 from ragfm.evaluation.answer_evaluation import facts_of
 from ragfm.evaluation.answer_matching import holds, normalised
@@ -214,7 +213,7 @@ def _answer(rag: Rag, question: str, hits: Sequence[Hit]) -> str:
     for _ in stream:
         pass
     answer = stream.answer
-    return own_words(answer.text, [(citation.n, citation.quote) for citation in answer.citations])[0]
+    return answer.text
 
 
 def _measured(rows: Sequence[Mapping[str, float]]) -> Swapped | None:

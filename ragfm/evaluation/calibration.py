@@ -108,7 +108,7 @@ def fit_report(
     calibration = Calibration(
         reader=rag.reader_name,
         adapter=adapter_hash(rag.sampling.adapter),
-        strategy=rag.strategy.known_as,
+        strategy=rag.strategy.label,
         embedder=_text(rag.collection.contract.get("weights")),
         bias=round(bias, 4),
         weights={name: round(float(weight), 4) for name, weight in zip(names, weights, strict=True)},

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from ragfm.core.errors import UnsupportedError
 from ragfm.core.types import Message, Sampling
-from ragfm.generation.prompt import without_control_tokens
+from ragfm.generation.prompt import neutralize_control_tokens
 
 if TYPE_CHECKING:
     from ragfm.core.types import Reader
@@ -42,7 +42,7 @@ def judged(reader: Reader, way: Sampling, question: str, answers: Sequence[str],
     """Whether the reader holds `text` to be right, given the right answers. Raises UnsupportedError for no verdict."""
     asked = f"Question: {question}\nRight: {' / '.join(answers)}\nAnswer: {text}\n\nIs the answer right?"
     asked += "" if way.grammar else _AS_JSON
-    messages = [Message("system", _SYSTEM), Message("user", without_control_tokens(asked))]
+    messages = [Message("system", _SYSTEM), Message("user", neutralize_control_tokens(asked))]
     with reader.stream(messages, way) as stream:
         said = "".join(stream)
     if way.grammar:

@@ -6,7 +6,6 @@ import json
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
-from ragfm.citations.grounding import own_words
 from ragfm.core.abstention import is_abstention
 from ragfm.core.text import MARKER
 from ragfm.core.types import Citation
@@ -35,7 +34,7 @@ def right_answer(entry: LogEntry) -> str:
     said = entry.correction or (entry.answer if entry.thumbs == "up" else "")
     if _is_object(said):
         return ""
-    return MARKER.sub("", own_words(said, _cited(entry))[0]).strip()
+    return MARKER.sub("", said).strip()
 
 
 def as_questions(entries: Iterable[LogEntry]) -> Iterator[dict[str, Any]]:
@@ -50,7 +49,7 @@ def as_questions(entries: Iterable[LogEntry]) -> Iterator[dict[str, Any]]:
             yield {**line, "unanswerable": True}
             continue
         line["answers"] = [right]
-        own = own_words(entry.answer, _cited(entry))[1]
+        own = [True] * len(entry.citations)
         cited = [] if entry.correction else [
             found for found, its in zip(entry.citations, own, strict=True) if its and Citation(**found).supports
         ]  # fmt: skip

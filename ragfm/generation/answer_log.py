@@ -1,13 +1,12 @@
-"""The answer log: each question with its passages, prompt, answer and times, and what the user thought of the answer.
+"""The answer log: each question with its passages, prompt, answer and times, and the user's rating of the answer.
 
-An SQLite file beside the collection, which is not part of it: off by default, and what is deleted from it is gone.
+An SQLite file next to the collection, but not part of it. It is off by default. Deleted entries are overwritten.
 Several processes may write to it.
-
-entries    the entries as rows of its table
 """
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import sqlite3
@@ -19,36 +18,48 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from ragfm.citations.contradictions import describe_contradiction
 from ragfm.core.errors import LogError
-from ragfm.generation.log_entries import REDACTED, WORDS, LogEntry, Which, encoded, redacted, rows, stamp
+from ragfm.core.types import Contradiction
+from ragfm.generation.log_entries import (
+    REDACTED,
+    TEXT_COLUMNS,
+    LogEntry,
+    LogFilter,
+    encode_row,
+    redact,
+    select_entries,
+    timestamp,
+)
 
 if TYPE_CHECKING:
     from ragfm.core.types import Answer
     from ragfm.generation.prompt import Prompt
 
-__all__ = ["REDACTED", "AnswerLog", "Circumstances", "LogEntry", "Which"]
+__all__ = ["REDACTED", "AnswerContext", "AnswerLog", "LogEntry", "LogFilter"]
 
 _log = logging.getLogger(__name__)
 
-SCHEMA = 1
-_WAIT = 5.0  # seconds for another process's write
+SCHEMA = 2
+_LOCK_SECONDS = 5.0  # to wait for another process's write
 _TABLE = """
 CREATE TABLE IF NOT EXISTS entries (
-    id INTEGER PRIMARY KEY AUTOINCREMENT,  -- never given twice
+    id INTEGER PRIMARY KEY AUTOINCREMENT,  -- never reused
     at TEXT NOT NULL,                      -- UTC, ISO 8601
     question TEXT NOT NULL, query TEXT NOT NULL, answer TEXT NOT NULL,
     abstained INTEGER NOT NULL, finished INTEGER NOT NULL,
     reader TEXT NOT NULL, adapter TEXT,
-    groups TEXT,                           -- JSON, as all that follow; null is the owner
+    groups TEXT,                           -- JSON, like all that follow; null for the owner
     passages TEXT NOT NULL, prompt TEXT NOT NULL, citations TEXT NOT NULL, usage TEXT NOT NULL, seconds TEXT NOT NULL,
     thumbs TEXT CHECK (thumbs IN ('up', 'down')), correction TEXT
 )
 """
+_ADD_CONTRADICTIONS = "ALTER TABLE entries ADD COLUMN contradictions TEXT NOT NULL DEFAULT '[]'"
 
 
 @dataclass(frozen=True, slots=True)
-class Circumstances:
-    """How a question was answered: `found` is how many seconds the passages took, `start` when that began."""
+class AnswerContext:
+    """How a question was answered: `start` is its `time.monotonic`, `found` the seconds that retrieval took."""
 
     reader: str
     adapter: str | None
@@ -59,139 +70,144 @@ class Circumstances:
 
 
 class AnswerLog:
-    """The log at a path; nothing is read or made before it is used. Thread-safe.
+    """The log at a path. The file is created by the first entry. Thread-safe.
 
-    All methods raise LogError where the file can't be read or written.
+    All methods raise LogError if the file cannot be read or written.
     """
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
 
     @classmethod
-    def beside(cls, collection: str | Path) -> AnswerLog:
-        """The log of a collection's folder: `.ragfm` has `.ragfm-log.db` beside it."""
+    def for_collection(cls, collection: str | Path) -> AnswerLog:
+        """The log of a collection's folder: `.ragfm-log.db` for `.ragfm`."""
         folder = Path(os.path.abspath(collection))  # noqa: PTH100  without `..`
         return cls(folder.with_name(f"{folder.name}-log.db"))
 
-    def recorded(
-        self, pieces: Generator[str, None, Answer], how: Circumstances, so_far: Answer
+    def record_stream(
+        self, pieces: Generator[str, None, Answer], context: AnswerContext, unfinished: Answer
     ) -> Generator[str, None, Answer]:
-        """The same pieces; the answer is logged when they end, and has its number in the log.
+        """Pass an answer's pieces through, and log the answer at the end; it is returned with its `log_id`.
 
-        One that is stopped is logged as far as it came, in place of the text in `so_far`. What goes wrong with the log
-        is a warning, and costs no answer.
+        If the stream is stopped, the text so far is logged in place of that of `unfinished`. An error of the log is a
+        warning: it never costs an answer.
         """
-        said: list[str] = []
-        first: float | None = None
+        text: list[str] = []
+        first_piece: float | None = None
         try:
             while True:
                 try:
                     piece = next(pieces)
                 except StopIteration as end:
                     answer: Answer = end.value
-                    return replace(answer, log_id=self.record(answer, how, first, finished=True))
-                first = time.monotonic() - how.start if first is None else first
-                said.append(piece)
+                    return replace(answer, log_id=self.record(answer, context, first_piece, finished=True))
+                if first_piece is None:
+                    first_piece = time.monotonic() - context.start
+                text.append(piece)
                 yield piece
-        except BaseException:  # stopped by who reads, by Ctrl-C, or by an error of the reader
+        except BaseException:  # the consumer stopped, Ctrl-C, or an error of the reader
             pieces.close()
-            text, seconds = "".join(said).strip(), round(time.monotonic() - how.start, 3)
-            self.record(replace(so_far, text=text, seconds=seconds), how, first, finished=False)
+            seconds = round(time.monotonic() - context.start, 3)
+            answer = replace(unfinished, text="".join(text).strip(), seconds=seconds)
+            self.record(answer, context, first_piece, finished=False)
             raise
 
     def record(
-        self, answer: Answer, how: Circumstances, first: float | None = None, *, finished: bool = True
+        self, answer: Answer, context: AnswerContext, first: float | None = None, *, finished: bool = True
     ) -> int | None:
-        """Log an answer, or warn of what goes wrong with that."""
+        """Like `add`, but errors of the log become warnings and return None."""
         try:
-            return self.add(answer, how, first, finished=finished)
+            return self.add(answer, context, first, finished=finished)
         except KeyboardInterrupt:
             why = "interrupted"
-        except Exception as error:  # whatever it is, it must not cost the answer
+        except Exception as error:  # no error of the log may cost the answer
             why = error.message if isinstance(error, LogError) else f"{type(error).__name__}: {error}"
         _log.warning("The answer was not logged: %s", why)
         return None
 
-    def add(self, answer: Answer, how: Circumstances, first: float | None = None, *, finished: bool = True) -> int:
-        """Log an answer; gives its number."""
-        keys = ("uri", "start", "end", "page", "chunk_id", "n", "score", "scores")
-        seconds = {"found": how.found, "first": first, "total": answer.seconds}
+    def add(self, answer: Answer, context: AnswerContext, first: float | None = None, *, finished: bool = True) -> int:
+        """Log an answer and return its id. `first` is the time of the first piece of text, in seconds."""
+        hit_keys = ("uri", "start", "end", "page", "chunk_id", "n", "score", "scores")
+        seconds = {"found": context.found, "first": first, "total": answer.seconds}
         row = {
-            "at": stamp(datetime.now(UTC)),
+            "at": timestamp(datetime.now(UTC)),
             "question": answer.question,
             "query": answer.query,
             "answer": answer.text,
             "abstained": answer.abstained,
             "finished": finished,
-            "reader": how.reader,
-            "adapter": how.adapter,
-            "groups": None if how.groups is None else sorted(how.groups),
-            "passages": [{key: getattr(hit, key) for key in keys} for hit in answer.hits],
-            "prompt": [asdict(message) for message in how.prompt.messages] if how.prompt else [],
+            "reader": context.reader,
+            "adapter": context.adapter,
+            "groups": None if context.groups is None else sorted(context.groups),
+            "passages": [{key: getattr(hit, key) for key in hit_keys} for hit in answer.hits],
+            "prompt": [asdict(message) for message in context.prompt.messages] if context.prompt else [],
             "citations": [asdict(citation) for citation in answer.citations],
+            "contradictions": [asdict(contradiction) for contradiction in answer.contradictions],
             "usage": asdict(answer.usage),
             "seconds": {key: round(value, 3) for key, value in seconds.items() if value is not None},
         }
-        names, marks = ", ".join(row), ", ".join(f":{name}" for name in row)
-        with self._writing(create=True) as connection:
-            number = connection.execute(f"INSERT INTO entries ({names}) VALUES ({marks})", encoded(row)).lastrowid  # noqa: S608
+        columns, values = ", ".join(row), ", ".join(f":{name}" for name in row)
+        with self._transaction(create=True) as connection:
+            query = f"INSERT INTO entries ({columns}) VALUES ({values})"  # noqa: S608
+            number = connection.execute(query, encode_row(row)).lastrowid
         assert number is not None
         return number
 
-    def entries(self, which: Which = Which(), *, limit: int | None = None) -> list[LogEntry]:
-        """Those entries, the newest last; with `limit`, only so many of the newest."""
+    def entries(self, which: LogFilter = LogFilter(), *, limit: int | None = None) -> list[LogEntry]:
+        """The entries that match a filter, oldest first; with `limit`, the newest of them."""
         with self._reading() as connection:
-            found = list(rows(connection, which))
-        return found[-limit:] if limit else found
+            entries = list(select_entries(connection, which))
+        return entries[-limit:] if limit else entries
 
     def entry(self, number: int) -> LogEntry:
-        """One entry. Raises LogError where there is none of that number."""
-        found = self.entries(Which(ids=[number]))
-        if not found:
-            raise LogError(f"{self.path} has no entry {number}.", "`ragfm log list` shows those that there are.")
-        return found[0]
+        """The entry with an id. Raises LogError if there is none."""
+        entries = self.entries(LogFilter(ids=[number]))
+        if not entries:
+            raise LogError(f"{self.path} has no entry {number}.", "`ragfm log list` shows all entries.")
+        return entries[0]
 
-    def judge(self, number: int, thumbs: Literal["up", "down"], correction: str | None = None) -> None:
-        """Keep what the user thought of an answer, and what would have been right. The last word counts."""
+    def rate(self, number: int, thumbs: Literal["up", "down"], correction: str | None = None) -> None:
+        """Store a user's rating of an answer, and the right answer if given. A later rating replaces an earlier one."""
         self.entry(number)
-        with self._writing() as connection:
+        with self._transaction() as connection:
             connection.execute(
                 "UPDATE entries SET thumbs = ?, correction = ? WHERE id = ?", (thumbs, correction, number)
             )
 
-    def forget(self, which: Which) -> int:
-        """Delete entries, so that nothing of them is left in the file; gives how many."""
-        with self._writing() as connection:
-            numbers = [(entry.id,) for entry in rows(connection, which)]
-            connection.executemany("DELETE FROM entries WHERE id = ?", numbers)
-        self._clean()
-        return len(numbers)
+    def forget(self, which: LogFilter) -> int:
+        """Delete entries so that the file holds nothing of them, and return how many."""
+        with self._transaction() as connection:
+            ids = [(entry.id,) for entry in select_entries(connection, which)]
+            connection.executemany("DELETE FROM entries WHERE id = ?", ids)
+        self._vacuum()
+        return len(ids)
 
-    def redact(self, which: Which) -> int:
-        """Put `[redacted]` in the place of a text, or without one of all words, and leave the rest; gives how many."""
-        with self._writing() as connection:
-            found = list(rows(connection, which))
-            for entry in found:
-                words = {name: redacted(getattr(entry, name), which.text) for name in WORDS}
-                sets = ", ".join(f"{name} = :{name}" for name in words)
-                connection.execute(f"UPDATE entries SET {sets} WHERE id = :id", {**encoded(words), "id": entry.id})  # noqa: S608
-        self._clean()
-        return len(found)
+    def redact(self, which: LogFilter) -> int:
+        """Replace the filter's text, or all text if it has none, by `[redacted]`, and return how many entries."""
+        with self._transaction() as connection:
+            entries = list(select_entries(connection, which))
+            for entry in entries:
+                values = {name: redact(getattr(entry, name), which.text) for name in TEXT_COLUMNS}
+                columns = ", ".join(f"{name} = :{name}" for name in values)
+                query = f"UPDATE entries SET {columns} WHERE id = :id"  # noqa: S608
+                connection.execute(query, {**encode_row(values), "id": entry.id})
+        self._vacuum()
+        return len(entries)
 
-    def _clean(self) -> None:
-        """Write the file anew, and empty the log of changes, where old pages would still be read."""
-        with self._connected(create=False) as connection:
+    def _vacuum(self) -> None:
+        """Rewrite the file and truncate the write-ahead log: old pages could still be read there."""
+        with self._connect(create=False) as connection:
             connection.execute("VACUUM")
             busy, *_ = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
         if busy:
             raise LogError(
-                f"It is deleted, but {self.path}-wal still holds it, since another process reads the log.",
-                "Run it again when that has ended.",
+                f"The entries are deleted, but {self.path}-wal still holds them: another process reads the log.",
+                "Run the command again when that process has ended.",
             )
 
     @contextmanager
-    def _writing(self, *, create: bool = False) -> Iterator[sqlite3.Connection]:
-        with self._connected(create=create) as connection:
+    def _transaction(self, *, create: bool = False) -> Iterator[sqlite3.Connection]:
+        with self._connect(create=create) as connection:
             connection.execute("BEGIN IMMEDIATE")
             try:
                 yield connection
@@ -202,37 +218,68 @@ class AnswerLog:
 
     @contextmanager
     def _reading(self) -> Iterator[sqlite3.Connection]:
-        with self._connected(create=False) as connection:
+        with self._connect(create=False) as connection:
             connection.execute("BEGIN")
             yield connection
 
     @contextmanager
-    def _connected(self, *, create: bool) -> Iterator[sqlite3.Connection]:
-        """A connection of its own for each use, so that the last to leave folds the log of changes in."""
+    def _connect(self, *, create: bool) -> Iterator[sqlite3.Connection]:
+        """A connection for each use: the last one to close checkpoints the write-ahead log."""
         if not create and not self.path.exists():
             raise LogError(
-                f"There is no answer log at {self.path}.", "`log = true` under `[ask]` in ragfm.toml keeps one."
+                f"There is no answer log at {self.path}.", "Set `log = true` under `[ask]` in ragfm.toml to keep one."
             )
         try:
             if create and not self.path.exists():
-                os.close(os.open(self.path, os.O_CREAT | os.O_WRONLY, 0o600))  # what people ask is nobody's business
-            with closing(sqlite3.connect(self.path, timeout=_WAIT, isolation_level=None)) as connection:
+                os.close(os.open(self.path, os.O_CREAT | os.O_WRONLY, 0o600))  # questions are private
+            with closing(sqlite3.connect(self.path, timeout=_LOCK_SECONDS, isolation_level=None)) as connection:
                 connection.row_factory = sqlite3.Row
                 connection.execute("PRAGMA secure_delete = ON")
                 connection.execute("PRAGMA temp_store = MEMORY")
-                self._prepare(connection)
+                self._migrate(connection)
                 yield connection
         except (sqlite3.Error, OSError) as error:
             why = getattr(error, "strerror", None) or error
-            raise LogError(f"The answer log {self.path} can't be used: {why}.", "Mend it, or move it away.") from error
+            raise LogError(
+                f"The answer log {self.path} cannot be used: {why}.", "Repair it, or move it away."
+            ) from error
 
-    def _prepare(self, connection: sqlite3.Connection) -> None:
+    def _migrate(self, connection: sqlite3.Connection) -> None:
         (version,) = connection.execute("PRAGMA user_version").fetchone()
+        if version == SCHEMA:
+            return
+        if version > SCHEMA:
+            raise LogError(f"{self.path} was written by a newer ragfm: it has schema {version}.", "Update ragfm.")
         if version == 0:
             connection.execute("PRAGMA journal_mode = WAL")
-            connection.execute("BEGIN IMMEDIATE")
+        connection.execute("BEGIN IMMEDIATE")
+        (version,) = connection.execute("PRAGMA user_version").fetchone()  # another process may have been faster
+        if version < SCHEMA:
             connection.execute(_TABLE)
+            connection.execute(_ADD_CONTRADICTIONS)
+            for row in connection.execute("SELECT id, answer, citations FROM entries").fetchall():
+                _separate_contradictions(connection, row)
             connection.execute(f"PRAGMA user_version = {SCHEMA}")
-            connection.execute("COMMIT")
-        elif version > SCHEMA:
-            raise LogError(f"{self.path} was written by a newer ragfm: it is of schema {version}.", "Update ragfm.")
+        connection.execute("COMMIT")
+
+
+def _separate_contradictions(connection: sqlite3.Connection, row: sqlite3.Row) -> None:
+    """Schema 1 kept contradictions as sentences of the answer, with a citation each: move them to their own column."""
+    answer, citations, contradictions = row["answer"], [], []
+    for citation in json.loads(row["citations"]):
+        known = {key: citation[key] for key in ("n", "uri", "page", "start", "end", "quote")}
+        contradiction = Contradiction(**known, answer_start=0, answer_end=0)
+        sentence = f" {describe_contradiction(contradiction)}"
+        if sentence in answer:
+            end = answer.index(sentence)
+            answer = answer.replace(sentence, "", 1)
+            contradictions.append(asdict(replace(contradiction, answer_end=end)))
+        else:
+            citations.append(citation)
+    if contradictions:
+        values = encode_row({"answer": answer, "citations": citations, "contradictions": contradictions})
+        connection.execute(
+            "UPDATE entries SET answer = :answer, citations = :citations, contradictions = :contradictions"
+            " WHERE id = :id",
+            {**values, "id": row["id"]},
+        )

@@ -1,14 +1,14 @@
-"""An answer as it comes: the reader's words piece by piece, until they end or somebody closes it."""
+"""An answer as a stream: the reader's pieces of text until it stops or somebody closes the stream."""
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from ragfm.core.errors import RagfmError
-from ragfm.core.text import said_again
+from ragfm.core.text import repetition_start
 from ragfm.core.types import CLOSED, Answer, Usage
 
 if TYPE_CHECKING:
@@ -16,35 +16,35 @@ if TYPE_CHECKING:
     from ragfm.generation.prompt import Prompt
     from ragfm.generation.prompt_template import Strategy
 
-__all__ = ["AnswerStream", "Held", "Said", "said_by"]
+__all__ = ["AnswerStream", "ReaderHandle", "ReaderOutput", "generate"]
 
-_ENDS = frozenset(".!?\n")  # of a sentence
+_SENTENCE_ENDS = frozenset(".!?\n")
 
 
 class AnswerStream(Iterator[str]):
-    """Pieces of an answer as they come; afterwards `answer` is the whole with its citations.
+    """Pieces of an answer as they are generated; afterwards `answer` is the complete answer with citations.
 
-    `prompt` is what the reader was given, None where nothing was found; where no passage fitted, it was not asked.
-    `close()` stops the generation, from any thread: who waits for a piece then gets a RagfmError.
+    `prompt` is the reader's prompt, None if retrieval found nothing. If no passage fitted, the reader was not called.
+    `close()` stops the generation from any thread: a thread that waits for a piece then gets a RagfmError.
     """
 
-    def __init__(self, pieces: Generator[str, None, Answer], prompt: Prompt | None, held: Held) -> None:
+    def __init__(self, pieces: Generator[str, None, Answer], prompt: Prompt | None, handle: ReaderHandle) -> None:
         self.prompt = prompt
         self._pieces = pieces
-        self._held = held
+        self._handle = handle
         self._answer: Answer | None = None
 
     @property
     def answer(self) -> Answer:
-        """The whole answer. Raises RuntimeError before the last piece was taken."""
+        """The complete answer. Raises RuntimeError before the last piece was taken."""
         if self._answer is None:
-            raise RuntimeError("the answer is known when the stream has ended")
+            raise RuntimeError("the answer is complete when the stream has ended")
         return self._answer
 
     @property
-    def cited_spans(self) -> list[tuple[int, int]]:
+    def cited_spans(self) -> Sequence[tuple[int, int]]:
         """For each citation of the answer, the sentence that it supports, as (start, end) in the streamed text."""
-        return [(citation.answer_start, citation.answer_end) for citation in self.answer.citations]
+        return self._handle.cited_spans
 
     def __next__(self) -> str:
         try:
@@ -55,20 +55,21 @@ class AnswerStream(Iterator[str]):
 
     def close(self) -> None:
         """Stop generating. Closing twice does nothing."""
-        self._held.close()
+        self._handle.close()
         with suppress(ValueError):  # it runs in another thread, where the reader's stream has just been closed
             self._pieces.close()
 
 
-class Held:
-    """The reader's stream that an answer comes from, so that another thread can close it."""
+class ReaderHandle:
+    """The reader's stream behind an answer, so that another thread can close it; and `AnswerStream.cited_spans`."""
 
     def __init__(self) -> None:
+        self.cited_spans: Sequence[tuple[int, int]] = ()
         self._stream: Stream | None = None
         self._closed = False
 
-    def take(self, stream: Stream) -> Stream:
-        """Have a stream closed with the answer; at once, where that is closed already."""
+    def attach(self, stream: Stream) -> Stream:
+        """Close this stream together with the answer; at once if the answer is closed already."""
         self._stream = stream
         if self._closed:
             stream.close()
@@ -76,35 +77,45 @@ class Held:
         return stream
 
     def close(self) -> None:
-        """Close it, and whatever comes after it."""
+        """Close the attached stream, and any that is attached later."""
         self._closed = True
         if self._stream is not None:
             self._stream.close()
 
 
 @dataclass(frozen=True, slots=True)
-class Said:
-    """What a reader said, its thoughts apart."""
+class ReaderOutput:
+    """A reader's answer, apart from its reasoning. `start` is where `text` starts in the generated text."""
 
     text: str
     reasoning: str
     usage: Usage
     finish_reason: Literal["stop", "length"]
+    start: int
 
 
-def said_by(
-    reader: Reader, prompt: Prompt, sampling: Sampling, strategy: Strategy, held: Held, *, silent: bool
-) -> Generator[str, None, Said]:
-    """What the reader says, piece by piece unless it is to be `silent`, and as a whole."""
+def generate(
+    reader: Reader, prompt: Prompt, sampling: Sampling, strategy: Strategy, handle: ReaderHandle, *, silent: bool
+) -> Generator[str, None, ReaderOutput]:
+    """Generate an answer: yield its pieces, unless `silent`, and return the whole.
+
+    Generation stops at the first repeated sentence: a small model that repeats itself does so until its tokens run out.
+    """
     pieces: list[str] = []
-    again: int | None = None
-    with held.take(reader.stream(prompt.messages, sampling)) as stream:
+    repeated: int | None = None
+    with handle.attach(reader.stream(prompt.messages, sampling)) as stream:
         for piece in stream:
             pieces.append(piece)
             if not silent:
                 yield piece
-            if not _ENDS.isdisjoint(piece) and (again := said_again("".join(pieces))) is not None:
-                break  # a small model that repeats itself does so until its tokens are used up
-    reasoning, text = strategy.parted("".join(pieces)[:again])
-    usage = stream.usage if again is None else Usage(reader.count_tokens(prompt.messages), 0, len(pieces))
-    return Said(text, reasoning, usage, stream.finish_reason or "stop")
+            if not _SENTENCE_ENDS.isdisjoint(piece):
+                repeated = repetition_start("".join(pieces))
+                if repeated is not None:
+                    break
+    generated = "".join(pieces)[:repeated]
+    reasoning, text = strategy.split_reasoning(generated)
+    start = len(generated.rstrip()) - len(text)  # the answer is the end of the generated text
+    usage = stream.usage
+    if repeated is not None:  # the stream was left before it had its usage
+        usage = Usage(reader.count_tokens(prompt.messages), 0, len(pieces))
+    return ReaderOutput(text, reasoning, usage, stream.finish_reason or "stop", start)

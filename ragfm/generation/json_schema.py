@@ -1,4 +1,4 @@
-"""JSON schemas for readers: made finite, as a grammar under which every object closes, and in words for the prompt."""
+"""JSON schemas for readers: bounded, as a GBNF grammar under which every object closes, and as text for the prompt."""
 
 from __future__ import annotations
 
@@ -10,147 +10,164 @@ from typing import Any
 
 from ragfm.core.errors import ConfigError, UnsupportedError
 
-__all__ = ["ITEMS", "TEXT", "Form", "nullable"]
+__all__ = ["DEFAULT_MAX_ITEMS", "DEFAULT_MAX_LENGTH", "OutputSchema", "is_nullable"]
 
-TEXT = 200
-"""Characters of a text that has no `maxLength`."""
-ITEMS = 10
-"""Items of a list that has no `maxItems`."""
+DEFAULT_MAX_LENGTH = 200
+"""Characters of a string without `maxLength`."""
+DEFAULT_MAX_ITEMS = 10
+"""Items of a list without `maxItems`."""
 
-_WORDS = {"string": "text", "integer": "whole number", "number": "number", "boolean": "true or false", "null": "null"}
-_LENGTHS = {"integer": 17, "number": 50, "boolean": 5, "null": 4}
+_TYPE_TEXTS = {
+    "string": "text",
+    "integer": "whole number",
+    "number": "number",
+    "boolean": "true or false",
+    "null": "null",
+}
+_TYPE_LENGTHS = {"integer": 17, "number": 50, "boolean": 5, "null": 4}
 _FORMATS = ("date", "time", "date-time", "uuid")
-_NAMED = ("title", "description")
+_ANNOTATIONS = ("title", "description")
+_IMPLIED_TYPES = {
+    "properties": "object",
+    "items": "array",
+    "prefixItems": "array",
+    "maxLength": "string",
+    "pattern": "string",
+}
 
 
 @dataclass(frozen=True)
-class Form:
-    """A JSON schema of an object, as given, and `finite`: without references, all texts and lists of limited length.
+class OutputSchema:
+    """A JSON schema of an object, as `given`, and `bounded`: without references, with limits for strings and lists.
 
-    Made by `Form.of`. What may be null is always there in the finite one: a small reader would rather leave it out.
+    Made by `OutputSchema.of`. Properties that may be null are required in the bounded schema: small readers tend to
+    leave them out.
     """
 
     given: Mapping[str, Any]
-    finite: Mapping[str, Any]
+    bounded: Mapping[str, Any]
 
     @classmethod
-    def of(cls, schema: Mapping[str, Any]) -> Form:
-        """Raises ConfigError for what is no JSON schema of an object, UnsupportedError for one that can't be finite."""
+    def of(cls, schema: Mapping[str, Any]) -> OutputSchema:
+        """Raises ConfigError if it is not a JSON schema of an object, UnsupportedError if it cannot be bounded."""
         from jsonschema.exceptions import SchemaError
         from jsonschema.validators import validator_for
 
         try:
             validator_for(schema).check_schema(schema)
         except SchemaError as error:
-            raise ConfigError(f"The schema is no JSON schema: {error.message} at {error.json_path}.") from error
-        finite = _Finite(schema).of(schema, "")
-        if finite.get("type") != "object":
-            raise ConfigError("The schema is not that of an object.", 'Give it `"type": "object"` and `properties`.')
-        return cls(schema, finite)
+            raise ConfigError(f"The schema is not a JSON schema: {error.message} at {error.json_path}.") from error
+        bounded = _Bounder(schema).bound(schema, "")
+        if bounded.get("type") != "object":
+            raise ConfigError("The schema does not describe an object.", 'Give it `"type": "object"` and `properties`.')
+        return cls(schema, bounded)
 
     @cached_property
     def grammar(self) -> str:
-        """As GBNF. Raises UnsupportedError."""
+        """The bounded schema as GBNF. Raises UnsupportedError."""
         from ragfm.models.llama_library import llama_cpp
 
-        from_schema = llama_cpp.llama_grammar.json_schema_to_gbnf
+        to_grammar = llama_cpp.llama_grammar.json_schema_to_gbnf
         try:
-            return str(from_schema(json.dumps(self.finite)))
+            return str(to_grammar(json.dumps(self.bounded)))
         except (AssertionError, AttributeError, LookupError, TypeError, ValueError) as error:
-            raise UnsupportedError(f"The schema can't be made a grammar: {error}.") from error
+            raise UnsupportedError(f"The schema cannot be converted to a grammar: {error}.") from error
 
     @cached_property
     def words(self) -> str:
-        """What goes where, for the prompt."""
-        return _in_words(self.finite)
+        """The bounded schema as text for the prompt."""
+        return _describe(self.bounded)
 
     @cached_property
     def characters(self) -> int:
-        """The most that an object has, escapes aside."""
-        return _length(self.finite)
+        """Maximum length of an object in characters, without escapes."""
+        return _max_length(self.bounded)
 
-    def complaint(self, value: Any) -> str | None:
-        """What of a value does not meet the schema as it was given."""
+    def violation(self, value: Any) -> str | None:
+        """The first way in which a value violates the given schema, None if it meets it."""
         from jsonschema.validators import validator_for
 
         error = next(iter(validator_for(self.given)(self.given).iter_errors(value)), None)
         return f"{error.message} at {error.json_path}" if error else None
 
 
-def nullable(schema: Mapping[str, Any]) -> bool:
-    """Whether null meets a finite schema."""
+def is_nullable(schema: Mapping[str, Any]) -> bool:
+    """Whether null meets a bounded schema."""
     return (
         schema.get("type") == "null"
         or None in schema.get("enum", ())
-        or any(nullable(option) for option in schema.get("anyOf", ()))
+        or any(is_nullable(option) for option in schema.get("anyOf", ()))
     )
 
 
-class _Finite:
-    """Makes a schema finite; `root` is what its references point into."""
+class _Bounder:
+    """Bounds a schema; references point into `root`."""
 
     def __init__(self, root: Mapping[str, Any]) -> None:
         self._root = root
-        self._open: list[str] = []
+        self._open_references: list[str] = []
 
-    def of(self, schema: Any, at: str) -> dict[str, Any]:
+    def bound(self, schema: Any, path: str) -> dict[str, Any]:
         if not isinstance(schema, Mapping):
-            raise UnsupportedError(f"The schema leaves open what stands at {at or '/'}.", "Give it a type.")
+            raise UnsupportedError(f"The schema does not say what is at {path or '/'}.", "Give it a type.")
+        annotations = {key: schema[key] for key in _ANNOTATIONS if key in schema}
         if "$ref" in schema:
-            return self._referred(schema, at)
+            name = schema["$ref"]
+            if name in self._open_references:
+                raise UnsupportedError(
+                    f"The schema refers to itself at {path or '/'}.", "Use a schema without recursion."
+                )
+            self._open_references.append(name)
+            bounded = self.bound(self._resolve(name), path) | annotations
+            self._open_references.pop()
+            return bounded
         if "allOf" in schema:
-            return self.of(_merged([{k: v for k, v in schema.items() if k != "allOf"}, *(
-                self._target(part["$ref"]) if "$ref" in part else part for part in schema["allOf"])]), at)  # fmt: skip
-        named = {key: schema[key] for key in _NAMED if key in schema}
+            own = {key: value for key, value in schema.items() if key != "allOf"}
+            parts = [self._resolve(part["$ref"]) if "$ref" in part else part for part in schema["allOf"]]
+            return self.bound(_merge([own, *parts]), path)
         if options := schema.get("anyOf") or schema.get("oneOf"):
-            return named | {"anyOf": [self.of(option, at) for option in options]}
+            return annotations | {"anyOf": [self.bound(option, path) for option in options]}
         if "const" in schema:
-            return named | {"enum": [schema["const"]]}
+            return annotations | {"enum": [schema["const"]]}
         if "enum" in schema:
-            return named | {"enum": schema["enum"]}
-        kind = schema.get("type") or next((kind for key, kind in _TELLS.items() if key in schema), None)
+            return annotations | {"enum": schema["enum"]}
+        kind = schema.get("type") or next((kind for key, kind in _IMPLIED_TYPES.items() if key in schema), None)
         if isinstance(kind, list):
             options = [{**schema, "type": one} for one in kind]
-            return self.of(options[0], at) if len(options) == 1 else named | {
-                "anyOf": [self.of(option, at) for option in options]}  # fmt: skip
-        return named | self._of_type(kind, schema, at)
+            if len(options) == 1:
+                return self.bound(options[0], path)
+            return annotations | {"anyOf": [self.bound(option, path) for option in options]}
+        return annotations | self._bound_type(kind, schema, path)
 
-    def _of_type(self, kind: str | None, schema: Mapping[str, Any], at: str) -> dict[str, Any]:
+    def _bound_type(self, kind: str | None, schema: Mapping[str, Any], path: str) -> dict[str, Any]:
         if kind == "object":
-            return self._object(schema, at)
+            if not schema.get("properties"):
+                raise UnsupportedError(
+                    f"The schema does not say which properties {path or 'the object'} has.", "Name them."
+                )
+            properties = {name: self.bound(part, f"{path}/{name}") for name, part in schema["properties"].items()}
+            given = schema.get("required", ())
+            required = [name for name, part in properties.items() if name in given or is_nullable(part)]
+            return {"type": kind, "properties": properties, "required": required, "additionalProperties": False}
         if kind == "array":
-            most = schema.get("maxItems", max(ITEMS, schema.get("minItems", 0)))
             if "prefixItems" in schema:
-                return {"type": kind, "prefixItems": [self.of(part, f"{at}/{n}")
-                                                      for n, part in enumerate(schema["prefixItems"])]}  # fmt: skip
-            return {"type": kind, "items": self.of(schema.get("items"), f"{at}/0"),
-                    "minItems": schema.get("minItems", 0), "maxItems": most}  # fmt: skip
+                items = [self.bound(part, f"{path}/{n}") for n, part in enumerate(schema["prefixItems"])]
+                return {"type": kind, "prefixItems": items}
+            min_items = schema.get("minItems", 0)
+            max_items = schema.get("maxItems", max(DEFAULT_MAX_ITEMS, min_items))
+            bounded = self.bound(schema.get("items"), f"{path}/0")
+            return {"type": kind, "items": bounded, "minItems": min_items, "maxItems": max_items}
         if kind == "string":
             if "pattern" in schema or schema.get("format") in _FORMATS:
                 return {"type": kind, **{key: schema[key] for key in ("pattern", "format") if key in schema}}
-            least = schema.get("minLength", 0)
-            return {"type": kind, "minLength": least, "maxLength": schema.get("maxLength", max(TEXT, least))}
-        if kind in _WORDS:
+            min_length = schema.get("minLength", 0)
+            max_length = schema.get("maxLength", max(DEFAULT_MAX_LENGTH, min_length))
+            return {"type": kind, "minLength": min_length, "maxLength": max_length}
+        if kind in _TYPE_TEXTS:
             return {"type": kind}
-        raise UnsupportedError(f"The schema leaves open what stands at {at or '/'}.", "Give it a type.")
+        raise UnsupportedError(f"The schema does not say what is at {path or '/'}.", "Give it a type.")
 
-    def _object(self, schema: Mapping[str, Any], at: str) -> dict[str, Any]:
-        if not schema.get("properties"):
-            raise UnsupportedError(f"The schema leaves open which properties {at or 'the object'} has.", "Name them.")
-        properties = {name: self.of(part, f"{at}/{name}") for name, part in schema["properties"].items()}
-        required = [n for n, part in properties.items() if n in schema.get("required", ()) or nullable(part)]
-        return {"type": "object", "properties": properties, "required": required, "additionalProperties": False}
-
-    def _referred(self, schema: Mapping[str, Any], at: str) -> dict[str, Any]:
-        name = schema["$ref"]
-        if name in self._open:
-            raise UnsupportedError(f"The schema refers to itself at {at or '/'}.", "A finite one can be answered.")
-        self._open.append(name)
-        found = self.of(self._target(name), at) | {key: schema[key] for key in _NAMED if key in schema}
-        self._open.pop()
-        return found
-
-    def _target(self, name: str) -> Any:
+    def _resolve(self, name: str) -> Any:
         target: Any = self._root
         for part in name.removeprefix("#").split("/")[1:]:
             target = target.get(part.replace("~1", "/").replace("~0", "~")) if isinstance(target, Mapping) else None
@@ -159,45 +176,45 @@ class _Finite:
         return target
 
 
-_TELLS = {"properties": "object", "items": "array", "prefixItems": "array", "maxLength": "string", "pattern": "string"}
+def _merge(schemas: list[Any]) -> dict[str, Any]:
+    """One schema with the properties and requirements of all."""
+    merged: dict[str, Any] = {}
+    for schema in schemas:
+        properties = {**merged.get("properties", {}), **schema.get("properties", {})}
+        required = [*merged.get("required", ()), *schema.get("required", ())]
+        merged |= schema
+        merged |= ({"properties": properties} if properties else {}) | ({"required": required} if required else {})
+    return merged
 
 
-def _merged(parts: list[Any]) -> dict[str, Any]:
-    """One schema that has what all have."""
-    whole: dict[str, Any] = {}
-    for part in parts:
-        properties = {**whole.get("properties", {}), **part.get("properties", {})}
-        required = [*whole.get("required", ()), *part.get("required", ())]
-        whole |= part
-        whole |= ({"properties": properties} if properties else {}) | ({"required": required} if required else {})
-    return whole
-
-
-def _in_words(schema: Mapping[str, Any]) -> str:
-    about = f" ({schema['description']})" if schema.get("description") else ""
+def _describe(schema: Mapping[str, Any]) -> str:
+    description = f" ({schema['description']})" if schema.get("description") else ""
     if "anyOf" in schema:
-        return " or ".join(dict.fromkeys(_in_words(option) for option in schema["anyOf"])) + about
+        return " or ".join(dict.fromkeys(_describe(option) for option in schema["anyOf"])) + description
     if "enum" in schema:
-        return " or ".join(json.dumps(value, ensure_ascii=False) for value in schema["enum"]) + about
+        return " or ".join(json.dumps(value, ensure_ascii=False) for value in schema["enum"]) + description
     if schema["type"] == "object":
-        parts = (f"{json.dumps(name, ensure_ascii=False)}: {_in_words(part)}"
-                 for name, part in schema["properties"].items())  # fmt: skip
-        return f"{{{', '.join(parts)}}}{about}"
+        parts = [
+            f"{json.dumps(name, ensure_ascii=False)}: {_describe(part)}" for name, part in schema["properties"].items()
+        ]
+        return f"{{{', '.join(parts)}}}{description}"
     if schema["type"] == "array":
         items = schema.get("prefixItems") or [schema["items"]]
-        return f"[{', '.join(map(_in_words, items))}{'' if 'prefixItems' in schema else ', …'}]{about}"
-    return _WORDS[schema["type"]] + about
+        return f"[{', '.join(map(_describe, items))}{'' if 'prefixItems' in schema else ', …'}]{description}"
+    return _TYPE_TEXTS[schema["type"]] + description
 
 
-def _length(schema: Mapping[str, Any]) -> int:
+def _max_length(schema: Mapping[str, Any]) -> int:
     if "anyOf" in schema:
-        return max(map(_length, schema["anyOf"]))
+        return max(map(_max_length, schema["anyOf"]))
     if "enum" in schema:
         return max(len(json.dumps(value, ensure_ascii=False)) for value in schema["enum"])
     if schema["type"] == "object":
-        return 2 + sum(len(json.dumps(name)) + 4 + _length(part) for name, part in schema["properties"].items())
+        return 2 + sum(len(json.dumps(name)) + 4 + _max_length(part) for name, part in schema["properties"].items())
     if schema["type"] == "array":
         if "prefixItems" in schema:
-            return 2 + sum(2 + _length(part) for part in schema["prefixItems"])
-        return 2 + int(schema["maxItems"]) * (2 + _length(schema["items"]))
-    return 2 + int(schema.get("maxLength", TEXT)) if schema["type"] == "string" else _LENGTHS[schema["type"]]
+            return 2 + sum(2 + _max_length(part) for part in schema["prefixItems"])
+        return 2 + int(schema["maxItems"]) * (2 + _max_length(schema["items"]))
+    if schema["type"] == "string":
+        return 2 + int(schema.get("maxLength", DEFAULT_MAX_LENGTH))
+    return _TYPE_LENGTHS[schema["type"]]

@@ -1,6 +1,6 @@
-"""What the next turns of a conversation ask for again: the forms of its questions, and what was found for them.
+"""A cache of stand-alone questions and searches: the next turns of a conversation ask for the same ones again.
 
-Nothing needs it: without it, or once it is forgotten, the same is made again, at the cost of a search for each turn.
+It saves a search per turn; everything in it can be computed again.
 """
 
 from __future__ import annotations
@@ -8,35 +8,50 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from ragfm.generation.followups import stand_alone
 
 if TYPE_CHECKING:
-    from ragfm.collection import Collection
     from ragfm.core.types import Hit, Message, Reader
     from ragfm.generation.followups import Followup
 
-__all__ = ["Remembered"]
+__all__ = ["RetrievalCache", "Searchable"]
 
-_MOST = 256
+_MAX_ENTRIES = 256
 
 
-class Remembered:
-    """Stand-alone forms and searches. What one sees who may see certain groups is nobody else's. Thread-safe."""
+class Searchable(Protocol):
+    """What the cache needs of a collection's handle."""
+
+    @property
+    def groups(self) -> frozenset[str] | None:
+        """The groups of the handle, None for the owner's."""
+
+    @property
+    def state(self) -> str:
+        """Changes with the collection and its access rights."""
+
+    def search(self, query: str, k: int | None = None, *, filter: str | None = None) -> list[Hit]:
+        """The best hits."""
+        ...
+
+
+class RetrievalCache:
+    """Caches per access groups, so that no user sees what only others may see. Thread-safe."""
 
     def __init__(self, followup: Followup) -> None:
         self._followup = followup
-        self._forms = lru_cache(_MOST)(_Question.form)
-        self._hits = lru_cache(_MOST)(_Search.hits)
+        self._questions = lru_cache(_MAX_ENTRIES)(_Question.rewrite)
+        self._searches = lru_cache(_MAX_ENTRIES)(_Search.run)
 
-    def form(self, question: str, history: Sequence[Message], collection: Collection, reader: Reader) -> str:
-        """What `stand_alone` gives."""
-        return self._forms(_Question(question, tuple(history), collection.groups, self._followup, reader))
+    def stand_alone(self, question: str, history: Sequence[Message], collection: Searchable, reader: Reader) -> str:
+        """The question rewritten to stand alone; see `followups.stand_alone`."""
+        return self._questions(_Question(question, tuple(history), collection.groups, self._followup, reader))
 
-    def hits(self, query: str, k: int, filter: str | None, collection: Collection) -> Sequence[Hit]:
-        """What the collection finds, in the state in which it is."""
-        return self._hits(_Search(query, k, filter, collection.groups, collection.state, collection))
+    def search(self, query: str, k: int, filter: str | None, collection: Searchable) -> Sequence[Hit]:
+        """The hits of a collection in its present state."""
+        return self._searches(_Search(query, k, filter, collection.groups, collection.state, collection))
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +62,7 @@ class _Question:
     followup: Followup
     reader: Reader = field(compare=False)
 
-    def form(self) -> str:
+    def rewrite(self) -> str:
         return stand_alone(self.question, self.history, how=self.followup, reader=self.reader)
 
 
@@ -58,7 +73,7 @@ class _Search:
     filter: str | None
     groups: frozenset[str] | None
     state: str
-    collection: Collection = field(compare=False)
+    collection: Searchable = field(compare=False)
 
-    def hits(self) -> Sequence[Hit]:
+    def run(self) -> Sequence[Hit]:
         return self.collection.search(self.query, self.k, filter=self.filter)

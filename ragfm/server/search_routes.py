@@ -109,6 +109,6 @@ def _rate(rag: Rag, key: Key, number: int, asked: RatingRequest) -> None:
     try:
         if rag.log is None or key.own_group not in (rag.log.entry(number).groups or ()):
             raise not_found("rating", asked.rating)
-        rag.log.judge(number, asked.thumbs, asked.correction)
+        rag.log.rate(number, asked.thumbs, asked.correction)
     except LogError as error:
         raise not_found("rating", asked.rating) from error

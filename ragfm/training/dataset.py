@@ -163,7 +163,7 @@ def _card(rag: Rag, train: Sequence[Example], valid: Sequence[Example], recipe: 
         "documents": len({uri for example in both for uri in example.meta["uris"]}),
         "recipe": asdict(recipe),
         "k": rag.k,
-        "prompt": prompt_fingerprint(only=settings.ask.mode != "open", strategy=rag.strategy),
+        "prompt": prompt_fingerprint(documents_only=settings.ask.mode != "open", strategy=rag.strategy),
         "settings": settings.model_dump(mode="json", include={"ask", "search", "chunk"}),
         "embedder": dict(rag.collection.status().embedder),
         "digests": {"train": digest(train), "valid": digest(valid)},

@@ -11,7 +11,7 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from ragfm.citations.grounding import composed, ground, grounded
+from ragfm.citations.grounding import cite, compose, ground
 from ragfm.core.abstention import ABSTENTION, is_abstention
 from ragfm.core.errors import TooLongError
 from ragfm.evaluation.log_questions import judged, right_answer
@@ -75,8 +75,9 @@ def _example(rag: Rag, entry: LogEntry, hidden: frozenset[str]) -> Example | Non
         return _made(prompt.messages, ABSTENTION, prompt.shown, meta, []) if prompt.shown else None
     for passages in (chosen, _with_support(entry.query, right, hits, chosen)):
         prompt = rag.prompt(entry.query, passages)
-        sentences = grounded(entry.query, right, prompt.shown)
-        completion, citations, _ = composed(sentences, strict=True, contradictions=False)
+        sentences = cite(entry.query, right, prompt.shown)
+        composed = compose(sentences, strict=True, contradictions=False)
+        completion, citations = composed.text, composed.citations
         uris = [citation.uri for citation in citations if citation.verified]
         if uris:
             return _made(prompt.messages, completion, prompt.shown, meta, uris)

@@ -230,7 +230,7 @@ def _asked(settings: RefreshSettings) -> list[Question]:
 
 def _judged(collection: Collection) -> list[LogEntry]:
     try:
-        return judged(AnswerLog.beside(collection.path).entries())
+        return judged(AnswerLog.for_collection(collection.path).entries())
     except LogError:
         return []
 
@@ -264,7 +264,7 @@ def _replayed(rag: Rag, settings: RefreshSettings, count: int, apart: HeldOut) -
     """Of the old examples so many, but none that asks, or was changed from, what is tested or `apart`."""
     if settings.replay is None:
         return []
-    prompt = prompt_fingerprint(only=rag.collection.settings.ask.mode != "open", strategy=rag.strategy)
+    prompt = prompt_fingerprint(documents_only=rag.collection.settings.ask.mode != "open", strategy=rag.strategy)
     if read_card(settings.replay).get("prompt", prompt) != prompt:
         raise DataError(f"The examples in {settings.replay} were made for another prompt.", "Make them again.")
     examples = []

@@ -12,8 +12,16 @@ import pytest
 from click.testing import CliRunner, Result
 
 from ragfm import Collection, Rag, Settings
-from ragfm.citations.confidence import BY_READER, SHIPPED, SIGNALS, adapter_hash, fitting, likelihoods, signals_of
-from ragfm.citations.grounding import grounded
+from ragfm.citations.confidence import (
+    READER_SIGNALS,
+    SHIPPED,
+    SIGNALS,
+    adapter_hash,
+    answer_signals,
+    reader_signals,
+    select_calibration,
+)
+from ragfm.citations.grounding import cite
 from ragfm.cli.tune import tune
 from ragfm.core.abstention import ABSTENTION
 from ragfm.core.calibration import Calibration
@@ -60,15 +68,15 @@ def test_the_signals_are_what_they_say() -> None:
     texts = ["Everybody has 28 days of leave a year.", "The office opens at nine. Leave is asked for by mail."]
     hits = [Hit("a", text, 0, len(text), n, 0.7 - n / 10, {}, n=n + 1) for n, text in enumerate(texts)]
     question = "How many days of leave do interns get a year?"
-    found = signals_of(question, hits, grounded(question, "They get 28 days. They get 99 euros.", hits))
+    found = answer_signals(question, hits, cite(question, "They get 28 days. They get 99 euros.", hits))
     assert found == pytest.approx(
         {"cosine": 0.7, "gap": 0.1, "covered": 4 / 6, "nearest": 3 / 6, "supported": 0.5, "names": 1.0}, abs=0.2
     )
     assert found["supported"] == 0.5
     assert found["covered"] >= found["nearest"] > 0
-    keyword = signals_of(question, [replace(hits[0], score=None)], [])
+    keyword = answer_signals(question, [replace(hits[0], score=None)], [])
     assert keyword.keys() == {"covered", "nearest"}
-    assert signals_of("?", [], []) == {}
+    assert answer_signals("?", [], []) == {}
 
 
 @pytest.mark.parametrize(("answer", "names"), [
@@ -78,22 +86,22 @@ def test_the_signals_are_what_they_say() -> None:
 def test_an_answer_names_something_where_the_question_did_not(answer: str, names: float) -> None:
     hit = Hit("a", "Everybody has 28 days of leave.", 0, 31, 1, 0.5, {}, n=1)
     question = "How many days of leave do interns get in 2026?"
-    assert signals_of(question, [hit], grounded(question, answer, [hit]))["names"] == names
+    assert answer_signals(question, [hit], cite(question, answer, [hit]))["names"] == names
 
 
 def test_likelihoods_are_by_token_and_missing_where_a_reader_has_none() -> None:
     reader = ScoringReader(["x"])
     reader.prompts.append(())
-    assert likelihoods(reader, (), "five words are in this", 5, None) == {"likely": -2.0, "unknown": -6.0}
-    likelihoods(reader, (), "x", 1, "an adapter")
+    assert reader_signals(reader, (), "five words are in this", 5, None) == {"likely": -2.0, "unknown": -6.0}
+    reader_signals(reader, (), "x", 1, "an adapter")
     assert reader.adapter == "an adapter"
-    assert likelihoods(ScriptedReader(), (), "x", 1, None) == {}
+    assert reader_signals(ScriptedReader(), (), "x", 1, None) == {}
 
     class Busy(ScriptedReader):
         def score(self, messages: object, continuations: object) -> list[float]:
             raise ReaderBusyError("busy", "")
 
-    assert likelihoods(Busy(), (), "x", 1, None) == {}
+    assert reader_signals(Busy(), (), "x", 1, None) == {}
 
 
 def test_a_signal_that_is_missing_counts_as_its_mean_and_another_embedders_cosine_does_not_count() -> None:
@@ -181,7 +189,7 @@ def test_what_the_verifier_does_not_read_is_not_withheld_where_confidence_is_its
     collection: Collection, docs: Path, question: str, verifier: str
 ) -> None:
     by_verifier = next(one for one in SHIPPED if one.corrects)
-    assert BY_READER.isdisjoint(by_verifier.weights)
+    assert READER_SIGNALS.isdisjoint(by_verifier.weights)
     rag = _rag(collection, docs, ["28 days."], confidence=replace(by_verifier, reader="ScoringReader", adapter=None),
                verifier=verifier)  # fmt: skip
     answer = rag.ask(question)
@@ -227,9 +235,7 @@ def test_a_calibration_is_for_a_file_of_words_as_it_was(collection: Collection, 
     path = collection.path.parent / "my.toml"
     path.write_text("system = 'S'\nask = '{question}'\n")
     handle = _rag(collection, docs, []).collection
-    fitted = replace(
-        BY_LIKELIHOOD, strategy=Rag(handle, reader=ScoringReader([]), strategy="my.toml").strategy.known_as
-    )
+    fitted = replace(BY_LIKELIHOOD, strategy=Rag(handle, reader=ScoringReader([]), strategy="my.toml").strategy.label)
     handle = _rag(collection, docs, [], confidence=fitted).collection
     assert Rag(handle, reader=ScoringReader([]), strategy="my.toml").calibration == fitted
     path.write_text("system = 'T'\nask = '{question}'\n")
@@ -255,11 +261,11 @@ def test_a_calibration_is_that_of_one_adapter_wherever_it_lies(tmp_path: Path) -
     one.write_bytes(b"one")
     other.write_bytes(b"other")
     with_one = replace(BY_LIKELIHOOD, adapter=adapter_hash(str(one)))
-    assert fitting(with_one, "ScoringReader", str(one.rename(tmp_path / "moved.gguf"))) == with_one
-    assert fitting(with_one, "ScoringReader", str(other)) is None
-    assert fitting(with_one, "ScoringReader", None) is None
-    assert fitting(BY_LIKELIHOOD, "ScoringReader", str(other)) is None
-    assert fitting(BY_LIKELIHOOD, "ScoringReader", None) == BY_LIKELIHOOD
+    assert select_calibration(with_one, "ScoringReader", str(one.rename(tmp_path / "moved.gguf"))) == with_one
+    assert select_calibration(with_one, "ScoringReader", str(other)) is None
+    assert select_calibration(with_one, "ScoringReader", None) is None
+    assert select_calibration(BY_LIKELIHOOD, "ScoringReader", str(other)) is None
+    assert select_calibration(BY_LIKELIHOOD, "ScoringReader", None) == BY_LIKELIHOOD
 
 
 def test_an_adapter_of_transformers_is_a_folder_and_a_servers_own_a_name(tmp_path: Path) -> None:

@@ -7,10 +7,11 @@ from types import SimpleNamespace
 
 import pytest
 
-from ragfm.citations.answer_check import corrected
-from ragfm.citations.grounding import composed, ground, grounded
+from ragfm.citations.answer_check import correct_answer
+from ragfm.citations.contradictions import describe_contradiction
+from ragfm.citations.grounding import cite, compose, ground
+from ragfm.citations.text_match import terms_of
 from ragfm.citations.verifier import Reading
-from ragfm.citations.word_match import words_of
 from ragfm.core.text import MARKER
 from ragfm.core.types import Hit
 from ragfm.generation.prompt import build_prompt
@@ -246,11 +247,11 @@ def test_a_passage_that_does_not_say_it_while_another_does() -> None:
 
 @pytest.mark.parametrize(("said", "text"), [("28 [1].", "28 [1][2]."), ("28 [1, 3].", "28 [1][3][2].")])
 def test_a_right_answer_with_a_wrong_marker_is_supported_by_the_right_passage(said: str, text: str) -> None:
-    sentences = grounded("How many days of leave has everybody?", said, _shown(ROOMS, LEAVE, MOON))
+    sentences = cite("How many days of leave has everybody?", said, _shown(ROOMS, LEAVE, MOON))
     for strict in (True, False):
-        answer, citations, unsupported = composed(sentences, strict=strict)
-        assert (answer, unsupported) == (text, ())
-        assert {c.n: c.fault for c in citations} == {1: "misattributed", 2: None} | (
+        answer = compose(sentences, strict=strict)
+        assert (answer.text, answer.unsupported) == (text, ())
+        assert {c.n: c.fault for c in answer.citations} == {1: "misattributed", 2: None} | (
             {3: "misattributed"} if "3" in said else {}
         )
 
@@ -266,41 +267,51 @@ NEW = "In 2026, full-time staff get 30 days of leave a year."
 
 
 def test_what_nothing_supports_is_marked_or_left_out() -> None:
-    sentences = grounded("How much leave?", "Cats sleep. You get 28 days of leave. Dogs bark.", _shown(LEAVE))
-    text, citations, unsupported = composed(sentences)
-    assert text == "Cats sleep. You get 28 days of leave [1]. Dogs bark."
-    assert [text[start:end] for start, end in unsupported] == ["Cats sleep.", "Dogs bark."]
-    text, strict_citations, unsupported = composed(sentences, strict=True)
-    assert (text, strict_citations, unsupported) == ("You get 28 days of leave [1].", citations, ())
+    sentences = cite("How much leave?", "Cats sleep. You get 28 days of leave. Dogs bark.", _shown(LEAVE))
+    answer = compose(sentences)
+    assert answer.text == "Cats sleep. You get 28 days of leave [1]. Dogs bark."
+    assert [answer.text[start:end] for start, end in answer.unsupported] == ["Cats sleep.", "Dogs bark."]
+    (citation,) = answer.citations
+    assert answer.text[citation.answer_start : citation.answer_end] == "You get 28 days of leave [1]."
+    strict = compose(sentences, strict=True)
+    assert (strict.text, strict.unsupported) == ("You get 28 days of leave [1].", ())
+    assert strict.citations == (replace(citation, answer_start=0, answer_end=29),)
+
+
+def contradicting(question: str, answer: str, shown: list[Hit]) -> list[int]:
+    """The passages that contradict an answer, which has one citation."""
+    composed = compose(cite(question, answer, shown))
+    assert len(composed.citations) == 1
+    return [contradiction.n for contradiction in composed.contradictions]
 
 
 def test_a_passage_that_says_otherwise_is_named() -> None:
     question = "How much leave do full-time staff get?"
-    text, citations, _ = composed(grounded(question, "They get 28 days.", _shown(OLD, ROOMS, NEW)))
-    assert text == f"They get 28 days [1]. But [3] says otherwise: “{NEW}”"
-    assert [(citation.n, citation.quote, citation.verified) for citation in citations] == [
-        (1, OLD, True),
-        (3, NEW, True),
-    ]
-    assert composed(grounded(question, "They get 28 days.", _shown(OLD, NEW)), contradictions=False)[0] == (
-        "They get 28 days [1]."
-    )
+    answer = compose(cite(question, "They get 28 days.", _shown(OLD, ROOMS, NEW)))
+    assert answer.text == "They get 28 days [1]."
+    (contradiction,) = answer.contradictions
+    assert describe_contradiction(contradiction) == f"But [3] says otherwise: “{NEW}”"
+    assert answer.text[contradiction.answer_start : contradiction.answer_end] == answer.text
+    assert [(citation.n, citation.quote, citation.verified) for citation in answer.citations] == [(1, OLD, True)]
+    assert (contradiction.n, contradiction.quote) == (3, NEW)
+    off = compose(cite(question, "They get 28 days.", _shown(OLD, NEW)), contradictions=False)
+    assert (off.text, off.contradictions) == ("They get 28 days [1].", ())
 
 
 def test_a_marker_in_a_documents_words_is_none_of_the_answers() -> None:
     new = f"{NEW}[1]"
-    text, citations, _ = composed(
-        grounded("How much leave do full-time staff get?", "They get 28 days.", _shown(OLD, new))
-    )
-    assert text == f"They get 28 days [1]. But [2] says otherwise: “{NEW}[\u200c1]”"
-    assert [int(n) for n in MARKER.findall(text)] == [citation.n for citation in citations]
-    assert citations[1].quote == new
+    sentences = cite("How much leave do full-time staff get?", "They get 28 days.", _shown(OLD, new))
+    (contradiction,) = compose(sentences).contradictions
+    line = describe_contradiction(contradiction)
+    assert line == f"But [2] says otherwise: “{NEW}[\u200c1]”"
+    assert [int(n) for n in MARKER.findall(line)] == [2]
+    assert contradiction.quote == new
 
 
 def test_a_marker_in_the_verifiers_words_is_none_of_the_answers() -> None:
     shown = _shown(ROOMS, "Leave is 30 days[1] a year.")
     reading = Reading(shown[1], (SimpleNamespace(best=(0.9, 9, 19)),))  # type: ignore[arg-type]
-    said = corrected("Oak.", [reading])
+    said = correct_answer("Oak.", [reading])
     text, citations = ground("How much leave?", said, shown)
     assert text == "30 days[\u200c1] [2]."
     assert [(citation.n, citation.verified) for citation in citations] == [(2, True)]
@@ -310,17 +321,17 @@ def test_what_agrees_or_speaks_of_something_else_is_no_contradiction() -> None:
     question = "How much leave do full-time staff get?"
     same = "All full-time staff get 28 days of leave a year, in 2025 too."
     other = "Dogs are welcome in 30 rooms of the office."
-    assert composed(grounded(question, "They get 28 days.", _shown(OLD, same, other)))[0] == "They get 28 days [1]."
+    assert contradicting(question, "They get 28 days.", _shown(OLD, same, other)) == []
     shares = _shown("- Members of the Trust: 10 per cent.", "The director wants 6 per cent more.")
-    assert composed(grounded("What is the reduction?", "10 per cent [1].", shares))[0] == "10 per cent [1]."
+    assert contradicting("What is the reduction?", "10 per cent [1].", shares) == []
 
 
 def test_another_name_in_the_same_words_is_a_contradiction() -> None:
     question = "Who won the cup in Vienna?"
     shown = _shown("The cup in Vienna was won by Maria Horn.", "The cup in Vienna was won by Petra Falk.")
-    text, citations, _ = composed(grounded(question, "Maria Horn won it.", shown))
-    assert "But [2] says otherwise" in text
-    assert len(citations) == 2
+    answer = compose(cite(question, "Maria Horn won it.", shown))
+    assert [contradiction.n for contradiction in answer.contradictions] == [2]
+    assert len(answer.citations) == 1
 
 
 @pytest.mark.parametrize(
@@ -340,16 +351,16 @@ def test_another_name_in_the_same_words_is_a_contradiction() -> None:
 def test_the_same_words_of_another_subject_are_no_contradiction(
     question: str, said: str, text: str, same: str, other: str
 ) -> None:
-    assert composed(grounded(question, f"{said}.", _shown(text, other)))[0] == f"{said} [1]."
-    assert "But [3] says otherwise" in composed(grounded(question, f"{said}.", _shown(text, other, same)))[0]
+    assert contradicting(question, f"{said}.", _shown(text, other)) == []
+    assert contradicting(question, f"{said}.", _shown(text, other, same)) == [3]
 
 
 def test_a_heading_may_name_the_subject() -> None:
     cirrus, stratus, too = _shown("It seats 8 people.", "It seats 12 people.", "It seats 9 people.")
     shown = [replace(cirrus, context="Rooms > Cirrus"), replace(stratus, context="Rooms > Stratus")]
-    assert composed(grounded("How many people does Cirrus seat?", "8.", shown))[0] == "8 [1]."
+    assert contradicting("How many people does Cirrus seat?", "8.", shown) == []
     shown.append(replace(too, context="Rooms > Cirrus"))
-    assert "But [3] says" in composed(grounded("How many people does Cirrus seat?", "8.", shown))[0]
+    assert contradicting("How many people does Cirrus seat?", "8.", shown) == [3]
 
 
 def verified(question: str, answer: str, *texts: str, context: str = "") -> bool:
@@ -399,8 +410,8 @@ def test_a_denial_needs_one_in_the_quote_though_the_question_denies(said: str, t
     ],
 )
 def test_a_yes_that_is_the_whole_answer_is_not_supported(said: str, marked: list[str]) -> None:
-    text, _, unsupported = composed(grounded("Is parking allowed?", said, _shown(LEAVE)))
-    assert [text[start:end] for start, end in unsupported] == marked
+    answer = compose(cite("Is parking allowed?", said, _shown(LEAVE)))
+    assert [answer.text[start:end] for start, end in answer.unsupported] == marked
 
 
 def test_headings_lend_words_but_no_numbers() -> None:
@@ -472,8 +483,8 @@ def test_chinese_and_japanese_are_compared_by_pairs_of_characters(
     question: str, said: str, text: str, holds: bool
 ) -> None:
     assert verified(question, said, text) is holds
-    sentences = grounded(question, said, _shown(ROOMS, text))
-    assert composed(sentences, strict=True)[0] == (f"{said[:-1]} [2]。" if holds else "")
+    sentences = cite(question, said, _shown(ROOMS, text))
+    assert compose(sentences, strict=True).text == (f"{said[:-1]} [2]。" if holds else "")
 
 
 @pytest.mark.parametrize(
@@ -482,7 +493,7 @@ def test_chinese_and_japanese_are_compared_by_pairs_of_characters(
      ("一万二千", "12000"), ("三億", "300000000")],
 )  # fmt: skip
 def test_chinese_numerals_are_numbers(numeral: str, number: str) -> None:
-    assert words_of(f"约{numeral}人").numbers == {number}
+    assert terms_of(f"约{numeral}人").numbers == {number}
 
 
 def test_only_a_sentence_that_refers_back_borrows_a_name() -> None:

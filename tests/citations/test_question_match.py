@@ -6,12 +6,12 @@ import time
 
 import pytest
 
-from ragfm.citations.question_match import speaks_of
-from ragfm.citations.word_match import words_of
+from ragfm.citations.question_match import matches_question
+from ragfm.citations.text_match import terms_of
 
 
 def _speaks(question: str, said: str, quote: str, above: str = "") -> bool:
-    return speaks_of(question, said, quote, words_of(quote).all | words_of(above).all)
+    return matches_question(question, said, quote, terms_of(quote).all | terms_of(above).all)
 
 
 @pytest.mark.parametrize(

@@ -10,8 +10,14 @@ import numpy as np
 import pytest
 
 from ragfm import Collection, Rag, Settings
-from ragfm.citations.answer_check import DOUBT, SURE, doubted, held, located
-from ragfm.citations.grounding import composed, grounded
+from ragfm.citations.answer_check import (
+    MAX_IRRELEVANT,
+    MIN_CERTAIN,
+    answer_likelihood,
+    check_citations,
+    quote_likelihood,
+)
+from ragfm.citations.grounding import cite, compose
 from ragfm.citations.verifier import SHIPPED, WEIGHTS, Part, Reading, Verifier, shipped_verifier, with_learned
 from ragfm.core.config import AskSection
 from ragfm.core.types import Hit
@@ -113,12 +119,12 @@ def test_it_is_small() -> None:
 def test_a_sentence_is_located_where_it_stands_else_by_its_quotes() -> None:
     hits = [_hit(MILL, 1), _hit("The mill opens at nine, and burned corn is sold there.", 2)]
     readings = shipped_verifier().read(QUESTION, hits)
-    (year,), (other,) = (grounded(QUESTION, text, hits) for text in ("1931 [1].", "1784 [1]."))
-    assert located(year, readings) == _of(readings[0], MILL, "1931") > 10 * located(other, readings)
-    (worded,) = grounded(QUESTION, "It was burned down by fire in 1931 [1].", hits)
-    assert located(worded, readings) == held(worded.citations[0], readings) > 0.1
-    (nothing,) = grounded(QUESTION, "Nobody knows.", hits)
-    assert located(nothing, readings) == 0
+    (year,), (other,) = (cite(QUESTION, text, hits) for text in ("1931 [1].", "1784 [1]."))
+    assert answer_likelihood(year, readings) == _of(readings[0], MILL, "1931") > 10 * answer_likelihood(other, readings)
+    (worded,) = cite(QUESTION, "It was burned down by fire in 1931 [1].", hits)
+    assert answer_likelihood(worded, readings) == quote_likelihood(worded.citations[0], readings) > 0.1
+    (nothing,) = cite(QUESTION, "Nobody knows.", hits)
+    assert answer_likelihood(nothing, readings) == 0
 
 
 def _reading(hit: Hit, words: str, chance: float) -> Reading:
@@ -130,8 +136,8 @@ def _reading(hit: Hit, words: str, chance: float) -> Reading:
 
 def _judged(question: str, words: str, text: str, chance: float, context: str = "") -> tuple[bool, str | None]:
     hit = _hit(text, context=context)
-    (sentence,) = grounded(question, f"{words} [1].", [hit])
-    (citation,) = doubted(question, sentence, [_reading(hit, words, chance)]).citations
+    (sentence,) = cite(question, f"{words} [1].", [hit])
+    (citation,) = check_citations(question, sentence, [_reading(hit, words, chance)]).citations
     return citation.verified, citation.fault
 
 
@@ -178,24 +184,28 @@ def _judged(question: str, words: str, text: str, chance: float, context: str = 
 def test_a_quote_is_verified_where_it_speaks_of_all_that_is_asked(
     question: str, words: str, text: str, context: str, holds: bool
 ) -> None:
-    assert _judged(question, words, text, SURE + 0.1, context) == (holds, None if holds else "uncertain")
+    assert _judged(question, words, text, MIN_CERTAIN + 0.1, context) == (holds, None if holds else "uncertain")
 
 
 def test_a_quote_is_verified_where_the_verifier_is_sure_of_it() -> None:
-    found = [_judged(QUESTION, "1931", BURNED, chance) for chance in (SURE + 0.01, SURE - 0.01, DOUBT - 0.01)]
+    found = [
+        _judged(QUESTION, "1931", BURNED, chance)
+        for chance in (MIN_CERTAIN + 0.01, MIN_CERTAIN - 0.01, MAX_IRRELEVANT - 0.01)
+    ]
     assert found == [(True, None), (False, "uncertain"), (False, "irrelevant")]
 
 
 def test_what_is_uncertain_supports_an_answer_and_what_is_irrelevant_does_not() -> None:
     hit = _hit(MILL)
-    (sentence,) = grounded(QUESTION, "1931 [1].", [hit])
+    (sentence,) = cite(QUESTION, "1931 [1].", [hit])
     kept, dropped = (
-        doubted(QUESTION, sentence, [_reading(hit, "1931", chance)]) for chance in (SURE - 0.01, DOUBT - 0.01)
+        check_citations(QUESTION, sentence, [_reading(hit, "1931", chance)])
+        for chance in (MIN_CERTAIN - 0.01, MAX_IRRELEVANT - 0.01)
     )
     assert [one.citations[0].supports for one in (sentence, kept, dropped)] == [True, True, False]
-    assert composed([kept], strict=True)[0] == "1931 [1]."
-    assert (composed([kept])[2], composed([dropped])[2]) == ((), ((0, 9),))
-    assert composed([dropped], strict=True)[0] == ""
+    assert compose([kept], strict=True).text == "1931 [1]."
+    assert (compose([kept]).unsupported, compose([dropped]).unsupported) == ((), ((0, 9),))
+    assert compose([dropped], strict=True).text == ""
 
 
 class _Sure(ScriptedReader):

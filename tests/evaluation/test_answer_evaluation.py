@@ -175,7 +175,7 @@ def test_a_line_that_cannot_be_asked_stops_no_other(handbook: Collection, docs: 
 
 def test_an_evaluation_leaves_the_answer_log_alone(handbook: Collection) -> None:
     rag = Rag(handbook, reader=ScriptedReader(["28 days"]))
-    rag.log = log = AnswerLog.beside(handbook.path)
+    rag.log = log = AnswerLog.for_collection(handbook.path)
     evaluate_answers(rag, [LEAVE], contexts=["retrieved"])
     assert not log.path.exists()
     rag.ask(LEAVE.text)

@@ -9,7 +9,8 @@ import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import replace
+from contextlib import closing
+from dataclasses import asdict, replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -23,11 +24,11 @@ from ragfm.core.config import AskSection
 from ragfm.core.errors import LogError
 from ragfm.evaluation import load_questions
 from ragfm.evaluation.log_questions import as_questions
-from ragfm.generation.answer_log import AnswerLog, Circumstances, Which
+from ragfm.generation.answer_log import AnswerContext, AnswerLog, LogFilter
 from ragfm.testing import HashingEmbedder, ScriptedReader
 
 NOTHING = Answer("q", "a", False, (), (), (), Usage(), 0.5, query="q")
-HOW = Circumstances("bundled", None, None, None, 0.0, 0.1)
+HOW = AnswerContext("bundled", None, None, None, 0.0, 0.1)
 
 
 @pytest.fixture(scope="module")
@@ -46,13 +47,13 @@ def filled(tmp_path_factory: pytest.TempPathFactory) -> Collection:
 
 @pytest.fixture
 def collection(filled: Collection) -> Collection:
-    AnswerLog.beside(filled.path).path.unlink(missing_ok=True)
+    AnswerLog.for_collection(filled.path).path.unlink(missing_ok=True)
     return filled
 
 
 @pytest.fixture
 def log(tmp_path: Path) -> AnswerLog:
-    return AnswerLog.beside(tmp_path / ".ragfm")
+    return AnswerLog.for_collection(tmp_path / ".ragfm")
 
 
 def logged(log: AnswerLog, *questions: str, **more: Any) -> list[int]:
@@ -102,7 +103,7 @@ def test_nothing_is_kept_unless_asked_for(collection: Collection) -> None:
     rag = Rag(quiet, reader=ScriptedReader(["28 days."]))
     assert rag.ask("How much leave?").log_id is None
     assert rag.log is None
-    assert not AnswerLog.beside(collection.path).path.exists()
+    assert not AnswerLog.for_collection(collection.path).path.exists()
 
 
 def test_no_passage_is_logged_too(collection: Collection) -> None:
@@ -192,21 +193,39 @@ def test_a_log_that_cannot_be_used_is_said_so(log: AnswerLog, spoil: str) -> Non
         logged(log, "one")
         with sqlite3.connect(log.path) as connection:
             connection.execute("PRAGMA user_version = 99")
-    with pytest.raises(LogError, match="newer ragfm" if spoil == "newer" else "can't be used"):
+    with pytest.raises(LogError, match="newer ragfm" if spoil == "newer" else "cannot be used"):
         logged(log, "two")
 
 
 def test_several_processes_write_at_once(log: AnswerLog) -> None:
     code = (
-        "import sys; from ragfm.generation.answer_log import AnswerLog, Circumstances\n"
+        "import sys; from ragfm.generation.answer_log import AnswerLog, AnswerContext\n"
         "from ragfm.core.types import Answer, Usage\n"
         "for n in range(20):\n"
         " AnswerLog(sys.argv[1]).add(Answer(f'{sys.argv[2]} {n}', '', False, (), (), (), Usage(), 0.),"
-        " Circumstances('', None, None, None, 0, 0))"
+        " AnswerContext('', None, None, None, 0, 0))"
     )
     writers = [subprocess.Popen([sys.executable, "-c", code, str(log.path), str(n)]) for n in range(4)]
     assert [writer.wait(timeout=120) for writer in writers] == [0] * 4
     assert sorted(entry.question for entry in log.entries()) == sorted(f"{w} {n}" for w in range(4) for n in range(20))
+
+
+def test_a_log_of_schema_1_is_migrated(log: AnswerLog) -> None:
+    (number,) = logged(log, "Who won?")
+    cited = {"n": 1, "uri": "a.md", "page": None, "start": 0, "end": 8, "quote": "Ann won.", "verified": True}
+    other = {**cited, "n": 2, "uri": "b.md", "quote": "Bob won."}
+    with closing(sqlite3.connect(log.path)) as connection, connection:
+        connection.execute("ALTER TABLE entries DROP COLUMN contradictions")
+        connection.execute(
+            "UPDATE entries SET answer = ?, citations = ?",
+            ("Ann won [1]. But [2] says otherwise: “Bob won.” So it is.", json.dumps([cited, other])),
+        )
+        connection.execute("PRAGMA user_version = 1")
+    entry = log.entry(number)
+    assert entry.answer == "Ann won [1]. So it is."
+    assert entry.citations == [cited]
+    assert [one["quote"] for one in entry.contradictions] == ["Bob won."]
+    assert log.entry(number) == entry
 
 
 # --- Forgetting --------------------------------------------------------------------------------------------------
@@ -222,7 +241,7 @@ def test_what_is_forgotten_is_not_in_the_file(log: AnswerLog) -> None:
     kept = logged(log, "of Socrates")
     assert words_on_disk(log).count(b"Xanthippe") >= 10
     size = log.path.stat().st_size
-    assert log.forget(Which(text="xanthippe")) == 10
+    assert log.forget(LogFilter(text="xanthippe")) == 10
     assert b"Xanthippe" not in words_on_disk(log)
     assert log.path.stat().st_size < size / 2
     assert [entry.id for entry in log.entries()] == kept
@@ -233,12 +252,12 @@ def test_conditions_must_all_hold(log: AnswerLog) -> None:
     one, two, three = logged(log, "of Anna", "of Bert", "of Anna")
     with sqlite3.connect(log.path) as connection:
         connection.execute("UPDATE entries SET at = '2020-01-01T00:00:00.000+00:00' WHERE id < 3")
-    assert log.forget(Which(ids=[two, three], text="Anna", older_than=timedelta(days=1))) == 0
-    assert log.forget(Which(text="Anna", older_than=timedelta(days=1))) == 1
+    assert log.forget(LogFilter(ids=[two, three], text="Anna", older_than=timedelta(days=1))) == 0
+    assert log.forget(LogFilter(text="Anna", older_than=timedelta(days=1))) == 1
     assert [entry.id for entry in log.entries()] == [two, three]
     assert one == 1
     with pytest.raises(ValueError, match="empty"):
-        Which(text="  ")
+        LogFilter(text="  ")
 
 
 def test_a_text_is_taken_out_wherever_it_stands(collection: Collection) -> None:
@@ -246,8 +265,8 @@ def test_a_text_is_taken_out_wherever_it_stands(collection: Collection) -> None:
     rag.ask("What does the DIRECTOR  earn?")
     log = rag.log
     assert log is not None
-    log.judge(1, "down", 'The "director\nearns" nothing.')
-    assert log.redact(Which(text="director earn")) == 1
+    log.rate(1, "down", 'The "director\nearns" nothing.')
+    assert log.redact(LogFilter(text="director earn")) == 1
     entry = log.entry(1)
     assert entry.question == "What does the [redacted]?"
     assert entry.answer == "The [redacted]s 90 crowns [1]."
@@ -256,15 +275,15 @@ def test_a_text_is_taken_out_wherever_it_stands(collection: Collection) -> None:
     assert "[redacted]s 90" in entry.prompt[-1]["content"]
     assert entry.prompt[-1]["role"] == "user"
     assert b"director earn" not in words_on_disk(log)
-    assert log.redact(Which(text="director earn")) == 0
+    assert log.redact(LogFilter(text="director earn")) == 0
 
 
 def test_a_name_is_taken_out_however_its_accents_are_written(log: AnswerLog) -> None:
     composed, apart = "Zo\u00eb", "Zoe\u0308"
     logged(log, f"Where is {composed}?", f"Where is {apart}?")
     for typed in (composed, apart):
-        assert len(log.entries(Which(text=typed))) == 2
-    assert log.redact(Which(text=composed)) == 2
+        assert len(log.entries(LogFilter(text=typed))) == 2
+    assert log.redact(LogFilter(text=composed)) == 2
     assert [entry.question for entry in log.entries()] == ["Where is [redacted]?"] * 2
 
 
@@ -273,7 +292,7 @@ def test_all_words_of_an_entry_are_taken_out(collection: Collection) -> None:
     rag.ask("What does the director earn?")
     log = rag.log
     assert log is not None
-    assert log.redact(Which(ids=[1])) == 1
+    assert log.redact(LogFilter(ids=[1])) == 1
     entry = log.entry(1)
     assert {entry.question, entry.query, entry.answer, entry.citations[0]["quote"]} == {"[redacted]"}
     assert entry.passages[0]["uri"] == "docs/pay.md"
@@ -285,15 +304,15 @@ def test_all_words_of_an_entry_are_taken_out(collection: Collection) -> None:
 def test_who_still_reads_keeps_the_words_there_and_that_is_said(
     log: AnswerLog, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("ragfm.generation.answer_log._WAIT", 0.1)
+    monkeypatch.setattr("ragfm.generation.answer_log._LOCK_SECONDS", 0.1)
     logged(log, "of Xanthippe")
     reading = sqlite3.connect(log.path, isolation_level=None)
     reading.execute("BEGIN")
     reading.execute("SELECT * FROM entries").fetchall()
-    with pytest.raises(LogError, match="still holds it"):
-        log.forget(Which(text="Xanthippe"))
+    with pytest.raises(LogError, match="still holds them"):
+        log.forget(LogFilter(text="Xanthippe"))
     reading.close()
-    assert log.forget(Which(text="Xanthippe")) == 0
+    assert log.forget(LogFilter(text="Xanthippe")) == 0
     assert b"Xanthippe" not in words_on_disk(log)
 
 
@@ -307,10 +326,10 @@ def test_what_users_found_becomes_questions(collection: Collection, tmp_path: Pa
     assert log is not None
     for number in range(5):
         rag.ask("How many days of leave do I get?" if number == 0 else f"How many weeks do parents get, {number}?")
-    log.judge(1, "up")
-    log.judge(2, "up")
-    log.judge(3, "down")
-    log.judge(4, "down", "16 weeks")
+    log.rate(1, "up")
+    log.rate(2, "up")
+    log.rate(3, "down")
+    log.rate(4, "down", "16 weeks")
     lines = list(as_questions(log.entries()))
     citation = log.entry(1).citations[0]
     assert lines == [
@@ -322,10 +341,10 @@ def test_what_users_found_becomes_questions(collection: Collection, tmp_path: Pa
     out = tmp_path / "questions.jsonl"
     out.write_text("".join(json.dumps(line) + "\n" for line in lines))
     assert [question.id for question in load_questions(out, answers=True).questions] == ["log-1", "log-2", "log-4"]
-    log.judge(4, "up")
+    log.rate(4, "up")
     assert (log.entry(4).thumbs, log.entry(4).correction) == ("up", None)
     with pytest.raises(LogError, match="no entry 99"):
-        log.judge(99, "up")
+        log.rate(99, "up")
 
 
 def test_that_a_passage_says_otherwise_is_no_part_of_a_right_answer(tmp_path: Path, docs: Path) -> None:
@@ -336,8 +355,11 @@ def test_that_a_passage_says_otherwise_is_no_part_of_a_right_answer(tmp_path: Pa
     rag = Rag(collection, reader=ScriptedReader(["You get 28 days of leave. It is so."]), k=3)
     assert rag.log
     answer = rag.ask("How many days of leave do I get?")
-    assert "says otherwise: “In 2026 you get 30 “whole” days of leave.[\u200c1]”" in answer.text
-    rag.log.judge(1, "up")
+    assert [contradiction.quote for contradiction in answer.contradictions] == [
+        "In 2026 you get 30 “whole” days of leave.[1]"
+    ]
+    assert rag.log.entry(1).contradictions == [asdict(contradiction) for contradiction in answer.contradictions]
+    rag.log.rate(1, "up")
     (line,) = as_questions(rag.log.entries())
     assert (line["answers"], line["uri"]) == (["You get 28 days of leave. It is so."], "docs/leave.md")
 
@@ -399,11 +421,11 @@ def test_thumbs_and_the_query_in_a_chat(
     path = str(collection.path)
     said = run("chat", "-c", path, typed=typed)
     assert "No log is kept" in said
-    assert not AnswerLog.beside(path).path.exists()
+    assert not AnswerLog.for_collection(path).path.exists()
     monkeypatch.setenv("RAGFM_ASK__LOG", "true")
     said = run("chat", "-c", path, typed=typed)
     assert "no answer in the log" in said
     assert "How many days of leave do I get for parents?" in said
     assert "/query" in said
-    entries = AnswerLog.beside(path).entries()
+    entries = AnswerLog.for_collection(path).entries()
     assert [(entry.thumbs, entry.correction) for entry in entries] == [("up", None), ("down", "16 weeks")]

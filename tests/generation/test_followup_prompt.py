@@ -13,7 +13,7 @@ from ragfm.core.calibration import Calibration
 from ragfm.core.config import AskSection
 from ragfm.core.errors import TooLongError
 from ragfm.core.types import Answer, Hit
-from ragfm.generation.prompt import Earlier, Prompt, build_prompt
+from ragfm.generation.prompt import EarlierTurn, Prompt, build_prompt
 from ragfm.samples import copy_handbook
 from ragfm.testing import HashingEmbedder, OverlapReranker, ScriptedReader
 
@@ -26,7 +26,7 @@ def hit(chunk_id: int, text: str) -> Hit:
 
 ONE, TWO, THREE = hit(1, "First."), hit(2, "Second."), hit(3, "Third.")
 PAST = [Message("user", "How long?"), Message("assistant", "A day [1].")]
-EARLIER = [Earlier("How long?", [ONE, TWO], 0)]
+EARLIER = [EarlierTurn("How long?", [ONE, TWO], 0)]
 
 
 def goes_on(prompt: Sequence[Message], before: Sequence[Message]) -> bool:
@@ -87,14 +87,14 @@ def test_what_is_part_of_a_passage_is_not_shown_again() -> None:
     whole = hit(1, "First. Second.")
     part = Hit("a.md", "Second.", 107, 114, 9, 0.5, {})
     elsewhere = Hit("b.md", "Second.", 107, 114, 10, 0.5, {})
-    past = [Earlier("How long?", [whole], 0)]
+    past = [EarlierTurn("How long?", [whole], 0)]
     shown = build_prompt("Why?", [part, elsewhere], ScriptedReader(), history=PAST, earlier=past).shown
     assert [(passage.chunk_id, passage.n) for passage in shown] == [(1, 1), (10, 2)]
 
 
 def test_all_that_was_said_stands_behind_the_passages() -> None:
     past = [Message("user", "Hello?"), Message("assistant", "Hello!"), *PAST]
-    earlier = [Earlier("How long?", [ONE, TWO], 2)]
+    earlier = [EarlierTurn("How long?", [ONE, TWO], 2)]
     first = build_prompt("How long?", [ONE, TWO], ScriptedReader(), history=past[:2])
     prompt = build_prompt("And then?", [THREE], ScriptedReader(), history=past, earlier=earlier)
     assert goes_on(prompt.messages, first.messages)
@@ -105,7 +105,7 @@ def test_what_does_not_fit_any_more_begins_anew_and_the_next_goes_on_from_there(
     wide = ScriptedReader(context_tokens=10**6)
     long = [hit(number, f"Passage {number}. " + "word " * 60) for number in range(1, 5)]
     past = [*PAST, Message("user", "And then?"), Message("assistant", "Two [2].")]
-    earlier = [Earlier("How long?", long[:2], 0), Earlier("And then?", long[2:3], 2)]
+    earlier = [EarlierTurn("How long?", long[:2], 0), EarlierTurn("And then?", long[2:3], 2)]
 
     def asked(turns: int, reader: ScriptedReader) -> Prompt:
         given = [("How long?", long[:2]), ("And then?", long[2:3]), ("Why?", long[2:4])][turns]
@@ -125,7 +125,7 @@ def test_what_does_not_fit_any_more_begins_anew_and_the_next_goes_on_from_there(
 def test_an_earlier_question_that_no_longer_fits_is_no_error() -> None:
     reader = ScriptedReader(context_tokens=200)
     past = [Message("user", "word " * 300), Message("assistant", "No.")]
-    earlier = [Earlier(past[0].content, [ONE], 0)]
+    earlier = [EarlierTurn(past[0].content, [ONE], 0)]
     prompt = build_prompt("Why?", [TWO], reader, history=past, earlier=earlier, answer_tokens=50)
     assert prompt == build_prompt("Why?", [TWO], reader, answer_tokens=50)
 

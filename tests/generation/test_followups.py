@@ -14,7 +14,7 @@ from ragfm.core.config import AskSection
 from ragfm.core.errors import UnsupportedError
 from ragfm.core.types import Sampling
 from ragfm.generation.followups import stand_alone
-from ragfm.generation.followups.list_items import listed, nth_item
+from ragfm.generation.followups.list_items import list_items, nth_item
 from ragfm.samples import copy_handbook
 from ragfm.testing import HashingEmbedder, ScriptedReader
 
@@ -120,7 +120,7 @@ def test_a_long_question_is_not_built_upon() -> None:
     ],
 )
 def test_what_an_answer_lists(answer: str, items: list[str]) -> None:
-    assert listed(answer) == items
+    assert list_items(answer) == items
 
 
 def test_an_ordinal_may_mean_a_source_or_an_older_answer() -> None:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from ragfm.core.abstention import ABSTENTION, is_abstention
 from ragfm.core.errors import ContextOverflowError
 from ragfm.core.types import Hit, Message
-from ragfm.generation.prompt import build_prompt, prompt_fingerprint, without_markers
+from ragfm.generation.prompt import build_prompt, neutralize_markers, prompt_fingerprint
 from ragfm.testing import ScriptedReader
 
 WORDS = "one two three four five six seven eight nine ten"
@@ -140,16 +140,16 @@ def test_a_line_that_begins_like_a_passage_becomes_ordinary_text(lead: str, numb
 
 def test_markers_within_a_line_and_other_brackets_stay_as_they_are() -> None:
     text = "As Smith [3] says, x[1] = 2.\n[a] b\n[3a] c\n(3) d\n3] e"
-    assert without_markers(text) == text
+    assert neutralize_markers(text) == text
 
 
 def test_many_empty_lines_are_gone_through_once() -> None:
-    assert without_markers("\n " * 500_000 + "[3") == "\n " * 500_000 + "[3"
+    assert neutralize_markers("\n " * 500_000 + "[3") == "\n " * 500_000 + "[3"
 
 
 def test_the_prompt_is_the_one_that_adapters_were_trained_for() -> None:
     assert prompt_fingerprint() == "3e97a095c6d3684616e9db486ac2faa1"
-    assert prompt_fingerprint(only=False) == "8059a356faf2ee7aad55973deffd605f"
+    assert prompt_fingerprint(documents_only=False) == "8059a356faf2ee7aad55973deffd605f"
 
 
 @pytest.mark.parametrize(

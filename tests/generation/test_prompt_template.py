@@ -26,7 +26,7 @@ def asked(question: str, name: str, folder: Path = Path(), **more: object) -> li
 
 def test_zero_shot_is_what_adapters_were_trained_for() -> None:
     assert prompt_fingerprint() == "3e97a095c6d3684616e9db486ac2faa1"
-    assert prompt_fingerprint(only=False) == "8059a356faf2ee7aad55973deffd605f"
+    assert prompt_fingerprint(documents_only=False) == "8059a356faf2ee7aad55973deffd605f"
     assert STRATEGIES == ("chain-of-thought", "few-shot", "zero-shot")
     assert len({prompt_fingerprint(strategy=load_strategy(name)) for name in STRATEGIES}) == 3
     for name in STRATEGIES:
@@ -91,14 +91,14 @@ def test_the_examples_most_like_the_question_are_picked(custom: Path) -> None:
 
 
 def test_one_that_ships_is_known_by_its_name_and_a_file_by_what_it_says(tmp_path: Path) -> None:
-    assert [load_strategy(name).known_as for name in STRATEGIES] == list(STRATEGIES)
+    assert [load_strategy(name).label for name in STRATEGIES] == list(STRATEGIES)
     words = "system = 'S'\nask = '{question}'\n"
     known = []
     for number, more in enumerate(("", "", "answer_after = 'So:'\n", "thinking_tokens = 9\n", "pick = 1\n")):
         (tmp_path / str(number)).mkdir()
         (tmp_path / str(number) / "my.toml").write_text(words + more)
-        known.append(load_strategy("my.toml", tmp_path / str(number)).known_as)
-    assert known[0] == known[1] == load_strategy(str(tmp_path / "0" / "my.toml")).known_as
+        known.append(load_strategy("my.toml", tmp_path / str(number)).label)
+    assert known[0] == known[1] == load_strategy(str(tmp_path / "0" / "my.toml")).label
     assert known[0].startswith("my.toml ")
     assert len(set(known)) == 4
 
@@ -109,7 +109,7 @@ def test_one_that_ships_is_known_by_its_name_and_a_file_by_what_it_says(tmp_path
         ("system = 'S'", "lacks 'ask'"),
         ("system = 'S'\nask = 'Q'", "no {question}"),
         ("system = 'S'\nask = '{question}'\nshots = 3", "no key `shots`"),
-        ("system = ", "can't be read"),
+        ("system = ", "cannot be read"),
         ("system = 'S'\nask = '{question}'\n[[examples]]\nquestion = 'q'", "lacks 'answer'"),
     ],
 )
@@ -129,7 +129,7 @@ def test_what_is_wrong_in_a_pool_is_said(custom: Path) -> None:
     with pytest.raises(ConfigError, match=r"no strategy 'none'.*chain-of-thought"):
         load_strategy("none")
     (custom / "pool.jsonl").write_text('{"question": 1}')
-    with pytest.raises(DataError, match="line 1 is no example"):
+    with pytest.raises(DataError, match="line 1 is not an example"):
         load_strategy(str(custom / "my.toml"))
 
 
@@ -145,7 +145,7 @@ def test_what_is_wrong_in_a_pool_is_said(custom: Path) -> None:
     ],
 )
 def test_thoughts_are_kept_apart(name: str, said: str, reasoning: str, answer: str) -> None:
-    assert load_strategy(name).parted(said) == (reasoning, answer)
+    assert load_strategy(name).split_reasoning(said) == (reasoning, answer)
 
 
 def test_an_answer_has_no_thoughts_in_it(collection: Collection, docs: Path) -> None:

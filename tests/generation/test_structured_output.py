@@ -15,9 +15,9 @@ from ragfm.core.config import AskSection
 from ragfm.core.errors import ConfigError, ExtractionError, UnsupportedError
 from ragfm.core.types import Hit, Message, Sampling
 from ragfm.evaluation.log_questions import judged
-from ragfm.generation.json_schema import ITEMS, TEXT, Form
+from ragfm.generation.json_schema import DEFAULT_MAX_ITEMS, DEFAULT_MAX_LENGTH, OutputSchema
 from ragfm.generation.prompt import Prompt
-from ragfm.generation.structured_output import fill, form_of
+from ragfm.generation.structured_output import fill_schema, output_schema
 from ragfm.testing import HashingEmbedder, ScriptedReader
 
 
@@ -111,10 +111,10 @@ def test_values_of_all_kinds_are_held_against_the_passages(
     ],
 )
 def test_a_number_is_no_rounded_one(value: float, text: str, supported: bool) -> None:
-    form = Form.of(an_object(it={"type": "number"}))
+    form = OutputSchema.of(an_object(it={"type": "number"}))
     prompt = Prompt((), (Hit("a.md", text, 0, len(text), 1, 0.5, {}, n=1),), ())
     reader = ScriptedReader([json.dumps({"it": value})])
-    (field,) = fill(form, "What is the value in degrees?", reader, prompt, Sampling())[1]
+    (field,) = fill_schema(form, "What is the value in degrees?", reader, prompt, Sampling())[1]
     assert field.supported is supported
 
 
@@ -168,9 +168,9 @@ def test_a_structured_answer_is_not_learned_as_prose(handbook: Collection) -> No
     rag = Rag(handbook, reader=ScriptedReader(['{"days": 28, "parents": null}']))
     assert rag.log is not None
     number = rag.extract("How many days?", Leave).log_id or 0
-    rag.log.judge(number, "up")
+    rag.log.rate(number, "up")
     assert not judged([rag.log.entry(number)])
-    rag.log.judge(number, "down", "28 days.")
+    rag.log.rate(number, "down", "28 days.")
     assert judged([rag.log.entry(number)])
 
 
@@ -194,7 +194,7 @@ def test_an_object_that_is_cut_off_names_the_limit(handbook: Collection) -> None
 
 
 def test_what_is_no_json_or_does_not_meet_the_schema_is_an_error(handbook: Collection) -> None:
-    with pytest.raises(ExtractionError, match="no JSON"):
+    with pytest.raises(ExtractionError, match="not JSON"):
         said(handbook, "You get 28.", Leave)
     with pytest.raises(ExtractionError, match=r"28 is less than the minimum of 30 at \$\.days"):
         said(handbook, {"days": 28}, an_object(days={"type": "integer", "minimum": 30}))
@@ -209,11 +209,11 @@ def test_what_is_no_json_or_does_not_meet_the_schema_is_an_error(handbook: Colle
 @pytest.mark.parametrize(
     ("schema", "error", "message"),
     [
-        ({"type": "text"}, ConfigError, "no JSON schema"),
-        ({"type": "string"}, ConfigError, "not that of an object"),
+        ({"type": "text"}, ConfigError, "not a JSON schema"),
+        ({"type": "string"}, ConfigError, "does not describe an object"),
         ({"type": "object"}, UnsupportedError, "which properties the object has"),
-        (an_object(x={}), UnsupportedError, "what stands at /x"),
-        (an_object(x={"type": "array"}), UnsupportedError, "what stands at /x/0"),
+        (an_object(x={}), UnsupportedError, "what is at /x"),
+        (an_object(x={"type": "array"}), UnsupportedError, "what is at /x/0"),
         (an_object(x={"$ref": "#"}), UnsupportedError, "refers to itself at /x"),
         (an_object(x={"$ref": "https://example.org/a.json"}), UnsupportedError, "not in it"),
         (an_object(x={"type": "string", "pattern": "a"}), UnsupportedError, "grammar"),
@@ -221,7 +221,7 @@ def test_what_is_no_json_or_does_not_meet_the_schema_is_an_error(handbook: Colle
 )
 def test_schemas_that_cannot_be_answered(schema: dict[str, Any], error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
-        _ = Form.of(schema).grammar
+        _ = OutputSchema.of(schema).grammar
 
 
 # --- Schemas -----------------------------------------------------------------------------------------------------
@@ -242,17 +242,21 @@ class Everything(BaseModel):
 
 
 def test_a_schema_is_made_finite() -> None:
-    form = form_of(Everything)
-    contact = form.finite["properties"]["contacts"]
+    form = output_schema(Everything)
+    contact = form.bounded["properties"]["contacts"]
     assert contact["maxItems"] == 2
     assert contact["items"]["properties"]["name"]["maxLength"] == 30
     assert contact["items"]["required"] == ["name", "kind", "phone"]
-    assert form.finite["required"] == ["contacts", "pair", "day", "rate"]
-    assert form.finite["properties"]["note"]["maxLength"] == TEXT
-    assert Form.of(an_object(x={"items": {"type": "string"}})).finite["properties"]["x"]["maxItems"] == ITEMS
+    assert form.bounded["required"] == ["contacts", "pair", "day", "rate"]
+    assert form.bounded["properties"]["note"]["maxLength"] == DEFAULT_MAX_LENGTH
+    assert (
+        OutputSchema.of(an_object(x={"items": {"type": "string"}})).bounded["properties"]["x"]["maxItems"]
+        == DEFAULT_MAX_ITEMS
+    )
     longest = {
-        "contacts": [{"name": "x" * 30, "kind": "guest", "phone": "y" * TEXT}] * 2, "pair": [10**14, False],
-        "day": "2026-01-31", "rate": 1.5, "note": "z" * TEXT,
+        "contacts": [{"name": "x" * 30, "kind": "guest", "phone": "y" * DEFAULT_MAX_LENGTH}] * 2,
+        "pair": [10**14, False],
+        "day": "2026-01-31", "rate": 1.5, "note": "z" * DEFAULT_MAX_LENGTH,
     }  # fmt: skip
     assert len(json.dumps(longest)) <= form.characters < 2 * len(json.dumps(longest))
 
@@ -262,7 +266,7 @@ def test_parts_that_are_merged() -> None:
         "allOf": [{"$ref": "#/$defs/a"}, {"properties": {"b": {"type": "integer"}}, "required": ["b"]}],
         "$defs": {"a": {"type": "object", "properties": {"a": {"type": "string", "maxLength": 3}}, "required": ["a"]}},
     }
-    finite = Form.of(schema).finite
+    finite = OutputSchema.of(schema).bounded
     assert (list(finite["properties"]), sorted(finite["required"])) == (["a", "b"], ["a", "b"])
 
 
@@ -278,14 +282,14 @@ def test_the_bundled_reader_closes_every_object(bundled: Any) -> None:
         list={"type": "array", "items": {"type": "string", "maxLength": 12}, "minItems": 2, "maxItems": 3},
         kind={"enum": ["big", "small"]}, day={"type": "string", "format": "date"}, nothing={"type": "null"},
     )  # fmt: skip
-    form = Form.of(schema)
+    form = OutputSchema.of(schema)
     stream = bundled.stream(
         [Message("user", "Tell me a long story about a cat.")],
         Sampling(max_tokens=form.characters, grammar=form.grammar),
     )
     value = json.loads("".join(stream), strict=False)
     assert stream.finish_reason == "stop"
-    assert form.complaint(value) is None
+    assert form.violation(value) is None
     assert list(value) == list(schema["properties"])
 
 
@@ -324,7 +328,7 @@ def test_ask_with_a_schema(handbook: Collection, tmp_path: Path, monkeypatch: py
     assert "/days: [1] docs/leave.md: “You get 28 days of leave.”" in shown
     assert "/who: stands in no passage" in shown
     schema.write_text("[]")
-    with pytest.raises(ConfigError, match="no JSON schema"):
+    with pytest.raises(ConfigError, match="not a JSON schema"):
         run(*words)
     schema.write_text("{")
     with pytest.raises(ConfigError, match="can't be read"):

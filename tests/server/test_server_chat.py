@@ -211,7 +211,7 @@ def test_a_stream_that_fails_midway_says_so_and_ends(running: Running, monkeypat
 
 def test_ratings_are_of_answers_that_the_same_key_got(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
     model = running.app.state.service.served.models["handbook"]
-    monkeypatch.setattr(model.rag, "log", AnswerLog.beside(running.folder))
+    monkeypatch.setattr(model.rag, "log", AnswerLog.for_collection(running.folder))
     answer = running.openai("guest").chat.completions.create(model="handbook", messages=QUESTION)
     rating = {"rating": answer.model_extra["ragfm"]["rating"], "thumbs": "down", "correction": "16 weeks"}
     said: httpx.Response = running.client("guest").post("/v1/ratings", json=rating)

@@ -184,7 +184,7 @@ def test_thumbs_reach_the_log(visit: Visit, open_server: Running) -> None:
     page.keyboard.press("Enter")
     expect(page.locator(".tools")).to_contain_text("Thank you.")
     expect(page.get_by_role("button", name="Bad answer")).to_have_attribute("aria-pressed", "true")
-    entry = AnswerLog.beside(open_server.folder).entries(limit=1)[0]
+    entry = AnswerLog.for_collection(open_server.folder).entries(limit=1)[0]
     assert (entry.thumbs, entry.correction) == ("down", "29 days")
 
 

@@ -22,7 +22,7 @@ from ragfm.core.output_folder import OUTPUT
 from ragfm.core.types import Message
 from ragfm.evaluation import Difference, Gold, Question
 from ragfm.evaluation.settings_file import calibration_keys, write_keys
-from ragfm.generation.answer_log import AnswerLog, Circumstances, Which
+from ragfm.generation.answer_log import AnswerContext, AnswerLog, LogFilter
 from ragfm.generation.prompt import prompt_fingerprint
 from ragfm.models.adapters import GGUF, RECORD, AdapterRecord, check_adapter
 from ragfm.testing import HashingEmbedder, ScriptedReader
@@ -45,7 +45,7 @@ from ragfm.training.refresh import (
     verdict,
 )
 
-HOW = Circumstances("bundled", None, None, None, 0.0, 0.1)
+HOW = AnswerContext("bundled", None, None, None, 0.0, 0.1)
 SAID = Answer("q", "a", False, (), (), (), Usage(), 0.5, query="q")
 
 
@@ -61,7 +61,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Here:
 
 def log_of(collection: Collection, *said: tuple[str, str, str, str | None]) -> AnswerLog:
     """Questions with what was answered from what is found now, the thumb, and a correction."""
-    log = AnswerLog.beside(collection.path)
+    log = AnswerLog.for_collection(collection.path)
     for question, answer, thumbs, correction in said:
         hits = tuple(collection.search(question, 20))
         number = log.add(replace(SAID, question=question, query=question, text=answer, hits=hits), HOW)
@@ -205,8 +205,8 @@ def test_the_command_makes_examples_of_the_log_alone_and_beside_questions(
     card = run.json("adapt", "data", "lost.jsonl", "--from-log", "--abstain", "0", "--valid", "0", "--out", "third")
     assert card["left_out"] == {"no passage holds its answer": 1}
     assert [source["name"] for source in card["sources"]] == ["the answer log"]
-    AnswerLog.beside(tmp_path / ".ragfm").forget(Which(thumbs="up"))
-    AnswerLog.beside(tmp_path / ".ragfm").judge(1, "down")
+    AnswerLog.for_collection(tmp_path / ".ragfm").forget(LogFilter(thumbs="up"))
+    AnswerLog.for_collection(tmp_path / ".ragfm").judge(1, "down")
     assert "No answer in the log" in run("adapt", "data", "--from-log", code=1)
     assert {example.completion for example in read_examples(tmp_path / "both" / "train.jsonl")} >= {ABSTENTION}
 

@@ -13,8 +13,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
-from ragfm.generation.followups.english_rules import Turn, stand_alone_english
-from ragfm.generation.followups.reader_rewrite import rewritten
+from ragfm.generation.followups.english_rules import Turn, rewrite_with_rules
+from ragfm.generation.followups.reader_rewrite import rewrite_with_reader
 
 if TYPE_CHECKING:
     from ragfm.core.types import Message, Reader
@@ -36,12 +36,12 @@ def stand_alone(
     """
     before: list[Turn] = []
     for asked, answer in _turns(history)[-_TURNS:]:
-        before.append(Turn(stand_alone_english(asked, before) if before else asked, answer))
+        before.append(Turn(rewrite_with_rules(asked, before) if before else asked, answer))
     if not before or how == "off":
         return question
-    if how == "reader" and reader and (said := rewritten(question, before, reader)):
+    if how == "reader" and reader and (said := rewrite_with_reader(question, before, reader)):
         return said
-    return stand_alone_english(question, before)
+    return rewrite_with_rules(question, before)
 
 
 def _turns(history: Sequence[Message]) -> list[tuple[str, str]]:

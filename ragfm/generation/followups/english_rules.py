@@ -25,12 +25,12 @@ from ragfm.generation.followups.noun_phrases import (
     SUBJECTS,
     SUBORDINATORS,
     Phrase,
-    is_time,
+    is_time_phrase,
     noun_phrases,
-    words_of,
+    split_words,
 )
 
-__all__ = ["Turn", "stand_alone_english"]
+__all__ = ["Turn", "rewrite_with_rules"]
 
 
 class Turn(NamedTuple):
@@ -92,11 +92,11 @@ _PEOPLE = re.compile(
 )
 
 
-def stand_alone_english(question: str, before: Sequence[Turn]) -> str:
+def rewrite_with_rules(question: str, before: Sequence[Turn]) -> str:
     """The question as it stands alone; unchanged where it does so, or where no rule knows better."""
     last = before[-1].question
     plain = _OPENING.sub("", question.strip(), count=1) if _OPENING.match(question.strip()) else question.strip()
-    if not plain or len(last) > _LONGEST or _ENGLISH.isdisjoint(word.text for word in words_of(last)):
+    if not plain or len(last) > _LONGEST or _ENGLISH.isdisjoint(word.text for word in split_words(last)):
         return question
     opened = plain != question.strip()
     about = _ABOUT.match(plain)
@@ -128,13 +128,13 @@ def _after(last: str, question: str) -> str:
 
 def _opens_a_part(text: str) -> bool:
     """Whether a text without "and" or "what about" is only a part of a question, as "For parents?" is."""
-    words = words_of(text)
+    words = split_words(text)
     return words[0].text in PREPOSITIONS | {"if"} and not any(word.text in QUESTIONS for word in words)
 
 
 def _part(text: str) -> str | None:
     """The text without its mark, where it has no verb, or is a clause that begins with "if" or the like."""
-    words = [word for word in words_of(text) if word.text[0].isalnum()]
+    words = [word for word in split_words(text) if word.text[0].isalnum()]
     plain = text.strip().rstrip("?.! ")
     if not words or len(words) > 2 * _FEW:
         return None
@@ -148,14 +148,14 @@ def _part(text: str) -> str | None:
 def _filled(last: str, part: str) -> str | None:
     """The question before with the part in its place; None where it has none, and the part says enough."""
     body = last.strip().rstrip("?.! ")
-    first = words_of(part)[0].text
+    first = split_words(part)[0].text
     if _THINGS.search(part) or _PERSONS.search(part) or _THAT.search(part):
         return _after(last, f"{part}?")
     if first in PREPOSITIONS or first in SUBORDINATORS:
         place = _clause(body, first) if first in SUBORDINATORS else _like(body, part, first)
         return f"{body[: place[0]]}{part}{body[place[1] :]}?" if place else f"{body} {part}?"
     phrases = noun_phrases(body)
-    if is_time(part):
+    if is_time_phrase(part):
         return _at_time(body, part)
     if found := _slot(phrases, part):
         return f"{body[: found.start]}{part}{body[found.end :]}?"
@@ -172,14 +172,14 @@ def _like(body: str, part: str, preposition: str) -> tuple[int, int] | None:
     for start, end in reversed(_prepositional(body)):
         text = body[start:end]
         same = text.split()[0].lower() == preposition
-        if is_time(part) == is_time(text) and (same or is_time(part)):
+        if is_time_phrase(part) == is_time_phrase(text) and (same or is_time_phrase(part)):
             return start, end
     return None
 
 
 def _prepositional(body: str) -> list[tuple[int, int]]:
     """Phrases that begin with a preposition, up to the next one or a verb."""
-    words, spans = words_of(body), []
+    words, spans = split_words(body), []
     stops = PREPOSITIONS | SUBORDINATORS | AUXILIARIES
     for at, word in enumerate(words):
         if word.text in PREPOSITIONS - {"of"} and at + 1 < len(words):
@@ -205,12 +205,14 @@ def _slot(phrases: Sequence[Phrase], part: str) -> Phrase | None:
         return heads[-1]
     if len(phrases) == 1 and phrases[0].before == "many" and new and new.text == part and part.endswith("s"):
         return phrases[0]  # "How many rooms are there?" "And beds?"
-    free = [phrase for phrase in phrases if not phrase.asked and phrase.before != "of" and not is_time(phrase.text)]
+    free = [
+        phrase for phrase in phrases if not phrase.asked and phrase.before != "of" and not is_time_phrase(phrase.text)
+    ]
     people = [phrase for phrase in free if _PEOPLE.search(phrase.text)]
     names = [phrase for phrase in free if phrase.name]
     if _PEOPLE.search(part):
         return people[-1] if people else None
-    if all(word.capital for word in words_of(part) if word.text not in DETERMINERS) and names:
+    if all(word.capital for word in split_words(part) if word.text not in DETERMINERS) and names:
         return names[-1]
     others = [phrase for phrase in free if phrase not in people and phrase not in names] or free
     return others[-1] if others else None
@@ -221,7 +223,7 @@ def _slot(phrases: Sequence[Phrase], part: str) -> Phrase | None:
 
 def _is_elliptic(text: str) -> bool:
     """Whether a question has no verb, as "For how long?" and "How many people?"."""
-    words = [word for word in words_of(text) if word.text[0].isalnum()]
+    words = [word for word in split_words(text) if word.text[0].isalnum()]
     at = next((n for n, word in enumerate(words) if word.text in QUESTIONS), 0)
     verbs = AUXILIARIES | SUBJECTS
     return (at <= 2 and all(word.text in PREPOSITIONS | {"up", "to", "says"} for word in words[:at])
@@ -232,7 +234,7 @@ def _is_elliptic(text: str) -> bool:
 def _asked(last: str, text: str) -> str:
     """The question before, with another question word."""
     body, asks = last.strip().rstrip("?.! "), text.strip().rstrip("?.! ")
-    words, new = words_of(body), words_of(asks)
+    words, new = split_words(body), split_words(asks)
     adverb = not any(word.text in ("why", "who", "whom", "which", "many", "much") for word in new) or (
         new[0].text in PREPOSITIONS
     )
@@ -279,7 +281,7 @@ def _thing(last: str, *, plural: bool) -> str | None:
     phrases = noun_phrases(last)
     described = re.match(r"(?:what|where)(?:'s|\s+is|\s+are)\s+", last.strip(), re.IGNORECASE)
     if not (described and phrases and phrases[0].start == described.end()):
-        phrases = [phrase for phrase in phrases if not is_time(phrase.text)]
+        phrases = [phrase for phrase in phrases if not is_time_phrase(phrase.text)]
         if len(phrases) != 1 or "?" in last.strip()[:-1]:
             return None
     one = phrases[0]
@@ -291,7 +293,7 @@ def _replaced(pronouns: re.Pattern[str], text: str, noun: str) -> str:
     """The text with a noun for each of its pronouns."""
 
     def put(match: re.Match[str]) -> str:
-        following = words_of(text[match.end() :])
+        following = split_words(text[match.end() :])
         own = match[0].lower() in ("its", "their", "his") or (
             match[0].lower() == "her" and following and following[0].text[0].isalnum()
             and following[0].text not in PREPOSITIONS | COPULAS

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from ragfm.core.text import MARKER, sentence_spans
 
-__all__ = ["listed", "nth_item"]
+__all__ = ["list_items", "nth_item"]
 
 _ORDINALS = {
     word: number
@@ -44,14 +44,14 @@ def nth_item(text: str, answers: Sequence[str]) -> tuple[str, bool | None]:
     number = int(match["number"]) if match["number"] else _ORDINALS[match["word"].lower()]
     cited = (match["noun"] or "").lower() in _CITED
     for answer in reversed(answers):
-        items = _cited(answer) if cited else listed(answer)
+        items = _cited(answer) if cited else list_items(answer)
         if len(items) >= max(2, number):
             item = items[number - 1 if number > 0 else number]
             return text[: match.start()] + _ARTICLE.sub("the ", item) + text[match.end() :], True
     return text, False
 
 
-def listed(answer: str) -> list[str]:
+def list_items(answer: str) -> list[str]:
     """What an answer lists: its lines with a bullet or a number, what a sentence joins with "and", or its sentences."""
     lines = [_plain(match["item"]) for match in _LINE.finditer(answer)]
     if len(lines) > 1:

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-__all__ = ["Phrase", "Word", "is_time", "noun_phrases", "words_of"]
+__all__ = ["Phrase", "Word", "is_time_phrase", "noun_phrases", "split_words"]
 
 
 def _set(text: str) -> frozenset[str]:
@@ -87,21 +87,21 @@ class Phrase:
         return last[:-1] if len(last) > 3 and last.endswith("s") and not last.endswith("ss") else last
 
 
-def words_of(text: str) -> list[Word]:
+def split_words(text: str) -> list[Word]:
     """The words and signs of a text."""
     return [
         Word(match[0].replace("’", "'").lower(), *match.span(), match[0][0].isupper()) for match in _WORD.finditer(text)
     ]
 
 
-def is_time(text: str) -> bool:
+def is_time_phrase(text: str) -> bool:
     """Whether a phrase says when."""
     return bool(_TIME.search(text))
 
 
 def noun_phrases(text: str) -> list[Phrase]:
     """The noun phrases of a question, in their order."""
-    words = words_of(text)
+    words = split_words(text)
     return [_phrase(text, words, first, end) for first, end in _runs(words)]
 
 
@@ -159,5 +159,5 @@ def _phrase(text: str, words: Sequence[Word], first: int, end: int) -> Phrase:
     return Phrase(
         text[start:stop], start, stop, before,
         asked=before in ("many", "much", "which", "what", "whose"),
-        name=first > 0 and all(word.capital for word in content) and not is_time(text[start:stop]),
+        name=first > 0 and all(word.capital for word in content) and not is_time_phrase(text[start:stop]),
     )  # fmt: skip

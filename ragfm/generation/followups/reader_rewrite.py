@@ -13,15 +13,15 @@ from ragfm.generation.followups.noun_phrases import (
     PREPOSITIONS,
     PRONOUNS,
     QUESTIONS,
-    words_of,
+    split_words,
 )
-from ragfm.generation.prompt import without_control_tokens
+from ragfm.generation.prompt import neutralize_control_tokens
 
 if TYPE_CHECKING:
     from ragfm.core.types import Reader
     from ragfm.generation.followups.english_rules import Turn
 
-__all__ = ["rewritten"]
+__all__ = ["rewrite_with_reader"]
 
 GRAMMAR = 'root ::= [^ \\n?] [^\\n?]* "?"'
 _TOKENS = 64
@@ -46,7 +46,7 @@ _EMPTY = (
 )  # fmt: skip
 
 
-def rewritten(question: str, before: Sequence[Turn], reader: Reader) -> str | None:
+def rewrite_with_reader(question: str, before: Sequence[Turn], reader: Reader) -> str | None:
     """The question as the reader makes it stand alone; None where what it says can't be meant.
 
     Raises UnsupportedError for a reader that takes no grammar.
@@ -55,7 +55,7 @@ def rewritten(question: str, before: Sequence[Turn], reader: Reader) -> str | No
     messages = [Message("system", _SYSTEM)]
     for given, wanted in _EXAMPLES:
         messages += [Message("user", given), Message("assistant", wanted)]
-    messages.append(Message("user", without_control_tokens("\n".join([*talk, f"Q: {question}"]))))
+    messages.append(Message("user", neutralize_control_tokens("\n".join([*talk, f"Q: {question}"]))))
     try:
         with reader.stream(messages, Sampling(max_tokens=_TOKENS, grammar=GRAMMAR)) as stream:
             said = "".join(stream).strip()
@@ -77,4 +77,4 @@ def _is_meant(said: str, question: str, before: Sequence[Turn]) -> bool:
 
 
 def _content(text: str) -> set[str]:
-    return {word.text.rstrip("s") for word in words_of(text) if word.text[0].isalnum() and word.text not in _EMPTY}
+    return {word.text.rstrip("s") for word in split_words(text) if word.text[0].isalnum() and word.text not in _EMPTY}

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ragfm.core.errors import ConfigError, UnsupportedError
 from ragfm.core.types import Message, Sampling
-from ragfm.generation.json_schema import Form
+from ragfm.generation.json_schema import OutputSchema
 from ragfm.generation.readers import whole
 from ragfm.generation.readers.llama_model import LlamaModel
 from ragfm.generation.readers.llama_sampler import Sampler
@@ -78,7 +78,7 @@ class LlamaCppReader(LocalReader[LlamaModel]):
             return sampling
         if sampling.grammar is not None:
             raise ConfigError("A grammar and a schema were given.", "Give one of them.")
-        return replace(sampling, schema=None, grammar=Form.of(sampling.schema).grammar)
+        return replace(sampling, schema=None, grammar=OutputSchema.of(sampling.schema).grammar)
 
     def _check_adapter(self, path: Path) -> None:
         if path.is_relative_to(SHIPPED):

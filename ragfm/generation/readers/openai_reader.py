@@ -22,7 +22,7 @@ from ragfm.core.errors import (
     UnsupportedError,
 )
 from ragfm.core.types import Message, Sampling, Stream, Usage
-from ragfm.generation.json_schema import Form
+from ragfm.generation.json_schema import OutputSchema
 from ragfm.generation.readers import completion_room, speak, whole
 from ragfm.generation.readers.remote_call import Call, Line
 
@@ -144,7 +144,7 @@ class OpenAIReader:
             asked["stop"] = stop
         asked |= {"logprobs": True} if sampling.logprobs else {}
         if sampling.schema is not None:
-            form = {"name": "answer", "schema": dict(Form.of(sampling.schema).finite), "strict": True}
+            form = {"name": "answer", "schema": dict(OutputSchema.of(sampling.schema).bounded), "strict": True}
             asked["response_format"] = {"type": "json_schema", "json_schema": form}
         asked = {name: value for name, value in asked.items() if name not in self._omit}
         turns = [{"role": message.role, "content": message.content} for message in messages]

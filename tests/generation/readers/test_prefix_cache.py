@@ -10,7 +10,7 @@ import pytest
 from support.tiny_gguf import write_lora, write_tiny
 
 from ragfm.core.types import Hit, Message, Sampling, Usage
-from ragfm.generation.prompt import build_prompt, prompt_beginning
+from ragfm.generation.prompt import build_prompt, prompt_prefix
 from ragfm.generation.prompt_template import load_strategy
 from ragfm.generation.readers import prefix_cache
 from ragfm.generation.readers.llama_cpp_reader import LlamaCppReader
@@ -115,7 +115,7 @@ def test_it_is_what_every_prompt_of_a_strategy_begins_with() -> None:
     strategy = load_strategy("few-shot")
     hits = [Hit("uri", "a secret", 0, 8, 1, None, {})]
     history = [Message("user", "before?"), Message("assistant", "Yes.")]
-    begin = prompt_beginning(strategy)
+    begin = prompt_prefix(strategy)
     reader = ScriptedReader(context_tokens=10_000)
     prompt = build_prompt("Who?", hits, reader, history=history, strategy=strategy)
     assert list(prompt.messages[: len(begin)]) == begin

@@ -23,7 +23,7 @@ from ragfm.core.errors import (
     UnsupportedError,
 )
 from ragfm.core.types import Message, Sampling, Stream, Usage
-from ragfm.generation.json_schema import Form
+from ragfm.generation.json_schema import OutputSchema
 from ragfm.generation.readers import load_reader, speak
 from ragfm.generation.readers.llama_cpp_reader import LlamaCppReader
 from ragfm.generation.readers.llama_model import BLOCK
@@ -276,7 +276,9 @@ def test_a_schema_binds(reader: LlamaCppReader) -> None:
               "required": ["wet", "kind"]}  # fmt: skip
     said = json.loads(read(reader, ASKED, schema=schema, max_tokens=64))
     assert (type(said["wet"]), said["kind"] in ("sea", "lake")) == (bool, True)
-    assert Form.of(Form.of(schema).finite) == Form(Form.of(schema).finite, Form.of(schema).finite)
+    assert OutputSchema.of(OutputSchema.of(schema).bounded) == OutputSchema(
+        OutputSchema.of(schema).bounded, OutputSchema.of(schema).bounded
+    )
     with pytest.raises(ConfigError, match="one of them"):
         reader.stream(ASKED, Sampling(schema=schema, grammar='root ::= "a"'))
     with pytest.raises(ConfigError, match="no JSON schema"):
