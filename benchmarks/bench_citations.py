@@ -24,7 +24,7 @@ from typing import Any
 from data import DATA
 from measure import about, save
 
-from ragfm.citations.grounding import ground
+from ragfm.citations.decision import ground
 from ragfm.core.text import sentence_spans
 from ragfm.core.types import Hit
 from ragfm.evaluation.answer_matching import holds

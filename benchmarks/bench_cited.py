@@ -32,9 +32,8 @@ from measure import about, save
 
 from ragfm import Collection, Rag, Settings
 from ragfm.citations.grounding import own_words
-from ragfm.citations.question_match import matches_question
 from ragfm.citations.support import passage_windows
-from ragfm.citations.text_match import denies, without_denials
+from ragfm.citations.text_match import denies, matches_question, without_denials
 from ragfm.core.types import Hit
 from ragfm.evaluation import QuestionSet, corpus_collection, load_questions
 from ragfm.evaluation.metrics import estimate_ratios

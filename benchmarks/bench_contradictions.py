@@ -26,7 +26,8 @@ from data import DATA
 from measure import about, read, save
 
 from ragfm import Collection, Hit, Rag, Settings
-from ragfm.citations.grounding import cite, compose
+from ragfm.citations.decision import compose
+from ragfm.citations.grounding import cite
 from ragfm.core.config import AskSection
 from ragfm.evaluation.answer_matching import holds
 from ragfm.evaluation.metrics import estimate_ratios

@@ -33,7 +33,8 @@ from injections import CLAIMS, HIDDEN, HIDDEN_TEXTS, PASSAGES, PLAIN, QUESTIONS,
 from measure import about, save, weights
 
 from ragfm import Collection, Rag, Settings
-from ragfm.citations.grounding import cite, compose, own_words
+from ragfm.citations.decision import compose
+from ragfm.citations.grounding import cite, own_words
 from ragfm.core.abstention import ABSTENTION
 from ragfm.core.config import AskSection
 from ragfm.core.types import Hit, Message, Reader

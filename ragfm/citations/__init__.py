@@ -3,10 +3,9 @@
 grounding        cite an answer sentence by sentence, and compose its text with markers
 support          does a passage support a sentence? what is wrong if not?
 contradictions   does another passage give another number or name?
-text_match       terms, units, denials, verbatim quotes
+text_match       terms, units, denials, verbatim quotes, and is a quote about the subject of a question?
 verifier         a small network that reads question and passages
 answer_check     the answer compared with the verifier's readings
-question_match   is a quote about the subject of the question?
 confidence       signals of an answer, and their calibration
 decision         answer, or "I don't know."
 """

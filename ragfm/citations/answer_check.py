@@ -2,28 +2,28 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from ragfm.citations.question_match import matches_question
-from ragfm.citations.support import passage_windows
-from ragfm.citations.text_match import find_quotes, terms_of
+from ragfm.citations.text_match import find_quotes, matches_question, terms_of
+from ragfm.core.abstention import is_abstention
 from ragfm.core.text import MARKER, escape_markers
+from ragfm.core.types import Citation
 
 if TYPE_CHECKING:
     from ragfm.citations.grounding import CitedSentence
     from ragfm.citations.verifier import Reading
-    from ragfm.core.types import Citation
+    from ragfm.core.types import Hit
 
 __all__ = [
     "MAX_IRRELEVANT",
     "MIN_CERTAIN",
-    "answer_likelihood",
     "best_spans",
-    "check_citations",
+    "check_answer",
     "correct_answer",
-    "quote_likelihood",
+    "read_with_verifier",
     "term_overlap",
 ]
 
@@ -33,70 +33,66 @@ MIN_CERTAIN = 0.5
 """How likely the verifier must find an answer for its quote to be verified: docs/decisions/015-the-verifier.md."""
 MIN_OVERLAP = 0.5
 """The term overlap from which on two answers are the same."""
+_MIN_PROBABILITY = 1e-6
 
 
-def answer_likelihood(sentence: CitedSentence, readings: Sequence[Reading]) -> float:
-    """How likely a sentence is the answer, in [0, 1]: where it stands verbatim, else where its quotes do."""
-    verbatim = [
-        reading.within(*span) for reading in readings for span in find_quotes(sentence.plain, reading.passage.text)
-    ]
-    quotes = [quote_likelihood(citation, readings) for citation in sentence.citations]
-    return max(verbatim, default=0.0) or max(quotes, default=0.0)
+def read_with_verifier(question: str, passages: Sequence[Hit], language: str | None) -> list[Reading]:
+    """The verifier's reading of each passage; none if it does not know the language of the question or the texts."""
+    from ragfm.citations.verifier import shipped_verifier  # imports numpy
+
+    return shipped_verifier().read(question, passages, language)
 
 
-def quote_likelihood(citation: Citation, readings: Sequence[Reading]) -> float:
-    """How likely the answer stands within a quote, in [0, 1]."""
-    quote = _located(citation, readings)
-    return quote.reading.within(quote.start, quote.end)
+def check_answer(
+    question: str, output: str, sentences: Sequence[CitedSentence], readings: Sequence[Reading]
+) -> tuple[list[CitedSentence], dict[str, float]]:
+    """Check an answer against the verifier's readings; `output` is the reader's own text.
 
-
-def check_citations(question: str, sentence: CitedSentence, readings: Sequence[Reading]) -> CitedSentence:
-    """The sentence with `irrelevant` and `uncertain` instead of `verified` for quotes that may not answer the question.
-
-    A quote stays verified if the verifier is certain and the quote is about the subject of the question.
+    Returns the sentences with `irrelevant` and `uncertain` instead of `verified` for quotes that may not answer the
+    question, and the verifier's signals (see `confidence`). A quote stays verified if the verifier is certain and the
+    quote is about the subject of the question. Of several sentences, some may say more than the question asks: they
+    stay as they are.
     """
-    checked = []
-    for citation in sentence.citations:
-        if citation.verified:
-            quote = _located(citation, readings)
-            if quote.reading.within(quote.start, quote.end) < MAX_IRRELEVANT:
-                citation = replace(citation, verified=False, fault="irrelevant")
-            elif not _is_certain(question, sentence, citation, quote):
-                citation = replace(citation, verified=False, fault="uncertain")
-        checked.append(citation)
-    return replace(sentence, citations=tuple(checked))
-
-
-def _is_certain(question: str, sentence: CitedSentence, citation: Citation, quote: _Located) -> bool:
-    spans = [
-        (start, end)
-        for start, end in find_quotes(sentence.plain, quote.reading.passage.text)
-        if quote.start <= start and end <= quote.end
-    ]
-    likelihood = max(quote.reading.within(*span) for span in spans or [(quote.start, quote.end)])
-    if likelihood < MIN_CERTAIN:
-        return False
-    windows = [
-        window
-        for window in passage_windows(quote.reading.passage)
-        if quote.start <= window.start and window.end <= quote.end
-    ]
-    context = frozenset[str]().union(*(window.terms for window in windows))
-    return matches_question(question, sentence.plain, citation.quote, context)
-
-
-@dataclass(frozen=True, slots=True)
-class _Located:
-    """A quote as a span of the passage that the verifier read."""
-
-    reading: Reading
-    start: int
-    end: int
-
-
-def _located(citation: Citation, readings: Sequence[Reading]) -> _Located:
-    reading = next(reading for reading in readings if reading.passage.n == citation.n)
-    return _Located(reading, citation.start - reading.passage.start, citation.end - reading.passage.start)
+    checked = list(sentences)
+    likelihoods = [0.0]
+    for sentence in sentences:
+        # Where the sentence stands verbatim, as (reading, start, end), and how likely the answer stands in its quotes.
+        verbatim = [
+            (reading, start, end)
+            for reading in readings
+            for start, end in find_quotes(sentence.plain, reading.passage.text)
+        ]
+        citations, quotes = list[Citation](), [0.0]
+        for citation, quote_terms in zip(sentence.citations, sentence.quote_terms, strict=True):
+            reading = next(reading for reading in readings if reading.passage.n == citation.n)
+            start, end = citation.start - reading.passage.start, citation.end - reading.passage.start
+            quotes.append(reading.within(start, end))
+            if citation.verified:
+                inside = [
+                    reading.within(*span) for other, *span in verbatim
+                    if other is reading and start <= span[0] and span[1] <= end
+                ]  # fmt: skip
+                likelihood = max(inside, default=quotes[-1])
+                if quotes[-1] < MAX_IRRELEVANT:
+                    citation = replace(citation, verified=False, fault="irrelevant")
+                elif likelihood < MIN_CERTAIN or not matches_question(
+                    question, sentence.plain, citation.quote, quote_terms
+                ):
+                    citation = replace(citation, verified=False, fault="uncertain")
+            citations.append(citation)
+        if sentence.claims:
+            best_verbatim = max((reading.within(start, end) for reading, start, end in verbatim), default=0.0)
+            likelihoods.append(best_verbatim or max(quotes))
+        if len(sentences) == 1:
+            checked = [replace(sentence, citations=tuple(citations))]
+    anywhere = min(max(reading.anywhere for reading in readings), 1 - _MIN_PROBABILITY)
+    signals = {
+        "anywhere": math.log(max(anywhere, _MIN_PROBABILITY) / (1 - anywhere)),
+        "located": math.log(max(_MIN_PROBABILITY, *likelihoods)),
+        "agree": term_overlap(output, best_spans(readings)[0][0]),
+        "silent": float(is_abstention(output)),
+    }
+    return checked, signals
 
 
 def best_spans(readings: Sequence[Reading]) -> list[tuple[str, int | None]]:

@@ -15,44 +15,40 @@ The reader scores text that it has just generated, after a prompt that it has in
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from functools import partial
 from hashlib import blake2b, file_digest
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ragfm.citations.answer_check import answer_likelihood, best_spans, term_overlap
-from ragfm.citations.support import count_matches, passage_windows
-from ragfm.citations.text_match import matches, terms_of
-from ragfm.core.abstention import ABSTENTION, is_abstention
+from ragfm.citations.text_match import count_matches
+from ragfm.core.abstention import ABSTENTION
 from ragfm.core.calibration import Calibration
 from ragfm.core.errors import RagfmError
 from ragfm.models.adapters import learned_sha256
 
 if TYPE_CHECKING:
     from ragfm.citations.grounding import CitedSentence
-    from ragfm.citations.verifier import Reading
+    from ragfm.citations.support import Analysis
     from ragfm.core.types import Hit, Message, Reader
 
-__all__ = ["SHIPPED", "SIGNALS", "adapter_hash", "answer_signals", "reader_signals", "select_calibration"]
+__all__ = [
+    "SHIPPED",
+    "SIGNALS",
+    "adapter_hash",
+    "answer_signals",
+    "reader_signals",
+    "select_calibration",
+]
 
-READER_SIGNALS = frozenset({"likely", "unknown"})
 SIGNALS = (
     *("cosine", "gap", "covered", "nearest", "supported", "names", "anywhere", "located", "agree"),
     *("likely", "unknown", "silent"),
 )
-_MIN_PROBABILITY = 1e-6
 
 
-def answer_signals(
-    question: str,
-    passages: Sequence[Hit],
-    sentences: Sequence[CitedSentence],
-    output: str = "",
-    readings: Sequence[Reading] = (),
-) -> dict[str, float]:
-    """The signals that need no reader. `output` is the reader's own text, `readings` are the verifier's, if it ran."""
+def answer_signals(analysis: Analysis, passages: Sequence[Hit], sentences: Sequence[CitedSentence]) -> dict[str, float]:
+    """The signals that need neither reader nor verifier. `passages` are those that were found for this question."""
     signals: dict[str, float] = {}
     cosines = sorted((hit.score for hit in passages if hit.score is not None), reverse=True)
     if cosines:
@@ -60,27 +56,19 @@ def answer_signals(
     if len(cosines) > 1:
         signals["gap"] = cosines[0] - cosines[1]
 
-    terms = terms_of(question).all
+    terms = analysis.question.terms
     if terms:
-        windows = [window for hit in passages for window in passage_windows(hit)]
+        windows = [window for hit in passages for window in analysis.windows.get(hit.n or 0, ())]
         all_terms = frozenset[str]().union(*(window.terms for window in windows))
-        signals["covered"] = sum(matches(term, all_terms) for term in terms) / len(terms)
-        signals["nearest"] = max((count_matches(terms, window) for window in windows), default=0) / len(terms)
+        signals["covered"] = count_matches(terms, all_terms) / len(terms)
+        signals["nearest"] = max((count_matches(terms, window.terms) for window in windows), default=0) / len(terms)
 
     claims = [sentence for sentence in sentences if sentence.claims]
     if claims:
         signals["supported"] = sum(sentence.supported for sentence in claims) / len(claims)
-        claimed = [terms_of(sentence.plain) for sentence in claims]
+        claimed = [sentence.terms for sentence in claims]
         # The first word of a sentence is capitalised anyway, so it counts only as a number.
         signals["names"] = float(any(one.exact - ({one.first} - one.numbers) - terms for one in claimed))
-
-    if readings:
-        anywhere = min(max(reading.anywhere for reading in readings), 1 - _MIN_PROBABILITY)
-        likelihood = max((answer_likelihood(claim, readings) for claim in claims), default=0.0)
-        signals["anywhere"] = math.log(max(anywhere, _MIN_PROBABILITY) / (1 - anywhere))
-        signals["located"] = math.log(max(_MIN_PROBABILITY, likelihood))
-        signals["agree"] = term_overlap(output, best_spans(readings)[0][0])
-        signals["silent"] = float(is_abstention(output))
     return signals
 
 

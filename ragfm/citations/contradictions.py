@@ -7,10 +7,8 @@ the subject: the other sentence must have all of them. Sentences that differ in 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-
-from ragfm.citations.support import Claim, Evidence, QuestionTerms, Window, count_matches, new_terms
-from ragfm.citations.text_match import matches, terms_of
+from ragfm.citations.support import Analysis, Claim, Evidence, Window
+from ragfm.citations.text_match import count_matches, matches, terms_of
 from ragfm.core.text import escape_markers
 from ragfm.core.types import Contradiction
 
@@ -21,25 +19,23 @@ MIN_SIMILARITY = 0.7
 _MAX_QUOTE = 300  # characters
 
 
-def find_contradiction(
-    claim: Claim, question: QuestionTerms, evidence: Evidence, windows: Mapping[int, Sequence[Window]]
-) -> Window | None:
+def find_contradiction(claim: Claim, analysis: Analysis, evidence: Evidence) -> Window | None:
     """The sentence of another passage that contradicts a claim most clearly, given the evidence that supports it."""
-    answer = new_terms(claim, question) & claim.terms.exact
+    answer = claim.new_terms & claim.terms.exact
     quote = terms_of(evidence.hit.text[evidence.start : evidence.end])
     rest = quote.all - quote.exact
     if not answer or len(rest) < 2:
         return None
     known = quote.all | terms_of(evidence.hit.context).all
-    subject = {term for term in known if matches(term, question.terms)} - answer
+    subject = {term for term in known if matches(term, analysis.question.terms)} - answer
     compares_numbers = bool(answer & quote.numbers)
     best: tuple[float, Window | None] = (0.0, None)
-    for n, of_passage in windows.items():
+    for n, of_passage in analysis.windows.items():
         for window in of_passage if n != evidence.hit.n else ():
             own = terms_of(window.text)
             alternatives = (own.numbers if compares_numbers else own.names) - quote.all
-            similarity = sum(matches(term, own.all) for term in rest) / len(rest)
-            same_subject = count_matches(subject, window) == len(subject)
+            similarity = count_matches(rest, own.all) / len(rest)
+            same_subject = count_matches(subject, window.terms) == len(subject)
             if alternatives and similarity >= MIN_SIMILARITY and same_subject and not answer & window.terms:
                 best = max(best, (similarity, window), key=lambda candidate: candidate[0])
     return best[1]

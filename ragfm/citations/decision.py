@@ -1,19 +1,36 @@
-"""Decide: an answer with its citations, or an abstention."""
+"""Decide: compose the answer from its cited sentences, or abstain."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from ragfm.citations.grounding import CitedSentence, ComposedAnswer, compose
+from ragfm.citations.grounding import CitedSentence, cite
 from ragfm.core.abstention import ABSTENTION, is_abstention
+from ragfm.core.types import Citation, Contradiction
 
 if TYPE_CHECKING:
     from ragfm.core.calibration import Calibration
     from ragfm.core.config import AskSection
+    from ragfm.core.types import Hit
 
-__all__ = ["Decision", "decide"]
+__all__ = ["ComposedAnswer", "Decision", "compose", "decide", "ground"]
+
+
+@dataclass(frozen=True, slots=True)
+class ComposedAnswer:
+    """An answer's text with its citations in the order of their markers.
+
+    `unsupported` are the spans of sentences that no passage supports. `output_spans` has, for each citation, the
+    span of its sentence in the reader's output.
+    """
+
+    text: str = ""
+    citations: tuple[Citation, ...] = ()
+    contradictions: tuple[Contradiction, ...] = ()
+    unsupported: tuple[tuple[int, int], ...] = ()
+    output_spans: tuple[tuple[int, int], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,3 +68,36 @@ def decide(
     if not answer.text or withheld or (strict and not answer.citations):
         return Decision(ComposedAnswer(ABSTENTION), abstained=True)
     return Decision(answer, abstained=False)
+
+
+def compose(sentences: Sequence[CitedSentence], *, strict: bool = False, contradictions: bool = True) -> ComposedAnswer:
+    """Put cited sentences together. `strict` leaves out sentences that no passage supports."""
+    text = ""
+    citations, contradicting = list[Citation](), list[Contradiction]()
+    unsupported, output_spans = list[tuple[int, int]](), list[tuple[int, int]]()
+    for sentence in sentences:
+        if strict and sentence.claims and not sentence.supported:
+            continue
+        words = sentence.text.lstrip()
+        white_space = sentence.text[: len(sentence.text) - len(words)] if text else ""
+        text += white_space
+        start, end = len(text), len(text) + len(words)
+        text += words
+        if sentence.claims and not sentence.supported:
+            unsupported.append((start, end))
+        citations += [replace(citation, answer_start=start, answer_end=end) for citation in sentence.citations]
+        output_spans += [(sentence.start, sentence.end)] * len(sentence.citations)
+        quote = sentence.contradiction
+        known = {(one.n, one.start, one.end) for one in citations if one.verified}
+        known |= {(one.n, one.start, one.end) for one in contradicting}
+        if contradictions and quote and (quote.n, quote.start, quote.end) not in known:
+            contradicting.append(
+                Contradiction(quote.n, quote.uri, quote.page, quote.start, quote.end, quote.quote, start, end)
+            )
+    return ComposedAnswer(text, tuple(citations), tuple(contradicting), tuple(unsupported), tuple(output_spans))
+
+
+def ground(question: str, output: str, passages: Sequence[Hit]) -> tuple[str, tuple[Citation, ...]]:
+    """The answer's text with corrected markers, and a citation for each marker, in their order."""
+    answer = compose(cite(question, output, passages))
+    return answer.text, answer.citations

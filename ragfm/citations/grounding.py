@@ -1,8 +1,7 @@
 """Grounding: from a reader's output to citations that can be checked, without another model call.
 
 `cite` compares each sentence of the answer with the sentences of the passages (see `support`). The best evidence
-becomes the quote: a slice of the document, character for character. `compose` puts the sentences together again, with
-their markers, citations and contradictions.
+becomes the quote: a slice of the document, character for character.
 
 A citation that is not verified has a fault. `fabricated`: no passage says so. `misattributed`: another passage does.
 `stitched`: its parts stand in several places, and nowhere together. The verifier adds two (see `answer_check`):
@@ -17,24 +16,15 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from ragfm.citations.contradictions import find_contradiction
-from ragfm.citations.support import (
-    Claim,
-    Evidence,
-    QuestionTerms,
-    Window,
-    best_evidence,
-    count_matches,
-    find_fault,
-    passage_windows,
-)
-from ragfm.citations.text_match import denies, terms_of
+from ragfm.citations.support import Analysis, Claim, Evidence, Window, analyze, best_evidence, find_fault
+from ragfm.citations.text_match import Terms, added_terms, terms_of
 from ragfm.core.text import MARKER, sentence_spans
-from ragfm.core.types import Citation, Contradiction
+from ragfm.core.types import Citation
 
 if TYPE_CHECKING:
     from ragfm.core.types import Hit
 
-__all__ = ["CitedSentence", "ComposedAnswer", "cite", "compose", "ground"]
+__all__ = ["CitedSentence", "cite", "cite_sentences"]
 
 _YES = re.compile(r"\W*yes\b", re.IGNORECASE)
 
@@ -43,16 +33,18 @@ _YES = re.compile(r"\W*yes\b", re.IGNORECASE)
 class CitedSentence:
     """A sentence of the answer with its markers, the white space before it, and a citation for each marker.
 
-    `start` and `end` are its span in the reader's output. `claims`: it has terms that a passage could support, or is a
-    "Yes." that is the whole answer. `contradiction` is a quote with another number or name than the one that supports
-    the sentence.
+    `start` and `end` are its span in the reader's output. `quote_terms` are, for each citation, the terms of the quote
+    and of the headings above it. `claims`: the sentence has `terms` that a passage could support, or is a "Yes." that
+    is the whole answer. `contradiction` is a quote with another number or name than the one that supports the sentence.
     """
 
     text: str
     start: int
     end: int
     citations: tuple[Citation, ...]
+    quote_terms: tuple[frozenset[str], ...]
     claims: bool
+    terms: Terms
     contradiction: Citation | None = None
 
     @property
@@ -66,48 +58,28 @@ class CitedSentence:
         return any(citation.supports for citation in self.citations)
 
 
-@dataclass(frozen=True, slots=True)
-class ComposedAnswer:
-    """An answer's text with its citations in the order of their markers.
-
-    `unsupported` are the spans of sentences that no passage supports. `output_spans` has, for each citation, the
-    span of its sentence in the reader's output.
-    """
-
-    text: str = ""
-    citations: tuple[Citation, ...] = ()
-    contradictions: tuple[Contradiction, ...] = ()
-    unsupported: tuple[tuple[int, int], ...] = ()
-    output_spans: tuple[tuple[int, int], ...] = ()
-
-
-def ground(question: str, output: str, passages: Sequence[Hit]) -> tuple[str, tuple[Citation, ...]]:
-    """The answer's text with corrected markers, and a citation for each marker, in their order."""
-    answer = compose(cite(question, output, passages))
-    return answer.text, answer.citations
-
-
 def cite(question: str, output: str, passages: Sequence[Hit]) -> list[CitedSentence]:
+    """The reader's output sentence by sentence, with citations; see `cite_sentences`."""
+    return cite_sentences(output, analyze(question, passages))
+
+
+def cite_sentences(output: str, analysis: Analysis) -> list[CitedSentence]:
     """The reader's output sentence by sentence, with citations.
 
     Markers of passages that were not shown are removed. A sentence that cites no passage that supports it gets the
     marker of one that does, if there is one.
     """
-    windows = {hit.n: list(passage_windows(hit)) for hit in passages if hit.n is not None}
-    all_windows = [window for of_passage in windows.values() for window in of_passage]
-    terms = terms_of(question).all
-    best_count = max((count_matches(terms, window) for window in all_windows), default=0)
-    asked = QuestionTerms(terms, denies(question), best_count)
-    plain, claims = _split(output)
+    question, windows, all_windows = analysis.question, analysis.windows, analysis.all_windows
+    plain, claims = _split(output, question.terms)
     only_yes = not any(claim.terms.all for claim in claims)
     sentences, done = [], 0
     for claim in claims:
-        best = best_evidence(claim, asked, all_windows)
+        best = best_evidence(claim, question, all_windows)
         evidence: list[Evidence] = []
         for n in dict.fromkeys(claim.cited):
-            found = best_evidence(claim, asked, windows.get(n, ()))
+            found = best_evidence(claim, question, windows.get(n, ()))
             if found and not found.supports:
-                found = replace(found, fault=find_fault(claim, asked, best, windows, found.hit))
+                found = replace(found, fault=find_fault(claim, analysis, best, found.hit))
             if found:
                 evidence.append(found)
         supporting = [found for found in evidence if found.supports]
@@ -116,7 +88,7 @@ def cite(question: str, output: str, passages: Sequence[Hit]) -> list[CitedSente
             supporting = [best]
         contradicting: Window | None = None
         for found in supporting:
-            contradicting = contradicting or find_contradiction(claim, asked, found, windows)
+            contradicting = contradicting or find_contradiction(claim, analysis, found)
 
         words_end = len(plain[: claim.end].rstrip(".!?…。！？｡"))
         markers = "".join(f"[{found.hit.n}]" for found in evidence)
@@ -126,7 +98,9 @@ def cite(question: str, output: str, passages: Sequence[Hit]) -> list[CitedSente
                 text,
                 *claim.output_span,
                 tuple(_citation(found.hit, found.start, found.end, found) for found in evidence),
+                tuple(_quote_terms(found, all_windows) for found in evidence),
                 bool(claim.terms.all or (only_yes and _YES.match(claim.text))),
+                claim.terms,
                 _citation(contradicting.hit, contradicting.start, contradicting.end) if contradicting else None,
             )
         )
@@ -134,7 +108,16 @@ def cite(question: str, output: str, passages: Sequence[Hit]) -> list[CitedSente
     return sentences
 
 
-def _split(output: str) -> tuple[str, list[Claim]]:
+def _quote_terms(evidence: Evidence, windows: Sequence[Window]) -> frozenset[str]:
+    inside = [
+        window.terms
+        for window in windows
+        if window.hit is evidence.hit and evidence.start <= window.start and window.end <= evidence.end
+    ]
+    return frozenset[str]().union(*inside)
+
+
+def _split(output: str, question_terms: frozenset[str]) -> tuple[str, list[Claim]]:
     """The output without markers, and its sentences with the passages that markers in or right after them name."""
     plain, done = "", 0
     markers: list[tuple[int, int, tuple[int, ...]]] = []  # position in `plain`, length, passages
@@ -157,36 +140,11 @@ def _split(output: str) -> tuple[str, list[Claim]]:
             start + sum(length for position, length, _ in markers if position < start),
             end + sum(length for position, length, _ in markers if position <= end),
         )
-        claims.append(Claim(plain[start:end], end, cited, terms_of(plain[start:end]), output_span))
+        terms = terms_of(plain[start:end])
+        new_terms = added_terms(terms, question_terms)
+        claims.append(Claim(plain[start:end], end, cited, terms, new_terms, output_span))
         previous_start = start + 1
     return plain, claims
-
-
-def compose(sentences: Sequence[CitedSentence], *, strict: bool = False, contradictions: bool = True) -> ComposedAnswer:
-    """Put cited sentences together. `strict` leaves out sentences that no passage supports."""
-    text = ""
-    citations, contradicting = list[Citation](), list[Contradiction]()
-    unsupported, output_spans = list[tuple[int, int]](), list[tuple[int, int]]()
-    for sentence in sentences:
-        if strict and sentence.claims and not sentence.supported:
-            continue
-        words = sentence.text.lstrip()
-        white_space = sentence.text[: len(sentence.text) - len(words)] if text else ""
-        text += white_space
-        start, end = len(text), len(text) + len(words)
-        text += words
-        if sentence.claims and not sentence.supported:
-            unsupported.append((start, end))
-        citations += [replace(citation, answer_start=start, answer_end=end) for citation in sentence.citations]
-        output_spans += [(sentence.start, sentence.end)] * len(sentence.citations)
-        quote = sentence.contradiction
-        known = {(one.n, one.start, one.end) for one in citations if one.verified}
-        known |= {(one.n, one.start, one.end) for one in contradicting}
-        if contradictions and quote and (quote.n, quote.start, quote.end) not in known:
-            contradicting.append(
-                Contradiction(quote.n, quote.uri, quote.page, quote.start, quote.end, quote.quote, start, end)
-            )
-    return ComposedAnswer(text, tuple(citations), tuple(contradicting), tuple(unsupported), tuple(output_spans))
 
 
 def _citation(hit: Hit, start: int, end: int, evidence: Evidence | None = None) -> Citation:

@@ -8,7 +8,7 @@ claim says. Quotations must stand verbatim. A sentence that only repeats the que
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence, Set
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import TYPE_CHECKING
@@ -17,6 +17,7 @@ from ragfm.citations.text_match import (
     MIN_QUOTE_WORDS,
     Terms,
     addresses,
+    count_matches,
     denies,
     denies_terms,
     details_differ,
@@ -32,14 +33,14 @@ if TYPE_CHECKING:
     from ragfm.core.types import Fault, Hit
 
 __all__ = [
+    "Analysis",
     "Claim",
     "Evidence",
     "QuestionTerms",
     "Window",
+    "analyze",
     "best_evidence",
-    "count_matches",
     "find_fault",
-    "new_terms",
     "passage_windows",
 ]
 
@@ -63,19 +64,16 @@ _NO_TERMS = terms_of("")
 class Claim:
     """A sentence of an answer without its markers; `cited` are the passages that its markers name.
 
-    `end` is where it ends in the answer without markers, `output_span` its span in the reader's output.
+    `new_terms` are those that it adds to the question. `end` is where it ends in the answer without markers,
+    `output_span` its span in the reader's output.
     """
 
     text: str
     end: int
     cited: tuple[int, ...]
     terms: Terms
+    new_terms: frozenset[str]
     output_span: tuple[int, int]
-
-    @property
-    def denies(self) -> bool:
-        """Whether it has a word of denial."""
-        return denies(self.text)
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +113,27 @@ class Evidence:
     fault: Fault | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Analysis:
+    """A question and the windows of each passage, by its number."""
+
+    question: QuestionTerms
+    windows: Mapping[int, Sequence[Window]]
+
+    @property
+    def all_windows(self) -> list[Window]:
+        """The windows of all passages."""
+        return [window for of_passage in self.windows.values() for window in of_passage]
+
+
+def analyze(question: str, passages: Sequence[Hit]) -> Analysis:
+    """Split passages into windows, and find the terms of the question in them. Unnumbered passages are ignored."""
+    terms, denying = terms_of(question).all, denies(question)
+    windows = {hit.n: list(passage_windows(hit)) for hit in passages if hit.n is not None}
+    counts = [count_matches(terms, window.terms) for of_passage in windows.values() for window in of_passage]
+    return Analysis(QuestionTerms(terms, denying, max(counts, default=0)), windows)
+
+
 def passage_windows(hit: Hit) -> Iterator[Window]:
     """The sentences of a passage."""
     context = terms_of(hit.context)
@@ -135,69 +154,47 @@ def passage_windows(hit: Hit) -> Iterator[Window]:
         previous = start, own
 
 
-def count_matches(terms: Set[str], window: Window) -> int:
-    """How many of the terms a window has."""
-    return sum(matches(term, window.terms) for term in terms)
-
-
-def new_terms(claim: Claim, question: QuestionTerms) -> frozenset[str]:
-    """The terms that a claim adds to the question."""
-    exact = claim.terms.exact
-    return frozenset(
-        term
-        for term in claim.terms.all
-        if not (term in question.terms if term in exact else matches(term, question.terms))
-    )
-
-
 def best_evidence(claim: Claim, question: QuestionTerms, windows: Sequence[Window]) -> Evidence | None:
     """The window that supports a claim best, or comes closest; None for a claim without terms."""
-    if not claim.terms.all:
+    terms, new = claim.terms, claim.new_terms
+    if not terms.all:
         return None
     quoted = quotations(claim.text)
-    quoting = _windows_with_quotations(quoted, windows) if quoted else windows
-    new = new_terms(claim, question)
-    evidence = [_weigh(claim, question, new, window) for window in quoting or windows]
-    best = max(evidence, key=lambda one: (one.supports, one.score), default=None)
-    return replace(best, supports=False) if best and quoted and not quoting else best
+    quoting = _windows_with_quotations(quoted, windows) if quoted else []
 
-
-def _weigh(claim: Claim, question: QuestionTerms, new: frozenset[str], window: Window) -> Evidence:
-    terms = claim.terms
     # A part of the question may still be an answer: it may choose among what the question offers.
     echo = not new and len(terms.all) >= ECHO * len(question.terms)
     new = new or terms.all
-    matched = _matched_terms(claim, new, window)
-    share = len(matched) / len(new)
-    question_matches = count_matches(question.terms, window)
     min_question_matches = max(MIN_QUESTION_SHARE * len(question.terms), MIN_SHARE_OF_BEST * question.best_count)
-    known_addresses = addresses(window.text)
-    supports = (
-        not echo
-        and share >= MIN_SUPPORT
+    claimed_addresses = addresses(claim.text)
+    claim_denies = denies(claim.text)
+    undenied_terms = terms_of(without_denials(claim.text)).all if question.denies else frozenset[str]()
+
+    best: Evidence | None = None
+    for window in quoting or windows:
+        matched = _matched_terms(claim, new, window)
+        share = len(matched) / len(new)
+        question_matches = count_matches(question.terms, window.terms)
         # A number of the question ("Is it 28 days?") need not stand in the quote, unless it is all that is claimed.
-        and matched >= new & terms.exact
-        and (len(new) > SHORT_CLAIM or question_matches >= min_question_matches)
-        and _agrees_on_denial(claim, question, matched, window)
-        and not details_differ(claim.text, window.text)
-        and all(
-            address in known_addresses or terms_of(address).all <= question.terms for address in addresses(claim.text)
-        )
-    )
-    # Terms that the sentence shares with the question break ties: they tell which "28 days" is meant.
-    tie_breaker = len(terms.all & window.terms) / len(terms.all) + question_matches / (1 + len(question.terms))
-    return Evidence(window.hit, window.start, window.end, 2 * share + tie_breaker, supports)
-
-
-def _agrees_on_denial(claim: Claim, question: QuestionTerms, matched: frozenset[str], window: Window) -> bool:
-    """Whether a window denies exactly what the claim denies.
-
-    If the question denies something, the claim may repeat the denial, so all its terms count; a claim without a denial
-    ("Earn much.") may answer such a question either way.
-    """
-    if question.denies:
-        return not claim.denies or denies_terms(window.text, terms_of(without_denials(claim.text)).all)
-    return claim.denies == denies_terms(window.text, matched)
+        supports = not echo and share >= MIN_SUPPORT and matched >= new & terms.exact
+        if supports and len(new) <= SHORT_CLAIM:
+            supports = question_matches >= min_question_matches
+        if supports and question.denies:
+            # The claim may repeat the denial, so all its terms count; without a denial ("Earn much.") it may answer
+            # such a question either way.
+            supports = not claim_denies or denies_terms(window.text, undenied_terms)
+        elif supports:
+            supports = claim_denies == denies_terms(window.text, matched)
+        if supports and claimed_addresses:
+            known = addresses(window.text)
+            supports = all(one in known or terms_of(one).all <= question.terms for one in claimed_addresses)
+        supports = supports and not details_differ(claim.text, window.text)
+        # Terms that the sentence shares with the question break ties: they tell which "28 days" is meant.
+        tie_breaker = len(terms.all & window.terms) / len(terms.all) + question_matches / (1 + len(question.terms))
+        evidence = Evidence(window.hit, window.start, window.end, 2 * share + tie_breaker, supports)
+        if best is None or (evidence.supports, evidence.score) > (best.supports, best.score):
+            best = evidence
+    return replace(best, supports=False) if best and quoted and not quoting else best
 
 
 def _matched_terms(claim: Claim, new: frozenset[str], window: Window) -> frozenset[str]:
@@ -234,11 +231,9 @@ def _windows_with_quotations(quoted: Sequence[str], windows: Sequence[Window]) -
     return quoting
 
 
-def find_fault(
-    claim: Claim, question: QuestionTerms, best: Evidence | None, windows: Mapping[int, Sequence[Window]], cited: Hit
-) -> Fault:
+def find_fault(claim: Claim, analysis: Analysis, best: Evidence | None, cited: Hit) -> Fault:
     """Why the passage `cited` does not support a claim. `best` is the best evidence from all passages."""
-    texts = [of_passage[0].hit.text for of_passage in windows.values() if of_passage]
+    texts = [of_passage[0].hit.text for of_passage in analysis.windows.values() if of_passage]
     missing = [quotation for quotation in quotations(claim.text) if not find_quote(quotation, cited.text)]
     if missing:
         if any(all(find_quote(quotation, text) for quotation in missing) for text in texts):
@@ -246,8 +241,8 @@ def find_fault(
         return "stitched" if all(_is_stitched(quotation, texts) for quotation in missing) else "fabricated"
     if best and best.supports:
         return "misattributed"
-    new = new_terms(claim, question)
-    matched = [_matched_terms(claim, new, window) for of_passage in windows.values() for window in of_passage]
+    new = claim.new_terms
+    matched = [_matched_terms(claim, new, window) for window in analysis.all_windows]
     anywhere = frozenset[str]().union(*matched)
     in_one_place = any(len(terms) == len(anywhere) for terms in matched)
     return "stitched" if new and anywhere == new and not in_one_place else "fabricated"

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ragfm.core.text import is_english
 from ragfm.embedders.bert import Bert, Layer, Linear, read_weights
 from ragfm.embedders.bert_numpy import NumpyForm
 from ragfm.embedders.model_folder import BertFolder, read_bert_folder
@@ -102,8 +103,13 @@ class Verifier:
     def __init__(self, folder: Path = SHIPPED) -> None:
         self._folder = folder
 
-    def read(self, question: str, passages: Sequence[Hit]) -> list[Reading]:
-        """A reading for each passage; what stands above it is read with it, and counts as no part of it."""
+    def read(self, question: str, passages: Sequence[Hit], language: str | None = None) -> list[Reading]:
+        """A reading for each passage; its context is read as well, but the answer is never in it.
+
+        No readings if the question or the texts, which are in `language`, are not in English.
+        """
+        if not is_english(question, language):
+            return []
         start, end = map(self._tokenizer.token_to_id, ("[CLS]", "[SEP]"))
         asked = [start, *self._tokenizer.encode(question, add_special_tokens=False).ids[:_QUESTION], end]
         cut = [list(self._cut(passage, WINDOW - len(asked))) for passage in passages]

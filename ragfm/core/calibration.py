@@ -6,8 +6,10 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-__all__ = ["Calibration"]
+__all__ = ["READER_SIGNALS", "Calibration"]
 
+READER_SIGNALS = frozenset({"likely", "unknown"})
+"""Signals that the reader computes: its log-likelihoods of its answer and of an abstention."""
 _BY_EMBEDDER = frozenset({"cosine", "gap"})
 
 
@@ -32,6 +34,11 @@ class Calibration:
 
     # Unknown keys in ragfm.toml are errors, here too.
     __pydantic_config__ = {"extra": "forbid"}  # noqa: RUF012
+
+    @property
+    def uses_reader(self) -> bool:
+        """Whether a signal that the reader computes has a weight."""
+        return not READER_SIGNALS.isdisjoint(self.weights)
 
     def confidence(self, signals: Mapping[str, float], embedder: object = None) -> float | None:
         """The probability that an answer with these signals is right, in [0, 1]; None if no signal has a weight.

@@ -7,12 +7,13 @@ of `sentencex` decide (Wikimedia's segmenter, with fallback chains for some 300 
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Iterator
 from itertools import pairwise
 
 from ragfm.core.errors import UnsupportedError
 
-__all__ = ["MARKER", "check_characters", "escape_markers", "repetition_start", "sentence_spans"]
+__all__ = ["MARKER", "check_characters", "escape_markers", "is_english", "repetition_start", "sentence_spans"]
 
 MARKER = re.compile(r"\s*\[(\d+(?:\s*[,;]\s*\d+)*)\]")
 """Of passages that a sentence names, as a reader may write it: `[1]`, `[1, 2]`."""
@@ -38,6 +39,17 @@ def check_characters(what: str, text: str) -> None:
     except UnicodeEncodeError as error:
         said = f"The {what} has no character at {error.start}, but half of a surrogate pair."
         raise UnsupportedError(said, "Was it UTF-8?") from None
+
+
+def is_english(query: str, language: str | None) -> bool:
+    """Whether a model that knows English only may know the query and texts of `language` (ISO 639-1, or `simple`).
+
+    At least half of the query's letters must be Latin.
+    """
+    if language not in (None, "en", "simple"):
+        return False
+    latin = [unicodedata.name(letter, "").startswith("LATIN") for letter in query if letter.isalpha()]
+    return sum(latin) * 2 >= len(latin)
 
 
 def escape_markers(text: str) -> str:

@@ -16,7 +16,7 @@ from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, Protocol
 
 from ragfm.citations.contradictions import describe_contradiction
 from ragfm.core.errors import LogError
@@ -33,7 +33,8 @@ from ragfm.generation.log_entries import (
 )
 
 if TYPE_CHECKING:
-    from ragfm.core.types import Answer
+    from ragfm.core.types import Answer, Sampling
+    from ragfm.generation.passage_retrieval import SearchHandle
     from ragfm.generation.prompt import Prompt
 
 __all__ = ["REDACTED", "AnswerContext", "AnswerLog", "LogEntry", "LogFilter"]
@@ -57,6 +58,17 @@ CREATE TABLE IF NOT EXISTS entries (
 _ADD_CONTRADICTIONS = "ALTER TABLE entries ADD COLUMN contradictions TEXT NOT NULL DEFAULT '[]'"
 
 
+class Answering(Protocol):
+    """What the log needs of a `Rag`."""
+
+    reader_name: str
+    sampling: Sampling
+
+    @property
+    def collection(self) -> SearchHandle:
+        """The handle that it answers from."""
+
+
 @dataclass(frozen=True, slots=True)
 class AnswerContext:
     """How a question was answered: `start` is its `time.monotonic`, `found` the seconds that retrieval took."""
@@ -67,6 +79,12 @@ class AnswerContext:
     prompt: Prompt | None
     start: float
     found: float
+
+    @classmethod
+    def of(cls, rag: Answering, prompt: Prompt | None, start: float) -> AnswerContext:
+        """The context of a question that `rag` was asked at `start` and has retrieved the passages for just now."""
+        groups, adapter = rag.collection.groups, rag.sampling.adapter
+        return cls(rag.reader_name, adapter, groups, prompt, start, time.monotonic() - start)
 
 
 class AnswerLog:

@@ -8,16 +8,16 @@ from __future__ import annotations
 
 import logging
 import re
-import unicodedata
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from ragfm.core.text import is_english
 from ragfm.models.model_lookup import is_english_only
 
 if TYPE_CHECKING:
     from ragfm.core.config import SearchSection
 
-__all__ = ["FOREIGN", "USUAL", "explain", "is_english", "tell_foreign", "usual_weight", "weight_for"]
+__all__ = ["FOREIGN", "USUAL", "explain", "tell_foreign", "usual_weight", "weight_for"]
 
 _log = logging.getLogger(__name__)
 USUAL = 0.6
@@ -48,11 +48,6 @@ def usual_weight(model: object, language: str | None, query: str = "") -> float:
     return USUAL if is_english(query, language) or not is_english_only(model) else FOREIGN
 
 
-def is_english(query: str, language: str | None) -> bool:
-    """Whether a model that knows English alone may know a query, and texts of that language."""
-    return language in (None, "en", "simple") and _is_latin(query)
-
-
 def explain(settings: SearchSection, contract: Mapping[str, Any], language: str | None) -> tuple[float | None, str]:
     """The weight for most queries, and why it is that; None where none plays a part."""
     if settings.fusion == "rrf":
@@ -73,9 +68,3 @@ def tell_foreign(settings: SearchSection, contract: Mapping[str, Any], language:
     weight, why = explain(settings, contract, language)
     if settings.weight is None and weight == FOREIGN:
         _log.warning("Hybrid search goes by words more than by meaning, whose weight is %g: %s", weight, why)
-
-
-def _is_latin(text: str) -> bool:
-    """Whether at least half of the letters are."""
-    letters = [unicodedata.name(letter, "").startswith("LATIN") for letter in text if letter.isalpha()]
-    return sum(letters) * 2 >= len(letters)

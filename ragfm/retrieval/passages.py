@@ -79,6 +79,22 @@ def passage_with(hit: Hit, passages: Iterable[Hit]) -> Hit | None:
     return next(filter(has, passages), None)
 
 
+def match_hits(hits: Sequence[Hit], shown: Sequence[Hit]) -> tuple[tuple[Hit, ...], list[Hit]]:
+    """Match hits with the passages that a prompt shows.
+
+    Returns the hits, each with the number `n` of the passage that has it, followed by passages that have no hit (those
+    of earlier turns); and the passages that have a hit, with the scores of the first one.
+    """
+    passages = [passage_with(hit, shown) for hit in hits]
+    numbered = [replace(hit, n=passage.n if passage else None) for hit, passage in zip(hits, passages, strict=True)]
+    scored = []
+    for passage in shown:
+        first = next((hit for hit in hits if passage_with(hit, [passage])), None)
+        if first:
+            scored.append(replace(passage, score=first.score, scores=first.scores))
+    return (*numbered, *(passage for passage in shown if passage not in passages)), scored
+
+
 def _joined(group: Sequence[Hit], best: Hit, text_of: Callable[[str], str]) -> Hit:
     """One passage of hits that follow one another; it is known by the best of them."""
     start, end = group[0].start, max(hit.end for hit in group)

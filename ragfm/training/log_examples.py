@@ -11,7 +11,8 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from ragfm.citations.grounding import cite, compose, ground
+from ragfm.citations.decision import compose, ground
+from ragfm.citations.grounding import cite
 from ragfm.core.abstention import ABSTENTION, is_abstention
 from ragfm.core.errors import TooLongError
 from ragfm.evaluation.log_questions import judged, right_answer

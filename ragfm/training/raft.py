@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from ragfm.citations.grounding import ground
+from ragfm.citations.decision import ground
 from ragfm.core.abstention import ABSTENTION
 from ragfm.core.errors import TooLongError
 from ragfm.core.text import sentence_spans

@@ -13,7 +13,6 @@ from click.testing import CliRunner, Result
 
 from ragfm import Collection, Rag, Settings
 from ragfm.citations.confidence import (
-    READER_SIGNALS,
     SHIPPED,
     SIGNALS,
     adapter_hash,
@@ -22,9 +21,10 @@ from ragfm.citations.confidence import (
     select_calibration,
 )
 from ragfm.citations.grounding import cite
+from ragfm.citations.support import analyze
 from ragfm.cli.tune import tune
 from ragfm.core.abstention import ABSTENTION
-from ragfm.core.calibration import Calibration
+from ragfm.core.calibration import READER_SIGNALS, Calibration
 from ragfm.core.config import AskSection, load_settings
 from ragfm.core.errors import ConfigError, DataError, ReaderBusyError
 from ragfm.core.types import Hit, Message, Sampling, Stream
@@ -68,15 +68,15 @@ def test_the_signals_are_what_they_say() -> None:
     texts = ["Everybody has 28 days of leave a year.", "The office opens at nine. Leave is asked for by mail."]
     hits = [Hit("a", text, 0, len(text), n, 0.7 - n / 10, {}, n=n + 1) for n, text in enumerate(texts)]
     question = "How many days of leave do interns get a year?"
-    found = answer_signals(question, hits, cite(question, "They get 28 days. They get 99 euros.", hits))
+    found = answer_signals(analyze(question, hits), hits, cite(question, "They get 28 days. They get 99 euros.", hits))
     assert found == pytest.approx(
         {"cosine": 0.7, "gap": 0.1, "covered": 4 / 6, "nearest": 3 / 6, "supported": 0.5, "names": 1.0}, abs=0.2
     )
     assert found["supported"] == 0.5
     assert found["covered"] >= found["nearest"] > 0
-    keyword = answer_signals(question, [replace(hits[0], score=None)], [])
+    keyword = answer_signals(analyze(question, hits), [replace(hits[0], score=None)], [])
     assert keyword.keys() == {"covered", "nearest"}
-    assert answer_signals("?", [], []) == {}
+    assert answer_signals(analyze("?", []), [], []) == {}
 
 
 @pytest.mark.parametrize(("answer", "names"), [
@@ -86,7 +86,7 @@ def test_the_signals_are_what_they_say() -> None:
 def test_an_answer_names_something_where_the_question_did_not(answer: str, names: float) -> None:
     hit = Hit("a", "Everybody has 28 days of leave.", 0, 31, 1, 0.5, {}, n=1)
     question = "How many days of leave do interns get in 2026?"
-    assert answer_signals(question, [hit], cite(question, answer, [hit]))["names"] == names
+    assert answer_signals(analyze(question, [hit]), [hit], cite(question, answer, [hit]))["names"] == names
 
 
 def test_likelihoods_are_by_token_and_missing_where_a_reader_has_none() -> None:

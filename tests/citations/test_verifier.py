@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -13,11 +14,10 @@ from ragfm import Collection, Rag, Settings
 from ragfm.citations.answer_check import (
     MAX_IRRELEVANT,
     MIN_CERTAIN,
-    answer_likelihood,
-    check_citations,
-    quote_likelihood,
+    check_answer,
 )
-from ragfm.citations.grounding import cite, compose
+from ragfm.citations.decision import compose
+from ragfm.citations.grounding import CitedSentence, cite
 from ragfm.citations.verifier import SHIPPED, WEIGHTS, Part, Reading, Verifier, shipped_verifier, with_learned
 from ragfm.core.config import AskSection
 from ragfm.core.types import Hit
@@ -116,15 +116,25 @@ def test_it_is_small() -> None:
     assert "CC BY-SA" in (SHIPPED / "README.md").read_text()
 
 
+def likelihood(sentence: CitedSentence, readings: list[Reading]) -> float:
+    _, signals = check_answer(QUESTION, sentence.plain, [sentence], readings)
+    return math.exp(signals["located"])
+
+
 def test_a_sentence_is_located_where_it_stands_else_by_its_quotes() -> None:
     hits = [_hit(MILL, 1), _hit("The mill opens at nine, and burned corn is sold there.", 2)]
     readings = shipped_verifier().read(QUESTION, hits)
     (year,), (other,) = (cite(QUESTION, text, hits) for text in ("1931 [1].", "1784 [1]."))
-    assert answer_likelihood(year, readings) == _of(readings[0], MILL, "1931") > 10 * answer_likelihood(other, readings)
+    assert likelihood(year, readings) == pytest.approx(_of(readings[0], MILL, "1931"))
+    assert likelihood(year, readings) > 10 * likelihood(other, readings)
     (worded,) = cite(QUESTION, "It was burned down by fire in 1931 [1].", hits)
-    assert answer_likelihood(worded, readings) == quote_likelihood(worded.citations[0], readings) > 0.1
+    quote = worded.citations[0]
+    assert likelihood(worded, readings) == pytest.approx(
+        readings[0].within(quote.start - hits[0].start, quote.end - hits[0].start)
+    )
+    assert likelihood(worded, readings) > 0.1
     (nothing,) = cite(QUESTION, "Nobody knows.", hits)
-    assert answer_likelihood(nothing, readings) == 0
+    assert likelihood(nothing, readings) == pytest.approx(1e-6)
 
 
 def _reading(hit: Hit, words: str, chance: float) -> Reading:
@@ -137,7 +147,8 @@ def _reading(hit: Hit, words: str, chance: float) -> Reading:
 def _judged(question: str, words: str, text: str, chance: float, context: str = "") -> tuple[bool, str | None]:
     hit = _hit(text, context=context)
     (sentence,) = cite(question, f"{words} [1].", [hit])
-    (citation,) = check_citations(question, sentence, [_reading(hit, words, chance)]).citations
+    ((checked,), _) = check_answer(question, words, [sentence], [_reading(hit, words, chance)])
+    (citation,) = checked.citations
     return citation.verified, citation.fault
 
 
@@ -199,7 +210,7 @@ def test_what_is_uncertain_supports_an_answer_and_what_is_irrelevant_does_not() 
     hit = _hit(MILL)
     (sentence,) = cite(QUESTION, "1931 [1].", [hit])
     kept, dropped = (
-        check_citations(QUESTION, sentence, [_reading(hit, "1931", chance)])
+        check_answer(QUESTION, "1931", [sentence], [_reading(hit, "1931", chance)])[0][0]
         for chance in (MIN_CERTAIN - 0.01, MAX_IRRELEVANT - 0.01)
     )
     assert [one.citations[0].supports for one in (sentence, kept, dropped)] == [True, True, False]

@@ -6,8 +6,7 @@ import time
 
 import pytest
 
-from ragfm.citations.question_match import matches_question
-from ragfm.citations.text_match import terms_of
+from ragfm.citations.text_match import matches_question, terms_of
 
 
 def _speaks(question: str, said: str, quote: str, above: str = "") -> bool:

@@ -1,0 +1,153 @@
+"""Retrieve the passages for a question: rewrite a follow-up to stand alone, search, and leave out near-duplicates.
+
+A follow-up also needs the passages of the turns that it depends on. They are searched again rather than stored, so that
+access rights and changes since then apply; a cache saves the work.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import TYPE_CHECKING, Protocol
+
+from ragfm.core.errors import TooLongError
+from ragfm.core.text import check_characters
+from ragfm.generation.followups import stand_alone
+from ragfm.generation.prompt import EarlierTurn
+from ragfm.retrieval.passages import distinct
+
+if TYPE_CHECKING:
+    from ragfm.core.config import AskSection
+    from ragfm.core.types import Dropped, Hit, Message, Reader
+    from ragfm.generation.followups import Followup
+
+__all__ = ["PassageRetriever", "Retrieved", "SearchHandle"]
+
+_MAX_ENTRIES = 256  # of each cache
+_CANDIDATES_PER_PASSAGE = 3  # hits searched for each passage, since some may be near-duplicates
+
+
+class SearchHandle(Protocol):
+    """What retrieval needs of a collection's handle."""
+
+    @property
+    def groups(self) -> frozenset[str] | None:
+        """The access groups of the handle, None for the owner's."""
+
+    @property
+    def state(self) -> str:
+        """Changes whenever the collection or its access rights do."""
+
+    def search(self, query: str, k: int | None = None, *, filter: str | None = None) -> list[Hit]:
+        """The best `k` hits, reranked if there is a reranker."""
+
+
+@dataclass(frozen=True, slots=True)
+class Retrieved:
+    """A question with its passages.
+
+    `query` is the stand-alone form that was searched. `hits` are best first, `chosen` those for the prompt,
+    `duplicates` the near-duplicates between them, `earlier` the turns that a follow-up depends on. `start` is when the
+    question was asked, as `time.monotonic()`.
+    """
+
+    question: str
+    query: str
+    start: float
+    history: Sequence[Message]
+    hits: Sequence[Hit]
+    chosen: Sequence[Hit]
+    duplicates: Sequence[Dropped] = ()
+    earlier: Sequence[EarlierTurn] = ()
+
+    @property
+    def seconds(self) -> float:
+        """Seconds since the question was asked."""
+        return round(time.monotonic() - self.start, 3)
+
+
+class PassageRetriever:
+    """Retrieves passages. Caches are per access groups: no user sees what only others may see. Thread-safe."""
+
+    def __init__(self, settings: AskSection) -> None:
+        self._distinct = settings.distinct
+        self._followup = settings.followup
+        self._questions = lru_cache(_MAX_ENTRIES)(_Question.rewrite)
+        self._searches = lru_cache(_MAX_ENTRIES)(_Search.run)
+
+    def find(
+        self,
+        question: str,
+        history: Sequence[Message],
+        filter: str | None,
+        hits: Sequence[Hit] | None,
+        *,
+        k: int,
+        collection: SearchHandle,
+        reader: Reader,
+    ) -> Retrieved:
+        """Find `k` passages, or take the given `hits`. Raises ValueError for an empty question."""
+        if not question.strip():
+            raise ValueError("the question is empty")
+        start = time.monotonic()
+
+        def rewrite(text: str, before: Sequence[Message]) -> str:
+            return self._questions(_Question(text, tuple(before), collection.groups, self._followup, reader))
+
+        def search(query: str) -> Sequence[Hit]:
+            count = (_CANDIDATES_PER_PASSAGE if self._distinct else 1) * k
+            return self._searches(_Search(query, count, filter, collection.groups, collection.state, collection))
+
+        query = rewrite(question, history)
+        if hits is not None:
+            return Retrieved(question, query, start, history, hits, hits)
+        found = search(query)
+        chosen, duplicates = self.choose(found, k)
+        earlier: list[EarlierTurn] = []
+        if query != question:  # a follow-up: back to the last question that stands alone
+            for at, message in reversed(list(enumerate(history))):
+                if message.role == "user" and message.content.strip():
+                    earlier_query = rewrite(message.content, history[:at])
+                    earlier_hits: Sequence[Hit] = ()
+                    with suppress(TooLongError):  # it had no answer at the time, either
+                        earlier_hits, _ = self.choose(search(earlier_query), k)
+                    earlier.append(EarlierTurn(earlier_query, earlier_hits, at))
+                    if earlier_query == message.content:
+                        break
+        seen = found[: len(chosen) + len(duplicates)]
+        return Retrieved(question, query, start, history, seen, chosen, tuple(duplicates), tuple(reversed(earlier)))
+
+    def choose(self, hits: Sequence[Hit], k: int) -> tuple[list[Hit], list[Dropped]]:
+        """Of hits, best first: the `k` to answer from, and the near-duplicates that were dropped between them."""
+        return distinct(hits, k) if self._distinct else (list(hits[:k]), [])
+
+
+@dataclass(frozen=True, slots=True)
+class _Question:
+    question: str
+    history: tuple[Message, ...]
+    groups: frozenset[str] | None
+    followup: Followup
+    reader: Reader = field(compare=False)
+
+    def rewrite(self) -> str:
+        check_characters("question", self.question)
+        for turn in self.history:
+            check_characters("conversation", turn.content)
+        return stand_alone(self.question, self.history, how=self.followup, reader=self.reader)
+
+
+@dataclass(frozen=True, slots=True)
+class _Search:
+    query: str
+    k: int
+    filter: str | None
+    groups: frozenset[str] | None
+    state: str
+    collection: SearchHandle = field(compare=False)
+
+    def run(self) -> Sequence[Hit]:
+        return self.collection.search(self.query, self.k, filter=self.filter)
