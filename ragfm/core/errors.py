@@ -1,36 +1,36 @@
-"""What can go wrong, as one tree.
+"""All errors that ragfm raises, as one tree.
 
-    RagfmError                      anything that ragfm raises on purpose
+    RagfmError                      base class of all errors of ragfm
     ├── ConfigError                 ragfm.toml, an environment variable or an option is wrong
     ├── MissingExtraError           a library or model package is not installed; says what to install
-    ├── UnknownPluginError          no plugin of that name; lists those that there are
-    ├── UnsupportedError            this reader, index or format can't do what was asked
+    ├── UnknownPluginError          no plugin has that name; lists the known ones
+    ├── UnsupportedError            this reader, index or format cannot do that
     ├── ModelNotFoundError          a model is neither a path nor installed, cached or reachable
-    ├── DamagedModelError           a model's weights are not those that were pinned, or can't be read
-    ├── AdapterMismatchError        an adapter was trained on other weights, or for another prompt
-    ├── ReaderBusyError             a reader has as many requests as it takes; ask again later
-    ├── EndpointError               a server that a reader asks can't be reached, fails, or breaks off
-    ├── EmbeddingError              an embedder gave vectors that can't be used
-    ├── SourceError                 a source can't be listed, or overlaps another one
-    │   ├── ConnectorError          one entry can't be fetched
+    ├── DamagedModelError           a model's weights cannot be read, or have a wrong checksum
+    ├── AdapterMismatchError        an adapter was trained on a different model or prompt
+    ├── ReaderBusyError             a reader's queue is full; try again later
+    ├── EndpointError               a model server cannot be reached, fails, or stops early
+    ├── EmbeddingError              an embedder returned invalid vectors
+    ├── SourceError                 a source cannot be listed, or overlaps another one
+    │   ├── ConnectorError          one entry cannot be fetched
     │   └── MassDeleteError         a source lost over half of its documents: nothing is removed
-    ├── ParseError                  a document's bytes are not what they should be
+    ├── ParseError                  a document is damaged or not in the expected format
     │   └── SkipDocument            nothing to index in it (empty, unsupported): reported, not a failure
-    ├── WorkerError                 the processes in which documents are parsed can't be started
-    ├── CollectionError             a collection can't be used as asked
+    ├── WorkerError                 the parser processes cannot be started
+    ├── CollectionError             a collection cannot be used in this way
     │   ├── CollectionNotFound      there is no collection there
     │   ├── CollectionBusyError     another process is writing
-    │   ├── CollectionReadOnlyError the collection's folder can't be written
-    │   ├── EmbedderMismatchError   the collection was made with another embedder
+    │   ├── CollectionReadOnlyError the collection's folder is not writable
+    │   ├── EmbedderMismatchError   the collection was made with a different embedder
     │   └── DamagedCollectionError  the catalog is damaged or lost commits
-    ├── LogError                    the answer log can't be read or written
-    ├── DataError                   questions, a run of an evaluation or examples can't be read, or don't fit
-    ├── ExtractionError             a structured answer is cut off, or does not meet its schema
-    ├── FilterError                 a filter can't be read
+    ├── LogError                    the answer log cannot be read or written
+    ├── DataError                   questions, evaluation runs or examples cannot be read or used
+    ├── ExtractionError             structured output is cut off, or does not meet its schema
+    ├── FilterError                 a filter cannot be parsed
     └── TooLongError                a text is longer than a model's window
         └── ContextOverflowError    a prompt leaves no room for an answer
 
-A message says what happened and where; `hint` says what to do next.
+The message says what failed and why; `hint` says what to do next.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ __all__ = [
 
 
 class RagfmError(Exception):
-    """Anything that ragfm raises on purpose. `hint` says what to do next; it may be empty."""
+    """Base class of all errors of ragfm. `hint` says what to do next; it may be empty."""
 
     def __init__(self, message: str, hint: str = "") -> None:
         super().__init__(message)
@@ -81,7 +81,7 @@ class RagfmError(Exception):
 
     @property
     def message(self) -> str:
-        """What happened and where, without the hint."""
+        """What failed and why, without the hint."""
         return super().__str__()
 
 
@@ -90,7 +90,7 @@ class ConfigError(RagfmError):
 
 
 class MissingExtraError(RagfmError):
-    """A library or a model package that an optional part needs is not installed."""
+    """A library or model package of an optional feature is not installed."""
 
 
 class UnknownPluginError(RagfmError):
@@ -98,7 +98,7 @@ class UnknownPluginError(RagfmError):
 
 
 class UnsupportedError(RagfmError):
-    """What was asked for is not possible with this reader, index or format."""
+    """A reader, index or format does not support the operation."""
 
 
 class ModelNotFoundError(RagfmError):
@@ -106,55 +106,55 @@ class ModelNotFoundError(RagfmError):
 
 
 class DamagedModelError(RagfmError):
-    """A model's weights are not those that were pinned, or can't be read."""
+    """A model's weights cannot be read, or do not have the pinned checksum."""
 
 
 class AdapterMismatchError(RagfmError):
-    """An adapter was trained on other weights than those it is to be used with, or for another prompt."""
+    """An adapter was trained on a different model or for a different prompt."""
 
 
 class ReaderBusyError(RagfmError):
-    """A reader serves as many requests as it can, and as many as it takes wait already."""
+    """All slots of a reader are in use and its queue is full."""
 
 
 class EndpointError(RagfmError):
-    """A server that a reader asks can't be reached, fails, or ends before its answer does."""
+    """A model server cannot be reached, fails, or closes the connection before its answer is complete."""
 
 
 class EmbeddingError(RagfmError):
-    """An embedder gave vectors of the wrong shape or length, or that are not finite."""
+    """An embedder returned vectors of the wrong shape, not of unit length, or with values that are not finite."""
 
 
 class SourceError(RagfmError):
-    """A source can't be listed, or overlaps another source of the collection."""
+    """A source cannot be listed, or overlaps another source of the collection."""
 
 
 class ConnectorError(SourceError):
-    """One entry of a source can't be fetched."""
+    """One entry of a source cannot be fetched."""
 
 
 class MassDeleteError(SourceError):
-    """A source has lost over half of its documents since its last sync; nothing was removed."""
+    """A source lost more than half of its documents since its last sync; nothing was removed."""
 
 
 class ParseError(RagfmError):
-    """A document's bytes are not what they should be."""
+    """A document is damaged or not in the expected format."""
 
 
-class SkipDocument(ParseError):  # noqa: N818  it is an outcome, not a failure
-    """There is nothing to index in the document: it is reported as skipped, not as failed."""
+class SkipDocument(ParseError):  # noqa: N818  an outcome, not an error
+    """The document has nothing to index: it is reported as skipped, not as failed."""
 
 
 class WorkerError(RagfmError):
-    """The processes in which documents are parsed can't be started."""
+    """The parser processes cannot be started."""
 
 
 class CollectionError(RagfmError):
-    """A collection can't be used as asked."""
+    """A collection cannot be used in this way."""
 
 
-class CollectionNotFound(CollectionError):  # noqa: N818  the contract's name
-    """There is no collection at that place."""
+class CollectionNotFound(CollectionError):  # noqa: N818  public name
+    """There is no collection at this path."""
 
 
 class CollectionBusyError(CollectionError):
@@ -162,35 +162,35 @@ class CollectionBusyError(CollectionError):
 
 
 class CollectionReadOnlyError(CollectionError):
-    """The collection's folder can't be written."""
+    """The collection's folder is not writable."""
 
 
 class EmbedderMismatchError(CollectionError):
-    """The collection was made with another embedder."""
+    """The collection was made with a different embedder."""
 
 
 class DamagedCollectionError(CollectionError):
-    """The catalog is damaged, or it lost commits that had been acknowledged."""
+    """The catalog is damaged, or has lost acknowledged commits."""
 
 
 class LogError(RagfmError):
-    """The answer log can't be read or written, or has no such entry."""
+    """The answer log cannot be read or written, or has no such entry."""
 
 
 class DataError(RagfmError):
-    """Questions, a run of an evaluation or training examples can't be read, or don't fit what they are used with."""
+    """Questions, evaluation runs or training examples cannot be read, or do not match the collection or model."""
 
 
 class ExtractionError(RagfmError):
-    """A structured answer is cut off, or does not meet its schema."""
+    """Structured output is cut off, or does not meet its schema."""
 
 
 class FilterError(RagfmError):
-    """A filter can't be read."""
+    """A filter cannot be parsed."""
 
 
 class TooLongError(RagfmError):
-    """A text is longer than a model's window; ragfm never cuts in silence."""
+    """A text exceeds a model's window; ragfm never truncates silently."""
 
 
 class ContextOverflowError(TooLongError):

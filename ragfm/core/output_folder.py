@@ -1,17 +1,17 @@
-"""Folders for what ragfm writes, apart from collections: examples, adapters, runs. They are no documents."""
+"""Output folders: training examples, adapters, evaluation runs. They are marked, so that they are never ingested."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 OUTPUT = ".ragfm-output"
-"""The file that marks such a folder; the files connector lists nothing of it."""
+"""The file that marks an output folder; the `files` connector skips the folder."""
 
 
 def make_output(folder: str | Path, *, mode: int = 0o777) -> Path:
-    """Make a folder, marked before anything else is in it. One that holds files already may hold documents: no mark."""
+    """Create an output folder. A folder that already has files may hold documents, so it is not marked."""
     path = Path(folder)
     path.mkdir(mode, parents=True, exist_ok=True)
     if not any(path.iterdir()):
-        (path / OUTPUT).write_text("What lies here was written by ragfm, and `ragfm ingest` leaves it out.\n")
+        (path / OUTPUT).write_text("ragfm wrote the files in this folder; `ragfm ingest` skips them.\n")
     return path

@@ -1,11 +1,11 @@
-"""One door for plugins: what ships with ragfm and what others write both register as entry points.
+"""The plugin registry. Built-in and third-party plugins alike register as entry points.
 
-A package that offers a connector `wiki` says so in its pyproject.toml:
+A package with a connector `wiki` declares it in its pyproject.toml:
 
     [project.entry-points."ragfm.connectors"]
     wiki = "my_package.wiki:WikiConnector"
 
-Models are named alike everywhere: `MODEL`, a path or a name of the hub, `PLUGIN:MODEL`, or `PLUGIN` alone.
+Models are named in the same way everywhere: `MODEL` (a path or a name on the hub), `PLUGIN:MODEL`, or `PLUGIN`.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ _DEFAULT_PLUGIN: dict[Kind, str] = {
 
 
 def plugins(kind: Kind) -> dict[str, EntryPoint]:
-    """All registered plugins of a kind, by name, in alphabetical order; nothing is imported."""
+    """The registered plugins of a kind by name, in alphabetical order. Nothing is imported."""
     return {point.name: point for point in sorted(entry_points(group=f"ragfm.{kind}"), key=lambda point: point.name)}
 
 
 def load_plugin(kind: Kind, name: str) -> Any:
-    """The class that a plugin registers.
+    """Import the class of a plugin.
 
-    Raises UnknownPluginError, which lists the known names, and MissingExtraError where the plugin's own imports fail.
+    Raises UnknownPluginError, which lists the known names, and MissingExtraError if the plugin's imports fail.
     """
     known = plugins(kind)
     if name not in known:
@@ -48,7 +48,7 @@ def load_plugin(kind: Kind, name: str) -> Any:
         return known[name].load()
     except ModuleNotFoundError as error:
         distribution = known[name].dist
-        package = distribution.name if distribution else "the package that brings it"
+        package = distribution.name if distribution else "the package that provides it"
         extras = distribution.metadata.get_all("Provides-Extra") or [] if distribution else []
         raise MissingExtraError(
             f"The plugin {name!r} needs the module {error.name!r}, which is not installed.",
@@ -67,10 +67,9 @@ def plugin_and_model(kind: Kind, name: str) -> tuple[str, str | None]: ...
 
 
 def plugin_and_model(kind: Kind, name: str) -> tuple[str, str | None]:
-    """Split a model's name into its plugin and the model that the plugin is given, None where it names a plugin alone.
+    """Split a model's name into its plugin and the model, None if it names a plugin alone.
 
-    A name without a plugin belongs to llama.cpp where it is a GGUF file or the bundled reader, else to the Hugging
-    Face library of its kind.
+    The default plugin is llama.cpp for GGUF files and the bundled reader, else the Hugging Face library of the kind.
     """
     if name in plugins(kind):
         return name, "bundled" if kind == "readers" else None
@@ -83,18 +82,18 @@ def plugin_and_model(kind: Kind, name: str) -> tuple[str, str | None]:
 
 
 def make(kind: Kind, name: str, /, **options: Any) -> Any:
-    """Build the model that a name means; `options` go to the constructor of its plugin.
+    """Create a model by name; `options` go to the constructor of its plugin.
 
-    Raises as `load_plugin` does, and ConfigError for an option that it doesn't have, or where it needs a model.
+    Raises the errors of `load_plugin`, and ConfigError for an unknown option or a missing model.
     """
     plugin, model = plugin_and_model(kind, name)
-    made, named = load_plugin(kind, plugin), () if model is None else (model,)
-    signature, one = inspect.signature(made), kind.removesuffix("s")
+    factory, arguments = load_plugin(kind, plugin), () if model is None else (model,)
+    signature, label = inspect.signature(factory), kind.removesuffix("s")
     try:
-        signature.bind(*named, **options)
+        signature.bind(*arguments, **options)
     except TypeError as error:
         if model is None and not options:
-            raise ConfigError(f"The {one} {plugin} needs the name of a model.", f"Say {plugin}:NAME.") from None
-        takes = ", ".join(signature.parameters) or "nothing"
-        raise ConfigError(f"The {one} {plugin} can't be made so: {error}.", f"It takes: {takes}.") from None
-    return made(*named, **options)
+            raise ConfigError(f"The {label} {plugin!r} needs the name of a model.", f"Use {plugin}:NAME.") from None
+        accepted = ", ".join(signature.parameters) or "no options"
+        raise ConfigError(f"The {label} {plugin!r} cannot be created: {error}.", f"It accepts: {accepted}.") from None
+    return factory(*arguments, **options)

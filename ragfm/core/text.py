@@ -1,7 +1,7 @@
-"""Sentences: where they start and end in a text of any language; and what is no text.
+"""Text utilities: sentence boundaries in any language, citation markers, and invalid characters.
 
-Lines that open a block (heading, list item, table row) and blank lines end a sentence for sure; between them the rules
-of `sentencex` decide (Wikimedia's segmenter, with fallback chains for some 300 languages).
+Blank lines and lines that open a block (heading, list item, table row) always end a sentence. Between them `sentencex`
+decides, Wikimedia's segmenter with fallback chains for some 300 languages.
 """
 
 from __future__ import annotations
@@ -16,29 +16,31 @@ from ragfm.core.errors import UnsupportedError
 __all__ = ["MARKER", "check_characters", "escape_markers", "is_english", "repetition_start", "sentence_spans"]
 
 MARKER = re.compile(r"\s*\[(\d+(?:\s*[,;]\s*\d+)*)\]")
-"""Of passages that a sentence names, as a reader may write it: `[1]`, `[1, 2]`."""
-_NUMBER = re.compile(r"^([ \t]*\d{1,3})\.(?=[ \t])", re.MULTILINE)  # of a list item: its full stop ends no sentence
+"""A citation marker, as readers write it: `[1]`, `[1, 2]`."""
+_NUMBER = re.compile(
+    r"^([ \t]*\d{1,3})\.(?=[ \t])", re.MULTILINE
+)  # of a list item: its full stop does not end a sentence
 _LINE = re.compile(
     r"^(?:\s*$"  # blank lines
     r"|[ \t]*((?:#{1,6}[ \t]|\|).*|(?:={3,}|-{3,})[ \t]*)$"  # a line of its own: heading, table row, underline
     r"|[ \t]*(?:[-*+•]|\d{1,3}\))[ \t])",  # the first line of a list item
     re.MULTILINE,
 )
-_FEWEST_WORDS = 4
-_WINDOW = 2048  # characters; sentencex takes quadratic time over a long paragraph that is not ASCII
-# sentencex panics at "B\u2003." (a space of several bytes before a full stop), and Rust takes no lone surrogates.
-_STAND_INS = {code: " " for code in range(0x80, 0x3001) if chr(code).isspace()} | dict.fromkeys(
+_MIN_REPEATED_WORDS = 4
+_WINDOW = 2048  # characters; sentencex takes quadratic time on long paragraphs that are not ASCII
+# sentencex panics at "B\u2003." (a multi-byte space before a full stop), and Rust accepts no lone surrogates.
+_REPLACEMENTS = {code: " " for code in range(0x80, 0x3001) if chr(code).isspace()} | dict.fromkeys(
     range(0xD800, 0xE000), "\ufffd"
 )
 
 
 def check_characters(what: str, text: str) -> None:
-    """Raises UnsupportedError for half of a surrogate pair, which no model takes: so Python reads what is not UTF-8."""
+    """Raise UnsupportedError for a lone surrogate, which no model accepts; Python reads invalid UTF-8 as such."""
     try:
         text.encode()
     except UnicodeEncodeError as error:
-        said = f"The {what} has no character at {error.start}, but half of a surrogate pair."
-        raise UnsupportedError(said, "Was it UTF-8?") from None
+        message = f"The {what} is not valid text: there is a lone surrogate at position {error.start}."
+        raise UnsupportedError(message, "Check that it is encoded as UTF-8.") from None
 
 
 def is_english(query: str, language: str | None) -> bool:
@@ -53,18 +55,18 @@ def is_english(query: str, language: str | None) -> bool:
 
 
 def escape_markers(text: str) -> str:
-    """A document's words for an answer's text: nothing in them is a marker there, though it looks the same."""
+    """Escape citation markers in a document's text, so that it can be part of an answer. It looks the same."""
     return MARKER.sub(lambda match: match[0].replace("[", "[\u200c"), text)
 
 
 def sentence_spans(text: str, language: str = "en") -> list[tuple[int, int]]:
-    """The sentences of a text as (start, end), in order, without the white space around them.
+    """The sentences of a text as (start, end), in order, without surrounding white space.
 
-    They are disjoint and cover every character that is not white space. `language` is an ISO 639 code; an unknown one
-    gets general rules. Takes time linear in the text's length.
+    They are disjoint and cover all characters that are not white space. `language` is an ISO 639 code; general rules
+    apply to unknown ones. Takes linear time.
     """
     spans = []
-    plain = text if text.isascii() else text.translate(_STAND_INS)
+    plain = text if text.isascii() else text.translate(_REPLACEMENTS)
     plain = _NUMBER.sub(r"\1)", plain)  # still as long as the text
     for start, end in pairwise(_block_bounds(plain)):
         for first, last in _segments(plain, start, end, language):
@@ -76,24 +78,24 @@ def sentence_spans(text: str, language: str = "en") -> list[tuple[int, int]]:
 
 
 def repetition_start(text: str) -> int | None:
-    """Where the first sentence begins that was said before in the text, word for word; None where none was.
+    """Where the first sentence starts that repeats an earlier one word for word; None if none does.
 
-    A sentence of less than four words may come again ("Yes."), but not three times running. One that does not end yet
-    is none.
+    A sentence of fewer than four words ("Yes.") may be repeated, but not three times in a row. Only complete sentences
+    count.
     """
-    said: set[tuple[str, ...]] = set()
+    seen: set[tuple[str, ...]] = set()
     ended: list[tuple[tuple[str, ...], int]] = []
     for start, end in sentence_spans(text):
         words = tuple(text[start:end].split())
         if text[end - 1] not in ".!?":
             continue
-        if words in said:
+        if words in seen:
             return start
         if [before for before, _ in ended[-2:]] == [words, words]:
             return ended[-1][1]
         ended.append((words, start))
-        if len(words) >= _FEWEST_WORDS:
-            said.add(words)
+        if len(words) >= _MIN_REPEATED_WORDS:
+            seen.add(words)
     return None
 
 
@@ -121,12 +123,12 @@ def _segments(text: str, start: int, end: int, language: str) -> Iterator[tuple[
 
 
 def _segment(text: str, language: str) -> list[str]:
-    """Pieces that make up the text; one piece where sentencex fails."""
+    """The sentences, which together are the text; a single one if sentencex fails."""
     import sentencex
 
     try:
         pieces: list[str] = sentencex.segment(language, text)
-    except BaseException as error:  # a Rust panic is no Exception, and its class can't be imported
+    except BaseException as error:  # a Rust panic is not an Exception, and its class cannot be imported
         if type(error).__name__ != "PanicException":
             raise
         return [text]

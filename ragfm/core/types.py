@@ -1,6 +1,6 @@
-"""The values that the parts hand to each other, and the seams (protocols) between them.
+"""Values that the parts pass to each other, and protocols: the extension points.
 
-    Connector ─refs→ sync ─fetch→ Blob ─parse→ Document ─split→ Chunk ─embed→ vectors
+    Connector ─refs→ sync ─fetch→ Blob ─parse→ Document ─chunk→ Chunk ─embed→ vectors
                                                                    │
                         ┌──────────── Catalog (the log: the only truth) ────────────┐
                         ▼                                                           ▼
@@ -27,26 +27,25 @@ if TYPE_CHECKING:
     Vectors: TypeAlias = NDArray[np.float32]
     """Embeddings. *Shape:* (n, dim), rows of length 1."""
     Ids: TypeAlias = NDArray[np.int64]
-    """Chunk ids. *Shape:* (n,) unless said otherwise."""
+    """Chunk ids. *Shape:* (n,) unless noted otherwise."""
     Offsets: TypeAlias = NDArray[np.int64]
-    """Where each token of a text stands. *Shape:* (n_tokens, 2): start and end, in characters."""
+    """Token positions in a text. *Shape:* (n_tokens, 2): start and end, in characters."""
 
 Scalar: TypeAlias = str | int | float | bool
-"""What a metadata value may be."""
+"""A metadata value."""
 
 # --- Documents ---------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
 class Ref:
-    """One entry of a source: where it is and which revision it has.
+    """One entry of a source: its path and its revision.
 
-    `path` is relative to the source, with `/`; it is empty where the source is a single document. `revision` is
-    opaque: it is compared, never parsed. `skip` says why the connector will not hand the entry over (hidden, too
-    large); `error` says why it could not be looked at, and what lies under such a path counts as still there: all that
-    the source holds, where it is empty.
-    `allow` are the groups that may see it where the source itself says so: none of them where it is empty, and None
-    where the source says nothing.
+    `path` is relative to the source, with `/`; it is empty if the source is a single document. `revision` is opaque: it
+    is compared, never parsed. `skip` is the reason why the connector does not offer the entry (hidden, too large).
+    `error` is the reason why the entry could not be read; documents under its path, all of them if it is empty, count
+    as still there. `allow` are the groups that may see the entry if the source defines access: empty for no group,
+    None if the source does not say.
     """
 
     path: str
@@ -58,7 +57,7 @@ class Ref:
 
 @dataclass(frozen=True, slots=True)
 class Blob:
-    """The bytes of one entry, as fetched. `media_type` is what the source says of them, None where it says nothing."""
+    """The bytes of one entry, as fetched. `media_type` is as declared by the source, None if it is not."""
 
     data: bytes
     media_type: str | None = None
@@ -67,13 +66,13 @@ class Blob:
 
 @dataclass(frozen=True, slots=True)
 class Mark:
-    """What a parser knows about a stretch of `Document.text`.
+    """The structure of a span of `Document.text`.
 
     kind       `value`
-    page       the page's number, from 1; the span is all that stands on that page
-    place      the format's own name of the place, as `Sheet1!A5` or `00:01:20`; a table's rows may have one each
-    heading    the heading's words; `level` is 1 for the outermost; the span is the heading's own line or lines
-    table      the header row or rows, as they stand in the text; the span is the whole table, header included
+    page       page number, from 1; the span is the page
+    place      the format's name for the place, such as `Sheet1!A5` or `00:01:20`; each row of a table may have one
+    heading    the heading's text; `level` is 1 for the outermost; the span is the heading itself
+    table      the header row or rows, as in the text; the span is the whole table, header included
     code       the language, or empty; the span is the whole block
     """
 
@@ -86,7 +85,7 @@ class Mark:
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """A parsed document. `text` is exactly what a reader may see; `marks` are in order of `start`."""
+    """A parsed document. `text` is all that readers see of it; `marks` are in order of `start`."""
 
     uri: str
     text: str
@@ -99,8 +98,8 @@ class Document:
 class Chunk:
     """A passage of a document: `document.text[start:end] == text`, always.
 
-    `context` (heading path, header of a torn table) is embedded, indexed and shown to the reader with the text,
-    but is never part of the span. `page` counts from 1, None where the format has none.
+    `context` (heading path, header of a split table) is embedded, indexed and shown to the reader with the text, but is
+    never part of the span. `page` counts from 1, None if the format has no pages.
     """
 
     text: str
@@ -113,12 +112,12 @@ class Chunk:
 
     @property
     def embedded_text(self) -> str:
-        """What is embedded and indexed: context, line break, text."""
+        """The text that is embedded and indexed: context, line break, text."""
         return embedded_text(self.context, self.text)
 
 
 def embedded_text(context: str, text: str) -> str:
-    """What of a chunk is embedded and indexed."""
+    """The text of a chunk that is embedded and indexed."""
     return f"{context}\n{text}" if context else text
 
 
@@ -130,11 +129,10 @@ Fault: TypeAlias = Literal["fabricated", "misattributed", "stitched", "irrelevan
 
 @dataclass(frozen=True, slots=True)
 class Hit:
-    """A chunk found for a query; hits come in rank order.
+    """A chunk found for a query, or a passage made of several; hits are in rank order.
 
-    `score` is the cosine in [-1, 1], higher is better, None in keyword mode. `scores` has the keys `dense`,
-    `keyword` and `fused`, and `rerank` where a reranker gave them their order. `n` is the passage's number in the
-    prompt, None if it was not shown to a reader.
+    `score` is the cosine in [-1, 1], higher is better, None in keyword mode. `scores` has the keys `dense`, `keyword`
+    and `fused`, and `rerank` if a reranker ran. `n` is the passage's number in the prompt, None if it is not in it.
     """
 
     uri: str
@@ -165,10 +163,9 @@ class Citation:
 
     `answer.text[answer_start:answer_end]` is the sentence, its markers included.
 
-    `verified`: the quote stands there verbatim *and* supports the sentence of the answer that it hangs on. `fault` says
-    why it isn't: what the sentence says stands nowhere in the passages (`fabricated`), in another one
-    (`misattributed`), only in pieces in several places (`stitched`), or there, but is hardly what was asked for
-    (`irrelevant`) or perhaps not (`uncertain`).
+    `verified`: the quote is verbatim *and* supports the sentence. `fault` says why not: no passage supports it
+    (`fabricated`), another passage does (`misattributed`), only pieces in several places do (`stitched`), or the quote
+    supports it but hardly answers the question (`irrelevant`), or may not answer it (`uncertain`).
     """
 
     n: int
@@ -184,7 +181,7 @@ class Citation:
 
     @property
     def supports(self) -> bool:
-        """Whether the quote says what the sentence does, be it certain or not that this is what was asked for."""
+        """Whether the quote supports the sentence, even if it is uncertain that it answers the question."""
         return self.verified or self.fault == "uncertain"
 
 
@@ -208,7 +205,7 @@ class Contradiction:
 
 @dataclass(frozen=True, slots=True)
 class Dropped:
-    """A hit that was not shown to the reader, and why."""
+    """A hit that is not in the prompt, and the reason."""
 
     chunk_id: int
     why: str
@@ -216,9 +213,9 @@ class Dropped:
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """Tokens of one generation: of the prompt, of those the ones not evaluated again, and of the completion.
+    """Tokens of one generation: prompt, the part of it that came from the cache, and completion.
 
-    `cost` is what they cost, where the reader has a price.
+    `cost` is the price, if the reader has one.
     """
 
     prompt_tokens: int = 0
@@ -229,15 +226,14 @@ class Usage:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What a question got. `text` has citation markers `[n]`; `seconds` is wall-clock time, retrieval included.
+    """The answer to a question. `text` has citation markers `[n]`; `seconds` is wall-clock time, including retrieval.
 
-    `confidence` is how likely it is right, in [0, 1], where there is a calibration for the reader and any of the
-    signals that it weighs, and `signals` what that comes from; where the answer was withheld for too little of it, both
-    are of what was withheld. `unsupported` are the sentences of `text`, as (start, end), that no passage supports.
-    `query` is what was searched for: the question, or the form of a follow-up that stands alone. `log_id` is
-    the answer's number in the answer log, where there is one. `finish_reason` is `length` where it was cut off.
-    `reasoning` is what the reader thought before it answered, where it was asked to, or does so by itself. `said` are
-    the reader's own words where the verifier corrected them.
+    `confidence` is the probability that the answer is right, in [0, 1], None without a calibration for the reader;
+    `signals` are what it is computed from. Both are of the withheld answer if it was withheld. `unsupported` are the
+    sentences of `text` that no passage supports, as (start, end). `query` is the search query: the question, or the
+    stand-alone form of a follow-up. `log_id` is the id in the answer log. `finish_reason` is `length` if the answer was
+    cut off. `reasoning` is the reader's reasoning before the answer. `said` is the reader's own output if the verifier
+    corrected it. `contradictions` are passages that give another number or name.
     """
 
     question: str
@@ -259,16 +255,16 @@ class Answer:
     contradictions: tuple[Contradiction, ...] = ()
 
 
-# --- Seams -------------------------------------------------------------------------------------------------------
+# --- Readers -----------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
-    """How a reader picks tokens. Temperature 0 is greedy: the same prompt gives the same text.
+    """How a reader samples tokens. Temperature 0 is greedy: the same prompt gives the same text.
 
-    `max_tokens` bounds the completion; None means what is left of the window. `grammar` is GBNF; `schema`, in its
-    place, a JSON schema of an object. `adapter` is a LoRA adapter's path. With `logprobs` the stream has those of its
-    tokens. A reader that can't do what is asked raises `UnsupportedError`, it never ignores it.
+    `max_tokens` limits the completion; None means the rest of the window. `grammar` is GBNF; `schema` a JSON schema of
+    an object, instead of a grammar. `adapter` is the path of a LoRA adapter. `logprobs` requests the log-probabilities
+    of the tokens. A reader that does not support an option raises UnsupportedError; it never ignores it.
     """
 
     max_tokens: int | None = 512
@@ -283,22 +279,25 @@ class Sampling:
     logprobs: bool = False
 
 
-CLOSED = "The stream was closed while it was read."
+CLOSED = "The stream was closed while it was being read."
 
 
 class Stream(Iterator[str]):
-    """Text pieces as they are generated; afterwards `usage` and `finish_reason` (`stop` or `length`) are set.
+    """Pieces of text as they are generated; afterwards `usage` and `finish_reason` (`stop` or `length`) are set.
 
-    `close()` stops the generation and frees what it holds; leaving a `with` block or exhausting it does so too. Any
-    thread may close it: who waits for a piece then gets a RagfmError, at once where the reader gave a `cancel`, else
-    with the next piece. Where they were asked for, `logprobs` then has the natural logarithm of each token's
-    probability, before temperature and grammar.
+    `close()` stops the generation and frees its slot, as do exhausting the stream and leaving a `with` block. Any thread
+    may close it: a thread that waits for a piece then gets a RagfmError, at once if the reader passed a `cancel`, else
+    with the next piece. `logprobs`, if requested, are natural logarithms of the token probabilities, before
+    temperature and grammar.
     """
 
     def __init__(
-        self, pieces: Generator[str, None, tuple[Usage, Literal["stop", "length"]]], *,
-        cancel: Callable[[], None] = lambda: None, logprobs: Sequence[float] = (),
-    ) -> None:  # fmt: skip
+        self,
+        pieces: Generator[str, None, tuple[Usage, Literal["stop", "length"]]],
+        *,
+        cancel: Callable[[], None] = lambda: None,
+        logprobs: Sequence[float] = (),
+    ) -> None:
         self._pieces = pieces
         self._cancel = cancel
         self._closed = False
@@ -308,7 +307,7 @@ class Stream(Iterator[str]):
 
     @property
     def logprobs(self) -> tuple[float, ...]:
-        """One for each token of the completion; empty before the end."""
+        """The log-probability of each token of the completion; empty before the end."""
         return tuple(self._logprobs[: self.usage.completion_tokens])
 
     def __iter__(self) -> Stream:
@@ -321,7 +320,7 @@ class Stream(Iterator[str]):
             if stop.value is not None:
                 self.usage, self.finish_reason = stop.value
             raise StopIteration from None
-        if self._closed:  # by another thread, which could not end the generator while it ran in this one
+        if self._closed:  # by another thread, which cannot close a running generator
             self._pieces.close()
             raise RagfmError(CLOSED)
         return piece
@@ -342,73 +341,70 @@ class Stream(Iterator[str]):
 
 @runtime_checkable
 class Connector(Protocol):
-    """Knows *where* documents are, never *what format* they have. Made as `Connector(location, **options)`."""
+    """Knows *where* documents are, never *what format* they have. Created as `Connector(location, **options)`."""
 
     @property
     def root(self) -> str | Path:
-        """What it covers, as a path or the beginning of an address; sources whose roots are nested overlap."""
+        """The path or URL prefix that the source covers; sources with nested roots overlap."""
 
     def refs(self) -> Iterator[Ref]:
-        """All that the source holds, cheaply; an exception means that the listing is not complete."""
+        """List everything in the source, cheaply; an exception means that the listing is incomplete."""
 
     def fetch(self, ref: Ref) -> Blob:
-        """The bytes of one entry. Raises OSError or ConnectorError where it can't be read.
-
-        Raises SkipDocument where a look at it shows that there is nothing to index.
-        """
+        """Read one entry. Raises OSError or ConnectorError if it cannot be read, SkipDocument if it has nothing to index."""
 
 
 @runtime_checkable
 class Embedder(Protocol):
-    """Texts to unit vectors, with the model's own prompts applied. Made as `Embedder(model)`; it loads on first use."""
+    """Turns texts into unit vectors, with the model's own prompts. Created as `Embedder(model)`; loads on first use."""
 
     @property
     def dim(self) -> int:
-        """Length of a vector."""
+        """Dimension of the vectors."""
 
     @property
     def max_tokens(self) -> int:
-        """Tokens of a passage that fit, special tokens and the model's own prompt already taken off."""
+        """Maximum number of tokens of a passage, special tokens and the model's own prompt excluded."""
 
     @property
     def fingerprint(self) -> Mapping[str, Scalar]:
-        """The embedding contract: all that vectors depend on, as JSON.
+        """The embedding contract: everything that vectors depend on, as JSON values.
 
-        `model`, `dim` and `max_tokens` must be there. `weights`, their sha256, is what the shipped search weights and
-        a calibration go by. Two embedders whose fingerprints are equal, `model` aside, give the same vectors.
+        `model`, `dim` and `max_tokens` are required. `weights` is the sha256 of the weights, which default search
+        weights and calibrations refer to. Embedders with equal fingerprints, apart from `model`, give equal vectors.
         """
 
     def tokenize(self, texts: Sequence[str]) -> list[Offsets]:
-        """Where the model's tokens stand in each text; special tokens and prompts are left out, nothing is cut."""
+        """Token positions of each text, without special tokens and prompts; nothing is truncated."""
 
     def embed_passages(self, texts: Sequence[str]) -> Vectors:
-        """*Shape:* (len(texts), dim). Raises TooLongError for a text over `max_tokens`, it never cuts."""
+        """Embed passages. *Shape:* (len(texts), dim). Raises TooLongError for a text over `max_tokens`; never truncates."""
 
     def embed_queries(self, texts: Sequence[str]) -> Vectors:
-        """The same for queries."""
+        """Embed queries. *Shape:* (len(texts), dim). Raises TooLongError."""
 
 
 @runtime_checkable
 class VectorIndex(Protocol):
-    """An immutable index over vectors. Ids are any distinct int64 ≥ 0; score = cosine, higher is better.
+    """An immutable vector index. Ids are any distinct int64 ≥ 0; the score is the cosine, higher is better.
 
-    `recall` is what an index promises to find: of the true best 10, the share that is among the 40 that it returns
-    when it is asked for 40. An exact index promises 1.0, and its scores are the cosines. The scores of the others may
-    be off by 0.01: who asks them wants more than `k` hits, scores these by their vectors and keeps the best `k`.
+    `recall` is the promised share of the true top 10 among the 40 results of a search with k = 40. An exact index
+    promises 1.0 and returns exact cosines. Scores of approximate indexes may be off by 0.01: callers ask for more than
+    `k` results, score them by their vectors and keep the best `k`.
     """
 
     recall: ClassVar[float]
 
     @classmethod
     def build(cls, ids: Ids, vectors: Vectors) -> VectorIndex:
-        """An index of `vectors`, whose rows are of unit length."""
+        """Build an index of `vectors`, whose rows have unit length."""
 
     def search(self, queries: Vectors, k: int, *, allowed: Ids | None = None) -> tuple[Vectors, Ids]:
         """Scores and ids of the best `k`, best first. *Shape:* both (n_queries, k).
 
-        Only `allowed` ids are returned where it is given; ids in it that the index lacks do nothing. As many as
-        there are, up to `k`, are always found, by an approximate index too; the rest has id -1 and score -inf. A
-        read-only `allowed` array may be remembered, so that it costs nothing the second time: it must not change.
+        With `allowed`, only these ids are returned; unknown ids are ignored. Even an approximate index always returns
+        `k` results if there are as many; missing ones have id -1 and score -inf. A read-only `allowed` array may be
+        cached by the index, so it must not change.
         """
 
     def save(self, folder: Path) -> None:
@@ -416,43 +412,42 @@ class VectorIndex(Protocol):
 
     @classmethod
     def load(cls, folder: Path) -> VectorIndex:
-        """Read what `save` wrote. The caller has checked the files' checksums."""
+        """Read the files of `save`. The caller has verified their checksums."""
 
     def __len__(self) -> int: ...
 
 
 @runtime_checkable
 class KeywordIndex(Protocol):
-    """An immutable index over texts. Ids are any distinct int64 ≥ 0; score = BM25, > 0, higher is better.
+    """An immutable keyword index. Ids are any distinct int64 ≥ 0; the score is BM25, > 0, higher is better.
 
-    Texts of one index share a language, by whose rules words are stemmed and stop words left out. The scores depend on
-    how many texts have a word: who may see a few texts only can learn from them that others have it, but not which.
+    All texts of an index have one language, which determines stemming and stop words. Scores depend on how many texts
+    contain a word: users with restricted access can infer that other texts contain it, but not which.
     """
 
     @property
     def language(self) -> str | None:
-        """ISO 639-1, or `simple` for words as they stand; None while none was given and there was no text."""
+        """ISO 639-1, or `simple` for no stemming; None while none was given and there are no texts."""
 
     @classmethod
     def build(cls, ids: Ids, texts: Iterable[str], *, language: str | None = None) -> KeywordIndex:
-        """An index of `texts`, which are gone through once, in the order of `ids`. None means to detect the language.
+        """Build an index of `texts`, which are read once, in the order of `ids`. The language is detected if None.
 
-        Raises ValueError for ids or a language that it can't take, and for another number of texts.
+        Raises ValueError for invalid ids, an unsupported language, or a different number of texts.
         """
 
     def updated(self, ids: Ids, texts: Iterable[str], *, removed: Ids | None = None) -> KeywordIndex:
-        """An index that has these texts too and lacks the ids `removed`, in time for the new texts alone.
+        """A new index with these texts added and the ids `removed` taken out; the cost is that of the new texts.
 
-        Scores are those of one index built of all. What is removed may count in the statistics until the index is
-        saved, but is never found. Raises ValueError as `build` does, and for an id that the index has.
+        Scores equal those of an index built from scratch, except that removed texts may count in the statistics until
+        the index is saved; they are never found. Raises ValueError as `build` does, and for an id that exists already.
         """
 
     def search(self, queries: Sequence[str], k: int, *, allowed: Ids | None = None) -> tuple[Vectors, Ids]:
-        """Scores and ids of the best `k`, best first; of equal scores the lower id comes first.
+        """Scores and ids of the best `k`, best first; ties are in order of id.
 
-        *Shape:* both (n_queries, k). A text matches where it shares a word with the query. Only `allowed` ids are
-        returned where it is given; ids in it that the index lacks do nothing. Where fewer than `k` match, the rest has
-        id -1 and score -inf.
+        *Shape:* both (n_queries, k). A text matches if it shares a word with the query. With `allowed`, only these ids
+        are returned; unknown ids are ignored. Missing results have id -1 and score -inf.
         """
 
     def save(self, folder: Path) -> None:
@@ -460,42 +455,44 @@ class KeywordIndex(Protocol):
 
     @classmethod
     def load(cls, folder: Path) -> KeywordIndex:
-        """Read what `save` wrote; ValueError where it can't be used. The caller has checked the files' checksums."""
+        """Read the files of `save`. The caller has verified their checksums. Raises ValueError if they cannot be used."""
 
     def __len__(self) -> int: ...
 
 
 @runtime_checkable
 class Reranker(Protocol):
-    """Scores passages by reading each together with the query. Made as `Reranker(model)`; it loads on first use."""
+    """Scores passages by reading each with the query. Created as `Reranker(model)`; loads on first use."""
 
     def rerank(self, query: str, texts: Sequence[str], *, budget_ms: float | None = None) -> Vectors:
-        """Scores of the texts, which come best first; higher is better. *Shape:* (len(texts),).
+        """Scores of the texts, higher is better. *Shape:* (len(texts),).
 
-        With a budget the first texts are scored first, and what can't be done in so many milliseconds is NaN.
+        `texts` are in order of the search. With a time budget they are scored in this order; the rest is NaN.
         """
 
 
 @runtime_checkable
 class Reader(Protocol):
-    """A foundation model that answers. Made as `Reader(model)`; it loads on first use. Thread-safe.
+    """A foundation model that answers. Created as `Reader(model)`; loads on first use. Thread-safe.
 
-    It may also have `score(messages, continuations)`: the log-likelihood of each as the next assistant message. One
-    that can't know its tokens has `counts_exactly = False`, and counts rather too many than too few. One that gives
-    several answers at once says how many: `slots`.
+    Optional attributes:
 
-    These are used, too, where it has them. `keep(messages)` evaluates what all prompts begin with ahead; it is in no
-    document. `scoped(name)` is the same reader for those who may see the same: it shares no memory of prompts with
-    others. `memory_bytes` are the bytes that it takes with one request and with all slots in use. `data_goes` says
-    where questions and passages go. One that takes `Sampling.adapter` takes `score(..., adapter=)`.
+    score(messages, continuations)  log-likelihood of each continuation as the next assistant message; takes `adapter=`
+                                    if the reader supports `Sampling.adapter`
+    counts_exactly                  False if token counts are upper estimates
+    slots                           number of requests that it serves at once
+    keep(messages)                  evaluate the prefix of all prompts in advance; it contains no document text
+    scoped(name)                    the same reader with a prompt cache that is not shared with other scopes
+    memory_bytes                    bytes used with one request, and with all slots in use
+    data_goes                       where questions and passages are sent
     """
 
     @property
     def context_tokens(self) -> int:
-        """Tokens that prompt and completion may have together."""
+        """Size of the window: maximum number of tokens of prompt and completion."""
 
     def count_tokens(self, messages: Sequence[Message]) -> int:
-        """Tokens of the prompt, exactly, after the model's own chat template."""
+        """Exact number of tokens of a prompt, after the model's chat template."""
 
     def stream(self, messages: Sequence[Message], sampling: Sampling = Sampling()) -> Stream:
-        """Generate the next assistant message. Raises ContextOverflowError where the prompt leaves no room."""
+        """Generate the next assistant message. Raises ContextOverflowError if the prompt leaves no room."""

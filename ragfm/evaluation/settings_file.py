@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ragfm.core.config import FILE, Settings, load_settings
+from ragfm.core.config import SETTINGS_FILE, Settings, load_settings
 from ragfm.core.durable_files import beside
 from ragfm.core.errors import ConfigError, MissingExtraError
 
@@ -31,8 +31,8 @@ def store_choice(report: TuneReport, folder: Path) -> list[Path]:
     load_settings(folder)  # what is wrong there already is said before anything is written
     written = []
     if report.adopted:
-        _replace(folder / FILE, _with(folder / FILE, choice_keys(report.best, report.current)))
-        written.append(folder / FILE)
+        _replace(folder / SETTINGS_FILE, _with(folder / SETTINGS_FILE, choice_keys(report.best, report.current)))
+        written.append(folder / SETTINGS_FILE)
     evidence = {"date": datetime.now(UTC).isoformat(timespec="seconds"), **asdict(report)}
     _replace(folder / EVIDENCE, json.dumps(evidence, indent=1, ensure_ascii=False) + "\n")
     return [*written, folder / EVIDENCE]
@@ -43,8 +43,8 @@ def store_calibration(report: CalibrationReport, folder: Path) -> list[Path]:
     load_settings(folder)
     written = []
     if report.adopted:
-        _replace(folder / FILE, _with(folder / FILE, calibration_keys(report.calibration)))
-        written.append(folder / FILE)
+        _replace(folder / SETTINGS_FILE, _with(folder / SETTINGS_FILE, calibration_keys(report.calibration)))
+        written.append(folder / SETTINGS_FILE)
     evidence = {"date": datetime.now(UTC).isoformat(timespec="seconds"), **asdict(report)}
     _replace(folder / CONFIDENCE_EVIDENCE, json.dumps(evidence, indent=1, ensure_ascii=False) + "\n")
     return [*written, folder / CONFIDENCE_EVIDENCE]
@@ -56,7 +56,7 @@ def write_keys(folder: Path, sections: Mapping[str, Mapping[str, Any]]) -> None:
     Raises ConfigError where the file can't be read, or would not hold.
     """
     load_settings(folder)
-    _replace(folder / FILE, _with(folder / FILE, sections))
+    _replace(folder / SETTINGS_FILE, _with(folder / SETTINGS_FILE, sections))
 
 
 def choice_keys(best: Choice, current: Choice) -> dict[str, dict[str, Any]]:
@@ -84,7 +84,7 @@ def toml_writer() -> Any:
         import tomlkit
     except ModuleNotFoundError as error:
         raise MissingExtraError(
-            f"To write {FILE}, the module {error.name!r} is needed, which is not installed.",
+            f"To write {SETTINGS_FILE}, the module {error.name!r} is needed, which is not installed.",
             "Install it with `pip install 'ragfm[eval]'`.",
         ) from error
     return tomlkit

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from ragfm.citations.confidence import adapter_hash
 from ragfm.core.calibration import Calibration
-from ragfm.core.config import FILE, load_settings
+from ragfm.core.config import SETTINGS_FILE, load_settings
 from ragfm.core.durable_files import write_durably
 from ragfm.core.errors import DataError, LogError, UnsupportedError
 from ragfm.core.output_folder import make_output
@@ -156,7 +156,7 @@ def step_back(folder: Path) -> tuple[str, str | None]:
     last = history[-1]
     if load_settings(folder).adapter != last["adapter"]:
         raise DataError(
-            f"{folder / FILE} names another adapter than the last refresh did, which is {last['adapter']}.",
+            f"{folder / SETTINGS_FILE} names another adapter than the last refresh did, which is {last['adapter']}.",
             "Set `adapter` there yourself.",
         )
     calibration = {"ask": {"confidence": last["confidence"]}} if "confidence" in last else {}

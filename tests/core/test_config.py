@@ -35,7 +35,7 @@ def test_no_file_gives_the_defaults(tmp_path: Path) -> None:
         ("[chunk]\nsize = 'big'", "`chunk.size`: .*it is 'big'"),
         ("[chunk]\nsize = 3", "`chunk.size`: .*greater than or equal to 16"),
         ("[[sources]]\nname = 'x'", "`sources.0.location`: field required"),
-        ("reader = ", "can't be read"),
+        ("reader = ", "cannot be read"),
     ],
 )
 def test_what_is_wrong_is_named_with_its_file(tmp_path: Path, content: str, message: str) -> None:
