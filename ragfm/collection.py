@@ -1,4 +1,4 @@
-"""A collection: a folder with a catalog and its views, as users see it."""
+"""Collections: documents, chunks and vectors in a folder. The public API of the store."""
 
 from __future__ import annotations
 
@@ -15,10 +15,11 @@ from ragfm.core.types import Document, Scalar
 
 if TYPE_CHECKING:
     from ragfm.core.config import Settings
+    from ragfm.core.progress import ProgressCallback
     from ragfm.core.types import Embedder, Hit, Reranker
     from ragfm.ingestion.reembed import ReembedReport
     from ragfm.ingestion.source_watcher import Synced
-    from ragfm.ingestion.sync import Failed, Progress, SyncReport
+    from ragfm.ingestion.sync import Failed, SyncReport
     from ragfm.maintenance.backup import BackupReport
     from ragfm.maintenance.export import ExportReport, Format
     from ragfm.maintenance.removal import RemoveReport
@@ -36,7 +37,7 @@ __all__ = ["Collection", "DocumentInfo", "Status"]
 
 @dataclass(frozen=True, slots=True)
 class DocumentInfo:
-    """A document of a collection, without its text; `characters` is the text's length."""
+    """A document of a collection, without its text; `characters` is the length of the text."""
 
     uri: str
     source: str
@@ -49,7 +50,7 @@ class DocumentInfo:
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """What a collection holds, and how its parts are."""
+    """Counts of a collection, and the state of its parts."""
 
     documents: int
     chunks: int
@@ -61,10 +62,10 @@ class Status:
 
 
 class Collection:
-    """Documents, their chunks and vectors in a folder. Any number of processes may read while one writes.
+    """A handle on a collection. Any number of processes may read while one writes.
 
-    `Collection.open(path)` is the owner's handle and sees everything; `as_groups` gives a restricted one.
-    Thread-safe; a long-lived handle sees what others commit.
+    `Collection.open(path)` is the owner's handle and sees everything; `as_groups` returns a restricted handle.
+    Thread-safe. A long-lived handle sees the commits of other processes.
     """
 
     def __init__(self, store: Store, groups: frozenset[str] | None = None) -> None:
@@ -80,11 +81,11 @@ class Collection:
         embedder: str | Embedder | None = None,
         reranker: str | Reranker | None = None,
     ) -> Collection:
-        """A handle on a collection's folder. Nothing is read or made yet: the first `sync` makes the folder.
+        """Open a collection's folder. Nothing is read or created yet: the first `sync` creates the folder.
 
-        `settings` default to those of `ragfm.toml` beside the folder, `embedder` (a name or an object) to the one
-        that the collection was made with, `reranker` to that of the settings. All methods but `sync` raise
-        CollectionNotFound where there is none.
+        `settings` default to `ragfm.toml` next to the folder, `embedder` (a name or an object) to the one that the
+        collection was created with, `reranker` to that of the settings. All methods but `sync` raise CollectionNotFound
+        if there is no collection.
         """
         from ragfm.retrieval.fusion_weight import tell_foreign
         from ragfm.store.collection_store import Store
@@ -100,7 +101,7 @@ class Collection:
 
     @property
     def settings(self) -> Settings:
-        """The settings that this handle works with."""
+        """The settings of this handle."""
         return self._store.settings
 
     @property
@@ -110,26 +111,26 @@ class Collection:
 
     @property
     def language(self) -> str | None:
-        """The language that the keyword index takes the texts for, as ISO 639-1; None where there are none."""
+        """The language of the keyword index, as ISO 639-1; None if there are no texts."""
         return self._store.read(lambda snapshot: snapshot.keywords().language if len(snapshot) else None)
 
     @property
     def state(self) -> str:
-        """Equal at two times between which nothing came, went, or changed who may see it: searches find the same."""
+        """Changes whenever documents or access rights do: while it is equal, searches find the same."""
         return self._store.read(lambda snapshot: f"{snapshot.generation.digest} {self._store.catalog.at().digest}")
 
     @property
     def groups(self) -> frozenset[str] | None:
-        """The groups of a restricted handle; None is the owner's, which sees everything."""
+        """The groups of a restricted handle; None for the owner's, which sees everything."""
         return self._groups
 
     @property
     def embedder(self) -> Embedder:
-        """The model that its vectors are of."""
+        """The embedder of the newest generation."""
         return self._store.read(lambda snapshot: self._store.embedder(snapshot.generation))
 
     def as_groups(self, groups: Set[str]) -> Collection:
-        """A handle that sees the documents open to all and those allowed to one of the groups; it can't write.
+        """A read-only handle that sees documents without access groups, and those allowed to one of `groups`.
 
         A restricted handle can only be restricted further.
         """
@@ -148,16 +149,28 @@ class Collection:
         allow: Sequence[str] | None = None,
         retry: bool = False,
         allow_mass_delete: bool = False,
-        progress: Callable[[Progress], None] | None = None,
+        progress: ProgressCallback | None = None,
     ) -> SyncReport:
-        """Make the collection equal to its sources: only what changed is parsed and embedded.
+        """Make the collection equal to its sources. Only changes are parsed and embedded.
 
-        Without a source, all those of `ragfm.toml` and those synced before; one that can't be listed is then reported
-        as failed. `options` are the connector's own; what is left None stays as it was at the source's last sync. A
-        document that failed is tried again when it or how it is read has changed, else after a while, or at once with
-        `retry`. A source that lost over half of its documents stops with MassDeleteError, and nothing of it is removed,
-        unless `allow_mass_delete`.
+        Args:
+            sources: Folders, files, globs or URLs. Default: all sources of `ragfm.toml` and of earlier syncs; sources
+                that cannot be listed are then reported as failed.
+            name: Prefix of the documents' uris, for one source.
+            connector: Connector plugin. This and the following options keep their last values if they are None.
+            include: Only paths that match one of these patterns.
+            exclude: No paths that match one of these patterns.
+            options: Options of the connector.
+            tags: Metadata of all documents, for filters.
+            allow: Groups that may see the documents.
+            retry: Retry failed documents at once. Otherwise a failed document is retried when it or its parser has
+                changed, or after a delay.
+            allow_mass_delete: Allow the removal of more than half of a source's documents, which otherwise raises
+                MassDeleteError and removes nothing.
+            progress: Called with the stage "ingest".
+
         Raises SourceError, EmbedderMismatchError, CollectionBusyError, CollectionReadOnlyError.
+
         """
         from ragfm.ingestion.sources import resolve_source, sync_sources
 
@@ -167,7 +180,7 @@ class Collection:
                 _names(names, what)
         for key, value in (tags or {}).items():
             if not isinstance(value, Scalar):
-                raise TypeError(f"the tag {key!r} is {value!r}; it must be a text, a number or a truth value")
+                raise TypeError(f"the tag {key!r} is {value!r}; it must be a string, a number or a boolean")
         settings = {"connector": connector, "include": include, "exclude": exclude, "options": options, "tags": tags,
                     "allow": allow}  # fmt: skip
         asked = [(str(source), name, settings) for source in sources]
@@ -176,28 +189,28 @@ class Collection:
         return sync_sources(self._store, asked, progress, retry=retry, allow_mass_delete=allow_mass_delete)
 
     def watch(
-        self, told: Callable[[Synced], None] = lambda _: None, *, interval: float = 300.0, stop: Event | None = None
+        self, callback: Callable[[Synced], None] = lambda _: None, *, interval: float = 300.0, stop: Event | None = None
     ) -> None:
-        """Sync all sources, then each whenever it changes and every `interval` seconds, until `stop` is set.
+        """Sync all sources, then each when it changes and every `interval` seconds, until `stop` is set.
 
-        `told` is told of each sync. What fails is told, too, and tried again. Needs `ragfm[watch]`.
+        `callback` is called after each sync, failed ones included, which are retried. Needs `ragfm[watch]`.
         """
         from ragfm.ingestion.source_watcher import watch
 
         self._owner()
-        watch(self._store, told, interval, stop or Event())
+        watch(self._store, callback, interval, stop or Event())
 
     def search(
         self, query: str, k: int | None = None, *, mode: Mode = "hybrid", filter: str | None = None
     ) -> list[Hit]:
-        """The `k` best chunks for the query, best first; fewer where there are fewer.
+        """The `k` best chunks for a query, best first.
 
-        `dense` ranks by the cosine of embeddings, `keyword` by BM25 over words, `hybrid` by both. Where there is a
-        reranker, it ranks anew what they find.
+        `dense` ranks by the cosine of embeddings, `keyword` by BM25, `hybrid` by both. A reranker, if configured,
+        reorders the best hits.
 
-        `filter` is an expression over metadata, as `year >= 2024 and team in (hr, legal)`; it is applied inside the
-        search. Raises FilterError, TooLongError for a query over the embedder's window, UnsupportedError for one that
-        is no text.
+        `filter` is an expression over metadata such as `year >= 2024 and team in (hr, legal)`. It is applied inside the
+        search, so `k` hits are found if `k` match. Raises FilterError, TooLongError for a query over the embedder's
+        window, UnsupportedError for invalid text.
         """
         from ragfm.core.text import check_characters
         from ragfm.retrieval.search import check_mode, find, rerank
@@ -215,13 +228,12 @@ class Collection:
         return rerank(query, hits, reranker, settings.rerank_budget_ms, settings.rerank_weight)[:k]
 
     def candidates(self, query: str, count: int, *, filter: str | None = None) -> list[Hit]:
-        """All that `hybrid` chooses from: the `count` best chunks of each index, in order of id, with both scores."""
+        """The candidates of `hybrid`: the `count` best chunks of each index, in order of id, with both scores."""
         from ragfm.retrieval.search import find_candidates
 
         return self._hits(filter, partial(find_candidates, query, count))
 
     def _hits(self, filter: str | None, find: Callable[..., Found]) -> list[Hit]:
-        """What `find` finds in one snapshot, among what the filter and the handle's groups allow."""
         from ragfm.retrieval.search import retrieve
 
         conditions = self._conditions(filter)
@@ -230,11 +242,11 @@ class Collection:
             catalog, allowed = self._store.catalog, None
             if conditions:
                 at = snapshot.generation.id
-                # Who may see what is as of now, though another embedder may hold the snapshot at an older generation.
+                # Access rights are those of now, even if the snapshot is of an older generation.
                 now = None if self._groups is None else catalog.generation()
                 allowed = snapshot.allowed((filter, self._groups, now), lambda: catalog.chunk_ids(at, *conditions))
             if not len(snapshot) or (allowed is not None and not len(allowed.ids)):
-                return []  # no embedder is loaded to find nothing
+                return []  # no need to load an embedder
             embedder = partial(self._store.embedder, snapshot.generation)
             return retrieve(find(snapshot=snapshot, embedder=embedder, allowed=allowed), catalog, snapshot)
 
@@ -243,7 +255,7 @@ class Collection:
     def documents(
         self, filter: str | None = None, *, below: str | None = None, after: str | None = None, limit: int | None = None
     ) -> list[DocumentInfo]:
-        """The documents, in order of uri: those below a path, as `docs/hr`, and after a uri, `limit` at most."""
+        """Documents in order of uri: up to `limit`, those below a path such as `docs/hr`, those after a uri."""
         from ragfm.store.tables import documents
 
         conditions = self._conditions(filter)
@@ -262,7 +274,7 @@ class Collection:
         raise self._unknown(uri)
 
     def document(self, uri: str) -> Document:
-        """One document with its text. Raises CollectionError where there is none, or none for this handle."""
+        """One document with its text. Raises CollectionError if there is none that this handle may see."""
         from ragfm.store.tables import documents
 
         conditions = (documents.c.uri == uri, *self._conditions(None))
@@ -277,7 +289,7 @@ class Collection:
         return self._store.read_catalog(found)
 
     def status(self) -> Status:
-        """Counts, failures, the embedder, the indexes and the sources; restricted handles get only counts."""
+        """Counts, failures, embedder, indexes and sources; only counts for restricted handles."""
         return self._store.read(self._status)
 
     def _status(self, snapshot: Snapshot) -> Status:
@@ -310,10 +322,10 @@ class Collection:
             ),
         )
 
-    def compact(self, progress: Callable[[int, int], None] | None = None) -> CompactReport:
-        """Delete the rows of what has gone and give their space back; readers go on meanwhile.
+    def compact(self, progress: ProgressCallback | None = None) -> CompactReport:
+        """Delete the rows of removed documents and free their space, while readers continue.
 
-        A sync does so by itself where much has gone. `progress` is told how many rows of how many are done with.
+        A sync does so by itself if there are many. Progress is in rows.
         """
         self._owner()
         from ragfm.store.compaction import compact
@@ -321,10 +333,10 @@ class Collection:
         with self._store.writing() as catalog:
             return compact(self._store, catalog, progress)
 
-    def reembed(self, embedder: str | Embedder, *, progress: Callable[[int, int], None] | None = None) -> ReembedReport:
-        """Switch to another embedder, in one commit; what was embedded before an interruption is kept.
+    def reembed(self, embedder: str | Embedder, *, progress: ProgressCallback | None = None) -> ReembedReport:
+        """Re-embed all chunks with a different embedder, in one commit. Vectors survive an interruption.
 
-        Documents are split anew for its window. `progress` is told how many documents of how many are embedded.
+        Documents are chunked again for the embedder's window. Progress is in documents.
         """
         self._owner()
         from ragfm.ingestion.reembed import reembed
@@ -332,9 +344,9 @@ class Collection:
         return reembed(self._store, embedder, progress)
 
     def remove(self, name: str) -> RemoveReport:
-        """Remove a source with all its documents, or the document of that uri. Raises CollectionError for neither.
+        """Remove a source with all its documents, or the document with a uri. Raises CollectionError if it is neither.
 
-        The next ingest of its source brings a document back that is still there and not excluded.
+        A document that is still in its source comes back with the next sync, unless it is excluded.
         """
         from ragfm.maintenance.removal import remove
 
@@ -348,11 +360,11 @@ class Collection:
         format: Format = "jsonl",
         filter: str | None = None,
         vectors: bool = False,
-        progress: Callable[[int, int], None] | None = None,
+        progress: ProgressCallback | None = None,
     ) -> ExportReport:
-        """Write all documents that this handle sees, with text and chunks, to a file or an open binary stream.
+        """Write all documents that this handle may see, with text and chunks, to a file or a binary stream.
 
-        They are all of one generation. Raises FilterError, CollectionError, and MissingExtraError for Parquet.
+        All are of one generation. Raises FilterError, CollectionError, and MissingExtraError for Parquet.
         """
         from ragfm.maintenance.export import export
 
@@ -365,38 +377,38 @@ class Collection:
             progress=progress,
         )
 
-    def verify(self, *, repair: bool = False, progress: Callable[[int, int], None] | None = None) -> VerifyReport:
-        """Check all that the collection consists of; with `repair`, make anew what follows from a whole catalog."""
+    def verify(self, *, repair: bool = False, progress: ProgressCallback | None = None) -> VerifyReport:
+        """Check all files and rows; with `repair`, rebuild whatever follows from an intact catalog."""
         from ragfm.maintenance.verification import verify
 
         self._owner()
         return verify(self._store, repair=repair, progress=progress)
 
-    def salvage(self, out: str | Path, progress: Callable[[int, int], None] | None = None) -> SalvageReport:
-        """Save every document that is whole into a new collection; nothing is embedded."""
+    def salvage(self, out: str | Path, progress: ProgressCallback | None = None) -> SalvageReport:
+        """Copy every intact document into a new collection, without embedding."""
         from ragfm.maintenance.salvage import salvage
 
         self._owner()
         return salvage(self._store, Path(os.path.abspath(out)), progress)  # noqa: PTH100
 
     def backup(
-        self, path: str | Path, *, force: bool = False, progress: Callable[[int, int], None] | None = None
+        self, path: str | Path, *, force: bool = False, progress: ProgressCallback | None = None
     ) -> BackupReport:
-        """Write the collection to one file, while others may read and write."""
+        """Write the collection to one file, while others read and write."""
         from ragfm.maintenance.backup import backup
 
         self._owner()
         return backup(self._store, Path(os.path.abspath(path)), force=force, progress=progress)  # noqa: PTH100
 
-    def restore(self, path: str | Path, progress: Callable[[int, int], None] | None = None) -> RestoreReport:
-        """Make this collection, which must not be there yet, from a backup."""
+    def restore(self, path: str | Path, progress: ProgressCallback | None = None) -> RestoreReport:
+        """Create this collection, which must not exist yet, from a backup."""
         from ragfm.maintenance.restore import restore
 
         self._owner()
         return restore(self._store, Path(path), progress)
 
     def close(self) -> None:
-        """Close the files; the next use opens them again. A restricted handle leaves them to the owner's."""
+        """Close the files; the next use opens them again. On a restricted handle it does nothing."""
         if self._groups is None:
             self._store.close()
 
@@ -411,7 +423,7 @@ class Collection:
 
     def _owner(self) -> None:
         if self._groups is not None:
-            raise UnsupportedError("A handle restricted to groups can't write.", "Use the owner's handle.")
+            raise UnsupportedError("A restricted handle cannot write.", "Use the owner's handle.")
 
     def _listed(self, conditions: Sequence[Any], limit: int | None = None) -> list[DocumentInfo]:
         rows = self._store.read_catalog(lambda catalog: catalog.documents(None, *conditions, limit=limit))
@@ -470,5 +482,5 @@ def _keywords(store: Store, snapshot: Snapshot) -> dict[str, Any]:
 
 def _names(names: Iterable[str], what: str) -> frozenset[str]:
     if isinstance(names, str):
-        raise TypeError(f"{what} is {names!r}, one text; give a list or a set of them")
+        raise TypeError(f"{what} is {names!r}, a string; pass a list or a set of strings")
     return frozenset(names)

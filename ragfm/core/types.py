@@ -285,10 +285,10 @@ CLOSED = "The stream was closed while it was being read."
 class Stream(Iterator[str]):
     """Pieces of text as they are generated; afterwards `usage` and `finish_reason` (`stop` or `length`) are set.
 
-    `close()` stops the generation and frees its slot, as do exhausting the stream and leaving a `with` block. Any thread
-    may close it: a thread that waits for a piece then gets a RagfmError, at once if the reader passed a `cancel`, else
-    with the next piece. `logprobs`, if requested, are natural logarithms of the token probabilities, before
-    temperature and grammar.
+    `close()` stops the generation and frees its slot, as do exhausting the stream and leaving a `with` block. Any
+    thread may close it: a thread that waits for a piece then gets a RagfmError, at once if the reader passed a
+    `cancel`, else with the next piece. `logprobs`, if requested, are natural logarithms of the token probabilities,
+    before temperature and grammar.
     """
 
     def __init__(
@@ -351,7 +351,7 @@ class Connector(Protocol):
         """List everything in the source, cheaply; an exception means that the listing is incomplete."""
 
     def fetch(self, ref: Ref) -> Blob:
-        """Read one entry. Raises OSError or ConnectorError if it cannot be read, SkipDocument if it has nothing to index."""
+        """Read one entry. Raises OSError or ConnectorError, or SkipDocument if it has nothing to index."""
 
 
 @runtime_checkable
@@ -378,7 +378,7 @@ class Embedder(Protocol):
         """Token positions of each text, without special tokens and prompts; nothing is truncated."""
 
     def embed_passages(self, texts: Sequence[str]) -> Vectors:
-        """Embed passages. *Shape:* (len(texts), dim). Raises TooLongError for a text over `max_tokens`; never truncates."""
+        """Embed passages. *Shape:* (len(texts), dim). Raises TooLongError for a text over `max_tokens`."""
 
     def embed_queries(self, texts: Sequence[str]) -> Vectors:
         """Embed queries. *Shape:* (len(texts), dim). Raises TooLongError."""
@@ -455,7 +455,7 @@ class KeywordIndex(Protocol):
 
     @classmethod
     def load(cls, folder: Path) -> KeywordIndex:
-        """Read the files of `save`. The caller has verified their checksums. Raises ValueError if they cannot be used."""
+        """Read the files of `save`, whose checksums the caller has verified. Raises ValueError."""
 
     def __len__(self) -> int: ...
 
