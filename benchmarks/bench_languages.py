@@ -29,12 +29,17 @@ from ragfm.embedders import load_embedder
 from ragfm.evaluation import Choice, Question, QuestionSet, TimedEmbedder, corpus_collection
 from ragfm.evaluation.run_comparison import paired_differences
 from ragfm.evaluation.search_tuning import _Pool
-from ragfm.retrieval.fusion_weight import FOREIGN, USUAL
+from ragfm.retrieval.fusion_weight import DEFAULT_WEIGHT, UNKNOWN_LANGUAGE_WEIGHT
 
 LANGUAGES = ("en", "de", "es", "ru", "zh", "ar")
 MIXED = (("en", "de"), ("en", "ar"))
 WEIGHTS = (0.0, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4, 0.5, 0.6, 0.7, 0.8, 1.0)
-REPORTED = {"keyword": 0.0, f"{USUAL}": USUAL, f"{FOREIGN}": FOREIGN, "default": None}
+REPORTED = {
+    "keyword": 0.0,
+    f"{DEFAULT_WEIGHT}": DEFAULT_WEIGHT,
+    f"{UNKNOWN_LANGUAGE_WEIGHT}": UNKNOWN_LANGUAGE_WEIGHT,
+    "default": None,
+}
 
 
 def halves(data: QuestionSet) -> tuple[set[str], set[str]]:
@@ -83,7 +88,7 @@ class Asked:
 
     def reported(self, ids: Sequence[str]) -> dict[str, Any]:
         """What the weights that matter give, each beside the usual one."""
-        found, plain = {}, self.values(USUAL, ids)
+        found, plain = {}, self.values(DEFAULT_WEIGHT, ids)
         for name, weight in REPORTED.items():
             (row,) = paired_differences(["nDCG@10"], plain, self.values(weight, ids))
             found[name] = {key: round(value, 4) for key, value in

@@ -1,18 +1,17 @@
-"""The chunker: cuts a document into passages that fit the embedder's window.
+"""The chunker: splits a document into chunks that fit the embedder's window.
 
-The text is tokenised once, so that the tokens between any two characters are two binary searches away, and the places
-where it may be cut are listed by strength:
+The text is tokenized once, so that two binary searches count the tokens between any two characters. Possible boundaries
+have a strength:
 
-    heading, page, place        always cut; a heading without a body stays with the next one, rows with their table
+    heading, page, place        always a boundary; a heading without body stays with the next, rows with their table
     end of a block              paragraph, table, code block
-    end of a sentence           in a table a row, in code a line
-    before a joined heading     only where headings without a body fill more than a window
-    end of a word, a character  where nothing else is in reach
+    end of a sentence           a row in a table, a line in code
+    before a joined heading     only if headings without body exceed the window
+    end of a word, a character  if there is no other boundary within the window
 
-From where the last chunk ended, a chunk reaches to the farthest cut of the strongest kind within the window: so blocks
-are packed whole, one that is too long is packed by its sentences, and so on down. At last the exact strings that will
-be embedded are tokenised, and the few that turn out too long (half a word may have more tokens than the whole) are cut
-again with less room. All this takes time linear in the text's length.
+A chunk ends at the last boundary of the strongest kind within the window: blocks are packed whole, a block that is too
+long is packed by sentences, and so on. Finally the exact strings that will be embedded are tokenized; the few that are
+too long (half a word may have more tokens than the whole) are split again with less room. Takes linear time.
 """
 
 from __future__ import annotations
@@ -36,14 +35,14 @@ if TYPE_CHECKING:
 
     Tokenize: TypeAlias = Callable[[Sequence[str]], list[Offsets]]
 
-__all__ = ["CHUNKER", "ChunkSettings", "split"]
+__all__ = ["CHUNKER_VERSION", "ChunkSettings", "chunk_document"]
 
-CHUNKER = "1"
-"""The version of the chunker: documents that another version split count as changed."""
+CHUNKER_VERSION = "1"
+"""Version of the chunker, part of the recipe: a new version re-chunks all documents."""
 
 _DEFAULT_SIZE = 256
-_CHARS_PER_TOKEN = 16  # at most, on average over a chunk: a word of 1 MB may be one "unknown" token
-_SLICE = 10_000  # characters to tokenise at once; tokenizers get slow on megabytes
+_CHARS_PER_TOKEN = 16  # upper limit of the average over a chunk: a word of 1 MB may be one "unknown" token
+_SLICE = 10_000  # characters to tokenize at once; tokenizers are slow on megabytes
 _BLANK_LINE = re.compile(r"\n\s*\n")
 _LINE_BREAK = re.compile(r"\n")
 _HASHES = re.compile(r"^#{1,6} | #+$")
@@ -52,11 +51,11 @@ _SEPARATOR = " > "
 
 @dataclass(frozen=True)
 class ChunkSettings:
-    """How long chunks are, in tokens of the embedding model.
+    """Size of chunks, in tokens of the embedding model.
 
-    size       most tokens of a chunk with its context, ≥ 16; None means the embedder's window, at most 256
-    overlap    most tokens of the previous chunk's end that a chunk repeats, in whole sentences and within one section;
-               less than half of the size (of the window, where that is smaller)
+    size       maximum for a chunk with its context, ≥ 16; None means the embedder's window, up to 256
+    overlap    maximum number of tokens repeated from the previous chunk, in whole sentences of one section; less than
+               half of the size, or of the window if that is smaller
 
     Raises ConfigError.
     """
@@ -66,7 +65,9 @@ class ChunkSettings:
 
     def __post_init__(self) -> None:
         if self.size is not None and self.size < 16:
-            raise ConfigError(f"The chunk size is {self.size} tokens.", "Set it to 16 or more.")
+            raise ConfigError(
+                f"The chunk size is {self.size} tokens, less than the minimum of 16.", "Set it to 16 or more."
+            )
         if not 0 <= self.overlap < (self.size or _DEFAULT_SIZE) / 2:
             raise ConfigError(
                 f"The chunk overlap is {self.overlap} tokens of {self.size or _DEFAULT_SIZE}.",
@@ -74,21 +75,21 @@ class ChunkSettings:
             )
 
 
-def split(
+def chunk_document(
     document: Document, tokenize: Tokenize, max_tokens: int, settings: ChunkSettings = ChunkSettings()
 ) -> list[Chunk]:
-    """The chunks of a document, in order, each at most `max_tokens` long together with its context.
+    """Split a document into chunks, in order; each has up to `max_tokens` with its context.
 
     `tokenize` and `max_tokens` are the embedder's. For every chunk `document.text[start:end] == text`. Without overlap
-    chunks are disjoint; together they cover every character that is not white space. Raises TooLongError where the
-    window is smaller than a single character's tokens.
+    chunks are disjoint; together they cover all characters that are not white space. Raises TooLongError if a single
+    character has more tokens than the window.
     """
     limit = min(settings.size or _DEFAULT_SIZE, max_tokens)
     return _Splitter(document, tokenize, limit, min(settings.overlap, (limit - 1) // 2)).chunks()
 
 
 class _Outline:
-    """Where a document may be cut, by strength, and what its marks say of a position."""
+    """The possible boundaries of a document by strength, and the marks at a position."""
 
     def __init__(self, document: Document) -> None:
         text = self._text = document.text
@@ -102,28 +103,28 @@ class _Outline:
         headings = [(mark.start, self.skip_space(mark.end, len(text))) for mark in self._marks["heading"]]
         self._joined = [start for (_, body), (start, _) in pairwise(headings) if start == body]
         self._bodies = {body for _, body in headings}
-        # A heading is no block of its own: nothing is cut from its second character to the first of its body.
-        glued = [(start, body + 1) for start, body in headings]
-        untorn = sorted((mark.start, mark.end) for kind in ("table", "code") for mark in self._marks[kind])
+        # A heading is not a block: there is no boundary from its second character to the first of its body.
+        heading_spans = [(start, body + 1) for start, body in headings]
+        unbroken = sorted((mark.start, mark.end) for kind in ("table", "code") for mark in self._marks[kind])
 
-        paragraphs = _outside(untorn, (gap.start() for gap in _BLANK_LINE.finditer(text)))
-        sentences = _outside(untorn, (end for _, end in sentence_spans(text)))
-        lines = (line.start() for span in untorn for line in _LINE_BREAK.finditer(text, *span))
-        blocks = {*chain(*untorn), *paragraphs}
-        self.sentences = list(_outside(glued, sorted(blocks.union(sentences, lines))))
-        self.cuts = (list(_outside(glued, sorted(blocks))), self.sentences, self._joined)
+        paragraphs = _outside(unbroken, (gap.start() for gap in _BLANK_LINE.finditer(text)))
+        sentences = _outside(unbroken, (end for _, end in sentence_spans(text)))
+        lines = (line.start() for span in unbroken for line in _LINE_BREAK.finditer(text, *span))
+        blocks = {*chain(*unbroken), *paragraphs}
+        self.sentences = list(_outside(heading_spans, sorted(blocks.union(sentences, lines))))
+        self.cuts = (list(_outside(heading_spans, sorted(blocks))), self.sentences, self._joined)
 
     def regions(self) -> Iterable[tuple[int, int]]:
-        """The stretches that no chunk may leave."""
+        """The spans that no chunk may cross."""
         bounds = {0, len(self._text), *self._starts["heading"]}.difference(self._joined)
         bounds.update(chain.from_iterable((mark.start, mark.end) for mark in self._marks["page"]))
         for mark in self._marks["place"]:
-            if self.at("table", mark.start) is None:  # a table's rows know their places, and stay together
+            if self.at("table", mark.start) is None:  # the rows of a table have places of their own, and stay together
                 bounds |= {mark.start, mark.end} - self._bodies
         return pairwise(sorted(bounds))
 
     def path(self, position: int) -> tuple[tuple[int, str], ...]:
-        """Start and name of the headings that a position stands under, outermost first; its own heading included."""
+        """Start and name of the headings above a position, outermost first, including a heading at the position."""
         i = bisect_right(self._starts["heading"], position)
         return self._paths[i - 1] if i else ()
 
@@ -134,23 +135,23 @@ class _Outline:
         return mark if mark and position < mark.end else None
 
     def table_header(self, position: int) -> str:
-        """The header rows of the table that goes on at a position; empty where there is none."""
+        """The header rows of the table that continues at a position; empty if there is none."""
         table = self.at("table", position)
         return table.value.strip() if table and table.start < position else ""
 
     def names(self) -> set[str]:
-        """All that may become part of a context."""
+        """All strings that may be part of a context."""
         names = {name for path in self._paths for _, name in path}
         return names.union(mark.value.strip() for mark in self._marks["table"])
 
     def skip_space(self, start: int, stop: int) -> int:
-        """The first position from `start` on that is not white space, at most `stop`."""
+        """The first position from `start` that is not white space, up to `stop`."""
         text = self._text
         return next((i for i in range(start, stop) if not text[i].isspace()), stop)
 
 
 class _Splitter:
-    """Packs a document's text into chunks of at most `limit` tokens."""
+    """Packs a document's text into chunks of up to `limit` tokens."""
 
     def __init__(self, document: Document, tokenize: Tokenize, limit: int, overlap: int) -> None:
         self._document = document
@@ -164,7 +165,7 @@ class _Splitter:
         self._cost = dict(zip(names, map(len, tokenize(names)), strict=True))
 
     def chunks(self) -> list[Chunk]:
-        """Cut, count the tokens of what came out, and cut again what has too many, with so much less room."""
+        """Split, count the exact tokens of the chunks, and split those again that have too many, with less room."""
         fitting: list[Chunk] = []
         todo = [(start, stop, self._limit) for start, stop in self._outline.regions()]
         while todo:
@@ -180,22 +181,22 @@ class _Splitter:
                 else:
                     raise TooLongError(
                         f"{self._document.uri}: the character {chunk.text!r} at {start} has {tokens} tokens with its "
-                        f"context, and a chunk may have {self._limit}.",
-                        "Raise the chunk size, or take an embedder with a longer window.",
+                        f"context, more than the chunk size of {self._limit}.",
+                        "Raise the chunk size, or use an embedder with a longer window.",
                     )
         chosen: list[Chunk] = []
         for chunk in sorted(fitting, key=lambda chunk: (chunk.start, -chunk.end)):
-            # What was cut again may have left a piece that the next chunk repeats whole.
+            # After a second split, the next chunk may repeat a piece entirely.
             if not chosen or chunk.end > chosen[-1].end:
                 chosen.append(chunk)
         return chosen
 
     def _cut(self, start: int, stop: int, room: int) -> Iterator[tuple[int, int, int]]:
-        """Chunks of a region as (start, where new text starts, end); the two differ by the overlap."""
+        """Chunks of a region as (start, start of new text, end); the first two differ by the overlap."""
         stop = start + len(self._text[start:stop].rstrip())
         fresh = self._outline.skip_space(start, stop)
         while fresh < stop:
-            # Of the strongest cuts in reach, take the one that leaves the longest overlap.
+            # Of the strongest boundaries within reach, choose the one with the longest overlap.
             begins = [*self._overlap_starts(start, fresh), fresh]
             ends = [(*self._end(begin, fresh, stop, room), begin) for begin in begins]
             _, end, start = min(ends, key=lambda cut: cut[0])
@@ -203,9 +204,9 @@ class _Splitter:
             fresh = self._outline.skip_space(end, stop)
 
     def _end(self, begin: int, fresh: int, stop: int, room: int) -> tuple[int, int]:
-        """How weak the best cut in reach of `begin` is (0 is the strongest), and where it is."""
+        """The weakness of the best boundary within reach of `begin` (0 is the strongest), and its position."""
         room = min(room, self._limit - self._context(begin, begin + 1)[1])
-        after = int(self._token_starts.searchsorted(begin)) + room  # the first token that has no room
+        after = int(self._token_starts.searchsorted(begin)) + room  # the first token without room
         reach = int(self._token_starts[after]) if after < len(self._token_starts) else stop
         reach = min(reach, begin + room * _CHARS_PER_TOKEN, stop)
         if reach == stop:
@@ -217,11 +218,11 @@ class _Splitter:
         for end in range(reach, fresh, -1):
             if self._text[end].isspace():
                 return len(self._outline.cuts), end
-        torn = len(self._outline.cuts) + (1 if begin == fresh else 2)  # overlap is not worth tearing a word
+        torn = len(self._outline.cuts) + (1 if begin == fresh else 2)  # overlap is not worth splitting a word
         return torn, max(reach, fresh + 1)
 
     def _overlap_starts(self, previous: int, fresh: int) -> Iterator[int]:
-        """Where the sentences start that a chunk may repeat of the one that starts at `previous`, farthest first."""
+        """Starts of the sentences that a chunk may repeat from the one that starts at `previous`, farthest first."""
         if not self._overlap:
             return
         before = int(self._token_starts.searchsorted(fresh)) - self._overlap - 1  # the last token that is not repeated
@@ -248,7 +249,7 @@ class _Splitter:
         )
 
     def _context(self, start: int, end: int) -> tuple[str, int]:
-        """The context of `text[start:end]` and its tokens: at most a third of the window, outer headings go first."""
+        """The context of `text[start:end]` and its tokens: up to a third of the window, inner headings first."""
         room = self._limit // 3
         header = self._outline.table_header(start)
         if self._cost.get(header, 0) > room:
@@ -256,7 +257,7 @@ class _Splitter:
         room -= self._cost.get(header, 0)
         names: list[str] = []
         for heading, name in reversed(self._outline.path(end - 1)):
-            if heading >= start:  # it stands in the chunk
+            if heading >= start:  # it is part of the chunk
                 continue
             cost = self._cost[name] + (self._cost[_SEPARATOR] if names else 0)
             if cost > room:
@@ -266,7 +267,7 @@ class _Splitter:
         return "\n".join(filter(None, (_SEPARATOR.join(names), header))), self._limit // 3 - room
 
     def _tokens(self) -> NDArray[np.int64]:
-        """Where the tokens of the text start. *Shape:* (n_tokens,), ascending."""
+        """Token starts of the text. *Shape:* (n_tokens,), ascending."""
         import numpy as np
 
         bounds = [0]
@@ -279,7 +280,7 @@ class _Splitter:
         return np.sort(np.concatenate(starts))
 
     def _size(self, start: int, end: int) -> int:
-        """The least room that a stretch of text needs."""
+        """A lower bound of the tokens of a span."""
         first, last = self._token_starts.searchsorted((start, end))
         return max(int(last - first), -(-(end - start) // _CHARS_PER_TOKEN))
 
@@ -295,7 +296,7 @@ def _heading_paths(headings: Iterable[Mark]) -> Iterator[tuple[tuple[int, str], 
 
 
 def _outside(spans: Sequence[tuple[int, int]], positions: Iterable[int]) -> Iterator[int]:
-    """The positions that are not inside any of the spans; a span's bounds are outside."""
+    """The positions that are not inside any span; a span's bounds are outside."""
     starts = [start for start, _ in spans]
     for position in positions:
         i = bisect_left(starts, position)

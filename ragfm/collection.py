@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from ragfm.maintenance.restore import RestoreReport
     from ragfm.maintenance.salvage import SalvageReport
     from ragfm.maintenance.verification import VerifyReport
-    from ragfm.retrieval.search import Found, Mode
+    from ragfm.retrieval.search import Mode, RankedChunks
     from ragfm.store.catalog import Catalog
     from ragfm.store.collection_store import Store
     from ragfm.store.compaction import CompactReport
@@ -87,11 +87,13 @@ class Collection:
         collection was created with, `reranker` to that of the settings. All methods but `sync` raise CollectionNotFound
         if there is no collection.
         """
-        from ragfm.retrieval.fusion_weight import tell_foreign
+        from ragfm.retrieval.fusion_weight import warn_of_unknown_language
         from ragfm.store.collection_store import Store
 
         store = Store(Path(os.path.abspath(path)), settings, embedder, reranker)  # noqa: PTH100  without `..`
-        store.language_changed = lambda contract, language: tell_foreign(store.settings.search, contract, language)
+        store.language_changed = lambda contract, language: warn_of_unknown_language(
+            store.settings.search, contract, language
+        )
         return cls(store)
 
     @property
@@ -233,8 +235,8 @@ class Collection:
 
         return self._hits(filter, partial(find_candidates, query, count))
 
-    def _hits(self, filter: str | None, find: Callable[..., Found]) -> list[Hit]:
-        from ragfm.retrieval.search import retrieve
+    def _hits(self, filter: str | None, find: Callable[..., RankedChunks]) -> list[Hit]:
+        from ragfm.retrieval.search import load_hits
 
         conditions = self._conditions(filter)
 
@@ -248,7 +250,7 @@ class Collection:
             if not len(snapshot) or (allowed is not None and not len(allowed.ids)):
                 return []  # no need to load an embedder
             embedder = partial(self._store.embedder, snapshot.generation)
-            return retrieve(find(snapshot=snapshot, embedder=embedder, allowed=allowed), catalog, snapshot)
+            return load_hits(find(snapshot=snapshot, embedder=embedder, allowed=allowed), catalog, snapshot)
 
         return self._store.read(hits)
 
@@ -463,11 +465,11 @@ def _index(store: Store, snapshot: Snapshot) -> dict[str, Any]:
 
 
 def _keywords(store: Store, snapshot: Snapshot) -> dict[str, Any]:
-    from ragfm.retrieval.fusion_weight import explain
+    from ragfm.retrieval.fusion_weight import explain_weight
 
     view = snapshot.view
     language = view.keywords.language if view and view.keywords else None
-    weight, why = explain(store.settings.search, snapshot.generation.contract, language)
+    weight, why = explain_weight(store.settings.search, snapshot.generation.contract, language)
     return {
         "kind": "bm25",
         "over": "words",

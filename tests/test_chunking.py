@@ -14,7 +14,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from ragfm.chunking import ChunkSettings, split
+from ragfm.chunking import ChunkSettings, chunk_document
 from ragfm.core.errors import ConfigError, TooLongError
 from ragfm.core.types import Chunk, Document, Mark
 from ragfm.testing import HashingEmbedder
@@ -166,14 +166,14 @@ def documents(draw: st.DrawFn) -> Document:
 @given(doc=documents())
 def test_laws_hold_for_generated_documents(name: str, overlap: int, doc: Document) -> None:
     tokenize, window = TOKENIZERS[name]
-    chunks = split(doc, tokenize, window, ChunkSettings(overlap=overlap))
+    chunks = chunk_document(doc, tokenize, window, ChunkSettings(overlap=overlap))
     check(doc, chunks, tokenize, window, overlap)
-    assert split(doc, tokenize, window, ChunkSettings(overlap=overlap)) == chunks
+    assert chunk_document(doc, tokenize, window, ChunkSettings(overlap=overlap)) == chunks
 
 
 def test_what_is_cut_again_is_not_repeated_whole() -> None:
     doc = markdown(f"# {'é' * 9}\n\n{'x' * 130} \n-  Dr. Who?\n\n")
-    chunks = split(doc, characters, 64, ChunkSettings(overlap=7))
+    chunks = chunk_document(doc, characters, 64, ChunkSettings(overlap=7))
     check(doc, chunks, characters, 64, 7)
     assert chunks[-1].text == "-  Dr. Who?"
 
@@ -187,14 +187,14 @@ def test_what_is_cut_again_is_not_repeated_whole() -> None:
 @example("# " * 300)
 def test_laws_hold_for_any_text(name: str, text: str) -> None:
     tokenize, window = TOKENIZERS[name]
-    check(document(text), split(document(text), tokenize, window, ChunkSettings(size=16)), tokenize, 16)
+    check(document(text), chunk_document(document(text), tokenize, window, ChunkSettings(size=16)), tokenize, 16)
 
 
 @settings(max_examples=100, deadline=None)
 @given(doc=documents())
 def test_blocks_that_fit_are_not_torn(doc: Document) -> None:
     """Against a slow, independent reading: blocks between blank lines, with the headings just before them."""
-    chunks = split(doc, words, 24)
+    chunks = chunk_document(doc, words, 24)
     atoms = [(mark.start, mark.end) for mark in doc.marks if mark.kind in ("table", "code")]
     headings = {mark.start: mark.end for mark in doc.marks if mark.kind == "heading"}
     plain = doc.text
@@ -229,30 +229,33 @@ def say(n: int, word: str = "so") -> str:
 
 def test_packs_whole_paragraphs() -> None:
     a, b, c, d = say(10, "a"), say(10, "b"), say(14, "c"), say(3, "d")
-    assert texts(split(document(f"{a}\n\n{b}\n \n{c}\n\n{d}"), words, 24)) == [f"{a}\n\n{b}", f"{c}\n\n{d}"]
+    assert texts(chunk_document(document(f"{a}\n\n{b}\n \n{c}\n\n{d}"), words, 24)) == [f"{a}\n\n{b}", f"{c}\n\n{d}"]
 
 
 def test_tears_at_sentences_then_words_then_characters() -> None:
     sentences = [say(9, "AA"), say(9, "BB"), say(9, "CC")]
-    assert texts(split(document(" ".join(sentences)), words, 24)) == [f"{sentences[0]} {sentences[1]}", sentences[2]]
-    assert texts(split(document(say(30, "AA")), words, 24)) == [("AA " * 24).strip(), "AA " * 4 + "AA."]
-    assert texts(split(document("é" * 20), characters, 16)) == ["é" * 8, "é" * 8, "é" * 4]
-    assert [len(text) for text in texts(split(document("a" * 1000), words, 24))] == [384, 384, 232]
+    assert texts(chunk_document(document(" ".join(sentences)), words, 24)) == [
+        f"{sentences[0]} {sentences[1]}",
+        sentences[2],
+    ]
+    assert texts(chunk_document(document(say(30, "AA")), words, 24)) == [("AA " * 24).strip(), "AA " * 4 + "AA."]
+    assert texts(chunk_document(document("é" * 20), characters, 16)) == ["é" * 8, "é" * 8, "é" * 4]
+    assert [len(text) for text in texts(chunk_document(document("a" * 1000), words, 24))] == [384, 384, 232]
 
 
 def test_white_space_after_a_sentence_takes_no_room() -> None:
-    assert texts(split(document(f"Aa.\n\nBb.{' ' * 600}"), words, 24)) == ["Aa.\n\nBb."]
-    assert texts(split(document(f"Aa. Bb.{' ' * 600}Cc."), words, 24)) == ["Aa. Bb.", "Cc."]
+    assert texts(chunk_document(document(f"Aa.\n\nBb.{' ' * 600}"), words, 24)) == ["Aa.\n\nBb."]
+    assert texts(chunk_document(document(f"Aa. Bb.{' ' * 600}Cc."), words, 24)) == ["Aa. Bb.", "Cc."]
 
 
 def test_uses_the_rest_after_a_torn_paragraph() -> None:
     a, b, c = say(20, "AA"), say(10, "BB"), say(5, "CC")
-    assert texts(split(document(f"{a} {b}\n\n{c}"), words, 24)) == [a, f"{b}\n\n{c}"]
+    assert texts(chunk_document(document(f"{a} {b}\n\n{c}"), words, 24)) == [a, f"{b}\n\n{c}"]
 
 
 def test_headings_and_their_path() -> None:
     doc = markdown(f"Intro.\n\n# Leave #\n\n## Parents\n\n{say(15, 'AA')}\n\n{say(15, 'BB')}\n\n# Pay\n\nMonthly.")
-    chunks = split(doc, words, 24)
+    chunks = chunk_document(doc, words, 24)
     assert [(c.text.split("\n")[0], c.context, c.headings) for c in chunks] == [
         ("Intro.", "", ()),
         ("# Leave #", "", ("Leave", "Parents")),
@@ -265,7 +268,7 @@ def test_headings_and_their_path() -> None:
 
 def test_a_section_with_a_body_has_its_ancestors_as_context() -> None:
     doc = markdown("# A\n\nOne.\n\n## B\n\nTwo.\n\n### C\n\nThree.\n\n## D\n\nFour.")
-    assert [(c.context, c.headings) for c in split(doc, words, 24)] == [
+    assert [(c.context, c.headings) for c in chunk_document(doc, words, 24)] == [
         ("", ("A",)),
         ("A", ("A", "B")),
         ("A > B", ("A", "B", "C")),
@@ -274,19 +277,19 @@ def test_a_section_with_a_body_has_its_ancestors_as_context() -> None:
 
 
 def test_context_is_not_added_twice_to_a_joined_sibling() -> None:
-    assert [(c.context, c.headings) for c in split(markdown("# A\n\n## B\n\n# C\n\nText."), words, 24)] == [
+    assert [(c.context, c.headings) for c in chunk_document(markdown("# A\n\n## B\n\n# C\n\nText."), words, 24)] == [
         ("", ("C",))
     ]
 
 
 def test_a_heading_is_not_left_alone() -> None:
     doc = markdown(f"{say(20)}\n\n# Leave\n\n{say(12, 'AA')} {say(12, 'BB')}\n")
-    assert texts(split(doc, words, 24))[1:] == [f"# Leave\n\n{say(12, 'AA')}", say(12, "BB")]
+    assert texts(chunk_document(doc, words, 24))[1:] == [f"# Leave\n\n{say(12, 'AA')}", say(12, "BB")]
 
 
 def test_headings_without_bodies_are_cut_between_them() -> None:
     doc = markdown("".join(f"# Heading {n}\n" for n in range(20)) + "\n" + say(5))
-    chunks = split(doc, words, 23)
+    chunks = chunk_document(doc, words, 23)
     assert all(text.startswith("# Heading") for text in texts(chunks))
     assert [text.count("#") for text in texts(chunks)] == [7, 7, 6]
 
@@ -294,27 +297,27 @@ def test_headings_without_bodies_are_cut_between_them() -> None:
 def test_context_takes_a_third_and_outer_headings_go_first() -> None:
     outer, inner = "outer " * 5, "inner " * 4
     doc = markdown(f"# {outer}\n\nOne.\n\n## {inner}\n\nTwo.\n\n### C\n\nThree.")
-    assert [chunk.context for chunk in split(doc, words, 30)][2] == f"{outer.strip()} > {inner.strip()}"
-    assert [chunk.context for chunk in split(doc, words, 29)] == ["", outer.strip(), inner.strip()]
-    assert [chunk.context for chunk in split(doc, words, 16)] == ["", outer.strip(), inner.strip()]
-    assert [chunk.context for chunk in split(doc, words, 14)] == ["", "", inner.strip()]
+    assert [chunk.context for chunk in chunk_document(doc, words, 30)][2] == f"{outer.strip()} > {inner.strip()}"
+    assert [chunk.context for chunk in chunk_document(doc, words, 29)] == ["", outer.strip(), inner.strip()]
+    assert [chunk.context for chunk in chunk_document(doc, words, 16)] == ["", outer.strip(), inner.strip()]
+    assert [chunk.context for chunk in chunk_document(doc, words, 14)] == ["", "", inner.strip()]
 
 
 def test_a_torn_table_takes_its_header_along() -> None:
     rows = [f"|{n}|x|" for n in range(8)]  # 5 tokens each
     table = "\n".join(["|n|v|", "|--|--|", *rows])  # the header has 12
     doc = markdown(f"# Pay\n\n{table}\n\nEnd.")
-    chunks = split(doc, words, 42)
+    chunks = chunk_document(doc, words, 42)
     assert texts(chunks) == ["# Pay\n\n" + "\n".join(["|n|v|", "|--|--|", *rows[:5]]), "\n".join([*rows[5:], "\nEnd."])]
     assert [chunk.context for chunk in chunks] == ["", "Pay\n|n|v|\n|--|--|"]
-    assert split(doc, words, 24)[1].context == "Pay"  # the header is more than a third
+    assert chunk_document(doc, words, 24)[1].context == "Pay"  # the header is more than a third
 
 
 def test_a_table_or_code_block_that_fits_is_not_torn() -> None:
     code = "```\na = 1\n\n\nb = 2\n```"  # 12 tokens
-    assert texts(split(markdown(f"{say(14)}\n\n{code}"), words, 24)) == [say(14), code]
+    assert texts(chunk_document(markdown(f"{say(14)}\n\n{code}"), words, 24)) == [say(14), code]
     long = "```\n" + "\n".join(f"a{n} = f(1.5)" for n in range(6)) + "\n```"  # rows of 8 tokens
-    assert [text.count("\n") for text in texts(split(markdown(long), words, 24))] == [2, 2, 1]
+    assert [text.count("\n") for text in texts(chunk_document(markdown(long), words, 24))] == [2, 2, 1]
 
 
 def test_pages_and_places_are_boundaries() -> None:
@@ -325,7 +328,7 @@ def test_pages_and_places_are_boundaries() -> None:
         Mark("page", 8, 17, "2"),
         Mark("place", 8, 11, "S!A1"),
     )
-    assert [(c.text, c.page, c.place, c.context, c.headings) for c in split(doc, words, 24)] == [
+    assert [(c.text, c.page, c.place, c.context, c.headings) for c in chunk_document(doc, words, 24)] == [
         ("# A\none", 1, None, "", ("A",)),
         ("two", 2, "S!A1", "A", ("A",)),
         ("three", 2, None, "A", ("A",)),
@@ -335,24 +338,28 @@ def test_pages_and_places_are_boundaries() -> None:
 def test_overlap_repeats_whole_sentences() -> None:
     sentences = [say(6, 2 * name) for name in "ABCDEGH"]
     doc = document(" ".join(sentences))
-    assert texts(split(doc, words, 24, ChunkSettings(size=20, overlap=6))) == [
+    assert texts(chunk_document(doc, words, 24, ChunkSettings(size=20, overlap=6))) == [
         " ".join(sentences[i : i + 3]) for i in (0, 2, 4)
     ]
-    assert texts(split(doc, words, 24, ChunkSettings(size=20, overlap=5))) == [
+    assert texts(chunk_document(doc, words, 24, ChunkSettings(size=20, overlap=5))) == [
         " ".join(sentences[i : i + 3]) for i in (0, 3, 6)
     ]
 
 
 def test_overlap_stays_in_its_section_and_tears_no_block() -> None:
     doc = markdown(f"# A\n\n{say(5, 'XX')} {say(5, 'YY')}\n\n{say(20, 'ZZ')}\n\n# B\n\n{say(5, 'VV')}")
-    chunks = split(doc, words, 24, ChunkSettings(overlap=6))
+    chunks = chunk_document(doc, words, 24, ChunkSettings(overlap=6))
     assert texts(chunks) == [f"# A\n\n{say(5, 'XX')} {say(5, 'YY')}", say(20, "ZZ"), f"# B\n\n{say(5, 'VV')}"]
 
 
 def test_a_small_size_is_kept_to_the_embedder_window() -> None:
     doc = document(say(300, "AA"))
-    assert [len(words([text])[0]) for text in texts(split(doc, words, 512))] == [256, 44]
-    assert [len(words([text])[0]) for text in texts(split(doc, words, 100, ChunkSettings(size=280)))] == [100, 100, 100]
+    assert [len(words([text])[0]) for text in texts(chunk_document(doc, words, 512))] == [256, 44]
+    assert [len(words([text])[0]) for text in texts(chunk_document(doc, words, 100, ChunkSettings(size=280)))] == [
+        100,
+        100,
+        100,
+    ]
 
 
 @pytest.mark.parametrize(("size", "overlap"), [(15, 0), (-1, 0), (16, 8), (None, 128), (None, -1)])
@@ -363,12 +370,12 @@ def test_settings_are_validated(size: int | None, overlap: int) -> None:
 
 def test_a_character_over_the_window_is_an_error() -> None:
     with pytest.raises(TooLongError, match="character '😀' at 4"):
-        split(document("text😀"), characters, 3)
+        chunk_document(document("text😀"), characters, 3)
 
 
 def test_blank_documents_have_no_chunks() -> None:
-    assert split(document(""), minilm, 254) == []
-    assert split(document(" \n\u3000\n"), minilm, 254) == []
+    assert chunk_document(document(""), minilm, 254) == []
+    assert chunk_document(document(" \n\u3000\n"), minilm, 254) == []
 
 
 @pytest.mark.parametrize("unit", ["a", "é中", "\u200b", "# A\n", f"{'x' * 130} b ", "\n ", "你好。"])
@@ -382,7 +389,7 @@ def test_tokenises_a_long_text_about_twice(unit: str) -> None:
         return minilm(batch)
 
     doc = markdown(text)
-    check_boundaries(document(text), split(doc, counting, 254))
+    check_boundaries(document(text), chunk_document(doc, counting, 254))
     assert tokenised < 3 * len(text)
 
 
@@ -394,7 +401,7 @@ def test_laws_hold_for_real_documents(data: Path) -> None:
         text = path.read_text(encoding="utf-8", errors="replace")[:100_000]
         for overlap in (0, 40):
             doc = markdown(text)
-            check(doc, split(doc, minilm, 254, ChunkSettings(overlap=overlap)), minilm, 254, overlap)
+            check(doc, chunk_document(doc, minilm, 254, ChunkSettings(overlap=overlap)), minilm, 254, overlap)
 
 
 @pytest.mark.data
@@ -404,4 +411,4 @@ def test_laws_hold_for_languages(language: str, data: Path) -> None:
     for article in articles[:10]:
         doc = document("\n\n".join(paragraph["context"] for paragraph in article["paragraphs"]))
         for limit in (64, 254):
-            check(doc, split(doc, minilm, limit), minilm, limit)
+            check(doc, chunk_document(doc, minilm, limit), minilm, limit)

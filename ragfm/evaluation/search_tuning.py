@@ -24,7 +24,7 @@ from ragfm.core.errors import DataError, TooLongError
 from ragfm.evaluation.metrics import TOP, Ranked, measures_of, rank_hits
 from ragfm.evaluation.question_sets import fingerprint
 from ragfm.evaluation.run_comparison import Difference, paired_differences
-from ragfm.retrieval.fusion_weight import USUAL, usual_weight, weight_for
+from ragfm.retrieval.fusion_weight import DEFAULT_WEIGHT, default_weight, weight_for
 from ragfm.retrieval.search import fuse
 
 if TYPE_CHECKING:
@@ -173,13 +173,13 @@ def _usual(collection: Collection) -> dict[str, Any]:
 def _weight_now(collection: Collection, questions: Sequence[Question]) -> float | None:
     """The weight that is set, else the usual one, where it is that for all questions."""
     weight, usual = collection.settings.search.weight, _usual(collection)
-    if weight is None and all(usual_weight(**usual, query=question.text) == USUAL for question in questions):
-        return USUAL
+    if weight is None and all(default_weight(**usual, query=question.text) == DEFAULT_WEIGHT for question in questions):
+        return DEFAULT_WEIGHT
     return weight
 
 
 def _number(weight: float | None) -> float:
-    return USUAL if weight is None else weight
+    return DEFAULT_WEIGHT if weight is None else weight
 
 
 def _values(

@@ -1,4 +1,4 @@
-"""A conversation in a file: a line of JSON for each question with its answer, so that it can go on another day."""
+"""Conversations in files: one line of JSON per question and answer, so that they can be continued later."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ __all__ = ["Turn", "messages_of", "read_turns", "write_turns"]
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """A question with its answer, and what that cites."""
+    """A question, its answer, and the answer's citations."""
 
     question: str
     answer: str
@@ -28,34 +28,34 @@ class Turn:
 
     @classmethod
     def of(cls, answer: Answer) -> Turn:
-        """That of an answer."""
+        """The turn of an answer."""
         return cls(answer.question, answer.text, answer.citations)
 
 
 def messages_of(turns: Sequence[Turn]) -> list[Message]:
-    """The turns as `Rag` takes them for its history."""
+    """The turns as messages, for the history of `Rag.ask`."""
     return [m for turn in turns for m in (Message("user", turn.question), Message("assistant", turn.answer))]
 
 
 def read_turns(path: Path) -> list[Turn]:
-    """The turns in a file; none where there is no file yet. Raises DataError for one that is no conversation."""
+    """Read the turns of a file; none if it does not exist. Raises DataError if it is not a conversation."""
     try:
         with path.open(encoding="utf-8") as file:
-            lines = list(file)  # not `splitlines`: it splits at U+2028 as well, which JSON has as it is
+            lines = list(file)  # not `splitlines`, which also splits at U+2028
     except FileNotFoundError:
         return []
     except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path} can't be read: {error}.") from error
+        raise DataError(f"{path} cannot be read: {error}.") from error
     return [_turn(path, number, line) for number, line in enumerate(lines, 1)]
 
 
 def write_turns(path: Path, turns: Sequence[Turn]) -> None:
-    """Replace a file's content by the turns; nobody else may read it. Raises DataError where it can't be written."""
+    """Write the turns to a file that only its owner can read. Raises DataError if it cannot be written."""
     data = "".join(json.dumps(asdict(turn), ensure_ascii=False) + "\n" for turn in turns)
     try:
         write_durably(path, data.encode(), mode=0o600)
     except OSError as error:
-        raise DataError(f"{path} can't be written: {error.strerror or error}.") from error
+        raise DataError(f"{path} cannot be written: {error.strerror or error}.") from error
 
 
 def _turn(path: Path, number: int, line: str) -> Turn:
@@ -63,7 +63,7 @@ def _turn(path: Path, number: int, line: str) -> Turn:
         given = json.loads(line)
         turn = Turn(given["question"], given["answer"], tuple(Citation(**cited) for cited in given["citations"]))
         if not (isinstance(turn.question, str) and isinstance(turn.answer, str)):
-            raise TypeError("a question or an answer is no text")
+            raise TypeError("a question or an answer is not a string")
     except (ValueError, TypeError, KeyError) as error:
-        raise DataError(f"{path}, line {number}, is no part of a conversation.", "Name another file.") from error
+        raise DataError(f"{path}, line {number}, is not a turn of a conversation.", "Name another file.") from error
     return turn

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
 
-from ragfm.chunking import ChunkSettings, split
+from ragfm.chunking import ChunkSettings, chunk_document
 from ragfm.core.errors import CollectionError
 from ragfm.core.types import Document
 from ragfm.embedders import load_embedder
@@ -107,7 +107,7 @@ def _split(
                 "Run `ragfm ingest` first; it parses such documents again and embeds nothing.",
             )
         document = Document(row.uri, text, row.media_type, row.metadata, marks)
-        yield row, split(document, embedder.tokenize, embedder.max_tokens, settings)
+        yield row, chunk_document(document, embedder.tokenize, embedder.max_tokens, settings)
 
 
 def _pending(catalog: CatalogWriter, contract: Mapping[str, Any], current: int) -> int:

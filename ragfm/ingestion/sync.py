@@ -25,7 +25,7 @@ from functools import cached_property
 from hashlib import blake2b
 from typing import TYPE_CHECKING, Any
 
-from ragfm.chunking import CHUNKER, ChunkSettings, split
+from ragfm.chunking import CHUNKER_VERSION, ChunkSettings, chunk_document
 from ragfm.core.access_groups import below, changed, listed
 from ragfm.core.errors import MassDeleteError, RagfmError, SkipDocument, SourceError, WorkerError
 from ragfm.ingestion.embedding import WINDOW, embed_missing
@@ -230,7 +230,7 @@ class Sync:
             return
         embedder = self._embedder()  # loaded only for a document that is read, and its own errors end the sync
         with self._failing_alone(ref):
-            chunks = split(document, embedder.tokenize, embedder.max_tokens, self._settings)
+            chunks = chunk_document(document, embedder.tokenize, embedder.max_tokens, self._settings)
         if chunks is None:
             return
         hashes = [text_hash(chunk.embedded_text) for chunk in chunks]
@@ -369,7 +369,7 @@ def recipe(source: Source, contract: Mapping[str, Scalar], settings: ChunkSettin
     """All that makes the same bytes another document: a changed recipe counts as a changed document."""
     parts = {
         "parser": PARSER,
-        "chunker": CHUNKER,
+        "chunker": CHUNKER_VERSION,
         "chunk": asdict(settings),
         "max_tokens": contract["max_tokens"],
         "tags": dict(source.tags),

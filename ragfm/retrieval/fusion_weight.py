@@ -1,7 +1,7 @@
-"""The weight of the cosine in hybrid search; the rest is that of BM25.
+"""The weight of the cosine in hybrid search; BM25 has the rest.
 
-An embedding model finds little in a language that it doesn't know, and words find as much as ever. So where no weight
-is set, it depends on the model and the language: docs/decisions/013-the-weight-by-language.md has the evidence.
+An embedding model finds little in a language that it does not know, while keywords work as well as ever. So the default
+depends on model and language: docs/decisions/013-the-weight-by-language.md has the evidence.
 """
 
 from __future__ import annotations
@@ -17,54 +17,60 @@ from ragfm.models.model_lookup import is_english_only
 if TYPE_CHECKING:
     from ragfm.core.config import SearchSection
 
-__all__ = ["FOREIGN", "USUAL", "explain", "tell_foreign", "usual_weight", "weight_for"]
+__all__ = [
+    "DEFAULT_WEIGHT",
+    "UNKNOWN_LANGUAGE_WEIGHT",
+    "default_weight",
+    "explain_weight",
+    "warn_of_unknown_language",
+    "weight_for",
+]
 
 _log = logging.getLogger(__name__)
-USUAL = 0.6
-FOREIGN = 0.2
-"""Where the model doesn't know the language."""
+DEFAULT_WEIGHT = 0.6
+UNKNOWN_LANGUAGE_WEIGHT = 0.2
+"""For languages that the model does not know."""
 
 # AB-1234/5, v2.3.1, 0x3F, 10.5281, an invoice's number; not 1973, nor 28 days
 _CODE = re.compile(r"[0-9]{5}|[0-9][A-Za-z_]|[A-Za-z_][0-9]|\w[-./:@&+#][0-9]|[0-9][-./:@&+#]\w")
 
 
 def weight_for(query: str, settings: SearchSection, *, model: object = None, language: str | None = None) -> float:
-    """The weight for a query: the one that is set, else the usual one of model and language.
+    """The weight for a query: the one in the settings, else the default for model and language.
 
-    `model` is the sha256 of the embedding model's weights, `language` that of the texts. Embeddings can't tell codes
-    that look alike, words can: where the query has one, `code_weight` bounds the weight.
+    `model` is the sha256 of the embedding model's weights, `language` that of the texts. Embeddings cannot tell similar
+    codes apart, keywords can: `code_weight` limits the weight of a query with a code.
     """
     weight = settings.weight
     if weight is None:
-        weight = usual_weight(model, language, query)
+        weight = default_weight(model, language, query)
     return min(weight, settings.code_weight) if _CODE.search(query) else weight
 
 
-def usual_weight(model: object, language: str | None, query: str = "") -> float:
-    """What the weight is where none is set.
-
-    A query in another script is foreign to an English model even where most of the texts are in English.
-    """
-    return USUAL if is_english(query, language) or not is_english_only(model) else FOREIGN
+def default_weight(model: object, language: str | None, query: str = "") -> float:
+    """The default weight. A query in another script is unknown to an English model, even over English texts."""
+    return DEFAULT_WEIGHT if is_english(query, language) or not is_english_only(model) else UNKNOWN_LANGUAGE_WEIGHT
 
 
-def explain(settings: SearchSection, contract: Mapping[str, Any], language: str | None) -> tuple[float | None, str]:
-    """The weight for most queries, and why it is that; None where none plays a part."""
+def explain_weight(
+    settings: SearchSection, contract: Mapping[str, Any], language: str | None
+) -> tuple[float | None, str]:
+    """The weight for most queries and the reason for it; None for rank fusion, which has no weight."""
     if settings.fusion == "rrf":
-        return None, "ranks alone count, as it is set."
+        return None, "fusion is set to rrf, which has no weight."
     if settings.weight is not None:
         return settings.weight, "it is set."
-    weight = usual_weight(contract.get("weights"), language)
-    if weight == USUAL:
+    weight = default_weight(contract.get("weights"), language)
+    if weight == DEFAULT_WEIGHT:
         return weight, "it is the default."
     return weight, (
         f"the documents' language is {language}, and the bundled embedding model knows English only. "
-        "`ragfm reembed --embedder intfloat/multilingual-e5-small` switches to one that knows others, too."
+        "`ragfm reembed --embedder intfloat/multilingual-e5-small` switches to a multilingual one."
     )
 
 
-def tell_foreign(settings: SearchSection, contract: Mapping[str, Any], language: str | None) -> None:
-    """Say where the weight is not the usual one because of the language."""
-    weight, why = explain(settings, contract, language)
-    if settings.weight is None and weight == FOREIGN:
-        _log.warning("Hybrid search goes by words more than by meaning, whose weight is %g: %s", weight, why)
+def warn_of_unknown_language(settings: SearchSection, contract: Mapping[str, Any], language: str | None) -> None:
+    """Log a warning if the default weight is lower because of the language."""
+    weight, why = explain_weight(settings, contract, language)
+    if settings.weight is None and weight == UNKNOWN_LANGUAGE_WEIGHT:
+        _log.warning("Hybrid search relies on keywords more than on embeddings (weight %g): %s", weight, why)

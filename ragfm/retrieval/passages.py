@@ -1,9 +1,8 @@
-"""Passages: what of the hits a reader is shown, and how.
+"""Passages: from hits to what a reader is shown.
 
-    hits, best first ─distinct→ without near-duplicates ─arrange→ neighbours joined, in rank or document order
+    hits, best first ─distinct→ without near-duplicates ─arrange→ neighbours merged, in rank or document order
 
-A passage is a `Hit`, and all that is true of hits holds: `document.text[start:end] == text`. docs/retrieval.md has what
-each step changes.
+A passage is a `Hit`, so `document.text[start:end] == text`. docs/retrieval.md has the effect of each step.
 """
 
 from __future__ import annotations
@@ -20,18 +19,18 @@ if TYPE_CHECKING:
 
 Order: TypeAlias = Literal["rank", "document"]
 
-ALIKE = 0.9
-"""Shingles that two passages share, of all that they have, from which on one says what the other says."""
+NEAR_DUPLICATE = 0.9
+"""Jaccard similarity of shingles from which on two passages are near-duplicates."""
 _SHINGLE = 3  # words
 _WORD = re.compile(r"\w+")
 _HAS_DIGIT = re.compile(r"\d")
 
 
 def distinct(hits: Iterable[Hit], k: int) -> tuple[list[Hit], list[Dropped]]:
-    """The first `k` hits that say something that none before says, and those in between that don't.
+    """The first `k` hits that are not near-duplicates of better ones, and the near-duplicates between them.
 
-    Two are near-duplicates where they share nine tenths of their runs of three words (Broder 1997) and have the same
-    numbers: a table of prices or last year's rules are no duplicates of this year's.
+    Near-duplicates share 90 % of their shingles of three words (Broder 1997) and have the same numbers: last year's
+    prices or rules are not duplicates of this year's.
     """
     chosen: list[Hit] = []
     known: list[tuple[frozenset[str], frozenset[str]]] = []
@@ -40,20 +39,20 @@ def distinct(hits: Iterable[Hit], k: int) -> tuple[list[Hit], list[Dropped]]:
         if len(chosen) == k:
             break
         shingles, numbers = _shingles(hit)
-        same = next((at for at, (s, n) in enumerate(known) if n == numbers and _alike(s, shingles)), None)
+        same = next((at for at, (s, n) in enumerate(known) if n == numbers and _is_near_duplicate(s, shingles)), None)
         if same is None:
             chosen.append(hit)
             known.append((shingles, numbers))
         else:
-            dropped.append(Dropped(hit.chunk_id, f"says the same as {chosen[same].uri}, a better hit"))
+            dropped.append(Dropped(hit.chunk_id, f"near-duplicate of a better hit in {chosen[same].uri}"))
     return chosen, dropped
 
 
 def arrange(hits: Sequence[Hit], text_of: Callable[[str], str], *, merge: bool, order: Order) -> list[Hit]:
-    """Hits as passages: with `merge`, those of a section that follow one another are one.
+    """Turn hits into passages; with `merge`, consecutive hits of a section become one passage.
 
-    A passage stands at the rank of its best hit, or in `document` order beside those of its document, whose best hit
-    says where. `text_of` gives the text of a document; one that is another by now joins nothing.
+    A passage has the rank of its best hit. In `document` order, the passages of a document stand together, at the rank
+    of its best hit. `text_of` returns the text of a document by uri; hits of a changed document are not merged.
     """
     groups: list[list[int]] = []  # ranks of the hits of each passage, in the order of the document
     for rank in sorted(range(len(hits)), key=lambda rank: (hits[rank].uri, hits[rank].start)):
@@ -66,11 +65,11 @@ def arrange(hits: Sequence[Hit], text_of: Callable[[str], str], *, merge: bool, 
         groups.sort(key=lambda group: (first[hits[group[0]].uri], hits[group[0]].start))
     else:
         groups.sort(key=min)
-    return [_joined([hits[rank] for rank in group], hits[min(group)], text_of) for group in groups]
+    return [_merge([hits[rank] for rank in group], hits[min(group)], text_of) for group in groups]
 
 
 def passage_with(hit: Hit, passages: Iterable[Hit]) -> Hit | None:
-    """The first of the passages that a hit is, or is part of."""
+    """The first passage that contains a hit."""
 
     def has(passage: Hit) -> bool:
         start, end = hit.start - passage.start, hit.end - passage.start
@@ -95,8 +94,8 @@ def match_hits(hits: Sequence[Hit], shown: Sequence[Hit]) -> tuple[tuple[Hit, ..
     return (*numbered, *(passage for passage in shown if passage not in passages)), scored
 
 
-def _joined(group: Sequence[Hit], best: Hit, text_of: Callable[[str], str]) -> Hit:
-    """One passage of hits that follow one another; it is known by the best of them."""
+def _merge(group: Sequence[Hit], best: Hit, text_of: Callable[[str], str]) -> Hit:
+    """One passage from consecutive hits, with the id and scores of the best one."""
     start, end = group[0].start, max(hit.end for hit in group)
     if len(group) == 1:
         return best
@@ -104,7 +103,7 @@ def _joined(group: Sequence[Hit], best: Hit, text_of: Callable[[str], str]) -> H
 
 
 def _follows(before: Hit, hit: Hit, text_of: Callable[[str], str]) -> bool:
-    """Whether nothing but white space lies between two hits of one section, page and place."""
+    """Whether only white space lies between two hits of the same section, page and place."""
     same = (before.uri, before.page, before.place, before.headings) == (hit.uri, hit.page, hit.place, hit.headings)
     if not same:
         return False
@@ -114,12 +113,12 @@ def _follows(before: Hit, hit: Hit, text_of: Callable[[str], str]) -> bool:
 
 
 def _shingles(hit: Hit) -> tuple[frozenset[str], frozenset[str]]:
-    """Runs of three words, and the words with a digit."""
+    """Shingles of three words, and the words with a digit."""
     words = _WORD.findall(hit.text.casefold())
     runs = range(max(1, len(words) - _SHINGLE + 1))
     shingles = frozenset(" ".join(words[at : at + _SHINGLE]) for at in runs)
     return shingles, frozenset(filter(_HAS_DIGIT.search, words))
 
 
-def _alike(one: frozenset[str], other: frozenset[str]) -> bool:
-    return len(one & other) >= ALIKE * len(one | other)
+def _is_near_duplicate(one: frozenset[str], other: frozenset[str]) -> bool:
+    return len(one & other) >= NEAR_DUPLICATE * len(one | other)

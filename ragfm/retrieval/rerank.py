@@ -1,6 +1,6 @@
-"""Rerankers: models that read the query and a passage together, and so rank better what a search has found.
+"""Rerankers: models that read query and passage together, which ranks better than comparing embeddings.
 
-`load_reranker` takes a name: a folder, a model of the Hugging Face hub, or `PLUGIN:NAME`.
+`load_reranker` takes a name: a folder, a model on the Hugging Face hub, or `PLUGIN:NAME`.
 """
 
 from __future__ import annotations
@@ -22,18 +22,17 @@ __all__ = ["CrossEncoderReranker", "load_reranker"]
 
 
 def load_reranker(name: str) -> Reranker:
-    """The reranker of a name; its weights are loaded when they are first needed.
+    """Create a reranker by name; its weights are loaded on first use.
 
-    Raises ModelNotFoundError, UnknownPluginError, or ConfigError where a plugin needs a model's name, or takes none.
+    Raises ModelNotFoundError, UnknownPluginError, or ConfigError if the plugin needs a model name or accepts none.
     """
     return cast("Reranker", make("rerankers", name))
 
 
 class CrossEncoderReranker:
-    """Any sentence-transformers CrossEncoder with one label (Nogueira and Cho 2019), on the GPU if there is one.
+    """A sentence-transformers CrossEncoder with one label (Nogueira and Cho 2019), on the GPU if there is one.
 
-    At most `batch_size` pairs go through the model at once, those of like length together. A pair over the model's
-    window is cut at its end.
+    Up to `batch_size` pairs of similar length form a batch. Pairs that exceed the model's window are truncated.
     """
 
     def __init__(self, model: str, *, device: str | None = None, batch_size: int = 16) -> None:
@@ -42,25 +41,28 @@ class CrossEncoderReranker:
         self._device = device
         self._batch_size = batch_size
         self._lock = threading.Lock()
-        self._pace = 0.0  # seconds per character, padding included, of the last batch; 0 before the first
+        self._seconds_per_character = (
+            0.0  # seconds per character of the last batch, including padding; 0 before the first
+        )
 
     def rerank(self, query: str, texts: Sequence[str], *, budget_ms: float | None = None) -> Vectors:
-        """The model's scores, higher is better. *Shape:* (len(texts),); NaN for those that the budget left out.
+        """The model's scores, higher is better. *Shape:* (len(texts),); NaN for texts beyond the time budget.
 
-        A batch is begun only where the pace of the last one says that it ends in time; to load the model doesn't count.
+        A batch is started only if the speed of the last one predicts that it ends in time. Loading the model does not
+        count.
         """
         import numpy as np
 
         model, start = self._model, monotonic()
         scores = np.full(len(texts), np.nan, dtype=np.float32)
         if not self._lock.acquire(timeout=-1 if budget_ms is None else max(budget_ms, 0) / 1000):
-            return scores  # others have used it up
+            return scores  # other calls have used up the time
         try:
             done = 0
             while done < len(texts):
                 count = len(texts)
                 if budget_ms is not None:
-                    count = self._in_time(query, texts[done:], budget_ms / 1000 - (monotonic() - start))
+                    count = self._batch_within(query, texts[done:], budget_ms / 1000 - (monotonic() - start))
                 if not count:
                     break
                 scores[done : done + count] = self._scored(model, query, texts[done : done + count])
@@ -69,28 +71,28 @@ class CrossEncoderReranker:
             self._lock.release()
         return scores
 
-    def _in_time(self, query: str, texts: Sequence[str], seconds: float) -> int:
-        """How many of the first texts, in one batch, can be scored in so many seconds."""
+    def _batch_within(self, query: str, texts: Sequence[str], seconds: float) -> int:
+        """How many of the first texts can be scored in one batch within the given seconds."""
         if seconds <= 0:
             return 0
-        if not self._pace:
-            return 1  # to learn the pace
+        if not self._seconds_per_character:
+            return 1  # to measure the speed
         count, longest = 0, 0
         for text in texts[: self._batch_size]:
             longest = max(longest, len(query) + len(text))
-            if (count + 1) * longest * self._pace > seconds:
+            if (count + 1) * longest * self._seconds_per_character > seconds:
                 break
             count += 1
         return count
 
     def _scored(self, model: Any, query: str, texts: Sequence[str]) -> Vectors:
         start = monotonic()
-        # It sorts the pairs by length before it cuts them into batches.
+        # The library sorts the pairs by length before batching.
         scores: Vectors = model.predict(
             [(query, text) for text in texts], batch_size=self._batch_size, show_progress_bar=False
         )
         longest = max(len(query) + len(text) for text in texts)
-        self._pace = (monotonic() - start) / (longest * len(texts))
+        self._seconds_per_character = (monotonic() - start) / (longest * len(texts))
         return scores
 
     @cached_property
@@ -101,7 +103,7 @@ class CrossEncoderReranker:
             model = CrossEncoder(str(self._path), device=self._device, local_files_only=True)
         if model.num_labels != 1:
             raise UnsupportedError(
-                f"The model {self._name} has {model.num_labels} labels, so it gives no single score.",
-                "Take a cross-encoder that was trained to rank.",
+                f"The model {self._name!r} has {model.num_labels} labels, so it does not return a single score.",
+                "Use a cross-encoder that was trained to rank.",
             )
         return model

@@ -12,7 +12,7 @@ from ragfm.core.config import SearchSection
 from ragfm.core.types import Scalar
 from ragfm.evaluation import Gold, Question, tune
 from ragfm.models.model_lookup import find_model, is_english_only, weights_sha256
-from ragfm.retrieval.fusion_weight import FOREIGN, USUAL, usual_weight, weight_for
+from ragfm.retrieval.fusion_weight import DEFAULT_WEIGHT, UNKNOWN_LANGUAGE_WEIGHT, default_weight, weight_for
 from ragfm.testing import HashingEmbedder
 
 BUNDLED = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
@@ -53,30 +53,32 @@ def test_the_bundled_model_is_known() -> None:
 @pytest.mark.parametrize(
     ("language", "query", "weight"),
     [
-        ("en", "how many days of leave?", USUAL),
-        ("simple", "how many days of leave?", USUAL),
-        (None, "how many days of leave?", USUAL),
-        ("en", "", USUAL),
-        ("en", "what are α and β?", USUAL),
-        ("en", "Grüße, naïve café", USUAL),
-        ("en", "сколько дней?", FOREIGN),
-        ("en", "有多少天？", FOREIGN),
-        ("de", "wie viele Tage?", FOREIGN),
-        ("ru", "how many days?", FOREIGN),
+        ("en", "how many days of leave?", DEFAULT_WEIGHT),
+        ("simple", "how many days of leave?", DEFAULT_WEIGHT),
+        (None, "how many days of leave?", DEFAULT_WEIGHT),
+        ("en", "", DEFAULT_WEIGHT),
+        ("en", "what are α and β?", DEFAULT_WEIGHT),
+        ("en", "Grüße, naïve café", DEFAULT_WEIGHT),
+        ("en", "сколько дней?", UNKNOWN_LANGUAGE_WEIGHT),
+        ("en", "有多少天？", UNKNOWN_LANGUAGE_WEIGHT),
+        ("de", "wie viele Tage?", UNKNOWN_LANGUAGE_WEIGHT),
+        ("ru", "how many days?", UNKNOWN_LANGUAGE_WEIGHT),
     ],
 )
 def test_what_an_english_model_does_not_know_weighs_little(language: str | None, query: str, weight: float) -> None:
-    assert usual_weight(BUNDLED, language, query) == weight
-    assert usual_weight("another", language, query) == USUAL
+    assert default_weight(BUNDLED, language, query) == weight
+    assert default_weight("another", language, query) == DEFAULT_WEIGHT
     assert weight_for(query, SearchSection(), model=BUNDLED, language=language) == weight
     for given in (0.0, 0.6, 1.0):
         assert weight_for(query, SearchSection(weight=given), model=BUNDLED, language=language) == given
 
 
 def test_a_code_lowers_it_further_only() -> None:
-    assert weight_for("was ist AB-1234/5?", SearchSection(), model=BUNDLED, language="de") == FOREIGN < 0.4
-    settings = SearchSection(code_weight=FOREIGN / 2)
-    assert weight_for("was ist AB-1234/5?", settings, model=BUNDLED, language="de") == FOREIGN / 2
+    assert (
+        weight_for("was ist AB-1234/5?", SearchSection(), model=BUNDLED, language="de") == UNKNOWN_LANGUAGE_WEIGHT < 0.4
+    )
+    settings = SearchSection(code_weight=UNKNOWN_LANGUAGE_WEIGHT / 2)
+    assert weight_for("was ist AB-1234/5?", settings, model=BUNDLED, language="de") == UNKNOWN_LANGUAGE_WEIGHT / 2
 
 
 def test_a_search_goes_by_it(russian: Path) -> None:
@@ -86,19 +88,23 @@ def test_a_search_goes_by_it(russian: Path) -> None:
 
     with _opened(russian) as collection:
         collection.sync(russian / "docs")
-    assert fused() == fused(weight=FOREIGN)
-    assert fused() != fused(weight=USUAL)
+    assert fused() == fused(weight=UNKNOWN_LANGUAGE_WEIGHT)
+    assert fused() != fused(weight=DEFAULT_WEIGHT)
 
 
 def test_it_is_said_once_and_shown(russian: Path, caplog: pytest.LogCaptureFixture) -> None:
     with _opened(russian) as collection:
         collection.sync(russian / "docs")
         (said,) = [record.getMessage() for record in caplog.records]
-        assert f"weight is {FOREIGN:g}: " in said
+        assert f"(weight {UNKNOWN_LANGUAGE_WEIGHT:g}): " in said
         assert "language is ru" in said
         assert "ragfm reembed --embedder" in said
         words = collection.status().indexes[1]
-        assert (words["language"], words["weight"], words["why"]) == ("ru", FOREIGN, said[said.index("the doc") :])
+        assert (words["language"], words["weight"], words["why"]) == (
+            "ru",
+            UNKNOWN_LANGUAGE_WEIGHT,
+            said[said.index("the doc") :],
+        )
         caplog.clear()
         (russian / "docs" / "3.txt").write_text("Ещё один документ о том, что было.", encoding="utf-8")
         assert collection.sync(russian / "docs").added == 1
@@ -106,11 +112,11 @@ def test_it_is_said_once_and_shown(russian: Path, caplog: pytest.LogCaptureFixtu
         for number in range(9):
             (russian / "docs" / f"en{number}.txt").write_text(f"This is what it was, and it is the {number}th of all.")
         collection.sync(russian / "docs")
-        assert collection.status().indexes[1]["weight"] == USUAL
+        assert collection.status().indexes[1]["weight"] == DEFAULT_WEIGHT
         assert not caplog.records
 
 
-@pytest.mark.parametrize("search", [{"weight": 0.6}, {"weight": FOREIGN}, {"fusion": "rrf"}])
+@pytest.mark.parametrize("search", [{"weight": 0.6}, {"weight": UNKNOWN_LANGUAGE_WEIGHT}, {"fusion": "rrf"}])
 def test_nothing_is_said_where_somebody_has_set_it(
     russian: Path, caplog: pytest.LogCaptureFixture, search: dict[str, object]
 ) -> None:
@@ -129,5 +135,5 @@ def test_tuning_compares_with_it(russian: Path) -> None:
         report = tune(collection, questions)
     assert report.current.weight is None
     values = {trial.choice.weight: trial.value for trial in report.trials if trial.choice.candidates == 100}
-    assert values[None] == values[FOREIGN]
+    assert values[None] == values[UNKNOWN_LANGUAGE_WEIGHT]
     assert not report.adopted

@@ -115,7 +115,7 @@ def test_an_answer_names_the_passage_of_each_hit_and_quotes_it_rightly(tmp_path:
     shown = reader.prompts[0][-1].content
     assert shown.count("The boat leaves at nine.") == 1
     assert answer.hits[0].n is not None  # type: ignore[attr-defined]
-    twice = [dropped for dropped in answer.dropped if "says the same" in dropped.why]  # type: ignore[attr-defined]
+    twice = [dropped for dropped in answer.dropped if "near-duplicate" in dropped.why]  # type: ignore[attr-defined]
     assert twice
     numbers = {h.chunk_id: h.n for h in answer.hits}  # type: ignore[attr-defined]
     assert all(numbers[dropped.chunk_id] is None for dropped in twice)

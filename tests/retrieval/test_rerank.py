@@ -97,7 +97,7 @@ def test_names_are_read_as_those_of_readers_and_embedders_are(tmp_path: Path, mo
     load_reranker(str(tmp_path / "my:model"))
     with pytest.raises(ModelNotFoundError, match="no model at"):
         load_reranker("./my:models/ce")
-    with pytest.raises(ConfigError, match="Say cross-encoder:NAME"):
+    with pytest.raises(ConfigError, match="Use cross-encoder:NAME"):
         load_reranker("cross-encoder")
 
 

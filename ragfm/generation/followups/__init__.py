@@ -1,11 +1,9 @@
-"""Follow-ups: a question that leans on those before it, made into one that stands alone.
+"""Follow-up questions: rewrite a question that depends on earlier ones, so that it stands alone for the search.
 
-Passages are searched for by the stand-alone form. Rules make it, without a model, or the reader does.
-
-english    by rules, in English
-phrases    the noun phrases of a question
-listed     what an answer lists
-reader     by the reader
+english_rules     by rules, for English
+noun_phrases      the noun phrases of a question
+list_items        the items that an answer lists
+reader_rewrite    by the reader
 """
 
 from __future__ import annotations
@@ -22,30 +20,30 @@ if TYPE_CHECKING:
 __all__ = ["Followup", "stand_alone"]
 
 Followup: TypeAlias = Literal["rules", "reader", "off"]
-_TURNS = 8  # are looked back at
+_MAX_TURNS = 8
 
 
 def stand_alone(
     question: str, history: Sequence[Message], *, how: Followup = "rules", reader: Reader | None = None
 ) -> str:
-    """The question as one that stands alone; unchanged where it does.
+    """The stand-alone form of a question; unchanged if it stands alone.
 
-    `history` holds the turns before, oldest first. `rules` know English, and leave other languages as they are; with
-    `reader`, that one rewrites, and where what it says can't be meant, rules do. Raises UnsupportedError for a reader
-    that takes no grammar.
+    `history` holds the earlier turns, oldest first. `rules` are for English and do not change other languages. With
+    `reader`, the reader rewrites the question; if its output is not plausible, the rules apply. Raises UnsupportedError
+    for a reader without grammars.
     """
     before: list[Turn] = []
-    for asked, answer in _turns(history)[-_TURNS:]:
+    for asked, answer in _turns(history)[-_MAX_TURNS:]:
         before.append(Turn(rewrite_with_rules(asked, before) if before else asked, answer))
     if not before or how == "off":
         return question
-    if how == "reader" and reader and (said := rewrite_with_reader(question, before, reader)):
-        return said
+    if how == "reader" and reader and (rewritten := rewrite_with_reader(question, before, reader)):
+        return rewritten
     return rewrite_with_rules(question, before)
 
 
 def _turns(history: Sequence[Message]) -> list[tuple[str, str]]:
-    """Each question with the answer that followed, if one did."""
+    """Each question with its answer, empty if there is none."""
     turns: list[tuple[str, str]] = []
     for message in history:
         if message.role == "user":

@@ -1,12 +1,12 @@
-"""Follow-ups in English, by rules.
+"""Rewrite English follow-up questions by rules.
 
-    a part of a question      "And for parents?" goes into the place of its like in the question before
-    a question word           "For how long?" goes before it, or after it
-    an ordinal                "the second one" is the second of what the last answer lists
-    a pronoun                 "When does it open?" where the question before is about one thing, that one
-    what else leans on it     "Is it allowed on Fridays?" is asked after the question before
+    fragment          "And for parents?" replaces the similar phrase of the previous question
+    question word     "For how long?" goes before the previous question, or after it
+    ordinal           "the second one" is the second item of the last answer's list
+    pronoun           "When does it open?" is about the thing that the previous question is about
+    other reference   "Is it allowed on Fridays?" is appended to the previous question
 
-All else stands alone as it is, so that a change of topic carries nothing along.
+Everything else stands alone and is not changed, so a change of topic carries nothing along.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ __all__ = ["Turn", "rewrite_with_rules"]
 
 
 class Turn(NamedTuple):
-    """A question, in its stand-alone form, and its answer."""
+    """A question in its stand-alone form, and its answer."""
 
     question: str
     answer: str
@@ -43,18 +43,18 @@ class Turn(NamedTuple):
 _ENGLISH = frozenset(
     "the what how which who where when why is are does do did can may must should my i you we to of and".split()
 )
-_LONGEST = 300  # characters of a question that another is built on: one may fit an embedder's window, two may not
-_FEW = 7  # words that a part of a question has at most
+_MAX_LENGTH = 300  # characters of the previous question: two long questions may exceed an embedder's window
+_MAX_FRAGMENT_WORDS = 7  # words
 
 _OPENING = re.compile(
     r"(?:(?:and|but|or|so|ok(?:ay)?|well|thanks|thank you|now|also|hm+|right|then)\b[\s,.!…]*)+", re.IGNORECASE
 )
 _ABOUT = re.compile(r"(?:what|how)\s+(?:about|of)\s+|what\s+(?=if\b)|same\s+(?:question\s+)?(?=for\b)", re.IGNORECASE)
-_ASKS = re.compile(
+_QUESTION_FRAGMENT = re.compile(
     r"(?:(?:up to|\w+)\s+)?(?:why|when|where|who|whom|which|what|how)(?:\s+[\w'-]+){0,3}[?.! ]*$|says who\W*$",
     re.IGNORECASE,
 )
-_MORE = re.compile(
+_REFERS_TO_PREVIOUS = re.compile(
     r"\b(?:(?:who|what|where|when|which|how|any\w+|some\w+|no\w+) else\b|(?:the )?others?\W*$|another one\b|the rest\b"
     r"|the same\b|(?:too|also|as well|instead|otherwise|then|either|neither|both|more|less)\W*$"
     r"|(?:tell me|explain|details?|go on|an example|such as|are you sure|really)\W*$|(?:more|further) details?\b"
@@ -66,8 +66,11 @@ _EXPLETIVE = re.compile(
     r"|\bit (?:take|takes|cost|costs) .*\bto\b|\b(?:raining|snowing|what time is it|what (?:day|date) is it)\b",
     re.IGNORECASE,
 )
-_ACTION = re.compile(r"\b(?:is|was|be) it (?:\w+ly )?(?:allowed|permitted|possible|forbidden|ok|okay|legal|necessary"
-                     r"|required|worth|true|free|safe|enough)\b", re.IGNORECASE)  # fmt: skip
+_ABOUT_ACTION = re.compile(
+    r"\b(?:is|was|be) it (?:\w+ly )?(?:allowed|permitted|possible|forbidden|ok|okay|legal|necessary|required|worth|true"
+    r"|free|safe|enough)\b",
+    re.IGNORECASE,
+)
 _THAT = re.compile(
     r"\b(?:is|was|does|do|did|can|will|for|about|with|of|after|before|than|like|by|from|why|on|in|notice|mean)"
     r" (?:that|this|these|those)"
@@ -92,127 +95,128 @@ _PEOPLE = re.compile(
 )
 
 
-def rewrite_with_rules(question: str, before: Sequence[Turn]) -> str:
-    """The question as it stands alone; unchanged where it does so, or where no rule knows better."""
-    last = before[-1].question
+def rewrite_with_rules(question: str, turns: Sequence[Turn]) -> str:
+    """The stand-alone form of a question; unchanged if it stands alone, or if no rule applies."""
+    previous = turns[-1].question
     plain = _OPENING.sub("", question.strip(), count=1) if _OPENING.match(question.strip()) else question.strip()
-    if not plain or len(last) > _LONGEST or _ENGLISH.isdisjoint(word.text for word in split_words(last)):
+    if not plain or len(previous) > _MAX_LENGTH or _ENGLISH.isdisjoint(word.text for word in split_words(previous)):
         return question
     opened = plain != question.strip()
     about = _ABOUT.match(plain)
     rest = plain[about.end() :] if about else plain
-    rest, resolved = nth_item(rest, [turn.answer for turn in before])
-    if resolved is False:  # an ordinal, and nothing that is counted
-        return _after(last, question)
-    if about or opened or resolved or _opens_a_part(rest):
-        part = _part(rest)
-        if part:
-            return _filled(last, part) or (f"What about {part}?" if resolved else question)
-    if _ASKS.match(rest) and _is_elliptic(rest):
-        return _asked(last, rest)
-    return _with_antecedents(rest, before, changed=bool(resolved), opened=opened) or question
+    rest, resolved = nth_item(rest, [turn.answer for turn in turns])
+    if resolved is False:  # an ordinal without a list
+        return _append_question(previous, question)
+    if about or opened or resolved or _starts_fragment(rest):
+        fragment = _fragment(rest)
+        if fragment:
+            return _substitute(previous, fragment) or (f"What about {fragment}?" if resolved else question)
+    if _QUESTION_FRAGMENT.match(rest) and _is_elliptic(rest):
+        return _with_question_word(previous, rest)
+    return _resolve_pronouns(rest, turns, changed=bool(resolved), opened=opened) or question
 
 
-def _after(last: str, question: str) -> str:
-    """A question after the one that it leans on; of a longer chain, the first and the last are kept."""
-    sentences = re.findall(r"[^?]+\?", last)
-    kept = f"{sentences[0].strip()} {sentences[-1].strip()}" if len(sentences) > 2 else last.strip()
+def _append_question(previous: str, question: str) -> str:
+    """Append a question to the previous one; of a longer chain, the first and the last question are kept."""
+    sentences = re.findall(r"[^?]+\?", previous)
+    kept = f"{sentences[0].strip()} {sentences[-1].strip()}" if len(sentences) > 2 else previous.strip()
     if kept[-1] not in "?.!":
         kept += "?"
     added = question.strip()
     return f"{kept} {added[0].upper()}{added[1:]}"
 
 
-# --- Parts of questions ------------------------------------------------------------------------------------------
+# --- Fragments of questions ------------------------------------------------------------------------------------------
 
 
-def _opens_a_part(text: str) -> bool:
-    """Whether a text without "and" or "what about" is only a part of a question, as "For parents?" is."""
+def _starts_fragment(text: str) -> bool:
+    """Whether a text without "and" or "what about" is only a fragment of a question, as "For parents?" is."""
     words = split_words(text)
     return words[0].text in PREPOSITIONS | {"if"} and not any(word.text in QUESTIONS for word in words)
 
 
-def _part(text: str) -> str | None:
-    """The text without its mark, where it has no verb, or is a clause that begins with "if" or the like."""
+def _fragment(text: str) -> str | None:
+    """The text without punctuation if it has no verb, or is a clause that starts with a subordinator such as "if"."""
     words = [word for word in split_words(text) if word.text[0].isalnum()]
     plain = text.strip().rstrip("?.! ")
-    if not words or len(words) > 2 * _FEW:
+    if not words or len(words) > 2 * _MAX_FRAGMENT_WORDS:
         return None
     clause = words[0].text in SUBORDINATORS and not (len(words) > 1 and words[1].text in AUXILIARIES)
-    verbless = len(words) <= _FEW and not any(
+    verbless = len(words) <= _MAX_FRAGMENT_WORDS and not any(
         word.text in AUXILIARIES | QUESTIONS | SUBJECTS - {"people", "one"} for word in words
     )
     return plain if clause or (verbless and words[0].text not in ("tell", "show", "explain", "list", "give")) else None
 
 
-def _filled(last: str, part: str) -> str | None:
-    """The question before with the part in its place; None where it has none, and the part says enough."""
-    body = last.strip().rstrip("?.! ")
-    first = split_words(part)[0].text
-    if _THINGS.search(part) or _PERSONS.search(part) or _THAT.search(part):
-        return _after(last, f"{part}?")
+def _substitute(previous: str, fragment: str) -> str | None:
+    """The previous question with the fragment in place of a similar phrase; None if there is none."""
+    body = previous.strip().rstrip("?.! ")
+    first = split_words(fragment)[0].text
+    if _THINGS.search(fragment) or _PERSONS.search(fragment) or _THAT.search(fragment):
+        return _append_question(previous, f"{fragment}?")
     if first in PREPOSITIONS or first in SUBORDINATORS:
-        place = _clause(body, first) if first in SUBORDINATORS else _like(body, part, first)
-        return f"{body[: place[0]]}{part}{body[place[1] :]}?" if place else f"{body} {part}?"
+        place = _find_clause(body, first) if first in SUBORDINATORS else _find_similar_phrase(body, fragment, first)
+        return f"{body[: place[0]]}{fragment}{body[place[1] :]}?" if place else f"{body} {fragment}?"
     phrases = noun_phrases(body)
-    if is_time_phrase(part):
-        return _at_time(body, part)
-    if found := _slot(phrases, part):
-        return f"{body[: found.start]}{part}{body[found.end :]}?"
-    return f"{body} for {part}?" if _PEOPLE.search(part) else None
+    if is_time_phrase(fragment):
+        return _substitute_time(body, fragment)
+    if found := _replaceable_phrase(phrases, fragment):
+        return f"{body[: found.start]}{fragment}{body[found.end :]}?"
+    return f"{body} for {fragment}?" if _PEOPLE.search(fragment) else None
 
 
-def _clause(body: str, first: str) -> tuple[int, int] | None:
+def _find_clause(body: str, first: str) -> tuple[int, int] | None:
     match = re.search(rf"\b{first}\b.*$", body[1:], re.IGNORECASE)
     return (match.start() + 1, match.end() + 1) if match else None
 
 
-def _like(body: str, part: str, preposition: str) -> tuple[int, int] | None:
-    """Where a question has a phrase of the same preposition, or for a time one that says when."""
-    for start, end in reversed(_prepositional(body)):
+def _find_similar_phrase(body: str, fragment: str, preposition: str) -> tuple[int, int] | None:
+    """The span of a phrase with the same preposition, or of a time phrase if the fragment is one."""
+    for start, end in reversed(_prepositional_phrases(body)):
         text = body[start:end]
         same = text.split()[0].lower() == preposition
-        if is_time_phrase(part) == is_time_phrase(text) and (same or is_time_phrase(part)):
+        if is_time_phrase(fragment) == is_time_phrase(text) and (same or is_time_phrase(fragment)):
             return start, end
     return None
 
 
-def _prepositional(body: str) -> list[tuple[int, int]]:
-    """Phrases that begin with a preposition, up to the next one or a verb."""
+def _prepositional_phrases(body: str) -> list[tuple[int, int]]:
+    """Spans of phrases that start with a preposition, up to the next one or a verb."""
     words, spans = split_words(body), []
     stops = PREPOSITIONS | SUBORDINATORS | AUXILIARIES
     for at, word in enumerate(words):
         if word.text in PREPOSITIONS - {"of"} and at + 1 < len(words):
-            until = next((n for n in range(at + 1, len(words)) if words[n].text in stops - {"of"}
-                          or not words[n].text[0].isalnum()), len(words))  # fmt: skip
+            until = at + 1
+            while until < len(words) and words[until].text[0].isalnum() and words[until].text not in stops - {"of"}:
+                until += 1
             if until > at + 1:
                 spans.append((word.start, words[until - 1].end))
     return spans
 
 
-def _at_time(body: str, part: str) -> str:
-    preposition = "on" if re.search(r"days?\b|weekend", part, re.IGNORECASE) else "in"
-    phrase = f"{preposition} {part}"
-    place = _like(body, phrase, preposition)
+def _substitute_time(body: str, fragment: str) -> str:
+    preposition = "on" if re.search(r"days?\b|weekend", fragment, re.IGNORECASE) else "in"
+    phrase = f"{preposition} {fragment}"
+    place = _find_similar_phrase(body, phrase, preposition)
     return f"{body[: place[0]]}{phrase}{body[place[1] :]}?" if place else f"{body} {phrase}?"
 
 
-def _slot(phrases: Sequence[Phrase], part: str) -> Phrase | None:
-    """The phrase that a new one replaces: of the same last word, a name for a name, people for people, or the last."""
-    new = next(iter(noun_phrases(f"x {part}"[2:])), None)
+def _replaceable_phrase(phrases: Sequence[Phrase], fragment: str) -> Phrase | None:
+    """The phrase that a new one replaces: same head noun, name for name, people for people, or else the last."""
+    new = next(iter(noun_phrases(f"x {fragment}"[2:])), None)
     heads = [phrase for phrase in phrases if new and phrase.head == new.head]
     if heads:
         return heads[-1]
-    if len(phrases) == 1 and phrases[0].before == "many" and new and new.text == part and part.endswith("s"):
+    if len(phrases) == 1 and phrases[0].before == "many" and new and new.text == fragment and fragment.endswith("s"):
         return phrases[0]  # "How many rooms are there?" "And beds?"
     free = [
         phrase for phrase in phrases if not phrase.asked and phrase.before != "of" and not is_time_phrase(phrase.text)
     ]
     people = [phrase for phrase in free if _PEOPLE.search(phrase.text)]
     names = [phrase for phrase in free if phrase.name]
-    if _PEOPLE.search(part):
+    if _PEOPLE.search(fragment):
         return people[-1] if people else None
-    if all(word.capital for word in split_words(part) if word.text not in DETERMINERS) and names:
+    if all(word.capital for word in split_words(fragment) if word.text not in DETERMINERS) and names:
         return names[-1]
     others = [phrase for phrase in free if phrase not in people and phrase not in names] or free
     return others[-1] if others else None
@@ -222,83 +226,91 @@ def _slot(phrases: Sequence[Phrase], part: str) -> Phrase | None:
 
 
 def _is_elliptic(text: str) -> bool:
-    """Whether a question has no verb, as "For how long?" and "How many people?"."""
+    """Whether a question has no verb, such as "For how long?" and "How many people?"."""
     words = [word for word in split_words(text) if word.text[0].isalnum()]
     at = next((n for n, word in enumerate(words) if word.text in QUESTIONS), 0)
     verbs = AUXILIARIES | SUBJECTS
-    return (at <= 2 and all(word.text in PREPOSITIONS | {"up", "to", "says"} for word in words[:at])
-            and not any(word.text in verbs for word in words[at:]) and len(words) <= _FEW
-            and not noun_phrases(" ".join(word.text for word in words[at + 3 :])))  # fmt: skip
+    return (
+        at <= 2
+        and all(word.text in PREPOSITIONS | {"up", "to", "says"} for word in words[:at])
+        and not any(word.text in verbs for word in words[at:])
+        and len(words) <= _MAX_FRAGMENT_WORDS
+        and not noun_phrases(" ".join(word.text for word in words[at + 3 :]))
+    )
 
 
-def _asked(last: str, text: str) -> str:
-    """The question before, with another question word."""
-    body, asks = last.strip().rstrip("?.! "), text.strip().rstrip("?.! ")
-    words, new = split_words(body), split_words(asks)
+def _with_question_word(previous: str, text: str) -> str:
+    """The previous question with another question word."""
+    body, asking = previous.strip().rstrip("?.! "), text.strip().rstrip("?.! ")
+    words, new = split_words(body), split_words(asking)
     adverb = not any(word.text in ("why", "who", "whom", "which", "many", "much") for word in new) or (
         new[0].text in PREPOSITIONS
     )
     if adverb and "?" not in body and words[0].text in AUXILIARIES:  # "Can I borrow a bicycle?" "For how long?"
-        return f"{asks[0].upper()}{asks[1:]} {body[0].lower()}{body[1:]}?"
+        return f"{asking[0].upper()}{asking[1:]} {body[0].lower()}{body[1:]}?"
     adverbial = len(words) > 2 and words[0].text in ("where", "when", "how") and words[1].text in AUXILIARIES
     if adverb and "?" not in body and adverbial:
-        return f"{asks[0].upper()}{asks[1:]} {body[words[1].start :]}?"
-    return _after(last, f"{asks}?")
+        return f"{asking[0].upper()}{asking[1:]} {body[words[1].start :]}?"
+    return _append_question(previous, f"{asking}?")
 
 
 # --- Pronouns ----------------------------------------------------------------------------------------------------
 
 
-def _with_antecedents(text: str, before: Sequence[Turn], *, changed: bool, opened: bool) -> str | None:
-    """A whole question with nouns for its pronouns, or after the one before; None where it leans on nothing."""
-    last = before[-1].question
-    if _ACTION.search(text) and not _EXPLETIVE.search(text):
-        return _after(last, text)
+def _resolve_pronouns(text: str, turns: Sequence[Turn], *, changed: bool, opened: bool) -> str | None:
+    """A question with its pronouns replaced, or appended to the previous one; None if it refers to nothing."""
+    previous = turns[-1].question
+    if _ABOUT_ACTION.search(text) and not _EXPLETIVE.search(text):
+        return _append_question(previous, text)
     persons, things = _PERSONS.search(text), _THINGS.search(text)
     if persons:
-        name = _person(before[-1])
-        return _replaced(_PERSONS, text, name) if name else _after(last, text)
+        name = _find_person(turns[-1])
+        return _replace_pronouns(_PERSONS, text, name) if name else _append_question(previous, text)
     if things and not (_EXPLETIVE.search(text) and things[0].lower() == "it"):
-        thing = _thing(last, plural=things[0].lower().startswith("the"))
-        return _replaced(_THINGS, text, thing) if thing and not _THAT.search(text) else _after(last, text)
-    if _THAT.search(text) or _THERE.search(text) or _ONE.search(text) or _MORE.search(text):
-        return _after(last, text)
+        thing = _find_thing(previous, plural=things[0].lower().startswith("the"))
+        return (
+            _replace_pronouns(_THINGS, text, thing)
+            if thing and not _THAT.search(text)
+            else _append_question(previous, text)
+        )
+    if _THAT.search(text) or _THERE.search(text) or _ONE.search(text) or _REFERS_TO_PREVIOUS.search(text):
+        return _append_question(previous, text)
     if opened and not noun_phrases(text):  # "And until when do I have to apply?"
-        return _after(last, text)
+        return _append_question(previous, text)
     return text if changed else None
 
 
-def _person(last: Turn) -> str | None:
-    """Whom the last turn was about: who was asked for by a description, or is named in the answer."""
-    if described := re.match(r"who(?:'s|\s+is|\s+are|\s+was)\s+(.+?)\W*$", last.question.strip(), re.IGNORECASE):
+def _find_person(previous: Turn) -> str | None:
+    """The person that the previous turn is about: described in the question, or named in either."""
+    if described := re.match(r"who(?:'s|\s+is|\s+are|\s+was)\s+(.+?)\W*$", previous.question.strip(), re.IGNORECASE):
         return described[1]
-    named = [phrase.text for phrase in noun_phrases(last.question) if phrase.name and " " in phrase.text]
-    return named[-1] if named else (found[0] if (found := _NAME.search(last.answer)) else None)
+    named = [phrase.text for phrase in noun_phrases(previous.question) if phrase.name and " " in phrase.text]
+    return named[-1] if named else (found[0] if (found := _NAME.search(previous.answer)) else None)
 
 
-def _thing(last: str, *, plural: bool) -> str | None:
-    """What a question is about, where that is one thing, or one kind of things."""
-    phrases = noun_phrases(last)
-    described = re.match(r"(?:what|where)(?:'s|\s+is|\s+are)\s+", last.strip(), re.IGNORECASE)
+def _find_thing(previous: str, *, plural: bool) -> str | None:
+    """The thing, or kind of things, that a question is about, if there is exactly one."""
+    phrases = noun_phrases(previous)
+    described = re.match(r"(?:what|where)(?:'s|\s+is|\s+are)\s+", previous.strip(), re.IGNORECASE)
     if not (described and phrases and phrases[0].start == described.end()):
         phrases = [phrase for phrase in phrases if not is_time_phrase(phrase.text)]
-        if len(phrases) != 1 or "?" in last.strip()[:-1]:
+        if len(phrases) != 1 or "?" in previous.strip()[:-1]:
             return None
     one = phrases[0]
     several = one.text.lower().endswith("s") or bool(_PEOPLE.search(one.text))
     return one.text if several == plural or (plural and one.before in ("who", "whom")) else None
 
 
-def _replaced(pronouns: re.Pattern[str], text: str, noun: str) -> str:
-    """The text with a noun for each of its pronouns."""
+def _replace_pronouns(pronouns: re.Pattern[str], text: str, noun: str) -> str:
+    """The text with a noun in place of its pronouns."""
 
     def put(match: re.Match[str]) -> str:
         following = split_words(text[match.end() :])
-        own = match[0].lower() in ("its", "their", "his") or (
-            match[0].lower() == "her" and following and following[0].text[0].isalnum()
-            and following[0].text not in PREPOSITIONS | COPULAS
-        )  # fmt: skip
-        if not own:
+        pronoun = match[0].lower()
+        possessive = pronoun in ("its", "their", "his")
+        if pronoun == "her" and following:
+            possessive = following[0].text[0].isalnum() and following[0].text not in PREPOSITIONS | COPULAS
+        if not possessive:
             return noun
         return f"{noun}'" if noun.endswith("s") else f"{noun}'s"
 

@@ -1,4 +1,4 @@
-"""What an answer lists, and which of it an ordinal means: "the second one", "number 3", "the last"."""
+"""The items that an answer lists, and ordinals that refer to them: "the second one", "number 3", "the last"."""
 
 from __future__ import annotations
 
@@ -29,14 +29,15 @@ _BEFORE = re.compile(
     r".*(?::|\b(?:is|are|was|were|has|have|includes?|include|offers?|lends?|sells?|mean|and also)\b)\s+"
 )
 _SPLIT = re.compile(r"\s*,\s*(?:and\s+|or\s+)?|\s+(?:and|or)\s+")
-_LONGEST = 8  # words of an item within a sentence
+_MAX_ITEM_WORDS = 8  # words of an item within a sentence
 _ARTICLE = re.compile(r"^(?:an?|one)\s+(?=\w)", re.IGNORECASE)
 
 
 def nth_item(text: str, answers: Sequence[str]) -> tuple[str, bool | None]:
-    """The text with the item that its ordinal means, and True; or as it is, and False where there is no such item.
+    """Replace an ordinal by the item that it refers to.
 
-    None where there is no ordinal. `answers` are those given so far; the last one that lists so many counts.
+    Returns the text and True; the unchanged text and False if there is no such item; None if there is no ordinal.
+    `answers` are those given so far; the last one with enough items counts.
     """
     match = _ORDINAL.search(text)
     if not match:
@@ -52,7 +53,7 @@ def nth_item(text: str, answers: Sequence[str]) -> tuple[str, bool | None]:
 
 
 def list_items(answer: str) -> list[str]:
-    """What an answer lists: its lines with a bullet or a number, what a sentence joins with "and", or its sentences."""
+    """The items of an answer: lines with a bullet or number, parts of a sentence joined by "and", or its sentences."""
     lines = [_plain(match["item"]) for match in _LINE.finditer(answer)]
     if len(lines) > 1:
         return lines
@@ -70,12 +71,12 @@ def _joined(sentence: str) -> list[str]:
     body = sentence.rstrip(".!? ")
     introduced = _BEFORE.match(body)
     items = [item for item in _SPLIT.split(body[introduced.end() if introduced else 0 :]) if item.strip()]
-    short = all(len(item.split()) <= _LONGEST for item in items)
+    short = all(len(item.split()) <= _MAX_ITEM_WORDS for item in items)
     return [_plain(item) for item in items] if len(items) > 1 and short and introduced else []
 
 
 def _cited(answer: str) -> list[str]:
-    """For each passage that is cited, in the order in which they are, the first sentence that it hangs on."""
+    """For each cited passage, in order of citation, the first sentence that cites it."""
     first: dict[str, str] = {}
     for start, end in sentence_spans(answer):
         for numbers in MARKER.findall(answer[start:end]):

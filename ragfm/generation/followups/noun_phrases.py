@@ -1,6 +1,6 @@
-"""The noun phrases of an English question, by lists of words: enough to put one in another's place.
+"""The noun phrases of an English question, by word lists: enough to replace one by another.
 
-No parser: its model would be as large as the smallest reader. What the lists don't know is taken for a noun.
+A parser would be as large as the smallest reader. Words that are in no list count as nouns.
 """
 
 from __future__ import annotations
@@ -32,8 +32,10 @@ SUBJECTS = _set("i you we they he she it one everybody everyone somebody someone
 PRONOUNS = SUBJECTS | _set("me us them him her there myself itself themselves")
 DETERMINERS = _set("the a an my our your his its their this these those each every some any no all both another")
 QUESTIONS = _set("what which who whom whose when where why how")
-_OTHERS = _set("and or but nor so than as not n't also too else please only exactly still already ever often")
-_FUNCTION = PREPOSITIONS | SUBORDINATORS | AUXILIARIES | PRONOUNS | QUESTIONS | _OTHERS
+_OTHER_FUNCTION_WORDS = _set(
+    "and or but nor so than as not n't also too else please only exactly still already ever often"
+)
+_FUNCTION = PREPOSITIONS | SUBORDINATORS | AUXILIARIES | PRONOUNS | QUESTIONS | _OTHER_FUNCTION_WORDS
 _VERBS = _set(
     "apply arrive ask become begin belong book borrow break bring call carry change charge choose claim close come "
     "contain cook cost count cover decide depart drive eat end enter expire fall fill find finish fit fly get give go "
@@ -58,7 +60,7 @@ _WORD = re.compile(r"[\w'’-]+(?:[.,:/]\w+)*|[^\w\s]")
 
 @dataclass(frozen=True, slots=True)
 class Word:
-    """A word or sign of a text, in small letters, and where it stands."""
+    """A word or punctuation mark in lower case, its span, and whether it is capitalised."""
 
     text: str
     start: int
@@ -68,9 +70,9 @@ class Word:
 
 @dataclass(frozen=True, slots=True)
 class Phrase:
-    """A noun phrase: its words, and where they stand. `before` is the word in front of it, in small letters.
+    """A noun phrase and its span. `before` is the preceding word in lower case.
 
-    `asked`: the question is how many or which of them there are. `name`: all its words have capitals.
+    `asked`: the question asks how many or which of them there are. `name`: all its words are capitalised.
     """
 
     text: str
@@ -82,31 +84,31 @@ class Phrase:
 
     @property
     def head(self) -> str:
-        """Its last word, without the ending of the plural."""
+        """The last word, in the singular."""
         last = self.text.split()[-1].lower()
         return last[:-1] if len(last) > 3 and last.endswith("s") and not last.endswith("ss") else last
 
 
 def split_words(text: str) -> list[Word]:
-    """The words and signs of a text."""
+    """The words and punctuation marks of a text."""
     return [
         Word(match[0].replace("’", "'").lower(), *match.span(), match[0][0].isupper()) for match in _WORD.finditer(text)
     ]
 
 
 def is_time_phrase(text: str) -> bool:
-    """Whether a phrase says when."""
+    """Whether a phrase is about time."""
     return bool(_TIME.search(text))
 
 
 def noun_phrases(text: str) -> list[Phrase]:
-    """The noun phrases of a question, in their order."""
+    """The noun phrases of a question, in order."""
     words = split_words(text)
     return [_phrase(text, words, first, end) for first, end in _runs(words)]
 
 
 def _runs(words: Sequence[Word]) -> Iterator[tuple[int, int]]:
-    """(first, end) of runs of words that may be a noun phrase."""
+    """Runs of words that may be noun phrases, as (first, end)."""
     first: int | None = None
     for at, word in enumerate([*words, Word("", 0, 0, False)]):
         kind = _kind(words, at, first) if word.text else "other"
@@ -120,7 +122,7 @@ def _runs(words: Sequence[Word]) -> Iterator[tuple[int, int]]:
 
 
 def _kind(words: Sequence[Word], at: int, first: int | None) -> Literal["noun", "determiner", "other"]:
-    """What a word is, where the run before it began at `first`."""
+    """The kind of a word, after a run that started at `first`."""
     word, before = words[at], words[at - 1].text if at else ""
     if word.text == "many" or word.text == "much" or not word.text[0].isalnum():
         return "other"
@@ -144,7 +146,7 @@ def _content(word: Word) -> bool:
 
 
 def _without_verb(words: Sequence[Word], first: int, end: int) -> int:
-    """Where a run ends without its verb: "does the sauna heat" has one that no list knows."""
+    """The end of a run without a trailing verb that is in no list: "does the sauna heat"."""
     before = words[first - 1].text if first else ""
     verb_follows = end < len(words) and words[end].text in _VERBS | _PREDICATES
     asks = before in AUXILIARIES - COPULAS
@@ -157,7 +159,10 @@ def _phrase(text: str, words: Sequence[Word], first: int, end: int) -> Phrase:
     before = words[first - 1].text if first else ""
     content = [word for word in words[first:end] if word.text not in DETERMINERS]
     return Phrase(
-        text[start:stop], start, stop, before,
+        text[start:stop],
+        start,
+        stop,
+        before,
         asked=before in ("many", "much", "which", "what", "whose"),
         name=first > 0 and all(word.capital for word in content) and not is_time_phrase(text[start:stop]),
-    )  # fmt: skip
+    )

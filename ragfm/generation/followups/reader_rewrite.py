@@ -1,4 +1,4 @@
-"""Follow-ups rewritten by the reader, one line under a grammar; what it says is checked before it is used."""
+"""Rewrite follow-up questions with the reader: one line under a grammar, checked before it is used."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ if TYPE_CHECKING:
 __all__ = ["rewrite_with_reader"]
 
 GRAMMAR = 'root ::= [^ \\n?] [^\\n?]* "?"'
-_TOKENS = 64
-_TURNS = 2  # that it is shown
-_ANSWER = 300  # characters of an answer that it is shown
-_LONGER = 3  # times as long as the last two questions it may get
-_NEW = 2  # words that neither the question nor the conversation has
+_MAX_TOKENS = 64
+_SHOWN_TURNS = 2
+_MAX_ANSWER = 300  # characters of each answer in the prompt
+_MAX_GROWTH = 3  # relative to the length of the last two questions
+_MAX_NEW_WORDS = 2  # that neither the question nor the conversation has
 
 _SYSTEM = (
     "You rewrite the last question of a conversation so that it can be understood without the conversation. "
@@ -39,42 +39,44 @@ _EXAMPLES = (
     ("Q: Who made the clock?\nA: Anna Ritter.\nQ: Where was she born?", "Where was Anna Ritter born?"),
     ("Q: How much is a ticket?\nA: Nine euros.\nQ: Where can I park?", "Where can I park?"),
 )
-_LEANING = frozenset("it its they them their that this those these one ones he she him his her there".split())
-_EMPTY = (
-    _LEANING | PREPOSITIONS | AUXILIARIES | PRONOUNS | DETERMINERS | QUESTIONS
-    | frozenset("and or but so not then also too else much many long first second third last other".split())
-)  # fmt: skip
+_REFERRING = frozenset("it its they them their that this those these one ones he she him his her there".split())
+_OTHER_WORDS = frozenset("and or but so not then also too else much many long first second third last other".split())
+_FUNCTION_WORDS = _REFERRING | PREPOSITIONS | AUXILIARIES | PRONOUNS | DETERMINERS | QUESTIONS | _OTHER_WORDS
 
 
 def rewrite_with_reader(question: str, before: Sequence[Turn], reader: Reader) -> str | None:
-    """The question as the reader makes it stand alone; None where what it says can't be meant.
+    """The reader's stand-alone form of a question; None if its output is not plausible.
 
-    Raises UnsupportedError for a reader that takes no grammar.
+    Raises UnsupportedError for a reader without grammars.
     """
-    talk = [f"Q: {turn.question}\nA: {turn.answer[:_ANSWER]}" for turn in before[-_TURNS:]]
+    conversation = [f"Q: {turn.question}\nA: {turn.answer[:_MAX_ANSWER]}" for turn in before[-_SHOWN_TURNS:]]
     messages = [Message("system", _SYSTEM)]
-    for given, wanted in _EXAMPLES:
-        messages += [Message("user", given), Message("assistant", wanted)]
-    messages.append(Message("user", neutralize_control_tokens("\n".join([*talk, f"Q: {question}"]))))
+    for example, rewritten in _EXAMPLES:
+        messages += [Message("user", example), Message("assistant", rewritten)]
+    messages.append(Message("user", neutralize_control_tokens("\n".join([*conversation, f"Q: {question}"]))))
     try:
-        with reader.stream(messages, Sampling(max_tokens=_TOKENS, grammar=GRAMMAR)) as stream:
-            said = "".join(stream).strip()
+        with reader.stream(messages, Sampling(max_tokens=_MAX_TOKENS, grammar=GRAMMAR)) as stream:
+            output = "".join(stream).strip()
     except TooLongError:
         return None
-    return said if stream.finish_reason == "stop" and _is_meant(said, question, before) else None
+    return output if stream.finish_reason == "stop" and _is_plausible(output, question, before) else None
 
 
-def _is_meant(said: str, question: str, before: Sequence[Turn]) -> bool:
-    """Whether it is neither empty nor long, keeps the question's words, and brings in hardly any of its own."""
-    asked, words = _content(question), _content(said)
-    known = asked.union(*(_content(f"{turn.question} {turn.answer}") for turn in before))
+def _is_plausible(output: str, question: str, before: Sequence[Turn]) -> bool:
+    """Whether the output is neither empty nor long, keeps the question's words, and adds hardly any of its own."""
+    asked, words = _content_words(question), _content_words(output)
+    known = asked.union(*(_content_words(f"{turn.question} {turn.answer}") for turn in before))
     return (
         bool(words)
-        and len(said) <= _LONGER * (len(question) + len(before[-1].question))
+        and len(output) <= _MAX_GROWTH * (len(question) + len(before[-1].question))
         and 2 * len(asked & words) >= len(asked)
-        and len(words - known) <= _NEW
+        and len(words - known) <= _MAX_NEW_WORDS
     )
 
 
-def _content(text: str) -> set[str]:
-    return {word.text.rstrip("s") for word in split_words(text) if word.text[0].isalnum() and word.text not in _EMPTY}
+def _content_words(text: str) -> set[str]:
+    return {
+        word.text.rstrip("s")
+        for word in split_words(text)
+        if word.text[0].isalnum() and word.text not in _FUNCTION_WORDS
+    }

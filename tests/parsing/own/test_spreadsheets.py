@@ -9,7 +9,7 @@ import pytest
 from openpyxl.chart import BarChart, Reference
 from support.parsed_documents import document, headings, marked
 
-from ragfm.chunking import ChunkSettings, split
+from ragfm.chunking import ChunkSettings, chunk_document
 from ragfm.core.errors import MissingExtraError, ParseError
 from ragfm.core.types import Blob
 from ragfm.parsing import parse
@@ -73,7 +73,7 @@ def test_a_chunk_of_a_long_table_knows_its_row_and_its_header() -> None:
         sheet.append([f"hour {i}", f"ship {i}", "north"])
     parsed = document(saved(written), "a.xlsx")
     embedder = HashingEmbedder()
-    chunks = split(parsed, embedder.tokenize, 64, ChunkSettings(size=64))
+    chunks = chunk_document(parsed, embedder.tokenize, 64, ChunkSettings(size=64))
     assert 10 < len(chunks) < 190
     for chunk in chunks[1:]:
         first = chunk.text.split("hour ")[1].split(" ")[0]
@@ -84,7 +84,7 @@ def test_a_chunk_of_a_long_table_knows_its_row_and_its_header() -> None:
 
 def test_a_heading_stays_with_the_text_below(book: bytes) -> None:
     embedder = HashingEmbedder()
-    first = split(document(book, "a.xlsx"), embedder.tokenize, 64)[0]
+    first = chunk_document(document(book, "a.xlsx"), embedder.tokenize, 64)[0]
     assert first.text.startswith("# Ships\n\nShips of 2026")
 
 
