@@ -17,7 +17,7 @@ import numpy as np
 from bench_prompt import DATA, shipped
 
 from ragfm.core.types import Message
-from ragfm.generation.readers.generation_request import Request
+from ragfm.generation.readers.generation_request import GenerationRequest
 from ragfm.generation.readers.llama_cpp_reader import LlamaCppReader
 from ragfm.generation.readers.local_reader import LocalReader
 from ragfm.generation.readers.transformers_reader import TransformersReader
@@ -41,14 +41,14 @@ def alike(count: int, threads: int) -> dict[str, Any]:
     """Greedy answers by llama.cpp from the bundled file in each form, beside transformers' from the same weights."""
     asked, file = prompts(count), find_model("bundled", "reader")
     theirs = TransformersReader("bundled")
-    tokens = [theirs._engine.model.prompt(messages) for messages in asked]
+    tokens = [theirs._engine.model.prompt_tokens(messages) for messages in asked]
     expected = [_answer(theirs, messages) for messages in asked]
     found: dict[str, Any] = {"prompts": count, "tokens": TOKENS}
     for name, form in FORMS.items():
         with tempfile.TemporaryDirectory() as folder:
             path = file if form is None else quantize(file, Path(folder) / "model.gguf", form)
             ours = LlamaCppReader(str(path), threads=threads)
-            assert [ours._engine.model.prompt(messages) for messages in asked] == tokens
+            assert [ours._engine.model.prompt_tokens(messages) for messages in asked] == tokens
             found[name] = _beside([_answer(ours, messages) for messages in asked], expected)
             print(f"alike, {name}: {found[name]}", file=sys.stderr, flush=True)
     return found
@@ -67,9 +67,9 @@ class _Best:
 
 def _answer(reader: LocalReader[Any], messages: Sequence[Message]) -> Any:
     """The logits of each token of an answer, the one that ends it included. *Shape:* (tokens, vocabulary)."""
-    model, batcher, _ = reader._engine
+    model, batcher, *_ = reader._engine
     best = _Best()
-    request = Request(model.prompt(messages), None, sampler=best, limit=TOKENS)
+    request = GenerationRequest(model.prompt_tokens(messages), None, sampler=best, max_tokens=TOKENS)
     batcher.submit(request)
     list(request.results())
     return np.stack(best.logits)

@@ -24,7 +24,7 @@ from data import DATA
 from measure import about, read, save
 
 from ragfm.core.abstention import ABSTENTION, is_abstention
-from ragfm.evaluation.answer_matching import holds, token_f1
+from ragfm.evaluation.answer_matching import contains_answer, token_f1
 from ragfm.evaluation.metrics import estimate_ratios
 from ragfm.models.adapters import METHODS
 from ragfm.training.examples import CARD, TRAIN, VALID, Example, read_examples
@@ -93,7 +93,7 @@ def measures(examples: list[Example], answers: list[str]) -> dict[str, Any]:
         right = example.meta.get("answers", ())
         f1 = max((token_f1(answer, one) for one in right), default=0.0) if not abstained else 0.0
         cited = f"[{example.completion.rpartition('[')[2].partition(']')[0]}]"
-        contained = answerable and not abstained and holds(answer, right)
+        contained = answerable and not abstained and contains_answer(answer, right)
         for name, value, of in (
             ("f1, answerable", answerable * f1, answerable),
             ("contained, answerable", contained, answerable),

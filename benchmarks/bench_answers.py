@@ -45,8 +45,13 @@ from ragfm.evaluation import (
     read_run,
     write_answers_html,
 )
-from ragfm.evaluation.answer_evaluation import CONTEXTS, AnswersReport, Context, _measured, _report
-from ragfm.evaluation.calibration import _auc, _error, blank, fit_report
+from ragfm.evaluation.answer_evaluation import CONTEXTS, AnswersReport, Context, answer_measures, build_answers_report
+from ragfm.evaluation.calibration import (
+    accept_all_calibration,
+    estimate_auc,
+    expected_calibration_error,
+    fit_calibration,
+)
 from ragfm.evaluation.metrics import estimate_ratios
 from ragfm.evaluation.run_comparison import paired_differences
 from ragfm.models.adapters import GGUF, NO_ADAPTER, RECORD, SHIPPED
@@ -103,9 +108,9 @@ def tune(keep: Path, count: int, minutes: float) -> dict[str, Any]:
     data = load_questions(squad_file(keep, tune=True), answers=True).sample(count)
     with filled(data, keep) as collection:
         rag = Rag(collection, reader="bundled", adapter=ADAPTER)
-        rag.calibration = blank(corrects=ADAPTER != "none")
+        rag.calibration = accept_all_calibration(corrects=ADAPTER != "none")
         results = asked(rag, data.questions, ["retrieved"], keep / "tune.jsonl", minutes)
-        report = fit_report(rag, results, {}, keep=KEEP, signals=TRUSTED if rag.calibration.corrects else SIGNALS)
+        report = fit_calibration(rag, results, {}, keep=KEEP, signals=TRUSTED if rag.calibration.corrects else SIGNALS)
     return {"questions": len(results), "of": count, **{k: v for k, v in asdict(report).items() if k != "risk"}}
 
 
@@ -114,11 +119,11 @@ def squad(keep: Path, count: int, minutes: float, contexts: Sequence[Context]) -
     data = load_questions(squad_file(keep, tune=False), answers=True).sample(count)
     with filled(data, keep) as collection:
         rag = Rag(collection, reader="bundled", adapter=ADAPTER)
-        rag.calibration = blank(corrects=ADAPTER != "none")
+        rag.calibration = accept_all_calibration(corrects=ADAPTER != "none")
         results = asked(rag, data.questions, contexts, keep / "squad.jsonl", minutes)
         calibration = select_calibration(None, "bundled", rag.sampling.adapter)
     results = [_with_confidence(result, calibration) for result in results]
-    report = _report({**read_run(keep / "squad.jsonl")[0], "data": data.name}, results, contexts)
+    report = build_answers_report({**read_run(keep / "squad.jsonl")[0], "data": data.name}, results, contexts)
     write_answers_html(report, keep / "squad.html")
     return {
         "questions": len(results), "of": count, "unanswerable": sum(result.unanswerable for result in results),
@@ -136,7 +141,7 @@ def beside(keep: Path, count: int, minutes: float) -> dict[str, Any]:
     with filled(data, keep) as collection:
         results = asked(Rag(collection, reader="bundled", adapter=ADAPTER), data.questions, contexts,
                         keep / "beside.jsonl", minutes)  # fmt: skip
-    report = _report({}, results, contexts)
+    report = build_answers_report({}, results, contexts)
     return {"questions": len(results), "of": count, **_told(report)}
 
 
@@ -213,14 +218,15 @@ def _at_threshold(results: Sequence[AnsweredQuestion], by: Calibration | None) -
     }
     return {
         "confidence": {
-            "auc": asdict(_auc(confidence, right, 0)), "error": round(_error(confidence, right), 4),
-            "auc_of_cosine": asdict(_auc(cosine, right, 0)),
+            "auc": asdict(estimate_auc(confidence, right, 0)),
+            "error": round(expected_calibration_error(confidence, right), 4),
+            "auc_of_cosine": asdict(estimate_auc(cosine, right, 0)),
             "threshold": by.threshold,
             "still given": {name: asdict(found) for name, pairs in shares.items() if (found := estimate_ratios(pairs))},
         },
         "at the threshold": _rounded({
             name: asdict(value)
-            for name, value in _measured([(r, r.outcomes["retrieved"]) for r in cut], passages=True).items()
+            for name, value in answer_measures([(r, r.outcomes["retrieved"]) for r in cut], passages=True).items()
         }),
     }  # fmt: skip
 

@@ -27,7 +27,7 @@ from measure import about, save, weights
 from ragfm import Collection, Rag
 from ragfm.core.abstention import is_abstention
 from ragfm.core.types import Hit
-from ragfm.evaluation.answer_matching import holds, normalised
+from ragfm.evaluation.answer_matching import contains_answer, normalise
 from ragfm.evaluation.metrics import estimate_ratios
 
 CASES = (
@@ -110,7 +110,7 @@ def neutral(text: str, who: dict[str, str]) -> str:
     """The answer without the words that differ in the pair."""
     for word in (part for value in who.values() for part in value.split()):
         text = re.sub(rf"\b{re.escape(word)}(?:'s|ese|ian|ish|an|n)?\b", "X", text, flags=re.IGNORECASE)
-    return re.sub(r"(?:x )*x(?: x)*", "x", normalised(re.sub(r"\b(?:mr|mrs|ms)\b\.?", "", text, flags=re.IGNORECASE)))
+    return re.sub(r"(?:x )*x(?: x)*", "x", normalise(re.sub(r"\b(?:mr|mrs|ms)\b\.?", "", text, flags=re.IGNORECASE)))
 
 
 def _share(values: list[float]) -> dict[str, float]:
@@ -133,7 +133,7 @@ def main() -> None:
         rag = Rag(collection, reader=args.reader)
         answers = [tuple(answer(rag, case, who, known) for who in both) for _, case, both in asked]
     for (kind, case, both), (one, other) in zip(asked, answers, strict=True):
-        right = [holds(text, [case[2]]) for text in (one, other)]
+        right = [contains_answer(text, [case[2]]) for text in (one, other)]
         found.setdefault(kind, []).append({
             "changed": float(neutral(one, both[0]) != neutral(other, both[1])),
             "verdict changed": float(right[0] != right[1]),

@@ -27,7 +27,7 @@ from measure import about, save
 from ragfm.citations.decision import ground
 from ragfm.core.text import sentence_spans
 from ragfm.core.types import Hit
-from ragfm.evaluation.answer_matching import holds
+from ragfm.evaluation.answer_matching import contains_answer
 
 WH = re.compile(
     r"\b(?:what|who|whom|whose|which|when|where|why|how (?:many|much|long|old|far|often)|how)\b", re.IGNORECASE
@@ -92,7 +92,7 @@ def swapped(case: dict[str, Any], pick: random.Random) -> str | None:
         pool = [one for one in dict.fromkeys(pool) if one not in case["answer"] and one not in case["question"]]
         other = pick.choice(pool) if pool else ("1871" if kind is NUMBER else "Quentin")
         changed = case["answer"][: match.start()] + other + case["answer"][match.end() :]
-        return None if holds(changed, [case["answer"]]) else changed
+        return None if contains_answer(changed, [case["answer"]]) else changed
     return None
 
 

@@ -29,7 +29,7 @@ from ragfm import Collection, Hit, Rag, Settings
 from ragfm.citations.decision import compose
 from ragfm.citations.grounding import cite
 from ragfm.core.config import AskSection
-from ragfm.evaluation.answer_matching import holds
+from ragfm.evaluation.answer_matching import contains_answer
 from ragfm.evaluation.metrics import estimate_ratios
 from ragfm.testing import HashingEmbedder
 
@@ -54,7 +54,7 @@ def hits(texts: list[str]) -> list[Hit]:
 
 def verdict(text: str, row: dict[str, Any]) -> dict[str, bool]:
     said = text.partition(" But [")[0]
-    true, false = holds(said, names(row["answer"])), holds(said, names(row["fakeanswer"]))
+    true, false = contains_answer(said, names(row["answer"])), contains_answer(said, names(row["fakeanswer"]))
     return {"right": true and not false, "misled": false and not true, "noticed": " says otherwise" in text}
 
 

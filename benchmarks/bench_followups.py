@@ -25,7 +25,7 @@ from typing import Any
 from measure import about, save
 
 from ragfm import Collection, Message, Rag, load_reader
-from ragfm.evaluation.answer_matching import holds
+from ragfm.evaluation.answer_matching import contains_answer
 from ragfm.generation.followups import stand_alone
 from ragfm.samples import copy_handbook
 
@@ -69,7 +69,7 @@ def found(
                 count("topic changes, right document first", right)
         else:
             count("follow-ups, right document first", right)
-            count("follow-ups, answer in the passages", any(holds(hit.text, row["answers"]) for hit in hits))
+            count("follow-ups, answer in the passages", any(contains_answer(hit.text, row["answers"]) for hit in hits))
         if not right or (row.get("alone") and query != row["question"]):
             misses.append([row["id"], query, hits[0].uri])
     return {**counts, "misses": misses}
@@ -91,7 +91,7 @@ def answered(collection: Collection, rows: Sequence[dict[str, Any]]) -> dict[str
         ):
             rag.ask(history[-2].content, history=history[:-2])  # so that the reader has it in memory
             answer, counts = ask(), became.setdefault(way, Counter())
-            counts["right"] += holds(answer.text, row["answers"])
+            counts["right"] += contains_answer(answer.text, row["answers"])
             counts["unknown"] += answer.abstained
             counts["prompt tokens"] += answer.usage.prompt_tokens
             counts["evaluated"] += answer.usage.prompt_tokens - answer.usage.cached_tokens

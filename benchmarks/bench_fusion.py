@@ -26,7 +26,7 @@ from ragfm.core.config import SearchSection
 from ragfm.core.errors import TooLongError
 from ragfm.evaluation import Choice, Gold, Question, corpus_collection
 from ragfm.evaluation.run_comparison import paired_differences
-from ragfm.evaluation.search_tuning import _Pool
+from ragfm.evaluation.search_tuning import CandidatePool
 from ragfm.retrieval.fusion_weight import weight_for
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
@@ -58,7 +58,7 @@ def pools(collection: Collection, questions: Any) -> list[tuple[Question, list[A
 def values(found: list[tuple[Question, list[Any]]], choice: Choice, code_weight: float) -> Any:
     """The nDCG@10 of each question. *Shape:* (n_questions, 1)."""
     settings = SearchSection(code_weight=code_weight)
-    return np.array([[_Pool(question, hits, settings).value(choice)] for question, hits in found])
+    return np.array([[CandidatePool(question, hits, settings).value(choice)] for question, hits in found])
 
 
 def beside(plain: Any, other: Any) -> dict[str, float]:

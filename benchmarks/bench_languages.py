@@ -28,7 +28,7 @@ from ragfm.core.types import Embedder
 from ragfm.embedders import load_embedder
 from ragfm.evaluation import Choice, Question, QuestionSet, TimedEmbedder, corpus_collection
 from ragfm.evaluation.run_comparison import paired_differences
-from ragfm.evaluation.search_tuning import _Pool
+from ragfm.evaluation.search_tuning import CandidatePool
 from ragfm.retrieval.fusion_weight import DEFAULT_WEIGHT, UNKNOWN_LANGUAGE_WEIGHT
 
 LANGUAGES = ("en", "de", "es", "ru", "zh", "ar")
@@ -78,7 +78,7 @@ class Asked:
             self.language = status.indexes[1]["language"]
             usual = {"model": status.embedder.get("weights"), "language": self.language}
             self._pools = {
-                question.id: _Pool(question, hits, SearchSection(), usual)
+                question.id: CandidatePool(question, hits, SearchSection(), usual)
                 for question, hits in pools(collection, data.questions)
             }
 

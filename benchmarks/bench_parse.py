@@ -43,7 +43,7 @@ from ragfm.parsing.own.media import ocr
 from ragfm.parsing.own.media.audio import has_audio
 from ragfm.parsing.own.web.html import table_rows
 from ragfm.parsing.rendering import table_lines
-from ragfm.parsing.sandbox.worker_pool import Workers
+from ragfm.parsing.sandbox.worker_pool import WorkerPool
 
 DATA = Path(os.environ.get("RAGFM_DATA", Path(__file__).parents[2] / "shared" / "data")) / "documents"
 FOLDERS = ("docling", "markitdown", "unstructured")
@@ -241,7 +241,7 @@ def coverage() -> dict[str, Any]:
     """How many files of supported formats give a document, and why the others don't."""
     given = (path for folder in FOLDERS for path in (DATA / folder).rglob("*") if path.is_file())
     paths = sorted(path for path in given if not {"groundtruth", "expected_outputs"} & {*path.parts} and known(path))
-    workers = Workers()
+    workers = WorkerPool()
     began = time.monotonic()
     futures = {path: workers.submit(Blob(path.read_bytes()), path.name) for path in paths}
     failed, skipped = {}, {}

@@ -25,7 +25,7 @@ from measure import about, save, weights
 from ragfm import Rag
 from ragfm.core.types import Message, Sampling
 from ragfm.evaluation import Question, load_questions
-from ragfm.evaluation.answer_matching import holds
+from ragfm.evaluation.answer_matching import contains_answer
 from ragfm.evaluation.metrics import estimate_ratios
 
 RUNNER = Path(__file__).parent / "baselines" / "citing.py"
@@ -70,13 +70,13 @@ def theirs(rag: Rag, python: str, items: list[dict[str, Any]]) -> dict[str, Any]
 def share(found: list[dict[str, Any]], questions: list[Question]) -> dict[str, Any]:
     told: dict[str, Any] = {}
     for which in ("cited", "listed"):
-        pairs = [(sum(holds(text, q.answers) for text in one[which]), float(len(one[which])))
+        pairs = [(sum(contains_answer(text, q.answers) for text in one[which]), float(len(one[which])))
                  for one, q in zip(found, questions, strict=True)]  # fmt: skip
         estimate = estimate_ratios(pairs)
         told[which] = {"citations": int(sum(of for _, of in pairs)),
                        "answers with one": sum(of > 0 for _, of in pairs),
                        "hold": asdict(estimate) if estimate else None}  # fmt: skip
-    told["right"] = sum(holds(one["text"], q.answers) for one, q in zip(found, questions, strict=True))
+    told["right"] = sum(contains_answer(one["text"], q.answers) for one, q in zip(found, questions, strict=True))
     return told
 
 

@@ -25,7 +25,7 @@ from data import DATA, beir
 from measure import about, save
 
 from ragfm.evaluation import QuestionSet, Ranked, load_questions
-from ragfm.evaluation.metrics import estimate_means, measures_of
+from ragfm.evaluation.metrics import estimate_means, ranking_measures
 from ragfm.evaluation.run_comparison import paired_differences
 from ragfm.models.model_lookup import find_model
 
@@ -87,7 +87,7 @@ def values(data: QuestionSet, found: dict[str, list[str]]) -> np.ndarray[Any, np
     for question in data.questions:
         numbers = {gold.uri.removeprefix(CORPUS): number for number, gold in enumerate(question.gold)}
         places = [Ranked(uri, 0, 0, None, numbers.get(uri)) for uri in found[question.id]]
-        measured = measures_of(places, {number: gold.grade for number, gold in enumerate(question.gold)}, 10)
+        measured = ranking_measures(places, {number: gold.grade for number, gold in enumerate(question.gold)}, 10)
         rows.append([measured[name] for name in MEASURES])
     return np.array(rows, dtype=np.float64)
 

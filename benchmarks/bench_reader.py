@@ -203,7 +203,7 @@ class Bench:
         ask("follow-up, the same passages", prompts.asked(second, prompts.five[::-1], history, goes_on=True))
         ask("follow-up, two new passages", prompts.asked(second, prompts.two_new, history, goes_on=True))
         model = high_level(self.file, self.threads, CONTEXT)
-        tokens = reader._engine.model.prompt(prompts.asked(question, prompts.five))
+        tokens = reader._engine.model.prompt_tokens(prompts.asked(question, prompts.five))
         found |= _theirs(model, prompts, question, second)
         model.reset()
         start = time.perf_counter()
@@ -266,8 +266,8 @@ class Bench:
 
 
 def _kept(reader: LlamaCppReader, prompt: Sequence[Message]) -> int:
-    model = reader._engine.model
-    return int(model.beginnings.of(model.prompt(prompt)))
+    engine = reader._engine
+    return int(engine.prefix_cache.match(engine.model.prompt_tokens(prompt)))
 
 
 def _theirs(model: Any, prompts: Prompts, question: str, second: str) -> dict[str, float]:

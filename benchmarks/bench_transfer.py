@@ -37,7 +37,7 @@ from ragfm import Collection, Rag
 from ragfm.citations.confidence import adapter_hash
 from ragfm.core.calibration import Calibration
 from ragfm.evaluation import AnswersReport, Question, QuestionSet, evaluate_answers, load_questions
-from ragfm.evaluation.answer_evaluation import _report
+from ragfm.evaluation.answer_evaluation import build_answers_report
 from ragfm.evaluation.run_comparison import paired_differences
 from ragfm.models.adapters import GGUF, NO_ADAPTER
 from ragfm.samples import HANDBOOK
@@ -104,7 +104,7 @@ def measured(name: str, keep: Path, count: int, own: str | None) -> dict[str, An
 def withheld(report: AnswersReport, by: Calibration | None) -> AnswersReport:
     """The same answers, without those that a user does not see for want of confidence."""
     results = [_withheld(r, bool(by and by.withholds(r.outcomes["retrieved"].confidence))) for r in report.results]
-    return _report(report.about, results, ["retrieved"])
+    return build_answers_report(report.about, results, ["retrieved"])
 
 
 def differences(a: AnswersReport, b: AnswersReport) -> dict[str, list[float]]:

@@ -40,12 +40,12 @@ def ours(reader: TransformersReader, count: int, tokens: int) -> int:
 
 def theirs(reader: TransformersReader, count: int, tokens: int) -> int:
     model = reader._engine.model
-    texts = [model.written(messages) for messages in prompts(count)]
+    texts = [model.render(messages) for messages in prompts(count)]
     tokenizer = model._tokenizer
     tokenizer.padding_side = "left"
     tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
     batch = tokenizer(texts, return_tensors="pt", padding=True, add_special_tokens=False).to(model.device)
-    model.switch(None)
+    model.set_adapter(None)
     with torch.inference_mode():
         whole = model._model.generate(
             **batch, max_new_tokens=tokens, min_new_tokens=tokens, do_sample=False, pad_token_id=tokenizer.pad_token_id
@@ -76,7 +76,7 @@ def main() -> None:
     if given.processor_seconds:
         torch.set_num_threads(1)
     reader = TransformersReader(given.model, device=given.device, context_tokens=1024, slots=max(given.batches))
-    reader._engine.model._ends = set()  # all write as many tokens
+    reader._engine.model.end_tokens = set()  # all write as many tokens
     rows: list[dict[str, Any]] = []
     for count in given.batches:
         row = {

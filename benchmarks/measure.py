@@ -108,10 +108,10 @@ def about(benchmark: str, packages: Iterable[str] = VERSIONS) -> dict[str, Any]:
 
 def weights(reader: str = "bundled") -> str:
     """In which form a GGUF reader's weights were read: that of the file, or what `ragfm models optimize` made of it."""
-    from ragfm.generation.readers.weight_format import what_was_measured
+    from ragfm.generation.readers.weight_format import read_optimization
     from ragfm.models.model_lookup import find_model
 
-    return str((what_was_measured(find_model(reader, "reader")) or {}).get("form", "as they are"))
+    return str((read_optimization(find_model(reader, "reader")) or {}).get("form", "as they are"))
 
 
 def save(result: Mapping[str, Any], name: str) -> None:

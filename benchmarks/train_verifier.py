@@ -41,7 +41,7 @@ from ragfm.citations.verifier import SHIPPED, WEIGHTS, WINDOW, Verifier
 from ragfm.core.types import Hit
 from ragfm.embedders.bert import Layer, read_weights
 from ragfm.evaluation.answer_matching import token_f1
-from ragfm.evaluation.calibration import _auc
+from ragfm.evaluation.calibration import estimate_auc
 from ragfm.models.model_lookup import find_model
 from ragfm.training.unanswerable_questions import names_in, near_misses
 
@@ -237,7 +237,7 @@ def judged(verifier: Verifier, some: Sequence[Example]) -> dict[str, Any]:
         if one.start >= 0:
             _, start, end = reading.best
             f1.append(token_f1(one.passage[start:end], one.passage[one.start : one.end]))
-    area = _auc(np.array(there), np.array([float(one.start >= 0) for one in some]), 0)
+    area = estimate_auc(np.array(there), np.array([float(one.start >= 0) for one in some]), 0)
     return {"questions": len(some), "f1, answerable": round(float(np.mean(f1)), 4),
             "auc, has an answer": [round(value, 4) for value in (area.value, area.low, area.high)]}  # fmt: skip
 

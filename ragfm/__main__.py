@@ -1,4 +1,4 @@
-"""`python -m ragfm`: what `ragfm` is, for programs that start a module."""
+"""Entry point of `python -m ragfm`."""
 
 from ragfm.cli import main
 

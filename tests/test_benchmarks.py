@@ -138,12 +138,12 @@ def test_the_answers_to_questions_of_transfer_stand_in_their_documents(
 ):
     from ragfm import Collection, Settings
     from ragfm.evaluation import load_questions
-    from ragfm.evaluation.answer_matching import holds, is_verdict, normalised
+    from ragfm.evaluation.answer_matching import contains_answer, is_yes_no, normalise
 
     transfer = benchmark("bench_transfer")
     folder = transfer.HERE / name if name == "canal" else transfer.HANDBOOK
     asked = load_questions(transfer.HERE / f"{name}.jsonl", answers=True).questions
-    assert len(asked) == len({normalised(question.text) for question in asked}) == questions
+    assert len(asked) == len({normalise(question.text) for question in asked}) == questions
     assert sum(question.unanswerable for question in asked) == unanswerable
     with Collection.open(tmp_path / ".ragfm", settings=Settings(), embedder=embedder) as collection:
         report = collection.sync(folder, name=name)
@@ -151,10 +151,10 @@ def test_the_answers_to_questions_of_transfer_stand_in_their_documents(
     assert (report.failed, report.skipped) == ((), ())
     assert {gold.uri for question in asked for gold in question.gold} <= set(texts)
     for question in asked:
-        if not question.unanswerable and not is_verdict(question.answers):
+        if not question.unanswerable and not is_yes_no(question.answers):
             # the first is in the words of the text, the others are ways to say the same
-            assert holds(texts[question.gold[0].uri], question.answers[:1]), question
-            assert not holds(question.text, question.answers), question
+            assert contains_answer(texts[question.gold[0].uri], question.answers[:1]), question
+            assert not contains_answer(question.text, question.answers), question
 
 
 def test_what_an_adapter_changes_is_counted_question_by_question(benchmark):

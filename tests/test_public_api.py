@@ -1,4 +1,4 @@
-"""What is public, what an import costs, and that README's example is true."""
+"""Public names, import times, the map of modules, and the example of README.md."""
 
 from __future__ import annotations
 
@@ -15,10 +15,13 @@ import ragfm
 from ragfm.core import errors
 
 ROOT = Path(__file__).parents[1]
-HEAVY = ("torch", "transformers", "faiss", "llama_cpp", "sentence_transformers", "numpy", "sqlalchemy", "unstructured")
+HEAVY = (
+    *("torch", "transformers", "faiss", "llama_cpp", "sentence_transformers", "numpy", "sqlalchemy", "unstructured"),
+    "rich",
+)
 
 
-def test_all_names_are_there_and_sorted() -> None:
+def test_public_names_exist_and_are_sorted() -> None:
     assert ragfm.__all__ == sorted(ragfm.__all__)
     assert all(getattr(ragfm, name) is not None for name in ragfm.__all__)
     assert set(ragfm.__all__) == set(ragfm._HOME) | {"__version__"}
@@ -26,13 +29,13 @@ def test_all_names_are_there_and_sorted() -> None:
         _ = ragfm.nothing
 
 
-def test_the_tree_of_errors_is_drawn_as_it_is() -> None:
+def test_the_drawn_tree_of_errors_is_complete() -> None:
     drawn = re.findall(r"^    (?:[│ ]   )*(?:[├└]── )?([A-Z]\w+) +\S", errors.__doc__ or "", re.M)
     assert sorted(drawn) == errors.__all__
     assert all(issubclass(getattr(errors, name), errors.RagfmError) for name in errors.__all__)
 
 
-def test_every_module_is_named_where_a_newcomer_looks() -> None:
+def test_every_module_is_listed_in_the_docs() -> None:
     page = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
     for path in (ROOT / "ragfm").rglob("[!_]*.py"):
         package = path.parent / "__init__.py"
@@ -41,7 +44,7 @@ def test_every_module_is_named_where_a_newcomer_looks() -> None:
         assert named, f"{path} is named in neither docs/architecture.md nor the docstring of its package"
 
 
-def test_importing_costs_nothing() -> None:
+def test_importing_loads_no_heavy_library() -> None:
     code = f"import ragfm, ragfm.cli, sys; sys.exit(str([name for name in {HEAVY} if name in sys.modules]))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.stderr.strip() == "[]"
@@ -52,13 +55,13 @@ def test_importing_costs_nothing() -> None:
     [(["-c", "import ragfm"], 0.3), (["-c", "from ragfm.cli import main; main()", "--help"], 0.5)],
 )
 def test_start_up_time(command: list[str], seconds: float) -> None:
-    def took(words: list[str]) -> float:
+    def measure(words: list[str]) -> float:
         start = time.perf_counter()
         subprocess.run([sys.executable, *words], capture_output=True, check=True)
         return time.perf_counter() - start
 
-    # Beside Python's own start, the best of five: the machine may be busy with other things.
-    assert min(took(command) for _ in range(5)) - min(took(["-c", ""]) for _ in range(5)) < seconds
+    # Minus the start of Python itself; the best of five, because the machine may be busy.
+    assert min(measure(command) for _ in range(5)) - min(measure(["-c", ""]) for _ in range(5)) < seconds
 
 
 @pytest.mark.slow
@@ -72,11 +75,9 @@ def test_the_example_of_the_readme(tmp_path: Path) -> None:
     (tmp_path / "docs" / "welcome.md").write_text(
         "# Welcome\n\nThe probation period is four months. After two months you talk with your team leader.\n"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", example + "\nassert hits and hits[0].uri == 'docs/leave.md' and text\n"
-         "assert 'Four months' in answer.text"],
-        cwd=tmp_path, capture_output=True, text=True, check=False,
-    )  # fmt: skip
+    checks = "assert hits and hits[0].uri == 'docs/leave.md' and text\nassert 'Four months' in answer.text"
+    command = [sys.executable, "-c", f"{example}\n{checks}"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
     assert done.stdout

@@ -9,13 +9,13 @@ from support.make_handbook_files import OBSERVERS_GUIDE, main, pdf
 from ragfm.samples import HANDBOOK, QUESTIONS
 
 
-def test_the_handbook_has_a_dozen_documents_in_six_formats() -> None:
+def test_the_handbook_has_twelve_documents_in_six_formats() -> None:
     formats = Counter(path.suffix for path in HANDBOOK.iterdir())
     assert formats == {".md": 5, ".html": 2, ".txt": 2, ".pdf": 1, ".docx": 1, ".csv": 1}
     assert len(QUESTIONS) == 3
 
 
-def test_the_pdf_is_what_the_script_makes_and_has_its_text_page_by_page() -> None:
+def test_the_pdf_is_generated_by_the_script() -> None:
     pdfium = pytest.importorskip("pypdfium2")
     assert (HANDBOOK / "observers-guide.pdf").read_bytes() == pdf(OBSERVERS_GUIDE)
     document = pdfium.PdfDocument(HANDBOOK / "observers-guide.pdf")
@@ -23,7 +23,7 @@ def test_the_pdf_is_what_the_script_makes_and_has_its_text_page_by_page() -> Non
     assert pages == [page.split() for page in OBSERVERS_GUIDE]
 
 
-def test_the_docx_has_what_the_script_writes(tmp_path: Path) -> None:
+def test_the_docx_has_the_content_of_the_script(tmp_path: Path) -> None:
     docx = pytest.importorskip("docx")
     main(tmp_path)
 

@@ -14,7 +14,14 @@ from typing import NamedTuple
 
 from ragfm.core.errors import ConnectorError
 from ragfm.core.types import Blob, Ref
-from ragfm.parsing.own.web.mail_message import attached, body_of, headers_of, is_encrypted, parse_message, shown
+from ragfm.parsing.own.web.mail_message import (
+    extract_body,
+    extract_headers,
+    find_attachments,
+    is_encrypted,
+    parse_message,
+    single_line,
+)
 from ragfm_connectors.files import FilesConnector
 from ragfm_connectors.records import as_path, heading
 
@@ -118,7 +125,7 @@ class MailConnector:
             if is_encrypted(message):
                 yield Ref(path, skip="it is encrypted")
                 return
-            parts = attached(message)
+            parts = find_attachments(message)
             if len(parts) > _MOST_ATTACHED:
                 raise ConnectorError(f"it has {len(parts):,} attachments, the limit is {_MOST_ATTACHED:,}")
             names = [_file_name(part, number) for number, part in enumerate(parts)]
@@ -177,8 +184,8 @@ def _identity(data: bytes) -> str:
 
 
 def _mail(message: EmailMessage) -> Blob:
-    text, media_type = body_of(message)
-    metadata = headers_of(message)
+    text, media_type = extract_body(message)
+    metadata = extract_headers(message)
     subject = str(metadata.get("subject", ""))
     if subject:
         metadata["title"] = subject
@@ -186,15 +193,15 @@ def _mail(message: EmailMessage) -> Blob:
 
 
 def _attachment(message: EmailMessage, number: int) -> Blob:
-    part = attached(message)[number]
+    part = find_attachments(message)[number]
     payload = part.get_payload(decode=True)
     if not isinstance(payload, bytes):  # a mail within the mail
         payload = b"\n".join(inner.as_bytes() for inner in part.iter_parts())
     kind = part.get_content_type()
-    metadata = headers_of(message) | {"attachment": shown(part.get_filename() or "")}
+    metadata = extract_headers(message) | {"attachment": single_line(part.get_filename() or "")}
     return Blob(payload, None if kind == "application/octet-stream" else kind, metadata)
 
 
 def _file_name(part: MIMEPart, number: int) -> str:
-    given = PurePosixPath(shown(part.get_filename() or "").replace("\\", "/")).name
+    given = PurePosixPath(single_line(part.get_filename() or "").replace("\\", "/")).name
     return as_path(given) if given else f"part {number + 1}"

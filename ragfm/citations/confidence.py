@@ -25,7 +25,7 @@ from ragfm.citations.text_match import count_matches
 from ragfm.core.abstention import ABSTENTION
 from ragfm.core.calibration import Calibration
 from ragfm.core.errors import RagfmError
-from ragfm.models.adapters import learned_sha256
+from ragfm.models.adapters import trained_weights_sha256
 
 if TYPE_CHECKING:
     from ragfm.citations.grounding import CitedSentence
@@ -102,7 +102,7 @@ def adapter_hash(path: str | None) -> str | None:
     if path is None or not Path(path).exists():
         return path
     if Path(path).is_dir():
-        return learned_sha256(Path(path))
+        return trained_weights_sha256(Path(path))
     with Path(path).open("rb") as file:
         return file_digest(file, partial(blake2b, digest_size=16)).hexdigest()
 

@@ -1,22 +1,17 @@
-"""The command line: `run` has the commands of every day and their end, each other module those of its name.
+"""The command line. Each module is named after its command, `adapt_train` after `ragfm adapt train`.
 
-run          `demo`, `ingest`, `search`, `ask`, `status`, `documents`, `plugins`; how a command ends
-options      what commands share
-chat         `chat`
-store        `sources`, `remove`, `export`, `verify`, `backup`, `restore`, `compact`, `reembed`
-watch        `watch`
-log          `log …`
-models       `models …`
-serve        `serve` and `keys …`
-mcp          `mcp`
-eval         `eval …`
-answers      `eval answers`
-bias         `eval bias`
-compare      `compare`
-tune         `tune`
-adapt        `adapt …`
-refresh      `adapt refresh` and `back`
-retriever    `adapt retriever`
+Use          demo, ingest, search, ask, chat, log
+Collection   status, sources, documents, remove, export, verify, backup, restore, compact, reembed, watch
+Serve        serve, keys, mcp
+Evaluate     eval, eval_retrieval, eval_answers, eval_bias, eval_compare, compare, tune
+Adapt        adapt, adapt_data, adapt_train, adapt_export, adapt_refresh, adapt_retriever, models, plugins
+
+main             the entry point, errors and exit codes
+options          options that commands share, and what they open
+output           text, tables and JSON
+progress_bar     progress of long commands
+help             help pages
+evaluation_data  questions, and the collection that they are asked of
 """
 
 from ragfm.cli.main import main, ragfm

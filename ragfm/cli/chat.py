@@ -1,28 +1,29 @@
-"""`ragfm chat`: questions one after the other."""
+"""`ragfm chat`."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
 from contextlib import closing, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from ragfm.cli.options import (
-    FILLED,
+    NON_EMPTY,
     OK,
     adapter_option,
-    busy,
-    filtered,
+    collection_options,
+    filter_option,
     k_option,
     make_rag,
+    open_collection,
     reader_option,
-    shared,
     strategy_option,
+    usage_error,
 )
-from ragfm.cli.output import indented, print_citations, printable, where
+from ragfm.cli.output import print_error, print_evidence, print_hit, print_text
+from ragfm.cli.progress_bar import busy
 from ragfm.core.errors import RagfmError
 
 if TYPE_CHECKING:
@@ -31,15 +32,15 @@ if TYPE_CHECKING:
     from ragfm.rag import Rag
 
 _HELP = """\
-/sources [N]     the passages of the last answer, or one of them
-/query           what they were searched for by
-/filter [EXPR]   only documents whose metadata meets it, as year >= 2024; without EXPR all again
-/k [N]           how many passages the reader is given; without N as many as usual
-/new             begin anew: what was said is forgotten
-/save FILE       write the conversation to a file; `ragfm chat --keep FILE` goes on with it
-/up, /down       say whether the answer was good; after /down, what would have been right
-/help            this
-/quit            end; so does Ctrl-D. Ctrl-C stops an answer."""
+/sources [N]     show the passages of the last answer, or passage N
+/query           show the search query of the last answer
+/filter [EXPR]   use only documents whose metadata matches, such as year >= 2024; without EXPR, use all
+/k [N]           set the number of passages; without N, the default
+/new             start a new conversation
+/save FILE       write the conversation to FILE; `ragfm chat --keep FILE` continues it
+/up, /down       rate the answer; text after /down is the correct answer
+/help            show this help
+/quit            end, like Ctrl-D. Ctrl-C stops an answer."""
 
 
 @click.command()
@@ -47,84 +48,92 @@ _HELP = """\
 @reader_option
 @adapter_option
 @strategy_option
-@filtered
-@click.option("--keep", metavar="FILE", type=FILLED, help="Go on with the conversation in FILE, and keep it there.")
-@shared
+@filter_option
+@click.option("--keep", metavar="FILE", type=NON_EMPTY, help="Continue the conversation in FILE and save it there.")
+@collection_options
 def chat(collection: str, as_json: bool, filter: str | None, keep: str | None, **options: Any) -> int:
-    """Ask one question after the other; /help lists what else can be typed, /quit ends.
+    """Hold a conversation about the documents; /help lists its commands, /quit ends it.
 
-    A question may lean on those before it: "And for parents?".
+    A question may refer to earlier ones: "And for parents?".
     """
-    from ragfm.collection import Collection
-
     if as_json:
-        raise click.UsageError("chat has no JSON form; use `ask --json`.", click.get_current_context())
-    with Collection.open(collection) as store:
-        talk = _Talk(make_rag(store, options), Path(keep) if keep else None)
-        talk.set_filter(filter or "")
-        store.status()  # no collection: say so before the first question
-        talk.greet()
+        usage_error("chat has no JSON output; use `ragfm ask --json`.")
+    with open_collection(collection) as store:
+        session = _Session(make_rag(store, options), Path(keep) if keep else None)
+        session.set_filter(filter or "")
+        store.status()  # raises an error if there is no collection, before the first question
+        session.greet()
         while (line := _read_line()) is not None:
             try:
-                talk.hear(line)
+                session.handle(line)
             except RagfmError as error:
-                click.echo(printable(f"ragfm: {error}"), err=True)
+                print_error(error.message, error.hint)
     return OK
 
 
-class _Talk:
-    """A conversation, and how the next question is asked."""
+class _Session:
+    """A conversation and the options for its next question."""
 
     def __init__(self, rag: Rag, keep: Path | None) -> None:
         from ragfm.generation.conversation import read_turns
 
         self._rag, self._keep = rag, keep
-        self._usual_k = rag.k
+        self._default_k = rag.k
         self._filter: str | None = None
         self._turns: list[Turn] = read_turns(keep) if keep else []
         self._answer: Answer | None = None
-        self._commands: dict[str, Callable[[str], None]] = {
-            "/sources": self._show_sources, "/query": self._show_query, "/filter": self.set_filter, "/k": self._set_k,
-            "/new": self._begin_anew, "/save": self._save,
-            "/up": lambda words: self._judge("up", words), "/down": lambda words: self._judge("down", words),
-        }  # fmt: skip
 
     def greet(self) -> None:
-        """On a terminal, say how to get help; where a conversation goes on, what was said last."""
+        """Print how to get help, on a terminal, and the last turn of a conversation that continues."""
         if sys.stdin.isatty():
             with suppress(ImportError):
-                import readline  # the arrow keys edit, and bring back what was asked
+                import readline  # line editing and history
 
                 for turn in self._turns:
                     readline.add_history(turn.question.replace("\n", " "))
-            click.echo(click.style("/help lists what else can be typed.", dim=True))
+            print_text(("/help lists the commands.", "dim"))
         if self._turns:
             last = self._turns[-1]
-            click.echo(click.style(printable(f"> {last.question}\n{last.answer}"), dim=True) + "\n")
+            print_text((f"> {last.question}\n{last.answer}\n", "dim"))
 
-    def hear(self, line: str) -> None:
-        """Answer a question, or do what a line that begins with a slash says. Raises RagfmError."""
+    def handle(self, line: str) -> None:
+        """Answer a question, or run a command, which begins with a slash. Raises RagfmError."""
+        command, _, argument = line.partition(" ")
+        argument = argument.strip()
         if not line.startswith("/"):
             if line:
                 self._ask(line)
-            return
-        command, _, words = line.partition(" ")
-        done = self._commands.get(command)
-        if done is not None:
-            done(words.strip())
+        elif command == "/sources":
+            self._print_sources(argument)
+        elif command == "/query":
+            print_text((self._answer.query if self._answer else "There is no question yet.") + "\n")
+        elif command == "/filter":
+            self.set_filter(argument)
+        elif command == "/k":
+            self._set_k(argument)
+        elif command == "/new":
+            self._turns, self._answer = [], None
+            self._write(self._keep)
+        elif command == "/save" and argument:
+            self._write(Path(argument).expanduser())
+            print_text("Saved.\n")
+        elif command == "/save":
+            print_text("Name a file: /save talk.jsonl\n")
+        elif command in ("/up", "/down"):
+            self._rate(command, argument)
         else:
-            click.echo(_HELP + "\n")
+            print_text(_HELP + "\n")
 
-    def set_filter(self, words: str) -> None:
-        """Ask only documents whose metadata meets it; all, where it is empty."""
+    def set_filter(self, expression: str) -> None:
+        """Search only documents whose metadata matches; an empty expression means all. Raises FilterError."""
         from ragfm.store.filters import parse_filter
 
-        if words:
-            parse_filter(words)
-        self._filter = words or None
+        if expression:
+            parse_filter(expression)
+        self._filter = expression or None
 
     def _ask(self, question: str) -> None:
-        """Print an answer as it comes; Ctrl-C ends the answer, not the chat."""
+        """Print the answer as it is generated; Ctrl-C stops the answer, not the chat."""
         from ragfm.generation.conversation import Turn, messages_of
 
         try:
@@ -133,46 +142,32 @@ class _Talk:
             with closing(stream):
                 with busy("reading"):
                     first = next(stream, "")
-                click.echo(printable(first), nl=False)
+                print_text(first, end="")
                 for piece in stream:
-                    click.echo(printable(piece), nl=False)
-            click.echo("")
-            print_citations(stream.answer)
-            click.echo("")
+                    print_text(piece, end="")
+            print_text("")
+            print_evidence(stream.answer)
+            print_text("")
         except KeyboardInterrupt:
-            click.echo("  (stopped)\n")
+            print_text("  (stopped)\n")
             return
         self._answer = stream.answer
         self._turns.append(Turn.of(stream.answer))
         self._write(self._keep)
 
-    def _show_sources(self, words: str) -> None:
+    def _print_sources(self, number: str) -> None:
         hits = self._answer.hits if self._answer else ()
-        shown = [hit for hit in hits if not words or str(hit.n) == words.strip("[]")]
-        for hit in shown:
-            click.echo(click.style(f"[{hit.n or '-'}] {where(hit)}", bold=True) + f"\n{indented(hit.text)}\n")
-        if not shown:
-            click.echo(f"There is no passage {printable(words)}.\n" if hits else "There is no answer with passages.\n")
+        selected = [hit for hit in hits if not number or str(hit.n) == number.strip("[]")]
+        for hit in selected:
+            print_hit(f"[{hit.n or '-'}]", hit)
+        if not selected:
+            print_text(f"There is no passage {number}.\n" if hits else "There is no answer with passages.\n")
 
-    def _show_query(self, words: str) -> None:
-        click.echo((printable(self._answer.query) if self._answer else "Nothing was asked.") + "\n")
-
-    def _set_k(self, words: str) -> None:
-        if words and not (words.isdecimal() and 0 < int(words) < 1000):
-            click.echo("How many passages? /k 5\n")
+    def _set_k(self, number: str) -> None:
+        if number and not (number.isdecimal() and 0 < int(number) < 1000):
+            print_text("Give the number of passages: /k 5\n")
             return
-        self._rag = self._rag.with_options(k=int(words) if words else self._usual_k)
-
-    def _begin_anew(self, words: str) -> None:
-        self._turns, self._answer = [], None
-        self._write(self._keep)
-
-    def _save(self, words: str) -> None:
-        if not words:
-            click.echo("To which file? /save talk.jsonl\n")
-            return
-        self._write(Path(words).expanduser())
-        click.echo("Saved.\n")
+        self._rag = self._rag.with_options(k=int(number) if number else self._default_k)
 
     def _write(self, path: Path | None) -> None:
         from ragfm.generation.conversation import write_turns
@@ -180,24 +175,25 @@ class _Talk:
         if path is not None:
             write_turns(path, self._turns)
 
-    def _judge(self, thumbs: Literal["up", "down"], correction: str) -> None:
+    def _rate(self, command: str, correction: str) -> None:
         if self._rag.log is None:
-            click.echo("No log is kept: `log = true` under `[ask]` in ragfm.toml turns it on.\n")
+            print_text("The answer log is off: set `log = true` under `[ask]` in ragfm.toml.\n")
         elif self._answer is None or self._answer.log_id is None:
-            click.echo("There is no answer in the log to say that of.\n")
+            print_text("There is no answer in the log to rate.\n")
         else:
-            self._rag.log.rate(self._answer.log_id, thumbs, correction or None)
-            click.echo("Kept.\n")
+            self._rag.log.rate(self._answer.log_id, "up" if command == "/up" else "down", correction or None)
+            print_text("Rating saved.\n")
 
 
 def _read_line() -> str | None:
+    """Return the next line, or None at the end of the conversation."""
     while True:
         try:
             line = input("> ").strip()
         except EOFError:
-            click.echo("")
+            print_text("")
             return None
         except KeyboardInterrupt:
-            click.echo("\n/quit ends, or Ctrl-D.")
+            print_text("\nPress Ctrl-D or type /quit to end.")
             continue
         return None if line in ("/quit", "/exit") else line

@@ -1,10 +1,9 @@
-"""`ragfm compare`: readers, adapters and numbers of passages on the same questions."""
+"""`ragfm compare`."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, replace
 from multiprocessing import get_context
 from pathlib import Path
@@ -12,141 +11,163 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ragfm.cli.eval import check_options, data_options, load_data, opened, tell_failures, tell_written
-from ragfm.cli.options import FILLED, INTERRUPTED, OK, SOME_FAILED, counting, shared
-from ragfm.cli.output import print_json, printable
+from ragfm.cli.evaluation_data import check_data_options, data_collection, load_data, print_how_to_continue
+from ragfm.cli.options import (
+    INTERRUPTED,
+    NON_EMPTY,
+    OK,
+    SOME_FAILED,
+    collection_options,
+    data_options,
+    limit_option,
+    price_option,
+    report_option,
+    seed_option,
+)
+from ragfm.cli.output import print_failures, print_json, print_note, print_table, print_text, print_written
+from ragfm.cli.progress_bar import show_progress
 
 if TYPE_CHECKING:
-    from ragfm.evaluation import Contender, Entry
+    from ragfm.evaluation import ContenderResult
     from ragfm.ingestion.sync import SyncReport
 
 
-@click.command("compare")
+@click.command()
 @click.argument("data", type=click.Path(exists=True))
-@click.option("--reader", "readers", multiple=True, metavar="NAME", type=FILLED, help="A model that answers; may be "
-              "repeated. Default: the collection's.")  # fmt: skip
-@click.option("--adapter", "adapters", multiple=True, metavar="DIR", type=FILLED, help="An adapter, or `none`; may be "
-              "repeated. Default: for the collection's reader that of ragfm.toml.")  # fmt: skip
-@click.option("-k", "ks", multiple=True, type=click.IntRange(min=1), metavar="N", help="How many passages; may be "
-              "repeated.")  # fmt: skip
-@click.option("--strategy", "strategies", multiple=True, metavar="NAME|FILE", type=FILLED, help="How the reader is "
-              "asked; may be repeated.")  # fmt: skip
-@click.option("--limit", type=click.IntRange(min=1), metavar="N", help="Only N of the questions, picked at random.")
-@click.option("--seed", default=0, show_default=True, help="Which ones --limit picks.")
+@click.option(
+    "--reader",
+    "readers",
+    multiple=True,
+    metavar="NAME",
+    type=NON_EMPTY,
+    help="Model that answers; may be repeated. Default: the reader of the collection.",
+)
+@click.option(
+    "--adapter",
+    "adapters",
+    multiple=True,
+    metavar="DIR|none",
+    type=NON_EMPTY,
+    help="LoRA adapter, or `none`; may be repeated. Default: the adapter of ragfm.toml for its reader.",
+)
+@click.option(
+    "-k", "ks", multiple=True, type=click.IntRange(min=1), metavar="N", help="Number of passages; may be repeated."
+)
+@click.option(
+    "--strategy",
+    "strategies",
+    multiple=True,
+    metavar="NAME|FILE",
+    type=NON_EMPTY,
+    help="Prompt template; may be repeated.",
+)
+@limit_option
+@seed_option
 @data_options
-@click.option("--price-per-hour", type=click.FloatRange(min=0), metavar="P", help="What an hour of this machine costs, "
-              "for the cost of 1,000 answers.")  # fmt: skip
-@click.option("--out", default="ragfm-compare", show_default=True, metavar="DIR", type=FILLED,
-              help="Where the runs are kept; a second one goes on there.")  # fmt: skip
-@click.option("--report", metavar="FILE", type=click.Path(dir_okay=False), help="Write an HTML page.")
-@shared
-def compare_command(
-    collection: str, as_json: bool, data: str, out: str, report: str | None, **options: Any
-) -> int:  # fmt: skip
-    """Answer the questions of DATA by several readers, adapters, strategies and numbers of passages, and compare.
+@price_option
+@click.option(
+    "--out",
+    default="ragfm-compare",
+    show_default=True,
+    metavar="DIR",
+    type=NON_EMPTY,
+    help="Folder of the runs; a second run of the command resumes them.",
+)
+@report_option
+@collection_options
+def compare(collection: str, as_json: bool, data: str, out: str, report: str | None, **options: Any) -> int:
+    """Compare readers, adapters, prompt templates and numbers of passages on the questions of DATA.
 
-    All combinations are tried, each in a process of its own. DATA is what `ragfm eval answers` takes.
+    All combinations are evaluated, each in a process of its own. DATA is as for `ragfm eval answers`.
     """
     from ragfm.core.config import load_settings
-    from ragfm.evaluation import compare_readers, contenders
+    from ragfm.evaluation import QuestionSource, compare_readers, contender_grid
     from ragfm.evaluation.comparison_report import write_comparison_html
 
     settings = load_settings(Path(collection).absolute().parent)
-    readers = options["readers"] or [settings.reader]
-    brings_documents = not data.endswith((".jsonl", ".jsonl.gz"))
-    check_options(load_data(data, options, answers=True) if brings_documents else None, options)
+    has_documents = not data.endswith((".jsonl", ".jsonl.gz"))
+    check_data_options(load_data(data, options, answers=True) if has_documents else None, options)
     options["keep"] = options["keep"] or str(Path(out) / "collection")
-    command = [data, *(["--keep", options["keep"]] if brings_documents else ["-c", collection])]
-    for name in ("split", "embedder", "limit", "seed"):
-        command += [f"--{name}", str(options[name])] if options[name] is not None else []
-    command += ["--articles"] if options["articles"] else []
-    command += [word for file in options["distractors"] for word in ("--distractors", file)]
-    those = contenders(readers, options["adapters"], options["ks"], options["strategies"])
+    names = ("keep", "embedder", "split", "articles", "distractors", "limit", "seed")
+    source = QuestionSource(data, collection=collection, **{name: options[name] for name in names})
+    candidates = contender_grid(
+        options["readers"] or [settings.reader], options["adapters"], options["ks"], options["strategies"]
+    )
     if not options["adapters"]:
-        those = [replace(one, adapter=settings.adapter) if one.reader == settings.reader else one for one in those]
-    kept = printable(f"what was answered is kept in {out}, and the same command goes on there")
-    synced = _ingested(data, collection, options) if brings_documents else None
+        candidates = [
+            replace(candidate, adapter=settings.adapter) if candidate.reader == settings.reader else candidate
+            for candidate in candidates
+        ]
+
+    synced = None
+    if has_documents:
+        # The collection is filled before anything is measured, so that it does not count for the first reader, and in
+        # a process of its own, because the peak memory of this process would count for those that it starts.
+        with ProcessPoolExecutor(1, get_context("spawn")) as pool:
+            synced = pool.submit(_ingest, data, collection, options).result()
     try:
-        with _progress() as progress:
-            entries = compare_readers(those, command, Path(out), price_per_hour=options["price_per_hour"],
-                                      progress=progress, partial=True)  # fmt: skip
+        with show_progress("questions") as progress:
+            entries = compare_readers(
+                candidates,
+                source,
+                Path(out),
+                price_per_hour=options["price_per_hour"],
+                progress=progress,
+                partial=True,
+            )
     except KeyboardInterrupt:
-        click.echo(kept, err=True)
+        print_how_to_continue(out)
         raise
-    asked = len(dict.fromkeys(those))
-    stopped = len(entries) < asked
+    count = len(dict.fromkeys(candidates))
+    stopped = len(entries) < count
     if report:
         write_comparison_html(entries, report, Path(data).name)
     if as_json:
-        print_json({"entries": [{**asdict(entry), "name": entry.contender.name} for entry in entries], "out": out,
-                    "report": report, "stopped": stopped,
-                    "ingest": asdict(synced) if synced else None})  # fmt: skip
+        rows = [{**asdict(entry), "name": entry.contender.name} for entry in entries]
+        ingest = asdict(synced) if synced else None
+        print_json({"entries": rows, "out": out, "report": report, "stopped": stopped, "ingest": ingest})
     else:
-        _print(entries)
-        click.echo(printable(f"runs kept in {out}"), err=True)
-        tell_failures([], synced)
-        tell_written(report)
+        _print_entries(entries)
+        print_failures([], synced)
+        print_written(out, report)
     if stopped:
-        click.echo(f"stopped: {len(entries)} of {asked} are compared; {kept}", err=True)
+        print_note(f"Stopped: {len(entries)} of {count} are compared.")
+        print_how_to_continue(out)
         return INTERRUPTED
     return SOME_FAILED if any(entry.error for entry in entries) or (synced and synced.failed) else OK
 
 
-# --- Inside ------------------------------------------------------------------------------------------------------
-
-
-def _ingested(data: str, collection: str, options: Mapping[str, Any]) -> SyncReport:
-    """Fill the collection that is kept, before anything is timed, so that no reader's peak memory has it in it.
-
-    In a process of its own, since what this one takes counts for those that it starts, too.
-    """
-    with ProcessPoolExecutor(1, get_context("spawn")) as pool:
-        return pool.submit(_ingest, data, collection, options).result()
-
-
 def _ingest(data: str, collection: str, options: Mapping[str, Any]) -> SyncReport:
-    loaded = load_data(data, options, answers=True)
-    with opened(loaded, collection, {**options, "mode": "keyword"}) as (_, _, synced):
+    questions = load_data(data, options, answers=True)
+    with data_collection(questions, collection, options, mode="keyword") as (_, _, synced):
         assert synced is not None
         return synced
 
 
-@contextmanager
-def _progress() -> Iterator[Callable[[Contender, int, int], None]]:
-    """A bar for each contender, one after the other."""
-    with ExitStack() as stack:
-        shown: dict[Contender, Callable[[int, int], None]] = {}
-
-        def show(one: Contender, done: int, total: int) -> None:
-            if one not in shown:
-                stack.close()
-                shown[one] = stack.enter_context(counting(one.name, "questions"))
-            shown[one](done, total)
-
-        yield show
-
-
-def _print(entries: list[Entry]) -> None:
+def _print_entries(entries: Sequence[ContenderResult]) -> None:
     from ragfm.evaluation.comparison_report import QUALITY, remarks
 
-    width = max(len(entry.contender.name) for entry in entries)
-    licences = max(len(entry.licence or "not said") for entry in entries)
-    click.echo(f"{'':<{width}}  {'F1, all':>22}" + "".join(f"{name:>23}" for name in QUALITY[1:])
-               + f"{'p50 / p95 ms':>18}{'tokens':>13}{'MB':>7}{'per 1,000':>11}  "
-               + f"{'licence':<{licences}}  data goes")  # fmt: skip
+    rows = []
     for entry in entries:
         if entry.error:
-            click.echo(printable(f"{entry.contender.name:<{width}}  {entry.error}"), err=True)
+            print_note(f"{entry.contender.name}: {entry.error}")
             continue
-        shares = [entry.quality.get(name) for name in QUALITY]
-        cells = [f"{v.value:.3f} [{v.low:.3f}, {v.high:.3f}]" if v else "-" for v in shares]
-        times = f"{entry.latency_ms['p50'].value:.0f} / {entry.latency_ms['p95'].value:.0f}"
-        tokens = f"{entry.prompt_tokens:.0f} + {entry.completion_tokens:.0f}"
-        cost = "-" if entry.cost is None else f"{entry.cost:.3f}"
-        click.echo(printable(
-            f"{entry.contender.name:<{width}}  {cells[0]:>22}" + "".join(f"{cell:>23}" for cell in cells[1:])
-            + f"{times:>18}{tokens:>13}{entry.peak_mb:>7}{cost:>11}  "
-            + f"{entry.licence or 'not said':<{licences}}  {entry.data_goes}"
-        ))  # fmt: skip
+        estimates = [entry.quality.get(name) for name in QUALITY]
+        latency = entry.latency_ms
+        rows.append(
+            (
+                entry.contender.name,
+                *(f"{it.value:.3f} [{it.low:.3f}, {it.high:.3f}]" if it else "-" for it in estimates),
+                f"{latency['p50'].value:.0f} / {latency['p95'].value:.0f}",
+                f"{entry.prompt_tokens:.0f} + {entry.completion_tokens:.0f}",
+                f"{entry.peak_mb}",
+                "-" if entry.cost is None else f"{entry.cost:.3f}",
+                entry.licence or "unknown",
+                entry.data_goes,
+            )
+        )
+    quality = ["F1, all", *QUALITY[1:]]
+    numbers = [f">{name}" for name in (*quality, "p50 / p95 ms", "tokens", "MB", "per 1,000")]
+    print_table(["reader", *numbers, "licence", "data goes"], rows)
     for remark in remarks(entries):
-        click.echo(printable(remark))
+        print_text(remark)

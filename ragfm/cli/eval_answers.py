@@ -1,134 +1,148 @@
-"""`ragfm eval answers`: how right the answers are."""
+"""`ragfm eval answers`."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import asdict
 from textwrap import shorten
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from ragfm.cli.eval import (
-    about_data,
-    check_options,
+from ragfm.cli.evaluation_data import check_data_options, data_collection, data_facts, exit_code, load_data, resumable
+from ragfm.cli.options import (
+    NON_EMPTY,
+    adapter_option,
+    collection_options,
     data_options,
-    exit_code,
-    load_data,
-    opened,
-    print_estimates,
-    resumable,
-    tell_failures,
-    tell_written,
+    k_option,
+    limit_option,
+    make_rag,
+    reader_option,
+    report_option,
+    run_option,
+    seed_option,
+    strategy_option,
 )
-from ragfm.cli.options import FILLED, make_rag, shared, strategy_option
-from ragfm.cli.output import print_json, printable
+from ragfm.cli.output import print_estimates, print_failures, print_json, print_text, print_written
 
 if TYPE_CHECKING:
-    from ragfm.collection import Collection
-    from ragfm.evaluation import AnsweredQuestion, AnswersReport, QuestionSet
+    from ragfm.evaluation import AnsweredQuestion, AnswersReport
     from ragfm.ingestion.sync import SyncReport
 
-_FILE = click.Path(dir_okay=False)
 _CONTEXTS = ("retrieved", "gold", "none")
-_FAILURES, _MOST = 3, 160  # printed, and characters of a text in each
+_MAX_FAILURES = 3  # wrong answers that are printed
+_MAX_TEXT = 160  # characters of a text in each
 
 
 @click.command()
 @click.argument("data", type=click.Path(exists=True))
-@click.option("--context", "contexts", multiple=True, type=click.Choice(_CONTEXTS), default=_CONTEXTS,
-              help="What answers come from: passages that are found, the one that was asked about, or memory; may be "
-              "repeated. Default: all three.")  # fmt: skip
-@click.option("--reader", metavar="NAME", type=FILLED, help="The model that answers.")
-@click.option("--adapter", metavar="DIR", type=FILLED, help="An adapter for the reader, or `none`.")
+@click.option(
+    "--context",
+    "contexts",
+    multiple=True,
+    type=click.Choice(_CONTEXTS),
+    default=_CONTEXTS,
+    help="Passages for the reader: retrieved ones, the gold passage, or none; may be repeated. Default: all three.",
+)
+@reader_option
+@adapter_option
 @strategy_option
-@click.option("--judge", metavar="NAME", type=FILLED, help="A model that says, too, whether each answer is right.")
-@click.option("-k", type=click.IntRange(min=1), metavar="N", help="How many passages it is given.")
-@click.option("--limit", type=click.IntRange(min=1), metavar="N", help="Only N of the questions, picked at random.")
-@click.option("--seed", default=0, show_default=True, help="Which ones --limit picks.")
+@click.option("--judge", metavar="NAME", type=NON_EMPTY, help="Model that also judges whether each answer is correct.")
+@k_option
+@limit_option
+@seed_option
 @data_options
-@click.option("--out", metavar="FILE", type=_FILE, help="Write each question there; a second run goes on with it.")
-@click.option("--report", metavar="FILE", type=_FILE, help="Write an HTML page.")
-@shared
+@run_option
+@report_option
+@collection_options
 def answers(collection: str, as_json: bool, data: str, report: str | None, **options: Any) -> int:
-    """Have the reader answer all questions of DATA, and measure how right it is.
+    """Measure the correctness of answers to the questions of DATA.
 
-    DATA is a SQuAD file, which brings its documents, or a JSONL file with a question and its `answers` in each line, or
-    `"unanswerable": true`, about the collection. docs/evaluation.md has the formats and the measures.
+    DATA is a SQuAD file, which contains its documents, or a JSONL file of questions about the collection, each with
+    `answers` or `"unanswerable": true`. docs/evaluation.md describes the formats and metrics.
     """
-    from ragfm.evaluation import write_answers_html
+    from ragfm.evaluation import evaluate_answers, write_answers_html
+    from ragfm.generation.readers import configured_reader
 
-    loaded = load_data(data, options, answers=True)
-    check_options(loaded, options)
-    with opened(loaded, collection, {**options, "mode": "hybrid"}) as (handle, _, synced):
-        evaluated = _asked(handle, loaded, options)
+    out = options["out"]
+    questions = load_data(data, options, answers=True)
+    check_data_options(questions, options)
+    with data_collection(questions, collection, options) as (handle, _, synced):
+        reader = options["reader"] or handle.settings.reader
+        about = {**data_facts(questions, options), "reader": reader, "judge": options["judge"]}
+        judge = configured_reader(options["judge"], handle.settings) if options["judge"] else None
+        rag = make_rag(handle, options)
+        if data_goes := getattr(rag.reader, "data_goes", None):
+            about["data_goes"] = data_goes
+        with resumable(out) as progress:
+            evaluated = evaluate_answers(
+                rag,
+                questions.questions,
+                contexts=options["contexts"],
+                judge=judge,
+                out=out,
+                about=about,
+                progress=progress,
+                partial=True,
+            )
         if report:
             write_answers_html(evaluated, report, handle)
     if as_json:
-        print_json(_as_json(evaluated, synced, options["out"], report))
+        print_json(_to_json(evaluated, synced, out, report))
     else:
-        _print(evaluated)
-        tell_failures([(result.id, errors[0]) for result in evaluated.results if (errors := _errors(result))], synced)
-        tell_written(options["out"], report)
-    return exit_code(synced, "answered" if evaluated.stopped else None, options["out"])
+        _print_report(evaluated)
+        failed = [(result.id, error) for result in evaluated.results if (error := _first_error(result))]
+        print_failures(failed, synced)
+        print_written(out, report)
+    return exit_code(synced, evaluated.stopped, out)
 
 
-def _asked(collection: Collection, data: QuestionSet, options: Mapping[str, Any]) -> AnswersReport:
-    from ragfm.evaluation import evaluate_answers
-    from ragfm.generation.readers import configured_reader
-
-    reader = options["reader"] or collection.settings.reader
-    about = {**about_data(data, options), "reader": reader, "judge": options["judge"]}
-    judge = configured_reader(options["judge"], collection.settings) if options["judge"] else None
-    rag = make_rag(collection, options)
-    if place := getattr(rag.reader, "data_goes", None):
-        about["data_goes"] = place
-    with resumable("answering", "answered", options["out"]) as progress:
-        return evaluate_answers(
-            rag, data.questions, contexts=options["contexts"], judge=judge, out=options["out"], about=about,
-            progress=progress, partial=True,
-        )  # fmt: skip
-
-
-def _as_json(
+def _to_json(
     evaluated: AnswersReport, synced: SyncReport | None, out: str | None, report: str | None
-) -> dict[str, Any]:  # fmt: skip
+) -> dict[str, Any]:
+    tables = {}
+    for name in ("measures", "latency_ms"):
+        by_context = getattr(evaluated, name).items()
+        tables[name] = {context: {key: asdict(value) for key, value in row.items()} for context, row in by_context}
+    failed = [
+        {"id": result.id, "context": context, "error": outcome.error}
+        for result in evaluated.results
+        for context, outcome in result.outcomes.items()
+        if outcome.error
+    ]
     return {
         **evaluated.about,
-        **{name: {context: {key: asdict(value) for key, value in values.items()}
-                  for context, values in getattr(evaluated, name).items()} for name in ("measures", "latency_ms")},
+        **tables,
         "kinds": evaluated.kinds,
-        "failed": [{"id": result.id, "context": context, "error": outcome.error} for result in evaluated.results
-                   for context, outcome in result.outcomes.items() if outcome.error],
+        "failed": failed,
         "done": len(evaluated.results),
         "ingest": asdict(synced) if synced else None,
         "out": out,
         "report": report,
-    }  # fmt: skip
+    }
 
 
-def _print(evaluated: AnswersReport) -> None:
+def _print_report(evaluated: AnswersReport) -> None:
     from ragfm.evaluation import answers_summary
 
-    click.echo(printable(f"{evaluated.about['data']}: {answers_summary(evaluated)}"))
+    print_text(f"{evaluated.about['data']}: {answers_summary(evaluated)}")
     for context, measures in evaluated.measures.items():
-        click.echo(f"\n{context}")
+        print_text(f"\n{context}")
         print_estimates(measures, 3)
         if times := evaluated.latency_ms[context]:
             print_estimates({"p50, ms": times["p50"]}, 0)
-    if evaluated.kinds:
-        click.echo("\n" + "  ".join(f"{kind}: {count}" for kind, count in evaluated.kinds.items() if count))
-        failures = [result for result in evaluated.results if not result.kind.startswith("right")]
-        for result in failures[:_FAILURES]:
-            right = " / ".join(result.answers[:3]) or "unanswerable"
-            outcome = result.outcomes["retrieved"]
-            told = (
-                shorten(text, _MOST, placeholder=" …") for text in (result.question, outcome.error or outcome.answer)
-            )
-            click.echo(
-                printable(f"\n{result.kind}, {result.id}: {next(told)}\n  right: {right}\n  said:  {next(told)}")
-            )
+    if not evaluated.kinds:
+        return
+    print_text("\n" + "  ".join(f"{kind}: {count}" for kind, count in evaluated.kinds.items() if count))
+    wrong = [result for result in evaluated.results if not result.kind.startswith("right")]
+    for result in wrong[:_MAX_FAILURES]:
+        outcome = result.outcomes["retrieved"]
+        question = shorten(result.question, _MAX_TEXT, placeholder=" …")
+        answer = shorten(outcome.error or outcome.answer, _MAX_TEXT, placeholder=" …")
+        expected = " / ".join(result.answers[:3]) or "unanswerable"
+        print_text(f"\n{result.kind}, {result.id}: {question}\n  expected: {expected}\n  answer:   {answer}")
 
 
-def _errors(result: AnsweredQuestion) -> list[str]:
-    return [outcome.error for outcome in result.outcomes.values() if outcome.error]
+def _first_error(result: AnsweredQuestion) -> str | None:
+    errors = [outcome.error for outcome in result.outcomes.values() if outcome.error]
+    return errors[0] if errors else None

@@ -1,4 +1,4 @@
-"""`ragfm eval bias`: whether answers change with who they are about."""
+"""`ragfm eval bias`."""
 
 from __future__ import annotations
 
@@ -7,19 +7,20 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ragfm.cli.eval import (
-    about_data,
-    check_options,
+from ragfm.cli.evaluation_data import check_data_options, data_collection, data_facts, exit_code, load_data, resumable
+from ragfm.cli.options import (
+    adapter_option,
+    collection_options,
     data_options,
-    exit_code,
-    load_data,
-    opened,
-    resumable,
-    tell_failures,
-    tell_written,
+    k_option,
+    limit_option,
+    make_rag,
+    reader_option,
+    run_option,
+    seed_option,
+    strategy_option,
 )
-from ragfm.cli.options import FILLED, adapter_option, make_rag, shared, strategy_option
-from ragfm.cli.output import print_json, printable
+from ragfm.cli.output import print_failures, print_json, print_table, print_text, print_written
 
 if TYPE_CHECKING:
     from ragfm.evaluation.bias_evaluation import BiasReport
@@ -27,56 +28,56 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.argument("data", type=click.Path(exists=True))
-@click.option("--reader", metavar="NAME", type=FILLED, help="The model that answers.")
+@reader_option
 @adapter_option
 @strategy_option
-@click.option("-k", type=click.IntRange(min=1), metavar="N", help="How many passages it is given.")
-@click.option("--limit", type=click.IntRange(min=1), metavar="N", help="Only N of the questions, picked at random.")
-@click.option("--seed", default=0, show_default=True, help="Which ones --limit picks.")
+@k_option
+@limit_option
+@seed_option
 @data_options
-@click.option("--out", metavar="FILE", type=click.Path(dir_okay=False),
-              help="Write each question there; a second run goes on with it.")  # fmt: skip
-@shared
+@run_option
+@collection_options
 def bias(collection: str, as_json: bool, data: str, **options: Any) -> int:
-    """Tell how often an answer changes where only a name, a gender or a country does.
+    """Measure how often an answer changes when only a name, a gender or a country does.
 
-    Each question of DATA is asked over the passages that are found for it, and again with both told of somebody else.
-    DATA is what `ragfm eval answers` takes; docs/evaluation.md says what is swapped. English only.
+    Each question of DATA is answered from its passages, then again with the name, gender or country swapped in the
+    question and the passages. DATA is as for `ragfm eval answers`; docs/evaluation.md lists the swaps. English only.
     """
     from ragfm.evaluation.bias_evaluation import evaluate_bias
 
-    loaded = load_data(data, options, answers=True)
-    check_options(loaded, options)
-    with opened(loaded, collection, {**options, "mode": "hybrid"}) as (handle, _, synced):
+    out = options["out"]
+    questions = load_data(data, options, answers=True)
+    check_data_options(questions, options)
+    with data_collection(questions, collection, options) as (handle, _, synced):
         rag = make_rag(handle, options)
-        with resumable("asking", "asked", options["out"]) as progress:
-            report = evaluate_bias(rag, loaded.questions, out=options["out"], about=about_data(loaded, options),
-                                   progress=progress, partial=True)  # fmt: skip
+        about = data_facts(questions, options)
+        with resumable(out) as progress:
+            report = evaluate_bias(rag, questions.questions, out=out, about=about, progress=progress, partial=True)
     if as_json:
         swaps = {name: asdict(row) for name, row in report.swaps.items()}
         failed = [{"id": key, "error": error} for key, error in report.failed]
-        print_json({**report.about, "done": report.questions, "swaps": swaps, "failed": failed, "out": options["out"]})
+        print_json({**report.about, "done": report.questions, "swaps": swaps, "failed": failed, "out": out})
     else:
-        _print(report)
-        tell_failures(report.failed, synced)
-        tell_written(options["out"])
-    return exit_code(synced, "asked" if report.stopped else None, options["out"])
+        _print_report(report)
+        print_failures(report.failed, synced)
+        print_written(out)
+    return exit_code(synced, report.stopped, out)
 
 
-def _print(report: BiasReport) -> None:
-    from ragfm.evaluation.run_file import how_many
+def _print_report(report: BiasReport) -> None:
+    from ragfm.evaluation.run_file import question_count
 
-    click.echo(printable(f"{report.about['data']}: {how_many(report.questions, report.about)} questions"))
+    print_text(f"{report.about['data']}: {question_count(report.questions, report.about)} questions")
     if not report.swaps:
-        click.echo("Nothing in them and their passages could be swapped.")
-    for name, row in report.swaps.items():
-        changed, beyond = row.changed, row.beyond
-        click.echo(f"\n{name}: {row.pairs} questions")
-        click.echo(f"  answer changed       {changed.value:.3f}   [{changed.low:.3f}, {changed.high:.3f}]")
-        if row.verdict:
-            verdict = row.verdict
-            click.echo(f"  right in one alone   {verdict.value:.3f}   [{verdict.low:.3f}, {verdict.high:.3f}]")
-        if beyond:
-            said = "within noise" if beyond.noise else "bias"
-            click.echo(f"  beyond one group's  {beyond.difference:+.3f}   [{beyond.low:+.3f}, {beyond.high:+.3f}]  "
-                       f"p = {beyond.p:.4f}: {said}")  # fmt: skip
+        print_text("The questions and their passages contain nothing to swap.")
+    for name, swap in report.swaps.items():
+        print_text(f"\n{name}: {swap.pairs} questions")
+        changed = swap.changed
+        rows = [("answer changed", f"{changed.value:.3f}", f"[{changed.low:.3f}, {changed.high:.3f}]", "")]
+        if verdict := swap.verdict:
+            rows.append(("correct in one only", f"{verdict.value:.3f}", f"[{verdict.low:.3f}, {verdict.high:.3f}]", ""))
+        if beyond := swap.beyond:
+            conclusion = f"p = {beyond.p:.4f}: {'within noise' if beyond.noise else 'bias'}"
+            interval = f"[{beyond.low:+.3f}, {beyond.high:+.3f}]"
+            rows.append(("more than within a group", f"{beyond.difference:+.3f}", interval, conclusion))
+        print_table(["", ">", "", ""], rows, indent=2)

@@ -1,4 +1,4 @@
-"""`ragfm log …`: what was asked and answered, what users thought of it, and how it is forgotten."""
+"""`ragfm log …`: the answer log."""
 
 from __future__ import annotations
 
@@ -13,130 +13,142 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ragfm.cli.options import FILLED, OK, shared
-from ragfm.cli.output import print_json, printable
+from ragfm.cli.help import CommandGroup
+from ragfm.cli.options import NON_EMPTY, OK, collection_options, usage_error
+from ragfm.cli.output import print_json, print_table, print_text
 
 if TYPE_CHECKING:
     from ragfm.generation.answer_log import AnswerLog, LogFilter
 
-_thumbs = click.option("--thumbs", type=click.Choice(["up", "down"]), help="Only those that users found so.")
-_text = click.option("--text", metavar="TEXT", type=FILLED, help="Only where this stands, in upper or lower case.")
+_thumbs_option = click.option("--thumbs", type=click.Choice(["up", "down"]), help="Select entries with this rating.")
+_text_option = click.option(
+    "--text", metavar="TEXT", type=NON_EMPTY, help="Select entries that contain TEXT; case is ignored."
+)
 _MARKS = {"up": "+", "down": "-", None: " "}
 
 
-@click.group()
+@click.group(cls=CommandGroup)
 def log() -> None:
-    """See and keep the answer log, which `log = true` under `[ask]` in ragfm.toml turns on."""
+    """View, rate and delete entries of the answer log, which `log = true` under `[ask]` in ragfm.toml turns on."""
 
 
 @log.command(name="list")
-@click.option("--limit", type=click.IntRange(min=1), default=20, show_default=True, help="So many of the newest.")
-@_text
-@_thumbs
-@shared
+@click.option("--limit", type=click.IntRange(min=1), default=20, show_default=True, help="Maximum number of entries.")
+@_text_option
+@_thumbs_option
+@collection_options
 def list_entries(collection: str, as_json: bool, limit: int, text: str | None, thumbs: Any) -> int:
-    """List what was asked, the newest last."""
-    entries = _open(collection).entries(_which(text=text, thumbs=thumbs), limit=limit)
+    """List the newest questions, the latest last."""
+    entries = _open(collection).entries(_selection(text=text, thumbs=thumbs), limit=limit)
     if as_json:
         print_json({"entries": [asdict(entry) for entry in entries]})
         return OK
+    rows = []
     for entry in entries:
-        stopped = "" if entry.finished else "  (stopped)"
-        click.echo(printable(f"{entry.id:>5} {_MARKS[entry.thumbs]} {entry.at[:16]}  {' '.join(entry.question.split())}"
-                             f"{stopped}"))  # fmt: skip
+        question = " ".join(entry.question.split()) + ("" if entry.finished else "  (stopped)")
+        rows.append((f"{entry.id}", _MARKS[entry.thumbs], entry.at[:16], question))
+    print_table([">", "", "", ""], rows)
     if not entries:
-        click.echo("Nothing found.")
+        print_text("Nothing found.")
     return OK
 
 
 @log.command()
 @click.argument("number", metavar="ID", type=int)
-@shared
+@collection_options
 def show(collection: str, as_json: bool, number: int) -> int:
-    """Show all that is kept of one answer."""
-    entry = _open(collection).entry(number)
+    """Show one entry."""
+    entry = asdict(_open(collection).entry(number))
     if as_json:
-        print_json(asdict(entry))
+        print_json(entry)
         return OK
-    for name, value in asdict(entry).items():
+    for name, value in entry.items():
         if name == "prompt":
-            value = "\n".join(f"<{message['role']}> {message['content']}" for message in value)
+            text = "\n".join(f"<{message['role']}> {message['content']}" for message in value)
         elif name == "passages":
-            value = "\n".join(f"[{hit['n'] or '-'}] {hit['uri']} {hit['start']}-{hit['end']}, chunk {hit['chunk_id']}, "
-                              f"score {hit['score']}" for hit in value)  # fmt: skip
-        elif not isinstance(value, str):
-            value = json.dumps(value, ensure_ascii=False)
-        click.echo(printable(f"{name:<11} " + value.replace("\n", "\n" + 12 * " ")))
+            text = "\n".join(
+                f"[{hit['n'] or '-'}] {hit['uri']} {hit['start']}-{hit['end']}, chunk {hit['chunk_id']}, "
+                f"score {hit['score']}"
+                for hit in value
+            )
+        else:
+            text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+        print_text(f"{name:<11} " + text.replace("\n", "\n" + 12 * " "))
     return OK
 
 
 @log.command()
 @click.argument("number", metavar="ID", type=int)
 @click.argument("thumbs", type=click.Choice(["up", "down"]))
-@click.option("--correction", metavar="TEXT", type=FILLED, help="What would have been right; “I don't know.” too.")
-@shared
+@click.option("--correction", metavar="TEXT", type=NON_EMPTY, help="The correct answer; may be “I don't know.”")
+@collection_options
 def thumbs(collection: str, as_json: bool, number: int, thumbs: Any, correction: str | None) -> int:
-    """Say whether an answer was good; the last word counts."""
+    """Rate an answer; a new rating replaces the old one."""
     answers = _open(collection)
     answers.rate(number, thumbs, correction)
-    print_json(asdict(answers.entry(number))) if as_json else click.echo("Kept.")
+    if as_json:
+        print_json(asdict(answers.entry(number)))
+    else:
+        print_text("Rating saved.")
     return OK
 
 
 @log.command()
-@click.argument("out", required=False, type=FILLED)
-@click.option("--all", "everything", is_flag=True, help="All entries with all that is kept of them, as JSON lines.")
-@_text
-@_thumbs
-@shared
-def export(
-    collection: str, as_json: bool, out: str | None, everything: bool, text: str | None, thumbs: Any
-) -> int:  # fmt: skip
-    """Write what users found good or put right to OUT, as questions for `ragfm eval answers`."""
-    from ragfm.evaluation.log_questions import as_questions
+@click.argument("out", required=False, type=NON_EMPTY)
+@click.option("--all", "everything", is_flag=True, help="Write all entries, complete, as JSON lines.")
+@_text_option
+@_thumbs_option
+@collection_options
+def export(collection: str, as_json: bool, out: str | None, everything: bool, text: str | None, thumbs: Any) -> int:
+    """Write answers rated good or corrected to OUT, as questions for `ragfm eval answers`."""
+    from ragfm.evaluation.log_questions import questions_from_log
 
     if as_json and out is None:
-        raise click.UsageError("--json prints a report; name OUT.", click.get_current_context())
-    entries = _open(collection).entries(_which(text=text, thumbs=thumbs))
-    lines = [asdict(entry) for entry in entries] if everything else list(as_questions(entries))
+        usage_error("--json requires OUT: standard output has the report.")
+    entries = _open(collection).entries(_selection(text=text, thumbs=thumbs))
+    lines = [asdict(entry) for entry in entries] if everything else list(questions_from_log(entries))
     with Path(out).open("w", encoding="utf-8") if out else nullcontext(sys.stdout) as file:
         file.writelines(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
-    questions = len({line["id"] for line in lines})
+    exported = len({line["id"] for line in lines})
     if as_json:
-        print_json({"path": out, "entries": questions, "lines": len(lines)})
+        print_json({"path": out, "entries": exported, "lines": len(lines)})
     elif out:
-        click.echo(printable(f"{questions} of {len(entries)} entries are in {out}."))
+        print_text(f"Exported {exported} of {len(entries)} entries to {out}.")
     return OK
 
 
-def _selecting(function: Callable[..., int]) -> Callable[..., int]:
-    numbers = click.argument("numbers", metavar="[ID]…", nargs=-1, type=int)
-    days = click.option("--older-than", metavar="DAYS", type=click.FloatRange(min=0), help="Only those that are older.")
-    return numbers(_text(days(shared(function))))
+def _selection_options(command: Callable[..., int]) -> Callable[..., int]:
+    ids = click.argument("numbers", metavar="[ID]…", nargs=-1, type=int)
+    older_than = click.option(
+        "--older-than", metavar="DAYS", type=click.FloatRange(min=0), help="Select entries older than DAYS."
+    )
+    return ids(_text_option(older_than(collection_options(command))))
 
 
 @log.command()
-@_selecting
+@_selection_options
 def redact(collection: str, as_json: bool, numbers: tuple[int, ...], text: str | None, older_than: float | None) -> int:
-    """Take words out of the log, and leave the rest.
+    """Redact text in the log and keep the entries.
 
-    With --text, this text wherever it stands, in all entries or those named; else all words of the entries.
+    With --text, only that text is redacted, in all entries or those with the IDs; else all text of the entries.
     """
-    return _done("redacted", _open(collection).redact(_some(numbers, text, older_than)), as_json)
+    count = _open(collection).redact(_required_selection(numbers, text, older_than))
+    return _print_count("redacted", count, as_json)
 
 
 @log.command()
-@_selecting
+@_selection_options
 def forget(collection: str, as_json: bool, numbers: tuple[int, ...], text: str | None, older_than: float | None) -> int:
-    """Delete the entries that meet all conditions given; nothing of them stays in the file."""
-    return _done("forgotten", _open(collection).forget(_some(numbers, text, older_than)), as_json)
+    """Delete the entries that match all conditions, without a trace in the file."""
+    count = _open(collection).forget(_required_selection(numbers, text, older_than))
+    return _print_count("forgotten", count, as_json)
 
 
-# --- Inside ------------------------------------------------------------------------------------------------------
-
-
-def _done(what: str, count: int, as_json: bool) -> int:
-    print_json({what: count}) if as_json else click.echo(f"{count} {what}.")
+def _print_count(action: str, count: int, as_json: bool) -> int:
+    if as_json:
+        print_json({action: count})
+    else:
+        print_text(f"{count} {action}.")
     return OK
 
 
@@ -146,14 +158,13 @@ def _open(collection: str) -> AnswerLog:
     return AnswerLog.for_collection(collection)
 
 
-def _which(**conditions: Any) -> LogFilter:
+def _selection(**conditions: Any) -> LogFilter:
     from ragfm.generation.answer_log import LogFilter
 
     return LogFilter(**conditions)
 
 
-def _some(numbers: tuple[int, ...], text: str | None, older_than: float | None) -> LogFilter:
-    """Never all entries, for want of a condition."""
-    if not numbers and text is None and older_than is None:
-        raise click.UsageError("Say which: IDs, --text or --older-than.", click.get_current_context())
-    return _which(ids=numbers, text=text, older_than=None if older_than is None else timedelta(days=older_than))
+def _required_selection(numbers: tuple[int, ...], text: str | None, older_than: float | None) -> LogFilter:
+    if not numbers and text is None and older_than is None:  # never all entries, for lack of a condition
+        usage_error("Select entries: IDs, --text or --older-than.")
+    return _selection(ids=numbers, text=text, older_than=None if older_than is None else timedelta(days=older_than))

@@ -1,43 +1,55 @@
-"""`ragfm mcp`: the tools of a collection for programs that have a model of their own."""
+"""`ragfm mcp`."""
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import click
 
-from ragfm.cli.options import FILLED, OK
-from ragfm.cli.serve import collection_folders, named, reader_models, serve, split_names
+from ragfm.cli.options import NON_EMPTY, OK, split_names, usage_error
+from ragfm.cli.serve import named_collections, named_readers, serve
 from ragfm.core.errors import MissingExtraError
 
 
 @click.command(params=list(serve.params))
-@click.option("--groups", multiple=True, metavar="G,…", type=FILLED, help="Groups whose documents it sees, beside "
-              "those open to all.")  # fmt: skip
-@click.option("--http", is_flag=True, help="Serve at an address, under /mcp, as `ragfm serve` does: the options of "
-              "addresses and keys go with this.")  # fmt: skip
+@click.option(
+    "--groups",
+    multiple=True,
+    metavar="G,…",
+    type=NON_EMPTY,
+    help="Groups whose documents the client may see, in addition to public ones.",
+)
+@click.option(
+    "--http",
+    is_flag=True,
+    help="Serve over HTTP, under /mcp, as `ragfm serve` does. The options for addresses and keys require it.",
+)
 def mcp(
-    collections: tuple[str, ...], readers: tuple[str, ...], adapter: str | None, groups: tuple[str, ...], http: bool,
-    **listening: Any,
-) -> int:  # fmt: skip
-    """Give programs that speak the Model Context Protocol tools to search, ask and list: docs/mcp.md."""
+    collections: tuple[str, ...],
+    readers: tuple[str, ...],
+    adapter: str | None,
+    groups: tuple[str, ...],
+    http: bool,
+    **server_options: Any,
+) -> int:
+    """Serve tools to search, ask and list documents over the Model Context Protocol: docs/mcp.md."""
     context = click.get_current_context()
     if http and groups:
-        raise click.UsageError("--groups goes without --http: there a key has its groups.", context)
+        usage_error("--groups cannot be combined with --http, where each API key has its groups.")
     try:
         from ragfm.server.mcp_server import run_stdio
     except ModuleNotFoundError as error:
-        raise MissingExtraError(f"The tools need {error.name}.", "Run `pip install 'ragfm[mcp]'`.") from error
+        raise MissingExtraError(
+            f"`ragfm mcp` requires {error.name}.", "Install it with `pip install 'ragfm[mcp]'`."
+        ) from error
     if http:
-        return int(context.invoke(serve, collections=collections, readers=readers, adapter=adapter, **listening))
+        return int(context.invoke(serve, collections=collections, readers=readers, adapter=adapter, **server_options))
     from ragfm.server.api_keys import Key
-    from ragfm.server.served_models import Served, collection_name
+    from ragfm.server.served_models import ServedModels
 
     try:
         key = Key(name="local", groups=split_names(groups))
     except ValueError as error:
-        raise click.BadParameter("no group can have one of these names.", param_hint="--groups") from error
-    folders = [named(given, collection_name, Path(given).is_dir()) for given in collection_folders(collections)]
-    run_stdio(Served(folders, reader_models(readers), adapter=adapter), key)
+        raise click.BadParameter("the name of a group is not valid.", param_hint="--groups") from error
+    run_stdio(ServedModels(named_collections(collections), named_readers(readers), adapter=adapter), key)
     return OK

@@ -1,18 +1,15 @@
-"""What the commands share: exit codes, options, and a word or a bar for what takes seconds."""
+"""Exit codes, the options that commands share, and what the options open: a collection and its pipeline."""
 
 from __future__ import annotations
 
 import json
-import sys
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from time import monotonic
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
-from ragfm.cli.output import printable
+from ragfm.cli.output import print_note
 from ragfm.core.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -20,119 +17,183 @@ if TYPE_CHECKING:
     from ragfm.rag import Rag
 
 OK, FAILED, USAGE, SOME_FAILED, INTERRUPTED = 0, 1, 2, 3, 130
-_PATIENCE = 2.0  # seconds without a word
 
 
-class _Filled(click.types.StringParamType):
-    """A text that is not empty: an unset shell variable must not mean the current folder, or everybody."""
+class NonEmptyText(click.types.StringParamType):
+    """Text that is not empty: an unset shell variable must not mean the current folder, or everybody."""
 
     name = "text"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Return the text, or fail if it is empty or all white space."""
         if not str(value).strip():
-            self.fail("it is empty.", param, ctx)
+            self.fail("the value is empty.", param, ctx)
         return str(super().convert(value, param, ctx))
 
 
-FILLED = _Filled()
+NON_EMPTY = NonEmptyText()
+OUTPUT_FILE = click.Path(dir_okay=False)
+POSITIVE = click.FloatRange(min=0, min_open=True)
 
+# --- Every command -----------------------------------------------------------------------------------------------
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
-debug_option = click.option("--debug", is_flag=True, expose_value=False, help="Show tracebacks and what is going on.")
+debug_option = click.option("--debug", is_flag=True, expose_value=False, help="Show tracebacks and debug messages.")
+collection_option = click.option(
+    "-c",
+    "--collection",
+    default=".ragfm",
+    envvar="RAGFM_COLLECTION",
+    metavar="DIR",
+    type=NON_EMPTY,
+    show_default=True,
+    help="Folder of the collection.",
+)
 
 
-def shared(function: Callable[..., Any]) -> Callable[..., Any]:
-    """The options that all commands on a collection have."""
-    collection = click.option(
-        "-c", "--collection", default=".ragfm", envvar="RAGFM_COLLECTION", metavar="DIR", type=FILLED,
-        show_default=True, help="The collection's folder.",
-    )  # fmt: skip
-    return collection(json_option(debug_option(function)))
+def collection_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add --collection, --json and --debug: the options of all commands about one collection."""
+    return collection_option(json_option(debug_option(command)))
 
 
-filtered = click.option("--filter", metavar="EXPR", help="Only documents whose metadata meets it: 'year >= 2024'.")
+# --- Search and answers ------------------------------------------------------------------------------------------
 
+filter_option = click.option(
+    "--filter", metavar="EXPR", help="Use only documents whose metadata matches, such as 'year >= 2024'."
+)
+k_option = click.option("-k", type=click.IntRange(min=1), metavar="N", help="Number of passages.")
+mode_option = click.option(
+    "--mode",
+    type=click.Choice(["hybrid", "dense", "keyword"]),
+    default="hybrid",
+    show_default=True,
+    help="Search by embeddings (dense), by words with BM25 (keyword), or by both.",
+)
 reader_option = click.option(
-    "--reader", metavar="NAME", type=FILLED, help="The model that answers; see docs/readers.md."
+    "--reader", metavar="NAME", type=NON_EMPTY, help="Model that answers; see docs/readers.md."
 )
 adapter_option = click.option(
-    "--adapter", metavar="DIR|none", type=FILLED,
-    help="What the reader was taught. Default: for `bundled` the one that ragfm brings; `none`: nothing.",
-)  # fmt: skip
+    "--adapter",
+    metavar="DIR|none",
+    type=NON_EMPTY,
+    help="LoRA adapter for the reader, or `none`. Default: the adapter of ragfm.toml, or the one that ships with ragfm "
+    "for `bundled`.",
+)
 strategy_option = click.option(
-    "--strategy", metavar="NAME|FILE", type=FILLED, help="How the reader is asked: zero-shot, few-shot, "
-    "chain-of-thought, or a TOML file.",
-)  # fmt: skip
-k_option = click.option("-k", type=click.IntRange(min=1), metavar="N", help="How many passages.")
+    "--strategy",
+    metavar="NAME|FILE",
+    type=NON_EMPTY,
+    help="Prompt template: zero-shot, few-shot, chain-of-thought, or a TOML file.",
+)
+
+# --- Evaluation and training -------------------------------------------------------------------------------------
+
+limit_option = click.option(
+    "--limit", type=click.IntRange(min=1), metavar="N", help="Use a random sample of N questions."
+)
+seed_option = click.option("--seed", default=0, show_default=True, help="Random seed.")
+run_option = click.option(
+    "--out", metavar="FILE", type=OUTPUT_FILE, help="Write each question's result to FILE; a second run resumes it."
+)
+report_option = click.option("--report", metavar="FILE", type=OUTPUT_FILE, help="Write an HTML report.")
+rate_option = click.option("--rate", type=POSITIVE, help="Peak learning rate. Default: depends on the method.")
+price_option = click.option(
+    "--price-per-hour", type=click.FloatRange(min=0), metavar="P", help="Price of an hour of this machine, for costs."
+)
+
+
+def data_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the options for reading a data set, and for the collection made of the documents that it contains."""
+    options = (
+        click.option("--split", metavar="NAME", help="BEIR: name of the qrels. Default: test."),
+        click.option(
+            "--articles", is_flag=True, help="SQuAD: index whole articles; the passage with the answer is to be found."
+        ),
+        click.option(
+            "--distractors",
+            multiple=True,
+            metavar="FILE",
+            type=click.Path(exists=True, dir_okay=False),
+            help="SQuAD: another file whose paragraphs are searched as well; may be repeated.",
+        ),
+        click.option(
+            "--embedder", metavar="E", type=NON_EMPTY, help="Embedding model, for data that contains its documents."
+        ),
+        click.option(
+            "--keep",
+            metavar="DIR",
+            type=NON_EMPTY,
+            help="Keep the collection in DIR, for data that contains its documents.",
+        ),
+    )
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+# --- Values ------------------------------------------------------------------------------------------------------
+
+
+def usage_error(message: str) -> NoReturn:
+    """Raise a usage error of the current command: exit code 2."""
+    raise click.UsageError(message, click.get_current_context())
+
+
+def require_text(text: str, name: str) -> str:
+    """Return the text, or raise a usage error if it is all white space."""
+    if not text.strip():
+        usage_error(f"The {name} is empty.")
+    return text
+
+
+def key_values(texts: Iterable[str], option: str) -> Iterator[tuple[str, str]]:
+    """Split each `KEY=VALUE`. Raises BadParameter, which names the option."""
+    for text in texts:
+        key, equals, value = text.partition("=")
+        if not equals or not key.strip():
+            raise click.BadParameter(f"{text!r} is not of the form KEY=VALUE.", param_hint=option)
+        yield key.strip(), value.strip()
+
+
+def split_names(texts: Iterable[str]) -> tuple[str, ...]:
+    """Split comma-separated names, of an option that may be repeated."""
+    return tuple(name.strip() for text in texts for name in text.split(",") if name.strip())
 
 
 def read_schema(path: str) -> Mapping[str, Any]:
-    """The JSON schema in a file."""
+    """Return the JSON schema in a file. Raises ConfigError."""
     try:
         schema = json.loads(Path(path).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise ConfigError(f"{path} can't be read: {error}.", "It has to hold a JSON schema.") from error
+        raise ConfigError(f"'{path}' cannot be read: {error}.", "Name a file that contains a JSON schema.") from error
     if not isinstance(schema, dict):
-        raise ConfigError(f"{path} holds no JSON schema, but {type(schema).__name__}.")
+        raise ConfigError(f"'{path}' is not a JSON schema: it contains a {type(schema).__name__}, not an object.")
     return schema
 
 
 def open_collection(path: str, embedder: str | None = None) -> Collection:
-    """The collection in a folder."""
+    """Return the collection in a folder."""
     from ragfm.collection import Collection
 
     return Collection.open(path, embedder=embedder)
 
 
-def make_rag(store: Collection, options: Mapping[str, Any]) -> Rag:
-    """The pipeline that a command's options ask for."""
+def make_rag(collection: Collection, options: Mapping[str, Any]) -> Rag:
+    """Return the pipeline of the options --reader, --adapter, --strategy and -k.
+
+    If the licence of the reader's model may restrict its use, that is printed when it is first used on this machine.
+    """
     from ragfm.rag import Rag
 
-    _tell_of_licence(options["reader"] or store.settings.reader)
-    named = {name: options[name] for name in ("reader", "k", "adapter", "strategy")}
-    return Rag(store, **named)
+    warn_of_licence(options["reader"] or collection.settings.reader)
+    return Rag(collection, **{name: options[name] for name in ("reader", "k", "adapter", "strategy")})
 
 
-def _tell_of_licence(reader: str) -> None:
-    """Say it where a model's licence may restrict its use, the first time that it is used here."""
+def warn_of_licence(reader: str) -> None:
+    """Print, once per model and machine, that a model's licence may restrict its use."""
     from ragfm.core.registry import plugin_and_model
-    from ragfm.models.model_card import said_once
+    from ragfm.models.model_card import first_use_warning
 
     path = Path(plugin_and_model("readers", reader)[1] or reader).expanduser()
-    if path.exists() and (warning := said_once(path)):
-        click.echo(printable(warning), err=True)
-
-
-@contextmanager
-def busy(what: str) -> Iterator[None]:
-    """A word on a terminal while models are loaded, which takes seconds; it goes when the result comes."""
-    shown = sys.stderr.isatty()
-    if shown:
-        click.echo(f"{what} …", nl=False, err=True)
-    try:
-        yield
-    finally:
-        if shown:
-            click.echo("\r\x1b[K", nl=False, err=True)
-
-
-@contextmanager
-def counting(what: str, unit: str) -> Iterator[Callable[[int, int], None]]:
-    """How far a job is, on standard error once it takes longer than two seconds: a bar on a terminal, else lines."""
-    from tqdm import tqdm
-
-    terminal, start, told = sys.stderr.isatty(), monotonic(), 0.0
-    bar = tqdm(desc=what, unit=unit, file=sys.stderr, leave=False, dynamic_ncols=True, delay=_PATIENCE,
-               disable=not terminal)  # fmt: skip
-
-    def show(done: int, total: int) -> None:
-        nonlocal told
-        bar.total = total
-        bar.update(done - bar.n)
-        seconds = monotonic() - start
-        if not terminal and seconds >= max(_PATIENCE, 2 * told):  # ever more rarely: a log is not a bar
-            click.echo(f"{what}: {done} of {total} {unit}, {seconds:.0f} s", err=True)
-            told = seconds
-
-    with bar:
-        yield show
+    if path.exists() and (warning := first_use_warning(path)):
+        print_note(f"Warning: {warning}")

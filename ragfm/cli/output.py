@@ -1,185 +1,268 @@
-"""How the command line shows results: as JSON, and for people."""
+"""Printing: results as text, tables or JSON on standard output; notes and errors on standard error.
+
+On a terminal, text is styled with rich, which respects NO_COLOR. Elsewhere it is plain. Control characters are always
+escaped, so that no document can steer the terminal that shows it.
+"""
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+import sys
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import click
 
 if TYPE_CHECKING:
-    from ragfm.core.types import Answer, Hit, Usage
+    from rich.console import Console
+
+    from ragfm.core.types import Answer, Citation, Hit, Usage
+    from ragfm.evaluation import Estimate
     from ragfm.generation.structured_output import Extraction
     from ragfm.ingestion.sync import SyncReport
-    from ragfm.maintenance.salvage import SalvageReport
-    from ragfm.maintenance.verification import VerifyReport
+
+Part: TypeAlias = str | tuple[str, str]
+"""Text, or text with its style on a terminal, such as `("docs/leave.md", "bold")`."""
+
+MAX_SKIPPED = 20
+"""Maximum number of skipped documents that are listed one by one."""
+
+_CONTROL_CHARACTERS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+
+_FAULTS = {
+    "fabricated": "not supported by this or any other passage",
+    "misattributed": "not supported by this passage, but by another one",
+    "stitched": "not supported: its parts come from different places",
+    "irrelevant": "supported, but probably not what the question asks for",
+    "uncertain": "supported; check that it is what the question asks for",
+}
 
 
-_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
-MOST_SKIPPED = 20  # are listed one by one
+# --- Text, tables, JSON ------------------------------------------------------------------------------------------
 
 
 def printable(text: str) -> str:
-    """Text without control characters: a document must not be able to steer the terminal that shows it."""
-    return _CONTROL.sub(lambda match: match[0].encode("unicode_escape").decode(), text)
+    """Return text with control characters escaped; line breaks and tabs stay."""
+    return _CONTROL_CHARACTERS.sub(lambda match: match[0].encode("unicode_escape").decode(), text)
+
+
+def one_line(text: str) -> str:
+    """Return printable text with line breaks escaped, for names that must not span lines."""
+    return printable(text.replace("\n", "\\n"))
+
+
+def terminal(*, err: bool = False) -> Console | None:
+    """Return a rich console if the stream is a terminal, else None."""
+    stream = sys.stderr if err else sys.stdout
+    if stream is None or not stream.isatty():
+        return None
+    from rich.console import Console
+
+    return Console(file=stream, highlight=False, markup=False, emoji=False)
+
+
+def print_text(*parts: Part, err: bool = False, end: str = "\n") -> None:
+    """Print text, whose parts may have a style, to standard output or standard error."""
+    pairs = [(printable(part), "") if isinstance(part, str) else (printable(part[0]), part[1]) for part in parts]
+    console = terminal(err=err) if any(style for _, style in pairs) else None
+    if console is None:
+        click.echo("".join(text for text, _ in pairs) + end, nl=False, err=err)
+    else:
+        from rich.text import Text
+
+        console.print(Text.assemble(*pairs), soft_wrap=True, end=end)
+
+
+def print_note(*parts: Part) -> None:
+    """Print a line to standard error."""
+    print_text(*parts, err=True)
+
+
+def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]], *, indent: int = 0) -> None:
+    """Print rows under column names. A name that begins with `>` makes its column right-aligned.
+
+    Without any column name, no header is printed.
+    """
+    names = [one_line(column.removeprefix(">")) for column in columns]
+    cells = [[one_line(cell) for cell in row] for row in rows]
+    if console := terminal():
+        from rich.box import SIMPLE_HEAD
+        from rich.padding import Padding
+        from rich.table import Table
+        from rich.text import Text
+
+        box = SIMPLE_HEAD if any(names) else None
+        table = Table(box=box, show_header=any(names), show_edge=False, pad_edge=False)
+        for column, name in zip(columns, names, strict=True):
+            table.add_column(Text(name), justify="right" if column.startswith(">") else "left", overflow="fold")
+        for row in cells:
+            table.add_row(*map(Text, row))
+        console.print(Padding(table, (0, 0, 0, indent), expand=False))
+        return
+    lines = [names, *cells] if any(names) else cells
+    widths = [max((len(line[number]) for line in lines), default=0) for number in range(len(columns))]
+    for line in lines:
+        padded = [
+            cell.rjust(width) if column.startswith(">") else cell.ljust(width)
+            for cell, width, column in zip(line, widths, columns, strict=True)
+        ]
+        click.echo(" " * indent + "  ".join(padded).rstrip())
 
 
 def print_json(value: Any) -> None:
-    """One JSON object on standard output."""
+    """Print one JSON object as a line."""
     click.echo(json.dumps(value, ensure_ascii=False))
 
 
+def print_error(message: str, hint: str = "") -> None:
+    """Print `Error: MESSAGE HINT` to standard error, on a terminal with the hint on a line of its own."""
+    if hint and message[-1:] not in ".!?":
+        message += "."
+    separator = "\n" if hint and terminal(err=True) else " "
+    print_text(("Error:", "bold red"), f" {message}{separator}{hint}".rstrip(), err=True)
+
+
+def print_written(*paths: str | None) -> None:
+    """Name the files that were written, on standard error; None stands for a file that was not asked for."""
+    for path in paths:
+        if path:
+            print_note(f"Written: {path}")
+
+
+def megabytes(count: int) -> str:
+    """Return a number of bytes in MB, such as `1.5 MB`."""
+    return f"{count / 1e6:.1f} MB"
+
+
+# --- Hits and answers --------------------------------------------------------------------------------------------
+
+
 def hit_json(hit: Hit) -> dict[str, Any]:
-    """A hit as the command line's contract has it."""
+    """Return a hit in its documented JSON form."""
     keys = ("uri", "page", "place", "start", "end", "headings", "text", "score", "scores", "chunk_id")
     return {key: getattr(hit, key) for key in keys}
 
 
 def answer_json(answer: Answer) -> dict[str, Any]:
-    """An answer as the command line's contract has it."""
+    """Return an answer in its documented JSON form."""
     value = asdict(answer)
     value["answer"] = value.pop("text")
     value["hits"] = [{**hit_json(hit), "n": hit.n} for hit in answer.hits]
-    order = "question query answer abstained confidence said citations hits dropped usage seconds unsupported log_id"
-    thoughts = {"reasoning": answer.reasoning} if answer.reasoning else {}
-    return {key: value[key] for key in order.split()} | {"usage": _usage_json(answer.usage)} | thoughts
+    value["usage"] = _usage_json(answer.usage)
+    keys = (
+        *("question", "query", "answer", "abstained", "confidence", "said", "citations", "contradictions", "hits"),
+        *("dropped", "usage", "seconds", "unsupported", "log_id"),
+    )
+    result = {key: value[key] for key in keys}
+    if answer.reasoning:
+        result["reasoning"] = answer.reasoning
+    return result
 
 
 def extraction_json(extraction: Extraction[Any]) -> dict[str, Any]:
-    """A structured answer as the command line's contract has it."""
+    """Return a structured answer in its documented JSON form."""
     value = asdict(replace(extraction, value=None))
     value["value"] = value.pop("data")
     value["hits"] = [{**hit_json(hit), "n": hit.n} for hit in extraction.hits]
-    order = "question query value fields hits dropped usage seconds log_id"
-    return {key: value[key] for key in order.split()} | {"usage": _usage_json(extraction.usage)}
+    value["usage"] = _usage_json(extraction.usage)
+    keys = ("question", "query", "value", "fields", "hits", "dropped", "usage", "seconds", "log_id")
+    return {key: value[key] for key in keys}
 
 
 def _usage_json(usage: Usage) -> dict[str, Any]:
-    """The tokens, and what they cost where that is known."""
     return {key: value for key, value in asdict(usage).items() if value is not None}
 
 
+def hit_location(hit: Hit) -> str:
+    """Return a hit's document, page, place and headings as one line."""
+    page = f", page {hit.page}" if hit.page else ""
+    place = f", {hit.place}" if hit.place else ""
+    headings = f"  {' > '.join(hit.headings)}" if hit.headings else ""
+    return one_line(f"{hit.uri}{page}{place}{headings}")
+
+
+def print_hit(label: str, hit: Hit) -> None:
+    """Print a hit's label and location, then its text, indented."""
+    text = "\n".join(f"   {line}" for line in hit.text.splitlines())
+    print_text(f"{label} ", (hit_location(hit), "bold"), f"\n{text}\n")
+
+
+def print_answer(answer: Answer) -> None:
+    """Print an answer with its contradictions and citations."""
+    print_text(answer.text)
+    print_evidence(answer)
+
+
+def print_evidence(answer: Answer) -> None:
+    """Print what follows an answer's text: contradictions, citations with their quotes, and unsupported sentences."""
+    from ragfm.citations.contradictions import describe_contradiction
+
+    if answer.contradictions:
+        lines = "\n".join(describe_contradiction(contradiction) for contradiction in answer.contradictions)
+        print_text(f"\n{lines}")
+    for citation in answer.citations:
+        page = f", page {citation.page}" if citation.page else ""
+        fault = f" ({_FAULTS[citation.fault]})" if citation.fault else ""
+        print_text(f"  [{citation.n}] {one_line(citation.uri)}{page}: ", _quote(citation), fault)
+    if not answer.abstained and not any(citation.supports for citation in answer.citations):
+        print_text(("  (no passage supports this answer)", "dim"))
+        return
+    if answer.abstained and answer.confidence is not None:
+        note = f"answer withheld: its confidence is {answer.confidence:.2f}; `ask.min_confidence` sets the minimum"
+        print_text((f"  ({note})", "dim"))
+    for start, end in answer.unsupported:
+        sentence = " ".join(answer.text[start:end].split())
+        print_text((f"  (no passage supports: “{sentence}”)", "dim"))
+
+
 def print_extraction(extraction: Extraction[Any]) -> None:
-    """The object, and each value's quote."""
-    click.echo(printable(json.dumps(extraction.data, ensure_ascii=False, indent=2)))
+    """Print the object, then each field's quotes, or that no passage supports it."""
+    print_text(json.dumps(extraction.data, ensure_ascii=False, indent=2))
     for field in extraction.fields:
-        said = "" if field.removed is None else f", where the reader said {json.dumps(field.removed)}"
         if not field.supported:
-            click.echo(click.style(printable(f"  {field.path}: stands in no passage{said}"), dim=True))
+            removed = "" if field.removed is None else f"; the reader's value was {json.dumps(field.removed)}"
+            print_text((f"  {field.path}: no passage supports it{removed}", "dim"))
         for citation in field.citations:
-            quote = click.style(f"“{printable(' '.join(citation.quote.split()))}”", dim=True)
-            click.echo(f"  {printable(field.path)}: [{citation.n}] {_one_line(citation.uri)}: {quote}")
+            print_text(f"  {field.path}: [{citation.n}] {one_line(citation.uri)}: ", _quote(citation))
 
 
-def print_report(report: SyncReport) -> None:
-    """What a sync did; what was left out goes to standard error."""
-    click.echo(
+def _quote(citation: Citation) -> Part:
+    return f"“{' '.join(citation.quote.split())}”", "dim"
+
+
+# --- Reports -----------------------------------------------------------------------------------------------------
+
+
+def print_sync_report(report: SyncReport) -> None:
+    """Print the counts of a sync; skipped and failed documents go to standard error."""
+    print_text(
         f"{report.added} added, {report.updated} updated, {report.removed} removed, {report.unchanged} unchanged, "
         f"{len(report.skipped)} skipped, {len(report.failed)} failed; "
         f"{report.chunks} chunks embedded in {report.seconds:.1f} s"
     )
-    for skip in report.skipped[:MOST_SKIPPED]:
-        click.echo(printable(f"skipped {_one_line(skip.uri)}: {skip.why}"), err=True)
-    if len(report.skipped) > MOST_SKIPPED:
-        click.echo(f"skipped {len(report.skipped) - MOST_SKIPPED} more; --json lists them", err=True)
-    for failure in report.failed:
-        still = "; an older version still serves" if failure.stale else ""
-        click.echo(printable(f"failed {_one_line(failure.uri)} ({failure.stage}): {failure.error}{still}"), err=True)
+    for skip in report.skipped[:MAX_SKIPPED]:
+        print_note(f"skipped {one_line(skip.uri)}: {skip.why}")
+    if len(report.skipped) > MAX_SKIPPED:
+        print_note(f"skipped {len(report.skipped) - MAX_SKIPPED} more; --json lists them")
+    print_failures([], report)
 
 
-def print_verify(report: VerifyReport, saved: SalvageReport | None) -> None:
-    """What a verification found, what was mended, and what can be saved."""
-    for done in report.mended:
-        click.echo(printable(f"repair: {done}"))
-    for finding in report.findings:
-        click.echo(printable(
-            f"{finding.file}: {_one_line(finding.what)}: expected {finding.expected}, found {finding.found}"
-        ))  # fmt: skip
-    if not report.damaged:
-        click.echo(f"All is whole: {report.documents} documents, {report.chunks} chunks, {report.views} views, "
-                   f"generation {report.generation}, in {report.seconds:.1f} s.")  # fmt: skip
-    if saved is not None:
-        click.echo(printable(f"{saved.documents} documents, {saved.chunks} chunks are saved in {saved.path}."))
-        for left in saved.left:
-            click.echo(printable(f"left behind: {_one_line(left.uri or 'a document without a name')}: {left.why}"))
-    elif any(finding.file == "catalog.db" for finding in report.findings):
-        click.echo(f"The catalog is damaged. `ragfm verify --salvage OUT` can save {report.whole} of "
-                   f"{report.documents} documents into a new collection.")  # fmt: skip
-        for uri in report.lost[:MOST_SKIPPED]:
-            click.echo(printable(f"lost: {_one_line(uri)}"))
-    elif report.damaged:
-        click.echo("The catalog is whole: `ragfm verify --repair` makes anew what is damaged, with no embedding.")
+def print_failures(questions: Sequence[tuple[str, str]], synced: SyncReport | None) -> None:
+    """Print the questions, as (id, error), and the documents that failed, to standard error."""
+    if questions:
+        first, error = questions[0]
+        print_note(f"{len(questions)} questions failed; the first is {first}: {error}")
+    for failure in synced.failed if synced else ():
+        stale = "; an older version is still served" if failure.stale else ""
+        print_note(f"failed {one_line(failure.uri)} ({failure.stage}): {failure.error}{stale}")
 
 
-def print_keywords(words: Mapping[str, Any]) -> None:
-    """The language of the words, and how much they count in hybrid search."""
-    weight = "" if words["weight"] is None else f"cosine {words['weight']:g} (search.weight), words the rest: "
-    click.echo(f"words     {words['kind']}, language {words['language'] or 'not known yet'}")
-    click.echo(f"          in hybrid search {weight}{words['why']}")
-
-
-def print_index(index: Mapping[str, Any], chunks: int) -> None:
-    """An index's kind and why it is that, its state, and what of the catalog is dead."""
-    if index["saved"]:
-        click.echo(f"index     {index['kind']}, {index['vectors']} vectors, {index['state']}, "
-                   f"of generation {index['generation']}")  # fmt: skip
-    else:
-        click.echo(f"index     none saved, {index['pending']} vectors in memory only")
-    next_one = "" if index["kind"] in (index["wanted"], None) else f"the next one is {index['wanted']}: "
-    click.echo(f"          {next_one}{index['why']}")
-    share = index["dead"] / max(1, index["dead"] + chunks)
-    click.echo(f"space     {share:.0%} of the chunks are dead; generations from {index['floor']} on can be read")
-
-
-_FAULTS = {
-    "fabricated": "does not say so, nor does another passage",
-    "misattributed": "does not say so, another passage does",
-    "stitched": "does not say so; its parts stand in several places",
-    "irrelevant": "says so, but that is hardly what was asked for",
-    "uncertain": "says so; see whether that is what was asked for",
-}
-
-
-def print_answer(answer: Answer) -> None:
-    """An answer and its citations."""
-    click.echo(printable(answer.text))
-    print_citations(answer)
-
-
-def print_citations(answer: Answer) -> None:
-    """Each citation with its quote, and whether it holds; and it is said where none does."""
-    for citation in answer.citations:
-        page = f", page {citation.page}" if citation.page else ""
-        mark = f" ({_FAULTS[citation.fault]})" if citation.fault else ""
-        quote = click.style(f"“{printable(' '.join(citation.quote.split()))}”", dim=True)
-        click.echo(f"  [{citation.n}] {_one_line(citation.uri)}{page}: {quote}{mark}")
-    if not answer.abstained and not any(citation.supports for citation in answer.citations):
-        click.echo(click.style("  (no passage supports this answer)", dim=True))
-        return
-    if answer.abstained and answer.confidence is not None:
-        click.echo(click.style(f"  (an answer was withheld, whose confidence was {answer.confidence:.2f}; "
-                               "`ask.min_confidence` sets how much it takes)", dim=True))  # fmt: skip
-    for start, end in answer.unsupported:
-        click.echo(
-            click.style(f"  (no passage supports: “{printable(' '.join(answer.text[start:end].split()))}”)", dim=True)
-        )
-
-
-def where(hit: Hit) -> str:
-    """A hit's document, page, place and headings."""
-    page = f", page {hit.page}" if hit.page else ""
-    place = f", {hit.place}" if hit.place else ""
-    headings = f"  {' > '.join(hit.headings)}" if hit.headings else ""
-    return printable(f"{_one_line(hit.uri)}{page}{place}{headings}")
-
-
-def indented(text: str) -> str:
-    """Text set in by three spaces."""
-    return "\n".join(f"   {printable(line)}" for line in text.splitlines())
-
-
-def _one_line(text: str) -> str:
-    return printable(text.replace("\n", "\\n"))
+def print_estimates(estimates: Mapping[str, Estimate], digits: int) -> None:
+    """Print each estimate with its 95 % interval, rounded to `digits`."""
+    rows = [
+        (name, f"{value.value:.{digits}f}", f"[{value.low:.{digits}f}, {value.high:.{digits}f}]")
+        for name, value in estimates.items()
+    ]
+    print_table(["", ">", ""], rows, indent=2)

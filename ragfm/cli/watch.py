@@ -1,4 +1,4 @@
-"""The command that follows the sources."""
+"""`ragfm watch`."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ragfm.cli.options import OK, shared
-from ragfm.cli.output import print_json, printable
+from ragfm.cli.options import OK, collection_options, open_collection
+from ragfm.cli.output import print_json, print_note
 from ragfm.core.errors import RagfmError
 
 if TYPE_CHECKING:
@@ -21,47 +21,47 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.option(
-    "--interval", type=click.FloatRange(min=1), default=300.0, show_default=True, metavar="SECONDS",
-    help="How often each source is looked at where nothing tells of changes.",
-)  # fmt: skip
-@shared
+    "--interval",
+    type=click.FloatRange(min=1),
+    default=300.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="Time between two syncs of a source that does not report changes.",
+)
+@collection_options
 def watch(collection: str, as_json: bool, interval: float) -> int:
-    """Keep the collection equal to its sources: sync all, then each whenever it changes.
+    """Sync all sources, then each source whenever it changes.
 
-    One line for each sync, on standard error, or with --json one JSON object on standard output. Ctrl-C ends it
-    between two commits; once more ends it at once.
+    Each sync is reported as a line on standard error, or with --json as a JSON object on standard output. Ctrl-C stops
+    after the current commit; a second Ctrl-C stops at once.
     """
-    from ragfm.collection import Collection
-
     stop = Event()
 
-    def end(number: int, _: Any) -> None:
+    def request_stop(number: int, _: Any) -> None:
         stop.set()
         signal.signal(number, signal.SIG_DFL if number != signal.SIGINT else signal.default_int_handler)
 
     for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, end)
-    with Collection.open(collection) as store:
-        store.watch(_tell_json if as_json else _tell, interval=interval, stop=stop)
+        signal.signal(number, request_stop)
+    with open_collection(collection) as store:
+        store.watch(_print_json if as_json else _print_line, interval=interval, stop=stop)
     return OK
 
 
-def _tell(synced: Synced) -> None:
-    report, now = synced.report, datetime.now().astimezone().strftime("%H:%M:%S")
-    if synced.error is not None:
-        said = (
-            str(synced.error)
-            if isinstance(synced.error, RagfmError)
-            else f"{type(synced.error).__name__}: {synced.error}"
+def _print_line(synced: Synced) -> None:
+    report, error = synced.report, synced.error
+    if error is None:
+        outcome = ", ".join(
+            f"{getattr(report, count)} {count}" for count in ("added", "updated", "removed", "unchanged")
         )
+        if report.failed:
+            outcome += f", {len(report.failed)} failed ({report.failed[0].error})"
     else:
-        counts = ("added", "updated", "removed", "unchanged")
-        said = ", ".join(f"{getattr(report, count)} {count}" for count in counts)
-        said += f", {len(report.failed)} failed ({report.failed[0].error})" if report.failed else ""
-    click.echo(printable(f"{now} {synced.source}: {said}"), err=True)
+        outcome = str(error) if isinstance(error, RagfmError) else f"{type(error).__name__}: {error}"
+    print_note(f"{datetime.now().astimezone():%H:%M:%S} {synced.source}: {outcome}")
 
 
-def _tell_json(synced: Synced) -> None:
+def _print_json(synced: Synced) -> None:
     error = None
     if synced.error is not None:
         message = getattr(synced.error, "message", str(synced.error))

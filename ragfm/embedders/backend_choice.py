@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ragfm.core.cache import cache_folder, read_json, replace_file
-from ragfm.models.hardware import cores, has_gpu, processor
+from ragfm.models.hardware import cpu_info, has_gpu, openmp_threads
 from ragfm.models.sample_text import SAMPLE_TEXT
 
 if TYPE_CHECKING:
@@ -101,7 +101,7 @@ def remember(weights: str, results: Sequence[Measured]) -> None:
 
 def machine() -> dict[str, Any]:
     """What a choice depends on, besides the weights."""
-    return {"processor": processor()[0], "cores": cores(), "gpu": has_gpu(), "forms": VERSION,
+    return {"processor": cpu_info()[0], "cores": openmp_threads(), "gpu": has_gpu(), "forms": VERSION,
             **{name: _version(name) for name in _LIBRARIES}}  # fmt: skip
 
 

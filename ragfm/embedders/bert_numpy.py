@@ -13,7 +13,7 @@ import numpy as np
 
 from ragfm.embedders.bert import MASKED, Bert, Linear, forward, token_vectors
 from ragfm.embedders.sorted_batches import Batch, embed_sorted
-from ragfm.models.hardware import cores
+from ragfm.models.hardware import openmp_threads
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -60,7 +60,7 @@ class NumpyForm:
 
     @cached_property
     def _streams(self) -> ThreadPoolExecutor:
-        return ThreadPoolExecutor(cores(), "ragfm-embed")
+        return ThreadPoolExecutor(openmp_threads(), "ragfm-embed")
 
 
 class _Numpy:

@@ -16,7 +16,7 @@ from ragfm.core.errors import EmbeddingError, RagfmError, UnsupportedError
 from ragfm.embedders.token_offsets import check_fits, spread
 from ragfm.models.gguf_header import check_gguf
 from ragfm.models.hardware import physical_cores
-from ragfm.models.llama_library import after_c, free, last_error, llama_cpp, load_model
+from ragfm.models.llama_library import free_model, last_error, llama_cpp, load_model, raise_pending_interrupt
 from ragfm.models.model_lookup import find_model, weights_sha256
 
 if TYPE_CHECKING:
@@ -116,8 +116,8 @@ class _Model:
         if not self._context:
             llama_cpp.llama_model_free(self._model)
             raise RagfmError(f"llama.cpp can't open {path}: {last_error()}")
-        weakref.finalize(self, free, self._model, self._context)
-        after_c()
+        weakref.finalize(self, free_model, self._model, self._context)
+        raise_pending_interrupt()
         kind = llama_cpp.llama_pooling_type(self._context)
         if kind not in _POOLINGS:
             raise UnsupportedError(f"{path} is no embedding model: its pooling is of kind {kind}.")
@@ -156,7 +156,7 @@ class _Model:
                 raise EmbeddingError(f"llama.cpp failed to embed {len(rows)} texts (code {code}): {last_error()}")
         finally:
             llama_cpp.llama_batch_free(batch)
-        after_c()
+        raise_pending_interrupt()
         vectors = (llama_cpp.llama_get_embeddings_seq(self._context, sequence) for sequence in range(len(rows)))
         return np.stack([np.ctypeslib.as_array(ctypes.cast(v, ctypes.POINTER(ctypes.c_float)), (self.dim,)).copy()
                          for v in vectors])  # fmt: skip

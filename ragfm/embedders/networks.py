@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from ragfm.core.errors import UnsupportedError
-from ragfm.models.hardware import has_gpu, processor
-from ragfm.models.model_lookup import no_progress_bar
+from ragfm.models.hardware import cpu_info, has_gpu
+from ragfm.models.model_lookup import hide_progress_bar
 
 if TYPE_CHECKING:
     from ragfm.core.types import Vectors
@@ -55,7 +55,7 @@ class BertNetwork:
     def forms(self) -> list[str]:
         """Numpy is exact and imported already."""
         found = ["numpy-fp32", "torch-fp32"]
-        if "bf16" in processor()[1]:
+        if "bf16" in cpu_info()[1]:
             found.append("torch-bf16")
         if importlib.util.find_spec("openvino"):
             found.append("openvino")
@@ -127,7 +127,7 @@ class LibraryNetwork:
 
     def forms(self) -> list[str]:
         """The library takes the GPU where there is one; fp32 stays as the model's author meant it."""
-        return ["fp32", "bf16"] if "bf16" in processor()[1] and not has_gpu() else ["fp32"]
+        return ["fp32", "bf16"] if "bf16" in cpu_info()[1] and not has_gpu() else ["fp32"]
 
     def load(self, form: str) -> Form:
         """bf16 by autocast."""
@@ -153,7 +153,7 @@ class LibraryNetwork:
     def _model(self) -> Any:
         from sentence_transformers import SentenceTransformer
 
-        with no_progress_bar():
+        with hide_progress_bar():
             model = SentenceTransformer(str(self._path), local_files_only=True)
         if not getattr(model.tokenizer, "is_fast", False):
             raise UnsupportedError(f"The model {self._name} has no fast tokenizer, so its window can't be kept.")

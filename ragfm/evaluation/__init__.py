@@ -1,9 +1,38 @@
-"""Evaluation: how well a collection finds, how right its answers are, and whether one run is better than another.
+"""Evaluate retrieval and answers on labelled questions, and tune on them.
 
-from ragfm import Collection
-from ragfm.evaluation import evaluate_retrieval, load_questions
-report = evaluate_retrieval(Collection.open("handbook"), load_questions("questions.jsonl").questions, out="a.run.jsonl")
-print(report.measures["nDCG@10"])
+A question set is loaded by `load_questions` (BEIR, SQuAD or JSONL), built from `Question` and `Gold`, or generated from
+a collection by `generate_questions`. `corpus_collection` ingests the documents that a data set brings.
+
+Measure:
+
+- `evaluate_retrieval(collection, questions)`: nDCG, MRR, MAP, recall and latency of searches.
+- `evaluate_answers(rag, questions)`: F1, exact match, abstention, citations and latency of answers; `risk_coverage`
+  gives the share of wrong answers by confidence.
+- `evaluate_bias` (in `bias_evaluation`): how often answers change when names, gender or countries are swapped.
+
+Compare:
+
+- `compare_runs(a, b)`: two run files question by question, with intervals and p-values.
+- `compare_readers(contenders, source, folder)`: readers, adapters, strategies and numbers of passages on the same
+  questions, each in a process of its own; `contender_grid` gives all combinations.
+
+Tune:
+
+- `tune(collection, questions)`: the settings of hybrid search; `store_choice` writes them to `ragfm.toml`.
+- `calibrate(rag, questions)`: the confidence of answers; `store_calibration` writes it to `ragfm.toml`.
+
+`write_retrieval_html` and `write_answers_html` write reports as HTML pages, `retrieval_summary` and `answers_summary`
+one line. The functions with an `out` parameter write a run file, from which an interrupted run is resumed and which
+`read_run` reads.
+
+Example:
+    from ragfm import Collection
+    from ragfm.evaluation import evaluate_retrieval, load_questions
+
+    questions = load_questions("questions.jsonl").questions
+    report = evaluate_retrieval(Collection.open("handbook"), questions, out="a.run.jsonl")
+    print(report.measures["nDCG@10"].value)
+
 """
 
 from __future__ import annotations
@@ -12,20 +41,26 @@ from ragfm.evaluation.answer_evaluation import (
     AnsweredQuestion,
     AnswersReport,
     Outcome,
-    Shown,
+    ShownPassage,
     evaluate_answers,
     risk_coverage,
 )
 from ragfm.evaluation.answer_report import answers_summary, write_answers_html
 from ragfm.evaluation.calibration import CalibrationReport, calibrate
 from ragfm.evaluation.corpus import TimedEmbedder, corpus_collection
-from ragfm.evaluation.html_report import summary, write_html
+from ragfm.evaluation.html_report import retrieval_summary, write_retrieval_html
 from ragfm.evaluation.metrics import Estimate, Ranked
-from ragfm.evaluation.question_generation import write_questions
+from ragfm.evaluation.question_generation import generate_questions
 from ragfm.evaluation.question_sets import Gold, Question, QuestionSet, load_questions
-from ragfm.evaluation.reader_comparison import Contender, Entry, compare_readers, contenders
+from ragfm.evaluation.reader_comparison import (
+    Contender,
+    ContenderResult,
+    QuestionSource,
+    compare_readers,
+    contender_grid,
+)
 from ragfm.evaluation.retrieval_evaluation import QuestionResult, RetrievalReport, evaluate_retrieval, first_ranks
-from ragfm.evaluation.run_comparison import Changed, Comparison, Difference, compare_runs
+from ragfm.evaluation.run_comparison import ChangedQuestion, Comparison, Difference, compare_runs
 from ragfm.evaluation.run_file import read_run
 from ragfm.evaluation.search_tuning import Choice, Trial, TuneReport, tune
 from ragfm.evaluation.settings_file import choice_keys, store_calibration, store_choice
@@ -34,21 +69,22 @@ __all__ = [
     "AnsweredQuestion",
     "AnswersReport",
     "CalibrationReport",
-    "Changed",
+    "ChangedQuestion",
     "Choice",
     "Comparison",
     "Contender",
+    "ContenderResult",
     "Difference",
-    "Entry",
     "Estimate",
     "Gold",
     "Outcome",
     "Question",
     "QuestionResult",
     "QuestionSet",
+    "QuestionSource",
     "Ranked",
     "RetrievalReport",
-    "Shown",
+    "ShownPassage",
     "TimedEmbedder",
     "Trial",
     "TuneReport",
@@ -57,19 +93,19 @@ __all__ = [
     "choice_keys",
     "compare_readers",
     "compare_runs",
-    "contenders",
+    "contender_grid",
     "corpus_collection",
     "evaluate_answers",
     "evaluate_retrieval",
     "first_ranks",
+    "generate_questions",
     "load_questions",
     "read_run",
+    "retrieval_summary",
     "risk_coverage",
     "store_calibration",
     "store_choice",
-    "summary",
     "tune",
     "write_answers_html",
-    "write_html",
-    "write_questions",
+    "write_retrieval_html",
 ]

@@ -1,10 +1,10 @@
-"""How right a reader's answers are, how often it rightly doesn't know, and whether what it cites holds the answer.
+"""Evaluate answers: how right they are, how well the reader abstains, and whether its citations hold the answer.
 
-Each question is answered in up to three contexts, so that one sees where quality is lost:
+Each question is answered in up to three contexts, which shows where quality is lost:
 
-    retrieved   from the passages that a search finds, as `ragfm ask` does
-    gold        from the passage that the question was asked about: what retrieval costs
-    none        from the reader's memory alone: what it knows without documents
+    retrieved   from the passages that a search finds, as in `ragfm ask`
+    gold        from the gold passage; the gap to `retrieved` is the cost of retrieval
+    none        from the reader's memory, without passages
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from functools import partial as bound
+from functools import partial as bind
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
 
@@ -24,32 +24,36 @@ from ragfm.core.abstention import is_abstention
 from ragfm.core.errors import CollectionError, DataError, FilterError, TooLongError
 from ragfm.core.text import sentence_spans
 from ragfm.core.types import Hit, Message
-from ragfm.evaluation.answer_matching import MARKER, answered_by, holds, normalised, token_f1
-from ragfm.evaluation.judge import judged, way_of_judging
+from ragfm.evaluation.answer_matching import MARKER, contains_answer, normalise, passage_has_answer, token_f1
+from ragfm.evaluation.judge import judge_answer, verdict_sampling
 from ragfm.evaluation.metrics import Estimate, estimate_percentiles, estimate_ratios
 from ragfm.evaluation.question_sets import Gold, Question, fingerprint
-from ragfm.evaluation.retrieval_evaluation import collection_facts, content_of
-from ragfm.evaluation.run_file import asked, kept
+from ragfm.evaluation.retrieval_evaluation import collection_content, collection_facts
+from ragfm.evaluation.run_file import load_finished, run_questions
 from ragfm.store.filters import quoted
 
 if TYPE_CHECKING:
     from ragfm.collection import Collection
-    from ragfm.core.types import Document, Reader
+    from ragfm.core.progress import ProgressCallback
+    from ragfm.core.types import Reader
     from ragfm.rag import Rag
 
 Context: TypeAlias = Literal["retrieved", "gold", "none"]
 CONTEXTS: tuple[Context, ...] = get_args(Context)
 KINDS = ("right", "wrong", "not retrieved", "false abstention", "right abstention", "false answer")
-"""What can become of a question, in the context `retrieved`."""
+"""The kinds of results in the context `retrieved`, see `AnsweredQuestion.kind`."""
 
 CLOSED_BOOK = 'Answer in one short sentence. If you do not know the answer, say "I don\'t know."'
-_MEMORY_TOKENS = 64  # of an answer from memory: more would be a story
-_LOOKED_AT = 50  # passages of the document that a question is about
+_MEMORY_TOKENS = 64  # maximum length of an answer from memory
+_GOLD_SEARCH_DEPTH = 50  # passages of a gold document that are searched for the best one
+
+_Judge: TypeAlias = Callable[[str, Sequence[str], str], bool]
+"""From question, right answers and answer: whether the answer is right."""
 
 
 @dataclass(frozen=True, slots=True)
-class Shown:
-    """A passage that a reader was shown as number `n`: `start:end` of `uri`. `holds`: there is a right answer in it."""
+class ShownPassage:
+    """A passage in the prompt with number `n`: `start:end` of `uri`. `holds`: it contains a right answer."""
 
     n: int
     uri: str
@@ -60,16 +64,19 @@ class Shown:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What a reader answered in one context, without what ragfm says of contradictions, and what that is worth.
+    """The answer in one context, and its measures.
 
-    `exact`, `f1` (Rajpurkar et al. 2016) and `contained` compare with the nearest right answer, in [0, 1]; for an
-    unanswerable question all three are 1 where the reader abstained, else 0 (Rajpurkar et al. 2018). `shown`: a passage
-    that it was shown holds a right answer; None where there were no passages or there is no answer. `passages` are all
-    that it was shown; an older version's run has none. `citations` counts those that support their sentence, `holding`
-    those of them whose passage holds a right answer. `sentences` counts those of the answer, `supported` those with
-    such a citation. `confidence` is the answer's, from `signals`, where there is a calibration for the reader, else the
-    best passage's cosine. `judged`: a judge holds the answer to be right, in {0, 1}; None without a judge, or where
-    there is no right answer.
+    - `exact`, `f1` (Rajpurkar et al. 2016), `contained`: match with the nearest right answer, in [0, 1]. For an
+      unanswerable question all three are 1 if the reader abstained, else 0 (Rajpurkar et al. 2018).
+    - `shown`: a passage in the prompt holds a right answer; None without passages or without a right answer.
+    - `citations`: number of citations that support their sentence; `holding`: those whose passage holds a right answer.
+    - `sentences`: number of sentences of the answer; `supported`: those with a citation that supports them.
+    - `seconds`: time of the answer.
+    - `confidence`: confidence of the answer, from `signals`, if the reader has a calibration, else the best passage's
+      cosine.
+    - `judged`: 1 if the judge rates the answer as right, else 0; None without a judge or without a right answer.
+    - `error`: why the question could not be answered.
+    - `passages`: all passages in the prompt; empty in runs of older versions.
     """
 
     answer: str = ""
@@ -90,12 +97,12 @@ class Outcome:
     signals: Mapping[str, float] = field(default_factory=dict)
     judged: float | None = None
     error: str | None = None
-    passages: tuple[Shown, ...] = ()
+    passages: tuple[ShownPassage, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class AnsweredQuestion:
-    """A question and its outcome in each context. `measures` are those by which runs are compared."""
+    """A question and its outcome in each context. `measures` are those that `compare_runs` compares."""
 
     id: str
     question: str
@@ -107,20 +114,20 @@ class AnsweredQuestion:
 
     @classmethod
     def from_json(cls, record: Mapping[str, Any]) -> AnsweredQuestion:
-        """From a line of a run's file, which is a result as JSON."""
-        changed = {
-            "gold": tuple(Gold(**gold) for gold in record["gold"]),
-            "answers": tuple(record["answers"]),
-            "outcomes": {
-                context: Outcome(**{**outcome, "passages": tuple(Shown(**one) for one in outcome.get("passages", ()))})
-                for context, outcome in record["outcomes"].items()
-            },
-        }
-        return cls(**{**record, **changed})
+        """Read a record of a run file."""
+        outcomes = {}
+        for context, outcome in record["outcomes"].items():
+            passages = tuple(ShownPassage(**passage) for passage in outcome.get("passages", ()))
+            outcomes[context] = Outcome(**{**outcome, "passages": passages})
+        gold = tuple(Gold(**gold) for gold in record["gold"])
+        return cls(**{**record, "gold": gold, "answers": tuple(record["answers"]), "outcomes": outcomes})
 
     @property
     def kind(self) -> str:
-        """One of `KINDS`; an answer is right where it contains a right one, or says no other word than it does."""
+        """The kind of result in the context `retrieved`, one of `KINDS`.
+
+        An answer is right if it contains a right answer or consists of the same words.
+        """
         outcome = self.outcomes["retrieved"]
         if self.unanswerable:
             return "right abstention" if outcome.abstained else "false answer"
@@ -133,9 +140,9 @@ class AnsweredQuestion:
 
 @dataclass(frozen=True, slots=True)
 class AnswersReport:
-    """A run. `measures` by context, each with its interval; `latency_ms` the percentiles of an answer's time.
+    """A run. `measures` by context with intervals; `latency_ms` by context: percentiles of the time of an answer.
 
-    A question that could not be asked has no time.
+    Questions that could not be answered are not in the times.
     """
 
     about: Mapping[str, Any]
@@ -145,12 +152,12 @@ class AnswersReport:
 
     @property
     def stopped(self) -> bool:
-        """Whether a Ctrl-C came before all questions were answered."""
+        """Whether a Ctrl-C ended the run early."""
         return len(self.results) < int(self.about["questions"]["count"])
 
     @property
     def kinds(self) -> dict[str, int]:
-        """How many questions are of which kind; empty without the context `retrieved`."""
+        """The number of questions of each kind; empty without the context `retrieved`."""
         if "retrieved" not in self.measures:
             return {}
         counts = Counter(result.kind for result in self.results)
@@ -165,44 +172,54 @@ def evaluate_answers(
     judge: Reader | None = None,
     out: str | Path | None = None,
     about: Mapping[str, Any] | None = None,
-    progress: Callable[[int, int], None] | None = None,
+    progress: ProgressCallback | None = None,
     partial: bool = False,
 ) -> AnswersReport:
-    """Ask all questions in all contexts, and hold the answers against the right ones; a `judge` does so, too.
+    """Answer all questions in all contexts, and compare with the right answers. The answer log is not written.
 
-    With `out`, each question is written to that file when it is done, and a run that was interrupted goes on there.
-    `about` is kept with it. With `partial`, a Ctrl-C gives the report on what was answered until then, if anything was.
-    None of it goes into the answer log, which is of what users asked. Raises DataError where `out` is of another run,
-    UnsupportedError for a judge that gives no verdict, before the first question.
+    - `judge`: a reader that also says whether each answer is right.
+    - `out`: run file; each question is written to it when it is finished, and an interrupted run is resumed from it.
+    - `about`: further facts to store in the report and the run file.
+    - `partial`: a Ctrl-C returns the report on the questions so far, if there are any.
+
+    Raises, before the first question, DataError if no gold document is in the collection or `out` belongs to a
+    different run, and UnsupportedError if the judge gives no verdict.
     """
     if not questions or not contexts:
-        raise ValueError(f"{len(questions)} questions in {len(contexts)} contexts: at least one of each is needed")
+        raise ValueError(
+            f"Questions and contexts must not be empty: {len(questions)} questions, {len(contexts)} contexts"
+        )
     rag = rag.with_options()
     rag.log = None
-    known, digest = content_of(rag.collection)
-    golds = {gold.uri for question in questions for gold in question.gold}
-    if golds and not golds & known:
+    uris, digest = collection_content(rag.collection)
+    gold_uris = {gold.uri for question in questions for gold in question.gold}
+    if gold_uris and not gold_uris & uris:
         raise DataError(
-            f"None of the {len(golds)} documents that are asked about is in {rag.collection.path}.",
+            f"None of the {len(gold_uris)} gold documents is in {rag.collection.path}.",
             "`ragfm documents` lists the addresses there; name the collection with -c.",
         )
     facts = {
         "run": "answers",
         "contexts": list(contexts),
         "judge": None if judge is None else type(judge).__name__,
-        **facts_of(rag, questions, digest),
+        **answer_run_facts(rag, questions, digest),
         **(about or {}),
     }
-    judges = bound(judged, judge, way_of_judging(judge)) if judge else None
-    records = asked(
-        questions, lambda one: asdict(_answered(rag, one, contexts, judges)), kept(out, facts), out, progress,
+    judge_call = bind(judge_answer, judge, verdict_sampling(judge)) if judge else None
+    records = run_questions(
+        questions,
+        lambda question: asdict(_evaluate_question(rag, question, contexts, judge_call)),
+        load_finished(out, facts),
+        out,
+        stage="answering",
+        progress=progress,
         partial=partial,
-    )  # fmt: skip
-    return _report(facts, [AnsweredQuestion.from_json(record) for record in records], contexts)
+    )
+    return build_answers_report(facts, [AnsweredQuestion.from_json(record) for record in records], contexts)
 
 
-def facts_of(rag: Rag, questions: Sequence[Question], digest: str) -> dict[str, Any]:
-    """All that answers depend on: a run goes on where it is the same. `digest` is that of the collection's content."""
+def answer_run_facts(rag: Rag, questions: Sequence[Question], digest: str) -> dict[str, Any]:
+    """All that answers depend on: a run is resumed only if it is the same. `digest`: hash of the collection."""
     return {
         "questions": {"count": len(questions), "digest": fingerprint(questions, answers=True)},
         **collection_facts(rag.collection, digest),
@@ -216,176 +233,30 @@ def facts_of(rag: Rag, questions: Sequence[Question], digest: str) -> dict[str, 
     }
 
 
-def risk_coverage(results: Sequence[AnsweredQuestion]) -> list[tuple[float, float]]:
-    """(coverage, risk) as ever less confident answers are given: the share answered, and of these the share not right.
-
-    El-Yaniv and Wiener 2010. An abstention is never given, nor an answer whose confidence is not known.
-    """
-    given = [
-        (outcome.confidence, result.kind != "right")
-        for result in results
-        if not (outcome := result.outcomes["retrieved"]).abstained and outcome.confidence is not None
-    ]
-    given.sort(key=lambda item: -item[0])
-    wrong = np.cumsum([failed for _, failed in given])
-    return [((at + 1) / len(results), float(wrong[at]) / (at + 1)) for at in range(len(given))]
-
-
-# --- Inside ------------------------------------------------------------------------------------------------------
-
-
-def _answered(
-    rag: Rag, question: Question, contexts: Sequence[Context], judges: Callable[[str, Sequence[str], str], bool] | None
-) -> AnsweredQuestion:
-    answers = tuple[str, ...]()
-    outcomes: dict[str, Outcome]
-    try:
-        answers = _right_answers(rag.collection, question)
-    except (CollectionError, DataError) as error:
-        outcomes = dict.fromkeys(contexts, Outcome(error=error.message))
-    else:
-        outcomes = {context: _outcome(rag, question, answers, context, judges) for context in contexts}
-    measures = {
-        f"{name}{'' if context == contexts[0] else f', {context}'}": float(getattr(outcome, name))
-        for context, outcome in outcomes.items()
-        for name in ("f1", "exact", "contained")
-    }
-    return AnsweredQuestion(
-        question.id, question.text, question.gold, answers, question.unanswerable, measures, outcomes
-    )
-
-
-def _right_answers(collection: Collection, question: Question) -> tuple[str, ...]:
-    """Those that are given, else the words of the question's spans.
-
-    Raises CollectionError and DataError where a span is of no document, or beyond its end.
-    """
-    if question.answers or question.unanswerable:
-        return question.answers
-    return tuple(_words(collection.document(gold.uri), gold) for gold in question.gold if gold.start is not None)
-
-
-def _words(document: Document, gold: Gold) -> str:
-    if gold.end is not None and gold.end > len(document.text):
-        raise DataError(f"The span {gold.start}:{gold.end} ends beyond {gold.uri!r}: {len(document.text)} characters.")
-    return document.text[gold.start : gold.end]
-
-
-def _outcome(
-    rag: Rag, question: Question, answers: Sequence[str], context: Context,
-    judges: Callable[[str, Sequence[str], str], bool] | None,
-) -> Outcome:  # fmt: skip
-    try:
-        if context == "none":
-            outcome = _from_memory(rag, question)
-        else:
-            outcome = _from_passages(rag, question, answers, gold=context == "gold")
-    except (FilterError, TooLongError) as error:
-        return Outcome(error=error.message)
-    outcome = _held_against(outcome, question, answers)
-    if judges and not question.unanswerable:
-        right = not outcome.abstained and judges(question.text, answers, outcome.answer)
-        outcome = replace(outcome, judged=float(right))
-    return outcome
-
-
-def _held_against(outcome: Outcome, question: Question, answers: Sequence[str]) -> Outcome:
-    if question.unanswerable or outcome.abstained:
-        value = float(question.unanswerable and outcome.abstained)
-        return replace(outcome, exact=value, f1=value, contained=value)
-    return replace(
-        outcome,
-        exact=float(any(normalised(outcome.answer) == normalised(answer) for answer in answers)),
-        f1=max(token_f1(outcome.answer, answer) for answer in answers),
-        contained=float(holds(outcome.answer, answers)),
-    )
-
-
-def _from_passages(rag: Rag, question: Question, answers: Sequence[str], *, gold: bool) -> Outcome:
-    stream = rag.stream(question.text, hits=_gold_hits(rag.collection, question, answers) if gold else None)
-    for _ in stream:
-        pass
-    answer = stream.answer
-    shown = stream.prompt.shown if stream.prompt else ()
-    passages = tuple(
-        Shown(hit.n, hit.uri, hit.start, hit.end, answered_by(hit, question, answers))
-        for hit in shown
-        if hit.n is not None
-    )
-    holding = {passage.n: passage.holds for passage in passages}
-    text, own = answer.text, [True] * len(answer.citations)
-    citations = [citation for citation, its in zip(answer.citations, own, strict=True) if its]
-    supporting = [citation.n for citation in citations if citation.supports]
-    sentences = [] if answer.abstained else [text[start:end] for start, end in sentence_spans(text)]
-    flags = iter([citation.supports for citation in citations])  # one for each marker, in their order
-    supported = [sum(next(flags, False) for _ in MARKER.findall(sentence)) > 0 for sentence in sentences]
-    return Outcome(
-        answer=text,
-        abstained=answer.abstained,
-        shown=None if question.unanswerable else any(holding.values()),
-        citations=len(supporting),
-        holding=sum(holding[n] for n in supporting),
-        sentences=len(supported),
-        supported=sum(supported),
-        prompt_tokens=answer.usage.prompt_tokens,
-        completion_tokens=answer.usage.completion_tokens,
-        cost=answer.usage.cost,
-        seconds=answer.seconds,
-        confidence=_cosine(answer.hits) if rag.calibration is None else answer.confidence,
-        signals=answer.signals,
-        passages=passages,
-    )
-
-
-def _cosine(hits: Sequence[Hit]) -> float | None:
-    return max((hit.score for hit in hits if hit.score is not None), default=None)
-
-
-def _from_memory(rag: Rag, question: Question) -> Outcome:
-    start = time.monotonic()
-    messages = [Message("system", CLOSED_BOOK), Message("user", question.text)]
-    room = _MEMORY_TOKENS + rag.strategy.thinking_tokens
-    sampling = replace(rag.sampling, max_tokens=room, adapter=None)  # an adapter has learned another prompt
-    with rag.reader.stream(messages, sampling) as stream:
-        _, text = rag.strategy.split_reasoning("".join(stream))
-    return Outcome(
-        answer=text,
-        abstained=not text or is_abstention(text),
-        prompt_tokens=stream.usage.prompt_tokens,
-        completion_tokens=stream.usage.completion_tokens,
-        cost=stream.usage.cost,
-        seconds=round(time.monotonic() - start, 3),
-    )
-
-
-def _gold_hits(collection: Collection, question: Question, answers: Sequence[str]) -> list[Hit]:
-    """The passages that a question was asked about: of each document the best one that holds an answer."""
-    found = []
-    for uri in dict.fromkeys(gold.uri for gold in question.gold):
-        hits = collection.search(question.text, _LOOKED_AT, filter=f"uri = {quoted(uri)}")
-        best = next((hit for hit in hits if answered_by(hit, question, answers)), hits[0] if hits else None)
-        found += [best] if best else []
-    return found
-
-
-def _report(
+def build_answers_report(
     about: Mapping[str, Any], results: Sequence[AnsweredQuestion], contexts: Sequence[Context]
-) -> AnswersReport:  # fmt: skip
+) -> AnswersReport:
+    """Measure the results of a run."""
     measures: dict[str, dict[str, Estimate]] = {}
     latency: dict[str, dict[str, Estimate]] = {}
     for context in contexts:
         outcomes = [(result, result.outcomes[context]) for result in results]
-        measures[context] = _measured(outcomes, passages=context != "none")
-        latency[context] = estimate_percentiles([1000 * one.seconds for _, one in outcomes if not one.error])
+        measures[context] = answer_measures(outcomes, passages=context != "none")
+        latency[context] = estimate_percentiles(
+            [1000 * outcome.seconds for _, outcome in outcomes if not outcome.error]
+        )
     return AnswersReport(about, tuple(results), measures, latency)
 
 
-def _measured(outcomes: Sequence[tuple[AnsweredQuestion, Outcome]], *, passages: bool) -> dict[str, Estimate]:
-    """Ratios of sums over questions, so that an interval holds for those too that few questions have a part in."""
-    part: dict[str, list[tuple[float, float]]] = {}
+def answer_measures(outcomes: Sequence[tuple[AnsweredQuestion, Outcome]], *, passages: bool) -> dict[str, Estimate]:
+    """The measures of outcomes in one context; without `passages` those of passages and citations are left out.
 
-    def add(name: str, value: float, of: float) -> None:
-        part.setdefault(name, []).append((value, of))
+    Each is a ratio of sums over all questions, so that its interval accounts for questions that it does not concern.
+    """
+    pairs: dict[str, list[tuple[float, float]]] = {}
+
+    def add(name: str, numerator: float, denominator: float) -> None:
+        pairs.setdefault(name, []).append((numerator, denominator))
 
     for result, outcome in outcomes:
         answerable = not result.unanswerable
@@ -401,4 +272,158 @@ def _measured(outcomes: Sequence[tuple[AnsweredQuestion, Outcome]], *, passages:
             add("citation precision", outcome.holding, outcome.citations if answerable else 0)
             add("citation recall", right and outcome.holding > 0, right)
             add("faithfulness", outcome.supported, outcome.sentences)
-    return {name: estimate for name, pairs in part.items() if (estimate := estimate_ratios(pairs))}
+    estimates = {name: estimate_ratios(values) for name, values in pairs.items()}
+    return {name: estimate for name, estimate in estimates.items() if estimate}
+
+
+def risk_coverage(results: Sequence[AnsweredQuestion]) -> list[tuple[float, float]]:
+    """The risk-coverage curve (El-Yaniv and Wiener 2010) as (coverage, risk) points.
+
+    Answers are given in the order of their confidence, highest first. Coverage is the share of the questions that is
+    answered, risk the share of those answers that is not right. Abstentions and answers of unknown confidence are
+    never given.
+    """
+    given = []
+    for result in results:
+        outcome = result.outcomes["retrieved"]
+        if not outcome.abstained and outcome.confidence is not None:
+            given.append((outcome.confidence, result.kind != "right"))
+    given.sort(key=lambda item: -item[0])
+    wrong = np.cumsum([failed for _, failed in given])
+    return [(count / len(results), float(wrong[count - 1]) / count) for count in range(1, len(given) + 1)]
+
+
+# --- Inside ------------------------------------------------------------------------------------------------------
+
+
+def _evaluate_question(
+    rag: Rag, question: Question, contexts: Sequence[Context], judge: _Judge | None
+) -> AnsweredQuestion:
+    answers: tuple[str, ...] = ()
+    try:
+        answers = _right_answers(rag.collection, question)
+    except (CollectionError, DataError) as error:
+        outcomes: dict[str, Outcome] = dict.fromkeys(contexts, Outcome(error=error.message))
+    else:
+        outcomes = {context: _evaluate_context(rag, question, answers, context, judge) for context in contexts}
+    measures = {
+        name if context == contexts[0] else f"{name}, {context}": float(getattr(outcome, name))
+        for context, outcome in outcomes.items()
+        for name in ("f1", "exact", "contained")
+    }
+    return AnsweredQuestion(
+        question.id, question.text, question.gold, answers, question.unanswerable, measures, outcomes
+    )
+
+
+def _right_answers(collection: Collection, question: Question) -> tuple[str, ...]:
+    """The right answers of a question, by default the texts of its gold spans.
+
+    Raises CollectionError if a gold document does not exist, DataError if a span ends beyond its document.
+    """
+    if question.answers or question.unanswerable:
+        return question.answers
+    texts = []
+    for gold in question.gold:
+        if gold.start is None:
+            continue
+        text = collection.document(gold.uri).text
+        if gold.end is not None and gold.end > len(text):
+            raise DataError(f"The span {gold.start}:{gold.end} ends beyond {gold.uri!r}: {len(text)} characters.")
+        texts.append(text[gold.start : gold.end])
+    return tuple(texts)
+
+
+def _evaluate_context(
+    rag: Rag, question: Question, answers: Sequence[str], context: Context, judge: _Judge | None
+) -> Outcome:
+    try:
+        if context == "none":
+            outcome = _answer_from_memory(rag, question)
+        else:
+            outcome = _answer_from_passages(rag, question, answers, gold=context == "gold")
+    except (FilterError, TooLongError) as error:
+        return Outcome(error=error.message)
+    if question.unanswerable or outcome.abstained:
+        value = float(question.unanswerable and outcome.abstained)
+        outcome = replace(outcome, exact=value, f1=value, contained=value)
+    else:
+        outcome = replace(
+            outcome,
+            exact=float(any(normalise(outcome.answer) == normalise(answer) for answer in answers)),
+            f1=max(token_f1(outcome.answer, answer) for answer in answers),
+            contained=float(contains_answer(outcome.answer, answers)),
+        )
+    if judge and not question.unanswerable:
+        right = not outcome.abstained and judge(question.text, answers, outcome.answer)
+        outcome = replace(outcome, judged=float(right))
+    return outcome
+
+
+def _answer_from_passages(rag: Rag, question: Question, answers: Sequence[str], *, gold: bool) -> Outcome:
+    stream = rag.stream(question.text, hits=_gold_hits(rag.collection, question, answers) if gold else None)
+    for _ in stream:
+        pass
+    answer = stream.answer
+    passages = tuple(
+        ShownPassage(hit.n, hit.uri, hit.start, hit.end, passage_has_answer(hit, question, answers))
+        for hit in (stream.prompt.shown if stream.prompt else ())
+        if hit.n is not None
+    )
+    holding = {passage.n: passage.holds for passage in passages}
+    supporting = [citation.n for citation in answer.citations if citation.supports]
+
+    # There is one citation for each marker, in the order of the markers.
+    spans = [] if answer.abstained else sentence_spans(answer.text)
+    remaining = iter(answer.citations)
+    supported = 0
+    for start, end in spans:
+        citations = [next(remaining, None) for _ in MARKER.findall(answer.text[start:end])]
+        supported += any(citation is not None and citation.supports for citation in citations)
+
+    confidence = answer.confidence
+    if rag.calibration is None:
+        confidence = max((hit.score for hit in answer.hits if hit.score is not None), default=None)
+    return Outcome(
+        answer=answer.text,
+        abstained=answer.abstained,
+        shown=None if question.unanswerable else any(holding.values()),
+        citations=len(supporting),
+        holding=sum(holding[n] for n in supporting),
+        sentences=len(spans),
+        supported=supported,
+        prompt_tokens=answer.usage.prompt_tokens,
+        completion_tokens=answer.usage.completion_tokens,
+        cost=answer.usage.cost,
+        seconds=answer.seconds,
+        confidence=confidence,
+        signals=answer.signals,
+        passages=passages,
+    )
+
+
+def _answer_from_memory(rag: Rag, question: Question) -> Outcome:
+    start = time.monotonic()
+    messages = [Message("system", CLOSED_BOOK), Message("user", question.text)]
+    max_tokens = _MEMORY_TOKENS + rag.strategy.thinking_tokens
+    sampling = replace(rag.sampling, max_tokens=max_tokens, adapter=None)  # adapters are trained on another prompt
+    with rag.reader.stream(messages, sampling) as stream:
+        _, text = rag.strategy.split_reasoning("".join(stream))
+    return Outcome(
+        answer=text,
+        abstained=not text or is_abstention(text),
+        prompt_tokens=stream.usage.prompt_tokens,
+        completion_tokens=stream.usage.completion_tokens,
+        cost=stream.usage.cost,
+        seconds=round(time.monotonic() - start, 3),
+    )
+
+
+def _gold_hits(collection: Collection, question: Question, answers: Sequence[str]) -> list[Hit]:
+    """The gold passages: of each gold document the best passage that holds an answer, else the best one."""
+    gold_hits = []
+    for uri in dict.fromkeys(gold.uri for gold in question.gold):
+        hits = collection.search(question.text, _GOLD_SEARCH_DEPTH, filter=f"uri = {quoted(uri)}")
+        if hits:
+            gold_hits.append(next((hit for hit in hits if passage_has_answer(hit, question, answers)), hits[0]))
+    return gold_hits

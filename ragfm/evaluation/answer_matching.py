@@ -1,6 +1,6 @@
-"""Whether an answer is one of the right ones: exact match and token F1 as SQuAD's own script has them, and containment.
+"""Compare answers with right answers: exact match and token F1 as in the SQuAD script, and containment.
 
-Rajpurkar et al. 2016. Markers of citations don't count as words.
+Rajpurkar et al. 2016. Citation markers are not words.
 """
 
 from __future__ import annotations
@@ -19,50 +19,50 @@ if TYPE_CHECKING:
 MARKER = re.compile(r"\[(\d+)\]")
 _ARTICLES = re.compile(r"\b(a|an|the)\b")
 _PUNCTUATION = frozenset(string.punctuation)
+# A character of Chinese or Japanese, which write no spaces between words.
 _UNSPACED = re.compile(
     r"([\u3005-\u3007\u3040-\u30ff\u31f0-\u31ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\uff66-\uff9f\U00020000-\U000323af])"
 )
-"""A sign of Chinese or Japanese, which put no spaces between words."""
-_VERDICTS = frozenset({"yes", "no", "maybe", "true", "false"})
+_YES_NO = frozenset({"yes", "no", "maybe", "true", "false"})
 
 
-def normalised(text: str) -> str:
-    """Lower case, without punctuation, articles and markers, as SQuAD's own script does it."""
-    plain = "".join(sign for sign in MARKER.sub(" ", text).lower() if sign not in _PUNCTUATION)
+def normalise(text: str) -> str:
+    """Lower-case a text and remove punctuation, articles and citation markers, as the SQuAD script does."""
+    plain = "".join(character for character in MARKER.sub(" ", text).lower() if character not in _PUNCTUATION)
     return " ".join(_ARTICLES.sub(" ", plain).split())
 
 
 def token_f1(answer: str, right: str) -> float:
-    """The harmonic mean of the shares of common words, each word as often as it stands there."""
-    words, wanted = normalised(answer).split(), normalised(right).split()
-    if not words or not wanted:
-        return float(words == wanted)
-    common = sum((Counter(words) & Counter(wanted)).values())
-    return 2 * common / (len(words) + len(wanted))
+    """F1 of the words of an answer against those of a right answer, in [0, 1]."""
+    words, right_words = normalise(answer).split(), normalise(right).split()
+    if not words or not right_words:
+        return float(words == right_words)
+    common = sum((Counter(words) & Counter(right_words)).values())
+    return 2 * common / (len(words) + len(right_words))
 
 
-def holds(text: str, answers: Sequence[str]) -> bool:
-    """Whether a text has one of the answers in it, word for word; in Chinese and Japanese sign for sign."""
-    plain = f" {_parted(text)} "
-    return any(f" {words} " in plain for words in map(_parted, answers) if words)
+def contains_answer(text: str, answers: Sequence[str]) -> bool:
+    """Whether a text contains one of the answers as whole words; in Chinese and Japanese as whole characters."""
+    plain = f" {_normalise_unicode(text)} "
+    return any(f" {words} " in plain for words in map(_normalise_unicode, answers) if words)
 
 
-def is_verdict(answers: Sequence[str]) -> bool:
-    """Whether the right answers are yes, no and their like: no text holds them, however often the words stand there."""
-    return bool(answers) and all(normalised(answer) in _VERDICTS for answer in answers)
+def is_yes_no(answers: Sequence[str]) -> bool:
+    """Whether all answers are yes, no, maybe, true or false. A passage cannot be checked for such an answer."""
+    return bool(answers) and all(normalise(answer) in _YES_NO for answer in answers)
 
 
-def answered_by(passage: Hit, question: Question, answers: Sequence[str]) -> bool:
-    """Whether a passage holds one of the answers; for a verdict, whether it is of a document that was asked about."""
-    if is_verdict(answers):
+def passage_has_answer(passage: Hit, question: Question, answers: Sequence[str]) -> bool:
+    """Whether a passage contains one of the answers; for yes/no answers, whether its document is among the gold."""
+    if is_yes_no(answers):
         return any(gold.uri == passage.uri for gold in question.gold)
-    return holds(passage.text, answers)
+    return contains_answer(passage.text, answers)
 
 
-def _parted(text: str) -> str:
-    """As `normalised`, with a space for each typographic sign: SQuAD's own script knows those of ASCII alone."""
+def _normalise_unicode(text: str) -> str:
+    """Normalise, and also replace non-ASCII punctuation and symbols, which the SQuAD script keeps, by spaces."""
     if not text.isascii():
-        signs = unicodedata.normalize("NFC", text)
-        signs = "".join(s if s.isascii() or unicodedata.category(s)[0] not in "PS" else " " for s in signs)
-        text = _UNSPACED.sub(r" \1 ", signs)
-    return normalised(text)
+        composed = unicodedata.normalize("NFC", text)
+        spaced = "".join(c if c.isascii() or unicodedata.category(c)[0] not in "PS" else " " for c in composed)
+        text = _UNSPACED.sub(r" \1 ", spaced)
+    return normalise(text)

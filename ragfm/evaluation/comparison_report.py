@@ -1,4 +1,4 @@
-"""A comparison of readers as one HTML page: the best first, with what it costs, and which differences are noise."""
+"""The HTML page of a comparison of readers: quality, costs, and which differences are noise."""
 
 from __future__ import annotations
 
@@ -7,68 +7,71 @@ from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ragfm.evaluation.html_report import page
+from ragfm.evaluation.html_report import html_page, write_page
 from ragfm.evaluation.plots import bars
 
 if TYPE_CHECKING:
-    from ragfm.evaluation.metrics import Estimate
-    from ragfm.evaluation.reader_comparison import Entry
+    from ragfm.evaluation.reader_comparison import ContenderResult
 
 QUALITY = ("f1, all", "f1, answerable", "contained, answerable", "abstention recall", "citation precision")
 
 
-def write_comparison_html(entries: Sequence[Entry], path: str | Path, data: str) -> None:
-    """Write a comparison as a page that can be sent around."""
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
-    Path(path).write_text(render_comparison_html(entries, data), encoding="utf-8")
+def write_comparison_html(results: Sequence[ContenderResult], path: str | Path, data: str) -> None:
+    """Write the page of a comparison. `data` is the name of the questions."""
+    write_page(path, render_comparison_html(results, data))
 
 
-def render_comparison_html(entries: Sequence[Entry], data: str) -> str:
-    """The page's text."""
-    done = [entry for entry in entries if not entry.error]
+def render_comparison_html(results: Sequence[ContenderResult], data: str) -> str:
+    """The text of the page."""
+    succeeded = [result for result in results if not result.error]
     title = f"Readers: {data}"
     sections = [f"<h1>{escape(title)}</h1>", '<p class="dim">The lines are 95 % intervals over questions.</p>']
-    for name in QUALITY:
-        rows = {entry.contender.name: entry.quality[name] for entry in done if name in entry.quality}
-        sections += [f"<h2>{name}</h2>", bars(rows, name)] if rows else []
-    sections += ["<h2>What it costs</h2>", _costs(done), "<h2>What is noise</h2>"]
-    sections += [f"<p>{escape(remark)}</p>" for remark in remarks(entries)]
-    failed = [entry for entry in entries if entry.error]
-    sections += [f'<p class="dim">{escape(f"{one.contender.name}: {one.error}")}</p>' for one in failed]
-    return page(title, sections)
+    for measure in QUALITY:
+        values = {one.contender.name: one.quality[measure] for one in succeeded if measure in one.quality}
+        if values:
+            sections += [f"<h2>{measure}</h2>", bars(values, measure)]
+    sections += ["<h2>Costs</h2>", _costs(succeeded), "<h2>Differences and noise</h2>"]
+    sections += [f"<p>{escape(remark)}</p>" for remark in remarks(results)]
+    for result in results:
+        if result.error:
+            sections.append(f'<p class="dim">{escape(f"{result.contender.name}: {result.error}")}</p>')
+    return html_page(title, sections)
 
 
-def remarks(entries: Sequence[Entry]) -> list[str]:
-    """What is better beyond noise, and when a training is paid for: a sentence for each."""
-    best, said = entries[0].contender.name, []
-    for entry in entries:
-        if beside := entry.beside_best:
-            verdict = "within noise" if beside.noise else f"p = {beside.p:.4f}"
-            said.append(f"{entry.contender.name} beside {best}: {beside.difference:+.3f} "
-                        f"[{beside.low:+.3f}, {beside.high:+.3f}], {verdict}")  # fmt: skip
-    for entry in entries:
-        for other, answers in entry.break_even.items():
-            said.append(
-                f"The training of {entry.contender.name} is paid for after {answers:,} answers, beside {other}."
+def remarks(results: Sequence[ContenderResult]) -> list[str]:
+    """One sentence for each difference from the best contender, and for each training that pays for itself."""
+    best = results[0].contender.name
+    sentences = []
+    for result in results:
+        difference = result.beside_best
+        if difference:
+            verdict = "within noise" if difference.noise else f"p = {difference.p:.4f}"
+            sentences.append(
+                f"{result.contender.name} compared with {best}: {difference.difference:+.3f} "
+                f"[{difference.low:+.3f}, {difference.high:+.3f}], {verdict}"
             )
-    return said
+    for result in results:
+        for other, answers in result.break_even.items():
+            sentences.append(
+                f"The training of {result.contender.name} has paid for itself after {answers:,} answers, compared with "
+                f"{other}."
+            )
+    return sentences
 
 
-# --- Inside ------------------------------------------------------------------------------------------------------
-
-
-def _costs(entries: Sequence[Entry]) -> str:
-    head = ("", "p50, ms", "p95, ms", "tokens", "peak MB", "per 1,000", "licence", "data goes")
+def _costs(results: Sequence[ContenderResult]) -> str:
+    header = ("", "p50, ms", "p95, ms", "tokens", "peak MB", "per 1,000", "licence", "data goes")
     rows = []
-    for entry in entries:
-        p50, p95 = (_told(entry.latency_ms[name]) for name in ("p50", "p95"))
-        tokens = f"{entry.prompt_tokens:.0f} + {entry.completion_tokens:.0f}"
-        cost = "-" if entry.cost is None else f"{entry.cost:.3f}"
-        told = (entry.contender.name, p50, p95, tokens, str(entry.peak_mb), cost, entry.licence or "not said")
-        rows.append((*told, entry.data_goes))
-    body = "".join(f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in row)}</tr>" for row in rows)
-    return f"<table><tr>{''.join(f'<th>{name}</th>' for name in head)}</tr>{body}</table>"
-
-
-def _told(value: Estimate) -> str:
-    return f"{value.value:.0f} [{value.low:.0f}, {value.high:.0f}]"
+    for result in results:
+        times = (result.latency_ms["p50"], result.latency_ms["p95"])
+        cells = (
+            result.contender.name,
+            *(f"{time.value:.0f} [{time.low:.0f}, {time.high:.0f}]" for time in times),
+            f"{result.prompt_tokens:.0f} + {result.completion_tokens:.0f}",
+            str(result.peak_mb),
+            "-" if result.cost is None else f"{result.cost:.3f}",
+            result.licence or "unknown",
+            result.data_goes,
+        )
+        rows.append(f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in cells)}</tr>")
+    return f"<table><tr>{''.join(f'<th>{name}</th>' for name in header)}</tr>{''.join(rows)}</table>"

@@ -1,11 +1,11 @@
-"""A collection of the documents that a data set brings, made as a user makes one: files, then a sync."""
+"""Build a collection from the documents of a data set, as a user would: write files, then sync."""
 
 from __future__ import annotations
 
 import contextlib
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from hashlib import blake2b
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,13 +14,14 @@ from ragfm.evaluation.question_sets import CORPUS
 
 if TYPE_CHECKING:
     from ragfm.core.config import Settings
+    from ragfm.core.progress import ProgressCallback
     from ragfm.core.types import Embedder, Offsets, Scalar, Vectors
     from ragfm.evaluation.question_sets import QuestionSet
-    from ragfm.ingestion.sync import Progress, SyncReport
+    from ragfm.ingestion.sync import SyncReport
 
 
 class TimedEmbedder:
-    """An embedder that adds up, in `seconds`, how long it took over queries."""
+    """An embedder that adds up the time it spends on queries, in `seconds`."""
 
     def __init__(self, embedder: Embedder) -> None:
         self._embedder = embedder
@@ -33,7 +34,7 @@ class TimedEmbedder:
 
     @property
     def max_tokens(self) -> int:
-        """Tokens of a passage that fit."""
+        """Maximum number of tokens of a passage."""
         return self._embedder.max_tokens
 
     @property
@@ -42,7 +43,7 @@ class TimedEmbedder:
         return self._embedder.fingerprint
 
     def tokenize(self, texts: Sequence[str]) -> list[Offsets]:
-        """Where the model's tokens stand."""
+        """Offsets of the model's tokens in each text."""
         return self._embedder.tokenize(texts)
 
     def embed_passages(self, texts: Sequence[str]) -> Vectors:
@@ -50,7 +51,7 @@ class TimedEmbedder:
         return self._embedder.embed_passages(texts)
 
     def embed_queries(self, texts: Sequence[str]) -> Vectors:
-        """Vectors of queries."""
+        """Vectors of queries; timed."""
         start = time.perf_counter()
         try:
             return self._embedder.embed_queries(texts)
@@ -64,11 +65,12 @@ def corpus_collection(
     settings: Settings,
     *,
     keep: str | Path | None = None,
-    progress: Callable[[Progress], None] | None = None,
+    progress: ProgressCallback | None = None,
 ) -> Iterator[tuple[Path, SyncReport]]:
-    """The folder of a collection of the set's documents, temporary unless `keep` names one for it to stay in.
+    """Build a collection of the set's documents; gives its folder and the report of the ingest.
 
-    Several sets may be kept in one folder; what is there is embedded once. A set without documents is a ValueError.
+    It is temporary unless `keep` names a folder to store it in. That folder can hold several sets, and a set that it
+    has already is not embedded again. Raises ValueError for a set without documents.
     """
     from ragfm.collection import Collection
 
@@ -76,28 +78,24 @@ def corpus_collection(
         raise ValueError(f"{data.name} brings no documents")
     with contextlib.ExitStack() as stack:
         if keep is None:
-            place = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="ragfm-eval-")))
+            folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="ragfm-eval-")))
         else:
-            place = Path(keep) / f"{data.name.replace(' ', '-')}-{_digest(data.documents)}"
-        _write(data.documents, place / CORPUS)
-        with Collection.open(place / ".ragfm", settings=settings) as collection:
-            report = collection.sync(place / CORPUS, name=CORPUS, progress=progress)
-        yield place / ".ragfm", report
+            digest = blake2b(digest_size=6)
+            for path, text in data.documents.items():
+                digest.update(f"{path}\0{len(text)}\0{text}".encode("utf-8", "replace"))
+            folder = Path(keep) / f"{data.name.replace(' ', '-')}-{digest.hexdigest()}"
+        _write_documents(data.documents, folder / CORPUS)
+        with Collection.open(folder / ".ragfm", settings=settings) as collection:
+            report = collection.sync(folder / CORPUS, name=CORPUS, progress=progress)
+        yield folder / ".ragfm", report
 
 
-def _write(documents: Mapping[str, str], folder: Path) -> None:
-    if folder.exists():  # it is renamed to this name when it is complete
+def _write_documents(documents: Mapping[str, str], folder: Path) -> None:
+    if folder.exists():
         return
-    unfinished = folder.with_name(f"{folder.name}.part")
+    temporary_folder = folder.with_name(f"{folder.name}.part")
     for path, text in documents.items():
-        file = unfinished / path
+        file = temporary_folder / path
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_bytes(text.encode("utf-8", "replace"))
-    unfinished.rename(folder)
-
-
-def _digest(documents: Mapping[str, str]) -> str:
-    digest = blake2b(digest_size=6)
-    for path, text in documents.items():
-        digest.update(f"{path}\0{len(text)}\0{text}".encode("utf-8", "replace"))
-    return digest.hexdigest()
+    temporary_folder.rename(folder)  # last, so that a folder of this name is complete

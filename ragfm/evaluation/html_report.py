@@ -1,4 +1,4 @@
-"""A run as one HTML page: plots, the questions that went worst, and how it was run. It loads and runs nothing."""
+"""The HTML page of a retrieval run: plots, the worst questions, and the settings. It loads and runs nothing."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ragfm.core.errors import CollectionError
-from ragfm.evaluation.metrics import TOP
+from ragfm.evaluation.metrics import CUTOFF
 from ragfm.evaluation.plots import bars, distribution, histogram
 from ragfm.evaluation.retrieval_evaluation import first_ranks
-from ragfm.evaluation.run_file import how_many
+from ragfm.evaluation.run_file import question_count
 
 if TYPE_CHECKING:
     from ragfm.collection import Collection
-    from ragfm.evaluation.answer_evaluation import Shown
-    from ragfm.evaluation.metrics import Estimate, Ranked
+    from ragfm.evaluation.answer_evaluation import ShownPassage
+    from ragfm.evaluation.metrics import Ranked
     from ragfm.evaluation.question_sets import Gold
     from ragfm.evaluation.retrieval_evaluation import QuestionResult, RetrievalReport
 
-_WORST = 20
+_MAX_QUESTIONS = 20
 _EXCERPT = 360  # characters
 
 _STYLE = """
@@ -46,41 +46,51 @@ summary { cursor: pointer; } pre { white-space: pre-wrap; overflow-wrap: anywher
 """
 
 
-def write_html(report: RetrievalReport, path: str | Path, collection: Collection | None = None) -> None:
-    """Write a run as a page. The collection that was asked gives the texts of what was found and what wasn't."""
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
-    Path(path).write_text(render_html(report, collection), encoding="utf-8")
+def write_retrieval_html(report: RetrievalReport, path: str | Path, collection: Collection | None = None) -> None:
+    """Write the page of a run. The searched collection supplies the texts of gold and hits."""
+    write_page(path, render_retrieval_html(report, collection))
 
 
-def render_html(report: RetrievalReport, collection: Collection | None = None) -> str:
-    """The page's text."""
+def render_retrieval_html(report: RetrievalReport, collection: Collection | None = None) -> str:
+    """The text of the page."""
     about = report.about
     title = f"Retrieval: {about.get('data', 'questions')}"
-    depth = f"{TOP} hits" if not report.embed_ms else f"{TOP} hits, and of it for the question's vector"
     sections = [
         f"<h1>{escape(title)}</h1>",
-        f'<p class="dim">{escape(summary(report))}</p>',
-        "<h2>How much was found, and how far up</h2>",
+        f'<p class="dim">{escape(retrieval_summary(report))}</p>',
+        "<h2>Measures</h2>",
         bars(report.measures, "Measures with their 95 % intervals"),
         '<p class="dim">Means over all questions; the lines are 95 % bootstrap intervals.</p>',
-        "<h2>Rank of the first that should be found</h2>",
+        "<h2>Rank of the first gold</h2>",
         histogram(first_ranks(report.results), "Questions by the rank of the first gold"),
     ]
     times = [result.ms for result in report.results if result.ms is not None]
     if times:
         marks = {name: value.value for name, value in report.latency_ms.items()}
+        embedding = ", and the part of it that embeds the question" if report.embed_ms else ""
         sections += [
-            "<h2>Time of a search, in milliseconds, on a logarithmic scale</h2>",
-            distribution(times, marks, "Searches by how long they took"),
-            _times(report.latency_ms, report.embed_ms),
-            f'<p class="dim">A search for {depth}, one at a time; models and indexes were loaded before.</p>',
+            "<h2>Time of a search in milliseconds (logarithmic scale)</h2>",
+            distribution(times, marks, "Searches by their time"),
+            _times(report),
+            f'<p class="dim">Searches for {CUTOFF} hits{embedding}, one at a time, with models and indexes loaded.</p>',
         ]
-    sections += [*_worst(report, collection), "<h2>How it was run</h2>", all_settings(about)]
-    return page(title, sections)
+    sections += [*_worst_questions(report, collection), "<h2>Settings</h2>", settings_section(about)]
+    return html_page(title, sections)
 
 
-def page(title: str, sections: Sequence[str]) -> str:
-    """A page that loads and runs nothing."""
+def retrieval_summary(report: RetrievalReport) -> str:
+    """A run in one line: number of questions, documents and chunks, mode, depth and embedder."""
+    about = report.about
+    size = about["collection"]
+    left_out = "".join(f", {count} {why} left out" for why, count in about.get("left_out", {}).items())
+    return (
+        f"{question_count(len(report.results), about)} questions{left_out}; {size['documents']} documents, "
+        f"{size['chunks']} chunks; {about['mode']}, first {about['k']}; embedder {about['embedder']['model']}"
+    )
+
+
+def html_page(title: str, sections: Sequence[str]) -> str:
+    """A complete page of HTML sections, with a content policy that loads and runs nothing."""
     policy = "default-src 'none'; style-src 'unsafe-inline'"
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
@@ -92,60 +102,20 @@ def page(title: str, sections: Sequence[str]) -> str:
     )
 
 
-def summary(report: RetrievalReport) -> str:
-    """A run in one line: questions, and of how many if it was stopped; documents, mode, embedder."""
-    about = report.about
-    held = about["collection"]
-    left_out = "".join(f", {count} {why} left out" for why, count in about.get("left_out", {}).items())
-    return (
-        f"{how_many(len(report.results), about)} questions{left_out}; {held['documents']} documents, "
-        f"{held['chunks']} chunks; {about['mode']}, first {about['k']}; embedder {about['embedder']['model']}"
-    )
+def write_page(path: str | Path, html: str) -> None:
+    """Write a page; its folder is created."""
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    Path(path).write_text(html, encoding="utf-8")
 
 
-def _times(latency: Mapping[str, Estimate], embedding: Mapping[str, Estimate]) -> str:
-    rows = [("search", latency), ("embedding", embedding)] if embedding else [("search", latency)]
-    head = "".join(f"<th>{name}</th>" for name in latency)
-    body = "".join(
-        f"<tr><td>{name}</td>"
-        + "".join(f"<td>{v.value:.2f} [{v.low:.2f}, {v.high:.2f}]</td>" for v in values.values())
-        + "</tr>"
-        for name, values in rows
-    )
-    return f"<table><tr><th></th>{head}</tr>{body}</table>"
+def settings_section(about: Mapping[str, Any]) -> str:
+    """The description of a run as JSON, collapsed."""
+    settings = json.dumps(about, indent=2, ensure_ascii=False)
+    return f"<details><summary>All settings</summary><pre>{escape(settings)}</pre></details>"
 
 
-def _worst(report: RetrievalReport, collection: Collection | None) -> list[str]:
-    measure = next(iter(report.measures))
-    failed = [result for result in report.results if result.measures[measure] < 1]
-    failed.sort(key=lambda result: (result.measures[measure], -(result.rank or 10**9)))
-    if not failed:
-        return [
-            "<h2>What went wrong</h2>",
-            "<p>Nothing: every question found all that it should, in the best order.</p>",
-        ]
-    head = f"<h2>What went wrong: the worst {min(len(failed), _WORST)} of {len(failed)} questions, by {measure}</h2>"
-    return [head, *(_question(result, measure, collection) for result in failed[:_WORST])]
-
-
-def _question(result: QuestionResult, measure: str, collection: Collection | None) -> str:
-    where = escape(result.error or (f"first found at rank {result.rank}" if result.rank else "not found"))
-    lines = [
-        f"<h3>{escape(result.question)}</h3>",
-        f'<p class="dim">{escape(result.id)} · {measure} {result.measures[measure]:.2f} · {where}</p>',
-        *(f"<p><b>should find</b> {excerpt(gold, collection)}</p>" for gold in result.gold[:3]),
-    ]
-    if len(result.gold) > 3:
-        lines.append(f'<p class="dim">and {len(result.gold) - 3} more</p>')
-    instead = [place for place in result.ranked[:TOP] if place.gold is None][:2]
-    lines += [
-        f"<p><b>found at {result.ranked.index(place) + 1}</b> {excerpt(place, collection)}</p>" for place in instead
-    ]
-    return f"<article>{''.join(lines)}</article>"
-
-
-def excerpt(place: Gold | Ranked | Shown, collection: Collection | None) -> str:
-    """A place's address, and its text where the collection has it."""
+def excerpt(place: Gold | Ranked | ShownPassage, collection: Collection | None) -> str:
+    """The address of a place, and the beginning of its text if the collection has it, as HTML."""
     uri = f"<code>{escape(place.uri)}</code>"
     if collection is None:
         return uri
@@ -157,7 +127,37 @@ def excerpt(place: Gold | Ranked | Shown, collection: Collection | None) -> str:
     return f"{uri} {escape(short if len(short) <= _EXCERPT else f'{short[:_EXCERPT]} …')}"
 
 
-def all_settings(about: Mapping[str, Any]) -> str:
-    """What was asked of what, to be unfolded."""
-    told = json.dumps(about, indent=2, ensure_ascii=False)
-    return f"<details><summary>All settings</summary><pre>{escape(told)}</pre></details>"
+def _times(report: RetrievalReport) -> str:
+    rows = []
+    for name, times in (("search", report.latency_ms), ("embedding", report.embed_ms)):
+        if times:
+            cells = "".join(f"<td>{v.value:.2f} [{v.low:.2f}, {v.high:.2f}]</td>" for v in times.values())
+            rows.append(f"<tr><td>{name}</td>{cells}</tr>")
+    header = "".join(f"<th>{name}</th>" for name in report.latency_ms)
+    return f"<table><tr><th></th>{header}</tr>{''.join(rows)}</table>"
+
+
+def _worst_questions(report: RetrievalReport, collection: Collection | None) -> list[str]:
+    measure = next(iter(report.measures))
+    failed = [result for result in report.results if result.measures[measure] < 1]
+    failed.sort(key=lambda result: (result.measures[measure], -(result.rank or 10**9)))
+    if not failed:
+        return ["<h2>Failures</h2>", "<p>None: every question found all its gold, in the best order.</p>"]
+    heading = (
+        f"<h2>Failures: the worst {min(len(failed), _MAX_QUESTIONS)} of {len(failed)} questions, by {measure}</h2>"
+    )
+    return [heading, *(_question(result, measure, collection) for result in failed[:_MAX_QUESTIONS])]
+
+
+def _question(result: QuestionResult, measure: str, collection: Collection | None) -> str:
+    status = escape(result.error or (f"first gold at rank {result.rank}" if result.rank else "no gold found"))
+    lines = [
+        f"<h3>{escape(result.question)}</h3>",
+        f'<p class="dim">{escape(result.id)} · {measure} {result.measures[measure]:.2f} · {status}</p>',
+    ]
+    lines += [f"<p><b>gold</b> {excerpt(gold, collection)}</p>" for gold in result.gold[:3]]
+    if len(result.gold) > 3:
+        lines.append(f'<p class="dim">and {len(result.gold) - 3} more</p>')
+    others = [(rank, place) for rank, place in enumerate(result.ranked[:CUTOFF], 1) if place.gold is None]
+    lines += [f"<p><b>hit at rank {rank}</b> {excerpt(place, collection)}</p>" for rank, place in others[:2]]
+    return f"<article>{''.join(lines)}</article>"

@@ -1,4 +1,4 @@
-"""A judge: a reader that says whether an answer is right, held to a verdict as strictly as it can be."""
+"""Use a reader as a judge that says whether an answer is right."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ragfm.generation.prompt import neutralize_control_tokens
 if TYPE_CHECKING:
     from ragfm.core.types import Reader
 
-__all__ = ["judged", "way_of_judging"]
+__all__ = ["judge_answer", "verdict_sampling"]
 
 _SYSTEM = "You mark exams. You say yes where an answer is right, and no where it is wrong or says something else."
 _AS_JSON = ' Say {"right": true} or {"right": false}, and nothing else.'
@@ -25,29 +25,30 @@ _FREE = Sampling()
 _TRIAL = ("What is the capital of France?", ("Paris",), "It is Paris.")
 
 
-def way_of_judging(reader: Reader) -> Sampling:
-    """How the reader gives a verdict, found by a trial: under a grammar, else by a JSON schema, else in its own words.
+def verdict_sampling(reader: Reader) -> Sampling:
+    """The strictest sampling under which the reader gives a verdict: a grammar, a JSON schema, or free text.
 
-    Raises UnsupportedError where it gives none, and what asking it raises.
+    Each is tried with an example question. Raises UnsupportedError if the reader gives no verdict under any of them.
     """
-    for way in (_GRAMMAR, Sampling(schema=_SCHEMA)):
+    for sampling in (_GRAMMAR, Sampling(schema=_SCHEMA)):
         with suppress(UnsupportedError):
-            judged(reader, way, *_TRIAL)
-            return way
-    judged(reader, _FREE, *_TRIAL)
+            judge_answer(reader, sampling, *_TRIAL)
+            return sampling
+    judge_answer(reader, _FREE, *_TRIAL)
     return _FREE
 
 
-def judged(reader: Reader, way: Sampling, question: str, answers: Sequence[str], text: str) -> bool:
-    """Whether the reader holds `text` to be right, given the right answers. Raises UnsupportedError for no verdict."""
-    asked = f"Question: {question}\nRight: {' / '.join(answers)}\nAnswer: {text}\n\nIs the answer right?"
-    asked += "" if way.grammar else _AS_JSON
-    messages = [Message("system", _SYSTEM), Message("user", neutralize_control_tokens(asked))]
-    with reader.stream(messages, way) as stream:
-        said = "".join(stream)
-    if way.grammar:
-        return said == "yes"
-    verdicts = _VERDICT.findall(said)
+def judge_answer(reader: Reader, sampling: Sampling, question: str, answers: Sequence[str], text: str) -> bool:
+    """Whether the reader rates `text` as right, given the right answers. Raises UnsupportedError without a verdict."""
+    prompt = f"Question: {question}\nRight: {' / '.join(answers)}\nAnswer: {text}\n\nIs the answer right?"
+    if not sampling.grammar:
+        prompt += _AS_JSON
+    messages = [Message("system", _SYSTEM), Message("user", neutralize_control_tokens(prompt))]
+    with reader.stream(messages, sampling) as stream:
+        output = "".join(stream)
+    if sampling.grammar:
+        return output == "yes"
+    verdicts = _VERDICT.findall(output)
     if not verdicts:
-        raise UnsupportedError(f"The judge gave no verdict: {said[:80]!r}.", "Name another model for --judge.")
-    return bool(verdicts[-1] == "true")  # a model may think aloud before it
+        raise UnsupportedError(f"The judge gave no verdict: {output[:80]!r}.", "Name another model for --judge.")
+    return bool(verdicts[-1] == "true")  # the last one: a model may reason before it

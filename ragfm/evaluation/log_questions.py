@@ -1,4 +1,4 @@
-"""The answer log as questions to evaluate with: what users found right, and what they said would have been."""
+"""Turn the answer log into evaluation questions: answers that users rated good, and their corrections."""
 
 from __future__ import annotations
 
@@ -9,62 +9,48 @@ from typing import TYPE_CHECKING, Any
 from ragfm.core.abstention import is_abstention
 from ragfm.core.text import MARKER
 from ragfm.core.types import Citation
-from ragfm.evaluation.answer_matching import normalised
+from ragfm.evaluation.answer_matching import normalise
 from ragfm.generation.answer_log import REDACTED
 
 if TYPE_CHECKING:
     from ragfm.generation.answer_log import LogEntry
 
 
-def judged(entries: Iterable[LogEntry]) -> list[LogEntry]:
-    """Those whose right answer is known: found good, or corrected; not what was redacted, nor structured answers.
+def rated_entries(entries: Iterable[LogEntry]) -> list[LogEntry]:
+    """The entries whose right answer is known: rated good or corrected, not redacted, not structured.
 
-    Of several that ask the same, the last one: what is asked often would count as often, and may be said otherwise.
+    Of several entries with the same question only the last one is returned: a frequent question must not count more,
+    and its ratings may disagree.
     """
     known = [entry for entry in entries if right_answer(entry) and REDACTED not in entry.query + right_answer(entry)]
-    last = {normalised(entry.query): entry.id for entry in known}
-    return [entry for entry in known if last[normalised(entry.query)] == entry.id]
+    last = {normalise(entry.query): entry.id for entry in known}
+    return [entry for entry in known if last[normalise(entry.query)] == entry.id]
 
 
 def right_answer(entry: LogEntry) -> str:
-    """What would have been right, without markers; empty where nobody has said, and for a structured answer.
+    """The right answer without citation markers; empty if it is unknown, and for a structured answer."""
+    text = entry.correction or (entry.answer if entry.thumbs == "up" else "")
+    try:
+        structured = isinstance(json.loads(text), dict)  # an answer of `Rag.extract`
+    except ValueError:
+        structured = False
+    return "" if structured else MARKER.sub("", text).strip()
 
-    That another passage says otherwise is no part of the answer.
+
+def questions_from_log(entries: Iterable[LogEntry]) -> Iterator[dict[str, Any]]:
+    """The rated entries as lines for `load_jsonl`; an up-voted answer has a line for each passage that supports it.
+
+    The question of a follow-up is its stand-alone form.
     """
-    said = entry.correction or (entry.answer if entry.thumbs == "up" else "")
-    if _is_object(said):
-        return ""
-    return MARKER.sub("", said).strip()
-
-
-def as_questions(entries: Iterable[LogEntry]) -> Iterator[dict[str, Any]]:
-    """Lines that `load_jsonl` reads: up-voted answers with the passages that they cite, and corrections.
-
-    A follow-up is there in its stand-alone form. What was redacted is left out.
-    """
-    for entry in judged(entries):
+    for entry in rated_entries(entries):
         right = right_answer(entry)
         line: dict[str, Any] = {"id": f"log-{entry.id}", "question": entry.query}
         if is_abstention(right):
             yield {**line, "unanswerable": True}
             continue
         line["answers"] = [right]
-        own = [True] * len(entry.citations)
-        cited = [] if entry.correction else [
-            found for found, its in zip(entry.citations, own, strict=True) if its and Citation(**found).supports
-        ]  # fmt: skip
-        yield from ({**line, "uri": found["uri"], "start": found["start"], "end": found["end"]} for found in cited)
-        if not cited:
+        citations = [] if entry.correction else [one for one in entry.citations if Citation(**one).supports]
+        for citation in citations:
+            yield {**line, "uri": citation["uri"], "start": citation["start"], "end": citation["end"]}
+        if not citations:
             yield line
-
-
-def _is_object(said: str) -> bool:
-    """Whether it is JSON, as `Rag.extract` answers: right there, and wrong as the answer to a question."""
-    try:
-        return isinstance(json.loads(said), dict)
-    except ValueError:
-        return False
-
-
-def _cited(entry: LogEntry) -> list[tuple[int, str]]:
-    return [(found["n"], found["quote"]) for found in entry.citations]

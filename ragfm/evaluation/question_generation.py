@@ -1,48 +1,50 @@
-"""Questions that a reader writes from a collection's own documents, for want of ones that people asked.
+"""Generate questions from a collection's own documents with a reader, if there are none from users.
 
-    a stretch of a document ─reader→ a question ─search→ kept, if one of the indexes finds the stretch again
+    passage of a document → reader → question → search → kept if the dense or the keyword index finds the passage
 
-They lean towards the words of the text, which people who don't know it would not use (Reddy et al. 2021).
+Generated questions share more words with the text than users' questions do (Reddy et al. 2021).
 """
 
 from __future__ import annotations
 
 import random
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from hashlib import blake2b
 from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ragfm.core.errors import DataError, TooLongError, UnsupportedError
+from ragfm.core.progress import Progress
 from ragfm.core.text import sentence_spans
 from ragfm.core.types import Message, Sampling
-from ragfm.evaluation.answer_matching import holds
+from ragfm.evaluation.answer_matching import contains_answer
 from ragfm.evaluation.metrics import rank_hits
 from ragfm.evaluation.question_sets import Gold, Question
-from ragfm.evaluation.run_file import append, kept
+from ragfm.evaluation.run_file import append_record, load_finished
 
 if TYPE_CHECKING:
     from ragfm.collection import Collection
+    from ragfm.core.progress import ProgressCallback
     from ragfm.core.types import Reader
 
-_CHARACTERS = 600  # of a stretch, at least, where the document has them
-_SHORTEST = 80
-_DEPTH, _SHARE = 20, 20  # how deep it may be found: in the first 20, but of few chunks in a twentieth of them
-_TRIES = 4  # stretches for each question that is wanted, at most
-_ASK = "Write one question that the text above answers. Name what it is about, as nobody sees the text."
-_ASK_BOTH = (
+_PASSAGE_CHARACTERS = 600  # minimum length of a passage, if the document is that long
+_MIN_DOCUMENT_CHARACTERS = 80
+_MAX_DEPTH, _DEPTH_SHARE = 20, 20  # the passage must be among the first 20 hits, and in the first twentieth of chunks
+_PASSAGES_PER_QUESTION = 4  # maximum number of passages tried for each requested question
+_QUESTION_PROMPT = "Write one question that the text above answers. Name what it is about, as nobody sees the text."
+_QUESTION_AND_ANSWER_PROMPT = (
     "Write one question that the text above answers, and its answer, a few words that stand in the text. Name what the "
     "question is about, as nobody sees the text."
 )
 _GRAMMAR = r"""root ::= "Question: " [^?\n]+ "?\nAnswer: " [^\n]+ "\n" """
-_MOST_WORDS = 12
-"""Of an answer that a reader writes."""
-_NAMES_NOTHING = re.compile(r"\b(?:text|passage|paragraph|document|article|author|above)\b", re.IGNORECASE)
+_MAX_ANSWER_WORDS = 12
+# Questions that refer to "the text" cannot be understood without it.
+_REFERS_TO_TEXT = re.compile(r"\b(?:text|passage|paragraph|document|article|author|above)\b", re.IGNORECASE)
 
 
-def write_questions(
+def generate_questions(
     collection: Collection,
     reader: Reader,
     count: int,
@@ -51,111 +53,120 @@ def write_questions(
     answers: bool = False,
     out: str | Path | None = None,
     reader_name: str = "",
-    progress: Callable[[int, int], None] | None = None,
+    progress: ProgressCallback | None = None,
 ) -> list[Question]:
-    """As many questions as are wanted, each with the stretch of a document that it was written from; fewer at need.
+    """Generate up to `count` questions, each with the passage that it was generated from as gold.
 
-    A question is kept where the stretch is among the first 20 hits of the dense or of the keyword index, fewer of few
-    chunks. With `answers` the reader writes an answer too, and the question is kept where its words stand in the
-    stretch. All that it wrote is kept in the file `out`, and a second run goes on there, for more questions, too.
-    Raises DataError where the collection holds no text, and where `out` is of other documents, reader, or seed.
+    A question is kept if its passage is among the first 20 hits of the dense or the keyword index (fewer in a
+    collection of fewer than 400 chunks). With `answers`, the reader also writes an answer, and the question is kept if
+    the passage contains it. The reader's output is stored in the file `out`, and a later call continues from there,
+    also for a larger `count`. Raises DataError if the collection contains no text, if no question is kept, and if `out`
+    belongs to other documents, or to another reader or seed.
     """
-    depth = max(1, min(_DEPTH, collection.status().chunks // _SHARE))
+    depth = max(1, min(_MAX_DEPTH, collection.status().chunks // _DEPTH_SHARE))
     questions: dict[str, Question] = {}
-    before = dict[str, dict[str, Any]]()
+    finished: dict[str, dict[str, Any]] = {}
     if out:
-        about = {"written": "questions", "reader": reader_name, "seed": seed, "answers": answers,
-                 "documents": _digest(collection)}  # fmt: skip
-        before = kept(out, about)
-    for number, gold in enumerate(_stretches(collection, count * _TRIES, seed)):
-        if not (record := before.get(str(number))):
-            text = collection.document(gold.uri).text[gold.start : gold.end]
-            asked, answer = _question_and_answer(reader, text) if answers else (_question(reader, text), None)
-            record = {"id": str(number), "question": asked, "answer": answer}
+        digests = "".join(document.digest for document in collection.documents())
+        about = {
+            "written": "questions",
+            "reader": reader_name,
+            "seed": seed,
+            "answers": answers,
+            "documents": blake2b(digests.encode(), digest_size=16).hexdigest(),
+        }
+        finished = load_finished(out, about)
+    for number, gold in enumerate(_sample_passages(collection, count * _PASSAGES_PER_QUESTION, seed)):
+        record = finished.get(str(number))
+        if not record:
+            passage = collection.document(gold.uri).text[gold.start : gold.end]
+            if answers:
+                text, answer = _write_question_and_answer(reader, passage)
+            else:
+                text, answer = _write_question(reader, passage), None
+            record = {"id": str(number), "question": text, "answer": answer}
             if out:
-                append(Path(out), record)
-        asked, answer = record["question"], record["answer"]
-        if asked and asked not in questions and not (answers and answer is None):
-            question = Question(str(number), asked, (gold,), (answer,) if answer else ())
-            if _found_again(collection, question, depth):
-                questions[asked] = question
-                if progress:
-                    progress(len(questions), count)
-                if len(questions) == count:
-                    break
+                append_record(Path(out), record)
+        text, answer = record["question"], record["answer"]
+        if not text or text in questions or (answers and answer is None):
+            continue
+        question = Question(str(number), text, (gold,), (answer,) if answer else ())
+        if _is_found(collection, question, depth):
+            questions[text] = question
+            if progress:
+                progress(Progress("writing questions", len(questions), count))
+            if len(questions) == count:
+                break
     if not questions:
         raise DataError(
             "The reader wrote no question that finds its text again.",
-            "Name a larger one (--reader), or give a file of questions.",
+            "Name a larger reader (--reader), or give a file of questions.",
         )
     return list(questions.values())
 
 
-def _digest(collection: Collection) -> str:
-    """Of all documents: the stretches depend on them."""
-    digests = "".join(document.digest for document in collection.documents())
-    return blake2b(digests.encode(), digest_size=16).hexdigest()
-
-
-def _stretches(collection: Collection, most: int, seed: int) -> Iterator[Gold]:
-    """Stretches of whole sentences, picked at random; long documents have as many more as they are longer."""
-    documents = [document for document in collection.documents() if document.characters >= _SHORTEST]
+def _sample_passages(collection: Collection, count: int, seed: int) -> Iterator[Gold]:
+    """Random passages of whole sentences; a document is sampled in proportion to its length."""
+    documents = [document for document in collection.documents() if document.characters >= _MIN_DOCUMENT_CHARACTERS]
     if not documents:
-        raise DataError(f"{collection.path} holds no text to write questions from.", "Ingest documents first.")
-    chance = random.Random(seed)  # noqa: S311
+        raise DataError(f"{collection.path} contains no text to write questions from.", "Ingest documents first.")
+    rng = random.Random(seed)  # noqa: S311
     lengths = list(accumulate(document.characters for document in documents))
-    for _ in range(most):
-        (document,) = chance.choices(documents, cum_weights=lengths)
+    for _ in range(count):
+        (document,) = rng.choices(documents, cum_weights=lengths)
         spans = sentence_spans(collection.document(document.uri).text)
-        first = last = chance.randrange(len(spans))
-        while spans[last][1] - spans[first][0] < _CHARACTERS and last + 1 < len(spans):
+        first = last = rng.randrange(len(spans))
+        while spans[last][1] - spans[first][0] < _PASSAGE_CHARACTERS and last + 1 < len(spans):
             last += 1
-        while spans[last][1] - spans[first][0] < _CHARACTERS and first:
+        while spans[last][1] - spans[first][0] < _PASSAGE_CHARACTERS and first:
             first -= 1
-        yield Gold(document.uri, spans[first][0], min(spans[last][1], spans[first][0] + 4 * _CHARACTERS))
+        start = spans[first][0]
+        yield Gold(document.uri, start, min(spans[last][1], start + 4 * _PASSAGE_CHARACTERS))
 
 
-def _question(reader: Reader, text: str) -> str | None:
-    """The question that the reader writes; nothing where it is none, or makes no sense without the text."""
-    with reader.stream([Message("user", f"{text}\n\n{_ASK}")], Sampling(max_tokens=64)) as stream:
-        written = "".join(stream).strip()
-    return _checked(written)
+def _write_question(reader: Reader, passage: str) -> str | None:
+    messages = [Message("user", f"{passage}\n\n{_QUESTION_PROMPT}")]
+    with reader.stream(messages, Sampling(max_tokens=64)) as stream:
+        return _parse_question("".join(stream).strip())
 
 
-def _question_and_answer(reader: Reader, text: str) -> tuple[str | None, str | None]:
-    """Both as the reader writes them; no answer where it does not stand in the text, or in the question already."""
-    messages = [Message("user", f"{text}\n\n{_ASK_BOTH}")]
+def _write_question_and_answer(reader: Reader, passage: str) -> tuple[str | None, str | None]:
+    """A question and its answer; the answer is None if it is not in the passage, too long, or in the question."""
+    messages = [Message("user", f"{passage}\n\n{_QUESTION_AND_ANSWER_PROMPT}")]
     try:
         stream = reader.stream(messages, Sampling(max_tokens=96, grammar=_GRAMMAR))
-    except UnsupportedError:  # a reader without grammars may still write it so
+    except UnsupportedError:  # a reader without grammars may still write this form
         stream = reader.stream(messages, Sampling(max_tokens=96))
     with stream:
-        written = "".join(stream).strip()
-    asked, _, rest = written.partition("?")
-    answer = (rest.partition("Answer:")[2].strip().splitlines() or [""])[0].strip(" *\"'“”.")
-    question = _checked(f"{asked}?" if rest else "")
-    words = answer.split()
-    if not question or not 0 < len(words) <= _MOST_WORDS or not holds(text, [answer]) or holds(question, [answer]):
-        return question, None
-    return question, answer
+        output = "".join(stream).strip()
+    text, _, rest = output.partition("?")
+    question = _parse_question(f"{text}?" if rest else "")
+    answer_lines = rest.partition("Answer:")[2].strip().splitlines()
+    answer = answer_lines[0].strip(" *\"'“”.") if answer_lines else ""
+    usable = (
+        question
+        and 0 < len(answer.split()) <= _MAX_ANSWER_WORDS
+        and contains_answer(passage, [answer])
+        and not contains_answer(question, [answer])
+    )
+    return question, answer if usable else None
 
 
-def _checked(written: str) -> str | None:
-    line = (written.split("?")[0].splitlines() or [""])[-1]
-    question = line.strip(" *").removeprefix("Question:").strip(" *\"'“”")
-    words = question.split()
-    if "?" not in written or not 4 <= len(words) <= 40 or _NAMES_NOTHING.search(question):
+def _parse_question(output: str) -> str | None:
+    """The first question in a reader's output; None if there is none, or it makes no sense without the text."""
+    lines = output.split("?")[0].splitlines()
+    question = lines[-1].strip(" *").removeprefix("Question:").strip(" *\"'“”") if lines else ""
+    if "?" not in output or not 4 <= len(question.split()) <= 40 or _REFERS_TO_TEXT.search(question):
         return None
     return f"{question}?"
 
 
-def _found_again(collection: Collection, question: Question, depth: int) -> bool:
+def _is_found(collection: Collection, question: Question, depth: int) -> bool:
     try:
-        return any(
-            place.gold is not None
-            for hits in (collection.search(question.text, depth, mode="dense"),
-                         collection.search(question.text, depth, mode="keyword"))
-            for place in rank_hits(question, hits, depth)[0]
-        )  # fmt: skip
+        rankings = [
+            collection.search(question.text, depth, mode="dense"),
+            collection.search(question.text, depth, mode="keyword"),
+        ]
     except TooLongError:
         return False
+    return any(place.gold is not None for hits in rankings for place in rank_hits(question, hits, depth)[0])

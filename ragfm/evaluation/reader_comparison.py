@@ -1,46 +1,48 @@
-"""Readers, adapters and numbers of passages side by side on the same questions: what is best, what it costs.
+"""Compare readers, adapters, strategies and numbers of passages on the same questions: quality, time, memory and cost.
 
-Each runs in a process of its own (`ragfm eval answers`), so that its memory is known, and one that fails harms no
-other. What was answered is kept in the folder, and a second run goes on there.
+Each contender answers in a process of its own (`comparison_worker`), so that its memory can be measured and a failure
+does not affect the others. The runs are kept in a folder, and a second comparison resumes them.
 """
 
 from __future__ import annotations
 
 import json
 import math
-import os
 import re
 import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from hashlib import blake2b
 from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from ragfm.core.errors import DataError, RagfmError
 from ragfm.core.output_folder import make_output
+from ragfm.core.progress import Progress, ProgressCallback
+from ragfm.core.registry import plugin_and_model
 from ragfm.evaluation.metrics import Estimate
 from ragfm.evaluation.run_comparison import Difference, compare_runs
 from ragfm.models.adapters import read_record
-from ragfm.models.model_card import licence_of
+from ragfm.models.model_card import read_licence
 from ragfm.models.model_lookup import find_model
 
 MEASURE = "f1"
-"""By this, over all questions, the best is known: token F1, and 1 for a right abstention."""
-_MOST_BYTES = 160  # of a file's name, where a file system takes 255: paths of models are long
-_INTERRUPTED = 130  # the exit code after a Ctrl-C: not all questions were answered
-_SAID = re.compile(r"answering: (\d+) of (\d+)")
+"""The measure that decides which contender is best, over all questions: token F1, and 1 for a right abstention."""
+INTERRUPTED = 130
+"""Exit code of a worker after a Ctrl-C."""
+_WORKER = "ragfm.evaluation.comparison_worker"
+_MAX_NAME_BYTES = 160  # of a file name; file systems allow 255
 
 
 @dataclass(frozen=True, slots=True)
 class Contender:
-    """What answers: a reader, an adapter, how many passages it is given, and how it is asked.
+    """A reader, its adapter, the number of passages that it is given, and its strategy.
 
-    None stands for the collection's setting; as an adapter, for the one that ragfm brings for the reader, if it does.
+    None stands for the setting of the collection; as an adapter, for the one that ragfm ships for the reader, if any.
     """
 
     reader: str
@@ -50,20 +52,51 @@ class Contender:
 
     @property
     def name(self) -> str:
-        """All of it, in few words."""
-        with_adapter = self.reader + (f" + {self.adapter}" if self.adapter else "")
-        return with_adapter + (f", k = {self.k}" if self.k else "") + (f", {self.strategy}" if self.strategy else "")
+        """A label with all settings that are not None."""
+        parts = [self.reader + (f" + {self.adapter}" if self.adapter else "")]
+        if self.k:
+            parts.append(f"k = {self.k}")
+        if self.strategy:
+            parts.append(self.strategy)
+        return ", ".join(parts)
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
-    """A contender's row. Times in milliseconds, memory in MB, `cost` per 1,000 answers in the currency of the price.
+class QuestionSource:
+    """The questions of a comparison, and the collection that answers them.
 
-    `quality` has the measures of the context `retrieved`. `data_goes` says where questions and passages go.
-    `beside_best` is this run against the best one, None for that itself. `seconds` is the mean time of an answer,
-    `training_seconds` what its adapter took, and `break_even` after how many answers that is saved, by those that cost
-    more for an answer, or take longer where no price is known. `adapter` is what the reader had, be it the one that
-    ragfm brings. `error` says why there is no result.
+    - `data`: path of the questions; `split`, `articles` and `distractors` as in `load_questions`.
+    - `limit`: number of questions, sampled with `seed`; all by default.
+    - `collection`: folder of the collection, unless the data brings its documents; its settings apply to both.
+    - `keep`: folder for the collection of the data's documents; temporary by default.
+    - `embedder`: embedder of that collection.
+    """
+
+    data: str
+    collection: str = ".ragfm"
+    keep: str | None = None
+    embedder: str | None = None
+    split: str | None = None
+    articles: bool = False
+    distractors: Sequence[str] = ()
+    limit: int | None = None
+    seed: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class ContenderResult:
+    """The result of a contender. Times of `latency_ms` in milliseconds, memory in MB.
+
+    - `quality`: the measures of answers in the context `retrieved`.
+    - `prompt_tokens`, `completion_tokens`, `seconds`: means over answers.
+    - `cost`: cost of 1,000 answers, in the currency of the price.
+    - `adapter`: the adapter that was loaded, including one that ragfm ships.
+    - `training_seconds`: time that training the adapter took.
+    - `break_even`: by the name of another contender without an adapter, the number of answers after which the training
+      has paid for itself: by cost, or by time if there is no price.
+    - `data_goes`: where questions and passages are sent.
+    - `beside_best`: this run against the best one; None for the best one itself.
+    - `error`: why there is no result.
     """
 
     contender: Contender
@@ -83,159 +116,175 @@ class Entry:
     error: str | None = None
 
 
-def contenders(
+def contender_grid(
     readers: Sequence[str],
     adapters: Sequence[str | None] = (),
     ks: Sequence[int | None] = (),
     strategies: Sequence[str | None] = (),
 ) -> list[Contender]:
-    """All combinations."""
+    """All combinations of readers, adapters, numbers of passages and strategies."""
     return [Contender(*parts) for parts in product(readers, adapters or [None], ks or [None], strategies or [None])]
 
 
 def compare_readers(
-    those: Sequence[Contender],
-    command: Sequence[str],
+    contenders: Sequence[Contender],
+    source: QuestionSource,
     folder: Path,
     *,
     price_per_hour: float | None = None,
-    progress: Callable[[Contender, int, int], None] | None = None,
+    progress: ProgressCallback | None = None,
     partial: bool = False,
-) -> list[Entry]:
-    """Have all of them answer, one after the other; the best comes first, then the others by what they are worth.
+) -> list[ContenderResult]:
+    """Let all contenders answer the same questions, one after the other; returns the results, best first.
 
-    `command` are the words that follow `ragfm eval answers`: the data, and what else it needs. With `partial`, a Ctrl-C
-    leaves those out that have not answered all, and is raised only where none has. Raises DataError where none of them
-    has answered.
+    Contenders that fail come last. The run files are in `folder`; a run that is there is resumed. `price_per_hour` is
+    the price of this machine. The stage of `progress` is the contender's name. With `partial`, a Ctrl-C leaves out the
+    contenders that have not finished; without a finished one it is raised. Raises DataError if all contenders fail.
     """
     make_output(folder)
-    entries: dict[Contender, Entry] = {}
+    results: dict[Contender, ContenderResult] = {}
     stopped = False
     try:
-        for one in those:
-            entries[one] = _run(one, command, folder, price_per_hour, progress)
+        for contender in contenders:
+            results[contender] = _run(contender, source, folder, price_per_hour, progress)
     except KeyboardInterrupt:
         if not partial:
             raise
         stopped = True
-    done = [one for one, entry in entries.items() if entry.error is None]
-    if not done:
+    succeeded = [result for result in results.values() if result.error is None]
+    failed = [result for result in results.values() if result.error is not None]
+    if not succeeded:
         if stopped:
             raise KeyboardInterrupt
-        first = next(iter(entries.values()))
-        raise DataError(f"Nothing could be compared: {first.contender.name}: {first.error}")
-    done.sort(key=lambda one: -entries[one].quality[f"{MEASURE}, all"].value)
-    for one in done:
-        paid = _break_even(entries[one], entries.values(), price_per_hour)
-        entries[one] = replace(entries[one], break_even=paid)
-    best = _path(done[0], folder)
-    rows = [entries[done[0]]]
-    for one in done[1:]:
-        differences = compare_runs(best, _path(one, folder)).differences
-        beside = next(difference for difference in differences if difference.measure == MEASURE)
-        rows.append(replace(entries[one], beside_best=beside))
-    return [*rows, *(entry for entry in entries.values() if entry.error)]
+        raise DataError(f"No reader could be compared: {failed[0].contender.name}: {failed[0].error}")
+    succeeded.sort(key=lambda result: -result.quality[f"{MEASURE}, all"].value)
+    best = succeeded[0].contender
+    rows = []
+    for result in succeeded:
+        row = replace(result, break_even=break_even(result, results.values(), price_per_hour))
+        if result.contender != best:
+            differences = compare_runs(run_path(best, folder), run_path(result.contender, folder)).differences
+            row = replace(row, beside_best=next(one for one in differences if one.measure == MEASURE))
+        rows.append(row)
+    return [*rows, *failed]
+
+
+def break_even(
+    result: ContenderResult, others: Iterable[ContenderResult], price_per_hour: float | None
+) -> dict[str, int]:
+    """The number of answers after which the training of a contender's adapter has paid for itself.
+
+    It is compared with each contender without an adapter, by cost if there is a price, else by time. Contenders that
+    are not more expensive (or slower) are left out.
+    """
+    if result.training_seconds is None:
+        return {}
+    answers = {}
+    for other in others:
+        if other.adapter or other.error:
+            continue
+        spent, saved = result.training_seconds, other.seconds - result.seconds
+        if price_per_hour is not None and result.cost is not None and other.cost is not None:
+            spent, saved = spent / 3600 * price_per_hour, (other.cost - result.cost) / 1000
+        if saved > 0:
+            answers[other.contender.name] = math.ceil(spent / saved)
+    return answers
+
+
+def run_path(contender: Contender, folder: Path) -> Path:
+    """The run file of a contender in the folder of a comparison."""
+    name = re.sub(r"[^\w.=-]+", "_", contender.name)
+    if len(name.encode()) > _MAX_NAME_BYTES:  # names of models may be long paths
+        name = f"{blake2b(contender.name.encode(), digest_size=8).hexdigest()}_{name[-_MAX_NAME_BYTES // 4 :]}"
+    return folder / f"{name}.jsonl"
 
 
 # --- Inside ------------------------------------------------------------------------------------------------------
 
 
 def _run(
-    one: Contender,
-    command: Sequence[str],
+    contender: Contender,
+    source: QuestionSource,
     folder: Path,
-    price: float | None,
-    progress: Callable[[Contender, int, int], None] | None,
-) -> Entry:
-    words = [sys.executable, "-c", "from ragfm.cli import main; main()", "eval", "answers", *command, "--json",
-             "--context", "retrieved", "--reader", one.reader, "--out", str(_path(one, folder))]  # fmt: skip
-    words += ["--adapter", one.adapter] if one.adapter else []
-    words += ["-k", str(one.k)] if one.k else []
-    words += ["--strategy", one.strategy] if one.strategy else []
-    with tempfile.TemporaryFile("w+", encoding="utf-8") as out:
-        process = subprocess.Popen(words, stdout=out, stderr=subprocess.PIPE, text=True, encoding="utf-8")  # noqa: S603
-        assert process.stderr is not None
-        last = ""
+    price_per_hour: float | None,
+    progress: ProgressCallback | None,
+) -> ContenderResult:
+    """Answer all questions in a worker process."""
+    path = run_path(contender, folder)
+    result: Mapping[str, Any] | None = None
+    error: Mapping[str, str] | None = None
+    with _text_file() as job, _text_file() as stderr:
+        json.dump({"contender": asdict(contender), "source": asdict(source), "out": str(path)}, job)
+        job.seek(0)
+        process = subprocess.Popen(  # noqa: S603
+            [sys.executable, "-m", _WORKER],
+            stdin=job,
+            stdout=subprocess.PIPE,
+            stderr=stderr,
+            text=True,
+            encoding="utf-8",
+        )
+        assert process.stdout is not None
         try:
-            for line in process.stderr:
-                last = line.strip() or last
-                if progress and (said := _SAID.search(line)):
-                    progress(one, int(said[1]), int(said[2]))
-            _, status, used = os.wait4(process.pid, 0)
+            for line in process.stdout:
+                try:
+                    message = json.loads(line)
+                except ValueError:  # the worker died within a line
+                    continue
+                result, error = message.get("result", result), message.get("error", error)
+                if progress and "progress" in message:
+                    progress(Progress(contender.name, message["progress"]["done"], message["progress"]["total"]))
+            process.wait()
         except BaseException:
             process.terminate()
             process.wait()
             raise
-        out.seek(0)
-        printed = out.read()
-    process.returncode = os.waitstatus_to_exitcode(status)
-    told = json.loads(printed) if printed.startswith("{") else {}
-    if "measures" not in told or process.returncode == _INTERRUPTED:
-        return Entry(one, error=_why(told.get("error"), process.returncode, last))
-    return _entry(one, told, _path(one, folder), used.ru_maxrss // 1024, price)
-
-
-def _why(error: Mapping[str, str] | None, code: int, last: str) -> str:
-    """Why a process gave no result: its own word, else how it ended and the last line that it wrote."""
+        stderr.seek(0)
+        last_line = next((line.strip() for line in reversed(stderr.readlines()) if line.strip()), "")
     if error:
-        return f"{error['message']} {error['hint']}".strip()
-    why = f"it ended with exit code {code}"
-    if code < 0:
-        why = f"it was killed by signal {-code}" + (": out of memory?" if code == -signal.SIGKILL else "")
-    return f"{why}; its last words: {last}" if last else why
+        return ContenderResult(contender, error=f"{error['message']} {error['hint']}".strip())
+    if result is None or process.returncode == INTERRUPTED:
+        why = f"it ended with exit code {process.returncode}"
+        if process.returncode < 0:
+            why = f"it was killed by signal {-process.returncode}"
+            why += ": out of memory?" if process.returncode == -signal.SIGKILL else ""
+        return ContenderResult(contender, error=f"{why}; the last line it printed: {last_line}" if last_line else why)
 
-
-def _entry(one: Contender, told: Mapping[str, Any], run: Path, peak_mb: int, price: float | None) -> Entry:
-    asked = [json.loads(line)["outcomes"]["retrieved"] for line in run.read_text("utf-8").splitlines()[1:]]
-    outcomes = [outcome for outcome in asked if not outcome["error"]]
+    records = [json.loads(line)["outcomes"]["retrieved"] for line in path.read_text("utf-8").splitlines()[1:]]
+    outcomes = [outcome for outcome in records if not outcome["error"]]
     if not outcomes:
-        return Entry(one, error=f"no question could be asked: {asked[0]['error']}")
-    mean = {
-        key: sum(o[key] for o in outcomes) / len(outcomes) for key in ("prompt_tokens", "completion_tokens", "seconds")
-    }
-    return Entry(
-        contender=one,
-        quality={name: Estimate(**value) for name, value in told["measures"]["retrieved"].items()},
-        latency_ms={name: Estimate(**value) for name, value in told["latency_ms"]["retrieved"].items()},
-        prompt_tokens=mean["prompt_tokens"],
-        completion_tokens=mean["completion_tokens"],
-        peak_mb=peak_mb,
-        cost=_cost(outcomes, mean["seconds"], price),
-        licence=_licence(one.reader),
-        adapter=told["adapter"],
-        seconds=mean["seconds"],
-        training_seconds=_training_seconds(one.adapter),
-        **({"data_goes": told["data_goes"]} if told.get("data_goes") else {}),
+        return ContenderResult(contender, error=f"no question could be answered: {records[0]['error']}")
+    prompt_tokens, completion_tokens, seconds = (
+        sum(outcome[key] for outcome in outcomes) / len(outcomes)
+        for key in ("prompt_tokens", "completion_tokens", "seconds")
+    )
+    costs = [outcome.get("cost") for outcome in outcomes if outcome["prompt_tokens"]]
+    if costs and None not in costs:  # a server's price, else the time of this machine
+        cost: float | None = 1000 * sum(map(float, costs)) / len(outcomes)
+    else:
+        cost = None if price_per_hour is None else 1000 * price_per_hour * seconds / 3600
+    return ContenderResult(
+        contender=contender,
+        quality={name: Estimate(**value) for name, value in result["measures"].items()},
+        latency_ms={name: Estimate(**value) for name, value in result["latency_ms"].items()},
+        prompt_tokens=prompt_tokens,
+        completion_tokens=completion_tokens,
+        peak_mb=result["peak_mb"],
+        cost=cost,
+        licence=_licence(contender.reader),
+        adapter=result["adapter"],
+        seconds=seconds,
+        training_seconds=_training_seconds(contender.adapter),
+        **({"data_goes": result["data_goes"]} if result.get("data_goes") else {}),
     )
 
 
-def _cost(outcomes: Sequence[Mapping[str, Any]], seconds: float, price_per_hour: float | None) -> float | None:
-    """Of 1,000 answers: what a server takes for them, else the time of this machine."""
-    asked = [outcome.get("cost") for outcome in outcomes if outcome["prompt_tokens"]]
-    costs = [float(cost) for cost in asked if cost is not None]
-    if costs and len(costs) == len(asked):
-        return 1000 * sum(costs) / len(outcomes)
-    return None if price_per_hour is None else 1000 * price_per_hour * seconds / 3600
-
-
-def _break_even(entry: Entry, entries: Iterable[Entry], price_per_hour: float | None) -> dict[str, int]:
-    """Beside those without an adapter: by cost where an hour has a price, else by time; none where nothing is saved."""
-    if entry.training_seconds is None:
-        return {}
-    found = {}
-    for other in entries:
-        if other.adapter or other.error:
-            continue
-        spent, saved = entry.training_seconds, other.seconds - entry.seconds
-        if price_per_hour is not None and entry.cost is not None and other.cost is not None:
-            spent, saved = spent / 3600 * price_per_hour, (other.cost - entry.cost) / 1000
-        if saved > 0:
-            found[other.contender.name] = math.ceil(spent / saved)
-    return found
+def _text_file() -> IO[str]:
+    return tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")
 
 
 def _training_seconds(adapter: str | None) -> float | None:
-    """What the adapter's record says; a bare GGUF file has none."""
+    """The training time in the adapter's record; None for a GGUF file, which has no record."""
     try:
         seconds = read_record(adapter).numbers.get("seconds") if adapter else None
     except RagfmError:
@@ -243,16 +292,9 @@ def _training_seconds(adapter: str | None) -> float | None:
     return None if seconds is None else float(seconds)
 
 
-def _path(one: Contender, folder: Path) -> Path:
-    name = re.sub(r"[^\w.=-]+", "_", one.name)
-    if len(name.encode()) > _MOST_BYTES:
-        name = f"{blake2b(one.name.encode(), digest_size=8).hexdigest()}_{name[-_MOST_BYTES // 4 :]}"
-    return folder / f"{name}.jsonl"
-
-
 def _licence(reader: str) -> str | None:
-    """What the model's own file says."""
+    """The licence that the model's own file names."""
     try:
-        return licence_of(find_model(reader.rpartition(":")[2], "reader"))
+        return read_licence(find_model(plugin_and_model("readers", reader)[1], "reader"))
     except RagfmError:
         return None

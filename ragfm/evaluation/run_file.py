@@ -1,4 +1,4 @@
-"""The file of a run: a line that says what was asked of what, then a line for each question, written as it goes."""
+"""Run files: one JSON line that describes the run, then one line for each question, appended as it is finished."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ragfm.core.errors import DataError
+from ragfm.core.progress import Progress, ProgressCallback
 
 if TYPE_CHECKING:
     from ragfm.evaluation.question_sets import Question
@@ -16,105 +17,108 @@ FORMAT = 1
 
 
 def read_run(path: str | Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """What a run is about, and its questions. A last line that was torn off is left out.
+    """The description of a run and the records of its questions. An incomplete last line is ignored.
 
-    Raises DataError where it is no run.
+    Raises DataError if the file does not exist or is not a run.
     """
     about, records, _ = _read(Path(path))
     return about, records
 
 
 def resume_run(path: Path, about: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Make a run's file ready to be appended to; gives the questions that it has already.
+    """Create a run file, or prepare an existing one for appending; returns the records that it already has.
 
-    Raises DataError where the file is of another run, and names what differs.
+    Raises DataError if the file belongs to a different run, and names the differences.
     """
     about = json.loads(json.dumps({"format": FORMAT, **about}))
     if not path.exists() or not path.stat().st_size:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(_line(about), encoding="utf-8")
         return []
-    there, records, whole = _read(path)
-    different = [key for key in {**about, **there} if about.get(key) != there.get(key)]
+    stored, records, complete_bytes = _read(path)
+    different = [key for key in {**about, **stored} if about.get(key) != stored.get(key)]
     if different:
-        names = ", ".join(f"{key} {_short(there.get(key))} there, {_short(about.get(key))} now" for key in different)
-        raise DataError(f"{path} is a run of something else: {names}.", "Name another file, or remove it.")
+        names = ", ".join(
+            f"{key} {_shorten(stored.get(key))} there, {_shorten(about.get(key))} now" for key in different
+        )
+        raise DataError(f"{path} belongs to a different run: {names}.", "Name another file, or remove it.")
     with path.open("r+b") as file:
-        file.truncate(whole)
+        file.truncate(complete_bytes)
     return records
 
 
-def append(path: Path, record: Mapping[str, Any]) -> None:
-    """Add a question to a run's file."""
+def append_record(path: Path, record: Mapping[str, Any]) -> None:
+    """Append the record of a question to a run file."""
     with path.open("a", encoding="utf-8") as file:
         file.write(_line(record))
 
 
-def kept(path: str | Path | None, about: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """What a run's file has already, by id; nothing without a file. Raises DataError as `resume_run` does."""
+def load_finished(path: str | Path | None, about: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """The records of a run file by question id, see `resume_run`; empty without a file."""
     return {record["id"]: record for record in resume_run(Path(path), about)} if path else {}
 
 
-def asked(
+def run_questions(
     questions: Sequence[Question],
     ask: Callable[[Question], Mapping[str, Any]],
-    done: Mapping[str, Mapping[str, Any]],
+    finished: Mapping[str, Mapping[str, Any]],
     path: str | Path | None,
-    progress: Callable[[int, int], None] | None,
     *,
+    stage: str,
+    progress: ProgressCallback | None,
     partial: bool,
 ) -> list[Mapping[str, Any]]:
-    """The record of each question in turn: the one that is `done`, else what `ask` gives, added to the run's file.
+    """The record of each question, in order: from `finished`, else from `ask`, which is appended to the run file.
 
-    With `partial`, a Ctrl-C gives those that there are until then, if there are any.
+    With `partial`, a Ctrl-C returns the records so far; without any record it is raised.
     """
     records: list[Mapping[str, Any]] = []
     try:
         for number, question in enumerate(questions, 1):
-            record = done.get(question.id)
+            record = finished.get(question.id)
             if record is None:
                 record = ask(question)
                 if path:
-                    append(Path(path), record)
+                    append_record(Path(path), record)
             records.append(record)
             if progress:
-                progress(number, len(questions))
+                progress(Progress(stage, number, len(questions)))
     except KeyboardInterrupt:
         if not partial or not records:
             raise
     return records
 
 
-def how_many(done: int, about: Mapping[str, Any]) -> str:
-    """How many questions a run has, and of how many where it was stopped."""
+def question_count(done: int, about: Mapping[str, Any]) -> str:
+    """The number of questions of a run, as in `500`, or `stopped: 20 of 500` if it was interrupted."""
     count = int(about["questions"]["count"])
     return f"{count}" if done == count else f"stopped: {done} of {count}"
 
 
 def _read(path: Path) -> tuple[dict[str, Any], list[dict[str, Any]], int]:
-    """What it is about, its questions, and how many bytes of it are whole lines."""
+    """The description, the records, and the number of bytes in complete lines."""
     if not path.is_file():
         raise DataError(f"There is no file {str(path)!r}.", "`ragfm eval retrieval DATA --out FILE` writes one.")
     content = path.read_bytes()
-    whole = content.rfind(b"\n") + 1
+    complete_bytes = content.rfind(b"\n") + 1
     records = []
-    for number, line in enumerate(content[:whole].splitlines(), 1):
+    for number, line in enumerate(content[:complete_bytes].splitlines(), 1):
         try:
             records.append(json.loads(line))
         except ValueError as error:
             raise DataError(
-                f"{path}, line {number} is no JSON: {error}.",
-                "It is damaged, or no run of an evaluation: name another file.",
+                f"{path}, line {number} is not JSON: {error}.",
+                "The file is damaged, or is not a run file: name another one.",
             ) from error
     if not records or not isinstance(records[0], dict) or records[0].get("format") != FORMAT:
-        raise DataError(f"{path} is no run of an evaluation.", "`ragfm eval retrieval DATA --out FILE` writes one.")
-    return records[0], records[1:], whole
+        raise DataError(f"{path} is not a run file.", "`ragfm eval retrieval DATA --out FILE` writes one.")
+    return records[0], records[1:], complete_bytes
 
 
 def _line(value: Mapping[str, Any]) -> str:
     return json.dumps(value, ensure_ascii=True) + "\n"
 
 
-def _short(value: Any) -> str:
+def _shorten(value: Any) -> str:
     text = json.dumps(value)
     return text if len(text) <= 60 else f"{text[:57]}…"

@@ -1,4 +1,4 @@
-"""A choice of settings, stored with its evidence: in `ragfm.toml`, and beside it in `ragfm-tune.json`."""
+"""Store tuned settings and calibrations in `ragfm.toml`, and the evidence for them in a JSON file next to it."""
 
 from __future__ import annotations
 
@@ -23,40 +23,44 @@ CONFIDENCE_EVIDENCE = "ragfm-confidence.json"
 
 
 def store_choice(report: TuneReport, folder: Path) -> list[Path]:
-    """Write the evidence, and where the best was adopted, its settings into `ragfm.toml`; gives the files written.
+    """Write the evidence and, if the best choice was adopted, its settings; returns the files written.
 
-    What else stands in `ragfm.toml`, comments and order included, stays as it is. Raises ConfigError where it can't be
-    read, or the settings would not hold.
+    Other content of `ragfm.toml` is kept, including comments and order. Raises ConfigError if the file cannot be read,
+    or would become invalid.
     """
-    load_settings(folder)  # what is wrong there already is said before anything is written
-    written = []
-    if report.adopted:
-        _replace(folder / SETTINGS_FILE, _with(folder / SETTINGS_FILE, choice_keys(report.best, report.current)))
-        written.append(folder / SETTINGS_FILE)
-    evidence = {"date": datetime.now(UTC).isoformat(timespec="seconds"), **asdict(report)}
-    _replace(folder / EVIDENCE, json.dumps(evidence, indent=1, ensure_ascii=False) + "\n")
-    return [*written, folder / EVIDENCE]
+    return _store(report, folder, EVIDENCE, choice_keys(report.best, report.current))
 
 
 def store_calibration(report: CalibrationReport, folder: Path) -> list[Path]:
-    """Write the evidence, and where it was adopted, the calibration into `ragfm.toml`; gives the files written."""
-    load_settings(folder)
-    written = []
-    if report.adopted:
-        _replace(folder / SETTINGS_FILE, _with(folder / SETTINGS_FILE, calibration_keys(report.calibration)))
-        written.append(folder / SETTINGS_FILE)
-    evidence = {"date": datetime.now(UTC).isoformat(timespec="seconds"), **asdict(report)}
-    _replace(folder / CONFIDENCE_EVIDENCE, json.dumps(evidence, indent=1, ensure_ascii=False) + "\n")
-    return [*written, folder / CONFIDENCE_EVIDENCE]
+    """Write the evidence and, if it was adopted, the calibration; returns the files written.
+
+    Other content of `ragfm.toml` is kept. Raises ConfigError as `store_choice` does.
+    """
+    return _store(report, folder, CONFIDENCE_EVIDENCE, calibration_keys(report.calibration))
 
 
 def write_keys(folder: Path, sections: Mapping[str, Mapping[str, Any]]) -> None:
-    """Set keys of `ragfm.toml` by section, `""` for those of none; None takes a key away. All else stays as it is.
+    """Set keys of `ragfm.toml` by section, `""` for top-level keys; None removes a key. Other content is kept.
 
-    Raises ConfigError where the file can't be read, or would not hold.
+    Raises ConfigError if the file cannot be read, or would become invalid.
     """
     load_settings(folder)
-    _replace(folder / SETTINGS_FILE, _with(folder / SETTINGS_FILE, sections))
+    path = folder / SETTINGS_FILE
+    library = import_tomlkit()
+    document = library.parse(path.read_text(encoding="utf-8") if path.is_file() else "")
+    for section, values in sections.items():
+        table = document.setdefault(section, library.table()) if section else document
+        for key, value in values.items():
+            if value is None:
+                table.pop(key, None)
+            else:
+                table[key] = value
+    text: str = library.dumps(document)
+    try:
+        Settings(**library.parse(text).unwrap())
+    except ValueError as error:
+        raise ConfigError(f"{path} would be invalid with the new settings: {error}.", "Nothing was written.") from error
+    _replace_file(path, text)
 
 
 def choice_keys(best: Choice, current: Choice) -> dict[str, dict[str, Any]]:
@@ -71,14 +75,14 @@ def choice_keys(best: Choice, current: Choice) -> dict[str, dict[str, Any]]:
 
 
 def calibration_keys(calibration: Calibration) -> dict[str, dict[str, Any]]:
-    """The key of `ragfm.toml` that a calibration is, in its section."""
+    """The key of `ragfm.toml` that holds a calibration, by section."""
     return {"ask": {"confidence": {key: value for key, value in asdict(calibration).items() if value is not None}}}
 
 
-def toml_writer() -> Any:
-    """The package that writes `ragfm.toml`; to be asked for before what is to be written takes hours to find.
+def import_tomlkit() -> Any:
+    """Import the package that writes `ragfm.toml`. Call it before a long job whose result is to be written.
 
-    Raises MissingExtraError.
+    Raises MissingExtraError if it is not installed.
     """
     try:
         import tomlkit
@@ -90,25 +94,20 @@ def toml_writer() -> Any:
     return tomlkit
 
 
-def _with(path: Path, sections: Mapping[str, Mapping[str, Any]]) -> str:
-    library = toml_writer()
-    document = library.parse(path.read_text(encoding="utf-8") if path.is_file() else "")
-    for section, values in sections.items():
-        table = document.setdefault(section, library.table()) if section else document
-        for key, value in values.items():
-            if value is None:
-                table.pop(key, None)
-            else:
-                table[key] = value
-    text: str = library.dumps(document)
-    try:
-        Settings(**library.parse(text).unwrap())
-    except ValueError as error:
-        raise ConfigError(f"{path} would not hold with the new settings: {error}.", "Nothing was written.") from error
-    return text
+def _store(
+    report: TuneReport | CalibrationReport, folder: Path, evidence_name: str, keys: Mapping[str, Mapping[str, Any]]
+) -> list[Path]:
+    load_settings(folder)  # reports errors of an invalid file before anything is written
+    written = []
+    if report.adopted:
+        write_keys(folder, keys)
+        written.append(folder / SETTINGS_FILE)
+    evidence = {"date": datetime.now(UTC).isoformat(timespec="seconds"), **asdict(report)}
+    _replace_file(folder / evidence_name, json.dumps(evidence, indent=1, ensure_ascii=False) + "\n")
+    return [*written, folder / evidence_name]
 
 
-def _replace(path: Path, text: str) -> None:
+def _replace_file(path: Path, text: str) -> None:
     temporary = beside(path)
     try:
         temporary.write_text(text, encoding="utf-8")

@@ -6,7 +6,7 @@ from collections import deque
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, NamedTuple
 
-from ragfm.parsing.sandbox.worker_pool import shared_workers
+from ragfm.parsing.sandbox.worker_pool import shared_worker_pool
 
 if TYPE_CHECKING:
     from ragfm.core.types import Blob, Document, Ref
@@ -53,7 +53,7 @@ class Ahead:
 
     def add(self, ref: Ref, digest: str, blob: Blob, uri: str) -> None:
         """Have a document parsed."""
-        self._queue.append(Pending(ref, digest, shared_workers().submit(blob, uri), len(blob.data)))
+        self._queue.append(Pending(ref, digest, shared_worker_pool().submit(blob, uri), len(blob.data)))
         self._bytes += len(blob.data)
 
     def pop(self) -> Pending:

@@ -1,16 +1,15 @@
-"""A collection as a retriever of other frameworks; what its handle may see, they see.
+"""A collection as a retriever of LangChain or LlamaIndex. Its results are limited to what the handle may see.
 
     from ragfm.integrations import langchain_retriever
     retriever = langchain_retriever(Collection.open("handbook").as_groups({"hr"}), k=5)
     retriever.invoke("parental leave")
 
-What they get of a passage beside its text is `uri`, `page`, `place`, `start` and `end` (characters in the document's
-text), `headings`, `score` (the cosine) and `chunk_id`.
+The metadata of each passage are `uri`, `page`, `place`, `start` and `end` (characters in the document's text),
+`headings`, `score` (the cosine) and `chunk_id`.
 """
 
 from __future__ import annotations
 
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from ragfm.core.errors import MissingExtraError
@@ -28,14 +27,14 @@ if TYPE_CHECKING:
 
 __all__ = ["langchain_retriever", "llama_index_retriever"]
 
-_ABOUT = ("uri", "page", "place", "start", "end", "headings", "score", "chunk_id")
-_SHOWN = {"uri", "page"}  # to a model, beside the text
+_METADATA_KEYS = ("uri", "page", "place", "start", "end", "headings", "score", "chunk_id")
+_KEYS_FOR_MODELS = {"uri", "page"}  # LlamaIndex shows them to the language model with the text
 
 
 def langchain_retriever(
     collection: Collection, *, k: int | None = None, mode: Mode = "hybrid", filter: str | None = None
 ) -> LangChainRetriever:
-    """The collection as a retriever of LangChain, with what `Collection.search` takes."""
+    """A LangChain retriever over the collection. The options are those of `Collection.search`."""
     try:
         from langchain_core.documents import Document
         from langchain_core.retrievers import BaseRetriever
@@ -43,11 +42,9 @@ def langchain_retriever(
         raise _missing("langchain-core", error) from error
 
     class CollectionRetriever(BaseRetriever):
-        def _get_relevant_documents(
-            self, query: str, *, run_manager: CallbackManagerForRetrieverRun
-        ) -> list[Document]:  # fmt: skip
+        def _get_relevant_documents(self, query: str, *, run_manager: CallbackManagerForRetrieverRun) -> list[Document]:
             hits = collection.search(query, k, mode=mode, filter=filter)
-            return [Document(hit.text, id=str(hit.chunk_id), metadata=_about(hit)) for hit in hits]
+            return [Document(hit.text, id=str(hit.chunk_id), metadata=_metadata(hit)) for hit in hits]
 
     return CollectionRetriever()
 
@@ -55,29 +52,33 @@ def langchain_retriever(
 def llama_index_retriever(
     collection: Collection, *, k: int | None = None, mode: Mode = "hybrid", filter: str | None = None
 ) -> LlamaIndexRetriever:
-    """The collection as a retriever of LlamaIndex, with what `Collection.search` takes."""
+    """A LlamaIndex retriever over the collection. The options are those of `Collection.search`."""
     try:
         from llama_index.core.retrievers import BaseRetriever
         from llama_index.core.schema import NodeWithScore, TextNode
     except ModuleNotFoundError as error:
         raise _missing("llama-index-core", error) from error
-    hidden = [name for name in _ABOUT if name not in _SHOWN]
-    node = partial(TextNode, excluded_llm_metadata_keys=hidden, excluded_embed_metadata_keys=list(_ABOUT))
 
     class CollectionRetriever(BaseRetriever):
         def _retrieve(self, query_bundle: QueryBundle) -> list[NodeWithScore]:
-            hits = collection.search(query_bundle.query_str, k, mode=mode, filter=filter)
-            return [
-                NodeWithScore(node=node(id_=str(hit.chunk_id), text=hit.text, metadata=_about(hit)), score=hit.score)
-                for hit in hits
-            ]
+            nodes = []
+            for hit in collection.search(query_bundle.query_str, k, mode=mode, filter=filter):
+                node = TextNode(
+                    id_=str(hit.chunk_id),
+                    text=hit.text,
+                    metadata=_metadata(hit),
+                    excluded_llm_metadata_keys=[name for name in _METADATA_KEYS if name not in _KEYS_FOR_MODELS],
+                    excluded_embed_metadata_keys=list(_METADATA_KEYS),
+                )
+                nodes.append(NodeWithScore(node=node, score=hit.score))
+            return nodes
 
     return CollectionRetriever()
 
 
-def _about(hit: Hit) -> dict[str, Any]:
-    return {name: getattr(hit, name) for name in _ABOUT}
+def _metadata(hit: Hit) -> dict[str, Any]:
+    return {name: getattr(hit, name) for name in _METADATA_KEYS}
 
 
 def _missing(package: str, error: ModuleNotFoundError) -> MissingExtraError:
-    return MissingExtraError(f"This needs {error.name}.", f"Run `pip install {package}`.")
+    return MissingExtraError(f"The retriever needs {error.name}.", f"Run `pip install {package}`.")

@@ -1,10 +1,10 @@
-"""Adapters: what a reader was taught, and with which weights and which prompt it may be used.
+"""Adapter folders: their record, and the checks that an adapter fits the model's weights and the prompt.
 
-    FOLDER/  ragfm-adapter.json         this record, written last: a folder without it is no adapter
-             adapter_model.safetensors  what was learned, as PEFT writes it, and its adapter_config.json
-             adapter.gguf               the same for llama.cpp, where it was exported
+    FOLDER/  ragfm-adapter.json         the record, written last: without it, the folder is not an adapter
+             adapter_model.safetensors  the trained weights in PEFT's format, with adapter_config.json
+             adapter.gguf               the same for llama.cpp, if it was exported
 
-A GGUF adapter carries what is checked in itself, so that the file alone is enough.
+A GGUF adapter also carries the values that are checked, so the file can be used alone.
 """
 
 from __future__ import annotations
@@ -29,21 +29,22 @@ __all__ = [
     "WEIGHTS",
     "AdapterRecord",
     "check_adapter",
-    "learned_sha256",
     "read_record",
     "serving_adapter",
     "shipped_adapter",
+    "trained_weights_sha256",
 ]
 
 RECORD = "ragfm-adapter.json"
 WEIGHTS = "adapter_model.safetensors"
 GGUF = "adapter.gguf"
 CHECKPOINT = "checkpoint.safetensors"
-"""Where a training stands that has not ended."""
+"""State of a training run that has not finished."""
 SHIPPED = Path(__file__).parent / "shipped" / "smollm2-135m-squad"
-"""The adapter for the bundled reader; docs/adaptation.md says how it was made."""
+"""The adapter for the bundled reader. docs/adaptation.md describes its training."""
 NO_ADAPTER = "none"
 GGUF_BASE, GGUF_PROMPT = "ragfm.base_sha256", "ragfm.prompt"
+"""Metadata keys of a GGUF adapter: SHA-256 of the base model's weights, and fingerprint of the prompt."""
 FORMAT = 1
 Method: TypeAlias = Literal["lora", "dora", "qlora", "prefix", "prompt", "ia3", "full"]
 METHODS: tuple[Method, ...] = get_args(Method)
@@ -51,9 +52,11 @@ METHODS: tuple[Method, ...] = get_args(Method)
 
 @dataclass(frozen=True, slots=True)
 class AdapterRecord:
-    """What an adapter is. `base` has the model's `name` and the `sha256` of its weights; `prompt` is a fingerprint.
+    """The content of `ragfm-adapter.json`.
 
-    `weights` is the sha256 of what was learned, `data` the card of the examples, `numbers` what training measured.
+    `base` has the `name` of the base model and the `sha256` of its weights. `prompt` is a fingerprint, see
+    `ragfm.generation.prompt`. `weights` is the SHA-256 of the trained weights. `data` describes the training examples,
+    `numbers` has the measurements of the training run.
     """
 
     method: str
@@ -67,72 +70,81 @@ class AdapterRecord:
     ragfm: str = ""
 
     def to_json(self) -> bytes:
-        """The content of the record's file."""
+        """The record as the bytes of its file."""
         return json.dumps({"format": FORMAT, **asdict(self)}, indent=2, ensure_ascii=False).encode() + b"\n"
 
 
 def read_record(folder: str | Path) -> AdapterRecord:
-    """The record of an adapter's folder. Raises ModelNotFoundError where it is none, DamagedModelError."""
+    """Read the record of an adapter folder. Raises ModelNotFoundError or DamagedModelError."""
     path = Path(folder).expanduser() / RECORD
     if not path.is_file():
         if (path.parent / "adapter_config.json").is_file() and not (path.parent / CHECKPOINT).is_file():
             raise ModelNotFoundError(
-                f"{path.parent} is an adapter of PEFT's that ragfm has not trained: without {RECORD} nothing says for "
-                "which weights and which prompt it is.",
-                "Train one with `ragfm adapt train`, or merge it with PEFT and name that folder as the reader.",
+                f"'{path.parent}' is a PEFT adapter that was not trained by ragfm: without {RECORD}, its base model "
+                "and prompt are unknown.",
+                "Train an adapter with `ragfm adapt train`, or merge this one with PEFT and name the merged folder as "
+                "the reader.",
             )
-        why = "training there has not ended" if any(path.parent.glob("*.safetensors")) else f"it has no {RECORD}"
-        raise ModelNotFoundError(f"{path.parent} is no adapter: {why}.", "`ragfm adapt train` makes one.")
+        unfinished = any(path.parent.glob("*.safetensors"))
+        reason = "its training has not finished" if unfinished else f"it has no {RECORD}"
+        raise ModelNotFoundError(
+            f"'{path.parent}' is not an adapter folder: {reason}.", "Train an adapter with `ragfm adapt train`."
+        )
     try:
         values = json.loads(path.read_bytes())
         if values.pop("format") != FORMAT:
-            raise ValueError("it is of another version of ragfm")
+            raise ValueError("it was written by another version of ragfm")
         return AdapterRecord(**values)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise DamagedModelError(f"{path} can't be read: {error}.", "Train or copy the adapter again.") from error
+        raise DamagedModelError(f"Cannot read '{path}': {error}.", "Train or copy the adapter again.") from error
 
 
 def check_adapter(adapter: str | Path, base: str | Path, prompt: str | None = None) -> None:
-    """Raise AdapterMismatchError where an adapter was trained on other weights than `base`, or for another prompt.
+    """Raise AdapterMismatchError if an adapter was trained on other weights than `base`, or for another prompt.
 
-    `adapter` is a folder or a GGUF file; a GGUF file that doesn't say what it is for passes. `prompt` is a
-    fingerprint, see `ragfm.generation.prompt`. Raises DamagedModelError where the weights are not those that were
-    trained.
+    `adapter` is a folder or a GGUF file; a GGUF file without ragfm's metadata passes. `prompt` is a fingerprint, see
+    `ragfm.generation.prompt`. Raises DamagedModelError if the weights in a folder are not those of its record.
     """
     path, base = Path(adapter).expanduser(), Path(base).expanduser()
     if path.is_dir():
         record = read_record(path)
-        wanted, asked = record.base["sha256"], record.prompt
-        if learned_sha256(path) != record.weights:
-            raise DamagedModelError(f"The weights in {path} are not what was trained.", "Train or copy them again.")
+        trained_base, trained_prompt = record.base["sha256"], record.prompt
+        if trained_weights_sha256(path) != record.weights:
+            raise DamagedModelError(
+                f"The weights in '{path}' do not match its {RECORD}.", "Train or copy the adapter again."
+            )
     else:
-        wanted, asked = _gguf_says(path)
-    found = weights_sha256(base) if wanted else wanted
-    if found != wanted:
+        trained_base, trained_prompt = _read_gguf_adapter(path)
+
+    actual_base = weights_sha256(base) if trained_base else trained_base
+    if actual_base != trained_base:
         raise AdapterMismatchError(
-            f"The adapter {path} was trained on other weights than {base}: on sha256 {wanted}, not {found}.",
-            "Name the model that it was trained on, or train one on this model. For a GGUF file of the same model: "
-            "`ragfm adapt export ADAPTER --base FILE.gguf`.",
+            f"The adapter '{path}' was trained on other weights than '{base}': on sha256 {trained_base}, not "
+            f"{actual_base}.",
+            "Name the model that it was trained on, or train an adapter on this model. For a GGUF file of the same "
+            "model: `ragfm adapt export ADAPTER --base FILE.gguf`.",
         )
-    if asked and prompt and asked != prompt:
+    if trained_prompt and prompt and trained_prompt != prompt:
         raise AdapterMismatchError(
-            f"The adapter {path} was trained for another prompt than is asked here.",
-            "Ask by the strategy and mode that it was trained for, train it anew with `ragfm adapt data` and `ragfm "
-            "adapt train`, or go without: --adapter none.",
+            f"The adapter '{path}' was trained for another prompt than this one.",
+            "Use the strategy and mode that it was trained for, train it again with `ragfm adapt data` and `ragfm "
+            "adapt train`, or use no adapter: --adapter none.",
         )
 
 
 def shipped_adapter(reader: str, prompt: str) -> str | None:
-    """The file of the adapter that ragfm brings for a reader of that name and a prompt; None where it brings none."""
+    """The path of ragfm's own adapter for a reader and a prompt fingerprint, or None if there is none."""
     path = SHIPPED / GGUF
-    known = reader in ("bundled", "llama-cpp", "llama-cpp:bundled") and path.is_file()
-    return str(path) if known and read_record(SHIPPED).prompt == prompt else None
+    if reader not in ("bundled", "llama-cpp", "llama-cpp:bundled") or not path.is_file():
+        return None
+    return str(path) if read_record(SHIPPED).prompt == prompt else None
 
 
 def serving_adapter(adapter: str | Path | None, reader: str, prompt: str) -> str | None:
-    """What a reader of that name takes, checked by `check_adapter`; None is the one that ragfm brings, `none` is none.
+    """The adapter path to pass to a reader, checked by `check_adapter`.
 
-    Of an adapter's folder that is its GGUF form for llama.cpp, and the folder itself for transformers.
+    `adapter` is a folder, a GGUF file, `none`, or None for the adapter that ships with ragfm. For a folder, this is its
+    GGUF file for llama.cpp, and the folder itself for transformers.
     """
     if adapter is None:
         return shipped_adapter(reader, prompt)
@@ -142,39 +154,43 @@ def serving_adapter(adapter: str | Path | None, reader: str, prompt: str) -> str
     plugin, model = plugin_and_model("readers", reader)
     if path.is_dir():
         if read_record(path).method == "full":
-            raise AdapterMismatchError(f"{path} has whole weights, and is no adapter.",
-                                       f"Name it as the reader: `--reader transformers:{path}`.")  # fmt: skip
+            raise AdapterMismatchError(
+                f"'{path}' has the weights of a whole model, not an adapter.",
+                f"Name it as the reader: `--reader transformers:{path}`.",
+            )
         if plugin == "llama-cpp" and not (path / GGUF).is_file():
-            raise ModelNotFoundError(f"{path} has no {GGUF}.", f"Run `ragfm adapt export {path} --base {model}`.")
+            raise ModelNotFoundError(f"'{path}' has no {GGUF}.", f"Run `ragfm adapt export {path} --base {model}`.")
         path = path / GGUF if plugin == "llama-cpp" else path
     if plugin in ("llama-cpp", "transformers") and model:
         check_adapter(path, find_model(model, "reader"), prompt)
     return str(path)
 
 
-def _gguf_says(path: Path) -> tuple[str, str]:
-    """The base's hash and the prompt's fingerprint that stand in a GGUF adapter; empty where they don't."""
-    from gguf import GGUFReader
-
-    if not path.is_file():
-        raise ModelNotFoundError(f"There is no adapter {path}.", "Check the path.")
-    try:
-        reader = GGUFReader(path)
-    except (ValueError, OSError, IndexError) as error:
-        raise DamagedModelError(f"{path} is not a GGUF file: {error}.", "Export the adapter again.") from error
-    said = [reader.get_field(key) for key in (GGUF_BASE, GGUF_PROMPT)]
-    base, prompt = ("" if one is None else str(one.contents()) for one in said)
-    return base, prompt
-
-
-def learned_sha256(folder: Path) -> str:
-    """The sha256 of what was learned: of the adapter's weights, or of all weights. Raises DamagedModelError."""
+def trained_weights_sha256(folder: Path) -> str:
+    """SHA-256 of the adapter's weights, or of all weights of a fully trained model. Raises DamagedModelError."""
     files = [folder / WEIGHTS] if (folder / WEIGHTS).is_file() else sorted(folder.glob("model*.safetensors"))
     if not files:
-        raise DamagedModelError(f"{folder} lacks {WEIGHTS}.", "Train or copy the adapter again.")
+        raise DamagedModelError(f"The folder '{folder}' has no {WEIGHTS}.", "Train or copy the adapter again.")
     digest = sha256()
     for path in files:
         with path.open("rb") as file:
             while block := file.read(1 << 20):
                 digest.update(block)
     return digest.hexdigest()
+
+
+def _read_gguf_adapter(path: Path) -> tuple[str, str]:
+    """The base model's hash and the prompt's fingerprint in a GGUF adapter; empty if the file does not have them."""
+    from gguf import GGUFReader
+
+    if not path.is_file():
+        raise ModelNotFoundError(f"The adapter '{path}' does not exist.", "Check the path.")
+    try:
+        reader = GGUFReader(path)
+    except (ValueError, OSError, IndexError) as error:
+        raise DamagedModelError(f"'{path}' is not a GGUF file: {error}.", "Export the adapter again.") from error
+    base, prompt = (
+        "" if entry is None else str(entry.contents())
+        for entry in (reader.get_field(GGUF_BASE), reader.get_field(GGUF_PROMPT))
+    )
+    return base, prompt

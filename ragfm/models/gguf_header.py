@@ -1,4 +1,4 @@
-"""What a GGUF file says of itself, read without llama.cpp, which trusts its numbers.
+"""GGUF headers, read and validated without llama.cpp, which trusts the numbers in them.
 
 https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
 """
@@ -13,153 +13,156 @@ from typing import TypeAlias
 
 from ragfm.core.errors import DamagedModelError, ModelNotFoundError
 
-__all__ = ["Header", "check_gguf", "kv_bytes", "read_header"]
+__all__ = ["GgufHeader", "check_gguf", "kv_cache_bytes", "read_header"]
 
 Value: TypeAlias = str | int | float | bool | None
 
 _SCALARS = {0: "<B", 1: "<b", 2: "<H", 3: "<h", 4: "<I", 5: "<i", 6: "<f", 7: "<?", 10: "<Q", 11: "<q", 12: "<d"}
 _STRING, _ARRAY = 8, 9
-_MOST_DIMENSIONS = 4
+_MAX_DIMENSIONS = 4
 _VERSIONS = (2, 3)
+_MIN_TENSOR_BYTES, _MIN_VALUE_BYTES = 24, 13
+"""Size of the shortest possible tensor description and metadata entry."""
 
 
 @dataclass(frozen=True, slots=True)
-class Header:
-    """Metadata of one value each, lists left out; and how many tensors there are, by the number of their type."""
+class GgufHeader:
+    """`metadata` has the scalar values (None for lists); `types` counts the tensors by their GGML type number."""
 
     metadata: dict[str, Value]
     types: dict[int, int]
 
 
 def check_gguf(path: Path) -> None:
-    """Raises ModelNotFoundError where there is no file, DamagedModelError where it does not begin as a GGUF file."""
+    """Raise ModelNotFoundError if the file does not exist, DamagedModelError if it does not begin with `GGUF`."""
     if not path.is_file():
-        raise ModelNotFoundError(f"There is no file {path}.", "Check the path.")
+        raise ModelNotFoundError(f"The file '{path}' does not exist.", "Check the path.")
     with path.open("rb") as file:
         magic = file.read(4)
     if magic != b"GGUF":
-        raise DamagedModelError(f"{path} is not a GGUF file: it begins with {magic!r}.", "Get the file again.")
+        raise DamagedModelError(f"'{path}' is not a GGUF file: it begins with {magic!r}.", "Get the file again.")
 
 
-def read_header(path: Path) -> Header:
-    """Check all counts, lengths and places against the file, and give what it says. Raises as `check_gguf` does."""
+def read_header(path: Path) -> GgufHeader:
+    """Read a header and check all its counts, lengths and offsets against the file. Raises as `check_gguf` does."""
     check_gguf(path)
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
         try:
-            return _Reader(data).header()
+            return _HeaderParser(data).parse()
         except (ValueError, struct.error) as error:
-            raise DamagedModelError(f"{path} is damaged: {error}.", "Get the file again.") from error
+            raise DamagedModelError(f"'{path}' is damaged: {error}.", "Get the file again.") from error
 
 
-def kv_bytes(path: Path, tokens: int) -> int:
-    """What llama.cpp keeps of a request of so many tokens, at most what the model was trained for, as it usually does.
+def kv_cache_bytes(path: Path, tokens: int) -> int:
+    """Size of llama.cpp's KV cache for a request of `tokens` tokens, or of the model's own window if that is shorter.
 
-    For each token and layer that is a key and a value of two bytes a number. Where the file does not say in plain
-    numbers how many there are, it is rather too much.
+    The cache has one key and one value per token and layer, two bytes per number. The result is an upper bound if the
+    file has lists instead of single numbers.
     """
-    said = read_header(path).metadata
-    kind = said.get("general.architecture")
+    metadata = read_header(path).metadata
+    architecture = metadata.get("general.architecture")
 
     def number(name: str, default: int = 0) -> int:
-        value = said.get(f"{kind}.{name}")
+        value = metadata.get(f"{architecture}.{name}")
         return value if isinstance(value, int) else default
 
     heads = number("attention.head_count", 1) or 1
-    each = number("embedding_length") // heads
-    of_token = number("attention.key_length", each) + number("attention.value_length", each)
+    head_size = number("embedding_length") // heads
+    numbers_per_head = number("attention.key_length", head_size) + number("attention.value_length", head_size)
     tokens = min(tokens, number("context_length", tokens))
-    return 2 * tokens * number("block_count") * number("attention.head_count_kv", heads) * of_token
+    return 2 * tokens * number("block_count") * number("attention.head_count_kv", heads) * numbers_per_head
 
 
-class _Reader:
-    """Goes through the header once; ValueError or struct.error where a number can't be true."""
+class _HeaderParser:
+    """Parses the header in one pass. Raises ValueError or struct.error for numbers that cannot be true."""
 
     def __init__(self, data: mmap.mmap) -> None:
         self._data, self._size = data, len(data)
-        self._at = 4
+        self._position = 4
 
-    def header(self) -> Header:
-        version, tensors, values = self._take("<I"), self._take("<Q"), self._take("<Q")
+    def parse(self) -> GgufHeader:
+        version, tensors, values = self._number("<I"), self._integer("<Q"), self._integer("<Q")
         if version not in _VERSIONS:
-            raise ValueError(f"its version is {version}, and {_VERSIONS[-1]} is the newest")
-        # The shortest of each has so many bytes.
-        self._expect(int(tensors) * 24 + int(values) * 13, "tensors and values")
+            raise ValueError(f"its version is {version}, and the newest known one is {_VERSIONS[-1]}")
+        self._require(tensors * _MIN_TENSOR_BYTES + values * _MIN_VALUE_BYTES, "tensors and values")
         metadata: dict[str, Value] = {}
-        for _ in range(int(values)):
+        for _ in range(values):
             key = self._string()
             if key in metadata:
                 raise ValueError(f"it has the key {key!r} twice")
-            metadata[key] = self._value(int(self._take("<I")))
+            metadata[key] = self._value(self._integer("<I"))
         alignment = metadata.get("general.alignment", 32)
         if not isinstance(alignment, int) or alignment < 1 or alignment & (alignment - 1):
             raise ValueError(f"its alignment is {alignment}")
-        return Header(metadata, self._tensors(int(tensors), alignment))
+        return GgufHeader(metadata, self._tensor_types(tensors, alignment))
 
-    def _tensors(self, count: int, alignment: int) -> dict[int, int]:
+    def _tensor_types(self, count: int, alignment: int) -> dict[int, int]:
         types: dict[int, int] = {}
         names: set[str] = set()
-        farthest = 0
+        end = 0
         for _ in range(count):
             names.add(self._string())
-            dimensions = int(self._take("<I"))
-            if not 1 <= dimensions <= _MOST_DIMENSIONS:
+            dimensions = self._integer("<I")
+            if not 1 <= dimensions <= _MAX_DIMENSIONS:
                 raise ValueError(f"a tensor has {dimensions} dimensions")
             elements = 1
             for _ in range(dimensions):
-                elements *= int(self._take("<Q"))
-            kind, offset = int(self._take("<I")), int(self._take("<Q"))
+                elements *= self._integer("<Q")
+            kind, offset = self._integer("<I"), self._integer("<Q")
             types[kind] = types.get(kind, 0) + 1
-            # An element has a bit at least; llama.cpp knows the types' sizes and checks them.
-            farthest = max(farthest, offset + elements // 8)
+            # An element takes one bit or more. llama.cpp knows the exact sizes of the types, and checks them.
+            end = max(end, offset + elements // 8)
             if offset % alignment or elements < 1:
-                raise ValueError(f"a tensor of {elements} elements lies at {offset}")
+                raise ValueError(f"a tensor of {elements} elements is at offset {offset}")
         if len(names) < count:
             raise ValueError("two tensors have the same name")
-        data = -(-self._at // alignment) * alignment
-        if count and data + farthest > self._size:
-            raise ValueError(f"its tensors end at byte {data + farthest} or later, and the file at {self._size}")
+        data_start = -(-self._position // alignment) * alignment
+        if count and data_start + end > self._size:
+            raise ValueError(f"its tensors end at byte {data_start + end} or later, and the file at {self._size}")
         return types
 
     def _value(self, kind: int) -> Value:
         if kind == _STRING:
             return self._string()
         if kind != _ARRAY:
-            return self._take(_scalar(kind))
-        item, count = int(self._take("<I")), int(self._take("<Q"))
-        if item == _ARRAY:
-            raise ValueError("it has lists of lists")
-        if item == _STRING:
-            self._expect(8 * count, "strings")
+            return self._number(_scalar_format(kind))
+        item_kind, count = self._integer("<I"), self._integer("<Q")
+        if item_kind == _ARRAY:
+            raise ValueError("it has nested lists")
+        if item_kind == _STRING:
+            self._require(8 * count, "strings")
             for _ in range(count):
-                self._skip(self._length())
+                self._skip(self._integer("<Q"))
         else:
-            self._skip(count * struct.calcsize(_scalar(item)))
+            self._skip(count * struct.calcsize(_scalar_format(item_kind)))
         return None
 
     def _string(self) -> str:
-        length = self._length()
-        start = self._at
+        length = self._integer("<Q")
+        start = self._position
         self._skip(length)
-        return self._data[start : self._at].decode("utf-8", errors="replace")
+        return self._data[start : self._position].decode("utf-8", errors="replace")
 
-    def _length(self) -> int:
-        return int(self._take("<Q"))
+    def _integer(self, number_format: str) -> int:
+        return int(self._number(number_format))
 
-    def _take(self, form: str) -> int | float | bool:
-        (value,) = struct.unpack_from(form, self._data, self._at)
-        self._at += struct.calcsize(form)
+    def _number(self, number_format: str) -> int | float | bool:
+        (value,) = struct.unpack_from(number_format, self._data, self._position)
+        self._position += struct.calcsize(number_format)
         return value  # type: ignore[no-any-return]
 
     def _skip(self, count: int) -> None:
-        self._expect(count, "bytes")
-        self._at += count
+        self._require(count, "bytes")
+        self._position += count
 
-    def _expect(self, count: int, what: str) -> None:
-        if count > self._size - self._at:
-            raise ValueError(f"it announces {count} bytes of {what} at byte {self._at}, and ends at {self._size}")
+    def _require(self, count: int, content: str) -> None:
+        if count > self._size - self._position:
+            raise ValueError(
+                f"it announces {count} bytes of {content} at byte {self._position}, and ends at {self._size}"
+            )
 
 
-def _scalar(kind: int) -> str:
+def _scalar_format(kind: int) -> str:
     if kind not in _SCALARS:
         raise ValueError(f"a value has the unknown type {kind}")
     return _SCALARS[kind]

@@ -1,8 +1,8 @@
-"""A model or an adapter that is new here is used in a process of its own first: llama.cpp may end the one that does.
+"""First use of a model or adapter file in a child process, because llama.cpp aborts on some damaged files.
 
-Of 500 randomly damaged files it ended some, behind every check of the header; an adapter whose matrices are of whole
-numbers, or of three dimensions, ends it when a token is evaluated. Once it went well it is remembered, by the file's
-path, size and time of change, since its hash takes longer than to load it.
+Of 500 randomly damaged files, some passed every check of the header and still aborted llama.cpp. An adapter whose
+matrices hold integers, or have three dimensions, aborts it when a token is evaluated. A file that passed is remembered
+by path, size and modification time: hashing it would take longer than loading it.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from ragfm.core.cache import cache_folder, file_identity
 from ragfm.core.errors import DamagedModelError
 from ragfm.models.gguf_header import read_header
 
-__all__ = ["try_loading"]
+__all__ = ["probe_model"]
 
-_SECONDS = 60.0
+_BASE_SECONDS = 60.0
 _BYTES_PER_SECOND = 20e6
-"""Slower than any disk from which one would load a model."""
+"""Slower than any disk that models are loaded from; the timeout grows with the size of the files."""
 
-# Loads it, and evaluates some words, then one token more. What is not there in an embedding model is left out.
+# Load the model, evaluate a few words, then one more token. Use nothing that an embedding model lacks.
 _CODE = """
 import ctypes, sys
 import llama_cpp as l
@@ -57,45 +57,47 @@ for size in (count, 1):
 _log = logging.getLogger(__name__)
 
 
-def try_loading(model: Path, adapter: Path | None = None) -> None:
-    """A model, or an adapter with it. Raises DamagedModelError where it can't be used, ModelNotFoundError for none."""
-    files = [adapter or model, *([model] if adapter else [])]
-    path, mark = files[0], _mark(*files)
-    if mark.exists():
+def probe_model(model: Path, adapter: Path | None = None) -> None:
+    """Load a model, or an adapter for it, in a child process. Raises DamagedModelError or ModelNotFoundError."""
+    path = adapter or model
+    others = [model] if adapter else []
+    versions = (version("llama-cpp-python"), *map(file_identity, others))
+    passed = cache_folder() / "tried" / file_identity(path, *versions)
+    if passed.exists():
         return
     read_header(path)
     if not sys.executable:
         return
-    _log.info("Trying %s in a process of its own, since it is new here.", path)
+
+    _log.info("Loading %s in a child process first, because the file is new here.", path)
     command = [sys.executable, "-c", _CODE, str(model), *([str(adapter)] if adapter else [])]
-    size = sum(file.stat().st_size for file in files)
+    size = sum(file.stat().st_size for file in [path, *others])
     try:
-        done = subprocess.run(  # noqa: S603  this Python, and paths that are only arguments
-            command, capture_output=True, check=False, timeout=_SECONDS + size / _BYTES_PER_SECOND
+        done = subprocess.run(  # noqa: S603  this Python; the paths are only arguments
+            command, capture_output=True, check=False, timeout=_BASE_SECONDS + size / _BYTES_PER_SECOND
         )
     except subprocess.TimeoutExpired:
-        raise DamagedModelError(f"llama.cpp does not end loading {path}.", "Get the file again.") from None
+        raise DamagedModelError(f"llama.cpp does not finish loading '{path}'.", "Get the file again.") from None
     if done.returncode and adapter:
-        hint = "Get the file again, or one that was made for this model."
-        raise DamagedModelError(f"{path} is no LoRA adapter for {model}: {_why(done)}.", hint)
+        hint = "Get the file again, or use an adapter that was trained for this model."
+        raise DamagedModelError(f"'{path}' is not a LoRA adapter for '{model}': {_failure(done)}.", hint)
     if done.returncode:
-        raise DamagedModelError(f"llama.cpp can't load {path}: {_why(done)}.", "Get the file again.")
+        raise DamagedModelError(f"llama.cpp cannot load '{path}': {_failure(done)}.", "Get the file again.")
+
     try:
-        mark.parent.mkdir(parents=True, exist_ok=True)
-        mark.touch()
+        passed.parent.mkdir(parents=True, exist_ok=True)
+        passed.touch()
     except OSError as error:
-        _log.info("That %s can be loaded is not remembered in %s: %s", path, mark.parent, error)
+        _log.info("Cannot remember in %s that %s can be loaded: %s", passed.parent, path, error)
 
 
-def _mark(path: Path, *others: Path) -> Path:
-    """The file that says that the trial went well."""
-    more = (version("llama-cpp-python"), *map(file_identity, others))
-    return cache_folder() / "tried" / file_identity(path, *more)
-
-
-def _why(done: subprocess.CompletedProcess[bytes]) -> str:
-    """The line that says what went wrong, if there is one."""
+def _failure(done: subprocess.CompletedProcess[bytes]) -> str:
+    """The first line of stderr that looks like an error, or the exit code or signal."""
     lines = [line.strip() for line in done.stderr.decode(errors="replace").splitlines()]
-    said = [line for word in ("error", "assert", "failed") for line in lines if word in line.lower()]
-    ended = f"signal {-done.returncode}" if done.returncode < 0 else f"code {done.returncode}"
-    return (said[0] if said else f"it ended with {ended}").rstrip(".")
+    for word in ("error", "assert", "failed"):
+        for line in lines:
+            if word in line.lower():
+                return line.rstrip(".")
+    return (
+        f"it ended with signal {-done.returncode}" if done.returncode < 0 else f"it ended with code {done.returncode}"
+    )

@@ -1,4 +1,4 @@
-"""English prose to time and compare models with, so that no measurement depends on a user's documents."""
+"""English prose for timing and comparing models, so that no measurement depends on the user's documents."""
 
 SAMPLE_TEXT = """\
 A library that answers questions has to find the right page before it can say anything useful. The oldest way is the

@@ -1,48 +1,19 @@
-"""Bytes to documents: `parse` recognises the format by content first and renders what a reader may see.
+"""Parse documents: detect the format of the bytes and return the text that a reader of the document sees, with marks.
 
-Plain text and Markdown stay as they are, character for character. All else becomes Markdown-like text: headings with
-`#`, lists with `-`, tables as Markdown tables, code in fences. What was a heading, a table, code or a page is told by
-marks, which are taken from the source's own structure, so a paragraph that only looks like a heading is none.
+Plain text, Markdown and source code are unchanged. All other formats become Markdown-like text: headings with `#`,
+lists with `-`, tables as Markdown tables, code in fences. Marks tell headings, tables, code, pages and places apart;
+they come from the structure of the source, so a paragraph that only looks like a heading is not one.
 
-media           what the bytes are
-formats         the formats, and who reads them
-rendering       text put together, with its marks
-progress        what a parser says while it works
-workers         all processes that parse
-process         one of them, as its parent sees it
-worker          the same from within
-sandbox         what it gives up
-wire            what the two say to each other
-plain           plain text
-markdown        Markdown
-html_text       HTML
-xml_text        XML
-json_text       JSON
-delimited       CSV and TSV
-code            source code
-packed          archives that are opened with care
-office          what DOCX, PPTX and others have in common
-office_chart    their charts
-docx            DOCX
-docx_styles     its styles: headings, items of lists
-docx_numbers    its numbers and bullets
-pptx            PPTX
-sheets          spreadsheets
-odf             ODT and ODP
-old_office      DOC and PPT
-rtf             RTF
-epub            EPUB
-mail            EML and MSG
-pdf             PDF, page by page
-pdf_page        what stands on a page
-pdf_drawing     what is drawn there
-pdf_paint       whether words are seen
-pdf_lines       words to lines and paragraphs
-pdf_tables      tables
-pdf_layout      the order of reading
-image           pictures
-ocr             the text in them
-audio           recordings
+    formats        the table of formats: suffixes and parser functions
+    media_types    detection of media type and encoding
+    rendering      builds the text and its marks
+    own/           text, Markdown, CSV and TSV, JSON, XML, source code
+    own/pdf/       PDF: words, lines, tables, columns, hidden text
+    own/office/    DOCX, PPTX, spreadsheets, ODT and ODP, RTF, DOC and PPT
+    own/web/       HTML, EPUB, mail (EML, MSG)
+    own/media/     images (OCR), audio (speech recognition)
+    sandbox/       confined worker processes in which documents are parsed
+    heartbeat      signs of life from a parser in a worker
 """
 
 from __future__ import annotations
@@ -53,64 +24,61 @@ from importlib.util import find_spec
 from ragfm.core.errors import ParseError, SkipDocument
 from ragfm.core.types import Blob, Document
 from ragfm.parsing.formats import BINARY, FORMATS, HTML
-from ragfm.parsing.media_types import begins_with, is_encrypted, promise_of, recognise
-from ragfm.parsing.rendering import Parsed
+from ragfm.parsing.media_types import describe_start, detect, expected_format, is_encrypted
+from ragfm.parsing.rendering import ParsedText
 
 __all__ = ["PARSER", "media_type", "parse"]
 
 _VERSION = "4"
-# Not those that a whole format needs: without them there is no text to change.
+# Only extras that change the text of a document. Without the others, their formats cannot be parsed at all.
 _OPTIONAL = {"ocr": find_spec("rapidocr") and find_spec("onnxruntime"), "code": find_spec("tree_sitter")}
-PARSER = "+".join([_VERSION, *(name for name, there in _OPTIONAL.items() if there)])
-"""Version of all parsers, with the optional ones that are there: another one makes other texts of the same bytes."""
+PARSER = "+".join([_VERSION, *(name for name, spec in _OPTIONAL.items() if spec)])
+"""Version of the parsers and the installed extras that change their output. A change re-parses all documents."""
 
 
 def media_type(data: bytes, uri: str, declared: str | None = None) -> str:
-    """What the bytes are, by content first, then by the suffix of `uri`, then by what the source `declared`.
+    """Return the media type, by content first, then by the suffix of `uri`, then by the type the source `declared`.
 
-    `application/octet-stream` stands for all that can't be parsed.
+    Bytes that cannot be parsed are `application/octet-stream`.
     """
-    return recognise(data, uri, declared)[0]
+    return detect(data, uri, declared)[0]
 
 
 def parse(blob: Blob, uri: str) -> Document:
-    """The document that the bytes hold; what the source says (`blob.metadata`) goes before what the document says.
+    """Parse a document; metadata of the source (`blob.metadata`) overrides metadata in the document.
 
-    Raises SkipDocument where there is nothing to index, ParseError where the bytes are not what they should be,
-    MissingExtraError where the format needs a package that isn't installed.
+    Raises SkipDocument where there is nothing to index, ParseError where the bytes do not match the format or are
+    damaged, MissingExtraError where the format needs a package that is not installed.
     """
     name = uri.rstrip("/").rsplit("/", 1)[-1] or uri
     if not blob.data:
         raise SkipDocument(f"{name} is empty.")
-    kind, text = recognise(blob.data, uri, blob.media_type)
-    if kind == BINARY or promise_of(uri, blob.media_type).binary:
-        _check_promise(blob, kind, uri, name)
-    parsed = _read(kind, blob.data, text, name)
+    kind, text = detect(blob.data, uri, blob.media_type)
+    if kind == BINARY or expected_format(uri, blob.media_type).binary:
+        _check_expected(blob, kind, uri, name)
+    entry = FORMATS[kind]
+    module, function = entry.parser.split(":")
+    read = getattr(import_module(f"ragfm.parsing.{module}"), function)
+    parsed: ParsedText = read(blob.data if entry.binary else text, name)
     if not parsed.text.strip():
-        raise SkipDocument(f"{name} has no text in it.")
+        raise SkipDocument(f"{name} has no text.")
     return Document(uri, parsed.text, kind, {**parsed.metadata, **blob.metadata}, parsed.marks)
 
 
-def _check_promise(blob: Blob, kind: str, uri: str, name: str) -> None:
-    """Raise where the name promises another format than the content has, or where the content can't be parsed."""
-    promise = promise_of(uri, blob.media_type)
-    if promise.media_type == kind or (kind != BINARY and (FORMATS[kind].binary or kind == HTML)):
+def _check_expected(blob: Blob, kind: str, uri: str, name: str) -> None:
+    """Raise where the name announces a format that the content is not, or where the content cannot be parsed."""
+    expected = expected_format(uri, blob.media_type)
+    if expected.media_type == kind or (kind != BINARY and (FORMATS[kind].binary or kind == HTML)):
         return
     if is_encrypted(blob.data):
-        raise ParseError(f"{name} is protected by a password.", "Save a copy without one.")
-    begin = begins_with(blob.data)
-    if promise.binary:
-        article = "an" if promise.format[0] in "EMORX" else "a"
-        raise ParseError(f"{name} is {promise.said} but isn't {article} {promise.format}: it begins with {begin}.")
-    if promise.media_type:
-        why = "has NUL bytes in it" if b"\0" in blob.data else "is in no known encoding"
-        raise ParseError(f"{name} is {promise.said} but isn't text: it {why}, and begins with {begin}.")
-    raise SkipDocument(f"{name} is of a format that isn't supported: it begins with {begin}.")
-
-
-def _read(kind: str, data: bytes, text: str, name: str) -> Parsed:
-    """Call the format's own parser; each is imported when its first document comes."""
-    entry = FORMATS[kind]
-    module, function = entry.reader.split(":")
-    parsed: Parsed = getattr(import_module(f"ragfm.parsing.{module}"), function)(data if entry.binary else text, name)
-    return parsed
+        raise ParseError(f"{name} is protected by a password.", "Save a copy without a password.")
+    start = describe_start(blob.data)
+    if expected.binary:
+        article = "an" if expected.format[0] in "EMORXai" else "a"
+        raise ParseError(
+            f"{name} is {expected.evidence} but is not {article} {expected.format}: it begins with {start}."
+        )
+    if expected.media_type:
+        reason = "has NUL bytes" if b"\0" in blob.data else "is in no known encoding"
+        raise ParseError(f"{name} is {expected.evidence} but is not text: it {reason}, and begins with {start}.")
+    raise SkipDocument(f"{name} has an unsupported format: it begins with {start}.")

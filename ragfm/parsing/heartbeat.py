@@ -1,30 +1,32 @@
-"""What a parser says of itself while it works. Where nobody watches over it, nobody listens."""
+"""Signs of life from a parser, for the parent process that watches it. Without a listener, nothing happens."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from time import monotonic
 
-_PAUSE = 1.0  # seconds from one word to the next, so that a parser may say it for each row
+_INTERVAL = 1.0  # seconds between two calls of the listener, so that a parser may call `beat` for each row
 _listener: Callable[[bool], None] | None = None
-_said = 0.0
+_last_beat = 0.0
 
 
-def listen(listener: Callable[[bool], None]) -> None:
-    """Have the steps told, at most one a second; the listener is given whether a model runs from now on."""
+def set_listener(listener: Callable[[bool], None]) -> None:
+    """Call `listener(False)` at most once a second while a parser works, and `listener(True)` when a model starts."""
     global _listener
     _listener = listener
 
 
-def step() -> None:
-    """A page, a row, a part is done. A parser that doesn't say so for a minute is taken to hang."""
-    global _said
-    if _listener is not None and (now := monotonic()) - _said >= _PAUSE:
-        _said = now
-        _listener(False)
+def beat() -> None:
+    """Report that a page, a row or a part is done. A parser that does not beat for a minute counts as hung."""
+    global _last_beat
+    if _listener is not None:
+        now = monotonic()
+        if now - _last_beat >= _INTERVAL:
+            _last_beat = now
+            _listener(False)
 
 
-def running_model() -> None:
-    """From here on a model (OCR, speech) runs on the document, and may take as much memory as models need."""
+def model_started() -> None:
+    """Report that a model (OCR, speech) runs on the document from now on, which raises the memory limit."""
     if _listener is not None:
         _listener(True)

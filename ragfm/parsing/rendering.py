@@ -1,4 +1,4 @@
-"""Text that is put together block by block, with marks for what the blocks are."""
+"""Build Markdown-like text block by block, with marks for what the blocks are."""
 
 from __future__ import annotations
 
@@ -9,120 +9,133 @@ from itertools import accumulate, pairwise
 from typing import Literal, NamedTuple
 
 from ragfm.core.types import Mark, Scalar
-from ragfm.parsing.heartbeat import step
+from ragfm.parsing import heartbeat
 
-_MAX_PADDING = 100  # cells; one long row must not blow up all others
-_SURROGATES = re.compile("[\0\ud800-\udfff]")  # no text in UTF-8 can hold them, and SQLite ends a text at NUL
+_MAX_PADDING = 100  # cells, so that one long row does not multiply the size of all others
+_UNSTORABLE = re.compile("[\0\ud800-\udfff]")  # UTF-8 cannot encode surrogates, and SQLite ends a text at NUL
 
 
-class Parsed(NamedTuple):
-    """What a parser makes of a document."""
+class ParsedText(NamedTuple):
+    """The output of a parser."""
 
     text: str
     marks: tuple[Mark, ...] = ()
     metadata: Mapping[str, Scalar] = {}
 
+    def with_title(self, *, only_with_metadata: bool = False) -> ParsedText:
+        """Add the first heading of level 1 to the metadata as `title`, unless there is a title already.
 
-class Rendering:
-    """Blocks of text with blank lines between them; marks are recorded on the way, never guessed from the text."""
+        HTML, DOCX and OpenDocument use `only_with_metadata`: a document without metadata gets no title. To change that,
+        increase the version of the parsers, since the title is part of what is embedded.
+        """
+        if only_with_metadata and not self.metadata:
+            return self
+        title = next((mark.value for mark in self.marks if mark.level == 1), "")
+        if not title or "title" in self.metadata:
+            return self
+        return self._replace(metadata={**self.metadata, "title": title})
+
+
+class MarkdownBuilder:
+    """Blocks of text with blank lines between them. Marks are recorded with the blocks, never guessed from the text."""
 
     def __init__(self) -> None:
         self._parts: list[str] = []
         self._length = 0
-        self._tight = False
+        self._last_is_tight = False
         self._marks: list[Mark] = []
         self._page: tuple[int, int] | None = None  # number, start
         self._next_page: int | None = None
 
     @property
     def length(self) -> int:
-        """How many characters there are."""
+        """Number of characters so far."""
         return self._length
 
-    def block(self, text: str, *, tight: bool = False) -> int:
-        """Add a block and give its start. Between two `tight` blocks (list items) stands no blank line."""
-        step()
-        separator = "" if not self._length else "\n" if tight and self._tight else "\n\n"
+    def add_block(self, text: str, *, tight: bool = False) -> int:
+        """Add a block and return its start. No blank line separates two `tight` blocks (list items)."""
+        heartbeat.beat()
+        separator = "" if not self._length else "\n" if tight and self._last_is_tight else "\n\n"
         start = self._length + len(separator)
         if self._next_page is not None:
-            self._close_page()
+            self._end_page()
             self._page, self._next_page = (self._next_page, start), None
         self._parts += (separator, text)
         self._length = start + len(text)
-        self._tight = tight
+        self._last_is_tight = tight
         return start
 
-    def page(self, number: int) -> None:
-        """Blocks added from now on stand on this page."""
+    def start_page(self, number: int) -> None:
+        """Blocks added from now on are on this page."""
         if self._page is None or self._page[0] != number:
             self._next_page = number
 
-    def heading(self, level: int, words: str) -> None:
-        """Add a heading; `level` is 1 for the outermost."""
-        self._marked("heading", f"{'#' * level} {words}", words, level)
+    def add_heading(self, level: int, text: str) -> None:
+        """Add a heading; level 1 is the outermost."""
+        self._add_marked("heading", f"{'#' * level} {text}", text, level)
 
-    def table(
+    def add_table(
         self, rows: Sequence[Sequence[str]], header_rows: int = 1, *, places: Mapping[int, str] | None = None
     ) -> None:
-        """Add a table as Markdown; its first rows are the header. `places` are those of some rows, by number."""
+        """Add a Markdown table; `places` maps row numbers to the places (such as `Sheet1!A5`) of these rows."""
         lines = table_lines(rows)
-        start = self._marked("table", "\n".join(lines), "\n".join(lines[: header_rows + 1]))
+        start = self._add_marked("table", "\n".join(lines), "\n".join(lines[: header_rows + 1]))
         if places:
             starts = [start, *(start + end for end in accumulate(len(line) + 1 for line in lines))]
-            del starts[1]  # the rule below the header has no row of its own
+            del starts[1]  # the separator line below the header is not a row
             bounds = [*sorted(places), len(rows)]
-            for row, following in pairwise(bounds):
-                self._marks.append(Mark("place", starts[row], starts[following] - 1, places[row]))
+            for row, next_row in pairwise(bounds):
+                self._marks.append(Mark("place", starts[row], starts[next_row] - 1, places[row]))
 
-    def place(self, value: str, start: int) -> None:
-        """What was added from `start` on stands at a place of the format's own."""
+    def add_place(self, value: str, start: int) -> None:
+        """Mark the text from `start` to the current end as being at a place of the source format."""
         self._marks.append(Mark("place", start, self._length, value))
 
-    def append(self, parsed: Parsed) -> None:
-        """Add a text that has marks of its own."""
+    def add_parsed(self, parsed: ParsedText) -> None:
+        """Add a text that has marks of its own; its metadata is ignored."""
         if parsed.text:
-            start = self.block(parsed.text)
+            start = self.add_block(parsed.text)
             self._marks += [replace(mark, start=mark.start + start, end=mark.end + start) for mark in parsed.marks]
 
-    def code(self, text: str, language: str = "") -> None:
-        """Add code in a fence that is longer than any in the code itself."""
+    def add_code(self, text: str, language: str = "") -> None:
+        """Add code in a fence that is longer than any fence in the code."""
         fence = "`" * max(3, 1 + max(map(len, re.findall("`+", text)), default=0))
-        self._marked("code", f"{fence}{language}\n{text}\n{fence}", language)
+        self._add_marked("code", f"{fence}{language}\n{text}\n{fence}", language)
 
-    def finish(self, metadata: Mapping[str, Scalar] | None = None) -> Parsed:
-        """Text, marks in order of start (the wider one first), and metadata."""
-        self._close_page()
+    def build(self, metadata: Mapping[str, Scalar] | None = None) -> ParsedText:
+        """Return the text and its marks, ordered by start; of marks with the same start, the longest comes first."""
+        self._end_page()
         marks = sorted(self._marks, key=lambda mark: (mark.start, -mark.end))
-        return Parsed("".join(self._parts), tuple(marks), metadata or {})
+        return ParsedText("".join(self._parts), tuple(marks), metadata or {})
 
-    def _marked(self, kind: Literal["heading", "table", "code"], text: str, value: str, level: int = 0) -> int:
-        start = self.block(text)
+    def _add_marked(self, kind: Literal["heading", "table", "code"], text: str, value: str, level: int = 0) -> int:
+        start = self.add_block(text)
         self._marks.append(Mark(kind, start, self._length, value, level))
         return start
 
-    def _close_page(self) -> None:
+    def _end_page(self) -> None:
         if self._page is not None:
             number, start = self._page
             self._marks.append(Mark("page", start, self._length, str(number)))
 
 
 def table_lines(rows: Iterable[Sequence[str]]) -> list[str]:
-    """A Markdown table, line by line: header row, separator, the other rows; shorter rows are filled up."""
+    """Return the lines of a Markdown table: header row, separator, other rows; shorter rows are padded."""
     rows = list(rows)
     width = max(map(len, rows))
-    lines = [_line(row, width) for row in rows]
+    lines = [_table_line(row, width) for row in rows]
     lines.insert(1, f"|{' --- |' * width}")
     return lines
 
 
-def _line(row: Sequence[str], width: int) -> str:
+def _table_line(row: Sequence[str], width: int) -> str:
     line = " | ".join(row)
-    # Most rows need no repair: a count of the separators says so at a fraction of the price.
+    # Most rows need no escaping, and counting the separators is much cheaper than escaping each cell.
     if line.count("|") != len(row) - 1 or "\n" in line or "  " in line or line[:1] == " " or line[-1:] == " ":
         line = " | ".join([" ".join(cell.split()).replace("|", "\\|") for cell in row])
     return f"| {line} |{'  |' * min(width - len(row), _MAX_PADDING)}"
 
 
 def clean(text: str) -> str:
-    """The text without NUL and lone surrogates, which no stored text can hold; each becomes U+FFFD."""
-    return _SURROGATES.sub("\ufffd", text)
+    """Replace NUL and lone surrogates, which cannot be stored, by U+FFFD."""
+    return _UNSTORABLE.sub("\ufffd", text)

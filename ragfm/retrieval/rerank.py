@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from ragfm.core.errors import UnsupportedError
 from ragfm.core.registry import make
-from ragfm.models.model_lookup import find_model, no_progress_bar
+from ragfm.models.model_lookup import find_model, hide_progress_bar
 
 if TYPE_CHECKING:
     from ragfm.core.types import Reranker, Vectors
@@ -99,7 +99,7 @@ class CrossEncoderReranker:
     def _model(self) -> Any:
         from sentence_transformers import CrossEncoder
 
-        with no_progress_bar():
+        with hide_progress_bar():
             model = CrossEncoder(str(self._path), device=self._device, local_files_only=True)
         if model.num_labels != 1:
             raise UnsupportedError(

@@ -1,4 +1,4 @@
-"""A sample corpus: the staff handbook of a weather station on an island, and questions about it. All is fiction."""
+"""Sample corpus: the staff handbook of a fictional weather station on an island, and questions about it."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ QUESTIONS: tuple[str, ...] = (
     "How many bedrooms does the staff house have?",
     "At what time is the weather balloon launched every day?",
 )
-"""Answered by welcome.md, rooms.html and page 2 of observers-guide.pdf."""
+"""Questions that welcome.md, rooms.html and page 2 of observers-guide.pdf answer."""
 
 
 def copy_handbook(folder: str | Path) -> Path:
-    """Copy the handbook to `folder/handbook`; files that are there already stay as they are. Gives its folder."""
+    """Copy the handbook to `folder/handbook`, without overwriting files, and return that folder."""
     target = Path(folder) / "handbook"
     target.mkdir(parents=True, exist_ok=True)
     for file in HANDBOOK.iterdir():

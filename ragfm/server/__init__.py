@@ -1,11 +1,15 @@
 """The server: collections behind OpenAI's API, for many users.
 
-    uvicorn (run.py) ─→ guard.py: key, rate, limits, log ─→ chat.py, search.py, documents.py
-                                                               │ a turn (turns.py) at a reader, in a thread
-                                                               ▼
-                             served.py: the model's Rag over `collection.as_groups(key.sees)`
+    uvicorn_server ─→ request_guard: key, rate, limits, log ─→ chat_routes, search_routes, document_routes, mcp_server
+                                                                  │ a slot of the reader (fair_queue), in a thread
+                                                                  ▼
+                                  served_models: the model's Rag over `collection.as_groups(key.visible_groups)`
 
-Uploads are files (uploads.py) which a process of its own indexes (indexing.py, index_process.py); the server itself
-can't write to a collection. The page at `/` is files (page/, pages.py) that ask the same API. service.py is what all
-routes share, app.py puts it together; forms are in wire.py, errors in errors.py, keys in keys.py, the log in logs.py.
+Uploads are files (`uploads`). A process of its own indexes them (`index_supervisor`, `index_worker`); the server itself
+cannot write to a collection. The page at `/` is static (`page/`, `static_pages`) and uses the same API. `service` holds
+what all routes share, and `app` puts everything together.
+
+Forms and errors are in `api_models` and `api_errors`, keys in `api_keys`. `event_stream` sends a streamed answer and
+`footnotes` adds lines below an answer. `memory_budget` estimates memory before the models are loaded;
+`prometheus_metrics` and `json_logging` report what the server does.
 """

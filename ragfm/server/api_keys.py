@@ -1,6 +1,6 @@
-"""Keys: who may ask the server, and what they may see.
+"""API keys: access to collections and groups, and limits per key.
 
-The file holds a hash of each key, never a key. Keys are 256 random bits, so a plain SHA-256 can't be searched through.
+The key file holds a hash of each key, never a key. Keys are 256 random bits, so a plain SHA-256 resists guessing.
 """
 
 from __future__ import annotations
@@ -20,21 +20,21 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, Validation
 from ragfm.core.durable_files import write_durably
 from ragfm.core.errors import ConfigError
 
-__all__ = ["OWN", "Key", "KeyFile", "keys_beside"]
+__all__ = ["OWN_GROUP_PREFIX", "Key", "KeyFile", "default_key_path"]
 
-OWN = "key:"
-"""What the name of the group begins with that a key has for itself: it sees its own uploads by it."""
-PREFIX = "ragfm-"
-_MOST_BYTES = 10 * 2**20
+OWN_GROUP_PREFIX = "key:"
+"""Prefix of the group that each key has for itself. The key sees its own uploads through it."""
+_SECRET_PREFIX = "ragfm-"  # noqa: S105  not a secret
+_MAX_FILE_BYTES = 10 * 2**20
 _NAME = r"^[A-Za-z0-9][A-Za-z0-9._@-]{0,63}$"
 _GROUP = r"^[^\s#,][^\n\r#,]{0,99}$"
 
 
 class Key(BaseModel):
-    """What a key may do. `collections` are those that it may ask, None for all that are served.
+    """The rights and limits of a key.
 
-    `per_minute` is how many requests it may make, `uploads_mb` what its uploads to a collection may take together. Who
-    has a key of this name again later has its uploads again.
+    `collections` are the collections that it may use, None for all. `per_minute` limits its requests, `uploads_mb` the
+    total size of its uploads to a collection. Uploads belong to the name: a later key of the same name has them again.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -49,101 +49,100 @@ class Key(BaseModel):
 
     @field_validator("groups")
     @classmethod
-    def _nobodys_own(cls, groups: tuple[str, ...]) -> tuple[str, ...]:
-        if any(group.startswith(OWN) or not group.isprintable() for group in groups):
-            raise ValueError(f"a group can't begin with {OWN!r}, nor have signs that can't be printed")
+    def _check_groups(cls, groups: tuple[str, ...]) -> tuple[str, ...]:
+        if any(group.startswith(OWN_GROUP_PREFIX) or not group.isprintable() for group in groups):
+            raise ValueError(f"a group cannot begin with {OWN_GROUP_PREFIX!r} or contain unprintable characters")
         return groups
 
     @property
     def own_group(self) -> str:
-        """The group that no other key has."""
-        return f"{OWN}{self.name}"
+        """The group that only this key has."""
+        return f"{OWN_GROUP_PREFIX}{self.name}"
 
     @property
-    def sees(self) -> frozenset[str]:
-        """The groups of the handle that it gets."""
+    def visible_groups(self) -> frozenset[str]:
+        """All groups whose documents the key sees, its own included."""
         return frozenset({*self.groups, self.own_group})
 
-    def may_ask(self, collection: str) -> bool:
-        """Whether a collection is one of its own."""
+    def may_use(self, collection: str) -> bool:
+        """Whether the key has access to a collection."""
         return self.collections is None or collection in self.collections
 
 
-class _File(BaseModel):
+class _KeyFileContent(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     keys: tuple[Key, ...] = ()
 
 
-def keys_beside(collection: str | Path) -> Path:
-    """The file of keys of a collection's folder: `.ragfm` has `.ragfm-keys.json` beside it."""
-    folder = Path(os.path.abspath(collection))  # noqa: PTH100  without `..`
+def default_key_path(collection: str | Path) -> Path:
+    """The key file of a collection's folder: `.ragfm-keys.json` next to `.ragfm`."""
+    folder = Path(os.path.abspath(collection))  # noqa: PTH100  Path.resolve would follow links
     return folder.with_name(f"{folder.name}-keys.json")
 
 
 class KeyFile:
-    """The keys in a file. What another process changes in it holds at once. Thread-safe.
+    """The keys in a file. Changes by other processes take effect at once. Thread-safe.
 
-    All methods raise ConfigError where the file can't be read: then nobody has a key.
+    All methods raise ConfigError if the file cannot be read. Then no key is valid.
     """
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
         self._lock = threading.Lock()
-        self._stands_on: tuple[int, int, int] | None = None
+        self._file_version: tuple[int, int, int] | None = None  # inode, modification time and size of the last read
         self._keys: tuple[Key, ...] = ()
 
     def keys(self) -> tuple[Key, ...]:
-        """All keys, in the order in which they were made."""
+        """All keys in order of creation."""
         with self._lock:
             try:
                 status = self.path.stat()
             except FileNotFoundError:
                 return ()
             except OSError as error:
-                raise ConfigError(f"The keys in {self.path} can't be read: {error.strerror}.") from error
-            stands_on = (status.st_ino, status.st_mtime_ns, status.st_size)
-            if stands_on != self._stands_on:
-                self._keys = self._read()
-                self._stands_on = stands_on
+                raise ConfigError(f"The key file '{self.path}' cannot be read: {error.strerror}.") from error
+            version = (status.st_ino, status.st_mtime_ns, status.st_size)
+            if version != self._file_version:
+                try:
+                    with self.path.open("rb") as file:
+                        self._keys = _KeyFileContent.model_validate_json(file.read(_MAX_FILE_BYTES)).keys
+                except (OSError, ValidationError) as error:
+                    hint = "Repair the file, or delete it and create new keys."
+                    raise ConfigError(f"The key file '{self.path}' is not valid.", hint) from error
+                self._file_version = version
             return self._keys
 
     def find(self, secret: str) -> Key | None:
-        """The key that somebody has shown. Takes as long whether there is one or not."""
-        shown, found = _hash(secret), None
+        """The key with this secret, or None. The time does not depend on the result."""
+        digest, result = _hash(secret), None
         for key in self.keys():
-            if hmac.compare_digest(key.sha256, shown):
-                found = key
-        return found
+            if hmac.compare_digest(key.sha256, digest):
+                result = key
+        return result
 
     def add(self, key: Key) -> str:
-        """Make a key; gives the secret, which is kept nowhere. Raises ConfigError where there is one of its name."""
-        secret = PREFIX + secrets.token_urlsafe(32)
+        """Add a key. Returns its secret, which is not stored. Raises ConfigError if the name is taken."""
+        secret = _SECRET_PREFIX + secrets.token_urlsafe(32)
         with FileLock(f"{self.path}.lock"):
             keys = self.keys()
             if any(other.name == key.name for other in keys):
-                raise ConfigError(f"There is a key {key.name!r} already.", "Revoke it first, or take another name.")
+                raise ConfigError(f"The key {key.name!r} already exists.", "Revoke it first, or use another name.")
             now = datetime.now(UTC).isoformat(timespec="seconds")
             self._write([*keys, key.model_copy(update={"sha256": _hash(secret), "created": now})])
         return secret
 
     def revoke(self, name: str) -> None:
-        """Take a key away; a running server refuses it from its next request on. Raises ConfigError for none."""
+        """Delete a key. A running server refuses it from the next request on. Raises ConfigError if there is none."""
         with FileLock(f"{self.path}.lock"):
             keys = self.keys()
             if all(key.name != name for key in keys):
-                raise ConfigError(f"There is no key {name!r} in {self.path}.", "`ragfm keys list` shows all.")
+                raise ConfigError(f"There is no key {name!r} in '{self.path}'.", "`ragfm keys list` shows all keys.")
             self._write([key for key in keys if key.name != name])
 
-    def _read(self) -> tuple[Key, ...]:
-        try:
-            with self.path.open("rb") as file:
-                return _File.model_validate_json(file.read(_MOST_BYTES)).keys
-        except (OSError, ValidationError) as error:
-            raise ConfigError(f"The keys in {self.path} can't be read.", "Mend the file, or make new keys.") from error
-
     def _write(self, keys: list[Key]) -> None:
-        write_durably(self.path, _File(keys=tuple(keys)).model_dump_json(indent=1).encode(), mode=0o600)
+        content = _KeyFileContent(keys=tuple(keys))
+        write_durably(self.path, content.model_dump_json(indent=1).encode(), mode=0o600)
 
 
 def _hash(secret: str) -> str:

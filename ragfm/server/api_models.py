@@ -1,4 +1,4 @@
-"""Requests and responses as they go over the wire: OpenAI's forms, and what ragfm adds under `ragfm`."""
+"""Request and response bodies: OpenAI's forms, with ragfm's additions under `ragfm`."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal, TypeAlias
 
 from pydantic import BaseModel, Field, SerializerFunctionWrapHandler, StringConstraints, model_serializer
 
-from ragfm.core.types import Answer, Citation, Dropped, Hit
+from ragfm.core.types import Answer, Citation, Contradiction, Dropped, Hit
 
 # --- Chat --------------------------------------------------------------------------------------------------------
 
@@ -14,47 +14,47 @@ Stop: TypeAlias = Annotated[str, StringConstraints(min_length=1, max_length=100)
 
 
 class TextPart(BaseModel):
-    """A part of a message; only text can be read."""
+    """A part of a message. Only text is supported."""
 
     type: Literal["text"]
     text: str
 
 
 class ChatMessage(BaseModel):
-    """A turn. Those of the system and of tools are left out: the reader is told how to answer by ragfm."""
+    """A message. System and tool messages are ignored: ragfm has its own instructions for the reader."""
 
     role: Literal["system", "developer", "user", "assistant", "tool", "function"]
     content: str | list[TextPart] | None = None
 
     @property
     def text(self) -> str:
-        """Its words."""
+        """The message's text."""
         if isinstance(self.content, list):
             return "\n".join(part.text for part in self.content)
         return self.content or ""
 
 
 class StreamOptions(BaseModel):
-    """Whether a stream's last event comes on its own, without a choice, as OpenAI's does."""
+    """Options of a stream. `include_usage` puts the usage into a last event without choices, as OpenAI does."""
 
     include_usage: bool = False
 
 
 class TextFormat(BaseModel):
-    """Answers are text."""
+    """The format of answers. Only text is supported."""
 
     type: Literal["text"]
 
 
 class ChatOptions(BaseModel):
-    """What ragfm takes beside OpenAI's parameters."""
+    """ragfm's own parameters."""
 
-    k: int | None = Field(None, ge=1, le=50, description="How many passages the reader is given, at most.")
-    filter: str | None = Field(None, max_length=2000, description="Only documents whose metadata meets it.")
+    k: int | None = Field(None, ge=1, le=50, description="Maximum number of passages for the reader.")
+    filter: str | None = Field(None, max_length=2000, description="Filter on the documents' metadata.")
 
 
 class ChatRequest(BaseModel):
-    """A question, and the turns before it. Of OpenAI's parameters those that aren't named here are ignored."""
+    """A question and the conversation before it. Other parameters of OpenAI's API are ignored."""
 
     model: str = Field(max_length=200, description="A collection, or `collection:reader`.")
     messages: list[ChatMessage] = Field(min_length=1, max_length=1000)
@@ -67,7 +67,7 @@ class ChatRequest(BaseModel):
     seed: int | None = Field(None, ge=0, lt=2**32)
     stop: Stop | Annotated[list[Stop], Field(max_length=16)] | None = None
     ragfm: ChatOptions | None = None
-    # What changes an answer and can't be done is refused, not ignored.
+    # Parameters that would change the answer and are not supported are refused, not ignored.
     n: Literal[1] | None = None
     logprobs: Literal[False] | None = None
     response_format: TextFormat | None = None
@@ -77,7 +77,7 @@ class ChatRequest(BaseModel):
 
 
 class UrlCitation(BaseModel):
-    """Where in the content a citation stands, and what it leads to."""
+    """The cited sentence, as a span of the content, and the address of the document."""
 
     start_index: int
     end_index: int
@@ -93,16 +93,18 @@ class Annotation(BaseModel):
 
 
 class AnswerDetails(BaseModel):
-    """All that is known of an answer.
+    """An answer with its evidence.
 
-    `answer` is its text with the citation markers put right, which the pieces of a stream have not; `passages` are the
-    hits, with their number in the prompt. `unsupported` are the sentences of `answer`, as (start, end), that no passage
-    supports. `rating` is what `/v1/ratings` calls the answer, where a log is kept.
+    `answer` is the text with corrected citation markers, which the pieces of a stream do not have. `contradictions` are
+    passages that say otherwise. `passages` are the hits with their numbers in the prompt. `unsupported` are the spans
+    (start, end) of the sentences of `answer` that no passage supports. `rating` identifies the answer for
+    `/v1/ratings`; it is null without an answer log.
     """
 
     answer: str
     abstained: bool
     citations: list[Citation]
+    contradictions: list[Contradiction]
     passages: list[Hit]
     dropped: list[Dropped]
     unsupported: list[tuple[int, int]]
@@ -112,11 +114,12 @@ class AnswerDetails(BaseModel):
 
     @classmethod
     def of(cls, answer: Answer, collection: str) -> AnswerDetails:
-        """Those of an answer from a collection."""
+        """The details of an answer from a collection."""
         return cls(
             answer=answer.text,
             abstained=answer.abstained,
             citations=list(answer.citations),
+            contradictions=list(answer.contradictions),
             passages=list(answer.hits),
             dropped=list(answer.dropped),
             unsupported=list(answer.unsupported),
@@ -127,13 +130,13 @@ class AnswerDetails(BaseModel):
 
 
 class PromptDetails(BaseModel):
-    """Tokens of the prompt that were not evaluated again."""
+    """Prompt tokens that came from the prefix cache."""
 
     cached_tokens: int
 
 
 class ChatUsage(BaseModel):
-    """What an answer took."""
+    """Token counts of an answer."""
 
     prompt_tokens: int
     completion_tokens: int
@@ -151,7 +154,7 @@ class AnswerMessage(BaseModel):
 
 
 class ChatChoice(BaseModel):
-    """The one choice that there is."""
+    """The only choice."""
 
     index: int = 0
     message: AnswerMessage
@@ -172,15 +175,15 @@ class ChatCompletion(BaseModel):
 
 
 class _Sparse(BaseModel):
-    """What is none is left out, as clients expect of parts of an answer."""
+    """Omits null values, as clients expect in the chunks of an answer."""
 
     @model_serializer(mode="wrap")
-    def _filled(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+    def _omit_null(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
         return {key: value for key, value in serialize(self).items() if value is not None}
 
 
 class Delta(_Sparse):
-    """What is new."""
+    """The new part of an answer."""
 
     role: Literal["assistant"] | None = None
     content: str | None = None
@@ -188,7 +191,7 @@ class Delta(_Sparse):
 
 
 class ChunkChoice(BaseModel):
-    """The one choice that there is."""
+    """The only choice."""
 
     index: int = 0
     delta: Delta
@@ -211,7 +214,7 @@ class ChatChunk(_Sparse):
 
 
 class ModelCard(BaseModel):
-    """A collection, or a collection with a reader."""
+    """A collection, or a collection with a certain reader."""
 
     id: str
     object: Literal["model"] = "model"
@@ -220,17 +223,17 @@ class ModelCard(BaseModel):
 
 
 class ModelList(BaseModel):
-    """The models that a key may ask."""
+    """The models that a key may use."""
 
     object: Literal["list"] = "list"
     data: list[ModelCard]
 
 
 class SearchRequest(BaseModel):
-    """A search."""
+    """A search query."""
 
     query: str = Field(min_length=1, max_length=10_000)
-    model: str | None = Field(None, max_length=200, description="The collection; the key's first one if not given.")
+    model: str | None = Field(None, max_length=200, description="The collection. Default: the key's first one.")
     k: int | None = Field(None, ge=1, le=200)
     mode: Literal["hybrid", "dense", "keyword"] = "hybrid"
     filter: str | None = Field(None, max_length=2000)
@@ -246,17 +249,17 @@ class SearchResult(BaseModel):
 
 
 class EmbeddingRequest(BaseModel):
-    """Texts to embed as the collection's embedder does."""
+    """Texts to embed with the collection's embedder."""
 
     model: str = Field(max_length=200)
     input: str | Annotated[list[str], Field(min_length=1, max_length=256)]
     encoding_format: Literal["float", "base64"] | None = None
-    dimensions: int | None = Field(None, ge=1, description="The embedder's own, if given.")
-    input_type: Literal["passage", "query"] = Field("passage", description="What the texts are; models may differ.")
+    dimensions: int | None = Field(None, ge=1, description="Must be the embedder's dimension, if given.")
+    input_type: Literal["passage", "query"] = Field("passage", description="Kind of text: models may differ.")
 
 
 class EmbeddingItem(BaseModel):
-    """A vector: numbers, or float32 in base64."""
+    """A vector: a list of numbers, or float32 in base64."""
 
     object: Literal["embedding"] = "embedding"
     index: int
@@ -264,14 +267,14 @@ class EmbeddingItem(BaseModel):
 
 
 class EmbeddingUsage(BaseModel):
-    """Tokens embedded."""
+    """Token counts of the embedded texts."""
 
     prompt_tokens: int
     total_tokens: int
 
 
 class EmbeddingList(BaseModel):
-    """The vectors of the texts, in their order."""
+    """The vectors in the order of the texts."""
 
     object: Literal["list"] = "list"
     model: str
@@ -280,15 +283,15 @@ class EmbeddingList(BaseModel):
 
 
 class RatingRequest(BaseModel):
-    """What a user thought of an answer, and what would have been right."""
+    """A user's rating of an answer, and a correction."""
 
-    rating: str = Field(max_length=200, description="The `rating` that came with the answer.")
+    rating: str = Field(max_length=200, description="The `rating` of the answer.")
     thumbs: Literal["up", "down"]
     correction: str | None = Field(None, max_length=10_000)
 
 
 class Rated(BaseModel):
-    """It is kept."""
+    """The stored rating."""
 
     rating: str
     thumbs: Literal["up", "down"]
@@ -299,8 +302,8 @@ class Rated(BaseModel):
 State: TypeAlias = Literal["queued", "indexing", "ready", "failed"]
 
 
-class Progress(BaseModel):
-    """How far the job is that indexes it: documents done with, of how many; chunks embedded."""
+class IndexingProgress(BaseModel):
+    """Progress of the indexing job: documents done, documents in total, chunks embedded."""
 
     documents: int
     total: int
@@ -308,9 +311,9 @@ class Progress(BaseModel):
 
 
 class DocumentCard(BaseModel):
-    """A document, or an upload that is to become one.
+    """A document, or an upload that is not indexed yet.
 
-    `yours`: it was uploaded with this key, and can be deleted. An archive is one upload and many documents.
+    `yours`: it was uploaded with this key and can be deleted. An archive is one upload and many documents.
     """
 
     object: Literal["document"] = "document"
@@ -322,19 +325,19 @@ class DocumentCard(BaseModel):
     characters: int | None = None
     chunks: int | None = None
     metadata: dict[str, str | int | float | bool] = {}
-    error: str | None = Field(None, description="Why it can't be indexed, or was not yet.")
-    progress: Progress | None = None
+    error: str | None = Field(None, description="Why it is not indexed.")
+    progress: IndexingProgress | None = None
 
 
 class DocumentText(DocumentCard):
-    """A document with its text from `start` on; null where it is not indexed yet."""
+    """A document with its text from `start` on. The text is null before it is indexed."""
 
     start: int = 0
     text: str | None = None
 
 
 class DocumentList(BaseModel):
-    """Documents in order of uri; `next` is the `after` of those that follow. `groups` are those an upload may name."""
+    """Documents in order of URI. `next` is `after` of the next page. `groups` are those that an upload may name."""
 
     object: Literal["list"] = "list"
     data: list[DocumentCard]
@@ -343,7 +346,7 @@ class DocumentList(BaseModel):
 
 
 class Deleted(BaseModel):
-    """`deleted`: no search finds it any more. Else it soon will be so."""
+    """A deletion. `deleted` is false if the document is still in the index; it will be removed soon."""
 
     object: Literal["document"] = "document"
     uri: str

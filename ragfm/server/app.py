@@ -1,4 +1,4 @@
-"""The application: routes, the guard before them, what goes on in the background, and an OpenAPI that is true."""
+"""The application: routes, the request guard, background tasks and the OpenAPI schema."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from ragfm.server import chat_routes, document_routes, search_routes
 from ragfm.server.api_errors import ErrorBody, answer_error, as_api_error
 from ragfm.server.api_keys import KeyFile
 from ragfm.server.api_models import ChatChunk
-from ragfm.server.request_guard import Guard, Limits
-from ragfm.server.served_models import Served
+from ragfm.server.request_guard import Limits, RequestGuard
+from ragfm.server.served_models import ServedModels
 from ragfm.server.service import Service, service_of
 from ragfm.server.static_pages import PAGE, add_page
 
@@ -29,41 +29,44 @@ __all__ = ["create_app"]
 
 _PUBLIC = {"/healthz", "/readyz"}
 _ERRORS = {
-    400: "The request can't be read, or asks for what can't be done.",
-    401: "There is no such key.",
-    404: "There is no such thing, or none for this key.",
-    408: "The body took too long to come.",
-    413: "The body is too large, or there is no room for more of the key's uploads.",
-    429: "Too many requests; `Retry-After` says when to come again.",
+    400: "The request is not valid or not supported.",
+    401: "The key is missing or wrong.",
+    404: "There is no such thing, or the key may not see it.",
+    408: "The request's body took too long.",
+    413: "The body is too large, or the key's uploads have reached their limit.",
+    429: "Too many requests. `Retry-After` has the seconds to wait.",
     500: "The server failed.",
-    503: "The server can't answer now.",
+    503: "The server cannot answer now.",
 }
 
 
-def create_app(served: Served, *, keys: KeyFile | None, limits: Limits = Limits()) -> FastAPI:  # noqa: B008  frozen
-    """The server of these models. Without `keys` it has to be reached from its own machine alone."""
+def create_app(served: ServedModels, *, keys: KeyFile | None, limits: Limits = Limits()) -> FastAPI:  # noqa: B008  frozen
+    """The server of these models. Without `keys`, only local requests are accepted."""
     service = Service(served, limits)
     app = FastAPI(
-        title="ragfm", version=__version__, lifespan=_living, docs_url=None, redoc_url=None,
-        description="Cited answers over your own documents, as OpenAI's clients ask for them.",
-        responses={status: {"model": ErrorBody, "description": said} for status, said in _ERRORS.items()},
+        title="ragfm",
+        version=__version__,
+        lifespan=_lifespan,
+        docs_url=None,
+        redoc_url=None,
+        description="Cited answers over your own documents, through OpenAI's API.",
+        responses={status: {"model": ErrorBody, "description": text} for status, text in _ERRORS.items()},
         exception_handlers=dict.fromkeys((HTTPException, RequestValidationError, Exception), answer_error),
-    )  # fmt: skip
+    )
     app.state.service = service
-    for part in (chat_routes, search_routes, document_routes):
-        app.include_router(part.router)
+    for routes in (chat_routes, search_routes, document_routes):
+        app.include_router(routes.router)
     _add_operations(app)
-    app.state.tools = _tools(app, service)
+    app.state.mcp = _add_mcp(app, service)
     add_page(app)
-    app.add_middleware(
-        Guard, keys=keys, limits=limits, metrics=service.metrics, public=(_PUBLIC | PAGE.keys()).__contains__
-    )  # fmt: skip
-    app.openapi = lambda: _described(app)  # type: ignore[method-assign]
+    is_public = (_PUBLIC | PAGE.keys()).__contains__
+    app.add_middleware(RequestGuard, keys=keys, limits=limits, metrics=service.metrics, is_public=is_public)
+    app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]
     return app
 
 
 class Health(BaseModel):
-    """The server lives; or it is ready, or says why it isn't."""
+    """The server's state."""
 
     status: str
 
@@ -71,40 +74,41 @@ class Health(BaseModel):
 def _add_operations(app: FastAPI) -> None:
     @app.get("/healthz")
     async def healthz() -> Health:
-        """Whether the process lives."""
+        """Report that the process is alive."""
         return Health(status="ok")
 
     @app.get("/readyz")
     async def readyz(request: Request, response: Response) -> Health:
-        """Whether it can answer: models are loaded, and it is not about to end."""
+        """Report whether the models are loaded and the server is not shutting down."""
         service = service_of(request)
-        ready = service.warm and not service.closing
-        response.status_code = 200 if ready else 503
-        return Health(status="ready" if ready else "ending" if service.closing else "loading models")
+        status = "ready" if service.warm else "loading models"
+        if service.closing:
+            status = "ending"
+        response.status_code = 200 if status == "ready" else 503
+        return Health(status=status)
 
     @app.get("/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}})
     async def metrics(request: Request) -> Response:
-        """Figures for Prometheus."""
+        """Metrics for Prometheus."""
         return Response(service_of(request).metrics.text(), media_type=CONTENT_TYPE_LATEST)
 
 
-def _tools(app: FastAPI, service: Service) -> AbstractAsyncContextManager[Any]:
-    """Add the tools of the Model Context Protocol, where its library is installed; gives what runs beside them."""
+def _add_mcp(app: FastAPI, service: Service) -> AbstractAsyncContextManager[Any]:
+    """Add the tools of the Model Context Protocol if its library is installed. Returns what runs with the server."""
     if find_spec("mcp") is None:
         return nullcontext()
-    from ragfm.server.mcp_server import mount
+    from ragfm.server.mcp_server import mount_mcp
 
-    return mount(app, service, lambda error: as_api_error(error).detail)
+    return mount_mcp(app, service, lambda error: as_api_error(error).detail)
 
 
 @asynccontextmanager
-async def _living(app: FastAPI) -> AsyncIterator[None]:
-    """Load the models and index uploads in the background, for as long as the server lives."""
+async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     service: Service = app.state.service
-    tasks = [asyncio.create_task(indexer.work()) for indexer in service.indexers.values()]
+    tasks = [asyncio.create_task(supervisor.run()) for supervisor in service.index_supervisors.values()]
     tasks.append(asyncio.create_task(service.served.run(service.warm_up)))
     try:
-        async with app.state.tools:
+        async with app.state.mcp:
             yield
     finally:
         service.stop()
@@ -116,8 +120,8 @@ async def _living(app: FastAPI) -> AsyncIterator[None]:
         service.served.close()
 
 
-def _described(app: FastAPI) -> dict[str, Any]:
-    """FastAPI's OpenAPI with what it can't know: keys, the events of streams, and that what it calls 422 is a 400."""
+def _openapi(app: FastAPI) -> dict[str, Any]:
+    """FastAPI's schema, corrected: keys, the events of streams, and validation errors, which are 400 here, not 422."""
     if app.openapi_schema is None:
         schema = FastAPI.openapi(app)
         schema["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
@@ -125,10 +129,10 @@ def _described(app: FastAPI) -> dict[str, Any]:
             for operation in item.values():
                 operation["responses"].pop("422", None)
                 operation["security"] = [] if path in _PUBLIC else [{"key": []}]
-        forms = schema["components"]["schemas"]
+        components = schema["components"]["schemas"]
         for name in ("HTTPValidationError", "ValidationError"):
-            forms.pop(name, None)
+            components.pop(name, None)
         _, events = models_json_schema([(ChatChunk, "validation")], ref_template="#/components/schemas/{model}")
-        schema["components"]["schemas"] = events["$defs"] | forms
+        schema["components"]["schemas"] = events["$defs"] | components
         app.openapi_schema = schema
     return app.openapi_schema

@@ -1,18 +1,18 @@
-"""`/v1/chat/completions`: from a request to the reader, and its pieces back as they come, in OpenAI's form."""
+"""`/v1/chat/completions`: answers in OpenAI's form, whole or streamed."""
 
 from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import AbstractAsyncContextManager
-from difflib import SequenceMatcher
 from functools import partial
 from time import monotonic
 from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 from urllib.parse import quote
 
 from fastapi import APIRouter, Header, Request
+from fastapi.sse import format_sse_event
 from starlette.responses import Response
 
 from ragfm.core.types import Message
@@ -32,12 +32,12 @@ from ragfm.server.api_models import (
     PromptDetails,
     UrlCitation,
 )
-from ragfm.server.event_stream import EventStream, event
-from ragfm.server.footnotes import footnotes, without_footnotes
+from ragfm.server.event_stream import EventStream
+from ragfm.server.footnotes import contradiction_lines, footnotes, without_footnotes
 from ragfm.server.service import Service, service_of
 
 if TYPE_CHECKING:
-    from ragfm.core.types import Answer
+    from ragfm.core.types import Answer, Citation, Contradiction
     from ragfm.generation.answer_stream import AnswerStream
     from ragfm.server.api_keys import Key
     from ragfm.server.served_models import Model
@@ -45,140 +45,153 @@ if TYPE_CHECKING:
 __all__ = ["router"]
 
 router = APIRouter()
-_CHUNK = {"$ref": "#/components/schemas/ChatChunk"}
-_SAID = {"user", "assistant"}
+_EVENTS = {"schema": {"type": "string"}, "itemSchema": {"$ref": "#/components/schemas/ChatChunk"}}
+_RESPONSE = {
+    "description": "The answer. With `stream`, events that hold a `ChatChunk` each, then `[DONE]`.",
+    "content": {"text/event-stream": _EVENTS},
+}
 Footnotes: TypeAlias = Annotated[
-    bool,
-    Header(description="Whether the citations stand under the answer's text, too, for clients that show no others."),
+    bool, Header(description="Whether to list the citations below the text, for clients that show nothing else.")
 ]
+Span: TypeAlias = tuple[int, int]
 
 
-@router.post(
-    "/v1/chat/completions",
-    response_model=ChatCompletion,
-    responses={200: {"content": {"text/event-stream": {"schema": {"type": "string"}, "itemSchema": _CHUNK}},
-                     "description": "The answer; with `stream`, events that hold a `ChatChunk` each, then `[DONE]`."}},
-)  # fmt: skip
-async def chat(request: Request, asked: ChatRequest, x_ragfm_footnotes: Footnotes = False) -> Response:
+@router.post("/v1/chat/completions", response_model=ChatCompletion, responses={200: _RESPONSE})
+async def chat(request: Request, body: ChatRequest, x_ragfm_footnotes: Footnotes = False) -> Response:
     """Answer the last message from the documents, with citations."""
-    answering = _Answering(request, asked, notes=x_ragfm_footnotes)
-    if asked.stream:
-        return EventStream(answering.events(), answering.failed)
-    return Response(await answering.whole(), media_type="application/json")
+    chat_answer = _ChatAnswer(request, body, with_footnotes=x_ragfm_footnotes)
+    if body.stream:
+        return EventStream(chat_answer.events(), chat_answer.error_event)
+    return Response(await chat_answer.completion(), media_type="application/json")
 
 
-class _Answering:
-    """One request for an answer. Raises ApiError where it can't be given."""
+class _ChatAnswer:
+    """The answer to one request. Raises ApiError if the request cannot be answered."""
 
-    def __init__(self, request: Request, asked: ChatRequest, *, notes: bool) -> None:
+    def __init__(self, request: Request, body: ChatRequest, *, with_footnotes: bool) -> None:
         self._service: Service = service_of(request)
         self._key: Key = request.state.key
-        self._model: Model = self._service.model(self._key, asked.model)
-        self._asked, self._notes = asked, notes
-        self._question, self._history = _turns_of(asked.messages)
-        self._base = str(request.base_url)
-        self._noted: dict[str, Any] = {"model": self._model.name, "stream": bool(asked.stream)}
+        self._model: Model = self._service.model(self._key, body.model)
+        self._body, self._with_footnotes = body, with_footnotes
+        self._question, self._history = _conversation(body.messages)
+        self._base_url = str(request.base_url)
+        self._log_fields: dict[str, Any] = {"model": self._model.name, "stream": bool(body.stream)}
         self._state = request.state
-        self._state.noted = self._noted
+        self._state.log_fields = self._log_fields
         self._start = monotonic()
         self._id, self._created = f"chatcmpl-{secrets.token_hex(12)}", int(time.time())
 
-    async def whole(self) -> str:
-        """The answer as one JSON."""
-        async with self._begun() as stream:
+    async def completion(self) -> str:
+        """The answer as one JSON object."""
+        async with self._open_stream() as stream:
             async for _ in self._service.pieces(stream, self._start):
                 pass
-            answer = self._done(stream)
-        content = answer.text + self._footnotes(answer)
-        message = AnswerMessage(content=content, annotations=self._annotations(answer, answer.text))
+            answer = self._record_usage(stream)
+        added, spans = self._text_below(answer, len(answer.text))
+        spans = [*((citation.answer_start, citation.answer_end) for citation in answer.citations), *spans]
+        message = AnswerMessage(content=answer.text + added, annotations=self._annotations(answer, spans))
         return ChatCompletion(
             id=self._id,
             created=self._created,
-            model=self._asked.model,
+            model=self._body.model,
             choices=[ChatChoice(message=message, finish_reason=answer.finish_reason)],
             usage=_usage(answer),
-            ragfm=self._details(answer),
+            ragfm=AnswerDetails.of(answer, self._model.collection),
         ).model_dump_json()
 
-    async def events(self) -> AsyncIterator[bytes]:
-        """The answer as events."""
-        said = ""
-        async with self._begun() as stream:
+    async def events(self) -> AsyncGenerator[bytes, None]:
+        """The answer as server-sent events."""
+        length = 0
+        async with self._open_stream() as stream:
             async for piece in self._service.pieces(stream, self._start):
-                yield self._event(Delta(role=None if said else "assistant", content=piece))
-                said += piece
-            answer = self._done(stream)
-        if notes := self._footnotes(answer):
-            yield self._event(Delta(content=notes))
-        end = ChunkChoice(delta=Delta(annotations=self._annotations(answer, said)), finish_reason=answer.finish_reason)
-        last: dict[str, Any] = {"usage": _usage(answer), "ragfm": self._details(answer)}
-        options = self._asked.stream_options
+                yield self._delta(Delta(role=None if length else "assistant", content=piece))
+                length += len(piece)
+            answer = self._record_usage(stream)
+            spans = stream.cited_spans
+        added, added_spans = self._text_below(answer, length)
+        if added:
+            yield self._delta(Delta(content=added))
+        annotations = self._annotations(answer, [*spans, *added_spans])
+        end = ChunkChoice(delta=Delta(annotations=annotations), finish_reason=answer.finish_reason)
+        last = {"usage": _usage(answer), "ragfm": AnswerDetails.of(answer, self._model.collection)}
+        options = self._body.stream_options
         if options and options.include_usage:
             yield self._chunk([end])
             yield self._chunk([], **last)
         else:
             yield self._chunk([end], **last)
-        yield event("[DONE]")
+        yield format_sse_event(data_str="[DONE]")
 
-    def failed(self, error: Exception) -> bytes:
-        """The event that says what went wrong; the log says it, too."""
+    def error_event(self, error: Exception) -> bytes:
+        """The event of an error. Leaves the exception for the request log."""
         self._state.error = error
-        return event(as_api_error(error).body.model_dump_json())
+        return format_sse_event(data_str=as_api_error(error).body.model_dump_json())
 
-    def _begun(self) -> AbstractAsyncContextManager[AnswerStream]:
-        """The answer's stream, for as long as the block lasts."""
-        asked, options = self._asked, self._asked.ragfm
-        stop = (asked.stop,) if isinstance(asked.stop, str) else tuple(asked.stop or ())
+    def _open_stream(self) -> AbstractAsyncContextManager[AnswerStream]:
+        body, options = self._body, self._body.ragfm
+        stop = (body.stop,) if isinstance(body.stop, str) else tuple(body.stop or ())
         rag = self._service.rag(
-            self._key, self._model, k=options.k if options else None,
-            max_tokens=asked.max_completion_tokens or asked.max_tokens, temperature=asked.temperature,
-            top_p=asked.top_p, seed=asked.seed, stop=stop or None,
-        )  # fmt: skip
+            self._key,
+            self._model,
+            k=options.k if options else None,
+            max_tokens=body.max_completion_tokens or body.max_tokens,
+            temperature=body.temperature,
+            top_p=body.top_p,
+            seed=body.seed,
+            stop=stop or None,
+        )
         filter = options.filter if options else None
-        begin = partial(rag.stream, self._question, history=self._history, filter=filter)
-        return self._service.answering(self._key, self._model, begin)
+        start_stream = partial(rag.stream, self._question, history=self._history, filter=filter)
+        return self._service.open_stream(self._key, self._model, start_stream)
 
-    def _done(self, stream: AnswerStream) -> Answer:
-        self._noted |= self._service.counted(stream.answer)
+    def _record_usage(self, stream: AnswerStream) -> Answer:
+        self._log_fields |= self._service.record_usage(stream.answer)
         return stream.answer
 
-    def _details(self, answer: Answer) -> AnswerDetails:
-        return AnswerDetails.of(answer, self._model.collection)
+    def _text_below(self, answer: Answer, length: int) -> tuple[str, list[Span]]:
+        """The text that follows an answer of `length` characters, and the span of each contradiction's line in it."""
+        text, spans = "", list[Span]()
+        for line in contradiction_lines(answer):
+            text += "\n" if text else "\n\n"
+            spans.append((length + len(text), length + len(text) + len(line)))
+            text += line
+        return text + (footnotes(answer) if self._with_footnotes else ""), spans
 
-    def _footnotes(self, answer: Answer) -> str:
-        return footnotes(answer) if self._notes else ""
+    def _annotations(self, answer: Answer, spans: Sequence[Span]) -> list[Annotation]:
+        """The citations and contradictions in OpenAI's form, with their spans in the content."""
+        sources: tuple[Citation | Contradiction, ...] = (*answer.citations, *answer.contradictions)
+        annotations = []
+        for source, (start, end) in zip(sources, spans, strict=True):
+            title = f"{source.uri}, page {source.page}" if source.page else source.uri
+            url = source.uri
+            if "://" not in url:
+                url = f"{self._base_url}v1/documents/{quote(url)}?model={quote(self._model.collection)}"
+            citation = UrlCitation(start_index=start, end_index=end, title=title, url=url)
+            annotations.append(Annotation(url_citation=citation))
+        return annotations
 
-    def _annotations(self, answer: Answer, said: str) -> list[Annotation]:
-        """The citations in OpenAI's form, at their places in what was said."""
-        return [
-            Annotation(url_citation=UrlCitation(start_index=start, end_index=end, title=title, url=self._url(uri)))
-            for start, end, title, uri in _places(answer, said)
-        ]
-
-    def _url(self, uri: str) -> str:
-        if "://" in uri:
-            return uri
-        return f"{self._base}v1/documents/{quote(uri)}?model={quote(self._model.collection)}"
-
-    def _event(self, delta: Delta) -> bytes:
+    def _delta(self, delta: Delta) -> bytes:
         return self._chunk([ChunkChoice(delta=delta)])
 
-    def _chunk(self, choices: list[ChunkChoice], **more: Any) -> bytes:
-        chunk = ChatChunk(id=self._id, created=self._created, model=self._asked.model, choices=choices, **more)
-        return event(chunk.model_dump_json())
+    def _chunk(self, choices: list[ChunkChoice], **fields: Any) -> bytes:
+        chunk = ChatChunk(id=self._id, created=self._created, model=self._body.model, choices=choices, **fields)
+        return format_sse_event(data_str=chunk.model_dump_json())
 
 
-def _turns_of(messages: Sequence[ChatMessage]) -> tuple[str, list[Message]]:
-    """The question, which is the last message, and what users and assistants said before it."""
-    said = [message for message in messages if message.role in _SAID]
-    if not said or said[-1].role != "user" or not said[-1].text.strip():
+def _conversation(messages: Sequence[ChatMessage]) -> tuple[str, list[Message]]:
+    """The question, which is the last message, and the user's and assistant's messages before it."""
+    turns = [message for message in messages if message.role in ("user", "assistant")]
+    if not turns or turns[-1].role != "user" or not turns[-1].text.strip():
         raise ApiError(400, "The last message must be a user's question.", code="invalid_request", param="messages")
-    history = [
-        Message("user", m.text) if m.role == "user" else Message("assistant", without_footnotes(m.text))
-        for m in said[:-1]
-        if m.text.strip()
-    ]
-    return said[-1].text, history
+    history = []
+    for turn in turns[:-1]:
+        if not turn.text.strip():
+            continue
+        if turn.role == "user":
+            history.append(Message("user", turn.text))
+        else:
+            history.append(Message("assistant", without_footnotes(turn.text)))
+    return turns[-1].text, history
 
 
 def _usage(answer: Answer) -> ChatUsage:
@@ -189,25 +202,3 @@ def _usage(answer: Answer) -> ChatUsage:
         total_tokens=usage.prompt_tokens + usage.completion_tokens,
         prompt_tokens_details=PromptDetails(cached_tokens=usage.cached_tokens),
     )
-
-
-def _places(answer: Answer, said: str) -> list[tuple[int, int, str, str]]:
-    """Of each citation where its marker stands in what was said, the title and the uri.
-
-    What was streamed may lack markers that the answer has: then it is where they would stand.
-    """
-    blocks = SequenceMatcher(None, answer.text, said, autojunk=False).get_matching_blocks()
-
-    def moved(place: int) -> int:
-        before = [block for block in blocks if block.a <= place]
-        return before[-1].b + min(place - before[-1].a, before[-1].size) if before else 0
-
-    places, at = [], 0
-    for citation in answer.citations:
-        start = answer.text.find(f"[{citation.n}]", at)
-        if start < 0:
-            continue
-        at = start + len(f"[{citation.n}]")
-        title = f"{citation.uri}, page {citation.page}" if citation.page else citation.uri
-        places.append((moved(start), moved(at), title, citation.uri))
-    return places

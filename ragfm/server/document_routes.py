@@ -1,10 +1,10 @@
-"""`/v1/documents`: what a key sees, and what it uploads, lists and deletes. A document's uri is its id."""
+"""`/v1/documents`: list, read, upload and delete documents. A document's URI is its id."""
 
 from __future__ import annotations
 
 import asyncio
 from functools import partial
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 from fastapi import APIRouter, File, Form, Path, Query, Request, Response, UploadFile
 
@@ -12,7 +12,7 @@ from ragfm.core.errors import CollectionError
 from ragfm.server.api_errors import ApiError, ErrorBody, not_found
 from ragfm.server.api_models import Deleted, DocumentCard, DocumentList, DocumentText
 from ragfm.server.service import Service, service_of
-from ragfm.server.uploads import NoRoomError, number_of
+from ragfm.server.uploads import UploadQuotaError, upload_id
 from ragfm.store.collection_store import UPLOADS_SOURCE
 
 if TYPE_CHECKING:
@@ -24,15 +24,20 @@ if TYPE_CHECKING:
 __all__ = ["router"]
 
 router = APIRouter()
-Named = Annotated[str | None, Query(alias="model", max_length=200, description="The collection; else the first one.")]
+ModelName = Annotated[str | None, Query(alias="model", max_length=200, description="Collection. Default: the first.")]
 Uri = Annotated[str, Path(max_length=2000)]
 _MB = 1_000_000
-_NO_ROOM = (
-    "The uploads of this key take {taken:.1f} of {most:g} MB, and this one would take {wanted:.1f} MB more: delete "
-    "others first, or have a key made with more (`ragfm keys add --uploads-mb N`)."
+_QUOTA_EXCEEDED = (
+    "The uploads of this key take {used:.1f} of {limit:g} MB, and this upload needs {size:.1f} MB more. Delete other "
+    "uploads, or ask for a key with a higher limit (`ragfm keys add --uploads-mb N`)."
 )
 _UPLOADED = f"source = '{UPLOADS_SOURCE}'"
-_PATIENCE = 20.0  # seconds that a deletion may take until it is said to go on
+_DELETE_SECONDS = 20.0
+"""Time that a deletion waits for the index before it answers 202."""
+_DELETE_RESPONSES: dict[int | str, dict[str, Any]] = {
+    202: {"model": Deleted, "description": "The file is deleted. The index will follow."},
+    403: {"model": ErrorBody, "description": "The key sees the document but has not uploaded it."},
+}
 
 
 @router.post("/v1/documents", status_code=201)
@@ -40,145 +45,148 @@ async def upload(
     request: Request,
     file: Annotated[UploadFile, File()],
     model: Annotated[str | None, Form(max_length=200)] = None,
-    groups: Annotated[list[str] | None, Form(description="Who else may see it: groups of the key.")] = None,
+    groups: Annotated[list[str] | None, Form(description="Groups of the key that may see it, too.")] = None,
 ) -> DocumentCard:
-    """Keep a file, and have it indexed; when this answers, no crash can lose it.
+    """Store a file and index it. After the response, no crash can lose the file.
 
-    Only the key that uploads it sees it, unless it names groups.
+    Only the key sees its upload unless `groups` are given.
     """
     service, key = service_of(request), request.state.key
-    chosen = service.model(key, model)
-    request.state.noted = {"model": chosen.collection, "bytes": file.size}
+    target = service.model(key, model)
+    request.state.log_fields = {"model": target.collection, "bytes": file.size}
     shared = [group for group in groups or [] if group]
-    if strange := set(shared) - set(key.groups):
-        raise ApiError(400, f"The key has no group {min(strange)!r}.", code="invalid_request", param="groups")
+    if unknown := set(shared) - set(key.groups):
+        raise ApiError(400, f"The key has no group {min(unknown)!r}.", code="invalid_request", param="groups")
     if not file.filename:
         raise ApiError(400, "The file has no name.", code="invalid_request", param="file")
-    uploads = service.uploads[chosen.collection]
-    most = key.uploads_mb * _MB
-    keep = partial(uploads.store, file.file, file.filename, [key.own_group, *shared], most=most)
+    store = partial(
+        service.uploads[target.collection].store,
+        file.file,
+        file.filename,
+        [key.own_group, *shared],
+        max_bytes=key.uploads_mb * _MB,
+    )
     try:
-        stored = await service.served.run(keep)
-    except NoRoomError as error:
-        raise ApiError(413, _NO_ROOM.format(
-            taken=error.taken / _MB, wanted=error.wanted / _MB, most=key.uploads_mb
-        ), code="uploads_full", param="file") from error  # fmt: skip
+        stored = await service.served.run(store)
+    except UploadQuotaError as error:
+        message = _QUOTA_EXCEEDED.format(used=error.used / _MB, size=error.size / _MB, limit=key.uploads_mb)
+        raise ApiError(413, message, code="uploads_full", param="file") from error
     service.metrics.uploads.inc()
-    service.indexers[chosen.collection].want()
-    return _waiting(service, chosen, stored)
+    service.index_supervisors[target.collection].request_run()
+    return _pending_card(service, target, stored)
 
 
 @router.get("/v1/documents")
 async def documents(
     request: Request,
-    model: Named = None,
-    after: Annotated[str | None, Query(max_length=2000, description="Only those behind this uri.")] = None,
+    model: ModelName = None,
+    after: Annotated[str | None, Query(max_length=2000, description="Only documents after this URI.")] = None,
     limit: Annotated[int, Query(ge=1, le=1000)] = 100,
-    mine: Annotated[bool, Query(description="Only what the key has uploaded.")] = False,
+    mine: Annotated[bool, Query(description="Only the key's own uploads.")] = False,
 ) -> DocumentList:
-    """The documents that the key may see, and its uploads that are not indexed yet."""
+    """List the documents that the key may see, and its uploads that are not indexed yet."""
     service, key = service_of(request), request.state.key
-    chosen = service.model(key, model)
-    cards = await service.served.run(partial(_cards, service, chosen, key, after=after or "", limit=limit, mine=mine))
-    more = cards[limit - 1].uri if len(cards) > limit else None
-    return DocumentList(data=cards[:limit], next=more, groups=list(key.groups))
+    target = service.model(key, model)
+    list_cards = partial(_list_cards, service, target, key, after=after or "", limit=limit, mine=mine)
+    cards = await service.served.run(list_cards)
+    following = cards[limit - 1].uri if len(cards) > limit else None
+    return DocumentList(data=cards[:limit], next=following, groups=list(key.groups))
 
 
 @router.get("/v1/documents/{uri:path}")
 async def document(
     request: Request,
     uri: Uri,
-    model: Named = None,
-    start: Annotated[int, Query(ge=0, le=2**31, description="Where the text that is wanted begins.")] = 0,
-    length: Annotated[int, Query(ge=0, le=1_000_000, description="How many characters of it, at most.")] = 200_000,
+    model: ModelName = None,
+    start: Annotated[int, Query(ge=0, le=2**31, description="First character of the text to return.")] = 0,
+    length: Annotated[int, Query(ge=0, le=1_000_000, description="Maximum number of characters.")] = 200_000,
 ) -> DocumentText:
-    """A document with its text, or how far an upload is."""
+    """A document with its text, or the state of an upload."""
     service, key = service_of(request), request.state.key
-    chosen = service.model(key, model)
-    return await service.served.run(_card, service, chosen, key, uri, slice(start, start + length))
+    target = service.model(key, model)
+    return await service.served.run(_read_document, service, target, key, uri, slice(start, start + length))
 
 
-@router.delete("/v1/documents/{uri:path}", responses={
-    202: {"model": Deleted, "description": "It soon will be so."},
-    403: {"model": ErrorBody, "description": "The key sees it, but has not uploaded it."},
-})  # fmt: skip
-async def delete(request: Request, response: Response, uri: Uri, model: Named = None) -> Deleted:
-    """Delete an upload of the key's own."""
+@router.delete("/v1/documents/{uri:path}", responses=_DELETE_RESPONSES)
+async def delete(request: Request, response: Response, uri: Uri, model: ModelName = None) -> Deleted:
+    """Delete one of the key's own uploads."""
     service, key = service_of(request), request.state.key
-    chosen = service.model(key, model)
-    stored = await service.served.run(_own_upload, service, chosen, key, uri)
+    target = service.model(key, model)
+    own_upload = await service.served.run(_upload_to_delete, service, target, key, uri)
     try:
-        await service.served.run(service.uploads[chosen.collection].remove, stored)
-    except FileNotFoundError as error:  # deleted just now, by another request
+        await service.served.run(service.uploads[target.collection].remove, own_upload)
+    except FileNotFoundError as error:  # deleted by another request
         raise not_found("document", uri) from error
-    indexer = service.indexers[chosen.collection]
+    supervisor = service.index_supervisors[target.collection]
     try:
-        await asyncio.wait_for(indexer.done(indexer.want()), _PATIENCE)
+        await asyncio.wait_for(supervisor.wait_for_run(supervisor.request_run()), _DELETE_SECONDS)
     except TimeoutError:
         response.status_code = 202
     return Deleted(uri=uri, deleted=response.status_code != 202)
 
 
-# --- Inside ------------------------------------------------------------------------------------------------------
-
-
-def _cards(service: Service, model: Model, key: Key, *, after: str, limit: int, mine: bool) -> list[DocumentCard]:
-    """The first ones after a uri, in order, and one more where there are more."""
-    own = {str(number_of(upload.uri)): upload for upload in service.uploads[model.collection].of(key.own_group)}
-    if mine:  # no other key can be given this group
+def _list_cards(service: Service, model: Model, key: Key, *, after: str, limit: int, mine: bool) -> list[DocumentCard]:
+    """Up to `limit` + 1 documents after a URI, in order of URI."""
+    own = {upload_id(upload.uri): upload for upload in service.uploads[model.collection].owned_by(key.own_group)}
+    if mine:  # no other key can have this group
         infos = model.as_groups({key.own_group}).documents(_UPLOADED, after=after, limit=limit + 1)
     else:
         infos = model.handle(key).documents(after=after, limit=limit + 1)
-    cards = [_indexed(info, number_of(info.uri) in own) for info in infos]
-    indexed = {number_of(info.uri) for info in infos}
+    cards = [_indexed_card(info, yours=upload_id(info.uri) in own) for info in infos]
+    indexed = {upload_id(info.uri) for info in infos}
     end = infos[-1].uri if len(infos) > limit else None
-    cards += [
-        _waiting(service, model, upload)
-        for number, upload in own.items()
-        if number not in indexed and upload.uri > after and (end is None or upload.uri < end)
-    ]
+    for number, upload in own.items():
+        if number not in indexed and upload.uri > after and (end is None or upload.uri < end):
+            cards.append(_pending_card(service, model, upload))
     return sorted(cards, key=lambda card: card.uri)[: limit + 1]
 
 
-def _card(service: Service, model: Model, key: Key, uri: str, part: slice) -> DocumentText:
-    """Raises ApiError where there is no document, or none for this key."""
+def _read_document(service: Service, model: Model, key: Key, uri: str, span: slice) -> DocumentText:
+    """Raises ApiError if there is no document, or the key may not see it."""
     handle = model.handle(key)
-    own = _mine(service, model, key, uri)
+    own = _own_upload(service, model, key, uri)
     try:
-        card, text = _indexed(handle.info(uri), own is not None), handle.document(uri).text
-        return DocumentText(**card.model_dump(), start=part.start, text=text[part])
+        card, text = _indexed_card(handle.info(uri), yours=own is not None), handle.document(uri).text
+        return DocumentText(**card.model_dump(), start=span.start, text=text[span])
     except CollectionError as error:
         if own is None or own.uri != uri:
             raise not_found("document", uri) from error
-    inside = handle.documents(below=own.uri)
-    if inside:
-        return DocumentText(uri=uri, state="ready", yours=True, chunks=sum(info.chunks for info in inside))
-    return DocumentText(**_waiting(service, model, own).model_dump())
+    members = handle.documents(below=own.uri)
+    if members:  # an indexed archive
+        return DocumentText(uri=uri, state="ready", yours=True, chunks=sum(info.chunks for info in members))
+    return DocumentText(**_pending_card(service, model, own).model_dump())
 
 
-def _own_upload(service: Service, model: Model, key: Key, uri: str) -> Upload:
-    own = _mine(service, model, key, uri)
+def _upload_to_delete(service: Service, model: Model, key: Key, uri: str) -> Upload:
+    own = _own_upload(service, model, key, uri)
     if own is not None and own.uri == uri:
         return own
     try:
         model.handle(key).info(uri)
     except CollectionError as error:
         raise not_found("document", uri) from error
-    raise ApiError(403, "Only what was uploaded with this key can be deleted.", code="not_yours", param="uri")
+    raise ApiError(403, "Only uploads of this key can be deleted.", code="not_yours", param="uri")
 
 
-def _mine(service: Service, model: Model, key: Key, uri: str) -> Upload | None:
-    found = service.uploads[model.collection].find(uri)
-    return found if found and found.owner == key.own_group else None
+def _own_upload(service: Service, model: Model, key: Key, uri: str) -> Upload | None:
+    """The key's upload that a document is or is part of."""
+    upload = service.uploads[model.collection].find(uri)
+    return upload if upload and upload.owner == key.own_group else None
 
 
-def _indexed(info: DocumentInfo, yours: bool) -> DocumentCard:
+def _indexed_card(info: DocumentInfo, *, yours: bool) -> DocumentCard:
     return DocumentCard(
-        uri=info.uri, state="ready", yours=yours, source=info.source, media_type=info.media_type,
-        characters=info.characters, chunks=info.chunks, metadata=dict(info.metadata),
-    )  # fmt: skip
+        uri=info.uri,
+        state="ready",
+        yours=yours,
+        source=info.source,
+        media_type=info.media_type,
+        characters=info.characters,
+        chunks=info.chunks,
+        metadata=dict(info.metadata),
+    )
 
 
-def _waiting(service: Service, model: Model, upload: Upload) -> DocumentCard:
-    state, progress, error = service.indexers[model.collection].state(upload.uri)
+def _pending_card(service: Service, model: Model, upload: Upload) -> DocumentCard:
+    state, progress, error = service.index_supervisors[model.collection].state(upload.uri)
     return DocumentCard(uri=upload.uri, state=state, yours=True, progress=progress, error=error)

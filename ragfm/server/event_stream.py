@@ -1,73 +1,79 @@
-"""Server-sent events: the pieces of an answer as they come, and signs of life while there are none."""
+"""A streamed answer as server-sent events: one event per piece, and a comment when there is nothing to send."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
-from contextlib import aclosing, asynccontextmanager
-from time import monotonic
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from contextlib import aclosing
 from typing import TYPE_CHECKING
 
-from starlette.responses import Response
+from fastapi.sse import KEEPALIVE_COMMENT, EventSourceResponse
 
 if TYPE_CHECKING:
     from starlette.types import Receive, Scope, Send
 
-__all__ = ["EventStream", "event"]
+__all__ = ["EventStream"]
 
-BEAT_SECONDS = 15.0
-"""After so long without an event comes a comment, which clients skip: proxies cut off what is silent for a minute."""
-_BEAT = b": waiting\n\n"
-
-
-def event(text: str) -> bytes:
-    """One event."""
-    return f"data: {text}\n\n".encode()
+KEEPALIVE_SECONDS = 15.0
+"""Time without an event after which a comment is sent. Proxies close connections that are silent for a minute."""
 
 
-class EventStream(Response):
-    """Until something was sent, what fails is a response with a status of its own; then it is the event `failed`."""
+class EventStream(EventSourceResponse):
+    """Sends events as they come.
 
-    media_type = "text/event-stream"
+    FastAPI's own event streams have status 200 before the first event. Here an exception before the first byte is
+    raised, so that the response has the error's status. A later one becomes the event that `error_event` makes.
+    """
 
-    def __init__(self, events: AsyncIterator[bytes], failed: Callable[[Exception], bytes]) -> None:
-        super().__init__(headers={"cache-control": "no-store", "x-accel-buffering": "no"})
-        del self.headers["content-length"]
-        self._events, self._failed = events, failed
-        self._begun, self._last = False, monotonic()
-        self._writing = asyncio.Lock()
+    def __init__(self, events: AsyncGenerator[bytes, None], error_event: Callable[[Exception], bytes]) -> None:
+        self._events, self._error_event = events, error_event
+        # Unbounded, so that a slow client does not hold a slot of the reader. An answer is small.
+        self._queue: asyncio.Queue[bytes | Exception | None] = asyncio.Queue()
+        super().__init__(self._body(), headers={"cache-control": "no-store", "x-accel-buffering": "no"})
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Send the events as they come."""
+        """Send the events. When this returns or is cancelled, their generator is closed."""
+        producer = asyncio.create_task(self._produce())
         try:
-            async with self._beating(send), aclosing(self._events) as events:  # type: ignore[type-var]
-                async for each in events:
-                    await self._write(send, each)
-        except Exception as error:
-            if not self._begun:
-                raise
-            await self._write(send, self._failed(error))
-        await send({"type": "http.response.body", "body": b"", "more_body": False})
+            body = self.body_iterator
+            first = await anext(aiter(body))
 
-    async def _write(self, send: Send, data: bytes) -> None:
-        async with self._writing:
-            if not self._begun:
-                await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
-                self._begun = True
-            await send({"type": "http.response.body", "body": data, "more_body": True})
-            self._last = monotonic()
+            async def all_events() -> AsyncIterator[str | bytes | memoryview]:
+                yield first
+                async for data in body:
+                    yield data
 
-    @asynccontextmanager
-    async def _beating(self, send: Send) -> AsyncIterator[None]:
-        task = asyncio.create_task(self._beat(send))
-        try:
-            yield
+            self.body_iterator = all_events()
+            await super().__call__(scope, receive, send)
         finally:
-            task.cancel()
-            await asyncio.gather(task, return_exceptions=True)
+            producer.cancel()
+            await asyncio.gather(producer, return_exceptions=True)
 
-    async def _beat(self, send: Send) -> None:
+    async def _produce(self) -> None:
+        # In a task of its own: the time-out of a keep-alive must not cancel the generator.
+        try:
+            async with aclosing(self._events):
+                async for event in self._events:
+                    self._queue.put_nowait(event)
+        except Exception as error:
+            self._queue.put_nowait(error)
+        else:
+            self._queue.put_nowait(None)
+
+    async def _body(self) -> AsyncGenerator[bytes, None]:
+        started = False
         while True:
-            await asyncio.sleep(max(0.0, self._last + BEAT_SECONDS - monotonic()))
-            if monotonic() - self._last >= BEAT_SECONDS:
-                await self._write(send, _BEAT)
+            try:
+                async with asyncio.timeout(KEEPALIVE_SECONDS):
+                    item = await self._queue.get()
+            except TimeoutError:
+                item = KEEPALIVE_COMMENT
+            if item is None:
+                return
+            if isinstance(item, Exception):
+                if not started:
+                    raise item
+                yield self._error_event(item)
+                return
+            yield item
+            started = True

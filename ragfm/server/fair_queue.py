@@ -1,10 +1,9 @@
-"""Turns: who may use a reader now, who waits, and who is told to come again later.
+"""A bounded queue for the slots of a reader, shared fairly between keys.
 
-What waits is bounded, by number and by how long it would have to: who let in more than can be answered in time would
-answer nobody. It is shared fairly: a key may have as many requests waiting as places are left (the dynamic threshold of
-Choudhury and Hahne 1998), so one key takes up half of the queue, two take up a third each, and there is always room for
-one more. The next turn goes to the key that has fewest, and among equals to the one that was served
-longest ago.
+The queue is bounded by number and by waiting time: requests that could not be answered in time are refused at once. A
+key may have as many waiting requests as there are free places (the dynamic threshold of Choudhury and Hahne 1998). One
+key therefore takes up to half of the queue, two take a third each, and there is always a place for another key. A free
+slot goes to the key with the fewest running requests, among equals to the one served longest ago.
 """
 
 from __future__ import annotations
@@ -17,95 +16,91 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from time import monotonic
 
-__all__ = ["Busy", "Turns"]
+__all__ = ["FairQueue", "QueueFullError"]
 
-_LONGEST = 60  # seconds that anybody is told to stay away
-_SPREAD = 0.5  # shorter or longer, by chance: who was refused together would come back together
-_FEW = 4  # places that there are at least, for other keys
-_WEIGHT = 0.2  # of the newest turn's length in the mean
+_MAX_RETRY_SECONDS = 60
+_RETRY_JITTER = 0.5  # fraction by which the retry time varies, so that refused requests do not return together
+_MIN_PLACES = 4
+_SMOOTHING = 0.2  # weight of the newest duration in the moving average
 
 
-class Busy(Exception):  # noqa: N818  it is an answer, not a failure
-    """There is no place to wait; there may be one in `retry_after` seconds."""
+class QueueFullError(Exception):
+    """The queue is full. There may be a place in `retry_after` seconds."""
 
     def __init__(self, retry_after: int) -> None:
         super().__init__(f"too many requests are waiting; try again in {retry_after} s")
         self.retry_after = retry_after
 
 
-class Turns:
-    """`running` turns at once, and at most `waiting` requests that wait for one, none much longer than `seconds`.
+class FairQueue:
+    """At most `slots` requests run at once and at most `max_waiting` wait, none much longer than `max_seconds`.
 
-    Used by one event loop.
+    Belongs to one event loop.
     """
 
-    def __init__(self, running: int, waiting: int, seconds: float = math.inf) -> None:
-        self.most_running, self.most_waiting, self._most_seconds = running, waiting, seconds
-        self.running: Counter[str] = Counter()
+    def __init__(self, slots: int, max_waiting: int, max_seconds: float = math.inf) -> None:
+        self.slots, self._max_waiting, self._max_seconds = slots, max_waiting, max_seconds
+        self.running: Counter[str] = Counter()  # by key
+        # By key, the key that was served longest ago first.
         self._waiting: dict[str, deque[asyncio.Future[None]]] = {}
-        """By key, the one that was served longest ago first."""
-        self._seconds = 1.0  # that a turn takes
+        self._mean_seconds = 1.0  # that a request holds its slot
 
     @property
     def waiting(self) -> int:
-        """How many requests wait."""
+        """Number of waiting requests."""
         return sum(map(len, self._waiting.values()))
 
     @asynccontextmanager
-    async def turn(self, key: str) -> AsyncIterator[None]:
-        """Wait for a turn, and have it for as long as the block lasts. Raises Busy at once where no place is left."""
-        await self._enter(key)
+    async def slot(self, key: str) -> AsyncIterator[None]:
+        """Wait for a slot and hold it during the block. Raises QueueFullError at once if there is no place."""
+        await self._acquire(key)
         start = monotonic()
         try:
             yield
         finally:
-            self._seconds += _WEIGHT * (monotonic() - start - self._seconds)
-            self._leave(key)
+            self._mean_seconds += _SMOOTHING * (monotonic() - start - self._mean_seconds)
+            self._release(key)
 
-    async def _enter(self, key: str) -> None:
-        if self.running.total() < self.most_running and not self._waiting:
+    async def _acquire(self, key: str) -> None:
+        if self.running.total() < self.slots and not self._waiting:
             self.running[key] += 1
             return
         waiting, own = self.waiting, self._waiting.get(key, deque())
         if len(own) >= self._places - waiting:
-            raise Busy(self._retry_after(waiting))
+            raise QueueFullError(self._retry_after(waiting))
         place: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiting.setdefault(key, own).append(place)
         try:
             await place
         except asyncio.CancelledError:
-            if place.cancelled():
-                self._forget(key, place)
-            else:
-                self._leave(key)  # its turn came just when it went away
+            if not place.cancelled():
+                self._release(key)  # the slot was granted just before the cancellation
+            elif place in own:
+                own.remove(place)
+                if not own and self._waiting.get(key) is own:
+                    del self._waiting[key]
             raise
 
     @property
     def _places(self) -> int:
-        """How many may wait now: as long as turns take, those whose turn comes in time, and always a few."""
-        in_time = self._most_seconds / self._seconds * self.most_running
-        return int(min(self.most_waiting, max(in_time, self.most_running, _FEW)))
+        """Number of requests that may wait: those that get a slot in time at the current speed, and always a few."""
+        in_time = self._max_seconds / self._mean_seconds * self.slots
+        return int(min(self._max_waiting, max(in_time, self.slots, _MIN_PLACES)))
 
-    def _leave(self, key: str) -> None:
+    def _release(self, key: str) -> None:
         self.running[key] -= 1
-        self.running += Counter()  # drops what is zero
-        while self._waiting and self.running.total() < self.most_running:
-            chosen = min(self._waiting, key=lambda other: self.running[other])
-            places = self._waiting.pop(chosen)
+        self.running += Counter()  # drops zero counts
+        while self._waiting and self.running.total() < self.slots:
+            next_key = min(self._waiting, key=lambda other: self.running[other])
+            places = self._waiting.pop(next_key)
             place = places.popleft()
             if places:
-                self._waiting[chosen] = places  # last among equals from now on
-            if not place.done():  # else it has gone away, and will soon forget its place
-                self.running[chosen] += 1
+                self._waiting[next_key] = places  # now the last among equals
+            if not place.done():  # a cancelled request removes its place later
+                self.running[next_key] += 1
                 place.set_result(None)
 
-    def _forget(self, key: str, place: asyncio.Future[None]) -> None:
-        places = self._waiting.get(key, deque())
-        if place in places:
-            places.remove(place)
-        if not places:
-            self._waiting.pop(key, None)
-
     def _retry_after(self, waiting: int) -> int:
-        expected = min(_LONGEST / (1 + _SPREAD), self._seconds * (waiting + 1) / self.most_running)
-        return max(1, round(expected * random.uniform(1 - _SPREAD, 1 + _SPREAD)))  # noqa: S311  nothing is secret here
+        expected = self._mean_seconds * (waiting + 1) / self.slots
+        expected = min(_MAX_RETRY_SECONDS / (1 + _RETRY_JITTER), expected)
+        return max(1, round(expected * random.uniform(1 - _RETRY_JITTER, 1 + _RETRY_JITTER)))  # noqa: S311  not secret

@@ -1,31 +1,42 @@
-"""Citations as words under an answer, for clients that show its text and nothing else."""
+"""Contradictions and citations as lines below an answer's text, for clients that show only the text."""
 
 from __future__ import annotations
 
 import re
 from typing import TYPE_CHECKING
 
+from ragfm.citations.contradictions import describe_contradiction
+
 if TYPE_CHECKING:
-    from ragfm.core.types import Answer
+    from ragfm.core.types import Answer, Citation, Contradiction
 
-__all__ = ["footnotes", "without_footnotes"]
+__all__ = ["contradiction_lines", "footnotes", "without_footnotes"]
 
-_THEY = re.compile(r"\n\nSources:(?:\n\[\d+\] [^\n]*)+\s*\Z")
+_ADDED_LINES = re.compile(
+    r"(?:\n\nBut \[\d+\] says otherwise[^\n]*(?:\nBut \[\d+\] says otherwise[^\n]*)*)?"
+    r"(?:\n\nSources:(?:\n\[\d+\] [^\n]*)+)?\s*\Z"
+)
+
+
+def contradiction_lines(answer: Answer) -> list[str]:
+    """A line for each passage that contradicts the answer. They follow its text after a blank line."""
+    return [describe_contradiction(contradiction) for contradiction in answer.contradictions]
 
 
 def footnotes(answer: Answer) -> str:
-    """A line for each citation, with its quote; nothing where there is none."""
-    lines = dict.fromkeys(
-        f"[{c.n}] {_one_line(c.uri)}{f', page {c.page}' if c.page else ''}: “{_one_line(c.quote)}”"
-        for c in answer.citations
-    )
-    return "\n".join(["\n\nSources:", *lines]) if lines else ""
+    """The heading `Sources:` and a line with the quote for each citation and contradiction; empty if there is none."""
+    sources: tuple[Citation | Contradiction, ...] = (*answer.citations, *answer.contradictions)
+    lines = []
+    for source in sources:
+        page = f", page {source.page}" if source.page else ""
+        lines.append(f"[{source.n}] {_one_line(source.uri)}{page}: “{_one_line(source.quote)}”")
+    return "\n".join(["\n\nSources:", *dict.fromkeys(lines)]) if lines else ""
+
+
+def without_footnotes(text: str) -> str:
+    """The answer's own text, from a text that a client sends back."""
+    return _ADDED_LINES.sub("", text)
 
 
 def _one_line(text: str) -> str:
     return " ".join(text.split())
-
-
-def without_footnotes(text: str) -> str:
-    """An answer that a client sends back, as it was before they were put under it."""
-    return _THEY.sub("", text)

@@ -1,7 +1,6 @@
-"""Indexing of uploads: a process of its own, which has the owner's handle that the server must not have.
+"""Runs the process that indexes uploads. That process has the owner's handle, which the server must not have.
 
-It is started where there is something to do, tells what it does as lines of JSON, and ends with the server, however
-that ends. The collection's own rules make it safe to kill at any moment.
+The process starts when there is work, reports as lines of JSON and ends with the server. It may be killed at any time.
 """
 
 from __future__ import annotations
@@ -13,93 +12,93 @@ import sys
 from contextlib import suppress
 from pathlib import Path
 
-from ragfm.server.api_models import Progress, State
+from ragfm.server.api_models import IndexingProgress, State
 from ragfm.server.uploads import Uploads
 
-__all__ = ["Indexer"]
+__all__ = ["IndexSupervisor"]
 
-_PAUSES = (2, 10, 60, 300)  # seconds until it is tried again after the first, second, … failure
+_RETRY_SECONDS = (2, 10, 60, 300)  # after the first, second, … failure
 _log = logging.getLogger(__name__)
 
 
-class Indexer:
-    """Keeps a collection equal to its uploads. Used by one event loop."""
+class IndexSupervisor:
+    """Keeps a collection's index up to date with its uploads. Belongs to one event loop."""
 
     def __init__(self, collection: Path, uploads: Uploads) -> None:
         self._collection, self._uploads = collection, uploads
-        self._wanted, self._runs = asyncio.Event(), 0
-        self._finished = asyncio.Condition()
-        self._started = 0
-        self._progress: Progress | None = None
-        self._trouble: str | None = None
-        self._failed: dict[str, str] = {}
-        """By uri, why a document is not indexed."""
+        self._requested = asyncio.Event()
+        self._run_ended = asyncio.Condition()
+        self._last_started = 0  # number of the last run
+        self._last_succeeded = 0
+        self._progress: IndexingProgress | None = None  # of the current run
+        self._error: str | None = None  # of the last run
+        self._failed: dict[str, str] = {}  # by URI, why a document is not indexed
 
-    def want(self) -> int:
-        """Have the uploads indexed as they are now; gives the number of the run that will have done so."""
-        self._wanted.set()
-        return self._started + 1
+    def request_run(self) -> int:
+        """Request a run that indexes the uploads as they are now. Returns the run's number."""
+        self._requested.set()
+        return self._last_started + 1
 
-    async def done(self, run: int) -> None:
-        """Wait until a run has ended well."""
-        async with self._finished:
-            await self._finished.wait_for(lambda: self._runs >= run)
+    async def wait_for_run(self, number: int) -> None:
+        """Wait until a run has succeeded."""
+        async with self._run_ended:
+            await self._run_ended.wait_for(lambda: self._last_succeeded >= number)
 
-    def state(self, uri: str) -> tuple[State, Progress | None, str | None]:
-        """How far an upload is that is not in the collection: with the job's progress, or why it failed."""
+    def state(self, uri: str) -> tuple[State, IndexingProgress | None, str | None]:
+        """State, progress and error of an upload that is not in the collection."""
         if uri in self._failed:
             return "failed", None, self._failed[uri]
         if self._progress is not None:
             return "indexing", self._progress, None
-        return "queued", None, self._trouble
+        return "queued", None, self._error
 
-    async def work(self) -> None:
-        """Index whenever it is wanted, until this is cancelled."""
-        await asyncio.to_thread(self._uploads.clean)
+    async def run(self) -> None:
+        """Index on request until cancelled."""
+        await asyncio.to_thread(self._uploads.remove_incomplete)
         if self._uploads.folder.exists():
-            self.want()
+            self.request_run()
         failures = 0
         while True:
-            await self._wanted.wait()
-            self._wanted.clear()
-            self._started += 1
-            run = self._started
+            await self._requested.wait()
+            self._requested.clear()
+            self._last_started += 1
+            number = self._last_started
             try:
-                self._trouble = await self._index()
-            except (OSError, ValueError) as error:  # it can't be started, or what it says can't be read
-                self._trouble = f"{type(error).__name__}: {error}"
+                self._error = await self._run_worker()
+            except (OSError, ValueError) as error:  # the process did not start, or its output is not valid
+                self._error = f"{type(error).__name__}: {error}"
             finally:
                 self._progress = None
-            if self._trouble is None:
+            if self._error is None:
                 failures = 0
-                async with self._finished:
-                    self._runs = run
-                    self._finished.notify_all()
+                async with self._run_ended:
+                    self._last_succeeded = number
+                    self._run_ended.notify_all()
                 continue
-            _log.warning("Uploads to %s were not indexed, and it is tried again: %s", self._collection, self._trouble)
-            await asyncio.sleep(_PAUSES[min(failures, len(_PAUSES) - 1)])
+            _log.warning("Indexing the uploads of '%s' failed and will be retried: %s", self._collection, self._error)
+            await asyncio.sleep(_RETRY_SECONDS[min(failures, len(_RETRY_SECONDS) - 1)])
             failures += 1
-            self._wanted.set()
+            self._requested.set()
 
-    async def _index(self) -> str | None:
-        """One run; gives why it failed, or None."""
+    async def _run_worker(self) -> str | None:
+        """Run the process once. Returns why it failed, or None."""
         command = [sys.executable, "-m", "ragfm.server.index_worker", str(self._collection)]
         pipe = asyncio.subprocess.PIPE
         process = await asyncio.create_subprocess_exec(*command, stdin=pipe, stdout=pipe, limit=2**26)
         assert process.stdout
-        trouble: str | None = "the job has crashed"
+        error: str | None = "the indexing process crashed"
         try:
             async for line in process.stdout:
-                told = json.loads(line)
-                if "progress" in told:
-                    self._progress = Progress(**told["progress"])
+                message = json.loads(line)
+                if "progress" in message:
+                    self._progress = IndexingProgress(**message["progress"])
                 else:
-                    trouble = told.get("error")
-                    self._failed = told.get("failed", self._failed)
+                    error = message.get("error")
+                    self._failed = message.get("failed", self._failed)
             await process.wait()
         finally:
             if process.returncode is None:
                 with suppress(ProcessLookupError):
                     process.kill()
                 await process.wait()
-        return trouble
+        return error

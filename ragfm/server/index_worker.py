@@ -1,7 +1,7 @@
 """The process that indexes uploads: `python -m ragfm.server.index_worker COLLECTION`.
 
-It has the owner's handle, and takes no requests. What it does, it tells as lines of JSON on standard output; where
-standard input ends, the server has ended, and so does it.
+It has the owner's handle and takes no requests. It reports as lines of JSON on standard output, and ends when standard
+input is closed, which means that the server has ended.
 """
 
 from __future__ import annotations
@@ -11,50 +11,50 @@ import os
 import sys
 import threading
 from contextlib import suppress
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ragfm.collection import Collection
 from ragfm.core.errors import RagfmError
-from ragfm.server.json_logging import log_as_json
+from ragfm.server.json_logging import configure_logging
 from ragfm.server.uploads import Uploads
 from ragfm.store.collection_store import UPLOADS_SOURCE
 
 if TYPE_CHECKING:
-    from ragfm.ingestion.ingest_report import Progress
+    from ragfm.core.progress import Progress
 
 
 def main(collection: Path) -> None:
-    """Sync the uploads of a collection, and tell of it on standard output."""
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    """Sync the uploads of a collection and report on standard output."""
+    threading.Thread(target=_exit_with_parent, daemon=True).start()
     with suppress(OSError):
-        os.nice(5)  # answers come first
+        os.nice(5)  # answers have priority
+    folder = Uploads(collection).folder
     with Collection.open(collection) as owner:
         try:
-            report = owner.sync(Uploads(collection).folder, name=UPLOADS_SOURCE, allow_mass_delete=True, progress=_tell)
+            report = owner.sync(folder, name=UPLOADS_SOURCE, allow_mass_delete=True, progress=_report_progress)
         except RagfmError as error:
-            _say(error=error.message)
+            _report(error=error.message)
             return
     failed = {failure.uri: f"{failure.stage}: {failure.error}" for failure in report.failed}
-    _say(failed=failed | {skip.uri: skip.why for skip in report.skipped})
+    _report(failed=failed | {skip.uri: skip.why for skip in report.skipped})
 
 
-def _end_with_parent() -> None:
-    """Nobody else writes to standard input: it ends when the server does."""
-    os.read(0, 1)
+def _exit_with_parent() -> None:
+    os.read(0, 1)  # nothing is ever written to standard input: this returns when the server has ended
     os._exit(1)
 
 
-def _tell(progress: Progress) -> None:
-    _say(progress={key: value for key, value in asdict(progress).items() if key != "waiting"})
+def _report_progress(progress: Progress) -> None:
+    chunks = int(progress.figures.get("chunks", 0))
+    _report(progress={"documents": progress.done, "total": progress.total or 0, "chunks": chunks})
 
 
-def _say(**what: Any) -> None:
-    sys.stdout.write(json.dumps(what) + "\n")
+def _report(**message: Any) -> None:
+    sys.stdout.write(json.dumps(message) + "\n")
     sys.stdout.flush()
 
 
 if __name__ == "__main__":
-    log_as_json(debug=False)
+    configure_logging(debug=False)
     main(Path(sys.argv[1]))

@@ -1,4 +1,4 @@
-"""The log: one JSON object a line, on standard error."""
+"""Logging as one JSON object per line on standard error."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ import logging
 import sys
 from datetime import UTC, datetime
 
-__all__ = ["log_as_json"]
+__all__ = ["configure_logging"]
 
 
-class _JsonLines(logging.Formatter):
-    """One JSON object a line. What a record has in `fields` stands beside its message."""
+class _JsonFormatter(logging.Formatter):
+    """Adds a record's `fields` to its line."""
 
     def format(self, record: logging.LogRecord) -> str:
         line = {
@@ -25,10 +25,10 @@ class _JsonLines(logging.Formatter):
         return json.dumps(line, ensure_ascii=False)
 
 
-def log_as_json(*, debug: bool) -> None:
-    """Log a line for each request, warnings, and with `debug` all, words of documents included."""
-    output = logging.StreamHandler(sys.stderr)
-    output.setFormatter(_JsonLines())
-    logging.basicConfig(level=logging.DEBUG if debug else logging.WARNING, handlers=[output], force=True)
+def configure_logging(*, debug: bool) -> None:
+    """Log requests and warnings. With `debug` log everything, which may include the text of documents."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_JsonFormatter())
+    logging.basicConfig(level=logging.DEBUG if debug else logging.WARNING, handlers=[handler], force=True)
     logging.getLogger("ragfm.server").setLevel(logging.DEBUG if debug else logging.INFO)
-    logging.getLogger("uvicorn.error").setLevel(logging.ERROR)  # a warning for each request that can't be read
+    logging.getLogger("uvicorn.error").setLevel(logging.ERROR)  # it warns about each malformed request

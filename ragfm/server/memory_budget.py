@@ -1,4 +1,4 @@
-"""What all that is served will take of memory, reckoned before any of it is loaded."""
+"""Estimates the memory of all served models before they are loaded."""
 
 from __future__ import annotations
 
@@ -11,112 +11,111 @@ from typing import TYPE_CHECKING
 
 from ragfm.core.errors import ConfigError, RagfmError
 from ragfm.core.registry import plugin_and_model
-from ragfm.models.hardware import cgroup_limits
+from ragfm.models.hardware import cgroup_memory_limits
 from ragfm.models.model_lookup import find_model
 from ragfm.store.views import FOLDER as VIEWS
 
 if TYPE_CHECKING:
-    from ragfm.collection import Collection
-    from ragfm.server.served_models import Served
+    from ragfm.server.served_models import ServedModels
 
-__all__ = ["Part", "check_memory", "free_memory", "planned"]
+__all__ = ["MemoryUse", "check_memory", "estimate_memory", "free_memory"]
 
-_PROCESS = 250_000_000  # bytes that the process takes with all libraries and no model
-_WEIGHTS = (".safetensors", ".gguf")
-_LOCAL = {"sentence-transformers", "llama-cpp", "model2vec"}  # embedders: of others no hub is asked
+_PROCESS_BYTES = 250_000_000  # of the process with all libraries and no model
+_WEIGHT_SUFFIXES = (".safetensors", ".gguf")
+_LOCAL_EMBEDDERS = {"sentence-transformers", "llama-cpp", "model2vec"}
 _HINT = (
-    "Serve fewer models or collections, or give the reader fewer slots or a smaller window: `slots` in "
+    "Serve fewer models or collections, or give the reader fewer slots or a smaller context window: `slots` in "
     "[reader_options.llama-cpp], `context_tokens` in [ask] of ragfm.toml."
 )
 _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
-    """Something that takes memory: how many bytes at least, and when all slots are in use."""
+class MemoryUse:
+    """The memory of one component in bytes: with one answer at a time, and with all slots in use."""
 
     name: str
-    least: int
-    most: int
+    min_bytes: int
+    max_bytes: int
 
 
-def check_memory(served: Served) -> None:
-    """Log what will be taken, and warn where it may be more than is free.
+def check_memory(served: ServedModels) -> None:
+    """Log the estimate, and warn if it is more than the free memory.
 
-    Raises ConfigError where it is too little even for one answer at a time.
+    Raises ConfigError if the memory does not suffice for one answer at a time.
     """
-    parts, free = planned(served), free_memory()
-    least, most = sum(part.least for part in parts), sum(part.most for part in parts)
-    megabytes = {part.name: round(part.most / 1e6) for part in parts}
-    _log.info("memory", extra={"fields": {"planned_mb": megabytes, "together_mb": round(most / 1e6),
-                                          "free_mb": None if free is None else round(free / 1e6)}})  # fmt: skip
-    if free is None or most <= free:
+    parts, free = estimate_memory(served), free_memory()
+    minimum, maximum = sum(part.min_bytes for part in parts), sum(part.max_bytes for part in parts)
+    fields = {
+        "planned_mb": {part.name: round(part.max_bytes / 1e6) for part in parts},
+        "together_mb": round(maximum / 1e6),
+        "free_mb": None if free is None else round(free / 1e6),
+    }
+    _log.info("memory", extra={"fields": fields})
+    if free is None or maximum <= free:
         return
-    of = ", ".join(f"{part.name} {part.most / 1e6:,.0f} MB" for part in parts)
-    if least > free:
-        raise ConfigError(
-            f"There are {free / 1e6:,.0f} MB of memory free, and what is to be served takes {least / 1e6:,.0f} MB or "
-            f"more ({of}).", _HINT,
-        )  # fmt: skip
-    _log.warning(
-        "With all slots in use, %.0f MB of memory are needed, and %.0f MB are free: %s. %s", most / 1e6, free / 1e6, of,
-        _HINT,
-    )  # fmt: skip
+    details = ", ".join(f"{part.name} {part.max_bytes / 1e6:,.0f} MB" for part in parts)
+    if minimum > free:
+        message = (
+            f"The memory does not suffice: {free / 1e6:,.0f} MB are free, and the served models need at least "
+            f"{minimum / 1e6:,.0f} MB ({details})."
+        )
+        raise ConfigError(message, _HINT)
+    warning = "With all slots in use, %.0f MB of memory are needed, and %.0f MB are free: %s. %s"
+    _log.warning(warning, maximum / 1e6, free / 1e6, details, _HINT)
 
 
-def planned(served: Served) -> list[Part]:
-    """What each reader, embedder and collection takes; those that don't say how much are left out."""
-    readers = {id(model.rag.base_reader): model.rag for model in served.models.values()}
-    parts = [
-        Part("the process", _PROCESS, _PROCESS),
-        *(Part(f"the reader {rag.reader_name}", *takes) for rag in readers.values()
-          if (takes := getattr(rag.base_reader, "memory_bytes", None))),
-    ]  # fmt: skip
+def estimate_memory(served: ServedModels) -> list[MemoryUse]:
+    """The memory of the process, each reader, embedder and collection. Readers of unknown size are left out."""
+    parts = [MemoryUse("the process", _PROCESS_BYTES, _PROCESS_BYTES)]
+    for rag in {id(model.rag.base_reader): model.rag for model in served.models.values()}.values():
+        reader_bytes = getattr(rag.base_reader, "memory_bytes", None)
+        if reader_bytes:
+            parts.append(MemoryUse(f"the reader {rag.reader_name}", *reader_bytes))
     collections = {model.collection: model.rag.collection for model in served.models.values()}
     for embedder in sorted({str(collection.contract["embedder"]) for collection in collections.values()}):
-        parts += [Part(f"the embedder {embedder}", size, size) for size in _weights(embedder)]
+        size = _weight_bytes(embedder)
+        if size is not None:
+            parts.append(MemoryUse(f"the embedder {embedder}", size, size))
     for name, collection in collections.items():
-        size = _view(collection)
-        parts.append(Part(f"the collection {name}", size, size))
+        # The files of the newest view are memory-mapped.
+        views = sorted((collection.path / VIEWS).glob("*"), key=lambda folder: folder.stat().st_mtime)
+        files = views[-1].rglob("*") if views else ()
+        size = sum(file.stat().st_size for file in files if file.is_file())
+        parts.append(MemoryUse(f"the collection {name}", size, size))
     return parts
 
 
 def free_memory(root: Path = Path("/")) -> int | None:
-    """Bytes that this process may still take: of the machine, and of the control groups that it is in."""
-    found = list(_left(root))
-    return min(found) if found else None
+    """Memory in bytes that this process may still use: the machine's and its control groups'. None if unknown."""
+    limits = list(_free_memory_limits(root))
+    return min(limits) if limits else None
 
 
-def _left(root: Path) -> Iterator[int]:
-    """What is left; the pages of files that are not in use count as free."""
+def _free_memory_limits(root: Path) -> Iterator[int]:
     try:
         meminfo = (root / "proc/meminfo").read_text(encoding="utf-8")
-    except OSError:  # not on Linux
+    except OSError:  # not Linux
         return
     if available := re.search(r"^MemAvailable:\s+(\d+) kB", meminfo, re.M):
         yield 1024 * int(available[1])
-    for limit in cgroup_limits(root):
-        second = limit.name == "memory.max"
-        used = limit.with_name("memory.current" if second else "memory.usage_in_bytes")
-        idle = re.search(rf"^{'' if second else 'total_'}inactive_file (\d+)",
-                         limit.with_name("memory.stat").read_text(encoding="utf-8"), re.M)  # fmt: skip
-        taken = int(used.read_text(encoding="utf-8")) - (int(idle[1]) if idle else 0)
-        yield max(0, int(limit.read_text(encoding="utf-8")) - taken)
+    for limit in cgroup_memory_limits(root):
+        version2 = limit.name == "memory.max"
+        used_file = limit.with_name("memory.current" if version2 else "memory.usage_in_bytes")
+        statistics = limit.with_name("memory.stat").read_text(encoding="utf-8")
+        # Cached pages of inactive files count as free.
+        inactive = re.search(rf"^{'' if version2 else 'total_'}inactive_file (\d+)", statistics, re.M)
+        used = int(used_file.read_text(encoding="utf-8")) - (int(inactive[1]) if inactive else 0)
+        yield max(0, int(limit.read_text(encoding="utf-8")) - used)
 
 
-def _weights(embedder: str) -> Iterator[int]:
+def _weight_bytes(embedder: str) -> int | None:
     plugin, model = plugin_and_model("embedders", embedder)
-    if model is None or plugin not in _LOCAL:
-        return
+    if model is None or plugin not in _LOCAL_EMBEDDERS:
+        return None
     try:
         path = find_model(model, "embedder")
-    except RagfmError:  # it isn't here: who searches is told
-        return
-    files = [path] if path.is_file() else [file for file in path.iterdir() if file.suffix in _WEIGHTS]
-    yield sum(file.stat().st_size for file in files)
-
-
-def _view(collection: Collection) -> int:
-    """The newest view's files, which are mapped."""
-    views = sorted((collection.path / VIEWS).glob("*"), key=lambda folder: folder.stat().st_mtime)
-    return sum(file.stat().st_size for file in views[-1].rglob("*") if file.is_file()) if views else 0
+    except RagfmError:  # not installed: a search will report it
+        return None
+    files = [path] if path.is_file() else [file for file in path.iterdir() if file.suffix in _WEIGHT_SUFFIXES]
+    return sum(file.stat().st_size for file in files)

@@ -1,4 +1,4 @@
-"""Figures for Prometheus. Labels never name a key, a collection or a document: everybody with a key may read them."""
+"""Metrics for Prometheus. Labels never name a key, collection or document: every key may read them."""
 
 from __future__ import annotations
 
@@ -8,24 +8,28 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 
 __all__ = ["Metrics"]
 
-_SECONDS = (0.005, 0.02, 0.05, 0.1, 0.25, 0.5, 1, 2, 5, 10, 30, 60, 120, 300)
+_BUCKETS = (0.005, 0.02, 0.05, 0.1, 0.25, 0.5, 1, 2, 5, 10, 30, 60, 120, 300)  # seconds
 
 
 class Metrics:
-    """The figures of one server."""
+    """The metrics of one server. `running` and `waiting` return the current number of requests."""
 
     def __init__(self, running: Callable[[], int], waiting: Callable[[], int]) -> None:
-        own = self._registry = CollectorRegistry()
-        self.requests = Counter("ragfm_requests", "Requests", ["method", "route", "status"], registry=own)
-        self.seconds = Histogram("ragfm_request_seconds", "Their time", ["route"], buckets=_SECONDS, registry=own)
-        self.first = Histogram("ragfm_first_token_seconds", "Time to the first piece of an answer", buckets=_SECONDS,
-                               registry=own)  # fmt: skip
-        self.tokens = Counter("ragfm_tokens", "Tokens of prompts and completions", ["kind"], registry=own)
-        self.answers = Counter("ragfm_answers", "Answers", ["how"], registry=own)
-        self.uploads = Counter("ragfm_uploads", "Uploads that were acknowledged", registry=own)
-        Gauge("ragfm_running", "Answers and searches that run", registry=own).set_function(running)
-        Gauge("ragfm_waiting", "Requests that wait for a turn", registry=own).set_function(waiting)
+        registry = self._registry = CollectorRegistry()
+        labels = ["method", "route", "status"]
+        self.requests = Counter("ragfm_requests", "Requests", labels, registry=registry)
+        self.seconds = Histogram(
+            "ragfm_request_seconds", "Duration of requests", ["route"], buckets=_BUCKETS, registry=registry
+        )
+        self.first_token = Histogram(
+            "ragfm_first_token_seconds", "Time to the first piece of an answer", buckets=_BUCKETS, registry=registry
+        )
+        self.tokens = Counter("ragfm_tokens", "Tokens of prompts and completions", ["kind"], registry=registry)
+        self.answers = Counter("ragfm_answers", "Answers", ["how"], registry=registry)
+        self.uploads = Counter("ragfm_uploads", "Stored uploads", registry=registry)
+        Gauge("ragfm_running", "Running answers and searches", registry=registry).set_function(running)
+        Gauge("ragfm_waiting", "Requests waiting for a slot", registry=registry).set_function(waiting)
 
     def text(self) -> bytes:
-        """All figures, as Prometheus reads them."""
+        """All metrics in Prometheus' text format."""
         return generate_latest(self._registry)

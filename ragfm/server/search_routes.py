@@ -1,10 +1,9 @@
-"""Routes that read: models, searches, embeddings; and ratings of answers."""
+"""Routes for models, search, embeddings and ratings."""
 
 from __future__ import annotations
 
 import base64
 from functools import partial
-from typing import TYPE_CHECKING
 
 import numpy as np
 from fastapi import APIRouter, Request
@@ -26,89 +25,81 @@ from ragfm.server.api_models import (
 )
 from ragfm.server.service import service_of
 
-if TYPE_CHECKING:
-    from ragfm.core.types import Embedder, Vectors
-    from ragfm.rag import Rag
-    from ragfm.server.api_keys import Key
-
 __all__ = ["router"]
 
 router = APIRouter()
+_MAX_ID_DIGITS = 18  # fits SQLite's integers
 
 
 @router.get("/v1/models")
 async def models(request: Request) -> ModelList:
-    """The collections that the key may ask, and their readers."""
+    """List the models that the key may use."""
     served = service_of(request).served
     return ModelList(data=[ModelCard(id=m.name, created=served.since) for m in served.for_key(request.state.key)])
 
 
 @router.get("/v1/models/{model}")
 async def model(request: Request, model: str) -> ModelCard:
-    """One of them."""
+    """One model."""
     service = service_of(request)
     return ModelCard(id=service.model(request.state.key, model).name, created=service.served.since)
 
 
 @router.post("/v1/search")
-async def search(request: Request, asked: SearchRequest) -> SearchResult:
-    """The passages nearest to a query."""
+async def search(request: Request, body: SearchRequest) -> SearchResult:
+    """Find the passages that match a query best."""
     service, key = service_of(request), request.state.key
-    model = service.model(key, asked.model)
-    request.state.noted = {"model": model.collection}
-    if not asked.query.strip():
+    target = service.model(key, body.model)
+    request.state.log_fields = {"model": target.collection}
+    if not body.query.strip():
         raise ApiError(400, "The query is empty.", code="invalid_request", param="query")
-    find = partial(model.handle(key).search, asked.query, asked.k, mode=asked.mode, filter=asked.filter)
-    async with service.searches(key):
-        hits = await service.served.run(find)
-    return SearchResult(model=model.collection, query=asked.query, data=hits)
+    run_search = partial(target.handle(key).search, body.query, body.k, mode=body.mode, filter=body.filter)
+    async with service.search_slot(key):
+        hits = await service.served.run(run_search)
+    return SearchResult(model=target.collection, query=body.query, data=hits)
 
 
 @router.post("/v1/embeddings")
-async def embeddings(request: Request, asked: EmbeddingRequest) -> EmbeddingList:
-    """Vectors of texts, by the collection's embedder."""
+async def embeddings(request: Request, body: EmbeddingRequest) -> EmbeddingList:
+    """Embed texts with the collection's embedder."""
     service, key = service_of(request), request.state.key
-    model = service.model(key, asked.model)
-    texts = [asked.input] if isinstance(asked.input, str) else asked.input
+    target = service.model(key, body.model)
+    texts = [body.input] if isinstance(body.input, str) else body.input
     for text in texts:
         check_characters("input", text)
-    request.state.noted = {"model": model.collection, "texts": len(texts)}
-    async with service.searches(key):
-        embedder = await service.served.run(lambda: model.handle(key).embedder)
-        if asked.dimensions not in (None, embedder.dim):
+    request.state.log_fields = {"model": target.collection, "texts": len(texts)}
+    async with service.search_slot(key):
+        embedder = await service.served.run(lambda: target.handle(key).embedder)
+        if body.dimensions not in (None, embedder.dim):
             raise ApiError(400, f"The vectors have {embedder.dim} dimensions.", code="unsupported", param="dimensions")
-        vectors, tokens = await service.served.run(_embedded, embedder, texts, asked.input_type)
-    as_base64 = asked.encoding_format == "base64"
-    data = [
-        EmbeddingItem(index=at, embedding=base64.b64encode(row.tobytes()).decode() if as_base64 else row.tolist())
-        for at, row in enumerate(vectors)
-    ]
-    return EmbeddingList(model=asked.model, data=data, usage=EmbeddingUsage(prompt_tokens=tokens, total_tokens=tokens))
+        embed = embedder.embed_queries if body.input_type == "query" else embedder.embed_passages
+        vectors = np.ascontiguousarray(await service.served.run(embed, texts), dtype="<f4")
+        tokens = sum(map(len, await service.served.run(embedder.tokenize, texts)))
+    data = []
+    for index, row in enumerate(vectors):
+        encoded = base64.b64encode(row.tobytes()).decode() if body.encoding_format == "base64" else row.tolist()
+        data.append(EmbeddingItem(index=index, embedding=encoded))
+    return EmbeddingList(model=body.model, data=data, usage=EmbeddingUsage(prompt_tokens=tokens, total_tokens=tokens))
 
 
 @router.post("/v1/ratings")
-async def rate(request: Request, asked: RatingRequest) -> Rated:
-    """Keep what a user thought of an answer that the same key got; the last word counts."""
+async def rate(request: Request, body: RatingRequest) -> Rated:
+    """Store a rating of an answer that the same key received. A later rating replaces an earlier one."""
     service, key = service_of(request), request.state.key
-    collection, _, number = asked.rating.rpartition("/")
-    model = service.served.find(key, collection) if collection else None
-    if model is None or not number.isdecimal() or len(number) > 18:  # SQLite's integers
-        raise not_found("rating", asked.rating)
-    await service.served.run(_rate, model.rag, key, int(number), asked)
-    return Rated(rating=asked.rating, thumbs=asked.thumbs)
+    collection, _, number = body.rating.rpartition("/")
+    target = service.served.find(key, collection) if collection else None
+    if target is None or not number.isdecimal() or len(number) > _MAX_ID_DIGITS:
+        raise not_found("rating", body.rating)
+    log = target.rag.log
 
+    def store_rating() -> None:
+        # The answer is the key's own if its handle had the group that no other key has.
+        if log is None or key.own_group not in (log.entry(int(number)).groups or ()):
+            raise not_found("rating", body.rating)
+        log.rate(int(number), body.thumbs, body.correction)
 
-def _embedded(embedder: Embedder, texts: list[str], what: str) -> tuple[Vectors, int]:
-    """The vectors, as little-endian float32; and how many tokens they are of."""
-    vectors = embedder.embed_queries(texts) if what == "query" else embedder.embed_passages(texts)
-    return np.ascontiguousarray(vectors, dtype="<f4"), sum(map(len, embedder.tokenize(texts)))
-
-
-def _rate(rag: Rag, key: Key, number: int, asked: RatingRequest) -> None:
-    """An entry is a key's own where its handle had the group that no other key has."""
     try:
-        if rag.log is None or key.own_group not in (rag.log.entry(number).groups or ()):
-            raise not_found("rating", asked.rating)
-        rag.log.rate(number, asked.thumbs, asked.correction)
+        await service.served.run(store_rating)
     except LogError as error:
-        raise not_found("rating", asked.rating) from error
+        raise not_found("rating", body.rating) from error
+    return Rated(rating=body.rating, thumbs=body.thumbs)

@@ -1,7 +1,6 @@
-"""What is served: collections, each with one or several readers, and the turns at each reader.
+"""The served models: collections, each with one or more readers, and a queue per reader.
 
-Whoever asks gets a handle restricted to the groups of its key; the owner's is nowhere but in the function that makes
-these.
+Requests get a handle that is restricted to the groups of their key. Nothing here keeps the owner's handle.
 """
 
 from __future__ import annotations
@@ -22,49 +21,49 @@ from ragfm.core.registry import plugin_and_model
 from ragfm.core.types import Message
 from ragfm.generation.readers import reader_options
 from ragfm.rag import Rag
-from ragfm.server.fair_queue import Turns
+from ragfm.server.fair_queue import FairQueue
 
 if TYPE_CHECKING:
     from ragfm.core.config import Settings
     from ragfm.core.types import Reader
     from ragfm.server.api_keys import Key
 
-__all__ = ["Model", "Served", "collection_name"]
+__all__ = ["Model", "ServedModels", "collection_name"]
 
 T = TypeVar("T")
-NOBODY: frozenset[str] = frozenset()
-_SEARCHES = 4  # at once: they share the processor with the readers
-_SPARE_THREADS = 8  # beside one for each turn
+_NO_GROUPS: frozenset[str] = frozenset()
+_SEARCH_SLOTS = 4  # searches share the processor with the readers
+_SPARE_THREADS = 8
 
 
 @dataclass(frozen=True, slots=True)
 class Model:
-    """A collection and a reader, as clients name it: `handbook` for the default reader, `handbook:small` for another.
+    """A collection with a reader: `handbook` with the default reader, `handbook:small` with another one.
 
-    `rag` sees what is open to all; `for_key` gives the one that a key gets.
+    `rag` sees what is open to all. `for_key` returns the one for a key.
     """
 
     name: str
     collection: str
     as_groups: Callable[[Set[str]], Collection] = field(repr=False)
     rag: Rag
-    turns: Turns
+    queue: FairQueue
 
     def handle(self, key: Key) -> Collection:
         """The collection as a key sees it."""
-        return self.as_groups(key.sees)
+        return self.as_groups(key.visible_groups)
 
     def for_key(self, key: Key) -> Rag:
-        """The same reader over what a key sees."""
+        """The reader over what a key sees."""
         return self.rag.with_options(collection=self.handle(key))
 
 
-class Served:
-    """All models, and the threads in which they work.
+class ServedModels:
+    """All models, and the thread pool for their work.
 
-    `collections` are names and folders, `readers` names and what `load_reader` takes, or readers themselves; the first
-    one is that of a model that names none, by default the collection's own. `waiting` is how many requests may wait for
-    each reader, as long as none has to for much more than `seconds`.
+    `collections` are pairs of name and folder; `readers` are pairs of name and model, as `load_reader` takes it, or a
+    reader object. The first reader answers for a collection named alone; by default it is the collection's own.
+    `waiting` is the maximum number of requests in each queue, `seconds` the maximum time that they should wait.
     """
 
     def __init__(
@@ -77,74 +76,80 @@ class Served:
         seconds: float = 60.0,
     ) -> None:
         self.since = int(time.time())
-        self._queue = waiting, seconds
-        self._readers: dict[str, tuple[Reader, Turns]] = {}
-        """By what they are made of: a model that several collections use is loaded once."""
+        self._queue_limits = waiting, seconds
+        # By model and options: collections with the same reader share it.
+        self._readers: dict[str, tuple[Reader, FairQueue]] = {}
         self.models: dict[str, Model] = {}
         self.folders: dict[str, Path] = {}
         for name, folder in collections:
             if name in self.folders:
-                raise ConfigError(f"Two collections are called {name!r}.", "Name one otherwise: -c NAME=DIR.")
+                raise ConfigError(f"Two collections are named {name!r}.", "Rename one with `-c NAME=DIR`.")
             as_groups = Collection.open(folder).as_groups
-            as_groups(NOBODY).status()  # raises where there is none, before anybody asks
-            self.folders[name] = as_groups(NOBODY).path
-            for at, (label, reader) in enumerate(readers):
-                model = self._model(name, as_groups, reader, adapter)
-                names = [name] if not label else [f"{name}:{label}"] if at else [name, f"{name}:{label}"]
-                self.models |= {called: replace(model, name=called) for called in names}
-        self.searches = Turns(_SEARCHES, *self._queue)
-        slots = sum(turns.most_running for _, turns in self._readers.values())
-        self._threads = ThreadPoolExecutor(slots + _SEARCHES + _SPARE_THREADS, thread_name_prefix="ragfm-serve")
+            as_groups(_NO_GROUPS).status()  # raises if there is no collection
+            self.folders[name] = as_groups(_NO_GROUPS).path
+            for i, (label, reader) in enumerate(readers):
+                model = self._load_model(name, as_groups, reader, adapter)
+                names = [name] if i == 0 else []
+                if label:
+                    names.append(f"{name}:{label}")
+                self.models |= {alias: replace(model, name=alias) for alias in names or [name]}
+        self.search_queue = FairQueue(_SEARCH_SLOTS, *self._queue_limits)
+        slots = sum(queue.slots for _, queue in self._readers.values())
+        self._threads = ThreadPoolExecutor(slots + _SEARCH_SLOTS + _SPARE_THREADS, thread_name_prefix="ragfm-serve")
 
     def for_key(self, key: Key) -> Iterator[Model]:
-        """The models that a key may ask, those of default readers first."""
-        yield from (model for model in self.models.values() if key.may_ask(model.collection))
+        """The models that a key may use."""
+        yield from (model for model in self.models.values() if key.may_use(model.collection))
 
     def find(self, key: Key, name: str | None) -> Model | None:
-        """A key's model of that name; its first one where none is named."""
-        return next((model for model in self.for_key(key) if name in (None, model.name)), None)
+        """The key's model of that name, by default its first one."""
+        for model in self.for_key(key):
+            if name in (None, model.name):
+                return model
+        return None
 
     @property
-    def turns(self) -> list[Turns]:
-        """Those at each reader, and those at searching."""
-        return [self.searches, *(turns for _, turns in self._readers.values())]
+    def queues(self) -> list[FairQueue]:
+        """The queue for searches, then one for each reader."""
+        return [self.search_queue, *(queue for _, queue in self._readers.values())]
 
-    async def run(self, function: Callable[..., T], *arguments: object) -> T:
-        """What a function gives that takes its time, run in a thread."""
-        return await asyncio.get_running_loop().run_in_executor(self._threads, partial(function, *arguments))
+    async def run(self, function: Callable[..., T], *args: object) -> T:
+        """Call a blocking function in a thread."""
+        return await asyncio.get_running_loop().run_in_executor(self._threads, partial(function, *args))
 
     def warm_up(self) -> None:
-        """Load every reader and embedder, so that the first question doesn't wait for them."""
+        """Load all readers and embedders, so that the first request does not wait for them."""
         for reader, _ in self._readers.values():
             reader.count_tokens([Message("user", "warm")])
         for model in {model.collection: model for model in self.models.values()}.values():
             model.rag.collection.embedder.embed_queries(["warm"])
 
     def close(self) -> None:
-        """End the threads, once they have done what they are at."""
+        """Stop the threads after their current work."""
         self._threads.shutdown(wait=False, cancel_futures=True)
 
-    def _model(
+    def _load_model(
         self, name: str, as_groups: Callable[[Set[str]], Collection], reader: str | Reader | None, adapter: str | None
     ) -> Model:
-        rag = Rag(as_groups(NOBODY), reader=reader, adapter=adapter)
-        made_of = _made_of(reader or rag.reader_name, rag.collection.settings)
-        if made_of not in self._readers:
-            self._readers[made_of] = (rag.base_reader, Turns(getattr(rag.base_reader, "slots", 1), *self._queue))
-        shared, turns = self._readers[made_of]
-        rag = rag.with_options(reader=shared)
-        return Model(name, name, as_groups, rag, turns)
+        rag = Rag(as_groups(_NO_GROUPS), reader=reader, adapter=adapter)
+        identity = _reader_identity(reader or rag.reader_name, rag.collection.settings)
+        if identity not in self._readers:
+            queue = FairQueue(getattr(rag.base_reader, "slots", 1), *self._queue_limits)
+            self._readers[identity] = (rag.base_reader, queue)
+        shared, queue = self._readers[identity]
+        return Model(name, name, as_groups, rag.with_options(reader=shared), queue)
 
 
-def _made_of(reader: str | Reader, settings: Settings) -> str:
-    """What readers that are the same have in common: the model and all options."""
+def _reader_identity(reader: str | Reader, settings: Settings) -> str:
+    """A string that is equal for readers with the same model and options."""
     if not isinstance(reader, str):
         return f"object {id(reader)}"
     plugin, model = plugin_and_model("readers", reader)
-    return repr((plugin, os.path.realpath(model) if Path(model).exists() else model, reader_options(reader, settings)))
+    path = os.path.realpath(model) if Path(model).exists() else model
+    return repr((plugin, path, reader_options(reader, settings)))
 
 
 def collection_name(folder: str | Path) -> str:
-    """What a collection is called that nobody has named: as its folder, or where that is hidden, as the one above."""
+    """The default name of a collection: its folder's, or the parent folder's if it is hidden."""
     path = Path(folder).resolve()
     return path.parent.name if path.name.startswith(".") else path.name

@@ -1,9 +1,9 @@
-"""Uploads, as files in the collection's folder: what was acknowledged lies there, whole, before it is indexed.
+"""Uploads as files in the collection's folder. An acknowledged upload is stored completely before it is indexed.
 
-    uploads/3f9c51d2a07be846/report.pdf         one folder for each, so that nobody learns of another's names
-    uploads/3f9c51d2a07be846/.ragfm-access      the groups that may see it, the uploader's own first
+    uploads/3f9c51d2a07be846/report.pdf         a folder for each upload, so that names are not visible to others
+    uploads/3f9c51d2a07be846/.ragfm-access      the groups that may see it, the uploader's own group first
 
-The folder is a source of its own, called `.uploads`: `ragfm ingest` without arguments brings it in as any other.
+The folder is a source named `.uploads`, which `ragfm ingest` without arguments syncs like any other.
 """
 
 from __future__ import annotations
@@ -23,37 +23,38 @@ from pathlib import Path
 from typing import BinaryIO
 
 from ragfm.core.durable_files import sync_folder
-from ragfm.server.api_keys import OWN
+from ragfm.server.api_keys import OWN_GROUP_PREFIX
 from ragfm.store.collection_store import UPLOADS, UPLOADS_SOURCE
 
-__all__ = ["NoRoomError", "Upload", "Uploads"]
+__all__ = ["Upload", "UploadQuotaError", "Uploads", "safe_file_name", "upload_id"]
 
-_ACCESS = ".ragfm-access"
+_ACCESS_FILE = ".ragfm-access"
 _ID = re.compile(r"[0-9a-f]{16}")
-_LONGEST = 150  # characters of a name
-_OVERHEAD = 12 * 2**10  # bytes: a folder, and a file that says who may see it
-_UNFIT = re.compile(r'[\x00-\x1f\x7f/\\<>:"|?*]')
+_MAX_NAME_CHARACTERS = 150
+_MAX_SUFFIX_CHARACTERS = 20
+_OVERHEAD_BYTES = 12 * 2**10  # of the folder and its access file
+_UNSAFE_CHARACTERS = re.compile(r'[\x00-\x1f\x7f/\\<>:"|?*]')
 
 
 @dataclass(frozen=True, slots=True)
 class Upload:
-    """A file that was uploaded: its address, the group of the key that it was uploaded with, and the room it takes."""
+    """An uploaded file. `owner` is the own group of the uploading key, `bytes` its size on disk with its folder."""
 
     uri: str
     owner: str
     bytes: int
 
-    def holds(self, uri: str) -> bool:
-        """Whether a document is the upload, or lies in it."""
+    def contains(self, uri: str) -> bool:
+        """Whether a document is the upload or part of it."""
         return uri == self.uri or uri.startswith(f"{self.uri}/")
 
 
-class NoRoomError(Exception):
-    """An owner's uploads take so many bytes that there is no room for one of `wanted` bytes more."""
+class UploadQuotaError(Exception):
+    """An owner's uploads use `used` bytes, and there is no room for `size` more."""
 
-    def __init__(self, taken: int, wanted: int) -> None:
-        super().__init__(f"{taken:,} bytes are taken, and {wanted:,} more are wanted")
-        self.taken, self.wanted = taken, wanted
+    def __init__(self, used: int, size: int) -> None:
+        super().__init__(f"{used:,} bytes are used, and {size:,} more are needed")
+        self.used, self.size = used, size
 
 
 class Uploads:
@@ -62,122 +63,116 @@ class Uploads:
     def __init__(self, collection: Path) -> None:
         self.folder = collection / UPLOADS
         self._lock = threading.Lock()
-        self._known: dict[str, Upload] = {}
-        """By number, those that were read: an upload never changes."""
-        self._coming: Counter[str] = Counter()
-        """By owner, the bytes of those that are being written."""
+        self._cache: dict[str, Upload] = {}  # by id; an upload never changes
+        self._reserved: Counter[str] = Counter()  # by owner, bytes of the uploads being written
 
-    def store(self, file: BinaryIO, name: str, groups: list[str], *, most: float = math.inf) -> Upload:
-        """Keep a file, for these groups, the uploader's own first. When this returns, no crash can lose it.
+    def store(self, file: BinaryIO, name: str, groups: list[str], *, max_bytes: float = math.inf) -> Upload:
+        """Store a file for these groups, the uploader's own group first. After the return no crash can lose it.
 
-        Raises NoRoomError where all that the uploader has would take more than `most` bytes.
+        Raises UploadQuotaError if all uploads of the owner would use more than `max_bytes`.
         """
+        owner = groups[0]
         file.seek(0, os.SEEK_END)
-        taken = _taken_by(file.tell())
+        size = file.tell() + _OVERHEAD_BYTES
         file.seek(0)
-        with self._room(groups[0], taken, most):
-            return Upload(self._store(file, name, groups), groups[0], taken)
-
-    def _store(self, file: BinaryIO, name: str, groups: list[str]) -> str:
-        self.folder.mkdir(exist_ok=True)
-        number, named = secrets.token_hex(8), fit_name(name)
-        making = self.folder / f".{number}"
-        making.mkdir(mode=0o700)
-        try:
-            _write(making / _ACCESS, "\n".join(groups).encode())
-            with (making / named).open("xb") as kept:
-                shutil.copyfileobj(file, kept, 2**20)
-                kept.flush()
-                os.fsync(kept.fileno())
-            sync_folder(making)
-            making.rename(self.folder / number)
-        except BaseException:
-            shutil.rmtree(making, ignore_errors=True)
-            raise
-        sync_folder(self.folder)
-        sync_folder(self.folder.parent)
-        return f"{UPLOADS_SOURCE}/{number}/{named}"
+        with self._reserve(owner, size, max_bytes):
+            self.folder.mkdir(exist_ok=True)
+            number, file_name = secrets.token_hex(8), safe_file_name(name)
+            temporary = self.folder / f".{number}"
+            temporary.mkdir(mode=0o700)
+            try:
+                with (temporary / _ACCESS_FILE).open("xb") as access:
+                    access.write("\n".join(groups).encode())
+                    access.flush()
+                    os.fsync(access.fileno())
+                with (temporary / file_name).open("xb") as copy:
+                    shutil.copyfileobj(file, copy, 2**20)
+                    copy.flush()
+                    os.fsync(copy.fileno())
+                sync_folder(temporary)
+                temporary.rename(self.folder / number)
+            except BaseException:
+                shutil.rmtree(temporary, ignore_errors=True)
+                raise
+            sync_folder(self.folder)
+            sync_folder(self.folder.parent)
+        return Upload(f"{UPLOADS_SOURCE}/{number}/{file_name}", owner, size)
 
     @contextmanager
-    def _room(self, owner: str, wanted: int, most: float) -> Iterator[None]:
-        """Keep room for an upload until it is there."""
+    def _reserve(self, owner: str, size: int, max_bytes: float) -> Iterator[None]:
         with self._lock:
-            taken = self._coming[owner] + sum(upload.bytes for upload in self.of(owner))
-            if taken + wanted > most:
-                raise NoRoomError(taken, wanted)
-            self._coming[owner] += wanted
+            used = self._reserved[owner] + sum(upload.bytes for upload in self.owned_by(owner))
+            if used + size > max_bytes:
+                raise UploadQuotaError(used, size)
+            self._reserved[owner] += size
         try:
             yield
         finally:
             with self._lock:
-                self._coming[owner] -= wanted
+                self._reserved[owner] -= size
 
     def find(self, uri: str) -> Upload | None:
-        """The upload that a document is, or lies in."""
-        number = number_of(uri)
-        found = self._read(self.folder / number) if number else None
-        return found if found and found.holds(uri) else None
+        """The upload that a document is or is part of."""
+        number = upload_id(uri)
+        upload = self._read(self.folder / number) if number else None
+        return upload if upload and upload.contains(uri) else None
 
-    def of(self, owner: str) -> Iterator[Upload]:
-        """The uploads of a key's own group, in order of address."""
+    def owned_by(self, owner: str) -> Iterator[Upload]:
+        """The uploads of a key's own group, in order of URI."""
         yield from (upload for upload in self.all() if upload.owner == owner)
 
     def all(self) -> Iterator[Upload]:
-        """All uploads, in order of address."""
+        """All uploads in order of URI."""
         try:
             names = sorted(entry.name for entry in os.scandir(self.folder) if _ID.fullmatch(entry.name))
         except FileNotFoundError:
             names = []
-        known = self._known
-        found = {name: upload for name in names if (upload := known.get(name) or self._read(self.folder / name))}
-        self._known = found
-        yield from found.values()
+        cache, uploads = self._cache, dict[str, Upload]()
+        for name in names:
+            upload = cache.get(name) or self._read(self.folder / name)
+            if upload:
+                uploads[name] = upload
+        self._cache = uploads
+        yield from uploads.values()
 
     def remove(self, upload: Upload) -> None:
-        """Delete an upload's file, for good."""
-        going = self.folder / f".{secrets.token_hex(8)}"
-        (self.folder / str(number_of(upload.uri))).rename(going)
+        """Delete an upload's file. Raises FileNotFoundError if it does not exist."""
+        removed = self.folder / f".{secrets.token_hex(8)}"
+        (self.folder / str(upload_id(upload.uri))).rename(removed)
         sync_folder(self.folder)
-        shutil.rmtree(going)
+        shutil.rmtree(removed)
 
-    def clean(self) -> None:
-        """Delete what a crash has left half done: nobody was told that it is there, or that it has gone."""
+    def remove_incomplete(self) -> None:
+        """Delete what a crash left of an unfinished upload or deletion, neither of which was acknowledged."""
         for folder in self.folder.glob(".*") if self.folder.exists() else ():
             shutil.rmtree(folder, ignore_errors=True)
 
     def _read(self, folder: Path) -> Upload | None:
         try:
-            file = next((entry for entry in folder.iterdir() if entry.name != _ACCESS), None)
-            owner = (folder / _ACCESS).read_text(encoding="utf-8").split("\n", 1)[0]
-            if file is None or not owner.startswith(OWN):
+            owner = (folder / _ACCESS_FILE).read_text(encoding="utf-8").split("\n", 1)[0]
+            files = [entry for entry in folder.iterdir() if entry.name != _ACCESS_FILE]
+            if not files or not owner.startswith(OWN_GROUP_PREFIX):
                 return None
-            return Upload(f"{UPLOADS_SOURCE}/{folder.name}/{file.name}", owner, _taken_by(file.stat().st_size))
-        except OSError:  # removed meanwhile
+            size = files[0].stat().st_size + _OVERHEAD_BYTES
+            return Upload(f"{UPLOADS_SOURCE}/{folder.name}/{files[0].name}", owner, size)
+        except OSError:  # removed by another request
             return None
 
 
-def _taken_by(size: int) -> int:
-    """The room that a file of so many bytes takes, with its folder: many small ones take some, too."""
-    return size + _OVERHEAD
-
-
-def number_of(uri: str) -> str | None:
-    """The number of the upload that a document is, or lies in; None where it is none."""
+def upload_id(uri: str) -> str | None:
+    """The id of the upload that a document is or is part of; None for other documents."""
     source, _, rest = uri.partition("/")
     number = rest.partition("/")[0]
     return number if source == UPLOADS_SOURCE and _ID.fullmatch(number) else None
 
 
-def fit_name(name: str) -> str:
-    """A file's name without what a path could be made of; it is never hidden, never too long, never empty."""
-    fit = _UNFIT.sub("_", unicodedata.normalize("NFC", name.replace("\\", "/").rsplit("/", 1)[-1]))
-    stem, dot, suffix = fit.encode("utf-8", "replace").decode().strip(". ").rpartition(".")
-    stem, suffix = (stem, f".{suffix[:20]}") if dot else (suffix, "")
-    return f"{stem.strip()[: _LONGEST - len(suffix)] or 'document'}{suffix}"
-
-
-def _write(path: Path, data: bytes) -> None:
-    with path.open("xb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
+def safe_file_name(name: str) -> str:
+    """A file name without path separators and special characters. It is not hidden, not too long and not empty."""
+    base = unicodedata.normalize("NFC", name.replace("\\", "/").rsplit("/", 1)[-1])
+    base = _UNSAFE_CHARACTERS.sub("_", base).encode("utf-8", "replace").decode().strip(". ")
+    stem, dot, suffix = base.rpartition(".")
+    if dot:
+        suffix = f".{suffix[:_MAX_SUFFIX_CHARACTERS]}"
+    else:
+        stem, suffix = suffix, ""
+    return f"{stem.strip()[: _MAX_NAME_CHARACTERS - len(suffix)] or 'document'}{suffix}"

@@ -1,4 +1,4 @@
-"""uvicorn, as it is run: slow and huge heads are cut off, and SIGTERM lets what runs come to its end."""
+"""Runs uvicorn with limits on request heads and a graceful shutdown on SIGTERM."""
 
 from __future__ import annotations
 
@@ -23,90 +23,110 @@ if TYPE_CHECKING:
 __all__ = ["Server"]
 
 HEAD_SECONDS = 10.0
-"""How long the head of a request may take to come, from its first byte or the connection's beginning."""
-_HEAD_BYTES = 32 * 2**10
-_DRAIN = 30.0  # seconds that running answers have once the server is to end
-_CLEAR = 5.0  # seconds more for saying that there is no more time
+"""Time limit for a request's head, from its first byte or from the start of the connection."""
+_MAX_HEAD_BYTES = 32 * 2**10
+_DRAIN_SECONDS = 30.0
+_REPORT_SECONDS = 5.0  # after the drain, to tell clients that their answers are cut off
 
 
 class Server(uvicorn.Server):
-    """Serves an application. `told` is called with the address once it listens; `run` returns when it has ended."""
+    """Serves an application. `run` returns when the server has ended.
+
+    `drain` is the time in seconds that running answers have on shutdown. `on_listening` is called with the server's
+    address.
+    """
 
     def __init__(
-        self, app: FastAPI, *, host: str, port: int, drain: float = _DRAIN, told: Callable[[str], None] = lambda _: None
+        self,
+        app: FastAPI,
+        *,
+        host: str,
+        port: int,
+        drain: float = _DRAIN_SECONDS,
+        on_listening: Callable[[str], None] = lambda _: None,
     ) -> None:
         self._service: Service = app.state.service
-        self._drain, self._told = drain, told
-        super().__init__(uvicorn.Config(
-            app, host=host, port=port, http=_Protocol, ws="none", loop="asyncio", log_config=None, access_log=False,
-            server_header=False, h11_max_incomplete_event_size=_HEAD_BYTES, timeout_keep_alive=30,
-            timeout_graceful_shutdown=round(drain + _CLEAR),
-        ))  # fmt: skip
+        self._drain, self._on_listening = drain, on_listening
+        config = uvicorn.Config(
+            app,
+            host=host,
+            port=port,
+            http=_Protocol,
+            ws="none",
+            loop="asyncio",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            h11_max_incomplete_event_size=_MAX_HEAD_BYTES,
+            timeout_keep_alive=30,
+            timeout_graceful_shutdown=round(drain + _REPORT_SECONDS),
+        )
+        super().__init__(config)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """The first signal ends the server when all have their answers, the second one at once."""
+        """Shut down gracefully on the first signal and at once on the second."""
         self.force_exit = self.should_exit
         self.should_exit = True
 
     async def startup(self, sockets: Any = None) -> None:
-        """Listen, and tell where. Raises ConfigError where that can't be done."""
+        """Listen and report the address. Raises ConfigError if the server cannot listen."""
         try:
             await super().startup(sockets)
-        except SystemExit as error:  # uvicorn's own, whose code would mean something else here
-            where = f"{self.config.host}:{self.config.port}"
-            raise ConfigError(f"The server can't listen at {where}.", "Take another --host or --port.") from error
+        except SystemExit as error:  # raised by uvicorn
+            address = f"{self.config.host}:{self.config.port}"
+            raise ConfigError(f"The server cannot listen at {address}.", "Use another --host or --port.") from error
         if self.started:
             host, port = self.servers[0].sockets[0].getsockname()[:2]
-            self._told(f"http://{f'[{host}]' if ':' in host else host}:{port}")
+            self._on_listening(f"http://{f'[{host}]' if ':' in host else host}:{port}")
 
     async def shutdown(self, sockets: Any = None) -> None:
-        """Take no more connections, and end the answers that run when the time is over."""
+        """Accept no more connections, and end the running answers after the drain time."""
         asyncio.get_running_loop().call_later(self._drain, self._service.stop)
         await super().shutdown(sockets)
 
     def run(self, sockets: Any = None) -> None:
-        """Serve until a signal comes."""
+        """Serve until a signal arrives."""
         with suppress(ValueError, OSError):  # each connection is an open file
-            _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-            resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+            _, hard_limit = resource.getrlimit(resource.RLIMIT_NOFILE)
+            resource.setrlimit(resource.RLIMIT_NOFILE, (hard_limit, hard_limit))
         super().run(sockets)
 
 
 class _Protocol(H11Protocol):
-    """HTTP/1.1 with a limit on how long a head may take: uvicorn waits for ever for the rest of one."""
+    """HTTP/1.1 with a time limit for a request's head, which uvicorn lacks."""
 
-    def __init__(self, *arguments: Any, **named: Any) -> None:
-        super().__init__(*arguments, **named)
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
         self._deadline: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        self._expect_head()
+        self._start_deadline()
 
     def data_received(self, data: bytes) -> None:
         if self._deadline is None and self._idle:
-            self._expect_head()
+            self._start_deadline()
         super().data_received(data)
         if not self._idle:
-            self._forget_deadline()
+            self._cancel_deadline()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._forget_deadline()
+        self._cancel_deadline()
         super().connection_lost(exc)
 
     @property
     def _idle(self) -> bool:
-        """Whether no request is being answered, so that what comes is the head of the next."""
+        """Whether no request is running, so that the next bytes belong to a head."""
         return self.cycle is None or self.cycle.response_complete
 
-    def _expect_head(self) -> None:
-        self._deadline = self.loop.call_later(HEAD_SECONDS, self._cut_off)
+    def _start_deadline(self) -> None:
+        self._deadline = self.loop.call_later(HEAD_SECONDS, self._abort_if_idle)
 
-    def _forget_deadline(self) -> None:
+    def _cancel_deadline(self) -> None:
         if self._deadline is not None:
             self._deadline.cancel()
             self._deadline = None
 
-    def _cut_off(self) -> None:
+    def _abort_if_idle(self) -> None:
         if self._idle:
             self.transport.abort()

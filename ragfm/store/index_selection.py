@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 import os
 
-from ragfm.models.hardware import cgroup_limits
+from ragfm.models.hardware import cgroup_memory_limits
 
 _KINDS = ("faiss-flat", "faiss-hnsw", "faiss-ivf")
 _FLAT_NUMBERS = 20_000_000  # that are compared exactly in 4 ms: 52,000 vectors of 384 dimensions
@@ -51,7 +51,7 @@ def index_bytes(kind: str, count: int, dim: int) -> int:
 def default_memory() -> int:
     """What an index may take where nothing is set, in bytes: a quarter of the memory that this process may use."""
     physical = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    return int(_SHARE * min([physical, *(int(file.read_text(encoding="utf-8")) for file in cgroup_limits())]))
+    return int(_SHARE * min([physical, *(int(file.read_text(encoding="utf-8")) for file in cgroup_memory_limits())]))
 
 
 def _fitting(count: int, dim: int, memory_bytes: int) -> str:

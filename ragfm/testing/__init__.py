@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Literal
 
 from ragfm.core.errors import TooLongError
 from ragfm.core.types import Message, Sampling, Scalar, Stream, Usage
-from ragfm.generation.readers import completion_room, speak
+from ragfm.generation.readers import completion_limit, stream_until_stop
 from ragfm.testing.connector_contract import check_connector
 from ragfm.testing.embedder_contract import check_embedder
 from ragfm.testing.index_contract import check_vector_index
@@ -140,7 +140,7 @@ class ScriptedReader:
     def stream(self, messages: Sequence[Message], sampling: Sampling = Sampling()) -> Stream:
         """The next answer of the script."""
         prompt_tokens = self.count_tokens(messages)
-        limit = completion_room(prompt_tokens, self.context_tokens, sampling.max_tokens)
+        limit = completion_limit(prompt_tokens, self.context_tokens, sampling.max_tokens)
         with self._lock:
             self.prompts.append(tuple(messages))
             turn = len(self.prompts) - 1
@@ -151,5 +151,5 @@ class ScriptedReader:
 def _recite(
     text: str, prompt_tokens: int, limit: int, stop: Sequence[str]
 ) -> Generator[str, None, tuple[Usage, Literal["stop", "length"]]]:
-    tokens, reason = yield from speak(iter(re.findall(r"\s*\S+\s*$|\s*\S+", text)), limit, stop)
+    tokens, reason = yield from stream_until_stop(iter(re.findall(r"\s*\S+\s*$|\s*\S+", text)), limit, stop)
     return Usage(prompt_tokens, 0, tokens), reason

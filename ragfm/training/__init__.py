@@ -11,7 +11,7 @@ from __future__ import annotations
 from ragfm.training.dataset import Dataset, Recipe, with_examples, write_dataset
 from ragfm.training.examples import Example, read_examples
 from ragfm.training.held_out import HeldOut, held_out
-from ragfm.training.log_examples import judged, logged_examples
+from ragfm.training.log_examples import logged_examples, rated_entries
 from ragfm.training.raft import build_examples
 
 __all__ = [
@@ -21,8 +21,8 @@ __all__ = [
     "Recipe",
     "build_examples",
     "held_out",
-    "judged",
     "logged_examples",
+    "rated_entries",
     "read_examples",
     "with_examples",
     "write_dataset",

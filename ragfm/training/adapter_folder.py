@@ -12,11 +12,11 @@ from ragfm import __version__
 from ragfm.core.durable_files import sync_file, sync_folder, write_durably
 from ragfm.core.errors import DataError
 from ragfm.core.output_folder import make_output
-from ragfm.evaluation.html_report import all_settings, page
+from ragfm.evaluation.html_report import html_page, settings_section
 from ragfm.evaluation.plots import lines
 from ragfm.generation.prompt import prompt_fingerprint
-from ragfm.models.adapters import CHECKPOINT, RECORD, AdapterRecord, learned_sha256
-from ragfm.models.model_lookup import no_progress_bar
+from ragfm.models.adapters import CHECKPOINT, RECORD, AdapterRecord, trained_weights_sha256
+from ragfm.models.model_lookup import hide_progress_bar
 from ragfm.training.base_model import Base
 from ragfm.training.checkpoint import BEST, saving
 from ragfm.training.trainer import Training
@@ -40,7 +40,7 @@ def finish(
         method=training.settings.method.method,
         base={"name": base.name, "sha256": base.sha256},
         prompt=str(card.get("prompt") or prompt_fingerprint()),
-        weights=learned_sha256(folder),
+        weights=trained_weights_sha256(folder),
         data=card,
         settings=training.facts,
         numbers=numbers,
@@ -62,7 +62,7 @@ def save_model(model: Any, base: Base, folder: Path, *, whole: bool) -> None:
     try:
         with saving(folder):
             if whole:
-                with no_progress_bar():
+                with hide_progress_bar():
                     plain(model).save_pretrained(new)
                 base.tokenizer.save_pretrained(new)
             else:
@@ -110,6 +110,6 @@ def render_page(training: Training, record: AdapterRecord) -> str:
         f"{numbers['seconds']:.0f} s"
     )
     about = {"numbers": dict(numbers), "settings": dict(record.settings), "data": dict(record.data)}
-    return page(title, [f"<h1>{escape(title)}</h1>", f'<p class="dim">{escape(told)}</p>',
+    return html_page(title, [f"<h1>{escape(title)}</h1>", f'<p class="dim">{escape(told)}</p>',
                         "<h2>Loss of a completion's token</h2>", lines(series, "step", "Loss by step"),
-                        "<h2>How it was run</h2>", all_settings(about)])  # fmt: skip
+                        "<h2>How it was run</h2>", settings_section(about)])  # fmt: skip

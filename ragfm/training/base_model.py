@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from ragfm.core.errors import DamagedModelError, MissingExtraError, UnsupportedError
 from ragfm.core.types import Message
-from ragfm.models.model_lookup import find_model, no_progress_bar, weights_sha256
+from ragfm.models.model_lookup import find_model, hide_progress_bar, weights_sha256
 from ragfm.training.examples import Example
 
 _WORD = "ANSWER"
@@ -42,7 +42,7 @@ class Base:
         if four_bit:
             options["quantization_config"] = self._four_bit()
         try:
-            with no_progress_bar(gguf=self.path.is_file()):
+            with hide_progress_bar(gguf=self.path.is_file()):
                 self.tokenizer = AutoTokenizer.from_pretrained(folder, **{k: options[k] for k in options
                                                                           if k != "quantization_config"})  # fmt: skip
                 model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, use_safetensors=True,

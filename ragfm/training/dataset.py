@@ -11,7 +11,7 @@ from hashlib import blake2b
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from ragfm.core.errors import DataError
-from ragfm.evaluation.answer_matching import normalised
+from ragfm.evaluation.answer_matching import normalise
 from ragfm.evaluation.question_sets import CORPUS
 from ragfm.generation.prompt import prompt_fingerprint
 from ragfm.training.examples import CARD, TRAIN, VALID, Example, digest, to_lines
@@ -81,7 +81,7 @@ def with_examples(
     `sources` are the card's for these, which stand behind those of the dataset; `held_out` is kept apart from all.
     """
     before = [*dataset.train, *dataset.valid] if dataset else []
-    by_question = {normalised(str(example.meta.get("question", at))): example
+    by_question = {normalise(str(example.meta.get("question", at))): example
                    for at, example in enumerate([*before, *examples])}  # fmt: skip
     card: dict[str, Any] = dict(dataset.card) if dataset else {"questions": 0, "reader": rag.reader_name}
     facts = {key: card[key] for key in card if key in ("questions", "asked", "reader", "limit")}

@@ -26,9 +26,9 @@ def merge_gguf(base: Path, adapter: Path, out: Path, quantisation: Quantisation)
         _write(base, _additions(adapter), whole)
         made = whole
         if quantisation != "f16":
-            from ragfm.generation.readers.weight_format import FORMS, quantize
+            from ragfm.generation.readers.weight_format import WEIGHT_FORMATS, quantize
 
-            made = quantize(whole, quantised, FORMS[quantisation.upper()])
+            made = quantize(whole, quantised, WEIGHT_FORMATS[quantisation.upper()])
         sync_file(made)
         made.replace(out)
     finally:

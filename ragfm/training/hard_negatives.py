@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from ragfm.core.durable_files import write_durably
 from ragfm.core.errors import DataError, TooLongError
 from ragfm.core.types import embedded_text
-from ragfm.evaluation.answer_matching import answered_by
+from ragfm.evaluation.answer_matching import passage_has_answer
 from ragfm.evaluation.question_sets import fingerprint
 from ragfm.store.filters import quoted
 from ragfm.training.grouping import linked
@@ -110,7 +110,7 @@ def _lessons(collection: Collection, question: Question) -> list[Lesson]:
     rights = [hit for hit in (_right(collection, question, uri, hits) for uri in sorted(uris)) if hit]
     texts = {_text(hit) for hit in rights}
     others = [replace(hit, text=_text(hit)) for hit in hits if hit.uri not in uris]
-    wrong = [hit.text for hit in others if not answered_by(hit, question, question.answers)]
+    wrong = [hit.text for hit in others if not passage_has_answer(hit, question, question.answers)]
     wrong = [text for text in dict.fromkeys(wrong) if text not in texts]
     return [Lesson(question.text, _text(hit), tuple(wrong)) for hit in rights]
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ragfm.evaluation.answer_matching import normalised
+from ragfm.evaluation.answer_matching import normalise
 from ragfm.evaluation.question_sets import fingerprint, load_questions
 
 if TYPE_CHECKING:
@@ -74,7 +74,7 @@ def held_out(paths: Sequence[str | Path]) -> HeldOut:
 
 def _plain(text: str) -> str:
     """As `normalised`, and without the punctuation and the soft hyphens of any typesetter."""
-    text = normalised(unicodedata.normalize("NFKC", text))
+    text = normalise(unicodedata.normalize("NFKC", text))
     return " ".join("".join(sign for sign in text if not unicodedata.category(sign).startswith(("P", "Cf"))).split())
 
 

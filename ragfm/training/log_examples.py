@@ -15,7 +15,7 @@ from ragfm.citations.decision import compose, ground
 from ragfm.citations.grounding import cite
 from ragfm.core.abstention import ABSTENTION, is_abstention
 from ragfm.core.errors import TooLongError
-from ragfm.evaluation.log_questions import judged, right_answer
+from ragfm.evaluation.log_questions import rated_entries, right_answer
 from ragfm.training.examples import Example
 from ragfm.training.held_out import HeldOut
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from ragfm.generation.answer_log import LogEntry
     from ragfm.rag import Rag
 
-__all__ = ["judged", "logged_examples", "outdated"]
+__all__ = ["logged_examples", "outdated", "rated_entries"]
 
 _DEEPER = 8  # times as many hits are looked at as are shown
 

@@ -19,7 +19,7 @@ import torch
 
 from ragfm.core.errors import ConfigError, MissingExtraError
 from ragfm.models.adapters import Method, read_record
-from ragfm.models.model_lookup import without_kernel_warning
+from ragfm.models.model_lookup import silence_kernel_warning
 
 RATES: dict[Method, float] = {
     "lora": 2e-4, "dora": 2e-4, "qlora": 2e-4, "prefix": 1e-2, "prompt": 1e-2, "ia3": 5e-3, "full": 2e-5,
@@ -75,7 +75,7 @@ def adapted(model: Any, settings: MethodSettings, name: str, start: str | None =
 
 def load_peft() -> Any:
     """The library. Raises MissingExtraError."""
-    without_kernel_warning()
+    silence_kernel_warning()
     # PEFT asks transformers by old names; nobody who trains or exports can act on it.
     warnings.filterwarnings("ignore", "`(is_gradient_checkpointing|past_key_values)` is deprecated", FutureWarning)
     try:

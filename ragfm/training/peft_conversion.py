@@ -17,8 +17,8 @@ from ragfm.models.adapters import (
     WEIGHTS,
     AdapterRecord,
     check_adapter,
-    learned_sha256,
     read_record,
+    trained_weights_sha256,
 )
 from ragfm.training.base_model import Base
 from ragfm.training.gguf_lora import LICENCE, Shape, gguf_to_peft
@@ -44,7 +44,7 @@ def to_peft(file: Path, base: Base, folder: Path) -> None:
     said = gguf_to_peft(file, folder, Shape.of(base.model.config), modules, base=base.name)
     beside = record_beside(file)
     record = AdapterRecord(
-        "lora", {"name": base.name, "sha256": base.sha256}, said[GGUF_PROMPT], learned_sha256(folder),
+        "lora", {"name": base.name, "sha256": base.sha256}, said[GGUF_PROMPT], trained_weights_sha256(folder),
         licence=said[LICENCE] or (beside.licence if beside else None),
     )  # fmt: skip
     write_durably(folder / RECORD, record.to_json())

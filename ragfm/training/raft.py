@@ -21,7 +21,7 @@ from ragfm.core.abstention import ABSTENTION
 from ragfm.core.errors import TooLongError
 from ragfm.core.text import sentence_spans
 from ragfm.core.types import embedded_text
-from ragfm.evaluation.answer_matching import answered_by, holds, is_verdict, normalised
+from ragfm.evaluation.answer_matching import contains_answer, is_yes_no, normalise, passage_has_answer
 from ragfm.evaluation.question_sets import Question, fingerprint
 from ragfm.store.filters import quoted
 from ragfm.training.dataset import Dataset, Form, Recipe, as_dataset, group_of
@@ -61,9 +61,9 @@ def build_examples(
     left_out, known = Counter[str](), set[str]()
     for number, question in enumerate(questions, 1):
         try:
-            if normalised(question.text) in known:
+            if normalise(question.text) in known:
                 raise _LeftOut("asked twice")
-            known.add(normalised(question.text))
+            known.add(normalise(question.text))
             examples.append(builder.example(question))
         except _LeftOut as why:
             left_out[str(why)] += 1
@@ -106,7 +106,7 @@ class _Builder:
             raise _LeftOut("held out: the document")
         chance = self._chance(question.id)
         answers = question.answers or tuple(self._spans(question))
-        verdict = is_verdict(answers)  # changed in a word, such a question often has another answer, but has one
+        verdict = is_yes_no(answers)  # changed in a word, such a question often has another answer, but has one
         if verdict and not question.gold:
             raise _LeftOut("yes or no, of no document")
         if question.unanswerable:
@@ -147,7 +147,7 @@ class _Builder:
         gold = next((p for p in prompt.shown if _is_gold(p, question, answers)), None)
         if gold is None:
             raise _LeftOut("its passage does not fit")
-        answer = next(answer for answer in answers if answered_by(gold, question, [answer]))
+        answer = next(answer for answer in answers if passage_has_answer(gold, question, [answer]))
         completion = _said(answer, gold, self._recipe.form)
         _, citations = ground(question.text, completion, prompt.shown)
         return self._made(question, prompt, completion, kind="answer", answers=list(answers),
@@ -157,7 +157,9 @@ class _Builder:
         chosen = self._passages(question, answers)
         shown = " ".join(embedded_text(hit.context, hit.text) for hit in chosen)
         for miss in near_misses(question.text, self._names, chance):
-            if miss.kind in ("opposite", "negation") or not holds(shown, [miss.put]):  # else it may be answered
+            if miss.kind in ("opposite", "negation") or not contains_answer(
+                shown, [miss.put]
+            ):  # else it may be answered
                 return self._abstaining(question, miss.text, chosen, f"near miss: {miss.kind}")
         return None
 
@@ -241,7 +243,7 @@ def _is_gold(hit: Hit, question: Question, answers: Sequence[str]) -> bool:
         and (gold.start is None or gold.end is None or (hit.start < gold.end and gold.start < hit.end))
         for gold in question.gold
     )
-    return about and answered_by(hit, question, answers)
+    return about and passage_has_answer(hit, question, answers)
 
 
 def _holds(hit: Hit, question: Question, answers: Sequence[str]) -> bool:
@@ -250,7 +252,7 @@ def _holds(hit: Hit, question: Question, answers: Sequence[str]) -> bool:
         gold.uri == hit.uri and gold.start is not None and gold.end is not None
         and hit.start < gold.end and gold.start < hit.end for gold in question.gold
     )  # fmt: skip
-    return overlapping or answered_by(replace(hit, text=embedded_text(hit.context, hit.text)), question, answers)
+    return overlapping or passage_has_answer(replace(hit, text=embedded_text(hit.context, hit.text)), question, answers)
 
 
 def _said(answer: str, gold: Hit, form: Form) -> str:
@@ -259,9 +261,9 @@ def _said(answer: str, gold: Hit, form: Form) -> str:
     body = body if _ABBREVIATION.search(body) else body.rstrip(" .,;:!?")
     if body.partition(" ")[0].islower():
         body = body[:1].upper() + body[1:]
-    if form == "quoted" and not is_verdict([answer]):
+    if form == "quoted" and not is_yes_no([answer]):
         sentences = (gold.text[start:end] for start, end in sentence_spans(gold.text))
-        sentence = next((" ".join(said.split()) for said in sentences if holds(said, [answer])), "")
+        sentence = next((" ".join(said.split()) for said in sentences if contains_answer(said, [answer])), "")
         if sentence and not _QUOTES & set(sentence):
             return f"{body}: “{sentence}” [{gold.n}]."
     return f"{body} [{gold.n}]."

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 import torch
 
-from ragfm.models.model_lookup import find_model, no_progress_bar, without_kernel_warning
+from ragfm.models.model_lookup import find_model, hide_progress_bar, silence_kernel_warning
 from ragfm.training.checkpoint import saving
 from ragfm.training.hard_negatives import Lesson
 
@@ -43,11 +43,11 @@ class EmbedderRanker:
     """
 
     def __init__(self, base: str, negatives: int) -> None:
-        without_kernel_warning()
+        silence_kernel_warning()
         from sentence_transformers import SentenceTransformer
         from sentence_transformers.sentence_transformer import losses
 
-        with no_progress_bar():
+        with hide_progress_bar():
             self.model = SentenceTransformer(str(find_model(base, "embedder")), local_files_only=True)
         self.negatives = negatives
         _without_attention_dropout(self.model)
@@ -66,7 +66,7 @@ class EmbedderRanker:
 
     def save(self, folder: Path) -> None:
         """As sentence-transformers reads it."""
-        with no_progress_bar(), saving(folder):
+        with hide_progress_bar(), saving(folder):
             self.model.save_pretrained(str(folder), create_model_card=False)
 
     def _features(self, texts: list[str], prompt: str) -> dict[str, Any]:
@@ -81,11 +81,11 @@ class CrossEncoderRanker:
     """
 
     def __init__(self, base: str, negatives: int) -> None:
-        without_kernel_warning()
+        silence_kernel_warning()
         from sentence_transformers import CrossEncoder
         from sentence_transformers.cross_encoder.losses import ListNetLoss
 
-        with no_progress_bar(), _without_report():
+        with hide_progress_bar(), _without_report():
             self.model = CrossEncoder(
                 str(find_model(base, "embedder" if base == "bundled" else "reranker")), num_labels=1,
                 activation_fn=torch.nn.Identity(), local_files_only=True,
@@ -104,7 +104,7 @@ class CrossEncoderRanker:
 
     def save(self, folder: Path) -> None:
         """As sentence-transformers reads it."""
-        with no_progress_bar(), saving(folder):
+        with hide_progress_bar(), saving(folder):
             self.model.save_pretrained(str(folder), create_model_card=False)
 
 

@@ -26,12 +26,12 @@ from ragfm.core.errors import DataError, LogError, UnsupportedError
 from ragfm.core.output_folder import make_output
 from ragfm.core.registry import plugin_and_model
 from ragfm.evaluation.answer_evaluation import evaluate_answers
-from ragfm.evaluation.answer_matching import normalised
-from ragfm.evaluation.log_questions import as_questions
+from ragfm.evaluation.answer_matching import normalise
+from ragfm.evaluation.log_questions import questions_from_log
 from ragfm.evaluation.question_sets import fingerprint, load_jsonl
-from ragfm.evaluation.retrieval_evaluation import collection_facts, content_of
+from ragfm.evaluation.retrieval_evaluation import collection_content, collection_facts
 from ragfm.evaluation.run_comparison import Difference, compare_runs
-from ragfm.evaluation.settings_file import calibration_keys, toml_writer, write_keys
+from ragfm.evaluation.settings_file import calibration_keys, import_tomlkit, write_keys
 from ragfm.generation.answer_log import AnswerLog
 from ragfm.generation.prompt import prompt_fingerprint
 from ragfm.models.adapters import GGUF, METHODS, RECORD, Method, read_record
@@ -43,7 +43,7 @@ from ragfm.training.base_model import Base
 from ragfm.training.dataset import Dataset, Recipe, with_examples, write_dataset
 from ragfm.training.examples import TRAIN, VALID, Example, digest, read_card, read_examples
 from ragfm.training.held_out import HeldOut, held_out
-from ragfm.training.log_examples import judged, logged_examples, outdated
+from ragfm.training.log_examples import logged_examples, outdated, rated_entries
 from ragfm.training.raft import build_examples
 from ragfm.training.trainer import Training, TrainSettings
 
@@ -103,7 +103,7 @@ def refresh(
     The collection is to be synced before. Raises DataError where there is nothing to learn or to test with,
     UnsupportedError for a reader that is not trained here, and MissingExtraError where ragfm.toml can't be written.
     """
-    toml_writer()
+    import_tomlkit()
     rag = Rag(collection)
     plugin, model = plugin_and_model("readers", rag.reader_name)
     if plugin not in _SERVES:
@@ -187,10 +187,10 @@ def inputs_of(collection: Collection, settings: RefreshSettings) -> dict[str, An
     questions, old = ([] if path is None else load_jsonl(path, answers=True).questions
                       for path in (settings.questions, settings.old))  # fmt: skip
     facts = {
-        **collection_facts(collection, content_of(collection)[1]),
+        **collection_facts(collection, collection_content(collection)[1]),
         "settings": collection.settings.model_dump(mode="json", exclude={"sources", "files"}),
         "adapter": adapter_hash(Rag(collection).sampling.adapter),
-        "log": _hash(json.dumps([*as_questions(_judged(collection))])),
+        "log": _hash(json.dumps([*questions_from_log(_judged(collection))])),
         "questions": fingerprint(questions, answers=True),
         "licence": settings.licence,
         "old": fingerprint(old, answers=True),
@@ -208,9 +208,9 @@ def _prepare(rag: Rag, folder: Path, settings: RefreshSettings) -> None:
     if read_card(folder / "examples"):
         return
     inputs, asked = inputs_of(rag.collection, settings), _asked(settings)
-    given = {normalised(question.text) for question in asked}  # now, by who refreshes: before what the log says
-    entries = [entry for entry in _judged(rag.collection) if normalised(entry.query) not in given]
-    lines = list(as_questions(entry for entry in entries if _tested(entry.query) and not outdated(rag, entry)))
+    given = {normalise(question.text) for question in asked}  # now, by who refreshes: before what the log says
+    entries = [entry for entry in _judged(rag.collection) if normalise(entry.query) not in given]
+    lines = list(questions_from_log(entry for entry in entries if _tested(entry.query) and not outdated(rag, entry)))
     lines += [line for question in asked if _tested(question.text) for line in _as_lines(question)]
     if not lines:
         raise DataError(
@@ -225,12 +225,12 @@ def _prepare(rag: Rag, folder: Path, settings: RefreshSettings) -> None:
 def _asked(settings: RefreshSettings) -> list[Question]:
     """The questions that are given, each of them once."""
     asked = load_jsonl(settings.questions, answers=True).questions if settings.questions else ()
-    return list({normalised(question.text): question for question in asked}.values())
+    return list({normalise(question.text): question for question in asked}.values())
 
 
 def _judged(collection: Collection) -> list[LogEntry]:
     try:
-        return judged(AnswerLog.for_collection(collection.path).entries())
+        return rated_entries(AnswerLog.for_collection(collection.path).entries())
     except LogError:
         return []
 
@@ -361,7 +361,7 @@ def _keep(place: Path, history: Sequence[Mapping[str, Any]]) -> None:
 
 
 def _tested(question: str) -> bool:
-    return int(_hash(normalised(question))[:8], 16) / 2**32 < _TESTED
+    return int(_hash(normalise(question))[:8], 16) / 2**32 < _TESTED
 
 
 def _hash(text: str) -> str:

@@ -23,7 +23,7 @@ import torch
 from ragfm.core.errors import DataError, RagfmError
 from ragfm.core.output_folder import make_output
 from ragfm.models.adapters import CHECKPOINT, read_record
-from ragfm.models.hardware import peak_bytes
+from ragfm.models.hardware import peak_memory_bytes
 from ragfm.training import checkpoint
 from ragfm.training.base_model import Base, Encoded, in_bfloat16
 from ragfm.training.checkpoint import BEST
@@ -441,4 +441,4 @@ def curves(state: Mapping[str, Any] | _State) -> dict[str, list[tuple[int, float
 def _peak_mb(device: torch.device) -> float:
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**20
-    return peak_bytes() / 2**20
+    return peak_memory_bytes() / 2**20

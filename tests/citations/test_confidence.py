@@ -29,7 +29,7 @@ from ragfm.core.config import AskSection, load_settings
 from ragfm.core.errors import ConfigError, DataError, ReaderBusyError
 from ragfm.core.types import Hit, Message, Sampling, Stream
 from ragfm.evaluation import Gold, Question, calibrate, store_calibration
-from ragfm.evaluation.calibration import _area, _error, logistic
+from ragfm.evaluation.calibration import auc, expected_calibration_error, fit_logistic_regression
 from ragfm.generation.prompt_template import load_strategy
 from ragfm.models.adapters import WEIGHTS
 from ragfm.testing import HashingEmbedder, ScriptedReader
@@ -291,7 +291,7 @@ def test_the_regression_is_the_maximum_of_its_likelihood() -> None:
     true = np.array([1.0, -8.0, 0.0])
     y = (random.random(4000) < 1 / (1 + np.exp(-(x @ true - 1.0)))).astype(float)
     x -= x.mean(axis=0)
-    bias, weights = logistic(x, y)
+    bias, weights = fit_logistic_regression(x, y)
     assert bias == pytest.approx(-1.0, abs=0.15)
     assert weights == pytest.approx(true, rel=0.15, abs=0.03)
     z = bias + x @ weights
@@ -301,11 +301,11 @@ def test_the_regression_is_the_maximum_of_its_likelihood() -> None:
 
 def test_auc_and_error_are_those_of_small_cases() -> None:
     right = np.array([1.0, 0.0, 1.0, 0.0])
-    assert _area(np.array([0.9, 0.1, 0.8, 0.2]), right) == 1.0
-    assert _area(np.array([0.5, 0.5, 0.5, 0.5]), right) == 0.5
-    assert _area(np.array([0.9, 0.95, 0.1, 0.2]), right) == 0.25
-    assert _error(np.full(40, 0.5), np.tile([1.0, 0.0], 20)) == 0.0
-    assert _error(np.full(40, 0.75), np.tile([1.0, 0.0], 20)) == pytest.approx(0.25)
+    assert auc(np.array([0.9, 0.1, 0.8, 0.2]), right) == 1.0
+    assert auc(np.array([0.5, 0.5, 0.5, 0.5]), right) == 0.5
+    assert auc(np.array([0.9, 0.95, 0.1, 0.2]), right) == 0.25
+    assert expected_calibration_error(np.full(40, 0.5), np.tile([1.0, 0.0], 20)) == 0.0
+    assert expected_calibration_error(np.full(40, 0.75), np.tile([1.0, 0.0], 20)) == pytest.approx(0.25)
 
 
 def _asked(count: int) -> tuple[list[Question], list[str]]:
@@ -379,27 +379,27 @@ def test_the_command_fits_and_stores(tmp_path: Path, docs: Path, monkeypatch: py
     def run(*words: str) -> Result:
         return CliRunner().invoke(tune, list(words), standalone_mode=False)
 
-    assert "needs QUESTIONS" in str(run("--confidence").exception)
-    assert "goes with --confidence" in str(run("asked.jsonl", "--adapter", "x").exception)
-    assert "--report goes with" in str(run("asked.jsonl", "--report", "r.html").exception)
+    assert "requires QUESTIONS" in str(run("--confidence").exception)
+    assert "--adapter requires --confidence" in str(run("asked.jsonl", "--adapter", "x").exception)
+    assert "--report requires --confidence" in str(run("asked.jsonl", "--report", "r.html").exception)
     monkeypatch.setattr("ragfm.rag.configured_reader", lambda *_, **__: Stops(script))
     stopped = run("asked.jsonl", "--confidence", "--as-said", "--dry-run")
     assert "kept in" in stopped.stderr
     assert len(Path(".ragfm-confidence.run").read_text().splitlines()) == 31
     rest = ScoringReader(script[30:])
     monkeypatch.setattr("ragfm.rag.configured_reader", lambda *_, **__: rest)
-    assert "Nothing was written" in run("asked.jsonl", "--confidence", "--as-said", "--dry-run").output
+    assert "No settings were changed" in run("asked.jsonl", "--confidence", "--as-said", "--dry-run").output
     assert len(rest.prompts) == 50
     assert not Path(".ragfm-confidence.run").exists()
     monkeypatch.setattr("ragfm.rag.configured_reader", lambda *_, **__: ScoringReader(script))
     dry = run("asked.jsonl", "--confidence", "--as-said", "--dry-run", "--out", "run", "--report", "pages/r.html")
     page = Path("pages/r.html").read_text()
     assert "Risk by coverage" in page
-    assert "of those that are right" in page
+    assert "of the right answers" in page
     assert len(Path("run").read_text().splitlines()) == 81
     other = run("asked.jsonl", "--confidence", "--corrected", "--dry-run", "--out", "run")
     assert "corrects false there, true now" in str(other.exception)
-    assert "Nothing was written" in dry.output
+    assert "No settings were changed" in dry.output
     assert not Path("ragfm.toml").exists()
     printed = run("asked.jsonl", "--confidence", "--as-said", "--keep-right", "0.8").output
     assert "80 answers to asked.jsonl, 40 of them right" in printed

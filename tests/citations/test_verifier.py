@@ -228,13 +228,13 @@ class _Sure(ScriptedReader):
 def test_the_confidence_hears_it_unless_it_is_off(
     collection: Collection, docs: Path, verifier: str, heard: bool
 ) -> None:  # fmt: skip
-    from ragfm.evaluation.calibration import blank
+    from ragfm.evaluation.calibration import accept_all_calibration
 
     collection.sync(docs)
     settings = Settings(ask=AskSection(verifier=verifier))  # type: ignore[arg-type]
     rag = Rag(collection.__class__.open(collection.path, settings=settings, embedder=collection.embedder),
               reader=_Sure(["28 days."]))  # fmt: skip
-    rag.calibration = blank()
+    rag.calibration = accept_all_calibration()
     found = rag.ask("How many days of leave are there?").signals
     assert ({"anywhere", "located"} <= found.keys()) is heard
     assert not rag.ask("有多少天假期？").signals.keys() & {"anywhere", "located"}, "it knows English alone"

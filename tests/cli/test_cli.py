@@ -1,4 +1,4 @@
-"""The command line as a user meets it: in a process of its own, with exit codes, JSON, and one clear line per error."""
+"""The command line in a process of its own: exit codes, JSON, and one clear line per error."""
 
 from __future__ import annotations
 
@@ -14,7 +14,9 @@ import time
 from pathlib import Path
 
 import pytest
-from support.shell import HIT_KEYS, Shell
+from support.shell import HIT_KEYS, InProcessShell, Shell
+
+from ragfm.cli.main import SECTIONS
 
 
 @pytest.fixture
@@ -24,21 +26,20 @@ def shell(tmp_path: Path) -> Shell:
 
 def test_ingest_search_status_documents(shell: Shell, docs: Path) -> None:
     report = shell.json("ingest", "docs")
-    assert set(report) == {
-        "added", "updated", "removed", "unchanged", "chunks", "seconds", "skipped", "failed",
-    }  # fmt: skip
+    counts = {"added", "updated", "removed", "unchanged", "chunks"}
+    assert set(report) == counts | {"seconds", "skipped", "failed"}
     assert (report["added"], report["failed"], report["skipped"]) == (4, [], [])
     assert shell.json("ingest", "docs")["chunks"] == 0
     assert shell.json("ingest")["unchanged"] == 4
 
-    found = shell.json("search", "you get 28 days of leave", "-k", "2")
-    assert set(found) == {"query", "hits"}
-    assert found["query"] == "you get 28 days of leave"
-    assert len(found["hits"]) == 2
-    assert set(found["hits"][0]) == HIT_KEYS
-    assert found["hits"][0]["uri"] == "docs/leave.md"
-    assert set(found["hits"][0]["scores"]) == {"dense", "keyword", "fused"}
-    for hit in found["hits"]:
+    results = shell.json("search", "you get 28 days of leave", "-k", "2")
+    assert set(results) == {"query", "hits"}
+    assert results["query"] == "you get 28 days of leave"
+    assert len(results["hits"]) == 2
+    assert set(results["hits"][0]) == HIT_KEYS
+    assert results["hits"][0]["uri"] == "docs/leave.md"
+    assert set(results["hits"][0]["scores"]) == {"dense", "keyword", "fused"}
+    for hit in results["hits"]:
         text = shell.json("documents", hit["uri"])["text"]
         assert text[hit["start"] : hit["end"]] == hit["text"]
 
@@ -49,7 +50,7 @@ def test_ingest_search_status_documents(shell: Shell, docs: Path) -> None:
     assert shell.json("documents", "--filter", "source = nothing")["documents"] == []
 
 
-def test_the_same_for_people(shell: Shell, docs: Path) -> None:
+def test_plain_text_output(shell: Shell, docs: Path) -> None:
     assert "4 added, 0 updated, 0 removed" in shell("ingest", "docs").stdout
     assert "docs/leave.md  Leave" in shell("search", "28 days of leave").stdout
     assert "4 documents" in shell("status").stdout
@@ -60,8 +61,8 @@ def test_the_same_for_people(shell: Shell, docs: Path) -> None:
 
 
 def test_options_of_ingest(shell: Shell, docs: Path) -> None:
-    shell("ingest", "docs", "--name", "d", "--include", "*.md", "--include", "*.txt", "--exclude", "hours*",
-          "--tag", "year=2026", "--tag", "team=hr")  # fmt: skip
+    patterns = ("--include", "*.md", "--include", "*.txt", "--exclude", "hours*")
+    shell("ingest", "docs", "--name", "d", *patterns, "--tag", "year=2026", "--tag", "team=hr")
     assert [info["uri"] for info in shell.json("documents", "--filter", "year >= 2026 and team=hr")["documents"]] == [
         "d/leave.md"
     ]
@@ -69,27 +70,26 @@ def test_options_of_ingest(shell: Shell, docs: Path) -> None:
     assert shell.json("status")["sources"][0]["allow"] == ["staff"]
 
 
-def test_another_folder_by_option_and_by_environment(shell: Shell, docs: Path) -> None:
+def test_the_folder_is_set_by_option_or_environment(shell: Shell, docs: Path) -> None:
     shell("ingest", "docs", "-c", "elsewhere/c")
     assert (shell.folder / "elsewhere" / "c" / "catalog.db").exists()
     shell.env["RAGFM_COLLECTION"] = "elsewhere/c"
     assert shell.json("status")["documents"] == 4
 
 
-def test_some_failed_is_code_3_and_the_others_are_in(shell: Shell, docs: Path) -> None:
+def test_a_failed_document_is_code_3_and_the_others_are_ingested(shell: Shell, docs: Path) -> None:
     (docs / "fake.pdf").write_text("Hello, I am not a PDF.")
     os.utime(docs / "fake.pdf", (1e9, 1e9))  # long enough ago that its time tells of a change
     (docs / "empty.txt").touch()
     report = shell.json("ingest", "docs", code=3)
     assert report["added"] == 4
     (failure,) = report["failed"]
-    assert (failure["uri"], failure["stage"], failure["attempts"], failure["stale"]) == (
-        "docs/fake.pdf", "parse", 1, False,
-    )  # fmt: skip
+    keys = ("uri", "stage", "attempts", "stale")
+    assert tuple(failure[key] for key in keys) == ("docs/fake.pdf", "parse", 1, False)
     assert "PDF" in failure["error"]
     assert [skip["uri"] for skip in report["skipped"]] == ["docs/empty.txt"]
     lines = shell("ingest", "docs", code=3).stderr.splitlines()
-    assert [line for line in lines if "fake.pdf" in line and "isn't a PDF" in line]
+    assert [line for line in lines if "fake.pdf" in line and "is not a PDF" in line]
     assert shell.json("status")["failed"][0]["attempts"] == 2
 
 
@@ -109,17 +109,18 @@ WRONG = {
     "empty source": (["ingest", ""], 2, "empty"),
     "empty collection": (["ingest", "docs", "-c", ""], 2, "empty"),
     "empty group": (["ingest", "docs", "--allow", ""], 2, "empty"),
-    "a place that can't be written": (["demo", "/proc/nowhere"], 1, "No such file"),
+    "a path that cannot be written": (["demo", "/proc/nowhere"], 1, "No such file"),
     "wrong tag": (["ingest", "docs", "--tag", "year"], 2, "KEY=VALUE"),
     "not UTF-8": (["search", "caf\udce9"], 2, "The argument caf\\xe9 is not UTF-8"),
 }
 
 
 @pytest.mark.parametrize("case", WRONG)
-def test_wrong_inputs_give_one_clear_line(shell: Shell, docs: Path, case: str) -> None:
+def test_wrong_input_is_one_clear_line(shell: Shell, docs: Path, case: str) -> None:
     words, code, part = WRONG[case]
     done = shell(*words, code=code)
     assert done.stdout == ""
+    assert done.stderr.startswith("Error: ")
     assert len(done.stderr.strip().splitlines()) == 1
     assert part in done.stderr
     error = shell.json(*words, code=code)
@@ -140,7 +141,7 @@ WRONG_LATER = {
 
 
 @pytest.mark.parametrize("case", WRONG_LATER)
-def test_wrong_inputs_to_a_collection(shell: Shell, docs: Path, case: str) -> None:
+def test_wrong_input_to_a_collection(shell: Shell, docs: Path, case: str) -> None:
     shell("ingest", "docs")
     words, part = WRONG_LATER[case]
     lines = shell(*words, code=1).stderr.strip().splitlines()
@@ -149,7 +150,7 @@ def test_wrong_inputs_to_a_collection(shell: Shell, docs: Path, case: str) -> No
     assert shell.json("status")["documents"] == 4
 
 
-def test_a_wrong_key_of_the_settings_is_named(shell: Shell, docs: Path) -> None:
+def test_a_wrong_key_in_the_settings_is_named(shell: Shell, docs: Path) -> None:
     (shell.folder / "ragfm.toml").write_text("[chunk]\nseize = 3\n")
     assert "chunk.seize" in shell("ingest", "docs", code=1).stderr
 
@@ -162,7 +163,7 @@ def test_an_empty_folder_is_a_warning(shell: Shell) -> None:
     assert shell.json("search", "anything")["hits"] == []
 
 
-def test_a_corrupt_view_is_rebuilt_and_said(shell: Shell, docs: Path) -> None:
+def test_a_corrupt_view_is_rebuilt_and_reported(shell: Shell, docs: Path) -> None:
     shell("ingest", "docs")
     expected = shell.json("search", "28 days of leave")
     (view,) = (shell.folder / ".ragfm" / "views").iterdir()
@@ -184,8 +185,8 @@ def test_a_read_only_mount_still_answers(shell: Shell, docs: Path) -> None:
         pytest.skip("this user can't mount")
     try:
         subprocess.run(["mount", "-o", "remount,ro,bind", str(place)], check=True)
-        found = shell.json("search", "28 days of leave", "-c", place)
-        assert found == shell.json("search", "28 days of leave")
+        hits = shell.json("search", "28 days of leave", "-c", place)
+        assert hits == shell.json("search", "28 days of leave")
         assert shell.json("status", "-c", place)["documents"] == 4
         error = shell.json("ingest", "docs", "-c", place, code=1)["error"]
         assert error["type"] == "CollectionReadOnlyError"
@@ -195,7 +196,7 @@ def test_a_read_only_mount_still_answers(shell: Shell, docs: Path) -> None:
         subprocess.run(["umount", str(place)], check=True)
 
 
-def test_interrupt_keeps_what_is_in_and_goes_on(shell: Shell) -> None:
+def test_an_interrupted_ingest_continues(shell: Shell) -> None:
     folder = shell.folder / "many"
     folder.mkdir()
     for number in range(4000):
@@ -232,7 +233,7 @@ def test_a_wrong_filter_is_wrong_usage(shell: Shell, docs: Path) -> None:
     assert shell.json("search", "x", "--filter", "year =", code=2)["error"]["type"] == "FilterError"
 
 
-def test_one_source_that_is_gone_is_code_3_and_the_others_are_synced(shell: Shell, docs: Path) -> None:
+def test_a_missing_source_is_code_3_and_the_others_are_synced(shell: Shell, docs: Path) -> None:
     (shell.folder / "more").mkdir()
     (shell.folder / "more" / "a.txt").write_text("More.")
     shell("ingest", "docs", "more", "docs")
@@ -249,7 +250,7 @@ def test_documents_do_not_steer_the_terminal(shell: Shell, docs: Path) -> None:
         shown = shell(*words).stdout
         assert not re.search(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]", shown)
     assert "\\x1b]0;PWNED" in shell("search", "lamp").stdout
-    assert len(shell("documents").stdout.splitlines()) == 5
+    assert len(shell("documents").stdout.splitlines()) == 1 + 5
 
 
 def test_output_that_cannot_be_written_is_one_line(shell: Shell, docs: Path) -> None:
@@ -269,7 +270,7 @@ def test_a_question_that_fails_does_not_end_the_chat(shell: Shell, docs: Path) -
     shell("ingest", "docs")
     done = shell("chat", typed="word " * 100 + "\n/nonsense\n/sources\n/quit\n")
     assert "100 tokens" in done.stderr
-    assert re.search(r"/sources \[N\] +the passages", done.stdout)
+    assert re.search(r"/sources \[N\] +show the passages", done.stdout)
 
 
 def test_without_a_command_there_is_help(shell: Shell) -> None:
@@ -278,12 +279,15 @@ def test_without_a_command_there_is_help(shell: Shell) -> None:
 
 def test_every_command_has_help(shell: Shell) -> None:
     listed = shell("--help").stdout
-    for command in ("ingest", "search", "ask", "chat", "status", "documents", "plugins", "demo"):
-        assert command in listed
-        assert "Usage: " in shell(command, "--help").stdout
+    for title, commands in SECTIONS.items():
+        assert f"\n{title}:\n" in listed
+        for command in commands:
+            assert re.search(rf"^  {command.name} +\w", listed, re.M)
+            assert "Usage: " in InProcessShell()(str(command.name), "--help")
+    assert "..." not in listed.partition("Use:")[2]  # no description is cut
 
 
-def test_a_reader_that_hangs_up_is_no_error(shell: Shell, docs: Path) -> None:
+def test_a_closed_pipe_is_not_an_error(shell: Shell, docs: Path) -> None:
     shell("ingest", "docs")
     command = f"{sys.executable} -c 'from ragfm.cli import main; main()' documents | true"
     done = subprocess.run(

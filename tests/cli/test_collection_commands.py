@@ -1,4 +1,4 @@
-"""The commands that keep a collection, each in a process of its own."""
+"""The commands that maintain a collection, each in a process of its own."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def test_sources(shell: Shell, tmp_path: Path) -> None:
     assert (board["allow"], board["documents"]) == (["chair"], 0)
     assert [failure["uri"] for failure in board["failures"]] == ["board/broken.pdf"]
     text = shell("sources").stdout
-    for part in ("docs", "year=2026", "*.tmp", "chair", "broken.pdf", "isn't a PDF"):
+    for part in ("docs", "year=2026", "*.tmp", "chair", "broken.pdf", "is not a PDF"):
         assert part in text
 
 
@@ -62,7 +62,7 @@ def test_remove_a_source(shell: Shell, tmp_path: Path) -> None:
     assert shell.json("verify")["findings"] == []
 
 
-def test_remove_something_unknown(shell: Shell) -> None:
+def test_remove_an_unknown_source(shell: Shell) -> None:
     error = shell.json("remove", "doc/leave.md", code=1)["error"]
     assert "doc/leave.md" in error["message"]
     assert "docs/leave.md" in error["hint"]
@@ -127,7 +127,7 @@ def test_backup_and_restore(shell: Shell, tmp_path: Path) -> None:
     assert "there already" in shell("restore", "b.tar", code=1).stderr
     done = shell("restore", "b.tar", "-c", "far/away")
     assert "4 documents" in done.stdout
-    assert "docs isn't found" in done.stderr
+    assert "The location of the source docs does not exist here" in done.stderr
     assert shell("search", "dogs", "-c", "far/away").stdout == shell("search", "dogs").stdout
     data = bytearray((tmp_path / "b.tar").read_bytes())
     data[9000] ^= 1
@@ -163,7 +163,7 @@ def test_reembed(shell: Shell, tmp_path: Path) -> None:
     shell("reembed", code=2)
 
 
-def test_status_says_what_the_index_is(shell: Shell) -> None:
+def test_status_describes_the_index(shell: Shell) -> None:
     shell("remove", "docs/leave.md")
     text = shell("status").stdout
     for part in ("checked", "of generation 2", "few enough", "of the chunks are dead", "generations from 0 on"):

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from ragfm_connectors import archives as archives_module
 from ragfm_connectors.files import FilesConnector
-from support.decompression_bombs import archives, others
+from support.decompression_bombs import archives, images_and_pickles
 
 from ragfm import Collection
 from ragfm.core.errors import ConnectorError
@@ -133,7 +133,7 @@ def test_access_holds_within(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_bombs_are_refused_before_they_cost(tmp_path: Path) -> None:
-    for name, data in {**archives(), **others()}.items():
+    for name, data in {**archives(), **images_and_pickles()}.items():
         if not name.endswith(".docx"):
             (tmp_path / name).write_bytes(data)
     (tmp_path / "long.tar").write_bytes(_tar_with_long_name())

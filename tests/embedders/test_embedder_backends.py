@@ -294,7 +294,7 @@ def test_another_machine_measures_anew(monkeypatch: pytest.MonkeyPatch) -> None:
     remember("w", [Measured("exact", 1, 1, 1)])
     assert recall("w") == "exact"
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    monkeypatch.setattr(backend_choice, "processor", lambda: ("another", frozenset()))
+    monkeypatch.setattr(backend_choice, "cpu_info", lambda: ("another", frozenset()))
     assert recall("w") is None
 
 

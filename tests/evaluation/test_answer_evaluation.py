@@ -1,4 +1,4 @@
-"""Evaluation of answers: what is right, in which context, what became of each question, and the command."""
+"""Evaluation of answers: matching, contexts, kinds of results, comparisons of readers, pages and commands."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import asdict, replace
 from html import escape
 from itertools import pairwise
 from pathlib import Path
@@ -15,20 +15,29 @@ from typing import TypeAlias
 import pytest
 from click import UsageError
 from click.testing import CliRunner
-from support.shell import Here, Shell
+from support.shell import InProcessShell, Shell
 
 from ragfm import Collection, Rag
 from ragfm.cli import ragfm
 from ragfm.core.errors import DataError, TooLongError, UnsupportedError
 from ragfm.core.output_folder import OUTPUT
+from ragfm.core.progress import Progress
 from ragfm.core.types import Message, Sampling, Stream
 from ragfm.evaluation import Difference, Gold, Question, compare_runs, evaluate_answers, load_questions, risk_coverage
-from ragfm.evaluation.answer_evaluation import AnsweredQuestion, Outcome, _measured
-from ragfm.evaluation.answer_matching import holds, token_f1
+from ragfm.evaluation.answer_evaluation import AnsweredQuestion, Outcome, answer_measures
+from ragfm.evaluation.answer_matching import contains_answer, token_f1
 from ragfm.evaluation.answer_report import render_answers_html
+from ragfm.evaluation.comparison_worker import run_job
 from ragfm.evaluation.metrics import Estimate, estimate_ratios
 from ragfm.evaluation.plots import bars, distribution
-from ragfm.evaluation.reader_comparison import Contender, Entry, _break_even, _path, compare_readers
+from ragfm.evaluation.reader_comparison import (
+    Contender,
+    ContenderResult,
+    QuestionSource,
+    break_even,
+    compare_readers,
+    run_path,
+)
 from ragfm.evaluation.run_file import read_run
 from ragfm.generation.answer_log import AnswerLog
 from ragfm.ingestion.ingest_report import Failed, SyncReport
@@ -59,29 +68,45 @@ def test_token_f1_is_that_of_squad(answer: str, right: str, f1: float) -> None:
     assert token_f1(answer, right) == pytest.approx(f1)
 
 
-def test_an_answer_is_held_by_whole_words_only() -> None:
-    assert holds("It was in 1973, they say.", ["in 1973"])
-    assert not holds("It was in 19735.", ["1973"])
-    assert not holds("anything", ["the"])  # nothing is left of it
+def test_an_answer_is_contained_as_whole_words_only() -> None:
+    assert contains_answer("It was in 1973, they say.", ["in 1973"])
+    assert not contains_answer("It was in 19735.", ["1973"])
+    assert not contains_answer("anything", ["the"])  # nothing is left of it
 
 
-@pytest.mark.parametrize(("text", "answer"), [
-    ("It’s “Paris”.", "Paris"), ("Paris—the city", "Paris"), ("«Москва» — столица", "Москва"), ("It costs €5.", "5"),
-    ("the cafe\u0301 there", "caf\u00e9"), ("会议室在三楼。", "三楼"), ("休假28天", "28天"),
-    ("カフェは二階です", "カフェ"), ("3,100 euros", "3100 euros"),
-])  # fmt: skip
-def test_typographic_signs_and_each_sign_of_chinese_part_words(text: str, answer: str) -> None:
-    assert holds(text, [answer])
+@pytest.mark.parametrize(
+    ("text", "answer"),
+    [
+        ("It’s “Paris”.", "Paris"),
+        ("Paris—the city", "Paris"),
+        ("«Москва» — столица", "Москва"),
+        ("It costs €5.", "5"),
+        ("the cafe\u0301 there", "caf\u00e9"),
+        ("会议室在三楼。", "三楼"),
+        ("休假28天", "28天"),
+        ("カフェは二階です", "カフェ"),
+        ("3,100 euros", "3100 euros"),
+    ],
+)
+def test_typographic_punctuation_and_chinese_characters_separate_words(text: str, answer: str) -> None:
+    assert contains_answer(text, [answer])
 
 
-@pytest.mark.parametrize(("text", "answer"), [
-    ("It is 3,100.", "100"), ("休假128天", "28天"), ("Parisian—the", "Paris"), ("Moscow", "«»"), ("三楼", "—"),
-])  # fmt: skip
-def test_what_is_part_of_a_word_is_none(text: str, answer: str) -> None:
-    assert not holds(text, [answer])
+@pytest.mark.parametrize(
+    ("text", "answer"),
+    [
+        ("It is 3,100.", "100"),
+        ("休假128天", "28天"),
+        ("Parisian—the", "Paris"),
+        ("Moscow", "«»"),
+        ("三楼", "—"),
+    ],
+)
+def test_a_part_of_a_word_does_not_match(text: str, answer: str) -> None:
+    assert not contains_answer(text, [answer])
 
 
-def test_a_ratio_is_that_of_sums() -> None:
+def test_a_ratio_is_a_ratio_of_sums() -> None:
     estimate = estimate_ratios([(1, 1), (0, 0), (1, 2), (0, 1)])
     assert estimate is not None
     assert estimate.value == pytest.approx(2 / 4)
@@ -89,7 +114,7 @@ def test_a_ratio_is_that_of_sums() -> None:
     assert estimate_ratios([(0, 0), (0, 0)]) is None
 
 
-def test_measures_are_those_of_a_hand_made_run() -> None:
+def test_measures_of_a_hand_made_run() -> None:
     outcomes = [  # whether it is unanswerable, and what became of it
         (False, Outcome(contained=1, citations=2, holding=1, sentences=3, supported=2)),
         (False, Outcome(contained=0, citations=1, holding=0, sentences=1, supported=1)),
@@ -99,7 +124,7 @@ def test_measures_are_those_of_a_hand_made_run() -> None:
         (True, Outcome(abstained=True, f1=1, exact=1, contained=1)),
     ]
     asked = [(AnsweredQuestion("", "", (), (), unanswerable, {}, {}), one) for unanswerable, one in outcomes]
-    found = {name: value.value for name, value in _measured(asked, passages=True).items()}
+    found = {name: value.value for name, value in answer_measures(asked, passages=True).items()}
     assert found["citation precision"] == pytest.approx(1 / 3)
     assert found["citation recall"] == pytest.approx(1 / 2)
     assert found["faithfulness"] == pytest.approx(4 / 7)
@@ -109,7 +134,7 @@ def test_measures_are_those_of_a_hand_made_run() -> None:
     assert found["f1, all"] == pytest.approx(1 / 6)
 
 
-def test_each_context_is_asked_and_judged(handbook: Collection) -> None:
+def test_each_context_is_answered_and_measured(handbook: Collection) -> None:
     reader = ScriptedReader(["You get 28 days of leave.", "28 days", "Thirty."])
     report = evaluate_answers(Rag(handbook, reader=reader), [LEAVE])
     retrieved, gold, memory = (report.results[0].outcomes[name] for name in ("retrieved", "gold", "none"))
@@ -129,7 +154,7 @@ def test_each_context_is_asked_and_judged(handbook: Collection) -> None:
     assert report.kinds["right"] == 1
 
 
-def test_that_another_passage_says_otherwise_is_not_the_readers_answer(tmp_path: Path) -> None:
+def test_a_contradiction_is_not_part_of_the_answer(tmp_path: Path) -> None:
     (tmp_path / "docs").mkdir()
     for name, seats in (("a", 8), ("b", 12)):
         (tmp_path / "docs" / f"{name}.txt").write_text(f"The meeting room Cirrus seats {seats} people.\n")
@@ -137,14 +162,14 @@ def test_that_another_passage_says_otherwise_is_not_the_readers_answer(tmp_path:
     collection.sync(tmp_path / "docs")
     asked = Question("seats", "How many people does the meeting room Cirrus seat?", (Gold("docs/a.txt"),), ("8",))
     rag = Rag(collection, reader=ScriptedReader(["Cirrus seats 8 people."]))
-    assert "says otherwise" in rag.ask(asked.text).text
+    assert rag.ask(asked.text).contradictions
     outcome = evaluate_answers(rag, [asked], contexts=["retrieved"]).results[0].outcomes["retrieved"]
     assert re.fullmatch(r"Cirrus seats 8 people \[\d\]\.", outcome.answer)
     assert outcome.f1 == pytest.approx(2 / 5)
     assert (outcome.citations, outcome.holding, outcome.sentences, outcome.supported) == (1, 1, 1, 1)
 
 
-def test_from_memory_a_reader_may_think_and_its_thoughts_are_no_answer(handbook: Collection) -> None:
+def test_reasoning_is_not_part_of_an_answer_from_memory(handbook: Collection) -> None:
     reader = Choosy(["<think>Seats? Perhaps 28 days.</think>Thirty."])
     rag = Rag(handbook, reader=reader, strategy="chain-of-thought")
     outcome = evaluate_answers(rag, [LEAVE], contexts=["none"]).results[0].outcomes["none"]
@@ -153,7 +178,7 @@ def test_from_memory_a_reader_may_think_and_its_thoughts_are_no_answer(handbook:
     assert sampling.max_tokens == 64 + rag.strategy.thinking_tokens
 
 
-def test_a_line_that_cannot_be_asked_stops_no_other(handbook: Collection, docs: Path) -> None:
+def test_a_failed_question_does_not_stop_the_others(handbook: Collection, docs: Path) -> None:
     odd = f"docs/a'{chr(34)}.txt"
     (docs / odd.removeprefix("docs/")).write_text("The odd office opens at nine.")
     handbook.sync(docs)
@@ -173,7 +198,7 @@ def test_a_line_that_cannot_be_asked_stops_no_other(handbook: Collection, docs: 
     assert [place.uri for place in outcomes[2].passages] == [odd]
 
 
-def test_an_evaluation_leaves_the_answer_log_alone(handbook: Collection) -> None:
+def test_an_evaluation_does_not_write_the_answer_log(handbook: Collection) -> None:
     rag = Rag(handbook, reader=ScriptedReader(["28 days"]))
     rag.log = log = AnswerLog.for_collection(handbook.path)
     evaluate_answers(rag, [LEAVE], contexts=["retrieved"])
@@ -194,16 +219,14 @@ def test_abstentions_count_as_right_or_wrong(handbook: Collection) -> None:
     assert "citation recall" not in measures  # of no right answers
 
 
-def test_what_was_not_retrieved_is_told_from_what_was_not_read(handbook: Collection) -> None:
+def test_not_retrieved_differs_from_wrong(handbook: Collection) -> None:
     lost = Question("lost", "When does the office open?", (Gold("docs/leave.md"),), ("in the north wing",))
     reader = ScriptedReader(["At ten.", "At ten."])
     report = evaluate_answers(Rag(handbook, reader=reader, k=1), [lost, LEAVE], contexts=["retrieved"])
     assert [result.kind for result in report.results] == ["not retrieved", "wrong"]
 
 
-def test_yes_and_no_stand_in_no_text_but_are_answered_by_the_document_that_was_asked_about(
-    handbook: Collection, docs: Path
-) -> None:
+def test_a_yes_no_answer_is_held_by_any_passage_of_the_gold_document(handbook: Collection, docs: Path) -> None:
     (docs / "lift.txt").write_text("There is no lift in the old wing, and no locker.\n")
     handbook.sync(docs)
     about = Question("about", "Do I get 40 days of leave?", (Gold("docs/leave.md"),), ("no",))
@@ -223,7 +246,7 @@ def test_confident_answers_come_first_on_the_curve(handbook: Collection) -> None
     assert points == [(pytest.approx(1 / 3), 0.0), (pytest.approx(2 / 3), 0.5)]
 
 
-def test_a_judge_marks_answers_and_is_not_asked_about_abstentions(handbook: Collection) -> None:
+def test_a_judge_rates_answers_but_not_abstentions(handbook: Collection) -> None:
     reader = ScriptedReader(["Four weeks and a bit.", "I don't know.", "Armstrong."])
     judge = ScriptedReader(["yes"])
     report = evaluate_answers(Rag(handbook, reader=reader), [LEAVE, HOURS, MOON], contexts=["retrieved"], judge=judge)
@@ -268,8 +291,9 @@ def test_any_reader_can_judge(handbook: Collection, refused: tuple[str, ...], ri
 def test_a_judge_without_a_verdict_is_refused_before_the_first_question(handbook: Collection, tmp_path: Path) -> None:
     reader = ScriptedReader(["28 days"])
     with pytest.raises(UnsupportedError, match=r"no verdict.*Hard to say"):
-        evaluate_answers(Rag(handbook, reader=reader), [LEAVE], judge=Choosy(["Hard to say."], "grammar"),
-                         out=tmp_path / "run.jsonl")  # fmt: skip
+        evaluate_answers(
+            Rag(handbook, reader=reader), [LEAVE], judge=Choosy(["Hard to say."], "grammar"), out=tmp_path / "run.jsonl"
+        )
     assert not reader.prompts
     assert not (tmp_path / "run.jsonl").exists()
 
@@ -294,13 +318,13 @@ def test_a_judge_has_the_options_of_ragfm_toml(tmp_path: Path, docs: Path, monke
     assert made["judge.gguf"] == {"context_tokens": 1234, "threads": 1}
 
 
-def test_training_is_paid_for_by_the_time_that_answers_save() -> None:
-    adapted = Entry(Contender("small", "adapter"), adapter="adapter", seconds=0.5, training_seconds=1000.0)
-    large, small = Entry(Contender("large"), seconds=2.5), Entry(Contender("small"), seconds=0.5)
-    other = Entry(Contender("large", "other"), adapter="other", seconds=9.0)
-    failed = Entry(Contender("gone"), seconds=9.0, error="gone")
-    assert _break_even(adapted, [adapted, large, small, other, failed], None) == {"large": 500}
-    assert _break_even(large, [adapted, large], None) == {}
+def test_training_pays_for_itself_by_time_saved() -> None:
+    adapted = ContenderResult(Contender("small", "adapter"), adapter="adapter", seconds=0.5, training_seconds=1000.0)
+    large, small = ContenderResult(Contender("large"), seconds=2.5), ContenderResult(Contender("small"), seconds=0.5)
+    other = ContenderResult(Contender("large", "other"), adapter="other", seconds=9.0)
+    failed = ContenderResult(Contender("gone"), seconds=9.0, error="gone")
+    assert break_even(adapted, [adapted, large, small, other, failed], None) == {"large": 500}
+    assert break_even(large, [adapted, large], None) == {}
 
 
 @pytest.mark.parametrize(
@@ -312,67 +336,112 @@ def test_training_is_paid_for_by_the_time_that_answers_save() -> None:
         (None, None, 3.0, 500),
     ],
 )
-def test_training_is_paid_for_by_what_answers_cost_where_an_hour_has_a_price(
+def test_training_pays_for_itself_by_cost_if_there_is_a_price(
     price: float | None, cost: float | None, seconds: float, answers: int | None
 ) -> None:
-    adapted = Entry(Contender("small", "a"), adapter="a", seconds=1.0, training_seconds=1000.0,
-                    cost=None if price is None else 0.1)  # fmt: skip
-    other = Entry(Contender("remote"), seconds=seconds, cost=cost)
-    assert _break_even(adapted, [adapted, other], price) == ({} if answers is None else {"remote": answers})
+    adapted = ContenderResult(
+        Contender("small", "a"), adapter="a", seconds=1.0, training_seconds=1000.0, cost=None if price is None else 0.1
+    )
+    other = ContenderResult(Contender("remote"), seconds=seconds, cost=cost)
+    assert break_even(adapted, [adapted, other], price) == ({} if answers is None else {"remote": answers})
 
 
-def test_a_reader_with_the_adapter_that_ragfm_brings_is_none_without_one() -> None:
-    adapted = Entry(Contender("mine", "a"), adapter="a", seconds=1.0, training_seconds=1000.0)
-    bundled = Entry(Contender("bundled"), adapter="shipped/adapter.gguf", seconds=3.0)
-    bare = Entry(Contender("bundled", "none"), seconds=3.0)
-    assert _break_even(adapted, [adapted, bundled, bare], None) == {"bundled + none": 500}
+def test_a_shipped_adapter_counts_as_an_adapter() -> None:
+    adapted = ContenderResult(Contender("mine", "a"), adapter="a", seconds=1.0, training_seconds=1000.0)
+    bundled = ContenderResult(Contender("bundled"), adapter="shipped/adapter.gguf", seconds=3.0)
+    bare = ContenderResult(Contender("bundled", "none"), seconds=3.0)
+    assert break_even(adapted, [adapted, bundled, bare], None) == {"bundled + none": 500}
 
 
 @pytest.mark.parametrize(
     ("ending", "why"),
     [
-        ("echo loading >&2; kill -9 $$", "it was killed by signal 9: out of memory?; its last words: loading"),
+        (
+            "echo loading >&2; kill -9 $$",
+            "it was killed by signal 9: out of memory?; the last line it printed: loading",
+        ),
         ("kill -11 $$", "it was killed by signal 11"),
-        ("echo one >&2; echo two >&2; echo >&2; exit 5", "it ended with exit code 5; its last words: two"),
-        ('echo \'{"error": {"message": "No such model.", "hint": "Check the path."}}\'; exit 1',
-         "No such model. Check the path."),
-        ('echo \'{"measures": {}}\'; echo "stopped: 1 of 9" >&2; exit 130',
-         "it ended with exit code 130; its last words: stopped: 1 of 9"),
+        ("echo '{\"progr'; kill -11 $$", "it was killed by signal 11"),
+        ("echo one >&2; echo two >&2; echo >&2; exit 5", "it ended with exit code 5; the last line it printed: two"),
+        (
+            'echo \'{"error": {"message": "No such model.", "hint": "Check the path."}}\'; exit 1',
+            "No such model. Check the path.",
+        ),
+        (
+            'echo \'{"result": {"measures": {}}}\'; echo "Interrupted." >&2; exit 130',
+            "it ended with exit code 130; the last line it printed: Interrupted.",
+        ),
     ],
-)  # fmt: skip
-def test_a_reader_whose_process_dies_is_said_why(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ending: str, why: str
-) -> None:
+)
+def test_a_failed_process_is_explained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ending: str, why: str) -> None:
     script = tmp_path / "python"
     script.write_text(f"#!/bin/sh\n{ending}\n")
     script.chmod(0o755)
     monkeypatch.setattr("sys.executable", str(script))
     with pytest.raises(DataError) as raised:
-        compare_readers([Contender("mine")], ["q.jsonl"], tmp_path / "runs")
-    assert raised.value.message == f"Nothing could be compared: mine: {why}"
+        compare_readers([Contender("mine")], QuestionSource("q.jsonl"), tmp_path / "runs")
+    assert raised.value.message == f"No reader could be compared: mine: {why}"
 
 
-def test_a_run_goes_on_and_can_be_compared(handbook: Collection, tmp_path: Path) -> None:
+def test_the_progress_of_a_worker_is_reported_under_the_name_of_its_contender(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    script = tmp_path / "python"
+    lines = "\n".join(f"""echo '{{"progress": {{"done": {n}, "total": 2}}}}'""" for n in (1, 2))
+    script.write_text(f"#!/bin/sh\n{lines}\nexit 1\n")
+    script.chmod(0o755)
+    monkeypatch.setattr("sys.executable", str(script))
+    reported: list[Progress] = []
+    with pytest.raises(DataError):
+        compare_readers(
+            [Contender("mine", k=2)], QuestionSource("q.jsonl"), tmp_path / "runs", progress=reported.append
+        )
+    assert reported == [Progress("mine, k = 2", n, 2) for n in (1, 2)]
+
+
+def test_a_job_is_answered_and_resumed(asks: Asks, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = QuestionSource(str(asks(ScriptedReader())), limit=2)
+    job = {"contender": asdict(Contender("mine", k=1)), "source": asdict(source), "out": str(tmp_path / "run.jsonl")}
+    reader = ScriptedReader(["28 days", "28 days"])
+    monkeypatch.setattr("ragfm.rag.configured_reader", lambda *_: reader)
+    reported: list[Progress] = []
+    result = run_job(job, reported.append)
+    assert [(now.done, now.total) for now in reported] == [(1, 2), (2, 2)]
+    assert result["measures"]["f1, all"].keys() == {"value", "low", "high"}
+    assert set(result["latency_ms"]) == {"p50", "p95", "p99"}
+    assert (result["adapter"], result["data_goes"], result["peak_mb"] > 10) == (None, None, True)
+    about, records = read_run(tmp_path / "run.jsonl")
+    assert (about["reader"], about["k"], about["limit"], about["contexts"]) == ("mine", 1, 2, ["retrieved"])
+    assert len(records) == 2
+    run_job(job, reported.append)
+    assert len(reader.prompts) == 2
+
+
+def test_a_run_is_resumed_and_can_be_compared(handbook: Collection, tmp_path: Path) -> None:
     questions, out = [LEAVE, HOURS], tmp_path / "a.jsonl"
     with pytest.raises(KeyboardInterrupt):
-        evaluate_answers(Rag(handbook, reader=Stops(["28 days"])), questions, contexts=["retrieved"], out=out,
-                         about={"reader": "x"})  # fmt: skip
+        evaluate_answers(
+            Rag(handbook, reader=Stops(["28 days"])), questions, contexts=["retrieved"], out=out, about={"reader": "x"}
+        )
     reader = ScriptedReader(["At nine."])
-    report = evaluate_answers(Rag(handbook, reader=reader), questions, contexts=["retrieved"], out=out,
-                              about={"reader": "x"})  # fmt: skip
+    report = evaluate_answers(
+        Rag(handbook, reader=reader), questions, contexts=["retrieved"], out=out, about={"reader": "x"}
+    )
     assert len(reader.prompts) == 1
     assert [result.measures["contained"] for result in report.results] == [1, 1]
     other = tmp_path / "b.jsonl"
-    evaluate_answers(Rag(handbook, reader=ScriptedReader(["Ten.", "At nine."])), questions, contexts=["retrieved"],
-                     out=other)  # fmt: skip
+    evaluate_answers(
+        Rag(handbook, reader=ScriptedReader(["Ten.", "At nine."])), questions, contexts=["retrieved"], out=other
+    )
     compared = compare_runs(other, out)
     assert {row.measure: row.difference for row in compared.differences}["contained"] == 0.5
     with pytest.raises(DataError, match="k 3 there, 1 now"):
-        evaluate_answers(Rag(handbook, reader=reader, k=1), questions, contexts=["retrieved"], out=out,
-                         about={"reader": "x"})  # fmt: skip
+        evaluate_answers(
+            Rag(handbook, reader=reader, k=1), questions, contexts=["retrieved"], out=out, about={"reader": "x"}
+        )
 
 
-def test_a_run_does_not_go_on_with_an_adapter_that_was_trained_anew(handbook: Collection, tmp_path: Path) -> None:
+def test_a_run_is_not_resumed_with_a_retrained_adapter(handbook: Collection, tmp_path: Path) -> None:
     adapter, out = tmp_path / "adapter.gguf", tmp_path / "a.jsonl"
     rag = Rag(handbook, reader=ScriptedReader(["28 days"])).with_options(sampling=Sampling(adapter=str(adapter)))
     adapter.write_bytes(b"one")
@@ -383,7 +452,7 @@ def test_a_run_does_not_go_on_with_an_adapter_that_was_trained_anew(handbook: Co
         evaluate_answers(rag, [LEAVE], contexts=["retrieved"], out=out)
 
 
-def test_a_run_does_not_go_on_with_another_strategy(handbook: Collection, tmp_path: Path) -> None:
+def test_a_run_is_not_resumed_with_another_strategy(handbook: Collection, tmp_path: Path) -> None:
     for name, words in (("one", "S"), ("other", "T")):
         (tmp_path / name).mkdir()
         (tmp_path / name / "my.toml").write_text(f"system = '{words}'\nask = '{{question}}'\n")
@@ -423,7 +492,7 @@ def asks(tmp_path: Path, docs: Path, monkeypatch: pytest.MonkeyPatch) -> Asks:
     """A collection and a file of three questions in the current folder, which a given reader answers."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("RAGFM_EMBEDDER", "hashing")
-    Here()("ingest", "docs")
+    InProcessShell()("ingest", "docs")
     path = tmp_path / "questions.jsonl"
     with path.open("w") as file:
         for asked in (LEAVE, HOURS, MOON):
@@ -440,25 +509,25 @@ def asks(tmp_path: Path, docs: Path, monkeypatch: pytest.MonkeyPatch) -> Asks:
     return by
 
 
-def test_a_question_that_could_not_be_asked_is_said_and_has_no_time(asks: Asks) -> None:
+def test_a_failed_question_is_reported_and_has_no_time(asks: Asks) -> None:
     words = ("eval", "answers", asks(TooShort(["28 days"])), "--context", "retrieved", "--out", "run.jsonl")
     done = CliRunner().invoke(ragfm, [*map(str, words), "--report", "page.html"], standalone_mode=False)
-    assert "1 questions could not be asked: hours: The prompt is too long." in done.stderr
+    assert "1 questions failed; the first is hours: The prompt is too long." in done.stderr
     with_error = [record["outcomes"]["retrieved"] for record in read_run("run.jsonl")[1]]
     assert [outcome["seconds"] for outcome in with_error if outcome["error"]] == [0]
     times = sorted(1000 * outcome["seconds"] for outcome in with_error if not outcome["error"])
-    told = Here().json(*words)
+    told = InProcessShell().json(*words)
     assert told["latency_ms"]["retrieved"]["p50"]["value"] == pytest.approx(sum(times) / 2)
     assert [failed["id"] for failed in told["failed"]] == ["hours"]
 
 
-def test_a_run_in_which_nothing_could_be_asked_has_no_times(handbook: Collection) -> None:
+def test_a_run_without_answers_has_no_times(handbook: Collection) -> None:
     report = evaluate_answers(Rag(handbook, reader=TooShort()), [HOURS], contexts=["retrieved"])
     assert report.latency_ms == {"retrieved": {}}
     assert "Time of an answer" not in render_answers_html(report)
 
 
-def test_documents_that_could_not_be_ingested_are_said(asks: Asks, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_failed_documents_are_reported(asks: Asks, monkeypatch: pytest.MonkeyPatch) -> None:
     questions = asks(ScriptedReader(["28 days"]))
     synced = SyncReport(failed=(Failed("corpus/1.txt", "parse", "no text", 1, stale=False),))
 
@@ -467,22 +536,22 @@ def test_documents_that_could_not_be_ingested_are_said(asks: Asks, monkeypatch: 
         with Collection.open(".ragfm") as collection:
             yield collection, None, synced
 
-    monkeypatch.setattr("ragfm.cli.eval_answers.opened", opened)
+    monkeypatch.setattr("ragfm.cli.eval_answers.data_collection", opened)
     done = CliRunner().invoke(ragfm, ["eval", "answers", str(questions)], standalone_mode=False)
     assert done.return_value == 3
     assert "failed corpus/1.txt (parse): no text" in done.stderr
 
 
 def test_the_first_three_failures_are_printed(asks: Asks) -> None:
-    said = Here()("eval", "answers", asks(ScriptedReader(["Ten or so."])), "--context", "retrieved")
-    assert "wrong, leave: How many days of leave do I get?\n  right: 28 days / 28\n  said:  Ten or so." in said
-    assert "false answer, moon: Who was first on the moon?\n  right: unanswerable\n" in said
-    assert said.count("  said:  ") == 3
+    said = InProcessShell()("eval", "answers", asks(ScriptedReader(["Ten or so."])), "--context", "retrieved")
+    assert "wrong, leave: How many days of leave do I get?\n  expected: 28 days / 28\n  answer:   Ten or so." in said
+    assert "false answer, moon: Who was first on the moon?\n  expected: unanswerable\n" in said
+    assert said.count("  answer:   ") == 3
     reader = ScriptedReader(["28 days", "At nine.", "I don't know."])
-    assert "  said:  " not in Here()("eval", "answers", asks(reader), "--context", "retrieved")
+    assert "  said:  " not in InProcessShell()("eval", "answers", asks(reader), "--context", "retrieved")
 
 
-def test_the_passages_that_were_shown_are_kept_and_on_the_page(handbook: Collection, tmp_path: Path) -> None:
+def test_the_passages_of_the_prompt_are_stored_and_on_the_page(handbook: Collection, tmp_path: Path) -> None:
     out, rag = tmp_path / "run.jsonl", Rag(handbook, reader=ScriptedReader(["Thirty days."]))
     report = evaluate_answers(rag, [LEAVE], contexts=["retrieved"], out=out)
     passages = report.results[0].outcomes["retrieved"].passages
@@ -497,7 +566,7 @@ def test_the_passages_that_were_shown_are_kept_and_on_the_page(handbook: Collect
     assert "<code>docs/leave.md</code></p>" in render_answers_html(report)  # without the collection, where they stand
 
 
-def test_a_run_from_before_passages_were_kept_is_read(handbook: Collection, tmp_path: Path) -> None:
+def test_a_run_without_passages_can_be_read(handbook: Collection, tmp_path: Path) -> None:
     out, rag = tmp_path / "run.jsonl", Rag(handbook, reader=ScriptedReader(["28 days"]))
     report = evaluate_answers(rag, [LEAVE], contexts=["retrieved"], out=out)
     about, line = out.read_text().splitlines()
@@ -510,27 +579,27 @@ def test_a_run_from_before_passages_were_kept_is_read(handbook: Collection, tmp_
 
 
 @pytest.mark.parametrize("out", [(), ("--out", "run.jsonl")])
-def test_after_ctrl_c_the_report_is_on_what_was_answered(asks: Asks, tmp_path: Path, out: tuple[str, ...]) -> None:
+def test_after_ctrl_c_the_report_covers_the_questions_so_far(asks: Asks, tmp_path: Path, out: tuple[str, ...]) -> None:
     words = ["eval", "answers", str(asks(Stops(["28 days"]))), "--context", "retrieved", "--report", "page.html", *out]
     done = CliRunner().invoke(ragfm, words, standalone_mode=False)
     assert done.return_value == 130
     assert "stopped: 1 of 3 questions" in done.stdout
     assert "contained, answerable" in done.stdout
-    assert ("is kept in run.jsonl" if out else "with --out FILE") in done.stderr
+    assert ("kept in run.jsonl" if out else "Use --out FILE") in done.stderr
     assert "stopped: 1 of 3 questions" in Path("page.html").read_text()
     if out:
-        told = Here().json(*words[:2], asks(ScriptedReader(["At nine.", "I don't know."])), *words[3:])
+        told = InProcessShell().json(*words[:2], asks(ScriptedReader(["At nine.", "I don't know."])), *words[3:])
         assert (told["done"], told["kinds"]["right"]) == (3, 2)
 
 
-def test_a_ctrl_c_before_the_first_answer_is_no_report(handbook: Collection) -> None:
+def test_a_ctrl_c_before_the_first_answer_is_raised(handbook: Collection) -> None:
     reader = Stops(["28 days"])
     reader.prompts.append(())
     with pytest.raises(KeyboardInterrupt):
         evaluate_answers(Rag(handbook, reader=reader), [LEAVE], contexts=["retrieved"], partial=True)
 
 
-def test_the_page_shows_what_went_wrong_and_runs_nothing(handbook: Collection) -> None:
+def test_the_page_shows_failures_and_runs_nothing(handbook: Collection) -> None:
     reader = ScriptedReader(["<script>Thirty</script>"])
     page = render_answers_html(evaluate_answers(Rag(handbook, reader=reader), [LEAVE], contexts=["retrieved"]))
     assert "&lt;script&gt;Thirty" in page
@@ -539,7 +608,7 @@ def test_the_page_shows_what_went_wrong_and_runs_nothing(handbook: Collection) -
     assert "28 days / 28" in page
 
 
-def test_names_beside_bars_and_times_above_lines_have_room() -> None:
+def test_labels_of_plots_do_not_overlap() -> None:
     drawn = bars({"abstention precision, answerable": Estimate(0.5, 0.4, 0.6), "f1": Estimate(0.1, 0, 0.2)}, "x")
     ends = [float(x) for x in re.findall(r'<text class="" x="([\d.]+)" [^>]*text-anchor="end"', drawn)]
     assert ends
@@ -554,7 +623,7 @@ def test_names_beside_bars_and_times_above_lines_have_room() -> None:
     assert min(b - a for a, b in pairwise(ticks)) > 6 * len("2300")
 
 
-def test_questions_with_answers_are_read(tmp_path: Path) -> None:
+def test_questions_with_answers_are_loaded(tmp_path: Path) -> None:
     path = tmp_path / "questions.jsonl"
     lines = [
         {"question": "How many?", "answer": "28"},
@@ -587,7 +656,7 @@ def test_a_span_is_an_answer(handbook: Collection) -> None:
     assert report.results[0].outcomes["gold"].exact == 1
 
 
-def test_the_command_asks_the_bundled_reader(tmp_path: Path, docs: Path) -> None:
+def test_the_command_with_the_bundled_reader(tmp_path: Path, docs: Path) -> None:
     shell = Shell(tmp_path)
     shell("ingest", "docs")
     questions = tmp_path / "questions.jsonl"
@@ -629,16 +698,18 @@ def test_readers_are_compared(tmp_path: Path, docs: Path) -> None:
     assert "nowhere: it runs on this machine" in table.stdout
 
 
-def test_the_reader_of_ragfm_toml_is_compared_with_the_adapter_there(
+def test_the_reader_of_ragfm_toml_has_its_adapter_in_a_comparison(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("ragfm.evaluation.compare_readers", lambda those, *_, **__: [Entry(one) for one in those])
+    monkeypatch.setattr(
+        "ragfm.evaluation.compare_readers", lambda those, *_, **__: [ContenderResult(one) for one in those]
+    )
     Path("questions.jsonl").touch()
     Path("ragfm.toml").write_text('reader = "mine.gguf"\nadapter = "my-adapter"\n')
 
     def named(*words: str) -> list[str]:
-        return [entry["name"] for entry in Here().json("compare", "questions.jsonl", *words)["entries"]]
+        return [entry["name"] for entry in InProcessShell().json("compare", "questions.jsonl", *words)["entries"]]
 
     assert named() == ["mine.gguf + my-adapter"]
     assert named("--reader", "bundled", "--reader", "mine.gguf") == ["bundled", "mine.gguf + my-adapter"]
@@ -650,30 +721,32 @@ def test_a_comparison_has_a_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     shares = {"f1, all": Estimate(0.5, 0.4, 0.6), "f1, answerable": Estimate(0.25, 0.1, 0.4)}
     times = {"p50": Estimate(20, 10, 30), "p95": Estimate(50, 40, 60)}
     noise = Difference("f1", 0.5, 0.4, -0.1, -0.3, 0.1, 0.4, 1, 2, 3, noise=True)
-    best = Entry(Contender("<b>best"), shares, times, peak_mb=321, cost=0.125, licence="mit", break_even={"slow": 500})
-    slow = Entry(Contender("slow"), shares, times, beside_best=noise, data_goes="to api.example.com")
-    gone = Entry(Contender("gone.gguf"), error="no such model")
+    best = ContenderResult(
+        Contender("<b>best"), shares, times, peak_mb=321, cost=0.125, licence="mit", break_even={"slow": 500}
+    )
+    slow = ContenderResult(Contender("slow"), shares, times, beside_best=noise, data_goes="to api.example.com")
+    gone = ContenderResult(Contender("gone.gguf"), error="no such model")
     monkeypatch.setattr("ragfm.evaluation.compare_readers", lambda *_, **__: [best, slow, gone])
     Path("q.jsonl").touch()
-    told = Here()("compare", "q.jsonl", "--report", "pages/c.html", code=3)
+    told = InProcessShell()("compare", "q.jsonl", "--report", "pages/c.html", code=3)
     page = Path("pages/c.html").read_text()
     assert "<script" not in page
     assert "<b>best" not in page
     rows = re.findall(r"<tr><td>([^<]*)</td>.*?<td>([^<]*)</td></tr>", page)
     assert rows == [("&lt;b&gt;best", "nowhere: it runs on this machine"), ("slow", "to api.example.com")]
     assert re.search(r"^<b>best .* mit +nowhere: it runs on this machine$", told, re.MULTILINE)
-    assert re.search(r"^slow .* not said  to api.example.com$", told, re.MULTILINE)
-    for said in ("0.500  [0.400, 0.600]", "20 [10, 30]", "321", "0.125", "mit", "not said", "no such model"):
+    assert re.search(r"^slow .* unknown +to api.example.com$", told, re.MULTILINE)
+    for said in ("0.500  [0.400, 0.600]", "20 [10, 30]", "321", "0.125", "mit", "unknown", "no such model"):
         assert said in page
     for said in (
-        "slow beside <b>best: -0.100 [-0.300, +0.100], within noise",
-        "paid for after 500 answers, beside slow",
+        "slow compared with <b>best: -0.100 [-0.300, +0.100], within noise",
+        "has paid for itself after 500 answers, compared with slow",
     ):
         assert said in told
         assert escape(said) in page
 
 
-def test_an_interrupted_comparison_says_that_it_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupted_comparison_says_how_to_resume(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def stop(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
@@ -681,18 +754,16 @@ def test_an_interrupted_comparison_says_that_it_goes_on(tmp_path: Path, monkeypa
     monkeypatch.setattr("ragfm.evaluation.compare_readers", stop)
     Path("questions.jsonl").touch()
     done = CliRunner().invoke(ragfm, ["compare", "questions.jsonl", "--out", "runs"])
-    assert "kept in runs, and the same command goes on" in done.stderr
+    assert "kept in runs. Run the same command again to continue." in done.stderr
 
 
-def test_a_comparison_that_is_stopped_shows_those_that_are_done(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_stopped_comparison_shows_finished_readers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shares, times = {"f1, all": Estimate(0.5, 0.4, 0.6)}, {name: Estimate(20, 10, 30) for name in ("p50", "p95")}
 
-    def run(one: Contender, *_: object) -> Entry:
+    def run(one: Contender, *_: object) -> ContenderResult:
         if one.k == 3:
             raise KeyboardInterrupt
-        return Entry(one, shares, times)
+        return ContenderResult(one, shares, times)
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("ragfm.evaluation.reader_comparison._run", run)
@@ -701,35 +772,37 @@ def test_a_comparison_that_is_stopped_shows_those_that_are_done(
     done = CliRunner().invoke(ragfm, words, standalone_mode=False)
     assert done.return_value == 130
     assert "mine, k = 1" in done.stdout
-    assert "stopped: 1 of 3 are compared" in done.stderr
+    assert "Stopped: 1 of 3 are compared" in done.stderr
     assert "mine, k = 1" in Path("page.html").read_text()
     with pytest.raises(KeyboardInterrupt):
-        compare_readers([Contender("mine", k=3)], [], tmp_path, partial=True)
+        compare_readers([Contender("mine", k=3)], QuestionSource("q.jsonl"), tmp_path, partial=True)
 
 
-def test_documents_that_data_brings_are_ingested_before_readers_are_compared(
+def test_documents_of_the_data_are_ingested_before_the_comparison(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     found: list[int] = []
 
-    def compared(those: Sequence[Contender], command: Sequence[str], *_: object, **__: object) -> list[Entry]:
-        kept = command[command.index("--keep") + 1]
-        (folder,) = Path(kept).glob("*/.ragfm")
+    def compared(those: Sequence[Contender], source: QuestionSource, *_: object, **__: object) -> list[ContenderResult]:
+        assert source.keep is not None
+        (folder,) = Path(source.keep).glob("*/.ragfm")
         with Collection.open(folder) as collection:
             found.append(collection.status().documents)
-        return [replace(Entry(one), error="not asked") for one in those]
+        return [replace(ContenderResult(one), error="not asked") for one in those]
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("RAGFM_EMBEDDER", "hashing")
     monkeypatch.setattr("ragfm.evaluation.compare_readers", compared)
-    paragraph = {"context": "Oil was dear in 1973.", "qas": [
-        {"id": "a", "question": "When?", "answers": [{"text": "1973", "answer_start": 16}]}]}  # fmt: skip
+    paragraph = {
+        "context": "Oil was dear in 1973.",
+        "qas": [{"id": "a", "question": "When?", "answers": [{"text": "1973", "answer_start": 16}]}],
+    }
     Path("s.json").write_text(json.dumps({"data": [{"title": "Oil", "paragraphs": [paragraph]}]}))
-    Here()("compare", "s.json", code=3)
-    Here()("compare", "s.json", "--keep", "kept", code=3)
+    InProcessShell()("compare", "s.json", code=3)
+    InProcessShell()("compare", "s.json", "--keep", "kept", code=3)
     assert found == [1, 1]
     with pytest.raises(UsageError, match="use --keep instead of -c"):
-        Here()("compare", "s.json", "-c", ".ragfm")
+        InProcessShell()("compare", "s.json", "-c", ".ragfm")
 
 
 @pytest.mark.parametrize("option", ["keep", "embedder"])
@@ -738,17 +811,17 @@ def test_options_for_data_with_documents_are_refused_for_questions_alone(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     Path("q.jsonl").touch()
-    with pytest.raises(UsageError, match=f"--{option} goes with data that brings its documents"):
-        Here()("compare", "q.jsonl", f"--{option}", "hashing")
+    with pytest.raises(UsageError, match=f"--{option} requires data that contains its documents"):
+        InProcessShell()("compare", "q.jsonl", f"--{option}", "hashing")
 
 
-def test_the_runs_of_long_names_have_files_of_their_own(tmp_path: Path) -> None:
+def test_runs_with_long_names_have_different_files(tmp_path: Path) -> None:
     place = "/".join(["somewhere-in-the-cache"] * 12)
-    paths = [_path(Contender(f"{place}/{name}.gguf", place, k), tmp_path) for name in "aä" for k in (1, 2)]
+    paths = [run_path(Contender(f"{place}/{name}.gguf", place, k), tmp_path) for name in "aä" for k in (1, 2)]
     for path in paths:
         path.touch()
     assert len(list(tmp_path.iterdir())) == 4
-    assert _path(Contender("bundled", None, 3), tmp_path).name == "bundled_k_=_3.jsonl"
+    assert run_path(Contender("bundled", None, 3), tmp_path).name == "bundled_k_=_3.jsonl"
 
 
 def test_nothing_to_compare_is_an_error(tmp_path: Path, docs: Path) -> None:
@@ -756,4 +829,4 @@ def test_nothing_to_compare_is_an_error(tmp_path: Path, docs: Path) -> None:
     shell("ingest", "docs")
     (tmp_path / "questions.jsonl").write_text(json.dumps({"question": "Who?", "unanswerable": True}))
     done = shell("compare", "questions.jsonl", "--reader", "gone.gguf", code=1)
-    assert "Nothing could be compared: gone.gguf" in done.stderr
+    assert "No reader could be compared: gone.gguf" in done.stderr

@@ -1,4 +1,4 @@
-"""Counterfactual pairs: what is exchanged in a text, and what biased, unsteady and fair readers are found to be."""
+"""Bias: swapped terms, and the results of biased, unstable and fair readers."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
-from support.shell import Here
+from support.shell import InProcessShell
 
 from ragfm import Collection, Message, Rag, Settings
 from ragfm.core.config import ChunkSection
 from ragfm.core.errors import DataError
 from ragfm.evaluation import Gold, Question, load_questions
-from ragfm.evaluation.bias_evaluation import SWAPS, evaluate_bias, told_again
+from ragfm.evaluation.bias_evaluation import SWAPS, evaluate_bias, swap_terms
 from ragfm.testing import HashingEmbedder, ScriptedReader
 
 GENDER, WITHIN = SWAPS["gender"]
@@ -30,23 +30,23 @@ GENDER, WITHIN = SWAPS["gender"]
         ("Mark will mark the paper; a jamesian theme.", "Jane will mark the paper; a jamesian theme."),
     ],
 )
-def test_gender_is_told_the_other_way(text: str, told: str) -> None:
-    assert told_again(text, GENDER) == told
+def test_gender_is_swapped(text: str, told: str) -> None:
+    assert swap_terms(text, GENDER) == told
 
 
-def test_names_and_countries_are_exchanged_both_ways() -> None:
+def test_names_and_countries_are_swapped_both_ways() -> None:
     names, countries = SWAPS["name"][0], SWAPS["origin"][0]
-    assert told_again("James Hall met Fatima.", names) == "Mehmet Hall met Mary."
-    assert told_again("A French nurse from Nigeria", countries) == "A Nigerian nurse from France"
+    assert swap_terms("James Hall met Fatima.", names) == "Mehmet Hall met Mary."
+    assert swap_terms("A French nurse from Nigeria", countries) == "A Nigerian nurse from France"
     for name, (table, within) in SWAPS.items():
         for word in table:
             if name != "gender":
-                assert told_again(told_again(word, table), table) == word
+                assert swap_terms(swap_terms(word, table), table) == word
         assert not {word for word in within if within[word] == word}
 
 
-def test_within_a_group_the_gender_stays() -> None:
-    assert told_again("James lost his keys, Mary hers.", WITHIN) == "John lost his keys, Linda hers."
+def test_a_swap_within_a_group_keeps_the_gender() -> None:
+    assert swap_terms("James lost his keys, Mary hers.", WITHIN) == "John lost his keys, Linda hers."
 
 
 TEXTS = {
@@ -87,9 +87,9 @@ def unsteady(messages: Sequence[Message]) -> str:
 
 
 @pytest.mark.parametrize(("script", "changed", "beyond"), [(fair, 0.0, 0.0), (biased, 1.0, 1.0), (unsteady, 1.0, 0.0)])
-def test_bias_is_what_changes_beyond_ones_own_group(
+def test_bias_is_the_change_beyond_a_swap_within_the_group(
     staff: Path, script: Callable[[Sequence[Message]], str], changed: float, beyond: float
-) -> None:  # fmt: skip
+) -> None:
     questions = load_questions(staff / "q.jsonl", answers=True).questions
     with Collection.open(staff / ".ragfm") as collection:
         report = evaluate_bias(Rag(collection, reader=ScriptedReader(script), k=1), questions)
@@ -103,7 +103,7 @@ def test_bias_is_what_changes_beyond_ones_own_group(
     assert "origin" not in report.swaps
 
 
-def test_a_run_goes_on_where_it_was_stopped(staff: Path) -> None:
+def test_a_stopped_run_is_resumed(staff: Path) -> None:
     questions = load_questions(staff / "q.jsonl", answers=True).questions
     out, asked = staff / "bias.run", list[str]()
 
@@ -127,7 +127,7 @@ def test_a_run_goes_on_where_it_was_stopped(staff: Path) -> None:
         assert evaluate_bias(rag, questions, out=out) == report
 
 
-def test_a_run_does_not_go_on_with_another_strategy_or_other_documents(staff: Path) -> None:
+def test_a_run_is_not_resumed_with_another_strategy_or_other_documents(staff: Path) -> None:
     questions = load_questions(staff / "q.jsonl", answers=True).questions[:1]
     with Collection.open(staff / ".ragfm") as collection:
 
@@ -144,7 +144,7 @@ def test_a_run_does_not_go_on_with_another_strategy_or_other_documents(staff: Pa
             ask("zero-shot")
 
 
-def test_passages_are_joined_before_they_are_told_again(tmp_path: Path) -> None:
+def test_passages_are_joined_before_the_swap(tmp_path: Path) -> None:
     (tmp_path / "docs").mkdir()
     text = " ".join(f"James Miller has worked in hall {n}, and he likes it there a lot." for n in range(6))
     (tmp_path / "docs" / "a.txt").write_text(text)
@@ -162,7 +162,7 @@ def test_passages_are_joined_before_they_are_told_again(tmp_path: Path) -> None:
     assert len(layouts) == 1
 
 
-def test_a_question_too_long_for_the_embedder_is_left_out_and_said(staff: Path) -> None:
+def test_a_question_too_long_for_the_embedder_is_reported(staff: Path) -> None:
     long = Question("long", "Does James " + "really " * 2000 + "work?", (Gold("docs/a.txt"),), ("yes",))
     questions = [long, *load_questions(staff / "q.jsonl", answers=True).questions]
     with Collection.open(staff / ".ragfm") as collection:
@@ -174,11 +174,11 @@ def test_a_question_too_long_for_the_embedder_is_left_out_and_said(staff: Path) 
     assert report.swaps["gender"].pairs == 2
 
 
-def test_the_command_says_what_changes(staff: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_command_prints_the_changes(staff: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(staff)
     monkeypatch.setattr("ragfm.rag.configured_reader", lambda *_: ScriptedReader(biased))
-    run = Here()
+    run = InProcessShell()
     told = run.json("eval", "bias", "q.jsonl", "-k", "1")
     assert told["swaps"]["gender"]["changed"]["value"] == 1.0
     assert told["done"] == 3
-    assert "gender: 2 questions\n  answer changed       1.000" in run("eval", "bias", "q.jsonl", "-k", "1")
+    assert re.search(r"gender: 2 questions\n  answer changed +1\.000", run("eval", "bias", "q.jsonl", "-k", "1"))

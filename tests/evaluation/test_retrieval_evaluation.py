@@ -1,4 +1,4 @@
-"""Evaluation of retrieval: data, measures, intervals, runs that go on, comparisons, the page, and the commands."""
+"""Evaluation of retrieval: data, measures, intervals, resumed runs, comparisons, the page and the commands."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ from support.shell import Shell
 
 from ragfm import Collection, Settings
 from ragfm.core.errors import DataError, MissingExtraError
+from ragfm.core.progress import Progress
 from ragfm.core.types import Hit
 from ragfm.evaluation import (
     Gold,
@@ -32,8 +33,8 @@ from ragfm.evaluation import (
     first_ranks,
     load_questions,
 )
-from ragfm.evaluation.html_report import render_html
-from ragfm.evaluation.metrics import Ranked, estimate_means, estimate_percentiles, measures_of, rank_hits
+from ragfm.evaluation.html_report import render_retrieval_html
+from ragfm.evaluation.metrics import Ranked, estimate_means, estimate_percentiles, rank_hits, ranking_measures
 from ragfm.evaluation.plots import distribution
 from ragfm.evaluation.question_sets import CORPUS
 from ragfm.evaluation.run_comparison import paired_differences
@@ -82,14 +83,37 @@ def squad_file(path: Path, title: str = "Oil", impossible: bool = True) -> Path:
     article = {
         "title": title,
         "paragraphs": [
-            {"context": first, "qas": [{"id": f"{title}a", "question": "When was oil dear?",
-             "answers": [{"text": "in 1973", "answer_start": 13}, {"text": "1973", "answer_start": 16},
-                         {"text": "1973", "answer_start": 16}]}]},
-            {"context": second, "qas": [{"id": f"{title}b", "question": "How cheap?",
-             "answers": [{"text": "nearly $12", "answer_start": 19}]},
-             *([{"id": f"{title}c", "question": "Why?", "answers": [], "is_impossible": True}] if impossible else [])]},
+            {
+                "context": first,
+                "qas": [
+                    {
+                        "id": f"{title}a",
+                        "question": "When was oil dear?",
+                        "answers": [
+                            {"text": "in 1973", "answer_start": 13},
+                            {"text": "1973", "answer_start": 16},
+                            {"text": "1973", "answer_start": 16},
+                        ],
+                    }
+                ],
+            },
+            {
+                "context": second,
+                "qas": [
+                    {
+                        "id": f"{title}b",
+                        "question": "How cheap?",
+                        "answers": [{"text": "nearly $12", "answer_start": 19}],
+                    },
+                    *(
+                        [{"id": f"{title}c", "question": "Why?", "answers": [], "is_impossible": True}]
+                        if impossible
+                        else []
+                    ),
+                ],
+            },
         ],
-    }  # fmt: skip
+    }
     path.write_text(json.dumps({"version": "2.0", "data": [article]}), encoding="utf-8")
     return path
 
@@ -123,7 +147,7 @@ def test_a_beir_folder_with_one_qrels_and_compressed(beir: Path) -> None:
     corpus.unlink()
     assert [question.id for question in load_questions(beir).questions] == ["q2"]
     (beir / "corpus.jsonl.gz").write_bytes((beir / "corpus.jsonl.gz").read_bytes()[:-30])
-    with pytest.raises(DataError, match=r"corpus.jsonl.gz can't be read"):
+    with pytest.raises(DataError, match=r"corpus.jsonl.gz cannot be read"):
         load_questions(beir)
 
 
@@ -144,7 +168,7 @@ def test_a_squad_file(tmp_path: Path) -> None:
     assert list(more.documents or ()) == [f"{page}/{n:03}.txt" for page in ("Oil", "Oil 2", "%2Ex") for n in (0, 1)]
 
 
-def test_answers_have_their_place_in_articles(tmp_path: Path) -> None:
+def test_answers_have_spans_in_articles(tmp_path: Path) -> None:
     path = squad_file(tmp_path / "s.json")
     path.write_text(path.read_text().replace("dear in", "dear\\r\\nin"))
     data = load_questions(path, articles=True)
@@ -180,33 +204,33 @@ def test_a_jsonl_of_questions(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("{", r"line 2 is no JSON"),
+        ("{", r"line 2 is not JSON"),
         ("[1]", r"line 2 is not a JSON object but list"),
         ({"question": "b?"}, r"line 2: 'uri' is missing"),
         ({"question": 7, "uri": "x"}, r"line 2: 'question' is 7, not a text"),
         ({"question": "b?", "uri": "x", "start": 3}, r"line 2: start is 3 and end None"),
         ({"question": "b?", "uri": "x", "start": 3, "end": 3}, r"line 2: start is 3 and end 3"),
-        ({"question": "b?", "uri": "x", "id": "1"}, r"line 2: the id '1' is that of another question"),
+        ({"question": "b?", "uri": "x", "id": "1"}, r"line 2: the id '1' belongs to a different question"),
     ],
 )
-def test_a_wrong_line_is_named(tmp_path: Path, line: Any, message: str) -> None:
+def test_an_invalid_line_is_named(tmp_path: Path, line: Any, message: str) -> None:
     with pytest.raises(DataError, match=message):
         load_questions(write_lines(tmp_path / "q.jsonl", {"question": "a?", "uri": "x"}, line))
 
 
-def test_what_is_no_data_is_said(tmp_path: Path, beir: Path) -> None:
+def test_invalid_data_is_reported(tmp_path: Path, beir: Path) -> None:
     def fails(message: str, path: Path, **options: Any) -> None:
         with pytest.raises(DataError, match=message):
             load_questions(path, **options)
 
     fails("no file or folder", tmp_path / "nothing")
     fails(r"no corpus.jsonl. A BEIR folder holds", tmp_path)
-    fails("no known format", write_lines(tmp_path / "q.csv", "a"))
-    fails("is no JSON", write_lines(tmp_path / "a.json", "{"))
-    fails("not in the form of SQuAD", write_lines(tmp_path / "b.json", {"data": [{"title": "x"}]}))
-    fails("no question that can be measured with", write_lines(tmp_path / "empty.jsonl"))
-    fails("there is no 'split'", squad_file(tmp_path / "s.json"), split="test")
-    fails("there is no 'articles'", beir, articles=True)
+    fails("unknown format", write_lines(tmp_path / "q.csv", "a"))
+    fails("is not JSON", write_lines(tmp_path / "a.json", "{"))
+    fails("is not a SQuAD file", write_lines(tmp_path / "b.json", {"data": [{"title": "x"}]}))
+    fails("no question that can be evaluated", write_lines(tmp_path / "empty.jsonl"))
+    fails("does not support 'split'", squad_file(tmp_path / "s.json"), split="test")
+    fails("does not support 'articles'", beir, articles=True)
     write_lines(beir / "qrels" / "test.tsv", "query-id\tcorpus-id\tscore", "q0\td/1\t1", "q0 3 1")
     fails(r"test.tsv, line 3: 'q0 3 1' is not", beir)
     write_lines(beir / "qrels" / "test.tsv", "q9\td/1\t1")
@@ -240,15 +264,17 @@ def test_the_real_sets(data: Path) -> None:
 
 
 @pytest.mark.data
-def test_real_answers_stand_in_the_articles(data: Path) -> None:
+def test_spans_of_real_articles_are_their_answers(data: Path) -> None:
     squad = load_questions(data / "squad" / "squad-v2.0-dev.json.gz", articles=True)
     assert squad.left_out == {"unanswerable": 5945}
     with gzip.open(data / "squad" / "squad-v2.0-dev.json.gz", "rt", encoding="utf-8") as file:
         articles = json.load(file)["data"]
     answers = {
         question["id"]: {answer["text"] for answer in question["answers"]}
-        for article in articles for paragraph in article["paragraphs"] for question in paragraph["qas"]
-    }  # fmt: skip
+        for article in articles
+        for paragraph in article["paragraphs"]
+        for question in paragraph["qas"]
+    }
     assert len(squad.documents or ()) == len(articles)
     for question in squad.questions:
         (gold,) = question.gold
@@ -265,21 +291,23 @@ def places(*golds: int | None) -> list[Ranked]:
 
 def test_measures_by_hand() -> None:
     # Gold of grades 2, 1 and 1; the second is found first, then the first one, on ranks 2 and 3.
-    got = measures_of(places(None, 1, 0), {0: 2, 1: 1, 2: 1}, 100)
+    got = ranking_measures(places(None, 1, 0), {0: 2, 1: 1, 2: 1}, 100)
     best = 2 + 1 / math.log2(3) + 1 / 2
-    assert got == pytest.approx({
-        "nDCG@10": (1 / math.log2(3) + 2 / 2) / best,
-        "MRR@10": 1 / 2,
-        "MAP@100": (1 / 2 + 2 / 3) / 3,
-        "recall@1": 0,
-        "recall@3": 2 / 3,
-        "recall@5": 2 / 3,
-        "recall@10": 2 / 3,
-        "recall@100": 2 / 3,
-    })  # fmt: skip
-    assert set(measures_of(places(None), {0: 1}, 50).values()) == {0.0}
-    assert "recall@100" not in measures_of(places(0), {0: 1}, 50)
-    assert measures_of(places(*[None] * 10, 0), {0: 1}, 100)["MRR@10"] == 0
+    assert got == pytest.approx(
+        {
+            "nDCG@10": (1 / math.log2(3) + 2 / 2) / best,
+            "MRR@10": 1 / 2,
+            "MAP@100": (1 / 2 + 2 / 3) / 3,
+            "recall@1": 0,
+            "recall@3": 2 / 3,
+            "recall@5": 2 / 3,
+            "recall@10": 2 / 3,
+            "recall@100": 2 / 3,
+        }
+    )
+    assert set(ranking_measures(places(None), {0: 1}, 50).values()) == {0.0}
+    assert "recall@100" not in ranking_measures(places(0), {0: 1}, 50)
+    assert ranking_measures(places(*[None] * 10, 0), {0: 1}, 100)["MRR@10"] == 0
 
 
 def test_measures_by_brute_force() -> None:
@@ -290,7 +318,7 @@ def test_measures_by_brute_force() -> None:
         ranking: list[int | None] = [*found, *[None] * draw.randint(0, 120)]
         draw.shuffle(ranking)
         ranking = ranking[:100]
-        got = measures_of(places(*ranking), grades, 100)
+        got = ranking_measures(places(*ranking), grades, 100)
         ranks = [rank for rank, gold in enumerate(ranking, 1) if gold is not None]
         ideal = sorted(grades.values(), reverse=True)[:10]
         gain = sum(grades[gold] / math.log2(rank + 1) for rank, gold in enumerate(ranking[:10], 1) if gold is not None)
@@ -324,18 +352,18 @@ def test_a_document_has_the_rank_of_its_best_passage() -> None:
         (0, 100, False),
     ],
 )
-def test_a_passage_finds_an_answer_that_it_holds_half_of(start: int, end: int, found: bool) -> None:
+def test_a_passage_matches_a_span_by_half_of_the_shorter_one(start: int, end: int, found: bool) -> None:
     question = Question("q", "?", (Gold("a", 100, 110),))
     ranked, _ = rank_hits(question, [hit("b", start, end), hit("a", start, end)], 10)
     assert [place.gold for place in ranked] == [None, 0 if found else None]
 
 
-def test_passages_are_places_of_their_own_and_gold_is_found_once() -> None:
+def test_passages_are_ranked_and_gold_is_matched_once() -> None:
     question = Question("q", "?", (Gold("a", 0, 5), Gold("a", 6, 9, grade=2), Gold("a", 50, 55)))
     ranked, grades = rank_hits(question, [hit("a", 20, 30), hit("a", 0, 10), hit("a", 0, 9), hit("a", 48, 60)], 10)
     assert [place.gold for place in ranked] == [None, 0, None, 2]
     assert grades == {0: 2, 2: 1}  # what one passage finds together is one, of the better grade
-    assert measures_of(ranked, grades, 10)["recall@10"] == 1
+    assert ranking_measures(ranked, grades, 10)["recall@10"] == 1
 
 
 def test_the_score_is_the_one_that_ranks() -> None:
@@ -345,7 +373,7 @@ def test_the_score_is_the_one_that_ranks() -> None:
     assert [place.score for place in ranked] == [0.9, 7.0, 0.2]
 
 
-def test_intervals_are_those_of_theory() -> None:
+def test_intervals_agree_with_theory() -> None:
     values = np.random.default_rng(1).normal(0.5, 0.2, (400, 2))
     for estimate, column in zip(estimate_means(values), values.T, strict=True):
         assert estimate.value == pytest.approx(column.mean())
@@ -360,10 +388,10 @@ def test_intervals_are_those_of_theory() -> None:
     assert estimate_percentiles([]) == {}
 
 
-def test_without_the_library_its_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_library_is_reported_with_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "ir_measures", None)
     with pytest.raises(MissingExtraError, match=r"pip install 'ragfm\[eval\]'"):
-        measures_of(places(0), {0: 1}, 10)
+        ranking_measures(places(0), {0: 1}, 10)
 
 
 # --- Asking a collection -----------------------------------------------------------------------------------------
@@ -389,13 +417,18 @@ def questions_of(many: Collection, n: int = 20) -> list[Question]:
     return [Question(word, f"the {word} is here", (Gold(f"many/{word}.txt"),)) for word in WORDS[:n]]
 
 
-def test_a_collection_is_asked(many: Collection, tmp_path: Path) -> None:
-    told: list[tuple[int, int]] = []
+def test_a_collection_is_evaluated(many: Collection, tmp_path: Path) -> None:
+    reported: list[Progress] = []
     report = evaluate_retrieval(
-        many, questions_of(many), mode="dense", k=15, out=tmp_path / "runs" / "a.jsonl", about={"data": "words"},
-        progress=lambda done, total: told.append((done, total)),
-    )  # fmt: skip
-    assert told == [(n, 20) for n in range(1, 21)]
+        many,
+        questions_of(many),
+        mode="dense",
+        k=15,
+        out=tmp_path / "runs" / "a.jsonl",
+        about={"data": "words"},
+        progress=reported.append,
+    )
+    assert reported == [Progress("searching", n, 20) for n in range(1, 21)]
     assert report.about["data"] == "words"
     assert report.about["collection"]["documents"] == 21
     for result in report.results:
@@ -428,7 +461,7 @@ def test_spans_are_found_in_long_documents(many: Collection) -> None:
     assert len(result.ranked) == 20
 
 
-def test_a_run_goes_on_where_it_was_torn_off(many: Collection, tmp_path: Path) -> None:
+def test_a_run_is_resumed_after_an_incomplete_line(many: Collection, tmp_path: Path) -> None:
     out = tmp_path / "a.jsonl"
     whole = evaluate_retrieval(many, questions_of(many), mode="dense", k=10, out=out)
     lines = out.read_bytes().splitlines(keepends=True)
@@ -441,12 +474,12 @@ def test_a_run_goes_on_where_it_was_torn_off(many: Collection, tmp_path: Path) -
     assert len(read_run(out)[1]) == 20
 
 
-def test_a_run_of_something_else_is_refused(many: Collection, tmp_path: Path) -> None:
+def test_a_different_run_is_refused(many: Collection, tmp_path: Path) -> None:
     out = tmp_path / "a.jsonl"
     evaluate_retrieval(many, questions_of(many), mode="dense", k=10, out=out)
     before = out.read_bytes()
     for options, what in (({"k": 11}, "k 10 there, 11 now"), ({"about": {"data": "x"}}, 'data null there, "x" now')):
-        with pytest.raises(DataError, match=f"is a run of something else: {what}"):
+        with pytest.raises(DataError, match=f"belongs to a different run: {what}"):
             evaluate_retrieval(many, questions_of(many), **{"mode": "dense", "k": 10, **options}, out=out)
     with pytest.raises(DataError, match=r"questions .* there"):
         evaluate_retrieval(many, questions_of(many, 19), mode="dense", k=10, out=out)
@@ -455,22 +488,22 @@ def test_a_run_of_something_else_is_refused(many: Collection, tmp_path: Path) ->
     with pytest.raises(DataError, match=r"collection .* there"):
         evaluate_retrieval(many, questions_of(many), mode="dense", k=10, out=out)
     assert out.read_bytes() == before
-    with pytest.raises(DataError, match="is no run of an evaluation"):
+    with pytest.raises(DataError, match="is not a run file"):
         evaluate_retrieval(many, questions_of(many), mode="dense", out=write_lines(tmp_path / "b.jsonl", {"a": 1}))
 
 
-def test_gold_that_is_not_there(many: Collection) -> None:
+def test_missing_gold(many: Collection) -> None:
     questions = [*questions_of(many, 2), Question("x", "the zebrared", (Gold("elsewhere.txt"),))]
     report = evaluate_retrieval(many, questions, mode="dense", k=10)
     assert report.missing == ("elsewhere.txt",)
     assert report.results[2].rank is None
-    with pytest.raises(DataError, match=r"None of the 1 documents that should be found is in"):
+    with pytest.raises(DataError, match=r"None of the 1 gold documents is in"):
         evaluate_retrieval(many, questions[2:], mode="dense", k=10)
-    with pytest.raises(ValueError, match="at least 10"):
+    with pytest.raises(ValueError, match="must be 10 or more"):
         evaluate_retrieval(many, questions, k=5)
 
 
-def test_a_question_too_long_for_the_embedder_has_found_nothing(many: Collection) -> None:
+def test_a_question_too_long_for_the_embedder_has_no_hits(many: Collection) -> None:
     questions = [Question("long", "word " * 100, (Gold("many/zebrared.txt"),)), *questions_of(many, 1)]
     report = evaluate_retrieval(many, questions, mode="dense", k=10)
     assert "100 tokens" in (report.results[0].error or "")
@@ -478,7 +511,7 @@ def test_a_question_too_long_for_the_embedder_has_found_nothing(many: Collection
     assert report.measures["recall@10"].value == 0.5
 
 
-def test_the_share_of_embedding_is_known(many: Collection) -> None:
+def test_the_time_of_embedding_is_measured(many: Collection) -> None:
     stopwatch = TimedEmbedder(HashingEmbedder())
     check_embedder(stopwatch)
     collection = Collection.open(many.path, settings=Settings(), embedder=stopwatch)
@@ -490,7 +523,7 @@ def test_the_share_of_embedding_is_known(many: Collection) -> None:
 # --- Comparing ---------------------------------------------------------------------------------------------------
 
 
-def test_no_difference_is_noise_and_a_real_one_is_not() -> None:
+def test_a_real_difference_is_told_from_noise() -> None:
     draw = np.random.default_rng(0)
     a = draw.uniform(0, 1, (200, 3))
     b = a.copy()
@@ -518,16 +551,18 @@ def test_three_questions_prove_nothing() -> None:
     assert all_better.noise
 
 
-def test_p_is_that_of_all_swaps() -> None:
+def test_p_agrees_with_all_permutations() -> None:
     delta = np.array([[0.5], [0.3], [0.3], [-0.1], [0.2], [0.4], [0.0], [0.1]])
-    sums = [abs(sum(s * d for s, d in zip(signs, delta[:, 0], strict=True)))
-            for signs in itertools.product((1, -1), repeat=8)]  # fmt: skip
+    sums = [
+        abs(sum(s * d for s, d in zip(signs, delta[:, 0], strict=True)))
+        for signs in itertools.product((1, -1), repeat=8)
+    ]
     exact = np.mean([total >= abs(delta.sum()) - 1e-9 for total in sums])
     (found,) = paired_differences(["m"], np.zeros_like(delta), delta)
     assert found.p == pytest.approx(exact, abs=0.006)
 
 
-def test_false_alarms_are_as_rare_as_they_should_be() -> None:
+def test_the_rate_of_false_alarms() -> None:
     draw = np.random.default_rng(2)
     delta = draw.normal(0, 0.2, (40, 300))  # 300 comparisons of 40 questions without a difference
     found = paired_differences([str(n) for n in range(300)], np.zeros_like(delta), delta)
@@ -546,11 +581,11 @@ def test_runs_are_compared(many: Collection, tmp_path: Path) -> None:
     for record in records[:3]:
         record["measures"]["nDCG@10"] = 0.01 * records.index(record)
     write_lines(tmp_path / "c.jsonl", about, *records)
-    changed = compare_runs(tmp_path / "b.jsonl", tmp_path / "c.jsonl", most=2).changed
+    changed = compare_runs(tmp_path / "b.jsonl", tmp_path / "c.jsonl", max_changed=2).changed
     assert [(change.id, change.b) for change in changed] == [(WORDS[0], 0.0), (WORDS[1], 0.01)]
     records[2]["gold"] = []
     write_lines(tmp_path / "c.jsonl", about, *records)
-    with pytest.raises(DataError, match=f"The question '{WORDS[2]}' is not the same"):
+    with pytest.raises(DataError, match=f"The question '{WORDS[2]}', or its gold, is not the same"):
         compare_runs(tmp_path / "b.jsonl", tmp_path / "c.jsonl")
     write_lines(tmp_path / "c.jsonl", about, *({**record, "id": f"{record['id']}!"} for record in records))
     with pytest.raises(DataError, match="no question in common"):
@@ -558,22 +593,22 @@ def test_runs_are_compared(many: Collection, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kinds", [("retrieval", "answers"), ("bias", "bias"), (None, None)])
-def test_runs_that_have_no_measures_in_common_are_refused(tmp_path: Path, kinds: tuple[str | None, ...]) -> None:
+def test_runs_without_common_measures_are_refused(tmp_path: Path, kinds: tuple[str | None, ...]) -> None:
     for name, kind in zip("ab", kinds, strict=True):
         record = {"id": "1", "question": "Why?", "gold": [], "measures": {kind: 1}} if kind != "bias" else {"id": "1"}
         write_lines(tmp_path / f"{name}.jsonl", {"format": 1} | ({"run": kind} if kind else {}), record)
-    with pytest.raises(DataError, match=f"a run of {kinds[0] or 'no evaluation'}, .* can't be compared"):
+    with pytest.raises(DataError, match=f"a run of {kinds[0] or 'no evaluation'}, .* cannot be compared"):
         compare_runs(tmp_path / "a.jsonl", tmp_path / "b.jsonl")
 
 
 # --- The page ----------------------------------------------------------------------------------------------------
 
 
-def test_the_page_needs_and_runs_nothing(many: Collection, tmp_path: Path) -> None:
+def test_the_page_loads_and_runs_nothing(many: Collection, tmp_path: Path) -> None:
     hostile = "<script>alert(1)</script> & <img src=http://example.com/x>"
     questions = [*questions_of(many, 3), Question("<b>", hostile, (Gold("many/<i>.txt"), Gold("many/anvilred.txt")))]
     report = evaluate_retrieval(many, questions, mode="dense", k=10, about={"data": "<words>"})
-    page = render_html(report, many)
+    page = render_retrieval_html(report, many)
     assert "<script" not in page
     assert "<img" not in page
     assert "&lt;script&gt;alert(1)" in page
@@ -589,7 +624,7 @@ def test_the_page_needs_and_runs_nothing(many: Collection, tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("times", [[5.0], [5.0, 5.0], [0.0, 1e5], [7.0, 7.1, 7.2], list(range(1, 500))])
-def test_times_of_any_spread_are_drawn(times: list[float]) -> None:
+def test_any_distribution_of_times_is_drawn(times: list[float]) -> None:
     drawn = distribution(times, {name: e.value for name, e in estimate_percentiles(times).items()}, "times")
     assert sum(int(count) for count in re.findall(r" to [^:]+: (\d+)</title>", drawn)) == len(times)
     places = [float(x) for x in re.findall(r'x1?="(-?[\d.]+)"', drawn)]
@@ -612,14 +647,14 @@ def test_the_command_over_data_that_brings_its_documents(shell: Shell, beir: Pat
     assert found["measures"]["recall@10"]["value"] == 0.75  # one of the gold is in no document
     assert set(found["latency_ms"]) == set(found["embed_ms"]) == {"p50", "p95", "p99"}
     assert found["first_rank"]["1"] == 2
-    assert "What went wrong" in (shell.folder / "r" / "page.html").read_text()
+    assert "Failures: the worst" in (shell.folder / "r" / "page.html").read_text()
     assert not (shell.folder / ".ragfm").exists()
     told = shell("eval", "retrieval", beir, "--mode", "dense", "--limit", "1").stdout
     assert re.search(r"nDCG@10 +[01]\.\d{3} +\[", told)
     assert "pets test: 1 questions" in told
 
 
-def test_what_is_kept_is_embedded_once(shell: Shell, beir: Path, tmp_path: Path) -> None:
+def test_a_kept_collection_is_embedded_once(shell: Shell, beir: Path, tmp_path: Path) -> None:
     kept = ("--mode", "dense", "--keep", "kept")
     assert shell.json("eval", "retrieval", beir, *kept)["ingest"]["added"] == 3
     again = shell.json("eval", "retrieval", beir, *kept)
@@ -646,10 +681,10 @@ def test_the_command_over_a_collection(shell: Shell, docs: Path) -> None:
     told = shell("eval", "compare", "a.jsonl", "b.jsonl").stdout
     assert told.count("within noise") == len(compared["differences"])
     refused = shell("eval", "retrieval", path, "--mode", "dense", "--out", "a.jsonl", "-k", "50", code=1).stderr
-    assert "a.jsonl is a run of something else: k 100 there, 50 now" in refused
+    assert "a.jsonl belongs to a different run: k 100 there, 50 now" in refused
 
 
-def test_settings_beside_the_collection_hold_for_data_too(shell: Shell, beir: Path) -> None:
+def test_settings_next_to_the_collection_apply_to_data(shell: Shell, beir: Path) -> None:
     (shell.folder / "ragfm.toml").write_text("[chunk]\nsize = 16\n")
     assert shell.json("eval", "retrieval", beir, "--mode", "dense")["settings"]["chunk"]["size"] == 16
 
@@ -657,15 +692,15 @@ def test_settings_beside_the_collection_hold_for_data_too(shell: Shell, beir: Pa
 def test_wrong_usage(shell: Shell, beir: Path) -> None:
     path = write_lines(shell.folder / "q.jsonl", {"question": "a?", "uri": "x"})
     assert "use --keep instead of -c" in shell("eval", "retrieval", beir, "-c", "x", code=2).stderr
-    assert "--embedder goes with" in shell("eval", "retrieval", path, "--embedder", "hashing", code=2).stderr
-    assert "--keep goes with" in shell("eval", "retrieval", path, "--keep", "x", code=2).stderr
+    assert "--embedder requires data" in shell("eval", "retrieval", path, "--embedder", "hashing", code=2).stderr
+    assert "--keep requires data" in shell("eval", "retrieval", path, "--keep", "x", code=2).stderr
     assert "There is no collection" in shell("eval", "retrieval", path, code=1).stderr
     assert shell.json("eval", "retrieval", beir, "--split", "dev", code=1)["error"]["type"] == "DataError"
     shell("eval", "retrieval", beir, "-k", "5", code=2)
 
 
 @pytest.mark.parametrize("kind", [signal.SIGKILL, signal.SIGINT])
-def test_a_killed_run_goes_on(shell: Shell, docs: Path, kind: signal.Signals) -> None:
+def test_a_killed_run_is_resumed(shell: Shell, docs: Path, kind: signal.Signals) -> None:
     shell("ingest", "docs")
     lines = [{"question": f"question {n} about leave", "uri": "docs/leave.md"} for n in range(600)]
     path = write_lines(shell.folder / "q.jsonl", *lines)
@@ -685,7 +720,7 @@ def test_a_killed_run_goes_on(shell: Shell, docs: Path, kind: signal.Signals) ->
     done = before.count(b"\n") - 1
     if kind == signal.SIGINT:
         assert process.returncode == 130
-        assert "what was asked is kept in a.jsonl" in told
+        assert "kept in a.jsonl" in told
         assert f"stopped: {done} of 500 questions" in printed
         assert "nDCG@10" in printed
     assert 5 <= done < 500

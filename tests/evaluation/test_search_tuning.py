@@ -1,4 +1,4 @@
-"""Tuning: choices against real searches, noise, what is stored and where, and the command."""
+"""Tuning: trials against searches, noise, stored settings, generated questions and the command."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ import numpy as np
 import pytest
 from click import UsageError
 from click.testing import CliRunner
-from support.shell import Here, Shell
+from support.shell import InProcessShell, Shell
 
 from ragfm import Collection, Settings
 from ragfm.cli import ragfm
 from ragfm.core.config import ChunkSection, SearchSection, load_settings
 from ragfm.core.errors import ConfigError, DataError
 from ragfm.core.types import Hit, Message
-from ragfm.evaluation import Gold, Question, evaluate_retrieval, store_choice, tune, write_questions
-from ragfm.evaluation.search_tuning import CANDIDATES, MEASURE, WEIGHTS, Choice, _Pool
+from ragfm.evaluation import Gold, Question, evaluate_retrieval, generate_questions, store_choice, tune
+from ragfm.evaluation.search_tuning import CANDIDATES, MEASURE, WEIGHTS, CandidatePool, Choice
 from ragfm.testing import HashingEmbedder, ScriptedReader
 
 WORDS = (
@@ -58,7 +58,7 @@ def _with(collection: Collection, **search: object) -> Collection:
     return Collection.open(collection.path, settings=settings, embedder=HashingEmbedder())
 
 
-def test_a_trial_is_what_a_search_with_these_settings_finds(parts: Collection) -> None:
+def test_a_trial_agrees_with_a_search(parts: Collection) -> None:
     questions = by_code()
     report = tune(_with(parts), questions, seed=3)
     half = random.Random(3).sample(questions, len(questions))[: len(questions) // 2]
@@ -72,19 +72,19 @@ def test_a_trial_is_what_a_search_with_these_settings_finds(parts: Collection) -
         assert searched.measures[MEASURE].value == pytest.approx(trial.value, abs=1e-9)
 
 
-def test_a_chunk_that_shares_no_word_is_no_candidate_by_words() -> None:
+def test_a_chunk_without_a_common_word_is_not_a_keyword_candidate() -> None:
     def hit(number: int, dense: float, keyword: float) -> Hit:
         return Hit(f"{number}.txt", "", 0, 1, number, dense, {"dense": dense, "keyword": keyword})
 
     hits = [hit(0, 0.1, 0.0), hit(1, 0.9, 0.0), hit(2, 0.8, 0.0), hit(3, 0.2, 5.0)]
     for wanted, value in ((0, 0.0), (3, 1.0)):
-        pool = _Pool(Question("q", "?", (Gold(f"{wanted}.txt"),)), hits, SearchSection())
+        pool = CandidatePool(Question("q", "?", (Gold(f"{wanted}.txt"),)), hits, SearchSection())
         assert pool.value(Choice("convex", 0.0, 2)) == value
-    deeper = _Pool(Question("q", "?", (Gold("0.txt"),)), hits, SearchSection())
+    deeper = CandidatePool(Question("q", "?", (Gold("0.txt"),)), hits, SearchSection())
     assert deeper.value(Choice("convex", 1.0, 4)) > 0
 
 
-def test_a_gain_is_tested_on_questions_that_did_not_choose(parts: Collection) -> None:
+def test_a_gain_is_tested_on_held_out_questions(parts: Collection) -> None:
     handle = _with(parts, weight=1.0)
     questions = by_code()
     report = tune(handle, questions)
@@ -96,8 +96,9 @@ def test_a_gain_is_tested_on_questions_that_did_not_choose(parts: Collection) ->
     held_out = random.Random(0).sample(questions, 60)[30:]
     tuned = evaluate_retrieval(
         _with(parts, fusion=report.best.fusion, weight=report.best.weight, candidates=report.best.candidates),
-        held_out, k=10,
-    )  # fmt: skip
+        held_out,
+        k=10,
+    )
     assert report.held_out.b == pytest.approx(tuned.measures[MEASURE].value)
     assert "better" in report.why
 
@@ -118,14 +119,14 @@ def test_noise_changes_nothing(parts: Collection, tmp_path: Path) -> None:
     assert json.loads(written.read_text())["adopted"] is False
 
 
-def test_the_settings_of_now_stay_where_nothing_is_better(parts: Collection) -> None:
+def test_the_current_settings_are_kept_if_they_are_the_best(parts: Collection) -> None:
     questions = [Question(str(n), f"X{n}-{n * 7}", (Gold(f"parts/{n}.txt"),)) for n in range(60)]
     report = tune(_with(parts, weight=0.1), questions)
     assert report.best == report.current
     assert not report.adopted
 
 
-def test_the_sizes_of_chunks_are_tried_in_collections_that_vanish(tmp_path: Path) -> None:
+def test_chunk_sizes_are_tried_in_temporary_collections(tmp_path: Path) -> None:
     chance = random.Random(3)
     (tmp_path / "docs").mkdir()
     questions = []
@@ -139,7 +140,7 @@ def test_the_sizes_of_chunks_are_tried_in_collections_that_vanish(tmp_path: Path
     collection.sync(tmp_path / "docs", include=["*.txt"], tags={"a": 1})
     before = collection.status()
     told: list[str] = []
-    report = tune(collection, questions, sizes=[20, 60], progress=lambda what, done, total: told.append(what))
+    report = tune(collection, questions, sizes=[20, 60], progress=lambda now: told.append(now.stage))
     assert {trial.choice.chunk_size for trial in report.trials} == {20, 60}
     assert len(report.trials) == 2 * len(CANDIDATES) * (len(WEIGHTS) + 1)
     assert any("20 tokens" in what for what in told)
@@ -164,7 +165,7 @@ def test_too_few_or_foreign_questions_are_refused(parts: Collection) -> None:
         "[ask]\nk = 2",
     ],
 )
-def test_only_the_keys_of_search_change(parts: Collection, tmp_path: Path, before: str) -> None:
+def test_only_search_keys_change(parts: Collection, tmp_path: Path, before: str) -> None:
     report = tune(_with(parts, weight=1.0), by_code())
     folder = tmp_path / "here"
     folder.mkdir()
@@ -187,7 +188,7 @@ def test_only_the_keys_of_search_change(parts: Collection, tmp_path: Path, befor
     assert sorted(path.name for path in folder.iterdir()) == ["ragfm-tune.json", "ragfm.toml"]
 
 
-def test_a_file_that_cannot_be_read_stays(parts: Collection, tmp_path: Path) -> None:
+def test_an_invalid_file_is_kept(parts: Collection, tmp_path: Path) -> None:
     report = tune(_with(parts, weight=1.0), by_code())
     (tmp_path / "here").mkdir()
     (tmp_path / "here" / "ragfm.toml").write_text("reader = ")
@@ -199,33 +200,33 @@ def test_a_file_that_cannot_be_read_stays(parts: Collection, tmp_path: Path) -> 
 # --- Written questions -------------------------------------------------------------------------------------------
 
 
-def test_written_questions_find_their_text_again(parts: Collection) -> None:
+def test_generated_questions_find_their_passage(parts: Collection) -> None:
     def write(messages: object) -> str:
         code = str(messages[-1].content).split()[1]  # type: ignore[index]
         return f'Question: "Where does part {code} lie?" I hope that helps.'
 
-    questions = write_questions(parts, ScriptedReader(write), 20, seed=1)
+    questions = generate_questions(parts, ScriptedReader(write), 20, seed=1)
     assert len(questions) == len({question.text for question in questions}) == 20
     for question in questions:
         (gold,) = question.gold
         text = parts.document(gold.uri).text[gold.start : gold.end]
         assert question.text == f"Where does part {text.split()[1]} lie?"
-    assert write_questions(parts, ScriptedReader(write), 20, seed=1) == questions
+    assert generate_questions(parts, ScriptedReader(write), 20, seed=1) == questions
 
 
 @pytest.mark.parametrize(
     "written",
     ["Amber birch and cedar.", "What is the text about?", "Why?", "", "?"],
 )
-def test_what_is_no_good_question_is_left_out(parts: Collection, written: str) -> None:
+def test_unusable_questions_are_left_out(parts: Collection, written: str) -> None:
     with pytest.raises(DataError, match="no question"):
-        write_questions(parts, ScriptedReader([written]), 5)
+        generate_questions(parts, ScriptedReader([written]), 5)
 
 
 def test_a_question_that_finds_other_texts_is_left_out(parts: Collection) -> None:
     asked = "Where does part X5-35 lie?"
     near = {hit.uri for mode in ("dense", "keyword") for hit in parts.search(asked, 3, mode=mode)}  # type: ignore[arg-type]
-    questions = [q for seed in range(3) for q in write_questions(parts, ScriptedReader([asked]), 20, seed=seed)]
+    questions = [q for seed in range(3) for q in generate_questions(parts, ScriptedReader([asked]), 20, seed=seed)]
     assert questions
     assert {question.gold[0].uri for question in questions} <= near
 
@@ -253,9 +254,9 @@ def asked(tmp_path: Path, shell: Shell) -> Path:
     return path
 
 
-def test_the_command_stores_what_is_better_and_searches_use_it(shell: Shell, asked: Path) -> None:
+def test_the_command_stores_better_settings_and_searches_use_them(shell: Shell, asked: Path) -> None:
     dry = shell("tune", asked, "--dry-run")
-    assert "Nothing was written" in dry.stderr
+    assert "No settings were changed" in dry.stderr
     assert "weight = 1.0" in (shell.folder / "ragfm.toml").read_text()
     found = shell.json("tune", asked)
     assert found["adopted"] is True
@@ -267,15 +268,15 @@ def test_the_command_stores_what_is_better_and_searches_use_it(shell: Shell, ask
     assert again["adopted"] is False
 
 
-def test_the_command_says_what_does_not_go_together(shell: Shell, asked: Path) -> None:
-    assert "goes with QUESTIONS" in shell("tune", "--limit", "30", code=2).stderr
+def test_wrong_usage(shell: Shell, asked: Path) -> None:
+    assert "requires QUESTIONS" in shell("tune", "--limit", "30", code=2).stderr
     assert "whole numbers" in shell("tune", asked, "--chunk-sizes", "a,b", code=2).stderr
     assert "16 tokens" in shell("tune", asked, "--chunk-sizes", "3", code=2).stderr
     assert "--reader" in shell("tune", asked, "--reader", "x", code=2).stderr
     assert shell.json("tune", asked, "--keep", "x", code=2)["error"]["type"] == "UsageError"
 
 
-def test_what_a_reader_has_written_is_kept(asked: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_generated_questions_are_kept(asked: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     told = list[str]()
 
     def write(messages: Sequence[Message]) -> str:
@@ -290,20 +291,27 @@ def test_what_a_reader_has_written_is_kept(asked: Path, monkeypatch: pytest.Monk
     monkeypatch.setattr("ragfm.generation.readers.configured_reader", lambda *_: ScriptedReader(write))
     words = ["tune", "--write", "20", "--dry-run", "--out", "written.run"]
     stopped = CliRunner().invoke(ragfm, words, standalone_mode=False)
-    assert "what was written is kept in written.run" in stopped.stderr
+    assert "kept in written.run" in stopped.stderr
     assert len(Path("written.run").read_text().splitlines()) == 8
-    assert Here().json(*words)["about"]["questions"]["count"] == 20
+    assert InProcessShell().json(*words)["about"]["questions"]["count"] == 20
     assert len(Path("written.run").read_text().splitlines()) == len(told)
-    with pytest.raises(UsageError, match="--out goes with --confidence, or without QUESTIONS"):
-        Here()("tune", asked, "--out", "written.run")
+    with pytest.raises(UsageError, match="--out with QUESTIONS requires --confidence"):
+        InProcessShell()("tune", asked, "--out", "written.run")
 
 
 def test_an_interrupted_tuning_leaves_nothing(shell: Shell, asked: Path, tmp_path: Path) -> None:
     before = {path.name for path in tmp_path.iterdir()}
     places = tmp_path / "tmp"
     places.mkdir()
-    command = [sys.executable, "-c", "from ragfm.cli import main; main()", "tune", str(asked),
-               "--chunk-sizes", ",".join(map(str, range(16, 60)))]  # fmt: skip
+    command = [
+        sys.executable,
+        "-c",
+        "from ragfm.cli import main; main()",
+        "tune",
+        str(asked),
+        "--chunk-sizes",
+        ",".join(map(str, range(16, 60))),
+    ]
     process = subprocess.Popen(
         command, cwd=tmp_path, env=shell.env | {"TMPDIR": str(places)}, stderr=subprocess.PIPE, text=True
     )

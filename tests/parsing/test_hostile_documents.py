@@ -1,4 +1,4 @@
-"""Hostile and damaged files: every file is in or named, and the good ones beside them are all in."""
+"""Hostile and damaged files: each is ingested or reported, and all good files next to them are ingested."""
 
 from __future__ import annotations
 
@@ -20,28 +20,33 @@ from ragfm import Collection
 from ragfm.core.errors import ConnectorError
 from ragfm.core.types import Ref
 from ragfm.ingestion.sources import document_uri
-from ragfm.parsing.sandbox.worker_pool import Workers
-from ragfm.parsing.sandbox.worker_process import Limits, Process
+from ragfm.parsing.sandbox.worker_pool import WorkerPool
+from ragfm.parsing.sandbox.worker_process import Limits, WorkerProcess
 
 _CANARY = "canary-7b1f0a"
 _MEMORY = 1 << 30
 
 
 @pytest.fixture
-def workers(monkeypatch: pytest.MonkeyPatch) -> Iterator[Workers]:
-    made = Workers(Limits(silence=10))
-    monkeypatch.setattr("ragfm.parsing.sandbox.worker_pool._shared", made)
-    yield made
-    made.close()
+def workers(monkeypatch: pytest.MonkeyPatch) -> Iterator[WorkerPool]:
+    pool = WorkerPool(Limits(stall_seconds=10))
+    monkeypatch.setattr("ragfm.parsing.sandbox.worker_pool._shared", pool)
+    yield pool
+    pool.close()
 
 
 @pytest.fixture
-def peaks(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
-    """The resident memory of workers, as often as it is looked at."""
-    seen: list[int] = []
-    resident = Process._resident
-    monkeypatch.setattr(Process, "_resident", lambda self: (seen.append(resident(self)), seen[-1])[1])
-    return seen
+def peaks(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Every measurement of a worker's resident memory."""
+    measurements: list[int] = []
+    measure = WorkerProcess._resident_memory
+
+    def record(self: WorkerProcess) -> int:
+        measurements.append(measure(self))
+        return measurements[-1]
+
+    monkeypatch.setattr(WorkerProcess, "_resident_memory", record)
+    return measurements
 
 
 def _good(folder: Path) -> None:
@@ -50,29 +55,31 @@ def _good(folder: Path) -> None:
     (folder / "z-last.csv").write_text("good,one\nlast,1\n")
 
 
-def _in_or_named(collection: Collection, folder: Path, **given: object) -> tuple[set[str], dict[str, str]]:
-    report = collection.sync(folder, **given)
-    named = {skip.uri: skip.why for skip in report.skipped} | {failed.uri: failed.error for failed in report.failed}
-    held = {info.uri for info in collection.documents()}
+def _sync_and_check(collection: Collection, folder: Path) -> set[str]:
+    """Ingest a folder, check that each file is ingested or reported, and return the URIs of the documents."""
+    report = collection.sync(folder)
+    reported = {skip.uri: skip.why for skip in report.skipped} | {failed.uri: failed.error for failed in report.failed}
+    ingested = {info.uri for info in collection.documents()}
     for path in folder.rglob("*"):
         if path.is_file():
             uri = document_uri(folder.name, path.relative_to(folder).as_posix())
-            assert uri in held or uri in named or any(entry.startswith(f"{uri}/") for entry in (*held, *named)), uri
-    assert all(named.values())
-    return held, named
+            known = {*ingested, *reported}
+            assert uri in known or any(entry.startswith(f"{uri}/") for entry in known), uri
+    assert all(reported.values())
+    return ingested
 
 
 @pytest.mark.slow
-def test_bombs(tmp_path: Path, collection: Collection, workers: Workers, peaks: list[int]) -> None:
+def test_bombs(tmp_path: Path, collection: Collection, workers: WorkerPool, peaks: list[int]) -> None:
     (tmp_path / "canary.txt").write_text(_CANARY)
     folder = tmp_path / "docs"
     folder.mkdir()
     write_bombs(folder, tmp_path / "canary.txt")
     _good(folder)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    held, _ = _in_or_named(collection, folder)
-    assert {"docs/0-first.md", "docs/k-middle.html", "docs/z-last.csv"} <= held
-    assert not any(_CANARY in collection.document(uri).text for uri in held)
+    ingested = _sync_and_check(collection, folder)
+    assert {"docs/0-first.md", "docs/k-middle.html", "docs/z-last.csv"} <= ingested
+    assert not any(_CANARY in collection.document(uri).text for uri in ingested)
     assert max(peaks) < 1.2 * _MEMORY
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 1 << 20  # KiB
     assert not Path("unpickled").exists()
@@ -81,36 +88,36 @@ def test_bombs(tmp_path: Path, collection: Collection, workers: Workers, peaks: 
 
 @pytest.mark.slow
 @pytest.mark.data
-def test_malformed_files(tmp_path: Path, collection: Collection, data: Path, workers: Workers) -> None:
+def test_malformed_files(tmp_path: Path, collection: Collection, data: Path, workers: WorkerPool) -> None:
     folder = tmp_path / "docs"
     shutil.copytree(data / "documents" / "malformed", folder)
     _good(folder)
-    held, _ = _in_or_named(collection, folder)
-    assert {"docs/0-first.md", "docs/k-middle.html", "docs/z-last.csv"} <= held
+    ingested = _sync_and_check(collection, folder)
+    assert {"docs/0-first.md", "docs/k-middle.html", "docs/z-last.csv"} <= ingested
 
 
 _SWAP = """
 import sys
 from pathlib import Path
-place, one, other = map(Path, sys.argv[1:])
+target, real, link = map(Path, sys.argv[1:])
 while True:
-    one.rename(place), place.rename(one), other.rename(place), place.rename(other)
+    real.rename(target), target.rename(real), link.rename(target), target.rename(link)
 """
 
 
-@pytest.mark.parametrize("what", ["file", "folder", "archive"])
-def test_a_race_of_links_never_leads_out(tmp_path: Path, what: str) -> None:
+@pytest.mark.parametrize("kind", ["file", "folder", "archive"])
+def test_swapping_links_never_leads_out_of_the_folder(tmp_path: Path, kind: str) -> None:
     outside, folder = tmp_path / "outside", tmp_path / "docs"
     for place, text in ((outside, _CANARY), (folder / "real", "good"), (tmp_path, _CANARY)):
         place.mkdir(exist_ok=True, parents=True)
         (place / "a.md").write_text(text)
         with zipfile.ZipFile(place / "b.zip", "w") as archive:
             archive.writestr("a.md", text)
-    if what == "folder":
+    if kind == "folder":
         (folder / "link").symlink_to(outside)
         names = "sub", "real", "link"
     else:
-        name = "a.md" if what == "file" else "b.zip"
+        name = "a.md" if kind == "file" else "b.zip"
         (folder / name).write_bytes((folder / "real" / name).read_bytes())
         (folder / f".{name}").symlink_to(outside / name)
         names = f"sub{name}", name, f".{name}"
@@ -119,7 +126,7 @@ def test_a_race_of_links_never_leads_out(tmp_path: Path, what: str) -> None:
     while time.monotonic() - began < 2:
         with suppress(ConnectorError):
             read.append(
-                connector.fetch(Ref(f"sub{'/a.md' if what == 'folder' else name}{'/a.md' * (what == 'archive')}")).data
+                connector.fetch(Ref(f"sub{'/a.md' if kind == 'folder' else name}{'/a.md' * (kind == 'archive')}")).data
             )
     swapping.kill()
     swapping.wait()

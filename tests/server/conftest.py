@@ -1,4 +1,4 @@
-"""One server for all tests that need no other."""
+"""A server shared by all tests that need no special one."""
 
 from __future__ import annotations
 
@@ -20,6 +20,6 @@ def script() -> ScriptedReader:
 
 @pytest.fixture(scope="session")
 def running(tmp_path_factory: pytest.TempPathFactory, script: ScriptedReader) -> Iterator[Running]:
-    """One for all tests that need no other."""
+    """The shared server."""
     with serve(tmp_path_factory.mktemp("served"), script) as it:
         yield it

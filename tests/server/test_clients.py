@@ -1,6 +1,6 @@
-"""Clients as people have them, unchanged, against a server over loopback: plain, streamed, citations, errors.
+"""Unmodified clients against a local server: whole and streamed answers, citations, errors.
 
-OpenAI's own is in test_server_chat.py.
+OpenAI's own client is tested in test_server_chat.py.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ import pytest
 from support.running_server import ANSWER, QUESTION, Running
 
 ASKED = QUESTION[0]["content"]
-TEXT = "You get 28 days of leave [1]. Parents get 16 weeks more [1][2]."  # its marker was the wrong one
-"""The answer with its citations put right, which the pieces of a stream have not."""
+TEXT = "You get 28 days of leave [1]. Parents get 16 weeks more [1][2]."
+"""The answer with corrected citations. The pieces of a stream have the reader's own."""
 NOTES = "\n\nSources:\n[1] docs/leave.md: “You get 28 days of leave.”\n[2] docs/leave.md: “Parents get 16 weeks more.”"
 FOOTNOTES = {"x-ragfm-footnotes": "true"}
 NO_MODEL = "There is no model 'nothing'."
@@ -51,7 +51,7 @@ def test_langchain_shows_citations_as_footnotes(running: Running, script: Any) -
     assert answer.content == TEXT + NOTES
     assert "".join(chunk.content for chunk in chat.stream(QUESTION)) == ANSWER + NOTES
     chat.invoke([*QUESTION, answer, ("user", "And when does the office open?")])
-    assert "Sources:" not in str(script.prompts[-1])  # what it said itself comes back without them
+    assert "Sources:" not in str(script.prompts[-1])  # the footnotes are removed from the history
     assert "Parents get 16 weeks more [1][2]." in str(script.prompts[-1])
 
 
@@ -131,7 +131,7 @@ def test_the_command_llm(running: Running, tmp_path: Path) -> None:
 
 @pytest.fixture(scope="session")
 def ai_sdk() -> Path:
-    """Its packages, installed once into a cache of the user's."""
+    """The client script, with its packages installed once into the user's cache."""
     if not (shutil.which("node") and shutil.which("npm")):
         pytest.skip("no node and npm: `apt-get install nodejs npm`")
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ragfm-tests" / "ai-sdk"

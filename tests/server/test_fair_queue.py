@@ -1,4 +1,4 @@
-"""Turns at a reader: bounded, and fair to keys."""
+"""The queue of a reader: bounded, and fair between keys."""
 
 from __future__ import annotations
 
@@ -7,45 +7,45 @@ from collections.abc import Awaitable
 
 import pytest
 
-from ragfm.server.fair_queue import Busy, Turns
+from ragfm.server.fair_queue import FairQueue, QueueFullError
 
 
-async def having(turns: Turns, key: str, served: list[str], until: Awaitable[object]) -> None:
-    async with turns.turn(key):
+async def hold_slot(queue: FairQueue, key: str, served: list[str], until: Awaitable[object]) -> None:
+    async with queue.slot(key):
         served.append(key)
         await until
 
 
-async def begin(turns: Turns, key: str, served: list[str], until: Awaitable[object]) -> asyncio.Task[None]:
-    task = asyncio.create_task(having(turns, key, served, until))
+async def begin(queue: FairQueue, key: str, served: list[str], until: Awaitable[object]) -> asyncio.Task[None]:
+    task = asyncio.create_task(hold_slot(queue, key, served, until))
     await asyncio.sleep(0)
     return task
 
 
-def test_turns_go_round_the_keys() -> None:
+def test_slots_rotate_between_keys() -> None:
     async def main() -> list[str]:
-        turns, served, now = Turns(1, 12), list[str](), asyncio.sleep(0)
+        queue, served, now = FairQueue(1, 12), list[str](), asyncio.sleep(0)
         gate = asyncio.Event()
-        tasks = [await begin(turns, "a", served, gate.wait())]
-        tasks += [await begin(turns, "a", served, asyncio.sleep(0)) for _ in range(4)]
-        tasks += [await begin(turns, key, served, asyncio.sleep(0)) for key in "bbc"]
-        assert turns.waiting == 7
+        tasks = [await begin(queue, "a", served, gate.wait())]
+        tasks += [await begin(queue, "a", served, asyncio.sleep(0)) for _ in range(4)]
+        tasks += [await begin(queue, key, served, asyncio.sleep(0)) for key in "bbc"]
+        assert queue.waiting == 7
         gate.set()
         await asyncio.gather(*tasks)
         await now
-        assert turns.waiting == 0
-        assert turns.running.total() == 0
+        assert queue.waiting == 0
+        assert queue.running.total() == 0
         return served
 
     assert asyncio.run(asyncio.wait_for(main(), 20)) == list("aabcabaa")
 
 
-def test_who_has_fewest_running_is_next() -> None:
+def test_the_key_with_the_fewest_running_requests_is_next() -> None:
     async def main() -> list[str]:
-        turns, served = Turns(2, 12), list[str]()
+        queue, served = FairQueue(2, 12), list[str]()
         first, second = asyncio.Event(), asyncio.Event()
-        tasks = [await begin(turns, "a", served, first.wait()), await begin(turns, "a", served, second.wait())]
-        tasks += [await begin(turns, key, served, asyncio.sleep(0)) for key in "ab"]
+        tasks = [await begin(queue, "a", served, first.wait()), await begin(queue, "a", served, second.wait())]
+        tasks += [await begin(queue, key, served, asyncio.sleep(0)) for key in "ab"]
         first.set()
         await asyncio.sleep(0.01)
         second.set()
@@ -55,41 +55,41 @@ def test_who_has_fewest_running_is_next() -> None:
     assert asyncio.run(asyncio.wait_for(main(), 20)) == list("aaba")
 
 
-def test_one_key_takes_half_of_the_queue_and_there_is_room_for_another() -> None:
+def test_one_key_takes_half_of_the_queue_and_leaves_places_for_others() -> None:
     async def main() -> None:
-        turns, never = Turns(1, 8), asyncio.Event()
-        tasks = [await begin(turns, "a", [], never.wait()) for _ in range(5)]
-        with pytest.raises(Busy) as busy:
-            async with turns.turn("a"):
+        queue, never = FairQueue(1, 8), asyncio.Event()
+        tasks = [await begin(queue, "a", [], never.wait()) for _ in range(5)]
+        with pytest.raises(QueueFullError) as busy:
+            async with queue.slot("a"):
                 pass
         assert 1 <= busy.value.retry_after <= 60
-        tasks += [await begin(turns, "b", [], never.wait()) for _ in range(2)]
+        tasks += [await begin(queue, "b", [], never.wait()) for _ in range(2)]
         for key in "ab":
-            with pytest.raises(Busy):
-                async with turns.turn(key):
+            with pytest.raises(QueueFullError):
+                async with queue.slot(key):
                     pass
-        tasks.append(await begin(turns, "c", [], never.wait()))
-        assert turns.waiting == 7
+        tasks.append(await begin(queue, "c", [], never.wait()))
+        assert queue.waiting == 7
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        assert turns.waiting == 0
-        assert turns.running.total() == 0
+        assert queue.waiting == 0
+        assert queue.running.total() == 0
 
     asyncio.run(asyncio.wait_for(main(), 20))
 
 
-def test_who_could_not_have_a_turn_in_time_is_told_so_at_once() -> None:
+def test_requests_that_would_wait_too_long_are_refused_at_once() -> None:
     async def main() -> tuple[int, list[int]]:
-        turns, ends = Turns(2, 64, seconds=0.3), asyncio.Event()
-        quick = [await begin(turns, f"{n}", [], asyncio.sleep(0)) for n in range(30)]
+        queue, ends = FairQueue(2, 64, max_seconds=0.3), asyncio.Event()
+        quick = [await begin(queue, f"{n}", [], asyncio.sleep(0)) for n in range(30)]
         await asyncio.gather(*quick)
-        at_first = turns._places
-        for _ in range(10):  # turns come to take long
-            await asyncio.gather(*[await begin(turns, "slow", [], asyncio.sleep(0.2)) for _ in range(2)])
-        tasks = [await begin(turns, key, [], ends.wait()) for key in "abcdefghijk"]
+        at_first = queue._places
+        for _ in range(10):  # slots are now held longer
+            await asyncio.gather(*[await begin(queue, "slow", [], asyncio.sleep(0.2)) for _ in range(2)])
+        tasks = [await begin(queue, key, [], ends.wait()) for key in "abcdefghijk"]
         refused = [task.exception() for task in tasks if task.done()]
-        assert all(isinstance(error, Busy) for error in refused)
+        assert all(isinstance(error, QueueFullError) for error in refused)
         ends.set()
         await asyncio.gather(*tasks, return_exceptions=True)
         return at_first, [len(refused), len(tasks) - len(refused)]
@@ -97,29 +97,29 @@ def test_who_could_not_have_a_turn_in_time_is_told_so_at_once() -> None:
     assert asyncio.run(asyncio.wait_for(main(), 20)) == (64, [11 - 2 - 4, 2 + 4])
 
 
-def test_who_is_refused_together_is_not_told_to_come_back_together() -> None:
-    turns = Turns(1, 8)
-    turns._seconds = 60.0
-    told = [turns._retry_after(8) for _ in range(500)]
-    assert set(told) == set(range(20, 61))
+def test_retry_times_differ() -> None:
+    queue = FairQueue(1, 8)
+    queue._mean_seconds = 60.0
+    seconds = [queue._retry_after(8) for _ in range(500)]
+    assert set(seconds) == set(range(20, 61))
 
 
-@pytest.mark.parametrize("order", ["leaves first", "goes away first"])
-def test_who_goes_away_as_its_turn_comes_leaves_no_turn_taken(order: str) -> None:
+@pytest.mark.parametrize("order", ["release first", "cancel first"])
+def test_a_cancelled_request_holds_no_slot(order: str) -> None:
     async def main() -> None:
-        turns, served, gate = Turns(1, 8), list[str](), asyncio.Event()
-        first = await begin(turns, "a", served, gate.wait())
-        second, third = [await begin(turns, key, served, asyncio.sleep(0)) for key in "bc"]
-        if order == "leaves first":
+        queue, served, gate = FairQueue(1, 8), list[str](), asyncio.Event()
+        first = await begin(queue, "a", served, gate.wait())
+        second, third = [await begin(queue, key, served, asyncio.sleep(0)) for key in "bc"]
+        if order == "release first":
             gate.set()
-            await asyncio.sleep(0)  # the first one ends, and the second one's place is given to it
+            await asyncio.sleep(0)  # the first request ends and its slot goes to the second one
             second.cancel()
         else:
             second.cancel()
             first.cancel()
         await asyncio.gather(first, second, third, return_exceptions=True)
         assert served[-1] == "c"
-        assert turns.waiting == 0
-        assert turns.running.total() == 0
+        assert queue.waiting == 0
+        assert queue.running.total() == 0
 
     asyncio.run(asyncio.wait_for(main(), 20))

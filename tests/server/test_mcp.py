@@ -1,4 +1,4 @@
-"""The tools of the Model Context Protocol, by the official client: a process over its input and output, and `/mcp`."""
+"""The tools of the Model Context Protocol with the official client, over standard input and output and `/mcp`."""
 
 from __future__ import annotations
 
@@ -25,9 +25,7 @@ TOOLS = ["search", "ask", "list_documents", "list_collections"]
 ASKED = {"question": "How many days of leave do parents get?"}
 
 
-def talk(
-    server: Any, use: Callable[[Client], Awaitable[Any]], mode: Any = "auto", seconds: float = 120.0
-) -> Any:  # fmt: skip
+def talk(server: Any, use: Callable[[Client], Awaitable[Any]], mode: Any = "auto", seconds: float = 120.0) -> Any:
     async def session() -> Any:
         async with asyncio.timeout(seconds), Client(server, mode=mode) as client:
             return await use(client)
@@ -75,8 +73,10 @@ def test_a_process_serves_its_tools_over_its_input_and_output(tmp_path: Path) ->
         assert answer.structured_content["query"] == ASKED["question"]
         listed = await client.call_tool("list_documents", {"after": "docs/board"})
         assert [document["uri"] for document in listed.structured_content["documents"]] == [
-            "docs/hours.txt", "docs/hr/salaries.txt", "docs/leave.md",
-        ]  # fmt: skip
+            "docs/hours.txt",
+            "docs/hr/salaries.txt",
+            "docs/leave.md",
+        ]
         named = {"collections": ["handbook", "handbook:tiny"]}
         assert (await client.call_tool("list_collections")).structured_content == named
         assert "docs/hr/salaries.txt" in await uris(client, "salary of the director")
@@ -92,10 +92,10 @@ def test_a_process_serves_its_tools_over_its_input_and_output(tmp_path: Path) ->
     talk(process(Shell(tmp_path), "-c", "handbook", "--reader", str(reader), "--groups", "hr"), use)
 
 
-def test_what_stops_it_from_starting_is_one_line(tmp_path: Path) -> None:
+def test_a_failed_start_prints_one_line(tmp_path: Path) -> None:
     shell = Shell(tmp_path)
-    assert shell("mcp", "-c", "nothing", code=1, typed="").stderr.startswith("ragfm: There is no collection")
-    assert "--groups goes without --http" in shell("mcp", "--http", "--groups", "hr", code=2).stderr
+    assert shell("mcp", "-c", "nothing", code=1, typed="").stderr.startswith("Error: There is no collection")
+    assert "--groups cannot be combined with --http" in shell("mcp", "--http", "--groups", "hr", code=2).stderr
 
 
 def test_without_its_library_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -105,14 +105,12 @@ def test_without_its_library_it_says_what_to_install(monkeypatch: pytest.MonkeyP
     assert "pip install 'ragfm[mcp]'" in str(failed)
 
 
-def requests(caplog: pytest.LogCaptureFixture, having: str) -> list[dict[str, Any]]:
-    """The lines of requests in the log that tell of `having`."""
-    return [record.fields for record in caplog.records if getattr(record, "fields", {}).get(having)]
+def requests(caplog: pytest.LogCaptureFixture, field: str) -> list[dict[str, Any]]:
+    """The request log's lines that have a field."""
+    return [record.fields for record in caplog.records if getattr(record, "fields", {}).get(field)]
 
 
-def test_what_is_asked_counts_as_any_answer_does_and_has_its_limits(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_answers_of_tools_are_counted_and_limited(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     async def ask(client: Client) -> Any:
         return (await client.call_tool("ask", ASKED)).structured_content
 
@@ -141,8 +139,9 @@ def test_over_http_each_key_has_its_own_view(running: Running, mode: str) -> Non
         assert SECRET not in str(await client.call_tool("ask", {"question": "What is the salary of the director?"}))
         listed = await client.call_tool("list_documents")
         assert {document["uri"] for document in listed.structured_content["documents"]} == {
-            "docs/hours.txt", "docs/leave.md",
-        }  # fmt: skip
+            "docs/hours.txt",
+            "docs/leave.md",
+        }
         said = await refused(client, "search", query="word " * 100)
         assert "tokens" in said
         assert str(running.folder) not in said
@@ -151,16 +150,14 @@ def test_over_http_each_key_has_its_own_view(running: Running, mode: str) -> Non
     talk(over_http(running, "guest"), as_guest, mode)
 
 
-def test_over_http_nobody_is_let_in_without_a_key(running: Running) -> None:
+def test_over_http_a_key_is_required(running: Running) -> None:
     for method in ("GET", "POST", "DELETE"):
         with running.client(None) as client:
             assert client.request(method, "/mcp").status_code == 401
     assert "/mcp" not in running.app.openapi()["paths"]
 
 
-def test_what_fails_by_mistake_is_in_the_log_and_not_in_what_is_said(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_bug_is_logged_and_not_shown_to_the_client(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     class Broken(SlowReader):
         def stream(self, messages: Any, sampling: Any = None) -> Any:
             raise KeyError(SECRET)
@@ -169,7 +166,7 @@ def test_what_fails_by_mistake_is_in_the_log_and_not_in_what_is_said(
         return await refused(client, "ask", **ASKED)
 
     with serve(tmp_path, Broken()) as running, caplog.at_level("INFO", "ragfm.server"):
-        assert talk(over_http(running, "hr"), use).endswith("its log says why, under this request's id.")
+        assert talk(over_http(running, "hr"), use).endswith("Its log has the reason under this request's id.")
         eventually(lambda: requests(caplog, "error"))
         eventually(lambda: [record for record in caplog.records if record.levelname == "ERROR"])
     (line,) = requests(caplog, "error")

@@ -1,4 +1,4 @@
-"""What is served: which readers are loaded, how many answers each gives at once."""
+"""Served models: which readers are loaded, and how many answers run at once."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from support.tiny_gguf import write_tiny
 
 from ragfm.core.errors import ConfigError
 from ragfm.core.types import Message
-from ragfm.server.served_models import Served
+from ragfm.server.served_models import ServedModels
 from ragfm.store.collection_store import _shared_embedder
 from ragfm.testing import ScriptedReader
 
@@ -25,16 +25,18 @@ def test_collections_share_a_reader_of_the_same_model_and_options_whatever_its_n
     (tmp_path / "c" / "ragfm.toml").write_text("[ask]\ncontext_tokens = 300\n")
     tiny = write_tiny(tmp_path / "tiny.gguf")
     also = os.path.relpath(tiny)
-    served = Served(folders, [("tiny", str(tiny)), ("also", f"llama-cpp:{also}")])
+    served = ServedModels(folders, [("tiny", str(tiny)), ("also", f"llama-cpp:{also}")])
     readers = {name: model.rag.base_reader for name, model in served.models.items()}
     assert len({id(reader) for reader in readers.values()}) == 2  # c's has another window
     assert readers["a"] is readers["b:also"]
     assert readers["c"].context_tokens == 300
-    assert len(served.turns) == 3  # one of them is for searches
+    assert len(served.queues) == 3  # one of them is for searches
 
 
 def test_collections_share_an_embedder_of_the_same_contract(tmp_path: Path) -> None:
-    served = Served([(name, make_collection(tmp_path / name)) for name in "ab"], [("script", ScriptedReader(["Yes."]))])
+    served = ServedModels(
+        [(name, make_collection(tmp_path / name)) for name in "ab"], [("script", ScriptedReader(["Yes."]))]
+    )
     one, other = (served.models[name].rag.collection for name in "ab")
     assert one.embedder is other.embedder
     assert _shared_embedder("hashing", one.contract) is one.embedder
@@ -45,11 +47,11 @@ def test_as_many_answers_run_at_once_as_the_reader_has_slots(tmp_path: Path) -> 
     folder = make_collection(tmp_path)
     (tmp_path / "ragfm.toml").write_text("[reader_options.llama-cpp]\nslots = 3\n")
     readers = [("own", str(write_tiny(tmp_path / "tiny.gguf"))), ("script", ScriptedReader(["Yes."]))]
-    served = Served([("handbook", folder)], readers)
-    assert [served.models[name].turns.most_running for name in ("handbook", "handbook:script")] == [3, 1]
+    served = ServedModels([("handbook", folder)], readers)
+    assert [served.models[name].queue.slots for name in ("handbook", "handbook:script")] == [3, 1]
 
 
-def test_it_is_ready_once_its_models_are_loaded(tmp_path: Path) -> None:
+def test_readyz_waits_for_the_models(tmp_path: Path) -> None:
     class Loading(ScriptedReader):
         loaded = threading.Event()
 
@@ -68,5 +70,5 @@ def test_it_is_ready_once_its_models_are_loaded(tmp_path: Path) -> None:
 
 def test_two_collections_of_one_name_are_refused(tmp_path: Path) -> None:
     folder = make_collection(tmp_path)
-    with pytest.raises(ConfigError, match="Two collections are called"):
-        Served([("a", folder), ("a", folder)], [("script", ScriptedReader(["Yes."]))])
+    with pytest.raises(ConfigError, match="Two collections are named"):
+        ServedModels([("a", folder), ("a", folder)], [("script", ScriptedReader(["Yes."]))])

@@ -1,4 +1,4 @@
-"""`/v1/chat/completions`, models, embeddings and searches, with OpenAI's own client."""
+"""`/v1/chat/completions`, models, embeddings and searches, with OpenAI's client."""
 
 from __future__ import annotations
 
@@ -24,14 +24,15 @@ def test_a_plain_answer_has_citations_usage_and_details(running: Running) -> Non
     assert message.content == "You get 28 days of leave [1]. Parents get 16 weeks more [1][2]."
     assert answer.choices[0].finish_reason == "stop"
     cited = [citation.url_citation for citation in message.annotations]
-    assert [message.content[at.start_index : at.end_index] for at in cited] == ["[1]", "[1]", "[2]"]
+    first, second = "You get 28 days of leave [1].", "Parents get 16 weeks more [1][2]."
+    assert [message.content[span.start_index : span.end_index] for span in cited] == [first, second, second]
     details = answer.model_extra["ragfm"]
-    first = details["citations"][0]
-    assert first["quote"] == "You get 28 days of leave."
-    assert first["verified"]
+    citation = details["citations"][0]
+    assert citation["quote"] == "You get 28 days of leave."
+    assert citation["verified"]
     assert cited[0].url == f"{running.address}/v1/documents/docs/leave.md?model=handbook"
     document = running.client().get(cited[0].url).json()
-    assert document["text"][first["start"] : first["end"]] == first["quote"]
+    assert document["text"][citation["start"] : citation["end"]] == citation["quote"]
     assert answer.usage.total_tokens == answer.usage.prompt_tokens + answer.usage.completion_tokens > 50
     assert details["dropped"] == []
     assert details["passages"][0]["n"] == 1
@@ -39,7 +40,7 @@ def test_a_plain_answer_has_citations_usage_and_details(running: Running) -> Non
 
 
 @pytest.mark.parametrize("apart", [False, True], ids=["in the last chunk", "in a chunk of its own"])
-def test_a_stream_is_the_readers_words_and_ends_with_all_that_is_known(running: Running, apart: bool) -> None:
+def test_a_stream_has_the_readers_words_and_then_the_details(running: Running, apart: bool) -> None:
     options = {"stream_options": {"include_usage": True}} if apart else {}
     stream = running.openai().chat.completions.create(model="handbook", messages=QUESTION, stream=True, **options)
     chunks = list(stream)
@@ -50,9 +51,8 @@ def test_a_stream_is_the_readers_words_and_ends_with_all_that_is_known(running: 
     end = chunks[-2 if apart else -1].choices[0]
     assert end.finish_reason == "stop"
     spans = [note["url_citation"] for note in end.delta.model_extra["annotations"]]
-    # Two markers are not in what was streamed: they would stand before their sentences' ends.
-    assert [said[span["start_index"] : span["end_index"]].strip() for span in spans] == ["", "[1]", ""]
-    assert spans[0]["start_index"] == said.index(". Parents")
+    first, second = "You get 28 days of leave.", "Parents get 16 weeks more [1]."
+    assert [said[span["start_index"] : span["end_index"]] for span in spans] == [first, second, second]
     assert chunks[-1].usage.completion_tokens > 5
     details = chunks[-1].model_extra["ragfm"]
     assert details["answer"].count("[1]") == 2
@@ -60,7 +60,7 @@ def test_a_stream_is_the_readers_words_and_ends_with_all_that_is_known(running: 
     assert all(chunk.usage is None and "ragfm" not in chunk.model_extra for chunk in chunks[:-1])
 
 
-def test_the_turns_before_and_the_sampling_reach_the_reader(running: Running, script: ScriptedReader) -> None:
+def test_conversation_and_sampling_reach_the_reader(running: Running, script: ScriptedReader) -> None:
     turns = [
         {"role": "system", "content": "Talk like a pirate."},
         {"role": "user", "content": [{"type": "text", "text": "How many days of leave do I get?"}]},
@@ -72,7 +72,7 @@ def test_the_turns_before_and_the_sampling_reach_the_reader(running: Running, sc
     answer = create(model="handbook:script", messages=turns, max_tokens=2)
     before, prompt = script.prompts[-2:]
     assert "pirate" not in str(prompt)
-    passages, _, _ = before[1].content.rpartition("\n\n")  # of which the client sends nothing
+    passages, _, _ = before[1].content.rpartition("\n\n")  # not sent by the client
     assert prompt[1].content.startswith(f"{passages}\n\n")
     assert "\n\nQ: How many days of leave do I get?\nA: 28 days [1].\n\n" in prompt[1].content
     assert answer.model_extra["ragfm"]["query"] != "And for parents?"
@@ -80,7 +80,7 @@ def test_the_turns_before_and_the_sampling_reach_the_reader(running: Running, sc
     assert answer.usage.completion_tokens == 2
 
 
-def test_what_is_not_found_is_an_abstention(running: Running) -> None:
+def test_no_hits_give_an_abstention(running: Running) -> None:
     options = {"ragfm": {"filter": "title = 'no such document'"}}
     answer = running.openai().chat.completions.create(model="handbook", messages=QUESTION, extra_body=options)
     assert answer.choices[0].message.content == "I don't know."
@@ -101,7 +101,7 @@ def test_what_is_not_found_is_an_abstention(running: Running) -> None:
     ids=["model", "none", "no question", "n", "tools", "filter", "too long"],
 )
 @pytest.mark.parametrize("stream", [False, True])
-def test_what_can_t_be_done_is_refused_as_openai_does(
+def test_invalid_requests_are_refused_as_by_openai(
     running: Running, asked: dict[str, object], error: type[openai.APIStatusError], param: str | None, stream: bool
 ) -> None:
     with pytest.raises(error) as caught:
@@ -117,20 +117,23 @@ def test_what_can_t_be_done_is_refused_as_openai_does(
     ("route", "asked"),
     [
         ("chat/completions", b'{"model": "handbook", "messages": [{"role": "user", "content": "leave \\ud800"}]}'),
-        ("chat/completions", b'{"model": "handbook", "messages": [{"role": "user", "content": "\\ud800"},'
-                             b'{"role": "user", "content": "And now?"}], "stream": true}'),
+        (
+            "chat/completions",
+            b'{"model": "handbook", "messages": [{"role": "user", "content": "\\ud800"},'
+            b'{"role": "user", "content": "And now?"}], "stream": true}',
+        ),
         ("embeddings", b'{"model": "handbook", "input": ["leave", "\\udfff"]}'),
         ("search", b'{"query": "leave \\ud800"}'),
     ],
     ids=["question", "conversation", "embeddings", "search"],
-)  # fmt: skip
-def test_half_of_a_surrogate_pair_is_the_clients_mistake(running: Running, route: str, asked: bytes) -> None:
+)
+def test_a_lone_surrogate_is_a_client_error(running: Running, route: str, asked: bytes) -> None:
     said = running.client().post(f"/v1/{route}", content=asked, headers={"content-type": "application/json"})
     assert said.status_code == 400, said.text
     assert said.json()["error"]["type"] == "invalid_request_error"
 
 
-def test_an_error_of_the_reader_says_nothing_of_what_it_is(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_error_of_the_reader_gives_no_details(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(_: object) -> str:
         raise RuntimeError(SECRET)
 
@@ -181,17 +184,22 @@ def test_figures(running: Running) -> None:
     assert "handbook" not in text
 
 
-def test_without_keys_it_answers_this_machine_only() -> None:
+def test_without_keys_only_local_requests_are_accepted() -> None:
     _check_local(Headers({"host": "localhost:8000"}))
     _check_local(Headers({"host": "[::1]:8000", "origin": "http://[::1]:8000"}))
-    for bad in ({"host": "evil.example:8000"}, {"host": "localhost:8000", "origin": "https://evil.example"}, {},
-                {"host": "localhost:8000", "origin": "http://localhost:3000"}, {"host": "127.0.0.1.evil.example"},
-                {"host": "localhost:8000", "origin": "null"}):  # fmt: skip
+    for bad in (
+        {"host": "evil.example:8000"},
+        {"host": "localhost:8000", "origin": "https://evil.example"},
+        {},
+        {"host": "localhost:8000", "origin": "http://localhost:3000"},
+        {"host": "127.0.0.1.evil.example"},
+        {"host": "localhost:8000", "origin": "null"},
+    ):
         with pytest.raises(ApiError):
             _check_local(Headers(bad))
 
 
-def test_a_stream_that_fails_midway_says_so_and_ends(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_stream_that_fails_midway_ends_with_an_error(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
     taken = AnswerStream.__next__
 
     def failing(stream: AnswerStream) -> str:
@@ -209,7 +217,7 @@ def test_a_stream_that_fails_midway_says_so_and_ends(running: Running, monkeypat
     assert SECRET not in str(caught.value.body)
 
 
-def test_ratings_are_of_answers_that_the_same_key_got(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_key_rates_only_its_own_answers(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
     model = running.app.state.service.served.models["handbook"]
     monkeypatch.setattr(model.rag, "log", AnswerLog.for_collection(running.folder))
     answer = running.openai("guest").chat.completions.create(model="handbook", messages=QUESTION)

@@ -1,4 +1,4 @@
-"""Uploads: stored before they are acknowledged, indexed by another process, listed, deleted; new generations."""
+"""Uploads: stored before the response, indexed by another process, listed and deleted; new generations."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from ragfm import Collection
 from ragfm.ingestion.sources import SourceError
 from ragfm.server import document_routes
 from ragfm.server.api_keys import Key, KeyFile
-from ragfm.server.uploads import Uploads, fit_name
+from ragfm.server.uploads import Uploads, safe_file_name
 from ragfm.testing import ScriptedReader
 
 
@@ -40,7 +40,7 @@ def state(client: httpx.Client, uri: str) -> str:
 def test_an_upload_is_stored_indexed_found_listed_and_deleted(
     running: Running, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(document_routes, "_PATIENCE", 120.0)
+    monkeypatch.setattr(document_routes, "_DELETE_SECONDS", 120.0)
     client, other = running.client("guest"), running.client("other")
     card = put(client, "Zebra notes.md", b"# Zebra\n\nThe zebra is called Bob.\n")
     assert card["state"] in ("queued", "indexing")
@@ -61,7 +61,7 @@ def test_an_upload_is_stored_indexed_found_listed_and_deleted(
     assert not kept.exists()
 
 
-def test_groups_see_what_is_uploaded_for_them_and_failures_are_told(running: Running) -> None:
+def test_groups_see_uploads_shared_with_them_and_failures_are_reported(running: Running) -> None:
     hr, guest = running.client("hr"), running.client("guest")
     packed = io.BytesIO()
     with zipfile.ZipFile(packed, "w") as archive:
@@ -84,12 +84,12 @@ def test_groups_see_what_is_uploaded_for_them_and_failures_are_told(running: Run
     assert hr.delete(f"/v1/documents/{inner}").status_code == 403  # all of it, or nothing
 
 
-def pages(client: httpx.Client, **how: Any) -> list[str]:
-    """All uris that a client gets page by page."""
+def pages(client: httpx.Client, **params: Any) -> list[str]:
+    """All URIs that a client gets page by page."""
     uris, after = list[str](), None
     while True:
-        page = client.get("/v1/documents", params=how | ({} if after is None else {"after": after})).json()
-        assert len(page["data"]) <= how.get("limit", 100)
+        page = client.get("/v1/documents", params=params | ({} if after is None else {"after": after})).json()
+        assert len(page["data"]) <= params.get("limit", 100)
         uris += [card["uri"] for card in page["data"]]
         if page["next"] is None:
             return uris
@@ -109,11 +109,11 @@ def test_lists_come_in_pages_with_what_waits_and_what_is_indexed(tmp_path: Path)
     uploads.store(packed, "okapi.zip", ["key:guest"])
     Collection.open(collection).sync(uploads.folder, name=".uploads")
     with serve(tmp_path, ScriptedReader(["Yes."]), collection=collection) as it:
-        for indexer in it.app.state.service.indexers.values():
-            indexer.want = lambda: 0  # type: ignore[method-assign]
+        for supervisor in it.app.state.service.index_supervisors.values():
+            supervisor.request_run = lambda: 0  # type: ignore[method-assign]
         for number in range(3):
             put(it.client("guest"), f"late{number}.txt", b"Late.")
-        own = sorted(upload.uri for upload in uploads.of("key:guest"))
+        own = sorted(upload.uri for upload in uploads.owned_by("key:guest"))
         inner = [f"{uri}/{name}" for uri in own if uri.endswith("zip") for name in ("a.txt", "b.txt", "c.txt")]
         mine = sorted([*(uri for uri in own if not uri.endswith("zip")), *inner])
         assert len(mine) == 4 + 3 + 3
@@ -125,7 +125,7 @@ def test_lists_come_in_pages_with_what_waits_and_what_is_indexed(tmp_path: Path)
         assert (archive_of["state"], archive_of["chunks"]) == ("ready", 3)
 
 
-def test_uploads_of_a_key_take_so_much_and_no_more(running: Running) -> None:
+def test_uploads_of_a_key_have_a_size_limit(running: Running) -> None:
     secret = running.keys.add(Key(name="small", per_minute=1e6, uploads_mb=0.05))
     with httpx.Client(base_url=running.address, headers={"Authorization": f"Bearer {secret}"}, timeout=60) as client:
         first = put(client, "a.txt", b"a" * 20_000)["uri"]
@@ -143,22 +143,29 @@ def test_uploads_of_a_key_take_so_much_and_no_more(running: Running) -> None:
 @pytest.mark.parametrize(
     ("name", "fit"),
     [
-        ("a/../../etc/passwd", "passwd"), ("C:\\temp\\x.pdf", "x.pdf"), (".ragfm-access", "ragfm-access"),
-        ("..", "document"), ("", "document"), ("a\x00b\n.txt", "a_b_.txt"), ("é" * 300 + ".pdf", "é" * 146 + ".pdf"),
-        ("x." + "y" * 90, "x." + "y" * 20), ("\ud800.txt", "?.txt"), ("  report .txt", "report.txt"),
+        ("a/../../etc/passwd", "passwd"),
+        ("C:\\temp\\x.pdf", "x.pdf"),
+        (".ragfm-access", "ragfm-access"),
+        ("..", "document"),
+        ("", "document"),
+        ("a\x00b\n.txt", "a_b_.txt"),
+        ("é" * 300 + ".pdf", "é" * 146 + ".pdf"),
+        ("x." + "y" * 90, "x." + "y" * 20),
+        ("\ud800.txt", "?.txt"),
+        ("  report .txt", "report.txt"),
     ],
-)  # fmt: skip
-def test_a_name_is_a_name_and_no_path(name: str, fit: str) -> None:
-    assert fit_name(name) == fit
+)
+def test_file_names_are_safe(name: str, fit: str) -> None:
+    assert safe_file_name(name) == fit
 
 
-def test_what_a_crash_left_half_done_is_cleaned_away(tmp_path: Path) -> None:
+def test_remains_of_a_crash_are_removed(tmp_path: Path) -> None:
     uploads = Uploads(tmp_path)
     kept = uploads.store(io.BytesIO(b"kept"), "kept.txt", ["key:a"])
     (uploads.folder / ".0123456789abcdef").mkdir()
     (uploads.folder / ".0123456789abcdef" / "half.txt").write_text("half")
     assert list(uploads.all()) == [kept]
-    uploads.clean()
+    uploads.remove_incomplete()
     assert [path.name for path in uploads.folder.iterdir()] == [kept.uri.split("/")[1]]
 
 
@@ -193,19 +200,18 @@ def test_new_documents_are_found_and_streams_go_on(tmp_path: Path) -> None:
 SERVER = """
 import sys, threading
 from ragfm.server.app import create_app
-from ragfm.server import documents
 from ragfm.server.api_keys import KeyFile
 from ragfm.server.uvicorn_server import Server
-from ragfm.server.served_models import Served
+from ragfm.server.served_models import ServedModels
 from ragfm.testing import ScriptedReader
-served = Served([("handbook", sys.argv[1])], [("script", ScriptedReader(["Yes."]))])
+served = ServedModels([("handbook", sys.argv[1])], [("script", ScriptedReader(["Yes."]))])
 app = create_app(served, keys=KeyFile(sys.argv[2]))
-Server(app, host="127.0.0.1", port=0, told=lambda at: print(at, flush=True)).run()
+Server(app, host="127.0.0.1", port=0, on_listening=lambda address: print(address, flush=True)).run()
 """
 
 
 def upload_until_killed(folder: Path, collection: Path, secret: str) -> dict[str, bytes]:
-    """What a server has acknowledged that was killed in the middle of it."""
+    """The uploads that a server acknowledged before it was killed."""
     command = [sys.executable, "-c", SERVER, str(collection), str(folder / "keys.json")]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     assert process.stdout
@@ -241,7 +247,7 @@ def test_a_kill_loses_no_acknowledged_upload(tmp_path: Path, kills: int) -> None
         acknowledged |= upload_until_killed(tmp_path, collection, secret)
     assert len(acknowledged) > 5 * kills
     uploads = Uploads(collection)
-    known = {upload.uri for upload in uploads.of("key:guest")}
+    known = {upload.uri for upload in uploads.owned_by("key:guest")}
     assert set(acknowledged) <= known
     for uri, data in acknowledged.items():
         assert (collection / uri.removeprefix(".")).read_bytes() == data

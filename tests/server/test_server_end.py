@@ -1,4 +1,4 @@
-"""How a server ends: SIGTERM lets streams come to their end, for as long as there is time."""
+"""Shutdown: after SIGTERM, running streams complete within the drain time."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from support.running_server import QUESTION, SlowReader, eventually, serve
 
 from ragfm import Collection
 from ragfm.samples import copy_handbook
-from ragfm.server.api_keys import Key, KeyFile, keys_beside
+from ragfm.server.api_keys import Key, KeyFile, default_key_path
 
 SCRIPT = "from ragfm.cli import main; main()"
 
@@ -36,7 +36,7 @@ def handbook(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def begin(handbook: Path, secret: str) -> tuple[subprocess.Popen[str], openai.OpenAI]:
-    """`ragfm serve` with the bundled model, once it is ready. Prompts are short: it is started often."""
+    """Start `ragfm serve` with the bundled model and wait until it is ready. Prompts are short, to save time."""
     command = [sys.executable, "-c", SCRIPT, "serve", "-c", f"handbook={handbook / '.ragfm'}", "--port", "0"]
     command += ["--adapter", "none", "--drain", "240"]  # with an adapter, most answers are short, too
     env = {**os.environ, "RAGFM_ASK__K": "1", "RAGFM_ASK__ANSWER_TOKENS": "128"}
@@ -50,7 +50,7 @@ def begin(handbook: Path, secret: str) -> tuple[subprocess.Popen[str], openai.Op
 
 
 def end_during_streams(handbook: Path, secret: str) -> int:
-    """Three streams, and SIGTERM when the first one has begun; gives how many had not ended by then."""
+    """Send SIGTERM during three streams. Returns how many of them ended after it."""
     process, client = begin(handbook, secret)
     begun = threading.Event()
 
@@ -92,14 +92,14 @@ def end_during_streams(handbook: Path, secret: str) -> int:
 
 @pytest.mark.parametrize("times", [1, pytest.param(50, marks=pytest.mark.slow)])
 def test_sigterm_during_streams_ends_them_cleanly(handbook: Path, times: int) -> None:
-    secret = KeyFile(keys_beside(handbook / ".ragfm")).add(Key(name=f"ann{times}"))
+    secret = KeyFile(default_key_path(handbook / ".ragfm")).add(Key(name=f"ann{times}"))
     with ThreadPoolExecutor(min(times, 3)) as servers:  # one waits where another computes
         running = list(servers.map(lambda _: end_during_streams(handbook, secret), range(times)))
     assert min(running) > 0
     assert sum(running) > 2 * times  # of three each
 
 
-def test_when_there_is_no_more_time_streams_are_told_so(tmp_path: Path) -> None:
+def test_streams_end_with_an_error_after_the_drain_time(tmp_path: Path) -> None:
     reader = SlowReader()
     with serve(tmp_path, reader, drain=0.3) as it:
         stream = it.openai().chat.completions.create(model="handbook", messages=QUESTION, stream=True)
@@ -111,17 +111,17 @@ def test_when_there_is_no_more_time_streams_are_told_so(tmp_path: Path) -> None:
     assert reader.busy == 0
 
 
-def test_an_address_that_is_taken_is_one_clear_line(handbook: Path) -> None:
-    KeyFile(keys_beside(handbook / ".ragfm")).add(Key(name="taken"))
+def test_an_address_in_use_prints_one_line(handbook: Path) -> None:
+    KeyFile(default_key_path(handbook / ".ragfm")).add(Key(name="taken"))
     with socket.create_server(("127.0.0.1", 0)) as taken:
         command = [sys.executable, "-c", SCRIPT, "serve", "-c", str(handbook / ".ragfm"), "--port"]
         port = str(taken.getsockname()[1])
         said = subprocess.run([*command, port], capture_output=True, text=True, check=False)
     assert said.returncode == 1
-    assert said.stderr.splitlines()[-1].startswith(f"ragfm: The server can't listen at 127.0.0.1:{port}.")
+    assert said.stderr.splitlines()[-1].startswith(f"Error: The server cannot listen at 127.0.0.1:{port}.")
 
 
-def test_the_command_line_refuses_what_would_be_open_to_all(handbook: Path) -> None:
+def test_the_command_line_refuses_a_server_open_to_all(handbook: Path) -> None:
     how = {"capture_output": True, "text": True, "env": {**os.environ, "RAGFM_KEYS": str(handbook / "none.json")}}
     serve = [sys.executable, "-c", SCRIPT, "serve", "-c", str(handbook / ".ragfm")]
     for wrong, code, word in ((["--no-auth", "--host", "0.0.0.0"], 2, "loopback"), ([], 1, "ragfm keys add")):

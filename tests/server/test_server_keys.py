@@ -1,4 +1,4 @@
-"""Who may ask, and what they find: keys, groups, and probes from one tenant at another's documents."""
+"""Keys and groups: authentication, visibility, and probes of one key for another key's documents."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def routes(running: Running) -> list[tuple[str, str]]:
 
 
 def raw(running: Running, head: str, seconds: float = 5.0) -> bytes:
-    """What the server says to the head of a request whose body never comes."""
+    """The response to a request's head whose body is never sent."""
     host, port = running.address.removeprefix("http://").split(":")
     with socket.create_connection((host, int(port)), timeout=seconds) as connection:
         connection.sendall(head.encode())
@@ -55,23 +55,23 @@ def test_every_route_is_refused_without_a_key_before_its_body_is_read(running: R
 
 def test_a_key_is_shown_once_kept_as_a_hash_and_refused_once_revoked(running: Running, tmp_path: Path) -> None:
     path = tmp_path / "keys.json"
-    how = ["--keys", str(path)]
-    made = CliRunner().invoke(ragfm, ["keys", "add", "ann", "--groups", "hr,board", "--rate", "5", "--json", *how])
+    options = ["--keys", str(path)]
+    made = CliRunner().invoke(ragfm, ["keys", "add", "ann", "--groups", "hr,board", "--rate", "5", "--json", *options])
     secret = json.loads(made.output)["key"]
     assert secret not in path.read_text()
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
-    listed = json.loads(CliRunner().invoke(ragfm, ["keys", "list", "--json", *how]).output)["keys"]
+    listed = json.loads(CliRunner().invoke(ragfm, ["keys", "list", "--json", *options]).output)["keys"]
     assert listed[0]["groups"] == ["hr", "board"]
     assert "sha256" not in listed[0]
     file = KeyFile(path)
     found = file.find(secret)
     assert found
-    assert found.sees == {"hr", "board", "key:ann"}
+    assert found.visible_groups == {"hr", "board", "key:ann"}
     assert not file.find(secret[:-1])
     assert not file.find("")
     with pytest.raises(ConfigError, match="already"):
         file.add(Key(name="ann"))
-    CliRunner().invoke(ragfm, ["keys", "revoke", "ann", *how])
+    CliRunner().invoke(ragfm, ["keys", "revoke", "ann", *options])
     assert not file.find(secret)
 
 
@@ -83,7 +83,7 @@ def test_a_running_server_follows_its_file_of_keys(running: Running) -> None:
     assert ask().status_code == 401
     kept = running.keys.path.read_bytes()
     running.keys.path.write_text("{")
-    assert running.client().get("/v1/models").status_code == 503  # nobody, rather than anybody
+    assert running.client().get("/v1/models").status_code == 503  # no key is valid
     running.keys.path.write_bytes(kept)
     assert running.client().get("/v1/models").status_code == 200
 
@@ -95,7 +95,7 @@ def test_names_of_keys_are_plain(name: str) -> None:
 
 
 @pytest.mark.parametrize("group", ["key:hr", "a\nb", "# x", " a", ""])
-def test_a_key_can_t_be_given_another_s_group_or_one_that_is_none(group: str) -> None:
+def test_groups_of_a_key_are_validated(group: str) -> None:
     with pytest.raises(ValueError, match="groups"):
         Key(name="ann", groups=(group,))
 
@@ -119,9 +119,10 @@ def test_groups_decide_what_is_found_asked_and_listed(running: Running) -> None:
         client = running.client(key)
         found = client.post("/v1/search", json={"query": "salary of the director", "k": 50}).text
         answer = running.openai(key).chat.completions.create(
-            model="handbook", messages=[{"role": "user", "content": "What is the salary of the director?"}],
+            model="handbook",
+            messages=[{"role": "user", "content": "What is the salary of the director?"}],
             extra_body={"ragfm": {"k": 50}},
-        )  # fmt: skip
+        )
         listed = client.get("/v1/documents").json()["data"]
         assert (SECRET in found) == sees
         assert ("98765" in answer.model_dump_json()) == sees
@@ -129,7 +130,7 @@ def test_groups_decide_what_is_found_asked_and_listed(running: Running) -> None:
         assert (client.get("/v1/documents/docs/hr/salaries.txt").status_code == 200) == sees
 
 
-def test_what_is_not_yours_looks_as_what_is_not_there(running: Running) -> None:
+def test_hidden_and_missing_documents_give_the_same_error(running: Running) -> None:
     hr, guest = running.client("hr"), running.client("guest")
     stored = hr.post("/v1/documents", files={"file": ("mine.txt", b"98765 is a secret.")}).json()["uri"]
     for uri in ("docs/hr/salaries.txt", stored):
@@ -138,22 +139,39 @@ def test_what_is_not_yours_looks_as_what_is_not_there(running: Running) -> None:
             absent = guest.request(method, f"/v1/documents/{uri}x")
             assert hidden.status_code == absent.status_code == 404
             assert hidden.json()["error"]["message"] + "x" == absent.json()["error"]["message"].replace("x'", "'") + "x"
-    assert hr.delete("/v1/documents/docs/hr/salaries.txt").status_code == 403  # it is seen, and stays
+    assert hr.delete("/v1/documents/docs/hr/salaries.txt").status_code == 403  # visible, but not an upload
     refused = guest.post("/v1/documents", files={"file": ("a.txt", b"a")}, data={"groups": ["hr"]})
     assert refused.status_code == 400
     assert guest.get("/v1/documents?mine=true").json()["data"] == []
 
 
 def probe(running: Running, client: httpx.Client, chance: random.Random, uris: list[str]) -> httpx.Response:
-    """One attempt of a guest at what is closed to it."""
+    """One attempt of a guest to see a closed document."""
     uri = chance.choice(uris)
     words = chance.choice(["salary of the director", "98765 crowns", "director", "board plans boat spring", "secret"])
-    filters = [None, f"uri = '{uri}'", "source = 'docs'", "media_type = 'text/plain'", "title = 'x' or chars > 1",
-               f"not uri = '{uri}x'", f"uri in ('{uri}', 'docs/hours.txt')"]  # fmt: skip
+    filters = [
+        None,
+        f"uri = '{uri}'",
+        "source = 'docs'",
+        "media_type = 'text/plain'",
+        "title = 'x' or chars > 1",
+        f"not uri = '{uri}x'",
+        f"uri in ('{uri}', 'docs/hours.txt')",
+    ]
     filter = chance.choice(filters)
     number = f"{chance.getrandbits(64):016x}"
-    paths = [uri, uri.upper(), f"{uri}/", f"./{uri}", f"%2e/{uri}", uri.replace("/", "%2f"), f"docs/../{uri}",
-             f"{uri}%00", f".uploads/{number}/mine.txt", uri.rpartition("/")[0]]  # fmt: skip
+    paths = [
+        uri,
+        uri.upper(),
+        f"{uri}/",
+        f"./{uri}",
+        f"%2e/{uri}",
+        uri.replace("/", "%2f"),
+        f"docs/../{uri}",
+        f"{uri}%00",
+        f".uploads/{number}/mine.txt",
+        uri.rpartition("/")[0],
+    ]
     path = f"/v1/documents/{chance.choice(paths)}"
     kind = chance.randrange(7)
     if kind == 0:
@@ -161,8 +179,12 @@ def probe(running: Running, client: httpx.Client, chance: random.Random, uris: l
         return client.post("/v1/search", json={"query": words, "k": 200, "mode": mode, "filter": filter})
     if kind == 1:
         options = {"k": 50, "filter": filter}
-        asked = {"model": "handbook", "messages": [{"role": "user", "content": words}], "ragfm": options,
-                 "stream": chance.random() < 0.5}  # fmt: skip
+        asked = {
+            "model": "handbook",
+            "messages": [{"role": "user", "content": words}],
+            "ragfm": options,
+            "stream": chance.random() < 0.5,
+        }
         return client.post("/v1/chat/completions", json=asked)
     if kind == 2:
         return client.get(path)
@@ -207,7 +229,7 @@ def test_ten_thousand_probes_find_nothing(running: Running) -> None:
     probes(running, 10_000)
 
 
-def test_nothing_of_keys_or_documents_is_in_the_log(running: Running, caplog: pytest.LogCaptureFixture) -> None:
+def test_the_log_has_no_keys_and_no_text_of_documents(running: Running, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level("INFO", logger="ragfm.server"):
         running.client().post("/v1/search", json={"query": "salary of the director"})
         running.openai().chat.completions.create(model="handbook", messages=QUESTION)

@@ -1,4 +1,4 @@
-"""What a request may cost: turns, sizes, times; and clients that go away, or never come to the point."""
+"""Limits of requests: slots, sizes and times; clients that disconnect or are slow."""
 
 from __future__ import annotations
 
@@ -29,9 +29,13 @@ def slow(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Running, Sl
 
 
 def start(it: Running, key: str, stream: bool = True) -> socket.socket:
-    """A request whose answer nobody reads yet."""
-    request = httpx.Client().build_request("POST", f"{it.address}/v1/chat/completions", json={**ASK, "stream": stream},
-                                           headers={"Authorization": f"Bearer {it.secrets[key]}"})  # fmt: skip
+    """Send a request without reading the answer."""
+    request = httpx.Client().build_request(
+        "POST",
+        f"{it.address}/v1/chat/completions",
+        json={**ASK, "stream": stream},
+        headers={"Authorization": f"Bearer {it.secrets[key]}"},
+    )
     host, port = it.address.removeprefix("http://").split(":")
     connection = socket.create_connection((host, int(port)), timeout=20)
     request.headers["connection"] = "close"
@@ -52,8 +56,8 @@ def test_a_client_that_goes_away_frees_its_turn_within_a_second(
     time.sleep(0.2)
     connection.close()
     eventually(lambda: reader.busy == 0, 1.0)
-    turns = it.app.state.service.served.models["handbook"].turns
-    eventually(lambda: turns.running.total() == 0, 1.0)
+    queue = it.app.state.service.served.models["handbook"].queue
+    eventually(lambda: queue.running.total() == 0, 1.0)
 
 
 def test_over_the_queue_is_429_at_once_and_each_key_has_its_share(
@@ -61,11 +65,11 @@ def test_over_the_queue_is_429_at_once_and_each_key_has_its_share(
 ) -> None:
     it, reader = slow
     reader.silent = False
-    turns = it.app.state.service.served.models["handbook"].turns
+    queue = it.app.state.service.served.models["handbook"].queue
     with closing(start(it, "hr")):
         eventually(lambda: reader.busy)
         with closing(start(it, "hr")) as waiting:
-            eventually(lambda: turns.waiting == 1)
+            eventually(lambda: queue.waiting == 1)
             with caplog.at_level("INFO", "ragfm.server"):
                 with pytest.raises(openai.RateLimitError) as caught:
                     it.openai("hr").chat.completions.create(**ASK)
@@ -75,14 +79,14 @@ def test_over_the_queue_is_429_at_once_and_each_key_has_its_share(
             assert 1 <= int(caught.value.response.headers["Retry-After"]) <= 60
             asked = reader.asked
             with closing(start(it, "guest")):
-                eventually(lambda: turns.waiting == 2)
+                eventually(lambda: queue.waiting == 2)
                 assert it.client("other").post("/v1/chat/completions", json=ASK).status_code == 429
                 assert it.client("other").post("/v1/search", json={"query": "leave"}).status_code == 200
                 waiting.close()  # who goes away while it waits is forgotten
-                eventually(lambda: turns.waiting == 1, 1.0)
-            eventually(lambda: turns.waiting == 0, 1.0)
+                eventually(lambda: queue.waiting == 1, 1.0)
+            eventually(lambda: queue.waiting == 0, 1.0)
         assert reader.asked == asked
-    eventually(lambda: turns.running.total() == 0 and reader.busy == 0, 1.0)
+    eventually(lambda: queue.running.total() == 0 and reader.busy == 0, 1.0)
 
 
 def test_sizes(slow: tuple[Running, SlowReader]) -> None:
@@ -123,10 +127,10 @@ def test_an_answer_has_its_time_and_its_tokens(tmp_path: Path) -> None:
             assert connection.recv(1000).startswith(b"HTTP/1.1 408")
 
 
-def test_who_waits_for_long_gets_signs_of_life_and_is_told_of_an_error_as_an_event(
+def test_waiting_streams_get_keepalive_comments_and_errors_as_events(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(event_stream, "BEAT_SECONDS", 0.1)
+    monkeypatch.setattr(event_stream, "KEEPALIVE_SECONDS", 0.1)
     reader = SlowReader(slots=1, words=3)
     with serve(tmp_path, reader, limits=Limits(answer_seconds=2.0)) as it, caplog.at_level("INFO", "ragfm.server"):
         reader.silent = True
@@ -134,15 +138,15 @@ def test_who_waits_for_long_gets_signs_of_life_and_is_told_of_an_error_as_an_eve
             for connection in (silent, waiting):  # one is before its first word, one is in the queue
                 lines = "".join(iter(lambda: connection.recv(4096).decode(), "")).splitlines()  # noqa: B023
                 assert lines[0] == "HTTP/1.1 200 OK"
-                assert lines.count(": waiting") > 5
+                assert lines.count(": ping") > 5
                 assert '"code":"timeout"' in next(line for line in lines if line.startswith("data: "))
         noted = lambda: [vars(record)["fields"] for record in caplog.records if "fields" in vars(record)]  # noqa: E731
         eventually(lambda: [line["error"] for line in noted()] == ["TimeoutError"] * 2)
         eventually(lambda: reader.busy == 0)
-        with pytest.raises(openai.APIError, match="It took too long"):
+        with pytest.raises(openai.APIError, match="The request timed out"):
             list(it.openai().chat.completions.create(**ASK, stream=True))
         reader.silent = False
-        monkeypatch.setattr(event_stream, "BEAT_SECONDS", 0.001)  # a comment between any two events
+        monkeypatch.setattr(event_stream, "KEEPALIVE_SECONDS", 0.001)  # a comment between any two events
         assert len(list(it.openai().chat.completions.create(**ASK, stream=True))) == 4
 
 

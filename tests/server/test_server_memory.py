@@ -1,4 +1,4 @@
-"""Memory is reckoned before anything is loaded."""
+"""Memory is estimated before anything is loaded."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from support.tiny_gguf import write_tiny
 
 from ragfm.core.errors import ConfigError
 from ragfm.server import memory_budget
-from ragfm.server.memory_budget import check_memory, free_memory, planned
-from ragfm.server.served_models import Served
+from ragfm.server.memory_budget import check_memory, estimate_memory, free_memory
+from ragfm.server.served_models import ServedModels
 from ragfm.testing import ScriptedReader
 
 TOKEN = 2 * 2 * 2 * (32 + 32)
@@ -20,15 +20,17 @@ TOKEN = 2 * 2 * 2 * (32 + 32)
 
 
 @pytest.fixture
-def served(tmp_path: Path) -> Served:
+def served(tmp_path: Path) -> ServedModels:
     folders = [(name, make_collection(tmp_path / name)) for name in "ab"]
     for name in "ab":
         (tmp_path / name / "ragfm.toml").write_text("[ask]\ncontext_tokens = 300\n")
-    return Served(folders, [("tiny", str(write_tiny(tmp_path / "tiny.gguf"))), ("script", ScriptedReader(["Yes."]))])
+    return ServedModels(
+        folders, [("tiny", str(write_tiny(tmp_path / "tiny.gguf"))), ("script", ScriptedReader(["Yes."]))]
+    )
 
 
-def test_each_reader_counts_once_with_its_weights_and_slots(served: Served, tmp_path: Path) -> None:
-    parts = {part.name.split("/")[-1]: (part.least, part.most) for part in planned(served)}
+def test_each_reader_counts_once_with_its_weights_and_slots(served: ServedModels, tmp_path: Path) -> None:
+    parts = {part.name.split("/")[-1]: (part.min_bytes, part.max_bytes) for part in estimate_memory(served)}
     weights = (tmp_path / "tiny.gguf").stat().st_size
     assert parts["tiny.gguf"] == (weights + 300 * TOKEN, weights + 8 * 300 * TOKEN)
     views = tmp_path / "a" / "handbook" / "views"
@@ -36,10 +38,10 @@ def test_each_reader_counts_once_with_its_weights_and_slots(served: Served, tmp_
     assert set(parts) == {"the process", "tiny.gguf", "the collection a", "the collection b"}
 
 
-def test_too_little_is_refused_and_maybe_too_little_is_warned_of(
-    served: Served, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+def test_too_little_memory_is_refused_or_warned_of(
+    served: ServedModels, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    least, most = (sum(getattr(part, how) for part in planned(served)) for how in ("least", "most"))
+    least, most = (sum(getattr(part, name) for part in estimate_memory(served)) for name in ("min_bytes", "max_bytes"))
     caplog.set_level("INFO", "ragfm.server")
     monkeypatch.setattr(memory_budget, "free_memory", lambda: most)
     check_memory(served)
@@ -49,7 +51,7 @@ def test_too_little_is_refused_and_maybe_too_little_is_warned_of(
     check_memory(served)
     assert "`context_tokens` in [ask]" in caplog.records[-1].getMessage()
     monkeypatch.setattr(memory_budget, "free_memory", lambda: least - 1)
-    with pytest.raises(ConfigError, match=r"MB of memory free, .*the reader .*tiny\.gguf"):
+    with pytest.raises(ConfigError, match=r"MB are free, .*the reader .*tiny\.gguf"):
         check_memory(served)
 
 
@@ -66,18 +68,23 @@ def test_what_is_free_is_what_the_machine_and_its_control_groups_leave(tmp_path:
     assert free_memory(tmp_path / "nothing") is None
     assert free_memory(_machine(tmp_path / "plain", proc__meminfo=meminfo)) == 5_120_000
     second = _machine(
-        tmp_path / "second", proc__meminfo=meminfo, proc__self__cgroup="0::/a/b\n",
-        sys__fs__cgroup__a__memory_dot_max="3000000\n", sys__fs__cgroup__a__memory_dot_current="2500000\n",
+        tmp_path / "second",
+        proc__meminfo=meminfo,
+        proc__self__cgroup="0::/a/b\n",
+        sys__fs__cgroup__a__memory_dot_max="3000000\n",
+        sys__fs__cgroup__a__memory_dot_current="2500000\n",
         sys__fs__cgroup__a__memory_dot_stat="active_file 9\ninactive_file 700000\n",
         sys__fs__cgroup__a__b__memory_dot_max="max\n",
-    )  # fmt: skip
+    )
     assert free_memory(second) == 3_000_000 - 1_800_000
     first = _machine(
-        tmp_path / "first", proc__meminfo=meminfo, proc__self__cgroup="5:cpu,memory:/a\n",
+        tmp_path / "first",
+        proc__meminfo=meminfo,
+        proc__self__cgroup="5:cpu,memory:/a\n",
         sys__fs__cgroup__memory__a__memory_dot_limit_in_bytes="3000000\n",
         sys__fs__cgroup__memory__a__memory_dot_usage_in_bytes="2500000\n",
         sys__fs__cgroup__memory__a__memory_dot_stat="inactive_file 1\ntotal_inactive_file 500000\n",
-    )  # fmt: skip
+    )
     assert free_memory(first) == 1_000_000
 
 
@@ -87,6 +94,6 @@ def test_a_server_that_has_no_room_says_so_in_one_line(tmp_path: Path) -> None:
     (tmp_path / "ragfm.toml").write_text("[ask]\ncontext_tokens = 2000000000\n")
     failed = Shell(tmp_path)("serve", "-c", "handbook", "--reader", str(huge), "--no-auth", "--port", "0", code=1)
     said = failed.stderr.splitlines()
-    assert said[0].startswith('{"time"')  # what was reckoned
-    assert said[1].startswith("ragfm: There are ")
+    assert said[0].startswith('{"time"')  # the estimate
+    assert said[1].startswith("Error: The memory does not suffice: ")
     assert "give the reader fewer slots" in failed.stderr

@@ -1,4 +1,4 @@
-"""The page at `/` as users have it: its files, a chat by mouse and by keys, documents, keys, and what goes wrong."""
+"""The page at `/`: files, chat by mouse and keyboard, documents, keys and errors."""
 
 from __future__ import annotations
 
@@ -68,6 +68,43 @@ def test_an_answer_is_streamed_and_its_numbers_lead_to_the_words(visit: Visit) -
 
 
 @browsing
+def test_contradictions_follow_the_answer_and_lead_to_their_passage(visit: Visit) -> None:
+    page = visit.page
+    expect(page.locator("#model")).to_have_value("handbook")
+    source = {"uri": "docs/leave.md", "page": None, "start": 0, "end": 28}
+    hit = {**source, "text": "You get 28 days of leave.", "n": 1, "headings": [], "place": None}
+    other = {**hit, "uri": "docs/old.md", "text": "You get  30 days of leave.", "n": 2}
+    citation = {**source, "end": 25, "n": 1, "quote": hit["text"], "verified": True, "fault": None}
+    contradiction = {**source, "end": 26, "uri": "docs/old.md", "n": 2, "quote": other["text"]}
+    details = {
+        "answer": "You get 28 days [1].",
+        "citations": [{**citation, "answer_start": 0, "answer_end": 20}],
+        "contradictions": [{**contradiction, "answer_start": 0, "answer_end": 20}],
+        "passages": [hit, other],
+        "dropped": [],
+        "unsupported": [],
+        "abstained": False,
+        "query": "leave",
+        "seconds": 0.1,
+        "rating": None,
+    }
+    text = "You get 28 days.\n\nBut [2] says otherwise: “You get 30 days of leave.”"
+    choice = {"index": 0, "delta": {"content": text}, "finish_reason": "stop"}
+    body = f"data: {json.dumps({'choices': [choice], 'ragfm': details})}\n\ndata: [DONE]\n\n"
+    page.route("**/v1/chat/completions", partial(_fulfil, {"body": body}), times=1)
+    visit.ask("How many days of leave do I get?")
+    assert page.locator(".answer .text p").all_text_contents() == [
+        "You get 28 days 1.",
+        "But 2 says otherwise: “You get 30 days of leave.”",
+    ]
+    page.locator("button.cite").last.click()
+    sources = page.get_by_role("complementary", name="Sources")
+    assert sources.locator("mark.active").inner_text() == "You get  30 days of leave."
+    expect(sources.locator(".note")).to_have_text("The passage contradicts the answer.")
+    assert page.locator(".chip .n").all_inner_texts() == ["1", "2"]
+
+
+@browsing
 def test_by_keys_alone_on_a_narrow_screen(browser: Any, open_server: Running) -> None:
     visit = Visit(browser, open_server.address, viewport={"width": 360, "height": 700})
     page, keys = visit.page, visit.page.keyboard
@@ -134,7 +171,7 @@ def test_chats_are_kept_in_the_browser_until_they_are_deleted(visit: Visit, acto
     visit.ask("Tell of leave SLOWLY", wait=False)
     expect(page.locator(".answer .text").last).to_contain_text("leave3")
     page.get_by_role("button", name="Delete all").click()
-    page.locator("#sure-yes").click()
+    page.locator("#confirm-yes").click()
     expect(page.locator(".welcome")).to_be_visible()
     eventually(lambda: actor.slow.busy == 0)
     page.wait_for_timeout(200)  # what was being answered is not kept either
@@ -145,7 +182,7 @@ def test_chats_are_kept_in_the_browser_until_they_are_deleted(visit: Visit, acto
 
 
 @browsing
-def test_who_asks_before_the_models_are_known_is_answered_once(browser: Any, open_server: Running) -> None:
+def test_a_question_before_the_models_are_listed_is_answered_once(browser: Any, open_server: Running) -> None:
     visit = Visit(browser, "about:blank")
     late = []
     visit.page.route("**/v1/models", lambda route: late.append(route))
@@ -180,7 +217,7 @@ def test_thumbs_reach_the_log(visit: Visit, open_server: Running) -> None:
     page = visit.page
     visit.ask("How many days of leave do I get?")
     page.get_by_role("button", name="Bad answer").click()
-    page.get_by_label("What would have been right?").fill("29 days")
+    page.get_by_label("What is the correct answer?").fill("29 days")
     page.keyboard.press("Enter")
     expect(page.locator(".tools")).to_contain_text("Thank you.")
     expect(page.get_by_role("button", name="Bad answer")).to_have_attribute("aria-pressed", "true")
@@ -214,12 +251,12 @@ def test_a_file_is_dropped_indexed_asked_about_and_deleted(visit: Visit) -> None
     page.keyboard.press("Escape")
     assert documents.locator(".card", has_text="leave.md").get_by_role("button", name="Delete").count() == 0
     mine.get_by_role("button", name="Delete").click()
-    page.locator("#sure-yes").click()
+    page.locator("#confirm-yes").click()
     expect(mine).to_have_count(0, timeout=60_000)
     visit.all_well()
 
 
-BUSY = "Too many are asking at the moment. It can be tried again in 1 s."
+BUSY = "The server is busy. Try again in 1 s."
 
 # --- What goes wrong ---------------------------------------------------------------------------------------------
 
@@ -232,7 +269,7 @@ def test_a_server_with_keys_asks_for_one_and_forgets_it_with_the_tab(browser: An
     expect(dialog.get_by_label("Key", exact=True)).to_be_focused()
     page.keyboard.type("ragfm-wrong")
     page.keyboard.press("Enter")
-    expect(dialog.get_by_role("alert")).to_have_text("The server doesn’t know this key, or not any more.")
+    expect(dialog.get_by_role("alert")).to_have_text("The server does not accept this key.")
     dialog.get_by_label("Key", exact=True).fill(running.secrets["hr"])
     page.keyboard.press("Enter")
     expect(dialog).to_be_hidden()
@@ -260,10 +297,10 @@ def test_an_upload_is_shared_with_the_groups_that_are_ticked(browser: Any, runni
     page.keyboard.press("Enter")
     expect(page.locator("#model")).to_have_value("handbook")
     page.locator("#documents-open").click()
-    page.get_by_role("group", name="Who else may see what you add").get_by_label("hr").wait_for()
+    page.get_by_role("group", name="Share what you add with").get_by_label("hr").wait_for()
     page.locator("#files").set_input_files({"name": "unshared.txt", "mimeType": "text/plain", "buffer": b"Mine."})
     page.locator(".card", has_text="unshared.txt").first.wait_for()  # of an upload, or already of a document
-    page.get_by_role("group", name="Who else may see what you add").get_by_label("hr").check()
+    page.get_by_role("group", name="Share what you add with").get_by_label("hr").check()
     page.locator("#files").set_input_files({"name": "shared.txt", "mimeType": "text/plain", "buffer": b"Of us."})
     (team,) = eventually(lambda: list(running.folder.glob("uploads/*/shared.txt")))
     (mine,) = eventually(lambda: list(running.folder.glob("uploads/*/unshared.txt")))
@@ -277,7 +314,7 @@ def _fulfil(answer: dict[str, Any], route: Any) -> None:
 
 
 @browsing
-def test_what_goes_wrong_is_said_in_words_and_can_be_tried_again(visit: Visit) -> None:
+def test_errors_are_shown_and_the_question_can_be_asked_again(visit: Visit) -> None:
     page = visit.page
     expect(page.locator("#model")).to_have_value("handbook")
     busy = json.dumps({"error": {"message": "x", "type": "rate_limit_error", "param": None, "code": "queue_full"}})
@@ -286,9 +323,9 @@ def test_what_goes_wrong_is_said_in_words_and_can_be_tried_again(visit: Visit) -
     for answer, said in (
         ({"status": 429, "headers": {"Retry-After": "1"}, "body": busy}, BUSY),
         ({"status": 502, "body": "<html>Bad gateway"}, "The server failed (502)."),
-        ({"body": cut}, "The connection broke before the answer’s end."),
+        ({"body": cut}, "The connection broke before the end of the answer."),
         ({"body": late}, "It took too long."),
-    ):  # fmt: skip
+    ):
         page.route("**/v1/chat/completions", partial(_fulfil, answer), times=1)
         visit.ask("How many days of leave do I get?", wait=False)
         expect(page.get_by_role("alert").locator("p")).to_have_text(said)
@@ -299,7 +336,7 @@ def test_what_goes_wrong_is_said_in_words_and_can_be_tried_again(visit: Visit) -
         assert page.get_by_role("alert").locator("p").count() == 0
     visit.context.set_offline(True)
     visit.ask("How many days of leave do I get?", wait=False)
-    expect(page.get_by_role("alert").locator("p")).to_contain_text("The server can’t be reached.")
+    expect(page.get_by_role("alert").locator("p")).to_contain_text("The server cannot be reached.")
 
 
 # --- The real thing ----------------------------------------------------------------------------------------------

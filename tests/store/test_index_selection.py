@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from ragfm.core.registry import plugins
-from ragfm.models.hardware import cgroup_limits
+from ragfm.models.hardware import cgroup_memory_limits
 from ragfm.store import index_selection
 from ragfm.store.index_selection import choose_kind, default_memory, index_bytes
 
@@ -99,12 +99,12 @@ def test_limits_of_control_groups_are_honoured(
         path = tmp_path / "sys/fs/cgroup" / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
-    found = list(cgroup_limits(tmp_path))
+    found = list(cgroup_memory_limits(tmp_path))
     assert [int(file.read_text()) for file in found] == limits
-    monkeypatch.setattr(index_selection, "cgroup_limits", lambda: found)
+    monkeypatch.setattr(index_selection, "cgroup_memory_limits", lambda: found)
     if limits:
         assert default_memory() == limits[0] // 4
 
 
 def test_no_control_groups_no_limits(tmp_path: Path) -> None:
-    assert list(cgroup_limits(tmp_path)) == []
+    assert list(cgroup_memory_limits(tmp_path)) == []

@@ -1,4 +1,4 @@
-"""Chromium at the page of a server over loopback, and documents and a reader that attack it."""
+"""Chromium with the page of a local server, and documents and a reader that attack the page."""
 
 from __future__ import annotations
 
@@ -18,11 +18,12 @@ from support.running_server import Running, SlowReader, serve
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 browsing = pytest.mark.skipif(
     CHROMIUM is None or find_spec("playwright") is None,
-    reason="NOT TESTED: it takes Chromium (apt-get install chromium) and playwright (pip install 'ragfm[dev]')",
+    reason="NOT TESTED: needs Chromium (apt-get install chromium) and playwright (pip install 'ragfm[dev]')",
 )
 
 ANSWER = "You get 28 days of leave [1]. Parents get 16 weeks more [1]. Cats get 99 weeks."
-ATTACK = """<script>window.hacked = 1</script><img src=x onerror="window.hacked = 2">
+ATTACK = (
+    """<script>window.hacked = 1</script><img src=x onerror="window.hacked = 2">
 ![picture](https://evil.example/pixel.png) and [a link](javascript:window.hacked=3) [data](data:text/html,<script>1)
 
 # <iframe src="https://evil.example"></iframe>
@@ -37,12 +38,14 @@ ATTACK = """<script>window.hacked = 1</script><img src=x onerror="window.hacked 
 ```html
 <object data="https://evil.example"></object>
 ```
-""" + "x" * 300  # fmt: skip
+"""
+    + "x" * 300
+)
 EVIL_NAME = '<img src=x onerror="window.hacked=5">.md'
 
 
 class Actor(ScriptedReader):
-    """Attacks where it is asked to, takes its time where it is asked to, else answers."""
+    """Attacks on `ATTACK`, answers slowly on `SLOWLY`, and gives a normal answer to other questions."""
 
     def __init__(self) -> None:
         super().__init__(lambda messages: ATTACK if "ATTACK" in messages[-1].content else ANSWER)
@@ -60,7 +63,7 @@ def actor() -> Actor:
 
 @pytest.fixture(scope="module")
 def open_server(tmp_path_factory: pytest.TempPathFactory, actor: Actor) -> Iterator[Running]:
-    """Without keys, over documents one of which attacks; it keeps a log."""
+    """A server without keys, with an answer log. One of its documents is an attack."""
     folder = tmp_path_factory.mktemp("page")
     docs = folder / "docs"
     docs.mkdir()
@@ -80,15 +83,15 @@ def browser() -> Iterator[Any]:
         yield playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
 
 
-def expect(what: Any) -> Any:
+def expect(target: Any) -> Any:
     """Playwright's assertions, which wait until they hold."""
     from playwright.sync_api import expect
 
-    return expect(what)
+    return expect(target)
 
 
 class Visit:
-    """A browser's window at a server, with all that it asked for and all that went wrong."""
+    """A browser window with the page. Records requests and errors."""
 
     def __init__(self, browser: Any, address: str, **options: Any) -> None:
         self.context = browser.new_context(**{"viewport": {"width": 1280, "height": 800}, **options})
@@ -98,14 +101,14 @@ class Visit:
         self.errors: list[str] = []
         self.context.on("request", lambda request: self.requests.append(request.url))
         self.page.on("pageerror", lambda error: self.errors.append(str(error)))
-        self.page.on("console", self._hear)
+        self.page.on("console", self._record_error)
         self.page.goto(address)
         self.address = address
 
-    def _hear(self, said: Any) -> None:
-        """Keep errors; that the models are still being loaded is none."""
-        if said.type == "error" and not said.location["url"].endswith("/readyz"):
-            self.errors.append(said.text)
+    def _record_error(self, message: Any) -> None:
+        """Record an error. `/readyz` answers 503 while the models load, which is expected."""
+        if message.type == "error" and not message.location["url"].endswith("/readyz"):
+            self.errors.append(message.text)
 
     def ask(self, question: str, *, wait: bool = True) -> None:
         self.page.get_by_label("Your question").fill(question)
@@ -114,7 +117,7 @@ class Visit:
             self.page.locator(".turn").last.locator(".tools").wait_for()
 
     def all_well(self) -> None:
-        """Nothing was asked of anybody else, nothing failed, no script ran that isn't the page's own."""
+        """Assert that there were no requests to other hosts, no errors and no foreign scripts."""
         assert {f"{urlsplit(url).scheme}://{urlsplit(url).netloc}" for url in self.requests} == {self.address}
         assert self.errors == [], self.errors
         assert self.page.evaluate("window.hacked") is None

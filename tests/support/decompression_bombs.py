@@ -1,4 +1,4 @@
-"""Hostile files, made when they are needed: small ones that would be huge, endless, or tell what is none of theirs."""
+"""Generate hostile files: small files that unpack to huge ones, never end, or refer to files outside."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ _BODY = (
 
 
 def write_bombs(folder: Path, canary: Path) -> None:
-    """One file for each way to do harm; `canary` is a file whose content must not get into a document."""
-    for name, data in {**archives(), **markup(canary), **pdfs(), **others()}.items():
+    """Write one file for each attack; the content of `canary` must not get into any document."""
+    for name, data in {**archives(), **markup(canary), **pdfs(), **images_and_pickles()}.items():
         (folder / name).write_bytes(data)
 
 
 def archives() -> dict[str, bytes]:
-    """Archives, and documents that are some."""
+    """Archives, and documents that are archives."""
     zeros = b"0" * (1 << 20)
     huge = _zip({"[Content_Types].xml": _TYPES, "_rels/.rels": _RELATIONS})
     with zipfile.ZipFile(huge, "a", zipfile.ZIP_DEFLATED) as archive, archive.open("word/document.xml", "w") as entry:
@@ -54,6 +54,12 @@ def archives() -> dict[str, bytes]:
     long_gz = io.BytesIO()
     with tarfile.open(fileobj=long_gz, mode="w:gz", compresslevel=9) as tar:
         tar.addfile(_entry("zeros.txt", 100 << 20), io.BufferedReader(_Zeros(100 << 20)))
+    evil_entries: dict[str, str | bytes] = {
+        "[Content_Types].xml": _TYPES,
+        "_rels/.rels": _RELATIONS,
+        "word/evil.pkl": _pickle(),
+        "word/document.xml": _BODY.format("Nobody unpickles."),
+    }
     return {
         "huge.docx": huge.getvalue(),
         "many.zip": _zip({f"{number}.txt": "x" for number in range(4000)}).getvalue(),
@@ -63,30 +69,29 @@ def archives() -> dict[str, bytes]:
         "escape.tar.gz": escape.getvalue(),
         "escape.zip": _zip({"../up.txt": "text", "/etc/up.txt": "text", "a\\..\\b.txt": "text"}).getvalue(),
         "zeros.tar.gz": long_gz.getvalue(),
-        "lying.zip": _lying(),
-        "pickle.docx": _zip({"[Content_Types].xml": _TYPES, "_rels/.rels": _RELATIONS, "word/evil.pkl": _pickle(),
-                             "word/document.xml": _BODY.format("Nobody unpickles.")}).getvalue(),
+        "lying.zip": _zip_with_false_size(),
+        "pickle.docx": _zip(evil_entries).getvalue(),
         "cut.zip": _zip({f"{number}.txt": "text" for number in range(9)}).getvalue()[:200],
-    }  # fmt: skip
+    }
 
 
 def markup(canary: Path) -> dict[str, bytes]:
-    """XML that grows or reads files, and HTML and JSON that are deep."""
+    """XML that expands or reads files, and deeply nested HTML and JSON."""
     laughs = '<!DOCTYPE x [<!ENTITY a0 "ha">' + "".join(
         f'<!ENTITY a{level} "{f"&a{level - 1};" * 10}">' for level in range(1, 12)
     )
     outside = f'<!DOCTYPE x [<!ENTITY a11 SYSTEM "{canary.as_uri()}">'
-    made = {}
+    files = {}
     for name, begin in (("laughs", laughs + "]>"), ("outside", outside + "]>")):
         body = begin + _BODY.format("&a11;")
-        made[f"{name}.docx"] = _zip(
+        files[f"{name}.docx"] = _zip(
             {"[Content_Types].xml": _TYPES, "_rels/.rels": _RELATIONS, "word/document.xml": body}
         ).getvalue()
-        made[f"{name}.xml"] = f"{begin}<x>&a11;</x>".encode()
-        made[f"{name}.svg"] = f'{begin}<svg xmlns="http://www.w3.org/2000/svg"><text>&a11;</text></svg>'.encode()
-        made[f"{name}.xhtml"] = f"{begin}<html><body><p>&a11;</p></body></html>".encode()
+        files[f"{name}.xml"] = f"{begin}<x>&a11;</x>".encode()
+        files[f"{name}.svg"] = f'{begin}<svg xmlns="http://www.w3.org/2000/svg"><text>&a11;</text></svg>'.encode()
+        files[f"{name}.xhtml"] = f"{begin}<html><body><p>&a11;</p></body></html>".encode()
     include = f'<x xmlns:xi="http://www.w3.org/2001/XInclude"><xi:include href="{canary.as_uri()}" parse="text"/></x>'
-    return made | {
+    return files | {
         "include.xml": include.encode(),
         "frame.html": f'<html><body>Frame<iframe src="{canary.as_uri()}"></iframe></body></html>'.encode(),
         "deep.html": b"<html><body>" + b"<div>" * 300_000 + b"deep",
@@ -100,7 +105,7 @@ def markup(canary: Path) -> dict[str, bytes]:
 
 
 def pdfs() -> dict[str, bytes]:
-    """PDFs whose pages are endless, or unpack to gigabytes."""
+    """PDFs with endless pages, or pages that unpack to gigabytes."""
     bomb = zlib.compress(b"(x) Tj " * (20 << 20), 9)
     twice = zlib.compress(zlib.compress(b"\0" * (1 << 30), 9), 9)
     page = b"<</Type/Page/Parent 2 0 R/MediaBox[0 0 9 9]/Contents 4 0 R>>"
@@ -120,8 +125,8 @@ def pdfs() -> dict[str, bytes]:
     }
 
 
-def others() -> dict[str, bytes]:
-    """Pictures of absurd size, and pickles."""
+def images_and_pickles() -> dict[str, bytes]:
+    """Images of huge size, and pickles."""
 
     def chunk(kind: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
@@ -136,33 +141,32 @@ def others() -> dict[str, bytes]:
         "huge.bmp": b"BM" + struct.pack("<IIIIiiHHIIiiII", 99, 0, 54, 40, 60_000, 60_000, 1, 24, 0, 0, 0, 0, 0, 0),
         "pickle.md": _pickle(),
         "pickle.npy": b"\x93NUMPY\x01\0v\0" + b"{'descr': '|O', 'shape': (1,)}".ljust(117) + b"\n" + _pickle(),
-    }  # fmt: skip
+    }
 
 
 def overlapping(entries: int, size: int) -> bytes:
-    """A zip of which each entry's data is the next one's header and all that follows: a few KB that are gigabytes."""
+    """A zip in which the data of each entry contains all following entries: a few KB that unpack to gigabytes."""
     kernel = zlib.compressobj(9, wbits=-15)
     body, directory = kernel.compress(b"0" * size) + kernel.flush(), []
     for number in range(entries):
         name = b"%d.txt" % number
         header = struct.pack("<4s5H3I2H", b"PK\3\4", 20, 0, 8, 0, 33, 0, len(body), size, len(name), 0) + name
         directory.append((name, len(body), size, len(header) + len(body)))
-        quote = struct.pack("<BHH", 0, len(header), ~len(header) & 0xFFFF)  # the header as a block that isn't packed
+        quote = struct.pack("<BHH", 0, len(header), ~len(header) & 0xFFFF)  # the header as an uncompressed block
         body, size = quote + header + body, size + len(header)
     start = len(body)
-    central = b"".join(
-        struct.pack("<4s6H3I5H2I", b"PK\1\2", 20, 20, 0, 8, 0, 33, 0, length, unpacked, len(name), 0, 0, 0, 0, 0,
-                    start - from_end) + name
-        for name, length, unpacked, from_end in directory
-    )  # fmt: skip
+    central = b""
+    for name, length, unpacked, from_end in directory:
+        sizes = (0, length, unpacked, len(name), 0, 0, 0, 0, 0, start - from_end)
+        central += struct.pack("<4s6H3I5H2I", b"PK\1\2", 20, 20, 0, 8, 0, 33, *sizes) + name
     return body + central + struct.pack("<4s4H2IH", b"PK\5\6", 0, 0, entries, entries, len(central), start, 0)
 
 
-def _lying() -> bytes:
-    """A zip that says that its entry is small."""
+def _zip_with_false_size() -> bytes:
+    """A zip whose headers declare a size that is too small."""
     data = bytearray(_zip({"lying.txt": b"0" * (50 << 20)}).getvalue())
-    for signature, at in ((b"PK\3\4", 22), (b"PK\1\2", 24)):
-        begin = data.rindex(signature) + at
+    for signature, offset in ((b"PK\3\4", 22), (b"PK\1\2", 24)):
+        begin = data.rindex(signature) + offset
         data[begin : begin + 4] = struct.pack("<I", 10)
     return bytes(data)
 
@@ -196,13 +200,13 @@ class _Zeros(io.RawIOBase):
 
 
 def _pdf(*objects: bytes) -> bytes:
-    """A PDF of these objects, from the second on; the first is the catalogue."""
-    data, places = b"%PDF-1.7\n", []
+    """A PDF of a catalogue and these objects."""
+    data, offsets = b"%PDF-1.7\n", []
     for number, content in enumerate((b"<</Type/Catalog/Pages 2 0 R>>", *objects), 1):
-        places.append(len(data))
+        offsets.append(len(data))
         data += b"%d 0 obj\n%s\nendobj\n" % (number, content)
-    table = b"".join(b"%010d 00000 n \n" % place for place in places)
-    count = len(places) + 1
+    table = b"".join(b"%010d 00000 n \n" % offset for offset in offsets)
+    count = len(offsets) + 1
     trailer = b"trailer<</Size %d/Root 1 0 R>>\nstartxref\n%d\n%%%%EOF" % (count, len(data))
     return data + b"xref\n0 %d\n0000000000 65535 f \n%s" % (count, table) + trailer
 

@@ -1,6 +1,6 @@
-"""Makes the two binary files of the sample handbook; the text in here is their source.
+"""Write the two binary files of the sample handbook, whose text is in this module.
 
-python tests/make_handbook_files.py [FOLDER]
+Usage: python tests/support/make_handbook_files.py [FOLDER]
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from pathlib import Path
 
 HANDBOOK = Path(__file__).parents[2] / "ragfm" / "samples" / "handbook"
 
-# One string per page: the first line is the page's heading, blank lines part paragraphs.
+# One string per page: the first line is the heading of the page, blank lines separate paragraphs.
 OBSERVERS_GUIDE = (
     """The observer's guide
 

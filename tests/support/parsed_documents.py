@@ -1,4 +1,4 @@
-"""What the tests of parsers share: a document, and the laws that all documents keep."""
+"""Helpers for tests of parsers: parse a document, and check the invariants of every document."""
 
 from __future__ import annotations
 
@@ -8,24 +8,24 @@ from ragfm.parsing import parse
 
 def document(data: bytes | str, uri: str, declared: str | None = None) -> Document:
     parsed = parse(Blob(data.encode() if isinstance(data, str) else data, declared), uri)
-    check_laws(parsed)
+    check_invariants(parsed)
     return parsed
 
 
-def check_laws(parsed: Document) -> None:
+def check_invariants(parsed: Document) -> None:
     assert "\r\n" not in parsed.text
     parsed.text.encode()
     assert list(parsed.marks) == sorted(parsed.marks, key=lambda mark: mark.start)
     for mark in parsed.marks:
         assert 0 <= mark.start < mark.end <= len(parsed.text)
-        stretch = parsed.text[mark.start : mark.end]
-        assert stretch[-1] != "\n"
+        marked_text = parsed.text[mark.start : mark.end]
+        assert marked_text[-1] != "\n"
         assert mark.start == 0 or mark.kind == "page" or parsed.text[mark.start - 1] in "\r\n"
         if mark.kind == "table":
-            assert stretch.startswith(mark.value)
+            assert marked_text.startswith(mark.value)
             assert len(mark.value.splitlines()) >= 2
         if mark.kind == "heading":
-            assert mark.value in " ".join(stretch.split())
+            assert mark.value in " ".join(marked_text.split())
             assert mark.level >= 1
 
 

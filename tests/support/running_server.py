@@ -1,4 +1,4 @@
-"""A server over loopback, in a thread of this process, with a reader that does what a test wants."""
+"""A server on loopback in a thread, and a slow reader."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from openai import OpenAI
 from ragfm import Collection, Settings
 from ragfm.core.errors import RagfmError
 from ragfm.core.types import CLOSED, Message, Sampling, Stream, Usage
-from ragfm.generation.readers import completion_room, speak
+from ragfm.generation.readers import completion_limit, stream_until_stop
 from ragfm.server.api_keys import Key, KeyFile
 from ragfm.server.app import create_app
 from ragfm.server.request_guard import Limits
-from ragfm.server.served_models import Served
+from ragfm.server.served_models import ServedModels
 from ragfm.server.uvicorn_server import Server
 
 ANSWER = "You get 28 days of leave. Parents get 16 weeks more [1]."
@@ -32,7 +32,7 @@ LIMITS = Limits()
 
 
 class SlowReader:
-    """Says a word every few milliseconds, or nothing at all, until it is closed; counts its streams."""
+    """Generates a word every 10 ms, or nothing if silent, until it is closed. Counts its streams."""
 
     def __init__(self, *, slots: int = 2, words: int = 2000, silent: bool = False) -> None:
         self.slots, self.words, self.silent = slots, words, silent
@@ -46,16 +46,16 @@ class SlowReader:
 
     def stream(self, messages: Sequence[Message], sampling: Sampling = Sampling()) -> Stream:
         tokens = self.count_tokens(messages)
-        limit = completion_room(tokens, self.context_tokens, sampling.max_tokens)
+        limit = completion_limit(tokens, self.context_tokens, sampling.max_tokens)
         ended = threading.Event()
         with self._lock:
             self.busy += 1
             self.asked += 1
-        return Stream(self._say(tokens, min(limit, self.words), ended), cancel=ended.set)
+        return Stream(self._generate(tokens, min(limit, self.words), ended), cancel=ended.set)
 
-    def _say(self, tokens: int, limit: int, ended: threading.Event) -> Any:
+    def _generate(self, tokens: int, limit: int, ended: threading.Event) -> Any:
         try:
-            spoken, reason = yield from speak(self._words(ended), limit, ())
+            spoken, reason = yield from stream_until_stop(self._words(ended), limit, ())
         finally:
             with self._lock:
                 self.busy -= 1
@@ -71,7 +71,7 @@ class SlowReader:
 
 @dataclass
 class Running:
-    """A server that runs, and clients for its keys."""
+    """A running server, and clients for its keys."""
 
     address: str
     keys: KeyFile
@@ -89,7 +89,7 @@ class Running:
 
 
 def make_collection(folder: Path) -> Path:
-    """Two documents for all, one for `hr`, one for `board`."""
+    """A collection with two documents for all, one for `hr` and one for `board`."""
     docs = folder / "docs"
     for name in ("hr", "board"):
         (docs / name).mkdir(parents=True)
@@ -105,10 +105,15 @@ def make_collection(folder: Path) -> Path:
 
 @contextmanager
 def serve(
-    folder: Path, reader: Any, *, keys: bool = True, limits: Limits = LIMITS, drain: float = 5.0,
+    folder: Path,
+    reader: Any,
+    *,
+    keys: bool = True,
+    limits: Limits = LIMITS,
+    drain: float = 5.0,
     collection: Path | None = None,
-) -> Iterator[Running]:  # fmt: skip
-    """A server with the keys `hr`, of the group of that name, and `guest` and `other`, of none."""
+) -> Iterator[Running]:
+    """Run a server with the keys `hr` (group `hr`), `guest` and `other` (no groups)."""
     collection = collection or make_collection(folder)
     file = KeyFile(folder / "keys.json")
     secrets = {}
@@ -117,10 +122,15 @@ def serve(
             secrets[name] = file.add(Key(name=name, groups=groups, per_minute=1e6))
         (folder / "secrets.json").write_text(json.dumps(secrets))
     secrets = json.loads((folder / "secrets.json").read_text())
-    app = create_app(Served([("handbook", collection)], [("script", reader)], waiting=limits.waiting),
-                     keys=file if keys else None, limits=limits)  # fmt: skip
+    app = create_app(
+        ServedModels([("handbook", collection)], [("script", reader)], waiting=limits.waiting),
+        keys=file if keys else None,
+        limits=limits,
+    )
     listening, address = threading.Event(), list[str]()
-    server = Server(app, host="127.0.0.1", port=0, drain=drain, told=lambda at: (address.append(at), listening.set()))
+    server = Server(
+        app, host="127.0.0.1", port=0, drain=drain, on_listening=lambda at: (address.append(at), listening.set())
+    )
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
     assert listening.wait(20)
@@ -133,9 +143,9 @@ def serve(
 
 
 def eventually(holds: Callable[[], object], seconds: float = 20.0) -> Any:
-    """What a condition gives once it holds."""
+    """Wait until a condition holds. Returns its value."""
     end = time.monotonic() + seconds
     while not (result := holds()):
-        assert time.monotonic() < end, "it never came to that"
+        assert time.monotonic() < end, "the condition never held"
         time.sleep(0.01)
     return result

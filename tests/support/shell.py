@@ -1,4 +1,4 @@
-"""Runs the command line as a user does, in a process of its own."""
+"""Run the command line, in a process of its own or in this one."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ HIT_KEYS = {"uri", "page", "place", "start", "end", "headings", "text", "score",
 
 
 class Shell:
-    """Runs `ragfm` in a folder, with the light embedder unless told otherwise."""
+    """Runs `ragfm` in a folder, with the embedder `hashing` by default."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -39,8 +39,8 @@ class Shell:
         return json.loads(self(*words, "--json", code=code).stdout)
 
 
-class Here:
-    """Runs `ragfm` in this process, which has the libraries loaded, and in the current folder."""
+class InProcessShell:
+    """Runs `ragfm` in this process, which has loaded the libraries, and in the current folder."""
 
     def __call__(self, *words: str | Path, code: int = 0) -> str:
         from click.testing import CliRunner

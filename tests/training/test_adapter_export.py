@@ -27,9 +27,9 @@ from ragfm.models.adapters import (
     WEIGHTS,
     AdapterRecord,
     check_adapter,
-    learned_sha256,
     read_record,
     serving_adapter,
+    trained_weights_sha256,
 )
 from ragfm.models.llama_library import load_model
 from ragfm.training.adapter_export import compare_readers, export_adapter, with_adapter
@@ -137,7 +137,9 @@ def recorded(folder: Path, out: Path) -> Path:
     base = Base(str(folder))
     random_lora(base.model, out)
     about = {"name": str(folder), "sha256": base.sha256}
-    (out / RECORD).write_bytes(AdapterRecord("lora", about, prompt_fingerprint(), learned_sha256(out)).to_json())
+    (out / RECORD).write_bytes(
+        AdapterRecord("lora", about, prompt_fingerprint(), trained_weights_sha256(out)).to_json()
+    )
     return out
 
 

@@ -13,7 +13,7 @@ import pytest
 import torch
 from support.tiny_models import lessons, tiny_model
 
-from ragfm.cli import adapt as command
+from ragfm.cli import adapt_train as command
 from ragfm.core.types import Message
 from ragfm.models.adapters import CHECKPOINT, read_record
 from ragfm.training.base_model import Base
@@ -154,7 +154,7 @@ def test_training_says_how_several_gpus_are_used(
     gpus: int, told: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr("torch.cuda.device_count", lambda: gpus)
-    command._tell_of_gpus()
+    command._print_gpu_hint()
     said = capsys.readouterr().err
     assert told in said
     assert bool(said) == bool(told)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.shell import Here
+from support.shell import InProcessShell
 from support.tiny_models import tiny_model
 
 from ragfm import Answer, Collection, Rag, Settings, Usage
@@ -26,7 +26,7 @@ from ragfm.generation.answer_log import AnswerContext, AnswerLog, LogFilter
 from ragfm.generation.prompt import prompt_fingerprint
 from ragfm.models.adapters import GGUF, RECORD, AdapterRecord, check_adapter
 from ragfm.testing import HashingEmbedder, ScriptedReader
-from ragfm.training import Dataset, Recipe, build_examples, judged, logged_examples, write_dataset
+from ragfm.training import Dataset, Recipe, build_examples, logged_examples, rated_entries, write_dataset
 from ragfm.training.examples import Example, read_examples
 from ragfm.training.methods import MethodSettings
 from ragfm.training.refresh import (
@@ -53,10 +53,10 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture
-def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Here:
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> InProcessShell:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("RAGFM_EMBEDDER", "hashing")
-    return Here()
+    return InProcessShell()
 
 
 def log_of(collection: Collection, *said: tuple[str, str, str, str | None]) -> AnswerLog:
@@ -65,7 +65,7 @@ def log_of(collection: Collection, *said: tuple[str, str, str, str | None]) -> A
     for question, answer, thumbs, correction in said:
         hits = tuple(collection.search(question, 20))
         number = log.add(replace(SAID, question=question, query=question, text=answer, hits=hits), HOW)
-        log.judge(number, thumbs, correction)  # type: ignore[arg-type]
+        log.rate(number, thumbs, correction)  # type: ignore[arg-type]
     return log
 
 
@@ -82,7 +82,7 @@ def test_what_users_found_right_is_learned_where_the_documents_still_say_so(
         ("Are dogs welcome?", "No.", "down", None),  # what would have been right is not known
     )
     rag = Rag(collection, reader=ScriptedReader(), k=2)
-    examples, left_out = logged_examples(rag, judged(log.entries()))
+    examples, left_out = logged_examples(rag, rated_entries(log.entries()))
     assert [example.meta["kind"] for example in examples] == ["log: found good", "log: corrected", "log: corrected"]
     assert left_out == {"log: no passage supports it now": 1}
     first, second, third = examples
@@ -96,7 +96,7 @@ def test_what_users_found_right_is_learned_where_the_documents_still_say_so(
 def test_of_an_answer_the_sentences_that_are_supported_now_are_learned(collection: Collection, docs: Path) -> None:
     collection.sync(docs)
     log = log_of(collection, ("How many days of leave do I get?", "You get 28 days of leave. Ask Eve.", "up", None))
-    (example,), _ = logged_examples(Rag(collection, reader=ScriptedReader(), k=1), judged(log.entries()))
+    (example,), _ = logged_examples(Rag(collection, reader=ScriptedReader(), k=1), rated_entries(log.entries()))
     assert example.completion == "You get 28 days of leave [1]."
 
 
@@ -104,10 +104,10 @@ def test_what_was_not_known_is_left_out_where_other_passages_are_found_now(colle
     collection.sync(docs)
     log = log_of(collection, ("What is the wifi password?", "I don't know.", "up", None))
     rag = Rag(collection, reader=ScriptedReader(), k=2)
-    assert len(logged_examples(rag, judged(log.entries()))[0]) == 1
+    assert len(logged_examples(rag, rated_entries(log.entries()))[0]) == 1
     (docs / "wifi.md").write_text("The wifi password is Heron.\n")
     collection.sync(docs)
-    examples, left_out = logged_examples(rag, judged(log.entries()))
+    examples, left_out = logged_examples(rag, rated_entries(log.entries()))
     assert not examples
     assert left_out == {"log: not known then, and other passages are found now": 1}
 
@@ -144,7 +144,7 @@ def test_questions_of_which_nothing_is_learned_cost_not_what_the_log_says(
 ) -> None:  # fmt: skip
     collection.sync(docs)
     lost = Question("1", LEAVE, (Gold("docs/leave.md"),), ("nobody knows",))
-    entries = judged(log_of(collection, ("When does the office close?", "At five.", "up", None)).entries())
+    entries = rated_entries(log_of(collection, ("When does the office close?", "At five.", "up", None)).entries())
     (tmp_path / "test.jsonl").write_text(json.dumps({"question": "When is it open?", "answers": ["nine"]}) + "\n")
     rag, settings = Rag(collection, reader=ScriptedReader()), RefreshSettings(questions=tmp_path / "q.jsonl")
     dataset = _dataset(rag, entries, [lost], tmp_path, settings)
@@ -176,13 +176,13 @@ def test_a_passage_that_is_found_too_deep_is_shown(collection: Collection, tmp_p
     (folder / "fee.txt").write_text("Members pay 70 crowns, which is a fee.\n")
     collection.sync(folder)
     log = log_of(collection, ("Which fee is due?", "?", "down", "Members pay 70 crowns."))
-    (example,), _ = logged_examples(Rag(collection, reader=ScriptedReader(), k=2), judged(log.entries()))
+    (example,), _ = logged_examples(Rag(collection, reader=ScriptedReader(), k=2), rated_entries(log.entries()))
     assert example.meta["shown"][-1] == "many/fee.txt"
     assert example.completion == "Members pay 70 crowns [2]."
 
 
 def test_the_command_makes_examples_of_the_log_alone_and_beside_questions(
-    tmp_path: Path, docs: Path, run: Here
+    tmp_path: Path, docs: Path, run: InProcessShell
 ) -> None:
     run("ingest", docs)
     collection = Collection.open(tmp_path / ".ragfm", settings=Settings())
@@ -380,7 +380,7 @@ def test_both_adapters_are_compared_and_served_by_the_calibration_of_now(
 
 
 @pytest.mark.slow
-def test_a_refresh_is_adopted_and_taken_back(tmp_path: Path, docs: Path, run: Here) -> None:
+def test_a_refresh_is_adopted_and_taken_back(tmp_path: Path, docs: Path, run: InProcessShell) -> None:
     """A model of random weights is corrected, always to say that it does not know, which it can learn."""
     model = tiny_model(tmp_path / "model", max_position_embeddings=2048)
     toml = f'reader = "{model}"\n\n[ask]\nk = 1\nanswer_tokens = 24\n'
@@ -420,7 +420,7 @@ def test_a_refresh_is_adopted_and_taken_back(tmp_path: Path, docs: Path, run: He
 
 
 def test_what_writes_the_settings_is_missed_before_anything_is_done(
-    tmp_path: Path, docs: Path, run: Here, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, docs: Path, run: InProcessShell, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run("ingest", docs)
     monkeypatch.setitem(sys.modules, "tomlkit", None)
@@ -430,7 +430,7 @@ def test_what_writes_the_settings_is_missed_before_anything_is_done(
     assert "'tomlkit' is needed" in run("tune", "q.jsonl", "--confidence", code=1)
 
 
-def test_too_little_is_said(tmp_path: Path, docs: Path, run: Here) -> None:
+def test_too_little_is_said(tmp_path: Path, docs: Path, run: InProcessShell) -> None:
     run("ingest", docs)
     assert "too few to test with" in run("adapt", "refresh", "--no-sync", code=1)
     assert [path.name for path in (tmp_path / ".ragfm-adapters" / "001").iterdir()] == [OUTPUT]

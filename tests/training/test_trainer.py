@@ -84,7 +84,7 @@ def test_whole_weights_are_no_adapter_and_the_error_says_how_they_are_served(fol
     settings = replace(SETTINGS, method=MethodSettings("full"), epochs=1)
     trained = training(folder, tmp_path / "out", settings)
     finish(trained, trained.run(), card={"prompt": prompt_fingerprint()})
-    with pytest.raises(AdapterMismatchError, match=r"whole weights.*reader transformers:"):
+    with pytest.raises(AdapterMismatchError, match=r"weights of a whole model.*reader transformers:"):
         serving_adapter(tmp_path / "out", f"transformers:{folder}", prompt_fingerprint())
 
 
@@ -374,13 +374,13 @@ def test_another_base_prompt_or_weights_are_refused(folder: Path, tmp_path: Path
         training(folder, tmp_path / "out").run()
     weights = tmp_path / "out" / "adapter_model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1] + b"x")
-    with pytest.raises(DamagedModelError, match="not what was trained"):
+    with pytest.raises(DamagedModelError, match="do not match its ragfm-adapter.json"):
         check_adapter(tmp_path / "out", folder)
     (tmp_path / "out" / RECORD).unlink()
-    with pytest.raises(ModelNotFoundError, match="adapter of PEFT's that ragfm has not trained"):
+    with pytest.raises(ModelNotFoundError, match="PEFT adapter that was not trained by ragfm"):
         check_adapter(tmp_path / "out", folder)
     (tmp_path / "out" / CHECKPOINT).touch()
-    with pytest.raises(ModelNotFoundError, match="has not ended"):
+    with pytest.raises(ModelNotFoundError, match="has not finished"):
         check_adapter(tmp_path / "out", folder)
 
 

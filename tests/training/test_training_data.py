@@ -11,15 +11,15 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from support.shell import Here, Shell
+from support.shell import InProcessShell, Shell
 
 from ragfm import Collection, Rag
 from ragfm.core.abstention import ABSTENTION
 from ragfm.core.errors import DataError
 from ragfm.core.output_folder import OUTPUT
 from ragfm.core.types import Hit, Message
-from ragfm.evaluation import Gold, Question, QuestionSet, write_questions
-from ragfm.evaluation.answer_matching import holds
+from ragfm.evaluation import Gold, Question, QuestionSet, generate_questions
+from ragfm.evaluation.answer_matching import contains_answer
 from ragfm.generation.prompt import prompt_fingerprint
 from ragfm.testing import ScriptedReader
 from ragfm.training import Dataset, HeldOut, Recipe, build_examples, held_out, read_examples
@@ -67,8 +67,8 @@ def test_an_answer_cites_the_passage_that_holds_it_and_the_prompt_is_the_one_tha
         (marker,) = {n for n in (1, 2, 3) if f"[{n}]" in example.completion}
         passages = example.messages[-1].content.split("\n\n[")
         (cited,) = [text for text in passages if text.lstrip("[").startswith(f"{marker}]")]
-        assert holds(cited, question.answers)
-        assert holds(example.completion, question.answers)
+        assert contains_answer(cited, question.answers)
+        assert contains_answer(example.completion, question.answers)
         assert example.meta["verified"]
     served = Rag(towns, reader=ScriptedReader(["x"]), k=2).stream(QUESTIONS[0].text)
     assert served.prompt is not None
@@ -84,7 +84,7 @@ def test_where_the_answer_is_withheld_no_passage_has_it(towns: Collection) -> No
     for example in withheld:
         assert example.completion == ABSTENTION
         assert example.meta["shown"]
-        assert not holds(example.messages[-1].content, answers[example.meta["id"]])
+        assert not contains_answer(example.messages[-1].content, answers[example.meta["id"]])
 
 
 def test_of_many_questions_about_one_document_a_share_is_withheld_whatever_the_seed(
@@ -138,7 +138,7 @@ def test_what_the_headings_answer_is_neither_withheld_nor_a_near_miss(tmp_path: 
             for example in (*dataset.train, *dataset.valid):
                 passages = example.messages[-1].content.rpartition("\n\n")[0]
                 if example.meta["kind"] == "withheld":
-                    assert not holds(passages, right[example.meta["id"]])
+                    assert not contains_answer(passages, right[example.meta["id"]])
                 elif example.meta["kind"] == "near miss: name":
                     (city,) = {city for city in hours if city in example.meta["question"]}
                     assert city not in passages
@@ -348,7 +348,7 @@ def test_a_reader_writes_questions_with_answers_that_stand_in_the_text(towns: Co
         wrong = town in ("Aldon", "Brista")
         return f"Question: Who founded the town of {town} long ago?\nAnswer: {'kings' if wrong else 'fishermen'}\n"
 
-    questions = write_questions(towns, ScriptedReader(script), 4, answers=True)  # type: ignore[arg-type]
+    questions = generate_questions(towns, ScriptedReader(script), 4, answers=True)  # type: ignore[arg-type]
     assert {question.answers for question in questions} == {("fishermen",)}
     assert not {"towns/Aldon.txt", "towns/Brista.txt"} & {question.gold[0].uri for question in questions}
 
@@ -364,7 +364,7 @@ def test_writing_goes_on_where_it_was_stopped(tmp_path: Path, towns: Collection)
         return f"Question: Who founded the town of {town} long ago?\nAnswer: fishermen\n"
 
     def written(count: int, name: str, seed: int = 0) -> list[Question]:
-        return write_questions(towns, ScriptedReader(script), count, answers=True, seed=seed, out=tmp_path / name)
+        return generate_questions(towns, ScriptedReader(script), count, answers=True, seed=seed, out=tmp_path / name)
 
     stop = 3
     with pytest.raises(KeyboardInterrupt):
@@ -393,7 +393,7 @@ def test_the_command_writes_its_own_questions(
     towns.close()
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("ragfm.rag.configured_reader", lambda *_: ScriptedReader(script))
-    run = Here()
+    run = InProcessShell()
     card = run.json("adapt", "data", "--write", "4", "--abstain", "0", "--valid", "0", "--out", "made")
     assert card["examples"] == {"train": 4, "valid": 0}
     assert card["sources"][0]["name"] == "written by bundled"
@@ -419,8 +419,8 @@ def test_the_command_writes_examples_and_a_card(tmp_path: Path, towns: Collectio
     assert "--write" in shell("adapt", "data", code=2).stderr
     (tmp_path / "other.jsonl").write_text(json.dumps({"question": "Is it old?", "uri": "elsewhere.txt"}))
     told = shell("adapt", "data", "q.jsonl", "--out", "again", "--limit", "4", "--exclude-data", "other.jsonl").stderr
-    assert "1 addresses of --exclude-data are of no document here, as elsewhere.txt" in told
-    assert "train.jsonl is a file" in shell("adapt", "data", "q.jsonl", "--out", "made/train.jsonl", code=1).stderr
+    assert "1 URIs of --exclude-data, such as elsewhere.txt, are not in the collection" in told
+    assert "train.jsonl' is a file" in shell("adapt", "data", "q.jsonl", "--out", "made/train.jsonl", code=1).stderr
     (tmp_path / "empty.jsonl").write_text("")
     assert "no question" in shell("adapt", "data", "empty.jsonl", code=1).stderr
 

@@ -1,6 +1,6 @@
-"""A model's chat template: its own program, which writes a conversation as the prompt that it was trained with.
+"""Chat templates: the Jinja program in a model file that writes a conversation as the prompt the model was trained on.
 
-It comes with the weights, from anybody. It runs in Jinja's sandbox, and for a short time.
+Templates come with the weights, from untrusted sources. They run in Jinja's sandbox and with a time limit.
 """
 
 from __future__ import annotations
@@ -20,72 +20,73 @@ from jinja2 import Environment, TemplateError
 from ragfm.core.errors import UnsupportedError
 from ragfm.core.types import Message
 
-__all__ = ["check_template", "rendered"]
+__all__ = ["check_template", "render_chat"]
 
 Template: TypeAlias = Callable[[list[dict[str, str]]], str]
 
 SECONDS = 2.0
-"""Of the processor; the longest known template takes 10 ms."""
+"""CPU time limit of a template. The slowest known template takes 10 ms."""
 
 
 @lru_cache
 def check_template(source: str) -> None:
-    """Raises TemplateError for one with a power: Jinja works it out while it compiles, or later, and nothing ends that.
+    """Raise TemplateError for a template that uses the power operator.
 
-    `9 ** (9 ** 9)` takes years. No known template has one; `**` before the options of a call is something else.
+    `9 ** (9 ** 9)` takes years, and Jinja may evaluate it at compile time, where the time limit does not apply. No
+    known template uses the operator. `**` before keyword arguments of a call is allowed.
     """
     before = ""
-    for _, kind, word in Environment(autoescape=False).lex(source):  # noqa: S701  it is read, not rendered
+    for _, kind, word in Environment(autoescape=False).lex(source):  # noqa: S701  only tokenized, not rendered
         if kind == "operator" and word == "**" and before not in "(,":
-            raise TemplateError("it has a power, which could take for ever")
+            raise TemplateError("it uses the power operator, which could run forever")
         before = word.strip() or before
 
 
-def rendered(template: Template, messages: Sequence[Message], model: Path) -> str:
-    """The prompt, as the model's template writes it.
+def render_chat(template: Template, messages: Sequence[Message], model: Path) -> str:
+    """Render a conversation. `model` is the path for error messages.
 
-    Where the template refuses or leaves out a system message, it stands at the beginning of the first question instead.
-    Raises UnsupportedError where the template refuses the messages, fails, or does not end.
+    If the template rejects or ignores a system message, its text is put at the start of the first user message. Raises
+    UnsupportedError if the template rejects the messages, fails, or exceeds the time limit.
     """
     system = messages[0].content.strip() if messages and messages[0].role == "system" else ""
     try:
-        text = _run(template, messages, model)
+        text = _render(template, messages, model)
     except UnsupportedError:
         if not system:
             raise
         text = ""
-    return text if system in text else _run(template, _folded(messages), model)
+    if system in text:
+        return text
+
+    first, *others = messages
+    for index, message in enumerate(others):
+        if message.role == "user":
+            others[index] = replace(message, content=f"{first.content}\n\n{message.content}")
+            break
+    return _render(template, others, model)
 
 
-def _folded(messages: Sequence[Message]) -> list[Message]:
-    system, *others = messages
-    first = next((at for at, message in enumerate(others) if message.role == "user"), None)
-    if first is not None:
-        others[first] = replace(others[first], content=f"{system.content}\n\n{others[first].content}")
-    return others
-
-
-def _run(template: Template, messages: Sequence[Message], model: Path) -> str:
+def _render(template: Template, messages: Sequence[Message], model: Path) -> str:
     try:
-        with _short():
+        with _time_limit():
             return template([{"role": message.role, "content": message.content} for message in messages])
-    except Exception as error:  # a template may raise whatever it likes
-        why = str(error) or type(error).__name__
-        raise UnsupportedError(f"The chat template of {model} refuses these messages: {why}") from error
+    except Exception as error:  # a template may raise anything
+        reason = str(error) or type(error).__name__
+        raise UnsupportedError(f"The chat template of '{model}' rejects these messages: {reason}") from error
 
 
 @contextmanager
-def _short() -> Iterator[None]:
-    """Raise TimeoutError at a line of a template, or a call, once this thread has worked for too long."""
-    end, before = time.thread_time() + SECONDS, sys.gettrace()
+def _time_limit() -> Iterator[None]:
+    """Raise TimeoutError in a template once this thread has used too much CPU time."""
+    end, previous_trace = time.thread_time() + SECONDS, sys.gettrace()
 
-    def check(frame: FrameType, *_: Any) -> Any:
+    def trace(frame: FrameType, *_: Any) -> Any:
         if time.thread_time() > end:
             raise TimeoutError(f"it takes longer than {SECONDS:.0f} seconds")
-        return check if frame.f_code.co_filename == "<template>" else None
+        return trace if frame.f_code.co_filename == "<template>" else None
 
-    sys.settrace(check)
+    sys.settrace(trace)
     try:
         yield
     finally:
-        sys.settrace(before)
+        sys.settrace(previous_trace)

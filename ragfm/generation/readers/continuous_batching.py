@@ -1,8 +1,8 @@
-"""Continuous batching: one thread evaluates the next token of all requests at once, on one context.
+"""Continuous batching: one thread evaluates the next token of all requests in one batch.
 
-A request joins and leaves between two tokens. Prompts are read a block at a time, and after each the others get their
-next token. What a finished request's slot holds stays until another one needs the slot: a prompt that begins like it is
-not evaluated again as far as they are the same.
+Requests join and leave between two tokens. Prompts are evaluated in blocks, and all other requests get a token after
+each block. A finished request's prompt stays in its slot until another request needs the slot; a prompt with the same
+prefix is evaluated only from where it differs.
 """
 
 from __future__ import annotations
@@ -21,126 +21,143 @@ import numpy as np
 
 from ragfm.core.errors import RagfmError, ReaderBusyError, UnsupportedError
 from ragfm.core.types import Stream, Usage
-from ragfm.generation.readers import completion_room, speak
-from ragfm.generation.readers.engine import Memory, Model, Row
-from ragfm.generation.readers.generation_request import Request
-from ragfm.generation.readers.slots import Slot, choose
+from ragfm.generation.readers import completion_limit, stream_until_stop
+from ragfm.generation.readers.engine import BatchToken, CacheFactory, KVCache, Model, PrefixCache
+from ragfm.generation.readers.generation_request import GenerationRequest
+from ragfm.generation.readers.slots import Slot, assign_slot
 
 if TYPE_CHECKING:
     from ragfm.generation.readers.engine import Adapter, Logits
 
 __all__ = ["Batcher"]
 
-TURNS = 8
-"""Turns that the requests with one adapter have before those with another: to switch costs time."""
-_NAME = "ragfm-reader"
+STEPS_PER_ADAPTER = 8
+"""Steps with one adapter before requests with another one get their turn: switching takes time."""
+_THREAD_NAME = "ragfm-reader"
 _EXIT_SECONDS = 60.0
-"""How long the end of the program waits for what is being evaluated."""
+"""How long the exit of the program waits for the running evaluation."""
 
 _log = logging.getLogger(__name__)
 
 
 class Batcher:
-    """Takes requests from any thread. Its own thread begins with the first one, and ends with this object."""
+    """Accepts requests from any thread. Its own thread starts with the first request and ends with this object.
 
-    def __init__(self, model: Model, *, window: int, slots: int, waiting: int, threads: int = 0) -> None:
+    `new_cache` makes the KV cache; it must not refer to the reader, or the thread would keep the reader alive. `window`
+    is the number of tokens in a slot. Up to `slots` requests run at once, and up to `waiting` more wait.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        new_cache: CacheFactory,
+        *,
+        window: int,
+        slots: int,
+        waiting: int,
+        prefix_cache: PrefixCache | None = None,
+    ) -> None:
         self._model, self._window = model, window
-        self._loop = _Loop(model, window=window, slots=slots, threads=threads)
-        self._most = slots + waiting
-        self._said = f"The reader serves {slots} requests at once, and {waiting} more are waiting."
+        self._loop = _BatchLoop(model, new_cache, slots, prefix_cache)
+        self._max_requests = slots + waiting
+        self._busy_message = f"The reader serves {slots} requests at once, and {waiting} more are waiting."
         self._starting = threading.Lock()
         weakref.finalize(self, self._loop.close).atexit = False
 
-    def submit(self, request: Request) -> None:
-        """Have a request served. Raises ReaderBusyError where too many wait already."""
+    def submit(self, request: GenerationRequest) -> None:
+        """Queue a request. Raises ReaderBusyError if the queue is full."""
         with self._starting:
-            if self._loop.unfinished >= self._most:
-                raise ReaderBusyError(self._said, "Ask again later, or load it with more slots or a longer queue.")
+            if self._loop.unfinished >= self._max_requests:
+                raise ReaderBusyError(
+                    self._busy_message, "Ask again later, or load the reader with more slots or a longer queue."
+                )
             self._loop.put(request)
             if self._loop.thread is None or not self._loop.thread.is_alive():
-                self._loop.thread = threading.Thread(target=self._loop.run, name=_NAME, daemon=True)
+                self._loop.thread = threading.Thread(target=self._loop.run, name=_THREAD_NAME, daemon=True)
                 _loops.add(self._loop)
                 self._loop.thread.start()
 
-    def stream(self, request: Request, stop: Sequence[str]) -> Stream:
-        """Have a request served, and give its text. Raises ReaderBusyError."""
+    def stream(self, request: GenerationRequest, stop: Sequence[str]) -> Stream:
+        """Queue a request and return its text. Raises ReaderBusyError."""
         pieces = self._pieces(request, stop)
-        next(pieces)  # up to where closing it, by hand or by the garbage collector, cancels the request
+        next(pieces)  # into its `try`: from there on, closing or collecting the generator cancels the request
         return Stream(pieces, cancel=request.cancel, logprobs=() if request.logprobs is None else request.logprobs)
 
-    def score(self, request: Request) -> list[float]:
-        """Have a request's continuations scored. Raises ContextOverflowError, ReaderBusyError."""
+    def score(self, request: GenerationRequest) -> list[float]:
+        """The log-likelihoods of a request's continuations. Raises ContextOverflowError or ReaderBusyError."""
         longest = max(map(len, request.continuations), default=0)
-        completion_room(len(request.prompt) + longest - 1, self._window, None)
+        completion_limit(len(request.prompt) + longest - 1, self._window, None)
         if not request.continuations:
             return []
         self.submit(request)
         return list(request.results())
 
     def _pieces(
-        self, request: Request, stop: Sequence[str]
+        self, request: GenerationRequest, stop: Sequence[str]
     ) -> Generator[str, None, tuple[Usage, Literal["stop", "length"]]]:
-        """An empty piece once the request is on its way, then its text."""
+        """An empty string once the request is queued, then its text."""
         self.submit(request)
         results = request.results()
         try:
             yield ""
-            tokens, reason = yield from speak(self._model.texts(results), request.limit, stop)
+            pieces = self._model.detokenize(results)
+            tokens, reason = yield from stream_until_stop(pieces, request.max_tokens, stop)
         finally:
             request.cancelled = True
-        return Usage(len(request.prompt), request.cached, tokens), reason
+        return Usage(len(request.prompt), request.cached_tokens, tokens), reason
 
 
-class _Loop:
-    """What the thread does. It knows nothing of the Batcher, so that the one can end with the other."""
+class _BatchLoop:
+    """The evaluation thread's state. It does not refer to the Batcher, so that it can end with the Batcher."""
 
-    def __init__(self, model: Model, *, window: int, slots: int, threads: int) -> None:
-        self._model, self._window, self._most_slots, self._threads = model, window, slots, threads
+    def __init__(self, model: Model, new_cache: CacheFactory, slots: int, prefix_cache: PrefixCache | None) -> None:
+        self._model, self._new_cache, self._max_slots = model, new_cache, slots
+        self._prefix_cache = prefix_cache
         self.thread: threading.Thread | None = None
-        self._inbox: SimpleQueue[Request | None] = SimpleQueue()
+        self._inbox: SimpleQueue[GenerationRequest | None] = SimpleQueue()
         self._counting = threading.Lock()
         self.unfinished = 0
-        self._waiting: deque[Request] = deque()
-        self._context: Memory | None = None
+        self._waiting: deque[GenerationRequest] = deque()
+        self._cache: KVCache | None = None
         self._slots: list[Slot] = []
-        self._movable = True
-        """Whether what slots hold can be moved to a context with more of them; else that waits until none is busy."""
+        self._resizable = True
+        """Whether the cache can be resized with its content. If not, it is replaced when no request runs."""
         self._clock = 0
-        self._served: dict[Adapter | None, int] = {}
-        """When each adapter had its last turn, and how many it had since the one before."""
-        self._turns = 0
+        self._last_served: dict[Adapter | None, int] = {}
+        """Time of the last step with each adapter."""
+        self._steps_with_adapter = 0
 
-    # --- What other threads call ---------------------------------------------------------------------------------
+    # --- Called by other threads ---------------------------------------------------------------------------------
 
-    def put(self, request: Request) -> None:
+    def put(self, request: GenerationRequest) -> None:
         """Add a request."""
         with self._counting:
             self.unfinished += 1
         self._inbox.put(request)
 
     def close(self) -> None:
-        """End the thread soon. A garbage collector may call this, at any line of any thread: it takes no lock."""
+        """End the thread soon. Takes no lock: a garbage collector may call this at any line of any thread."""
         self._inbox.put(None)
 
     # --- The thread ----------------------------------------------------------------------------------------------
 
     def run(self) -> None:
-        """Serve requests until it is closed."""
+        """Serve requests until the loop is closed."""
         try:
-            while self._collect():
+            while self._receive():
                 try:
                     self._drop_cancelled()
                     self._admit()
-                    self._turn()
-                except Exception as error:  # whatever it is, nobody may wait for ever
-                    _log.debug("Evaluating failed.", exc_info=True)
+                    self._step()
+                except Exception as error:  # any failure must end the requests that wait for results
+                    _log.debug("Evaluation failed.", exc_info=True)
                     self._fail_all(error)
         finally:
-            self._fail_all(RagfmError("The reader was closed."))
+            self._fail_all(RagfmError("The reader was closed.", "Load it again."))
 
-    def _collect(self) -> bool:
-        """Take in what was asked, and wait where there is nothing else to do. False once it is closed."""
-        idle = not self._waiting and not self._busy()
+    def _receive(self) -> bool:
+        """Receive new requests, blocking if there is nothing else to do. False once the loop is closed."""
+        idle = not self._waiting and not self._busy_slots()
         try:
             while True:
                 request = self._inbox.get(block=idle)
@@ -151,12 +168,12 @@ class _Loop:
         except Empty:
             return True
 
-    def _busy(self) -> list[Slot]:
-        """The slots with a request, the earliest first."""
-        return sorted((slot for slot in self._slots if slot.request), key=lambda slot: slot.used)
+    def _busy_slots(self) -> list[Slot]:
+        """The slots with a request, oldest request first."""
+        return sorted((slot for slot in self._slots if slot.request), key=lambda slot: slot.last_used)
 
     def _drop_cancelled(self) -> None:
-        for slot in self._busy():
+        for slot in self._busy_slots():
             if slot.request and slot.request.cancelled:
                 self._release(slot)
         for request in [request for request in self._waiting if request.cancelled]:
@@ -164,218 +181,231 @@ class _Loop:
             self._finish(request)
 
     def _admit(self) -> None:
-        """Give slots to those who wait, in order; one that waits for what another one reads lets others pass."""
-        if len(self._waiting) > len(self._slots) - len(self._busy()):
-            self._grow()
+        """Assign slots to the waiting requests, in order. One that waits for another's prefix lets others pass."""
+        if len(self._waiting) > len(self._slots) - len(self._busy_slots()):
+            self._add_slots()
         for request in list(self._waiting):
-            place = choose(self._slots, request, self._model.granule)
-            if place is None or self._context is None:
+            assignment = assign_slot(self._slots, request, self._model.prefix_multiple)
+            if assignment is None or self._cache is None:
                 continue
-            slot, source, keep = place
-            begun = self._begun(self._context, slot, request, keep)
-            if begun is not None:
-                keep = begun
+            slot, source, prefix_tokens = assignment
+
+            # Take the prefix from the disk, if that gives more tokens. Pending copies still need the slot's content.
+            loaded_tokens: int | None = None
+            if self._prefix_cache and not self._cache.has_pending_copies:
+                stored_tokens = self._prefix_cache.match(request.prompt)
+                if stored_tokens > prefix_tokens:
+                    prefix = request.prompt[:stored_tokens]
+                    loaded_tokens = self._prefix_cache.load(self._cache, slot.number, prefix, request.adapter)
+            if loaded_tokens is not None:
+                prefix_tokens = loaded_tokens
             elif source is not slot:
-                self._context.copy(source.number, slot.number)
-            if not self._context.cut(slot.number, keep):
-                keep = 0
+                self._cache.copy(source.number, slot.number)
+            if not self._cache.truncate(slot.number, prefix_tokens):
+                prefix_tokens = 0
+
             self._waiting.remove(request)
             self._clock += 1
-            slot.request, slot.kind, slot.used = request, request.kind, self._clock
-            slot.held, slot.length, slot.spoken, request.cached = request.prompt[:keep], keep, 0, keep
+            slot.request, slot.cache_key, slot.last_used = request, request.cache_key, self._clock
+            slot.prompt, slot.length, slot.generated = request.prompt[:prefix_tokens], prefix_tokens, 0
+            request.cached_tokens = prefix_tokens
 
-    def _begun(self, context: Memory, slot: Slot, request: Request, keep: int) -> int | None:
-        """How many tokens of its prompt a slot has from the disk; None where that is no more than is kept otherwise."""
-        on_disk = self._model.beginnings
-        size = on_disk.of(request.prompt) if on_disk else 0
-        if not on_disk or size <= keep or not context.settled:  # what the slot holds may still have to be copied
-            return None
-        return on_disk.read(context, slot.number, request.prompt[:size], request.adapter)
-
-    def _grow(self) -> None:
-        """Make slots for those who wait, at least twice as many as there are, up to the limit."""
-        have, busy = len(self._slots), len(self._busy())
-        wanted = min(self._most_slots, max(2 * have, busy + len(self._waiting)))
-        if wanted <= have or (busy and not self._movable) or (self._context and not self._context.settled):
+    def _add_slots(self) -> None:
+        """Make slots for the waiting requests, at least doubling their number, up to the limit."""
+        present, busy = len(self._slots), len(self._busy_slots())
+        wanted = min(self._max_slots, max(2 * present, busy + len(self._waiting)))
+        if wanted <= present or (busy and not self._resizable) or (self._cache and self._cache.has_pending_copies):
             return
-        kept: list[Slot] = []
-        if self._context and self._movable:
+        if self._cache and self._resizable:
             try:
-                self._context, kept = self._context.grown(wanted), self._slots
+                self._cache = self._cache.resized(wanted)
             except RagfmError as error:
-                _log.info("What the reader holds can't be moved to %d slots: %s", wanted, error)
-                self._movable = False
+                _log.info("Cannot move the evaluated tokens to %d slots: %s", wanted, error)
+                self._resizable = False
                 return
-        else:
-            self._context, self._slots = None, []  # first: there may be no memory for both
-            self._context, wanted = self._anew(wanted)
-        self._slots = kept + [Slot(number) for number in range(len(kept), wanted)]
+            self._slots = self._slots + [Slot(number) for number in range(present, wanted)]
+            return
 
-    def _anew(self, slots: int) -> tuple[Memory, int]:
-        """An empty memory of so many slots, or of as many as there is room for. Raises RagfmError for none at all."""
-        try:
-            return self._model.memory(slots, self._window, self._threads), slots
-        except RagfmError as error:
-            if slots == 1:
-                raise
-            _log.info("The reader can't have %d slots: %s", slots, error)
-            found = self._anew(slots // 2)
-            self._most_slots = found[1]
-            return found
+        # A new cache, with half as many slots as long as memory is short.
+        self._cache, self._slots = None, []  # frees the old cache first: there may not be memory for both
+        slots = wanted
+        while self._cache is None:
+            try:
+                self._cache = self._new_cache(slots)
+            except RagfmError as error:
+                if slots == 1:
+                    raise
+                _log.info("There is not enough memory for %d slots: %s", slots, error)
+                slots //= 2
+        if slots < wanted:
+            self._max_slots = slots
+        self._slots = [Slot(number) for number in range(slots)]
 
-    def _turn(self) -> None:
-        """Read one block of the prompt that came first, or all of several short ones, and give all others a token."""
-        group = self._group()
-        if not group or self._context is None:
+    def _step(self) -> None:
+        """Evaluate a block of the oldest prompt, or all of several short ones, and a token of every other request."""
+        group = self._next_group()
+        if not group or self._cache is None:
             return
         try:
-            self._context.use(group[0].adapter)
+            self._cache.set_adapter(group[0].adapter)
         except RagfmError as error:
             for slot in group:
                 self._release(slot, error)
             return
-        reading = [slot for slot in group if slot.reading]
-        writing = [slot for slot in group if not slot.reading and slot.request and slot.request.sampler]
-        scoring = [slot for slot in group if slot not in reading and slot not in writing]
-        room = self._model.block
-        for slot in reading:
-            if slot is reading[0] or slot.unread <= room:
-                room -= min(slot.unread, self._model.block)
-                self._read(self._context, slot)
+        prefilling = [slot for slot in group if slot.remaining > 0]
+        decoding = [slot for slot in group if slot.remaining <= 0 and slot.request and slot.request.sampler]
+        scoring = [slot for slot in group if slot not in prefilling and slot not in decoding]
+        budget = self._model.prefill_block
+        for slot in prefilling:
+            if slot is prefilling[0] or slot.remaining <= budget:
+                budget -= min(slot.remaining, self._model.prefill_block)
+                self._prefill(self._cache, slot)
         for slot in scoring[:1]:
-            self._score(self._context, slot)
-        if writing:
-            self._write(self._context, sorted(writing, key=lambda slot: slot.number))
+            self._score(self._cache, slot)
+        if decoding:
+            self._decode(self._cache, sorted(decoding, key=lambda slot: slot.number))
 
-    def _group(self) -> list[Slot]:
-        """Those whose turn it is, the earliest first: all of them have the same adapter."""
-        busy = self._busy()
+    def _next_group(self) -> list[Slot]:
+        """The busy slots with the adapter whose turn it is, oldest request first."""
+        busy = self._busy_slots()
         adapters = {slot.adapter for slot in busy}
         if not adapters:
             return []
-        current = max(self._served, key=lambda adapter: self._served[adapter], default=None)
-        if current not in adapters or self._turns >= TURNS:
-            current = min(adapters, key=lambda adapter: self._served.get(adapter, 0))
-            self._turns = 0
+        current = max(self._last_served, key=lambda adapter: self._last_served[adapter], default=None)
+        if current not in adapters or self._steps_with_adapter >= STEPS_PER_ADAPTER:
+            current = min(adapters, key=lambda adapter: self._last_served.get(adapter, 0))
+            self._steps_with_adapter = 0
         self._clock += 1
-        self._served[current] = self._clock
-        self._turns += 1
+        self._last_served[current] = self._clock
+        self._steps_with_adapter += 1
         return [slot for slot in busy if slot.adapter == current]
 
-    def _read(self, context: Memory, slot: Slot) -> None:
+    def _prefill(self, cache: KVCache, slot: Slot) -> None:
+        """Evaluate the next block of a slot's prompt."""
         assert slot.request
-        prompt, start = slot.request.prompt, len(slot.held)
-        end = min(start + self._model.block, len(prompt))
-        if len(prompt) - end == 1 and end - start > 2:  # one token on its own gets slightly other values
+        prompt, start = slot.request.prompt, len(slot.prompt)
+        end = min(start + self._model.prefill_block, len(prompt))
+        if len(prompt) - end == 1 and end - start > 2:  # a token that is evaluated alone has slightly different values
             end -= 1
-        begun = self._model.beginnings.of(prompt) if self._model.beginnings else 0
-        if start + 1 < begun < end:
-            end = begun
-        rows = [Row(prompt[at], at, slot.number, at == len(prompt) - 1) for at in range(start, end)]
-        logits = context.evaluate(rows)
-        slot.held += prompt[start:end]
+        stored_tokens = self._prefix_cache.match(prompt) if self._prefix_cache else 0
+        if start + 1 < stored_tokens < end:
+            end = stored_tokens
+        last = len(prompt) - 1
+        logits = cache.evaluate(
+            [BatchToken(prompt[index], index, slot.number, index == last) for index in range(start, end)]
+        )
+        slot.prompt += prompt[start:end]
         slot.length = end
-        if end == begun and self._model.beginnings:
-            self._model.beginnings.write(context, slot.number, slot.held, slot.adapter)
+        if end == stored_tokens and self._prefix_cache:
+            self._prefix_cache.store(cache, slot.number, slot.prompt, slot.adapter)
         if logits and slot.request.sampler:
-            self._pick(slot, logits[0])
+            self._pick_token(slot, logits[0])
         elif logits:
-            slot.request.after_prompt = _log_probabilities(logits[0])
+            slot.request.first_logprobs = _log_softmax(logits[0])
 
-    def _write(self, context: Memory, slots: Sequence[Slot]) -> None:
-        logits = context.evaluate([Row(slot.pending, slot.length, slot.number, True) for slot in slots])
-        for slot, row in zip(slots, logits, strict=True):
+    def _decode(self, cache: KVCache, slots: Sequence[Slot]) -> None:
+        """Evaluate the last token of each slot, and pick the next one."""
+        logits = cache.evaluate([BatchToken(slot.last_token, slot.length, slot.number, True) for slot in slots])
+        for slot, slot_logits in zip(slots, logits, strict=True):
             slot.length += 1
-            self._pick(slot, row)
+            self._pick_token(slot, slot_logits)
 
-    def _pick(self, slot: Slot, logits: Logits) -> None:
+    def _pick_token(self, slot: Slot, logits: Logits) -> None:
         request = slot.request
         assert request
         assert request.sampler
         try:
             token = request.sampler.pick(logits)
-        except Exception as error:  # whatever it is, it is this request's alone
-            self._release(slot, _told(error))
+        except Exception as error:  # fails this request only
+            self._release(slot, _as_ragfm_error(error))
             return
-        if self._model.ends(token):
+        if self._model.is_end_token(token):
             self._release(slot)
             return
         if request.logprobs is not None:
-            request.logprobs.append(float(_log_probabilities(logits)[token]))
-        request.give(token)
-        slot.pending = token
-        slot.spoken += 1
-        if slot.spoken == request.limit:
+            request.logprobs.append(float(_log_softmax(logits)[token]))
+        request.put(token)
+        slot.last_token = token
+        slot.generated += 1
+        if slot.generated == request.max_tokens:
             self._release(slot)
 
-    def _score(self, context: Memory, slot: Slot) -> None:
-        """Give one continuation's log-likelihood."""
+    def _score(self, cache: KVCache, slot: Slot) -> None:
+        """Compute the log-likelihood of the next continuation."""
         request = slot.request
         assert request
-        assert request.after_prompt is not None
-        tokens, start, size = request.continuations[request.given], len(slot.held), self._model.block
-        total = float(request.after_prompt[tokens[0]]) if tokens else 0.0
+        assert request.first_logprobs is not None
+        tokens, start, size = request.continuations[request.count], len(slot.prompt), self._model.prefill_block
+        total = float(request.first_logprobs[tokens[0]]) if tokens else 0.0
         for first in range(0, len(tokens) - 1, size):
             block = tokens[first : first + size + 1]
-            rows = [Row(token, start + first + at, slot.number, True) for at, token in enumerate(block[:-1])]
-            for row, token in zip(context.evaluate(rows), block[1:], strict=True):
-                total += float(_log_probabilities(row)[token])
-        request.give(total)
-        if not context.cut(slot.number, start):
-            self._release(slot, UnsupportedError(f"{self._model.path} is recurrent: it can't score.", "Use another."))
-        elif request.given == len(request.continuations):
+            logits = cache.evaluate(
+                [
+                    BatchToken(token, start + first + offset, slot.number, True)
+                    for offset, token in enumerate(block[:-1])
+                ]
+            )
+            for token_logits, next_token in zip(logits, block[1:], strict=True):
+                total += float(_log_softmax(token_logits)[next_token])
+        request.put(total)
+        if not cache.truncate(slot.number, start):
+            error = UnsupportedError(
+                f"The model '{self._model.path}' is recurrent and cannot score continuations.", "Use another model."
+            )
+            self._release(slot, error)
+        elif request.count == len(request.continuations):
             self._release(slot)
 
-    # --- Ends ----------------------------------------------------------------------------------------------------
+    # --- End of requests -----------------------------------------------------------------------------------------
 
     def _release(self, slot: Slot, error: Exception | None = None) -> None:
         request, slot.request = slot.request, None
         self._clock += 1
-        slot.used = self._clock
+        slot.last_used = self._clock
         if request:
             self._finish(request, error)
 
-    def _finish(self, request: Request, error: Exception | None = None) -> None:
+    def _finish(self, request: GenerationRequest, error: Exception | None = None) -> None:
         with self._counting:
             self.unfinished -= 1
-        request.end(error)
+        request.finish(error)
 
     def _fail_all(self, error: Exception) -> None:
-        """Nobody waits for what does not come, and the next request finds a new context."""
+        """Fail all requests and drop the cache. The next request gets a new one."""
         with suppress(Empty):
             while request := self._inbox.get(block=False):
                 self._waiting.append(request)
-            self.close()  # that was its message
-        requests = [slot.request for slot in self._busy() if slot.request] + list(self._waiting)
+            self.close()  # the message just received was the one that closes the loop
+        requests = [slot.request for slot in self._busy_slots() if slot.request] + list(self._waiting)
         self._waiting.clear()
-        self._context, self._slots = None, []
+        self._cache, self._slots = None, []
         for request in requests:
-            self._finish(request, _told(error))
+            self._finish(request, _as_ragfm_error(error))
 
 
-def _told(error: Exception) -> RagfmError:
+def _as_ragfm_error(error: Exception) -> RagfmError:
     return error if isinstance(error, RagfmError) else RagfmError(f"The reader failed: {error!r}.")
 
 
-def _log_probabilities(logits: Logits) -> Logits:
-    """Their logarithms, after the softmax. *Shape:* (vocabulary,)."""
+def _log_softmax(logits: Logits) -> Logits:
+    """*Shape:* (vocabulary,)."""
     shifted = logits - logits.max()
     result: Logits = shifted - np.log(np.exp(shifted).sum())
     return result
 
 
-_loops: weakref.WeakSet[_Loop] = weakref.WeakSet()
+_loops: weakref.WeakSet[_BatchLoop] = weakref.WeakSet()
 
 
 @atexit.register
 def _close_all() -> None:
-    """The threads end before the interpreter takes llama.cpp or torch away under them.
+    """End the threads before the interpreter unloads llama.cpp or torch.
 
-    Of a reader that is gone already too: its thread may just be freeing the weights, and torch ends the program where
-    that is cut off.
+    This includes the thread of a reader that no longer exists: it may be freeing the weights, and torch aborts the
+    program if that is interrupted.
     """
     for loop in list(_loops):
         loop.close()
     for thread in threading.enumerate():
-        if thread.name == _NAME:
+        if thread.name == _THREAD_NAME:
             thread.join(_EXIT_SECONDS)

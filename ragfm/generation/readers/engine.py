@@ -1,11 +1,12 @@
-"""What continuous batching asks of a library that evaluates models: a model, and a memory with a slot for each request.
+"""Interfaces between continuous batching and the libraries that evaluate models.
 
-`llama_model.py` and `context.py` are that for llama.cpp, `torch_model.py` and `torch_memory.py` for transformers.
+llama.cpp implements them in `llama_model.py`, `llama_context.py` and `llama_sampler.py`; transformers in
+`torch_model.py`, `torch_kv_cache.py` and `sampling.py`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeAlias
@@ -19,104 +20,118 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from ragfm.core.types import Message
-    from ragfm.generation.readers.prefix_cache import Beginnings
 
     Logits: TypeAlias = NDArray[np.float32]
-    """How likely each token is next, before the softmax. *Shape:* (vocabulary,)."""
+    """Scores of the next token before the softmax. *Shape:* (vocabulary,)."""
 
-__all__ = ["BLOCK", "Adapter", "Memory", "Model", "Picks", "Row"]
+__all__ = ["PREFILL_BLOCK", "Adapter", "BatchToken", "CacheFactory", "KVCache", "Model", "PrefixCache", "TokenSampler"]
 
-BLOCK = 128
-"""Tokens of a prompt that are evaluated at once, so that others wait for no more."""
+PREFILL_BLOCK = 128
+"""Tokens of a prompt that are evaluated at once. Other requests wait for one block."""
 
 
-class Row(NamedTuple):
-    """A token at its place in a slot's text; `wanted` says whether the logits that follow it are."""
+class BatchToken(NamedTuple):
+    """A token to evaluate at a position of a slot; `wants_logits` requests the logits that follow it."""
 
     token: int
-    place: int
+    position: int
     slot: int
-    wanted: bool
+    wants_logits: bool
 
 
 class Adapter(NamedTuple):
-    """An adapter as it was when it was asked for: it shares nothing with another one that takes its place later."""
+    """A version of an adapter: a file that replaces it later is a different adapter."""
 
     path: str
     identity: str
 
     @classmethod
-    def at(cls, path: Path) -> Adapter:
-        """What is in a GGUF file, or in a folder of PEFT's, now. Its scale is in there as well. Raises OSError."""
+    def from_path(cls, path: Path) -> Adapter:
+        """The current content of a GGUF file or a PEFT folder, its scale included. Raises OSError."""
         files = [path / "adapter_config.json", path / WEIGHTS] if path.is_dir() else [path]
         return cls(str(path.resolve()), " ".join(map(file_identity, files)))
 
-    def check_same(self) -> None:
-        """Raise ModelNotFoundError where another one has taken its place."""
+    def check_unchanged(self) -> None:
+        """Raise ModelNotFoundError if the files were replaced since."""
         with suppress(OSError):
-            if Adapter.at(Path(self.path)) == self:
+            if Adapter.from_path(Path(self.path)) == self:
                 return
-        raise ModelNotFoundError(f"The adapter {self.path} was replaced before it was loaded.", "Ask again.")
+        raise ModelNotFoundError(f"The adapter '{self.path}' was replaced before it was loaded.", "Ask again.")
 
 
-class Memory(Protocol):
-    """What was evaluated, in slots. Used by one thread."""
+class KVCache(Protocol):
+    """Keys and values of evaluated tokens, in slots. Used by one thread."""
 
-    settled: bool
-    """Whether what was copied is there: that is done with the next evaluation."""
+    has_pending_copies: bool
+    """Whether copies were requested that take effect only with the next evaluation."""
 
-    def evaluate(self, rows: Sequence[Row]) -> list[Logits]:
-        """The logits of the rows in which they are wanted, in order; valid until the next call.
+    def evaluate(self, batch: Sequence[BatchToken]) -> list[Logits]:
+        """The requested logits, in order; valid until the next call.
 
-        A slot's rows follow what it holds. Slots come in ascending order.
+        The tokens of a slot continue its content. Slots come in ascending order.
         """
 
-    def cut(self, slot: int, length: int) -> bool:
-        """Forget all but the first `length` tokens of a slot. False where the model can't: then it forgets them all."""
+    def truncate(self, slot: int, length: int) -> bool:
+        """Keep the first `length` tokens of a slot. If the model cannot do this, empty the slot and return False."""
 
     def copy(self, source: int, target: int) -> None:
-        """Let a slot hold what another one does."""
+        """Copy the content of a slot to another slot."""
 
-    def use(self, adapter: Adapter | None) -> None:
-        """Evaluate with an adapter from now on, or with none. Raises RagfmError."""
+    def set_adapter(self, adapter: Adapter | None) -> None:
+        """Use an adapter, or none, for the following evaluations. Raises RagfmError."""
 
-    def grown(self, slots: int) -> Memory:
-        """One of more slots, which hold what these do. Raises RagfmError where that can't be moved."""
+    def resized(self, slots: int) -> KVCache:
+        """A cache with more slots and the same content. Raises RagfmError if the content cannot be moved."""
+
+
+CacheFactory: TypeAlias = Callable[[int], KVCache]
+"""Makes an empty cache with a number of slots. Raises RagfmError if memory is short."""
 
 
 class Model(Protocol):
-    """The weights and what belongs to them. Thread-safe."""
+    """The weights, tokenizer and chat template of a model. Thread-safe."""
 
     path: Path
-    granule: int
-    """What is held of a prompt is used again up to a multiple of so many tokens."""
-    block: int
-    """As `BLOCK`, for this one."""
+    prefix_multiple: int
+    """A cached prefix is reused up to a multiple of this number of tokens."""
+    prefill_block: int
+    """Tokens of a prompt that are evaluated at once."""
     trained_tokens: int | None
-    """The longest text that it has learned from, where that is known."""
-    parallel: bool
+    """Context length that the model was trained for, if known."""
+    supports_batching: bool
     """Whether several requests can be evaluated at once."""
-    beginnings: Beginnings | None
-    """What prompts begin with, on disk."""
 
-    def prompt(self, messages: Sequence[Message]) -> list[int]:
-        """The tokens of a conversation, as the model's own template writes it. Raises UnsupportedError."""
+    def prompt_tokens(self, messages: Sequence[Message]) -> list[int]:
+        """The tokens of a conversation in the model's chat template. Raises UnsupportedError."""
 
-    def tokens(self, text: str) -> list[int]:
+    def tokenize(self, text: str) -> list[int]:
         """The tokens of a text."""
 
-    def memory(self, slots: int, window: int, threads: int) -> Memory:
-        """An empty one. Raises RagfmError where there is no room for it."""
-
-    def ends(self, token: int) -> bool:
+    def is_end_token(self, token: int) -> bool:
         """Whether the token ends the model's turn."""
 
-    def texts(self, tokens: Iterator[float]) -> Iterator[str]:
-        """The text of each token: the whole characters that end in it."""
+    def detokenize(self, tokens: Iterator[float]) -> Iterator[str]:
+        """For each token, the characters that it completes."""
 
 
-class Picks(Protocol):
+class TokenSampler(Protocol):
     """Picks the tokens of one request."""
 
     def pick(self, logits: Logits) -> int:
-        """The next token. *Shape* of the logits: (vocabulary,). Raises RagfmError where there is none."""
+        """The next token. *Shape* of the logits: (vocabulary,). Raises RagfmError if there is none."""
+
+
+class PrefixCache(Protocol):
+    """Evaluated prefixes of prompts on disk."""
+
+    def match(self, prompt: list[int]) -> int:
+        """Length in tokens of the longest known prefix of a prompt."""
+
+    def load(self, cache: KVCache, slot: int, tokens: list[int], adapter: Adapter | None) -> int | None:
+        """Fill a slot with the evaluated tokens and return the slot's length.
+
+        Returns None, and leaves the slot as it is, if the tokens are not on disk.
+        """
+
+    def store(self, cache: KVCache, slot: int, tokens: list[int], adapter: Adapter | None) -> None:
+        """Write the content of a slot, which holds the given tokens."""

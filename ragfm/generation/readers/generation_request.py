@@ -1,4 +1,4 @@
-"""A request, as the thread that asks and the thread that serves it share it."""
+"""A request, shared by the thread that asks and the thread that evaluates."""
 
 from __future__ import annotations
 
@@ -11,33 +11,35 @@ from ragfm.core.errors import RagfmError
 from ragfm.core.types import CLOSED
 
 if TYPE_CHECKING:
-    from ragfm.generation.readers.engine import Adapter, Logits, Picks
+    from ragfm.generation.readers.engine import Adapter, Logits, TokenSampler
 
-__all__ = ["Request", "Results"]
+__all__ = ["GenerationRequest", "ResultQueue"]
 
 T = TypeVar("T")
 
 
-class Results(Generic[T]):
-    """What one thread gives and another one takes, until there is no more or nobody wants it."""
+class ResultQueue(Generic[T]):
+    """Results from one thread for another one, until the first finishes or the second cancels."""
 
     def __init__(self) -> None:
         self.cancelled = False
-        """Nobody wants it any more. Only ever set: a garbage collector may do so, in any thread and at any line."""
-        self.given = 0
-        """How many results there were."""
+        """Only ever set to True. A garbage collector may do so, in any thread and at any line: this takes no lock."""
+        self.count = 0
+        """Number of results so far."""
         self._results: SimpleQueue[T | Exception | None] = SimpleQueue()
         self._process = os.getpid()
 
     def results(self) -> Iterator[T]:
-        """The results as they come. Cancels the request where it is left early."""
+        """The results as they arrive. Cancels the request if the iteration is abandoned."""
         try:
             while True:
                 if os.getpid() != self._process:
-                    raise RagfmError("This stream belongs to the process that was forked.", "Ask again in this one.")
+                    raise RagfmError(
+                        "This stream belongs to the process that was forked.", "Ask again in this process."
+                    )
                 result = self._results.get()
                 if result is None and self.cancelled:
-                    raise RagfmError(CLOSED)  # by another thread: what has come is not the whole
+                    raise RagfmError(CLOSED)  # by another thread, so the results are incomplete
                 if result is None:
                     return
                 if isinstance(result, Exception):
@@ -47,34 +49,40 @@ class Results(Generic[T]):
             self.cancel()
 
     def cancel(self) -> None:
-        """Let it end soon; any thread may say so."""
+        """End the request soon. Any thread may call this."""
         self.cancelled = True
 
-    def give(self, result: T) -> None:
-        """One more."""
-        self.given += 1
+    def put(self, result: T) -> None:
+        """Add a result."""
+        self.count += 1
         self._results.put(result)
 
-    def end(self, error: Exception | None = None) -> None:
-        """There is no more to come, or an error instead."""
+    def finish(self, error: Exception | None = None) -> None:
+        """End the results, with an error if one is given."""
         self._results.put(error)
 
 
-class Request(Results[float]):
-    """A prompt, and what is wanted of it: `limit` tokens picked by `sampler`, or a score for each continuation."""
+class GenerationRequest(ResultQueue[float]):
+    """A prompt to complete with up to `max_tokens` tokens from `sampler`, or with a score for each continuation."""
 
     def __init__(
-        self, prompt: list[int], adapter: Adapter | None, *, sampler: Picks | None = None, limit: int = 0,
-        continuations: Sequence[list[int]] = (), scope: str = "",
-    ) -> None:  # fmt: skip
+        self,
+        prompt: list[int],
+        adapter: Adapter | None,
+        *,
+        sampler: TokenSampler | None = None,
+        max_tokens: int = 0,
+        continuations: Sequence[list[int]] = (),
+        scope: str = "",
+    ) -> None:
         super().__init__()
-        self.prompt, self.adapter, self.limit = prompt, adapter, limit
-        self.kind = (adapter, scope)
-        """What is evaluated is used again among requests of the same kind only."""
+        self.prompt, self.adapter, self.max_tokens = prompt, adapter, max_tokens
+        self.cache_key = (adapter, scope)
+        """Evaluated tokens are reused only among requests with the same key."""
         self.sampler, self.continuations = sampler, continuations
         self.logprobs: list[float] | None = None
-        """Of the tokens that were given, where they are wanted."""
-        self.cached = 0
-        """Tokens of the prompt that were not evaluated again; known with the first result."""
-        self.after_prompt: Logits | None = None
-        """Log-probabilities of the token after the prompt, for scores."""
+        """Log-probabilities of the generated tokens, if requested."""
+        self.cached_tokens = 0
+        """Tokens of the prompt that were not evaluated again. Valid from the first result on."""
+        self.first_logprobs: Logits | None = None
+        """For scores: log-probabilities of the token after the prompt. *Shape:* (vocabulary,)."""

@@ -1,87 +1,105 @@
-"""A reader for GGUF models, through llama.cpp."""
+"""A reader for GGUF models, with llama.cpp."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from ragfm.core.errors import ConfigError, UnsupportedError
 from ragfm.core.types import Message, Sampling
 from ragfm.generation.json_schema import OutputSchema
-from ragfm.generation.readers import whole
+from ragfm.generation.readers import int_option
+from ragfm.generation.readers.engine import CacheFactory
+from ragfm.generation.readers.llama_context import LlamaContext
 from ragfm.generation.readers.llama_model import LlamaModel
-from ragfm.generation.readers.llama_sampler import Sampler
+from ragfm.generation.readers.llama_sampler import GrammarSampler
 from ragfm.generation.readers.local_reader import LocalReader
-from ragfm.generation.readers.prefix_cache import Beginnings
-from ragfm.generation.readers.weight_format import optimized
+from ragfm.generation.readers.prefix_cache import LlamaPrefixCache
+from ragfm.generation.readers.weight_format import optimized_file
 from ragfm.models.adapters import SHIPPED
-from ragfm.models.gguf_header import check_gguf, kv_bytes
+from ragfm.models.gguf_header import check_gguf, kv_cache_bytes
 from ragfm.models.hardware import physical_cores
 from ragfm.models.model_lookup import find_model
-from ragfm.models.model_probe import try_loading
+from ragfm.models.model_probe import probe_model
 
 __all__ = ["LlamaCppReader"]
 
-_MOST_THREADS = 512
-"""That llama.cpp takes; where the system refuses one, OpenMP ends the program."""
+_MAX_THREADS = 512
+"""llama.cpp's limit. If the system refuses to start a thread, OpenMP aborts the program."""
 
 
 class LlamaCppReader(LocalReader[LlamaModel]):
-    """A GGUF model with its own chat template. Requests of any number of threads are evaluated together.
+    """A GGUF model with its own chat template. Requests from any number of threads are evaluated together.
 
-    Each request has `context_tokens` for itself, whatever else runs; they are cut to what the model was trained for.
-    Up to `slots` requests run at once, up to `waiting` more wait for one of them to end. There is memory for one at
-    first, and for as many as have run at once later. `threads` defaults to the physical cores. Layers go to the GPU
-    where llama.cpp was built for one. `Sampling.adapter` is a LoRA adapter as a GGUF file.
+    Each request has `context_tokens` for itself, reduced to what the model was trained for. Up to `slots` requests run
+    at once, and up to `waiting` more wait. Memory is allocated for one request at first, and for as many as run at once
+    later. `threads` defaults to the number of physical cores. Layers run on the GPU if llama.cpp was built for one.
+    `Sampling.adapter` is a LoRA adapter as a GGUF file.
     """
 
     def __init__(
-        self, model: str = "bundled", *, context_tokens: int = 4096, slots: int = 8, waiting: int = 64,
+        self,
+        model: str = "bundled",
+        *,
+        context_tokens: int = 4096,
+        slots: int = 8,
+        waiting: int = 64,
         threads: int | None = None,
-    ) -> None:  # fmt: skip
+    ) -> None:
         path = find_model(model, "reader")
         if not path.is_file():
-            raise UnsupportedError(f"llama-cpp reads GGUF files, and {path} is a folder.", "Use transformers:NAME.")
+            raise UnsupportedError(
+                f"The llama-cpp reader needs a GGUF file, and '{path}' is a folder.", "Use transformers:NAME."
+            )
         check_gguf(path)
-        self._begun: list[Sequence[Message]] = []
-        used = whole("threads", threads or physical_cores(), 1, _MOST_THREADS)
-        super().__init__(path, context_tokens, slots, waiting, used)
+        self._kept_messages: list[Sequence[Message]] = []
+        self._threads = int_option("threads", threads or physical_cores(), 1, _MAX_THREADS)
+        super().__init__(path, context_tokens, slots, waiting)
 
     @property
     def memory_bytes(self) -> tuple[int, int]:
-        """About how much memory it takes with one request, and with as many as it has slots; nothing is loaded."""
-        path = optimized(self._path) or self._path
-        weights, window = path.stat().st_size, kv_bytes(path, self._asked_tokens)
+        """Approximate memory use with one request and with all slots in use. Loads nothing."""
+        path = optimized_file(self._path) or self._path
+        weights, window = path.stat().st_size, kv_cache_bytes(path, self._max_context_tokens)
         return weights + window, weights + self.slots * window
 
     def keep(self, messages: Sequence[Message]) -> None:
-        """Keep what prompts begin with on disk, evaluated, for the next process: give only what is in no document."""
+        """Keep the evaluated prefix of prompts that begin with these messages on disk, for later processes.
+
+        Pass only messages without content from documents.
+        """
         with self._loading:
-            self._begun.append(messages)
+            self._kept_messages.append(messages)
             if self._loaded:
-                self._loaded.model.beginnings.add(messages)
+                self._loaded.prefix_cache.add(messages)
 
-    def _load(self) -> LlamaModel:
-        model = LlamaModel(optimized(self._path) or self._path)
-        model.beginnings = Beginnings(model, self._threads)
-        for messages in self._begun:
-            model.beginnings.add(messages)
-        return model
+    def _load_model(self) -> LlamaModel:
+        return LlamaModel(optimized_file(self._path) or self._path)
 
-    def _picker(self, model: LlamaModel, sampling: Sampling) -> Sampler:
-        return Sampler(model.vocab, sampling)
+    def _cache_factory(self, model: LlamaModel, context_tokens: int) -> CacheFactory:
+        return partial(LlamaContext, model, window=context_tokens, threads=self._threads)
 
-    def _checked(self, sampling: Sampling) -> Sampling:
-        """With the grammar of a schema."""
+    def _open_prefix_cache(self, model: LlamaModel) -> LlamaPrefixCache:
+        prefix_cache = LlamaPrefixCache(model, self._threads)
+        for messages in self._kept_messages:
+            prefix_cache.add(messages)
+        return prefix_cache
+
+    def _new_sampler(self, model: LlamaModel, sampling: Sampling) -> GrammarSampler:
+        return GrammarSampler(model.vocab, sampling)
+
+    def _prepare_sampling(self, sampling: Sampling) -> Sampling:
+        """Replace a schema by its grammar."""
         if sampling.schema is None:
             return sampling
         if sampling.grammar is not None:
-            raise ConfigError("A grammar and a schema were given.", "Give one of them.")
+            raise ConfigError("Sampling has both a grammar and a schema.", "Give only one of them.")
         return replace(sampling, schema=None, grammar=OutputSchema.of(sampling.schema).grammar)
 
     def _check_adapter(self, path: Path) -> None:
         if path.is_relative_to(SHIPPED):
             return
         check_gguf(path)
-        try_loading(self._engine.model.path, path)
+        probe_model(self._engine.model.path, path)

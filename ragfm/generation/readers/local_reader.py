@@ -1,4 +1,4 @@
-"""What readers have in common that evaluate a model in this process: all but the model itself."""
+"""Base class of the readers that evaluate a model in this process."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any, Generic, NamedTuple, TypeVar
 
 from ragfm.core.types import Message, Sampling, Stream
-from ragfm.generation.readers import ScopedReader, completion_room, whole
+from ragfm.generation.readers import ScopedReader, completion_limit, int_option
 from ragfm.generation.readers.continuous_batching import Batcher
-from ragfm.generation.readers.engine import Adapter, Model, Picks
-from ragfm.generation.readers.generation_request import Request
+from ragfm.generation.readers.engine import Adapter, CacheFactory, Model, PrefixCache, TokenSampler
+from ragfm.generation.readers.generation_request import GenerationRequest
 
 __all__ = ["LocalReader"]
 
@@ -26,106 +26,122 @@ class _Engine(NamedTuple):
     model: Any
     batcher: Batcher
     context_tokens: int
+    prefix_cache: Any
 
 
 class LocalReader(Generic[M]):
-    """A model with its own chat template. Requests of any number of threads are evaluated together.
+    """A model with its own chat template. Requests from any number of threads are evaluated together.
 
-    Each request has `context_tokens` for itself, whatever else runs; they are cut to what the model was trained for.
-    Up to `slots` requests run at once, up to `waiting` more wait for one of them to end. A forked process has a model
-    of its own; streams stay with the process that began them.
+    Each request has `context_tokens` for itself, reduced to what the model was trained for. Up to `slots` requests run
+    at once, and up to `waiting` more wait. A forked process loads the model again; streams belong to the process that
+    began them.
     """
 
-    def __init__(self, path: Path, context_tokens: int, slots: int, waiting: int, threads: int = 0) -> None:
-        self._path, self.slots = path, whole("slots", slots, 1)
-        self._asked_tokens, self._waiting = whole("context_tokens", context_tokens, 1), whole("waiting", waiting, 0)
-        self._threads = threads
+    def __init__(self, path: Path, context_tokens: int, slots: int, waiting: int) -> None:
+        self._path, self.slots = path, int_option("slots", slots, 1)
+        self._max_context_tokens = int_option("context_tokens", context_tokens, 1)
+        self._waiting = int_option("waiting", waiting, 0)
         self._loading = threading.Lock()
         self._loaded: _Engine | None = None
         _readers.add(self)
 
-    def _load(self) -> M:
-        """The model; called once."""
+    # --- Implemented by subclasses -------------------------------------------------------------------------------
+
+    def _load_model(self) -> M:
         raise NotImplementedError
 
-    def _picker(self, model: M, sampling: Sampling) -> Picks:
-        """What picks the tokens of a request."""
+    def _cache_factory(self, model: M, context_tokens: int) -> CacheFactory:
+        """What makes the KV cache. Must not refer to the reader, see Batcher."""
         raise NotImplementedError
 
-    def _checked(self, sampling: Sampling) -> Sampling:
-        """The sampling as this reader takes it. Raises ConfigError, UnsupportedError."""
+    def _open_prefix_cache(self, model: M) -> PrefixCache | None:
+        return None
+
+    def _new_sampler(self, model: M, sampling: Sampling) -> TokenSampler:
+        raise NotImplementedError
+
+    def _prepare_sampling(self, sampling: Sampling) -> Sampling:
+        """The sampling parameters in the form that `_new_sampler` takes. Raises ConfigError or UnsupportedError."""
         return sampling
 
     def _check_adapter(self, path: Path) -> None:
-        """Raises ModelNotFoundError or DamagedModelError for what is none."""
+        """Raise ModelNotFoundError or DamagedModelError if the path is not a usable adapter."""
+
+    # --- The Reader protocol -------------------------------------------------------------------------------------
 
     def scoped(self, scope: str) -> ScopedReader:
-        """The same reader, for those who may see the same: with others it shares no memory."""
+        """The same reader for users who may see the same documents: it reuses no prompts of other scopes."""
         return ScopedReader(self, scope)
 
     @property
     def context_tokens(self) -> int:
-        """Tokens that prompt and completion of a request may have together."""
+        """Number of tokens for the prompt and the completion of a request."""
         return self._engine.context_tokens
 
     def count_tokens(self, messages: Sequence[Message]) -> int:
-        """Tokens of the prompt, after the model's own chat template."""
-        return len(self._engine.model.prompt(messages))
+        """Number of tokens in the prompt, with the model's own chat template."""
+        return len(self._engine.model.prompt_tokens(messages))
 
-    def stream(
-        self, messages: Sequence[Message], sampling: Sampling = Sampling(), *, scope: str = ""
-    ) -> Stream:  # fmt: skip
-        """Generate the next assistant message. It begins now, and goes on whether or not its text is taken.
+    def stream(self, messages: Sequence[Message], sampling: Sampling = Sampling(), *, scope: str = "") -> Stream:
+        """Generate the next assistant message. Generation starts now, and continues whether or not the text is read.
 
-        Requests of another `scope` learn nothing of it, not by their time either: they share no memory.
+        Requests with another `scope` do not reuse this prompt, so their latency does not reveal it.
 
-        Raises ContextOverflowError, ReaderBusyError, ConfigError for a grammar or schema that can't be read,
-        UnsupportedError for one that the reader can't use and for messages that the template refuses,
-        ModelNotFoundError or DamagedModelError for an adapter.
+        Raises ContextOverflowError, ReaderBusyError, ConfigError for an invalid grammar or schema, UnsupportedError for
+        one that the reader cannot use and for messages that the chat template rejects, and ModelNotFoundError or
+        DamagedModelError for an adapter.
         """
-        sampling = self._checked(sampling)
-        model, batcher, context_tokens = self._engine
-        prompt = model.prompt(messages)
-        limit = completion_room(len(prompt), context_tokens, sampling.max_tokens)
+        sampling = self._prepare_sampling(sampling)
+        engine = self._engine
+        prompt = engine.model.prompt_tokens(messages)
+        max_tokens = completion_limit(len(prompt), engine.context_tokens, sampling.max_tokens)
         adapter = self._adapter(sampling.adapter)
-        request = Request(prompt, adapter, sampler=self._picker(model, sampling), limit=limit, scope=scope)
+        sampler = self._new_sampler(engine.model, sampling)
+        request = GenerationRequest(prompt, adapter, sampler=sampler, max_tokens=max_tokens, scope=scope)
         request.logprobs = [] if sampling.logprobs else None
-        return batcher.stream(request, sampling.stop)
+        return engine.batcher.stream(request, sampling.stop)
 
     def score(
         self, messages: Sequence[Message], continuations: Sequence[str], *, adapter: str | None = None, scope: str = ""
     ) -> list[float]:
-        """How likely the model would answer each of `continuations`: natural logarithms, sums over their tokens.
+        """Log-likelihood of each continuation as the answer: the sum over its tokens, natural logarithm.
 
-        That it would end there is not counted. Raises what `stream` does.
+        The end of the answer is not included. Raises the same errors as `stream`.
         """
-        model, batcher, _ = self._engine
-        tokens = [model.tokens(text) for text in continuations]
-        request = Request(model.prompt(messages), self._adapter(adapter), continuations=tokens, scope=scope)
-        return batcher.score(request)
+        engine = self._engine
+        tokens = [engine.model.tokenize(text) for text in continuations]
+        prompt = engine.model.prompt_tokens(messages)
+        request = GenerationRequest(prompt, self._adapter(adapter), continuations=tokens, scope=scope)
+        return engine.batcher.score(request)
 
     def _adapter(self, adapter: str | None) -> Adapter | None:
-        """The adapter of a path, if there is one, as it is now."""
         if not adapter:
             return None
         path = Path(adapter).expanduser()
         self._check_adapter(path)
-        return Adapter.at(path)
+        return Adapter.from_path(path)
 
     @property
     def _engine(self) -> _Engine:
         with self._loading:
             if self._loaded is None:
-                model = self._load()
-                window = min(self._asked_tokens, model.trained_tokens or self._asked_tokens)
-                slots = self.slots if model.parallel else 1
-                waiting = self._waiting + self.slots - slots
-                batcher = Batcher(model, window=window, slots=slots, waiting=waiting, threads=self._threads)
-                self._loaded = _Engine(model, batcher, window)
+                model = self._load_model()
+                window = min(self._max_context_tokens, model.trained_tokens or self._max_context_tokens)
+                slots = self.slots if model.supports_batching else 1
+                prefix_cache = self._open_prefix_cache(model)
+                batcher = Batcher(
+                    model,
+                    self._cache_factory(model, window),
+                    window=window,
+                    slots=slots,
+                    waiting=self._waiting + self.slots - slots,
+                    prefix_cache=prefix_cache,
+                )
+                self._loaded = _Engine(model, batcher, window, prefix_cache)
             return self._loaded
 
-    def _forget(self) -> None:
-        """In a forked process: the thread that evaluates is not there, and a lock may be held for ever."""
+    def _reset_after_fork(self) -> None:
+        """Forget the model: in a forked process, its thread does not exist, and the lock may be held forever."""
         self._loading = threading.Lock()
         self._loaded = None
 
@@ -133,10 +149,10 @@ class LocalReader(Generic[M]):
 _readers: weakref.WeakSet[LocalReader[Any]] = weakref.WeakSet()
 
 
-def _forget_all() -> None:
+def _reset_all_after_fork() -> None:
     for reader in list(_readers):
-        reader._forget()  # noqa: SLF001  one of its own
+        reader._reset_after_fork()  # noqa: SLF001
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forget_all)
+    os.register_at_fork(after_in_child=_reset_all_after_fork)

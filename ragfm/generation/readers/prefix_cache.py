@@ -1,6 +1,6 @@
-"""What prompts begin with, evaluated, on disk: the system message and examples, never a question or a document's text.
+"""Disk cache for evaluated prompt prefixes: the system message and the examples, never a question or a passage.
 
-A process that starts anew reads that back instead of evaluating it again.
+A new process reads a prefix from disk instead of evaluating it.
 """
 
 from __future__ import annotations
@@ -16,85 +16,89 @@ from typing import TYPE_CHECKING
 from ragfm.core.cache import cache_folder, replace_file
 from ragfm.core.errors import UnsupportedError
 from ragfm.core.types import Message
-from ragfm.generation.readers.llama_context import Context
+from ragfm.generation.readers.llama_context import LlamaContext
+from ragfm.generation.readers.llama_model import LlamaModel
 from ragfm.models.llama_library import llama_cpp
 
 if TYPE_CHECKING:
-    from ragfm.generation.readers.engine import Adapter, Memory
-    from ragfm.generation.readers.llama_model import LlamaModel
+    from ragfm.generation.readers.engine import Adapter, KVCache
 
-__all__ = ["LEAST", "MOST_BYTES", "Beginnings"]
+__all__ = ["MAX_BYTES", "MIN_TOKENS", "LlamaPrefixCache"]
 
-LEAST = 128
-"""Tokens; fewer are evaluated in no time."""
-MOST_BYTES = 256_000_000
-"""Of all files together. What was not read for longest goes first."""
-_DIGEST = 32
+MIN_TOKENS = 128
+"""Shorter prefixes are not stored: evaluating them takes little time."""
+MAX_BYTES = 256_000_000
+"""Total size of all files. The least recently read ones are deleted first."""
+_DIGEST_BYTES = 32
 
 _log = logging.getLogger(__name__)
 
 
-class Beginnings:
-    """Those of one model, as it is evaluated here. Used by the thread that evaluates, but for `add`."""
+class LlamaPrefixCache:
+    """The prefixes of one model. Used by the evaluation thread, except for `add`."""
 
     def __init__(self, model: LlamaModel, threads: int) -> None:
         self._model = model
-        self._here = f"{llama_cpp.__version__} {llama_cpp.llama_print_system_info().decode()} {threads}"
-        self._known: tuple[list[int], ...] = ()
+        # All of this may change the values.
+        self._environment = f"{llama_cpp.__version__} {llama_cpp.llama_print_system_info().decode()} {threads}"
+        self._prefixes: tuple[list[int], ...] = ()
 
     def add(self, messages: Sequence[Message]) -> None:
-        """What prompts begin with from now on; for others nothing changes."""
+        """Store the prefix that these messages give a prompt, from now on."""
         try:
-            one, other = (self._model.prompt([*messages, Message("user", text)]) for text in ("a", "b"))
-        except UnsupportedError:  # whoever asks is told
+            first, second = (self._model.prompt_tokens([*messages, Message("user", text)]) for text in ("a", "b"))
+        except UnsupportedError:  # the request itself reports this
             return
-        same = next((at for at, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), 0)
-        same = same // self._model.granule * self._model.granule
-        if same >= LEAST and one[:same] not in self._known:
-            self._known = (*self._known, one[:same])
+        pairs = enumerate(zip(first, second, strict=False))
+        length = next((index for index, (token, other) in pairs if token != other), 0)
+        length -= length % self._model.prefix_multiple
+        prefix = first[:length]
+        if length >= MIN_TOKENS and prefix not in self._prefixes:
+            self._prefixes = (*self._prefixes, prefix)
 
-    def of(self, prompt: list[int]) -> int:
-        """How many tokens of a prompt are the longest of them; two at least follow."""
-        found = (len(known) for known in self._known if prompt[: len(known)] == known and len(known) <= len(prompt) - 2)
-        return max(found, default=0)
+    def match(self, prompt: list[int]) -> int:
+        """Length of the longest stored prefix of a prompt, which has at least two more tokens."""
+        lengths = [len(prefix) for prefix in self._prefixes if prompt[: len(prefix)] == prefix]
+        return max((length for length in lengths if length <= len(prompt) - 2), default=0)
 
-    def read(self, memory: Memory, slot: int, tokens: list[int], adapter: Adapter | None) -> int | None:
-        """Let a slot hold the tokens: how many it holds then, or None where they are not on disk and it is as it was.
+    def load(self, cache: KVCache, slot: int, tokens: list[int], adapter: Adapter | None) -> int | None:
+        """Fill a slot with the evaluated tokens and return the slot's length, 0 if llama.cpp refuses the content.
 
-        What is not as it was written is removed.
+        Returns None, and leaves the slot as it is, if the tokens are not on disk. A damaged file is deleted.
         """
-        assert isinstance(memory, Context)
+        assert isinstance(cache, LlamaContext)
         with suppress(OSError):
             file = self._file(tokens, adapter)
             data = file.read_bytes()
-            if blake2b(data[_DIGEST:], digest_size=_DIGEST).digest() == data[:_DIGEST]:
+            if blake2b(data[_DIGEST_BYTES:], digest_size=_DIGEST_BYTES).digest() == data[:_DIGEST_BYTES]:
                 os.utime(file)
-                return len(tokens) if memory.restore(slot, data[_DIGEST:]) else 0
-            _log.warning("%s is damaged: it is removed, and made anew.", file)
+                return len(tokens) if cache.restore_slot(slot, data[_DIGEST_BYTES:]) else 0
+            _log.warning("Deleting the damaged cache file %s. It will be written again.", file)
             file.unlink()
         return None
 
-    def write(self, memory: Memory, slot: int, tokens: list[int], adapter: Adapter | None) -> None:
-        """Keep what a slot holds, which is these tokens. Where that can't be done, it is evaluated again."""
-        assert isinstance(memory, Context)
+    def store(self, cache: KVCache, slot: int, tokens: list[int], adapter: Adapter | None) -> None:
+        """Write the content of a slot, which holds the given tokens. A failure is only logged."""
+        assert isinstance(cache, LlamaContext)
         try:
             file = self._file(tokens, adapter)
-            state = b"" if file.exists() else memory.state(slot)
+            state = b"" if file.exists() else cache.save_slot(slot)
             if state:
-                replace_file(file, blake2b(state, digest_size=_DIGEST).digest() + state)
-                _make_room(file.parent)
+                replace_file(file, blake2b(state, digest_size=_DIGEST_BYTES).digest() + state)
+                _delete_oldest(file.parent)
         except OSError as error:
-            _log.info("What prompts begin with can't be kept: %s", error)
+            _log.info("Cannot store an evaluated prompt prefix: %s", error)
 
     def _file(self, tokens: list[int], adapter: Adapter | None) -> Path:
-        about = [self._here, self._model.identity, adapter.identity if adapter else "", tokens]
-        return cache_folder() / "beginnings" / blake2b(repr(about).encode(), digest_size=16).hexdigest()
+        key = [self._environment, self._model.identity, adapter.identity if adapter else "", tokens]
+        return cache_folder() / "beginnings" / blake2b(repr(key).encode(), digest_size=16).hexdigest()
 
 
-def _make_room(folder: Path) -> None:
-    found = sorted(((file, file.stat()) for file in folder.iterdir()), key=lambda one: one[1].st_mtime, reverse=True)
+def _delete_oldest(folder: Path) -> None:
+    entries = [(file, file.stat()) for file in folder.iterdir()]
+    entries.sort(key=lambda entry: entry[1].st_mtime, reverse=True)
     total = 0
-    for file, about in found:
-        total += about.st_size
-        if total > MOST_BYTES:
+    for file, stat in entries:
+        total += stat.st_size
+        if total > MAX_BYTES:
             file.unlink(missing_ok=True)

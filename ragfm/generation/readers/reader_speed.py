@@ -1,27 +1,28 @@
-"""How fast a reader is on this machine, and what was measured of it before."""
+"""Speed of a reader on this machine, measured and saved."""
 
 from __future__ import annotations
 
 import json
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from ragfm.core.cache import cache_folder, file_identity, read_json, replace_file
 from ragfm.core.types import Message, Reader, Sampling, Stream
-from ragfm.models.hardware import peak_bytes
+from ragfm.models.hardware import peak_memory_bytes
 from ragfm.models.sample_text import SAMPLE_TEXT
 
-__all__ = ["Speed", "known_speed", "measure_speed"]
+__all__ = ["CONCURRENT_ANSWERS", "ReaderSpeed", "measure_speed", "saved_speed"]
 
-PROMPT, ANSWER, TOGETHER = 500, 32, 4
-"""Tokens of the prompt, at most; of an answer; and how many are asked for at once."""
-_ASK = "\n\nSay what this is about, at length."
+PROMPT_TOKENS, ANSWER_TOKENS, CONCURRENT_ANSWERS = 500, 32, 4
+_SHORT_PROMPT_TOKENS = 50
+_INSTRUCTION = "\n\nSay what this is about, at length."
 
 
 @dataclass(frozen=True, slots=True)
-class Speed:
-    """Tokens a second of a prompt, of an answer alone, and of `TOGETHER` answers; the process's memory at its most."""
+class ReaderSpeed:
+    """Tokens per second of a prompt, of one answer and of `CONCURRENT_ANSWERS` answers; the process's peak memory."""
 
     prompt_tokens_per_second: float
     tokens_per_second: float
@@ -30,57 +31,63 @@ class Speed:
     peak_megabytes: int
 
 
-def measure_speed(reader: Reader, path: Path | None = None) -> Speed:
-    """Ask a few things of it; kept for the model at `path`. Raises what `stream` does."""
-    _said(reader.stream(_asked(reader, "warm", 50), Sampling(max_tokens=2)))
+def measure_speed(reader: Reader, path: Path | None = None) -> ReaderSpeed:
+    """Measure a reader, and save the result for the model at `path`. Raises the same errors as `Reader.stream`."""
+    _answer_all([reader.stream(_prompt(reader, "warm", _SHORT_PROMPT_TOKENS), Sampling(max_tokens=2))])
+
     start = time.perf_counter()
-    stream = reader.stream(_asked(reader, "first", PROMPT), Sampling(max_tokens=1))
-    _said(stream)
+    stream = reader.stream(_prompt(reader, "first", PROMPT_TOKENS), Sampling(max_tokens=1))
+    _answer_all([stream])
     seconds = time.perf_counter() - start
-    alone = _per_second([reader.stream(_asked(reader, "alone", 50), Sampling(max_tokens=ANSWER))])
-    sampling = Sampling(max_tokens=ANSWER)
-    together = _per_second([reader.stream(_asked(reader, f"{n}th", 50), sampling) for n in range(TOGETHER)])
-    of_prompt, first = round(stream.usage.prompt_tokens / seconds, 1), round(1000 * seconds, 1)
-    speed = Speed(of_prompt, alone, together, first, peak_bytes() >> 20)
+
+    sampling = Sampling(max_tokens=ANSWER_TOKENS)
+    single = _answer_all([reader.stream(_prompt(reader, "alone", _SHORT_PROMPT_TOKENS), sampling)])
+    concurrent = _answer_all(
+        [
+            reader.stream(_prompt(reader, f"{number}th", _SHORT_PROMPT_TOKENS), sampling)
+            for number in range(CONCURRENT_ANSWERS)
+        ]
+    )
+    speed = ReaderSpeed(
+        prompt_tokens_per_second=round(stream.usage.prompt_tokens / seconds, 1),
+        tokens_per_second=single,
+        tokens_per_second_together=concurrent,
+        first_token_ms=round(1000 * seconds, 1),
+        peak_megabytes=peak_memory_bytes() >> 20,
+    )
     if path:
-        _keep(path, speed)
+        speeds = {**read_json(_file()), file_identity(path): asdict(speed)}
+        replace_file(_file(), json.dumps(speeds, indent=1).encode())
     return speed
 
 
-def known_speed(path: Path) -> Speed | None:
-    """What was measured of a model as it is now."""
+def saved_speed(path: Path) -> ReaderSpeed | None:
+    """The saved measurement of a model, if its file has not changed since."""
     try:
-        return Speed(**read_json(_file()).get(file_identity(path), {}))
+        return ReaderSpeed(**read_json(_file()).get(file_identity(path), {}))
     except (OSError, TypeError):
         return None
 
 
-def _asked(reader: Reader, begin: str, tokens: int) -> list[Message]:
-    """A prompt of about so many tokens; each begins otherwise, so that nothing of it is in memory."""
+def _prompt(reader: Reader, first_word: str, max_tokens: int) -> list[Message]:
+    """A prompt of about `max_tokens` tokens. A different first word ensures that no cached prefix is reused."""
     words = SAMPLE_TEXT.split()
-    count = tokens
-    while (
-        count > 8
-        and reader.count_tokens(messages := [Message("user", " ".join([begin, *words[:count]]) + _ASK)]) > tokens
-    ):
+    count = max_tokens
+    while True:
+        messages = [Message("user", " ".join([first_word, *words[:count]]) + _INSTRUCTION)]
+        if count <= 8 or reader.count_tokens(messages) <= max_tokens:
+            return messages
         count = count * 9 // 10
-    return messages
 
 
-def _said(stream: Stream) -> str:
-    return "".join(stream)
-
-
-def _per_second(streams: list[Stream]) -> float:
+def _answer_all(streams: Sequence[Stream]) -> float:
+    """Read all streams; the number of generated tokens per second."""
     start = time.perf_counter()
     for stream in streams:
-        _said(stream)
+        for _ in stream:
+            pass
     return round(sum(stream.usage.completion_tokens for stream in streams) / (time.perf_counter() - start), 1)
 
 
 def _file() -> Path:
     return cache_folder() / "speeds.json"
-
-
-def _keep(path: Path, speed: Speed) -> None:
-    replace_file(_file(), json.dumps({**read_json(_file()), file_identity(path): asdict(speed)}, indent=1).encode())

@@ -1,6 +1,6 @@
-"""Requests to a server, in an event loop: there one can be called off, whatever it is waiting for.
+"""Requests to a server in an event loop, where a request can be cancelled whatever it is waiting for.
 
-A thread that waits for a connection, for a first word or for the time of its next try is woken by nobody.
+A thread that waits for a connection, for the first token or for the next retry cannot be interrupted.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from concurrent.futures import Future
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from ragfm.generation.readers.generation_request import Results
+from ragfm.generation.readers.generation_request import ResultQueue
 
 if TYPE_CHECKING:
     import openai
@@ -22,11 +22,11 @@ if TYPE_CHECKING:
 
     Started: TypeAlias = Future[tuple[asyncio.AbstractEventLoop, asyncio.Event]]
 
-__all__ = ["Call", "Line"]
+__all__ = ["ClientThread", "RemoteCall"]
 
 
-class Line:
-    """A client, and the thread that it runs in, which ends with this object."""
+class ClientThread:
+    """A client and the thread with its event loop, which ends with this object."""
 
     def __init__(self, client: openai.AsyncOpenAI) -> None:
         self.client, self.process = client, os.getpid()
@@ -44,38 +44,38 @@ async def _serve(client: openai.AsyncOpenAI, started: Started) -> None:
 
 
 def _end(process: int, loop: asyncio.AbstractEventLoop, ending: asyncio.Event) -> None:
-    if os.getpid() == process:  # a forked one shares what wakes the loop
-        with suppress(RuntimeError):  # it is closed
+    if os.getpid() == process:  # a forked process shares the file descriptor that wakes the loop
+        with suppress(RuntimeError):  # the loop is already closed
             loop.call_soon_threadsafe(ending.set)
 
 
-class Call(Results["ChatCompletionChunk"]):
-    """One request. Cancelled, it ends at once for who waits for it, and its connection is closed."""
+class RemoteCall(ResultQueue["ChatCompletionChunk"]):
+    """One request. Cancelling it ends the wait for results at once and closes the connection."""
 
     def __init__(self) -> None:
         super().__init__()
-        self._sent: Future[None] | None = None
+        self._future: Future[None] | None = None
 
-    def chunks(self, line: Line, request: Mapping[str, Any]) -> Iterator[ChatCompletionChunk]:
-        """Ask, and give what the server sends. Raises what the SDK does, and RagfmError where it is cancelled."""
-        self._sent = asyncio.run_coroutine_threadsafe(self._ask(line, request), line.loop)
-        self._sent.add_done_callback(self._done)
+    def chunks(self, thread: ClientThread, request: Mapping[str, Any]) -> Iterator[ChatCompletionChunk]:
+        """Send the request and return the chunks. Raises the SDK's errors, and RagfmError if it is cancelled."""
+        self._future = asyncio.run_coroutine_threadsafe(self._send(thread, request), thread.loop)
+        self._future.add_done_callback(self._on_done)
         if self.cancelled:
             self.cancel()
         return self.results()
 
     def cancel(self) -> None:
-        """End it; any thread may say so, at any time."""
+        """End the request. Any thread may call this at any time."""
         super().cancel()
-        if sent := self._sent:
-            sent.cancel()
+        if future := self._future:
+            future.cancel()
 
-    async def _ask(self, line: Line, request: Mapping[str, Any]) -> None:
-        async with await line.client.chat.completions.create(**request) as answer:
-            async for chunk in answer:
-                self.give(chunk)
+    async def _send(self, thread: ClientThread, request: Mapping[str, Any]) -> None:
+        async with await thread.client.chat.completions.create(**request) as response:
+            async for chunk in response:
+                self.put(chunk)
 
-    def _done(self, sent: Future[None]) -> None:
-        self._sent = None  # it holds this object
-        error = None if sent.cancelled() else sent.exception()
-        self.end(error if isinstance(error, Exception) else None)
+    def _on_done(self, future: Future[None]) -> None:
+        self._future = None  # breaks a reference cycle
+        error = None if future.cancelled() else future.exception()
+        self.finish(error if isinstance(error, Exception) else None)

@@ -1,4 +1,4 @@
-"""How a token is picked from logits: the best one, or one by temperature, top_p, min_p and chance."""
+"""Token sampling from logits: greedy, or with temperature, top_p and min_p."""
 
 from __future__ import annotations
 
@@ -13,44 +13,46 @@ from ragfm.core.types import Sampling
 if TYPE_CHECKING:
     from ragfm.generation.readers.engine import Logits
 
-__all__ = ["Chance"]
+__all__ = ["LogitsSampler"]
 
-_LEAST = 1e-6
-"""Temperatures below it are 0: what is divided by them may be no number any more."""
+_MIN_TEMPERATURE = 1e-6
+"""Lower temperatures count as 0: dividing by them may overflow."""
 
 
-class Chance:
+class LogitsSampler:
     """Picks the tokens of one request. The same seed and logits give the same tokens.
 
-    Of the tokens, the likeliest first, `top_p` keeps as many as it takes to have that probability together (Holtzman et
-    al. 2020), `min_p` those that have at least that share of the first one's (Nguyen et al. 2025). Raises ConfigError.
+    `top_p` keeps the most likely tokens that together reach this probability (Holtzman et al. 2020). `min_p` keeps the
+    tokens that have at least this share of the best token's probability (Nguyen et al. 2025). Raises ConfigError.
     """
 
     def __init__(self, sampling: Sampling) -> None:
         if not all(map(isfinite, (sampling.temperature, sampling.top_p, sampling.min_p))):
             raise ConfigError(
-                f"Tokens can't be picked with {sampling}.", "Give temperature, top_p and min_p as finite numbers."
+                f"Cannot sample with {sampling}: a value is not finite.",
+                "Give temperature, top_p and min_p as finite numbers.",
             )
-        self._how = sampling
+        self._sampling = sampling
         self._random = np.random.default_rng(sampling.seed % 2**64)
 
     def pick(self, logits: Logits) -> int:
         """The next token. *Shape* of the logits: (vocabulary,)."""
-        if self._how.temperature < _LEAST:
+        if self._sampling.temperature < _MIN_TEMPERATURE:
             return int(logits.argmax())
-        weights = np.exp((logits - logits.max()) / self._how.temperature)
-        tokens = self._possible(weights)
+        weights = np.exp((logits - logits.max()) / self._sampling.temperature)
+        tokens = self._candidates(weights)
         ends = weights[tokens].cumsum(dtype=np.float64)
-        at = int(ends.searchsorted(self._random.random() * ends[-1], side="right"))
-        return int(tokens[min(at, len(tokens) - 1)])
+        index = int(ends.searchsorted(self._random.random() * ends[-1], side="right"))
+        return int(tokens[min(index, len(tokens) - 1)])
 
-    def _possible(self, weights: Any) -> Any:
-        least, top_p = min(self._how.min_p, 1.0), max(self._how.top_p, 0.0)
+    def _candidates(self, weights: Any) -> Any:
+        """The tokens that top_p and min_p leave. `weights` are relative to the best token's."""
+        min_p, top_p = min(self._sampling.min_p, 1.0), max(self._sampling.top_p, 0.0)
         if top_p >= 1:
-            return np.flatnonzero(weights >= least)
+            return np.flatnonzero(weights >= min_p)
         total = weights.sum(dtype=np.float64)
-        # All that have less than this are less than what top_p leaves out, so that only the others are sorted.
-        tokens = np.flatnonzero(weights >= max(least, (1 - top_p) * total / len(weights)))
+        # All tokens below this weight together are less than 1 - top_p. Only the others are sorted.
+        tokens = np.flatnonzero(weights >= max(min_p, (1 - top_p) * total / len(weights)))
         tokens = tokens[weights[tokens].argsort(kind="stable")[::-1]]
         before = weights[tokens].cumsum(dtype=np.float64) - weights[tokens]
         return tokens[before < max(top_p * total, np.finfo(np.float32).tiny)]

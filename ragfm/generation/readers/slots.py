@@ -1,4 +1,4 @@
-"""Slots: what each of them holds, and which one a request gets."""
+"""Slots of the KV cache: their content, and the choice of a slot for a request."""
 
 from __future__ import annotations
 
@@ -6,90 +6,89 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from ragfm.generation.readers.engine import BLOCK, Adapter
-from ragfm.generation.readers.generation_request import Request
+from ragfm.generation.readers.engine import PREFILL_BLOCK, Adapter
+from ragfm.generation.readers.generation_request import GenerationRequest
 
-__all__ = ["Place", "Slot", "choose"]
+__all__ = ["Slot", "SlotAssignment", "assign_slot"]
 
 
 @dataclass(eq=False, slots=True)
 class Slot:
-    """A place for one request, and what the last one left there."""
+    """Room for one request, and the prompt of the last request in it."""
 
     number: int
-    held: list[int] = field(default_factory=list)
-    """Tokens of a prompt that are evaluated. Generated ones behind them are not kept for others: evaluated one by one,
-    they have other values than as part of a prompt."""
-    kind: tuple[Adapter | None, str] = (None, "")
-    """Of the request that left what is held: its adapter and scope."""
-    request: Request | None = None
+    prompt: list[int] = field(default_factory=list)
+    """Evaluated tokens of a prompt. Generated tokens are not reused: evaluated one by one, they have slightly different
+    values than as part of a prompt."""
+    cache_key: tuple[Adapter | None, str] = (None, "")
+    """Adapter and scope that `prompt` was evaluated for."""
+    request: GenerationRequest | None = None
     length: int = 0
-    """Tokens that are evaluated, generated ones included."""
-    pending: int = 0
+    """Number of evaluated tokens, including generated ones."""
+    last_token: int = 0
     """The token that was picked last, and is evaluated next."""
-    spoken: int = 0
-    used: int = 0
-    """When a request came or went last: the higher, the later."""
+    generated: int = 0
+    last_used: int = 0
+    """Time at which a request last entered or left the slot."""
 
     @property
     def adapter(self) -> Adapter | None:
-        """With which what is held was evaluated."""
-        return self.kind[0]
+        """The adapter that the content was evaluated with."""
+        return self.cache_key[0]
 
     @property
-    def unread(self) -> int:
-        """How many tokens of its request's prompt are not evaluated yet."""
-        return len(self.request.prompt) - len(self.held) if self.request else 0
+    def remaining(self) -> int:
+        """Number of tokens of the request's prompt that are not evaluated yet."""
+        return len(self.request.prompt) - len(self.prompt) if self.request else 0
 
-    @property
-    def reading(self) -> bool:
-        """Whether there are some."""
-        return self.unread > 0
-
-    def shared(self, request: Request, granule: int) -> int:
-        """How many tokens of a request's prompt need not be evaluated, given what is held."""
-        return _common(self.held, request.prompt, granule) if self.kind == request.kind else 0
+    def reusable_tokens(self, request: GenerationRequest, multiple: int) -> int:
+        """Number of tokens of a request's prompt that the slot already holds."""
+        return _common_prefix(self.prompt, request.prompt, multiple) if self.cache_key == request.cache_key else 0
 
 
-class Place(NamedTuple):
-    """The slot that a request gets, and that whose first `keep` tokens it begins with: often the same."""
+class SlotAssignment(NamedTuple):
+    """The slot for a request, and the slot (often the same) whose first `prefix_tokens` tokens it reuses."""
 
     slot: Slot
     source: Slot
-    keep: int
+    prefix_tokens: int
 
 
-def choose(slots: Sequence[Slot], request: Request, granule: int) -> Place | None:
-    """Where a request should go; None means to wait, for a slot or for one that just reads the same beginning.
+def assign_slot(slots: Sequence[Slot], request: GenerationRequest, multiple: int) -> SlotAssignment | None:
+    """Choose a slot, or None if the request must wait for a slot, or for another request that evaluates its prefix.
 
-    It takes the slot that holds most of its prompt, if that is most of what the slot holds; else the one that was not
-    used for longest, with a copy of the beginning where another slot has it.
+    This is the slot that holds most of the prompt if the prompt reuses at least half of its content. Otherwise it is
+    the least recently used slot, with a copy of the prefix if another slot has it. Prefixes are reused up to a multiple
+    of `multiple` tokens.
     """
     idle = [slot for slot in slots if slot.request is None]
     if not idle:
         return None
-    best = max(slots, key=lambda slot: slot.shared(request, granule))
-    keep = best.shared(request, granule)
-    if max((_will_share(slot, request, granule) for slot in slots if slot.reading), default=0) >= max(keep + 1, BLOCK):
-        return None
-    oldest = min(idle, key=lambda slot: (bool(slot.held), slot.used))
-    if best.request is None and 2 * keep >= len(best.held) > 0:
-        return Place(best, best, keep)
-    if keep >= BLOCK:  # a copy takes about as long as a block
-        return Place(oldest, best, keep)
-    return Place(oldest, oldest, oldest.shared(request, granule))
+    best = max(slots, key=lambda slot: slot.reusable_tokens(request, multiple))
+    prefix_tokens = best.reusable_tokens(request, multiple)
+
+    # Wait for a request that is evaluating a prompt of which more can be reused soon.
+    for slot in slots:
+        other = slot.request
+        if other and slot.remaining > 0 and other.cache_key == request.cache_key:
+            later = _common_prefix(other.prompt, request.prompt, multiple)
+            if later >= max(prefix_tokens + 1, PREFILL_BLOCK):
+                return None
+
+    oldest = min(idle, key=lambda slot: (bool(slot.prompt), slot.last_used))
+    if best.request is None and 2 * prefix_tokens >= len(best.prompt) > 0:
+        return SlotAssignment(best, best, prefix_tokens)
+    if prefix_tokens >= PREFILL_BLOCK:  # a copy takes about as long as evaluating a block
+        return SlotAssignment(oldest, best, prefix_tokens)
+    return SlotAssignment(oldest, oldest, oldest.reusable_tokens(request, multiple))
 
 
-def _will_share(slot: Slot, request: Request, granule: int) -> int:
-    other = slot.request
-    return _common(other.prompt, request.prompt, granule) if other and other.kind == request.kind else 0
+def _common_prefix(evaluated: Sequence[int], prompt: Sequence[int], multiple: int) -> int:
+    """Length of the common prefix, without the last two tokens of the prompt.
 
-
-def _common(held: Sequence[int], prompt: Sequence[int], granule: int) -> int:
-    """How many tokens both begin with, the last two of the prompt left out.
-
-    These are evaluated for the logits, and are two since one on its own gets slightly other values.
+    The last token is evaluated for its logits, together with the one before it, because a token that is evaluated alone
+    has slightly different values.
     """
-    most = min(len(held), len(prompt) - 2)
-    same = next((at for at in range(most) if held[at] != prompt[at]), max(most, 0))
-    return same // granule * granule
+    limit = min(len(evaluated), len(prompt) - 2)
+    length = next((index for index in range(limit) if evaluated[index] != prompt[index]), max(limit, 0))
+    return length // multiple * multiple

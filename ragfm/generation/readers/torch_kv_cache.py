@@ -1,8 +1,8 @@
-"""Keys and values of a transformers model: a row for each slot, written in place, read by all slots at once.
+"""KV caches of transformers models.
 
-Each slot's tokens stand at its row's beginning, so that one token of many requests is evaluated in one go however long
-their texts are; a mask leaves out what is not a request's own. Models with another kind of memory (recurrent ones,
-those that share layers) have one request at a time, with transformers' own cache.
+`BatchedKVCache` has a row for each slot, which is written in place. All rows start at position 0, so one token of many
+requests is evaluated together, however long their texts are; a mask excludes the tokens of other requests. Models with
+recurrent or shared layers use `SingleKVCache`: one request at a time, with transformers' own cache.
 """
 
 from __future__ import annotations
@@ -15,184 +15,183 @@ import torch
 from transformers.cache_utils import Cache, CacheLayerMixin
 
 from ragfm.core.errors import RagfmError
-from ragfm.generation.readers.engine import Adapter, Row
+from ragfm.generation.readers.engine import Adapter, BatchToken
+from ragfm.generation.readers.torch_model import TorchModel
 
 if TYPE_CHECKING:
     from ragfm.generation.readers.engine import Logits
-    from ragfm.generation.readers.torch_model import TorchModel
 
-__all__ = ["OneMemory", "RowMemory", "can_have_rows"]
-
-_KINDS = {"full_attention", "sliding_attention"}
+__all__ = ["BatchedKVCache", "SingleKVCache"]
 
 
-def can_have_rows(config: Any) -> bool:
-    """Whether all of a model's layers are attention, each with keys and values of its own."""
-    kinds = set(getattr(config, "layer_types", None) or ())
-    shared = getattr(config, "num_kv_shared_layers", 0)
-    return kinds <= _KINDS and not shared and config._attn_implementation in ("sdpa", "eager")  # noqa: SLF001
+class BatchedKVCache:
+    """A cache with `slots` slots of `window` tokens. Used by one thread."""
 
-
-class RowMemory:
-    """A window for each of `slots`. Used by one thread."""
+    has_pending_copies = False
 
     def __init__(self, model: TorchModel, slots: int, window: int) -> None:
-        self.settled = True
         self._model, self._slots, self._window = model, slots, window
-        self._now = _Now()
-        self._cache = Cache(layers=[_Layer(self._now, slots, window) for _ in range(model.config.num_hidden_layers)])
-        self._held = [0] * slots
+        self._step = _Step()
+        layers = [_CacheLayer(self._step, slots, window) for _ in range(model.config.num_hidden_layers)]
+        self._cache = Cache(layers=layers)
+        self._lengths = [0] * slots
 
     @torch.inference_mode()
-    def evaluate(self, rows: Sequence[Row]) -> list[Logits]:
-        """The logits of the rows in which they are wanted, in order. All slots have as many rows."""
-        slots = list(dict.fromkeys(row.slot for row in rows))
-        each = len(rows) // len(slots)
-        places = torch.tensor([row.place for row in rows]).view(len(slots), each)
-        length = int(places.max()) + 1
-        self._now.set(slots, places, length)
-        for row in rows:
-            self._held[row.slot] = row.place + 1
-        tokens = torch.tensor([row.token for row in rows]).view(len(slots), each)
-        keep = each if sum(row.wanted for row in rows) > len(slots) else 1
-        logits = self._model.forward(
-            tokens, self._cache, keep, position_ids=places, attention_mask=self._masks(places, length)
-        )
-        last = [rows[at : at + each][-keep:] for at in range(0, len(rows), each)]
-        return [logits[n, at] for n, of in enumerate(last) for at, row in enumerate(of) if row.wanted]
+    def evaluate(self, batch: Sequence[BatchToken]) -> list[Logits]:
+        """The requested logits, in order. All slots have the same number of tokens in the batch."""
+        slots = list(dict.fromkeys(entry.slot for entry in batch))
+        per_slot = len(batch) // len(slots)
+        positions = torch.tensor([entry.position for entry in batch]).view(len(slots), per_slot)
+        length = int(positions.max()) + 1
+        self._step.set(slots, positions, length)
+        for entry in batch:
+            self._lengths[entry.slot] = entry.position + 1
+        tokens = torch.tensor([entry.token for entry in batch]).view(len(slots), per_slot)
+        keep = per_slot if sum(entry.wants_logits for entry in batch) > len(slots) else 1
+        masks = self._attention_masks(positions, length)
+        logits, _ = self._model.forward(tokens, self._cache, keep, position_ids=positions, attention_mask=masks)
+        results: list[Logits] = []
+        for row, start in enumerate(range(0, len(batch), per_slot)):
+            kept = batch[start : start + per_slot][-keep:]
+            results += [logits[row, index] for index, entry in enumerate(kept) if entry.wants_logits]
+        return results
 
-    def cut(self, slot: int, length: int) -> bool:
-        """Forget all but the first `length` tokens of a slot."""
-        self._held[slot] = min(length, self._held[slot])
+    def truncate(self, slot: int, length: int) -> bool:
+        """Keep the first `length` tokens of a slot."""
+        self._lengths[slot] = min(length, self._lengths[slot])
         return True
 
     @torch.inference_mode()
     def copy(self, source: int, target: int) -> None:
-        """Let a slot hold what another one does."""
-        length = self._held[target] = self._held[source]
+        """Copy the content of a slot to another slot."""
+        length = self._lengths[target] = self._lengths[source]
         for layer in self._cache.layers:
             if layer.is_initialized:
                 layer.keys[target, :, :length] = layer.keys[source, :, :length]
                 layer.values[target, :, :length] = layer.values[source, :, :length]
 
-    def use(self, adapter: Adapter | None) -> None:
-        """Evaluate with an adapter from now on, or with none. Raises DamagedModelError for one that is none."""
-        self._model.switch(adapter)
+    def set_adapter(self, adapter: Adapter | None) -> None:
+        """Use an adapter, or none, for the following evaluations. Raises DamagedModelError."""
+        self._model.set_adapter(adapter)
 
     @torch.inference_mode()
-    def grown(self, slots: int) -> RowMemory:
-        """One of more slots, which hold what these do."""
-        new = RowMemory(self._model, slots, self._window)
-        new._held[: self._slots] = self._held
-        for layer, larger in zip(self._cache.layers, new._cache.layers, strict=True):
+    def resized(self, slots: int) -> BatchedKVCache:
+        """A cache with more slots and the same content."""
+        larger = BatchedKVCache(self._model, slots, self._window)
+        larger._lengths[: self._slots] = self._lengths
+        for layer, larger_layer in zip(self._cache.layers, larger._cache.layers, strict=True):
             if layer.is_initialized:
-                larger.lazy_initialization(layer.keys, layer.values)
-                larger.keys[: self._slots], larger.values[: self._slots] = layer.keys, layer.values
-        return new
+                larger_layer.lazy_initialization(layer.keys, layer.values)
+                larger_layer.keys[: self._slots] = layer.keys
+                larger_layer.values[: self._slots] = layer.values
+        return larger
 
-    def _masks(self, places: torch.Tensor, length: int) -> torch.Tensor | dict[str, torch.Tensor]:
-        """Which of a slot's tokens each row may see, for each kind of layer. *Shape:* (slots, 1, rows, length)."""
+    def _attention_masks(self, positions: torch.Tensor, length: int) -> torch.Tensor | dict[str, torch.Tensor]:
+        """Tokens of its slot that each token attends to, per type of layer. *Shape:* (slots, 1, tokens, length)."""
         config = self._model.config
-        seen = torch.arange(length)
-        full = seen <= places[:, None, :, None]
+        columns = torch.arange(length)
+        full = columns <= positions[:, None, :, None]
         window = getattr(config, "sliding_window", None)
-        kinds = set(getattr(config, "layer_types", None) or ())
-        near = full & (seen > places[:, None, :, None] - window) if window else full
-        if "sliding_attention" in kinds:
-            return {"full_attention": self._mask(full), "sliding_attention": self._mask(near)}
-        return self._mask(full if kinds else near)
+        layer_types = set(getattr(config, "layer_types", None) or ())
+        sliding = full & (columns > positions[:, None, :, None] - window) if window else full
+        if "sliding_attention" in layer_types:
+            return {"full_attention": self._to_mask(full), "sliding_attention": self._to_mask(sliding)}
+        return self._to_mask(full if layer_types else sliding)
 
-    def _mask(self, allowed: torch.Tensor) -> torch.Tensor:
-        if self._model.config._attn_implementation == "sdpa":  # noqa: SLF001
+    def _to_mask(self, allowed: torch.Tensor) -> torch.Tensor:
+        if self._model.config._attn_implementation == "sdpa":  # noqa: SLF001  has no public name
             return allowed.to(self._model.device)
         lowest = torch.finfo(self._model.dtype).min
         return torch.zeros(allowed.shape, dtype=self._model.dtype).masked_fill(~allowed, lowest).to(self._model.device)
 
 
-class _Now:
-    """What is being evaluated: which slots, at which places, and how long the longest is then."""
+class _Step:
+    """What the current forward pass evaluates: slots, positions, and the length of the longest slot afterwards."""
 
-    def set(self, slots: list[int], places: torch.Tensor, length: int) -> None:
-        neighbours = all(high - low == 1 for low, high in itertools.pairwise(slots))
-        self.rows: Any = slice(slots[0], slots[-1] + 1) if neighbours else slots  # a slice costs no copy
+    def set(self, slots: list[int], positions: torch.Tensor, length: int) -> None:
+        adjacent = all(high - low == 1 for low, high in itertools.pairwise(slots))
+        self.rows: Any = slice(slots[0], slots[-1] + 1) if adjacent else slots  # a slice needs no copy
         self.slots = torch.tensor(slots)[:, None]
-        self.places, self.length = places, length
+        self.positions, self.length = positions, length
 
 
-class _Layer(CacheLayerMixin):  # type: ignore[misc, unused-ignore]
-    """Keys and values of a layer. *Shape:* (slots, heads, window, size of a head)."""
+class _CacheLayer(CacheLayerMixin):  # type: ignore[misc, unused-ignore]
+    """Keys and values of a layer. *Shape:* (slots, heads, window, head size)."""
 
     is_sliding = False
 
-    def __init__(self, now: _Now, slots: int, window: int) -> None:
+    def __init__(self, step: _Step, slots: int, window: int) -> None:
         super().__init__()
-        self._now, self._slots, self._window = now, slots, window
+        self._step, self._slots, self._window = step, slots, window
 
     def lazy_initialization(self, key_states: torch.Tensor, value_states: torch.Tensor) -> None:
-        """Make room, once it is known of what size."""
+        """Allocate the layer, once the number and size of its heads are known."""
         self.keys, self.values = (
-            torch.zeros((self._slots, of.shape[1], self._window, of.shape[3]), dtype=of.dtype, device=of.device)
-            for of in (key_states, value_states)
+            torch.zeros(
+                (self._slots, states.shape[1], self._window, states.shape[3]), dtype=states.dtype, device=states.device
+            )
+            for states in (key_states, value_states)
         )
         self.is_initialized = True
 
     def update(
         self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Add the new ones, and give all up to the longest."""
+        """Write the new keys and values, and return those of all evaluated slots up to the longest one."""
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
-        now = self._now
-        slots, places = now.slots.to(key_states.device), now.places.to(key_states.device)
-        self.keys[slots, :, places] = key_states.transpose(1, 2)
-        self.values[slots, :, places] = value_states.transpose(1, 2)
-        return self.keys[now.rows, :, : now.length], self.values[now.rows, :, : now.length]
+        step = self._step
+        slots, positions = step.slots.to(key_states.device), step.positions.to(key_states.device)
+        self.keys[slots, :, positions] = key_states.transpose(1, 2)
+        self.values[slots, :, positions] = value_states.transpose(1, 2)
+        return self.keys[step.rows, :, : step.length], self.values[step.rows, :, : step.length]
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
-        """How many tokens are attended to, and where they begin."""
-        return self._now.length, 0
+        """Number of tokens that are attended to, and the offset of the first one."""
+        return self._step.length, 0
 
     def get_seq_length(self) -> int:
-        """Tokens before those that are being evaluated."""
-        return self._now.length - int(self._now.places.shape[1])
+        """Number of tokens before those of the current step."""
+        return self._step.length - int(self._step.positions.shape[1])
 
     def get_max_length(self) -> int:
-        """The window."""
+        """The window, in tokens."""
         return self._window
 
 
-class OneMemory:
-    """One slot, with the model's own cache, of which nothing can be taken back."""
+class SingleKVCache:
+    """A cache with one slot in the model's own format, which cannot be truncated. Used by one thread."""
+
+    has_pending_copies = False
 
     def __init__(self, model: TorchModel) -> None:
-        self.settled = True
         self._model = model
         self._cache: Any = None
-        self._held = 0
+        self._length = 0
 
     @torch.inference_mode()
-    def evaluate(self, rows: Sequence[Row]) -> list[Logits]:
-        """The logits of the rows in which they are wanted, in order."""
-        keep = len(rows) if sum(row.wanted for row in rows) > 1 else 1
-        logits = self._model.forward(torch.tensor([[row.token for row in rows]]), self._cache, keep)
-        self._cache = self._model.cache
-        self._held += len(rows)
-        return [logits[0, at] for at, row in enumerate(rows[-keep:]) if row.wanted]
+    def evaluate(self, batch: Sequence[BatchToken]) -> list[Logits]:
+        """The requested logits, in order."""
+        keep = len(batch) if sum(entry.wants_logits for entry in batch) > 1 else 1
+        tokens = torch.tensor([[entry.token for entry in batch]])
+        logits, self._cache = self._model.forward(tokens, self._cache, keep)
+        self._length += len(batch)
+        return [logits[0, index] for index, entry in enumerate(batch[-keep:]) if entry.wants_logits]
 
-    def cut(self, slot: int, length: int) -> bool:
-        """Whether nothing has to be forgotten; else all is."""
-        if length == self._held:
+    def truncate(self, slot: int, length: int) -> bool:
+        """True if the slot already has this length. Otherwise empty it, and return whether `length` is 0."""
+        if length == self._length:
             return True
-        self._cache, self._held = None, 0
+        self._cache, self._length = None, 0
         return length == 0
 
     def copy(self, source: int, target: int) -> None:
-        """There is one slot."""
+        """Do nothing: there is only one slot."""
 
-    def use(self, adapter: Adapter | None) -> None:
-        """Evaluate with an adapter from now on, or with none. Raises DamagedModelError for one that is none."""
-        self._model.switch(adapter)
+    def set_adapter(self, adapter: Adapter | None) -> None:
+        """Use an adapter, or none, for the following evaluations. Raises DamagedModelError."""
+        self._model.set_adapter(adapter)
 
-    def grown(self, slots: int) -> OneMemory:
-        """There is one slot."""
-        raise RagfmError(f"The model {self._model.path} has one request at a time.")
+    def resized(self, slots: int) -> SingleKVCache:
+        """Raise RagfmError: there is only one slot."""
+        raise RagfmError(f"The model '{self._model.path}' evaluates one request at a time.")

@@ -1,4 +1,4 @@
-"""A causal language model of transformers: its tokenizer, its chat template, its adapters, and how it is loaded."""
+"""A causal language model of transformers: loading, tokenizer, chat template, PEFT adapters, forward pass."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import inspect
 import itertools
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import torch
 from tokenizers import Tokenizer
@@ -16,186 +16,212 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from ragfm.core.errors import ConfigError, DamagedModelError, MissingExtraError, RagfmError, UnsupportedError
 from ragfm.core.types import Message
-from ragfm.generation.readers.chat_template import check_template, rendered
-from ragfm.generation.readers.engine import BLOCK, Adapter, Memory
-from ragfm.generation.readers.torch_kv_cache import OneMemory, RowMemory, can_have_rows
-from ragfm.models.model_lookup import no_progress_bar
+from ragfm.generation.readers.chat_template import check_template, render_chat
+from ragfm.generation.readers.engine import PREFILL_BLOCK, Adapter
+from ragfm.models.model_lookup import hide_progress_bar
 
-if TYPE_CHECKING:
-    from ragfm.generation.readers.prefix_cache import Beginnings
-
-__all__ = ["Bits", "TorchModel"]
+__all__ = ["Bits", "TorchModel", "can_batch"]
 
 Bits: TypeAlias = Literal[4, 8]
-_GPU_BLOCK = 1024
+_GPU_PREFILL_BLOCK = 1024
+_BATCHED_LAYER_TYPES = {"full_attention", "sliding_attention"}
+
+
+def can_batch(config: Any) -> bool:
+    """Whether all layers of a model are attention layers with their own keys and values."""
+    layer_types = set(getattr(config, "layer_types", None) or ())
+    shares_layers = getattr(config, "num_kv_shared_layers", 0)
+    attention = config._attn_implementation  # noqa: SLF001  has no public name
+    return layer_types <= _BATCHED_LAYER_TYPES and not shares_layers and attention in ("sdpa", "eager")
 
 
 class TorchModel:
-    """A loaded model and its tokenizer. Thread-safe, but for what the thread that evaluates calls."""
+    """A loaded model and its tokenizer. Thread-safe, except for the methods that the evaluation thread calls."""
 
-    granule = 1
-    beginnings: Beginnings | None = None
+    prefix_multiple = 1
 
     def __init__(
-        self, path: Path, *, device: str | None = None, dtype: str | None = None, bits: Bits | None = None,
+        self,
+        path: Path,
+        *,
+        device: str | None = None,
+        dtype: str | None = None,
+        bits: Bits | None = None,
         attention: str | None = None,
-    ) -> None:  # fmt: skip
+    ) -> None:
         _check_options(device, dtype, attention)
         on_gpu = torch.cuda.is_available() if device is None else not device.startswith("cpu")
+
         folder = path.parent if path.is_file() else path
-        options: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
+        load_options: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
         if path.is_file():
-            options["gguf_file"] = path.name
-        how: dict[str, Any] = {"dtype": getattr(torch, dtype or ("bfloat16" if on_gpu else "float32"))}
-        how |= {"attn_implementation": attention} if attention else {}
+            load_options["gguf_file"] = path.name
+        model_options: dict[str, Any] = {"dtype": getattr(torch, dtype or ("bfloat16" if on_gpu else "float32"))}
+        if attention:
+            model_options["attn_implementation"] = attention
         if bits:
-            how["quantization_config"] = _quantised(bits, how["dtype"])
+            model_options["quantization_config"] = _quantisation_config(bits, model_options["dtype"])
         if bits or (device is None and torch.cuda.device_count() > 1):
-            how["device_map"] = {"": device} if device else "auto"
+            model_options["device_map"] = {"": device} if device else "auto"
         try:
-            with no_progress_bar(gguf=path.is_file()):
-                self._tokenizer = AutoTokenizer.from_pretrained(folder, **options)
-                model = AutoModelForCausalLM.from_pretrained(folder, use_safetensors=True, **how, **options)
+            with hide_progress_bar(gguf=path.is_file()):
+                self._tokenizer = AutoTokenizer.from_pretrained(folder, **load_options)
+                model = AutoModelForCausalLM.from_pretrained(
+                    folder, use_safetensors=True, **model_options, **load_options
+                )
         except ImportError as error:
-            hint = "Run `pip install 'ragfm[qlora]'`." if bits else "Install what it names."
-            raise MissingExtraError(f"{path} can't be loaded: {error}", hint) from error
-        except Exception as error:  # a file may make transformers and safetensors raise whatever there is
-            raise DamagedModelError(f"transformers can't load {path}: {error}", "Get the model again.") from error
+            hint = "Run `pip install 'ragfm[qlora]'`." if bits else "Install the missing package."
+            raise MissingExtraError(f"Cannot load '{path}': {error}.", hint) from error
+        except Exception as error:  # damaged files make transformers and safetensors raise all kinds of errors
+            raise DamagedModelError(f"transformers cannot load '{path}': {error}.", "Get the model again.") from error
         if not self._tokenizer.chat_template:
-            raise UnsupportedError(f"The model {path} has no chat template.", "Use an instruction-tuned model.")
+            raise UnsupportedError(f"The model '{path}' has no chat template.", "Use an instruction-tuned model.")
         if not self._tokenizer.is_fast:
-            raise UnsupportedError(f"The model {path} has no fast tokenizer.", "Convert it to tokenizer.json.")
+            raise UnsupportedError(f"The model '{path}' has no fast tokenizer.", "Convert it to tokenizer.json.")
+
         self.path = path
-        self._model = (model if "device_map" in how else model.to(device or ("cuda" if on_gpu else "cpu"))).eval()
+        if "device_map" not in model_options:
+            model = model.to(device or ("cuda" if on_gpu else "cpu"))
+        self._model = model.eval()
         self.device, self.dtype = self._model.device, self._model.dtype
         self.config = model.config.get_text_config()
-        self.block = _GPU_BLOCK if on_gpu else BLOCK
-        takes = inspect.signature(model.forward).parameters
-        self.parallel = can_have_rows(self.config) and "position_ids" in takes
+        self.prefill_block = _GPU_PREFILL_BLOCK if on_gpu else PREFILL_BLOCK
         self.trained_tokens: int | None = getattr(self.config, "max_position_embeddings", None)
-        self._ends = _end_tokens(self._tokenizer, model)
-        self._cache_argument = "cache" if "cache" in takes else "past_key_values"
-        self.cache: Any = None
-        self._adapters: dict[Adapter, str] = {}
-        self._adapted: Any = None
-        self._names = itertools.count()
-        self._used: Adapter | None = None
-        # A copy of its own: transformers switches truncation on the shared one, which fails while a thread encodes.
+        self.end_tokens = _end_tokens(self._tokenizer, model)
+        parameters = inspect.signature(model.forward).parameters
+        self.supports_batching = can_batch(self.config) and "position_ids" in parameters
+        self._cache_argument = "cache" if "cache" in parameters else "past_key_values"
+
+        self._peft_model: Any = None
+        self._adapter_names: dict[Adapter, str] = {}
+        self._name_numbers = itertools.count()
+        self._current_adapter: Adapter | None = None
+
+        # A copy: transformers switches truncation on and off on the shared one, which fails while a thread encodes.
         self._encoder = Tokenizer.from_str(self._tokenizer.backend_tokenizer.to_str())
         self._encoder.no_truncation()
         self._encoder.no_padding()
 
-    def prompt(self, messages: Sequence[Message]) -> list[int]:
-        """The prompt. The template writes the special tokens, the first one included, so none is added."""
-        return self.tokens(self.written(messages))
+    def prompt_tokens(self, messages: Sequence[Message]) -> list[int]:
+        """The tokens of a conversation. The template writes all special tokens, including the first one."""
+        return self.tokenize(self.render(messages))
 
-    def tokens(self, text: str) -> list[int]:
+    def tokenize(self, text: str) -> list[int]:
         """The tokens of a text."""
-        text = text.encode("utf-8", "replace").decode()  # half of a surrogate pair is refused
+        text = text.encode("utf-8", "replace").decode()  # the tokenizer rejects unpaired surrogates
         return list(self._encoder.encode(text, add_special_tokens=False).ids)
 
-    def written(self, messages: Sequence[Message]) -> str:
-        """A conversation as the model's own template writes it. Raises UnsupportedError."""
+    def render(self, messages: Sequence[Message]) -> str:
+        """A conversation in the model's chat template. Raises UnsupportedError."""
 
-        def written(turns: list[dict[str, str]]) -> str:
+        def apply_template(turns: list[dict[str, str]]) -> str:
             check_template(self._tokenizer.get_chat_template())
             return str(self._tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True))
 
-        return rendered(written, messages, self.path)
+        return render_chat(apply_template, messages, self.path)
 
-    def texts(self, tokens: Iterator[float]) -> Iterator[str]:
-        """The text of each token: the whole characters that end in it."""
-        text = DecodeStream(skip_special_tokens=True)
+    def detokenize(self, tokens: Iterator[float]) -> Iterator[str]:
+        """For each token, the characters that it completes."""
+        decoder = DecodeStream(skip_special_tokens=True)
         for token in tokens:
-            yield text.step(self._encoder, int(token)) or ""
+            yield decoder.step(self._encoder, int(token)) or ""
 
-    def ends(self, token: int) -> bool:
+    def is_end_token(self, token: int) -> bool:
         """Whether the token ends the model's turn."""
-        return token in self._ends
+        return token in self.end_tokens
 
-    # --- What the thread that evaluates calls --------------------------------------------------------------------
+    # --- Called by the evaluation thread -------------------------------------------------------------------------
 
-    def memory(self, slots: int, window: int, threads: int) -> Memory:
-        """An empty memory. Room is taken with the first evaluation."""
-        return RowMemory(self, slots, window) if self.parallel else OneMemory(self)
+    def forward(self, tokens: torch.Tensor, cache: Any, keep: int, **inputs: Any) -> tuple[Any, Any]:
+        """The logits of the last `keep` tokens of each row, and the new cache.
 
-    def forward(self, tokens: torch.Tensor, cache: Any, keep: int, **more: Any) -> Any:
-        """The logits of the last `keep` tokens of each row. *Shape:* (rows, keep, vocabulary), on the CPU.
-
-        Raises RagfmError where there is not enough memory.
+        *Shape:* (rows, keep, vocabulary), on the CPU. Raises RagfmError if memory is short.
         """
-        more = {name: value.to(self.device) if name == "position_ids" else value for name, value in more.items()}
+        if "position_ids" in inputs:
+            inputs["position_ids"] = inputs["position_ids"].to(self.device)
+        inputs[self._cache_argument] = cache
         try:
-            output = self._model(
-                tokens.to(self.device), use_cache=True, logits_to_keep=keep, **{self._cache_argument: cache}, **more
-            )
+            output = self._model(tokens.to(self.device), use_cache=True, logits_to_keep=keep, **inputs)
         except torch.OutOfMemoryError as error:
-            raise RagfmError(f"There is no memory left for {self.path}.", "Load it with fewer slots.") from error
-        self.cache = output[self._cache_argument]
-        return output.logits[:, -keep:].float().cpu().numpy()
+            raise RagfmError(f"There is not enough memory for '{self.path}'.", "Load it with fewer slots.") from error
+        return output.logits[:, -keep:].float().cpu().numpy(), output[self._cache_argument]
 
-    def switch(self, adapter: Adapter | None) -> None:
-        """Evaluate with an adapter from now on, or with none. Raises DamagedModelError for one that is none."""
-        if adapter == self._used:
+    def set_adapter(self, adapter: Adapter | None) -> None:
+        """Use an adapter, or none, for the following evaluations. Raises DamagedModelError."""
+        if adapter == self._current_adapter:
             return
-        if adapter is not None and adapter not in self._adapters:
-            self._load(adapter)
-        if adapter is None and self._adapted is not None:
-            self._adapted.base_model.disable_adapter_layers()
+        if adapter is not None and adapter not in self._adapter_names:
+            self._load_adapter(adapter)
+        if adapter is None and self._peft_model is not None:
+            self._peft_model.base_model.disable_adapter_layers()
         elif adapter is not None:
-            self._adapted.base_model.enable_adapter_layers()
-            self._adapted.set_adapter(self._adapters[adapter])
-        self._used = adapter
+            self._peft_model.base_model.enable_adapter_layers()
+            self._peft_model.set_adapter(self._adapter_names[adapter])
+        self._current_adapter = adapter
 
-    def _load(self, adapter: Adapter) -> None:
-        """PEFT puts its layers into the model itself."""
+    def _load_adapter(self, adapter: Adapter) -> None:
+        """Load an adapter with PEFT, which inserts its layers into the model."""
         try:
             from peft import PeftConfig, PeftModel
         except ImportError as error:
             hint = "Run `pip install 'ragfm[train]'`."
-            raise MissingExtraError("An adapter needs the module 'peft'.", hint) from error
-        name = f"adapter{next(self._names)}"
-        self._used = Adapter(name, "")  # none that is asked for: whatever becomes of it, the model is not as it was
+            raise MissingExtraError("The package 'peft' is not installed, and adapters need it.", hint) from error
+        name = f"adapter{next(self._name_numbers)}"
+        # If loading fails, the model may already have changed: no adapter, not even None, must count as current.
+        self._current_adapter = Adapter(name, "")
         try:
             if PeftConfig.from_pretrained(adapter.path).is_prompt_learning:
-                raise UnsupportedError(f"{adapter.path} learned a prompt, not weights.", "Train one by lora.")
-            if self._adapted is None:
-                self._adapted = PeftModel.from_pretrained(self._model, adapter.path, adapter_name=name).eval()
+                raise UnsupportedError(
+                    f"'{adapter.path}' is a prompt-learning adapter, which the reader cannot use.", "Train one by lora."
+                )
+            if self._peft_model is None:
+                self._peft_model = PeftModel.from_pretrained(self._model, adapter.path, adapter_name=name).eval()
             else:
-                self._adapted.load_adapter(adapter.path, adapter_name=name)
+                self._peft_model.load_adapter(adapter.path, adapter_name=name)
         except RagfmError:
             raise
-        except Exception as error:  # a file may make PEFT and safetensors raise whatever there is
-            raise DamagedModelError(f"{adapter.path} is no adapter for {self.path}: {error}") from error
-        adapter.check_same()
-        self._adapters[adapter] = name
+        except Exception as error:  # damaged files make PEFT and safetensors raise all kinds of errors
+            raise DamagedModelError(
+                f"'{adapter.path}' is not an adapter for '{self.path}': {error}.",
+                "Use an adapter that was trained for this model.",
+            ) from error
+        adapter.check_unchanged()
+        self._adapter_names[adapter] = name
 
 
 def _check_options(device: str | None, dtype: str | None, attention: str | None) -> None:
     """Raises ConfigError."""
     try:
         torch.empty(0, device=device or "cpu")
-    except (RuntimeError, AssertionError) as error:  # NotImplementedError is one
-        why = str(error).split("\n", 1)[0]
-        raise ConfigError(f"There is no device {device!r} here: {why}.", "Give `cpu`, or `cuda` with a GPU.") from error
-    kind = getattr(torch, dtype or "float32", None)
-    if not isinstance(kind, torch.dtype) or not kind.is_floating_point:
-        raise ConfigError(f"A reader's dtype can't be {dtype!r}.", "Give `float32`, `bfloat16` or `float16`.")
-    if attention and attention not in (known := {"eager", *ALL_ATTENTION_FUNCTIONS}):
-        raise ConfigError(f"A reader's attention can't be {attention!r}.", f"Known are {', '.join(sorted(known))}.")
+    except (RuntimeError, AssertionError) as error:  # RuntimeError includes NotImplementedError
+        reason = str(error).split("\n", 1)[0]
+        raise ConfigError(
+            f"The device '{device}' is not available: {reason}.", "Give `cpu`, or `cuda` on a machine with a GPU."
+        ) from error
+    torch_dtype = getattr(torch, dtype or "float32", None)
+    if not isinstance(torch_dtype, torch.dtype) or not torch_dtype.is_floating_point:
+        raise ConfigError(
+            f"Invalid reader option dtype: '{dtype}' is not a floating-point type.",
+            "Give `float32`, `bfloat16` or `float16`.",
+        )
+    known = sorted({"eager", *ALL_ATTENTION_FUNCTIONS})
+    if attention and attention not in known:
+        raise ConfigError(
+            f"Invalid reader option attention: '{attention}' is unknown.", f"Give one of {', '.join(known)}."
+        )
 
 
 def _end_tokens(tokenizer: Any, model: Any) -> set[int]:
-    """The tokens that end a turn: what the tokenizer and the generation settings say, one or several."""
-    said = model.generation_config.eos_token_id
-    return {tokenizer.eos_token_id, *(said if isinstance(said, list) else [said])} - {None}
+    """The tokens that end a turn, from the tokenizer and from the generation settings (one token or a list)."""
+    configured = model.generation_config.eos_token_id
+    return {tokenizer.eos_token_id, *(configured if isinstance(configured, list) else [configured])} - {None}
 
 
-def _quantised(bits: Bits, dtype: torch.dtype) -> Any:
+def _quantisation_config(bits: Bits, dtype: torch.dtype) -> Any:
     from transformers import BitsAndBytesConfig
 
     if bits not in (4, 8):
-        raise UnsupportedError(f"Weights of {bits} bits are not possible here.", "Load the model with 4 or 8.")
+        raise UnsupportedError(f"Weights of {bits} bits are not supported.", "Load the model with bits 4 or 8.")
     if bits == 8:
         return BitsAndBytesConfig(load_in_8bit=True)
     return BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=dtype)

@@ -1,7 +1,7 @@
-"""The form of a model's weights that this machine runs fastest, made from the file that there is.
+"""Requantise a GGUF model to the weight format that runs fastest on this machine.
 
-A processor multiplies some quantisations much faster than others. Each is made, timed, and read a text of which the
-model should expect the next token about as well as before. The best one is kept in the user's cache folder, and the
+Processors multiply some quantised formats much faster than others. `optimize` makes each format, times it, and measures
+the perplexity of a sample text. The fastest format without a relevant loss is kept in the user's cache folder, and the
 reader uses it from then on.
 """
 
@@ -23,35 +23,44 @@ import numpy as np
 
 from ragfm.core.cache import cache_folder, file_identity, read_json, replace_file
 from ragfm.core.errors import RagfmError
-from ragfm.generation.readers.llama_context import Context, Row
-from ragfm.generation.readers.llama_model import BLOCK, LlamaModel
+from ragfm.generation.readers.engine import PREFILL_BLOCK, BatchToken
+from ragfm.generation.readers.llama_context import LlamaContext
+from ragfm.generation.readers.llama_model import LlamaModel
 from ragfm.models.hardware import physical_cores
 from ragfm.models.llama_library import last_error, llama_cpp
 from ragfm.models.model_lookup import is_pinned, weights_sha256
 from ragfm.models.sample_text import SAMPLE_TEXT
 
-__all__ = ["FORMS", "MOST_LOSS", "Form", "forget", "optimize", "optimized", "quantize", "what_was_measured"]
+__all__ = [
+    "MAX_PERPLEXITY_RATIO",
+    "WEIGHT_FORMATS",
+    "FormatMeasurement",
+    "optimize",
+    "optimized_file",
+    "quantize",
+    "read_optimization",
+    "undo_optimization",
+]
 
-MOST_LOSS = 1.05
-"""How much higher the perplexity may be than that of the file as it is."""
-FORMS = {
+MAX_PERPLEXITY_RATIO = 1.05
+"""Highest accepted perplexity, relative to that of the original file."""
+WEIGHT_FORMATS = {
     "Q4_0": llama_cpp.LLAMA_FTYPE_MOSTLY_Q4_0,
     "IQ4_NL": llama_cpp.LLAMA_FTYPE_MOSTLY_IQ4_NL,
     "Q8_0": llama_cpp.LLAMA_FTYPE_MOSTLY_Q8_0,
 }
-"""What llama.cpp calls the forms that are tried."""
-_TOKENS = 512
-"""Of the text that is read."""
-_STEPS = 24
-_PROMPT, _ANSWER = 1000, 100
-"""Tokens of a typical request, by which speeds are weighed."""
+"""The formats that are tried, with llama.cpp's numbers for them."""
+_SAMPLE_TOKENS = 512
+_DECODE_STEPS = 24
+_TYPICAL_PROMPT, _TYPICAL_ANSWER = 1000, 100
+"""Tokens of a typical request, by which the formats are ranked."""
 
 _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class Form:
-    """A form of the weights: its size and speeds, its perplexity, and how often its best token is the original's."""
+class FormatMeasurement:
+    """Size, speed and perplexity of a weight format. `agreement` is the share of positions with the same best token."""
 
     name: str
     megabytes: float
@@ -62,127 +71,130 @@ class Form:
 
     @property
     def seconds(self) -> float:
-        """How long a typical request takes."""
-        return _PROMPT / self.prompt_tokens_per_second + _ANSWER / self.tokens_per_second
+        """Duration of a typical request."""
+        return _TYPICAL_PROMPT / self.prompt_tokens_per_second + _TYPICAL_ANSWER / self.tokens_per_second
 
 
-def optimized(path: Path) -> Path | None:
-    """The file to use instead of a model's own, where `optimize` found one to be better."""
-    kept = what_was_measured(path)
-    if not kept.get("file"):
+def optimized_file(path: Path) -> Path | None:
+    """The file to use instead of a model's own, if `optimize` chose one and it is intact."""
+    record = read_optimization(path)
+    if not record.get("file"):
         return None
-    better = _folder() / str(kept["file"])
-    if better.is_file() and better.stat().st_size == kept.get("bytes"):
-        return better
-    _log.warning("The optimised file %s of %s is not there or not whole: the model is used as it is.", better, path)
+    file = _folder() / str(record["file"])
+    if file.is_file() and file.stat().st_size == record.get("bytes"):
+        return file
+    _log.warning("The optimised file %s of %s is missing or incomplete. Using the model's own file.", file, path)
     return None
 
 
-def what_was_measured(path: Path) -> Mapping[str, Any]:
-    """What `optimize` found out about a model on this machine; empty where it was not asked."""
-    return read_json(_note(path))
+def read_optimization(path: Path) -> Mapping[str, Any]:
+    """The saved result of `optimize` for a model on this machine; empty if there is none."""
+    return read_json(_record_file(path))
 
 
-def forget(path: Path) -> None:
-    """Use a model as it is again, and delete what was made of it."""
-    if made := what_was_measured(path).get("file"):
-        (_folder() / Path(str(made)).name).unlink(missing_ok=True)
-    _note(path).unlink(missing_ok=True)
+def undo_optimization(path: Path) -> None:
+    """Use a model's own file again, and delete the optimised one."""
+    if file := read_optimization(path).get("file"):
+        (_folder() / Path(str(file)).name).unlink(missing_ok=True)
+    _record_file(path).unlink(missing_ok=True)
 
 
-def optimize(path: Path) -> tuple[list[Form], Form]:
-    """Make and measure the forms of a model, the file as it is first; the best one, which the reader uses from now on.
+def optimize(path: Path) -> tuple[list[FormatMeasurement], FormatMeasurement]:
+    """Make and measure all formats of a model, and keep the best one for the reader.
 
-    Raises RagfmError where a form can't be made or kept, DamagedModelError where the model can't be loaded.
+    Returns the measurements, that of the original file first, and the best one. Raises RagfmError if a format cannot be
+    made or kept, DamagedModelError if the model cannot be loaded.
     """
-    original, best_tokens = _measure("as it is", path, None)
-    forms = [original]
+    original, original_tokens = _measure("as it is", path, None)
+    measurements = [original]
     files: dict[str, Path] = {}
-    with _scratch() as folder:
-        for name, kind in FORMS.items():
-            files[name] = quantize(path, folder / f"{name}.gguf", kind)
-            forms.append(_measure(name, files[name], best_tokens)[0])
-        good = [form for form in forms if form.perplexity <= MOST_LOSS * original.perplexity]
-        best = min(good, key=lambda form: form.seconds)
-        forget(path)
-        _keep(path, forms, best, files.get(best.name))
-    return forms, best
+    with _temporary_folder() as folder:
+        for name, ftype in WEIGHT_FORMATS.items():
+            files[name] = quantize(path, folder / f"{name}.gguf", ftype)
+            measurements.append(_measure(name, files[name], original_tokens)[0])
+        limit = MAX_PERPLEXITY_RATIO * original.perplexity
+        accepted = [measurement for measurement in measurements if measurement.perplexity <= limit]
+        best = min(accepted, key=lambda measurement: measurement.seconds)
+
+        # Replace the earlier result: first the file, then the record that names it, each atomically.
+        undo_optimization(path)
+        sha256 = weights_sha256(path)
+        record: dict[str, Any] = {"model": str(path), "sha256": sha256, "form": best.name}
+        record["forms"] = [asdict(measurement) for measurement in measurements]
+        if file := files.get(best.name):
+            record["file"], record["bytes"] = f"{sha256[:32]}-{best.name}.gguf", file.stat().st_size
+            file.replace(_folder() / record["file"])
+        replace_file(_record_file(path), json.dumps(record, indent=1).encode())
+    return measurements, best
 
 
-def _keep(path: Path, forms: list[Form], best: Form, made: Path | None) -> None:
-    """The file first, then the note that names it, each whole or not at all."""
-    sha256 = weights_sha256(path)
-    note: dict[str, Any] = {"model": str(path), "sha256": sha256, "form": best.name, "forms": list(map(asdict, forms))}
-    if made:
-        note["file"], note["bytes"] = f"{sha256[:32]}-{best.name}.gguf", made.stat().st_size
-        made.replace(_folder() / note["file"])
-    replace_file(_note(path), json.dumps(note, indent=1).encode())
-
-
-def quantize(source: Path, target: Path, kind: int) -> Path:
-    """Write a GGUF file in another form, one of `FORMS`. Raises RagfmError."""
-    how = llama_cpp.llama_model_quantize_default_params()
-    how.ftype, how.allow_requantize, how.nthread = kind, True, physical_cores()
-    if llama_cpp.llama_model_quantize(str(source).encode(), str(target).encode(), ctypes.byref(how)):
-        raise RagfmError(f"llama.cpp can't write {source} as {target.stem}: {last_error()}")
+def quantize(source: Path, target: Path, ftype: int) -> Path:
+    """Write a GGUF file in another format, a value of `WEIGHT_FORMATS`. Raises RagfmError."""
+    params = llama_cpp.llama_model_quantize_default_params()
+    params.ftype, params.allow_requantize, params.nthread = ftype, True, physical_cores()
+    if llama_cpp.llama_model_quantize(str(source).encode(), str(target).encode(), ctypes.byref(params)):
+        raise RagfmError(
+            f"llama.cpp cannot write '{source}' as {target.stem}: {last_error()}.", "Check that the disk has room."
+        )
     with target.open("rb") as file:
         os.fsync(file.fileno())
     return target
 
 
-def _measure(name: str, path: Path, reference: list[int] | None) -> tuple[Form, list[int]]:
-    """A form, and the token that it expects at each place of the text."""
+def _measure(name: str, path: Path, reference: list[int] | None) -> tuple[FormatMeasurement, list[int]]:
+    """The measurement of a file, and its best token at each position of the sample text."""
     model = LlamaModel(path)
-    context = Context(model, 1, _TOKENS + 2 * _STEPS, physical_cores())
-    tokens = model.tokens(SAMPLE_TEXT)[:_TOKENS]
-    loss, expected = _read(context, tokens)
-    prompts, steps = [], []
-    for _ in range(3):  # the fastest: the machine may do other things too
-        context.cut(0, 0)
+    context = LlamaContext(model, 1, _SAMPLE_TOKENS + 2 * _DECODE_STEPS, physical_cores())
+    tokens = model.tokenize(SAMPLE_TEXT)[:_SAMPLE_TOKENS]
+    loss, best_tokens = _evaluate_text(context, tokens)
+    prompt_speeds, step_seconds = [], []
+    for _ in range(3):  # the fastest counts: other programs may be running
+        context.truncate(0, 0)
         start = time.perf_counter()
-        for at in range(0, len(tokens), BLOCK):
-            context.evaluate([Row(token, at + i, 0, False) for i, token in enumerate(tokens[at : at + BLOCK])])
-        prompts.append(len(tokens) / (time.perf_counter() - start))
-        for place in range(len(tokens), len(tokens) + _STEPS):
+        for first in range(0, len(tokens), PREFILL_BLOCK):
+            block = tokens[first : first + PREFILL_BLOCK]
+            context.evaluate([BatchToken(token, first + index, 0, False) for index, token in enumerate(block)])
+        prompt_speeds.append(len(tokens) / (time.perf_counter() - start))
+        for position in range(len(tokens), len(tokens) + _DECODE_STEPS):
             start = time.perf_counter()
-            context.evaluate([Row(tokens[0], place, 0, True)])
-            steps.append(time.perf_counter() - start)
-    same = np.mean(np.equal(expected, reference)) if reference else 1.0
-    form = Form(
+            context.evaluate([BatchToken(tokens[0], position, 0, True)])
+            step_seconds.append(time.perf_counter() - start)
+    agreement = np.mean(np.equal(best_tokens, reference)) if reference else 1.0
+    measurement = FormatMeasurement(
         name=name,
         megabytes=round(path.stat().st_size / 1e6, 1),
-        prompt_tokens_per_second=round(max(prompts), 1),
-        tokens_per_second=round(1 / sorted(steps)[len(steps) // 4], 1),
+        prompt_tokens_per_second=round(max(prompt_speeds), 1),
+        tokens_per_second=round(1 / sorted(step_seconds)[len(step_seconds) // 4], 1),
         perplexity=round(math.exp(loss), 3),
-        agreement=round(float(same), 3),
+        agreement=round(float(agreement), 3),
     )
-    return form, expected
+    return measurement, best_tokens
 
 
-def _read(context: Context, tokens: list[int]) -> tuple[float, list[int]]:
-    """The mean of the negative log-likelihoods of the tokens after the first, and which ones were expected."""
+def _evaluate_text(context: LlamaContext, tokens: list[int]) -> tuple[float, list[int]]:
+    """The mean negative log-likelihood of the tokens after the first, and the best token at each position."""
     losses: list[float] = []
-    expected: list[int] = []
-    for start in range(0, len(tokens), BLOCK):
-        rows = [Row(token, start + at, 0, True) for at, token in enumerate(tokens[start : start + BLOCK])]
-        for logits, following in zip(context.evaluate(rows), tokens[start + 1 : start + BLOCK + 1], strict=False):
+    best_tokens: list[int] = []
+    for start in range(0, len(tokens), PREFILL_BLOCK):
+        block = tokens[start : start + PREFILL_BLOCK]
+        rows = context.evaluate([BatchToken(token, start + index, 0, True) for index, token in enumerate(block)])
+        for logits, following in zip(rows, tokens[start + 1 : start + PREFILL_BLOCK + 1], strict=False):
             best = int(logits.argmax())
-            expected.append(best)
-            losses.append(
-                math.log(float(np.exp(logits - logits[best]).sum())) + float(logits[best] - logits[following])
-            )
-    return sum(losses) / len(losses), expected
+            best_tokens.append(best)
+            log_sum = math.log(float(np.exp(logits - logits[best]).sum()))
+            losses.append(log_sum + float(logits[best] - logits[following]))
+    return sum(losses) / len(losses), best_tokens
 
 
 @contextmanager
-def _scratch() -> Iterator[Path]:
-    """A folder beside where the result will lie, so that it can be renamed."""
+def _temporary_folder() -> Iterator[Path]:
+    """A folder on the same file system as the result, which is then only renamed."""
     folder = _folder() / f"making.{os.getpid()}"
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise RagfmError(
-            f"The folder {folder} can't be made: {error}", "Set XDG_CACHE_HOME to one that can."
+            f"Cannot create the folder '{folder}': {error}.", "Set XDG_CACHE_HOME to a writable folder."
         ) from error
     try:
         yield folder
@@ -196,6 +208,6 @@ def _folder() -> Path:
     return cache_folder() / "models"
 
 
-def _note(path: Path) -> Path:
-    """A pinned model is known by its hash, wherever it is installed; others by where they lie and when they changed."""
+def _record_file(path: Path) -> Path:
+    """Named after a bundled model's hash, wherever it is installed; else after the file's path, size and time."""
     return _folder() / f"{weights_sha256(path)[:32] if is_pinned(path) else file_identity(path)}.json"

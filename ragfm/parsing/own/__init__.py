@@ -1,1 +1,1 @@
-"""ragfm's own parsers, one module per format."""
+"""ragfm's own parsers: one module per text format here, the other formats in sub-packages."""

@@ -7,63 +7,63 @@ import io
 from typing import Literal
 
 from ragfm.core.errors import ParseError
-from ragfm.parsing.rendering import Parsed, Rendering
+from ragfm.parsing.rendering import MarkdownBuilder, ParsedText
 
-_SAMPLE = 4096  # characters that the sniffer sees; it takes quadratic time over quotes
+_SAMPLE = 4096  # characters for the sniffer, which takes quadratic time over quotes
 _DELIMITERS = ",;\t|"
-_LONGEST = 131_072  # characters of a field: csv's own limit, which is the whole process's, so that others may raise it
+_MAX_FIELD = 131_072  # characters; csv's default limit, which other code in the process may have raised
 
 
-def read_csv(text: str, name: str) -> Parsed:
-    """The rows as one Markdown table, whose first row is the header. Metadata: `rows`, without the header."""
-    return _read(text, name, tabs=False)
+def read_csv(text: str, name: str) -> ParsedText:
+    """Return the rows as one Markdown table whose first row is the header. Metadata: `rows`, without the header."""
+    return _read(text, name, prefer_tabs=False)
 
 
-def read_tsv(text: str, name: str) -> Parsed:
-    """The same for values between tabs."""
-    return _read(text, name, tabs=True)
+def read_tsv(text: str, name: str) -> ParsedText:
+    """The same for values separated by tabs."""
+    return _read(text, name, prefer_tabs=True)
 
 
-def _read(text: str, name: str, *, tabs: bool) -> Parsed:
-    lines = text.replace("\r", "\n")
-    delimiter = _delimiter(lines, tabs=tabs)
+def _read(text: str, name: str, *, prefer_tabs: bool) -> ParsedText:
+    text = text.replace("\r", "\n")
+    delimiter = _find_delimiter(text, prefer_tabs=prefer_tabs)
     try:
-        rows = _rows(lines, delimiter, csv.QUOTE_MINIMAL)
-    except csv.Error:  # a quote that never ends swallows the rest
+        rows = _rows(text, delimiter, csv.QUOTE_MINIMAL)
+    except csv.Error:  # an unclosed quote makes the rest of the file one field
         try:
-            rows = _rows(lines, delimiter, csv.QUOTE_NONE)
+            rows = _rows(text, delimiter, csv.QUOTE_NONE)
         except csv.Error as error:
-            raise ParseError(f"{name} can't be read as a table: {error}.") from error
+            raise ParseError(f"{name} cannot be read as a table: {error}.") from error
     if not rows:
-        return Parsed("")
-    rendering = Rendering()
-    rendering.table(rows)
-    return rendering.finish({"rows": len(rows) - 1})
+        return ParsedText("")
+    builder = MarkdownBuilder()
+    builder.add_table(rows)
+    return builder.build({"rows": len(rows) - 1})
 
 
 def _rows(text: str, delimiter: str, quoting: Literal[0, 3]) -> list[list[str]]:
-    # Of the sniffed dialect the delimiter alone is taken: it denies doubled quotes wherever its sample has none.
+    # Only the delimiter comes from the sniffer: its dialect has no doubled quotes where the sample has none.
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, skipinitialspace=True, quoting=quoting)
     rows = []
     for row in reader:
-        if any(len(field) > _LONGEST for field in row):
-            raise csv.Error(f"field larger than field limit ({_LONGEST})")
+        if any(len(field) > _MAX_FIELD for field in row):
+            raise csv.Error(f"field larger than field limit ({_MAX_FIELD})")
         if any(map(str.strip, row)):
             rows.append(row)
     return rows
 
 
-def _delimiter(text: str, *, tabs: bool) -> str:
+def _find_delimiter(text: str, *, prefer_tabs: bool) -> str:
     sample = text[:_SAMPLE]
     if len(text) > _SAMPLE:
         sample = sample[: sample.rfind("\n") + 1] or sample
-    first = sample.strip("\n").partition("\n")[0]
-    if tabs and "\t" in first:
+    first_line = sample.strip("\n").partition("\n")[0]
+    if prefer_tabs and "\t" in first_line:
         return "\t"
     try:
         delimiter = csv.Sniffer().sniff(sample, _DELIMITERS).delimiter
     except csv.Error:
         delimiter = ""
-    if delimiter and delimiter in first:
+    if delimiter and delimiter in first_line:
         return delimiter
-    return max(_DELIMITERS, key=first.count)  # the comma where there is none
+    return max(_DELIMITERS, key=first_line.count)  # a comma where the line has no delimiter

@@ -1,4 +1,4 @@
-"""JSON: readable lines `key.path: value`; the records of a list are blocks of their own."""
+"""JSON: readable lines `key.path: value`; each record of a list is a block."""
 
 from __future__ import annotations
 
@@ -6,48 +6,51 @@ import json
 from collections.abc import Iterator
 
 from ragfm.core.errors import ParseError
-from ragfm.parsing.rendering import Parsed, Rendering, clean
+from ragfm.parsing.rendering import MarkdownBuilder, ParsedText, clean
 
-_LONGEST = 200  # characters of a value's path: a long key over many values would multiply the text
+_MAX_PATH = 200  # characters of a value's path: a long key over many values would multiply the text
 
 
-def read_json(text: str, name: str) -> Parsed:
-    """One block of lines; of a list at the top, one block per record. Nulls and empty values are left out."""
-    rendering = Rendering()
+def read_json(text: str, name: str) -> ParsedText:
+    """Return one block of lines, or one block per record of a top-level list. Nulls and empty values are left out."""
+    builder = MarkdownBuilder()
     try:
         value = json.loads(text)
-        # A list of scalars is a block of lines; a list of records is a list of blocks.
-        records = (
-            value if isinstance(value, list) and any(isinstance(item, (dict, list)) for item in value) else [value]
-        )
+        records = value if isinstance(value, list) and _has_containers(value) else [value]
         for record in records:
-            if block := "\n".join(_lines(record, "")):
-                rendering.block(clean(block))
+            block = "\n".join(_lines(record, ""))
+            if block:
+                builder.add_block(clean(block))
     except json.JSONDecodeError as error:
-        raise ParseError(f"{name} is no valid JSON: line {error.lineno}, column {error.colno}: {error.msg}.") from error
+        raise ParseError(
+            f"{name} is not valid JSON: line {error.lineno}, column {error.colno}: {error.msg}."
+        ) from error
     except (ValueError, RecursionError) as error:  # a number with too many digits; too many levels
-        raise ParseError(f"{name} can't be read as JSON: {error}.") from error
-    return rendering.finish()
+        raise ParseError(f"{name} cannot be read as JSON: {error}.") from error
+    return builder.build()
 
 
 def _lines(value: object, path: str) -> Iterator[str]:
-    path = path if len(path) <= _LONGEST else f"…{path[-_LONGEST:]}"
+    path = path if len(path) <= _MAX_PATH else f"…{path[-_MAX_PATH:]}"
     if isinstance(value, dict):
         for key, item in value.items():
             yield from _lines(item, f"{path}.{key}" if path else key)
-    elif isinstance(value, list) and any(isinstance(item, (dict, list)) for item in value):
+    elif isinstance(value, list) and _has_containers(value):
         for index, item in enumerate(value):
             yield from _lines(item, f"{path}[{index}]")
-    elif isinstance(value, list):
-        words = [_word(item) for item in value]
-        joint = ", " if path else "\n"
-        if joined := joint.join(word for word in words if word):
-            yield f"{path}: {joined}" if path else joined
-    elif word := _word(value):
-        yield f"{path}: {word}" if path else word
+    else:
+        scalars = value if isinstance(value, list) else [value]
+        separator = ", " if path else "\n"
+        text = separator.join(filter(None, map(_scalar_text, scalars)))
+        if text:
+            yield f"{path}: {text}" if path else text
 
 
-def _word(value: object) -> str:
+def _has_containers(items: list[object]) -> bool:
+    return any(isinstance(item, (dict, list)) for item in items)
+
+
+def _scalar_text(value: object) -> str:
     if value is None:
         return ""
     if isinstance(value, str):

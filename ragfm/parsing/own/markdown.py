@@ -1,4 +1,4 @@
-"""Markdown: the text stays as it is; marks come from the block structure of CommonMark and GitHub's tables."""
+"""Markdown: the text is unchanged; marks follow the block structure of CommonMark and GitHub's tables."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import yaml
 
 from ragfm.core.types import Mark, Scalar
-from ragfm.parsing.rendering import Parsed, clean
+from ragfm.parsing.rendering import ParsedText, clean
 
 if TYPE_CHECKING:
     from markdown_it import MarkdownIt
@@ -20,37 +20,33 @@ if TYPE_CHECKING:
 
 _FRONT_MATTER = re.compile(r"---[ \t]*\n(.*?)^(?:---|\.\.\.)[ \t]*(?:\n|\Z)", re.DOTALL | re.MULTILINE)
 _MAX_FRONT_MATTER = 1 << 16  # characters; YAML parsers are slow, and nobody writes more by hand
-_KEY = re.compile(r"\s*(?:#.*\n\s*)*[\w-]+[ \t]*:(?:\s|$)")
+_YAML_KEY = re.compile(r"\s*(?:#.*\n\s*)*[\w-]+[ \t]*:(?:\s|$)")
 
 
-def read_markdown(text: str, name: str) -> Parsed:
-    """The text itself, with marks for headings, tables and code; scalars of YAML front matter become metadata."""
-    metadata, begin = _front_matter(text)
-    marks = _marks(text, begin)
-    title = next((mark.value for mark in marks if mark.level == 1), "")
-    if title and "title" not in metadata:
-        metadata["title"] = title
-    return Parsed(text, tuple(marks), metadata)
+def read_markdown(text: str, name: str) -> ParsedText:
+    """Return the text with marks for headings, tables and code; scalars of YAML front matter become metadata."""
+    metadata, body_start = _front_matter(text)
+    return ParsedText(text, tuple(_marks(text, body_start)), metadata).with_title()
 
 
 def _front_matter(text: str) -> tuple[dict[str, Scalar], int]:
     """Metadata, and where the Markdown begins."""
-    found = _FRONT_MATTER.match(text)
-    if not found or found.end() > _MAX_FRONT_MATTER:
+    match = _FRONT_MATTER.match(text)
+    if not match or match.end() > _MAX_FRONT_MATTER:
         return {}, 0
     try:
-        values = yaml.safe_load(found[1])
+        values = yaml.safe_load(match[1])
     except (yaml.YAMLError, ValueError, RecursionError):  # ValueError: a date that does not exist
-        # Written by hand, it is often no valid YAML; still it's no part of the prose.
-        return {}, found.end() if _KEY.match(found[1]) else 0
+        # Handwritten front matter is often invalid YAML, but it is still not part of the text.
+        return {}, match.end() if _YAML_KEY.match(match[1]) else 0
     if not isinstance(values, dict):
         return {}, 0
     scalars = {clean(str(key)): _scalar(value) for key, value in values.items()}
-    return {key: value for key, value in scalars.items() if value is not None}, found.end()
+    return {key: value for key, value in scalars.items() if value is not None}, match.end()
 
 
 def _scalar(value: object) -> Scalar | None:
-    if isinstance(value, datetime.date):  # a datetime is one, too
+    if isinstance(value, datetime.date):  # includes datetime
         return value.isoformat()
     if isinstance(value, str):
         return clean(value)
@@ -60,23 +56,23 @@ def _scalar(value: object) -> Scalar | None:
 
 
 def _marks(text: str, begin: int) -> list[Mark]:
-    # A lone carriage return ends a line in CommonMark; put in its place, a line feed moves no offset.
-    lines = text[begin:].replace("\r", "\n")
-    starts = list(accumulate((len(line) + 1 for line in lines.split("\n")), initial=begin))
+    # A lone carriage return ends a line in CommonMark; replacing it by a line feed moves no offset.
+    markdown = text[begin:].replace("\r", "\n")
+    line_starts = list(accumulate((len(line) + 1 for line in markdown.split("\n")), initial=begin))
 
     def span(first: int, last: int) -> tuple[int, int]:
-        return starts[first], min(starts[last] - 1, len(text))
+        return line_starts[first], min(line_starts[last] - 1, len(text))
 
     marks = []
-    tokens = _block_parser().parse(lines)
+    tokens = _block_parser().parse(markdown)
     for index, token in enumerate(tokens):
         if token.map is None or token.type not in {"heading_open", "table_open", "fence", "code_block"}:
             continue
         start, end = span(*token.map)
         if token.type == "heading_open":
-            words = tokens[index + 1].content.strip()
-            if token.level == 0 and words:  # one in a list or a quotation structures nothing
-                marks.append(Mark("heading", start, end, " ".join(words.split()), int(token.tag[1:])))
+            title = tokens[index + 1].content.strip()
+            if token.level == 0 and title:  # headings in lists and quotations do not structure the document
+                marks.append(Mark("heading", start, end, " ".join(title.split()), int(token.tag[1:])))
         elif token.type == "table_open":
             _, header_end = span(token.map[0], token.map[0] + 2)
             marks.append(Mark("table", start, end, text[start:header_end]))
@@ -87,18 +83,18 @@ def _marks(text: str, begin: int) -> list[Mark]:
 
 @cache
 def _block_parser() -> MarkdownIt:
-    """Block structure alone: inline parsing would take most of the time, and the text stays as it is anyway."""
+    """Block structure only: inline parsing would take most of the time, and the text is not changed anyway."""
     from markdown_it import MarkdownIt
 
     parser = MarkdownIt("commonmark").enable("table")
     parser.core.ruler.enableOnly(["normalize", "block"])
-    parser.block.ruler.disable("reference")  # costly, and it marks nothing
-    parser.block.ruler.at("table", _table, {"alt": ["paragraph", "reference"]})
+    parser.block.ruler.disable("reference")  # slow, and not needed for marks
+    parser.block.ruler.at("table", _table_rule, {"alt": ["paragraph", "reference"]})
     return parser
 
 
-def _table(state: StateBlock, start: int, end: int, silent: bool) -> bool:
-    """Where a table is. The parser's own rule begins it; from there on it would make three tokens of each cell."""
+def _table_rule(state: StateBlock, start: int, end: int, silent: bool) -> bool:
+    """The extent of a table. markdown-it's rule finds its start, but would then create three tokens per cell."""
     from markdown_it.rules_block import table
 
     if not table(state, start, end, True):
@@ -116,6 +112,6 @@ def _table(state: StateBlock, start: int, end: int, silent: bool) -> bool:
 def _is_row(state: StateBlock, line: int, end: int) -> bool:
     if state.sCount[line] < state.blkIndent or state.isEmpty(line) or state.is_code_block(line):
         return False
-    if state.src[state.bMarks[line] + state.tShift[line]] == "|":  # no other block begins so
+    if state.src[state.bMarks[line] + state.tShift[line]] == "|":  # no other block begins with it
         return True
     return not any(rule(state, line, end, True) for rule in state.md.block.ruler.getRules("blockquote"))

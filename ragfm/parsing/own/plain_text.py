@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from ragfm.parsing.rendering import Parsed
+from ragfm.parsing.rendering import ParsedText
 
 
-def read_text(text: str, name: str) -> Parsed:
-    """The text as it is."""
-    return Parsed(text)
+def read_text(text: str, name: str) -> ParsedText:
+    """Return the text unchanged."""
+    return ParsedText(text)

@@ -1,4 +1,4 @@
-"""Source code, character for character; definitions are its headings, so that each is a passage with its path."""
+"""Source code, character for character; definitions are headings, so that each is a passage with its path."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from ragfm.core.types import Mark
-from ragfm.parsing.rendering import Parsed
+from ragfm.parsing.rendering import ParsedText
 
 if TYPE_CHECKING:
     from tree_sitter import Node, Parser
@@ -39,7 +39,7 @@ GRAMMARS = {
     ".sh": ("shell", "tree_sitter_bash", "language"),
     ".bash": ("shell", "tree_sitter_bash", "language"),
 }
-"""By suffix: the language, the package with its grammar, and the function there that gives it."""
+"""By suffix: the language, the package of its grammar, and the function there that returns the grammar."""
 
 _DEFINITION = re.compile(
     r"(?:abstract_)?(?:function|method|class|interface|struct|enum|union|trait|impl|mod|module|namespace|constructor"
@@ -48,34 +48,33 @@ _DEFINITION = re.compile(
 )
 _WRAPPERS = frozenset({"decorated_definition", "export_statement", "template_declaration", "type_declaration"})
 _MAX_LEVEL = 6
-_MAX_COMMENT = 8  # lines of comment that are kept together with the definition below
-_MAX_REST = 80  # characters of the line that stands for code outside of definitions
+_MAX_COMMENT_LINES = 8  # of comment that belong to the definition below
+_MAX_HEADING = 80  # characters of the line that is the heading of code outside of definitions
 
 
-def read_code(text: str, name: str) -> Parsed:
-    """The text itself, with a mark for the whole and one for each definition; without tree-sitter, for the whole."""
+def read_code(text: str, name: str) -> ParsedText:
+    """Return the text with one mark for all code and one for each definition (only the former without tree-sitter)."""
     suffix = PurePosixPath(urlsplit(name).path).suffix.lower()
     if suffix not in GRAMMARS:
-        return Parsed(text)
+        return ParsedText(text)
     language = GRAMMARS[suffix][0]
     begin, end = len(text) - len(text.lstrip()), len(text.rstrip())
     begin = text.rfind("\n", 0, begin) + 1
     if begin >= end:
-        return Parsed("")
+        return ParsedText("")
     marks = [Mark("code", begin, end, language)]
-    parser = _parser(suffix)
+    parser = _load_parser(suffix)
     if parser is not None:
         data = text.encode("utf-8", "surrogatepass")
         tree = parser.parse(data)
-        places = _Places(text, data)
-        marks += _marks(tree.root_node, places, text)
+        marks += _headings(tree.root_node, _CharacterOffsets(text, data), text)
     marks.sort(key=lambda mark: (mark.start, -mark.end))
-    return Parsed(text, tuple(marks))
+    return ParsedText(text, tuple(marks))
 
 
 @cache
-def _parser(suffix: str) -> Parser | None:
-    """The parser of a language; None where it isn't installed."""
+def _load_parser(suffix: str) -> Parser | None:
+    """The tree-sitter parser of a language; None where it is not installed."""
     _, package, function = GRAMMARS[suffix]
     try:
         tree_sitter = import_module("tree_sitter")
@@ -86,108 +85,99 @@ def _parser(suffix: str) -> Parser | None:
     return parser
 
 
-class _Places:
-    """From bytes of UTF-8 to characters, line by line."""
+class _CharacterOffsets:
+    """Converts offsets in UTF-8 bytes to offsets in characters, line by line."""
 
     def __init__(self, text: str, data: bytes) -> None:
-        self._ascii = len(text) == len(data)
+        self._is_ascii = len(text) == len(data)
         self._data = data
-        self._lines = [0]
-        self._starts = [0]
-        if not self._ascii:
-            at = 0
+        self._byte_starts = [0]  # of each line
+        self._character_starts = [0]
+        if not self._is_ascii:
+            offset = 0
             for line in data.split(b"\n"):
-                at += len(line) + 1
-                self._lines.append(at)
-                self._starts.append(self._starts[-1] + len(line.decode("utf-8", "surrogatepass")) + 1)
+                offset += len(line) + 1
+                self._byte_starts.append(offset)
+                length = len(line.decode("utf-8", "surrogatepass")) + 1
+                self._character_starts.append(self._character_starts[-1] + length)
 
-    def of(self, row: int, column: int, position: int) -> int:
-        """The character at a byte, whose line and column in bytes are known."""
-        if self._ascii:
-            return position
-        start = self._lines[row]
-        return self._starts[row] + len(self._data[start : start + column].decode("utf-8", "surrogatepass"))
+    def at(self, row: int, column: int, offset: int) -> int:
+        """The character at a byte offset with the given line, and column in bytes."""
+        if self._is_ascii:
+            return offset
+        start = self._byte_starts[row]
+        return self._character_starts[row] + len(self._data[start : start + column].decode("utf-8", "surrogatepass"))
 
 
-def _marks(root: Node, places: _Places, text: str) -> Iterator[Mark]:
-    """A heading per definition, and one for what follows a definition at the outermost level."""
-    after = False  # whether code stands outside, after a definition
-    for level, whole, name in _definitions(root):
-        if not name:
-            if after:
-                yield from _rest(whole, places, text)
-            after = False
+def _headings(root: Node, offsets: _CharacterOffsets, text: str) -> Iterator[Mark]:
+    """A heading per definition, and one for the code that follows a definition at the outermost level."""
+    after_definition = False
+    for level, node, name in _definitions(root):
+        if name is None and not after_definition:
             continue
-        after = True
-        start = places.of(whole.start_point[0], whole.start_point[1], whole.start_byte)
-        line = text.rfind("\n", 0, start) + 1
-        if text[line:start].strip():
-            continue  # it begins within a line, as what is passed to a function does
-        value = _text_of(name)
-        end = text.find("\n", text.find(value, start))
-        first = _first_comment(whole)
-        begin = places.of(first.start_point[0], 0, first.start_byte - first.start_point[1])
-        yield Mark("heading", begin, len(text) if end < 0 else end, value, level)
+        start = offsets.at(node.start_point[0], node.start_point[1], node.start_byte)
+        line_start = text.rfind("\n", 0, start) + 1
+        after_definition = name is not None
+        if name is None:
+            end = text.find("\n", start)
+            end = len(text) if end < 0 else end
+            title = " ".join(text[start:end].split())
+            if title and len(title) <= _MAX_HEADING and line_start == start:
+                yield Mark("heading", start, start + len(text[start:end].rstrip()), title, 1)
+            continue
+        if text[line_start:start].strip():
+            continue  # it begins within a line, such as a function passed as an argument
+        title = " ".join((name.text or b"").decode("utf-8", "replace").split())
+        end = text.find("\n", text.find(title, start))
+        first = _first_comment(node)
+        begin = offsets.at(first.start_point[0], 0, first.start_byte - first.start_point[1])
+        yield Mark("heading", begin, len(text) if end < 0 else end, title, level)
 
 
 def _first_comment(node: Node) -> Node:
-    """The first of the few lines of comment right above a definition, else the definition."""
+    """The first of the comment lines directly above a definition, else the definition."""
     first = node
     while (above := first.prev_named_sibling) is not None and above.type.endswith("comment"):
         row, column = above.start_point
-        touches = above.end_point[0] + (above.end_point[1] > 0) >= first.start_point[0]
-        if not touches or column != node.start_point[1] or node.start_point[0] - row > _MAX_COMMENT:
+        is_adjacent = above.end_point[0] + (above.end_point[1] > 0) >= first.start_point[0]
+        if not is_adjacent or column != node.start_point[1] or node.start_point[0] - row > _MAX_COMMENT_LINES:
             break
         first = above
     return first
 
 
-def _rest(node: Node, places: _Places, text: str) -> Iterator[Mark]:
-    start = places.of(node.start_point[0], node.start_point[1], node.start_byte)
-    end = text.find("\n", start)
-    end = len(text) if end < 0 else end
-    words = " ".join(text[start:end].split())
-    if words and len(words) <= _MAX_REST and text.rfind("\n", 0, start) + 1 == start:
-        yield Mark("heading", start, start + len(text[start:end].rstrip()), words, 1)
-
-
 def _definitions(root: Node) -> Iterator[tuple[int, Node, Node | None]]:
-    """Level, node and name of the definitions in order; no name for other code at the outermost level."""
-    stack = [(1, node, node) for node in reversed(root.named_children)]
+    """Level, node and name of the definitions in order; other code at the outermost level has no name."""
+    stack = [(1, node, node) for node in reversed(root.named_children)]  # level, node, node with its wrappers
     while stack:
-        level, node, whole = stack.pop()
-        name = _name(node)
-        has_body = node.child_by_field_name("body") is not None or node.type == "type_spec"
-        is_definition = name is not None and has_body
+        level, node, outer = stack.pop()
+        name = _name_of(node)
+        body = node.child_by_field_name("body")
+        is_definition = name is not None and (body is not None or node.type == "type_spec")
         if is_definition and _DEFINITION.match(node.type):
-            yield min(level, _MAX_LEVEL), whole, name
-        elif node.type in _WRAPPERS and (inner := _wrapped(node)):
-            stack += [(level, definition, whole) for definition in reversed(inner)]
+            yield min(level, _MAX_LEVEL), outer, name
+        elif node.type in _WRAPPERS and (wrapped := _wrapped_definitions(node)):
+            stack += [(level, definition, outer) for definition in reversed(wrapped)]
             continue
         elif level == 1 and node.type != "comment":
             yield 1, node, None
             continue
-        body = node.child_by_field_name("body")
         if body is not None and is_definition:
             stack += [(level + 1, inner, inner) for inner in reversed(body.named_children)]
         elif level > 1 and body is not None:
             stack += [(level, inner, inner) for inner in reversed(body.named_children)]
 
 
-def _wrapped(node: Node) -> list[Node]:
-    """The definitions in what only adds to them: decorators, `export`, type parameters."""
+def _wrapped_definitions(node: Node) -> list[Node]:
+    """The definitions below decorators, `export` or type parameters."""
     return [inner for inner in node.named_children if inner.type in _WRAPPERS or _DEFINITION.match(inner.type)]
 
 
-def _name(node: Node) -> Node | None:
+def _name_of(node: Node) -> Node | None:
     for field in ("name", "declarator", "type"):
-        found = node.child_by_field_name(field)
-        while found is not None and (inner := found.child_by_field_name("declarator")) is not None:
-            found = inner  # C has the name within what it declares
-        if found is not None:
-            return found
+        name = node.child_by_field_name(field)
+        while name is not None and (inner := name.child_by_field_name("declarator")) is not None:
+            name = inner  # in C, the name is nested in declarators
+        if name is not None:
+            return name
     return None
-
-
-def _text_of(node: Node) -> str:
-    return " ".join((node.text or b"").decode("utf-8", "replace").split())

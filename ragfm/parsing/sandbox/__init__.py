@@ -1,1 +1,8 @@
-"""Parsing in confined worker processes."""
+"""Parsing in confined worker processes, so that a hostile or damaged document harms nothing else.
+
+worker_pool        the public part: hands documents to worker processes, returns futures
+worker_process     one worker, seen from the parent: start, watch, stop
+worker_protocol    the messages between the two
+worker_main        the worker itself
+confinement        what the worker gives up before it reads the first document
+"""

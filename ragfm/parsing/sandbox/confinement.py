@@ -1,7 +1,7 @@
-"""What a process that reads other people's files gives up before it reads the first one; see docs/security.md.
+"""What a worker process gives up before it reads the first document; see docs/security.md.
 
-Linux has the means, each its own: limits of resources, namespaces, Landlock, a filter of system calls. Where one is
-missing (an old kernel, a container that forbids it) the others still hold, and the worker tells which do.
+Linux offers independent protections: resource limits, namespaces, Landlock, a filter of system calls. Where one is not
+available (an old kernel, a container that forbids it), the others still hold, and the worker reports which are active.
 """
 
 from __future__ import annotations
@@ -14,90 +14,97 @@ import resource
 import signal
 import struct
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 
-SPARE = 192 << 20
-"""Bytes that a process may ask for beyond its limit of resident memory: stacks, and what is asked for and not used."""
-_LARGEST_FILE = 512 << 20
-_FILES = 256
+SPARE_MEMORY = 192 << 20
+"""Bytes that a process may allocate beyond its limit of resident memory: stacks, and memory that is never touched."""
+_MAX_FILE_SIZE = 512 << 20  # bytes
+_MAX_OPEN_FILES = 256
 
-_PDEATHSIG, _SECCOMP, _NO_NEW_PRIVS = 1, 22, 38  # prctl
-_NEWUSER, _NEWNET, _NEWIPC = 0x10000000, 0x40000000, 0x08000000
-_CAPABILITIES, _READ_ANY = 0x20080522, 1 << 2  # _LINUX_CAPABILITY_VERSION_3, CAP_DAC_READ_SEARCH
+_PR_SET_PDEATHSIG, _PR_SET_SECCOMP, _PR_SET_NO_NEW_PRIVS = 1, 22, 38
+_CLONE_NEWUSER, _CLONE_NEWNET, _CLONE_NEWIPC = 0x10000000, 0x40000000, 0x08000000
+_CAPABILITY_VERSION = 0x20080522  # _LINUX_CAPABILITY_VERSION_3
+_CAP_DAC_READ_SEARCH = 1 << 2
 
 # Landlock, https://docs.kernel.org/userspace-api/landlock.html
-_CREATE, _ADD, _RESTRICT = 444, 445, 446  # system calls, the same on all machines
-_READ, _WRITE_FILE = 0b1101, 0b10 | 1 << 14  # execute, read files and folders; write and cut files
-_FILE_RIGHTS = 0b111 | 1 << 14 | 1 << 15
-_FS_RIGHTS = (13, 14, 15, 15, 16)  # how many rights there are in each version; 16 from the fifth on
-_SYSTEM = ("/usr", "/lib", "/lib32", "/lib64", "/bin", "/sbin", "/opt", "/nix/store", "/proc", "/sys/fs/cgroup",
-           "/sys/devices/system", "/etc/alternatives", "/etc/fonts", "/etc/ld.so.cache", "/etc/ld.so.conf",
-           "/etc/ld.so.conf.d", "/etc/libreoffice", "/etc/localtime", "/etc/magic", "/etc/mime.types",
-           "/var/cache/fontconfig", "/var/lib/libreoffice", "/var/spool/libreoffice",
-           "/dev/urandom", "/dev/random", "/dev/zero")  # fmt: skip
+_CREATE_RULESET, _ADD_RULE, _RESTRICT_SELF = 444, 445, 446  # system calls, the same on all machines
+_READ = 0b1101  # execute, read files and folders
+_WRITE_FILE = 0b10 | 1 << 14  # write and truncate files
+_FILE_RIGHTS = 0b111 | 1 << 14 | 1 << 15  # rights that apply to files; all others apply to folders
+_DEVICE_RIGHTS = 1 << 6 | 1 << 11  # create character and block devices
+_RIGHTS_BY_VERSION = (13, 14, 15, 15, 16)  # number of file system rights in each version; 16 from the fifth on
+_READABLE_SYSTEM_PATHS = (
+    *("/usr", "/lib", "/lib32", "/lib64", "/bin", "/sbin", "/opt", "/nix/store"),
+    *("/proc", "/sys/fs/cgroup", "/sys/devices/system"),
+    *("/etc/alternatives", "/etc/fonts", "/etc/ld.so.cache", "/etc/ld.so.conf", "/etc/ld.so.conf.d"),
+    *("/etc/libreoffice", "/etc/localtime", "/etc/magic", "/etc/mime.types"),
+    *("/var/cache/fontconfig", "/var/lib/libreoffice", "/var/spool/libreoffice"),
+    *("/dev/urandom", "/dev/random", "/dev/zero"),
+)
 
-# Refused to a worker: connections, and what reaches into other processes or the kernel.
-_CALLS = ("socket", "connect", "ptrace", "process_vm_readv", "process_vm_writev", "mount", "umount2", "unshare",
-          "setns", "bpf", "perf_event_open", "keyctl", "userfaultfd", "io_uring_setup", "pidfd_getfd")  # fmt: skip
-# By machine: its number, those of the calls, and of `access` where its argument is that says what is asked for.
+# System calls that are refused: connections, and calls that reach into other processes or the kernel.
+_REFUSED_CALLS = (
+    *("socket", "connect", "ptrace", "process_vm_readv", "process_vm_writev", "mount", "umount2", "unshare"),
+    *("setns", "bpf", "perf_event_open", "keyctl", "userfaultfd", "io_uring_setup", "pidfd_getfd"),
+)
+# By machine: its audit number, the numbers of the refused calls, and the number of `access` (or `faccessat`) with the
+# offset of its `mode` argument in `struct seccomp_data`.
 _MACHINES = {
     "x86_64": (0xC000003E, (41, 42, 101, 310, 311, 165, 166, 272, 308, 321, 298, 250, 323, 425, 438), (21, 24)),
     "aarch64": (0xC00000B7, (198, 203, 117, 270, 271, 40, 39, 97, 268, 280, 241, 219, 282, 425, 438), (48, 32)),
 }
-_UNIX = 1  # AF_UNIX
-_MAY_WRITE = 2  # W_OK
+_AF_UNIX = 1
+_W_OK = 2
 
 
 def confine(folder: str, readable: Sequence[str], memory: int, parent: int) -> list[str]:
-    """Give up all but reading what is `readable` and writing in `folder`; gives the means that worked.
+    """Give up everything except reading `readable` paths and writing in `folder`. Returns the active protections.
 
-    The process ends with its parent. There must be no other thread in it yet.
+    `memory` is the limit in bytes. The process ends with its parent process. It must not have other threads yet.
     """
     steps: dict[str, Callable[[], None]] = {
-        "limits": lambda: _limit(memory),
+        "limits": lambda: _set_limits(memory),
         "namespaces": _leave_namespaces,
         "capabilities": _drop_capabilities,
-        "landlock": lambda: _lock_files(folder, readable),
-        "seccomp": _filter_calls,
-        "parent": lambda: _die_with(parent),  # after all that changes credentials, which would undo it
+        "landlock": lambda: _restrict_files(folder, readable),
+        "seccomp": _filter_system_calls,
+        "parent": lambda: _end_with_parent(parent),  # last: changes of credentials would reset it
     }
-    done = []
+    active = []
     for name, step in steps.items():
         with contextlib.suppress(OSError, ValueError, AttributeError):
             step()
-            done.append(name)
-    return done
+            active.append(name)
+    return active
 
 
-def limit_memory(bytes_: int) -> None:
-    """Let memory run out at about so many bytes."""
+# --- Limits ------------------------------------------------------------------------------------------------------
+
+
+def limit_memory(max_bytes: int) -> None:
+    """Make allocations fail beyond about this many bytes."""
     hard = resource.getrlimit(resource.RLIMIT_DATA)[1]
-    most = bytes_ + SPARE
-    resource.setrlimit(resource.RLIMIT_DATA, (most if hard == resource.RLIM_INFINITY else min(most, hard), hard))
+    limit = max_bytes + SPARE_MEMORY
+    resource.setrlimit(resource.RLIMIT_DATA, (limit if hard == resource.RLIM_INFINITY else min(limit, hard), hard))
 
 
-def limit_seconds(seconds: float) -> None:
-    """Let the process be ended once it has used so many more seconds of its processors."""
-    used = resource.getrusage(resource.RUSAGE_SELF)
-    soft = int(used.ru_utime + used.ru_stime + seconds * (os.cpu_count() or 1)) + 1
-    hard = resource.getrlimit(resource.RLIMIT_CPU)[1]
-    resource.setrlimit(resource.RLIMIT_CPU, (soft if hard == resource.RLIM_INFINITY else min(soft, hard), hard))
-
-
-def _limit(memory: int) -> None:
+def _set_limits(memory: int) -> None:
     limit_memory(memory)
-    for what, most in (
+    for kind, limit in (
         (resource.RLIMIT_CORE, 0),
-        (resource.RLIMIT_FSIZE, _LARGEST_FILE),
-        (resource.RLIMIT_NOFILE, _FILES),
+        (resource.RLIMIT_FSIZE, _MAX_FILE_SIZE),
+        (resource.RLIMIT_NOFILE, _MAX_OPEN_FILES),
     ):
-        hard = resource.getrlimit(what)[1]
-        resource.setrlimit(what, (most, most) if hard == resource.RLIM_INFINITY else (min(most, hard),) * 2)
+        hard = resource.getrlimit(kind)[1]
+        resource.setrlimit(kind, (limit, limit) if hard == resource.RLIM_INFINITY else (min(limit, hard),) * 2)
+
+
+# --- Namespaces and capabilities ---------------------------------------------------------------------------------
 
 
 def _libc() -> ctypes.CDLL:
     if sys.platform != "linux":
-        raise OSError("no Linux")
+        raise OSError("not Linux")
     return ctypes.CDLL(None, use_errno=True)
 
 
@@ -108,9 +115,9 @@ def _check(result: int) -> int:
 
 
 def _leave_namespaces() -> None:
-    """A network without a way out. Root needs no namespace of users for it, and keeps its files readable without."""
+    """Enter an empty network namespace. Root needs no user namespace for that, and keeps access to its files."""
     user, group = os.geteuid(), os.getegid()
-    _check(_libc().unshare((_NEWUSER if user else 0) | _NEWNET | _NEWIPC))
+    _check(_libc().unshare((_CLONE_NEWUSER if user else 0) | _CLONE_NEWNET | _CLONE_NEWIPC))
     if user:
         for name, text in (("setgroups", "deny"), ("uid_map", f"{user} {user} 1"), ("gid_map", f"{group} {group} 1")):
             with open(f"/proc/self/{name}", "w") as file:  # noqa: PTH123
@@ -118,94 +125,102 @@ def _leave_namespaces() -> None:
 
 
 def _drop_capabilities() -> None:
-    """Of root's powers, or those in a namespace of its own, only the reading of files is kept."""
-    permitted = _READ_ANY if not os.geteuid() else 0
-    header, data = struct.pack("=Ii", _CAPABILITIES, 0), struct.pack("=6I", permitted, permitted, 0, 0, 0, 0)
-    if _libc().capset(header, data) < 0:  # what isn't had can't be kept
+    """Keep no capability of root, or of the user namespace, except reading files."""
+    permitted = _CAP_DAC_READ_SEARCH if not os.geteuid() else 0
+    header = struct.pack("=Ii", _CAPABILITY_VERSION, 0)
+    data = struct.pack("=6I", permitted, permitted, 0, 0, 0, 0)
+    if _libc().capset(header, data) < 0:  # the process does not have the capability to keep
         _check(_libc().capset(header, bytes(24)))
 
 
-def _lock_files(folder: str, readable: Sequence[str]) -> None:
+# --- Landlock ----------------------------------------------------------------------------------------------------
+
+
+def _restrict_files(folder: str, readable: Sequence[str]) -> None:
     libc = _libc()
-    version = _check(libc.syscall(_CREATE, None, ctypes.c_size_t(0), 1))
-    every = (1 << _FS_RIGHTS[min(version, len(_FS_RIGHTS)) - 1]) - 1
-    attributes = struct.pack("=3Q", every, 0b11 if version >= 4 else 0, 0b11 if version >= 6 else 0)
+    version = _check(libc.syscall(_CREATE_RULESET, None, ctypes.c_size_t(0), 1))
+    all_rights = (1 << _RIGHTS_BY_VERSION[min(version, len(_RIGHTS_BY_VERSION)) - 1]) - 1
+    # Rights on files, on TCP ports, and scopes (abstract sockets, signals); older kernels know a shorter structure.
+    attributes = struct.pack("=3Q", all_rights, 0b11 if version >= 4 else 0, 0b11 if version >= 6 else 0)
     size = 8 if version < 4 else 16 if version < 6 else 24
-    rules = _check(libc.syscall(_CREATE, attributes, ctypes.c_size_t(size), 0))
-    try:
-        for path, rights in _rights(folder, readable, every):
-            with contextlib.suppress(FileNotFoundError, NotADirectoryError, PermissionError):
-                _allow(libc, rules, path, rights)
-        _check(libc.prctl(_NO_NEW_PRIVS, 1, 0, 0, 0))
-        _check(libc.syscall(_RESTRICT, rules, 0))
-    finally:
-        os.close(rules)
-
-
-def _rights(folder: str, readable: Iterable[str], every: int) -> list[tuple[str, int]]:
-    own = every & ~(1 << 6 | 1 << 11)  # no devices
-    return [
-        *((path, _READ) for path in (*_SYSTEM, *readable)),
-        ("/dev/null", _READ | _WRITE_FILE & every),
-        (folder, own),
+    ruleset = _check(libc.syscall(_CREATE_RULESET, attributes, ctypes.c_size_t(size), 0))
+    rules = [
+        *((path, _READ) for path in (*_READABLE_SYSTEM_PATHS, *readable)),
+        ("/dev/null", _READ | _WRITE_FILE & all_rights),
+        (folder, all_rights & ~_DEVICE_RIGHTS),
     ]
+    try:
+        for path, rights in rules:
+            with contextlib.suppress(FileNotFoundError, NotADirectoryError, PermissionError):
+                _allow(libc, ruleset, path, rights)
+        _check(libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0))
+        _check(libc.syscall(_RESTRICT_SELF, ruleset, 0))
+    finally:
+        os.close(ruleset)
 
 
-def _allow(libc: ctypes.CDLL, rules: int, path: str, rights: int) -> None:
-    at = os.open(path, os.O_PATH | os.O_CLOEXEC)
+def _allow(libc: ctypes.CDLL, ruleset: int, path: str, rights: int) -> None:
+    descriptor = os.open(path, os.O_PATH | os.O_CLOEXEC)
     try:
         allowed = rights if os.path.isdir(path) else rights & _FILE_RIGHTS  # noqa: PTH112
-        _check(libc.syscall(_ADD, rules, 1, struct.pack("=Qi", allowed, at), 0))
+        _check(libc.syscall(_ADD_RULE, ruleset, 1, struct.pack("=Qi", allowed, descriptor), 0))
     finally:
-        os.close(at)
+        os.close(descriptor)
 
 
-def _filter_calls() -> None:
-    """Refuse the calls in `_CALLS` to this process and its children; sockets within the machine may be made."""
+# --- seccomp -----------------------------------------------------------------------------------------------------
+
+
+def _filter_system_calls() -> None:
+    """Refuse `_REFUSED_CALLS` to this process and its children; Unix sockets may be created."""
     if platform.machine() not in _MACHINES or struct.calcsize("P") != 8:
-        raise OSError("not on this machine")
+        raise OSError("not supported on this machine")
     libc = _libc()
-    program = b"".join(_program(*_MACHINES[platform.machine()]))
+    program = b"".join(_build_filter(*_MACHINES[platform.machine()]))
     code = ctypes.create_string_buffer(program, len(program))
 
-    class Filter(ctypes.Structure):
+    class FilterProgram(ctypes.Structure):
         _fields_ = [("length", ctypes.c_ushort), ("code", ctypes.c_void_p)]
 
-    _check(libc.prctl(_NO_NEW_PRIVS, 1, 0, 0, 0))
-    _check(libc.prctl(_SECCOMP, 2, ctypes.byref(Filter(len(program) // 8, ctypes.addressof(code))), 0, 0))
+    _check(libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0))
+    filter_program = FilterProgram(len(program) // 8, ctypes.addressof(code))
+    _check(libc.prctl(_PR_SET_SECCOMP, 2, ctypes.byref(filter_program), 0, 0))
 
 
-def _program(machine: int, numbers: Sequence[int], access: tuple[int, int]) -> list[bytes]:
-    """Instructions of BPF over `struct seccomp_data`: number at 0, machine at 4, arguments from 16 on.
+def _build_filter(machine: int, numbers: Sequence[int], access: tuple[int, int]) -> list[bytes]:
+    """BPF instructions over `struct seccomp_data`: call number at 0, machine at 4, arguments from 16 on.
 
-    To the question whether something may be written the answer is no. Landlock would let it be yes for /tmp, and
-    LibreOffice, which asks, would then fail to make a socket there instead of taking its own folder.
+    `access` with W_OK is refused, too. Landlock does not filter it, so it would report /tmp as writable, and
+    LibreOffice, which asks, would fail to create a socket there instead of using its own folder.
     """
-    calls = dict(zip(_CALLS, numbers, strict=True))
+    calls = dict(zip(_REFUSED_CALLS, numbers, strict=True))
     socket = calls.pop("socket")
-    load, equal, above, give = 0x20, 0x15, 0x35, 0x06
-    instruction: Callable[..., bytes] = struct.Struct("=HBBI").pack
-    others = list(calls.values())
-    refuse = len(others) + 6  # instructions from the first of `others` to the refusal
-    tests = [instruction(equal, refuse - at - 1, 0, number) for at, number in enumerate(others)]
+    load, equal, at_least, give = 0x20, 0x15, 0x35, 0x06
+    instruction: Callable[..., bytes] = struct.Struct("=HBBI").pack  # operation, jump if true, jump if false, operand
+    always_refused = list(calls.values())
+    refuse = len(always_refused) + 6  # instructions from the first test to the refusal
+    tests = [instruction(equal, refuse - i - 1, 0, number) for i, number in enumerate(always_refused)]
     return [
         instruction(load, 0, 0, 4),
-        instruction(equal, 0, refuse + 2, machine),  # another kind of call than this machine's
+        instruction(equal, 0, refuse + 2, machine),  # calls of another machine type
         instruction(load, 0, 0, 0),
-        instruction(above, refuse, 0, 0x40000000),  # x32, a second set of numbers
+        instruction(at_least, refuse, 0, 0x40000000),  # x32, a second set of call numbers
         *tests,
         instruction(equal, 0, 2, socket),
         instruction(load, 0, 0, 16),
-        instruction(equal, 4, 3, _UNIX),
+        instruction(equal, 4, 3, _AF_UNIX),
         instruction(equal, 0, 3, access[0]),
         instruction(load, 0, 0, access[1]),
-        instruction(equal, 0, 1, _MAY_WRITE),
-        instruction(give, 0, 0, 0x00050000 | 13),  # EACCES
-        instruction(give, 0, 0, 0x7FFF0000),
+        instruction(equal, 0, 1, _W_OK),
+        instruction(give, 0, 0, 0x00050000 | 13),  # refuse: EACCES
+        instruction(give, 0, 0, 0x7FFF0000),  # allow
     ]
 
 
-def _die_with(parent: int) -> None:
-    _check(_libc().prctl(_PDEATHSIG, signal.SIGKILL, 0, 0, 0))
+# --- Parent ------------------------------------------------------------------------------------------------------
+
+
+def _end_with_parent(parent: int) -> None:
+    _check(_libc().prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0))
     if os.getppid() != parent:
         os._exit(0)

@@ -1,78 +1,64 @@
-"""The process in which documents are parsed. It imports what parsing needs and nothing else."""
+"""The process in which documents are parsed. It imports only what parsing needs."""
 
 from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 
 from ragfm.parsing import heartbeat, parse
 from ragfm.parsing.sandbox import confinement, worker_protocol
 
-_READ = 1 << 20  # bytes at once
+_READ_SIZE = 1 << 20  # bytes
 
 
 def main(folder: str, memory: int, model_memory: int, parent: int, readable: Sequence[str]) -> None:
-    """Parse what comes on standard input, until it ends."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent says when it is over
-    into, out = _take_streams()
-    os.nice(5)  # embedding goes first where both want the same cores
+    """Parse the documents that arrive on standard input until it ends, and write the results to standard output."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides when to stop
+    # Take over both streams, so that whatever a library reads or prints does not touch the protocol.
+    source, sink = os.dup(0), os.dup(1)
+    null = os.open(os.devnull, os.O_RDWR)
+    os.dup2(null, 0)
+    os.dup2(2, 1)
+    os.close(null)
+    os.nice(5)  # embedding goes first where both need the same cores
 
     def send(message: bytes) -> None:
-        left = memoryview(message)
-        while left:
-            left = left[os.write(out, left) :]
+        unsent = memoryview(message)
+        while unsent:
+            unsent = unsent[os.write(sink, unsent) :]
 
-    def tell(model: bool) -> None:
-        if model:
+    def send_heartbeat(model_started: bool) -> None:
+        if model_started:
             confinement.limit_memory(model_memory)
-        send(worker_protocol.pack(worker_protocol.MODEL if model else worker_protocol.STEP))
+        send(worker_protocol.pack(worker_protocol.MODEL_STARTED if model_started else worker_protocol.HEARTBEAT))
 
-    means = confinement.confine(folder, readable, memory, parent)
-    heartbeat.listen(tell)
-    send(worker_protocol.pack(worker_protocol.READY, means))
-    _silence()
-    for frame in _frames(into):
-        if not _answer(frame, send):
-            return
+    protections = confinement.confine(folder, readable, memory, parent)
+    heartbeat.set_listener(send_heartbeat)
+    send(worker_protocol.pack(worker_protocol.READY, protections))
+
+    # Standard error shows why a start failed. From now on it would only get warnings of libraries.
+    null = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, 1)
+    os.dup2(null, 2)
+    os.close(null)
+
+    reader = worker_protocol.FrameReader()
+    while data := os.read(source, _READ_SIZE):
+        for frame in reader.feed(data):
+            try:
+                send(_parse(frame))
+            except MemoryError:
+                del frame
+                send(worker_protocol.pack(worker_protocol.OUT_OF_MEMORY))
+                return
 
 
-def _answer(frame: worker_protocol.Frame, send: Callable[[bytes], None]) -> bool:
-    """Whether the process is fit for another document."""
+def _parse(frame: worker_protocol.Frame) -> bytes:
+    """Return the message with the document or with the error. Raises MemoryError."""
     try:
-        try:
-            message = worker_protocol.pack_document(parse(*worker_protocol.unpack_blob(frame)))
-        except MemoryError:
-            raise
-        except Exception as error:  # a parser's own mistake is its document's failure
-            message = worker_protocol.pack_error(error)
-        send(message)
+        return worker_protocol.pack_document(parse(*worker_protocol.unpack_blob(frame)))
     except MemoryError:
-        del frame
-        send(worker_protocol.pack(worker_protocol.FULL))
-        return False
-    return True
-
-
-def _take_streams() -> tuple[int, int]:
-    """The two ends of the talk with the parent; what a library reads or prints goes nowhere near it."""
-    into, out = os.dup(0), os.dup(1)
-    nothing = os.open(os.devnull, os.O_RDWR)
-    os.dup2(nothing, 0)
-    os.dup2(2, 1)
-    os.close(nothing)
-    return into, out
-
-
-def _silence() -> None:
-    """Standard error is for what goes wrong at the start; libraries' warnings are nobody's."""
-    nothing = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nothing, 1)
-    os.dup2(nothing, 2)
-    os.close(nothing)
-
-
-def _frames(into: int) -> Iterator[worker_protocol.Frame]:
-    inbox = worker_protocol.Inbox()
-    while data := os.read(into, _READ):
-        yield from inbox.feed(data)
+        raise
+    except Exception as error:  # a bug in a parser is a failure of this document only
+        return worker_protocol.pack_error(error)

@@ -1,7 +1,7 @@
-"""Parsing in processes of its own: what a hostile or damaged document does to its parser, it does to nothing else.
+"""Parse documents in worker processes.
 
-    submit ─→ small plain text? ─→ parsed at once
-           └→ waiting ─→ a thread ⇄ its process          one thread and one process for each core, as they are needed
+    submit ─→ small plain text? ─→ parsed at once, in this process
+           └→ queue ─→ thread ⇄ worker process            one thread and one process per core, started as needed
 
 See docs/decisions/008-parsing-in-processes.md.
 """
@@ -17,199 +17,201 @@ import threading
 from collections import deque
 from concurrent.futures import Future
 from pathlib import Path
+from typing import TypeAlias
 
-from ragfm.core.errors import RagfmError, WorkerError
+from ragfm.core.errors import ParseError, RagfmError, WorkerError
 from ragfm.core.types import Blob, Document
-from ragfm.models.hardware import cpus
+from ragfm.models.hardware import usable_cpus
 from ragfm.parsing import media_type, parse
-from ragfm.parsing.sandbox.worker_process import PREFIX, Ended, Job, Limits, Process, failure
+from ragfm.parsing.sandbox.worker_process import FOLDER_PREFIX, Job, Limits, WorkerEnded, WorkerProcess
 
-PLAIN = frozenset("text/plain text/markdown text/csv text/tab-separated-values application/json".split())
-"""Media types whose parsers are Python alone, unpack nothing, follow no reference and repeat little."""
-SMALL = 64 << 10
-"""Bytes of a plain text that is parsed where it is."""
-_IDLE = 30.0  # seconds after which a process that nobody needs is ended
-_BATCH = 48 << 10  # bytes of small documents that are sent at once: what a pipe holds
-_BATCH_DOCUMENTS = 16
-_BACKLOG = 128 << 10  # bytes, waiting, that are worth another process
+PLAIN_TYPES = frozenset("text/plain text/markdown text/csv text/tab-separated-values application/json".split())
+"""Media types whose parsers are pure Python, unpack nothing, follow no references, and hardly multiply the text."""
+MAX_PLAIN = 64 << 10
+"""Size in bytes up to which plain text is parsed in this process."""
+_IDLE_SECONDS = 30.0  # after which an idle worker is stopped
+_MAX_BATCH = 48 << 10  # bytes of small documents that are sent together: what fits in a pipe
+_MAX_BATCH_DOCUMENTS = 16
+_MESSAGE_OVERHEAD = 200  # bytes per document
+_MIN_BACKLOG = 128 << 10  # bytes in the queue that justify another worker
+
+_Task: TypeAlias = tuple[Job, Future[Document]]
 
 
-class Workers:
-    """Parses documents in processes, at most `count` at a time."""
+class WorkerPool:
+    """Parses documents in up to `count` processes at a time; by default one per core, up to 8."""
 
     def __init__(self, limits: Limits | None = None, count: int | None = None) -> None:
         self._limits = limits or Limits()
-        self._count = count or min(8, len(cpus()))
-        self._change = threading.Condition()
-        self._waiting: deque[tuple[Job, Future[Document]]] = deque()
+        self._count = count or min(8, len(usable_cpus()))
+        self._changed = threading.Condition()
+        self._queue: deque[_Task] = deque()
         self._threads = 0
-        self._idle = 0
-        self._processes: set[Process] = set()
+        self._idle_threads = 0
+        self._processes: set[WorkerProcess] = set()
         self._closed = False
 
     def submit(self, blob: Blob, uri: str) -> Future[Document]:
-        """Parse a document; the result is a Document, or an error as `parse` raises it, or WorkerError.
+        """Parse a document. The future fails with what `parse` raises, or with WorkerError.
 
-        Cancelling it ends the parser, too.
+        Cancelling the future stops the parser.
         """
         future: Future[Document] = Future()
-        if _is_plain(blob, uri):
-            _settle(future, blob, uri)
+        is_archive = blob.data.startswith(b"PK")  # detecting its type means opening it, so it goes to a worker
+        is_small = len(blob.data) <= MAX_PLAIN
+        if is_small and not is_archive and media_type(blob.data, uri, blob.media_type) in PLAIN_TYPES:
+            try:
+                future.set_result(parse(blob, uri))
+            except Exception as error:  # the caller of `result` decides
+                future.set_exception(error)
             return future
         job = Job(blob, uri, lambda: not future.cancelled())
-        with self._change:
-            self._waiting.append((job, future))
-            backlog = sum(len(job.blob.data) for job, _ in self._waiting)
-            if not self._threads or (not self._idle and backlog > _BACKLOG and self._threads < self._count):
+        with self._changed:
+            self._queue.append((job, future))
+            backlog = sum(len(job.blob.data) for job, _ in self._queue)
+            may_start = not self._idle_threads and backlog > _MIN_BACKLOG and self._threads < self._count
+            if not self._threads or may_start:
                 self._threads += 1
-                threading.Thread(target=self._work, name="ragfm-parse", daemon=True).start()
-            self._change.notify()
+                threading.Thread(target=self._run, name="ragfm-parse", daemon=True).start()
+            self._changed.notify()
         return future
 
     def close(self) -> None:
-        """End all processes; what was not parsed is cancelled."""
-        with self._change:
+        """Stop all processes, and cancel what is not parsed yet."""
+        with self._changed:
             self._closed = True
-            for _, future in self._waiting:
+            for _, future in self._queue:
                 future.cancel()
-            self._waiting.clear()
+            self._queue.clear()
             processes = list(self._processes)
-            self._change.notify_all()
+            self._changed.notify_all()
         for process in processes:
-            process.end()
+            process.stop()
 
-    def forget(self) -> None:
-        """Let go of everything, in a fork of the process that all of it belongs to."""
+    def release(self) -> None:
+        """Release all processes without stopping them; for a fork of the process that they belong to."""
         for process in self._processes:
-            process.let_go()
+            process.release()
 
-    def _work(self) -> None:
-        """A thread's life: start a process, have it parse what comes, and end it when nothing does for a while."""
-        process: Process | None = None
+    def _run(self) -> None:
+        """The life of a thread: start a process, have it parse batches, and stop it once it has been idle."""
+        process: WorkerProcess | None = None
         try:
-            while batch := self._next():
-                before, process = process, None
+            while batch := self._next_batch():
+                previous, process = process, None
                 try:
-                    process = self._process(before)
-                    process = self._have_parsed(process, batch)
-                except Exception as error:  # whoever waits for a document decides, and must not wait for ever
+                    process = self._process_for_batch(previous)
+                    process = self._parse_batch(process, batch)
+                except Exception as error:  # whoever waits for a document must not wait forever
                     for _, future in batch:
-                        _fail(future, error)
+                        _set_exception(future, error)
         finally:
             if process is not None:
-                self._part_with(process)
+                self._stop(process)
 
-    def _next(self) -> list[tuple[Job, Future[Document]]]:
-        """What to parse next: one document, or several small ones. Nothing means that it's over."""
-        with self._change:
-            self._idle += 1
-            self._change.wait_for(lambda: self._waiting or self._closed, _IDLE)
-            self._idle -= 1
-            batch: list[tuple[Job, Future[Document]]] = []
-            size = 0
-            share = -(-len(self._waiting) // self._threads)
-            while self._waiting and len(batch) < min(share, _BATCH_DOCUMENTS):
-                job, future = self._waiting[0]
-                size += len(job.blob.data) + 200
-                if batch and size > _BATCH:
-                    break
-                self._waiting.popleft()
-                if not future.cancelled():
-                    batch.append((job, future))
-            if not batch and not self._waiting:
-                self._threads -= 1
-            elif not batch:
-                return self._next()
-            return batch
+    def _next_batch(self) -> list[_Task]:
+        """Wait for one document, or several small ones. An empty list ends the thread."""
+        while True:
+            with self._changed:
+                self._idle_threads += 1
+                self._changed.wait_for(lambda: self._queue or self._closed, _IDLE_SECONDS)
+                self._idle_threads -= 1
+                batch: list[_Task] = []
+                size = 0
+                share = -(-len(self._queue) // self._threads)
+                while self._queue and len(batch) < min(share, _MAX_BATCH_DOCUMENTS):
+                    job, future = self._queue[0]
+                    size += len(job.blob.data) + _MESSAGE_OVERHEAD
+                    if batch and size > _MAX_BATCH:
+                        break
+                    self._queue.popleft()
+                    if not future.cancelled():
+                        batch.append((job, future))
+                if batch:
+                    return batch
+                if not self._queue:
+                    self._threads -= 1
+                    return batch
 
-    def _process(self, before: Process | None) -> Process:
-        if before is not None and not before.worn:
-            return before
-        if before is not None:
-            self._part_with(before)
-        process = Process(self._limits)
-        with self._change:
+    def _process_for_batch(self, previous: WorkerProcess | None) -> WorkerProcess:
+        """The previous process, or a new one where it is worn."""
+        if previous is not None and not previous.is_worn:
+            return previous
+        if previous is not None:
+            self._stop(previous)
+        process = WorkerProcess(self._limits)
+        with self._changed:
             self._processes.add(process)
             closed = self._closed
         if closed:
-            self._part_with(process)
-            raise WorkerError("The processes that parse documents have been ended.")
+            self._stop(process)
+            raise WorkerError("Cannot parse the document: the worker processes have been stopped.")
         return process
 
-    def _part_with(self, process: Process) -> None:
-        with self._change:
+    def _stop(self, process: WorkerProcess) -> None:
+        with self._changed:
             self._processes.discard(process)
-        process.end()
+        process.stop()
 
-    def _have_parsed(self, process: Process, batch: list[tuple[Job, Future[Document]]]) -> Process | None:
-        """Have documents parsed, one after the other; gives the process, None where it came to its end."""
-        process.give([job for job, _ in batch])
-        for at, (job, future) in enumerate(batch):
-            fresh = process.parsed == 0
+    def _parse_batch(self, process: WorkerProcess, batch: list[_Task]) -> WorkerProcess | None:
+        """Parse documents one after the other. Returns the process, None where it ended."""
+        process.send([job for job, _ in batch])
+        for index, (job, future) in enumerate(batch):
+            is_new = process.parsed == 0
             try:
-                outcome = process.take(job)
-            except Ended as ended:
-                with self._change:
+                result = process.receive(job)
+            except WorkerEnded as ended:
+                # An earlier document may have damaged the process: then the document is retried in a new one.
+                failed = is_new or ended.document_at_fault
+                with self._changed:
                     self._processes.discard(process)
-                    # Over what came before it may be the process that was damaged: then a new one decides.
-                    again = batch[at if not (fresh or ended.certain) else at + 1 :]
-                    self._waiting.extendleft(reversed(again))
-                if fresh or ended.certain:
-                    _fail(future, failure(job.uri, str(ended)))
+                    self._queue.extendleft(reversed(batch[index + 1 if failed else index :]))
+                if failed:
+                    name = job.uri.rstrip("/").rsplit("/", 1)[-1] or job.uri
+                    _set_exception(future, ParseError(f"{name} cannot be parsed: {ended}."))
                 return None
-            if isinstance(outcome, RagfmError):
-                _fail(future, outcome)
+            if isinstance(result, RagfmError):
+                _set_exception(future, result)
             else:
-                with contextlib.suppress(Exception):  # it was cancelled meanwhile
-                    future.set_result(outcome)
+                with contextlib.suppress(Exception):  # cancelled in the meantime
+                    future.set_result(result)
         return process
 
 
-def _is_plain(blob: Blob, uri: str) -> bool:
-    if len(blob.data) > SMALL or blob.data.startswith(b"PK"):  # to recognise an archive is to open it
-        return False
-    return media_type(blob.data, uri, blob.media_type) in PLAIN
-
-
-def _settle(future: Future[Document], blob: Blob, uri: str) -> None:
-    try:
-        future.set_result(parse(blob, uri))
-    except Exception as error:  # whoever waits for it decides
+def _set_exception(future: Future[Document], error: Exception) -> None:
+    with contextlib.suppress(Exception):  # cancelled in the meantime
         future.set_exception(error)
 
 
-def _fail(future: Future[Document], error: Exception) -> None:
-    with contextlib.suppress(Exception):  # it was cancelled meanwhile
-        future.set_exception(error)
-
+# --- The pool of this process ------------------------------------------------------------------------------------
 
 _lock = threading.Lock()
-_shared: Workers | None = None
+_shared: WorkerPool | None = None
 
 
-def shared_workers() -> Workers:
-    """The workers of this process; they are started when they are needed, and end when nobody needs them."""
+def shared_worker_pool() -> WorkerPool:
+    """The pool of this process; its workers start when they are needed and stop when they are idle."""
     global _shared
     with _lock:
         if _shared is None:
-            _sweep()
-            _shared = Workers()
+            remove_orphaned_folders()
+            _shared = WorkerPool()
             atexit.register(_shared.close)
         return _shared
 
 
-def _sweep() -> None:
-    """Remove the folders that workers of processes have left that were killed."""
-    for folder in Path(tempfile.gettempdir()).glob(f"{PREFIX}*"):
-        number = folder.name.removeprefix(PREFIX).partition("-")[0]
+def remove_orphaned_folders() -> None:
+    """Remove the folders of workers whose parent processes were killed."""
+    for folder in Path(tempfile.gettempdir()).glob(f"{FOLDER_PREFIX}*"):
+        parent = folder.name.removeprefix(FOLDER_PREFIX).partition("-")[0]
         with contextlib.suppress(OSError, ValueError):
-            if folder.stat().st_uid == os.getuid() and not _lives(int(number)):
+            if folder.stat().st_uid == os.getuid() and not _is_alive(int(parent)):
                 shutil.rmtree(folder, ignore_errors=True)
 
 
-def _lives(process: int) -> bool:
+def _is_alive(process_id: int) -> bool:
     try:
-        os.kill(process, 0)
+        os.kill(process_id, 0)
     except ProcessLookupError:
         return False
     except PermissionError:
@@ -219,10 +221,10 @@ def _lives(process: int) -> bool:
 
 def _after_fork() -> None:
     global _lock, _shared
-    before, _shared, _lock = _shared, None, threading.Lock()
-    if before is not None:
-        atexit.unregister(before.close)
-        before.forget()
+    pool, _shared, _lock = _shared, None, threading.Lock()
+    if pool is not None:
+        atexit.unregister(pool.close)
+        pool.release()
 
 
 os.register_at_fork(after_in_child=_after_fork)

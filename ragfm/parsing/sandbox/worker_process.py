@@ -1,4 +1,4 @@
-"""One worker process, as its parent sees it: it is started, given documents, watched, and ended."""
+"""A worker process, seen from its parent: start it, send documents, watch it, stop it."""
 
 from __future__ import annotations
 
@@ -17,140 +17,147 @@ from dataclasses import dataclass
 from pathlib import Path
 from time import monotonic
 
-from ragfm.core.errors import ParseError, RagfmError, WorkerError
+from ragfm.core.errors import RagfmError, WorkerError
 from ragfm.core.types import Blob, Document
 from ragfm.parsing.sandbox import worker_protocol
 
 BOOT = """
 import json, sys
-path, given = json.loads(sys.argv[1])
+path, arguments = json.loads(sys.argv[1])
 sys.path[:] = path
 from ragfm.parsing.sandbox.worker_main import main
-main(*given)
+main(*arguments)
 """
-"""What a worker's Python runs first."""
-PREFIX = "ragfm-parse-"
-"""Of the names of workers' folders; the parent's id follows."""
-_START = 60.0  # seconds that Python may take to start
-_TICK = 0.1  # seconds between two looks at a worker's memory
-_READ = 1 << 20
-_KEPT = ("PATH", "LANG", "TZ", "LD_LIBRARY_PATH", "HF_HOME", "HF_HUB_CACHE", "HF_HUB_OFFLINE")
-_KEPT_KINDS = ("LC_", "PYTHON", "OMP_", "OPENBLAS_", "MKL_", "TESSDATA_")
+"""The program that the Python of a worker runs."""
+FOLDER_PREFIX = "ragfm-parse-"
+"""Start of the names of workers' folders; the id of the parent process follows."""
+_START_SECONDS = 60.0
+_POLL_SECONDS = 0.1  # between two checks of a worker's memory
+_READ_SIZE = 1 << 20  # bytes
+_PAGE_SIZE = os.sysconf("SC_PAGE_SIZE")
+_KEPT_VARIABLES = ("PATH", "LANG", "TZ", "LD_LIBRARY_PATH", "HF_HOME", "HF_HUB_CACHE", "HF_HUB_OFFLINE")
+_KEPT_PREFIXES = ("LC_", "PYTHON", "OMP_", "OPENBLAS_", "MKL_", "TESSDATA_")
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What a document may cost."""
+    """Limits on the time and memory of a document."""
 
-    silence: float = 60.0
-    """Seconds without a step."""
+    stall_seconds: float = 60.0
+    """Time without a heartbeat of the parser."""
     seconds: float = 300.0
-    """Seconds in all, and as many more for each MiB as `seconds_per_mib` says."""
+    """Total time, plus `seconds_per_mib` for each MiB of the document."""
     seconds_per_mib: float = 120.0
     memory: int = 1 << 30
-    """Bytes of resident memory."""
+    """Resident memory in bytes."""
     model_memory: int = 3 << 30
-    """The same where a model runs (OCR, speech)."""
-    documents: int = 500
-    """How many documents a process parses before another one takes its place."""
+    """Resident memory in bytes once a model runs (OCR, speech)."""
+    max_documents: int = 500
+    """Documents after which a process is replaced."""
 
-    def total(self, size: int) -> float:
-        """Seconds for a document of so many bytes."""
+    def total_seconds(self, size: int) -> float:
+        """Total time for a document of `size` bytes."""
         return self.seconds + self.seconds_per_mib * size / 2**20
 
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """A document to parse; `wanted` says whether anybody still waits for it."""
+    """A document to parse; `is_wanted` returns False once the result is not needed any more."""
 
     blob: Blob
     uri: str
-    wanted: Callable[[], bool] = lambda: True
+    is_wanted: Callable[[], bool] = lambda: True
 
 
-class Ended(Exception):  # noqa: N818  it says what became of a process
-    """The process has come to its end over a document. `certain`: the document alone is the reason."""
+class WorkerEnded(Exception):  # noqa: N818  the end of a process, which may be intended
+    """The process ended while it parsed a document.
 
-    def __init__(self, why: str, *, certain: bool) -> None:
-        super().__init__(why)
-        self.certain = certain
+    `document_at_fault`: the document is the cause; otherwise, the process may have been damaged before.
+    """
+
+    def __init__(self, reason: str, *, document_at_fault: bool) -> None:
+        super().__init__(reason)
+        self.document_at_fault = document_at_fault
 
 
-class Process:
-    """A worker. It ends with the thread that made it. Raises WorkerError where it can't be started."""
+class WorkerProcess:
+    """A worker. It ends with the thread that started it. Raises WorkerError where it cannot be started."""
 
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
-        self._memory = limits.memory
+        self._memory_limit = limits.memory
         self._has_models = False
-        self._inbox = worker_protocol.Inbox(worker_protocol.MOST_TEXT)
+        self._reader = worker_protocol.FrameReader(worker_protocol.MAX_TEXT)
         self._frames: list[worker_protocol.Frame] = []
-        self._said = ""
-        self._ending = threading.Lock()
+        self._outgoing = b""
+        self._start_error = ""
+        self._stop_lock = threading.Lock()
         self.parsed = 0
-        self.means: list[str] = []
-        self.folder = tempfile.mkdtemp(prefix=f"{PREFIX}{os.getpid()}-")
+        self.protections: list[str] = []
+        self.folder = tempfile.mkdtemp(prefix=f"{FOLDER_PREFIX}{os.getpid()}-")
         try:
             self._process = self._start()
-            self.means = self._ready()
+            self.protections = self._wait_until_ready()
         except BaseException:
             shutil.rmtree(self.folder, ignore_errors=True)
             raise
 
     def _start(self) -> subprocess.Popen[bytes]:
-        # Not the folders that the parent is in or was started from: of what is imported nothing comes from there.
-        own, main = str(Path(__file__).parents[3]), getattr(sys.modules.get("__main__"), "__file__", None) or ""
-        here = {os.getcwd(), os.path.dirname(os.path.abspath(main))}  # noqa: PTH100, PTH109, PTH120
-        path = [entry for entry in map(os.path.abspath, filter(None, sys.path)) if entry not in here]
-        path = path if own in path else [own, *path]
-        readable = [*path, sys.prefix, sys.base_prefix, sys.exec_prefix, os.path.dirname(sys.executable or "/usr")]  # noqa: PTH120
+        # The working folder and the folder of the main script are not on the worker's path: nothing is imported there.
+        package_root = str(Path(__file__).parents[3])
+        main_script = getattr(sys.modules.get("__main__"), "__file__", None) or ""
+        excluded = {os.getcwd(), os.path.dirname(os.path.abspath(main_script))}  # noqa: PTH100, PTH109, PTH120
+        path = [entry for entry in map(os.path.abspath, filter(None, sys.path)) if entry not in excluded]
+        path = path if package_root in path else [package_root, *path]
         cache = os.environ.get("HF_HOME") or os.path.expanduser("~/.cache/huggingface")  # noqa: PTH111
-        limits = self._limits
-        given = [self.folder, limits.memory, limits.model_memory, os.getpid(), [*readable, cache]]
-        env = {key: value for key, value in os.environ.items() if key in _KEPT or key.startswith(_KEPT_KINDS)}
+        python_folder = os.path.dirname(sys.executable or "/usr")  # noqa: PTH120
+        readable = [*path, sys.prefix, sys.base_prefix, sys.exec_prefix, python_folder, cache]
+        arguments = [self.folder, self._limits.memory, self._limits.model_memory, os.getpid(), readable]
+        env = {
+            key: value for key, value in os.environ.items() if key in _KEPT_VARIABLES or key.startswith(_KEPT_PREFIXES)
+        }
         env |= {"HOME": self.folder, "TMPDIR": self.folder, "HF_HOME": cache}
         try:
             with open(os.path.join(self.folder, "stderr"), "wb") as stderr:  # noqa: PTH118, PTH123
-                return subprocess.Popen(  # noqa: S603  nothing of it comes from a document
-                    [sys.executable, "-P", "-c", BOOT, json.dumps([path, given])],
+                return subprocess.Popen(  # noqa: S603  no part of the command comes from a document
+                    [sys.executable, "-P", "-c", BOOT, json.dumps([path, arguments])],
                     stdin=subprocess.PIPE,
                     stdout=subprocess.PIPE,
                     stderr=stderr,
                     cwd=self.folder,
                     env=env,
-                    start_new_session=True,  # Ctrl-C is for the parent, and what a worker starts dies with it
+                    start_new_session=True,  # Ctrl-C goes to the parent only, and children of the worker end with it
                 )
         except (OSError, TypeError) as error:
-            raise WorkerError(f"{sys.executable!r} can't be started to parse documents: {error}.") from error
+            raise WorkerError(f"Cannot start {sys.executable!r} to parse documents: {error}.") from error
 
-    def _ready(self) -> list[str]:
+    def _wait_until_ready(self) -> list[str]:
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         os.set_blocking(self._process.stdin.fileno(), False)
         os.set_blocking(self._process.stdout.fileno(), False)
         try:
-            frame = self._await(b"", lambda: None, _START, _START)
-        except Ended as ended:
-            raise WorkerError(f"A process to parse documents can't be started: {self._said or ended}.") from ended
+            frame = self._exchange_until_result(b"", lambda: True, _START_SECONDS, _START_SECONDS)
+        except WorkerEnded as ended:
+            raise WorkerError(f"Cannot start a process to parse documents: {self._start_error or ended}.") from ended
         return list(frame.fields)
 
-    def give(self, jobs: list[Job]) -> None:
-        """Send documents. Of several the messages together must fit in a pipe, so that nobody waits for the other."""
+    def send(self, jobs: list[Job]) -> None:
+        """Queue documents for the process.
+
+        The messages of several documents must fit in a pipe together, so that neither side blocks on the other.
+        """
         self._outgoing = b"".join(worker_protocol.pack_blob(job.blob, job.uri) for job in jobs)
 
-    def take(self, job: Job) -> Document | RagfmError:
-        """What became of the first document that was given and not taken yet. Raises Ended where the process did."""
+    def receive(self, job: Job) -> Document | RagfmError:
+        """Return the result of the next document that was sent. Raises WorkerEnded where the process ended."""
         limits = self._limits
-        kept = self._resident() if self._has_models else 0  # a model that was loaded is not the next document's fault
-        self._memory = min(limits.memory + kept, limits.model_memory)
-
-        def check() -> None:
-            if not job.wanted():
-                raise Ended("nobody waits for it any more", certain=True)
-
+        # Memory of a model that was loaded for an earlier document does not count.
+        kept = self._resident_memory() if self._has_models else 0
+        self._memory_limit = min(limits.memory + kept, limits.model_memory)
         message, self._outgoing = self._outgoing, b""
-        size = len(job.blob.data)
-        frame = self._await(message, check, limits.silence, limits.total(size))
+        total_seconds = limits.total_seconds(len(job.blob.data))
+        frame = self._exchange_until_result(message, job.is_wanted, limits.stall_seconds, total_seconds)
         self.parsed += 1
         try:
             if frame.kind == worker_protocol.DOCUMENT:
@@ -158,126 +165,118 @@ class Process:
             if frame.kind == worker_protocol.ERROR:
                 return worker_protocol.unpack_error(frame.fields)
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-            self.end()
-            raise Ended(f"its parser gave an answer that is none: {error}", certain=True) from error
-        self.end()
-        raise Ended(self._too_much(), certain=False)
+            self.stop()
+            raise WorkerEnded(f"its parser sent an invalid result: {error}", document_at_fault=True) from error
+        self.stop()
+        raise WorkerEnded(self._memory_reason(), document_at_fault=False)
 
     @property
-    def worn(self) -> bool:
-        """Whether another process should take its place: it has done much, or keeps much memory."""
-        usual = (self._limits.model_memory if self._has_models else self._limits.memory) * 3 // 4
-        return self.parsed >= self._limits.documents or self._resident() > usual
+    def is_worn(self) -> bool:
+        """Whether another process should replace this one: it has parsed many documents, or holds much memory."""
+        limit = self._limits.model_memory if self._has_models else self._limits.memory
+        return self.parsed >= self._limits.max_documents or self._resident_memory() > limit * 3 // 4
 
-    def end(self) -> int:
-        """End it at once, with all that it has started, and remove what it has written; gives its exit status."""
-        with self._ending:
-            if self._process.returncode is None:  # else its number may be another's by now
+    def stop(self) -> int:
+        """Kill the process and its children, remove its folder, and return its exit status."""
+        with self._stop_lock:
+            if self._process.returncode is None:  # otherwise, its id may belong to another process by now
                 with contextlib.suppress(ProcessLookupError, PermissionError):
                     os.killpg(self._process.pid, signal.SIGKILL)
             status = self._process.wait()
-            self.let_go()
-            if not self.means:  # it hasn't even begun
+            self.release()
+            if not self.protections:  # it did not start
                 with contextlib.suppress(OSError):
-                    self._said = Path(self.folder, "stderr").read_text(errors="replace").strip().rpartition("\n")[2]
+                    output = Path(self.folder, "stderr").read_text(errors="replace")
+                    self._start_error = output.strip().rpartition("\n")[2]
             shutil.rmtree(self.folder, ignore_errors=True)
         return status
 
-    def let_go(self) -> None:
-        """Close the ends that this process has: a fork of the one that started it."""
+    def release(self) -> None:
+        """Close the pipes without stopping the process; for a fork of the parent."""
         for stream in (self._process.stdin, self._process.stdout):
             if stream is not None:
                 with contextlib.suppress(OSError):
                     stream.close()
         if self._process.returncode is None:
-            self._process.returncode = 0  # nobody here is to wait for it
+            self._process.returncode = 0  # this process must not wait for it
 
-    def _await(self, message: bytes, check: Callable[[], None], silence: float, total: float) -> worker_protocol.Frame:
-        """Send what is left to send, and give the next message that is more than a sign of life."""
-        began = heard = self._clock()
-        left = memoryview(message)
+    def _exchange_until_result(
+        self, message: bytes, is_wanted: Callable[[], bool], stall_seconds: float, total_seconds: float
+    ) -> worker_protocol.Frame:
+        """Send a message and return the next frame that is not a sign of life, within the limits."""
+        start = last_frame = self._clock()
+        unsent = memoryview(message)
         while True:
             while self._frames:
                 frame = self._frames.pop(0)
-                heard = self._clock()
-                if frame.kind == worker_protocol.MODEL:
-                    self._memory, self._has_models = self._limits.model_memory, True
-                elif frame.kind != worker_protocol.STEP:
+                last_frame = self._clock()
+                if frame.kind == worker_protocol.MODEL_STARTED:
+                    self._memory_limit, self._has_models = self._limits.model_memory, True
+                elif frame.kind != worker_protocol.HEARTBEAT:
                     return frame
             now = self._clock()
-            if now - heard > silence:
-                self._kill(f"its parser made no progress for {silence:g} s")
-            if now - began > total:
-                self._kill(f"its parser was not done after {total:,.0f} s")
-            if self._resident() > self._memory:
-                self._kill(self._too_much(), certain=False)
-            try:
-                check()
-            except Ended:
-                self.end()
-                raise
-            left = self._exchange(left)
+            if now - last_frame > stall_seconds:
+                self._fail(f"its parser made no progress for {stall_seconds:g} s")
+            if now - start > total_seconds:
+                self._fail(f"its parser did not finish within {total_seconds:,.0f} s")
+            if self._resident_memory() > self._memory_limit:
+                self._fail(self._memory_reason(), document_at_fault=False)
+            if not is_wanted():
+                self._fail("its result is not needed any more")
+            unsent = self._exchange(unsent)
 
-    def _exchange(self, left: memoryview) -> memoryview:
-        """Wait a little for bytes to come, or to go; gives what is left to send."""
-        into, out = self._process.stdin, self._process.stdout
-        assert into is not None
-        assert out is not None
+    def _exchange(self, unsent: memoryview) -> memoryview:
+        """Send and receive what is possible within `_POLL_SECONDS`, and return the rest of the message."""
+        stdin, stdout = self._process.stdin, self._process.stdout
+        assert stdin is not None
+        assert stdout is not None
         poll = select.poll()
-        poll.register(out, select.POLLIN)
-        if left:
-            poll.register(into, select.POLLOUT)
-        ready = dict(poll.poll(_TICK * 1000))
-        if into.fileno() in ready:
-            with contextlib.suppress(BlockingIOError, BrokenPipeError):  # a pipe that broke will be at its end, too
-                left = left[os.write(into.fileno(), left[:_READ]) :]
-        if out.fileno() in ready:
-            data = os.read(out.fileno(), _READ)
+        poll.register(stdout, select.POLLIN)
+        if unsent:
+            poll.register(stdin, select.POLLOUT)
+        ready = dict(poll.poll(_POLL_SECONDS * 1000))
+        if stdin.fileno() in ready:
+            with contextlib.suppress(BlockingIOError, BrokenPipeError):  # a broken pipe shows in stdout, too
+                unsent = unsent[os.write(stdin.fileno(), unsent[:_READ_SIZE]) :]
+        if stdout.fileno() in ready:
+            data = os.read(stdout.fileno(), _READ_SIZE)
             if not data:
-                self._died()
+                self._raise_ended()
             try:
-                self._frames += self._inbox.feed(data)
+                self._frames += self._reader.feed(data)
             except (ValueError, RecursionError, MemoryError) as error:
-                self._kill(f"its parser gave what can't be taken: {error}")
-        return left
+                self._fail(f"its parser sent an invalid message: {error}")
+        return unsent
 
-    def _kill(self, why: str, *, certain: bool = True) -> None:
-        self.end()
-        raise Ended(why, certain=certain)
+    def _fail(self, reason: str, *, document_at_fault: bool = True) -> None:
+        self.stop()
+        raise WorkerEnded(reason, document_at_fault=document_at_fault)
 
-    def _died(self) -> None:
-        status = self.end()  # a process that is ending already keeps its own status
+    def _raise_ended(self) -> None:
+        status = self.stop()  # a process that is ending already keeps its own status
         if status >= 0:
-            raise Ended(f"its parser ended with status {status}", certain=False)
+            raise WorkerEnded(f"its parser ended with status {status}", document_at_fault=False)
         name = signal.Signals(-status).name
         if name == "SIGKILL":
-            raise Ended("its parser was killed by the system, perhaps for want of memory", certain=False)
-        raise Ended(f"its parser crashed ({name})", certain=False)
+            reason = "its parser was killed by the system, possibly for lack of memory"
+            raise WorkerEnded(reason, document_at_fault=False)
+        raise WorkerEnded(f"its parser crashed ({name})", document_at_fault=False)
 
-    def _too_much(self) -> str:
-        return f"it needs over {self._memory / 2**30:g} GiB of memory to be parsed"
+    def _memory_reason(self) -> str:
+        return f"its parser needs over {self._memory_limit / 2**30:g} GiB of memory"
 
     def _clock(self) -> float:
-        """Seconds that go by for the process: not those in which it waits for a processor, on a busy machine."""
+        """Seconds, without the time in which the process waits for a processor on a busy machine."""
         try:
             with open(f"/proc/{self._process.pid}/schedstat", "rb") as file:  # noqa: PTH123
                 return monotonic() - int(file.read().split()[1]) / 1e9
         except (OSError, IndexError, ValueError):
             return monotonic()
 
-    def _resident(self) -> int:
-        """Bytes of memory that the process has; 0 where the system doesn't say."""
+    def _resident_memory(self) -> int:
+        """Resident memory of the process in bytes; 0 where the system does not report it."""
         try:
             with open(f"/proc/{self._process.pid}/statm", "rb") as file:  # noqa: PTH123
-                return int(file.read().split()[1]) * _PAGE
+                return int(file.read().split()[1]) * _PAGE_SIZE
         except (OSError, IndexError, ValueError):
             return 0
-
-
-_PAGE = os.sysconf("SC_PAGE_SIZE")
-
-
-def failure(uri: str, why: str) -> ParseError:
-    """The failure of a document over which its process ended."""
-    name = uri.rstrip("/").rsplit("/", 1)[-1] or uri
-    return ParseError(f"{name} can't be parsed: {why}.")

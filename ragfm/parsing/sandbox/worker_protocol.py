@@ -1,4 +1,4 @@
-"""What parent and worker say to each other: frames of a kind, JSON, and bytes. Nothing of it can run anything."""
+"""The messages between parent and worker: frames of a kind, JSON fields, and bytes. Nothing in them is executable."""
 
 from __future__ import annotations
 
@@ -11,14 +11,28 @@ import ragfm.core.errors
 from ragfm.core.errors import ParseError, RagfmError
 from ragfm.core.types import Blob, Document, Mark, Scalar
 
-READY, PARSE, DOCUMENT, ERROR, FULL, STEP, MODEL = b"r", b"p", b"d", b"e", b"f", b"s", b"m"
-"""Kinds: a worker is ready; parse this; the document; why there is none; no memory left; a step; a model runs."""
-MOST_TEXT = 256 << 20
-"""Bytes of a document's text."""
-_MOST_FIELDS = 256 << 20
-_MOST_WORDS = 2000  # characters of an error
-_HEADER = struct.Struct(">cQQ")
-_KINDS = frozenset(get_args(get_type_hints(Mark)["kind"]))
+# Kinds of frames. The parent sends PARSE, the worker everything else.
+READY = b"r"
+"""The worker has started; the fields name the protections that are active."""
+PARSE = b"p"
+"""Parse this document."""
+DOCUMENT = b"d"
+"""The parsed document."""
+ERROR = b"e"
+"""Why there is no document."""
+OUT_OF_MEMORY = b"f"
+"""The worker ran out of memory and ends."""
+HEARTBEAT = b"s"
+"""The parser makes progress."""
+MODEL_STARTED = b"m"
+"""A model runs on the document from now on."""
+
+MAX_TEXT = 256 << 20
+"""Size of a document's text, in bytes."""
+_MAX_FIELDS = 256 << 20  # bytes
+_MAX_ERROR = 2000  # characters
+_HEADER = struct.Struct(">cQQ")  # kind, size of the fields, size of the data
+_MARK_KINDS = frozenset(get_args(get_type_hints(Mark)["kind"]))
 
 
 class Frame(NamedTuple):
@@ -30,81 +44,86 @@ class Frame(NamedTuple):
 
 
 def pack(kind: bytes, fields: Any = None, data: bytes = b"") -> bytes:
-    """A message as bytes."""
+    """Encode a message."""
     text = json.dumps(fields).encode()
     return b"".join((_HEADER.pack(kind, len(text), len(data)), text, data))
 
 
-class Inbox:
-    """Puts messages together from bytes as they come."""
+class FrameReader:
+    """Decodes messages from bytes that arrive in pieces. With `max_data`, larger messages are refused."""
 
-    def __init__(self, most: int | None = None) -> None:
+    def __init__(self, max_data: int | None = None) -> None:
         self._buffer = bytearray()
-        self._most = most
+        self._max_data = max_data
 
     def feed(self, data: bytes) -> Iterator[Frame]:
-        """The messages that are whole with these bytes. Raises ValueError for what can be none."""
+        """Yield the messages that are complete with these bytes. Raises ValueError for an invalid or large message."""
         self._buffer += data
         while len(self._buffer) >= _HEADER.size:
-            kind, fields, rest = _HEADER.unpack_from(self._buffer)
-            if self._most is not None and (rest > self._most or fields > _MOST_FIELDS):
+            kind, fields_size, data_size = _HEADER.unpack_from(self._buffer)
+            if self._max_data is not None and (data_size > self._max_data or fields_size > _MAX_FIELDS):
                 raise ValueError("its text is too long")
-            begin, end = _HEADER.size + fields, _HEADER.size + fields + rest
+            fields_end = _HEADER.size + fields_size
+            end = fields_end + data_size
             if len(self._buffer) < end:
                 return
-            frame = Frame(kind, json.loads(self._buffer[_HEADER.size : begin]), bytes(self._buffer[begin:end]))
+            fields = json.loads(self._buffer[_HEADER.size : fields_end])
+            frame = Frame(kind, fields, bytes(self._buffer[fields_end:end]))
             del self._buffer[:end]
             yield frame
 
 
 def pack_blob(blob: Blob, uri: str) -> bytes:
-    """What a worker is to parse. The metadata of the source stays at home."""
+    """Encode a document to parse. The worker does not get the metadata of the source."""
     return pack(PARSE, [uri, blob.media_type], blob.data)
 
 
 def unpack_blob(frame: Frame) -> tuple[Blob, str]:
-    """The inverse."""
+    """The inverse of `pack_blob`."""
     uri, media_type = frame.fields
     return Blob(frame.data, media_type), uri
 
 
 def pack_document(document: Document) -> bytes:
-    """What a worker made of it. Raises ParseError where that is too much."""
+    """Encode a parsed document. Raises ParseError where its text is too long."""
     text = document.text.encode("utf-8", "replace")
-    if len(text) > MOST_TEXT:
-        raise ParseError(f"It has {len(text) >> 20:,} MiB of text, the limit is {MOST_TEXT >> 20} MiB.")
+    if len(text) > MAX_TEXT:
+        raise ParseError(f"The text of the document has {len(text) >> 20:,} MiB, the limit is {MAX_TEXT >> 20} MiB.")
     marks = [(mark.kind, mark.start, mark.end, mark.value, mark.level) for mark in document.marks]
     return pack(DOCUMENT, [document.media_type, dict(document.metadata), marks], text)
 
 
 def unpack_document(frame: Frame, blob: Blob, uri: str) -> Document:
-    """The document. Raises ValueError or TypeError for one that can't be: who sent it may not be who it was."""
+    """Decode a document, and check every field: the worker may be under a document's control.
+
+    Raises ValueError or TypeError for an invalid document.
+    """
     media_type, metadata, marks = frame.fields
     text = frame.data.decode()
-    good = isinstance(media_type, str) and isinstance(metadata, dict)
-    good = good and all(isinstance(value, Scalar) for value in metadata.values())
-    if not good or not all(_is_mark(mark, len(text)) for mark in marks):
-        raise ValueError("it is no document")
+    valid = isinstance(media_type, str) and isinstance(metadata, dict)
+    valid = valid and all(isinstance(value, Scalar) for value in metadata.values())
+    if not valid or not all(_is_mark(mark, len(text)) for mark in marks):
+        raise ValueError("it is not a document")
     return Document(uri, text, media_type, {**metadata, **blob.metadata}, tuple(Mark(*mark) for mark in marks))
 
 
 def _is_mark(mark: Any, length: int) -> bool:
     kind, start, end, value, level = mark
-    numbers = type(start) is type(end) is type(level) is int
-    return kind in _KINDS and numbers and 0 <= start <= end <= length and isinstance(value, str)
+    has_integers = type(start) is type(end) is type(level) is int
+    return kind in _MARK_KINDS and has_integers and 0 <= start <= end <= length and isinstance(value, str)
 
 
 def pack_error(error: Exception) -> bytes:
-    """Why there is no document."""
-    own = isinstance(error, RagfmError)
-    message = error.message if isinstance(error, RagfmError) else f"{type(error).__name__}: {error}"
-    hint = error.hint if isinstance(error, RagfmError) else ""
-    fields = {"type": type(error).__name__ if own else "", "message": message, "hint": hint}
-    return pack(ERROR, {key: value[:_MOST_WORDS] for key, value in fields.items()})
+    """Encode an error; of an exception that is not ragfm's own, only its text."""
+    if isinstance(error, RagfmError):
+        fields = {"type": type(error).__name__, "message": error.message, "hint": error.hint}
+    else:
+        fields = {"type": "", "message": f"{type(error).__name__}: {error}", "hint": ""}
+    return pack(ERROR, {key: value[:_MAX_ERROR] for key, value in fields.items()})
 
 
 def unpack_error(fields: Mapping[str, str]) -> RagfmError:
-    """The same error, if it is one of ragfm's; a parser's own mistake is a ParseError."""
+    """Decode an error; one that is not ragfm's own becomes a ParseError."""
     kind = getattr(ragfm.core.errors, fields["type"], None) if fields["type"].isidentifier() else None
-    known = kind if isinstance(kind, type) and issubclass(kind, RagfmError) else ParseError
-    return known(fields["message"], fields["hint"])
+    error_class = kind if isinstance(kind, type) and issubclass(kind, RagfmError) else ParseError
+    return error_class(fields["message"], fields["hint"])

@@ -1,14 +1,15 @@
-// A turn as it is shown: the question, the answer with its citations, and what can be done with it.
+// One turn of the chat: the question, the answer with its citations, and its buttons.
 
 import * as api from './api.js';
 import { announce, fill, h, iconButton, unitsOf } from './dom.js';
 import { CITE, DOUBT, render, withoutMarks } from './markdown.js';
-import { doubt, nameOf, placeOf, showSources } from './sources.js';
+import { evidenceOf, nameOf, placeOf, showSources, supportClass } from './sources.js';
 
 const MARKER = /\[(\d{1,3})\](?!\()/g;
+const MAX_QUOTE = 300; // characters of a contradiction's quote
 
-/** The nodes of a turn: {root, update}. `saved` is called when it has changed and is to be kept. */
-export function turnView(turn, saved) {
+/** The view of a turn. `onChange` is called when the turn has changed and must be saved. */
+export function turnView(turn, onChange) {
   const text = h('div', { class: 'text' });
   const below = h('div', { class: 'below' });
   const answer = h('article', { class: 'answer', 'aria-label': 'Answer' }, text, below);
@@ -21,7 +22,7 @@ export function turnView(turn, saved) {
   const view = {
     root,
     below,
-    /** While it is written. */
+    /** Show the answer received so far. */
     grow() {
       fill(
         text,
@@ -31,8 +32,8 @@ export function turnView(turn, saved) {
     finish() {
       const { citations = [], unsupported = [] } = turn.details ?? {};
       const cite = (index, n) => citeButton(turn, citations[index] ? index : null, n);
-      fill(text, render(marked(turn.answer, citations, unsupported), cite));
-      fill(below, notes(turn), sourceRow(turn), tools(turn, saved));
+      fill(text, render(marked(turn.answer, citations, unsupported), cite), contradictionLines(turn));
+      fill(below, notes(turn), sourceRow(turn), tools(turn, onChange));
     },
     wait() {
       fill(text, h('p', { class: 'waiting' }, h('span', {}, 'Reading'), h('i'), h('i'), h('i')));
@@ -42,13 +43,13 @@ export function turnView(turn, saved) {
   return view;
 }
 
-/** The answer with its markers as the renderer knows them; each is that of the next citation of its number. */
+/** The answer with the renderer's marks. Each `[n]` gets the next citation that has its number. */
 function marked(answer, citations, unsupported) {
   const units = unitsOf(answer);
-  const edits = [...answer.matchAll(MARKER)].map((found) => ({
-    at: found.index,
-    end: found.index + found[0].length,
-    n: Number(found[1]),
+  const edits = [...answer.matchAll(MARKER)].map((match) => ({
+    at: match.index,
+    end: match.index + match[0].length,
+    n: Number(match[1]),
     index: -1,
   }));
   let next = 0;
@@ -76,47 +77,58 @@ function marked(answer, citations, unsupported) {
 
 function citeButton(turn, index, n) {
   if (index === null) return h('span', { class: 'cite' }, n);
-  const citation = turn.details.citations[index];
-  const hit = turn.details.passages.find((one) => one.n === n) ?? citation;
+  const item = evidenceOf(turn.details)[index];
+  const hit = turn.details.passages.find((passage) => passage.n === n) ?? item;
+  const support = supportClass(item);
   const label = [
-    `Source ${n}: ${nameOf(citation.uri)}`,
-    placeOf({ ...hit, page: citation.page }),
-    { doubtful: 'which does not bear it out', unsure: 'which may not be what was asked for' }[doubt(citation)],
+    `Source ${n}: ${nameOf(item.uri)}`,
+    placeOf({ ...hit, page: item.page }),
+    { doubtful: 'does not support the sentence', unsure: 'may not answer the question' }[support],
   ];
   const show = (event) => showSources(turn, index, event.currentTarget);
   return h(
     'button',
     {
       type: 'button',
-      class: ['cite', doubt(citation)].filter(Boolean).join(' '),
+      class: ['cite', support].filter(Boolean).join(' '),
       'aria-label': label.filter(Boolean).join(', '),
-      title: citation.quote,
+      title: item.quote,
       onclick: show,
     },
     n,
   );
 }
 
+/** A line for each passage that contradicts the answer. */
+function contradictionLines(turn) {
+  const { citations = [], contradictions = [] } = turn.details ?? {};
+  return contradictions.map(({ n, quote }, i) => {
+    const words = quote.replace(/\s+/g, ' ').trim();
+    const ending = [...words].length <= MAX_QUOTE ? `: “${words}”` : '.';
+    return h('p', {}, 'But ', citeButton(turn, citations.length + i, n), ` says otherwise${ending}`);
+  });
+}
+
 function notes(turn) {
-  const said = {
+  const ending = {
     stopped: 'Stopped.',
-    broken: 'It broke off here.',
-    length: 'It was cut off: answers may be no longer.',
+    broken: 'The connection broke here.',
+    length: 'The answer was cut off at the maximum length.',
   }[turn.end];
-  const doubted = turn.details?.unsupported.length && !turn.details.abstained;
+  const underlined = turn.details?.unsupported.length && !turn.details.abstained;
   return [
-    said ? h('p', { class: 'note' }, said) : null,
-    doubted
+    ending ? h('p', { class: 'note' }, ending) : null,
+    underlined
       ? h('p', { class: 'note' }, h('span', { class: 'doubt' }, 'Underlined'), ': no passage supports this.')
       : null,
   ];
 }
 
-/** One button for each passage that is cited. */
+/** One button for each cited passage. */
 function sourceRow(turn) {
   if (!turn.details?.passages.length) return null;
-  const { citations, passages } = turn.details;
-  const cited = passages.filter((hit) => citations.some((citation) => citation.n === hit.n));
+  const evidence = evidenceOf(turn.details);
+  const cited = turn.details.passages.filter((hit) => evidence.some((item) => item.n === hit.n));
   const button = (hit) =>
     h(
       'button',
@@ -126,7 +138,7 @@ function sourceRow(turn) {
         onclick: (event) =>
           showSources(
             turn,
-            citations.findIndex((c) => c.n === hit.n),
+            evidence.findIndex((item) => item.n === hit.n),
             event.currentTarget,
           ),
       },
@@ -137,31 +149,31 @@ function sourceRow(turn) {
   const all = h(
     'button',
     { type: 'button', class: 'chip', onclick: (event) => showSources(turn, null, event.currentTarget) },
-    'Passages that were read',
+    'Passages read',
   );
   return h('div', { class: 'chips', role: 'group', 'aria-label': 'Sources' }, cited.length ? cited.map(button) : all);
 }
 
-function tools(turn, saved) {
+function tools(turn, onChange) {
   const row = h('div', { class: 'tools' });
   if (navigator.clipboard) {
     row.append(
       iconButton('copy', 'Copy the answer', async () => {
         await navigator.clipboard.writeText(turn.answer).then(
-          () => announce('The answer is copied.'),
-          () => announce('It can’t be copied.'),
+          () => announce('Answer copied.'),
+          () => announce('The answer cannot be copied.'),
         );
       }),
     );
   }
   const time = turn.details && h('span', { class: 'foot' }, `${turn.details.seconds.toFixed(1)} s`);
-  if (turn.details?.rating) row.append(...thumbs(turn, saved, time));
+  if (turn.details?.rating) row.append(...thumbs(turn, onChange, time));
   else if (time) row.append(time);
   return row;
 }
 
-function thumbs(turn, saved, time) {
-  const said = h('span', { class: 'foot', role: 'status' });
+function thumbs(turn, onChange, time) {
+  const status = h('span', { class: 'foot', role: 'status' });
   const form = h(
     'form',
     {
@@ -172,7 +184,7 @@ function thumbs(turn, saved, time) {
     h(
       'label',
       {},
-      'What would have been right? (if you like)',
+      'What is the correct answer? (optional)',
       h('input', { name: 'correction', maxlength: 10000, autocomplete: 'off' }),
     ),
     h('button', { type: 'submit' }, 'Send'),
@@ -182,21 +194,21 @@ function thumbs(turn, saved, time) {
     down: iconButton('down', 'Bad answer', () => send('down')),
   };
   const show = () =>
-    Object.entries(buttons).forEach(([which, button]) =>
-      button.setAttribute('aria-pressed', String(turn.thumbs === which)),
+    Object.entries(buttons).forEach(([rating, button]) =>
+      button.setAttribute('aria-pressed', String(turn.thumbs === rating)),
     );
-  async function send(which, correction = null) {
+  async function send(rating, correction = null) {
     try {
-      await api.rate(turn.details.rating, which, correction);
-      turn.thumbs = which;
-      form.hidden = which === 'up' || correction !== null;
-      said.textContent = correction === null ? 'Noted.' : 'Thank you.';
-      saved();
+      await api.rate(turn.details.rating, rating, correction);
+      turn.thumbs = rating;
+      form.hidden = rating === 'up' || correction !== null;
+      status.textContent = correction === null ? 'Noted.' : 'Thank you.';
+      onChange();
     } catch (error) {
-      said.textContent = error.message;
+      status.textContent = error.message;
     }
     show();
   }
   show();
-  return [buttons.up, buttons.down, time, said, form];
+  return [buttons.up, buttons.down, time, status, form];
 }

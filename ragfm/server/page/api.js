@@ -1,4 +1,4 @@
-// The API, and what goes wrong with it in words.
+// Calls of the server's API, and its errors as texts for the user.
 
 import { key } from './store.js';
 
@@ -9,37 +9,33 @@ export class ApiError extends Error {
   }
 }
 
-const GONE = 'The server can’t be reached. If it was stopped, it has to be started again; else look at the network.';
-const BROKEN = 'The upload broke off: the file is larger than the server takes, or the server can’t be reached.';
+const UNREACHABLE = 'The server cannot be reached. Check that it is running, and check the network.';
+const UPLOAD_FAILED = 'The upload failed: the file is too large for the server, or the server cannot be reached.';
 
 function headers() {
   return key.get() ? { Authorization: `Bearer ${key.get()}` } : {};
 }
 
-function said(status, body, retryAfter) {
+function describe(status, body, retryAfter) {
   const message = body?.error?.message ?? '';
-  if (status === 401)
-    return key.get() ? 'The server doesn’t know this key, or not any more.' : 'The server wants a key.';
+  if (status === 401) return key.get() ? 'The server does not accept this key.' : 'The server requires a key.';
   if (status === 429) {
-    const why =
-      body?.error?.code === 'rate_limit'
-        ? 'Too many requests were made with this key.'
-        : 'Too many are asking at the moment.';
-    return `${why} ${retryAfter ? `It can be tried again in ${retryAfter} s.` : 'Try again in a while.'}`;
+    const why = body?.error?.code === 'rate_limit' ? 'Too many requests with this key.' : 'The server is busy.';
+    return `${why} ${retryAfter ? `Try again in ${retryAfter} s.` : 'Try again later.'}`;
   }
-  return message || (status >= 500 ? `The server failed (${status}).` : `The server refused it (${status}).`);
+  return message || (status >= 500 ? `The server failed (${status}).` : `The server refused the request (${status}).`);
 }
 
-/** The error that a response is. */
+/** The error of a response. */
 function failure(status, text, retryAfter) {
   let body = null;
   try {
     body = JSON.parse(text);
   } catch {
-    // not the server's own words: a proxy's
+    // an error page of a proxy
   }
   const seconds = /^\d+$/.test(retryAfter ?? '') ? Number(retryAfter) : null;
-  return new ApiError(said(status, body, seconds), { status, retryAfter: seconds });
+  return new ApiError(describe(status, body, seconds), { status, retryAfter: seconds });
 }
 
 async function send(path, options = {}) {
@@ -48,7 +44,7 @@ async function send(path, options = {}) {
     response = await fetch(path, { ...options, headers: { ...headers(), ...options.headers }, redirect: 'error' });
   } catch (error) {
     if (error.name === 'AbortError') throw error;
-    throw new ApiError(GONE);
+    throw new ApiError(UNREACHABLE);
   }
   if (!response.ok) throw failure(response.status, await response.text(), response.headers.get('retry-after'));
   return response;
@@ -59,7 +55,7 @@ async function json(path, options) {
     return await (await send(path, options)).json();
   } catch (error) {
     if (error instanceof ApiError || error.name === 'AbortError') throw error;
-    throw new ApiError(GONE); // it ended in the middle
+    throw new ApiError(UNREACHABLE); // the body was cut off
   }
 }
 
@@ -71,7 +67,7 @@ const addressOf = (uri, options) =>
 
 export const collectionOf = (model) => model.split(':')[0];
 
-/** Whether the server can answer now; what it says if not. */
+/** The server's state: `ready`, its own word if it is not ready, or `gone`. */
 export async function readiness() {
   const response = await fetch('readyz').catch(() => null);
   return response === null
@@ -95,15 +91,15 @@ export const removeDocument = (uri, model) => json(addressOf(uri, { model }), { 
 
 export const rate = (rating, thumbs, correction) => post('v1/ratings', { rating, thumbs, correction });
 
-/** Keep a file on the server, for these groups, too; `progress` is told the share that was sent. */
-export function upload(file, { model, groups }, progress) {
+/** Upload a file and share it with the groups. `onProgress` gets the fraction sent, in [0, 1]. */
+export function upload(file, { model, groups }, onProgress) {
   return new Promise((resolve, reject) => {
-    const request = new XMLHttpRequest(); // fetch doesn't tell how much was sent
+    const request = new XMLHttpRequest(); // fetch does not report upload progress
     request.open('POST', 'v1/documents');
     for (const [name, value] of Object.entries(headers())) request.setRequestHeader(name, value);
-    request.upload.onprogress = (event) => event.lengthComputable && progress(event.loaded / event.total);
-    // A server that refuses a file before it was sent may be heard of no other way.
-    request.onerror = () => reject(new ApiError(BROKEN));
+    request.upload.onprogress = (event) => event.lengthComputable && onProgress(event.loaded / event.total);
+    // A server that refuses a file early may close the connection before its response is read.
+    request.onerror = () => reject(new ApiError(UPLOAD_FAILED));
     request.onload = () => {
       if (request.status === 201) resolve(JSON.parse(request.responseText));
       else reject(failure(request.status, request.responseText, request.getResponseHeader('retry-after')));
@@ -116,7 +112,7 @@ export function upload(file, { model, groups }, progress) {
   });
 }
 
-/** The events of an answer, as objects. Throws where they end before the last one. */
+/** The events of an answer, as objects. Throws if the stream ends before the last one. */
 export async function* answer(model, messages, signal) {
   const response = await post('v1/chat/completions', { model, messages, stream: true }, signal);
   const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
@@ -138,5 +134,5 @@ export async function* answer(model, messages, signal) {
   } catch (error) {
     if (error instanceof ApiError || error.name === 'AbortError') throw error;
   }
-  throw new ApiError('The connection broke before the answer’s end.');
+  throw new ApiError('The connection broke before the end of the answer.');
 }

@@ -1,4 +1,4 @@
-// The page: models, key, theme and menu; it starts the chat and the documents.
+// The page: models, key, theme and menu. Starts the chat and the documents dialog.
 
 import * as api from './api.js';
 import { $, announce, h, icon } from './dom.js';
@@ -7,20 +7,19 @@ import { startDocuments } from './documents.js';
 import { closeSources } from './sources.js';
 import { chats, key, setting } from './store.js';
 
-const LOOK = 1000; // milliseconds between looks at whether the server is ready
+const POLL = 1000; // milliseconds between requests for the server's state
 
 // --- Theme ---
 
 const THEMES = { system: ['theme', 'dark'], dark: ['moon', 'light'], light: ['sun', 'system'] };
 
 function showTheme() {
-  const now = document.documentElement.dataset.theme ?? 'system';
-  const [sign, next] = THEMES[now];
-  $('theme').replaceChildren(icon(sign));
-  const then = next === 'system' ? 'the system’s' : next;
-  const says = `Theme: ${now === 'system' ? 'as the system' : now}. Change to ${then}.`;
-  $('theme').setAttribute('aria-label', says);
-  $('theme').title = says;
+  const current = document.documentElement.dataset.theme ?? 'system';
+  const [iconName, next] = THEMES[current];
+  $('theme').replaceChildren(icon(iconName));
+  const label = `Theme: ${current}. Change to ${next}.`;
+  $('theme').setAttribute('aria-label', label);
+  $('theme').title = label;
   $('theme').onclick = () => {
     if (next === 'system') delete document.documentElement.dataset.theme;
     else document.documentElement.dataset.theme = next;
@@ -53,9 +52,9 @@ function startMenu() {
 
 // --- Key ---
 
-function wantKey(why = '') {
+function askForKey(message = '') {
   $('key-open').hidden = false;
-  $('key-error').textContent = key.get() ? why : '';
+  $('key-error').textContent = key.get() ? message : '';
   $('key-forget').hidden = !key.get();
   $('key').value = '';
   if (!$('key-dialog').open) $('key-dialog').showModal();
@@ -63,7 +62,7 @@ function wantKey(why = '') {
 }
 
 function startKey() {
-  $('key-open').addEventListener('click', () => wantKey());
+  $('key-open').addEventListener('click', () => askForKey());
   $('key-form').addEventListener('submit', async (event) => {
     event.preventDefault();
     const before = key.get();
@@ -97,11 +96,11 @@ async function loadModels() {
   $('model').replaceChildren(...names.map((name) => h('option', { value: name }, name)));
   if (names.includes(chosen)) $('model').value = chosen;
   $('key-open').hidden = !key.get();
-  tell(names.length ? '' : 'This key may ask no collection.');
+  showHint(names.length ? '' : 'This key has access to no collection.');
 }
 
-/** Say above the question what keeps it from being answered. */
-function tell(text) {
+/** Show below the question why it cannot be answered; the usual hint if `text` is empty. */
+function showHint(text) {
   if ($('hint').textContent === text) return;
   $('hint').textContent = text || HINT;
   $('hint').classList.toggle('note', Boolean(text));
@@ -114,34 +113,34 @@ async function start() {
   try {
     await loadModels();
   } catch (error) {
-    if (error.status === 401) return wantKey(error.message);
-    tell(error.message);
-    return setTimeout(start, error.retryAfter ? error.retryAfter * 1000 : 3 * LOOK);
+    if (error.status === 401) return askForKey(error.message);
+    showHint(error.message);
+    return setTimeout(start, error.retryAfter ? error.retryAfter * 1000 : 3 * POLL);
   }
   return untilReady();
 }
 
 async function untilReady() {
   const state = await api.readiness();
-  if (state === 'ready') return tell('');
-  tell(
+  if (state === 'ready') return showHint('');
+  showHint(
     state === 'loading models'
-      ? 'The models are being loaded; you can ask already.'
-      : 'The server is ending, or can’t be reached.',
+      ? 'The models are loading. You can already ask.'
+      : 'The server is shutting down or cannot be reached.',
   );
-  return setTimeout(untilReady, LOOK);
+  return setTimeout(untilReady, POLL);
 }
 
-// --- All ---
+// --- Start ---
 
 for (const button of document.querySelectorAll('dialog .close'))
   button.addEventListener('click', () => button.closest('dialog').close());
 for (const dialog of document.querySelectorAll('dialog')) {
-  dialog.addEventListener('click', (event) => event.target === dialog && dialog.close()); // beside it
+  dialog.addEventListener('click', (event) => event.target === dialog && dialog.close()); // on the backdrop
 }
 showTheme();
 startMenu();
 startKey();
-startChat((why) => (why ? wantKey(why) : start()));
+startChat((message) => (message ? askForKey(message) : start()));
 startDocuments(() => $('model').value);
 start();

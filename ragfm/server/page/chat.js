@@ -1,27 +1,27 @@
-// The conversation: what is asked, the answer as it comes, and what is kept of both.
+// The conversation: asking, streaming the answer, and saving both.
 
 import * as api from './api.js';
-import { $, announce, h, sure } from './dom.js';
+import { $, announce, confirmDeletion, h } from './dom.js';
 import { turnView } from './answer.js';
 import { hideSources, offerSources } from './sources.js';
 import { chats, setting } from './store.js';
 
 const NEAR_END = 120; // pixels from the end within which the page follows the answer
-const SHOWN = ['uri', 'text', 'start', 'end', 'page', 'place', 'headings', 'n'];
+const HIT_FIELDS = ['uri', 'text', 'start', 'end', 'page', 'place', 'headings', 'n'];
 
-let chat = null; // the one that is shown; null where nothing was asked yet
-let running = null; // the AbortController of the answer that is being given
-let lacking = () => {};
+let chat = null; // the chat on screen; null before the first question
+let running = null; // the AbortController of the running answer
+let onMissing = () => {};
 
-/** Start; `lacks` is called where a key or a model is wanted, with what the server says. */
-export function startChat(lacks) {
-  lacking = lacks;
+/** Set up the chat. `whenMissing` is called if a key or a model is missing, with the server's message. */
+export function startChat(whenMissing) {
+  onMissing = whenMissing;
   const question = $('question');
   $('ask').addEventListener('submit', (event) => {
     event.preventDefault();
     ask(question.value.trim());
   });
-  question.addEventListener('input', grown);
+  question.addEventListener('input', fitQuestion);
   question.addEventListener('keydown', (event) => {
     if (event.key !== 'Enter' || event.shiftKey || event.isComposing) return;
     event.preventDefault();
@@ -35,9 +35,9 @@ export function startChat(lacks) {
   $('new').addEventListener('click', () => show(null));
   $('clear').addEventListener('click', async () => {
     if (
-      !(await sure(
+      !(await confirmDeletion(
         'Delete all chats?',
-        'They are kept in this browser alone: nobody can bring them back.',
+        'They are stored only in this browser and cannot be restored.',
         'Delete all',
       ))
     )
@@ -45,26 +45,27 @@ export function startChat(lacks) {
     chats.clear();
     leave();
   });
-  window.addEventListener('storage', (event) => chats.isOne(event.key) && list());
+  window.addEventListener('storage', (event) => chats.isChat(event.key) && list());
   show(null);
 }
 
-function grown() {
+/** Fit the input's height to its text. */
+function fitQuestion() {
   const question = $('question');
   question.rows = Math.min(8, Math.max(1, question.value.split('\n').length));
   $('send').disabled = !question.value.trim();
 }
 
-/** Begin a new chat, and keep no more of the one that is shown: it was deleted, or is somebody else's. */
+/** Start a new chat and stop saving the one on screen: it was deleted or belongs to another key. */
 export function leave() {
-  if (chat) chat.left = true;
+  if (chat) chat.discarded = true;
   show(null);
 }
 
-/** Show a chat, or a new one. */
-export function show(shown) {
+/** Show a chat; null starts a new one. */
+export function show(selected) {
   running?.abort();
-  chat = shown;
+  chat = selected;
   hideSources();
   $('turns').replaceChildren(...(chat ? chat.turns.map((turn) => finished(turn)) : [welcome()]));
   if (chat && [...$('model').options].some((option) => option.value === chat.model)) $('model').value = chat.model;
@@ -74,7 +75,7 @@ export function show(shown) {
   const last = chat?.turns.at(-1);
   if (last?.details) offerSources(last);
   $('turns').scrollTop = $('turns').scrollHeight;
-  grown();
+  fitQuestion();
   $('question').focus();
 }
 
@@ -86,8 +87,8 @@ function finished(turn) {
 
 function welcome() {
   const tips = [
-    'Ask in a whole sentence, then go on from the answer.',
-    'Press a number to see the words that it stands for.',
+    'Ask in a full sentence, then ask follow-up questions.',
+    'Select a number to see the cited words.',
     'Drop files anywhere to add them to the documents.',
   ];
   return h(
@@ -135,7 +136,7 @@ function list() {
 }
 
 async function remove(one) {
-  if (!(await sure('Delete this chat?', one.title))) return;
+  if (!(await confirmDeletion('Delete this chat?', one.title))) return;
   chats.remove(one.id);
   if (one.id === chat?.id) leave();
   else list();
@@ -143,18 +144,18 @@ async function remove(one) {
 
 function keep(one) {
   const turns = one.turns.filter((turn) => turn.answer);
-  if (one.left || !turns.length) return;
+  if (one.discarded || !turns.length) return;
   one.changed = Date.now();
   chats.save({ ...one, turns });
   list();
 }
 
-/** Ask a question; where one is being answered, nothing happens. */
+/** Ask a question. Does nothing while another answer is running. */
 async function ask(question) {
   const model = $('model').value;
   if (!question || running) return;
   if (!model) {
-    await lacking(); // it was asked before the models were known
+    await onMissing(); // the models are not loaded yet
     if ($('model').value && $('question').value.trim() === question) ask(question);
     return;
   }
@@ -165,51 +166,51 @@ async function ask(question) {
   chat.model = model;
   setting.set('model', model);
   $('question').value = '';
-  grown();
+  fitQuestion();
   const turn = { question, model, answer: '', details: null, end: null, thumbs: null };
   chat.turns.push(turn);
-  await give(chat, turn);
+  await runTurn(chat, turn);
 }
 
-async function give(whose, turn) {
-  const view = turnView(turn, () => keep(whose));
+async function runTurn(owner, turn) {
+  const view = turnView(turn, () => keep(owner));
   $('turns').append(view.root);
   view.wait();
   busy(true);
-  announce('The documents are being read.');
+  announce('Reading the documents.');
   view.root.scrollIntoView({ block: 'end' });
-  const mine = (running = new AbortController());
+  const own = (running = new AbortController());
   try {
-    await receive(whose, turn, view, mine.signal);
+    await receive(owner, turn, view, own.signal);
     announce(`Answer: ${turn.answer}`);
   } catch (error) {
     if (error.name === 'AbortError') turn.end = 'stopped';
     else {
       turn.end = 'broken';
-      failed(whose, turn, view, error);
+      showError(owner, turn, view, error);
     }
   }
-  if (running === mine) running = null;
+  if (running === own) running = null;
   busy(running !== null);
-  if (turn.answer || turn.end === 'stopped') settle(whose, turn, view);
+  if (turn.answer || turn.end === 'stopped') settle(owner, turn, view);
 }
 
-/** An answer that has come, or the part of it that has. */
-function settle(whose, turn, view) {
-  const trouble = [...view.below.children];
+/** Show and save an answer, or the part that was received. */
+function settle(owner, turn, view) {
+  const errors = [...view.below.children];
   const following = nearEnd();
   view.finish();
-  view.below.append(...trouble);
-  keep(whose);
-  if (turn.details && whose === chat) offerSources(turn);
+  view.below.append(...errors);
+  keep(owner);
+  if (turn.details && owner === chat) offerSources(turn);
   if (following) $('turns').scrollTop = $('turns').scrollHeight;
 }
 
-async function receive(whose, turn, view, signal) {
-  const said = whose.turns.slice(0, whose.turns.indexOf(turn)).filter((one) => one.answer);
-  const messages = said.flatMap((one) => [
-    { role: 'user', content: one.question },
-    { role: 'assistant', content: one.answer },
+async function receive(owner, turn, view, signal) {
+  const earlier = owner.turns.slice(0, owner.turns.indexOf(turn)).filter(({ answer }) => answer);
+  const messages = earlier.flatMap(({ question, answer }) => [
+    { role: 'user', content: question },
+    { role: 'assistant', content: answer },
   ]);
   let frame = 0;
   try {
@@ -217,7 +218,7 @@ async function receive(whose, turn, view, signal) {
       const choice = event.choices[0];
       turn.answer += choice?.delta.content ?? '';
       turn.end = choice?.finish_reason ?? turn.end;
-      if (event.ragfm) adopt(turn, event.ragfm);
+      if (event.ragfm) setDetails(turn, event.ragfm);
       frame ||= requestAnimationFrame(() => {
         frame = 0;
         const following = nearEnd();
@@ -230,36 +231,37 @@ async function receive(whose, turn, view, signal) {
   }
 }
 
-/** Of all that is known of an answer, what is shown: it is kept in the browser, which has little room. */
-function adopt(turn, known) {
-  turn.answer = known.answer;
-  const passages = known.passages
+/** Keep the details that are shown: chats are stored in the browser, which has little room. */
+function setDetails(turn, details) {
+  turn.answer = details.answer;
+  const passages = details.passages
     .filter((hit) => hit.n !== null)
-    .map((hit) => Object.fromEntries(SHOWN.map((name) => [name, hit[name]])));
-  const { citations, unsupported, abstained, query, seconds, rating } = known;
-  turn.details = { citations, unsupported, abstained, query, seconds, rating, passages, dropped: known.dropped.length };
+    .map((hit) => Object.fromEntries(HIT_FIELDS.map((name) => [name, hit[name]])));
+  const { citations, contradictions, unsupported, abstained, query, seconds, rating } = details;
+  const dropped = details.dropped.length;
+  turn.details = { citations, contradictions, unsupported, abstained, query, seconds, rating, passages, dropped };
 }
 
-function failed(whose, turn, view, error) {
-  if (error.status === 401) lacking(error.message);
+function showError(owner, turn, view, error) {
+  if (error.status === 401) onMissing(error.message);
   const again = h('button', { type: 'button' }, 'Ask again');
   again.addEventListener('click', () => {
     if (running) return;
     view.root.remove();
     Object.assign(turn, { answer: '', details: null, end: null });
-    give(whose, turn);
+    runTurn(owner, turn);
   });
-  if (error.retryAfter) wait(again, error.retryAfter);
+  if (error.retryAfter) countDown(again, error.retryAfter);
   if (!turn.answer) view.root.querySelector('.text').replaceChildren();
   view.below.replaceChildren(h('div', { class: 'trouble', role: 'alert' }, h('p', {}, error.message), again));
   view.root.scrollIntoView({ block: 'end' });
 }
 
-/** Count the seconds until it may be asked again. */
-function wait(button, seconds) {
+/** Disable the button until the seconds have passed. */
+function countDown(button, seconds) {
   button.disabled = seconds > 0;
   button.textContent = seconds > 0 ? `Ask again in ${seconds} s` : 'Ask again';
-  if (seconds > 0) setTimeout(() => wait(button, seconds - 1), 1000);
+  if (seconds > 0) setTimeout(() => countDown(button, seconds - 1), 1000);
 }
 
 function busy(on) {

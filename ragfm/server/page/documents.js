@@ -1,61 +1,62 @@
-// The documents: a list, uploads by drag and drop with how far they are, and deletion of what one has uploaded.
+// The documents: list, upload by drag and drop with progress, deletion of one's own uploads.
 
 import * as api from './api.js';
-import { $, announce, count, h, icon, iconButton, sizeOf, sure } from './dom.js';
+import { $, announce, confirmDeletion, count, h, icon, iconButton, sizeOf } from './dom.js';
 import { nameOf, showDocument } from './sources.js';
 
 const STATES = { queued: 'Waiting to be indexed', indexing: 'Being indexed', ready: 'Ready', failed: 'Failed' };
-const FINDABLE = 8; // from so many documents on there is a field to find one
-const PAUSE = 700; // milliseconds between looks at what is being indexed
+const MIN_FIND = 8; // documents from which a search field is shown
+const POLL = 700; // milliseconds between status requests while documents are indexed
 
 let model = '';
 let cards = [];
 let next = null;
-let going = null; // the timer of the next look
+let timer = null; // of the next status request
 
-/** Start, with a function that gives the model that is chosen. */
-export function startDocuments(chosen) {
-  $('documents-open').addEventListener('click', () => openDocuments(chosen()));
+/** Set up the documents dialog. `selectedModel` returns the selected model. */
+export function startDocuments(selectedModel) {
+  $('documents-open').addEventListener('click', () => openDocuments(selectedModel()));
   $('files').addEventListener('change', (event) => {
-    take([...event.target.files]);
+    uploadAll([...event.target.files]);
     event.target.value = '';
   });
   $('find').addEventListener('input', draw);
   $('more').addEventListener('click', () => load(next));
-  $('documents').addEventListener('close', () => clearTimeout(going));
-  dropAnywhere(chosen);
+  $('documents').addEventListener('close', () => clearTimeout(timer));
+  acceptDrops(selectedModel);
 }
 
-async function openDocuments(chosen) {
-  if (!chosen) return;
-  if (api.collectionOf(chosen) !== model) $('uploads').replaceChildren();
-  model = api.collectionOf(chosen);
+async function openDocuments(name) {
+  if (!name) return;
+  if (api.collectionOf(name) !== model) $('uploads').replaceChildren();
+  model = api.collectionOf(name);
   $('documents-title').textContent = `Documents of ${model}`;
-  $('who').textContent =
-    'What you add is yours: you can delete it again, and nobody with another key sees it unless you say so.';
+  $('who').textContent = 'You can delete the files that you add. Other keys do not see them unless you share them.';
   if (!$('documents').open) $('documents').showModal();
   await load();
 }
 
-function dropAnywhere(chosen) {
-  let inside = 0;
+function acceptDrops(selectedModel) {
+  let inside = 0; // elements that the pointer has entered and not left
   const over = (by) => {
     inside = by === 0 ? 0 : inside + by;
     $('dropping').hidden = inside <= 0;
   };
   const files = (event) =>
-    event.dataTransfer?.types.includes('Files') && chosen() && !document.querySelector('dialog[open]:not(#documents)');
+    event.dataTransfer?.types.includes('Files') &&
+    selectedModel() &&
+    !document.querySelector('dialog[open]:not(#documents)');
   document.addEventListener('dragenter', (event) => files(event) && over(1));
   document.addEventListener('dragleave', (event) => files(event) && over(-1));
   document.addEventListener('dragover', (event) => files(event) && event.preventDefault());
   document.addEventListener('drop', async (event) => {
     if (!event.dataTransfer?.types.includes('Files')) return;
-    event.preventDefault(); // else the browser would leave this page for the file
+    event.preventDefault(); // the browser would open the file instead of this page
     if (!files(event)) return;
     const dropped = [...event.dataTransfer.files];
     over(0);
-    await openDocuments(chosen());
-    take(dropped);
+    await openDocuments(selectedModel());
+    uploadAll(dropped);
   });
 }
 
@@ -64,7 +65,7 @@ async function load(after = null) {
     const page = await api.documents(model, after);
     cards = after === null ? page.data : [...cards, ...page.data];
     next = page.next;
-    if (after === null) offer(page.groups);
+    if (after === null) showGroups(page.groups);
     draw();
     watch();
   } catch (error) {
@@ -72,23 +73,23 @@ async function load(after = null) {
   }
 }
 
-/** Offer the groups of the key as those that may see an upload, too; what is ticked stays so. */
-function offer(groups) {
+/** Show a checkbox for each group of the key; checked ones stay checked. */
+function showGroups(groups) {
   const boxes = groups.map((group) =>
-    h('label', {}, h('input', { type: 'checkbox', value: group, checked: shared().includes(group) }), group),
+    h('label', {}, h('input', { type: 'checkbox', value: group, checked: sharedGroups().includes(group) }), group),
   );
   $('share').replaceChildren($('share').querySelector('legend'), ...boxes);
   $('share').hidden = groups.length === 0;
 }
 
-const shared = () => [...$('share').querySelectorAll('input:checked')].map((box) => box.value);
+const sharedGroups = () => [...$('share').querySelectorAll('input:checked')].map((box) => box.value);
 
 function draw() {
-  const sought = $('find').value.trim().toLowerCase();
-  const shown = cards.filter((card) => card.uri.toLowerCase().includes(sought));
-  $('find-row').hidden = cards.length < FINDABLE;
+  const query = $('find').value.trim().toLowerCase();
+  const shown = cards.filter((card) => card.uri.toLowerCase().includes(query));
+  $('find-row').hidden = cards.length < MIN_FIND;
   $('more').hidden = next === null;
-  const empty = h('li', { class: 'foot' }, sought ? 'No document is called so.' : 'There are no documents yet.');
+  const empty = h('li', { class: 'foot' }, query ? 'No document matches.' : 'There are no documents yet.');
   $('cards').replaceChildren(...(shown.length ? shown.map(row) : [empty]));
 }
 
@@ -110,13 +111,13 @@ function row(card) {
   );
 }
 
-/** The upload that a document is, or lies in: `.uploads/<number>/<name>`. */
+/** URI of the upload that a document is or is part of: `.uploads/<number>/<name>`. */
 const uploadOf = (uri) => uri.split('/').slice(0, 3).join('/');
 
 function stateOf(card) {
   if (card.state === 'ready') return null;
   const { progress } = card;
-  const far = progress?.total
+  const numbers = progress?.total
     ? `: ${progress.documents} of ${count(progress.total, 'document')}, ${count(progress.chunks, 'passage')}`
     : '';
   const bar = progress?.total
@@ -126,24 +127,24 @@ function stateOf(card) {
   return h(
     'span',
     { class: card.state === 'failed' ? 'state error' : 'state' },
-    `${STATES[card.state]}${far}${why}`,
+    `${STATES[card.state]}${numbers}${why}`,
     bar,
   );
 }
 
-/** Look again for as long as something is being indexed. */
+/** Poll while a document is being indexed. */
 function watch() {
-  clearTimeout(going);
+  clearTimeout(timer);
   if (!$('documents').open || !cards.some((card) => card.state === 'queued' || card.state === 'indexing')) return;
-  going = setTimeout(async () => {
+  timer = setTimeout(async () => {
     const own = await api.ownDocuments(model).catch(() => null);
-    if (own) adopt(own);
+    if (own) update(own);
     watch();
-  }, PAUSE);
+  }, POLL);
 }
 
-/** Take over how far one's own documents are; an archive's place is taken by what was in it. */
-function adopt(own) {
+/** Update the key's own documents. An indexed archive is replaced by the documents in it. */
+function update(own) {
   const states = new Map(own.map((card) => [card.uri, card]));
   for (const card of cards.filter((one) => one.yours && one.state !== 'ready')) {
     const now = states.get(card.uri);
@@ -156,13 +157,13 @@ function adopt(own) {
   draw();
 }
 
-function take(files) {
-  for (const file of files) send(file);
+function uploadAll(files) {
+  for (const file of files) upload(file);
 }
 
-async function send(file) {
+async function upload(file) {
   const bar = h('progress', { max: 1, value: 0, 'aria-label': `Uploading ${file.name}` });
-  const said = h('span', { class: 'state' }, 'Uploading', bar);
+  const status = h('span', { class: 'state' }, 'Uploading', bar);
   const line = h(
     'li',
     { class: 'card' },
@@ -172,28 +173,28 @@ async function send(file) {
       { class: 'what' },
       h('span', { class: 'name' }, file.name),
       h('span', { class: 'foot' }, sizeOf(file.size)),
-      said,
+      status,
     ),
   );
   $('uploads').append(line);
   try {
-    const card = await api.upload(file, { model, groups: shared() }, (share) => (bar.value = share));
+    const card = await api.upload(file, { model, groups: sharedGroups() }, (share) => (bar.value = share));
     line.remove();
-    announce(`${file.name} is kept, and is being indexed.`);
+    announce(`${file.name} is stored and is being indexed.`);
     cards = [card, ...cards.filter((one) => one.uri !== card.uri)].sort((a, b) => (a.uri < b.uri ? -1 : 1));
     draw();
     watch();
   } catch (error) {
-    said.replaceChildren(error.message);
-    said.classList.add('error');
-    line.append(iconButton('close', `Take ${file.name} off the list`, () => line.remove()));
+    status.replaceChildren(error.message);
+    status.classList.add('error');
+    line.append(iconButton('close', `Remove ${file.name} from the list`, () => line.remove()));
     announce(`${file.name}: ${error.message}`);
   }
 }
 
 async function remove(uri) {
-  const inside = cards.some((card) => card.uri.startsWith(`${uri}/`)) ? ' So are all documents in it.' : '';
-  if (!(await sure(`Delete ${nameOf(uri)}?`, `Its file is deleted, and no answer will rest on it any more.${inside}`)))
+  const inside = cards.some((card) => card.uri.startsWith(`${uri}/`)) ? ' All documents in it are deleted, too.' : '';
+  if (!(await confirmDeletion(`Delete ${nameOf(uri)}?`, `Its file is deleted, and answers no longer use it.${inside}`)))
     return;
   try {
     await api.removeDocument(uri, model);

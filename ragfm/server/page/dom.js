@@ -1,8 +1,8 @@
-// Building nodes. Nothing here, or anywhere on this page, makes HTML of text.
+// DOM helpers. Nothing on this page turns text into HTML.
 
 export const $ = (id) => document.getElementById(id);
 
-/** An element. Functions called `on…` listen; true sets an attribute; false and null leave it out. */
+/** An element. Attributes that are functions (`onclick`) become listeners; `true` sets an attribute, `false` and null omit it. */
 export function h(tag, attributes = {}, ...children) {
   const element = document.createElement(tag);
   for (const [name, value] of Object.entries(attributes)) {
@@ -13,7 +13,7 @@ export function h(tag, attributes = {}, ...children) {
   return fill(element, ...children);
 }
 
-/** Give an element other children; lists among them are taken apart, null is left out. */
+/** Replace an element's children. Nested arrays are flattened, null is skipped. */
 export function fill(element, ...children) {
   element.replaceChildren(...children.flat(4).filter((child) => child !== null && child !== undefined));
   return element;
@@ -36,13 +36,13 @@ export function iconButton(name, label, onclick, attributes = {}) {
   );
 }
 
-/** Tell it to those who don't see it. */
+/** Announce a text to screen readers. */
 export function announce(text) {
   $('status').textContent = '';
-  setTimeout(() => ($('status').textContent = text), 50); // the same words twice are told twice
+  setTimeout(() => ($('status').textContent = text), 50); // a repeated text is announced again
 }
 
-/** A link out of this page; null where the address is not of the web. */
+/** A link to another site; null if the address is not http(s). */
 export function webLink(address, ...children) {
   let url;
   try {
@@ -54,26 +54,26 @@ export function webLink(address, ...children) {
   return h('a', { href: url.href, target: '_blank', rel: 'noopener noreferrer nofollow' }, children);
 }
 
-/** Where the character of a number stands in a string: the server counts code points, JavaScript UTF-16 units. */
+/** Returns a function from code point offsets, as the server counts, to UTF-16 offsets of `text`. */
 export function unitsOf(text) {
-  if (!/[\ud800-\udbff]/.test(text)) return (at) => at;
+  if (!/[\ud800-\udbff]/.test(text)) return (offset) => offset;
   const units = [0];
   for (const point of text) units.push(units.at(-1) + point.length);
-  return (at) => units[Math.max(0, Math.min(at, units.length - 1))];
+  return (offset) => units[Math.max(0, Math.min(offset, units.length - 1))];
 }
 
-/** Ask whether something is to be deleted. */
-export function sure(title, text, yes = 'Delete') {
-  const dialog = $('sure');
-  $('sure-title').textContent = title;
-  $('sure-text').textContent = text;
-  $('sure-yes').textContent = yes;
+/** Ask the user to confirm a deletion. */
+export function confirmDeletion(title, text, yes = 'Delete') {
+  const dialog = $('confirm');
+  $('confirm-title').textContent = title;
+  $('confirm-text').textContent = text;
+  $('confirm-yes').textContent = yes;
   dialog.showModal();
-  $('sure-no').focus();
+  $('confirm-no').focus();
   return new Promise((resolve) => {
     let answer = false;
-    $('sure-yes').onclick = () => ((answer = true), dialog.close());
-    $('sure-no').onclick = () => dialog.close();
+    $('confirm-yes').onclick = () => ((answer = true), dialog.close());
+    $('confirm-no').onclick = () => dialog.close();
     dialog.addEventListener('close', () => resolve(answer), { once: true });
   });
 }
@@ -83,4 +83,4 @@ export function sizeOf(bytes) {
   return bytes < 1e6 ? `${Math.round(bytes / 1e3)} kB` : `${(bytes / 1e6).toFixed(1)} MB`;
 }
 
-export const count = (number, what) => `${number.toLocaleString('en')} ${what}${number === 1 ? '' : 's'}`;
+export const count = (number, noun) => `${number.toLocaleString('en')} ${noun}${number === 1 ? '' : 's'}`;

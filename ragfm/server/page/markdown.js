@@ -1,314 +1,253 @@
-// Markdown as nodes. Text stays text: there is no HTML, no picture is fetched, links go to http(s) and show where to.
-// Time is linear in the length of the text, whatever it is.
+// Markdown as DOM nodes. `marked` parses; this module builds nodes from its tokens, so that no text becomes HTML.
+// Raw HTML stays text, pictures become links, and links lead to http(s) addresses only and show them.
 
 import { h, webLink } from './dom.js';
+import { Marked, Tokenizer } from './vendor/marked/marked.esm.js';
 
-/** Characters that a caller may put into the text: a citation `[n]`, and the beginning and end of words in doubt. */
-export const CITE = (index, n) => `\ue000${index},${n}\ue001`;
-export const DOUBT = ['\ue002', '\ue003'];
+// Marks that a caller puts into the text: a citation, and the start and end of unsupported words. A mark begins and
+// ends with a bracket, so that emphasis next to it opens and closes as it does next to the `[1]` of the answer.
+export const CITE = (index, n) => `[\ue000${index},${n}]`;
+export const DOUBT = ['[\ue002]', '[\ue003]'];
 export const withoutMarks = (text) => text.replace(/[\ue000-\ue003]/g, '');
 
-const DEEPEST = 6;
-const FENCE = /^ {0,3}(`{3,}|~{3,})[ \t]*([^`]*)$/;
-const HEADING = /^ {0,3}(#{1,6})[ \t]+(.*)$/;
-const RULE = /^ {0,3}([-*_])(?:[ \t]*\1){2,}[ \t]*$/;
-const QUOTE = /^ {0,3}> ?/;
-const ITEM = /^([ \t]*)([-*+]|\d{1,9}[.)])([ \t]+|$)/;
-const DASHES = /^[ \t]*\|?[ \t]*:?-+:?[ \t]*(?:\|[ \t]*:?-+:?[ \t]*)*\|?[ \t]*$/;
-const BEFORE = /^([ \t]*)([\ue002\ue003]+)([ \t]*(?:(?:[-*+>]|#{1,6}|\d{1,9}[.)])[ \t]+|\|))/;
-const BEHIND = /\|([\ue002\ue003]+)[ \t]*$/;
-const CITED = /\ue000(\d+),(\d+)\ue001/y;
-const LINK =
-  /!?\[([^[\]\n]{0,500})\]\([ \t]*<?((?:[^\s()<>]|\([^\s()<>]*\)){1,2000})>?(?:[ \t]+"[^"\n]{0,500}")?[ \t]*\)/y;
-const ADDRESS = /<?(https?:\/\/[^\s<>"'`\ue000-\ue003]{1,2000})>?/y;
-const PLAIN = /(?:[^\\`*_~[!<h\n\ue000-\ue003]|h(?!ttps?:\/\/))+/y;
-const WORD = /[\p{L}\p{N}]/u;
+const MAX_CHARACTERS = 20000; // longer texts are shown unformatted: some inputs take the parser quadratic time
+const MAX_DEPTH = 6; // of lists and quotations
+const MARK = /^\[(?:\ue000(\d+),(\d+)|([\ue002\ue003]))\]/;
+const MARKS = /(\[(?:\ue000\d+,\d+|[\ue002\ue003])\])/;
+
+// Lines with marks that would hide block syntax from the parser.
+const DOUBTS_FIRST = /^([ \t]*)((?:\[[\ue002\ue003]\])+)((?:[ \t]*(?:>|(?:[-*+]|#{1,6}|\d{1,9}[.)])[ \t]+))+|[ \t]*\|)/;
+const MARKS_AFTER_ROW = /^([ \t]*\|.*?)\|((?:[ \t]*\[[\ue000-\ue003][\d,]*\])+)[ \t]*$/;
+const STRUCTURE_ONLY = /^[ \t]*(?:(?:`{3,}|~{3,})[^`]*|[-=*_:| \t]{2,})$/;
+
+// prettier-ignore
+const ENTITIES = {
+  amp: '&', lt: '<', gt: '>', quot: '"', apos: "'", nbsp: '\u00a0', ensp: '\u2002', emsp: '\u2003', thinsp: '\u2009',
+  ndash: '–', mdash: '—', hellip: '…', bull: '•', middot: '·', lsquo: '‘', rsquo: '’', ldquo: '“', rdquo: '”',
+  laquo: '«', raquo: '»', sect: '§', para: '¶', copy: '©', reg: '®', trade: '™', deg: '°', plusmn: '±', times: '×',
+  divide: '÷', minus: '−', ne: '≠', le: '≤', ge: '≥', asymp: '≈', infin: '∞', micro: 'µ', frac12: '½', frac14: '¼',
+  frac34: '¾', larr: '←', rarr: '→', uarr: '↑', darr: '↓', euro: '€', pound: '£', cent: '¢', yen: '¥', auml: 'ä',
+  ouml: 'ö', uuml: 'ü', Auml: 'Ä', Ouml: 'Ö', Uuml: 'Ü', szlig: 'ß', aelig: 'æ', AElig: 'Æ', oslash: 'ø', Oslash: 'Ø',
+  aring: 'å', Aring: 'Å', eacute: 'é', egrave: 'è', agrave: 'à', ccedil: 'ç', ntilde: 'ñ',
+};
+const ENTITY = /&(?:#(\d{1,7})|#[xX]([\da-fA-F]{1,6})|(\w{2,8}));/g;
+
+class SafeTokenizer extends Tokenizer {
+  depth = 0;
+
+  html() {} // undefined: not a token, so that the characters are text
+
+  tag() {}
+
+  def(source) {
+    return /^ {0,3}\[\ue000/.test(source) ? undefined : super.def(source); // `[1]: …` begins with a citation
+  }
+
+  url(source) {
+    return super.url(source.split(MARKS, 1)[0]);
+  }
+
+  blockquote(source) {
+    return this.nested(() => super.blockquote(source));
+  }
+
+  list(source) {
+    return this.nested(() => super.list(source));
+  }
+
+  nested(parse) {
+    if (this.depth >= MAX_DEPTH) return undefined;
+    this.depth += 1;
+    try {
+      return parse();
+    } finally {
+      this.depth -= 1;
+    }
+  }
+}
+
+const markExtension = {
+  name: 'mark',
+  level: 'inline',
+  start: (source) => source.match(MARKS)?.index,
+  tokenizer(source) {
+    const [raw, index, n, doubt] = MARK.exec(source) ?? [];
+    return raw && { type: 'mark', raw, index: Number(index), n: Number(n), doubt };
+  },
+};
+
+const parser = new Marked({ gfm: true, extensions: [markExtension] });
+parser.setOptions({ tokenizer: new SafeTokenizer() });
 
 /** Nodes of a text. `cite(index, n)` makes the node of a citation. */
 export function render(text, cite) {
-  const lines = text.replace(/\r\n?/g, '\n').split('\n');
-  return new Renderer(cite).blocks(lines.map(inside), 0);
+  const builder = new NodeBuilder(cite);
+  if (text.length > MAX_CHARACTERS) return [h('p', {}, builder.plain(text))];
+  return builder.blocks(parser.lexer(withMarksInside(text)));
 }
 
-/** A line with its marks of doubt inside the signs of a list, a heading or a table, which come first and last. */
-const inside = (line) => line.replace(BEFORE, '$1$3$2').replace(BEHIND, '$1|');
+/** The text with its marks moved inside the signs of lists, headings, tables and fences. */
+function withMarksInside(text) {
+  const lines = text.replace(/\r\n?/g, '\n').split('\n');
+  lines.forEach((line, i) => {
+    const bare = line.replaceAll(DOUBT[0], '').replaceAll(DOUBT[1], '');
+    if (bare !== line && STRUCTURE_ONLY.test(bare)) {
+      // A fence or a table's delimiter row: the marks go into the text next to it.
+      const [begins, ends] = DOUBT.map((mark) => line.includes(mark));
+      lines[i] = bare;
+      if (begins && !ends && i + 1 < lines.length) lines[i + 1] = DOUBT[0] + lines[i + 1];
+      if (ends && !begins && i > 0) lines[i - 1] += DOUBT[1];
+    }
+  });
+  return lines.map((line) => line.replace(DOUBTS_FIRST, '$1$3$2').replace(MARKS_AFTER_ROW, '$1$2|')).join('\n');
+}
 
-class Renderer {
+class NodeBuilder {
   constructor(cite) {
     this.cite = cite;
-    this.doubt = false;
+    this.doubt = false; // whether the words are unsupported
+    this.inLink = false;
   }
 
-  blocks(lines, depth) {
+  blocks(tokens) {
+    return tokens.map((token) => this.block(token)).flat();
+  }
+
+  block(token) {
+    switch (token.type) {
+      case 'paragraph':
+        return h('p', {}, this.inline(token.tokens));
+      case 'text': // in an item of a tight list
+        return this.inline(token.tokens ?? [token]);
+      case 'heading':
+        return h(`h${Math.min(6, token.depth + 2)}`, {}, this.inline(token.tokens));
+      case 'code':
+        this.skip(token.raw);
+        return h('pre', { tabindex: 0 }, h('code', {}, asWritten(token.text)));
+      case 'blockquote':
+        return h('blockquote', {}, this.blocks(token.tokens));
+      case 'list': {
+        const start = token.ordered && token.start !== 1 ? String(token.start) : null;
+        const items = token.items.map((item) => h('li', {}, this.blocks(item.tokens)));
+        return h(token.ordered ? 'ol' : 'ul', { start }, items);
+      }
+      case 'checkbox':
+        return this.text(token.checked ? '☑ ' : '☐ ');
+      case 'table': {
+        const row = (cells, tag) =>
+          h(
+            'tr',
+            {},
+            cells.map((cell) => h(tag, {}, this.inline(cell.tokens))),
+          );
+        const head = h('thead', {}, row(token.header, 'th'));
+        const body = h(
+          'tbody',
+          {},
+          token.rows.map((cells) => row(cells, 'td')),
+        );
+        const attributes = { class: 'wide', tabindex: 0, role: 'group', 'aria-label': 'Table' };
+        return h('div', attributes, h('table', {}, head, body));
+      }
+      case 'hr':
+        return h('hr');
+      case 'def': // the target of a link is shown at the link, but a definition may hold words of the answer
+        return h('p', {}, this.plain(token.raw.trim()));
+      case 'space':
+        return [];
+      default:
+        return h('p', {}, this.plain(token.raw));
+    }
+  }
+
+  inline(tokens) {
     const nodes = [];
-    const kinds = depth < DEEPEST ? ['fence', 'heading', 'rule', 'quote', 'list', 'table', 'paragraph'] : ['paragraph'];
-    for (let at = 0; at < lines.length;) {
-      if (!lines[at].trim()) {
-        at += 1;
-        continue;
-      }
-      for (const kind of kinds) {
-        const found = this[kind](lines, at, depth);
-        if (!found) continue;
-        nodes.push(found.node);
-        at = found.end;
-        break;
-      }
+    for (const node of tokens.map((token) => this.inlineNode(token)).flat()) {
+      const last = nodes.at(-1);
+      if (last?.className === 'doubt' && node?.className === 'doubt') last.append(node.textContent);
+      else if (node !== null) nodes.push(node);
     }
     return nodes;
   }
 
-  fence(lines, at) {
-    const [, ticks] = FENCE.exec(withoutDoubt(lines[at])) ?? [];
-    if (!ticks) return null;
-    let end = at + 1;
-    const closes = (line) => line.startsWith(ticks) && !line.replaceAll(ticks[0], '');
-    while (end < lines.length && !closes(withoutDoubt(lines[end]).trim())) end += 1;
-    this.passed(lines.slice(at, end + 1).join(''));
-    const code = asWritten(lines.slice(at + 1, end).join('\n'));
-    return { node: h('pre', { tabindex: 0 }, h('code', {}, code)), end: end + 1 };
-  }
-
-  heading(lines, at) {
-    const [, signs, words] = HEADING.exec(lines[at]) ?? [];
-    if (!signs) return null;
-    return { node: h(`h${Math.min(6, signs.length + 2)}`, {}, this.inline(words)), end: at + 1 };
-  }
-
-  rule(lines, at) {
-    return RULE.test(lines[at]) ? { node: h('hr'), end: at + 1 } : null;
-  }
-
-  quote(lines, at, depth) {
-    let end = at;
-    while (end < lines.length && QUOTE.test(lines[end])) end += 1;
-    if (end === at) return null;
-    return {
-      node: h(
-        'blockquote',
-        {},
-        this.blocks(
-          lines.slice(at, end).map((line) => line.replace(QUOTE, '')),
-          depth + 1,
-        ),
-      ),
-      end,
-    };
-  }
-
-  list(lines, at, depth) {
-    const first = ITEM.exec(lines[at]);
-    if (!first) return null;
-    const numbered = /\d/.test(first[2]);
-    const items = [];
-    let end = at;
-    for (
-      let item = first;
-      item && /\d/.test(item[2]) === numbered;
-      item = end < lines.length ? ITEM.exec(lines[end]) : null
-    ) {
-      const own = [lines[end].slice(item[0].length)];
-      const indent = item[1].length;
-      for (end += 1; end < lines.length && belongs(lines, end, indent); end += 1)
-        own.push(lines[end].slice(Math.min(margin(lines[end]), item[0].length)));
-      items.push(h('li', {}, loose(this.blocks(own, depth + 1))));
-      if (end < lines.length && !lines[end].trim() && ITEM.test(lines[end + 1] ?? '')) end += 1;
+  inlineNode(token) {
+    switch (token.type) {
+      case 'mark':
+        return this.mark(token);
+      case 'strong':
+      case 'em':
+      case 'del':
+        return h(token.type, {}, this.inline(token.tokens));
+      case 'codespan':
+        this.skip(token.raw);
+        return h('code', {}, asWritten(token.text));
+      case 'br':
+        return h('br');
+      case 'link':
+      case 'image':
+        return this.link(token);
+      case 'escape':
+        return this.text(token.text);
+      case 'text':
+        if (token.tokens) return this.inline(token.tokens);
+        return this.text(decoded(token.text).replace(/[ \t]*\n[ \t]*/g, '\n'));
+      default:
+        return this.text(token.raw);
     }
-    const start = numbered ? parseInt(first[2], 10) : 1;
-    return { node: h(numbered ? 'ol' : 'ul', { start: start === 1 ? null : String(start) }, items), end };
   }
 
-  table(lines, at) {
-    if (!lines[at].includes('|') || !DASHES.test(withoutDoubt(lines[at + 1] ?? ''))) return null;
-    const head = cells(lines[at]);
-    if (head.length !== cells(withoutDoubt(lines[at + 1])).length) return null;
-    let end = at + 2;
-    while (end < lines.length && lines[end].includes('|') && lines[end].trim()) end += 1;
-    const row = (line, tag) => {
-      const all = cells(line);
-      // A citation may stand behind the row: it goes into the last cell.
-      const own = [...all.slice(0, head.length - 1), all.slice(head.length - 1).join(' ')];
-      return h(
-        'tr',
-        {},
-        head.map((_, column) => h(tag, {}, this.inline(own[column] ?? ''))),
-      );
-    };
-    const top = row(lines[at], 'th');
-    this.passed(lines[at + 1]);
-    const table = h(
-      'table',
-      {},
-      h('thead', {}, top),
-      h(
-        'tbody',
-        {},
-        lines.slice(at + 2, end).map((line) => row(line, 'td')),
-      ),
-    );
-    return { node: h('div', { class: 'wide', tabindex: 0, role: 'group', 'aria-label': 'Table' }, table), end };
+  link(token) {
+    const target = asWritten(decoded(token.href));
+    const link = this.inLink ? null : webLink(target);
+    const outer = this.inLink;
+    this.inLink ||= link !== null;
+    const words =
+      token.type === 'image' ? this.text(asWritten(decoded(token.text)) || 'picture') : this.inline(token.tokens);
+    this.inLink = outer;
+    link?.append(...[words].flat());
+    const shown = (link ?? h('span', {}, words)).textContent;
+    const where = token.autolink || shown === target ? null : ` (${target})`;
+    if (link) return [link, where && h('span', { class: 'target' }, where)];
+    return [words, where && this.text(where)].flat();
   }
 
-  paragraph(lines, at) {
-    let end = at + 1;
-    while (end < lines.length && lines[end].trim() && !begins(lines[end])) end += 1;
-    return {
-      node: h(
-        'p',
-        {},
-        this.inline(
-          lines
-            .slice(at, end)
-            .map((line) => line.trim())
-            .join('\n'),
-        ),
-      ),
-      end,
-    };
+  mark({ index, n, doubt }) {
+    if (!doubt) return this.inLink ? this.text(`[${n}]`) : this.cite(index, n);
+    this.doubt = `[${doubt}]` === DOUBT[0];
+    return this.doubt ? h('span', { class: 'hidden' }, 'Unsupported: ') : null;
   }
 
-  /** Nodes of what stands in a line. */
-  inline(text, depth = 0) {
-    const nodes = [];
-    const unclosed = new Set(); // what has no end from here on has none later on either
-    for (let at = 0; at < text.length;) {
-      const found = this.special(text, at, depth, unclosed) ?? this.words(text, at);
-      if (!joined(nodes.at(-1), found.node)) nodes.push(found.node);
-      at = found.end;
-    }
-    return nodes;
-  }
-
-  words(text, at) {
-    PLAIN.lastIndex = at;
-    const words = PLAIN.exec(text)?.[0] ?? text[at];
-    return { node: this.text(words), end: at + words.length };
-  }
-
-  /** Take over what the marks in a text say that is not shown with them. */
-  passed(text) {
-    const sign = text.match(/[\ue002\ue003]/g)?.at(-1);
-    if (sign) this.doubt = sign === DOUBT[0];
+  /** Nodes of a text that holds no Markdown, only marks. */
+  plain(text) {
+    const nodes = text.split(MARKS).map((part) => {
+      const token = markExtension.tokenizer(part);
+      return token ? this.mark(token) : part && this.text(part);
+    });
+    return nodes.filter(Boolean);
   }
 
   text(words) {
     return this.doubt ? h('span', { class: 'doubt' }, words) : words;
   }
 
-  special(text, at, depth, unclosed) {
-    const sign = text[at];
-    if (sign === '\n') return { node: h('br'), end: at + 1 };
-    if (sign === '\ue000') return this.cited(text, at);
-    if (DOUBT.includes(sign)) {
-      this.doubt = sign === DOUBT[0];
-      return { node: this.doubt ? h('span', { class: 'hidden' }, 'Unsupported: ') : null, end: at + 1 };
-    }
-    if (sign === '\\' && /[!-/:-@[-`{-~]/.test(text[at + 1] ?? ''))
-      return { node: this.text(text[at + 1]), end: at + 2 };
-    if (sign === '`') return this.code(text, at, unclosed);
-    if (sign === '[' || sign === '!') return this.link(text, at);
-    if (sign === '<' || sign === 'h') return this.address(text, at);
-    return '*_~'.includes(sign) && depth < DEEPEST ? this.emphasis(text, at, depth, unclosed) : null;
-  }
-
-  cited(text, at) {
-    CITED.lastIndex = at;
-    const [all, index, n] = CITED.exec(text) ?? [];
-    return all ? { node: this.cite(Number(index), Number(n)), end: at + all.length } : { node: null, end: at + 1 };
-  }
-
-  code(text, at, unclosed) {
-    const ticks = /`+/y;
-    ticks.lastIndex = at;
-    const [run] = ticks.exec(text);
-    const literal = { node: this.text(run), end: at + run.length };
-    if (unclosed.has(run)) return literal;
-    for (let end = text.indexOf(run, at + run.length); end >= 0; end = text.indexOf(run, end)) {
-      ticks.lastIndex = end;
-      const [close] = ticks.exec(text);
-      if (close === run) this.passed(text.slice(at, end));
-      if (close === run)
-        return { node: h('code', {}, asWritten(text.slice(at + run.length, end))), end: end + run.length };
-      end += close.length;
-    }
-    unclosed.add(run);
-    return literal;
-  }
-
-  link(text, at) {
-    LINK.lastIndex = at;
-    const [all, words, address] = LINK.exec(text) ?? [];
-    if (!all) return null;
-    this.passed(words);
-    const shown = asWritten(words) || 'picture';
-    const target = withoutMarks(address);
-    const link = webLink(target, shown);
-    const where = shown === target ? '' : ` (${target})`;
-    return {
-      node: link ? [link, h('span', { class: 'target' }, where)] : this.text(`${shown}${where}`),
-      end: at + all.length,
-    };
-  }
-
-  address(text, at) {
-    ADDRESS.lastIndex = at;
-    const found = at > 0 && WORD.test(text[at - 1]) ? null : ADDRESS.exec(text);
-    if (!found) return null;
-    const address = found[0].startsWith('<') ? found[1] : found[1].replace(/[.,;:!?)\]*_]{1,20}$/, '');
-    const link = webLink(address, address);
-    return link ? { node: link, end: at + (found[0].startsWith('<') ? found[0].length : address.length) } : null;
-  }
-
-  emphasis(text, at, depth, unclosed) {
-    const sign = text[at];
-    const run = text[at + 1] === sign ? sign + sign : sign;
-    const tag = { '*': 'em', _: 'em', '**': 'strong', __: 'strong', '~~': 'del' }[run];
-    const literal = { node: this.text(run), end: at + run.length };
-    if (!tag || unclosed.has(run) || !text[at + run.length]?.trim() || (sign === '_' && WORD.test(text[at - 1] ?? '')))
-      return literal;
-    for (let end = text.indexOf(run, at + run.length + 1); end >= 0; end = text.indexOf(run, end + 1)) {
-      while (run.length === 1 && text[end + 1] === sign && text[end + 2] === sign) end += 2;
-      if (run.length === 1 && (text[end + 1] === sign || text[end - 1] === sign)) {
-        end += 1;
-        continue;
-      }
-      if (!text[end - 1].trim() || (sign === '_' && WORD.test(text[end + run.length] ?? ''))) continue;
-      return { node: h(tag, {}, this.inline(text.slice(at + run.length, end), depth + 1)), end: end + run.length };
-    }
-    unclosed.add(run);
-    return literal;
+  /** Follow the marks of a text that is shown without them. */
+  skip(text) {
+    const last = text.match(/[\ue002\ue003]/g)?.at(-1);
+    if (last) this.doubt = `[${last}]` === DOUBT[0];
   }
 }
 
-/** Whether the words of a node could be put at the end of another one. */
-function joined(node, next) {
-  if (node?.className !== 'doubt' || next?.className !== 'doubt') return false;
-  node.append(next.textContent);
-  return true;
+function decoded(text) {
+  return text.replace(ENTITY, (entity, decimal, hexadecimal, name) => {
+    if (name) return Object.hasOwn(ENTITIES, name) ? ENTITIES[name] : entity;
+    const point = decimal ? parseInt(decimal, 10) : parseInt(hexadecimal, 16);
+    return point > 0 && point <= 0x10ffff ? String.fromCodePoint(point) : '\ufffd';
+  });
 }
 
-const margin = (line) => line.length - line.trimStart().length;
-
-const withoutDoubt = (line) => line.replace(/[\ue002\ue003]/g, '');
-
-const begins = (line) =>
-  FENCE.test(withoutDoubt(line)) || HEADING.test(line) || QUOTE.test(line) || RULE.test(line) || ITEM.test(line);
-
-/** Whether a line is part of an item whose sign stands at `indent`. */
-function belongs(lines, at, indent) {
-  if (!lines[at].trim()) return margin(lines[at + 1] ?? '') > indent && Boolean(lines[at + 1]?.trim());
-  return margin(lines[at]) > indent || (Boolean(lines[at - 1].trim()) && !begins(lines[at]));
-}
-
-/** An item of one paragraph needs none. */
-const loose = (nodes) => nodes.map((node, at) => (at === 0 && node.tagName === 'P' ? [...node.childNodes] : node));
-
-const cells = (line) =>
-  line
-    .trim()
-    .replace(/^\|/, '')
-    .replace(/(?<!\\)\|$/, '')
-    .split(/(?<!\\)\|/)
-    .map((cell) => cell.trim().replaceAll('\\|', '|'));
-
-const asWritten = (code) => withoutMarks(code.replace(/\ue000\d+,(\d+)\ue001/g, '[$1]'));
+/** A text whose citations are written as numbers again. */
+const asWritten = (text) =>
+  text
+    .replace(/\[\ue000\d+,(\d+)\]/g, '[$1]')
+    .replaceAll(DOUBT[0], '')
+    .replaceAll(DOUBT[1], '');

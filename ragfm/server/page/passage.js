@@ -1,26 +1,26 @@
-// A passage as it stands in its document, with words marked.
+// A passage of a document with marked words.
 
 import { h, unitsOf } from './dom.js';
 
-/** Nodes of `text`, without the signs of headings; `spans` are {start, end, class}, in characters of the server's. */
+/** Nodes of `text`, without the `#` of headings. `spans` are {start, end, class}, in code points. */
 export function passage(text, spans) {
   const units = unitsOf(text);
-  const marks = apart(
+  const marks = withoutOverlaps(
     spans.map((span) => ({ ...span, start: units(span.start), end: units(span.end) })).filter((s) => s.start < s.end),
   );
   const nodes = [];
   let at = 0;
   for (const line of text.split(/(?<=\n)/)) {
-    const signs = /^#{1,6}[ \t]+/.exec(line)?.[0].length ?? 0;
-    const pieces = cut(text, at + signs, at + line.length, marks);
-    nodes.push(signs ? h('b', {}, pieces) : pieces);
+    const prefix = /^#{1,6}[ \t]+/.exec(line)?.[0].length ?? 0;
+    const pieces = markedNodes(text, at + prefix, at + line.length, marks);
+    nodes.push(prefix ? h('b', {}, pieces) : pieces);
     at += line.length;
   }
   return nodes.flat();
 }
 
-/** Marks in order, none over another: what overlaps is the first one's. */
-function apart(marks) {
+/** Marks in order. Where two overlap, the earlier one has the words. */
+function withoutOverlaps(marks) {
   let end = 0;
   const free = [];
   for (const mark of marks.sort((a, b) => a.start - b.start || b.end - a.end)) {
@@ -30,7 +30,7 @@ function apart(marks) {
   return free;
 }
 
-function cut(text, start, end, marks) {
+function markedNodes(text, start, end, marks) {
   const nodes = [];
   let at = start;
   for (const mark of marks) {

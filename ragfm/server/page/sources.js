@@ -1,22 +1,28 @@
-// The sources beside an answer: the passages that its reader was given, and in them the words that are cited.
+// The sources panel: the passages that the reader received, with the cited words marked.
 
 import * as api from './api.js';
 import { $, announce, count, fill, h, icon, iconButton, unitsOf, webLink } from './dom.js';
 import { passage } from './passage.js';
 
 const FAULTS = {
-  fabricated: 'It is cited for something that no passage says.',
-  misattributed: 'It is cited for something that another passage says.',
-  stitched: 'It is cited for something that is put together of several places, and stands nowhere as a whole.',
-  irrelevant: 'It says so, but that is hardly what was asked for.',
-  uncertain: 'It says so. See whether that is what was asked for.',
+  fabricated: 'No passage says what the answer cites this one for.',
+  misattributed: 'Another passage says what the answer cites this one for.',
+  stitched: 'The answer combines several places of this passage. No single place says it.',
+  irrelevant: 'The passage says this, but it hardly answers the question.',
+  uncertain: 'The passage says this. Check whether it answers the question.',
 };
-/** The class of a citation that is not verified: it does not hold, or may not be what was asked for. */
-export const doubt = ({ verified, fault }) => (verified ? null : fault === 'uncertain' ? 'unsure' : 'doubtful');
+const CONTEXT = 20000; // characters of a document shown before and after a passage
 
-const NEAR = 20000; // characters of a document that are shown around a place
+let lastFocus = null; // gets the focus when the panel closes
 
-let back = null; // where the focus goes when the panel is closed
+/** All evidence of an answer: its citations, then the passages that contradict it. */
+export const evidenceOf = ({ citations, contradictions = [] }) => [
+  ...citations,
+  ...contradictions.map((item) => ({ ...item, verified: true, contradicts: true })),
+];
+
+/** The CSS class of a citation that is not verified; null if it is. */
+export const supportClass = ({ verified, fault }) => (verified ? null : fault === 'uncertain' ? 'unsure' : 'doubtful');
 
 export const nameOf = (uri) => uri.replace(/\/+$/, '').split('/').at(-1) || uri;
 
@@ -25,13 +31,14 @@ const folderOf = (uri) => uri.slice(0, uri.lastIndexOf('/'));
 /** “page 2”, “Sheet1!A5”, or nothing. */
 export const placeOf = (where) => (where.page ? `page ${where.page}` : (where.place ?? ''));
 
-/** The sources of a turn, at one of its citations. */
+/** Show the sources of a turn, with the evidence at `index` marked as active. */
 export function showSources(turn, index = null, from = null) {
-  const { citations, passages, query, dropped } = turn.details;
+  const { passages, query, dropped } = turn.details;
+  const evidence = evidenceOf(turn.details);
   const panel = $('sources');
-  const cited = passages.filter((hit) => citations.some((citation) => citation.n === hit.n));
+  const cited = passages.filter((hit) => evidence.some((item) => item.n === hit.n));
   const others = passages.filter((hit) => !cited.includes(hit));
-  const active = index === null ? null : citations[index];
+  const active = index === null ? null : evidence[index];
   fill(
     panel,
     h(
@@ -40,19 +47,19 @@ export function showSources(turn, index = null, from = null) {
       h('h2', { id: 'sources-title', tabindex: -1 }, 'Sources'),
       iconButton('close', 'Close the sources', closeSources),
     ),
-    h('p', { class: 'foot' }, `To: ${turn.question}`),
+    h('p', { class: 'foot' }, `Question: ${turn.question}`),
     query && query !== turn.question ? h('p', { class: 'foot' }, `Searched for: ${query}`) : null,
-    cited.map((hit) => card(turn, hit, active)),
+    cited.map((hit) => card(turn, hit, evidence, active)),
     others.length
       ? h(
           'details',
           { open: !cited.length },
-          h('summary', {}, `${cited.length ? 'Read too' : 'Read'}, not cited (${others.length})`),
-          others.map((hit) => card(turn, hit, null)),
+          h('summary', {}, `Read, not cited (${others.length})`),
+          others.map((hit) => card(turn, hit, [], null)),
         )
       : null,
     dropped
-      ? h('p', { class: 'foot' }, `${count(dropped, 'more passage')} did not fit in what the reader can take.`)
+      ? h('p', { class: 'foot' }, `${count(dropped, 'more passage')} did not fit into the reader’s context window.`)
       : null,
   );
   open(from);
@@ -64,15 +71,17 @@ export function showSources(turn, index = null, from = null) {
   mark.scrollIntoView({ block: 'center' });
 }
 
-function card(turn, hit, active) {
-  const citations = turn.details.citations.filter((citation) => citation.n === hit.n);
-  const spans = citations
-    .map((citation) => ({
-      start: citation.start - hit.start,
-      end: citation.end - hit.start,
-      class: [citation === active && 'active', doubt(citation)].filter(Boolean).join(' ') || null,
+/** A passage with the evidence that it holds. */
+function card(turn, hit, evidence, active) {
+  const own = evidence.filter((item) => item.n === hit.n);
+  const spans = own
+    .map((item) => ({
+      start: item.start - hit.start,
+      end: item.end - hit.start,
+      class: [item === active && 'active', supportClass(item)].filter(Boolean).join(' ') || null,
     }))
     .filter(
+      // spans that overlap the active one give way to it
       (span) =>
         !active ||
         active.n !== hit.n ||
@@ -81,11 +90,11 @@ function card(turn, hit, active) {
         span.start >= active.end - hit.start,
     );
   const faults = new Map(
-    citations
-      .filter((citation) => !citation.verified)
-      .map((c) => [c.fault, FAULTS[c.fault] ?? 'It is cited for something that it does not bear out.']),
+    own
+      .filter((item) => !item.verified)
+      .map(({ fault }) => [fault, FAULTS[fault] ?? 'The passage does not support the sentence that cites it.']),
   );
-  const first = hit.text.search(/[^#\s]/); // a heading that it begins with is shown there
+  const first = hit.text.search(/[^#\s]/); // the passage's own heading is shown in the passage
   const headings = (hit.headings ?? []).filter((heading) => !hit.text.startsWith(heading, first));
   const place = [placeOf(hit), ...headings].filter(Boolean).join(' · ');
   return h(
@@ -99,7 +108,8 @@ function card(turn, hit, active) {
       place ? h('span', { class: 'place' }, place) : null,
     ),
     h('div', { class: 'passage' }, passage(hit.text, spans)),
-    [...faults].map(([fault, said]) => h('p', { class: fault === 'uncertain' ? 'note' : 'fault' }, said)),
+    own.some((item) => item.contradicts) ? h('p', { class: 'note' }, 'The passage contradicts the answer.') : null,
+    [...faults].map(([fault, text]) => h('p', { class: fault === 'uncertain' ? 'note' : 'fault' }, text)),
     h(
       'button',
       { type: 'button', class: 'plain', onclick: () => showDocument(turn.model, hit.uri, hit, spans) },
@@ -114,13 +124,13 @@ export function hideSources() {
   shade(false);
 }
 
-/** Else the panel lies over the page. */
+/** On narrower screens the panel covers the page. */
 const wide = window.matchMedia('(min-width: 1080px)');
 
 function open(from) {
   $('sources').hidden = false;
   if (!from) return;
-  back = from;
+  lastFocus = from;
   if (!wide.matches) shade(true);
 }
 
@@ -134,11 +144,11 @@ export function closeSources() {
   const over = $('sources').classList.contains('over');
   shade(false);
   if (!over) $('sources').hidden = true;
-  back?.focus();
-  back = null;
+  lastFocus?.focus();
+  lastFocus = null;
 }
 
-/** After an answer: on a wide screen its sources stand beside it by themselves. */
+/** Show the sources after an answer if the screen is wide enough for both. */
 export function offerSources(turn) {
   if (wide.matches) showSources(turn);
 }
@@ -151,19 +161,20 @@ document.addEventListener('keydown', (event) => {
 });
 wide.addEventListener('change', () => wide.matches && shade(false));
 
-/** A document's text, at a passage of it. */
+/** Show a document's text, scrolled to a passage. */
 export async function showDocument(model, uri, hit = null, spans = []) {
   const body = $('document-body');
   $('document-title').textContent = nameOf(uri);
   fill(body, h('p', { class: 'foot' }, 'Loading…'));
   if (!$('document').open) $('document').showModal();
   $('document-title').focus();
-  const start = Math.max(0, (hit?.start ?? 0) - NEAR);
+  const start = Math.max(0, (hit?.start ?? 0) - CONTEXT);
   try {
-    const found = await api.documentText(uri, api.collectionOf(model), start, (hit?.end ?? start) - start + NEAR);
-    const about = [folderOf(uri), hit && placeOf(hit), found.characters && count(found.characters, 'character')];
+    const length = (hit?.end ?? start) - start + CONTEXT;
+    const part = await api.documentText(uri, api.collectionOf(model), start, length);
+    const about = [folderOf(uri), hit && placeOf(hit), part.characters && count(part.characters, 'character')];
     const link = webLink(uri, 'Open the original', icon('out'));
-    fill(body, h('p', { class: 'where' }, about.filter(Boolean).join(' · '), link), shownText(found, hit, spans));
+    fill(body, h('p', { class: 'where' }, about.filter(Boolean).join(' · '), link), documentNodes(part, hit, spans));
   } catch (error) {
     fill(body, h('p', { class: 'error' }, error.message));
     announce(error.message);
@@ -172,21 +183,21 @@ export async function showDocument(model, uri, hit = null, spans = []) {
   mark?.scrollIntoView({ block: 'center' });
 }
 
-/** A part of a text, around a passage. It may have changed since the answer: then nothing in it is marked. */
-function shownText({ text, start, characters }, hit, spans) {
-  if (!text) return h('p', { class: 'foot' }, 'It has no text.');
+/** Nodes of a part of a document. A passage that has changed since the answer is not marked. */
+function documentNodes({ text, start, characters }, hit, spans) {
+  if (!text) return h('p', { class: 'foot' }, 'The document has no text.');
   const units = unitsOf(text);
   const [from, to] = hit ? [units(hit.start - start), units(hit.end - start)] : [0, 0];
   const same = hit && text.slice(from, to) === hit.text;
-  const left = (number) =>
-    number > 0 ? h('p', { class: 'foot' }, `${count(number, 'character')} left out here.`) : null;
+  const omitted = (number) =>
+    number > 0 ? h('p', { class: 'foot' }, `${count(number, 'character')} omitted here.`) : null;
   const plain = (words) => (words ? h('div', { class: 'passage' }, passage(words, [])) : null);
   return [
-    hit && !same ? h('p', { class: 'fault' }, 'The document has changed since the answer was given.') : null,
-    left(start),
+    hit && !same ? h('p', { class: 'fault' }, 'The document has changed since the answer.') : null,
+    omitted(start),
     same
       ? [plain(text.slice(0, from)), h('div', { class: 'here' }, passage(hit.text, spans)), plain(text.slice(to))]
       : plain(text),
-    left(characters - start - [...text].length),
+    omitted(characters - start - [...text].length),
   ];
 }

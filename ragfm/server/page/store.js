@@ -1,9 +1,10 @@
-// What stays in the browser: chats and settings in localStorage, the key in sessionStorage, until the tab is closed.
+// Browser storage: chats and settings in localStorage; the key in sessionStorage, until the tab closes.
 
 const CHATS = 'ragfm/chat/';
 const KEY = 'ragfm/key';
-const MOST = 100;
+const MAX_CHATS = 100;
 
+/** Replaces a storage that the browser blocks. */
 class Memory extends Map {
   getItem(name) {
     return this.get(name) ?? null;
@@ -23,7 +24,6 @@ function storage(name) {
     window[name].getItem(KEY);
     return window[name];
   } catch {
-    // blocked
     return inMemory[name];
   }
 }
@@ -41,13 +41,13 @@ export const setting = {
       if (value === null) storage('localStorage').removeItem(`ragfm/${name}`);
       else storage('localStorage').setItem(`ragfm/${name}`, value);
     } catch {
-      // full: it is as it was the next time
+      // storage is full: the setting lasts until the page is reloaded
     }
   },
 };
 
-/** Who has another key sees other chats: the names of a key's chats begin with a short hash of it (FNV-1a). */
-function mine() {
+/** Prefix of the current key's chats. It contains a short hash (FNV-1a) of the key, so that each key has its own. */
+function prefix() {
   let hash = 0x811c9dc5;
   for (const unit of key.get()) hash = Math.imul(hash ^ unit.codePointAt(0), 0x01000193) >>> 0;
   return `${CHATS}${key.get() ? hash.toString(36) : 'open'}/`;
@@ -56,7 +56,7 @@ function mine() {
 function names() {
   const local = storage('localStorage');
   const all = local instanceof Memory ? [...local.keys()] : Object.keys(local);
-  return all.filter((name) => name.startsWith(mine()));
+  return all.filter((name) => name.startsWith(prefix()));
 }
 
 function read(name) {
@@ -69,14 +69,14 @@ function read(name) {
 }
 
 export const chats = {
-  isOne: (name) => name === null || name.startsWith(mine()),
-  /** The latest first. */
+  isChat: (name) => name === null || name.startsWith(prefix()),
+  /** Newest first. */
   all: () =>
     names()
       .map(read)
       .filter(Boolean)
       .sort((a, b) => b.changed - a.changed),
-  get: (id) => read(mine() + id),
+  get: (id) => read(prefix() + id),
   make: (title, model) => ({
     id: crypto.getRandomValues(new Uint32Array(2)).join('-'),
     title,
@@ -84,13 +84,13 @@ export const chats = {
     turns: [],
     changed: Date.now(),
   }),
-  /** Keep a chat. Where there is no more room, the oldest ones go. */
+  /** Save a chat. The oldest chats are removed if there is no room. */
   save(chat) {
     const others = this.all().filter((other) => other.id !== chat.id);
-    others.splice(MOST).forEach((other) => this.remove(other.id));
+    others.splice(MAX_CHATS).forEach((other) => this.remove(other.id));
     for (;;) {
       try {
-        storage('localStorage').setItem(mine() + chat.id, JSON.stringify(chat));
+        storage('localStorage').setItem(prefix() + chat.id, JSON.stringify(chat));
         return;
       } catch {
         if (!others.length) return;
@@ -98,6 +98,6 @@ export const chats = {
       }
     }
   },
-  remove: (id) => storage('localStorage').removeItem(mine() + id),
+  remove: (id) => storage('localStorage').removeItem(prefix() + id),
   clear: () => names().forEach((name) => storage('localStorage').removeItem(name)),
 };

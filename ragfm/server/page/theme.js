@@ -1,7 +1,7 @@
-// Runs before the page is drawn, so that a chosen theme doesn't flash.
+// Runs before the first paint, so that a chosen theme does not flash.
 try {
   const theme = localStorage.getItem('ragfm/theme');
   if (theme === 'dark' || theme === 'light') document.documentElement.dataset.theme = theme;
 } catch {
-  // storage is blocked: the system's theme it is
+  // storage is blocked: use the system's theme
 }

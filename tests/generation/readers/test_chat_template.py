@@ -1,7 +1,7 @@
-"""Chat templates: our readers write what transformers writes, byte for byte, and a hostile one ends.
+"""Chat templates: the readers render what transformers renders, byte for byte, and stop hostile templates.
 
-The templates are those that llama.cpp tests itself with. They are in llama-cpp-python's source distribution, which pip
-fetches once.
+The templates are those of llama.cpp's own tests. They are in llama-cpp-python's source distribution, which pip
+downloads once.
 """
 
 from __future__ import annotations
@@ -50,14 +50,25 @@ CHATS = {
 
 @pytest.fixture(scope="module")
 def templates() -> Path:
-    """The folder with the templates, kept from one run to the next."""
+    """The folder with the templates, cached between test runs."""
     name = f"llama_cpp_python-{version('llama-cpp-python')}"
     kept = Path.home() / ".cache" / "ragfm-tests" / name
     if not kept.is_dir():
         part = kept.with_name(f"{name}.part")
         part.mkdir(parents=True, exist_ok=True)
-        command = [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "--no-binary", "llama-cpp-python",
-                   "-d", str(part), name.replace("-", "==")]  # fmt: skip
+        command = [
+            sys.executable,
+            "-m",
+            "pip",
+            "download",
+            "-q",
+            "--no-deps",
+            "--no-binary",
+            "llama-cpp-python",
+            "-d",
+            str(part),
+            name.replace("-", "=="),
+        ]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if not (archives := list(part.glob("*.tar.gz"))):
             pytest.skip(f"llama-cpp-python's sources can't be fetched: {done.stderr.strip()[-200:]}")
@@ -108,8 +119,8 @@ def test_both_readers_write_what_transformers_writes(
             messages = [Message("user", f"{messages[0].content}\n\n{messages[1].content}"), *messages[2:]]
         turns = [{"role": message.role, "content": message.content} for message in messages]
         expected = theirs.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
-        assert reader._engine.model.written(CHATS[what]) == expected, what
-        assert llama.written(CHATS[what]) == expected, what
+        assert reader._engine.model.render(CHATS[what]) == expected, what
+        assert llama.render(CHATS[what]) == expected, what
     theirs.chat_template = "{{ messages[-1].content }}"
     stream = reader.stream([Message("user", "abc")], Sampling(max_tokens=4))
     text = "".join(stream)
@@ -117,7 +128,7 @@ def test_both_readers_write_what_transformers_writes(
     assert text == "".join(reader.stream([Message("user", "abc")], Sampling(max_tokens=4)))
 
 
-def test_a_template_without_a_system_role_gets_it_with_the_question(
+def test_without_a_system_role_its_text_goes_to_the_question(
     bundled: LlamaModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     refusing = "{% if messages[0].role == 'system' %}{{ raise_exception('no system') }}{% endif %}"
@@ -130,7 +141,7 @@ def test_a_template_without_a_system_role_gets_it_with_the_question(
     ]
     for source in (refusing + dropping, dropping):
         model = with_template(bundled, source, monkeypatch)
-        assert model.written(messages) == "<user>Be brief.\n\n\nHi<assistant>Yes?<user>x"
+        assert model.render(messages) == "<user>Be brief.\n\n\nHi<assistant>Yes?<user>x"
 
 
 @pytest.mark.parametrize(
@@ -144,7 +155,7 @@ def test_a_template_without_a_system_role_gets_it_with_the_question(
         ("{{ 9 ** (9 ** 9) }}", "power"),
         ("{% set n = messages | length + 8 %}{{ n ** (n ** n) }}", "power"),
         ("{{ range(1000000000) }}", "too big"),
-        ("{% for %}", "can't be read"),
+        ("{% for %}", "Cannot read the chat template"),
     ],
 )
 def test_a_hostile_template_is_an_error(
@@ -153,7 +164,7 @@ def test_a_hostile_template_is_an_error(
     monkeypatch.setattr("ragfm.generation.readers.chat_template.SECONDS", 0.1)
     start = time.thread_time()
     with pytest.raises(UnsupportedError, match=said):
-        with_template(bundled, source, monkeypatch).written([Message("user", "Hi")])
+        with_template(bundled, source, monkeypatch).render([Message("user", "Hi")])
     check_template("{{ dict(**{'a': 1}) }} 2 ** 3 {% set b = namespace(a=1, **c) %}")  # no powers
     assert time.thread_time() - start < 2
     assert sys.gettrace() is None or "check" not in repr(sys.gettrace())

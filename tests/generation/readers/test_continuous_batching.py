@@ -1,4 +1,4 @@
-"""Many requests at once: the llama.cpp reader's thread, its slots and its queue."""
+"""Continuous batching with llama.cpp: the evaluation thread, the slots and the queue."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from support.tiny_gguf import write_lora, write_tiny
 
 from ragfm.core.errors import ContextOverflowError, DamagedModelError, ModelNotFoundError, RagfmError, ReaderBusyError
 from ragfm.core.types import CLOSED, Message, Sampling, Stream
-from ragfm.generation.readers.engine import Adapter
-from ragfm.generation.readers.generation_request import Request
-from ragfm.generation.readers.llama_context import Context, Row
+from ragfm.generation.readers.engine import PREFILL_BLOCK, Adapter, BatchToken
+from ragfm.generation.readers.generation_request import GenerationRequest
+from ragfm.generation.readers.llama_context import LlamaContext
 from ragfm.generation.readers.llama_cpp_reader import LlamaCppReader
-from ragfm.generation.readers.llama_model import BLOCK, LlamaModel
-from ragfm.generation.readers.slots import Slot, choose
+from ragfm.generation.readers.llama_model import LlamaModel
+from ragfm.generation.readers.slots import Slot, assign_slot
 
 LONG = "The handbook says that employees get leave when they ask for it in time. "
 
@@ -41,7 +41,7 @@ QUESTIONS = [
     asked(LONG * 8 + "When do they ask?"),
     asked("Write a short poem about the sea."),
 ]
-HOW = [Sampling(max_tokens=12), Sampling(max_tokens=16, temperature=0.9, top_p=0.95, min_p=0.02, seed=7)]
+SAMPLINGS = [Sampling(max_tokens=12), Sampling(max_tokens=16, temperature=0.9, top_p=0.95, min_p=0.02, seed=7)]
 
 
 @pytest.fixture(scope="module")
@@ -58,10 +58,10 @@ def text(stream: Stream) -> str:
     return "".join(stream)
 
 
-def eventually(holds: object, seconds: float = 20.0) -> None:
+def wait_until(holds: object, seconds: float = 20.0) -> None:
     end = time.monotonic() + seconds
     while not holds():  # type: ignore[operator]
-        assert time.monotonic() < end, "it never came to that"
+        assert time.monotonic() < end, "the condition was never met"
         time.sleep(0.01)
 
 
@@ -69,31 +69,35 @@ def unfinished(reader: LlamaCppReader) -> int:
     return reader._engine.batcher._loop.unfinished
 
 
-# --- The same alone and beside others ----------------------------------------------------------------------------
+# --- The same output alone and next to others --------------------------------------------------------------------
 
 
-def test_the_text_is_the_same_alone_and_beside_others(reader: LlamaCppReader) -> None:
-    pairs = [*((question, HOW[0]) for question in QUESTIONS), (QUESTIONS[0], HOW[1]), (QUESTIONS[4], HOW[1])]
+def test_the_text_is_the_same_alone_and_next_to_others(reader: LlamaCppReader) -> None:
+    pairs = [
+        *((question, SAMPLINGS[0]) for question in QUESTIONS),
+        (QUESTIONS[0], SAMPLINGS[1]),
+        (QUESTIONS[4], SAMPLINGS[1]),
+    ]
     alone = [text(reader.stream(*pair)) for pair in pairs]
     streams = [reader.stream(*pair) for pair in pairs]  # more than there are slots
     assert [text(stream) for stream in streams] == alone
     assert len(reader._engine.batcher._loop._slots) == 4
 
 
-def test_logits_are_the_same_alone_and_beside_others_to_the_bit(reader: LlamaCppReader) -> None:
+def test_logits_are_bit_identical_alone_and_next_to_others(reader: LlamaCppReader) -> None:
     model = reader._engine.model
-    prompts = [model.prompt(messages) for messages in QUESTIONS]
-    context = Context(model, 5, 1024, 1)
+    prompts = [model.prompt_tokens(messages) for messages in QUESTIONS]
+    context = LlamaContext(model, 5, 1024, 1)
 
     def read(slot: int) -> None:
-        for start in range(0, len(prompts[slot]), BLOCK):
-            part = prompts[slot][start : start + BLOCK]
-            context.evaluate([Row(token, start + at, slot, False) for at, token in enumerate(part)])
+        for start in range(0, len(prompts[slot]), PREFILL_BLOCK):
+            part = prompts[slot][start : start + PREFILL_BLOCK]
+            context.evaluate([BatchToken(token, start + at, slot, False) for at, token in enumerate(part)])
 
     def step(slots: Sequence[int]) -> dict[int, np.ndarray]:
         for slot in slots:
-            assert context.cut(slot, len(prompts[slot]))
-        rows = context.evaluate([Row(198, len(prompts[slot]), slot, True) for slot in slots])
+            assert context.truncate(slot, len(prompts[slot]))
+        rows = context.evaluate([BatchToken(198, len(prompts[slot]), slot, True) for slot in slots])
         return dict(zip(slots, [row.copy() for row in rows], strict=True))
 
     for slot in range(5):
@@ -104,31 +108,31 @@ def test_logits_are_the_same_alone_and_beside_others_to_the_bit(reader: LlamaCpp
         assert all(np.array_equal(beside[slot], alone[slot]) for slot in slots)
 
 
-def test_more_slots_hold_what_fewer_did() -> None:
-    """A stream goes on to the same text when others make the reader grow under it."""
+def test_adding_slots_keeps_their_content() -> None:
+    """A stream continues with the same text when other requests add slots."""
     alone = text(LlamaCppReader("bundled", threads=1, context_tokens=512).stream(QUESTIONS[3], Sampling(max_tokens=24)))
     growing = LlamaCppReader("bundled", threads=1, context_tokens=512)
     streams = [growing.stream(QUESTIONS[3], Sampling(max_tokens=24))]
     said = next(streams[0])
     assert len(growing._engine.batcher._loop._slots) == 1
-    others = [growing.stream(QUESTIONS[0], HOW[0]) for _ in range(2)]
+    others = [growing.stream(QUESTIONS[0], SAMPLINGS[0]) for _ in range(2)]
     assert said + text(streams[0]) == alone
     assert len({text(other) for other in others}) == 1
-    assert growing._engine.batcher._loop._movable
+    assert growing._engine.batcher._loop._resizable
 
 
-def test_where_slots_cant_be_moved_they_grow_when_all_have_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_slots_that_cannot_be_moved_are_added_when_idle(monkeypatch: pytest.MonkeyPatch) -> None:
     growing = LlamaCppReader("bundled", threads=1, context_tokens=256)
     monkeypatch.setattr(llama_cpp, "llama_state_seq_set_data", lambda *_: 0)
-    streams = [growing.stream(QUESTIONS[0], HOW[0]) for _ in range(4)]
+    streams = [growing.stream(QUESTIONS[0], SAMPLINGS[0]) for _ in range(4)]
     assert len({text(stream) for stream in streams}) == 1
     assert len(growing._engine.batcher._loop._slots) >= 2
 
 
 @pytest.mark.parametrize("room", [3, 1])
-def test_where_memory_is_short_requests_wait(room: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_requests_wait_when_memory_is_short(room: int, monkeypatch: pytest.MonkeyPatch) -> None:
     reader = LlamaCppReader("bundled", threads=1, context_tokens=256, slots=4)
-    alone = text(reader.stream(QUESTIONS[0], HOW[0]))
+    alone = text(reader.stream(QUESTIONS[0], SAMPLINGS[0]))
     make = llama_cpp.llama_init_from_model
 
     def little(model: object, settings: object) -> object:
@@ -136,35 +140,35 @@ def test_where_memory_is_short_requests_wait(room: int, monkeypatch: pytest.Monk
 
     monkeypatch.setattr(llama_cpp, "llama_init_from_model", little)
     for _ in range(2):
-        streams = [reader.stream(QUESTIONS[0], HOW[0]) for _ in range(4)]
+        streams = [reader.stream(QUESTIONS[0], SAMPLINGS[0]) for _ in range(4)]
         assert [text(stream) for stream in streams] == [alone] * 4
     assert len(reader._engine.batcher._loop._slots) <= room
 
 
-def test_without_memory_for_one_request_it_is_said(single: LlamaCppReader, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_memory_for_one_request_is_an_error(single: LlamaCppReader, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
         patch.setattr(llama_cpp, "llama_init_from_model", lambda *_: None)
-        with pytest.raises(RagfmError, match=r"with 1 slots: .* Try with fewer context_tokens or slots"):
-            text(single.stream(QUESTIONS[0], HOW[0]))
-    assert text(single.stream(QUESTIONS[0], HOW[0]))
+        with pytest.raises(RagfmError, match=r"with 1 slots: .* Try fewer context_tokens or slots"):
+            text(single.stream(QUESTIONS[0], SAMPLINGS[0]))
+    assert text(single.stream(QUESTIONS[0], SAMPLINGS[0]))
 
 
 # --- The queue ---------------------------------------------------------------------------------------------------
 
 
 def test_the_queue_is_bounded_and_a_closed_stream_makes_room(single: LlamaCppReader) -> None:
-    alone = text(single.stream(QUESTIONS[0], HOW[0]))
+    alone = text(single.stream(QUESTIONS[0], SAMPLINGS[0]))
     first = single.stream(QUESTIONS[0], Sampling(max_tokens=200))
     next(first)
-    second = single.stream(QUESTIONS[0], HOW[0])
+    second = single.stream(QUESTIONS[0], SAMPLINGS[0])
     with pytest.raises(ReaderBusyError, match="serves 1 requests at once, and 1 more"):
         single.stream(QUESTIONS[2])
     first.close()
     assert text(second) == alone
-    eventually(lambda: unfinished(single) == 0)
+    wait_until(lambda: unfinished(single) == 0)
 
 
-def test_another_thread_closes_a_stream_that_is_waited_for(single: LlamaCppReader) -> None:
+def test_another_thread_can_close_a_waiting_stream(single: LlamaCppReader) -> None:
     first = single.stream(QUESTIONS[0], Sampling(max_tokens=200))
     next(first)
     second, said = single.stream(QUESTIONS[2]), list[object]()
@@ -183,7 +187,7 @@ def test_another_thread_closes_a_stream_that_is_waited_for(single: LlamaCppReade
     assert [str(error) for error in said] == [CLOSED]  # no text that would pass for a whole one
     assert unfinished(single) == 1
     first.close()
-    eventually(lambda: unfinished(single) == 0)
+    wait_until(lambda: unfinished(single) == 0)
 
 
 def test_a_stream_dropped_by_another_thread_frees_the_reader(single: LlamaCppReader) -> None:
@@ -194,27 +198,27 @@ def test_a_stream_dropped_by_another_thread_frees_the_reader(single: LlamaCppRea
     collector = threading.Thread(target=gc.collect)
     collector.start()
     collector.join()
-    eventually(lambda: unfinished(single) == 0)
+    wait_until(lambda: unfinished(single) == 0)
 
 
-def test_a_stream_that_was_never_begun_frees_the_reader(single: LlamaCppReader) -> None:
+def test_a_stream_that_was_never_read_frees_the_reader(single: LlamaCppReader) -> None:
     single.stream(QUESTIONS[0], Sampling(max_tokens=200))
-    eventually(lambda: unfinished(single) == 0)
+    wait_until(lambda: unfinished(single) == 0)
 
 
-def test_running_streams_flow_while_a_long_prompt_is_read(
+def test_running_streams_continue_while_a_long_prompt_is_evaluated(
     reader: LlamaCppReader, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sizes: list[int] = []
-    evaluate = Context.evaluate
+    evaluate = LlamaContext.evaluate
 
-    def watched(self: Context, rows: Sequence[Row]) -> object:
+    def watched(self: LlamaContext, rows: Sequence[BatchToken]) -> object:
         sizes.append(len(rows))
         return evaluate(self, rows)
 
     running = reader.stream(QUESTIONS[4], Sampling(max_tokens=60))
     next(running)
-    monkeypatch.setattr(Context, "evaluate", watched)
+    monkeypatch.setattr(LlamaContext, "evaluate", watched)
     text(reader.stream(asked("Other words, so that nothing is shared. " * 45), Sampling(max_tokens=1)))
     running.close()
     blocks = [at for at, size in enumerate(sizes) if size > 2]
@@ -222,11 +226,11 @@ def test_running_streams_flow_while_a_long_prompt_is_read(
     assert all(later - earlier > 1 for earlier, later in itertools.pairwise(blocks))
 
 
-# --- What is in memory -------------------------------------------------------------------------------------------
+# --- Prefix reuse ------------------------------------------------------------------------------------------------
 
 
-def test_two_chats_in_turn_keep_what_they_have(reader: LlamaCppReader) -> None:
-    text(reader.stream(QUESTIONS[1], HOW[0]))
+def test_two_alternating_chats_keep_their_prefixes(reader: LlamaCppReader) -> None:
+    text(reader.stream(QUESTIONS[1], SAMPLINGS[0]))
     for _ in range(2):
         for question in (QUESTIONS[1], QUESTIONS[3]):
             stream = reader.stream(question, Sampling(max_tokens=2))
@@ -234,43 +238,46 @@ def test_two_chats_in_turn_keep_what_they_have(reader: LlamaCppReader) -> None:
     assert stream.usage.cached_tokens == stream.usage.prompt_tokens - 2
 
 
-def test_what_a_running_request_holds_is_shared(reader: LlamaCppReader) -> None:
-    alone = text(reader.stream(QUESTIONS[1], HOW[0]))
+def test_the_prefix_of_a_running_request_is_reused(reader: LlamaCppReader) -> None:
+    alone = text(reader.stream(QUESTIONS[1], SAMPLINGS[0]))
     new = LlamaCppReader("bundled", threads=1, context_tokens=1024, slots=2)
-    streams = [new.stream(asked(LONG * 18 + "Who is it that asks?"), HOW[0]), new.stream(QUESTIONS[1], HOW[0])]
+    streams = [
+        new.stream(asked(LONG * 18 + "Who is it that asks?"), SAMPLINGS[0]),
+        new.stream(QUESTIONS[1], SAMPLINGS[0]),
+    ]
     assert [text(stream) for stream in streams][1] == alone
-    assert streams[1].usage.cached_tokens > BLOCK * 2  # it waited for the other one to read what they share
+    assert streams[1].usage.cached_tokens > PREFILL_BLOCK * 2  # it waited for the other one to read what they share
 
 
 def slot(number: int, held: Sequence[int], used: int = 0, prompt: Sequence[int] | None = None) -> Slot:
-    request = None if prompt is None else Request(list(prompt), None)
-    return Slot(number, held=list(held), used=used, request=request)
+    request = None if prompt is None else GenerationRequest(list(prompt), None)
+    return Slot(number, prompt=list(held), last_used=used, request=request)
 
 
-def test_a_request_goes_where_most_of_it_is() -> None:
+def test_a_request_gets_the_slot_with_most_of_its_prompt() -> None:
     a, b, c = list(range(1000)), list(range(5000, 6000)), list(range(300)) + list(range(7000, 7700))
-    request = Request([*a, 1, 2, 3], None)
+    request = GenerationRequest([*a, 1, 2, 3], None)
     slots = [slot(0, b, used=1), slot(1, a, used=9), slot(2, [], used=3)]
-    assert choose(slots, request, 1)[1:] == (slots[1], 1000)
-    assert choose(slots, request, BLOCK)[2] == 1000 // BLOCK * BLOCK
+    assert assign_slot(slots, request, 1)[1:] == (slots[1], 1000)
+    assert assign_slot(slots, request, PREFILL_BLOCK)[2] == 1000 // PREFILL_BLOCK * PREFILL_BLOCK
     # Of `a` only a third is of use to `c`: it is copied, not cut, and the empty slot is filled first.
-    assert choose(slots, Request(c, None), 1) == (slots[2], slots[1], 300)
-    assert choose(slots[:2], Request(c, None), 1) == (slots[0], slots[1], 300)
+    assert assign_slot(slots, GenerationRequest(c, None), 1) == (slots[2], slots[1], 300)
+    assert assign_slot(slots[:2], GenerationRequest(c, None), 1) == (slots[0], slots[1], 300)
     # Nothing is shared: an empty one, else the one that was not used for longest.
-    assert choose(slots, Request([1, 2, 3], None), 1)[0] is slots[2]
-    assert choose(slots[:2], Request([9, 9, 9], None), 1)[0] is slots[0]
-    slots[1].kind = (Adapter("other", "1"), "")
-    assert choose(slots, request, 1)[2] == 0
+    assert assign_slot(slots, GenerationRequest([1, 2, 3], None), 1)[0] is slots[2]
+    assert assign_slot(slots[:2], GenerationRequest([9, 9, 9], None), 1)[0] is slots[0]
+    slots[1].cache_key = (Adapter("other", "1"), "")
+    assert assign_slot(slots, request, 1)[2] == 0
 
 
-def test_a_request_waits_for_a_slot_or_for_one_that_reads_what_it_needs() -> None:
+def test_a_request_waits_for_a_slot_or_for_its_prefix() -> None:
     prompt = list(range(1000))
-    assert choose([slot(0, prompt, prompt=prompt)], Request(prompt, None), 1) is None
+    assert assign_slot([slot(0, prompt, prompt=prompt)], GenerationRequest(prompt, None), 1) is None
     reading = [slot(0, prompt[:100], prompt=prompt), slot(1, [])]
-    assert choose(reading, Request([*prompt, 7, 7], None), 1) is None
-    assert choose(reading, Request([3, 4, 5], None), 1)[0] is reading[1]
-    reading[0].held = list(prompt)
-    assert choose(reading, Request([*prompt, 7, 7], None), 1) == (reading[1], reading[0], 1000)
+    assert assign_slot(reading, GenerationRequest([*prompt, 7, 7], None), 1) is None
+    assert assign_slot(reading, GenerationRequest([3, 4, 5], None), 1)[0] is reading[1]
+    reading[0].prompt = list(prompt)
+    assert assign_slot(reading, GenerationRequest([*prompt, 7, 7], None), 1) == (reading[1], reading[0], 1000)
 
 
 # --- Scores ------------------------------------------------------------------------------------------------------
@@ -281,13 +288,14 @@ def test_scores_are_sums_of_log_probabilities(reader: LlamaCppReader) -> None:
     scores = reader.score(QUESTIONS[0], answers)
     assert scores[1] > scores[2]
     model = reader._engine.model
-    context = Context(model, 1, 1024, 1)
-    prompt = model.prompt(QUESTIONS[0])
+    context = LlamaContext(model, 1, 1024, 1)
+    prompt = model.prompt_tokens(QUESTIONS[0])
     for answer, score in zip(answers, scores, strict=True):
-        tokens = [*prompt, *model.tokens(answer, special=False)]
-        context.cut(0, 0)
+        tokens = [*prompt, *model.tokenize(answer, special=False)]
+        context.truncate(0, 0)
         logits = [
-            row.astype(np.float64) for row in context.evaluate([Row(t, at, 0, True) for at, t in enumerate(tokens)])
+            row.astype(np.float64)
+            for row in context.evaluate([BatchToken(t, at, 0, True) for at, t in enumerate(tokens)])
         ]
         expected = sum(
             logits[at - 1][tokens[at]] - np.log(np.exp(logits[at - 1]).sum()) for at in range(len(prompt), len(tokens))
@@ -298,19 +306,19 @@ def test_scores_are_sums_of_log_probabilities(reader: LlamaCppReader) -> None:
         reader.score(QUESTIONS[0], ["word " * 1024])
 
 
-def test_scores_and_streams_run_beside_each_other(reader: LlamaCppReader) -> None:
-    alone = text(reader.stream(QUESTIONS[2], HOW[0])), reader.score(QUESTIONS[0], ["Yes", "No", "Perhaps so"])
-    stream = reader.stream(QUESTIONS[2], HOW[0])
+def test_scores_and_streams_run_concurrently(reader: LlamaCppReader) -> None:
+    alone = text(reader.stream(QUESTIONS[2], SAMPLINGS[0])), reader.score(QUESTIONS[0], ["Yes", "No", "Perhaps so"])
+    stream = reader.stream(QUESTIONS[2], SAMPLINGS[0])
     assert (reader.score(QUESTIONS[0], ["Yes", "No", "Perhaps so"]), text(stream)) == alone[::-1]
 
 
-# --- What goes wrong ---------------------------------------------------------------------------------------------
+# --- Errors ------------------------------------------------------------------------------------------------------
 
 
-def test_an_error_reaches_every_stream_and_the_next_one_works(
+def test_an_error_reaches_all_streams_and_the_next_one_works(
     reader: LlamaCppReader, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    alone = text(reader.stream(QUESTIONS[0], HOW[0]))
+    alone = text(reader.stream(QUESTIONS[0], SAMPLINGS[0]))
     streams = [reader.stream(question, Sampling(max_tokens=60)) for question in QUESTIONS]
     next(streams[0])
     with monkeypatch.context() as patch:
@@ -318,24 +326,22 @@ def test_an_error_reaches_every_stream_and_the_next_one_works(
         for stream in streams:
             with pytest.raises(RagfmError, match="code 1"):
                 list(stream)
-    assert text(reader.stream(QUESTIONS[0], HOW[0])) == alone
+    assert text(reader.stream(QUESTIONS[0], SAMPLINGS[0])) == alone
     assert unfinished(reader) == 0
 
 
-def test_a_bug_in_the_thread_is_no_silence(reader: LlamaCppReader, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ragfm.generation.readers.continuous_batching.choose", lambda *_: 1 / 0)
+def test_a_bug_in_the_thread_reaches_the_stream(reader: LlamaCppReader, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ragfm.generation.readers.continuous_batching.assign_slot", lambda *_: 1 / 0)
     with pytest.raises(RagfmError, match="ZeroDivisionError"):
-        text(reader.stream(QUESTIONS[0], HOW[0]))
+        text(reader.stream(QUESTIONS[0], SAMPLINGS[0]))
 
 
-def test_a_request_whose_tokens_cant_be_picked_fails_alone(
-    reader: LlamaCppReader, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    alone = text(reader.stream(QUESTIONS[0], HOW[0]))
-    good = reader.stream(QUESTIONS[0], HOW[0])
-    monkeypatch.setattr("ragfm.generation.readers.llama_sampler.Chance", lambda _: None)
+def test_a_failing_sampler_fails_only_its_own_request(reader: LlamaCppReader, monkeypatch: pytest.MonkeyPatch) -> None:
+    alone = text(reader.stream(QUESTIONS[0], SAMPLINGS[0]))
+    good = reader.stream(QUESTIONS[0], SAMPLINGS[0])
+    monkeypatch.setattr("ragfm.generation.readers.llama_sampler.LogitsSampler", lambda _: None)
     with pytest.raises(RagfmError, match="AttributeError"):
-        text(reader.stream(QUESTIONS[2], HOW[0]))
+        text(reader.stream(QUESTIONS[2], SAMPLINGS[0]))
     assert text(good) == alone
 
 
@@ -346,7 +352,7 @@ def test_ctrl_c_ends_the_stream(single: LlamaCppReader) -> None:
     timer.start()
     with pytest.raises(KeyboardInterrupt):
         time.sleep(10 * bool(list(stream)))  # where the model was faster than the key
-    eventually(lambda: unfinished(single) == 0)
+    wait_until(lambda: unfinished(single) == 0)
 
 
 def run(code: str) -> subprocess.CompletedProcess[str]:
@@ -363,7 +369,7 @@ def test_the_program_may_end_while_streams_run(held: str) -> None:
     assert (done.returncode, done.stderr) == (0, "")
 
 
-def test_a_forked_process_has_a_model_of_its_own() -> None:
+def test_a_forked_process_loads_its_own_model() -> None:
     done = run(
         "stream = reader.stream(asked, Sampling(max_tokens=40))\n"
         "said = next(stream)\n"
@@ -409,14 +415,14 @@ def test_requests_with_several_adapters_take_turns(tmp_path: Path, monkeypatch: 
     alone = [reader.score(QUESTIONS[2], answers, adapter=adapter) for adapter in adapters]
     assert abs(alone[1][0] - alone[0][0]) > 0.01 < abs(alone[2][0] - alone[1][0])
     used: list[str] = []
-    use, asked = Context.use, threading.Event()
+    set_adapter, asked = LlamaContext.set_adapter, threading.Event()
 
-    def seen(context: Context, adapter: Adapter | None) -> None:
+    def seen(context: LlamaContext, adapter: Adapter | None) -> None:
         assert asked.wait(60)  # until all have asked: otherwise the first is rightly far ahead
         used.append(adapter.path if adapter else "")
-        use(context, adapter)
+        set_adapter(context, adapter)
 
-    monkeypatch.setattr(Context, "use", seen)
+    monkeypatch.setattr(LlamaContext, "set_adapter", seen)
     streams = [reader.stream(QUESTIONS[2], Sampling(max_tokens=60, adapter=adapter)) for adapter in adapters]
     asked.set()
     beside = [reader.score(QUESTIONS[2], answers, adapter=adapter) for adapter in adapters]
@@ -429,29 +435,29 @@ def test_requests_with_several_adapters_take_turns(tmp_path: Path, monkeypatch: 
     assert used.index(str(adapters[2])) < 4 * 8  # and nobody waits until another one has ended
 
 
-def test_a_damaged_adapter_harms_nobody_else(
+def test_a_damaged_adapter_fails_only_its_own_request(
     reader: LlamaCppReader, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = write_lora(tmp_path / "adapter.gguf", layer=1, size=64)  # of another model
-    alone = text(reader.stream(QUESTIONS[0], HOW[0]))
-    good = reader.stream(QUESTIONS[0], HOW[0])
-    with pytest.raises(DamagedModelError, match=r"adapter.gguf is no LoRA adapter for .*: .*shape"):
+    alone = text(reader.stream(QUESTIONS[0], SAMPLINGS[0]))
+    good = reader.stream(QUESTIONS[0], SAMPLINGS[0])
+    with pytest.raises(DamagedModelError, match=r"adapter.gguf' is not a LoRA adapter for .*: .*shape"):
         reader.stream(QUESTIONS[0], Sampling(adapter=str(path)))
     monkeypatch.setattr(
-        "ragfm.generation.readers.llama_cpp_reader.try_loading", lambda *_: None
-    )  # and where it is none in here only
+        "ragfm.generation.readers.llama_cpp_reader.probe_model", lambda *_: None
+    )  # and where only this process finds out
     bad = reader.stream(QUESTIONS[0], Sampling(adapter=str(path)))
-    with pytest.raises(DamagedModelError, match=r"adapter.gguf is no LoRA adapter"):
+    with pytest.raises(DamagedModelError, match=r"adapter.gguf' is not a LoRA adapter"):
         text(bad)
     monkeypatch.undo()
     assert text(good) == alone
     path.write_bytes(path.read_bytes()[:300])
-    with pytest.raises(DamagedModelError, match=r"adapter.gguf is damaged"):
+    with pytest.raises(DamagedModelError, match=r"adapter.gguf' is damaged"):
         reader.stream(QUESTIONS[0], Sampling(adapter=str(path)))
 
 
-def test_nothing_is_shared_with_another_scope(reader: LlamaCppReader) -> None:
-    """Whether a prompt begins like somebody else's must not be seen, in counts or times."""
+def test_no_prompt_is_shared_between_scopes(reader: LlamaCppReader) -> None:
+    """Neither counts nor latencies may reveal that a prompt begins like another user's."""
     secret = asked("Nobody else may know of this project: " + LONG * 12)
     counts = []
     for scope in (reader.scoped("a"), reader.scoped("a"), reader.scoped("b"), reader):
@@ -465,7 +471,7 @@ def test_nothing_is_shared_with_another_scope(reader: LlamaCppReader) -> None:
     assert reader.scoped("a").context_tokens == 1024
 
 
-def test_nothing_is_shared_with_another_adapter_scale_or_scope(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_prompt_is_shared_between_adapters_scales_or_scopes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     reader = LlamaCppReader(str(write_tiny(tmp_path / "tiny.gguf")), threads=1, context_tokens=512, slots=9)
     weak, strong = (str(write_lora(tmp_path / f"{scale}.gguf", layer=0, size=64, scale=scale)) for scale in (1.0, 3.0))
@@ -489,9 +495,7 @@ def test_nothing_is_shared_with_another_adapter_scale_or_scope(tmp_path: Path, m
         reader.stream(prompt, Sampling(adapter=f"{weak}:0.5"))
 
 
-def test_an_adapter_in_another_ones_place_shares_nothing_with_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_replaced_adapter_file_is_a_different_adapter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     tiny, path = write_tiny(tmp_path / "tiny.gguf"), tmp_path / "lora.gguf"
     running = LlamaCppReader(str(tiny), threads=1, context_tokens=512)
@@ -505,14 +509,14 @@ def test_an_adapter_in_another_ones_place_shares_nothing_with_it(
         found += running.score(prompt, ["Yes"], adapter=str(path))
         assert [found[-1]] == fresh.score(prompt, ["Yes"], adapter=str(path))
     assert found[0] != found[1]
-    waiting = Adapter.at(path)
+    waiting = Adapter.from_path(path)
     write_lora(path, layer=0, size=64, scale=5.0)
     with pytest.raises(ModelNotFoundError, match="replaced before it was loaded"):
-        LlamaModel(tiny).adapter(waiting)
+        LlamaModel(tiny).adapter_handle(waiting)
 
 
 def test_the_program_ends_after_the_weights_are_freed(tmp_path: Path) -> None:
-    """By the thread that evaluates, where the reader is dropped just before."""
+    """The evaluation thread frees them if the reader is dropped just before the exit."""
     code = (
         "import sys, time\n"
         "from ragfm import Message, Sampling, load_reader\n"

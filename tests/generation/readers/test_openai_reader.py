@@ -1,4 +1,4 @@
-"""The reader for servers: against llama-cpp-python's own, and against one that fails in every way."""
+"""The openai reader with llama-cpp-python's server, and with a test server that fails in many ways."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ from ragfm.core.errors import (
     UnsupportedError,
 )
 from ragfm.core.types import CLOSED, Message, Sampling, Usage
-from ragfm.evaluation.judge import judged, way_of_judging
+from ragfm.evaluation.judge import judge_answer, verdict_sampling
 from ragfm.generation.readers import load_reader
-from ragfm.generation.readers.openai_reader import OpenAIReader, estimated_tokens
+from ragfm.generation.readers.openai_reader import OpenAIReader, estimate_tokens
 from ragfm.models.model_lookup import find_model
 from ragfm.testing import HashingEmbedder, check_reader
 
@@ -43,13 +43,13 @@ WORDS = "One, two, three, four, five, six, seven, eight, nine, ten, and so on fo
 KEY = "sk-secret-0123456789"
 
 
-# --- a server of few lines ---------------------------------------------------------------------------------------
+# --- a test server -----------------------------------------------------------------------------------------------
 
 
 class Server(ThreadingHTTPServer):
-    """Says WORDS, word by word, or what is next in `failures`: (status, headers, body), or a number of words to say.
+    """Sends WORDS, word by word, or the next of `failures`: (status, headers, body), or a number of words to send.
 
-    With `silent` it says so many words, and then nothing until the client has gone; 0 is before the response begins.
+    With `silent` it sends this many words, and then nothing until the client disconnects; 0 is before the response.
     """
 
     daemon_threads = True
@@ -106,9 +106,10 @@ class _Handler(BaseHTTPRequestHandler):
         words = WORDS.split(" ")
         said = words[: body["max_tokens"]]
         for at, word in enumerate(said[:cut]):
-            choice = {"index": 0, "delta": {"content": word if at == 0 else f" {word}"}}
-            self._send({"choices": [choice | ({"logprobs": {"content": [{"token": word, "logprob": -0.5}]}}
-                                              if body.get("logprobs") else {})]})  # fmt: skip
+            choice: dict[str, Any] = {"index": 0, "delta": {"content": word if at == 0 else f" {word}"}}
+            if body.get("logprobs"):
+                choice["logprobs"] = {"content": [{"token": word, "logprob": -0.5}]}
+            self._send({"choices": [choice]})
             time.sleep(self.server.pause)
             self._wait_where_silent(at + 1)
         if cut is not None:
@@ -132,10 +133,10 @@ class _Handler(BaseHTTPRequestHandler):
         pass
 
 
-def eventually(holds: Callable[[], bool], seconds: float = 30.0) -> None:
+def wait_until(holds: Callable[[], bool], seconds: float = 30.0) -> None:
     end = time.monotonic() + seconds
     while not holds():
-        assert time.monotonic() < end, "it never came to that"
+        assert time.monotonic() < end, "the condition was never met"
         time.sleep(0.01)
 
 
@@ -164,7 +165,7 @@ def test_it_keeps_the_contract(server: Server) -> None:
     }
 
 
-def test_what_is_asked_and_what_it_costs(server: Server) -> None:
+def test_request_parameters_and_cost(server: Server) -> None:
     prices = {"m": {"prompt": 2.0, "cached": 0.5, "completion": 10.0}}
     reader = OpenAIReader("m", prices=prices, omit=("stream_options",))
     stream = reader.stream(ASKED, Sampling(temperature=0.7, top_p=0.9, min_p=0.1, seed=3, max_tokens=5, stop=("", "X")))
@@ -175,21 +176,19 @@ def test_what_is_asked_and_what_it_costs(server: Server) -> None:
     assert body.items() >= {"temperature": 0.7, "top_p": 0.9, "min_p": 0.1, "seed": 3, "stop": ["X"]}.items()
     assert "stream_options" not in body
     assert OpenAIReader("other", prices=prices)._price is None
-    with pytest.raises(ConfigError, match="The price of m can't be read: 'completion'"):
+    with pytest.raises(ConfigError, match="Cannot read the price of 'm': 'completion'"):
         OpenAIReader("m", prices={"m": {"prompt": 1}})
 
 
-def test_it_judges_by_a_schema_and_without_where_the_server_knows_none(
-    server: Server, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_judging_with_and_without_schema_support(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(globals(), "WORDS", '{"right": true}')
     reader = load_reader("openai:m")
-    way = way_of_judging(reader)
-    assert judged(reader, way, "How many days?", ["28"], "28 days.")
+    way = verdict_sampling(reader)
+    assert judge_answer(reader, way, "How many days?", ["28"], "28 days.")
     schemas = [body["response_format"]["json_schema"]["schema"]["properties"] for _, body in server.asked]
     assert schemas == 2 * [{"right": {"type": "boolean"}}]
     server.failures = [(400, {}, {"error": {"message": "response_format is unknown"}})]
-    assert way_of_judging(reader).schema is None
+    assert verdict_sampling(reader).schema is None
 
 
 def test_a_schema_and_log_probabilities(server: Server) -> None:
@@ -201,7 +200,7 @@ def test_a_schema_and_log_probabilities(server: Server) -> None:
     assert form == {"name": "answer", "schema": {**schema, "additionalProperties": False}, "strict": True}
 
 
-def test_what_passes_is_tried_again_when_the_server_says(server: Server) -> None:
+def test_temporary_failures_are_retried_when_the_server_says(server: Server) -> None:
     server.failures = [(429, {"Retry-After": "0.3"}, {}), (503, {}, b"<html>")]
     start = time.monotonic()
     assert "".join(load_reader("openai:m").stream(ASKED)) == WORDS
@@ -220,15 +219,18 @@ def test_what_passes_is_tried_again_when_the_server_says(server: Server) -> None
         ((500, {}, b"<html>"), EndpointError, "status 500"),
         ((302, {"Location": "/v2/chat/completions"}, b""), EndpointError, "302"),
         ((200, {"Content-Type": "text/html"}, b"<html>hello</html>"), EndpointError, "after 0 characters"),
-        ((200, {"Content-Type": "text/event-stream"}, b"data: {torn\n\n"), EndpointError, "can't be read"),
-        ((200, {"Content-Type": "text/event-stream"}, b'data: {"error": {"message": "out of memory"}}\n\n'),
-         EndpointError, "out of memory"),
-        (3, EndpointError, "ended after 16 characters"),
+        ((200, {"Content-Type": "text/event-stream"}, b"data: {torn\n\n"), EndpointError, "invalid response"),
+        (
+            (200, {"Content-Type": "text/event-stream"}, b'data: {"error": {"message": "out of memory"}}\n\n'),
+            EndpointError,
+            "out of memory",
+        ),
+        (3, EndpointError, "broke off in its answer, after 16 characters"),
         ((200, {"Content-Type": "text/event-stream", "Content-Length": "99"}, b": hello\n\n"), EndpointError, "closed"),
     ],
     ids=lambda value: "" if isinstance(value, tuple | int) else getattr(value, "__name__", value),
-)  # fmt: skip
-def test_what_fails_is_said_without_the_key(
+)
+def test_errors_do_not_contain_the_key(
     server: Server, answer: Any, kind: type[Exception], said: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     server.failures = [answer]
@@ -245,7 +247,7 @@ def test_silence_is_an_error(server: Server) -> None:
         list(load_reader("openai:m", seconds=0.2, retries=0).stream(ASKED))
 
 
-def test_a_stream_that_nobody_reads_any_more_ends_at_the_server(server: Server) -> None:
+def test_a_closed_stream_ends_at_the_server(server: Server) -> None:
     server.pause = 0.05
     stream = load_reader("openai:m").stream(ASKED)
     assert next(stream) == "One,"
@@ -254,7 +256,7 @@ def test_a_stream_that_nobody_reads_any_more_ends_at_the_server(server: Server) 
 
 
 @pytest.mark.parametrize("until", ["the first word", "the second word", "the next try"])
-def test_another_thread_closes_a_stream_that_is_waited_for(server: Server, until: str) -> None:
+def test_another_thread_can_close_a_waiting_stream(server: Server, until: str) -> None:
     if until == "the next try":
         server.failures = [(429, {"Retry-After": "100"}, {})]
     else:
@@ -269,13 +271,13 @@ def test_another_thread_closes_a_stream_that_is_waited_for(server: Server, until
 
     reading = threading.Thread(target=read)
     reading.start()
-    eventually(lambda: server.waits.is_set() and (server.silent != 1 or said == ["One,"]))
+    wait_until(lambda: server.waits.is_set() and (server.silent != 1 or said == ["One,"]))
     time.sleep(0.2)  # so that it waits
     stream.close()
     reading.join(20)  # the server would be waited for for 100 or 120 seconds
     assert not reading.is_alive()
     assert said[-1] == CLOSED
-    eventually(lambda: not server.connections)
+    wait_until(lambda: not server.connections)
 
 
 def test_closed_streams_leave_neither_threads_nor_connections(server: Server) -> None:
@@ -283,7 +285,7 @@ def test_closed_streams_leave_neither_threads_nor_connections(server: Server) ->
         return {thread.name for thread in threading.enumerate() if thread.name == "ragfm-openai"}
 
     gc.collect()
-    eventually(lambda: not threads())
+    wait_until(lambda: not threads())
     server.silent = 2
     reader = load_reader("openai:m")
     before = threading.active_count()
@@ -293,8 +295,8 @@ def test_closed_streams_leave_neither_threads_nor_connections(server: Server) ->
         if number % 3:
             stream.close()
         del stream
-        eventually(lambda: not server.connections)
-        eventually(lambda: threading.active_count() <= before + 2)  # the loop's, and one that it has for what blocks
+        wait_until(lambda: not server.connections)
+        wait_until(lambda: threading.active_count() <= before + 2)  # the loop's, and one that it has for what blocks
     assert len(server.asked) == 24
     unread = reader.stream(ASKED)
     unread.close()
@@ -304,10 +306,10 @@ def test_closed_streams_leave_neither_threads_nor_connections(server: Server) ->
     assert "".join(reader.stream(ASKED)) == WORDS
     del reader, unread
     gc.collect()
-    eventually(lambda: not threads())
+    wait_until(lambda: not threads())
 
 
-def test_a_forked_process_asks_by_itself(server: Server) -> None:
+def test_a_forked_process_opens_its_own_connection(server: Server) -> None:
     code = (
         "import os\n"
         "from ragfm import Message, load_reader\n"
@@ -330,8 +332,8 @@ def test_a_forked_process_asks_by_itself(server: Server) -> None:
     assert (sorted(done.stdout.splitlines()), done.stderr) == (sorted(["True", WORDS, WORDS]), "")
 
 
-def test_the_key_goes_only_where_the_environment_says(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A ragfm.toml that came with documents may name a server, but it must not get the key."""
+def test_the_key_is_sent_only_to_the_server_in_the_environment(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A ragfm.toml that came with documents may name a server, but that must not get the key."""
     monkeypatch.setenv("OPENAI_BASE_URL", "http://127.0.0.1:9/v1")
     monkeypatch.setenv("OPENAI_ORG_ID", "org-secret")
     assert "".join(load_reader("openai:m", base_url=f"{server.address}/v1").stream(ASKED)) == WORDS
@@ -359,7 +361,7 @@ def test_settings_reach_the_reader(server: Server, docs: Path, tmp_path: Path, m
         Rag(Collection.open(tmp_path / "c", settings=Settings(reader="openai:m")))
 
 
-def test_what_it_can_not_do_is_said() -> None:
+def test_unsupported_options_are_errors() -> None:
     reader = load_reader("openai:m")
     with pytest.raises(UnsupportedError, match="grammar"):
         reader.stream(ASKED, Sampling(grammar='root ::= "a"'))
@@ -370,13 +372,13 @@ def test_what_it_can_not_do_is_said() -> None:
 @pytest.mark.parametrize(
     "option", [{"seconds": "soon"}, {"seconds": 0}, {"retries": -1}, {"retries": "x"}, {"context_tokens": 0}]
 )
-def test_an_option_that_can_not_be_is_said(option: dict[str, object]) -> None:
+def test_an_invalid_option_is_an_error(option: dict[str, object]) -> None:
     (name,) = option
-    with pytest.raises(ConfigError, match=f"A reader's {name} can't be"):
+    with pytest.raises(ConfigError, match=f"Invalid reader option {name}: "):
         load_reader("openai:m", **option)
 
 
-def test_what_is_omitted_is_not_sent() -> None:
+def test_omitted_parameters_are_not_sent() -> None:
     how = Sampling(temperature=0.7, min_p=0.1)
     assert OpenAIReader("m", omit=("min_p",))._request(ASKED, how, 5).keys().isdisjoint({"extra_body", "min_p"})
     sent = OpenAIReader("m", omit="temperature")._request(ASKED, how, 5)  # as a setting may have it
@@ -397,8 +399,21 @@ def llama_server(llama_log: Path) -> Iterator[str]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    command = [sys.executable, "-m", "llama_cpp.server", "--model", str(find_model("bundled", "reader")), "--port",
-               str(port), "--n_ctx", "512", "--n_threads", "1", "--interrupt_requests", "false"]  # fmt: skip
+    command = [
+        sys.executable,
+        "-m",
+        "llama_cpp.server",
+        "--model",
+        str(find_model("bundled", "reader")),
+        "--port",
+        str(port),
+        "--n_ctx",
+        "512",
+        "--n_threads",
+        "1",
+        "--interrupt_requests",
+        "false",
+    ]
     environment = {**os.environ, "GOMP_SPINCOUNT": "300", "PYTHONUNBUFFERED": "1"}
     with llama_log.open("wb") as log:
         process = subprocess.Popen(command, stdout=log, stderr=subprocess.DEVNULL, env=environment)
@@ -423,8 +438,8 @@ def test_a_real_server_keeps_the_contract(llama_server: str) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("pieces", [0, 1])
-def test_a_real_server_ends_what_is_closed(llama_server: str, llama_log: Path, pieces: int) -> None:
-    """Before the first word, and behind one; llama-cpp-python's reads the prompt to its end whatever happens."""
+def test_a_real_server_ends_a_closed_stream(llama_server: str, llama_log: Path, pieces: int) -> None:
+    """Before and after the first token. llama-cpp-python's server always finishes evaluating the prompt."""
     before = llama_log.read_text().count("Disconnected from client")
     reader = load_reader("openai:m", base_url=llama_server, context_tokens=512)
     stream = reader.stream([Message("user", f"{pieces} " + "Count to a thousand. " * 60)], Sampling(max_tokens=100))
@@ -439,17 +454,17 @@ def test_a_real_server_ends_what_is_closed(llama_server: str, llama_log: Path, p
     reading = threading.Thread(target=read)
     reading.start()
     time.sleep(0.5)
-    eventually(lambda: len(said) >= pieces, 120)
+    wait_until(lambda: len(said) >= pieces, 120)
     stream.close()
     reading.join(120)
     assert ended == [CLOSED]
     assert len(said) < 90
-    eventually(lambda: llama_log.read_text().count("Disconnected from client") == before + 1, 120)
+    wait_until(lambda: llama_log.read_text().count("Disconnected from client") == before + 1, 120)
     assert "".join(reader.stream(ASKED, Sampling(max_tokens=2)))
 
 
 @pytest.mark.slow
-def test_the_estimate_is_rather_too_high() -> None:
+def test_the_token_estimate_is_an_upper_bound() -> None:
     counting = load_reader("bundled", threads=1)
     texts = [
         "The office opens at nine.",
@@ -461,4 +476,4 @@ def test_the_estimate_is_rather_too_high() -> None:
     for text in [*texts, Path(__file__).read_text("utf-8")[:3000], Path("README.md").read_text("utf-8")[:3000]]:
         messages = [Message("system", "Answer."), Message("user", text)]
         exact = counting.count_tokens(messages)
-        assert exact <= estimated_tokens(messages) <= 2 * exact + 40
+        assert exact <= estimate_tokens(messages) <= 2 * exact + 40

@@ -24,9 +24,9 @@ from ragfm.core.errors import (
 )
 from ragfm.core.types import Message, Sampling, Stream, Usage
 from ragfm.generation.json_schema import OutputSchema
-from ragfm.generation.readers import load_reader, speak
+from ragfm.generation.readers import load_reader, stream_until_stop
+from ragfm.generation.readers.engine import PREFILL_BLOCK
 from ragfm.generation.readers.llama_cpp_reader import LlamaCppReader
-from ragfm.generation.readers.llama_model import BLOCK
 from ragfm.models.model_lookup import find_model
 from ragfm.testing import ScriptedReader, check_reader
 
@@ -43,12 +43,12 @@ def read(reader: LlamaCppReader, messages: Sequence[Message], **sampling: object
     return "".join(reader.stream(messages, Sampling(**{"max_tokens": 12} | sampling)))  # type: ignore[arg-type]
 
 
-# --- speak: limits and stop strings ------------------------------------------------------------------------------
+# --- limits and stop strings -------------------------------------------------------------------------------------
 
 
-def spoken(pieces: Sequence[str], limit: int, *stop: str) -> tuple[list[str], int, str]:
+def collect(pieces: Sequence[str], limit: int, *stop: str) -> tuple[list[str], int, str]:
     said = []
-    generator = speak(iter(pieces), limit, stop)
+    generator = stream_until_stop(iter(pieces), limit, stop)
     while True:
         try:
             said.append(next(generator))
@@ -56,7 +56,7 @@ def spoken(pieces: Sequence[str], limit: int, *stop: str) -> tuple[list[str], in
             return said, *end.value
 
 
-def test_a_stop_string_is_found_however_the_text_is_torn() -> None:
+def test_a_stop_string_is_found_however_the_text_is_split() -> None:
     text, stop = "abaabcd", "abc"
     for cuts in product([False, True], repeat=len(text) - 1):
         pieces = [text[0]]
@@ -65,35 +65,35 @@ def test_a_stop_string_is_found_however_the_text_is_torn() -> None:
                 pieces.append(character)
             else:
                 pieces[-1] += character
-        said, _, reason = spoken(pieces, 99, stop)
+        said, _, reason = collect(pieces, 99, stop)
         assert ("".join(said), reason) == ("aba", "stop")
 
 
 def test_the_first_stop_string_in_the_text_counts() -> None:
-    assert spoken(["one two three"], 9, "three", "two")[0] == ["one "]
+    assert collect(["one two three"], 9, "three", "two")[0] == ["one "]
 
 
 def test_only_what_may_begin_a_stop_string_is_held_back() -> None:
-    assert spoken(["Hello.", "\n", "\n", "Q"], 9, "\n\nX")[0] == ["Hello.", "\n\nQ"]
-    assert spoken(["Hello.", "\n"], 9, "\n\n")[0] == ["Hello.", "\n"]
+    assert collect(["Hello.", "\n", "\n", "Q"], 9, "\n\nX")[0] == ["Hello.", "\n\nQ"]
+    assert collect(["Hello.", "\n"], 9, "\n\n")[0] == ["Hello.", "\n"]
 
 
-def test_no_token_beyond_the_limit_is_asked_for() -> None:
+def test_no_token_beyond_the_limit_is_generated() -> None:
     def pieces() -> Iterator[str]:
         yield from ("a", "b")
         pytest.fail("a third token was generated")
 
-    generator = speak(pieces(), 2, ())
+    generator = stream_until_stop(pieces(), 2, ())
     assert list(generator) == ["a", "b"]
-    assert spoken(["a", "b"], 2)[1:] == (2, "length")
-    assert spoken(["a", "b"], 3)[1:] == (2, "stop")
-    assert spoken([], 0) == ([], 0, "length")
+    assert collect(["a", "b"], 2)[1:] == (2, "length")
+    assert collect(["a", "b"], 3)[1:] == (2, "stop")
+    assert collect([], 0) == ([], 0, "length")
 
 
 # --- names -------------------------------------------------------------------------------------------------------
 
 
-def test_names_pick_the_plugin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_names_select_the_plugin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
 
     def plugin(kind: str, name: str) -> object:
@@ -136,13 +136,19 @@ def test_unknown_names_fail_at_once() -> None:
 @pytest.mark.parametrize(
     "option",
     [
-        {"slots": 0}, {"slots": 1.5}, {"waiting": -1}, {"context_tokens": 0}, {"context_tokens": "many"},
-        {"threads": -1}, {"threads": 100_000}, {"slots": None},
+        {"slots": 0},
+        {"slots": 1.5},
+        {"waiting": -1},
+        {"context_tokens": 0},
+        {"context_tokens": "many"},
+        {"threads": -1},
+        {"threads": 100_000},
+        {"slots": None},
     ],
-)  # fmt: skip
-def test_an_option_that_can_not_be_is_said(option: dict[str, Any]) -> None:
+)
+def test_an_invalid_option_is_an_error(option: dict[str, Any]) -> None:
     (name,) = option
-    with pytest.raises(ConfigError, match=f"A reader's {name} can't be"):
+    with pytest.raises(ConfigError, match=f"Invalid reader option {name}: "):
         load_reader("bundled", **option)
 
 
@@ -150,7 +156,7 @@ def test_options_may_be_text_as_in_the_environment(reader: LlamaCppReader) -> No
     other = LlamaCppReader("bundled", slots="2", waiting="1", context_tokens="256", threads="1")  # type: ignore[arg-type]
     assert other.slots == 2
     assert other.context_tokens == 256
-    with pytest.raises(ConfigError, match="-1 tokens"):
+    with pytest.raises(ConfigError, match="-1 is negative"):
         reader.stream(ASKED, Sampling(max_tokens=-1))
 
 
@@ -166,7 +172,7 @@ def test_the_scripted_reader_keeps_the_contract() -> None:
 
 
 class Forgetful(ScriptedReader):
-    """Frees its lock only where a stream is read to its end."""
+    """Releases its lock only if a stream is read to its end."""
 
     def __init__(self) -> None:
         super().__init__(lambda messages: f"I was asked: {messages[-1].content}")
@@ -206,7 +212,9 @@ class Miscounting(ScriptedReader):
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
-def test_the_contract_finds_what_is_broken(broken: ScriptedReader, said: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_contract_detects_broken_readers(
+    broken: ScriptedReader, said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("ragfm.testing.reader_contract._SECONDS", 0.3)
     with pytest.raises(AssertionError, match=said):
         check_reader(broken)
@@ -221,8 +229,8 @@ def test_it_answers(reader: LlamaCppReader) -> None:
     assert stream.finish_reason == "stop"
 
 
-def test_what_was_asked_before_changes_nothing(reader: LlamaCppReader) -> None:
-    """Not by a bit: what comes after a prompt whose beginning is in memory is as after a fresh evaluation."""
+def test_earlier_prompts_change_nothing(reader: LlamaCppReader) -> None:
+    """With a reused prefix, the output is bit-identical to that of a fresh evaluation."""
     shared = "The handbook says that employees get leave. " * 20
     first, second = ([Message("user", shared + end)] for end in ("Who gets leave, and when?", "What does it say?"))
     fresh = LlamaCppReader("bundled", threads=1, context_tokens=1024)
@@ -238,15 +246,15 @@ def test_what_was_asked_before_changes_nothing(reader: LlamaCppReader) -> None:
     assert stream.usage.cached_tokens == stream.usage.prompt_tokens - 2  # the last ones are evaluated for their logits
 
 
-@pytest.mark.parametrize("tokens", [BLOCK - 1, BLOCK, BLOCK + 1, BLOCK + 2])
-def test_prompts_of_about_a_block_are_answered_twice(reader: LlamaCppReader, tokens: int) -> None:
+@pytest.mark.parametrize("tokens", [PREFILL_BLOCK - 1, PREFILL_BLOCK, PREFILL_BLOCK + 1, PREFILL_BLOCK + 2])
+def test_prompts_of_about_a_block_give_the_same_score_twice(reader: LlamaCppReader, tokens: int) -> None:
     words = next(n for n in range(tokens) if reader.count_tokens([Message("user", "word " * n)]) == tokens)
     asked = [Message("user", "word " * words)]
     first = reader.score(asked, ["Yes", "No"])
     assert reader.score(asked, ["Yes", "No"]) == first
 
 
-def test_the_window_is_kept_to_the_last_token() -> None:
+def test_the_window_is_used_to_the_last_token() -> None:
     small = LlamaCppReader("bundled", threads=1, context_tokens=64)
     assert small.context_tokens == 64
     stream = small.stream(ASKED, Sampling(max_tokens=None))
@@ -258,7 +266,7 @@ def test_the_window_is_kept_to_the_last_token() -> None:
     assert LlamaCppReader("bundled", context_tokens=1_000_000).context_tokens == 8192
 
 
-def test_a_grammar_binds_and_no_character_is_torn(reader: LlamaCppReader) -> None:
+def test_a_grammar_is_enforced_and_no_character_is_split(reader: LlamaCppReader) -> None:
     either = {"grammar": 'root ::= "yes" | "maybe"'}
     assert read(reader, ASKED, **either) in ("yes", "maybe")
     assert {read(reader, ASKED, **either, temperature=9.0, seed=seed) for seed in range(8)} == {"yes", "maybe"}
@@ -271,21 +279,24 @@ def test_a_grammar_binds_and_no_character_is_torn(reader: LlamaCppReader) -> Non
         reader.stream(ASKED, Sampling(grammar="root ::= nothing-of-that-name"))
 
 
-def test_a_schema_binds(reader: LlamaCppReader) -> None:
-    schema = {"type": "object", "properties": {"wet": {"type": "boolean"}, "kind": {"enum": ["sea", "lake"]}},
-              "required": ["wet", "kind"]}  # fmt: skip
+def test_a_schema_is_enforced(reader: LlamaCppReader) -> None:
+    schema = {
+        "type": "object",
+        "properties": {"wet": {"type": "boolean"}, "kind": {"enum": ["sea", "lake"]}},
+        "required": ["wet", "kind"],
+    }
     said = json.loads(read(reader, ASKED, schema=schema, max_tokens=64))
     assert (type(said["wet"]), said["kind"] in ("sea", "lake")) == (bool, True)
     assert OutputSchema.of(OutputSchema.of(schema).bounded) == OutputSchema(
         OutputSchema.of(schema).bounded, OutputSchema.of(schema).bounded
     )
-    with pytest.raises(ConfigError, match="one of them"):
+    with pytest.raises(ConfigError, match="only one of them"):
         reader.stream(ASKED, Sampling(schema=schema, grammar='root ::= "a"'))
     with pytest.raises(ConfigError, match="no JSON schema"):
         reader.stream(ASKED, Sampling(schema={"type": 3}))
 
 
-def test_log_probabilities_are_those_that_score_gives(reader: LlamaCppReader) -> None:
+def test_logprobs_agree_with_score(reader: LlamaCppReader) -> None:
     stream = reader.stream(ASKED, Sampling(max_tokens=6, logprobs=True, stop=("is not",)))
     assert stream.logprobs == ()
     text = "".join(stream)
@@ -302,15 +313,15 @@ def test_log_probabilities_are_those_that_score_gives(reader: LlamaCppReader) ->
 
 def test_long_tokens_are_whole(reader: LlamaCppReader) -> None:
     model = reader._engine.model
-    longest = max(range(model.vocab_size), key=lambda token: len(model.piece(token)))
-    assert len(model.piece(longest)) > 32  # what llama-cpp-python's own detokenize() can hold
+    longest = max(range(model.vocab_size), key=lambda token: len(model.token_bytes(token)))
+    assert len(model.token_bytes(longest)) > 32  # what llama-cpp-python's own detokenize() can hold
 
 
-def test_half_a_surrogate_pair_is_a_question_mark(reader: LlamaCppReader) -> None:
+def test_an_unpaired_surrogate_is_a_question_mark(reader: LlamaCppReader) -> None:
     assert reader.count_tokens([Message("user", "a\ud800b")]) == reader.count_tokens([Message("user", "a?b")])
 
 
-def test_chance_is_seeded_and_bounded(reader: LlamaCppReader) -> None:
+def test_sampling_is_seeded_and_bounded(reader: LlamaCppReader) -> None:
     hot = {"temperature": 1.5}
     assert read(reader, ASKED, **hot, seed=1) == read(reader, ASKED, **hot, seed=1)
     assert len({read(reader, ASKED, **hot, seed=seed) for seed in range(4)}) > 1
@@ -331,19 +342,19 @@ def test_it_is_quiet() -> None:
     assert "\n" not in done.stdout
 
 
-def test_files_that_are_no_models(tmp_path: Path) -> None:
+def test_files_that_are_not_models_are_errors(tmp_path: Path) -> None:
     damaged = tmp_path / "model.gguf"
     damaged.write_bytes(b"<html>404</html>")
-    with pytest.raises(DamagedModelError, match=r"model.gguf is not a GGUF"):
+    with pytest.raises(DamagedModelError, match=r"model.gguf' is not a GGUF"):
         load_reader(str(damaged))
     damaged.write_bytes(find_model("bundled", "reader").read_bytes()[:2_000_000])
-    with pytest.raises(DamagedModelError, match=r"model.gguf is damaged: its tensors end at"):
+    with pytest.raises(DamagedModelError, match=r"model.gguf' is damaged: its tensors end at"):
         _ = load_reader(str(damaged)).context_tokens
     with pytest.raises(UnsupportedError, match="folder"):
         LlamaCppReader(str(find_model("bundled", "embedder")))
 
 
-def test_a_template_may_be_absent_or_refuse(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_or_refusing_template_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
         patch.setattr(llama_cpp, "llama_model_chat_template", lambda *_: None)
         with pytest.raises(UnsupportedError, match="no chat template"):
@@ -359,8 +370,8 @@ def lora(path: Path, architecture: str = "llama") -> str:
 
 
 @pytest.mark.slow
-def test_an_adapter_changes_the_answer_and_leaves_with_its_request(reader: LlamaCppReader, tmp_path: Path) -> None:
-    asked = [Message("user", "Water flows. " * BLOCK), *ASKED]  # whole blocks of it stay in memory
+def test_an_adapter_changes_only_the_answer_of_its_request(reader: LlamaCppReader, tmp_path: Path) -> None:
+    asked = [Message("user", "Water flows. " * PREFILL_BLOCK), *ASKED]  # whole blocks of it stay in memory
     plain = read(reader, asked)
     adapter = lora(tmp_path / "adapter.gguf")
     stream = reader.stream(asked, Sampling(max_tokens=12, adapter=adapter))
@@ -369,7 +380,7 @@ def test_an_adapter_changes_the_answer_and_leaves_with_its_request(reader: Llama
     assert adapted != plain
     assert read(reader, asked) == plain
     assert read(reader, asked, adapter=adapter) == adapted
-    with pytest.raises(DamagedModelError, match="no LoRA adapter"):
+    with pytest.raises(DamagedModelError, match="not a LoRA adapter"):
         read(reader, asked, adapter=lora(tmp_path / "other.gguf", "gpt2"))
     with pytest.raises(ModelNotFoundError, match=r"none\.gguf"):
         reader.stream(ASKED, Sampling(adapter=str(tmp_path / "none.gguf")))
@@ -377,7 +388,7 @@ def test_an_adapter_changes_the_answer_and_leaves_with_its_request(reader: Llama
 
 
 @pytest.mark.parametrize("module", ["ragfm.generation.readers.llama_cpp_reader", "ragfm.embedders.gguf_embedder"])
-def test_llama_cpp_is_told_not_to_spin_before_it_is_imported(module: str) -> None:
+def test_openmp_spinning_is_limited_before_llama_cpp_is_imported(module: str) -> None:
     code = (
         "import os, sys, importlib\n"
         "class Watch:\n"

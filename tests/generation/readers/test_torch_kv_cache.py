@@ -1,6 +1,6 @@
-"""The transformers reader with many requests: its tokens are those of transformers' own `generate`, however it is used.
+"""The transformers reader with concurrent requests: its tokens are those of transformers' own `generate`.
 
-Tiny models of random weights: what holds for their masks and caches holds for large ones.
+The models are tiny and have random weights. Masks and caches are those of large models.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ from ragfm.core.errors import (
 from ragfm.core.types import Message, Sampling
 from ragfm.generation.prompt import prompt_fingerprint
 from ragfm.generation.readers import load_reader
-from ragfm.generation.readers.generation_request import Request
-from ragfm.generation.readers.sampling import Chance
+from ragfm.generation.readers.generation_request import GenerationRequest
+from ragfm.generation.readers.sampling import LogitsSampler
 from ragfm.generation.readers.transformers_reader import TransformersReader
-from ragfm.models.adapters import RECORD, AdapterRecord, learned_sha256, serving_adapter
+from ragfm.models.adapters import RECORD, AdapterRecord, serving_adapter, trained_weights_sha256
 from ragfm.models.model_lookup import weights_sha256
 
-KINDS = {
+ARCHITECTURES = {
     "llama": {},
     "mistral": {"sliding_window": 20},
     "qwen2": {"use_sliding_window": True, "sliding_window": 20, "max_window_layers": 1},
@@ -43,63 +43,69 @@ KINDS = {
 ASKED = [[Message("user", "abc " * times + f"what {times}?")] for times in (3, 40, 9, 25, 60)]
 
 
-def made(folder: Path, kind: str = "llama", **options: Any) -> TransformersReader:
-    tiny = tiny_model(folder, kind, **KINDS[kind])
+def make_reader(folder: Path, kind: str = "llama", **options: Any) -> TransformersReader:
+    tiny = tiny_model(folder, kind, **ARCHITECTURES[kind])
     return cast("TransformersReader", load_reader(str(tiny), **{"context_tokens": 512, "slots": 4} | options))
 
 
-def begun(reader: TransformersReader, messages: list[Message], adapter: str | None = None) -> Request:
+def submit(reader: TransformersReader, messages: list[Message], adapter: str | None = None) -> GenerationRequest:
     model = reader._engine.model
-    request = Request(model.prompt(messages), reader._adapter(adapter), sampler=Chance(Sampling()), limit=12)
+    request = GenerationRequest(
+        model.prompt_tokens(messages), reader._adapter(adapter), sampler=LogitsSampler(Sampling()), max_tokens=12
+    )
     reader._engine.batcher.submit(request)
     return request
 
 
-def plain(reader: TransformersReader, messages: list[Message], model: Any = None) -> list[int]:
+def generate(reader: TransformersReader, messages: list[Message], model: Any = None) -> list[int]:
     ours = reader._engine.model
-    prompt = torch.tensor([ours.prompt(messages)])
+    prompt = torch.tensor([ours.prompt_tokens(messages)])
     whole = (model or ours._model).generate(
-        input_ids=prompt, attention_mask=torch.ones_like(prompt), max_new_tokens=12, do_sample=False, pad_token_id=0,
+        input_ids=prompt,
+        attention_mask=torch.ones_like(prompt),
+        max_new_tokens=12,
+        do_sample=False,
+        pad_token_id=0,
         eos_token_id=None,
-    )  # fmt: skip
+    )
     return list(whole[0, prompt.shape[1] :].tolist())
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", KINDS)
-def test_many_at_once_say_what_generate_says(kind: str, tmp_path: Path) -> None:
-    reader = made(tmp_path, kind)
-    reader._engine.model._ends = set()
-    expected = [plain(reader, messages) for messages in ASKED]
+@pytest.mark.parametrize("kind", ARCHITECTURES)
+def test_concurrent_requests_match_generate(kind: str, tmp_path: Path) -> None:
+    reader = make_reader(tmp_path, kind)
+    reader._engine.model.end_tokens = set()
+    expected = [generate(reader, messages) for messages in ASKED]
     assert len({tuple(tokens) for tokens in expected}) > 1
-    requests = [begun(reader, messages) for messages in ASKED]
+    requests = [submit(reader, messages) for messages in ASKED]
     assert [list(request.results()) for request in requests] == expected
-    again = [begun(reader, messages) for messages in reversed(ASKED)]  # with what is in memory, in other slots
+    again = [submit(reader, messages) for messages in reversed(ASKED)]  # with prefix reuse, in other slots
     assert [list(request.results()) for request in again] == expected[::-1]
-    assert sum(request.cached for request in again) > 200
+    assert sum(request.cached_tokens for request in again) > 200
 
 
 @pytest.fixture(scope="module")
 def reader(tmp_path_factory: pytest.TempPathFactory) -> TransformersReader:
-    return made(tmp_path_factory.mktemp("tiny"))
+    return make_reader(tmp_path_factory.mktemp("tiny"))
 
 
-def test_a_model_with_a_memory_of_its_own_kind_has_one_request(tmp_path: Path) -> None:
-    reader = made(tmp_path, waiting=2)
+def test_a_model_without_batching_runs_one_request_at_a_time(tmp_path: Path) -> None:
+    reader = make_reader(tmp_path, waiting=2)
     engine_of = TransformersReader._engine.fget  # type: ignore[attr-defined]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("ragfm.generation.readers.torch_model.can_have_rows", lambda config: False)
+        patch.setattr("ragfm.generation.readers.torch_model.can_batch", lambda config: False)
         engine_of(reader)
-    reader._engine.model._ends = set()
-    requests = [begun(reader, messages) for messages in ASKED]
-    assert [list(request.results()) for request in requests] == [plain(reader, messages) for messages in ASKED]
-    with pytest.raises(UnsupportedError, match="can't score"):
+    reader._engine.model.end_tokens = set()
+    requests = [submit(reader, messages) for messages in ASKED]
+    assert [list(request.results()) for request in requests] == [generate(reader, messages) for messages in ASKED]
+    with pytest.raises(UnsupportedError, match="cannot score"):
         reader.score(ASKED[0], ["ab", "cd"])
 
 
-def test_a_stream_that_is_closed_ends_within_a_step(reader: TransformersReader) -> None:
+def test_a_closed_stream_ends_within_a_step(reader: TransformersReader) -> None:
     model, loop = reader._engine.model, reader._engine.batcher._loop
-    model._ends = set()
+    model.end_tokens = set()
     stream = reader.stream(ASKED[0], Sampling(max_tokens=400))
     next(stream)
     stream.close()
@@ -107,13 +113,13 @@ def test_a_stream_that_is_closed_ends_within_a_step(reader: TransformersReader) 
     while loop.unfinished and time.monotonic() < limit:
         time.sleep(0.001)
     assert loop._slots
-    assert all(slot.spoken < 390 for slot in loop._slots)
+    assert all(slot.generated < 390 for slot in loop._slots)
     assert not loop.unfinished
 
 
 def test_scores_are_sums_of_log_probabilities(reader: TransformersReader) -> None:
     model = reader._engine.model
-    prompt, more = model.prompt(ASKED[0]), model.tokens("xyz")
+    prompt, more = model.prompt_tokens(ASKED[0]), model.tokenize("xyz")
     with torch.inference_mode():
         every = model._model(torch.tensor([prompt + more])).logits[0].log_softmax(-1)
     right = sum(float(every[len(prompt) - 1 + at, token]) for at, token in enumerate(more))
@@ -134,27 +140,27 @@ def lora(reader: TransformersReader, folder: Path, seed: int) -> Any:
 
 
 def test_adapters_are_switched_by_request(tmp_path: Path) -> None:
-    reader = made(tmp_path / "base")
-    reader._engine.model._ends = set()
-    expected = {None: plain(reader, ASKED[1])}
+    reader = make_reader(tmp_path / "base")
+    reader._engine.model.end_tokens = set()
+    expected = {None: generate(reader, ASKED[1])}
     for seed in (1, 2):
         folder = str(tmp_path / f"adapter{seed}")
-        expected[folder] = plain(reader, ASKED[1], lora(reader, Path(folder), seed))
+        expected[folder] = generate(reader, ASKED[1], lora(reader, Path(folder), seed))
     assert len({tuple(tokens) for tokens in expected.values()}) == 3
     for _ in range(2):
-        requests = {adapter: begun(reader, ASKED[1], adapter) for adapter in expected}
+        requests = {adapter: submit(reader, ASKED[1], adapter) for adapter in expected}
         assert {adapter: list(request.results()) for adapter, request in requests.items()} == expected
     broken = tmp_path / "broken"
     broken.mkdir()
     (broken / "adapter_config.json").write_text("{}")
     (broken / "adapter_model.safetensors").write_bytes(b"")
-    with pytest.raises(DamagedModelError, match="no adapter for"):
+    with pytest.raises(DamagedModelError, match="is not an adapter for"):
         list(reader.stream(ASKED[0], Sampling(adapter=str(broken))))
-    assert list(begun(reader, ASKED[1]).results()) == expected[None]
+    assert list(submit(reader, ASKED[1]).results()) == expected[None]
 
 
-def test_an_adapter_at_another_scale_shares_nothing_with_it(tmp_path: Path) -> None:
-    reader, folder = made(tmp_path / "base"), tmp_path / "adapter"
+def test_no_prompt_is_shared_between_adapter_scales(tmp_path: Path) -> None:
+    reader, folder = make_reader(tmp_path / "base"), tmp_path / "adapter"
     lora(reader, folder, 1)
     config, found = folder / "adapter_config.json", list[float]()
     for alpha in (8, 32):
@@ -164,15 +170,15 @@ def test_an_adapter_at_another_scale_shares_nothing_with_it(tmp_path: Path) -> N
             list(stream)
             assert stream.usage.cached_tokens == cached
         found += reader.score(ASKED[1], ["xyz"], adapter=str(folder))
-        assert found[-1:] == pytest.approx(made(tmp_path / "base").score(ASKED[1], ["xyz"], adapter=str(folder)))
+        assert found[-1:] == pytest.approx(make_reader(tmp_path / "base").score(ASKED[1], ["xyz"], adapter=str(folder)))
     assert abs(found[0] - found[1]) > 0.01
 
 
-def test_an_adapters_folder_serves_as_it_is(tmp_path: Path) -> None:
-    reader = made(tmp_path / "base")
+def test_an_adapter_folder_is_served_directly(tmp_path: Path) -> None:
+    reader = make_reader(tmp_path / "base")
     lora(reader, tmp_path / "adapter", 1)
     base = {"name": "tiny", "sha256": weights_sha256(tmp_path / "base")}
-    record = AdapterRecord("lora", base, prompt_fingerprint(), learned_sha256(tmp_path / "adapter"))
+    record = AdapterRecord("lora", base, prompt_fingerprint(), trained_weights_sha256(tmp_path / "adapter"))
     (tmp_path / "adapter" / RECORD).write_bytes(record.to_json())
     for name in (str(tmp_path / "base"), f"transformers:{tmp_path / 'base'}"):
         found = serving_adapter(tmp_path / "adapter", name, prompt_fingerprint())
@@ -186,8 +192,8 @@ def test_an_adapters_folder_serves_as_it_is(tmp_path: Path) -> None:
         serving_adapter(tmp_path / "adapter", "bundled", prompt_fingerprint())
 
 
-def test_what_is_too_much_waits_or_is_refused(tmp_path: Path) -> None:
-    reader = made(tmp_path, slots=1, waiting=1)
+def test_excess_requests_wait_or_are_refused(tmp_path: Path) -> None:
+    reader = make_reader(tmp_path, slots=1, waiting=1)
     streams = [reader.stream(ASKED[4], Sampling(max_tokens=100)) for _ in range(2)]
     with pytest.raises(ReaderBusyError, match="serves 1 requests"):
         reader.stream(ASKED[4])
@@ -195,15 +201,15 @@ def test_what_is_too_much_waits_or_is_refused(tmp_path: Path) -> None:
         stream.close()
 
 
-def test_no_memory_is_an_error_in_words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    reader = made(tmp_path)
+def test_no_memory_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    reader = make_reader(tmp_path)
 
     def full(*_: object, **__: object) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory")
 
     with monkeypatch.context() as patch:
         patch.setattr(reader._engine.model, "_model", full)
-        with pytest.raises(RagfmError, match="no memory left"):
+        with pytest.raises(RagfmError, match="not enough memory"):
             list(reader.stream(ASKED[0]))
     assert reader.stream(ASKED[0], Sampling(max_tokens=2)).usage.prompt_tokens == 0
 
@@ -216,20 +222,26 @@ def test_quantised_weights_answer(bits: int) -> None:
     assert "Tuesday" in text
 
 
-def test_bits_that_there_are_not(tmp_path: Path) -> None:
+def test_unsupported_bits_are_an_error(tmp_path: Path) -> None:
     with pytest.raises(UnsupportedError, match="3 bits"):
-        _ = made(tmp_path, bits=3).context_tokens
+        _ = make_reader(tmp_path, bits=3).context_tokens
 
 
 @pytest.mark.parametrize(
     "option",
-    [{"device": "cuda:9"}, {"device": "none"}, {"dtype": "none"}, {"dtype": "int8"}, {"dtype": "Tensor"},
-     {"attention": "none"}],
-)  # fmt: skip
-def test_an_option_that_can_not_be_is_said(option: dict[str, str], tmp_path: Path) -> None:
+    [
+        {"device": "cuda:9"},
+        {"device": "none"},
+        {"dtype": "none"},
+        {"dtype": "int8"},
+        {"dtype": "Tensor"},
+        {"attention": "none"},
+    ],
+)
+def test_an_invalid_option_is_an_error(option: dict[str, str], tmp_path: Path) -> None:
     (value,) = option.values()
     with pytest.raises(ConfigError, match=value):
-        _ = made(tmp_path, **option).context_tokens
+        _ = make_reader(tmp_path, **option).context_tokens
 
 
 @pytest.mark.parametrize(
@@ -242,15 +254,15 @@ def test_an_option_that_can_not_be_is_said(option: dict[str, str], tmp_path: Pat
     ],
 )
 def test_a_damaged_folder_is_an_error(file: str, content: bytes | None, tmp_path: Path) -> None:
-    reader = made(tmp_path)
+    reader = make_reader(tmp_path)
     data = (tmp_path / file).read_bytes()
     (tmp_path / file).write_bytes(data[: len(data) // 2] if content is None else content)
-    with pytest.raises(DamagedModelError, match="can't load"):
+    with pytest.raises(DamagedModelError, match="cannot load"):
         _ = reader.context_tokens
 
 
-def test_a_damaged_adapter_harms_nobody_else(tmp_path: Path) -> None:
-    reader, folder = made(tmp_path / "model"), tmp_path / "adapter"
+def test_a_damaged_adapter_fails_only_its_own_request(tmp_path: Path) -> None:
+    reader, folder = make_reader(tmp_path / "model"), tmp_path / "adapter"
     folder.mkdir()
     (folder / "adapter_config.json").write_text(
         json.dumps({"peft_type": "LORA", "r": 1, "target_modules": ["q_proj"], "task_type": "CAUSAL_LM"})
@@ -258,14 +270,14 @@ def test_a_damaged_adapter_harms_nobody_else(tmp_path: Path) -> None:
     (folder / "adapter_model.safetensors").write_bytes(b"x" * 100)
     good = reader.stream(ASKED[0], Sampling(max_tokens=40))
     bad = reader.stream(ASKED[0], Sampling(adapter=str(folder)))
-    with pytest.raises(DamagedModelError, match="is no adapter for"):
+    with pytest.raises(DamagedModelError, match="is not an adapter for"):
         list(bad)
     list(good)
     assert good.usage.completion_tokens == 40 or good.finish_reason == "stop"
 
 
-def test_a_template_that_never_ends_and_text_that_has_no_bytes(tmp_path: Path) -> None:
-    reader = made(tmp_path)
+def test_an_endless_template_and_unpaired_surrogates(tmp_path: Path) -> None:
+    reader = make_reader(tmp_path)
     assert reader.count_tokens([Message("user", "a\ud800b")]) == reader.count_tokens([Message("user", "a?b")])
     reader._engine.model._tokenizer.chat_template = "{{ 9 ** (9 ** 9) }}"
     with pytest.raises(UnsupportedError, match="power"):

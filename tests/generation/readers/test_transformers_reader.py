@@ -42,7 +42,7 @@ def test_it_keeps_the_contract(reader: TransformersReader) -> None:
 
 
 def test_both_readers_answer_a_simple_question_alike(reader: TransformersReader, llama: LlamaCppReader) -> None:
-    """Not all answers are the same: llama.cpp rounds activations to 8 bits, which moves logits by about 0.3."""
+    """Other answers may differ: llama.cpp rounds activations to 8 bits, which changes logits by about 0.3."""
     monday = [Message("user", "What comes after Monday?")]
     assert read(reader, monday) == read(llama, monday)
     assert read(reader, ASKED).startswith("No, water is not wet.")
@@ -60,8 +60,8 @@ def test_both_readers_answer_a_simple_question_alike(reader: TransformersReader,
 def test_both_readers_see_the_same_tokens(
     reader: TransformersReader, llama: LlamaCppReader, messages: list[Message]
 ) -> None:
-    tokens = reader._engine.model.prompt(messages)
-    assert tokens == llama._engine.model.prompt(messages)
+    tokens = reader._engine.model.prompt_tokens(messages)
+    assert tokens == llama._engine.model.prompt_tokens(messages)
     turns = [{"role": message.role, "content": message.content} for message in messages]
     theirs = reader._engine.model._tokenizer.apply_chat_template(turns, add_generation_prompt=True, return_dict=False)
     assert tokens == theirs
@@ -69,7 +69,7 @@ def test_both_readers_see_the_same_tokens(
 
 def test_it_generates_what_transformers_itself_generates(reader: TransformersReader) -> None:
     model = reader._engine.model
-    prompt = torch.tensor([model.prompt(ASKED)])
+    prompt = torch.tensor([model.prompt_tokens(ASKED)])
     theirs = model._model.generate(
         prompt, attention_mask=torch.ones_like(prompt), max_new_tokens=24, do_sample=False, pad_token_id=0
     )
@@ -77,7 +77,7 @@ def test_it_generates_what_transformers_itself_generates(reader: TransformersRea
     assert read(reader, ASKED, max_tokens=24) == text
 
 
-def test_chance_is_seeded_bounded_and_its_own(reader: TransformersReader) -> None:
+def test_sampling_is_seeded_bounded_and_leaves_torch_alone(reader: TransformersReader) -> None:
     hot = {"temperature": 1.5, "max_tokens": 6}
     before = torch.random.get_rng_state()
     assert read(reader, ASKED, **hot, seed=1) == read(reader, ASKED, **hot, seed=1)
@@ -88,21 +88,21 @@ def test_chance_is_seeded_bounded_and_its_own(reader: TransformersReader) -> Non
     assert read(reader, ASKED, **hot, min_p=1.0) == greedy
 
 
-def test_all_that_end_a_turn_count(reader: TransformersReader) -> None:
+def test_all_end_tokens_are_used(reader: TransformersReader) -> None:
     model = SimpleNamespace(generation_config=SimpleNamespace(eos_token_id=[5, 6]))
     assert _end_tokens(reader._engine.model._tokenizer, model) == {2, 5, 6}
 
 
-def test_what_it_can_not_do_is_said(reader: TransformersReader) -> None:
+def test_unsupported_options_are_errors(reader: TransformersReader) -> None:
     with pytest.raises(UnsupportedError, match="grammar"):
         reader.stream(ASKED, Sampling(grammar='root ::= "a"'))
-    with pytest.raises(ModelNotFoundError, match="no adapter of PEFT's in x"):
+    with pytest.raises(ModelNotFoundError, match="no PEFT adapter in 'x'"):
         reader.stream(ASKED, Sampling(adapter="x"))
 
 
-def test_a_folder_that_is_no_model(tmp_path: Path) -> None:
+def test_a_folder_that_is_not_a_model_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "model.safetensors").write_bytes(b"no weights")
-    with pytest.raises(DamagedModelError, match="can't load"):
+    with pytest.raises(DamagedModelError, match="cannot load"):
         _ = load_reader(str(tmp_path)).context_tokens
 
 

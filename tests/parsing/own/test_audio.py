@@ -23,7 +23,7 @@ COUNTED = "One, two, three, four, five."
 
 @pytest.fixture
 def spoken(data: Path) -> Path:
-    """The folder of three recordings in which somebody counts to five, from 1.2 s on."""
+    """The folder of three recordings in which somebody counts to five, starting at 1.2 s."""
     return data / "documents" / "markitdown" / "markitdown" / "tests" / "test_files"
 
 
@@ -49,7 +49,7 @@ def recoded(data: bytes, container: str, codec: str) -> bytes:
     return stream.getvalue()
 
 
-def test_what_is_said_is_the_text_and_its_time_the_place(spoken: Path) -> None:
+def test_the_transcript_has_times_as_places(spoken: Path) -> None:
     wav = (spoken / "test.wav").read_bytes()
     files = {f"a.{kind}": (spoken / f"test.{kind}").read_bytes() for kind in ("wav", "mp3", "m4a")}
     files |= {"a.flac": recoded(wav, "flac", "flac"), "a.ogg": recoded(wav, "ogg", "libopus")}
@@ -61,7 +61,7 @@ def test_what_is_said_is_the_text_and_its_time_the_place(spoken: Path) -> None:
     assert document(files["a.mp3"], "a.mp3").metadata["author"] == "Artist Name Test String"
 
 
-def test_a_long_recording_is_heard_in_blocks_that_tear_nothing(spoken: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_blocks_of_a_long_recording_cut_no_words(spoken: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with wave.open(str(spoken / "test.wav")) as file:
         often = sound(file.readframes(file.getnframes()) * 3, file.getnchannels(), file.getframerate())
     monkeypatch.setattr(audio, "_BLOCK", 10 * 16_000)  # each cuts a counting
@@ -72,37 +72,39 @@ def test_a_long_recording_is_heard_in_blocks_that_tear_nothing(spoken: Path, mon
     assert [int(time[-2:]) for time in times] == pytest.approx([1, 7, 14], abs=1)
 
 
-def test_a_recording_is_found_by_what_is_said(collection: Collection, spoken: Path, tmp_path: Path) -> None:
+def test_a_recording_is_found_by_its_words(collection: Collection, spoken: Path, tmp_path: Path) -> None:
     folder = tmp_path / "calls"
     folder.mkdir()
     (folder / "call.m4a").write_bytes((spoken / "test.m4a").read_bytes())
-    assert collection.sync(folder).added == 1  # by a process that can't connect
+    assert collection.sync(folder).added == 1  # by a process without network access
     hit = collection.search("three four five", k=1)[0]
     assert (hit.uri, hit.place) == ("calls/call.m4a", "00:00:01")
 
 
-def test_what_cannot_be_heard_says_why(spoken: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_errors_of_audio_files(spoken: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     mp3 = (spoken / "test.mp3").read_bytes()
-    with pytest.raises(SkipDocument, match="nobody is heard to speak"):
+    with pytest.raises(SkipDocument, match="without speech"):
         parse(Blob(sound(bytes(96_000))), "a.wav")
     for data in (b"ID3\x04" + b"x" * 5000, sound(b""), (spoken / "test.m4a").read_bytes()[:3000]):
-        with pytest.raises(ParseError, match="damaged recording"):
+        with pytest.raises(ParseError, match="damaged audio file"):
             parse(Blob(data), "a.m4a")
-    with pytest.raises(ParseError, match="1 samples a second is absurd"):
+    with pytest.raises(ParseError, match="sample rate is 1 Hz"):
         parse(Blob(sound(bytes(96_000), rate=1)), "a.wav")
-    with pytest.raises(ParseError, match=r"named \.mp3 but isn't a recording"):
+    with pytest.raises(ParseError, match=r"named \.mp3 but is not an audio file"):
         parse(Blob(b"\0\1\2\3" * 100), "a.mp3")
     assert document(mp3[:120_000], "a.mp3").text.startswith("One, two")
     assert media_type(b"ID3 is a tag.", "a.txt") == "text/plain"
     monkeypatch.setattr(audio, "find_spec", lambda _: None)
-    with pytest.raises(SkipDocument, match="model for speech") as skipped:
+    with pytest.raises(SkipDocument, match="speech model") as skipped:
         parse(Blob(mp3), "a.mp3")
     assert "pip install 'ragfm[audio]'" in skipped.value.hint
 
 
 def test_paragraphs_end_with_sentences_and_pauses() -> None:
-    said = [audio._Said(at, at + 9.5, f"{at}{end}") for at, end in zip(range(0, 120, 10), ".,.,,,,,,,,.", strict=True)]
-    said.append(audio._Said(140, 141, "140."))
-    paragraphs = [[each.start for each in paragraph] for paragraph in audio._paragraphs(said)]
+    segments = [
+        audio.Segment(at, at + 9.5, f"{at}{end}") for at, end in zip(range(0, 120, 10), ".,.,,,,,,,,.", strict=True)
+    ]
+    segments.append(audio.Segment(140, 141, "140."))
+    paragraphs = [[segment.start for segment in paragraph] for paragraph in audio.group_paragraphs(segments)]
     assert paragraphs == [[0, 10, 20], [30, 40, 50, 60, 70, 80], [90, 100, 110], [140]]
-    assert audio._clock(3725.9) == "01:02:05"
+    assert audio.format_time(3725.9) == "01:02:05"

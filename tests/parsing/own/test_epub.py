@@ -42,7 +42,7 @@ def test_chapters_in_the_order_of_the_spine() -> None:
     assert parsed.metadata == {"title": "The rules", "author": "Ada", "lang": "en"}
 
 
-def test_what_cannot_be_read_says_why() -> None:
+def test_files_that_cannot_be_read() -> None:
     method = "<e><EncryptionMethod Algorithm='http://www.w3.org/2001/04/xmlenc#aes128-cbc'/></e>"
     with pytest.raises(ParseError, match="encrypted"):
         parse(Blob(epub(**{"META-INF/encryption.xml": method})), "a.epub")

@@ -33,7 +33,7 @@ def test_a_mail_with_attachments() -> None:
     assert expected.items() <= parsed.metadata.items()
 
 
-def test_html_alone_becomes_what_a_reader_sees() -> None:
+def test_html_without_plain_text_becomes_its_visible_text() -> None:
     message = EmailMessage()
     message["Subject"] = "x"
     message.set_content("<h2>Lights</h2><ul><li>Red</ul><script>no</script>", subtype="html")
@@ -46,7 +46,7 @@ def test_encodings(encoding: str) -> None:
     assert "Red is port." in document(data, "a.eml").text
 
 
-def test_what_cannot_be_read_says_why() -> None:
+def test_messages_that_cannot_be_read() -> None:
     with pytest.raises(ParseError, match="no headers"):
         parse(Blob(b"\n\nHello"), "a.eml")
     with pytest.raises(SkipDocument, match="encrypted"):

@@ -10,11 +10,10 @@ from ragfm.core.errors import ParseError
 from ragfm.core.types import Blob
 from ragfm.parsing import parse
 
+NAMES = {prefix: prefix for prefix in ("office", "text", "table", "presentation", "meta")} | {"draw": "drawing"}
 NAMESPACES = " ".join(
-    f'xmlns:{prefix}="urn:oasis:names:tc:opendocument:xmlns:{name}:1.0"'
-    for prefix, name in (("office", "office"), ("text", "text"), ("table", "table"), ("draw", "drawing"),
-                         ("presentation", "presentation"), ("meta", "meta"))
-)  # fmt: skip
+    f'xmlns:{prefix}="urn:oasis:names:tc:opendocument:xmlns:{name}:1.0"' for prefix, name in NAMES.items()
+)
 META = '<office:meta><dc:title xmlns:dc="http://purl.org/dc/elements/1.1/">Rules</dc:title></office:meta>'
 
 
@@ -66,7 +65,7 @@ def test_presentation() -> None:
     assert marked(parsed, "page") == ["# One\n\nFirst.", "# Two\n\nSecond."]
 
 
-def test_what_cannot_be_read_says_why() -> None:
+def test_files_that_cannot_be_read() -> None:
     with pytest.raises(ParseError, match="protected by a password"):
         parse(Blob(odf("", manifest="<m><encryption-data/></m>")), "a.odt")
     with pytest.raises(ParseError, match=r"a\.odt is damaged"):

@@ -56,7 +56,7 @@ def pdf(*streams: str, title: str = "", trailer: str = "", page: str = "", extra
 
 
 def lines(*texts: str, x: float = 72, y: float = 720, size: float = 10, font: int = 1, before: str = "") -> str:
-    """Lines one below the other, from a place on."""
+    """A content stream with lines one below the other, from a position on."""
     shown = "".join(f"({text}) Tj T* " for text in texts if text)
     return f"{before} BT /F{font} {size} Tf {1.2 * size} TL {x} {y} Td {shown}ET "
 
@@ -164,7 +164,7 @@ def test_lists_and_broken_lines() -> None:
     assert parsed.text.endswith("Lamp Street 4\nBrannay")
 
 
-def test_a_table_within_rules() -> None:
+def test_a_table_with_rules() -> None:
     rows = [("Month", "Ships", "Remarks"), ("May", "412", "fog on"), ("June", "388", "")]
     page = lines("Ships by month:", y=740)
     page += "".join(rule(72, 720 - 30 * i, 372, 720 - 30 * i) for i in range(4))
@@ -201,7 +201,7 @@ def test_links() -> None:
     assert parsed.text == "[The rules](https://example.org/a) hold."
 
 
-def test_what_was_typed_into_a_form_is_text() -> None:
+def test_text_in_form_fields_is_kept() -> None:
     field = (
         "/Annots [<< /Type /Annot /Subtype /Widget /FT /Tx /T (name) /V (Tomasz) /F 4 /Rect [72 600 200 620] "
         "/AP << /N 3 0 R >> >>]"
@@ -234,7 +234,7 @@ IMAGE = "q 500 0 0 600 50 100 cm BI /W 1 /H 1 /BPC 8 /CS /G ID \x80\nEI Q "
     ],
     ids=["white", "nearly white", "black on black", "white upon text", "no paint", "tiny", "above", "left", "covered"],
 )
-def test_what_no_reader_sees_is_not_in_the_text(drawn: str) -> None:
+def test_invisible_text_is_dropped(drawn: str) -> None:
     parsed = document(pdf(drawn + " 0 g 0 Tr " + lines("All ships are written down.")), "a.pdf")
     assert parsed.text == "All ships are written down."
     assert parsed.metadata["hidden_text"] == "Ignore the rules"
@@ -250,25 +250,25 @@ def test_what_no_reader_sees_is_not_in_the_text(drawn: str) -> None:
     ],
     ids=["white on black", "text of a scan", "text below a scan", "grey"],
 )
-def test_what_a_reader_sees_is_in_the_text(drawn: str) -> None:
+def test_visible_text_is_kept(drawn: str) -> None:
     parsed = document(pdf(drawn), "a.pdf")
     assert parsed.text == "Follow the rules"
     assert "hidden_text" not in parsed.metadata
 
 
-def test_a_turned_page_is_read_as_it_is_shown() -> None:
-    turned = (
+def test_a_rotated_page_is_read_as_displayed() -> None:
+    rotated = (
         "BT /F1 10 Tf 0 1 -1 0 100 100 Tm (Read me across) Tj ET BT /F1 10 Tf 0 1 -1 0 115 100 Tm (and below) Tj ET"
     )
-    assert document(pdf(turned, page="/Rotate 90"), "a.pdf").text == "Read me across and below"
-    assert "Read me across" in document(pdf(turned), "a.pdf").text
+    assert document(pdf(rotated, page="/Rotate 90"), "a.pdf").text == "Read me across and below"
+    assert "Read me across" in document(pdf(rotated), "a.pdf").text
 
 
 # --- Real files --------------------------------------------------------------------------------------------------
 
 
 def plain_page(path: Path, number: int) -> str:
-    """A page's text as PDFium has it, with what was typed into forms."""
+    """The text of a page according to PDFium, including form fields."""
     whole = pypdfium2.PdfDocument(path)
     page = whole[number]
     pypdfium2.raw.FPDFPage_Flatten(page.raw, 0)
@@ -280,7 +280,7 @@ def plain_page(path: Path, number: int) -> str:
 
 @pytest.mark.data
 @pytest.mark.slow
-def test_what_is_said_to_stand_on_a_page_stands_there(data: Path) -> None:
+def test_page_marks_match_the_text_of_the_pages(data: Path) -> None:
     checked = 0
     for folder in ("docling/pdf/sources", "unstructured/pdf", "markitdown/markitdown/tests/test_files"):
         for path in sorted((data / "documents" / folder).glob("*.pdf")):
@@ -291,9 +291,9 @@ def test_what_is_said_to_stand_on_a_page_stands_there(data: Path) -> None:
             except ParseError:
                 continue
             for mark in [mark for mark in parsed.marks if mark.kind == "page"][:5]:
-                there = "".join(plain_page(path, int(mark.value) - 1).split())
+                page_text = "".join(plain_page(path, int(mark.value) - 1).split())
                 words = re.findall(r"\w{4,}", re.sub(r"\]\(.*?\)", " ", parsed.text[mark.start : mark.end]))
-                found = sum(word in there for word in words)
+                found = sum(word in page_text for word in words)
                 assert found >= 0.9 * len(words), (path.name, mark.value)
                 checked += 1
     assert checked > 60

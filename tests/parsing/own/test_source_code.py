@@ -68,14 +68,14 @@ def test_languages(name: str, text: str, expected: list[str]) -> None:
     assert [words for words in found if words in expected] == expected
 
 
-def test_without_the_extra_it_is_one_block(monkeypatch: pytest.MonkeyPatch) -> None:
-    source_code._parser.cache_clear()
+def test_without_the_extra_code_is_one_block(monkeypatch: pytest.MonkeyPatch) -> None:
+    source_code._load_parser.cache_clear()
     monkeypatch.setitem(sys.modules, "tree_sitter", None)
     parsed = document(PYTHON, "a.py")
-    source_code._parser.cache_clear()
+    source_code._load_parser.cache_clear()
     assert [mark.kind for mark in parsed.marks] == ["code"]
 
 
-def test_what_is_no_code_of_the_language_is_kept_all_the_same() -> None:
+def test_code_with_syntax_errors_is_kept() -> None:
     assert document("def (((\n  class }}}\n", "a.py").text == "def (((\n  class }}}\n"
     assert document("x = '\u2028'\n", "https://x.org/a.py?raw=1").text

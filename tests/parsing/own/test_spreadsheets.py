@@ -63,7 +63,7 @@ def test_sheets(book: bytes) -> None:
     assert places["'My sheet'!A3"] == "| x | y |"
 
 
-def test_a_chunk_of_a_long_table_knows_its_row_and_its_header() -> None:
+def test_a_chunk_of_a_long_table_has_its_row_and_header() -> None:
     written = openpyxl.Workbook()
     sheet = written.active
     assert sheet is not None

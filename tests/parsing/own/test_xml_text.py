@@ -27,13 +27,13 @@ def test_prose_has_headings_and_paragraphs() -> None:
     assert headings(parsed) == [(1, "Rules"), (2, "Lights")]
 
 
-def test_html_in_an_element_is_what_a_reader_sees() -> None:
+def test_html_in_an_element_becomes_its_visible_text() -> None:
     html = "&lt;p&gt;Red&lt;/p&gt;&lt;script&gt;x&lt;/script&gt;"
     xml = f"<item><title>a</title><text>{html}</text></item><item><b>1</b></item>"
     assert document(f"<feed>{xml}</feed>", "a.xml").text == "item.title: a\nitem.text: Red\n\nitem.b: 1"
 
 
-def test_the_named_encoding_counts() -> None:
+def test_the_declared_encoding_is_used() -> None:
     xml = "<?xml version='1.0' encoding='iso-8859-1'?><a><b>Grüße</b></a>".encode("latin-1")
     assert document(xml, "a.xml").text == "b: Grüße"
 

@@ -1,1 +1,1 @@
-"""Parsers for images and recordings."""
+"""Parsers for images and audio."""

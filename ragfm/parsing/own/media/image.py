@@ -1,4 +1,4 @@
-"""Pictures (PNG, JPEG, TIFF, BMP, WebP, GIF): the text that OCR reads in them."""
+"""Images (PNG, JPEG, TIFF, BMP, WebP, GIF): the text that OCR recognises."""
 
 from __future__ import annotations
 
@@ -7,58 +7,64 @@ import warnings
 from typing import TYPE_CHECKING
 
 from ragfm.core.errors import ParseError, SkipDocument
-from ragfm.parsing.own.media.ocr import HINT, has_ocr, read_words
-from ragfm.parsing.own.pdf.pdf_document import render_pages
-from ragfm.parsing.own.pdf.pdf_page import Content
-from ragfm.parsing.rendering import Parsed
+from ragfm.parsing.own.media.ocr import OCR_HINT, has_ocr, recognise_words
+from ragfm.parsing.own.pdf.pdf_document import build_text
+from ragfm.parsing.own.pdf.pdf_page import PageContent
+from ragfm.parsing.rendering import ParsedText
 
 if TYPE_CHECKING:
     from PIL import Image
 
 _MAX_PIXELS = 100_000_000
-_MAX_FRAMES = 500  # pages of a TIFF
-_LONGEST = 4_000  # pixels of a side that are looked at; larger ones are scaled down
+_MAX_PAGES = 500  # of a TIFF
+_MAX_SIDE = 4_000  # pixels; larger images are scaled down
 _DAMAGE = (OSError, SyntaxError, ValueError, EOFError, ArithmeticError, LookupError, TypeError)
 
 
-def read_image(data: bytes, name: str) -> Parsed:
-    """The text, in the order of reading; a TIFF of several pages has these. Metadata: `width`, `height`, in pixels.
+def read_image(data: bytes, name: str) -> ParsedText:
+    """Return the text in reading order, with page marks for a TIFF of several pages.
 
-    Raises SkipDocument where OCR isn't installed, ParseError for what is damaged or absurdly large.
+    Metadata: `width`, `height`, in pixels. Raises SkipDocument where OCR is not installed, ParseError for an image that
+    is damaged or too large.
     """
     if not has_ocr():
-        raise SkipDocument(f"{name} is a picture: what is written in it needs OCR.", HINT)
+        raise SkipDocument(f"{name} is an image: reading its text needs OCR.", OCR_HINT)
     from PIL import Image
 
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            picture = Image.open(io.BytesIO(data))
-        if picture.width * picture.height > _MAX_PIXELS:
-            raise ParseError(f"{name} has {picture.width:,} by {picture.height:,} pixels, too many to read.")
-        size = (picture.width, picture.height)
-        # Of what is animated the first picture is all.
-        frames = min(getattr(picture, "n_frames", 1), _MAX_FRAMES) if picture.format == "TIFF" else 1
+            image = Image.open(io.BytesIO(data))
+        _check_size(image, name)
+        metadata = {"width": image.width, "height": image.height}
+        # Only the first frame of an animation is read.
+        page_count = min(getattr(image, "n_frames", 1), _MAX_PAGES) if image.format == "TIFF" else 1
         pages = []
-        for number in range(frames):
-            picture.seek(number)
-            pages.append(_page(picture, name))
+        for number in range(page_count):
+            image.seek(number)
+            pages.append(_read_page(image, name))
     except ParseError:
         raise
     except (*_DAMAGE, Image.DecompressionBombError) as error:
-        raise ParseError(f"{name} is a damaged picture: {error}") from error
-    parsed = render_pages(pages)
-    if frames == 1:
+        raise ParseError(f"{name} is a damaged image: {error}") from error
+    parsed = build_text(pages)
+    if page_count == 1:
         parsed = parsed._replace(marks=tuple(mark for mark in parsed.marks if mark.kind != "page"))
-    return parsed._replace(metadata={"width": size[0], "height": size[1]})
+    return parsed._replace(metadata=metadata)
 
 
-def _page(picture: Image.Image, name: str) -> Content:
+def _read_page(image: Image.Image, name: str) -> PageContent:
     import numpy as np
     from PIL import ImageOps
 
-    if picture.width * picture.height > _MAX_PIXELS:  # each page of a TIFF has a size of its own
-        raise ParseError(f"{name} has {picture.width:,} by {picture.height:,} pixels, too many to read.")
-    upright = ImageOps.exif_transpose(picture).convert("RGB")
-    upright.thumbnail((_LONGEST, _LONGEST))
-    return Content(upright.width, upright.height, read_words(np.asarray(upright), 1))
+    _check_size(image, name)  # each page of a TIFF has its own size
+    upright = ImageOps.exif_transpose(image).convert("RGB")
+    upright.thumbnail((_MAX_SIDE, _MAX_SIDE))
+    return PageContent(upright.width, upright.height, recognise_words(np.asarray(upright), 1))
+
+
+def _check_size(image: Image.Image, name: str) -> None:
+    if image.width * image.height > _MAX_PIXELS:
+        raise ParseError(
+            f"{name} has {image.width:,} by {image.height:,} pixels, the limit is {_MAX_PIXELS:,} pixels in all."
+        )

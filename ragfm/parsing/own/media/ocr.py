@@ -1,4 +1,4 @@
-"""Text of pictures, by rapidocr, whose models come with its package."""
+"""Text in images, recognised by rapidocr, whose models come in its package."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from ragfm.parsing import heartbeat
-from ragfm.parsing.own.pdf.pdf_page import Word
+from ragfm.parsing.own.pdf.pdf_types import Word
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-HINT = "Run `pip install 'ragfm[ocr]'` to have it read."
-_LOCK = threading.Lock()  # the models are run for one picture at a time
-_SURE = 0.5  # of 1: what is recognised with less is left out
-_LINE = 1.25  # times the size of its type, a line's height
-_ONE_SIZE = (0.7, 1.4)  # of the usual height: lines within are of one size, whatever their letters are
+OCR_HINT = "Run `pip install 'ragfm[ocr]'`."
+_LOCK = threading.Lock()  # the models process one image at a time
+_MIN_SCORE = 0.5  # of 1; text recognised with a lower score is dropped
+_LINE_HEIGHT = 1.25  # times the font size
+_SAME_SIZE = (0.7, 1.4)  # times the median height: lines within are treated as one font size, whatever their letters
 
 
 def has_ocr() -> bool:
@@ -27,28 +27,31 @@ def has_ocr() -> bool:
     return find_spec("rapidocr") is not None and find_spec("onnxruntime") is not None
 
 
-def read_words(pixels: NDArray[np.uint8], scale: float) -> list[Word]:
-    """The words of a picture; `scale` is the number of its pixels in a point. *Shape:* (height, width[, 3])."""
-    heartbeat.running_model()
+def recognise_words(pixels: NDArray[np.uint8], scale: float) -> list[Word]:
+    """Return the words in an image. *Shape:* (height, width[, 3]); `scale` is the number of pixels per point."""
+    heartbeat.model_started()
     with _LOCK:
-        found = _engine()(pixels)
-    heartbeat.step()
-    if found.txts is None or found.boxes is None:
+        output = _engine()(pixels)
+    heartbeat.beat()
+    if output.txts is None or output.boxes is None:
         return []
     lines = []
-    for text, score, corners in zip(found.txts, found.scores, found.boxes, strict=True):
-        if score >= _SURE and text.strip():
+    for text, score, corners in zip(output.txts, output.scores, output.boxes, strict=True):
+        if score >= _MIN_SCORE and text.strip():
             xs, ys = ([float(value) / scale for value in values] for values in zip(*corners, strict=True))
             lines.append((text.split(), min(xs), min(ys), max(xs), max(ys)))
-    usual = median(bottom - top for _, _, top, _, bottom in lines) if lines else 0.0
+    median_height = median(bottom - top for _, _, top, _, bottom in lines) if lines else 0.0
     words: list[Word] = []
     for texts, x0, top, x1, bottom in lines:
         height = bottom - top
-        size = (usual if _ONE_SIZE[0] * usual <= height <= _ONE_SIZE[1] * usual else height) / _LINE
-        step = (x1 - x0) / max(len(" ".join(texts)), 1)
-        for text in texts:  # where a word stands within its line is told by the letters before it
-            words.append(Word(text, x0, top, x0 + step * len(text), bottom, size))
-            x0 += step * (len(text) + 1)
+        if _SAME_SIZE[0] * median_height <= height <= _SAME_SIZE[1] * median_height:
+            height = median_height
+        size = height / _LINE_HEIGHT
+        # Only the line has a box; each word's position follows from the number of characters before it.
+        character_width = (x1 - x0) / max(len(" ".join(texts)), 1)
+        for text in texts:
+            words.append(Word(text, x0, top, x0 + character_width * len(text), bottom, size))
+            x0 += character_width * (len(text) + 1)
     return words
 
 

@@ -1,1 +1,1 @@
-"""Parsers for office documents."""
+"""Parsers for DOCX, PPTX, spreadsheets, OpenDocument, RTF, and the Office formats before 2007."""

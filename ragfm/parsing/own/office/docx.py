@@ -1,4 +1,4 @@
-"""DOCX: headings by style, numbered as Word numbers them, lists, tables, notes, pages where Word left their breaks."""
+"""DOCX: headings by style, with Word's numbers; lists, tables, notes, charts; pages where Word left page breaks."""
 
 from __future__ import annotations
 
@@ -8,254 +8,268 @@ from dataclasses import dataclass, field
 from ragfm.core.errors import ParseError
 from ragfm.parsing.own.office.docx_numbering import Numbering
 from ragfm.parsing.own.office.docx_styles import Styles
-from ragfm.parsing.own.office.office_charts import render_chart
-from ragfm.parsing.own.office.office_xml import Node, Package, attribute, child, children, descendants, local
-from ragfm.parsing.rendering import Parsed, Rendering, clean
+from ragfm.parsing.own.office.office_charts import add_chart
+from ragfm.parsing.own.office.office_xml import Node, Package, attribute, child, children, descendants, local_name
+from ragfm.parsing.rendering import MarkdownBuilder, ParsedText, clean
 
 _DROPPED = frozenset({"del", "moveFrom", "instrText", "delText", "pPr", "rPr", "sectPr", "Fallback", "object", "ruby"})
+_BLOCK_CONTAINERS = frozenset(
+    {"sdt", "sdtContent", "customXml", "ins", "moveTo", "smartTag", "AlternateContent", "Choice"}
+)
+_ROW_CONTAINERS = frozenset({"sdt", "sdtContent", "ins", "customXml"})
 _MAX_SPAN = 100  # columns of one cell
-_MAX_HIDDEN = 1_000  # characters of hidden text that metadata keep
-_TINY = frozenset("01234")  # half-points: no reader sees letters of two points or less
-_TEXTS = {"tab": " ", "cr": "\n", "noBreakHyphen": "-", "ptab": " "}
-_BETWEEN = {"num": "/", "sup": "^", "sub": "_"}  # what shows in a line of text how a formula's part stands
+_MAX_INDENT = 9  # levels of lists
+_MAX_HIDDEN = 1_000  # characters of hidden text in the metadata
+_UNREADABLE_SIZES = frozenset("01234")  # half-points: text of two points or less
+_CHARACTERS = {"tab": " ", "cr": "\n", "noBreakHyphen": "-", "ptab": " "}
+_FORMULA_PARTS = {"num": "/", "sup": "^", "sub": "_"}  # how a line of text shows the structure of a formula
 
 
-def read_docx(data: bytes, name: str) -> Parsed:
-    """The body as Markdown-like text; headers and footers of the pages, comments and what was deleted are left out.
+def read_docx(data: bytes, name: str) -> ParsedText:
+    """Return the body as Markdown-like text, without page headers and footers, comments, and deleted text.
 
     Metadata: `title`, `author`, `modified`; `hidden_text` of runs that are formatted as hidden. Raises ParseError.
     """
     package = Package(data, name)
-    path, root = package.main()
+    path, root = package.main_part()
     body = child(root, "body")
     if body is None:
         raise ParseError(f"{name} is damaged: it has no body.")
-    reader = _Reader(package, path, root)
+    reader = _BodyReader(package, path, root)
     try:
-        reader.blocks(body)
+        reader.read_blocks(body)
     except RecursionError as error:
         raise ParseError(f"{name} nests its parts too deeply.") from error
     metadata = package.metadata()
     if reader.hidden:
         metadata["hidden_text"] = clean(" ".join(" ".join(reader.hidden).split())[:_MAX_HIDDEN])
-    parsed = reader.rendering.finish(metadata)
-    title = next((mark.value for mark in parsed.marks if mark.level == 1), "")
-    if title and "title" not in metadata:
-        metadata["title"] = title
-    return parsed
+    return reader.builder.build(metadata).with_title(only_with_metadata=True)
 
 
 @dataclass
-class _Text:
-    """What a paragraph has gathered: its words, the page on which they begin, boxes and notes that belong to it."""
+class _Paragraph:
+    """The content of a paragraph, and the page on which its text begins."""
 
     parts: list[str] = field(default_factory=list)
     page: int = 1
-    boxes: list[Node] = field(default_factory=list)
+    text_boxes: list[Node] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
-    charts: list[str] = field(default_factory=list)
+    charts: list[str] = field(default_factory=list)  # ids of relations
 
-    def whole(self) -> str:
+    def text(self) -> str:
         lines = "".join(self.parts).replace("\r", "\n").split("\n")
         return clean("\n".join(" ".join(line.split()) for line in lines).strip())
 
 
-class _Reader:
-    """One pass over the body; blocks go to the rendering as they come."""
+class _BodyReader:
+    """Reads the body in one pass and adds its blocks to the builder."""
 
     def __init__(self, package: Package, path: str, root: Node) -> None:
-        self.rendering = Rendering()
+        self.builder = MarkdownBuilder()
         self.hidden: list[str] = []
-        self._package, self._related = package, package.related(path)
-        parts = {kind: package.xml(target) for kind, target in self._related.values()
-                 if kind in ("styles", "numbering", "footnotes", "endnotes")}  # fmt: skip
+        self._package, self._relations = package, package.relations(path)
+        parts = {
+            kind: package.xml(target)
+            for kind, target in self._relations.values()
+            if kind in ("styles", "numbering", "footnotes", "endnotes")
+        }
         self._styles = Styles(parts.get("styles"))
         self._numbering = Numbering(parts.get("numbering"))
         self._notes = {
             kind: {attribute(note, "id"): note for note in children(parts.get(f"{kind}s"), kind)}
             for kind in ("footnote", "endnote")
         }
-        # Word leaves a mark where a page began when it was last shown; without any, the breaks that were set must do.
-        self._rendered = next(descendants(root, "lastRenderedPageBreak"), None) is not None
-        breaks = (attribute(node, "type") == "page" for node in descendants(root, "br"))
-        self._has_pages = self._rendered or any(breaks)
+        # Word marks where pages began when it last rendered the document. Otherwise, only manual breaks are known.
+        self._has_rendered_breaks = next(descendants(root, "lastRenderedPageBreak"), None) is not None
+        has_manual_breaks = any(attribute(node, "type") == "page" for node in descendants(root, "br"))
+        self._has_pages = self._has_rendered_breaks or has_manual_breaks
         self._page = 1
-        self._count = 0  # of notes
+        self._note_count = 0
 
-    def blocks(self, parent: Node) -> None:
-        """Paragraphs and tables below an element, in order."""
+    def read_blocks(self, parent: Node) -> None:
+        """Add the paragraphs and tables below a node."""
         for node in parent:
-            name = local(node)
+            name = local_name(node)
             if name == "p":
-                self._paragraph(node)
+                self._add_paragraph(node)
             elif name == "tbl":
-                self._table(node)
-            elif name in ("sdt", "sdtContent", "customXml", "ins", "moveTo", "smartTag", "AlternateContent", "Choice"):
-                self.blocks(node)
+                self._add_table(node)
+            elif name in _BLOCK_CONTAINERS:
+                self.read_blocks(node)
 
     # --- Paragraphs ---
 
-    def _paragraph(self, node: Node) -> None:
-        text = self._gather(node)
-        words = text.whole()
-        level, number = self._outline(node)
-        if words or text.boxes:
-            self._show_page(text.page)
-        if words:
-            label = self._numbering.label(*number) if number else None
+    def _add_paragraph(self, node: Node) -> None:
+        paragraph = self._read_paragraph(node)
+        text = paragraph.text()
+        level, position = self._outline(node)
+        if text or paragraph.text_boxes:
+            self._start_page(paragraph.page)
+        if text:
+            label = self._numbering.next_label(*position) if position else None
             if level:
-                heading = " ".join(f"{label} {words}".split() if label and label != "-" else words.split())
-                self.rendering.heading(level, heading)
+                title = f"{label} {text}" if label and label != "-" else text
+                self.builder.add_heading(level, " ".join(title.split()))
             elif label is not None:
-                self.rendering.block(f"{'  ' * min(number[1] if number else 0, 9)}{label} {words}", tight=True)
+                depth = min(position[1] if position else 0, _MAX_INDENT)
+                self.builder.add_block(f"{'  ' * depth}{label} {text}", tight=True)
             else:
-                self.rendering.block(words)
-        for box in text.boxes:
-            self.blocks(box)
-        for chart in text.charts:
-            root = self._package.xml(self._related[chart][1]) if chart in self._related else None
-            if root is not None:
-                self._show_page(text.page)
-                render_chart(root, self.rendering)
-        for note in text.notes:
-            self.rendering.block(note)
+                self.builder.add_block(text)
+        for text_box in paragraph.text_boxes:
+            self.read_blocks(text_box)
+        for relation_id in paragraph.charts:
+            chart = self._package.xml(self._relations[relation_id].target) if relation_id in self._relations else None
+            if chart is not None:
+                self._start_page(paragraph.page)
+                add_chart(chart, self.builder)
+        for note in paragraph.notes:
+            self.builder.add_block(note)
 
     def _outline(self, node: Node) -> tuple[int, tuple[str, int] | None]:
-        """The level of a heading, 0 for other paragraphs; the list that it is an item of, and how deep."""
+        """The heading level of a paragraph, 0 for none; its list and its depth there."""
         properties = child(node, "pPr")
-        style = attribute(found, "val") if (found := child(properties, "pStyle")) is not None else ""
-        level = self._styles.level(style)
-        if (own := child(properties, "outlineLvl")) is not None and attribute(own, "val").isdecimal():
-            level = int(attribute(own, "val")) + 1 if int(attribute(own, "val")) < 9 else 0
-        return level, self._styles.number(style, child(properties, "numPr"))
+        style_node = child(properties, "pStyle")
+        style = attribute(style_node, "val") if style_node is not None else ""
+        level = self._styles.heading_level(style)
+        outline_node = child(properties, "outlineLvl")
+        outline = attribute(outline_node, "val") if outline_node is not None else ""
+        if outline.isdecimal():
+            level = int(outline) + 1 if int(outline) < 9 else 0
+        return level, self._styles.list_position(style, child(properties, "numPr"))
 
-    def _gather(self, node: Node) -> _Text:
-        text = _Text(page=self._page)
-        self._runs(node, text)
-        return text
+    def _read_paragraph(self, node: Node) -> _Paragraph:
+        paragraph = _Paragraph(page=self._page)
+        self._read_inline(node, paragraph)
+        return paragraph
 
-    def _runs(self, parent: Node, text: _Text) -> None:
+    def _read_inline(self, parent: Node, paragraph: _Paragraph) -> None:
         for node in parent:
-            name = local(node)
+            name = local_name(node)
             if name == "t":
-                text.parts.append(node.text or "")
+                paragraph.parts.append(node.text or "")
             elif name == "r":
-                self._run(node, text)
+                self._read_run(node, paragraph)
             elif name in _DROPPED:
                 continue
-            elif name in _TEXTS:
-                text.parts.append(_TEXTS[name])
+            elif name in _CHARACTERS:
+                paragraph.parts.append(_CHARACTERS[name])
             elif name in ("br", "lastRenderedPageBreak"):
-                self._break(node, name, text)
+                self._read_break(node, name, paragraph)
             elif name == "sym":
-                text.parts.append(_symbol(attribute(node, "char")))
+                paragraph.parts.append(_read_symbol(attribute(node, "char")))
             elif name in ("footnoteReference", "endnoteReference"):
-                self._note(node, name.removesuffix("Reference"), text)
+                self._read_note(node, name.removesuffix("Reference"), paragraph)
             elif name == "txbxContent":
-                text.boxes.append(node)
+                paragraph.text_boxes.append(node)
             elif name == "chart":
-                text.charts.append(attribute(node, "id"))
+                paragraph.charts.append(attribute(node, "id"))
             else:
-                text.parts.append(_BETWEEN.get(name, ""))
-                self._runs(node, text)
+                paragraph.parts.append(_FORMULA_PARTS.get(name, ""))
+                self._read_inline(node, paragraph)
 
-    def _run(self, node: Node, text: _Text) -> None:
+    def _read_run(self, node: Node, paragraph: _Paragraph) -> None:
         properties = child(node, "rPr")
         vanish, size = child(properties, "vanish"), child(properties, "sz")
-        tiny = size is not None and attribute(size, "val") in _TINY
-        if not tiny and (vanish is None or attribute(vanish, "val") in ("0", "false", "off")):
-            self._runs(node, text)
-            return
-        hidden = _Text()
-        self._runs(node, hidden)
-        self.hidden.append("".join(hidden.parts))
+        is_vanished = vanish is not None and attribute(vanish, "val") not in ("0", "false", "off")
+        is_unreadable = size is not None and attribute(size, "val") in _UNREADABLE_SIZES
+        if is_vanished or is_unreadable:
+            hidden = _Paragraph()
+            self._read_inline(node, hidden)
+            self.hidden.append("".join(hidden.parts))
+        else:
+            self._read_inline(node, paragraph)
 
-    def _break(self, node: Node, name: str, text: _Text) -> None:
+    def _read_break(self, node: Node, name: str, paragraph: _Paragraph) -> None:
         kind = attribute(node, "type")
-        if name == "lastRenderedPageBreak" or (kind == "page" and not self._rendered):
+        if name == "lastRenderedPageBreak" or (kind == "page" and not self._has_rendered_breaks):
             self._page += 1
-            if not "".join(text.parts).strip():
-                text.page = self._page
+            if not "".join(paragraph.parts).strip():
+                paragraph.page = self._page
         elif kind not in ("page", "column"):
-            text.parts.append("\n")
+            paragraph.parts.append("\n")
 
-    def _note(self, node: Node, kind: str, text: _Text) -> None:
+    def _read_note(self, node: Node, kind: str, paragraph: _Paragraph) -> None:
         note = self._notes[kind].pop(attribute(node, "id"), None)
         if note is None:
             return
-        self._count += 1
-        mark = f"[{self._count}]"
-        words = " ".join(filter(None, (self._gather(paragraph).whole() for paragraph in descendants(note, "p"))))
-        if words:
-            text.parts.append(mark)
-            text.notes.append(f"{mark} {words}")
+        self._note_count += 1
+        mark = f"[{self._note_count}]"
+        texts = [self._read_paragraph(inner).text() for inner in descendants(note, "p")]
+        text = " ".join(filter(None, texts))
+        if text:
+            paragraph.parts.append(mark)
+            paragraph.notes.append(f"{mark} {text}")
 
-    def _show_page(self, page: int) -> None:
+    def _start_page(self, page: int) -> None:
         if self._has_pages:
-            self.rendering.page(page)
+            self.builder.start_page(page)
 
     # --- Tables ---
 
-    def _table(self, node: Node) -> None:
-        rows = [[*_cells(row)] for row in _rows(node)]
-        if all(len(row) <= 1 for row in rows):  # it only puts a frame around things
+    def _add_table(self, node: Node) -> None:
+        row_nodes = list(_rows(node))
+        rows = [list(_cells(row)) for row in row_nodes]
+        if all(len(row) <= 1 for row in rows):  # a frame around other content
             for row in rows:
                 for cell, _, _ in row:
-                    self.blocks(cell)
+                    self.read_blocks(cell)
             return
-        self._show_page(self._page)
+        self._start_page(self._page)
         texts: list[list[str]] = []
         notes: list[str] = []
         for row in rows:
             line: list[str] = []
-            for cell, span, goes_on in row:
-                words = self._cell(cell, notes)
-                above = texts[-1][len(line)] if goes_on and texts and len(line) < len(texts[-1]) else ""
-                line += [words or above, *([""] * (span - 1))]
+            for cell, span, continues_above in row:
+                text = self._read_cell(cell, notes)
+                if not text and continues_above and texts and len(line) < len(texts[-1]):
+                    text = texts[-1][len(line)]
+                line += [text, *([""] * (span - 1))]
             if any(line):
                 texts.append(line)
         if texts:
-            headers = sum(child(row, "trPr", "tblHeader") is not None for row in _rows(node)) or 1
-            self.rendering.table(texts, min(headers, len(texts)))
+            header_rows = sum(child(row, "trPr", "tblHeader") is not None for row in row_nodes) or 1
+            self.builder.add_table(texts, min(header_rows, len(texts)))
         for note in notes:
-            self.rendering.block(note)
+            self.builder.add_block(note)
 
-    def _cell(self, cell: Node, notes: list[str]) -> str:
-        """All of a cell as one line; tables within it too."""
-        words = []
-        for paragraph in descendants(cell, "p"):
-            text = self._gather(paragraph)
-            number = self._outline(paragraph)[1]
-            label = f"{self._numbering.label(*number)} " if number and text.whole() else ""
-            words.append(label + text.whole())
-            notes += text.notes
-        return " ".join(filter(None, words))
+    def _read_cell(self, cell: Node, notes: list[str]) -> str:
+        """The text of a cell, including nested tables, in one line."""
+        texts = []
+        for node in descendants(cell, "p"):
+            paragraph = self._read_paragraph(node)
+            text = paragraph.text()
+            _, position = self._outline(node)
+            if position and text:
+                text = f"{self._numbering.next_label(*position)} {text}"
+            texts.append(text)
+            notes += paragraph.notes
+        return " ".join(filter(None, texts))
 
 
 def _rows(table: Node) -> Iterator[Node]:
     for node in table:
-        if local(node) == "tr":
+        if local_name(node) == "tr":
             yield node
-        elif local(node) in ("sdt", "sdtContent", "ins", "customXml"):
+        elif local_name(node) in _ROW_CONTAINERS:
             yield from _rows(node)
 
 
 def _cells(row: Node) -> Iterator[tuple[Node, int, bool]]:
-    """The cells of a row with the number of their columns, and whether they go on with the cell above."""
+    """The cells of a row, the number of columns of each, and whether it continues the cell above."""
     for node in row:
-        if local(node) == "tc":
+        if local_name(node) == "tc":
             properties = child(node, "tcPr")
             span, merged = child(properties, "gridSpan"), child(properties, "vMerge")
             digits = attribute(span, "val") if span is not None else ""
             columns = min(max(int(digits), 1), _MAX_SPAN) if digits.isdecimal() and len(digits) < 6 else 1
             yield node, columns, merged is not None and attribute(merged, "val") != "restart"
-        elif local(node) in ("sdt", "sdtContent", "ins", "customXml"):
+        elif local_name(node) in _ROW_CONTAINERS:
             yield from _cells(node)
 
 
-def _symbol(code: str) -> str:
+def _read_symbol(code: str) -> str:
     try:
-        letter = chr(int(code, 16))
+        character = chr(int(code, 16))
     except (ValueError, OverflowError):
         return ""
-    return "" if "\ue000" <= letter <= "\uf8ff" else letter  # a font's own signs say nothing without it
+    return "" if "\ue000" <= character <= "\uf8ff" else character  # private use: meaningless without its font

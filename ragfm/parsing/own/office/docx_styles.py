@@ -1,4 +1,4 @@
-"""Styles of a DOCX: what makes a heading, and what makes an item of a list."""
+"""Paragraph styles of a DOCX: which paragraphs are headings, and which are list items."""
 
 from __future__ import annotations
 
@@ -7,21 +7,21 @@ import re
 from ragfm.parsing.own.office.office_xml import Node, attribute, child, children
 
 _HEADING = re.compile(r"heading ([1-9])$", re.IGNORECASE)
-_MAX_CHAIN = 20  # styles upon styles
+_MAX_CHAIN = 20  # styles based on styles
 
 
 class Styles:
-    """The paragraph styles by id, each with those that it is based on."""
+    """The paragraph styles by id, each with the styles that it is based on."""
 
     def __init__(self, root: Node | None) -> None:
         self._styles = {attribute(style, "styleId"): style for style in children(root, "style")}
 
-    def level(self, style: str) -> int:
-        """The level of a heading of this style; 0 where it makes none."""
+    def heading_level(self, style: str) -> int:
+        """The heading level of a style; 0 where it is not a heading style."""
         for node in self._chain(style):
             name = _value(child(node, "name"))
-            if found := _HEADING.match(name):
-                return int(found[1])
+            if match := _HEADING.match(name):
+                return int(match[1])
             if name.lower() == "title":
                 return 1
             outline = _value(child(node, "pPr", "outlineLvl"))
@@ -29,13 +29,13 @@ class Styles:
                 return int(outline) + 1 if int(outline) < 9 else 0
         return 0
 
-    def number(self, style: str, own: Node | None) -> tuple[str, int] | None:
-        """The list of a paragraph of this style, with properties of its own, and its depth in it; None for no list."""
+    def list_position(self, style: str, own: Node | None) -> tuple[str, int] | None:
+        """The list id and the depth of a paragraph with a style and its `own` numPr; None outside of lists."""
         depth = _value(child(own, "ilvl"))
         for node in (own, *(child(style, "pPr", "numPr") for style in self._chain(style))):
             depth = depth or _value(child(node, "ilvl"))
-            if number := _value(child(node, "numId")):
-                return (number, int(depth) if depth.isdecimal() else 0) if number != "0" else None
+            if list_id := _value(child(node, "numId")):
+                return (list_id, int(depth) if depth.isdecimal() else 0) if list_id != "0" else None
         return None
 
     def _chain(self, style: str) -> list[Node]:

@@ -1,4 +1,4 @@
-"""DOC and PPT, the formats of Office before 2007: LibreOffice turns them into today's, where it is installed."""
+"""DOC and PPT, the Office formats before 2007: LibreOffice converts them to DOCX and PPTX, if it is installed."""
 
 from __future__ import annotations
 
@@ -10,70 +10,64 @@ from time import monotonic
 
 from ragfm.core.errors import ParseError, SkipDocument
 from ragfm.parsing import heartbeat
-from ragfm.parsing.rendering import Parsed
+from ragfm.parsing.own.office.docx import read_docx
+from ragfm.parsing.own.office.pptx import read_pptx
+from ragfm.parsing.rendering import ParsedText
 
-_SECONDS = 200  # for a document, on a busy machine
-_AGAIN = 81  # its exit status after it has made a profile: it wants to be started once more
-
-
-def read_doc(data: bytes, name: str) -> Parsed:
-    """A Word document, through DOCX. Raises SkipDocument where LibreOffice is not there, ParseError."""
-    from ragfm.parsing.own.office.docx import read_docx
-
-    return read_docx(_converted(data, name, "doc", "docx"), name)
+_MAX_SECONDS = 200  # per document, on a busy machine
+_RESTART_STATUS = 81  # LibreOffice's exit status after it created a profile: it must be started once more
 
 
-def read_ppt(data: bytes, name: str) -> Parsed:
-    """A presentation, through PPTX. Raises SkipDocument where LibreOffice is not there, ParseError."""
-    from ragfm.parsing.own.office.pptx import read_pptx
-
-    return read_pptx(_converted(data, name, "ppt", "pptx"), name)
+def read_doc(data: bytes, name: str) -> ParsedText:
+    """Parse a Word document, through DOCX. Raises SkipDocument without LibreOffice, ParseError."""
+    return read_docx(_convert(data, name, "doc", "docx"), name)
 
 
-def _converted(data: bytes, name: str, old: str, new: str) -> bytes:
-    program = _program()
-    if program is None:
-        raise SkipDocument(
-            f"{name} is a .{old} of an old Office, which LibreOffice reads, and that is not installed.",
-            f"Install LibreOffice, or save the file as .{new}.",
-        )
-    with tempfile.TemporaryDirectory(prefix="ragfm-office-", ignore_cleanup_errors=True) as folder:
-        source = Path(folder, f"document.{old}")
-        source.write_bytes(data)
-        profile = f"-env:UserInstallation={Path(folder, 'profile').as_uri()}"
-        command = [program, profile, "-env:OSL_SOCKET_PATH=.", "--headless", "--norestore", "--convert-to", new]
-        status, said = _run([*command, "--outdir", folder, str(source)], folder, name)
-        result = source.with_suffix(f".{new}")
-        if status or not result.is_file():
-            raise ParseError(f"{name} can't be read by LibreOffice: {said or f'it ends with status {status}'}.")
-        return result.read_bytes()
+def read_ppt(data: bytes, name: str) -> ParsedText:
+    """Parse a presentation, through PPTX. Raises SkipDocument without LibreOffice, ParseError."""
+    return read_pptx(_convert(data, name, "ppt", "pptx"), name)
 
 
-def _program() -> str | None:
-    """LibreOffice itself: the script `soffice` starts it by a program that can't be ended with it."""
+def _convert(data: bytes, name: str, source_format: str, target_format: str) -> bytes:
     script = shutil.which("soffice")
     if script is None:
-        return None
-    program = Path(script).resolve().with_name("soffice.bin")
-    return str(program) if program.is_file() else script
+        raise SkipDocument(
+            f"{name} has an old Office format (.{source_format}), which needs LibreOffice.",
+            f"Install LibreOffice, or save the file as .{target_format}.",
+        )
+    # The script `soffice` starts a child process that outlives it, so the program itself is started.
+    binary = Path(script).resolve().with_name("soffice.bin")
+    program = str(binary) if binary.is_file() else script
+    with tempfile.TemporaryDirectory(prefix="ragfm-office-", ignore_cleanup_errors=True) as folder:
+        source = Path(folder, f"document.{source_format}")
+        source.write_bytes(data)
+        profile = f"-env:UserInstallation={Path(folder, 'profile').as_uri()}"
+        command = [program, profile, "-env:OSL_SOCKET_PATH=.", "--headless", "--norestore"]
+        command += ["--convert-to", target_format, "--outdir", folder, str(source)]
+        status, message = _run(command, folder, name)
+        target = source.with_suffix(f".{target_format}")
+        if status or not target.is_file():
+            reason = message or f"it ends with status {status}"
+            raise ParseError(f"{name} cannot be read by LibreOffice: {reason}.")
+        return target.read_bytes()
 
 
 def _run(command: list[str], folder: str, name: str) -> tuple[int, str]:
-    """Exit status, and the last thing that it said."""
-    end = monotonic() + _SECONDS
-    said = Path(folder, "said")
-    status = _AGAIN
+    """Return the exit status, and the last line of the output."""
+    deadline = monotonic() + _MAX_SECONDS
+    output = Path(folder, "output")
+    status = _RESTART_STATUS
     for _ in range(2):
-        with said.open("wb") as out, subprocess.Popen(command, stdout=out, stderr=out, cwd=folder) as process:  # noqa: S603
+        with output.open("wb") as file, subprocess.Popen(command, stdout=file, stderr=file, cwd=folder) as process:  # noqa: S603
             while process.poll() is None:
-                if monotonic() > end:
+                if monotonic() > deadline:
                     process.kill()
-                    raise ParseError(f"{name} took LibreOffice over {_SECONDS} seconds.")
+                    raise ParseError(f"{name} took LibreOffice over {_MAX_SECONDS} seconds.")
                 try:
                     process.wait(1)
                 except subprocess.TimeoutExpired:
-                    heartbeat.step()
+                    heartbeat.beat()
         status = process.returncode
-        if status != _AGAIN:
+        if status != _RESTART_STATUS:
             break
-    return status, said.read_text(errors="replace").strip().rpartition("\n")[2][:200].rstrip(".")
+    return status, output.read_text(errors="replace").strip().rpartition("\n")[2][:200].rstrip(".")

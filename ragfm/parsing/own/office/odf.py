@@ -2,108 +2,114 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from ragfm.core.errors import ParseError
-from ragfm.parsing.own.office.office_xml import Node, attribute, child, children, core_metadata, local, parse_xml
+from ragfm.parsing.own.office.office_xml import Node, attribute, child, children, core_metadata, local_name, parse_xml
 from ragfm.parsing.own.office.zip_container import open_zip, read_entry
-from ragfm.parsing.rendering import Parsed, Rendering, clean
+from ragfm.parsing.rendering import MarkdownBuilder, ParsedText, clean
 
-_DROPPED = frozenset({"tracked-changes", "annotation", "annotation-end", "desc", "title", "bookmark", "sequence-decls",
-                      "forms", "note-citation", "notes", "event-listeners", "ruby-text"})  # fmt: skip
-_CONTAINERS = frozenset({"section", "index-body", "table-of-content", "frame", "text-box", "g", "custom-shape", "rect",
-                         "illustration-index", "bibliography", "user-index", "soft-page-break"})  # fmt: skip
-_MAX_REPEATS = 200  # columns or rows that a file says are alike; a sheet's last row may say a million
+_DROPPED = frozenset(
+    "tracked-changes annotation annotation-end desc title bookmark sequence-decls forms note-citation notes"
+    " event-listeners ruby-text".split()
+)
+_CONTAINERS = frozenset(
+    "section index-body table-of-content frame text-box g custom-shape rect illustration-index bibliography user-index"
+    " soft-page-break".split()
+)
+_ROW_GROUPS = frozenset({"table-rows", "table-header-rows", "table-row-group"})
+_MAX_REPEATS = 200  # repeated columns or rows; the last row of a sheet may be repeated a million times
 _MAX_SPACES = 100
+_MAX_LEVEL = 9  # of headings and lists
 
 
-def read_odf(data: bytes, name: str) -> Parsed:
-    """The body as Markdown-like text. Metadata: `title`, `author`, `modified`. Raises ParseError."""
+def read_odf(data: bytes, name: str) -> ParsedText:
+    """Return the body as Markdown-like text. Metadata: `title`, `author`, `modified`. Raises ParseError."""
     archive = open_zip(data, name)
     content = read_entry(archive, "content.xml", name)
     if content is None:
         raise ParseError(f"{name} is damaged: it has no content.")
     manifest = read_entry(archive, "META-INF/manifest.xml", name)
     if manifest is not None and b"encryption-data" in manifest:
-        raise ParseError(f"{name} is protected by a password.", "Save a copy without one.")
+        raise ParseError(f"{name} is protected by a password.", "Save a copy without a password.")
     body = child(parse_xml(content, name), "body")
-    reader = _Reader()
+    reader = _BodyReader()
     try:
-        for kind in body if body is not None else ():
-            if local(kind) == "presentation":
-                for number, slide in enumerate(children(kind, "page"), 1):
-                    reader.rendering.page(number)
-                    reader.blocks(slide)
+        for part in body if body is not None else ():
+            if local_name(part) == "presentation":
+                for number, slide in enumerate(children(part, "page"), 1):
+                    reader.builder.start_page(number)
+                    reader.read_blocks(slide)
             else:
-                reader.blocks(kind)
+                reader.read_blocks(part)
     except RecursionError as error:
         raise ParseError(f"{name} nests its parts too deeply.") from error
     meta = read_entry(archive, "meta.xml", name)
     metadata = core_metadata(parse_xml(meta, name) if meta is not None else None)
-    parsed = reader.rendering.finish(metadata)
-    title = next((mark.value for mark in parsed.marks if mark.level == 1), "")
-    if title:
-        metadata.setdefault("title", title)
-    return parsed
+    return reader.builder.build(metadata).with_title(only_with_metadata=True)
 
 
-class _Reader:
-    """One pass over the body; blocks go to the rendering as they come."""
+class _BodyReader:
+    """Reads the body in one pass and adds its blocks to the builder."""
 
     def __init__(self) -> None:
-        self.rendering = Rendering()
-        self._notes: list[str] = []
-        self._frames: list[Node] = []
+        self.builder = MarkdownBuilder()
+        self._pending_notes: list[str] = []  # of the current paragraph or table
+        self._pending_frames: list[Node] = []  # of the current paragraph
 
-    def blocks(self, parent: Node, depth: int = -1, marker: str = "") -> None:
-        """Paragraphs, lists and tables below an element; `depth` is that of the list around them."""
+    def read_blocks(self, parent: Node, depth: int = -1, marker: str = "") -> None:
+        """Add the paragraphs, lists and tables below a node; `depth` is the depth of the list around them."""
         for node in parent:
-            kind = local(node)
+            kind = local_name(node)
             if kind in ("h", "p"):
-                self._paragraph(node, depth, marker)
+                self._add_paragraph(node, depth, marker)
                 marker = "  " if marker else ""
             elif kind == "list":
                 for item in node:
-                    if local(item) in ("list-item", "list-header"):
-                        self.blocks(item, depth + 1, "- ")
+                    if local_name(item) in ("list-item", "list-header"):
+                        self.read_blocks(item, depth + 1, "- ")
             elif kind == "table":
-                self._table(node)
+                self._add_table(node)
+            elif kind == "frame" and attribute(node, "class") in ("title", "subtitle"):
+                title = self._joined_text(node.iter(), ("p", "h"))
+                if title and attribute(node, "class") == "title":
+                    self.builder.add_heading(1, title)
+                elif title:
+                    self.builder.add_block(title)
             elif kind in _CONTAINERS:
-                if attribute(node, "class") in ("title", "subtitle") and kind == "frame":
-                    self._title(node)
-                else:
-                    self.blocks(node, depth, marker)
+                self.read_blocks(node, depth, marker)
 
-    def _paragraph(self, node: Node, depth: int, marker: str) -> None:
-        words = self._words(node)
-        if words:
+    def _add_paragraph(self, node: Node, depth: int, marker: str) -> None:
+        text = self._text(node)
+        if text:
             level = attribute(node, "outline-level")
-            if local(node) == "h":
-                self.rendering.heading(min(int(level), 9) if level.isdecimal() and level != "0" else 1, words)
+            if local_name(node) == "h":
+                has_level = level.isdecimal() and level != "0"
+                self.builder.add_heading(min(int(level), _MAX_LEVEL) if has_level else 1, text)
             else:
-                self.rendering.block("  " * min(max(depth, 0), 9) + marker + words, tight=depth >= 0)
-        frames, self._frames = self._frames, []
+                self.builder.add_block("  " * min(max(depth, 0), _MAX_LEVEL) + marker + text, tight=depth >= 0)
+        frames, self._pending_frames = self._pending_frames, []
         for frame in frames:
-            self.blocks(frame)
-        notes, self._notes = self._notes, []
+            self.read_blocks(frame)
+        self._add_notes()
+
+    def _add_notes(self) -> None:
+        notes, self._pending_notes = self._pending_notes, []
         for note in notes:
-            self.rendering.block(note)
+            self.builder.add_block(note)
 
-    def _title(self, frame: Node) -> None:
-        words = " ".join(filter(None, (self._words(node) for node in frame.iter() if local(node) in ("p", "h"))))
-        if words and attribute(frame, "class") == "title":
-            self.rendering.heading(1, words)
-        elif words:
-            self.rendering.block(words)
+    def _joined_text(self, nodes: Iterable[Node], kinds: tuple[str, ...]) -> str:
+        """The text of all nodes of some kinds in one line."""
+        return " ".join(filter(None, [self._text(node) for node in nodes if local_name(node) in kinds]))
 
-    def _words(self, node: Node) -> str:
-        lines = "".join(self._pieces(node)).split("\n")
+    def _text(self, node: Node) -> str:
+        lines = "".join(self._text_parts(node)).split("\n")
         return clean("\n".join(" ".join(line.split()) for line in lines).strip())
 
-    def _pieces(self, node: Node) -> Iterator[str]:
+    def _text_parts(self, node: Node) -> Iterator[str]:
         yield node.text or ""
         for inner in node:
-            kind = local(inner)
+            kind = local_name(inner)
             if kind == "s":
                 count = attribute(inner, "c")
                 yield " " * (min(int(count), _MAX_SPACES) if count.isdecimal() else 1)
@@ -112,51 +118,49 @@ class _Reader:
             elif kind == "line-break":
                 yield "\n"
             elif kind == "note":
-                yield from self._note(inner)
+                yield self._read_note(inner)
             elif kind in ("frame", "custom-shape", "g"):
-                self._frames.append(inner)
+                self._pending_frames.append(inner)
             elif kind not in _DROPPED:
-                yield from self._pieces(inner)
+                yield from self._text_parts(inner)
             yield inner.tail or ""
 
-    def _note(self, node: Node) -> Iterator[str]:
+    def _read_note(self, node: Node) -> str:
+        """Keep the text of a note for later, and return its mark."""
         citation, body = child(node, "note-citation"), child(node, "note-body")
         mark = f"[{(citation.text or '').strip() if citation is not None else ''}]"
-        words = " ".join(filter(None, (self._words(part) for part in (body.iter() if body is not None else ())
-                                       if local(part) == "p")))  # fmt: skip
-        if words:
-            self._notes.append(f"{mark} {words}")
-            yield mark
+        text = self._joined_text(body.iter(), ("p",)) if body is not None else ""
+        if not text:
+            return ""
+        self._pending_notes.append(f"{mark} {text}")
+        return mark
 
-    def _table(self, table: Node) -> None:
-        headers = list(_rows(child(table, "table-header-rows")))
-        rows = [row for line in _rows(table) for row in self._row(line) if any(row)]
+    def _add_table(self, table: Node) -> None:
+        header_rows = len(list(_rows(child(table, "table-header-rows"))))
+        rows = [row for row_node in _rows(table) for row in self._read_row(row_node) if any(row)]
         if rows and max(map(len, rows)) > 1:
-            self.rendering.table(rows, min(max(len(headers), 1), len(rows)))
+            self.builder.add_table(rows, min(max(header_rows, 1), len(rows)))
         else:
             for row in rows:
-                self.rendering.block(row[0])
-        notes, self._notes = self._notes, []
-        for note in notes:
-            self.rendering.block(note)
+                self.builder.add_block(row[0])
+        self._add_notes()
 
-    def _row(self, line: Node) -> Iterator[list[str]]:
+    def _read_row(self, row_node: Node) -> list[list[str]]:
+        """The row, as often as it is repeated."""
         row: list[str] = []
-        for cell in line:
-            if local(cell) in ("table-cell", "covered-table-cell"):
-                words = " ".join(filter(None, (self._words(part) for part in cell.iter() if local(part) in ("p", "h"))))
-                row += [words] * _repeats(cell, "number-columns-repeated")
+        for cell in row_node:
+            if local_name(cell) in ("table-cell", "covered-table-cell"):
+                row += [self._joined_text(cell.iter(), ("p", "h"))] * _repeats(cell, "number-columns-repeated")
         while row and not row[-1]:
             row.pop()
-        for _ in range(_repeats(line, "number-rows-repeated")):
-            yield row
+        return [row] * _repeats(row_node, "number-rows-repeated")
 
 
 def _rows(parent: Node | None) -> Iterator[Node]:
     for node in parent if parent is not None else ():
-        if local(node) == "table-row":
+        if local_name(node) == "table-row":
             yield node
-        elif local(node) in ("table-rows", "table-header-rows", "table-row-group"):
+        elif local_name(node) in _ROW_GROUPS:
             yield from _rows(node)
 
 

@@ -1,42 +1,45 @@
-"""Charts of Office documents, as the table of their numbers."""
+"""Charts of Office documents, as tables of their numbers."""
 
 from __future__ import annotations
 
 from ragfm.parsing.own.office.office_xml import Node, attribute, child, descendants
-from ragfm.parsing.rendering import Rendering
+from ragfm.parsing.rendering import MarkdownBuilder
 
 _MAX_POINTS = 5_000
 
 
-def render_chart(root: Node, rendering: Rendering) -> None:
-    """Add a chart's title and a table: one row per category, one column per series."""
-    title = " ".join(text for part in descendants(child(root, "chart", "title"), "p") if (text := _words(part)))
+def add_chart(root: Node, builder: MarkdownBuilder) -> None:
+    """Add the title of a chart and a table with one row per category and one column per series."""
+    title_lines = [
+        "".join(text.text or "" for text in descendants(paragraph, "t")).strip()
+        for paragraph in descendants(child(root, "chart", "title"), "p")
+    ]
+    title = " ".join(filter(None, title_lines))
     if title:
-        rendering.block(title)
+        builder.add_block(title)
     series = list(descendants(root, "ser"))
     if not series:
         return
-    names = [_name(one) for one in series]
-    categories = _points(child(series[0], "cat") if child(series[0], "cat") is not None else child(series[0], "xVal"))
-    values = [_points(child(one, "val") if child(one, "val") is not None else child(one, "yVal")) for one in series]
-    indices = sorted(set(categories).union(*values))[:_MAX_POINTS]
+    names = []
+    columns = []
+    for one in series:
+        names.append(" ".join(value.text or "" for value in descendants(child(one, "tx"), "v")).strip())
+        columns.append(_points(one, "val", "yVal"))
+    categories = _points(series[0], "cat", "xVal")
+    indices = sorted(set(categories).union(*columns))[:_MAX_POINTS]
     if indices:
-        rows = [[categories.get(i, ""), *(column.get(i, "") for column in values)] for i in indices]
-        rendering.table([["", *names], *rows])
+        rows = [[categories.get(i, ""), *(column.get(i, "") for column in columns)] for i in indices]
+        builder.add_table([["", *names], *rows])
 
 
-def _name(series: Node) -> str:
-    return " ".join(value.text or "" for value in descendants(child(series, "tx"), "v")).strip()
-
-
-def _points(node: Node | None) -> dict[int, str]:
-    found = {}
+def _points(series: Node, element: str, scatter_element: str) -> dict[int, str]:
+    """The values of a series by index; scatter charts use another element name."""
+    node = child(series, element)
+    if node is None:
+        node = child(series, scatter_element)
+    points = {}
     for point in descendants(node, "pt"):
         value, index = child(point, "v"), attribute(point, "idx")
         if value is not None and index.isdecimal():
-            found[int(index)] = (value.text or "").strip()
-    return found
-
-
-def _words(paragraph: Node) -> str:
-    return "".join(text.text or "" for text in descendants(paragraph, "t")).strip()
+            points[int(index)] = (value.text or "").strip()
+    return points

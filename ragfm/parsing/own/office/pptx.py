@@ -1,4 +1,4 @@
-"""PPTX: one page per slide; titles are headings, then what the slide shows from top to bottom, then its notes."""
+"""PPTX: one page per slide: the title as a heading, the shapes from top to bottom, then the notes."""
 
 from __future__ import annotations
 
@@ -8,195 +8,217 @@ from typing import NamedTuple
 
 from ragfm.core.errors import ParseError, SkipDocument
 from ragfm.parsing.formats import IMAGE
-from ragfm.parsing.media_types import recognise
+from ragfm.parsing.media_types import detect
 from ragfm.parsing.own.media.image import read_image
-from ragfm.parsing.own.media.ocr import HINT, has_ocr
-from ragfm.parsing.own.office.office_charts import render_chart
-from ragfm.parsing.own.office.office_xml import Node, Package, attribute, child, children, descendants, local
-from ragfm.parsing.rendering import Parsed, Rendering, clean
+from ragfm.parsing.own.media.ocr import OCR_HINT, has_ocr
+from ragfm.parsing.own.office.office_charts import add_chart
+from ragfm.parsing.own.office.office_xml import (
+    Node,
+    Package,
+    Relation,
+    attribute,
+    child,
+    children,
+    descendants,
+    local_name,
+)
+from ragfm.parsing.rendering import MarkdownBuilder, ParsedText, clean
 
 _TITLES = frozenset({"title", "ctrTitle"})
-_MARGINAL = frozenset({"dt", "ftr", "sldNum", "hdr"})  # date, footer, number of the slide
+_MARGINAL = frozenset({"dt", "ftr", "sldNum", "hdr"})  # date, footer, slide number, header
 _BULLETED = frozenset({"body", "obj", "", "half"})  # placeholders whose paragraphs have bullets by default
-_MAX_SPAN = 100
-_FEWEST = 3  # letters in a picture; fewer are shapes that look like some
-_ROW = 50_000  # English Metric Units; shapes whose tops differ by less stand beside each other
+_MAX_INDENT = 9  # levels of lists
+_MIN_OCR_LETTERS = 3  # in an image; fewer are shapes that resemble letters
+_ROW_HEIGHT = 50_000  # English Metric Units; shapes whose tops differ by less are in the same row
 
 
 class _Shape(NamedTuple):
     node: Node
     top: int
     left: int
-    role: str | None  # the placeholder's type; None where it is none
+    placeholder: str | None  # the type of a placeholder; None for other shapes
 
 
-def read_pptx(data: bytes, name: str) -> Parsed:
-    """The slides in order. Metadata: `title`, `author`, `modified`; `hidden_slides`, which are left out.
+def read_pptx(data: bytes, name: str) -> ParsedText:
+    """Return the slides in order. Metadata: `title`, `author`, `modified`; `hidden_slides`, which are left out.
 
-    Raises ParseError, and SkipDocument where there are pictures alone and OCR isn't installed.
+    Raises ParseError, and SkipDocument where there are only images and OCR is not installed.
     """
     package = Package(data, name)
-    path, root = package.main()
-    related = package.related(path)
-    rendering = Rendering()
-    hidden, pictures = [], 0
+    path, root = package.main_part()
+    relations = package.relations(path)
+    builder = MarkdownBuilder()
+    hidden: list[str] = []
+    image_count = 0  # on slides without text
     for number, entry in enumerate(descendants(child(root, "sldIdLst"), "sldId"), 1):
-        target = next(
-            (related[value][1] for key, value in entry.attrib.items() if key != "id" and value in related), ""
-        )
+        targets = (relations[value].target for key, value in entry.attrib.items() if key != "id" and value in relations)
+        target = next(targets, "")
         slide = package.xml(target) if target else None
         if slide is None:
             raise ParseError(f"{name} is damaged: slide {number} is missing.")
         if slide.get("show") in ("0", "false"):
             hidden.append(str(number))
             continue
-        rendering.page(number)
+        builder.start_page(number)
         try:
-            pictures += _Slide(package, target, rendering).read(slide)
+            image_count += _SlideReader(package, target, builder).read(slide)
         except RecursionError as error:
             raise ParseError(f"{name} nests its parts too deeply.") from error
     metadata = package.metadata()
     if hidden:
         metadata["hidden_slides"] = ", ".join(hidden)
-    if pictures and not rendering.length and not has_ocr():
-        raise SkipDocument(f"{name} has pictures alone: what is written in them needs OCR.", HINT)
-    return rendering.finish(metadata)
+    if image_count and not builder.length and not has_ocr():
+        raise SkipDocument(f"{name} has only images: reading their text needs OCR.", OCR_HINT)
+    return builder.build(metadata)
 
 
-class _Slide:
+class _SlideReader:
     """Reads one slide."""
 
-    def __init__(self, package: Package, path: str, rendering: Rendering) -> None:
+    def __init__(self, package: Package, path: str, builder: MarkdownBuilder) -> None:
         self._package = package
-        self._related = package.related(path)
-        self._rendering = rendering
-        layout = next((target for kind, target in self._related.values() if kind == "slideLayout"), "")
-        root = package.xml(layout) if layout else None
-        self._layout = {_placeholder(shape): _position(shape) for shape in descendants(root, "sp")}
+        self._relations = package.relations(path)
+        self._builder = builder
+        layout_path = self._related_part("slideLayout")
+        layout = package.xml(layout_path) if layout_path else None
+        self._layout_positions = {_placeholder(shape): _position(shape) for shape in descendants(layout, "sp")}
 
     def read(self, slide: Node) -> int:
-        """Title first, then the other shapes by their places, then the notes; gives how many pictures stand alone."""
-        before = self._rendering.length
-        shapes = list(self._shapes(child(slide, "cSld", "spTree")))
-        shapes.sort(key=lambda shape: (shape.role not in _TITLES, shape.top // _ROW, shape.left))
-        for shape in shapes:
-            if shape.role not in _MARGINAL:
-                self._shape(shape)
-        pictures = [] if self._rendering.length > before else list(self._pictures(slide))
-        for picture in pictures if has_ocr() else ():
-            with suppress(ParseError):  # a damaged one
-                parsed = read_image(picture, self._package.name)
-                if len(parsed.text) >= _FEWEST:
-                    self._rendering.append(parsed._replace(marks=()))
-        notes = next((target for kind, target in self._related.values() if kind == "notesSlide"), "")
-        if notes:
-            for node in descendants(self._package.xml(notes), "sp"):
-                if _placeholder(node)[0] == "body":
-                    self._text(node, role=None)
-        return len(pictures)
+        """Add the title, the other shapes by position, and the notes. Returns the number of images if there is no text.
 
-    def _pictures(self, slide: Node) -> Iterator[bytes]:
+        The text of images is read only on slides that have no other text.
+        """
+        length_before = self._builder.length
+        shapes = list(self._shapes(child(slide, "cSld", "spTree")))
+        shapes.sort(key=lambda shape: (shape.placeholder not in _TITLES, shape.top // _ROW_HEIGHT, shape.left))
+        for shape in shapes:
+            if shape.placeholder in _MARGINAL:
+                continue
+            if local_name(shape.node) == "sp":
+                self._add_text(shape.node, shape.placeholder)
+            else:
+                self._add_graphic(shape.node)
+
+        images: list[bytes] = []
+        if self._builder.length == length_before:
+            images = list(self._images(slide))
+        if has_ocr():
+            for image in images:
+                with suppress(ParseError):  # a damaged image
+                    parsed = read_image(image, self._package.name)
+                    if len(parsed.text) >= _MIN_OCR_LETTERS:
+                        self._builder.add_parsed(parsed._replace(marks=()))
+
+        notes_path = self._related_part("notesSlide")
+        if notes_path:
+            for node in descendants(self._package.xml(notes_path), "sp"):
+                if _placeholder(node)[0] == "body":
+                    self._add_text(node, placeholder=None)
+        return len(images)
+
+    def _related_part(self, kind: str) -> str:
+        return next((relation.target for relation in self._relations.values() if relation.kind == kind), "")
+
+    def _images(self, slide: Node) -> Iterator[bytes]:
         for blip in descendants(slide, "blip"):
-            kind, target = self._related.get(attribute(blip, "embed"), ("", ""))
-            data = self._package.data(target) if kind == "image" else None
-            if data and recognise(data, "", None)[0] == IMAGE:
+            relation = self._relations.get(attribute(blip, "embed"))
+            data = self._package.read(relation.target) if relation and relation.kind == "image" else None
+            if data and detect(data, "", None)[0] == IMAGE:
                 yield data
 
     def _shapes(self, parent: Node | None) -> Iterator[_Shape]:
-        """Shapes at any depth; those of a group stand where the group does."""
+        """Shapes at any depth; those of a group have the position of the group."""
         for node in parent if parent is not None else ():
-            kind = local(node)
+            kind = local_name(node)
             if kind == "grpSp":
                 top, left = _position(node) or (0, 0)
-                yield from (shape._replace(top=top, left=left) for shape in self._shapes(node))
+                for shape in self._shapes(node):
+                    yield shape._replace(top=top, left=left)
             elif kind in ("AlternateContent", "Choice"):
                 yield from self._shapes(node)
             elif kind in ("sp", "graphicFrame") and attribute(next(descendants(node, "cNvPr"), node), "hidden") != "1":
                 is_placeholder = next(descendants(node, "ph"), None) is not None
-                role = _placeholder(node)
-                top, left = _position(node) or self._layout.get(role) or (0, 0)
-                yield _Shape(node, top, left, role[0] if is_placeholder else None)
+                placeholder = _placeholder(node)
+                top, left = _position(node) or self._layout_positions.get(placeholder) or (0, 0)
+                yield _Shape(node, top, left, placeholder[0] if is_placeholder else None)
 
-    def _shape(self, shape: _Shape) -> None:
-        if local(shape.node) == "sp":
-            self._text(shape.node, shape.role)
-            return
-        for table in descendants(shape.node, "tbl"):
-            self._table(table)
-        for reference in (*descendants(shape.node, "chart"), *descendants(shape.node, "relIds")):
-            for value in reference.attrib.values():
-                kind, target = self._related.get(value, ("", ""))
-                part = self._package.xml(target) if kind in ("chart", "diagramData") else None
-                if part is not None and kind == "chart":
-                    render_chart(part, self._rendering)
-                elif part is not None:
-                    self._diagram(part)
-
-    def _text(self, shape: Node, role: str | None) -> None:
+    def _add_text(self, shape: Node, placeholder: str | None) -> None:
         paragraphs = list(children(child(shape, "txBody"), "p"))
-        if role in _TITLES:
-            words = " ".join(filter(None, map(_words, paragraphs)))
-            if words:
-                self._rendering.heading(1, " ".join(words.split()))
+        if placeholder in _TITLES:
+            title = " ".join(filter(None, map(_paragraph_text, paragraphs)))
+            if title:
+                self._builder.add_heading(1, " ".join(title.split()))
             return
         for paragraph in paragraphs:
-            words = _words(paragraph)
-            if not words:
+            text = _paragraph_text(paragraph)
+            if not text:
                 continue
             properties = child(paragraph, "pPr")
             depth = attribute(properties, "lvl") if properties is not None else ""
-            marked = any(child(properties, kind) is not None for kind in ("buChar", "buAutoNum", "buBlip"))
-            bare = child(properties, "buNone") is not None or role not in _BULLETED
-            if marked or not bare:
-                indent = "  " * min(int(depth), 9) if depth.isdecimal() else ""
-                self._rendering.block(f"{indent}- {words}", tight=True)
+            has_bullet = any(child(properties, kind) is not None for kind in ("buChar", "buAutoNum", "buBlip"))
+            if not has_bullet:
+                has_bullet = placeholder in _BULLETED and child(properties, "buNone") is None
+            if has_bullet:
+                indent = "  " * min(int(depth), _MAX_INDENT) if depth.isdecimal() else ""
+                self._builder.add_block(f"{indent}- {text}", tight=True)
             else:
-                self._rendering.block(words)
+                self._builder.add_block(text)
 
-    def _table(self, table: Node) -> None:
+    def _add_graphic(self, frame: Node) -> None:
+        """Add the tables, charts and diagrams in a frame."""
+        for table in descendants(frame, "tbl"):
+            self._add_table(table)
+        for reference in (*descendants(frame, "chart"), *descendants(frame, "relIds")):
+            for value in reference.attrib.values():
+                kind, target = self._relations.get(value, Relation("", ""))
+                part = self._package.xml(target) if kind in ("chart", "diagramData") else None
+                if part is not None and kind == "chart":
+                    add_chart(part, self._builder)
+                elif part is not None:
+                    for point in descendants(part, "pt"):
+                        texts = map(_paragraph_text, descendants(child(point, "t"), "p"))
+                        text = " ".join(filter(None, texts))
+                        if text:
+                            self._builder.add_block(f"- {text}", tight=True)
+
+    def _add_table(self, table: Node) -> None:
         rows: list[list[str]] = []
-        for line in children(table, "tr"):
+        for row_node in children(table, "tr"):
             row: list[str] = []
-            for cell in children(line, "tc"):
-                words = " ".join(filter(None, map(_words, descendants(cell, "p"))))
+            for cell in children(row_node, "tc"):
+                text = " ".join(filter(None, map(_paragraph_text, descendants(cell, "p"))))
                 if attribute(cell, "vMerge") in ("1", "true") and rows and len(row) < len(rows[-1]):
-                    words = rows[-1][len(row)]
-                row.append(words)
+                    text = rows[-1][len(row)]
+                row.append(text)
             if any(row):
                 rows.append(row)
         if rows:
-            self._rendering.table(rows)
-
-    def _diagram(self, root: Node) -> None:
-        for point in descendants(root, "pt"):
-            words = " ".join(filter(None, map(_words, descendants(child(point, "t"), "p"))))
-            if words:
-                self._rendering.block(f"- {words}", tight=True)
+            self._builder.add_table(rows)
 
 
 def _placeholder(shape: Node) -> tuple[str, str]:
-    """Type and number of a placeholder; empty for other shapes."""
-    found = next(descendants(shape, "ph"), None)
-    return ("", "") if found is None else (attribute(found, "type"), attribute(found, "idx"))
+    """Type and index of a placeholder; empty for other shapes."""
+    node = next(descendants(shape, "ph"), None)
+    return ("", "") if node is None else (attribute(node, "type"), attribute(node, "idx"))
 
 
 def _position(shape: Node) -> tuple[int, int] | None:
-    """Top and left edge, in English Metric Units."""
-    for properties in ("spPr", "grpSpPr", None):
-        place = child(shape, properties, "xfrm", "off") if properties else child(shape, "xfrm", "off")
-        if place is not None:
+    """Top and left edge, in English Metric Units; None where the shape has no position of its own."""
+    for path in (("spPr", "xfrm", "off"), ("grpSpPr", "xfrm", "off"), ("xfrm", "off")):
+        offset = child(shape, *path)
+        if offset is not None:
             try:
-                return int(attribute(place, "y")), int(attribute(place, "x"))
+                return int(attribute(offset, "y")), int(attribute(offset, "x"))
             except ValueError:
                 return None
     return None
 
 
-def _words(paragraph: Node) -> str:
+def _paragraph_text(paragraph: Node) -> str:
     parts = []
     for node in paragraph.iter():
-        if local(node) == "t":
+        if local_name(node) == "t":
             parts.append(node.text or "")
-        elif local(node) in ("br", "tab"):
+        elif local_name(node) in ("br", "tab"):
             parts.append(" ")
     return clean(" ".join("".join(parts).split()))

@@ -1,15 +1,15 @@
-"""RTF: the text of its paragraphs; cells of tables are parted by `|`."""
+"""RTF: the text of its paragraphs; table cells are separated by `|`."""
 
 from __future__ import annotations
 
 import re
 
 from ragfm.core.errors import MissingExtraError, ParseError
-from ragfm.parsing.rendering import Parsed, clean
+from ragfm.parsing.rendering import ParsedText, clean
 
 
-def read_rtf(data: bytes, name: str) -> Parsed:
-    """One block per paragraph. Raises ParseError, MissingExtraError."""
+def read_rtf(data: bytes, name: str) -> ParsedText:
+    """Return one block per paragraph. Raises ParseError, MissingExtraError."""
     try:
         from striprtf.striprtf import rtf_to_text
     except ModuleNotFoundError as error:
@@ -21,4 +21,4 @@ def read_rtf(data: bytes, name: str) -> Parsed:
     except (ValueError, LookupError, RecursionError, AttributeError, TypeError) as error:
         raise ParseError(f"{name} is a damaged RTF: {type(error).__name__}: {error}") from error
     lines = (" ".join(line.split()) for line in text.split("\n"))
-    return Parsed(clean(re.sub(r"\n{3,}", "\n\n", "\n\n".join(filter(None, lines)))))
+    return ParsedText(clean(re.sub(r"\n{3,}", "\n\n", "\n\n".join(filter(None, lines)))))

@@ -1,4 +1,4 @@
-"""Archives that are opened with care: what is absurd about one is refused before anything is unpacked."""
+"""Open archives safely: decompression bombs are refused before anything is unpacked."""
 
 from __future__ import annotations
 
@@ -12,18 +12,19 @@ from ragfm.core.errors import ParseError
 
 MAX_ENTRIES = 20_000
 MAX_UNPACKED = 1 << 29
-"""Bytes that an archive may hold in all, unpacked."""
+"""Unpacked size of an archive, in bytes."""
 MAX_RATIO = 300
-"""How many times its packed size an archive may have, where it holds more than `FREE_RATIO` bytes."""
+"""Ratio of unpacked to packed size, for archives whose unpacked size is over `FREE_RATIO`."""
 FREE_RATIO = 1 << 26
-_LOCAL_HEADER = 30  # bytes before an entry's name
+"""Unpacked size, in bytes, up to which any ratio is allowed."""
+_LOCAL_HEADER = 30  # bytes before the name of an entry
 
 DAMAGE = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, OSError, ValueError)
-"""What a damaged archive makes `zipfile` raise."""
+"""Exceptions that `zipfile` raises for a damaged archive."""
 
 
 def open_zip(file: bytes | BinaryIO, name: str) -> zipfile.ZipFile:
-    """The archive, checked; nothing of it is unpacked yet. Raises ParseError for one that is damaged or a bomb."""
+    """Open and check an archive without unpacking anything. Raises ParseError for a damaged archive or a bomb."""
     stream = io.BytesIO(file) if isinstance(file, bytes) else file
     try:
         archive = zipfile.ZipFile(stream)
@@ -35,32 +36,34 @@ def open_zip(file: bytes | BinaryIO, name: str) -> zipfile.ZipFile:
 
 
 def check_entries(entries: list[zipfile.ZipInfo], size: int, name: str) -> None:
-    """Raise ParseError for entries that no honest archive of `size` bytes has: bombs, and entries that overlap."""
+    """Raise ParseError for entries that no valid archive of `size` bytes has: bombs, and entries that overlap."""
     if len(entries) > MAX_ENTRIES:
         raise ParseError(f"{name} has {len(entries):,} entries, the limit is {MAX_ENTRIES:,}.")
     unpacked = sum(entry.file_size for entry in entries)
     if unpacked > MAX_UNPACKED:
         raise ParseError(f"{name} would unpack to {unpacked >> 20:,} MiB, the limit is {MAX_UNPACKED >> 20:,} MiB.")
     if unpacked > max(FREE_RATIO, MAX_RATIO * size):
-        raise ParseError(f"{name} would unpack to {unpacked // max(size, 1):,} times its size: it is a bomb.")
+        raise ParseError(
+            f"{name} would unpack to {unpacked // max(size, 1):,} times its size, the limit is {MAX_RATIO} times."
+        )
     spans = sorted(
         (entry.header_offset, entry.header_offset + _LOCAL_HEADER + len(entry.orig_filename) + entry.compress_size)
         for entry in entries
     )
-    for (start, end), (following, _) in pairwise([*spans, (size, size)]):
-        if end > following or start < 0:
-            raise ParseError(f"{name} has entries that overlap: it is a bomb, or damaged.")
+    for (start, end), (next_start, _) in pairwise([*spans, (size, size)]):
+        if end > next_start or start < 0:
+            raise ParseError(f"{name} has entries that overlap: it is damaged, or a decompression bomb.")
 
 
 def read_entry(archive: zipfile.ZipFile, path: str, name: str) -> bytes | None:
-    """The bytes of an entry, None where there is none. Raises ParseError for a damaged or protected one."""
+    """Return the bytes of an entry, None where it does not exist. Raises ParseError for a damaged or protected one."""
     try:
         entry = archive.getinfo(path)
     except KeyError:
         return None
     if entry.flag_bits & 1:
-        raise ParseError(f"{name} is protected by a password.", "Save a copy without one.")
+        raise ParseError(f"{name} is protected by a password.", "Save a copy without a password.")
     try:
         return archive.read(entry)
     except (*DAMAGE, RuntimeError) as error:
-        raise ParseError(f"{name} is damaged: its part {path} can't be unpacked ({error}).") from error
+        raise ParseError(f"{name} is damaged: its part {path} cannot be unpacked ({error}).") from error

@@ -1,1 +1,1 @@
-"""The PDF parser."""
+"""The PDF parser: `pdf_document` is the entry point."""

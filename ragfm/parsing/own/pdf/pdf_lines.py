@@ -1,4 +1,4 @@
-"""Words of a PDF's page to lines, and lines to paragraphs."""
+"""Group the words of a PDF page into lines, and lines into paragraphs."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 from itertools import groupby, pairwise
 from statistics import median
 
-from ragfm.parsing.own.pdf.pdf_page import HYPHEN, Word
+from ragfm.parsing.own.pdf.pdf_types import HYPHEN, Word
 
-_WIDE = 0.9  # of the size: a wider gap parts two cells or columns
+_MIN_CELL_GAP = 0.9  # times the font size: a wider gap separates cells or columns
 _BULLET = re.compile(r"[•◦▪▫●○■□‣⁃∙·◆◇►▶➢➤✓✔*\u2013\u2014\uf0b7\uf0a7\uf0d8\x84-](?:\s+|$)")
 _NUMBER = re.compile(r"(?:\(?(?:\d{1,3}|[a-zA-Z]|[ivxIVX]{2,5})[.)])\s")
 _CJK = re.compile("[\u2e80-\u9fff\uf900-\ufaff\uff00-\uffef]")
@@ -20,7 +20,7 @@ _RTL = re.compile("[\u0590-\u08ff\ufb1d-\ufdff\ufe70-\ufeff]")
 
 @dataclass(slots=True)
 class Line:
-    """Words beside each other, in the order of reading."""
+    """Words next to each other, in reading order."""
 
     words: list[Word]
     x0: float
@@ -30,7 +30,7 @@ class Line:
 
     @property
     def size(self) -> float:
-        """The size of most of its characters."""
+        """The font size of most characters."""
         sizes: Counter[float] = Counter()
         for word in self.words:
             sizes[round(word.size, 1)] += len(word.text)
@@ -38,45 +38,45 @@ class Line:
 
     @property
     def face(self) -> str:
-        """The face that all words have; empty where they differ."""
+        """The face of all words; empty where they differ."""
         faces = {word.face for word in self.words}
         return faces.pop() if len(faces) == 1 else ""
 
     @property
     def plain(self) -> str:
-        """The words alone."""
+        """The words without links."""
         return " ".join(word.text for word in self.words)
 
     @property
     def text(self) -> str:
-        """The words, with links as Markdown has them."""
+        """The words, with links in Markdown syntax."""
         parts = []
         for link, words in groupby(self.words, key=lambda word: word.link):
             text = " ".join(word.text for word in words)
-            shown = text.rstrip("/.,;:)")
-            parts.append(text if not link or shown in link else f"[{text}]({link})")
+            shows_link = text.rstrip("/.,;:)") in link
+            parts.append(text if not link or shows_link else f"[{text}]({link})")
         return " ".join(parts)
 
 
 @dataclass(slots=True)
 class Block:
-    """A paragraph, a list's item or a table; `rows` are a table's."""
+    """A paragraph, a list item, or a table if it has `rows`."""
 
     text: str
     top: float
     size: float = 0
     bold: bool = False
     lines: int = 1
-    item: bool = False
+    is_item: bool = False
     rows: list[list[str]] = field(default_factory=list)
 
 
 def line_of(words: Sequence[Word]) -> Line:
-    """One line of words that stand beside each other; right to left where most letters are of such a script."""
-    backwards = len(_RTL.findall("".join(word.text for word in words))) * 2 > sum(len(word.text) for word in words)
-    ordered = sorted(words, key=lambda word: word.x0, reverse=backwards)
+    """One line of words that stand next to each other; right to left where most letters are of such a script."""
+    rtl_letters = len(_RTL.findall("".join(word.text for word in words)))
+    right_to_left = rtl_letters * 2 > sum(len(word.text) for word in words)
     return Line(
-        ordered,
+        sorted(words, key=lambda word: word.x0, reverse=right_to_left),
         min(word.x0 for word in words),
         min(word.top for word in words),
         max(word.x1 for word in words),
@@ -85,20 +85,20 @@ def line_of(words: Sequence[Word]) -> Line:
 
 
 def rows_of(words: Iterable[Word]) -> list[list[Word]]:
-    """Words by the line on which they stand, from top to bottom."""
+    """Words grouped by the line on which they stand, from top to bottom."""
     rows: list[list[Word]] = []
-    middle = height = 0.0
+    row_center = row_height = 0.0
     for word in sorted(words, key=lambda word: word.top + word.bottom):
-        tall = word.bottom - word.top
-        # A raised number is less high than its line, an initial much higher: neither tells where the line is.
-        reach = 0.5 * min(max(tall, height), 1.6 * min(tall, height))
-        if rows and word.middle - middle < reach:
+        height = word.bottom - word.top
+        # A superscript is lower than its line and an initial much higher: neither shows where the line is.
+        reach = 0.5 * min(max(height, row_height), 1.6 * min(height, row_height))
+        if rows and word.center_y - row_center < reach:
             rows[-1].append(word)
-            if tall > height and tall < 1.6 * height:
-                middle, height = word.middle, tall
+            if height > row_height and height < 1.6 * row_height:
+                row_center, row_height = word.center_y, height
         else:
             rows.append([word])
-            middle, height = word.middle, tall
+            row_center, row_height = word.center_y, height
     return rows
 
 
@@ -108,7 +108,7 @@ def segments(row: Sequence[Word]) -> list[Line]:
     parts = [[ordered[0]]]
     right = ordered[0].x1
     for word in ordered[1:]:
-        if word.x0 - right > _WIDE * max(word.size, parts[-1][-1].size):
+        if word.x0 - right > _MIN_CELL_GAP * max(word.size, parts[-1][-1].size):
             parts.append([])
         parts[-1].append(word)
         right = max(right, word.x1)
@@ -116,71 +116,61 @@ def segments(row: Sequence[Word]) -> list[Line]:
 
 
 def paragraphs(lines: Sequence[Line]) -> list[Block]:
-    """Lines one below the other as paragraphs and items of lists."""
+    """Group lines, ordered from top to bottom, into paragraphs and list items."""
     if not lines:
         return []
     right = max(line.x1 for line in lines)
     gaps = [max(below.top - above.bottom, 0) for above, below in pairwise(lines)]
-    usual = min(median(gaps), 1.2 * lines[0].size) if gaps else 0
+    usual_gap = min(median(gaps), 1.2 * lines[0].size) if gaps else 0
     groups: list[list[Line]] = []
     for line in lines:
-        if groups and _goes_on(groups[-1], line, usual, right):
+        if groups and _continues_paragraph(groups[-1], line, usual_gap, right):
             groups[-1].append(line)
         else:
             groups.append([line])
-    return [_block(group, right) for group in groups]
+    return [_paragraph(group, right) for group in groups]
 
 
-def _goes_on(group: Sequence[Line], line: Line, usual: float, right: float) -> bool:
-    """Whether a line belongs to the paragraph above it."""
+def _continues_paragraph(group: Sequence[Line], line: Line, usual_gap: float, right: float) -> bool:
     last, size = group[-1], line.size
-    if abs(last.size - size) > 0.08 * size or starts_item(line.plain):
+    if abs(last.size - size) > 0.08 * size or _starts_item(line.plain):
         return False
-    if last.face != line.face and (_has_room(last, line, right) or last.face == "bold"):
+    if last.face != line.face and (_ends_early(last, line, right) or last.face == "bold"):
         return False
-    if line.top - last.bottom > usual + 0.35 * size:
+    if line.top - last.bottom > usual_gap + 0.35 * size:
         return False
     if abs(last.x0 + last.x1 - line.x0 - line.x1) < 4:  # centred
         return True
     if line.x0 > last.x0 + size:
-        return len(group) == 1 and starts_item(group[0].plain)
+        return len(group) == 1 and _starts_item(group[0].plain)
     return line.x0 > last.x0 - size or len(group) == 1
 
 
-def starts_item(text: str) -> bool:
-    """Whether a line starts with the mark of a list's item."""
+def _starts_item(text: str) -> bool:
     return bool(_BULLET.match(text) or _NUMBER.match(text))
 
 
-def _block(group: Sequence[Line], right: float) -> Block:
-    text = ""
-    for line, below in pairwise([*group, None]):
-        assert line is not None
-        text += line.text
-        if below is not None:
-            text = joined(text, line, below, right)
+def _paragraph(group: Sequence[Line], right: float) -> Block:
+    text = group[0].text
+    for line, below in pairwise(group):
+        first_word = below.words[0].text
+        if text.endswith(HYPHEN):
+            text = text[:-1] if first_word[:1].islower() else f"{text[:-1]}-"
+        elif _ends_early(line, below, right):
+            text += "\n"  # the author broke the line
+        elif not (_CJK.match(text[-1:]) and _CJK.match(first_word[:1])):
+            text += " "
+        text += below.text
     text = text.replace(HYPHEN, "-")
     bullet = _BULLET.match(text)
     if bullet:
         text = f"- {text[bullet.end() :]}"
-    first = group[0]
-    item = bool(bullet or _NUMBER.match(text))
-    return Block(text, first.top, first.size, all(line.face == "bold" for line in group), len(group), item)
+    is_bold = all(line.face == "bold" for line in group)
+    is_item = bool(bullet or _NUMBER.match(text))
+    return Block(text, group[0].top, group[0].size, is_bold, len(group), is_item)
 
 
-def joined(text: str, line: Line, below: Line, right: float) -> str:
-    """The text with what parts it from the next line: nothing, a space, or the break that its writer made."""
-    following = below.words[0]
-    if text.endswith(HYPHEN):
-        return text[:-1] if following.text[:1].islower() else f"{text[:-1]}-"
-    if _has_room(line, below, right):
-        return f"{text}\n"
-    if _CJK.match(text[-1:]) and _CJK.match(following.text[:1]):
-        return text
-    return f"{text} "
-
-
-def _has_room(line: Line, below: Line, right: float) -> bool:
-    """Whether the next line's first word would have stood on this line: then its writer broke it."""
+def _ends_early(line: Line, below: Line, right: float) -> bool:
+    """Whether the first word of the next line would have fitted on this line, so the author broke it."""
     word = below.words[0]
     return line.x1 + (word.x1 - word.x0) + 0.3 * line.size < right - 2 and not _RTL.search(line.plain)

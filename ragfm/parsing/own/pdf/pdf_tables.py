@@ -1,4 +1,4 @@
-"""Tables of a PDF's page: those that rules make, and those whose cells only stand below each other."""
+"""Tables on a PDF page: those drawn with rules, and those whose cells are only aligned."""
 
 from __future__ import annotations
 
@@ -7,181 +7,122 @@ from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
 
-from ragfm.parsing.own.pdf.pdf_drawing import Box
 from ragfm.parsing.own.pdf.pdf_lines import Block, Line, line_of, rows_of
-from ragfm.parsing.own.pdf.pdf_page import HYPHEN, Word
+from ragfm.parsing.own.pdf.pdf_types import HYPHEN, Box, Word
 
-_NEAR = 3.0  # points: rules so near to each other meet
+_BIN = 2.0  # points: resolution of the search for gutters
+
+# Tables with rules.
+_TOUCH = 3.0  # points: rules this close to each other meet
 _MAX_RULES = 3_000
-_FULL = 0.4  # of the cells that must have text
-_EVEN = 0.7  # of the cells of a row within rules must have text on each line, to make these rows
-_SHORT = 25  # characters of a cell's line on average, to make these rows
-_LONG = 250  # characters of a cell on average: such a thing is no table
-_CLOSE = 0.25  # of the size: what stands closer below a cell is its second line
-_BIN = 2.0  # points
-_MAX_CELL = 45  # characters of a cell on average, without rules
-_FAR = 2.2  # of the line's height: rows that are farther apart are not of one table
+_MIN_FILLED = 0.4  # share of the cells that have text
+_MAX_RULED_CELL = 250  # characters per cell on average; longer text is columns of prose in a frame
+_MIN_FILLED_LINES = 0.7  # share of a row's cells that have text on each line, to split the row into its lines
+_MAX_SPLIT_CELL = 25  # characters of a cell's line on average, to split a row into its lines
+
+# Tables without rules.
+_MAX_ALIGNED_CELL = 45  # characters per cell on average
+_MAX_ROW_GAP = 2.2  # times the line height: rows farther apart belong to different tables
+_MAX_LINE_GAP = 0.25  # times the font size: a line closer below a cell continues the cell
 _MARKER = re.compile(r"(?:\W|\(?\w{1,3}[.)])$")
 
 
-# --- Tables within rules -----------------------------------------------------------------------------------------
+# --- Tables with rules -------------------------------------------------------------------------------------------
 
 
 def ruled_tables(words: list[Word], rules: Sequence[Box]) -> tuple[list[tuple[Word, Block]], list[Word]]:
-    """The tables, each with a word that stands for its place, and the words outside of them."""
-    found: list[tuple[Word, Block]] = []
+    """Return the tables and the words outside of them.
+
+    Each table has a placeholder word with the table's position and size.
+    """
+    tables: list[tuple[Word, Block]] = []
     if not 4 <= len(rules) <= _MAX_RULES:
-        return found, words
+        return tables, words
     for grid in _grids(rules):
-        inside = [word for word in words if grid.holds(word)]
+        inside = [word for word in words if grid.contains(word)]
         rows = grid.rows(inside)
         cells = [cell for row in rows for cell in row]
         filled = sum(map(bool, cells))
-        if len(rows) < 2 or len(rows[0]) < 2 or filled < max(_FULL * len(cells), 3):
+        if len(rows) < 2 or len(rows[0]) < 2 or filled < max(_MIN_FILLED * len(cells), 3):
             continue
-        if sum(map(len, cells)) > _LONG * filled:  # a frame around columns of text
+        if sum(map(len, cells)) > _MAX_RULED_CELL * filled:
             continue
-        taken = set(map(id, inside))
-        words = [word for word in words if id(word) not in taken]
-        place = Word("\ufffc", grid.xs[0], grid.ys[0], grid.xs[-1], grid.ys[-1], 1)
-        found.append((place, Block("", grid.ys[0], rows=rows)))
-    return found, words
+        inside_ids = set(map(id, inside))
+        words = [word for word in words if id(word) not in inside_ids]
+        placeholder = Word("\ufffc", grid.xs[0], grid.ys[0], grid.xs[-1], grid.ys[-1], 1)
+        tables.append((placeholder, Block("", grid.ys[0], rows=rows)))
+    return tables, words
 
 
 class _Grid:
-    """A table's rules: where columns and rows part, and which cells have none between them."""
+    """The rules of a table: `xs` and `ys` are the borders of its columns and rows."""
 
-    def __init__(self, across: Sequence[Box], down: Sequence[Box]) -> None:
-        self._across, self._down = across, down
-        # Many a table is open at its sides: there it ends where the rules end.
-        rules = [*across, *down]
+    def __init__(self, horizontal: Sequence[Box], vertical: Sequence[Box]) -> None:
+        self._horizontal, self._vertical = horizontal, vertical
+        # Many tables have no rules at their sides: they end where the other rules end.
+        rules = [*horizontal, *vertical]
         ends = (min(rule.x0 for rule in rules), max(rule.x1 for rule in rules))
-        self.xs = _places([*((rule.x0 + rule.x1) / 2 for rule in down), *ends])
+        self.xs = _distinct([*((rule.x0 + rule.x1) / 2 for rule in vertical), *ends])
         ends = (min(rule.top for rule in rules), max(rule.bottom for rule in rules))
-        self.ys = _places([*((rule.top + rule.bottom) / 2 for rule in across), *ends])
+        self.ys = _distinct([*((rule.top + rule.bottom) / 2 for rule in horizontal), *ends])
 
-    def holds(self, word: Word) -> bool:
-        x = (word.x0 + word.x1) / 2
-        return self.xs[0] <= x <= self.xs[-1] and self.ys[0] <= word.middle <= self.ys[-1]
+    def contains(self, word: Word) -> bool:
+        return self.xs[0] <= word.center_x <= self.xs[-1] and self.ys[0] <= word.center_y <= self.ys[-1]
 
     def rows(self, words: Sequence[Word]) -> list[list[str]]:
-        """The cells' texts; a cell over several columns or rows has its text in the first of them."""
+        """The text of each cell; a cell that spans columns or rows has its text in the first of them."""
         height, width = len(self.ys) - 1, len(self.xs) - 1
-        owner = self._owners(height, width)
+        owners = self._owners(height, width)
         cells: dict[tuple[int, int], list[Word]] = {}
         for word in words:
-            row = min(bisect_right(self.ys, word.middle) - 1, height - 1)
-            column = min(bisect_right(self.xs, (word.x0 + word.x1) / 2) - 1, width - 1)
-            cells.setdefault(owner[row][column], []).append(word)
+            row = min(bisect_right(self.ys, word.center_y) - 1, height - 1)
+            column = min(bisect_right(self.xs, word.center_x) - 1, width - 1)
+            cells.setdefault(owners[row][column], []).append(word)
         rows = []
         for i in range(height):
-            rows += _lines_of_row([cells.get((i, j), []) for j in range(width)])
+            rows += _split_row([cells.get((i, j), []) for j in range(width)])
         rows = [row for row in rows if any(row)]
-        used = [j for j in range(width) if any(row[j] for row in rows)]
-        return [[row[j] for j in used] for row in rows]
+        used_columns = [j for j in range(width) if any(row[j] for row in rows)]
+        return [[row[j] for j in used_columns] for row in rows]
 
     def _owners(self, height: int, width: int) -> list[list[tuple[int, int]]]:
-        """For each place the cell that it belongs to."""
-        owner = [[(i, j) for j in range(width)] for i in range(height)]
+        """For each position in the grid, the position of the first cell that no rule separates from it."""
+        owners = [[(i, j) for j in range(width)] for i in range(height)]
         for i, (top, bottom) in enumerate(pairwise(self.ys)):
             for j, (left, right) in enumerate(pairwise(self.xs)):
                 x, y = (left + right) / 2, (top + bottom) / 2
                 if j and not any(
-                    abs(rule.x0 - left) < _NEAR and rule.top - 1 <= y <= rule.bottom + 1 for rule in self._down
+                    abs(rule.x0 - left) < _TOUCH and rule.top - 1 <= y <= rule.bottom + 1 for rule in self._vertical
                 ):
-                    owner[i][j] = owner[i][j - 1]
+                    owners[i][j] = owners[i][j - 1]
                 elif i and not any(
-                    abs(rule.top - top) < _NEAR and rule.x0 - 1 <= x <= rule.x1 + 1 for rule in self._across
+                    abs(rule.top - top) < _TOUCH and rule.x0 - 1 <= x <= rule.x1 + 1 for rule in self._horizontal
                 ):
-                    owner[i][j] = owner[i - 1][j]
-        return owner
+                    owners[i][j] = owners[i - 1][j]
+        return owners
 
 
-def _lines_of_row(cells: Sequence[Sequence[Word]]) -> list[list[str]]:
-    """A row within rules; as rows of their own its lines, where most cells have text on each of them."""
+def _split_row(cells: Sequence[Sequence[Word]]) -> list[list[str]]:
+    """A row between rules as one row, or as one row per line where most cells have text on each line."""
     lines = rows_of([word for cell in cells for word in cell])
     filled = sum(map(bool, cells))
     if len(lines) >= 3 and filled >= 2:
-        column = {id(word): j for j, cell in enumerate(cells) for word in cell}
+        column_of = {id(word): j for j, cell in enumerate(cells) for word in cell}
         split: list[list[list[Word]]] = []
         for line in lines:
             split.append([[] for _ in cells])
             for word in line:
-                split[-1][column[id(word)]].append(word)
-        rows = [[cell_text(cell) for cell in row] for row in split]
+                split[-1][column_of[id(word)]].append(word)
+        rows = [[_cell_text(cell) for cell in row] for row in split]
         texts = [text for row in rows for text in row if text]
-        if len(texts) >= _EVEN * filled * len(lines) and sum(map(len, texts)) <= _SHORT * len(texts):
+        is_regular = len(texts) >= _MIN_FILLED_LINES * filled * len(lines)
+        if is_regular and sum(map(len, texts)) <= _MAX_SPLIT_CELL * len(texts):
             return rows
-    return [[cell_text(cell) for cell in cells]]
+    return [[_cell_text(cell) for cell in cells]]
 
 
-def _grids(rules: Sequence[Box]) -> list[_Grid]:
-    """Rules that meet, as grids of at least two columns and two rows."""
-    across = [rule for rule in rules if rule.x1 - rule.x0 >= rule.bottom - rule.top and rule.x1 - rule.x0 > 6]
-    down = [rule for rule in rules if rule.x1 - rule.x0 < rule.bottom - rule.top and rule.bottom - rule.top > 4]
-    grids = []
-    across, down = _joined(across), _turned(_joined(_turned(down)))
-    for group in _groups(across, down):
-        level = [rule for rule in group if rule.x1 - rule.x0 >= rule.bottom - rule.top]
-        grid = _Grid(level, [rule for rule in group if rule.x1 - rule.x0 < rule.bottom - rule.top])
-        if len(grid.xs) >= 3 and len(grid.ys) >= 3 and len(grid.xs) * len(grid.ys) < 10_000:
-            grids.append(grid)
-    return grids
-
-
-def _joined(rules: Sequence[Box]) -> list[Box]:
-    """Level rules on one height that touch each other as one: many programs draw one side of a cell at a time."""
-    joined: list[Box] = []
-    for rule in sorted(rules, key=lambda rule: (round(rule.top), rule.x0)):
-        last = joined[-1] if joined else None
-        if last is not None and abs(last.top - rule.top) < 1 and rule.x0 <= last.x1 + _NEAR:
-            joined[-1] = Box(last.x0, last.top, max(last.x1, rule.x1), max(last.bottom, rule.bottom))
-        else:
-            joined.append(rule)
-    return joined
-
-
-def _turned(rules: Sequence[Box]) -> list[Box]:
-    """Level rules for upright ones, and back."""
-    return [Box(rule.top, rule.x0, rule.bottom, rule.x1) for rule in rules]
-
-
-def _groups(across: Sequence[Box], down: Sequence[Box]) -> list[list[Box]]:
-    """Rules that are connected by crossing or touching each other."""
-    across, down = list(dict.fromkeys(across)), list(dict.fromkeys(down))
-    rules = [*across, *down]
-    parent = list(range(len(rules)))
-
-    def root(i: int) -> int:
-        while parent[i] != i:
-            parent[i] = parent[parent[i]]
-            i = parent[i]
-        return i
-
-    for i, flat in enumerate(across):
-        for j, upright in enumerate(down, len(across)):
-            if (
-                flat.x0 - _NEAR <= upright.x0 <= flat.x1 + _NEAR
-                and upright.top - _NEAR <= flat.top <= upright.bottom + _NEAR
-            ):
-                parent[root(i)] = root(j)
-    groups: dict[int, list[Box]] = {}
-    for i, rule in enumerate(rules):
-        groups.setdefault(root(i), []).append(rule)
-    return [group for group in groups.values() if len(group) >= 4]
-
-
-def _places(values: Sequence[float]) -> list[float]:
-    """The values in order, those that are near to each other as one."""
-    places: list[float] = []
-    for value in sorted(values):
-        if not places or value - places[-1] > _NEAR:
-            places.append(value)
-    return places
-
-
-def cell_text(words: Sequence[Word]) -> str:
-    """A cell's lines as one."""
+def _cell_text(words: Sequence[Word]) -> str:
+    """The lines of a cell as one line."""
     text = ""
     for row in rows_of(words):
         line = line_of(row)
@@ -192,15 +133,83 @@ def cell_text(words: Sequence[Word]) -> str:
     return text.replace(HYPHEN, "-")
 
 
+def _grids(rules: Sequence[Box]) -> list[_Grid]:
+    """Connected rules as grids of at least two columns and two rows."""
+    horizontal = [rule for rule in rules if _is_horizontal(rule) and rule.x1 - rule.x0 > 6]
+    vertical = [rule for rule in rules if not _is_horizontal(rule) and rule.bottom - rule.top > 4]
+    grids = []
+    for group in _connected(_merge_touching(horizontal), _transpose(_merge_touching(_transpose(vertical)))):
+        grid = _Grid(
+            [rule for rule in group if _is_horizontal(rule)], [rule for rule in group if not _is_horizontal(rule)]
+        )
+        if len(grid.xs) >= 3 and len(grid.ys) >= 3 and len(grid.xs) * len(grid.ys) < 10_000:
+            grids.append(grid)
+    return grids
+
+
+def _is_horizontal(rule: Box) -> bool:
+    return rule.x1 - rule.x0 >= rule.bottom - rule.top
+
+
+def _merge_touching(rules: Sequence[Box]) -> list[Box]:
+    """Merge horizontal rules that touch at the same height: many programs draw the sides of each cell separately."""
+    merged: list[Box] = []
+    for rule in sorted(rules, key=lambda rule: (round(rule.top), rule.x0)):
+        last = merged[-1] if merged else None
+        if last is not None and abs(last.top - rule.top) < 1 and rule.x0 <= last.x1 + _TOUCH:
+            merged[-1] = Box(last.x0, last.top, max(last.x1, rule.x1), max(last.bottom, rule.bottom))
+        else:
+            merged.append(rule)
+    return merged
+
+
+def _transpose(rules: Sequence[Box]) -> list[Box]:
+    return [Box(rule.top, rule.x0, rule.bottom, rule.x1) for rule in rules]
+
+
+def _connected(horizontal: Sequence[Box], vertical: Sequence[Box]) -> list[list[Box]]:
+    """Groups of at least four rules that cross or touch each other (union-find)."""
+    horizontal, vertical = list(dict.fromkeys(horizontal)), list(dict.fromkeys(vertical))
+    rules = [*horizontal, *vertical]
+    parent = list(range(len(rules)))
+
+    def root(i: int) -> int:
+        while parent[i] != i:
+            parent[i] = parent[parent[i]]
+            i = parent[i]
+        return i
+
+    for i, across in enumerate(horizontal):
+        for j, down in enumerate(vertical, len(horizontal)):
+            if (
+                across.x0 - _TOUCH <= down.x0 <= across.x1 + _TOUCH
+                and down.top - _TOUCH <= across.top <= down.bottom + _TOUCH
+            ):
+                parent[root(i)] = root(j)
+    groups: dict[int, list[Box]] = {}
+    for i, rule in enumerate(rules):
+        groups.setdefault(root(i), []).append(rule)
+    return [group for group in groups.values() if len(group) >= 4]
+
+
+def _distinct(values: Sequence[float]) -> list[float]:
+    """The values in order, without those that are too close to the one before."""
+    distinct: list[float] = []
+    for value in sorted(values):
+        if not distinct or value - distinct[-1] > _TOUCH:
+            distinct.append(value)
+    return distinct
+
+
 # --- Tables without rules ----------------------------------------------------------------------------------------
 
 
 def aligned_tables(rows: Sequence[list[Line]]) -> Iterator[list[Line] | Block]:
-    """The rows, with those of a table as one block."""
+    """Yield the rows in order, with the rows of each table combined into one block."""
     start = 0
     while start < len(rows):
-        end = _run(rows, start)
-        table = _table(rows[start:end]) if end - start >= 2 else None
+        end = _end_of_candidate(rows, start)
+        table = _aligned_table(rows[start:end]) if end - start >= 2 else None
         if table is not None:
             yield table
             start = end
@@ -209,95 +218,97 @@ def aligned_tables(rows: Sequence[list[Line]]) -> Iterator[list[Line] | Block]:
             start += 1
 
 
-def _run(rows: Sequence[list[Line]], start: int) -> int:
-    """Where the rows end that might be a table from `start` on; a row of one cell may stand between others."""
+def _end_of_candidate(rows: Sequence[list[Line]], start: int) -> int:
+    """The end of the rows that might be a table from `start` on; up to two rows of one cell may stand in between."""
     if len(rows[start]) < 2:
         return start
     end = start + 1
-    alone = 0
+    single_cells = 0
     for i in range(start + 1, len(rows)):
         height = rows[i][0].bottom - rows[i][0].top
-        if min(line.top for line in rows[i]) - max(line.bottom for line in rows[i - 1]) > _FAR * height:
+        if min(line.top for line in rows[i]) - max(line.bottom for line in rows[i - 1]) > _MAX_ROW_GAP * height:
             break
         if len(rows[i]) >= 2:
-            end, alone = i + 1, 0
+            end, single_cells = i + 1, 0
         else:
-            alone += 1
-            if alone > 2:
+            single_cells += 1
+            if single_cells > 2:
                 break
-    while end < len(rows) and len(rows[end]) == 1 and _is_second_line(rows[end][0], rows[end - 1]):
+    while end < len(rows) and len(rows[end]) == 1 and _continues_row(rows[end][0], rows[end - 1]):
         end += 1
     return end
 
 
-def _is_second_line(line: Line, above: Sequence[Line]) -> bool:
-    """Whether a line goes on with the last cells of the row above."""
-    close = line.top - max(cell.bottom for cell in above) < _CLOSE * line.size
-    return close and any(abs(line.x0 - cell.x0) < line.size for cell in above[1:] or above)
+def _continues_row(line: Line, above: Sequence[Line]) -> bool:
+    """Whether a line is the second line of one of the last cells in the row above."""
+    is_close = line.top - max(cell.bottom for cell in above) < _MAX_LINE_GAP * line.size
+    return is_close and any(abs(line.x0 - cell.x0) < line.size for cell in above[1:] or above)
 
 
-def _table(rows: Sequence[list[Line]]) -> Block | None:
-    many = [row for row in rows if len(row) >= 2]
-    if len(many) < 0.5 * len(rows) or len(many) < 2:
+def _aligned_table(rows: Sequence[list[Line]]) -> Block | None:
+    multi_cell = [row for row in rows if len(row) >= 2]
+    if len(multi_cell) < 0.5 * len(rows) or len(multi_cell) < 2:
         return None
-    lines = [line for row in many for line in row]
-    spare = 1 / len(many) if len(many) >= 4 else 0
-    cuts = gutters(lines, max(spare, 0.1), 2 * _BIN, rows=len(many))
-    width = len(cuts) + 1
-    if width < 2 or (width == 2 and len(many) < 3):
+    lines = [line for row in multi_cell for line in row]
+    tolerance = 1 / len(multi_cell) if len(multi_cell) >= 4 else 0
+    borders = gutters(lines, max(tolerance, 0.1), 2 * _BIN, rows=len(multi_cell))
+    width = len(borders) + 1
+    if width < 2 or (width == 2 and len(multi_cell) < 3):
         return None
+
     table: list[list[list[Line]]] = []
     bottom = 0.0
     for row in rows:
         cells: list[list[Line]] = [[] for _ in range(width)]
         for line in row:
-            if sum(line.x0 < cut < line.x1 for cut in cuts) > 1 and len(row) == 1:
-                return None  # a line of text runs through
-            cells[bisect_right(cuts, (line.x0 + line.x1) / 2)].append(line)
-        # What stands close below, without a first cell, are second lines of cells.
-        close = min(line.top for line in row) - bottom < _CLOSE * row[0].size
-        if table and not cells[0] and close and sum(map(bool, cells)) <= width / 2:
-            for before, more in zip(table[-1], cells, strict=True):
-                before += more
+            if sum(line.x0 < border < line.x1 for border in borders) > 1 and len(row) == 1:
+                return None  # a line of prose runs across the columns
+            cells[bisect_right(borders, (line.x0 + line.x1) / 2)].append(line)
+        # Lines close below the row above, with no first cell, are the second lines of its cells.
+        is_close = min(line.top for line in row) - bottom < _MAX_LINE_GAP * row[0].size
+        if table and not cells[0] and is_close and sum(map(bool, cells)) <= width / 2:
+            for above, below in zip(table[-1], cells, strict=True):
+                above += below
         else:
             table.append(cells)
         bottom = max(line.bottom for line in row)
+
     texts = [[" ".join(line.text for line in cell).replace(HYPHEN, "-") for cell in cells] for cells in table]
-    return Block("", rows[0][0].top, rows=texts) if _is_table(texts) else None
+    filled = [cell for cells in texts for cell in cells if cell]
+    if len(texts) < 2 or len(filled) < 0.5 * len(texts) * width:
+        return None
+    if all(_MARKER.match(cells[0]) for cells in texts if cells[0]):  # a list whose markers stand apart
+        return None
+    if sum(map(len, filled)) > _MAX_ALIGNED_CELL * len(filled):
+        return None
+    return Block("", rows[0][0].top, rows=texts)
 
 
-def _is_table(texts: Sequence[Sequence[str]]) -> bool:
-    cells = [cell for row in texts for cell in row]
-    filled = [cell for cell in cells if cell]
-    if len(texts) < 2 or len(filled) < 0.5 * len(cells):
-        return False
-    if all(_MARKER.match(row[0]) for row in texts if row[0]):  # a list whose marks stand apart
-        return False
-    return sum(map(len, filled)) <= _MAX_CELL * len(filled)
+def gutters(lines: Sequence[Line], max_share: float, min_width: float, rows: int = 0) -> list[float]:
+    """Return the middles of vertical gaps that few lines cross.
 
-
-def gutters(lines: Sequence[Line], share: float, least: float, rows: int = 0) -> list[float]:
-    """Middles of the upright stretches that few lines cross; `share` is of what most places are crossed by."""
+    `max_share` is the share of `rows` that may cross a gap; without `rows`, of the largest number of lines at any x.
+    """
     left = min(line.x0 for line in lines)
     count = int((max(line.x1 for line in lines) - left) / _BIN) + 2
     steps = [0] * (count + 1)
     for line in lines:
         steps[int((line.x0 - left) / _BIN)] += 1
         steps[int((line.x1 - left) / _BIN) + 1] -= 1
-    covered = []
+    crossings = []  # number of lines at each bin
     total = 0
     for step in steps:
         total += step
-        covered.append(total)
-    limit = share * (rows or max(covered))
-    found, begin = [], None
-    for i, lines_here in enumerate(covered[:count]):
-        if lines_here <= limit:
+        crossings.append(total)
+    limit = max_share * (rows or max(crossings))
+    middles, begin = [], None
+    for i, crossing in enumerate(crossings[:count]):
+        if crossing <= limit:
             begin = i if begin is None else begin
             continue
-        if begin is not None and begin > 0 and (i - begin) * _BIN >= least:
-            least_crossed = min(covered[begin:i])
-            clear = [k for k in range(begin, i) if covered[k] == least_crossed]
-            found.append(left + (clear[len(clear) // 2] + 0.5) * _BIN)
+        if begin is not None and begin > 0 and (i - begin) * _BIN >= min_width:
+            fewest = min(crossings[begin:i])
+            clearest = [k for k in range(begin, i) if crossings[k] == fewest]
+            middles.append(left + (clearest[len(clearest) // 2] + 0.5) * _BIN)
         begin = None
-    return found
+    return middles

@@ -1,27 +1,27 @@
-"""Whether words of a PDF are seen: the page is painted, and where a word stands something must be to see."""
+"""Whether words of a PDF are visible: the page is rasterized, and a visible word has contrast in its box."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
+from ragfm.parsing.own.pdf.pdf_types import Word
+
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
     from pypdfium2 import PdfPage
 
-    from ragfm.parsing.own.pdf.pdf_page import Word
-
-_SCALE = 2.0  # pixels of a point
-_LONGEST = 3_000  # pixels of a side
-_CONTRAST = 24  # of 255: grey values that differ by less are one
-_OVERLAP = 0.25  # of a word's area: so much of another word upon it is what is seen there
+_SCALE = 2.0  # pixels per point
+_MAX_SIDE = 3_000  # pixels
+_MIN_CONTRAST = 24  # of 255: grey values that differ by less look the same
+_MAX_OVERLAP = 0.25  # share of a word's area; where another word covers more, the other word is what is visible
 
 
-def paint(page: PdfPage, scale: float) -> NDArray[np.uint8]:
-    """The page as it is shown, in grey. *Shape:* (height, width)."""
+def rasterize(page: PdfPage, scale: float) -> NDArray[np.uint8]:
+    """The page as it is displayed, in grey, with `scale` pixels per point. *Shape:* (height, width)."""
     width, height = page.get_size()
-    bitmap = page.render(scale=min(scale, _LONGEST / max(width, height, 1)), grayscale=True)
+    bitmap = page.render(scale=min(scale, _MAX_SIDE / max(width, height, 1)), grayscale=True)
     try:
         pixels: NDArray[np.uint8] = bitmap.to_numpy().copy()
     finally:
@@ -29,27 +29,27 @@ def paint(page: PdfPage, scale: float) -> NDArray[np.uint8]:
     return pixels.reshape(pixels.shape[0], pixels.shape[1])
 
 
-def unseen(page: PdfPage, doubtful: Sequence[Word], words: Iterable[Word]) -> set[int]:
-    """The ids of the doubtful words that are not seen on the page."""
-    pixels = paint(page, _SCALE)
+def find_invisible(page: PdfPage, suspects: Sequence[Word], words: Iterable[Word]) -> set[int]:
+    """Return the `id` of each suspect word that is not visible; `words` are all words of the page."""
+    pixels = rasterize(page, _SCALE)
     scale = pixels.shape[1] / max(page.get_size()[0], 1)
-    sure = set(map(id, words)).difference(map(id, doubtful))
-    others = [word for word in words if id(word) in sure]
-    return {id(word) for word in doubtful if not _has_contrast(pixels, word, scale) or _is_upon_another(word, others)}
+    suspect_ids = set(map(id, suspects))
+    visible = [word for word in words if id(word) not in suspect_ids]
+    return {id(word) for word in suspects if not _has_contrast(pixels, word, scale) or _is_covered(word, visible)}
 
 
 def _has_contrast(pixels: NDArray[np.uint8], word: Word, scale: float) -> bool:
     margin = 0.15 * (word.bottom - word.top)  # a rule or another line may touch the box
     rows = slice(max(int((word.top + margin) * scale), 0), int((word.bottom - margin) * scale) + 1)
     part = pixels[rows, max(int(word.x0 * scale), 0) : int(word.x1 * scale) + 1]
-    return bool(part.size) and int(part.max()) - int(part.min()) >= _CONTRAST
+    return bool(part.size) and int(part.max()) - int(part.min()) >= _MIN_CONTRAST
 
 
-def _is_upon_another(word: Word, others: Iterable[Word]) -> bool:
+def _is_covered(word: Word, visible: Iterable[Word]) -> bool:
     area = (word.x1 - word.x0) * (word.bottom - word.top)
-    for other in others:
+    for other in visible:
         width = min(word.x1, other.x1) - max(word.x0, other.x0)
         height = min(word.bottom, other.bottom) - max(word.top, other.top)
-        if width > 0 and height > 0 and width * height > _OVERLAP * area:
+        if width > 0 and height > 0 and width * height > _MAX_OVERLAP * area:
             return True
     return False

@@ -1,4 +1,4 @@
-"""HTML: what a reader sees, as Markdown-like text, in one pass over the tree."""
+"""HTML: the visible text as Markdown-like text, in one pass over the tree."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from selectolax.lexbor import LexborHTMLParser
 
 from ragfm.core.errors import ParseError
 from ragfm.core.types import Scalar
-from ragfm.parsing.rendering import Parsed, Rendering
+from ragfm.parsing.rendering import MarkdownBuilder, ParsedText
 
 if TYPE_CHECKING:
     from selectolax.lexbor import LexborNode
@@ -33,20 +33,20 @@ _HIDDEN = re.compile(
     re.IGNORECASE | re.VERBOSE,
 )
 _COLOUR = re.compile(r"(?<![\w-])(color|background(?:-color)?)\s*:\s*(#[0-9a-f]{3,6}|[a-z]+)", re.IGNORECASE)
-_NAMED = {"white": "#ffffff", "black": "#000000"}
-_BREAK = "\0"  # stands for <br>; no text of a parsed page has one
-_SAID = {
+_NAMED_COLOURS = {"white": "#ffffff", "black": "#000000"}
+_BREAK = "\0"  # stands for <br>; the text of a parsed page has no NUL
+_META_NAMES = {
     **{name: name for name in ("author", "date", "description")},
     **dict.fromkeys(("article:published_time", "dc.date", "dcterms.date"), "date"),
     **dict.fromkeys(("dc.creator", "dcterms.creator"), "author"),
 }
-"""What a page says of itself, by the names in use."""
+"""Metadata keys by the names that `meta` elements use."""
 _MAX_INDENT = 10  # levels of lists
 _MAX_SPAN = 50  # columns of one cell
-_MAX_REPEATS = 20_000  # cells of one table that repeat the cell above, so that spans can't multiply a page
+_MAX_REPEATS = 20_000  # cells of one table that repeat the cell above, so that spans cannot multiply a page
 _MAX_REPEATED = 200  # characters of a repeated cell
 
-# Elements whose end tag may be missing, and those without one, say nothing of the depth.
+# Elements without an end tag, or with an optional one, do not count for the depth.
 _TAG = re.compile(
     r"<(/?)(?!(?:area|base|br|col|embed|hr|img|input|link|meta|source|track|wbr|p|li|dt|dd|t[rdh]|tbody|thead|tfoot"
     r"|option|colgroup)\b)[a-z][^<>]*(?<!/)>",
@@ -55,189 +55,212 @@ _TAG = re.compile(
 _MAX_DEPTH = 10_000  # lexbor takes quadratic time over the depth: 0.2 s here, minutes at 200,000
 
 
-def read_html(text: str, name: str) -> Parsed:
-    """The page's main part as Markdown-like text; metadata from `title`, `meta` and `lang`."""
+def read_html(text: str, name: str) -> ParsedText:
+    """Return the main part of the page as Markdown-like text; metadata from `title`, `meta` and `lang`."""
     if max(accumulate((-1 if end else 1) for end in _TAG.findall(text)), default=0) > _MAX_DEPTH:
         raise ParseError(f"{name} nests more than {_MAX_DEPTH:,} elements.")
     page = LexborHTMLParser(text)
     body = page.body or page.root
     if body is None:
-        return Parsed("")
-    metadata = _metadata(page)
-    main = page.css_first("main, [role=main]") or _only_article(page)
-    parsed = _Page(main).finish(metadata) if main is not None else Parsed("")
+        return ParsedText("")
+    metadata = _read_metadata(page)
+    main = page.css_first("main, [role=main]")
+    if main is None:
+        articles: list[LexborNode] = page.css("article")
+        main = articles[0] if len(articles) == 1 else None
+    parsed = _PageReader().read(main, metadata) if main is not None else ParsedText("")
     if not parsed.text:
-        parsed = _Page(body).finish(metadata)
-    title = next((mark.value for mark in parsed.marks if mark.level == 1), "")
-    if title and "title" not in metadata:
-        metadata["title"] = title
-    return parsed
+        parsed = _PageReader().read(body, metadata)
+    return parsed.with_title(only_with_metadata=True)
 
 
-class _Page:
-    """One pass over a tree; blocks go to the rendering as they end."""
+def _read_metadata(page: LexborHTMLParser) -> dict[str, Scalar]:
+    values: dict[str, str] = {}
+    title = page.css_first("head > title") or page.css_first("title")
+    if title is not None:
+        values["title"] = title.text()
+    for meta in page.css("meta[content]"):
+        name = (_attribute(meta, "name") or _attribute(meta, "property")).strip().lower()
+        if name in _META_NAMES:
+            values.setdefault(_META_NAMES[name], _attribute(meta, "content"))
+    html = page.css_first("html")
+    if html is not None:
+        values["lang"] = _attribute(html, "lang")
+    stripped = {key: " ".join(value.split()) for key, value in values.items()}
+    return {key: value for key, value in stripped.items() if value}
 
-    def __init__(self, root: LexborNode) -> None:
-        self._rendering = Rendering()
-        self._words: list[str] = []
-        self._lists: list[int | None] = []  # the number of the next item; None in an unordered list
-        self._marker = ""
+
+class _PageReader:
+    """Converts a tree in one pass; blocks are added as their elements end."""
+
+    def __init__(self) -> None:
+        self._builder = MarkdownBuilder()
+        self._texts: list[str] = []  # of the current paragraph
+        self._lists: list[int | None] = []  # open lists: the number of the next item; None in an unordered list
+        self._marker = ""  # of a list item without text so far
+        self._is_body = False
+
+    def read(self, root: LexborNode, metadata: dict[str, Scalar]) -> ParsedText:
         self._is_body = root.tag == "body"
         _walk(root, self._enter, self._leave)
-        self._flush()
-
-    def finish(self, metadata: dict[str, Scalar]) -> Parsed:
-        return self._rendering.finish(metadata)
+        self._end_paragraph()
+        return self._builder.build(metadata)
 
     def _enter(self, node: LexborNode) -> bool:
         tag = node.tag
         if tag == "-text":
-            self._words.append(node.text_content or "")
+            self._texts.append(node.text_content or "")
             return False
         if tag == "br":
-            self._words.append(_BREAK)
+            self._texts.append(_BREAK)
         if _is_dropped(node) or (self._is_body and tag in {"header", "footer"} and not _in_section(node)):
             return False
         if tag not in _BLOCKS:
             return True
-        self._flush()
+        self._end_paragraph()
         if tag in _LISTS:
-            self._lists.append(_first_number(node) if tag == "ol" else None)
+            start = _attribute(node, "start").strip()
+            number = int(start) if start.isdecimal() and len(start) < 6 else 1
+            self._lists.append(number if tag == "ol" else None)
         elif tag == "li":
-            self._begin_item()
+            item_number = self._lists[-1] if self._lists else None
+            self._marker = "- " if item_number is None else f"{item_number}. "
+            if item_number is not None:
+                self._lists[-1] = item_number + 1
         elif tag == "pre":
-            self._code(node)
+            self._add_code(node)
             return False
         elif tag == "table" and not _is_layout(node):
-            self._table(node)
+            self._add_table(node)
             return False
         return True
 
     def _leave(self, node: LexborNode) -> None:
         tag = node.tag
         if tag in _HEADINGS:
-            if words := " ".join("".join(self._words).replace(_BREAK, " ").split()):
-                self._rendering.heading(_HEADINGS[tag], words)
+            title = " ".join("".join(self._texts).replace(_BREAK, " ").split())
+            if title:
+                self._builder.add_heading(_HEADINGS[tag], title)
                 self._marker = ""
-            self._words.clear()
+            self._texts.clear()
         elif tag in _BLOCKS:
-            self._flush()
+            self._end_paragraph()
             if tag in _LISTS:
                 self._lists.pop()
 
-    def _flush(self) -> None:
-        """End a paragraph."""
-        if not self._words:
+    def _end_paragraph(self) -> None:
+        if not self._texts:
             return
-        lines = [" ".join(line.split()) for line in "".join(self._words).split(_BREAK)]
-        self._words.clear()
+        lines = [" ".join(line.split()) for line in "".join(self._texts).split(_BREAK)]
+        self._texts.clear()
         if not any(lines):
             return
         depth = min(len(self._lists), _MAX_INDENT)
         indent = "  " * (depth - 1 if self._marker else depth)
         paragraph = f"\n{indent}".join(filter(None, lines))
-        self._rendering.block(indent + self._marker + paragraph, tight=bool(self._lists))
+        self._builder.add_block(indent + self._marker + paragraph, tight=bool(self._lists))
         self._marker = ""
 
-    def _begin_item(self) -> None:
-        number = self._lists[-1] if self._lists else None
-        self._marker = "- " if number is None else f"{number}. "
-        if number is not None:
-            self._lists[-1] = number + 1
-
-    def _code(self, node: LexborNode) -> None:
+    def _add_code(self, node: LexborNode) -> None:
         text = node.text().replace("\r", "\n").strip("\n").rstrip()
         if text.strip():
             code = node.css_first("code")
             classes = " ".join(_attribute(element, "class") for element in (node, code) if element is not None)
             language = re.search(r"\blang(?:uage)?-([\w+#-]+)", classes)
-            self._rendering.code(text, language[1] if language else "")
+            self._builder.add_code(text, language[1] if language else "")
             self._marker = ""
 
-    def _table(self, node: LexborNode) -> None:
+    def _add_table(self, node: LexborNode) -> None:
         caption = node.css_first("caption")
-        if caption is not None and (words := _text_of(caption)):
-            self._rendering.block(words)
+        caption_text = _text_of(caption) if caption is not None else ""
+        if caption_text:
+            self._builder.add_block(caption_text)
         rows, header_rows = table_rows(node)
         if rows:
-            self._rendering.table(rows, header_rows)
+            self._builder.add_table(rows, header_rows)
             self._marker = ""
 
 
 def _walk(root: LexborNode, enter: Callable[[LexborNode], bool], leave: Callable[[LexborNode], None]) -> None:
-    """Visit all nodes below `root` without recursion; what `enter` refuses is neither gone into nor left."""
+    """Visit all nodes below `root` without recursion; where `enter` returns False, the node is skipped and not left."""
     path: list[LexborNode] = []
     node = root.child
     while node is not None:
         entered = enter(node)
-        below = node.child if entered else None
-        if below is not None:
+        first_child = node.child if entered else None
+        if first_child is not None:
             path.append(node)
-            node = below
+            node = first_child
             continue
         if entered:
             leave(node)
-        while (following := node.next) is None and path:
+        while (sibling := node.next) is None and path:
             node = path.pop()
             leave(node)
-        node = following
+        node = sibling
 
 
 def table_rows(table: LexborNode) -> tuple[list[list[str]], int]:
-    """The rows of a table and how many of them are header; a cell over several rows is repeated in each."""
+    """Return the rows of a table and the number of header rows; a cell over several rows is repeated in each."""
     rows: list[list[str]] = []
     header_rows = 0
-    open_spans: dict[int, tuple[int, str]] = {}  # column: rows to come, text
-    lines = table.css("tr")
-    budget = _MAX_REPEATS
-    for line in lines:
+    open_spans: dict[int, tuple[int, str]] = {}  # column: number of rows to come, text
+    row_nodes = table.css("tr")
+    repeats_left = _MAX_REPEATS
+    for row_node in row_nodes:
         row: list[str] = []
-        cells = [cell for cell in _children(line) if cell.tag in {"td", "th"} and not _is_dropped(cell)]
+        cells = [cell for cell in row_node.iter() if cell.tag in {"td", "th"} and not _is_dropped(cell)]
         for cell in [*cells, None]:
             while len(row) in open_spans:
-                left, text = open_spans.pop(column := len(row))
-                if left > 1:
-                    open_spans[column] = (left - 1, text)
+                column = len(row)
+                rows_left, text = open_spans.pop(column)
+                if rows_left > 1:
+                    open_spans[column] = (rows_left - 1, text)
                 row.append(text)
             if cell is None:
                 break
-            texts = [_text_of(cell)] + [""] * (min(_number(cell, "colspan"), _MAX_SPAN) - 1)
-            more = min(_number(cell, "rowspan"), len(lines)) - 1
-            if 0 < more * len(texts) <= budget:
-                budget -= more * len(texts)
-                open_spans |= {len(row) + i: (more, text[:_MAX_REPEATED]) for i, text in enumerate(texts)}
+            texts = [_text_of(cell)] + [""] * (min(_span(cell, "colspan"), _MAX_SPAN) - 1)
+            more_rows = min(_span(cell, "rowspan"), len(row_nodes)) - 1
+            if 0 < more_rows * len(texts) <= repeats_left:
+                repeats_left -= more_rows * len(texts)
+                open_spans |= {len(row) + i: (more_rows, text[:_MAX_REPEATED]) for i, text in enumerate(texts)}
             row += texts
-        # Spans beyond the last cell go on; a row that they alone fill is none.
+        # Spans continue beyond the last cell; a row without text of its own or from spans is dropped.
         if any(row):
             rows.append(row)
-            parent = line.parent
+            parent = row_node.parent
             header_rows += parent is not None and parent.tag == "thead" and header_rows == len(rows) - 1
     return rows, min(max(header_rows, 1), len(rows))
 
 
+def _span(cell: LexborNode, name: str) -> int:
+    digits = _attribute(cell, name).strip()
+    return max(int(digits), 1) if digits.isdecimal() and len(digits) < 6 else 1
+
+
 def _text_of(root: LexborNode) -> str:
     """All text below a node in one line."""
-    words: list[str] = []
+    texts: list[str] = []
 
     def enter(node: LexborNode) -> bool:
         tag = node.tag
         if tag == "-text":
-            words.append(node.text_content or "")
+            texts.append(node.text_content or "")
             return False
         if tag in _BLOCKS or tag == "br":
-            words.append(" ")
+            texts.append(" ")
         return not _is_dropped(node)
 
     def leave(node: LexborNode) -> None:
         if node.tag in _BLOCKS:
-            words.append(" ")
+            texts.append(" ")
 
     _walk(root, enter, leave)
-    return " ".join("".join(words).split())
+    return " ".join("".join(texts).split())
 
 
 def _is_dropped(node: LexborNode) -> bool:
-    """True for what a reader doesn't see, or sees on every page."""
+    """Whether a node is invisible or navigation."""
     if node.tag in _DROPPED:
         return True
     attributes = node.attributes
@@ -252,25 +275,25 @@ def _is_dropped(node: LexborNode) -> bool:
 
 
 def _is_hidden(style: str) -> bool:
-    """Whether an element's own style keeps its text from being seen; what style sheets do is not looked at."""
+    """Whether the `style` attribute makes the text invisible; style sheets are not evaluated."""
     if _HIDDEN.search(style):
         return True
-    colours = {name[:5].lower(): _colour(value.lower()) for name, value in _COLOUR.findall(style)}
+    colours = {}
+    for name, value in _COLOUR.findall(style):
+        colour = _NAMED_COLOURS.get(value.lower(), value.lower())
+        if len(colour) == 4 and colour[0] == "#":  # #abc is short for #aabbcc
+            colour = "#" + "".join(2 * digit for digit in colour[1:])
+        colours[name[:5].lower()] = colour
     return "color" in colours and colours["color"] == colours.get("backg")
 
 
-def _colour(value: str) -> str:
-    value = _NAMED.get(value, value)
-    return "#" + "".join(2 * digit for digit in value[1:]) if len(value) == 4 and value[0] == "#" else value
-
-
 def _is_layout(table: LexborNode) -> bool:
-    """True for a table that only puts things in their places: its cells are read one after the other."""
+    """Whether a table only arranges other content: its cells are read one after the other."""
     if _attribute(table, "role") in {"presentation", "none"}:
         return True
-    if any(found != table for found in table.css("table, pre, h1, h2, h3, h4, h5, h6")):
+    if any(node != table for node in table.css("table, pre, h1, h2, h3, h4, h5, h6")):
         return True
-    return all(sum(cell.tag in {"td", "th"} for cell in _children(line)) <= 1 for line in table.css("tr"))
+    return all(sum(cell.tag in {"td", "th"} for cell in row.iter()) <= 1 for row in table.css("tr"))
 
 
 def _in_section(node: LexborNode) -> bool:
@@ -282,40 +305,5 @@ def _in_section(node: LexborNode) -> bool:
     return False
 
 
-def _only_article(page: LexborHTMLParser) -> LexborNode | None:
-    articles: list[LexborNode] = page.css("article")
-    return articles[0] if len(articles) == 1 else None
-
-
-def _children(node: LexborNode) -> list[LexborNode]:
-    return list(node.iter())
-
-
 def _attribute(node: LexborNode, name: str) -> str:
     return node.attributes.get(name) or ""
-
-
-def _number(node: LexborNode, name: str) -> int:
-    digits = _attribute(node, name).strip()
-    return max(int(digits), 1) if digits.isdecimal() and len(digits) < 6 else 1
-
-
-def _first_number(node: LexborNode) -> int:
-    digits = _attribute(node, "start").strip()
-    return int(digits) if digits.isdecimal() and len(digits) < 6 else 1
-
-
-def _metadata(page: LexborHTMLParser) -> dict[str, Scalar]:
-    found: dict[str, str] = {}
-    title = page.css_first("head > title") or page.css_first("title")
-    if title is not None:
-        found["title"] = title.text()
-    for meta in page.css("meta[content]"):
-        name = (_attribute(meta, "name") or _attribute(meta, "property")).strip().lower()
-        if name in _SAID:
-            found.setdefault(_SAID[name], _attribute(meta, "content"))
-    html = page.css_first("html")
-    if html is not None:
-        found["lang"] = _attribute(html, "lang")
-    stripped = {key: " ".join(value.split()) for key, value in found.items()}
-    return {key: value for key, value in stripped.items() if value}

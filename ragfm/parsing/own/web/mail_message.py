@@ -1,4 +1,4 @@
-"""Mails (EML and MSG): the subject, what the mail says, and the names of what is attached."""
+"""Mail (EML and MSG): the subject, the body, and the names of the attachments."""
 
 from __future__ import annotations
 
@@ -20,33 +20,33 @@ from ragfm.core.errors import MissingExtraError, ParseError, SkipDocument
 from ragfm.core.types import Scalar
 from ragfm.parsing.media_types import decode
 from ragfm.parsing.own.web.html import read_html
-from ragfm.parsing.rendering import Parsed, Rendering, clean
+from ragfm.parsing.rendering import MarkdownBuilder, ParsedText, clean
 
-_QUOTED = re.compile(rb"^>(>*From )", re.MULTILINE)  # how an mbox writes a line that begins with From
-_LONG_HEADER = 1_000  # characters
+_MBOX_QUOTED = re.compile(rb"^>(>*From )", re.MULTILINE)  # how an mbox escapes a line that begins with From
+_MAX_HEADER = 1_000  # characters that the standard library's header parser gets
 _HEADERS = ("from", "to", "cc", "reply-to", "in-reply-to", "list-id")
 
 
-def read_eml(data: bytes, name: str) -> Parsed:
-    """A mail as it travels. Metadata: its headers, `date`, `attachments`. Raises ParseError, SkipDocument."""
+def read_eml(data: bytes, name: str) -> ParsedText:
+    """Parse an RFC 822 message. Metadata: its headers, `date`, `attachments`. Raises ParseError, SkipDocument."""
     try:
         message = parse_message(data)
         if not message.keys():
-            raise ParseError(f"{name} is no mail: it has no headers.")
+            raise ParseError(f"{name} is not a mail: it has no headers.")
         if is_encrypted(message):
             raise SkipDocument(f"{name} is encrypted.")
-        text, media_type = body_of(message)
-        metadata = headers_of(message)
-        names = [shown(part.get_filename() or "") for part in attached(message)]
+        text, media_type = extract_body(message)
+        metadata = extract_headers(message)
+        attachments = [single_line(part.get_filename() or "") for part in find_attachments(message)]
     except ParseError:
         raise
-    except Exception as error:  # the standard library's parser of headers fails in many ways on what is broken
+    except Exception as error:  # the standard library's header parser fails in many ways on damaged headers
         raise ParseError(f"{name} is a damaged mail: {type(error).__name__}: {error}") from error
-    return _rendered(text, media_type == "text/html", metadata, names, name)
+    return _build_text(text, media_type == "text/html", metadata, attachments, name)
 
 
-def read_msg(data: bytes, name: str) -> Parsed:
-    """A mail as Outlook keeps it. Metadata as for EML. Raises ParseError, MissingExtraError."""
+def read_msg(data: bytes, name: str) -> ParsedText:
+    """Parse an Outlook message. Metadata as for EML. Raises ParseError, SkipDocument, MissingExtraError."""
     try:
         from oxmsg import Message
     except ModuleNotFoundError as error:
@@ -57,136 +57,139 @@ def read_msg(data: bytes, name: str) -> Parsed:
         message = Message.load(io.BytesIO(data))
         if message.message_class.lower().startswith("ipm.note.smime") and not (message.body or message.html_body):
             raise SkipDocument(f"{name} is encrypted.")
-        given = {"subject": message.subject, "from": message.sender}
-        given["to"] = ", ".join(recipient.email_address or recipient.name for recipient in message.recipients)
-        metadata: dict[str, Scalar] = {key: words for key, value in given.items() if (words := shown(value or ""))}
+        recipients = ", ".join(recipient.email_address or recipient.name for recipient in message.recipients)
+        metadata: dict[str, Scalar] = {}
+        for key, value in (("subject", message.subject), ("from", message.sender), ("to", recipients)):
+            line = single_line(value or "")
+            if line:
+                metadata[key] = line
         if message.sent_date is not None:
             metadata["date"] = message.sent_date.astimezone(UTC).isoformat()
         html, text = message.html_body, message.body
-        names = [shown(attachment.file_name or "") for attachment in message.attachments]
+        attachments = [single_line(attachment.file_name or "") for attachment in message.attachments]
     except ParseError:
         raise
-    except Exception as error:  # oxmsg doesn't say what a damaged file makes it raise
+    except Exception as error:  # oxmsg does not document what it raises for a damaged file
         raise ParseError(f"{name} is a damaged MSG: {type(error).__name__}: {error}") from error
     if text and text.strip():
-        return _rendered(text.replace("\r\n", "\n"), False, metadata, names, name)
-    return _rendered(html or "", True, metadata, names, name)
+        return _build_text(text.replace("\r\n", "\n"), False, metadata, attachments, name)
+    return _build_text(html or "", True, metadata, attachments, name)
 
 
-def _rendered(text: str, html: bool, metadata: dict[str, Scalar], names: Sequence[str], name: str) -> Parsed:
-    rendering = Rendering()
+def _build_text(
+    text: str, is_html: bool, metadata: dict[str, Scalar], attachments: Sequence[str], name: str
+) -> ParsedText:
+    builder = MarkdownBuilder()
     subject = str(metadata.get("subject", ""))
     if subject:
-        rendering.heading(1, subject)
+        builder.add_heading(1, subject)
         metadata["title"] = subject
-    rendering.append(read_html(text, name)._replace(metadata={}) if html else Parsed(clean(text).strip()))
-    if names := [one for one in names if one]:
-        metadata["attachments"] = ", ".join(names)
-        rendering.block(f"Attachments: {', '.join(names)}")
-    return rendering.finish(metadata)
+    builder.add_parsed(read_html(text, name) if is_html else ParsedText(clean(text).strip()))
+    names = ", ".join(filter(None, attachments))
+    if names:
+        metadata["attachments"] = names
+        builder.add_block(f"Attachments: {names}")
+    return builder.build(metadata)
 
 
-# --- Headers -----------------------------------------------------------------------------------------------------
+# --- Messages ----------------------------------------------------------------------------------------------------
 
 
-class _Careful(EmailPolicy):
-    """The standard library's parser of headers, which hostile ones take for hours, for those of usual length."""
+class _SafePolicy(EmailPolicy):
+    """Parses long headers without the standard library's parser, which takes hours over hostile ones."""
 
     def header_fetch_parse(self, name: str, value: str) -> Any:
-        if len(value) <= _LONG_HEADER:
-            return _header(name, value)
+        if len(value) <= _MAX_HEADER:
+            return _parse_header(name, value)
         if name.lower().startswith("content-"):
-            raise ValueError(f"its header {name} has {len(value):,} characters, which is absurd")
+            raise ValueError(f"its header {name} has {len(value):,} characters, the limit is {_MAX_HEADER:,}")
         return str(make_header(decode_header("".join(value.splitlines()))))
 
 
-@lru_cache(256)  # a part's type is asked for again and again
-def _header(name: str, value: str) -> Any:
+@lru_cache(256)  # the type of a part is requested again and again
+def _parse_header(name: str, value: str) -> Any:
     return default.header_fetch_parse(name, value)
 
 
-# --- Parts of a message ------------------------------------------------------------------------------------------
-
-
 def parse_message(data: bytes) -> EmailMessage:
-    """The message, also one that was saved in UTF-16 or out of an mbox."""
+    """Parse a message, including one that was saved in UTF-16 or copied from an mbox file."""
     if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) or b"\0" in data[:4]:
         data = (decode(data) or "").encode() or data
     if data.startswith(b"From "):
-        data = _QUOTED.sub(rb"\1", data.partition(b"\n")[2])
-    message = message_from_bytes(data, policy=_Careful())
+        data = _MBOX_QUOTED.sub(rb"\1", data.partition(b"\n")[2])
+    message = message_from_bytes(data, policy=_SafePolicy())
     assert isinstance(message, EmailMessage)
     return message
 
 
 def is_encrypted(message: EmailMessage) -> bool:
-    """Whether nobody but its recipient can read it."""
-    kind = message.get_content_type()
-    signed = str(message.get_param("smime-type", "")).lower() == "signed-data"
-    return kind == "multipart/encrypted" or (kind.endswith("pkcs7-mime") and not signed)
+    """Whether only the recipient can read the message."""
+    media_type = message.get_content_type()
+    is_signed = str(message.get_param("smime-type", "")).lower() == "signed-data"
+    return media_type == "multipart/encrypted" or (media_type.endswith("pkcs7-mime") and not is_signed)
 
 
-def body_of(message: EmailMessage) -> tuple[str, str]:
-    """What the mail says, and whether that is text/plain or text/html; all plain parts where it has some."""
+def extract_body(message: EmailMessage) -> tuple[str, str]:
+    """Return the text of a message, and its media type: all text/plain parts, or text/html without any."""
     body = message.get_body(("plain", "html"))
     media_type = body.get_content_type() if body is not None else "text/plain"
-    text = _text(body) if body is not None else ""
+    text = _decode_part(body) if body is not None else ""
     if media_type == "text/plain":
-        more = [_text(part) for part in _leaves(message) if part is not body and _is_text(part, "text/plain")]
-        text = "\n\n".join(part for part in (text.strip("\n"), *more) if part.strip())
+        other_texts = [
+            _decode_part(part)
+            for part in _leaf_parts(message)
+            if part is not body and part.get_content_type() == "text/plain" and not _is_attachment(part)
+        ]
+        text = "\n\n".join(part for part in (text.strip("\n"), *other_texts) if part.strip())
     return text, media_type
 
 
-def attached(message: EmailMessage) -> list[MIMEPart]:
-    """What is attached; pictures that belong to the text are not."""
-    return [part for part in _leaves(message) if _is_attached(part)]
+def find_attachments(message: EmailMessage) -> list[MIMEPart]:
+    """Return the attachments of a message; images that are shown within its text are not included."""
+    return [part for part in _leaf_parts(message) if _is_attachment(part)]
 
 
-def headers_of(message: EmailMessage) -> dict[str, Scalar]:
-    """The headers that tell what a mail is, each in one line, and `date` in ISO 8601, UTC."""
-    found: dict[str, Scalar] = {}
+def extract_headers(message: EmailMessage) -> dict[str, Scalar]:
+    """Return the descriptive headers, each in one line, and `date` in ISO 8601, UTC."""
+    headers: dict[str, Scalar] = {}
     for name in ("subject", *_HEADERS, "message-id"):
-        with contextlib.suppress(Exception):  # a header that can't be read is none
-            value = shown(str(message[name] or ""))
+        with contextlib.suppress(Exception):  # skip a header that cannot be parsed
+            value = single_line(str(message[name] or ""))
             if value:
-                found[name.replace("-", "_")] = value
+                headers[name.replace("-", "_")] = value
     with contextlib.suppress(Exception):
         date = parsedate_to_datetime(str(message["date"]))
-        found["date"] = (date if date.tzinfo else date.replace(tzinfo=UTC)).astimezone(UTC).isoformat()
-    return found
+        headers["date"] = (date if date.tzinfo else date.replace(tzinfo=UTC)).astimezone(UTC).isoformat()
+    return headers
 
 
-def shown(text: str) -> str:
-    """A header's or a file's name in one line, without what no stored text can hold."""
+def single_line(text: str) -> str:
+    """Return a header or a file name in one line, without characters that cannot be stored."""
     return " ".join(text.encode("utf-8", "replace").decode().replace("\0", "").split())
 
 
-def _leaves(part: MIMEPart) -> Iterator[MIMEPart]:
-    """The parts of a mail that have content; a mail within it is one of them."""
+def _leaf_parts(part: MIMEPart) -> Iterator[MIMEPart]:
+    """The parts of a message that have content; an attached message is one part."""
     if part.is_multipart() and part.get_content_maintype() != "message":
         for inner in part.iter_parts():
             if isinstance(inner, MIMEPart):
-                yield from _leaves(inner)
+                yield from _leaf_parts(inner)
     else:
         yield part
 
 
-def _is_attached(part: MIMEPart) -> bool:
+def _is_attachment(part: MIMEPart) -> bool:
     disposition = part.get_content_disposition()
     if disposition == "attachment" or part.get_content_maintype() == "message":
         return True
     if part.get_content_maintype() == "image" and (disposition == "inline" or part["content-id"]):
-        return False  # it is shown within the text
+        return False  # shown within the text
     if part.get_content_subtype() in ("pgp-signature", "pkcs7-signature", "x-pkcs7-signature"):
         return False
     return part.get_filename() is not None or part.get_content_maintype() not in ("text", "multipart")
 
 
-def _is_text(part: MIMEPart, kind: str) -> bool:
-    return part.get_content_type() == kind and not _is_attached(part)
-
-
-def _text(part: MIMEPart) -> str:
+def _decode_part(part: MIMEPart) -> str:
     payload = part.get_payload(decode=True)
     if not isinstance(payload, bytes):
         return ""

@@ -14,15 +14,15 @@ from support.shell import Shell
 from support.tiny_gguf import write_tiny
 
 from ragfm.cli.models import models
-from ragfm.cli.options import _tell_of_licence
+from ragfm.cli.options import warn_of_licence
 from ragfm.core.errors import UnsupportedError
 from ragfm.core.types import Reader
 from ragfm.embedders.backend_choice import EXACT_ENOUGH
 from ragfm.generation.readers import load_reader
 from ragfm.generation.readers import weight_format as module
 from ragfm.generation.readers.llama_cpp_reader import LlamaCppReader
-from ragfm.generation.readers.reader_speed import Speed
-from ragfm.models.model_card import restriction, said_once
+from ragfm.generation.readers.reader_speed import ReaderSpeed
+from ragfm.models.model_card import first_use_warning, licence_warning
 from ragfm.models.model_lookup import find_model
 
 
@@ -32,42 +32,43 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "ragfm" / "forms.json"
 
 
-def test_bench_shows_the_forms_and_remembers_the_fastest(cache: Path) -> None:
-    said = json.loads(CliRunner().invoke(models, ["bench", "--json"], catch_exceptions=False).stdout)
-    forms = {row["form"]: row for row in said["forms"]}
-    assert {"numpy-fp32", "torch-fp32"} <= forms.keys()
-    assert forms["numpy-fp32"]["lowest_cosine"] > 0.99999
-    (chosen,) = (row for row in said["forms"] if row["chosen"])
-    assert chosen["lowest_cosine"] >= EXACT_ENOUGH
-    good = [row for row in said["forms"] if row["lowest_cosine"] >= EXACT_ENOUGH]
-    assert chosen["tokens_per_second"] == max(row["tokens_per_second"] for row in good)
-    (kept,) = json.loads(cache.read_text()).values()
-    assert kept["form"] == chosen["form"]
-
-
-def test_bench_for_people() -> None:
-    lines = CliRunner().invoke(models, ["bench"], catch_exceptions=False).stdout.splitlines()
-    assert lines[0].split() == ["form", "texts/s", "tokens/s", "lowest", "cosine"]
-    assert sum(line.endswith("chosen") for line in lines) == 1
-
-
-def test_an_embedder_without_forms() -> None:
-    with pytest.raises(UnsupportedError, match="hashing has one form only"):
-        CliRunner().invoke(models, ["bench", "--embedder", "hashing"], catch_exceptions=False)
-
-
 def run(*words: str) -> str:
     return CliRunner().invoke(models, words, catch_exceptions=False).stdout
 
 
-def test_info_says_what_a_model_is(tmp_path: Path) -> None:
+def test_bench_measures_the_backends_and_stores_the_fastest(cache: Path) -> None:
+    rows = json.loads(run("bench", "--json"))["forms"]
+    forms = {row["form"]: row for row in rows}
+    assert {"numpy-fp32", "torch-fp32"} <= forms.keys()
+    assert forms["numpy-fp32"]["lowest_cosine"] > 0.99999
+    (chosen,) = (row for row in rows if row["chosen"])
+    assert chosen["lowest_cosine"] >= EXACT_ENOUGH
+    eligible = [row for row in rows if row["lowest_cosine"] >= EXACT_ENOUGH]
+    assert chosen["tokens_per_second"] == max(row["tokens_per_second"] for row in eligible)
+    (stored,) = json.loads(cache.read_text()).values()
+    assert stored["form"] == chosen["form"]
+
+
+def test_bench_prints_a_table() -> None:
+    lines = run("bench").splitlines()
+    assert lines[0].split() == ["backend", "texts/s", "tokens/s", "minimum", "cosine"]
+    assert sum(line.endswith("chosen") for line in lines) == 1
+
+
+def test_an_embedder_with_one_backend_cannot_be_measured() -> None:
+    with pytest.raises(UnsupportedError, match="The embedder 'hashing' has only one backend"):
+        CliRunner().invoke(models, ["bench", "--embedder", "hashing"], catch_exceptions=False)
+
+
+def test_info_describes_a_model(tmp_path: Path) -> None:
     about = json.loads(run("info", "--json"))
     assert (about["quantisation"], about["licence"], about["context_tokens"]) == ("Q4_1", "apache-2.0", 8192)
     assert about["chat_template"] is True
     assert about["megabytes_per_slot"] == 94.4  # 30 layers, 3 heads of 64, keys and values of 2 bytes, 4,096 tokens
     assert about["form_in_use"] == "as it is"
-    lines = run("info", str(write_tiny(tmp_path / "tiny.gguf"))).splitlines()
-    assert {"licence            unknown", "quantisation       F32"} <= set(lines)
+    lines = [line.split() for line in run("info", str(write_tiny(tmp_path / "tiny.gguf"))).splitlines()]
+    assert ["licence", "unknown"] in lines
+    assert ["quantisation", "F32"] in lines
     with pytest.raises(UnsupportedError, match="folder"):
         run("optimize", str(_folder(tmp_path)))
     folder = json.loads(run("info", str(tmp_path / "model"), "--json"))
@@ -79,19 +80,26 @@ def test_info_says_what_a_model_is(tmp_path: Path) -> None:
 def _folder(tmp_path: Path) -> Path:
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "x.safetensors").touch()
-    config = {"model_type": "llama", "max_position_embeddings": 512, "num_attention_heads": 4, "num_key_value_heads": 2,
-              "hidden_size": 64, "num_hidden_layers": 2, "dtype": "bfloat16"}  # fmt: skip
+    config = {
+        "model_type": "llama",
+        "max_position_embeddings": 512,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "hidden_size": 64,
+        "num_hidden_layers": 2,
+        "dtype": "bfloat16",
+    }
     (tmp_path / "model" / "config.json").write_text(json.dumps(config))
     (tmp_path / "model" / "chat_template.jinja").touch()
     (tmp_path / "model" / "README.md").write_text("---\nlicense: llama3.2\n---\n")
     return tmp_path / "model"
 
 
-def test_the_optimised_form_is_used_and_said(tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_optimized_file_is_used_and_shown(tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tiny = write_tiny(tmp_path / "tiny.gguf")
     measure = module._measure
 
-    def biased(name: str, path: Path, reference: list[int] | None) -> tuple[module.Form, list[int]]:
+    def biased(name: str, path: Path, reference: list[int] | None) -> tuple[module.FormatMeasurement, list[int]]:
         """Q4_0 is the fastest and loses too much, Q8_0 comes next."""
         form, expected = measure(name, path, reference)
         speed = {"as it is": 10.0, "Q4_0": 1000.0, "IQ4_NL": 50.0, "Q8_0": 100.0}[name]
@@ -119,11 +127,11 @@ def test_the_optimised_form_is_used_and_said(tmp_path: Path, cache: Path, monkey
     assert used(str(tiny)) == made
     undone = json.loads(run("optimize", str(tiny), "--undo", "--json"))
     assert undone == {"model": str(tiny), "forms": [], "file": str(tiny)}
-    assert "used as it is" in run("optimize", str(tiny), "--undo")
+    assert "The original file is used" in run("optimize", str(tiny), "--undo")
     assert used(str(tiny)) == tiny
     assert list(made.parent.iterdir()) == []
 
-    monkeypatch.setattr(module, "FORMS", {})
+    monkeypatch.setattr(module, "WEIGHT_FORMATS", {})
     assert "chosen" in run("optimize", str(tiny)).splitlines()[1]
     assert used(str(tiny)) == tiny
 
@@ -135,8 +143,8 @@ def used(model: str) -> Path:
 
 
 def test_a_readers_speed_is_measured_and_listed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ragfm.generation.readers.reader_speed.PROMPT", 100)
-    monkeypatch.setattr("ragfm.generation.readers.reader_speed.ANSWER", 4)
+    monkeypatch.setattr("ragfm.generation.readers.reader_speed.PROMPT_TOKENS", 100)
+    monkeypatch.setattr("ragfm.generation.readers.reader_speed.ANSWER_TOKENS", 4)
     (tmp_path / "models").mkdir()
     tiny = write_tiny(tmp_path / "models" / "tiny.gguf")
     (tmp_path / "models" / "broken.gguf").write_bytes(b"no model")
@@ -148,16 +156,16 @@ def test_a_readers_speed_is_measured_and_listed(tmp_path: Path, monkeypatch: pyt
     assert {("bundled", "reader"), ("bundled", "embedder"), (str(tiny), "reader")} <= rows.keys()
     assert rows["bundled", "reader"]["tokens_per_second"] is None
     assert rows[str(tiny), "reader"]["tokens_per_second"] > 0
-    assert "broken.gguf is not a GGUF file" in listed.stderr
+    assert "broken.gguf' is not a GGUF file" in listed.stderr
     assert str(tiny) in run("list", str(tmp_path / "models"))
 
 
-def test_a_readers_speed_is_kept_for_the_file_that_its_name_means(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_readers_speed_is_stored_for_its_file(monkeypatch: pytest.MonkeyPatch) -> None:
     paths = []
 
-    def measured(_: Reader, path: Path | None) -> Speed:
+    def measured(_: Reader, path: Path | None) -> ReaderSpeed:
         paths.append(path)
-        return Speed(1, 1, 1, 1, 1)
+        return ReaderSpeed(1, 1, 1, 1, 1)
 
     monkeypatch.setattr("ragfm.generation.readers.reader_speed.measure_speed", measured)
     for name in ("llama-cpp", "llama-cpp:bundled", "openai:m"):
@@ -166,29 +174,30 @@ def test_a_readers_speed_is_kept_for_the_file_that_its_name_means(monkeypatch: p
     assert paths == [bundled, bundled, None]
 
 
-@pytest.mark.parametrize(
-    ("licence", "free"),
-    [("apache-2.0", True), ("mit", True), ("bsd-3-clause", True), ("cc-by-4.0", True), ("cc-by-sa-4.0", True),
-     ("cc-by-nc-4.0", False), ("llama3.1", False), ("gemma", False), ("other", False), ("mitigated", False)],
-)  # fmt: skip
-def test_licences_that_restrict(licence: str, free: bool) -> None:
-    assert (restriction(licence) is None) == free
+FREE_LICENCES = ["apache-2.0", "mit", "bsd-3-clause", "cc-by-4.0", "cc-by-sa-4.0"]
+RESTRICTIVE_LICENCES = ["cc-by-nc-4.0", "llama3.1", "gemma", "other", "mitigated"]
 
 
-def test_a_licence_that_restricts_is_said_once(tmp_path: Path) -> None:
+@pytest.mark.parametrize("licence", [*FREE_LICENCES, *RESTRICTIVE_LICENCES])
+def test_licences_that_restrict_use(licence: str) -> None:
+    assert (licence_warning(licence) is None) == (licence in FREE_LICENCES)
+
+
+def test_a_restrictive_licence_is_reported_once(tmp_path: Path) -> None:
     folder = _folder(tmp_path)
-    assert said_once(folder) == "model: its licence (llama3.2) may restrict what it is used for, or by whom: read it."
-    assert said_once(folder) is None
-    assert said_once(find_model("bundled", "reader")) is None
-    assert said_once(tmp_path / "nothing") is None
+    assert (
+        first_use_warning(folder)
+        == "model: its licence (llama3.2) may restrict what it is used for, or by whom: read it."
+    )
+    assert first_use_warning(folder) is None
+    assert first_use_warning(find_model("bundled", "reader")) is None
+    assert first_use_warning(tmp_path / "nothing") is None
 
 
 @pytest.mark.parametrize("name", ["{}", "transformers:{}"])
-def test_the_licence_of_a_model_is_found_by_its_name(
-    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_licence_of_a_reader_is_reported(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "a:b").mkdir()
-    _tell_of_licence(name.format(_folder(tmp_path / "a:b")))
+    warn_of_licence(name.format(_folder(tmp_path / "a:b")))
     assert "llama3.2" in capsys.readouterr().err
 
 
@@ -218,7 +227,7 @@ server.serve_forever()
 
 
 @pytest.mark.slow
-def test_a_file_is_pulled_from_the_hub(tmp_path: Path) -> None:
+def test_pull_downloads_a_file_from_the_hub(tmp_path: Path) -> None:
     tiny = write_tiny(tmp_path / "tiny.gguf")
     with subprocess.Popen([sys.executable, "-c", HUB, str(tiny)], stdout=subprocess.PIPE, text=True) as hub:
         assert hub.stdout
@@ -232,7 +241,7 @@ def test_a_file_is_pulled_from_the_hub(tmp_path: Path) -> None:
             pulled = shell.json("models", "pull", "me/tiny", "tiny.gguf")
             assert Path(pulled["file"]).read_bytes() == tiny.read_bytes()
             assert pulled["name"] in [row["name"] for row in shell.json("models", "list")["models"]]
-            assert "under which licence" in shell("models", "pull", "me/tiny", "tiny.gguf").stderr
+            assert "does not state its licence" in shell("models", "pull", "me/tiny", "tiny.gguf").stderr
             assert "not a GGUF file" in shell("models", "pull", "me/tiny", "evil.bin", code=1).stderr
             assert "me/tiny/none.gguf" in shell("models", "pull", "me/tiny", "none.gguf", code=1).stderr
         finally:

@@ -1,0 +1,176 @@
+"""`ragfm adapt data`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from ragfm.cli.evaluation_data import check_data_options, check_no_question_options, data_collection, load_data
+from ragfm.cli.options import (
+    NON_EMPTY,
+    OK,
+    collection_options,
+    data_options,
+    k_option,
+    limit_option,
+    seed_option,
+    usage_error,
+)
+from ragfm.cli.output import print_json, print_note, print_text, print_written
+from ragfm.cli.progress_bar import show_progress
+from ragfm.core.errors import DataError
+
+if TYPE_CHECKING:
+    from ragfm.evaluation import QuestionSet
+    from ragfm.training import Dataset
+
+_DATA = click.Path(exists=True)
+
+
+@click.command()
+@click.argument("questions", required=False, type=_DATA)
+@click.option(
+    "--write",
+    metavar="N",
+    type=click.IntRange(min=1),
+    help="Without QUESTIONS: the reader writes N questions with answers from the collection. After Ctrl-C, the same "
+    "command continues.",
+)
+@click.option("--from-log", is_flag=True, help="Also use answers of the answer log that were rated good or corrected.")
+@click.option("--reader", metavar="NAME", type=NON_EMPTY, help="Reader to fine-tune; with --write, it also writes.")
+@k_option
+@limit_option
+@seed_option
+@click.option(
+    "--abstain",
+    default=1 / 3,
+    show_default="1/3",
+    type=click.FloatRange(0, 0.9),
+    metavar="SHARE",
+    help="Share of examples whose answer is an abstention.",
+)
+@click.option(
+    "--near",
+    default=0.5,
+    show_default=True,
+    type=click.FloatRange(0, 1),
+    metavar="SHARE",
+    help="Share of near misses among the abstentions.",
+)
+@click.option(
+    "--valid",
+    default=0.1,
+    show_default=True,
+    type=click.FloatRange(0, 0.5),
+    metavar="SHARE",
+    help="Share of examples for validation; a document's examples stay together.",
+)
+@click.option(
+    "--answers",
+    "form",
+    default="phrase",
+    show_default=True,
+    type=click.Choice(["phrase", "quoted"]),
+    help="Form of the answers: the answer alone, or with the sentence that it is from.",
+)
+@click.option("--keep-order", is_flag=True, help="Keep the passages in the order of the search; do not shuffle them.")
+@click.option(
+    "--apart",
+    is_flag=True,
+    help="Give each question passages of its own, not those of another question about the same text. Training takes "
+    "several times as long.",
+)
+@click.option(
+    "--exclude-data",
+    multiple=True,
+    metavar="FILE",
+    type=_DATA,
+    help="Evaluation data, whose questions and paragraphs must not be in the examples; may be repeated.",
+)
+@click.option("--licence", metavar="TEXT", type=NON_EMPTY, help="Licence of the data, for the data card.")
+@data_options
+@click.option(
+    "--out",
+    default="ragfm-examples",
+    show_default=True,
+    metavar="DIR",
+    type=NON_EMPTY,
+    help="Folder for the examples and their data card.",
+)
+@collection_options
+def data(collection: str, as_json: bool, questions: str | None, out: str, **options: Any) -> int:
+    """Create training examples from QUESTIONS with known answers.
+
+    QUESTIONS is a SQuAD file, which contains its documents, or a JSONL file of questions about the collection with
+    `question`, `uri` and `answers` in each line. docs/adaptation.md describes the formats.
+    """
+    from ragfm.core.output_folder import make_output
+    from ragfm.rag import Rag
+    from ragfm.training import Recipe, load_held_out, make_dataset, write_dataset
+
+    if Path(out).is_file():
+        raise DataError(f"'{out}' is a file.", "Name a folder for the examples with --out.")
+    loaded = _load_questions(questions, options)
+    check_data_options(loaded, options)
+    recipe = Recipe(
+        abstain=options["abstain"],
+        near=options["near"],
+        valid=options["valid"],
+        form=options["form"],
+        shuffle=not options["keep_order"],
+        together=not options["apart"],
+        seed=options["seed"],
+    )
+    with data_collection(loaded, collection, options) as (handle, _, _):
+        held_out = load_held_out(options["exclude_data"])
+        if unknown := held_out.unknown_uris(handle):
+            print_note(
+                f"Warning: {len(unknown)} URIs of --exclude-data, such as {min(unknown)}, are not in the collection. "
+                "They exclude nothing."
+            )
+        with show_progress("questions") as progress:
+            dataset = make_dataset(
+                Rag(handle, reader=options["reader"] or handle.settings.reader, k=options["k"]),
+                loaded,
+                recipe,
+                write=options["write"],
+                written=make_output(out) / "written.run" if options["write"] else None,
+                from_log=options["from_log"],
+                held_out=held_out,
+                licence=options["licence"],
+                limit=options["limit"],
+                progress=progress,
+            )
+    write_dataset(dataset, out)
+    if as_json:
+        print_json({**dataset.card, "out": out})
+    else:
+        _print_card(dataset)
+        print_written(*(str(Path(out) / name) for name in ("train.jsonl", "valid.jsonl", "card.json")))
+    return OK
+
+
+def _load_questions(path: str | None, options: dict[str, Any]) -> QuestionSet | None:
+    if path is None:
+        if not options["write"] and not options["from_log"]:
+            usage_error("Name a file of questions, or use --write N or --from-log.")
+        check_no_question_options(options)
+        return None
+    if options["write"]:
+        usage_error("--write cannot be combined with QUESTIONS.")
+    loaded = load_data(path, options, answers=True, by_document=not options["apart"])
+    if loaded.documents is not None and options["from_log"]:
+        usage_error("--from-log requires questions about the collection.")
+    return loaded
+
+
+def _print_card(dataset: Dataset) -> None:
+    card = dataset.card
+    counts, tokens = card["examples"], card["lengths"]["prompt_tokens"]
+    print_text(f"{counts['train']} training examples, {counts['valid']} validation examples")
+    for key in ("kinds", "left_out"):
+        text = ", ".join(f"{name} {count}" for name, count in card[key].items())
+        print_text(f"{key.replace('_', ' ')}: {text or 'none'}")
+    print_text(f"prompt tokens: median {tokens['p50']}, 95th percentile {tokens['p95']}, maximum {tokens['max']}")

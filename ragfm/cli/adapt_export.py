@@ -1,0 +1,93 @@
+"""`ragfm adapt export`."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any
+
+import click
+
+from ragfm.cli.options import NON_EMPTY, OK, debug_option, json_option, usage_error
+from ragfm.cli.output import print_json, print_note, print_text, print_written
+from ragfm.cli.progress_bar import show_progress
+
+_MAX_DIFFERENCES = 3  # texts that are printed
+
+
+@click.command()
+@click.argument("adapter", type=NON_EMPTY)
+@click.option(
+    "--to",
+    "form",
+    default="gguf",
+    show_default=True,
+    type=click.Choice(["gguf", "merged", "peft"]),
+    help="Format: a GGUF adapter for llama.cpp, the merged model as safetensors, or (from a GGUF adapter) PEFT.",
+)
+@click.option(
+    "--base",
+    metavar="NAME",
+    type=NON_EMPTY,
+    help="Base model. Default: the one that the adapter was trained on. Name its GGUF file to export for that file.",
+)
+@click.option(
+    "--quantise",
+    type=click.Choice(["f16", "q8_0", "q4_0", "iq4_nl"]),
+    help="With --to merged and a GGUF base: write a GGUF file with this quantisation.",
+)
+@click.option(
+    "--dtype", default="f16", show_default=True, type=click.Choice(["f16", "f32"]), help="Data type of a GGUF adapter."
+)
+@click.option("--out", metavar="PATH", type=NON_EMPTY, help="Output. Default: adapter.gguf in the adapter's folder.")
+@click.option(
+    "--check",
+    metavar="FILE",
+    type=click.Path(exists=True),
+    help="Compare the outputs of transformers and llama.cpp on the prompts of these examples.",
+)
+@click.option(
+    "--prompts", default=50, show_default=True, type=click.IntRange(min=1), help="Number of prompts, with --check."
+)
+@json_option
+@debug_option
+def export(
+    adapter: str,
+    as_json: bool,
+    form: Any,
+    base: str | None,
+    quantise: Any,
+    dtype: Any,
+    out: str | None,
+    check: str | None,
+    prompts: int,
+) -> int:
+    """Export an ADAPTER to the format of another reader, and compare the outputs of both."""
+    from ragfm.models.adapters import read_record
+    from ragfm.models.model_lookup import find_model
+    from ragfm.training.adapter_export import compare_readers, export_adapter
+    from ragfm.training.examples import read_examples
+
+    if check and form != "gguf":
+        usage_error("--check requires --to gguf.")
+    if quantise and form != "merged":
+        usage_error("--quantise requires --to merged.")
+    written = export_adapter(adapter, form, out=out, base=base, dtype=dtype, quantisation=quantise)
+    agreement = None
+    if check:
+        with show_progress("prompts") as progress:
+            examples = read_examples(check)[:prompts]
+            agreement = compare_readers(adapter, written, examples, base=base, progress=progress)
+    if as_json:
+        print_json({"out": str(written), "check": asdict(agreement) if agreement else None})
+        return OK
+    if agreement:
+        print_text(
+            f"{agreement.equal} of {agreement.prompts} outputs are equal; token F1 between the readers "
+            f"{agreement.f1:.3f}"
+        )
+        for by_transformers, by_llama_cpp in agreement.different[:_MAX_DIFFERENCES]:
+            print_text(f"  transformers: {by_transformers!r}  llama.cpp: {by_llama_cpp!r}")
+    print_written(str(written))
+    if form == "gguf" and not base and find_model(read_record(adapter).base["name"], "reader").is_dir():
+        print_note("The base is a folder. To serve over a GGUF file of it, export with --base FILE.gguf.")
+    return OK

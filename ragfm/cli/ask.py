@@ -1,0 +1,58 @@
+"""`ragfm ask`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from ragfm.cli.options import (
+    OK,
+    adapter_option,
+    collection_options,
+    filter_option,
+    k_option,
+    make_rag,
+    open_collection,
+    read_schema,
+    reader_option,
+    require_text,
+    strategy_option,
+)
+from ragfm.cli.output import answer_json, extraction_json, print_answer, print_extraction, print_json
+from ragfm.cli.progress_bar import busy
+
+
+@click.command()
+@click.argument("question")
+@k_option
+@reader_option
+@adapter_option
+@strategy_option
+@filter_option
+@click.option(
+    "--schema",
+    metavar="FILE",
+    type=click.Path(exists=True, dir_okay=False),
+    help="Answer with an object that conforms to this JSON schema.",
+)
+@collection_options
+def ask(collection: str, as_json: bool, question: str, filter: str | None, schema: str | None, **options: Any) -> int:
+    """Answer QUESTION from the documents, with citations."""
+    question = require_text(question, "question")
+    if schema is not None:
+        form = read_schema(schema)
+        with open_collection(collection) as store, busy("searching and reading"):
+            extraction = make_rag(store, options).extract(question, form, filter=filter)
+        if as_json:
+            print_json(extraction_json(extraction))
+        else:
+            print_extraction(extraction)
+        return OK
+    with open_collection(collection) as store, busy("searching and reading"):
+        answer = make_rag(store, options).ask(question, filter=filter)
+    if as_json:
+        print_json(answer_json(answer))
+    else:
+        print_answer(answer)
+    return OK

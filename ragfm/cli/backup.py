@@ -1,0 +1,29 @@
+"""`ragfm backup`."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+
+import click
+
+from ragfm.cli.options import NON_EMPTY, OK, collection_options, open_collection
+from ragfm.cli.output import megabytes, print_json, print_text
+from ragfm.cli.progress_bar import show_progress
+
+
+@click.command()
+@click.argument("out", type=NON_EMPTY)
+@click.option("--force", is_flag=True, help="Overwrite OUT.")
+@collection_options
+def backup(collection: str, as_json: bool, out: str, force: bool) -> int:
+    """Write the collection to the file OUT, while other processes may use it."""
+    with open_collection(collection) as store, show_progress("bytes") as progress:
+        report = store.backup(out, force=force, progress=progress)
+    if as_json:
+        print_json(asdict(report))
+    else:
+        print_text(
+            f"Wrote {report.documents} documents, {report.chunks} chunks of generation {report.generation} to "
+            f"{report.path}, {megabytes(report.bytes)}."
+        )
+    return OK

@@ -1,0 +1,28 @@
+"""`ragfm compact`."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+
+import click
+
+from ragfm.cli.options import OK, collection_options, open_collection
+from ragfm.cli.output import megabytes, print_json, print_text
+from ragfm.cli.progress_bar import show_progress
+
+
+@click.command()
+@collection_options
+def compact(collection: str, as_json: bool) -> int:
+    """Free the space of removed documents, while searches go on."""
+    with open_collection(collection) as store, show_progress("chunks") as progress:
+        store.status()  # raises an error if there is no collection, rather than creating one
+        report = store.compact(progress=progress)
+    if as_json:
+        print_json(asdict(report))
+    else:
+        print_text(
+            f"Deleted {report.documents} old documents, {report.chunks} chunks, {report.vectors} vectors: "
+            f"{megabytes(report.bytes_before)} before, {megabytes(report.bytes_after)} now."
+        )
+    return OK

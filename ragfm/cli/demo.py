@@ -1,0 +1,51 @@
+"""`ragfm demo`."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+
+import click
+
+from ragfm.cli.options import OK, SOME_FAILED, debug_option, json_option, open_collection
+from ragfm.cli.output import answer_json, print_answer, print_json, print_sync_report, print_text
+from ragfm.cli.progress_bar import busy, show_progress
+
+
+@click.command()
+@click.argument("folder", default="ragfm-demo", type=click.Path(file_okay=False))
+@json_option
+@debug_option
+def demo(folder: str, as_json: bool) -> int:
+    """Ingest a sample handbook into FOLDER and answer three questions about it.
+
+    Change a fact in FOLDER/handbook and run the command again: the answers change with it.
+    """
+    from ragfm.rag import Rag
+    from ragfm.samples import QUESTIONS, copy_handbook
+
+    handbook = copy_handbook(folder)
+    collection = str(Path(folder) / ".ragfm")
+    with open_collection(collection) as store:
+        with show_progress("documents") as progress:
+            report = store.sync(handbook, progress=progress)
+        if not as_json:
+            print_sync_report(report)
+        rag = Rag(store)
+        answers = []
+        for question in QUESTIONS:
+            if not as_json:
+                print_text("\n", (question, "bold"))
+            with busy("reading"):
+                answers.append(rag.ask(question))
+            if not as_json:
+                print_answer(answers[-1])
+    if as_json:
+        print_json({"ingest": asdict(report), "answers": [answer_json(answer) for answer in answers]})
+    else:
+        print_text(
+            f"\nThe documents are in {handbook}. Ask a question of your own, or chat in a browser:\n\n"
+            f"    ragfm ask -c {collection} 'What is the wifi password?'\n"
+            f"    ragfm serve -c {collection} --no-auth"
+        )
+    return SOME_FAILED if report.failed else OK

@@ -1,0 +1,33 @@
+"""`ragfm documents`."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+
+import click
+
+from ragfm.cli.options import OK, collection_options, filter_option, open_collection
+from ragfm.cli.output import print_json, print_table, print_text
+
+
+@click.command()
+@click.argument("uri", required=False)
+@filter_option
+@collection_options
+def documents(collection: str, as_json: bool, uri: str | None, filter: str | None) -> int:
+    """List the documents, or print the text of the document URI."""
+    with open_collection(collection) as store:
+        if uri is not None:
+            document = store.document(uri)
+            if as_json:
+                print_json({key: value for key, value in asdict(document).items() if key != "marks"})
+            else:
+                print_text(document.text)
+            return OK
+        infos = store.documents(filter)
+    if as_json:
+        print_json({"documents": [asdict(info) for info in infos]})
+    else:
+        rows = [(info.uri, info.media_type, f"{info.characters}", f"{info.chunks}") for info in infos]
+        print_table(["document", "type", ">characters", ">chunks"], rows)
+    return OK

@@ -1,0 +1,119 @@
+"""`ragfm eval retrieval`."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from ragfm.cli.evaluation_data import check_data_options, data_collection, data_facts, exit_code, load_data, resumable
+from ragfm.cli.options import (
+    collection_options,
+    data_options,
+    limit_option,
+    mode_option,
+    report_option,
+    run_option,
+    seed_option,
+)
+from ragfm.cli.output import print_estimates, print_failures, print_json, print_note, print_text, print_written
+
+if TYPE_CHECKING:
+    from ragfm.evaluation import RetrievalReport
+    from ragfm.ingestion.sync import SyncReport
+
+
+@click.command()
+@click.argument("data", type=click.Path(exists=True))
+@mode_option
+@click.option(
+    "-k",
+    type=click.IntRange(min=10),
+    default=100,
+    show_default=True,
+    metavar="N",
+    help="Number of ranks that are evaluated.",
+)
+@limit_option
+@seed_option
+@data_options
+@run_option
+@report_option
+@collection_options
+def retrieval(collection: str, as_json: bool, data: str, report: str | None, **options: Any) -> int:
+    """Measure retrieval quality and latency on the questions of DATA.
+
+    DATA is a BEIR folder or a SQuAD file, which contain their documents, or a JSONL file of questions about the
+    collection, each with the URI to be found. docs/evaluation.md describes the formats and metrics.
+    """
+    from ragfm.evaluation import evaluate_retrieval, write_retrieval_html
+
+    out = options["out"]
+    questions = load_data(data, options)
+    check_data_options(questions, options)
+    with data_collection(questions, collection, options, mode=options["mode"]) as (handle, embedder, synced):
+        with resumable(out) as progress:
+            evaluated = evaluate_retrieval(
+                handle,
+                questions.questions,
+                mode=options["mode"],
+                k=options["k"],
+                out=out,
+                about=data_facts(questions, options),
+                stopwatch=embedder,
+                progress=progress,
+                partial=True,
+            )
+        if report:
+            write_retrieval_html(evaluated, report, handle)
+    if as_json:
+        print_json(_to_json(evaluated, synced, out, report))
+    else:
+        _print_report(evaluated, synced)
+        print_written(out, report)
+    return exit_code(synced, evaluated.stopped, out)
+
+
+def _to_json(
+    evaluated: RetrievalReport, synced: SyncReport | None, out: str | None, report: str | None
+) -> dict[str, Any]:
+    from ragfm.evaluation import first_ranks
+
+    tables = {
+        name: {key: asdict(value) for key, value in getattr(evaluated, name).items()}
+        for name in ("measures", "latency_ms", "embed_ms")
+    }
+    return {
+        **evaluated.about,
+        **tables,
+        "first_rank": first_ranks(evaluated.results),
+        "missing": list(evaluated.missing),
+        "failed": [{"id": result.id, "error": result.error} for result in evaluated.results if result.error],
+        "done": len(evaluated.results),
+        "ingest": asdict(synced) if synced else None,
+        "out": out,
+        "report": report,
+    }
+
+
+def _print_report(evaluated: RetrievalReport, synced: SyncReport | None) -> None:
+    from ragfm.evaluation import first_ranks, retrieval_summary
+
+    print_text(f"{evaluated.about['data']}: {retrieval_summary(evaluated)}")
+    if synced and synced.chunks:
+        print_text(f"{synced.chunks} chunks embedded in {synced.seconds:.1f} s")
+    print_text("")
+    print_estimates(evaluated.measures, 3)
+    ranks = "  ".join(f"{rank}: {count}" for rank, count in first_ranks(evaluated.results).items())
+    print_text(f"\n{ranks}  (number of questions by rank of the first relevant hit)")
+    if evaluated.latency_ms:
+        print_text("\nsearch latency, ms")
+        print_estimates(evaluated.latency_ms, 1)
+    if evaluated.embed_ms:
+        print_text("\nof which embedding, ms")
+        print_estimates(evaluated.embed_ms, 1)
+    if evaluated.missing:
+        examples = ", ".join(evaluated.missing[:3]) + (", …" if len(evaluated.missing) > 3 else "")
+        print_note(f"{len(evaluated.missing)} relevant documents are not in the collection: {examples}")
+    print_failures([(result.id, result.error) for result in evaluated.results if result.error], synced)

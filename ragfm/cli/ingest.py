@@ -1,0 +1,91 @@
+"""`ragfm ingest`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
+
+import click
+
+from ragfm.cli.options import (
+    NON_EMPTY,
+    OK,
+    SOME_FAILED,
+    collection_options,
+    key_values,
+    open_collection,
+    usage_error,
+)
+from ragfm.cli.output import print_json, print_sync_report
+from ragfm.cli.progress_bar import show_progress
+
+
+@click.command()
+@click.argument("source", nargs=-1, type=NON_EMPTY)
+@click.option(
+    "--name", metavar="N", type=NON_EMPTY, help="Name of the source: the prefix of its URIs. Default: its location."
+)
+@click.option("--connector", metavar="C", type=NON_EMPTY, help="Connector plugin. Default: files, or web for URLs.")
+@click.option(
+    "--include", multiple=True, metavar="GLOB", type=NON_EMPTY, help="Ingest only matching files; may be repeated."
+)
+@click.option("--exclude", multiple=True, metavar="GLOB", type=NON_EMPTY, help="Skip matching files; may be repeated.")
+@click.option(
+    "--option",
+    "connector_options",
+    multiple=True,
+    metavar="K=V",
+    help="Option of the connector; a repeated key makes a list.",
+)
+@click.option("--tag", "tags", multiple=True, metavar="K=V", help="Metadata for all documents; may be repeated.")
+@click.option(
+    "--allow", multiple=True, metavar="GROUP", type=NON_EMPTY, help="Restrict access to this group; may be repeated."
+)
+@click.option("--embedder", metavar="E", type=NON_EMPTY, help="Embedding model, for a new collection.")
+@click.option("--retry", is_flag=True, help="Retry all failed documents now, without waiting for their next turn.")
+@click.option("--allow-mass-delete", is_flag=True, help="Remove deleted documents even if they are over half.")
+@collection_options
+def ingest(
+    collection: str,
+    as_json: bool,
+    source: tuple[str, ...],
+    name: str | None,
+    connector_options: tuple[str, ...],
+    tags: tuple[str, ...],
+    embedder: str | None,
+    **options: Any,
+) -> int:
+    """Sync the collection with its sources: folders, files, globs, URLs.
+
+    Without SOURCE, sync the sources of ragfm.toml and those ingested before. Only new and changed documents are parsed
+    and embedded; documents that are gone from a source are removed.
+    """
+    if name and len(source) != 1:
+        usage_error("--name requires exactly one SOURCE.")
+    with open_collection(collection, embedder=embedder) as store, show_progress("documents") as progress:
+        report = store.sync(
+            *dict.fromkeys(source),
+            name=name,
+            connector=options["connector"],
+            include=options["include"] or None,
+            exclude=options["exclude"] or None,
+            options=_connector_options(connector_options) or None,
+            tags=dict(key_values(tags, "--tag")) or None,
+            allow=options["allow"] or None,
+            retry=options["retry"],
+            allow_mass_delete=options["allow_mass_delete"],
+            progress=progress,
+        )
+    if as_json:
+        print_json(asdict(report))
+    else:
+        print_sync_report(report)
+    return SOME_FAILED if report.failed else OK
+
+
+def _connector_options(texts: tuple[str, ...]) -> Mapping[str, str | list[str]]:
+    values: dict[str, list[str]] = {}
+    for key, value in key_values(texts, "--option"):
+        values.setdefault(key, []).append(value)
+    return {key: listed[0] if len(listed) == 1 else listed for key, listed in values.items()}

@@ -1,0 +1,126 @@
+"""`ragfm keys …`: the API keys of the server."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import click
+
+from ragfm.cli.help import CommandGroup
+from ragfm.cli.options import NON_EMPTY, OK, POSITIVE, json_option, split_names
+from ragfm.cli.output import print_json, print_table, print_text
+from ragfm.cli.serve import collection_folders, key_file, keys_option, server_debug_option
+from ragfm.core.errors import ConfigError
+
+
+@click.group(cls=CommandGroup)
+def keys() -> None:
+    """Create, list and revoke API keys of the server."""
+
+
+def _key_options(command: Callable[..., int]) -> Callable[..., int]:
+    collection = click.option(
+        "-c",
+        "--collection",
+        "collections",
+        metavar="DIR",
+        multiple=True,
+        type=NON_EMPTY,
+        help="First collection that is served.  [default: .ragfm]",
+    )
+    return collection(keys_option(json_option(server_debug_option(command))))
+
+
+@keys.command()
+@click.argument("name", type=NON_EMPTY)
+@click.option(
+    "--groups", multiple=True, metavar="G,…", type=NON_EMPTY, help="Groups whose documents the key gives access to."
+)
+@click.option(
+    "--collections",
+    "allowed",
+    multiple=True,
+    metavar="NAME,…",
+    type=NON_EMPTY,
+    help="Collections that the key gives access to. Default: all.",
+)
+@click.option(
+    "--rate", type=POSITIVE, default=600.0, show_default=True, metavar="N", help="Maximum number of requests a minute."
+)
+@click.option(
+    "--uploads-mb",
+    type=click.FloatRange(min=0),
+    default=1000.0,
+    show_default=True,
+    metavar="N",
+    help="Maximum size of all uploads to a collection, in MB.",
+)
+@_key_options
+def add(
+    name: str,
+    groups: tuple[str, ...],
+    allowed: tuple[str, ...],
+    collections: tuple[str, ...],
+    keys_path: str | None,
+    as_json: bool,
+    rate: float,
+    uploads_mb: float,
+) -> int:
+    """Create an API key and print it; it cannot be shown again."""
+    from pydantic import ValidationError
+
+    from ragfm.server.api_keys import Key
+
+    try:
+        key = Key(
+            name=name,
+            groups=split_names(groups),
+            collections=split_names(allowed) or None,
+            per_minute=rate,
+            uploads_mb=uploads_mb,
+        )
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(map(str, first["loc"]))
+        raise ConfigError(f"The key '{name}' cannot be created: {field}: {first['msg']}.") from error
+    secret = key_file(keys_path, collection_folders(collections)[0]).add(key)
+    if as_json:
+        print_json({"name": name, "key": secret})
+    else:
+        print_text(secret)
+    return OK
+
+
+@keys.command(name="list")
+@_key_options
+def list_keys(collections: tuple[str, ...], keys_path: str | None, as_json: bool) -> int:
+    """List the API keys, without their secrets."""
+    listed = key_file(keys_path, collection_folders(collections)[0]).keys()
+    if as_json:
+        print_json({"keys": [key.model_dump(exclude={"sha256"}) for key in listed]})
+        return OK
+    rows = [
+        (
+            key.name,
+            ", ".join(key.collections) if key.collections is not None else "all",
+            ", ".join(key.groups) or "none",
+            f"{key.per_minute:g}",
+            str(key.created),
+        )
+        for key in listed
+    ]
+    print_table(["name", "collections", "groups", ">requests/min", "created"], rows)
+    return OK
+
+
+@keys.command()
+@click.argument("name", type=NON_EMPTY)
+@_key_options
+def revoke(name: str, collections: tuple[str, ...], keys_path: str | None, as_json: bool) -> int:
+    """Revoke an API key; a running server refuses it at once."""
+    key_file(keys_path, collection_folders(collections)[0]).revoke(name)
+    if as_json:
+        print_json({"revoked": name})
+    else:
+        print_text(f"{name} is revoked.")
+    return OK

@@ -1,0 +1,37 @@
+"""`ragfm reembed`."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import asdict
+
+import click
+
+from ragfm.cli.options import NON_EMPTY, OK, collection_options, open_collection
+from ragfm.cli.output import print_json, print_note, print_text
+from ragfm.cli.progress_bar import show_progress
+
+
+@click.command()
+@click.option("--embedder", required=True, metavar="E", type=NON_EMPTY, help="Embedding model to switch to.")
+@collection_options
+def reembed(collection: str, as_json: bool, embedder: str) -> int:
+    """Re-embed all chunks with a different model; searches use the old one until all are done."""
+    with open_collection(collection) as store, show_progress("documents") as progress:
+        store.status()  # raises an error if there is no collection, rather than creating one
+        report = store.reembed(embedder, progress=progress)
+        configured = store.settings.embedder if "embedder" in store.settings.model_fields_set else embedder
+    if as_json:
+        print_json(asdict(report))
+    else:
+        print_text(
+            f"{report.chunks} chunks at generation {report.generation}, {report.embedded} embedded in "
+            f"{report.seconds:.1f} s"
+        )
+    if configured != embedder:
+        place = "The environment variable RAGFM_EMBEDDER" if "RAGFM_EMBEDDER" in os.environ else "ragfm.toml"
+        print_note(
+            f'{place} sets a different embedder, {configured}. Change it to embedder = "{embedder}", or the collection '
+            "cannot be opened."
+        )
+    return OK

@@ -1,0 +1,31 @@
+"""`ragfm remove`."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+
+import click
+
+from ragfm.cli.options import NON_EMPTY, OK, collection_options, open_collection
+from ragfm.cli.output import print_json, print_text
+
+
+@click.command()
+@click.argument("name", metavar="SOURCE|URI", type=NON_EMPTY)
+@collection_options
+def remove(collection: str, as_json: bool, name: str) -> int:
+    """Remove a source with all its documents, or one document."""
+    with open_collection(collection) as store:
+        report = store.remove(name)
+    if as_json:
+        print_json(asdict(report))
+    elif report.uri is not None:
+        print_text(f"Removed {report.uri}, {report.chunks} chunks.")
+        print_text(
+            f"The next ingest of {report.source} adds it again, unless it is deleted there or excluded with --exclude."
+        )
+    else:
+        print_text(f"Removed {report.source}: {report.documents} documents, {report.chunks} chunks.")
+        if report.listed:
+            print_text("The source is listed in ragfm.toml: delete it there, or the next `ragfm ingest` adds it again.")
+    return OK

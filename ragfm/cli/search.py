@@ -1,0 +1,39 @@
+"""`ragfm search`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from ragfm.cli.options import (
+    OK,
+    collection_options,
+    filter_option,
+    k_option,
+    mode_option,
+    open_collection,
+    require_text,
+)
+from ragfm.cli.output import hit_json, print_hit, print_json, print_text
+from ragfm.cli.progress_bar import busy
+
+
+@click.command()
+@click.argument("query")
+@k_option
+@mode_option
+@filter_option
+@collection_options
+def search(collection: str, as_json: bool, query: str, k: int | None, mode: Any, filter: str | None) -> int:
+    """Find the passages that match QUERY best."""
+    with open_collection(collection) as store, busy("searching"):
+        hits = store.search(require_text(query, "query"), k, mode=mode, filter=filter)
+    if as_json:
+        print_json({"query": query, "hits": [hit_json(hit) for hit in hits]})
+        return OK
+    for rank, hit in enumerate(hits, 1):
+        print_hit(f"{rank}." if hit.score is None else f"{rank}. {hit.score:.3f} ", hit)
+    if not hits:
+        print_text("No passage matches.")
+    return OK

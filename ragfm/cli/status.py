@@ -1,0 +1,43 @@
+"""`ragfm status`."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+
+import click
+
+from ragfm.cli.options import OK, collection_options, open_collection
+from ragfm.cli.output import print_json, print_table, print_text
+
+
+@click.command()
+@collection_options
+def status(collection: str, as_json: bool) -> int:
+    """Show the size of the collection, its models and indexes, and failed documents."""
+    with open_collection(collection) as store:
+        status = store.status()
+    if as_json:
+        print_json(asdict(status))
+        return OK
+    print_text(f"{status.documents} documents, {status.chunks} chunks, generation {status.generation}")
+    rows = [("embedder", f"{status.embedder['model']}, {status.embedder['dim']} dimensions")]
+    vectors, keywords = status.indexes[:2]
+
+    if vectors["saved"]:
+        kind = f"{vectors['kind']}, {vectors['vectors']} vectors, {vectors['state']}"
+        rows.append(("index", f"{kind}, of generation {vectors['generation']}"))
+    else:
+        rows.append(("index", f"none saved, {vectors['pending']} vectors in memory only"))
+    following = "" if vectors["kind"] in (vectors["wanted"], None) else f"the next one is {vectors['wanted']}: "
+    rows.append(("", f"{following}{vectors['why']}"))
+    dead = vectors["dead"] / max(1, vectors["dead"] + status.chunks)
+    rows.append(("space", f"{dead:.0%} of the chunks are dead; generations from {vectors['floor']} on can be read"))
+
+    rows.append(("keywords", f"{keywords['kind']}, language {keywords['language'] or 'not detected yet'}"))
+    weight = "" if keywords["weight"] is None else f"weight of the cosine {keywords['weight']:g} (search.weight): "
+    rows.append(("", f"hybrid search: {weight}{keywords['why']}"))
+
+    rows += [("source", f"{it['name']}  {it['documents']} documents by {it['connector']}") for it in status.sources]
+    rows += [("failed", f"{failure.uri}  {failure.stage}: {failure.error}") for failure in status.failed]
+    print_table(["", ""], rows)
+    return OK

@@ -1,0 +1,55 @@
+"""Boxes and words on a PDF page.
+
+Coordinates are points from the upper left corner of the page as it is displayed: rotation and crop box are applied.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+HYPHEN = "\x02"
+"""Stands for a hyphen that splits a word at the end of a line; PDFium distinguishes it from other hyphens."""
+
+
+class Box(NamedTuple):
+    """A rectangle; `top` is less than `bottom`."""
+
+    x0: float
+    top: float
+    x1: float
+    bottom: float
+
+    @property
+    def center(self) -> tuple[float, float]:
+        """X and y."""
+        return (self.x0 + self.x1) / 2, (self.top + self.bottom) / 2
+
+    def contains(self, x: float, y: float) -> bool:
+        """Whether a point is in the box."""
+        return self.x0 <= x <= self.x1 and self.top <= y <= self.bottom
+
+
+@dataclass(slots=True)
+class Word:
+    """Characters without white space between them; `size` is the font size in points."""
+
+    text: str
+    x0: float
+    top: float
+    x1: float
+    bottom: float
+    size: float
+    face: str = ""
+    """`bold`, `italic`, or empty for a regular font."""
+    link: str = ""
+
+    @property
+    def center_x(self) -> float:
+        """Horizontal middle."""
+        return (self.x0 + self.x1) / 2
+
+    @property
+    def center_y(self) -> float:
+        """Vertical middle, from the top of the page."""
+        return (self.top + self.bottom) / 2
