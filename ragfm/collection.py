@@ -438,14 +438,14 @@ class Collection:
         return CollectionError(f"There is no document {uri!r} in {self.path}.", "`ragfm documents` lists them.")
 
     def _conditions(self, text: str | None) -> list[Any]:
-        from ragfm.store.filters import may_see, parse_filter
+        from ragfm.store.filters import parse_filter, visible_to
 
         conditions = [] if text is None else [parse_filter(text)]
-        return conditions if self._groups is None else [*conditions, may_see(self._groups)]
+        return conditions if self._groups is None else [*conditions, visible_to(self._groups)]
 
 
 def _index(store: Store, snapshot: Snapshot) -> dict[str, Any]:
-    from ragfm.store.compaction import dead_chunks
+    from ragfm.store.compaction import count_dead_chunks
 
     view = snapshot.view
     wanted, why = store.kind(snapshot.generation, view)
@@ -458,7 +458,7 @@ def _index(store: Store, snapshot: Snapshot) -> dict[str, Any]:
         "floor": store.catalog.floor(),
         "vectors": len(view.index) if view else 0,
         "pending": snapshot.pending,
-        "dead": dead_chunks(store.catalog),
+        "dead": count_dead_chunks(store.catalog),
         "state": view.state if view else "none",
         "saved": view is not None,
     }

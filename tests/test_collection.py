@@ -29,7 +29,7 @@ from ragfm.core.errors import (
 )
 from ragfm.store.catalog import Catalog
 from ragfm.store.collection_store import Store
-from ragfm.store.database import FILE
+from ragfm.store.database import CATALOG_FILE
 from ragfm.testing import HashingEmbedder
 
 
@@ -213,9 +213,9 @@ def test_half_a_collection_is_damage(collection: Collection, docs: Path) -> None
 
 def test_a_disk_that_fails_is_one_error(collection: Collection, docs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     collection.sync(docs)
-    (collection.path / FILE).rename(collection.path / "aside")
-    (collection.path / FILE).mkdir()  # neither SQLite nor Python can read it
-    with pytest.raises(CollectionError, match="can't be opened"):
+    (collection.path / CATALOG_FILE).rename(collection.path / "aside")
+    (collection.path / CATALOG_FILE).mkdir()  # neither SQLite nor Python can read it
+    with pytest.raises(CollectionError, match="cannot be opened"):
         Collection.open(collection.path, settings=Settings(), embedder=HashingEmbedder()).status()
 
 

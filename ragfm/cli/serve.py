@@ -104,7 +104,7 @@ def serve(
     configure_logging(debug="--debug" in sys.argv)
     check_memory(served)
     app = create_app(served, keys=keys)
-    Server(app, host=host, port=port, drain=drain, told=_print_address).run()
+    Server(app, host=host, port=port, drain=drain, on_listening=_print_address).run()
     return OK
 
 

@@ -1,1 +1,15 @@
-"""Values, errors, settings, the plugin registry and text utilities: what all other packages build on."""
+"""Values, errors, settings and utilities that all other packages build on.
+
+types            the values that parts pass to each other, and the protocols of the extension points
+errors           all errors, as one tree
+config           `ragfm.toml`
+registry         plugins by entry point, and models by name
+progress         the progress of long jobs
+text             sentences, citation markers, invalid characters
+abstention       "I don't know.", and how readers phrase it
+calibration      from the signals of an answer to its confidence
+access_groups    which groups may see a document
+durable_files    files that survive a crash
+output_folder    folders of results, which are never ingested
+cache            measurements of this machine
+"""

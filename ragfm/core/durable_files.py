@@ -1,4 +1,7 @@
-"""Files that survive a crash whole: written beside, fsynced, renamed, and the folder fsynced."""
+"""Durable files: write to a temporary file, fsync it, rename it, and fsync the folder.
+
+After a crash, a file has either its old or its new content.
+"""
 
 from __future__ import annotations
 
@@ -13,23 +16,26 @@ from typing import Any
 from ragfm.core.errors import CollectionError
 
 
-def beside(path: Path) -> Path:
-    """A name beside a path, to write under before it is renamed, that nobody else uses.
+def temporary_path(path: Path) -> Path:
+    """A unique path in the same folder, `NAME.XXXXXXXX.new`, to write to before renaming it to `path`.
 
-    A process id would not do: threads share it, and in a container it is the same at every start.
+    The suffix is random: threads share a process id, and in a container it is the same at every start.
     """
     return path.with_name(f"{path.name}.{secrets.token_hex(4)}.new")
 
 
-def unwritable(what: str, out: Path, error: OSError) -> CollectionError:
-    """What to raise where the file of a backup, or the like, can't be written."""
-    hint = "Mend the cause." if out.parent.is_dir() else f"Make the folder {out.parent}, or name another."
-    return CollectionError(f"The {what} {out} can't be written: {error.strerror}.", hint)
+def write_error(kind: str, out: Path, error: OSError) -> CollectionError:
+    """The error to raise if an output file, such as a backup, cannot be written."""
+    if out.parent.is_dir():
+        hint = "Fix the cause and run it again."
+    else:
+        hint = f"Create the folder '{out.parent}', or choose a different one."
+    return CollectionError(f"The {kind} '{out}' cannot be written: {error.strerror}.", hint)
 
 
 def write_durably(path: Path, data: bytes, *, mode: int = 0o666) -> None:
-    """Replace a file's content at once: a crash leaves the old content or the new one, never a mixture."""
-    temporary = beside(path)
+    """Replace the content of a file atomically and durably."""
+    temporary = temporary_path(path)
     try:
         with os.fdopen(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, mode), "wb") as file:
             file.write(data)
@@ -43,7 +49,7 @@ def write_durably(path: Path, data: bytes, *, mode: int = 0o666) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Make the names in a folder durable; a rename is not before that."""
+    """Fsync a folder. A created or renamed file is durable only after this call."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -52,27 +58,27 @@ def sync_folder(folder: Path) -> None:
 
 
 def sync_file(path: Path) -> None:
-    """Make a file's content durable that somebody else has written."""
+    """Fsync a file that a library has written."""
     with path.open("rb") as file:
         os.fsync(file.fileno())
 
 
-def checksummed(values: Mapping[str, Any]) -> bytes:
-    """Values as one line of JSON that carries its own checksum."""
+def encode_checksummed(values: Mapping[str, Any]) -> bytes:
+    """Encode values as one line of JSON with a `checksum` key over the other keys."""
     body = json.dumps(dict(values), sort_keys=True)
     return json.dumps({**values, "checksum": _checksum(body)}, sort_keys=True).encode() + b"\n"
 
 
 def read_checksummed(path: Path) -> dict[str, Any]:
-    """What `checksummed` wrote. Raises ValueError, naming expected and found, where the checksum is another."""
+    """Read a file written by `encode_checksummed`. Raises ValueError if its checksum does not match."""
     try:
         values = dict(json.loads(path.read_bytes()))
         expected = values.pop("checksum")
     except (ValueError, TypeError, KeyError) as error:
-        raise ValueError(f"{path.name} is not whole") from error
-    found = _checksum(json.dumps(values, sort_keys=True))
-    if found != expected:
-        raise ValueError(f"{path.name} has the checksum {found}, expected {expected}")
+        raise ValueError(f"{path.name} is damaged") from error
+    actual = _checksum(json.dumps(values, sort_keys=True))
+    if actual != expected:
+        raise ValueError(f"{path.name} has the checksum {actual}, expected {expected}")
     return values
 
 

@@ -30,7 +30,7 @@ from ragfm.evaluation.metrics import Estimate, estimate_percentiles, estimate_ra
 from ragfm.evaluation.question_sets import Gold, Question, fingerprint
 from ragfm.evaluation.retrieval_evaluation import collection_content, collection_facts
 from ragfm.evaluation.run_file import load_finished, run_questions
-from ragfm.store.filters import quoted
+from ragfm.store.filters import quote_value
 
 if TYPE_CHECKING:
     from ragfm.collection import Collection
@@ -423,7 +423,7 @@ def _gold_hits(collection: Collection, question: Question, answers: Sequence[str
     """The gold passages: of each gold document the best passage that holds an answer, else the best one."""
     gold_hits = []
     for uri in dict.fromkeys(gold.uri for gold in question.gold):
-        hits = collection.search(question.text, _GOLD_SEARCH_DEPTH, filter=f"uri = {quoted(uri)}")
+        hits = collection.search(question.text, _GOLD_SEARCH_DEPTH, filter=f"uri = {quote_value(uri)}")
         if hits:
             gold_hits.append(next((hit for hit in hits if passage_has_answer(hit, question, answers)), hits[0]))
     return gold_hits

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ragfm.core.config import SETTINGS_FILE, Settings, load_settings
-from ragfm.core.durable_files import beside
+from ragfm.core.durable_files import temporary_path
 from ragfm.core.errors import ConfigError, MissingExtraError
 
 if TYPE_CHECKING:
@@ -108,7 +108,7 @@ def _store(
 
 
 def _replace_file(path: Path, text: str) -> None:
-    temporary = beside(path)
+    temporary = temporary_path(path)
     try:
         temporary.write_text(text, encoding="utf-8")
         if path.exists():

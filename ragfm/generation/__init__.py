@@ -1,1 +1,14 @@
-"""Generation: prompts, readers, follow-up questions, structured output and the answer log."""
+"""Generation: from a question and its passages to the reader's output.
+
+passage_retrieval    the passages for a question, follow-ups included
+prompt               the prompt: numbered passages and the question, within the window
+prompt_template      prompt strategies; prompt_templates/ has those that ship
+answer_stream        the reader's output as a stream
+structured_output    objects that meet a JSON schema
+json_schema          schemas as grammars and as text for the prompt
+conversation         conversations in files
+answer_log           the answer log
+log_entries          its rows, filters and redaction
+followups/           rewrite follow-up questions
+readers/             the foundation models
+"""

@@ -15,8 +15,8 @@ from ragfm.ingestion.connector_options import connect
 from ragfm.ingestion.sync import SKIP, Failed, Progress, Sync, SyncReport, document_uri, list_refs, merge_reports
 from ragfm.store.catalog import Catalog, Source
 from ragfm.store.collection_store import UPLOADS_SOURCE
-from ragfm.store.compaction import compact, compaction_pays
-from ragfm.store.filters import OWN_KEYS
+from ragfm.store.compaction import compact, should_compact
+from ragfm.store.filters import RESERVED_KEYS
 
 if TYPE_CHECKING:
     from ragfm.core.types import Connector, Ref
@@ -78,7 +78,7 @@ def sync_sources(
                 _log.warning("The source %s holds no document that can be indexed.", kept.name)
             reports.append(report)
         store.save_view(catalog)
-        if compaction_pays(catalog):
+        if should_compact(catalog):
             compact(store, catalog)
     return merge_reports(reports)
 
@@ -135,7 +135,7 @@ def resolve_source(store: Store, location: str, name: str | None, given: Mapping
         given = section.model_dump() | {key: value for key, value in given.items() if value is not None}
     before_as = (other.connector for other in others if _absolute(store, other.location) == absolute)
     plugin = given.get("connector") or next(before_as, None) or _default(location)
-    for key in OWN_KEYS:
+    for key in RESERVED_KEYS:
         if key in (given.get("tags") or {}):
             raise ConfigError(
                 f"A filter takes {key!r} for the document's own, not for a tag.", "Name the tag otherwise."

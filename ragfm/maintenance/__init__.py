@@ -1,8 +1,8 @@
-"""Upkeep: what an owner does with a collection beside filling and searching it.
+"""Maintenance of a collection.
 
-verify      reads and checks everything; verify_views does so for the views     repair      builds views anew
-salvage     what can be read of a damaged collection becomes a new one          whole       documents, checked
-backup      one file, made while others write                                   restore     it, anywhere
-export      JSONL and Parquet                                                   remove      a source or a document
-uploads     files that a collection keeps itself
+verification       checks everything             view_verification  checks the views
+repair             rebuilds derived data         salvage            copies intact documents into a new collection
+integrity          reads documents and checks them
+backup, restore    a collection as one file      export             documents as JSON lines or Parquet
+removal            removes a source or document  upload_files       files that a collection stores itself
 """

@@ -1,14 +1,14 @@
-"""Backup: a collection as one file, taken while others read and write. `restore` makes a collection of it, anywhere.
+"""Backup: a collection as one file, written while others read and write. `restore` turns it back into a collection.
 
-A backup is a tar archive, not compressed, of these members:
+A backup is an uncompressed tar archive with these members:
 
-    manifest.json   format, generation, digest, size and block checksums of the catalog; path, size and checksum of
-                    each file that was uploaded; it carries its own checksum
-    catalog.db      the database at one generation, by SQLite's backup interface
-    uploads/0 …     the files that were uploaded, in the manifest's order; they are copied after the catalog, so what
-                    was uploaded or deleted in between is indexed or removed by the next sync
+    manifest.json   format, generation and digest; size and block checksums of the catalog; path, size and checksum of
+                    each uploaded file; and its own checksum
+    catalog.db      the database at one generation, copied by SQLite's backup interface
+    uploads/0 …     the uploaded files, in the order of the manifest. They are copied after the catalog; the next sync
+                    of the restored collection settles uploads and deletions in between
 
-Views are not in it: they are built from the catalog, with no embedding.
+Views are not included: they are built from the catalog, without embedding.
 """
 
 from __future__ import annotations
@@ -18,7 +18,6 @@ import os
 import shutil
 import tarfile
 import time
-from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,31 +27,29 @@ from urllib.parse import quote
 import pysqlite3
 import xxhash
 
-from ragfm.core.durable_files import beside, checksummed, sync_file, sync_folder, unwritable
+from ragfm.core.durable_files import encode_checksummed, sync_file, sync_folder, temporary_path, write_error
 from ragfm.core.errors import CollectionError
+from ragfm.core.progress import Progress, ProgressCallback, ignore_progress
 from ragfm.maintenance.integrity import newest_generation
 from ragfm.maintenance.upload_files import copy_uploads, upload_files
 from ragfm.store.catalog import Catalog
 from ragfm.store.collection_store import UPLOADS
-from ragfm.store.database import FILE, PAGE, damaged_page, open_engine, write_head
-from ragfm.store.views import BLOCK, block_sums
+from ragfm.store.database import CATALOG_FILE, PAGE_BYTES, damaged_page, open_engine, write_head
+from ragfm.store.views import BLOCK_BYTES, block_checksums
 
 if TYPE_CHECKING:
     from ragfm.store.collection_store import Store
 
-__all__ = ["MANIFEST", "PLAIN", "WITH_UPLOADS", "BackupReport", "Progress", "backup"]
+__all__ = ["FORMAT", "FORMAT_WITH_UPLOADS", "MANIFEST", "BackupReport", "backup"]
 
 MANIFEST = "manifest.json"
-PLAIN, WITH_UPLOADS = 1, 2  # one without uploads can be read by any ragfm
-_PAGES = 2_000  # that are copied between two reports
-
-Progress = Callable[[int, int], None]
-"""Is told how many bytes of how many are copied."""
+FORMAT, FORMAT_WITH_UPLOADS = 1, 2  # every version of ragfm can read a backup without uploads
+_PAGES_PER_STEP = 2_000  # copied between two progress reports
 
 
 @dataclass(frozen=True, slots=True)
 class BackupReport:
-    """A backup that was written: where, of which generation, how many documents, chunks and files of uploads."""
+    """A written backup: path, generation, number of documents, chunks and uploaded files, and size in bytes."""
 
     path: str
     generation: int
@@ -63,99 +60,95 @@ class BackupReport:
     seconds: float
 
 
-def backup(store: Store, out: Path, *, force: bool = False, progress: Progress | None = None) -> BackupReport:
-    """Write a backup of the newest generation to the file `out`, durably, while others may read and write.
+def backup(store: Store, out: Path, *, force: bool = False, progress: ProgressCallback | None = None) -> BackupReport:
+    """Write a backup of the newest generation to the file `out`, durably. Others may read and write meanwhile.
 
-    Raises CollectionError where `out` is there already, unless `force` is given, or can't be written, and
-    DamagedCollectionError for a collection that isn't whole.
+    Reports `Progress("backup", bytes_copied, bytes)`. Raises CollectionError if `out` exists (unless `force`) or cannot
+    be written, DamagedCollectionError for a damaged collection.
     """
     start, catalog = time.monotonic(), store.catalog
     if out.is_dir() or (out.exists() and not force):
-        hint = "Name a file." if out.is_dir() else "Name another file, or overwrite it with --force."
-        raise CollectionError(f"{out} is there already.", hint)
-    temporary = beside(out)
+        hint = "Choose a file." if out.is_dir() else "Choose a different file, or overwrite it with --force."
+        raise CollectionError(f"'{out}' already exists.", hint)
+    temporary = temporary_path(out)
     try:
         temporary.mkdir()
         try:
-            _copy(catalog, temporary, progress)
+            _copy_database(catalog, temporary, progress or ignore_progress)
             copy_uploads(store.folder, temporary)
-            files = _listed(temporary)
-            with closing(_opened(temporary)) as copy:
-                newest, documents = copy.at(), len(copy.documents(None))
+            uploads = _upload_entries(temporary)
+            engine = open_engine(temporary, writable=True)
+            with engine.connect() as connection:
+                newest = newest_generation(connection)
+            engine.dispose()
+            write_head(temporary, newest.id, newest.digest)
+            with closing(Catalog(temporary)) as copy:
+                documents = len(copy.documents(None))
             archive = temporary / "archive"
-            _pack(temporary, archive, {"generation": newest.id, "digest": newest.digest}, files)
+            _write_archive(temporary, archive, {"generation": newest.id, "digest": newest.digest}, uploads)
             if force:
                 archive.replace(out)
             else:
-                _keep(archive, out)
+                _rename_unless_exists(archive, out)
             sync_folder(out.parent)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
     except OSError as error:
-        raise unwritable("backup", out, error) from error
+        raise write_error("backup", out, error) from error
     seconds = round(time.monotonic() - start, 3)
-    return BackupReport(str(out), newest.id, documents, newest.chunks, len(files), out.stat().st_size, seconds)
+    return BackupReport(str(out), newest.id, documents, newest.chunks, len(uploads), out.stat().st_size, seconds)
 
 
-# --- Inside ------------------------------------------------------------------------------------------------------
+def _copy_database(catalog: Catalog, folder: Path, progress: ProgressCallback) -> None:
+    """Copy the database as of one moment, page by page, without blocking a writer."""
 
+    def report(_: int, remaining: int, total: int) -> None:
+        progress(Progress("backup", (total - remaining) * PAGE_BYTES, total * PAGE_BYTES))
 
-def _copy(catalog: Catalog, folder: Path, progress: Progress | None) -> None:
-    """The database as it is at one moment, page by page; a writer is not held up."""
-
-    def show(_: int, remaining: int, total: int) -> None:
-        if progress is not None:
-            progress((total - remaining) * PAGE, total * PAGE)
-
-    target = pysqlite3.connect(f"file:{quote(str((folder / FILE).absolute()))}?vfs=cksmvfs", uri=True)
-    with closing(target), catalog.driver() as source:
-        # A transaction keeps what it sees, else a commit in between would start the copy anew.
+    address = f"file:{quote(str((folder / CATALOG_FILE).absolute()))}?vfs=cksmvfs"
+    with closing(pysqlite3.connect(address, uri=True)) as target, catalog.driver() as source:
+        # Without a transaction, a commit in between would restart the copy.
         source.execute("BEGIN")
         try:
             source.execute("SELECT count(*) FROM properties").fetchone()
-            source.backup(target, pages=_PAGES, progress=show)
+            source.backup(target, pages=_PAGES_PER_STEP, progress=report)
         except pysqlite3.Error as error:
-            raise catalog.damaged(str(error)) from error
+            raise catalog.damage_error(str(error)) from error
         finally:
             source.execute("ROLLBACK")
-    why = damaged_page(folder)
-    if why is not None:
-        raise catalog.damaged(f"in its copy, {why}")
+    damage = damaged_page(folder)
+    if damage is not None:
+        raise catalog.damage_error(f"in its copy, {damage}")
 
 
-def _opened(folder: Path) -> Catalog:
-    """A catalog alone in a folder, which gets the HEAD that a collection has."""
-    engine = open_engine(folder, writable=True)
-    with engine.connect() as connection:
-        newest = newest_generation(connection)
-    engine.dispose()
-    write_head(folder, newest.id, newest.digest)
-    return Catalog(folder)
-
-
-def _listed(folder: Path) -> list[dict[str, Any]]:
-    """What the manifest says of the uploads."""
-    listed = []
+def _upload_entries(folder: Path) -> list[dict[str, Any]]:
+    """The entries of the manifest for uploaded files."""
+    entries = []
     for path, file in upload_files(folder):
+        checksum = xxhash.xxh3_128()
         with file.open("rb") as data:
-            checksum = xxhash.xxh3_128()
-            for block in iter(lambda: data.read(BLOCK), b""):
+            while block := data.read(BLOCK_BYTES):
                 checksum.update(block)
-        listed.append({"path": path, "size": file.stat().st_size, "checksum": checksum.hexdigest()})
-    return listed
+        entries.append({"path": path, "size": file.stat().st_size, "checksum": checksum.hexdigest()})
+    return entries
 
 
-def _pack(folder: Path, archive: Path, identity: dict[str, Any], files: list[dict[str, Any]]) -> None:
-    size = (folder / FILE).stat().st_size
-    blocks = list(block_sums(folder / FILE))
-    of_uploads = {"uploads": files} if files else {}
-    what = {"format": WITH_UPLOADS if files else PLAIN, **identity, "size": size, "blocks": blocks, **of_uploads}
-    manifest = checksummed(what)
+def _write_archive(folder: Path, archive: Path, identity: dict[str, Any], uploads: list[dict[str, Any]]) -> None:
+    size = (folder / CATALOG_FILE).stat().st_size
+    manifest = {
+        "format": FORMAT_WITH_UPLOADS if uploads else FORMAT,
+        **identity,
+        "size": size,
+        "blocks": list(block_checksums(folder / CATALOG_FILE)),
+    }
+    if uploads:
+        manifest["uploads"] = uploads
+    encoded = encode_checksummed(manifest)
     with tarfile.open(archive, "w", format=tarfile.GNU_FORMAT) as tar:
-        tar.addfile(_member(MANIFEST, len(manifest)), io.BytesIO(manifest))
-        with (folder / FILE).open("rb") as file:
-            tar.addfile(_member(FILE, size), file)
-        for number, upload in enumerate(files):
+        tar.addfile(_member(MANIFEST, len(encoded)), io.BytesIO(encoded))
+        with (folder / CATALOG_FILE).open("rb") as file:
+            tar.addfile(_member(CATALOG_FILE, size), file)
+        for number, upload in enumerate(uploads):
             with (folder / UPLOADS / upload["path"]).open("rb") as file:
                 tar.addfile(_member(f"{UPLOADS}/{number}", upload["size"]), file)
     sync_file(archive)
@@ -167,11 +160,10 @@ def _member(name: str, size: int) -> tarfile.TarInfo:
     return member
 
 
-def _keep(archive: Path, out: Path) -> None:
-    """Give a file its name, unless another has it by now."""
+def _rename_unless_exists(archive: Path, out: Path) -> None:
     try:
-        os.link(archive, out)
+        os.link(archive, out)  # fails if `out` was created meanwhile; a rename would replace it
     except FileExistsError as error:
-        raise CollectionError(f"{out} is there already.", "Name another file.") from error
+        raise CollectionError(f"'{out}' already exists.", "Choose a different file.") from error
     except OSError:  # a file system without hard links
         archive.replace(out)

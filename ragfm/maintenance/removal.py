@@ -1,11 +1,11 @@
-"""Removing a source with all its documents, or one document."""
+"""Removal of a source with all its documents, or of one document."""
 
 from __future__ import annotations
 
 import os
 from dataclasses import dataclass
 from difflib import get_close_matches
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Any
 
 from ragfm.core.errors import CollectionError
 from ragfm.ingestion.sources import known_sources
@@ -17,14 +17,14 @@ if TYPE_CHECKING:
 
 __all__ = ["RemoveReport", "remove"]
 
-_LOOKED_AT = 10_000  # addresses, for near names
+_MAX_SUGGESTION_URIS = 10_000  # compared with an unknown name
 
 
 @dataclass(frozen=True, slots=True)
 class RemoveReport:
     """What was removed: a whole source, or the document `uri` of it.
 
-    `listed`: the source stands in `ragfm.toml`, so the next ingest without arguments brings it back.
+    `listed`: the source is in `ragfm.toml`, so the next ingest without arguments adds it again.
     """
 
     source: str
@@ -36,37 +36,36 @@ class RemoveReport:
 
 
 def remove(store: Store, name: str) -> RemoveReport:
-    """Remove the source of this name, else the document of this address. Raises CollectionError for neither."""
-    known = store.catalog  # before the lock is taken, which would make a collection where there is none
-    _find(known, name)
+    """Remove the source with this name, else the document with this uri. Raises CollectionError if there is neither."""
+    _find(store.catalog, name)  # before `writing`, which would create a collection
     with store.writing() as catalog:
         before = catalog.at()
-        source, uri, path = _find(catalog, name)
-        count = len(catalog.current(source.id)) if path is None else 1
-        generation = catalog.remove_source(source) if path is None else catalog.commit(source, [], [path])
+        source, document = _find(catalog, name)
+        if document is None:
+            count = len(catalog.current(source.id))
+            generation = catalog.remove_source(source)
+        else:
+            count = 1
+            generation = catalog.commit(source, [], [document.path])
         chunks = before.chunks - catalog.at().chunks
         store.save_view(catalog)
     locations = {location for location, _, _ in known_sources(store)[: len(store.settings.sources)]}
     listed = source.location in locations or os.path.normpath(store.folder.parent / source.location) in locations
-    return RemoveReport(source.name, uri, count, chunks, generation, listed)
+    return RemoveReport(source.name, document.uri if document else None, count, chunks, generation, listed)
 
 
-def _find(catalog: Catalog, name: str) -> tuple[Source, str | None, str | None]:
-    """The source, and uri and path of a document; both None where all of the source is meant."""
+def _find(catalog: Catalog, name: str) -> tuple[Source, Any | None]:
+    """The source with this name and None, or the row of a document and its source."""
     sources = {source.name: source for source in catalog.sources()}
     if name in sources or name.rstrip("/") in sources:
-        return sources.get(name) or sources[name.rstrip("/")], None, None
+        return sources.get(name) or sources[name.rstrip("/")], None
     rows = catalog.documents(None, documents.c.uri == name)
-    if not rows:
-        _unknown(catalog, name, list(sources))
-    return sources[rows[0].source], rows[0].uri, rows[0].path
-
-
-def _unknown(catalog: Catalog, name: str, sources: list[str]) -> NoReturn:
-    uris = [row.uri for row in catalog.documents(None)[:_LOOKED_AT]]
-    near = get_close_matches(name, [*sources, *uris], n=3)
-    hint = f"Near it: {', '.join(near)}. " if near else ""
+    if rows:
+        return sources[rows[0].source], rows[0]
+    uris = [row.uri for row in catalog.documents(None)[:_MAX_SUGGESTION_URIS]]
+    similar = get_close_matches(name, [*sources, *uris], n=3)
+    suggestion = f"Similar names: {', '.join(similar)}. " if similar else ""
     raise CollectionError(
-        f"There is neither a source nor a document {name!r} in {catalog.folder}.",
-        f"{hint}`ragfm sources` and `ragfm documents` list them.",
+        f"There is no source and no document {name!r} in '{catalog.folder}'.",
+        f"{suggestion}`ragfm sources` and `ragfm documents` list them.",
     )

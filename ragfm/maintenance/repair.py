@@ -1,83 +1,77 @@
-"""Repair: what follows from a catalog that is whole is made anew, with no embedding.
+"""Repair: rebuilds what can be derived from an intact catalog, without embedding.
 
-HEAD        for the newest generation that there is
-views/      without what is damaged or was left behind; an index that is missing is built
-catalog.db  a document's rows in `tags` and `groups`, from its metadata and what its source and connector allow
+HEAD        is rewritten for the newest generation in the catalog
+views/      damaged views and leftovers are removed, a missing view is built
+catalog.db  rows of `tags` and `groups` are rewritten from documents, sources and the connectors' rules
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import sqlalchemy as sa
-from filelock import FileLock, Timeout
 
-from ragfm.core.errors import CollectionBusyError
-from ragfm.maintenance.integrity import LivingDocuments, newest_generation
-from ragfm.store.collection_store import LOCK, LOCK_SECONDS
-from ragfm.store.database import HEAD, open_engine, write_head
-from ragfm.store.document_rows import restrict, tag_row
+from ragfm.maintenance.integrity import LiveDocuments, newest_generation
+from ragfm.store.collection_store import write_lock
+from ragfm.store.database import HEAD_FILE, open_engine, write_head
+from ragfm.store.document_rows import tag_row, update_groups
 from ragfm.store.tables import documents, tags
-from ragfm.store.views import FOLDER as VIEWS
-from ragfm.store.views import remove_views
+from ragfm.store.views import VIEWS_FOLDER, remove_views
 
 if TYPE_CHECKING:
     from ragfm.store.catalog_writer import Commit
     from ragfm.store.collection_store import Store
 
 
-def repair(store: Store, damaged: Collection[str], stray: Sequence[int]) -> list[str]:
-    """Mend what follows from the catalog, which is whole; gives what was done.
+def repair(store: Store, damaged: Collection[str], document_ids: Sequence[int]) -> list[str]:
+    """Rebuild derived data of an intact catalog. Returns a description of each repair.
 
-    `damaged` are the files and views that aren't whole, `stray` the documents whose groups or tags are not their own.
+    `damaged` are the damaged files and views, relative to the collection. `document_ids` are the documents whose groups
+    or tags do not follow from their rows.
     """
-    mended = [_mend_head(store.folder)] if HEAD in damaged else []
+    repairs: list[str] = []
+    if HEAD_FILE in damaged:
+        # The newest generation is acknowledged, since there is no record of the last acknowledged one.
+        with write_lock(store.folder):
+            engine = open_engine(store.folder, writable=False)
+            try:
+                with engine.connect() as connection:
+                    newest = newest_generation(connection)
+                write_head(store.folder, newest.id, newest.digest)
+            finally:
+                engine.dispose()
+        repairs.append(
+            f"wrote {HEAD_FILE} for generation {newest.id}, the newest in the catalog; if later commits were "
+            "acknowledged, they are lost, and this cannot be detected any more"
+        )
+
+    views = store.folder / VIEWS_FOLDER
     with store.writing() as catalog:
-        folders = [store.folder / name for name in sorted(damaged) if name.startswith(f"{VIEWS}/")]
-        left = [path for folder in (store.folder, store.folder / VIEWS) for path in sorted(folder.glob("*.new"))]
-        remove_views([*folders, *(path for path in left if path.is_dir())])
-        for path in left:
+        folders = [store.folder / name for name in sorted(damaged) if name.startswith(f"{VIEWS_FOLDER}/")]
+        leftovers = [path for folder in (store.folder, views) for path in sorted(folder.glob("*.new"))]
+        remove_views([*folders, *(path for path in leftovers if path.is_dir())])
+        for path in leftovers:
             path.unlink(missing_ok=True)
-        mended += [f"removed {path.relative_to(store.folder)}, which a writer had left" for path in left]
-        if stray:
-            catalog.generate(lambda commit: _mend_stray(commit, stray))
-            mended.append(f"wrote groups and tags of {len(stray)} documents anew")
-        before = {path.name for path in (store.folder / VIEWS).glob("*")}
+            repairs.append(f"removed {path.relative_to(store.folder)}, left by an interrupted writer")
+        if document_ids:
+            catalog.generate(lambda commit: _rewrite_tags_and_groups(commit, document_ids))
+            repairs.append(f"rewrote groups and tags of {len(document_ids)} documents")
+        before = {path.name for path in views.glob("*")}
         store.save_view(catalog)
-        saved = {path.name for path in (store.folder / VIEWS).glob("*")} - before
-        mended += [f"built {VIEWS}/{name} from the catalog" for name in sorted(saved)]
-    return mended
+        saved = {path.name for path in views.glob("*")} - before
+        repairs += [f"built {VIEWS_FOLDER}/{name} from the catalog" for name in sorted(saved)]
+    return repairs
 
 
-def _mend_head(folder: Path) -> str:
-    """Acknowledge the newest generation there is, since nobody knows any more which one was."""
-    lock = FileLock(folder / LOCK, timeout=LOCK_SECONDS, thread_local=False)
-    try:
-        lock.acquire()
-    except Timeout as error:
-        raise CollectionBusyError(f"Another process is writing to {folder}.", "Wait for it to end.") from error
-    engine = open_engine(folder, writable=False)
-    try:
-        with engine.connect() as connection:
-            newest = newest_generation(connection)
-        write_head(folder, newest.id, newest.digest)
-    finally:
-        engine.dispose()
-        lock.release()
-    return (
-        f"wrote {HEAD} anew for generation {newest.id}, the newest in the catalog; commits that were acknowledged "
-        "later, if there were any, are lost, and nothing else will tell"
-    )
-
-
-def _mend_stray(commit: Commit, ids: Sequence[int]) -> None:
-    sources = LivingDocuments(commit.connection).sources
-    for document_id in ids:
+def _rewrite_tags_and_groups(commit: Commit, document_ids: Sequence[int]) -> None:
+    sources = LiveDocuments(commit.connection).sources
+    for document_id in document_ids:
         row = commit.connection.execute(sa.select(documents).where(documents.c.id == document_id)).one()
         commit.connection.execute(tags.delete().where(tags.c.document_id == document_id))
         if row.metadata:
-            commit.connection.execute(tags.insert(), [tag_row(document_id, *item) for item in row.metadata.items()])
-        restrict(commit.connection, sources[row.source_id], {row.path: None if row.allow is None else tuple(row.allow)})
-    commit.record("mend", ids)
+            rows = [tag_row(document_id, key, value) for key, value in row.metadata.items()]
+            commit.connection.execute(tags.insert(), rows)
+        allow = None if row.allow is None else tuple(row.allow)
+        update_groups(commit.connection, sources[row.source_id], {row.path: allow})
+    commit.record("mend", document_ids)

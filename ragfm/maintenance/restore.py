@@ -1,44 +1,43 @@
-"""Restore: a backup's collection, anywhere.
+"""Restore: a collection from a backup.
 
-An archive is read by the headers that must come next, into files of fixed names and such as uploads have, whatever else
-it may have in it.
+Archives are untrusted. Members are accepted only in the order in which `backup` writes them, and only into files with
+fixed names or paths of uploads.
 """
 
 from __future__ import annotations
 
-import contextlib
 import os
 import shutil
 import tarfile
 import time
-from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any
 
 import xxhash
 
-from ragfm.core.durable_files import beside, read_checksummed, sync_folder
+from ragfm.core.durable_files import read_checksummed, sync_folder, temporary_path
 from ragfm.core.errors import CollectionError, DamagedCollectionError
-from ragfm.maintenance.backup import MANIFEST, PLAIN, WITH_UPLOADS, Progress
-from ragfm.maintenance.upload_files import is_upload_path, settle_uploads
+from ragfm.core.progress import Progress, ProgressCallback, ignore_progress
+from ragfm.maintenance.backup import FORMAT, FORMAT_WITH_UPLOADS, MANIFEST
+from ragfm.maintenance.upload_files import is_upload_path, relocate_uploads
 from ragfm.store.catalog import Catalog
 from ragfm.store.collection_store import UPLOADS, UPLOADS_SOURCE
-from ragfm.store.database import FILE, damaged_page, write_head
-from ragfm.store.views import BLOCK
+from ragfm.store.database import CATALOG_FILE, damaged_page, write_head
+from ragfm.store.views import BLOCK_BYTES
 
 if TYPE_CHECKING:
     from ragfm.store.collection_store import Store
 
 __all__ = ["RestoreReport", "restore"]
 
-_LARGEST_MANIFEST = 256 << 20  # bytes; it has a checksum of 32 characters for each 8 MiB, and 200 for each upload
+_MAX_MANIFEST_BYTES = 256 << 20  # it has a checksum of 32 characters per 8 MiB, and 200 characters per upload
 
 
 @dataclass(frozen=True, slots=True)
 class RestoreReport:
-    """A collection that was restored: where, of which generation, and its sources that aren't found from there."""
+    """A restored collection: path, generation, counts, and the sources that do not exist relative to it (`absent`)."""
 
     path: str
     generation: int
@@ -49,145 +48,156 @@ class RestoreReport:
     seconds: float
 
 
-def restore(store: Store, file: Path, progress: Progress | None = None) -> RestoreReport:
-    """Make the collection of a store from a backup, and its view.
+def restore(store: Store, file: Path, progress: ProgressCallback | None = None) -> RestoreReport:
+    """Create the collection of a store from a backup, and build its view.
 
-    Raises DamagedCollectionError for a backup that is not whole; CollectionError where the folder is taken, or can't
-    be written.
+    Reports `Progress("restore", bytes_done, bytes)`. Raises DamagedCollectionError for a damaged backup,
+    CollectionError if the folder exists or cannot be written.
     """
     start, folder = time.monotonic(), store.folder
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise CollectionError(
-            f"{folder} is there already.", "Name another folder with -c; nothing is restored over it."
+            f"'{folder}' already exists.", "Choose a different folder with -c: a restore does not overwrite."
         )
-    temporary = beside(folder)
+    temporary = temporary_path(folder)
     try:
         temporary.mkdir(parents=True)
         try:
-            newest, uploads = _unpack(file, temporary, progress)
+            with _Archive(file) as archive:
+                generation, uploads = archive.unpack(temporary, progress or ignore_progress)
             temporary.rename(folder)
             sync_folder(folder.parent)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
     except OSError as error:
-        raise CollectionError(f"{error.filename or folder}: {error.strerror}.", "Nothing was restored.") from error
+        raise CollectionError(f"'{error.filename or folder}': {error.strerror}.", "Nothing was restored.") from error
     with store.writing() as catalog:
-        settle_uploads(catalog, folder)
+        relocate_uploads(catalog, folder)
         store.save_view(catalog)
-    documents = len(store.catalog.documents(None))
     absent = tuple(
         source.name
         for source in store.catalog.sources()
         if "://" not in source.root and source.name != UPLOADS_SOURCE and not (folder.parent / source.root).exists()
     )
-    chunks = store.catalog.at().chunks
-    return RestoreReport(str(folder), newest, documents, chunks, uploads, absent, round(time.monotonic() - start, 3))
+    return RestoreReport(
+        path=str(folder),
+        generation=generation,
+        documents=len(store.catalog.documents(None)),
+        chunks=store.catalog.at().chunks,
+        uploads=uploads,
+        absent=absent,
+        seconds=round(time.monotonic() - start, 3),
+    )
 
 
-def _unpack(archive: Path, folder: Path, progress: Progress | None) -> tuple[int, int]:
-    """Write catalog, HEAD and uploads from a backup; gives its generation, and of how many files the uploads are.
+class _Archive:
+    """An open backup, read from front to back. All checksums are verified."""
 
-    All checksums are compared.
-    """
-    with archive.open("rb") as file:
-        manifest = _manifest(archive, file, folder / MANIFEST)
-        size = _header(archive, file, FILE)
-        if size != manifest["size"]:
-            raise _refused(archive, f"the size of {FILE}", f"{manifest['size']} bytes", f"{size} bytes")
-        with (folder / FILE).open("wb") as target:
-            for block in _blocks(archive, file, manifest, progress):
-                target.write(block)
-            target.flush()
-            os.fsync(target.fileno())
-        _read(archive, file, "its end", -size % tarfile.BLOCKSIZE)
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._file = path.open("rb")
+
+    def __enter__(self) -> _Archive:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+
+    def unpack(self, folder: Path, progress: ProgressCallback) -> tuple[int, int]:
+        """Write catalog, HEAD and uploads to a folder. Returns the generation and the number of uploaded files."""
+        manifest = self._read_manifest(folder / MANIFEST)
+        self._unpack_catalog(manifest, folder / CATALOG_FILE, progress)
         uploads = manifest.get("uploads", [])
         for number, upload in enumerate(uploads):
-            _unpack_upload(archive, file, f"{UPLOADS}/{number}", upload, folder / UPLOADS)
-        if len(file.read(2 * tarfile.BLOCKSIZE)) < 2 * tarfile.BLOCKSIZE:
-            raise _refused(archive, "its end", "two empty blocks", "cut off")
-    (folder / MANIFEST).unlink()
-    write_head(folder, manifest["generation"], manifest["digest"])
-    if why := damaged_page(folder):
-        raise _refused(archive, FILE, "pages with right checksums", why)
-    with closing(Catalog(folder)) as catalog:  # its schema, and that it has the generation
-        newest = catalog.at()
-    for left in (f"{FILE}-wal", f"{FILE}-shm"):
-        with contextlib.suppress(FileNotFoundError):
-            (folder / left).unlink()
-    return newest.id, len(uploads)
+            self._unpack_upload(f"{UPLOADS}/{number}", upload, folder / UPLOADS)
+        if len(self._file.read(2 * tarfile.BLOCKSIZE)) < 2 * tarfile.BLOCKSIZE:
+            raise self._damaged("its end", "two empty blocks", "cut off")
 
+        (folder / MANIFEST).unlink()
+        write_head(folder, manifest["generation"], manifest["digest"])
+        damage = damaged_page(folder)
+        if damage is not None:
+            raise self._damaged(CATALOG_FILE, "intact pages", damage)
+        with closing(Catalog(folder)) as catalog:  # checks the schema and the generation
+            generation = catalog.at().id
+        for suffix in ("-wal", "-shm"):
+            (folder / f"{CATALOG_FILE}{suffix}").unlink(missing_ok=True)
+        return generation, len(uploads)
 
-def _manifest(archive: Path, file: BinaryIO, path: Path) -> dict[str, Any]:
-    size = _header(archive, file, MANIFEST)
-    if size > _LARGEST_MANIFEST:
-        raise _refused(archive, f"the size of {MANIFEST}", f"at most {_LARGEST_MANIFEST} bytes", f"{size}")
-    path.write_bytes(_read(archive, file, MANIFEST, size))
-    file.seek(-size % tarfile.BLOCKSIZE, os.SEEK_CUR)
-    try:
-        manifest = read_checksummed(path)
-    except ValueError as error:
-        raise _refused(archive, MANIFEST, "whole", str(error)) from error
-    if manifest.get("format") not in (PLAIN, WITH_UPLOADS):
-        raise CollectionError(f"The backup {archive} is of format {manifest.get('format')}.", "Use a newer ragfm.")
-    return manifest
+    def _read_manifest(self, path: Path) -> dict[str, Any]:
+        size = self._next_member(MANIFEST)
+        if size > _MAX_MANIFEST_BYTES:
+            raise self._damaged(f"the size of {MANIFEST}", f"at most {_MAX_MANIFEST_BYTES} bytes", f"{size}")
+        path.write_bytes(self._read(MANIFEST, size))
+        self._file.seek(-size % tarfile.BLOCKSIZE, os.SEEK_CUR)
+        try:
+            manifest = read_checksummed(path)
+        except ValueError as error:
+            raise self._damaged(MANIFEST, "intact", str(error)) from error
+        if manifest.get("format") not in (FORMAT, FORMAT_WITH_UPLOADS):
+            raise CollectionError(
+                f"The backup '{self._path}' has the unknown format {manifest.get('format')}.", "Use a newer ragfm."
+            )
+        return manifest
 
+    def _unpack_catalog(self, manifest: dict[str, Any], target: Path, progress: ProgressCallback) -> None:
+        size, done = self._next_member(CATALOG_FILE), 0
+        if size != manifest["size"]:
+            raise self._damaged(f"the size of {CATALOG_FILE}", f"{manifest['size']} bytes", f"{size} bytes")
+        block_count = -(-size // BLOCK_BYTES)
+        if len(manifest["blocks"]) != block_count:
+            raise self._damaged("the number of checksums", str(block_count), str(len(manifest["blocks"])))
+        with target.open("wb") as file:
+            for number, expected in enumerate(manifest["blocks"]):
+                block = self._read(f"block {number} of {CATALOG_FILE}", min(BLOCK_BYTES, size - done))
+                actual = xxhash.xxh3_128_hexdigest(block)
+                if actual != expected:
+                    raise self._damaged(f"the checksum of block {number} of {CATALOG_FILE}", expected, actual)
+                done += len(block)
+                progress(Progress("restore", done, size))
+                file.write(block)
+            file.flush()
+            os.fsync(file.fileno())
+        self._read("its end", -size % tarfile.BLOCKSIZE)
 
-def _unpack_upload(archive: Path, file: BinaryIO, name: str, upload: dict[str, Any], folder: Path) -> None:
-    size, path = _header(archive, file, name), str(upload["path"])
-    if size != upload["size"] or not is_upload_path(path):
-        raise _refused(archive, name, f"{path!r} of {upload['size']} bytes below {UPLOADS}", f"{size} bytes")
-    target, checksum, left = folder / path, xxhash.xxh3_128(), size
-    target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    with target.open("xb") as kept:
-        while left:
-            block = _read(archive, file, name, min(BLOCK, left))
-            checksum.update(block)
-            kept.write(block)
-            left -= len(block)
-        kept.flush()
-        os.fsync(kept.fileno())
-    if checksum.hexdigest() != upload["checksum"]:
-        raise _refused(archive, f"the checksum of {name}", upload["checksum"], checksum.hexdigest())
-    sync_folder(target.parent)
-    _read(archive, file, "its end", -size % tarfile.BLOCKSIZE)
+    def _unpack_upload(self, name: str, upload: dict[str, Any], folder: Path) -> None:
+        size, path = self._next_member(name), str(upload["path"])
+        if size != upload["size"] or not is_upload_path(path):
+            raise self._damaged(name, f"{path!r} of {upload['size']} bytes below {UPLOADS}", f"{size} bytes")
+        target, checksum, left = folder / path, xxhash.xxh3_128(), size
+        target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with target.open("xb") as file:
+            while left:
+                block = self._read(name, min(BLOCK_BYTES, left))
+                checksum.update(block)
+                file.write(block)
+                left -= len(block)
+            file.flush()
+            os.fsync(file.fileno())
+        if checksum.hexdigest() != upload["checksum"]:
+            raise self._damaged(f"the checksum of {name}", upload["checksum"], checksum.hexdigest())
+        sync_folder(target.parent)
+        self._read("its end", -size % tarfile.BLOCKSIZE)
 
+    def _next_member(self, name: str) -> int:
+        """Read the next header, which must be of a regular file with this name. Returns its size in bytes."""
+        header = self._file.read(tarfile.BLOCKSIZE)
+        try:
+            member = tarfile.TarInfo.frombuf(header, "utf-8", "surrogateescape")
+        except tarfile.HeaderError as error:
+            raise self._damaged(f"the header of {name}", "intact", f"{error}, at {len(header)} bytes") from error
+        if member.name != name or member.type != tarfile.REGTYPE or member.size < 0:
+            raise self._damaged("a member", f"the file {name}", f"{member.name!r} of type {member.type!r}")
+        return member.size
 
-def _header(archive: Path, file: BinaryIO, name: str) -> int:
-    """The size of the member that must come next: a plain file of this name."""
-    header = file.read(tarfile.BLOCKSIZE)
-    try:
-        member = tarfile.TarInfo.frombuf(header, "utf-8", "surrogateescape")
-    except tarfile.HeaderError as error:
-        raise _refused(archive, f"the header of {name}", "whole", f"{error}, at {len(header)} bytes") from error
-    if member.name != name or member.type != tarfile.REGTYPE or member.size < 0:
-        raise _refused(archive, "a member", f"the file {name}", f"{member.name!r} of type {member.type!r}")
-    return member.size
+    def _read(self, name: str, size: int) -> bytes:
+        data = self._file.read(size)
+        if len(data) != size:
+            raise self._damaged(f"the size of {name}", f"{size} bytes", f"{len(data)} bytes: the file is cut off")
+        return data
 
-
-def _read(archive: Path, file: BinaryIO, name: str, size: int) -> bytes:
-    data = file.read(size)
-    if len(data) != size:
-        raise _refused(archive, f"the size of {name}", f"{size} bytes", f"{len(data)} bytes: the file is cut off")
-    return data
-
-
-def _blocks(archive: Path, file: BinaryIO, manifest: dict[str, Any], progress: Progress | None) -> Iterator[bytes]:
-    size, done = int(manifest["size"]), 0
-    if len(manifest["blocks"]) != -(-size // BLOCK):
-        raise _refused(archive, "the number of checksums", str(-(-size // BLOCK)), str(len(manifest["blocks"])))
-    for number, expected in enumerate(manifest["blocks"]):
-        block = _read(archive, file, f"block {number} of {FILE}", min(BLOCK, size - done))
-        found = xxhash.xxh3_128_hexdigest(block)
-        if found != expected:
-            raise _refused(archive, f"the checksum of block {number} of {FILE}", expected, found)
-        done += len(block)
-        if progress is not None:
-            progress(done, size)
-        yield block
-
-
-def _refused(archive: Path, what: str, expected: str, found: str) -> DamagedCollectionError:
-    return DamagedCollectionError(
-        f"The backup {archive} is damaged: {what}: expected {expected}, found {found}.",
-        "Take another one, as `ragfm backup` writes it.",
-    )
+    def _damaged(self, item: str, expected: str, actual: str) -> DamagedCollectionError:
+        return DamagedCollectionError(
+            f"The backup '{self._path}' is damaged: {item}: expected {expected}, found {actual}.",
+            "Use a different file, as written by `ragfm backup`.",
+        )

@@ -1,7 +1,7 @@
-"""Salvage: a new collection of every document of a damaged one that is whole.
+"""Salvage: a new collection with every intact document of a damaged one.
 
-Whole is a document whose row, text, chunks, vectors and access can be read and are as they were committed. Nothing is
-embedded. What is left behind comes back with the next ingest of its source.
+A document is intact if its row, text, chunks, vectors and access groups can be read and match what was committed.
+Nothing is embedded. The next ingest of their sources adds the other documents again.
 """
 
 from __future__ import annotations
@@ -9,33 +9,34 @@ from __future__ import annotations
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePath
 
 import numpy as np
 import sqlalchemy as sa
 
-from ragfm.core.durable_files import beside, sync_folder
+from ragfm.core.durable_files import sync_folder, temporary_path
 from ragfm.core.errors import CollectionError, CollectionNotFound, DamagedCollectionError
+from ragfm.core.progress import Progress, ProgressCallback, ignore_progress
 from ragfm.core.types import Chunk, Document, Mark
-from ragfm.maintenance.integrity import UNREADABLE, LivingDocuments, WholeDocument, Wrong
-from ragfm.maintenance.upload_files import copy_uploads, settle_uploads
+from ragfm.maintenance.integrity import READ_ERRORS, Discrepancy, LiveDocuments, StoredDocument
+from ragfm.maintenance.upload_files import copy_uploads, relocate_uploads
 from ragfm.store.catalog import Source
 from ragfm.store.catalog_writer import CatalogWriter, Failure
 from ragfm.store.collection_store import Store
-from ragfm.store.database import FILE, open_engine
+from ragfm.store.database import CATALOG_FILE, open_engine
 from ragfm.store.document_rows import NewDocument
 from ragfm.store.tables import failures
 
-__all__ = ["Left", "SalvageReport", "salvage"]
+__all__ = ["LostDocument", "SalvageReport", "salvage"]
 
-_BATCH, _CHARACTERS = 200, 4_000_000  # documents, and characters of them, that are committed at once
+_MAX_BATCH_DOCUMENTS, _MAX_BATCH_CHARACTERS = 200, 4_000_000  # per commit
 
 
 @dataclass(frozen=True, slots=True)
-class Left:
-    """A document that was left behind, and why. `uri` is None where it can't be read."""
+class LostDocument:
+    """A document that was not saved, and the reason. `uri` is None if it cannot be read."""
 
     uri: str | None
     why: str
@@ -43,135 +44,134 @@ class Left:
 
 @dataclass(frozen=True, slots=True)
 class SalvageReport:
-    """What was saved to where, and what was left behind."""
+    """Path of the new collection, number of saved documents and chunks, and the documents that were not saved."""
 
     path: str
     documents: int
     chunks: int
-    left: tuple[Left, ...]
+    left: tuple[LostDocument, ...]
     seconds: float
 
 
-def salvage(store: Store, out: Path, progress: Callable[[int, int], None] | None = None) -> SalvageReport:
-    """Save what is whole into a new collection `out`.
+def salvage(store: Store, out: Path, progress: ProgressCallback | None = None) -> SalvageReport:
+    """Save the intact documents into a new collection in the folder `out`.
 
-    Raises CollectionError where `out` is there already, DamagedCollectionError where nothing can be saved.
+    Reports `Progress("salvage", documents_read, documents)`. Raises CollectionError if `out` exists,
+    DamagedCollectionError if nothing can be saved.
     """
-    start = time.monotonic()
-    if not (store.folder / FILE).exists():
-        raise CollectionNotFound(f"There is no {store.folder / FILE} to save anything from.", "Restore a backup.")
+    start, file = time.monotonic(), store.folder / CATALOG_FILE
+    if not file.exists():
+        raise CollectionNotFound(f"There is no catalog '{file}' to save documents from.", "Restore a backup.")
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise CollectionError(f"{out} is there already.", "Name a folder that isn't.")
-    temporary = beside(out)
+        raise CollectionError(f"'{out}' already exists.", "Choose a folder that does not exist.")
+    temporary = temporary_path(out)
     engine = open_engine(store.folder, writable=False)
     try:
         with engine.connect() as connection:
-            living = LivingDocuments(connection)
+            live = LiveDocuments(connection)
             temporary.mkdir(parents=True)
-            saved = _Salvage(living, temporary, store.folder.parent, out.parent)
-            saved.run(connection, progress)
+            run = _Salvage(live, temporary, store.folder.parent, out.parent)
+            run.run(connection, progress or ignore_progress)
         copy_uploads(store.folder, temporary)
         temporary.rename(out)
         sync_folder(out.parent)
-    except UNREADABLE as error:
+    except READ_ERRORS as error:
         raise DamagedCollectionError(
-            f"Nothing of {store.folder / FILE} can be saved: {getattr(error, 'orig', error)}.",
-            "Restore it from a backup, or ingest its sources anew.",
+            f"Nothing can be saved from '{file}': {getattr(error, 'orig', error)}.",
+            "Restore it from a backup, or ingest its sources into a new collection.",
         ) from error
     except OSError as error:
-        raise CollectionError(f"{out} can't be made: {error.strerror}.", "Mend the cause and run it again.") from error
+        raise CollectionError(
+            f"'{out}' cannot be created: {error.strerror}.", "Fix the cause and run it again."
+        ) from error
     finally:
         engine.dispose()
         shutil.rmtree(temporary, ignore_errors=True)
     new = Store(out, store.settings, None)
     with new.writing() as catalog:
-        settle_uploads(catalog, out)
+        relocate_uploads(catalog, out)
         new.save_view(catalog)
     new.close()
-    return SalvageReport(str(out), saved.documents, saved.chunks, tuple(saved.left), round(time.monotonic() - start, 3))
+    return SalvageReport(str(out), run.documents, run.chunks, tuple(run.lost), round(time.monotonic() - start, 3))
 
 
 class _Salvage:
-    def __init__(self, living: LivingDocuments, folder: Path, old_parent: Path, new_parent: Path) -> None:
-        self._living = living
+    def __init__(self, live: LiveDocuments, folder: Path, old_parent: Path, new_parent: Path) -> None:
+        self._live = live
         self._folder = folder
-        self._parents = old_parent, new_parent
-        self._waiting: list[NewDocument] = []
-        self._vectors: dict[bytes, bytes] = {}
+        self._old_parent, self._new_parent = old_parent, new_parent
+        self._batch: list[NewDocument] = []
+        self._vectors: dict[bytes, bytes] = {}  # of the batch, by hash
         self.documents = self.chunks = 0
-        self.left: list[Left] = []
+        self.lost: list[LostDocument] = []
 
-    def run(self, connection: sa.Connection, progress: Callable[[int, int], None] | None) -> None:
-        """Read all documents and write those that are whole."""
-        CatalogWriter.create(self._folder, self._living.generation.contract)
+    def run(self, connection: sa.Connection, progress: ProgressCallback) -> None:
+        """Read all documents, and write the intact ones."""
+        CatalogWriter.create(self._folder, self._live.generation.contract)
         writer = CatalogWriter(self._folder)
         try:
-            sources = {
-                at: writer.save_source(self._rebased(source)) for at, source in sorted(self._living.sources.items())
-            }
-            total, source = self._living.count(), Source("", "", "", "")
-            for number, (document_id, uri) in enumerate(self._living, 1):
-                found = self._living.read(document_id)
-                if isinstance(found, Wrong) or found.wrong or found.stray:
-                    self.left.append(Left(uri, _why(found)))
+            sources = {}
+            for source_id, source in sorted(self._live.sources.items()):
+                location, root = self._relocate(source.location), self._relocate(source.root)
+                sources[source_id] = writer.save_source(replace(source, location=location, root=root))
+            total, batch_source = self._live.count(), Source("", "", "", "")
+            for number, (document_id, uri) in enumerate(self._live, 1):
+                document = self._live.read(document_id)
+                if isinstance(document, Discrepancy):
+                    self.lost.append(LostDocument(uri, str(document)))
+                elif document.damage or document.derived:
+                    self.lost.append(LostDocument(uri, str([*document.damage, *document.derived][0])))
                 else:
-                    if sources[found.row.source_id] is not source or self._full:
-                        self._flush(writer, source)
-                    source = sources[found.row.source_id]
-                    self._waiting.append(_new(found))
-                    self._vectors |= found.vectors
-                if progress is not None:
-                    progress(number, max(total, number))
-            self._flush(writer, source)
-            for source_id, failed in _failures(connection):
+                    source = sources[document.row.source_id]
+                    characters = sum(len(new.document.text) for new in self._batch)
+                    full = len(self._batch) >= _MAX_BATCH_DOCUMENTS or characters >= _MAX_BATCH_CHARACTERS
+                    if source is not batch_source or full:
+                        self._flush(writer, batch_source)
+                    batch_source = source
+                    self._batch.append(_new_document(document))
+                    self._vectors |= document.vectors
+                progress(Progress("salvage", number, max(total, number)))
+            self._flush(writer, batch_source)
+            for source_id, failure in _read_failures(connection):
                 if source_id in sources:
-                    writer.note(sources[source_id].id, failed=[failed])
+                    writer.note(sources[source_id].id, failed=[failure])
         finally:
             writer.close()
-
-    @property
-    def _full(self) -> bool:
-        characters = sum(len(new.document.text) for new in self._waiting)
-        return len(self._waiting) >= _BATCH or characters >= _CHARACTERS
 
     def _flush(self, writer: CatalogWriter, source: Source) -> None:
         missing = sorted(self._vectors.keys() - writer.known_hashes(1, self._vectors))
         if missing:
             rows = [np.frombuffer(self._vectors[key], dtype="<f4") for key in missing]
             writer.add_vectors(1, missing, np.stack(rows))
-        if self._waiting:
-            writer.commit(source, self._waiting, [])
-        self.documents += len(self._waiting)
-        self.chunks += sum(len(new.chunks) for new in self._waiting)
-        self._waiting, self._vectors = [], {}
+        if self._batch:
+            writer.commit(source, self._batch, [])
+        self.documents += len(self._batch)
+        self.chunks += sum(len(new.chunks) for new in self._batch)
+        self._batch, self._vectors = [], {}
 
-    def _rebased(self, source: Source) -> Source:
-        """A source whose place is relative to where the new collection lies."""
-        return replace(source, location=self._moved(source.location), root=self._moved(source.root))
-
-    def _moved(self, location: str) -> str:
+    def _relocate(self, location: str) -> str:
+        """A location relative to the new collection's parent folder, absolute if it is outside of it."""
         if "://" in location:
             return location
-        old, new = self._parents
-        path = PurePath(os.path.normpath(old / location))
-        return path.relative_to(new).as_posix() if path.is_relative_to(new) else str(path)
+        path = PurePath(os.path.normpath(self._old_parent / location))
+        return path.relative_to(self._new_parent).as_posix() if path.is_relative_to(self._new_parent) else str(path)
 
 
-def _new(found: WholeDocument) -> NewDocument:
-    row = found.row
-    marks = tuple(Mark(*mark) for mark in row.marks or ())
+def _new_document(document: StoredDocument) -> NewDocument:
+    row = document.row
     chunks = [
         Chunk(
-            text=row.text[span.start : span.end],
-            start=span.start,
-            end=span.end,
-            context=span.context,
-            page=span.page,
-            place=span.place,
-            headings=tuple(span.headings),
+            text=row.text[chunk.start : chunk.end],
+            start=chunk.start,
+            end=chunk.end,
+            context=chunk.context,
+            page=chunk.page,
+            place=chunk.place,
+            headings=tuple(chunk.headings),
         )
-        for span in found.chunks
+        for chunk in document.chunks
     ]
+    marks = tuple(Mark(*mark) for mark in row.marks or ())
     return NewDocument(
         path=row.path,
         revision=row.revision,
@@ -179,21 +179,15 @@ def _new(found: WholeDocument) -> NewDocument:
         recipe=row.recipe,
         document=Document(row.uri, row.text, row.media_type, row.metadata, marks),
         chunks=chunks,
-        hashes=[span.text_hash for span in found.chunks],
+        hashes=[chunk.text_hash for chunk in document.chunks],
         allow=None if row.allow is None else tuple(row.allow),
     )
 
 
-def _why(found: WholeDocument | Wrong) -> str:
-    wrong: Sequence[Wrong] = [found] if isinstance(found, Wrong) else [*found.wrong, *found.stray]
-    return f"{wrong[0].what}: expected {wrong[0].expected}, found {wrong[0].found}"
-
-
-def _failures(connection: sa.Connection) -> Iterator[tuple[int, Failure]]:
-    """What could not be brought in, as far as it can be read."""
+def _read_failures(connection: sa.Connection) -> Iterator[tuple[int, Failure]]:
+    """The readable rows of `failures`, with the id of their source."""
     try:
         for row in connection.execute(sa.select(failures)):
-            failed = Failure(row.path, row.stage, row.error, row.revision, row.recipe, row.attempts)
-            yield row.source_id, failed
-    except UNREADABLE:
+            yield row.source_id, Failure(row.path, row.stage, row.error, row.revision, row.recipe, row.attempts)
+    except READ_ERRORS:
         return

@@ -1,4 +1,4 @@
-"""Whether views are whole, and what a view finds is what the catalog has."""
+"""Checks that the files of views are intact, and that their indexes match the catalog."""
 
 from __future__ import annotations
 
@@ -10,88 +10,89 @@ import numpy as np
 
 from ragfm.core.durable_files import read_checksummed
 from ragfm.core.errors import RagfmError
-from ragfm.maintenance.integrity import Wrong
-from ragfm.store.catalog import Catalog, OvertakenError
-from ragfm.store.database import FILE
-from ragfm.store.views import FOLDER, FORMAT, MANIFEST, View, damaged_blocks
+from ragfm.maintenance.integrity import Discrepancy
+from ragfm.store.catalog import Catalog, StaleReadError
+from ragfm.store.database import CATALOG_FILE
+from ragfm.store.views import FORMAT, MANIFEST, VIEWS_FOLDER, View, damaged_blocks
 
 if TYPE_CHECKING:
     from ragfm.core.types import Ids, VectorIndex
 
-_BATCH = 4096  # ids that are looked for at once
+_BATCH = 4096  # ids per search
 _SAMPLE = 32  # vectors whose scores are compared
-_EXACT, _NEAR = 1e-4, 0.02  # how far a score may be off
+_EXACT_TOLERANCE, _APPROXIMATE_TOLERANCE = 1e-4, 0.02  # of a score
 
 
-def verify_views(root: Path, catalog: Catalog | None, generation: int | None) -> Iterator[tuple[str, Iterable[Wrong]]]:
-    """Each view's name in the collection, and what is wrong with it.
+def verify_views(
+    root: Path, catalog: Catalog | None, generation: int | None
+) -> Iterator[tuple[str, Iterable[Discrepancy]]]:
+    """The name of each view, relative to the collection, and its discrepancies.
 
-    Without a catalog, only its files are checked. A view that is newer than the catalog's generation is damage of the
-    catalog, and has its name.
+    Without a catalog, only the files are checked. A view that is newer than `generation`, the catalog's, is damage of
+    the catalog, and is reported under its name.
     """
-    folders = sorted((root / FOLDER).iterdir()) if (root / FOLDER).is_dir() else []
+    folders = sorted((root / VIEWS_FOLDER).iterdir()) if (root / VIEWS_FOLDER).is_dir() else []
     for folder in folders:
         if folder.suffix == ".new":
             continue
-        name = f"{FOLDER}/{folder.name}"
+        name = f"{VIEWS_FOLDER}/{folder.name}"
         try:
             manifest = read_checksummed(folder / MANIFEST)
-            at = int(manifest.get("generation", -1))
-            if generation is not None and at > generation:
-                yield (
-                    FILE,
-                    [Wrong("its newest generation", f"at least {at}, of which the view {name} is", str(generation))],
-                )
+            view_generation = int(manifest.get("generation", -1))
+            if generation is not None and view_generation > generation:
+                expected = f"at least {view_generation}, the generation of the view {name}"
+                yield CATALOG_FILE, [Discrepancy("its newest generation", expected, str(generation))]
                 continue
-            wrong = [Wrong(*damage) for damage in damaged_blocks(folder, manifest.get("files", {}))]
-            if not wrong and catalog is not None and manifest.get("format") == FORMAT:
-                wrong = list(
-                    _wrong_content(View(folder, manifest), str(manifest["digest"]), int(manifest["contract"]), catalog)
-                )
-            yield name, wrong
+            found = [Discrepancy(*damage) for damage in damaged_blocks(folder, manifest.get("files", {}))]
+            if not found and catalog is not None and manifest.get("format") == FORMAT:
+                view = View(folder, manifest)
+                found = list(_check_content(view, str(manifest["digest"]), int(manifest["contract"]), catalog))
+            yield name, found
         except FileNotFoundError as error:
-            if folder.exists():  # else a writer has just replaced it
-                yield name, [Wrong(Path(error.filename or MANIFEST).name, "there", "missing")]
+            if folder.exists():  # otherwise a writer has just replaced it
+                yield name, [Discrepancy(Path(error.filename or MANIFEST).name, "there", "missing")]
         except (OSError, ValueError, RagfmError) as error:
-            yield name, [Wrong(MANIFEST if isinstance(error, ValueError) else "the view", "whole", str(error))]
+            what = MANIFEST if isinstance(error, ValueError) else "the view"
+            yield name, [Discrepancy(what, "intact", str(error))]
 
 
-def _wrong_content(view: View, digest: str, contract_id: int, catalog: Catalog) -> Iterator[Wrong]:
-    """What in a view of whole files is not as in the catalog. Nothing of one that is not used any more."""
+def _check_content(view: View, digest: str, contract_id: int, catalog: Catalog) -> Iterator[Discrepancy]:
+    """Compare the indexes of a view with the catalog. A view that is not used any more is not compared."""
     try:
         generation = catalog.at(view.generation)
-    except OvertakenError:
-        return  # compaction has passed it: nobody searches it any more
+    except StaleReadError:
+        return  # it is older than the floor
     if contract_id != generation.contract_id:
         return
     if digest != generation.digest:
-        yield Wrong("the digest of the history", generation.digest, digest)
+        yield Discrepancy("the digest of the history", generation.digest, digest)
         return
     ids = catalog.chunk_ids(generation.id)
     if catalog.floor() > generation.id:
         return
     if len(view.index) != len(ids):
-        yield Wrong("the number of vectors", str(len(ids)), str(len(view.index)))
-    missing = _missing(view.index, ids, int(generation.contract["dim"]))
+        yield Discrepancy("the number of vectors", str(len(ids)), str(len(view.index)))
+    missing = _count_missing(view.index, ids, int(generation.contract["dim"]))
     if missing:
-        yield Wrong("the chunks", f"all of generation {generation.id}", f"{missing} are missing")
+        yield Discrepancy("the chunks", f"all of generation {generation.id}", f"{missing} are missing")
         return
-    sample, rows = catalog.vectors_of(generation, ids[:: max(1, len(ids) // _SAMPLE)].tolist())
+    sample, vectors = catalog.vectors_of(generation, ids[:: max(1, len(ids) // _SAMPLE)].tolist())
     if not len(sample):
         return
-    scores, found = view.index.search(rows, len(sample), allowed=sample)
-    exact = np.take_along_axis(rows @ rows.T, np.searchsorted(sample, found), axis=1)
-    off = float(np.abs(scores - exact).max())
-    allowed = _EXACT if view.index.recall == 1 else _NEAR
-    if not off <= allowed:
-        yield Wrong("the scores of a sample", f"exact to {allowed}", f"up to {off:.4f} off")
+    scores, hits = view.index.search(vectors, len(sample), allowed=sample)
+    exact = np.take_along_axis(vectors @ vectors.T, np.searchsorted(sample, hits), axis=1)
+    difference = float(np.abs(scores - exact).max())
+    tolerance = _EXACT_TOLERANCE if view.index.recall == 1 else _APPROXIMATE_TOLERANCE
+    if not difference <= tolerance:  # also true for NaN
+        found = f"up to {difference:.4f} off"
+        yield Discrepancy("the scores of a sample", f"within {tolerance} of the exact ones", found)
 
 
-def _missing(index: VectorIndex, ids: Ids, dim: int) -> int:
-    """How many of the ids an index lacks: all that it has of those allowed are found, whatever the query."""
+def _count_missing(index: VectorIndex, ids: Ids, dim: int) -> int:
+    """The number of ids that an index lacks. A search for as many hits as ids are allowed must return all of them."""
     query = np.full((1, dim), dim**-0.5, dtype=np.float32)
     missing = 0
     for start in range(0, len(ids), _BATCH):
-        part = ids[start : start + _BATCH]
-        missing += len(np.setdiff1d(part, index.search(query, len(part), allowed=part)[1]))
+        batch = ids[start : start + _BATCH]
+        missing += len(np.setdiff1d(batch, index.search(query, len(batch), allowed=batch)[1]))
     return missing

@@ -1,1 +1,12 @@
-"""Model files: finding, checking, describing and downloading them, and the hardware they run on."""
+"""Model files: find, check, describe and download them. No model is loaded here.
+
+model_lookup     from a name to a file or folder: path, installed package, Hugging Face cache, hub
+model_card       size, licence, window and template of a model
+gguf_header      the header of a GGUF file
+model_probe      loads an unknown model in a process of its own first
+llama_library    llama.cpp: loading, logging, errors
+adapters         adapters and the models and prompts that they belong to
+hardware         processors, memory, GPUs
+sample_text      text to measure models with
+shipped/         the weights that ship with ragfm
+"""

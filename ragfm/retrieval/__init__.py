@@ -1,1 +1,7 @@
-"""Retrieval: search, fusion, reranking and passages."""
+"""Retrieval: from a query to passages.
+
+search           rank chunks by embeddings, keywords or both; rerank hits
+fusion_weight    the weight of embeddings against keywords
+rerank           rerankers
+passages         near-duplicates, merging, and the passages that a prompt shows
+"""

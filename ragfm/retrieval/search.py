@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from ragfm.core.config import Fusion, SearchSection
     from ragfm.core.types import Embedder, Ids, Reranker, Vectors
     from ragfm.store.catalog import Catalog
-    from ragfm.store.snapshot import Allowed, Snapshot
+    from ragfm.store.snapshot import AllowedChunks, Snapshot
 
 RRF_K = 60
 """The constant of reciprocal rank fusion, as in the paper."""
@@ -44,13 +44,13 @@ def find(
     mode: Mode,
     snapshot: Snapshot,
     embedder: Callable[[], Embedder],
-    allowed: Allowed | None,
+    allowed: AllowedChunks | None,
     settings: SearchSection,
 ) -> RankedChunks:
     """The best `k` chunks of a snapshot.
 
     `dense` ranks by cosine, `keyword` by BM25, `hybrid` by both (see `fuse`). `embedder` is called only if needed.
-    Raises OvertakenError if compaction has removed the snapshot.
+    Raises StaleReadError if compaction has removed the snapshot.
     """
     k = min(k, len(snapshot))
     if mode == "keyword":
@@ -69,13 +69,15 @@ def find(
 
 
 def find_candidates(
-    query: str, count: int, *, snapshot: Snapshot, embedder: Callable[[], Embedder], allowed: Allowed | None
+    query: str, count: int, *, snapshot: Snapshot, embedder: Callable[[], Embedder], allowed: AllowedChunks | None
 ) -> RankedChunks:
     """The candidates of `hybrid`: the best `count` chunks of each index, in order of id, with both scores."""
     return _candidates(query, embedder().embed_queries([query]), count, snapshot, allowed)
 
 
-def _candidates(query: str, vector: Vectors, count: int, snapshot: Snapshot, allowed: Allowed | None) -> RankedChunks:
+def _candidates(
+    query: str, vector: Vectors, count: int, snapshot: Snapshot, allowed: AllowedChunks | None
+) -> RankedChunks:
     """Scores that only one index returned are computed for the other; BM25 is 0 if chunk and query share no word."""
     count = min(count, len(snapshot))
     dense, dense_ids = snapshot.search(vector, count, allowed)
@@ -130,10 +132,10 @@ def _no_scores(ids: Ids) -> Vectors:
 
 
 def load_hits(ranked: RankedChunks, catalog: Catalog, snapshot: Snapshot) -> list[Hit]:
-    """Read the texts of ranked chunks. Raises OvertakenError if compaction has removed the snapshot."""
+    """Read the texts of ranked chunks. Raises StaleReadError if compaction has removed the snapshot."""
     rows = catalog.chunk_rows(ranked.ids.tolist())
     if len(rows) < len(ranked.ids):
-        snapshot.blame("it has chunks that the catalog lacks")
+        snapshot.report_missing_chunks()
     hits = []
     for at, chunk_id in enumerate(ranked.ids.tolist()):
         row, text = rows[chunk_id]

@@ -13,7 +13,7 @@ from ragfm.core.errors import ConfigError, RagfmError
 from ragfm.core.registry import plugin_and_model
 from ragfm.models.hardware import cgroup_memory_limits
 from ragfm.models.model_lookup import find_model
-from ragfm.store.views import FOLDER as VIEWS
+from ragfm.store.views import VIEWS_FOLDER as VIEWS
 
 if TYPE_CHECKING:
     from ragfm.server.served_models import ServedModels

@@ -1,10 +1,15 @@
-"""The store: a catalog, which is the log and the only truth, and views built from it.
+"""The store: the catalog, which is the source of truth, and indexes built from it.
 
-durable     files that are on disk when a call returns          database    SQLite with checksums, and HEAD
-schema      tables of the catalog                               migrate     catalogs of earlier schemas
-catalog     reading it                                          rows        writing documents into it
-commit      generations: all that changes it                    contract    what vectors depend on
-views       immutable indexes of one generation, as files       index_kind  which kind of index `auto` is
-snapshot    one generation, searched                            compact     space of what has gone
-store       what an open collection holds, and the right to write
+database            SQLite with page checksums, and the HEAD file
+tables, migrations  the schema, and upgrades from older schemas
+catalog             reads the catalog
+catalog_writer      writes it, one generation per commit
+document_rows       rows of documents, chunks, tags and groups
+embedding_contract  what the vectors of a collection depend on
+filters             the filter language for metadata
+views               vector and keyword indexes of one generation, saved as files
+index_selection     which kind of vector index `auto` selects
+snapshot            one generation, ready to search
+compaction          deletes dead rows and returns their space
+collection_store    everything an open collection holds, and the write lock
 """

@@ -1,18 +1,18 @@
-"""The catalog: the log of a collection and its only truth, in one SQL database.
+"""The catalog: the source of truth of a collection, in one SQL database.
 
-Every commit is a generation. Document and chunk rows say in which generation they came (`born`) and went (`died`,
-NULL while they live), so a reader sees the collection as of any generation G: born <= G and not died <= G.
+Every commit is a generation. Rows of documents and chunks record the generation in which they were `born` and the one
+in which they `died` (NULL while they live). A row is visible at generation G if born <= G, and died > G or is NULL.
 
-    HEAD            (generation, digest) that the last acknowledged commit reached, written and fsynced after the
-                    database's own commit. SQLite drops a damaged tail of its write-ahead log in silence; a HEAD that
-                    is ahead of the database gives that away.
-    catalog.db      sources, documents with their text, chunks as spans of it, vectors keyed by (contract, hash of
-                    the embedded text), failures, contracts, generations.
+    HEAD            generation and digest of the last acknowledged commit, written and fsynced after the database's own
+                    commit. SQLite silently drops a damaged end of its write-ahead log; then HEAD is ahead of the
+                    database, and the loss is noticed.
+    catalog.db      sources, documents with their text, chunks as spans of that text, vectors by contract and hash of
+                    the embedded text, failures, embedding contracts, generations
 
-`generations.digest` is a chain over all changes, so equal digests mean equal histories.
+`generations.digest` is a hash chain over all changes: equal digests mean equal histories.
 
-Rows that went stay until compaction, which raises the `floor` to a generation G and then deletes what had died by then.
-Whoever has read at an older generation checks the floor afterwards: if it has passed him, what he read may lack rows.
+Dead rows stay until compaction, which raises the `floor` to a generation G and then deletes the rows that died by G.
+A reader of an older generation compares it with the floor after reading; below the floor, rows may be missing.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ import sqlalchemy as sa
 
 from ragfm.core.errors import CollectionError, DamagedCollectionError
 from ragfm.core.types import Mark, embedded_text
-from ragfm.store.database import FILE, batches, open_engine, read_head, unreadable
+from ragfm.store.database import CATALOG_FILE, batches, open_engine, read_error, read_head
 from ragfm.store.tables import (
     SCHEMA_VERSION,
     chunks,
@@ -52,8 +52,8 @@ if TYPE_CHECKING:
 class Source:
     """Where documents come from.
 
-    `location` is what the connector is made from, `root` what it covers (a glob's fixed part); both are relative to
-    the collection's parent folder where possible. `options` go to the connector.
+    The connector is built from `location` and `options`. `root` is the folder or address that the source covers (the
+    fixed part of a glob). Both are relative to the collection's parent folder if possible.
     """
 
     name: str
@@ -66,18 +66,18 @@ class Source:
     id: int = 0
 
     @classmethod
-    def of(cls, row: Any) -> Source:
-        """That of a row of the table `sources`."""
+    def from_row(cls, row: Any) -> Source:
+        """The source in a row of the table `sources`."""
         return cls(row.name, row.connector, row.location, row.root, row.options, row.tags, tuple(row.allow), row.id)
 
 
-class OvertakenError(Exception):
-    """Another process has replaced or compacted what was being read; looking again finds the newer."""
+class StaleReadError(Exception):
+    """Another process replaced or compacted what was being read. Repeat the read on the newest generation."""
 
 
 @dataclass(frozen=True, slots=True)
 class Generation:
-    """One state of the collection: the digest of its history, its embedding contract, and how many chunks it has."""
+    """One state of the collection: digest of its history, embedding contract, and number of live chunks."""
 
     id: int
     digest: str
@@ -87,73 +87,98 @@ class Generation:
 
 
 def text_hash(text: str) -> bytes:
-    """What a text is known by: the key of its vector, and the proof that it is whole. 16 bytes."""
+    """Hash of a text, 16 bytes: the key of its vector, and the check that the stored text is intact."""
     return blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).digest()
 
 
 class Catalog:
-    """One open database, for reading; see `commit.CatalogWriter` for writing. Thread-safe."""
+    """An open catalog, for reading; see `catalog_writer.CatalogWriter` for writing. Thread-safe."""
 
     def __init__(self, folder: Path, *, writable: bool = False) -> None:
+        """Open the catalog. Raises DamagedCollectionError, also if it is behind HEAD, or CollectionError."""
         self.folder = folder
         self._engine = open_engine(folder, writable=writable)
         try:
-            self._check()
+            self._check_schema_and_head()
         except BaseException:
             self.close()
             raise
 
+    def _check_schema_and_head(self) -> None:
+        # HEAD is read first: a commit in between only makes the catalog newer.
+        head = read_head(self.folder)
+        with self.read() as connection:
+            query = sa.select(properties.c.value).where(properties.c.key == "schema")
+            schema = connection.execute(query).scalar_one_or_none()
+            newest = connection.execute(sa.select(sa.func.max(generations.c.id))).scalar_one()
+            query = sa.select(generations.c.digest).where(generations.c.id == head["generation"])
+            digest = connection.execute(query).scalar_one_or_none()
+            floor = connection.execute(sa.select(properties.c.value).where(properties.c.key == "floor")).scalar()
+        if schema != str(SCHEMA_VERSION):
+            raise CollectionError(
+                f"The collection '{self.folder}' has schema {schema}, but this ragfm reads schema {SCHEMA_VERSION}.",
+                "Use a newer ragfm.",
+            )
+        # Compaction deletes old generations. A HEAD that was read before the compaction may be one of them.
+        compacted = digest is None and head["generation"] < int(floor or 0)
+        if digest != head["digest"] and not compacted:
+            raise DamagedCollectionError(
+                f"The catalog '{self.folder / CATALOG_FILE}' is at generation {newest}, but generation "
+                f"{head['generation']} (digest {head['digest']}) was acknowledged: commits were lost.",
+                "Restore it from a backup, or remove the folder and ingest again.",
+            )
+
+    def close(self) -> None:
+        """Close all connections. The last one to close merges the write-ahead log into the database."""
+        self._engine.dispose()
+
     @contextmanager
     def driver(self) -> Iterator[Any]:
-        """A connection of the database's own driver, outside of any transaction."""
+        """A connection of the database driver, outside of any transaction."""
         connection = self._engine.raw_connection()
         try:
             yield connection
         finally:
             connection.close()
 
-    def close(self) -> None:
-        """Close all connections; the last writer's close folds the write-ahead log into the database."""
-        self._engine.dispose()
-
-    # --- Reading -------------------------------------------------------------------------------------------------
-
     @contextmanager
     def read(self) -> Iterator[sa.Connection]:
-        """A read transaction: all statements in it see one state of the database.
-
-        Raises DamagedCollectionError or CollectionError where it can't be read.
-        """
+        """A read transaction: all its statements see the same state. Raises DamagedCollectionError, CollectionError."""
         try:
             with self._engine.begin() as connection:
                 yield connection
         except sa.exc.DatabaseError as error:
-            raise unreadable(self.folder, error) from error
-        except json.JSONDecodeError as error:  # a zeroed page where the end of a long row was
-            raise self.damaged(f"what should be JSON isn't ({error})") from error
+            raise read_error(self.folder, error) from error
+        except json.JSONDecodeError as error:  # a zeroed page at the end of a long row
+            raise self.damage_error(f"a value is not valid JSON ({error})") from error
+
+    def damage_error(self, damage: str) -> DamagedCollectionError:
+        """The error to raise for damage of the catalog."""
+        return DamagedCollectionError(
+            f"The catalog '{self.folder / CATALOG_FILE}' is damaged: {damage}.",
+            "Restore it from a backup, or save the readable documents with `ragfm verify --salvage OUT`.",
+        )
+
+    # --- Generations, sources, failures --------------------------------------------------------------------------
 
     def generation(self) -> int:
-        """The newest generation."""
+        """The number of the newest generation."""
         with self.read() as connection:
             return int(connection.execute(sa.select(sa.func.max(generations.c.id))).scalar_one())
 
     def at(self, generation: int | None = None) -> Generation:
-        """A generation, else the newest. Raises OvertakenError where compaction has removed it."""
+        """A generation, by default the newest. Raises StaleReadError if compaction has deleted it."""
         query = sa.select(generations, contracts.c.fingerprint).join(contracts)
         if generation is not None:
             query = query.where(generations.c.id == generation)
         with self.read() as connection:
             row = connection.execute(query.order_by(generations.c.id.desc()).limit(1)).one_or_none()
         if row is None:
-            raise OvertakenError
+            raise StaleReadError
         return Generation(row.id, row.digest, row.contract_id, row.fingerprint, row.chunks)
 
-    def newest(self, known: Generation) -> Generation:
-        """The newest generation, which mostly is the one that is known."""
-        return known if self.generation() == known.id else self.at()
-
     def floor(self) -> int:
-        """The oldest generation that can be read whole."""
+        """The oldest generation that is complete."""
         with self.read() as connection:
             query = sa.select(properties.c.value).where(properties.c.key == "floor")
             return int(connection.execute(query).scalar_one())
@@ -163,10 +188,10 @@ class Catalog:
         with self.read() as connection:
             query = sa.select(sources).where(sources.c.removed.is_(False)).order_by(sources.c.id)
             rows = connection.execute(query).all()
-        return [Source.of(row) for row in rows]
+        return [Source.from_row(row) for row in rows]
 
     def failures(self, source_id: int | None = None) -> list[Any]:
-        """What could not be brought in, with the source's name and whether an older version still serves."""
+        """Rows of `failures`, with the name of the `source` and whether an older version still serves (`stale`)."""
         stale = sa.exists().where(
             documents.c.source_id == failures.c.source_id,
             documents.c.path == failures.c.path,
@@ -182,61 +207,72 @@ class Catalog:
         with self.read() as connection:
             return list(connection.execute(query).all())
 
+    # --- Documents -----------------------------------------------------------------------------------------------
+
     def current(self, source_id: int) -> dict[str, Any]:
-        """The living documents of a source by path, with uri, revision, digest, recipe and allow."""
+        """The live documents of a source by path, with uri, revision, digest, recipe and allow."""
         columns = [documents.c[name] for name in ("path", "uri", "revision", "digest", "recipe", "allow")]
         query = sa.select(*columns).where(documents.c.source_id == source_id, documents.c.died.is_(None))
         with self.read() as connection:
             return {row.path: row for row in connection.execute(query)}
 
-    def known_hashes(self, contract_id: int, hashes: Iterable[bytes]) -> set[bytes]:
-        """Those of the hashes that have a vector under the contract."""
-        known: set[bytes] = set()
-        with self.read() as connection:
-            for part in batches(list(hashes)):
-                query = sa.select(vectors.c.text_hash).where(
-                    vectors.c.contract_id == contract_id, vectors.c.text_hash.in_(part)
-                )
-                known.update(connection.execute(query).scalars())
-        return known
+    def documents(
+        self, generation: int | None, *conditions: sa.ColumnElement[bool], limit: int | None = None
+    ) -> list[Any]:
+        """The documents at a generation that meet the conditions, ordered by uri, without text and marks.
 
-    def chunk_vectors(self, generation: Generation, *, born_after: int = -1) -> tuple[Ids, Vectors]:
-        """Ids and vectors of the chunks that live at a generation and came after another.
-
-        *Shape:* (n,), and (n, dim). Raises DamagedCollectionError where a chunk's vector is missing or not whole.
+        None is the newest generation, the only one with an index on the uri. Raises StaleReadError if the generation
+        is below the floor.
         """
-        wanted = [alive(chunks, generation.id)]
-        if born_after >= 0:  # else all of them, which SQLite would look up by `born` and sort, vectors and all
-            wanted.append(chunks.c.born > born_after)
+        columns = [column for column in documents.c if column.name not in ("text", "marks")]
+        query = (
+            sa.select(*columns, sources.c.name.label("source"))
+            .join(sources, sources.c.id == documents.c.source_id)
+            .where(documents.c.died.is_(None) if generation is None else alive(documents, generation), *conditions)
+            .order_by(documents.c.uri)
+            .limit(limit)
+        )
         with self.read() as connection:
-            count = connection.execute(sa.select(sa.func.count()).select_from(chunks).where(*wanted)).scalar_one()
-            streaming = connection.execution_options(yield_per=1000)  # never all of them as Python objects
-            return self._fill(
-                generation,
-                count,
-                streaming.execute(_vectors(generation.contract_id).where(*wanted).order_by(chunks.c.id)),
-            )
+            rows = list(connection.execute(query).all())
+        if generation is not None and self.floor() > generation:
+            raise StaleReadError
+        return rows
 
-    def vectors_of(self, generation: Generation, ids: Sequence[int]) -> tuple[Ids, Vectors]:
-        """Ids and vectors of these chunks, in order of id; ids that are not there are left out."""
-        rows: list[Any] = []
+    def counts(self, generation: int, *conditions: sa.ColumnElement[bool]) -> dict[str, tuple[int, int]]:
+        """Number of documents and of chunks at a generation that meet the conditions, by name of the source.
+
+        Raises StaleReadError if the generation is below the floor.
+        """
+        query = (
+            sa.select(sources.c.name, sa.func.count(), sa.func.sum(documents.c.chunk_count))
+            .join_from(documents, sources, sources.c.id == documents.c.source_id)
+            .where(alive(documents, generation), *conditions)
+            .group_by(sources.c.name)
+        )
         with self.read() as connection:
-            for part in batches(list(ids)):
-                rows += connection.execute(_VECTORS_OF, {"contract_id": generation.contract_id, "ids": part}).all()
-        return self._fill(generation, len(rows), sorted(rows))
+            rows = connection.execute(query).all()
+        if self.floor() > generation:
+            raise StaleReadError
+        return {name: (document_count, int(chunk_count)) for name, document_count, chunk_count in rows}
 
-    def _fill(self, generation: Generation, count: int, rows: Iterable[Any]) -> tuple[Ids, Vectors]:
-        dim = int(generation.contract["dim"])
-        ids, matrix = np.empty(count, dtype=np.int64), np.empty((count, dim), dtype=np.float32)
-        for place, (chunk_id, vector, checksum) in enumerate(rows):
-            if vector is None or len(vector) != 4 * dim or crc32(vector) != checksum:
-                raise self.damaged(f"chunk {chunk_id} has no vector of {dim} numbers with the checksum {checksum}")
-            ids[place] = chunk_id
-            matrix[place] = np.frombuffer(vector, dtype="<f4")
-        return ids, matrix
+    def document(self, document_id: int) -> tuple[str, tuple[Mark, ...] | None]:
+        """Text and marks of a document version; marks are None if ragfm wrote it with schema 1.
+
+        Raises DamagedCollectionError if the text does not match its hash, StaleReadError if the row is gone.
+        """
+        query = sa.select(documents.c.uri, documents.c.text, documents.c.text_hash, documents.c.marks)
+        with self.read() as connection:
+            row = connection.execute(query.where(documents.c.id == document_id)).one_or_none()
+        if row is None:
+            raise StaleReadError
+        if text_hash(row.text) != row.text_hash:
+            raise self.damage_error(f"the text of {row.uri!r} does not match its hash")
+        return row.text, None if row.marks is None else tuple(Mark(*mark) for mark in row.marks)
+
+    # --- Chunks and vectors --------------------------------------------------------------------------------------
 
     def chunk_ids(self, generation: int, *conditions: sa.ColumnElement[bool]) -> Ids:
-        """Ids of the chunks that live at a generation and whose documents meet the conditions, ascending."""
+        """Ids of the chunks at a generation whose documents meet the conditions, ascending."""
         query = sa.select(chunks.c.id).where(alive(chunks, generation)).order_by(chunks.c.id)
         if conditions:
             query = query.join(documents, documents.c.id == chunks.c.document_id).where(*conditions)
@@ -252,140 +288,100 @@ class Catalog:
             return np.fromiter(connection.execute(query).scalars(), dtype=np.int64)
 
     def chunk_rows(self, ids: Sequence[int]) -> dict[int, tuple[Any, str]]:
-        """Chunks by id, each with its text, checked against its hash; the uri is that of its document.
+        """Chunks by id: each row, with the uri of its document, and its text. Unknown ids are left out.
 
-        Raises DamagedCollectionError where the text is another than was committed. Ids that are not there are left out.
+        Raises DamagedCollectionError if a text does not match its hash.
         """
         rows: list[Any] = []
         texts: dict[int, str] = {}
         with self.read() as connection:
-            for part in batches(list(ids)):
-                rows += connection.execute(_CHUNK_ROWS, {"ids": part})
-            # A document's text is read once, however many of its chunks were found: it may have millions of characters.
-            for part in batches(list({row.document_id for row in rows})):
-                texts.update((row.id, row.text) for row in connection.execute(_TEXTS, {"ids": part}))
-        found_rows = {}
+            for batch in batches(list(ids)):
+                rows += connection.execute(_CHUNK_ROWS, {"ids": batch})
+            # The text of a document is read once for all its chunks: it may have millions of characters.
+            for batch in batches(list({row.document_id for row in rows})):
+                texts.update((row.id, row.text) for row in connection.execute(_TEXTS, {"ids": batch}))
+        result = {}
         for row in rows:
             text = texts[row.document_id][row.start : row.end]
             if text_hash(embedded_text(row.context, text)) != row.text_hash:
-                raise self.damaged(f"the text of chunk {row.id} of {row.uri!r} is not the one that was committed")
-            found_rows[row.id] = (row, text)
-        return found_rows
+                raise self.damage_error(f"the text of chunk {row.id} of {row.uri!r} does not match its hash")
+            result[row.id] = (row, text)
+        return result
 
     def chunk_texts(self, ids: Ids) -> Iterator[str]:
-        """What is indexed of these chunks, context and text, in their order; some are read ahead.
+        """The indexed text (context and text) of each chunk, in the order of the ids; read in batches.
 
-        Raises OvertakenError where compaction has removed one of them.
+        Raises StaleReadError if compaction has deleted one of them.
         """
-        for part in batches(ids.tolist()):
-            rows = self.chunk_rows(part)
-            if len(rows) < len(part):
-                raise OvertakenError
-            for row, text in map(rows.__getitem__, part):
+        for batch in batches(ids.tolist()):
+            rows = self.chunk_rows(batch)
+            if len(rows) < len(batch):
+                raise StaleReadError
+            for chunk_id in batch:
+                row, text = rows[chunk_id]
                 yield embedded_text(row.context, text)
 
-    def documents(
-        self, generation: int | None, *conditions: sa.ColumnElement[bool], limit: int | None = None
-    ) -> list[Any]:
-        """The documents that live at a generation and meet the conditions, in order of uri; not their text and marks.
+    def known_hashes(self, contract_id: int, hashes: Iterable[bytes]) -> set[bytes]:
+        """The hashes that have a vector under the contract."""
+        known: set[bytes] = set()
+        with self.read() as connection:
+            for batch in batches(list(hashes)):
+                query = sa.select(vectors.c.text_hash).where(
+                    vectors.c.contract_id == contract_id, vectors.c.text_hash.in_(batch)
+                )
+                known.update(connection.execute(query).scalars())
+        return known
 
-        None is the newest generation. It alone has an index by uri: one document is found without looking at all.
+    def chunk_vectors(self, generation: Generation, *, born_after: int = -1) -> tuple[Ids, Vectors]:
+        """Ids and vectors of the chunks at a generation that were born after generation `born_after`.
 
-        Raises OvertakenError where compaction has passed the generation.
+        *Shape:* (n,), (n, dim). Raises DamagedCollectionError if a vector is missing or damaged.
         """
-        columns = [column for column in documents.c if column.name not in ("text", "marks")]
-        query = (
-            sa.select(*columns, sources.c.name.label("source"))
-            .join(sources, sources.c.id == documents.c.source_id)
-            .where(documents.c.died.is_(None) if generation is None else alive(documents, generation), *conditions)
-            .order_by(documents.c.uri)
-            .limit(limit)
-        )
+        conditions = [alive(chunks, generation.id)]
+        if born_after >= 0:  # without it SQLite scans in order of id, instead of sorting rows with their vectors
+            conditions.append(chunks.c.born > born_after)
         with self.read() as connection:
-            rows = list(connection.execute(query).all())
-        if generation is not None and self.floor() > generation:
-            raise OvertakenError
-        return rows
+            count = connection.execute(sa.select(sa.func.count()).select_from(chunks).where(*conditions)).scalar_one()
+            query = _vector_query(generation.contract_id).where(*conditions).order_by(chunks.c.id)
+            # Streamed, so that the vectors are never all in memory as Python objects.
+            rows = connection.execution_options(yield_per=1000).execute(query)
+            return self._to_arrays(generation, count, rows)
 
-    def counts(self, generation: int, *conditions: sa.ColumnElement[bool]) -> dict[str, tuple[int, int]]:
-        """How many documents and chunks of each source live at a generation and meet the conditions, by its name.
-
-        Raises OvertakenError where compaction has passed the generation.
-        """
-        query = (
-            sa.select(sources.c.name, sa.func.count(), sa.func.sum(documents.c.chunk_count))
-            .join_from(documents, sources, sources.c.id == documents.c.source_id)
-            .where(alive(documents, generation), *conditions)
-            .group_by(sources.c.name)
-        )
+    def vectors_of(self, generation: Generation, ids: Sequence[int]) -> tuple[Ids, Vectors]:
+        """Ids and vectors of these chunks, ordered by id. Unknown ids are left out."""
+        rows: list[Any] = []
         with self.read() as connection:
-            rows = connection.execute(query).all()
-        if self.floor() > generation:
-            raise OvertakenError
-        return {name: (count, int(total)) for name, count, total in rows}
+            for batch in batches(list(ids)):
+                rows += connection.execute(_VECTORS_OF, {"contract_id": generation.contract_id, "ids": batch}).all()
+        return self._to_arrays(generation, len(rows), sorted(rows))
 
-    def document(self, document_id: int) -> tuple[str, tuple[Mark, ...] | None]:
-        """Text and marks of a document version; no marks where an older ragfm wrote it.
-
-        Raises DamagedCollectionError where the text is another than was committed, OvertakenError where it is gone.
-        """
-        query = sa.select(documents.c.uri, documents.c.text, documents.c.text_hash, documents.c.marks)
-        with self.read() as connection:
-            row = connection.execute(query.where(documents.c.id == document_id)).one_or_none()
-        if row is None:
-            raise OvertakenError
-        if text_hash(row.text) != row.text_hash:
-            raise self.damaged(f"the text of {row.uri!r} is not the one that was committed")
-        return row.text, None if row.marks is None else tuple(Mark(*mark) for mark in row.marks)
-
-    def damaged(self, what: str) -> DamagedCollectionError:
-        """The error that says what in the catalog is not as it was committed."""
-        return DamagedCollectionError(
-            f"The catalog {self.folder / FILE} is damaged: {what}.",
-            "Restore it from a backup, or save what can be read with `ragfm verify --salvage OUT`.",
-        )
-
-    # --- Inside --------------------------------------------------------------------------------------------------
-
-    def _check(self) -> None:
-        # HEAD is read first: a commit that lands in between only makes the catalog newer.
-        head = read_head(self.folder)
-        with self.read() as connection:
-            query = sa.select(properties.c.value).where(properties.c.key == "schema")
-            schema = connection.execute(query).scalar_one_or_none()
-            newest = connection.execute(sa.select(sa.func.max(generations.c.id))).scalar_one()
-            query = sa.select(generations.c.digest).where(generations.c.id == head["generation"])
-            digest = connection.execute(query).scalar_one_or_none()
-            floor = connection.execute(sa.select(properties.c.value).where(properties.c.key == "floor")).scalar()
-        if schema != str(SCHEMA_VERSION):
-            raise CollectionError(
-                f"{self.folder} has schema {schema}, this ragfm reads {SCHEMA_VERSION}.", "Use a newer ragfm."
-            )
-        # Compaction forgets generations; only one that was read before it began can be so old.
-        if digest != head["digest"] and not (digest is None and head["generation"] < int(floor or 0)):
-            raise DamagedCollectionError(
-                f"The catalog {self.folder / FILE} is at generation {newest}, but generation {head['generation']} "
-                f"(digest {head['digest']}) was acknowledged: commits were lost.",
-                "Restore it from a backup, or remove the folder and ingest again.",
-            )
+    def _to_arrays(self, generation: Generation, count: int, rows: Iterable[Any]) -> tuple[Ids, Vectors]:
+        dim = int(generation.contract["dim"])
+        ids, matrix = np.empty(count, dtype=np.int64), np.empty((count, dim), dtype=np.float32)
+        for index, (chunk_id, vector, checksum) in enumerate(rows):
+            if vector is None or len(vector) != 4 * dim or crc32(vector) != checksum:
+                raise self.damage_error(f"chunk {chunk_id} has no vector of {dim} numbers with checksum {checksum}")
+            ids[index] = chunk_id
+            matrix[index] = np.frombuffer(vector, dtype="<f4")
+        return ids, matrix
 
 
-def _vectors(contract_id: int | sa.BindParameter[int]) -> sa.Select[Any]:
-    this = sa.and_(vectors.c.text_hash == chunks.c.text_hash, vectors.c.contract_id == contract_id)
-    return sa.select(chunks.c.id, vectors.c.vector, vectors.c.checksum).select_from(chunks.outerjoin(vectors, this))
+def alive(table: sa.Table, generation: int) -> sa.ColumnElement[bool]:
+    """The condition that a row of documents or chunks is visible at a generation."""
+    return sa.and_(table.c.born <= generation, sa.or_(table.c.died.is_(None), table.c.died > generation))
 
 
-# Every search has these; made once, since making one takes as long as running it.
+def _vector_query(contract_id: int | sa.BindParameter[int]) -> sa.Select[Any]:
+    match = sa.and_(vectors.c.text_hash == chunks.c.text_hash, vectors.c.contract_id == contract_id)
+    return sa.select(chunks.c.id, vectors.c.vector, vectors.c.checksum).select_from(chunks.outerjoin(vectors, match))
+
+
+# Queries of every search, built once: building one takes as long as running it.
 _IDS: sa.BindParameter[Any] = sa.bindparam("ids", expanding=True)
-_VECTORS_OF = _vectors(sa.bindparam("contract_id")).where(chunks.c.id.in_(_IDS))
+_VECTORS_OF = _vector_query(sa.bindparam("contract_id")).where(chunks.c.id.in_(_IDS))
 _CHUNK_ROWS = (
     sa.select(chunks, documents.c.uri)
     .join(documents, documents.c.id == chunks.c.document_id)
     .where(chunks.c.id.in_(_IDS))
 )
 _TEXTS = sa.select(documents.c.id, documents.c.text).where(documents.c.id.in_(_IDS))
-
-
-def alive(table: sa.Table, generation: int) -> sa.ColumnElement[bool]:
-    """Rows of documents or chunks that live at a generation."""
-    return sa.and_(table.c.born <= generation, sa.or_(table.c.died.is_(None), table.c.died > generation))

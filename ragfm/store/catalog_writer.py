@@ -1,4 +1,4 @@
-"""Writing to the catalog: one commit, one generation, acknowledged when it is durable."""
+"""Writing the catalog: each commit makes one generation and returns when it is durable."""
 
 from __future__ import annotations
 
@@ -18,8 +18,17 @@ import sqlalchemy as sa
 
 from ragfm.core.errors import CollectionError, CollectionReadOnlyError, DamagedCollectionError
 from ragfm.store.catalog import Catalog, Source
-from ragfm.store.database import FILE, HEAD, batches, create_database, open_engine, read_head, unreadable, write_head
-from ragfm.store.document_rows import NewDocument, end_documents, insert_document, restrict
+from ragfm.store.database import (
+    CATALOG_FILE,
+    HEAD_FILE,
+    batches,
+    create_database,
+    open_engine,
+    read_error,
+    read_head,
+    write_head,
+)
+from ragfm.store.document_rows import NewDocument, end_documents, insert_document, update_groups
 from ragfm.store.migrations import migrate
 from ragfm.store.tables import (
     SCHEMA,
@@ -39,7 +48,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """A document that could not be brought in, at which stage (list, fetch, parse), and why."""
+    """A document that could not be ingested: the stage that failed (list, fetch, parse), and the error."""
 
     path: str
     stage: str
@@ -51,7 +60,7 @@ class Failure:
 
 @dataclass(slots=True)
 class Commit:
-    """A generation in the making. `record` what changes: the digest of the history is a chain over that."""
+    """A generation in the making. The digest of the history is a hash chain over the recorded changes."""
 
     connection: sa.Connection
     generation: int
@@ -60,98 +69,95 @@ class Commit:
     changes: list[Any] = field(default_factory=list)
 
     def record(self, *change: Any) -> None:
-        """Add a change to the history."""
+        """Add a change, as values that JSON can hold, to the history."""
         self.changes.append(change)
 
 
 class CatalogWriter(Catalog):
-    """The catalog as the one process that holds the collection's lock sees it."""
+    """The catalog, for the one process that holds the collection's lock."""
 
     def __init__(self, folder: Path) -> None:
         migrate(folder)
         super().__init__(folder, writable=True)
-        self._mend_head()
+        # A commit whose writer was killed before it wrote HEAD is acknowledged now: readers may have seen it.
+        newest = self.at()
+        if newest.id > read_head(folder)["generation"]:
+            write_head(folder, newest.id, newest.digest)
+        for leftover in folder.glob(f"{HEAD_FILE}.*.new"):
+            with suppress(OSError):  # it only takes space
+                leftover.unlink()
 
     @classmethod
     def create(cls, folder: Path, contract: Mapping[str, Scalar]) -> None:
-        """Make an empty catalog, at generation 0, in an existing folder."""
+        """Create an empty catalog, at generation 0, in an existing folder. Raises OSError, CollectionError."""
         create_database(folder)
         engine = open_engine(folder, writable=True)
         digest = blake2b(digest_size=16).hexdigest()
-        stored = {"schema": str(SCHEMA_VERSION), "collection": uuid.uuid4().hex, "floor": "0"}
-        first = {"id": 0, "digest": digest, "contract_id": 1, "chunks": 0, "created": _now()}
+        values = {"schema": str(SCHEMA_VERSION), "collection": uuid.uuid4().hex, "floor": "0"}
         try:
             with engine.begin() as connection:
                 SCHEMA.create_all(connection)
-                connection.execute(properties.insert(), [{"key": k, "value": v} for k, v in stored.items()])
+                connection.execute(properties.insert(), [{"key": k, "value": v} for k, v in values.items()])
                 connection.execute(contracts.insert().values(id=1, fingerprint=dict(contract)))
-                connection.execute(generations.insert().values(**first))
-            # When it is closed SQLite does so too, but says nothing where that fails.
+                connection.execute(
+                    generations.insert().values(id=0, digest=digest, contract_id=1, chunks=0, created=_now())
+                )
+            # Closing does a checkpoint too, but ignores errors.
             with closing(engine.raw_connection()) as driver:
                 driver.cursor().execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
         except pysqlite3.Error as error:
-            raise CollectionError(f"{folder / FILE} can't be written: {error}.") from error
+            raise CollectionError(f"'{folder / CATALOG_FILE}' cannot be written: {error}.") from error
         finally:
             engine.dispose()
         write_head(folder, 0, digest)
 
-    def save_source(self, source: Source) -> Source:
-        """Insert or update a source by its name; gives it back with its id.
+    @contextmanager
+    def write(self) -> Iterator[sa.Connection]:
+        """A transaction that is durable when the block ends. Raises CollectionError."""
+        try:
+            # IMMEDIATE takes the lock at once. Taken at the first write, SQLite could no longer wait for it.
+            with self._engine.execution_options(begin="BEGIN IMMEDIATE").begin() as connection:
+                yield connection
+        except sa.exc.DatabaseError as error:
+            if isinstance(error, sa.exc.IntegrityError):
+                if "documents" in str(error.orig):
+                    raise CollectionError(
+                        f"Two sources have a document with the same uri ({error.orig}).",
+                        "Choose a different --name for one of them.",
+                    ) from error
+            elif "readonly" in str(error.orig):
+                raise CollectionReadOnlyError(f"The collection '{self.folder}' is read-only.") from error
+            damage = read_error(self.folder, error)
+            if isinstance(damage, DamagedCollectionError):
+                raise damage from error
+            raise CollectionError(
+                f"Writing to '{self.folder / CATALOG_FILE}' failed: {error.orig}. Earlier commits are intact.",
+                "Fix the cause and run it again.",
+            ) from error
 
-        Another `allow` holds for its documents at once, older versions included, before any of them is looked at.
-        """
-        values = {
-            "connector": source.connector,
-            "location": source.location,
-            "root": source.root,
-            "options": dict(source.options),
-            "tags": dict(source.tags),
-            "allow": list(source.allow),
-            "removed": False,
-        }
+    def generate(self, change: Callable[[Commit], None]) -> int:
+        """Make one generation of what `change` writes. Returns its number when it is durable."""
         with self.write() as connection:
-            known = connection.execute(sa.select(sources).where(sources.c.name == source.name)).one_or_none()
-            if known is None:
-                inserted = connection.execute(sources.insert().values(name=source.name, **values)).inserted_primary_key
-                assert inserted is not None
-                return replace(source, id=int(inserted[0]))
-        saved = replace(source, id=int(known.id))
-        if set(known.allow) == set(source.allow):
-            with self.write() as connection:
-                connection.execute(sources.update().where(sources.c.id == known.id).values(**values))
-            return saved
-
-        def change(commit: Commit) -> None:
-            commit.connection.execute(sources.update().where(sources.c.id == known.id).values(**values))
-            restrict(commit.connection, saved, None)
-            commit.record("allow", source.name, sorted(source.allow))
-
-        self.generate(change)
-        return saved
-
-    def restrict(self, source: Source, paths: Mapping[str, tuple[str, ...] | None]) -> None:
-        """Make what the connector says of documents' groups hold at once, older versions included."""
-
-        def change(commit: Commit) -> None:
-            restrict(commit.connection, source, paths)
-            commit.record("allow", source.name, sorted(paths.items()))
-
-        self.generate(change)
-
-    def add_vectors(self, contract_id: int, hashes: Sequence[bytes], matrix: Vectors) -> None:
-        """Keep the vectors of embedded texts; durable at once, so that an interrupted sync embeds nothing twice."""
-        stored = [row.tobytes() for row in matrix.astype("<f4", copy=False)]
-        rows = [
-            {"contract_id": contract_id, "text_hash": key, "vector": vector, "checksum": crc32(vector)}
-            for key, vector in zip(hashes, stored, strict=True)
-        ]
-        with self.write() as connection:
-            connection.execute(vectors.insert(), rows)
+            last = connection.execute(sa.select(generations).order_by(generations.c.id.desc()).limit(1)).one()
+            commit = Commit(connection, last.id + 1, last.contract_id, last.chunks)
+            change(commit)
+            digest = blake2b(json.dumps([last.digest, commit.changes]).encode(), digest_size=16).hexdigest()
+            connection.execute(
+                generations.insert().values(
+                    id=commit.generation,
+                    digest=digest,
+                    contract_id=commit.contract_id,
+                    chunks=commit.chunks,
+                    created=_now(),
+                )
+            )
+        write_head(self.folder, commit.generation, digest)
+        return int(commit.generation)
 
     def commit(self, source: Source, added: Sequence[NewDocument], removed: Sequence[str]) -> int:
-        """One generation: documents of a source that come, replacing older versions, and paths that go.
+        """Add documents of a source, replacing their older versions, and remove paths, in one generation.
 
-        When it returns, the commit is durable. Gives the new generation.
+        Returns the generation when it is durable. Raises CollectionError if a uri belongs to another source.
         """
 
         def change(commit: Commit) -> None:
@@ -167,8 +173,8 @@ class CatalogWriter(Catalog):
         return self.generate(change)
 
     def remove_source(self, source: Source) -> int:
-        """One generation: a source goes, with all its documents."""
-        paths = list(self.current(source.id))  # not in the transaction below, which this read would wait for
+        """Remove a source with all its documents, in one generation. Returns the generation when it is durable."""
+        paths = list(self.current(source.id))  # outside of the write transaction, which this read would wait for
 
         def change(commit: Commit) -> None:
             commit.chunks -= end_documents(commit.connection, source.id, paths, commit.generation)
@@ -178,17 +184,58 @@ class CatalogWriter(Catalog):
 
         return self.generate(change)
 
-    def generate(self, change: Callable[[Commit], None]) -> int:
-        """Make one generation of what `change` writes; when it returns, the generation is durable."""
+    def save_source(self, source: Source) -> Source:
+        """Insert a source or update the one with the same name. Returns it with its id.
+
+        A changed `allow` applies at once to all document versions of the source.
+        """
+        values = {
+            "connector": source.connector,
+            "location": source.location,
+            "root": source.root,
+            "options": dict(source.options),
+            "tags": dict(source.tags),
+            "allow": list(source.allow),
+            "removed": False,
+        }
         with self.write() as connection:
-            last = connection.execute(sa.select(generations).order_by(generations.c.id.desc()).limit(1)).one()
-            commit = Commit(connection, last.id + 1, last.contract_id, last.chunks)
-            change(commit)
-            digest = blake2b(json.dumps([last.digest, commit.changes]).encode(), digest_size=16).hexdigest()
-            row = {"id": commit.generation, "digest": digest, "contract_id": commit.contract_id}
-            connection.execute(generations.insert().values(**row, chunks=commit.chunks, created=_now()))
-        write_head(self.folder, commit.generation, digest)
-        return int(commit.generation)
+            existing = connection.execute(sa.select(sources).where(sources.c.name == source.name)).one_or_none()
+            if existing is None:
+                inserted = connection.execute(sources.insert().values(name=source.name, **values)).inserted_primary_key
+                assert inserted is not None
+                return replace(source, id=int(inserted[0]))
+        saved = replace(source, id=int(existing.id))
+        update = sources.update().where(sources.c.id == existing.id).values(**values)
+        if set(existing.allow) == set(source.allow):
+            with self.write() as connection:
+                connection.execute(update)
+            return saved
+
+        def change(commit: Commit) -> None:
+            commit.connection.execute(update)
+            update_groups(commit.connection, saved, None)
+            commit.record("allow", source.name, sorted(source.allow))
+
+        self.generate(change)
+        return saved
+
+    def restrict(self, source: Source, paths: Mapping[str, tuple[str, ...] | None]) -> None:
+        """Apply the access groups that the connector reports for these paths to all their versions, at once."""
+
+        def change(commit: Commit) -> None:
+            update_groups(commit.connection, source, paths)
+            commit.record("allow", source.name, sorted(paths.items()))
+
+        self.generate(change)
+
+    def add_vectors(self, contract_id: int, hashes: Sequence[bytes], matrix: Vectors) -> None:
+        """Save the vectors of embedded texts; durable at once, so that an interrupted sync embeds nothing twice."""
+        rows = []
+        for key, row in zip(hashes, matrix.astype("<f4", copy=False), strict=True):
+            vector = row.tobytes()
+            rows.append({"contract_id": contract_id, "text_hash": key, "vector": vector, "checksum": crc32(vector)})
+        with self.write() as connection:
+            connection.execute(vectors.insert(), rows)
 
     def note(
         self,
@@ -198,11 +245,11 @@ class CatalogWriter(Catalog):
         failed: Sequence[Failure] = (),
         cleared: Sequence[str] = (),
     ) -> None:
-        """Keep what changes no content: revisions of documents found equal, failures, and failures that ended."""
+        """Save what changes no content: revisions of unchanged documents by path, new failures, cleared failures."""
         with self.write() as connection:
             for path, revision in (revisions or {}).items():
-                this = (documents.c.source_id == source_id, documents.c.path == path, documents.c.died.is_(None))
-                connection.execute(documents.update().where(*this).values(revision=revision))
+                live = (documents.c.source_id == source_id, documents.c.path == path, documents.c.died.is_(None))
+                connection.execute(documents.update().where(*live).values(revision=revision))
             _clear_failures(connection, source_id, [*cleared, *(failure.path for failure in failed)])
             for failure in failed:
                 connection.execute(
@@ -218,46 +265,10 @@ class CatalogWriter(Catalog):
                     )
                 )
 
-    @contextmanager
-    def write(self) -> Iterator[sa.Connection]:
-        """A transaction that is durable when the block is left. Raises CollectionError where it can't be."""
-        try:
-            # The lock is taken at once, not at the first write: there it could no longer be waited for.
-            with self._engine.execution_options(begin="BEGIN IMMEDIATE").begin() as connection:
-                yield connection
-        except sa.exc.IntegrityError as error:
-            if "documents" not in str(error.orig):
-                raise self._failed(error) from error
-            raise CollectionError(
-                f"Two sources have a document of the same address ({error.orig}).", "Give one of them another --name."
-            ) from error
-        except sa.exc.DatabaseError as error:
-            if "readonly" in str(error.orig):
-                raise CollectionReadOnlyError(f"The collection {self.folder} is read-only.") from error
-            raise self._failed(error) from error
-
-    def _failed(self, error: sa.exc.DatabaseError) -> CollectionError:
-        damage = unreadable(self.folder, error)
-        if isinstance(damage, DamagedCollectionError):
-            return damage
-        return CollectionError(
-            f"Writing to {self.folder / FILE} failed: {error.orig}. What was committed before is intact.",
-            "Mend the cause and run it again.",
-        )
-
-    def _mend_head(self) -> None:
-        """Acknowledge a commit whose writer was killed before it could: readers have seen it since."""
-        newest = self.at()
-        if newest.id > read_head(self.folder)["generation"]:
-            write_head(self.folder, newest.id, newest.digest)
-        for left in self.folder.glob(f"{HEAD}.*.new"):
-            with suppress(OSError):  # they only take room
-                left.unlink()
-
 
 def _clear_failures(connection: sa.Connection, source_id: int, paths: Sequence[str]) -> None:
-    for part in batches(list(paths)):
-        connection.execute(failures.delete().where(failures.c.source_id == source_id, failures.c.path.in_(part)))
+    for batch in batches(list(paths)):
+        connection.execute(failures.delete().where(failures.c.source_id == source_id, failures.c.path.in_(batch)))
 
 
 def _now() -> str:

@@ -1,4 +1,4 @@
-"""What an open collection holds: its catalog, its newest snapshot, its embedder, and the right to write."""
+"""Everything an open collection holds: catalog, newest snapshot, embedder, reranker, and the write lock."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from sqlalchemy.exc import DBAPIError
 
 from ragfm.chunking import ChunkSettings
 from ragfm.core.config import Settings, load_settings
-from ragfm.core.durable_files import beside, sync_folder
+from ragfm.core.durable_files import sync_folder, temporary_path
 from ragfm.core.errors import (
     CollectionBusyError,
     CollectionError,
@@ -32,40 +32,42 @@ from ragfm.core.errors import (
 )
 from ragfm.core.registry import make
 from ragfm.embedders import load_embedder
-from ragfm.store.catalog import Catalog, Generation, OvertakenError
+from ragfm.store.catalog import Catalog, Generation, StaleReadError
 from ragfm.store.catalog_writer import CatalogWriter
-from ragfm.store.database import FILE, HEAD, LOST_HEAD
+from ragfm.store.database import CATALOG_FILE, HEAD_FILE, LOST_HEAD_HINT
 from ragfm.store.embedding_contract import check_contract, make_contract
 from ragfm.store.index_selection import choose_kind, default_memory
-from ragfm.store.migrations import is_old
+from ragfm.store.migrations import needs_migration
 from ragfm.store.snapshot import Snapshot, open_snapshot
-from ragfm.store.views import FOLDER as VIEWS
-from ragfm.store.views import View, save_view
+from ragfm.store.views import VIEWS_FOLDER, View, save_view
 
 if TYPE_CHECKING:
     from ragfm.core.types import Embedder, Reranker, Scalar
 
 _log = logging.getLogger(__name__)
 LOCK = "LOCK"
-UPLOADS = "uploads"
-"""The folder, within a collection's, of the files that were uploaded to it."""
-UPLOADS_SOURCE = ".uploads"
-"""Their source's name: hidden, so that no folder of users is called so."""
-_NOT_WRITABLE = (errno.EROFS, errno.EACCES, errno.EPERM)
 LOCK_SECONDS = 10.0
-"""How long a writer waits for another one to end."""
-_ATTEMPTS = 5  # at reading while others compact
-_SMALL = 5_000  # chunks, whose view is written anew at any change
-_LONG_TAIL = 10_000  # chunks after which a search gets slow
-_GROWN = 50_000  # chunks that a sync brings in before it first writes a view in its middle
+"""How long a writer waits for the lock."""
+UPLOADS = "uploads"
+"""Name of the folder, inside a collection, that holds uploaded files."""
+UPLOADS_SOURCE = ".uploads"
+"""Name of their source. It starts with a dot, so that no folder of a user has the same name."""
+_NOT_WRITABLE = (errno.EROFS, errno.EACCES, errno.EPERM)
+_READ_ATTEMPTS = 5  # while others commit and compact
+_SMALL_VIEW = 5_000  # chunks up to which a view is saved again after any change
+_MAX_TAIL = 10_000  # chunks outside of the view, above which a search gets slow
+_MIN_GROWTH = 50_000  # chunks that a sync must add before it saves a view on the way
 T = TypeVar("T")
 
 _embedders: WeakValueDictionary[str, Embedder] = WeakValueDictionary()
-"""By name and contract, those that are in use: collections with the same one share it."""
+"""Embedders in use, by name and contract: collections with the same contract share one."""
 
 
 class Store:
-    """The shared inside of all handles on one collection. Nothing is opened before it is needed. Thread-safe."""
+    """The state that all handles of a collection share. Everything is opened at its first use. Thread-safe.
+
+    `language_changed(contract, language)` is called after a new view detected a different language.
+    """
 
     def __init__(
         self,
@@ -75,40 +77,88 @@ class Store:
         reranker: str | Reranker | None = None,
     ) -> None:
         self.folder = folder
-        self._settings = settings
-        self._given = embedder
-        self._reranker = reranker
         self.language_changed: Callable[[Mapping[str, Scalar], str | None], None] = lambda *_: None
+        self._settings = settings
+        self._embedder_option = embedder
+        self._reranker = reranker
         self._lock = threading.RLock()
         self._catalog: Catalog | None = None
+        self._catalog_id: tuple[int, int] | None = None  # of the file that is open
         self._embedders: dict[int, Embedder] = {}  # by contract
+        self._embedder_lock = threading.Lock()
         self._snapshot: Snapshot | None = None
-        self._file: tuple[int, int] | None = None
-        self._stands_on: object = None  # state of the folder of views, and contract, that a snapshot was opened for
-        self._loading = threading.Lock()
-        self._opening: threading.Thread | None = None
-        self._grown_from: int | None = None  # chunks when a view was last written
+        self._opened_for: object = None  # the views and the contract for which a snapshot was last opened
+        self._opening: threading.Thread | None = None  # opens a newer view or embedder
+        self._sync_chunks: int | None = None  # chunks when a sync last saved a view, None before its first commit
+
+    # --- Settings and models -------------------------------------------------------------------------------------
 
     @property
     def settings(self) -> Settings:
-        """The settings given, else those of `ragfm.toml` beside the folder."""
+        """The settings of the caller, else those of `ragfm.toml` next to the folder."""
         with self._lock:
             if self._settings is None:
                 self._settings = load_settings(self.folder.parent)
             return self._settings
 
+    def chunk_settings(self, window: int) -> ChunkSettings:
+        """Chunk size and overlap, in tokens. A size above the embedder's window is logged; the window then applies."""
+        size = self.settings.chunk.size
+        if size is not None and size > int(window):
+            _log.warning("chunk.size is %d, but the embedder takes %s tokens: chunks get at most those.", size, window)
+        return ChunkSettings(size=size, overlap=self.settings.chunk.overlap)
+
+    @property
+    def names_embedder(self) -> bool:
+        """Whether the caller or the settings name an embedder, rather than leave it to the collection."""
+        return self._embedder_option is not None or "embedder" in self.settings.model_fields_set
+
+    def embedder(self, generation: Generation | None = None) -> Embedder:
+        """The embedder of a generation, by default the newest. Raises EmbedderMismatchError if another one is set."""
+        generation = generation or self.catalog.at()
+        with self._embedder_lock:  # a lock of its own, since loading takes seconds
+            embedder = self._embedders.get(generation.contract_id)
+            if embedder is None:
+                name = self._embedder_or_name(str(generation.contract["embedder"]))
+                embedder = _shared_embedder(name, generation.contract) if isinstance(name, str) else name
+                check_contract(generation.contract, embedder)
+                self._embedders[generation.contract_id] = embedder
+            return embedder
+
+    def _embedder_or_name(self, default: str) -> str | Embedder:
+        """The embedder of the caller, else the name in the settings, else the default."""
+        named = self.settings.embedder if "embedder" in self.settings.model_fields_set else default
+        return self._embedder_option or named
+
+    def adopt(self, name: str | Embedder, embedder: Embedder, contract_id: int) -> None:
+        """Use the embedder that the collection was switched to. `name` is its name, or the embedder itself."""
+        self._embedder_option = name
+        self._embedders[contract_id] = embedder
+
+    @property
+    def reranker(self) -> Reranker | None:
+        """The reranker of the caller or of the settings, if any. Raises the errors of `registry.make`."""
+        with self._lock:
+            reranker = self._reranker or self.settings.search.reranker
+            if isinstance(reranker, str):
+                reranker = self._reranker = make("rerankers", reranker)
+            return reranker
+
+    # --- Reading -------------------------------------------------------------------------------------------------
+
     @property
     def exists(self) -> bool:
-        """Whether there is a collection in the folder. Raises DamagedCollectionError where half of one is."""
-        for _ in range(2):  # it may be made just now
-            has_head = (self.folder / HEAD).exists()
-            has_catalog = (self.folder / FILE).exists() or is_old(self.folder)
+        """Whether the folder holds a collection. Raises DamagedCollectionError if HEAD or the catalog is missing."""
+        for _ in range(2):  # another process may be creating it
+            has_head = (self.folder / HEAD_FILE).exists()
+            has_catalog = (self.folder / CATALOG_FILE).exists() or needs_migration(self.folder)
             if has_head == has_catalog:
                 return has_catalog
         if has_catalog:
-            raise DamagedCollectionError(f"{self.folder / HEAD} is missing.", LOST_HEAD)
+            raise DamagedCollectionError(f"{HEAD_FILE} is missing from '{self.folder}'.", LOST_HEAD_HINT)
         raise DamagedCollectionError(
-            f"{self.folder / FILE} is missing.", "Restore the collection from a backup, or ingest its sources anew."
+            f"{CATALOG_FILE} is missing from '{self.folder}'.",
+            "Restore the collection from a backup, or remove its folder and ingest again.",
         )
 
     @property
@@ -118,251 +168,160 @@ class Store:
             if self._catalog is None:
                 if not self.exists:
                     raise CollectionNotFound(
-                        f"There is no collection at {self.folder}.",
-                        "Make one with `ragfm ingest FOLDER`, or name another with -c.",
+                        f"There is no collection at '{self.folder}'.",
+                        "Create one with `ragfm ingest FOLDER`, or choose a different folder with -c.",
                     )
-                if is_old(self.folder):
+                if needs_migration(self.folder):
                     with self.writing():
-                        pass  # whoever writes brings it to this version's schema
-                self._file = _identity(self.folder / FILE)  # before: what takes its place meanwhile is noticed later
+                        pass  # opening it for writing migrates it
+                self._catalog_id = _file_id(self.folder / CATALOG_FILE)  # before: a later replacement is noticed
                 self._catalog = Catalog(self.folder)
             return self._catalog
 
-    def embedder(self, generation: Generation | None = None) -> Embedder:
-        """The embedder of a generation, else of the newest. Raises EmbedderMismatchError where another was given."""
-        generation = generation or self.catalog.at()
-        with self._loading:  # seconds, in which others go on with what is loaded
-            known = self._embedders.get(generation.contract_id)
-            if known is None:
-                asked = self._asked(str(generation.contract["embedder"]))
-                known = _shared_embedder(asked, generation.contract) if isinstance(asked, str) else asked
-                check_contract(generation.contract, known)
-                self._embedders[generation.contract_id] = known
-            return known
-
-    @property
-    def reranker(self) -> Reranker | None:
-        """The reranker that the caller gave or the settings name, if any. Raises as `registry.make` does."""
-        with self._lock:
-            named = self._reranker or self.settings.search.reranker
-            if isinstance(named, str):
-                named = self._reranker = make("rerankers", named)
-            return named
-
-    @property
-    def names_embedder(self) -> bool:
-        """Whether the caller or the settings ask for an embedder, rather than leave it to the collection."""
-        return self._given is not None or "embedder" in self.settings.model_fields_set
-
-    def chunk_settings(self, window: int) -> ChunkSettings:
-        """How documents are split; a size over the embedder's window, in tokens, is the window, and said so."""
-        size = self.settings.chunk.size
-        if size is not None and size > int(window):
-            _log.warning("chunk.size is %d, but the embedder takes %s tokens: chunks have at most those.", size, window)
-        return ChunkSettings(size=size, overlap=self.settings.chunk.overlap)
-
     def read(self, action: Callable[[Snapshot], T]) -> T:
-        """Do something with the newest snapshot; again with a newer one, where compaction has overtaken it."""
+        """Call `action` with the newest snapshot; again with a newer one if it raises StaleReadError."""
         return self.read_catalog(lambda _: action(self.snapshot()))
 
     def read_catalog(self, action: Callable[[Catalog], T]) -> T:
-        """The same with the catalog alone. Where another collection has taken its place, all is of the new one."""
-        for _ in range(_ATTEMPTS):
-            file = _identity(self.folder / FILE)
-            if self._catalog is not None and self._file != file:
+        """Call `action` with the catalog; again if it raises StaleReadError.
+
+        If another collection takes its place meanwhile, the result is entirely from the new one.
+        """
+        file = self.folder / CATALOG_FILE
+        for _ in range(_READ_ATTEMPTS):
+            file_id = _file_id(file)
+            if self._catalog is not None and self._catalog_id != file_id:
                 self.close()
             try:
                 result = action(self.catalog)
-            except OvertakenError:
+            except StaleReadError:
                 continue
             except CollectionError:
-                if _identity(self.folder / FILE) == file:
+                if _file_id(file) == file_id:
                     raise
                 continue
-            if _identity(self.folder / FILE) == file:  # else it may be of both: a new connection opens the new file
+            if _file_id(file) == file_id:  # otherwise the connections of one read may have opened different files
                 return result
-        raise CollectionBusyError(f"{self.folder} changes faster than it can be read.", "Run it again.")
+        raise CollectionBusyError(
+            f"The collection '{self.folder}' changes faster than it can be read.", "Run it again."
+        )
 
     def snapshot(self) -> Snapshot:
-        """The newest generation. Raises OvertakenError where another process replaces what is being read.
+        """The snapshot of the newest generation. Raises StaleReadError if another process replaces what is read.
 
-        The first one is read whole. Later ones add what came and went since, and a newer view or another embedder is
-        opened in the background while the older one still serves.
+        The first snapshot is opened at once; later ones extend it by what was born and died. If there is a newer view
+        or another embedder, it is opened in the background while the current snapshot serves.
         """
         current = self._snapshot
-        newest = self.catalog.at() if current is None else self.catalog.newest(current.generation)
-        stands_on = (_state(self.folder / VIEWS), newest.contract_id)
-        if current is None or current.generation.id != newest.id or stands_on != self._stands_on or not current.usable:
-            with self._lock:
-                current = self._snapshot
-                if current is None or not current.usable:
-                    current = self._snapshot = open_snapshot(
-                        self.folder, self.catalog, newest, language=self.settings.language
-                    )
-                    self._stands_on = stands_on
-                else:
-                    current = self._follow(current, newest)
-                    if stands_on != self._stands_on and self._opening is None:
-                        self._stands_on = stands_on
-                        self._opening = threading.Thread(target=self._open_newer, name="ragfm-open-view", daemon=True)
-                        self._opening.start()
-        return current
-
-    def _follow(self, current: Snapshot, newest: Generation) -> Snapshot:
-        """The snapshot brought to the newest generation, as far as its embedder goes."""
+        if current is not None and self.catalog.generation() == current.generation.id:
+            newest = current.generation
+        else:
+            newest = self.catalog.at()
+        views = self.folder / VIEWS_FOLDER
         try:
-            if newest.contract_id != current.generation.contract_id:
-                if self.catalog.floor() > current.generation.id:
-                    raise OvertakenError
-            elif newest.id > current.generation.id:
-                self._snapshot = current = current.extend(newest)
-        except OvertakenError:
-            self._snapshot = None  # it has missed too much, and starts anew
-            raise
-        return current
+            views_changed: int | None = views.stat().st_mtime_ns
+        except FileNotFoundError:
+            views_changed = None
+        wanted = (views_changed, newest.contract_id)
+        if current is not None and current.usable and current.generation.id == newest.id and wanted == self._opened_for:
+            return current
+
+        with self._lock:
+            current = self._snapshot
+            if current is None or not current.usable:
+                self._snapshot = open_snapshot(self.folder, self.catalog, newest, language=self.settings.language)
+                self._opened_for = wanted
+                return self._snapshot
+            try:
+                if newest.contract_id != current.generation.contract_id:
+                    # The old embedder's generation serves until the new embedder is loaded.
+                    if self.catalog.floor() > current.generation.id:
+                        raise StaleReadError
+                elif newest.id > current.generation.id:
+                    current = self._snapshot = current.extend(newest)
+            except StaleReadError:
+                self._snapshot = None  # compaction has passed it: the next attempt opens a new one
+                raise
+            if wanted != self._opened_for and self._opening is None:
+                self._opened_for = wanted
+                self._opening = threading.Thread(target=self._open_newer, name="ragfm-open-view", daemon=True)
+                self._opening.start()
+            return current
 
     def _open_newer(self) -> None:
-        """Open the newest view, and the embedder that it needs, and let them serve from then on."""
+        """Open the newest view, and its embedder if one is in use, and let them serve."""
         try:
             newest = self.catalog.at()
-            if self._embedders:  # else none was needed so far
-                self.embedder(newest).embed_queries([""])
+            if self._embedders:
+                self.embedder(newest).embed_queries([""])  # loads the model
             opened = open_snapshot(self.folder, self.catalog, newest, language=self.settings.language)
             with self._lock:
-                current = self._snapshot
-                if current is not None:
-                    later = current.generation
-                    behind = later.contract_id == newest.contract_id and later.id > newest.id
-                    self._snapshot = opened.extend(later) if behind else opened
-        except OvertakenError:
-            self._stands_on = None  # looked for again by the next search
+                if self._snapshot is not None:
+                    serving = self._snapshot.generation
+                    behind = serving.contract_id == newest.contract_id and serving.id > newest.id
+                    self._snapshot = opened.extend(serving) if behind else opened
+        except StaleReadError:
+            self._opened_for = None  # the next search tries again
         except RagfmError as error:
-            _log.warning("%s: what is newer can't be opened, the older generation serves on: %s", self.folder, error)
+            _log.warning("%s: a newer view cannot be opened, the older one stays in use: %s", self.folder, error)
         finally:
             self._opening = None
 
     def settle(self) -> None:
-        """Wait until what is opened in the background serves."""
-        with self._lock:  # else it may not have been started
+        """Wait until the view or embedder that is opened in the background serves."""
+        with self._lock:  # it may be about to be started
             opening = self._opening
         if opening is not None:
             opening.join()
 
+    def close(self) -> None:
+        """Close the catalog and drop the snapshot and the embedders; the next use opens them again."""
+        self.settle()
+        with self._lock:
+            if self._catalog is not None:
+                self._catalog.close()
+            self._catalog = self._snapshot = self._opened_for = None
+            self._embedders = {}
+
+    # --- Writing -------------------------------------------------------------------------------------------------
+
     @contextmanager
     def writing(self) -> Iterator[CatalogWriter]:
-        """The catalog for writing, made if there is none, under the lock that there is one of.
+        """The catalog for writing, under the collection's lock. Creates the collection if there is none.
 
-        Raises CollectionBusyError, which names the holder, and CollectionReadOnlyError.
+        Raises CollectionBusyError, which names the holder of the lock, and CollectionReadOnlyError.
         """
         if not self.exists:
             self._create()
         if not os.access(self.folder, os.W_OK):
             raise CollectionReadOnlyError(
-                f"The collection {self.folder} can't be written: its folder is read-only.",
+                f"The collection '{self.folder}' cannot be written: its folder is read-only.",
                 "Searching and asking still work.",
             )
-        lock = FileLock(self.folder / LOCK, timeout=LOCK_SECONDS, thread_local=False)
-        try:
-            lock.acquire()
-        except Timeout as error:
-            raise CollectionBusyError(
-                f"{self._holder()} is writing to {self.folder}.", "Wait for it to end, then run this again."
-            ) from error
-        except OSError as error:
-            raise CollectionError(f"{lock.lock_file} can't be locked: {error.strerror}.", "Run this again.") from error
-        try:
+        with write_lock(self.folder):
             try:
-                sync_folder(self.folder.parent)  # whoever has made the folder may not have come to it
+                sync_folder(self.folder.parent)  # the process that created the folder may not have done it
             except OSError as error:
                 raise CollectionError(
-                    f"{self.folder.parent} can't be synced: {error.strerror}.", "Nothing was written. Run this again."
+                    f"The folder '{self.folder.parent}' cannot be synced: {error.strerror}.",
+                    "Nothing was written. Run it again.",
                 ) from error
-            with contextlib.suppress(OSError):  # it only serves a better message
-                self._holder_file.write_text(json.dumps({"pid": os.getpid(), "host": socket.gethostname()}))
             catalog = CatalogWriter(self.folder)
             try:
                 yield catalog
             finally:
                 catalog.close()
-        finally:
-            with contextlib.suppress(OSError):  # the lock itself says whether it is held
-                self._holder_file.unlink()
-            lock.release()
-
-    def save_view(self, catalog: Catalog, *, always: bool = False) -> None:
-        """Write a view of the newest generation where that pays: see `_pays`. The caller holds the lock."""
-        newest = catalog.at()
-        snapshot = open_snapshot(self.folder, catalog, newest, language=self.settings.language)
-        kind, _ = self.kind(newest, snapshot.view)
-        if always or self._pays(snapshot, kind):
-            grown = snapshot.pending > (len(snapshot.view.index) if snapshot.view else 0)
-            language = self.settings.language
-            stale = grown or (snapshot.view is not None and snapshot.view.language != language)
-            keywords = snapshot.new_keywords() if stale else snapshot.keywords()
-            save_view(self.folder, catalog, newest, kind, keywords=keywords, language=language)
-            before = snapshot.view.keywords if snapshot.view else None
-            if before is None or before.language != keywords.language:
-                self.language_changed(newest.contract, keywords.language)
-            if self._snapshot is not None:
-                self.snapshot()
-                self.settle()
-
-    def adopt(self, asked: str | Embedder, embedder: Embedder, contract_id: int) -> None:
-        """Go on with the embedder that the collection was switched to."""
-        self._given = asked
-        self._embedders[contract_id] = embedder
-
-    def save_grown_view(self, catalog: CatalogWriter) -> None:
-        """Write a view in the middle of a sync, where the collection has doubled: else readers compare all that is new.
-
-        The caller holds the lock.
-        """
-        count = catalog.at().chunks
-        if self._grown_from is None or count > 2 * self._grown_from + _GROWN:
-            if self._grown_from is not None:
-                self.save_view(catalog)
-            self._grown_from = count
-
-    def _pays(self, snapshot: Snapshot, kind: str) -> bool:
-        view = snapshot.view
-        if view is None or view.kind != kind or view.language != self.settings.language:
-            return True
-        least = 0 if len(view.index) < _SMALL else min(len(view.index) // 10, _LONG_TAIL)
-        return snapshot.pending > least
-
-    def kind(self, generation: Generation, view: View | None) -> tuple[str, str]:
-        """The kind of index that the newest generation should have, and why."""
-        asked = self.settings.index
-        if asked != "auto":
-            return asked, "It is set."
-        memory = self.settings.index_memory_mb
-        limit = default_memory() if memory is None else memory << 20
-        current = view.kind if view else None
-        return choose_kind(generation.chunks, int(generation.contract["dim"]), limit, current=current)
-
-    def close(self) -> None:
-        """Close the catalog and let go of the snapshot; the next use opens them again."""
-        self.settle()
-        with self._lock:
-            if self._catalog is not None:
-                self._catalog.close()
-            self._catalog = self._snapshot = self._stands_on = None
-            self._embedders = {}
-
-    def _asked(self, default: str) -> str | Embedder:
-        """The embedder that the caller gave, else the one that the settings name, else the default."""
-        named = self.settings.embedder if "embedder" in self.settings.model_fields_set else default
-        return self._given or named
 
     def _create(self) -> None:
-        asked = self._asked(self.settings.embedder)
-        embedder = load_embedder(asked) if isinstance(asked, str) else asked
-        contract = make_contract(embedder, asked)
+        name = self._embedder_or_name(self.settings.embedder)
+        embedder = load_embedder(name) if isinstance(name, str) else name
+        contract = make_contract(embedder, name)
         if self.folder.is_dir() and any(self.folder.iterdir()):
             raise CollectionError(
-                f"{self.folder} is not empty and holds no collection.", "Name another folder with -c."
+                f"The folder '{self.folder}' is not empty and is not a collection.",
+                "Choose a different folder with -c.",
             )
-        temporary = beside(self.folder)
+        temporary = temporary_path(self.folder)
         try:
             temporary.mkdir(parents=True)
             CatalogWriter.create(temporary, contract)
@@ -372,32 +331,96 @@ class Store:
                 return  # another process was faster
             why = error.strerror if isinstance(error, OSError) else str(getattr(error, "orig", error))
             kind = CollectionReadOnlyError if getattr(error, "errno", None) in _NOT_WRITABLE else CollectionError
-            raise kind(f"No collection can be made at {self.folder}: {why}.", "Name another folder with -c.") from error
+            raise kind(
+                f"The collection '{self.folder}' cannot be created: {why}.", "Choose a different folder with -c."
+            ) from error
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
         self._embedders[1] = embedder
 
-    @property
-    def _holder_file(self) -> Path:
-        return self.folder / f"{LOCK}.holder"
+    # --- Views ---------------------------------------------------------------------------------------------------
 
-    def _holder(self) -> str:
-        try:
-            holder: dict[str, Any] = json.loads(self._holder_file.read_text())
-        except (OSError, ValueError):
-            return "Another process"
-        return f"Process {holder['pid']} on {holder['host']}"
+    def save_view(self, catalog: Catalog, *, always: bool = False) -> None:
+        """Save a view of the newest generation if it is outdated, or always. The caller holds the lock."""
+        newest, language = catalog.at(), self.settings.language
+        snapshot = open_snapshot(self.folder, catalog, newest, language=language)
+        view = snapshot.view
+        kind, _ = self.kind(newest, view)
+        if not always and not self._view_is_outdated(snapshot, kind):
+            return
+        # An updated keyword index keeps the language, and statistics from its first build: build it again once most
+        # texts are new, or the language setting has changed.
+        mostly_new = snapshot.pending > (len(view.index) if view else 0)
+        rebuild = mostly_new or (view is not None and view.language != language)
+        keywords = snapshot.new_keywords() if rebuild else snapshot.keywords()
+        save_view(self.folder, catalog, newest, kind, keywords=keywords, language=language)
+        if view is None or view.keywords is None or view.keywords.language != keywords.language:
+            self.language_changed(newest.contract, keywords.language)
+        if self._snapshot is not None:
+            self.snapshot()
+            self.settle()
+
+    def _view_is_outdated(self, snapshot: Snapshot, kind: str) -> bool:
+        """Whether the view has another kind or language, or differs in over a tenth or 10,000 of its chunks.
+
+        Below 5,000 chunks, any difference counts.
+        """
+        view = snapshot.view
+        if view is None or view.kind != kind or view.language != self.settings.language:
+            return True
+        tolerated = 0 if len(view.index) < _SMALL_VIEW else min(len(view.index) // 10, _MAX_TAIL)
+        return snapshot.pending > tolerated
+
+    def save_grown_view(self, catalog: CatalogWriter) -> None:
+        """Save a view during a sync once the collection has doubled, so that readers need not search a long tail.
+
+        The caller holds the lock.
+        """
+        count = catalog.at().chunks
+        if self._sync_chunks is None or count > 2 * self._sync_chunks + _MIN_GROWTH:
+            if self._sync_chunks is not None:
+                self.save_view(catalog)
+            self._sync_chunks = count
+
+    def kind(self, generation: Generation, view: View | None) -> tuple[str, str]:
+        """The kind of index that a generation should have, and the reason as a sentence."""
+        if self.settings.index != "auto":
+            return self.settings.index, "It is set."
+        megabytes = self.settings.index_memory_mb
+        limit = default_memory() if megabytes is None else megabytes << 20
+        current = view.kind if view else None
+        return choose_kind(generation.chunks, int(generation.contract["dim"]), limit, current=current)
 
 
-def _state(folder: Path) -> object:
-    """What is another one when a view was saved or removed."""
+@contextmanager
+def write_lock(folder: Path) -> Iterator[None]:
+    """Hold the lock of a collection. Raises CollectionBusyError, which names the holder, after `LOCK_SECONDS`."""
+    holder_file = folder / f"{LOCK}.holder"
+    lock = FileLock(folder / LOCK, timeout=LOCK_SECONDS, thread_local=False)
     try:
-        return folder.stat().st_mtime_ns
-    except FileNotFoundError:
-        return None
+        lock.acquire()
+    except Timeout as error:
+        try:
+            holder: dict[str, Any] = json.loads(holder_file.read_text())
+            name = f"Process {holder['pid']} on {holder['host']}"
+        except (OSError, ValueError):
+            name = "Another process"
+        raise CollectionBusyError(
+            f"{name} is writing to '{folder}'.", "Wait until it ends, then run it again."
+        ) from error
+    except OSError as error:
+        raise CollectionError(f"'{lock.lock_file}' cannot be locked: {error.strerror}.", "Run it again.") from error
+    try:
+        with contextlib.suppress(OSError):  # the file only serves the message above
+            holder_file.write_text(json.dumps({"pid": os.getpid(), "host": socket.gethostname()}))
+        yield
+    finally:
+        with contextlib.suppress(OSError):
+            holder_file.unlink()
+        lock.release()
 
 
-def _identity(file: Path) -> tuple[int, int] | None:
+def _file_id(file: Path) -> tuple[int, int] | None:
     try:
         status = file.stat()
     except FileNotFoundError:
@@ -407,9 +430,9 @@ def _identity(file: Path) -> tuple[int, int] | None:
 
 def _shared_embedder(name: str, contract: Mapping[str, Any]) -> Embedder:
     key = json.dumps([name, dict(contract)], sort_keys=True)
-    found = _embedders.get(key)
-    if found is None:
-        found = load_embedder(name)
-        with contextlib.suppress(TypeError):  # a plugin's that can't be referred to weakly
-            _embedders[key] = found
-    return found
+    embedder = _embedders.get(key)
+    if embedder is None:
+        embedder = load_embedder(name)
+        with contextlib.suppress(TypeError):  # an embedder of a plugin may not support weak references
+            _embedders[key] = embedder
+    return embedder

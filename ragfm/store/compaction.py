@@ -1,43 +1,41 @@
-"""Compaction: the rows of what has gone are deleted, and their space is given back.
+"""Compaction: deletes dead rows and returns their space to the file system.
 
-    a view of the newest generation G is saved ─→ the floor rises to G ─→ rows that had died by G are deleted, in
-    batches ─→ the file shrinks
+    save a view of the newest generation G → raise the floor to G → delete the rows that died by G, in batches →
+    shrink the file
 
-Readers go on meanwhile. One that still looks at a generation before G sees the risen floor after its reads, and looks
-again. A crash leaves some dead rows for the next compaction.
+Readers continue meanwhile. A reader of a generation before G notices the raised floor after reading, and reads again.
+After a crash, the next compaction deletes the remaining dead rows.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pysqlite3
 import sqlalchemy as sa
 
 from ragfm.core.durable_files import sync_folder
 from ragfm.core.errors import CollectionError
-from ragfm.store.database import FILE, batches
+from ragfm.core.progress import Progress, ProgressCallback, ignore_progress
+from ragfm.store.catalog import Catalog
+from ragfm.store.database import CATALOG_FILE, batches
 from ragfm.store.tables import chunks, documents, generations, groups, properties, sources, tags, vectors
 
 if TYPE_CHECKING:
     from ragfm.store.catalog_writer import CatalogWriter
     from ragfm.store.collection_store import Store
 
-_BATCH = 5_000  # rows that are deleted at once, so that the write-ahead log stays small
-_PAGES = 2_000  # pages that are given back at once
-_LEAST, _SHARE = 1_000, 0.3  # dead chunks, and their share of all, from which a sync compacts by itself
-
-Progress = Callable[[int, int], None]
-"""Is told how many rows of how many are done with."""
+_BATCH_ROWS = 5_000  # deleted per transaction, so that the write-ahead log stays small
+_VACUUM_PAGES = 2_000  # freed per statement
+_MIN_DEAD_CHUNKS, _MIN_DEAD_SHARE = 1_000, 0.3  # from which a sync compacts
 
 
 @dataclass(frozen=True, slots=True)
 class CompactReport:
-    """What a compaction deleted: chunks, document versions, vectors; and the catalog's size on disk, in bytes."""
+    """Deleted chunks, document versions and vectors, and the size of the catalog on disk, in bytes."""
 
     chunks: int
     documents: int
@@ -47,95 +45,106 @@ class CompactReport:
     seconds: float
 
 
-def compaction_pays(catalog: CatalogWriter) -> bool:
-    """Whether so many of the chunks are dead that a sync should compact."""
-    dead = dead_chunks(catalog)
-    return dead >= _LEAST and dead > _SHARE * (dead + catalog.at().chunks)
+def should_compact(catalog: CatalogWriter) -> bool:
+    """Whether enough chunks are dead for a sync to compact."""
+    dead = count_dead_chunks(catalog)
+    return dead >= _MIN_DEAD_CHUNKS and dead > _MIN_DEAD_SHARE * (dead + catalog.at().chunks)
 
 
-def dead_chunks(catalog: Any) -> int:
-    """How many chunks have gone and still take space."""
+def count_dead_chunks(catalog: Catalog) -> int:
+    """The number of dead chunks that still take space."""
     with catalog.read() as connection:
         query = sa.select(sa.func.count()).select_from(chunks).where(chunks.c.died.is_not(None))
         return int(connection.execute(query).scalar_one())
 
 
-def compact(store: Store, catalog: CatalogWriter, progress: Progress | None = None) -> CompactReport:
-    """Delete what no generation from the newest on can see. The caller holds the collection's lock."""
-    start, before = time.monotonic(), _size(catalog)
-    # Readers that open the collection anew must find a view that is not older than the floor.
+def compact(store: Store, catalog: CatalogWriter, progress: ProgressCallback | None = None) -> CompactReport:
+    """Delete everything that is not visible at the newest generation. The caller holds the collection's lock.
+
+    Reports `Progress("compact", chunks_deleted, dead_chunks)`.
+    """
+    progress = progress or ignore_progress
+    start, bytes_before = time.monotonic(), _catalog_bytes(catalog)
+    # Readers that open the collection later must find a view that is not older than the floor.
     store.save_view(catalog, always=True)
     newest = catalog.at()
     with catalog.write() as connection:
         connection.execute(properties.update().where(properties.c.key == "floor").values(value=str(newest.id)))
-    total, done = dead_chunks(catalog), 0
-    while deleted := _delete_chunks(catalog, newest.id):
-        done += deleted
-        if progress is not None:
-            progress(done, total)
-    ended = _delete_documents(catalog, newest.id)
-    forgotten = _delete_vectors(catalog, newest.contract_id)
+    dead, deleted = count_dead_chunks(catalog), 0
+    while count := _delete_chunks(catalog, newest.id):
+        deleted += count
+        progress(Progress("compact", deleted, dead))
+    deleted_documents = _delete_documents(catalog, newest.id)
+    deleted_vectors = _delete_vectors(catalog, newest.contract_id)
     with catalog.write() as connection:
         connection.execute(generations.delete().where(generations.c.id < newest.id))
         empty = ~sa.exists().where(documents.c.source_id == sources.c.id)
         connection.execute(sources.delete().where(sources.c.removed.is_(True), empty))
     shrink(catalog)
     seconds = round(time.monotonic() - start, 3)
-    return CompactReport(done, ended, forgotten, before, _size(catalog), seconds)
+    return CompactReport(deleted, deleted_documents, deleted_vectors, bytes_before, _catalog_bytes(catalog), seconds)
 
 
-def _size(catalog: CatalogWriter) -> int:
-    files = (catalog.folder / FILE, catalog.folder / f"{FILE}-wal")
+def _catalog_bytes(catalog: CatalogWriter) -> int:
+    files = (catalog.folder / CATALOG_FILE, catalog.folder / f"{CATALOG_FILE}-wal")
     return sum(file.stat().st_size for file in files if file.exists())
 
 
 def _delete_chunks(catalog: CatalogWriter, floor: int) -> int:
+    """Delete one batch of dead chunks."""
     with catalog.write() as connection:
-        dead = sa.select(chunks.c.id).where(chunks.c.died <= floor).limit(_BATCH)
+        dead = sa.select(chunks.c.id).where(chunks.c.died <= floor).limit(_BATCH_ROWS)
         return connection.execute(chunks.delete().where(chunks.c.id.in_(dead))).rowcount
 
 
 def _delete_documents(catalog: CatalogWriter, floor: int) -> int:
-    with catalog.read() as connection:  # once: there is no index, and the living would be gone through again and again
+    # There is no index on `died`: the ids are read in a single scan, rather than once per batch.
+    with catalog.read() as connection:
         dead = list(connection.execute(sa.select(documents.c.id).where(documents.c.died <= floor)).scalars())
-    for part in batches(dead):
+    for batch in batches(dead):
         with catalog.write() as connection:
             for table in (tags, groups):
-                connection.execute(table.delete().where(table.c.document_id.in_(part)))
-            connection.execute(documents.delete().where(documents.c.id.in_(part)))
+                connection.execute(table.delete().where(table.c.document_id.in_(batch)))
+            connection.execute(documents.delete().where(documents.c.id.in_(batch)))
     return len(dead)
 
 
 def _delete_vectors(catalog: CatalogWriter, contract_id: int) -> int:
-    """Those of earlier contracts, and those of no chunk. A later contract's are a re-embedding that was interrupted."""
-    deleted, at, after = 0, 0, b""
+    """Delete the vectors of earlier contracts and those without a chunk.
+
+    Vectors of a later contract belong to an interrupted re-embedding, and stay.
+    """
+    deleted, contract, after = 0, 0, b""
     unused = sa.or_(vectors.c.contract_id < contract_id, ~sa.exists().where(chunks.c.text_hash == vectors.c.text_hash))
-    while at <= contract_id:  # one contract after the other, since the key begins with it
-        these = sa.and_(vectors.c.contract_id == at, vectors.c.text_hash > after)
+    while contract <= contract_id:  # one contract at a time, since the key starts with it
+        remaining = sa.and_(vectors.c.contract_id == contract, vectors.c.text_hash > after)
         with catalog.write() as connection:
-            part = sa.select(vectors.c.text_hash).where(these).order_by(vectors.c.text_hash).limit(_BATCH)
-            keys = list(connection.execute(part).scalars())
+            batch = sa.select(vectors.c.text_hash).where(remaining).order_by(vectors.c.text_hash).limit(_BATCH_ROWS)
+            keys = list(connection.execute(batch).scalars())
             if keys:
-                looked_at = sa.and_(these, vectors.c.text_hash <= keys[-1])
-                deleted += connection.execute(vectors.delete().where(looked_at, unused)).rowcount
-        at, after = (at, keys[-1]) if keys else (at + 1, b"")
+                in_batch = sa.and_(remaining, vectors.c.text_hash <= keys[-1])
+                deleted += connection.execute(vectors.delete().where(in_batch, unused)).rowcount
+        if keys:
+            after = keys[-1]
+        else:
+            contract, after = contract + 1, b""
     return deleted
 
 
 def shrink(catalog: CatalogWriter) -> None:
-    """Give free pages back to the file system, and fold the write-ahead log into the file.
+    """Return free pages to the file system, and merge the write-ahead log into the database.
 
-    Raises CollectionError where that fails; nothing is lost.
+    Raises CollectionError on failure; no data is lost.
     """
     try:
         with catalog.driver() as connection, closing(connection.cursor()) as cursor:
             while cursor.execute("PRAGMA freelist_count").fetchone()[0]:
-                cursor.execute(f"PRAGMA incremental_vacuum({_PAGES})").fetchall()
-            cursor.execute("PRAGMA busy_timeout=1000")  # readers may hold it back; then it shrinks later
+                cursor.execute(f"PRAGMA incremental_vacuum({_VACUUM_PAGES})").fetchall()
+            cursor.execute("PRAGMA busy_timeout=1000")  # readers may block the checkpoint; a later one shrinks the log
             cursor.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
-        sync_folder(catalog.folder)  # SQLite goes on where that fails
+        sync_folder(catalog.folder)  # SQLite ignores an error of its own sync of the folder
     except (pysqlite3.Error, OSError) as error:
         raise CollectionError(
-            f"All is committed, but free space in {catalog.folder / FILE} can't be given back: {error}.",
-            "Mend the cause and run `ragfm compact`.",
+            f"Free space in '{catalog.folder / CATALOG_FILE}' cannot be returned: {error}. No data was lost.",
+            "Fix the cause and run `ragfm compact`.",
         ) from error

@@ -1,4 +1,4 @@
-"""How documents are written to the catalog's tables, within a transaction of its writer."""
+"""Rows of documents, chunks, tags and groups, written within a transaction of the catalog writer."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import sqlalchemy as sa
 
 from ragfm.store.catalog import Source, text_hash
 from ragfm.store.database import batches
-from ragfm.store.tables import COMPARED, as_number, chunks, documents, groups, tags
+from ragfm.store.tables import MAX_COMPARED_CHARACTERS, as_number, chunks, documents, groups, tags
 
 if TYPE_CHECKING:
     from ragfm.core.types import Chunk, Document, Scalar
@@ -19,9 +19,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class NewDocument:
-    """A document version to commit: where it came from, what it is, and its chunks with their hashes.
+    """A document version to commit, with its chunks and the hash of each chunk's embedded text.
 
-    `allow` are the groups that the connector says may see it, None where it says nothing.
+    `digest` is the hash of the source's bytes, `recipe` the hash of everything that parsing and chunking depend on.
+    `allow` are the groups that may see it according to the connector, None if the connector has no access rules.
     """
 
     path: str
@@ -34,25 +35,11 @@ class NewDocument:
     allow: tuple[str, ...] | None = None
 
 
-def end_documents(connection: sa.Connection, source_id: int, paths: Sequence[str], generation: int) -> int:
-    """End the living documents at these paths; gives how many chunks went with them."""
-    ended = 0
-    for part in batches(list(paths)):
-        these = (documents.c.source_id == source_id, documents.c.path.in_(part), documents.c.died.is_(None))
-        gone = connection.execute(sa.select(documents.c.id).where(*these)).scalars().all()
-        if gone:
-            connection.execute(documents.update().where(documents.c.id.in_(gone)).values(died=generation))
-            # Some may have died before it, at a re-embedding. Said so that SQLite doesn't walk through all that live.
-            living = (chunks.c.document_id.in_(gone), sa.func.coalesce(chunks.c.died, 0) == 0)
-            ended += connection.execute(chunks.update().where(*living).values(died=generation)).rowcount
-    return ended
-
-
 def insert_document(connection: sa.Connection, source: Source, new: NewDocument, generation: int) -> None:
-    """A document version with its chunks, metadata and groups."""
+    """Insert a document version with its chunks, tags and groups."""
     document = new.document
     metadata = {**document.metadata, **source.tags}
-    names = visible_to(source.allow, new.allow)
+    names = allowed_groups(source.allow, new.allow)
     inserted = connection.execute(
         documents.insert().values(
             source_id=source.id,
@@ -85,7 +72,7 @@ def insert_document(connection: sa.Connection, source: Source, new: NewDocument,
 def insert_chunks(
     connection: sa.Connection, document_id: int, new: Sequence[Chunk], hashes: Sequence[bytes], generation: int
 ) -> None:
-    """The chunks of a document that come at a generation."""
+    """Insert chunks of a document, born at a generation."""
     rows = [
         {
             "document_id": document_id,
@@ -104,39 +91,58 @@ def insert_chunks(
         connection.execute(chunks.insert(), rows)
 
 
-def visible_to(source: Sequence[str], document: Sequence[str] | None) -> list[str] | None:
+def end_documents(connection: sa.Connection, source_id: int, paths: Sequence[str], generation: int) -> int:
+    """Let the live documents at these paths die at a generation. Returns the number of chunks that died."""
+    ended = 0
+    for batch in batches(list(paths)):
+        live = (documents.c.source_id == source_id, documents.c.path.in_(batch), documents.c.died.is_(None))
+        ids = connection.execute(sa.select(documents.c.id).where(*live)).scalars().all()
+        if ids:
+            connection.execute(documents.update().where(documents.c.id.in_(ids)).values(died=generation))
+            # Some chunks may have died before, when the collection was re-embedded. With coalesce, SQLite looks rows
+            # up by document; with IS NULL, it would scan the index of all live chunks.
+            live_chunks = (chunks.c.document_id.in_(ids), sa.func.coalesce(chunks.c.died, 0) == 0)
+            ended += connection.execute(chunks.update().where(*live_chunks).values(died=generation)).rowcount
+    return ended
+
+
+def tag_row(document_id: int, key: str, value: Scalar) -> dict[str, Any]:
+    """The row of `tags` by which filters compare a metadata value."""
+    text = json.dumps(value) if isinstance(value, bool) else str(value)
+    number = as_number(text)
+    return {"document_id": document_id, "key": key, "text": text[:MAX_COMPARED_CHARACTERS], "number": number}
+
+
+def allowed_groups(source: Sequence[str], document: Sequence[str] | None) -> list[str] | None:
     """The groups that may see a document, None if everybody may.
 
-    The source's `--allow` and what the connector says of the document both hold: a group must be in both.
+    Both the source's `--allow` and the connector's rules for the document apply: a group must be in both.
     """
     if document is None:
         return sorted(set(source)) if source else None
     return sorted(set(document) & set(source) if source else set(document))
 
 
-def restrict(connection: sa.Connection, source: Source, paths: Mapping[str, tuple[str, ...] | None] | None) -> int:
-    """Make groups hold for all versions of a source's documents; gives how many rows have changed.
+def update_groups(connection: sa.Connection, source: Source, paths: Mapping[str, tuple[str, ...] | None] | None) -> int:
+    """Rewrite the groups of all document versions of a source. Returns the number of updated rows.
 
-    For those at `paths`, with what the connector now says of them; for all, with what it said, where that is None.
+    `paths` maps paths to the connector's current rules, and only those are updated. With None, all documents are,
+    with the rules in their rows.
     """
     query = sa.select(documents.c.id, documents.c.path, documents.c.allow).where(documents.c.source_id == source.id)
     changed = 0
-    for document_id, path, before in connection.execute(query).all():
+    for document_id, path, stored in connection.execute(query).all():
         if paths is not None and path not in paths:
             continue
-        allow = before if paths is None else paths[path]
-        names = visible_to(source.allow, allow)
-        this = documents.c.id == document_id
-        kept = None if allow is None else list(allow)
-        connection.execute(documents.update().where(this).values(allow=kept, restricted=names is not None))
+        allow = stored if paths is None else paths[path]
+        names = allowed_groups(source.allow, allow)
+        connection.execute(
+            documents.update()
+            .where(documents.c.id == document_id)
+            .values(allow=None if allow is None else list(allow), restricted=names is not None)
+        )
         connection.execute(groups.delete().where(groups.c.document_id == document_id))
         if names:
             connection.execute(groups.insert(), [{"document_id": document_id, "name": name} for name in names])
         changed += 1
     return changed
-
-
-def tag_row(document_id: int, key: str, value: Scalar) -> dict[str, Any]:
-    """A metadata value as the row that filters compare it by."""
-    text = json.dumps(value) if isinstance(value, bool) else str(value)
-    return {"document_id": document_id, "key": key, "text": text[:COMPARED], "number": as_number(text)}

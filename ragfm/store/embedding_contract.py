@@ -1,4 +1,4 @@
-"""The embedding contract: what a collection's vectors depend on, and how their embedder is found again."""
+"""The embedding contract: everything the vectors of a collection depend on, and how to load their embedder."""
 
 from __future__ import annotations
 
@@ -11,30 +11,36 @@ from ragfm.core.errors import EmbedderMismatchError
 if TYPE_CHECKING:
     from ragfm.core.types import Embedder
 
-_NAMES = {"model", "embedder"}  # by which it is found; the same one may be found by others
+_NAME_KEYS = {"model", "embedder"}  # names to load it by; one embedder may have several
 
 
-def make_contract(embedder: Embedder, asked: str | Embedder) -> dict[str, Any]:
-    """What a collection keeps of an embedder: its fingerprint, and by what name it is loaded again."""
+def make_contract(embedder: Embedder, name: str | Embedder) -> dict[str, Any]:
+    """The contract of an embedder: its fingerprint, and the name to load it by.
+
+    `name` is the name that the user chose, or the embedder itself.
+    """
     contract = dict(embedder.fingerprint)
-    name = asked if isinstance(asked, str) else str(contract["model"])
-    # A relative path would mean another folder to who opens the collection from elsewhere.
-    path = Path(name).expanduser()
+    if not isinstance(name, str):
+        name = str(contract["model"])
+    path = Path(name).expanduser()  # absolute, since the collection may be opened from another folder
     return {**contract, "embedder": str(path.absolute()) if path.exists() else name}
 
 
 def same_contract(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
-    """Whether two give the same vectors, by whatever names."""
-    return {k: v for k, v in one.items() if k not in _NAMES} == {k: v for k, v in other.items() if k not in _NAMES}
+    """Whether two contracts give the same vectors, whatever the names."""
+    one = {key: value for key, value in one.items() if key not in _NAME_KEYS}
+    other = {key: value for key, value in other.items() if key not in _NAME_KEYS}
+    return one == other
 
 
 def check_contract(stored: Mapping[str, Any], embedder: Embedder) -> None:
-    """Raise EmbedderMismatchError where the embedder would give other vectors than the collection has."""
-    given = dict(embedder.fingerprint)
-    different = [key for key in given if key != "model" and given[key] != stored.get(key)]
+    """Raise EmbedderMismatchError if the embedder would give other vectors than the collection has."""
+    current = dict(embedder.fingerprint)
+    different = [key for key in current if key != "model" and current[key] != stored.get(key)]
     if different:
-        names = ", ".join(f"{key} {stored.get(key)!r} there, {given[key]!r} now" for key in different)
+        details = ", ".join(f"{key}: {stored.get(key)!r} instead of {current[key]!r}" for key in different)
         raise EmbedderMismatchError(
-            f"The collection was made with the embedder {stored['model']!r}, this is {given['model']!r} ({names}).",
-            f"Use the first one, or switch the collection with `ragfm reembed --embedder {given['model']}`.",
+            f"The collection was created with the embedder {stored['model']!r}, not with {current['model']!r} "
+            f"({details}).",
+            f"Use the first one, or switch the collection with `ragfm reembed --embedder {current['model']}`.",
         )

@@ -5,15 +5,16 @@
     all        = term ("and" term)*
     term       = "not" term | "(" any ")" | key operator value | key "in" "(" value ("," value)* ")"
     operator   = "=" | "!=" | "<" | "<=" | ">" | ">="
-    value      = a word, or anything in "double" or 'single' quotes, the sign itself twice
+    value      = a word, or any text in "double" or 'single' quotes; a quote inside is doubled
 
-Keys are those of the metadata, and `uri`, `source` and `media_type`. Numbers of up to fifteen digits compare as
-numbers, all else as text by its first 200 characters, so ISO dates compare as dates. A document without the key meets
+Keys are metadata keys, and `uri`, `source` and `media_type`. Numbers of up to fifteen digits compare as numbers. Other
+values compare as text, by their first 200 characters, so ISO dates compare as dates. A document without the key meets
 no comparison, not even `!=`.
 """
 
 from __future__ import annotations
 
+import operator
 import re
 from collections.abc import Callable
 from typing import Any, TypeAlias
@@ -21,32 +22,34 @@ from typing import Any, TypeAlias
 import sqlalchemy as sa
 
 from ragfm.core.errors import FilterError
-from ragfm.store.tables import COMPARED, as_number, documents, groups, sources, tags
+from ragfm.store.tables import MAX_COMPARED_CHARACTERS, as_number, documents, groups, sources, tags
 
 Condition: TypeAlias = sa.ColumnElement[bool]
 
+RESERVED_KEYS = ("uri", "source", "media_type")
+"""Keys that mean the document itself: metadata with these names cannot be filtered."""
 _TOKEN = re.compile(
     r"""\s*(?:(?P<sign>!=|<=|>=|[=<>(),])|"(?P<double>(?:[^"]|"")*)"|'(?P<single>(?:[^']|'')*)'|(?P<word>[^\s=!<>(),"']+))"""
 )
-OWN_KEYS = ("uri", "source", "media_type")
-"""Keys that mean the document itself, so that no metadata of these names is found by a filter."""
-_LONGEST = 10_000
-_DEEPEST = 50  # parentheses and `not` within each other; SQLite takes a depth of 1,000 in all
-_MOST = 500  # comparisons
-_COMPARE: dict[str, Callable[[Any, Any], Condition]] = {
-    "=": lambda column, value: column == value,
-    "!=": lambda column, value: column != value,
-    "<": lambda column, value: column < value,
-    "<=": lambda column, value: column <= value,
-    ">": lambda column, value: column > value,
-    ">=": lambda column, value: column >= value,
+_MAX_CHARACTERS = 10_000
+_MAX_DEPTH = 50  # of nested parentheses and `not`; SQLite allows a depth of 1,000 for the whole statement
+_MAX_COMPARISONS = 500
+_OPERATORS: dict[str, Callable[[Any, Any], Condition]] = {
+    "=": operator.eq,
+    "!=": operator.ne,
+    "<": operator.lt,
+    "<=": operator.le,
+    ">": operator.gt,
+    ">=": operator.ge,
 }
 
 
 def parse_filter(text: str) -> Condition:
-    """A filter as a condition on `documents`; values are bound parameters, never SQL text. Raises FilterError."""
-    if not text.isprintable() or len(text) > _LONGEST:
-        raise FilterError(f"The filter has signs that can't be printed, or more than {_LONGEST} characters.")
+    """Parse a filter into a condition on `documents`. Values become bound parameters, never SQL. Raises FilterError."""
+    if not text.isprintable() or len(text) > _MAX_CHARACTERS:
+        raise FilterError(
+            f"The filter has characters that cannot be printed, or more than {_MAX_CHARACTERS} characters."
+        )
     parser = _Parser(text)
     condition = parser.any()
     if parser.token[0] != "end":
@@ -54,17 +57,25 @@ def parse_filter(text: str) -> Condition:
     return condition
 
 
-def quoted(value: str) -> str:
-    """A value as it stands in a filter, whatever signs it has."""
+def quote_value(value: str) -> str:
+    """Quote any value for use in a filter."""
     doubled = value.replace('"', '""')
     return f'"{doubled}"'
 
 
+def visible_to(names: frozenset[str]) -> Condition:
+    """The condition that a document is visible to at least one of the groups, or to everybody."""
+    ids = sa.select(groups.c.document_id).where(groups.c.name.in_(sorted(names)))
+    return sa.or_(documents.c.restricted.is_(False), documents.c.id.in_(ids))
+
+
 class _Parser:
+    """A recursive-descent parser. `token` is the next token, as (kind, value)."""
+
     def __init__(self, text: str) -> None:
         self._text = text
-        self._end = 0
-        self._depth = self._comparisons = 0
+        self._start = self._end = 0  # of the token
+        self._depth = self._values = 0
         self.token = ("end", "")
         self._advance()
 
@@ -76,10 +87,10 @@ class _Parser:
 
     def error(self, expected: str) -> FilterError:
         kind, value = self.token
-        found = "the end" if kind == "end" else repr(value)
-        where = f"character {self._start + 1}"
+        actual = "the end" if kind == "end" else repr(value)
         return FilterError(
-            f"The filter {self._text!r} can't be read at {where}: expected {expected}, not {found}.",
+            f"The filter {self._text!r} cannot be read at character {self._start + 1}: expected {expected}, "
+            f"not {actual}.",
             "Example: 'year >= 2024 and team in (hr, legal)'.",
         )
 
@@ -91,8 +102,8 @@ class _Parser:
 
     def _term(self) -> Condition:
         self._depth += 1
-        if self._depth > _DEEPEST:
-            raise self.error(f"at most {_DEEPEST} levels")
+        if self._depth > _MAX_DEPTH:
+            raise self.error(f"at most {_MAX_DEPTH} levels")
         if self._take("word", "not"):
             condition = sa.not_(self._term())
         elif self._take("sign", "("):
@@ -111,17 +122,17 @@ class _Parser:
             while self._take("sign", ","):
                 values.append(self._value("a value"))
             self._expect(")")
-            return sa.or_(*(_comparison(key, "=", value) for value in values))
-        kind, operator = self.token
-        if kind != "sign" or operator not in _COMPARE:
+            return sa.or_(*(_compare(key, "=", value) for value in values))
+        kind, sign = self.token
+        if kind != "sign" or sign not in _OPERATORS:
             raise self.error("one of = != < <= > >= in")
         self._advance()
-        return _comparison(key, operator, self._value("a value"))
+        return _compare(key, sign, self._value("a value"))
 
     def _value(self, expected: str) -> str:
-        self._comparisons += 1
-        if self._comparisons > 2 * _MOST:
-            raise self.error(f"at most {_MOST} comparisons")
+        self._values += 1
+        if self._values > 2 * _MAX_COMPARISONS:  # a key and a value each
+            raise self.error(f"at most {_MAX_COMPARISONS} comparisons")
         kind, value = self.token
         if kind not in ("word", "quoted"):
             raise self.error(expected)
@@ -149,24 +160,21 @@ class _Parser:
             return
         self._end = match.end()
         kind = str(match.lastgroup)
-        sign = {"single": "'", "double": '"'}.get(kind)
-        self.token = ("quoted", match[kind].replace(2 * sign, sign)) if sign else (kind, match[kind])
+        if kind in ("single", "double"):
+            sign = "'" if kind == "single" else '"'
+            self.token = ("quoted", match[kind].replace(2 * sign, sign))
+        else:
+            self.token = (kind, match[kind])
 
 
-def _comparison(key: str, operator: str, value: str) -> Condition:
-    compare = _COMPARE[operator]
+def _compare(key: str, sign: str, value: str) -> Condition:
+    compare = _OPERATORS[sign]
     if key in ("uri", "media_type"):
         return compare(documents.c[key], value)
     if key == "source":
         return documents.c.source_id.in_(sa.select(sources.c.id).where(compare(sources.c.name, value)))
     number = as_number(value)
-    meets = compare(tags.c.text, value[:COMPARED])
+    matches = compare(tags.c.text, value[:MAX_COMPARED_CHARACTERS])
     if number is not None:
-        meets = sa.or_(compare(tags.c.number, number), sa.and_(tags.c.number.is_(None), meets))
-    return documents.c.id.in_(sa.select(tags.c.document_id).where(tags.c.key == key, meets))
-
-
-def may_see(names: frozenset[str]) -> Condition:
-    """Documents that are open to all, or allowed to one of the groups."""
-    mine = sa.select(groups.c.document_id).where(groups.c.name.in_(sorted(names)))
-    return sa.or_(documents.c.restricted.is_(False), documents.c.id.in_(mine))
+        matches = sa.or_(compare(tags.c.number, number), sa.and_(tags.c.number.is_(None), matches))
+    return documents.c.id.in_(sa.select(tags.c.document_id).where(tags.c.key == key, matches))

@@ -1,10 +1,10 @@
-"""Migrations: from the schemas of older versions to this one's.
+"""Migrations from older schemas.
 
-    1 → 2   catalog.sqlite becomes catalog.db, whose pages have checksums; documents get a hash of their text, vectors
-            a checksum, generations their count of chunks. Documents are parsed again by the next sync, since schema 1
-            did not keep what a parser knows about the text; nothing is embedded again.
+    1 → 2   catalog.sqlite becomes catalog.db, with page checksums. Documents get a hash of their text, vectors a
+            checksum, generations a count of chunks. The next sync parses all documents again, because schema 1 did not
+            store the parser's marks; it embeds nothing.
 
-A migration writes a new file beside the old one and renames it: a crash leaves one of the two whole.
+A migration writes a new file and renames it, so a crash leaves either the old or the new one.
 """
 
 from __future__ import annotations
@@ -17,55 +17,57 @@ from zlib import crc32
 
 import pysqlite3
 
-from ragfm.core.durable_files import beside, sync_file, sync_folder
+from ragfm.core.durable_files import sync_file, sync_folder, temporary_path
 from ragfm.core.errors import CollectionError
 from ragfm.store.catalog import text_hash
-from ragfm.store.database import FILE, create_database, open_engine
+from ragfm.store.database import CATALOG_FILE, create_database, open_engine
 from ragfm.store.tables import SCHEMA, SCHEMA_VERSION
 
-OLD_FILE = "catalog.sqlite"
-"""The catalog's name up to schema 1."""
+SCHEMA_1_FILE = "catalog.sqlite"
+"""The name of the catalog up to schema 1."""
 
-_ADDED = {  # columns that schema 1 did not have, and one that it had, by table
+# SQL expressions for columns that schema 1 lacks, by table; `t` is the old row. An empty recipe makes the next sync
+# parse the document again.
+_NEW_COLUMNS = {
     "generations": {"chunks": "(SELECT count(*) FROM old.chunks WHERE born <= t.id AND ifnull(died, t.id + 1) > t.id)"},
     "sources": {"removed": "0"},
     "documents": {"allow": "NULL", "text_hash": "text_hash(t.text)", "marks": "NULL", "recipe": "''"},
     "vectors": {"checksum": "crc32(t.vector)"},
     "failures": {"recipe": "''"},
-}  # fmt: skip
+}
 
 
-def is_old(folder: Path) -> bool:
-    """Whether a folder has a collection of an older schema."""
-    return (folder / OLD_FILE).exists() and not (folder / FILE).exists()
+def needs_migration(folder: Path) -> bool:
+    """Whether the folder holds a collection with an older schema."""
+    return (folder / SCHEMA_1_FILE).exists() and not (folder / CATALOG_FILE).exists()
 
 
 def migrate(folder: Path) -> None:
-    """Bring a collection to this version's schema. The caller holds its lock. Does nothing where it has it.
+    """Upgrade a collection to the current schema; do nothing if it has it. The caller holds its lock.
 
-    Raises CollectionError where it can't be done; the collection is then as it was.
+    Raises CollectionError, which leaves the collection unchanged.
     """
-    if is_old(folder):
-        temporary = beside(folder / FILE)
+    if needs_migration(folder):
+        temporary = temporary_path(folder / CATALOG_FILE)
         try:
             temporary.mkdir()
-            _copy(folder / OLD_FILE, temporary)
-            sync_file(temporary / FILE)
-            (temporary / FILE).replace(folder / FILE)
+            _copy_tables(folder / SCHEMA_1_FILE, temporary)
+            sync_file(temporary / CATALOG_FILE)
+            (temporary / CATALOG_FILE).replace(folder / CATALOG_FILE)
             sync_folder(folder)
         except (OSError, pysqlite3.Error) as error:
             raise CollectionError(
-                f"{folder} can't be brought from schema 1 to {SCHEMA_VERSION}: {error}.",
-                "It is as it was. Mend the cause and run it again.",
+                f"The collection '{folder}' cannot be migrated from schema 1 to {SCHEMA_VERSION}: {error}.",
+                "It is unchanged. Fix the cause and run it again.",
             ) from error
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
-    if (folder / FILE).exists():
-        for left in folder.glob(f"{OLD_FILE}*"):
-            left.unlink()
+    if (folder / CATALOG_FILE).exists():
+        for old in folder.glob(f"{SCHEMA_1_FILE}*"):
+            old.unlink()
 
 
-def _copy(old: Path, folder: Path) -> None:
+def _copy_tables(old: Path, folder: Path) -> None:
     create_database(folder)
     engine = open_engine(folder, writable=True)
     try:
@@ -77,14 +79,14 @@ def _copy(old: Path, folder: Path) -> None:
             driver.create_function("text_hash", 1, text_hash, deterministic=True)
             cursor = driver.cursor()
             cursor.execute("ATTACH ? AS old", (f"file:{old}?mode=rw",))
-            found = cursor.execute("SELECT value FROM old.properties WHERE key = 'schema'").fetchone()
-            if found != ("1",):
-                raise CollectionError(f"{old} has schema {found}, expected 1.")
+            schema = cursor.execute("SELECT value FROM old.properties WHERE key = 'schema'").fetchone()
+            if schema != ("1",):
+                raise CollectionError(f"The catalog '{old}' has schema {schema}, expected 1.")
             cursor.execute("BEGIN")
             for table in SCHEMA.sorted_tables:
-                added = _ADDED.get(table.name, {})
+                new_columns = _NEW_COLUMNS.get(table.name, {})
                 names = [f'"{column.name}"' for column in table.columns]
-                values = [added.get(column.name, f't."{column.name}"') for column in table.columns]
+                values = [new_columns.get(column.name, f't."{column.name}"') for column in table.columns]
                 cursor.execute(
                     f"INSERT INTO main.{table.name} ({', '.join(names)}) "  # noqa: S608  names of our own tables
                     f"SELECT {', '.join(values)} FROM old.{table.name} t"

@@ -1,12 +1,11 @@
-"""What a search sees: the collection at one generation, by vectors and by keywords.
+"""A snapshot: the collection at one generation, searchable by vectors and by keywords.
 
-    view        indexes of what lived at generation B, if there are any
-    tail        vectors of what came after B, compared one by one
-    dead        ids of the view that have gone since B
-    keywords    the view's keyword index, with the tail's texts and without the dead; made when first asked
+    view        saved indexes of an earlier generation B, if any
+    tail        vectors of the chunks born after B, searched exhaustively
+    dead        ids of chunks in the view that died after B
+    keywords    the keyword index of the view, plus the texts of the tail, minus the dead; built at the first use
 
-It holds no lock and never changes: a newer generation gets a new snapshot, which shares the view and takes over the
-tail.
+A snapshot holds no lock and never changes. The snapshot of a later generation shares the view and extends the tail.
 """
 
 from __future__ import annotations
@@ -16,216 +15,223 @@ from collections import OrderedDict
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ragfm.core.registry import load_plugin
-from ragfm.store.catalog import Catalog, Generation, OvertakenError
-from ragfm.store.views import KEYWORDS, View, newest_view
+from ragfm.store.catalog import Catalog, Generation, StaleReadError
+from ragfm.store.views import KEYWORD_PLUGIN, View, newest_view
 
 if TYPE_CHECKING:
     from ragfm.core.types import Ids, KeywordIndex, Vectors
 
-_SPARE = 16  # asked for beyond what is needed, since some may be dead or equal to others
-_MOST = 10_000  # equal ones that are looked through
-_ROUNDING = 1e-6  # of a float32 cosine
-_MARGIN = 20  # asked of an approximate index beyond k, and scored exactly
-_FILTERS = 16  # whose survivors are kept
+_EXTRA_EXACT = 16  # candidates beyond k: some may be dead, or have equal scores
+_EXTRA_APPROXIMATE = 20  # the same for an approximate index, whose candidates are scored again exactly
+_MAX_TIES = 10_000  # candidates with equal scores that are considered
+_ROUNDING = 1e-6  # rounding error of a float32 cosine
+_MAX_CACHED_FILTERS = 16
 
 
 @dataclass(frozen=True, slots=True)
-class Allowed:
-    """The chunks that a filter and groups leave: their ids, ascending, and which rows of the tail are among them."""
+class AllowedChunks:
+    """The chunks that a filter and access groups allow: ids, ascending, and a mask over the rows of the tail."""
 
     ids: Ids
     tail: NDArray[np.bool_]
 
 
 class Snapshot:
-    """The vectors of a collection at one generation. Thread-safe."""
+    """The chunks of a collection at one generation. Thread-safe."""
 
     def __init__(
         self, catalog: Catalog, generation: Generation, view: View | None, *, language: str | None = None
     ) -> None:
-        """For `open_snapshot` and `extend`, which fill in tail and dead."""
+        """An empty snapshot; `open_snapshot` and `extend` fill the tail and the dead ids."""
         self.generation = generation
         self.view = view
         self._catalog = catalog
-        self._allowed: OrderedDict[Hashable, Allowed] = OrderedDict()
-        self._lock, self._building = threading.Lock(), threading.Lock()
-        self._ids: Ids = np.empty(0, dtype=np.int64)
+        self._allowed: OrderedDict[Hashable, AllowedChunks] = OrderedDict()
+        self._lock = threading.Lock()  # of the cache of filters
+        self._keyword_lock = threading.Lock()
+        self._ids: Ids = np.empty(0, dtype=np.int64)  # of the tail
         self._tail: Vectors = np.empty((0, int(generation.contract["dim"])), dtype=np.float32)
         self._dead: Ids = self._ids
         self._language = language
         self._keywords: KeywordIndex | None = None
-        self._earlier: Snapshot | None = None  # whose keyword index can be built upon
+        self._earlier: Snapshot | None = None  # whose keyword index can be updated
 
     def __len__(self) -> int:
         return len(self._ids) + (len(self.view.index) - len(self._dead) if self.view else 0)
 
     @property
     def pending(self) -> int:
-        """How many chunks came and went since the view."""
+        """Number of chunks that were born or died since the view."""
         return len(self._ids) + len(self._dead)
 
     @property
     def usable(self) -> bool:
-        """Whether its view has not been found damaged."""
+        """False once its view turns out to be damaged."""
         return self.view is None or self.view.state != "damaged"
 
     def extend(self, generation: Generation) -> Snapshot:
-        """The snapshot of a later generation of the same contract. Raises OvertakenError."""
-        later = Snapshot(self._catalog, generation, self.view, language=self._language)
-        later._read(self)
+        """The snapshot of a later generation under the same contract.
+
+        Raises StaleReadError if compaction has passed, DamagedCollectionError if chunks or vectors are missing.
+        """
+        catalog, after = self._catalog, self.generation.id
+        later = Snapshot(catalog, generation, self.view, language=self._language)
+        ids, vectors = catalog.chunk_vectors(generation, born_after=after)
+        kept = ~np.isin(self._ids, catalog.dead_ids(after, generation.id))
+        later._ids = np.concatenate([self._ids[kept], ids])
+        later._tail = np.concatenate([self._tail[kept], vectors])
+        later._dead = self._dead
+        if self.view is not None:
+            died = catalog.dead_ids(after, generation.id, born_up_to=self.view.generation)
+            later._dead = np.union1d(self._dead, died)
+        if catalog.floor() > (after if after >= 0 else generation.id):
+            raise StaleReadError
+        if len(later) != generation.chunks:
+            raise catalog.damage_error(
+                f"generation {generation.id} has {len(later)} chunks with vectors, expected {generation.chunks}"
+            )
         later._earlier = self if self._keywords is not None else self._earlier
         return later
 
-    def _read(self, earlier: Snapshot) -> None:
-        """Take over an earlier tail, and add what came and went since; it must be all there."""
-        catalog, now, after = self._catalog, self.generation, earlier.generation.id
-        ids, tail = catalog.chunk_vectors(now, born_after=after)
-        gone = catalog.dead_ids(after, now.id)
-        kept = ~np.isin(earlier._ids, gone)
-        self._ids = np.concatenate([earlier._ids[kept], ids])
-        self._tail = np.concatenate([earlier._tail[kept], tail])
-        self._dead = earlier._dead
-        if self.view is not None:
-            went = catalog.dead_ids(after, now.id, born_up_to=self.view.generation)
-            self._dead = np.union1d(earlier._dead, went)
-        if catalog.floor() > (after if after >= 0 else now.id):
-            raise OvertakenError
-        if len(self) != now.chunks:
-            raise catalog.damaged(f"generation {now.id} has {len(self)} chunks with vectors, expected {now.chunks}")
-
-    def allowed(self, key: Hashable, find: Callable[[], Ids]) -> Allowed:
-        """The chunks that `find` gives, kept under `key` for the next search."""
+    def allowed(self, key: Hashable, find: Callable[[], Ids]) -> AllowedChunks:
+        """The chunks whose ids `find` returns, cached under `key`."""
         with self._lock:
             if key in self._allowed:
                 self._allowed.move_to_end(key)
                 return self._allowed[key]
         ids = find()
-        ids.flags.writeable = False  # so that an index may keep what it makes of them
-        allowed = Allowed(ids, np.isin(self._ids, ids, assume_unique=True))
+        ids.flags.writeable = False  # so that an index may cache what it derives from them
+        allowed = AllowedChunks(ids, np.isin(self._ids, ids, assume_unique=True))
         with self._lock:
             self._allowed[key] = allowed
-            if len(self._allowed) > _FILTERS:
+            if len(self._allowed) > _MAX_CACHED_FILTERS:
                 self._allowed.popitem(last=False)
         return allowed
 
+    # --- Keywords ------------------------------------------------------------------------------------------------
+
     def keywords(self) -> KeywordIndex:
-        """The keyword index. Raises OvertakenError where compaction has passed."""
-        with self._building:
+        """The keyword index. Raises StaleReadError if compaction has passed."""
+        with self._keyword_lock:
             if self._keywords is None:
-                self._keywords = self._updated_keywords()
+                earlier, catalog = self._earlier, self._catalog
+                if earlier is not None:
+                    earlier_ids, earlier_dead = earlier._ids, earlier._dead  # noqa: SLF001  its own class
+                    added = np.setdiff1d(self._ids, earlier_ids)
+                    removed = np.concatenate(
+                        [np.setdiff1d(earlier_ids, self._ids), np.setdiff1d(self._dead, earlier_dead)]
+                    )
+                    self._keywords = earlier.keywords().updated(added, catalog.chunk_texts(added), removed=removed)
+                elif self.view is not None and self.view.keywords is not None:
+                    self._keywords = self.view.keywords.updated(
+                        self._ids, catalog.chunk_texts(self._ids), removed=self._dead
+                    )
+                else:
+                    self._keywords = self.new_keywords()
                 self._earlier = None
             return self._keywords
 
-    def _updated_keywords(self) -> KeywordIndex:
-        if self._earlier is not None:
-            earlier = self._earlier
-            new = np.setdiff1d(self._ids, earlier._ids)  # noqa: SLF001  its own class
-            gone = np.concatenate([np.setdiff1d(earlier._ids, self._ids), np.setdiff1d(self._dead, earlier._dead)])  # noqa: SLF001
-            return earlier.keywords().updated(new, self._catalog.chunk_texts(new), removed=gone)
-        index = self.view.keywords if self.view else None
-        if index is None:
-            return self.new_keywords()
-        return index.updated(self._ids, self._catalog.chunk_texts(self._ids), removed=self._dead)
-
     def new_keywords(self) -> KeywordIndex:
-        """A keyword index of all texts; where most of them are new, its statistics and language are better."""
+        """A keyword index built from all texts: its statistics and language do not depend on earlier generations."""
         ids = self._catalog.chunk_ids(self.generation.id)
         if self._catalog.floor() > self.generation.id:
-            raise OvertakenError
+            raise StaleReadError
         texts = self._catalog.chunk_texts(ids)
-        index: KeywordIndex = load_plugin("keyword_indexes", KEYWORDS).build(ids, texts, language=self._language)
+        index: KeywordIndex = load_plugin("keyword_indexes", KEYWORD_PLUGIN).build(ids, texts, language=self._language)
         return index
 
-    def search_keywords(self, query: str, k: int, allowed: Allowed | None = None) -> tuple[Vectors, Ids]:
-        """BM25 scores and chunk ids of the best `k` for one query, best first; fewer where fewer share a word with it.
+    def search_keywords(self, query: str, k: int, allowed: AllowedChunks | None = None) -> tuple[Vectors, Ids]:
+        """BM25 scores and chunk ids of the best `k`, best first; fewer if fewer chunks share a word with the query.
 
-        *Shape:* (m,) with m <= k. Raises OvertakenError where compaction has passed.
+        *Shape:* (m,), (m,) with m <= k. Raises StaleReadError if compaction has passed.
         """
         scores, ids = self.keywords().search([query], k, allowed=allowed.ids if allowed else None)
         return scores[0][ids[0] >= 0], ids[0][ids[0] >= 0]
 
-    def cosines(self, query: Vectors, ids: Ids) -> Vectors:
-        """Cosines of these chunks. *Shape:* (1, dim), (n,) -> (n,). Raises OvertakenError where one is gone."""
-        known, vectors = self._catalog.vectors_of(self.generation, ids.tolist())
-        if len(known) != len(ids):
-            self.blame("it has chunks that the catalog lacks")
-        return _cosines(vectors, query)[np.searchsorted(known, ids)]
-
     def bm25(self, query: str, ids: Ids) -> Vectors:
-        """BM25 scores of these chunks, 0 where one shares no word. *Shape:* ids, ascending, (n,) -> (n,)."""
+        """BM25 scores of these chunks, 0 without a common word. *Shape:* ids, ascending, (n,) -> (n,)."""
         scores = np.zeros(len(ids), dtype=np.float32)
-        found, found_ids = self.keywords().search([query], len(ids), allowed=ids)
-        living = found_ids[0] >= 0
-        scores[np.searchsorted(ids, found_ids[0][living])] = found[0][living]
+        hit_scores, hit_ids = self.keywords().search([query], len(ids), allowed=ids)
+        valid = hit_ids[0] >= 0
+        scores[np.searchsorted(ids, hit_ids[0][valid])] = hit_scores[0][valid]
         return scores
 
-    def search(self, query: Vectors, k: int, allowed: Allowed | None = None) -> tuple[Vectors, Ids]:
-        """Cosines and chunk ids of the best `k` for one query, best first; fewer where there are fewer.
+    # --- Vectors -------------------------------------------------------------------------------------------------
 
-        *Shape:* query (1, dim), results (m,) with m <= k; equal cosines in order of id. Raises OvertakenError where
+    def search(self, query: Vectors, k: int, allowed: AllowedChunks | None = None) -> tuple[Vectors, Ids]:
+        """Cosines and chunk ids of the best `k`, best first; fewer if there are fewer chunks.
+
+        *Shape:* query (1, dim), results (m,) with m <= k. Equal cosines are ordered by id. Raises StaleReadError if
         compaction has passed.
         """
         tail_ids, tail = self._ids, self._tail
         if allowed is not None:
             tail_ids, tail = tail_ids[allowed.tail], tail[allowed.tail]
         if len(tail_ids) > k:
-            rough = tail @ query[0]
-            best = rough >= np.partition(rough, -k)[-k] - _ROUNDING
+            approximate = tail @ query[0]
+            best = approximate >= np.partition(approximate, -k)[-k] - _ROUNDING
             tail_ids, tail = tail_ids[best], tail[best]
-        ids, vectors = self._candidates(query, k, allowed)
+        ids, vectors = self._view_candidates(query, k, allowed)
         ids = np.concatenate([ids, tail_ids])
-        # Scored in one way, whichever index has found it: a view that is missing or of another kind changes no score.
+        # Scores are computed from the catalog's vectors, so they do not depend on the view or the kind of index.
         scores = _cosines(np.concatenate([vectors, tail]), query)
         order = np.lexsort((ids, -scores))[:k]
         return scores[order], ids[order]
 
-    def _candidates(self, query: Vectors, k: int, allowed: Allowed | None) -> tuple[Ids, Vectors]:
-        """Living chunks of the view, among which are its best `k`, and their vectors as the catalog has them."""
-        if self.view is None or not len(self.view.index):
-            return self._ids[:0], self._tail[:0]
-        wanted = k + (_SPARE if self.view.index.recall == 1 else _MARGIN)
-        scores, ids = self._found(query, wanted, allowed)
-        while len(ids) >= wanted and wanted < _MOST and scores[-1] >= scores[k - 1] - _ROUNDING:
-            wanted *= 4  # equal ones are left, of which the lowest ids are to be found
-            scores, ids = self._found(query, wanted, allowed)
+    def cosines(self, query: Vectors, ids: Ids) -> Vectors:
+        """Cosines of these chunks. *Shape:* (1, dim), (n,) -> (n,). Raises StaleReadError if one is gone."""
         known, vectors = self._catalog.vectors_of(self.generation, ids.tolist())
         if len(known) != len(ids):
-            self.blame("it has chunks that the catalog lacks")
-        return known, vectors
+            self.report_missing_chunks()
+        return _cosines(vectors, query)[np.searchsorted(known, ids)]
 
-    def _found(self, query: Vectors, k: int, allowed: Allowed | None) -> tuple[Vectors, Ids]:
-        """Scores and ids of at least the best `k` that live; fewer where there are fewer."""
-        scores, ids = self._ask(query, k + (_SPARE if len(self._dead) else 0), allowed.ids if allowed else None)
-        if allowed is None and len(ids) < k and len(self._dead):  # the dead are in the way
-            return self._ask(query, k, self._living().ids)
-        return scores, ids
+    def report_missing_chunks(self) -> NoReturn:
+        """Raise StaleReadError, since the catalog lacks chunks that the view has: repeat with another snapshot.
 
-    def _ask(self, query: Vectors, k: int, allowed: Ids | None) -> tuple[Vectors, Ids]:
-        assert self.view is not None
-        scores, ids = self.view.index.search(query, min(k, len(self.view.index)), allowed=allowed)
-        living = ids[0] >= 0
-        if len(self._dead):
-            places = np.searchsorted(self._dead, ids[0]) % len(self._dead)
-            living &= self._dead[places] != ids[0]
-        return scores[0][living], ids[0][living]
-
-    def _living(self) -> Allowed:
-        return self.allowed(None, lambda: self._catalog.chunk_ids(self.generation.id))
-
-    def blame(self, why: str) -> None:
-        """Chunks that the view has and the catalog lacks: compaction has passed, or else the view is damaged.
-
-        Raises OvertakenError: the search is to be repeated with another snapshot.
+        If compaction has not passed this generation, the view is damaged and is not used again.
         """
         if self._catalog.floor() <= self.generation.id and self.view is not None:
-            self.view.blame(why)
-        raise OvertakenError
+            self.view.mark_damaged("it has chunks that the catalog lacks")
+        raise StaleReadError
+
+    def _view_candidates(self, query: Vectors, k: int, allowed: AllowedChunks | None) -> tuple[Ids, Vectors]:
+        """Ids and catalog vectors of live chunks in the view, a superset of its best `k`."""
+        if self.view is None or not len(self.view.index):
+            return self._ids[:0], self._tail[:0]
+        count = k + (_EXTRA_EXACT if self.view.index.recall == 1 else _EXTRA_APPROXIMATE)
+        scores, ids = self._search_view(query, count, allowed)
+        while len(ids) >= count and count < _MAX_TIES and scores[-1] >= scores[k - 1] - _ROUNDING:
+            count *= 4  # there may be more ties, of which the lowest ids are wanted
+            scores, ids = self._search_view(query, count, allowed)
+        known, vectors = self._catalog.vectors_of(self.generation, ids.tolist())
+        if len(known) != len(ids):
+            self.report_missing_chunks()
+        return known, vectors
+
+    def _search_view(self, query: Vectors, k: int, allowed: AllowedChunks | None) -> tuple[Vectors, Ids]:
+        """Scores and ids of at least the best `k` live chunks in the view; fewer if there are fewer."""
+        if not len(self._dead):
+            return self._search_index(query, k, allowed.ids if allowed else None)
+        scores, ids = self._search_index(query, k + _EXTRA_EXACT, allowed.ids if allowed else None)
+        if allowed is None and len(ids) < k:  # too many of the candidates are dead: search among the live chunks
+            live = self.allowed(None, lambda: self._catalog.chunk_ids(self.generation.id))
+            return self._search_index(query, k, live.ids)
+        return scores, ids
+
+    def _search_index(self, query: Vectors, k: int, allowed: Ids | None) -> tuple[Vectors, Ids]:
+        assert self.view is not None
+        scores, ids = self.view.index.search(query, min(k, len(self.view.index)), allowed=allowed)
+        valid = ids[0] >= 0
+        if len(self._dead):
+            positions = np.searchsorted(self._dead, ids[0]) % len(self._dead)
+            valid &= self._dead[positions] != ids[0]
+        return scores[0][valid], ids[0][valid]
 
 
 def _cosines(rows: Vectors, query: Vectors) -> Vectors:
@@ -234,10 +240,11 @@ def _cosines(rows: Vectors, query: Vectors) -> Vectors:
 
 
 def open_snapshot(root: Path, catalog: Catalog, generation: Generation, *, language: str | None = None) -> Snapshot:
-    """A snapshot on the newest view that is whole, else on the catalog alone.
+    """A snapshot of a generation, on top of the newest intact view if there is one.
 
-    Raises OvertakenError where another process was faster, DamagedCollectionError where a view is newer than the
-    catalog, or the catalog lacks chunks. `language` is that of a keyword index made anew, None to detect it.
+    `language` is the language of a keyword index built from scratch, None to detect it. Raises StaleReadError if
+    another process replaced what was being read, DamagedCollectionError if a view is newer than the catalog or chunks
+    are missing.
     """
     view = newest_view(root, catalog, generation)
     start = Snapshot(catalog, replace(generation, id=view.generation if view else -1), view, language=language)

@@ -8,9 +8,9 @@ import sqlalchemy as sa
 
 SCHEMA_VERSION = 2
 SCHEMA = sa.MetaData()
-_Id = sa.BigInteger().with_variant(sa.Integer, "sqlite")  # SQLite counts up only what is called INTEGER
-COMPARED = 200
-"""Characters of a metadata value by which filters compare it: an index keeps so much on a page with a checksum."""
+_Id = sa.BigInteger().with_variant(sa.Integer, "sqlite")  # SQLite auto-increments only INTEGER
+MAX_COMPARED_CHARACTERS = 200
+"""Characters of a metadata value that filters compare. An index keeps that many on a B-tree page, see below."""
 _NUMBER = re.compile(r"[+-]?(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d{1,2})?", re.ASCII)
 
 properties = sa.Table(
@@ -33,7 +33,7 @@ generations = sa.Table(
     sa.Column("id", sa.Integer, primary_key=True, autoincrement=False),
     sa.Column("digest", sa.String, nullable=False),
     sa.Column("contract_id", sa.ForeignKey("contracts.id"), nullable=False),
-    sa.Column("chunks", sa.Integer, nullable=False),  # that live at it, so that a lost row is noticed
+    sa.Column("chunks", sa.Integer, nullable=False),  # live at this generation, so that a lost row is noticed
     sa.Column("created", sa.String, nullable=False),
 )
 
@@ -48,12 +48,13 @@ sources = sa.Table(
     sa.Column("options", sa.JSON, nullable=False),
     sa.Column("tags", sa.JSON, nullable=False),
     sa.Column("allow", sa.JSON, nullable=False),
-    sa.Column("removed", sa.Boolean, nullable=False),  # its last rows are still there for readers of older generations
+    sa.Column("removed", sa.Boolean, nullable=False),  # the row stays for readers of older generations
 )
 
-# The small columns first, then what may be long: SQLite keeps the beginning of a row on a page with a checksum that
-# fails where it is zeroed, and the rest of a long one on pages where zeros pass for a whole page. There, metadata and
-# marks are JSON, which has no zeros, and the text has its hash. A row's first columns are read without its text, too.
+# Small columns come first, long ones last. SQLite stores the start of a row on a B-tree page, where zeroed bytes are
+# noticed, and the rest of a long row on overflow pages, where a page of zeros passes the checksum. The columns there
+# can be checked otherwise: metadata and marks are JSON, which has no zeros, and the text has a hash. The order also
+# lets SQLite read the small columns without the text.
 documents = sa.Table(
     "documents",
     SCHEMA,
@@ -61,7 +62,7 @@ documents = sa.Table(
     sa.Column("source_id", sa.ForeignKey("sources.id"), nullable=False),
     sa.Column("born", sa.Integer, nullable=False),
     sa.Column("died", sa.Integer),
-    sa.Column("restricted", sa.Boolean, nullable=False),  # to the groups that `groups` lists for it, which may be none
+    sa.Column("restricted", sa.Boolean, nullable=False),  # to its rows in `groups`; without any, nobody may see it
     sa.Column("characters", sa.Integer, nullable=False),
     sa.Column("chunk_count", sa.Integer, nullable=False),
     sa.Column("text_hash", sa.LargeBinary, nullable=False),
@@ -71,16 +72,19 @@ documents = sa.Table(
     sa.Column("path", sa.String, nullable=False),
     sa.Column("uri", sa.String, nullable=False),
     sa.Column("revision", sa.String, nullable=False),
-    sa.Column("allow", sa.JSON(none_as_null=True)),  # the groups that the connector says; NULL where it says nothing
+    sa.Column("allow", sa.JSON(none_as_null=True)),  # access groups from the connector; NULL without rules
     sa.Column("metadata", sa.JSON, nullable=False),
-    sa.Column("marks", sa.JSON(none_as_null=True)),  # NULL where an older ragfm wrote the row
+    sa.Column("marks", sa.JSON(none_as_null=True)),  # NULL if written with schema 1
     sa.Column("text", sa.Text, nullable=False),
     sqlite_autoincrement=True,
 )
 sa.Index(
-    "documents_alive", documents.c.uri, unique=True, sqlite_where=documents.c.died.is_(None),
+    "documents_alive",
+    documents.c.uri,
+    unique=True,
+    sqlite_where=documents.c.died.is_(None),
     postgresql_where=documents.c.died.is_(None),
-)  # fmt: skip
+)
 sa.Index("documents_path", documents.c.source_id, documents.c.path)
 
 chunks = sa.Table(
@@ -97,7 +101,7 @@ chunks = sa.Table(
     sa.Column("text_hash", sa.LargeBinary, nullable=False, index=True),  # of the embedded text
     sa.Column("born", sa.Integer, nullable=False, index=True),
     sa.Column("died", sa.Integer, index=True),
-    sqlite_autoincrement=True,  # an id is never given twice
+    sqlite_autoincrement=True,  # ids are never reused
 )
 
 vectors = sa.Table(
@@ -106,7 +110,7 @@ vectors = sa.Table(
     sa.Column("contract_id", sa.ForeignKey("contracts.id"), primary_key=True),
     sa.Column("text_hash", sa.LargeBinary, primary_key=True),
     sa.Column("vector", sa.LargeBinary, nullable=False),  # little-endian float32
-    sa.Column("checksum", sa.Integer, nullable=False),  # CRC-32 of it
+    sa.Column("checksum", sa.Integer, nullable=False),  # CRC-32 of the vector
 )
 
 tags = sa.Table(
@@ -142,8 +146,9 @@ failures = sa.Table(
 
 
 def as_number(text: str) -> float | None:
-    """The number that a metadata value is compared as, None where it is compared as text.
+    """The number that a metadata value is compared as, None if it is compared as text.
 
-    A float keeps fifteen digits apart: longer ones are names, not numbers.
+    Numbers have at most fifteen digits, which a float represents exactly; longer ones are identifiers.
     """
-    return float(text) if _NUMBER.fullmatch(text) and sum(map(str.isdigit, text)) <= 15 else None
+    is_number = _NUMBER.fullmatch(text) and sum(map(str.isdigit, text)) <= 15
+    return float(text) if is_number else None

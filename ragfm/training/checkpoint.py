@@ -18,7 +18,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from ragfm.core.durable_files import beside, sync_file, sync_folder
+from ragfm.core.durable_files import sync_file, sync_folder, temporary_path
 from ragfm.core.errors import DamagedModelError, DataError
 
 BEST = "best.safetensors"
@@ -27,7 +27,7 @@ _MOMENTS = ("exp_avg", "exp_avg_sq")
 
 def write_tensors(path: Path, tensors: Mapping[str, torch.Tensor], about: Mapping[str, Any]) -> None:
     """Replace a file of tensors at once. Raises OSError, on a full disk too, and leaves the old file."""
-    temporary = beside(path)
+    temporary = temporary_path(path)
     try:
         with saving(path):
             save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, temporary,

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ragfm.core.durable_files import beside, sync_file, sync_folder
+from ragfm.core.durable_files import sync_file, sync_folder, temporary_path
 from ragfm.core.errors import DamagedModelError, UnsupportedError
 from ragfm.core.output_folder import make_output
 from ragfm.models.adapters import GGUF_BASE, GGUF_PROMPT, WEIGHTS
@@ -96,7 +96,7 @@ def peft_to_gguf(folder: Path, out: Path, shape: Shape, *, dtype: str = "f16", a
     config = json.loads((folder / "adapter_config.json").read_bytes())
     _check(config, folder)
     pairs = _pairs(folder)
-    new = beside(out)
+    new = temporary_path(out)
     writer = gguf.GGUFWriter(new, shape.architecture)
     writer.add_type(gguf.GGUFType.ADAPTER)
     writer.add_string(gguf.Keys.Adapter.TYPE, "lora")

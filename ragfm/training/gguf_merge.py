@@ -7,7 +7,7 @@ from typing import Any, Literal, TypeAlias, get_args
 
 import numpy as np
 
-from ragfm.core.durable_files import beside, sync_file, sync_folder
+from ragfm.core.durable_files import sync_file, sync_folder, temporary_path
 from ragfm.core.errors import UnsupportedError
 from ragfm.training.gguf_lora import Matrix
 
@@ -20,7 +20,7 @@ def merge_gguf(base: Path, adapter: Path, out: Path, quantisation: Quantisation)
 
     Raises UnsupportedError where the adapter changes what the base does not have.
     """
-    whole = beside(out)
+    whole = temporary_path(out)
     quantised = whole.with_name(f"{whole.name}.q")
     try:
         _write(base, _additions(adapter), whole)

@@ -15,7 +15,7 @@ from ragfm.core.errors import DataError, TooLongError
 from ragfm.core.types import embedded_text
 from ragfm.evaluation.answer_matching import passage_has_answer
 from ragfm.evaluation.question_sets import fingerprint
-from ragfm.store.filters import quoted
+from ragfm.store.filters import quote_value
 from ragfm.training.grouping import linked
 
 if TYPE_CHECKING:
@@ -125,7 +125,9 @@ def _right(collection: Collection, question: Question, uri: str, hits: Sequence[
         )
 
     found = next(filter(fits, hits), None)
-    return found or next(filter(fits, collection.search(question.text, _DEPTH, filter=f"uri = {quoted(uri)}")), None)
+    return found or next(
+        filter(fits, collection.search(question.text, _DEPTH, filter=f"uri = {quote_value(uri)}")), None
+    )
 
 
 def _text(hit: Hit) -> str:

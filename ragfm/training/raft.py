@@ -23,7 +23,7 @@ from ragfm.core.text import sentence_spans
 from ragfm.core.types import embedded_text
 from ragfm.evaluation.answer_matching import contains_answer, is_yes_no, normalise, passage_has_answer
 from ragfm.evaluation.question_sets import Question, fingerprint
-from ragfm.store.filters import quoted
+from ragfm.store.filters import quote_value
 from ragfm.training.dataset import Dataset, Form, Recipe, as_dataset, group_of
 from ragfm.training.examples import Example
 from ragfm.training.held_out import HeldOut
@@ -225,7 +225,7 @@ class _Builder:
             return chosen
         gold = next((hit for hit in hits if _is_gold(hit, question, answers)), None)
         for uri in [] if gold else dict.fromkeys(gold.uri for gold in question.gold):
-            found = self._rag.collection.search(question.text, _LOOKED_AT, filter=f"uri = {quoted(uri)}")
+            found = self._rag.collection.search(question.text, _LOOKED_AT, filter=f"uri = {quote_value(uri)}")
             gold = gold or next((hit for hit in found if _is_gold(hit, question, answers)), None)
         if gold is None:
             raise _LeftOut("no passage holds its answer")

@@ -126,7 +126,7 @@ def test_a_chat_at_a_terminal(shell: Shell) -> None:
     assert "Turns before: 1. Passages: 1." in chat.ask("How many days of leave did I get?")
     chat.ask("/filter year < 2000")
     assert "docs/old.md" in chat.ask("How many days of leave do I get now?") + chat.ask("/sources")
-    assert "can't be read" in chat.ask("/filter ((")
+    assert "cannot be read" in chat.ask("/filter ((")
     chat.ask("/filter")
     chat.ask("How many days of leave do we get?")
     assert "docs/leave.md" in chat.ask("/sources")

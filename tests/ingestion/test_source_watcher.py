@@ -134,7 +134,7 @@ def test_nothing_to_watch_says_so(collection: Collection) -> None:
 
 
 def test_its_own_collection_is_no_change(tmp_path: Path, collection: Collection, docs: Path) -> None:
-    inside = Collection.open(docs / ".ragfm", settings=collection.settings, embedder=collection._store._given)
+    inside = Collection.open(docs / ".ragfm", settings=collection.settings, embedder=collection._store._embedder_option)
     inside.sync(docs)
     stop, said = threading.Event(), []
     timer = threading.Timer(2.5, stop.set)

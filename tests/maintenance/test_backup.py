@@ -1,4 +1,4 @@
-"""Backup and restore: one file, taken beside a writer, refused when a bit is wrong, harmless whatever is in it."""
+"""Backup and restore: one file, written during commits; damaged and hostile archives are refused."""
 
 from __future__ import annotations
 
@@ -15,11 +15,12 @@ from pathlib import Path
 import pytest
 
 from ragfm import Collection, Settings
-from ragfm.core.durable_files import checksummed
+from ragfm.core.durable_files import encode_checksummed
 from ragfm.core.errors import CollectionError, CollectionNotFound, DamagedCollectionError, UnsupportedError
+from ragfm.core.progress import Progress
 from ragfm.maintenance.backup import MANIFEST
 from ragfm.server.uploads import Uploads
-from ragfm.store.database import FILE, PAGE, damaged_page
+from ragfm.store.database import CATALOG_FILE, PAGE_BYTES, damaged_page
 from ragfm.testing import HashingEmbedder
 
 
@@ -40,12 +41,12 @@ def _seen(collection: Collection) -> object:
     return hits, groups, collection.documents("year = 2026"), status.generation, status.embedder
 
 
-def test_what_comes_back_is_what_was(filled: Collection, tmp_path: Path) -> None:
+def test_restore_returns_the_same_collection(filled: Collection, tmp_path: Path) -> None:
     report = filled.backup(tmp_path / "b.tar")
     assert (report.documents, report.chunks, report.generation) == (4, filled.status().chunks, 1)
     assert report.bytes == (tmp_path / "b.tar").stat().st_size
     with tarfile.open(tmp_path / "b.tar") as tar:
-        assert tar.getnames() == [MANIFEST, FILE]
+        assert tar.getnames() == [MANIFEST, CATALOG_FILE]
     embedder = HashingEmbedder()
     there = Collection.open(tmp_path / "far" / "away", settings=Settings(), embedder=embedder)
     restored = there.restore(tmp_path / "b.tar")
@@ -57,7 +58,7 @@ def test_what_comes_back_is_what_was(filled: Collection, tmp_path: Path) -> None
     assert not list(tmp_path.rglob("*.new"))
 
 
-def test_a_restored_collection_goes_on_with_sources_beside_it(filled: Collection, docs: Path, tmp_path: Path) -> None:
+def test_a_restored_collection_finds_sources_next_to_it(filled: Collection, docs: Path, tmp_path: Path) -> None:
     filled.backup(tmp_path / "b.tar")
     shutil.copytree(docs, tmp_path / "elsewhere" / "docs", copy_function=shutil.copy2)
     there = _at(tmp_path / "elsewhere" / ".ragfm")
@@ -67,8 +68,8 @@ def test_a_restored_collection_goes_on_with_sources_beside_it(filled: Collection
     assert (report.added, report.unchanged, report.chunks) == (1, 4, 1)
 
 
-def test_it_is_taken_while_a_writer_is_at_work(filled: Collection, tmp_path: Path) -> None:
-    """Another process commits again and again; each backup is one of its generations, whole."""
+def test_backup_during_commits(filled: Collection, tmp_path: Path) -> None:
+    """Another process commits repeatedly; each backup is exactly one of its generations."""
     script = (
         "from pathlib import Path\nfrom ragfm import Collection, Settings\nfrom ragfm.testing import HashingEmbedder\n"
         "c = Collection.open('.ragfm', settings=Settings(), embedder=HashingEmbedder())\n"
@@ -97,41 +98,42 @@ def test_it_is_taken_while_a_writer_is_at_work(filled: Collection, tmp_path: Pat
     assert len(set(generations)) > 3
 
 
-def test_a_copy_sees_no_commit_in_between(filled: Collection, docs: Path, tmp_path: Path, monkeypatch) -> None:  # type: ignore[no-untyped-def]
-    monkeypatch.setattr("ragfm.maintenance.backup._PAGES", 3)
-    other, told = _at(filled.path), []
+def test_a_commit_during_the_copy_is_not_included(filled: Collection, docs: Path, tmp_path: Path, monkeypatch) -> None:  # type: ignore[no-untyped-def]
+    monkeypatch.setattr("ragfm.maintenance.backup._PAGES_PER_STEP", 3)
+    other, reports = _at(filled.path), []
 
-    def progress(done: int, total: int) -> None:
-        told.append((done, total))
-        if len(told) == 1:
+    def progress(report: Progress) -> None:
+        reports.append(report)
+        if len(reports) == 1:
             (docs / "late.txt").write_text("Too late.")
             other.sync(docs)
 
     report = filled.backup(tmp_path / "b.tar", progress=progress)
     assert report.generation == 1
     assert filled.status().generation == 2
-    assert len(told) > 3
-    assert [done for done, _ in told] == sorted({done for done, _ in told})
+    assert len(reports) > 3
+    done = [report.done for report in reports]
+    assert done == sorted(set(done))
     there = _at(tmp_path / "there")
     there.restore(tmp_path / "b.tar")
     assert "docs/late.txt" not in {info.uri for info in there.documents()}
 
 
-def test_nothing_is_overwritten_unless_asked(filled: Collection, tmp_path: Path) -> None:
+def test_nothing_is_overwritten_without_force(filled: Collection, tmp_path: Path) -> None:
     out = tmp_path / "b.tar"
     out.write_text("precious")
-    with pytest.raises(CollectionError, match="there already"):
+    with pytest.raises(CollectionError, match="already exists"):
         filled.backup(out)
     assert out.read_text() == "precious"
     filled.backup(out, force=True)
-    with pytest.raises(CollectionError, match="there already"):
+    with pytest.raises(CollectionError, match="already exists"):
         filled.restore(out)
-    with pytest.raises(CollectionError, match="there already"):
+    with pytest.raises(CollectionError, match="already exists"):
         filled.backup(tmp_path / "docs", force=True)
-    with pytest.raises(CollectionError, match=r"can't be written: No such file"):
+    with pytest.raises(CollectionError, match=r"cannot be written: No such file"):
         filled.backup(tmp_path / "nowhere" / "b.tar")
     (tmp_path / "all.jsonl").write_text('{"uri": "a"}\n' * 99)
-    with pytest.raises(DamagedCollectionError, match=r"as `ragfm backup` writes it"):
+    with pytest.raises(DamagedCollectionError, match=r"as written by `ragfm backup`"):
         _at(tmp_path / "elsewhere" / ".ragfm").restore(tmp_path / "all.jsonl")
     with pytest.raises(CollectionNotFound):
         _at(tmp_path / "nothing").backup(tmp_path / "c.tar")
@@ -143,9 +145,9 @@ def test_nothing_is_overwritten_unless_asked(filled: Collection, tmp_path: Path)
 
 def test_a_damaged_collection_is_not_backed_up(filled: Collection, tmp_path: Path) -> None:
     filled.close()
-    data = bytearray((filled.path / FILE).read_bytes())
+    data = bytearray((filled.path / CATALOG_FILE).read_bytes())
     data[-3000] ^= 1
-    (filled.path / FILE).write_bytes(data)
+    (filled.path / CATALOG_FILE).write_bytes(data)
     assert damaged_page(filled.path)
     with pytest.raises(DamagedCollectionError):
         filled.backup(tmp_path / "b.tar")
@@ -165,7 +167,7 @@ def test_a_flipped_bit_is_refused_or_harmless(filled: Collection, tmp_path: Path
         there = _at(tmp_path / "there")
         # A header's checksum of itself may be written in several ways; what is between members means nothing.
         if any(m.offset <= at < m.offset_data + m.size and not 148 <= at - m.offset < 156 for m in members):
-            with pytest.raises(DamagedCollectionError, match=r"flipped\.tar is damaged: .*expected .*found"):
+            with pytest.raises(DamagedCollectionError, match=r"flipped\.tar' is damaged: .*expected .*found"):
                 there.restore(tmp_path / "flipped.tar")
             assert not (tmp_path / "there").exists()
         elif not any(148 <= at - m.offset < 156 for m in members):
@@ -176,23 +178,25 @@ def test_a_flipped_bit_is_refused_or_harmless(filled: Collection, tmp_path: Path
     assert not list(tmp_path.glob("*.new"))
 
 
-def test_pages_in_another_order_are_refused(filled: Collection, tmp_path: Path) -> None:
-    """Each of them has its right checksum."""
+def test_swapped_pages_are_refused(filled: Collection, tmp_path: Path) -> None:
+    """Each page has a valid checksum of its own."""
     filled.backup(tmp_path / "b.tar")
     data = bytearray((tmp_path / "b.tar").read_bytes())
     with tarfile.open(tmp_path / "b.tar") as tar:
-        first = tar.getmember(FILE).offset_data + 5 * PAGE
-    data[first : first + 2 * PAGE] = data[first + PAGE : first + 2 * PAGE] + data[first : first + PAGE]
+        first = tar.getmember(CATALOG_FILE).offset_data + 5 * PAGE_BYTES
+    data[first : first + 2 * PAGE_BYTES] = (
+        data[first + PAGE_BYTES : first + 2 * PAGE_BYTES] + data[first : first + PAGE_BYTES]
+    )
     (tmp_path / "b.tar").write_bytes(data)
     with pytest.raises(DamagedCollectionError, match="checksum of block 0"):
         _at(tmp_path / "there").restore(tmp_path / "b.tar")
 
 
-def test_a_cut_backup_is_refused(filled: Collection, tmp_path: Path) -> None:
+def test_a_truncated_backup_is_refused(filled: Collection, tmp_path: Path) -> None:
     filled.backup(tmp_path / "b.tar")
     whole = (tmp_path / "b.tar").read_bytes()
     with tarfile.open(tmp_path / "b.tar") as tar:
-        end = tar.getmember(FILE).offset_data + tar.getmember(FILE).size
+        end = tar.getmember(CATALOG_FILE).offset_data + tar.getmember(CATALOG_FILE).size
     for size in (0, 1, 511, 512, 600, 1024, 1536, 1537, len(whole) // 2, end - 1, end, end + 600):
         (tmp_path / "cut.tar").write_bytes(whole[:size])
         with pytest.raises(DamagedCollectionError, match="expected"):
@@ -232,7 +236,7 @@ def test_hostile_archives_do_no_harm(tmp_path: Path, case: str) -> None:
     home = tmp_path / "home"
     home.mkdir()
     archive = _tar(tmp_path / "evil.tar", HOSTILE[case])
-    with pytest.raises(DamagedCollectionError, match="is not whole" if "JSON" in case else "a member"):
+    with pytest.raises(DamagedCollectionError, match=r"manifest\.json is damaged" if "JSON" in case else "a member"):
         _at(home / "there").restore(archive)
     assert list(home.iterdir()) == []
     assert sorted(path.name for path in tmp_path.iterdir()) == ["evil.tar", "home"]
@@ -240,8 +244,8 @@ def test_hostile_archives_do_no_harm(tmp_path: Path, case: str) -> None:
 
 
 def test_huge_sizes_take_no_memory(filled: Collection, tmp_path: Path) -> None:
-    """Sizes that a header or a manifest claims, and a sparse file that has them."""
-    from ragfm.core.durable_files import checksummed
+    """A header or a manifest claims a huge size, and a sparse file has it."""
+    from ragfm.core.durable_files import encode_checksummed
 
     claimed = tarfile.TarInfo(MANIFEST)
     claimed.size = 1 << 60
@@ -250,8 +254,8 @@ def test_huge_sizes_take_no_memory(filled: Collection, tmp_path: Path) -> None:
     os.truncate(archive, 1 << 40)
     with pytest.raises(DamagedCollectionError, match="at most"):
         _at(tmp_path / "there").restore(archive)
-    lie = checksummed({"format": 1, "generation": 1, "digest": "", "size": 1 << 60, "blocks": []})
-    manifest, catalog = tarfile.TarInfo(MANIFEST), tarfile.TarInfo(FILE)
+    lie = encode_checksummed({"format": 1, "generation": 1, "digest": "", "size": 1 << 60, "blocks": []})
+    manifest, catalog = tarfile.TarInfo(MANIFEST), tarfile.TarInfo(CATALOG_FILE)
     manifest.size, catalog.size = len(lie), 1 << 60
     body = manifest.tobuf(tarfile.GNU_FORMAT) + lie.ljust(-(-len(lie) // 512) * 512, b"\0")
     archive.write_bytes(body + catalog.tobuf(tarfile.GNU_FORMAT))
@@ -265,7 +269,7 @@ def test_huge_sizes_take_no_memory(filled: Collection, tmp_path: Path) -> None:
 
 
 def _upload(collection: Collection, name: str, groups: list[str]) -> str:
-    """As the server does it, and the process that indexes."""
+    """Upload and index a file as the server does."""
     uploads = Uploads(collection.path)
     uri = uploads.store(io.BytesIO(f"What {name} says.".encode()), name, groups).uri
     collection.sync(uploads.folder, name=".uploads", allow_mass_delete=True)
@@ -273,11 +277,11 @@ def _upload(collection: Collection, name: str, groups: list[str]) -> str:
 
 
 @pytest.mark.parametrize("how", ["backup", "salvage", "move"])
-def test_uploads_go_where_their_collection_goes(filled: Collection, tmp_path: Path, how: str) -> None:
+def test_uploads_move_with_their_collection(filled: Collection, tmp_path: Path, how: str) -> None:
     before = [_upload(filled, "long " * 25 + ".txt", ["key:ann", "staff"]), _upload(filled, "b.txt", ["key:bob"])]
     there = _at(tmp_path / "elsewhere" / "other")
     if how == "backup":
-        assert filled.backup(tmp_path / "b.tar").uploads == 4  # a file each, and who may see it
+        assert filled.backup(tmp_path / "b.tar").uploads == 4  # a file each, and its access groups
         restored = there.restore(tmp_path / "b.tar")
         assert (restored.uploads, restored.absent) == (4, ("docs",))
     elif how == "salvage":
@@ -288,14 +292,13 @@ def test_uploads_go_where_their_collection_goes(filled: Collection, tmp_path: Pa
     after = _upload(there, "c.txt", ["key:ann"])
     assert {info.uri for info in there.documents() if info.source == ".uploads"} == {*before, after}
     assert [info.uri for info in there.as_groups({"key:ann"}).documents()] == sorted([before[0], after])
-    assert {upload.uri: upload.owner for upload in Uploads(there.path).all()} == {
-        before[0]: "key:ann", before[1]: "key:bob", after: "key:ann",
-    }  # fmt: skip
+    owners = {upload.uri: upload.owner for upload in Uploads(there.path).all()}
+    assert owners == {before[0]: "key:ann", before[1]: "key:bob", after: "key:ann"}
     there.remove("docs")  # its folder isn't there
     assert (there.sync().unchanged, there.verify().findings) == (3, ())
 
 
-def test_an_upload_that_is_damaged_or_leads_elsewhere_is_refused(filled: Collection, tmp_path: Path) -> None:
+def test_damaged_uploads_and_outside_paths_are_refused(filled: Collection, tmp_path: Path) -> None:
     _upload(filled, "a.txt", ["key:ann"])
     filled.backup(tmp_path / "b.tar")
     before, _, after = (tmp_path / "b.tar").read_bytes().rpartition(b"a.txt says.")
@@ -307,7 +310,7 @@ def test_an_upload_that_is_damaged_or_leads_elsewhere_is_refused(filled: Collect
     for number, path in enumerate(["../../evil", "a/../../evil", f"{'0' * 16}/..", f"{'0' * 16}/.evil", "/evil"]):
         manifest["uploads"][0]["path"] = path
         with tarfile.open(tmp_path / f"evil{number}.tar", "w", format=tarfile.GNU_FORMAT) as tar:
-            for name, data in (members | {MANIFEST: checksummed(manifest)}).items():
+            for name, data in (members | {MANIFEST: encode_checksummed(manifest)}).items():
                 member = tarfile.TarInfo(name)
                 member.size = len(data)
                 tar.addfile(member, io.BytesIO(data))

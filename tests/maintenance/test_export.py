@@ -1,4 +1,4 @@
-"""Export: everything, of one generation, and nothing that the handle may not see."""
+"""Export: all documents of one generation that the handle may see."""
 
 from __future__ import annotations
 
@@ -14,8 +14,9 @@ import pytest
 
 from ragfm import Collection
 from ragfm.core.errors import CollectionError, DamagedCollectionError, FilterError, MissingExtraError
+from ragfm.core.progress import Progress
 from ragfm.store.catalog import Catalog
-from ragfm.store.database import FILE
+from ragfm.store.database import CATALOG_FILE
 from ragfm.testing import HashingEmbedder
 
 
@@ -30,7 +31,7 @@ def _lines(data: bytes) -> list[dict[str, Any]]:
     return [json.loads(line) for line in data.decode().split("\n")[:-1]]
 
 
-def test_all_is_there_in_order(filled: Collection, tmp_path: Path) -> None:
+def test_all_documents_are_exported_in_order(filled: Collection, tmp_path: Path) -> None:
     report = filled.export(tmp_path / "out.jsonl")
     rows = _lines((tmp_path / "out.jsonl").read_bytes())
     infos = filled.documents()
@@ -41,15 +42,20 @@ def test_all_is_there_in_order(filled: Collection, tmp_path: Path) -> None:
         assert row["text"] == filled.document(info.uri).text
         assert (row["source"], row["media_type"], row["metadata"]) == (info.source, info.media_type, info.metadata)
         assert len(row["chunks"]) == info.chunks
-    hits = {hit.chunk_id: (hit.start, hit.end, hit.page, hit.place, list(hit.headings), hit.context)
-            for hit in filled.search("days", k=99)}  # fmt: skip
-    exported = {c["chunk_id"]: (c["start"], c["end"], c["page"], c["place"], c["headings"], c["context"])
-                for row in rows for c in row["chunks"]}  # fmt: skip
+    hits = {
+        hit.chunk_id: (hit.start, hit.end, hit.page, hit.place, list(hit.headings), hit.context)
+        for hit in filled.search("days", k=99)
+    }
+    exported = {
+        chunk["chunk_id"]: tuple(chunk[key] for key in ("start", "end", "page", "place", "headings", "context"))
+        for row in rows
+        for chunk in row["chunks"]
+    }
     assert exported == hits
     assert not list(tmp_path.glob("*.new"))
 
 
-def test_vectors_are_the_very_same(filled: Collection, tmp_path: Path) -> None:
+def test_exported_vectors_are_identical(filled: Collection, tmp_path: Path) -> None:
     pq = pytest.importorskip("pyarrow.parquet")
     catalog = Catalog(filled.path)
     ids, vectors = catalog.chunk_vectors(catalog.at())
@@ -66,9 +72,9 @@ def test_vectors_are_the_very_same(filled: Collection, tmp_path: Path) -> None:
         assert all((found[at] == expected[at]).all() for at in found)
 
 
-def test_parquet_says_the_same_as_json(filled: Collection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_parquet_equals_json(filled: Collection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pq = pytest.importorskip("pyarrow.parquet")
-    monkeypatch.setattr("ragfm.maintenance.export._GROUP", 300)
+    monkeypatch.setattr("ragfm.maintenance.export._ROW_GROUP_SIZE", 300)
     filled.export(tmp_path / "out.jsonl")
     filled.export(tmp_path / "out.parquet", format="parquet")
     rows = pq.read_table(tmp_path / "out.parquet").to_pylist()
@@ -78,7 +84,7 @@ def test_parquet_says_the_same_as_json(filled: Collection, tmp_path: Path, monke
     assert rows == _lines((tmp_path / "out.jsonl").read_bytes())
 
 
-def test_a_filter_and_groups_hold(filled: Collection, docs: Path, tmp_path: Path) -> None:
+def test_filter_and_groups_apply(filled: Collection, docs: Path, tmp_path: Path) -> None:
     board = tmp_path / "board"
     board.mkdir()
     (board / "salaries.txt").write_text("Salaries.")
@@ -98,7 +104,7 @@ def test_a_filter_and_groups_hold(filled: Collection, docs: Path, tmp_path: Path
         filled.export(io.BytesIO(), filter="(")
 
 
-def test_one_generation_while_others_commit_and_compact(filled: Collection, docs: Path) -> None:
+def test_export_of_one_generation_during_commits_and_compaction(filled: Collection, docs: Path) -> None:
     """Another process replaces, removes and compacts between two documents."""
     script = (
         "from ragfm import Collection, Settings\nfrom ragfm.testing import HashingEmbedder\n"
@@ -108,8 +114,8 @@ def test_one_generation_while_others_commit_and_compact(filled: Collection, docs
     before = io.BytesIO()
     filled.export(before)
 
-    def progress(done: int, _: int) -> None:
-        if done == 1:
+    def progress(report: Progress) -> None:
+        if report.done == 1:
             (docs / "rooms.csv").write_text("room,seats\nAsh,99\n")
             (docs / "leave.md").unlink()
             (docs / "zzz.txt").write_text("New.")
@@ -124,12 +130,12 @@ def test_one_generation_while_others_commit_and_compact(filled: Collection, docs
     assert "docs/zzz.txt" in {row["uri"] for row in _lines(after.getvalue())}
 
 
-def test_an_old_file_stays_until_the_new_one_is_whole(filled: Collection, tmp_path: Path) -> None:
+def test_an_old_file_is_replaced_atomically(filled: Collection, tmp_path: Path) -> None:
     out = tmp_path / "out.jsonl"
     out.write_text("old")
 
-    def progress(done: int, _: int) -> None:
-        if done == 2:
+    def progress(report: Progress) -> None:
+        if report.done == 2:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
@@ -138,7 +144,7 @@ def test_an_old_file_stays_until_the_new_one_is_whole(filled: Collection, tmp_pa
     assert not list(tmp_path.glob("*.new"))
     filled.export(out)
     assert len(_lines(out.read_bytes())) == 5
-    with pytest.raises(CollectionError, match="can't be written"):
+    with pytest.raises(CollectionError, match="cannot be written"):
         filled.export(tmp_path)
     with pytest.raises(CollectionError, match="No such file"):
         filled.export(tmp_path / "nowhere" / "out.jsonl")
@@ -152,13 +158,13 @@ def test_damage_is_never_exported(filled: Collection, tmp_path: Path) -> None:
     with engine.begin() as connection:
         connection.exec_driver_sql("UPDATE documents SET text = 'You get 99 days.' WHERE uri = 'docs/leave.md'")
     engine.dispose()
-    assert (filled.path / FILE).exists()
+    assert (filled.path / CATALOG_FILE).exists()
     with pytest.raises(DamagedCollectionError, match=r"docs/leave\.md"):
         filled.export(tmp_path / "out.jsonl")
     assert not (tmp_path / "out.jsonl").exists()
 
 
-def test_parquet_without_its_library(filled: Collection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_parquet_without_pyarrow(filled: Collection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     with pytest.raises(MissingExtraError, match=r"ragfm\[parquet\]"):
         filled.export(tmp_path / "out.parquet", format="parquet")
@@ -170,7 +176,7 @@ def test_parquet_without_its_library(filled: Collection, tmp_path: Path, monkeyp
 
 @pytest.mark.slow
 def test_memory_does_not_grow_with_the_collection(tmp_path: Path) -> None:
-    """Text of over 50 MB goes through a few MB of Python objects."""
+    """Export over 50 MB of text with a few MB of Python objects."""
     import tracemalloc
 
     from ragfm import Settings

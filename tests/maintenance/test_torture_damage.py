@@ -1,4 +1,4 @@
-"""Files rot: what is read is what was written, or an error says which file it is."""
+"""Damaged files: reads return what was written, or an error names the file."""
 
 from __future__ import annotations
 
@@ -7,30 +7,30 @@ from pathlib import Path
 
 import pytest
 from support.torture.damage import damage
-from support.torture.nursery import Nursery
+from support.torture.fork_server import ForkServer
 
 
 @pytest.fixture(scope="module")
-def nursery() -> Iterator[Nursery]:
-    with Nursery() as nursery:
-        yield nursery
+def fork_server() -> Iterator[ForkServer]:
+    with ForkServer() as fork_server:
+        yield fork_server
 
 
 @pytest.mark.slow
-def test_a_little_damage_to_each_file(nursery: Nursery, tmp_path: Path) -> None:
-    done = damage(nursery, tmp_path, flips=1, zeroed=0, cuts=0)
+def test_a_little_damage_to_each_file(fork_server: ForkServer, tmp_path: Path) -> None:
+    done = damage(fork_server, tmp_path, flips=1, zeroed=0, cuts=0)
     assert done["problems"] == []
     assert done["outcomes"]["c: HEAD"] == {"noticed": 2}
     assert done["outcomes"]["c: index.faiss"] == {"warned": 2}
 
 
 @pytest.mark.slow
-def test_much_damage_to_the_catalog(nursery: Nursery, tmp_path: Path) -> None:
-    done = damage(nursery, tmp_path, flips=40, zeroed=30, cuts=8, seed=1, only="catalog.db")
+def test_much_damage_to_the_catalog(fork_server: ForkServer, tmp_path: Path) -> None:
+    done = damage(fork_server, tmp_path, flips=40, zeroed=30, cuts=8, seed=1, only="catalog.db")
     assert done["problems"] == []
 
 
 @pytest.mark.slow
-def test_damage_to_every_file(nursery: Nursery, tmp_path: Path) -> None:
-    done = damage(nursery, tmp_path, flips=4, zeroed=2, cuts=2, seed=2)
+def test_damage_to_every_file(fork_server: ForkServer, tmp_path: Path) -> None:
+    done = damage(fork_server, tmp_path, flips=4, zeroed=2, cuts=2, seed=2)
     assert done["problems"] == []

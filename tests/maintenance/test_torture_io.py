@@ -1,4 +1,4 @@
-"""The disk fails or is full: a typed error, the older generation intact, and another attempt succeeds."""
+"""A failing or full disk: a typed error, an intact older generation, and a successful retry."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 from support.shell import Shell
 from support.torture import faults
-from support.torture.light import prose
-from support.torture.nursery import Nursery
+from support.torture.fork_server import ForkServer
+from support.torture.helpers import prose
 
 from ragfm import Collection, Settings
 from ragfm.core.errors import CollectionError
@@ -23,15 +23,15 @@ needs_strace = pytest.mark.skipif(not faults.has_strace(), reason="strace is not
 
 
 @pytest.fixture(scope="module")
-def nursery() -> Iterator[Nursery]:
-    with Nursery() as nursery:
-        yield nursery
+def fork_server() -> Iterator[ForkServer]:
+    with ForkServer() as fork_server:
+        yield fork_server
 
 
 @pytest.mark.slow
 @needs_strace
-def test_some_calls_of_a_commit_fail(nursery: Nursery, tmp_path: Path) -> None:
-    done = faults.fail_calls(nursery, tmp_path / "site", ("commit",), step=25)
+def test_some_calls_of_a_commit_fail(fork_server: ForkServer, tmp_path: Path) -> None:
+    done = faults.fail_calls(fork_server, tmp_path / "site", ("commit",), step=25)
     assert done["problems"] == []
     assert done["failures"]["CollectionError"] >= 3
 
@@ -39,8 +39,8 @@ def test_some_calls_of_a_commit_fail(nursery: Nursery, tmp_path: Path) -> None:
 @pytest.mark.slow
 @needs_strace
 @pytest.mark.parametrize("change", faults.CHANGES)
-def test_many_calls_fail(nursery: Nursery, tmp_path: Path, change: str) -> None:
-    done = faults.fail_calls(nursery, tmp_path / "site", (change,), step=8)
+def test_many_calls_fail(fork_server: ForkServer, tmp_path: Path, change: str) -> None:
+    done = faults.fail_calls(fork_server, tmp_path / "site", (change,), step=8)
     assert done["problems"] == []
 
 
@@ -66,7 +66,7 @@ def _grow(docs: Path, count: int) -> None:
 
 
 def _filled(disk: Path, leave: int) -> Path:
-    """Fill the disk but for so many bytes."""
+    """Fill the disk except for `leave` bytes."""
     filler = disk / "filler"
     free = os.statvfs(disk).f_bavail * os.statvfs(disk).f_frsize
     filler.write_bytes(bytes(max(0, free - leave)))
@@ -79,7 +79,7 @@ def test_a_full_disk(small_disk: Path, tmp_path: Path, leave: int) -> None:
     collection = Collection.open(small_disk / "c", settings=Settings(), embedder=embedder)
     _grow(tmp_path / "docs", 10)
     collection.sync(tmp_path / "docs")
-    # By meaning alone, since other documents weigh the words anew.
+    # By vectors only, since more documents change BM25 scores.
     before = [hit.text for hit in collection.search("number 3", k=20, mode="dense")]
     filler = _filled(small_disk, leave)
     (tmp_path / "kept").mkdir()

@@ -1,4 +1,4 @@
-"""A writer is killed: at random times, and at each system call that writes. What it acknowledged is there, whole."""
+"""A writer is killed at random times and at its writing system calls. Acknowledged commits are complete."""
 
 from __future__ import annotations
 
@@ -7,35 +7,35 @@ from pathlib import Path
 
 import pytest
 from support.torture import faults
+from support.torture.fork_server import ForkServer
 from support.torture.kill import kill
-from support.torture.nursery import Nursery
 
 needs_strace = pytest.mark.skipif(not faults.has_strace(), reason="strace is not installed, or may not trace here")
 
 
 @pytest.fixture(scope="module")
-def nursery() -> Iterator[Nursery]:
-    with Nursery() as nursery:
-        yield nursery
+def fork_server() -> Iterator[ForkServer]:
+    with ForkServer() as fork_server:
+        yield fork_server
 
 
 @pytest.mark.slow
-def test_a_few_kills(nursery: Nursery, tmp_path: Path) -> None:
-    done = kill(nursery, tmp_path, 8)
+def test_a_few_kills(fork_server: ForkServer, tmp_path: Path) -> None:
+    done = kill(fork_server, tmp_path, 8)
     assert done["problems"] == []
     assert done["commits_acknowledged"] > 0
 
 
 @needs_strace
-def test_kills_at_some_calls_of_a_commit(nursery: Nursery, tmp_path: Path) -> None:
-    done = faults.kill_at_calls(nursery, tmp_path / "site", ("commit",), step=12)
+def test_kills_at_some_calls_of_a_commit(fork_server: ForkServer, tmp_path: Path) -> None:
+    done = faults.kill_at_calls(fork_server, tmp_path / "site", ("commit",), step=12)
     assert done["problems"] == []
     assert done["kills"]["commit"] >= 3
 
 
 @pytest.mark.slow
-def test_a_hundred_kills(nursery: Nursery, tmp_path: Path) -> None:
-    done = kill(nursery, tmp_path, 100, seed=1)
+def test_a_hundred_kills(fork_server: ForkServer, tmp_path: Path) -> None:
+    done = kill(fork_server, tmp_path, 100, seed=1)
     assert done["problems"] == []
     assert done["commits_acknowledged"] > 50
 
@@ -43,7 +43,7 @@ def test_a_hundred_kills(nursery: Nursery, tmp_path: Path) -> None:
 @pytest.mark.slow
 @needs_strace
 @pytest.mark.parametrize("change", faults.CHANGES)
-def test_kills_at_many_calls(nursery: Nursery, tmp_path: Path, change: str) -> None:
-    done = faults.kill_at_calls(nursery, tmp_path / "site", (change,), step=4)
+def test_kills_at_many_calls(fork_server: ForkServer, tmp_path: Path, change: str) -> None:
+    done = faults.kill_at_calls(fork_server, tmp_path / "site", (change,), step=4)
     assert done["problems"] == []
     assert done["kills"][change] >= 3

@@ -1,4 +1,4 @@
-"""Verify, repair and salvage: every byte that counts is looked at, and what is whole comes out of what is not."""
+"""Verify, repair and salvage: all damage is found, and intact documents are saved."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 from ragfm import Collection, Settings
 from ragfm.core.errors import CollectionError, CollectionNotFound, DamagedCollectionError, UnsupportedError
 from ragfm.store.catalog import Catalog
-from ragfm.store.database import FILE, HEAD, PAGE, damaged_page, open_engine
+from ragfm.store.database import CATALOG_FILE, HEAD_FILE, PAGE_BYTES, damaged_page, open_engine
 from ragfm.testing import HashingEmbedder
 
 WORDS = "leave office hours room desk parent holiday salary garden kitchen river stone paper cloud".split()
@@ -37,7 +37,7 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def many(tmp_path: Path, template: Path) -> Collection:
-    """120 documents of several chunks, some of them for one group only, one replaced."""
+    """120 documents with several chunks; some are restricted to a group, one was replaced."""
     shutil.copytree(template, tmp_path, dirs_exist_ok=True)
     return _open(tmp_path)
 
@@ -53,7 +53,7 @@ def _flip(file: Path, at: int, bit: int = 0) -> None:
 
 
 def _execute(folder: Path, *statements: str) -> None:
-    """Change rows as nobody should, with right page checksums."""
+    """Change rows directly, with valid page checksums."""
     engine = open_engine(folder, writable=True)
     with engine.begin() as connection:
         connection.exec_driver_sql("PRAGMA defer_foreign_keys=ON")
@@ -68,11 +68,11 @@ def _pages_of(folder: Path, name: str) -> list[int]:
     with engine.connect() as connection:
         root = connection.exec_driver_sql(f"SELECT rootpage FROM sqlite_schema WHERE name = '{name}'").scalar_one()
     engine.dispose()
-    data = (folder / FILE).read_bytes()
+    data = (folder / CATALOG_FILE).read_bytes()
 
     def walk(page: int) -> Iterator[int]:
         yield page
-        start = (page - 1) * PAGE
+        start = (page - 1) * PAGE_BYTES
         if data[start] in (2, 5):  # an inner page
             cells = int.from_bytes(data[start + 3 : start + 5])
             for cell in range(cells):
@@ -83,11 +83,11 @@ def _pages_of(folder: Path, name: str) -> list[int]:
     return list(walk(root))
 
 
-def _spoil(folder: Path, page: int) -> None:
-    _flip(folder / FILE, (page - 1) * PAGE + 2000, 3)
+def _damage_page(folder: Path, page: int) -> None:
+    _flip(folder / CATALOG_FILE, (page - 1) * PAGE_BYTES + 2000, 3)
 
 
-def test_a_whole_collection_has_no_findings(many: Collection) -> None:
+def test_an_intact_collection_has_no_findings(many: Collection) -> None:
     report = many.verify()
     assert report.findings == ()
     assert not report.damaged
@@ -97,7 +97,7 @@ def test_a_whole_collection_has_no_findings(many: Collection) -> None:
 
 
 @pytest.mark.parametrize("kind", ["exact", "faiss-flat", "faiss-hnsw", "faiss-ivf"])
-def test_every_kind_of_index_is_whole(many: Collection, kind: str) -> None:
+def test_every_kind_of_index_has_no_findings(many: Collection, kind: str) -> None:
     other = Collection.open(many.path, settings=Settings(index=kind), embedder=HashingEmbedder())
     other.sync()
     other.compact()
@@ -106,10 +106,10 @@ def test_every_kind_of_index_is_whole(many: Collection, kind: str) -> None:
     assert other.status().indexes[0]["kind"] == kind
 
 
-def test_every_flip_in_every_page_and_view_is_found(many: Collection, tmp_path: Path) -> None:
+def test_every_flipped_bit_is_found(many: Collection, tmp_path: Path) -> None:
     source = random.Random(1)
     files = [path for path in many.path.rglob("*") if path.is_file() and path.name not in ("LOCK", "manifest.json")]
-    assert {path.name for path in files} >= {FILE, HEAD}
+    assert {path.name for path in files} >= {CATALOG_FILE, HEAD_FILE}
     for turn in range(25):
         copy = tmp_path / f"copy{turn}"
         shutil.copytree(many.path, copy / ".ragfm")
@@ -123,10 +123,10 @@ def test_every_flip_in_every_page_and_view_is_found(many: Collection, tmp_path: 
         shutil.rmtree(copy)
 
 
-def test_every_damaged_page_is_named(many: Collection) -> None:
+def test_every_damaged_page_is_reported(many: Collection) -> None:
     pages = _pages_of(many.path, "vectors")[3:6]
     for page in pages:
-        _spoil(many.path, page)
+        _damage_page(many.path, page)
     found = [finding.what for finding in many.verify().findings if "checksum of page" in finding.what]
     assert found == [f"the checksum of page {page}" for page in sorted(pages)]
 
@@ -136,7 +136,8 @@ ROWS = {
     "a chunk less": ("DELETE FROM chunks WHERE id = 12", "the chunks of open/"),
     "a chunk's context": ("UPDATE chunks SET context = 'Sure' WHERE id = 12", "hash of chunk 12"),
     "a vector less": (
-        "DELETE FROM vectors WHERE text_hash = (SELECT text_hash FROM chunks WHERE id = 12)", "vector of chunk 12",
+        "DELETE FROM vectors WHERE text_hash = (SELECT text_hash FROM chunks WHERE id = 12)",
+        "vector of chunk 12",
     ),
     "a vector's bytes": (
         "UPDATE vectors SET vector = zeroblob(256) WHERE text_hash = (SELECT text_hash FROM chunks WHERE id = 12)",
@@ -151,11 +152,11 @@ ROWS = {
     "a lost commit": ("DELETE FROM generations WHERE id = (SELECT max(id) FROM generations)", "the history"),
     "a foreign key": ("UPDATE documents SET source_id = 99 WHERE id = 5", "foreign keys"),
     "the schema": ("UPDATE properties SET value = '9' WHERE key = 'schema'", "the schema's version"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("case", ROWS)
-def test_rows_that_are_not_as_committed_are_found(many: Collection, case: str) -> None:
+def test_changed_rows_are_found(many: Collection, case: str) -> None:
     statement, what = ROWS[case]
     engine = open_engine(many.path, writable=True)
     with engine.connect() as connection:
@@ -166,10 +167,10 @@ def test_rows_that_are_not_as_committed_are_found(many: Collection, case: str) -
     assert damaged_page(many.path) is None
     report = many.verify()
     assert [finding for finding in report.findings if what in finding.what], report.findings
-    assert many.verify(repair=True).mended == ()  # what was committed can't be made up
+    assert many.verify(repair=True).mended == ()  # committed data cannot be rebuilt
 
 
-def test_what_follows_from_a_row_is_mended(many: Collection) -> None:
+def test_groups_and_tags_are_repaired(many: Collection) -> None:
     secret = [info.uri for info in many.documents() if info.source == "board"]
     _execute(
         many.path,
@@ -180,9 +181,11 @@ def test_what_follows_from_a_row_is_mended(many: Collection) -> None:
     )
     report = many.verify()
     assert [finding.what for finding in report.findings] == [
-        "the tags of open/008.txt", "who may see board/003.txt", "who may see board/004.txt",
-        "who may see board/005.txt",
-    ]  # fmt: skip
+        "the tags of open/008.txt",
+        "the access groups of board/003.txt",
+        "the access groups of board/004.txt",
+        "the access groups of board/005.txt",
+    ]
     assert report.lost == ()
     again = many.verify(repair=True)
     assert again.findings == ()
@@ -192,7 +195,7 @@ def test_what_follows_from_a_row_is_mended(many: Collection) -> None:
     assert "open/008.txt" in {info.uri for info in many.documents("year = 2026")}
 
 
-def test_damaged_and_missing_views_are_built_with_no_embedding(many: Collection, tmp_path: Path) -> None:
+def test_damaged_views_are_rebuilt_without_embedding(many: Collection, tmp_path: Path) -> None:
     expected = [hit.uri for hit in many.search("river stone", k=9)]
     many.close()
     (view,) = (many.path / "views").iterdir()
@@ -206,69 +209,70 @@ def test_damaged_and_missing_views_are_built_with_no_embedding(many: Collection,
             _flip(broken, broken.stat().st_size // 2) if damage == "flip" else broken.unlink()
             (copy / ".ragfm" / "views" / "0000000099.1.new").mkdir()
             embedder = HashingEmbedder()
-            mended = Collection.open(copy / ".ragfm", settings=Settings(), embedder=embedder)
-            assert {finding.file for finding in mended.verify().findings} == {f"views/{view.name}"}
-            report = mended.verify(repair=True)
+            repaired = Collection.open(copy / ".ragfm", settings=Settings(), embedder=embedder)
+            assert {finding.file for finding in repaired.verify().findings} == {f"views/{view.name}"}
+            report = repaired.verify(repair=True)
             assert report.findings == ()
             assert [path.name for path in (copy / ".ragfm" / "views").iterdir()] == [view.name]
             assert embedder.embedded == 0
-            assert [hit.uri for hit in mended.search("river stone", k=9)] == expected
+            assert [hit.uri for hit in repaired.search("river stone", k=9)] == expected
 
 
-def test_a_view_with_another_index_is_found(many: Collection) -> None:
-    """Whole files, but not of these vectors: the manifest's checksums are right."""
-    from ragfm.core.durable_files import checksummed, read_checksummed
+def test_a_view_with_a_different_index_is_found(many: Collection) -> None:
+    """The files are intact, but hold other vectors."""
+    from ragfm.core.durable_files import encode_checksummed, read_checksummed
     from ragfm.core.registry import load_plugin
-    from ragfm.store.views import _sums
+    from ragfm.store.views import file_entry
 
     (view,) = (many.path / "views").iterdir()
     catalog = Catalog(many.path)
     ids, vectors = catalog.chunk_vectors(catalog.at())
     catalog.close()
     for wrong_ids, wrong_vectors, what in (
-        (ids + 1, vectors, "the chunks"), (ids, vectors[::-1].copy(), "the scores of a sample"),
-    ):  # fmt: skip
+        (ids + 1, vectors, "the chunks"),
+        (ids, vectors[::-1].copy(), "the scores of a sample"),
+    ):
         shutil.rmtree(view / "vectors")
         (view / "vectors").mkdir()
         load_plugin("indexes", "faiss-flat").build(wrong_ids, wrong_vectors).save(view / "vectors")
         manifest = read_checksummed(view / "manifest.json")
-        manifest["files"] = {path.relative_to(view).as_posix(): _sums(path) for path in view.glob("*/*")}
-        (view / "manifest.json").write_bytes(checksummed(manifest))
+        manifest["files"] = {path.relative_to(view).as_posix(): file_entry(path) for path in view.glob("*/*")}
+        (view / "manifest.json").write_bytes(encode_checksummed(manifest))
         assert [finding.what for finding in many.verify().findings] == [what]
     assert many.verify(repair=True).findings == ()
 
 
 @pytest.mark.parametrize("damage", ["flip", "remove"])
-def test_a_damaged_head_is_written_anew_only_when_asked(many: Collection, damage: str) -> None:
-    _flip(many.path / HEAD, 20) if damage == "flip" else (many.path / HEAD).unlink()
-    assert [finding.file for finding in many.verify().findings] == [HEAD]
+def test_a_damaged_head_is_rewritten_only_by_repair(many: Collection, damage: str) -> None:
+    _flip(many.path / HEAD_FILE, 20) if damage == "flip" else (many.path / HEAD_FILE).unlink()
+    assert [finding.file for finding in many.verify().findings] == [HEAD_FILE]
     with pytest.raises(DamagedCollectionError):
         _open(many.path.parent).status()
     report = many.verify(repair=True)
     assert report.findings == ()
-    assert any("lost" in done and HEAD in done for done in report.mended)
+    assert any("lost" in done and HEAD_FILE in done for done in report.mended)
     assert _open(many.path.parent).status().documents == 120
 
 
 def test_a_head_is_not_written_for_a_damaged_catalog(many: Collection) -> None:
-    (many.path / HEAD).unlink()
-    _spoil(many.path, _pages_of(many.path, "vectors")[4])
+    (many.path / HEAD_FILE).unlink()
+    _damage_page(many.path, _pages_of(many.path, "vectors")[4])
     report = many.verify(repair=True)
     assert report.mended == ()
-    assert not (many.path / HEAD).exists()
+    assert not (many.path / HEAD_FILE).exists()
 
 
-def test_a_view_newer_than_the_catalog_is_the_catalogs_damage(many: Collection) -> None:
+def test_a_view_newer_than_the_catalog_is_damage_of_the_catalog(many: Collection) -> None:
     (view,) = (many.path / "views").iterdir()
     _execute(many.path, "DELETE FROM generations WHERE id = (SELECT max(id) FROM generations)")
-    (many.path / HEAD).unlink()
+    (many.path / HEAD_FILE).unlink()
     report = many.verify(repair=True)
-    assert [f for f in report.findings if f.file == FILE and view.name in f.expected]
+    assert [f for f in report.findings if f.file == CATALOG_FILE and view.name in f.expected]
     assert report.mended == ()
     assert view.exists()
 
 
-def test_verify_looks_past_a_writer(many: Collection, tmp_path: Path) -> None:
+def test_verify_during_a_write(many: Collection, tmp_path: Path) -> None:
     with many._store.writing() as catalog:
         source = catalog.sources()[0]
         catalog.commit(source, [], ["001.txt"])
@@ -298,21 +302,29 @@ def _salvaged(many: Collection, tmp_path: Path) -> tuple[Collection, object]:
 
 
 TABLES = {  # damaged pages: whether documents are lost with them
-    "documents": True, "chunks": True, "vectors": True, "groups": True, "tags": True, "documents_alive": False,
-    "documents_path": False, "ix_chunks_document_id": False, "ix_chunks_text_hash": False,
-    "sqlite_autoindex_vectors_1": False, "ix_chunks_died": False,
-}  # fmt: skip
+    "documents": True,
+    "chunks": True,
+    "vectors": True,
+    "groups": True,
+    "tags": True,
+    "documents_alive": False,
+    "documents_path": False,
+    "ix_chunks_document_id": False,
+    "ix_chunks_text_hash": False,
+    "sqlite_autoindex_vectors_1": False,
+    "ix_chunks_died": False,
+}
 
 
 @pytest.mark.parametrize("table", TABLES)
 @pytest.mark.parametrize("which", ["first", "middle", "last"])
-def test_all_that_is_whole_is_saved(many: Collection, tmp_path: Path, table: str, which: str) -> None:
+def test_all_intact_documents_are_saved(many: Collection, tmp_path: Path, table: str, which: str) -> None:
     before, allowed = _texts(many), {info.uri for info in many.as_groups(set()).documents()}
     hits = _scores(many)
     many.close()
     pages = _pages_of(many.path, table)
     page = {"first": pages[0], "middle": pages[len(pages) // 2], "last": pages[-1]}[which]
-    _spoil(many.path, page)
+    _damage_page(many.path, page)
     verified = _open(tmp_path).verify()
     assert verified.damaged
     saved, report = _salvaged(many, tmp_path)
@@ -336,19 +348,19 @@ def _scores(collection: Collection) -> dict[tuple[str, int], float | None]:
     return {(hit.uri, hit.start): hit.score for hit in found}
 
 
-def test_documents_that_nothing_names_any_more_are_counted(many: Collection, tmp_path: Path) -> None:
-    """Their page and the index over their addresses are damaged."""
-    _spoil(many.path, _pages_of(many.path, "documents")[-2])
-    _spoil(many.path, _pages_of(many.path, "documents_alive")[-1])
+def test_unreadable_documents_without_uri_are_counted(many: Collection, tmp_path: Path) -> None:
+    """Their page and the index of uris are damaged."""
+    _damage_page(many.path, _pages_of(many.path, "documents")[-2])
+    _damage_page(many.path, _pages_of(many.path, "documents_alive")[-1])
     report = many.salvage(tmp_path / "saved")
     assert report.documents < 120
     assert None in {left.uri for left in report.left}
     assert report.documents + len(report.left) >= 120
 
 
-def test_what_was_saved_goes_on(many: Collection, tmp_path: Path) -> None:
-    """The next ingest brings back what was left behind, embeds only that, and finds the sources where they were."""
-    _spoil(many.path, _pages_of(many.path, "documents")[-2])
+def test_a_salvaged_collection_syncs(many: Collection, tmp_path: Path) -> None:
+    """The next ingest finds the sources, and adds and embeds only the documents that were not saved."""
+    _damage_page(many.path, _pages_of(many.path, "documents")[-2])
     report = many.salvage(tmp_path / "deeper" / "saved")
     assert 0 < len(report.left) < 60
     embedder = HashingEmbedder()
@@ -363,11 +375,11 @@ def test_what_was_saved_goes_on(many: Collection, tmp_path: Path) -> None:
     assert saved.documents()[-1].metadata["year"] == 2026
 
 
-def test_a_document_whose_groups_are_in_doubt_stays_behind(many: Collection, tmp_path: Path) -> None:
+def test_a_document_with_wrong_groups_is_not_saved(many: Collection, tmp_path: Path) -> None:
     _execute(many.path, "UPDATE documents SET restricted = 0 WHERE uri = 'board/004.txt'")
     report = many.salvage(tmp_path / "saved")
     assert [left.uri for left in report.left] == ["board/004.txt"]
-    assert "who may see" in report.left[0].why
+    assert "the access groups of" in report.left[0].why
 
 
 def test_failures_and_sources_are_saved(many: Collection, tmp_path: Path) -> None:
@@ -381,10 +393,10 @@ def test_failures_and_sources_are_saved(many: Collection, tmp_path: Path) -> Non
 
 @pytest.mark.parametrize("page", [1, 2, 3])
 def test_nothing_can_be_saved_without_the_schema(many: Collection, tmp_path: Path, page: int) -> None:
-    _spoil(many.path, page)
+    _damage_page(many.path, page)
     if page == 1:
         assert many.verify().damaged
-        with pytest.raises(DamagedCollectionError, match="Nothing of"):
+        with pytest.raises(DamagedCollectionError, match="Nothing can be saved"):
             many.salvage(tmp_path / "saved")
         assert not (tmp_path / "saved").exists()
         assert not list(tmp_path.glob("*.new"))
@@ -392,14 +404,14 @@ def test_nothing_can_be_saved_without_the_schema(many: Collection, tmp_path: Pat
         assert many.verify().damaged
 
 
-def test_nothing_is_saved_over_something(many: Collection, tmp_path: Path) -> None:
-    with pytest.raises(CollectionError, match="there already"):
+def test_salvage_does_not_overwrite(many: Collection, tmp_path: Path) -> None:
+    with pytest.raises(CollectionError, match="already exists"):
         many.salvage(tmp_path / "open")
     assert len(list((tmp_path / "open").iterdir())) == 100
 
 
 def test_a_truncated_catalog(many: Collection, tmp_path: Path) -> None:
-    file = many.path / FILE
+    file = many.path / CATALOG_FILE
     file.write_bytes(file.read_bytes()[: file.stat().st_size * 3 // 4 + 100])
     report = many.verify()
     assert any("length" in finding.what for finding in report.findings)
@@ -410,8 +422,8 @@ def test_a_truncated_catalog(many: Collection, tmp_path: Path) -> None:
     assert len(_texts(saved)) == done.documents  # type: ignore[attr-defined]
 
 
-def test_zeros_behind_a_long_row_are_noticed(tmp_path: Path, collection: Collection) -> None:
-    """SQLite's checksum passes a page of zeros, and only what stands at a row's beginning is on a page that doesn't."""
+def test_zeros_in_overflow_pages_are_detected(tmp_path: Path, collection: Collection) -> None:
+    """SQLite's checksum accepts a page of zeros; a zeroed B-tree page is noticed, an overflow page is not."""
     docs = tmp_path / "long"
     docs.mkdir()
     words = " ".join(f"word{number}" for number in range(2500))
@@ -421,10 +433,10 @@ def test_zeros_behind_a_long_row_are_noticed(tmp_path: Path, collection: Collect
     collection.close()
     file = collection.path / "catalog.db"
     content = file.read_bytes()
-    pages = [at for at in range(0, len(content), PAGE) if b" word2499" in content[at : at + PAGE]]
+    pages = [at for at in range(0, len(content), PAGE_BYTES) if b" word2499" in content[at : at + PAGE_BYTES]]
     assert pages
     for at in pages:
-        file.write_bytes(content[:at] + bytes(PAGE) + content[at + PAGE :])
+        file.write_bytes(content[:at] + bytes(PAGE_BYTES) + content[at + PAGE_BYTES :])
         with Collection.open(collection.path, settings=Settings(), embedder=HashingEmbedder()) as damaged:
             assert damaged.status() == whole
             with pytest.raises(DamagedCollectionError):

@@ -84,7 +84,9 @@ def test_tail_and_dead_score_as_if_built_at_once(
 ) -> None:
     collection.sync(parts)
     reader = Collection.open(collection.path, settings=Settings(), embedder=HashingEmbedder())
-    monkeypatch.setattr("ragfm.store.collection_store.Store._pays", lambda *_: False)  # no view is saved from here on
+    monkeypatch.setattr(
+        "ragfm.store.collection_store.Store._view_is_outdated", lambda *_: False
+    )  # no view is saved from here on
     for number in range(4):
         reader.search("workshop", mode=mode)  # type: ignore[arg-type]
         (parts / f"new{number}.txt").write_text(f"Valve V-{number} beside pump P-40{number}0/B, new in the workshop.")

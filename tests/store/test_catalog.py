@@ -1,4 +1,4 @@
-"""The log: generations, what lives when, durability of what was acknowledged."""
+"""The catalog: generations, live rows, and durability of acknowledged commits."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ import pysqlite3
 import pytest
 import sqlalchemy as sa
 
-from ragfm.core.durable_files import checksummed, read_checksummed
+from ragfm.core.durable_files import encode_checksummed, read_checksummed
 from ragfm.core.errors import CollectionError, DamagedCollectionError
 from ragfm.core.types import Chunk, Document
 from ragfm.store import compaction
 from ragfm.store.catalog import Catalog, Source, text_hash
 from ragfm.store.catalog_writer import CatalogWriter, Failure
-from ragfm.store.database import FILE, HEAD
+from ragfm.store.database import CATALOG_FILE, HEAD_FILE
 from ragfm.store.document_rows import NewDocument
 from ragfm.store.tables import documents
 from ragfm.testing import HashingEmbedder
@@ -53,7 +53,7 @@ def _source(catalog: CatalogWriter) -> Source:
     return catalog.save_source(Source("docs", "files", "docs", "docs"))
 
 
-def test_a_generation_is_seen_as_it_was(folder: Path, embedder: HashingEmbedder) -> None:
+def test_reading_an_older_generation(folder: Path, embedder: HashingEmbedder) -> None:
     catalog = CatalogWriter(folder)
     source = _source(catalog)
     assert _add(catalog, source, embedder, "a", "one", "two") == 1
@@ -70,17 +70,17 @@ def test_a_generation_is_seen_as_it_was(folder: Path, embedder: HashingEmbedder)
     assert {key: text for key, (_, text) in catalog.chunk_rows([1, 2, 3]).items()} == {1: "one", 2: "two", 3: "three"}
 
 
-def test_a_commit_costs_the_same_however_much_there_is(folder: Path, embedder: HashingEmbedder) -> None:
+def test_a_commit_does_not_scan_tables(folder: Path, embedder: HashingEmbedder) -> None:
     catalog = CatalogWriter(folder)
     source = _source(catalog)
     _add(catalog, source, embedder, "a", "one", "two")
     plans = _plans(catalog, lambda: _add(catalog, source, embedder, "a", "three"))
     assert any("chunks" in plan for plan in plans)
     walks = [plan for plan in plans if "SCAN" in plan or "died" in plan]
-    assert set(walks) <= {"SCAN generations"}  # from its end, for one row
+    assert set(walks) <= {"SCAN generations"}  # the newest row
 
 
-def test_reading_walks_and_sorts_no_more_than_it_must(folder: Path, embedder: HashingEmbedder) -> None:
+def test_reads_use_indexes_and_do_not_sort(folder: Path, embedder: HashingEmbedder) -> None:
     catalog = CatalogWriter(folder)
     _add(catalog, _source(catalog), embedder, "a", "one", "two")
     newest = catalog.at()
@@ -94,7 +94,7 @@ def test_reading_walks_and_sorts_no_more_than_it_must(folder: Path, embedder: Ha
     assert not any("SCAN" in plan for plan in plans)
 
 
-def test_compaction_walks_through_documents_and_vectors_once(folder: Path, embedder: HashingEmbedder) -> None:
+def test_compaction_scans_documents_and_vectors_once(folder: Path, embedder: HashingEmbedder) -> None:
     catalog = CatalogWriter(folder)
     source = _source(catalog)
     _add(catalog, source, embedder, "a", "one", "two")
@@ -109,17 +109,17 @@ def test_compaction_walks_through_documents_and_vectors_once(folder: Path, embed
 
 
 def _plans(catalog: CatalogWriter, action: Callable[[], object]) -> list[str]:
-    """How SQLite goes about what an action asks of it."""
-    said, plans = list[tuple[str, Any]](), list[str]()
+    """The query plans of the statements of an action."""
+    statements, plans = list[tuple[str, Any]](), list[str]()
 
-    def hear(_: object, cursor: object, sql: str, given: Any, *rest: object) -> None:
-        said.append((sql, given))
+    def record(_: object, cursor: object, sql: str, parameters: Any, *rest: object) -> None:
+        statements.append((sql, parameters))
 
-    sa.event.listen(catalog._engine, "before_cursor_execute", hear)
+    sa.event.listen(catalog._engine, "before_cursor_execute", record)
     action()
-    sa.event.remove(catalog._engine, "before_cursor_execute", hear)
+    sa.event.remove(catalog._engine, "before_cursor_execute", record)
     with catalog.read() as connection:
-        for sql, parameters in said:
+        for sql, parameters in statements:
             if sql.startswith(("SELECT", "UPDATE", "DELETE")):
                 rows = connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {sql}", parameters)
                 plans += [row.detail for row in rows]
@@ -134,7 +134,7 @@ def test_text_of_a_chunk_is_its_slice_in_code_points(folder: Path, embedder: Has
     assert tuple(rows[key][1] for key in (1, 2, 3)) == parts
 
 
-def test_vectors_come_back_as_they_went_in(folder: Path, embedder: HashingEmbedder) -> None:
+def test_vectors_are_returned_as_stored(folder: Path, embedder: HashingEmbedder) -> None:
     catalog = CatalogWriter(folder)
     source = _source(catalog)
     _add(catalog, source, embedder, "a", "one", "two")
@@ -145,7 +145,7 @@ def test_vectors_come_back_as_they_went_in(folder: Path, embedder: HashingEmbedd
     assert catalog.chunk_vectors(catalog.at(2), born_after=1)[0].tolist() == [3, 4]
 
 
-def test_a_chunk_without_a_vector_is_damage(folder: Path, embedder: HashingEmbedder) -> None:
+def test_a_chunk_without_a_vector_is_reported_as_damage(folder: Path, embedder: HashingEmbedder) -> None:
     catalog = CatalogWriter(folder)
     _add(catalog, _source(catalog), embedder, "a", "one")
     with catalog.write() as connection:
@@ -154,7 +154,7 @@ def test_a_chunk_without_a_vector_is_damage(folder: Path, embedder: HashingEmbed
         catalog.chunk_vectors(catalog.at(1))
 
 
-def test_chunk_ids_are_never_given_twice(folder: Path, embedder: HashingEmbedder) -> None:
+def test_chunk_ids_are_not_reused(folder: Path, embedder: HashingEmbedder) -> None:
     catalog = CatalogWriter(folder)
     source = _source(catalog)
     _add(catalog, source, embedder, "a", "one", "two")
@@ -164,7 +164,7 @@ def test_chunk_ids_are_never_given_twice(folder: Path, embedder: HashingEmbedder
     assert catalog.chunk_ids(2).tolist() == [3]
 
 
-def test_two_documents_of_one_address_are_refused_whole(folder: Path, embedder: HashingEmbedder) -> None:
+def test_two_documents_with_the_same_uri_are_refused(folder: Path, embedder: HashingEmbedder) -> None:
     catalog = CatalogWriter(folder)
     source = _source(catalog)
     other = catalog.save_source(Source("other", "files", "other", "other"))
@@ -175,7 +175,7 @@ def test_two_documents_of_one_address_are_refused_whole(folder: Path, embedder: 
     assert catalog.chunk_ids(1).tolist() == [1]
 
 
-def test_failures_count_and_end(folder: Path, embedder: HashingEmbedder) -> None:
+def test_failures_are_saved_and_cleared(folder: Path, embedder: HashingEmbedder) -> None:
     catalog = CatalogWriter(folder)
     source = _source(catalog)
     _add(catalog, source, embedder, "a", "one")
@@ -189,62 +189,62 @@ def test_failures_count_and_end(folder: Path, embedder: HashingEmbedder) -> None
     assert catalog.failures() == []
 
 
-def test_a_catalog_behind_its_head_is_damage(folder: Path, embedder: HashingEmbedder) -> None:
+def test_a_catalog_behind_head_is_damaged(folder: Path, embedder: HashingEmbedder) -> None:
     catalog = CatalogWriter(folder)
     source = _source(catalog)
     _add(catalog, source, embedder, "a", "one")
     catalog.close()
-    shutil.copy(folder / FILE, folder / "older")
+    shutil.copy(folder / CATALOG_FILE, folder / "older")
     catalog = CatalogWriter(folder)
     _add(catalog, source, embedder, "b", "two")
     catalog.close()
-    (folder / "older").replace(folder / FILE)
+    (folder / "older").replace(folder / CATALOG_FILE)
     with pytest.raises(DamagedCollectionError, match=r"generation 2 .* was acknowledged"):
         Catalog(folder)
 
 
-def test_another_history_of_the_same_length_is_damage(folder: Path, embedder: HashingEmbedder) -> None:
+def test_a_different_history_of_the_same_length_is_damaged(folder: Path, embedder: HashingEmbedder) -> None:
     catalog = CatalogWriter(folder)
     _add(catalog, _source(catalog), embedder, "a", "one")
     catalog.close()
-    head = read_checksummed(folder / HEAD)
-    (folder / HEAD).write_bytes(checksummed({**head, "digest": "0" * 32}))
+    head = read_checksummed(folder / HEAD_FILE)
+    (folder / HEAD_FILE).write_bytes(encode_checksummed({**head, "digest": "0" * 32}))
     with pytest.raises(DamagedCollectionError):
         Catalog(folder)
 
 
-def test_a_catalog_ahead_of_its_head_is_a_crash_and_fine(folder: Path, embedder: HashingEmbedder) -> None:
-    before = (folder / HEAD).read_bytes()
+def test_a_catalog_ahead_of_head_opens_and_head_catches_up(folder: Path, embedder: HashingEmbedder) -> None:
+    before = (folder / HEAD_FILE).read_bytes()
     catalog = CatalogWriter(folder)
     _add(catalog, _source(catalog), embedder, "a", "one")
     catalog.close()
-    (folder / HEAD).write_bytes(before)  # killed between the two
+    (folder / HEAD_FILE).write_bytes(before)  # killed between the two
     assert Catalog(folder).generation() == 1
-    assert read_checksummed(folder / HEAD)["generation"] == 0  # a reader writes nothing
+    assert read_checksummed(folder / HEAD_FILE)["generation"] == 0  # a reader writes nothing
     (folder / "HEAD.1.new").touch()
     CatalogWriter(folder).close()
-    assert read_checksummed(folder / HEAD)["generation"] == 1  # readers may have seen it: it must not be lost now
+    assert read_checksummed(folder / HEAD_FILE)["generation"] == 1  # readers may have seen it: it must not be lost now
     assert not (folder / "HEAD.1.new").exists()
 
 
 @pytest.mark.parametrize("content", [b"", b"{}", b"[]", b"null", b"\xff\xfe", b'{"generation": 0}'])
-def test_a_damaged_head_is_named(folder: Path, content: bytes) -> None:
-    (folder / HEAD).write_bytes(content)
+def test_a_damaged_head_is_reported(folder: Path, content: bytes) -> None:
+    (folder / HEAD_FILE).write_bytes(content)
     with pytest.raises(DamagedCollectionError, match="HEAD"):
         Catalog(folder)
 
 
-def test_one_changed_digit_in_the_head_is_noticed(folder: Path) -> None:
-    values = json.loads((folder / HEAD).read_bytes())
+def test_a_changed_digit_in_head_is_detected(folder: Path) -> None:
+    values = json.loads((folder / HEAD_FILE).read_bytes())
     values["generation"] = 1
-    (folder / HEAD).write_text(json.dumps(values))
+    (folder / HEAD_FILE).write_text(json.dumps(values))
     with pytest.raises(DamagedCollectionError, match=r"checksum .* expected"):
         Catalog(folder)
 
 
-def test_a_file_that_is_no_database_is_named(folder: Path) -> None:
-    (folder / FILE).write_bytes(b"not a database at all" * 1000)
-    with pytest.raises(DamagedCollectionError, match=FILE):
+def test_a_file_that_is_not_a_database_is_reported(folder: Path) -> None:
+    (folder / CATALOG_FILE).write_bytes(b"not a database at all" * 1000)
+    with pytest.raises(DamagedCollectionError, match=CATALOG_FILE):
         Catalog(folder)
 
 
@@ -253,17 +253,17 @@ def test_a_reader_cannot_write(folder: Path) -> None:
         connection.exec_driver_sql("DELETE FROM generations")
 
 
-def test_what_passes_is_not_called_damage(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_transient_error_is_not_reported_as_damage(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def locked(*_: object, **__: object) -> None:
         raise pysqlite3.OperationalError("locked")
 
     monkeypatch.setattr("pysqlite3.connect", locked)
-    with pytest.raises(CollectionError, match="can't be opened") as raised:
+    with pytest.raises(CollectionError, match="cannot be opened") as raised:
         Catalog(folder)
     assert not isinstance(raised.value, DamagedCollectionError)
 
 
-def test_a_head_that_cannot_be_written_is_no_success(
+def test_a_failed_write_of_head_fails_the_commit(
     folder: Path, embedder: HashingEmbedder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     catalog = CatalogWriter(folder)

@@ -1,4 +1,4 @@
-"""Compaction: space comes back, and nobody who reads sees it."""
+"""Compaction returns space, and readers do not notice."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ragfm.store.catalog_writer import CatalogWriter
 from ragfm.testing import HashingEmbedder
 
 
-def _again(collection: Collection) -> Collection:
+def _reopen(collection: Collection) -> Collection:
     return Collection.open(collection.path, settings=Settings(), embedder=HashingEmbedder())
 
 
@@ -30,19 +30,19 @@ def _rewrite(docs: Path, collection: Collection, rounds: int, documents: int = 2
         collection.sync(docs)
 
 
-def test_dead_rows_go_and_what_lives_stays(collection: Collection, docs: Path) -> None:
+def test_dead_rows_are_deleted_and_live_rows_stay(collection: Collection, docs: Path) -> None:
     _rewrite(docs, collection, 4)
     expected, generation = _hits(collection), collection.status().generation
-    reader = _again(collection)
+    reader = _reopen(collection)
     assert _hits(reader) == expected
-    seen: list[tuple[int, int]] = []
-    report = collection.compact(lambda done, total: seen.append((done, total)))
+    seen: list[tuple[int, int | None]] = []
+    report = collection.compact(lambda progress: seen.append((progress.done, progress.total)))
     assert report.chunks > 60
     assert report.documents == 60
     assert report.vectors > 60
     assert report.bytes_after < report.bytes_before / 2
     assert seen[-1] == (report.chunks, report.chunks)
-    for handle in (collection, reader, _again(collection)):
+    for handle in (collection, reader, _reopen(collection)):
         assert _hits(handle) == expected
         assert handle.status().generation == generation
     again = collection.compact()
@@ -50,20 +50,20 @@ def test_dead_rows_go_and_what_lives_stays(collection: Collection, docs: Path) -
     assert collection.sync(docs).chunks == 0  # no vector in use was deleted
 
 
-def test_a_reader_that_was_overtaken_begins_anew(collection: Collection, docs: Path) -> None:
+def test_a_reader_below_the_floor_reads_again(collection: Collection, docs: Path) -> None:
     collection.sync(docs)
-    reader = _again(collection)
+    reader = _reopen(collection)
     snapshot = reader._store.snapshot()
     _rewrite(docs, collection, 2)
     (docs / "leave.md").unlink()
     collection.sync(docs)
     collection.compact()
     assert reader._store.catalog.floor() > snapshot.generation.id
-    assert _hits(reader) == _hits(_again(collection))
+    assert _hits(reader) == _hits(_reopen(collection))
     assert "docs/leave.md" not in {hit[0] for hit in _hits(reader)}
 
 
-def test_a_removed_source_leaves_no_trace(collection: Collection, docs: Path, tmp_path: Path) -> None:
+def test_compaction_erases_a_removed_source(collection: Collection, docs: Path, tmp_path: Path) -> None:
     other = tmp_path / "other"
     other.mkdir()
     (other / "secret.txt").write_text("The secret is xyzzy-4711.")
@@ -80,22 +80,22 @@ def test_a_removed_source_leaves_no_trace(collection: Collection, docs: Path, tm
     assert collection.sync(other).added == 1  # the name is free
 
 
-def test_a_sync_compacts_by_itself_where_much_has_gone(
+def test_a_sync_compacts_when_many_chunks_are_dead(
     collection: Collection, docs: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(compaction, "_LEAST", 50)
+    monkeypatch.setattr(compaction, "_MIN_DEAD_CHUNKS", 50)
     _rewrite(docs, collection, 1)
     with collection._store.writing() as catalog:
-        assert compaction.dead_chunks(catalog) == 0
+        assert compaction.count_dead_chunks(catalog) == 0
     _rewrite(docs, collection, 3)
     with collection._store.writing() as catalog:
-        assert compaction.dead_chunks(catalog) < 50
+        assert compaction.count_dead_chunks(catalog) < 50
         assert catalog.floor() > 0
 
 
-def test_readers_search_while_it_compacts(collection: Collection, docs: Path) -> None:
+def test_readers_search_during_compaction(collection: Collection, docs: Path) -> None:
     _rewrite(docs, collection, 3)
-    reader, stop = _again(collection), threading.Event()
+    reader, stop = _reopen(collection), threading.Event()
     wrong: list[list[tuple[str, int, float | None]]] = []
     expected = _hits(reader)
 
@@ -114,13 +114,13 @@ def test_readers_search_while_it_compacts(collection: Collection, docs: Path) ->
     assert wrong == []
 
 
-def test_a_restricted_handle_compacts_nothing(collection: Collection, docs: Path) -> None:
+def test_a_restricted_handle_cannot_compact(collection: Collection, docs: Path) -> None:
     collection.sync(docs)
     with pytest.raises(UnsupportedError):
         collection.as_groups({"hr"}).compact()
 
 
-def test_space_that_cannot_be_given_back_is_said_so_and_comes_back_later(
+def test_a_failed_shrink_is_reported_and_succeeds_later(
     collection: Collection, docs: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     _rewrite(docs, collection, 3)
@@ -135,7 +135,7 @@ def test_space_that_cannot_be_given_back_is_said_so_and_comes_back_later(
             resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
     monkeypatch.setattr(compaction, "shrink", without_space)
-    with pytest.raises(CollectionError, match="can't be given back"):
+    with pytest.raises(CollectionError, match="cannot be returned"):
         collection.compact()
     monkeypatch.undo()
     report = collection.compact()

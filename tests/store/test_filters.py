@@ -8,7 +8,7 @@ import pytest
 
 from ragfm import Collection
 from ragfm.core.errors import FilterError
-from ragfm.store.filters import quoted
+from ragfm.store.filters import quote_value
 
 TAGS = {
     "a.txt": {"year": "2024", "team": "hr", "from": "2024-03-01"},
@@ -42,12 +42,12 @@ def tagged(tmp_path: Path, collection: Collection) -> Collection:
         ('state = "in review"', "b"),
         ("""team = "O'Neill" """, "c"),
         ("""team = 'O''Neill' """, "c"),
-        ("team = " + quoted("O'Neill"), "c"),
+        ("team = " + quote_value("O'Neill"), "c"),
         ("uri = a.txt", "a"),
         ("source in (a.txt, 'd.txt')", "ad"),
         ("media_type = text/plain", "abcd"),
         ("team = '; DROP TABLE documents; --'", ""),
-        ("from >= 2025", "b"),  # a text beside a number: as texts
+        ("from >= 2025", "b"),  # a text and a number compare as texts
         ("year != hr", "abc"),
         ("number = 12345678901234567891", "c"),
         ("number = 1_000", ""),
@@ -55,20 +55,32 @@ def tagged(tmp_path: Path, collection: Collection) -> Collection:
         ("year = 2026 AND NOT team = hr", "b"),
     ],
 )
-def test_which_documents_meet_it(tagged: Collection, text: str, expected: str) -> None:
+def test_matching_documents(tagged: Collection, text: str, expected: str) -> None:
     assert [info.uri[0] for info in tagged.documents(text)] == list(expected)
     assert sorted(hit.uri[0] for hit in tagged.search("text", k=9, filter=text)) == list(expected)
 
 
 @pytest.mark.parametrize(
     ("text", "where"),
-    [("not " * 60 + "a=b", "levels"), ("(" * 3000, "levels"), (" or ".join(["a=b"] * 600), "comparisons"),
-     ("a=" + "b" * 20_000, "characters"), ("a=\ud800", "printed"),
-     ("", "character 1"), ("year", "character 5"),
-      ("(a=b", "`)`"), ("a=b c", "'c'"), ("a ~ b", "'~'"), ("a in b", "`(`"),
-     ("a in (b", "`)`"), ("= 3", "a key"), ('a = "b', "a value"), ("a=b)", "')'")],
-)  # fmt: skip
-def test_what_cannot_be_read_is_named(tagged: Collection, text: str, where: str) -> None:
+    [
+        ("not " * 60 + "a=b", "levels"),
+        ("(" * 3000, "levels"),
+        (" or ".join(["a=b"] * 600), "comparisons"),
+        ("a=" + "b" * 20_000, "characters"),
+        ("a=\ud800", "printed"),
+        ("", "character 1"),
+        ("year", "character 5"),
+        ("(a=b", "`)`"),
+        ("a=b c", "'c'"),
+        ("a ~ b", "'~'"),
+        ("a in b", "`(`"),
+        ("a in (b", "`)`"),
+        ("= 3", "a key"),
+        ('a = "b', "a value"),
+        ("a=b)", "')'"),
+    ],
+)
+def test_a_filter_error_names_the_position(tagged: Collection, text: str, where: str) -> None:
     with pytest.raises(FilterError) as raised:
         tagged.documents(text)
     assert where in str(raised.value)

@@ -38,16 +38,15 @@ def test_more_dimensions_count_as_more_vectors() -> None:
 
 def test_the_reason_is_a_sentence_with_numbers() -> None:
     assert choose_kind(30_000, 384, 4 * GB)[1] == (
-        "30,000 vectors of 384 dimensions are few enough to compare each search with all of them, in about 2 ms."
+        "30,000 vectors of 384 dimensions are few enough for an exhaustive search, in about 2 ms."
     )
     assert choose_kind(1_000_000, 384, 4 * GB)[1] == (
-        "1,000,000 vectors of 384 dimensions are too many to compare all; "
-        "their graph takes 668 MB of the 4.0 GB allowed."
+        "1,000,000 vectors of 384 dimensions are too many for an exhaustive search; their graph takes 668 MB of 4.0 GB."
     )
     assert choose_kind(1_000_000, 384, GB // 2)[1] == (
-        "A graph of 1,000,000 vectors of 384 dimensions takes 668 MB, where 500 MB are allowed; faiss-ivf takes 406 MB."
+        "A graph of 1,000,000 vectors of 384 dimensions takes 668 MB of at most 500 MB; faiss-ivf takes 406 MB."
     )
-    assert "also more than that" in choose_kind(1_000_000, 384, GB // 5)[1]
+    assert "also above the limit" in choose_kind(1_000_000, 384, GB // 5)[1]
 
 
 def test_a_collection_around_a_limit_keeps_its_kind() -> None:
@@ -63,7 +62,7 @@ def test_a_collection_around_a_limit_keeps_its_kind() -> None:
 
 
 @pytest.mark.parametrize("kind", ["faiss-flat", "faiss-hnsw", "faiss-ivf"])
-def test_the_files_are_as_large_as_is_reckoned_with(kind: str, tmp_path: Path) -> None:
+def test_estimated_size_matches_the_files(kind: str, tmp_path: Path) -> None:
     import numpy as np
 
     from ragfm.core.registry import load_plugin
@@ -75,7 +74,7 @@ def test_the_files_are_as_large_as_is_reckoned_with(kind: str, tmp_path: Path) -
     assert size == pytest.approx(index_bytes(kind, 5000, 64), rel=0.1)
 
 
-def test_a_quarter_of_the_memory_is_allowed() -> None:
+def test_default_memory_is_at_most_a_quarter() -> None:
     physical = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     assert 0 < default_memory() <= physical // 4
 
@@ -101,10 +100,10 @@ def test_limits_of_control_groups_are_honoured(
         path.write_text(text)
     found = list(cgroup_memory_limits(tmp_path))
     assert [int(file.read_text()) for file in found] == limits
-    monkeypatch.setattr(index_selection, "cgroup_memory_limits", lambda: found)
+    monkeypatch.setattr(index_selection, "cgroup_limits", lambda: found)
     if limits:
         assert default_memory() == limits[0] // 4
 
 
-def test_no_control_groups_no_limits(tmp_path: Path) -> None:
+def test_without_control_groups_there_are_no_limits(tmp_path: Path) -> None:
     assert list(cgroup_memory_limits(tmp_path)) == []

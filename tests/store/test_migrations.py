@@ -1,4 +1,4 @@
-"""Collections of older versions are brought to this one's schema, and lose nothing."""
+"""Collections with an older schema are migrated without loss."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 
 from ragfm import Collection, Settings
 from ragfm.core.errors import CollectionError
-from ragfm.store.migrations import OLD_FILE
+from ragfm.store.migrations import SCHEMA_1_FILE
 from ragfm.testing import HashingEmbedder
 
 OLD = Path(__file__).parent / "collections" / "schema-1"
@@ -18,12 +18,12 @@ OLD = Path(__file__).parent / "collections" / "schema-1"
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """A collection as ragfm wrote it with schema 1, and the documents that it was made from."""
+    """A collection with schema 1, and its documents."""
     folder = tmp_path / ".ragfm"
     folder.mkdir()
     shutil.copy(OLD / "HEAD", folder)
     shutil.copytree(OLD / "docs", tmp_path / "docs")
-    connection = sqlite3.connect(folder / OLD_FILE)
+    connection = sqlite3.connect(folder / SCHEMA_1_FILE)
     connection.executescript((OLD / "catalog.sql").read_text())
     connection.execute("PRAGMA journal_mode=WAL")
     connection.close()
@@ -34,7 +34,7 @@ def _open(folder: Path, embedder: HashingEmbedder | None = None) -> Collection:
     return Collection.open(folder, settings=Settings(), embedder=embedder or HashingEmbedder())
 
 
-def test_schema_1_is_read_as_it_was(folder: Path) -> None:
+def test_schema_1_opens_with_the_same_content(folder: Path) -> None:
     collection = _open(folder)
     hits = collection.search("days of leave", k=9)
     assert hits[0].text.startswith("# Leave\n\nEverybody has 28 days")
@@ -61,19 +61,19 @@ def test_the_next_sync_parses_again_and_embeds_nothing(folder: Path) -> None:
     assert collection.sync().unchanged == 2
 
 
-def test_what_cannot_be_brought_over_stays_as_it_is(folder: Path) -> None:
-    connection = sqlite3.connect(folder / OLD_FILE)
+def test_a_failed_migration_leaves_the_collection_unchanged(folder: Path) -> None:
+    connection = sqlite3.connect(folder / SCHEMA_1_FILE)
     connection.execute("UPDATE properties SET value = '0' WHERE key = 'schema'")
     connection.commit()
     connection.close()
-    before = (folder / OLD_FILE).read_bytes()
+    before = (folder / SCHEMA_1_FILE).read_bytes()
     with pytest.raises(CollectionError, match="schema"):
         _open(folder).status()
-    assert (folder / OLD_FILE).read_bytes() == before
+    assert (folder / SCHEMA_1_FILE).read_bytes() == before
     assert not list(folder.glob("catalog.db*"))
 
 
-def test_an_interrupted_migration_begins_anew(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupted_migration_runs_again(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def killed(*_: object) -> None:
         raise KeyboardInterrupt
 
@@ -81,5 +81,5 @@ def test_an_interrupted_migration_begins_anew(folder: Path, monkeypatch: pytest.
         patched.setattr("ragfm.store.migrations.sync_file", killed)
         with pytest.raises(KeyboardInterrupt):
             _open(folder).status()
-    assert (folder / OLD_FILE).exists()
+    assert (folder / SCHEMA_1_FILE).exists()
     assert _open(folder).status().documents == 2

@@ -1,4 +1,4 @@
-"""Views: what a search sees at a generation, and what happens to a damaged one."""
+"""Views: which generation a search sees, and how damaged views are handled."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def _ask(collection: Collection) -> list[tuple[str, float]]:
     return [(hit.uri, round(hit.score or 0, 6)) for hit in collection.search("28 days of leave", k=9)]
 
 
-def _again(collection: Collection, **settings: str) -> Collection:
+def _reopen(collection: Collection, **settings: str) -> Collection:
     return Collection.open(collection.path, settings=Settings(**settings), embedder=HashingEmbedder())
 
 
@@ -44,7 +44,7 @@ def test_a_sync_leaves_one_view_at_its_generation(collection: Collection, docs: 
     assert index["saved"]
 
 
-def test_what_came_and_went_after_the_view_counts(collection: Collection, docs: Path, tmp_path: Path) -> None:
+def test_changes_after_the_view_are_searched(collection: Collection, docs: Path, tmp_path: Path) -> None:
     collection.sync(docs)
     old = tmp_path / "old-view"
     shutil.copytree(_view(collection), old)
@@ -56,7 +56,7 @@ def test_what_came_and_went_after_the_view_counts(collection: Collection, docs: 
     name = _view(collection).name
     shutil.rmtree(_view(collection))
     old.rename(collection.path / "views" / name.replace(name[-1], "1"))
-    late = _again(collection)
+    late = _reopen(collection)
     assert _ask(late) == expected
     assert expected[0][0] == "docs/more.txt"
     assert "docs/leave.md" not in dict(expected)
@@ -65,7 +65,7 @@ def test_what_came_and_went_after_the_view_counts(collection: Collection, docs: 
 
 def test_a_running_reader_sees_what_another_handle_commits(collection: Collection, docs: Path) -> None:
     collection.sync(docs)
-    reader = _again(collection)
+    reader = _reopen(collection)
     assert reader.search("watchmen", k=1)[0].uri != "docs/more.txt"
     (docs / "more.txt").write_text("Night watchmen sleep by day.")
     collection.sync(docs)
@@ -74,7 +74,7 @@ def test_a_running_reader_sees_what_another_handle_commits(collection: Collectio
 
 @pytest.mark.parametrize("kind", ["faiss-flat", "exact"])
 @pytest.mark.parametrize("damage", ["flip", "cut", "empty", "remove"])
-def test_a_damaged_view_is_rebuilt_and_said(
+def test_a_damaged_view_is_logged_and_not_used(
     tmp_path: Path, docs: Path, kind: str, damage: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     collection = Collection.open(tmp_path / "c", settings=Settings(index=kind), embedder=HashingEmbedder())
@@ -91,27 +91,27 @@ def test_a_damaged_view_is_rebuilt_and_said(
         else:
             file.write_bytes(whole[: len(whole) // 2] if damage == "cut" else b"")
         caplog.clear()
-        late = _again(collection, index=kind)
+        late = _reopen(collection, index=kind)
         assert _ask(late) == expected
         assert "is damaged" in caplog.text
         assert not late.status().indexes[0]["saved"]
         file.write_bytes(whole)
-    assert _again(collection, index=kind).status().indexes[0]["saved"]
+    assert _reopen(collection, index=kind).status().indexes[0]["saved"]
 
 
-def test_the_next_sync_saves_what_was_damaged(collection: Collection, docs: Path) -> None:
+def test_the_next_sync_replaces_a_damaged_view(collection: Collection, docs: Path) -> None:
     collection.sync(docs)
     for file in _files(collection):
         file.write_bytes(b"")
-    late = _again(collection)
+    late = _reopen(collection)
     assert late.sync(docs).chunks == 0
-    assert _again(collection).status().indexes[0]["saved"]
+    assert _reopen(collection).status().indexes[0]["saved"]
 
 
 def test_another_index_kind_is_built_from_the_catalog(collection: Collection, docs: Path) -> None:
     collection.sync(docs)
     expected = _ask(collection)
-    exact = _again(collection, index="exact")
+    exact = _reopen(collection, index="exact")
     assert _ask(exact) == expected
     exact.sync(docs)
     index = exact.status().indexes[0]
@@ -119,7 +119,7 @@ def test_another_index_kind_is_built_from_the_catalog(collection: Collection, do
     assert (index["state"], index["saved"]) == ("checked", True)
 
 
-def test_a_view_newer_than_the_catalog_is_damage_of_the_catalog(collection: Collection, docs: Path) -> None:
+def test_a_view_newer_than_the_catalog_means_lost_commits(collection: Collection, docs: Path) -> None:
     collection.sync(docs)
     older = collection.path.with_name("older")
     collection.close()
@@ -135,11 +135,11 @@ def _folders(collection: Collection) -> list[str]:
     return sorted(path.name for path in (collection.path / "views").iterdir())
 
 
-def test_a_view_saved_while_a_reader_looks_is_no_damage(
+def test_a_view_saved_during_a_read_is_not_damage(
     collection: Collection, docs: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     collection.sync(docs)
-    reader = _again(collection)
+    reader = _reopen(collection)
     newest, overtaken = snapshot.newest_view, []
 
     def slowly(*given: object) -> object:
@@ -155,12 +155,12 @@ def test_a_view_saved_while_a_reader_looks_is_no_damage(
     assert caplog.text == ""
 
 
-def test_a_view_replaced_while_a_reader_opens_it_is_no_damage(
+def test_a_view_replaced_while_opened_is_not_damage(
     collection: Collection, docs: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     collection.sync(docs)
-    reader = _again(collection)
-    read, overtaken = views._manifest, []
+    reader = _reopen(collection)
+    read, overtaken = views._read_manifest, []
 
     def slowly(folder: Path, *given: object) -> object:
         if not overtaken:  # between listing the views and opening one
@@ -169,13 +169,13 @@ def test_a_view_replaced_while_a_reader_opens_it_is_no_damage(
             collection.sync(docs)
         return read(folder, *given)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(views, "_manifest", slowly)
+    monkeypatch.setattr(views, "_read_manifest", slowly)
     assert reader.search("watchmen", k=1)[0].uri == "docs/more.txt"
     assert reader.status().indexes[0]["saved"]
     assert caplog.text == ""
 
 
-def test_what_a_full_disk_leaves_is_removed(
+def test_leftovers_of_a_full_disk_are_removed(
     collection: Collection, docs: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     collection.sync(docs)
@@ -186,7 +186,7 @@ def test_what_a_full_disk_leaves_is_removed(
 
     with monkeypatch.context() as patched:
         patched.setattr(views, "write_durably", full)
-        with pytest.raises(CollectionError, match=r"documents are in, but the view .* No space left"):
+        with pytest.raises(CollectionError, match=r"documents are committed, but the view .* No space left"):
             collection.sync(docs)
     assert _folders(collection) == ["0000000001"]
     (collection.path / "views" / "0000000002.77.new").mkdir()
@@ -195,9 +195,9 @@ def test_what_a_full_disk_leaves_is_removed(
     assert _folders(collection) == ["0000000002"]
 
 
-def test_a_long_tail_is_read_once_and_the_dead_leave_it(collection: Collection, docs: Path, tmp_path: Path) -> None:
+def test_a_tail_is_extended_and_loses_dead_chunks(collection: Collection, docs: Path, tmp_path: Path) -> None:
     collection.sync(docs)
-    reader = _again(collection)
+    reader = _reopen(collection)
     reader.search("leave")
     with collection._store.writing():  # no view is saved in here
         pass
@@ -218,10 +218,10 @@ def test_a_long_tail_is_read_once_and_the_dead_leave_it(collection: Collection, 
     monkey.undo()
 
 
-def test_a_long_first_sync_saves_views_on_its_way(
+def test_a_long_first_sync_saves_views_in_between(
     collection: Collection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("ragfm.store.collection_store._GROWN", 10)
+    monkeypatch.setattr("ragfm.store.collection_store._MIN_GROWTH", 10)
     monkeypatch.setattr("ragfm.ingestion.sync.DOCUMENTS", 5)
     (tmp_path / "many").mkdir()
     for number in range(100):

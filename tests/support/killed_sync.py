@@ -1,4 +1,4 @@
-"""A sync that is killed in the middle, in a process of its own, by a signal that no process can catch."""
+"""A sync in its own process that is killed by SIGKILL between two commits."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from ragfm import Collection, Settings
 from ragfm.store.catalog_writer import CatalogWriter
 from ragfm.testing import HashingEmbedder
 
-where, location, given, documents = json.loads(sys.argv[1])
+folder, location, options, documents = json.loads(sys.argv[1])
 ragfm.ingestion.sync.DOCUMENTS = documents
 commit, commits = CatalogWriter.commit, []
 
@@ -29,15 +29,13 @@ def killed(self, *arguments):
     return commit(self, *arguments)
 
 CatalogWriter.commit = killed
-Collection.open(Path(where), settings=Settings(), embedder=HashingEmbedder()).sync(location, **given)
+Collection.open(Path(folder), settings=Settings(), embedder=HashingEmbedder()).sync(location, **options)
 """
 
 
-def sync_killed(collection: Path, location: str | Path, *, documents: int, **given: Any) -> None:
-    """Sync a source, and be killed when so many `documents` are committed and the next ones are about to be."""
-    arguments = json.dumps([str(collection), str(location), given, documents])
-    done = subprocess.run(
-        [sys.executable, "-c", _SCRIPT, arguments], env=os.environ, capture_output=True, text=True, timeout=300,
-        check=False,
-    )  # fmt: skip
-    assert done.returncode == -signal.SIGKILL, done.stdout + done.stderr
+def sync_killed(collection: Path, location: str | Path, *, documents: int, **options: Any) -> None:
+    """Sync a source in a process that is killed before its second commit; each commit has `documents` documents."""
+    arguments = json.dumps([str(collection), str(location), options, documents])
+    command = [sys.executable, "-c", _SCRIPT, arguments]
+    result = subprocess.run(command, env=os.environ, capture_output=True, text=True, timeout=300, check=False)
+    assert result.returncode == -signal.SIGKILL, result.stdout + result.stderr

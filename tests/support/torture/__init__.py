@@ -1,9 +1,9 @@
-"""Torture for the store: processes that are killed, disks that fail, files that rot, readers beside a writer.
+"""Torture tests of the store: killed processes, failing disks, damaged files, readers next to a writer.
 
-    nursery.py    forks processes that have everything imported, so that a round takes a fraction of a second
-    jobs.py       what runs in these processes: writing.py, looking.py, furniture.py, rounds.py
-    truth.py      what a collection must hold, after what was acknowledged and what was under way
-    kill.py, faults.py, damage.py, snapshots.py    the trials, with counts
+    fork_server.py       forks processes that have everything imported, so that a trial takes a fraction of a second
+    jobs.py              the functions that run in them: writer_jobs, inspect_job, damage_jobs, snapshot_jobs
+    expected_state.py    what a collection must hold, given the acknowledged and the interrupted changes
+    kill.py, faults.py, damage.py, snapshots.py    the trials
 
-The tests run them with small counts; `benchmarks/torture.py` with those of the long run.
+The tests run them with small counts, `benchmarks/torture.py` with large ones.
 """

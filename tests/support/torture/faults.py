@@ -1,6 +1,6 @@
-"""A process is killed at, or gets an error from, each of its system calls that write: by strace, one at a time.
+"""Fault injection by strace: a process is killed at, or gets an error from, one of its writing system calls.
 
-https://man7.org/linux/man-pages/man1/strace.1.html, "Tampering": calls are counted for each thread and call by itself.
+https://man7.org/linux/man-pages/man1/strace.1.html, "Tampering": calls are counted per thread and per system call.
 """
 
 from __future__ import annotations
@@ -17,14 +17,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from support.torture.nursery import Child, Nursery
-from support.torture.truth import Truth
+from support.torture.expected_state import ExpectedState
+from support.torture.fork_server import Child, ForkServer
 
-WRITES = (
-    "write", "writev", "pwrite64", "pwritev", "pwritev2", "fsync", "fdatasync", "sync_file_range", "msync", "rename",
-    "renameat", "renameat2", "unlink", "unlinkat", "rmdir", "truncate", "ftruncate", "fallocate", "mkdir", "mkdirat",
-    "link", "linkat", "symlinkat", "sendfile", "copy_file_range", "openat", "fchmod", "chmod",
-)  # fmt: skip
+WRITES = tuple(
+    """
+    write writev pwrite64 pwritev pwritev2 fsync fdatasync sync_file_range msync
+    rename renameat renameat2 unlink unlinkat rmdir truncate ftruncate fallocate
+    mkdir mkdirat link linkat symlinkat sendfile copy_file_range openat fchmod
+    chmod
+    """.split()
+)
 CHANGES = ("create", "commit", "delete", "access", "compaction", "reembed")
 _SYNCS = ("fsync", "fdatasync", "msync")
 _SYNCED = re.compile(r"sync\(\d+<(.*?)>\) += (.*)")
@@ -42,7 +45,7 @@ def has_strace() -> bool:
 
 @dataclass(frozen=True)
 class Call:
-    """The n-th call of a system call by a thread, and what it said."""
+    """The n-th call of a system call in a thread, and its line in the trace."""
 
     name: str
     number: int
@@ -51,63 +54,66 @@ class Call:
 
 @dataclass
 class Site:
-    """A prepared collection, and what it holds before and after a change."""
+    """A prepared collection, and its expected content before and after a change."""
 
-    nursery: Nursery
+    fork_server: ForkServer
     base: Path
     place: Path
     before: dict[str, str]
     after: dict[str, str]
 
     @classmethod
-    def make(cls, nursery: Nursery, folder: Path) -> Site:
-        """Prepare one in a folder; each trial gets a copy in the same place."""
+    def make(cls, fork_server: ForkServer, folder: Path) -> Site:
+        """Prepare one in a folder; each trial gets a copy at the same path."""
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "place").mkdir()
-        said = nursery.run("prepare", folder=folder / "place", seed=1)
+        output = fork_server.run("prepare", folder=folder / "place", seed=1)
         (folder / "place").rename(folder / "base")
-        return cls(nursery, folder / "base", folder / "place", said["before"], said["after"])
+        return cls(fork_server, folder / "base", folder / "place", output["before"], output["after"])
 
     def fresh(self) -> None:
-        """Undo what a trial has done."""
+        """Undo the changes of a trial."""
         shutil.rmtree(self.place, ignore_errors=True)
-        shutil.copytree(self.base, self.place, copy_function=shutil.copy2)  # times of change are revisions
+        shutil.copytree(self.base, self.place, copy_function=shutil.copy2)  # modification times are revisions
 
-    def states(self, change: str) -> tuple[Truth, Truth]:
-        """What the collection holds before a change, and after it."""
+    def states(self, change: str) -> tuple[ExpectedState, ExpectedState]:
+        """The expected states before and after a change."""
         source = {"commit": "a", "delete": "b"}.get(change)
         after = {
             uri: value
-            for held in (self.before, self.after)
-            for uri, value in held.items()
-            if (uri.split("/")[0] == source) == (held is self.after)
+            for content in (self.before, self.after)
+            for uri, value in content.items()
+            if (uri.split("/")[0] == source) == (content is self.after)
         }
-        states = Truth({u: {h} for u, h in self.before.items()}), Truth({u: {h} for u, h in after.items()})
+        states = (
+            ExpectedState({u: {h} for u, h in self.before.items()}),
+            ExpectedState({u: {h} for u, h in after.items()}),
+        )
         if change == "access":
             states[1].allowed["later"] = {("staff",)}
         if change == "create":
             new = {u: {h} for u, h in self.after.items() if u.startswith("b/")}
-            states = Truth(), Truth(new)  # type: ignore[assignment]
+            states = ExpectedState(), ExpectedState(new)  # type: ignore[assignment]
         return states
 
     def inspect(self, change: str) -> Any:
-        """What is found there afterwards."""
-        return self.nursery.run("inspect", folder=self.place / ("new" if change == "create" else "c"))
+        """The content of the collection, as `jobs.inspect` reports it."""
+        return self.fork_server.run("inspect", folder=self.place / ("new" if change == "create" else "c"))
 
     def judge(self, change: str, *, must_be_done: bool | None = None) -> list[str]:
-        """Whether the collection is as before the change or as after it, as a whole."""
+        """Problems if the collection is neither entirely as before the change nor entirely as after it."""
         try:
             found = self.inspect(change)
         except AssertionError as error:
-            return [f"it can't be opened again: {error}"]
+            return [f"it cannot be opened again: {error}"]
         before, after = self.states(change)
         if must_be_done is True:
-            return [*after.against(found), *_switched(change, found)]
+            return [*after.compare(found), *_switched(change, found)]
         if must_be_done is False:
-            return before.against(found)
+            return before.compare(found)
         if not found["exists"] and change == "create":
             return []
-        undone, done = before.against(found), after.against(found)
+        undone, done = before.compare(found), after.compare(found)
         if change == "create" and not found["documents"]:
             return list(found["problems"])
         return [] if not undone or not done else [*undone, *done]
@@ -118,7 +124,7 @@ def _switched(change: str, found: Any) -> list[str]:
 
 
 def watch(child: Child, log: Path, *inject: str) -> int:
-    """Trace a child that waits, let it go on, and give its exit status once it has ended."""
+    """Trace a stopped child, continue it, and return its exit status."""
     command = ["strace", "-f", "-y", "-qq", "-s", "0", "-o", str(log), "-e", f"trace={','.join(WRITES)}"]
     status = Path(f"/proc/{child.pid}/status")
     _wait_for(status, "State:\tT")
@@ -133,9 +139,9 @@ def watch(child: Child, log: Path, *inject: str) -> int:
     return ended
 
 
-def crash(said: list[Any]) -> str:
-    """The end of what a process said, in a few lines: where in ragfm, and what."""
-    text = str(said[-1].get("crash", said[-1])) if said else "nothing"
+def crash(output: list[Any]) -> str:
+    """The end of a process's output: the last lines of the traceback in ragfm, and the error."""
+    text = str(output[-1].get("crash", output[-1])) if output else "nothing"
     lines = text.strip().splitlines()
     return " | ".join([*[line.strip() for line in lines if "ragfm" in line and "File" in line][-3:], *lines[-1:]])
 
@@ -149,7 +155,7 @@ def _wait_for(status: Path, line: str) -> None:
 
 
 def calls(log: Path, within: Path) -> list[Call]:
-    """The calls of a trace that concern a folder, each once; opening only where it may make a file."""
+    """The distinct calls of a trace that concern a folder; of `openat` only those that may create a file."""
     counts: Counter[tuple[str, str]] = Counter()
     found: dict[tuple[str, int], Call] = {}
     for line in log.read_text(errors="replace").splitlines():
@@ -165,10 +171,10 @@ def calls(log: Path, within: Path) -> list[Call]:
 
 
 def trials(site: Site, change: str, attempts: int = 1) -> list[Call]:
-    """The system calls that write during a change, as seen when nothing goes wrong."""
+    """The writing system calls of an undisturbed change."""
     site.fresh()
     log = site.place / "trace"
-    child = site.nursery.start("one_change", folder=site.place, change=change, seed=1, attempts=attempts)
+    child = site.fork_server.start("one_change", folder=site.place, change=change, seed=1, attempts=attempts)
     status = watch(child, log)
     assert status == 0, child.lines()[-1:]
     problems = site.judge(change, must_be_done=True)
@@ -176,14 +182,16 @@ def trials(site: Site, change: str, attempts: int = 1) -> list[Call]:
     return calls(log, site.place)
 
 
-def kill_at_calls(nursery: Nursery, folder: Path, changes: tuple[str, ...] = CHANGES, step: int = 1) -> dict[str, Any]:
-    """Kill a process at each `step`-th system call of each change. Gives counts and `problems`."""
-    site, start = Site.make(nursery, folder), time.monotonic()
+def kill_at_calls(
+    fork_server: ForkServer, folder: Path, changes: tuple[str, ...] = CHANGES, step: int = 1
+) -> dict[str, Any]:
+    """Kill a process at every `step`-th system call of each change. Returns counts and `problems`."""
+    site, start = Site.make(fork_server, folder), time.monotonic()
     problems, counts = list[str](), dict[str, int]()
     for change in changes:
         for call in trials(site, change)[::step]:
             site.fresh()
-            child = nursery.start("one_change", folder=site.place, change=change, seed=1)
+            child = fork_server.start("one_change", folder=site.place, change=change, seed=1)
             status = watch(child, folder / "trace", "-e", f"inject={call.name}:signal=SIGKILL:when={call.number}")
             counts[change] = counts.get(change, 0) + (status == -signal.SIGKILL)
             where = f"{change}, killed at {call.name} {call.number} ({call.text[:150]})"
@@ -194,25 +202,27 @@ def kill_at_calls(nursery: Nursery, folder: Path, changes: tuple[str, ...] = CHA
     return {"kills": counts, "problems": problems, "seconds": round(time.monotonic() - start, 1)}
 
 
-def fail_calls(nursery: Nursery, folder: Path, changes: tuple[str, ...] = CHANGES, step: int = 1) -> dict[str, Any]:
-    """Let each `step`-th system call of each change fail, for a full disk and for a broken one."""
-    site, start = Site.make(nursery, folder), time.monotonic()
+def fail_calls(
+    fork_server: ForkServer, folder: Path, changes: tuple[str, ...] = CHANGES, step: int = 1
+) -> dict[str, Any]:
+    """Let every `step`-th system call of each change fail, with a full disk and with an I/O error."""
+    site, start = Site.make(fork_server, folder), time.monotonic()
     problems, outcomes = list[str](), Counter[str]()
     for change in changes:
-        for call, error in list(_failures(trials(site, change)))[::step]:
+        for call, error in list(_injections(trials(site, change)))[::step]:
             site.fresh()
-            child = nursery.start("one_change", folder=site.place, change=change, seed=1, attempts=2)
+            child = fork_server.start("one_change", folder=site.place, change=change, seed=1, attempts=2)
             status = watch(child, folder / "trace", "-e", f"inject={call.name}:error={error}:when={call.number}")
-            if not _hit(folder / "trace", site.place):
-                continue  # which number a call has is not always the same
-            said = child.lines()[-1:]
+            if not _injected(folder / "trace", site.place):
+                continue  # the numbers of calls vary
+            output = child.lines()[-1:]
             where = f"{change}, {error} from {call.name} {call.number} ({call.text[:150]})"
             if status != 0:
-                problems.append(f"{where}: ended with {status}: {crash(said)}")
+                problems.append(f"{where}: ended with {status}: {crash(output)}")
                 continue
-            first, *second = said[0]["outcomes"]
+            first, *second = output[0]["outcomes"]
             outcomes["succeeded" if first is None else first["type"]] += 1
-            if first is None and call.name in _SYNCS and not _made_up_for(folder / "trace"):
+            if first is None and call.name in _SYNCS and not _synced_again(folder / "trace"):
                 problems.append(f"{where}: success, though it was not made durable")
             if any(second):
                 problems.append(f"{where}: {first}; the second attempt failed too: {second}")
@@ -221,16 +231,16 @@ def fail_calls(nursery: Nursery, folder: Path, changes: tuple[str, ...] = CHANGE
     return {"failures": dict(outcomes), "problems": problems, "seconds": round(time.monotonic() - start, 1)}
 
 
-def _hit(log: Path, within: Path) -> bool:
-    """Whether what failed was a call that writes there."""
+def _injected(log: Path, within: Path) -> bool:
+    """Whether the failed call writes to the folder."""
     lines = [line for line in log.read_text(errors="replace").splitlines() if line.endswith("(INJECTED)")]
     return bool(lines) and all(str(within) in line and ("openat(" not in line or "O_CREAT" in line) for line in lines)
 
 
-def _made_up_for(log: Path) -> bool:
-    """Whether an fsync that failed was followed by one of the same file or folder that did not.
+def _synced_again(log: Path) -> bool:
+    """Whether a failed fsync was followed by a successful one of the same file or folder.
 
-    SQLite ignores that of a folder, which HEAD's follows. Its folding of the log into the database needs no success.
+    SQLite ignores a failed fsync of a folder, but writing HEAD repeats it. A checkpoint need not succeed.
     """
     failed = None
     for path, result in _SYNCED.findall(log.read_text(errors="replace")):
@@ -242,24 +252,24 @@ def _made_up_for(log: Path) -> bool:
 
 
 def _only_first(site: Site, change: str, call: Call, error: str, where: str) -> list[str]:
-    """The same without a second attempt: the older generation is intact, and another process can do the change."""
+    """The same with one attempt: the older generation is intact, and another process can make the change."""
     site.fresh()
-    child = site.nursery.start("one_change", folder=site.place, change=change, seed=1)
+    child = site.fork_server.start("one_change", folder=site.place, change=change, seed=1)
     watch(child, site.place / "trace", "-e", f"inject={call.name}:error={error}:when={call.number}")
     problems = [f"{where}: one attempt: {problem}" for problem in site.judge(change)]
     return problems + [f"{where}: by another process: {problem}" for problem in _again(site, change)]
 
 
-def _failures(seen: list[Call]) -> Iterator[tuple[Call, str]]:
+def _injections(seen: list[Call]) -> Iterator[tuple[Call, str]]:
     for call in seen:
         yield call, "EIO"
-        if call.name not in ("unlink", "unlinkat", "rmdir"):  # these need no room
+        if call.name not in ("unlink", "unlinkat", "rmdir"):  # these need no space
             yield call, "ENOSPC"
 
 
 def _again(site: Site, change: str) -> list[str]:
-    """The change by another process that nothing happens to."""
-    child = site.nursery.start("one_change", folder=site.place, change=change, seed=1)
+    """Make the change in another process, undisturbed."""
+    child = site.fork_server.start("one_change", folder=site.place, change=change, seed=1)
     _wait_for(Path(f"/proc/{child.pid}/status"), "State:\tT")
     os.kill(child.pid, signal.SIGCONT)
     try:

@@ -1,15 +1,15 @@
-"""What a forked process does, by name; the first parameter of each takes what it says."""
+"""The jobs of forked processes, by name. The first parameter of each reports its results."""
 
 from __future__ import annotations
 
 import tempfile
 from pathlib import Path
 
-from support.torture.furniture import answer, furnish, furnish_log
-from support.torture.light import Light, open_collection
-from support.torture.looking import inspect
-from support.torture.rounds import read_rounds, write_rounds
-from support.torture.writing import ingest, one_change, prepare
+from support.torture.damage_jobs import answer, furnish, furnish_log
+from support.torture.helpers import CachedHashingEmbedder, open_collection
+from support.torture.inspect_job import inspect
+from support.torture.snapshot_jobs import read_rounds, write_rounds
+from support.torture.writer_jobs import ingest, one_change, prepare
 
 __all__ = [
     "answer",
@@ -26,7 +26,7 @@ __all__ = [
 
 
 def warm_up() -> None:
-    """Load and compile all that a job needs, so that a fork begins at once."""
+    """Load and compile everything that a job needs, so that a fork starts at once."""
     with tempfile.TemporaryDirectory() as folder:
         docs = Path(folder, "a")
         docs.mkdir()
@@ -39,4 +39,4 @@ def warm_up() -> None:
                 collection.as_groups({"staff"}).search("more", filter="source = a")
             collection.document("a/0.md")
             collection.compact()
-            collection.reembed(Light(48))
+            collection.reembed(CachedHashingEmbedder(48))

@@ -1,4 +1,4 @@
-"""The kill trial: a writer is killed at random times, over and over; what it had acknowledged is there."""
+"""The kill trial: a writer is killed at random times; everything it acknowledged must be there."""
 
 from __future__ import annotations
 
@@ -8,43 +8,43 @@ import time
 from pathlib import Path
 from typing import Any
 
-from support.torture.nursery import Nursery
-from support.torture.truth import SOURCES, Truth
+from support.torture.expected_state import SOURCES, ExpectedState
+from support.torture.fork_server import ForkServer
 
-_LIVES = 40  # kills that a collection goes through before a new one is made, so that making one is killed too
+_KILLS_PER_COLLECTION = 40  # then a new collection starts, so that its creation is interrupted too
 
 
-def kill(nursery: Nursery, folder: Path, kills: int, seed: int = 0) -> dict[str, Any]:
-    """Kill a writer so many times. Gives counts, and under `problems` what was lost or half there."""
+def kill(fork_server: ForkServer, folder: Path, kills: int, seed: int = 0) -> dict[str, Any]:
+    """Kill a writer `kills` times. Returns counts, and `problems`: what was lost or incomplete."""
     rng, start = random.Random(seed), time.monotonic()
-    truth, problems, commits, slowest = Truth(), list[str](), 0, 0.0
+    expected, problems, commits, slowest = ExpectedState(), list[str](), 0, 0.0
     for number in range(kills):
-        if number % _LIVES == 0:
-            commits += truth.acknowledged
-            truth = Truth()
+        if number % _KILLS_PER_COLLECTION == 0:
+            commits += expected.acknowledged
+            expected = ExpectedState()
             for place in ("c", *SOURCES):
                 shutil.rmtree(folder / place, ignore_errors=True)
-        writer = nursery.start("ingest", folder=folder, seed=rng.randrange(10**9))
+        writer = fork_server.start("ingest", folder=folder, seed=rng.randrange(10**9))
         time.sleep(rng.choice((0.05, 0.3, 0.9)) * rng.random())
         writer.kill()
         status = writer.wait()
         lines = writer.lines()
         if status != -9:
             problems.append(f"kill {number}: the writer failed: {lines[-1:]}")
-        truth.hear(lines)
+        expected.process(lines)
         try:
-            found = nursery.run("inspect", folder=folder / "c")
+            found = fork_server.run("inspect", folder=folder / "c")
         except AssertionError as error:
-            problems.append(f"kill {number}: it can't be opened again: {error}")
-            truth = Truth()
+            problems.append(f"kill {number}: it cannot be opened again: {error}")
+            expected = ExpectedState()
             for place in ("c", *SOURCES):
                 shutil.rmtree(folder / place, ignore_errors=True)
             continue
         slowest = max(slowest, found.get("seconds", 0.0))
-        problems += [f"kill {number}: {problem}" for problem in truth.against(found)]
+        problems += [f"kill {number}: {problem}" for problem in expected.compare(found)]
     return {
         "kills": kills,
-        "commits_acknowledged": commits + truth.acknowledged,
+        "commits_acknowledged": commits + expected.acknowledged,
         "problems": problems,
         "slowest_reopening": round(slowest, 2),
         "seconds": round(time.monotonic() - start, 1),

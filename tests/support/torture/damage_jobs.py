@@ -1,4 +1,4 @@
-"""Jobs that make a collection of realistic shape, and ask it everything."""
+"""Jobs for the damage trial: create a realistic collection, and query it."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from typing import Any
 from ragfm import Collection
 from ragfm.core.errors import RagfmError
 from ragfm.store.catalog import text_hash
-from support.torture.light import WORDS, Tell, open_collection, prose
+from support.torture.helpers import WORDS, Report, open_collection, prose
 
-QUERIES = 20
+QUERY_COUNT = 20
 
 
-def furnish(tell: Tell, folder: str, dim: int = 1536) -> None:
-    """A collection of realistic shape: two sources, metadata, groups, versions and rows that have gone.
+def furnish(report: Report, folder: str, dim: int = 1536) -> None:
+    """Create a collection with two sources, metadata, groups, several versions and dead rows.
 
-    Its vectors, some of its texts and some of its metadata are larger than a page of the database.
+    Its vectors, some texts and some metadata are larger than a database page.
     """
     rng, place = random.Random(3), Path(folder)
     collection = open_collection(place / "c", dim=dim)
@@ -36,7 +36,7 @@ def furnish(tell: Tell, folder: str, dim: int = 1536) -> None:
         (place / "handbook" / f"{number:03}.md").unlink()
     collection.sync(place / "handbook")
     collection.close()
-    tell({"files": sorted(str(file.relative_to(place / "c")) for file in (place / "c").rglob("*") if file.is_file())})
+    report({"files": sorted(str(file.relative_to(place / "c")) for file in (place / "c").rglob("*") if file.is_file())})
 
 
 def _furnish_document(rng: random.Random, file: Path, number: int) -> None:
@@ -45,24 +45,24 @@ def _furnish_document(rng: random.Random, file: Path, number: int) -> None:
     file.write_text(front + prose(rng, f"# {file.stem}", 90 if number % 20 == 0 else rng.choice((1, 2, 5))))
 
 
-def furnish_log(tell: Tell, folder: str, dim: int = 1536) -> None:
-    """The same with a write-ahead log: copied while its writer is at it, as a kill would leave it."""
+def furnish_log(report: Report, folder: str, dim: int = 1536) -> None:
+    """The same with a write-ahead log: copied while a writer has it open, as a killed writer leaves it."""
     place, rng = Path(folder), random.Random(4)
     collection = open_collection(place / "c", dim=dim)
-    collection.search("anything")  # a reader keeps the log from being folded in
+    collection.search("anything")  # a reader prevents the checkpoint
     for number in range(3):
         for source in ("handbook", "reports"):
             for file in rng.sample(sorted((place / source).iterdir()), 4):
                 _furnish_document(rng, file, number + 1)
             collection.sync(place / source)
     shutil.copytree(place / "c", place / "log")
-    tell(
+    report(
         {"files": sorted(str(file.relative_to(place / "log")) for file in (place / "log").rglob("*") if file.is_file())}
     )
 
 
-def answer(tell: Tell, folder: str, dim: int = 1536, repair: bool = False) -> None:
-    """The same questions to a collection as ever: what each gives, or the error that it ends in; and all warnings."""
+def answer(report: Report, folder: str, dim: int = 1536, repair: bool = False) -> None:
+    """Run a fixed list of queries, and report the result or error of each, and all warnings."""
     warnings: list[str] = []
     listener = logging.Handler(logging.WARNING)
     listener.emit = lambda record: warnings.append(record.getMessage())  # type: ignore[method-assign]
@@ -70,24 +70,24 @@ def answer(tell: Tell, folder: str, dim: int = 1536, repair: bool = False) -> No
     logging.getLogger("ragfm").propagate = False
     collection = open_collection(folder, dim=dim)
     results: dict[str, Any] = {}
-    for name, ask in _questions(collection).items():
+    for name, ask in _queries(collection).items():
         try:
             results[name] = ask()
         except RagfmError as error:
             results[name] = {"error": type(error).__name__, "message": str(error)}
         except Exception:
             results[name] = {"crash": traceback.format_exc()}
-    report: Any = None
+    verification: Any = None
     if repair:
         try:
-            report = [str(problem) for problem in [collection.verify(repair=True)]]
+            verification = str(collection.verify(repair=True))
         except RagfmError as error:
-            report = {"error": type(error).__name__, "message": str(error)}
+            verification = {"error": type(error).__name__, "message": str(error)}
         warnings.append("repaired")
-    tell({"results": results, "warnings": warnings, "report": report})
+    report({"results": results, "warnings": warnings, "verification": verification})
 
 
-def _questions(collection: Collection) -> dict[str, Callable[[], Any]]:
+def _queries(collection: Collection) -> dict[str, Callable[[], Any]]:
     rng = random.Random(5)
     staff, nobody = collection.as_groups({"staff"}), collection.as_groups(set())
     filters = (None, "year >= 2015", "status = final and team = handbook", "source = reports", "year in (2003, 2007)")
@@ -109,21 +109,21 @@ def _questions(collection: Collection) -> dict[str, Callable[[], Any]]:
         ]
 
     def status() -> Any:
-        said = collection.status()
-        return [said.documents, said.chunks, said.generation, said.failed, dict(said.embedder), said.sources]
+        now = collection.status()
+        return [now.documents, now.chunks, now.generation, now.failed, dict(now.embedder), now.sources]
 
     def texts() -> Any:
         return {info.uri: text_hash(collection.document(info.uri).text).hex() for info in collection.documents()}
 
-    asked: dict[str, Callable[[], Any]] = {
+    queries: dict[str, Callable[[], Any]] = {
         "status": status,
         "documents": lambda: [repr(info) for info in collection.documents()],
         "texts": texts,
         "staff's documents": lambda: [info.uri for info in staff.documents()],
         "nobody's documents": lambda: [info.uri for info in nobody.documents()],
     }
-    for number in range(QUERIES):
+    for number in range(QUERY_COUNT):
         query = " ".join(rng.choices(WORDS, k=6))
         handle = (collection, collection, staff, nobody)[number % 4]
-        asked[f"search {number}"] = hits(handle, query, filters[number % len(filters)])
-    return asked
+        queries[f"search {number}"] = hits(handle, query, filters[number % len(filters)])
+    return queries

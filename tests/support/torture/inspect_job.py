@@ -1,4 +1,4 @@
-"""A job that looks at all that a collection holds."""
+"""A job that reads everything in a collection."""
 
 from __future__ import annotations
 
@@ -10,32 +10,32 @@ from typing import Any
 from ragfm import Collection
 from ragfm.core.errors import CollectionNotFound
 from ragfm.store.catalog import text_hash
-from support.torture.light import Tell, open_collection
-from support.torture.truth import GROUPS
+from support.torture.expected_state import GROUPS
+from support.torture.helpers import Report, open_collection
 
 
-def inspect(tell: Tell, folder: str) -> None:
-    """All that a collection holds, by a reader and then by a writer, and what is wrong with it."""
+def inspect(report: Report, folder: str) -> None:
+    """Report the content of a collection, as a reader and as a writer see it, and its problems."""
     logging.disable(logging.NOTSET)
     path, problems = Path(folder), []
     start = time.monotonic()
     try:
-        seen = [_look(path, problems)]
+        seen = [_read(path, problems)]
         from ragfm.store import collection_store
 
         collection_store.LOCK_SECONDS = 2.0
         with open_collection(path) as collection, collection._store.writing():
             pass
-        seen.append(_look(path, problems, thorough=False))
+        seen.append(_read(path, problems, thorough=False))
     except CollectionNotFound:
-        tell({"exists": False})
+        report({"exists": False})
         return
     if seen[0] != seen[1]:
         problems.append(f"a reader sees {seen[0]}, after a writer has opened it {seen[1]}")
-    tell({"exists": True, **seen[0], "problems": problems, "seconds": time.monotonic() - start})
+    report({"exists": True, **seen[0], "problems": problems, "seconds": time.monotonic() - start})
 
 
-def _look(path: Path, problems: list[str], *, thorough: bool = True) -> dict[str, Any]:
+def _read(path: Path, problems: list[str], *, thorough: bool = True) -> dict[str, Any]:
     warnings: list[str] = []
     listener = logging.Handler(logging.WARNING)
     listener.emit = lambda record: warnings.append(record.getMessage())  # type: ignore[method-assign]
@@ -46,7 +46,7 @@ def _look(path: Path, problems: list[str], *, thorough: bool = True) -> dict[str
             documents = {info.uri: info for info in collection.documents()}
             texts = {uri: collection.document(uri).text for uri in documents}
             if thorough:
-                _look_closely(collection, texts, problems)
+                _check_documents(collection, texts, problems)
             visible = {group: sorted(i.uri for i in collection.as_groups({group}).documents()) for group in GROUPS}
     finally:
         logging.getLogger("ragfm").removeHandler(listener)
@@ -57,8 +57,8 @@ def _look(path: Path, problems: list[str], *, thorough: bool = True) -> dict[str
     return {"documents": hashes, "visible": visible, "generation": status.generation, "dim": status.embedder["dim"]}
 
 
-def _look_closely(collection: Collection, texts: dict[str, str], problems: list[str]) -> None:
-    """No document may be half there: its chunks cover its text, and a search finds each of them."""
+def _check_documents(collection: Collection, texts: dict[str, str], problems: list[str]) -> None:
+    """No document may be incomplete: its chunks cover its text, and a search finds each of them."""
     from ragfm.store.tables import documents
 
     catalog = collection._store.catalog
@@ -79,7 +79,7 @@ def _look_closely(collection: Collection, texts: dict[str, str], problems: list[
             if chunk.id not in [hit.chunk_id for hit in best]:
                 problems.append(f"chunk {chunk.id} of {row.uri} is not found by its own text")
             if any(texts[hit.uri][hit.start : hit.end] != hit.text for hit in best):
-                problems.append(f"a hit for chunk {chunk.id} of {row.uri} is no slice of its document")
+                problems.append(f"a hit for chunk {chunk.id} of {row.uri} is not a slice of its document")
         if any(line.strip() and not line.startswith("#") for line in left.splitlines()):
             problems.append(f"no chunk of {row.uri} covers {left.strip()[:60]!r}")
     if total != newest.chunks:

@@ -1,4 +1,4 @@
-"""Jobs that replace all documents at each commit, and that search meanwhile."""
+"""Jobs for the snapshot trial: one replaces all documents in each commit, the others search."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ import re
 import traceback
 from pathlib import Path
 
-from support.torture.light import Tell, open_collection, prose
+from support.torture.helpers import Report, open_collection, prose
 
 ROUNDS = 10  # documents that each commit replaces, all of them
 
 
-def write_rounds(tell: Tell, folder: str, rounds: int, stop: str) -> None:
-    """Commits each of which replaces all documents by those of its round, with a compaction now and then."""
+def write_rounds(report: Report, folder: str, rounds: int, stop: str) -> None:
+    """Replace all documents in each commit (a round), and compact now and then."""
     place, rng = Path(folder), random.Random(6)
     (place / "rounds").mkdir(exist_ok=True)
     collection = open_collection(place / "c", dim=32)
@@ -23,14 +23,14 @@ def write_rounds(tell: Tell, folder: str, rounds: int, stop: str) -> None:
             (place / "rounds" / f"{document}.txt").write_text(text)
         collection.sync(place / "rounds")
         if number == 0:
-            tell({"begun": True})
+            report({"begun": True})
         if number % 8 == 7:
             collection.compact()
     Path(stop).touch()
-    tell({"generation": collection.status().generation})
+    report({"generation": collection.status().generation})
 
 
-def read_rounds(tell: Tell, folder: str, searches: int, stop: str, seed: int) -> None:
+def read_rounds(report: Report, folder: str, searches: int, stop: str, seed: int) -> None:
     """Search until the writer has ended, but so many times at the least; no search may see two rounds."""
     rng, problems = random.Random(seed), list[str]()
     collection = open_collection(Path(folder) / "c", dim=32)
@@ -58,4 +58,4 @@ def read_rounds(tell: Tell, folder: str, searches: int, stop: str, seed: int) ->
         elif not rounds and mode != "keyword":
             problems.append(f"search {asked}, {mode}, {filter}: nothing found")
         newest = max([newest, *rounds])
-    tell({"asked": asked, "rounds": len(seen), "newest": newest, "problems": problems})
+    report({"asked": asked, "rounds": len(seen), "newest": newest, "problems": problems})

@@ -1,7 +1,7 @@
-"""A process that has everything imported and forks others, each of which does one job.
+"""A process with everything imported that forks other processes, each of which runs one job.
 
-A fresh Python needs most of a second to import the store and what it stands on; a fork needs milliseconds. One thread
-for OpenMP and BLAS, since their pools don't survive a fork.
+A new Python takes most of a second to import the store; a fork takes milliseconds. OpenMP and BLAS use one thread,
+because their thread pools do not survive a fork.
 """
 
 from __future__ import annotations
@@ -23,33 +23,33 @@ _HERE = Path(__file__).parents[2]
 
 
 class Child:
-    """A process that does a job. What it says is in `lines`, even if it was killed."""
+    """A process that runs a job. `lines` returns its output, even if it was killed."""
 
-    def __init__(self, nursery: Nursery, pid: int, out: Path) -> None:
+    def __init__(self, server: ForkServer, pid: int, out: Path) -> None:
         self.pid = pid
-        self._nursery = nursery
+        self._server = server
         self._out = out
         self.status: int | None = None
-        """Its exit status, negative for a signal; None while it has not been waited for."""
+        """Exit status, negative for a signal; None before `wait`."""
 
     def kill(self) -> None:
-        """SIGKILL."""
+        """Send SIGKILL."""
         with contextlib.suppress(ProcessLookupError):
             os.kill(self.pid, signal.SIGKILL)
 
     def wait(self) -> int:
-        """Its exit status; negative for the signal that ended it."""
+        """Wait for its end. Returns the exit status, negative for a signal."""
         if self.status is None:
-            self.status = int(self._nursery.ask({"wait": self.pid}))
+            self.status = int(self._server.ask({"wait": self.pid}))
         return self.status
 
     def lines(self) -> list[Any]:
-        """What it has said so far; a line that it was killed in doesn't count."""
+        """Its output so far, without an incomplete last line."""
         whole = self._out.read_bytes().split(b"\n")[:-1]
         return [json.loads(line) for line in whole]
 
     def result(self) -> Any:
-        """The last thing that it said, once it has ended. Raises AssertionError where it crashed."""
+        """Wait for its end. Returns the last value of its output. Raises AssertionError if it crashed."""
         status = self.wait()
         lines = self.lines()
         assert status == 0, f"the job ended with {status}: {lines[-1:]}"
@@ -57,8 +57,8 @@ class Child:
         return lines[-1]
 
 
-class Nursery:
-    """Starts jobs of `torture.jobs`, each in a process of its own. A context manager."""
+class ForkServer:
+    """Starts jobs of `torture.jobs`, each in its own process. A context manager."""
 
     def __init__(self) -> None:
         self._folder = tempfile.TemporaryDirectory(prefix="torture-")
@@ -67,7 +67,7 @@ class Nursery:
         env = {key: value for key, value in os.environ.items() if not key.startswith("RAGFM_")}
         env |= {"PYTHONPATH": path, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "PYTHONFAULTHANDLER": "1"}
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "support.torture.nursery"],
+            [sys.executable, "-m", "support.torture.fork_server"],
             cwd=self._folder.name,  # `-m` looks there first
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -75,31 +75,31 @@ class Nursery:
             text=True,
         )
 
-    def start(self, job: str, **given: Any) -> Child:
-        """Start a job; paths among what is given travel as texts."""
+    def start(self, job: str, **arguments: Any) -> Child:
+        """Start a job. Its arguments are sent as JSON, paths as strings."""
         out = Path(self._folder.name, f"{next(self._numbers)}.jsonl")
         out.touch()
-        pid = self.ask({"job": job, "given": given, "out": out})
+        pid = self.ask({"job": job, "arguments": arguments, "out": out})
         return Child(self, pid, out)
 
-    def run(self, job: str, **given: Any) -> Any:
-        """Do a job to its end, and give the last thing that it said."""
-        return self.start(job, **given).result()
+    def run(self, job: str, **arguments: Any) -> Any:
+        """Run a job to its end. Returns the last value of its output."""
+        return self.start(job, **arguments).result()
 
     def ask(self, request: Any) -> Any:
-        """One question to the nursery, one answer."""
+        """Send a request to the process. Returns its answer."""
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         self._process.stdin.write(json.dumps(request, default=str) + "\n")
         self._process.stdin.flush()
         return json.loads(self._process.stdout.readline())
 
-    def __enter__(self) -> Nursery:
+    def __enter__(self) -> ForkServer:
         return self
 
     def __exit__(self, *_: object) -> None:
         assert self._process.stdin is not None
-        self._process.stdin.close()  # it ends, and its children with it
+        self._process.stdin.close()  # the process and its children end
         self._process.wait()
         self._folder.cleanup()
 
@@ -111,21 +111,21 @@ def _fork(request: Any) -> int:
         return pid
     status = 1
     try:
-        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG: never outlive the nursery
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG: end with the parent
         if os.getppid() != parent:
             os._exit(1)
         out = os.open(request["out"], os.O_WRONLY | os.O_APPEND)
 
-        def tell(what: Any) -> None:
-            os.write(out, json.dumps(what).encode() + b"\n")  # one call: said whole or not at all
+        def report(value: Any) -> None:
+            os.write(out, json.dumps(value).encode() + b"\n")  # one call: written completely or not at all
 
         try:
             from support.torture import jobs
 
-            getattr(jobs, request["job"])(tell, **request["given"])
+            getattr(jobs, request["job"])(report, **request["arguments"])
             status = 0
         except BaseException:
-            tell({"crash": traceback.format_exc()})
+            report({"crash": traceback.format_exc()})
     finally:
         os._exit(status)
 
@@ -135,7 +135,7 @@ def _serve() -> None:
 
     jobs.warm_up()
     answers = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # nothing that a job prints may pass for an answer
+    os.dup2(2, 1)  # output of a job must not be read as an answer
     for line in sys.stdin:
         request = json.loads(line)
         waited = "wait" in request

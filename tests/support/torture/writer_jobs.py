@@ -1,4 +1,4 @@
-"""Jobs that change a collection, and say what they believe durable."""
+"""Jobs that change a collection, and report which changes are acknowledged."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from ragfm import Collection, Settings
 from ragfm.core.errors import RagfmError
 from ragfm.store.catalog import text_hash
 from ragfm.store.catalog_writer import CatalogWriter
-from support.torture.light import Light, Tell, open_collection, prose
-from support.torture.truth import ALLOWED, SOURCES
+from support.torture.expected_state import ALLOWED, SOURCES
+from support.torture.helpers import CachedHashingEmbedder, Report, open_collection, prose
 
 
 class Author:
-    """Changes the files of two sources and brings them in, and says what it believes durable."""
+    """Changes the files of two sources, ingests them, and reports what was acknowledged."""
 
-    def __init__(self, tell: Tell, folder: Path, rng: random.Random) -> None:
-        self.tell = tell
+    def __init__(self, report: Report, folder: Path, rng: random.Random) -> None:
+        self.report = report
         self.folder = folder
         self.rng = rng
         self.collection = open_collection(folder / "c")
@@ -31,12 +31,12 @@ class Author:
             generation = committed(catalog, source, added, removed)
             now = {new.document.uri: text_hash(new.document.text).hex() for new in added}
             gone = dict.fromkeys(f"{source.name}/{path}" for path in removed)
-            tell({"committed": now | gone, "generation": generation})
+            report({"committed": now | gone, "generation": generation})
             return generation
 
         def save_source(catalog: CatalogWriter, source: Any) -> Any:
             saved = restricted(catalog, source)
-            tell({"allowed": {source.name: sorted(source.allow)}})
+            report({"allowed": {source.name: sorted(source.allow)}})
             return saved
 
         CatalogWriter.commit, CatalogWriter.save_source = commit, save_source  # type: ignore[method-assign]
@@ -55,23 +55,23 @@ class Author:
             else:
                 file = place / f"{self.rng.randrange(30)}.{self.rng.choice(('txt', 'md'))}"
                 text = prose(self.rng, f"# {file.stem}", self.rng.choice((1, 3, 12, 40)))
-                temporary = self.folder / "half-written"  # what a sync may find must be what is planned
+                temporary = self.folder / "half-written"  # a sync must see only complete files
                 temporary.write_text(text)
                 temporary.replace(file)
 
     def sync(self, source: str, allow: list[str] | None = None) -> None:
-        """Bring a source in; before and after, say so."""
+        """Ingest a source; report the plan before, and its completion after."""
         place = self.folder / source
         files = {f"{source}/{file.name}": text_hash(file.read_text()).hex() for file in sorted(place.iterdir())}
         plan = {"source": source, "documents": files, "allow": allow}
-        self.tell({"plan": plan})
-        report = self.collection.sync(place, allow=allow, allow_mass_delete=True)
-        if report.failed or report.skipped:
-            raise AssertionError(f"the sync left something out: {report}")
-        self.tell({"synced": plan})
+        self.report({"plan": plan})
+        result = self.collection.sync(place, allow=allow, allow_mass_delete=True)
+        if result.failed or result.skipped:
+            raise AssertionError(f"the sync left something out: {result}")
+        self.report({"synced": plan})
 
     def look(self) -> None:
-        """What this process has committed it finds itself."""
+        """Check that this process finds what it has committed."""
         source = self.rng.choice(SOURCES)
         files = sorted((self.folder / source).glob("*"))
         if files:
@@ -82,13 +82,13 @@ class Author:
                 raise AssertionError(f"{source}/{file.name} is not found by {line!r}, but {found}")
 
 
-def ingest(tell: Tell, folder: str, seed: int) -> None:
-    """Change and bring in, compact, switch the embedder, over and over: until it is killed."""
+def ingest(report: Report, folder: str, seed: int) -> None:
+    """Change files and ingest them, compact, and switch the embedder, until the process is killed."""
     from ragfm.ingestion import sync
 
     rng = random.Random(seed)
     sync.DOCUMENTS = rng.choice((1, 3, 500))  # one sync makes several commits
-    author = Author(tell, Path(folder), rng)
+    author = Author(report, Path(folder), rng)
     while True:
         what = rng.random()
         source = rng.choice(SOURCES)
@@ -96,7 +96,7 @@ def ingest(tell: Tell, folder: str, seed: int) -> None:
             author.collection.compact()
         elif what < 0.14 and author.collection.path.exists():
             dim = rng.choice((32, 48, 64))
-            author.collection.reembed(Light(dim))
+            author.collection.reembed(CachedHashingEmbedder(dim))
         elif what < 0.24:
             author.mutate(source, 0)
             author.sync(source, rng.choice(ALLOWED))
@@ -109,8 +109,8 @@ def ingest(tell: Tell, folder: str, seed: int) -> None:
             author.look()
 
 
-def prepare(tell: Tell, folder: str, seed: int) -> None:
-    """A small collection with dead rows, closed; and files that have changed since, for `CHANGES` to bring in."""
+def prepare(report: Report, folder: str, seed: int) -> None:
+    """Create a small closed collection with dead rows, and changed files for `CHANGES` to ingest."""
     rng, place = random.Random(seed), Path(folder)
     collection = open_collection(place / "c")
     for source in (*SOURCES, "later"):
@@ -127,11 +127,11 @@ def prepare(tell: Tell, folder: str, seed: int) -> None:
     (place / "a" / "1.md").unlink()
     (place / "a" / "new.md").write_text(prose(rng, "# a new", 6))
     (place / "b" / "2.md").unlink()
-    tell({"before": before, "after": files(place)})
+    report({"before": before, "after": files(place)})
 
 
 def files(place: Path) -> dict[str, str]:
-    """The hashes of what a collection of these files must hold."""
+    """Expected hash of each document's text."""
     return {
         f"{file.parent.name}/{file.name}": text_hash(file.read_text()).hex()
         for source in (*SOURCES, "later")
@@ -139,8 +139,8 @@ def files(place: Path) -> dict[str, str]:
     }
 
 
-def one_change(tell: Tell, folder: str, change: str, seed: int, attempts: int = 1) -> None:
-    """One change of a prepared collection, once somebody watches; then what came of it."""
+def one_change(report: Report, folder: str, change: str, seed: int, attempts: int = 1) -> None:
+    """Wait for a tracer, then change a prepared collection, and report the outcomes."""
     place = Path(folder)
     collection = open_collection(place / "c")
     collection.search("anything")
@@ -152,21 +152,21 @@ def one_change(tell: Tell, folder: str, change: str, seed: int, attempts: int = 
             outcomes.append(None)
         except RagfmError as error:
             outcomes.append({"type": type(error).__name__, "message": str(error)})
-    tell({"outcomes": outcomes})
+    report({"outcomes": outcomes})
 
 
 def _reembed(collection: Collection, place: Path) -> None:
-    collection.reembed(Light(48))
+    collection.reembed(CachedHashingEmbedder(48))
 
 
 CHANGES: dict[str, Callable[[Collection, Path], object]] = {
-    "create": lambda collection, place: Collection.open(place / "new", settings=Settings(), embedder=Light(32)).sync(
-        place / "b"
-    ),
+    "create": lambda collection, place: Collection.open(
+        place / "new", settings=Settings(), embedder=CachedHashingEmbedder(32)
+    ).sync(place / "b"),
     "commit": lambda collection, place: collection.sync(place / "a"),
     "delete": lambda collection, place: collection.sync(place / "b"),
     "access": lambda collection, place: collection.sync(place / "later", allow=["staff"]),
     "compaction": lambda collection, place: collection.compact(),
     "reembed": _reembed,
 }
-"""What a change does to the collection that `prepare` makes."""
+"""Changes of the collection that `prepare` creates."""
