@@ -18,7 +18,8 @@ from ragfm.samples import QUESTIONS, copy_handbook
 pytestmark = pytest.mark.slow
 
 ASK_KEYS = set(
-    "question query answer abstained confidence said citations contradictions hits dropped usage seconds unsupported log_id".split()
+    "question query answer abstained confidence said citations contradictions hits dropped usage seconds unsupported "
+    "log_id".split()
 )
 CITATION_KEYS = {"n", "uri", "page", "start", "end", "quote", "verified", "fault", "answer_start", "answer_end"}
 FACTS = {

@@ -149,8 +149,9 @@ def test_the_command_says_that_little_is_noise(towns: Collection, tmp_path: Path
     lines = [{"question": f"How old is the blick of {town}?", "uri": f"docs/{town}-harbour.txt"} for town in TOWNS[:8]]
     (tmp_path / "q.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     before = towns.status()
-    said = InProcessShell()("adapt", "retriever", tmp_path / "q.jsonl", "--epochs", "1", "--rate", "1e-9", "--held", "0.5", "-c",
-                  towns.path, "--out", tmp_path / "new")  # fmt: skip
+    run = InProcessShell()
+    options = ("--epochs", "1", "--rate", "1e-9", "--held", "0.5", "-c", towns.path, "--out", tmp_path / "new")
+    said = run("adapt", "retriever", tmp_path / "q.jsonl", *options)
     assert "within noise: there is no reason to adopt it" in said
     assert f"ragfm reembed --embedder {tmp_path / 'new'}" in said
     assert towns.status() == before

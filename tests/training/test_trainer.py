@@ -374,7 +374,7 @@ def test_another_base_prompt_or_weights_are_refused(folder: Path, tmp_path: Path
         training(folder, tmp_path / "out").run()
     weights = tmp_path / "out" / "adapter_model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1] + b"x")
-    with pytest.raises(DamagedModelError, match="do not match its ragfm-adapter.json"):
+    with pytest.raises(DamagedModelError, match=r"do not match its ragfm-adapter\.json"):
         check_adapter(tmp_path / "out", folder)
     (tmp_path / "out" / RECORD).unlink()
     with pytest.raises(ModelNotFoundError, match="PEFT adapter that was not trained by ragfm"):
