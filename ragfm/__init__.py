@@ -46,21 +46,22 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOMES = {
-    "ragfm.generation.answer_log": ("AnswerLog",),
-    "ragfm.generation.answer_stream": ("AnswerStream",),
     "ragfm.collection": ("Collection", "DocumentInfo", "Status"),
     "ragfm.core.config": ("Settings", "load_settings"),
-    "ragfm.embedders": ("load_embedder",),
     "ragfm.core.errors": ("RagfmError",),
-    "ragfm.generation.structured_output": ("Extraction",),
-    "ragfm.rag": ("Rag",),
+    "ragfm.core.types": (
+        *("Answer", "Blob", "Chunk", "Citation", "Connector", "Document", "Embedder", "Hit", "KeywordIndex", "Message"),
+        *("Reader", "Ref", "Reranker", "Sampling", "Stream", "Usage", "VectorIndex"),
+    ),
+    "ragfm.embedders": ("load_embedder",),
+    "ragfm.generation.answer_log": ("AnswerLog",),
+    "ragfm.generation.answer_stream": ("AnswerStream",),
     "ragfm.generation.readers": ("load_reader",),
-    "ragfm.retrieval.rerank": ("load_reranker",),
+    "ragfm.generation.structured_output": ("Extraction",),
     "ragfm.ingestion.sync": ("SyncReport",),
-    "ragfm.core.types": ("Answer", "Blob", "Chunk", "Citation", "Connector", "Document", "Embedder", "Hit",
-                    "KeywordIndex", "Message", "Reader", "Ref", "Reranker", "Sampling", "Stream", "Usage",
-                    "VectorIndex"),
-}  # fmt: skip
+    "ragfm.rag": ("Rag",),
+    "ragfm.retrieval.rerank": ("load_reranker",),
+}
 _HOME = {name: module for module, names in _HOMES.items() for name in names}
 
 __all__ = [
@@ -100,7 +101,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    # Names are imported when they are first used, so that `import ragfm` costs nothing.
+    # Names are imported on first use, so that `import ragfm` is fast.
     if name not in _HOME:
         raise AttributeError(f"module 'ragfm' has no attribute {name!r}")
     return getattr(import_module(_HOME[name]), name)

@@ -69,9 +69,10 @@ def check_answer(
             quotes.append(reading.within(start, end))
             if citation.verified:
                 inside = [
-                    reading.within(*span) for other, *span in verbatim
-                    if other is reading and start <= span[0] and span[1] <= end
-                ]  # fmt: skip
+                    reading.within(first, last)
+                    for other, first, last in verbatim
+                    if other is reading and start <= first and last <= end
+                ]
                 likelihood = max(inside, default=quotes[-1])
                 if quotes[-1] < MAX_IRRELEVANT:
                     citation = replace(citation, verified=False, fault="irrelevant")

@@ -122,9 +122,9 @@ def test_salvage(shell: Shell, tmp_path: Path) -> None:
 def test_backup_and_restore(shell: Shell, tmp_path: Path) -> None:
     report = shell.json("backup", "b.tar")
     assert (report["documents"], report["generation"]) == (4, 1)
-    assert "there already" in shell("backup", "b.tar", code=1).stderr
+    assert "already exists" in shell("backup", "b.tar", code=1).stderr
     shell("backup", "b.tar", "--force")
-    assert "there already" in shell("restore", "b.tar", code=1).stderr
+    assert "already exists" in shell("restore", "b.tar", code=1).stderr
     done = shell("restore", "b.tar", "-c", "far/away")
     assert "4 documents" in done.stdout
     assert "The location of the source docs does not exist here" in done.stderr

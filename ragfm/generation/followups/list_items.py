@@ -9,13 +9,12 @@ from ragfm.core.text import MARKER, sentence_spans
 
 __all__ = ["list_items", "nth_item"]
 
-_ORDINALS = {
-    word: number
-    for number, words in enumerate(
-        ("first 1st former", "second 2nd", "third 3rd", "fourth 4th", "fifth 5th", "sixth 6th", "seventh 7th",
-         "eighth 8th", "ninth 9th", "tenth 10th"), 1)
-    for word in words.split()
-} | {"last": -1, "latter": -1}  # fmt: skip
+_ORDINAL_WORDS = (
+    *("first 1st former", "second 2nd", "third 3rd", "fourth 4th", "fifth 5th"),
+    *("sixth 6th", "seventh 7th", "eighth 8th", "ninth 9th", "tenth 10th"),
+)
+_ORDINALS = {word: number for number, words in enumerate(_ORDINAL_WORDS, 1) for word in words.split()}
+_ORDINALS |= {"last": -1, "latter": -1}
 _ORDINAL = re.compile(
     rf"\b(?:(?:the|your|that)\s+(?P<word>{'|'.join(_ORDINALS)})"
     r"(?:\s+(?P<noun>ones?|items?|points?|options?|entry|case|answer|sentence|step|source|citation|document|passage)\b"
