@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from ragfm.generation.answer_stream import AnswerStream
     from ragfm.generation.readers import load_reader
     from ragfm.generation.structured_output import Extraction
-    from ragfm.ingestion.sync import SyncReport
+    from ragfm.ingestion.ingest_report import SyncReport
     from ragfm.rag import Rag
     from ragfm.retrieval.rerank import load_reranker
 
@@ -58,7 +58,7 @@ _HOMES = {
     "ragfm.generation.answer_stream": ("AnswerStream",),
     "ragfm.generation.readers": ("load_reader",),
     "ragfm.generation.structured_output": ("Extraction",),
-    "ragfm.ingestion.sync": ("SyncReport",),
+    "ragfm.ingestion.ingest_report": ("SyncReport",),
     "ragfm.rag": ("Rag",),
     "ragfm.retrieval.rerank": ("load_reranker",),
 }

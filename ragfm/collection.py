@@ -17,9 +17,9 @@ if TYPE_CHECKING:
     from ragfm.core.config import Settings
     from ragfm.core.progress import ProgressCallback
     from ragfm.core.types import Embedder, Hit, Reranker
+    from ragfm.ingestion.ingest_report import Failed, SyncReport
     from ragfm.ingestion.reembed import ReembedReport
-    from ragfm.ingestion.source_watcher import Synced
-    from ragfm.ingestion.sync import Failed, SyncReport
+    from ragfm.ingestion.source_watcher import WatchEvent
     from ragfm.maintenance.backup import BackupReport
     from ragfm.maintenance.export import ExportReport, Format
     from ragfm.maintenance.removal import RemoveReport
@@ -174,7 +174,8 @@ class Collection:
         Raises SourceError, EmbedderMismatchError, CollectionBusyError, CollectionReadOnlyError.
 
         """
-        from ragfm.ingestion.sources import resolve_source, sync_sources
+        from ragfm.ingestion.source_request import SourceEntry, resolve_source
+        from ragfm.ingestion.sources import sync_sources
 
         self._owner()
         for what, names in (("include", include), ("exclude", exclude), ("allow", allow)):
@@ -183,15 +184,24 @@ class Collection:
         for key, value in (tags or {}).items():
             if not isinstance(value, Scalar):
                 raise TypeError(f"the tag {key!r} is {value!r}; it must be a string, a number or a boolean")
-        settings = {"connector": connector, "include": include, "exclude": exclude, "options": options, "tags": tags,
-                    "allow": allow}  # fmt: skip
-        asked = [(str(source), name, settings) for source in sources]
-        for location, given_name, given in asked:
-            resolve_source(self._store, location, given_name, given)  # a wrong one fails before anything is made
-        return sync_sources(self._store, asked, progress, retry=retry, allow_mass_delete=allow_mass_delete)
+        settings = {
+            "connector": connector,
+            "include": include,
+            "exclude": exclude,
+            "options": options,
+            "tags": tags,
+            "allow": allow,
+        }
+        # A wrong source fails here, before the collection is created.
+        requests = [resolve_source(self._store, SourceEntry(str(source), name, settings)) for source in sources]
+        return sync_sources(self._store, requests, progress, retry=retry, allow_mass_delete=allow_mass_delete)
 
     def watch(
-        self, callback: Callable[[Synced], None] = lambda _: None, *, interval: float = 300.0, stop: Event | None = None
+        self,
+        callback: Callable[[WatchEvent], None] = lambda _: None,
+        *,
+        interval: float = 300.0,
+        stop: Event | None = None,
     ) -> None:
         """Sync all sources, then each when it changes and every `interval` seconds, until `stop` is set.
 

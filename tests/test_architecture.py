@@ -119,7 +119,7 @@ def test_no_cycle_between_modules() -> None:
 
 def test_plugins_know_only_the_core_and_the_parsers() -> None:
     """Connectors may use the parser of mails; indexes and connectors know nothing else of ragfm."""
-    allowed = {"core", "parsing", "ragfm", "ragfm_indexes", "ragfm_connectors"}
+    allowed = {"core", "parsing", "ragfm_indexes", "ragfm_connectors"}
     wrong = {
         f"{name} → {target}"
         for name, targets in graph().items()

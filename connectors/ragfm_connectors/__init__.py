@@ -1,1 +1,1 @@
-"""Connectors that ship with ragfm: one file for each, registered as entry points of `ragfm.connectors`."""
+"""The connectors that ship with ragfm, one module each, registered as entry points of `ragfm.connectors`."""

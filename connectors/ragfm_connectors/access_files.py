@@ -1,10 +1,9 @@
-"""Who may see the files of a folder: the groups that a file `.ragfm-access` in it names.
+"""Access files: a file `.ragfm-access` names the groups that may see the files of its folder and of all folders below.
 
-One group a line; empty lines don't count, nor does what follows a `#` at the beginning of a line or after a space. The
-file holds for its folder and for all that lies below. Where several lie on the way from the source's root to a
-document, a group must be in each of them: a folder can close further what the one above left open, never open what
-that one has closed. A file that names no group, or that can't be trusted to be read as it was meant, closes its folder
-to all groups.
+The file has one group per line. Empty lines are ignored, and so are comments: a `#` at the start of a line or after
+whitespace, and what follows it. Where several access files lie on the path from the source's root to a document, a
+group must be in each of them: a folder can restrict access further, never extend it. A file that names no group, or
+that cannot be read, closes its folder to all groups.
 """
 
 from __future__ import annotations
@@ -16,62 +15,68 @@ from dataclasses import dataclass
 from io import BufferedReader
 from pathlib import Path
 
-from ragfm.core.access_groups import both
+from ragfm.core.access_groups import intersect_groups
+from ragfm.core.types import Ref
+from ragfm_connectors.patterns import join_path
 
-FILE = ".ragfm-access"
-"""The name of such a file."""
-_MOST = 1 << 20  # bytes
-_FOLDER = getattr(os, "O_PATH", os.O_RDONLY) | os.O_DIRECTORY  # what may be entered need not be readable
+ACCESS_FILE = ".ragfm-access"
+"""The name of an access file."""
+_MAX_BYTES = 1 << 20
+_OPEN_FOLDER = getattr(os, "O_PATH", os.O_RDONLY) | os.O_DIRECTORY  # a folder may be entered without being readable
 _COMMENT = re.compile(r"(^|\s)#.*")
 
 
 @dataclass(frozen=True, slots=True)
-class Access:
-    """The groups that one file names, None where there is no file, none where it closes; and what is wrong with it."""
+class AccessRule:
+    """The groups that an access file allows, None if there is no file; `problem` says why it cannot be read."""
 
     groups: tuple[str, ...] | None = None
-    wrong: str | None = None
+    problem: str | None = None
+
+    def problem_ref(self, folder: str) -> Ref:
+        """The entry that reports a problem of the access file in a folder."""
+        return Ref(join_path(folder, ACCESS_FILE), error=f"{self.problem}, so the folder is closed to all groups")
 
 
-def read_access(folder: str) -> Access:
-    """What the file in a folder says, if there is one."""
+def read_access_file(folder: str) -> AccessRule:
+    """The rule of the access file in a folder."""
     try:
-        with open_regular(os.path.join(folder, FILE)) as file:  # noqa: PTH118  a root of `/` has its own slash
-            data = file.read(_MOST + 1)
+        with open_regular_file(os.path.join(folder, ACCESS_FILE)) as file:  # noqa: PTH118  `/` ends in a slash
+            data = file.read(_MAX_BYTES + 1)
     except FileNotFoundError:
-        return Access()
+        return AccessRule()
     except OSError as error:
-        return Access((), f"it can't be read: {error.strerror or error}")
-    return parse_access(data)
+        return AccessRule((), f"it cannot be read: {error.strerror or error}")
+    return parse_access_file(data)
 
 
-def parse_access(data: bytes) -> Access:
-    """What the content of such a file says."""
-    if len(data) > _MOST:
-        return Access((), f"it has more than {_MOST:,} bytes")
+def parse_access_file(data: bytes) -> AccessRule:
+    """The rule of an access file with this content."""
+    if len(data) > _MAX_BYTES:
+        return AccessRule((), f"it has more than {_MAX_BYTES:,} bytes")
     try:
         lines = data.decode("utf-8-sig").split("\n")
     except UnicodeDecodeError:
-        return Access((), "it is not UTF-8")
-    names = {_COMMENT.sub("", line).strip() for line in lines} - {""}
-    odd = next((name for name in sorted(names) if not name.isprintable()), None)
-    if odd is not None:
-        return Access((), f"{odd!r} can't be the name of a group")
-    return Access(tuple(sorted(names)))
+        return AccessRule((), "it is not UTF-8")
+    groups = sorted({_COMMENT.sub("", line).strip() for line in lines} - {""})
+    for group in groups:
+        if not group.isprintable():
+            return AccessRule((), f"{group!r} is not a valid group name")
+    return AccessRule(tuple(groups))
 
 
-def access_on_the_way(root: str, folder: str) -> tuple[str, ...] | None:
-    """What the files from the root down to a folder below it, relative to it, say together."""
-    groups = read_access(root).groups
-    at = root
+def groups_along_path(root: str, folder: str) -> tuple[str, ...] | None:
+    """The groups allowed by all access files from the root down to a folder, given relative to the root."""
+    path = root
+    groups = read_access_file(path).groups
     for part in Path(folder).parts:
-        at = f"{at}/{part}"
-        groups = both(groups, read_access(at).groups)
+        path = f"{path}/{part}"
+        groups = intersect_groups(groups, read_access_file(path).groups)
     return groups
 
 
-def open_regular(path: str | Path) -> BufferedReader:
-    """A file opened for reading, if it is one: to open a pipe can hang, and a device can act on it."""
+def open_regular_file(path: str | Path) -> BufferedReader:
+    """Open a regular file for reading. Raises OSError for others: opening a pipe can hang, a device can act on it."""
     status = os.lstat(path)
     if stat.S_ISLNK(status.st_mode):
         raise OSError(None, "it is a symbolic link")
@@ -81,19 +86,19 @@ def open_regular(path: str | Path) -> BufferedReader:
 
 
 def open_below(root: str | Path, path: str | Path) -> BufferedReader:
-    """The same for a file below a folder, both without links: a folder that becomes a link now leads nowhere."""
+    """Open a regular file below a folder. No symbolic link is followed, even if a folder has just become one."""
     parts = Path(path).relative_to(root).parts
     if not parts:
-        return open_regular(path)
-    at = os.open(root, _FOLDER)
+        return open_regular_file(path)
+    folder = os.open(root, _OPEN_FOLDER)
     try:
         for part in parts[:-1]:
-            below = os.open(part, _FOLDER | os.O_NOFOLLOW, dir_fd=at)
-            os.close(at)
-            at = below
-        status = os.stat(parts[-1], dir_fd=at, follow_symlinks=False)
+            child = os.open(part, _OPEN_FOLDER | os.O_NOFOLLOW, dir_fd=folder)
+            os.close(folder)
+            folder = child
+        status = os.stat(parts[-1], dir_fd=folder, follow_symlinks=False)
         if not stat.S_ISREG(status.st_mode):
             raise OSError(None, "it is not a regular file")
-        return os.fdopen(os.open(parts[-1], os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=at), "rb")
+        return os.fdopen(os.open(parts[-1], os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=folder), "rb")
     finally:
-        os.close(at)
+        os.close(folder)

@@ -1,8 +1,9 @@
-"""The files in archives as documents of a source: listed and fetched by the archive's path and their own.
+"""Files in archives as documents of a source; their path is that of the archive followed by their own.
 
-An archive in an archive is opened, one in that one isn't. What leads out of the archive, is a link, a device, hidden,
-too large or packed to be a bomb is listed as skipped, and so is an archive that would be one; a damaged archive is an
-error, and its documents stay. `.ragfm-access` files in it hold as in a folder.
+An archive within an archive is opened, an archive within that one is not. Entries that lead out of the archive, links,
+devices, hidden, too large and suspiciously compressed entries are listed as skipped, and so is an archive that is
+itself a decompression bomb. A damaged archive is an error, so its documents are kept. Access files in an archive apply
+as in a folder.
 """
 
 from __future__ import annotations
@@ -10,167 +11,161 @@ from __future__ import annotations
 import io
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import BinaryIO, TypeAlias
 
-from ragfm.core.access_groups import both
+from ragfm.core.access_groups import intersect_groups, path_prefix
 from ragfm.core.errors import ConnectorError
 from ragfm.core.types import Blob, Ref
-from ragfm_connectors.access_files import FILE as ACCESS
-from ragfm_connectors.access_files import parse_access
-from ragfm_connectors.archives import DAMAGE, Archive, Member, TooMuch, is_archive, open_archive
-from ragfm_connectors.patterns import PathFilter, below
+from ragfm_connectors.access_files import ACCESS_FILE, AccessRule, parse_access_file
+from ragfm_connectors.archives import (
+    ARCHIVE_ERRORS,
+    Archive,
+    ArchiveLimitError,
+    Member,
+    is_archive,
+    open_archive,
+)
+from ragfm_connectors.patterns import PathFilter, join_path
 
-DEPTH = 2
-"""How deep archives are opened."""
+MAX_DEPTH = 2
+"""How many levels of archives are opened."""
 _Groups: TypeAlias = tuple[str, ...] | None
 _HIDDEN = ("__MACOSX", "Thumbs.db", "desktop.ini")
+_MAX_ACCESS_FILE = 1 << 21
 
 
 @dataclass(frozen=True, slots=True)
-class _Opened:
-    """An archive, and its files by their paths."""
+class _OpenArchive:
+    """An archive, and its files by path."""
 
     archive: Archive
     members: dict[str, Member]
 
 
-class Archives:
+class ArchiveReader:
     """Lists and reads the archives of a folder."""
 
     def __init__(self, paths: PathFilter, max_bytes: int, *, hidden: bool) -> None:
         self._paths = paths
         self._max_bytes = max_bytes
         self._hidden = hidden
-        self._last: dict[str, tuple[object, _Opened]] = {}  # the archive that was read last, and one within it
+        # The archive that was read last, and one within it, with what identifies their content.
+        self._outer: tuple[object, _OpenArchive] | None = None
+        self._inner: tuple[object, _OpenArchive] | None = None
 
     def refs(
         self, file: BinaryIO, name: str, path: str, size: int, revision: str, allow: _Groups, depth: int = 1
     ) -> Iterator[Ref]:
-        """What an archive holds, whose own path in the source is `path`."""
+        """The files of the archive at `path` in the source."""
         try:
             opened = _open(file, name, size, revision)
-            closing = _closing(opened, path)
-        except TooMuch as much:
-            yield Ref(path, skip=f"the archive {much}")
+            rules = _access_rules(opened)
+        except ArchiveLimitError as error:
+            yield Ref(path, skip=f"the archive {error}")
             return
-        except DAMAGE as error:
-            yield Ref(path, error=f"the archive can't be read: {_said(error)}", allow=allow)
+        except ARCHIVE_ERRORS as error:
+            yield Ref(path, error=f"the archive cannot be read: {_describe(error)}", allow=allow)
             return
         if not opened.members:
             yield Ref(path, skip="an archive without files")
-        for where, (_, wrong) in closing.items():
-            if wrong:
-                yield Ref(below(where, ACCESS), error=f"{wrong}, so no group may see what lies beside and below it")
-        for inner, member in opened.members.items():
-            at = below(path, inner)
-            allowed = allow
-            for where, (groups, _) in closing.items():
-                if at.startswith(f"{where}/" if where else ""):
-                    allowed = both(allowed, groups)
-            yield from self._member(opened.archive, at, member, allowed, depth)
+        for folder, rule in rules.items():
+            if rule.problem:
+                yield rule.problem_ref(join_path(path, folder) if folder else path)
+        for inner_path, member in opened.members.items():
+            groups = allow
+            for folder, rule in rules.items():
+                if inner_path.startswith(path_prefix(folder)):
+                    groups = intersect_groups(groups, rule.groups)
+            yield from self._member_refs(opened.archive, join_path(path, inner_path), member, groups, depth)
 
-    def _member(self, archive: Archive, path: str, member: Member, allow: _Groups, depth: int) -> Iterator[Ref]:
+    def _member_refs(self, archive: Archive, path: str, member: Member, allow: _Groups, depth: int) -> Iterator[Ref]:
         nested = is_archive(path)
-        if not (self._paths.takes(path) or (nested and self._paths.may_hold(path))) or path.endswith(f"/{ACCESS}"):
+        wanted = self._paths.includes(path) or (nested and self._paths.may_contain(path))
+        if not wanted or path.endswith(f"/{ACCESS_FILE}"):
             return
-        why = member.skip or self._why_not(path, member)
-        if why is None and nested:
-            if depth >= DEPTH:
-                why = f"an archive within {depth} others is not opened"
-            else:
-                try:
-                    data = archive.read(member.name, self._max_bytes)
-                except DAMAGE as error:
-                    yield Ref(path, error=f"the archive can't be read: {_said(error)}", allow=allow)
-                    return
-                yield from self.refs(io.BytesIO(data), path, path, len(data), member.revision, allow, depth + 1)
+        skip = member.skip
+        if skip is None and member.size > self._max_bytes:
+            skip = f"{member.size:,} bytes, the limit is {self._max_bytes:,}"
+        is_hidden = any(part.startswith(".") or part in _HIDDEN for part in path.split("/"))
+        if skip is None and is_hidden and not self._hidden:
+            skip = "hidden"
+        if skip is None and nested and depth >= MAX_DEPTH:
+            skip = f"an archive within {depth} others is not opened"
+        if skip is not None:
+            yield Ref(path, skip=skip)
+        elif nested:
+            try:
+                data = archive.read(member.name, self._max_bytes)
+            except ARCHIVE_ERRORS as error:
+                yield Ref(path, error=f"the archive cannot be read: {_describe(error)}", allow=allow)
                 return
-        yield Ref(path, skip=why) if why else Ref(path, member.revision, allow=allow)
-
-    def _why_not(self, path: str, member: Member) -> str | None:
-        if member.size > self._max_bytes:
-            return f"{member.size:,} bytes, the limit is {self._max_bytes:,}"
-        if not self._hidden and any(part.startswith(".") or part in _HIDDEN for part in path.split("/")):
-            return "hidden"
-        return None
+            yield from self.refs(io.BytesIO(data), path, path, len(data), member.revision, allow, depth + 1)
+        else:
+            yield Ref(path, member.revision, allow=allow)
 
     def fetch(self, file: BinaryIO, status: os.stat_result, name: str, path: str) -> Blob:
-        """A file of an archive, by its path in there. Raises ConnectorError where it can't be had."""
+        """A file of an archive, by its path within it. Raises ConnectorError if it cannot be read."""
         identity: object = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
         try:
-            opened = self._known("", identity)
-            if opened is None:
-                own = os.fdopen(os.dup(file.fileno()), "rb")  # it is read from again when the next one is fetched
-                opened = self._keep("", identity, _open(own, name, status.st_size, ""))
+            if self._outer is None or self._outer[0] != identity:
+                own_file = os.fdopen(os.dup(file.fileno()), "rb")  # stays open for the next call
+                self._outer = (identity, _open(own_file, name, status.st_size, ""))
+            opened = self._outer[1]
             if path not in opened.members:
-                outer = next((outer for outer in _prefixes(path) if outer in opened.members), None)
-                if outer is None:
+                inner = _containing_archive(opened, path)
+                if inner is None:
                     raise ConnectorError(f"{path!r} is not in the archive {name!r} any more.")
-                path = path[len(outer) + 1 :]
-                opened = self._known(outer, identity) or self._keep(outer, identity, self._nested(opened, outer))
+                if self._inner is None or self._inner[0] != (inner, identity):
+                    data = opened.archive.read(opened.members[inner].name, self._max_bytes)
+                    self._inner = ((inner, identity), _open(io.BytesIO(data), inner, len(data), ""))
+                opened, path = self._inner[1], path[len(inner) + 1 :]
             member = opened.members[path]
             data = opened.archive.read(member.name, self._max_bytes)
-        except TooMuch as much:
-            raise ConnectorError(f"The archive {name!r} {much}.") from much
-        except DAMAGE as error:
-            raise ConnectorError(f"{path!r} in the archive {name!r} can't be read: {_said(error)}.") from error
+        except ArchiveLimitError as error:
+            raise ConnectorError(f"The archive {name!r} {error}.") from error
+        except ARCHIVE_ERRORS as error:
+            raise ConnectorError(f"{path!r} in the archive {name!r} cannot be read: {_describe(error)}.") from error
         return Blob(data, None, {"modified": member.modified} if member.modified else {})
 
-    def _nested(self, opened: _Opened, path: str) -> _Opened:
-        data = opened.archive.read(opened.members[path].name, self._max_bytes)
-        return _open(io.BytesIO(data), path, len(data), "")
 
-    def _known(self, inner: str, identity: object) -> _Opened | None:
-        known = self._last.get("inner" if inner else "")
-        return known[1] if known and known[0] == (inner, identity) else None
-
-    def _keep(self, inner: str, identity: object, opened: _Opened) -> _Opened:
-        self._last["inner" if inner else ""] = ((inner, identity), opened)
-        return opened
-
-
-def _open(file: BinaryIO, name: str, size: int, revision: str) -> _Opened:
+def _open(file: BinaryIO, name: str, size: int, revision: str) -> _OpenArchive:
     archive = open_archive(file, name, size, revision)
-    return _Opened(archive, {_path(member): member for member in map(_checked, archive.members())})
+    members = {}
+    for member in archive.members():
+        parts = [part for part in member.name.replace("\\", "/").split("/") if part not in ("", ".")]
+        if ".." in parts or member.name[:1] in ("/", "\\") or member.name[1:2] == ":":
+            member = replace(member, skip=f"its path leads out of the archive: {member.name!r}")
+        elif not member.name.isprintable():
+            member = replace(member, skip="its name is not printable")
+        path = "/".join("__" if part == ".." else part for part in parts)
+        printable = "".join(character if character.isprintable() else "\ufffd" for character in path)
+        members[printable or "__"] = member
+    return _OpenArchive(archive, members)
 
 
-def _checked(member: Member) -> Member:
-    """The same, with a reason to leave it where its name is no path within the archive."""
-    why = None
-    if ".." in _parts(member.name) or member.name[:1] in ("/", "\\") or member.name[1:2] == ":":
-        why = f"its path leads out of the archive: {member.name!r}"
-    elif not member.name.isprintable():
-        why = "its name can't be read"
-    return member if why is None else Member(member.name, member.size, member.revision, member.modified, why)
-
-
-def _parts(name: str) -> list[str]:
-    return [part for part in name.replace("\\", "/").split("/") if part not in ("", ".")]
-
-
-def _path(member: Member) -> str:
-    """A member's path within the archive, with `/` and nothing that means another folder."""
-    path = "/".join("__" if part == ".." else part for part in _parts(member.name))
-    return "".join(sign if sign.isprintable() else "\ufffd" for sign in path) or "__"
-
-
-def _prefixes(path: str) -> Iterator[str]:
+def _containing_archive(opened: _OpenArchive, path: str) -> str | None:
+    """The archive in an open archive in which a path lies."""
     parts = path.split("/")
-    return (prefix for end in range(1, len(parts)) if is_archive(prefix := "/".join(parts[:end])))
+    for end in range(1, len(parts)):
+        outer = "/".join(parts[:end])
+        if is_archive(outer) and outer in opened.members:
+            return outer
+    return None
 
 
-def _closing(opened: _Opened, path: str) -> dict[str, tuple[_Groups, str | None]]:
-    """The folders in an archive whose own file says who may see what is in them: whom, and what is wrong with it."""
-    closing: dict[str, tuple[_Groups, str | None]] = {}
-    for inner, member in opened.members.items():
-        folder, _, name = inner.rpartition("/")
-        if name == ACCESS:
-            access = parse_access(opened.archive.read(member.name, 1 << 21)) if not member.skip else None
-            where = below(path, folder) if folder else path
-            closing[where] = (access.groups, access.wrong) if access else ((), f"{ACCESS}: {member.skip}")
-    return closing
+def _access_rules(opened: _OpenArchive) -> dict[str, AccessRule]:
+    """The rules of the access files in an archive, by folder."""
+    rules = {}
+    for path, member in opened.members.items():
+        folder, _, name = path.rpartition("/")
+        if name == ACCESS_FILE:
+            if member.skip:
+                rules[folder] = AccessRule((), f"{ACCESS_FILE}: {member.skip}")
+            else:
+                rules[folder] = parse_access_file(opened.archive.read(member.name, _MAX_ACCESS_FILE))
+    return rules
 
 
-def _said(error: Exception) -> str:
+def _describe(error: Exception) -> str:
     return f"{type(error).__name__}: {error}" if isinstance(error, LookupError) or not str(error) else str(error)

@@ -1,4 +1,4 @@
-"""Zip and tar archives, read where they are: nothing is unpacked to disk, and nothing that is much larger unpacked."""
+"""Zip and tar archives, read in place: nothing is unpacked to disk, and decompression bombs are refused."""
 
 from __future__ import annotations
 
@@ -15,18 +15,21 @@ from datetime import UTC, datetime
 from itertools import pairwise
 from typing import Any, BinaryIO, Protocol
 
-MEMBERS = 100_000
-"""Entries that an archive may have."""
-RATIO = 100
-"""Times its own size that an archive, or an entry, may have unpacked; of that, SMALL is never too much."""
-SMALL = 64 << 20
-LARGEST = 8 << 30
-"""Bytes that an archive may have unpacked."""
-_DIRECTORY = 16 << 20  # bytes of a zip's directory, or of a tar's header
-_WINDOW = 256 << 20  # bytes of memory that unpacking may take
+MAX_ENTRIES = 100_000
+"""Maximum number of entries of an archive."""
+MAX_RATIO = 100
+"""Maximum ratio of unpacked to packed size, for an archive and for an entry."""
+MIN_LIMIT = 64 << 20
+"""Bytes that an archive may always have unpacked, whatever the ratio."""
+MAX_UNPACKED = 8 << 30
+"""Maximum number of bytes of an unpacked archive."""
+_MAX_DIRECTORY = 16 << 20  # bytes of a zip's directory or of a tar's header
+_MAX_DECODER_MEMORY = 256 << 20
+_MIN_ENTRY_LIMIT = 1 << 20
 _CHUNK = 1 << 18
+_LOCAL_HEADER = 30  # bytes before a zip entry's name
 
-DAMAGE = (
+ARCHIVE_ERRORS = (
     ArithmeticError,
     EOFError,
     LookupError,
@@ -40,16 +43,16 @@ DAMAGE = (
     zipfile.BadZipFile,
     zlib.error,
 )
-"""What the libraries raise for archives that aren't what they should be."""
+"""What the standard library raises for damaged archives."""
 
 
-class TooMuch(Exception):  # noqa: N818  it says what an archive is
-    """An archive that is refused for what it would cost; the message goes on from `it`."""
+class ArchiveLimitError(Exception):
+    """An archive exceeds a limit. The message continues a sentence that begins with the archive's name."""
 
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """A file in an archive. `revision` changes with it, as far as the archive says; `skip` says why it isn't read."""
+    """A file of an archive. `revision` changes with its content; `skip` says why it is not read."""
 
     name: str
     size: int
@@ -62,195 +65,210 @@ class Archive(Protocol):
     """An open archive."""
 
     def members(self) -> Iterator[Member]:
-        """Its files, in the order in which they are read fastest. Raises TooMuch, and what is in DAMAGE."""
+        """The files, in the fastest order to read them. Raises ArchiveLimitError and ARCHIVE_ERRORS."""
 
-    def read(self, name: str, most: int) -> bytes:
-        """The bytes of a file, of which there are at most so many."""
+    def read(self, name: str, max_bytes: int) -> bytes:
+        """The content of a file. Raises ValueError if it is larger than `max_bytes`, and as `members` does."""
 
 
 def is_archive(name: str) -> bool:
-    """Whether a file of that name is opened as an archive."""
-    return _kind(name) is not None
+    """Whether a file of this name is opened as an archive."""
+    return _archive_kind(name) is not None
 
 
 def open_archive(file: BinaryIO, name: str, size: int, revision: str) -> Archive:
-    """Open an archive of so many bytes. Raises TooMuch, and what is in DAMAGE."""
-    kind = _kind(name)
+    """Open an archive of `size` bytes. Raises ArchiveLimitError and ARCHIVE_ERRORS."""
+    kind = _archive_kind(name)
     if kind == "zip":
         return ZipArchive(file, size)
-    return TarArchive(file, _UNPACKERS[kind or ""], size, revision)
+    return TarArchive(file, _DECOMPRESSORS.get(kind or ""), size, revision)
 
 
 class ZipArchive:
-    """A zip. Its directory alone is read to list it."""
+    """A zip. Only its directory is read to list it."""
 
     def __init__(self, file: BinaryIO, size: int) -> None:
-        guarded = _Guarded(file, _DIRECTORY)
-        self._zip = zipfile.ZipFile(guarded)
-        guarded.most = None
-        infos = self._zip.infolist()
-        if len(infos) > MEMBERS:
-            raise TooMuch(f"has {len(infos):,} entries, the limit is {MEMBERS:,}")
-        check_size(sum(info.file_size for info in infos), size)
-        placed = sorted((info.header_offset, info.compress_size) for info in infos)
-        for (start, packed), (following, _) in pairwise(placed):
-            if start + 30 + packed > following:
-                raise TooMuch("has entries that lie in each other")
+        limited = _LimitedFile(file, _MAX_DIRECTORY)
+        self._zip = zipfile.ZipFile(limited)
+        limited.max_read = None
+        entries = self._zip.infolist()
+        if len(entries) > MAX_ENTRIES:
+            raise ArchiveLimitError(f"has {len(entries):,} entries, the limit is {MAX_ENTRIES:,}")
+        check_size(sum(entry.file_size for entry in entries), size)
+        # Overlapping entries would unpack the same bytes many times.
+        positions = sorted((entry.header_offset, entry.compress_size) for entry in entries)
+        for (start, packed), (following, _) in pairwise(positions):
+            if start + _LOCAL_HEADER + packed > following:
+                raise ArchiveLimitError("has entries that overlap")
 
     def members(self) -> Iterator[Member]:
-        """Its files; of a name that is there twice, the last."""
-        for info in sorted(self._zip.NameToInfo.values(), key=lambda info: info.header_offset):
-            if info.is_dir():
+        """The files; if a name occurs twice, the last one."""
+        for entry in sorted(self._zip.NameToInfo.values(), key=lambda entry: entry.header_offset):
+            if entry.is_dir():
                 continue
             try:
-                modified = datetime(*info.date_time, tzinfo=UTC).isoformat()
+                modified = datetime(*entry.date_time, tzinfo=UTC).isoformat()
             except ValueError:
                 modified = None
-            revision = f"{info.file_size}:{info.CRC:08x}"
-            yield Member(info.filename, info.file_size, revision, modified, self._why_not(info))
 
-    def read(self, name: str, most: int) -> bytes:
-        """A file's bytes, whose checksum is right."""
+            skip = None
+            file_type = entry.external_attr >> 28  # the upper bits of the Unix mode
+            if entry.create_system == 3 and file_type not in (0, 0o10):
+                skip = "not a regular file but a link" if file_type == 0o12 else "not a regular file"
+            elif entry.flag_bits & 0x1:
+                skip = "it is password-protected"
+            elif entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2):
+                skip = "its compression method is not supported"
+            elif entry.file_size > max(_MIN_ENTRY_LIMIT, entry.compress_size * MAX_RATIO):
+                skip = f"it would be {entry.file_size // max(1, entry.compress_size):,} times as large unpacked"
+
+            revision = f"{entry.file_size}:{entry.CRC:08x}"
+            yield Member(entry.filename, entry.file_size, revision, modified, skip)
+
+    def read(self, name: str, max_bytes: int) -> bytes:
+        """The content of a file; its checksum is verified."""
         with self._zip.open(name) as file:
-            return _read(file, min(most, self._zip.getinfo(name).file_size))
-
-    def _why_not(self, info: zipfile.ZipInfo) -> str | None:
-        kind = info.external_attr >> 28  # the upper bits of what Unix calls the mode
-        if info.create_system == 3 and kind not in (0, 0o10):
-            return "not a regular file but a link" if kind == 0o12 else "not a regular file"
-        if info.flag_bits & 0x1:
-            return "it is protected by a password"
-        if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2):
-            return "it is packed in a way that isn't read"
-        if info.file_size > max(1 << 20, info.compress_size * RATIO):
-            return f"it would be {info.file_size // max(1, info.compress_size):,} times as large unpacked"
-        return None
+            return _read(file, min(max_bytes, self._zip.getinfo(name).file_size))
 
 
 class TarArchive:
-    """A tar, which may be packed. It is gone through to list it, and once more to read its files in that order.
+    """A tar, which may be compressed. It is read once to list it, and once more to read its files in that order.
 
-    It has no checksums of its files: they have another revision with each one of the archive's own.
+    A tar has no checksums of its files: their revisions change with the archive's own.
     """
 
-    def __init__(self, file: BinaryIO, unpacker: Callable[[], Any] | None, size: int, revision: str) -> None:
-        plain = file if unpacker is None else unpacked(file, unpacker, size)
-        self._guarded = _Guarded(plain, _DIRECTORY)
+    def __init__(self, file: BinaryIO, decompressor: Callable[[], Any] | None, size: int, revision: str) -> None:
+        plain = file if decompressor is None else decompressed(file, decompressor, size)
+        self._limited = _LimitedFile(plain, _MAX_DIRECTORY)
         self._size, self._revision = size, revision
-        self._tar = tarfile.open(fileobj=self._guarded, mode="r:")  # type: ignore[call-overload]  # noqa: SIM115
-        self._infos: dict[str, tarfile.TarInfo] = {}
+        self._tar = tarfile.open(fileobj=self._limited, mode="r:")  # type: ignore[call-overload]  # noqa: SIM115
+        self._entries: dict[str, tarfile.TarInfo] = {}
 
     def members(self) -> Iterator[Member]:
-        """Its files; of a name that is there twice, the last."""
-        self._guarded.most, unpacked = _DIRECTORY, 0
-        self._infos = {}
-        for number, info in enumerate(self._tar):
-            if number >= MEMBERS:
-                raise TooMuch(f"has over {MEMBERS:,} entries")
-            if info.isdir():
+        """The files; if a name occurs twice, the last one."""
+        self._limited.max_read = _MAX_DIRECTORY
+        self._entries = {}
+        total = 0
+        for number, entry in enumerate(self._tar):
+            if number >= MAX_ENTRIES:
+                raise ArchiveLimitError(f"has over {MAX_ENTRIES:,} entries")
+            if entry.isdir():
                 continue
-            unpacked += info.size
-            check_size(unpacked, self._size)
-            self._infos[info.name] = info
-        for info in sorted(self._infos.values(), key=lambda info: info.offset):
+            total += entry.size
+            check_size(total, self._size)
+            self._entries[entry.name] = entry
+        for entry in sorted(self._entries.values(), key=lambda entry: entry.offset):
             try:
-                modified = datetime.fromtimestamp(int(info.mtime), UTC).isoformat()
+                modified = datetime.fromtimestamp(int(entry.mtime), UTC).isoformat()
             except (ValueError, OverflowError, OSError):
                 modified = None
-            revision = f"{info.size}:{info.mtime}:{self._revision}"
-            yield Member(info.name, info.size, revision, modified, _why_not(info))
+            skip = None
+            if entry.issym() or entry.islnk():
+                skip = "not a regular file but a link"
+            elif not entry.isreg() or entry.issparse():
+                skip = "not a regular file"
+            revision = f"{entry.size}:{entry.mtime}:{self._revision}"
+            yield Member(entry.name, entry.size, revision, modified, skip)
 
-    def read(self, name: str, most: int) -> bytes:
-        """A file's bytes."""
-        if name not in self._infos:
+    def read(self, name: str, max_bytes: int) -> bytes:
+        """The content of a file."""
+        if name not in self._entries:
             for _ in self.members():
                 pass
-        self._guarded.most = None
-        file = self._tar.extractfile(self._infos[name])
+        self._limited.max_read = None
+        file = self._tar.extractfile(self._entries[name])
         if file is None:
-            raise tarfile.TarError("it is no file")
-        data = _read(file, most)
-        if len(data) < self._infos[name].size:
+            raise tarfile.TarError("it is not a file")
+        data = _read(file, max_bytes)
+        if len(data) < self._entries[name].size:
             raise EOFError("it ends too early")
         return data
 
 
-def _why_not(info: tarfile.TarInfo) -> str | None:
-    if info.issym() or info.islnk():
-        return "not a regular file but a link"
-    if not info.isreg() or info.issparse():
-        return "not a regular file"
-    return None
+def gzip_decompressor() -> Any:
+    """A new decompressor of gzip data."""
+    return zlib.decompressobj(31)
 
 
-def _kind(name: str) -> str | None:
+def _xz_decompressor() -> Any:
+    return lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=_MAX_DECODER_MEMORY)
+
+
+_KINDS = {
+    ".zip": "zip",
+    ".tar": "tar",
+    ".tar.gz": "gz",
+    ".tgz": "gz",
+    ".tar.bz2": "bz2",
+    ".tbz2": "bz2",
+    ".tar.xz": "xz",
+    ".txz": "xz",
+}
+_DECOMPRESSORS: dict[str, Callable[[], Any]] = {
+    "gz": gzip_decompressor,
+    "bz2": bz2.BZ2Decompressor,
+    "xz": _xz_decompressor,
+}
+
+
+def _archive_kind(name: str) -> str | None:
     name = name.lower()
-    for suffix, kind in _SUFFIXES.items():
+    for suffix, kind in _KINDS.items():
         if name.endswith(suffix):
             return kind
     return None
 
 
-def gunzip() -> Any:
-    """An unpacker of gzip."""
-    return zlib.decompressobj(31)
-
-
-_SUFFIXES = {".zip": "zip", ".tar": "", ".tar.gz": "gz", ".tgz": "gz", ".tar.bz2": "bz2", ".tbz2": "bz2",
-             ".tar.xz": "xz", ".txz": "xz"}  # fmt: skip
-_UNPACKERS: dict[str, Callable[[], Any] | None] = {
-    "": None,
-    "gz": gunzip,
-    "bz2": bz2.BZ2Decompressor,
-    "xz": lambda: lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=_WINDOW),
-}
-
-
-def unpacked(file: BinaryIO, unpacker: Callable[[], Any], size: int) -> io.BufferedReader:
-    """What a packed file of so many bytes holds; reading it raises TooMuch where that gets too much."""
-    return io.BufferedReader(_Unpacked(file, unpacker, size), _CHUNK)
+def decompressed(file: BinaryIO, decompressor: Callable[[], Any], size: int) -> io.BufferedReader:
+    """The decompressed content of a file of `size` bytes. Reading raises ArchiveLimitError if it is a bomb."""
+    return io.BufferedReader(_DecompressedFile(file, decompressor, size), _CHUNK)
 
 
 def check_size(unpacked: int, size: int) -> None:
-    """Raise TooMuch where a file of `size` bytes holds so many more that it is a bomb."""
-    if unpacked > max(SMALL, min(LARGEST, size * RATIO)):
-        raise TooMuch(f"would be over {unpacked >> 20:,} MiB unpacked, {unpacked // max(1, size):,} times its size")
+    """Raise ArchiveLimitError if a file of `size` bytes has so many bytes unpacked that it must be a bomb."""
+    if unpacked > max(MIN_LIMIT, min(MAX_UNPACKED, size * MAX_RATIO)):
+        raise ArchiveLimitError(
+            f"would be over {unpacked >> 20:,} MiB unpacked, {unpacked // max(1, size):,} times its size"
+        )
 
 
-def _read(file: Any, most: int) -> bytes:
-    data: bytes = file.read(most + 1)
-    if len(data) > most:
-        raise ValueError("it is larger than it says")
+def _read(file: Any, max_bytes: int) -> bytes:
+    data: bytes = file.read(max_bytes + 1)
+    if len(data) > max_bytes:
+        raise ValueError("it is larger than its header says")
     return data
 
 
-class _Guarded:
-    """A file of which no more than `most` bytes are read at once: what a hostile header asks for."""
+class _LimitedFile:
+    """A file of which at most `max_read` bytes are read at once, whatever a hostile header asks for."""
 
-    def __init__(self, file: BinaryIO, most: int | None) -> None:
+    def __init__(self, file: BinaryIO, max_read: int | None) -> None:
         self._file = file
-        self.most = most
+        self.max_read = max_read
         self.seek, self.tell, self.close = file.seek, file.tell, file.close
 
     def read(self, size: int = -1) -> bytes:
-        if self.most is not None and size > self.most:
-            raise TooMuch(f"has a directory of {size >> 20:,} MiB")
+        if self.max_read is not None and size > self.max_read:
+            raise ArchiveLimitError(f"has a directory of {size >> 20:,} MiB")
         return self._file.read(size)
 
     def seekable(self) -> bool:
         return True
 
 
-class _Unpacked(io.RawIOBase):
-    """What a packed file holds, from its beginning to where it gets too much; going back begins anew."""
+class _DecompressedFile(io.RawIOBase):
+    """The decompressed content of a file. Seeking backwards decompresses from the start again."""
 
-    def __init__(self, file: BinaryIO, unpacker: Callable[[], Any], size: int) -> None:
-        self._file, self._new, self._size = file, unpacker, size
-        self._begin()
+    def __init__(self, file: BinaryIO, decompressor: Callable[[], Any], size: int) -> None:
+        self._file, self._new_decompressor, self._size = file, decompressor, size
+        self._restart()
 
-    def _begin(self) -> None:
+    def _restart(self) -> None:
         self._file.seek(0)
-        self._unpacker, self._at, self._packed, self._ready = self._new(), 0, b"", b""
+        self._decompressor = self._new_decompressor()
+        self._position = 0
+        self._packed = b""
+        self._ready = b""
 
     def readable(self) -> bool:
         return True
@@ -259,44 +277,44 @@ class _Unpacked(io.RawIOBase):
         return True
 
     def tell(self) -> int:
-        return self._at
+        return self._position
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
         if whence == io.SEEK_CUR:
-            offset += self._at
+            offset += self._position
         elif whence == io.SEEK_END:
-            raise io.UnsupportedOperation("its end is not known")
-        if offset < self._at:
-            self._begin()
-        while self._at < offset and self.read(min(_CHUNK, offset - self._at)):
+            raise io.UnsupportedOperation("the decompressed size is not known")
+        if offset < self._position:
+            self._restart()
+        while self._position < offset and self.read(min(_CHUNK, offset - self._position)):
             pass
-        return self._at
+        return self._position
 
     def readinto(self, buffer: Any) -> int:
         if not self._ready:
-            self._ready = self._more(len(buffer))
+            self._ready = self._decompress(len(buffer))
         data, self._ready = self._ready[: len(buffer)], self._ready[len(buffer) :]
         buffer[: len(data)] = data
-        self._at += len(data)
-        check_size(self._at, self._size)
+        self._position += len(data)
+        check_size(self._position, self._size)
         return len(data)
 
-    def _more(self, most: int) -> bytes:
-        """Some bytes, none at the end. Of zlib the packed rest is in `unconsumed_tail`; the others keep it."""
+    def _decompress(self, max_bytes: int) -> bytes:
+        """The next bytes, none at the end. zlib returns unread input in `unconsumed_tail`; the others keep it."""
         while True:
-            tail: bytes = getattr(self._unpacker, "unconsumed_tail", b"")
+            tail: bytes = getattr(self._decompressor, "unconsumed_tail", b"")
             self._packed = tail or self._packed
-            if self._unpacker.eof:  # several may follow each other
-                self._packed = self._unpacker.unused_data + self._packed
-                self._unpacker = self._new()
+            if self._decompressor.eof:  # another compressed stream may follow
+                self._packed = self._decompressor.unused_data + self._packed
+                self._decompressor = self._new_decompressor()
                 self._packed = (self._packed or self._file.read(_CHUNK)).lstrip(b"\0")  # padding
                 if not self._packed:
                     return b""
-            if not self._packed and getattr(self._unpacker, "needs_input", True):
+            if not self._packed and getattr(self._decompressor, "needs_input", True):
                 self._packed = self._file.read(_CHUNK)
                 if not self._packed:
                     raise EOFError("it ends too early")
             packed, self._packed = self._packed, b""
-            data: bytes = self._unpacker.decompress(packed, most)
+            data: bytes = self._decompressor.decompress(packed, max_bytes)
             if data:
                 return data

@@ -1,6 +1,6 @@
-"""Files of a git repository, here or elsewhere, as one of its commits has them.
+"""Files of a git repository, local or remote, as they are in one of its commits.
 
-Nothing of the repository is run: objects are read by dulwich, which knows neither hooks nor filters, and nothing is
+No program of the repository is run: dulwich reads the objects, it supports neither hooks nor filters, and nothing is
 checked out.
 """
 
@@ -17,8 +17,7 @@ from typing import TYPE_CHECKING
 
 from dulwich.client import get_transport_and_path
 from dulwich.config import ConfigFile
-from dulwich.errors import FileFormatException, GitProtocolError, NotGitRepository
-from dulwich.errors import ObjectMissing as MissingObject
+from dulwich.errors import FileFormatException, GitProtocolError, NotGitRepository, ObjectMissing
 from dulwich.objects import Blob as GitBlob
 from dulwich.objects import Commit, ObjectID, Tree
 from dulwich.objectspec import parse_commit
@@ -26,35 +25,37 @@ from dulwich.refs import Ref as GitRef
 from dulwich.repo import Repo, UnsupportedExtension, UnsupportedVersion
 from urllib3.exceptions import HTTPError
 
-from ragfm.core.access_groups import both
+from ragfm.core.access_groups import intersect_groups
 from ragfm.core.errors import ConfigError, ConnectorError, SkipDocument, SourceError
 from ragfm.core.types import Blob, Ref, Scalar
-from ragfm_connectors.access_files import FILE as ACCESS
-from ragfm_connectors.access_files import Access, parse_access
-from ragfm_connectors.patterns import PathFilter, below
+from ragfm_connectors.access_files import ACCESS_FILE, AccessRule, parse_access_file
+from ragfm_connectors.patterns import PathFilter, join_path
 from ragfm_connectors.programming_languages import LANGUAGES
 from ragfm_connectors.secrets import check_no_secret, expand, hide, without_user
 
 if TYPE_CHECKING:
     from dulwich.object_store import BaseObjectStore
 
-_POINTER = b"version https://git-lfs.github.com/spec/"  # what stands in place of a file that git-lfs keeps
-_BROKEN = (KeyError, OSError, ValueError, AssertionError, zlib.error, FileFormatException, MissingObject)
-_UNREACHABLE = (OSError, GitProtocolError, NotGitRepository, HTTPError, ValueError, KeyError)
+_LFS_POINTER = b"version https://git-lfs.github.com/spec/"
+_READ_ERRORS = (KeyError, OSError, ValueError, AssertionError, zlib.error, FileFormatException, ObjectMissing)
+_NETWORK_ERRORS = (OSError, GitProtocolError, NotGitRepository, HTTPError, ValueError, KeyError)
 _SCHEMES = ("https", "http", "ssh", "git")
-_MOST, _DEEPEST = 1_000_000, 200  # files, and folders in folders: ten trees of ten entries can be ten thousand million
+_MAX_ENTRIES = 1_000_000  # ten trees that each hold the next one ten times are ten thousand million entries
+_MAX_DEPTH = 200
+_FETCHED_REF = b"refs/heads/fetched"
+_SUBMODULE = 0o160000
 
 
 class GitConnector:
-    """All files at a commit of a repository: a folder, bare or not, or an address by https, ssh, http or git.
+    """All files of a commit. The repository is a local folder, bare or not, or an https, ssh, http or git address.
 
-    `ref` is a branch, a tag or, of a repository here, a commit's hash; by default what HEAD is. Of a repository
-    elsewhere the newest commit alone is fetched, into a temporary folder, at each listing. A file's revision is the
-    hash of its content, and its `language` is told by its suffix.
+    `ref` is a branch, a tag or, for a local repository, a commit hash; the default is HEAD. Of a remote repository,
+    each listing fetches the newest commit, without its history, into a temporary folder. The revision of a file is the
+    hash of its content; its programming `language` is metadata.
 
-    Submodules, symbolic links, hidden files unless `hidden` is set, those of more than `max_bytes` and those that
-    git-lfs keeps elsewhere are skipped. `.ragfm-access` files hold as they stand in the commit. A user's name and
-    password in an address are written as `${NAME}`, which is looked up in the environment.
+    Submodules, symbolic links, hidden files unless `hidden` is set, files larger than `max_bytes` and files stored in
+    git-lfs are skipped. Access files apply as they are in the commit. A user name and password in the address are
+    written as `${NAME}`, which stands for an environment variable.
     """
 
     def __init__(
@@ -67,13 +68,13 @@ class GitConnector:
         hidden: bool = False,
         max_bytes: int = 100 * 2**20,
     ) -> None:
-        """Raises SourceError where there is no repository at a path, ConfigError for an address with a secret."""
+        """Raises SourceError if there is no repository at a path, ConfigError for an address with a secret."""
         self._location = os.fspath(location)
         self._remote = "://" in self._location
         if self._remote:
             scheme = self._location.partition("://")[0].lower()
             if scheme not in _SCHEMES:
-                raise ConfigError(f"A repository can't be reached by {scheme!r}.", f"Use {', '.join(_SCHEMES)}.")
+                raise ConfigError(f"A repository cannot be reached by {scheme!r}.", f"Use {', '.join(_SCHEMES)}.")
             check_no_secret(self._location, user=scheme in ("https", "http"))
             self.root: str | Path = without_user(self._location)
         else:
@@ -83,102 +84,107 @@ class GitConnector:
         self._paths = PathFilter(include, exclude)
         self._hidden = hidden
         self._max_bytes = max_bytes
-        self._fetched: TemporaryDirectory[str] | None = None
+        self._temporary: TemporaryDirectory[str] | None = None
         self._repository: Repo | None = None
 
     def refs(self) -> Iterator[Ref]:
-        """All files of the commit, in git's order. Raises SourceError where it can't be found or read to its end."""
+        """All files of the commit, in git's order. Raises SourceError if the commit cannot be found or read."""
         if self._repository is not None:
             self._repository.close()
-        self._repository = self._fetch() if self._remote else self._open()
-        commit = self._commit(self._repository)
+        self._repository = self._clone() if self._remote else self._open()
+        commit = self._find_commit(self._repository)
+        listing = _Listing(self._repository.object_store, self._paths, hidden=self._hidden)
         try:
-            yield from _Listing(self._repository.object_store, self._paths, hidden=self._hidden).tree("", commit.tree)
-        except _BROKEN as error:
-            what = f"{type(error).__name__}: {error}"
-            raise SourceError(f"The repository {str(self.root)!r} is damaged: {what}.", "Run `git fsck`.") from error
+            yield from listing.tree("", commit.tree)
+        except _READ_ERRORS as error:
+            raise SourceError(
+                f"The repository {str(self.root)!r} is damaged: {type(error).__name__}: {error}.", "Run `git fsck`."
+            ) from error
 
     def fetch(self, ref: Ref) -> Blob:
-        """A file as the listed commit has it. Raises ConnectorError, and SkipDocument for one that git-lfs keeps."""
+        """A file of the listed commit. Raises ConnectorError, and SkipDocument for a file stored in git-lfs."""
         if self._repository is None:
             list(self.refs())
         assert self._repository is not None
         try:
             found = self._repository.object_store[ObjectID(ref.revision.encode())]
             data = found.data if isinstance(found, GitBlob) else None
-        except _BROKEN as error:
-            raise ConnectorError(f"{ref.path!r} can't be read: {type(error).__name__}: {error}.") from error
+        except _READ_ERRORS as error:
+            raise ConnectorError(f"{ref.path!r} cannot be read: {type(error).__name__}: {error}.") from error
         if data is None:
-            raise ConnectorError(f"{ref.path!r} is no file.")
+            raise ConnectorError(f"{ref.path!r} is not a file.")
         if len(data) > self._max_bytes:
             raise SkipDocument(f"{len(data):,} bytes, the limit is {self._max_bytes:,}")
-        if data.startswith(_POINTER):
-            raise SkipDocument("its content is kept by git-lfs, outside of the repository")
+        if data.startswith(_LFS_POINTER):
+            raise SkipDocument("its content is stored in git-lfs, outside of the repository")
         language = LANGUAGES.get(PurePosixPath(ref.path).suffix.lower())
         metadata: dict[str, Scalar] = {"language": language} if language else {}
         return Blob(data, None, metadata)
 
     def _open(self) -> Repo:
         try:
-            return _Repository(os.fspath(self.root))
+            return _SafeRepo(os.fspath(self.root))
         except NotGitRepository as error:
             raise SourceError(f"There is no git repository at {str(self.root)!r}.", "Check the path.") from error
         except (UnsupportedExtension, UnsupportedVersion) as error:
-            raise SourceError(f"How {str(self.root)!r} is stored can't be read: {error}.", "Clone it anew.") from error
-        except (OSError, ValueError) as error:  # a ValueError says what stands in the configuration
-            what = error.strerror if isinstance(error, OSError) else "its configuration is no text of git's"
-            raise SourceError(f"The git repository {str(self.root)!r} can't be opened: {what}.") from error
+            raise SourceError(
+                f"The git repository {str(self.root)!r} has an unsupported storage format: {error}.",
+                "Clone it again.",
+            ) from error
+        except (OSError, ValueError) as error:  # a ValueError quotes the configuration
+            reason = error.strerror if isinstance(error, OSError) else "its configuration is invalid"
+            raise SourceError(f"The git repository {str(self.root)!r} cannot be opened: {reason}.") from error
 
-    def _fetch(self) -> Repo:
-        """The commit at the ref of a repository elsewhere, without what came before it."""
-        self._fetched = TemporaryDirectory(prefix="ragfm-git-")
-        repository = Repo.init_bare(self._fetched.name)
+    def _clone(self) -> Repo:
+        """A temporary clone of the commit at `ref`, without history."""
+        self._temporary = TemporaryDirectory(prefix="ragfm-git-")
+        repository = Repo.init_bare(self._temporary.name)
         try:
             # With an empty configuration, since one can name programs to run.
             client, path = get_transport_and_path(expand(self._location), config=ConfigFile(), quiet=True)
-            advertised = client.get_refs(path.encode()).refs
-            tip = next((advertised[name] for name in _names(self._ref) if advertised.get(name)), None)
-            if tip is None:
+            remote_refs = client.get_refs(path.encode()).refs
+            commit_id = None
+            for prefix in ("", "refs/heads/", "refs/tags/", "refs/"):
+                commit_id = commit_id or remote_refs.get(GitRef(f"{prefix}{self._ref}".encode()))
+            if commit_id is None:
                 raise SourceError(f"The repository {self.root!r} has no {self._ref!r}.", "Name a branch or a tag.")
-            client.fetch(path.encode(), repository, determine_wants=lambda *_, **__: [tip], depth=1)
-            repository.refs[GitRef(b"refs/heads/fetched")] = tip
-        except _UNREACHABLE as error:
-            what = hide(f"{type(error).__name__}: {error}", self._location)
+            client.fetch(path.encode(), repository, determine_wants=lambda *_, **__: [commit_id], depth=1)
+            repository.refs[GitRef(_FETCHED_REF)] = commit_id
+        except _NETWORK_ERRORS as error:
+            reason = hide(f"{type(error).__name__}: {error}", self._location)
             raise SourceError(
-                f"The repository {self.root!r} can't be fetched: {what}.", "Nothing was changed."
+                f"The repository {self.root!r} cannot be fetched: {reason}.", "Nothing was changed."
             ) from None
         return repository
 
-    def _commit(self, repository: Repo) -> Commit:
-        wanted = b"refs/heads/fetched" if self._remote else self._ref.encode()
+    def _find_commit(self, repository: Repo) -> Commit:
         try:
-            return parse_commit(repository, wanted)
-        except _BROKEN as error:
+            return parse_commit(repository, _FETCHED_REF if self._remote else self._ref.encode())
+        except _READ_ERRORS as error:
             raise SourceError(
                 f"The repository {str(self.root)!r} has no commit {self._ref!r}.", "Name a branch, a tag or a hash."
             ) from error
 
 
-class _Repository(Repo):
-    """Of whose configuration counts how it is stored: the rest names programs, other files, and sizes such as `50m`."""
+class _SafeRepo(Repo):
+    """A repository whose configuration is read only for how it is stored.
+
+    The other settings name programs and other files, and may have sizes such as `50m`.
+    """
 
     def get_config(self) -> ConfigFile:
-        kept = ConfigFile()
+        safe = ConfigFile()
         try:
             with Path(self.commondir(), "config").open("rb") as file:
-                given = ConfigFile.from_file(file, file_opener=lambda _: BytesIO())
+                config = ConfigFile.from_file(file, file_opener=lambda _: BytesIO())
         except FileNotFoundError:
-            return kept
-        stored = {b"core": (b"repositoryformatversion",), b"extensions": None}
-        for section, names in stored.items():
-            for name, value in given.items((section,)):
-                if names is None or name.lower() in names:
-                    kept.set((section,), name, value)
-        return kept
-
-
-def _names(ref: str) -> list[GitRef]:
-    return [GitRef(f"{prefix}{ref}".encode()) for prefix in ("", "refs/heads/", "refs/tags/", "refs/")]
+            return safe
+        for name, value in config.items((b"core",)):
+            if name.lower() == b"repositoryformatversion":
+                safe.set((b"core",), name, value)
+        for name, value in config.items((b"extensions",)):
+            safe.set((b"extensions",), name, value)
+        return safe
 
 
 class _Listing:
@@ -188,58 +194,56 @@ class _Listing:
         self._store = store
         self._paths = paths
         self._hidden = hidden
-        self._seen = 0
+        self._entries = 0
 
     def tree(self, path: str, identity: ObjectID, allow: tuple[str, ...] | None = None) -> Iterator[Ref]:
+        """All files below a folder."""
         tree = self._store[identity]
         if not isinstance(tree, Tree):
-            raise ValueError(f"{path!r} is no tree")
+            raise ValueError(f"{path!r} is not a tree")
         entries = [(entry.path, entry.mode, entry.sha) for entry in tree.items()]
-        access = self._access(next((sha for name, _, sha in entries if name == ACCESS.encode()), None))
-        if access.wrong:
-            where = below(path, ACCESS)
-            yield Ref(where, error=f"{access.wrong}, so no group may see what lies beside and below it")
-        allow = both(allow, access.groups)
+        access = AccessRule()
+        for name, _, sha in entries:
+            if name == ACCESS_FILE.encode():
+                file = self._store[sha]
+                access = AccessRule((), "it is not a file")
+                if isinstance(file, GitBlob):
+                    access = parse_access_file(file.data)
+        if access.problem:
+            yield access.problem_ref(path)
+        allow = intersect_groups(allow, access.groups)
         for name, mode, sha in entries:
             yield from self._entry(path, name, mode, sha, allow)
-
-    def _access(self, identity: ObjectID | None) -> Access:
-        if identity is None:
-            return Access()
-        found = self._store[identity]
-        return parse_access(found.data) if isinstance(found, GitBlob) else Access((), "it is no file")
 
     def _entry(
         self, folder: str, name: bytes, mode: int, sha: ObjectID, allow: tuple[str, ...] | None
     ) -> Iterator[Ref]:
-        path = below(folder, name.decode("utf-8", "backslashreplace"))
+        path = join_path(folder, name.decode("utf-8", "backslashreplace"))
         is_folder = stat.S_ISDIR(mode)
-        self._seen += 1
-        if self._seen > _MOST:
-            raise SourceError(f"The repository has over {_MOST:,} files and folders.", "Leave some out by `exclude`.")
-        if name == ACCESS.encode() or not (self._paths.may_hold(path) if is_folder else self._paths.takes(path)):
+        self._entries += 1
+        if self._entries > _MAX_ENTRIES:
+            raise SourceError(
+                f"The repository has over {_MAX_ENTRIES:,} files and folders.", "Leave some out with --exclude."
+            )
+        wanted = self._paths.may_contain(path) if is_folder else self._paths.includes(path)
+        if name == ACCESS_FILE.encode() or not wanted:
             return
         if name in (b"", b".", b"..") or b"/" in name or b"\0" in name:
-            raise ValueError(f"{path!r} can't be a path")
-        if not _is_utf8(name):
+            raise ValueError(f"{path!r} is not a valid path")
+        try:
+            name.decode()
+        except UnicodeDecodeError:
             yield Ref(path, skip="its name is not UTF-8")
-        elif name.startswith(b".") and not self._hidden:
+            return
+        if name.startswith(b".") and not self._hidden:
             yield Ref(path, skip="hidden")
-        elif is_folder and path.count("/") >= _DEEPEST:
-            yield Ref(path, skip=f"it lies over {_DEEPEST} folders deep")
+        elif is_folder and path.count("/") >= _MAX_DEPTH:
+            yield Ref(path, skip=f"it lies over {_MAX_DEPTH} folders deep")
         elif is_folder:
             yield from self.tree(path, sha, allow)
-        elif stat.S_IFMT(mode) == 0o160000:
-            yield Ref(path, skip="a submodule; ingest its repository as a source of its own")
+        elif stat.S_IFMT(mode) == _SUBMODULE:
+            yield Ref(path, skip="a submodule; ingest its repository as another source")
         elif stat.S_ISLNK(mode):
             yield Ref(path, skip="symbolic link")
         else:
             yield Ref(path, sha.decode(), allow=allow)
-
-
-def _is_utf8(name: bytes) -> bool:
-    try:
-        name.decode()
-    except UnicodeDecodeError:
-        return False
-    return True

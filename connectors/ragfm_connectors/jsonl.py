@@ -1,4 +1,4 @@
-"""Records of JSON Lines, CSV and Parquet files, each a document."""
+"""Records of JSON Lines, CSV and Parquet files; each record is a document."""
 
 from __future__ import annotations
 
@@ -17,29 +17,32 @@ from typing import BinaryIO, NamedTuple, TypeAlias
 
 from ragfm.core.errors import ConfigError, ConnectorError, MissingExtraError, SourceError
 from ragfm.core.types import Blob, Ref
-from ragfm_connectors.archives import TooMuch, check_size, gunzip, unpacked
+from ragfm_connectors.archives import ArchiveLimitError, check_size, decompressed, gzip_decompressor
 from ragfm_connectors.files import FilesConnector
-from ragfm_connectors.records import Fields, Record, revision
+from ragfm_connectors.patterns import join_path
+from ragfm_connectors.records import Fields, Record, record_revision
 
-_Read: TypeAlias = Iterator[tuple[int, Record | str]]
-"""Where each record begins, and the record or what is wrong with it."""
-_SUFFIXES = ".jsonl, .ndjson, .csv or .tsv, each with .gz behind it or not, or .parquet"
-_EXAMPLES = 3  # of the records that can't be read
+_Records: TypeAlias = Iterator[tuple[int, Record | str]]
+"""The position of each record, and the record or what is wrong with it."""
+_RecordReader: TypeAlias = Callable[[BinaryIO, str, int], _Records]
+"""Reads an open file, given its encoding and the maximum number of bytes of a record."""
+_SUPPORTED = ".jsonl, .ndjson, .csv or .tsv, optionally followed by .gz, or .parquet"
+_MAX_EXAMPLES = 3  # of records that cannot be read
 
 
-class _Place(NamedTuple):
+class _Position(NamedTuple):
     file: Ref
-    position: int
+    offset: int
 
 
 class JsonlConnector:
-    """Records of one file, or of all files of records in a folder or glob: JSON Lines, CSV, Parquet.
+    """Records of one file, or of all record files in a folder or glob: JSON Lines, CSV, TSV, Parquet.
 
-    `id`, `title`, `text`, `metadata` and `media_type` say which fields are what, see `ragfm_connectors.records`. A
-    record without an id is known by the hash of its content: changed, it is another document. Files are read anew at
-    each listing, record by record. Who may see a file's records is said by `.ragfm-access`, as for any file.
+    `id`, `title`, `text`, `metadata` and `media_type` name the fields of a record, see `ragfm_connectors.records`. A
+    record without an id is identified by the hash of its content, so it becomes another document when it changes. Each
+    listing reads the files record by record. Access files apply as for any file.
 
-    While some records of a file can't be read, none of that file is taken for gone.
+    While a record of a file cannot be read, no record of that file counts as removed.
     """
 
     def __init__(
@@ -56,208 +59,216 @@ class JsonlConnector:
         exclude: Sequence[str] = (),
         max_bytes: int = 100 * 2**20,
     ) -> None:
-        """`encoding` is that of the text files, `max_bytes` the most of a record. Raises SourceError, ConfigError."""
+        """`encoding` is that of text files, `max_bytes` limits one record. Raises SourceError and ConfigError."""
         self._fields = Fields(id, title, tuple(text), metadata, media_type)
         self._files = FilesConnector(location, include=include, exclude=exclude, max_bytes=sys.maxsize)
         self.root = self._files.root
-        """The folder, or the file; absolute."""
+        """The absolute path of the folder or file."""
         try:
             self._encoding = codecs.lookup(encoding).name
         except LookupError:
-            raise ConfigError(f"There is no encoding {encoding!r}.", "The usual one is utf-8.") from None
+            raise ConfigError(f"There is no encoding {encoding!r}.", "The default is utf-8.") from None
         if "\n".encode(self._encoding) != b"\n":
-            raise ConfigError(f"Lines in {encoding} can't be told apart.", "Convert the file to UTF-8.")
+            raise ConfigError(f"The encoding {encoding!r} is not supported for lines.", "Convert the file to UTF-8.")
         self._max_bytes = max_bytes
-        self._places: dict[str, _Place] = {}
-        self._reading: tuple[object, int, _Read] | None = None  # the file that was read last, and how far it is
+        self._positions: dict[str, _Position] = {}
+        self._open_records: tuple[object, int, _Records] | None = None  # file identity, last offset, iterator
 
     def refs(self) -> Iterator[Ref]:
-        """All records in order, with a hash of what they are made into as revision. Raises SourceError.
+        """All records in order, with a hash of the resulting document as revision. Raises SourceError.
 
-        A record's path is its id, below the file's path where the source has several.
+        The path of a record is its id, below the path of its file if the source has several.
         """
-        self._places = {}
+        self._positions = {}
         for file in self._files.refs():
             if file.skip is not None or file.error is not None:
                 yield file
-            elif file.path and _reader(file.path) is None:
-                yield Ref(file.path, skip=f"not a file of records: {_SUFFIXES}")
+            elif file.path and _record_reader(file.path) is None:
+                yield Ref(file.path, skip=f"not a file of records: {_SUPPORTED}")
             else:
-                yield from self._records(file)
+                yield from self._list_records(file)
 
     def fetch(self, ref: Ref) -> Blob:
-        """A record as text. Raises ConnectorError where it no longer is what was listed."""
-        if ref.path not in self._places:
+        """A record as text. Raises ConnectorError if it is gone or has changed since it was listed."""
+        if ref.path not in self._positions:
             list(self.refs())
-        place = self._places.get(ref.path)
-        if place is None:
+        position = self._positions.get(ref.path)
+        if position is None:
             raise ConnectorError(f"There is no record {ref.path!r} any more.", "The next ingest removes it.")
-        with self._files.open(place.file) as file:
-            record = self._record_at(file, place)
+        with self._files.open(position.file) as file:
+            record = self._record_at(file, position)
         if not isinstance(record, str):
             blob = self._fields.blob(record)
-            if revision(blob) == ref.revision:
+            if record_revision(blob) == ref.revision:
                 return blob
-        raise ConnectorError(f"The record {ref.path!r} has changed since it was listed.", "The next ingest takes it.")
+        raise ConnectorError(
+            f"The record {ref.path!r} has changed since it was listed.", "The next ingest reads it again."
+        )
 
-    def _records(self, file: Ref) -> Iterator[Ref]:
-        wrong: list[str] = []
-        below = f"{file.path}/" if file.path else ""
+    def _list_records(self, file: Ref) -> Iterator[Ref]:
+        problems: list[str] = []
         try:
             with self._files.open(file) as opened:
-                for number, (position, record) in enumerate(self._read(file, opened), 1):
+                for number, (offset, record) in enumerate(self._read(file, opened), 1):
                     try:
                         if isinstance(record, str):
                             raise ConnectorError(record)
-                        yield self._ref(_Place(file, position), record, below, number)
+                        yield self._record_ref(_Position(file, offset), record, number)
                     except ConnectorError as error:
-                        wrong.append(f"record {number:,}: {error.message}")
-                        del wrong[_EXAMPLES + 1 :]
-                        continue
+                        problems.append(f"record {number:,}: {error.message}")
+                        del problems[_MAX_EXAMPLES + 1 :]
         except ConnectorError as error:
-            wrong.insert(0, error.message)
-        if wrong:
-            more = " …" if len(wrong) > _EXAMPLES else ""
-            said = " ".join(wrong[:_EXAMPLES]) + more
-            yield Ref(file.path, error=f"not all records can be read: {said}", allow=file.allow)
+            problems.insert(0, error.message)
+        if problems:
+            more = " …" if len(problems) > _MAX_EXAMPLES else ""
+            message = f"not all records can be read: {' '.join(problems[:_MAX_EXAMPLES])}{more}"
+            yield Ref(file.path, error=message, allow=file.allow)
 
-    def _ref(self, place: _Place, record: Record, below: str, number: int) -> Ref:
+    def _record_ref(self, position: _Position, record: Record, number: int) -> Ref:
         blob = self._fields.blob(record)
-        mark = revision(blob)
+        revision = record_revision(blob)
         identity = self._fields.identity(record)
-        path = below + (identity or mark)
-        if path in self._places:
-            first = "its id is that of another record" if identity else "the same record is there already"
-            return Ref(f"{path}#{number}", skip=first)  # no identity has a `#`
-        self._places[path] = place
-        return Ref(path, mark, allow=place.file.allow)
+        path = join_path(position.file.path, identity or revision)
+        if path in self._positions:
+            reason = "its id is that of another record" if identity else "the same record is there already"
+            return Ref(f"{path}#{number}", skip=reason)  # no id contains a `#`
+        self._positions[path] = position
+        return Ref(path, revision, allow=position.file.allow)
 
-    def _record_at(self, file: BufferedReader, place: _Place) -> Record | str:
-        """A record at its place. Records are mostly fetched in order, so the reading goes on where it stopped."""
+    def _record_at(self, file: BufferedReader, position: _Position) -> Record | str:
+        # Records are mostly fetched in order, so the iterator of the last call is used again.
         status = os.fstat(file.fileno())
-        same = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
-        if self._reading is None or self._reading[0] != same or self._reading[1] >= place.position:
-            self._reading = (same, -1, self._read(place.file, os.fdopen(os.dup(file.fileno()), "rb")))
-        self._reading = (same, place.position, self._reading[2])
-        return next((record for at, record in self._reading[2] if at == place.position), "it is gone")
+        identity = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
+        known = self._open_records
+        if known is None or known[0] != identity or known[1] >= position.offset:
+            records = self._read(position.file, os.fdopen(os.dup(file.fileno()), "rb"))
+        else:
+            records = known[2]
+        self._open_records = (identity, position.offset, records)
+        for offset, record in records:
+            if offset == position.offset:
+                return record
+        return "it is gone"
 
-    def _read(self, file: Ref, opened: BinaryIO) -> _Read:
-        read = _reader(file.path or self.root.name)
-        if read is None:
-            raise SourceError(f"{str(self.root)!r} is not a file of records.", f"Its name must end in {_SUFFIXES}.")
-        return read(opened, self._encoding, self._max_bytes)
+    def _read(self, file: Ref, opened: BinaryIO) -> _Records:
+        reader = _record_reader(file.path or self.root.name)
+        if reader is None:
+            raise SourceError(f"{str(self.root)!r} is not a file of records.", f"Its name must end in {_SUPPORTED}.")
+        return reader(opened, self._encoding, self._max_bytes)
 
 
-def _reader(name: str) -> Callable[[BinaryIO, str, int], _Read] | None:
-    match [suffix.lower() for suffix in PurePosixPath(name).suffixes[-2:]]:
+def _record_reader(name: str) -> _RecordReader | None:
+    suffixes = [suffix.lower() for suffix in PurePosixPath(name).suffixes[-2:]]
+    match suffixes:
         case [*_, ".jsonl" | ".ndjson"]:
-            return _json_lines
+            return _read_json_lines
         case [*_, ".csv"]:
-            return partial(_delimited, delimiter=",")
+            return partial(_read_csv, delimiter=",")
         case [*_, ".tsv"]:
-            return partial(_delimited, delimiter="\t")
+            return partial(_read_csv, delimiter="\t")
         case [*_, ".parquet"]:
-            return _parquet
-        case [*_, ".gz"] if (read := _reader(PurePosixPath(name).stem)) not in (None, _parquet):
-            assert read is not None
-            return partial(_unzipped, read)
+            return _read_parquet
+        case [*_, ".gz"]:
+            reader = _record_reader(PurePosixPath(name).stem)
+            if reader is not None and reader is not _read_parquet:
+                return partial(_read_gzip, reader)
     return None
 
 
-def _unzipped(read: Callable[[BinaryIO, str, int], _Read], file: BinaryIO, encoding: str, limit: int) -> _Read:
+def _read_gzip(reader: _RecordReader, file: BinaryIO, encoding: str, max_bytes: int) -> _Records:
     try:
-        yield from read(unpacked(file, gunzip, os.fstat(file.fileno()).st_size), encoding, limit)
+        unpacked = decompressed(file, gzip_decompressor, os.fstat(file.fileno()).st_size)
+        yield from reader(unpacked, encoding, max_bytes)
     except (EOFError, zlib.error) as error:
         raise ConnectorError(f"the gzip file is damaged: {error}.") from error
-    except TooMuch as much:
-        raise ConnectorError(f"the gzip file {much}.") from much
+    except ArchiveLimitError as error:
+        raise ConnectorError(f"the gzip file {error}.") from error
 
 
-def _lines(file: BinaryIO, limit: int) -> Iterator[tuple[int, bytes]]:
-    """Where each line begins, and the line; of one over the limit, what is over it is left out."""
+def _read_lines(file: BinaryIO, max_bytes: int) -> Iterator[tuple[int, bytes]]:
+    """The offset of each line, and the line without a byte order mark; a too long line is cut after the limit."""
     while True:
-        position = file.tell()
-        line = file.readline(limit + 1)
+        offset = file.tell()
+        line = file.readline(max_bytes + 1)
         if not line:
             return
-        if len(line) > limit:
+        if len(line) > max_bytes:
             while (rest := file.readline(1 << 20)) and not rest.endswith(b"\n"):
                 pass
-        yield position, line
-
-
-def _json_lines(file: BinaryIO, encoding: str, limit: int) -> _Read:
-    for at, line in _lines(file, limit):
-        if at == 0:
+        if offset == 0:
             line = line.removeprefix(codecs.BOM_UTF8)
-        if len(line) > limit:
-            yield at, f"it has more than {limit:,} bytes."
+        yield offset, line
+
+
+def _read_json_lines(file: BinaryIO, encoding: str, max_bytes: int) -> _Records:
+    for offset, line in _read_lines(file, max_bytes):
+        if len(line) > max_bytes:
+            yield offset, f"it has more than {max_bytes:,} bytes."
         elif line.strip():
             try:
                 record = json.loads(line.decode(encoding))
             except (ValueError, RecursionError) as error:
-                yield at, f"it is not JSON in {encoding}: {error}."
+                yield offset, f"it is not JSON in {encoding}: {error}."
             else:
-                yield at, record if isinstance(record, Mapping) else "it is not a JSON object."
+                yield offset, record if isinstance(record, Mapping) else "it is not a JSON object."
 
 
-def _delimited(file: BinaryIO, encoding: str, limit: int, *, delimiter: str) -> _Read:
-    csv.field_size_limit(max(csv.field_size_limit(), min(limit, 2**31 - 1)))
-    ends = [0]
-    wrong: list[str] = []
+def _read_csv(file: BinaryIO, encoding: str, max_bytes: int, *, delimiter: str) -> _Records:
+    csv.field_size_limit(max(csv.field_size_limit(), min(max_bytes, 2**31 - 1)))
+    end_offset = 0
+    problems: list[str] = []  # of the current row
 
     def lines() -> Iterator[str]:
-        for at, line in _lines(file, limit):
-            if at == 0:
-                line = line.removeprefix(codecs.BOM_UTF8)
-            ends[0] = file.tell()
-            if len(line) > limit:
-                wrong.append(f"a line has more than {limit:,} bytes.")
+        nonlocal end_offset
+        for _, line in _read_lines(file, max_bytes):
+            end_offset = file.tell()
+            if len(line) > max_bytes:
+                problems.append(f"a line has more than {max_bytes:,} bytes.")
                 line = b"\n"
             try:
                 yield line.decode(encoding)
             except UnicodeDecodeError as error:
-                wrong.append(f"it is not in {encoding}: {error}.")
+                problems.append(f"it is not in {encoding}: {error}.")
                 yield line.decode(encoding, "replace")
 
     rows = csv.reader(lines(), delimiter=delimiter)
     header = next(rows, [])
     while True:
-        at = ends[0]
+        offset = end_offset
         try:
             row = next(rows, None)
         except csv.Error as error:
-            row, wrong = [], [*wrong, f"it is not CSV: {error}."]
+            row = []
+            problems.append(f"it is not CSV: {error}.")
         if row is None:
             return
         if len(row) > len(header):
-            wrong.append(f"it has {len(row)} fields, the header {len(header)}.")
-        if row or wrong:
-            yield at, wrong[0] if wrong else dict(zip(header, row, strict=False))
-        wrong.clear()
+            problems.append(f"it has {len(row)} fields, the header {len(header)}.")
+        if row or problems:
+            yield offset, problems[0] if problems else dict(zip(header, row, strict=False))
+        problems.clear()
 
 
-def _parquet(file: BinaryIO, *_: object) -> _Read:
+def _read_parquet(file: BinaryIO, *_: object) -> _Records:
     try:
         import pyarrow
         import pyarrow.parquet
     except ModuleNotFoundError as error:
-        raise MissingExtraError("Parquet files need pyarrow.", "Install it: pip install 'ragfm[parquet]'.") from error
+        raise MissingExtraError("Parquet files need pyarrow.", "Run `pip install 'ragfm[parquet]'`.") from error
     number = 0
     try:
         metadata = pyarrow.parquet.read_metadata(file)
         groups = map(metadata.row_group, range(metadata.num_row_groups))
         check_size(sum(group.total_byte_size for group in groups), os.fstat(file.fileno()).st_size)
-        # Texts stay in their dictionary, and records come one at a time: a text that a small file says in each of a
-        # million records would else be a million texts.
+        # A text that many records share stays in its dictionary, and one record at a time becomes Python objects.
         columns = map(metadata.schema.column, range(metadata.num_columns))
         texts = [column.path for column in columns if column.physical_type == "BYTE_ARRAY"]
         with closing(pyarrow.parquet.ParquetFile(file, read_dictionary=texts)) as parquet:
             for batch in parquet.iter_batches(batch_size=256):
-                for at in range(batch.num_rows):
-                    yield number, batch.slice(at, 1).to_pylist()[0]
+                for row in range(batch.num_rows):
+                    yield number, batch.slice(row, 1).to_pylist()[0]
                     number += 1
     except pyarrow.ArrowException as error:
-        raise ConnectorError(f"it is not a Parquet file that can be read: {error}.") from error
-    except TooMuch as much:
-        raise ConnectorError(f"the Parquet file {much}.") from much
+        raise ConnectorError(f"the Parquet file is damaged or not supported: {error}.") from error
+    except ArchiveLimitError as error:
+        raise ConnectorError(f"the Parquet file {error}.") from error

@@ -1,4 +1,4 @@
-"""Mails of mbox files, Maildir folders and `.eml` files, and what is attached to them."""
+"""Mails in mbox files, Maildir folders and `.eml` files, and their attachments."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import os
 import re
 import sys
 from collections.abc import Iterator, Sequence
-from email.message import EmailMessage, MIMEPart
+from email.message import EmailMessage
 from hashlib import blake2b
 from io import BufferedReader
 from pathlib import PurePosixPath
@@ -25,27 +25,27 @@ from ragfm.parsing.own.web.mail_message import (
 from ragfm_connectors.files import FilesConnector
 from ragfm_connectors.records import as_path, heading
 
-_FROM_LINE = re.compile(rb"From \S.*\d\d:\d\d")  # what begins a mail in an mbox, after an empty line
+_FROM_LINE = re.compile(rb"From \S.*\d\d:\d\d")  # the first line of a mail in an mbox, after an empty line
 _MESSAGE_ID = re.compile(rb"^message-id:\s*<?([^\s<>]+)", re.IGNORECASE | re.MULTILINE)
+_MAX_ATTACHMENTS = 1_000
+_MAX_EXAMPLES = 3  # of files that cannot be read
 
-_MOST_ATTACHED = 1_000
 
-
-class _Place(NamedTuple):
+class _Position(NamedTuple):
     file: Ref
     start: int
     size: int
-    part: int | None  # of the message's parts, in order; None: the mail itself
+    attachment: int | None  # its number within the mail; None for the mail itself
 
 
 class MailConnector:
-    """All mails in a folder at any depth, of an mbox file, or of a single `.eml`.
+    """All mails in a folder at any depth, in an mbox file, or in a single `.eml`.
 
-    A mail's path is its Message-ID, whichever file it lies in and however often; without one it is a hash of its bytes.
-    Its text is that which it has as plain text, else as HTML, below its subject. What is attached has the path
-    `<Message-ID>/<file name>`; pictures that belong to the text are left out. Headers become metadata.
+    The path of a mail is its Message-ID, so a mail that is stored twice is one document; without a Message-ID it is a
+    hash of the mail. The text is the subject, then the plain text or else the HTML. An attachment has the path
+    `<Message-ID>/<file name>`; inline images are left out. Headers become metadata.
 
-    Mails of more than `max_bytes` and encrypted ones are listed as skipped; one that can't be read fails alone.
+    Encrypted mails and mails larger than `max_bytes` are skipped. A mail that cannot be read fails alone.
     """
 
     def __init__(
@@ -56,67 +56,76 @@ class MailConnector:
         exclude: Sequence[str] = (),
         max_bytes: int = 100 * 2**20,
     ) -> None:
-        """`include` and `exclude` are patterns for files, not for mails. Raises SourceError, ConfigError."""
-        # The subfolders of a Maildir have names that begin with a dot.
+        """`include` and `exclude` are patterns for files, not for mails. Raises SourceError and ConfigError."""
+        # The names of Maildir subfolders begin with a dot.
         self._files = FilesConnector(location, include=include, exclude=exclude, hidden=True, max_bytes=sys.maxsize)
         self.root = self._files.root
-        """The folder, or the file; absolute."""
+        """The absolute path of the folder or file."""
         self._max_bytes = max_bytes
-        self._places: dict[str, _Place] = {}
-        self._last: tuple[bytes, EmailMessage] | None = None  # a mail's attachments are fetched after it
+        self._positions: dict[str, _Position] = {}
+        self._last_mail: tuple[bytes, EmailMessage] | None = None  # attachments are fetched after their mail
 
     def refs(self) -> Iterator[Ref]:
-        """All mails and what is attached to them, with a hash of the mail as revision. Raises SourceError."""
-        self._places, wrong = {}, []
+        """All mails and attachments, with a hash of the mail as revision. Raises SourceError."""
+        self._positions, problems = {}, []
         for file in self._files.refs():
             if file.skip is not None:
-                yield Ref(_outside(file.path), skip=file.skip)
+                yield Ref(_file_entry(file.path), skip=file.skip)
             elif file.error is not None:
-                wrong.append(f"{file.path}: {file.error}")
+                problems.append(f"{file.path}: {file.error}")
             else:
                 try:
-                    yield from self._file(file)
+                    yield from self._list_file(file)
                 except ConnectorError as error:
-                    wrong.append(error.message)
-        if wrong:  # which mails lie there is not known, so none is taken for gone
-            yield Ref("", error=f"not all can be read: {'; '.join(wrong[:3])}{' …' if len(wrong) > 3 else ''}")
+                    problems.append(error.message)
+        if problems:  # the mails in these files are unknown, so no mail counts as removed
+            more = " …" if len(problems) > _MAX_EXAMPLES else ""
+            yield Ref("", error=f"not all files can be read: {'; '.join(problems[:_MAX_EXAMPLES])}{more}")
 
     def fetch(self, ref: Ref) -> Blob:
-        """A mail's text, or the bytes of what is attached. Raises ConnectorError where the mail has changed."""
-        if ref.path not in self._places:
+        """The text of a mail, or the bytes of an attachment. Raises ConnectorError if the mail is gone or changed."""
+        if ref.path not in self._positions:
             list(self.refs())
-        place = self._places.get(ref.path)
-        if place is None:
+        position = self._positions.get(ref.path)
+        if position is None:
             raise ConnectorError(f"There is no mail {ref.path!r} any more.", "The next ingest removes it.")
-        with self._files.open(place.file) as file:
-            file.seek(place.start)
-            data = file.read(place.size)
-        if _revision(data) != ref.revision:
-            raise ConnectorError(f"The mail {ref.path!r} has changed since it was listed.", "The next ingest takes it.")
-        if self._last is None or self._last[0] != data:
-            self._last = (data, parse_message(data))
+        with self._files.open(position.file) as file:
+            file.seek(position.start)
+            data = file.read(position.size)
+        if _hash(data) != ref.revision:
+            raise ConnectorError(
+                f"The mail {ref.path!r} has changed since it was listed.", "The next ingest reads it again."
+            )
+        if self._last_mail is None or self._last_mail[0] != data:
+            self._last_mail = (data, parse_message(data))
+        message = self._last_mail[1]
         try:
-            return _mail(self._last[1]) if place.part is None else _attachment(self._last[1], place.part)
-        except Exception as error:  # the standard library's parser of headers fails in many ways on what is broken
-            raise ConnectorError(f"The mail {ref.path!r} can't be read: {type(error).__name__}: {error}.") from error
+            return _mail_blob(message) if position.attachment is None else _attachment(message, position.attachment)
+        except Exception as error:  # the standard library raises many kinds of errors for broken headers
+            raise ConnectorError(f"The mail {ref.path!r} cannot be read: {type(error).__name__}: {error}.") from error
 
-    def _file(self, file: Ref) -> Iterator[Ref]:
+    def _list_file(self, file: Ref) -> Iterator[Ref]:
+        path = PurePosixPath(self.root, file.path)
+        single = path.suffix.lower() == ".eml" or path.parent.name in ("cur", "new")  # the latter in a Maildir
         with self._files.open(file) as opened:
-            alone = _is_one_mail(PurePosixPath(self.root, file.path))
-            if not alone and not _is_mbox(opened):
-                yield Ref(_outside(file.path), skip="neither a mail nor an mbox file")
+            if not single and not _FROM_LINE.match(opened.readline(1_000)):
+                yield Ref(_file_entry(file.path), skip="neither a mail nor an mbox file")
                 return
             opened.seek(0)
-            for start, data, size in _mails(opened, self._max_bytes, alone=alone):
-                yield from self._mail(_Place(file, start, size, None), data)
+            for start, data, size in _split_mails(opened, self._max_bytes, single=single):
+                yield from self._list_mail(_Position(file, start, size, None), data)
 
-    def _mail(self, place: _Place, data: bytes) -> Iterator[Ref]:
-        path, revision, allow = _identity(data), _revision(data), place.file.allow
-        if path in self._places or not data.strip():
+    def _list_mail(self, position: _Position, data: bytes) -> Iterator[Ref]:
+        headers = re.split(rb"\r?\n\r?\n", data, maxsplit=1)[0]
+        message_id = _MESSAGE_ID.search(headers)
+        revision = _hash(data)
+        path = as_path(message_id[1].decode("utf-8", "replace")) if message_id else revision
+        allow = position.file.allow
+        if path in self._positions or not data.strip():
             return  # the same mail in another folder
-        self._places[path] = place
-        if place.size > self._max_bytes:
-            yield Ref(path, skip=f"{place.size:,} bytes, the limit is {self._max_bytes:,}")
+        self._positions[path] = position
+        if position.size > self._max_bytes:
+            yield Ref(path, skip=f"{position.size:,} bytes, the limit is {self._max_bytes:,}")
             return
         try:
             message = parse_message(data)
@@ -126,64 +135,51 @@ class MailConnector:
                 yield Ref(path, skip="it is encrypted")
                 return
             parts = find_attachments(message)
-            if len(parts) > _MOST_ATTACHED:
-                raise ConnectorError(f"it has {len(parts):,} attachments, the limit is {_MOST_ATTACHED:,}")
-            names = [_file_name(part, number) for number, part in enumerate(parts)]
+            if len(parts) > _MAX_ATTACHMENTS:
+                raise ConnectorError(f"it has {len(parts):,} attachments, the limit is {_MAX_ATTACHMENTS:,}")
+            names = []
+            for number, part in enumerate(parts, 1):
+                name = PurePosixPath(single_line(part.get_filename() or "").replace("\\", "/")).name
+                names.append(as_path(name) if name else f"part {number}")
         except Exception as error:  # as in fetch
-            yield Ref(path, error=f"the mail can't be read: {error}", allow=allow)
+            yield Ref(path, error=f"the mail cannot be read: {error}", allow=allow)
             return
         yield Ref(path, revision, allow=allow)
         for number, name in enumerate(names):
-            stem, suffix = PurePosixPath(name).stem, PurePosixPath(name).suffix
-            name = f"{stem}#{number + 1}{suffix}" if name in names[:number] else name
-            self._places[f"{path}/{name}"] = place._replace(part=number)
+            if name in names[:number]:
+                name = f"{PurePosixPath(name).stem}#{number + 1}{PurePosixPath(name).suffix}"
+            self._positions[f"{path}/{name}"] = position._replace(attachment=number)
             yield Ref(f"{path}/{name}", revision, allow=allow)
 
 
-def _outside(path: str) -> str:
-    """A path of the file system beside the Message-IDs, none of which has a `#`."""
+def _file_entry(path: str) -> str:
+    """The path for a file that is not a mail; no Message-ID contains a `#`."""
     return f"#files/{path}" if path else path
 
 
-def _is_one_mail(path: PurePosixPath) -> bool:
-    """Whether a file is a mail by its name, or because it lies where a Maildir has its mails."""
-    return path.suffix.lower() == ".eml" or path.parent.name in ("cur", "new")
-
-
-def _is_mbox(file: BufferedReader) -> bool:
-    return _FROM_LINE.match(file.readline(1_000)) is not None
-
-
-def _mails(file: BufferedReader, limit: int, *, alone: bool) -> Iterator[tuple[int, bytes, int]]:
-    """Where each mail of a file begins, its bytes, and how many there are; over the limit the bytes are cut."""
-    start, at, empty, lines, kept = 0, 0, True, list[bytes](), 0
+def _split_mails(file: BufferedReader, max_bytes: int, *, single: bool) -> Iterator[tuple[int, bytes, int]]:
+    """The offset, content and size of each mail of a file; content beyond the limit is cut."""
+    start, offset, kept_bytes = 0, 0, 0
+    after_empty_line = True
+    lines: list[bytes] = []
     while line := file.readline(1 << 20):
-        if empty and at > start and not alone and _FROM_LINE.match(line):
-            yield start, b"".join(lines), at - start
-            start, lines, kept = at, [], 0
-        if kept <= limit:
+        if after_empty_line and offset > start and not single and _FROM_LINE.match(line):
+            yield start, b"".join(lines), offset - start
+            start, kept_bytes, lines = offset, 0, []
+        if kept_bytes <= max_bytes:
             lines.append(line)
-            kept += len(line)
-        at += len(line)
-        empty = not line.strip()
-    if at > start:
-        yield start, b"".join(lines), at - start
+            kept_bytes += len(line)
+        offset += len(line)
+        after_empty_line = not line.strip()
+    if offset > start:
+        yield start, b"".join(lines), offset - start
 
 
-def _revision(data: bytes) -> str:
+def _hash(data: bytes) -> str:
     return blake2b(data, digest_size=16).hexdigest()
 
 
-def _identity(data: bytes) -> str:
-    head = re.split(rb"\r?\n\r?\n", data, maxsplit=1)[0]
-    found = _MESSAGE_ID.search(head)
-    return as_path(found[1].decode("utf-8", "replace")) if found else _revision(data)
-
-
-# --- What a mail holds -------------------------------------------------------------------------------------------
-
-
-def _mail(message: EmailMessage) -> Blob:
+def _mail_blob(message: EmailMessage) -> Blob:
     text, media_type = extract_body(message)
     metadata = extract_headers(message)
     subject = str(metadata.get("subject", ""))
@@ -197,11 +193,6 @@ def _attachment(message: EmailMessage, number: int) -> Blob:
     payload = part.get_payload(decode=True)
     if not isinstance(payload, bytes):  # a mail within the mail
         payload = b"\n".join(inner.as_bytes() for inner in part.iter_parts())
-    kind = part.get_content_type()
+    media_type = part.get_content_type()
     metadata = extract_headers(message) | {"attachment": single_line(part.get_filename() or "")}
-    return Blob(payload, None if kind == "application/octet-stream" else kind, metadata)
-
-
-def _file_name(part: MIMEPart, number: int) -> str:
-    given = PurePosixPath(single_line(part.get_filename() or "").replace("\\", "/")).name
-    return as_path(given) if given else f"part {number + 1}"
+    return Blob(payload, None if media_type == "application/octet-stream" else media_type, metadata)

@@ -1,4 +1,4 @@
-"""The paths of a source, and glob patterns over them with the rules of .gitignore."""
+"""Paths of a source, and glob patterns over them with the rules of .gitignore."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from typing import TypeAlias
 from ragfm.core.errors import ConfigError
 
 Pattern: TypeAlias = tuple[str, ...]
-"""A glob, one part for each level; `**` stands for any number of levels, none included."""
+"""A glob, one part per level; `**` matches any number of levels, including none."""
 
 
 class PathFilter:
-    """Which paths belong to a source: those that match `glob` and one of `include`, and none of `exclude`.
+    """Selects the paths that match `glob` and one of `include`, and none of `exclude`.
 
-    `*.md` matches at any depth; a pattern with a `/` other than at its end counts from the source's root; `**` is any
-    number of folders; a pattern that matches a folder takes all that lies in it. Only `glob`, which comes from the
-    location itself, matches whole paths and always from the root. Raises ConfigError for an empty pattern.
+    `*.md` matches at any depth. A pattern with a `/` before its end starts at the source's root. `**` matches any
+    number of folders. A pattern that matches a folder matches everything in it. `glob`, which comes from the source's
+    location, always matches the whole path from the root. Raises ConfigError for an empty pattern.
     """
 
     def __init__(self, include: Sequence[str], exclude: Sequence[str], glob: str = "") -> None:
@@ -26,24 +26,24 @@ class PathFilter:
         self._glob: Pattern = tuple(glob.split("/")) if glob else ("**",)
 
     def excludes(self, path: str) -> bool:
-        """Whether the path, and with a folder all that lies in it, is excluded."""
+        """Whether a file, or a folder with all that it contains, is excluded."""
         return any(_matches(path.split("/"), pattern) for pattern in self._exclude)
 
-    def takes(self, path: str) -> bool:
-        """Whether a file of that path belongs to the source."""
+    def includes(self, path: str) -> bool:
+        """Whether a file belongs to the source."""
         parts = path.split("/")
         included = not self._include or any(_matches(parts, pattern) for pattern in self._include)
         return included and _matches(parts, self._glob) and not self.excludes(path)
 
-    def may_hold(self, folder: str) -> bool:
-        """Whether anything below a folder can belong to the source: what can't need not be listed."""
+    def may_contain(self, folder: str) -> bool:
+        """Whether anything below a folder can belong to the source; if not, it need not be listed."""
         parts = folder.split("/")
         included = not self._include or any(_leads_to(parts, pattern) for pattern in self._include)
         return included and _leads_to(parts, self._glob) and not self.excludes(folder)
 
 
-def below(folder: str, name: str) -> str:
-    """The path of what lies in a folder; the root's own is empty."""
+def join_path(folder: str, name: str) -> str:
+    """The path of an entry of a folder; the root's path is empty."""
     return f"{folder}/{name}" if folder else name
 
 
@@ -52,7 +52,7 @@ def _parse(patterns: Sequence[str]) -> list[Pattern]:
     for pattern in [patterns] if isinstance(patterns, str) else patterns:
         parts = tuple(part for part in pattern.split("/") if part not in ("", "."))
         if not parts:
-            raise ConfigError(f"{pattern!r} is no pattern for paths.", "Write one such as *.md or drafts/**.")
+            raise ConfigError(f"{pattern!r} is not a pattern for paths.", "Use a pattern such as *.md or drafts/**.")
         anchored = "/" in pattern.rstrip("/")
         parsed.append((*(() if anchored else ("**",)), *parts, "**"))
     return parsed
@@ -62,11 +62,12 @@ def _matches(parts: Sequence[str], pattern: Pattern) -> bool:
     if not pattern:
         return not parts
     if pattern[0] == "**":
-        return len(pattern) == 1 or any(_matches(parts[at:], pattern[1:]) for at in range(len(parts) + 1))
+        return len(pattern) == 1 or any(_matches(parts[start:], pattern[1:]) for start in range(len(parts) + 1))
     return bool(parts) and fnmatchcase(parts[0], pattern[0]) and _matches(parts[1:], pattern[1:])
 
 
 def _leads_to(parts: Sequence[str], pattern: Pattern) -> bool:
+    """Whether a path below the folder `parts` can match."""
     for part, wanted in zip(parts, pattern, strict=False):
         if wanted == "**":
             return True

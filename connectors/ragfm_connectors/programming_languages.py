@@ -1,12 +1,36 @@
-"""Programming languages by the suffixes of their files."""
+"""Programming languages by file suffix."""
 
-LANGUAGES = {
-    ".bash": "shell", ".c": "c", ".cc": "c++", ".cpp": "c++", ".cs": "c#", ".css": "css", ".cxx": "c++",
-    ".dart": "dart", ".ex": "elixir", ".exs": "elixir", ".go": "go", ".h": "c", ".hpp": "c++", ".hs": "haskell",
-    ".java": "java", ".jl": "julia", ".js": "javascript", ".jsx": "javascript", ".kt": "kotlin", ".lua": "lua",
-    ".m": "objective-c", ".mjs": "javascript", ".ml": "ocaml", ".php": "php", ".pl": "perl", ".proto": "protobuf",
-    ".ps1": "powershell", ".py": "python", ".pyi": "python", ".r": "r", ".rb": "ruby", ".rs": "rust",
-    ".scala": "scala", ".sh": "shell", ".sql": "sql", ".swift": "swift", ".tf": "terraform", ".ts": "typescript",
-    ".tsx": "typescript", ".zig": "zig",
-}  # fmt: skip
-"""The name of the language, lower-case, by suffix."""
+_SUFFIXES = {
+    "c": ".c .h",
+    "c#": ".cs",
+    "c++": ".cc .cpp .cxx .hpp",
+    "css": ".css",
+    "dart": ".dart",
+    "elixir": ".ex .exs",
+    "go": ".go",
+    "haskell": ".hs",
+    "java": ".java",
+    "javascript": ".js .jsx .mjs",
+    "julia": ".jl",
+    "kotlin": ".kt",
+    "lua": ".lua",
+    "objective-c": ".m",
+    "ocaml": ".ml",
+    "perl": ".pl",
+    "php": ".php",
+    "powershell": ".ps1",
+    "protobuf": ".proto",
+    "python": ".py .pyi",
+    "r": ".r",
+    "ruby": ".rb",
+    "rust": ".rs",
+    "scala": ".scala",
+    "shell": ".bash .sh",
+    "sql": ".sql",
+    "swift": ".swift",
+    "terraform": ".tf",
+    "typescript": ".ts .tsx",
+    "zig": ".zig",
+}
+LANGUAGES = {suffix: language for language, suffixes in _SUFFIXES.items() for suffix in suffixes.split()}
+"""The language, in lower case, by suffix."""

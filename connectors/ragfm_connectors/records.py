@@ -1,4 +1,4 @@
-"""Records, as tables and JSON Lines hold them: which of their fields are a document's identity, text and metadata."""
+"""Records of tables and JSON Lines: which of their fields are a document's identity, title, text and metadata."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import html
 import json
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime, time
 from hashlib import blake2b
@@ -17,23 +17,31 @@ from ragfm.core.types import Blob, Scalar
 
 Record: TypeAlias = Mapping[str, Any]
 
-_NOT_PLAIN = re.compile(r"[%/#\x00-\x1f\x7f]|^\.{1,2}$")
-_LONGEST = 1_000
-"""Characters of a field that is metadata without being named; a longer one is more likely text."""
+_UNSAFE_IN_PATH = re.compile(r"[%/#\x00-\x1f\x7f]|^\.{1,2}$")
+_MAX_METADATA_CHARACTERS = 1_000
+"""Maximum length of a field that becomes metadata without being named; a longer one is more likely text."""
 _DEFAULT_IDS = ("_id", "id")
+_MAX_SHOWN_FIELDS = 8
+
+
+class _Absent:
+    """The value of a field that a record lacks, which is not the same as null."""
+
+
+_ABSENT = _Absent()
 
 
 @dataclass(frozen=True, slots=True)
 class Fields:
-    """Which fields of a record are what.
+    """The roles of a record's fields.
 
-    id           its identity; None: `_id` or `id` if it has one, else the hash of its content
-    title        stands above the text; no error where a record has none
-    text         fields joined by empty lines; a record that has none of them can't be read
-    metadata     None: all other fields with one short value
-    media_type   what the text is: plain, Markdown or HTML; it decides how the title is written
+    id           the identity; None: `_id` or `id` if the record has one, else the hash of its content
+    title        is put above the text; a record may lack it
+    text         fields joined by empty lines; a record that has none of them cannot be read
+    metadata     None: all other fields with a single short value
+    media_type   of the text: plain, Markdown or HTML; decides how the title is written
 
-    A name with a dot, as `author.name`, leads into a record within the record, unless a field is named just so.
+    A name with a dot, such as `author.name`, is the path of a field in a nested record, unless a field has that name.
     """
 
     id: str | None = None
@@ -43,80 +51,88 @@ class Fields:
     media_type: str = "text/plain"
 
     def __post_init__(self) -> None:
-        """Raises ConfigError where there is no text field, or the media type is none of the three."""
+        """Raises ConfigError without a text field, and for an unsupported media type."""
         if not self.text:
-            raise ConfigError("No field is named as the text.", "Name one with the option `text`.")
+            raise ConfigError("No text field is named.", "Name one with the option `text`.")
         if self.media_type not in ("text/plain", "text/markdown", "text/html"):
             raise ConfigError(
-                f"Records can't be {self.media_type!r}.", "Set media_type to text/plain, text/markdown or text/html."
+                f"The media type {self.media_type!r} is not supported for records.",
+                "Set media_type to text/plain, text/markdown or text/html.",
             )
 
     def identity(self, record: Record) -> str | None:
-        """What names the record, as a path; None where it names itself by nothing. Raises ConnectorError."""
+        """The identity of a record as a path; None if it has none. Raises ConnectorError if the id field is missing."""
         for name in (self.id,) if self.id is not None else _DEFAULT_IDS:
             value = _find(record, name)
             value = value if isinstance(value, str) else scalar(value)
             if value is not None and value != "":
                 return as_path(str(value))
         if self.id is not None:
-            raise ConnectorError(f"it has no field {self.id!r}, which is to be its id.")
+            raise ConnectorError(f"it has no id field {self.id!r}.")
         return None
 
     def blob(self, record: Record) -> Blob:
-        """The document that a record is. Raises ConnectorError where it has none of the text fields."""
+        """The document of a record. Raises ConnectorError if it has none of the text fields."""
         values = [_find(record, name) for name in self.text]
         if all(value is _ABSENT for value in values):
-            names = " or ".join(repr(name) for name in self.text)
-            raise ConnectorError(f"it has no field {names}, but {', '.join(map(repr, list(record)[:8]))}.")
+            wanted = " or ".join(map(repr, self.text))
+            present = ", ".join(map(repr, list(record)[:_MAX_SHOWN_FIELDS]))
+            raise ConnectorError(f"it has no field {wanted}, but {present}.")
         title = "" if self.title is None else " ".join(_text(_find(record, self.title)).split())
         text = "\n\n".join(part for part in map(_text, values) if part)
         metadata: dict[str, Scalar] = {"title": title} if title else {}
-        metadata.update(self._metadata(record))
+        metadata.update(self._named_metadata(record) if self.metadata is not None else self._other_fields(record))
         data = f"{heading(title, self.media_type)}{text}" if text else ""
         return Blob(data.encode("utf-8", "replace"), self.media_type, metadata)
 
-    def _metadata(self, record: Record) -> Iterator[tuple[str, Scalar]]:
-        if self.metadata is None:
-            taken = {self.id, self.title, *self.text, *(_DEFAULT_IDS if self.id is None else ())}
-            names: Sequence[str] = [name for name in record if name not in taken]
-        else:
-            names = self.metadata
-        for name in names:
+    def _named_metadata(self, record: Record) -> dict[str, Scalar]:
+        metadata = {}
+        for name in self.metadata or ():
             value = _find(record, name)
-            if self.metadata is not None and isinstance(value, list | tuple):
-                value = ", ".join(_text(part) for part in value)
-            elif self.metadata is not None and isinstance(value, Mapping):
+            if isinstance(value, list | tuple):
+                value = ", ".join(map(_text, value))
+            elif isinstance(value, Mapping):
                 value = _text(value)
             value = scalar(value)
-            if value is None or (self.metadata is None and isinstance(value, str) and len(value) > _LONGEST):
-                continue
-            yield name.encode("utf-8", "replace").decode(), value
+            if value is not None:
+                metadata[_valid_utf8(name)] = value
+        return metadata
+
+    def _other_fields(self, record: Record) -> dict[str, Scalar]:
+        used = {self.id, self.title, *self.text, *(_DEFAULT_IDS if self.id is None else ())}
+        metadata = {}
+        for name, field in record.items():
+            value = scalar(field)
+            too_long = isinstance(value, str) and len(value) > _MAX_METADATA_CHARACTERS
+            if name not in used and value is not None and not too_long:
+                metadata[_valid_utf8(name)] = value
+        return metadata
 
 
-def revision(blob: Blob) -> str:
-    """A hash of all that a record is made into: another mapping makes another revision."""
+def record_revision(blob: Blob) -> str:
+    """A hash of a record's document, so that other field roles make another revision."""
     rest = json.dumps([blob.media_type, dict(blob.metadata)], sort_keys=True)
     return blake2b(rest.encode() + b"\0" + blob.data, digest_size=16).hexdigest()
 
 
 def as_path(identity: str) -> str:
-    """An identity as one part of a path: `/`, `#`, `%` and control characters are written as `%2F`.
+    """An identity as one part of a path: `/`, `#`, `%` and control characters are escaped, such as `%2F`.
 
-    Distinct identities have distinct paths. Raises ConnectorError for one that UTF-8 can't take.
+    Distinct identities have distinct paths. Raises ConnectorError for an identity that is not valid UTF-8.
     """
     try:
         identity.encode()
     except UnicodeEncodeError:
-        raise ConnectorError(f"its id {identity!a} can't be written as UTF-8.") from None
-    return _NOT_PLAIN.sub(lambda match: "".join(f"%{ord(character):02X}" for character in match[0]), identity)
+        raise ConnectorError(f"its id {identity!a} is not valid UTF-8.") from None
+    return _UNSAFE_IN_PATH.sub(lambda match: "".join(f"%{ord(character):02X}" for character in match[0]), identity)
 
 
 def scalar(value: Any) -> Scalar | None:
-    """A value as metadata; None for what is none: absent, null, not finite, bytes, lists and records."""
+    """A value as metadata; None if it has no such form: absent, null, not finite, bytes, lists and records."""
     if isinstance(value, float) and not math.isfinite(value):
         return None
     if isinstance(value, str):
-        return value.encode("utf-8", "replace").decode()
+        return _valid_utf8(value)
     if isinstance(value, bool | int | float):
         return value
     if isinstance(value, datetime | date | time):
@@ -126,11 +142,13 @@ def scalar(value: Any) -> Scalar | None:
     return str(value)  # decimal numbers, UUIDs
 
 
-class _Absent:
-    """Stands for the value of a field that a record lacks."""
-
-
-_ABSENT = _Absent()
+def heading(title: str, media_type: str) -> str:
+    """A title as it is written above a text of a media type."""
+    if not title:
+        return ""
+    if media_type == "text/html":
+        return f"<h1>{html.escape(title)}</h1>\n"
+    return f"# {title}\n\n" if media_type == "text/markdown" else f"{title}\n\n"
 
 
 def _find(record: Record, name: str) -> Any:
@@ -146,14 +164,9 @@ def _text(value: Any) -> str:
         return "\n\n".join(part for part in map(_text, value) if part)
     if isinstance(value, Mapping):
         return json.dumps(value, ensure_ascii=False, default=str)
-    found = scalar(value)
-    return "" if found is None else str(found)
+    text = scalar(value)
+    return "" if text is None else str(text)
 
 
-def heading(title: str, media_type: str) -> str:
-    """A title as it stands above a text of a media type."""
-    if not title:
-        return ""
-    if media_type == "text/html":
-        return f"<h1>{html.escape(title)}</h1>\n"
-    return f"# {title}\n\n" if media_type == "text/markdown" else f"{title}\n\n"
+def _valid_utf8(text: str) -> str:
+    return text.encode("utf-8", "replace").decode()

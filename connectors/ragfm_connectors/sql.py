@@ -1,13 +1,13 @@
-"""Rows of a table or a query, in any database that SQLAlchemy reaches."""
+"""Rows of a table or a query, in any database that SQLAlchemy supports."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from hashlib import blake2b
-from itertools import islice
+from itertools import dropwhile, islice
 from pathlib import Path
 from typing import Any
 
@@ -16,25 +16,24 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from ragfm.core.errors import ConfigError, ConnectorError, MissingExtraError, SourceError
 from ragfm.core.types import Blob, Ref
-from ragfm_connectors.records import Fields, as_path, revision, scalar
+from ragfm_connectors.records import Fields, as_path, record_revision, scalar
 from ragfm_connectors.secrets import check_no_secret, expand, hide, without_user
 
-_TOGETHER = 200
-"""Rows that are fetched at once where they are fetched in the order of the listing."""
-_PARAMETER = re.compile(r"(?<![:\w\\]):(?=\w)")  # what SQLAlchemy takes for a parameter of a text
+_BATCH = 200
+"""Number of rows fetched at once when they are fetched in the order of the listing."""
+_PARAMETER = re.compile(r"(?<![:\w\\]):(?=\w)")  # what SQLAlchemy reads as a parameter of a textual query
 
 
 class SqlConnector:
-    """Rows of a table, `DATABASE-URL#table`, or of a `query`, each a document.
+    """Rows of a table, `DATABASE-URL#table`, or of a `query`; each row is a document.
 
-    The URL is SQLAlchemy's, as `postgresql+psycopg://${USER}:${PASSWORD}@host/name` or `sqlite:////folder/file.db`;
-    what is written as `${NAME}` is looked up in the environment. With a `query`, what follows the `#` is a name for
-    it, so that one database can be several sources.
+    The URL is one of SQLAlchemy's, such as `postgresql+psycopg://${USER}:${PASSWORD}@host/name` or
+    `sqlite:////folder/file.db`; `${NAME}` stands for an environment variable. With a `query`, the part after the `#` is
+    a name for it, so that one database can be several sources.
 
-    `id` is a column that no two rows have the same value in; `title`, `text`, `metadata` and `media_type` say which
-    columns are what, see `ragfm_connectors.records`. With `changed`, a column whose value is another one after each
-    change, a listing reads these two columns alone, else it reads all rows; it becomes `modified`. Nothing is ever
-    written.
+    `id` is a column with unique values. `title`, `text`, `metadata` and `media_type` name the other columns, see
+    `ragfm_connectors.records`. `changed` is a column whose value changes with each change of the row, and becomes the
+    metadata `modified`: with it, a listing reads only these two columns, else all rows. Nothing is ever written.
     """
 
     def __init__(
@@ -49,7 +48,7 @@ class SqlConnector:
         changed: str | None = None,
         media_type: str = "text/plain",
     ) -> None:
-        """Raises ConfigError for an address that can't be one, or that has a password in it."""
+        """Raises ConfigError for an invalid address, and for one with a password in it."""
         check_no_secret(location)
         address, _, name = location.partition("#")
         self.root = without_user(address).partition("?")[0] + (f"#{name}" if name else "")
@@ -58,68 +57,66 @@ class SqlConnector:
         self._id, self._changed = id, changed
         self._fields = Fields(id, title, tuple(text), metadata, media_type)
         self._ids: dict[str, Any] = {}  # by path, in the order of the listing
-        self._ahead: dict[str, Blob] = {}
+        self._fetched: dict[str, Blob] = {}
         self._engine: sa.Engine | None = None
 
     def refs(self) -> Iterator[Ref]:
-        """All rows. The revision is the value of `changed`, or a hash of what the row is made into.
+        """All rows. The revision is the value of `changed`, or a hash of the row's document.
 
-        Raises SourceError where the database can't be reached, or breaks off in the middle.
+        Raises SourceError if the database cannot be reached, or fails during the listing.
         """
-        self._ids, self._ahead = {}, {}
+        self._ids, self._fetched = {}, {}
         with self._reading(SourceError) as connection:
             rows = self._rows()
             self._check_columns(connection.execute(sa.select(sa.text("*")).select_from(rows).limit(0)).keys())
-            for number, (value, mark) in enumerate(self._revisions(connection, rows), 1):
-                yield self._ref(number, value, mark)
+            for number, (value, revision) in enumerate(self._revisions(connection, rows), 1):
+                path = as_path(str(value))
+                if scalar(value) is None:
+                    yield Ref(f"#{number}", error=f"row {number:,} has no {self._id!r}")
+                elif path in self._ids:
+                    yield Ref(f"{path}#{number}", skip=f"its {self._id!r} is that of another row")
+                else:
+                    self._ids[path] = value
+                    yield Ref(path, revision)
 
     def fetch(self, ref: Ref) -> Blob:
-        """A row as it is now. Raises ConnectorError where it is gone, or the database can't be reached."""
+        """The current content of a row. Raises ConnectorError if it is gone, or the database cannot be reached."""
         if ref.path not in self._ids:
             list(self.refs())
         if ref.path not in self._ids:
             raise ConnectorError(f"There is no row {ref.path!r} any more.", "The next ingest removes it.")
-        if ref.path not in self._ahead:
-            self._ahead = self._blobs(ref.path, _TOGETHER if self._ahead else 1)
-        if ref.path not in self._ahead:
-            raise ConnectorError(f"The row {ref.path!r} has gone since it was listed.", "The next ingest removes it.")
-        return self._ahead[ref.path]
-
-    def _ref(self, number: int, value: Any, mark: str) -> Ref:
-        if scalar(value) is None:
-            return Ref(f"#{number}", error=f"row {number:,} has no {self._id!r}")
-        path = as_path(str(value))
-        if path in self._ids:
-            return Ref(f"{path}#{number}", skip=f"its {self._id!r} is that of another row")
-        self._ids[path] = value
-        return Ref(path, mark)
+        if ref.path not in self._fetched:
+            self._fetched = self._fetch_rows(ref.path, _BATCH if self._fetched else 1)
+        if ref.path not in self._fetched:
+            raise ConnectorError(
+                f"The row {ref.path!r} was removed after it was listed.", "The next ingest removes its document."
+            )
+        return self._fetched[ref.path]
 
     def _revisions(self, connection: sa.Connection, rows: sa.FromClause) -> Iterator[tuple[Any, str]]:
-        """The id of each row and its revision.
+        """The id and revision of each row.
 
-        A row may change once more within the tick of the clock in which it was listed: of those with the newest
-        `changed`, and of those without one, the content counts too.
+        A row can change again within the tick of the clock in which it was listed, so for rows with the newest value of
+        `changed`, and for rows without one, the revision includes the content.
         """
-        everything = sa.select(sa.text("*")).select_from(rows)
+        all_columns = sa.select(sa.text("*")).select_from(rows)
         if self._changed is None:
-            for row in connection.execute(everything).mappings():
-                yield row[self._id], revision(self._blob(row))
+            for row in connection.execute(all_columns).mappings():
+                yield row[self._id], record_revision(self._blob(row))
             return
         changed: sa.ColumnClause[Any] = sa.column(self._changed)
         newest = connection.execute(sa.select(sa.func.max(changed)).select_from(rows)).scalar()
-        unsettled = sa.or_(changed == newest, changed.is_(None))
-        mapped = blake2b(repr(self._fields).encode(), digest_size=8).hexdigest()  # another mapping: another revision
-        for row in connection.execute(everything.where(unsettled)).mappings():
-            yield row[self._id], f"{row[self._changed]}:{mapped}:{revision(self._blob(row))}"
-        settled = sa.select(sa.column(self._id), changed).select_from(rows).where(changed != newest)
-        for value, at in connection.execute(settled):
-            yield value, f"{at}:{mapped}"
+        fields_hash = blake2b(repr(self._fields).encode(), digest_size=8).hexdigest()
+        for row in connection.execute(all_columns.where(sa.or_(changed == newest, changed.is_(None)))).mappings():
+            yield row[self._id], f"{row[self._changed]}:{fields_hash}:{record_revision(self._blob(row))}"
+        older = sa.select(sa.column(self._id), changed).select_from(rows).where(changed != newest)
+        for value, changed_value in connection.execute(older):
+            yield value, f"{changed_value}:{fields_hash}"
 
-    def _blobs(self, path: str, count: int) -> dict[str, Blob]:
-        """A row's content, and that of those listed after it."""
-        paths = iter(self._ids)
-        wanted = [path, *islice((other for other in paths if other == path), 1), *islice(paths, count - 1)]
-        values = [self._ids[at] for at in dict.fromkeys(wanted)]
+    def _fetch_rows(self, path: str, count: int) -> dict[str, Blob]:
+        """The documents of a row and of those listed after it."""
+        paths = islice(dropwhile(lambda other: other != path, self._ids), count)
+        values = [self._ids[path] for path in paths]
         with self._reading(ConnectorError) as connection:
             query = sa.select(sa.text("*")).select_from(self._rows()).where(sa.column(self._id).in_(values))
             rows = connection.execute(query).mappings().all()
@@ -127,22 +124,23 @@ class SqlConnector:
 
     def _blob(self, row: sa.RowMapping) -> Blob:
         record = dict(row)
-        at = None if self._changed is None else scalar(record.pop(self._changed))
+        modified = None if self._changed is None else scalar(record.pop(self._changed))
         blob = self._fields.blob(record)
-        return blob if at is None else replace(blob, metadata={**blob.metadata, "modified": at})
+        return blob if modified is None else replace(blob, metadata={**blob.metadata, "modified": modified})
 
     def _rows(self) -> sa.FromClause:
         if self._query is None:
             if not self._name:
                 raise ConfigError(
-                    f"Which rows of {self.root} are meant?", "Write #TABLE behind the address, or set the option query."
+                    f"No table or query is named for {self.root}.",
+                    "Add #TABLE to the address, or set the option query.",
                 )
             schema, _, table = self._name.rpartition(".")
             return sa.table(table, schema=schema or None)
         query = _PARAMETER.sub(r"\\:", self._query.strip().rstrip(";"))
         return sa.text(query).columns(sa.column(self._id)).subquery("ragfm_rows")
 
-    def _check_columns(self, columns: Sequence[str] | Any) -> None:
+    def _check_columns(self, columns: Iterable[str]) -> None:
         known = list(columns)
         wanted = [self._id, *self._fields.text, *([self._changed] if self._changed else [])]
         for name in wanted:
@@ -153,19 +151,22 @@ class SqlConnector:
                 )
 
     @contextmanager
-    def _reading(self, kind: type[SourceError]) -> Iterator[sa.Connection]:
-        """A connection that can't write and streams its results; what goes wrong is said without secrets."""
+    def _reading(self, error_class: type[SourceError]) -> Iterator[sa.Connection]:
+        """A connection whose database errors are raised as `error_class`, without secrets."""
         try:
             with self._connect() as connection:
                 yield connection
         except SQLAlchemyError as error:
-            said = hide(str(getattr(error, "orig", None) or error).strip(), self._address)
-            raise kind(f"{self.root} can't be read: {' '.join(said.split())}.", "Nothing was changed.") from None
+            message = hide(str(getattr(error, "orig", None) or error).strip(), self._address)
+            raise error_class(
+                f"{self.root} cannot be read: {' '.join(message.split())}.", "Nothing was changed."
+            ) from None
 
     @contextmanager
     def _connect(self) -> Iterator[sa.Connection]:
+        """A connection that cannot write and streams its results."""
         if self._engine is None:
-            self._engine = _engine(self._address)
+            self._engine = _make_engine(self._address)
         options: Mapping[str, Any] = {"stream_results": True, "yield_per": 500}
         if self._engine.dialect.name == "postgresql":
             options = {**options, "postgresql_readonly": True}
@@ -176,7 +177,7 @@ class SqlConnector:
             connection.rollback()
 
 
-def _engine(address: str) -> sa.Engine:
+def _make_engine(address: str) -> sa.Engine:
     try:
         url = sa.make_url(expand(address))
         if url.get_backend_name() == "sqlite" and url.database and not Path(url.database).is_file():
@@ -185,9 +186,9 @@ def _engine(address: str) -> sa.Engine:
     except ModuleNotFoundError as error:
         raise MissingExtraError(
             f"{without_user(address)} needs the module {error.name!r}, which is not installed.",
-            "Run `pip install 'ragfm[sql]'` for PostgreSQL; else install the database's own driver.",
+            "Run `pip install 'ragfm[sql]'` for PostgreSQL, or install the driver of your database.",
         ) from None
     except SQLAlchemyError as error:
         raise ConfigError(
-            f"{without_user(address)} is no address of a database: {hide(str(error), address)}."
+            f"{without_user(address)} is not a valid database address: {hide(str(error), address)}."
         ) from None

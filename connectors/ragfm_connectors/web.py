@@ -1,4 +1,4 @@
-"""Web pages: one, those that a sitemap or a feed lists, or those that are linked below an address."""
+"""Web pages: a single page, the pages of a sitemap or a feed, or all linked pages below an address."""
 
 from __future__ import annotations
 
@@ -16,17 +16,36 @@ from ragfm.core.errors import ConfigError, ConnectorError, SourceError
 from ragfm.core.types import Blob, Ref, Scalar
 from ragfm_connectors.patterns import PathFilter
 from ragfm_connectors.secrets import check_no_secret, without_user
-from ragfm_connectors.web_client import USER_AGENT, Client, Manners, Page, TooLargeError, canonical, origin_of
-from ragfm_connectors.web_pages import Contents, Entry, contents, is_html, links
+from ragfm_connectors.web_client import (
+    USER_AGENT,
+    Client,
+    Page,
+    RequestSettings,
+    RobotsError,
+    TooLargeError,
+    canonical_url,
+    origin_of,
+)
+from ragfm_connectors.web_pages import ListedPage, PageList, is_html, parse_links, parse_page_list
 
-_GONE = (404, 410)
-_NO_PAGES = ("image/", "video/", "audio/", "font/", "text/css", "text/javascript", "application/javascript")
-_PAGES = ("", ".html", ".htm", ".xhtml", ".php", ".asp", ".aspx", ".jsp")  # suffixes of what may be HTML with links
-_NO_HEAD = {*range(400, 429), *range(430, 500), 501}  # of which a GET may have another answer; 429 says to wait
+_GONE_STATUSES = (404, 410)
+_SKIPPED_TYPES = (
+    "image/",
+    "video/",
+    "audio/",
+    "font/",
+    "text/css",
+    "text/javascript",
+    "application/javascript",
+)
+_HTML_SUFFIXES = ("", ".html", ".htm", ".xhtml", ".php", ".asp", ".aspx", ".jsp")
+_LIST_SUFFIXES = (".xml", ".xml.gz", ".rss", ".atom", ".txt")
+# A GET may succeed where a HEAD is answered with one of these; 429 asks to wait.
+_RETRY_AS_GET = {*range(400, 429), *range(430, 500), 501}
 
 
-class _Kept(NamedTuple):
-    """Where the body of a page lies that was read for the listing, and what came with it."""
+class _StoredBody(NamedTuple):
+    """The position of a page body in the temporary file, and its metadata."""
 
     start: int
     size: int
@@ -35,19 +54,20 @@ class _Kept(NamedTuple):
 
 
 class WebConnector:
-    """One page, the pages of a sitemap, the entries of an RSS or Atom feed, or with `links` a site.
+    """A single page, the pages of a sitemap, the entries of an RSS or Atom feed, or with `links` a whole site.
 
-    What the location is shows in its content. With `links`, all pages that are linked within the location's folder
-    belong to the source, `max_pages` at most. `include` and `exclude` are patterns for the path of an address.
+    The kind of the location is recognized by its content. With `links`, all pages that are linked within the location's
+    folder belong to the source; more than `max_pages` are an error. `include` and `exclude` are patterns for the path
+    of a URL.
 
-    A page is known by its address: the one that a sitemap or feed lists, else the one that redirects lead to or that
-    the page names as its canonical one within the source. The revision is the server's ETag, else Last-Modified, else
-    a hash. 404 and 410 mean that a page is gone, any other failure that nothing is known of it.
+    The path of a document is the URL that a sitemap or feed lists, else the URL after redirects or the canonical one
+    that the page names, if that is within the source. The revision is the server's ETag, else Last-Modified, else a
+    hash. The statuses 404 and 410 mean that a page is gone; after any other failure its document is kept.
 
-    robots.txt is kept to, requests to a host are `pause` seconds apart, or more where it asks for that, and tried
-    `retries` times again. Only http and https are spoken, and only to public addresses, except to the hosts, as
-    `wiki.lan` or `localhost:8080`, in `allow_hosts`. `authorization` is the value of that header, as
-    `Bearer ${TOKEN}`; it is sent to the location's own origin alone, as are user and password in the location.
+    The connector obeys robots.txt, waits `pause` seconds between two requests to a host, or longer if robots.txt says
+    so, and repeats a failed request up to `retries` times. It speaks only http and https, and only to public addresses,
+    except for the hosts in `allow_hosts`, such as `wiki.lan` or `localhost:8080`. `authorization` is the value of that
+    header, such as `Bearer ${TOKEN}`; like user and password of the location, it is sent only to the location's origin.
     """
 
     def __init__(
@@ -65,199 +85,207 @@ class WebConnector:
         authorization: str | None = None,
         max_bytes: int = 100 * 2**20,
     ) -> None:
-        """Raises ConfigError for a secret that is not in the environment, SourceError for what is no web address."""
+        """Raises ConfigError for a secret that is not an environment variable, SourceError for an invalid address."""
         check_no_secret(location, user=True)
         if authorization is not None and "${" not in authorization:
-            raise ConfigError("The option `authorization` has a secret in it.", "Write ${NAME}, and set NAME.")
-        self._start = canonical(without_user(location))
+            raise ConfigError(
+                "The option `authorization` has a secret in it.",
+                "Write ${NAME} instead, and set the environment variable NAME.",
+            )
+        self._start = canonical_url(without_user(location))
         self._links, self._max_pages = links, max_pages
         self._paths = PathFilter(include, exclude)
-        self._client = Client(location, authorization, Manners(pause, retries, max_bytes, user_agent, allow_hosts))
-        self._bodies: BinaryIO | None = None
-        self._kept: dict[str, _Kept] = {}
-        self._said: dict[str, Mapping[str, Scalar]] = {}  # by address, what a feed says of a page
+        settings = RequestSettings(pause, retries, max_bytes, user_agent, allow_hosts)
+        self._client = Client(location, authorization, settings)
+        self._body_file: BinaryIO | None = None
+        self._bodies: dict[str, _StoredBody] = {}
+        self._feed_metadata: dict[str, Mapping[str, Scalar]] = {}  # by URL
 
     @property
     def root(self) -> str:
-        """The location as ragfm writes it, without a user; with `links` its folder is what belongs to the source."""
+        """The canonical URL of the location, without user; with `links`, its folder is the source."""
         return self._start
 
     def refs(self) -> Iterator[Ref]:
-        """All pages. Raises SourceError where the location can't be had; what else can't be had is an error alone."""
-        self._kept, self._said = {}, {}
-        self._bodies = cast(BinaryIO, TemporaryFile())  # noqa: SIM115  until the connector goes
+        """All pages. Raises SourceError if the location cannot be fetched; any other page then has an error."""
+        self._bodies, self._feed_metadata = {}, {}
+        self._body_file = cast(BinaryIO, TemporaryFile())  # noqa: SIM115  closed with the connector
         try:
             page = self._client.get(self._start)
         except TooLargeError as error:
             yield Ref(self._start, skip=error.message)
             return
-        if page.status in _GONE and not self._links and not _lists(self._start):
+        is_list = urlsplit(self._start).path.lower().endswith(_LIST_SUFFIXES)
+        if page.status in _GONE_STATUSES and not self._links and not is_list:
             return
         if page.status != 200:
             raise SourceError(f"{self._start}: the server answers {page.status}.", "Nothing was changed.")
-        listed = contents(page)
-        if listed is not None:
-            yield from self._listed(page, listed)
+        page_list = parse_page_list(page)
+        if page_list is not None:
+            yield from self._list_pages(page, page_list)
         elif self._links:
-            yield from self._linked(page)
+            yield from self._crawl(page)
         else:
-            yield self._keep(page, canonical(page.url))
+            yield self._store_page(page, canonical_url(page.url))
 
     def fetch(self, ref: Ref) -> Blob:
-        """A page's bytes, with what the server and the feed say of it. Raises ConnectorError."""
-        kept = self._kept.pop(ref.path, None)
-        if kept is not None and self._bodies is not None:
-            self._bodies.seek(kept.start)
-            return Blob(self._bodies.read(kept.size), kept.media_type, kept.metadata)
+        """The content of a page, with metadata from the server and the feed. Raises ConnectorError."""
+        body = self._bodies.pop(ref.path, None)
+        if body is not None and self._body_file is not None:
+            self._body_file.seek(body.start)
+            return Blob(self._body_file.read(body.size), body.media_type, body.metadata)
         page = self._client.get(ref.path)
         if page.status != 200:
             raise ConnectorError(f"{ref.path}: the server answers {page.status}.", "The next ingest tries again.")
         return Blob(page.data, _media_type(page), self._metadata(page, ref.path))
 
-    # --- What a sitemap or a feed lists ---
-
-    def _listed(self, page: Page, listed: Contents) -> Iterator[Ref]:
-        seen = {canonical(page.url)}
-        entries, unread = list(listed.entries), deque(listed.sitemaps)
-        while unread:
-            url = unread.popleft()
-            if url in seen or origin_of(url) != origin_of(page.url):
+    def _list_pages(self, page: Page, page_list: PageList) -> Iterator[Ref]:
+        """The pages of a sitemap, with those of the sitemaps that it names, or of a feed."""
+        origin = origin_of(page.url)
+        listed, sitemaps = list(page_list.pages), deque(page_list.sitemaps)
+        read = {canonical_url(page.url)}
+        while sitemaps:
+            url = sitemaps.popleft()
+            if url in read or origin_of(url) != origin:
                 continue
-            seen.add(url)
-            found = self._sitemap(url)
-            entries += found.entries
-            unread += found.sitemaps
-            self._check_count(len(entries) + len(seen))
-        self._check_count(len(entries))
-        seen = set()
-        for entry in entries:
-            if listed.kind == "sitemap" and origin_of(entry.url) != origin_of(page.url):
-                continue  # a sitemap speaks for its own site only
-            if self._takes(entry.url):
-                yield from self._looked_at(entry, seen)
-
-    def _sitemap(self, url: str) -> Contents:
-        found = self._client.get(url)
-        listed = contents(found) if found.status == 200 else None
-        if listed is None:
-            raise SourceError(f"{url}: the server answers {found.status}, no sitemap.", "Nothing was changed.")
-        return listed
+            read.add(url)
+            response = self._client.get(url)
+            sitemap = parse_page_list(response) if response.status == 200 else None
+            if sitemap is None:
+                raise SourceError(
+                    f"{url} is not a sitemap: the server answers {response.status}.", "Nothing was changed."
+                )
+            listed += sitemap.pages
+            sitemaps += sitemap.sitemaps
+            self._check_count(len(listed) + len(read))
+        self._check_count(len(listed))
+        seen: set[str] = set()
+        for entry in listed:
+            foreign = page_list.kind == "sitemap" and origin_of(entry.url) != origin  # not for a sitemap to list
+            if not foreign and self._includes(entry.url):
+                yield from self._examine(entry, seen)
 
     def _check_count(self, count: int) -> None:
         if count > self._max_pages:
             raise SourceError(
-                f"{self._start} lists more than {self._max_pages:,} pages.", "Set the option max_pages to as many."
+                f"{self._start} lists more than {self._max_pages:,} pages.",
+                "Set the option max_pages to a higher number.",
             )
 
-    def _looked_at(self, entry: Entry, seen: set[str]) -> Iterator[Ref]:
-        """A listed page by its headers alone where they say which revision it has."""
+    def _examine(self, entry: ListedPage, seen: set[str]) -> Iterator[Ref]:
+        """The Ref of a listed page, by a HEAD request if that gives its revision."""
         try:
             page = self._client.get(entry.url, method="HEAD")
-            whole = page.status in _NO_HEAD or (page.status == 200 and not _revision(page))
-            page = self._client.get(entry.url) if whole else page
+            needs_body = page.status in _RETRY_AS_GET or (page.status == 200 and not _revision(page))
+            if needs_body:
+                page = self._client.get(entry.url)
         except ConnectorError as error:
-            yield from self._once(self._not_had(entry.url, error), seen)
+            yield from _yield_once(_failed_ref(entry.url, error), seen)
             return
-        if page.status in _GONE or (page.url != entry.url and page.url in seen):
+        if page.status in _GONE_STATUSES or (page.url != entry.url and page.url in seen):
             return
-        self._said[entry.url] = entry.metadata
+        self._feed_metadata[entry.url] = entry.metadata
         if page.status != 200:
             ref = Ref(entry.url, error=f"the server answers {page.status}")
+        elif needs_body:
+            ref = self._store_page(page, entry.url)
         else:
-            ref = self._keep(page, entry.url) if whole else Ref(entry.url, _revision(page), skip=_no_page(page))
-        yield from self._once(ref, seen)
+            ref = Ref(entry.url, _revision(page), skip=_skip_reason(page))
+        yield from _yield_once(ref, seen)
         seen.add(page.url)
 
-    # --- What is linked ---
-
-    def _linked(self, start: Page) -> Iterator[Ref]:
+    def _crawl(self, start: Page) -> Iterator[Ref]:
         """All pages within the folder of the location, from link to link."""
         folder = self._start[: self._start.rindex("/") + 1]
-        if not canonical(start.url).startswith(folder):  # to https, or to a page that wants a password
-            raise SourceError(f"{self._start} leads to {start.url}.", "If that is the site, name it as the location.")
-        waiting, known, listed, failed = deque[Page | str]([start]), {self._start}, set[str](), 0
+        if not canonical_url(start.url).startswith(folder):  # redirected to https, or to a login page
+            raise SourceError(f"{self._start} leads to {start.url}.", "If that is the site, use it as the location.")
+        waiting = deque[Page | str]([start])
+        known = {self._start}
+        listed: set[str] = set()
+        failures = 0
         while waiting:
-            at = waiting.popleft()
-            try:
-                page = self._client.get(at) if isinstance(at, str) else at
-            except ConnectorError as error:
-                assert isinstance(at, str)
-                refused = self._not_had(at, error)
-                failed += refused.error is not None
-                yield from self._once(refused, listed)
-                continue
-            url = canonical(page.url)
-            if not url.startswith(folder) or page.status in _GONE:
+            item = waiting.popleft()
+            if isinstance(item, Page):
+                page = item
+            else:
+                try:
+                    page = self._client.get(item)
+                except ConnectorError as error:
+                    ref = _failed_ref(item, error)
+                    failures += ref.error is not None
+                    yield from _yield_once(ref, listed)
+                    continue
+            url = canonical_url(page.url)
+            if not url.startswith(folder) or page.status in _GONE_STATUSES:
                 continue
             if page.status != 200:
-                failed += 1
-                yield from self._once(Ref(url, error=f"the server answers {page.status}"), listed)
+                failures += 1
+                yield from _yield_once(Ref(url, error=f"the server answers {page.status}"), listed)
                 continue
-            named, found = links(page) if is_html(page) else (None, [])
-            path = named if named and named.startswith(folder) else url
-            if path not in listed and self._takes(path):
+            canonical, links = parse_links(page) if is_html(page) else (None, [])
+            path = canonical if canonical and canonical.startswith(folder) else url
+            if path not in listed and self._includes(path):
                 listed.add(path)
-                yield self._keep(page, path)
-            fresh = [link for link in found if link.startswith(folder) and link not in known]
-            known.update(fresh)
-            waiting += [link for link in fresh if _leads_on(link)]
-            for link in fresh:
-                if not _leads_on(link) and self._takes(link):
-                    yield from self._looked_at(Entry(link), listed)
+                yield self._store_page(page, path)
+            new_links = [link for link in links if link.startswith(folder) and link not in known]
+            known.update(new_links)
+            waiting += [link for link in new_links if _may_have_links(link)]
+            for link in new_links:
+                if not _may_have_links(link) and self._includes(link):
+                    yield from self._examine(ListedPage(link), listed)
             self._check_count(len(known))
-        if failed:  # what only they link to is not known
-            yield Ref("", error=f"{failed:,} pages can't be had, so none is taken for gone")
+        if failures:  # the pages that only these link to are unknown
+            yield Ref("", error=f"{failures:,} pages cannot be fetched, so no page counts as removed")
 
-    def _once(self, ref: Ref, listed: set[str]) -> Iterator[Ref]:
-        if ref.path not in listed:
-            listed.add(ref.path)
-            yield ref
+    def _includes(self, url: str) -> bool:
+        return self._paths.includes(unquote(urlsplit(url).path).strip("/"))
 
-    # --- Pages ---
-
-    def _takes(self, url: str) -> bool:
-        return self._paths.takes(unquote(urlsplit(url).path).strip("/"))
-
-    def _not_had(self, url: str, error: ConnectorError) -> Ref:
-        if isinstance(error, TooLargeError) or "robots.txt disallows" in error.message:
-            return Ref(url, skip=error.message)
-        return Ref(url, error=error.message)
-
-    def _keep(self, page: Page, path: str) -> Ref:
-        """A page that was read whole, kept on disk until it is fetched."""
-        assert self._bodies is not None
-        start = self._bodies.seek(0, 2)
-        self._bodies.write(page.data)
-        self._kept[path] = _Kept(start, len(page.data), _media_type(page), self._metadata(page, path))
-        mark = _revision(page) or f"hash:{blake2b(page.data, digest_size=16).hexdigest()}"
-        return Ref(path, mark, skip=_no_page(page))
+    def _store_page(self, page: Page, path: str) -> Ref:
+        """The Ref of a page that was fetched; its body is kept on disk until `fetch`."""
+        assert self._body_file is not None
+        start = self._body_file.seek(0, 2)
+        self._body_file.write(page.data)
+        self._bodies[path] = _StoredBody(start, len(page.data), _media_type(page), self._metadata(page, path))
+        revision = _revision(page) or f"hash:{blake2b(page.data, digest_size=16).hexdigest()}"
+        return Ref(path, revision, skip=_skip_reason(page))
 
     def _metadata(self, page: Page, path: str) -> Mapping[str, Scalar]:
-        metadata = dict(self._said.get(path, {}))
+        metadata = dict(self._feed_metadata.get(path, {}))
         with contextlib.suppress(ValueError, TypeError):
-            changed = parsedate_to_datetime(page.headers.get("Last-Modified", ""))
-            metadata["modified"] = changed.isoformat(timespec="seconds")
+            modified = parsedate_to_datetime(page.headers.get("Last-Modified", ""))
+            metadata["modified"] = modified.isoformat(timespec="seconds")
         return metadata
 
 
+def _yield_once(ref: Ref, listed: set[str]) -> Iterator[Ref]:
+    if ref.path not in listed:
+        listed.add(ref.path)
+        yield ref
+
+
+def _failed_ref(url: str, error: ConnectorError) -> Ref:
+    if isinstance(error, TooLargeError | RobotsError):
+        return Ref(url, skip=error.message)
+    return Ref(url, error=error.message)
+
+
 def _revision(page: Page) -> str:
-    etag, changed = page.headers.get("ETag", "").strip(), page.headers.get("Last-Modified", "").strip()
-    return f"etag:{etag}" if etag else f"modified:{changed}" if changed else ""
+    etag, modified = page.headers.get("ETag", "").strip(), page.headers.get("Last-Modified", "").strip()
+    if etag:
+        return f"etag:{etag}"
+    return f"modified:{modified}" if modified else ""
 
 
 def _media_type(page: Page) -> str | None:
-    said = page.headers.get("Content-Type", "")
-    return said if "/" in said and not said.startswith("application/octet-stream") else None
+    content_type = page.headers.get("Content-Type", "")
+    is_known = "/" in content_type and not content_type.startswith("application/octet-stream")
+    return content_type if is_known else None
 
 
-def _no_page(page: Page) -> str | None:
-    said = (_media_type(page) or "").partition(";")[0].strip().lower()
-    return f"of type {said}" if said.startswith(_NO_PAGES) else None
+def _skip_reason(page: Page) -> str | None:
+    media_type = (_media_type(page) or "").partition(";")[0].strip().lower()
+    return f"of type {media_type}" if media_type.startswith(_SKIPPED_TYPES) else None
 
 
-def _leads_on(url: str) -> bool:
-    return PurePosixPath(urlsplit(url).path).suffix.lower() in _PAGES
-
-
-def _lists(url: str) -> bool:
-    return urlsplit(url).path.lower().endswith((".xml", ".xml.gz", ".rss", ".atom", ".txt"))
+def _may_have_links(url: str) -> bool:
+    return PurePosixPath(urlsplit(url).path).suffix.lower() in _HTML_SUFFIXES

@@ -1,15 +1,15 @@
-"""Which network addresses a fetch from the web may reach, and a pool of connections that reaches no other.
+"""The network addresses that the web connector may reach, and a connection pool that reaches no others.
 
-A name is resolved once for each connection, all the addresses that come back are checked, and one of them is connected
-to: a name that is resolved to another address a moment later (DNS rebinding) changes nothing. The check is on the
-address, after the system has read whatever spelling the host had.
+A host name is resolved once per connection, all resulting addresses are checked, and one of them is connected to. A
+name that resolves to another address a moment later (DNS rebinding) therefore changes nothing. The check applies to the
+address, after the system has interpreted the spelling of the host.
 """
 
 from __future__ import annotations
 
 import socket
 from collections.abc import Collection
-from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
+from ipaddress import IPv6Address, ip_address, ip_network
 from typing import Any
 
 from urllib3 import HTTPConnectionPool, HTTPSConnectionPool, PoolManager, Timeout
@@ -19,70 +19,79 @@ from urllib3.util.timeout import _TYPE_DEFAULT
 
 from ragfm.core.errors import ConnectorError
 
-# Beside what is not of global reach by the registries of IANA (https://www.iana.org/assignments/iana-ipv4-special-registry)
-_REFUSED = tuple(
-    ip_network(text)
-    for text in (
-        "168.63.129.16/32",  # Azure's host, which hands out secrets, has a public address
-        "192.0.0.0/24", "192.88.99.0/24",  # protocols, and the way to 6to4
-        "::/96", "::ffff:0:0/96", "::ffff:0:0:0/96",  # IPv4 in IPv6: compatible, mapped, translated
-        "64:ff9b::/96", "64:ff9b:1::/48", "2001::/32", "2002::/16",  # NAT64, Teredo, 6to4
-        "2001:db8::/32", "3fff::/20", "5f00::/16", "fec0::/10",  # documentation, segment routing, site-local
+# In addition to the networks that IANA does not list as globally reachable
+# (https://www.iana.org/assignments/iana-ipv4-special-registry).
+_REFUSED_NETWORKS = [
+    ip_network(network)
+    for network in (
+        "168.63.129.16/32",  # Azure's metadata host, which hands out secrets at a public address
+        "192.0.0.0/24",  # protocol assignments
+        "192.88.99.0/24",  # relay to 6to4
+        "::/96",  # IPv4-compatible
+        "::ffff:0:0/96",  # IPv4-mapped
+        "::ffff:0:0:0/96",  # IPv4-translated
+        "64:ff9b::/96",  # NAT64
+        "64:ff9b:1::/48",  # local NAT64
+        "2001::/32",  # Teredo
+        "2002::/16",  # 6to4
+        "2001:db8::/32",  # documentation
+        "3fff::/20",  # documentation
+        "5f00::/16",  # segment routing
+        "fec0::/10",  # site-local
     )
-)  # fmt: skip
-_ISATAP = 0x5EFE  # the middle of an address of an interface with an IPv4 address in it
+]
+_ISATAP = 0x5EFE  # the middle of an interface address with an IPv4 address in it
 
 
 class RefusedAddressError(ConnectorError):
-    """A host is at an address that a fetch from the web must not reach."""
+    """A host has an address that the web connector must not reach."""
 
 
 def is_public(address: str) -> bool:
-    """Whether an address, as the system gives it, is one of the public internet. What can't be read is not."""
+    """Whether an address, as the system formats it, is on the public internet. An unreadable address is not."""
     try:
-        at = ip_address(address)
+        ip = ip_address(address)
     except ValueError:
         return False
-    if any(at in network for network in _REFUSED if network.version == at.version):
+    if any(ip in network for network in _REFUSED_NETWORKS if network.version == ip.version):
         return False
-    if isinstance(at, IPv6Address) and (int(at) >> 32) & 0xFFFF == _ISATAP:
+    if isinstance(ip, IPv6Address) and (ip.scope_id or (int(ip) >> 32) & 0xFFFF == _ISATAP):
         return False
-    reached = isinstance(at, IPv4Address | IPv6Address) and at.is_global and not at.is_multicast
-    return reached and not at.is_reserved and not (isinstance(at, IPv6Address) and at.scope_id)
+    return ip.is_global and not ip.is_multicast and not ip.is_reserved
 
 
 def connect(host: str, port: int, timeout: float | None, allowed: Collection[str]) -> socket.socket:
-    """A connection to a host, at an address that is checked first unless `allowed` names the host, or host and port.
+    """A connection to a host whose addresses are all public, unless `allowed` contains `host` or `host:port`.
 
-    Raises RefusedAddressError, and OSError where the host can't be resolved or reached.
+    Raises RefusedAddressError, and OSError if the host cannot be resolved or reached.
     """
     name = host.strip("[]").rstrip(".").lower()
-    found = socket.getaddrinfo(name, port, type=socket.SOCK_STREAM)
+    addresses = socket.getaddrinfo(name, port, type=socket.SOCK_STREAM)
     if name not in allowed and f"{name}:{port}" not in allowed:
-        for *_, address in found:
+        for *_, address in addresses:
             if not is_public(str(address[0])):
                 raise RefusedAddressError(
-                    f"{host} is at {address[0]}, which is no public address.",
-                    "If it is meant, name the host with the option `allow_hosts`.",
+                    f"{host} is at {address[0]}, which is not a public address.",
+                    "If this is intended, name the host in the option `allow_hosts`.",
                 )
-    failed: OSError = socket.gaierror(f"{host} has no address")
-    for family, kind, protocol, _, address in found:
+    last_error: OSError = socket.gaierror(f"{host} has no address")
+    for family, kind, protocol, _, address in addresses:
         connection = socket.socket(family, kind, protocol)
         try:
             connection.settimeout(timeout)
             connection.connect(address)
         except OSError as error:
             connection.close()
-            failed = error
+            last_error = error
         else:
             return connection
-    raise failed
+    raise last_error
 
 
 def guarded_pools(allowed: Collection[str], *, connect_seconds: float, read_seconds: float) -> PoolManager:
-    """Pools of connections that only `connect` opens."""
+    """Connection pools whose connections are all opened by `connect`."""
 
-    def opened(connection: HTTPConnection) -> socket.socket:
+    def open_socket(connection: HTTPConnection) -> socket.socket:
         timeout = connection.timeout
         seconds = None if isinstance(timeout, _TYPE_DEFAULT) else timeout
         try:
@@ -94,21 +103,21 @@ def guarded_pools(allowed: Collection[str], *, connect_seconds: float, read_seco
         except OSError as error:
             raise NewConnectionError(connection, f"no connection: {error}") from error
 
-    class Plain(HTTPConnection):
+    class GuardedHTTPConnection(HTTPConnection):
         def _new_conn(self) -> socket.socket:
-            return opened(self)
+            return open_socket(self)
 
-    class Secure(HTTPSConnection):
+    class GuardedHTTPSConnection(HTTPSConnection):
         def _new_conn(self) -> socket.socket:
-            return opened(self)
+            return open_socket(self)
 
-    class PlainPool(HTTPConnectionPool):
-        ConnectionCls: Any = Plain
+    class GuardedHTTPPool(HTTPConnectionPool):
+        ConnectionCls: Any = GuardedHTTPConnection
 
-    class SecurePool(HTTPSConnectionPool):
-        ConnectionCls: Any = Secure
+    class GuardedHTTPSPool(HTTPSConnectionPool):
+        ConnectionCls: Any = GuardedHTTPSConnection
 
     timeout = Timeout(connect=connect_seconds, read=read_seconds)
     pools = PoolManager(num_pools=20, maxsize=1, timeout=timeout, retries=False)
-    pools.pool_classes_by_scheme = {"http": PlainPool, "https": SecurePool}
+    pools.pool_classes_by_scheme = {"http": GuardedHTTPPool, "https": GuardedHTTPSPool}
     return pools

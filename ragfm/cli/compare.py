@@ -29,7 +29,7 @@ from ragfm.cli.progress_bar import show_progress
 
 if TYPE_CHECKING:
     from ragfm.evaluation import ContenderResult
-    from ragfm.ingestion.sync import SyncReport
+    from ragfm.ingestion.ingest_report import SyncReport
 
 
 @click.command()

@@ -27,7 +27,7 @@ from ragfm.cli.output import print_estimates, print_failures, print_json, print_
 
 if TYPE_CHECKING:
     from ragfm.evaluation import AnsweredQuestion, AnswersReport
-    from ragfm.ingestion.sync import SyncReport
+    from ragfm.ingestion.ingest_report import SyncReport
 
 _CONTEXTS = ("retrieved", "gold", "none")
 _MAX_FAILURES = 3  # wrong answers that are printed

@@ -21,7 +21,7 @@ from ragfm.cli.output import print_estimates, print_failures, print_json, print_
 
 if TYPE_CHECKING:
     from ragfm.evaluation import RetrievalReport
-    from ragfm.ingestion.sync import SyncReport
+    from ragfm.ingestion.ingest_report import SyncReport
 
 
 @click.command()

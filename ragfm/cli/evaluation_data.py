@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from ragfm.collection import Collection
     from ragfm.core.progress import ProgressCallback
     from ragfm.evaluation import QuestionSet, TimedEmbedder
-    from ragfm.ingestion.sync import SyncReport
+    from ragfm.ingestion.ingest_report import SyncReport
 
 _QUESTION_OPTIONS = ("split", "articles", "distractors", "limit")
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from ragfm.core.types import Answer, Citation, Hit, Usage
     from ragfm.evaluation import Estimate
     from ragfm.generation.structured_output import Extraction
-    from ragfm.ingestion.sync import SyncReport
+    from ragfm.ingestion.ingest_report import SyncReport
 
 Part: TypeAlias = str | tuple[str, str]
 """Text, or text with its style on a terminal, such as `("docs/leave.md", "bold")`."""

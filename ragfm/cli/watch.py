@@ -16,7 +16,7 @@ from ragfm.cli.output import print_json, print_note
 from ragfm.core.errors import RagfmError
 
 if TYPE_CHECKING:
-    from ragfm.ingestion.source_watcher import Synced
+    from ragfm.ingestion.source_watcher import WatchEvent
 
 
 @click.command()
@@ -48,7 +48,7 @@ def watch(collection: str, as_json: bool, interval: float) -> int:
     return OK
 
 
-def _print_line(synced: Synced) -> None:
+def _print_line(synced: WatchEvent) -> None:
     report, error = synced.report, synced.error
     if error is None:
         outcome = ", ".join(
@@ -61,7 +61,7 @@ def _print_line(synced: Synced) -> None:
     print_note(f"{datetime.now().astimezone():%H:%M:%S} {synced.source}: {outcome}")
 
 
-def _print_json(synced: Synced) -> None:
+def _print_json(synced: WatchEvent) -> None:
     error = None
     if synced.error is not None:
         message = getattr(synced.error, "message", str(synced.error))

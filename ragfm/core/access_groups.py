@@ -1,6 +1,7 @@
-"""Access: which groups may see a document, by what its source says of it.
+"""Access groups: which groups may see a document, according to its source.
 
-Groups are a tuple of names, which may be empty: nobody; None: everybody. Two rules for one document both hold.
+Groups are a sequence of names. None means everybody, an empty sequence nobody. Where two rules apply to one document,
+a group needs both.
 """
 
 from __future__ import annotations
@@ -13,47 +14,57 @@ from ragfm.core.types import Ref
 Groups: TypeAlias = Sequence[str] | None
 
 
-def both(one: Groups, other: Groups) -> tuple[str, ...] | None:
-    """The groups that meet two rules."""
-    if one is None or other is None:
-        names = one if other is None else other
-        return None if names is None else tuple(sorted(set(names)))
-    return tuple(sorted(set(one) & set(other)))
+def intersect_groups(first: Groups, second: Groups) -> tuple[str, ...] | None:
+    """The sorted groups that both rules allow."""
+    if first is None or second is None:
+        groups = second if first is None else first
+        return None if groups is None else tuple(sorted(set(groups)))
+    return tuple(sorted(set(first) & set(second)))
 
 
-def below(path: str) -> str:
-    """What the paths begin with of all that lies under one; of all that the source holds where it is empty."""
-    return f"{path}/" if path else ""
+def path_prefix(folder: str) -> str:
+    """The prefix of all paths below a folder; empty for the root of the source."""
+    return f"{folder}/" if folder else ""
 
 
-def narrowed(known: Mapping[str, Groups], refs: Iterable[Ref]) -> dict[str, Groups]:
-    """By path, the groups that may see a known document both so far and by what a listing says.
+def restrict_groups(known: Mapping[str, Groups], refs: Iterable[Ref]) -> dict[str, Groups]:
+    """The groups of each known path, restricted by what a listing allows; nothing is opened.
 
-    What a listing says of an entry that it could not look at holds for all that lies under it.
+    The rule of an entry that could not be listed applies to every path below it.
     """
-    now = dict(known)
+    groups = dict(known)
     for ref in refs:
-        if ref.allow is not None:
-            under = [path for path in known if path.startswith(below(ref.path))] if ref.error is not None else []
-            for path in (ref.path, *under):
-                if path in known:
-                    now[path] = both(now[path], ref.allow)
-    return now
+        if ref.allow is None:
+            continue
+        paths = [ref.path]
+        if ref.error is not None:
+            paths += [path for path in known if path.startswith(path_prefix(ref.path))]
+        for path in paths:
+            if path in known:
+                groups[path] = intersect_groups(groups[path], ref.allow)
+    return groups
 
 
-def listed(known: Mapping[str, Groups], refs: Iterable[Ref], settled: Mapping[str, str]) -> dict[str, Groups]:
-    """The same, and opened where a listing says so of a document that is as it was: of the revision in `settled`.
+def groups_after_listing(
+    known: Mapping[str, Groups], refs: Iterable[Ref], revisions: Mapping[str, str]
+) -> dict[str, Groups]:
+    """Like `restrict_groups`, but also opens documents whose listed revision equals that in `revisions`.
 
-    An older version that still serves is not opened: it may be just what was closed.
+    A document of another revision is not opened: its older version may be what the source has closed.
     """
     refs = list(refs)
-    now = narrowed(known, refs)
+    groups = restrict_groups(known, refs)
     for ref in refs:
-        if ref.path in known and not ref.skip and not ref.error and settled.get(ref.path) == ref.revision:
-            now[ref.path] = ref.allow
-    return now
+        if ref.path in known and not ref.skip and not ref.error and revisions.get(ref.path) == ref.revision:
+            groups[ref.path] = ref.allow
+    return groups
 
 
-def changed(known: Mapping[str, Groups], now: Mapping[str, Groups]) -> dict[str, tuple[str, ...] | None]:
-    """Those of the documents that other groups may see from now on."""
-    return {path: both(groups, None) for path, groups in now.items() if both(groups, None) != both(known[path], None)}
+def changed_groups(before: Mapping[str, Groups], after: Mapping[str, Groups]) -> dict[str, tuple[str, ...] | None]:
+    """The new groups of the paths whose groups differ."""
+    changed = {}
+    for path, groups in after.items():
+        normalized = intersect_groups(groups, None)
+        if normalized != intersect_groups(before[path], None):
+            changed[path] = normalized
+    return changed

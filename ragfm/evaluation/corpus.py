@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from ragfm.core.progress import ProgressCallback
     from ragfm.core.types import Embedder, Offsets, Scalar, Vectors
     from ragfm.evaluation.question_sets import QuestionSet
-    from ragfm.ingestion.sync import SyncReport
+    from ragfm.ingestion.ingest_report import SyncReport
 
 
 class TimedEmbedder:

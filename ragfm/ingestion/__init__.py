@@ -1,9 +1,16 @@
-"""Ingestion: a collection becomes equal to its sources.
+"""Ingestion: make a collection equal to its sources.
 
-sources     which connector reads what, and what was synced before      access      who may see a document
-options     what a connector is made with
-sync        one run over one source                                     guards      what stops or waits
-vectors     vectors for texts that have none yet                        report      what a run did
-ahead       the next documents while others are embedded                watch       a source followed
-reembed     the switch to another embedder
+source_request      what the user named, resolved to a row of the catalog and a connector
+connector_options   option values, converted to the types that a connector declares
+sources             sync of all sources under the collection's lock
+sync                sync of one source
+retry               when a failed document is tried again
+deletion_guard      when a source has lost too many documents
+parse_environment   installed software that decides whether a document can be read
+document_outcomes   stored failures and skips of earlier syncs
+parse_queue         documents that are parsed while others are embedded
+embedding           vectors for new texts
+ingest_report       what a sync did
+source_watcher      sync at each change of a source
+reembed             switch to a different embedder
 """

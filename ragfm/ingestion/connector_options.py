@@ -1,4 +1,4 @@
-"""Options of a connector: what a user writes becomes what the connector's constructor says it takes."""
+"""Connector options: values as a user writes them, converted to the types that the connector's constructor declares."""
 
 from __future__ import annotations
 
@@ -13,38 +13,43 @@ if TYPE_CHECKING:
     from ragfm.core.types import Connector
 
 
-def connect(
-    plugin: str, location: str, options: Mapping[str, Any], limits: Mapping[str, Any] | None = None
+def build_connector(
+    plugin: str, location: str, options: Mapping[str, Any], defaults: Mapping[str, Any] | None = None
 ) -> Connector:
-    """A connector for a location. `limits` are options that it is given only where it has them.
+    """Build the connector `plugin` for a location.
 
-    Empty `include` and `exclude` are as none. Raises ConfigError for an option that the connector doesn't have, or
-    whose value is not of the type that it is annotated with: `"5"` is an int, and one text a list of one.
+    `defaults` are passed only where the connector has such an option; empty `include` and `exclude` are dropped.
+    Raises ConfigError for an unknown option and for a value that does not fit the option's annotation. The text `"5"`
+    fits an integer, and a single text fits a list of texts.
     """
-    made = load_plugin("connectors", plugin)
-    known = {name: at for name, at in inspect.signature(made).parameters.items() if at.kind is at.KEYWORD_ONLY}
-    given = {key: value for key, value in options.items() if value or key not in ("include", "exclude")}
-    for key in given:
-        if key not in known:
-            raise ConfigError(f"The connector {plugin!r} has no option {key!r}.", f"It has: {', '.join(known)}.")
-    hints = get_type_hints(made.__init__)
-    read = {key: _read(value, hints.get(key, Any), f"{plugin}.{key}") for key, value in given.items()}
-    connector: Connector = made(location, **{key: at for key, at in (limits or {}).items() if key in known} | read)
+    connector_class = load_plugin("connectors", plugin)
+    parameters = inspect.signature(connector_class).parameters.values()
+    names = [parameter.name for parameter in parameters if parameter.kind is parameter.KEYWORD_ONLY]
+    hints = get_type_hints(connector_class.__init__)
+
+    arguments = {key: value for key, value in (defaults or {}).items() if key in names}
+    for key, value in options.items():
+        if key in ("include", "exclude") and not value:
+            continue
+        if key not in names:
+            raise ConfigError(f"The connector {plugin!r} has no option {key!r}.", f"Options: {', '.join(names)}.")
+        arguments[key] = _convert(value, hints.get(key, Any), f"{plugin}.{key}")
+    connector: Connector = connector_class(location, **arguments)
     return connector
 
 
-def _read(value: Any, hint: Any, name: str) -> Any:
+def _convert(value: Any, hint: Any, option: str) -> Any:
     from pydantic import TypeAdapter, ValidationError
 
-    reader = TypeAdapter(hint)
+    adapter = TypeAdapter(hint)
     try:
-        return reader.validate_python(value)
+        return adapter.validate_python(value)
     except ValidationError as error:
         if isinstance(value, str):
             try:
-                return reader.validate_python([value])
+                return adapter.validate_python([value])
             except ValidationError:
                 pass
-        said = error.errors()[0]["msg"]
-        # The value is not shown: a password may have got where it doesn't belong.
-        raise ConfigError(f"The option `{name}` can't be read: {said[0].lower()}{said[1:]}.") from None
+        reason = error.errors()[0]["msg"]
+        # The value is left out: it may be a password in the wrong option.
+        raise ConfigError(f"The option `{option}` is invalid: {reason[0].lower()}{reason[1:]}.") from None

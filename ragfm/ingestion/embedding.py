@@ -1,4 +1,4 @@
-"""Vectors for texts that have none yet, kept in the catalog as they come."""
+"""Embedding of texts that have no vector yet; each batch is stored in the catalog at once."""
 
 from __future__ import annotations
 
@@ -9,17 +9,19 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ragfm.core.errors import EmbeddingError
+from ragfm.core.progress import Progress
 
 if TYPE_CHECKING:
-    from ragfm.core.types import Embedder, Vectors
+    from ragfm.core.progress import ProgressCallback
+    from ragfm.core.types import Embedder
     from ragfm.store.catalog_writer import CatalogWriter
 
 WINDOW = 512
-"""Texts that are embedded together; sorting them by length saves padding."""
-SLICE = 64
-"""Texts that are embedded at once, to begin with: what is lost when the process is killed."""
-SECONDS = 2.0
-"""About how long further slices take: larger ones leave a fast embedder's cores idle more rarely."""
+"""Number of texts to collect before embedding; sorting them by length saves padding."""
+FIRST_BATCH = 64
+"""Size of the first batch, and the smallest size of the others: what a killed process loses."""
+BATCH_SECONDS = 2.0
+"""Target duration of the further batches: larger batches leave the cores idle less often."""
 
 
 def embed_missing(
@@ -27,35 +29,32 @@ def embed_missing(
     contract_id: int,
     embedder: Callable[[], Embedder],
     texts: Mapping[bytes, str],
-    told: Callable[[int, int], None] | None = None,
+    progress: ProgressCallback | None = None,
 ) -> int:
-    """Embed the texts, by their hashes, that have no vector under a contract; gives how many.
+    """Embed the texts, keyed by hash, that have no vector under the contract. Gives their number.
 
-    `embedder` is asked for only if there is one. `told` is called after each slice, with how many were embedded in it
-    and how many are left. Raises EmbeddingError for vectors that can't be used.
+    `embedder` is called only if there is something to embed. `progress` is called after each batch. Raises
+    EmbeddingError for vectors of the wrong shape or length; nothing of that batch is stored.
     """
     missing = texts.keys() - catalog.known_hashes(contract_id, texts)
     ordered = sorted(((key, texts[key]) for key in missing), key=lambda item: len(item[1]))
-    start, size = 0, SLICE
+    start, size = 0, FIRST_BATCH
     while start < len(ordered):
         keys, passages = zip(*ordered[start : start + size], strict=True)
         began = time.monotonic()
         vectors = embedder().embed_passages(passages)
-        size = max(SLICE, int(len(keys) * SECONDS / max(time.monotonic() - began, 1e-3)))
-        _check(vectors, len(keys), embedder().dim)
+        size = max(FIRST_BATCH, int(len(keys) * BATCH_SECONDS / max(time.monotonic() - began, 1e-3)))
+
+        # A vector is kept for good under its text's hash. NaN fails this test too.
+        shape = (len(keys), embedder().dim)
+        if vectors.shape != shape or not np.allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-3):
+            raise EmbeddingError(
+                f"The embedder returned invalid vectors: expected shape {shape} and length 1, got shape "
+                f"{vectors.shape}.",
+                "The batch was not stored. Check the model, or its precision on this device.",
+            )
         catalog.add_vectors(contract_id, keys, vectors)
         start += len(keys)
-        if told is not None:
-            told(len(keys), len(ordered) - start)
+        if progress is not None:
+            progress(Progress("embed", start, len(ordered)))
     return len(ordered)
-
-
-def _check(vectors: Vectors, count: int, dim: int) -> None:
-    """A vector is kept for good under its text's hash, so a bad one must never get in."""
-    good = vectors.shape == (count, dim) and np.allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-3)
-    if not good:  # a NaN is close to nothing
-        raise EmbeddingError(
-            f"The embedder gave vectors of shape {vectors.shape} that are not all of length 1, for {count} texts of "
-            f"{dim} dimensions.",
-            "Nothing of them was kept. Check the model, or its precision on this device.",
-        )

@@ -1,4 +1,4 @@
-"""What a sync did, and how far it is."""
+"""Reports of a sync: counts, skipped entries and failures."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Skipped:
-    """An entry of the source that holds nothing to index, and why."""
+    """An entry of the source with nothing to index, and the reason."""
 
     uri: str
     why: str
@@ -16,9 +16,9 @@ class Skipped:
 
 @dataclass(frozen=True, slots=True)
 class Failed:
-    """A document that failed at a stage (list, fetch, parse), or a source (list, remove), and how often in a row.
+    """A document that failed at a stage (list, fetch, parse), or a source that failed (list, remove).
 
-    `stale`: an older version still serves.
+    `attempts` counts consecutive failures. `stale`: an older version is still in the collection.
     """
 
     uri: str
@@ -30,7 +30,7 @@ class Failed:
 
 @dataclass(frozen=True, slots=True)
 class SyncReport:
-    """What a sync did: counts of documents, of chunks embedded, and what was left out."""
+    """What a sync did: numbers of documents, chunks embedded, seconds, skipped entries and failures."""
 
     added: int = 0
     updated: int = 0
@@ -42,22 +42,19 @@ class SyncReport:
     failed: tuple[Failed, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Progress:
-    """How far a sync is: documents done with, of how many; chunks embedded so far, and known to wait for it."""
-
-    documents: int
-    total: int
-    chunks: int
-    waiting: int
-
-
 def merge_reports(reports: Sequence[SyncReport]) -> SyncReport:
-    """The sums of several syncs' reports."""
+    """One report with the sums of several."""
     counts = ("added", "updated", "removed", "unchanged", "chunks")
     return SyncReport(
         **{count: sum(getattr(report, count) for report in reports) for count in counts},
         seconds=round(sum(report.seconds for report in reports), 3),
-        skipped=tuple(skip for report in reports for skip in report.skipped),
-        failed=tuple(failure for report in reports for failure in report.failed),
+        skipped=tuple(skipped for report in reports for skipped in report.skipped),
+        failed=tuple(failed for report in reports for failed in report.failed),
     )
+
+
+def document_uri(source: str, path: str) -> str:
+    """The URI of a document, unique in the collection: `<source>/<path>`, or the path itself if it is a URL."""
+    if source == "." or "://" in path:
+        return path
+    return f"{source.rstrip('/')}/{path}" if path else source

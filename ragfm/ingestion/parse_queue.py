@@ -1,9 +1,9 @@
-"""Documents that are being parsed while those before them are embedded."""
+"""Documents that are parsed in worker processes while earlier ones are embedded."""
 
 from __future__ import annotations
 
 from collections import deque
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
 from typing import TYPE_CHECKING, NamedTuple
 
 from ragfm.parsing.sandbox.worker_pool import shared_worker_pool
@@ -11,14 +11,14 @@ from ragfm.parsing.sandbox.worker_pool import shared_worker_pool
 if TYPE_CHECKING:
     from ragfm.core.types import Blob, Document, Ref
 
-DOCUMENTS = 256
-"""Documents that are fetched ahead, at most."""
-BYTES = 32 << 20
-"""Their bytes, about; one alone may have more."""
+MAX_DOCUMENTS = 256
+"""Maximum number of queued documents."""
+MAX_BYTES = 32 << 20
+"""Total size at which the queue is full; a single larger document is still accepted."""
 
 
 class Pending(NamedTuple):
-    """A document that was fetched; `document` is there when it is parsed."""
+    """A fetched document; the future `document` completes when it is parsed."""
 
     ref: Ref
     digest: str
@@ -26,8 +26,8 @@ class Pending(NamedTuple):
     size: int
 
 
-class Ahead:
-    """A queue in the order of the listing."""
+class ParseQueue:
+    """A first-in, first-out queue of documents that are being parsed."""
 
     def __init__(self) -> None:
         self._queue: deque[Pending] = deque()
@@ -38,31 +38,31 @@ class Ahead:
 
     @property
     def full(self) -> bool:
-        """Whether to wait for the first before more is fetched."""
-        return len(self._queue) >= DOCUMENTS or self._bytes >= BYTES
+        """Whether the first document must be taken before more are added."""
+        return len(self._queue) >= MAX_DOCUMENTS or self._bytes >= MAX_BYTES
 
     @property
     def ready(self) -> bool:
-        """Whether the first is parsed."""
+        """Whether the first document is parsed."""
         return bool(self._queue) and self._queue[0].document.done()
 
-    @property
-    def first(self) -> Pending:
-        """The one that comes next."""
-        return self._queue[0]
+    def wait(self, seconds: float) -> bool:
+        """Wait for the first document; gives whether it is parsed."""
+        first = self._queue[0].document
+        return first.done() or bool(wait([first], seconds).done)
 
     def add(self, ref: Ref, digest: str, blob: Blob, uri: str) -> None:
-        """Have a document parsed."""
+        """Send a document to the workers."""
         self._queue.append(Pending(ref, digest, shared_worker_pool().submit(blob, uri), len(blob.data)))
         self._bytes += len(blob.data)
 
     def pop(self) -> Pending:
-        """Take the first, parsed or not."""
+        """Remove and return the first document, parsed or not."""
         pending = self._queue.popleft()
         self._bytes -= pending.size
         return pending
 
     def cancel(self) -> None:
-        """Nobody waits for the rest."""
+        """Cancel all documents that are left."""
         while self._queue:
             self.pop().document.cancel()

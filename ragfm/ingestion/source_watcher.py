@@ -1,4 +1,4 @@
-"""Watching: a collection follows its sources, at each change of those that lie on this machine, else at intervals."""
+"""Watching: sync local sources when they change, and every source at regular intervals."""
 
 from __future__ import annotations
 
@@ -13,25 +13,30 @@ from time import monotonic
 from typing import TYPE_CHECKING
 
 from ragfm.core.errors import CollectionBusyError, MissingExtraError, RagfmError, SourceError
-from ragfm.ingestion.ingest_report import Progress, SyncReport
-from ragfm.ingestion.sources import Asked, known_name, known_sources, resolve_source, sync_sources
+from ragfm.core.progress import Progress
+from ragfm.ingestion.ingest_report import SyncReport
+from ragfm.ingestion.source_request import SourceEntry, known_name, known_sources, resolve_source
+from ragfm.ingestion.sources import sync_sources
 
 if TYPE_CHECKING:
     from watchfiles import Change
 
     from ragfm.store.collection_store import Store
 
-_TICK = 500  # milliseconds from one look at the clock to the next
-_QUIET, _LATEST = 300, 2000  # milliseconds without a change before a sync, and from the first change to it
-_LOOK = 5.0  # seconds from one look at which sources there are to the next
-_BUSY = 10.0  # seconds until a collection is tried again that another process was writing to
+_TICK_MS = 500  # how often the clock is checked
+_QUIET_MS = 300  # how long nothing must change before a sync
+_MAX_DELAY_MS = 2000  # from the first change to the sync, at the latest
+_SOURCES_CHECK_SECONDS = 5.0  # how often the list of sources is checked
+_BUSY_RETRY_SECONDS = 10.0  # pause after another process was writing to the collection
 
 _log = logging.getLogger(__name__)
 
+_SourceState = list[tuple[SourceEntry, tuple[int, int] | None]]
+
 
 @dataclass(frozen=True, slots=True)
-class Synced:
-    """One sync of one source; with `error`, it ended early, and what it had committed is in."""
+class WatchEvent:
+    """One sync of one source. If `error` is set, the sync ended early; its commits up to then are kept."""
 
     source: str
     report: SyncReport
@@ -39,23 +44,23 @@ class Synced:
 
 
 class _Stopped(BaseException):
-    """Somebody wants no more, and nothing is half done."""
+    """Raised between two commits to end a sync."""
 
 
 @dataclass(frozen=True, slots=True)
-class _Watched:
-    """A source, and the path whose changes are its own."""
+class _WatchedSource:
+    """A source, and the file or folder to watch, if it is a local one."""
 
     name: str
-    asked: Asked
+    entry: SourceEntry
     path: Path | None
 
 
-def watch(store: Store, told: Callable[[Synced], None], interval: float, stop: Event) -> None:
-    """Sync all sources, then each at its changes and after each interval, until `stop` is set.
+def watch(store: Store, callback: Callable[[WatchEvent], None], interval: float, stop: Event) -> None:
+    """Sync all sources, then each at its changes and every `interval` seconds, until `stop` is set.
 
-    A sync ends between two commits then. What fails is told and tried again. Raises SourceError where there is no
-    source, and MissingExtraError.
+    `callback` is called after each sync. A source that fails is tried again. A running sync stops between two commits.
+    Raises SourceError if there is no source, MissingExtraError without watchfiles.
     """
     try:
         import watchfiles  # noqa: F401
@@ -65,93 +70,103 @@ def watch(store: Store, told: Callable[[Synced], None], interval: float, stop: E
         raise SourceError("There is no source to watch.", "Ingest a folder first, or list sources in ragfm.toml.")
     try:
         while not stop.is_set():
-            _Round(store, told, interval, stop).run()
+            _WatchRound(store, callback, interval, stop).run()
     except _Stopped:
         return
 
 
-class _Round:
-    """Watching as long as the sources are the same."""
+class _WatchRound:
+    """Watches until the list of sources changes."""
 
-    def __init__(self, store: Store, told: Callable[[Synced], None], interval: float, stop: Event) -> None:
-        self._store, self._told, self._interval, self._stop = store, told, interval, stop
-        self._stand = _stand(store)
-        self._sources = [_look_at(store, asked) for asked in known_sources(store)]
+    def __init__(self, store: Store, callback: Callable[[WatchEvent], None], interval: float, stop: Event) -> None:
+        self._store, self._callback, self._interval, self._stop = store, callback, interval, stop
+        self._state = _source_state(store)
+        self._sources = [_watched_source(store, entry) for entry in known_sources(store)]
         self._due = dict.fromkeys((source.name for source in self._sources), 0.0)
         self._collection = os.path.realpath(store.folder)
 
     def run(self) -> None:
-        """Sync what is due, until there are other sources."""
-        looked = monotonic()
+        last_check = monotonic()
         for changed in self._changes():
             for source in self._sources:
                 if self._stop.is_set():
                     return
-                if monotonic() >= self._due[source.name] or any(_concerns(path, source) for path in changed):
+                root = source.path
+                has_changed = root is not None and any(Path(path).is_relative_to(root) for path in changed)
+                if has_changed or monotonic() >= self._due[source.name]:
                     self._sync(source)
-            if monotonic() - looked >= _LOOK:
-                looked = monotonic()
-                if _stand(self._store) != self._stand:
+            if monotonic() - last_check >= _SOURCES_CHECK_SECONDS:
+                last_check = monotonic()
+                if _source_state(self._store) != self._state:
                     return
 
-    def _sync(self, source: _Watched) -> None:
+    def _sync(self, source: _WatchedSource) -> None:
         pause = self._interval
         try:
-            done = Synced(source.name, sync_sources(self._store, [source.asked], self._check))
-        except Exception as error:  # of one source: the others go on, and it is tried again
+            report = sync_sources(self._store, [resolve_source(self._store, source.entry)], self._stop_if_asked)
+            event = WatchEvent(source.name, report)
+        except Exception as error:  # the other sources go on, and this one is tried again
             if not isinstance(error, RagfmError):
                 _log.debug("%s", source.name, exc_info=True)
-            pause = min(pause, _BUSY) if isinstance(error, CollectionBusyError) else pause
-            done = Synced(source.name, SyncReport(), error)
+            if isinstance(error, CollectionBusyError):
+                pause = min(pause, _BUSY_RETRY_SECONDS)
+            event = WatchEvent(source.name, SyncReport(), error)
         self._due[source.name] = monotonic() + pause
-        self._told(done)
+        self._callback(event)
 
-    def _check(self, _: Progress) -> None:
+    def _stop_if_asked(self, _: Progress) -> None:
         if self._stop.is_set():
             raise _Stopped
 
     def _changes(self) -> Iterator[set[str]]:
-        """Paths that have changed, and nothing now and then; what changes meanwhile comes with the next ones."""
+        """Sets of changed paths, empty ones at each tick. Changes during a sync come with the next set."""
         from watchfiles import watch
 
-        paths = {source.path if source.path.is_dir() else source.path.parent for source in self._sources if source.path}
+        folders = {
+            source.path if source.path.is_dir() else source.path.parent for source in self._sources if source.path
+        }
+        changes = watch(
+            *folders,
+            watch_filter=self._outside_collection,
+            debounce=_MAX_DELAY_MS,
+            step=_QUIET_MS,
+            stop_event=self._stop,
+            rust_timeout=_TICK_MS,
+            yield_on_timeout=True,
+            ignore_permission_denied=True,
+        )
         try:
-            for changes in watch(
-                *paths, watch_filter=self._counts, debounce=_LATEST, step=_QUIET, stop_event=self._stop,
-                rust_timeout=_TICK, yield_on_timeout=True, ignore_permission_denied=True,
-            ):  # fmt: skip
-                yield {path for _, path in changes}
-        except (OSError, RuntimeError) as error:  # too many folders for the system, or one has just gone
-            _log.warning("Changes can't be followed: %s. Sources are synced every %g s.", error, self._interval)
-            while not self._stop.wait(_TICK / 1000):
+            for changed in changes:
+                yield {path for _, path in changed}
+        except (OSError, RuntimeError) as error:  # too many folders for the system, or one was just removed
+            _log.warning("Changes cannot be watched: %s. Sources are synced every %g s.", error, self._interval)
+            while not self._stop.wait(_TICK_MS / 1000):
                 yield set()
 
-    def _counts(self, change: Change, path: str) -> bool:
-        """The collection may lie in the folder that it is made of."""
+    def _outside_collection(self, change: Change, path: str) -> bool:
+        """Whether a change lies outside of the collection, which may be in a folder that it is made from."""
         return not Path(path).is_relative_to(self._collection)
 
 
-def _concerns(path: str, source: _Watched) -> bool:
-    return source.path is not None and Path(path).is_relative_to(source.path)
-
-
-def _stand(store: Store) -> list[tuple[Asked, tuple[int, int] | None]]:
-    """Which sources there are, and which folders they are in: another one may come in the place of one that went."""
-    stand: list[tuple[Asked, tuple[int, int] | None]] = []
-    for asked in known_sources(store):
+def _source_state(store: Store) -> _SourceState:
+    """The sources and the device and inode of their folders: a folder may be replaced by another of the same name."""
+    state: _SourceState = []
+    for entry in known_sources(store):
         try:
-            status = Path(asked[0]).stat()
-            stand.append((asked, (status.st_dev, status.st_ino if stat.S_ISDIR(status.st_mode) else 0)))
+            status = Path(entry.location).stat()
+            identity = (status.st_dev, status.st_ino if stat.S_ISDIR(status.st_mode) else 0)
         except OSError:
-            stand.append((asked, None))
-    return stand
+            state.append((entry, None))
+        else:
+            state.append((entry, identity))
+    return state
 
 
-def _look_at(store: Store, asked: Asked) -> _Watched:
+def _watched_source(store: Store, entry: SourceEntry) -> _WatchedSource:
     try:
-        source, connector = resolve_source(store, *asked)
-    except RagfmError:  # its sync says what is wrong
-        return _Watched(known_name(store, asked), asked, None)
-    root = str(connector.root)
+        request = resolve_source(store, entry)
+    except RagfmError:  # reported by its sync
+        return _WatchedSource(known_name(store, entry), entry, None)
+    root = str(request.connector.root)
     path = None if "://" in root else Path(os.path.realpath(root))
-    return _Watched(source.name, asked, path if path and path.exists() else None)
+    return _WatchedSource(request.source.name, entry, path if path and path.exists() else None)

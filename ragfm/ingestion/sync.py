@@ -1,14 +1,15 @@
-"""Sync: a collection becomes equal to its source.
+"""Sync of one source: the collection becomes equal to it.
 
     refs ─→ known revision? ──────────────────────────────────────────────→ unchanged
          └→ fetch ─→ known content and recipe? ───────────────────────────→ unchanged, with a new revision
                   └→ parse ─→ split ─→ a window of documents ─→ embed what has no vector yet ─→ commit
 
-Documents are parsed in processes of their own, the next ones while a window is embedded, and taken in in order.
+Worker processes parse the next documents while a window is embedded; documents are committed in the order of the
+listing.
 
-An older version of a document serves until the new one is committed; what left the source goes with the last commit,
-and only after the listing ended normally and most of the source is still there. Who may see a document is settled
-before any is fetched. What can't be fetched or parsed fails alone, and is tried again after a while.
+A new version of a document replaces the old one when it is committed. Documents that left the source are removed by the
+last commit, after a complete listing and only if the deletion guard agrees. Access groups are updated before anything
+is fetched. A document that cannot be fetched or parsed fails alone and is tried again later.
 """
 
 from __future__ import annotations
@@ -18,7 +19,6 @@ import logging
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, wait
 from contextlib import contextmanager
 from dataclasses import asdict
 from functools import cached_property
@@ -26,12 +26,16 @@ from hashlib import blake2b
 from typing import TYPE_CHECKING, Any
 
 from ragfm.chunking import CHUNKER_VERSION, ChunkSettings, chunk_document
-from ragfm.core.access_groups import below, changed, listed
+from ragfm.core.access_groups import changed_groups, groups_after_listing, path_prefix
 from ragfm.core.errors import MassDeleteError, RagfmError, SkipDocument, SourceError, WorkerError
+from ragfm.core.progress import Progress, ignore_progress
+from ragfm.ingestion.deletion_guard import lost_documents, missing_paths, paths_at_last_sync, record_complete_sync
+from ragfm.ingestion.document_outcomes import skip_record, stored_outcomes
 from ragfm.ingestion.embedding import WINDOW, embed_missing
-from ragfm.ingestion.ingest_report import Failed, Progress, Skipped, SyncReport, merge_reports
-from ragfm.ingestion.parse_queue import Ahead
-from ragfm.ingestion.sync_guards import conditions, known_before, not_held, not_moved, remember_sync, waits
+from ragfm.ingestion.ingest_report import Failed, Skipped, SyncReport, document_uri
+from ragfm.ingestion.parse_environment import environment_hash
+from ragfm.ingestion.parse_queue import ParseQueue
+from ragfm.ingestion.retry import must_wait
 from ragfm.parsing import PARSER
 from ragfm.store.catalog import text_hash
 from ragfm.store.catalog_writer import CatalogWriter, Failure
@@ -40,37 +44,23 @@ from ragfm.store.tables import documents
 
 if TYPE_CHECKING:
     from ragfm.core.access_groups import Groups
+    from ragfm.core.progress import ProgressCallback
     from ragfm.core.types import Blob, Connector, Embedder, Ref, Scalar
     from ragfm.store.catalog import Source
 
-__all__ = [
-    "SKIP",
-    "Failed",
-    "Progress",
-    "Skipped",
-    "Sync",
-    "SyncReport",
-    "document_uri",
-    "list_refs",
-    "merge_reports",
-    "recipe",
-]
-
-DOCUMENTS = 500
-"""Documents that are committed at once, at most."""
-PATIENCE = 2.0
-"""Seconds for which a document is waited for before those that have come are embedded."""
-SKIP = "skip"
-"""The stage at which failures are noted that are none: entries that were fetched and hold nothing to index."""
+MAX_COMMIT_DOCUMENTS = 500
+"""Maximum number of documents in one commit."""
+PARSE_WAIT_SECONDS = 2.0
+"""How long to wait for a document to be parsed before the window collected so far is embedded."""
 
 _log = logging.getLogger(__name__)
 
 
 class Sync:
-    """One run over one source. The caller holds the collection's lock.
+    """One sync of one source. The caller holds the collection's lock.
 
-    `embedder` gives the embedder of the collection's contract; it is called only where there is something to embed,
-    since most syncs find nothing new.
+    `embedder` gives the embedder of the collection's contract; it is called only if there is something to embed.
+    `after_commit` is called after each commit.
     """
 
     def __init__(
@@ -78,34 +68,39 @@ class Sync:
         catalog: CatalogWriter,
         source: Source,
         embedder: Callable[[], Embedder],
-        settings: ChunkSettings,
+        chunk_settings: ChunkSettings,
         *,
-        progress: Callable[[Progress], None] | None = None,
-        committed: Callable[[], None] = lambda: None,
+        progress: ProgressCallback | None = None,
+        after_commit: Callable[[], None] = lambda: None,
     ) -> None:
         self._catalog = catalog
-        self._committed = committed
         self._source = source
         self._embedder = embedder
-        self._settings = settings
-        self._progress = progress or (lambda _: None)
+        self._chunk_settings = chunk_settings
+        self._progress = progress or ignore_progress
+        self._after_commit = after_commit
+
         newest = catalog.at()
         self._contract_id = newest.contract_id
-        self._recipe = recipe(source, newest.contract, settings)
+        self._recipe = recipe(source, newest.contract, chunk_settings)
         self._current = catalog.current(source.id)
-        self._allow = {path: row.allow for path, row in self._current.items()}
-        self._known = known_before(catalog, source.id, self._current)
-        self._before = {row.path: row for row in catalog.failures(source.id)}
-        self._ahead = Ahead()
+        self._groups = {path: row.allow for path, row in self._current.items()}
+        self._baseline = paths_at_last_sync(catalog, source.id, self._current)
+        self._stored = stored_outcomes(catalog, source.id)
+
+        self._queue = ParseQueue()
         self._window: list[NewDocument] = []
-        self._waiting: set[bytes] = set()  # embedded texts of the window
-        self._revisions: dict[str, str] = {}
-        self._arrived: Counter[str] = Counter()  # digests of what is new in the source, or there in another place
-        self._failed: list[Failure] = []  # at this run
-        self._skipped: dict[str, str] = {}
-        self._kept: list[str] = []  # paths whose failure, or reason to be skipped, stays as it was noted
+        self._window_hashes: set[bytes] = set()
+        self._new_digests: Counter[str] = Counter()  # of new and changed documents
+        self._new_revisions: dict[str, str] = {}  # of documents with a new revision but the same content
+        self._failures: list[Failure] = []  # of this sync
+        self._skips: list[Failure] = []  # of this sync, to store
+        self._skipped: dict[str, str] = {}  # all reasons by path
+        self._kept_failures: list[Any] = []  # rows of documents that are not tried again yet
+        self._kept_paths: set[str] = set()  # whose stored failure or skip remains
         self._start = time.monotonic()
-        self._added = self._updated = self._removed = self._unchanged = self._chunks = self._seen = self._total = 0
+        self._added = self._updated = self._removed = self._unchanged = self._chunks = 0
+        self._listed = self._examined = 0
 
     def run(
         self,
@@ -114,42 +109,48 @@ class Sync:
         *,
         retry: bool = False,
         allow_mass_delete: bool = False,
-        unfiltered: Connector | None = None,
+        unfiltered: Callable[[], Sequence[Ref]] | None = None,
     ) -> SyncReport:
-        """Bring the collection in step with the source, of which `refs` is the complete listing.
+        """Sync the source, of which `refs` is the complete listing.
 
-        `retry` tries all that failed, however short ago. `unfiltered` lists the source without include and exclude:
-        what these leave out is not lost. Raises MassDeleteError where over half is lost and that isn't allowed.
+        `retry` tries all failed documents at once. `unfiltered` lists the source without include and exclude patterns,
+        for the deletion guard. Raises MassDeleteError if over half of the documents is lost, unless allowed.
         """
-        self._total = len(refs)
-        self._restrict(listed(self._allow, refs, {path: row.revision for path, row in self._current.items()}))
+        self._listed = len(refs)
+        # Close before anything is fetched. Opening a changed document waits until its new version is committed.
+        revisions = {path: row.revision for path, row in self._current.items()}
+        self._update_groups(groups_after_listing(self._groups, refs, revisions))
         try:
             for ref in refs:
-                self._look_at(ref, connector, retry)
-                self._seen += 1
-                self._tell()
-                while self._ahead.ready or self._ahead.full:
-                    self._take_in()
-            while self._ahead:
-                self._take_in()
+                self._examine(ref, connector, retry)
+                self._examined += 1
+                self._report_progress()
+                while self._queue.ready or self._queue.full:
+                    self._take_parsed()
+            while self._queue:
+                self._take_parsed()
         finally:
-            self._ahead.cancel()
-        gone = not_held(self._current, refs, self._skipped)
-        error = None if allow_mass_delete else self._mass_delete(gone, unfiltered)
-        self._flush([] if error else gone)
-        self._restrict(listed(self._allow, refs, self._revisions))
-        self._note(refs)
+            self._queue.cancel()
+
+        missing = missing_paths(self._current, refs, self._skipped)
+        error = None
+        if not allow_mass_delete:
+            lost = lost_documents(missing, self._current, self._baseline, self._new_digests, self._skipped, unfiltered)
+            if lost is not None:
+                error = self._mass_delete_error(*lost)
+        self._flush([] if error else missing)
+        self._update_groups(groups_after_listing(self._groups, refs, self._new_revisions))
+        self._store_outcomes(refs)
         if error:
             raise error
-        if self._added or self._updated or len(self._known) < len(self._current):
-            remember_sync(self._catalog, self._source.id)
+        if self._added or self._updated or len(self._baseline) < len(self._current):
+            record_complete_sync(self._catalog, self._source.id)
         return self.report
 
     @property
     def report(self) -> SyncReport:
         """What was done so far."""
-        noted = [*self._failed, *(self._before[path] for path in self._kept)]
-        failed = sorted((failure for failure in noted if failure.stage != SKIP), key=lambda failure: failure.path)
+        failures = sorted([*self._failures, *self._kept_failures], key=lambda failure: failure.path)
         return SyncReport(
             added=self._added,
             updated=self._updated,
@@ -157,49 +158,33 @@ class Sync:
             unchanged=self._unchanged,
             chunks=self._chunks,
             seconds=round(time.monotonic() - self._start, 3),
-            skipped=tuple(Skipped(self._uri(path), why) for path, why in sorted(self._skipped.items())),
+            skipped=tuple(Skipped(self._uri(path), reason) for path, reason in sorted(self._skipped.items())),
             failed=tuple(
-                Failed(self._uri(f.path), f.stage, f.error, f.attempts, f.path in self._current) for f in failed
+                Failed(self._uri(f.path), f.stage, f.error, f.attempts, f.path in self._current) for f in failures
             ),
         )
 
-    def _look_at(self, ref: Ref, connector: Connector, retry: bool) -> None:
+    def _examine(self, ref: Ref, connector: Connector, retry: bool) -> None:
+        """Find out whether an entry is new or changed; fetch it if so, and queue it for parsing."""
         known = self._current.get(ref.path)
         if ref.error is not None:
             self._fail(ref, "list", ref.error)
-        elif ref.skip is not None:
-            self._skipped[ref.path] = ref.skip
-        elif known is not None and known.revision == ref.revision and known.recipe == self._recipe:
-            self._unchanged += 1
-        elif retry or not self._settled(ref):
-            self._bring_in(ref, connector)
-
-    def _held_by(self, uri: str) -> str | None:
-        """The source that a document of that address has come from."""
-        rows = self._catalog.documents(None, documents.c.uri == uri)
-        return rows[0].source if rows else None
-
-    def _settled(self, ref: Ref) -> bool:
-        """Whether an entry is skipped as before, or is as it was when it failed and not to be tried again yet."""
-        row = self._before.get(ref.path)
-        if row is None or not self._same(row, ref) or (row.stage != SKIP and not waits(row.attempts, row.at)):
-            return False
-        if row.stage == SKIP:
-            self._skipped[ref.path] = row.error
-        self._kept.append(ref.path)
-        return True
-
-    def _same(self, row: Any, ref: Ref) -> bool:
-        return bool(row.revision == ref.revision and row.recipe == self._conditions)
-
-    @cached_property
-    def _conditions(self) -> str:
-        return conditions(self._recipe)
-
-    def _bring_in(self, ref: Ref, connector: Connector) -> None:
-        if "://" in ref.path and ref.path not in self._current and (other := self._held_by(ref.path)):
-            self._fail(ref, "list", f"it is in the collection already, from the source {other!r}")
             return
+        if ref.skip is not None:
+            self._skipped[ref.path] = ref.skip
+            return
+        if known is not None and known.revision == ref.revision and known.recipe == self._recipe:
+            self._unchanged += 1
+            return
+        if not retry and self._keep_stored_outcome(ref):
+            return
+        if "://" in ref.path and known is None:
+            rows = self._catalog.documents(None, documents.c.uri == ref.path)
+            if rows:
+                self._fail(
+                    ref, "list", f"the document is already in the collection, from the source {rows[0].source!r}"
+                )
+                return
         try:
             blob = connector.fetch(ref)
         except SkipDocument as skip:
@@ -209,43 +194,62 @@ class Sync:
             self._fail(ref, "fetch", str(error))
             return
         digest = _digest(blob)
-        known = self._current.get(ref.path)
         if known is not None and known.digest == digest and known.recipe == self._recipe:
             self._unchanged += 1
-            self._revisions[ref.path] = ref.revision
+            self._new_revisions[ref.path] = ref.revision
             return
-        self._ahead.add(ref, digest, blob, self._uri(ref.path))
+        self._queue.add(ref, digest, blob, self._uri(ref.path))
 
-    def _take_in(self) -> None:
-        """Split the next document that is parsed; what waits longest is embedded and committed once it's enough."""
-        while not _done(self._ahead.first.document, PATIENCE):
+    def _keep_stored_outcome(self, ref: Ref) -> bool:
+        """Whether the entry was skipped at this revision, or failed at it and must wait; its stored outcome remains."""
+        skip, failure = self._stored.skips.get(ref.path), self._stored.failures.get(ref.path)
+        if skip is not None and self._same_input(skip, ref):
+            self._skipped[ref.path] = skip.error
+        elif failure is not None and self._same_input(failure, ref) and must_wait(failure.attempts, failure.at):
+            self._kept_failures.append(failure)
+        else:
+            return False
+        self._kept_paths.add(ref.path)
+        return True
+
+    def _same_input(self, row: Any, ref: Ref) -> bool:
+        return bool(row.revision == ref.revision and row.recipe == self._environment)
+
+    @cached_property
+    def _environment(self) -> str:
+        return environment_hash(self._recipe)
+
+    def _take_parsed(self) -> None:
+        """Split the first document of the queue, and embed and commit the window if it is full."""
+        while not self._queue.wait(PARSE_WAIT_SECONDS):
             if self._window:
                 self._flush()
-            self._tell()
-        ref, digest, parsed, _ = self._ahead.pop()
+            self._report_progress()
+        ref, digest, parsed, _ = self._queue.pop()
         document, chunks = None, None
-        with self._failing_alone(ref):
+        with self._record_errors(ref):
             document = parsed.result()
         if document is None:
             return
-        embedder = self._embedder()  # loaded only for a document that is read, and its own errors end the sync
-        with self._failing_alone(ref):
-            chunks = chunk_document(document, embedder.tokenize, embedder.max_tokens, self._settings)
+        embedder = self._embedder()  # outside of the block: an embedder that fails ends the sync
+        with self._record_errors(ref):
+            chunks = chunk_document(document, embedder.tokenize, embedder.max_tokens, self._chunk_settings)
         if chunks is None:
             return
         hashes = [text_hash(chunk.embedded_text) for chunk in chunks]
-        new = NewDocument(ref.path, ref.revision, digest, self._recipe, document, chunks, hashes, ref.allow)
-        self._window.append(new)
-        self._waiting.update(hashes)
+        self._window.append(
+            NewDocument(ref.path, ref.revision, digest, self._recipe, document, chunks, hashes, ref.allow)
+        )
+        self._window_hashes.update(hashes)
         known = self._current.get(ref.path)
         if known is None or known.digest != digest:
-            self._arrived[digest] += 1
-        if len(self._waiting) >= WINDOW or len(self._window) >= DOCUMENTS:
+            self._new_digests[digest] += 1
+        if len(self._window_hashes) >= WINDOW or len(self._window) >= MAX_COMMIT_DOCUMENTS:
             self._flush()
 
     @contextmanager
-    def _failing_alone(self, ref: Ref) -> Iterator[None]:
-        """What goes wrong in here is the document's failure, or the reason to skip it, and nobody else's."""
+    def _record_errors(self, ref: Ref) -> Iterator[None]:
+        """Record an error in the block as the failure or skip of this document."""
         try:
             yield
         except WorkerError:
@@ -254,124 +258,105 @@ class Sync:
             self._skip(ref, str(skip))
         except RagfmError as error:
             self._fail(ref, "parse", str(error))
-        except Exception as error:  # a parser's own mistake must not take the other documents with it
+        except Exception as error:  # a bug in a parser must not stop the other documents
             _log.debug("%s", ref.path, exc_info=True)
             self._fail(ref, "parse", f"{type(error).__name__}: {error}")
 
-    def _flush(self, gone: Sequence[str] = ()) -> None:
-        """Embed and commit the window, and end the documents that are gone."""
-        self._embed_window()
-        if self._window or gone:
-            self._catalog.commit(self._source, self._window, gone)
-            self._committed()
-        self._removed = len(gone)
+    def _flush(self, removed: Sequence[str] = ()) -> None:
+        """Embed and commit the window, and remove documents."""
+        chunks_before = self._chunks
+
+        def embedded(progress: Progress) -> None:
+            self._chunks = chunks_before + progress.done
+            self._report_progress(waiting=(progress.total or 0) - progress.done)
+
+        texts = {
+            key: chunk.embedded_text for new in self._window for chunk, key in zip(new.chunks, new.hashes, strict=True)
+        }
+        embed_missing(self._catalog, self._contract_id, self._embedder, texts, embedded)
+        if self._window or removed:
+            self._catalog.commit(self._source, self._window, removed)
+            self._after_commit()
+        self._removed = len(removed)
         for new in self._window:
             if new.path in self._current:
                 self._updated += 1
             else:
                 self._added += 1
-        self._window, self._waiting = [], set()
-        self._tell()
+        self._window, self._window_hashes = [], set()
+        self._report_progress()
 
-    def _tell(self, waiting: int | None = None) -> None:
-        waiting = len(self._waiting) if waiting is None else waiting
-        done = self._seen - len(self._window) - len(self._ahead)
-        self._progress(Progress(done, self._total, self._chunks, waiting))
+    def _report_progress(self, waiting: int | None = None) -> None:
+        done = self._examined - len(self._window) - len(self._queue)
+        waiting = len(self._window_hashes) if waiting is None else waiting
+        self._progress(Progress("ingest", done, self._listed, {"chunks": self._chunks, "waiting": waiting}))
 
-    def _embed_window(self) -> None:
-        texts = {
-            key: chunk.embedded_text for new in self._window for chunk, key in zip(new.chunks, new.hashes, strict=True)
-        }
+    def _update_groups(self, groups: Mapping[str, Groups]) -> None:
+        changed = changed_groups(self._groups, groups)
+        if changed:
+            self._catalog.restrict(self._source, changed)
+            self._groups.update(changed)
 
-        def told(embedded: int, left: int) -> None:
-            self._chunks += embedded
-            self._tell(left)
-
-        embed_missing(self._catalog, self._contract_id, self._embedder, texts, told)
-
-    def _restrict(self, now: Mapping[str, Groups]) -> None:
-        """Make it hold in the collection who may see the documents."""
-        others = changed(self._allow, now)
-        if others:
-            self._catalog.restrict(self._source, others)
-            self._allow.update(others)
-
-    def _mass_delete(self, gone: Sequence[str], unfiltered: Connector | None) -> MassDeleteError | None:
-        """Why what is gone must not be removed: over half of what the source had is neither moved nor left out."""
-        came = Counter(row.digest for path, row in self._current.items() if path not in {*self._known, *gone})
-        lost = not_moved([path for path in gone if path in self._known], self._current, self._arrived + came)
-        known = len(self._known)
-        if 2 * len(lost) > known and unfiltered is not None:
-            there = set(lost) - set(not_held(lost, list_refs(unfiltered), self._skipped))
-            lost, known = [path for path in lost if path not in there], known - len(there)
-        if 2 * len(lost) <= known:
-            return None
+    def _mass_delete_error(self, lost: Sequence[str], total: int) -> MassDeleteError:
         examples = ", ".join(self._uri(path) for path in lost[:3]) + (", …" if len(lost) > 3 else "")
         return MassDeleteError(
-            f"The source {self._source.name!r} has lost {len(lost)} of its {known} documents since the last sync: "
-            f"{examples}. Nothing was removed; what is new or changed was taken in.",
-            "If they are meant to go, run it again with --allow-mass-delete.",
+            f"The source {self._source.name!r} has lost {len(lost)} of its {total} documents since the last sync: "
+            f"{examples}. New and changed documents were added; nothing was removed.",
+            "If the documents are meant to be removed, run this again with --allow-mass-delete.",
         )
 
-    def _note(self, refs: Sequence[Ref]) -> None:
-        stays = {*self._kept, *(failure.path for failure in self._failed)}
-        unseen = tuple(below(ref.path) for ref in refs if ref.error is not None)
-        cleared = [path for path in self._before if path not in stays and not path.startswith(unseen)]
-        if self._revisions or self._failed or cleared:
-            self._catalog.note(self._source.id, revisions=self._revisions, failed=self._failed, cleared=cleared)
+    def _store_outcomes(self, refs: Sequence[Ref]) -> None:
+        """Store failures, skips and new revisions; delete outcomes of documents that are no longer listed or read."""
+        outcomes = [*self._failures, *self._skips]
+        remaining = self._kept_paths.union(outcome.path for outcome in outcomes)
+        unlisted = tuple(path_prefix(ref.path) for ref in refs if ref.error is not None)
+        cleared = [
+            path
+            for path in (*self._stored.failures, *self._stored.skips)
+            if path not in remaining and not path.startswith(unlisted)
+        ]
+        if self._new_revisions or outcomes or cleared:
+            self._catalog.note(self._source.id, revisions=self._new_revisions, failed=outcomes, cleared=cleared)
 
-    def _skip(self, ref: Ref, why: str) -> None:
-        """What was fetched holds nothing to index: that is noted, so that it isn't fetched again."""
-        self._skipped[ref.path] = why
-        self._failed.append(Failure(ref.path, SKIP, why, ref.revision, self._conditions))
+    def _skip(self, ref: Ref, reason: str) -> None:
+        self._skipped[ref.path] = reason
+        self._skips.append(skip_record(ref.path, reason, ref.revision, self._environment))
 
     def _fail(self, ref: Ref, stage: str, error: str) -> None:
-        row = self._before.get(ref.path)
-        attempts = row.attempts + 1 if row is not None and row.stage != SKIP and self._same(row, ref) else 1
-        self._failed.append(Failure(ref.path, stage, error, ref.revision, self._conditions, attempts))
+        previous = self._stored.failures.get(ref.path)
+        attempts = previous.attempts + 1 if previous is not None and self._same_input(previous, ref) else 1
+        self._failures.append(Failure(ref.path, stage, error, ref.revision, self._environment, attempts))
         _log.info("%s failed at %s: %s", self._uri(ref.path), stage, error)
 
     def _uri(self, path: str) -> str:
         return document_uri(self._source.name, path)
 
 
-def document_uri(source: str, path: str) -> str:
-    """The address of a document, unique in the collection: `<source>/<path>`, or the path if it is an address."""
-    if source == "." or "://" in path:
-        return path
-    return f"{source.rstrip('/')}/{path}" if path else source
-
-
-def _done(future: Future[Any], seconds: float) -> bool:
-    """Whether something is done, now or within so many seconds."""
-    return future.done() or bool(wait([future], seconds).done)
-
-
 def list_refs(connector: Connector) -> list[Ref]:
-    """All that a source holds. Raises SourceError where it can't be listed to its end."""
-    listed: dict[str, Ref] = {}
+    """The complete listing of a source. Raises SourceError if it breaks off or lists a path twice."""
+    refs: dict[str, Ref] = {}
     for ref in connector.refs():
-        if ref.path in listed:
+        if ref.path in refs:
             raise SourceError(f"The source lists {ref.path!r} twice.", "Nothing was changed.")
-        listed[ref.path] = ref
-    return list(listed.values())
+        refs[ref.path] = ref
+    return list(refs.values())
 
 
-def _digest(blob: Blob) -> str:
-    digest = blake2b(blob.data, digest_size=16)
-    # Metadata counts as content, the time of change aside: that is what a revision is for.
-    rest = {key: value for key, value in blob.metadata.items() if key != "modified"}
-    digest.update(json.dumps([blob.media_type, rest], sort_keys=True).encode())
-    return digest.hexdigest()
-
-
-def recipe(source: Source, contract: Mapping[str, Scalar], settings: ChunkSettings) -> str:
-    """All that makes the same bytes another document: a changed recipe counts as a changed document."""
+def recipe(source: Source, contract: Mapping[str, Scalar], chunk_settings: ChunkSettings) -> str:
+    """Everything besides a document's bytes that decides its chunks: another recipe means another document."""
     parts = {
         "parser": PARSER,
         "chunker": CHUNKER_VERSION,
-        "chunk": asdict(settings),
+        "chunk": asdict(chunk_settings),
         "max_tokens": contract["max_tokens"],
         "tags": dict(source.tags),
     }
     return json.dumps(parts, sort_keys=True)
+
+
+def _digest(blob: Blob) -> str:
+    digest = blake2b(blob.data, digest_size=16)
+    # Metadata is content, except for the time of modification, which belongs to the revision.
+    metadata = {key: value for key, value in blob.metadata.items() if key != "modified"}
+    digest.update(json.dumps([blob.media_type, metadata], sort_keys=True).encode())
+    return digest.hexdigest()

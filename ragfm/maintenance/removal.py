@@ -8,7 +8,7 @@ from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any
 
 from ragfm.core.errors import CollectionError
-from ragfm.ingestion.sources import known_sources
+from ragfm.ingestion.source_request import known_sources
 from ragfm.store.tables import documents
 
 if TYPE_CHECKING:

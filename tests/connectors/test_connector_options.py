@@ -1,4 +1,4 @@
-"""Options of connectors: read as the constructor is annotated, refused where it has none, and documented."""
+"""Connector options: converted to the annotated types, refused if unknown, and documented."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 from ragfm import Collection
 from ragfm.core.errors import ConfigError, SourceError
 from ragfm.core.registry import load_plugin, plugins
-from ragfm.ingestion.connector_options import connect
+from ragfm.ingestion.connector_options import build_connector
 
 DOCS = Path(__file__).parents[2] / "docs/connectors.md"
 
@@ -32,22 +32,22 @@ def test_every_option_is_documented(name: str) -> None:
 
 
 def test_values_are_read_as_they_are_annotated(records: Path) -> None:
-    made: Any = connect(
+    made: Any = build_connector(
         "jsonl", str(records), {"max_bytes": "5", "text": "text", "include": []}, {"max_bytes": 7, "x": 1}
     )
     assert (made._max_bytes, made._fields.text) == (5, ("text",))
-    made = connect("jsonl", str(records), {}, {"max_bytes": 7, "x": 1})
+    made = build_connector("jsonl", str(records), {}, {"max_bytes": 7, "x": 1})
     assert made._max_bytes == 7
-    made = connect("files", str(records), {"hidden": "true", "include": ["*.md"]})
+    made = build_connector("files", str(records), {"hidden": "true", "include": ["*.md"]})
     assert made._hidden is True
     with pytest.raises(ConfigError, match="no option 'texts'") as caught:
-        connect("jsonl", str(records), {"texts": "x"})
+        build_connector("jsonl", str(records), {"texts": "x"})
     assert "max_bytes" in caught.value.hint
     with pytest.raises(ConfigError, match=r"`jsonl\.max_bytes`") as caught:
-        connect("jsonl", str(records), {"max_bytes": "s3cret"})
+        build_connector("jsonl", str(records), {"max_bytes": "s3cret"})
     assert "s3cret" not in str(caught.value)
     with pytest.raises(ConfigError, match="no option 'include'"):
-        connect("sql", "sqlite://#x", {"include": ["*.md"]})
+        build_connector("sql", "sqlite://#x", {"include": ["*.md"]})
 
 
 def test_options_stay_until_others_are_given(records: Path, collection: Collection) -> None:
@@ -63,10 +63,10 @@ def test_options_stay_until_others_are_given(records: Path, collection: Collecti
     assert collection.status().sources[0]["options"] == {"metadata": ["a"]}
 
 
-def test_an_address_says_what_reads_it_or_must_be_told(collection: Collection) -> None:
-    with pytest.raises(SourceError, match=r"connector reads s3://… must be said"):
+def test_the_default_connector_depends_on_the_address(collection: Collection) -> None:
+    with pytest.raises(SourceError, match=r"No connector is set for s3://…"):
         collection.sync("s3://bucket/x")
     pytest.importorskip("protego", reason="needs the extra web")
-    with pytest.raises(SourceError, match="no public address"):
+    with pytest.raises(SourceError, match="not a public address"):
         collection.sync("http://127.0.0.1:9/", options={"retries": "0"})
     assert not collection.path.exists() or not collection.documents()

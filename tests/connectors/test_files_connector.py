@@ -48,7 +48,7 @@ def docs(tmp_path: Path) -> Path:
     return root
 
 
-# --- What is listed ----------------------------------------------------------------------------------------------
+# --- Listing -----------------------------------------------------------------------------------------------------
 
 
 def test_a_folder_gives_its_files_in_order_with_size_and_time(docs: Path) -> None:
@@ -139,7 +139,7 @@ def test_include_and_exclude(docs: Path, include: list[str], exclude: list[str],
 
 @pytest.mark.parametrize("pattern", ["", "/", "./"])
 def test_an_empty_pattern_is_refused(docs: Path, pattern: str) -> None:
-    with pytest.raises(ConfigError, match="no pattern"):
+    with pytest.raises(ConfigError, match="not a pattern"):
         FilesConnector(docs, include=[pattern])
 
 
@@ -150,7 +150,7 @@ def test_include_names_apply_to_skipped_ones_too(docs: Path) -> None:
     assert listed(docs, max_bytes=20)["big.png"].skip == "50 bytes, the limit is 20"
 
 
-# --- What is skipped ---------------------------------------------------------------------------------------------
+# --- Skipped entries ---------------------------------------------------------------------------------------------
 
 
 def test_hidden_ones_are_listed_once_and_not_entered(docs: Path) -> None:
@@ -189,7 +189,7 @@ def test_pipes_and_sockets_are_never_opened(docs: Path, monkeypatch: pytest.Monk
         FilesConnector(docs).fetch(Ref("pipe.md"))
 
 
-def test_collections_and_settings_are_no_part_of_a_source(docs: Path) -> None:
+def test_collections_and_settings_are_not_listed(docs: Path) -> None:
     for folder in (".ragfm", "store"):
         write(docs / folder / "catalog.db")
         write(docs / folder / "HEAD")
@@ -201,7 +201,7 @@ def test_collections_and_settings_are_no_part_of_a_source(docs: Path) -> None:
         list(FilesConnector(docs / "store").refs())
 
 
-def test_what_ragfm_wrote_is_no_part_of_a_source(docs: Path) -> None:
+def test_output_of_ragfm_is_not_listed(docs: Path) -> None:
     before = taken(docs)
     out = make_output(docs / "drafts" / "ragfm-examples")
     write(out / "train.jsonl")
@@ -212,11 +212,11 @@ def test_what_ragfm_wrote_is_no_part_of_a_source(docs: Path) -> None:
     for hidden in (False, True):
         assert taken(docs, hidden=hidden) == before
     assert taken(out / "train.jsonl") == [""]  # whoever names a file wants it
-    with pytest.raises(SourceError, match=rf"holds what ragfm has written.*{OUTPUT}"):
+    with pytest.raises(SourceError, match=rf"contains output of ragfm.*{OUTPUT}"):
         list(FilesConnector(out).refs())
 
 
-def test_a_folder_that_holds_documents_stays_a_source_when_ragfm_writes_there(docs: Path) -> None:
+def test_a_folder_with_documents_is_not_marked_as_output(docs: Path) -> None:
     before = taken(docs)
     write(make_output(docs) / "card.json")
     assert taken(docs) == sorted([*before, "card.json"])
@@ -225,7 +225,7 @@ def test_a_folder_that_holds_documents_stays_a_source_when_ragfm_writes_there(do
 # --- Symbolic links ----------------------------------------------------------------------------------------------
 
 
-def test_links_to_what_is_listed_already_are_skipped(docs: Path) -> None:
+def test_links_to_listed_entries_are_skipped(docs: Path) -> None:
     (docs / "0-folder").symlink_to("drafts")
     (docs / "0-file.md").symlink_to("a/b.md")
     (docs / "a/loop").symlink_to("..")
@@ -239,7 +239,7 @@ def test_links_to_what_is_listed_already_are_skipped(docs: Path) -> None:
 
 
 def test_links_within_the_folder_are_followed_once(docs: Path) -> None:
-    """As Kubernetes mounts its ConfigMaps: links to files under a hidden folder, reached through a hidden link."""
+    """A folder like a Kubernetes ConfigMap: links to files in a hidden folder, through a hidden link."""
     write(docs / "map/..2024/one.md", "one")
     (docs / "map/..data").symlink_to("..2024")
     (docs / "map/one.md").symlink_to("..data/one.md")
@@ -280,7 +280,7 @@ def test_fetch_does_not_leave_the_folder(docs: Path) -> None:
     for path in ("a.md", "out/secret.md", "../docs-private/secret.md", str(secret)):
         with pytest.raises(ConnectorError, match="leads out of"):
             connector.fetch(Ref(path))
-    with pytest.raises(ConnectorError, match="can't be read"):
+    with pytest.raises(ConnectorError, match="cannot be read"):
         connector.fetch(Ref("a\0b"))
 
 
@@ -345,11 +345,11 @@ def test_size_and_time_change_the_revision(docs: Path) -> None:
     assert {path for path in after if after[path] != before[path]} == {"a.md", "z.txt"}
 
 
-# --- What goes wrong ---------------------------------------------------------------------------------------------
+# --- Errors ------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("location", ["", "none", "none/*.md", "docs/a.md/*", "docs/a.md/x", "no\0thing", "docs/none"])
-def test_no_such_path_is_said_at_once(docs: Path, monkeypatch: pytest.MonkeyPatch, location: str) -> None:
+def test_a_missing_path_is_an_error_at_once(docs: Path, monkeypatch: pytest.MonkeyPatch, location: str) -> None:
     monkeypatch.chdir(docs.parent)
     with pytest.raises(SourceError) as caught:
         FilesConnector(location)
@@ -369,7 +369,7 @@ def test_a_root_that_has_gone_is_an_error_not_an_empty_source(docs: Path) -> Non
 
 
 def fail_for(monkeypatch: pytest.MonkeyPatch, name: str, path: Path, error: OSError) -> None:
-    """Let a function of `os` fail for one path: permissions don't stop root."""
+    """Make a function of `os` fail for one path: permissions do not stop root."""
     real = getattr(os, name)
 
     def failing(target: Any, *arguments: Any, **options: Any) -> Any:
@@ -381,13 +381,11 @@ def fail_for(monkeypatch: pytest.MonkeyPatch, name: str, path: Path, error: OSEr
 
 
 @pytest.mark.parametrize("error", [PermissionError(13, "Permission denied"), OSError(5, "Input/output error")])
-def test_what_cannot_be_listed_counts_as_still_there(
-    docs: Path, monkeypatch: pytest.MonkeyPatch, error: OSError
-) -> None:
+def test_unlisted_entries_are_kept(docs: Path, monkeypatch: pytest.MonkeyPatch, error: OSError) -> None:
     whole = listed(docs)
     fail_for(monkeypatch, "scandir", docs / "drafts", error)
     found = listed(docs)
-    assert found["drafts"] == Ref("drafts", error=f"the folder can't be listed: {error.strerror}")
+    assert found["drafts"] == Ref("drafts", error=f"the folder cannot be listed: {error.strerror}")
     assert {path: ref for path, ref in found.items() if path != "drafts"} == {
         path: ref for path, ref in whole.items() if not path.startswith("drafts/")
     }
@@ -417,12 +415,12 @@ def test_a_listing_that_breaks_off_counts_as_not_listed(docs: Path, monkeypatch:
 
     monkeypatch.setattr(os, "scandir", Breaking)
     found = listed(docs)
-    assert found["a"].error == "the folder can't be listed: Input/output error"
+    assert found["a"].error == "the folder cannot be listed: Input/output error"
     assert not [path for path in found if path.startswith("a/")]
     assert "drafts/deep/y.md" in found
 
 
-def test_what_cannot_be_looked_at_has_an_error(docs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_inaccessible_file_has_an_error(docs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fail_for(monkeypatch, "lstat", docs / "a/b.md", PermissionError(13, "Permission denied"))
     fail_for(monkeypatch, "lstat", docs / "z.txt", FileNotFoundError(2, "No such file or directory"))
     found = listed(docs)
@@ -439,7 +437,7 @@ def test_unreadable_and_vanished_files_say_so(docs: Path, monkeypatch: pytest.Mo
         connector.fetch(Ref("a"))
     fail_for(monkeypatch, "open", Path("a.md"), PermissionError(13, "Permission denied"))
     os.utime(docs / "a.md")
-    assert "a.md" in [ref.path for ref in connector.refs()]  # it is there, though its content can't be hashed
+    assert "a.md" in [ref.path for ref in connector.refs()]  # it is there, though its content cannot be hashed
     with pytest.raises(ConnectorError, match=r"a\.md.*Permission denied"):
         connector.fetch(Ref("a.md"))
 

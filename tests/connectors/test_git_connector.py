@@ -1,4 +1,4 @@
-"""The connector for git repositories, made by git itself in the test."""
+"""The connector for git repositories, with repositories made by git."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class Work:
         return done.stdout.strip()
 
     def write(self, **files: str | None) -> None:
-        """Commit files, by names with `__` for a slash and `_` for a dot; None removes one."""
+        """Commit files; in their names `__` stands for a slash and `_` for a dot. None removes a file."""
         for name, text in files.items():
             path = self.folder / name.replace("__", "/").replace("_", ".")
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -103,15 +103,23 @@ def test_a_commit_is_named_by_ref(work: Work) -> None:
         GitConnector(work.folder.parent)
 
 
-def test_nothing_of_the_repository_is_run(work: Work) -> None:
+def test_no_program_of_the_repository_is_run(work: Work) -> None:
     canary = work.folder.parent / "canary"
     command = f"touch {canary}"
     for hook in ("post-checkout", "post-merge", "pre-auto-gc", "reference-transaction", "fsmonitor"):
         path = work.folder / ".git/hooks" / hook
         path.write_text(f"#!/bin/sh\n{command}\n")
         path.chmod(0o755)
-    for key in ("filter.x.smudge", "filter.x.clean", "filter.x.process", "core.fsmonitor", "core.sshCommand",
-                "core.pager", "diff.x.textconv", "credential.helper"):  # fmt: skip
+    for key in (
+        "filter.x.smudge",
+        "filter.x.clean",
+        "filter.x.process",
+        "core.fsmonitor",
+        "core.sshCommand",
+        "core.pager",
+        "diff.x.textconv",
+        "credential.helper",
+    ):
         work("config", key, f"!{command}" if key == "credential.helper" else command)
     (work.folder / ".gitattributes").write_text("* filter=x diff=x\n")
     work("-c", "filter.x.clean=cat", "-c", "filter.x.process=", "-c", "core.fsmonitor=", "add", "-A")
@@ -120,7 +128,7 @@ def test_nothing_of_the_repository_is_run(work: Work) -> None:
     assert not canary.exists()
 
 
-def test_of_the_configuration_counts_how_it_is_stored(work: Work) -> None:
+def test_only_the_storage_settings_of_the_configuration_are_read(work: Work) -> None:
     for key, value in (("core.bigFileThreshold", "50m"), ("pack.windowMemory", "1g"), ("core.worktree", "/nowhere")):
         work("config", key, value)
     canary = work.folder.parent / "canary"
@@ -130,9 +138,9 @@ def test_of_the_configuration_counts_how_it_is_stored(work: Work) -> None:
     config = work.folder / ".git/config"
     before = config.read_text()
     for more, said in (
-        ("[extensions]\n\tpartialClone = origin\n", "is stored can't be read: .*partial"),
-        ("[core]\n\trepositoryformatversion = 9\n", "is stored can't be read: "),
-        ("a secret\n", "can't be opened: its configuration is no text of git's"),
+        ("[extensions]\n\tpartialClone = origin\n", "unsupported storage format: .*partial"),
+        ("[core]\n\trepositoryformatversion = 9\n", "unsupported storage format: "),
+        ("a secret\n", "cannot be opened: its configuration is invalid"),
     ):
         config.write_text(more if more == "a secret\n" else before + more)
         with pytest.raises(SourceError, match=said) as caught:
@@ -140,16 +148,16 @@ def test_of_the_configuration_counts_how_it_is_stored(work: Work) -> None:
         assert "secret" not in str(caught.value)
 
 
-def test_no_program_of_the_users_configuration_is_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_program_of_the_user_configuration_is_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / ".gitconfig").write_text(f"[core]\n\tsshCommand = touch {tmp_path}/canary;\n")
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.delenv("XDG_CONFIG_HOME", raising=False)
-    with pytest.raises(SourceError, match="can't be fetched"):
+    with pytest.raises(SourceError, match="cannot be fetched"):
         listed("ssh://git@127.0.0.1:1/x")
     assert not (tmp_path / "canary").exists()
 
 
-def test_what_is_left_out_says_why(work: Work) -> None:
+def test_skipped_entries_have_reasons(work: Work) -> None:
     other = Work(work.folder.parent / "other")
     other.write(a_md="a")
     work("submodule", "--quiet", "add", str(other.folder), "sub")
@@ -166,7 +174,7 @@ def test_what_is_left_out_says_why(work: Work) -> None:
     check_connector(connector)
 
 
-def test_who_may_see_a_folder_is_said_in_the_commit(work: Work) -> None:
+def test_access_files_of_the_commit_apply(work: Work) -> None:
     (work.folder / "src/.ragfm-access").write_text("dev\n")
     (work.folder / "src/deep/.ragfm-access").write_text("ops\n")
     work.write()
@@ -210,7 +218,7 @@ def test_trees_in_trees_cost_little(work: Work, monkeypatch: pytest.MonkeyPatch)
     for _ in range(10):
         bomb = tree_of(*(f"040000 tree {bomb}\tin{number}" for number in range(10)))
     commit(bomb)
-    monkeypatch.setattr(git, "_MOST", 1000)
+    monkeypatch.setattr(git, "_MAX_ENTRIES", 1000)
     with pytest.raises(SourceError, match="over 1,000 files"):
         listed(work.folder)
     with pytest.raises(SourceError, match="over 1,000 files"):
@@ -220,12 +228,19 @@ def test_trees_in_trees_cost_little(work: Work, monkeypatch: pytest.MonkeyPatch)
 def test_trees_that_lead_out_are_refused(work: Work) -> None:
     blob = work("rev-parse", "HEAD:readme.md")
     tree = b"100644 ..\0" + bytes.fromhex(blob)
-    made = subprocess.run(
-        ["git", "hash-object", "-t", "tree", "-w", "--stdin", "--literally"], cwd=work.folder, input=tree, check=True,
-        capture_output=True,
-    ).stdout.decode().strip()  # fmt: skip
+    made = (
+        subprocess.run(
+            ["git", "hash-object", "-t", "tree", "-w", "--stdin", "--literally"],
+            cwd=work.folder,
+            input=tree,
+            check=True,
+            capture_output=True,
+        )
+        .stdout.decode()
+        .strip()
+    )
     work("update-ref", "refs/heads/evil", work("commit-tree", made, "-m", "evil"))
-    with pytest.raises(SourceError, match="can't be a path"):
+    with pytest.raises(SourceError, match="not a valid path"):
         listed(work.folder, ref="evil")
 
 
@@ -259,7 +274,7 @@ def test_a_repository_that_goes_away_in_the_middle(work: Work, collection: Colle
     assert len(collection.documents()) == 3
 
 
-def test_a_killed_sync_goes_on(work: Work, collection: Collection) -> None:
+def test_a_killed_sync_continues(work: Work, collection: Collection) -> None:
     work.write(**{f"n{n}_md": f"number {n}" for n in range(9)})
     sync_killed(collection.path, work.folder, documents=5, connector="git")
     assert len(collection.documents()) == 5
@@ -267,19 +282,26 @@ def test_a_killed_sync_goes_on(work: Work, collection: Collection) -> None:
     assert (report.added, report.unchanged) == (7, 5)
 
 
-# --- Elsewhere ---------------------------------------------------------------------------------------------------
+# --- Remote repositories -----------------------------------------------------------------------------------------
 
 
 @pytest.fixture
 def served(work: Work) -> Iterator[str]:
-    """The repository at an address, served by git's own daemon."""
+    """The repository, served by git's own daemon."""
     import socket
     import time
 
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    command = ["git", "daemon", "--export-all", "--reuseaddr", f"--base-path={work.folder.parent}",
-               "--listen=127.0.0.1", f"--port={port}"]  # fmt: skip
+    command = [
+        "git",
+        "daemon",
+        "--export-all",
+        "--reuseaddr",
+        f"--base-path={work.folder.parent}",
+        "--listen=127.0.0.1",
+        f"--port={port}",
+    ]
     daemon = subprocess.Popen(command, stderr=subprocess.DEVNULL)
     try:
         for _ in range(200):
@@ -305,7 +327,7 @@ def test_a_repository_elsewhere(work: Work, served: str, collection: Collection)
     with pytest.raises(SourceError, match="has no 'none'"):
         listed(served, ref="none")
     shutil.rmtree(work.folder / ".git")
-    with pytest.raises(SourceError, match="can't be fetched"):
+    with pytest.raises(SourceError, match="cannot be fetched"):
         collection.sync(served)
     assert len(collection.documents()) == 4
 
@@ -323,7 +345,7 @@ def test_secrets_of_an_address_are_neither_stored_nor_shown(
         with pytest.raises(ConfigError) as refused:
             GitConnector(wrong)
         assert "abcdefg" not in str(refused.value)
-    with pytest.raises(ConfigError, match="can't be reached"):
+    with pytest.raises(ConfigError, match="cannot be reached"):
         GitConnector("file:///etc")
     GitConnector("ssh://git@host/x")
 

@@ -45,8 +45,10 @@ def texts(connector: JsonlConnector) -> dict[str, str]:
 def test_records_become_documents(tmp_path: Path) -> None:
     connector = JsonlConnector(lines(tmp_path / "r.jsonl", *ROWS))
     assert texts(connector) == {
-        "a": "Leave\n\nYou get 28 days.", "b%2F1": "Line one\nline two, “quoted”", "c": "Pets\n\nDogs on Fridays",
-    }  # fmt: skip
+        "a": "Leave\n\nYou get 28 days.",
+        "b%2F1": "Line one\nline two, “quoted”",
+        "c": "Pets\n\nDogs on Fridays",
+    }
     blob = connector.fetch(next(connector.refs()))
     assert (blob.media_type, blob.metadata) == ("text/plain", {"title": "Leave", "year": 2024})
     check_connector(connector)
@@ -54,9 +56,13 @@ def test_records_become_documents(tmp_path: Path) -> None:
 
 def test_fields_are_mapped(tmp_path: Path) -> None:
     connector = JsonlConnector(
-        lines(tmp_path / "r.jsonl", *ROWS[:1]), id="year", title="by.name", text=["title", "text"],
-        metadata=["tags", "by", "none"], media_type="text/markdown",
-    )  # fmt: skip
+        lines(tmp_path / "r.jsonl", *ROWS[:1]),
+        id="year",
+        title="by.name",
+        text=["title", "text"],
+        metadata=["tags", "by", "none"],
+        media_type="text/markdown",
+    )
     (ref,) = connector.refs()
     blob = connector.fetch(ref)
     assert (ref.path, blob.data, blob.media_type) == ("2024", b"# Ann\n\nLeave\n\nYou get 28 days.", "text/markdown")
@@ -133,7 +139,7 @@ def test_a_changed_record_alone_has_another_revision(tmp_path: Path) -> None:
     assert not {ref.revision for ref in mapped.values()} & {after["a"].revision, after["c"].revision}
 
 
-def test_what_is_wrong_with_a_record_is_said_and_the_others_are_in(tmp_path: Path) -> None:
+def test_a_broken_record_is_reported_and_the_others_are_listed(tmp_path: Path) -> None:
     good = json.dumps(ROWS[0]).encode()
     wrong = [b"{torn", b"[1]", b'{"id": 1}', b'{"id":"\\ud800", "text":"x"}', b'{"id":2,"text":"\xff"}', b"[" * 99_999]
     for line in wrong:
@@ -190,7 +196,7 @@ def test_files_that_unpack_to_absurd_sizes_are_refused(tmp_path: Path) -> None:
     assert "would be over" in (listed(tmp_path / "r.parquet")[""].error or "")
 
 
-def test_a_text_that_a_small_file_says_in_each_of_its_records_is_held_once(tmp_path: Path) -> None:
+def test_a_text_shared_by_all_records_is_stored_once(tmp_path: Path) -> None:
     texts = pa.DictionaryArray.from_arrays(pa.array([0] * 100, pa.int32()), pa.array(["x" * (8 << 20)]))
     table = pa.table({"id": list(range(100)), "text": texts})
     pq.write_table(table, tmp_path / "r.parquet", compression="zstd", dictionary_pagesize_limit=1 << 30)
@@ -205,7 +211,7 @@ def test_a_text_that_a_small_file_says_in_each_of_its_records_is_held_once(tmp_p
     assert pa.default_memory_pool().max_memory() - before < 400 << 20
 
 
-def test_fetch_gives_what_was_listed_or_says_that_it_changed(tmp_path: Path) -> None:
+def test_fetch_returns_the_listed_version_or_fails(tmp_path: Path) -> None:
     connector = JsonlConnector(lines(tmp_path / "r.jsonl", *ROWS))
     refs = list(connector.refs())
     lines(tmp_path / "r.jsonl", *ROWS[1:])
@@ -254,19 +260,19 @@ def test_a_file_that_goes_away_in_the_middle(
 ) -> None:
     source = lines(tmp_path / "r.jsonl", *ROWS)
     collection.sync(source, connector="jsonl")
-    read = jsonl._lines
+    read = jsonl._read_lines
 
     def breaking(*given: Any) -> Iterator[tuple[int, bytes]]:
         yield next(read(*given))
         raise OSError(5, "Input/output error")
 
-    monkeypatch.setattr(jsonl, "_lines", breaking)
+    monkeypatch.setattr(jsonl, "_read_lines", breaking)
     report = collection.sync(source)
     assert (report.removed, len(report.failed)) == (0, 1)
     assert "Input/output error" in report.failed[0].error
 
 
-def test_a_killed_sync_goes_on(tmp_path: Path, collection: Collection) -> None:
+def test_a_killed_sync_continues(tmp_path: Path, collection: Collection) -> None:
     source = lines(tmp_path / "r.jsonl", *({"id": n, "text": f"record number {n}"} for n in range(12)))
     sync_killed(collection.path, source, documents=5, connector="jsonl")
     assert len(collection.documents()) == 5

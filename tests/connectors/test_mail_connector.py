@@ -54,9 +54,13 @@ def test_mails_of_an_mbox(tmp_path: Path) -> None:
     assert blob.data.decode() == "Grüße number 1\n\nThis is mail number 1.\n\nFrom here on it is about trees."
     assert blob.media_type == "text/plain"
     assert blob.metadata == {
-        "title": "Grüße number 1", "subject": "Grüße number 1", "from": "Ann <ann@example.org>",
-        "to": "bob@example.org", "message_id": "<1@example.org>", "date": "2026-03-03T08:00:00+00:00",
-    }  # fmt: skip
+        "title": "Grüße number 1",
+        "subject": "Grüße number 1",
+        "from": "Ann <ann@example.org>",
+        "to": "bob@example.org",
+        "message_id": "<1@example.org>",
+        "date": "2026-03-03T08:00:00+00:00",
+    }
     notes = connector.fetch(refs["2@example.org/notes.md"])
     assert (notes.data, notes.media_type) == (b"# Notes", None)
     assert (notes.metadata["attachment"], notes.metadata["subject"]) == ("notes.md", "Grüße number 2")
@@ -119,9 +123,9 @@ def test_broken_mails_fail_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     found = listed(tmp_path, max_bytes=5_000)
     assert len(found) == 3
     assert "the limit is 5,000" in (found["9@example.org"].skip or "")
-    assert [ref.error for ref in found.values() if ref.error] == ["the mail can't be read: it has no headers"]
+    assert [ref.error for ref in found.values() if ref.error] == ["the mail cannot be read: it has no headers"]
     monkeypatch.setattr(mail, "attached", lambda _: [].pop())
-    assert "can't be read" in (listed(tmp_path)["1@example.org"].error or "")
+    assert "cannot be read" in (listed(tmp_path)["1@example.org"].error or "")
     (tmp_path / "good.eml").write_bytes(b"Message-ID: <1@x>\nContent-Type: text/plain; charset=nonsense\n\ncaf\xe9")
     monkeypatch.undo()
     assert (
@@ -151,7 +155,7 @@ def test_hostile_mails_cost_little(tmp_path: Path) -> None:
     assert time.process_time() - began < 5
 
 
-def test_fetch_says_that_a_mail_has_changed(tmp_path: Path) -> None:
+def test_fetching_a_changed_mail_fails(tmp_path: Path) -> None:
     connector = MailConnector(mbox(tmp_path / "box", message(1), message(2)))
     refs = list(connector.refs())
     mbox(tmp_path / "box", message(2))
@@ -187,13 +191,13 @@ def test_an_mbox_that_goes_away_in_the_middle(
     for name in ("one", "two"):
         mbox(tmp_path / "mails" / name, *(message(n + 10 * (name == "two")) for n in range(3)))
     collection.sync(tmp_path / "mails", connector="mail")
-    read = mail._mails
+    read = mail._split_mails
 
     def breaking(*given: Any, **options: Any) -> Iterator[Any]:
         yield next(read(*given, **options))
         raise OSError(5, "Input/output error")
 
-    monkeypatch.setattr(mail, "_mails", breaking)
+    monkeypatch.setattr(mail, "_split_mails", breaking)
     report = collection.sync(tmp_path / "mails")
     assert (report.removed, report.unchanged, len(report.failed)) == (0, 2, 1)
     assert report.failed[0].error.count("Input/output error") == 2
@@ -203,7 +207,7 @@ def test_an_mbox_that_goes_away_in_the_middle(
     assert (report.unchanged, report.failed) == (6, ())
 
 
-def test_a_killed_sync_goes_on(tmp_path: Path, collection: Collection) -> None:
+def test_a_killed_sync_continues(tmp_path: Path, collection: Collection) -> None:
     path = mbox(tmp_path / "box", *(message(n) for n in range(12)))
     sync_killed(collection.path, path, documents=5, connector="mail")
     assert len(collection.documents()) == 5
@@ -217,7 +221,7 @@ def test_real_mails(data: Path, collection: Collection, tmp_path: Path) -> None:
     connector = MailConnector(tmp_path / "eml")
     check_connector(connector)
     refs = list(connector.refs())
-    errors = {connector._places[ref.path].file.path for ref in refs if ref.error}
+    errors = {connector._positions[ref.path].file.path for ref in refs if ref.error}
     assert errors == set()  # two are in UTF-16 without the mark that says so
     assert [ref.path for ref in refs if ref.skip == "it is encrypted"]
     mails = [ref for ref in refs if not ref.error and not ref.skip]

@@ -1,4 +1,4 @@
-"""The connector for stores of objects: fsspec's memory, and a real S3 server on this machine."""
+"""The connector for object stores: fsspec's memory store, and a local S3 server."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ SECRET = "s3cret/key+of=the store"
 
 
 class Bucket:
-    """A prefix of a store, and what the connector needs to reach it."""
+    """A prefix of a store, with the connector options to reach it."""
 
     def __init__(self, location: str, storage: list[str], system: Any) -> None:
         self.location, self.storage, self.system = location, storage, system
@@ -108,7 +108,7 @@ def test_revisions(bucket: Bucket) -> None:
         assert after["a.md"].revision.startswith("mark:")
 
 
-def test_what_is_left_out_says_why(bucket: Bucket) -> None:
+def test_skipped_entries_have_reasons(bucket: Bucket) -> None:
     bucket.put("big.md", "x" * 99)
     bucket.put("empty.md", "")
     found = bucket.listed(max_bytes=98)
@@ -122,11 +122,11 @@ def test_what_is_left_out_says_why(bucket: Bucket) -> None:
     with pytest.raises(ConnectorError, match="changed"):
         connector.fetch(found["in/b.md"])
     bucket.delete("in/deep/c.txt")
-    with pytest.raises(ConnectorError, match="can't be read"):
+    with pytest.raises(ConnectorError, match="cannot be read"):
         connector.fetch(found["in/deep/c.txt"])
 
 
-def test_who_may_see_a_folder_is_said_in_it(bucket: Bucket) -> None:
+def test_access_files_apply(bucket: Bucket) -> None:
     bucket.put("in/.ragfm-access", "hr\n")
     bucket.put("in/deep/.ragfm-access", "ops\n")
     found = bucket.listed()
@@ -155,7 +155,7 @@ def test_sync_adds_changes_and_deletes(bucket: Bucket, collection: Collection) -
     bucket.delete("in/b.md")
     bucket.delete(".hidden")
     if bucket.location.startswith("s3"):  # where nothing is left, an empty prefix is none
-        with pytest.raises(SourceError, match="can't be read"):
+        with pytest.raises(SourceError, match="cannot be read"):
             collection.sync(bucket.location)
     assert len(collection.documents()) == 3
 
@@ -168,14 +168,14 @@ def test_a_folder_that_cannot_be_listed_is_not_gone(
 
     def failing(self: ObjectConnector) -> None:
         connect(self)
-        real = self._system.ls
+        real = self._file_system.ls
 
         def ls(path: str, **options: Any) -> Any:
             if path.endswith("/in"):
                 raise PermissionError("Access Denied")
             return real(path, **options)
 
-        self._system.ls = ls
+        self._file_system.ls = ls
 
     monkeypatch.setattr(ObjectConnector, "_connect", failing)
     report = collection.sync(bucket.location)
@@ -184,7 +184,7 @@ def test_a_folder_that_cannot_be_listed_is_not_gone(
     assert len(collection.documents()) == 3
 
 
-def test_keys_that_are_no_paths(server: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_keys_that_are_not_paths_are_skipped(server: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     bucket = s3(server, monkeypatch)
     name, prefix = bucket.location.removeprefix("s3://").split("/")
     for key in ("a.md", "x/../../b.md", "x//c.md", "/d.md", "dir/", "dir/e.md", "ünï ☃.md", "a:b?c#d.md", "./f.md"):
@@ -212,12 +212,12 @@ def test_a_store_that_goes_away_in_the_middle(collection: Collection, monkeypatc
     server.stop()
     rest = list(refs)
     assert [ref.path for ref in rest if ref.error] == ["in"]
-    with pytest.raises(SourceError, match="can't be read"):
+    with pytest.raises(SourceError, match="cannot be read"):
         collection.sync(bucket.location)
     assert len(collection.documents()) == 3
 
 
-def test_a_killed_sync_goes_on(server: Any, collection: Collection, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_killed_sync_continues(server: Any, collection: Collection, monkeypatch: pytest.MonkeyPatch) -> None:
     bucket = s3(server, monkeypatch)
     for number in range(12):
         bucket.put(f"{number}.md", f"Trees number {number}")
@@ -232,24 +232,33 @@ def test_a_killed_sync_goes_on(server: Any, collection: Collection, monkeypatch:
     assert SECRET not in status
 
 
-def test_what_is_no_store_is_refused(tmp_path: Any) -> None:
+def test_addresses_of_other_connectors_are_refused(tmp_path: Any) -> None:
     for location, hint in (
-        (f"file://{tmp_path}", "connector files"), (str(tmp_path), "Known"), ("local:///etc", "connector files"),
-        ("https://example.org/x", "connector web"), ("simplecache::s3://x/y", "Known"), ("none://x", "Known"),
-        ("zip://x::file:///etc/passwd", "connector files"), ("filecache:///etc", "another store"),
-        ("reference://x", "another store"), ("generic://file:///etc", "another store"),
-    ):  # fmt: skip
+        (f"file://{tmp_path}", "connector files"),
+        (str(tmp_path), "Supported"),
+        ("local:///etc", "connector files"),
+        ("https://example.org/x", "connector web"),
+        ("simplecache::s3://x/y", "Supported"),
+        ("none://x", "Supported"),
+        ("zip://x::file:///etc/passwd", "connector files"),
+        ("filecache:///etc", "another store"),
+        ("reference://x", "another store"),
+        ("generic://file:///etc", "another store"),
+    ):
         with pytest.raises(ConfigError, match=hint):
             ObjectConnector(location)
-    for wrong in ({"storage": ["secret=abcdefg"]}, {"storage": ["token=abcdefg"]},
-                  {"storage": ['client_kwargs={"aws_secret_access_key": "abcdefg"}']}):  # fmt: skip
+    for wrong in (
+        {"storage": ["secret=abcdefg"]},
+        {"storage": ["token=abcdefg"]},
+        {"storage": ['client_kwargs={"aws_secret_access_key": "abcdefg"}']},
+    ):
         with pytest.raises(ConfigError) as refused:
             ObjectConnector("s3://x", **wrong)
         assert "abcdefg" not in str(refused.value)
     with pytest.raises(ConfigError) as refused:
         ObjectConnector("sftp://me:abcdefg@x/y")
     assert "abcdefg" not in str(refused.value)
-    with pytest.raises(SourceError, match="can't be read"):
+    with pytest.raises(SourceError, match="cannot be read"):
         list(ObjectConnector("memory://nothing/here").refs())
     with pytest.raises(MissingExtraError):
         list(ObjectConnector("oss://x/y").refs())

@@ -1,4 +1,4 @@
-"""Fetches from the web reach public addresses alone, however the others are spelled, resolved or redirected to."""
+"""The web connector reaches only public addresses, however others are spelled, resolved or redirected to."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ pytest.importorskip("protego", reason="needs the extra web")
 from ragfm_connectors import web_addresses
 from ragfm_connectors.web import WebConnector
 from ragfm_connectors.web_addresses import RefusedAddressError, connect, is_public
-from ragfm_connectors.web_client import Client, Manners
+from ragfm_connectors.web_client import Client, RequestSettings
 from support.website import Site, serve
 
 from ragfm import Ref
@@ -56,7 +56,7 @@ def refused(location: str, **options: Any) -> str:
 
 @pytest.fixture
 def connected(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The addresses that a connection was tried to. None of them is reached, but for those of this machine."""
+    """The addresses that were connected to; only local ones are really reached."""
     tried: list[str] = []
 
     class Socket(socket.socket):
@@ -79,7 +79,7 @@ def test_eighty_spellings_and_more_reach_nothing(site: Site, connected: list[str
         for scheme in ("http", "https"):
             refused(f"{scheme}://{head}:{site.port}/{mark}{query}{hash_sign}{tail}")
         with pytest.raises(ConnectorError):
-            Client("http://example.com/", None, Manners(pause=0, retries=0)).get(f"http://{host}:{site.port}/")
+            Client("http://example.com/", None, RequestSettings(pause=0, retries=0)).get(f"http://{host}:{site.port}/")
     assert site.log == []
     assert connected == []
 
@@ -105,23 +105,26 @@ def test_redirects_are_checked_at_every_hop(site: Site) -> None:
         for number, host in enumerate(hosts):
             site.page(f"/{number}", status=302, Location=f"http://{host}:{inside.port}/secret")
             site.page(f"/via{number}", status=301, Location=f"/{number}")
-            assert "no public address" in refused(site.url(f"/via{number}"), allow_hosts=["127.0.0.1"])
+            assert "not a public address" in refused(site.url(f"/via{number}"), allow_hosts=["127.0.0.1"])
         site.page("/tls", status=302, Location=f"https://localhost:{inside.port}/secret")
-        assert "no public address" in refused(site.url("/tls"), allow_hosts=["127.0.0.1"])
+        assert "not a public address" in refused(site.url("/tls"), allow_hosts=["127.0.0.1"])
         # and of the host that is allowed, another port is not, where the port is named
         site.page("/port", status=302, Location=inside.url("/secret"))
-        assert "no public address" in refused(site.url("/port"), allow_hosts=[f"127.0.0.1:{site.port}"])
+        assert "not a public address" in refused(site.url("/port"), allow_hosts=[f"127.0.0.1:{site.port}"])
         sitemap = "<urlset>" + f"<url><loc>http://localhost:{site.port}/x</loc></url>" + "</urlset>"
         site.page("/s.xml", sitemap, Content_Type="text/xml")
         assert list(WebConnector(site.url("/s.xml"), pause=0, allow_hosts=["127.0.0.1"]).refs()) == []
-        site.page("/rss", f"<rss><item><link>http://localhost:{inside.port}/secret</link></item></rss>",
-                  Content_Type="text/xml")  # fmt: skip
+        site.page(
+            "/rss",
+            f"<rss><item><link>http://localhost:{inside.port}/secret</link></item></rss>",
+            Content_Type="text/xml",
+        )
         (ref,) = WebConnector(site.url("/rss"), pause=0, retries=0, allow_hosts=["127.0.0.1"]).refs()
-        assert "no public address" in (ref.error or "")
-        with pytest.raises(ConnectorError, match="no public address"):
+        assert "not a public address" in (ref.error or "")
+        with pytest.raises(ConnectorError, match="not a public address"):
             WebConnector(site.url("/"), pause=0).fetch(Ref(inside.url("/secret")))
         site.page("/robots.txt", status=302, Location=inside.url("/secret"))
-        assert "no public address" in refused(site.url("/"), allow_hosts=[f"127.0.0.1:{site.port}"])
+        assert "not a public address" in refused(site.url("/"), allow_hosts=[f"127.0.0.1:{site.port}"])
         assert inside.log == []
 
 
@@ -141,7 +144,7 @@ def test_a_thousand_alternating_answers_of_dns(
         ]
 
     monkeypatch.setattr(web_addresses.socket, "getaddrinfo", answering)
-    client = Client("http://x/", None, Manners(pause=0, retries=0))
+    client = Client("http://x/", None, RequestSettings(pause=0, retries=0))
     for _ in range(1_000):
         with pytest.raises(ConnectorError):
             client.get(f"http://rebind.example:{site.port}/")
@@ -156,7 +159,7 @@ def test_a_host_is_allowed_by_its_name(site: Site) -> None:
     for allowed in ("127.0.0.1", f"127.0.0.1:{site.port}"):
         assert list(WebConnector(site.url("/a"), pause=0, allow_hosts=[allowed]).refs())
     for other in ("localhost", "127.0.0.1:1", "127.0.0", "27.0.0.1", ""):
-        assert "no public address" in refused(site.url("/a"), allow_hosts=[other])
+        assert "not a public address" in refused(site.url("/a"), allow_hosts=[other])
     named = site.url("/a").replace("127.0.0.1", "LocalHost.")
     assert list(WebConnector(named, pause=0, allow_hosts=["localhost"]).refs())
 

@@ -1,4 +1,4 @@
-"""The connector for web pages, against a server on this machine."""
+"""The connector for web pages, with a local server."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 pytest.importorskip("protego", reason="needs the extra web")
 
 from ragfm_connectors.web import WebConnector
-from ragfm_connectors.web_client import Client, Manners, canonical
+from ragfm_connectors.web_client import Client, RequestSettings, canonical_url
 from support.killed_sync import sync_killed
 from support.website import Site, serve
 
@@ -44,7 +44,7 @@ def sitemap(site: Site, *paths: str) -> str:
 
 
 def linked(site: Site) -> str:
-    """A site of five pages in /docs/, one of them a text, with links that lead out of it."""
+    """A site of five pages in /docs/, one of them plain text, with links that lead out of it."""
     site.page("/docs/", '<a href="a.html#x">a</a> <a href="/docs/b?q=1">b</a> <a href="../out.html">out</a>')
     site.page("/docs/a.html", f'<a href="{site.url("/docs/deep/c.html")}">c</a> <a href="mailto:x@y">m</a> Oaks')
     site.page(
@@ -146,7 +146,7 @@ def test_links_within_a_folder(site: Site) -> None:
         listed(url, links=True, max_pages=3)
 
 
-def test_a_site_that_has_moved_says_where_to(site: Site) -> None:
+def test_a_redirected_site_is_an_error_that_names_its_target(site: Site) -> None:
     url = linked(site)
     site.page("/old/", status=301, Location=url)
     with pytest.raises(SourceError, match=r"/old/ leads to .*/docs/"):
@@ -166,9 +166,9 @@ def test_a_page_that_names_another_as_its_own(site: Site) -> None:
 
 def test_addresses_are_written_in_one_way() -> None:
     for spelling in ("HTTP://Example.COM:80/a/../b#x", "http://user:pw@example.com/b", " http://example.com/./b\n"):
-        assert canonical(spelling) == "http://example.com/b"
-    assert canonical("https://example.com") == "https://example.com/"
-    assert canonical("//h/ü?ä=1", base="https://x/") == "https://h/%C3%BC?%C3%A4=1"
+        assert canonical_url(spelling) == "http://example.com/b"
+    assert canonical_url("https://example.com") == "https://example.com/"
+    assert canonical_url("//h/ü?ä=1", base="https://x/") == "https://h/%C3%BC?%C3%A4=1"
     for wrong in (
         "ftp://x/",
         "file:///etc/passwd",
@@ -180,15 +180,15 @@ def test_addresses_are_written_in_one_way() -> None:
         "data:,x",
     ):
         with pytest.raises(ConnectorError):
-            canonical(wrong)
+            canonical_url(wrong)
         with pytest.raises(SourceError):
             WebConnector(wrong)
 
 
-# --- Manners -----------------------------------------------------------------------------------------------------
+# --- Request settings ----------------------------------------------------------------------------------------------
 
 
-def test_robots_txt_is_kept_to(site: Site) -> None:
+def test_robots_txt_is_obeyed(site: Site) -> None:
     url = sitemap(site, "/a", "/no/x", "/jump", "/doc.pdf?x")
     site.page("/a", "a")
     site.page("/no/x", "x")
@@ -196,8 +196,11 @@ def test_robots_txt_is_kept_to(site: Site) -> None:
     site.page("/robots.txt", "User-agent: *\nDisallow: /no/\nDisallow: /*.pdf\nUser-agent: other\nDisallow: /")
     found = listed(url)
     assert {path.rpartition("/")[2]: bool(ref.skip) for path, ref in found.items()} == {
-        "a": False, "x": True, "jump": True, "doc.pdf?x": True,
-    }  # fmt: skip
+        "a": False,
+        "x": True,
+        "jump": True,
+        "doc.pdf?x": True,
+    }
     assert not {"/no/x", "/doc.pdf?x"} & set(site.asked())
     with pytest.raises(ConnectorError, match="robots"):
         made(url).fetch(Ref(site.url("/no/x")))
@@ -213,7 +216,7 @@ def test_robots_txt_is_kept_to(site: Site) -> None:
 
 
 class Clock:
-    """Notes how long a client would have slept."""
+    """Records how long a client would have slept."""
 
     def __init__(self, client: Client) -> None:
         self.slept: list[float] = []
@@ -223,12 +226,12 @@ class Clock:
 def test_requests_keep_a_distance_and_failures_are_tried_again(site: Site) -> None:
     site.page("/robots.txt", "User-agent: *\nCrawl-delay: 7")
     site.page("/a", "a")
-    client = Client(site.url(), None, Manners(pause=3, allow_hosts=["127.0.0.1"]))
+    client = Client(site.url(), None, RequestSettings(pause=3, allow_hosts=["127.0.0.1"]))
     clock = Clock(client)
     for _ in range(3):
         client.get(site.url("/a"))
     assert [round(pause) for pause in clock.slept] == [3, 7, 7]
-    client = Client(site.url(), None, Manners(pause=0, retries=3, allow_hosts=["127.0.0.1"]))
+    client = Client(site.url(), None, RequestSettings(pause=0, retries=3, allow_hosts=["127.0.0.1"]))
     site.page("/robots.txt", "")
     clock = Clock(client)
     site.page("/a", "a", status=503).times = 2
@@ -241,7 +244,7 @@ def test_requests_keep_a_distance_and_failures_are_tried_again(site: Site) -> No
     assert clock.slept[2:] == [20, 60]
     clock.slept.clear()
     site.page("/a", "abc").cut = True
-    with pytest.raises(ConnectorError, match="can't be reached"):
+    with pytest.raises(ConnectorError, match="cannot be reached"):
         client.get(site.url("/a"))
     assert clock.slept == [1, 2, 4]
 
@@ -256,7 +259,7 @@ def test_limits(site: Site) -> None:
     with pytest.raises(SourceError, match="redirects"):
         listed(site.url("/round"))
     site.page("/file", status=302, Location="file:///etc/passwd")
-    with pytest.raises(SourceError, match="no address of a web page"):
+    with pytest.raises(SourceError, match="not a web address"):
         listed(site.url("/file"))
 
 
@@ -270,7 +273,7 @@ def test_limits(site: Site) -> None:
 )
 def test_xml_that_does_harm_is_refused(site: Site, body: str) -> None:
     site.page("/s.xml", body, Content_Type="application/xml")
-    with pytest.raises(SourceError, match="XML that can't be read"):
+    with pytest.raises(SourceError, match="cannot be read as XML"):
         listed(site.url("/s.xml"))
 
 
@@ -322,13 +325,13 @@ def test_sync_adds_changes_and_deletes(site: Site, collection: Collection) -> No
     assert (report.added, report.updated, report.removed, report.unchanged) == (1, 1, 1, 2)
     assert collection.search("bees", mode="keyword")[0].uri == site.url("/0")
     report = collection.sync(site.url("/9"), name="nine", options=OPTIONS)
-    assert "already, from the source" in report.failed[0].error
+    assert "already in the collection, from the source" in report.failed[0].error
     sitemap(site, "/0")
     with pytest.raises(MassDeleteError):
         collection.sync(url)
 
 
-def test_what_cannot_be_had_is_not_gone(site: Site, collection: Collection) -> None:
+def test_documents_of_unreachable_pages_are_kept(site: Site, collection: Collection) -> None:
     url = linked(site)
     assert collection.sync(url, options=OPTIONS | {"links": True}).added == 5
     site.page("/docs/a.html", status=500)  # what only it links to is not seen
@@ -355,12 +358,12 @@ def test_a_site_that_goes_away_in_the_middle(collection: Collection) -> None:
             site.page(f"/{number}", "Trees").cut = True
         report = collection.sync(url)
         assert (report.removed, report.unchanged, len(report.failed)) == (0, 2, 4)
-    with pytest.raises(SourceError, match="can't be reached"):
+    with pytest.raises(SourceError, match="cannot be reached"):
         collection.sync(url)
     assert len(collection.documents()) == 6
 
 
-def test_a_killed_sync_goes_on(site: Site, collection: Collection) -> None:
+def test_a_killed_sync_continues(site: Site, collection: Collection) -> None:
     for number in range(12):
         site.page(f"/{number}", f"Trees number {number}")
     url = sitemap(site, *(f"/{number}" for number in range(12)))

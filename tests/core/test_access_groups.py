@@ -1,4 +1,4 @@
-"""Access: a restricted handle gives what a collection of the permitted documents alone would give, and nothing else."""
+"""Access groups: a restricted handle behaves like a collection of the permitted documents alone."""
 
 from __future__ import annotations
 
@@ -9,14 +9,15 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
-from ragfm_connectors.access_files import FILE, read_access
+from ragfm_connectors.access_files import ACCESS_FILE, read_access_file
 from ragfm_connectors.files import FilesConnector
 
 from ragfm import Blob, Collection, Ref, Settings
 from ragfm.chunking import ChunkSettings
-from ragfm.core.access_groups import both, listed
+from ragfm.core.access_groups import groups_after_listing, intersect_groups
 from ragfm.core.errors import CollectionError, ConnectorError, MassDeleteError
-from ragfm.ingestion.sync import Sync, SyncReport, list_refs
+from ragfm.ingestion.ingest_report import SyncReport
+from ragfm.ingestion.sync import Sync, list_refs
 from ragfm.store.catalog import Source
 from ragfm.store.catalog_writer import CatalogWriter
 from ragfm.testing import HashingEmbedder, check_connector
@@ -44,7 +45,7 @@ def _open(folder: Path, embedder: HashingEmbedder) -> Collection:
 
 
 def _seen(collection: Collection, *groups: str) -> set[str]:
-    """What a handle restricted to the groups sees, which is the same however it looks."""
+    """The documents that a handle restricted to the groups sees, by every way to look for them."""
     handle = collection.as_groups(set(groups))
     uris = {info.uri for info in handle.documents()}
     for mode in ("dense", "keyword", "hybrid"):
@@ -54,11 +55,11 @@ def _seen(collection: Collection, *groups: str) -> set[str]:
     return {uri.removeprefix("docs/") for uri in uris}
 
 
-# --- The same as a collection of what is permitted ---------------------------------------------------------------
+# --- Equal to a collection of the permitted documents ------------------------------------------------------------
 
 
 def _corpus(folder: Path, documents: int, groups: int, rng: random.Random) -> dict[str, frozenset[str] | None]:
-    """Documents in folders that are open to all, to some groups, or to nobody: by uri, who may see them."""
+    """Write documents into folders that are open to all, to some groups, or to nobody; give the groups by URI."""
     rules: list[frozenset[str] | None] = [None, None, frozenset()]
     rules += [frozenset(f"g{n}" for n in rng.sample(range(groups), rng.randint(1, 3))) for _ in range(groups)]
     allow = {}
@@ -70,7 +71,7 @@ def _corpus(folder: Path, documents: int, groups: int, rng: random.Random) -> di
         allow[f"docs/r{which:02}/{number:04}.md"] = rules[which]
     for which, rule in enumerate(rules):
         if rule is not None:
-            _write(folder / f"r{which:02}" / FILE, "\n".join(rule))
+            _write(folder / f"r{which:02}" / ACCESS_FILE, "\n".join(rule))
     return allow
 
 
@@ -117,7 +118,7 @@ def _compare(tmp_path: Path, documents: int, groups: int, handles: int, searches
 
 
 @pytest.mark.slow
-def test_a_restricted_handle_is_a_collection_of_what_is_permitted(tmp_path: Path) -> None:
+def test_a_restricted_handle_equals_a_collection_of_the_permitted_documents(tmp_path: Path) -> None:
     _compare(tmp_path, documents=200, groups=8, handles=10, searches=500)
 
 
@@ -126,15 +127,23 @@ def test_the_same_for_a_thousand_documents_and_ten_thousand_searches(tmp_path: P
     _compare(tmp_path, documents=1000, groups=20, handles=10, searches=10_000)
 
 
-def test_filters_and_addresses_tell_nothing_of_what_is_closed(tmp_path: Path, collection: Collection) -> None:
+def test_filters_and_uris_reveal_nothing_about_closed_documents(tmp_path: Path, collection: Collection) -> None:
     docs = tmp_path / "docs"
     _write(docs / "open.md", "---\nkind: plain\n---\nThe text that all see.")
     _write(docs / "closed" / "secret.md", "---\nkind: merger\n---\nThe text of the merger.")
-    _write(docs / "closed" / FILE, "board")
+    _write(docs / "closed" / ACCESS_FILE, "board")
     collection.sync(docs)
     handle = collection.as_groups(set())
-    for probe in ("kind = merger", "kind != plain", "not kind = plain", "uri = docs/closed/secret.md", 'uri > "docs/c"',
-                  "source = docs", 'kind = plain or kind = merger', "not (kind = plain and kind = x)"):  # fmt: skip
+    for probe in (
+        "kind = merger",
+        "kind != plain",
+        "not kind = plain",
+        "uri = docs/closed/secret.md",
+        'uri > "docs/c"',
+        "source = docs",
+        "kind = plain or kind = merger",
+        "not (kind = plain and kind = x)",
+    ):
         assert {info.uri for info in handle.documents(probe)} <= {"docs/open.md"}
         for mode in ("dense", "keyword", "hybrid"):
             assert {hit.uri for hit in handle.search("text merger", mode=mode, filter=probe)} <= {"docs/open.md"}
@@ -149,7 +158,7 @@ def test_filters_and_addresses_tell_nothing_of_what_is_closed(tmp_path: Path, co
     assert _seen(collection, "board") == {"open.md", "closed/secret.md"}
 
 
-# --- Changes hold at once ----------------------------------------------------------------------------------------
+# --- Changes take effect at once -----------------------------------------------------------------------------------
 
 
 def test_a_change_of_access_reaches_handles_that_are_open(
@@ -164,9 +173,9 @@ def test_a_change_of_access_reaches_handles_that_are_open(
     everything, only = {"docs/a/x.txt", "docs/b/y.txt"}, {"docs/b/y.txt"}
     for text, expected in ((None, everything), ("board", only), ("hr", everything), ("", only), (None, everything)):
         if text is None:
-            (docs / "a" / FILE).unlink(missing_ok=True)
+            (docs / "a" / ACCESS_FILE).unlink(missing_ok=True)
         else:
-            _write(docs / "a" / FILE, text)
+            _write(docs / "a" / ACCESS_FILE, text)
         assert collection.sync(docs).unchanged == 2
         for _ in range(2):
             for mode in ("dense", "keyword", "hybrid"):
@@ -194,7 +203,7 @@ def test_a_handle_that_cannot_follow_to_another_embedder_still_closes(
 
 
 class _Watching(FilesConnector):
-    """Looks at the collection at each fetch."""
+    """Searches the collection at each fetch."""
 
     def __init__(self, root: Path, collection: Collection, *groups: str) -> None:
         super().__init__(root)
@@ -215,7 +224,7 @@ def _run(collection: Collection, connector: FilesConnector, embedder: HashingEmb
         return Sync(catalog, source, lambda: embedder, ChunkSettings()).run(connector, list_refs(connector))
 
 
-def test_what_is_closed_is_closed_before_anything_is_fetched(
+def test_documents_are_closed_before_anything_is_fetched(
     tmp_path: Path, collection: Collection, embedder: HashingEmbedder
 ) -> None:
     docs = tmp_path / "docs"
@@ -224,7 +233,7 @@ def test_what_is_closed_is_closed_before_anything_is_fetched(
     watching = _Watching(docs, collection)
     _run(collection, FilesConnector(docs), embedder)
     assert len(_seen(collection)) == 3
-    _write(docs / "in" / FILE, "hr")
+    _write(docs / "in" / ACCESS_FILE, "hr")
     _write(docs / "in" / "a", "Changed text.")  # and what is there of it is closed as well
     watching.breaks = True
     report = _run(collection, watching, embedder)
@@ -234,15 +243,13 @@ def test_what_is_closed_is_closed_before_anything_is_fetched(
     assert _seen(collection, "hr") == {"in/a", "in/b", "in/c"}
 
 
-def test_what_is_opened_is_not_opened_in_its_older_version(
-    tmp_path: Path, collection: Collection, embedder: HashingEmbedder
-) -> None:
+def test_an_older_version_is_not_opened(tmp_path: Path, collection: Collection, embedder: HashingEmbedder) -> None:
     docs = tmp_path / "docs"
     for name in ("a", "b", "c"):
         _write(docs / "in" / name, f"The secret text of {name}.")
-    _write(docs / "in" / FILE, "hr")
+    _write(docs / "in" / ACCESS_FILE, "hr")
     _run(collection, FilesConnector(docs), embedder)
-    (docs / "in" / FILE).unlink()
+    (docs / "in" / ACCESS_FILE).unlink()
     _write(docs / "in" / "a", "The text of a, for all.")
     os.utime(docs / "in" / "b", (1, 1))  # as it was
     watching = _Watching(docs, collection)
@@ -256,13 +263,13 @@ def test_what_is_opened_is_not_opened_in_its_older_version(
     assert "secret" not in collection.as_groups(set()).document("docs/in/a").text
 
 
-def test_what_leaves_the_source_is_not_opened_on_its_way_out(
+def test_a_document_that_leaves_the_source_is_not_opened(
     tmp_path: Path, collection: Collection, embedder: HashingEmbedder
 ) -> None:
     docs = tmp_path / "docs"
     for name in ("a", "b", "c"):
         _write(docs / "in" / name, f"The text of {name}.")
-    _write(docs / "in" / FILE, "hr")
+    _write(docs / "in" / ACCESS_FILE, "hr")
     collection.sync(docs)
     for name in ("a", "b"):
         (docs / "in" / name).unlink()
@@ -288,22 +295,22 @@ def test_another_allow_and_another_file_open_nothing_between_them(
         return generation
 
     monkeypatch.setattr(CatalogWriter, "generate", watched)
-    _write(docs / FILE, "board")
+    _write(docs / ACCESS_FILE, "board")
     collection.sync(docs, allow=[])  # the file is to say it from now on
     assert _seen(collection, "board") == {"a"}
-    (docs / FILE).unlink()
+    (docs / ACCESS_FILE).unlink()
     collection.sync(docs, allow=["hr"])  # and back
     assert _seen(collection, "hr") == {"a"}
     assert len(states) >= 4
     assert not any(states)
 
 
-def test_a_folder_that_cannot_be_listed_keeps_its_groups_and_what_is_closed_above_it(
+def test_an_unlisted_folder_keeps_its_groups_and_those_above_it(
     tmp_path: Path, collection: Collection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     docs = tmp_path / "docs"
     _write(docs / "in" / "a", "The text of a.")
-    _write(docs / "in" / FILE, "hr\nboard")
+    _write(docs / "in" / ACCESS_FILE, "hr\nboard")
     _write(docs / "b", "The text of b.")
     collection.sync(docs)
     real = os.scandir
@@ -314,10 +321,10 @@ def test_a_folder_that_cannot_be_listed_keeps_its_groups_and_what_is_closed_abov
         return real(path)
 
     monkeypatch.setattr(os, "scandir", failing)
-    (docs / "in" / FILE).unlink()
+    (docs / "in" / ACCESS_FILE).unlink()
     collection.sync(docs)
     assert (_seen(collection), _seen(collection, "hr")) == ({"b"}, {"b", "in/a"})
-    _write(docs / FILE, "board\nchair")
+    _write(docs / ACCESS_FILE, "board\nchair")
     collection.sync(docs)
     assert (_seen(collection), _seen(collection, "hr")) == (set(), set())
     assert (_seen(collection, "board"), _seen(collection, "chair")) == ({"b", "in/a"}, {"b"})
@@ -347,7 +354,7 @@ def test_searches_while_access_changes_see_before_or_after(tmp_path: Path, colle
     assert wrong == []
 
 
-# --- The files that say it ---------------------------------------------------------------------------------------
+# --- Access files -------------------------------------------------------------------------------------------------
 
 
 def _allowed(location: Path | str, **options: object) -> dict[str, tuple[str, ...] | None]:
@@ -358,9 +365,9 @@ def _allowed(location: Path | str, **options: object) -> dict[str, tuple[str, ..
 def test_each_file_on_the_way_closes_further(tmp_path: Path) -> None:
     for path in ("a", "in/b", "in/deep/c", "in/deep/er/d", "other/e"):
         _write(tmp_path / path, path)
-    _write(tmp_path / "in" / FILE, "# people\n\n  hr  \r\nboard # all of it\nteam#1\nteam two\n")
-    _write(tmp_path / "in/deep" / FILE, "board\nguests\n")
-    _write(tmp_path / "in/deep/er" / FILE, "guests\n")
+    _write(tmp_path / "in" / ACCESS_FILE, "# people\n\n  hr  \r\nboard # all of it\nteam#1\nteam two\n")
+    _write(tmp_path / "in/deep" / ACCESS_FILE, "board\nguests\n")
+    _write(tmp_path / "in/deep/er" / ACCESS_FILE, "guests\n")
     expected = {
         "a": None,
         "in/b": ("board", "hr", "team two", "team#1"),
@@ -384,7 +391,7 @@ def test_each_file_on_the_way_closes_further(tmp_path: Path) -> None:
         (b"# nobody\n\n", "names no group"),
         (b"hr\n\xff\xfe", "not UTF-8"),
         ("hr\n".encode("utf-16"), "not UTF-8"),
-        (b"hr\nbo\0ard\n", "can't be the name"),
+        (b"hr\nbo\0ard\n", "not a valid group name"),
         (b"hr\n" * 400_000, "more than"),
         ("symlink", "symbolic link"),
         ("dangling", "symbolic link"),
@@ -400,7 +407,7 @@ def test_a_file_that_is_not_sound_closes_its_folder(
     for path in ("in/a", "in/deep/b", "c"):
         _write(docs / path, f"The text of {path}.")
     assert collection.sync(docs).added == 3
-    file = docs / "in" / FILE
+    file = docs / "in" / ACCESS_FILE
     if isinstance(content, bytes):
         file.write_bytes(content)
     elif content == "folder":
@@ -412,7 +419,7 @@ def test_a_file_that_is_not_sound_closes_its_folder(
         real = os.open
 
         def failing(path: object, *arguments: object, **more: object) -> int:
-            if str(path).endswith(FILE):  # it may be opened from its folder
+            if str(path).endswith(ACCESS_FILE):  # it may be opened from its folder
                 raise PermissionError(13, "Permission denied")
             return real(path, *arguments, **more)  # type: ignore[arg-type]
 
@@ -425,7 +432,7 @@ def test_a_file_that_is_not_sound_closes_its_folder(
     told = [f"{failure.uri}: {failure.error}" for failure in report.failed]
     told += [f"{skip.uri}: {skip.why}" for skip in report.skipped]
     assert len(told) == 1
-    assert told[0].startswith(f"docs/in/{FILE}: ")
+    assert told[0].startswith(f"docs/in/{ACCESS_FILE}: ")
     assert said in told[0]
     assert bool(report.failed) == (said != "names no group")
     monkeypatch.undo()
@@ -437,32 +444,32 @@ def test_a_file_that_is_not_sound_closes_its_folder(
     assert len(_seen(collection)) == 3
 
 
-def test_a_mark_of_byte_order_is_no_part_of_a_name(tmp_path: Path) -> None:
-    (tmp_path / FILE).write_bytes(b"\xef\xbb\xbfhr\r\n")
-    assert read_access(str(tmp_path)).groups == ("hr",)
+def test_a_byte_order_mark_is_not_part_of_a_name(tmp_path: Path) -> None:
+    (tmp_path / ACCESS_FILE).write_bytes(b"\xef\xbb\xbfhr\r\n")
+    assert read_access_file(str(tmp_path)).groups == ("hr",)
 
 
 def test_the_file_itself_is_never_indexed(tmp_path: Path, collection: Collection) -> None:
     docs = tmp_path / "docs"
-    _write(docs / FILE, "hr\nboard")
+    _write(docs / ACCESS_FILE, "hr\nboard")
     _write(docs / "a.txt", "The text of a.")
-    (docs / "b.txt").symlink_to(FILE)
+    (docs / "b.txt").symlink_to(ACCESS_FILE)
     report = collection.sync(docs)
-    assert [(skip.uri, "who may see" in skip.why) for skip in report.skipped] == [("docs/b.txt", True)]
+    assert [(skip.uri, "access file" in skip.why) for skip in report.skipped] == [("docs/b.txt", True)]
     assert [info.uri for info in collection.documents()] == ["docs/a.txt"]
-    for location in (docs / FILE, docs / "b.txt"):
+    for location in (docs / ACCESS_FILE, docs / "b.txt"):
         (ref,) = FilesConnector(location).refs()
         assert ref.skip is not None
 
 
-def test_a_single_file_obeys_the_file_beside_it(
+def test_a_single_file_obeys_the_access_file_of_its_folder(
     tmp_path: Path, collection: Collection, caplog: pytest.LogCaptureFixture
 ) -> None:
     _write(tmp_path / "in" / "docs", "The text of it.")
-    _write(tmp_path / "in" / FILE, "hr")
+    _write(tmp_path / "in" / ACCESS_FILE, "hr")
     collection.sync(tmp_path / "in" / "docs", name="docs")
     assert (_seen(collection), _seen(collection, "hr")) == (set(), {"docs"})
-    (tmp_path / "in" / FILE).write_bytes(b"\xff")
+    (tmp_path / "in" / ACCESS_FILE).write_bytes(b"\xff")
     collection.sync(tmp_path / "in" / "docs", name="docs")
     assert _seen(collection, "hr") == set()
     assert "not UTF-8" in caplog.text
@@ -473,12 +480,12 @@ def test_a_single_file_obeys_the_file_beside_it(
 def test_a_link_opens_nothing(tmp_path: Path) -> None:
     _write(tmp_path / "secret" / "a.md", "a")
     _write(tmp_path / "secret" / "deep" / "b.md", "b")
-    _write(tmp_path / "secret" / FILE, "hr\nboard")
+    _write(tmp_path / "secret" / ACCESS_FILE, "hr\nboard")
     (tmp_path / "open").mkdir()
     (tmp_path / "open" / "a.md").symlink_to("../secret/a.md")
     (tmp_path / "open" / "deep").symlink_to("../secret/deep")
     assert _allowed(tmp_path, exclude=["/secret"]) == {"open/a.md": ("board", "hr"), "open/deep/b.md": ("board", "hr")}
-    _write(tmp_path / "open" / FILE, "board\nguests")
+    _write(tmp_path / "open" / ACCESS_FILE, "board\nguests")
     connector = FilesConnector(tmp_path, exclude=["/secret"])
     refs = {ref.path: ref for ref in connector.refs() if ref.skip is None}
     assert {path: ref.allow for path, ref in refs.items()} == {"open/a.md": ("board",), "open/deep/b.md": ("board",)}
@@ -487,37 +494,37 @@ def test_a_link_opens_nothing(tmp_path: Path) -> None:
         with pytest.raises(ConnectorError, match="has been closed"):
             connector.fetch(Ref(ref.path))
     check_connector(connector)
-    _write(tmp_path / "secret" / FILE, "hr")
+    _write(tmp_path / "secret" / ACCESS_FILE, "hr")
     for ref in refs.values():
         with pytest.raises(ConnectorError, match="has been closed"):
             connector.fetch(ref)
 
 
-def test_what_is_closed_after_it_was_listed_is_not_read(tmp_path: Path) -> None:
+def test_a_file_closed_after_the_listing_is_not_read(tmp_path: Path) -> None:
     _write(tmp_path / "in" / "deep" / "a.md", "a")
     connector = FilesConnector(tmp_path)
     (ref,) = connector.refs()
-    _write(tmp_path / "in" / FILE, "hr")  # and then perhaps something secret into a.md
+    _write(tmp_path / "in" / ACCESS_FILE, "hr")  # and then perhaps something secret into a.md
     with pytest.raises(ConnectorError, match=r"a\.md.*has been closed.* next ingest"):
         connector.fetch(ref)
     (ref,) = connector.refs()
-    (tmp_path / "in" / FILE).unlink()
+    (tmp_path / "in" / ACCESS_FILE).unlink()
     assert connector.fetch(ref).data == b"a"  # opened: no harm in keeping it closed until the next ingest
     alone = FilesConnector(tmp_path / "in" / "deep" / "a.md")
     (ref,) = alone.refs()
-    _write(tmp_path / "in" / "deep" / FILE, "hr")
+    _write(tmp_path / "in" / "deep" / ACCESS_FILE, "hr")
     with pytest.raises(ConnectorError, match="has been closed"):
         alone.fetch(ref)
 
 
-def test_what_is_put_into_a_folder_that_was_just_closed_is_not_open(
+def test_a_file_added_to_a_folder_that_was_just_closed_is_closed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     real = os.scandir
 
     def slow(path: str) -> object:
-        if not (tmp_path / FILE).exists():  # the folder is closed, then filled, then listed
-            _write(tmp_path / FILE, "hr")
+        if not (tmp_path / ACCESS_FILE).exists():  # the folder is closed, then filled, then listed
+            _write(tmp_path / ACCESS_FILE, "hr")
             _write(tmp_path / "secret.md", "secret")
         return real(path)
 
@@ -529,19 +536,22 @@ def test_the_source_and_its_files_both_hold(tmp_path: Path, collection: Collecti
     docs = tmp_path / "docs"
     _write(docs / "in" / "a", "The text of a.")
     _write(docs / "b", "The text of b.")
-    _write(docs / "in" / FILE, "hr\nguests")
+    _write(docs / "in" / ACCESS_FILE, "hr\nguests")
     collection.sync(docs, allow=["hr", "board"])
     seen = [_seen(collection, group) for group in ("hr", "board", "guests")]
     assert seen == [{"in/a", "b"}, {"b"}, set()]
 
 
 def test_rules_only_ever_narrow() -> None:
-    assert both(None, None) is None
-    assert both(None, ("b", "a")) == both(["a", "b"], None) == ("a", "b")
-    assert both(("a",), ()) == both((), None) == ()
-    assert both(("a", "b"), ("b", "c")) == ("b",)
+    assert intersect_groups(None, None) is None
+    assert intersect_groups(None, ("b", "a")) == intersect_groups(["a", "b"], None) == ("a", "b")
+    assert intersect_groups(("a",), ()) == intersect_groups((), None) == ()
+    assert intersect_groups(("a", "b"), ("b", "c")) == ("b",)
     known = {"a": ("hr",), "a/b": None, "c": ("hr", "board")}
     for silent in (Ref("a", skip="empty"), Ref("a", error="unknown"), Ref("x", allow=())):
-        assert listed(known, [silent], dict.fromkeys(known, "")) == known  # of no revision, as before
-    assert listed(known, [Ref("a", error="unknown", allow=("it",))], {}) == known | {"a": (), "a/b": ("it",)}
-    assert listed(known, [Ref("a")], {"a": ""}) == known | {"a": None}
+        assert groups_after_listing(known, [silent], dict.fromkeys(known, "")) == known  # of no revision, as before
+    assert groups_after_listing(known, [Ref("a", error="unknown", allow=("it",))], {}) == known | {
+        "a": (),
+        "a/b": ("it",),
+    }
+    assert groups_after_listing(known, [Ref("a")], {"a": ""}) == known | {"a": None}

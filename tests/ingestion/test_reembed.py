@@ -1,4 +1,4 @@
-"""Re-embedding: one commit switches, readers follow when they have the new embedder."""
+"""Re-embedding: one commit switches; handles follow once they have the new embedder."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ import pytest
 
 from ragfm import Collection, Settings
 from ragfm.core.errors import CollectionError, EmbedderMismatchError
+from ragfm.core.progress import Progress
+from ragfm.ingestion.reembed import _prepare_contract
 from ragfm.testing import HashingEmbedder
 
 
@@ -15,15 +17,13 @@ def _spans(collection: Collection) -> set[tuple[str, int, int]]:
     return {(hit.uri, hit.start, hit.end) for hit in collection.search("leave", k=500)}
 
 
-def test_the_collection_is_then_as_if_made_with_the_new_embedder(
-    collection: Collection, docs: Path, tmp_path: Path
-) -> None:
+def test_the_result_equals_a_fresh_collection(collection: Collection, docs: Path, tmp_path: Path) -> None:
     collection.sync(docs)
     new = HashingEmbedder("other", dim=96, max_tokens=12)
-    seen: list[tuple[int, int]] = []
-    report = collection.reembed(new, progress=lambda done, total: seen.append((done, total)))
+    seen: list[Progress] = []
+    report = collection.reembed(new, progress=seen.append)
     documents = len(collection.documents())
-    assert seen[-1] == (documents, documents)
+    assert seen[-1] == Progress("reembed", documents, documents)
     fresh = Collection.open(
         tmp_path / "fresh", settings=Settings(), embedder=HashingEmbedder("other", dim=96, max_tokens=12)
     )
@@ -40,7 +40,7 @@ def test_the_collection_is_then_as_if_made_with_the_new_embedder(
     assert collection.reembed(new).embedded == 0
 
 
-def test_what_died_at_it_does_not_die_again_when_its_document_goes(collection: Collection, docs: Path) -> None:
+def test_old_chunks_do_not_die_twice(collection: Collection, docs: Path) -> None:
     collection.sync(docs)
     collection.reembed(HashingEmbedder("other", dim=96, max_tokens=12))
     switched = collection.status().generation
@@ -53,11 +53,11 @@ def test_what_died_at_it_does_not_die_again_when_its_document_goes(collection: C
     assert not collection.verify().findings
 
 
-def test_an_interrupted_one_goes_on(collection: Collection, docs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupted_run_continues(collection: Collection, docs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     collection.sync(docs)
     before = _spans(collection)
-    monkeypatch.setattr("ragfm.ingestion.embedding.SLICE", 2)
-    monkeypatch.setattr("ragfm.ingestion.embedding.SECONDS", 0)
+    monkeypatch.setattr("ragfm.ingestion.embedding.FIRST_BATCH", 2)
+    monkeypatch.setattr("ragfm.ingestion.embedding.BATCH_SECONDS", 0)
 
     class Interrupted(HashingEmbedder):
         def embed_passages(self, texts):  # type: ignore[no-untyped-def]
@@ -75,17 +75,11 @@ def test_an_interrupted_one_goes_on(collection: Collection, docs: Path, monkeypa
     assert report.embedded == new.embedded == report.chunks - 2
 
 
-def test_vectors_of_another_interrupted_one_are_dropped(collection: Collection, docs: Path) -> None:
+def test_vectors_of_an_interrupted_run_to_another_embedder_are_deleted(collection: Collection, docs: Path) -> None:
     collection.sync(docs)
-
-    class Full(HashingEmbedder):
-        pass
-
     with collection._store.writing() as catalog:
-        from ragfm.ingestion.reembed import _pending
-
-        first = _pending(catalog, {**Full("first", dim=32).fingerprint, "embedder": "x"}, 1)
-        assert _pending(catalog, {**Full("second", dim=48).fingerprint, "embedder": "x"}, 1) != first or True
+        _prepare_contract(catalog, {**HashingEmbedder("first", dim=32).fingerprint, "embedder": "x"}, 1)
+        _prepare_contract(catalog, {**HashingEmbedder("second", dim=48).fingerprint, "embedder": "x"}, 1)
         with catalog.read() as connection:
             assert connection.exec_driver_sql("SELECT count(*) FROM contracts").scalar() == 2
 

@@ -1,4 +1,4 @@
-"""`ragfm watch`: real folders, and a real process."""
+"""`ragfm watch` with real folders and a real process."""
 
 from __future__ import annotations
 
@@ -19,12 +19,13 @@ from support.shell import Shell
 
 from ragfm import Collection
 from ragfm.core.errors import SourceError
+from ragfm.ingestion.source_watcher import WatchEvent
 
 _COMMAND = [sys.executable, "-c", "from ragfm.cli import main; main()", "watch"]
 
 
 class _Watch:
-    """The command in a process, and what it says."""
+    """The command in a process, with its output."""
 
     def __init__(self, shell: Shell, *words: str) -> None:
         self.process = subprocess.Popen(
@@ -35,22 +36,22 @@ class _Watch:
             stderr=subprocess.PIPE,
             text=True,
         )
-        self.said: Queue[str] = Queue()
-        self.told: Queue[str] = Queue()
-        for stream, lines in ((self.process.stdout, self.said), (self.process.stderr, self.told)):
+        self.stdout: Queue[str] = Queue()
+        self.stderr: Queue[str] = Queue()
+        for stream, lines in ((self.process.stdout, self.stdout), (self.process.stderr, self.stderr)):
             threading.Thread(target=lambda stream=stream, lines=lines: [*map(lines.put, stream)], daemon=True).start()
 
     def until(self, **wanted: Any) -> Any:
-        """The next sync that has done so much; a change may be seen in two parts."""
+        """The next sync with these counts; a change may be seen in two parts."""
         while True:
-            said = json.loads(self.said.get(timeout=30))
-            if all(said[key] == value for key, value in wanted.items()):
-                return said
+            event = json.loads(self.stdout.get(timeout=30))
+            if all(event[key] == value for key, value in wanted.items()):
+                return event
 
     def end(self, number: int = signal.SIGINT) -> None:
         self.process.send_signal(number)
         assert self.process.wait(20) == 0
-        assert self.told.empty()
+        assert self.stderr.empty()
 
 
 @pytest.fixture
@@ -71,7 +72,7 @@ def watch(shell: Shell) -> Iterator[_Watch]:
 
 
 @pytest.mark.slow
-def test_a_collection_follows_its_folders(shell: Shell, docs: Path, watch: _Watch) -> None:
+def test_a_collection_follows_changes_in_its_folders(shell: Shell, docs: Path, watch: _Watch) -> None:
     assert watch.until(source="docs")["added"] == 4
     assert watch.until(source="other")["added"] == 1
     (docs / "new.md").write_text("# New\n\nThe canteen opens at noon.")
@@ -97,7 +98,7 @@ def test_it_ends_between_two_commits(shell: Shell, docs: Path) -> None:
     while not (shell.folder / ".ragfm" / "HEAD").exists():
         time.sleep(0.05)
     watching.end(signal.SIGTERM)
-    assert watching.said.empty()  # it was in the middle of the first sync
+    assert watching.stdout.empty()  # it was in the middle of the first sync
     assert shell.json("status")["documents"] < 1504
     assert shell.json("verify")["damaged"] is False
 
@@ -106,39 +107,39 @@ def test_it_ends_between_two_commits(shell: Shell, docs: Path) -> None:
 def test_one_line_for_each_sync(shell: Shell, docs: Path) -> None:
     (docs / "fake.pdf").write_text("No PDF.")
     watching = _Watch(shell, "--interval", "1")
-    lines = [watching.told.get(timeout=30) for _ in range(5)]
+    lines = [watching.stderr.get(timeout=30) for _ in range(5)]
     watching.process.kill()
     assert all(line[8:].startswith((" docs: ", " other: ")) for line in lines)
-    assert "4 added, 0 updated, 0 removed, 0 unchanged, 1 failed (fake.pdf is named .pdf but is not a PDF" in lines[0]
+    assert "4 added, 0 updated, 0 removed, 0 unchanged, 1 failed (fake.pdf is named .pdf but isn't a PDF" in lines[0]
     assert any("docs: 0 added" in line for line in lines[2:])
 
 
 def test_changes_while_it_syncs_are_not_lost(collection: Collection, docs: Path) -> None:
     collection.sync(docs)
-    stop, said = threading.Event(), []
+    stop, events = threading.Event(), list[WatchEvent]()
 
-    def told(synced: Any) -> None:
-        said.append(synced)
-        if len(said) == 1:
+    def callback(event: WatchEvent) -> None:
+        events.append(event)
+        if len(events) == 1:
             (docs / "meanwhile.md").write_text("Meanwhile.")
-        elif synced.report.added or len(said) > 3:
+        elif event.report.added or len(events) > 3:
             stop.set()
 
-    collection.watch(told, stop=stop)
-    assert said[1].report.added == 1
+    collection.watch(callback, stop=stop)
+    assert events[1].report.added == 1
 
 
-def test_nothing_to_watch_says_so(collection: Collection) -> None:
+def test_watching_without_a_source_is_an_error(collection: Collection) -> None:
     with pytest.raises(SourceError, match="no source to watch"):
         collection.watch()
 
 
-def test_its_own_collection_is_no_change(tmp_path: Path, collection: Collection, docs: Path) -> None:
-    inside = Collection.open(docs / ".ragfm", settings=collection.settings, embedder=collection._store._embedder_option)
+def test_changes_in_the_collection_itself_are_ignored(tmp_path: Path, collection: Collection, docs: Path) -> None:
+    inside = Collection.open(docs / ".ragfm", settings=collection.settings, embedder=collection._store._given)
     inside.sync(docs)
-    stop, said = threading.Event(), []
+    stop, events = threading.Event(), list[WatchEvent]()
     timer = threading.Timer(2.5, stop.set)
     timer.start()
-    inside.watch(said.append, stop=stop)
-    assert len(said) == 1
+    inside.watch(events.append, stop=stop)
+    assert len(events) == 1
     assert (docs / ".ragfm" / "HEAD").exists()

@@ -13,8 +13,11 @@ from ragfm_connectors.files import FilesConnector
 from ragfm import Blob, Collection, Document, Ref, Settings
 from ragfm.chunking import ChunkSettings
 from ragfm.core.errors import EmbedderMismatchError, EmbeddingError, MassDeleteError, ModelNotFoundError, SourceError
-from ragfm.ingestion.sync import Progress, Sync, SyncReport, list_refs
-from ragfm.ingestion.sync_guards import DELAYS, conditions
+from ragfm.core.progress import Progress
+from ragfm.ingestion.ingest_report import SyncReport
+from ragfm.ingestion.parse_environment import environment_hash
+from ragfm.ingestion.retry import RETRY_DELAYS
+from ragfm.ingestion.sync import Sync, list_refs
 from ragfm.parsing import parse
 from ragfm.store.catalog import Source
 from ragfm.store.catalog_writer import CatalogWriter
@@ -30,7 +33,7 @@ def _texts(collection: Collection) -> dict[str, str]:
     return {info.uri: collection.document(info.uri).text for info in collection.documents()}
 
 
-def test_twice_embeds_nothing(collection: Collection, docs: Path, embedder: HashingEmbedder) -> None:
+def test_a_second_sync_embeds_nothing(collection: Collection, docs: Path, embedder: HashingEmbedder) -> None:
     first = collection.sync(docs)
     assert (first.added, first.chunks) == (4, collection.status().chunks)
     embedded = embedder.embedded
@@ -39,7 +42,7 @@ def test_twice_embeds_nothing(collection: Collection, docs: Path, embedder: Hash
     assert collection.status().generation == 1
 
 
-def test_exactly_what_changed_changes(collection: Collection, docs: Path, embedder: HashingEmbedder) -> None:
+def test_only_changed_documents_are_updated(collection: Collection, docs: Path, embedder: HashingEmbedder) -> None:
     (docs / "extra.txt").write_text("Extra words here.")
     collection.sync(docs)
     before = embedder.embedded
@@ -74,7 +77,7 @@ def test_a_change_of_equal_size_within_the_same_tick_is_seen(collection: Collect
     assert _texts(collection)["docs/hours.txt"] == "bbbb"
 
 
-def test_another_recipe_counts_as_changed(collection: Collection, docs: Path, embedder: HashingEmbedder) -> None:
+def test_a_new_recipe_updates_all_documents(collection: Collection, docs: Path, embedder: HashingEmbedder) -> None:
     collection.sync(docs)
     other = Collection.open(collection.path, settings=Settings(chunk={"size": 20}), embedder=embedder)
     assert other.sync(docs).updated == 4
@@ -90,7 +93,7 @@ def test_new_tags_reach_the_documents_and_embed_nothing(collection: Collection, 
     assert collection.sync(docs).unchanged == 4  # tags stay with the source
 
 
-def test_a_document_that_fails_fails_alone_and_its_older_version_serves(collection: Collection, docs: Path) -> None:
+def test_a_document_fails_alone_and_its_older_version_remains(collection: Collection, docs: Path) -> None:
     collection.sync(docs)
     (docs / "pets.html").unlink()
     (docs / "pets.pdf").write_text("No PDF.")
@@ -113,7 +116,7 @@ def test_a_document_that_fails_fails_alone_and_its_older_version_serves(collecti
     assert collection.status().failed == ()
 
 
-def test_skipped_is_not_failed_and_leaves_the_collection(collection: Collection, docs: Path) -> None:
+def test_a_skipped_document_is_removed_and_not_a_failure(collection: Collection, docs: Path) -> None:
     collection.sync(docs)
     (docs / "hours.txt").write_bytes(b"")
     (docs / "program.bin").write_bytes(b"\x7fELF\2\1\1\0" + bytes(range(256)))
@@ -125,7 +128,7 @@ def test_skipped_is_not_failed_and_leaves_the_collection(collection: Collection,
 
 
 class _Listed:
-    """A connector whose listing is what a test says."""
+    """A connector with a given listing."""
 
     root = "docs"
 
@@ -142,7 +145,7 @@ class _Listed:
 
 
 class _Same(_Listed):
-    """All its documents have one content."""
+    """A connector whose documents all have the same content."""
 
     def fetch(self, ref: Ref) -> Blob:
         return Blob(b"The same.")
@@ -155,14 +158,14 @@ def _run(collection: Collection, connector: _Listed, embedder: HashingEmbedder, 
         return Sync(catalog, source, lambda: embedder, ChunkSettings()).run(connector, refs, retry=retry)
 
 
-def test_nothing_is_removed_when_the_listing_breaks_off(collection: Collection, embedder: HashingEmbedder) -> None:
+def test_nothing_is_removed_after_an_incomplete_listing(collection: Collection, embedder: HashingEmbedder) -> None:
     _run(collection, _Listed(Ref("a", "1"), Ref("b", "1")), embedder)
     with pytest.raises(SourceError):
         _run(collection, _Listed(Ref("a", "2"), error=SourceError("the disk is gone")), embedder)
     assert sorted(_texts(collection)) == ["docs/a", "docs/b"]
 
 
-def test_what_could_not_be_listed_is_not_gone(collection: Collection, embedder: HashingEmbedder) -> None:
+def test_documents_of_an_unlisted_folder_are_kept(collection: Collection, embedder: HashingEmbedder) -> None:
     _run(collection, _Listed(Ref("in/a", "1"), Ref("in/b", "1"), Ref("inside", "1")), embedder)
     report = _run(collection, _Listed(Ref("in", error="Permission denied")), embedder)
     assert sorted(_texts(collection)) == ["docs/in/a", "docs/in/b"]
@@ -177,7 +180,7 @@ def test_a_path_listed_twice_changes_nothing(collection: Collection, embedder: H
 
 
 class _Interrupted(HashingEmbedder):
-    """Is interrupted at its second call."""
+    """An embedder that is interrupted at its second call."""
 
     calls = 0
 
@@ -188,7 +191,7 @@ class _Interrupted(HashingEmbedder):
         return super().embed_passages(texts)
 
 
-def test_an_interrupted_sync_is_consistent_and_goes_on(tmp_path: Path, collection: Collection) -> None:
+def test_an_interrupted_sync_is_consistent_and_continues(tmp_path: Path, collection: Collection) -> None:
     folder = tmp_path / "many"
     folder.mkdir()
     for number in range(100):
@@ -207,7 +210,7 @@ def test_an_interrupted_sync_is_consistent_and_goes_on(tmp_path: Path, collectio
 def test_a_kill_between_commits_keeps_what_was_committed(
     tmp_path: Path, collection: Collection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("ragfm.ingestion.sync.DOCUMENTS", 10)
+    monkeypatch.setattr("ragfm.ingestion.sync.MAX_COMMIT_DOCUMENTS", 10)
     folder = tmp_path / "many"
     folder.mkdir()
     for number in range(30):
@@ -233,8 +236,8 @@ def test_a_kill_between_commits_keeps_what_was_committed(
 def test_progress_reaches_the_end(collection: Collection, docs: Path) -> None:
     seen: list[Progress] = []
     report = collection.sync(docs, progress=seen.append)
-    assert seen[-1] == Progress(4, 4, report.chunks, 0)
-    assert [step.documents for step in seen] == sorted(step.documents for step in seen)
+    assert seen[-1] == Progress("ingest", 4, 4, {"chunks": report.chunks, "waiting": 0})
+    assert [step.done for step in seen] == sorted(step.done for step in seen)
 
 
 def test_another_embedder_is_refused_even_with_nothing_to_do(collection: Collection, docs: Path) -> None:
@@ -265,7 +268,7 @@ def test_a_bad_vector_never_gets_in(collection: Collection, docs: Path) -> None:
     assert collection.search("leave", k=1)[0].uri == "docs/leave.md"
 
 
-def test_a_mistake_of_a_parser_fails_its_document_alone(
+def test_a_bug_in_a_parser_fails_one_document(
     collection: Collection, docs: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def broken(blob: Blob, uri: str) -> Document:
@@ -279,7 +282,7 @@ def test_a_mistake_of_a_parser_fails_its_document_alone(
     assert report.added == 3
 
 
-def test_no_model_is_loaded_for_what_is_skipped_or_broken(collection: Collection, docs: Path) -> None:
+def test_no_model_is_loaded_for_skipped_and_broken_documents(collection: Collection, docs: Path) -> None:
     collection.sync(docs)
     (docs / "program.bin").write_bytes(b"\x7fELF\2\1\1\0" + bytes(range(256)))
     (docs / "fake.pdf").write_text("No PDF.")
@@ -320,7 +323,7 @@ def _many(folder: Path, count: int) -> Path:
     return folder
 
 
-def test_a_source_that_lost_over_half_of_its_documents_stops(tmp_path: Path, collection: Collection) -> None:
+def test_losing_over_half_of_the_documents_raises_an_error(tmp_path: Path, collection: Collection) -> None:
     folder = _many(tmp_path / "many", 10)
     collection.sync(folder)
     for number in range(5):
@@ -356,9 +359,7 @@ def test_the_last_document_of_a_source_is_over_half(tmp_path: Path, collection: 
     assert len(collection.documents()) == 1
 
 
-def test_what_a_stopped_source_brought_in_is_reported_and_the_others_go_on(
-    tmp_path: Path, collection: Collection
-) -> None:
+def test_other_sources_continue_after_a_mass_deletion(tmp_path: Path, collection: Collection) -> None:
     lost, whole = _many(tmp_path / "lost", 3), _many(tmp_path / "whole", 3)
     collection.sync(lost, whole)
     for file in lost.iterdir():
@@ -372,7 +373,7 @@ def test_what_a_stopped_source_brought_in_is_reported_and_the_others_go_on(
     assert collection.sync(allow_mass_delete=True).removed == 3
 
 
-def test_what_was_moved_is_not_lost(tmp_path: Path, collection: Collection, embedder: HashingEmbedder) -> None:
+def test_moved_documents_are_not_lost(tmp_path: Path, collection: Collection, embedder: HashingEmbedder) -> None:
     folder = _many(tmp_path / "many" / "top", 10)
     collection.sync(tmp_path / "many")
     folder.rename(tmp_path / "many" / "other")
@@ -385,10 +386,10 @@ def test_what_was_moved_is_not_lost(tmp_path: Path, collection: Collection, embe
         _run(collection, _Same(Ref("new", "1")), embedder)
 
 
-def test_a_move_that_was_interrupted_is_none_the_less_a_move(
+def test_an_interrupted_move_is_still_a_move(
     tmp_path: Path, collection: Collection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("ragfm.ingestion.sync.DOCUMENTS", 3)
+    monkeypatch.setattr("ragfm.ingestion.sync.MAX_COMMIT_DOCUMENTS", 3)
     folder = _many(tmp_path / "many" / "top", 10)
     collection.sync(tmp_path / "many")
     folder.rename(tmp_path / "many" / "a")
@@ -408,7 +409,7 @@ def test_a_move_that_was_interrupted_is_none_the_less_a_move(
     assert (report.added, report.unchanged, report.removed) == (1, 9, 10)
 
 
-def test_what_an_interrupted_sync_brought_in_does_not_outweigh_what_is_lost(
+def test_documents_of_an_interrupted_sync_do_not_outweigh_losses(
     tmp_path: Path, collection: Collection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = _many(tmp_path / "many", 4)
@@ -421,8 +422,8 @@ def test_what_an_interrupted_sync_brought_in_does_not_outweigh_what_is_lost(
     def killed(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("ragfm.ingestion.sync.not_held", killed)  # at the end of the listing
-    monkeypatch.setattr("ragfm.ingestion.sync.DOCUMENTS", 1)
+    monkeypatch.setattr("ragfm.ingestion.sync.missing_paths", killed)  # at the end of the listing
+    monkeypatch.setattr("ragfm.ingestion.sync.MAX_COMMIT_DOCUMENTS", 1)
     with pytest.raises(KeyboardInterrupt):
         collection.sync(folder)
     monkeypatch.undo()
@@ -431,7 +432,7 @@ def test_what_an_interrupted_sync_brought_in_does_not_outweigh_what_is_lost(
         collection.sync(folder)
 
 
-def test_what_the_options_leave_out_is_not_lost(tmp_path: Path, collection: Collection) -> None:
+def test_excluded_documents_are_not_lost(tmp_path: Path, collection: Collection) -> None:
     folder = _many(tmp_path / "many", 10)
     collection.sync(folder)
     report = collection.sync(folder, exclude=["[0-6].txt"])
@@ -446,7 +447,7 @@ def test_what_the_options_leave_out_is_not_lost(tmp_path: Path, collection: Coll
     assert collection.sync(folder).removed == 8  # the options were kept, and leave out on purpose still
 
 
-def test_a_source_that_was_removed_and_comes_back_is_guarded(
+def test_a_removed_source_that_comes_back_is_guarded(
     tmp_path: Path, collection: Collection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = _many(tmp_path / "many", 3)
@@ -459,7 +460,7 @@ def test_a_source_that_was_removed_and_comes_back_is_guarded(
     def killed(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("ragfm.ingestion.sync.Sync._note", killed)
+    monkeypatch.setattr("ragfm.ingestion.sync.Sync._store_outcomes", killed)
     with pytest.raises(KeyboardInterrupt):
         collection.sync(folder)
     monkeypatch.undo()
@@ -473,7 +474,7 @@ def test_a_source_that_was_removed_and_comes_back_is_guarded(
 
 
 def _age(collection: Collection, seconds: int) -> None:
-    """Let what failed have failed so long ago."""
+    """Set the time of all failures to this many seconds ago."""
     at = (datetime.now(UTC) - timedelta(seconds=seconds)).isoformat(timespec="seconds")
     with collection._store.writing() as catalog, catalog.write() as connection:
         connection.execute(failures.update().values(at=at))
@@ -487,9 +488,9 @@ class _Unreachable(_Listed):
         raise OSError(5, "Input/output error")
 
 
-def test_a_failure_is_tried_again_after_ever_longer(collection: Collection, embedder: HashingEmbedder) -> None:
+def test_retry_delays_grow(collection: Collection, embedder: HashingEmbedder) -> None:
     source = _Unreachable(Ref("a", "1"))
-    for attempts, delay in enumerate(DELAYS, 1):
+    for attempts, delay in enumerate(RETRY_DELAYS, 1):
         report = _run(collection, source, embedder)
         assert source.fetched == report.failed[0].attempts == attempts
         if delay:
@@ -501,15 +502,15 @@ def test_a_failure_is_tried_again_after_ever_longer(collection: Collection, embe
             assert collection.status().failed == report.failed
             _age(collection, delay + 1)
     _run(collection, source, embedder)
-    _age(collection, DELAYS[-1] - 10)
+    _age(collection, RETRY_DELAYS[-1] - 10)
     _run(collection, source, embedder)
-    assert source.fetched == len(DELAYS) + 1
+    assert source.fetched == len(RETRY_DELAYS) + 1
     _age(collection, -10_000)  # a clock that was set back
     _run(collection, source, embedder)
-    assert source.fetched == len(DELAYS) + 2
+    assert source.fetched == len(RETRY_DELAYS) + 2
 
 
-def test_a_change_is_tried_at_once_and_counts_anew(
+def test_a_change_is_retried_at_once_and_resets_the_attempts(
     collection: Collection, embedder: HashingEmbedder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source = _Unreachable(Ref("a", "1"))
@@ -525,23 +526,23 @@ def test_a_change_is_tried_at_once_and_counts_anew(
         for expected in (1, 2, 2):
             assert _run(collection, source, embedder).failed[0].attempts == expected
     assert source.fetched == 8
-    monkeypatch.setattr("ragfm.ingestion.sync_guards._installed", lambda: "one package more")
+    monkeypatch.setattr("ragfm.ingestion.parse_environment._installed_software", lambda: "one package more")
     assert _run(collection, source, embedder).failed[0].attempts == 1
     assert source.fetched == 9
 
 
-def test_what_is_installed_is_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_environment_hash_depends_on_installed_software(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(tmp_path)
-    before = conditions("recipe")
-    assert before == conditions("recipe") != conditions("other")
+    before = environment_hash("recipe")
+    assert before == environment_hash("recipe") != environment_hash("other")
     (tmp_path / "extra-1.0.dist-info").mkdir()
-    assert before != (now := conditions("recipe"))
+    assert before != (now := environment_hash("recipe"))
     (tmp_path / "soffice").touch(0o755)
     monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
-    assert conditions("recipe") != now
+    assert environment_hash("recipe") != now
 
 
-def test_retry_tries_all_at_once(collection: Collection, docs: Path) -> None:
+def test_retry_ignores_the_delays(collection: Collection, docs: Path) -> None:
     (docs / "fake.pdf").write_bytes(b"%PDF-1.7 and then nothing")
     os.utime(docs / "fake.pdf", (1e9, 1e9))  # long enough ago that its time tells of a change
     for _ in range(3):
@@ -551,9 +552,7 @@ def test_retry_tries_all_at_once(collection: Collection, docs: Path) -> None:
     assert collection.sync(docs, retry=True).failed[0].attempts == 3
 
 
-def test_failures_of_what_left_the_source_are_cleared_unless_it_was_not_listed(
-    collection: Collection, embedder: HashingEmbedder
-) -> None:
+def test_failures_of_removed_documents_are_cleared(collection: Collection, embedder: HashingEmbedder) -> None:
     source = _Unreachable(Ref("in/a", "1"), Ref("b", "1"))
     _run(collection, source, embedder)
     source.given = (Ref("in", error="Permission denied"),)
@@ -564,7 +563,7 @@ def test_failures_of_what_left_the_source_are_cleared_unless_it_was_not_listed(
     assert collection.status().failed == ()
 
 
-def test_what_is_skipped_after_a_look_is_not_fetched_again(collection: Collection, embedder: HashingEmbedder) -> None:
+def test_a_skipped_document_is_not_fetched_again(collection: Collection, embedder: HashingEmbedder) -> None:
     class Empty(_Unreachable):
         def fetch(self, ref: Ref) -> Blob:
             self.fetched += 1

@@ -19,7 +19,7 @@ from support.decompression_bombs import write_bombs
 from ragfm import Collection
 from ragfm.core.errors import ConnectorError
 from ragfm.core.types import Ref
-from ragfm.ingestion.sources import document_uri
+from ragfm.ingestion.ingest_report import document_uri
 from ragfm.parsing.sandbox.worker_pool import WorkerPool
 from ragfm.parsing.sandbox.worker_process import Limits, WorkerProcess
 

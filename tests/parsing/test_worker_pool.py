@@ -310,7 +310,7 @@ def test_documents_are_parsed_while_others_are_embedded(
     collection: Collection, tmp_path: Path, pool: WorkerPool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("ragfm.parsing.sandbox.worker_pool._shared", pool)
-    monkeypatch.setattr("ragfm.ingestion.sync.DOCUMENTS", 1)
+    monkeypatch.setattr("ragfm.ingestion.sync.MAX_COMMIT_DOCUMENTS", 1)
     folder = tmp_path / "slow"
     folder.mkdir()
     for number in range(5):

@@ -222,7 +222,7 @@ def test_a_long_first_sync_saves_views_in_between(
     collection: Collection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("ragfm.store.collection_store._MIN_GROWTH", 10)
-    monkeypatch.setattr("ragfm.ingestion.sync.DOCUMENTS", 5)
+    monkeypatch.setattr("ragfm.ingestion.sync.MAX_COMMIT_DOCUMENTS", 5)
     (tmp_path / "many").mkdir()
     for number in range(100):
         (tmp_path / "many" / f"{number:02}.txt").write_text(f"Text number {number}.")

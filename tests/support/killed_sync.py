@@ -19,7 +19,7 @@ from ragfm.store.catalog_writer import CatalogWriter
 from ragfm.testing import HashingEmbedder
 
 folder, location, options, documents = json.loads(sys.argv[1])
-ragfm.ingestion.sync.DOCUMENTS = documents
+ragfm.ingestion.sync.MAX_COMMIT_DOCUMENTS = documents
 commit, commits = CatalogWriter.commit, []
 
 def killed(self, *arguments):

@@ -1,4 +1,4 @@
-"""A corpus in which every text resembles many others, and only a code or a number tells which one is meant."""
+"""A corpus of look-alike texts that differ only in a code or a number."""
 
 from __future__ import annotations
 
@@ -14,9 +14,15 @@ TOPICS = {
     "phone": "The number {} rings in room {}, where one {}.",
 }
 REMARKS = (
-    "ordered by the dozen", "checked every spring", "asked for by the harbour master", "not to be mixed up",
-    "written down in the blue book", "seldom of any trouble", "known to last ten years", "best left to the engineer",
-)  # fmt: skip
+    "ordered by the dozen",
+    "checked every spring",
+    "asked for by the harbour master",
+    "not to be mixed up",
+    "written down in the blue book",
+    "seldom of any trouble",
+    "known to last ten years",
+    "best left to the engineer",
+)
 QUESTIONS = {
     "part": ("{}", "where is {} kept?", "On which shelf of the workshop do I find the spare part {}?"),
     "error": ("{}", "what does {} mean?", "Which relay has lost contact when {} appears?"),
@@ -28,7 +34,7 @@ QUESTIONS = {
 
 
 def codes() -> dict[str, list[str]]:
-    """For each topic codes that look alike: swapped, repeated and missing digits, other letters, longer ones."""
+    """Similar codes by topic: with swapped, repeated and missing digits, other letters, and of other lengths."""
     return {
         "part": [f"{a}-{n}/{v}" for a, n, v in product(("AB", "BA", "AC"), (1234, 1243, 123), (5, 6, 55))],
         "error": [f"ERR_{where}_0x{n}{c}" for where, n, c in product(("CONN", "COMM"), (1, 3, 13), "0AF")],
@@ -40,18 +46,18 @@ def codes() -> dict[str, list[str]]:
 
 
 def texts() -> list[tuple[str, str, str]]:
-    """Topic, code and text of each."""
-    chance = random.Random(0)
-    found = []
-    for topic, known in codes().items():
-        for code in known:
-            text = TOPICS[topic].format(code, chance.randrange(2, 90), chance.choice(REMARKS))
-            found.append((topic, code, text))
-    return found
+    """The topic, code and text of each document."""
+    rng = random.Random(0)
+    documents = []
+    for topic, topic_codes in codes().items():
+        for code in topic_codes:
+            text = TOPICS[topic].format(code, rng.randrange(2, 90), rng.choice(REMARKS))
+            documents.append((topic, code, text))
+    return documents
 
 
 def questions() -> list[tuple[str, int]]:
-    """Each question, and the number of the text that it is about."""
+    """Each question, with the number of the text that answers it."""
     return [
         (question.format(code), number)
         for number, (topic, code, _) in enumerate(texts())

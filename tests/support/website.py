@@ -1,4 +1,4 @@
-"""A web site on this machine, for tests: pages that can change, fail, redirect and be slow, and a log of requests."""
+"""A local web site for tests: pages that change, fail, redirect or break off, and a log of requests."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ class Answer:
     body: bytes | str = b""
     status: int = 200
     headers: dict[str, str] = field(default_factory=dict)
-    cut: bool = False  # the connection ends in the middle
-    head: int | None = None  # the status of a HEAD, where it is another one
-    times: int | None = None  # after so many requests the page is answered well, with `body`
+    cut: bool = False  # close the connection in the middle of the body
+    head: int | None = None  # the status of a HEAD request, if it differs
+    times: int | None = None  # answer with `status` this many times, then with 200
 
 
 @dataclass
@@ -27,20 +27,23 @@ class Site:
     port: int = 0
 
     def page(self, path: str, body: bytes | str = b"", status: int = 200, **headers: str) -> Answer:
-        named = {key.replace("_", "-"): value for key, value in headers.items()}
-        made = Answer(body, status, {"Content-Type": "text/html; charset=utf-8"} | named)
-        self.pages[path] = made
-        return made
+        """Add or replace a page; underscores in header names become hyphens."""
+        extra = {key.replace("_", "-"): value for key, value in headers.items()}
+        answer = Answer(body, status, {"Content-Type": "text/html; charset=utf-8"} | extra)
+        self.pages[path] = answer
+        return answer
 
     def url(self, path: str = "/") -> str:
         return f"http://127.0.0.1:{self.port}{path}"
 
     def asked(self, method: str | None = None) -> list[str]:
+        """The requested paths, without robots.txt."""
         return [path for verb, path in self.log if method in (None, verb) and path != "/robots.txt"]
 
 
 @contextmanager
 def serve() -> Iterator[Site]:
+    """Serve a site on a free port."""
     site = Site()
 
     class Handler(BaseHTTPRequestHandler):

@@ -87,7 +87,7 @@ def ingest(report: Report, folder: str, seed: int) -> None:
     from ragfm.ingestion import sync
 
     rng = random.Random(seed)
-    sync.DOCUMENTS = rng.choice((1, 3, 500))  # one sync makes several commits
+    sync.MAX_COMMIT_DOCUMENTS = rng.choice((1, 3, 500))  # one sync makes several commits
     author = Author(report, Path(folder), rng)
     while True:
         what = rng.random()

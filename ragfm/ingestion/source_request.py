@@ -1,0 +1,239 @@
+"""Source requests: what a user names as a source, resolved to a row of the catalog and to a connector.
+
+`resolve_source` builds the connector; the rest of the sync uses that one. `refresh_request` repeats the checks once the
+collection is locked, since another process may have changed the sources in between.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePath
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from ragfm.core.errors import ConfigError, SourceError
+from ragfm.ingestion.connector_options import build_connector
+from ragfm.store.catalog import Source
+from ragfm.store.collection_store import UPLOADS_SOURCE
+from ragfm.store.filters import RESERVED_KEYS
+
+if TYPE_CHECKING:
+    from ragfm.core.types import Connector
+    from ragfm.store.collection_store import Store
+
+_PATTERN_OPTIONS = ("include", "exclude")
+
+
+class SourceEntry(NamedTuple):
+    """A source as a user, `ragfm.toml` or the catalog names it.
+
+    `settings` may hold connector, include, exclude, options, tags and allow. A setting that is missing or None keeps
+    its value from `ragfm.toml`, else from the source's last sync.
+    """
+
+    location: str
+    name: str | None
+    settings: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class SourceRequest:
+    """A source to sync.
+
+    `entry` is what the user asked for. `source` is what it means: name, connector, location, options, tags and groups;
+    it overlaps no other source. `connector` is built from these.
+    """
+
+    entry: SourceEntry
+    source: Source
+    connector: Connector
+
+
+def resolve_source(store: Store, entry: SourceEntry) -> SourceRequest:
+    """Resolve an entry and build its connector.
+
+    Raises SourceError where there is nothing at the location or the source overlaps another one, ConfigError for
+    invalid options and tags, and UnknownPluginError.
+    """
+    # Options may come from the source's last sync. That source is found by its root, which the connector knows, but
+    # also by the location, so one connector is enough unless the location has got another root since.
+    expected = _make_source(store, entry, None)
+    connector = _build(store, expected)
+    source = _make_source(store, entry, _relative_path(store, str(connector.root)))
+    if (source.connector, source.options) != (expected.connector, expected.options):
+        connector = _build(store, source)
+    return SourceRequest(entry, source, connector)
+
+
+def refresh_request(store: Store, request: SourceRequest) -> SourceRequest:
+    """The request as of now. The connector is built again only if another process has changed the source's options.
+
+    Raises SourceError and ConfigError as `resolve_source` does.
+    """
+    source, resolved = _make_source(store, request.entry, request.source.root), request.source
+    if (source.connector, source.options) == (resolved.connector, resolved.options):
+        return SourceRequest(request.entry, source, request.connector)
+    return SourceRequest(request.entry, source, _build(store, source))
+
+
+def unfiltered_connector(store: Store, source: Source) -> Connector:
+    """A connector for everything that a source's location holds, without its include and exclude patterns."""
+    options = {key: value for key, value in source.options.items() if key not in _PATTERN_OPTIONS}
+    return _build(store, source, options)
+
+
+def has_patterns(source: Source) -> bool:
+    """Whether include or exclude patterns leave out a part of the source."""
+    return any(source.options.get(key) for key in _PATTERN_OPTIONS)
+
+
+def known_sources(store: Store) -> list[SourceEntry]:
+    """The sources in `ragfm.toml`, then those of earlier syncs."""
+    entries = [
+        SourceEntry(
+            _absolute_path(store, section.location), section.name, section.model_dump(exclude={"location", "name"})
+        )
+        for section in store.settings.sources
+    ]
+    listed = {entry.location for entry in entries}
+    for source in _stored_sources(store):
+        location = _absolute_path(store, source.location)
+        if location not in listed:
+            entries.append(SourceEntry(location, source.name, {}))
+    return entries
+
+
+def known_name(store: Store, entry: SourceEntry) -> str:
+    """The name of a source, which need not exist any more."""
+    if entry.name:
+        return entry.name
+    for source in _stored_sources(store):
+        if _absolute_path(store, source.location) == entry.location:
+            return source.name
+    return entry.location
+
+
+def _stored_sources(store: Store) -> list[Source]:
+    return store.catalog.sources() if store.exists else []
+
+
+def _make_source(store: Store, entry: SourceEntry, root: str | None) -> Source:
+    """The source that an entry means; with root None, as far as the location alone shows, and unchecked."""
+    stored = _stored_sources(store)
+    absolute = entry.location
+    if "://" not in absolute:
+        absolute = os.path.abspath(absolute)  # noqa: PTH100  keeps a glob's `..` literal
+    location = _relative_path(store, absolute)
+
+    # Settings in ragfm.toml apply where the user gave none.
+    name, settings = entry.name, {key: value for key, value in entry.settings.items() if value is not None}
+    for section in store.settings.sources:
+        if _absolute_path(store, section.location) == absolute:
+            name = name or section.name
+            settings = section.model_dump(exclude_none=True) | settings
+            break
+    for key in RESERVED_KEYS:
+        if key in settings.get("tags", {}):
+            raise ConfigError(
+                f"The tag {key!r} is reserved: a filter reads it as a property of the document.",
+                "Choose another name for the tag.",
+            )
+
+    plugin = settings.get("connector")
+    if not plugin:
+        synced_with = [row.connector for row in stored if _absolute_path(store, row.location) == absolute]
+        plugin = synced_with[0] if synced_with else _default_connector(entry.location)
+
+    # Find the source's last sync.
+    known = None
+    for row in stored:
+        same_place = _has_root(store, row, root or location, name) or (root is None and row.location == location)
+        if same_place and name in (None, row.name):
+            known = row
+            break
+    if root is not None and known is not None and location not in (known.location, root):
+        raise SourceError(
+            f"The folder {root!r} is already synced as {known.location!r}: syncing {entry.location!r} instead "
+            "would remove the rest.",
+            f"Sync `{root} --include PATTERN`; --include may be repeated.",
+        )
+
+    # What is still not set keeps its value of the last sync.
+    previous: Mapping[str, Any] = known.options if known else {}
+    options = {key: list(settings.get(key, previous.get(key, []))) for key in _PATTERN_OPTIONS}
+    if "options" in settings:
+        options |= settings["options"]
+    else:
+        options |= {key: value for key, value in previous.items() if key not in _PATTERN_OPTIONS}
+    source = Source(
+        name=name or (known.name if known else root or location),
+        connector=plugin,
+        location=location,
+        root=root or location,
+        options=options,
+        tags=dict(settings.get("tags", known.tags if known else {})),
+        allow=tuple(settings.get("allow", known.allow if known else ())),
+    )
+    if root is not None:
+        _check_overlap(store, source, stored)
+    return source
+
+
+def _default_connector(location: str) -> str:
+    if location.startswith(("https://", "http://")):
+        return "web"
+    if "://" in location:
+        raise SourceError(
+            f"No connector is set for {location.partition('://')[0]}://… addresses.",
+            "Name one with --connector; `ragfm plugins` lists them.",
+        )
+    return "files"
+
+
+def _build(store: Store, source: Source, options: Mapping[str, Any] | None = None) -> Connector:
+    location = _absolute_path(store, source.location)
+    defaults = {"max_bytes": int(store.settings.files.max_mb * 2**20)}
+    return build_connector(source.connector, location, source.options if options is None else options, defaults)
+
+
+def _check_overlap(store: Store, source: Source, stored: Sequence[Source]) -> None:
+    folder = os.path.realpath(store.folder)
+    root = _real_path(store, source.root)
+    for other in stored:
+        if other.name == source.name and _has_root(store, other, source.root, source.name):
+            continue
+        # Uploads lie in the collection's own folder, which sources around it leave out.
+        other_root = _real_path(store, other.root)
+        separated = PurePath(root).is_relative_to(folder) != PurePath(other_root).is_relative_to(folder)
+        same_documents = not separated and _nested(other_root, root)
+        same_names = _nested(other.name, source.name) and not (separated and "." in (other.name, source.name))
+        if same_documents or same_names:
+            raise SourceError(
+                f"The source {source.name!r} ({source.root}) overlaps the source {other.name!r} ({other.root}).",
+                "Sync the larger one alone, or leave files out with --exclude.",
+            )
+
+
+def _has_root(store: Store, source: Source, root: str, name: str | None) -> bool:
+    """Whether a stored source covers the root. Uploads do by name, since they move with the collection."""
+    return _real_path(store, source.root) == _real_path(store, root) or source.name == name == UPLOADS_SOURCE
+
+
+def _nested(first: str, second: str) -> bool:
+    a, b = PurePath(first), PurePath(second)
+    return a.is_relative_to(b) or b.is_relative_to(a)
+
+
+def _real_path(store: Store, location: str) -> str:
+    return location if "://" in location else os.path.realpath(_absolute_path(store, location))
+
+
+def _relative_path(store: Store, location: str) -> str:
+    """A path relative to the collection's parent folder, if it lies in there."""
+    path, parent = PurePath(location), store.folder.parent
+    return path.relative_to(parent).as_posix() if path.is_relative_to(parent) else location
+
+
+def _absolute_path(store: Store, location: str) -> str:
+    return location if "://" in location else os.path.normpath(Path(store.folder.parent, location))

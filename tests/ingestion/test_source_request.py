@@ -1,0 +1,70 @@
+"""Source requests: a source is resolved once per sync."""
+
+from __future__ import annotations
+
+import functools
+from pathlib import Path
+
+import pytest
+from ragfm_connectors.files import FilesConnector
+
+from ragfm import Collection
+from ragfm.core.errors import SourceError
+from ragfm.ingestion.source_request import SourceEntry, refresh_request, resolve_source
+
+
+@pytest.fixture
+def built(monkeypatch: pytest.MonkeyPatch) -> list[FilesConnector]:
+    """The connectors built since the last `clear`."""
+    connectors: list[FilesConnector] = []
+    construct = FilesConnector.__init__
+
+    @functools.wraps(construct)
+    def counted(self: FilesConnector, *arguments: object, **options: object) -> None:
+        connectors.append(self)
+        construct(self, *arguments, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(FilesConnector, "__init__", counted)
+    return connectors
+
+
+def test_a_sync_builds_the_connector_once(
+    tmp_path: Path, collection: Collection, docs: Path, built: list[FilesConnector]
+) -> None:
+    (tmp_path / "alias").symlink_to(docs)
+    for location in (docs, docs, tmp_path / "alias"):
+        for options in ({}, {"include": ["*.md", "*.txt"]}, {"options": {"hidden": "true"}}, {}):
+            collection.sync(location, name="handbook", **options)
+            assert len(built) == 1, (location, options)
+            built.clear()
+    collection.sync()
+    assert len(built) == 1
+
+
+def test_several_sources_build_one_connector_each(
+    tmp_path: Path, collection: Collection, docs: Path, built: list[FilesConnector]
+) -> None:
+    (tmp_path / "other").mkdir()
+    collection.sync(docs, tmp_path / "other")
+    assert len(built) == 2
+    built.clear()
+    inner = tmp_path / "outer" / "inner"
+    inner.mkdir(parents=True)
+    with pytest.raises(SourceError, match="overlaps"):  # each is valid alone
+        collection.sync(inner.parent, inner)
+    assert len(built) == 2
+
+
+def test_a_request_follows_what_another_process_has_changed(
+    collection: Collection, docs: Path, built: list[FilesConnector]
+) -> None:
+    store = collection._store
+    collection.sync(docs, name="handbook", tags={"year": 2025})
+    request = resolve_source(store, SourceEntry(str(docs), None, {}))
+    assert refresh_request(store, request) == request
+    collection.sync(docs, include=["*.md"], tags={"year": 2026})
+    built.clear()
+    fresh = refresh_request(store, request)
+    assert (fresh.source.name, fresh.source.tags) == ("handbook", {"year": 2026})
+    assert fresh.source.options == {"include": ["*.md"], "exclude": []}
+    assert built == [fresh.connector]
