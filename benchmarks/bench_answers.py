@@ -46,7 +46,7 @@ from ragfm.evaluation import (
     write_answers_html,
 )
 from ragfm.evaluation.answer_evaluation import CONTEXTS, AnswersReport, Context, answer_measures, build_answers_report
-from ragfm.evaluation.calibration import (
+from ragfm.evaluation.confidence_calibration import (
     accept_all_calibration,
     estimate_auc,
     expected_calibration_error,

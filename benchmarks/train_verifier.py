@@ -41,7 +41,7 @@ from ragfm.citations.verifier import SHIPPED, WEIGHTS, WINDOW, Verifier
 from ragfm.core.types import Hit
 from ragfm.embedders.bert import Layer, read_weights
 from ragfm.evaluation.answer_matching import token_f1
-from ragfm.evaluation.calibration import estimate_auc
+from ragfm.evaluation.confidence_calibration import estimate_auc
 from ragfm.models.model_lookup import find_model
 from ragfm.training.unanswerable_questions import names_in, near_misses
 

@@ -46,7 +46,7 @@ from ragfm.evaluation.answer_evaluation import (
     risk_coverage,
 )
 from ragfm.evaluation.answer_report import answers_summary, write_answers_html
-from ragfm.evaluation.calibration import CalibrationReport, calibrate
+from ragfm.evaluation.confidence_calibration import CalibrationReport, calibrate
 from ragfm.evaluation.corpus import TimedEmbedder, corpus_collection
 from ragfm.evaluation.html_report import retrieval_summary, write_retrieval_html
 from ragfm.evaluation.metrics import Estimate, Ranked

@@ -14,7 +14,7 @@ from ragfm.evaluation.run_file import question_count
 if TYPE_CHECKING:
     from ragfm.collection import Collection
     from ragfm.evaluation.answer_evaluation import AnsweredQuestion, AnswersReport
-    from ragfm.evaluation.calibration import CalibrationReport
+    from ragfm.evaluation.confidence_calibration import CalibrationReport
 
 _EXAMPLES = 8  # of each kind of error
 _COVERAGE, _RISK = "share of the questions that is answered", "share of the answers that is not right"

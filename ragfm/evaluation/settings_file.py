@@ -15,7 +15,7 @@ from ragfm.core.errors import ConfigError, MissingExtraError
 
 if TYPE_CHECKING:
     from ragfm.core.calibration import Calibration
-    from ragfm.evaluation.calibration import CalibrationReport
+    from ragfm.evaluation.confidence_calibration import CalibrationReport
     from ragfm.evaluation.search_tuning import Choice, TuneReport
 
 EVIDENCE = "ragfm-tune.json"

@@ -29,7 +29,7 @@ from ragfm.core.config import AskSection, load_settings
 from ragfm.core.errors import ConfigError, DataError, ReaderBusyError
 from ragfm.core.types import Hit, Message, Sampling, Stream
 from ragfm.evaluation import Gold, Question, calibrate, store_calibration
-from ragfm.evaluation.calibration import auc, expected_calibration_error, fit_logistic_regression
+from ragfm.evaluation.confidence_calibration import auc, expected_calibration_error, fit_logistic_regression
 from ragfm.generation.prompt_template import load_strategy
 from ragfm.models.adapters import WEIGHTS
 from ragfm.testing import HashingEmbedder, ScriptedReader

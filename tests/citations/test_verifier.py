@@ -228,7 +228,7 @@ class _Sure(ScriptedReader):
 def test_the_confidence_hears_it_unless_it_is_off(
     collection: Collection, docs: Path, verifier: str, heard: bool
 ) -> None:  # fmt: skip
-    from ragfm.evaluation.calibration import accept_all_calibration
+    from ragfm.evaluation.confidence_calibration import accept_all_calibration
 
     collection.sync(docs)
     settings = Settings(ask=AskSection(verifier=verifier))  # type: ignore[arg-type]
