@@ -1,1 +1,9 @@
-"""ragfm's own parsers: one module per text format here, the other formats in sub-packages."""
+"""ragfm's own parsers: one module per text format here, the other formats in sub-packages.
+
+plain_text        plain text
+markdown          Markdown
+delimited_text    CSV and TSV
+json_text         JSON
+xml_text          XML
+source_code       source code, split at definitions
+"""

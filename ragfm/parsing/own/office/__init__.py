@@ -1,1 +1,12 @@
-"""Parsers for DOCX, PPTX, spreadsheets, OpenDocument, RTF, and the Office formats before 2007."""
+"""Parsers for office documents.
+
+docx              DOCX, with docx_styles (headings, lists) and docx_numbering (numbers and bullets)
+pptx              PPTX
+spreadsheets      XLSX, XLSM, XLSB, XLS, ODS
+odf               ODT and ODP
+rtf               RTF
+legacy_office     DOC and PPT, through LibreOffice
+office_xml        XML parts and the relations between them
+office_charts     charts as tables
+zip_container     archives, opened safely
+"""

@@ -1,1 +1,11 @@
-"""The PDF parser: `pdf_document` is the entry point."""
+"""The PDF parser.
+
+pdf_document      the entry point: pages in reading order, headings
+pdf_page          the content of a page: words, rules, images, hidden text
+pdf_drawing       rules, filled areas, images and links
+pdf_lines         words to lines, lines to paragraphs
+pdf_layout        tables, columns and paragraphs in reading order
+pdf_tables        tables with and without rules
+pdf_visibility    which words are visible
+pdf_types         boxes and words
+"""

@@ -1,1 +1,6 @@
-"""Parsers for HTML, EPUB and mail."""
+"""Parsers for formats of the web.
+
+html            HTML
+epub            EPUB
+mail_message    EML and MSG
+"""
