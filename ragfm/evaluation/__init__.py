@@ -45,6 +45,7 @@ Modules:
     settings_file                                       store tuned settings
     html_report, answer_report, comparison_report       HTML pages
     plots                                               SVG plots
+
 """
 
 from __future__ import annotations
