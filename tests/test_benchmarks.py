@@ -164,10 +164,21 @@ def test_what_an_adapter_changes_is_counted_question_by_question(benchmark):
     def report(*values):
         """Of two answerable questions and one that is not."""
         results = [
-            AnsweredQuestion(str(at), "?", (), ("yes",), at == 2, {}, {"retrieved": Outcome(
-                "Yes." if value else "No", f1=value, contained=value, exact=value, confidence=0.3 * (2 - at))})
+            AnsweredQuestion(
+                str(at),
+                "?",
+                (),
+                ("yes",),
+                at == 2,
+                {},
+                {
+                    "retrieved": Outcome(
+                        "Yes." if value else "No", f1=value, contained=value, exact=value, confidence=0.3 * (2 - at)
+                    )
+                },
+            )
             for at, value in enumerate(values)
-        ]  # fmt: skip
+        ]
         return AnswersReport({}, tuple(results), {}, {})
 
     transfer = benchmark("bench_transfer")

@@ -114,8 +114,11 @@ def test_groups_see_what_is_open_and_what_is_theirs(tmp_path: Path, collection: 
 def test_addresses_begin_with_the_source(tmp_path: Path, collection: Collection, docs: Path) -> None:
     collection.sync(docs, name="handbook")
     assert {info.uri for info in collection.documents()} == {
-        "handbook/hours.txt", "handbook/leave.md", "handbook/pets.html", "handbook/rooms.csv",
-    }  # fmt: skip
+        "handbook/hours.txt",
+        "handbook/leave.md",
+        "handbook/pets.html",
+        "handbook/rooms.csv",
+    }
     assert collection.sync(docs).unchanged == 4  # the same folder is the same source
     single = tmp_path / "single.txt"
     single.write_text("One file.")

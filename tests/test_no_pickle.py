@@ -72,8 +72,12 @@ def _events(folder: Path, script: str) -> list[list[object]]:
     env = {key: value for key, value in os.environ.items() if not key.startswith("RAGFM_")} | {"HF_HUB_OFFLINE": "1"}
     done = subprocess.run(
         [sys.executable, "-c", f"{_WATCH}\n{script}\nprint(json.dumps(found))"],
-        cwd=folder, env=env, capture_output=True, text=True, check=False,
-    )  # fmt: skip
+        cwd=folder,
+        env=env,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert done.returncode == 0, done.stderr
     events: list[list[object]] = json.loads(done.stdout.splitlines()[-1])
     return events

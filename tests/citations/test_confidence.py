@@ -79,10 +79,17 @@ def test_the_signals_are_what_they_say() -> None:
     assert answer_signals(analyze("?", []), [], []) == {}
 
 
-@pytest.mark.parametrize(("answer", "names"), [
-    ("They get 28 days.", 1.0), ("It is Ms Okafor [1].", 1.0), ("Interns get days of leave.", 0.0),
-    ("The answer is: Interns. How many days do they get in 2026?", 0.0), ("Parents get leave [1].", 0.0), ("28.", 1.0),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("answer", "names"),
+    [
+        ("They get 28 days.", 1.0),
+        ("It is Ms Okafor [1].", 1.0),
+        ("Interns get days of leave.", 0.0),
+        ("The answer is: Interns. How many days do they get in 2026?", 0.0),
+        ("Parents get leave [1].", 0.0),
+        ("28.", 1.0),
+    ],
+)
 def test_an_answer_names_something_where_the_question_did_not(answer: str, names: float) -> None:
     hit = Hit("a", "Everybody has 28 days of leave.", 0, 31, 1, 0.5, {}, n=1)
     question = "How many days of leave do interns get in 2026?"
@@ -131,12 +138,15 @@ def test_an_answer_of_too_little_confidence_is_withheld(collection: Collection, 
     assert withheld.confidence == pytest.approx(0.018, abs=1e-3)
 
 
-@pytest.mark.parametrize(("settings", "text"), [
-    ({"mode": "strict"}, ABSTENTION),
-    ({"mode": "open"}, "You get 28 days of leave [1]."),
-    ({"min_confidence": 0.0}, "You get 28 days of leave [1]."),
-    ({"min_confidence": 0.01}, "You get 28 days of leave [1]."),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("settings", "text"),
+    [
+        ({"mode": "strict"}, ABSTENTION),
+        ({"mode": "open"}, "You get 28 days of leave [1]."),
+        ({"min_confidence": 0.0}, "You get 28 days of leave [1]."),
+        ({"min_confidence": 0.01}, "You get 28 days of leave [1]."),
+    ],
+)
 def test_mode_and_threshold_decide(collection: Collection, docs: Path, settings: dict[str, object], text: str) -> None:
     rag = _rag(collection, docs, ["You get 28 days of leave."], **settings)
     stream = rag.stream("How many days of leave do I get?")
@@ -182,16 +192,25 @@ def test_without_a_verifier_nothing_is_corrected(collection: Collection, docs: P
         assert not answer.signals.keys() & {"anywhere", "located", "agree", "silent"}
 
 
-@pytest.mark.parametrize(("question", "verifier"), [
-    ("How many days of leave do I get?", "none"), ("Сколько дней leave?", "bundled"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("question", "verifier"),
+    [
+        ("How many days of leave do I get?", "none"),
+        ("Сколько дней leave?", "bundled"),
+    ],
+)
 def test_what_the_verifier_does_not_read_is_not_withheld_where_confidence_is_its_word_alone(
     collection: Collection, docs: Path, question: str, verifier: str
 ) -> None:
     by_verifier = next(one for one in SHIPPED if one.corrects)
     assert READER_SIGNALS.isdisjoint(by_verifier.weights)
-    rag = _rag(collection, docs, ["28 days."], confidence=replace(by_verifier, reader="ScoringReader", adapter=None),
-               verifier=verifier)  # fmt: skip
+    rag = _rag(
+        collection,
+        docs,
+        ["28 days."],
+        confidence=replace(by_verifier, reader="ScoringReader", adapter=None),
+        verifier=verifier,
+    )
     answer = rag.ask(question)
     assert (answer.text[:7], answer.abstained, answer.confidence) == ("28 days", False, None)
     assert answer.signals
@@ -215,8 +234,10 @@ def test_what_ragfm_knows_of_answers_is_for_the_usual_strategy_alone(
 ) -> None:
     handle = _rag(collection, docs, []).collection  # with a calibration of its own, for another reader
     monkeypatch.setattr("ragfm.rag.configured_reader", lambda *_: ScriptedReader())
-    by_strategy = {name: Rag(handle, reader="bundled", adapter="none", strategy=name).calibration
-                   for name in ("zero-shot", "few-shot")}  # fmt: skip
+    by_strategy = {
+        name: Rag(handle, reader="bundled", adapter="none", strategy=name).calibration
+        for name in ("zero-shot", "few-shot")
+    }
     assert by_strategy == {"zero-shot": SHIPPED[0], "few-shot": None}
 
 
@@ -226,8 +247,10 @@ def test_a_calibration_of_ones_own_is_for_the_strategy_that_it_was_fitted_to(
     for fitted in ("zero-shot", "few-shot"):
         own = replace(BY_LIKELIHOOD, strategy=fitted)
         handle = _rag(collection, docs, [], confidence=own).collection
-        used = {name: Rag(handle, reader=ScoringReader([]), strategy=name).calibration
-                for name in ("zero-shot", "few-shot", "chain-of-thought")}  # fmt: skip
+        used = {
+            name: Rag(handle, reader=ScoringReader([]), strategy=name).calibration
+            for name in ("zero-shot", "few-shot", "chain-of-thought")
+        }
         assert {name for name, calibration in used.items() if calibration} == {fitted}
 
 
@@ -295,8 +318,12 @@ def test_the_regression_is_the_maximum_of_its_likelihood() -> None:
     assert bias == pytest.approx(-1.0, abs=0.15)
     assert weights == pytest.approx(true, rel=0.15, abs=0.03)
     z = bias + x @ weights
-    assert np.abs(((y - 1 / (1 + np.exp(-z)))[:, None] * x / x.std(axis=0)).sum(axis=0)
-                  - 5 * weights * x.std(axis=0)).max() < 1e-6  # fmt: skip
+    assert (
+        np.abs(
+            ((y - 1 / (1 + np.exp(-z)))[:, None] * x / x.std(axis=0)).sum(axis=0) - 5 * weights * x.std(axis=0)
+        ).max()
+        < 1e-6
+    )
 
 
 def test_auc_and_error_are_those_of_small_cases() -> None:
@@ -372,8 +399,10 @@ def test_the_command_fits_and_stores(tmp_path: Path, docs: Path, monkeypatch: py
         handle.sync(docs)
     questions, script = _asked(80)
     monkeypatch.setattr("ragfm.rag.configured_reader", lambda *_, **__: ScoringReader(script))
-    lines = [{"question": q.text, "id": q.id} | ({"answers": q.answers} if q.answers else {"unanswerable": True})
-             for q in questions]  # fmt: skip
+    lines = [
+        {"question": q.text, "id": q.id} | ({"answers": q.answers} if q.answers else {"unanswerable": True})
+        for q in questions
+    ]
     Path("asked.jsonl").write_text("\n".join(map(json.dumps, lines)))
 
     def run(*words: str) -> Result:

@@ -338,17 +338,37 @@ def test_another_name_in_the_same_words_is_a_contradiction() -> None:
 @pytest.mark.parametrize(
     ("question", "said", "text", "same", "other"),
     [
-        ("How many people does Cirrus seat?", "8", "Cirrus seats 8 people.", "Cirrus seats 9 people.",
-         "Stratus seats 9 people."),
-        ("How many desks has Berlin?", "8", "Berlin has 8 new desks.", "Berlin has 9 new desks.",
-         "Paris has 9 new desks."),
-        ("Who wrote Emma?", "Jane Austen", "The novel Emma was written by Jane Austen.",
-         "The novel Emma was written by Bram Stoker.", "The novel Dracula was written by Bram Stoker."),
-        ("What is a sauna ticket?", "8 euros", "A sauna ticket costs 8 euros.", "Sauna tickets cost 9 euros.",
-         "Pool tickets cost 9 euros."),
+        (
+            "How many people does Cirrus seat?",
+            "8",
+            "Cirrus seats 8 people.",
+            "Cirrus seats 9 people.",
+            "Stratus seats 9 people.",
+        ),
+        (
+            "How many desks has Berlin?",
+            "8",
+            "Berlin has 8 new desks.",
+            "Berlin has 9 new desks.",
+            "Paris has 9 new desks.",
+        ),
+        (
+            "Who wrote Emma?",
+            "Jane Austen",
+            "The novel Emma was written by Jane Austen.",
+            "The novel Emma was written by Bram Stoker.",
+            "The novel Dracula was written by Bram Stoker.",
+        ),
+        (
+            "What is a sauna ticket?",
+            "8 euros",
+            "A sauna ticket costs 8 euros.",
+            "Sauna tickets cost 9 euros.",
+            "Pool tickets cost 9 euros.",
+        ),
         ("How much leave was it in 2024?", "28", OLD, OLD.replace("28", "30"), NEW),
     ],
-)  # fmt: skip
+)
 def test_the_same_words_of_another_subject_are_no_contradiction(
     question: str, said: str, text: str, same: str, other: str
 ) -> None:
@@ -490,9 +510,15 @@ def test_chinese_and_japanese_are_compared_by_pairs_of_characters(
 
 @pytest.mark.parametrize(
     ("numeral", "number"),
-    [("二〇二四", "2024"), ("十", "10"), ("一百零五", "105"), ("三千五百", "3500"),
-     ("一万二千", "12000"), ("三億", "300000000")],
-)  # fmt: skip
+    [
+        ("二〇二四", "2024"),
+        ("十", "10"),
+        ("一百零五", "105"),
+        ("三千五百", "3500"),
+        ("一万二千", "12000"),
+        ("三億", "300000000"),
+    ],
+)
 def test_chinese_numerals_are_numbers(numeral: str, number: str) -> None:
     assert terms_of(f"约{numeral}人").numbers == {number}
 

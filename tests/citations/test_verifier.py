@@ -227,13 +227,15 @@ class _Sure(ScriptedReader):
 @pytest.mark.parametrize(("verifier", "heard"), [("bundled", True), ("none", False)])
 def test_the_confidence_hears_it_unless_it_is_off(
     collection: Collection, docs: Path, verifier: str, heard: bool
-) -> None:  # fmt: skip
+) -> None:
     from ragfm.evaluation.confidence_calibration import accept_all_calibration
 
     collection.sync(docs)
     settings = Settings(ask=AskSection(verifier=verifier))  # type: ignore[arg-type]
-    rag = Rag(collection.__class__.open(collection.path, settings=settings, embedder=collection.embedder),
-              reader=_Sure(["28 days."]))  # fmt: skip
+    rag = Rag(
+        collection.__class__.open(collection.path, settings=settings, embedder=collection.embedder),
+        reader=_Sure(["28 days."]),
+    )
     rag.calibration = accept_all_calibration()
     found = rag.ask("How many days of leave are there?").signals
     assert ({"anywhere", "located"} <= found.keys()) is heard

@@ -333,11 +333,17 @@ def test_what_users_found_becomes_questions(collection: Collection, tmp_path: Pa
     lines = list(questions_from_log(log.entries()))
     citation = log.entry(1).citations[0]
     assert lines == [
-        {"id": "log-1", "question": "How many days of leave do I get?", "answers": ["You get 28 days of leave."],
-         "uri": "docs/leave.md", "start": citation["start"], "end": citation["end"]},
+        {
+            "id": "log-1",
+            "question": "How many days of leave do I get?",
+            "answers": ["You get 28 days of leave."],
+            "uri": "docs/leave.md",
+            "start": citation["start"],
+            "end": citation["end"],
+        },
         {"id": "log-2", "question": "How many weeks do parents get, 1?", "unanswerable": True},
         {"id": "log-4", "question": "How many weeks do parents get, 3?", "answers": ["16 weeks"]},
-    ]  # fmt: skip
+    ]
     out = tmp_path / "questions.jsonl"
     out.write_text("".join(json.dumps(line) + "\n" for line in lines))
     assert [question.id for question in load_questions(out, answers=True).questions] == ["log-1", "log-2", "log-4"]

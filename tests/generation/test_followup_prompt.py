@@ -253,9 +253,7 @@ def test_the_next_turn_searches_only_for_what_is_new(docs: Path, tmp_path: Path)
             queries.append(query)
             return super().rerank(query, *given, **more)  # type: ignore[arg-type]
 
-    collection = Collection.open(
-        tmp_path / "c", settings=Settings(), embedder=HashingEmbedder(), reranker=Counting()
-    )  # fmt: skip
+    collection = Collection.open(tmp_path / "c", settings=Settings(), embedder=HashingEmbedder(), reranker=Counting())
     collection.sync(docs)
     chat = talk(collection)
     for question in (LEAVE, PARENTS, "And for cats?"):

@@ -34,12 +34,16 @@ def labelled() -> list[dict[str, Any]]:
     ("turns", "wanted"),
     [
         # a part of a question
-        (("How many days of leave do I get?", "31.", "And for parents?"),
-         "How many days of leave do I get for parents?"),
+        (
+            ("How many days of leave do I get?", "31.", "And for parents?"),
+            "How many days of leave do I get for parents?",
+        ),
         (("When does it open in summer?", "At 9.", "what about in winter"), "When does it open in winter?"),
         (("How much does Oak seat?", "12.", "And Elm?"), "How much does Elm seat?"),
-        (("How long can I keep hand tools?", "Two weeks.", "What about power tools?"),
-         "How long can I keep power tools?"),
+        (
+            ("How long can I keep hand tools?", "Two weeks.", "What about power tools?"),
+            "How long can I keep power tools?",
+        ),
         (("How many rooms are there?", "Two.", "And beds?"), "How many beds are there?"),
         (("How many rooms are there?", "Two.", "And the tractor?"), "And the tractor?"),
         (("When is the shop open?", "At 9.", "And Sundays?"), "When is the shop open on Sundays?"),
@@ -50,23 +54,29 @@ def labelled() -> list[dict[str, Any]]:
         (("Can I smoke in the shed?", "No.", "Why?"), "Can I smoke in the shed? Why?"),
         (("Are there meeting rooms?", "Yes.", "how many?"), "Are there meeting rooms? How many?"),
         # an ordinal
-        (("Which rooms are there?", "There are Oak [1], Elm and Ash [2].", "How big is the second one?"),
-         "How big is Elm?"),
+        (
+            ("Which rooms are there?", "There are Oak [1], Elm and Ash [2].", "How big is the second one?"),
+            "How big is Elm?",
+        ),
         (("Which rooms are there?", "1. Oak\n2. Elm", "How big is the last?"), "How big is Elm?"),
-        (("Which rooms are there?", "There are Oak and Elm.", "How big is the fifth one?"),
-         "Which rooms are there? How big is the fifth one?"),
+        (
+            ("Which rooms are there?", "There are Oak and Elm.", "How big is the fifth one?"),
+            "Which rooms are there? How big is the fifth one?",
+        ),
         # a pronoun
         (("Where is the library?", "In the tower.", "When does it open?"), "When does the library open?"),
         (("Who is the safety officer?", "Olav Brekke.", "What is his number?"), "What is the safety officer's number?"),
         (("Who mends radios?", "Petra Lindgren does [1].", "When is she in?"), "When is Petra Lindgren in?"),
         (("When are backups made?", "At night.", "How long are they kept?"), "How long are backups kept?"),
         (("Can I bring my dog?", "Yes.", "Is it allowed on Fridays?"), "Can I bring my dog? Is it allowed on Fridays?"),
-        (("How much is the deposit for a drill?", "20.", "When do I get it back?"),
-         "How much is the deposit for a drill? When do I get it back?"),
+        (
+            ("How much is the deposit for a drill?", "20.", "When do I get it back?"),
+            "How much is the deposit for a drill? When do I get it back?",
+        ),
         # two in a row: the second leans on what the first was made into
         (("How much does Oak seat?", "12.", "And Elm?", "4.", "What about Ash?"), "How much does Ash seat?"),
     ],
-)  # fmt: skip
+)
 def test_a_follow_up_is_made_to_stand_alone(turns: tuple[str, ...], wanted: str) -> None:
     assert stand_alone(turns[-1], talk(*turns[:-1])) == wanted
 

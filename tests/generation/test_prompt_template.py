@@ -61,10 +61,15 @@ pick = 2
 """
 POOL = [
     {"passages": ["Tea is served at four."], "question": "When is tea served?", "answer": "At four [1]."},
-    {"messages": [{"role": "system", "content": "x"}, {"role": "user", "content": "[1] Dogs bark.\n\nDo dogs bark?"}],
-     "completion": "Yes [1]."},
+    {
+        "messages": [
+            {"role": "system", "content": "x"},
+            {"role": "user", "content": "[1] Dogs bark.\n\nDo dogs bark?"},
+        ],
+        "completion": "Yes [1].",
+    },
     {"passages": ["The pool is deep."], "question": "How deep is the pool?", "answer": "I don't know."},
-]  # fmt: skip
+]
 
 
 @pytest.fixture

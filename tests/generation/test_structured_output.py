@@ -123,8 +123,9 @@ def test_fields_of_lists_and_objects_within(handbook: Collection) -> None:
     found = said(handbook, {"pets": {"days": ["Fridays", "Mondays"]}}, schema, "When are dogs welcome?")
     assert found.value == {"pets": {"days": ["Fridays", None]}}
     assert [(field.path, field.removed) for field in found.fields] == [
-        ("/pets/days/0", None), ("/pets/days/1", "Mondays"),
-    ]  # fmt: skip
+        ("/pets/days/0", None),
+        ("/pets/days/1", "Mondays"),
+    ]
 
 
 def test_the_prompt_says_what_is_wanted_and_the_log_keeps_it(handbook: Collection) -> None:
@@ -256,8 +257,10 @@ def test_a_schema_is_made_finite() -> None:
     longest = {
         "contacts": [{"name": "x" * 30, "kind": "guest", "phone": "y" * DEFAULT_MAX_LENGTH}] * 2,
         "pair": [10**14, False],
-        "day": "2026-01-31", "rate": 1.5, "note": "z" * DEFAULT_MAX_LENGTH,
-    }  # fmt: skip
+        "day": "2026-01-31",
+        "rate": 1.5,
+        "note": "z" * DEFAULT_MAX_LENGTH,
+    }
     assert len(json.dumps(longest)) <= form.characters < 2 * len(json.dumps(longest))
 
 
@@ -280,8 +283,10 @@ def test_the_bundled_reader_closes_every_object(bundled: Any) -> None:
     schema = an_object(
         story={"type": "string", "minLength": 40, "maxLength": 60},
         list={"type": "array", "items": {"type": "string", "maxLength": 12}, "minItems": 2, "maxItems": 3},
-        kind={"enum": ["big", "small"]}, day={"type": "string", "format": "date"}, nothing={"type": "null"},
-    )  # fmt: skip
+        kind={"enum": ["big", "small"]},
+        day={"type": "string", "format": "date"},
+        nothing={"type": "null"},
+    )
     form = OutputSchema.of(schema)
     stream = bundled.stream(
         [Message("user", "Tell me a long story about a cat.")],

@@ -54,9 +54,16 @@ def write_tiny(path: Path, *, embedding: int = 64, layers: int = 2, context: int
 
 
 def write_lora(
-    path: Path, *, layer: int, size: int, seed: int = 0, scale: float = 1.0, architecture: str = "llama",
-    depth: int = 0, dtype: type = np.float32,
-) -> Path:  # fmt: skip
+    path: Path,
+    *,
+    layer: int,
+    size: int,
+    seed: int = 0,
+    scale: float = 1.0,
+    architecture: str = "llama",
+    depth: int = 0,
+    dtype: type = np.float32,
+) -> Path:
     """A LoRA adapter of rank 1 on one layer, strong enough to change the text; none with a depth or of integers."""
     from gguf import GGUFWriter
 
