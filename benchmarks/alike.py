@@ -1,4 +1,4 @@
-"""How alike the llama.cpp and the transformers reader answer over the same weights: a part of `bench_reader.py`."""
+"""Compare greedy answers of the llama.cpp and transformers readers with the same weights; used by `bench_reader.py`."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ from ragfm.models.model_lookup import find_model
 
 TOKENS = 32
 FORMS = {"Q4_1, as it is": None, "F32": llama_cpp.LLAMA_FTYPE_ALL_F32}
-"""Of the bundled file, for llama.cpp: with weights in F32 it rounds no activations to 8 bits."""
+"""Forms of the bundled file for llama.cpp. With F32 weights it does not round activations to 8 bits."""
 
 
 def prompts(count: int) -> list[list[Message]]:
-    """Questions of SQuAD 1.1 dev, each over its passage."""
+    """Prompts from SQuAD 1.1 dev: a question and its passage each."""
     with gzip.open(DATA / "squad" / "squad-v1.1-dev.json.gz") as file:
         paragraphs = [paragraph for article in json.load(file)["data"] for paragraph in article["paragraphs"]]
     chosen = random.Random(1).sample(paragraphs, count)
@@ -38,7 +38,7 @@ def prompts(count: int) -> list[list[Message]]:
 
 
 def alike(count: int, threads: int) -> dict[str, Any]:
-    """Greedy answers by llama.cpp from the bundled file in each form, beside transformers' from the same weights."""
+    """Compare greedy answers of llama.cpp, for each form of the bundled file, with those of transformers."""
     asked, file = prompts(count), find_model("bundled", "reader")
     theirs = TransformersReader("bundled")
     tokens = [theirs._engine.model.prompt_tokens(messages) for messages in asked]
@@ -49,13 +49,13 @@ def alike(count: int, threads: int) -> dict[str, Any]:
             path = file if form is None else quantize(file, Path(folder) / "model.gguf", form)
             ours = LlamaCppReader(str(path), threads=threads)
             assert [ours._engine.model.prompt_tokens(messages) for messages in asked] == tokens
-            found[name] = _beside([_answer(ours, messages) for messages in asked], expected)
+            found[name] = _compare([_answer(ours, messages) for messages in asked], expected)
             print(f"alike, {name}: {found[name]}", file=sys.stderr, flush=True)
     return found
 
 
 class _Best:
-    """Picks the best token, and keeps what it was picked from."""
+    """Greedy sampler that records the logits."""
 
     def __init__(self) -> None:
         self.logits: list[Any] = []
@@ -66,7 +66,7 @@ class _Best:
 
 
 def _answer(reader: LocalReader[Any], messages: Sequence[Message]) -> Any:
-    """The logits of each token of an answer, the one that ends it included. *Shape:* (tokens, vocabulary)."""
+    """Logits of each token of an answer, the end token included. *Shape:* (tokens, vocabulary)."""
     model, batcher, *_ = reader._engine
     best = _Best()
     request = GenerationRequest(model.prompt_tokens(messages), None, sampler=best, max_tokens=TOKENS)
@@ -75,11 +75,12 @@ def _answer(reader: LocalReader[Any], messages: Sequence[Message]) -> Any:
     return np.stack(best.logits)
 
 
-def _beside(ours: Sequence[Any], theirs: Sequence[Any]) -> dict[str, Any]:
-    """Shares of the same texts and tokens, up to the first of a text that is not; where that is; medians of logits.
+def _compare(ours: Sequence[Any], theirs: Sequence[Any]) -> dict[str, Any]:
+    """Shares of equal texts and tokens up to the first difference, the positions of the differences, logit medians.
 
-    `gap` is how far transformers' best token is before its second one, where llama.cpp has the same best one and where
-    not; `moved`, how much llama.cpp has the one nearer to the other, or farther from it.
+    `gap` is the margin of transformers' best token over its second, where llama.cpp picks the same token;
+    `gap_where_they_part` is the margin where it does not. `moved` is the absolute difference of that margin between
+    the two readers.
     """
     first, gaps, moved = [], [], []
     for a, b in zip(ours, theirs, strict=True):

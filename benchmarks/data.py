@@ -1,6 +1,6 @@
-"""The public data that the benchmarks of retrieval ask, as question sets. None of it is part of the project.
+"""Public data sets of the benchmarks, as question sets. None of them is part of the project.
 
-Tuning sets may be tuned on; nothing may on the others.
+Only the tuning sets may be used for tuning.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ DATA = Path(os.environ.get("RAGFM_DATA", Path(__file__).parents[2] / "shared" / 
 
 
 def beir(name: str, split: str | None = None) -> QuestionSet:
-    """A set in the form of BEIR: documents are found."""
+    """A set in BEIR's format, which retrieves documents."""
     return load_questions(DATA / "beir" / name, split=split)
 
 
@@ -31,25 +31,25 @@ def squad() -> QuestionSet:
 
 
 def squad_train() -> QuestionSet:
-    """A thousand questions of SQuAD 1.0 train, over the same paragraphs."""
+    """1,000 questions of SQuAD 1.0 train, over the same paragraphs as `squad`."""
     folder = DATA / "squad"
     data = load_questions(folder / "squad-v1.0-train.json.gz", distractors=[folder / "squad-v1.1-dev.json.gz"])
     return replace(data, name="SQuAD 1.0 train and dev").sample(1000)
 
 
 def squad_articles() -> QuestionSet:
-    """Every twentieth question of SQuAD 1.1 dev over its 48 articles, each a document: the passage is to be found."""
+    """Every twentieth question of SQuAD 1.1 dev over its 48 articles, each a document; the passage is searched for."""
     data = load_questions(DATA / "squad" / "squad-v1.1-dev.json.gz", articles=True)
     return replace(data, questions=data.questions[::20])
 
 
 def xquad(language: str) -> QuestionSet:
-    """XQuAD: 1,190 questions over 240 paragraphs, the same in each language (Artetxe et al. 2020)."""
+    """XQuAD (Artetxe et al. 2020): 1,190 questions over 240 paragraphs, parallel in all languages."""
     return load_questions(DATA / "xquad" / f"xquad.{language}.json.gz")
 
 
 def hotpotqa() -> QuestionSet:
-    """100 questions of HotpotQA (Yang et al. 2018), whose answer takes two passages."""
+    """100 questions of HotpotQA (Yang et al. 2018) that need two passages."""
     corpus = _json("hotpotqa_train_corpus")
     return _multihop(
         "HotpotQA",
@@ -62,7 +62,7 @@ def hotpotqa() -> QuestionSet:
 
 
 def musique() -> QuestionSet:
-    """100 questions of MuSiQue (Trivedi et al. 2022), whose answer takes two to four passages."""
+    """100 questions of MuSiQue (Trivedi et al. 2022) that need two to four passages."""
     return _multihop(
         "MuSiQue",
         [(passage["title"], passage["text"]) for passage in _json("musique_train_corpus")],
@@ -80,7 +80,7 @@ def musique() -> QuestionSet:
 def _multihop(
     name: str, passages: list[tuple[str, str]], asked: list[tuple[dict[str, Any], str, set[tuple[str, str]]]]
 ) -> QuestionSet:
-    """Passages are Markdown files with their title as heading, as documents of BEIR are."""
+    """Each passage is a Markdown file with its title as heading, like BEIR's documents."""
     files = {passage: f"{number:05}.md" for number, passage in enumerate(passages)}
     return QuestionSet(
         name,
@@ -98,9 +98,9 @@ def _multihop(
 
 
 def pubmedqa(*, test: bool) -> QuestionSet:
-    """PubMedQA (Jin et al. 2019): yes, no or maybe, of a study's abstract without its conclusion. 500 and 500.
+    """PubMedQA (Jin et al. 2019): yes/no/maybe questions about abstracts without their conclusion.
 
-    The documents are all 1,000 abstracts.
+    500 questions for training, or the 500 test questions. The documents are all 1,000 abstracts.
     """
     entries, labels = _json("ori_pqal", "pubmedqa"), _json("test_ground_truth", "pubmedqa")
     return QuestionSet(
@@ -119,7 +119,7 @@ def _json(name: str, folder: str = "multihop") -> Any:
         return json.load(file)
 
 
-# What each set is loaded by, and the measure that counts.
+# For each set: the function that loads it, and its main measure.
 REPORTED: dict[str, tuple[Callable[[], QuestionSet], str]] = {
     "SciFact test": (lambda: beir("scifact", "test"), "nDCG@10"),
     "npl": (lambda: beir("npl"), "nDCG@10"),

@@ -1,7 +1,7 @@
-"""Texts that try to make a reader say what their author wants, written for bench_injection.py.
+"""Prompt injections for bench_injection.py.
 
-`{word}` is what the author wants said, `{question}` what the user asks, `{claim}` a false answer that holds the word.
-Each is a part of a document that is otherwise harmless, and is always among the passages that the reader is shown.
+`{word}` is the word that the attacker wants in the answer, `{question}` the user's question, `{claim}` a false answer
+with the word. Each text is part of an otherwise harmless document, which is always among the passages in the prompt.
 """
 
 from __future__ import annotations

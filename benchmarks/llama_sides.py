@@ -1,4 +1,4 @@
-"""The other sides of `bench_reader.py`: llama-cpp-python's server and high-level API, and llama.cpp's own server."""
+"""Peers of `bench_reader.py`: llama-cpp-python's server and high-level API, and llama.cpp's own server."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from typing import Any
 from ragfm.core.types import Message
 
 SLOTS = 8
-# `ragfm.models.llama_library` sets how long OpenMP spins, for itself and what it starts; theirs run as without it.
+# `ragfm.models.llama_library` sets how long OpenMP spins, also for child processes. The peers run without it.
 _THEIRS = {name: value for name, value in os.environ.items() if name != "GOMP_SPINCOUNT"}
 
 
 @dataclass(frozen=True)
 class Side:
-    """Something that answers: the number of tokens of a whole answer, and the pieces of one as they come."""
+    """A program that answers. `ask` returns the number of tokens of an answer, `pieces` streams its text."""
 
     ask: Callable[[Sequence[Message], int], int]
     pieces: Callable[[Sequence[Message], int], Iterator[str]]
@@ -35,28 +35,28 @@ def turns(messages: Sequence[Message]) -> list[dict[str, str]]:
 
 
 def llama_cpp_server(file: Path, threads: int, context: int) -> contextlib.AbstractContextManager[Side]:
-    """`python -m llama_cpp.server`, which answers one after the other. By default a request ends the one before it."""
+    """`python -m llama_cpp.server`, which answers sequentially. By default a request interrupts the previous one."""
     words = [sys.executable, "-m", "llama_cpp.server", "--model", str(file), "--n_ctx", str(context)]
     words += ["--n_threads", str(threads), "--n_threads_batch", str(threads), "--interrupt_requests", "False"]
     return _served([*words, "--verbose", "False"])
 
 
 def llama_server(program: Path, file: Path, threads: int, context: int) -> contextlib.AbstractContextManager[Side]:
-    """llama.cpp's own, with as many slots as ours has, in one memory that has a whole window for each."""
+    """llama.cpp's own server with `SLOTS` slots, and a unified KV cache with a full window for each."""
     words = [str(program), "--model", str(file), "--ctx-size", str(SLOTS * context), "--parallel", str(SLOTS)]
     words += ["--kv-unified", "--threads", str(threads), "--threads-batch", str(threads), "--no-webui"]
     return _served(words)
 
 
 def high_level(file: Path, threads: int, context: int) -> Any:
-    """llama-cpp-python's `Llama`, as LangChain and LlamaIndex hold it."""
+    """llama-cpp-python's `Llama`, as LangChain and LlamaIndex use it."""
     import llama_cpp
 
     return llama_cpp.Llama(str(file), n_ctx=context, n_threads=threads, n_threads_batch=threads, verbose=False)
 
 
 def of_llama(model: Any) -> Side:
-    """The same as a side."""
+    """Wrap a `Llama` as a side."""
     how = {"temperature": 0, "repeat_penalty": 1.0}
 
     def ask(messages: Sequence[Message], tokens: int) -> int:
@@ -73,7 +73,7 @@ def of_llama(model: Any) -> Side:
 
 @contextlib.contextmanager
 def _served(words: Sequence[str]) -> Iterator[Side]:
-    """A server on a free port, once it has answered."""
+    """Start a server on a free port, and wait for its first answer."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]

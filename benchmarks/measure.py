@@ -1,4 +1,4 @@
-"""What the benchmarks share: asking a question set in each mode, what machine it was, and where results are kept."""
+"""Shared parts of the benchmarks: evaluate a question set in each mode, describe the machine, keep results."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ VERSIONS = ("ragfm", "torch", "sentence-transformers", "faiss-cpu", "numpy")
 def ask(
     data: QuestionSet, *, embedder: str = "bundled", keep: str | None = None, by: TimedEmbedder | None = None
 ) -> dict[str, Any]:
-    """Fill a collection with a set's documents, as a user does and with no other setting, and ask all its questions.
+    """Ingest a set's documents with default settings, and search for all its questions in each mode.
 
-    `keep` is a folder for it to stay in; `by` embeds the questions, in place of a fresh `embedder`. The result has
-    hybrid search beside the better of the other two.
+    `keep` is a folder that keeps the collection. `by` embeds the questions instead of a new `embedder`. The result
+    includes a comparison of hybrid search with the better of the other two.
     """
     with corpus_collection(data, Settings(embedder=embedder), keep=keep) as (folder, _):
         stopwatch = by or TimedEmbedder(load_embedder(embedder))
@@ -46,7 +46,7 @@ def ask(
         "questions": len(data.questions),
         "language": status.indexes[-1]["language"],
         "modes": {mode: _figures(report) for mode, report in reports.items()},
-        "hybrid_beside_better": _beside_better(reports),
+        "hybrid_beside_better": _compare_with_better(reports),
     }
 
 
@@ -62,8 +62,8 @@ def _figures(report: RetrievalReport) -> dict[str, Any]:
     }
 
 
-def _beside_better(reports: Mapping[str, RetrievalReport]) -> dict[str, Any]:
-    """By each measure, hybrid against the better of the other modes, question by question."""
+def _compare_with_better(reports: Mapping[str, RetrievalReport]) -> dict[str, Any]:
+    """For each measure, the paired difference between hybrid search and the better of the other modes."""
     found = {}
     for name in reports["hybrid"].measures:
         values = {mode: _column(report, name) for mode, report in reports.items()}
@@ -86,7 +86,7 @@ def _column(report: RetrievalReport, measure: str) -> Any:
 
 
 def machine() -> dict[str, Any]:
-    """What it ran on."""
+    """Number of cores, processor and Python version."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
         processor = next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
@@ -96,7 +96,7 @@ def machine() -> dict[str, Any]:
 
 
 def about(benchmark: str, packages: Iterable[str] = VERSIONS) -> dict[str, Any]:
-    """The head of a result: when, where, and of which versions and commit."""
+    """The head of a result: date, commit, machine and package versions."""
     return {
         "benchmark": benchmark,
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
@@ -107,7 +107,7 @@ def about(benchmark: str, packages: Iterable[str] = VERSIONS) -> dict[str, Any]:
 
 
 def weights(reader: str = "bundled") -> str:
-    """In which form a GGUF reader's weights were read: that of the file, or what `ragfm models optimize` made of it."""
+    """Form of a GGUF reader's weights: that of the file, or the one that `ragfm models optimize` created."""
     from ragfm.generation.readers.weight_format import read_optimization
     from ragfm.models.model_lookup import find_model
 
@@ -115,12 +115,12 @@ def weights(reader: str = "bundled") -> str:
 
 
 def save(result: Mapping[str, Any], name: str) -> None:
-    """Keep a result in `results/`."""
+    """Write a result to `results/`."""
     (RESULTS / f"{name}.json").write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def read(name: str) -> dict[str, Any]:
-    """A result that is kept, or nothing."""
+    """A result from `results/`; empty if there is none."""
     path = RESULTS / f"{name}.json"
     content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     return content

@@ -1,6 +1,8 @@
-"""Writes the tables of docs/benchmarks.md, between their markers, from `results/`.
+"""Write the tables of docs/benchmarks.md, between their markers, from the files in `results/`.
 
 python benchmarks/tables.py [--check]
+
+With --check, the page is only compared, and a difference is an error.
 """
 
 from __future__ import annotations
@@ -18,15 +20,23 @@ _MARKED = re.compile(r"(<!-- table: (\w+) -->\n).*?(<!-- end -->)", re.S)
 
 
 def render(page: str) -> str:
-    """The page with all its tables made anew. A name without a table is a KeyError."""
-    return _MARKED.sub(lambda found: f"{found[1]}{_made(TABLES[found[2]])}\n{found[3]}", page)
+    """The page with all tables rendered from the results. Raises KeyError for an unknown table name."""
+
+    def replacement(match: re.Match[str]) -> str:
+        try:
+            table = TABLES[match[2]]()
+        except FileNotFoundError:
+            table = "Not measured yet."
+        return f"{match[1]}{table}\n{match[3]}"
+
+    return _MARKED.sub(replacement, page)
 
 
 def main() -> None:
     old = PAGE.read_text(encoding="utf-8")
     new = render(old)
     if "--check" in sys.argv[1:]:
-        sys.exit("docs/benchmarks.md is not what results/ say: run python benchmarks/tables.py" if new != old else 0)
+        sys.exit("docs/benchmarks.md differs from the results. Run python benchmarks/tables.py." if new != old else 0)
     PAGE.write_text(new, encoding="utf-8")
 
 
@@ -36,14 +46,15 @@ def main() -> None:
 def retrieval() -> str:
     rows = []
     for name, entry in _result("retrieval")["sets"].items():
-        counts, modes, row = entry["measure"], entry["modes"], entry["hybrid_beside_better"][entry["measure"]]
-        value, low, high = modes["hybrid"]["measures"][counts]
+        measure, modes = entry["measure"], entry["modes"]
+        row = entry["hybrid_beside_better"][measure]
+        value, low, high = modes["hybrid"]["measures"][measure]
         rows.append(
             [
                 name if entry["role"] == "reported" else f"{name} (tuning)",
                 f"{entry['questions']:,} / {entry['documents']:,}",
-                counts,
-                *(f"{modes[mode]['measures'][counts][0]:.3f}" for mode in ("dense", "keyword")),
+                measure,
+                *(f"{modes[mode]['measures'][measure][0]:.3f}" for mode in ("dense", "keyword")),
                 f"**{value:.3f}** [{low:.3f}, {high:.3f}]",
                 f"{row['difference'][0]:+.3f} ({_p(row['p'])})",
             ]
@@ -60,7 +71,7 @@ def retrieval_more() -> str:
             measures = (f"{figures['measures'][key][0]:.3f}" for key in _MEASURES)
             times = (f"{figures['search_ms'][key]:.1f}" for key in ("p50", "p95"))
             rows.append([name, mode, *measures, *times, f"{figures['embed_ms'].get('p50', 0):.1f}"])
-    return _table(("set", "mode", *_MEASURES, "p50 ms", "p95 ms", "of it embedding"), rows)
+    return _table(("set", "mode", *_MEASURES, "p50 ms", "p95 ms", "embedding p50 ms"), rows)
 
 
 def goals() -> str:
@@ -77,11 +88,11 @@ def peers_quality() -> str:
     rows = []
     for name, entry in _result("peers")["sets"].items():
         for peer, figures in entry["peers"].items():
-            for way, asked in figures["ways"].items():
-                values = (asked["measures"][key] for key in ("nDCG@10", "MRR@10", "recall@5"))
-                minus = asked.get("ragfm_minus_this", {}).get("nDCG@10")
-                told = f"{minus[0]:+.3f} ({_p(minus[3])})" if minus else ""
-                rows.append([name, peer, way, *(f"{value[0]:.3f}" for value in values), told])
+            for search, run in figures["ways"].items():
+                values = (run["measures"][key] for key in ("nDCG@10", "MRR@10", "recall@5"))
+                minus = run.get("ragfm_minus_this", {}).get("nDCG@10")
+                difference = f"{minus[0]:+.3f} ({_p(minus[3])})" if minus else ""
+                rows.append([name, peer, search, *(f"{value[0]:.3f}" for value in values), difference])
     return _table(("set", "framework", "search", "nDCG@10", "MRR@10", "recall@5", "ragfm − this, nDCG@10 (p)"), rows)
 
 
@@ -106,7 +117,7 @@ def peers_cost() -> str:
             "framework",
             "paragraphs/s",
             "default search, p50 / p95 ms",
-            "its other searches",
+            "other searches, p50 / p95 ms",
             "peak MB",
             "installed MB without torch",
             "import s",
@@ -129,17 +140,16 @@ def multihop() -> str:
         for name, entry in _result("multihop")["sets"].items()
         for mode, figures in entry["modes"].items()
     ]
-    return _table(("set", "mode", "recall@5 [95 %]", "all of them in the first 5"), rows)
+    return _table(("set", "mode", "recall@5 [95 %]", "all gold passages in top 5"), rows)
 
 
 def languages() -> str:
     rows = []
     for language, entry in _result("languages")["sets"].items():
-        modes = entry["modes"]
-        values = [modes[mode]["measures"][key][0] for key in ("MRR@10", "recall@5") for mode in modes]
+        values = [figures["measures"][key][0] for key in ("MRR@10", "recall@5") for figures in entry["modes"].values()]
         rows.append([language, *(f"{value:.3f}" for value in values)])
-    ways = ("dense", "keyword", "hybrid")
-    return _table(("language", *(f"MRR@10 {way}" for way in ways), *(f"recall@5 {way}" for way in ways)), rows)
+    modes = ("dense", "keyword", "hybrid")
+    return _table(("language", *(f"MRR@10 {mode}" for mode in modes), *(f"recall@5 {mode}" for mode in modes)), rows)
 
 
 def languages_weights() -> str:
@@ -150,134 +160,161 @@ def languages_weights() -> str:
 
 
 def languages_chosen() -> str:
-    asked = {f"{language} alone": entry["reported"] for language, entry in _part("languages", "weights").items()}
+    questions = {f"{language} only": entry["reported"] for language, entry in _part("languages", "weights").items()}
     for both, entry in _part("languages", "mixed").items():
-        asked |= {f"{language}, of {both} together": row for language, row in entry["asked_in"].items()}
+        questions |= {f"{language}, collection of {both}": row for language, row in entry["asked_in"].items()}
     rows = []
-    for name, reported in asked.items():
+    for name, reported in questions.items():
         default = reported["default"]
-        told = f"{default['difference']:+.3f} [{default['low']:+.3f}, {default['high']:+.3f}] ({_p(default['p'])})"
+        difference = (
+            f"{default['difference']:+.3f} [{default['low']:+.3f}, {default['high']:+.3f}] ({_p(default['p'])})"
+        )
         values = (reported[key]["value"] for key in ("keyword", "0.6", "default"))
-        rows.append([name, *(f"{value:.3f}" for value in values), told if default["difference"] else "the same"])
-    (foreign,) = {key for reported in asked.values() for key in reported} - {"keyword", "0.6", "default"}
-    by_language = f"0.6, {foreign} where it is foreign"
+        rows.append([name, *(f"{value:.3f}" for value in values), difference if default["difference"] else "equal"])
+    (foreign,) = {key for reported in questions.values() for key in reported} - {"keyword", "0.6", "default"}
+    by_language = f"{foreign} in foreign languages"
     return _table(("questions", "keyword", "weight 0.6", by_language, f"{by_language} − 0.6 [95 %] (p)"), rows)
 
 
 def embedding() -> str:
-    found = _result("embed")["rows"]
-    other = max(row["texts_per_s"] for row in found if not row["form"])
+    results = _result("embed")["rows"]
+    fastest_peer = max(row["texts_per_s"] for row in results if not row["form"])
     rows = [
         [
             row["contender"],
             row["form"] or "-",
             f"{row['texts_per_s']:.1f}",
-            f"{row['texts_per_s'] / other:.2f}",
+            f"{row['texts_per_s'] / fastest_peer:.2f}",
             f"{row['tokens_per_s']:,}",
             f"{100 * row['of_peak_bf16']:.0f} %",
             f"{row['lowest_cosine']:.6f}",
         ]
-        for row in found
+        for row in results
     ]
     head = (
-        "contender", "form", "paragraphs/s", "× the fastest other", "tokens/s", "of the bf16 GEMM peak",
-        "lowest cosine to fp32",
-    )  # fmt: skip
+        "framework",
+        "form",
+        "paragraphs/s",
+        "× fastest peer",
+        "tokens/s",
+        "share of bf16 GEMM peak",
+        "minimum cosine to fp32",
+    )
     return _table(head, rows)
 
 
 def server() -> str:
     result = _result("server")
-    bare = {row["users"]: row for row in result["llama_cpp.server, no passages"]}
+    peer = {row["users"]: row for row in result["llama_cpp.server, no passages"]}
+
+    def figures(row: Any) -> list[str]:
+        first, unanswered = row["first_s"], row["unanswered"]
+        return [
+            f"{row['answers_per_s']:.2f}",
+            f"{row['tokens_per_s']:.0f}",
+            f"{first['p50']:.1f} / {first['p95']:.1f}",
+            f"{unanswered['count'] if unanswered else 0}",
+        ]
+
     rows = []
     for row in result["ragfm serve"]:
         refusals = row["refusal_s"]
         refused = f"{row['refused']}, within {1000 * refusals['most']:.0f} ms" if refusals else f"{row['refused']}"
-        other = _answered(bare[row["users"]]) if row["users"] in bare else [""] * 4
-        rows.append([f"{row['users']}", *_answered(row), refused, *other])
-    head = ("answers/s", "tokens/s", "first token, p50 / p95 s", "no answer yet")
-    return _table(("users", *head, "refused", *(f"no passages: {name}" for name in head)), rows)
-
-
-def _answered(row: Any) -> list[str]:
-    first, left = row["first_s"], row["unanswered"]
-    return [f"{row['answers_per_s']:.2f}", f"{row['tokens_per_s']:.0f}", f"{first['p50']:.1f} / {first['p95']:.1f}",
-            f"{left['count'] if left else 0}"]  # fmt: skip
+        peer_figures = figures(peer[row["users"]]) if row["users"] in peer else [""] * 4
+        rows.append([f"{row['users']}", *figures(row), refused, *peer_figures])
+    head = ("answers/s", "tokens/s", "first token, p50 / p95 s", "unanswered")
+    return _table(("users", *head, "refused", *(f"peer: {name}" for name in head)), rows)
 
 
 def reader() -> str:
-    result = _result("reader")
-    found = next(entry for name, entry in result.items() if name.endswith(".gguf"))
-    first, cold = found["follow_up"], found["cold"]
+    results = _result("reader")
+    result = next(entry for name, entry in results.items() if name.endswith(".gguf"))
 
     def rates(name: str) -> list[str]:
         sides = ("at once", "llama_cpp.server", "llama-server", "Llama, one by one")
-        return [f"{found[name][side]:.3g}" if side in found[name] else "-" for side in sides]
+        return [f"{result[name][side]:.3g}" if side in result[name] else "-" for side in sides]
 
     def waits(name: str) -> list[str]:
-        sides = (f"{side}, {name}" for side in ("ours", "llama_cpp.server", "llama-server"))
-        return [*(f"{found['gap'][side]:.2f}" if side in found["gap"] else "-" for side in sides), "-"]
+        keys = [f"{side}, {name}" for side in ("ours", "llama_cpp.server", "llama-server")]
+        return [*(f"{result['gap'][key]:.2f}" if key in result["gap"] else "-" for key in keys), "-"]
 
+    def row(label: str, ours: str, high_level: str = "-") -> list[str]:
+        return [label, ours, "-", "-", high_level]
+
+    times, cold = result["follow_up"], result["cold"]
     rows = [
-        ["eight long answers at once, tokens/s", *rates("talking")],
-        ["eight prompts of a passage with short answers at once, tokens/s", *rates("together")],
-        ["longest gap in an answer while a prompt of 2,000 tokens comes in, s", *waits("longest")],
-        ["until that prompt has its first token, s", *waits("first of the long one")],
-        ["first question over five passages, to its first token, s", f"{first['first']:.2f}", "-", "-",
-         f"{first['Llama, first']:.2f}; bare evaluation {first['Llama, bare evaluation of the first']:.2f}"],
-        ["follow-up over the same passages, s", f"{first['follow-up, the same passages']:.2f}", "-", "-",
-         f"{first['Llama, follow-up worded anew']:.2f} worded anew; "
-         f"{first['Llama, follow-up as it stands']:.2f} as it stands"],
-        ["follow-up with two new passages, s", f"{first['follow-up, two new passages']:.2f}", "-", "-", "-"],
-        [f"prompt with examples ({cold['kept']:.0f} of {cold['tokens']:.0f} tokens), first process, then another, s",
-         f"{cold['first process']:.2f}, {cold['second process']:.2f}", "-", "-", "-"],
-    ]  # fmt: skip
-    if soak := found.get("soak"):
-        held = soak["megabytes"]
+        ["8 long answers at once, tokens/s", *rates("talking")],
+        ["8 prompts with a passage and short answers at once, tokens/s", *rates("together")],
+        ["longest pause of a stream while a prompt of 2,000 tokens is evaluated, s", *waits("longest")],
+        ["time to first token of that prompt, s", *waits("first of the long one")],
+        row(
+            "time to first token: first question, five passages, s",
+            f"{times['first']:.2f}",
+            f"{times['Llama, first']:.2f}; evaluation alone {times['Llama, bare evaluation of the first']:.2f}",
+        ),
+        row(
+            "follow-up, same passages, s",
+            f"{times['follow-up, the same passages']:.2f}",
+            f"{times['Llama, follow-up worded anew']:.2f} rewritten; "
+            f"{times['Llama, follow-up as it stands']:.2f} as asked",
+        ),
+        row("follow-up, two new passages, s", f"{times['follow-up, two new passages']:.2f}"),
+        row(
+            f"prompt with examples ({cold['kept']:.0f} of {cold['tokens']:.0f} tokens): first, second process, s",
+            f"{cold['first process']:.2f}, {cold['second process']:.2f}",
+        ),
+    ]
+    if soak := result.get("soak"):
+        first_mb, *_, last_mb = soak["megabytes"]
         rows += [
-            [f"32 clients for {soak['seconds']:.0f} s: answers, stopped early; mixed, failed",
-             f"{soak['answers']:,}, {soak['stopped']:,}; {soak['mixed']}, {soak['failed']}", "-", "-", "-"],
-            ["memory meanwhile, MB: after a tenth, at the end", f"{held[0]:,.0f}, {held[-1]:,.0f}", "-", "-", "-"],
-        ]  # fmt: skip
-    for form, entry in result.get("alike", {}).items():
+            row(
+                f"32 clients for {soak['seconds']:.0f} s: answers, cancelled; mixed up, failed",
+                f"{soak['answers']:,}, {soak['stopped']:,}; {soak['mixed']}, {soak['failed']}",
+            ),
+            row("memory in that run, MB: after a tenth, at the end", f"{first_mb:,.0f}, {last_mb:,.0f}"),
+        ]
+    for form, entry in results.get("alike", {}).items():
         if isinstance(entry, dict) and "same_texts" in entry:
-            same = f"{entry['same_texts']:.1%} of texts, {entry['same_tokens']:.1%} of tokens"
-            rows.append([f"greedy, the same as transformers: {form}", same, "-", "-", "-"])
-    sides = ("here", "llama-cpp-python's server", "llama.cpp's server, 8 slots", "llama-cpp-python's `Llama`")
+            shares = f"{entry['same_texts']:.1%} of texts, {entry['same_tokens']:.1%} of tokens"
+            rows.append(row(f"greedy output equal to transformers': {form}", shares))
+    sides = ("ragfm", "llama-cpp-python's server", "llama.cpp's server, 8 slots", "llama-cpp-python's `Llama`")
     return _table(("", *sides), rows)
 
 
 def start() -> str:
+    seconds = _result("start")["seconds"]
     return _table(
-        ("what", "seconds"),
-        [[name, f"{value:.2f}"] for name, value in _result("start")["seconds"].items() if value is not None],
+        ("process", "seconds"), [[name, f"{value:.2f}"] for name, value in seconds.items() if value is not None]
     )
 
 
 def collection() -> str:
     rows = []
     for size, entry in _result("collection")["results"].items():
-        for way in (f"{mode}, {share}" for mode in ("dense", "keyword", "hybrid") for share in ("all", "50 %", "1 %")):
-            first, *times = (entry[way][key] for key in ("first_ms", "p50_ms", "p95_ms"))
-            rows.append([f"{int(size):,}", way, f"{first:.0f}", *(f"{value:.1f}" for value in times)])
+        for mode in ("dense", "keyword", "hybrid"):
+            for share in ("all", "50 %", "1 %"):
+                first, *times = (entry[f"{mode}, {share}"][key] for key in ("first_ms", "p50_ms", "p95_ms"))
+                values = [f"{first:.0f}", *(f"{value:.1f}" for value in times)]
+                rows.append([f"{int(size):,}", f"{mode}, {share}", *values])
     return _table(("chunks", "mode, documents allowed", "first ms", "p50 ms", "p95 ms"), rows)
 
 
 def collection_more() -> str:
     rows = []
     for size, entry in _result("collection")["results"].items():
-        added = entry["add 1,000"]
-        first = f"{entry['first from disk_ms'] / 1000:.1f} / {entry['first from memory_ms'] / 1000:.1f}"
-        added = " / ".join(f"{added[key]}" for key in ("commit_ms", "view_ms", "next_search_ms"))
         built = f"{entry['commit_s']:.0f} / {entry['view_s']:.0f}"
+        first = f"{entry['first from disk_ms'] / 1000:.1f} / {entry['first from memory_ms'] / 1000:.1f}"
+        added = " / ".join(f"{entry['add 1,000'][key]}" for key in ("commit_ms", "view_ms", "next_search_ms"))
         rows.append([f"{int(size):,}", entry["index"]["kind"], f"{entry['recall@10']:.3f}", built, first, added])
-    return _table(
-        (
-            "chunks", "index", "recall@10", "committing / building views, s", "first search, from disk / memory, s",
-            "1,000 more: commit / views / next search, ms",
-        ),
-        rows,
-    )  # fmt: skip
+    head = (
+        "chunks",
+        "index",
+        "recall@10",
+        "commit / build views, s",
+        "first search, from disk / memory, s",
+        "add 1,000: commit / views / next search, ms",
+    )
+    return _table(head, rows)
 
 
 def citations() -> str:
@@ -292,96 +329,143 @@ def citations() -> str:
             swapped.get("verified", 0) / wrong,
         ]
         rows.append([form, f"{right:,}", *(f"{100 * share:.1f} %" for share in shares)])
-    return _table(
-        ("claim", "questions", "right paragraph verified", "another one only", "verified, though swapped"), rows
-    )
+    head = ("claim", "questions", "right paragraph verified", "only another paragraph", "swapped claim verified")
+    return _table(head, rows)
 
 
 def quotations() -> str:
     kinds = ("verified", "fabricated", "stitched", "misattributed")
     rows = []
-    for how, counts in _result("citations")["quotations"].items():
+    for change, counts in _result("citations")["quotations"].items():
         total = sum(counts.values())
-        rows.append([how, f"{total:,}", *(f"{100 * counts.get(kind, 0) / total:.1f} %" for kind in kinds)])
-    return _table(("quotation", "number", *kinds), rows)
+        rows.append([change, f"{total:,}", *(f"{100 * counts.get(kind, 0) / total:.1f} %" for kind in kinds)])
+    return _table(("quotation", "count", *kinds), rows)
 
 
 def contradictions() -> str:
-    return _table(
-        ("answers", "right", "misled", "noticed"),
-        [[name, *(f"{value:.2f} [{low:.2f}, {high:.2f}]" for value, low, high in shares.values())]
-         for part in ("reader", "oracle") for name, shares in _part("contradictions", part)["outcomes"].items()],
-    )  # fmt: skip
+    rows = []
+    for part in ("reader", "oracle"):
+        for name, shares in _part("contradictions", part)["outcomes"].items():
+            rows.append([name, *(f"{value:.2f} [{low:.2f}, {high:.2f}]" for value, low, high in shares.values())])
+    return _table(("answers", "right", "misled", "noticed"), rows)
 
 
 def answers() -> str:
-    part, beside = _part("answers", "squad"), _result("answers").get("beside", {"measures": {}})
+    part, given = _part("answers", "squad"), _result("answers").get("beside", {"measures": {}})
     bare = _part("answers", "squad without adapter")
     columns = {
         f"bare ({bare['questions']})": bare["measures"]["retrieved"],
-        "every answer": part["measures"]["retrieved"],
+        "nothing withheld": part["measures"]["retrieved"],
         "as shipped": part["at the threshold"],
-        **{
-            f"every answer, {said} ({beside['questions']})": beside["measures"][name]
-            for name, said in (("gold", "right passage given"), ("none", "no passage"))
-            if name in beside["measures"]
-        },
     }
-    names = ("f1, answerable", "contained, answerable", "f1, all", "abstention recall", "abstention precision",
-             "citation precision", "citation recall", "faithfulness")  # fmt: skip
-    rows = [[name, *(_interval(found[name]) if name in found else "-" for found in columns.values())] for name in names]
+    for context, label in (("gold", "right passage"), ("none", "no passage")):
+        if context in given["measures"]:
+            columns[f"nothing withheld, {label} ({given['questions']})"] = given["measures"][context]
+    names = (
+        "f1, answerable",
+        "contained, answerable",
+        "f1, all",
+        "abstention recall",
+        "abstention precision",
+        "citation precision",
+        "citation recall",
+        "faithfulness",
+    )
+    rows = [
+        [name, *(_interval(measures[name]) if name in measures else "-" for measures in columns.values())]
+        for name in names
+    ]
     return _table((f"measure ({part['questions']} questions)", *columns), rows)
 
 
 def sizes() -> str:
     part = _part("answers", "sizes")
     rows = [
-        [name, *(_interval(row[key]) for key in ("f1, answerable", "f1, all")),
-         *(f"{row['latency_ms'][key][0] / 1000:.2f}" for key in ("p50", "p95")), f"{row['peak_mb']:,}",
-         *(f"{row[key]:.3f}" for key in ("f1 per second", "f1 per GB"))]
+        [
+            name,
+            *(_interval(row[key]) for key in ("f1, answerable", "f1, all")),
+            *(f"{row['latency_ms'][key][0] / 1000:.2f}" for key in ("p50", "p95")),
+            f"{row['peak_mb']:,}",
+            *(f"{row[key]:.3f}" for key in ("f1 per second", "f1 per GB")),
+        ]
         for name, row in part["rows"].items()
-    ]  # fmt: skip
-    return _table((f"reader ({part['questions']} questions)", "f1, answerable", "f1, all", "p50, s", "p95, s",
-                   "memory at most, MB", "f1 of all per second", "per GB"), rows)  # fmt: skip
+    ]
+    head = ("f1, answerable", "f1, all", "p50, s", "p95, s", "peak MB", "f1, all, per second", "f1, all, per GB")
+    return _table((f"reader ({part['questions']} questions)", *head), rows)
 
 
 def confidence() -> str:
-    rows = []
     tuned, part = _part("answers", "tune"), _part("answers", "squad")
-    rows.append(["3 articles, cross-fitted", f"{tuned['questions']}", _interval(list(tuned["auc"].values())), "-",
-                 f"{tuned['error']:.3f}", *(f"{100 * tuned['given'][kind]:.0f} %" for kind in
-                                            ("right", "wrong", "unanswerable"))])  # fmt: skip
-    found = part["confidence"]
-    rows.append(["25 articles", f"{part['questions']}", *(_interval(list(found[key].values()))
-                                                          for key in ("auc", "auc_of_cosine")),
-                 f"{found['error']:.3f}", *(f"{100 * found['still given'][kind]['value']:.0f} %" for kind in
-                                            ("right", "wrong", "to unanswerable questions"))])  # fmt: skip
-    return _table(("SQuAD 2.0 dev", "questions", "AUC", "of the cosine alone", "off by", "right answers still given",
-                   "wrong ones", "to unanswerable questions"), rows)  # fmt: skip
+    result = part["confidence"]
+    rows = [
+        [
+            "3 articles, cross-fitted",
+            f"{tuned['questions']}",
+            _interval(list(tuned["auc"].values())),
+            "-",
+            f"{tuned['error']:.3f}",
+            *(f"{100 * tuned['given'][kind]:.0f} %" for kind in ("right", "wrong", "unanswerable")),
+        ],
+        [
+            "25 articles",
+            f"{part['questions']}",
+            *(_interval(list(result[key].values())) for key in ("auc", "auc_of_cosine")),
+            f"{result['error']:.3f}",
+            *(
+                f"{100 * result['still given'][kind]['value']:.0f} %"
+                for kind in ("right", "wrong", "to unanswerable questions")
+            ),
+        ],
+    ]
+    head = (
+        "SQuAD 2.0 dev",
+        "questions",
+        "AUC",
+        "AUC of the cosine alone",
+        "calibration error",
+        "right answers given",
+        "wrong answers given",
+        "unanswerable questions answered",
+    )
+    return _table(head, rows)
 
 
 def injection() -> str:
     result = _result("injection")
     rows = []
-    for reader, runs in result["runs"].items():
+    for name, runs in result["runs"].items():
         for kind in (*result["texts"], "all"):
-            without, having = (runs[name][kind] for name in ("without", "with"))
-            rows.append([reader, kind, f"{having['trials']}",
-                         *(f"{100 * one['reached']:.0f} %" for one in (without, having)),
-                         *(f"{100 * share:.0f} %" for share in (without["said"], having["said"],
-                                                                having["said, strict"])),
-                         f"{100 * having['credited to others']:.0f} %"])  # fmt: skip
-    return _table(("reader", "kind", "trials", "reaches the prompt, without", "with", "said, without", "with",
-                   "with, strict", "with, credited to an honest document"), rows)  # fmt: skip
+            without, protected = (runs[defence][kind] for defence in ("without", "with"))
+            shares = (
+                without["reached"],
+                protected["reached"],
+                without["said"],
+                protected["said"],
+                protected["said, strict"],
+                protected["credited to others"],
+            )
+            rows.append([name, kind, f"{protected['trials']}", *(f"{100 * share:.0f} %" for share in shares)])
+    head = (
+        "reader",
+        "kind",
+        "trials",
+        "in the prompt, without",
+        "with",
+        "in the answer, without",
+        "with",
+        "with, strict",
+        "with, credited to an honest document",
+    )
+    return _table(head, rows)
 
 
 def bias() -> str:
-    return _table(
-        ("swapped", "pairs", "answer changed", "right in one, not in the other", "first right", "second right"),
-        [[name, f"{values['pairs']}", *(_interval(list(values[key].values())) for key in
-                                        ("changed", "verdict changed", "first right", "second right"))]
-         for name, values in _result("bias")["swapped"].items()],
-    )  # fmt: skip
+    keys = ("changed", "verdict changed", "first right", "second right")
+    rows = [
+        [name, f"{values['pairs']}", *(_interval(list(values[key].values())) for key in keys)]
+        for name, values in _result("bias")["swapped"].items()
+    ]
+    return _table(("swapped", "pairs", "answer changed", "only one right", "first right", "second right"), rows)
 
 
 def index() -> str:
@@ -398,32 +482,36 @@ def index() -> str:
                 f"{entry['allowed 100%']['ratio']:.2f}",
             ]
         )
-    return _table(("kind", "build s", "file MB", "recall@10", "p50 / p95 ms", "time beside raw FAISS"), rows)
+    return _table(("kind", "build s", "file MB", "recall@10", "p50 / p95 ms", "time ÷ raw FAISS"), rows)
 
 
 def parse() -> str:
     rows = []
     for kind, tools in _result("parse")["formats"].items():
         for tool, entry in tools.items():
-            kept = (entry["quality"].get(name, {}).get("median") for name in ("words", "headings", "cells"))
+            recall = (entry["quality"].get(name, {}).get("median") for name in ("words", "headings", "cells"))
             rows.append(
                 [
                     kind,
                     tool,
                     f"{entry['read']}/{entry['files']}",
-                    *(f"{value:.3f}" if value is not None and entry["read"] else "" for value in kept),
+                    *(f"{value:.3f}" if value is not None and entry["read"] else "" for value in recall),
                     *(str(entry[key] or "") for key in ("mb_per_s", "pages_per_s")),
                     "" if tool == "ragfm" else str(entry["ragfm_times_faster"] or ""),
                 ]
             )
-    return _table(("format", "tool", "read", "words", "headings", "cells", "MB/s", "pages/s", "ragfm faster ×"), rows)
+    return _table(
+        ("format", "tool", "read", "words", "headings", "cells", "MB/s", "pages/s", "ragfm faster by ×"), rows
+    )
 
 
 def parsed() -> str:
     entry = _result("parse")["coverage"]
-    rows = [[f"**{entry['in']} of {entry['files']}** ({entry['share']:.1%}) are in", ""]]
-    rows += [[path, why.replace("|", "\\|")] for path, why in sorted((entry["failed"] | entry["skipped"]).items())]
-    return _table(("file", "why not"), rows)
+    rows = [[f"**{entry['in']} of {entry['files']}** ({entry['share']:.1%}) are indexed", ""]]
+    rows += [
+        [path, reason.replace("|", "\\|")] for path, reason in sorted((entry["failed"] | entry["skipped"]).items())
+    ]
+    return _table(("file", "reason"), rows)
 
 
 def bm25() -> str:
@@ -435,19 +523,22 @@ def bm25() -> str:
 
 
 def transfer() -> str:
-    columns = {"before": "before [95 %]", "adapter": "the adapter alone (p)", "own": "an adapter of its own (p)",
-               "after": "as it comes (p)", "every answer": "every answer"}  # fmt: skip
-
-    def told(entry: Any, measure: str, how: str) -> str:
-        value = entry[how]["measures"]["retrieved"].get(measure) if how in entry else None
-        beside = entry["differences"].get(how, {}).get(measure) if how != "every answer" else None
-        return _interval(value) + (f" ({_p(beside[3])})" if beside else "")
-
-    rows = [
-        [f"{name} ({entry['questions']})", measure, *(told(entry, measure, how) for how in columns)]
-        for name, entry in _result("transfer").items()
-        for measure in (("exact, answerable",) if "macro_f1" in entry["before"] else _TRANSFERRED)
-    ]
+    columns = {
+        "before": "no adapter [95 %]",
+        "adapter": "shipped adapter (p)",
+        "own": "adapter of its own (p)",
+        "after": "as shipped (p)",
+        "every answer": "nothing withheld",
+    }
+    rows = []
+    for name, entry in _result("transfer").items():
+        for measure in ("exact, answerable",) if "macro_f1" in entry["before"] else _TRANSFER_MEASURES:
+            row = [f"{name} ({entry['questions']})", measure]
+            for run in columns:
+                value = entry[run]["measures"]["retrieved"].get(measure) if run in entry else None
+                difference = entry["differences"].get(run, {}).get(measure) if run != "every answer" else None
+                row.append(_interval(value) + (f" ({_p(difference[3])})" if difference else ""))
+            rows.append(row)
     return _table(("set (questions)", "measure", *columns.values()), rows)
 
 
@@ -455,48 +546,60 @@ def adapted_retriever() -> str:
     rows = []
     for part, entry in _result("adapt_retriever")["parts"].items():
         for mode, row in entry["ndcg"].items():
-            rows.append([part, mode, *(_interval(row[key]) for key in ("before", "after")),
-                         f"{row['difference'][0]:+.3f} [{row['difference'][1]:+.3f}, {row['difference'][2]:+.3f}]",
-                         _p(row["p"]), f"{entry['processor_seconds'] / 60:.0f}"])  # fmt: skip
-    return _table(("what learned", "search", "before [95 %]", "after", "difference", "p", "processor minutes"), rows)
+            difference, low, high = row["difference"]
+            rows.append(
+                [
+                    part,
+                    mode,
+                    *(_interval(row[key]) for key in ("before", "after")),
+                    f"{difference:+.3f} [{low:+.3f}, {high:+.3f}]",
+                    _p(row["p"]),
+                    f"{entry['processor_seconds'] / 60:.0f}",
+                ]
+            )
+    return _table(("trained model", "search", "before [95 %]", "after", "difference", "p", "CPU minutes"), rows)
 
 
 def adapted_methods() -> str:
-    result, rows = _result("adapt_methods"), []
     names = ("f1, answerable", "abstention precision", "abstention recall", "right passage cited")
-    for method, row in result["rows"].items():
+    rows = []
+    for method, row in _result("adapt_methods")["rows"].items():
+        costs = ["-"] * 4
+        if "learned" in row:  # `none` trains nothing
+            costs = [
+                f"{row['learned']:,}",
+                f"{row['processor_seconds'] / 60:.1f}",
+                f"{row['peak_mb']:,}",
+                f"{row['loss']['first']:.2f} → {row['loss']['last_5']:.2f}",
+            ]
         values = [_interval(row["measures"][name]) if name in row["measures"] else "-" for name in names]
-        numbers = ["-"] * 4
-        if "learned" in row:  # the reader as it is has learned nothing
-            numbers = [f"{row['learned']:,}", f"{row['processor_seconds'] / 60:.1f}", f"{row['peak_mb']:,}",
-                       f"{row['loss']['first']:.2f} → {row['loss']['last_5']:.2f}"]  # fmt: skip
-        rows.append([method, *numbers, *values])
-    head = ("method", "numbers that learn", "processor minutes", "peak MB", "loss of a token, first and last steps")
+        rows.append([method, *costs, *values])
+    head = ("method", "trainable parameters", "CPU minutes", "peak MB", "loss per token, first → last steps")
     return _table((*head, *names), rows)
 
 
 TABLES: dict[str, Callable[[], str]] = {
     table.__name__: table
-    for table in (
-        retrieval, retrieval_more, goals, peers_quality, peers_cost, peers_versions, multihop, languages,
-        languages_weights, languages_chosen, embedding, reader, server, start, collection, collection_more, index, bm25,
-        parse, parsed, citations, quotations, contradictions, answers, sizes, confidence, injection, bias,
-        adapted_retriever, adapted_methods, transfer,
-    )
-}  # fmt: skip
+    for table in [
+        *(retrieval, retrieval_more, goals, peers_quality, peers_cost, peers_versions, multihop),
+        *(languages, languages_weights, languages_chosen, embedding, reader, server, start),
+        *(collection, collection_more, index, bm25, parse, parsed),
+        *(citations, quotations, contradictions, answers, sizes, confidence, injection, bias),
+        *(adapted_retriever, adapted_methods, transfer),
+    ]
+}
 
 # --- Inside ------------------------------------------------------------------------------------------------------
 
 _MEASURES = ("nDCG@10", "MRR@10", "recall@5", "recall@10", "recall@100")
-_TRANSFERRED = ("f1, answerable", "contained, answerable", "f1, all", "abstention recall", "abstention precision",
-                "citation precision")  # fmt: skip
-
-
-def _made(table: Callable[[], str]) -> str:
-    try:
-        return table()
-    except FileNotFoundError:
-        return "Not measured yet."
+_TRANSFER_MEASURES = (
+    "f1, answerable",
+    "contained, answerable",
+    "f1, all",
+    "abstention recall",
+    "abstention precision",
+    "citation precision",
+)
 
 
 def _result(name: str) -> Any:
@@ -510,10 +613,10 @@ def _part(name: str, part: str) -> Any:
         raise FileNotFoundError(part) from None
 
 
-def _interval(found: list[float] | None) -> str:
-    if found is None:
+def _interval(estimate: list[float] | None) -> str:
+    if estimate is None:
         return "-"
-    value, low, high = found
+    value, low, high = estimate
     return f"{value:.3f} [{low:.3f}, {high:.3f}]"
 
 

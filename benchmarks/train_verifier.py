@@ -1,18 +1,18 @@
-"""Teach the bundled embedding model to verify answers: makes ragfm/models/shipped/minilm-verifier.
+"""Train the verifier, ragfm/models/shipped/minilm-verifier, from the bundled embedding model.
 
     python benchmarks/train_verifier.py [--out FOLDER]      about 100 minutes on two idle cores; needs the extra `train`
 
-It learns where answers stand from SQuAD 1.0's training set, and that some questions have none: questions changed in a
-word (`ragfm.training.unanswerable_questions`), questions over a passage that is like theirs, and those that people
-wrote of the first seven articles, by title, of SQuAD 2.0 dev. Nothing of the other articles is seen: three tune, 25
-report.
+Answer positions come from SQuAD 1.0's training set. Unanswerable questions are: questions with a changed word
+(`ragfm.training.unanswerable_questions`), questions over a similar passage, and the human-written ones of the first
+seven articles, by title, of SQuAD 2.0 dev. Of the other articles, three are for tuning and 25 for reporting; none is
+used in training.
 
-Then it goes on with `verifier/rewritten.tsv.gz`: 9,600 questions of the same training set, each rewritten by a large
-language model in three ways, once with the same meaning, and twice with one thing changed so that the passage answers
-it no more. All three come from one pen, so that nothing but the meaning tells them apart.
+Training continues with `verifier/rewritten.tsv.gz`: 9,600 questions of the same training set, each rewritten by a large
+language model in three ways: once with the same meaning, and twice with one change that makes the passage no longer
+answer it. All three have the same author, so only the meaning separates them.
 
-Everything but the embeddings learns; the changes are then kept as matrices of low rank (Eckart and Young 1936), in half
-precision. Texts have no second token type, as in RoBERTa (Liu et al. 2019). The last line is the result in JSON.
+All weights except the embeddings are trained. The changes are stored as low-rank matrices (Eckart and Young 1936) in
+half precision. Texts have no second token type, as in RoBERTa (Liu et al. 2019). The last line is the result in JSON.
 """
 
 from __future__ import annotations
@@ -45,16 +45,16 @@ from ragfm.evaluation.confidence_calibration import estimate_auc
 from ragfm.models.model_lookup import find_model
 from ragfm.training.unanswerable_questions import names_in, near_misses
 
-LEARNED, TUNED = 7, 10  # articles of SQuAD 2.0 dev, by title: those before the one are learned from
+LEARNED, TUNED = 7, 10  # articles of SQuAD 2.0 dev, by title: [0, 7) are for training, [7, 10) for tuning
 BATCH, RANK = 32, 64
 REWRITTEN = Path(__file__).parent / "verifier" / "rewritten.tsv.gz"
-NEAR, WITHHELD = 0.40, 0.35  # how many questions have a near miss beside them, or a passage without the answer
-"""See `examples`."""
+NEAR, WITHHELD = 0.40, 0.35
+"""Shares of questions that get an added near miss, or an added passage without the answer; see `examples`."""
 
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """What is learned in one go: some of SQuAD, the tuning articles so many times, half of the rewritten."""
+    """A stage of training: SQuAD questions, repetitions of the human-written ones, a half of the rewritten ones."""
 
     questions: int
     times: int
@@ -67,7 +67,7 @@ STAGES = (Stage(24_000, 2, None, 3e-4), Stage(1_500, 1, 0, 2e-4), Stage(2_000, 1
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """A question over a passage; the answer's characters, or -1 where there is none."""
+    """A question and a passage with the character span of the answer; -1 if there is no answer."""
 
     question: str
     passage: str
@@ -81,13 +81,26 @@ def articles(name: str) -> list[dict[str, Any]]:
 
 
 def examples(count: int, chance: random.Random) -> list[Example]:
-    """So many of SQuAD 1.0's training set, with questions that have no answer put beside them."""
+    """`count` questions of SQuAD 1.0's training set, and unanswerable ones made from them."""
     data = articles("squad-v1.0-train.json.gz")
-    names = [list(dict.fromkeys(name for paragraph in article["paragraphs"] for qa in paragraph["qas"]
-                                for name in names_in(qa["question"]))) for article in data]  # fmt: skip
+    names = [
+        list(
+            dict.fromkeys(
+                name
+                for paragraph in article["paragraphs"]
+                for qa in paragraph["qas"]
+                for name in names_in(qa["question"])
+            )
+        )
+        for article in data
+    ]
     every = sorted({name for some in names for name in some})
-    asked = [(number, at, qa) for number, article in enumerate(data)
-             for at, paragraph in enumerate(article["paragraphs"]) for qa in paragraph["qas"]]  # fmt: skip
+    asked = [
+        (number, at, qa)
+        for number, article in enumerate(data)
+        for at, paragraph in enumerate(article["paragraphs"])
+        for qa in paragraph["qas"]
+    ]
     found = list[Example]()
     for number, at, qa in chance.sample(asked, count):
         question, answer, paragraphs = qa["question"], qa["answers"][0], data[number]["paragraphs"]
@@ -107,19 +120,25 @@ def examples(count: int, chance: random.Random) -> list[Example]:
 
 
 def written(first: int, last: int) -> list[Example]:
-    """Of SQuAD 2.0 dev: questions that people wrote, so that half of them have no answer."""
+    """Questions of a range of articles of SQuAD 2.0 dev; half of them have no answer."""
     some = sorted(articles("squad-v2.0-dev.json.gz"), key=lambda article: str(article["title"]))[first:last]
     return [
         Example(qa["question"], paragraph["context"], *(_span(qa["answers"][0]) if qa["answers"] else (-1, -1)))
-        for article in some for paragraph in article["paragraphs"] for qa in paragraph["qas"]
-    ]  # fmt: skip
+        for article in some
+        for paragraph in article["paragraphs"]
+        for qa in paragraph["qas"]
+    ]
 
 
 def rewritten(half: int) -> list[Example]:
-    """Questions of SQuAD 1.0's training set as they are, and as they were rewritten."""
-    asked = {(qa["question"].strip(), answer["text"]): (paragraph["context"], *_span(answer))
-             for article in articles("squad-v1.0-train.json.gz") for paragraph in article["paragraphs"]
-             for qa in paragraph["qas"] for answer in qa["answers"][:1]}  # fmt: skip
+    """Questions of SQuAD 1.0's training set with their rewritten forms: the first or second half of them."""
+    asked = {
+        (qa["question"].strip(), answer["text"]): (paragraph["context"], *_span(answer))
+        for article in articles("squad-v1.0-train.json.gz")
+        for paragraph in article["paragraphs"]
+        for qa in paragraph["qas"]
+        for answer in qa["answers"][:1]
+    }
     lines = [line.split("\t") for line in gzip.decompress(REWRITTEN.read_bytes()).decode().splitlines()]
     found = dict[tuple[str, str], list[Example]]()
     for question, answer, kind, text in lines:
@@ -140,7 +159,7 @@ def _words(text: str) -> set[str]:
 
 
 def batches(some: Sequence[Example], chance: random.Random) -> list[list[Example]]:
-    """Examples of like length together, in random order."""
+    """Batches of examples of similar length, in random order."""
     mixed, found = chance.sample(some, len(some)), list[list[Example]]()
     for at in range(0, len(mixed), 40 * BATCH):
         part = sorted(mixed[at : at + 40 * BATCH], key=lambda one: len(one.question) + len(one.passage))
@@ -149,7 +168,7 @@ def batches(some: Sequence[Example], chance: random.Random) -> list[list[Example
 
 
 class Learner:
-    """The embedding model with a new head, and its optimiser."""
+    """The embedding model with a question-answering head."""
 
     def __init__(self) -> None:
         base = str(find_model("bundled", "embedder"))
@@ -158,10 +177,10 @@ class Learner:
         self.model.bert.embeddings.requires_grad_(requires_grad=False)
         for name, module in self.model.named_modules():
             if isinstance(module, torch.nn.Dropout) and name.endswith("attention.self.dropout"):
-                module.p = 0.0  # which would forbid the fused kernel of attention
+                module.p = 0.0  # dropout in attention disables the fused kernel
 
     def learn(self, steps: Sequence[Sequence[Example]], highest: float) -> Iterator[tuple[float, int]]:
-        """Take the steps, at this highest rate; gives the loss and the tokens of each."""
+        """Train on the batches with this peak learning rate; yields the loss and the number of tokens of each step."""
         head = list(self.model.qa_outputs.parameters())
         body = [weight for weight in self.model.bert.encoder.parameters() if weight.requires_grad]
         optimiser = torch.optim.AdamW(
@@ -181,18 +200,25 @@ class Learner:
             yield loss.item(), tokens
 
     def _loss(self, batch: Sequence[Example]) -> tuple[torch.Tensor, int]:
-        """Cross-entropy of the answer's first and last token; without an answer, both are the text's first."""
+        """Cross-entropy of the answer's first and last token; both are the first token if there is no answer."""
         encoded = self._tokenizer(
-            [one.question for one in batch], [one.passage for one in batch], truncation="only_second",
-            max_length=WINDOW, padding=True, return_tensors="pt", return_offsets_mapping=True,
-        )  # fmt: skip
+            [one.question for one in batch],
+            [one.passage for one in batch],
+            truncation="only_second",
+            max_length=WINDOW,
+            padding=True,
+            return_tensors="pt",
+            return_offsets_mapping=True,
+        )
         mask = encoded["attention_mask"]
         wanted = torch.tensor([self._tokens(encoded, at, one) for at, one in enumerate(batch)])
         with torch.autocast("cpu", torch.bfloat16):
             output = self.model(input_ids=encoded["input_ids"], attention_mask=mask)
         scores = (output.start_logits, output.end_logits)
-        losses = [functional.cross_entropy(one.float().masked_fill(mask == 0, -1e4), wanted[:, at])
-                  for at, one in enumerate(scores)]  # fmt: skip
+        losses = [
+            functional.cross_entropy(one.float().masked_fill(mask == 0, -1e4), wanted[:, at])
+            for at, one in enumerate(scores)
+        ]
         return sum(losses, torch.zeros(())) / 2, int(mask.sum())
 
     @staticmethod
@@ -208,7 +234,7 @@ class Learner:
 
 
 def learned(trained: Path) -> dict[str, np.ndarray[Any, Any]]:
-    """What a trained model's folder has more than the embedding model, as `ragfm.citations.verifier` reads it."""
+    """Differences of a trained model from the embedding model, in the format of `ragfm.citations.verifier`."""
     base, model = read_weights(find_model("bundled", "embedder")), read_weights(trained)
     head = load_file(trained / "model.safetensors")
     found = {"head.weight": head["qa_outputs.weight"], "head.bias": head["qa_outputs.bias"]}
@@ -229,7 +255,7 @@ def learned(trained: Path) -> dict[str, np.ndarray[Any, Any]]:
 
 
 def judged(verifier: Verifier, some: Sequence[Example]) -> dict[str, Any]:
-    """Over the paragraphs that the questions were asked of: how good the best span is, and whether none is told."""
+    """Token F1 of the best span, and AUC of "has an answer", on the paragraphs of the questions."""
     f1, there = list[float](), list[float]()
     for one in some:
         reading = verifier.read(one.question, [Hit("", one.passage, 0, len(one.passage), 1, None, {})])[0]
@@ -238,25 +264,34 @@ def judged(verifier: Verifier, some: Sequence[Example]) -> dict[str, Any]:
             _, start, end = reading.best
             f1.append(token_f1(one.passage[start:end], one.passage[one.start : one.end]))
     area = estimate_auc(np.array(there), np.array([float(one.start >= 0) for one in some]), 0)
-    return {"questions": len(some), "f1, answerable": round(float(np.mean(f1)), 4),
-            "auc, has an answer": [round(value, 4) for value in (area.value, area.low, area.high)]}  # fmt: skip
+    return {
+        "questions": len(some),
+        "f1, answerable": round(float(np.mean(f1)), 4),
+        "auc, has an answer": [round(value, 4) for value in (area.value, area.low, area.high)],
+    }
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, default=SHIPPED)
+    parser.add_argument("--out", type=Path, default=SHIPPED, help="Folder for the verifier's weights")
     parser.add_argument(
-        "--trained", type=Path, default=Path("/tmp/ragfm-verifier"), help="the whole model is kept there"
+        "--trained", type=Path, default=Path("/tmp/ragfm-verifier"), help="Folder for the whole trained model"
     )
     args = parser.parse_args()
     torch.manual_seed(0)
     chance, begin, tokens, losses = random.Random(0), time.monotonic(), 0, list[float]()
     learner = Learner()
     stages = [
-        batches([*examples(stage.questions, chance), *stage.times * written(0, LEARNED),
-                 *(rewritten(stage.half) if stage.half is not None else [])], chance)
+        batches(
+            [
+                *examples(stage.questions, chance),
+                *stage.times * written(0, LEARNED),
+                *(rewritten(stage.half) if stage.half is not None else []),
+            ],
+            chance,
+        )
         for stage in STAGES
-    ]  # fmt: skip
+    ]
     of = sum(map(len, stages))
     for steps, stage in zip(stages, STAGES, strict=True):
         for loss, count in learner.learn(steps, stage.rate):
@@ -264,19 +299,24 @@ def main() -> None:
             tokens += count
             if len(losses) % 25 == 0:
                 took = time.monotonic() - begin
-                print(f"step {len(losses)} of {of}: loss {np.mean(losses[-25:]):.3f}, {tokens / took:.0f} tokens/s, "
-                      f"{took / len(losses) * (of - len(losses)) / 60:.0f} minutes left", file=sys.stderr)  # fmt: skip
+                print(
+                    f"step {len(losses)} of {of}: loss {np.mean(losses[-25:]):.3f}, {tokens / took:.0f} tokens/s, "
+                    f"{took / len(losses) * (of - len(losses)) / 60:.0f} minutes left",
+                    file=sys.stderr,
+                )
     learner.model.save_pretrained(args.trained)
     args.out.mkdir(parents=True, exist_ok=True)
     save_file(learned(args.trained), args.out / WEIGHTS)
     result = {
         **about("verifier", ["ragfm", "torch", "transformers"]),
-        "examples": sum(len(step) for steps in stages for step in steps), "tokens": tokens,
+        "examples": sum(len(step) for steps in stages for step in steps),
+        "tokens": tokens,
         "seconds": round(time.monotonic() - begin),
-        "loss": round(float(np.mean(losses[-50:])), 4), "bytes": (args.out / WEIGHTS).stat().st_size,
+        "loss": round(float(np.mean(losses[-50:])), 4),
+        "bytes": (args.out / WEIGHTS).stat().st_size,
         "tuning articles": judged(Verifier(args.out), random.Random(0).sample(written(LEARNED, TUNED), 600)),
         "report articles": judged(Verifier(args.out), random.Random(0).sample(written(TUNED, 35), 1000)),
-    }  # fmt: skip
+    }
     save(result, "verifier")
     print(json.dumps(result))
 

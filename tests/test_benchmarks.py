@@ -1,4 +1,4 @@
-"""What the benchmarks work out, and that the tables in the docs are what the results say."""
+"""The calculations of the benchmarks, and the tables of docs/benchmarks.md."""
 
 import importlib
 import json
@@ -12,7 +12,7 @@ BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 
 @pytest.fixture
 def benchmark(monkeypatch):
-    """A module of `benchmarks/`, by name."""
+    """Imports a module of `benchmarks/` by name."""
     monkeypatch.syspath_prepend(str(BENCHMARKS))
     imported = set(sys.modules)
     yield importlib.import_module
@@ -21,10 +21,10 @@ def benchmark(monkeypatch):
             del sys.modules[name]
 
 
-def test_the_tables_are_what_the_results_say(benchmark):
+def test_tables_on_the_page_match_the_results(benchmark):
     tables = benchmark("tables")
     page = tables.PAGE.read_text(encoding="utf-8")
-    assert tables.render(page) == page, "run python benchmarks/tables.py"
+    assert tables.render(page) == page, "Run python benchmarks/tables.py."
     assert page.count("<!-- table: ") == page.count("<!-- end -->") == len(tables.TABLES)
 
 
@@ -42,7 +42,7 @@ def test_a_changed_result_changes_its_table(benchmark, monkeypatch, tmp_path):
     assert "0.123" in changed[0]
 
 
-def test_the_readers_table_has_what_was_measured(benchmark, monkeypatch, tmp_path):
+def test_reader_table_shows_the_measured_values(benchmark, monkeypatch, tmp_path):
     tables = benchmark("tables")
     result = json.loads((tables.RESULTS / "reader.json").read_text(encoding="utf-8"))
     (entry,) = (entry for name, entry in result.items() if name.endswith(".gguf"))
@@ -54,18 +54,18 @@ def test_the_readers_table_has_what_was_measured(benchmark, monkeypatch, tmp_pat
         "seconds": 600.0,
         "megabytes": [500, 501],
     }
-    del entry["talking"]["llama-server"]  # it needs a program that is built by hand
+    del entry["talking"]["llama-server"]  # its program must be built by hand
     result["alike"] = {"prompts": 40, "F32": {"same_texts": 0.95, "same_tokens": 0.991}}
     (tmp_path / "reader.json").write_text(json.dumps(result), encoding="utf-8")
     monkeypatch.setattr(tables, "RESULTS", tmp_path)
-    page = tables.reader()
-    assert "| 9,001, 600; 7, 0 |" in page
-    assert "| 500, 501 |" in page
-    assert "95.0% of texts, 99.1% of tokens" in page
-    assert len({line.count("|") for line in page.splitlines()}) == 1
+    table = tables.reader()
+    assert "| 9,001, 600; 7, 0 |" in table
+    assert "| 500, 501 |" in table
+    assert "95.0% of texts, 99.1% of tokens" in table
+    assert len({line.count("|") for line in table.splitlines()}) == 1
 
 
-def test_goals_say_what_was_missed(benchmark):
+def test_goals_report_what_was_missed(benchmark):
     def modes(dense, keyword, hybrid):
         values = {"dense": dense, "keyword": keyword, "hybrid": hybrid}
         return {
@@ -78,7 +78,7 @@ def test_goals_say_what_was_missed(benchmark):
     assert goals({"cranfield": modes(0, 0, 0)}) == []
 
 
-def test_a_peers_ranking_is_measured_as_ours(benchmark):
+def test_rankings_of_peers_are_measured_like_ours(benchmark):
     from ragfm.evaluation import Gold, Question, QuestionSet
 
     gold = (Gold("corpus/a.md", grade=2), Gold("corpus/b.md"))
@@ -89,20 +89,20 @@ def test_a_peers_ranking_is_measured_as_ours(benchmark):
     assert values[1].tolist() == [0, 0, 0, 0]
 
 
-def test_a_runner_asks_deeper_where_passages_share_documents(benchmark):
-    asked = []
+def test_runner_searches_deeper_if_passages_share_documents(benchmark):
+    calls = []
 
     def search(query, k):
-        asked.append((query, k))
+        calls.append((query, k))
         return [f"{number // 4}.md" for number in range(k)]
 
-    found = benchmark("baselines.runner").ask(search, {"1": "first"})
-    assert found["found"]["1"] == [f"{number}.md" for number in range(10)]
-    assert asked == [("first", 10), ("first", 40), ("first", 10), ("first", 40)]
-    assert 0 <= found["p50_ms"] <= found["p95_ms"]
+    result = benchmark("baselines.runner").ask(search, {"1": "first"})
+    assert result["found"]["1"] == [f"{number}.md" for number in range(10)]
+    assert calls == [("first", 10), ("first", 40), ("first", 10), ("first", 40)]
+    assert 0 <= result["p50_ms"] <= result["p95_ms"]
 
 
-def test_installed_sizes_hold_what_is_needed_and_no_extras(benchmark):
+def test_installed_sizes_include_dependencies_without_extras(benchmark):
     sizes = benchmark("baselines.runner").installed(("sentence-transformers",))
     assert {"sentence-transformers", "torch", "numpy"} <= set(sizes)
     assert sizes["torch"] > 100
@@ -112,10 +112,10 @@ def test_installed_sizes_hold_what_is_needed_and_no_extras(benchmark):
 @pytest.mark.data
 def test_multihop_questions_have_their_passages(benchmark):
     data = benchmark("data")
-    for loaded, most in ((data.hotpotqa(), 2), (data.musique(), 4)):
+    for loaded, max_passages in ((data.hotpotqa(), 2), (data.musique(), 4)):
         golds = [{gold.uri.removeprefix("corpus/") for gold in question.gold} for question in loaded.questions]
         assert len(golds) == 100
-        assert {len(gold) for gold in golds} == set(range(2, most + 1))
+        assert {len(gold) for gold in golds} == set(range(2, max_passages + 1))
         assert all(gold <= set(loaded.documents) for gold in golds)
     lilu = next(question for question in data.hotpotqa().questions if "Gallu" in question.text)
     texts = [data.hotpotqa().documents[gold.uri.removeprefix("corpus/")] for gold in lilu.gold]
@@ -123,19 +123,17 @@ def test_multihop_questions_have_their_passages(benchmark):
 
 
 @pytest.mark.data
-def test_pubmedqa_is_learned_from_what_is_not_its_test(benchmark):
-    learn, test = (benchmark("data").pubmedqa(test=test) for test in (False, True))
-    assert len(learn.questions) == len(test.questions) == 500
-    assert not {q.id for q in learn.questions} & {q.id for q in test.questions}
-    for data in (learn, test):
+def test_pubmedqa_training_and_test_questions_are_disjoint(benchmark):
+    train, test = (benchmark("data").pubmedqa(test=test) for test in (False, True))
+    assert len(train.questions) == len(test.questions) == 500
+    assert not {q.id for q in train.questions} & {q.id for q in test.questions}
+    for data in (train, test):
         assert {q.answers for q in data.questions} == {("yes",), ("no",), ("maybe",)}
         assert {q.gold[0].uri.removeprefix("corpus/") for q in data.questions} <= set(data.documents)
 
 
 @pytest.mark.parametrize(("name", "questions", "unanswerable"), [("canal", 60, 20), ("handbook", 30, 10)])
-def test_the_answers_to_questions_of_transfer_stand_in_their_documents(
-    benchmark, tmp_path, embedder, name, questions, unanswerable
-):
+def test_documents_of_transfer_sets_contain_the_answers(benchmark, tmp_path, embedder, name, questions, unanswerable):
     from ragfm import Collection, Settings
     from ragfm.evaluation import load_questions
     from ragfm.evaluation.answer_matching import contains_answer, is_yes_no, normalise
@@ -152,17 +150,17 @@ def test_the_answers_to_questions_of_transfer_stand_in_their_documents(
     assert {gold.uri for question in asked for gold in question.gold} <= set(texts)
     for question in asked:
         if not question.unanswerable and not is_yes_no(question.answers):
-            # the first is in the words of the text, the others are ways to say the same
+            # the first answer is verbatim, the others are paraphrases
             assert contains_answer(texts[question.gold[0].uri], question.answers[:1]), question
             assert not contains_answer(question.text, question.answers), question
 
 
-def test_what_an_adapter_changes_is_counted_question_by_question(benchmark):
+def test_differences_of_an_adapter_are_paired_by_question(benchmark):
     from ragfm.core.calibration import Calibration
     from ragfm.evaluation import AnsweredQuestion, AnswersReport, Outcome
 
     def report(*values):
-        """Of two answerable questions and one that is not."""
+        """A report on two answerable questions and an unanswerable one."""
         results = [
             AnsweredQuestion(
                 str(at),
@@ -182,20 +180,20 @@ def test_what_an_adapter_changes_is_counted_question_by_question(benchmark):
         return AnswersReport({}, tuple(results), {}, {})
 
     transfer = benchmark("bench_transfer")
-    found = transfer.differences(report(0.0, 0.5, 1.0), report(1.0, 0.5, 0.0))
-    assert found["f1, answerable"][0] == 0.5
-    assert found["f1, all"][0] == 0
-    assert found["abstention recall"][0] == -1
+    differences = transfer.differences(report(0.0, 0.5, 1.0), report(1.0, 0.5, 0.0))
+    assert differences["f1, answerable"][0] == 0.5
+    assert differences["f1, all"][0] == 0
+    assert differences["abstention recall"][0] == -1
     shown = transfer.withheld(report(1.0, 1.0, 0.0), Calibration("", 0, {}, {}, threshold=0.5))
     assert [result.outcomes["retrieved"].f1 for result in shown.results] == [1, 0, 1]
     assert shown.kinds["right abstention"] == 1
-    told = transfer.verdicts(report(1.0, 0.0, 0.0))
-    assert told["said"] == {"yes": 1, "no": 2}
-    assert told["macro_f1"] == pytest.approx((2 * 1 / 4) / 3, abs=1e-4)
-    assert told["majority"] == 1
+    verdicts = transfer.verdicts(report(1.0, 0.0, 0.0))
+    assert verdicts["said"] == {"yes": 1, "no": 2}
+    assert verdicts["macro_f1"] == pytest.approx((2 * 1 / 4) / 3, abs=1e-4)
+    assert verdicts["majority"] == 1
 
 
 @pytest.mark.data
-def test_every_tenth_question_of_squad_over_all_paragraphs(benchmark):
+def test_squad_is_every_tenth_question_over_all_paragraphs(benchmark):
     data = benchmark("data").squad()
     assert (len(data.questions), len(data.documents)) == (1057, 20_963)

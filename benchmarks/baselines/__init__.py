@@ -1,6 +1,6 @@
-"""Other frameworks, and this one, behind one form: each file has a `Peer`.
+"""ragfm and other frameworks behind one interface: each module has a class `Peer`.
 
-`Peer(model)` takes the folder of a sentence-transformers model, `fill(documents)` texts by uri, and `searches()` gives
-its ways of searching by name: functions of a query and k to uris, best first, one for each passage found. Each is set
-up as the framework's own documentation does it; what else a file says would be the default.
+`Peer(model)` takes the folder of a sentence-transformers model. `fill(documents)` indexes texts by URI. `searches()`
+returns search functions by name: each maps a query and k to URIs, best first, one per passage. Each peer is set up as
+its documentation describes, with defaults for everything else.
 """

@@ -1,8 +1,8 @@
-"""Cites with LlamaIndex's CitationQueryEngine and Haystack's AnswerBuilder: `python citing.py TASK`, a JSON file.
+"""Citations by LlamaIndex's CitationQueryEngine and Haystack's AnswerBuilder: `python citing.py TASK`.
 
-The task has `items`: a question, its passages, and a reply to it that was made from them. What the engine asks of a
-model goes to standard output as a JSON line, the model's answer is read as one from standard input. The last line is
-the result.
+TASK is a JSON file with `items`: a question, its passages, and a reply made from them. Prompts for the model are
+written to standard output as JSON lines; its answers are read from standard input as JSON lines. The last line is the
+result.
 """
 
 from __future__ import annotations
@@ -51,9 +51,12 @@ def llamaindex(items: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
     model = Model()
     synthesizer = get_response_synthesizer(
-        llm=model, text_qa_template=CITATION_QA_TEMPLATE, refine_template=CITATION_REFINE_TEMPLATE,
-        response_mode="compact", callback_manager=CallbackManager([]),
-    )  # fmt: skip
+        llm=model,
+        text_qa_template=CITATION_QA_TEMPLATE,
+        refine_template=CITATION_REFINE_TEMPLATE,
+        response_mode="compact",
+        callback_manager=CallbackManager([]),
+    )
     engine = CitationQueryEngine(retriever=Given(), llm=model, response_synthesizer=synthesizer)
     found = []
     for item in items:

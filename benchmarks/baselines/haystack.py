@@ -20,7 +20,7 @@ PACKAGES = ("haystack-ai", "sentence-transformers-haystack")
 
 
 class Peer:
-    """Chunks of 512 words with 32 repeated. The ranker of the tutorial takes a second model, which nobody here has."""
+    """Chunks of 512 words with an overlap of 32. The tutorial's ranker is left out: it needs a second model."""
 
     def __init__(self, model: str) -> None:
         self.model, self.store = model, InMemoryDocumentStore()

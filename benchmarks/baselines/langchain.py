@@ -13,13 +13,18 @@ from langchain_huggingface import HuggingFaceEmbeddings
 from langchain_text_splitters import RecursiveCharacterTextSplitter
 
 PACKAGES = (
-    "langchain", "langchain-classic", "langchain-community", "langchain-huggingface", "langchain-text-splitters",
-    "rank-bm25", "sentence-transformers",
-)  # fmt: skip
+    "langchain",
+    "langchain-classic",
+    "langchain-community",
+    "langchain-huggingface",
+    "langchain-text-splitters",
+    "rank-bm25",
+    "sentence-transformers",
+)
 
 
 class Peer:
-    """Chunks of 1,000 characters with 200 repeated, as in the tutorial on RAG."""
+    """Chunks of 1,000 characters with an overlap of 200, as in the RAG tutorial."""
 
     def __init__(self, model: str) -> None:
         self.embedder = HuggingFaceEmbeddings(model_name=model)

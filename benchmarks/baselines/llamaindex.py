@@ -1,4 +1,4 @@
-"""LlamaIndex: VectorStoreIndex.from_documents, and BM25Retriever beside it in a QueryFusionRetriever."""
+"""LlamaIndex: VectorStoreIndex.from_documents, fused with a BM25Retriever in a QueryFusionRetriever."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ PACKAGES = ("llama-index-core", "llama-index-embeddings-huggingface", "llama-ind
 
 
 class Peer:
-    """Chunks of 1,024 tokens, the default. One query only is fused: more would take a language model."""
+    """Chunks of 1,024 tokens, the default. A single query: generating more needs a language model."""
 
     def __init__(self, model: str) -> None:
         self.embedder = HuggingFaceEmbedding(model_name=model)

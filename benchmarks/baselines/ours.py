@@ -1,4 +1,4 @@
-"""ragfm: Collection.sync over a folder of files, and Collection.search; hybrid is the default."""
+"""ragfm: Collection.sync on a folder of files, and Collection.search, whose default is hybrid."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ PACKAGES = ("ragfm",)
 
 
 class Peer:
-    """With no settings but the model."""
+    """Default settings except for the model."""
 
     def __init__(self, model: str) -> None:
         self.place = tempfile.TemporaryDirectory(prefix="ragfm-peers-")
@@ -22,7 +22,7 @@ class Peer:
         self.collection = Collection.open(Path(self.place.name) / ".ragfm", settings=Settings(embedder=model))
 
     def prepare(self, documents: Mapping[str, str]) -> None:
-        """Write the files, which others are given in memory."""
+        """Write the documents to files, since ragfm ingests files. Not part of the measured time."""
         for uri, text in documents.items():
             path = self.files / uri
             path.parent.mkdir(parents=True, exist_ok=True)

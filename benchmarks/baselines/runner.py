@@ -1,4 +1,4 @@
-"""Measures one peer in a process of its own: `python runner.py PEER TASK`, where TASK is a JSON file.
+"""Measure one peer in its own process: `python runner.py PEER TASK`, where TASK is a JSON file.
 
 The task has `model`, `documents` (texts by uri) and `queries` (by id). Prints one JSON line last.
 """
@@ -21,7 +21,9 @@ TOP, DEEPER = 10, 40
 
 def main() -> None:
     name, path = sys.argv[1:]
-    sys.path[0] = str(Path(__file__).parents[1])  # not this folder: its files are named like what they import
+    sys.path[0] = str(
+        Path(__file__).parents[1]
+    )  # not this folder: its modules have the names of the packages that they import
     task = json.loads(Path(path).read_text(encoding="utf-8"))
     start = time.perf_counter()
     module = importlib.import_module(f"baselines.{name}")
@@ -33,7 +35,7 @@ def main() -> None:
     prepared, cpu = time.perf_counter(), time.process_time()
     peer.fill(task["documents"])
     filled, filled_cpu = time.perf_counter(), time.process_time()
-    # What some load when they are made, others load when they are first used.
+    # Includes the constructor: some peers load the model there, others on first use.
     seconds = (loaded - imported) + (filled - prepared)
     result = {
         "import_s": round(imported - start, 2),
@@ -49,9 +51,9 @@ def main() -> None:
 
 
 def ask(search: Callable[[str, int], list[str]], queries: dict[str, str]) -> dict[str, Any]:
-    """The first ten documents for each query, and how many milliseconds a search for ten passages takes.
+    """The first ten documents for each query, and the time of a search for ten passages in milliseconds.
 
-    Processor time, a mean, changes less than the clock's where other work goes on beside.
+    `cpu_ms`, a mean of CPU time, varies less than wall-clock time on a busy machine.
     """
     first = next(iter(queries.values()))
     for k in (TOP, DEEPER):
@@ -76,7 +78,7 @@ def ask(search: Callable[[str, int], list[str]], queries: dict[str, str]) -> dic
 
 
 def installed(packages: tuple[str, ...]) -> dict[str, float]:
-    """MB of the packages and all that they need, each once: what a fresh environment would hold."""
+    """Size in MB of each package and all its dependencies, as in a new environment."""
     from packaging.requirements import Requirement
     from packaging.utils import canonicalize_name
 

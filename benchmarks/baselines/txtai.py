@@ -1,4 +1,4 @@
-"""txtai: Embeddings, and with hybrid=True its BM25 beside them."""
+"""txtai: Embeddings; hybrid=True adds its BM25."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ PACKAGES = ("txtai",)
 
 
 class Peer:
-    """Texts aren't split: what is over the model's window is left out. Both ways ask one index; see `search`."""
+    """Texts are not split; the part beyond the model's window is ignored. Both searches use one index."""
 
     def __init__(self, model: str) -> None:
         self.embeddings = Embeddings(path=model, hybrid=True)
@@ -22,7 +22,7 @@ class Peer:
         return {"default": self.search, "hybrid": self.search_both}
 
     def search(self, query: str, k: int) -> list[str]:
-        """Without the keyword index, as if the embeddings had been made without `hybrid`."""
+        """Search without the keyword index, as if the index had been created without `hybrid`."""
         words, self.embeddings.scoring = self.embeddings.scoring, None
         try:
             return self.search_both(query, k)
