@@ -50,10 +50,10 @@ def one(method: str, given: argparse.Namespace) -> dict[str, Any]:
     """Train by a method, and ask."""
     import torch
 
-    from ragfm.training.adapter_folder import finish
+    from ragfm.training.adapter_folder import write_adapter
     from ragfm.training.base_model import Base
-    from ragfm.training.methods import MethodSettings
-    from ragfm.training.trainer import Training, TrainSettings
+    from ragfm.training.train_settings import MethodSettings, TrainSettings
+    from ragfm.training.trainer import Training
 
     folder = Path(given.examples)
     train, valid = read_examples(folder / TRAIN)[: given.train], read_examples(folder / VALID)
@@ -64,9 +64,9 @@ def one(method: str, given: argparse.Namespace) -> dict[str, Any]:
         out = Path(given.keep) / f"{method}-{given.train}-{given.epochs}"
         training = Training(base, train, out, settings, valid=valid[:TO_VALIDATE])
         before = time.process_time()
-        numbers = training.run(lambda at: print(f"{method}: step {at.step} of {at.steps}", file=sys.stderr))
+        numbers = training.run(lambda now: print(f"{method}: step {now.done} of {now.total}", file=sys.stderr))
         processor = time.process_time() - before
-        finish(training, numbers, card=json.loads((folder / CARD).read_bytes()))
+        write_adapter(training, numbers, card=json.loads((folder / CARD).read_bytes()))
         model = training.model
         row = {key: numbers[key] for key in ("learned", "parameters", "seconds", "peak_mb", "loss", "valid", "steps")}
         row["processor_seconds"] = round(processor, 1)
@@ -80,9 +80,9 @@ def one(method: str, given: argparse.Namespace) -> dict[str, Any]:
 
 
 def said(model: Any, base: Any, example: Example) -> str:
-    from ragfm.training.validation import greedy
+    from ragfm.training.validation import generate_greedy
 
-    return greedy(model, base, base.prompt(example.messages), TOKENS)
+    return generate_greedy(model, base, base.prompt(example.messages), TOKENS)
 
 
 def measures(examples: list[Example], answers: list[str]) -> dict[str, Any]:

@@ -21,9 +21,10 @@ from data import beir
 from measure import about, read, save
 
 from ragfm import Collection, Settings
+from ragfm.core.progress import Progress
 from ragfm.evaluation import corpus_collection, read_run
 from ragfm.evaluation.metrics import estimate_means
-from ragfm.training.hard_negatives import Parts, parted
+from ragfm.training.hard_negatives import QuestionSplit, split_questions
 from ragfm.training.retriever_training import PARTS, RECORD, RetrieverReport, RetrieverSettings, adapt_retriever
 
 GOAL = 0.76
@@ -67,8 +68,8 @@ def main() -> None:
     given = parser.parse_args()
     keep = Path(given.keep)
     train, test = beir("scifact", "train"), beir("scifact", "test")
-    own = parted(train.questions, CHOOSING, given.seed)
-    parts = Parts((*own.learn, *own.test)[: given.learn], own.choose, test.questions[: given.test])
+    own = split_questions(train.questions, CHOOSING, given.seed)
+    parts = QuestionSplit((*own.learn, *own.test)[: given.learn], own.choose, test.questions[: given.test])
     result = {**about("adapt_retriever"), "goal": GOAL, "parts": read("adapt_retriever").get("parts", {})}
     with (
         corpus_collection(train, Settings(), keep=keep) as (folder, _),
@@ -98,12 +99,12 @@ def main() -> None:
 _last = ["", 0.0]
 
 
-def _said(what: str, done: int, total: int) -> None:
-    """A line when another thing begins, and every half a minute."""
+def _said(progress: Progress) -> None:
+    """Print a line for each new stage, and every 30 seconds."""
     now = time.monotonic()
-    if what != _last[0] or now - float(_last[1]) > 30:
-        _last[:] = [what, now]
-        print(f"{time.strftime('%H:%M:%S')} {what}: {done} of {total}", flush=True)
+    if progress.stage != _last[0] or now - float(_last[1]) > 30:
+        _last[:] = [progress.stage, now]
+        print(f"{time.strftime('%H:%M:%S')} {progress.stage}: {progress.done} of {progress.total}", flush=True)
 
 
 if __name__ == "__main__":

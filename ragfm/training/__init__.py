@@ -1,29 +1,49 @@
-"""Adaptation: the reader is taught to answer from your documents, and to say when they have no answer.
+"""Adaptation: train the reader and the retriever on your own documents.
 
-    questions ─data→ examples ─train→ adapter (PEFT) ─export→ GGUF adapter, or whole weights ─ask, eval answers→ better?
+    questions ─make_dataset→ examples ─train→ adapter (PEFT) ─export_adapter→ GGUF adapter, or merged weights
 
-`ragfm.training.trainer` and `ragfm.training.adapter_export` have the other two steps; they need torch and the
-extra `train`.
+    from ragfm.training import MethodSettings, TrainSettings, train
+
+    train("examples", "bundled", "my-adapter", settings=TrainSettings(MethodSettings("lora", rank=8), epochs=2))
+
+Training and export need torch and the extra `train`. This package does not load torch before they are used;
+`ragfm.training.adapter_export`, `.refresh` and `.retriever_training` have the further steps.
 """
 
 from __future__ import annotations
 
-from ragfm.training.dataset import Dataset, Recipe, with_examples, write_dataset
+import os
+
+from ragfm.training.dataset import Dataset, Recipe, add_examples, write_dataset
 from ragfm.training.examples import Example, read_examples
-from ragfm.training.held_out import HeldOut, held_out
-from ragfm.training.log_examples import logged_examples, rated_entries
-from ragfm.training.raft import build_examples
+from ragfm.training.held_out import HeldOut, load_held_out
+from ragfm.training.log_examples import examples_from_log, rated_entries
+from ragfm.training.raft import build_raft_dataset
+from ragfm.training.train_settings import MethodSettings, TrainingEstimate, TrainSettings
+from ragfm.training.training_data import make_dataset
+from ragfm.training.training_run import TrainingResult, estimate_training, train
 
 __all__ = [
     "Dataset",
     "Example",
     "HeldOut",
+    "MethodSettings",
     "Recipe",
-    "build_examples",
-    "held_out",
-    "logged_examples",
+    "TrainSettings",
+    "TrainingEstimate",
+    "TrainingResult",
+    "add_examples",
+    "build_raft_dataset",
+    "estimate_training",
+    "examples_from_log",
+    "load_held_out",
+    "make_dataset",
     "rated_entries",
     "read_examples",
-    "with_examples",
+    "train",
     "write_dataset",
 ]
+
+# Threads of OpenMP spin for milliseconds while they wait for each other, which slows training down on a busy machine.
+# OpenMP reads the variable when torch is loaded. See `ragfm.models.llama_library`.
+os.environ.setdefault("GOMP_SPINCOUNT", "300")

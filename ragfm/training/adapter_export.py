@@ -1,34 +1,42 @@
-"""An adapter in the form that another reader wants, and whether both readers then say the same."""
+"""Export adapters to other formats, and compare the output of transformers and llama.cpp."""
 
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ragfm.core.errors import DataError, UnsupportedError
+from ragfm.core.progress import Progress, ProgressCallback, ignore_progress
+from ragfm.core.types import Sampling
 from ragfm.evaluation.answer_matching import token_f1
 from ragfm.models.adapters import GGUF, GGUF_BASE, GGUF_PROMPT, check_adapter, read_record
 from ragfm.models.model_lookup import find_model, weights_sha256
 from ragfm.training.adapter_folder import save_model
 from ragfm.training.base_model import Base
 from ragfm.training.examples import Example
-from ragfm.training.gguf_lora import LICENCE, Shape, peft_to_gguf
+from ragfm.training.gguf_lora import LICENCE, ModelShape, peft_to_gguf
 from ragfm.training.gguf_merge import Quantisation, merge_gguf
-from ragfm.training.methods import load_peft
-from ragfm.training.output_checks import check_file, check_folder, check_no_adapter
-from ragfm.training.peft_conversion import gguf_file, peft_form, record_beside, to_peft
-from ragfm.training.validation import greedy
-from ragfm.training.weight_identity import check_weights
+from ragfm.training.methods import import_peft
+from ragfm.training.output_checks import check_no_adapter, check_output_file, check_output_folder
+from ragfm.training.peft_conversion import as_peft_folder, convert_to_peft, exported_record, gguf_adapter_file
+from ragfm.training.validation import generate_greedy
+from ragfm.training.weight_identity import check_same_weights
 
-_TOKENS = 48  # of a text that is compared
+_MAX_TOKENS = 48  # of each compared text
 
 
 @dataclass(frozen=True, slots=True)
-class Agreement:
-    """How many texts two readers say alike. `f1`: the mean token F1 between them; `different`: those that differ."""
+class ReaderAgreement:
+    """How far transformers and llama.cpp agree.
+
+    - `prompts`: number of prompts.
+    - `equal`: number of identical texts.
+    - `f1`: mean token F1 between the two texts.
+    - `different`: pairs of texts that differ, that of transformers first.
+    """
 
     prompts: int
     equal: int
@@ -37,143 +45,166 @@ class Agreement:
 
 
 def export_adapter(
-    adapter: str | Path, form: str, *, out: str | Path | None = None, base: str | None = None, dtype: str = "f16",
+    adapter: str | Path,
+    form: str,
+    *,
+    out: str | Path | None = None,
+    base: str | None = None,
+    dtype: str = "f16",
     quantisation: Quantisation | None = None,
-) -> Path:  # fmt: skip
-    """Write an adapter as `gguf`, `merged` or `peft`; gives where it is.
+) -> Path:
+    """Write an adapter in another format; returns the path of the result.
 
-    `base` is by default the model it was trained on; for a GGUF adapter, and for `merged` with a `quantisation`, it may
-    be a GGUF file of that model, which is compared with it. `merged` gives a folder of safetensors, or with a
-    `quantisation` a GGUF file, from a base that is one. `out` may be a folder for an `adapter.gguf`.
+    `form` is `gguf` (an adapter for llama.cpp in `dtype` `f16` or `f32`), `merged` (a model folder of safetensors, or
+    with a `quantisation` a GGUF file made from a base that is one) or `peft` (a PEFT folder made from a GGUF adapter).
 
-    Raises UnsupportedError for what the form can't hold, AdapterMismatchError for another base, and DataError where
-    `out` would replace the base, or what ragfm has not written.
+    `adapter` is an adapter's folder or a GGUF adapter. `base` is by default the model that it was trained on. For
+    `gguf`, and for `merged` with a `quantisation`, it may be a GGUF file of that model, which is compared with it.
+    `out` is by default the adapter's folder for `gguf`; a folder gets an `adapter.gguf`.
+
+    Raises UnsupportedError if the format cannot represent the adapter, AdapterMismatchError if the base is a different
+    model, DataError if `out` is missing or would replace the base or files that ragfm did not write.
     """
     path = Path(adapter).expanduser()
-    if file := gguf_file(path):
-        return _from_gguf(file, form, out, base, quantisation)
+    if file := gguf_adapter_file(path):
+        return _export_gguf_adapter(file, form, out, base, quantisation)
     record = read_record(path)
-    if form == "peft":
-        raise UnsupportedError(f"{path} is in PEFT's form already.", "Name a GGUF adapter.")
     name = base or record.base["name"]
+    if form == "peft":
+        raise UnsupportedError(f"{path} is a PEFT folder already.", "Use a GGUF adapter.")
     if record.method == "full":
-        raise UnsupportedError(f"{path} has whole weights, not an adapter.", "Name the folder as the reader.")
+        raise UnsupportedError(f"{path} holds a whole model, not an adapter.", "Use the folder as the reader.")
     if form == "gguf":
         target = Path(out or path)
         target = target / GGUF if target.is_dir() else target
-        check_file(target, find_model(name, "reader"))
+        check_output_file(target, find_model(name, "reader"))
         target.parent.mkdir(parents=True, exist_ok=True)
-        loaded, serving = _bases(path, base)
+        loaded, serving = _load_bases(path, base)
         about = {GGUF_BASE: weights_sha256(serving), GGUF_PROMPT: record.prompt}
-        about |= {LICENCE: record.licence} if record.licence else {}
-        peft_to_gguf(path, target, Shape.of(loaded.model.config), dtype=dtype, about=about)
+        if record.licence:
+            about[LICENCE] = record.licence
+        peft_to_gguf(path, target, ModelShape.from_config(loaded.model.config), dtype=dtype, about=about)
         return target
     if out is None:
-        raise DataError("Whole weights need a place of their own.", "Name it with --out.")
+        raise DataError("A merged model needs an output path.", "Give one with --out.")
     if quantisation:
-        return _merged_gguf(path, Path(out), name, quantisation)
+        return _merge_gguf(path, Path(out), name, quantisation)
     if record.method in ("prefix", "prompt"):
-        raise UnsupportedError(f"{record.method} puts tokens before the prompt: no weights hold them.",
-                               "It serves with transformers and peft alone.")  # fmt: skip
-    check_folder(Path(out), find_model(name, "reader"), adapter=path)
-    loaded = _base(name, path)
-    save_model(with_adapter(loaded, path).merge_and_unload(), loaded, Path(out), whole=True)
+        raise UnsupportedError(
+            f"Adapters trained by {record.method} cannot be merged: they add tokens to the prompt.",
+            "Use it with transformers and peft.",
+        )
+    check_output_folder(Path(out), find_model(name, "reader"), adapter=path)
+    loaded = _load_base(name, path)
+    save_model(load_adapter(loaded, path).merge_and_unload(), loaded, Path(out), full=True)
     return Path(out)
 
 
-def with_adapter(base: Base, folder: str | Path) -> Any:
-    """The model with an adapter of PEFT's form, ready to be asked."""
-    return load_peft().PeftModel.from_pretrained(base.model, str(folder)).eval()
+def load_adapter(base: Base, folder: str | Path) -> Any:
+    """The base with the adapter of a PEFT folder, in evaluation mode."""
+    return import_peft().PeftModel.from_pretrained(base.model, str(folder)).eval()
 
 
 def compare_readers(
-    adapter: str | Path, gguf: str | Path, examples: Sequence[Example], *, base: str | None = None,
-    progress: Callable[[int, int], None] | None = None,
-) -> Agreement:  # fmt: skip
-    """Ask all prompts of transformers with the adapter, and of llama.cpp with the GGUF adapter, both greedily.
+    adapter: str | Path,
+    gguf: str | Path,
+    examples: Sequence[Example],
+    *,
+    base: str | None = None,
+    progress: ProgressCallback | None = None,
+) -> ReaderAgreement:
+    """Compare the greedy output of transformers with the adapter and of llama.cpp with its GGUF export.
 
-    llama.cpp needs the base as a GGUF file, `base`, if it was not trained on one. What it multiplies is rounded
-    otherwise, so that a text may turn where two tokens are nearly as likely.
+    llama.cpp needs the base as a GGUF file: `base`, unless the adapter was trained on one. The two round differently,
+    so texts may diverge where two tokens are almost equally likely. Progress has the stage "compare readers".
     """
-    from ragfm.core.types import Sampling
     from ragfm.generation.readers import load_reader
 
+    report = progress or ignore_progress
     folder = Path(adapter).expanduser()
-    loaded, serving = _bases(folder, base)
+    loaded, serving = _load_bases(folder, base)
     if not serving.is_file():
-        raise UnsupportedError(f"llama.cpp reads GGUF files, and {serving} is a folder.", "Name the file: --base.")
+        raise UnsupportedError(
+            f"llama.cpp reads GGUF files, but {serving} is a folder.", "Give a GGUF file of the model with --base."
+        )
     if not examples:
-        raise DataError("There is no prompt to compare by.", "Name a file of examples.")
-    model = with_adapter(loaded, folder)
+        raise DataError("There are no prompts to compare.", "Give a file of examples.")
+    model = load_adapter(loaded, folder)
     reader = load_reader(f"llama-cpp:{serving}")
-    sampling = Sampling(max_tokens=_TOKENS, adapter=str(gguf))
+    sampling = Sampling(max_tokens=_MAX_TOKENS, adapter=str(gguf))
     pairs = []
     for number, example in enumerate(examples, 1):
-        one = greedy(model, loaded, loaded.prompt(example.messages), _TOKENS)
+        by_transformers = generate_greedy(model, loaded, loaded.prompt(example.messages), _MAX_TOKENS)
         with reader.stream(example.messages, sampling) as stream:
-            other = "".join(stream).strip()
-        pairs.append((one, other))
-        if progress:
-            progress(number, len(examples))
-    different = tuple(pair for pair in pairs if pair[0] != pair[1])
+            by_llama = "".join(stream).strip()
+        pairs.append((by_transformers, by_llama))
+        report(Progress("compare readers", number, len(examples)))
+    different = tuple((one, other) for one, other in pairs if one != other)
     f1 = sum(1.0 if one == other else token_f1(one, other) for one, other in pairs) / len(pairs)
-    return Agreement(len(pairs), len(pairs) - len(different), round(f1, 4), different)
+    return ReaderAgreement(len(pairs), len(pairs) - len(different), round(f1, 4), different)
 
 
-def _merged_gguf(path: Path, out: Path, name: str, quantisation: Quantisation) -> Path:
-    base = find_model(name, "reader")
-    if not base.is_file():
-        raise UnsupportedError(f"{base} is a folder, and what is quantised is a GGUF file.",
-                               "Name a GGUF file of it with --base, or leave --quantise out.")  # fmt: skip
-    check_file(out, base, adapter=path if path.is_file() else path / GGUF)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    if path.is_file():
-        check_adapter(path, base)
-        merge_gguf(base, path, out, quantisation)
-        return out
-    with tempfile.TemporaryDirectory(dir=out.parent) as folder:
-        adapter = export_adapter(path, "gguf", out=Path(folder) / GGUF, base=name, dtype="f32")
-        merge_gguf(base, adapter, out, quantisation)
-    return out
-
-
-def _bases(adapter: Path, name: str | None) -> tuple[Base, Path]:
-    """The model that an adapter was trained on, and what it is to serve over: the same, or a GGUF file of it."""
-    trained = read_record(adapter).base
-    serving = find_model(name or trained["name"], "reader")
-    if name is None or serving.is_dir() or weights_sha256(serving) == trained["sha256"]:
-        return _base(name or trained["name"], adapter), serving
-    loaded = _base(trained["name"], adapter)
-    check_weights(loaded.model, serving)
-    return loaded, serving
-
-
-def _base(name: str, adapter: Path) -> Base:
-    base = Base(name)
-    check_adapter(adapter, base.path)
-    return base
-
-
-def _from_gguf(
+def _export_gguf_adapter(
     file: Path, form: str, out: str | Path | None, base: str | None, quantisation: Quantisation | None
-) -> Path:  # fmt: skip
-    """What is in GGUF form alone, in another one."""
+) -> Path:
+    """Export an adapter that exists only as a GGUF file."""
     if form == "gguf":
-        raise UnsupportedError(f"{file} is a GGUF adapter already.", "It serves over the file that it was made for.")
-    beside = record_beside(file)
-    name = base or (beside.base["name"] if beside else None)
+        raise UnsupportedError(f"{file} is a GGUF adapter already.", "Use it over the model that it was exported for.")
+    record = exported_record(file)
+    name = base or (record.base["name"] if record else None)
     if out is None or name is None:
-        raise DataError("From GGUF it needs to know the base, and a place.", "Name them with --base and --out.")
+        raise DataError(
+            "Exporting a GGUF adapter needs the base and an output path.", "Give them with --base and --out."
+        )
     target = Path(out)
     if form == "merged" and quantisation:
-        return _merged_gguf(file, target, name, quantisation)
-    check_folder(target, find_model(name, "reader"), adapter=file)
+        return _merge_gguf(file, target, name, quantisation)
+    check_output_folder(target, find_model(name, "reader"), adapter=file)
     if form == "peft":
         check_no_adapter(target)
     loaded = Base(name)
     if form == "merged":
-        with peft_form(file, loaded) as folder:
-            save_model(with_adapter(loaded, folder).merge_and_unload(), loaded, target, whole=True)
+        with as_peft_folder(file, loaded) as folder:
+            save_model(load_adapter(loaded, folder).merge_and_unload(), loaded, target, full=True)
     else:
-        to_peft(file, loaded, target)
+        convert_to_peft(file, loaded, target)
     return target
+
+
+def _merge_gguf(adapter: Path, out: Path, name: str, quantisation: Quantisation) -> Path:
+    base = find_model(name, "reader")
+    if not base.is_file():
+        raise UnsupportedError(
+            f"Only GGUF files can be quantised, but {base} is a folder.",
+            "Give a GGUF file of the model with --base, or omit --quantise.",
+        )
+    check_output_file(out, base, adapter=adapter if adapter.is_file() else adapter / GGUF)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    if adapter.is_file():
+        check_adapter(adapter, base)
+        merge_gguf(base, adapter, out, quantisation)
+        return out
+    with tempfile.TemporaryDirectory(dir=out.parent) as folder:
+        exported = export_adapter(adapter, "gguf", out=Path(folder) / GGUF, base=name, dtype="f32")
+        merge_gguf(base, exported, out, quantisation)
+    return out
+
+
+def _load_bases(adapter: Path, name: str | None) -> tuple[Base, Path]:
+    """The model that an adapter was trained on, and the path of the one it will serve over.
+
+    They are the same unless `name` is a GGUF file of the model; raises AdapterMismatchError if it is not.
+    """
+    trained = read_record(adapter).base
+    serving = find_model(name or trained["name"], "reader")
+    if name is None or serving.is_dir() or weights_sha256(serving) == trained["sha256"]:
+        return _load_base(name or trained["name"], adapter), serving
+    loaded = _load_base(trained["name"], adapter)
+    check_same_weights(loaded.model, serving)
+    return loaded, serving
+
+
+def _load_base(name: str, adapter: Path) -> Base:
+    base = Base(name)
+    check_adapter(adapter, base.path)
+    return base

@@ -1,4 +1,4 @@
-"""What a training leaves: the adapter's folder, its record, and a page with the curve of the loss."""
+"""The output folder of a training run: the adapter, its record, and a page with the loss curves."""
 
 from __future__ import annotations
 
@@ -18,32 +18,33 @@ from ragfm.generation.prompt import prompt_fingerprint
 from ragfm.models.adapters import CHECKPOINT, RECORD, AdapterRecord, trained_weights_sha256
 from ragfm.models.model_lookup import hide_progress_bar
 from ragfm.training.base_model import Base
-from ragfm.training.checkpoint import BEST, saving
+from ragfm.training.checkpoint import BEST, translate_safetensors_errors
 from ragfm.training.trainer import Training
 
 PAGE = "training.html"
 
 
-def finish(
-    training: Training, numbers: Mapping[str, Any], *, card: Mapping[str, Any], licence: str | None = None
+def write_adapter(
+    training: Training, figures: Mapping[str, Any], *, card: Mapping[str, Any], licence: str | None = None
 ) -> AdapterRecord:
-    """Write the adapter of a training that has ended; the record comes last, then the checkpoint goes.
+    """Write the adapter of a finished training run into its folder, the record last, then delete the checkpoint.
 
-    `card` is that of the examples; without one, they are taken to be of this version's prompt. Without a
-    `licence` that of the adapter holds from which the training went on.
+    `figures` is what `Training.run` returned, `card` the data card of the examples; without a card the examples are
+    taken to be written for the prompt of this version. `licence` is by default that of the adapter that training
+    started from. Raises DataError if the training run has not finished.
     """
-    if not training.settled:
-        raise DataError("The training has not ended.", "Run it to its end.")
+    if not training.finished:
+        raise DataError("The training run has not finished.", "Run it to the end.")
     folder, base = training.folder, training.base
-    save_model(training.model, base, folder, whole=training.settings.method.method == "full")
+    save_model(training.model, base, folder, full=training.settings.method.method == "full")
     record = AdapterRecord(
         method=training.settings.method.method,
         base={"name": base.name, "sha256": base.sha256},
         prompt=str(card.get("prompt") or prompt_fingerprint()),
         weights=trained_weights_sha256(folder),
         data=card,
-        settings=training.facts,
-        numbers=numbers,
+        settings=training.configuration,
+        numbers=figures,
         licence=licence or training.licence,
         ragfm=__version__,
     )
@@ -54,35 +55,38 @@ def finish(
     return record
 
 
-def save_model(model: Any, base: Base, folder: Path, *, whole: bool) -> None:
-    """Write an adapter as PEFT does, or a whole model with its tokenizer, as safetensors; files come by renaming."""
+def save_model(model: Any, base: Base, folder: Path, *, full: bool) -> None:
+    """Write an adapter in PEFT's format, or if `full` a model with its tokenizer. Files are replaced one by one.
+
+    Raises OSError.
+    """
     make_output(folder)
-    new = folder / ".new"
-    shutil.rmtree(new, ignore_errors=True)
+    temporary = folder / ".new"
+    shutil.rmtree(temporary, ignore_errors=True)
     try:
-        with saving(folder):
-            if whole:
+        with translate_safetensors_errors(folder):
+            if full:
                 with hide_progress_bar():
-                    plain(model).save_pretrained(new)
-                base.tokenizer.save_pretrained(new)
+                    _without_quantisation(model).save_pretrained(temporary)
+                base.tokenizer.save_pretrained(temporary)
             else:
-                model.save_pretrained(new, save_embedding_layers=False)
-        (new / "README.md").unlink(missing_ok=True)  # PEFT's form of a model card, not filled in
-        files = sorted(new.iterdir())
+                model.save_pretrained(temporary, save_embedding_layers=False)
+        (temporary / "README.md").unlink(missing_ok=True)  # PEFT's empty template of a model card
+        files = sorted(temporary.iterdir())
         for file in files:
             sync_file(file)
             file.replace(folder / file.name)
         names = {file.name for file in files}
-        for old in folder.glob("model*.safetensors*"):  # a model that was there may have been in more files
-            if whole and old.name not in names:
+        for old in folder.glob("model*.safetensors*"):  # a previous model may have had more files
+            if full and old.name not in names:
                 old.unlink()
         sync_folder(folder)
     finally:
-        shutil.rmtree(new, ignore_errors=True)
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
-def plain(model: Any) -> Any:
-    """The model without what says that its file was quantised, which else could not be loaded again."""
+def _without_quantisation(model: Any) -> Any:
+    """The model without the note that its file was quantised, with which the saved model could not be loaded."""
     import torch
     from transformers import AutoModelForCausalLM
 
@@ -90,26 +94,33 @@ def plain(model: Any) -> Any:
     if hasattr(config, "quantization_config"):
         del config.quantization_config
     with torch.device("meta"):
-        fresh = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
-    fresh.load_state_dict(model.state_dict(), assign=True)
-    fresh.tie_weights()
-    fresh.generation_config = model.generation_config
-    return fresh
+        copy = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    copy.load_state_dict(model.state_dict(), assign=True)
+    copy.tie_weights()
+    copy.generation_config = model.generation_config
+    return copy
 
 
 def render_page(training: Training, record: AdapterRecord) -> str:
-    """The page's text: the curves, and how it was trained."""
-    state, numbers = training.state, record.numbers
-    judge = training.settings.judge
-    series: dict[str, list[tuple[float, float]]] = {"loss": [(float(at), loss) for at, loss in state.losses]}
-    series[f"validation: {judge}"] = [(float(at), value) for at, value in state.valid]
+    """The HTML page of a training run: its loss curves and settings."""
+    state, figures = training.state, record.numbers
+    series: dict[str, list[tuple[float, float]]] = {
+        "loss": [(float(step), loss) for step, loss in state.losses],
+        f"validation: {training.settings.judge}": [(float(step), value) for step, value in state.valid],
+    }
     title = f"Training: {record.method} on {record.base['name']}"
-    told = (
-        f"{numbers['examples']} examples, {numbers['steps']} of {numbers['of_steps']} steps, the weights of step "
-        f"{numbers['kept_step']} kept; {numbers['learned']:,} of {numbers['parameters']:,} numbers learned in "
-        f"{numbers['seconds']:.0f} s"
+    summary = (
+        f"{figures['examples']} examples; {figures['steps']} of {figures['of_steps']} steps in "
+        f"{figures['seconds']:.0f} s, the weights of step {figures['kept_step']} are kept; {figures['learned']:,} of "
+        f"{figures['parameters']:,} parameters trained"
     )
-    about = {"numbers": dict(numbers), "settings": dict(record.settings), "data": dict(record.data)}
-    return html_page(title, [f"<h1>{escape(title)}</h1>", f'<p class="dim">{escape(told)}</p>',
-                        "<h2>Loss of a completion's token</h2>", lines(series, "step", "Loss by step"),
-                        "<h2>How it was run</h2>", settings_section(about)])  # fmt: skip
+    about = {"numbers": dict(figures), "settings": dict(record.settings), "data": dict(record.data)}
+    sections = [
+        f"<h1>{escape(title)}</h1>",
+        f'<p class="dim">{escape(summary)}</p>',
+        "<h2>Loss per completion token</h2>",
+        lines(series, "step", "Loss by step"),
+        "<h2>Settings</h2>",
+        settings_section(about),
+    ]
+    return html_page(title, sections)

@@ -1,4 +1,4 @@
-"""The model that is adapted: a Hugging Face folder, or the very GGUF file that will serve, dequantised."""
+"""The base model of a training run: a Hugging Face folder, or the GGUF file that will serve, dequantised."""
 
 from __future__ import annotations
 
@@ -17,21 +17,34 @@ from ragfm.core.types import Message
 from ragfm.models.model_lookup import find_model, hide_progress_bar, weights_sha256
 from ragfm.training.examples import Example
 
-_WORD = "ANSWER"
+_PLACEHOLDER = "ANSWER"
 
 
 @dataclass(frozen=True, slots=True)
 class Encoded:
-    """The tokens of an example; those from `start` on are learned."""
+    """The tokens of an example. The completion, on which the loss is taken, begins at index `start`."""
 
     ids: tuple[int, ...]
     start: int
 
 
 class Base:
-    """A model with its tokenizer, in float32. `four_bit` quantises it while it is loaded (QLoRA)."""
+    """A model in float32 with its tokenizer.
+
+    Raises DamagedModelError if the model cannot be loaded, UnsupportedError if it has no usable chat template.
+
+    - `name`: the name or path that the model was loaded by.
+    - `path`: its folder or GGUF file.
+    - `device`: the device given, else the first GPU, else the CPU.
+    - `model`: the model of transformers.
+    - `tokenizer`: its tokenizer.
+    - `ends`: tokens that end a turn.
+    - `pad`: padding token.
+    - `window`: maximum number of tokens of a prompt and its completion.
+    """
 
     def __init__(self, name: str, *, device: str | None = None, four_bit: bool = False) -> None:
+        """Load a model; `four_bit` quantises it to 4 bits (QLoRA)."""
         self.name = name
         self.path = find_model(name, "reader")
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
@@ -39,33 +52,34 @@ class Base:
         options: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
         if self.path.is_file():
             options["gguf_file"] = self.path.name
-        if four_bit:
-            options["quantization_config"] = self._four_bit()
+        quantisation = {"quantization_config": self._four_bit_config()} if four_bit else {}
         try:
             with hide_progress_bar(gguf=self.path.is_file()):
-                self.tokenizer = AutoTokenizer.from_pretrained(folder, **{k: options[k] for k in options
-                                                                          if k != "quantization_config"})  # fmt: skip
-                model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, use_safetensors=True,
-                                                             **options)  # fmt: skip
+                self.tokenizer = AutoTokenizer.from_pretrained(folder, **options)
+                model = AutoModelForCausalLM.from_pretrained(
+                    folder, dtype=torch.float32, use_safetensors=True, **options, **quantisation
+                )
         except (OSError, ValueError, KeyError, SafetensorError) as error:
-            raise DamagedModelError(f"transformers can't load {self.path}: {error}", "Get the model again.") from error
+            raise DamagedModelError(
+                f"transformers can't load {self.path}: {error}", "Download the model again."
+            ) from error
         if not self.tokenizer.chat_template:
             raise UnsupportedError(f"The model {self.path} has no chat template.", "Use an instruction-tuned model.")
-        model.name_or_path = name  # what PEFT writes down: not where the model lies on this machine
+        model.name_or_path = name  # PEFT stores it; the path on this machine must not get into the adapter
         self.model = model if four_bit else model.to(self.device)
-        said = model.generation_config.eos_token_id
-        self.ends = {self.tokenizer.eos_token_id, *(said if isinstance(said, list) else [said])} - {None}
+        eos = model.generation_config.eos_token_id
+        self.ends = {self.tokenizer.eos_token_id, *(eos if isinstance(eos, list) else [eos])} - {None}
         self.pad = next(iter(self.ends), 0)
         self.window = int(getattr(model.config, "max_position_embeddings", 1 << 20))
-        self._lead, self._end = self._turn()
+        self._answer_prefix, self._answer_end = self._answer_frame()
 
     @property
     def sha256(self) -> str:
-        """Of the weights, as they lie on the disk."""
+        """The sha256 of the weights on disk."""
         return weights_sha256(self.path)
 
     def prompt(self, messages: Sequence[Message]) -> list[int]:
-        """The tokens that the readers give the model; the template writes the special ones."""
+        """The tokens of a prompt, as the readers build it; the chat template writes the special tokens."""
         turns = [{"role": message.role, "content": message.content} for message in messages]
         try:
             return self._tokens(self.tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True))
@@ -73,32 +87,35 @@ class Base:
             raise UnsupportedError(f"The chat template of {self.path} refuses these messages: {error}") from error
 
     def encode(self, example: Example) -> Encoded:
-        """The tokens of prompt and completion, up to the one that ends the turn."""
+        """The tokens of prompt and completion, including the token that ends the turn."""
         prompt = self.prompt(example.messages)
-        return Encoded((*prompt, *self._tokens(self._lead + example.completion), *self._end), len(prompt))
+        completion = self._tokens(self._answer_prefix + example.completion)
+        return Encoded((*prompt, *completion, *self._answer_end), len(prompt))
 
     def _tokens(self, text: str) -> list[int]:
         return list(self.tokenizer(text, add_special_tokens=False).input_ids)
 
-    def _turn(self) -> tuple[str, list[int]]:
-        """What the template writes before the words of an answer, and the tokens behind them, the last one an end."""
-        turns = [{"role": "user", "content": "q"}, {"role": "assistant", "content": _WORD}]
+    def _answer_frame(self) -> tuple[str, list[int]]:
+        """The text that the template writes before an answer, and the tokens after it up to the end of the turn."""
+        turns = [{"role": "user", "content": "q"}, {"role": "assistant", "content": _PLACEHOLDER}]
         try:
             prompt = self.tokenizer.apply_chat_template(turns[:1], tokenize=False, add_generation_prompt=True)
-            whole = self.tokenizer.apply_chat_template(turns, tokenize=False)
+            conversation = self.tokenizer.apply_chat_template(turns, tokenize=False)
         except (TemplateError, ValueError) as error:
-            raise UnsupportedError(f"The chat template of {self.path} can't be used: {error}") from error
-        before, _, after = whole.rpartition(_WORD)
-        lead = before[len(prompt) :] if before.startswith(prompt) else ""
-        end = self._tokens(after)
-        first = next((at for at, token in enumerate(end) if token in self.ends), None)
-        return lead, [self.pad] if first is None else end[: first + 1]
+            raise UnsupportedError(f"The chat template of {self.path} cannot be used: {error}") from error
+        before, _, after = conversation.rpartition(_PLACEHOLDER)
+        prefix = before[len(prompt) :] if before.startswith(prompt) else ""
+        tokens = self._tokens(after)
+        for index, token in enumerate(tokens):
+            if token in self.ends:
+                return prefix, tokens[: index + 1]
+        return prefix, [self.pad]
 
-    def _four_bit(self) -> Any:
+    def _four_bit_config(self) -> Any:
         if self.path.is_file():
             raise UnsupportedError(
-                f"qlora quantises a folder of safetensors, and {self.path} is a GGUF file, quantised in its own way.",
-                "Use lora, which trains on its dequantised weights; or name a folder.",
+                f"qlora quantises a folder of safetensors, but {self.path} is a GGUF file, quantised in its own way.",
+                "Use lora, which trains on the dequantised weights, or a folder as the base.",
             )
         try:
             import bitsandbytes  # noqa: F401
@@ -114,14 +131,17 @@ class Base:
 
 
 def in_bfloat16(device: torch.device) -> bool:
-    """Whether the machine multiplies bfloat16 faster than float32."""
+    """Whether a device multiplies bfloat16 faster than float32."""
     if device.type == "cpu":
-        return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported()) and "bf16" in _cpu_flags()  # noqa: SLF001
+        supported = torch.ops.mkldnn._is_mkldnn_bf16_supported()  # noqa: SLF001
+        return bool(supported) and "bf16" in _cpu_flags()
     return device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
 
 
 def _cpu_flags() -> str:
     file = Path("/proc/cpuinfo")
-    return (
-        next((line for line in file.read_text().splitlines() if line.startswith("flags")), "") if file.exists() else ""
-    )
+    if file.exists():
+        for line in file.read_text().splitlines():
+            if line.startswith("flags"):
+                return line
+    return ""

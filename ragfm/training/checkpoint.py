@@ -1,6 +1,16 @@
-"""Where a training stands, in one file: whole or not at all, and never a pickle.
+"""Checkpoints: the file in which a training run saves its state, to be resumed after an interruption.
 
-What is learned, the optimizer's moments and the state of chance are tensors; all else is JSON in the file's head.
+A training run into the folder `OUT` (`ragfm adapt train --out OUT`) saves into two files there:
+
+    OUT/checkpoint.safetensors  trainable weights, optimizer moments, random state, step and curves: `save_checkpoint`
+    OUT/best.safetensors        trainable weights of the best validation so far
+
+`ragfm.training.trainer` writes the checkpoint every minute, at Ctrl-C and at the end of training, and starts from it
+if there is one. `ragfm.training.adapter_folder` deletes both files once the adapter is written. The training of a
+retriever saves the same files in `OUT/.training/fit`.
+
+Tensors are stored as safetensors, everything else as JSON in the file's metadata; there is no pickle. A file is
+replaced atomically, so a checkpoint on disk is always complete.
 """
 
 from __future__ import annotations
@@ -25,63 +35,30 @@ BEST = "best.safetensors"
 _MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
-def write_tensors(path: Path, tensors: Mapping[str, torch.Tensor], about: Mapping[str, Any]) -> None:
-    """Replace a file of tensors at once. Raises OSError, on a full disk too, and leaves the old file."""
-    temporary = temporary_path(path)
-    try:
-        with saving(path):
-            save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, temporary,
-                      metadata={"about": json.dumps(about)})  # fmt: skip
-        sync_file(temporary)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    sync_folder(path.parent)
+def save_checkpoint(
+    path: Path,
+    model: torch.nn.Module,
+    optimizer: torch.optim.Optimizer,
+    about: Mapping[str, Any],
+    random_state: Mapping[str, torch.Tensor] | None = None,
+) -> None:
+    """Write the trainable weights, the moments of AdamW, the random state and `about`, which must be JSON.
 
-
-@contextmanager
-def saving(path: Path) -> Iterator[None]:
-    """What safetensors can't write, as on a full disk, is an OSError about this path, not an error of its own."""
-    try:
-        yield
-    except SafetensorError as error:
-        said = re.search(r"os error (\d+)", str(error))
-        code = int(said[1]) if said else errno.EIO
-        raise OSError(code, os.strerror(code) if said else str(error), str(path)) from error
-
-
-def read_tensors(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
-    """Tensors, and what was written about them."""
-    try:
-        with safe_open(path, framework="pt") as file:
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  no mapping
-            return tensors, json.loads(file.metadata()["about"])
-    except (SafetensorError, ValueError, KeyError, TypeError) as error:
-        raise DamagedModelError(f"{path} can't be read: {error}.", "Remove it, and train from the start.") from error
-
-
-def learned(model: torch.nn.Module) -> dict[str, torch.nn.Parameter]:
-    """What is trained, by name; of a weight that is used twice the first name."""
-    return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
-
-
-def save(
-    path: Path, model: torch.nn.Module, optimizer: torch.optim.Optimizer, about: Mapping[str, Any],
-    chance_then: Mapping[str, torch.Tensor] | None = None,
-) -> None:  # fmt: skip
-    """Write where a training stands, with the state of chance, by default that of now."""
-    tensors = {f"model.{name}": parameter for name, parameter in learned(model).items()}
-    for name, parameter in learned(model).items():
+    `about` needs a key `step`. `random_state` is by default the current one (`rng_state`).
+    """
+    parameters = trainable_parameters(model)
+    tensors: dict[str, torch.Tensor] = {f"model.{name}": parameter for name, parameter in parameters.items()}
+    for name, parameter in parameters.items():
         state = optimizer.state.get(parameter, {})
         tensors |= {f"{moment}.{name}": state[moment] for moment in _MOMENTS if moment in state}
-    write_tensors(path, {**tensors, **(chance_then or chance())}, about)
+    write_tensors(path, {**tensors, **(random_state or rng_state())}, about)
 
 
-def load(path: Path, model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
-    """Go back to where a training stood; gives what was written about it."""
+def load_checkpoint(path: Path, model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+    """Restore the model, the optimizer and the random state from a checkpoint; returns its `about`."""
     tensors, about = read_tensors(path)
-    put(model, tensors)
-    for name, parameter in learned(model).items():
+    set_weights(model, tensors)
+    for name, parameter in trainable_parameters(model).items():
         if f"exp_avg.{name}" in tensors:
             moments = {moment: tensors[f"{moment}.{name}"].to(parameter.device) for moment in _MOMENTS}
             optimizer.state[parameter] = {"step": torch.tensor(float(about["step"])), **moments}
@@ -91,28 +68,70 @@ def load(path: Path, model: torch.nn.Module, optimizer: torch.optim.Optimizer) -
     return about
 
 
-def put(model: torch.nn.Module, tensors: Mapping[str, torch.Tensor]) -> None:
-    """Set what is trained."""
+def check_same_training(path: Path, saved: Mapping[str, Any], current: Mapping[str, Any]) -> None:
+    """Raise DataError if the settings and data saved in a checkpoint differ from the current ones; names them."""
+    current = json.loads(json.dumps(current))
+    different = [
+        f"{key} {str(saved.get(key))[:40]} there, {str(current.get(key))[:40]} now"
+        for key in {**saved, **current}
+        if saved.get(key) != current.get(key)
+    ]
+    if different:
+        raise DataError(
+            f"{path} belongs to a different training run: {', '.join(different)}.",
+            "Use another output folder, or delete this one.",
+        )
+
+
+def write_tensors(path: Path, tensors: Mapping[str, torch.Tensor], about: Mapping[str, Any]) -> None:
+    """Replace a safetensors file atomically. If that fails, raises OSError and keeps the old file."""
+    temporary = temporary_path(path)
+    try:
+        with translate_safetensors_errors(path):
+            contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+            save_file(contiguous, temporary, metadata={"about": json.dumps(about)})
+        sync_file(temporary)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    sync_folder(path.parent)
+
+
+def read_tensors(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+    """The tensors of a file that `write_tensors` wrote, and its `about`. Raises DamagedModelError."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  not a mapping
+            return tensors, json.loads(file.metadata()["about"])
+    except (SafetensorError, ValueError, KeyError, TypeError) as error:
+        raise DamagedModelError(f"{path} cannot be read: {error}.", "Delete it and train from the start.") from error
+
+
+@contextmanager
+def translate_safetensors_errors(path: Path) -> Iterator[None]:
+    """Raise an OSError about `path` where safetensors raises its own error for a failed write."""
+    try:
+        yield
+    except SafetensorError as error:
+        match = re.search(r"os error (\d+)", str(error))
+        code = int(match[1]) if match else errno.EIO
+        raise OSError(code, os.strerror(code) if match else str(error), str(path)) from error
+
+
+def trainable_parameters(model: torch.nn.Module) -> dict[str, torch.nn.Parameter]:
+    """The parameters that are trained, by name; tied weights appear once, under their first name."""
+    return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+
+
+def set_weights(model: torch.nn.Module, tensors: Mapping[str, torch.Tensor]) -> None:
+    """Set the trainable parameters from tensors named `model.NAME`."""
     with torch.no_grad():
-        for name, parameter in learned(model).items():
+        for name, parameter in trainable_parameters(model).items():
             parameter.copy_(tensors[f"model.{name}"])
 
 
-def check_same(path: Path, there: Mapping[str, Any], now: Mapping[str, Any]) -> None:
-    """Raise DataError where a checkpoint is of another training, and name what differs."""
-    different = list(_differences(there, json.loads(json.dumps(now))))
-    if different:
-        raise DataError(f"{path} is of another training: {', '.join(different)}.", "Name another folder, or remove it.")
-
-
-def _differences(there: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[str]:
-    for key in {**there, **now}:
-        if there.get(key) != now.get(key):
-            yield f"{key} {str(there.get(key))[:40]} there, {str(now.get(key))[:40]} now"
-
-
-def chance() -> dict[str, torch.Tensor]:
-    """The state of chance."""
+def rng_state() -> dict[str, torch.Tensor]:
+    """The state of torch's random number generators, by the name it has in a checkpoint."""
     states = {"chance.cpu": torch.get_rng_state()}
     if torch.cuda.is_available():
         states["chance.cuda"] = torch.cuda.get_rng_state()

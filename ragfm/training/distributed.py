@@ -1,9 +1,9 @@
-"""Several processes that train one adapter, each on its own GPU; `accelerate launch` starts them.
+"""Data-parallel training: several processes, each on its own GPU, train one adapter; `accelerate launch` starts them.
 
     step ─rows→ process 0 ─ gradients ─┐
-         ─rows→ process 1 ─ gradients ─┴─ sum → the same step of the optimizer in each
+         ─rows→ process 1 ─ gradients ─┴─ sum → the same optimizer step in each
 
-The first one alone writes, validates and speaks.
+Only the main process (rank 0) writes files, validates and reports.
 """
 
 from __future__ import annotations
@@ -18,72 +18,91 @@ from datetime import timedelta
 import torch
 from torch import distributed
 
-_LONGEST = timedelta(days=1)  # of a wait: the launcher ends all where one has died
+_TIMEOUT = timedelta(days=1)  # of a collective operation; the launcher ends all processes when one has died
 
 
 class Processes:
-    """Those of one training, seen from inside one of them. Without `join` before, this process is alone."""
+    """The process group of a training run: `rank` of this process and `world_size`, 0 and 1 without a launcher."""
 
     def __init__(self) -> None:
-        together = distributed.is_available() and distributed.is_initialized()
-        self.count = distributed.get_world_size() if together else 1
-        self.number = distributed.get_rank() if together else 0
+        initialized = distributed.is_available() and distributed.is_initialized()
+        self.world_size = distributed.get_world_size() if initialized else 1
+        self.rank = distributed.get_rank() if initialized else 0
         self._interrupted = False
 
     @property
-    def first(self) -> bool:
-        """Whether this is the one that writes."""
-        return self.number == 0
+    def is_main(self) -> bool:
+        """Whether this process writes files and reports."""
+        return self.rank == 0
 
-    def add(self, tensors: Iterable[torch.Tensor]) -> None:
-        """Make each tensor the sum of those of all processes."""
-        if self.count > 1:
+    def sum_tensors(self, tensors: Iterable[torch.Tensor]) -> None:
+        """Replace each tensor by its sum over all processes."""
+        if self.world_size > 1:
             for work in [distributed.all_reduce(tensor, async_op=True) for tensor in tensors]:
                 work.wait()
 
-    def spread(self, tensors: Iterable[torch.Tensor]) -> None:
-        """Make each tensor that of the first process."""
-        if self.count > 1:
+    def broadcast(self, tensors: Iterable[torch.Tensor]) -> None:
+        """Replace each tensor by that of the main process."""
+        if self.world_size > 1:
             for tensor in tensors:
                 distributed.broadcast(tensor, 0)
 
-    def wait(self) -> None:
-        """Until all are here."""
-        if self.count > 1:
+    def barrier(self) -> None:
+        """Wait until all processes get here."""
+        if self.world_size > 1:
             distributed.barrier()
 
     @contextmanager
-    def together(self) -> Iterator[None]:
-        """A Ctrl-C in here is kept for `stop_if_interrupted`: what one leaves in a step, the others wait for."""
-        if self.count == 1 or threading.current_thread() is not threading.main_thread():
+    def defer_interrupts(self) -> Iterator[None]:
+        """Keep a Ctrl-C in this block for `raise_if_interrupted`: a process that left a step would block the others."""
+        if self.world_size == 1 or threading.current_thread() is not threading.main_thread():
             yield
             return
-        before = signal.signal(signal.SIGINT, lambda *_: setattr(self, "_interrupted", True))
+        handler = signal.signal(signal.SIGINT, lambda *_: setattr(self, "_interrupted", True))
         try:
             yield
         finally:
-            signal.signal(signal.SIGINT, before)
+            signal.signal(signal.SIGINT, handler)
 
-    def stop_if_interrupted(self, device: torch.device) -> None:
-        """Raise KeyboardInterrupt in each process where one of them got a Ctrl-C."""
-        if self.count == 1:
+    def raise_if_interrupted(self, device: torch.device) -> None:
+        """Raise KeyboardInterrupt in all processes if one of them received a Ctrl-C."""
+        if self.world_size == 1:
             return
-        came = torch.tensor(float(self._interrupted), device=device)
-        self.add([came])
-        if came.item():
+        interrupted = torch.tensor(float(self._interrupted), device=device)
+        self.sum_tensors([interrupted])
+        if interrupted.item():
             raise KeyboardInterrupt
 
 
-def join() -> Processes:
-    """Meet the other processes, where a launcher started several. Called before a model is loaded: it sets the GPU."""
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+def join_processes() -> Processes:
+    """Join the process group if a launcher started several processes. Sets the GPU: call it before loading a model."""
+    if _launched_processes() > 1:
         from accelerate import PartialState
 
-        PartialState(cpu=not torch.cuda.is_available(), timeout=_LONGEST)
+        PartialState(cpu=not torch.cuda.is_available(), timeout=_TIMEOUT)
     return Processes()
 
 
-def leave() -> None:
-    """At the end, when nothing more is sent."""
+def leave_processes() -> None:
+    """Wait for the other processes, then leave the process group; `join_processes` may be called again."""
     if distributed.is_available() and distributed.is_initialized():
+        distributed.barrier()  # a process that leaves while others still communicate may be aborted
         distributed.destroy_process_group()
+        from accelerate import PartialState
+
+        PartialState._reset_state()  # noqa: SLF001  a singleton, which would not join again
+
+
+def is_main_process() -> bool:
+    """Whether this process reports on the training run; True without a launcher."""
+    return int(os.environ.get("RANK", "0")) == 0
+
+
+def unused_gpus() -> int:
+    """The number of GPUs of this machine if there are several and no launcher was used, else 0."""
+    count = torch.cuda.device_count()
+    return count if count > 1 and _launched_processes() == 1 else 0
+
+
+def _launched_processes() -> int:
+    return int(os.environ.get("WORLD_SIZE", "1"))

@@ -1,6 +1,6 @@
-"""Examples: what the reader is asked, as it is asked when it serves, and what it should say.
+"""Training examples: a prompt, built as when the reader serves, and the completion to learn.
 
-A JSON object in each line: {"messages": [{"role", "content"}…], "completion", "meta": {…}}.
+A file of examples has one JSON object per line: {"messages": [{"role", "content"}…], "completion", "meta": {…}}.
 """
 
 from __future__ import annotations
@@ -20,28 +20,29 @@ TRAIN, VALID, CARD = "train.jsonl", "valid.jsonl", "card.json"
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """A prompt, and the completion that is learned. `meta` says what it was made from; nothing is learned from it."""
+    """A prompt and the completion to learn. `meta` says what the example was made from; training does not use it."""
 
     messages: tuple[Message, ...]
     completion: str
     meta: Mapping[str, Any] = field(default_factory=dict)
 
 
-def to_lines(examples: Sequence[Example]) -> bytes:
+def examples_to_jsonl(examples: Sequence[Example]) -> bytes:
     """The content of a file of examples."""
     return b"".join(json.dumps(asdict(example), ensure_ascii=False).encode() + b"\n" for example in examples)
 
 
-def digest(examples: Sequence[Example]) -> str:
-    """A hash of all prompts and completions."""
-    return sha256(to_lines([Example(example.messages, example.completion) for example in examples])).hexdigest()
+def examples_digest(examples: Sequence[Example]) -> str:
+    """The sha256 of all prompts and completions."""
+    without_meta = [Example(example.messages, example.completion) for example in examples]
+    return sha256(examples_to_jsonl(without_meta)).hexdigest()
 
 
 def read_examples(path: str | Path) -> list[Example]:
     """The examples of a file. Raises DataError, which names the line."""
     path = Path(path)
     if not path.is_file():
-        raise DataError(f"There is no file of examples {str(path)!r}.", "`ragfm adapt data` makes them.")
+        raise DataError(f"There is no file of examples {str(path)!r}.", "Create one with `ragfm adapt data`.")
     examples = []
     for number, line in enumerate(path.read_bytes().splitlines(), 1):
         if not line.strip():
@@ -49,21 +50,24 @@ def read_examples(path: str | Path) -> list[Example]:
         try:
             record = json.loads(line)
             messages = tuple(Message(turn["role"], turn["content"]) for turn in record["messages"])
-            words = [*(message.content for message in messages), record["completion"]]
-            if not messages or not all(isinstance(text, str) for text in words) or not words[-1].strip():
-                raise ValueError("messages and completion are texts, and not empty")
+            completion = record["completion"]
+            texts = [*(message.content for message in messages), completion]
+            if not messages or not all(isinstance(text, str) for text in texts) or not completion.strip():
+                raise ValueError("messages and completion must be texts and not empty")
         except (ValueError, KeyError, TypeError) as error:
-            raise DataError(f"{path}, line {number} is no example: {error}.", "See docs/adaptation.md.") from error
-        examples.append(Example(messages, record["completion"], record.get("meta", {})))
+            raise DataError(f"{path}, line {number} is not an example: {error}.", "See docs/adaptation.md.") from error
+        examples.append(Example(messages, completion, record.get("meta", {})))
     return examples
 
 
 def read_card(folder: Path) -> dict[str, Any]:
-    """The card that lies beside examples; empty where there is none."""
+    """The data card in a folder of examples; empty if there is none. Raises DataError."""
     path = folder / CARD
     if not path.is_file():
         return {}
     try:
         return dict(json.loads(path.read_bytes()))
     except (ValueError, TypeError) as error:
-        raise DataError(f"{path} is no JSON: {error}.", "Make the examples again with `ragfm adapt data`.") from error
+        raise DataError(
+            f"{path} is not valid JSON: {error}.", "Create the examples again with `ragfm adapt data`."
+        ) from error

@@ -1,9 +1,9 @@
-"""A GGUF model and a GGUF adapter as one GGUF file, quantised anew: for servers that know no adapters."""
+"""Merge a GGUF adapter into a GGUF model and quantise the result, for servers that do not support adapters."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal, TypeAlias, get_args
+from typing import Literal, TypeAlias, get_args
 
 import numpy as np
 
@@ -13,71 +13,71 @@ from ragfm.training.gguf_lora import Matrix
 
 Quantisation: TypeAlias = Literal["f16", "q8_0", "q4_0", "iq4_nl"]
 QUANTISATIONS: tuple[Quantisation, ...] = get_args(Quantisation)
+_FILE_TYPE = "general.file_type"
 
 
 def merge_gguf(base: Path, adapter: Path, out: Path, quantisation: Quantisation) -> None:
-    """Write the base's weights plus what the adapter adds, whole or not at all.
+    """Write the base with the adapter added to its weights, quantised, atomically.
 
-    Raises UnsupportedError where the adapter changes what the base does not have.
+    Raises UnsupportedError if the adapter changes a weight that the base does not have.
     """
-    whole = temporary_path(out)
-    quantised = whole.with_name(f"{whole.name}.q")
+    merged = temporary_path(out)
+    quantised = merged.with_name(f"{merged.name}.q")
     try:
-        _write(base, _additions(adapter), whole)
-        made = whole
+        _write_merged(base, _weight_deltas(adapter), merged)
+        result = merged
         if quantisation != "f16":
             from ragfm.generation.readers.weight_format import WEIGHT_FORMATS, quantize
 
-            made = quantize(whole, quantised, WEIGHT_FORMATS[quantisation.upper()])
-        sync_file(made)
-        made.replace(out)
+            result = quantize(merged, quantised, WEIGHT_FORMATS[quantisation.upper()])
+        sync_file(result)
+        result.replace(out)
     finally:
-        whole.unlink(missing_ok=True)
+        merged.unlink(missing_ok=True)
         quantised.unlink(missing_ok=True)
     sync_folder(out.parent)
 
 
-def _additions(adapter: Path) -> dict[str, Matrix]:
-    """What is added to each weight: alpha / rank times B A."""
+def _weight_deltas(adapter: Path) -> dict[str, Matrix]:
+    """The change of each weight: alpha / rank times B A."""
     import gguf
 
     reader = gguf.GGUFReader(adapter)
     alpha = reader.get_field(gguf.Keys.Adapter.LORA_ALPHA)
+    scale = float(alpha.contents()) if alpha else 1.0
     halves: dict[str, dict[str, Matrix]] = {}
     for tensor in reader.tensors:
-        name, _, which = tensor.name.rpartition(".lora_")
-        halves.setdefault(name, {})[which] = gguf.dequantize(tensor.data, tensor.tensor_type).astype(np.float32)
-    scale = float(alpha.contents()) if alpha else 1.0
+        name, _, half = tensor.name.rpartition(".lora_")
+        halves.setdefault(name, {})[half] = gguf.dequantize(tensor.data, tensor.tensor_type).astype(np.float32)
     return {name: pair["b"] @ pair["a"] * (scale / pair["a"].shape[0]) for name, pair in halves.items()}
 
 
-def _write(base: Path, additions: dict[str, Matrix], out: Path) -> None:
+def _write_merged(base: Path, deltas: dict[str, Matrix], out: Path) -> None:
+    """Write the base with the deltas added, matrices in float16 and vectors in float32."""
     import gguf
 
     reader = gguf.GGUFReader(base)
-    if missing := additions.keys() - {tensor.name for tensor in reader.tensors}:
-        raise UnsupportedError(f"The adapter changes {min(missing)}, which {base} does not have.", "Name its own base.")
-    writer = gguf.GGUFWriter(out, _text(reader, gguf.Keys.General.ARCHITECTURE))
+    if missing := deltas.keys() - {tensor.name for tensor in reader.tensors}:
+        raise UnsupportedError(
+            f"The adapter changes {min(missing)}, which {base} does not have.",
+            "Use the base that the adapter was trained on.",
+        )
+    architecture = reader.get_field(gguf.Keys.General.ARCHITECTURE)
+    writer = gguf.GGUFWriter(out, str(architecture.contents()))
     for field in reader.fields.values():
-        ours = field.name.startswith("GGUF.") or field.name in (gguf.Keys.General.ARCHITECTURE, _FILE_TYPE)
-        if not ours:
-            kind = field.types[0]
-            inside = field.types[-1] if kind == gguf.GGUFValueType.ARRAY else None
-            writer.add_key_value(field.name, field.contents(), kind, sub_type=inside)
+        # The writer adds these fields itself.
+        if field.name.startswith("GGUF.") or field.name in (gguf.Keys.General.ARCHITECTURE, _FILE_TYPE):
+            continue
+        kind = field.types[0]
+        item_type = field.types[-1] if kind == gguf.GGUFValueType.ARRAY else None
+        writer.add_key_value(field.name, field.contents(), kind, sub_type=item_type)
     writer.add_file_type(gguf.LlamaFileType.MOSTLY_F16)
     for tensor in reader.tensors:
         values = gguf.dequantize(tensor.data, tensor.tensor_type).astype(np.float32)
-        if tensor.name in additions:
-            values = values + additions[tensor.name]
+        if tensor.name in deltas:
+            values = values + deltas[tensor.name]
         writer.add_tensor(tensor.name, values.astype(np.float16 if values.ndim > 1 else np.float32))
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
-
-
-_FILE_TYPE = "general.file_type"
-
-
-def _text(reader: Any, key: str) -> str:
-    return str(reader.get_field(key).contents())

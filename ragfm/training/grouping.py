@@ -1,12 +1,15 @@
-"""What belongs together, so that what is learned and what is tested share no document."""
+"""Group items that share a name, so that training, validation and test share no document."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 
-def linked(names: Sequence[Sequence[str]]) -> list[list[int]]:
-    """Numbers of those that share a name, also by way of others; each has one name at least."""
+def connected_groups(names: Sequence[Sequence[str]]) -> list[list[int]]:
+    """The connected components of items that share a name: lists of indices (union-find).
+
+    `names` has the names of each item, at least one.
+    """
     parents: dict[str, str] = {}
 
     def root(name: str) -> str:
@@ -14,10 +17,10 @@ def linked(names: Sequence[Sequence[str]]) -> list[list[int]]:
             parents[name] = name = parents[parent]
         return name
 
-    for first, *others in names:
-        for other in others:
-            parents[root(other)] = root(first)
+    for first, *rest in names:
+        for name in rest:
+            parents[root(name)] = root(first)
     groups: dict[str, list[int]] = {}
-    for at, (first, *_) in enumerate(names):
-        groups.setdefault(root(first), []).append(at)
+    for index, (first, *_) in enumerate(names):
+        groups.setdefault(root(first), []).append(index)
     return list(groups.values())

@@ -1,134 +1,144 @@
-"""What a retriever learns from: a question, the passages that it should find, and those that it finds instead."""
+"""Training examples of a retriever: a question, the passage that it should find, and hits that are hard negatives."""
 
 from __future__ import annotations
 
 import json
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ragfm.core.durable_files import write_durably
 from ragfm.core.errors import DataError, TooLongError
+from ragfm.core.progress import Progress, ProgressCallback, ignore_progress
 from ragfm.core.types import embedded_text
 from ragfm.evaluation.answer_matching import passage_has_answer
 from ragfm.evaluation.question_sets import fingerprint
 from ragfm.store.filters import quote_value
-from ragfm.training.grouping import linked
+from ragfm.training.grouping import connected_groups
 
 if TYPE_CHECKING:
     from ragfm.collection import Collection
     from ragfm.core.types import Hit
     from ragfm.evaluation.question_sets import Question
 
-_DEPTH = 30  # hits that are looked at
+_DEPTH = 30  # hits
 
 
 @dataclass(frozen=True, slots=True)
-class Lesson:
-    """A question, a passage that it should find, and others that a search finds, best first: hard negatives."""
+class RankingExample:
+    """A question, a passage that it should find, and hard negatives: other passages that a search finds, best first."""
 
     question: str
-    right: str
-    wrong: tuple[str, ...]
+    positive: str
+    negatives: tuple[str, ...]
+
+    def as_record(self) -> dict[str, Any]:
+        """The example as it is stored and hashed."""
+        return {"question": self.question, "right": self.positive, "wrong": self.negatives}
 
 
 @dataclass(frozen=True, slots=True)
-class Parts:
-    """Questions to learn from, to choose by, and to tell with whether it has paid. None shares a document."""
+class QuestionSplit:
+    """Questions to train on, to choose the best epoch and weight by, and to test with; parts share no document."""
 
     learn: tuple[Question, ...]
     choose: tuple[Question, ...]
     test: tuple[Question, ...]
 
 
-def parted(questions: Sequence[Question], held: float, seed: int = 0) -> Parts:
-    """Questions about the same documents stay together; `held` is the share of those that are not learned from.
+def split_questions(questions: Sequence[Question], held_out: float, seed: int = 0) -> QuestionSplit:
+    """Split questions at random; those about the same documents stay together.
 
-    Raises DataError where a part would be empty.
+    `held_out` is the share of questions that are not trained on: half of them choose, the others test. Raises DataError
+    if a part would be empty.
     """
-    groups = linked([[gold.uri for gold in question.gold] for question in questions])
+    groups = connected_groups([[gold.uri for gold in question.gold] for question in questions])
     random.Random(seed).shuffle(groups)  # noqa: S311
-    wanted = max(1, round(held * len(questions) / 2))
-    groups.sort(key=lambda group: len(group) > wanted / 4)  # large ones are learned from: they test one thing
-    parts: tuple[list[int], list[int], list[int]] = ([], [], [])
+    size = max(1, round(held_out * len(questions) / 2))
+    groups.sort(key=lambda group: len(group) > size / 4)  # large groups are trained on: their questions are too alike
+    learn: list[int] = []
+    choose: list[int] = []
+    test: list[int] = []
     for group in groups:
-        parts[2 if len(parts[2]) < wanted else 1 if len(parts[1]) < wanted else 0].extend(group)
-    if not all(parts):
+        part = test if len(test) < size else choose if len(choose) < size else learn
+        part.extend(group)
+    if not (learn and choose and test):
         raise DataError(
-            f"{len(questions)} questions about {len(groups)} separate documents are too few to learn from some of them "
+            f"{len(questions)} questions about {len(groups)} separate documents are too few to train on some of them "
             "and to choose and to test by others.",
-            "Give more questions, about more documents.",
+            "Add questions about more documents.",
         )
-    learn, choose, test = (tuple(questions[at] for at in sorted(part)) for part in parts)
-    return Parts(learn, choose, test)
+    parts = (tuple(questions[index] for index in sorted(part)) for part in (learn, choose, test))
+    return QuestionSplit(*parts)
 
 
-def mine(
-    collection: Collection, questions: Sequence[Question], *, progress: Callable[[int, int], None] | None = None
-) -> list[Lesson]:
-    """A lesson for each passage that a question should find, from what a search of the collection finds.
+def mine_hard_negatives(
+    collection: Collection, questions: Sequence[Question], *, progress: ProgressCallback | None = None
+) -> list[RankingExample]:
+    """An example for each passage that a question should find, with negatives from a search of the collection.
 
-    Of a document that should be found, the passage is the one that fits the question best. What holds a known answer is
-    no negative.
+    The positive of a gold document is its best-ranked passage. Passages that hold a known answer are not negatives.
+    Progress has the stage "mine negatives". Raises DataError if there is no example.
     """
-    lessons: list[Lesson] = []
+    report = progress or ignore_progress
+    examples: list[RankingExample] = []
     for number, question in enumerate(questions, 1):
         with suppress(TooLongError):
-            lessons += _lessons(collection, question)
-        if progress:
-            progress(number, len(questions))
-    if not lessons:
+            examples += _mine_question(collection, question)
+        report(Progress("mine negatives", number, len(questions)))
+    if not examples:
         raise DataError(
-            "None of the questions finds a passage to learn from.", "`ragfm documents` lists the addresses."
+            "None of the questions finds a passage to train on.",
+            "Check the addresses of the questions; `ragfm documents` lists those of the collection.",
         )
-    return lessons
+    return examples
 
 
-def mined_once(
-    collection: Collection, questions: Sequence[Question], file: Path,
-    progress: Callable[[int, int], None] | None = None,
-) -> list[Lesson]:  # fmt: skip
-    """What `mine` gives, from a file if it has just that, so that a training that goes on need not search again."""
-    facts = {"questions": fingerprint(questions, answers=True), "generation": collection.status().generation}
-    kept = json.loads(file.read_bytes()) if file.exists() else {}
-    if kept.get("of") == facts:
-        return [Lesson(one["question"], one["right"], tuple(one["wrong"])) for one in kept["lessons"]]
-    lessons = mine(collection, questions, progress=progress)
-    write_durably(file, json.dumps({"of": facts, "lessons": [asdict(lesson) for lesson in lessons]}).encode())
-    return lessons
+def load_or_mine(
+    collection: Collection, questions: Sequence[Question], file: Path, progress: ProgressCallback | None = None
+) -> list[RankingExample]:
+    """The result of `mine_hard_negatives`, cached in `file`, so that a resumed training run does not search again."""
+    key = {"questions": fingerprint(questions, answers=True), "generation": collection.status().generation}
+    cache = json.loads(file.read_bytes()) if file.exists() else {}
+    if cache.get("of") == key:
+        return [RankingExample(entry["question"], entry["right"], tuple(entry["wrong"])) for entry in cache["lessons"]]
+    examples = mine_hard_negatives(collection, questions, progress=progress)
+    write_durably(file, json.dumps({"of": key, "lessons": [example.as_record() for example in examples]}).encode())
+    return examples
 
 
-# --- Inside ------------------------------------------------------------------------------------------------------
-
-
-def _lessons(collection: Collection, question: Question) -> list[Lesson]:
+def _mine_question(collection: Collection, question: Question) -> list[RankingExample]:
     hits = collection.search(question.text, _DEPTH)
     uris = {gold.uri for gold in question.gold}
-    rights = [hit for hit in (_right(collection, question, uri, hits) for uri in sorted(uris)) if hit]
-    texts = {_text(hit) for hit in rights}
-    others = [replace(hit, text=_text(hit)) for hit in hits if hit.uri not in uris]
-    wrong = [hit.text for hit in others if not passage_has_answer(hit, question, question.answers)]
-    wrong = [text for text in dict.fromkeys(wrong) if text not in texts]
-    return [Lesson(question.text, _text(hit), tuple(wrong)) for hit in rights]
+    positives = []
+    for uri in sorted(uris):
+        spans = [(gold.start, gold.end) for gold in question.gold if gold.uri == uri and gold.start is not None]
+        hit = _first_in_document(hits, uri, spans)
+        if hit is None:
+            in_document = collection.search(question.text, _DEPTH, filter=f"uri = {quote_value(uri)}")
+            hit = _first_in_document(in_document, uri, spans)
+        if hit is not None:
+            positives.append(embedded_text(hit.context, hit.text))
+    negatives: dict[str, None] = {}  # without repetitions, in order
+    for hit in hits:
+        text = embedded_text(hit.context, hit.text)
+        answered = hit.uri in uris or passage_has_answer(replace(hit, text=text), question, question.answers)
+        if not answered and text not in positives:
+            negatives[text] = None
+    return [RankingExample(question.text, positive, tuple(negatives)) for positive in positives]
 
 
-def _right(collection: Collection, question: Question, uri: str, hits: Sequence[Hit]) -> Hit | None:
-    """The best passage of a document that should be found; of a stretch of it, one that lies in it."""
-    spans = [(gold.start, gold.end) for gold in question.gold if gold.uri == uri and gold.start is not None]
-
-    def fits(hit: Hit) -> bool:
-        return hit.uri == uri and (
-            not spans or any(end is not None and hit.start < end and start < hit.end for start, end in spans)
-        )
-
-    found = next(filter(fits, hits), None)
-    return found or next(
-        filter(fits, collection.search(question.text, _DEPTH, filter=f"uri = {quote_value(uri)}")), None
-    )
-
-
-def _text(hit: Hit) -> str:
-    return embedded_text(hit.context, hit.text)
+def _first_in_document(hits: Sequence[Hit], uri: str, spans: Sequence[tuple[int | None, int | None]]) -> Hit | None:
+    """The first hit of a document that overlaps one of the spans, if there are any."""
+    for hit in hits:
+        if hit.uri != uri:
+            continue
+        if not spans:
+            return hit
+        for start, end in spans:
+            if start is not None and end is not None and hit.start < end and start < hit.end:
+                return hit
+    return None

@@ -1,4 +1,4 @@
-"""What may not be learned from: the questions and paragraphs of the sets that the adapter will be judged by."""
+"""Data that is kept out of training: the questions and paragraphs of the sets that evaluate the adapter later."""
 
 from __future__ import annotations
 
@@ -15,55 +15,63 @@ from ragfm.evaluation.question_sets import fingerprint, load_questions
 if TYPE_CHECKING:
     from ragfm.collection import Collection
 
-_BLANK = re.compile(r"\n\s*\n")
-_LEAST_WORDS = 8
-"""Of a paragraph that is compared: shorter ones, as headings, are the same in many documents."""
+_BLANK_LINE = re.compile(r"\n\s*\n")
+_MIN_PARAGRAPH_WORDS = 8  # shorter ones, such as headings, are the same in many documents
 
 
 @dataclass(frozen=True, slots=True)
 class HeldOut:
-    """Questions and paragraphs, normalised, and documents of the collection that examples may neither ask nor show."""
+    """Questions, paragraphs and documents that training examples may neither ask nor show.
+
+    - `questions`, `paragraphs`: normalised texts.
+    - `uris`: documents of the collection.
+    - `sources`: name, number of questions and hash of each question set, for the data card.
+    """
 
     questions: frozenset[str] = frozenset()
     paragraphs: frozenset[str] = frozenset()
     uris: frozenset[str] = frozenset()
     sources: tuple[Mapping[str, Any], ...] = ()
 
-    def asks(self, question: str) -> bool:
-        """Whether a question is among them."""
-        return _plain(question) in self.questions
+    def contains_question(self, question: str) -> bool:
+        """Whether a question is held out."""
+        return _normalise(question) in self.questions
 
-    def asking(self, questions: Iterable[str]) -> HeldOut:
-        """The same, with more questions."""
-        return replace(self, questions=self.questions.union(map(_plain, questions)))
+    def with_questions(self, questions: Iterable[str]) -> HeldOut:
+        """A copy with more held-out questions."""
+        return replace(self, questions=self.questions.union(map(_normalise, questions)))
 
-    def documents(self, collection: Collection) -> frozenset[str]:
-        """The collection's documents that have one of the paragraphs; those that the questions are about, and copies.
+    def document_uris(self, collection: Collection) -> frozenset[str]:
+        """The held-out documents of a collection: those in `uris`, their copies, and those with a held-out paragraph.
 
-        A copy has most of its paragraphs from one of these: that a footer is shared by all documents makes none.
+        A copy is a document that has most of its paragraphs from documents in `uris`; a shared footer does not count.
         """
         if not (self.paragraphs or self.uris):
             return frozenset()
-        texts = {info.uri: _told(collection.document(info.uri).text) for info in collection.documents()}
-        about = set[str]().union(*(texts.get(uri, ()) for uri in self.uris))
+        paragraphs: dict[str, set[str]] = {}
+        for info in collection.documents():
+            text = collection.document(info.uri).text
+            # A document that has only short paragraphs counts as one paragraph.
+            paragraphs[info.uri] = set(_paragraphs(text) or filter(None, [_normalise(text)]))
+        held_out = set[str]().union(*(paragraphs.get(uri, ()) for uri in self.uris))
         return self.uris | {
-            uri for uri, has in texts.items() if has & self.paragraphs or len(has & about) > len(has) / 2
+            uri for uri, own in paragraphs.items() if own & self.paragraphs or len(own & held_out) > len(own) / 2
         }
 
-    def unknown(self, collection: Collection) -> frozenset[str]:
-        """What the questions are about and the collection does not have."""
+    def unknown_uris(self, collection: Collection) -> frozenset[str]:
+        """The documents that the questions are about but the collection does not have."""
         return self.uris - {info.uri for info in collection.documents()}
 
 
-def held_out(paths: Sequence[str | Path]) -> HeldOut:
-    """What the data of `paths` asks, and the paragraphs of the documents that it brings.
+def load_held_out(paths: Sequence[str | Path]) -> HeldOut:
+    """The questions of some question sets, with the paragraphs of the documents that they bring.
 
-    Of a JSONL file, which is about a collection, the documents that its questions are about. Raises DataError.
+    A JSONL file is about a collection: the documents that its questions are about are held out. Raises DataError.
     """
     questions, paragraphs, uris, sources = set[str](), set[str](), set[str](), []
     for path in paths:
         data = load_questions(path, answers=None)
-        questions |= {_plain(question.text) for question in data.questions}
+        questions |= {_normalise(question.text) for question in data.questions}
         for text in (data.documents or {}).values():
             paragraphs |= set(_paragraphs(text))
         if data.documents is None:
@@ -72,17 +80,13 @@ def held_out(paths: Sequence[str | Path]) -> HeldOut:
     return HeldOut(frozenset(questions), frozenset(paragraphs), frozenset(uris), tuple(sources))
 
 
-def _plain(text: str) -> str:
-    """As `normalised`, and without the punctuation and the soft hyphens of any typesetter."""
+def _normalise(text: str) -> str:
+    """The text as by `normalised`, without any Unicode punctuation and soft hyphens."""
     text = normalise(unicodedata.normalize("NFKC", text))
-    return " ".join("".join(sign for sign in text if not unicodedata.category(sign).startswith(("P", "Cf"))).split())
-
-
-def _told(text: str) -> set[str]:
-    """The paragraphs of a document; the whole of one that has short ones alone."""
-    return set(_paragraphs(text) or filter(None, [_plain(text)]))
+    kept = (character for character in text if not unicodedata.category(character).startswith(("P", "Cf")))
+    return " ".join("".join(kept).split())
 
 
 def _paragraphs(text: str) -> list[str]:
-    paragraphs = (_plain(paragraph) for paragraph in _BLANK.split(text))
-    return [paragraph for paragraph in paragraphs if paragraph.count(" ") + 1 >= _LEAST_WORDS]
+    paragraphs = (_normalise(paragraph) for paragraph in _BLANK_LINE.split(text))
+    return [paragraph for paragraph in paragraphs if paragraph.count(" ") + 1 >= _MIN_PARAGRAPH_WORDS]

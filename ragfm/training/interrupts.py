@@ -1,4 +1,4 @@
-"""Ctrl-C at a moment where nothing is half done."""
+"""Delay Ctrl-C until a consistent moment."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from typing import Any
 
 
 @contextmanager
-def undivided() -> Iterator[None]:
-    """A Ctrl-C that comes in here is raised at the end. It does not concern other threads, which get none."""
+def defer_interrupt() -> Iterator[None]:
+    """Deliver a Ctrl-C that arrives inside the block at its end. Does nothing outside the main thread."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    came: list[tuple[Any, ...]] = []
-    before = signal.signal(signal.SIGINT, lambda *given: came.append(given))
+    received: list[tuple[Any, ...]] = []
+    handler = signal.signal(signal.SIGINT, lambda *arguments: received.append(arguments))
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before)
-    if came and callable(before):
-        before(*came[0])
+        signal.signal(signal.SIGINT, handler)
+    if received and callable(handler):
+        handler(*received[0])

@@ -1,6 +1,6 @@
-"""Examples from the answer log: what users found right, and what they said would have been.
+"""Training examples from the answer log: answers that users rated good or corrected.
 
-entry ─search→ passages of now ─ground→ the sentences that they support, with markers → an example, where there are any
+log entry ─search→ current passages ─ground→ the sentences that they support, with markers → example
 """
 
 from __future__ import annotations
@@ -24,79 +24,84 @@ if TYPE_CHECKING:
     from ragfm.generation.answer_log import LogEntry
     from ragfm.rag import Rag
 
-__all__ = ["logged_examples", "outdated", "rated_entries"]
+__all__ = ["examples_from_log", "is_outdated", "rated_entries"]
 
-_DEEPER = 8  # times as many hits are looked at as are shown
+_DEPTH_FACTOR = 8  # hits searched for each passage that is shown
 
 
-def logged_examples(
-    rag: Rag, entries: Sequence[LogEntry], *, held: HeldOut = HeldOut()  # noqa: B008
-) -> tuple[list[Example], Counter[str]]:  # fmt: skip
-    """An example of each entry that makes one, asked as it would be asked now; and why others were left out."""
-    examples, left_out, hidden = [], Counter[str](), held.documents(rag.collection)
+def examples_from_log(
+    rag: Rag,
+    entries: Sequence[LogEntry],
+    *,
+    held_out: HeldOut = HeldOut(),  # noqa: B008  frozen
+) -> tuple[list[Example], Counter[str]]:
+    """Examples from judged entries, with the prompts that `rag` builds now; and counts of the other entries by reason.
+
+    An entry becomes an example if current passages support at least one sentence of its answer.
+    """
+    examples, left_out = [], Counter[str]()
+    hidden = held_out.document_uris(rag.collection)
     for entry in entries:
-        if held.asks(entry.query):
+        if held_out.contains_question(entry.query):
             left_out["log: held out: the question"] += 1
-        elif outdated(rag, entry):
+        elif is_outdated(rag, entry):
             left_out["log: not known then, and other passages are found now"] += 1
         else:
             with suppress(TooLongError):
-                if found := _example(rag, entry, hidden):
-                    examples.append(found)
+                if example := _make_example(rag, entry, hidden):
+                    examples.append(example)
                     continue
             left_out["log: no passage supports it now"] += 1
     return examples, left_out
 
 
-def outdated(rag: Rag, entry: LogEntry) -> bool:
-    """Whether it may be known by now what was not known then: passages are found that were not found then."""
+def is_outdated(rag: Rag, entry: LogEntry) -> bool:
+    """Whether an abstention may be wrong by now, because the search finds passages that it did not find then."""
     if not is_abstention(right_answer(entry)):
         return False
-    then = {passage["chunk_id"] for passage in entry.passages}
-    now, _ = rag.choose(_found(rag, entry.query))
-    return any(hit.chunk_id not in then for hit in now)
+    known = {passage["chunk_id"] for passage in entry.passages}
+    passages, _ = rag.choose(_search(rag, entry.query))
+    return any(hit.chunk_id not in known for hit in passages)
 
 
-def _found(rag: Rag, query: str) -> list[Hit]:
+def _search(rag: Rag, query: str) -> list[Hit]:
     try:
-        return rag.collection.search(query, _DEEPER * rag.k)
+        return rag.collection.search(query, _DEPTH_FACTOR * rag.k)
     except TooLongError:
         return []
 
 
-def _example(rag: Rag, entry: LogEntry, hidden: frozenset[str]) -> Example | None:
-    right = right_answer(entry)
-    hits = [hit for hit in _found(rag, entry.query) if hit.uri not in hidden]
-    chosen, _ = rag.choose(hits)
-    meta: dict[str, Any] = {"id": f"log-{entry.id}", "question": entry.query, "kind": "log: found good"}
-    if entry.correction:
-        meta["kind"] = "log: corrected"
-    if is_abstention(right):
-        prompt = rag.prompt(entry.query, chosen)
-        return _made(prompt.messages, ABSTENTION, prompt.shown, meta, []) if prompt.shown else None
-    for passages in (chosen, _with_support(entry.query, right, hits, chosen)):
+def _make_example(rag: Rag, entry: LogEntry, hidden: frozenset[str]) -> Example | None:
+    answer = right_answer(entry)
+    hits = [hit for hit in _search(rag, entry.query) if hit.uri not in hidden]
+    passages, _ = rag.choose(hits)
+    meta: dict[str, Any] = {
+        "id": f"log-{entry.id}",
+        "question": entry.query,
+        "kind": "log: corrected" if entry.correction else "log: found good",
+        "uris": [],
+        "group": f"log-{entry.id}",
+    }
+    if is_abstention(answer):
         prompt = rag.prompt(entry.query, passages)
-        sentences = cite(entry.query, right, prompt.shown)
+        if not prompt.shown:
+            return None
+        return Example(tuple(prompt.messages), ABSTENTION, {**meta, "shown": [hit.uri for hit in prompt.shown]})
+    for candidates in (passages, _with_support(entry.query, answer, hits, passages)):
+        prompt = rag.prompt(entry.query, candidates)
+        sentences = cite(entry.query, answer, prompt.shown)
         composed = compose(sentences, strict=True, contradictions=False)
         completion, citations = composed.text, composed.citations
-        uris = [citation.uri for citation in citations if citation.verified]
-        if uris:
-            return _made(prompt.messages, completion, prompt.shown, meta, uris)
+        if uris := [citation.uri for citation in citations if citation.verified]:
+            meta |= {"uris": uris, "group": uris[0], "shown": [hit.uri for hit in prompt.shown]}
+            return Example(tuple(prompt.messages), completion, meta)
     return None
 
 
-def _with_support(question: str, right: str, hits: Sequence[Hit], chosen: Sequence[Hit]) -> list[Hit]:
-    """What is shown, the last one replaced by the best hit that supports the answer, where there is one."""
+def _with_support(question: str, answer: str, hits: Sequence[Hit], passages: Sequence[Hit]) -> list[Hit]:
+    """The passages with the last one replaced by the best hit that supports the answer, if there is one."""
     for hit in hits:
-        _, citations = ground(question, right, [replace(hit, n=1)])
+        _, citations = ground(question, answer, [replace(hit, n=1)])
         if any(citation.verified for citation in citations):
-            return [*chosen[:-1], hit]
-    return list(chosen)
-
-
-def _made(
-    messages: Sequence[Any], completion: str, shown: Sequence[Hit], meta: dict[str, Any], uris: list[str]
-) -> Example:  # fmt: skip
-    group = uris[0] if uris else str(meta["id"])
-    about = {**meta, "uris": uris, "group": group, "shown": [passage.uri for passage in shown]}
-    return Example(tuple(messages), completion, about)
+            return [*passages[:-1], hit]
+    return list(passages)

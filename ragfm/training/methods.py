@@ -1,18 +1,17 @@
-"""Ways to adapt a model, by name; PEFT does the work.
+"""Fine-tuning methods by name, implemented by PEFT.
 
-lora    W + B A, of low rank (Hu et al. 2022)
-dora    the same for the direction of W's columns, and their length apart (Liu et al. 2024)
-qlora   lora over a base of 4 bits (Dettmers et al. 2023)
-prefix  keys and values before the prompt's, in every layer (Li & Liang 2021)
-prompt  embeddings before the prompt's (Lester et al. 2021)
-ia3     keys, values and the feed-forward's inside scaled by a vector (Liu et al. 2022)
-full    all weights
+lora    adds a low-rank product B A to each weight matrix W (Hu et al. 2022)
+dora    LoRA for the direction of W's columns, with trained lengths (Liu et al. 2024)
+qlora   LoRA over a base in 4 bits (Dettmers et al. 2023)
+prefix  trained keys and values before those of the prompt, in each layer (Li & Liang 2021)
+prompt  trained embeddings before those of the prompt (Lester et al. 2021)
+ia3     scales keys, values and the hidden layer of the feed-forward by trained vectors (Liu et al. 2022)
+full    trains all weights
 """
 
 from __future__ import annotations
 
 import warnings
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -20,51 +19,49 @@ import torch
 from ragfm.core.errors import ConfigError, MissingExtraError
 from ragfm.models.adapters import Method, read_record
 from ragfm.models.model_lookup import silence_kernel_warning
+from ragfm.training.train_settings import MethodSettings
 
-RATES: dict[Method, float] = {
-    "lora": 2e-4, "dora": 2e-4, "qlora": 2e-4, "prefix": 1e-2, "prompt": 1e-2, "ia3": 5e-3, "full": 2e-5,
-}  # fmt: skip
-"""Learning rates by default."""
-_SCALED = ("k_proj", "v_proj", "qkv_proj", "key", "value")
-_SCALED_INSIDE = ("down_proj", "fc2")
+LEARNING_RATES: dict[Method, float] = {
+    "lora": 2e-4,
+    "dora": 2e-4,
+    "qlora": 2e-4,
+    "prefix": 1e-2,
+    "prompt": 1e-2,
+    "ia3": 5e-3,
+    "full": 2e-5,
+}
+"""Default peak learning rates."""
+_IA3_ATTENTION_LAYERS = ("k_proj", "v_proj", "qkv_proj", "key", "value")
+_IA3_FEEDFORWARD_LAYERS = ("down_proj", "fc2")
 
 
-@dataclass(frozen=True, slots=True)
-class MethodSettings:
-    """A method and its size: `rank` is that of lora, dora and qlora, `alpha` their scale times the rank.
+def apply_method(model: Any, settings: MethodSettings, name: str, start: str | None = None) -> Any:
+    """The model prepared for a method: trainable parameters in float32, everything else frozen.
 
-    `tokens` is how many virtual tokens prefix and prompt put before the prompt.
+    `name` is the name of the base, which PEFT stores; `start` is a PEFT folder with an adapter to continue from. Raises
+    ConfigError if the adapter was trained by a different method or the method does not fit the model.
     """
-
-    method: Method = "lora"
-    rank: int = 16
-    alpha: float | None = None
-    dropout: float = 0.0
-    tokens: int = 20
-
-
-def adapted(model: Any, settings: MethodSettings, name: str, start: str | None = None) -> Any:
-    """The model with what is to be learned in float32, and all else frozen; with `start`, from where an adapter is."""
     if settings.method == "full":
         if start:
-            raise ConfigError("Whole weights don't start from an adapter.", "Name its folder as the base.")
+            raise ConfigError("Full fine-tuning cannot start from an adapter.", "Use its folder as the base.")
         model.requires_grad_(True)
         return model
-    peft = load_peft()
+    peft = import_peft()
     if settings.method == "qlora":
         model = peft.prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
-        for module in model.modules():  # else the first validation on a processor would round the weights anew
+        for module in model.modules():  # else bitsandbytes rounds the weights again at the first validation on a CPU
             if hasattr(module, "support_avx512bf16_for_cpu"):
                 module.support_avx512bf16_for_cpu = False
     if start:
-        known = read_record(start).method
-        if known != settings.method:
+        method = read_record(start).method
+        if method != settings.method:
             raise ConfigError(
-                f"The adapter to go on from was trained by {known}, not {settings.method}.", f"Use --method {known}."
+                f"The adapter to continue from was trained by {method}, not {settings.method}.",
+                f"Use --method {method}.",
             )
         model = peft.PeftModel.from_pretrained(model, start, is_trainable=True)
     else:
-        config = _config(peft, model, settings)
+        config = _peft_config(peft, model, settings)
         config.base_model_name_or_path = name
         model = peft.get_peft_model(model, config)
     for parameter in model.parameters():
@@ -73,10 +70,10 @@ def adapted(model: Any, settings: MethodSettings, name: str, start: str | None =
     return model
 
 
-def load_peft() -> Any:
-    """The library. Raises MissingExtraError."""
+def import_peft() -> Any:
+    """The peft module. Raises MissingExtraError."""
     silence_kernel_warning()
-    # PEFT asks transformers by old names; nobody who trains or exports can act on it.
+    # PEFT reads attributes of transformers by deprecated names; users cannot do anything about it.
     warnings.filterwarnings("ignore", "`(is_gradient_checkpointing|past_key_values)` is deprecated", FutureWarning)
     try:
         import peft
@@ -85,10 +82,10 @@ def load_peft() -> Any:
     return peft
 
 
-def halved(model: torch.nn.Module) -> None:
-    """Keep frozen matrices in bfloat16, which autocast would else make of them at every step.
+def cast_frozen_to_bfloat16(model: torch.nn.Module) -> None:
+    """Convert frozen float32 linear layers to bfloat16, which autocast would otherwise do at each step.
 
-    Not the output embedding, which may be the input's too, nor what is quantised, whose numbers are packed.
+    The output embedding stays, since it may be tied to the input embedding, and so do quantised layers.
     """
     head = model.get_output_embeddings()  # type: ignore[operator]
     for module in model.modules():
@@ -98,7 +95,7 @@ def halved(model: torch.nn.Module) -> None:
             module.weight.data = module.weight.data.bfloat16()
 
 
-def _config(peft: Any, model: Any, settings: MethodSettings) -> Any:
+def _peft_config(peft: Any, model: Any, settings: MethodSettings) -> Any:
     common = {"task_type": "CAUSAL_LM", "inference_mode": False}
     if settings.method in ("lora", "dora", "qlora"):
         return peft.LoraConfig(
@@ -114,8 +111,8 @@ def _config(peft: Any, model: Any, settings: MethodSettings) -> Any:
     if settings.method == "prompt":
         return peft.PromptTuningConfig(num_virtual_tokens=settings.tokens, prompt_tuning_init="RANDOM", **common)
     names = {name.rpartition(".")[2] for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)}
-    inside = sorted(names & set(_SCALED_INSIDE))
-    scaled = sorted(names & set(_SCALED))
-    if not scaled or not inside:
-        raise ConfigError(f"ia3 does not know the layers of this model: {sorted(names)}.", "Use lora.")
-    return peft.IA3Config(target_modules=[*scaled, *inside], feedforward_modules=inside, **common)
+    feedforward = sorted(names & set(_IA3_FEEDFORWARD_LAYERS))
+    attention = sorted(names & set(_IA3_ATTENTION_LAYERS))
+    if not attention or not feedforward:
+        raise ConfigError(f"ia3 does not know the layers of this model: {sorted(names)}.", "Use --method lora.")
+    return peft.IA3Config(target_modules=[*attention, *feedforward], feedforward_modules=feedforward, **common)

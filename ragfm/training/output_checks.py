@@ -1,4 +1,4 @@
-"""Where results may be written: over what ragfm wrote, never over the base or a model that came from elsewhere."""
+"""Checks of output paths: only files that ragfm wrote are replaced, never the base or a model from elsewhere."""
 
 from __future__ import annotations
 
@@ -9,55 +9,55 @@ from ragfm.core.output_folder import OUTPUT
 from ragfm.models.adapters import CHECKPOINT, RECORD
 from ragfm.models.gguf_header import read_header
 
-_ELSEWHERE = "Name another place."
 
-
-def check_training(folder: Path, base: Path) -> None:
-    """Raise DataError where no adapter can be trained into a folder."""
+def check_training_output(folder: Path, base: Path) -> None:
+    """Raise DataError if no adapter can be trained into a folder."""
     check_no_adapter(folder)
-    check_folder(folder, base, goes_on=CHECKPOINT)
+    check_output_folder(folder, base, checkpoint=CHECKPOINT)
 
 
 def check_no_adapter(folder: Path) -> None:
-    """Raise DataError where a folder holds an adapter."""
+    """Raise DataError if a folder holds a finished adapter."""
     if (folder / RECORD).exists():
-        raise DataError(f"{folder} holds an adapter already.", "Name another folder, or remove it.")
+        raise DataError(f"{folder} holds an adapter already.", "Use another folder, or delete this one.")
 
 
-def check_folder(folder: Path, base: Path, *, adapter: Path | None = None, goes_on: str | None = None) -> None:
-    """Raise DataError where weights written into a folder would replace, or mix with, others than ragfm's own.
+def check_output_folder(
+    folder: Path, base: Path, *, adapter: Path | None = None, checkpoint: str | None = None
+) -> None:
+    """Raise DataError if weights written into a folder would replace, or mix with, a model that ragfm did not write.
 
-    What ragfm wrote is marked; in a folder without the mark, the file `goes_on` says that it was begun there.
+    Folders that ragfm wrote carry a mark; in a folder without it, a file named `checkpoint` shows that training began
+    there.
     """
-    _check_apart(folder, base, adapter)
+    _check_not_input(folder, base, adapter)
     if folder.is_file():
-        raise DataError(f"{folder} is a file.", "Name a folder.")
-    if any((folder / name).exists() for name in (OUTPUT, goes_on) if name):
+        raise DataError(f"{folder} is a file.", "Use a folder.")
+    if (folder / OUTPUT).exists() or (checkpoint and (folder / checkpoint).exists()):
         return
-    names = ("*.safetensors", "config.json", "adapter_config.json")
-    if found := next((path for name in names for path in sorted(folder.glob(name))), None):
-        raise DataError(f"{folder} holds a model already: {found.name}.", "Name another folder, or remove it.")
+    for pattern in ("*.safetensors", "config.json", "adapter_config.json"):
+        for path in sorted(folder.glob(pattern)):
+            raise DataError(f"{folder} holds a model already: {path.name}.", "Use another folder, or delete this one.")
 
 
-def check_file(file: Path, base: Path, *, adapter: Path | None = None) -> None:
-    """Raise DataError where a GGUF file would replace anything but a GGUF adapter."""
-    _check_apart(file, base, adapter)
+def check_output_file(file: Path, base: Path, *, adapter: Path | None = None) -> None:
+    """Raise DataError if a GGUF file would replace anything but a GGUF adapter."""
+    _check_not_input(file, base, adapter)
     if file.is_dir():
-        raise DataError(f"{file} is a folder.", "Name a file.")
-    if file.exists() and not _is_adapter(file):
-        raise DataError(f"{file} is there already, and is no GGUF adapter.", "Name another file, or remove it.")
-
-
-def _check_apart(out: Path, base: Path, adapter: Path | None) -> None:
-    if base.resolve() in out.resolve().parents:
-        raise DataError(f"{out} lies in the base, {base}.", _ELSEWHERE)
-    for what, path in (("base", base), ("adapter", adapter)):
-        if path and (out.resolve() == path.resolve() or (out.exists() and path.exists() and out.samefile(path))):
-            raise DataError(f"{out} is the {what} itself.", _ELSEWHERE)
-
-
-def _is_adapter(file: Path) -> bool:
+        raise DataError(f"{file} is a folder.", "Use a file name.")
+    if not file.exists():
+        return
     try:
-        return read_header(file).metadata.get("general.type") == "adapter"
+        is_adapter = read_header(file).metadata.get("general.type") == "adapter"
     except DamagedModelError:
-        return False
+        is_adapter = False
+    if not is_adapter:
+        raise DataError(f"{file} exists and is not a GGUF adapter.", "Use another file name, or delete it.")
+
+
+def _check_not_input(out: Path, base: Path, adapter: Path | None) -> None:
+    if base.resolve() in out.resolve().parents:
+        raise DataError(f"{out} is inside the base model, {base}.", "Use another path.")
+    for name, path in (("base", base), ("adapter", adapter)):
+        if path and (out.resolve() == path.resolve() or (out.exists() and path.exists() and out.samefile(path))):
+            raise DataError(f"{out} is the {name} itself.", "Use another path.")

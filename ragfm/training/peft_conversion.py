@@ -1,4 +1,4 @@
-"""A GGUF adapter in PEFT's form, in which training and merging take it."""
+"""GGUF adapters as PEFT folders, the format that training and merging need."""
 
 from __future__ import annotations
 
@@ -21,48 +21,58 @@ from ragfm.models.adapters import (
     trained_weights_sha256,
 )
 from ragfm.training.base_model import Base
-from ragfm.training.gguf_lora import LICENCE, Shape, gguf_to_peft
+from ragfm.training.gguf_lora import LICENCE, ModelShape, gguf_to_peft
 
 
-def gguf_file(adapter: Path) -> Path | None:
-    """The file of an adapter that is in GGUF form alone: itself, or that of a folder without PEFT's weights."""
+def gguf_adapter_file(adapter: Path) -> Path | None:
+    """The GGUF file of an adapter that exists only in this format; None for a folder with PEFT's weights.
+
+    `adapter` is a GGUF file or an adapter's folder.
+    """
     if adapter.is_dir():
         return adapter / GGUF if (adapter / GGUF).is_file() and not (adapter / WEIGHTS).is_file() else None
     return adapter if adapter.is_file() else None
 
 
-def record_beside(file: Path) -> AdapterRecord | None:
-    """The record of the folder that a GGUF adapter was exported into."""
+def exported_record(file: Path) -> AdapterRecord | None:
+    """The record in the folder of a GGUF adapter, if the adapter was exported there."""
     return read_record(file.parent) if file.name == GGUF and (file.parent / RECORD).is_file() else None
 
 
-def to_peft(file: Path, base: Base, folder: Path) -> None:
-    """Write a GGUF adapter as a folder with its record. Raises AdapterMismatchError for another base."""
+def convert_to_peft(file: Path, base: Base, folder: Path) -> None:
+    """Write a GGUF adapter as a PEFT folder with a record. Raises AdapterMismatchError if it is for another base."""
     check_adapter(file, base.path)
-    modules = [module for module, layer in base.model.named_modules() if isinstance(layer, torch.nn.Linear)]
-    modules = [module for module in modules if base.model.get_submodule(module) is not base.model.lm_head]
-    said = gguf_to_peft(file, folder, Shape.of(base.model.config), modules, base=base.name)
-    beside = record_beside(file)
+    head = base.model.lm_head
+    modules = [
+        name
+        for name, module in base.model.named_modules()
+        if isinstance(module, torch.nn.Linear) and base.model.get_submodule(name) is not head
+    ]
+    metadata = gguf_to_peft(file, folder, ModelShape.from_config(base.model.config), modules, base=base.name)
+    source = exported_record(file)
     record = AdapterRecord(
-        "lora", {"name": base.name, "sha256": base.sha256}, said[GGUF_PROMPT], trained_weights_sha256(folder),
-        licence=said[LICENCE] or (beside.licence if beside else None),
-    )  # fmt: skip
+        method="lora",
+        base={"name": base.name, "sha256": base.sha256},
+        prompt=metadata[GGUF_PROMPT],
+        weights=trained_weights_sha256(folder),
+        licence=metadata[LICENCE] or (source.licence if source else None),
+    )
     write_durably(folder / RECORD, record.to_json())
 
 
 @contextmanager
-def peft_form(adapter: str | Path, base: Base) -> Iterator[Path]:
-    """The folder of an adapter in PEFT's form, checked; of a GGUF adapter one that is there for as long as the block.
+def as_peft_folder(adapter: str | Path, base: Base) -> Iterator[Path]:
+    """An adapter as a PEFT folder; a GGUF adapter is converted into a temporary one.
 
-    Raises AdapterMismatchError for another base.
+    Raises AdapterMismatchError if the adapter is for another base.
     """
     path = Path(adapter).expanduser()
-    file = gguf_file(path)
+    file = gguf_adapter_file(path)
     if file is None:
         check_adapter(path, base.path)
         yield path
         return
-    with tempfile.TemporaryDirectory() as place:
-        folder = Path(place) / "adapter"
-        to_peft(file, base, folder)
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary) / "adapter"
+        convert_to_peft(file, base, folder)
         yield folder

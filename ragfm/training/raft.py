@@ -1,10 +1,10 @@
-"""Examples from questions whose answers are known, over a collection: RAFT (Zhang et al. 2024).
+"""Training examples from questions with known answers, in the manner of RAFT (Zhang et al. 2024).
 
-    question ─search→ hits, as when serving ─→ with the right passage     → its answer, with the marker: "28 days [2]."
-                                              ├ with all that hold it gone → "I don't know."
-                                              └ the question changed       → "I don't know."
+    question ─search→ hits ─┬→ with the gold passage           → the answer with its marker: "28 days [2]."
+                            ├→ without passages that answer it → "I don't know."
+                            └→ with a changed question         → "I don't know."
 
-Passages are chosen and the prompt is built by the very code that serves, `Rag.choose` and `Rag.prompt`.
+`Rag.choose` and `Rag.prompt`, which also serve, choose the passages and build the prompt.
 """
 
 from __future__ import annotations
@@ -12,19 +12,20 @@ from __future__ import annotations
 import random
 import re
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from ragfm.citations.decision import ground
 from ragfm.core.abstention import ABSTENTION
 from ragfm.core.errors import TooLongError
+from ragfm.core.progress import Progress, ProgressCallback, ignore_progress
 from ragfm.core.text import sentence_spans
 from ragfm.core.types import embedded_text
 from ragfm.evaluation.answer_matching import contains_answer, is_yes_no, normalise, passage_has_answer
 from ragfm.evaluation.question_sets import Question, fingerprint
 from ragfm.store.filters import quote_value
-from ragfm.training.dataset import Dataset, Form, Recipe, as_dataset, group_of
+from ragfm.training.dataset import Dataset, Form, Recipe, build_dataset, group_of
 from ragfm.training.examples import Example
 from ragfm.training.held_out import HeldOut
 from ragfm.training.unanswerable_questions import names_in, near_misses
@@ -34,79 +35,86 @@ if TYPE_CHECKING:
     from ragfm.generation.prompt import Prompt
     from ragfm.rag import Rag
 
-_DEEPER = 8  # times as many hits are looked at as are shown, since those that hold the answer may be withheld
-_LOOKED_AT = 50  # passages of the document that a question is about
-_MANY = 2  # of the questions about a document that are withheld, and of those that aren't, where both are to be
+_DEPTH_FACTOR = 8  # hits searched for each passage that is shown, since those that hold the answer may be withheld
+_DOCUMENT_DEPTH = 50  # hits searched within the document that a question is about
+_MIN_PER_SIDE = 2  # a document's questions are split into withheld and answered ones if both sides get this many
 _ABBREVIATION = re.compile(r"(?:\b[^\W\d_]\.){2,}$")
-"""At the end of an answer; the last full stop is part of it."""
+"""An abbreviation such as "U.S." at the end of an answer, whose last full stop stays."""
 _QUOTES = frozenset('"“”„«»')
 
 
-def build_examples(
+def build_raft_dataset(
     rag: Rag,
     questions: Sequence[Question],
-    recipe: Recipe = Recipe(),  # noqa: B008
+    recipe: Recipe = Recipe(),  # noqa: B008  frozen
     *,
-    held: HeldOut = HeldOut(),  # noqa: B008
+    held_out: HeldOut = HeldOut(),  # noqa: B008  frozen
     about: Mapping[str, Any] | None = None,
-    alone: bool = True,
-    progress: Callable[[int, int], None] | None = None,
+    allow_empty: bool = False,
+    progress: ProgressCallback | None = None,
 ) -> Dataset:
-    """An example for each question that makes one; `about` is kept in the card.
+    """A dataset with an example for each question; the card counts, by reason, those that cannot become one.
 
-    Raises DataError where none does; not where it is not `alone`, but to be given to `with_examples`.
+    `about` is added to the card. Progress has the stage "make examples". Raises DataError if there is no example to
+    train with, unless `allow_empty`.
     """
-    builder = _Builder(rag, questions, recipe, held)
+    report = progress or ignore_progress
+    builder = _ExampleBuilder(rag, questions, recipe, held_out)
     examples: list[Example] = []
-    left_out, known = Counter[str](), set[str]()
+    left_out, seen = Counter[str](), set[str]()
     for number, question in enumerate(questions, 1):
         try:
-            if normalise(question.text) in known:
+            if normalise(question.text) in seen:
                 raise _LeftOut("asked twice")
-            known.add(normalise(question.text))
-            examples.append(builder.example(question))
-        except _LeftOut as why:
-            left_out[str(why)] += 1
+            seen.add(normalise(question.text))
+            examples.append(builder.build(question))
+        except _LeftOut as reason:
+            left_out[str(reason)] += 1
         except TooLongError:
             left_out["the question is too long"] += 1
-        if progress:
-            progress(number, len(questions))
-    facts = {"questions": len(questions), "held_out": list(held.sources), "asked": fingerprint(questions, answers=True),
-             **(about or {})}  # fmt: skip
-    return as_dataset(rag, examples, recipe, left_out, facts, alone=alone)
+        report(Progress("make examples", number, len(questions)))
+    card = {
+        "questions": len(questions),
+        "held_out": list(held_out.sources),
+        "asked": fingerprint(questions, answers=True),
+        **(about or {}),
+    }
+    return build_dataset(rag, examples, recipe, left_out, card, allow_empty=allow_empty)
 
 
-# --- Inside ------------------------------------------------------------------------------------------------------
+class _LeftOut(Exception):  # noqa: N818  not an error
+    """The reason why a question does not become an example."""
 
 
-class _LeftOut(Exception):  # noqa: N818  not an error: it says why
-    """A question makes no example."""
-
-
-class _Builder:
-    """Makes an example of each question."""
-
-    def __init__(self, rag: Rag, questions: Sequence[Question], recipe: Recipe, held: HeldOut) -> None:
+class _ExampleBuilder:
+    def __init__(self, rag: Rag, questions: Sequence[Question], recipe: Recipe, held_out: HeldOut) -> None:
         self._rag = rag
         self._recipe = recipe
-        self._held = held
-        self._hidden = held.documents(rag.collection)
+        self._held_out = held_out
+        self._hidden = held_out.document_uris(rag.collection)
         self._names = sorted({name for question in questions for name in names_in(question.text)})
-        self._known: dict[tuple[str, bool], list[list[Hit]]] = {}
+        self._shown_before: dict[tuple[str, bool], list[list[Hit]]] = {}
         unanswerable = sum(question.unanswerable for question in questions) / max(1, len(questions))
-        wanted = max(0.0, recipe.abstain - unanswerable) / max(1e-9, 1 - unanswerable)
-        withheld = wanted * (1 - recipe.near)
-        self._withheld = self._drawn([question for question in questions if not question.unanswerable], withheld)
-        self._near = wanted * recipe.near / max(1e-9, 1 - withheld)  # of those that are not withheld
+        abstain = max(0.0, recipe.abstain - unanswerable) / max(1e-9, 1 - unanswerable)
+        withheld = abstain * (1 - recipe.near)
+        answerable = [question for question in questions if not question.unanswerable]
+        self._withheld = self._choose_withheld(answerable, withheld)
+        self._near_share = abstain * recipe.near / max(1e-9, 1 - withheld)  # of the questions that are not withheld
 
-    def example(self, question: Question) -> Example:
-        if self._held.asks(question.text):
+    def build(self, question: Question) -> Example:
+        """The example of a question. Raises _LeftOut and TooLongError."""
+        if self._held_out.contains_question(question.text):
             raise _LeftOut("held out: the question")
         if any(gold.uri in self._hidden for gold in question.gold):
             raise _LeftOut("held out: the document")
-        chance = self._chance(question.id)
-        answers = question.answers or tuple(self._spans(question))
-        verdict = is_yes_no(answers)  # changed in a word, such a question often has another answer, but has one
+        rng = self._rng(question.id)
+        answers = question.answers
+        if not answers:  # the spans of the document are the answers
+            text_of = self._rag.collection.document
+            answers = tuple(
+                text_of(gold.uri).text[gold.start : gold.end] for gold in question.gold if gold.start is not None
+            )
+        verdict = is_yes_no(answers)
         if verdict and not question.gold:
             raise _LeftOut("yes or no, of no document")
         if question.unanswerable:
@@ -115,155 +123,166 @@ class _Builder:
             others = self._passages(question, answers, withheld=True)
             if others:
                 return self._abstaining(question, question.text, others, "withheld")
-        if chance.random() < self._near and not verdict and (example := self._near_miss(question, answers, chance)):
+        # A yes-no question that is changed in a word has an answer, though often a different one.
+        if rng.random() < self._near_share and not verdict and (example := self._near_miss(question, answers, rng)):
             return example
         return self._answering(question, answers)
 
-    def _drawn(self, questions: Sequence[Question], share: float) -> frozenset[str]:
-        """The questions whose answer is to be withheld: of all a share, and of those about a document that has many.
+    def _choose_withheld(self, questions: Sequence[Question], share: float) -> frozenset[str]:
+        """The ids of questions whose answer is withheld: a share of all, and of those about a document that has many.
 
-        The few about another document are all drawn or none, so that they are learned over the same passages.
+        Of a document with few questions all or none are chosen, so that they share their passages.
         """
-        about: dict[str, list[str]] = {}
+        by_document: dict[str, list[str]] = {}
         for question in questions:
-            whole = question.gold and self._recipe.together
-            about.setdefault(question.gold[0].uri if whole else question.id, []).append(question.id)
-        drawn, seen = set[str](), 0
+            together = question.gold and self._recipe.together
+            by_document.setdefault(question.gold[0].uri if together else question.id, []).append(question.id)
 
-        def by_chance(name: str) -> float:
-            return self._chance(f"{name} withheld").random()
+        def random_key(name: str) -> float:
+            return self._rng(f"{name} withheld").random()
 
-        for uri in sorted(about, key=by_chance):
-            ids = sorted(about[uri], key=by_chance)
+        chosen, seen = set[str](), 0
+        for uri in sorted(by_document, key=random_key):
+            ids = sorted(by_document[uri], key=random_key)
             seen += len(ids)
-            if min(share, 1 - share) * len(ids) >= _MANY:
-                drawn.update(ids[: round(share * len(ids))])
-            elif len(drawn) + len(ids) / 2 < share * seen:
-                drawn.update(ids)
-        return frozenset(drawn)
+            if min(share, 1 - share) * len(ids) >= _MIN_PER_SIDE:
+                chosen.update(ids[: round(share * len(ids))])
+            elif len(chosen) + len(ids) / 2 < share * seen:
+                chosen.update(ids)
+        return frozenset(chosen)
 
     def _answering(self, question: Question, answers: Sequence[str]) -> Example:
         prompt = self._prompt(question.text, self._passages(question, answers))
-        gold = next((p for p in prompt.shown if _is_gold(p, question, answers)), None)
+        gold = _first_gold(prompt.shown, question, answers)
         if gold is None:
             raise _LeftOut("its passage does not fit")
         answer = next(answer for answer in answers if passage_has_answer(gold, question, [answer]))
-        completion = _said(answer, gold, self._recipe.form)
+        completion = _format_answer(answer, gold, self._recipe.form)
         _, citations = ground(question.text, completion, prompt.shown)
-        return self._made(question, prompt, completion, kind="answer", answers=list(answers),
-                          verified=bool(citations) and all(c.verified for c in citations))  # fmt: skip
+        verified = bool(citations) and all(citation.verified for citation in citations)
+        return self._example(
+            question, prompt, completion, {"kind": "answer", "answers": list(answers), "verified": verified}
+        )
 
-    def _near_miss(self, question: Question, answers: Sequence[str], chance: random.Random) -> Example | None:
-        chosen = self._passages(question, answers)
-        shown = " ".join(embedded_text(hit.context, hit.text) for hit in chosen)
-        for miss in near_misses(question.text, self._names, chance):
-            if miss.kind in ("opposite", "negation") or not contains_answer(
-                shown, [miss.put]
-            ):  # else it may be answered
-                return self._abstaining(question, miss.text, chosen, f"near miss: {miss.kind}")
+    def _near_miss(self, question: Question, answers: Sequence[str], rng: random.Random) -> Example | None:
+        passages = self._passages(question, answers)
+        shown = " ".join(embedded_text(hit.context, hit.text) for hit in passages)
+        for miss in near_misses(question.text, self._names, rng):
+            # If a passage holds the new number or name, it may answer the changed question.
+            if miss.kind in ("opposite", "negation") or not contains_answer(shown, [miss.inserted]):
+                return self._abstaining(question, miss.text, passages, f"near miss: {miss.kind}")
         return None
 
-    def _abstaining(self, question: Question, text: str, chosen: Sequence[Hit], kind: str) -> Example:
-        prompt = self._prompt(text, chosen)
-        if kind == "withheld" and any(_holds(passage, question, question.answers) for passage in prompt.shown):
+    def _abstaining(self, question: Question, text: str, passages: Sequence[Hit], kind: str) -> Example:
+        prompt = self._prompt(text, passages)
+        if kind == "withheld" and any(_may_answer(hit, question, question.answers) for hit in prompt.shown):
             raise _LeftOut("its answer stands across passages")
-        changed = {} if text == question.text else {"changed_from": question.text}
-        return self._made(replace(question, text=text), prompt, ABSTENTION, kind=kind, **changed)
+        meta: dict[str, Any] = {"kind": kind}
+        if text != question.text:
+            meta["changed_from"] = question.text
+        return self._example(replace(question, text=text), prompt, ABSTENTION, meta)
 
-    def _prompt(self, text: str, chosen: Sequence[Hit]) -> Prompt:
-        prompt = self._rag.prompt(text, chosen)
+    def _prompt(self, text: str, passages: Sequence[Hit]) -> Prompt:
+        prompt = self._rag.prompt(text, passages)
         if not prompt.shown:
             raise _LeftOut("nothing is found")
         return prompt
 
-    def _passages(self, question: Question, answers: Sequence[str], *, withheld: bool = False) -> list[Hit]:
-        """What to show, in this order: what was shown to a question about the same text, if it does, or what is found.
-
-        The passage that answers is among them, or none that does where they are `withheld`.
-        """
-        known: list[list[Hit]] = []
-        if question.gold and self._recipe.together:
-            known = self._known.setdefault((question.gold[0].uri, withheld), [])
-        for hits in known:
-            if withheld:
-                does = not any(_holds(hit, question, answers) for hit in hits)
-            else:
-                does = question.unanswerable or any(_is_gold(hit, question, answers) for hit in hits)
-            if does:
-                return hits
-        found = self._search(question.text)
-        if withheld:
-            chosen = self._rag.choose([hit for hit in found if not _holds(hit, question, answers)])[0]
-        elif question.unanswerable:
-            chosen = self._rag.choose(found)[0]
-        else:
-            chosen = self._with_gold(question, answers, found)
-        if self._recipe.shuffle:
-            self._chance(f"{question.id} order").shuffle(chosen)
-        if chosen:
-            known.append(chosen)
-        return chosen
-
-    def _chance(self, of: str) -> random.Random:
-        return random.Random(f"{self._recipe.seed} {of}")  # noqa: S311
-
-    def _made(self, question: Question, prompt: Prompt, completion: str, **meta: Any) -> Example:
+    def _example(self, question: Question, prompt: Prompt, completion: str, meta: Mapping[str, Any]) -> Example:
         uris = [gold.uri for gold in question.gold]
-        group = group_of(uris[0]) if uris else question.id
-        meta |= {"id": question.id, "question": question.text, "uris": uris, "group": group,
-                 "shown": [passage.uri for passage in prompt.shown]}  # fmt: skip
-        return Example(prompt.messages, completion, meta)
+        facts = {
+            "id": question.id,
+            "question": question.text,
+            "uris": uris,
+            "group": group_of(uris[0]) if uris else question.id,
+            "shown": [hit.uri for hit in prompt.shown],
+        }
+        return Example(prompt.messages, completion, {**meta, **facts})
 
-    def _search(self, text: str) -> list[Hit]:
-        hits = self._rag.collection.search(text, _DEEPER * self._rag.k)
-        return [hit for hit in hits if hit.uri not in self._hidden]
+    def _passages(self, question: Question, answers: Sequence[str], *, withheld: bool = False) -> list[Hit]:
+        """The passages to show, in order: those of an earlier question about the document if they serve, else hits.
+
+        One of them answers the question, or none if `withheld`.
+        """
+        before: list[list[Hit]] = []
+        if question.gold and self._recipe.together:
+            before = self._shown_before.setdefault((question.gold[0].uri, withheld), [])
+        for passages in before:
+            if withheld:
+                serves = not any(_may_answer(hit, question, answers) for hit in passages)
+            else:
+                serves = question.unanswerable or _first_gold(passages, question, answers) is not None
+            if serves:
+                return passages
+        hits = self._rag.collection.search(question.text, _DEPTH_FACTOR * self._rag.k)
+        hits = [hit for hit in hits if hit.uri not in self._hidden]
+        if withheld:
+            passages = self._rag.choose([hit for hit in hits if not _may_answer(hit, question, answers)])[0]
+        elif question.unanswerable:
+            passages = self._rag.choose(hits)[0]
+        else:
+            passages = self._with_gold(question, answers, hits)
+        if self._recipe.shuffle:
+            self._rng(f"{question.id} order").shuffle(passages)
+        if passages:
+            before.append(passages)
+        return passages
 
     def _with_gold(self, question: Question, answers: Sequence[str], hits: Sequence[Hit]) -> list[Hit]:
-        """The hits to show; where the passage that answers is not among them, it takes the last one's place."""
-        chosen = self._rag.choose(hits)[0]
-        if any(_is_gold(hit, question, answers) for hit in chosen):
-            return chosen
-        gold = next((hit for hit in hits if _is_gold(hit, question, answers)), None)
-        for uri in [] if gold else dict.fromkeys(gold.uri for gold in question.gold):
-            found = self._rag.collection.search(question.text, _LOOKED_AT, filter=f"uri = {quote_value(uri)}")
-            gold = gold or next((hit for hit in found if _is_gold(hit, question, answers)), None)
+        """The hits to show; a gold passage that is not among them replaces the last."""
+        passages = self._rag.choose(hits)[0]
+        if _first_gold(passages, question, answers) is not None:
+            return passages
+        gold = _first_gold(hits, question, answers)
+        if gold is None:
+            for uri in dict.fromkeys(gold.uri for gold in question.gold):
+                found = self._rag.collection.search(question.text, _DOCUMENT_DEPTH, filter=f"uri = {quote_value(uri)}")
+                gold = _first_gold(found, question, answers)
+                if gold is not None:
+                    break
         if gold is None:
             raise _LeftOut("no passage holds its answer")
-        return [*chosen[: self._rag.k - 1], gold]
+        return [*passages[: self._rag.k - 1], gold]
 
-    def _spans(self, question: Question) -> list[str]:
-        text_of = self._rag.collection.document
-        return [text_of(gold.uri).text[gold.start : gold.end] for gold in question.gold if gold.start is not None]
-
-
-def _is_gold(hit: Hit, question: Question, answers: Sequence[str]) -> bool:
-    """Whether a passage is one that the question was asked about, and has its answer."""
-    about = not question.gold or any(
-        gold.uri == hit.uri
-        and (gold.start is None or gold.end is None or (hit.start < gold.end and gold.start < hit.end))
-        for gold in question.gold
-    )
-    return about and passage_has_answer(hit, question, answers)
+    def _rng(self, name: str) -> random.Random:
+        return random.Random(f"{self._recipe.seed} {name}")  # noqa: S311
 
 
-def _holds(hit: Hit, question: Question, answers: Sequence[str]) -> bool:
-    """Whether the question may be answered from a passage as the reader sees it, below its headings."""
-    overlapping = any(
-        gold.uri == hit.uri and gold.start is not None and gold.end is not None
-        and hit.start < gold.end and gold.start < hit.end for gold in question.gold
-    )  # fmt: skip
-    return overlapping or passage_has_answer(replace(hit, text=embedded_text(hit.context, hit.text)), question, answers)
+def _first_gold(hits: Sequence[Hit], question: Question, answers: Sequence[str]) -> Hit | None:
+    """The first hit that the question was asked about and that holds an answer."""
+    for hit in hits:
+        about = not question.gold or any(
+            gold.uri == hit.uri
+            and (gold.start is None or gold.end is None or (hit.start < gold.end and gold.start < hit.end))
+            for gold in question.gold
+        )
+        if about and passage_has_answer(hit, question, answers):
+            return hit
+    return None
 
 
-def _said(answer: str, gold: Hit, form: Form) -> str:
-    """The answer as a phrase with its marker, where the code that puts markers right would put it."""
+def _may_answer(hit: Hit, question: Question, answers: Sequence[str]) -> bool:
+    """Whether a passage, with the headings that the reader sees above it, may answer the question."""
+    for gold in question.gold:
+        if gold.uri != hit.uri or gold.start is None or gold.end is None:
+            continue
+        if hit.start < gold.end and gold.start < hit.end:
+            return True
+    return passage_has_answer(replace(hit, text=embedded_text(hit.context, hit.text)), question, answers)
+
+
+def _format_answer(answer: str, gold: Hit, form: Form) -> str:
+    """The answer with its marker where grounding would put it, and in the form `quote_value` with its sentence."""
     body = answer.strip().rstrip(" ,;:!?")
     body = body if _ABBREVIATION.search(body) else body.rstrip(" .,;:!?")
     if body.partition(" ")[0].islower():
         body = body[:1].upper() + body[1:]
     if form == "quoted" and not is_yes_no([answer]):
-        sentences = (gold.text[start:end] for start, end in sentence_spans(gold.text))
-        sentence = next((" ".join(said.split()) for said in sentences if contains_answer(said, [answer])), "")
-        if sentence and not _QUOTES & set(sentence):
-            return f"{body}: “{sentence}” [{gold.n}]."
+        for start, end in sentence_spans(gold.text):
+            sentence = gold.text[start:end]
+            if contains_answer(sentence, [answer]):
+                sentence = " ".join(sentence.split())
+                if sentence and not _QUOTES & set(sentence):
+                    return f"{body}: “{sentence}” [{gold.n}]."
+                break
     return f"{body} [{gold.n}]."

@@ -1,4 +1,8 @@
-"""The training of a model that ranks: small, and resumable like that of a reader."""
+"""The training loop of a ranking model, resumable like that of a reader (`ragfm.training.trainer`).
+
+It saves `checkpoint.safetensors` in the folder that it gets every minute, at Ctrl-C and at the end, and
+`best.safetensors` after each epoch that validates better than those before.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +10,7 @@ import json
 import math
 import random
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from hashlib import sha256
 from pathlib import Path
@@ -15,21 +19,29 @@ from typing import Any
 import torch
 
 from ragfm.core.errors import DataError
+from ragfm.core.progress import Progress, ProgressCallback, ignore_progress
 from ragfm.models.adapters import CHECKPOINT
 from ragfm.training import checkpoint
 from ragfm.training.base_model import in_bfloat16
 from ragfm.training.checkpoint import BEST
-from ragfm.training.hard_negatives import Lesson
-from ragfm.training.interrupts import undivided
+from ragfm.training.hard_negatives import RankingExample
+from ragfm.training.interrupts import defer_interrupt
 from ragfm.training.ranker_models import Ranker
 
-_CLIP = 1.0
-_SAVE_EVERY = 60.0  # seconds
+_MAX_GRADIENT_NORM = 1.0
+_CHECKPOINT_SECONDS = 60.0
 
 
 @dataclass(frozen=True, slots=True)
-class FitSettings:
-    """`rate` is the highest learning rate; it rises for the share `warmup` of the steps and falls to nothing."""
+class RankerSettings:
+    """Settings of a ranker's training run.
+
+    - `epochs`: number of passes over the examples.
+    - `batch`: number of examples per step.
+    - `rate`: peak learning rate.
+    - `warmup`: share of the steps in which the learning rate rises; after that it falls linearly to zero.
+    - `seed`: random seed.
+    """
 
     epochs: int = 3
     batch: int = 32
@@ -46,150 +58,164 @@ class _State:
     valid: list[float] = field(default_factory=list)
 
 
-def fit(
-    ranker: Ranker, lessons: Sequence[Lesson], valid: Sequence[Lesson], folder: Path, settings: FitSettings,
-    *, facts: dict[str, Any], progress: Callable[[int, int], None] | None = None,
-) -> dict[str, Any]:  # fmt: skip
-    """Train to the end, from where a checkpoint in the folder stands; the epoch that validates best is kept.
+def train_ranker(
+    ranker: Ranker,
+    examples: Sequence[RankingExample],
+    valid: Sequence[RankingExample],
+    folder: Path,
+    settings: RankerSettings,
+    *,
+    facts: dict[str, Any],
+    progress: ProgressCallback | None = None,
+) -> dict[str, Any]:
+    """Train to the end, from the checkpoint in `folder` if there is one; returns the figures of the run.
 
-    A Ctrl-C leaves a checkpoint. Gives what was measured.
+    The weights of the epoch with the lowest validation loss are kept. A checkpoint continues only with the same
+    settings, examples and `facts`. Each step reports `Progress("train", step, steps, {"loss": …})`. A Ctrl-C saves a
+    checkpoint. Raises DataError if the checkpoint belongs to a different run or the loss is not finite.
     """
     torch.manual_seed(settings.seed)
-    fitting = _Fitting(ranker, lessons, valid, folder, settings, facts)
-    fitting.resume()
+    training = _RankerTraining(ranker, examples, valid, folder, settings, facts)
+    training.resume()
     try:
-        fitting.run(progress)
+        training.run(progress or ignore_progress)
     except KeyboardInterrupt:
-        fitting.save()
+        training.save()
         raise
-    return fitting.finished()
+    tensors, about = checkpoint.read_tensors(folder / BEST)
+    checkpoint.set_weights(ranker.model, tensors)
+    state = training.state
+    return {
+        "steps": state.step,
+        "seconds": round(state.seconds, 1),
+        "valid": [round(loss, 4) for loss in state.valid],
+        "loss": {"first": state.losses[0], "last_5": sum(state.losses[-5:]) / len(state.losses[-5:])},
+        "kept_epoch": about["epoch"],
+        "bfloat16": training.bfloat16,
+        "threads": torch.get_num_threads(),
+    }
 
 
-def epoch_batches(lessons: Sequence[Lesson], epoch: int, settings: FitSettings, negatives: int) -> list[list[Lesson]]:
-    """The batches of an epoch: each lesson once, with some of its negatives, and no text twice in a batch.
+def epoch_batches(
+    examples: Sequence[RankingExample], epoch: int, settings: RankerSettings, negatives: int
+) -> list[list[RankingExample]]:
+    """The batches of an epoch: each example once, with `negatives` of its negatives drawn at random.
 
-    The other lessons' passages are negatives, too: one that is right would be called wrong.
+    No question and no positive occurs twice in a batch, since the positives of other examples count as negatives.
     """
-    chance = random.Random(f"{settings.seed} {epoch}")  # noqa: S311
-    batches: list[list[Lesson]] = []
-    known: list[set[str]] = []
-    for lesson in chance.sample(list(lessons), len(lessons)):
-        wrong = tuple(chance.sample(lesson.wrong, min(negatives, len(lesson.wrong))))
-        texts = {lesson.question, lesson.right}
-        at = next((at for at, batch in enumerate(batches) if len(batch) < settings.batch and not texts & known[at]), -1)
-        if at < 0:
-            batches.append([])
-            known.append(set())
-        batches[at].append(replace(lesson, wrong=wrong))
-        known[at] |= texts
-    chance.shuffle(batches)
+    rng = random.Random(f"{settings.seed} {epoch}")  # noqa: S311
+    batches: list[list[RankingExample]] = []
+    texts_of_batch: list[set[str]] = []
+    for example in rng.sample(list(examples), len(examples)):
+        chosen = tuple(rng.sample(example.negatives, min(negatives, len(example.negatives))))
+        texts = {example.question, example.positive}
+        for batch, known in zip(batches, texts_of_batch, strict=True):
+            if len(batch) < settings.batch and not texts & known:
+                break
+        else:
+            batch, known = [], set[str]()
+            batches.append(batch)
+            texts_of_batch.append(known)
+        batch.append(replace(example, negatives=chosen))
+        known |= texts
+    rng.shuffle(batches)
     return batches
 
 
-# --- Inside ------------------------------------------------------------------------------------------------------
-
-
-class _Fitting:
+class _RankerTraining:
     def __init__(
-        self, ranker: Ranker, lessons: Sequence[Lesson], valid: Sequence[Lesson], folder: Path, settings: FitSettings,
+        self,
+        ranker: Ranker,
+        examples: Sequence[RankingExample],
+        valid: Sequence[RankingExample],
+        folder: Path,
+        settings: RankerSettings,
         facts: dict[str, Any],
-    ) -> None:  # fmt: skip
+    ) -> None:
         self.ranker, self.folder, self.settings = ranker, folder, settings
-        epochs = [epoch_batches(lessons, epoch, settings, ranker.negatives) for epoch in range(settings.epochs)]
+        epochs = [epoch_batches(examples, epoch, settings, ranker.negatives) for epoch in range(settings.epochs)]
         self.steps = [batch for epoch in epochs for batch in epoch]
-        self.ends = [sum(map(len, epochs[: at + 1])) for at in range(len(epochs))]
+        self.epoch_ends = [sum(map(len, epochs[: epoch + 1])) for epoch in range(len(epochs))]
         self.valid = epoch_batches(valid, -1, settings, ranker.negatives)
-        self.facts = {
+        records = [example.as_record() for example in [*examples, *valid]]
+        self.configuration = {
             **facts,
             **asdict(settings),
             "negatives": ranker.negatives,
-            "lessons": _digest([*lessons, *valid]),
+            "lessons": sha256(json.dumps(records).encode()).hexdigest(),
         }
         self.model = ranker.model
-        self.optimizer = torch.optim.AdamW(
-            [parameter for parameter in self.model.parameters() if parameter.requires_grad], lr=settings.rate
-        )
+        parameters = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
+        self.optimizer = torch.optim.AdamW(parameters, lr=settings.rate)
         self.state = _State()
         self._device = next(self.model.parameters()).device
-        self._bfloat16 = in_bfloat16(self._device)
-        self._chance: dict[str, torch.Tensor] | None = None
+        self.bfloat16 = in_bfloat16(self._device)
+        self._random_state: dict[str, torch.Tensor] | None = None  # at the beginning of an unfinished step
 
     def resume(self) -> None:
         path = self.folder / CHECKPOINT
         if path.exists():
             _, about = checkpoint.read_tensors(path)
-            checkpoint.check_same(path, about["facts"], self.facts)
-            self.state = _State(**checkpoint.load(path, self.model, self.optimizer)["state"])
+            checkpoint.check_same_training(path, about["facts"], self.configuration)
+            self.state = _State(**checkpoint.load_checkpoint(path, self.model, self.optimizer)["state"])
 
-    def run(self, progress: Callable[[int, int], None] | None) -> None:
+    def run(self, progress: ProgressCallback) -> None:
         start, saved = time.monotonic() - self.state.seconds, time.monotonic()
         self.model.train()
         self._validate_if_due()
         while self.state.step < len(self.steps):
-            self._step()
+            loss = self._train_step()
             self.state.seconds = time.monotonic() - start
             self._validate_if_due()
-            if progress:
-                progress(self.state.step, len(self.steps))
-            if time.monotonic() - saved >= _SAVE_EVERY:
+            progress(Progress("train", self.state.step, len(self.steps), {"loss": loss}))
+            if time.monotonic() - saved >= _CHECKPOINT_SECONDS:
                 self.save()
                 saved = time.monotonic()
         self.save()
 
     def save(self) -> None:
         self.optimizer.zero_grad(set_to_none=True)
-        about = {"facts": self.facts, "step": self.state.step, "state": asdict(self.state)}
-        checkpoint.save(self.folder / CHECKPOINT, self.model, self.optimizer, about, self._chance)
+        about = {"facts": self.configuration, "step": self.state.step, "state": asdict(self.state)}
+        checkpoint.save_checkpoint(self.folder / CHECKPOINT, self.model, self.optimizer, about, self._random_state)
 
-    def finished(self) -> dict[str, Any]:
-        tensors, about = checkpoint.read_tensors(self.folder / BEST)
-        checkpoint.put(self.model, tensors)
-        state = self.state
-        return {
-            "steps": state.step, "seconds": round(state.seconds, 1),
-            "valid": [round(value, 4) for value in state.valid],
-            "loss": {"first": state.losses[0], "last_5": sum(state.losses[-5:]) / len(state.losses[-5:])},
-            "kept_epoch": about["epoch"], "bfloat16": self._bfloat16, "threads": torch.get_num_threads(),
-        }  # fmt: skip
-
-    def _step(self) -> None:
-        self._chance = checkpoint.chance()
+    def _train_step(self) -> float:
+        """Run one optimizer step; returns the loss of the batch."""
+        self._random_state = checkpoint.rng_state()
+        step, steps = self.state.step, len(self.steps)
+        warmup = max(1, round(self.settings.warmup * steps))
+        scale = (step + 1) / warmup if step < warmup else (steps - step) / max(1, steps - warmup)
         for group in self.optimizer.param_groups:
-            group["lr"] = self.settings.rate * self._scale()
-        with torch.autocast(self._device.type, torch.bfloat16, enabled=self._bfloat16):
-            loss = self.ranker.loss(self.steps[self.state.step])
+            group["lr"] = self.settings.rate * scale
+        with self._autocast():
+            loss = self.ranker.loss(self.steps[step])
             loss.backward()  # type: ignore[no-untyped-call]
-        torch.nn.utils.clip_grad_norm_(self.model.parameters(), _CLIP)
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), _MAX_GRADIENT_NORM)
         value = loss.item()
         if not math.isfinite(value):
-            raise DataError(f"The loss is {value} at step {self.state.step}.", "Train with a lower learning rate.")
-        with undivided():
+            raise DataError(f"The loss is {value} at step {step}.", "Train with a lower learning rate.")
+        with defer_interrupt():
             self.optimizer.step()
             self.optimizer.zero_grad(set_to_none=True)
             self.state.step += 1
             self.state.losses.append(value)
-            self._chance = None
-
-    def _scale(self) -> float:
-        """The learning rate, as a share of the highest."""
-        step, warm = self.state.step, max(1, round(self.settings.warmup * len(self.steps)))
-        return (step + 1) / warm if step < warm else (len(self.steps) - step) / max(1, len(self.steps) - warm)
+            self._random_state = None
+        return value
 
     def _validate_if_due(self) -> None:
-        """At the end of an epoch."""
+        """Validate at the end of an epoch, and keep the weights if they are the best so far."""
         epoch = len(self.state.valid)
-        if epoch >= len(self.ends) or self.state.step < self.ends[epoch]:
+        if epoch >= len(self.epoch_ends) or self.state.step < self.epoch_ends[epoch]:
             return
         self.model.eval()
-        with torch.no_grad(), torch.autocast(self._device.type, torch.bfloat16, enabled=self._bfloat16):
-            lost = sum(self.ranker.loss(batch).item() * len(batch) for batch in self.valid)
+        with torch.no_grad(), self._autocast():
+            total = sum(self.ranker.loss(batch).item() * len(batch) for batch in self.valid)
         self.model.train()
-        value = lost / sum(map(len, self.valid))
-        if value < min(self.state.valid, default=math.inf):
-            tensors = {f"model.{name}": tensor for name, tensor in checkpoint.learned(self.model).items()}
+        loss = total / sum(map(len, self.valid))
+        if loss < min(self.state.valid, default=math.inf):
+            parameters = checkpoint.trainable_parameters(self.model)
+            tensors = {f"model.{name}": parameter for name, parameter in parameters.items()}
             checkpoint.write_tensors(self.folder / BEST, tensors, {"epoch": epoch + 1})
-        self.state.valid.append(value)
+        self.state.valid.append(loss)
 
-
-def _digest(lessons: Sequence[Lesson]) -> str:
-    return sha256(json.dumps([asdict(lesson) for lesson in lessons]).encode()).hexdigest()
+    def _autocast(self) -> torch.autocast:
+        return torch.autocast(self._device.type, torch.bfloat16, enabled=self.bfloat16)

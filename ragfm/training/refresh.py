@@ -1,22 +1,25 @@
-"""A reader that goes on learning: what came since is learned, and served only where it is shown to be better.
+"""Continual learning: train on new questions and the answer log, and adopt the result only if it is better.
 
-sync ─→ log and QUESTIONS ─parted by hash→ learn ─examples→ train, from the adapter of now ─→ a new adapter
-                                          └ test ─eval answers, before and after→ better, and the old set no worse?
-yes: `adapter` in ragfm.toml, and a line in ragfm-adapters.json, by which `step_back` goes back
+    answer log, questions ─hash─┬→ learn ─examples→ train, starting from the served adapter → new adapter
+                                └→ test ─evaluate before and after→ better, and old questions not worse?
+    yes: `adapter` in ragfm.toml names the new adapter; `roll_back` undoes it, by the history in ragfm-adapters.json
 
-What users get is compared: both adapters by the calibration of now, which corrects and withholds for both, or by none.
-It is served with the new adapter, too; without it, a better adapter could give worse answers.
+The comparison is of what users get: both adapters are corrected and withheld by the current calibration, or neither is.
+The calibration is then served with the new adapter, too; without it, a better adapter could give worse answers.
+
+A refresh has a folder of its own, which holds examples, test questions, checkpoint, adapter, runs and the decision. An
+interrupted refresh continues there.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from hashlib import blake2b
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any
 
 from ragfm.citations.confidence import adapter_hash
 from ragfm.core.calibration import Calibration
@@ -24,6 +27,7 @@ from ragfm.core.config import SETTINGS_FILE, load_settings
 from ragfm.core.durable_files import write_durably
 from ragfm.core.errors import DataError, LogError, UnsupportedError
 from ragfm.core.output_folder import make_output
+from ragfm.core.progress import ProgressCallback, ignore_progress
 from ragfm.core.registry import plugin_and_model
 from ragfm.evaluation.answer_evaluation import evaluate_answers
 from ragfm.evaluation.answer_matching import normalise
@@ -38,14 +42,16 @@ from ragfm.models.adapters import GGUF, METHODS, RECORD, Method, read_record
 from ragfm.models.model_lookup import find_model, weights_sha256
 from ragfm.rag import Rag
 from ragfm.training.adapter_export import export_adapter
-from ragfm.training.adapter_folder import finish
+from ragfm.training.adapter_folder import write_adapter
 from ragfm.training.base_model import Base
-from ragfm.training.dataset import Dataset, Recipe, with_examples, write_dataset
-from ragfm.training.examples import TRAIN, VALID, Example, digest, read_card, read_examples
-from ragfm.training.held_out import HeldOut, held_out
-from ragfm.training.log_examples import logged_examples, outdated, rated_entries
-from ragfm.training.raft import build_examples
-from ragfm.training.trainer import Training, TrainSettings
+from ragfm.training.dataset import Dataset, Recipe, add_examples, write_dataset
+from ragfm.training.examples import TRAIN, VALID, Example, examples_digest, read_card, read_examples
+from ragfm.training.held_out import HeldOut, load_held_out
+from ragfm.training.log_examples import examples_from_log, is_outdated, rated_entries
+from ragfm.training.progress_stage import with_stage
+from ragfm.training.raft import build_raft_dataset
+from ragfm.training.train_settings import TrainSettings
+from ragfm.training.trainer import Training
 
 if TYPE_CHECKING:
     from ragfm.collection import Collection
@@ -56,21 +62,24 @@ HISTORY = "ragfm-adapters.json"
 DECISION = "refresh.json"
 _TEST = "test.jsonl"
 _INPUTS = "inputs.json"
-_TESTED = 0.3
-"""The share of new questions that nothing is ever learned from. A question is in the same part at every refresh."""
-
-_SERVES: Mapping[str, tuple[Method, ...]] = {"llama-cpp": ("lora", "qlora"),
-                                             "transformers": ("lora", "qlora", "dora", "ia3")}  # fmt: skip
-
-Progress: TypeAlias = Callable[[str, int, int], None]
+_TEST_SHARE = 0.3
+"""The share of new questions that are never trained on. A question is in the same part at every refresh."""
+_SERVABLE_METHODS: Mapping[str, tuple[Method, ...]] = {
+    "llama-cpp": ("lora", "qlora"),
+    "transformers": ("lora", "qlora", "dora", "ia3"),
+}
 
 
 @dataclass(frozen=True, slots=True)
 class RefreshSettings:
-    """How it is refreshed. `old` are questions whose answers must not get worse, about the collection.
+    """Settings of a refresh.
 
-    `replay` is a folder of examples that were learned before, which keep what is known; of them as many are taken as
-    there are new ones, times `replayed`. `licence` is that of questions and log, for the card.
+    - `training`: settings of the training run.
+    - `questions`: JSONL file of new questions with answers about the collection.
+    - `old`: JSONL file of questions about the collection whose answers must not get worse.
+    - `replay`: folder of examples learned before, which are mixed in so that they are not forgotten.
+    - `replayed`: number of replayed examples per new example.
+    - `licence`: licence of questions and log, for the data card.
     """
 
     training: TrainSettings = TrainSettings(epochs=2, rate=1e-4, batch=8)  # noqa: RUF009  frozen
@@ -82,8 +91,16 @@ class RefreshSettings:
 
 
 @dataclass(frozen=True, slots=True)
-class Refreshed:
-    """What became of it. `new` and `old` are after against before, by token F1 over the questions of each set."""
+class RefreshReport:
+    """The result of a refresh.
+
+    - `adopted`: whether the new adapter is served now.
+    - `why`: the reason, as a sentence.
+    - `folder`: the folder of the refresh, with the new adapter.
+    - `examples`: number of training and validation examples.
+    - `new`, `old`: token F1 after against before, over the new and the old test questions.
+    - `numbers`: figures of the training run.
+    """
 
     adopted: bool
     why: str
@@ -95,282 +112,328 @@ class Refreshed:
 
 
 def refresh(
-    collection: Collection, folder: Path, settings: RefreshSettings = RefreshSettings(), *,
-    progress: Progress = lambda *_: None,
-) -> Refreshed:  # fmt: skip
-    """Learn what is new in `folder`, and adopt it where it is better; interrupted, it goes on there.
+    collection: Collection,
+    folder: Path,
+    settings: RefreshSettings = RefreshSettings(),
+    *,
+    progress: ProgressCallback | None = None,
+) -> RefreshReport:
+    """Train a new adapter in `folder` and adopt it if it is better; an interrupted refresh continues there.
 
-    The collection is to be synced before. Raises DataError where there is nothing to learn or to test with,
-    UnsupportedError for a reader that is not trained here, and MissingExtraError where ragfm.toml can't be written.
+    Sync the collection first. `next_folder` gives the folder. Progress has the stages "train" and "answer SET, before"
+    or "after", SET being `new` or `old`. Raises DataError if there is nothing to train on or to test with,
+    UnsupportedError for a reader that cannot be trained here or a method that it does not serve, and MissingExtraError
+    if ragfm.toml cannot be written.
     """
+    report_progress = progress or ignore_progress
     import_tomlkit()
     rag = Rag(collection)
     plugin, model = plugin_and_model("readers", rag.reader_name)
-    if plugin not in _SERVES:
-        raise UnsupportedError(f"The reader {rag.reader_name} runs elsewhere.", "Refresh a model of this machine.")
-    if (method := _method(rag.sampling.adapter, settings)) not in _SERVES[plugin]:
-        raise UnsupportedError(f"What {method} learns is not served by {plugin}.",
-                               f"It serves {', '.join(_SERVES[plugin])}.")  # fmt: skip
-    make_output(folder, mode=0o700)  # what people ask is nobody's business
+    if plugin not in _SERVABLE_METHODS:
+        raise UnsupportedError(
+            f"The reader {rag.reader_name} does not run in this process.", "Refresh a model of this machine."
+        )
+    if (method := _method(rag.sampling.adapter, settings)) not in _SERVABLE_METHODS[plugin]:
+        raise UnsupportedError(
+            f"{plugin} cannot serve adapters trained by {method}.",
+            f"It serves {', '.join(_SERVABLE_METHODS[plugin])}.",
+        )
+    make_output(folder, mode=0o700)  # it will contain users' questions
     _prepare(rag, folder, settings)
     test = load_jsonl(folder / _TEST, answers=True).questions
-    numbers = _trained(rag, model, folder, settings, progress)
-    new = str(_exported(folder, model) if plugin == "llama-cpp" else folder)
-    found = {"new": _compared(rag, new, test, folder / "new", progress)}
+    figures = _train(rag, model, folder, settings, report_progress)
+    adapter = str(_export(folder, model) if plugin == "llama-cpp" else folder)
+    new = _compare(rag, adapter, test, folder / "new", report_progress)
+    old = None
     if settings.old:
-        old = load_jsonl(settings.old, answers=True).questions
-        found["old"] = _compared(rag, new, old, folder / "old", progress)
-    adopted, why = verdict(found["new"], found.get("old"))
+        old_questions = load_jsonl(settings.old, answers=True).questions
+        old = _compare(rag, adapter, old_questions, folder / "old", report_progress)
+    adopted, why = decide(new, old)
     card = read_card(folder / "examples")
-    done = Refreshed(adopted, why, str(folder), card["examples"], found["new"], found.get("old"), numbers)
+    report = RefreshReport(adopted, why, str(folder), card["examples"], new, old, figures)
     if adopted:
-        _adopt(collection.path.parent, folder, done, _carried(rag, new))
-    write_durably(folder / DECISION, json.dumps(asdict(done), indent=1, ensure_ascii=False).encode() + b"\n")
-    return done
+        _adopt(collection.path.parent, folder, report, _calibration_for(rag, adapter))
+    write_durably(folder / DECISION, json.dumps(asdict(report), indent=1, ensure_ascii=False).encode() + b"\n")
+    return report
 
 
-def verdict(new: Difference, old: Difference | None) -> tuple[bool, str]:
-    """Whether an adapter is adopted, and why: the new questions have to be won, and the old ones not lost."""
-    change = f"F1 {new.a:.3f} → {new.b:.3f}, {new.difference:+.3f} [{new.low:+.3f}, {new.high:+.3f}], p = {new.p:.3f}"
-    count = new.wins + new.losses + new.ties
-    if new.noise or new.difference <= 0:
-        what = "within noise" if new.noise else "worse"
-        return False, f"On {count} new questions it is {what}: {change}."
-    if old and old.difference < 0 and not old.noise:
-        return False, (
-            f"It is better on {count} new questions ({change}), but falls on the old ones: "
-            f"F1 {old.a:.3f} → {old.b:.3f}, p = {old.p:.3f}."
-        )
-    kept = "" if old is None else f" On the old ones it does not fall: F1 {old.a:.3f} → {old.b:.3f}."
-    return True, f"On {count} new questions it is better, beyond noise: {change}.{kept}"
+def next_folder(
+    collection: Collection, settings: RefreshSettings, adapters: str | Path | None = None
+) -> tuple[Path, list[str]]:
+    """The folder for a refresh, and the inputs that have changed since an interrupted one.
 
-
-def step_back(folder: Path) -> tuple[str, str | None]:
-    """Serve what was served before the last refresh; gives the adapter that goes and the one that comes.
-
-    `folder` is that of ragfm.toml. Raises DataError where nothing was adopted, or another one is set since.
+    That is the folder of an interrupted refresh with the same inputs, else a new one: `001`, `002`, … in the folder
+    `adapters`, by default `.ragfm-adapters` next to the collection.
     """
-    history = _history(folder)
-    if not history:
-        raise DataError(f"No refresh was adopted in {folder}.", "`ragfm adapt refresh` adopts one.")
-    last = history[-1]
-    if load_settings(folder).adapter != last["adapter"]:
-        raise DataError(
-            f"{folder / SETTINGS_FILE} names another adapter than the last refresh did, which is {last['adapter']}.",
-            "Set `adapter` there yourself.",
-        )
-    calibration = {"ask": {"confidence": last["confidence"]}} if "confidence" in last else {}
-    write_keys(folder, {"": {"adapter": last["before"]}, **calibration})
-    _keep(folder, history[:-1])
-    return last["adapter"], last["before"]
-
-
-def next_folder(place: Path, inputs: Mapping[str, Any], adapter: str | None = None) -> tuple[Path, list[str]]:
-    """The folder of a refresh of these inputs that was interrupted, or that of a new one; and what differs in the last.
-
-    One whose folder is the `adapter` that is served has ended, though it may have been killed before it said so.
-    """
-    numbers = [int(path.name) for path in place.glob("[0-9]*") if path.name.isdigit()] if place.is_dir() else []
+    parent = Path(adapters) if adapters else collection.path.with_name(f"{collection.path.name}-adapters")
+    numbers = [int(path.name) for path in parent.glob("[0-9]*") if path.name.isdigit()] if parent.is_dir() else []
     last = max(numbers, default=0)
-    folder, following = place / f"{last:03}", place / f"{last + 1:03}"
-    if not last or (folder / DECISION).exists() or adapter == str(folder.absolute()):
-        return following, []
-    if not read_card(folder / "examples"):  # nothing was done there
+    folder, new_folder = parent / f"{last:03}", parent / f"{last + 1:03}"
+    inputs = refresh_inputs(collection, settings)
+    # A refresh whose adapter is served has ended, though it may have been killed before it wrote its decision.
+    if not last or (folder / DECISION).exists() or collection.settings.adapter == str(folder.absolute()):
+        return new_folder, []
+    if not read_card(folder / "examples"):  # it was interrupted before anything was written
         return folder, []
-    there = json.loads((folder / _INPUTS).read_bytes()) if (folder / _INPUTS).is_file() else {}
-    different = [key for key in inputs if inputs[key] != there.get(key)]
-    return (following if different else folder), different
+    saved = json.loads((folder / _INPUTS).read_bytes()) if (folder / _INPUTS).is_file() else {}
+    changed = [key for key in inputs if inputs[key] != saved.get(key)]
+    return (new_folder if changed else folder), changed
 
 
-def inputs_of(collection: Collection, settings: RefreshSettings) -> dict[str, Any]:
-    """What a refresh depends on, in JSON: one that was interrupted goes on where all of it is the same."""
-    questions, old = ([] if path is None else load_jsonl(path, answers=True).questions
-                      for path in (settings.questions, settings.old))  # fmt: skip
-    facts = {
+def refresh_inputs(collection: Collection, settings: RefreshSettings) -> dict[str, Any]:
+    """All that a refresh depends on, as JSON values: an interrupted refresh continues only with the same."""
+    questions = load_jsonl(settings.questions, answers=True).questions if settings.questions else []
+    old = load_jsonl(settings.old, answers=True).questions if settings.old else []
+    inputs = {
         **collection_facts(collection, collection_content(collection)[1]),
         "settings": collection.settings.model_dump(mode="json", exclude={"sources", "files"}),
         "adapter": adapter_hash(Rag(collection).sampling.adapter),
-        "log": _hash(json.dumps([*questions_from_log(_judged(collection))])),
+        "log": _hash(json.dumps([*questions_from_log(_judged_entries(collection))])),
         "questions": fingerprint(questions, answers=True),
         "licence": settings.licence,
         "old": fingerprint(old, answers=True),
-        "replay": settings.replay and digest(read_examples(settings.replay / TRAIN)),
+        "replay": settings.replay and examples_digest(read_examples(settings.replay / TRAIN)),
         "training": [asdict(settings.training), settings.replayed],
     }
-    return dict(json.loads(json.dumps(facts)))
+    return dict(json.loads(json.dumps(inputs)))
 
 
-# --- Inside ------------------------------------------------------------------------------------------------------
+def decide(new: Difference, old: Difference | None) -> tuple[bool, str]:
+    """Whether to adopt an adapter, and why: it must be better on the new questions and not worse on the old ones."""
+    change = f"F1 {new.a:.3f} → {new.b:.3f}, {new.difference:+.3f} [{new.low:+.3f}, {new.high:+.3f}], p = {new.p:.3f}"
+    count = new.wins + new.losses + new.ties
+    if new.noise or new.difference <= 0:
+        result = "the change is within noise" if new.noise else "it is worse"
+        return False, f"On {count} new questions {result}: {change}."
+    if old and old.difference < 0 and not old.noise:
+        return False, (
+            f"It is better on {count} new questions ({change}), but worse on the old ones: "
+            f"F1 {old.a:.3f} → {old.b:.3f}, p = {old.p:.3f}."
+        )
+    kept = "" if old is None else f" On the old ones it is not worse: F1 {old.a:.3f} → {old.b:.3f}."
+    return True, f"On {count} new questions it is better, beyond noise: {change}.{kept}"
+
+
+def roll_back(folder: Path) -> tuple[str, str | None]:
+    """Undo the last adopted refresh; returns the adapter that is no longer served and the one that is served again.
+
+    `folder` is that of ragfm.toml. Raises DataError if no refresh was adopted or `adapter` was changed since.
+    """
+    history = _read_history(folder)
+    if not history:
+        raise DataError(f"No refresh was adopted in {folder}.", "Run `ragfm adapt refresh` first.")
+    last = history[-1]
+    if load_settings(folder).adapter != last["adapter"]:
+        raise DataError(
+            f"`adapter` in {folder / SETTINGS_FILE} is not the one that the last refresh adopted, {last['adapter']}.",
+            "Set `adapter` there by hand.",
+        )
+    calibration = {"ask": {"confidence": last["confidence"]}} if "confidence" in last else {}
+    write_keys(folder, {"": {"adapter": last["before"]}, **calibration})
+    _write_history(folder, history[:-1])
+    return last["adapter"], last["before"]
 
 
 def _prepare(rag: Rag, folder: Path, settings: RefreshSettings) -> None:
-    """The questions to test with, and the examples: once, so that an interrupted refresh goes on with the same."""
+    """Write test questions and examples, unless an interrupted refresh has done so."""
     if read_card(folder / "examples"):
         return
-    inputs, asked = inputs_of(rag.collection, settings), _asked(settings)
-    given = {normalise(question.text) for question in asked}  # now, by who refreshes: before what the log says
-    entries = [entry for entry in _judged(rag.collection) if normalise(entry.query) not in given]
-    lines = list(questions_from_log(entry for entry in entries if _tested(entry.query) and not outdated(rag, entry)))
-    lines += [line for question in asked if _tested(question.text) for line in _as_lines(question)]
+    inputs = refresh_inputs(rag.collection, settings)
+    given = load_jsonl(settings.questions, answers=True).questions if settings.questions else ()
+    questions = list({normalise(question.text): question for question in given}.values())
+    asked = {normalise(question.text) for question in questions}  # their answers take precedence over the log
+    entries = [entry for entry in _judged_entries(rag.collection) if normalise(entry.query) not in asked]
+    lines = list(
+        questions_from_log(entry for entry in entries if _is_test(entry.query) and not is_outdated(rag, entry))
+    )
+    for question in questions:
+        if not _is_test(question.text):
+            continue
+        line: dict[str, Any] = {"id": f"question-{question.id}", "question": question.text}
+        line |= {"unanswerable": True} if question.unanswerable else {"answers": list(question.answers)}
+        for gold in question.gold:
+            span = {} if gold.start is None else {"start": gold.start, "end": gold.end}
+            lines.append({**line, "uri": gold.uri, **span})
+        if not question.gold:
+            lines.append(line)
     if not lines:
         raise DataError(
-            f"There are {len(entries)} judged answers in the log and {len(asked)} questions, too few to test with.",
-            "Judge more answers (`ragfm log thumbs`), or give questions with answers.",
+            f"{len(entries)} judged answers in the log and {len(questions)} questions are too few to test with.",
+            "Judge more answers (`ragfm log thumbs`), or add questions with answers.",
         )
     (folder / _TEST).write_text("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
-    write_durably(folder / _INPUTS, json.dumps(inputs).encode())  # before the card, by which all is there
-    write_dataset(_dataset(rag, entries, asked, folder, settings), folder / "examples")
+    write_durably(folder / _INPUTS, json.dumps(inputs).encode())  # before the card, which marks the end of this step
+    write_dataset(_make_dataset(rag, entries, questions, folder, settings), folder / "examples")
 
 
-def _asked(settings: RefreshSettings) -> list[Question]:
-    """The questions that are given, each of them once."""
-    asked = load_jsonl(settings.questions, answers=True).questions if settings.questions else ()
-    return list({normalise(question.text): question for question in asked}.values())
-
-
-def _judged(collection: Collection) -> list[LogEntry]:
+def _judged_entries(collection: Collection) -> list[LogEntry]:
     try:
         return rated_entries(AnswerLog.for_collection(collection.path).entries())
     except LogError:
         return []
 
 
-def _dataset(
-    rag: Rag, entries: Sequence[Any], asked: Sequence[Question], folder: Path, settings: RefreshSettings
-) -> Dataset:  # fmt: skip
-    """Examples of what may be learned, and old ones beside them."""
+def _make_dataset(
+    rag: Rag, entries: Sequence[LogEntry], questions: Sequence[Question], folder: Path, settings: RefreshSettings
+) -> Dataset:
+    """Examples from the questions and log entries that are not tested, and replayed examples."""
     recipe = Recipe(seed=settings.training.seed)
-    held = held_out([folder / _TEST, *([settings.old] if settings.old else [])])
-    held = replace(held, uris=frozenset())  # questions are kept apart; documents are what all of them are about
-    to_learn = [question for question in asked if not _tested(question.text)]
+    held_out = load_held_out([folder / _TEST, *([settings.old] if settings.old else [])])
+    held_out = replace(held_out, uris=frozenset())  # the questions share their documents with those that are learned
+    new = [question for question in questions if not _is_test(question.text)]
     name = settings.questions and settings.questions.name
     about = {"sources": [{"name": name, "licence": settings.licence}], "reader": rag.reader_name}
-    dataset = build_examples(rag, to_learn, recipe, held=held, about=about, alone=False) if to_learn else None
-    # What is outdated is not tested, but left out and counted.
-    to_learn_from = [entry for entry in entries if not _tested(entry.query) or outdated(rag, entry)]
-    logged, left_out = logged_examples(rag, to_learn_from, held=held)
+    dataset = None
+    if new:
+        dataset = build_raft_dataset(rag, new, recipe, held_out=held_out, about=about, allow_empty=True)
+    # Outdated entries are not tested either; `examples_from_log` counts them as left out.
+    learned_entries = [entry for entry in entries if not _is_test(entry.query) or is_outdated(rag, entry)]
+    logged, left_out = examples_from_log(rag, learned_entries, held_out=held_out)
     made = [*logged, *([*dataset.train, *dataset.valid] if dataset else [])]
-    apart = held.asking(str(example.meta["question"]) for example in made)  # an old answer would replace a new one
-    old = _replayed(rag, settings, round(settings.replayed * len(made)), apart)
+    # A replayed example with the same question would replace the new one.
+    excluded = held_out.with_questions(str(example.meta["question"]) for example in made)
+    replayed = _replayed(rag, settings, round(settings.replayed * len(made)), excluded)
     sources: list[Mapping[str, Any]] = []
     if logged:
         sources.append({"name": "the answer log", "licence": settings.licence, "left_out": dict(left_out)})
-    if settings.replay and old:
+    if settings.replay and replayed:
         sources += read_card(settings.replay).get("sources", [])
-    return with_examples(rag, dataset, [*old, *logged], recipe, left_out, sources=sources, held_out=held.sources)
+    return add_examples(
+        rag, dataset, [*replayed, *logged], recipe, left_out, sources=sources, held_out=held_out.sources
+    )
 
 
-def _replayed(rag: Rag, settings: RefreshSettings, count: int, apart: HeldOut) -> list[Example]:
-    """Of the old examples so many, but none that asks, or was changed from, what is tested or `apart`."""
+def _replayed(rag: Rag, settings: RefreshSettings, count: int, excluded: HeldOut) -> list[Example]:
+    """At most `count` old examples, none of which asks, or was changed from, a question that is tested or excluded."""
     if settings.replay is None:
         return []
     prompt = prompt_fingerprint(documents_only=rag.collection.settings.ask.mode != "open", strategy=rag.strategy)
     if read_card(settings.replay).get("prompt", prompt) != prompt:
-        raise DataError(f"The examples in {settings.replay} were made for another prompt.", "Make them again.")
+        raise DataError(
+            f"The examples in {settings.replay} were made for another prompt.",
+            "Create them again with `ragfm adapt data`.",
+        )
     examples = []
     for example in read_examples(settings.replay / TRAIN):
         question = str(example.meta.get("question", ""))
         original = str(example.meta.get("changed_from", question))
-        if not (_tested(original) or apart.asks(original) or apart.asks(question)):
+        if not (_is_test(original) or excluded.contains_question(original) or excluded.contains_question(question)):
             examples.append(example)
-    chosen = sorted(examples, key=lambda example: _hash(f"{settings.training.seed} {example.messages}"))[:count]
-    return [replace(example, meta={"group": f"replayed {at}", "uris": [], **example.meta, "kind": "replayed"})
-            for at, example in enumerate(chosen)]  # fmt: skip
+    examples.sort(key=lambda example: _hash(f"{settings.training.seed} {example.messages}"))
+    return [
+        replace(example, meta={"group": f"replayed {index}", "uris": [], **example.meta, "kind": "replayed"})
+        for index, example in enumerate(examples[:count])
+    ]
 
 
-def _trained(rag: Rag, model: str, folder: Path, settings: RefreshSettings, progress: Progress) -> dict[str, Any]:
+def _train(rag: Rag, model: str, folder: Path, settings: RefreshSettings, progress: ProgressCallback) -> dict[str, Any]:
+    """Train the adapter, unless it is there already; returns the figures of the training run."""
     if not (folder / RECORD).is_file():
         base = Base(model)
-        start = _start(rag.sampling.adapter, model, folder)
+        start = _start_adapter(rag.sampling.adapter, model, folder)
         method = replace(settings.training.method, method=_method(start, settings))
         training = Training(
-            base, read_examples(folder / "examples" / TRAIN), folder,
+            base,
+            read_examples(folder / "examples" / TRAIN),
+            folder,
             replace(settings.training, start=start, method=method),
             valid=read_examples(folder / "examples" / VALID),
-        )  # fmt: skip
-        numbers = training.run(lambda at: progress("learning", at.step, at.steps))
-        finish(training, numbers, card=read_card(folder / "examples"))
+        )
+        figures = training.run(progress)
+        write_adapter(training, figures, card=read_card(folder / "examples"))
     return dict(read_record(folder).numbers)
 
 
-def _exported(folder: Path, model: str) -> Path:
-    """What llama.cpp serves; it may be missing though training has ended, where that was killed."""
+def _export(folder: Path, model: str) -> Path:
+    """The adapter as a GGUF file for llama.cpp; a refresh that was killed after training may lack it."""
     return folder / GGUF if (folder / GGUF).is_file() else export_adapter(folder, "gguf", base=model)
 
 
 def _method(adapter: str | None, settings: RefreshSettings) -> Method:
-    """How it learns: as the adapter that is served does, of which a GGUF file is a LoRA."""
+    """The method of the adapter that is served, else that of the settings. A GGUF file is a LoRA."""
     if adapter is None:
         return settings.training.method.method
-    return next(one for one in METHODS if one == read_record(adapter).method) if Path(adapter).is_dir() else "lora"
+    if not Path(adapter).is_dir():
+        return "lora"
+    name = read_record(adapter).method
+    return next(method for method in METHODS if method == name)
 
 
-def _start(adapter: str | None, model: str, folder: Path) -> str | None:
-    """The adapter that is served now in PEFT's form, to go on from."""
+def _start_adapter(adapter: str | None, model: str, folder: Path) -> str | None:
+    """The served adapter as a PEFT folder, to start from."""
     if adapter is None:
         return None
     path = Path(adapter)
     if path.is_dir():
         return str(path)
-    if (path.parent / RECORD).is_file() and any(path.parent.glob("adapter_model.safetensors")):
-        trained = read_record(path.parent).base["sha256"]
-        if trained == weights_sha256(find_model(model, "reader")):  # else it was exported for a GGUF file of its base
-            return str(path.parent)
+    peft_folder = path.parent
+    if (peft_folder / RECORD).is_file() and any(peft_folder.glob("adapter_model.safetensors")):
+        trained_on = read_record(peft_folder).base["sha256"]
+        # If it was trained on a model folder and exported for this GGUF file, only the GGUF adapter is for this file.
+        if trained_on == weights_sha256(find_model(model, "reader")):
+            return str(peft_folder)
     start = folder / "start"
     if not (start / RECORD).is_file():
         export_adapter(path, "peft", out=start, base=model)
     return str(start)
 
 
-def _compared(rag: Rag, adapter: str, questions: Sequence[Question], out: Path, progress: Progress) -> Difference:
-    """By F1 over all questions, in which a right abstention counts 1."""
+def _compare(
+    rag: Rag, adapter: str, questions: Sequence[Question], out: Path, progress: ProgressCallback
+) -> Difference:
+    """Token F1 with an adapter against that without, over all questions; a correct abstention counts 1."""
     after = Rag(rag.collection, adapter=adapter)
-    after.calibration = _carried(rag, adapter)
-    for one, name in ((rag, "before"), (after, "after")):
-        evaluate_answers(one, questions, contexts=["retrieved"], out=out.with_suffix(f".{name}"),
-                         progress=lambda done, of, name=name: progress(f"answering, {out.name}, {name}", done, of))  # type: ignore[misc]  # fmt: skip
+    after.calibration = _calibration_for(rag, adapter)
+    for name, pipeline in (("before", rag), ("after", after)):
+        evaluate_answers(
+            pipeline,
+            questions,
+            contexts=["retrieved"],
+            out=out.with_suffix(f".{name}"),
+            progress=with_stage(progress, f"answer {out.name}, {name}"),
+        )
     return compare_runs(out.with_suffix(".before"), out.with_suffix(".after")).differences[0]
 
 
-def _carried(rag: Rag, adapter: str) -> Calibration | None:
-    """The calibration of now, for another adapter."""
+def _calibration_for(rag: Rag, adapter: str) -> Calibration | None:
+    """The current calibration, made out for another adapter."""
     return rag.calibration and replace(rag.calibration, adapter=adapter_hash(adapter))
 
 
-def _adopt(place: Path, folder: Path, done: Refreshed, calibration: Calibration | None) -> None:
-    """The history first: a line too many there is said by `step_back`, one too few would be lost."""
-    now = load_settings(place)
-    entry: dict[str, Any] = {"date": datetime.now(UTC).isoformat(timespec="seconds"),
-                             "adapter": str(folder.absolute()), "before": now.adapter, "why": done.why}  # fmt: skip
+def _adopt(place: Path, folder: Path, report: RefreshReport, calibration: Calibration | None) -> None:
+    """Write the adapter and its calibration to ragfm.toml in the folder `place`, and what was there to the history."""
+    settings = load_settings(place)
+    entry: dict[str, Any] = {
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "adapter": str(folder.absolute()),
+        "before": settings.adapter,
+        "why": report.why,
+    }
     keys = {"": {"adapter": entry["adapter"]}}
     if calibration:
-        before = now.ask.confidence
+        before = settings.ask.confidence
         entry["confidence"] = before and calibration_keys(before)["ask"]["confidence"]
         keys |= calibration_keys(calibration)
-    _keep(place, [*(one for one in _history(place) if one["adapter"] != entry["adapter"]), entry])  # if it was killed
+    # The history comes first: `roll_back` reports an entry too many, but one that is missing would be lost. A refresh
+    # that was killed between the two has an entry already.
+    history = [other for other in _read_history(place) if other["adapter"] != entry["adapter"]]
+    _write_history(place, [*history, entry])
     write_keys(place, keys)
 
 
-def _history(place: Path) -> list[dict[str, Any]]:
+def _read_history(place: Path) -> list[dict[str, Any]]:
     path = place / HISTORY
     return list(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else []
 
 
-def _keep(place: Path, history: Sequence[Mapping[str, Any]]) -> None:
+def _write_history(place: Path, history: Sequence[Mapping[str, Any]]) -> None:
     write_durably(place / HISTORY, json.dumps(history, indent=1, ensure_ascii=False).encode() + b"\n")
 
 
-def _tested(question: str) -> bool:
-    return int(_hash(normalise(question))[:8], 16) / 2**32 < _TESTED
+def _is_test(question: str) -> bool:
+    """Whether a question is tested and never trained on."""
+    return int(_hash(normalise(question))[:8], 16) / 2**32 < _TEST_SHARE
 
 
 def _hash(text: str) -> str:
     return blake2b(text.encode()).hexdigest()
-
-
-def _as_lines(question: Question) -> Iterable[dict[str, Any]]:
-    line: dict[str, Any] = {"id": f"question-{question.id}", "question": question.text}
-    line |= {"unanswerable": True} if question.unanswerable else {"answers": list(question.answers)}
-    golds = [{"uri": gold.uri, **({"start": gold.start, "end": gold.end} if gold.start is not None else {})}
-             for gold in question.gold]  # fmt: skip
-    return [{**line, **gold} for gold in golds or [{}]]

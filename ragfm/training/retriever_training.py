@@ -1,7 +1,8 @@
-"""A retriever adapted: learned from the collection's own questions, and held against what there was before.
+"""Train an embedder or a reranker on questions about a collection, and test whether retrieval gets better.
 
-questions ─parted─→ learn ─mine→ lessons ─fit→ a model    choose: which epoch, which weight
-                    test ─search→ before.run, after.run ─paired test→ is it better, beyond noise?
+questions ─split─┬→ learn ─mine→ examples ─train→ model
+├→ choose: the best epoch, and the weight of a reranker
+└→ test ─search→ before.run, after.run ─paired test→ better, beyond noise?
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import json
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -18,14 +19,16 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
 from ragfm.core.durable_files import write_durably
 from ragfm.core.errors import DataError
 from ragfm.core.output_folder import make_output
+from ragfm.core.progress import ProgressCallback, ignore_progress
 from ragfm.evaluation.retrieval_evaluation import evaluate_retrieval
 from ragfm.evaluation.run_comparison import Difference, compare_runs
 from ragfm.models.model_lookup import find_model, weights_sha256
 from ragfm.retrieval.rerank import load_reranker
-from ragfm.training.hard_negatives import Parts, mined_once
-from ragfm.training.output_checks import check_folder
-from ragfm.training.ranker_models import CrossEncoderRanker, EmbedderRanker, Ranker
-from ragfm.training.ranker_trainer import FitSettings, fit
+from ragfm.training.hard_negatives import QuestionSplit, load_or_mine
+from ragfm.training.output_checks import check_output_folder
+from ragfm.training.progress_stage import with_stage
+from ragfm.training.ranker_models import CrossEncoderRanker, EmbedderRanker
+from ragfm.training.ranker_trainer import RankerSettings, train_ranker
 
 if TYPE_CHECKING:
     from ragfm.collection import Collection
@@ -37,22 +40,29 @@ Part: TypeAlias = Literal["embedder", "reranker"]
 PARTS: tuple[Part, ...] = get_args(Part)
 RECORD = "ragfm-retriever.json"
 BEFORE, AFTER = "before.run", "after.run"
-TRAINING = ".training"
-"""What is needed to go on, until the end. Weights lie two folders down, where nobody takes them for the model's."""
-WEIGHTS = (0.25, 0.5, 0.75, 1.0)
-"""Of a reranker's scores, that are tried."""
-RATES: Mapping[Part, float] = {"embedder": 3e-5, "reranker": 5e-5}
-BATCHES: Mapping[Part, int] = {"embedder": 32, "reranker": 8}
+STATE = ".training"
+"""The folder of checkpoints and caches, deleted at the end. Its weights are two folders down, so that nothing mistakes
+them for the model."""
+RERANK_WEIGHTS = (0.25, 0.5, 0.75, 1.0)
+"""The weights of a reranker's scores that are tried."""
+LEARNING_RATES: Mapping[Part, float] = {"embedder": 3e-5, "reranker": 5e-5}
+BATCH_SIZES: Mapping[Part, int] = {"embedder": 32, "reranker": 8}
 NEGATIVES: Mapping[Part, int] = {"embedder": 1, "reranker": 4}
-_K = 10  # places that are measured
-
-Progress: TypeAlias = Callable[[str, int, int], None]
-"""Is told what is being done, and how much of it is."""
+_K = 10  # hits that are evaluated
 
 
 @dataclass(frozen=True, slots=True)
 class RetrieverSettings:
-    """How it is trained; None: the default of the part."""
+    """Settings of a retriever's training run. None is the default of the part.
+
+    - `part`: `embedder` or `reranker`.
+    - `base`: name or path of the model to start from.
+    - `epochs`: number of passes over the examples.
+    - `batch`: number of questions per step.
+    - `rate`: peak learning rate.
+    - `negatives`: number of hard negatives per question.
+    - `seed`: random seed.
+    """
 
     part: Part = "embedder"
     base: str = "bundled"
@@ -63,19 +73,26 @@ class RetrieverSettings:
     seed: int = 0
 
     @property
-    def fitting(self) -> FitSettings:
-        """What `fit` needs of it."""
-        return FitSettings(
-            self.epochs, self.batch or BATCHES[self.part], self.rate or RATES[self.part], seed=self.seed
-        )  # fmt: skip
+    def fitting(self) -> RankerSettings:
+        """The settings of the training loop."""
+        batch = self.batch or BATCH_SIZES[self.part]
+        rate = self.rate or LEARNING_RATES[self.part]
+        return RankerSettings(self.epochs, batch, rate, seed=self.seed)
 
 
 @dataclass(frozen=True, slots=True)
 class RetrieverReport:
-    """What came out. `differences` are after against before, over the `test` questions that nothing was learned from.
+    """The result of training a retriever.
 
-    `dense` has those of a search by vectors alone, for an embedder. `weight` is what a reranker's scores should count
-    beside the search's own; `by_weight` has nDCG@10 of the questions that chose it.
+    - `base`: name and sha256 of the model that training started from.
+    - `questions`: number of questions per part of the split.
+    - `lessons`: number of training examples.
+    - `numbers`: figures of the training loop.
+    - `differences`: measures after against before, over the test questions.
+    - `dense`: the same for vector search alone, for an embedder.
+    - `weight`: the best weight of a reranker's scores in search.
+    - `by_weight`: nDCG@10 by weight, over the questions that chose it.
+    - `seconds`: duration of the whole run.
     """
 
     settings: RetrieverSettings
@@ -91,119 +108,136 @@ class RetrieverReport:
 
     @property
     def better(self) -> bool:
-        """Whether nDCG@10 is higher, beyond noise."""
+        """Whether nDCG@10 is higher than before, beyond noise."""
         first = self.differences[0]
         return not first.noise and first.difference > 0
 
 
 def adapt_retriever(
-    collection: Collection, parts: Parts, out: str | Path, settings: RetrieverSettings = RetrieverSettings(), *,
-    progress: Progress = lambda *_: None,
-) -> RetrieverReport:  # fmt: skip
-    """Train into the folder `out`, and compare; an interrupted run goes on there.
+    collection: Collection,
+    split: QuestionSplit,
+    out: str | Path,
+    settings: RetrieverSettings = RetrieverSettings(),
+    *,
+    progress: ProgressCallback | None = None,
+) -> RetrieverReport:
+    """Train a retriever into the folder `out` and compare retrieval before and after; an interrupted run continues.
 
-    Nothing of the collection changes: an embedder is adopted by `reembed`, a reranker by `[search] reranker`. Raises
-    DataError where nothing can be learned from, or `out` holds a retriever already.
+    Checkpoints are in `out/.training/fit`. The collection does not change: `reembed` adopts an embedder, `[search]
+    reranker` in ragfm.toml a reranker. Progress has the stages "mine negatives", "train", "re-embed", "rerank weight W"
+    and "search RUN". Raises DataError if there is nothing to train on or `out` holds a retriever already.
     """
+    report_progress = progress or ignore_progress
     start, folder = time.monotonic(), Path(out)
     if (folder / RECORD).exists():
-        raise DataError(f"{folder} holds a retriever already.", "Name another folder, or remove it.")
+        raise DataError(f"{folder} holds a retriever already.", "Use another folder, or delete this one.")
     base = find_model(settings.base, "embedder" if settings.base == "bundled" else settings.part)
-    check_folder(folder, base, goes_on=TRAINING)
-    ranker = _ranker(settings)
-    state = folder / TRAINING
+    check_output_folder(folder, base, checkpoint=STATE)
+    ranker_class = EmbedderRanker if settings.part == "embedder" else CrossEncoderRanker
+    negatives = NEGATIVES[settings.part] if settings.negatives is None else settings.negatives
+    ranker = ranker_class(settings.base, negatives)
+    state = folder / STATE
     make_output(folder)
     (state / "fit").mkdir(parents=True, exist_ok=True)
-    lessons = mined_once(collection, parts.learn, state / "learn.json", _told(progress, "mining"))
-    valid = mined_once(collection, parts.choose, state / "choose.json")
-    numbers = fit(ranker, lessons, valid, state / "fit", settings.fitting, facts={"retriever": asdict(settings)},
-                  progress=_told(progress, "learning"))  # fmt: skip
+    examples = load_or_mine(collection, split.learn, state / "learn.json", report_progress)
+    valid = load_or_mine(collection, split.choose, state / "choose.json")
+    figures = train_ranker(
+        ranker,
+        examples,
+        valid,
+        state / "fit",
+        settings.fitting,
+        facts={"retriever": asdict(settings)},
+        progress=report_progress,
+    )
     ranker.save(folder)
     compare = _compare_embedder if settings.part == "embedder" else _compare_reranker
-    found = compare(collection, parts, folder, progress)
+    comparison = compare(collection, split, folder, report_progress)
     report = RetrieverReport(
         settings=settings,
         base={"name": settings.base, "sha256": weights_sha256(base)},
-        questions={name: len(getattr(parts, name)) for name in ("learn", "choose", "test")},
-        lessons=len(lessons),
-        numbers=numbers,
+        questions={name: len(getattr(split, name)) for name in ("learn", "choose", "test")},
+        lessons=len(examples),
+        numbers=figures,
         differences=_differences(folder),
         seconds=round(time.monotonic() - start, 1),
-        **found,
+        **comparison,
     )
     write_durably(folder / RECORD, json.dumps({"format": 1, **asdict(report)}, indent=1).encode() + b"\n")
     shutil.rmtree(state)
     return report
 
 
-# --- Inside ------------------------------------------------------------------------------------------------------
-
-
-def _ranker(settings: RetrieverSettings) -> Ranker:
-    kind = EmbedderRanker if settings.part == "embedder" else CrossEncoderRanker
-    return kind(settings.base, NEGATIVES[settings.part] if settings.negatives is None else settings.negatives)
-
-
-def _compare_embedder(collection: Collection, parts: Parts, folder: Path, progress: Progress) -> dict[str, Any]:
-    """All runs are written; after is a copy of the collection with the new embedder."""
+def _compare_embedder(
+    collection: Collection, split: QuestionSplit, folder: Path, progress: ProgressCallback
+) -> dict[str, Any]:
+    """Search the test questions in the collection, and in a copy that is embedded by the new model."""
     modes: tuple[Mode, ...] = ("hybrid", "dense")
     for mode in modes:
-        _run(collection, parts.test, _file(folder, BEFORE, mode), progress, mode)
-    with _copied(collection, folder / TRAINING / "copy") as copy:
-        copy.reembed(str(folder), progress=_told(progress, "embedding"))
+        _search(collection, split.test, _run_file(folder, BEFORE, mode), progress, mode)
+    with _open_copy(collection, folder / STATE / "copy") as copy:
+        copy.reembed(str(folder), progress=with_stage(progress, "re-embed"))
         for mode in modes:
-            _run(copy, parts.test, _file(folder, AFTER, mode), progress, mode)
+            _search(copy, split.test, _run_file(folder, AFTER, mode), progress, mode)
     return {"dense": _differences(folder, "dense")}
 
 
-def _compare_reranker(collection: Collection, parts: Parts, folder: Path, progress: Progress) -> dict[str, Any]:
-    """The weight is chosen by some questions, and both runs are over others."""
-    reranker = _Remembering(load_reranker(str(folder)))
-    values = {}
-    for weight in WEIGHTS:
-        with _reranked(collection, reranker, weight) as handle:
-            report = evaluate_retrieval(handle, parts.choose, k=_K, progress=_told(progress, f"weight {weight}"))
-            values[weight] = report.measures[f"nDCG@{_K}"].value
-    best = max(WEIGHTS, key=lambda weight: values[weight])
-    _run(collection, parts.test, folder / BEFORE, progress)
-    with _reranked(collection, reranker, best) as handle:
-        _run(handle, parts.test, folder / AFTER, progress)
-    return {"weight": best, "by_weight": {str(weight): round(value, 4) for weight, value in values.items()}}
+def _compare_reranker(
+    collection: Collection, split: QuestionSplit, folder: Path, progress: ProgressCallback
+) -> dict[str, Any]:
+    """Choose the weight of the reranker by the `choose` questions, then search the test questions with and without."""
+    reranker = _CachedReranker(load_reranker(str(folder)))
+    scores: dict[float, float] = {}
+    for weight in RERANK_WEIGHTS:
+        with _open_reranked(collection, reranker, weight) as handle:
+            report = evaluate_retrieval(
+                handle, split.choose, k=_K, progress=with_stage(progress, f"rerank weight {weight}")
+            )
+        scores[weight] = report.measures[f"nDCG@{_K}"].value
+    best = max(RERANK_WEIGHTS, key=lambda weight: scores[weight])
+    _search(collection, split.test, folder / BEFORE, progress)
+    with _open_reranked(collection, reranker, best) as handle:
+        _search(handle, split.test, folder / AFTER, progress)
+    return {"weight": best, "by_weight": {str(weight): round(score, 4) for weight, score in scores.items()}}
+
+
+def _search(
+    collection: Collection,
+    questions: Sequence[Question],
+    out: Path,
+    progress: ProgressCallback,
+    mode: Mode = "hybrid",
+) -> None:
+    report = with_stage(progress, f"search {out.stem}")
+    evaluate_retrieval(collection, questions, mode=mode, k=_K, out=out, progress=report)
+
+
+def _run_file(folder: Path, name: str, mode: Mode) -> Path:
+    return folder / (name if mode == "hybrid" else f"{mode}-{name}")
 
 
 def _differences(folder: Path, mode: Mode = "hybrid") -> tuple[Difference, ...]:
-    return compare_runs(_file(folder, BEFORE, mode), _file(folder, AFTER, mode)).differences
-
-
-def _file(folder: Path, run: str, mode: Mode) -> Path:
-    return folder / (run if mode == "hybrid" else f"{mode}-{run}")
-
-
-def _run(
-    collection: Collection, questions: Sequence[Question], out: Path, progress: Progress, mode: Mode = "hybrid"
-) -> None:
-    told = _told(progress, f"asking, {out.stem}")
-    evaluate_retrieval(collection, questions, mode=mode, k=_K, out=out, progress=told)
+    return compare_runs(_run_file(folder, BEFORE, mode), _run_file(folder, AFTER, mode)).differences
 
 
 @contextmanager
-def _copied(collection: Collection, place: Path) -> Iterator[Collection]:
-    """A copy, which stays after an interruption so that nothing is embedded twice."""
+def _open_copy(collection: Collection, folder: Path) -> Iterator[Collection]:
+    """A copy of the collection, which survives an interruption so that nothing is embedded twice."""
     from ragfm.collection import Collection
 
-    path = place / ".ragfm"
+    path = folder / ".ragfm"
     if not path.exists():
-        place.mkdir(parents=True, exist_ok=True)
-        collection.backup(place / "backup", force=True)
+        folder.mkdir(parents=True, exist_ok=True)
+        collection.backup(folder / "backup", force=True)
         with Collection.open(path, settings=collection.settings) as copy:
-            copy.restore(place / "backup")
-        (place / "backup").unlink()
+            copy.restore(folder / "backup")
+        (folder / "backup").unlink()
     with Collection.open(path, settings=collection.settings) as copy:
         yield copy
 
 
 @contextmanager
-def _reranked(collection: Collection, reranker: Reranker, weight: float) -> Iterator[Collection]:
+def _open_reranked(collection: Collection, reranker: Reranker, weight: float) -> Iterator[Collection]:
     from ragfm.collection import Collection
 
     search = collection.settings.search.model_copy(update={"rerank_weight": weight, "rerank_budget_ms": None})
@@ -212,23 +246,19 @@ def _reranked(collection: Collection, reranker: Reranker, weight: float) -> Iter
         yield handle
 
 
-class _Remembering:
-    """A reranker that scores each pair once."""
+class _CachedReranker:
+    """A reranker that scores each pair of query and text once."""
 
     def __init__(self, reranker: Reranker) -> None:
         self._reranker = reranker
-        self._known: dict[tuple[str, str], float] = {}
+        self._scores: dict[tuple[str, str], float] = {}
 
     def rerank(self, query: str, texts: Sequence[str], *, budget_ms: float | None = None) -> Vectors:
-        """Scores; there is no budget."""
+        """Scores of the texts; `budget_ms` is ignored."""
         import numpy as np
 
-        new = [text for text in dict.fromkeys(texts) if (query, text) not in self._known]
+        new = [text for text in dict.fromkeys(texts) if (query, text) not in self._scores]
         if new:
             scores = self._reranker.rerank(query, new).tolist()
-            self._known |= {(query, text): score for text, score in zip(new, scores, strict=True)}
-        return np.array([self._known[query, text] for text in texts], dtype=np.float32)
-
-
-def _told(progress: Progress, what: str) -> Callable[[int, int], None]:
-    return lambda done, total: progress(what, done, total)
+            self._scores |= {(query, text): score for text, score in zip(new, scores, strict=True)}
+        return np.array([self._scores[query, text] for text in texts], dtype=np.float32)

@@ -1,7 +1,7 @@
-"""Near misses: a question changed in one word, so that the passage that answered it answers it no more.
+"""Near misses: questions changed in one word, so that the passage that answered them no longer does.
 
-Number, name, a word for its opposite, or a denial put in or taken out, as the crowd did it for SQuAD 2.0 (Rajpurkar et
-al. 2018).
+A number, a name or a word is replaced, or the question is negated, as annotators did for SQuAD 2.0 (Rajpurkar et al.
+2018).
 """
 
 from __future__ import annotations
@@ -19,76 +19,84 @@ north south, northern southern, east west, eastern western, began ended, start e
 male female, men women, increase decrease, older younger, early late, inside outside, above below, upper lower,
 majority minority, import export, win lose, arrive leave, best worst, biggest smallest, earliest latest, same different
 """
-_OPPOSITE = {
+_OPPOSITES = {
     one: other
     for pair in _PAIRS.split(",")
     for one, other in (pair.split(), reversed(pair.split()))
-    if (one, other) != ("smallest", "biggest")  # once is enough, and the pair above has it
+    if (one, other) != ("smallest", "biggest")  # the opposite of "smallest" is "largest"
 }
-_OPPOSITES = re.compile(rf"\b(?:{'|'.join(_OPPOSITE)})\b")
+_OPPOSITE_WORDS = re.compile(rf"\b(?:{'|'.join(_OPPOSITES)})\b")
 
-_DENIED = 1 / 8
-_WITHOUT = {"can't": "can", "won't": "will"}
-_DENIAL = re.compile(r"\b(?:can't|won't)|(?<=[a-z])n't\b| not\b")
+_NEGATED_SHARE = 1 / 8
+_POSITIVE_FORMS = {"can't": "can", "won't": "will"}
+_NEGATION = re.compile(r"\b(?:can't|won't)|(?<=[a-z])n't\b| not\b")
 _AUXILIARY = re.compile(r"(?<=\w )(?:is|are|was|were|did|does|do|has|have|had|can|could|will|would|should)\b")
-"""Not the first word: a question for yes or no has an answer then, too."""
+"""An auxiliary verb that is not the first word: a yes-no question has an answer when negated, too."""
 
 
 @dataclass(frozen=True, slots=True)
 class NearMiss:
-    """A changed question: `kind` is `number`, `name`, `opposite` or `negation`; `put` is what stands there now."""
+    """A changed question.
+
+    - `kind`: `number`, `name`, `opposite` or `negation`.
+    - `text`: the changed question.
+    - `inserted`: the text that replaces the original; empty if a negation was removed.
+    """
 
     kind: str
     text: str
-    put: str
+    inserted: str
 
 
 def names_in(question: str) -> list[str]:
-    """The names in a question, but for one that it begins with, which may be a common word."""
+    """The proper names in a question, except at its beginning, where a common word is capitalised too."""
     return _NAME.findall(question)
 
 
-def near_misses(question: str, names: Sequence[str], chance: random.Random) -> Iterator[NearMiss]:
-    """The question changed in one place, in all ways that the rules know, in a random order.
+def near_misses(question: str, names: Sequence[str], rng: random.Random) -> Iterator[NearMiss]:
+    """The question changed in one place, in all ways that the rules know, in random order.
 
-    `names` are those of other questions; one that has as many words takes a name's place. A denial comes first where it
-    comes at all, in one question of eight: nearly every question can be denied, and that is easily seen.
+    `names` are the names in other questions; a name is replaced by one with as many words. One question in eight also
+    gets its negation, first: nearly all questions can be negated, and a model would learn to spot that.
     """
-    ways = [*_numbers(question, chance), *_names(question, names, chance), *_opposites(question)]
-    chance.shuffle(ways)
-    if chance.random() < _DENIED:
+    changes = [*_numbers(question, rng), *_names(question, names, rng), *_opposites(question)]
+    rng.shuffle(changes)
+    if rng.random() < _NEGATED_SHARE:
         yield from _negations(question)
-    yield from ways
+    yield from changes
 
 
-def _numbers(question: str, chance: random.Random) -> Iterator[NearMiss]:
+def _numbers(question: str, rng: random.Random) -> Iterator[NearMiss]:
     for match in _NUMBER.finditer(question):
         old = int(match[0])
-        by = chance.randint(2, 30 if old > 100 else 9)
-        new = str(old - by if old > by and (chance.random() < 0.5 or old + by > 2030 > old) else old + by)
-        yield NearMiss("number", _put(question, match, new), new)
+        delta = rng.randint(2, 30 if old > 100 else 9)
+        # Not below zero, and a year does not move into the future.
+        lower = old > delta and (rng.random() < 0.5 or old + delta > 2030 > old)
+        new = str(old - delta if lower else old + delta)
+        yield NearMiss("number", _replace(question, match, new), new)
 
 
-def _names(question: str, names: Sequence[str], chance: random.Random) -> Iterator[NearMiss]:
+def _names(question: str, names: Sequence[str], rng: random.Random) -> Iterator[NearMiss]:
     for match in _NAME.finditer(question):
-        alike = [name for name in names if name.count(" ") == match[0].count(" ") and name not in question]
-        for new in chance.sample(alike, min(3, len(alike))):
-            yield NearMiss("name", _put(question, match, new), new)
+        candidates = [name for name in names if name.count(" ") == match[0].count(" ") and name not in question]
+        for new in rng.sample(candidates, min(3, len(candidates))):
+            yield NearMiss("name", _replace(question, match, new), new)
 
 
 def _opposites(question: str) -> Iterator[NearMiss]:
-    for match in _OPPOSITES.finditer(question):
-        new = _OPPOSITE[match[0]]
-        yield NearMiss("opposite", _put(question, match, new), new)
+    for match in _OPPOSITE_WORDS.finditer(question):
+        new = _OPPOSITES[match[0]]
+        yield NearMiss("opposite", _replace(question, match, new), new)
 
 
 def _negations(question: str) -> Iterator[NearMiss]:
-    if match := _DENIAL.search(question):
-        yield NearMiss("negation", _put(question, match, _WITHOUT.get(match[0], "")), "")
+    if match := _NEGATION.search(question):
+        yield NearMiss("negation", _replace(question, match, _POSITIVE_FORMS.get(match[0], "")), "")
     elif match := _AUXILIARY.search(question):
-        new = {plain: denied for denied, plain in _WITHOUT.items()}.get(match[0], f"{match[0]}n't")
-        yield NearMiss("negation", _put(question, match, new), new)
+        negative = {positive: negative for negative, positive in _POSITIVE_FORMS.items()}
+        new = negative.get(match[0], f"{match[0]}n't")
+        yield NearMiss("negation", _replace(question, match, new), new)
 
 
-def _put(question: str, match: re.Match[str], new: str) -> str:
+def _replace(question: str, match: re.Match[str], new: str) -> str:
     return question[: match.start()] + new + question[match.end() :]

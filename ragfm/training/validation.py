@@ -1,4 +1,4 @@
-"""How right the answers of a model in training are."""
+"""Score the answers of a model during training."""
 
 from __future__ import annotations
 
@@ -14,30 +14,41 @@ from ragfm.training.examples import Example
 if TYPE_CHECKING:
     from ragfm.training.base_model import Base
 
-MOST = 40  # examples
-_TOKENS = 48  # of an answer
+MAX_EXAMPLES = 40
+_MAX_ANSWER_TOKENS = 48
 
 
-def answers_score(model: Any, base: Base, examples: Sequence[Example]) -> float:
-    """The mean over the first 40 examples: token F1 with the completion, or whether it abstains as the completion."""
+def score_answers(model: Any, base: Base, examples: Sequence[Example]) -> float:
+    """The mean score of the first 40 examples, from 0 to 1.
+
+    The score of an answer is its token F1 with the completion. If either of them is an abstention, the score is 1 if
+    both are, else 0.
+    """
     scores = []
-    for example in examples[:MOST]:
-        said = greedy(model, base, base.prompt(example.messages), _TOKENS)
-        if is_abstention(example.completion) or is_abstention(said):
-            scores.append(float(is_abstention(example.completion) and is_abstention(said)))
+    for example in examples[:MAX_EXAMPLES]:
+        answer = generate_greedy(model, base, base.prompt(example.messages), _MAX_ANSWER_TOKENS)
+        if is_abstention(example.completion) or is_abstention(answer):
+            scores.append(float(is_abstention(example.completion) and is_abstention(answer)))
         else:
-            scores.append(token_f1(said, example.completion))
+            scores.append(token_f1(answer, example.completion))
     return sum(scores) / len(scores)
 
 
-def greedy(model: Any, base: Base, prompt: Sequence[int], most: int) -> str:
-    """What the model says, token by token the likeliest, up to the end of its turn."""
+def generate_greedy(model: Any, base: Base, prompt: Sequence[int], max_tokens: int) -> str:
+    """The model's answer to the tokens of a prompt by greedy decoding, up to the end of its turn."""
     ids = torch.tensor([list(prompt)], device=base.device)
     with torch.no_grad():
-        whole = model.generate(
-            input_ids=ids, attention_mask=torch.ones_like(ids), max_new_tokens=most, do_sample=False,
-            eos_token_id=sorted(base.ends), pad_token_id=base.pad,
-        )  # fmt: skip
-    tokens = [int(token) for token in whole[0, len(prompt) :]]
-    end = next((at for at, token in enumerate(tokens) if token in base.ends), len(tokens))
-    return str(base.tokenizer.decode(tokens[:end], skip_special_tokens=True)).strip()
+        output = model.generate(
+            input_ids=ids,
+            attention_mask=torch.ones_like(ids),
+            max_new_tokens=max_tokens,
+            do_sample=False,
+            eos_token_id=sorted(base.ends),
+            pad_token_id=base.pad,
+        )
+    answer = []
+    for token in output[0, len(prompt) :].tolist():
+        if token in base.ends:
+            break
+        answer.append(int(token))
+    return str(base.tokenizer.decode(answer, skip_special_tokens=True)).strip()

@@ -1,4 +1,4 @@
-"""A language model of 100 kB with random weights, as a GGUF file, and ways to damage it."""
+"""A GGUF language model of 100 kB with random weights, a LoRA adapter for it, and ways to damage files."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ TEMPLATE = "{% for m in messages %}<s>{{ m['content'] }}</s>{% endfor %}<s>"
 
 
 def write_tiny(path: Path, *, embedding: int = 64, layers: int = 2, context: int = 512, seed: int = 0) -> Path:
-    """A Llama of the given size, whose tokens are bytes."""
+    """Write a Llama model of the given size whose tokens are bytes."""
     from gguf import GGUFWriter, TokenType
 
     writer = GGUFWriter(path, "llama")
@@ -33,10 +33,10 @@ def write_tiny(path: Path, *, embedding: int = 64, layers: int = 2, context: int
     for token, name in enumerate(("unk", "bos", "eos")):
         getattr(writer, f"add_{name}_token_id")(token)
     writer.add_chat_template(TEMPLATE)
-    chance = np.random.default_rng(seed)
+    rng = np.random.default_rng(seed)
 
     def tensor(name: str, *shape: int) -> None:
-        values = chance.standard_normal(shape, dtype=np.float32) / 8
+        values = rng.standard_normal(shape, dtype=np.float32) / 8
         writer.add_tensor(f"{name}.weight", values if len(shape) > 1 else values + 1)
 
     tensor("token_embd", len(tokens), embedding)
@@ -64,16 +64,19 @@ def write_lora(
     depth: int = 0,
     dtype: type = np.float32,
 ) -> Path:
-    """A LoRA adapter of rank 1 on one layer, strong enough to change the text; none with a depth or of integers."""
+    """Write a LoRA adapter of rank 1 for one layer, strong enough to change the output.
+
+    It is invalid with a `depth`, a third dimension, or an integer `dtype`.
+    """
     from gguf import GGUFWriter
 
     writer = GGUFWriter(path, architecture)
     writer.add_string("general.type", "adapter")
     writer.add_string("adapter.type", "lora")
     writer.add_float32("adapter.lora.alpha", scale)
-    chance = np.random.default_rng(seed)
+    rng = np.random.default_rng(seed)
     for name, shape in [("lora_a", (1, size)), ("lora_b", (size, 1))]:
-        values = chance.standard_normal(shape, dtype=np.float32) * 3
+        values = rng.standard_normal(shape, dtype=np.float32) * 3
         values = np.stack([values] * depth) if depth else values
         writer.add_tensor(f"blk.{layer}.attn_output.weight.{name}", values.astype(dtype))
     writer.write_header_to_file()
@@ -84,24 +87,24 @@ def write_lora(
 
 
 def damage(data: bytes, seed: int) -> bytes:
-    """The same file with bits turned, a page of zeros or noise, a large number, or an end that is missing."""
-    chance = random.Random(seed)
-    header = data.index(b"token_embd") + 2000  # most of what goes wrong goes wrong there
-    spread = header if chance.random() < 0.8 else len(data)
+    """A copy of a file with flipped bits, a block of zeros or noise, a large number, or a missing end."""
+    rng = random.Random(seed)
+    header = data.index(b"token_embd") + 2000  # most damage matters there
+    limit = header if rng.random() < 0.8 else len(data)
     damaged = bytearray(data)
     kind = seed % 5
     if kind == 0:
-        for _ in range(chance.choice((1, 3, 30))):
-            damaged[chance.randrange(spread)] ^= 1 << chance.randrange(8)
+        for _ in range(rng.choice((1, 3, 30))):
+            damaged[rng.randrange(limit)] ^= 1 << rng.randrange(8)
     elif kind == 1:
-        at, size = chance.randrange(spread), chance.choice((1, 8, 512, 4096))
-        damaged[at : at + size] = bytes(size)
+        offset, size = rng.randrange(limit), rng.choice((1, 8, 512, 4096))
+        damaged[offset : offset + size] = bytes(size)
     elif kind == 2:
-        at, size = chance.randrange(spread), chance.choice((4, 64, 512))
-        damaged[at : at + size] = chance.randbytes(size)
+        offset, size = rng.randrange(limit), rng.choice((4, 64, 512))
+        damaged[offset : offset + size] = rng.randbytes(size)
     elif kind == 3:
-        at = chance.randrange(spread)
-        damaged[at : at + 8] = chance.choice((2**64 - 1, 2**63, 2**32, 2**31 - 1, 10**6)).to_bytes(8, "little")
+        offset = rng.randrange(limit)
+        damaged[offset : offset + 8] = rng.choice((2**64 - 1, 2**63, 2**32, 2**31 - 1, 10**6)).to_bytes(8, "little")
     else:
-        del damaged[chance.randrange(len(data)) :]
+        del damaged[rng.randrange(len(data)) :]
     return bytes(damaged)

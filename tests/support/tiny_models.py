@@ -1,4 +1,4 @@
-"""Tiny models of random weights, with a tokenizer of bytes: what is true of them is true of large ones."""
+"""Tiny models with random weights and a tokenizer of bytes, in all supported architectures."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFa
 
 from ragfm.core.types import Message
 from ragfm.training import Example
-from ragfm.training.gguf_lora import Shape
+from ragfm.training.gguf_lora import ModelShape
 
 SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
 TEMPLATE = (
@@ -35,7 +35,7 @@ SIZES = {
 
 
 def alphabet() -> list[str]:
-    """The special tokens, a token for each byte, and one of two, since GGUF wants a merge."""
+    """The special tokens, a token for each byte, and one of two bytes, since GGUF needs a merge."""
     return [*SPECIAL, *sorted(pre_tokenizers.ByteLevel.alphabet()), "ab"]
 
 
@@ -44,11 +44,13 @@ def tiny_config(kind: str = "llama", **changes: Any) -> Any:
 
 
 def tiny_model(folder: Path, kind: str = "llama", *, seed: int = 0, **changes: Any) -> Path:
-    """A folder with a model of random weights."""
+    """Write a model with random weights and its tokenizer into a folder."""
     torch.manual_seed(seed)
     model = AutoModelForCausalLM.from_config(tiny_config(kind, **changes))
     model.save_pretrained(folder)
-    tokenizer = Tokenizer(models.BPE(vocab={token: at for at, token in enumerate(alphabet())}, merges=[("a", "b")]))
+    tokenizer = Tokenizer(
+        models.BPE(vocab={token: index for index, token in enumerate(alphabet())}, merges=[("a", "b")])
+    )
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     fast = PreTrainedTokenizerFast(
@@ -59,8 +61,8 @@ def tiny_model(folder: Path, kind: str = "llama", *, seed: int = 0, **changes: A
     return folder
 
 
-def lessons(count: int = 30) -> list[Example]:
-    """Prompts of several lengths, a third of them to be abstained from."""
+def tiny_examples(count: int = 30) -> list[Example]:
+    """Prompts of several lengths with completions, a third of which are abstentions."""
     return [
         Example(
             (Message("system", "Answer."), Message("user", f"[1] {'x' * (number % 7)} is {number}\n\nWhat is it?")),
@@ -71,11 +73,11 @@ def lessons(count: int = 30) -> list[Example]:
     ]
 
 
-def tiny_gguf(model: Any, path: Path, shape: Shape) -> Path:
-    """The same model as a GGUF file of float32."""
+def tiny_gguf(model: Any, path: Path, shape: ModelShape) -> Path:
+    """Write a model of transformers as a GGUF file in float32."""
     config, arch = model.config, shape.architecture
     writer = gguf.GGUFWriter(path, arch)
-    _numbers(writer, config, arch)
+    _write_hyperparameters(writer, config, arch)
     writer.add_tokenizer_model("gpt2")
     writer.add_tokenizer_pre("gpt-2")
     writer.add_token_list(alphabet())
@@ -85,8 +87,8 @@ def tiny_gguf(model: Any, path: Path, shape: Shape) -> Path:
     writer.add_eos_token_id(2)
     writer.add_add_bos_token(False)
     writer.add_chat_template(TEMPLATE)
-    number = next(number for number, name in gguf.MODEL_ARCH_NAMES.items() if name == arch)
-    names = gguf.get_tensor_name_map(number, shape.layers)
+    architecture = next(key for key, name in gguf.MODEL_ARCH_NAMES.items() if name == arch)
+    names = gguf.get_tensor_name_map(architecture, shape.layers)
     for name, tensor in model.state_dict().items():
         if name == "lm_head.weight" and config.tie_word_embeddings:
             continue
@@ -103,7 +105,7 @@ def tiny_gguf(model: Any, path: Path, shape: Shape) -> Path:
     return path
 
 
-def _numbers(writer: gguf.GGUFWriter, config: Any, arch: str) -> None:
+def _write_hyperparameters(writer: gguf.GGUFWriter, config: Any, arch: str) -> None:
     head = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     rope = config.rope_parameters
     if arch == "gemma3":

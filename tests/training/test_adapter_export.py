@@ -1,4 +1,4 @@
-"""Export: an adapter says in llama.cpp what it says in transformers, in every architecture that is known."""
+"""Export of adapters: llama.cpp and transformers agree in all supported architectures."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from support.shell import Shell
-from support.tiny_models import lessons, tiny_gguf, tiny_model
+from support.tiny_models import tiny_examples, tiny_gguf, tiny_model
 from transformers import AutoModelForCausalLM
 
 from ragfm.core.errors import AdapterMismatchError, DataError, ModelNotFoundError, UnsupportedError
@@ -32,28 +32,30 @@ from ragfm.models.adapters import (
     trained_weights_sha256,
 )
 from ragfm.models.llama_library import load_model
-from ragfm.training.adapter_export import compare_readers, export_adapter, with_adapter
-from ragfm.training.adapter_folder import finish
+from ragfm.training.adapter_export import compare_readers, export_adapter, load_adapter
+from ragfm.training.adapter_folder import write_adapter
 from ragfm.training.base_model import Base
-from ragfm.training.examples import to_lines
-from ragfm.training.gguf_lora import ARCHITECTURES, Shape, gguf_to_peft, peft_to_gguf
+from ragfm.training.examples import examples_to_jsonl
+from ragfm.training.gguf_lora import ARCHITECTURES, ModelShape, gguf_to_peft, peft_to_gguf
 from ragfm.training.gguf_merge import merge_gguf
-from ragfm.training.methods import MethodSettings
-from ragfm.training.refresh import _start
-from ragfm.training.trainer import Training, TrainSettings
-from ragfm.training.weight_identity import check_weights
+from ragfm.training.refresh import _start_adapter
+from ragfm.training.train_settings import MethodSettings, TrainSettings
+from ragfm.training.trainer import Training
+from ragfm.training.weight_identity import check_same_weights
 
 CHANGES: dict[str, dict[str, Any]] = {
-    "gemma": {"head_dim": 16}, "gemma2": {"head_dim": 16, "query_pre_attn_scalar": 16},
+    "gemma": {"head_dim": 16},
+    "gemma2": {"head_dim": 16, "query_pre_attn_scalar": 16},
     "phi3": {"sliding_window": None},
-    "gemma3_text": {"head_dim": 16, "query_pre_attn_scalar": 16}, "qwen3": {"head_dim": 16},
+    "gemma3_text": {"head_dim": 16, "query_pre_attn_scalar": 16},
+    "qwen3": {"head_dim": 16},
     "phi": {"partial_rotary_factor": 0.5, "num_key_value_heads": 4},
-}  # fmt: skip
+}
 TOKENS = [5, 77, 31, 200, 9, 120, 42, 42, 8, 63]
 
 
 def logits(model: Path, adapter: Path | None) -> np.ndarray:
-    """What llama.cpp gives after the last token, in float32 throughout."""
+    """llama.cpp's logits after the last token, computed in float32."""
     loaded = load_model(model)
     settings = llama_cpp.llama_context_default_params()
     settings.n_ctx, settings.n_threads, settings.n_threads_batch = 64, 1, 1
@@ -74,7 +76,7 @@ def logits(model: Path, adapter: Path | None) -> np.ndarray:
 
 
 def random_lora(model: Any, folder: Path, **changes: Any) -> Any:
-    """A LoRA of all linear layers with random matrices, in PEFT's form."""
+    """Write a LoRA of all linear layers with random matrices as a PEFT folder; returns the adapted model."""
     config = peft.LoraConfig(r=4, lora_alpha=6, target_modules="all-linear", task_type="CAUSAL_LM", **changes)
     adapted = peft.get_peft_model(model, config)
     for name, parameter in adapted.named_parameters():
@@ -85,15 +87,15 @@ def random_lora(model: Any, folder: Path, **changes: Any) -> Any:
 
 
 @pytest.mark.parametrize("kind", ARCHITECTURES)
-def test_llama_cpp_computes_what_transformers_computes(tmp_path: Path, kind: str) -> None:
+def test_llama_cpp_and_transformers_compute_the_same_logits(tmp_path: Path, kind: str) -> None:
     folder = tiny_model(tmp_path / "model", kind, **CHANGES.get(kind, {}))
     model = AutoModelForCausalLM.from_pretrained(folder).eval()
-    shape = Shape.of(model.config)
+    shape = ModelShape.from_config(model.config)
     base = tiny_gguf(model, tmp_path / "base.gguf", shape)
     with torch.no_grad():
         plain = model(torch.tensor([TOKENS])).logits[0, -1].numpy()
         np.testing.assert_allclose(logits(base, None), plain, atol=5e-3 * np.ptp(plain))  # the test's own conversion
-        check_weights(model, base)
+        check_same_weights(model, base)
         adapted = random_lora(model, tmp_path / "lora")
         changed = adapted(torch.tensor([TOKENS])).logits[0, -1].numpy()
     assert np.abs(changed - plain).max() > 0.2 * np.ptp(plain)
@@ -107,9 +109,9 @@ def test_llama_cpp_computes_what_transformers_computes(tmp_path: Path, kind: str
     assert all(torch.equal(one[name], other[name]) for name in one)
 
 
-def test_a_scale_of_its_own_goes_into_the_matrices(tmp_path: Path) -> None:
+def test_a_layer_with_its_own_scale_is_exported(tmp_path: Path) -> None:
     model = AutoModelForCausalLM.from_pretrained(tiny_model(tmp_path / "model")).eval()
-    shape = Shape.of(model.config)
+    shape = ModelShape.from_config(model.config)
     base = tiny_gguf(model, tmp_path / "base.gguf", shape)
     adapted = random_lora(model, tmp_path / "lora", use_rslora=True, alpha_pattern={"q_proj": 20})
     with torch.no_grad():
@@ -119,11 +121,11 @@ def test_a_scale_of_its_own_goes_into_the_matrices(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("form", "error"), [("f16", 5e-3), ("q8_0", 5e-2)])
-def test_a_merged_gguf_file_computes_what_base_and_adapter_do(tmp_path: Path, form: Any, error: float) -> None:
+def test_a_merged_gguf_file_computes_the_same_as_base_and_adapter(tmp_path: Path, form: Any, error: float) -> None:
     model = AutoModelForCausalLM.from_pretrained(tiny_model(tmp_path / "model")).eval()
-    base = tiny_gguf(model, tmp_path / "base.gguf", Shape.of(model.config))
+    base = tiny_gguf(model, tmp_path / "base.gguf", ModelShape.from_config(model.config))
     random_lora(model, tmp_path / "lora")
-    peft_to_gguf(tmp_path / "lora", tmp_path / "lora.gguf", Shape.of(model.config), dtype="f32", about={})
+    peft_to_gguf(tmp_path / "lora", tmp_path / "lora.gguf", ModelShape.from_config(model.config), dtype="f32", about={})
     merge_gguf(base, tmp_path / "lora.gguf", tmp_path / "whole.gguf", form)
     expected = logits(base, tmp_path / "lora.gguf")
     np.testing.assert_allclose(logits(tmp_path / "whole.gguf", None), expected, atol=error * np.ptp(expected))
@@ -133,7 +135,7 @@ def test_a_merged_gguf_file_computes_what_base_and_adapter_do(tmp_path: Path, fo
 
 
 def recorded(folder: Path, out: Path) -> Path:
-    """An adapter of random matrices for a folder, as training leaves it."""
+    """Write a random adapter with a record, as training does."""
     base = Base(str(folder))
     random_lora(base.model, out)
     about = {"name": str(folder), "sha256": base.sha256}
@@ -144,7 +146,7 @@ def recorded(folder: Path, out: Path) -> Path:
 
 
 @pytest.mark.parametrize("form", [None, "F16", "BF16", "Q8_0", "Q4_0", "IQ4_NL", "Q5_1", "Q4_1"])
-def test_what_was_trained_on_a_folder_serves_over_a_gguf_file_of_it(tmp_path: Path, form: str | None) -> None:
+def test_an_adapter_trained_on_a_folder_serves_over_its_gguf_file(tmp_path: Path, form: str | None) -> None:
     folder = tiny_model(tmp_path / "model")
     file = in_form(folder, tmp_path / "base.gguf", form)
     out = recorded(folder, tmp_path / "lora")
@@ -156,7 +158,7 @@ def test_what_was_trained_on_a_folder_serves_over_a_gguf_file_of_it(tmp_path: Pa
         assert serving_adapter(adapter, str(file), prompt_fingerprint()) == str(written)
     assert serving_adapter(out, str(folder), prompt_fingerprint()) == str(out)
     if form is None:
-        assert compare_readers(out, written, lessons(2), base=str(file)).equal == 2
+        assert compare_readers(out, written, tiny_examples(2), base=str(file)).equal == 2
         whole = export_adapter(out, "merged", base=str(file), quantisation="q8_0", out=tmp_path / "whole.gguf")
         assert 0 < whole.stat().st_size < file.stat().st_size / 2
     other = in_form(tiny_model(tmp_path / "other", seed=1), tmp_path / "other.gguf", form)
@@ -166,10 +168,10 @@ def test_what_was_trained_on_a_folder_serves_over_a_gguf_file_of_it(tmp_path: Pa
         export_adapter(out, "gguf", base=str(other), out=tmp_path / "no.gguf")
     assert not (tmp_path / "no.gguf").exists()
     # What goes on from it over that file starts from its GGUF form, which is that file's.
-    assert _start(str(written), str(file), tmp_path / "again") == str(tmp_path / "again" / "start")
+    assert _start_adapter(str(written), str(file), tmp_path / "again") == str(tmp_path / "again" / "start")
 
 
-def test_neither_the_base_nor_what_is_not_ours_is_replaced(tmp_path: Path) -> None:
+def test_the_base_and_foreign_files_are_never_replaced(tmp_path: Path) -> None:
     folder = tiny_model(tmp_path / "model")
     base = in_form(folder, tmp_path / "base.gguf", None)
     out = recorded(folder, tmp_path / "lora")
@@ -181,11 +183,11 @@ def test_neither_the_base_nor_what_is_not_ours_is_replaced(tmp_path: Path) -> No
     refused: list[tuple[str, Path, dict[str, Any], str]] = [
         ("gguf", base, {"base": str(base)}, "the base itself"),
         ("gguf", tmp_path / "link.gguf", {"base": str(base)}, "the base itself"),
-        ("gguf", base, {"base": str(folder)}, "is no GGUF adapter"),
+        ("gguf", base, {"base": str(folder)}, "is not a GGUF adapter"),
         ("merged", base, {"base": str(base), "quantisation": "q8_0"}, "the base itself"),
         ("merged", tmp_path, {"base": str(base), "quantisation": "q8_0"}, "is a folder"),
         ("merged", folder, {}, "the base itself"),
-        ("merged", folder / "new", {}, "lies in the base"),
+        ("merged", folder / "new", {}, "is inside the base model"),
         ("merged", out, {}, "the adapter itself"),
         ("merged", theirs, {}, "holds a model already"),
     ]
@@ -206,9 +208,7 @@ def test_neither_the_base_nor_what_is_not_ours_is_replaced(tmp_path: Path) -> No
     assert sorted(path.name for path in whole.glob("*.safetensors*")) == ["model.safetensors"]
 
 
-def test_export_says_nothing_of_what_peft_asks_of_transformers(
-    tmp_path: Path, recwarn: pytest.WarningsRecorder
-) -> None:  # fmt: skip
+def test_export_hides_deprecation_warnings_of_peft(tmp_path: Path, recwarn: pytest.WarningsRecorder) -> None:
     out = recorded(tiny_model(tmp_path / "model"), tmp_path / "lora")
     recwarn.clear()
     export_adapter(out, "merged", out=tmp_path / "whole")
@@ -220,19 +220,19 @@ def test_export_says_nothing_of_what_peft_asks_of_transformers(
     [
         ({"num_hidden_layers": 3}, "only it has blk.2"),
         ({"num_hidden_layers": 1}, "it lacks blk.1"),
-        ({"intermediate_size": 64}, "another shape"),
+        ({"intermediate_size": 64}, "a different shape"),
         ({"kind": "qwen2"}, "architecture is qwen2, not llama"),
     ],
 )
-def test_a_gguf_file_of_another_model_is_refused(tmp_path: Path, changes: dict[str, Any], why: str) -> None:
+def test_a_gguf_file_of_a_different_model_is_refused(tmp_path: Path, changes: dict[str, Any], why: str) -> None:
     model = AutoModelForCausalLM.from_pretrained(tiny_model(tmp_path / "model"))
     other = in_form(tiny_model(tmp_path / "other", **changes), tmp_path / "other.gguf", None)
     with pytest.raises(AdapterMismatchError, match=why):
-        check_weights(model, other)
+        check_same_weights(model, other)
 
 
 @pytest.mark.parametrize(("form", "share"), [(None, 0.002), ("Q8_0", 0.02), ("Q4_0", 0.25)])
-def test_a_relative_is_told_by_its_weights_or_else_by_its_norms(tmp_path: Path, form: str, share: float) -> None:
+def test_a_fine_tuned_relative_is_detected_by_its_weights_or_norms(tmp_path: Path, form: str, share: float) -> None:
     folder = tiny_model(tmp_path / "model")
     model = AutoModelForCausalLM.from_pretrained(folder)
     file = in_form(folder, tmp_path / "base.gguf", form)
@@ -241,19 +241,19 @@ def test_a_relative_is_told_by_its_weights_or_else_by_its_norms(tmp_path: Path, 
         norm = model.model.layers[1].input_layernorm.weight
         norm *= 1.004
         with pytest.raises(AdapterMismatchError, match=r"blk.1.attn_norm.weight is off by 0.4%, where F32"):
-            check_weights(model, file)
+            check_same_weights(model, file)
         norm /= 1.004
-        check_weights(model, file)
+        check_same_weights(model, file)
         weight = model.model.layers[0].self_attn.q_proj.weight
         weight += share * weight.std() * torch.randn_like(weight)
         with pytest.raises(AdapterMismatchError, match=r"blk.0.attn_q.weight is off by"):
-            check_weights(model, file)
+            check_same_weights(model, file)
 
 
 def in_form(folder: Path, out: Path, form: str | None) -> Path:
-    """A folder's model as a GGUF file, as it is or quantised."""
+    """The model of a folder as a GGUF file, in float32 or quantised."""
     model = AutoModelForCausalLM.from_pretrained(folder)
-    whole = tiny_gguf(model, out.with_suffix(".f32"), Shape.of(model.config))
+    whole = tiny_gguf(model, out.with_suffix(".f32"), ModelShape.from_config(model.config))
     if form is None:
         return whole.rename(out)
     return quantize(whole, out, getattr(llama_cpp, f"LLAMA_FTYPE_MOSTLY_{form}"))
@@ -262,38 +262,44 @@ def in_form(folder: Path, out: Path, form: str | None) -> Path:
 def trained(folder: Path, method: Any, out: Path) -> Path:
     torch.set_num_threads(1)
     settings = TrainSettings(MethodSettings(method, rank=4, tokens=2), epochs=1, batch=5, rate=2e-2)
-    training = Training(Base(str(folder)), lessons(), out, settings)
-    finish(training, training.run(), card={"prompt": prompt_fingerprint()}, licence="CC0")
+    training = Training(Base(str(folder)), tiny_examples(), out, settings)
+    write_adapter(training, training.run(), card={"prompt": prompt_fingerprint()}, licence="CC0")
     return out
 
 
 @pytest.mark.parametrize(
     ("method", "why"),
-    [("dora", "columns"), ("ia3", "LoRA alone"), ("prefix", "LoRA alone"), ("prompt", "LoRA alone"), ("full", "whole")],
+    [
+        ("dora", "column lengths"),
+        ("ia3", "LoRA only"),
+        ("prefix", "LoRA only"),
+        ("prompt", "LoRA only"),
+        ("full", "whole model"),
+    ],
 )
-def test_what_a_gguf_adapter_cannot_hold_is_said(tmp_path: Path, method: str, why: str) -> None:
+def test_methods_that_gguf_cannot_represent_are_refused(tmp_path: Path, method: str, why: str) -> None:
     folder = tiny_model(tmp_path / "model")
     out = trained(folder, method, tmp_path / "out")
     with pytest.raises(UnsupportedError, match=why):
         export_adapter(out, "gguf")
     if method in ("prefix", "prompt"):
-        with pytest.raises(UnsupportedError, match="no weights hold them"):
+        with pytest.raises(UnsupportedError, match="add tokens to the prompt"):
             export_adapter(out, "merged", out=tmp_path / "merged")
     elif method != "full":
         whole = AutoModelForCausalLM.from_pretrained(export_adapter(out, "merged", out=tmp_path / "merged"))
         with torch.no_grad():
-            expected = with_adapter(Base(str(folder)), out)(torch.tensor([TOKENS])).logits
+            expected = load_adapter(Base(str(folder)), out)(torch.tensor([TOKENS])).logits
             torch.testing.assert_close(whole(torch.tensor([TOKENS])).logits, expected, atol=1e-3, rtol=1e-3)
 
 
 @pytest.mark.slow
 def test_the_command_exports_and_both_readers_agree(tmp_path: Path) -> None:
-    """The base is a GGUF file, as it serves."""
+    """The base is a GGUF file."""
     folder = tiny_model(tmp_path / "model")
     model = AutoModelForCausalLM.from_pretrained(folder)
-    base = tiny_gguf(model, tmp_path / "base.gguf", Shape.of(model.config))
+    base = tiny_gguf(model, tmp_path / "base.gguf", ModelShape.from_config(model.config))
     out = trained(base, "lora", tmp_path / "out")
-    (tmp_path / "examples.jsonl").write_bytes(to_lines(lessons(6)))
+    (tmp_path / "examples.jsonl").write_bytes(examples_to_jsonl(tiny_examples(6)))
     said = Shell(tmp_path).json("adapt", "export", out, "--check", "examples.jsonl", "--dtype", "f32")
     assert (said["check"]["prompts"], said["check"]["equal"]) == (6, 6), said
     file = out / "adapter.gguf"
@@ -307,11 +313,11 @@ def test_the_command_exports_and_both_readers_agree(tmp_path: Path) -> None:
         check_adapter(file, folder)
     export_adapter(file, "peft", base=str(base), out=tmp_path / "back")
     assert read_record(tmp_path / "back").base["sha256"] == read_record(out).base["sha256"]
-    assert compare_readers(tmp_path / "back", file, lessons(2)).equal == 2
+    assert compare_readers(tmp_path / "back", file, tiny_examples(2)).equal == 2
     alone = shutil.copy(file, tmp_path / "alone.gguf")  # as it is served: training goes on from it, too
-    again = _start(str(alone), str(base), tmp_path / "again")
+    again = _start_adapter(str(alone), str(base), tmp_path / "again")
     assert again == str(tmp_path / "again" / "start")
-    assert _start(str(file), str(base), tmp_path / "again") == str(out)
+    assert _start_adapter(str(file), str(base), tmp_path / "again") == str(out)
     whole = export_adapter(out, "merged", quantisation="q8_0", out=tmp_path / "whole.gguf")
     assert 0 < whole.stat().st_size < base.stat().st_size / 2
     with pytest.raises(AdapterMismatchError, match="trained on other weights"):
@@ -320,12 +326,12 @@ def test_the_command_exports_and_both_readers_agree(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("alone", ["file", "folder"])
-def test_an_adapter_in_gguf_form_alone_is_gone_on_from_and_merged_and_keeps_its_licence(
-    tmp_path: Path, alone: str
-) -> None:  # fmt: skip
+def test_a_gguf_adapter_is_trained_further_and_merged_and_keeps_its_licence(tmp_path: Path, alone: str) -> None:
     folder = tiny_model(tmp_path / "model")
     base = tiny_gguf(
-        AutoModelForCausalLM.from_pretrained(folder), tmp_path / "base.gguf", Shape.of(Base(str(folder)).model.config)
+        AutoModelForCausalLM.from_pretrained(folder),
+        tmp_path / "base.gguf",
+        ModelShape.from_config(Base(str(folder)).model.config),
     )
     out = trained(base, "lora", tmp_path / "out")
     whole = export_adapter(out, "merged", out=tmp_path / "expected")
@@ -334,12 +340,12 @@ def test_an_adapter_in_gguf_form_alone_is_gone_on_from_and_merged_and_keeps_its_
     start = written if alone == "file" else out
     onward = Training(
         Base(str(base)),
-        lessons(),
+        tiny_examples(),
         tmp_path / "more",
         TrainSettings(MethodSettings(), epochs=0.2, batch=5, start=str(start)),
     )
-    assert finish(onward, onward.run(), card={}).licence == "CC0"
-    assert onward.facts["method"]["rank"] == 4
+    assert write_adapter(onward, onward.run(), card={}).licence == "CC0"
+    assert onward.configuration["method"]["rank"] == 4
     export_adapter(start, "peft", out=tmp_path / "back")
     assert read_record(tmp_path / "back").licence == "CC0"
     again = export_adapter(start, "merged", out=tmp_path / "merged")
@@ -348,5 +354,5 @@ def test_an_adapter_in_gguf_form_alone_is_gone_on_from_and_merged_and_keeps_its_
     assert export_adapter(start, "merged", quantisation="q8_0", out=tmp_path / "whole.gguf").stat().st_size
     with pytest.raises(UnsupportedError, match="is a GGUF adapter already"):
         export_adapter(start, "gguf")
-    with pytest.raises(DataError, match="needs to know the base"):
+    with pytest.raises(DataError, match="needs the base and an output path"):
         export_adapter(shutil.copy(written, tmp_path / "elsewhere.gguf"), "merged", out=tmp_path / "no")

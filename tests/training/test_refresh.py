@@ -1,4 +1,4 @@
-"""Learning from the answer log: what becomes an example, what is adopted, and one step back."""
+"""Continual learning: examples from the answer log, adoption and rollback."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.shell import InProcessShell
+from support.shell import Here
 from support.tiny_models import tiny_model
 
 from ragfm import Answer, Collection, Rag, Settings, Usage
@@ -26,24 +26,24 @@ from ragfm.generation.answer_log import AnswerContext, AnswerLog, LogFilter
 from ragfm.generation.prompt import prompt_fingerprint
 from ragfm.models.adapters import GGUF, RECORD, AdapterRecord, check_adapter
 from ragfm.testing import HashingEmbedder, ScriptedReader
-from ragfm.training import Dataset, Recipe, build_examples, logged_examples, rated_entries, write_dataset
+from ragfm.training import Dataset, Recipe, build_raft_dataset, examples_from_log, rated_entries, write_dataset
 from ragfm.training.examples import Example, read_examples
-from ragfm.training.methods import MethodSettings
 from ragfm.training.refresh import (
     DECISION,
     HISTORY,
     RefreshSettings,
-    _dataset,
-    _exported,
+    _export,
+    _is_test,
+    _make_dataset,
     _prepare,
-    _tested,
-    _trained,
-    inputs_of,
+    _train,
+    decide,
     next_folder,
     refresh,
-    step_back,
-    verdict,
+    refresh_inputs,
+    roll_back,
 )
+from ragfm.training.train_settings import MethodSettings
 
 HOW = AnswerContext("bundled", None, None, None, 0.0, 0.1)
 SAID = Answer("q", "a", False, (), (), (), Usage(), 0.5, query="q")
@@ -53,14 +53,14 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture
-def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> InProcessShell:
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Here:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("RAGFM_EMBEDDER", "hashing")
-    return InProcessShell()
+    return Here()
 
 
 def log_of(collection: Collection, *said: tuple[str, str, str, str | None]) -> AnswerLog:
-    """Questions with what was answered from what is found now, the thumb, and a correction."""
+    """A log of (question, answer, thumbs, correction), with the passages that a search finds now."""
     log = AnswerLog.for_collection(collection.path)
     for question, answer, thumbs, correction in said:
         hits = tuple(collection.search(question, 20))
@@ -69,9 +69,7 @@ def log_of(collection: Collection, *said: tuple[str, str, str, str | None]) -> A
     return log
 
 
-def test_what_users_found_right_is_learned_where_the_documents_still_say_so(
-    collection: Collection, docs: Path
-) -> None:  # fmt: skip
+def test_judged_answers_become_examples_if_passages_support_them(collection: Collection, docs: Path) -> None:
     collection.sync(docs)
     log = log_of(
         collection,
@@ -82,7 +80,7 @@ def test_what_users_found_right_is_learned_where_the_documents_still_say_so(
         ("Are dogs welcome?", "No.", "down", None),  # what would have been right is not known
     )
     rag = Rag(collection, reader=ScriptedReader(), k=2)
-    examples, left_out = logged_examples(rag, rated_entries(log.entries()))
+    examples, left_out = examples_from_log(rag, rated_entries(log.entries()))
     assert [example.meta["kind"] for example in examples] == ["log: found good", "log: corrected", "log: corrected"]
     assert left_out == {"log: no passage supports it now": 1}
     first, second, third = examples
@@ -93,41 +91,47 @@ def test_what_users_found_right_is_learned_where_the_documents_still_say_so(
     assert third.completion == ABSTENTION
 
 
-def test_of_an_answer_the_sentences_that_are_supported_now_are_learned(collection: Collection, docs: Path) -> None:
+def test_only_supported_sentences_of_an_answer_are_learned(collection: Collection, docs: Path) -> None:
     collection.sync(docs)
     log = log_of(collection, ("How many days of leave do I get?", "You get 28 days of leave. Ask Eve.", "up", None))
-    (example,), _ = logged_examples(Rag(collection, reader=ScriptedReader(), k=1), rated_entries(log.entries()))
+    (example,), _ = examples_from_log(Rag(collection, reader=ScriptedReader(), k=1), rated_entries(log.entries()))
     assert example.completion == "You get 28 days of leave [1]."
 
 
-def test_what_was_not_known_is_left_out_where_other_passages_are_found_now(collection: Collection, docs: Path) -> None:
+def test_an_abstention_is_left_out_if_other_passages_are_found_now(collection: Collection, docs: Path) -> None:
     collection.sync(docs)
     log = log_of(collection, ("What is the wifi password?", "I don't know.", "up", None))
     rag = Rag(collection, reader=ScriptedReader(), k=2)
-    assert len(logged_examples(rag, rated_entries(log.entries()))[0]) == 1
+    assert len(examples_from_log(rag, rated_entries(log.entries()))[0]) == 1
     (docs / "wifi.md").write_text("The wifi password is Heron.\n")
     collection.sync(docs)
-    examples, left_out = logged_examples(rag, rated_entries(log.entries()))
+    examples, left_out = examples_from_log(rag, rated_entries(log.entries()))
     assert not examples
     assert left_out == {"log: not known then, and other passages are found now": 1}
 
 
-def test_a_question_is_tested_once_by_what_was_said_of_it_last(
-    collection: Collection, docs: Path, tmp_path: Path
-) -> None:  # fmt: skip
+def test_a_question_is_tested_once_by_its_last_judgement(collection: Collection, docs: Path, tmp_path: Path) -> None:
     collection.sync(docs)
     asked = [f"How many seats has room {at}?" for at in range(40)]
-    first, second, third = [question for question in asked if _tested(question)][:3]
-    free = next(question for question in asked if not _tested(question))
-    log_of(collection, (first, "3", "up", None), (first.upper(), "?", "down", "4"), (first, "?", "down", "5"),
-           (second, "6", "up", None), (third, "I don't know.", "up", None))  # fmt: skip
+    first, second, third = [question for question in asked if _is_test(question)][:3]
+    free = next(question for question in asked if not _is_test(question))
+    log_of(
+        collection,
+        (first, "3", "up", None),
+        (first.upper(), "?", "down", "4"),
+        (first, "?", "down", "5"),
+        (second, "6", "up", None),
+        (third, "I don't know.", "up", None),
+    )
     (docs / "third.md").write_text(f"{third} It has 12.\n")
     collection.sync(docs)
     lines = [(second, "8"), (second.lower(), "9"), (LEAVE, "28 days"), (free, "nobody knows")]
-    (tmp_path / "q.jsonl").write_text("".join(
-        json.dumps({"question": question, "answers": [answer], "uri": "docs/leave.md"}) + "\n"
-        for question, answer in lines
-    ))  # fmt: skip
+    (tmp_path / "q.jsonl").write_text(
+        "".join(
+            json.dumps({"question": question, "answers": [answer], "uri": "docs/leave.md"}) + "\n"
+            for question, answer in lines
+        )
+    )
     settings = RefreshSettings(questions=tmp_path / "q.jsonl", licence="ours")
     _prepare(Rag(collection, reader=ScriptedReader()), tmp_path, settings)
     tested = [json.loads(line) for line in (tmp_path / "test.jsonl").read_text().splitlines()]
@@ -135,40 +139,41 @@ def test_a_question_is_tested_once_by_what_was_said_of_it_last(
     card = json.loads((tmp_path / "examples" / "card.json").read_text())
     assert card["sources"] == [{"name": "q.jsonl", "licence": "ours"}]  # of the log nothing is learned
     assert card["left_out"] == {
-        "no passage holds its answer": 1, "log: not known then, and other passages are found now": 1
-    }  # fmt: skip
+        "no passage holds its answer": 1,
+        "log: not known then, and other passages are found now": 1,
+    }
 
 
-def test_questions_of_which_nothing_is_learned_cost_not_what_the_log_says(
+def test_the_log_is_learned_even_if_no_question_yields_an_example(
     collection: Collection, docs: Path, tmp_path: Path
-) -> None:  # fmt: skip
+) -> None:
     collection.sync(docs)
     lost = Question("1", LEAVE, (Gold("docs/leave.md"),), ("nobody knows",))
     entries = rated_entries(log_of(collection, ("When does the office close?", "At five.", "up", None)).entries())
     (tmp_path / "test.jsonl").write_text(json.dumps({"question": "When is it open?", "answers": ["nine"]}) + "\n")
     rag, settings = Rag(collection, reader=ScriptedReader()), RefreshSettings(questions=tmp_path / "q.jsonl")
-    dataset = _dataset(rag, entries, [lost], tmp_path, settings)
+    dataset = _make_dataset(rag, entries, [lost], tmp_path, settings)
     assert [example.completion[:9] for example in dataset.train] == ["At five ["]
     assert [source["name"] for source in dataset.card["sources"]] == ["the answer log"]
     with pytest.raises(DataError, match="no passage holds its answer: 1"):
-        _dataset(rag, [], [lost], tmp_path, settings)
+        _make_dataset(rag, [], [lost], tmp_path, settings)
 
 
 @pytest.mark.parametrize(
     ("plugin", "method"), [("llama-cpp", "dora"), ("llama-cpp", "full"), ("transformers", "prefix")]
 )
-def test_what_the_reader_does_not_serve_is_refused_before_training(
+def test_a_method_that_the_reader_does_not_serve_is_refused_before_training(
     tmp_path: Path, embedder: HashingEmbedder, monkeypatch: pytest.MonkeyPatch, plugin: str, method: Any
-) -> None:  # fmt: skip
+) -> None:
     collection = Collection.open(tmp_path / ".ragfm", settings=Settings(adapter="none"), embedder=embedder)
     monkeypatch.setattr("ragfm.training.refresh.plugin_and_model", lambda *_: (plugin, "m"))
     settings = RefreshSettings(training=replace(RefreshSettings().training, method=MethodSettings(method)))
-    with pytest.raises(UnsupportedError, match=f"What {method} learns is not served by {plugin}"):
+    with pytest.raises(UnsupportedError, match=f"{plugin} cannot serve adapters trained by {method}"):
         refresh(collection, tmp_path / "001", settings)
     assert not (tmp_path / "001").exists()
 
 
-def test_a_passage_that_is_found_too_deep_is_shown(collection: Collection, tmp_path: Path) -> None:
+def test_a_supporting_passage_of_low_rank_is_shown(collection: Collection, tmp_path: Path) -> None:
     folder = tmp_path / "many"
     folder.mkdir()
     for number in range(6):
@@ -176,21 +181,23 @@ def test_a_passage_that_is_found_too_deep_is_shown(collection: Collection, tmp_p
     (folder / "fee.txt").write_text("Members pay 70 crowns, which is a fee.\n")
     collection.sync(folder)
     log = log_of(collection, ("Which fee is due?", "?", "down", "Members pay 70 crowns."))
-    (example,), _ = logged_examples(Rag(collection, reader=ScriptedReader(), k=2), rated_entries(log.entries()))
+    (example,), _ = examples_from_log(Rag(collection, reader=ScriptedReader(), k=2), rated_entries(log.entries()))
     assert example.meta["shown"][-1] == "many/fee.txt"
     assert example.completion == "Members pay 70 crowns [2]."
 
 
-def test_the_command_makes_examples_of_the_log_alone_and_beside_questions(
-    tmp_path: Path, docs: Path, run: InProcessShell
+def test_the_command_makes_examples_from_the_log_alone_and_with_questions(
+    tmp_path: Path, docs: Path, run: Here
 ) -> None:
     run("ingest", docs)
     collection = Collection.open(tmp_path / ".ragfm", settings=Settings())
-    log_of(collection, ("When does the office open?", "?", "down", "The office opens at nine."),
-           ("What is the wifi password?", "I don't know.", "up", None))  # fmt: skip
+    log_of(
+        collection,
+        ("When does the office open?", "?", "down", "The office opens at nine."),
+        ("What is the wifi password?", "I don't know.", "up", None),
+    )
     (tmp_path / "held.jsonl").write_text(json.dumps({"question": "Who is it?", "answers": ["Ada"]}) + "\n")
-    card = run.json("adapt", "data", "--from-log", "--valid", "0", "--out", "alone", "--licence", "ours",
-                    "--exclude-data", "held.jsonl")  # fmt: skip
+    card = run.json(*"adapt data --from-log --valid 0 --out alone --licence ours --exclude-data held.jsonl".split())
     assert card["kinds"] == {"log: corrected": 1, "log: found good": 1}
     assert card["sources"] == [{"name": "the answer log", "licence": "ours", "left_out": {}}]
     assert [(held["name"], held["questions"]) for held in card["held_out"]] == [("held.jsonl", 1)]
@@ -221,24 +228,24 @@ def difference(a: float, b: float, *, noise: bool) -> Difference:
         (difference(0.2, 0.6, noise=False), None, True, "better, beyond noise"),
         (difference(0.2, 0.3, noise=True), None, False, "within noise"),
         (difference(0.6, 0.2, noise=False), None, False, "it is worse"),
-        (difference(0.2, 0.6, noise=False), difference(0.7, 0.5, noise=False), False, "falls on the old ones"),
-        (difference(0.2, 0.6, noise=False), difference(0.7, 0.69, noise=True), True, "does not fall"),
+        (difference(0.2, 0.6, noise=False), difference(0.7, 0.5, noise=False), False, "worse on the old ones"),
+        (difference(0.2, 0.6, noise=False), difference(0.7, 0.69, noise=True), True, "not worse"),
     ],
 )
-def test_it_is_adopted_where_the_new_is_won_and_the_old_not_lost(
+def test_an_adapter_is_adopted_if_new_questions_improve_and_old_ones_do_not_fall(
     new: Difference, old: Difference | None, adopted: bool, said: str
 ) -> None:
-    decided, why = verdict(new, old)
+    decided, why = decide(new, old)
     assert (decided, said in why) == (adopted, True), why
 
 
 def replayed(collection: Collection, folder: Path, old: list[Example], asked: list[Question]) -> list[Example]:
-    """The examples of a refresh that learns from `asked` and replays `old`; what is tested is "When is it open?"."""
+    """The examples of a refresh with the questions `asked` that replays `old` and tests "When is it open?"."""
     (folder / "test.jsonl").write_text(json.dumps({"question": "When is it open?", "answers": ["nine"]}) + "\n")
     (folder / "old.jsonl").write_text(json.dumps({"question": "Is it old?", "answers": ["yes"]}) + "\n")
     write_dataset(Dataset(tuple(old), ()), folder / "replay")
     settings = RefreshSettings(old=folder / "old.jsonl", replay=folder / "replay", replayed=9.0)
-    dataset = _dataset(Rag(collection, reader=ScriptedReader()), [], asked, folder, settings)
+    dataset = _make_dataset(Rag(collection, reader=ScriptedReader()), [], asked, folder, settings)
     return [*dataset.train, *dataset.valid]
 
 
@@ -249,12 +256,12 @@ def old_example(question: str, **meta: str) -> Example:
 LEAVE = "How long is my holiday?"
 
 
-def test_what_is_tested_is_not_replayed_nor_near_misses_that_were_made_from_it(
+def test_tested_questions_and_their_near_misses_are_not_replayed(
     collection: Collection, docs: Path, tmp_path: Path
-) -> None:  # fmt: skip
+) -> None:
     collection.sync(docs)
-    free = [f"What is in room {at}?" for at in range(12) if not _tested(f"What is in room {at}?")]
-    tested = next(f"Who has the key of {at}?" for at in range(99) if _tested(f"Who has the key of {at}?"))
+    free = [f"What is in room {at}?" for at in range(12) if not _is_test(f"What is in room {at}?")]
+    tested = next(f"Who has the key of {at}?" for at in range(99) if _is_test(f"Who has the key of {at}?"))
     old = [
         *map(old_example, [*free[:2], "is it old", "When is it open?", tested]),
         old_example(free[2], changed_from=free[3]),
@@ -262,14 +269,14 @@ def test_what_is_tested_is_not_replayed_nor_near_misses_that_were_made_from_it(
         old_example("Is it old?", changed_from=free[5]),
     ]
     asked = [Question("1", LEAVE, (Gold("docs/leave.md"),), ("28 days",))]
-    assert not _tested(LEAVE)
+    assert not _is_test(LEAVE)
     learned = {example.meta["question"] for example in replayed(collection, tmp_path, old, asked)}
     assert learned == {LEAVE, *free[:3]}
 
 
-def test_what_is_new_counts_where_the_same_question_is_replayed(
+def test_a_new_example_replaces_a_replayed_one_with_the_same_question(
     collection: Collection, docs: Path, tmp_path: Path
-) -> None:  # fmt: skip
+) -> None:
     collection.sync(docs)
     asked = [Question("1", LEAVE, (Gold("docs/leave.md"),), ("28 days",))]
     (example,) = replayed(collection, tmp_path, [old_example(LEAVE.upper())], asked)
@@ -277,36 +284,54 @@ def test_what_is_new_counts_where_the_same_question_is_replayed(
     assert example.completion != "Old."
 
 
-def test_a_near_miss_says_what_it_was_changed_from(collection: Collection, docs: Path) -> None:
+def test_a_near_miss_records_the_original_question(collection: Collection, docs: Path) -> None:
     collection.sync(docs)
     asked = [Question("1", "Who was the first of the parents to get 16 weeks?", (Gold("docs/leave.md"),), ("28",))]
     recipe = Recipe(abstain=0.99, near=1.0, valid=0.0)
-    (example,) = build_examples(Rag(collection, reader=ScriptedReader()), asked, recipe).train
+    (example,) = build_raft_dataset(Rag(collection, reader=ScriptedReader()), asked, recipe).train
     assert str(example.meta["kind"]).startswith("near miss")
     assert example.meta["changed_from"] == asked[0].text != example.meta["question"]
 
 
-def test_an_interrupted_refresh_goes_on_in_its_folder_where_its_inputs_are_the_same(tmp_path: Path) -> None:
-    assert next_folder(tmp_path / "none", {"log": 1})[0].name == "001"
-    first = tmp_path / "001"
-    first.mkdir()
-    assert next_folder(tmp_path, {"log": 1}) == (first, [])
+def test_an_interrupted_refresh_continues_in_its_folder_if_its_inputs_are_the_same(
+    collection: Collection, docs: Path, tmp_path: Path
+) -> None:
+    collection.sync(docs)
+    adapters, settings = tmp_path / "adapters", RefreshSettings()
+    other = replace(settings, licence="other")
+    default = collection.path.with_name(f"{collection.path.name}-adapters")
+    assert next_folder(collection, settings) == (default / "001", [])
+    first = adapters / "001"
+    assert next_folder(collection, settings, adapters) == (first, [])
+    first.mkdir(parents=True)
+    assert next_folder(collection, settings, adapters) == (first, [])
     write_dataset(Dataset((), (), {"format": 1}), first / "examples")
-    (first / "inputs.json").write_text('{"log": 1}')
-    assert next_folder(tmp_path, {"log": 1}) == (first, [])
-    assert next_folder(tmp_path, {"log": 2}) == (tmp_path / "002", ["log"])
-    assert next_folder(tmp_path, {"log": 1}, str(first)) == (tmp_path / "002", [])
+    (first / "inputs.json").write_text(json.dumps(refresh_inputs(collection, settings)))
+    assert next_folder(collection, settings, adapters) == (first, [])
+    assert next_folder(collection, other, adapters) == (adapters / "002", ["licence"])
     (first / DECISION).write_text("{}")
-    assert next_folder(tmp_path, {"log": 2}) == (tmp_path / "002", [])
+    assert next_folder(collection, other, adapters) == (adapters / "002", [])
+
+
+def test_a_refresh_whose_adapter_is_served_has_ended(
+    tmp_path: Path, docs: Path, embedder: HashingEmbedder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = tmp_path / "adapters" / "001"
+    write_dataset(Dataset((), (), {"format": 1}), first / "examples")
+    monkeypatch.setattr("ragfm.training.refresh.refresh_inputs", lambda *_: {"log": 1})
+    (first / "inputs.json").write_text('{"log": 1}')
+    for adapter, name in (("none", "001"), (str(first), "002")):
+        with Collection.open(
+            tmp_path / f"{name}.ragfm", settings=Settings(adapter=adapter), embedder=embedder
+        ) as collection:
+            assert next_folder(collection, RefreshSettings(), first.parent) == (first.parent / name, [])
 
 
 @pytest.mark.parametrize("changed", ["collection", "log", "questions", "old", "replay", "training"])
-def test_what_a_refresh_depends_on_is_told_apart(
-    collection: Collection, docs: Path, tmp_path: Path, changed: str
-) -> None:  # fmt: skip
+def test_each_input_of_a_refresh_is_compared(collection: Collection, docs: Path, tmp_path: Path, changed: str) -> None:
     collection.sync(docs)
-    before = inputs_of(collection, RefreshSettings())
-    assert inputs_of(collection, RefreshSettings()) == before
+    before = refresh_inputs(collection, RefreshSettings())
+    assert refresh_inputs(collection, RefreshSettings()) == before
     settings = RefreshSettings()
     (tmp_path / "q.jsonl").write_text('{"question": "Why?", "answers": ["x"]}\n')
     if changed == "collection":
@@ -321,13 +346,11 @@ def test_what_a_refresh_depends_on_is_told_apart(
         settings = replace(settings, training=replace(settings.training, seed=1))
     else:
         settings = replace(settings, **{changed: tmp_path / "q.jsonl"})
-    after = inputs_of(collection, settings)
+    after = refresh_inputs(collection, settings)
     assert [key for key in before if before[key] != after[key]] == [changed]
 
 
-def test_one_that_was_killed_between_training_and_export_is_exported(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:  # fmt: skip
+def test_a_refresh_that_was_killed_before_export_is_exported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     record = AdapterRecord("lora", {"name": "m", "sha256": "0"}, "p", "w", numbers={"steps": 3})
     (tmp_path / RECORD).write_bytes(record.to_json())
     model = tmp_path / "model.gguf"
@@ -341,16 +364,16 @@ def test_one_that_was_killed_between_training_and_export_is_exported(
 
     monkeypatch.setattr("ragfm.training.refresh.export_adapter", export)
     for _ in range(2):
-        numbers = _trained(None, str(model), tmp_path, RefreshSettings(), lambda *_: None)  # type: ignore[arg-type]
+        numbers = _train(None, str(model), tmp_path, RefreshSettings(), lambda *_: None)  # type: ignore[arg-type]
         assert numbers == {"steps": 3}
-        assert _exported(tmp_path, str(model)) == tmp_path / GGUF
+        assert _export(tmp_path, str(model)) == tmp_path / GGUF
     assert exported == [(tmp_path, "gguf", str(model))]
 
 
-def test_both_adapters_are_compared_and_served_by_the_calibration_of_now(
+def test_both_adapters_are_compared_and_served_with_the_current_calibration(
     tmp_path: Path, docs: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With the old adapter all is withheld by the user's own calibration; the new one must not win by having none."""
+    """The calibration withholds all answers of the old adapter; the new one must not win by having no calibration."""
     own = Calibration("bundled", 0.0, {"covered": 9.0}, {"covered": 9.0}, threshold=0.9, corrects=True)
     write_keys(tmp_path, {"": {"embedder": "hashing", "adapter": "none"}, **calibration_keys(own)})
     toml = (tmp_path / "ragfm.toml").read_text()
@@ -360,7 +383,7 @@ def test_both_adapters_are_compared_and_served_by_the_calibration_of_now(
     monkeypatch.setattr("ragfm.rag.configured_reader", lambda *_: ScriptedReader(["You get 28 days of leave."]))
     served = {"none": None, str(new): str(new / GGUF)}
     monkeypatch.setattr("ragfm.rag.serving_adapter", lambda path, *_: served.get(path, path))
-    monkeypatch.setattr("ragfm.training.refresh._trained", lambda *_: {})
+    monkeypatch.setattr("ragfm.training.refresh._train", lambda *_: {})
     with Collection.open(tmp_path / ".ragfm") as collection:
         collection.sync(docs)
         log_of(collection, *((f"How many days of leave, {at}?", "28 days", "up", None) for at in range(20)))
@@ -368,27 +391,27 @@ def test_both_adapters_are_compared_and_served_by_the_calibration_of_now(
     assert done.new
     assert (done.new.a, done.new.b, done.new.wins, done.adopted) == (0.0, 0.0, 0, False)
 
-    monkeypatch.setattr("ragfm.training.refresh.verdict", lambda *_: (True, "it is told so"))
+    monkeypatch.setattr("ragfm.training.refresh.decide", lambda *_: (True, "it is told so"))
     with Collection.open(tmp_path / ".ragfm") as collection:
         assert refresh(collection, new).adopted
     with Collection.open(tmp_path / ".ragfm") as collection:
         rag = Rag(collection)
         assert rag.sampling.adapter == str(new / GGUF)
         assert rag.calibration == replace(own, adapter=adapter_hash(str(new / GGUF)))
-    step_back(tmp_path)
+    roll_back(tmp_path)
     assert (tmp_path / "ragfm.toml").read_text() == toml
 
 
 @pytest.mark.slow
-def test_a_refresh_is_adopted_and_taken_back(tmp_path: Path, docs: Path, run: InProcessShell) -> None:
-    """A model of random weights is corrected, always to say that it does not know, which it can learn."""
+def test_a_refresh_is_adopted_and_rolled_back(tmp_path: Path, docs: Path, run: Here) -> None:
+    """A model with random weights is corrected to abstain always, which it can learn."""
     model = tiny_model(tmp_path / "model", max_position_embeddings=2048)
     toml = f'reader = "{model}"\n\n[ask]\nk = 1\nanswer_tokens = 24\n'
     (tmp_path / "ragfm.toml").write_text(toml)
     run("ingest", docs)
     with Collection.open(tmp_path / ".ragfm") as collection:
         log_of(collection, *((f"What is the code of room {at}?", "?", "down", ABSTENTION) for at in range(40)))
-    tested = sum(_tested(f"What is the code of room {at}?") for at in range(40))
+    tested = sum(_is_test(f"What is the code of room {at}?") for at in range(40))
     assert 6 <= tested <= 20
     done = run.json("adapt", "refresh", "--rate", "2e-2", "--epochs", "50")
     assert done["adopted"], done["why"]
@@ -419,8 +442,8 @@ def test_a_refresh_is_adopted_and_taken_back(tmp_path: Path, docs: Path, run: In
     assert "No refresh was adopted" in run("adapt", "back", code=1)
 
 
-def test_what_writes_the_settings_is_missed_before_anything_is_done(
-    tmp_path: Path, docs: Path, run: InProcessShell, monkeypatch: pytest.MonkeyPatch
+def test_a_missing_toml_writer_is_reported_before_anything_is_written(
+    tmp_path: Path, docs: Path, run: Here, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run("ingest", docs)
     monkeypatch.setitem(sys.modules, "tomlkit", None)
@@ -430,7 +453,7 @@ def test_what_writes_the_settings_is_missed_before_anything_is_done(
     assert "'tomlkit' is needed" in run("tune", "q.jsonl", "--confidence", code=1)
 
 
-def test_too_little_is_said(tmp_path: Path, docs: Path, run: InProcessShell) -> None:
+def test_too_few_questions_are_reported(tmp_path: Path, docs: Path, run: Here) -> None:
     run("ingest", docs)
     assert "too few to test with" in run("adapt", "refresh", "--no-sync", code=1)
     assert [path.name for path in (tmp_path / ".ragfm-adapters" / "001").iterdir()] == [OUTPUT]

@@ -1,4 +1,4 @@
-"""A retriever learns words of your own, is held against what there was before, and changes nothing by itself."""
+"""Training of retrievers: they learn new words, are compared with the previous model, and wait to be adopted."""
 
 from __future__ import annotations
 
@@ -6,21 +6,22 @@ import json
 from pathlib import Path
 
 import pytest
-from support.shell import InProcessShell
+from support.shell import Here
 
 from ragfm import Collection, Settings
 from ragfm.core.config import SearchSection
 from ragfm.core.errors import DataError
 from ragfm.core.output_folder import OUTPUT
+from ragfm.core.progress import Progress
 from ragfm.embedders.model_folder import read_bert_folder
 from ragfm.evaluation import Gold, Question
-from ragfm.training.hard_negatives import Lesson, mine, parted
-from ragfm.training.ranker_trainer import FitSettings, epoch_batches
+from ragfm.training.hard_negatives import RankingExample, mine_hard_negatives, split_questions
+from ragfm.training.ranker_trainer import RankerSettings, epoch_batches
 from ragfm.training.retriever_training import RECORD, RetrieverReport, RetrieverSettings, adapt_retriever
 
 TOWNS = "Aldon Brista Corvel Dunmar Elsick Farrow Gosten Hadley Ilmar Jorvik Kelso Lunden".split()
 WORDS = {"harbour": "blick", "library": "quarm", "prison": "vosp", "bakery": "trell"}
-"""What the documents say, and what those who ask call it."""
+"""Words of the documents, and the words of the questions for them."""
 
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -42,11 +43,12 @@ def towns(tmp_path_factory: pytest.TempPathFactory) -> Collection:
 
 QUESTIONS = [
     Question(f"{town} {noun}", f"How old is the {own} of {town}?", (Gold(f"docs/{town}-{noun}.txt"),))
-    for town in TOWNS for noun, own in WORDS.items()
-]  # fmt: skip
+    for town in TOWNS
+    for noun, own in WORDS.items()
+]
 
 
-PARTS = parted(QUESTIONS, 0.5)
+PARTS = split_questions(QUESTIONS, 0.5)
 
 
 SETTINGS = RetrieverSettings(epochs=3, rate=2e-4, negatives=2)
@@ -59,7 +61,7 @@ def embedder(towns: Collection, tmp_path_factory: pytest.TempPathFactory) -> tup
 
 
 @pytest.mark.slow
-def test_an_embedder_learns_words_and_reembed_adopts_it(
+def test_an_embedder_learns_new_words_and_can_be_adopted(
     towns: Collection, embedder: tuple[Path, RetrieverReport]
 ) -> None:
     out, report = embedder
@@ -80,21 +82,21 @@ def test_an_embedder_learns_words_and_reembed_adopts_it(
 
 
 @pytest.mark.slow
-def test_it_does_not_train_over_what_is_there(towns: Collection, embedder: tuple[Path, RetrieverReport]) -> None:
+def test_an_existing_retriever_is_not_overwritten(towns: Collection, embedder: tuple[Path, RetrieverReport]) -> None:
     with pytest.raises(DataError, match="holds a retriever already"):
         adapt_retriever(towns, PARTS, embedder[0], SETTINGS)
 
 
 @pytest.mark.slow
-def test_a_reranker_learns_and_the_settings_take_it(towns: Collection, tmp_path: Path) -> None:
-    """It is stopped once while it learns, and once while it is tested."""
-    out, stops = tmp_path / "reranker", iter(["learning", "asking, after", ""])
+def test_a_reranker_learns_and_can_be_adopted(towns: Collection, tmp_path: Path) -> None:
+    """The run is interrupted once in training and once in the test."""
+    out, stops = tmp_path / "reranker", iter(["train", "search after", ""])
 
     def run() -> RetrieverReport:
         stop = next(stops)
 
-        def progress(what: str, done: int, total: int) -> None:
-            if what == stop and done == total // 2:
+        def progress(now: Progress) -> None:
+            if now.stage == stop and now.total and now.done == now.total // 2:
                 raise KeyboardInterrupt
 
         how = RetrieverSettings("reranker", epochs=3, rate=5e-4, negatives=2)
@@ -114,44 +116,45 @@ def test_a_reranker_learns_and_the_settings_take_it(towns: Collection, tmp_path:
     assert all(hit.scores["rerank"] is not None for hit in hits)
 
 
-def test_no_two_parts_share_a_document() -> None:
+def test_parts_of_a_split_share_no_document() -> None:
     linked = [Question(str(at), "?", (Gold(f"{at // 2}"), Gold(f"{at // 2 + 100 * (at % 2)}"))) for at in range(80)]
-    parts = parted(linked, 0.4)
+    parts = split_questions(linked, 0.4)
     uris = [
         {gold.uri for question in part for gold in question.gold} for part in (parts.learn, parts.choose, parts.test)
     ]
     assert [len(part) for part in (parts.learn, parts.choose, parts.test)] == [48, 16, 16]
     assert not uris[0] & uris[1] | uris[0] & uris[2] | uris[1] & uris[2]
     with pytest.raises(DataError, match="too few"):
-        parted(linked[:2], 0.4)
+        split_questions(linked[:2], 0.4)
 
 
-def test_what_answers_is_no_negative(towns: Collection) -> None:
+def test_passages_with_the_answer_are_not_negatives(towns: Collection) -> None:
     question = Question("q", "When was the harbour of Aldon built?", (Gold("docs/Aldon-harbour.txt"),), ("1500",))
-    (lesson,) = mine(towns, [question])
-    assert lesson.right == "The harbour of Aldon was built in 1500."
-    assert lesson.wrong
-    assert not any("1500" in text for text in lesson.wrong)
+    (example,) = mine_hard_negatives(towns, [question])
+    assert example.positive == "The harbour of Aldon was built in 1500."
+    assert example.negatives
+    assert not any("1500" in text for text in example.negatives)
 
 
-def test_a_text_is_right_once_in_a_batch() -> None:
-    lessons = [Lesson(f"question {at}", f"text {at % 7}", ("a", "b", "c")) for at in range(40)]
-    batches = epoch_batches(lessons, 0, FitSettings(batch=8), 2)
-    assert sorted(lesson.question for batch in batches for lesson in batch) == sorted(le.question for le in lessons)
+def test_no_positive_occurs_twice_in_a_batch() -> None:
+    examples = [RankingExample(f"question {at}", f"text {at % 7}", ("a", "b", "c")) for at in range(40)]
+    batches = epoch_batches(examples, 0, RankerSettings(batch=8), 2)
+    assert sorted(example.question for batch in batches for example in batch) == sorted(
+        example.question for example in examples
+    )
     for batch in batches:
-        assert len({lesson.right for lesson in batch}) == len(batch) <= 8
-        assert all(len(lesson.wrong) == 2 for lesson in batch)
-    assert epoch_batches(lessons, 0, FitSettings(batch=8), 2) == batches
-    assert epoch_batches(lessons, 1, FitSettings(batch=8), 2) != batches
+        assert len({example.positive for example in batch}) == len(batch) <= 8
+        assert all(len(example.negatives) == 2 for example in batch)
+    assert epoch_batches(examples, 0, RankerSettings(batch=8), 2) == batches
+    assert epoch_batches(examples, 1, RankerSettings(batch=8), 2) != batches
 
 
-def test_the_command_says_that_little_is_noise(towns: Collection, tmp_path: Path) -> None:
+def test_the_command_reports_a_change_within_noise(towns: Collection, tmp_path: Path) -> None:
     lines = [{"question": f"How old is the blick of {town}?", "uri": f"docs/{town}-harbour.txt"} for town in TOWNS[:8]]
     (tmp_path / "q.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     before = towns.status()
-    run = InProcessShell()
-    options = ("--epochs", "1", "--rate", "1e-9", "--held", "0.5", "-c", towns.path, "--out", tmp_path / "new")
-    said = run("adapt", "retriever", tmp_path / "q.jsonl", *options)
+    options = "--epochs 1 --rate 1e-9 --held 0.5".split()
+    said = Here()("adapt", "retriever", tmp_path / "q.jsonl", *options, "-c", towns.path, "--out", tmp_path / "new")
     assert "within noise: there is no reason to adopt it" in said
     assert f"ragfm reembed --embedder {tmp_path / 'new'}" in said
     assert towns.status() == before

@@ -1,4 +1,4 @@
-"""The adapter that comes with ragfm: it fits the model and the prompt it is used with, and does what it was taught."""
+"""The shipped adapter fits the bundled model and the default prompt, and answers as trained."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def handbook(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Collection]:
         yield collection
 
 
-def test_it_is_for_the_prompt_and_the_weights_that_it_is_used_with() -> None:
+def test_it_fits_the_bundled_weights_and_the_default_prompt() -> None:
     assert shipped_adapter("bundled", prompt_fingerprint()) == str(SHIPPED / GGUF)
     check_adapter(SHIPPED / GGUF, find_model("bundled", "reader"), prompt_fingerprint())
     record = read_record(SHIPPED)
@@ -35,17 +35,17 @@ def test_it_is_for_the_prompt_and_the_weights_that_it_is_used_with() -> None:
     assert sum(file.stat().st_size for file in SHIPPED.iterdir()) < 12 * 2**20
 
 
-def test_the_confidence_is_fitted_to_it() -> None:
+def test_a_calibration_is_shipped_for_it() -> None:
     assert adapter_hash(str(SHIPPED / GGUF)) in {one.adapter for one in CALIBRATIONS if one.reader == "bundled"}
 
 
 @pytest.mark.parametrize("reader", ["bundled", "transformers:bundled"])
-def test_it_is_used_for_answers_of_the_bundled_reader_alone(handbook: Collection, reader: str) -> None:
+def test_it_is_used_with_the_bundled_reader_only(handbook: Collection, reader: str) -> None:
     assert (Rag(handbook, reader=reader).sampling.adapter is not None) == (reader == "bundled")
     assert Rag(handbook, reader=reader, adapter=NO_ADAPTER).sampling.adapter is None
 
 
-def test_with_it_answers_are_short_and_what_is_not_there_is_not_known(handbook: Collection) -> None:
+def test_with_it_answers_are_short_and_unknown_questions_are_abstained_from(handbook: Collection) -> None:
     taught, bare = Rag(handbook), Rag(handbook, adapter=NO_ADAPTER)
     short, long = (rag.ask("How many bedrooms are there in the guest house?") for rag in (taught, bare))
     assert "11" in short.text

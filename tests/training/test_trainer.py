@@ -1,4 +1,4 @@
-"""Training: that it learns, by each method, and that a kill costs nothing."""
+"""Training: each method learns, and interrupted runs lose nothing."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from typing import Any
 import pytest
 import torch
 from support.shell import Shell
-from support.tiny_models import lessons, tiny_model
+from support.tiny_models import tiny_examples, tiny_model
 
 from ragfm.core.errors import (
     AdapterMismatchError,
@@ -33,16 +33,17 @@ from ragfm.core.errors import (
     UnsupportedError,
 )
 from ragfm.core.output_folder import OUTPUT
+from ragfm.core.progress import Progress
 from ragfm.core.types import Message
 from ragfm.generation.prompt import prompt_fingerprint
 from ragfm.models.adapters import CHECKPOINT, METHODS, RECORD, check_adapter, read_record, serving_adapter
-from ragfm.training.adapter_folder import PAGE, finish
+from ragfm.training.adapter_folder import PAGE, write_adapter
 from ragfm.training.base_model import Base
 from ragfm.training.checkpoint import read_tensors, write_tensors
-from ragfm.training.examples import Example, to_lines
-from ragfm.training.methods import MethodSettings
-from ragfm.training.trainer import Progress, Training, TrainSettings, shares_prefixes
-from ragfm.training.training_batches import loss_of, order, rows_of, tokens_of
+from ragfm.training.examples import Example, examples_to_jsonl
+from ragfm.training.train_settings import MethodSettings, TrainSettings
+from ragfm.training.trainer import Training, shares_prefixes
+from ragfm.training.training_batches import completion_loss, pack_rows, plan_steps, row_tokens
 
 RATES = {"lora": 2e-2, "dora": 2e-2, "qlora": 2e-2, "prefix": 2e-1, "prompt": 1e-1, "ia3": 1e-1, "full": 5e-3}
 SETTINGS = TrainSettings(MethodSettings(rank=4), epochs=2, batch=5, rate=5e-3)
@@ -53,19 +54,19 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Of sizes that are multiples of 64, as bitsandbytes on the processor wants them."""
+    """Sizes are multiples of 64, which bitsandbytes needs on a CPU."""
     return tiny_model(tmp_path_factory.mktemp("model") / "tiny", intermediate_size=128)
 
 
 def training(folder: Path, out: Path, settings: TrainSettings = SETTINGS, **given: Any) -> Training:
-    examples = given.pop("examples", lessons())
+    examples = given.pop("examples", tiny_examples())
     if four_bit := settings.method.method == "qlora":
         pytest.importorskip("bitsandbytes")
     return Training(Base(str(folder), four_bit=four_bit), examples, out, settings, **given)
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_the_loss_falls_by_each_method(folder: Path, tmp_path: Path, method: Any) -> None:
+def test_the_loss_falls_with_each_method(folder: Path, tmp_path: Path, method: Any) -> None:
     settings = TrainSettings(MethodSettings(method, rank=4, tokens=4), epochs=8, batch=10, rate=RATES[method])
     trained = training(folder, tmp_path / "out", settings)
     numbers = trained.run()
@@ -73,40 +74,40 @@ def test_the_loss_falls_by_each_method(folder: Path, tmp_path: Path, method: Any
         0.97 if method in ("ia3", "prompt", "prefix") else 0.8
     )
     assert 0 < numbers["learned"] <= numbers["parameters"]
-    record = finish(trained, numbers, card={"prompt": prompt_fingerprint()}, licence="CC0")
+    record = write_adapter(trained, numbers, card={"prompt": prompt_fingerprint()}, licence="CC0")
     assert read_record(tmp_path / "out") == record
     check_adapter(tmp_path / "out", folder, prompt_fingerprint())
     assert not (tmp_path / "out" / CHECKPOINT).exists()
     assert "<polyline" in (tmp_path / "out" / PAGE).read_text()
 
 
-def test_whole_weights_are_no_adapter_and_the_error_says_how_they_are_served(folder: Path, tmp_path: Path) -> None:
+def test_a_full_model_is_refused_as_an_adapter(folder: Path, tmp_path: Path) -> None:
     settings = replace(SETTINGS, method=MethodSettings("full"), epochs=1)
     trained = training(folder, tmp_path / "out", settings)
-    finish(trained, trained.run(), card={"prompt": prompt_fingerprint()})
-    with pytest.raises(AdapterMismatchError, match=r"weights of a whole model.*reader transformers:"):
+    write_adapter(trained, trained.run(), card={"prompt": prompt_fingerprint()})
+    with pytest.raises(AdapterMismatchError, match=r"whole weights.*reader transformers:"):
         serving_adapter(tmp_path / "out", f"transformers:{folder}", prompt_fingerprint())
 
 
-def test_the_time_said_beforehand_has_the_answers_of_validation_in_it(folder: Path, tmp_path: Path) -> None:
+def test_the_estimate_includes_the_generation_of_validation_answers(folder: Path, tmp_path: Path) -> None:
     by_loss, by_answers = (
-        training(folder, tmp_path / judge, replace(SETTINGS, judge=judge), valid=lessons(3)).estimate().seconds
+        training(folder, tmp_path / judge, replace(SETTINGS, judge=judge), valid=tiny_examples(3)).estimate().seconds
         for judge in ("loss", "answers")
     )
     assert by_answers > by_loss
 
 
-def test_qlora_says_what_it_needs(folder: Path) -> None:
+def test_qlora_refuses_gguf_files(folder: Path) -> None:
     from ragfm.models.model_lookup import find_model
 
     with pytest.raises(UnsupportedError, match="GGUF file, quantised in its own way"):
         Base(str(find_model("bundled", "reader")), four_bit=True)
 
 
-def test_only_completions_are_learned_from_however_they_are_padded(folder: Path) -> None:
+def test_the_loss_is_that_of_the_completions_regardless_of_padding(folder: Path) -> None:
     base = Base(str(folder))
-    encoded = [base.encode(example) for example in lessons(8)]
-    summed, count = loss_of(base.model, [[one] for one in encoded], base.pad, base.device)
+    encoded = [base.encode(example) for example in tiny_examples(8)]
+    summed, count = completion_loss(base.model, [[one] for one in encoded], base.pad, base.device)
     expected = 0.0
     for one in encoded:  # each alone, by transformers' own loss
         labels = torch.tensor([[-100] * one.start + list(one.ids[one.start :])])
@@ -117,23 +118,24 @@ def test_only_completions_are_learned_from_however_they_are_padded(folder: Path)
     assert text == "It is 1 [1].<|im_end|>"
 
 
-def test_examples_about_the_same_passages_are_learned_from_as_if_each_were_alone(folder: Path) -> None:
+def test_packed_examples_have_the_loss_and_gradient_of_separate_ones(folder: Path) -> None:
     base = Base(str(folder))
     texts = ["Alpha beta gamma delta. " * 8, "Epsilon zeta eta theta. " * 8]
     examples = [
         Example((Message("system", "Be short."), Message("user", f"{text}\n\nQuestion {at}{'?' * at}")), f"It is {at}.")
-        for text in texts for at in range(4)
-    ]  # fmt: skip
-    encoded = [base.encode(example) for example in [*examples, *lessons(1)]]
-    rows = rows_of(encoded, 2048)
+        for text in texts
+        for at in range(4)
+    ]
+    encoded = [base.encode(example) for example in [*examples, *tiny_examples(1)]]
+    rows = pack_rows(encoded, 2048)
     assert rows == [(0, 1, 2, 3), (4, 5, 6, 7), (8,)]
     apart = sum(len(one.ids) for one in encoded)
-    assert sum(tokens_of([encoded[at] for at in row]) for row in rows) < 0.5 * apart
-    assert max(map(len, rows_of(encoded, 1))) == 1
+    assert sum(row_tokens([encoded[at] for at in row]) for row in rows) < 0.5 * apart
+    assert max(map(len, pack_rows(encoded, 1))) == 1
 
     def learned(rows: list[tuple[int, ...]]) -> tuple[float, int, torch.Tensor]:
         base.model.zero_grad()
-        loss, count = loss_of(base.model, [[encoded[at] for at in row] for row in rows], base.pad, base.device)
+        loss, count = completion_loss(base.model, [[encoded[at] for at in row] for row in rows], base.pad, base.device)
         loss.backward()  # type: ignore[no-untyped-call]
         return loss.item(), count, torch.cat([one.grad.flatten() for one in base.model.parameters()])
 
@@ -145,7 +147,7 @@ def test_examples_about_the_same_passages_are_learned_from_as_if_each_were_alone
     torch.testing.assert_close(gradient, expected, rtol=1e-3, atol=1e-6)
 
 
-def test_prefixes_are_shared_only_where_any_attention_mask_is_taken(folder: Path) -> None:
+def test_prefixes_are_shared_only_if_the_model_takes_any_mask(folder: Path) -> None:
     config = Base(str(folder)).model.config
     assert shares_prefixes(config, "lora")
     assert not shares_prefixes(config, "prompt")
@@ -153,29 +155,32 @@ def test_prefixes_are_shared_only_where_any_attention_mask_is_taken(folder: Path
     assert not shares_prefixes(config, "lora")
 
 
-def test_each_example_comes_once_an_epoch_among_those_of_its_length() -> None:
+def test_each_example_occurs_once_per_epoch_in_batches_of_similar_length() -> None:
     lengths = [random.Random(at).randint(10, 400) for at in range(500)]
     rows = [(at,) for at in range(500)]
-    steps = order(rows, lengths, epochs=2, batch=8, most_tokens=2048, seed=1)
+    steps = plan_steps(rows, lengths, epochs=2, batch=8, max_tokens=2048, seed=1)
     seen = [at for step in steps for part in step for (at,) in part]
     assert sorted(seen) == sorted([*range(500)] * 2)
     padded = sum(len(part) * max(lengths[at] for (at,) in part) for step in steps for part in step)
     assert padded < 1.1 * 2 * sum(lengths)
     assert all(len(part) * max(lengths[at] for (at,) in part) <= 2048 for step in steps for part in step)
-    assert order(rows, lengths, epochs=2, batch=8, most_tokens=2048, seed=1) == steps
-    assert order(rows, lengths, epochs=2, batch=8, most_tokens=2048, seed=2) != steps
-    half = order(rows, lengths, epochs=0.5, batch=8, most_tokens=2048, seed=0)
+    assert plan_steps(rows, lengths, epochs=2, batch=8, max_tokens=2048, seed=1) == steps
+    assert plan_steps(rows, lengths, epochs=2, batch=8, max_tokens=2048, seed=2) != steps
+    half = plan_steps(rows, lengths, epochs=0.5, batch=8, max_tokens=2048, seed=0)
     assert sum(len(part) for step in half for part in step) == 250
     threes = [(at, at + 1, at + 2) for at in range(0, 300, 3)]
-    sizes = [sum(map(len, part)) for step in order(threes, lengths[:100], epochs=1, batch=8, most_tokens=2048, seed=1)
-             for part in [[row for part in step for row in part]]]  # fmt: skip
+    sizes = [
+        sum(map(len, part))
+        for step in plan_steps(threes, lengths[:100], epochs=1, batch=8, max_tokens=2048, seed=1)
+        for part in [[row for part in step for row in part]]
+    ]
     assert sum(sizes) == 300
     assert set(sizes[:-1]) <= {3, 6, 9}
 
 
-def test_it_ends_where_validation_gets_no_better_and_keeps_the_best(folder: Path, tmp_path: Path) -> None:
+def test_training_stops_early_and_keeps_the_best_weights(folder: Path, tmp_path: Path) -> None:
     settings = replace(SETTINGS, epochs=20, rate=0.05, validate_every=1, patience=2)
-    trained = training(folder, tmp_path / "out", settings, valid=lessons(4))
+    trained = training(folder, tmp_path / "out", settings, valid=tiny_examples(4))
     numbers = trained.run()
     assert numbers["steps"] < numbers["of_steps"]
     best = min(trained.state.valid, key=lambda point: point[1])
@@ -185,9 +190,9 @@ def test_it_ends_where_validation_gets_no_better_and_keeps_the_best(folder: Path
         assert trained._valid_loss() == pytest.approx(best[1], abs=1e-3)
 
 
-def test_answers_are_what_is_judged_if_asked_for(folder: Path, tmp_path: Path) -> None:
+def test_validation_can_score_answers(folder: Path, tmp_path: Path) -> None:
     settings = replace(SETTINGS, judge="answers", validate_every=12)
-    numbers = training(folder, tmp_path / "out", settings, valid=lessons(2)).run()
+    numbers = training(folder, tmp_path / "out", settings, valid=tiny_examples(2)).run()
     assert all(0 <= score <= 1 for score in numbers["valid"].values())
 
 
@@ -197,18 +202,18 @@ sys.path.insert(0, sys.argv[3])
 import torch
 torch.set_num_threads(1)
 from pathlib import Path
-from support.tiny_models import lessons
+from support.tiny_models import tiny_examples
 from ragfm.training.base_model import Base
 from ragfm.training.checkpoint import read_tensors
-from ragfm.training.methods import MethodSettings
-from ragfm.training.trainer import Training, TrainSettings
+from ragfm.training.train_settings import MethodSettings, TrainSettings
+from ragfm.training.trainer import Training, shares_prefixes
 from ragfm.models.adapters import CHECKPOINT
 model, out, method = sys.argv[1], Path(sys.argv[2]), sys.argv[4]
 settings = TrainSettings(MethodSettings(method, rank=4, dropout=0.1), epochs=8, batch=5, rate=5e-3,
                          checkpoint_seconds=0, validate_every=4, patience=99)
 
 def train(folder, progress=None):
-    training = Training(Base(model), lessons(), folder, settings, valid=lessons(3))
+    training = Training(Base(model), tiny_examples(), folder, settings, valid=tiny_examples(3))
     training.run(progress)
     return [[loss for _, loss in training.state.losses], [value for _, value in training.state.valid]]
 
@@ -217,7 +222,7 @@ for kill in range(5):
     steps, told = os.pipe()
     child = os.fork()
     if not child:
-        train(out / "killed", lambda at: os.write(told, bytes([at.step])))
+        train(out / "killed", lambda now: os.write(told, bytes([now.done])))
         os._exit(0)
     first = os.read(steps, 1)[0]
     assert first > before, (first, before)
@@ -237,10 +242,10 @@ print(json.dumps([train(out / "whole"), train(out / "killed"), before]))
 
 @pytest.mark.slow
 @pytest.mark.parametrize("method", METHODS)
-def test_a_training_that_was_killed_five_times_loses_what_one_that_was_not_loses(
+def test_a_run_killed_five_times_has_the_losses_of_an_uninterrupted_one(
     folder: Path, tmp_path: Path, method: str
 ) -> None:
-    """Each run is a fork of a process that has loaded the libraries, killed by a signal that none can catch."""
+    """Each run is a fork of a process that has loaded the libraries, ended by SIGKILL."""
     words = [sys.executable, "-c", _SCRIPT, str(folder), str(tmp_path), str(Path(__file__).parents[1]), method]
     done = subprocess.run(words, capture_output=True, text=True, timeout=500, check=False)
     assert done.returncode == 0, done.stderr
@@ -253,22 +258,28 @@ def test_a_training_that_was_killed_five_times_loses_what_one_that_was_not_loses
 
 @pytest.mark.slow
 @pytest.mark.parametrize("method", METHODS)
-def test_ctrl_c_at_any_moment_costs_no_step(folder: Path, tmp_path: Path, method: Any) -> None:
-    """Nothing is written but at a Ctrl-C and at the end, and each run does some steps of its own."""
-    settings = replace(SETTINGS, method=MethodSettings(method, rank=4, dropout=0.1), epochs=8, validate_every=4,
-                       patience=99, checkpoint_seconds=1e9)  # fmt: skip
-    whole = training(folder, tmp_path / "whole", settings, valid=lessons(3))
+def test_ctrl_c_at_any_moment_loses_no_step(folder: Path, tmp_path: Path, method: Any) -> None:
+    """Checkpoints are written only at Ctrl-C and at the end, and each run makes some steps."""
+    settings = replace(
+        SETTINGS,
+        method=MethodSettings(method, rank=4, dropout=0.1),
+        epochs=8,
+        validate_every=4,
+        patience=99,
+        checkpoint_seconds=1e9,
+    )
+    whole = training(folder, tmp_path / "whole", settings, valid=tiny_examples(3))
     whole.run()
     chance, stops = random.Random(3), [0]
     for _ in range(12):
         until = stops[-1] + chance.randint(2, 8)
         timer = threading.Timer(chance.uniform(0, 0.03), os.kill, (os.getpid(), signal.SIGINT))
 
-        def stop(at: Progress, until: int = until, timer: threading.Timer = timer) -> None:
-            if at.step == until:
+        def stop(now: Progress, until: int = until, timer: threading.Timer = timer) -> None:
+            if now.done == until:
                 timer.start()
 
-        stopped = training(folder, tmp_path / "stopped", settings, valid=lessons(3))
+        stopped = training(folder, tmp_path / "stopped", settings, valid=tiny_examples(3))
         try:
             stopped.run(stop)
             if timer.ident:  # it was started
@@ -286,7 +297,7 @@ def test_ctrl_c_at_any_moment_costs_no_step(folder: Path, tmp_path: Path, method
 
 @contextmanager
 def full_disk(left: int) -> Iterator[None]:
-    """No file may become longer than so many bytes."""
+    """Limit files to `left` bytes."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     handled = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     try:
@@ -297,7 +308,7 @@ def full_disk(left: int) -> Iterator[None]:
         signal.signal(signal.SIGXFSZ, handled)
 
 
-def test_a_full_disk_leaves_the_checkpoint_before(tmp_path: Path) -> None:
+def test_a_full_disk_leaves_the_previous_checkpoint(tmp_path: Path) -> None:
     path = tmp_path / CHECKPOINT
     write_tensors(path, {"a": torch.ones(10)}, {"step": 1})
     with full_disk(4096), pytest.raises(OSError, match="File too large"):
@@ -307,19 +318,19 @@ def test_a_full_disk_leaves_the_checkpoint_before(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("method", ["lora", "full"])
-def test_what_found_no_room_at_the_end_is_written_by_the_next_run(folder: Path, tmp_path: Path, method: Any) -> None:
+def test_an_adapter_that_failed_to_be_written_is_written_next_time(folder: Path, tmp_path: Path, method: Any) -> None:
     settings = replace(SETTINGS, method=MethodSettings(method, rank=4), epochs=0.2)
     trained = training(folder, tmp_path / "out", settings)
     numbers = trained.run()
     with full_disk(8192), pytest.raises(OSError, match="File too large"):
-        finish(trained, numbers, card={})
+        write_adapter(trained, numbers, card={})
     assert {file.name for file in (tmp_path / "out").iterdir()} == {CHECKPOINT, OUTPUT}
     again = training(folder, tmp_path / "out", settings)
-    finish(again, again.run(), card={})
+    write_adapter(again, again.run(), card={})
     check_adapter(tmp_path / "out", folder)
 
 
-def test_a_disk_that_is_too_small_is_said_before_it_starts(
+def test_too_little_disk_space_is_reported_before_training(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("shutil.disk_usage", lambda _: shutil._ntuple_diskusage(10**6, 10**6, 1000))  # type: ignore[attr-defined]
@@ -327,13 +338,13 @@ def test_a_disk_that_is_too_small_is_said_before_it_starts(
         training(folder, tmp_path / "out").run()
 
 
-def test_a_checkpoint_of_another_training_is_refused(folder: Path, tmp_path: Path) -> None:
+def test_a_checkpoint_of_a_different_run_is_refused(folder: Path, tmp_path: Path) -> None:
     training(folder, tmp_path / "out").run()
     with pytest.raises(DataError, match="epochs 2 there, 3 now"):
         training(folder, tmp_path / "out", replace(SETTINGS, epochs=3)).run()
 
 
-def test_a_base_that_is_cut_off_is_called_damaged(folder: Path, tmp_path: Path) -> None:
+def test_a_truncated_base_is_reported_as_damaged(folder: Path, tmp_path: Path) -> None:
     base = Path(shutil.copytree(folder, tmp_path / "base"))
     weights = base / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-100])
@@ -341,11 +352,11 @@ def test_a_base_that_is_cut_off_is_called_damaged(folder: Path, tmp_path: Path) 
         Base(str(base))
 
 
-def test_weights_that_ragfm_has_not_written_are_never_replaced(folder: Path, tmp_path: Path) -> None:
+def test_weights_that_ragfm_did_not_write_are_never_replaced(folder: Path, tmp_path: Path) -> None:
     base = Path(shutil.copytree(folder, tmp_path / "base"))
     weights = (base / "model.safetensors").read_bytes()
     whole = replace(SETTINGS, method=MethodSettings("full"))
-    for out, why in ((base, "is the base itself"), (base / "new", "lies in the base")):
+    for out, why in ((base, "is the base itself"), (base / "new", "is inside the base model")):
         with pytest.raises(DataError, match=why):
             training(base, out, whole).run()
     theirs = tmp_path / "theirs"
@@ -361,9 +372,9 @@ def test_weights_that_ragfm_has_not_written_are_never_replaced(folder: Path, tmp
     assert (base / "model.safetensors").read_bytes() == weights
 
 
-def test_another_base_prompt_or_weights_are_refused(folder: Path, tmp_path: Path) -> None:
+def test_an_adapter_for_other_weights_or_another_prompt_is_refused(folder: Path, tmp_path: Path) -> None:
     trained = training(folder, tmp_path / "out", replace(SETTINGS, epochs=0.2))
-    finish(trained, trained.run(), card={"prompt": "another"})
+    write_adapter(trained, trained.run(), card={"prompt": "another"})
     other = tiny_model(tmp_path / "other", hidden_size=32)
     with pytest.raises(AdapterMismatchError, match="on other weights"):
         check_adapter(tmp_path / "out", other)
@@ -374,17 +385,17 @@ def test_another_base_prompt_or_weights_are_refused(folder: Path, tmp_path: Path
         training(folder, tmp_path / "out").run()
     weights = tmp_path / "out" / "adapter_model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1] + b"x")
-    with pytest.raises(DamagedModelError, match=r"do not match its ragfm-adapter\.json"):
+    with pytest.raises(DamagedModelError, match="not what was trained"):
         check_adapter(tmp_path / "out", folder)
     (tmp_path / "out" / RECORD).unlink()
-    with pytest.raises(ModelNotFoundError, match="PEFT adapter that was not trained by ragfm"):
+    with pytest.raises(ModelNotFoundError, match="adapter of PEFT's that ragfm has not trained"):
         check_adapter(tmp_path / "out", folder)
     (tmp_path / "out" / CHECKPOINT).touch()
-    with pytest.raises(ModelNotFoundError, match="has not finished"):
+    with pytest.raises(ModelNotFoundError, match="has not ended"):
         check_adapter(tmp_path / "out", folder)
 
 
-def test_the_learning_rate_rises_and_falls_by_a_cosine(folder: Path, tmp_path: Path) -> None:
+def test_the_learning_rate_warms_up_and_falls_by_a_cosine(folder: Path, tmp_path: Path) -> None:
     settings = replace(SETTINGS, epochs=4, batch=5, warmup=0.25)
     rates = []
     trained = training(folder, tmp_path / "out", settings)
@@ -398,14 +409,16 @@ def test_the_learning_rate_rises_and_falls_by_a_cosine(folder: Path, tmp_path: P
     assert rates[warm:] == pytest.approx(falling)
 
 
-def test_it_goes_on_from_an_adapter(folder: Path, tmp_path: Path) -> None:
+def test_training_continues_from_an_adapter(folder: Path, tmp_path: Path) -> None:
     first = training(folder, tmp_path / "first", replace(SETTINGS, epochs=6, rate=2e-2))
     numbers = first.run()
-    finish(first, numbers, card={})
+    write_adapter(first, numbers, card={})
     start = replace(SETTINGS, start=str(tmp_path / "first"), epochs=1, rate=1e-9)
     onward = training(folder, tmp_path / "more", replace(start, method=MethodSettings(rank=16)))
     more = onward.run()
-    assert finish(onward, more, card={}).settings["method"]["rank"] == 4  # that of the adapter, whatever is asked for
+    assert (
+        write_adapter(onward, more, card={}).settings["method"]["rank"] == 4
+    )  # that of the adapter, whatever is asked for
     assert (tmp_path / "more" / OUTPUT).is_file()
     assert more["loss"]["first"] == pytest.approx(numbers["loss"]["last_5"], rel=0.4)
     assert more["loss"]["first"] < 0.7 * numbers["loss"]["first"]
@@ -416,18 +429,18 @@ def test_it_goes_on_from_an_adapter(folder: Path, tmp_path: Path) -> None:
         training(other, tmp_path / "other", start)
 
 
-def test_no_example_and_one_example(folder: Path, tmp_path: Path) -> None:
+def test_training_needs_an_example(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no example"):
         training(folder, tmp_path / "out", examples=[])
     with pytest.raises(DataError, match="of at most 9 tokens"):
         training(folder, tmp_path / "out", replace(SETTINGS, most_tokens=9))
-    assert training(folder, tmp_path / "one", examples=lessons(1)).run()["steps"] == 2
+    assert training(folder, tmp_path / "one", examples=tiny_examples(1)).run()["steps"] == 2
 
 
 @pytest.mark.slow
-def test_the_command_says_what_it_takes_and_trains(folder: Path, tmp_path: Path) -> None:
+def test_the_command_prints_an_estimate_and_trains(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "made").mkdir()
-    (tmp_path / "made" / "train.jsonl").write_bytes(to_lines(lessons()))
+    (tmp_path / "made" / "train.jsonl").write_bytes(examples_to_jsonl(tiny_examples()))
     (tmp_path / "made" / "card.json").write_text(json.dumps({"prompt": "p", "sources": []}))
     words = ["made", "--base", str(folder), "--rank", "2", "--price-per-hour", "3600", "--rate", "0.005", "--json"]
     shell = Shell(tmp_path)

@@ -1,4 +1,4 @@
-"""Examples to train with: what they show, what they answer, what is kept apart."""
+"""Datasets: passages and answers of examples, held-out data, and the command that makes them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from support.shell import InProcessShell, Shell
+from support.shell import Here, Shell
 
 from ragfm import Collection, Rag
 from ragfm.core.abstention import ABSTENTION
@@ -22,8 +22,8 @@ from ragfm.evaluation import Gold, Question, QuestionSet, generate_questions
 from ragfm.evaluation.answer_matching import contains_answer
 from ragfm.generation.prompt import prompt_fingerprint
 from ragfm.testing import ScriptedReader
-from ragfm.training import Dataset, HeldOut, Recipe, build_examples, held_out, read_examples
-from ragfm.training.raft import _Builder, _said
+from ragfm.training import Dataset, HeldOut, Recipe, build_raft_dataset, load_held_out, read_examples
+from ragfm.training.raft import _ExampleBuilder, _format_answer
 from ragfm.training.unanswerable_questions import near_misses
 
 TOWNS = "Aldon Brista Corvel Dunmar Elsick Farrow Gosten Hadley".split()
@@ -55,10 +55,10 @@ QUESTIONS = [question for number, town in enumerate(TOWNS) for question in asked
 
 
 def made(towns: Collection, questions: list[Question] = QUESTIONS, **recipe: object) -> Dataset:
-    return build_examples(Rag(towns, reader=ScriptedReader(), k=2), questions, Recipe(**recipe))  # type: ignore[arg-type]
+    return build_raft_dataset(Rag(towns, reader=ScriptedReader(), k=2), questions, Recipe(**recipe))  # type: ignore[arg-type]
 
 
-def test_an_answer_cites_the_passage_that_holds_it_and_the_prompt_is_the_one_that_serves(towns: Collection) -> None:
+def test_an_answer_cites_its_passage_and_the_prompt_is_that_of_serving(towns: Collection) -> None:
     dataset = made(towns, abstain=0.0, shuffle=False)
     examples = {example.meta["id"]: example for example in (*dataset.train, *dataset.valid)}
     assert len(examples) == len(QUESTIONS)
@@ -76,7 +76,7 @@ def test_an_answer_cites_the_passage_that_holds_it_and_the_prompt_is_the_one_tha
     assert dataset.card["prompt"] == prompt_fingerprint()
 
 
-def test_where_the_answer_is_withheld_no_passage_has_it(towns: Collection) -> None:
+def test_no_passage_holds_a_withheld_answer(towns: Collection) -> None:
     dataset = made(towns, abstain=0.9, near=0.0)
     withheld = [e for e in (*dataset.train, *dataset.valid) if e.meta["kind"] == "withheld"]
     assert len(withheld) > len(QUESTIONS) / 2
@@ -87,54 +87,64 @@ def test_where_the_answer_is_withheld_no_passage_has_it(towns: Collection) -> No
         assert not contains_answer(example.messages[-1].content, answers[example.meta["id"]])
 
 
-def test_of_many_questions_about_one_document_a_share_is_withheld_whatever_the_seed(
+def test_a_share_of_many_questions_about_one_document_is_withheld_for_any_seed(
     tmp_path: Path, collection: Collection
-) -> None:  # fmt: skip
+) -> None:
     names = [f"{chr(65 + at)}ston" for at in range(20)]
-    text = "\n\n".join(f"## {name}\n\nThe hall of {name} holds {300 + at} people. " + f"{name} is old. " * 40
-                       for at, name in enumerate(names))  # fmt: skip
+    text = "\n\n".join(
+        f"## {name}\n\nThe hall of {name} holds {300 + at} people. " + f"{name} is old. " * 40
+        for at, name in enumerate(names)
+    )
     (tmp_path / "handbook.md").write_text(text)
     collection.sync(tmp_path / "handbook.md")
     gold = (Gold("handbook.md"),)
-    questions = [Question(name, f"How many people does the hall of {name} hold?", gold, (str(300 + at),))
-                 for at, name in enumerate(names)]  # fmt: skip
+    questions = [
+        Question(name, f"How many people does the hall of {name} hold?", gold, (str(300 + at),))
+        for at, name in enumerate(names)
+    ]
     rag = Rag(collection, reader=ScriptedReader(), k=2)
-    counts = [len(_Builder(rag, questions, Recipe(seed=seed), HeldOut())._withheld) for seed in range(21)]
+    counts = [len(_ExampleBuilder(rag, questions, Recipe(seed=seed), HeldOut())._withheld) for seed in range(21)]
     assert counts == [3] * 21  # a sixth
-    kinds = [Counter(e.meta["kind"] for e in build_examples(rag, questions, Recipe(near=0.0, seed=seed)).train)
-             for seed in (0, 6)]  # fmt: skip
+    kinds = [
+        Counter(e.meta["kind"] for e in build_raft_dataset(rag, questions, Recipe(near=0.0, seed=seed)).train)
+        for seed in (0, 6)
+    ]
     assert [kind["withheld"] for kind in kinds] == [7, 7]
     assert [kind["answer"] for kind in kinds] == [13, 13]
 
 
 @pytest.mark.parametrize("together", [True, False])
-def test_of_few_questions_about_each_document_a_share_is_withheld(towns: Collection, together: bool) -> None:
+def test_a_share_of_few_questions_per_document_is_withheld(towns: Collection, together: bool) -> None:
     rag = Rag(towns, reader=ScriptedReader(), k=2)
     recipe = Recipe(together=together)
     for seed in range(9):
-        drawn = _Builder(rag, QUESTIONS, replace(recipe, seed=seed), HeldOut())._withheld
+        drawn = _ExampleBuilder(rag, QUESTIONS, replace(recipe, seed=seed), HeldOut())._withheld
         assert 3 <= len(drawn) <= 5
         assert not together or len({name.split()[0] for name in drawn}) == len(drawn) / 3
 
 
-def test_what_the_headings_answer_is_neither_withheld_nor_a_near_miss(tmp_path: Path, collection: Collection) -> None:
+def test_questions_answered_by_headings_are_not_withheld_or_near_misses(tmp_path: Path, collection: Collection) -> None:
     hours = {"Berlin": "eight", "Munich": "nine", "Hamburg": "ten"}
-    text = "\n\n".join(f"## {city}\n\n{'The house has a yard. ' * 12}\n\nThe canteen opens at {hour}. "
-                       f"{'It serves soup, bread and tea. ' * 8}" for city, hour in hours.items())  # fmt: skip
+    text = "\n\n".join(
+        f"## {city}\n\n{'The house has a yard. ' * 12}\n\nThe canteen opens at {hour}. "
+        f"{'It serves soup, bread and tea. ' * 8}"
+        for city, hour in hours.items()
+    )
     (tmp_path / "guide.md").write_text(f"# Office guide\n\n{text}\n")
     collection.sync(tmp_path / "guide.md")
     gold = (Gold("guide.md"),)
     questions = [
         Question(hour, f"When does the canteen in {city} open?", gold, (hour,)) for city, hour in hours.items()
     ]
-    questions += [Question(city, f"In which city does the canteen open at {hour}?", gold, (city,))
-                  for city, hour in hours.items()]  # fmt: skip
+    questions += [
+        Question(city, f"In which city does the canteen open at {hour}?", gold, (city,)) for city, hour in hours.items()
+    ]
     rag = Rag(collection, reader=ScriptedReader(), k=2)
     right = {question.id: question.answers for question in questions}
     abstained = 0
     for seed in range(8):
         for near in (0.0, 1.0):
-            dataset = build_examples(rag, questions, Recipe(abstain=0.9, near=near, seed=seed))
+            dataset = build_raft_dataset(rag, questions, Recipe(abstain=0.9, near=near, seed=seed))
             for example in (*dataset.train, *dataset.valid):
                 passages = example.messages[-1].content.rpartition("\n\n")[0]
                 if example.meta["kind"] == "withheld":
@@ -148,7 +158,7 @@ def test_what_the_headings_answer_is_neither_withheld_nor_a_near_miss(tmp_path: 
     assert abstained
 
 
-def test_a_near_miss_shows_the_passage_that_answers_another_question(towns: Collection) -> None:
+def test_a_near_miss_shows_the_gold_passage_of_the_original_question(towns: Collection) -> None:
     dataset = made(towns, abstain=0.9, near=1.0)
     near = [e for e in (*dataset.train, *dataset.valid) if str(e.meta["kind"]).startswith("near miss")]
     assert near
@@ -159,7 +169,7 @@ def test_a_near_miss_shows_the_passage_that_answers_another_question(towns: Coll
         assert asked is None or asked.gold[0].uri not in example.meta["shown"]
 
 
-def test_yes_and_no_stand_in_no_text_and_are_learned_from_the_document_that_was_asked_about(towns: Collection) -> None:
+def test_yes_no_questions_cite_the_document_that_they_are_about(towns: Collection) -> None:
     folder = towns.path.parent / "towns"
     with (folder / "Aldon.txt").open("a") as file:
         file.write("There is no harbour in Aldon.\n")
@@ -182,9 +192,9 @@ def test_yes_and_no_stand_in_no_text_and_are_learned_from_the_document_that_was_
         made(towns, [nowhere])
 
 
-def test_questions_about_one_text_are_asked_over_the_same_passages(towns: Collection) -> None:
+def test_questions_about_one_document_share_passages(towns: Collection) -> None:
     def sets(**recipe: float) -> Counter[str]:
-        """Of each town, over how many sets of passages its questions are asked."""
+        """The number of sets of passages per town."""
         dataset = made(towns, **recipe)
         examples = [*dataset.train, *dataset.valid]
         texts = {(e.meta["uris"][0], e.messages[-1].content.rpartition("\n\n")[0]) for e in examples}
@@ -206,13 +216,13 @@ def test_questions_about_one_text_are_asked_over_the_same_passages(towns: Collec
         ("Is it open?", None),
     ],
 )
-def test_a_denial_is_put_in_or_taken_out_now_and_then(question: str, changed: str | None) -> None:
+def test_some_questions_are_negated(question: str, changed: str | None) -> None:
     found = [miss.text for seed in range(80) for miss in near_misses(question, [], random.Random(seed))]
     assert set(found) == ({changed} if changed else set())
     assert not changed or 2 <= len(found) <= 20
 
 
-def test_a_question_changes_by_number_name_or_opposite() -> None:
+def test_a_question_is_changed_in_a_number_a_name_or_an_opposite() -> None:
     ways = list(near_misses("Who was the first king of Norway in 1184?", ["Sweden", "New York"], random.Random(0)))
     assert {way.kind for way in ways} == {"number", "name", "opposite"}
     texts = {way.kind: way.text for way in ways}
@@ -232,11 +242,11 @@ def test_a_question_changes_by_number_name_or_opposite() -> None:
         ("Dr. Who!", "Dr. Who [2]."),
     ],
 )
-def test_an_answer_begins_and_ends_as_a_sentence_and_its_words_stay(answer: str, said: str) -> None:
-    assert _said(answer, Hit("u", "", 0, 0, 1, None, {}, n=2), "phrase") == said
+def test_an_answer_is_formatted_as_a_sentence(answer: str, said: str) -> None:
+    assert _format_answer(answer, Hit("u", "", 0, 0, 1, None, {}, n=2), "phrase") == said
 
 
-def test_documents_are_either_trained_or_validated_with(towns: Collection) -> None:
+def test_training_and_validation_share_no_document(towns: Collection) -> None:
     dataset = made(towns, valid=0.25)
     train, valid = ({example.meta["group"] for example in part} for part in (dataset.train, dataset.valid))
     assert valid
@@ -250,17 +260,16 @@ def test_the_same_seed_makes_the_same_examples(towns: Collection) -> None:
     assert made(towns, seed=3).train != made(towns, seed=4).train
 
 
-def test_nothing_is_learned_from_what_it_is_judged_by(towns: Collection, tmp_path: Path) -> None:
+def test_held_out_data_is_not_learned(towns: Collection, tmp_path: Path) -> None:
     paragraph = "The town of Brista was founded in 1507, by fishermen from THE coast."
-    squad = {"data": [{"title": "t", "paragraphs": [{"context": paragraph, "qas": [
-        {"id": "1", "question": "how many houses are there in Aldon", "answers": [{"text": "x", "answer_start": 0}]}
-    ]}]}]}  # fmt: skip
+    asked = {"id": "1", "question": "how many houses are there in Aldon", "answers": [{"text": "x", "answer_start": 0}]}
+    squad = {"data": [{"title": "t", "paragraphs": [{"context": paragraph, "qas": [asked]}]}]}
     (tmp_path / "dev.json").write_text(json.dumps(squad))
     own = {"question": "Is it old?", "uri": "towns/Corvel.txt", "answers": ["yes"]}
     (tmp_path / "own.jsonl").write_text(json.dumps(own) + "\n")
-    held = held_out([tmp_path / "dev.json", tmp_path / "own.jsonl"])
+    held = load_held_out([tmp_path / "dev.json", tmp_path / "own.jsonl"])
     rag = Rag(towns, reader=ScriptedReader(), k=2)
-    dataset = build_examples(rag, QUESTIONS, Recipe(abstain=0.5), held=held)
+    dataset = build_raft_dataset(rag, QUESTIONS, Recipe(abstain=0.5), held_out=held)
     examples = [*dataset.train, *dataset.valid]
     shown = {uri for example in examples for uri in example.meta["shown"]}
     assert not shown & {"towns/Brista.txt", "towns/Corvel.txt"}
@@ -268,9 +277,7 @@ def test_nothing_is_learned_from_what_it_is_judged_by(towns: Collection, tmp_pat
     assert dataset.card["left_out"] == {"held out: the question": 1, "held out: the document": 6}
 
 
-def test_a_copy_of_what_is_held_out_is_not_learned_from_either(
-    towns: Collection, tmp_path: Path
-) -> None:  # fmt: skip
+def test_copies_of_held_out_documents_are_not_learned(towns: Collection, tmp_path: Path) -> None:
     folder = tmp_path / "towns"
     text = (folder / "Corvel.txt").read_text()
     (folder / "copy.txt").write_text(text.replace("was founded", "“was” founded—"))
@@ -282,27 +289,34 @@ def test_a_copy_of_what_is_held_out_is_not_learned_from_either(
     towns.sync(folder)
     lines = [{"question": "Is it old?", "uri": f"towns/{name}.txt"} for name in ("Corvel", "short", "gone")]
     (tmp_path / "own.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    held = held_out([tmp_path / "own.jsonl"])
+    held = load_held_out([tmp_path / "own.jsonl"])
     names = ("Corvel", "copy", "short", "twin", "gone")
-    assert held.documents(towns) == {f"towns/{name}.txt" for name in names}
-    assert held.unknown(towns) == {"towns/gone.txt"}
-    assert held.asks("‘Is it old’ ?")
-    assert held.asking(["Who’s there…"]).asks("who's there")
+    assert held.document_uris(towns) == {f"towns/{name}.txt" for name in names}
+    assert held.unknown_uris(towns) == {"towns/gone.txt"}
+    assert held.contains_question("‘Is it old’ ?")
+    assert held.with_questions(["Who’s there…"]).contains_question("who's there")
 
 
-def test_documents_that_answer_the_same_question_are_learned_from_or_validated_with(towns: Collection) -> None:
-    both = [Question(f"{one} {other}", f"Which is the oldest house of {one} and of {other}?",
-                     (Gold(f"towns/{one}.txt"), Gold(f"towns/{other}.txt")), ("a mill",))
-            for one, other in (("Aldon", "Brista"), ("Brista", "Corvel"))]  # fmt: skip
+def test_documents_of_the_same_question_are_in_the_same_part(towns: Collection) -> None:
+    both = [
+        Question(
+            f"{one} {other}",
+            f"Which is the oldest house of {one} and of {other}?",
+            (Gold(f"towns/{one}.txt"), Gold(f"towns/{other}.txt")),
+            ("a mill",),
+        )
+        for one, other in (("Aldon", "Brista"), ("Brista", "Corvel"))
+    ]
     for seed in range(6):
         dataset = made(towns, [*QUESTIONS, *both], valid=0.4, seed=seed)
-        train, valid = ({uri for example in part for uri in example.meta["uris"]}
-                        for part in (dataset.train, dataset.valid))  # fmt: skip
+        train, valid = (
+            {uri for example in part for uri in example.meta["uris"]} for part in (dataset.train, dataset.valid)
+        )
         assert valid
         assert not train & valid
 
 
-def test_of_one_large_document_as_many_questions_are_taken_as_are_wanted() -> None:
+def test_a_sample_takes_part_of_a_large_document() -> None:
     data = QuestionSet("q", tuple(QUESTIONS))
     assert len(data.sample(7, by_document=True).questions) == 7
     one = QuestionSet("q", tuple(replace(question, gold=(Gold("a.txt"),)) for question in QUESTIONS))
@@ -319,29 +333,27 @@ def test_of_one_large_document_as_many_questions_are_taken_as_are_wanted() -> No
     ],
     ids=["no answer", "a span", "an answer", "unanswerable"],
 )
-def test_all_lines_of_questions_are_held_out_whatever_they_can_measure(
-    tmp_path: Path, line: dict[str, object]
-) -> None:  # fmt: skip
+def test_all_lines_of_a_question_file_are_held_out(tmp_path: Path, line: dict[str, object]) -> None:
     lines = [{"question": "Is it old?", **line}, {"question": "Who is it?", "answers": ["Ada"]}]
     for number, count in enumerate((1, 2)):
         path = tmp_path / f"{number}.jsonl"
         path.write_text("".join(json.dumps(line) + "\n" for line in lines[:count]))
-        held = held_out([path])
-        assert held.asks("Is it old?")
-        assert held.asks("Who is it?") == (count == 2)
+        held = load_held_out([path])
+        assert held.contains_question("Is it old?")
+        assert held.contains_question("Who is it?") == (count == 2)
         assert held.uris == {"towns/Corvel.txt"}
         assert held.sources[0]["questions"] == count
 
 
-def test_no_question_or_no_passage_is_said(towns: Collection) -> None:
+def test_missing_questions_and_passages_are_reported(towns: Collection) -> None:
     lost = [Question("1", "Who was it?", (Gold("towns/Aldon.txt"),), ("nobody at all",))]
     with pytest.raises(DataError, match="no passage holds its answer: 1"):
         made(towns, lost, abstain=0.0)
-    with pytest.raises(DataError, match="none was given"):
+    with pytest.raises(DataError, match="no question was given"):
         made(towns, [])
 
 
-def test_a_reader_writes_questions_with_answers_that_stand_in_the_text(towns: Collection) -> None:
+def test_written_questions_have_answers_from_the_text(towns: Collection) -> None:
     def script(messages: list[object]) -> str:
         text = messages[-1].content  # type: ignore[attr-defined]
         town = text.split("town of ")[1].split()[0]
@@ -353,7 +365,7 @@ def test_a_reader_writes_questions_with_answers_that_stand_in_the_text(towns: Co
     assert not {"towns/Aldon.txt", "towns/Brista.txt"} & {question.gold[0].uri for question in questions}
 
 
-def test_writing_goes_on_where_it_was_stopped(tmp_path: Path, towns: Collection) -> None:
+def test_writing_questions_resumes_after_an_interruption(tmp_path: Path, towns: Collection) -> None:
     asked = list[str]()
 
     def script(messages: Sequence[Message]) -> str:
@@ -385,7 +397,7 @@ def test_writing_goes_on_where_it_was_stopped(tmp_path: Path, towns: Collection)
 
 def test_the_command_writes_its_own_questions(
     tmp_path: Path, towns: Collection, monkeypatch: pytest.MonkeyPatch
-) -> None:  # fmt: skip
+) -> None:
     def script(messages: Sequence[Message]) -> str:
         town = messages[-1].content.split("town of ")[1].split()[0]
         return f"Question: Who founded the town of {town} long ago?\nAnswer: fishermen\n"
@@ -393,7 +405,7 @@ def test_the_command_writes_its_own_questions(
     towns.close()
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("ragfm.rag.configured_reader", lambda *_: ScriptedReader(script))
-    run = InProcessShell()
+    run = Here()
     card = run.json("adapt", "data", "--write", "4", "--abstain", "0", "--valid", "0", "--out", "made")
     assert card["examples"] == {"train": 4, "valid": 0}
     assert card["sources"][0]["name"] == "written by bundled"
@@ -425,7 +437,7 @@ def test_the_command_writes_examples_and_a_card(tmp_path: Path, towns: Collectio
     assert "no question" in shell("adapt", "data", "empty.jsonl", code=1).stderr
 
 
-def test_a_line_that_is_no_example_is_named(tmp_path: Path) -> None:
+def test_an_invalid_line_is_named(tmp_path: Path) -> None:
     (tmp_path / "t.jsonl").write_text('{"messages": [{"role": "user", "content": "a"}], "completion": " "}\n')
-    with pytest.raises(DataError, match=r"line 1 is no example"):
+    with pytest.raises(DataError, match=r"line 1 is not an example"):
         read_examples(tmp_path / "t.jsonl")

@@ -1,0 +1,91 @@
+"""Make a dataset from its sources: questions with known answers, questions that the reader writes, the answer log."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ragfm.core.errors import DataError
+from ragfm.core.progress import ProgressCallback, ignore_progress
+from ragfm.evaluation.question_generation import generate_questions
+from ragfm.generation.answer_log import AnswerLog
+from ragfm.training.dataset import Dataset, Recipe, add_examples
+from ragfm.training.held_out import HeldOut
+from ragfm.training.log_examples import examples_from_log, rated_entries
+from ragfm.training.progress_stage import with_stage
+from ragfm.training.raft import build_raft_dataset
+
+if TYPE_CHECKING:
+    from ragfm.evaluation.question_sets import Question, QuestionSet
+    from ragfm.rag import Rag
+
+
+def make_dataset(
+    rag: Rag,
+    questions: QuestionSet | None = None,
+    recipe: Recipe = Recipe(),  # noqa: B008  frozen
+    *,
+    write: int | None = None,
+    written: str | Path | None = None,
+    from_log: bool = False,
+    held_out: HeldOut = HeldOut(),  # noqa: B008  frozen
+    licence: str | None = None,
+    limit: int | None = None,
+    progress: ProgressCallback | None = None,
+) -> Dataset:
+    """Make training examples about the collection of `rag`, with the prompts of `rag`.
+
+    The sources are `questions` with known answers, or `write` questions that the reader of `rag` writes, and if
+    `from_log` the judged answers of the collection's log. `written` is a file that keeps the written questions, so
+    that a second call continues there. `licence` and `limit`, the number of questions sampled, are noted in the card.
+    Progress has the stages "write questions" and "make examples".
+
+    Raises DataError if the sources yield no example to train with.
+    """
+    dataset = None
+    if questions is not None or write:
+        asked: Sequence[Question]
+        if questions is not None:
+            asked, name, left_out = questions.questions, questions.name, dict(questions.left_out)
+        else:
+            asked = generate_questions(
+                rag.collection,
+                rag.reader,
+                write or 0,
+                seed=recipe.seed,
+                answers=True,
+                out=written,
+                reader_name=rag.reader_name,
+                progress=with_stage(progress or ignore_progress, "write questions"),
+            )
+            name, left_out = f"written by {rag.reader_name}", {}
+        about = {
+            "sources": [{"name": name, "licence": licence, "left_out": left_out}],
+            "reader": rag.reader_name,
+            "limit": limit,
+        }
+        dataset = build_raft_dataset(
+            rag, asked, recipe, held_out=held_out, about=about, allow_empty=from_log, progress=progress
+        )
+    if from_log:
+        entries = rated_entries(AnswerLog.for_collection(rag.collection.path).entries())
+        if not entries and dataset is None:
+            raise DataError(
+                "No answer in the log has been rated good or corrected.",
+                "`ragfm log list` shows the answers, `ragfm log thumbs ID up` rates one as good.",
+            )
+        examples, counts = examples_from_log(rag, entries, held_out=held_out)
+        source = {"name": "the answer log", "licence": licence, "left_out": dict(counts)}
+        dataset = add_examples(
+            rag,
+            dataset,
+            examples,
+            recipe,
+            counts,
+            sources=[source] if examples else [],
+            held_out=held_out.sources,
+        )
+    if dataset is None:
+        raise DataError("There is no source of examples.", "Give questions, a number to write, or use the log.")
+    return dataset
