@@ -431,11 +431,11 @@ def test_the_command_fits_and_stores(tmp_path: Path, docs: Path, monkeypatch: py
     assert "No settings were changed" in dry.output
     assert not Path("ragfm.toml").exists()
     printed = run("asked.jsonl", "--confidence", "--as-said", "--keep-right", "0.8").output
-    assert "80 answers to asked.jsonl, 40 of them right" in printed
+    assert "80 answers to asked.jsonl, 40 of them correct" in printed
     assert "answers to unanswerable questions" in printed
     stored = load_settings(tmp_path).ask.confidence
     assert stored is not None
     assert (stored.reader, stored.corrects) == ("bundled", False)
     printed = run("asked.jsonl", "--confidence", "--corrected", "--dry-run").output
     assert "80 answers to asked.jsonl, " in printed
-    assert "40 of them right" not in printed, "the verifier's words were judged"
+    assert "40 of them correct" not in printed, "the verifier's words were judged"

@@ -124,7 +124,7 @@ def test_broken_mails_fail_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert len(found) == 3
     assert "the limit is 5,000" in (found["9@example.org"].skip or "")
     assert [ref.error for ref in found.values() if ref.error] == ["the mail cannot be read: it has no headers"]
-    monkeypatch.setattr(mail, "attached", lambda _: [].pop())
+    monkeypatch.setattr(mail, "find_attachments", lambda _: [].pop())
     assert "cannot be read" in (listed(tmp_path)["1@example.org"].error or "")
     (tmp_path / "good.eml").write_bytes(b"Message-ID: <1@x>\nContent-Type: text/plain; charset=nonsense\n\ncaf\xe9")
     monkeypatch.undo()

@@ -178,7 +178,7 @@ def test_a_conversation_in_a_file(tmp_path: Path) -> None:
         path.write_text(line)
         with pytest.raises(DataError, match="line 1"):
             read_turns(path)
-    with pytest.raises(DataError, match="can't be written"):
+    with pytest.raises(DataError, match="cannot be written"):
         write_turns(tmp_path / "nowhere" / "talk.jsonl", turns)
 
 

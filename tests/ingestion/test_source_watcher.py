@@ -135,7 +135,7 @@ def test_watching_without_a_source_is_an_error(collection: Collection) -> None:
 
 
 def test_changes_in_the_collection_itself_are_ignored(tmp_path: Path, collection: Collection, docs: Path) -> None:
-    inside = Collection.open(docs / ".ragfm", settings=collection.settings, embedder=collection._store._given)
+    inside = Collection.open(docs / ".ragfm", settings=collection.settings, embedder=collection._store._embedder_option)
     inside.sync(docs)
     stop, events = threading.Event(), list[WatchEvent]()
     timer = threading.Timer(2.5, stop.set)

@@ -244,7 +244,7 @@ def test_another_embedder_is_refused_even_with_nothing_to_do(collection: Collect
     collection.sync(docs)
     other = Collection.open(collection.path, settings=Settings(), embedder=HashingEmbedder(dim=32))
     for use in (lambda: other.sync(docs), lambda: other.search("leave")):
-        with pytest.raises(EmbedderMismatchError, match="dim 64 there, 32 now") as raised:
+        with pytest.raises(EmbedderMismatchError, match="dim: 64 instead of 32") as raised:
             use()
         assert "ragfm reembed --embedder" in raised.value.hint
 
@@ -521,7 +521,7 @@ def test_a_change_is_retried_at_once_and_resets_the_attempts(
     for expected in (1, 2, 2):
         assert _run(collection, source, embedder).failed[0].attempts == expected
     assert source.fetched == 4
-    for change in ("ragfm.ingestion.sync.PARSER", "ragfm.ingestion.sync.CHUNKER"):
+    for change in ("ragfm.ingestion.sync.PARSER", "ragfm.ingestion.sync.CHUNKER_VERSION"):
         monkeypatch.setattr(change, "another")
         for expected in (1, 2, 2):
             assert _run(collection, source, embedder).failed[0].attempts == expected

@@ -100,7 +100,7 @@ def test_limits_of_control_groups_are_honoured(
         path.write_text(text)
     found = list(cgroup_memory_limits(tmp_path))
     assert [int(file.read_text()) for file in found] == limits
-    monkeypatch.setattr(index_selection, "cgroup_limits", lambda: found)
+    monkeypatch.setattr(index_selection, "cgroup_memory_limits", lambda: found)
     if limits:
         assert default_memory() == limits[0] // 4
 

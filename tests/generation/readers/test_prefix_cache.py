@@ -121,4 +121,4 @@ def test_all_prompts_of_a_strategy_share_the_prefix() -> None:
     reader = ScriptedReader(context_tokens=10_000)
     prompt = build_prompt("Who?", hits, reader, history=history, strategy=strategy)
     assert list(prompt.messages[: len(begin)]) == begin
-    assert len(begin) == 1 + 2 * len(strategy.shots) > 1
+    assert len(begin) == 1 + 2 * len(strategy.examples) > 1

@@ -292,7 +292,7 @@ def test_a_schema_is_enforced(reader: LlamaCppReader) -> None:
     )
     with pytest.raises(ConfigError, match="only one of them"):
         reader.stream(ASKED, Sampling(schema=schema, grammar='root ::= "a"'))
-    with pytest.raises(ConfigError, match="no JSON schema"):
+    with pytest.raises(ConfigError, match="not a JSON schema"):
         reader.stream(ASKED, Sampling(schema={"type": 3}))
 
 
