@@ -1,12 +1,12 @@
-"""Ways to adapt the bundled reader, on the same examples: quality, numbers that learn, time and memory.
+"""Compare fine-tuning methods for the bundled reader on the same examples: quality, parameters, time and memory.
 
     python benchmarks/bench_adapt_methods.py [--examples DIR] [--train 300] [--test 100] [--methods lora,ia3]
 
---examples is a folder of `ragfm adapt data`; without one it is made of SQuAD train, in --keep. Each method trains in a
-process of its own, from the same examples in the same order, with its default learning rate, and then answers prompts
-of other documents, greedily, by transformers, which takes every method's form. Its time is in seconds of the processor,
-validation included, since other work may run beside it. `none` is the reader as it is. qlora needs a base of
-safetensors (--base). Prints a table, and one JSON line last.
+--examples is a folder from `ragfm adapt data`; by default it is made from SQuAD train in --keep. Each method trains in
+its own process, on the same examples in the same order and with its default learning rate. It then answers prompts of
+other documents by greedy decoding with transformers, which supports every method. Times are CPU seconds including
+validation, since they depend less on other load. `none` is the reader without an adapter. qlora requires a base model
+in safetensors format (--base). Prints a table, and one JSON line last.
 """
 
 from __future__ import annotations
@@ -30,24 +30,40 @@ from ragfm.models.adapters import METHODS
 from ragfm.training.examples import CARD, TRAIN, VALID, Example, read_examples
 
 TO_VALIDATE = 24
-TOKENS = 48  # of an answer
+TOKENS = 48  # maximum per answer
 
 
-def made(keep: Path, count: int) -> Path:
-    """Examples of SQuAD train, as `ragfm adapt data` makes them; a quarter of the documents for validation and test."""
+def make_examples(keep: Path, count: int) -> Path:
+    """Examples from SQuAD train, made by `ragfm adapt data`; a quarter of the documents is for validation and test."""
     out = keep / "examples"
     if not (out / CARD).exists():
         squad = DATA / "squad"
-        command = [sys.executable, "-c", "from ragfm.cli import main; main()", "adapt", "data",
-                   str(squad / "squad-v1.0-train.json.gz"), "--limit", str(2 * count), "--valid", "0.25",
-                   "--exclude-data", str(squad / "squad-v2.0-dev.json.gz"), "--keep", str(keep / "squad"),
-                   "--licence", "CC BY-SA 4.0", "--out", str(out)]  # fmt: skip
+        command = [
+            sys.executable,
+            "-c",
+            "from ragfm.cli import main; main()",
+            "adapt",
+            "data",
+            str(squad / "squad-v1.0-train.json.gz"),
+            "--limit",
+            str(2 * count),
+            "--valid",
+            "0.25",
+            "--exclude-data",
+            str(squad / "squad-v2.0-dev.json.gz"),
+            "--keep",
+            str(keep / "squad"),
+            "--licence",
+            "CC BY-SA 4.0",
+            "--out",
+            str(out),
+        ]
         subprocess.run(command, check=True)
     return out
 
 
 def one(method: str, given: argparse.Namespace) -> dict[str, Any]:
-    """Train by a method, and ask."""
+    """Train with a method and answer the test prompts."""
     import torch
 
     from ragfm.training.adapter_folder import write_adapter
@@ -64,7 +80,7 @@ def one(method: str, given: argparse.Namespace) -> dict[str, Any]:
         out = Path(given.keep) / f"{method}-{given.train}-{given.epochs}"
         training = Training(base, train, out, settings, valid=valid[:TO_VALIDATE])
         before = time.process_time()
-        numbers = training.run(lambda now: print(f"{method}: step {now.done} of {now.total}", file=sys.stderr))
+        numbers = training.run(lambda step: print(f"{method}: step {step.done} of {step.total}", file=sys.stderr))
         processor = time.process_time() - before
         write_adapter(training, numbers, card=json.loads((folder / CARD).read_bytes()))
         model = training.model
@@ -74,19 +90,22 @@ def one(method: str, given: argparse.Namespace) -> dict[str, Any]:
     start = time.monotonic()
     model = (model or base.model).eval()
     with torch.autocast(base.device.type, torch.bfloat16, enabled=method != "none"):
-        answers = [said(model, base, example) for example in test]
-    return {**row, "measures": measures(test, answers), "seconds_an_answer": round(
-        (time.monotonic() - start) / len(test), 2)}  # fmt: skip
+        answers = [generate(model, base, example) for example in test]
+    return {
+        **row,
+        "measures": answer_measures(test, answers),
+        "seconds_an_answer": round((time.monotonic() - start) / len(test), 2),
+    }
 
 
-def said(model: Any, base: Any, example: Example) -> str:
+def generate(model: Any, base: Any, example: Example) -> str:
     from ragfm.training.validation import generate_greedy
 
     return generate_greedy(model, base, base.prompt(example.messages), TOKENS)
 
 
-def measures(examples: list[Example], answers: list[str]) -> dict[str, Any]:
-    """As `ragfm eval answers` counts, over the prompts of the examples."""
+def answer_measures(examples: list[Example], answers: list[str]) -> dict[str, Any]:
+    """Measures of `ragfm eval answers` for the answers to the examples' prompts."""
     pairs: dict[str, list[tuple[float, float]]] = {}
     for example, answer in zip(examples, answers, strict=True):
         answerable, abstained = example.completion != ABSTENTION, not answer or is_abstention(answer)
@@ -118,7 +137,7 @@ def main() -> None:
     parser.add_argument("--one", help=argparse.SUPPRESS)
     given = parser.parse_args()
     Path(given.keep).mkdir(parents=True, exist_ok=True)
-    given.examples = given.examples or str(made(Path(given.keep), given.train))
+    given.examples = given.examples or str(make_examples(Path(given.keep), given.train))
     if given.one:
         print(json.dumps(one(given.one, given)))
         return
@@ -131,8 +150,10 @@ def main() -> None:
         rows[method] = json.loads(done.stdout.splitlines()[-1])
         show(method, rows[method])
         if given.train >= 300:
-            save({**about("adapt_methods", ("ragfm", "torch", "peft", "transformers")), **facts, "rows": rows},
-                 "adapt_methods")  # fmt: skip
+            save(
+                {**about("adapt_methods", ("ragfm", "torch", "peft", "transformers")), **facts, "rows": rows},
+                "adapt_methods",
+            )
     print(json.dumps({**facts, "rows": rows}))
 
 

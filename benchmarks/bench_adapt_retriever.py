@@ -1,10 +1,10 @@
-"""What it brings to adapt the retriever: SciFact, learned from its train split alone, asked its test split.
+"""Measure the effect of fine-tuning the retriever: trained on SciFact's train split only, tested on its test split.
 
     python benchmarks/bench_adapt_retriever.py [--keep DIR] [--parts embedder,reranker] [--epochs 4 --rate …]
 
-A tenth of the train claims is never learned from and chooses the epoch, and for the reranker its weight beside the
-search. The test claims are asked before and after, and nothing is chosen by them. Runs and models are kept in --keep,
-and a second run goes on there. Prints a table, and one JSON line last.
+A tenth of the train claims is not trained on; it selects the epoch, and the weight of the reranker. The test claims are
+searched before and after, and select nothing. Runs and models are kept in --keep, and a second run continues there.
+Prints a table, and one JSON line last.
 """
 
 from __future__ import annotations
@@ -28,31 +28,39 @@ from ragfm.training.hard_negatives import QuestionSplit, split_questions
 from ragfm.training.retriever_training import PARTS, RECORD, RetrieverReport, RetrieverSettings, adapt_retriever
 
 GOAL = 0.76
-CHOOSING = 0.2  # twice the share that chooses: `parted` would keep the other half to test with
+CHOOSING = 0.2  # twice the share of the validation questions: `parted` would keep the other half for testing
 
 
-def interval(run: Path) -> list[float]:
-    """nDCG@10 over the questions of a run, with its interval."""
+def ndcg_interval(run: Path) -> list[float]:
+    """nDCG@10 of a run with its confidence interval."""
     values = np.array([[record["measures"]["nDCG@10"]] for record in read_run(run)[1]])
     (estimate,) = estimate_means(values)
     return [round(value, 4) for value in (estimate.value, estimate.low, estimate.high)]
 
 
-def entry(report: RetrieverReport, folder: Path) -> dict[str, Any]:
+def result_entry(report: RetrieverReport, folder: Path) -> dict[str, Any]:
     runs = {"hybrid": ("before.run", "after.run"), "dense": ("dense-before.run", "dense-after.run")}
     differences = {"hybrid": report.differences[0]} | ({"dense": report.dense[0]} if report.dense else {})
     return {
         "settings": {**asdict(report.settings), "fitting": asdict(report.settings.fitting)},
-        "questions": dict(report.questions), "lessons": report.lessons, "numbers": dict(report.numbers),
-        "weight": report.weight, "by_weight": dict(report.by_weight), "seconds": report.seconds,
+        "questions": dict(report.questions),
+        "lessons": report.lessons,
+        "numbers": dict(report.numbers),
+        "weight": report.weight,
+        "by_weight": dict(report.by_weight),
+        "seconds": report.seconds,
         "ndcg": {
-            mode: {"before": interval(folder / runs[mode][0]), "after": interval(folder / runs[mode][1]),
-                   "difference": [round(value, 4) for value in (row.difference, row.low, row.high)],
-                   "p": round(row.p, 4), "noise": row.noise}
+            mode: {
+                "before": ndcg_interval(folder / runs[mode][0]),
+                "after": ndcg_interval(folder / runs[mode][1]),
+                "difference": [round(value, 4) for value in (row.difference, row.low, row.high)],
+                "p": round(row.p, 4),
+                "noise": row.noise,
+            }
             for mode, row in differences.items()
         },
         "all": {row.measure: [round(row.a, 4), round(row.b, 4), round(row.p, 4)] for row in report.differences},
-    }  # fmt: skip
+    }
 
 
 def main() -> None:
@@ -63,8 +71,8 @@ def main() -> None:
     parser.add_argument("--rate", type=float)
     parser.add_argument("--negatives", type=int)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--learn", type=int, help="only so many questions to learn from: for a try")
-    parser.add_argument("--test", type=int, help="only so many test questions: for a try")
+    parser.add_argument("--learn", type=int, help="maximum number of training questions, for a quick trial")
+    parser.add_argument("--test", type=int, help="maximum number of test questions, for a quick trial")
     given = parser.parse_args()
     keep = Path(given.keep)
     train, test = beir("scifact", "train"), beir("scifact", "test")
@@ -83,24 +91,29 @@ def main() -> None:
             if (out / RECORD).exists() and part in result["parts"]:
                 continue
             start = time.process_time()
-            report = adapt_retriever(collection, parts, out, settings, progress=_said)
-            result["parts"][part] = {**entry(report, out), "processor_seconds": round(time.process_time() - start)}
+            report = adapt_retriever(collection, parts, out, settings, progress=print_progress)
+            result["parts"][part] = {
+                **result_entry(report, out),
+                "processor_seconds": round(time.process_time() - start),
+            }
             print(f"\n{part}: {json.dumps(result['parts'][part]['ndcg'])}", flush=True)
             if not (given.learn or given.test):
                 save(result, "adapt_retriever")
     for part, found in result["parts"].items():
         for mode, row in found["ndcg"].items():
             reached = "reached" if row["after"][0] >= GOAL else "missed"
-            print(f"{part:9} {mode:7} {row['before'][0]:.3f} → {row['after'][0]:.3f} {row['after'][1:]}, p {row['p']}, "
-                  f"goal {GOAL} {reached}")  # fmt: skip
+            print(
+                f"{part:9} {mode:7} {row['before'][0]:.3f} → {row['after'][0]:.3f} {row['after'][1:]}, p {row['p']}, "
+                f"goal {GOAL} {reached}"
+            )
     print(json.dumps(result))
 
 
 _last = ["", 0.0]
 
 
-def _said(progress: Progress) -> None:
-    """Print a line for each new stage, and every 30 seconds."""
+def print_progress(progress: Progress) -> None:
+    """Print a line when a stage begins, and every 30 seconds."""
     now = time.monotonic()
     if progress.stage != _last[0] or now - float(_last[1]) > 30:
         _last[:] = [progress.stage, now]

@@ -1,14 +1,14 @@
-"""How right the bundled reader's answers are, and whether its confidence tells: SQuAD 2.0 dev.
+"""Measure the quality of the bundled reader's answers and of their confidence on SQuAD 2.0 dev.
 
-    python benchmarks/bench_answers.py tune [--questions 600]      three articles: what is shipped is fitted to them
-    python benchmarks/bench_answers.py squad [--questions 1000]    25 others, as `ragfm eval answers` asks
-    python benchmarks/bench_answers.py beside [--questions 1000]   the same, given the right passage, and given none
-    python benchmarks/bench_answers.py forms [--questions 200]     the adapter in both readers, the right passage given
-    python benchmarks/bench_answers.py sizes [--questions 100] [--reader GGUF]   beside untuned readers, compared
+    python benchmarks/bench_answers.py tune [--questions 600]      three articles, which the defaults are fitted to
+    python benchmarks/bench_answers.py squad [--questions 1000]    25 other articles, as `ragfm eval answers` does
+    python benchmarks/bench_answers.py beside [--questions 1000]   the same with the right passage, and with none
+    python benchmarks/bench_answers.py forms [--questions 200]     the adapter in both readers, with the right passage
+    python benchmarks/bench_answers.py sizes [--questions 100] [--reader GGUF]   comparison with readers not fine-tuned
 
-Runs are kept in --keep and go on there. Each writes its part of results/answers.json; the last line is that part.
-"At the threshold" is worked out from the same answers: those of less confidence count as abstentions. ADAPTER=none in
-the environment goes without the adapter, and without the verifier's corrections.
+Runs are kept in --keep and continue there. Each command writes its part of results/answers.json and prints it as the
+last line. "At the threshold" is computed from the same answers, counting those of lower confidence as abstentions. The
+environment variable ADAPTER=none runs without the adapter and without the verifier's corrections.
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ from ragfm import Collection, Rag, Settings
 from ragfm.citations.confidence import SIGNALS, select_calibration
 from ragfm.core.calibration import Calibration
 from ragfm.core.config import AskSection
+from ragfm.core.progress import Progress
 from ragfm.evaluation import (
     AnsweredQuestion,
     Question,
@@ -57,10 +58,13 @@ from ragfm.evaluation.run_comparison import paired_differences
 from ragfm.models.adapters import GGUF, NO_ADAPTER, RECORD, SHIPPED
 from ragfm.training.adapter_export import export_adapter
 
-LEARNED, TUNED = 7, 10  # articles, by title: the verifier has learned from those before, and the others report
-KEEP = 0.75  # of right answers: the more are kept, the fewer questions that have no answer go without one
-TRUSTED = ("anywhere", "located", "agree")  # with all signals the confidence tells less (AUC 0.731, not 0.740)
-ADAPTER = os.environ.get("ADAPTER")  # `none` for the bare reader; default: what comes with ragfm
+LEARNED, TUNED = (
+    7,
+    10,
+)  # articles by title: the verifier was trained on the first ones, and those after TUNED are reported on
+KEEP = 0.75  # share of right answers to keep; a higher share means fewer abstentions on unanswerable questions
+TRUSTED = ("anywhere", "located", "agree")  # with all signals the AUC is lower: 0.731 instead of 0.740
+ADAPTER = os.environ.get("ADAPTER")  # `none` for the reader without an adapter; default: the bundled adapter
 NOT_WITHHELD = Settings(ask=AskSection(min_confidence=0))
 
 
@@ -74,8 +78,8 @@ def squad_file(keep: Path, *, tune: bool) -> Path:
 
 
 @contextlib.contextmanager
-def filled(data: QuestionSet, keep: Path) -> Iterator[Collection]:
-    """A collection of what the questions are about, in which nothing is withheld."""
+def filled_collection(data: QuestionSet, keep: Path) -> Iterator[Collection]:
+    """A collection of the questions' documents; no answers are withheld."""
     with (
         corpus_collection(data, NOT_WITHHELD, keep=keep) as (folder, _),
         Collection.open(folder, settings=NOT_WITHHELD) as collection,
@@ -84,96 +88,116 @@ def filled(data: QuestionSet, keep: Path) -> Iterator[Collection]:
 
 
 class _TimeUpError(Exception):
-    """The time is up."""
+    """The time limit is reached."""
 
 
-def asked(
+def ask_questions(
     rag: Rag, questions: Sequence[Question], contexts: Sequence[Context], out: Path, minutes: float
 ) -> list[AnsweredQuestion]:
-    """In random order, so that those that there was time for are a sample of all; a second run goes on."""
+    """Ask the questions in random order, so that an incomplete run is a random sample; a second run continues."""
     end = time.monotonic() + 60 * minutes
 
-    def progress(done: int, of: int) -> None:
-        _said(done, of)
+    def check_time(progress: Progress) -> None:
+        print_progress(progress)
         if time.monotonic() > end:
             raise _TimeUpError
 
     shuffled = random.Random(0).sample(list(questions), len(questions))
     with contextlib.suppress(_TimeUpError):
-        evaluate_answers(rag, shuffled, contexts=contexts, out=out, progress=progress)
+        evaluate_answers(rag, shuffled, contexts=contexts, out=out, progress=check_time)
     return [AnsweredQuestion.from_json(record) for record in read_run(out)[1]]
 
 
 def tune(keep: Path, count: int, minutes: float) -> dict[str, Any]:
     data = load_questions(squad_file(keep, tune=True), answers=True).sample(count)
-    with filled(data, keep) as collection:
+    with filled_collection(data, keep) as collection:
         rag = Rag(collection, reader="bundled", adapter=ADAPTER)
         rag.calibration = accept_all_calibration(corrects=ADAPTER != "none")
-        results = asked(rag, data.questions, ["retrieved"], keep / "tune.jsonl", minutes)
+        results = ask_questions(rag, data.questions, ["retrieved"], keep / "tune.jsonl", minutes)
         report = fit_calibration(rag, results, {}, keep=KEEP, signals=TRUSTED if rag.calibration.corrects else SIGNALS)
     return {"questions": len(results), "of": count, **{k: v for k, v in asdict(report).items() if k != "risk"}}
 
 
 def squad(keep: Path, count: int, minutes: float, contexts: Sequence[Context]) -> dict[str, Any]:
-    """As `ragfm eval answers FILE --limit COUNT --seed 0` asks, with nothing withheld."""
+    """As `ragfm eval answers FILE --limit COUNT --seed 0`, with no answers withheld."""
     data = load_questions(squad_file(keep, tune=False), answers=True).sample(count)
-    with filled(data, keep) as collection:
+    with filled_collection(data, keep) as collection:
         rag = Rag(collection, reader="bundled", adapter=ADAPTER)
         rag.calibration = accept_all_calibration(corrects=ADAPTER != "none")
-        results = asked(rag, data.questions, contexts, keep / "squad.jsonl", minutes)
+        results = ask_questions(rag, data.questions, contexts, keep / "squad.jsonl", minutes)
         calibration = select_calibration(None, "bundled", rag.sampling.adapter)
     results = [_with_confidence(result, calibration) for result in results]
     report = build_answers_report({**read_run(keep / "squad.jsonl")[0], "data": data.name}, results, contexts)
     write_answers_html(report, keep / "squad.html")
     return {
-        "questions": len(results), "of": count, "unanswerable": sum(result.unanswerable for result in results),
-        **_told(report),
-        "latency_ms": {context: _rounded({k: asdict(v) for k, v in values.items()}, 0)
-                       for context, values in report.latency_ms.items()},
+        "questions": len(results),
+        "of": count,
+        "unanswerable": sum(result.unanswerable for result in results),
+        **measures_of(report),
+        "latency_ms": {
+            context: _rounded({k: asdict(v) for k, v in values.items()}, 0)
+            for context, values in report.latency_ms.items()
+        },
         **_at_threshold(results, calibration),
-    }  # fmt: skip
+    }
 
 
-def beside(keep: Path, count: int, minutes: float) -> dict[str, Any]:
-    """The questions of `squad`, each given the passage that it was asked about, and none; every answer is given."""
+def given_passages(keep: Path, count: int, minutes: float) -> dict[str, Any]:
+    """The questions of `squad`, each with its own passage and with none; no answers are withheld."""
     data = load_questions(squad_file(keep, tune=False), answers=True).sample(count)
     contexts: tuple[Context, ...] = ("gold", "none")
-    with filled(data, keep) as collection:
-        results = asked(Rag(collection, reader="bundled", adapter=ADAPTER), data.questions, contexts,
-                        keep / "beside.jsonl", minutes)  # fmt: skip
+    with filled_collection(data, keep) as collection:
+        results = ask_questions(
+            Rag(collection, reader="bundled", adapter=ADAPTER), data.questions, contexts, keep / "beside.jsonl", minutes
+        )
     report = build_answers_report({}, results, contexts)
-    return {"questions": len(results), "of": count, **_told(report)}
+    return {"questions": len(results), "of": count, **measures_of(report)}
 
 
-def forms(keep: Path, count: int) -> dict[str, Any]:
-    """The reader's own words, by llama.cpp with the GGUF adapter and by transformers with PEFT's."""
+def adapter_formats(keep: Path, count: int) -> dict[str, Any]:
+    """The reader's raw output: llama.cpp with the GGUF adapter, and transformers with the PEFT adapter."""
     data = load_questions(squad_file(keep, tune=False), answers=True).sample(count)
     peft = keep / "peft"
     if not (peft / RECORD).exists():
         export_adapter(SHIPPED / GGUF, "peft", out=peft, base="bundled")
     runs = {}
-    with filled(data, keep) as collection:
+    with filled_collection(data, keep) as collection:
         for form, adapter in (("bundled", None), ("transformers:bundled", str(peft))):
             rag = Rag(collection, reader=form, adapter=adapter)
             rag.calibration = None
             path = keep / f"forms-{form.partition(':')[0]}.jsonl"
-            runs[form] = evaluate_answers(rag, data.questions, contexts=("gold",), out=path, progress=_said).results
+            runs[form] = evaluate_answers(
+                rag, data.questions, contexts=("gold",), out=path, progress=print_progress
+            ).results
     gguf, hf = ([result.outcomes["gold"] for result in results] for results in runs.values())
     f1 = {form: np.array([[result.outcomes["gold"].f1] for result in results]) for form, results in runs.items()}
     (difference,) = paired_differences(["f1"], *f1.values())
     return {
-        "questions": len(gguf), "f1": {form: round(float(values.mean()), 4) for form, values in f1.items()},
+        "questions": len(gguf),
+        "f1": {form: round(float(values.mean()), 4) for form, values in f1.items()},
         "difference": [round(value, 4) for value in (difference.difference, difference.low, difference.high)],
         "same text": round(sum(a.answer == b.answer for a, b in zip(gguf, hf, strict=True)) / len(gguf), 4),
-        "seconds": {form: round(sum(r.outcomes["gold"].seconds for r in results) / len(results), 2)
-                    for form, results in runs.items()},
-    }  # fmt: skip
+        "seconds": {
+            form: round(sum(r.outcomes["gold"].seconds for r in results) / len(results), 2)
+            for form, results in runs.items()
+        },
+    }
 
 
 def sizes(keep: Path, count: int, readers: Sequence[str]) -> dict[str, Any]:
-    """The bundled reader as it comes and without its adapter, and other readers untuned, by `ragfm compare`."""
-    command = [sys.executable, "-c", "from ragfm.cli import main; main()", "compare", str(squad_file(keep, tune=False)),
-               "--limit", str(count), "--keep", str(keep), "--json"]  # fmt: skip
+    """Compare the bundled reader, with and without its adapter, and readers not fine-tuned, by `ragfm compare`."""
+    command = [
+        sys.executable,
+        "-c",
+        "from ragfm.cli import main; main()",
+        "compare",
+        str(squad_file(keep, tune=False)),
+        "--limit",
+        str(count),
+        "--keep",
+        str(keep),
+        "--json",
+    ]
     runs = [["--reader", "bundled"], ["--reader", "bundled", "--adapter", NO_ADAPTER]]
     runs += [["--reader", reader] for reader in readers]
     rows = {}
@@ -185,29 +209,31 @@ def sizes(keep: Path, count: int, readers: Sequence[str]) -> dict[str, Any]:
             f1 = entry["quality"]["f1, all"]["value"]
             rows[name] = {
                 **_rounded({key: entry["quality"][key] for key in ("f1, answerable", "f1, all")}),
-                "latency_ms": _rounded(entry["latency_ms"], 0), "seconds": round(entry["seconds"], 2),
-                "peak_mb": entry["peak_mb"], "f1 per second": round(f1 / entry["seconds"], 4),
+                "latency_ms": _rounded(entry["latency_ms"], 0),
+                "seconds": round(entry["seconds"], 2),
+                "peak_mb": entry["peak_mb"],
+                "f1 per second": round(f1 / entry["seconds"], 4),
                 "f1 per GB": round(f1 / entry["peak_mb"] * 1024, 4),
-            }  # fmt: skip
+            }
     return {"questions": count, "rows": rows}
 
 
 def _with_confidence(result: AnsweredQuestion, by: Calibration | None) -> AnsweredQuestion:
-    """By the calibration of now, from the signals that were kept."""
+    """Confidence from the stored signals by the current calibration."""
     outcome = result.outcomes["retrieved"]
     confidence = by.confidence(outcome.signals, by.embedder) if by and outcome.signals else None
     return replace(result, outcomes={**result.outcomes, "retrieved": replace(outcome, confidence=confidence)})
 
 
 def _at_threshold(results: Sequence[AnsweredQuestion], by: Calibration | None) -> dict[str, Any]:
-    """What the confidence is worth on these questions, none of which it was fitted to."""
+    """Quality of the confidence on these questions, none of which it was fitted to."""
     if by is None:
         return {}
     given = [r for r in results if not (o := r.outcomes["retrieved"]).abstained and o.confidence is not None]
     cosine = np.array([r.outcomes["retrieved"].signals["cosine"] for r in given])
     confidence = np.array([r.outcomes["retrieved"].confidence for r in given], dtype=np.float64)
     right = np.array([r.kind == "right" for r in given], dtype=np.float64)
-    cut = [_withheld(r, by.withholds(r.outcomes["retrieved"].confidence)) for r in results]
+    cut = [withhold_answer(r, by.withholds(r.outcomes["retrieved"].confidence)) for r in results]
     shares = {
         name: [(float(not by.withholds(r.outcomes["retrieved"].confidence)), 1.0) for r in given if belongs(r)]
         for name, belongs in (
@@ -224,35 +250,50 @@ def _at_threshold(results: Sequence[AnsweredQuestion], by: Calibration | None) -
             "threshold": by.threshold,
             "still given": {name: asdict(found) for name, pairs in shares.items() if (found := estimate_ratios(pairs))},
         },
-        "at the threshold": _rounded({
-            name: asdict(value)
-            for name, value in answer_measures([(r, r.outcomes["retrieved"]) for r in cut], passages=True).items()
-        }),
-    }  # fmt: skip
+        "at the threshold": _rounded(
+            {
+                name: asdict(value)
+                for name, value in answer_measures([(r, r.outcomes["retrieved"]) for r in cut], passages=True).items()
+            }
+        ),
+    }
 
 
-def _withheld(result: AnsweredQuestion, withhold: bool) -> AnsweredQuestion:
+def withhold_answer(result: AnsweredQuestion, withhold: bool) -> AnsweredQuestion:
     outcome = result.outcomes["retrieved"]
     if outcome.abstained or not withhold:
         return result
     value = float(result.unanswerable)
-    nothing = replace(outcome, abstained=True, exact=value, f1=value, contained=value, citations=0, holding=0,
-                      sentences=0, supported=0)  # fmt: skip
+    nothing = replace(
+        outcome,
+        abstained=True,
+        exact=value,
+        f1=value,
+        contained=value,
+        citations=0,
+        holding=0,
+        sentences=0,
+        supported=0,
+    )
     return replace(result, outcomes={**result.outcomes, "retrieved": nothing})
 
 
-def _told(report: AnswersReport) -> dict[str, Any]:
-    return {"kinds": report.kinds, "measures": {context: _rounded({k: asdict(v) for k, v in values.items()})
-                                                for context, values in report.measures.items()}}  # fmt: skip
+def measures_of(report: AnswersReport) -> dict[str, Any]:
+    return {
+        "kinds": report.kinds,
+        "measures": {
+            context: _rounded({k: asdict(v) for k, v in values.items()}) for context, values in report.measures.items()
+        },
+    }
 
 
 def _rounded(values: dict[str, Any], digits: int = 4) -> dict[str, list[float]]:
     return {name: [round(value[key], digits) for key in ("value", "low", "high")] for name, value in values.items()}
 
 
-def _said(done: int, of: int) -> None:
-    if done % 20 == 0 or done == of:
-        print(f"{done} of {of}", file=sys.stderr, flush=True)
+def print_progress(progress: Progress) -> None:
+    if progress.done % 20 == 0 or progress.done == progress.total:
+        print(f"{progress.done} of {progress.total}", file=sys.stderr, flush=True)
 
 
 def main() -> None:
@@ -262,14 +303,14 @@ def main() -> None:
     parser.add_argument("--keep", type=Path, default=Path("/tmp/ragfm-bench-answers"))
     parser.add_argument("--context", action="append", choices=CONTEXTS, help="squad: may be repeated; default: all")
     parser.add_argument("--reader", action="append", default=[], help="sizes: may be repeated")
-    parser.add_argument("--minutes", type=float, default=1e6, help="stop then, and report what is done")
+    parser.add_argument("--minutes", type=float, default=1e6, help="time limit; reports the finished questions")
     args = parser.parse_args()
     args.keep.mkdir(parents=True, exist_ok=True)
     part = {
         "tune": lambda: tune(args.keep, args.questions or 600, args.minutes),
         "squad": lambda: squad(args.keep, args.questions or 1000, args.minutes, args.context or CONTEXTS),
-        "beside": lambda: beside(args.keep, args.questions or 1000, args.minutes),
-        "forms": lambda: forms(args.keep, args.questions or 200),
+        "beside": lambda: given_passages(args.keep, args.questions or 1000, args.minutes),
+        "forms": lambda: adapter_formats(args.keep, args.questions or 200),
         "sizes": lambda: sizes(args.keep, args.questions or 100, args.reader),
     }[args.what]()
     name = args.what + (" without adapter" if ADAPTER == "none" else "")

@@ -1,12 +1,12 @@
-"""How fast, small and right the keyword index is, beside bm25s and tantivy.
+"""Compare speed, size and quality of the keyword index with bm25s and tantivy.
 
     python benchmarks/bench_bm25.py --texts 1000000
 
-Quality: nDCG@10 on SciFact test and npl (title and text, one text for a document), MRR@10 on every tenth question of
-SQuAD 1.1 dev over the paragraphs of dev and train. Speed: synthetic texts of 20 to 60 words, whose frequencies fall by
-Zipf's law, and queries of 2 to 6 words from them. Every peer has its own process, its English stemmer and stop words,
-one thread for searching, and gives the ids of the best 10. A peer that is not installed is left out. The last line is
-the result in JSON.
+Quality: nDCG@10 on SciFact test and npl (title and text, one text per document), MRR@10 on every tenth question of
+SQuAD 1.1 dev over the paragraphs of dev and train. Speed: synthetic texts of 20 to 60 words with Zipfian frequencies,
+and queries of 2 to 6 of their words. Each peer runs in its own process, with its English stemmer and stop words and one
+thread per search, and returns the ids of the best 10. Peers that are not installed are skipped. The last line is the
+result in JSON.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class Ragfm:
 
 
 class Bm25s:
-    """bm25s with PyStemmer; it filters by a mask of weights and wants all tokens in memory."""
+    """bm25s with PyStemmer; it filters by a mask of weights and needs all tokens in memory."""
 
     def __init__(self, folder: Path) -> None:
         import bm25s
@@ -87,7 +87,7 @@ class Bm25s:
 
 
 class Tantivy:
-    """tantivy with the same stemmer and its own English stop words; it filters by a query that names the ids."""
+    """tantivy with the same stemmer and its own English stop words; it filters by a query that lists the ids."""
 
     def __init__(self, folder: Path) -> None:
         import tantivy
@@ -166,7 +166,7 @@ def squad() -> tuple[list[str], list[tuple[str, int]]]:
 
 
 def synthetic(n: int, vocabulary: int = 300_000) -> tuple[Callable[[], Iterator[str]], list[str]]:
-    """A stream of texts, the same each time, and 300 queries."""
+    """A stream of texts, identical each time, and 300 queries."""
     letters = np.array(list("etaoinshrdlucmfw"))
     names = ["".join(letters[[(number >> shift) & 15 for shift in range(0, 20, 4)]]) for number in range(vocabulary)]
     shares = 1 / (np.arange(vocabulary) + 10.0)
@@ -248,7 +248,7 @@ def speed(kind: Callable[[Path], Any], n: int) -> dict[str, float]:
         result |= latency(index, queries, "all")
         for share in (0.01, 0.5):
             allowed = np.sort(np.random.default_rng(2).permutation(n)[: int(n * share)]).astype(np.int64)
-            allowed.flags.writeable = False  # as the store's filters are
+            allowed.flags.writeable = False  # like the filters of the store
             result |= latency(index, queries[:60], f"{share:.0%} allowed", allowed)
     return result
 
@@ -256,7 +256,7 @@ def speed(kind: Callable[[Path], Any], n: int) -> dict[str, float]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--texts", type=int, default=1_000_000)
-    parser.add_argument("--peer", choices=PEERS, help="measure one only, in this process")
+    parser.add_argument("--peer", choices=PEERS, help="measure only this peer, in this process")
     args = parser.parse_args()
     if args.peer:
         kind = CLASSES[args.peer]

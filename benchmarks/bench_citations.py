@@ -1,14 +1,14 @@
-"""How well citations are verified: what is right is, and what was tampered with isn't.
+"""Measure citation verification: right claims must be verified, manipulated ones must not.
 
     python benchmarks/bench_citations.py [--tune] [--questions 1000]
 
-Claims over SQuAD 2.0 dev, the 25 articles that are reported on (or with --tune the other ten), each beside three
-paragraphs of its article, the right one among them. A claim is made of a question and its right answer in three
-forms: the answer alone, the answer in the place of the question's interrogative, and the paragraph's sentence that has
-it. "right" is the share of claims that get a verified citation to the right paragraph, "elsewhere" to another one only.
-Then the answer's number or name is swapped for one of the same kind, from another answer of the article if there is
-one, and what is verified is silently wrong. Quotations are eight words and more of the paragraph; corrupted ones have a
-word exchanged, left out, put in, or moved, or are joined from two places. The last line is the result in JSON.
+Claims over the 25 reported articles of SQuAD 2.0 dev (with --tune, the other ten), each with three paragraphs of its
+article, including the right one. A claim is made from a question and its right answer in three forms: the answer alone,
+the question with the answer in place of the interrogative, and the sentence of the paragraph that contains it. "right"
+is the share of claims with a verified citation of the right paragraph, "elsewhere" of another paragraph only. Then the
+number or name in the answer is swapped for one of the same kind, preferably from another answer of the article; a claim
+that is still verified is a silent error. Quotations have eight or more words of the paragraph. Corrupted quotations
+have a word replaced, removed, inserted or moved, or are joined from two places. The last line is the result in JSON.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ WH = re.compile(
     r"\b(?:what|who|whom|whose|which|when|where|why|how (?:many|much|long|old|far|often)|how)\b", re.IGNORECASE
 )
 NUMBER, NAME = re.compile(r"\d[\d.,]*\d|\d"), re.compile(r"\b[A-Z][a-zé]{2,}\b")
-TUNING = 10  # articles, by title
+TUNING = 10  # number of articles, by title
 
 
 def articles(*, tune: bool) -> list[dict[str, Any]]:
@@ -49,7 +49,7 @@ def _read(name: str) -> str:
 
 
 def cases(found: list[dict[str, Any]], count: int, pick: random.Random) -> Iterator[dict[str, Any]]:
-    """Questions with an answer, the three passages shown, and the answers of the same article."""
+    """Questions with an answer, three passages, and the answers of the same article."""
     every = []
     for article in found:
         contexts = [paragraph["context"] for paragraph in article["paragraphs"]]
@@ -65,9 +65,14 @@ def cases(found: list[dict[str, Any]], count: int, pick: random.Random) -> Itera
             Hit(f"{n}", contexts[n], 0, len(contexts[n]), n, 0.5, {}, n=place) for place, n in enumerate(numbers, 1)
         ]
         yield {
-            "question": question, "answer": answer["text"], "start": answer["answer_start"],
-            "context": contexts[at], "hits": hits, "n": numbers.index(at) + 1, "answers": answers,
-        }  # fmt: skip
+            "question": question,
+            "answer": answer["text"],
+            "start": answer["answer_start"],
+            "context": contexts[at],
+            "hits": hits,
+            "n": numbers.index(at) + 1,
+            "answers": answers,
+        }
 
 
 def claims(case: dict[str, Any], answer: str) -> dict[str, str]:
@@ -82,8 +87,8 @@ def claims(case: dict[str, Any], answer: str) -> dict[str, str]:
     }
 
 
-def swapped(case: dict[str, Any], pick: random.Random) -> str | None:
-    """The answer with a number or a name exchanged; None where it has neither."""
+def swap_answer(case: dict[str, Any], pick: random.Random) -> str | None:
+    """The answer with a number or name swapped; None if it has neither."""
     for kind in (NUMBER, NAME):
         match = kind.search(case["answer"])
         if match is None:
@@ -113,7 +118,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tune", action="store_true")
     parser.add_argument("--questions", type=int, default=1000)
-    parser.add_argument("--show", type=int, default=0, help="so many of what is wrong")
+    parser.add_argument("--show", type=int, default=0, help="number of errors to print")
     args = parser.parse_args()
     pick = random.Random(0)
     found = articles(tune=args.tune)
@@ -144,7 +149,7 @@ def main() -> None:
     swaps = random.Random(1)
     count = 0
     for case in cases(found, 10 * args.questions, swaps):
-        changed = swapped(case, swaps)
+        changed = swap_answer(case, swaps)
         if changed is None or count == args.questions:
             continue
         count += 1
@@ -157,11 +162,12 @@ def main() -> None:
                 print(f"SWAP {form}: {case['question']} | {case['answer']} | {claim} | {verified[0].quote}\n")
     result = {
         **about("citations"),
-        "articles": len(found), "tuning": args.tune,
+        "articles": len(found),
+        "tuning": args.tune,
         "right": {form: dict(counts) for form, counts in right.items()},
         "swapped": {form: dict(counts) for form, counts in wrong.items()},
         "quotations": {kind: dict(counts) for kind, counts in quotes.items()},
-    }  # fmt: skip
+    }
     for what in ("right", "swapped", "quotations"):
         for form, counts in result[what].items():
             total = sum(counts.values())

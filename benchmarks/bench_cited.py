@@ -1,16 +1,16 @@
-"""Whether citations that are shown as verified are right: each read and labelled.
+"""Measure whether citations shown as verified are right, by labels of a human reader.
 
-    python benchmarks/bench_cited.py --keep KEEP     asks, and writes labels/cited.jsonl to be labelled
-    python benchmarks/bench_cited.py                 counts the labels
+    python benchmarks/bench_cited.py --keep KEEP     ask the questions, and write labels/cited.jsonl for labelling
+    python benchmarks/bench_cited.py                 count the labels
 
-The questions of the 25 report articles are asked in random order, by the bundled models as they come, until there are
-300 citations, or no more questions. One of which no sentence that is found has all the words is not: of an answer of
-one sentence, as this reader's are, none could be verified.
+The questions of the 25 reported articles are asked in random order, with the bundled models and their defaults, until
+there are 300 citations or no more questions. A question is skipped if no retrieved sentence has all of its words: of a
+one-sentence answer, as this reader gives, no citation could be verified.
 
-A citation is labelled by what the reader of an answer sees: the question, the sentence, and the words that are quoted
-for it. `supports`: who reads the quote with the passage around it finds said what the sentence says, as an answer to
-the question. `premise`: it does, but the question asks about something that the passage doesn't speak of, as the
-unanswerable questions of SQuAD 2.0 do. `wrong`: it does not. The last line is the result in JSON.
+The label depends on what a user sees: the question, the sentence and its quote. `supports`: the quote, with the passage
+around it, states the sentence as an answer to the question. `premise`: it does, but the question assumes something that
+the passage does not mention, as the unanswerable questions of SQuAD 2.0 do. `wrong`: it does not. The last line is the
+result in JSON.
 """
 
 from __future__ import annotations
@@ -31,7 +31,6 @@ from bench_answers import squad_file
 from measure import about, save
 
 from ragfm import Collection, Rag, Settings
-from ragfm.citations.grounding import own_words
 from ragfm.citations.support import passage_windows
 from ragfm.citations.text_match import denies, matches_question, without_denials
 from ragfm.core.types import Hit
@@ -47,42 +46,46 @@ def report_questions(keep: Path) -> QuestionSet:
 
 
 def sample(keep: Path, before: Sequence[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
-    """The first citations that are verified, as many as are wanted, without those of a run before."""
+    """The first verified citations, up to the wanted number, without those of an earlier run."""
     data = report_questions(keep)
     questions = random.Random(0).sample(data.questions, len(data.questions))
     with corpus_collection(data, Settings(), keep=keep) as (folder, _), Collection.open(folder) as collection:
         rag, found, done = Rag(collection, reader="bundled"), len(before), before[-1]["asked"] if before else 0
         for number, question in enumerate(questions[done:], done + 1):
             hits, _ = rag.choose(collection.search(question.text, 3 * rag.k))
-            if not any(map(partial(promising, question.text), rag.prompt(question.text, hits).shown)):
+            if not any(map(partial(may_be_verified, question.text), rag.prompt(question.text, hits).shown)):
                 continue
             answer = rag.ask(question.text)
-            own = own_words(answer.text, [(citation.n, citation.quote) for citation in answer.citations])[1]
-            for citation, its in zip(answer.citations, own, strict=True):
-                if its and citation.verified and found < COUNT:
+            for citation in answer.citations:
+                if citation.verified and found < COUNT:
                     found += 1
                     text = collection.document(citation.uri).text
                     yield {
-                        "id": question.id, "question": question.text, "sentence": answer.text, "quote": citation.quote,
+                        "id": question.id,
+                        "question": question.text,
+                        "sentence": answer.text,
+                        "quote": citation.quote,
                         "around": text[max(0, citation.start - AROUND) : citation.end + AROUND],
-                        "answers": list(question.answers), "label": None, "asked": number,
-                    }  # fmt: skip
+                        "answers": list(question.answers),
+                        "label": None,
+                        "asked": number,
+                    }
             if found == COUNT:
                 return
 
 
-def promising(question: str, hit: Hit) -> bool:
-    """Whether one of its sentences could be a quote that is verified: it could if it were, were all of it said."""
+def may_be_verified(question: str, hit: Hit) -> bool:
+    """Whether a sentence of the passage could be a verified quote, assuming that the answer states all of it."""
 
     def speaks(text: str, known: frozenset[str]) -> bool:
         return matches_question(question, text, text if denies(question) else without_denials(text), known)
 
-    return any(speaks(hit.text[window.start : window.end], window.words) for window in passage_windows(hit))
+    return any(speaks(hit.text[window.start : window.end], window.terms) for window in passage_windows(hit))
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--keep", type=Path, help="ask, or go on asking; what is done is kept there")
+    parser.add_argument("--keep", type=Path, help="folder for the answers; asks the questions, or continues")
     args = parser.parse_args()
     if args.keep:
         part = args.keep / LABELS.name
@@ -94,7 +97,7 @@ def main() -> None:
     cases = [json.loads(line) for line in LABELS.read_text().splitlines()]
     labelled = [case for case in cases if case["label"]]
     if not labelled:
-        raise SystemExit(f"Label the lines of {LABELS}, then run this again without --keep.")
+        raise SystemExit(f"Label the lines of {LABELS}, then run the command again without --keep.")
     shares = {
         name: estimate_ratios([(float(case["label"] in labels), 1.0) for case in labelled])
         for name, labels in (("supports", ["supports"]), ("says what the sentence says", ["supports", "premise"]))
@@ -103,11 +106,12 @@ def main() -> None:
         every = len(report_questions(Path(folder)).questions)
     result = {
         **about("citations shown as verified, read", ["ragfm"]),
-        "citations": len(cases), "labelled": len(labelled),
+        "citations": len(cases),
+        "labelled": len(labelled),
         "of questions": cases[-1]["asked"] if len(cases) == COUNT else every,
         "labels": dict(Counter(case["label"] for case in labelled)),
         **{name: asdict(found) for name, found in shares.items() if found},
-    }  # fmt: skip
+    }
     save(result, "cited")
     print(json.dumps(result))
 

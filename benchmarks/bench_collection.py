@@ -1,14 +1,14 @@
-"""Measures a collection of a million chunks: filling, opening, searching, adding to it.
+"""Measure a collection of a million chunks: fill, open, search and update it.
 
     python benchmarks/bench_collection.py [--count 1000000] [--memory-mb N]
 
-Vectors are those of bench_index.py (real embeddings, mixed and jittered), texts are 40 words drawn as they are
-frequent in SQuAD train, queries are questions of SQuAD dev; 20 chunks make a document. They are committed as a sync
-does, without parsing and embedding; the query's embedding is left out too. Every second document has the tag
-`half = yes`, one in a hundred `rare = yes`. Searches are those of `Collection.search`, one at a time in one thread, so
-text and metadata of the hits are in it. "first" is the first search of a fresh process after its imports, opening
-included: "disk" with none of the collection's files in the system's memory, "memory" with all of them there, as in all
-other figures. Prints a table, and one JSON line last; a run of a million is kept in benchmarks/results/collection.json.
+Vectors are those of bench_index.py (real embeddings, mixed and jittered). Texts are 40 words drawn by their frequency
+in SQuAD train, queries are questions of SQuAD dev, and a document has 20 chunks. They are committed as a sync does,
+without parsing and embedding; the embedding of queries is not measured either. Every second document has the tag `half
+= yes`, one in a hundred `rare = yes`. Searches are single-threaded calls of `Collection.search`, including text and
+metadata of the hits. "first" is the first search of a new process after its imports, including opening: "disk" with no
+file of the collection in the page cache, "memory" with all of them, as for all other figures. Prints a table, and one
+JSON line last; a run of a million is kept in benchmarks/results/collection.json.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from typing import Any, ClassVar
 
 import faiss
 import numpy as np
-from bench_index import mix, questions, real_embeddings, squad
+from bench_index import mix_vectors, questions, real_embeddings, squad
 from measure import about, save
 
 from ragfm import Collection, Settings
@@ -40,12 +40,12 @@ from ragfm.store.catalog_writer import CatalogWriter
 from ragfm.store.document_rows import NewDocument
 
 CHUNKS, WORDS = 20, 40
-BATCH = 500  # documents that one commit holds
+BATCH = 500  # documents per commit
 FILTERS = {"all": None, "50 %": "half = yes", "1 %": "rare = yes"}
 
 
-class Given:
-    """An embedder that is given the vectors of its questions."""
+class PrecomputedEmbedder:
+    """An embedder that returns given vectors for questions."""
 
     dim, max_tokens = 384, 256
     fingerprint: ClassVar = {"model": "given", "weights": "", "dim": 384, "pooling": "", "max_tokens": 256}
@@ -75,7 +75,7 @@ def texts(count: int, seed: int) -> Iterator[str]:
 
 
 def fill(catalog: CatalogWriter, vectors: Any, seed: int, name: str) -> float:
-    """Commit the vectors with texts of their own. Seconds, without those in which the texts are made."""
+    """Commit the vectors with texts. Returns the seconds, without those for making the texts."""
     source = catalog.save_source(Source(name, "files", name, name))
     contract, made, seconds = catalog.at().contract_id, texts(len(vectors), seed), 0.0
     for start in range(0, len(vectors), BATCH * CHUNKS):
@@ -109,8 +109,8 @@ def memory() -> dict[str, int]:
     return {"own_mb": sizes["Anonymous"] // 1024, "mapped_mb": (sizes["Rss"] - sizes["Anonymous"]) // 1024}
 
 
-def hold(folder: Path, *, in_memory: bool) -> None:
-    """Have the system keep the files in its memory, or none of them."""
+def load_page_cache(folder: Path, *, in_memory: bool) -> None:
+    """Load the files into the page cache, or evict them."""
     for path in folder.rglob("*"):
         if path.is_file():
             with path.open("rb") as file:
@@ -122,10 +122,12 @@ def hold(folder: Path, *, in_memory: bool) -> None:
 
 
 def search(folder: Path, queries_file: Path, memory_mb: int | None, *, first: bool = False) -> dict[str, Any]:
-    """What a fresh process measures, at its `first` search or at all."""
+    """Measure in a new process: its `first` search, or all of them."""
     faiss.omp_set_num_threads(1)
     queries, asked = np.load(queries_file), questions()
-    collection = Collection.open(folder, settings=Settings(index_memory_mb=memory_mb), embedder=Given(queries))
+    collection = Collection.open(
+        folder, settings=Settings(index_memory_mb=memory_mb), embedder=PrecomputedEmbedder(queries)
+    )
     for module in ("ragfm.store.collection_store", "ragfm_indexes.bm25"):
         importlib.import_module(module)
     found: dict[str, Any] = {"before": memory()}
@@ -155,16 +157,18 @@ def search(folder: Path, queries_file: Path, memory_mb: int | None, *, first: bo
 
 
 def recall(folder: Path, vectors: Any, queries: Any, memory_mb: int | None) -> float:
-    collection = Collection.open(folder, settings=Settings(index_memory_mb=memory_mb), embedder=Given(queries))
+    collection = Collection.open(
+        folder, settings=Settings(index_memory_mb=memory_mb), embedder=PrecomputedEmbedder(queries)
+    )
     ids = collection._store.catalog.chunk_ids(collection.status().generation)
     best = np.argpartition(-(queries @ vectors.T), 10, axis=1)[:, :10]
     found = [{hit.chunk_id for hit in collection.search(question, k=10, mode="dense")} for question in questions()]
     return float(np.mean([len(found[at] & set(ids[best[at]].tolist())) / 10 for at in range(len(queries))]))
 
 
-def add(folder: Path, vectors: Any, seed: int, embedder: Given) -> dict[str, float]:
-    """Add 1,000 chunks, and search them, in a handle that is open."""
-    hold(folder, in_memory=True)
+def add(folder: Path, vectors: Any, seed: int, embedder: PrecomputedEmbedder) -> dict[str, float]:
+    """Add 1,000 chunks in an open handle and search them."""
+    load_page_cache(folder, in_memory=True)
     collection = Collection.open(folder, settings=Settings(), embedder=embedder)
     collection.search(questions()[0], k=10)
     with collection._store.writing() as catalog:
@@ -183,10 +187,10 @@ def add(folder: Path, vectors: Any, seed: int, embedder: Given) -> dict[str, flo
 
 def measure(folder: Path, count: int, memory_mb: int | None) -> dict[str, Any]:
     passages, queries = real_embeddings()
-    vectors = mix(passages, count)
+    vectors = mix_vectors(passages, count)
     queries_file = folder.with_name("queries.npy")
     np.save(queries_file, queries)
-    embedder, settings = Given(queries), Settings(index_memory_mb=memory_mb)
+    embedder, settings = PrecomputedEmbedder(queries), Settings(index_memory_mb=memory_mb)
     collection = Collection.open(folder, settings=settings, embedder=embedder)
     done: dict[str, Any] = {}
     with collection._store.writing() as catalog:
@@ -207,14 +211,14 @@ def measure(folder: Path, count: int, memory_mb: int | None) -> dict[str, Any]:
         found: dict[str, Any] = json.loads(said)
         return found
 
-    hold(folder, in_memory=False)
+    load_page_cache(folder, in_memory=False)
     done["first from disk_ms"] = run("--first")["first_ms"]
-    hold(folder, in_memory=True)
+    load_page_cache(folder, in_memory=True)
     found = run()
     done["first from memory_ms"] = found.pop("first_ms")
     done |= found
     done["recall@10"] = round(recall(folder, vectors, queries, memory_mb), 4)
-    done["add 1,000"] = add(folder, mix(passages, 1000), count, embedder)
+    done["add 1,000"] = add(folder, mix_vectors(passages, 1000), count, embedder)
     return done
 
 

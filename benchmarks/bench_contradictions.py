@@ -1,14 +1,14 @@
-"""Answers from passages of which some say the opposite: how often the reader is misled, and how often it is said.
+"""Measure answers from contradicting passages: how often the reader is misled, and how often a contradiction is shown.
 
     python benchmarks/bench_contradictions.py reader [--reader NAME] [--limit N]
     python benchmarks/bench_contradictions.py oracle
 
-RGB's `en_fact` (Chen et al. 2024): 100 questions, each with passages that say what is true and the same passages with
-the answer exchanged for a false one. The reader is given two of either, the false ones first, by `Rag.ask`. "misled":
-the answer has the false word and not the true one; "noticed": it says that another passage says otherwise. Without the
-step, `ask.contradictions` is off. "oracle" asks no reader: the true and the false word are taken for its answer. What
-is noticed is a false alarm where all four passages say what is true, and where the false ones speak of another subject:
-with the names and numbers of the question exchanged for those of another one. The last line is the result in JSON.
+RGB's `en_fact` (Chen et al. 2024): 100 questions, each with true passages and the same passages with the answer
+replaced by a false one. `Rag.ask` gets two of each, the false ones first. "misled": the answer has the false word and
+not the true one; "noticed": it reports that another passage says otherwise. "without the step" sets
+`ask.contradictions` to off. "oracle" uses no reader, but the true and the false word as answers. A contradiction is a
+false alarm if all four passages are true, or if the false ones are about a different subject: with the names and
+numbers of the question replaced by those of a different question. The last line is the result in JSON.
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ from typing import Any
 from data import DATA
 from measure import about, read, save
 
-from ragfm import Collection, Hit, Rag, Settings
-from ragfm.citations.decision import compose
+from ragfm import Answer, Collection, Hit, Rag, Settings
+from ragfm.citations.decision import ComposedAnswer, compose
 from ragfm.citations.grounding import cite
 from ragfm.core.config import AskSection
 from ragfm.evaluation.answer_matching import contains_answer
 from ragfm.evaluation.metrics import estimate_ratios
 from ragfm.testing import HashingEmbedder
 
-SUBJECT = re.compile(r"(?<!^)\b(?:[A-Z][\w-]+|\d+)\b")  # names and numbers; what begins a question is none
+SUBJECT = re.compile(r"(?<!^)\b(?:[A-Z][\w-]+|\d+)\b")  # names and numbers; the first word of a question is not a name
 
 
 def questions(limit: int | None) -> list[dict[str, Any]]:
@@ -42,7 +42,7 @@ def questions(limit: int | None) -> list[dict[str, Any]]:
 
 
 def names(answer: Any) -> list[str]:
-    """All spellings of an answer; lists within the list are alternatives too."""
+    """All spellings of an answer; nested lists are alternatives as well."""
     return [answer] if isinstance(answer, str) else [one for part in answer for one in names(part)]
 
 
@@ -52,14 +52,16 @@ def hits(texts: list[str]) -> list[Hit]:
     ]
 
 
-def verdict(text: str, row: dict[str, Any]) -> dict[str, bool]:
-    said = text.partition(" But [")[0]
-    true, false = contains_answer(said, names(row["answer"])), contains_answer(said, names(row["fakeanswer"]))
-    return {"right": true and not false, "misled": false and not true, "noticed": " says otherwise" in text}
+def verdict(answer: Answer | ComposedAnswer, row: dict[str, Any]) -> dict[str, bool]:
+    true, false = (
+        contains_answer(answer.text, names(row["answer"])),
+        contains_answer(answer.text, names(row["fakeanswer"])),
+    )
+    return {"right": true and not false, "misled": false and not true, "noticed": bool(answer.contradictions)}
 
 
-def elsewhere(texts: list[str], row: dict[str, Any], rows: list[dict[str, Any]]) -> list[str]:
-    """The texts, said of another subject: with the question's names and numbers exchanged for those of a later one."""
+def about_other_subject(texts: list[str], row: dict[str, Any], rows: list[dict[str, Any]]) -> list[str]:
+    """The texts about a different subject: names and numbers of the question are replaced by those of a later one."""
     ours = SUBJECT.findall(row["query"])
     at = rows.index(row)
     theirs = [name for other in rows[at + 1 :] + rows[:at] for name in SUBJECT.findall(other["query"])]
@@ -68,9 +70,9 @@ def elsewhere(texts: list[str], row: dict[str, Any], rows: list[dict[str, Any]])
 
 
 def with_reader(rows: list[dict[str, Any]], reader: str) -> Iterator[tuple[str, dict[str, bool]]]:
-    """What each question's answer is, by name of the row: without the step and with it."""
+    """Answers to each question, by row of the table: without the step and with it."""
     with tempfile.TemporaryDirectory() as folder:
-        documents = Path(folder) / "documents"  # not searched, but they tell the language
+        documents = Path(folder) / "documents"  # not searched; they determine the language
         documents.mkdir()
         (documents / "passages.txt").write_text("\n\n".join(row["positive"][0] for row in rows), encoding="utf-8")
         place, embedder = Path(folder) / "collection", HashingEmbedder()
@@ -83,22 +85,22 @@ def with_reader(rows: list[dict[str, Any]], reader: str) -> Iterator[tuple[str, 
         for number, row in enumerate(rows, 1):
             mixed = hits([*row["positive_wrong"][:2], *row["positive"][:2]])
             for name, rag in rags.items():
-                yield name, verdict(rag.ask(row["query"], hits=mixed).text, row)
+                yield name, verdict(rag.ask(row["query"], hits=mixed), row)
             if number % 20 == 0:
                 print(f"{number} of {len(rows)}", flush=True)
 
 
 def with_oracle(rows: list[dict[str, Any]]) -> Iterator[tuple[str, dict[str, bool]]]:
-    """The same, where right and wrong answers are given."""
+    """The same for given right and wrong answers."""
     for row in rows:
         true, false = row["positive"], row["positive_wrong"][:2]
         for name, word, texts in (
             ("oracle, true word", row["answer"], [*false, *true[:2]]),
             ("oracle, false word", row["fakeanswer"], [*false, *true[:2]]),
             ("oracle, nothing false", row["answer"], true[:4]),
-            ("oracle, another subject", row["answer"], [*elsewhere(false, row, rows), *true[:2]]),
+            ("oracle, another subject", row["answer"], [*about_other_subject(false, row, rows), *true[:2]]),
         ):
-            yield name, verdict(compose(cite(row["query"], names(word)[0], hits(texts)))[0], row)
+            yield name, verdict(compose(cite(row["query"], names(word)[0], hits(texts))), row)
 
 
 def main() -> None:

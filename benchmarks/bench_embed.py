@@ -1,13 +1,13 @@
-"""Embeds 1,000 paragraphs of SQuAD train with the same model, by ragfm and by others out of the box.
+"""Compare the speed of embedding 1,000 SQuAD paragraphs with the same model in ragfm and in other frameworks.
 
     python benchmarks/bench_embed.py [--peers PYTHON] [--rounds 5] [--paragraphs 1000] [--quality]
 
-Each contender is a process of its own with two threads, that loads the model, embeds 16 texts, and waits for its turn;
-in each round all take theirs. `--peers` is the Python of an environment that has sentence-transformers, llama-index,
-langchain-huggingface, Haystack and txtai. Paragraphs longer than the model's window are left out, since the others
-would cut them and ragfm refuses them. Wall times are medians; "per core" is by the time that the processors were busy,
-which other work on the machine disturbs less. The peak is torch's product of two matrices of 2048 by 2048. `--quality`
-compares nDCG@10 over cranfield (dense, exact) for the exact and the chosen forms. Prints a table and one JSON line.
+Each contender is a process with two threads that loads the model, embeds 16 texts and waits for its turn; each round
+runs all of them once. `--peers` is the Python of an environment with sentence-transformers, llama-index,
+langchain-huggingface, Haystack and txtai. Paragraphs longer than the model's window are skipped, since the others would
+truncate them and ragfm refuses them. Wall times are medians; "per core" uses CPU time, which depends less on other
+load. The peak is torch's product of two 2048 × 2048 matrices. `--quality` compares nDCG@10 on cranfield (dense, exact)
+between the exact and the chosen backends. Prints a table and one JSON line.
 """
 
 from __future__ import annotations
@@ -91,7 +91,7 @@ def ragfm_openvino(path: str) -> Embed:
 
 
 def gemm(_: str) -> Embed:
-    """Not a contender: the machine's peak, in GFLOP/s, as `vectors` of fp32 and bf16."""
+    """Not a contender: the machine's peak in GFLOP/s, returned as `vectors` of fp32 and bf16."""
     import torch
 
     def peak(dtype: Any) -> float:
@@ -119,8 +119,8 @@ CONTENDERS: dict[str, Callable[[str], Embed]] = {
 PEERS = list(CONTENDERS)[:5]
 
 
-def contend(name: str, path: str, texts_file: Path) -> None:
-    """One contender's process: a line on standard input is a turn."""
+def run_contender(name: str, path: str, texts_file: Path) -> None:
+    """Process of one contender: each line on standard input is a turn."""
     texts = json.loads(texts_file.read_text())
     embed = CONTENDERS[name](path)
     embed(texts[:16])
@@ -138,20 +138,28 @@ def contend(name: str, path: str, texts_file: Path) -> None:
 
 
 class Contender:
-    """A process, and the seconds that it took."""
+    """A contender's process and its times in seconds."""
 
     def __init__(self, name: str, python: str, path: str, texts_file: Path) -> None:
         self.name, self.chosen = name, ""
         self.wall: list[float] = []
         self.cpu: list[float] = []
         command = [python, __file__, "--contender", name, "--model", path, "--texts", str(texts_file)]
-        environment = {**os.environ, "OMP_NUM_THREADS": str(THREADS), "HF_HUB_OFFLINE": "1",
-                       "XDG_CACHE_HOME": str(texts_file.parent / name), "TOKENIZERS_PARALLELISM": "true"}  # fmt: skip
-        environment["FORM"] = {"ragfm": environment.get("FORM_TORCH", ""),
-                               "ragfm[openvino]": environment.get("FORM_OPENVINO", "")}.get(name, "")  # fmt: skip
+        environment = {
+            **os.environ,
+            "OMP_NUM_THREADS": str(THREADS),
+            "HF_HUB_OFFLINE": "1",
+            "XDG_CACHE_HOME": str(texts_file.parent / name),
+            "TOKENIZERS_PARALLELISM": "true",
+        }
+        environment["FORM"] = {
+            "ragfm": environment.get("FORM_TORCH", ""),
+            "ragfm[openvino]": environment.get("FORM_OPENVINO", ""),
+        }.get(name, "")
         log = (texts_file.parent / f"{name}.log").open("w")
-        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True,
-                                        env=environment)  # fmt: skip
+        self.process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True, env=environment
+        )
         while "ready" not in (said := self._line()):
             self.chosen = said.get("chosen", self.chosen)
 
@@ -166,14 +174,14 @@ class Contender:
     def _line(self) -> dict[str, Any]:
         assert self.process.stdout is not None
         for line in self.process.stdout:
-            if line.startswith("{"):  # libraries print things too
+            if line.startswith("{"):  # libraries print other lines
                 said: dict[str, Any] = json.loads(line)
                 return said
         raise SystemExit(f"{self.name} ended before its turn; see its log.")
 
 
 def paragraphs(count: int, path: str) -> tuple[list[str], list[int]]:
-    """Paragraphs from all over SQuAD train that fit into the model's window, and their tokens."""
+    """Paragraphs from all of SQuAD train that fit into the model's window, and their token counts."""
     from ragfm.embedders import SentenceTransformerEmbedder
 
     with gzip.open(DATA / "squad" / "squad-v1.0-train.json.gz", "rt", encoding="utf-8") as file:
@@ -186,21 +194,22 @@ def paragraphs(count: int, path: str) -> tuple[list[str], list[int]]:
 
 
 def flops(tokens: Sequence[int], path: str) -> float:
-    """Of the products in the network, without padding."""
+    """Floating-point operations of the network's matrix products, without padding."""
     config = json.loads((Path(path) / "config.json").read_text())
     width, inner, layers = config["hidden_size"], config["intermediate_size"], config["num_hidden_layers"]
     return sum(layers * (2 * n * (4 * width**2 + 2 * width * inner) + 4 * n * n * width) for n in tokens)
 
 
-def race(args: argparse.Namespace, path: str) -> dict[str, Any]:
+def run_rounds(args: argparse.Namespace, path: str) -> dict[str, Any]:
     texts, tokens = paragraphs(args.paragraphs, path)
     work = flops(tokens, path)
     with tempfile.TemporaryDirectory() as folder:
         texts_file = Path(folder) / "texts.json"
         texts_file.write_text(json.dumps(texts))
         names = [name for name in CONTENDERS if args.only is None or name in args.only or name == "gemm"]
-        contenders = [Contender(name, args.peers if name in PEERS else sys.executable, path, texts_file)
-                      for name in names]  # fmt: skip
+        contenders = [
+            Contender(name, args.peers if name in PEERS else sys.executable, path, texts_file) for name in names
+        ]
         for number in range(args.rounds):
             for contender in contenders[number % len(contenders) :] + contenders[: number % len(contenders)]:
                 contender.turn()
@@ -209,34 +218,41 @@ def race(args: argparse.Namespace, path: str) -> dict[str, Any]:
             contender.process.kill()
         vectors = {name: np.load(Path(folder) / f"{name}.npy") for name in names}
     fp32, bf16 = (float(peak) for peak in vectors.pop("gemm")[0])
-    reference = unit(vectors["sentence-transformers"])
+    reference = unit_rows(vectors["sentence-transformers"])
     rows = []
     for contender in contenders:
         if contender.name == "gemm":
             continue
         seconds, busy = statistics.median(contender.wall), statistics.median(contender.cpu)
-        rows.append({
-            "contender": contender.name,
-            "form": contender.chosen,
-            "texts_per_s": round(len(texts) / seconds, 1),
-            "tokens_per_s": round(sum(tokens) / seconds),
-            "texts_per_busy_s": round(len(texts) / (busy / THREADS), 1),
-            "gflops": round(work / seconds / 1e9, 1),
-            "of_peak_fp32": round(work / seconds / 1e9 / fp32, 3),
-            "of_peak_bf16": round(work / seconds / 1e9 / bf16, 3),
-            "lowest_cosine": round(float((unit(vectors[contender.name]) * reference).sum(1).min()), 6),
-            "seconds": [round(one, 2) for one in contender.wall],
-        })  # fmt: skip
-    return {"texts": len(texts), "tokens": sum(tokens), "rounds": args.rounds,
-            "peak_gflops": {"fp32": round(fp32, 1), "bf16": round(bf16, 1)}, "rows": rows}  # fmt: skip
+        rows.append(
+            {
+                "contender": contender.name,
+                "form": contender.chosen,
+                "texts_per_s": round(len(texts) / seconds, 1),
+                "tokens_per_s": round(sum(tokens) / seconds),
+                "texts_per_busy_s": round(len(texts) / (busy / THREADS), 1),
+                "gflops": round(work / seconds / 1e9, 1),
+                "of_peak_fp32": round(work / seconds / 1e9 / fp32, 3),
+                "of_peak_bf16": round(work / seconds / 1e9 / bf16, 3),
+                "lowest_cosine": round(float((unit_rows(vectors[contender.name]) * reference).sum(1).min()), 6),
+                "seconds": [round(one, 2) for one in contender.wall],
+            }
+        )
+    return {
+        "texts": len(texts),
+        "tokens": sum(tokens),
+        "rounds": args.rounds,
+        "peak_gflops": {"fp32": round(fp32, 1), "bf16": round(bf16, 1)},
+        "rows": rows,
+    }
 
 
-def unit(vectors: Any) -> Any:
+def unit_rows(vectors: Any) -> Any:
     return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
 
 
 def ratios(rows: Sequence[dict[str, Any]]) -> dict[str, float]:
-    """Ragfm's rates to the best peer's, by wall time and by busy time."""
+    """Ragfm's rates relative to the best peer's, by wall time and by CPU time."""
     found = {}
     for by in ("texts_per_s", "texts_per_busy_s"):
         best = max(row[by] for row in rows if row["contender"] in PEERS)
@@ -248,7 +264,7 @@ def ratios(rows: Sequence[dict[str, Any]]) -> dict[str, float]:
 
 
 def quality(path: str, forms: Sequence[str]) -> dict[str, float]:
-    """nDCG@10 over cranfield, questions in fp32 and documents in each form."""
+    """nDCG@10 on cranfield with questions in fp32 and documents by each backend."""
     import ir_measures
 
     from ragfm.embedders import SentenceTransformerEmbedder
@@ -286,28 +302,28 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--paragraphs", type=int, default=1000)
     parser.add_argument("--quality", action="store_true")
-    parser.add_argument("--only", nargs="+", choices=list(CONTENDERS), help="leave the others out")
+    parser.add_argument("--only", nargs="+", choices=list(CONTENDERS), help="measure only these contenders")
     parser.add_argument("--contender", choices=list(CONTENDERS), help=argparse.SUPPRESS)
     parser.add_argument("--model", help=argparse.SUPPRESS)
     parser.add_argument("--texts", type=Path, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.contender:
-        contend(args.contender, args.model, args.texts)
+        run_contender(args.contender, args.model, args.texts)
         return
-    from measure import about, save  # not before: the others' processes have no ragfm
+    from measure import about, save  # imported late: the peers' environment has no ragfm
 
-    from ragfm.embedders.backend_choice import machine
+    from ragfm.embedders.backend_choice import machine_info
     from ragfm.models.model_lookup import find_model
 
     path = str(find_model("bundled", "embedder"))
-    result = race(args, path)
+    result = run_rounds(args, path)
     result["ratios"] = ratios(result["rows"])
     for row in result["rows"]:
         print(" | ".join(str(value) for key, value in row.items() if key != "seconds"))
     if args.quality:
         forms = ["numpy-fp32", *dict.fromkeys(row["form"] for row in result["rows"] if row["form"])]
         result["ndcg10_cranfield"] = quality(path, forms)
-    result = {**about("embed"), "forms_machine": machine(), **result}
+    result = {**about("embed"), "forms_machine": machine_info(), **result}
     if args.only is None and args.peers != sys.executable:
         save(result, "embed")
     print(json.dumps(result))

@@ -1,13 +1,13 @@
-"""Follow-ups: whether the right document is found, and a change of topic left alone, with the stand-alone form.
+"""Measure follow-ups: whether the right document is found, and whether a change of topic is left unchanged.
 
     python benchmarks/bench_followups.py [--reader] [--answers]
 
-The questions of tests/generation/followups, about the handbook that ships with ragfm and a second, invented topic,
-all in one collection. Compared are the question as it stands, the question before and it in one text, and the stand-
-alone form by rules; with --reader that of the bundled reader too. "dev" questions were written with the rules, "held
-out" before they were first run. With --answers, the bundled reader with its adapter answers all follow-ups: as `Rag`
-asks it, from the passages of the turn before and new ones; from the question's own alone; and with no conversation,
-by the rules' form. The last line is the result in JSON.
+The questions of tests/generation/followups, about the bundled handbook and a second, invented topic in one collection.
+Compares the question as it is, the previous question and it as one text, and the stand-alone form by rules; with
+--reader also the form by the bundled reader. "dev" questions were written together with the rules, "held out" questions
+before their first run. With --answers, the bundled reader with its adapter answers all follow-ups: as `Rag` asks it,
+from the previous turn's passages and new ones; from the question's own passages alone; and without a conversation, with
+the form by rules. The last line is the result in JSON.
 """
 
 from __future__ import annotations
@@ -41,17 +41,17 @@ def load() -> list[dict[str, Any]]:
     return rows
 
 
-def ingested(folder: Path) -> Collection:
+def ingest_collection(folder: Path) -> Collection:
     collection = Collection.open(folder / ".ragfm")
     shutil.copytree(QUESTIONS / "toolshed", folder / "toolshed")
     collection.sync(copy_handbook(folder), folder / "toolshed")
     return collection
 
 
-def found(
+def count_found(
     collection: Collection, rows: Sequence[dict[str, Any]], form: Callable[[dict[str, Any]], str]
 ) -> dict[str, Any]:
-    """Counts of how many: the right document is the top hit, the answer stands in the passages, nothing was changed."""
+    """Counts of questions: right document first, answer in the passages, question unchanged."""
     counts: dict[str, list[int]] = {}
     misses = []
 
@@ -75,8 +75,8 @@ def found(
     return {**counts, "misses": misses}
 
 
-def answered(collection: Collection, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """What became of the answers: how many have the right one, are "I don't know.", and how many tokens it took."""
+def count_answers(collection: Collection, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Counts of answers that are right and that abstain, and the tokens used."""
     rag = Rag(collection, k=K, reader="bundled")
     follow_ups = [row for row in rows if not row.get("alone")]
     became: dict[str, Counter[str]] = {}
@@ -89,7 +89,7 @@ def answered(collection: Collection, rows: Sequence[dict[str, Any]]) -> dict[str
             ("own passages alone", partial(rag.ask, said, history=history, hits=own)),
             ("no conversation", partial(rag.ask, alone)),
         ):
-            rag.ask(history[-2].content, history=history[:-2])  # so that the reader has it in memory
+            rag.ask(history[-2].content, history=history[:-2])  # so that the prefix is in the reader's cache
             answer, counts = ask(), became.setdefault(way, Counter())
             counts["right"] += contains_answer(answer.text, row["answers"])
             counts["unknown"] += answer.abstained
@@ -115,15 +115,15 @@ def main() -> None:
         forms["reader"] = lambda row: stand_alone(row["question"], row["messages"], how="reader", reader=reader)
     result: dict[str, Any] = {**about("followups"), "search": {}}
     with tempfile.TemporaryDirectory() as folder:
-        collection = ingested(Path(folder))
+        collection = ingest_collection(Path(folder))
         for split in ("dev", "held out"):
             part = [row for row in rows if row["split"] == split]
-            result["search"][split] = {name: found(collection, part, form) for name, form in forms.items()}
+            result["search"][split] = {name: count_found(collection, part, form) for name, form in forms.items()}
             for name, value in result["search"][split].items():
                 figures = "  ".join(f"{what} {n}/{of}" for what, (n, of) in list(value.items())[:-1])
                 print(f"{split:9} {name:15} {figures}", flush=True)
         if options.answers:
-            result["answers"] = answered(collection, rows)
+            result["answers"] = count_answers(collection, rows)
     save(result, "followups")
     print(json.dumps(result, ensure_ascii=False))
 

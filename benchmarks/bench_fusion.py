@@ -1,11 +1,11 @@
-"""What weight, candidates and reciprocal rank fusion do to hybrid search, on the sets that may be tuned on.
+"""Measure the effect of weight, candidates and reciprocal rank fusion on hybrid search, on sets that may be tuned on.
 
     python benchmarks/bench_fusion.py --keep /var/tmp/ragfm-bench [--only cranfield …]
 
-Each question is asked once, for 200 candidates of each index; all settings are worked out from them, as `ragfm tune`
-does. nDCG@10; p is that of the paired test against the defaults. "codes" are the questions with one, to which
-`code_weight` applies. Then the look-alikes of tests/lookalikes.py: how many of its questions don't find the right text
-first. The last line is the result in JSON.
+Each question is searched once, for 200 candidates of each index; all settings are computed from them, as `ragfm tune`
+does. nDCG@10; p is that of the paired test against the defaults. "codes" are the questions with a code, to which
+`code_weight` applies. Then the look-alikes of tests/support/lookalike_documents.py: the number of questions whose text
+is not first. The last line is the result in JSON.
 """
 
 from __future__ import annotations
@@ -44,8 +44,8 @@ CHOICES = {
 CODE_WEIGHTS = (0.2, 0.3, 0.4, 0.5, 0.6)
 
 
-def pools(collection: Collection, questions: Any) -> list[tuple[Question, list[Any]]]:
-    """Each question with its candidates; those too long for the embedder are left out."""
+def candidate_pools(collection: Collection, questions: Any) -> list[tuple[Question, list[Any]]]:
+    """Each question with its candidates; questions too long for the embedder are skipped."""
     found = []
     for question in questions:
         try:
@@ -61,27 +61,27 @@ def values(found: list[tuple[Question, list[Any]]], choice: Choice, code_weight:
     return np.array([[CandidatePool(question, hits, settings).value(choice)] for question, hits in found])
 
 
-def beside(plain: Any, other: Any) -> dict[str, float]:
+def compare(plain: Any, other: Any) -> dict[str, float]:
     (row,) = paired_differences(["nDCG@10"], plain, other)
     return {"value": round(row.b, 4), "difference": round(row.difference, 4), "p": round(row.p, 4)}
 
 
 def measure(found: list[tuple[Question, list[Any]]]) -> dict[str, Any]:
-    # Without `code_weight`, so that one weight holds for all.
+    # Without `code_weight`, so that one weight applies to all questions.
     plain = values(found, NOW, 1.0)
     rows: dict[str, Any] = {"questions": len(found)}
-    rows |= {name: beside(plain, values(found, choice, 1.0)) for name, choice in CHOICES.items()}
-    rows["code_weight 0.4"] = beside(plain, values(found, NOW, 0.4))
+    rows |= {name: compare(plain, values(found, choice, 1.0)) for name, choice in CHOICES.items()}
+    rows["code_weight 0.4"] = compare(plain, values(found, NOW, 0.4))
     codes = [pair for pair in found if weight_for(pair[0].text, SearchSection()) < NOW.weight]
     rows["codes"] = {"questions": len(codes)}
     if codes:
         plain = values(codes, NOW, 1.0)
-        rows["codes"] |= {f"{weight}": beside(plain, values(codes, NOW, weight)) for weight in CODE_WEIGHTS}
+        rows["codes"] |= {f"{weight}": compare(plain, values(codes, NOW, weight)) for weight in CODE_WEIGHTS}
     return rows
 
 
-def wrong() -> dict[str, Any]:
-    """Of the questions about look-alikes those whose text is not first, by the weight of the cosine."""
+def count_wrong() -> dict[str, Any]:
+    """Look-alike questions whose text is not first, by the weight of the cosine."""
     with tempfile.TemporaryDirectory() as place:
         docs = Path(place) / "docs"
         docs.mkdir()
@@ -93,7 +93,7 @@ def wrong() -> dict[str, Any]:
                 Question(str(at), text, (Gold(f"docs/{number:03}.txt"),))
                 for at, (text, number) in enumerate(lookalike_questions())
             ]
-            found = pools(collection, asked)
+            found = candidate_pools(collection, asked)
     weights = (0.0, 0.2, 0.4, 0.5, 0.6, 0.7, 0.8, 1.0)
     counts = {f"{w}": int((values(found, Choice("convex", w, 100), 1.0) < 1).sum()) for w in weights}
     return {
@@ -105,15 +105,15 @@ def wrong() -> dict[str, Any]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--keep", metavar="DIR", help="Keep the collections there.")
+    parser.add_argument("--keep", metavar="DIR", help="Folder to keep the collections in.")
     parser.add_argument("--only", nargs="+", choices=list(TUNING), default=list(TUNING))
     args = parser.parse_args()
-    result: dict[str, Any] = {**about("fusion"), "sets": {}, "lookalikes": wrong()}
+    result: dict[str, Any] = {**about("fusion"), "sets": {}, "lookalikes": count_wrong()}
     print(result["lookalikes"])
     for name in args.only:
         data = TUNING[name][0]()
         with corpus_collection(data, Settings(), keep=args.keep) as (folder, _), Collection.open(folder) as collection:
-            result["sets"][name] = measure(pools(collection, data.questions))
+            result["sets"][name] = measure(candidate_pools(collection, data.questions))
         print(f"\n{name}")
         for setting, row in result["sets"][name].items():
             print(f"  {setting:16} {row}")

@@ -1,14 +1,14 @@
-"""Measures the kinds of vector index over a million vectors, beside raw FAISS with the same parameters.
+"""Measure the vector indexes with a million vectors, compared with raw FAISS with the same parameters.
 
     python benchmarks/bench_index.py [--count 1000000] [--kinds faiss-flat faiss-hnsw faiss-ivf]
 
-20,000 sentences of SQuAD train and five BEIR corpora are embedded once, and kept in the user's cache. Pairs of them
-are mixed and jittered until there are enough; the queries are 200 questions of SQuAD dev. "raw" is FAISS over the same
-file, doing what the index does behind the seam with a selector made beforehand, and asked in turn with it, one query at
-a time in one thread each. "plain" is FAISS's own filter with the parameters of an unfiltered search. Recall is that of
-the best 10: as they come, and when the best 40 are scored again by their vectors, as a collection does. Times are
-medians; "cpu" is what the processor was busy with, and so is the ratio of seam to raw, since a machine has other work
-too. Prints a table, and one JSON line last; a run of a million is kept in benchmarks/results/index.json.
+20,000 sentences of SQuAD train and of five BEIR corpora are embedded once and kept in the user's cache. Pairs of them
+are mixed and jittered to get enough vectors; queries are 200 questions of SQuAD dev. "raw" is FAISS on the same file,
+called as the index calls it with a prepared selector; both alternate, one query at a time and single-threaded. "plain"
+is FAISS's own filter with the parameters of an unfiltered search. Recall is that of the best 10: as returned, and when
+the best 40 are scored again with their vectors, as a collection does. Times are medians; "cpu" and the ratio of index
+to raw use CPU time, which depends less on other load. Prints a table, and one JSON line last; a run of a million is
+kept in benchmarks/results/index.json.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from typing import Any
 
 import faiss
 import numpy as np
-from ragfm_indexes import faiss_hnsw, faiss_ivf  # noqa: TID251  it looks behind the seam
+from ragfm_indexes import faiss_hnsw, faiss_ivf  # noqa: TID251  it needs the parameters of the indexes
 from ragfm_indexes.faiss_base import FaissSelection  # noqa: TID251
 
 from ragfm.core.registry import load_plugin
@@ -78,8 +78,8 @@ def real_embeddings() -> tuple[Any, Any]:
     return kept["passages"], kept["queries"]
 
 
-def mix(real: Any, count: int) -> Any:
-    """Random pairs of rows, mixed and jittered, scaled to length 1. *Shape:* (count, dim)."""
+def mix_vectors(real: Any, count: int) -> Any:
+    """Random pairs of rows, mixed, jittered and scaled to length 1. *Shape:* (count, dim)."""
     generator, made = np.random.default_rng(0), np.empty((count, real.shape[1]), dtype=np.float32)
     for start in range(0, count, 50_000):
         block = made[start : start + 50_000]
@@ -96,7 +96,7 @@ def mix(real: Any, count: int) -> Any:
 
 def build(kind: str, vectors_file: Path, folder: Path) -> dict[str, float]:
     vectors = np.load(vectors_file)
-    Path("/proc/self/clear_refs").write_text("5")  # forget the peak so far
+    Path("/proc/self/clear_refs").write_text("5")  # reset the peak
     before = peak_memory()
     start = time.perf_counter()
     index = load_plugin("indexes", kind).build(np.arange(len(vectors)), vectors)
@@ -108,12 +108,12 @@ def build(kind: str, vectors_file: Path, folder: Path) -> dict[str, float]:
 
 
 def peak_memory() -> int:
-    """The most memory that this process has had, in KiB."""
+    """Peak memory of this process, in KiB."""
     return int(re.findall(r"VmHWM:\s+(\d+)", Path("/proc/self/status").read_text())[0])
 
 
 def memory() -> tuple[int, int]:
-    """Memory of this process in KiB: its own, and that of files, which it shares with others that map them."""
+    """Memory of this process in KiB: private, and of files, which processes that map the same files share."""
     lines = Path("/proc/self/smaps_rollup").read_text().splitlines()[1:]
     sizes = {line.split(":")[0]: int(line.split()[1]) for line in lines}
     return sizes["Anonymous"], sizes["Rss"] - sizes["Anonymous"]
@@ -142,30 +142,30 @@ def open_and_search(kind: str, folder: Path, queries: Any) -> dict[str, float]:
 
 
 def raw_search(kind: str, index: Any, selection: FaissSelection | None, *, plain: bool = False) -> Search:
-    """FAISS as it is called behind the seam, or with the parameters of an unfiltered search."""
+    """FAISS as the index calls it, or (plain) with the parameters of an unfiltered search."""
     share, count = selection.share if selection else 1.0, index.ntotal
     selector = selection.selector if selection else None
     parameters: Any
     if kind == "faiss-flat":
         parameters = faiss.SearchParameters(sel=selector)
     elif kind == "faiss-hnsw":
-        widest = max(faiss_hnsw.BREADTH, faiss_hnsw.GROWTH * math.sqrt(count))
+        widest = max(faiss_hnsw.MIN_EF_SEARCH, faiss_hnsw.EF_SEARCH_GROWTH * math.sqrt(count))
         breadth = math.ceil(widest / (1 if plain else math.sqrt(share)))
-        scan = count * (1 if share == 1 else faiss_hnsw.LOOK + 2 * share)
-        if breadth * faiss_hnsw.STEP >= scan and not plain:
+        scan = count * (1 if share == 1 else faiss_hnsw.FILTER_CHECK_COST + 2 * share)
+        if breadth * faiss_hnsw.GRAPH_STEP_COST >= scan and not plain:
             index, parameters = faiss.downcast_index(index.storage), faiss.SearchParameters(sel=selector)
         else:
             parameters = faiss.SearchParametersHNSW(efSearch=breadth, sel=selector)
     elif plain:
-        parameters = faiss.SearchParametersIVF(nprobe=faiss_ivf.PROBED, sel=selector)
+        parameters = faiss.SearchParametersIVF(nprobe=faiss_ivf.PROBED_LISTS, sel=selector)
     else:
-        scored = round(faiss_ivf.PROBED * count / index.nlist * math.sqrt(share))
+        scored = round(faiss_ivf.PROBED_LISTS * count / index.nlist * math.sqrt(share))
         parameters = faiss.SearchParametersIVF(nprobe=index.nlist, max_codes=scored, sel=selector)
     return lambda query: index.search(query, CANDIDATES, params=parameters)
 
 
 def recalls(vectors: Any, queries: Any, found: list[Any], best: Any) -> tuple[float, float]:
-    """As they come, and with the candidates scored again."""
+    """Recall of the results as returned, and with the candidates scored again."""
     as_they_come, rescored = [], []
     for query, ids, true in zip(queries, found, best, strict=True):
         ids = ids[ids >= 0]
@@ -175,8 +175,8 @@ def recalls(vectors: Any, queries: Any, found: list[Any], best: Any) -> tuple[fl
     return round(float(np.mean(as_they_come)), 4), round(float(np.mean(rescored)), 4)
 
 
-def interleaved(searches: dict[str, Search], queries: Any) -> tuple[dict[str, Any], dict[str, list[Any]]]:
-    """Milliseconds by the clock and of the processor, and hits of each search, query by query in turn."""
+def time_interleaved(searches: dict[str, Search], queries: Any) -> tuple[dict[str, Any], dict[str, list[Any]]]:
+    """Wall and CPU milliseconds and the hits of each search, alternating query by query."""
     times: dict[str, list[tuple[float, float]]] = {name: [] for name in searches}
     hits: dict[str, list[Any]] = {name: [] for name in searches}
     for number, query in enumerate(queries):
@@ -207,8 +207,8 @@ def measure(kind: str, folder: Path, vectors: Any, queries: Any, best: dict[floa
         }
         if allowed is not None and kind != "faiss-flat":
             searches["plain"] = raw_search(kind, raw, selection, plain=True)
-        interleaved(searches, queries[:20])  # warm
-        times, hits = interleaved(searches, queries)
+        time_interleaved(searches, queries[:20])  # warm up
+        times, hits = time_interleaved(searches, queries)
         row: dict[str, Any] = {"first_ms": round(first, 2)}
         for name in searches:
             (p50, busy), (p95, _) = np.quantile(times[name], (0.5, 0.95), axis=0)
@@ -228,7 +228,7 @@ def measure(kind: str, folder: Path, vectors: Any, queries: Any, best: dict[floa
 
 
 def true_best(vectors: Any, queries: Any) -> dict[float, tuple[Any, Any]]:
-    """For each share: the ids that are allowed, None for all, and the true best of them."""
+    """For each share: the allowed ids (None for all) and the true best of them."""
     best: dict[float, tuple[Any, Any]] = {}
     for share in SHARES:
         if share == 1:
@@ -266,7 +266,7 @@ def main() -> None:
     parser.add_argument("--kinds", nargs="+", default=["faiss-flat", "faiss-hnsw", "faiss-ivf"])
     args = parser.parse_args()
     real, queries = real_embeddings()
-    vectors = mix(real, args.count)
+    vectors = mix_vectors(real, args.count)
     best = true_best(vectors, queries)
     rows: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as place:
@@ -279,7 +279,7 @@ def main() -> None:
             for job in ((build, kind, vectors_file, folder), (open_and_search, kind, folder, queries)):
                 with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
                     row |= pool.submit(*job).result()
-            faiss.omp_set_num_threads(1)  # of this process; both sides ask one query at a time
+            faiss.omp_set_num_threads(1)  # both sides search one query at a time
             rows[kind] = row | measure(kind, folder, vectors, queries, best)
             show(kind, rows[kind])
     result = {

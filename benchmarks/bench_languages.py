@@ -1,12 +1,12 @@
-"""What the default embedding model, which is an English one, can and cannot do in six languages.
+"""Measure the default embedding model, which is trained on English, in six languages.
 
     python benchmarks/bench_languages.py [--embedder intfloat/multilingual-e5-small] [--keep DIR]
         [--every N]
 
-XQuAD: the same 240 paragraphs and 1,190 questions in each, asked in the language that the paragraphs are in. Then, for
-the default model, the weight of the cosine in hybrid search: all weights on the questions about every second article,
-and those that matter on the others; and two languages in one collection, by the language of the question. nDCG@10; p is
-that of the paired test. Prints tables, and one JSON line last; with another embedder, nothing is kept in `results/`.
+XQuAD: the same 240 paragraphs and 1,190 questions in each language, searched in the language of the paragraphs. For the
+default model, also the weight of the cosine in hybrid search: all weights on the questions about every second article,
+and the reported weights on the others; and two languages in one collection, by the language of the question. nDCG@10; p
+is that of the paired test. Prints tables, and one JSON line last; with another embedder, nothing is kept in `results/`.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-from bench_fusion import pools
+from bench_fusion import candidate_pools
 from data import xquad
 from measure import about, ask, save
 
@@ -42,8 +42,8 @@ REPORTED = {
 }
 
 
-def halves(data: QuestionSet) -> tuple[set[str], set[str]]:
-    """The ids of the questions about every second article, and of the others: the same articles in each language."""
+def split_questions(data: QuestionSet) -> tuple[set[str], set[str]]:
+    """Ids of the questions about every second article, and of the others; the same articles in each language."""
     articles = sorted({_article(question) for question in data.questions})
     chosen_by = {question.id for question in data.questions if articles.index(_article(question)) % 2 == 0}
     return chosen_by, {question.id for question in data.questions} - chosen_by
@@ -53,8 +53,8 @@ def _article(question: Question) -> str:
     return question.gold[0].uri.rsplit("/", 1)[0]
 
 
-class Remembering(TimedEmbedder):
-    """An embedder that has embedded all questions beforehand, since each is asked in several ways."""
+class CachedEmbedder(TimedEmbedder):
+    """An embedder with precomputed vectors of all questions, since each is searched in several ways."""
 
     def __init__(self, embedder: str, questions: Iterable[Question]) -> None:
         super().__init__(load_embedder(embedder))
@@ -66,8 +66,8 @@ class Remembering(TimedEmbedder):
         return np.stack([self._known[text] for text in texts])
 
 
-class Asked:
-    """A set's questions with the candidates of both indexes, to be ranked by any weight."""
+class SearchedSet:
+    """A set's questions with the candidates of both indexes, which can be ranked by any weight."""
 
     def __init__(self, data: QuestionSet, embedder: Embedder, keep: str | None) -> None:
         with (
@@ -79,38 +79,45 @@ class Asked:
             usual = {"model": status.embedder.get("weights"), "language": self.language}
             self._pools = {
                 question.id: CandidatePool(question, hits, SearchSection(), usual)
-                for question, hits in pools(collection, data.questions)
+                for question, hits in candidate_pools(collection, data.questions)
             }
 
     def values(self, weight: float | None, ids: Sequence[str]) -> Any:
-        """The nDCG@10 of each question; None is the weight by default. *Shape:* (n, 1)."""
+        """The nDCG@10 of each question; None is the default weight. *Shape:* (n, 1)."""
         return np.array([[self._pools[key].value(Choice("convex", weight, 100))] for key in ids])
 
     def reported(self, ids: Sequence[str]) -> dict[str, Any]:
-        """What the weights that matter give, each beside the usual one."""
+        """Results of the reported weights, each compared with the default weight."""
         found, plain = {}, self.values(DEFAULT_WEIGHT, ids)
         for name, weight in REPORTED.items():
             (row,) = paired_differences(["nDCG@10"], plain, self.values(weight, ids))
-            found[name] = {key: round(value, 4) for key, value in
-                           (("value", row.b), ("difference", row.difference), ("low", row.low), ("high", row.high),
-                            ("p", row.p))}  # fmt: skip
+            found[name] = {
+                key: round(value, 4)
+                for key, value in (
+                    ("value", row.b),
+                    ("difference", row.difference),
+                    ("low", row.low),
+                    ("high", row.high),
+                    ("p", row.p),
+                )
+            }
         return found
 
 
-def every(data: QuestionSet, number: int) -> QuestionSet:
+def every_nth(data: QuestionSet, number: int) -> QuestionSet:
     return replace(data, questions=data.questions[::number])
 
 
 def weights(data: QuestionSet, embedder: Embedder, keep: str | None) -> dict[str, Any]:
-    """All weights on one half of the articles, those that matter on the other."""
-    asked = Asked(data, embedder, keep)
-    chosen_by, others = (sorted(ids) for ids in halves(data))
+    """All weights on one half of the articles, the reported ones on the other."""
+    asked = SearchedSet(data, embedder, keep)
+    chosen_by, others = (sorted(ids) for ids in split_questions(data))
     tried = {str(weight): round(float(asked.values(weight, chosen_by).mean()), 4) for weight in WEIGHTS}
     return {"chosen_by": len(chosen_by), "tried": tried, "others": len(others), "reported": asked.reported(others)}
 
 
 def mixed(sets: Mapping[str, QuestionSet], embedder: Embedder, keep: str | None) -> dict[str, Any]:
-    """Several languages' paragraphs in one collection; the questions of each."""
+    """Paragraphs of several languages in one collection, and the questions in each language."""
     questions: list[Question] = []
     documents: dict[str, str] = {}
     for language, data in sets.items():
@@ -118,7 +125,7 @@ def mixed(sets: Mapping[str, QuestionSet], embedder: Embedder, keep: str | None)
         for question in data.questions:
             gold = tuple(replace(g, uri=g.uri.replace("corpus/", f"corpus/{language}/", 1)) for g in question.gold)
             questions.append(replace(question, id=f"{language} {question.id}", gold=gold))
-    asked = Asked(QuestionSet(f"xquad.{'.'.join(sets)}", tuple(questions), documents=documents), embedder, keep)
+    asked = SearchedSet(QuestionSet(f"xquad.{'.'.join(sets)}", tuple(questions), documents=documents), embedder, keep)
     ids = {language: [q.id for q in questions if q.id.startswith(f"{language} ")] for language in sets}
     return {"language": asked.language, "asked_in": {language: asked.reported(ids[language]) for language in sets}}
 
@@ -135,10 +142,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--embedder", default="bundled")
     parser.add_argument("--keep", metavar="DIR")
-    parser.add_argument("--every", type=int, default=1, metavar="N", help="Only every N-th question.")
+    parser.add_argument("--every", type=int, default=1, metavar="N", help="Use only every N-th question.")
     args = parser.parse_args()
-    asked = {language: every(xquad(language), args.every) for language in LANGUAGES}
-    embedder = Remembering(args.embedder, (question for data in asked.values() for question in data.questions))
+    asked = {language: every_nth(xquad(language), args.every) for language in LANGUAGES}
+    embedder = CachedEmbedder(args.embedder, (question for data in asked.values() for question in data.questions))
     result: dict[str, Any] = {**about("languages"), "embedder": args.embedder, "every": args.every, "sets": {}}
     for language in LANGUAGES if args.embedder == "bundled" else ():
         entry = result.setdefault("weights", {})[language] = weights(asked[language], embedder, args.keep)
@@ -146,7 +153,7 @@ def main() -> None:
         show("others", entry["reported"])
     for language, data in asked.items():
         entry = result["sets"][language] = ask(data, embedder=args.embedder, keep=args.keep, by=embedder)
-        for figures in entry["modes"].values():  # the questions were embedded before
+        for figures in entry["modes"].values():  # the questions were embedded in advance
             del figures["search_ms"], figures["embed_ms"]
         print(f"\n{language}: {entry['chunks']} chunks, words of {entry['language']}")
         for mode, figures in entry["modes"].items():

@@ -1,9 +1,9 @@
-"""Questions whose answer takes several passages: how many of them are among the first five.
+"""Measure questions whose answer takes several passages: how many of these are among the first five.
 
     python benchmarks/bench_multihop.py [--keep DIR]
 
-HotpotQA and MuSiQue, 100 questions each over the passages that belong to them. `all@5` is the share of questions that
-have all of their passages there. Prints a table, and one JSON line last.
+HotpotQA and MuSiQue, 100 questions each over the passages that belong to them. `all@5` is the share of questions with
+all of their passages among the first five. Prints a table, and one JSON line last.
 """
 
 from __future__ import annotations

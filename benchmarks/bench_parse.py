@@ -1,17 +1,16 @@
-"""How much of real documents the parsers keep, and how fast, beside unstructured, markitdown and pypdf.
+"""Compare the parsers with unstructured, markitdown and pypdf: how much of real documents they extract, and how fast.
 
     python benchmarks/bench_parse.py --budget 60
     python benchmarks/bench_parse.py --coverage
 
-Every tool gets the same files in one run, one format after the other, the small files first, until its seconds for the
-format are spent; each file is read from the disk, and the smallest one parsed, before the clock starts. Where expected
-Markdown lies beside a source (docling's and markitdown's own tests), these are counted: its words (a multiset), its
-headings and the cells of its tables, each as the share that the text has; from unstructured, elements `Title` are
-headings and `text_as_html` tables. OCR is off. Peers that are not installed are left out. The last line is the result
-in JSON.
+All tools get the same files in one run, by format and smallest first, until the time budget of the format is used. Each
+file is read from disk, and the smallest one is parsed, before the clock starts. If a source has expected Markdown
+(docling's and markitdown's own tests), its words (as a multiset), headings and table cells are counted, each as the
+share that the output contains; for unstructured, `Title` elements are headings and `text_as_html` has the tables. OCR
+is off. Peers that are not installed are skipped. The last line is the result in JSON.
 
-`--coverage` has all files of supported formats parsed by ragfm alone, as `ragfm ingest` does it, with all that is
-installed (OCR, speech, LibreOffice), and names each that isn't in with its reason.
+`--coverage` parses all files of supported formats with ragfm alone, as `ragfm ingest` does with everything installed
+(OCR, speech, LibreOffice), and lists each file without a document and the reason.
 """
 
 from __future__ import annotations
@@ -52,38 +51,38 @@ _WORD = re.compile(r"\w+")
 _HEADING = re.compile(r"^#{1,6} +(.+?)\s*$", re.MULTILINE)
 
 
-class Read(NamedTuple):
-    """What a tool makes of a file: Markdown, and how many pages it has."""
+class ParsedFile(NamedTuple):
+    """A tool's output for a file: Markdown, and the number of pages."""
 
     text: str
     pages: int = 0
 
 
-Reads = dict[str, Callable[[bytes, str], Read]]
+Reads = dict[str, Callable[[bytes, str], ParsedFile]]
 
 
-def ragfm_tool() -> Callable[[bytes, str], Read]:
+def ragfm_tool() -> Callable[[bytes, str], ParsedFile]:
     ocr.find_spec = lambda _: None  # type: ignore[assignment,attr-defined]
 
-    def read(data: bytes, name: str) -> Read:
+    def read(data: bytes, name: str) -> ParsedFile:
         document = parse(Blob(data), name)
-        return Read(document.text, sum(mark.kind == "page" for mark in document.marks))
+        return ParsedFile(document.text, sum(mark.kind == "page" for mark in document.marks))
 
     return read
 
 
-def markitdown_tool() -> Callable[[bytes, str], Read]:
+def markitdown_tool() -> Callable[[bytes, str], ParsedFile]:
     converter = importlib.import_module("markitdown").MarkItDown()
     info = importlib.import_module("markitdown").StreamInfo
 
-    def read(data: bytes, name: str) -> Read:
+    def read(data: bytes, name: str) -> ParsedFile:
         suffix = Path(name).suffix
-        return Read(converter.convert_stream(io.BytesIO(data), stream_info=info(extension=suffix)).markdown)
+        return ParsedFile(converter.convert_stream(io.BytesIO(data), stream_info=info(extension=suffix)).markdown)
 
     return read
 
 
-def unstructured_tool() -> Callable[[bytes, str], Read]:
+def unstructured_tool() -> Callable[[bytes, str], ParsedFile]:
     os.environ["DO_NOT_TRACK"] = "1"
     spacy = importlib.import_module("spacy.util")
     tokenize = importlib.import_module("unstructured.nlp.tokenize")
@@ -93,7 +92,7 @@ def unstructured_tool() -> Callable[[bytes, str], Read]:
         tokenize._SPACY_MODEL_NAME = str(folder)
     partition = importlib.import_module("unstructured.partition.auto").partition
 
-    def read(data: bytes, name: str) -> Read:
+    def read(data: bytes, name: str) -> ParsedFile:
         kind = Path(name).suffix[1:]
         more = {"strategy": "fast"} if kind == "pdf" else {}
         elements = partition(file=io.BytesIO(data), metadata_filename=name, languages=[""], **more)
@@ -103,19 +102,19 @@ def unstructured_tool() -> Callable[[bytes, str], Read]:
             rows = table_rows(table)[0] if element.category == "Table" and table is not None else []
             text = "\n".join(table_lines(rows)) if rows else element.text
             parts.append(f"# {' '.join(text.split())}" if element.category == "Title" else text)
-        return Read("\n\n".join(parts))
+        return ParsedFile("\n\n".join(parts))
 
     return read
 
 
-def pypdf_tool() -> Callable[[bytes, str], Read]:
+def pypdf_tool() -> Callable[[bytes, str], ParsedFile]:
     reader = importlib.import_module("pypdf").PdfReader
 
-    def read(data: bytes, name: str) -> Read:
+    def read(data: bytes, name: str) -> ParsedFile:
         if not name.endswith(".pdf"):
             raise NotImplementedError
         pages = reader(io.BytesIO(data)).pages
-        return Read("\n\n".join(page.extract_text() for page in pages), len(pages))
+        return ParsedFile("\n\n".join(page.extract_text() for page in pages), len(pages))
 
     return read
 
@@ -127,7 +126,7 @@ TOOLS = {"ragfm": ragfm_tool, "unstructured": unstructured_tool, "markitdown": m
 
 
 def expected(path: Path) -> str | None:
-    """The Markdown that lies beside a source."""
+    """The expected Markdown of a source."""
     beside = path.parent.parent / "groundtruth"
     places = [beside / f"{path.name}.md", beside / f"{path.stem}.md"]
     if path.suffix == ".pdf":
@@ -140,7 +139,7 @@ def expected(path: Path) -> str | None:
 
 def words(text: str) -> Counter[str]:
     text = re.sub(r"<!--.*?-->", " ", text, flags=re.DOTALL)
-    text = re.sub(r"\]\([^)\s]*\)", "]", text)  # where a link leads is none of the words that are shown
+    text = re.sub(r"\]\([^)\s]*\)", "]", text)  # the target of a link is not visible text
     return Counter(_WORD.findall(re.sub(r"&[a-z]+;", " ", text).lower()))
 
 
@@ -169,8 +168,8 @@ def files(kind: str) -> list[Path]:
 
 
 def run(
-    read: Callable[[bytes, str], Read], paths: list[Path], budget: float
-) -> Iterator[tuple[Path, float, Read | str]]:
+    read: Callable[[bytes, str], ParsedFile], paths: list[Path], budget: float
+) -> Iterator[tuple[Path, float, ParsedFile | str]]:
     spent = 0.0
     for path in paths:
         if spent > budget:
@@ -178,23 +177,23 @@ def run(
         data = path.read_bytes()
         start = time.process_time()
         try:
-            result: Read | str = read(data, path.name)
+            result: ParsedFile | str = read(data, path.name)
         except RagfmError as error:
             result = str(error)
-        except Exception as error:  # a peer's
+        except Exception as error:  # peers raise errors of any type
             result = f"{type(error).__name__}: {error}"[:200]
         seconds = time.process_time() - start
         spent += seconds
         yield path, seconds, result
 
 
-def quality(results: dict[Path, Read | str]) -> dict[str, Any]:
-    """Medians and means over the files that have expected Markdown; what a tool can't read counts as 0."""
+def quality(results: dict[Path, ParsedFile | str]) -> dict[str, Any]:
+    """Medians and means over the files with expected Markdown; a file that a tool cannot read counts as 0."""
     shares: dict[str, list[float]] = {"words": [], "headings": [], "cells": []}
     for path, result in results.items():
         if (text := expected(path)) is None:
             continue
-        got = result.text if isinstance(result, Read) else ""
+        got = result.text if isinstance(result, ParsedFile) else ""
         for name, count in (("words", words), ("headings", headings), ("cells", cells)):
             if (value := share(count(text), count(got))) is not None:
                 shares[name].append(value)
@@ -209,19 +208,22 @@ def figures(kind: str, reads: Reads, budget: float) -> dict[str, Any]:
     paths = files(kind)
     found = {}
     for tool, read in reads.items():
-        with contextlib.suppress(Exception):  # what it imports for the format isn't its speed
+        with contextlib.suppress(Exception):  # imports for the format are not measured
             read(paths[0].read_bytes(), paths[0].name)
         found[tool] = list(run(read, paths, budget))
     ours = {path: (seconds, result) for path, seconds, result in found["ragfm"]}
     report: dict[str, Any] = {}
     for tool, rows in found.items():
-        good = [(path, seconds) for path, seconds, result in rows if isinstance(result, Read) and path in ours
-                and isinstance(ours[path][1], Read)]  # fmt: skip
+        good = [
+            (path, seconds)
+            for path, seconds, result in rows
+            if isinstance(result, ParsedFile) and path in ours and isinstance(ours[path][1], ParsedFile)
+        ]
         size, seconds = sum(path.stat().st_size for path, _ in good), sum(taken for _, taken in good)
-        pages = sum(result.pages for path, _ in good if isinstance(result := ours[path][1], Read))
+        pages = sum(result.pages for path, _ in good if isinstance(result := ours[path][1], ParsedFile))
         report[tool] = {
             "files": len(rows),
-            "read": sum(isinstance(result, Read) for _, _, result in rows),
+            "read": sum(isinstance(result, ParsedFile) for _, _, result in rows),
             "mb_per_s": round(size / 1e6 / seconds, 2) if seconds else None,
             "pages_per_s": round(pages / seconds, 1) if seconds and pages else None,
             "ragfm_times_faster": round(seconds / sum(ours[path][0] for path, _ in good), 2) if good else None,
@@ -232,15 +234,17 @@ def figures(kind: str, reads: Reads, budget: float) -> dict[str, Any]:
     return report
 
 
-def known(path: Path) -> bool:
-    """Whether a file is of a supported format, by its name or its content."""
+def is_supported(path: Path) -> bool:
+    """Whether a file has a supported format, by its name or content."""
     return path.suffix.lower() in BY_SUFFIX or media_type(path.read_bytes(), path.name) != BINARY
 
 
 def coverage() -> dict[str, Any]:
-    """How many files of supported formats give a document, and why the others don't."""
+    """How many files of supported formats give a document, and why the others do not."""
     given = (path for folder in FOLDERS for path in (DATA / folder).rglob("*") if path.is_file())
-    paths = sorted(path for path in given if not {"groundtruth", "expected_outputs"} & {*path.parts} and known(path))
+    paths = sorted(
+        path for path in given if not {"groundtruth", "expected_outputs"} & {*path.parts} and is_supported(path)
+    )
     workers = WorkerPool()
     began = time.monotonic()
     futures = {path: workers.submit(Blob(path.read_bytes()), path.name) for path in paths}
@@ -269,9 +273,9 @@ def coverage() -> dict[str, Any]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
-    parser.add_argument("--budget", type=float, default=60, help="seconds of the processor for a tool and a format")
+    parser.add_argument("--budget", type=float, default=60, help="CPU seconds per tool and format")
     parser.add_argument("--formats", default=",".join(FORMATS))
-    parser.add_argument("--coverage", action="store_true", help="how many files are in, of all formats")
+    parser.add_argument("--coverage", action="store_true", help="count the parsed files of all formats")
     options = parser.parse_args()
     warnings.simplefilter("ignore")
     if options.coverage:
@@ -287,15 +291,18 @@ def main() -> None:
         except (ModuleNotFoundError, NotImplementedError) as error:
             print(f"{name}: {error}")
     result = measure.about("parse", ("ragfm", "pypdfium2", "python-calamine", "unstructured", "markitdown", "pypdf"))
-    before = measure.read("parse")  # what is not measured anew stays
+    before = measure.read("parse")  # keep the entries that are not measured again
     result |= {"formats": before.get("formats", {}), "coverage": before.get("coverage")}
     for kind in options.formats.split(","):
         chosen = {name: read for name, read in reads.items() if name != "pypdf" or kind == "pdf"}
         result["formats"][kind] = figures(kind, chosen, options.budget)
         for tool, row in result["formats"][kind].items():
             medians = {name: value["median"] for name, value in row["quality"].items()}
-            print(f"{kind:5} {tool:13} {row['read']}/{row['files']} files, {row['mb_per_s']} MB/s, "
-                  f"{row['pages_per_s']} pages/s, {medians}", flush=True)  # fmt: skip
+            print(
+                f"{kind:5} {tool:13} {row['read']}/{row['files']} files, {row['mb_per_s']} MB/s, "
+                f"{row['pages_per_s']} pages/s, {medians}",
+                flush=True,
+            )
         measure.save(result, "parse")
     print(json.dumps(result, ensure_ascii=False))
 

@@ -1,13 +1,13 @@
-"""What merging neighbours, leaving out near-duplicates and document order do to the passages that a reader is shown.
+"""Measure the effect of merging, near-duplicate removal and document order on the passages that a reader gets.
 
     python benchmarks/bench_passages.py [--articles 6] [--questions 300] [--answers 120]
 
-SQuAD train articles as documents, in chunks of 64 tokens, asked their own questions in hybrid mode. Three collections:
-the articles; the same with chunks that overlap by 24 tokens; each article twice, the copy with other line breaks and
-quotes, as the same text in two formats. "answer" is the share of questions whose answer stands in a passage, "sentence"
-that whose whole sentence does; tokens are the bundled reader's, of the passages alone. With --answers, the bundled
-reader answers so many of the questions from each arrangement: "gold" is the share of answers that contain the gold one.
-Differences are paired, against "plain". The last line is the result in JSON.
+SQuAD train articles as documents in chunks of 64 tokens, with their own questions in hybrid mode. Three collections:
+the articles; the same with chunks that overlap by 24 tokens; each article twice, the copy with different line breaks
+and quotes, like the same text in two formats. "answer" is the share of questions whose answer is in a passage,
+"sentence" the share whose whole sentence is; tokens are the bundled reader's, of the passages alone. With --answers,
+the bundled reader answers this many of the questions from each arrangement: "gold" is the share of answers that contain
+the gold answer. Differences are paired, against "plain". The last line is the result in JSON.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ VARIANTS = {
 
 
 def load(count: int, asked: int) -> tuple[dict[str, str], list[dict[str, str]]]:
-    """Articles by name, and questions, each with its answer and the sentence that this stands in."""
+    """Articles by name, and questions, each with its answer and the sentence of the answer."""
     with gzip.open(DATA / "squad" / "squad-v1.0-train.json.gz", "rt", encoding="utf-8") as file:
         articles = random.Random(0).sample(json.load(file)["data"], count)
     texts, questions = {}, []
@@ -63,12 +63,12 @@ def load(count: int, asked: int) -> tuple[dict[str, str], list[dict[str, str]]]:
     return texts, random.Random(1).sample(questions, min(asked, len(questions)))
 
 
-def reflowed(text: str) -> str:
-    """The same text as another format would give it: lines of 80 characters, straight quotes as curly ones."""
+def reflow(text: str) -> str:
+    """The same text as from a different format: lines of 80 characters, curly quotes instead of straight ones."""
     return re.sub(r"(.{60,80}?) ", r"\1\n", text).replace('"', "”").replace("'", "’")
 
 
-def plain(text: str) -> str:
+def normalized(text: str) -> str:
     return " ".join(text.replace("”", '"').replace("’", "'").casefold().split())
 
 
@@ -87,10 +87,15 @@ def measure(collection: Collection, questions: list[dict[str, str]], reader: Rea
         hits = collection.search(item["question"], 3 * K)
         for name, how in VARIANTS.items():
             shown = passages(collection, hits, how)
-            texts = [plain(hit.text) for hit in shown]
+            texts = [normalized(hit.text) for hit in shown]
             tokens = reader.count_tokens([Message("user", "\n\n".join(hit.text for hit in shown))])
-            values[name].append([*(any(plain(item[what]) in text for text in texts) for what in ("answer", "sentence")),
-                                 tokens, len(shown)])  # fmt: skip
+            values[name].append(
+                [
+                    *(any(normalized(item[what]) in text for text in texts) for what in ("answer", "sentence")),
+                    tokens,
+                    len(shown),
+                ]
+            )
     return table(("answer", "sentence", "tokens", "passages"), {n: np.array(v, dtype=float) for n, v in values.items()})
 
 
@@ -102,7 +107,7 @@ def answer(collection: Collection, questions: list[dict[str, str]], reader: Read
             shown = partial(passages, collection, how=VARIANTS[name])
             prompt = build_prompt(item["question"], hits[:K], reader, arrange=shown)
             with reader.stream(prompt.messages, Sampling(max_tokens=48)) as stream:
-                found.append([float(plain(item["answer"]) in plain("".join(stream)))])
+                found.append([float(normalized(item["answer"]) in normalized("".join(stream)))])
     return table(("gold",), {name: np.array(of) for name, of in values.items()})
 
 
@@ -124,7 +129,7 @@ def main() -> None:
     args = parser.parse_args()
     texts, questions = load(args.articles, args.questions)
     reader = load_reader("bundled")
-    twice = {**texts, **{f"copy/{name}": reflowed(text) for name, text in texts.items()}}
+    twice = {**texts, **{f"copy/{name}": reflow(text) for name, text in texts.items()}}
     result: dict[str, Any] = {}
     for name, files, overlap in (("articles", texts, 0), ("overlap", texts, 24), ("twice", twice, 0)):
         with tempfile.TemporaryDirectory() as place:
@@ -139,9 +144,14 @@ def main() -> None:
                 if name == "articles" and args.answers:
                     result["answers"] = answer(collection, questions[: args.answers], reader)
     found = {
-        **about("passages"), "data": f"SQuAD train, {args.articles} articles", "chunk_size": 64, "k": K,
-        "questions": len(questions), "answers": args.answers, **result,
-    }  # fmt: skip
+        **about("passages"),
+        "data": f"SQuAD train, {args.articles} articles",
+        "chunk_size": 64,
+        "k": K,
+        "questions": len(questions),
+        "answers": args.answers,
+        **result,
+    }
     save(found, "passages")
     print(json.dumps(found))
 

@@ -1,11 +1,11 @@
-"""What a citation is worth, beside LlamaIndex's CitationQueryEngine and Haystack's AnswerBuilder.
+"""Compare citations with LlamaIndex's CitationQueryEngine and Haystack's AnswerBuilder.
 
     python benchmarks/bench_peer_citations.py --python PEERS/bin/python [--questions 100]
 
 Answerable questions of SQuAD 2.0 dev (the 25 articles), the bundled reader, and the three passages that ragfm finds. A
-citation holds where its passage has a right answer. "cited": by a marker in the text, with ragfm those shown as
-verified; "listed": the sources that come with the answer. Haystack is given ragfm's raw reply, since it has no prompt
-of its own; LlamaIndex asks the same reader by its own prompt. The last line is the result in JSON.
+citation holds if its passage has a right answer. "cited": by a marker in the text, with ragfm those shown as verified;
+"listed": the sources returned with the answer. Haystack gets ragfm's raw output, since it has no prompt of its own;
+LlamaIndex uses the same reader with its own prompt. The last line is the result in JSON.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from bench_answers import filled, squad_file
+from bench_answers import filled_collection, squad_file
 from measure import about, save, weights
 
 from ragfm import Rag
@@ -31,8 +31,8 @@ from ragfm.evaluation.metrics import estimate_ratios
 RUNNER = Path(__file__).parent / "baselines" / "citing.py"
 
 
-def ours(rag: Rag, questions: list[Question]) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """What the peers are given, and what ragfm cites."""
+def run_ragfm(rag: Rag, questions: list[Question]) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Input of the peers, and ragfm's citations."""
     items, found = [], []
     for question in questions:
         stream = rag.stream(question.text)
@@ -40,20 +40,26 @@ def ours(rag: Rag, questions: list[Question]) -> tuple[list[dict[str, Any]], lis
         passages = {hit.n: hit.text for hit in stream.prompt.shown} if stream.prompt else {}
         items.append({"question": question.text, "passages": list(passages.values()), "reply": reply})
         cited = {citation.n for citation in stream.answer.citations if citation.supports}
-        found.append({"text": stream.answer.text, "cited": [passages[n] for n in sorted(cited)],
-                      "listed": list(passages.values())})  # fmt: skip
+        found.append(
+            {
+                "text": stream.answer.text,
+                "cited": [passages[n] for n in sorted(cited)],
+                "listed": list(passages.values()),
+            }
+        )
         print(f"{len(found)} of {len(questions)}", file=sys.stderr, flush=True)
     return items, found
 
 
-def theirs(rag: Rag, python: str, items: list[dict[str, Any]]) -> dict[str, Any]:
-    """Their processes ask, our reader answers."""
+def run_peers(rag: Rag, python: str, items: list[dict[str, Any]]) -> dict[str, Any]:
+    """Run the peers' process, with answers of the bundled reader."""
     sampling = Sampling(max_tokens=128)
     with tempfile.NamedTemporaryFile("w", suffix=".json") as task:
         json.dump({"items": items}, task)
         task.flush()
-        process = subprocess.Popen([python, str(RUNNER), task.name], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-                                   text=True)  # fmt: skip
+        process = subprocess.Popen(
+            [python, str(RUNNER), task.name], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
         assert process.stdin
         assert process.stdout
         for line in process.stdout:
@@ -70,12 +76,16 @@ def theirs(rag: Rag, python: str, items: list[dict[str, Any]]) -> dict[str, Any]
 def share(found: list[dict[str, Any]], questions: list[Question]) -> dict[str, Any]:
     told: dict[str, Any] = {}
     for which in ("cited", "listed"):
-        pairs = [(sum(contains_answer(text, q.answers) for text in one[which]), float(len(one[which])))
-                 for one, q in zip(found, questions, strict=True)]  # fmt: skip
+        pairs = [
+            (sum(contains_answer(text, q.answers) for text in one[which]), float(len(one[which])))
+            for one, q in zip(found, questions, strict=True)
+        ]
         estimate = estimate_ratios(pairs)
-        told[which] = {"citations": int(sum(of for _, of in pairs)),
-                       "answers with one": sum(of > 0 for _, of in pairs),
-                       "hold": asdict(estimate) if estimate else None}  # fmt: skip
+        told[which] = {
+            "citations": int(sum(of for _, of in pairs)),
+            "answers with one": sum(of > 0 for _, of in pairs),
+            "hold": asdict(estimate) if estimate else None,
+        }
     told["right"] = sum(contains_answer(one["text"], q.answers) for one, q in zip(found, questions, strict=True))
     return told
 
@@ -90,16 +100,18 @@ def main() -> None:
     data = load_questions(squad_file(args.keep, tune=False), answers=True)
     answerable = [question for question in data.sample(3 * args.questions).questions if not question.unanswerable]
     questions = answerable[: args.questions]
-    with filled(data, args.keep / "squad") as collection:
+    with filled_collection(data, args.keep / "squad") as collection:
         rag = Rag(collection, reader="bundled")
-        items, mine = ours(rag, questions)
-        told = theirs(rag, args.python, items)
+        items, mine = run_ragfm(rag, questions)
+        told = run_peers(rag, args.python, items)
     result = {
         **about("peer citations", ["ragfm", "llama-cpp-python"]),
-        "peers": told["versions"], "weights": weights(), "questions": len(questions),
+        "peers": told["versions"],
+        "weights": weights(),
+        "questions": len(questions),
         "ragfm": share(mine, questions),
         **{name: share(found, questions) for name, found in told["result"].items()},
-    }  # fmt: skip
+    }
     save(result, "peer_citations")
     print(json.dumps(result))
 

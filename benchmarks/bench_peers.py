@@ -1,11 +1,11 @@
-"""ragfm beside LlamaIndex, Haystack, LangChain and txtai: the same model, texts, questions and threads, nothing tuned.
+"""Compare ragfm with LlamaIndex, Haystack, LangChain and txtai: same model, texts, questions, threads; no tuning.
 
     python benchmarks/bench_peers.py --python PEERS/bin/python [--keep DIR] [--sets 'SQuAD dev'] [--peers ours,txtai]
 
-PEERS is a virtual environment with the packages that `baselines/` names; ragfm runs in this one. Each peer is filled
-and asked in a process of its own, by its documented defaults and by its documented hybrid searches. With `--keep DIR`,
-what a peer found is kept there, and it isn't run again. `--untimed` leaves out the times and memory of those that are
-run, for a machine that is busy. Prints a table, and one JSON line last.
+PEERS is a virtual environment with the packages that `baselines/` names; ragfm runs in the current one. Each peer is
+filled and searched in its own process, with its documented defaults and its documented hybrid searches. `--keep DIR`
+keeps a peer's results there and does not run it again. `--untimed` omits times and memory of the peers that are run,
+for a busy machine. Prints a table, and one JSON line last.
 """
 
 from __future__ import annotations
@@ -38,8 +38,15 @@ PEERS = {
     "txtai": "txtai",
 }
 TIMES = (
-    "ingest_s", "documents_per_s", "documents_per_cpu_s", "peak_mb", "import_s", "p50_ms", "p95_ms", "cpu_ms",
-)  # fmt: skip
+    "ingest_s",
+    "documents_per_s",
+    "documents_per_cpu_s",
+    "peak_mb",
+    "import_s",
+    "p50_ms",
+    "p95_ms",
+    "cpu_ms",
+)
 THREADS = 2
 MEASURES = ("nDCG@10", "MRR@10", "recall@5", "recall@10")
 CORPUS = "corpus/"
@@ -55,14 +62,14 @@ SETS = {"SQuAD dev": squad_dev, "SciFact test": lambda: beir("scifact", "test")}
 
 
 def run(peer: str, python: str, data: QuestionSet, *, timed: bool = True) -> dict[str, Any]:
-    """What the runner prints for one peer."""
+    """The runner's output for one peer."""
     task = {
         "model": str(find_model("bundled", "embedder")),
         "documents": data.documents,
         "queries": {question.id: question.text for question in data.questions},
     }
     threads = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), str(THREADS))
-    threads["OMP_WAIT_POLICY"] = "PASSIVE"  # threads that wait don't count as work
+    threads["OMP_WAIT_POLICY"] = "PASSIVE"  # waiting threads do not use CPU time
     with tempfile.TemporaryDirectory() as place:
         path = Path(place) / "task.json"
         path.write_text(json.dumps(task), encoding="utf-8")
@@ -72,7 +79,7 @@ def run(peer: str, python: str, data: QuestionSet, *, timed: bool = True) -> dic
             command, check=False, stdout=subprocess.PIPE, text=True, cwd=place, env={**os.environ, **threads, **quiet}
         )
     if done.returncode:
-        raise SystemExit(f"{peer} failed, see above")
+        raise SystemExit(f"{peer} failed; see its output above.")
     result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     for figures in () if timed else (result, *result["ways"].values()):
         for key in TIMES:
@@ -93,7 +100,7 @@ def values(data: QuestionSet, found: dict[str, list[str]]) -> np.ndarray[Any, np
 
 
 def measured(data: QuestionSet, result: dict[str, Any], ours: Any) -> tuple[dict[str, Any], Any]:
-    """A peer's entry, and the values of its first way. `ours`: those of ragfm, to be compared with."""
+    """A peer's entry, and the values of its first way. `ours`: ragfm's values, for the comparison."""
     entry = {key: value for key, value in result.items() if key not in ("ways", "versions", "installed_mb")}
     entry["ways"], first = {}, None
     for way, asked in result["ways"].items():
@@ -121,7 +128,7 @@ def show(name: str, entry: dict[str, Any]) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--python", required=True, help="the interpreter that has the peers")
+    parser.add_argument("--python", required=True, help="Python of the peers' environment")
     parser.add_argument("--keep", metavar="DIR", type=Path)
     parser.add_argument("--sets", default=",".join(SETS))
     parser.add_argument("--peers", default=",".join(PEERS))

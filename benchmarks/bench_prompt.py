@@ -1,10 +1,10 @@
-"""Compares wordings of the answer prompt, or the strategies, on the bundled reader, on SQuAD train.
+"""Compare wordings of the answer prompt, or strategies, with the bundled reader on SQuAD train.
 
     python benchmarks/bench_prompt.py [--questions 60] [--k 1 3] [--wordings shipped plain … | --strategies …]
 
 One question per article; the passages are the article's paragraphs nearest to it by the bundled embedder. "foreign"
-asks the same questions over another article's paragraphs, where the right answer is an abstention. Greedy decoding.
-Strategies are asked as `Rag` asks them, without an adapter, and their result is kept.
+asks the same questions with paragraphs of a different article, where the right answer is to abstain. Greedy decoding.
+Strategies are run as `Rag` runs them, without an adapter, and their result is kept.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ IDK = 'If the passages do not have the answer, say "I don\'t know."'
 
 @dataclass(frozen=True)
 class Item:
-    """A question, its gold answers, the paragraphs nearest to it, and those of another article."""
+    """A question, its gold answers, the nearest paragraphs of its article, and those of a different article."""
 
     question: str
     gold: tuple[str, ...]
@@ -56,7 +56,7 @@ def shipped(question: str, passages: Sequence[str]) -> list[Message]:
 
 
 def after_passages(instruction: str, system: str | None = None) -> Callable[[str, Sequence[str]], list[Message]]:
-    """A wording whose user message is the passages and then `instruction`, with the question at `{q}`."""
+    """A wording whose user message is the passages followed by `instruction`, with the question at `{q}`."""
 
     def messages(question: str, passages: Sequence[str]) -> list[Message]:
         user = Message("user", f"{numbered(passages)}\n\n{instruction.replace('{q}', question)}")
@@ -73,7 +73,8 @@ WORDINGS: dict[str, Callable[[str, Sequence[str]], list[Message]]] = {
     "short+idk": after_passages('Using only the text above, answer in a short sentence or with "I don\'t know.": {q}'),
     "phrase": after_passages("Answer with a few words copied from the text above.\nQuestion: {q}\nAnswer:"),
     "all": after_passages(
-        "Using only the passages above, answer in one short sentence, citing the passage like [1]. " + IDK
+        "Using only the passages above, answer in one short sentence, citing the passage like [1]. "
+        + IDK
         + "\n\nQuestion: {q}"
     ),
     "short, system": after_passages(
@@ -84,7 +85,7 @@ WORDINGS: dict[str, Callable[[str, Sequence[str]], list[Message]]] = {
         "Question: {q}",
         system="Answer the question using only the passages below. Cite the passages you use like [1]. " + IDK,
     ),
-}  # fmt: skip
+}
 
 
 def bundled(distribution: str, name: str) -> Path:
@@ -115,7 +116,7 @@ def load_items(count: int) -> list[Item]:
 
 
 def tokens(text: str) -> list[str]:
-    """SQuAD's normalisation: lower case, no punctuation, no articles."""
+    """SQuAD's normalization: lowercase, no punctuation, no articles."""
     plain = "".join(sign for sign in text.lower() if sign not in string.punctuation)
     return re.sub(r"\b(a|an|the)\b", " ", plain).split()
 
@@ -130,7 +131,7 @@ def contains(answer: str, gold: str) -> bool:
 
 
 def measure(model: Any, items: Sequence[Item], wording: str, k: int, max_tokens: int) -> dict[str, Any]:
-    """Means over the items, in per cent where they are shares."""
+    """Means over the items; shares are in percent."""
 
     def answer(question: str, passages: Sequence[str]) -> str:
         messages = [{"role": m.role, "content": m.content} for m in WORDINGS[wording](question, passages[:k])]
@@ -141,7 +142,7 @@ def measure(model: Any, items: Sequence[Item], wording: str, k: int, max_tokens:
 
 
 def measure_strategy(reader: Reader, items: Sequence[Item], strategy: str, k: int, max_tokens: int) -> dict[str, Any]:
-    """The same for a strategy; `tokens` are the completion's, thoughts included."""
+    """The same for a strategy; `tokens` are those of the completion, including reasoning."""
     settings = Settings(ask=AskSection(strategy=strategy, answer_tokens=max_tokens))
     rag = Rag(Collection.open("/nowhere", settings=settings), reader=reader)
     given = []
@@ -178,8 +179,8 @@ def main() -> None:
     parser.add_argument("--questions", type=int, default=60)
     parser.add_argument("--k", type=int, nargs="+", default=[1, 3])
     parser.add_argument("--wordings", nargs="+", default=list(WORDINGS), choices=list(WORDINGS), metavar="WORDING")
-    parser.add_argument("--strategies", nargs="*", choices=STRATEGIES, metavar="STRATEGY", help="all, if none is named")
-    parser.add_argument("--max-tokens", type=int, default=48, help="of an answer")
+    parser.add_argument("--strategies", nargs="*", choices=STRATEGIES, metavar="STRATEGY", help="default: all")
+    parser.add_argument("--max-tokens", type=int, default=48, help="maximum tokens of an answer")
     parser.add_argument("--threads", type=int, default=2)
     args = parser.parse_args()
     items = load_items(args.questions)

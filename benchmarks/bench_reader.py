@@ -1,25 +1,25 @@
-"""The llama.cpp reader beside llama-cpp-python's API and server and llama.cpp's own server: same file and threads.
+"""Compare the llama.cpp reader with llama-cpp-python's API and server and llama.cpp's server: same file, same threads.
 
     python benchmarks/bench_reader.py [--rounds 3] [--only PART …] [--model FILE] [--threads N] [--tokens N]
                                       [--llama-server FILE] [--no-server] [--soak SECONDS] [--alike PROMPTS]
 
-together   eight prompts over a passage of SQuAD, each from another article: tokens/s of all their answers, asked at
-           once of each side, and one after the other of those that can't do otherwise
-talking    the same of eight prompts without a passage that have long answers
-follow_up  seconds to the first token of a second question in a chat over five passages, with what each side asks for
-           it, and for ours the tokens of the prompt and how many of them were in memory: over the same passages in
-           another order, and with two new ones. LangChain and LlamaIndex let the model word the question anew first.
-           The first question is beside a bare evaluation of its tokens
-cold       seconds to the first token of a prompt with the examples of `few-shot`, in a process where nothing is in
-           memory, before and after what it begins with was kept on disk
-gap        the longest wait between two tokens of a running answer while a prompt of 2,000 tokens comes in
-soak       32 clients that stop some answers early: texts that were not those of the prompt alone, failures, memory
-alike      greedy answers of the llama.cpp reader beside those of the transformers reader, over the same weights
+together   eight prompts with a SQuAD passage, each from a different article: tokens/s of all answers; concurrent, or
+           one after the other on sides that cannot do otherwise
+talking    the same with eight prompts without a passage that have long answers
+follow_up  seconds to the first token of a second question in a chat about five passages, with the prompt that each side
+           builds for it; for ragfm also the tokens of the prompt and how many were cached: with the same passages in
+           a different order, and with two new ones. LangChain and LlamaIndex first let the model rewrite the question.
+           The first question is compared with a bare evaluation of its tokens
+cold       seconds to the first token of a prompt with the examples of `few-shot`, in a new process, before and after
+           the prefix was stored on disk
+gap        the longest time between two tokens of a running answer while a prompt of 2,000 tokens is evaluated
+soak       32 clients that stop some answers early: texts that differ from those of the prompt alone, failures, memory
+alike      greedy answers of the llama.cpp reader compared with the transformers reader, with the same weights
 
-Each round measures all sides in turn; a figure is the median of the rounds. Each part of a round has a process of its
-own, in which ours comes first: OpenMP hardly spins any more in a process where two threads have had it work for them,
-which took a third off ours where `Llama` had run before. llama-cpp-python's server needs
-`pip install 'llama-cpp-python[server]'`; llama.cpp's is built from the same sources:
+Each round measures all sides in turn; a figure is the median of the rounds. Each part of a round runs in its own
+process, ragfm first: OpenMP hardly spins in a process where two threads have used it, which made ragfm a third slower
+after `Llama`. llama-cpp-python's server requires `pip install 'llama-cpp-python[server]'`; llama.cpp's server is built
+from the same sources:
 
     pip download --no-binary :all: --no-deps llama-cpp-python==VERSION     # unpack it, then in vendor/llama.cpp:
     cmake -B build -DCMAKE_BUILD_TYPE=Release -DLLAMA_OPENSSL=OFF -DLLAMA_USE_PREBUILT_UI=OFF
@@ -62,7 +62,7 @@ PARTS = ("together", "talking", "follow_up", "cold", "gap")
 
 
 class Prompts:
-    """Of articles of SQuAD: eight with a passage, eight without; five passages with two questions; 2,000 tokens."""
+    """From SQuAD: eight with a passage, eight without, five passages with two questions, and 2,000 tokens."""
 
     def __init__(self) -> None:
         with gzip.open(DATA / "squad" / "squad-v1.0-train.json.gz") as file:
@@ -87,7 +87,7 @@ class Prompts:
     def asked(
         self, question: str, passages: Sequence[str], history: Sequence[Message] = (), *, goes_on: bool = False
     ) -> list[Message]:
-        """A question as ragfm asks it; one that goes on does so from one over the five passages."""
+        """A question as ragfm asks it; a follow-up continues one about the five passages."""
         earlier = [EarlierTurn(self.questions[0], _hits(self.five), 0)] if goes_on else []
         wide = ScriptedReader(context_tokens=10**6)
         return list(build_prompt(question, _hits(passages), wide, history=history, earlier=earlier).messages)
@@ -100,8 +100,8 @@ def _hits(passages: Sequence[str]) -> list[Hit]:
 # --- Sides -------------------------------------------------------------------------------------------------------
 
 
-def fresh(file: Path, threads: int) -> LlamaCppReader:
-    """A reader with room for all slots, and none of the prompts in memory."""
+def new_reader(file: Path, threads: int) -> LlamaCppReader:
+    """A reader with memory for all slots and an empty prefix cache."""
     reader = LlamaCppReader(str(file), context_tokens=CONTEXT, threads=threads, slots=SLOTS)
     for stream in [reader.stream([Message("user", f"Hi {n}")], Sampling(max_tokens=2)) for n in range(SLOTS)]:
         list(stream)
@@ -123,7 +123,7 @@ def ours(reader: LlamaCppReader) -> Side:
 
 
 def at_once(side: Side, prompts: Sequence[list[Message]], tokens: int) -> float:
-    """All prompts at once, from threads: tokens a second."""
+    """Run all prompts concurrently; tokens per second."""
     counts: list[int] = []
     threads = [threading.Thread(target=lambda p=prompt: counts.append(side.ask(p, tokens))) for prompt in prompts]
     start = time.perf_counter()
@@ -140,7 +140,7 @@ def one_by_one(side: Side, prompts: Sequence[list[Message]], tokens: int) -> flo
     return sum(side.ask(prompt, tokens) for prompt in prompts) / (time.perf_counter() - start)
 
 
-def first(side: Side, messages: Sequence[Message], tokens: int = 16) -> tuple[float, str]:
+def first_token(side: Side, messages: Sequence[Message], tokens: int = 16) -> tuple[float, str]:
     """Seconds to the first token, and the whole answer."""
     start, seconds, said = time.perf_counter(), 0.0, ""
     for piece in side.pieces(messages, tokens):
@@ -153,11 +153,11 @@ def first(side: Side, messages: Sequence[Message], tokens: int = 16) -> tuple[fl
 
 
 class Bench:
-    """The measurements, each of one round."""
+    """The measurements, each for one round."""
 
     def __init__(self, args: argparse.Namespace) -> None:
         self.threads, self.tokens, self.prompts = args.threads, args.tokens, Prompts()
-        self.file = fresh(Path(args.model), args.threads)._engine.model.path  # the one that all sides read
+        self.file = new_reader(Path(args.model), args.threads)._engine.model.path  # the file that all sides load
         self.servers: dict[str, Callable[[], AbstractContextManager[Side]]] = {}
         if not args.no_server:
             self.servers["llama_cpp.server"] = lambda: llama_cpp_server(self.file, self.threads, CONTEXT)
@@ -172,8 +172,8 @@ class Bench:
         return self._rates(self.prompts.talking, 2 * self.tokens)
 
     def _rates(self, prompts: Sequence[list[Message]], tokens: int) -> dict[str, float]:
-        rates = {"at once": at_once(ours(fresh(self.file, self.threads)), prompts, tokens)}
-        rates["one by one"] = one_by_one(ours(fresh(self.file, self.threads)), prompts, tokens)
+        rates = {"at once": at_once(ours(new_reader(self.file, self.threads)), prompts, tokens)}
+        rates["one by one"] = one_by_one(ours(new_reader(self.file, self.threads)), prompts, tokens)
         for name, server in self.servers.items():
             with server() as side:
                 rates[name] = at_once(side, prompts, tokens)
@@ -184,7 +184,7 @@ class Bench:
 
     def follow_up(self) -> dict[str, float]:
         """Seconds to the first token, and tokens."""
-        reader, prompts = fresh(self.file, self.threads), self.prompts
+        reader, prompts = new_reader(self.file, self.threads), self.prompts
         found: dict[str, float] = {}
 
         def ask(name: str, messages: Sequence[Message]) -> str:
@@ -203,8 +203,8 @@ class Bench:
         ask("follow-up, the same passages", prompts.asked(second, prompts.five[::-1], history, goes_on=True))
         ask("follow-up, two new passages", prompts.asked(second, prompts.two_new, history, goes_on=True))
         model = high_level(self.file, self.threads, CONTEXT)
-        tokens = reader._engine.model.prompt_tokens(prompts.asked(question, prompts.five))
-        found |= _theirs(model, prompts, question, second)
+        tokens = reader._engine.model.prompt(prompts.asked(question, prompts.five))
+        found |= _time_framework_follow_up(model, prompts, question, second)
         model.reset()
         start = time.perf_counter()
         model.eval(tokens)
@@ -221,15 +221,15 @@ class Bench:
         with tempfile.TemporaryDirectory() as folder:
             os.environ["XDG_CACHE_HOME"] = folder
             for name in ("first process", "second process"):
-                reader = fresh(self.file, self.threads)
+                reader = new_reader(self.file, self.threads)
                 reader.keep(prompt_prefix(strategy))
-                times[name], _ = first(ours(reader), prompt, 1)
+                times[name], _ = first_token(ours(reader), prompt, 1)
             os.environ["XDG_CACHE_HOME"] = before
         return times | {"tokens": float(reader.count_tokens(prompt)), "kept": float(_kept(reader, prompt))}
 
     def gap(self) -> dict[str, float]:
-        """Seconds between the tokens of an answer, and until the prompt that came in has its first."""
-        found = {f"ours, {name}": value for name, value in self._gap(ours(fresh(self.file, self.threads))).items()}
+        """Seconds between the tokens of an answer, and until the first token of the new prompt."""
+        found = {f"ours, {name}": value for name, value in self._gap(ours(new_reader(self.file, self.threads))).items()}
         for server_name, server in self.servers.items():
             with server() as side:
                 found |= {f"{server_name}, {name}": value for name, value in self._gap(side).items()}
@@ -240,7 +240,7 @@ class Bench:
         waited: list[float] = []
 
         def come_in() -> None:
-            waited.append(first(side, self.prompts.long, 1)[0])
+            waited.append(first_token(side, self.prompts.long, 1)[0])
             answered.set()
 
         alone, beside = [], []
@@ -266,23 +266,23 @@ class Bench:
 
 
 def _kept(reader: LlamaCppReader, prompt: Sequence[Message]) -> int:
-    engine = reader._engine
-    return int(engine.prefix_cache.match(engine.model.prompt_tokens(prompt)))
+    model = reader._engine.model
+    return int(model.beginnings.of(model.prompt(prompt)))
 
 
-def _theirs(model: Any, prompts: Prompts, question: str, second: str) -> dict[str, float]:
-    """As the chains of LangChain and the chat engines of LlamaIndex ask.
+def _time_framework_follow_up(model: Any, prompts: Prompts, question: str, second: str) -> dict[str, float]:
+    """Time a follow-up with the prompts of LangChain's chains and LlamaIndex's chat engines.
 
-    The passages stand in the system message; before a follow-up is answered, the model words it anew.
+    The passages are in the system message, and the model rewrites a follow-up before it answers.
     """
     side = of_llama(model)
     passages = "\n\n".join(prompts.five)
     system = Message("system", f"Use the following pieces of context to answer the question.\n\n{passages}")
     asked = Message("user", question)
     times = {}
-    times["Llama, first"], said = first(side, [system, asked])
+    times["Llama, first"], said = first_token(side, [system, asked])
     history = [asked, Message("assistant", said), Message("user", second)]
-    times["Llama, follow-up as it stands"], _ = first(side, [system, *history])
+    times["Llama, follow-up as it stands"], _ = first_token(side, [system, *history])
     words = (
         "Given a chat history and the latest user question which might reference context in the chat history, "
         "formulate a standalone question which can be understood without the chat history."
@@ -290,16 +290,16 @@ def _theirs(model: Any, prompts: Prompts, question: str, second: str) -> dict[st
     start = time.perf_counter()
     side.ask([Message("system", words), *history], 32)
     wording = time.perf_counter() - start
-    seconds, _ = first(side, [system, *history])
+    seconds, _ = first_token(side, [system, *history])
     return times | {"Llama, follow-up worded anew": wording + seconds, "of that, its passages": seconds}
 
 
 def soak(file: Path, threads: int, prompts: list[list[Message]], seconds: float) -> dict[str, Any]:
-    """32 clients for a while; each text must be the beginning of, or all of, what its prompt gets alone.
+    """Run 32 clients for a while; each text must be a prefix of, or all of, the answer to its prompt alone.
 
-    `megabytes` are what the process held ten times meanwhile.
+    `megabytes` is the memory of the process at ten points in time.
     """
-    reader = fresh(file, threads)
+    reader = new_reader(file, threads)
     hows = [Sampling(max_tokens=24), Sampling(max_tokens=24, temperature=0.8, seed=3)]
     cases = [(prompt, how) for prompt in prompts for how in hows]
     alone = ["".join(reader.stream(*case)) for case in cases]
@@ -310,7 +310,7 @@ def soak(file: Path, threads: int, prompts: list[list[Message]], seconds: float)
         chance = random.Random(number)
         while time.monotonic() < end:
             case = chance.randrange(len(cases))
-            stop = chance.randrange(-1, 24) if chance.random() < 0.4 else None  # -1: before its first piece
+            stop = chance.randrange(-1, 24) if chance.random() < 0.4 else None  # -1: before the first piece
             outcome = "answers" if stop is None else "stopped"
             try:
                 with reader.stream(*cases[case]) as stream:
@@ -319,7 +319,7 @@ def soak(file: Path, threads: int, prompts: list[list[Message]], seconds: float)
                         said += piece
                         if count == stop:
                             break
-            except Exception:  # any at all is what is looked for
+            except Exception:  # any error is a failure
                 outcome = "failed"
             else:
                 if said != alone[case] if stop is None else not alone[case].startswith(said):
@@ -340,7 +340,7 @@ def soak(file: Path, threads: int, prompts: list[list[Message]], seconds: float)
 
 
 def memory() -> float:
-    """Resident, in MB."""
+    """Resident memory in MB."""
     pages = int(Path("/proc/self/statm").read_text(encoding="utf-8").split()[1])
     return pages * resource.getpagesize() / 1e6
 
@@ -354,7 +354,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--only", nargs="+", default=list(PARTS), choices=PARTS, metavar="PART")
     parser.add_argument("--threads", type=int, default=physical_cores())
-    parser.add_argument("--tokens", type=int, default=48, help="of an answer; twice as many where it talks")
+    parser.add_argument("--tokens", type=int, default=48, help="tokens per answer; twice as many for `talking`")
     parser.add_argument("--soak", type=float, default=0.0, metavar="SECONDS")
     parser.add_argument("--alike", type=int, default=0, metavar="PROMPTS")
     parser.add_argument("--no-server", action="store_true")
@@ -389,7 +389,7 @@ def main() -> None:
 
 def _about(args: argparse.Namespace, *packages: str) -> dict[str, Any]:
     about = measure.about("reader", ("ragfm", "llama-cpp-python", "numpy", *packages))
-    spins = os.environ["GOMP_SPINCOUNT"]  # ours; theirs as OpenMP has it by default
+    spins = os.environ["GOMP_SPINCOUNT"]  # for ragfm only; the others use OpenMP's default
     return about | {"threads": args.threads, "load": os.getloadavg()[0], "openmp_spins": spins}
 
 

@@ -1,9 +1,9 @@
-"""How well it finds out of the box: SciFact, npl and SQuAD, in each mode, and the sets that may be tuned on.
+"""Measure retrieval with default settings: SciFact, npl and SQuAD in each mode, and the sets that may be tuned on.
 
     python benchmarks/bench_retrieval.py [--keep DIR] [--sets 'npl,SQuAD dev']
 
-Nothing is tuned on the reported sets. `--keep` is where what was embedded stays; with `--sets`, the others' figures
-stay as they are. Prints a table, and one JSON line last.
+Nothing is tuned on the reported sets. `--keep` keeps the embedded collections; `--sets` measures only these sets and
+keeps the figures of the others. Prints a table, and one JSON line last.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ NOT_BELOW = ("SciFact test", "npl", "SQuAD dev")
 
 
 def goals(sets: dict[str, Any]) -> list[dict[str, Any]]:
-    """What was aimed at, what came out, and whether that is enough."""
+    """Each goal with its result and whether it is reached."""
     found = []
     for name in [name for name in REPORTED if name in sets]:
         measure, modes = REPORTED[name][1], sets[name]["modes"]
@@ -47,7 +47,7 @@ def show(name: str, entry: dict[str, Any]) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--keep", metavar="DIR")
-    parser.add_argument("--sets", default=",".join({**REPORTED, **TUNING}), help="separated by commas")
+    parser.add_argument("--sets", default=",".join({**REPORTED, **TUNING}), help="names, separated by commas")
     args = parser.parse_args()
     head = about("retrieval")
     sets: dict[str, Any] = read("retrieval").get("sets", {})
@@ -65,7 +65,7 @@ def main() -> None:
 
 
 def keep(head: dict[str, Any], sets: dict[str, Any]) -> None:
-    """Keep what there is so far: the whole takes long."""
+    """Save the results so far, since a complete run takes long."""
     ordered = {name: sets[name] for name in {**REPORTED, **TUNING} if name in sets}
     save({**head, "embedder": "all-MiniLM-L6-v2", "goals": goals(ordered), "sets": ordered}, "retrieval")
 

@@ -1,15 +1,15 @@
-"""`ragfm serve` under users who think between questions, and llama-cpp-python's server with the same model beside it.
+"""Measure `ragfm serve` with users who pause between questions; compare it with llama-cpp-python's server.
 
     python benchmarks/bench_server.py [--users 1 8 32 128] [--seconds 75] [--think 2.0] [--no-peer]
 
-Users ask questions of the sample handbook, stream the answer, think for a time that is exponentially distributed, and
-ask the next; eight keys are spread over them. Who gets 429 waits as long as it is told and asks again. By users: time
-to the first token (of requests that were let in, from when they were sent), tokens per second of all, whole answers
-per second (the goodput), refusals, how long one took, and at the end how many had no answer yet, and for how long. The
-last row has ten times the users of the row with the highest goodput: the goal is that at least 90 % of it is left, in
-answers and in tokens (how long answers are depends on the questions that chance picks). The
-other server is asked the same questions without passages, so its prompts are short: the difference is what retrieval,
-passages and grounding cost. It has no queue that is bounded, so the times of those who got an answer tell less.
+Users ask questions about the sample handbook, stream the answer, pause for an exponentially distributed time and ask
+the next; they share eight keys. A user who gets status 429 waits for the time given and tries again. By number of
+users: time to the first token (of accepted requests, from their start), tokens per second of all users, complete
+answers per second (the goodput), refusals and how long one took, and requests without an answer at the end and their
+age. The last row has ten times the users of the row with the highest goodput: the goal is to keep at least 90 % of it,
+in answers and in tokens (the length of answers depends on the random questions). The other server gets the same
+questions without passages, so its prompts are short: the difference is the cost of retrieval, passages and grounding.
+Its queue is not bounded, so the times of those who got an answer are less meaningful.
 """
 
 from __future__ import annotations
@@ -43,17 +43,23 @@ from ragfm.server.api_keys import Key, KeyFile
 
 KEYS = 8
 MORE = (
-    "How many days of annual leave are there?", "What is the wifi password?", "Who is the safety officer?",
-    "Can I bring my dog?", "Which meeting rooms are there?", "How do I report a lost laptop?",
-    "How long is parental leave?", "When does the office open?", "What do I do when I am ill?",
-)  # fmt: skip
+    "How many days of annual leave are there?",
+    "What is the wifi password?",
+    "Who is the safety officer?",
+    "Can I bring my dog?",
+    "Which meeting rooms are there?",
+    "How do I report a lost laptop?",
+    "How long is parental leave?",
+    "When does the office open?",
+    "What do I do when I am ill?",
+)
 TOKENS = 64
-SOON = 0.1  # seconds in which a refusal should come
+SOON = 0.1  # seconds within which a refusal should come
 
 
 @dataclass
-class Seen:
-    """What all users of a row have seen."""
+class Observations:
+    """Observations of all users of a row."""
 
     open: set[float] = field(default_factory=set)
     first: list[float] = field(default_factory=list)
@@ -68,7 +74,7 @@ class Seen:
 
 @contextlib.contextmanager
 def running(command: Sequence[str], ready: str, environment: dict[str, str]) -> Iterator[int]:
-    """A server, once it is ready; gives its process."""
+    """A server that is ready; yields its process."""
     process = subprocess.Popen(
         command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=os.environ | environment
     )
@@ -94,20 +100,32 @@ def free_port() -> int:
 
 
 @contextlib.contextmanager
-def ours(folder: Path, file: Path) -> Iterator[tuple[str, list[str]]]:
-    """Its address, and keys."""
+def ragfm_server(folder: Path, file: Path) -> Iterator[tuple[str, list[str]]]:
+    """Address and keys of ragfm's server."""
     Collection.open(folder / ".ragfm").sync(copy_handbook(folder))
     keys = KeyFile(folder / "keys.json")
     secrets = [keys.add(Key(name=f"user{number}", per_minute=1e6)) for number in range(KEYS)]
     port = free_port()
-    command = [sys.executable, "-c", "from ragfm.cli import main; main()", "serve", "-c", f"model={folder / '.ragfm'}",
-               "--reader", str(file), "--port", str(port), "--keys", str(keys.path)]  # fmt: skip
+    command = [
+        sys.executable,
+        "-c",
+        "from ragfm.cli import main; main()",
+        "serve",
+        "-c",
+        f"model={folder / '.ragfm'}",
+        "--reader",
+        str(file),
+        "--port",
+        str(port),
+        "--keys",
+        str(keys.path),
+    ]
     with running(command, f"http://127.0.0.1:{port}/readyz", {}):
         yield f"http://127.0.0.1:{port}/v1/chat/completions", secrets
 
 
 @contextlib.contextmanager
-def theirs(file: Path, threads: int) -> Iterator[tuple[str, list[str]]]:
+def peer_server(file: Path, threads: int) -> Iterator[tuple[str, list[str]]]:
     port = free_port()
     words = ["--model", str(file), "--port", str(port), "--n_ctx", "4096", "--n_threads", str(threads)]
     words += ["--n_threads_batch", str(threads), "--interrupt_requests", "False", "--verbose", "False"]
@@ -119,7 +137,7 @@ def theirs(file: Path, threads: int) -> Iterator[tuple[str, list[str]]]:
 
 
 async def use(
-    client: httpx.AsyncClient, address: str, key: str, think: float, chance: random.Random, seen: Seen
+    client: httpx.AsyncClient, address: str, key: str, think: float, chance: random.Random, seen: Observations
 ) -> None:
     """One user, until it is cancelled."""
     await asyncio.sleep(chance.uniform(0, think))
@@ -130,10 +148,16 @@ async def use(
         await asyncio.sleep(chance.expovariate(1 / think))
 
 
-async def ask(client: httpx.AsyncClient, address: str, key: str, question: str, seen: Seen) -> float:
+async def ask(client: httpx.AsyncClient, address: str, key: str, question: str, seen: Observations) -> float:
     """Ask once; gives for how long to stay away before the same is asked again."""
-    asked = {"model": "model", "messages": [{"role": "user", "content": question}], "stream": True,
-             "max_tokens": TOKENS, "temperature": 0, "repeat_penalty": 1.0}  # fmt: skip
+    asked = {
+        "model": "model",
+        "messages": [{"role": "user", "content": question}],
+        "stream": True,
+        "max_tokens": TOKENS,
+        "temperature": 0,
+        "repeat_penalty": 1.0,
+    }
     begin, first = time.perf_counter(), 0.0
     seen.open.add(begin)
     try:
@@ -162,20 +186,22 @@ async def ask(client: httpx.AsyncClient, address: str, key: str, question: str, 
 
 async def row(address: str, keys: Sequence[str], users: int, seconds: float, think: float) -> dict[str, Any]:
     """So many users for so long, after a warm-up of a fifth of it."""
-    seen = Seen()
+    seen = Observations()
     limits = httpx.Limits(max_connections=None, max_keepalive_connections=None)
     async with httpx.AsyncClient(timeout=600, limits=limits) as client:
-        await ask(client, address, keys[0], QUESTIONS[0], Seen())  # what others have left behind is done with by then
+        await ask(
+            client, address, keys[0], QUESTIONS[0], Observations()
+        )  # by then the requests that other users left are finished
         tasks = [
             asyncio.create_task(use(client, address, keys[number % len(keys)], think, random.Random(number), seen))
             for number in range(users)
         ]
         await asyncio.sleep(seconds / 5)
-        vars(seen).update(vars(Seen(open=seen.open)))
+        vars(seen).update(vars(Observations(open=seen.open)))
         begin = time.perf_counter()
         await asyncio.sleep(seconds)
         end = time.perf_counter()
-        took, now = end - begin, Seen(**vars(seen) | {"open": set(seen.open)})
+        took, now = end - begin, Observations(**vars(seen) | {"open": set(seen.open)})
         for task in tasks:
             task.cancel()
         ends = await asyncio.gather(*tasks, return_exceptions=True)
@@ -204,8 +230,12 @@ def percentiles(values: Sequence[float]) -> dict[str, float] | None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--users", type=int, nargs="+", default=[1, 8, 32, 128])
-    parser.add_argument("--seconds", type=float, default=75.0, help="of a row; the other server's are half as long")
-    parser.add_argument("--think", type=float, default=2.0, help="mean seconds between an answer and the next question")
+    parser.add_argument(
+        "--seconds", type=float, default=75.0, help="duration of a row; half of it for the other server"
+    )
+    parser.add_argument(
+        "--think", type=float, default=2.0, help="mean pause in seconds between an answer and the next question"
+    )
     parser.add_argument("--no-peer", action="store_true")
     parser.add_argument("--no-save", action="store_true")
     args = parser.parse_args()
@@ -213,11 +243,17 @@ def main() -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # each user has a connection
     threads = physical_cores()
     reader = LlamaCppReader("bundled")
-    file = Path(reader._engine.model.path)  # the one that both sides read
+    file = Path(reader._engine.model.path)  # the file that both sides load
     del reader
     result = measure.about("server", ("ragfm", "llama-cpp-python", "fastapi", "uvicorn"))
-    result |= {"file": file.name, "threads": threads, "seconds": args.seconds, "think_s": args.think,
-               "max_tokens": TOKENS, "load": os.getloadavg()[0]}  # fmt: skip
+    result |= {
+        "file": file.name,
+        "threads": threads,
+        "seconds": args.seconds,
+        "think_s": args.think,
+        "max_tokens": TOKENS,
+        "load": os.getloadavg()[0],
+    }
 
     def rows(address: str, keys: Sequence[str], users: Sequence[int], seconds: float) -> list[dict[str, Any]]:
         done = []
@@ -226,7 +262,7 @@ def main() -> None:
             print(done[-1], file=sys.stderr, flush=True)
         return done
 
-    with tempfile.TemporaryDirectory() as folder, ours(Path(folder), file) as (address, keys):
+    with tempfile.TemporaryDirectory() as folder, ragfm_server(Path(folder), file) as (address, keys):
         own = rows(address, keys, args.users, args.seconds)
         best = max(own, key=lambda each: each["answers_per_s"])
         own += rows(address, keys, [10 * best["users"]], args.seconds)
@@ -238,7 +274,7 @@ def main() -> None:
     if not args.no_save:
         measure.save(result, "server")
     if not args.no_peer:
-        with theirs(file, threads) as (address, keys):
+        with peer_server(file, threads) as (address, keys):
             result["llama_cpp.server, no passages"] = rows(address, keys, args.users, args.seconds / 2)
     if not args.no_save:
         measure.save(result, "server")

@@ -1,10 +1,9 @@
-"""How long it takes to start: imports, the command line, a first search; beside importing other frameworks.
+"""Measure start-up time: imports, the command line and a first search, compared with importing other frameworks.
 
     python benchmarks/bench_start.py [--python PEERS/bin/python] [--rounds 7]
 
-Each is a process of its own, run after one that isn't counted, so that files are in the page cache; the median of
-`rounds`, and bare Python beside it. A framework that is not installed is left out. Prints a table, and one JSON line
-last.
+Each runs in its own process, once without timing to fill the page cache; the median of `rounds`, compared with bare
+Python. Frameworks that are not installed are skipped. Prints a table, and one JSON line last.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ from pathlib import Path
 
 from measure import about, save
 
-CLI = "import sys; from ragfm.cli import main; sys.exit(main())"  # as the installed command does it
+CLI = "import sys; from ragfm.cli import main; sys.exit(main())"  # like the installed command
 OURS = {
     "python": ("-c", "pass"),
     "import ragfm": ("-c", "import ragfm"),
@@ -39,7 +38,7 @@ PEERS = {
 
 
 def seconds(command: list[str], rounds: int, cwd: str) -> float | None:
-    """The median time of a process; None where it fails."""
+    """Median time of a process; None if it fails."""
     times = []
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "2"}
     for _ in range(rounds + 1):
@@ -54,7 +53,7 @@ def seconds(command: list[str], rounds: int, cwd: str) -> float | None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--python", help="an interpreter that has the other frameworks")
+    parser.add_argument("--python", help="Python of an environment with the other frameworks")
     parser.add_argument("--rounds", type=int, default=7)
     args = parser.parse_args()
     times: dict[str, float | None] = {}

@@ -1,18 +1,18 @@
-"""Does what the bundled reader has learned help on what it has never seen? Answers before and after.
+"""Measure whether the bundled adapter helps on data it was not trained on: answers before and after.
 
     python benchmarks/bench_transfer.py [SET…] [--questions 100] [--keep DIR]
     python benchmarks/bench_transfer.py pubmedqa --train 500      with an adapter of its own, which is trained first
 
-    canal      60 questions on 9 documents about a place that is invented; 20 have no answer there (transfer/)
+    canal      60 questions on 9 documents about an invented place; 20 have no answer there (transfer/)
     handbook   30 on the 12 documents of `ragfm demo`; 10 have none
     hotpotqa   100 whose answer takes two passages
     pubmedqa   yes, no or maybe, by grammar
 
-"before" are the own words of the bundled reader without an adapter, "adapter" those with the one that comes with ragfm;
-"after" is what a user gets, corrected by the verifier and without answers of too little confidence; "every answer" has
-these as well. PubMedQA is asked by the adapters alone, of which "own" learns from --train of the 500 questions that are
-not its test. Runs are kept in --keep and go on there; an adapter that has changed is asked anew. Each set is a part of
-results/transfer.json; the last line is what was measured. With fewer than 30 --questions, nothing is saved.
+"before" is the raw output of the bundled reader without an adapter, "adapter" with the bundled one; "after" is what a
+user gets, corrected by the verifier and without answers of low confidence; "every answer" includes these. PubMedQA is
+asked with adapters only; "own" is trained on --train of the 500 questions that are not its test. Runs are kept in
+--keep and continue there; a changed adapter is asked again. Each set is a part of results/transfer.json; the last line
+is what was measured. With fewer than 30 --questions, nothing is saved.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from bench_answers import NOT_WITHHELD, _said, _told, _withheld, filled
+from bench_answers import NOT_WITHHELD, filled_collection, measures_of, print_progress, withhold_answer
 from data import hotpotqa, pubmedqa
 from measure import about, read, save, weights
 
@@ -44,15 +44,15 @@ from ragfm.samples import HANDBOOK
 
 HERE = Path(__file__).parent / "transfer"
 VERDICTS = ("yes", "no", "maybe")
-LEAST = 30  # questions: with fewer it is a try, and no result
-GRAMMAR = 'root ::= "Yes" | "No" | "Maybe"'  # with a capital, as the adapters have learned to begin
+LEAST = 30  # minimum questions of a run whose result is saved
+GRAMMAR = 'root ::= "Yes" | "No" | "Maybe"'  # capitalized, as the adapters were trained to begin
 
 Asked = tuple[Collection, QuestionSet]
 
 
 @contextlib.contextmanager
 def files(folder: Path, keep: Path) -> Iterator[Asked]:
-    """A folder's documents, and the questions about them that lie in transfer/."""
+    """Documents of a folder, and the questions about them in transfer/."""
     with Collection.open(keep / folder.name / ".ragfm", settings=NOT_WITHHELD) as collection:
         collection.sync(folder, name=folder.name)
         yield collection, load_questions(HERE / f"{folder.name}.jsonl", answers=True)
@@ -60,7 +60,7 @@ def files(folder: Path, keep: Path) -> Iterator[Asked]:
 
 @contextlib.contextmanager
 def corpus(data: QuestionSet, keep: Path) -> Iterator[Asked]:
-    with filled(data, keep) as collection:
+    with filled_collection(data, keep) as collection:
         yield collection, data
 
 
@@ -72,8 +72,8 @@ SETS: dict[str, Callable[[Path], contextlib.AbstractContextManager[Asked]]] = {
 }
 
 
-def measured(name: str, keep: Path, count: int, own: str | None) -> dict[str, Any]:
-    """Answers of one set, before and after, and what that has changed."""
+def measure_set(name: str, keep: Path, count: int, own: str | None) -> dict[str, Any]:
+    """Answers to one set, before and after, and the difference."""
     reports: dict[str, AnswersReport] = {}
     by_grammar = name == "pubmedqa"
     contenders = {"before": NO_ADAPTER, "adapter": None, **({"own": own} if own else {})}
@@ -83,32 +83,36 @@ def measured(name: str, keep: Path, count: int, own: str | None) -> dict[str, An
             rag = Rag(collection, reader="bundled", adapter=adapter)
             calibration = rag.calibration
             if how != "after":
-                rag.calibration = None  # its own words
+                rag.calibration = None  # raw output
             if by_grammar:
                 rag = rag.with_options(sampling=replace(rag.sampling, max_tokens=8, grammar=GRAMMAR))
             print(f"{name}, {how}", file=sys.stderr, flush=True)
             learned = (adapter_hash(rag.sampling.adapter) or NO_ADAPTER)[:8]
             run = keep / f"{name}-{len(asked)}-{learned}{'-as-it-comes' if how == 'after' else ''}.run"
-            reports[how] = evaluate_answers(rag, asked, contexts=["retrieved"], out=run, progress=_said)
+            reports[how] = evaluate_answers(rag, asked, contexts=["retrieved"], out=run, progress=print_progress)
     if "after" in reports:
         reports["every answer"] = reports["after"]
         reports["after"] = withheld(reports["after"], calibration)
     return {
-        "questions": len(asked), "unanswerable": sum(question.unanswerable for question in asked),
-        **{how: {**_told(report), **(verdicts(report) if by_grammar else {})} for how, report in reports.items()},
-        "differences": {how: differences(reports["before"], report) for how, report in reports.items()
-                        if how != "before"},
-    }  # fmt: skip
+        "questions": len(asked),
+        "unanswerable": sum(question.unanswerable for question in asked),
+        **{how: {**measures_of(report), **(verdicts(report) if by_grammar else {})} for how, report in reports.items()},
+        "differences": {
+            how: differences(reports["before"], report) for how, report in reports.items() if how != "before"
+        },
+    }
 
 
 def withheld(report: AnswersReport, by: Calibration | None) -> AnswersReport:
-    """The same answers, without those that a user does not see for want of confidence."""
-    results = [_withheld(r, bool(by and by.withholds(r.outcomes["retrieved"].confidence))) for r in report.results]
+    """The same answers, without those that are withheld from a user for low confidence."""
+    results = [
+        withhold_answer(r, bool(by and by.withholds(r.outcomes["retrieved"].confidence))) for r in report.results
+    ]
     return build_answers_report(report.about, results, ["retrieved"])
 
 
 def differences(a: AnswersReport, b: AnswersReport) -> dict[str, list[float]]:
-    """Of b from a, question by question: the mean, its interval, and p."""
+    """Differences of b from a, paired by question: mean, interval and p."""
     pairs = list(zip(a.results, b.results, strict=True))
     without = [pair for pair in pairs if pair[0].unanswerable]
     having = [pair for pair in pairs if not pair[0].unanswerable]
@@ -128,7 +132,7 @@ def differences(a: AnswersReport, b: AnswersReport) -> dict[str, list[float]]:
 
 
 def verdicts(report: AnswersReport) -> dict[str, Any]:
-    """What was said, the mean F1 of the three words, and the share that the most frequent one would have right."""
+    """Counts of the answers, the mean F1 of the three words, and the accuracy of always answering the most frequent."""
     pairs = [(r.outcomes["retrieved"].answer.lower().rstrip("."), r.answers[0]) for r in report.results]
     return {
         "macro_f1": round(sum(_f1(pairs, word) for word in VERDICTS) / len(VERDICTS), 4),
@@ -145,20 +149,35 @@ def _f1(pairs: Sequence[tuple[str, str]], word: str) -> float:
 # --- An adapter for PubMedQA -------------------------------------------------------------------------------------
 
 
-def taught(keep: Path, count: int) -> str:
-    """The folder of an adapter that learned from `count` questions that are not of the test, by ragfm's own commands.
+def trained_adapter(keep: Path, count: int) -> str:
+    """Folder of an adapter trained on `count` questions that are not in the test, with ragfm's own commands.
 
-    One that is there is taken as it is, and a training that was stopped goes on.
+    An existing adapter is used as it is, and an interrupted training run continues.
     """
     learn, test = (keep / f"pubmedqa-{what}.jsonl" for what in ("learn", "test"))
     write_jsonl(learn, pubmedqa(test=False).questions)
     write_jsonl(test, pubmedqa(test=True).questions)
     examples, adapter = (keep / f"pubmedqa-{what}-{count}" for what in ("examples", "adapter"))
-    with filled(pubmedqa(test=True), keep) as collection:
+    with filled_collection(pubmedqa(test=True), keep) as collection:
         where = str(collection.path)
     if not (examples / "card.json").exists():
-        _ragfm("adapt", "data", str(learn), "-c", where, "--limit", str(count), "--abstain", "0", "--exclude-data",
-               str(test), "--licence", "MIT", "--out", str(examples))  # fmt: skip
+        _ragfm(
+            "adapt",
+            "data",
+            str(learn),
+            "-c",
+            where,
+            "--limit",
+            str(count),
+            "--abstain",
+            "0",
+            "--exclude-data",
+            str(test),
+            "--licence",
+            "MIT",
+            "--out",
+            str(examples),
+        )
     if not (adapter / GGUF).exists():
         _ragfm("adapt", "train", str(examples), "--batch", "8", "--licence", "MIT", "--out", str(adapter))
         _ragfm("adapt", "export", str(adapter))
@@ -166,7 +185,7 @@ def taught(keep: Path, count: int) -> str:
 
 
 def write_jsonl(path: Path, questions: Sequence[Question]) -> None:
-    """Questions as `ragfm adapt data` and `ragfm eval answers` read them."""
+    """Write questions in the format of `ragfm adapt data` and `ragfm eval answers`."""
     lines = [{"id": q.id, "question": q.text, "uri": q.gold[0].uri, "answers": q.answers} for q in questions]
     path.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
 
@@ -177,19 +196,19 @@ def _ragfm(*words: str) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("sets", nargs="*", metavar="SET", help=f"of {', '.join(SETS)}; default: all")
-    parser.add_argument("--questions", type=int, default=100, help="of a set at most, picked at random")
+    parser.add_argument("sets", nargs="*", metavar="SET", help=f"one of {', '.join(SETS)}; default: all")
+    parser.add_argument("--questions", type=int, default=100, help="maximum per set, a random sample")
     parser.add_argument("--keep", type=Path, default=Path("/tmp/ragfm-bench-transfer"))
-    parser.add_argument("--train", type=int, metavar="N", help="an adapter for pubmedqa, from N of its questions")
+    parser.add_argument("--train", type=int, metavar="N", help="train an adapter for pubmedqa on N of its questions")
     args = parser.parse_args()
     if unknown := set(args.sets) - set(SETS):
-        parser.error(f"there is no set {min(unknown)}; name some of {', '.join(SETS)}")
+        parser.error(f"unknown set '{min(unknown)}'; choose from {', '.join(SETS)}")
     args.keep.mkdir(parents=True, exist_ok=True)
     facts = {**about("transfer", ["ragfm", "llama-cpp-python"]), "weights": weights()}
     result: dict[str, Any] = {}
     for name in args.sets or SETS:
-        own = taught(args.keep, args.train) if args.train and name == "pubmedqa" else None
-        result[name] = {**facts, **measured(name, args.keep, args.questions, own)}
+        own = trained_adapter(args.keep, args.train) if args.train and name == "pubmedqa" else None
+        result[name] = {**facts, **measure_set(name, args.keep, args.questions, own)}
         if args.questions >= LEAST:
             save({**read("transfer"), **result}, "transfer")
     print(json.dumps(result))

@@ -1,10 +1,10 @@
-"""The transformers reader beside transformers' own `generate`: tokens a second at batches of 1, 8 and 32.
+"""Compare the transformers reader with transformers' own `generate`: tokens per second at batches of 1, 8 and 32.
 
     python benchmarks/bench_transformers.py [--model NAME] [--device cuda] [--batches 1 8 32] [--tokens 128]
                                             [--processor-seconds]
 
-Both have the same weights, prompts of different lengths, greedy, and as many tokens to write. `generate` gets all
-prompts as one padded batch, which is the best that it can do; the reader gets them as requests of their own.
+Both have the same weights, prompts of different lengths, greedy decoding and a fixed number of tokens to generate.
+`generate` gets all prompts as one padded batch, its best case; the reader gets them as separate requests.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def prompts(count: int) -> list[list[Message]]:
     return [[Message("user", WORDS * (4 + 3 * n % 13) + f"Write about the number {n}.")] for n in range(count)]
 
 
-def ours(reader: TransformersReader, count: int, tokens: int) -> int:
+def run_reader(reader: TransformersReader, count: int, tokens: int) -> int:
     streams = [reader.stream(messages, Sampling(max_tokens=tokens)) for messages in prompts(count)]
     for stream in streams:
         for _ in stream:
@@ -38,14 +38,14 @@ def ours(reader: TransformersReader, count: int, tokens: int) -> int:
     return sum(stream.usage.completion_tokens for stream in streams)
 
 
-def theirs(reader: TransformersReader, count: int, tokens: int) -> int:
+def run_generate(reader: TransformersReader, count: int, tokens: int) -> int:
     model = reader._engine.model
-    texts = [model.render(messages) for messages in prompts(count)]
+    texts = [model.written(messages) for messages in prompts(count)]
     tokenizer = model._tokenizer
     tokenizer.padding_side = "left"
     tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
     batch = tokenizer(texts, return_tensors="pt", padding=True, add_special_tokens=False).to(model.device)
-    model.set_adapter(None)
+    model.switch(None)
     with torch.inference_mode():
         whole = model._model.generate(
             **batch, max_new_tokens=tokens, min_new_tokens=tokens, do_sample=False, pad_token_id=tokenizer.pad_token_id
@@ -54,7 +54,7 @@ def theirs(reader: TransformersReader, count: int, tokens: int) -> int:
 
 
 def per_second(run: Callable[[], int], clock: Callable[[], float]) -> float:
-    """The median of a few rounds, after one that warms up."""
+    """Median of several rounds, after a warm-up round."""
     run()
     speeds = []
     for _ in range(ROUNDS):
@@ -70,19 +70,21 @@ def main() -> None:
     parser.add_argument("--device")
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 8, 32])
     parser.add_argument("--tokens", type=int, default=128)
-    parser.add_argument("--processor-seconds", action="store_true", help="on a machine that is busy: with one thread")
+    parser.add_argument("--processor-seconds", action="store_true", help="CPU time with one thread, for a busy machine")
     given = parser.parse_args()
     clock = time.process_time if given.processor_seconds else time.perf_counter
     if given.processor_seconds:
         torch.set_num_threads(1)
     reader = TransformersReader(given.model, device=given.device, context_tokens=1024, slots=max(given.batches))
-    reader._engine.model.end_tokens = set()  # all write as many tokens
+    reader._engine.model._ends = set()  # all generate the same number of tokens
     rows: list[dict[str, Any]] = []
     for count in given.batches:
         row = {
             "batch": count,
-            "ours_tokens_per_second": per_second(lambda count=count: ours(reader, count, given.tokens), clock),
-            "generate_tokens_per_second": per_second(lambda count=count: theirs(reader, count, given.tokens), clock),
+            "ours_tokens_per_second": per_second(lambda count=count: run_reader(reader, count, given.tokens), clock),
+            "generate_tokens_per_second": per_second(
+                lambda count=count: run_generate(reader, count, given.tokens), clock
+            ),
         }
         rows.append(row)
         print(row, flush=True)

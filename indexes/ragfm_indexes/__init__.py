@@ -1,1 +1,16 @@
-"""Indexes that ship with ragfm: one file for each, registered as entry points of `ragfm.indexes`."""
+"""Indexes that ship with ragfm, registered as entry points `ragfm.indexes` and `ragfm.keyword_indexes`.
+
+exact             vector index: exact search with numpy
+faiss_flat        vector index: exact search with FAISS
+faiss_hnsw        vector index: approximate search in a graph of neighbors (HNSW)
+faiss_ivf         vector index: approximate search in inverted lists (IVF)
+faiss_base        base class of the FAISS indexes
+faiss_files       read and write FAISS files
+vector_arrays     checks of arrays, exact search and reading of saved arrays
+selection         the rows that a search may return
+bm25              keyword index: BM25
+postings          postings of a keyword index as arrays
+term_counts       count the terms of texts
+text_analysis     words and terms of a text, language detection
+stemmers          stemming algorithms and stop words by language
+"""

@@ -1,197 +1,191 @@
 """Keyword search with BM25 (Robertson & Zaragoza 2009, https://doi.org/10.1561/1500000019).
 
-Why it is not a library's: docs/decisions/004-keyword-index.md.
+docs/decisions/004-keyword-index.md explains why it is not a library.
 """
 
 from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Sequence
-from functools import partial
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ragfm_indexes.postings import Postings
-from ragfm_indexes.selection import Selection, Selections
+from ragfm_indexes.selection import Selection, SelectionCache
 from ragfm_indexes.term_counts import count_terms
 from ragfm_indexes.text_analysis import FINGERPRINT, Analyzer, term_key, words
-from ragfm_indexes.vector_arrays import check_ids, nothing, rows_of
+from ragfm_indexes.vector_arrays import check_ids, empty_results, rows_of_ids
 
 if TYPE_CHECKING:
-    from numpy.typing import ArrayLike, NDArray
+    from numpy.typing import ArrayLike
 
     from ragfm.core.types import Ids, Vectors
-    from ragfm_indexes.vector_arrays import Rows
+    from ragfm_indexes.selection import Rows
 
 K1, B = 1.2, 0.75  # better than Anserini's 0.9 and 0.4 on cranfield, cisi and cacm; as good on SciFact's train claims
 _FILE = "bm25.json"
-_BLOCKS = 64  # that scores are looked at in, see `_top`
+_BLOCKS = 64  # blocks of scores, see `_top_rows`
 
 
 class BM25Index:
-    """Scores every text that shares a term with a query. Of equal scores the lower id comes first.
+    """Scores every text that shares a term with a query. Among equal scores the lower id comes first.
 
-    A text's score is the sum over the query's terms, as often as they come in the query, of
+    The score of a text is the sum, over the query's terms with repetitions, of
 
         ln(1 + (n - df + 0.5) / (df + 0.5)) * tf / (tf + k1 * (1 - b + b * length / mean length))
 
-    with k1 = 1.2 and b = 0.75: Lucene's form, with exact lengths (Kamphuis et al. 2020). Saved as `bm25.json` and
-    arrays, which are mapped when loaded. Thread-safe, as nothing changes.
+    with k1 = 1.2 and b = 0.75: Lucene's variant, with exact lengths (Kamphuis et al. 2020). Saved as `bm25.json` and
+    arrays, which are memory-mapped when loaded. Immutable and thread-safe.
     """
 
     def __init__(self, parts: Sequence[Postings], language: str | None, removed: Ids) -> None:
-        """For `build`, `updated` and `load`: `parts` share no id, `removed` are ids of theirs that are not found."""
+        """For `build`, `updated` and `load`: `parts` share no id, and a search skips the ids in `removed`."""
         self._parts = parts
         self._language = language
         self._removed = removed
-        self._dead: list[Rows] = [rows_of(part.ids, removed) for part in parts]
-        self._selections = [Selections(partial(_selection, part.ids)) for part in parts]
+        self._removed_rows: list[Rows] = [rows_of_ids(part.ids, removed) for part in parts]
+        self._selections = [SelectionCache(_selection_of(part.ids)) for part in parts]
         self._n = sum(len(part.ids) for part in parts)
         self._mean_length = max(sum(int(part.lengths.sum()) for part in parts), 1) / max(self._n, 1)
 
     @property
     def language(self) -> str | None:
-        """The language whose stop words and stems it uses (ISO 639-1 or `simple`); None while none is known."""
+        """Language of the stop words and stems (ISO 639-1 or `simple`); None while the index has had no text."""
         return self._language
 
     @classmethod
     def build(cls, ids: Ids, texts: Iterable[str], *, language: str | None = None) -> BM25Index:
-        """An index of texts, which are gone through once. No language means that whose stop words come most often.
+        """Build an index; `texts` is iterated once. Without a language, it is detected from the stop words.
 
-        Raises ValueError for negative or repeated ids, another number of texts than of ids, and an unknown language.
+        Raises ValueError for negative or repeated ids, different numbers of texts and ids, and an unknown language.
         """
         return cls([], language, np.empty(0, dtype=np.int64)).updated(ids, texts)
 
     def updated(self, ids: Ids, texts: Iterable[str], *, removed: Ids | None = None) -> BM25Index:
-        """An index with these texts too, and without the ids `removed`; this one stays as it is.
+        """A new index with these texts added and the ids in `removed` deleted. This index does not change.
 
-        Scores are those of an index built of all texts at once. What is removed stays in the statistics until it is
-        saved. The language is kept, once there was a text. Takes time for the new texts; the parts that this makes are
-        merged so that there are few. Raises ValueError as `build` does, and for an id that it has or had.
+        The scores equal those of an index built from all texts at once. Deleted texts count in the statistics until
+        the index is saved. The language stays the same once there was a text. The cost depends on the new texts only;
+        small parts are merged from time to time. Raises ValueError as `build` does, and for an id that the index has or
+        had.
         """
-        new, language = _postings(ids, texts, self._language)
+        id_array = np.asarray(ids)
+        if id_array.ndim != 1 or (id_array.size and id_array.dtype.kind not in "iu"):
+            raise ValueError(f"expected ids (n,) as int64, got shape {id_array.shape} of {id_array.dtype}")
+        id_array = id_array.astype(np.int64)
+        order = np.argsort(id_array, kind="stable")
+        new_ids = id_array[order]
+        check_ids(new_ids)
+        counts, keys, language = count_terms(texts, len(new_ids), self._language)
+        if not np.array_equal(new_ids, id_array):  # usually they are sorted, and copying the counts is expensive
+            counts = counts[order]
+        new_part = Postings.from_counts(new_ids, counts, keys)
+
         for part in self._parts:
-            known = rows_of(part.ids, new.ids)
+            known = rows_of_ids(part.ids, new_part.ids)
             if len(known):
                 raise ValueError(f"expected new ids, got {part.ids[known[0]]}, which the index has or had")
-        parts = [*self._parts, new]
-        # Each part is then more than twice as large as the next: few parts, and no text is merged often.
+        parts = [*self._parts, new_part]
+        # After merging, each part is more than twice as large as the next: few parts, and no text is merged often.
         while len(parts) > 1 and len(parts[-2].ids) <= 2 * len(parts[-1].ids):
-            parts[-2:] = [Postings.merged(parts[-2:], [new.ids[:0]] * 2)]
-        gone = [self._removed]
+            parts[-2:] = [Postings.merge(parts[-2:], [new_part.ids[:0]] * 2)]
+        all_removed = [self._removed]
         if removed is not None:
-            gone += [part.ids[rows_of(part.ids, removed)] for part in parts]
-        return type(self)(parts, language, np.unique(np.concatenate(gone)))
+            all_removed += [part.ids[rows_of_ids(part.ids, removed)] for part in parts]
+        return type(self)(parts, language, np.unique(np.concatenate(all_removed)))
 
     def search(self, queries: Sequence[str], k: int, *, allowed: Ids | None = None) -> tuple[Vectors, Ids]:
-        """Scores and ids of the best `k`, best first; -inf and -1 where fewer match. *Shape:* both (n_queries, k).
+        """Scores and ids of the `k` best texts, best first; -inf and -1 if fewer match. *Shape:* both (n_queries, k).
 
-        A text matches if it has a term of the query, so a query of stop words finds nothing. Raises ValueError for
-        k < 1, and for a string in place of a list of them.
+        A text matches if it contains a term of the query, so a query of stop words has no hits. Raises ValueError for
+        k < 1, and for a single string instead of a list.
         """
         if k < 1:
             raise ValueError(f"expected k >= 1, got {k}")
         if isinstance(queries, str):
             raise ValueError("expected a list of queries, got a string")
-        within = [None if allowed is None else selections.of(allowed).rows for selections in self._selections]
+        allowed_rows = [None if allowed is None else selections.get(allowed).rows for selections in self._selections]
         analyzer = Analyzer(self._language or "simple")
-        scores, ids = nothing(len(queries), k)
-        for at, query in enumerate(queries):
-            asked = Counter(term_key(term) for word in words(query) for term in analyzer.terms(word))
-            best_scores, best_ids = self._best(asked, k, within)
-            scores[at, : len(best_ids)], ids[at, : len(best_ids)] = best_scores, best_ids
+        scores, ids = empty_results(len(queries), k)
+        for n, query in enumerate(queries):
+            terms = Counter(term_key(term) for word in words(query) for term in analyzer.terms(word))
+            best_scores, best_ids = self._search_terms(terms, k, allowed_rows)
+            scores[n, : len(best_ids)], ids[n, : len(best_ids)] = best_scores, best_ids
         return scores, ids
 
-    def _best(self, asked: Counter[int], k: int, within: Sequence[Rows | None]) -> tuple[Vectors, Ids]:
-        keys = np.array(sorted(asked), dtype=np.uint64)
-        found = [part.of_terms(keys) for part in self._parts]
-        df = np.array([[len(rows) for rows, _ in terms] for terms in found]).reshape(len(found), len(keys)).sum(axis=0)
-        weights = np.log1p((self._n - df + 0.5) / (df + 0.5)) * [asked[key] for key in sorted(asked)]
+    def _search_terms(self, terms: Counter[int], k: int, allowed_rows: Sequence[Rows | None]) -> tuple[Vectors, Ids]:
+        sorted_keys = sorted(terms)
+        keys = np.array(sorted_keys, dtype=np.uint64)
+        postings = [part.lookup(keys) for part in self._parts]
+        lengths = np.array([[len(rows) for rows, _ in part_postings] for part_postings in postings])
+        df = lengths.reshape(len(postings), len(keys)).sum(axis=0)
+        idf = np.log1p((self._n - df + 0.5) / (df + 0.5))
+        weights = (idf * [terms[key] for key in sorted_keys]).astype(np.float32)
+
+        constant, slope = np.float32(K1 * (1 - B)), np.float32(K1 * B / self._mean_length)
         scores, ids = [np.empty(0, dtype=np.float32)], [np.empty(0, dtype=np.int64)]
-        for part, terms, dead, inside in zip(self._parts, found, self._dead, within, strict=True):
-            part_scores = self._scores(part.lengths, terms, weights.astype(np.float32))
-            part_scores[dead] = 0
-            rows = _top(part_scores, k, inside)
-            scores.append(part_scores[rows])
-            ids.append(part.ids[rows])
+        for part, part_postings, removed, allowed in zip(
+            self._parts, postings, self._removed_rows, allowed_rows, strict=True
+        ):
+            # All parts add up the terms in the same order, so rounding is the same as in an index of one part.
+            part_scores = np.zeros(len(part.lengths), dtype=np.float32)
+            for (rows, counts), weight in zip(part_postings, weights, strict=True):
+                tf = counts.astype(np.float32)
+                part_scores[rows] += weight * tf / (tf + constant + slope * part.lengths[rows].astype(np.float32))
+            part_scores[removed] = 0
+            best = _top_rows(part_scores, k, allowed)
+            scores.append(part_scores[best])
+            ids.append(part.ids[best])
         all_scores, all_ids = np.concatenate(scores), np.concatenate(ids)
         order = np.lexsort((all_ids, -all_scores))[:k]
         return all_scores[order], all_ids[order]
 
-    def _scores(
-        self,
-        lengths: NDArray[np.int32],
-        terms: Sequence[tuple[NDArray[np.int32], NDArray[np.uint16]]],
-        weights: Vectors,
-    ) -> Vectors:
-        """Of all texts of a part. The terms' order is the same for all parts, and so is what rounding does."""
-        flat, steep = np.float32(K1 * (1 - B)), np.float32(K1 * B / self._mean_length)
-        scores = np.zeros(len(lengths), dtype=np.float32)
-        for (rows, counts), weight in zip(terms, weights, strict=True):
-            tf = counts.astype(np.float32)
-            scores[rows] += weight * tf / (tf + flat + steep * lengths[rows].astype(np.float32))
-        return scores
-
     def save(self, folder: Path) -> None:
-        """Write `bm25.json` and the arrays of one part into an empty folder; what was removed is forgotten."""
+        """Write `bm25.json` and the arrays of one merged part, without removed texts, into an empty folder."""
         part = self._parts[0]
         if len(self._parts) > 1 or len(self._removed):
-            part = Postings.merged(self._parts, self._dead)
+            part = Postings.merge(self._parts, self._removed_rows)
         part.save(folder)
-        about = {"analysis": FINGERPRINT, "language": self._language}
-        (folder / _FILE).write_text(json.dumps(about) + "\n", encoding="utf-8")
+        metadata = {"analysis": FINGERPRINT, "language": self._language}
+        (folder / _FILE).write_text(json.dumps(metadata) + "\n", encoding="utf-8")
 
     @classmethod
     def load(cls, folder: Path) -> BM25Index:
-        """Map what `save` wrote.
+        """Memory-map a saved index.
 
-        Raises ValueError where the files are not whole or don't belong together, and where this version of ragfm or
-        of Snowball makes other terms of a text than the one that wrote them: the index must be built again.
+        Raises ValueError if the files are incomplete or inconsistent, and if the index was written with a different
+        version of the text analysis or of Snowball: it must be rebuilt.
         """
-        about = json.loads((folder / _FILE).read_text(encoding="utf-8"))
-        if about.get("analysis") != FINGERPRINT:
-            raise ValueError(f"{_FILE}: expected the analysis {FINGERPRINT}, got {about.get('analysis')}")
+        metadata = json.loads((folder / _FILE).read_text(encoding="utf-8"))
+        if metadata.get("analysis") != FINGERPRINT:
+            raise ValueError(f"{_FILE}: expected the analysis {FINGERPRINT}, got {metadata.get('analysis')}")
         part = Postings.load(folder)
-        return cls([part], about["language"], part.ids[:0])
+        return cls([part], metadata["language"], part.ids[:0])
 
     def __len__(self) -> int:
-        return self._n - sum(len(rows) for rows in self._dead)
+        return self._n - sum(len(rows) for rows in self._removed_rows)
 
 
-def _selection(ids: Ids, allowed: ArrayLike) -> Selection:
-    return Selection(rows_of(ids, allowed), len(ids))
+def _selection_of(ids: Ids) -> Callable[[ArrayLike], Selection]:
+    return lambda allowed: Selection(rows_of_ids(ids, allowed), len(ids))
 
 
-def _postings(ids: Ids, texts: Iterable[str], language: str | None) -> tuple[Postings, str | None]:
-    known = np.asarray(ids)
-    if known.ndim != 1 or (known.size and known.dtype.kind not in "iu"):
-        raise ValueError(f"expected ids (n,) as int64, got shape {known.shape} of {known.dtype}")
-    known = known.astype(np.int64)
-    order = np.argsort(known, kind="stable")
-    ids = known[order]
-    check_ids(ids)
-    counts, keys, language = count_terms(texts, len(ids), language)
-    if not np.array_equal(ids, known):  # as a rule they are sorted, and the copy is large
-        counts = counts[order]
-    return Postings.of(ids, counts, keys), language
-
-
-def _top(scores: Vectors, k: int, within: Rows | None) -> Rows:
-    """Rows of the best `k` scores above 0, best first; of equal ones the lower row comes first."""
-    looked_at = scores if within is None else scores[within]
-    width, least = len(looked_at) // _BLOCKS, np.float32(0)
+def _top_rows(scores: Vectors, k: int, allowed: Rows | None) -> Rows:
+    """Rows of the `k` best scores above 0, best first. Among equal scores the lower row comes first."""
+    candidates = scores if allowed is None else scores[allowed]
+    width, threshold = len(candidates) // _BLOCKS, np.float32(0)
     if width >= k:
-        # At least k scores reach the k-th best of these maxima, so no lower one is among the best k. To partition all
-        # scores takes ten times as long, as most are 0.
-        maxima = looked_at[: width * _BLOCKS].reshape(_BLOCKS, width).max(axis=0)
-        least = np.partition(maxima, -k)[-k]
-    found = np.flatnonzero(looked_at >= least if least > 0 else looked_at)
-    if len(found) > k:
-        least = np.partition(looked_at[found], -k)[-k]
-        above, equal = found[looked_at[found] > least], found[looked_at[found] == least]
-        found = np.concatenate([above, equal[: k - len(above)]])
-    found = found[np.lexsort((found, -looked_at[found]))]
-    return found if within is None else within[found]
+        # At least k scores reach the k-th best of these maxima, so no lower score is among the k best. Partitioning
+        # all scores takes ten times as long, since most are 0.
+        maxima = candidates[: width * _BLOCKS].reshape(_BLOCKS, width).max(axis=0)
+        threshold = np.partition(maxima, -k)[-k]
+    best = np.flatnonzero(candidates >= threshold if threshold > 0 else candidates)
+    if len(best) > k:
+        threshold = np.partition(candidates[best], -k)[-k]
+        above, equal = best[candidates[best] > threshold], best[candidates[best] == threshold]
+        best = np.concatenate([above, equal[: k - len(above)]])
+    best = best[np.lexsort((best, -candidates[best]))]
+    return best if allowed is None else allowed[best]

@@ -1,4 +1,4 @@
-"""Exact search with numpy: the reference that all other indexes are measured against."""
+"""Exact search with numpy: the reference for all other vector indexes."""
 
 from __future__ import annotations
 
@@ -7,44 +7,53 @@ from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
-from ragfm_indexes.selection import Selection, Selections
-from ragfm_indexes.vector_arrays import by_id, check_ids, check_queries, ids_at, read_array, rows_of, search_exactly
+from ragfm_indexes.selection import Selection, SelectionCache
+from ragfm_indexes.vector_arrays import (
+    check_ids,
+    check_queries,
+    exact_search,
+    ids_of_rows,
+    read_array,
+    rows_of_ids,
+    sorted_by_id,
+)
 
 if TYPE_CHECKING:
     from ragfm.core.types import Ids, Vectors
 
 
 class ExactIndex:
-    """Compares a query with every vector. Of equal scores the lower id comes first; scores depend on nothing else.
+    """Compares a query with every vector. Among equal scores the lower id comes first.
 
-    Saved as `ids.npy` and `vectors.npy`, which are mapped when loaded. Thread-safe, as nothing changes.
+    A score depends only on the query and the vector, not on the batch or the filter. Saved as `ids.npy` and
+    `vectors.npy`, which are memory-mapped when loaded. Immutable and thread-safe.
     """
 
     recall: ClassVar[float] = 1.0
 
     def __init__(self, ids: Ids, vectors: Vectors) -> None:
-        """For `build` and `load`: ids in ascending order, vectors of unit length in the same order."""
+        """For `build` and `load`: ids in ascending order, and unit vectors in the same order."""
         self._ids = ids
         self._vectors = vectors
-        self._selections = Selections(lambda allowed: Selection(rows_of(ids, allowed), len(ids)))
+        self._selections = SelectionCache(lambda allowed: Selection(rows_of_ids(ids, allowed), len(ids)))
 
     @classmethod
     def build(cls, ids: Ids, vectors: Vectors) -> ExactIndex:
-        """An index over copies of `vectors`. *Shape:* (n,) and (n, dim).
+        """Build an index over copies of the arrays. *Shape:* (n,) and (n, dim).
 
-        Raises ValueError for negative or repeated ids, other shapes, and rows that are not of unit length.
+        Raises ValueError for negative or repeated ids, wrong shapes, and vectors that do not have unit length.
         """
-        return cls(*by_id(ids, vectors))
+        return cls(*sorted_by_id(ids, vectors))
 
     def search(self, queries: Vectors, k: int, *, allowed: Ids | None = None) -> tuple[Vectors, Ids]:
-        """Cosines and ids of the best `k`, best first; -inf and -1 where there are fewer. *Shape:* (n_queries, k).
+        """Cosines and ids of the `k` best vectors, best first; -inf and -1 if there are fewer. *Shape:* (n_queries, k).
 
-        Raises ValueError for k < 1 and for queries of another shape or with NaN.
+        Raises ValueError for k < 1 and for queries of a wrong shape or with NaN.
         """
         queries = check_queries(queries, k, self._vectors.shape[1])
-        within = None if allowed is None else self._selections.of(allowed)
-        scores, rows = search_exactly(self._vectors, queries, k, within)
-        return scores, ids_at(self._ids, rows)
+        selection = None if allowed is None else self._selections.get(allowed)
+        scores, rows = exact_search(self._vectors, queries, k, selection)
+        return scores, ids_of_rows(self._ids, rows)
 
     def save(self, folder: Path) -> None:
         """Write `ids.npy` and `vectors.npy` into an empty folder."""
@@ -53,7 +62,7 @@ class ExactIndex:
 
     @classmethod
     def load(cls, folder: Path) -> ExactIndex:
-        """Map what `save` wrote. Raises ValueError where the files are not whole or don't belong together."""
+        """Memory-map a saved index. Raises ValueError if the files are incomplete or inconsistent."""
         ids = read_array(folder / "ids.npy", np.int64, 1)
         vectors = read_array(folder / "vectors.npy", np.float32, 2)
         check_ids(ids)

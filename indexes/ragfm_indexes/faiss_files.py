@@ -1,4 +1,4 @@
-"""FAISS's files: written without its own file handling, and read within tight limits."""
+"""Read and write FAISS files: paths in any encoding, OSError for a full disk, and no crash on damaged files."""
 
 from __future__ import annotations
 
@@ -7,57 +7,53 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import faiss
 
-_limits_lock = threading.Lock()  # FAISS's limits are global, and so are they while a file is read
+_limits_lock = threading.Lock()  # FAISS's limits are process-wide, so only one file is read at a time
 
 
 def write_faiss(index: Any, path: Path) -> None:
-    """Write an index to a file. Raises OSError where that is not possible."""
-    # FAISS takes no path that is not UTF-8, and would report a full disk as a RuntimeError.
+    """Write an index to a file. Raises OSError."""
+    # FAISS's own file handling rejects paths that are not UTF-8, and reports a full disk as a RuntimeError.
     with path.open("wb") as file:
         faiss.write_index(index, faiss.PyCallbackIOWriter(file.write))
 
 
 def read_faiss(path: Path, magic: bytes, flags: int, layout: Sequence[int] = ()) -> Any:
-    """An index from a file that begins with `magic`. Raises ValueError where FAISS can't read it, and OSError.
+    """Read an index from a file that begins with `magic`. Raises ValueError if FAISS cannot read it, and OSError.
 
-    `layout` is what the file consists of, where that must be checked: n > 0 stands for n bytes, n < 0 for a number and
-    so many items of -n bytes. FAISS itself crashes where a file that it maps ends early or has an absurd number.
+    `layout` describes the sections of the file, for formats where FAISS crashes if a mapped file ends early or has an
+    absurd length in it: n > 0 is a section of n bytes, n < 0 is a 64-bit count followed by that many items of -n bytes.
     """
     with path.open("rb") as file:
         size = os.fstat(file.fileno()).st_size
-        found = file.read(len(magic))
-        if found != magic:
-            raise ValueError(f"{path.name} begins with {found!r}, expected {magic!r}")
-        if layout and size != (ends := _end(file, size, layout)):
-            raise ValueError(f"{path.name} has {size} bytes, expected {ends}")
+        start = file.read(len(magic))
+        if start != magic:
+            raise ValueError(f"{path.name} begins with {start!r}, expected {magic!r}")
+        end = 0
+        for section in layout:
+            if section < 0:
+                file.seek(min(end, size))
+                end += 8 - section * int.from_bytes(file.read(8), "little")
+            else:
+                end += section
+        if layout and size != end:
+            raise ValueError(f"{path.name} has {size} bytes, expected {end}")
         with _limits(size):
             try:
                 return faiss.read_index(f"/dev/fd/{file.fileno()}", flags)
             except (RuntimeError, MemoryError) as error:
-                raise ValueError(f"{path.name} can't be read: {error}") from error
-
-
-def _end(file: BinaryIO, size: int, layout: Sequence[int]) -> int:
-    at = 0
-    for part in layout:
-        if part < 0:
-            file.seek(min(at, size))
-            at += 8 - part * int.from_bytes(file.read(8), "little")
-        else:
-            at += part
-    return at
+                raise ValueError(f"{path.name} cannot be read: {error}") from error
 
 
 @contextmanager
 def _limits(size: int) -> Iterator[None]:
-    """While it lasts, FAISS allocates no vector and enters no loop that a file of `size` bytes can't stand for."""
+    """FAISS allocates no vector and runs no loop that is larger than a file of `size` bytes can describe."""
     limits = {
         "vector_byte_limit": size + 1,
-        "loop_limit": size // 8 + 1,  # an inverted list costs eight bytes at the least
+        "loop_limit": size // 8 + 1,  # an inverted list takes at least eight bytes
         "lattice_r2_limit": 1,  # no index here is a lattice
     }
     with _limits_lock:

@@ -1,4 +1,4 @@
-"""Approximate search in the nearest of many lists: an inverted file over small codes (Jégou et al. 2011)."""
+"""Approximate search in inverted lists: IVF over 8-bit codes (Jégou et al. 2011)."""
 
 from __future__ import annotations
 
@@ -9,67 +9,67 @@ import faiss
 import numpy as np
 
 from ragfm_indexes.faiss_base import FaissIndex, FaissSelection
-from ragfm_indexes.vector_arrays import by_id
+from ragfm_indexes.vector_arrays import sorted_by_id
 
 if TYPE_CHECKING:
     from ragfm.core.types import Ids, Vectors
-    from ragfm_indexes.vector_arrays import Rows
+    from ragfm_indexes.selection import Rows
 
-_TRAINING = 48  # vectors a list that its centre is found from
-PROBED = 160  # lists, in a search without a filter
+_TRAINING_VECTORS = 48  # vectors per list that the centroids are trained on
+PROBED_LISTS = 160  # lists that a search without a filter scores
 
 
 class FaissIvfIndex(FaissIndex):
-    """FAISS's IndexIVFScalarQuantizer over 8-bit codes: about 0.4 KB a vector of 384 dimensions, scores within 0.01.
+    """FAISS's IndexIVFScalarQuantizer over 8-bit codes: about 0.4 KB per vector of 384 dimensions, scores within 0.01.
 
-    Lists are gone through from the nearest on until enough of what is allowed was scored, so that a filter that keeps
-    away from the query does no harm.
+    A search goes through the lists, nearest first, until it has scored enough allowed vectors. So it also finds allowed
+    vectors that are far from the query.
     """
 
     recall: ClassVar[float] = 0.95
     magic: ClassVar[bytes] = b"IwSq"
-    flags: ClassVar[int] = faiss.IO_FLAG_MMAP  # maps the lists; IO_FLAG_MMAP_IFC first makes room for them in memory
+    read_flags: ClassVar[int] = faiss.IO_FLAG_MMAP  # maps the lists; IO_FLAG_MMAP_IFC allocates memory for them first
 
     def __init__(self, ids: Ids, index: Any) -> None:
-        """For `build` and `load`: ids in ascending order, and the index with their vectors in the same order."""
+        """For `build` and `load`: ids in ascending order, and the index of their vectors in the same order."""
         super().__init__(ids, index)
         lists = faiss.downcast_InvertedLists(index.invlists)
         if isinstance(lists, faiss.OnDiskInvertedLists):
-            lists.prefetch_nthread = 0  # else every search starts 32 threads
+            lists.prefetch_nthread = 0  # otherwise every search starts 32 threads
 
     @classmethod
     def build(cls, ids: Ids, vectors: Vectors) -> FaissIvfIndex:
-        """An index of `vectors`. *Shape:* (n,) and (n, dim). The same vectors always give the same index.
+        """Build an index; the same vectors always give the same index. *Shape:* (n,) and (n, dim).
 
-        Raises ValueError for negative or repeated ids, other shapes, and rows that are not of unit length.
+        Raises ValueError for negative or repeated ids, wrong shapes, and vectors that do not have unit length.
         """
-        ids, vectors = by_id(ids, vectors, copy=False)
+        ids, vectors = sorted_by_id(ids, vectors, copy=False)
         dim = vectors.shape[1]
-        lists = max(1, min(round(4 * math.sqrt(len(vectors))), len(vectors) // _TRAINING))
+        lists = max(1, min(round(4 * math.sqrt(len(vectors))), len(vectors) // _TRAINING_VECTORS))
         index = faiss.IndexIVFScalarQuantizer(
             faiss.IndexFlatIP(dim), dim, lists, faiss.ScalarQuantizer.QT_8bit, faiss.METRIC_INNER_PRODUCT, True
         )
-        index.cp.min_points_per_centroid, index.cp.max_points_per_centroid = 1, _TRAINING
+        index.cp.min_points_per_centroid, index.cp.max_points_per_centroid = 1, _TRAINING_VECTORS
         index.train(vectors if len(vectors) else np.eye(1, dim, dtype=np.float32))
         index.add(vectors)
         return cls(ids, index)
 
     def _search(self, queries: Vectors, k: int, selection: FaissSelection | None) -> tuple[Vectors, Rows]:
-        # The best of a selection are farther away than the best of all, so that more of it must be scored.
+        # The best selected vectors are farther away than the best of all, so a larger part of them must be scored.
         share = 1.0 if selection is None else selection.share
-        scored = max(k, round(PROBED * len(self) / self._index.nlist * math.sqrt(share)))
-        parameters = faiss.SearchParametersIVF(
-            nprobe=self._index.nlist, max_codes=scored, sel=selection and selection.selector
+        max_codes = max(k, round(PROBED_LISTS * len(self) / self._index.nlist * math.sqrt(share)))
+        params = faiss.SearchParametersIVF(
+            nprobe=self._index.nlist, max_codes=max_codes, sel=selection and selection.selector
         )
-        scores, rows = self._index.search(queries, k, params=parameters)
+        scores, rows = self._index.search(queries, k, params=params)
         return scores, rows
 
-    def _to_write(self) -> Any:
+    def _writable_index(self) -> Any:
         mapped = self._index
         lists = faiss.downcast_InvertedLists(mapped.invlists)
         if not isinstance(lists, faiss.OnDiskInvertedLists):
             return mapped
-        # FAISS would write the name of the file that it has mapped.
+        # FAISS would write the name of the mapped file instead of the lists, so they are copied into memory.
         index = faiss.IndexIVFScalarQuantizer(
             mapped.quantizer, mapped.d, mapped.nlist, mapped.sq.qtype, mapped.metric_type, mapped.by_residual
         )
@@ -81,15 +81,15 @@ class FaissIvfIndex(FaissIndex):
         return index
 
     @classmethod
-    def _is_whole(cls, index: Any) -> bool:
+    def _is_valid(cls, index: Any) -> bool:
         if not isinstance(index, faiss.IndexIVFScalarQuantizer):
             return False
-        centres, lists = faiss.downcast_index(index.quantizer), index.invlists
+        centroids, lists = faiss.downcast_index(index.quantizer), index.invlists
         sizes = [lists.list_size(number) for number in range(index.nlist)]
         return (
             index.sq.qtype == faiss.ScalarQuantizer.QT_8bit
             and index.code_size == lists.code_size == index.sq.code_size == index.d
-            and isinstance(centres, faiss.IndexFlatIP)
-            and (centres.d, centres.ntotal) == (index.d, index.nlist)
+            and isinstance(centroids, faiss.IndexFlatIP)
+            and (centroids.d, centroids.ntotal) == (index.d, index.nlist)
             and max(sizes, default=0) <= index.ntotal == sum(sizes)
         )

@@ -1,8 +1,8 @@
-"""What a keyword index knows of languages: how their words are stemmed, and which are so common that they say nothing.
+"""Stemming algorithms and stop words by language.
 
-The stop words are articles, pronouns, prepositions, conjunctions, auxiliaries and the commonest adverbs: short lists,
-on purpose. Those of PyPI's `stop-words` and `stopwordsiso` have 1,300 words for English, among them `computer` and
-`system`, which people search for.
+The stop words are articles, pronouns, prepositions, conjunctions, auxiliaries and the most frequent adverbs. The lists
+are deliberately short: `stop-words` and `stopwordsiso` on PyPI have 1,300 words for English, among them `computer` and
+`system`, which users search for.
 """
 
 from __future__ import annotations
@@ -48,8 +48,7 @@ ALGORITHMS = {
     "yi": "yiddish",
     "zh": "",
 }
-"""Snowball's algorithm for each language that can be named (ISO 639-1); `simple` stands for any other. Without one,
-words are not stemmed."""
+"""Snowball algorithm of each supported language (ISO 639-1), empty for no stemming; `simple` is any other language."""
 
 _LISTS = {
     "ar": "أن أو أي أين إذا إلى إن التي الذي الذين ب بعد به بها بين تلك تم ثم حتى حيث خلال ذلك على عن عند غير ف في"
@@ -150,4 +149,4 @@ _LISTS = {
     " tarafından tüm ve veya ya yani zaman çok çünkü önce şey şu",
 }
 STOP_WORDS = {language: frozenset(words.split()) for language, words in _LISTS.items()}
-"""Case-folded and not stemmed. A language without a list has no stop words, and is not detected."""
+"""Case-folded, not stemmed. A language without a list has no stop words and cannot be detected by them."""

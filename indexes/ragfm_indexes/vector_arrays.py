@@ -1,52 +1,48 @@
-"""What vector indexes share: checks of what they are given, exact search, and reading saved arrays."""
+"""Arrays of vector indexes: checks of ids, vectors and queries, exact search, and reading of saved arrays."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from tokenize import TokenError
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 if TYPE_CHECKING:
     from ragfm.core.types import Ids, Vectors
-    from ragfm_indexes.selection import Selection
+    from ragfm_indexes.selection import Rows, Selection
 
-Rows: TypeAlias = NDArray[np.int64]
-"""Positions in an index's own order, which is by id; -1 is none."""
-
-_BLOCK = 1 << 23  # scores that are held at a time: 32 MiB
-_GATHER = 8192  # rows that are scored again at a time
-_ROUNDING = 1e-5  # of a float32 cosine; ten times what was seen at 4,096 dimensions
+_BLOCK_SCORES = 1 << 23  # scores computed at a time: 32 MiB
+_RESCORED_ROWS = 8192  # rows that are scored exactly at a time
+_ROUNDING = 1e-5  # error bound of a float32 cosine: ten times the largest error seen at 4,096 dimensions
 
 
-def by_id(ids: ArrayLike, vectors: ArrayLike, *, copy: bool = True) -> tuple[Ids, Vectors]:
-    """Ids and vectors in order of id, as native int64 and float32; ids are always a copy, vectors where `copy` says so.
+def sorted_by_id(ids: ArrayLike, vectors: ArrayLike, *, copy: bool = True) -> tuple[Ids, Vectors]:
+    """Ids and vectors in ascending order of id, as native int64 and float32. *Shape:* (n,) and (n, dim).
 
-    *Shape:* (n,) and (n, dim). An index that makes its own codes needs no copy, which is as large as what it was
-    given. Raises ValueError for ids that are negative or not distinct, and for rows whose length
-    is not 1 within 0.001, NaN included.
+    The ids are always copied. `copy=False` avoids copying the vectors where possible, for indexes that encode them.
+    Raises ValueError for negative or repeated ids, and for vectors whose length is not 1 within 0.001, NaN included.
     """
-    known, given = _integers(ids, "ids"), np.asarray(vectors)
-    if known.ndim != 1 or given.ndim != 2 or len(known) != len(given):
-        raise ValueError(f"expected ids (n,) and vectors (n, dim), got shapes {known.shape} and {given.shape}")
-    if given.dtype.kind not in "fiu":
-        raise ValueError(f"expected vectors of real numbers, got {given.dtype}")
-    if copy or not bool((known[1:] > known[:-1]).all()):
-        order = np.argsort(known, kind="stable")
-        known, given = known[order], given[order]
-    check_ids(known)
-    rows = np.ascontiguousarray(given, dtype=np.float32)
+    id_array, rows = _as_int64(ids, "ids"), np.asarray(vectors)
+    if id_array.ndim != 1 or rows.ndim != 2 or len(id_array) != len(rows):
+        raise ValueError(f"expected ids (n,) and vectors (n, dim), got shapes {id_array.shape} and {rows.shape}")
+    if rows.dtype.kind not in "fiu":
+        raise ValueError(f"expected vectors of real numbers, got {rows.dtype}")
+    if copy or not bool((id_array[1:] > id_array[:-1]).all()):
+        order = np.argsort(id_array, kind="stable")
+        id_array, rows = id_array[order], rows[order]
+    check_ids(id_array)
+    rows = np.ascontiguousarray(rows, dtype=np.float32)
     lengths = np.sqrt(np.einsum("ij,ij->i", rows, rows))
-    wrong = np.flatnonzero(~(np.abs(lengths - 1) <= 1e-3))  # so written, NaN is wrong too
-    if len(wrong):
-        raise ValueError(f"expected vectors of length 1, that of id {known[wrong[0]]} has {lengths[wrong[0]]:g}")
-    return known, rows
+    invalid = np.flatnonzero(~(np.abs(lengths - 1) <= 1e-3))  # the negation makes NaN invalid
+    if len(invalid):
+        raise ValueError(f"expected vectors of length 1, that of id {id_array[invalid[0]]} has {lengths[invalid[0]]:g}")
+    return id_array, rows
 
 
 def check_ids(ids: Ids) -> None:
-    """Raise ValueError unless sorted ids are distinct and not negative."""
+    """Raise ValueError unless the ids are in ascending order, distinct and not negative."""
     if len(ids) and ids[0] < 0:
         raise ValueError(f"expected ids >= 0, got {ids[0]}")
     repeated = np.flatnonzero(ids[1:] <= ids[:-1])
@@ -55,7 +51,7 @@ def check_ids(ids: Ids) -> None:
 
 
 def check_queries(queries: ArrayLike, k: int, dim: int) -> Vectors:
-    """Queries as contiguous float32. *Shape:* (n_queries, dim). Raises ValueError for another shape, NaN or k < 1."""
+    """Queries as contiguous float32. *Shape:* (n_queries, dim). Raises ValueError for a wrong shape, NaN or k < 1."""
     if k < 1:
         raise ValueError(f"expected k >= 1, got {k}")
     checked = np.ascontiguousarray(queries, dtype=np.float32)
@@ -66,9 +62,9 @@ def check_queries(queries: ArrayLike, k: int, dim: int) -> Vectors:
     return checked
 
 
-def rows_of(ids: Ids, allowed: ArrayLike) -> Rows:
-    """Where the allowed ids stand in the sorted `ids`, in order; those that are not there are left out."""
-    wanted = _integers(allowed, "allowed ids", copy=False)
+def rows_of_ids(ids: Ids, allowed: ArrayLike) -> Rows:
+    """Row numbers of the allowed ids in the sorted `ids`, in ascending order. Unknown ids are skipped."""
+    wanted = _as_int64(allowed, "allowed ids", copy=False)
     if wanted.ndim != 1 or not bool((wanted[1:] > wanted[:-1]).all()):
         wanted = np.unique(wanted)
     rows = np.searchsorted(ids, wanted)
@@ -78,56 +74,58 @@ def rows_of(ids: Ids, allowed: ArrayLike) -> Rows:
     return known
 
 
-def ids_at(ids: Ids, rows: Rows) -> Ids:
-    """The ids at these rows, -1 where there is none."""
-    found = np.full(rows.shape, -1, dtype=np.int64)
-    known = (rows >= 0) & (rows < len(ids))  # an index that is damaged on disk may name others
-    found[known] = ids[rows[known]]
-    return found
+def ids_of_rows(ids: Ids, rows: Rows) -> Ids:
+    """Ids at row numbers; -1 for row numbers outside the index, as -1 or those of a file damaged on disk."""
+    result = np.full(rows.shape, -1, dtype=np.int64)
+    valid = (rows >= 0) & (rows < len(ids))
+    result[valid] = ids[rows[valid]]
+    return result
 
 
-def nothing(n_queries: int, k: int) -> tuple[Vectors, Rows]:
-    """Scores and rows of a search that has found nothing yet: -inf and -1. *Shape:* both (n_queries, k)."""
+def empty_results(n_queries: int, k: int) -> tuple[Vectors, Rows]:
+    """Scores and rows of a search without hits: -inf and -1. *Shape:* both (n_queries, k)."""
     return np.full((n_queries, k), -np.inf, dtype=np.float32), np.full((n_queries, k), -1, dtype=np.int64)
 
 
-def search_exactly(vectors: Vectors, queries: Vectors, k: int, within: Selection | None = None) -> tuple[Vectors, Rows]:
-    """Cosines and rows of the best `k`, best first; of equal cosines the lower row comes first.
+def exact_search(
+    vectors: Vectors, queries: Vectors, k: int, selection: Selection | None = None
+) -> tuple[Vectors, Rows]:
+    """Cosines and rows of the `k` best vectors, best first. Among equal cosines the lower row comes first.
 
-    *Shape:* both (n_queries, k). Only the rows `within` are looked at where it is given.
+    *Shape:* both (n_queries, k). With a selection, only its rows are searched.
     """
-    if within is not None and len(within) * 8 < len(vectors):  # copying so few costs less than scoring all
-        scores, places = search_exactly(vectors[within.rows], queries, k)
-        return scores, ids_at(within.rows, places)
-    scores, rows = nothing(len(queries), k)
-    filled = min(k, len(vectors) if within is None else len(within))
-    if not filled:
+    if selection is not None and len(selection) * 8 < len(vectors):  # copying a few rows is cheaper than scoring all
+        scores, positions = exact_search(vectors[selection.rows], queries, k)
+        return scores, ids_of_rows(selection.rows, positions)
+    scores, rows = empty_results(len(queries), k)
+    hits = min(k, len(vectors) if selection is None else len(selection))
+    if not hits:
         return scores, rows
-    step = max(1, _BLOCK // len(vectors))
+    step = max(1, _BLOCK_SCORES // len(vectors))
     for start in range(0, len(queries), step):
         block = queries[start : start + step] @ vectors.T
-        if within is not None:
-            block[:, ~within.mask] = -np.inf
-        for at, rough in enumerate(block, start):
-            scores[at, :filled], rows[at, :filled] = _best(vectors, queries[at], rough, filled)
+        if selection is not None:
+            block[:, ~selection.mask] = -np.inf
+        for n, approximate in enumerate(block, start):
+            scores[n, :hits], rows[n, :hits] = _best(vectors, queries[n], approximate, hits)
     return scores, rows
 
 
-def _best(vectors: Vectors, query: Vectors, rough: Vectors, k: int) -> tuple[Vectors, Rows]:
-    # BLAS adds up in an order that depends on where a row stands and on how many queries come at once: equal vectors
-    # get unequal scores. All that may be among the best is scored again, each row in the same way.
-    last = np.partition(rough, -k)[-k] - _ROUNDING * np.linalg.norm(query)
-    rows = np.flatnonzero(rough >= last)
+def _best(vectors: Vectors, query: Vectors, approximate: Vectors, k: int) -> tuple[Vectors, Rows]:
+    # BLAS sums in an order that depends on a row's position and on the number of queries, so equal vectors get unequal
+    # scores. Every row that may be among the best is therefore scored again, each in the same way.
+    threshold = np.partition(approximate, -k)[-k] - _ROUNDING * np.linalg.norm(query)
+    rows = np.flatnonzero(approximate >= threshold)
     exact = query.astype(np.float64)
-    scores = np.concatenate(
-        [(vectors[rows[at : at + _GATHER]] * exact).sum(axis=1) for at in range(0, len(rows), _GATHER)]
-    ).astype(np.float32)
+    starts = range(0, len(rows), _RESCORED_ROWS)
+    parts = [(vectors[rows[start : start + _RESCORED_ROWS]] * exact).sum(axis=1) for start in starts]
+    scores = np.concatenate(parts).astype(np.float32)
     order = np.argsort(-scores, kind="stable")[:k]
     return scores[order], rows[order]
 
 
 def read_array(path: Path, dtype: type[np.generic], ndim: int) -> NDArray[Any]:
-    """A saved array, mapped. Raises ValueError where it is not of this type and number of dimensions, or not whole."""
+    """Memory-map a saved array. Raises ValueError if its type or dimensions differ, or the file is incomplete."""
     try:
         array = np.asarray(np.load(path, mmap_mode="r", allow_pickle=False))
     except (EOFError, TokenError) as error:
@@ -139,10 +137,10 @@ def read_array(path: Path, dtype: type[np.generic], ndim: int) -> NDArray[Any]:
     return array
 
 
-def _integers(values: ArrayLike, what: str, *, copy: bool = True) -> Ids:
-    given = np.asarray(values)
-    if given.size == 0:  # an empty list is one of floats to numpy
-        return np.empty(given.shape, dtype=np.int64)
-    if given.dtype.kind not in "iu" or (given.dtype == np.uint64 and given.max() > np.iinfo(np.int64).max):
-        raise ValueError(f"expected {what} as int64, got {given.dtype}")
-    return given.astype(np.int64, copy=copy)
+def _as_int64(values: ArrayLike, name: str, *, copy: bool = True) -> Ids:
+    array = np.asarray(values)
+    if array.size == 0:  # numpy makes floats of an empty list
+        return np.empty(array.shape, dtype=np.int64)
+    if array.dtype.kind not in "iu" or (array.dtype == np.uint64 and array.max() > np.iinfo(np.int64).max):
+        raise ValueError(f"expected {name} as int64, got {array.dtype}")
+    return array.astype(np.int64, copy=copy)

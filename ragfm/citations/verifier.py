@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from ragfm.core.text import is_english
 from ragfm.embedders.bert import Bert, Layer, Linear, read_weights
-from ragfm.embedders.bert_numpy import NumpyForm
+from ragfm.embedders.bert_numpy import NumpyBackend
 from ragfm.embedders.model_folder import BertFolder, read_bert_folder
 from ragfm.embedders.networks import BertNetwork
 from ragfm.models.model_lookup import find_model
@@ -162,8 +162,8 @@ class Verifier:
         return Linear(self._learned["head.weight"], self._learned["head.bias"])
 
     @cached_property
-    def _network(self) -> NumpyForm:
-        return NumpyForm(self._base, with_learned(read_weights(self._base.path), self._learned))
+    def _network(self) -> NumpyBackend:
+        return NumpyBackend(self._base, with_learned(read_weights(self._base.path), self._learned))
 
 
 @cache

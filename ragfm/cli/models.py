@@ -36,7 +36,7 @@ def bench(embedder: str, reader: str | None, as_json: bool) -> int:
     if reader:
         return _bench_reader(reader, as_json)
     from ragfm.embedders import SentenceTransformerEmbedder, load_embedder
-    from ragfm.embedders.backend_choice import fastest, machine
+    from ragfm.embedders.backend_choice import fastest, machine_info
 
     model = load_embedder(embedder)
     if not isinstance(model, SentenceTransformerEmbedder):
@@ -46,7 +46,7 @@ def bench(embedder: str, reader: str | None, as_json: bool) -> int:
     chosen = fastest(results)
     if as_json:
         rows = [{**asdict(result), "chosen": result.form == chosen} for result in results]
-        print_json({"embedder": embedder, "machine": machine(), "forms": rows})
+        print_json({"embedder": embedder, "machine": machine_info(), "forms": rows})
         return OK
     table = [
         (result.form, "", "", "", result.error)

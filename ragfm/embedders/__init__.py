@@ -1,20 +1,20 @@
-"""Embedders: texts to unit vectors.
+"""Embedders: models that turn texts into unit vectors.
 
-`load_embedder` takes a name: `bundled`, a folder, a GGUF file, a model of the Hugging Face hub, or `PLUGIN:NAME`.
+`load_embedder` takes a name: `bundled`, a folder, a GGUF file, a model on the Hugging Face hub, or `PLUGIN:NAME`.
 
-sentence_transformer    folders and models of the hub
-gguf                    GGUF files, by llama.cpp
-static                  model2vec
-endpoint                a server
-folder                  what a folder says of its model
-network                 the forms that a model can take
-choice                  which of them is fastest here
-bert                    BERT, written once for what follows
-in_numpy                BERT in numpy
-in_torch                BERT in torch
-in_openvino             BERT in OpenVINO
-batches                 texts of like length together
-spread                  where tokens stand, and whether they fit
+sentence_transformer    sentence-transformers models, from a folder or the hub
+gguf_embedder           GGUF files, through llama.cpp
+static_embedder         static token embeddings, through model2vec
+openai_embedder         servers with OpenAI's embeddings API
+networks                the neural network of a model and the backends that can run it
+backend_choice          measure the backends and choose the fastest
+model_folder            read the configuration of a sentence-transformers folder
+bert                    the BERT network, independent of the library that runs it
+bert_numpy              BERT in numpy
+bert_torch              BERT in torch
+bert_openvino           BERT in OpenVINO
+sorted_batches          batches of texts of similar length
+token_offsets           token offsets and the length limit
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ __all__ = ["SentenceTransformerEmbedder", "load_embedder"]
 
 
 def load_embedder(name: str = "bundled") -> Embedder:
-    """The embedder of a name; its weights are loaded when they are first needed.
+    """Create an embedder by name; its weights are loaded on first use.
 
-    Raises ModelNotFoundError, UnknownPluginError, or ConfigError where a plugin needs a model's name, or takes none.
+    Raises ModelNotFoundError, UnknownPluginError, or ConfigError if the plugin needs a model name or accepts none.
     """
     return cast("Embedder", registry.make("embedders", name))

@@ -1,6 +1,6 @@
-"""Which form of a network to use: measured once for a machine and a model, and remembered.
+"""Choose the backend that runs an embedding network: measured once per machine and model, then stored.
 
-The memory is a file in the user's cache folder; without it, or where it can't be written, the form is measured again.
+The result is stored in a file in the user's cache folder. Without that file, the backends are measured again.
 """
 
 from __future__ import annotations
@@ -22,26 +22,32 @@ from ragfm.models.hardware import cpu_info, has_gpu, openmp_threads
 from ragfm.models.sample_text import SAMPLE_TEXT
 
 if TYPE_CHECKING:
-    from ragfm.embedders.networks import Network, Tokenised
+    from ragfm.core.types import Vectors
+    from ragfm.embedders.networks import Backend, Network, TokenizedTexts
 
-__all__ = ["EXACT_ENOUGH", "Measured", "fastest", "machine", "measure", "recall", "remember"]
+__all__ = ["MIN_COSINE", "Measurement", "fastest", "load_choice", "machine_info", "measure", "save_choice"]
 
-EXACT_ENOUGH = 0.999
-"""The least cosine to fp32 that the vector of every text must have."""
-FEW, MANY = 8, 80
-"""Texts that the exact form is timed with, and the others: these run several batches at once, and need that many."""
+MIN_COSINE = 0.999
+"""Every text's vector must have at least this cosine to its fp32 vector."""
+REFERENCE_TEXTS = 8
+"""Sample texts that the exact backend is timed with, and that vectors are compared on."""
+TIMED_TEXTS = 80
+"""Sample texts that the other backends are timed with: they run several batches in parallel."""
 ROUNDS = 2
-"""How often each form is timed, in turns; the better time counts, since whatever else runs only makes it longer."""
-VERSION = 2
-"""Of the forms: what was remembered of another is measured again."""
+"""Times each backend is timed, alternating. The best time counts, since other load only makes it longer."""
+BACKENDS_VERSION = 2
+"""Increase it when a backend changes, so that stored choices are measured again."""
 _LIBRARIES = ("numpy", "torch", "openvino", "sentence-transformers")
 
 _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class Measured:
-    """A form's rates over the sample, and the lowest cosine of a text's vector to fp32; why, where it is not there."""
+class Measurement:
+    """Throughput of a backend on the sample, and the lowest cosine of a text's vector to fp32.
+
+    `form` is the name of the backend. `error` says why it cannot run here; empty if it can.
+    """
 
     form: str
     texts_per_second: float = 0.0
@@ -50,80 +56,88 @@ class Measured:
     error: str = ""
 
 
-def measure(network: Network, tokenise: Callable[[Sequence[str]], Tokenised]) -> list[Measured]:
-    """Each form over the same sample, the exact one first; a form that fails is listed with why, and no more."""
-    few = tokenise(_sample()[:FEW])
-    exact, *others = network.forms()
-    run = network.load(exact)
-    reference = run(few)
-    timed = [_timed(run, few)]
-    runs: dict[str, Callable[[Tokenised], Any]] = {}
-    failed: list[Measured] = []
-    for form in others:
+def measure(network: Network, tokenize: Callable[[Sequence[str]], TokenizedTexts]) -> list[Measurement]:
+    """Measure each backend on the same sample texts; the exact one comes first.
+
+    A backend that fails is listed with the error and without figures.
+    """
+    # Passages of 300 to 900 characters.
+    starts = range(0, len(SAMPLE_TEXT) - 900, 60)
+    sample = [SAMPLE_TEXT[start : start + 300 + 150 * (n * 3 % 5)] for n, start in enumerate(starts)]
+    reference_texts = tokenize(sample[:REFERENCE_TEXTS])
+    exact_name, *other_names = network.backends()
+    exact = network.load(exact_name)
+    reference = exact(reference_texts)
+    exact_runs = [_timed(exact, reference_texts)]
+
+    backends: dict[str, Backend] = {}
+    failed: list[Measurement] = []
+    for name in other_names:
         try:
-            runs[form] = network.load(form)
-            runs[form](few)  # the first time it prepares
-        except Exception as error:  # a library of its own kind of failure: the form is not there
-            runs.pop(form, None)
-            _log.debug("The form %s failed.", form, exc_info=True)
-            failed.append(Measured(form, error=f"{type(error).__name__}: {error}"))
-    if not runs:
-        return [_measured(exact, timed, few, reference), *failed]
-    many = tokenise(_sample()[:MANY])
-    rounds = [{form: _timed(run, many) for form, run in runs.items()} for _ in range(ROUNDS)]
-    timed += [_timed(run, few) for _ in range(ROUNDS - 1)]
-    measured = [_measured(form, [times[form] for times in rounds], many, reference) for form in runs]
-    return [_measured(exact, timed, few, reference), *measured, *failed]
+            backends[name] = network.load(name)
+            backends[name](reference_texts)  # warm up
+        except Exception as error:  # libraries raise errors of any type when the hardware does not support them
+            backends.pop(name, None)
+            _log.debug("The embedding backend %s failed.", name, exc_info=True)
+            failed.append(Measurement(name, error=f"{type(error).__name__}: {error}"))
+    if not backends:
+        return [_measurement(exact_name, exact_runs, reference_texts, reference), *failed]
+
+    texts = tokenize(sample[:TIMED_TEXTS])
+    rounds = [{name: _timed(backend, texts) for name, backend in backends.items()} for _ in range(ROUNDS)]
+    exact_runs += [_timed(exact, reference_texts) for _ in range(ROUNDS - 1)]
+    measured = [_measurement(name, [runs[name] for runs in rounds], texts, reference) for name in backends]
+    return [_measurement(exact_name, exact_runs, reference_texts, reference), *measured, *failed]
 
 
-def fastest(results: Sequence[Measured]) -> str:
-    """The name of the fastest form that is exact enough; the first of them is."""
-    exact, *others = results
-    enough = [result for result in others if not result.error and result.lowest_cosine >= EXACT_ENOUGH]
-    return max([exact, *enough], key=lambda result: result.tokens_per_second).form
-
-
-def recall(weights: str) -> str | None:
-    """The form that was chosen on this machine, with these libraries, for these weights."""
-    chosen = read_json(_path()).get(_key(weights))
-    return str(chosen["form"]) if isinstance(chosen, dict) and "form" in chosen else None
-
-
-def remember(weights: str, results: Sequence[Measured]) -> None:
-    """Keep what was measured, and what follows from it."""
-    path = _path()
-    entry = {"form": fastest(results), "machine": machine(), "measured": [asdict(result) for result in results]}
-    try:
-        replace_file(path, json.dumps({**read_json(path), _key(weights): entry}, indent=1).encode())
-    except OSError as error:
-        _log.info("The choice of an embedding form can't be kept in %s: %s", path, error)
-
-
-def machine() -> dict[str, Any]:
-    """What a choice depends on, besides the weights."""
-    return {"processor": cpu_info()[0], "cores": openmp_threads(), "gpu": has_gpu(), "forms": VERSION,
-            **{name: _version(name) for name in _LIBRARIES}}  # fmt: skip
-
-
-def _timed(run: Callable[[Tokenised], Any], tokenised: Tokenised) -> tuple[float, Any]:
+def _timed(backend: Backend, texts: TokenizedTexts) -> tuple[float, Vectors]:
     start = time.perf_counter()
-    vectors = run(tokenised)
+    vectors = backend(texts)
     return time.perf_counter() - start, vectors
 
 
-def _measured(form: str, timed: Sequence[tuple[float, Any]], tokenised: Tokenised, reference: Any) -> Measured:
-    seconds = min(seconds for seconds, _ in timed)
-    exact = len(reference)  # the texts that come first in either sample
-    cosine = min(float(np.nan_to_num((vectors[:exact] * reference).sum(1)).min()) for _, vectors in timed)
-    texts, tokens = len(tokenised.ids), sum(map(len, tokenised.ids))
-    return Measured(form, round(texts / seconds, 1), round(tokens / seconds), round(cosine, 6))
+def _measurement(
+    name: str, runs: Sequence[tuple[float, Vectors]], texts: TokenizedTexts, reference: Vectors
+) -> Measurement:
+    seconds = min(seconds for seconds, _ in runs)
+    count = len(reference)  # both samples begin with the reference texts
+    cosine = min(float(np.nan_to_num((vectors[:count] * reference).sum(1)).min()) for _, vectors in runs)
+    tokens = sum(map(len, texts.ids))
+    return Measurement(name, round(len(texts.ids) / seconds, 1), round(tokens / seconds), round(cosine, 6))
 
 
-def _sample() -> list[str]:
-    """Passages of the sample text, of 300 to 900 characters."""
-    text = SAMPLE_TEXT
-    starts = range(0, len(text) - 900, 60)
-    return [text[start : start + 300 + 150 * (place * 3 % 5)] for place, start in enumerate(starts)]
+def fastest(results: Sequence[Measurement]) -> str:
+    """Name of the fastest backend that reaches MIN_COSINE; the first result is the exact backend."""
+    exact, *others = results
+    candidates = [result for result in others if not result.error and result.lowest_cosine >= MIN_COSINE]
+    return max([exact, *candidates], key=lambda result: result.tokens_per_second).form
+
+
+def load_choice(weights: str) -> str | None:
+    """The backend stored for this machine, its library versions and these weights (sha256); None if there is none."""
+    entry = read_json(_path()).get(_key(weights))
+    return str(entry["form"]) if isinstance(entry, dict) and "form" in entry else None
+
+
+def save_choice(weights: str, results: Sequence[Measurement]) -> None:
+    """Store the measurements and the fastest backend. A file that cannot be written is logged, not an error."""
+    path = _path()
+    entry = {"form": fastest(results), "machine": machine_info(), "measured": [asdict(result) for result in results]}
+    try:
+        replace_file(path, json.dumps({**read_json(path), _key(weights): entry}, indent=1).encode())
+    except OSError as error:
+        _log.info("The choice of an embedding backend cannot be stored in %s: %s", path, error)
+
+
+def machine_info() -> dict[str, Any]:
+    """Everything apart from the weights that a choice depends on: hardware and library versions."""
+    info = {"processor": cpu_info()[0], "cores": openmp_threads(), "gpu": has_gpu(), "forms": BACKENDS_VERSION}
+    for name in _LIBRARIES:
+        try:
+            info[name] = version(name)
+        except PackageNotFoundError:
+            info[name] = ""
+    return info
 
 
 def _path() -> Path:
@@ -131,11 +145,4 @@ def _path() -> Path:
 
 
 def _key(weights: str) -> str:
-    return blake2b(json.dumps([weights, machine()], sort_keys=True).encode(), digest_size=12).hexdigest()
-
-
-def _version(name: str) -> str:
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return ""
+    return blake2b(json.dumps([weights, machine_info()], sort_keys=True).encode(), digest_size=12).hexdigest()

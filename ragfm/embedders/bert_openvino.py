@@ -1,4 +1,4 @@
-"""BERT in OpenVINO: bf16 where the processor has it, several batches at once."""
+"""BERT in OpenVINO: bf16 if the processor supports it, several batches in parallel."""
 
 from __future__ import annotations
 
@@ -10,40 +10,40 @@ import numpy as np
 import openvino
 from openvino import opset13 as op
 
-from ragfm.embedders.bert import MASKED, Bert, Linear, forward
+from ragfm.embedders.bert import MASK_BIAS, Bert, Linear, forward
 from ragfm.embedders.sorted_batches import Batch, embed_sorted
 
 if TYPE_CHECKING:
     from ragfm.core.types import Vectors
     from ragfm.embedders.model_folder import BertFolder
 
-__all__ = ["OpenVinoForm"]
+__all__ = ["OpenVinoBackend"]
 
-BUDGET = 2048
-"""Tokens of a batch, padding included."""
-MULTIPLE = 8
-"""OpenVINO prepares each new shape, so there are few."""
+BATCH_TOKENS = 2048
+"""Maximum tokens of a batch, padding included."""
+LENGTH_MULTIPLE = 8
+"""Lengths are padded to a multiple, since OpenVINO compiles for each new shape."""
 
 
-class OpenVinoForm:
-    """The graph is made straight from the weights, so there is no conversion and no copy of the model on disk."""
+class OpenVinoBackend:
+    """The graph is built from the weights in memory, without a converted copy of the model on disk."""
 
     def __init__(self, folder: BertFolder, bert: Bert) -> None:
         self._dim = folder.dim
         ids, mask = op.parameter([-1, -1], np.int64), op.parameter([-1, -1], np.float32)
-        model = openvino.Model([forward(_OpenVino(folder), bert, ids, mask)], [ids, mask], "bert")
+        model = openvino.Model([forward(_OpenVinoOperations(folder), bert, ids, mask)], [ids, mask], "bert")
         hints = {"PERFORMANCE_HINT": "THROUGHPUT", "INFERENCE_PRECISION_HINT": "bf16"}
         self._compiled = openvino.Core().compile_model(model, "CPU", hints)
-        self._streams = int(self._compiled.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS"))
+        self._parallel_requests = int(self._compiled.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS"))
 
     def __call__(self, ids: Sequence[Sequence[int]]) -> Vectors:
         """*Shape:* (len(ids), dim)."""
-        return embed_sorted(ids, self._run, self._dim, budget=BUDGET, multiple=MULTIPLE)
+        return embed_sorted(ids, self._run, self._dim, max_tokens=BATCH_TOKENS, multiple=LENGTH_MULTIPLE)
 
     def _run(self, batches: Iterable[Batch]) -> Iterator[Vectors]:
-        # Without callbacks: one that still ends when the model is given up waits for the interpreter's lock, which the
-        # giving up holds, for ever.
-        requests = [self._compiled.create_infer_request() for _ in range(self._streams)]
+        # No callbacks: one that runs while the model is being deleted waits for the GIL, which the deletion holds:
+        # a deadlock.
+        requests = [self._compiled.create_infer_request() for _ in range(self._parallel_requests)]
         running: deque[Any] = deque()
         for batch in batches:
             if len(running) == len(requests):
@@ -61,39 +61,41 @@ def _output(request: Any) -> Vectors:
     return vectors
 
 
-class _OpenVino:
+class _OpenVinoOperations:
     def __init__(self, folder: BertFolder) -> None:
         self._heads, self._epsilon, self._cls = folder.heads, folder.epsilon, folder.cls
 
-    def rows(self, table: Any, ids: Any) -> Any:
-        return op.gather(op.constant(table), ids, _whole(0))
+    def lookup(self, table: Any, ids: Any) -> Any:
+        return op.gather(op.constant(table), ids, _constant(0))
 
-    def first(self, table: Any, ids: Any) -> Any:
-        tokens = op.gather(op.shape_of(ids), _whole([1]), _whole(0))
-        return op.slice(op.constant(table), _whole([0]), tokens, _whole([1]), _whole([0]))
+    def first_rows(self, table: Any, ids: Any) -> Any:
+        tokens = op.gather(op.shape_of(ids), _constant([1]), _constant(0))
+        return op.slice(op.constant(table), _constant([0]), tokens, _constant([1]), _constant([0]))
 
-    def linear(self, x: Any, by: Linear) -> Any:
-        return op.matmul(x, op.constant(by.weight), False, True) + op.constant(by.bias[None, None])
+    def linear(self, x: Any, layer: Linear) -> Any:
+        return op.matmul(x, op.constant(layer.weight), False, True) + op.constant(layer.bias[None, None])
 
-    def norm(self, x: Any, by: Linear) -> Any:
-        unit = op.mvn(x, _whole([-1]), True, self._epsilon, "INSIDE_SQRT")
-        return unit * op.constant(by.weight[None, None]) + op.constant(by.bias[None, None])
+    def norm(self, x: Any, layer: Linear) -> Any:
+        unit = op.mvn(x, _constant([-1]), True, self._epsilon, "INSIDE_SQRT")
+        return unit * op.constant(layer.weight[None, None]) + op.constant(layer.bias[None, None])
 
     def gelu(self, x: Any) -> Any:
         return op.gelu(x, "ERF")
 
-    def attend(self, qkv: Any, mask: Any) -> Any:
-        parts = op.reshape(qkv, _whole([0, 0, 3, self._heads, -1]), True)
-        q, k, v = (op.transpose(op.gather(parts, _whole(part), _whole(2)), _whole([0, 2, 1, 3])) for part in range(3))
-        bias = op.unsqueeze((op.constant(np.float32(1)) - mask) * op.constant(np.float32(MASKED)), _whole([1, 2]))
+    def attention(self, qkv: Any, mask: Any) -> Any:
+        parts = op.reshape(qkv, _constant([0, 0, 3, self._heads, -1]), True)
+        q, k, v = (
+            op.transpose(op.gather(parts, _constant(part), _constant(2)), _constant([0, 2, 1, 3])) for part in range(3)
+        )
+        bias = op.unsqueeze((op.constant(np.float32(1)) - mask) * op.constant(np.float32(MASK_BIAS)), _constant([1, 2]))
         out = op.scaled_dot_product_attention(q, k, v, bias)
-        return op.reshape(op.transpose(out, _whole([0, 2, 1, 3])), _whole([0, 0, -1]), True)
+        return op.reshape(op.transpose(out, _constant([0, 2, 1, 3])), _constant([0, 0, -1]), True)
 
     def pool(self, x: Any, mask: Any) -> Any:
         if self._cls:
-            return op.gather(x, _whole(0), _whole(1))
-        return op.reduce_sum(x * op.unsqueeze(mask, _whole(2)), _whole(1))
+            return op.gather(x, _constant(0), _constant(1))
+        return op.reduce_sum(x * op.unsqueeze(mask, _constant(2)), _constant(1))
 
 
-def _whole(value: int | Sequence[int]) -> Any:
+def _constant(value: int | Sequence[int]) -> Any:
     return op.constant(np.array(value, dtype=np.int64))

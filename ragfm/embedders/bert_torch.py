@@ -1,4 +1,4 @@
-"""BERT in torch: fp32 or bf16 on the processor, half precision on a GPU."""
+"""BERT in torch: fp32 or bf16 on the CPU, fp16 on a GPU."""
 
 from __future__ import annotations
 
@@ -12,65 +12,66 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch.nn import functional
 
-from ragfm.embedders.bert import MASKED, Bert, Linear, forward
+from ragfm.embedders.bert import MASK_BIAS, Bert, Linear, forward
 from ragfm.embedders.sorted_batches import Batch, embed_sorted
 
 if TYPE_CHECKING:
     from ragfm.core.types import Vectors
     from ragfm.embedders.model_folder import BertFolder
 
-__all__ = ["TorchForm"]
+__all__ = ["TorchBackend"]
 
-BUDGET = {"cpu": 2048, "cuda": 65536}
-"""Tokens of a batch, padding included."""
+BATCH_TOKENS = {"cpu": 2048, "cuda": 65536}
+"""Maximum tokens of a batch, padding included."""
 
 
-class TorchForm:
-    """On the processor one batch runs on each core, which spares them from waiting for each other in every layer."""
+class TorchBackend:
+    """On the CPU each core runs one batch, so that cores do not wait for each other in every layer."""
 
     def __init__(self, folder: BertFolder, bert: Bert, dtype: torch.dtype, device: str = "cpu") -> None:
-        self._folder, self._device, self._budget = folder, device, BUDGET[device]
-        self._forward = partial(forward, _Torch(folder), _converted(bert, dtype, device))
-        self._streams = _streams() if device == "cpu" else None
+        self._dim = folder.dim
+        self._device = device
+        self._forward = partial(forward, _TorchOperations(folder), _as_tensors(bert, dtype, device))
+        self._pool = _single_threaded_pool() if device == "cpu" else None
 
     def __call__(self, ids: Sequence[Sequence[int]]) -> Vectors:
         """*Shape:* (len(ids), dim)."""
-        return embed_sorted(ids, self._run, self._folder.dim, budget=self._budget)
+        return embed_sorted(ids, self._run, self._dim, max_tokens=BATCH_TOKENS[self._device])
 
     def _run(self, batches: Iterable[Batch]) -> Iterator[Vectors]:
-        run = map if self._streams is None else self._streams.map
-        return run(self._one, batches)
+        run = map if self._pool is None else self._pool.map
+        return run(self._embed_batch, batches)
 
     @torch.inference_mode()
-    def _one(self, batch: Batch) -> Vectors:
+    def _embed_batch(self, batch: Batch) -> Vectors:
         ids, mask = (torch.from_numpy(part).to(self._device) for part in batch)
         vectors: Vectors = self._forward(ids, mask).float().cpu().numpy()
         return vectors
 
 
-class _Torch:
+class _TorchOperations:
     def __init__(self, folder: BertFolder) -> None:
         self._heads, self._epsilon, self._cls = folder.heads, folder.epsilon, folder.cls
 
-    def rows(self, table: Any, ids: Any) -> Any:
+    def lookup(self, table: Any, ids: Any) -> Any:
         return functional.embedding(ids, table)
 
-    def first(self, table: Any, ids: Any) -> Any:
+    def first_rows(self, table: Any, ids: Any) -> Any:
         return table[: ids.shape[1]]
 
-    def linear(self, x: Any, by: Linear) -> Any:
-        return functional.linear(x, by.weight, by.bias)
+    def linear(self, x: Any, layer: Linear) -> Any:
+        return functional.linear(x, layer.weight, layer.bias)
 
-    def norm(self, x: Any, by: Linear) -> Any:
-        return functional.layer_norm(x, by.bias.shape, by.weight, by.bias, self._epsilon)
+    def norm(self, x: Any, layer: Linear) -> Any:
+        return functional.layer_norm(x, layer.bias.shape, layer.weight, layer.bias, self._epsilon)
 
     def gelu(self, x: Any) -> Any:
         return functional.gelu(x)
 
-    def attend(self, qkv: Any, mask: Any) -> Any:
+    def attention(self, qkv: Any, mask: Any) -> Any:
         texts, tokens, width = qkv.shape
         q, k, v = qkv.view(texts, tokens, 3, self._heads, -1).permute(2, 0, 3, 1, 4)
-        bias = None if bool(mask.all()) else ((1 - mask[:, None, None]) * MASKED).to(qkv.dtype)
+        bias = None if bool(mask.all()) else ((1 - mask[:, None, None]) * MASK_BIAS).to(qkv.dtype)
         out = functional.scaled_dot_product_attention(q, k, v, attn_mask=bias)
         return out.transpose(1, 2).reshape(texts, tokens, width // 3)
 
@@ -78,22 +79,23 @@ class _Torch:
         return x[:, 0] if self._cls else torch.einsum("blh,bl->bh", x.float(), mask)
 
 
-def _converted(value: Any, dtype: torch.dtype, device: str) -> Any:
-    """The same weights as tensors."""
+def _as_tensors(value: Any, dtype: torch.dtype, device: str) -> Any:
+    """Weights as torch tensors, in the same (nested) dataclasses."""
     if isinstance(value, tuple):
-        return tuple(_converted(one, dtype, device) for one in value)
+        return tuple(_as_tensors(item, dtype, device) for item in value)
     if is_dataclass(value) and not isinstance(value, type):
-        return replace(value, **{f.name: _converted(getattr(value, f.name), dtype, device) for f in fields(value)})
+        names = [field.name for field in fields(value)]
+        return replace(value, **{name: _as_tensors(getattr(value, name), dtype, device) for name in names})
     return torch.from_numpy(value).to(device, dtype)
 
 
-def _streams() -> ThreadPoolExecutor:
-    """A thread for each core that torch may use, on each of which torch works alone."""
+def _single_threaded_pool() -> ThreadPoolExecutor:
+    """One thread for each core that torch may use; in each of them torch runs single-threaded."""
     count = torch.get_num_threads()
     barrier = threading.Barrier(count + 1)
 
     def start() -> None:
-        torch.set_num_threads(1)  # holds in this thread, and in threads that torch first meets before the next call
+        torch.set_num_threads(1)  # applies to this thread, and to threads that first use torch before the next call
         barrier.wait()
 
     pool = ThreadPoolExecutor(count, "ragfm-embed")

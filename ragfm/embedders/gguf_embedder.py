@@ -1,4 +1,4 @@
-"""Embedding models as GGUF files, through llama.cpp."""
+"""The embedder for GGUF files, through llama.cpp."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ragfm.core.errors import EmbeddingError, RagfmError, UnsupportedError
-from ragfm.embedders.token_offsets import check_fits, spread
+from ragfm.embedders.token_offsets import check_lengths, estimated_offsets
 from ragfm.models.gguf_header import check_gguf
 from ragfm.models.hardware import physical_cores
 from ragfm.models.llama_library import free_model, last_error, llama_cpp, load_model, raise_pending_interrupt
@@ -24,12 +24,12 @@ if TYPE_CHECKING:
 
 __all__ = ["GgufEmbedder"]
 
-WINDOW = 512
-"""Tokens of a text at most, special ones included; less where the model was trained for less."""
-BATCH = 2048
-"""Tokens that are evaluated at once."""
-TOGETHER = 64
-"""Texts that are evaluated at once."""
+MAX_WINDOW = 512
+"""Maximum tokens of a text, including special tokens; less if the model was trained on shorter texts."""
+BATCH_TOKENS = 2048
+"""Maximum tokens of a batch."""
+BATCH_TEXTS = 64
+"""Maximum texts of a batch."""
 _POOLINGS = {
     llama_cpp.LLAMA_POOLING_TYPE_MEAN: "mean",
     llama_cpp.LLAMA_POOLING_TYPE_CLS: "cls",
@@ -38,27 +38,29 @@ _POOLINGS = {
 
 
 class GgufEmbedder:
-    """A GGUF model, pooled as its metadata say; a model that says nothing gets the mean. It has no prompts.
+    """A GGUF model with the pooling of its metadata, or mean pooling if they name none. It uses no prompts.
 
-    `tokenize` counts exactly; where a token stands is exact to the word for tokenizers that keep to words.
+    `tokenize` counts exactly. The positions are exact to the word if the tokenizer does not merge words. Thread-safe;
+    one batch runs at a time.
     """
 
     def __init__(self, model: str) -> None:
         self._path = find_model(model, "embedder")
         self._name = model
         check_gguf(self._path)
-        self._loading, self._lock = threading.Lock(), threading.Lock()
+        self._load_lock = threading.Lock()
+        self._context_lock = threading.Lock()
         self._loaded: _Model | None = None
 
     @property
     def dim(self) -> int:
-        """Length of a vector."""
+        """Number of dimensions."""
         return self._model.dim
 
     @property
     def max_tokens(self) -> int:
-        """Tokens that fit, special tokens taken off."""
-        return self._model.window - self._model.special
+        """Maximum tokens of a text, without special tokens."""
+        return self._model.window - self._model.special_tokens
 
     @cached_property
     def fingerprint(self) -> Mapping[str, Scalar]:
@@ -74,80 +76,88 @@ class GgufEmbedder:
         }
 
     def tokenize(self, texts: Sequence[str]) -> list[Offsets]:
-        """As many places as there are tokens."""
-        return [spread(text, lambda part: len(self._model.tokenize(part, special=False))) for text in texts]
+        """Token offsets of each text: their number is exact, their positions are estimated."""
+        return [estimated_offsets(text, lambda part: len(self._model.tokenize(part, special=False))) for text in texts]
 
     def embed_passages(self, texts: Sequence[str]) -> Vectors:
-        """*Shape:* (len(texts), dim), rows of length 1."""
+        """*Shape:* (len(texts), dim), unit rows. Raises TooLongError for a text over `max_tokens`."""
         return self._embed(texts, "passage")
 
     def embed_queries(self, texts: Sequence[str]) -> Vectors:
-        """*Shape:* (len(texts), dim), rows of length 1."""
+        """*Shape:* (len(texts), dim), unit rows. Raises TooLongError for a text over `max_tokens`."""
         return self._embed(texts, "question")
 
-    def _embed(self, texts: Sequence[str], what: str) -> Vectors:
-        tokens = [self._model.tokenize(text, special=True) for text in texts]
-        check_fits(what, (len(row) - self._model.special for row in tokens), self.max_tokens, self._name)
+    def _embed(self, texts: Sequence[str], kind: str) -> Vectors:
+        model = self._model
+        tokens = [model.tokenize(text, special=True) for text in texts]
+        check_lengths(kind, (len(row) - model.special_tokens for row in tokens), self.max_tokens, self._name)
         vectors = np.empty((len(texts), self.dim), dtype=np.float32)
-        with self._lock:  # one context
+        with self._context_lock:
             for rows in _batches(tokens):
-                vectors[rows] = self._model.embed([tokens[row] for row in rows])
+                vectors[rows] = model.embed([tokens[row] for row in rows])
         unit: Vectors = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
         return unit
 
     @property
     def _model(self) -> _Model:
-        with self._loading:
+        with self._load_lock:
             if self._loaded is None:
                 self._loaded = _Model(self._path)
             return self._loaded
 
 
 class _Model:
+    """A loaded model with one llama.cpp context."""
+
     def __init__(self, path: Path) -> None:
         self._model = load_model(path)
         self._vocab = llama_cpp.llama_model_get_vocab(self._model)
         self.dim = int(llama_cpp.llama_model_n_embd(self._model))
-        self.window = min(WINDOW, int(llama_cpp.llama_model_n_ctx_train(self._model)))
-        self._context = self._open(llama_cpp.LLAMA_POOLING_TYPE_UNSPECIFIED)
+        self.window = min(MAX_WINDOW, int(llama_cpp.llama_model_n_ctx_train(self._model)))
+        self._context = self._open_context(llama_cpp.LLAMA_POOLING_TYPE_UNSPECIFIED)
         if self._context and llama_cpp.llama_pooling_type(self._context) == llama_cpp.LLAMA_POOLING_TYPE_NONE:
             llama_cpp.llama_free(self._context)
-            self._context = self._open(llama_cpp.LLAMA_POOLING_TYPE_MEAN)
+            self._context = self._open_context(llama_cpp.LLAMA_POOLING_TYPE_MEAN)
         if not self._context:
             llama_cpp.llama_model_free(self._model)
-            raise RagfmError(f"llama.cpp can't open {path}: {last_error()}")
+            raise RagfmError(f"llama.cpp cannot open '{path}': {last_error()}")
         weakref.finalize(self, free_model, self._model, self._context)
         raise_pending_interrupt()
-        kind = llama_cpp.llama_pooling_type(self._context)
-        if kind not in _POOLINGS:
-            raise UnsupportedError(f"{path} is no embedding model: its pooling is of kind {kind}.")
-        self.pooling = _POOLINGS[kind]
-        self.special = len(self.tokenize("", special=True))
+        pooling = llama_cpp.llama_pooling_type(self._context)
+        if pooling not in _POOLINGS:
+            raise UnsupportedError(
+                f"'{path}' is not an embedding model: its pooling type is {pooling}.",
+                "Choose a model with mean, CLS or last-token pooling.",
+            )
+        self.pooling = _POOLINGS[pooling]
+        self.special_tokens = len(self.tokenize("", special=True))
 
-    def _open(self, pooling: int) -> Any:
-        settings = llama_cpp.llama_context_default_params()
-        settings.embeddings, settings.pooling_type = True, pooling
-        settings.n_ctx = settings.n_batch = settings.n_ubatch = BATCH  # a text must not be torn
-        settings.n_seq_max, settings.kv_unified = TOGETHER, True
-        settings.n_threads = settings.n_threads_batch = physical_cores()
-        return llama_cpp.llama_init_from_model(self._model, settings)
+    def _open_context(self, pooling: int) -> Any:
+        params = llama_cpp.llama_context_default_params()
+        params.embeddings = True
+        params.pooling_type = pooling
+        params.n_ctx = params.n_batch = params.n_ubatch = BATCH_TOKENS  # equal, so that no text is split
+        params.n_seq_max = BATCH_TEXTS
+        params.kv_unified = True
+        params.n_threads = params.n_threads_batch = physical_cores()
+        return llama_cpp.llama_init_from_model(self._model, params)
 
     def tokenize(self, text: str, *, special: bool) -> list[int]:
         data = text.encode()
-        size = len(data) + 8  # a token has one byte at least
+        size = len(data) + 8  # a token has at least one byte, plus special tokens
         tokens = (llama_cpp.llama_token * size)()
         count = llama_cpp.llama_tokenize(self._vocab, data, len(data), tokens, size, special, False)
         return list(tokens[:count])
 
     def embed(self, rows: Sequence[Sequence[int]]) -> Vectors:
-        """*Shape:* (len(rows), dim), of any length."""
+        """Vectors of tokenized texts, of any length. *Shape:* (len(rows), dim)."""
         batch = llama_cpp.llama_batch_init(sum(map(len, rows)), 0, 1)
         try:
             for sequence, row in enumerate(rows):
-                for place, token in enumerate(row):
-                    at = batch.n_tokens
-                    batch.token[at], batch.pos[at], batch.logits[at] = token, place, True
-                    batch.n_seq_id[at], batch.seq_id[at][0] = 1, sequence
+                for position, token in enumerate(row):
+                    n = batch.n_tokens
+                    batch.token[n], batch.pos[n], batch.logits[n] = token, position, True
+                    batch.n_seq_id[n], batch.seq_id[n][0] = 1, sequence
                     batch.n_tokens += 1
             memory = llama_cpp.llama_get_memory(self._context)
             if memory:
@@ -157,20 +167,22 @@ class _Model:
         finally:
             llama_cpp.llama_batch_free(batch)
         raise_pending_interrupt()
-        vectors = (llama_cpp.llama_get_embeddings_seq(self._context, sequence) for sequence in range(len(rows)))
-        return np.stack([np.ctypeslib.as_array(ctypes.cast(v, ctypes.POINTER(ctypes.c_float)), (self.dim,)).copy()
-                         for v in vectors])  # fmt: skip
+        vectors = np.empty((len(rows), self.dim), dtype=np.float32)
+        for sequence in range(len(rows)):
+            pointer = llama_cpp.llama_get_embeddings_seq(self._context, sequence)
+            vectors[sequence] = np.ctypeslib.as_array(ctypes.cast(pointer, ctypes.POINTER(ctypes.c_float)), (self.dim,))
+        return vectors
 
 
 def _batches(tokens: Sequence[Sequence[int]]) -> Iterator[list[int]]:
-    """Rows of like length, as many as fit."""
+    """Rows of similar length, within the limits of a batch."""
     rows: list[int] = []
-    room = BATCH
+    free_tokens = BATCH_TOKENS
     for row in sorted(range(len(tokens)), key=lambda row: len(tokens[row])):
-        if rows and (len(tokens[row]) > room or len(rows) == TOGETHER):
+        if rows and (len(tokens[row]) > free_tokens or len(rows) == BATCH_TEXTS):
             yield rows
-            rows, room = [], BATCH
+            rows, free_tokens = [], BATCH_TOKENS
         rows.append(row)
-        room -= len(tokens[row])
+        free_tokens -= len(tokens[row])
     if rows:
         yield rows

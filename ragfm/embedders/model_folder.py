@@ -1,4 +1,4 @@
-"""What a sentence-transformers folder says of its model, read without importing the library."""
+"""Read the configuration of a sentence-transformers folder without importing the library."""
 
 from __future__ import annotations
 
@@ -11,18 +11,36 @@ from typing import Any
 __all__ = ["BertFolder", "read_bert_folder"]
 
 _LEGACY_POOLING = {"pooling_mode_cls_token": "cls", "pooling_mode_mean_tokens": "mean"}
-_TRANSFORMER_DEFAULTS = {"transformer_task": "feature-extraction", "unpad_inputs": None,
-                         "query_length": None, "document_length": None, "query_expansion": None}  # fmt: skip
-_OUTPUT = {"method": "forward", "method_output_name": "last_hidden_state"}
-_BERT = {"model_type": "bert", "hidden_act": "gelu", "position_embedding_type": "absolute", "is_decoder": False}
+_TRANSFORMER_DEFAULTS = {
+    "transformer_task": "feature-extraction",
+    "unpad_inputs": None,
+    "query_length": None,
+    "document_length": None,
+    "query_expansion": None,
+}
+_OTHER_TRANSFORMER_KEYS = {
+    "max_seq_length",
+    "do_lower_case",
+    "modality_config",
+    "module_output_name",
+    "processing_kwargs",
+}
+_TEXT_OUTPUT = {"text": {"method": "forward", "method_output_name": "last_hidden_state"}}
+_BERT_DEFAULTS = {
+    "model_type": "bert",
+    "hidden_act": "gelu",
+    "position_embedding_type": "absolute",
+    "is_decoder": False,
+}
 
 
 @dataclass(frozen=True, slots=True)
 class BertFolder:
-    """A BERT with mean or CLS pooling: where its files are and what is done before and after the network.
+    """A BERT model with mean or CLS pooling: its files, and the processing before and after the network.
 
-    `pooling` is the part of the embedding contract that says so, in the words of sentence-transformers 6; `window` is
-    in tokens, special tokens and prompt included; `lowercase` means that the library lowers letters beforehand.
+    `window` is the maximum number of tokens, including special tokens and the prompt. `pooling` is the pooling part of
+    the embedding contract, in the format of sentence-transformers 6. `lowercase` means that the library lowercases
+    texts before the tokenizer.
     """
 
     path: Path
@@ -37,7 +55,7 @@ class BertFolder:
 
 
 def read_bert_folder(path: Path) -> BertFolder | None:
-    """None where the model is of another kind, or anything is set that is not known here to be without effect."""
+    """Read a folder. None if the model is not such a BERT, or has any setting that is not known to be harmless."""
     try:
         return _read(path)
     except (OSError, ValueError, LookupError):
@@ -45,92 +63,91 @@ def read_bert_folder(path: Path) -> BertFolder | None:
 
 
 def _read(path: Path) -> BertFolder | None:
-    modules = [(_kind(module["type"]), module["path"]) for module in _json(path / "modules.json")]
-    kinds = [kind for kind, _ in modules]
+    modules = [(module["type"], module["path"]) for module in _json(path / "modules.json")]
+    # `sentence_transformers.models.Transformer` and newer paths of the same class are both "Transformer".
+    kinds = [name.rsplit(".", 1)[-1] if name.startswith("sentence_transformers.") else "" for name, _ in modules]
     if kinds not in (["Transformer", "Pooling"], ["Transformer", "Pooling", "Normalize"]):
         return None
     folder = path / modules[0][1]
-    config, mode = _json(folder / "config.json"), _pooling(path / modules[1][1])
-    window = _window(folder, config)
-    if mode is None or window is None or not _is_plain(config) or not _tokenizer_is_plain(folder):
+    config = _json(folder / "config.json")
+    own = _json(folder / "sentence_bert_config.json")
+    pooling_mode = _pooling_mode(path / modules[1][1])
+    window = _window(folder, own, config)
+    if pooling_mode is None or window is None or not _is_plain_bert(config) or not _is_plain_tokenizer(folder):
         return None
     dim = int(config["hidden_size"])
-    layers = [{"embedding_dimension": dim, "pooling_mode": mode, "include_prompt": True}]
+    layers = [{"embedding_dimension": dim, "pooling_mode": pooling_mode, "include_prompt": True}]
     if "Normalize" in kinds:
         layers.append({"module_input_name": "sentence_embedding", "module_output_name": "sentence_embedding"})
-    options = _json(path / "config_sentence_transformers.json", {})
+    options_path = path / "config_sentence_transformers.json"
+    options = _json(options_path) if options_path.exists() else {}
     return BertFolder(
         path=folder,
         window=window,
         pooling=json.dumps(layers, sort_keys=True),
-        cls=mode == "cls",
+        cls=pooling_mode == "cls",
         dim=dim,
         heads=int(config["num_attention_heads"]),
         epsilon=float(config["layer_norm_eps"]),
-        lowercase=bool(_json(folder / "sentence_bert_config.json").get("do_lower_case")),
+        lowercase=bool(own.get("do_lower_case")),
         prompts={name: text or "" for name, text in options.get("prompts", {}).items()},
     )
 
 
-def _json(path: Path, absent: Any = None) -> Any:
-    if absent is not None and not path.exists():
-        return absent
+def _json(path: Path) -> Any:
     return json.loads(path.read_text(encoding="utf-8"))
 
 
-def _kind(name: str) -> str:
-    library, *_, kind = name.split(".")
-    return kind if library == "sentence_transformers" else name
+def _is_plain_bert(config: Mapping[str, Any]) -> bool:
+    if any(config.get(key) for key in ("quantization_config", "add_cross_attention", "auto_map")):
+        return False
+    return all(config.get(key, value) == value for key, value in _BERT_DEFAULTS.items())
 
 
-def _is_plain(config: Mapping[str, Any]) -> bool:
-    return all(config.get(key, value) == value for key, value in _BERT.items()) and not any(
-        config.get(key) for key in ("quantization_config", "add_cross_attention", "auto_map")
-    )
-
-
-def _pooling(folder: Path) -> str | None:
+def _pooling_mode(folder: Path) -> str | None:
+    """`mean` or `cls`; None for any other pooling."""
     config = _json(folder / "config.json")
     modes = config.get("pooling_mode", [mode for key, mode in _LEGACY_POOLING.items() if config.get(key)])
     modes = [modes] if isinstance(modes, str) else list(modes)
-    others = any(
-        value for key, value in config.items() if key.startswith("pooling_mode_") and key not in _LEGACY_POOLING
-    )
-    known = len(modes) == 1 and modes[0] in _LEGACY_POOLING.values()
-    return modes[0] if known and not others and config.get("include_prompt", True) else None
+    if len(modes) != 1 or modes[0] not in _LEGACY_POOLING.values() or not config.get("include_prompt", True):
+        return None
+    for key, value in config.items():
+        if value and key.startswith("pooling_mode_") and key not in _LEGACY_POOLING:
+            return None
+    return str(modes[0])
 
 
-def _window(folder: Path, config: Mapping[str, Any]) -> int | None:
-    """What sentence-transformers takes: its own setting, else the least of the tokenizer's and the positions."""
-    own = _json(folder / "sentence_bert_config.json")
-    positions = int(config["max_position_embeddings"])
-    known = {"max_seq_length", "do_lower_case", "modality_config", "module_output_name", "processing_kwargs"}
-    text = own.get("modality_config", {"text": _OUTPUT})
+def _window(folder: Path, own: Mapping[str, Any], config: Mapping[str, Any]) -> int | None:
+    """Maximum tokens as sentence-transformers computes them: its own setting, else the tokenizer's or the positions.
+
+    None if the library's configuration has a setting that is not known here.
+    """
     if (
-        own.keys() - known - _TRANSFORMER_DEFAULTS.keys()
+        own.keys() - _OTHER_TRANSFORMER_KEYS - _TRANSFORMER_DEFAULTS.keys()
         or any(own.get(key, value) != value for key, value in _TRANSFORMER_DEFAULTS.items())
-        or text != {"text": _OUTPUT}
+        or own.get("modality_config", _TEXT_OUTPUT) != _TEXT_OUTPUT
         or own.get("module_output_name", "token_embeddings") != "token_embeddings"
         or own.get("processing_kwargs")
     ):
         return None
+    positions = int(config["max_position_embeddings"])
     window = own.get("max_seq_length")
     if window is None:
         window = min(int(_json(folder / "tokenizer_config.json").get("model_max_length", positions)), positions)
     return int(window) if window <= positions else None
 
 
-def _tokenizer_is_plain(folder: Path) -> bool:
-    """Whether transformers, which makes a BERT tokenizer anew, arrives at the one that is written down."""
-    written = _json(folder / "tokenizer.json")
-    said = _json(folder / "tokenizer_config.json")
-    normalizer = written["normalizer"]
+def _is_plain_tokenizer(folder: Path) -> bool:
+    """Whether transformers, which rebuilds a BERT tokenizer from its configuration, gets the same as the saved one."""
+    saved = _json(folder / "tokenizer.json")
+    config = _json(folder / "tokenizer_config.json")
+    normalizer = saved["normalizer"]
     return (
-        str(said.get("tokenizer_class", "BertTokenizer")).removesuffix("Fast") == "BertTokenizer"
-        and written["model"].get("type", "WordPiece") == "WordPiece"
+        str(config.get("tokenizer_class", "BertTokenizer")).removesuffix("Fast") == "BertTokenizer"
+        and saved["model"].get("type", "WordPiece") == "WordPiece"
         and normalizer["type"] == "BertNormalizer"
-        and normalizer["lowercase"] == said.get("do_lower_case", True)
-        and normalizer["strip_accents"] == said.get("strip_accents")
-        and normalizer["handle_chinese_chars"] == said.get("tokenize_chinese_chars", True)
-        and written["pre_tokenizer"]["type"] == "BertPreTokenizer"
+        and normalizer["lowercase"] == config.get("do_lower_case", True)
+        and normalizer["strip_accents"] == config.get("strip_accents")
+        and normalizer["handle_chinese_chars"] == config.get("tokenize_chinese_chars", True)
+        and saved["pre_tokenizer"]["type"] == "BertPreTokenizer"
     )

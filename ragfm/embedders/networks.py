@@ -1,4 +1,4 @@
-"""The networks behind an embedder, and the forms that each can take on this machine."""
+"""The neural network behind an embedder, and the backends that can run it on this machine."""
 
 from __future__ import annotations
 
@@ -19,71 +19,73 @@ if TYPE_CHECKING:
     from ragfm.embedders.bert import Bert
     from ragfm.embedders.model_folder import BertFolder
 
-__all__ = ["BertNetwork", "Form", "LibraryNetwork", "Network", "Tokenised"]
+__all__ = ["Backend", "BertNetwork", "LibraryNetwork", "Network", "TokenizedTexts"]
 
 
 @dataclass(frozen=True, slots=True)
-class Tokenised:
-    """Texts and their token ids; these include special tokens and the prompt, the texts don't."""
+class TokenizedTexts:
+    """Texts and their token ids. The ids include special tokens and the prompt, the texts do not."""
 
     texts: Sequence[str]
     prompt: str
     ids: Sequence[Sequence[int]]
 
 
-Form: TypeAlias = Callable[[Tokenised], "Vectors"]
-"""A way to run a network: unit vectors, *shape* (texts, dim)."""
+Backend: TypeAlias = Callable[[TokenizedTexts], "Vectors"]
+"""A function that runs a network and returns unit vectors, *shape* (texts, dim)."""
 
 
 class BertNetwork:
-    """A BERT (see `bert.py`), without the libraries that take seconds to import."""
+    """A BERT model run by `ragfm.embedders.bert`, without libraries that take seconds to import."""
 
     def __init__(self, folder: BertFolder) -> None:
         self._folder = folder
-        self.window, self.dim, self.pooling, self.prompts = folder.window, folder.dim, folder.pooling, folder.prompts
+        self.window = folder.window
+        self.dim = folder.dim
+        self.pooling = folder.pooling
+        self.prompts = folder.prompts
 
     @cached_property
     def tokenizer(self) -> Any:
-        """It neither truncates nor pads."""
+        """The model's tokenizer, without truncation and padding."""
         from tokenizers import Tokenizer, normalizers
 
-        tokenizer = _whole(Tokenizer.from_file(str(self._folder.path / "tokenizer.json")))
+        tokenizer = _without_limits(Tokenizer.from_file(str(self._folder.path / "tokenizer.json")))
         if self._folder.lowercase:
             tokenizer.normalizer = normalizers.Sequence([normalizers.Lowercase(), tokenizer.normalizer])
         return tokenizer
 
-    def forms(self) -> list[str]:
-        """Numpy is exact and imported already."""
-        found = ["numpy-fp32", "torch-fp32"]
+    def backends(self) -> list[str]:
+        """Names of the backends that this machine may support; the first is exact and quick to import."""
+        names = ["numpy-fp32", "torch-fp32"]
         if "bf16" in cpu_info()[1]:
-            found.append("torch-bf16")
+            names.append("torch-bf16")
         if importlib.util.find_spec("openvino"):
-            found.append("openvino")
+            names.append("openvino")
         if has_gpu():
-            found.append("gpu-fp16")
-        return found
+            names.append("gpu-fp16")
+        return names
 
-    def load(self, form: str) -> Form:
-        """The form of a name."""
-        run = self._load(form)
-        return lambda tokenised: run(tokenised.ids)
-
-    def _load(self, form: str) -> Callable[[Sequence[Sequence[int]]], Vectors]:
-        library, _, precision = form.partition("-")
+    def load(self, name: str) -> Backend:
+        """Load a backend by name."""
+        run: Callable[[Sequence[Sequence[int]]], Vectors]
+        library, _, precision = name.partition("-")
         if library == "numpy":
-            from ragfm.embedders.bert_numpy import NumpyForm
+            from ragfm.embedders.bert_numpy import NumpyBackend
 
-            return NumpyForm(self._folder, self._weights)
-        if library == "openvino":
-            from ragfm.embedders.bert_openvino import OpenVinoForm
+            run = NumpyBackend(self._folder, self._weights)
+        elif library == "openvino":
+            from ragfm.embedders.bert_openvino import OpenVinoBackend
 
-            return OpenVinoForm(self._folder, self._weights)
-        import torch
+            run = OpenVinoBackend(self._folder, self._weights)
+        else:
+            import torch
 
-        from ragfm.embedders.bert_torch import TorchForm
+            from ragfm.embedders.bert_torch import TorchBackend
 
-        dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
-        return TorchForm(self._folder, self._weights, dtype, "cuda" if library == "gpu" else "cpu")
+            dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
+            run = TorchBackend(self._folder, self._weights, dtype, "cuda" if library == "gpu" else "cpu")
+        return lambda texts: run(texts.ids)
 
     @cached_property
     def _weights(self) -> Bert:
@@ -93,58 +95,63 @@ class BertNetwork:
 
 
 class LibraryNetwork:
-    """Whatever sentence-transformers can load, through it."""
+    """Any model that sentence-transformers can load, run by that library."""
 
     def __init__(self, path: Path, name: str) -> None:
-        self._path, self._name = path, name
+        self._path = path
+        self._name = name
 
     @cached_property
     def window(self) -> int:
-        """What sentence-transformers would cut a text to."""
+        """Maximum number of tokens; sentence-transformers truncates longer texts."""
         return int(self._model.max_seq_length)
 
     @cached_property
     def dim(self) -> int:
-        """Length of a vector."""
+        """Number of dimensions."""
         return int(self._model.get_embedding_dimension())
 
     @cached_property
     def pooling(self) -> str:
-        """All layers after the first."""
+        """Configuration of all layers after the first, as JSON."""
         return json.dumps([layer.get_config_dict() for layer in list(self._model)[1:]], sort_keys=True)
 
     @cached_property
     def prompts(self) -> Mapping[str, str]:
-        """The model's own, by name."""
+        """The model's own prompts, by name."""
         return {name: text or "" for name, text in self._model.prompts.items()}
 
     @cached_property
     def tokenizer(self) -> Any:
-        """A copy: the model's own one truncates and pads, and is not safe to switch while another thread embeds."""
+        """A copy of the model's tokenizer, without truncation and padding.
+
+        Changing the model's own tokenizer is not safe while another thread embeds.
+        """
         from tokenizers import Tokenizer
 
-        return _whole(Tokenizer.from_str(self._model.tokenizer.backend_tokenizer.to_str()))
+        return _without_limits(Tokenizer.from_str(self._model.tokenizer.backend_tokenizer.to_str()))
 
-    def forms(self) -> list[str]:
-        """The library takes the GPU where there is one; fp32 stays as the model's author meant it."""
+    def backends(self) -> list[str]:
+        """fp32, on the GPU if there is one, and bf16 on processors that support it."""
         return ["fp32", "bf16"] if "bf16" in cpu_info()[1] and not has_gpu() else ["fp32"]
 
-    def load(self, form: str) -> Form:
-        """bf16 by autocast."""
+    def load(self, name: str) -> Backend:
+        """Load a backend by name; bf16 uses autocast."""
         import torch
 
         model = self._model
 
-        def run(tokenised: Tokenised) -> Vectors:
-            with torch.autocast("cpu", torch.bfloat16, enabled=form == "bf16"):
-                vectors: Vectors = model.encode(
-                    list(tokenised.texts),
-                    prompt=tokenised.prompt,
+        def run(texts: TokenizedTexts) -> Vectors:
+            with torch.autocast("cpu", torch.bfloat16, enabled=name == "bf16"):
+                tensor = model.encode(
+                    list(texts.texts),
+                    prompt=texts.prompt,
                     normalize_embeddings=True,
                     convert_to_numpy=False,
                     convert_to_tensor=True,
                     show_progress_bar=False,
-                ).float().cpu().numpy()  # fmt: skip
+                )
+            vectors: Vectors = tensor.float().cpu().numpy()
             return vectors
 
         return run
@@ -156,19 +163,22 @@ class LibraryNetwork:
         with hide_progress_bar():
             model = SentenceTransformer(str(self._path), local_files_only=True)
         if not getattr(model.tokenizer, "is_fast", False):
-            raise UnsupportedError(f"The model {self._name} has no fast tokenizer, so its window can't be kept.")
+            raise UnsupportedError(
+                f"The model {self._name!r} has no fast tokenizer, so the length of texts cannot be checked.",
+                "Choose a model with a `tokenizer.json`.",
+            )
         return model
 
 
 Network: TypeAlias = BertNetwork | LibraryNetwork
-"""What the embedding contract needs to know of a model, its tokenizer, and its forms.
+"""The properties of a model that the embedding contract needs, its tokenizer, and its backends.
 
-`window` is in tokens, special ones and prompt included. `forms` names those that this machine may have, the exact one
-first; `load` raises where one turns out not to be there.
+`window` is the maximum number of tokens, including special tokens and the prompt. `backends` lists the names of the
+backends that this machine may support, the exact one first; `load` raises if a backend turns out to be unavailable.
 """
 
 
-def _whole(tokenizer: Any) -> Any:
+def _without_limits(tokenizer: Any) -> Any:
     tokenizer.no_truncation()
     tokenizer.no_padding()
     return tokenizer

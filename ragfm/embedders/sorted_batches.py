@@ -1,4 +1,4 @@
-"""Texts of like length go through a network together, so that little of it is spent on padding."""
+"""Batches of texts of similar length, which need little padding."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 __all__ = ["Batch", "embed_sorted"]
 
 Batch: TypeAlias = "tuple[NDArray[np.int64], NDArray[np.float32]]"
-"""Token ids and a mask that is 1 for tokens and 0 for padding. *Shape:* (texts, tokens), both."""
+"""Token ids, and a mask that is 1 for tokens and 0 for padding. *Shape:* both (texts, tokens)."""
 
 
 def embed_sorted(
@@ -23,25 +23,25 @@ def embed_sorted(
     run: Callable[[Iterable[Batch]], Iterable[Vectors]],
     dim: int,
     *,
-    budget: int,
+    max_tokens: int,
     multiple: int = 1,
 ) -> Vectors:
-    """Unit vectors of tokenised texts, in their order. *Shape:* (len(ids), dim).
+    """Unit vectors of tokenized texts, in the order of the texts. *Shape:* (len(ids), dim).
 
-    `run` is given the batches, longest texts first, and gives their vectors, of any length, in the same order. A batch
-    has at most `budget` tokens, padding included, or is a single text; texts are padded to a multiple of `multiple`.
+    `run` receives the batches, longest texts first, and yields their vectors in the same order, of any length. A batch
+    has up to `max_tokens` tokens, padding included, or a single text. Texts are padded to a multiple of `multiple`.
     """
     lengths = np.array([len(row) for row in ids])
     order = np.argsort(-lengths, kind="stable")
-    vectors = np.empty((len(ids), dim), dtype=np.float32)
     groups = []
     start = 0
     while start < len(order):
         width = -(-int(lengths[order[start]]) // multiple) * multiple
-        groups.append(order[start : start + max(1, budget // width)])
+        groups.append(order[start : start + max(1, max_tokens // width)])
         start += len(groups[-1])
-    for rows, found in zip(groups, run(_padded(ids, rows, multiple) for rows in groups), strict=True):
-        vectors[rows] = found
+    vectors = np.empty((len(ids), dim), dtype=np.float32)
+    for rows, batch_vectors in zip(groups, run(_padded(ids, rows, multiple) for rows in groups), strict=True):
+        vectors[rows] = batch_vectors
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
     return vectors
 
@@ -50,7 +50,7 @@ def _padded(ids: Sequence[Sequence[int]], rows: NDArray[np.int64], multiple: int
     width = -(-max(len(ids[row]) for row in rows) // multiple) * multiple
     tokens = np.zeros((len(rows), width), dtype=np.int64)
     mask = np.zeros((len(rows), width), dtype=np.float32)
-    for place, row in enumerate(rows):
-        tokens[place, : len(ids[row])] = ids[row]
-        mask[place, : len(ids[row])] = 1
+    for n, row in enumerate(rows):
+        tokens[n, : len(ids[row])] = ids[row]
+        mask[n, : len(ids[row])] = 1
     return tokens, mask

@@ -1,4 +1,4 @@
-"""Static embeddings by model2vec: a vector for each token, averaged; no network, thousands of texts a second."""
+"""Static embeddings through model2vec: a text's vector is the mean of its tokens' vectors; there is no network."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ragfm.core.errors import MissingExtraError
-from ragfm.embedders.token_offsets import check_fits, offsets
+from ragfm.embedders.token_offsets import check_lengths, token_offsets
 from ragfm.models.model_lookup import find_model, weights_sha256
 
 if TYPE_CHECKING:
@@ -17,21 +17,21 @@ if TYPE_CHECKING:
 
 __all__ = ["StaticEmbedder"]
 
-WINDOW = 512
-"""Tokens of a text at most. The model has no limit, but a mean over more says little."""
+MAX_TOKENS = 512
+"""The model has no limit, but the mean over a longer text is not distinctive."""
 
 
 class StaticEmbedder:
-    """A model2vec model (Tulkens and van Dongen 2024) of a folder, the Hugging Face cache or the hub."""
+    """A model2vec model (Tulkens and van Dongen 2024) from a folder, the Hugging Face cache or the hub."""
 
     def __init__(self, model: str) -> None:
         self._path = find_model(model, "embedder")
         self._name = model
-        self.max_tokens = WINDOW
+        self.max_tokens = MAX_TOKENS
 
     @property
     def dim(self) -> int:
-        """Length of a vector."""
+        """Number of dimensions."""
         return int(self._model.dim)
 
     @cached_property
@@ -48,24 +48,24 @@ class StaticEmbedder:
         }
 
     def tokenize(self, texts: Sequence[str]) -> list[Offsets]:
-        """Where the tokens of each text stand, by the model's own tokenizer."""
-        return offsets(self._model.tokenizer, texts)
+        """Token offsets of each text, by the model's own tokenizer."""
+        return token_offsets(self._model.tokenizer, texts)
 
     def embed_passages(self, texts: Sequence[str]) -> Vectors:
-        """*Shape:* (len(texts), dim), rows of length 1."""
+        """*Shape:* (len(texts), dim), unit rows. Raises TooLongError for a text over `max_tokens`."""
         return self._embed(texts, "passage")
 
     def embed_queries(self, texts: Sequence[str]) -> Vectors:
-        """*Shape:* (len(texts), dim), rows of length 1."""
+        """*Shape:* (len(texts), dim), unit rows. Raises TooLongError for a text over `max_tokens`."""
         return self._embed(texts, "question")
 
-    def _embed(self, texts: Sequence[str], what: str) -> Vectors:
-        check_fits(what, map(len, self.tokenize(texts)), self.max_tokens, self._name)
+    def _embed(self, texts: Sequence[str], kind: str) -> Vectors:
+        check_lengths(kind, map(len, self.tokenize(texts)), self.max_tokens, self._name)
         if not texts:
             return np.zeros((0, self.dim), dtype=np.float32)
         vectors = np.asarray(self._model.encode(list(texts), max_length=None, use_multiprocessing=False), np.float32)
         lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
-        # A text of unknown tokens has no direction; it gets that which favours none.
+        # A text of unknown tokens has a zero vector; it gets the diagonal, which favors no dimension.
         return np.where(lengths > 1e-9, vectors / np.maximum(lengths, 1e-9), np.float32(self.dim**-0.5))
 
     @cached_property
@@ -74,6 +74,7 @@ class StaticEmbedder:
             from model2vec import StaticModel
         except ModuleNotFoundError as error:
             raise MissingExtraError(
-                "Static embedding models need model2vec.", "Run `pip install 'ragfm[static]'`."
+                "Static embedding models require model2vec, which is not installed.",
+                "Run `pip install 'ragfm[static]'`.",
             ) from error
-        return StaticModel.from_pretrained(str(self._path), max_length=None)  # switching it is not thread-safe
+        return StaticModel.from_pretrained(str(self._path), max_length=None)  # changing it later is not thread-safe

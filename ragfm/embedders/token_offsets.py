@@ -1,4 +1,4 @@
-"""Where the tokens of a text stand, and whether they fit."""
+"""Token offsets in a text, and the check of the maximum length."""
 
 from __future__ import annotations
 
@@ -13,15 +13,16 @@ from ragfm.core.errors import TooLongError
 if TYPE_CHECKING:
     from ragfm.core.types import Offsets
 
-__all__ = ["check_fits", "offsets", "spread"]
+__all__ = ["check_lengths", "estimated_offsets", "token_offsets"]
 
 _WORD = re.compile(r"\s*\S+")
 
 
-def spread(text: str, count: Callable[[str], int]) -> Offsets:
-    """As many tokens as the whole text has, each word with its own number where these add up to that.
+def estimated_offsets(text: str, count: Callable[[str], int]) -> Offsets:
+    """Token offsets from a function that only counts tokens. Their number is exact, their positions are estimated.
 
-    A word's tokens divide its letters evenly; where the words don't add up, all tokens divide the text.
+    If the counts of the words add up to the count of the text, each word is divided evenly into its tokens.
+    Otherwise the whole text is divided evenly. *Shape:* (tokens, 2).
     """
     total = count(text)
     words = [(match.start(), match.end(), count(match.group())) for match in _WORD.finditer(text)]
@@ -32,14 +33,17 @@ def spread(text: str, count: Callable[[str], int]) -> Offsets:
     return np.concatenate(pairs) if pairs else np.zeros((0, 2), dtype=np.int64)
 
 
-def offsets(tokenizer: Any, texts: Sequence[str]) -> list[Offsets]:
-    """By a tokenizer of the library `tokenizers`; special tokens are left out."""
+def token_offsets(tokenizer: Any, texts: Sequence[str]) -> list[Offsets]:
+    """Token offsets from a tokenizer of the `tokenizers` library, without special tokens."""
     encodings = tokenizer.encode_batch(list(texts), add_special_tokens=False)
     return [np.array(encoding.offsets, dtype=np.int64).reshape(-1, 2) for encoding in encodings]
 
 
-def check_fits(what: str, counts: Iterable[int], room: int, model: str) -> None:
-    """Raises TooLongError for the first text of more tokens: the model would cut it, and say nothing."""
-    for tokens in counts:
-        if tokens > room:
-            raise TooLongError(f"A {what} has {tokens} tokens, and {model} takes {room}.", "Shorten it.")
+def check_lengths(kind: str, counts: Iterable[int], max_tokens: int, model: str) -> None:
+    """Raise TooLongError for the first count above `max_tokens`: the model would truncate such a text silently."""
+    for count in counts:
+        if count > max_tokens:
+            raise TooLongError(
+                f"A {kind} cannot be embedded: it has {count} tokens, and {model!r} accepts {max_tokens}.",
+                "Shorten it.",
+            )

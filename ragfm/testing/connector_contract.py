@@ -1,4 +1,4 @@
-"""What every connector owes, as a test: `ragfm.testing.check_connector`."""
+"""Contract test of connectors: `ragfm.testing.check_connector`."""
 
 from __future__ import annotations
 
@@ -11,51 +11,47 @@ from ragfm.testing.contract_checks import require
 
 
 def check_connector(connector: Connector) -> None:
-    """List a source three times and fetch all that it holds. Raises AssertionError with what is wrong.
+    """List a source three times and fetch all of its entries. Raises AssertionError with the violation.
 
-    Point it at a small source with something in it, that nobody changes meanwhile.
+    Use a small source that is not empty and does not change during the test.
     """
-    require(isinstance(connector, Connector), f"{connector!r} lacks a part of the Connector protocol")
-    require(isinstance(connector.root, (str, Path)), f"root is {connector.root!r}, neither a text nor a path")
-    first = _listing(connector)
-    before = {path: _digest(connector, ref) for path, ref in first.items()}
-    second, third = _listing(connector), _listing(connector)
-    require(first.keys() == second.keys() == third.keys(), "listed twice, the source holds other entries")
+    require(isinstance(connector, Connector), f"{connector!r} does not implement the Connector protocol")
+    require(isinstance(connector.root, (str, Path)), f"root is {connector.root!r}, expected a string or a path")
+    first = _refs_by_path(connector)
+    digests = {path: _digest(connector, ref) for path, ref in first.items()}
+    second, third = _refs_by_path(connector), _refs_by_path(connector)
+    require(first.keys() == second.keys() == third.keys(), "two listings of the same source have different entries")
     for path, ref in first.items():
-        same = ref.allow == second[path].allow == third[path].allow
-        require(same, f"listed twice, other groups may see {path!r}")
-        # A revision may change once with the content as it was: that of a file which had only just been written.
-        changed = ref.revision != second[path].revision and second[path].revision != third[path].revision
-        if changed and before[path] is not None:
-            require(_digest(connector, third[path]) != before[path], f"{path!r} gets a new revision at every listing")
+        same_groups = ref.allow == second[path].allow == third[path].allow
+        require(same_groups, f"two listings of the same source allow different groups to see {path!r}")
+        # A revision may change once without a change of content: that of a file written a moment ago.
+        keeps_changing = ref.revision != second[path].revision and second[path].revision != third[path].revision
+        if keeps_changing and digests[path] is not None:
+            changed = _digest(connector, third[path]) != digests[path]
+            require(changed, f"the revision of {path!r} changes with each listing, its content does not")
 
 
-def _listing(connector: Connector) -> dict[str, Ref]:
-    listed: dict[str, Ref] = {}
+def _refs_by_path(connector: Connector) -> dict[str, Ref]:
+    refs: dict[str, Ref] = {}
     for ref in connector.refs():
-        require(isinstance(ref, Ref), f"refs() gives {ref!r}, which is no Ref")
-        require(ref.path not in listed, f"{ref.path!r} is listed twice")
+        require(isinstance(ref, Ref), f"refs() yields {ref!r}, which is not a Ref")
+        require(ref.path not in refs, f"{ref.path!r} is listed twice")
         parts = PurePosixPath(ref.path).parts
-        sound = "/".join(parts) == ref.path and ".." not in parts and not ref.path.startswith("/")
-        require(sound or "://" in ref.path, f"{ref.path!r} is not a plain path relative to the source")
-        require(_is_utf8(ref.path), f"{ref.path!r} can't be written as UTF-8")
+        relative = "/".join(parts) == ref.path and ".." not in parts and not ref.path.startswith("/")
+        require(relative or "://" in ref.path, f"{ref.path!r} is neither a plain relative path nor a URL")
+        try:
+            ref.path.encode()
+        except UnicodeEncodeError:
+            raise AssertionError(f"{ref.path!r} cannot be encoded as UTF-8") from None
         require(ref.skip is None or ref.error is None, f"{ref.path!r} has both skip and error")
-        if ref.allow is not None:
-            names = isinstance(ref.allow, tuple) and all(isinstance(name, str) and name for name in ref.allow)
-            require(names, f"{ref.path!r} is allowed to {ref.allow!r}, which is no tuple of groups' names")
         require(ref.skip != "" and ref.error != "", f"{ref.path!r} is skipped or failed without a reason")
-        listed[ref.path] = ref
-    alone = "" not in listed or len(listed) == 1 or listed[""].error is not None
-    require(alone, "an empty path is for a source that is a single document, or for what went wrong with all of it")
-    return listed
-
-
-def _is_utf8(text: str) -> bool:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
+        if ref.allow is not None:
+            is_groups = isinstance(ref.allow, tuple) and all(isinstance(name, str) and name for name in ref.allow)
+            require(is_groups, f"allow of {ref.path!r} is {ref.allow!r}, expected a tuple of group names")
+        refs[ref.path] = ref
+    valid = "" not in refs or len(refs) == 1 or refs[""].error is not None
+    require(valid, "an empty path is reserved for a source of a single document and for an error of the whole source")
+    return refs
 
 
 def _digest(connector: Connector, ref: Ref) -> bytes | None:
@@ -65,8 +61,10 @@ def _digest(connector: Connector, ref: Ref) -> bytes | None:
         blob = connector.fetch(ref)
     except (ConnectorError, SkipDocument, OSError):
         return None
-    require(isinstance(blob, Blob) and isinstance(blob.data, bytes), f"fetch gives {blob!r} for {ref.path!r}")
+    is_blob = isinstance(blob, Blob) and isinstance(blob.data, bytes)
+    require(is_blob, f"fetch returns {blob!r} for {ref.path!r}, expected a Blob of bytes")
     require(blob.media_type is None or "/" in blob.media_type, f"{blob.media_type!r} is not a media type")
     for key, value in blob.metadata.items():
-        require(isinstance(key, str) and isinstance(value, str | int | float), f"metadata {key!r}: {value!r}")
+        valid = isinstance(key, str) and isinstance(value, str | int | float)
+        require(valid, f"metadata of {ref.path!r} must be strings or numbers, got {key!r}: {value!r}")
     return blake2b(blob.data).digest()

@@ -1,4 +1,4 @@
-"""What the contract tests share."""
+"""Assertions shared by the contract tests."""
 
 from __future__ import annotations
 
@@ -6,16 +6,16 @@ from collections.abc import Callable, Mapping
 
 
 def require(condition: bool, message: str) -> None:
-    """An assertion that `python -O` leaves in."""
+    """An assertion that `python -O` does not remove."""
     if not condition:
         raise AssertionError(message)
 
 
-def refused(wrong: Mapping[str, Callable[[], object]]) -> None:
-    """Each of these calls, by what is wrong with it, must raise ValueError."""
-    for what, call in wrong.items():
+def require_value_errors(calls: Mapping[str, Callable[[], object]]) -> None:
+    """Each call, by a description of its invalid input, must raise ValueError."""
+    for description, call in calls.items():
         try:
             call()
         except ValueError:
             continue
-        raise AssertionError(f"{what} is taken, where a ValueError is due")
+        raise AssertionError(f"{description} must raise ValueError, but is accepted")

@@ -1,9 +1,8 @@
-"""What every embedder owes, as a test: `ragfm.testing.check_embedder`."""
+"""Contract test of embedders: `ragfm.testing.check_embedder`."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 
 from ragfm.core.errors import TooLongError
 from ragfm.core.types import Embedder
@@ -19,49 +18,49 @@ _TEXTS = [
 
 
 def check_embedder(embedder: Embedder) -> None:
-    """Check an embedder's vectors, window, tokens and fingerprint. Raises AssertionError with what is wrong."""
+    """Check an embedder's vectors, tokens, window and fingerprint. Raises AssertionError with the violation."""
     import numpy as np
 
-    require(isinstance(embedder, Embedder), f"{embedder!r} lacks a part of the Embedder protocol")
+    require(isinstance(embedder, Embedder), f"{embedder!r} does not implement the Embedder protocol")
     for embed in (embedder.embed_passages, embedder.embed_queries):
         together = embed(_TEXTS)
-        require(together.shape == (len(_TEXTS), embedder.dim), f"the shape is {together.shape}")
+        expected_shape = (len(_TEXTS), embedder.dim)
+        require(together.shape == expected_shape, f"vectors have shape {together.shape}, expected {expected_shape}")
         require(together.dtype == np.float32, f"vectors are {together.dtype}, not float32")
         lengths = np.linalg.norm(together, axis=1)
         require(bool(np.allclose(lengths, 1, atol=1e-4)), f"vectors have the lengths {lengths}, not 1")
-        # A batch's padding may move the last digits, and nothing else.
         alone = np.concatenate([embed([text]) for text in _TEXTS])
-        require(bool(np.allclose(together, alone, atol=1e-3)), "a text's vector depends on its company")
-        require(embed([]).shape == (0, embedder.dim), "no texts must give no vectors")
+        same = bool(np.allclose(together, alone, atol=1e-3))  # padding may change the last digits
+        require(same, "a text's vector depends on the other texts of the batch")
+        require(embed([]).shape == (0, embedder.dim), "an empty list of texts must give no vectors")
     _check_tokens(embedder)
     _check_window(embedder)
     fingerprint = dict(embedder.fingerprint)
-    require({"model", "dim", "max_tokens"} <= fingerprint.keys(), f"the fingerprint {fingerprint} lacks a part")
-    require(json.loads(json.dumps(fingerprint)) == fingerprint, "the fingerprint does not survive JSON")
+    missing = {"model", "dim", "max_tokens"} - fingerprint.keys()
+    require(not missing, f"the fingerprint {fingerprint} lacks {', '.join(sorted(missing))}")
+    require(json.loads(json.dumps(fingerprint)) == fingerprint, "the fingerprint changes when it is stored as JSON")
     require(fingerprint == dict(embedder.fingerprint), "the fingerprint changes")
 
 
 def _check_tokens(embedder: Embedder) -> None:
     for text, offsets in zip(_TEXTS, embedder.tokenize(_TEXTS), strict=True):
-        require(offsets.ndim == 2 and offsets.shape[1] == 2, f"offsets have the shape {offsets.shape}")
+        valid_shape = offsets.ndim == 2 and offsets.shape[1] == 2
+        require(valid_shape, f"offsets have shape {offsets.shape}, expected (tokens, 2)")
         inside = all(0 <= start <= end <= len(text) for start, end in offsets.tolist())
-        require(inside and len(offsets) > 0, f"the tokens of {text!r} stand at {offsets.tolist()}")
+        require(inside and len(offsets) > 0, f"the token offsets of {text!r} are invalid: {offsets.tolist()}")
     long = "word " * (2 * embedder.max_tokens)
-    require(len(embedder.tokenize([long])[0]) >= 2 * embedder.max_tokens, "tokenize cuts long texts")
+    require(len(embedder.tokenize([long])[0]) >= 2 * embedder.max_tokens, "tokenize truncates long texts")
 
 
 def _check_window(embedder: Embedder) -> None:
-    """The longest text that fits is embedded whole, to its last word; the next longer one is refused."""
-    fits = "word " * (embedder.max_tokens - 1)
-    require(len(embedder.tokenize([fits + "boat"])[0]) == embedder.max_tokens, "`word` is not one token; sorry")
-    boat, bread = embedder.embed_passages([fits + "boat", fits + "bread"])
-    require(float(boat @ bread) < 1 - 1e-7, "the last token of the window does not count")
-    _must_refuse(lambda: embedder.embed_passages([fits + "word boat"]))
-
-
-def _must_refuse(embed: Callable[[], object]) -> None:
+    """A text of `max_tokens` is embedded up to its last token; a longer one is refused."""
+    words = "word " * (embedder.max_tokens - 1)
+    count = len(embedder.tokenize([words + "boat"])[0])
+    require(count == embedder.max_tokens, "`word` and `boat` are not one token each, so the window cannot be tested")
+    boat, bread = embedder.embed_passages([words + "boat", words + "bread"])
+    require(float(boat @ bread) < 1 - 1e-7, "the last token of a text of max_tokens has no effect")
     try:
-        embed()
+        embedder.embed_passages([words + "word boat"])
     except TooLongError:
         return
-    require(False, "a text over max_tokens is embedded, so it was cut")
+    raise AssertionError("a text over max_tokens is embedded, so it was cut; TooLongError is expected")

@@ -1,4 +1,4 @@
-"""What every reader owes, as a test: `ragfm.testing.check_reader`."""
+"""Contract test of readers: `ragfm.testing.check_reader`."""
 
 from __future__ import annotations
 
@@ -7,121 +7,122 @@ from collections.abc import Callable, Sequence
 
 from ragfm.core.errors import ContextOverflowError
 from ragfm.core.types import Message, Reader, Sampling, Stream
+from ragfm.testing.contract_checks import require
 
-_ASKED = (Message("user", "Count from one to ten, in words."),)
-_OTHER = (Message("system", "You are brief."), Message("user", "Which colours does a rainbow have?"))
-_SIGNS = (Message("user", "Repeat exactly: 😀🎉 naïve café 日本語 😀🎉"),)
-_SOME = Sampling(max_tokens=16)
+_COUNT_PROMPT = (Message("user", "Count from one to ten, in words."),)
+_RAINBOW_PROMPT = (Message("system", "You are brief."), Message("user", "Which colours does a rainbow have?"))
+_EMOJI_PROMPT = (Message("user", "Repeat exactly: 😀🎉 naïve café 日本語 😀🎉"),)
+_SAMPLING = Sampling(max_tokens=16)
 _SECONDS = 300.0
-"""How long two answers at once may take before they count as stuck; models on a busy CPU are slow."""
+"""Time limit for several requests at once; models on a busy CPU are slow."""
 
 
 def check_reader(reader: Reader) -> None:
-    """Check a reader's counts, limits, stop strings, streams, threads and window, with about ten short answers.
+    """Check a reader's token counts, limits, stop strings, streams, thread safety and window, with ten short answers.
 
-    Raises AssertionError with a plain sentence. The reader must say something of at least three tokens.
+    The reader must generate at least three tokens. Raises AssertionError with the violation.
     """
     text = _check_counts(reader)
-    _check_limits(reader, text)
-    _check_stop(reader, text)
-    _check_early_end(reader, text)
+    _check_max_tokens(reader, text)
+    _check_stop_strings(reader, text)
+    _check_closed_streams(reader, text)
     _check_threads(reader, text)
     _check_window(reader)
-    _check_signs(reader)
+    _check_characters(reader)
 
 
-def _read(reader: Reader, messages: Sequence[Message], sampling: Sampling = _SOME) -> tuple[str, Stream]:
+def _generate(reader: Reader, messages: Sequence[Message], sampling: Sampling = _SAMPLING) -> tuple[str, Stream]:
     stream = reader.stream(messages, sampling)
     return "".join(stream), stream
 
 
 def _check_counts(reader: Reader) -> str:
-    text, stream = _read(reader, _ASKED)
-    counted, used = reader.count_tokens(_ASKED), stream.usage.prompt_tokens
-    right = counted == used if getattr(reader, "counts_exactly", True) else counted >= used
-    assert right, f"count_tokens says {counted} tokens, and the usage of the same prompt {used}."
-    assert 0 <= stream.usage.cached_tokens < used, "cached_tokens is not between 0 and prompt_tokens."
-    assert text, "The reader said nothing."
-    assert stream.finish_reason in ("stop", "length"), f"finish_reason is {stream.finish_reason!r} after the end."
-    again, _ = _read(reader, _ASKED)
-    assert again == text, f"At temperature 0 the same prompt gave {text!r} and then {again!r}."
+    text, stream = _generate(reader, _COUNT_PROMPT)
+    counted, used = reader.count_tokens(_COUNT_PROMPT), stream.usage.prompt_tokens
+    valid = counted == used if getattr(reader, "counts_exactly", True) else counted >= used
+    require(valid, f"count_tokens returns {counted}, but the usage of the same prompt is {used}.")
+    require(0 <= stream.usage.cached_tokens < used, "cached_tokens is not between 0 and prompt_tokens.")
+    require(bool(text), "The reader said nothing.")
+    reason = stream.finish_reason
+    require(reason in ("stop", "length"), f"finish_reason is {reason!r} after the end of the stream.")
+    second, _ = _generate(reader, _COUNT_PROMPT)
+    require(second == text, f"At temperature 0 the same prompt gave {text!r}, then {second!r}.")
     return text
 
 
-def _check_limits(reader: Reader, text: str) -> None:
-    short, stream = _read(reader, _ASKED, Sampling(max_tokens=2))
-    spoken = stream.usage.completion_tokens
-    assert spoken == 2, f"With max_tokens=2 the reader generated {spoken} tokens."
-    assert stream.finish_reason == "length", f"Cut at max_tokens, it says finish_reason={stream.finish_reason!r}."
-    assert text.startswith(short), f"With a lower max_tokens the text is another one: {short!r}, not {text!r}."
+def _check_max_tokens(reader: Reader, text: str) -> None:
+    short, stream = _generate(reader, _COUNT_PROMPT, Sampling(max_tokens=2))
+    tokens, reason = stream.usage.completion_tokens, stream.finish_reason
+    require(tokens == 2, f"With max_tokens=2 the reader generated {tokens} tokens.")
+    require(reason == "length", f"finish_reason is {reason!r} for an answer cut at max_tokens, expected 'length'.")
+    require(text.startswith(short), f"A lower max_tokens changes the text: {short!r} instead of {text!r}.")
 
 
-def _check_stop(reader: Reader, text: str) -> None:
+def _check_stop_strings(reader: Reader, text: str) -> None:
     middle = len(text) // 2
     for stop in (text[middle : middle + 1], text[middle : middle + 4]):
-        cut, stream = _read(reader, _ASKED, Sampling(max_tokens=16, stop=("\0never", stop)))
-        expected = text[: text.index(stop)]
-        assert cut == expected, f"With the stop string {stop!r} it said {cut!r}, not {expected!r}."
-        assert stream.finish_reason == "stop", f"At a stop string, it says finish_reason={stream.finish_reason!r}."
+        output, stream = _generate(reader, _COUNT_PROMPT, Sampling(max_tokens=16, stop=("\0never", stop)))
+        expected, reason = text[: text.index(stop)], stream.finish_reason
+        require(output == expected, f"With the stop string {stop!r} the text is {output!r}, expected {expected!r}.")
+        require(reason == "stop", f"finish_reason is {reason!r} at a stop string, expected 'stop'.")
 
 
-def _check_early_end(reader: Reader, text: str) -> None:
-    with reader.stream(_ASKED, _SOME) as stream:
+def _check_closed_streams(reader: Reader, text: str) -> None:
+    with reader.stream(_COUNT_PROMPT, _SAMPLING) as stream:
         next(stream)
     stream.close()
-    assert next(stream, None) is None, "A stream that was closed goes on."
-    said: list[str] = []
-    _together(lambda: next(reader.stream(_OTHER, _SOME)))  # abandoned
-    _together(lambda: reader.stream(_OTHER, _SOME))  # never begun
-    _together(lambda: said.append(_read(reader, _ASKED)[0]))
-    assert said == [text], "After a stream was closed and another one abandoned, the reader answers otherwise."
+    require(next(stream, None) is None, "A closed stream yields more text.")
+    outputs: list[str] = []
+    _run_in_threads(lambda: next(reader.stream(_RAINBOW_PROMPT, _SAMPLING)))  # abandoned after one piece
+    _run_in_threads(lambda: reader.stream(_RAINBOW_PROMPT, _SAMPLING))  # never started
+    _run_in_threads(lambda: outputs.append(_generate(reader, _COUNT_PROMPT)[0]))
+    require(outputs == [text], "After a closed and an abandoned stream the same prompt has a different answer.")
 
 
 def _check_threads(reader: Reader, text: str) -> None:
-    other, _ = _read(reader, _OTHER)
-    said: dict[str, str] = {}
-    _together(
-        lambda: said.update(asked=_read(reader, _ASKED)[0]),
-        lambda: said.update(other=_read(reader, _OTHER)[0]),
-        lambda: said.update(counted=str(reader.count_tokens(_OTHER))),
-        lambda: _leave(reader, _OTHER),
-        lambda: _leave(reader, _ASKED),
+    other_text, _ = _generate(reader, _RAINBOW_PROMPT)
+    outputs: dict[str, str] = {}
+
+    def read_one_piece(messages: Sequence[Message]) -> None:
+        with reader.stream(messages, _SAMPLING) as stream:
+            next(stream)
+
+    _run_in_threads(
+        lambda: outputs.update(count=_generate(reader, _COUNT_PROMPT)[0]),
+        lambda: outputs.update(rainbow=_generate(reader, _RAINBOW_PROMPT)[0]),
+        lambda: outputs.update(tokens=str(reader.count_tokens(_RAINBOW_PROMPT))),
+        lambda: read_one_piece(_RAINBOW_PROMPT),
+        lambda: read_one_piece(_COUNT_PROMPT),
     )
-    expected = {"asked": text, "other": other, "counted": str(reader.count_tokens(_OTHER))}
-    assert said == expected, f"Asked from several threads at once, it said {said}, and alone {expected}."
+    expected = {"count": text, "rainbow": other_text, "tokens": str(reader.count_tokens(_RAINBOW_PROMPT))}
+    require(outputs == expected, f"Concurrent requests gave {outputs}, single requests {expected}.")
 
 
-def _leave(reader: Reader, messages: Sequence[Message]) -> None:
-    """Read one piece, as somebody who then closes the window."""
-    with reader.stream(messages, _SOME) as stream:
-        next(stream)
-
-
-def _together(*jobs: Callable[[], object]) -> None:
+def _run_in_threads(*jobs: Callable[[], object]) -> None:
     threads = [threading.Thread(target=job, daemon=True) for job in jobs]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join(_SECONDS)
-        assert not thread.is_alive(), f"The reader is stuck: no answer within {_SECONDS:.0f} seconds."
+        require(not thread.is_alive(), f"The reader is stuck: no answer within {_SECONDS:.0f} seconds.")
 
 
 def _check_window(reader: Reader) -> None:
     too_long = (Message("user", "word " * reader.context_tokens),)
-    said = ""
+    message = ""
     try:
-        reader.stream(too_long, _SOME)
+        reader.stream(too_long, _SAMPLING)
     except ContextOverflowError as error:
-        said = str(error)
-    assert said, "stream() takes a prompt longer than the window; ContextOverflowError is due at once."
+        message = str(error)
+    require(bool(message), "stream() must raise ContextOverflowError at once for a prompt longer than the window.")
     for number in (reader.count_tokens(too_long), reader.context_tokens):
-        assert str(number) in said, f"The error on a prompt that is too long does not name {number}: {said}"
+        require(str(number) in message, f"The error for a prompt that is too long does not name {number}: {message}")
 
 
-def _check_signs(reader: Reader) -> None:
+def _check_characters(reader: Reader) -> None:
     for limit in (1, 2, 3, 16):
-        pieces = list(reader.stream(_SIGNS, Sampling(max_tokens=limit)))
-        assert all(pieces), "A stream gave an empty piece."
+        pieces = list(reader.stream(_EMOJI_PROMPT, Sampling(max_tokens=limit)))
+        require(all(pieces), "A stream yields an empty piece.")
         text = "".join(pieces)
-        assert "�" not in text, f"A character was torn at a token's border: {text!r}."
-        text.encode()  # fails on half of a surrogate pair
+        require("�" not in text, f"A character was torn between tokens: {text!r}.")
+        text.encode()  # raises for half of a surrogate pair

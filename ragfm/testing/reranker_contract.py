@@ -1,4 +1,4 @@
-"""What every reranker owes, as a test: `ragfm.testing.check_reranker`."""
+"""Contract test of rerankers: `ragfm.testing.check_reranker`."""
 
 from __future__ import annotations
 
@@ -11,33 +11,36 @@ _TEXTS = [
     "Naïve café, 日本語 and 😀.",
     "x",
     "",
-    "One more, which is somewhat longer than the others, so that those beside it are padded: " + "word " * 40,
+    "One more, which is so much longer than the others that these are padded: " + "word " * 40,
 ]
 
 
 def check_reranker(reranker: Reranker) -> None:
-    """Check a reranker's scores, and what it leaves out under a budget. Raises AssertionError with what is wrong."""
+    """Check a reranker's scores and its time budget. Raises AssertionError with the violation."""
     import numpy as np
 
-    require(isinstance(reranker, Reranker), f"{reranker!r} lacks a part of the Reranker protocol")
+    require(isinstance(reranker, Reranker), f"{reranker!r} does not implement the Reranker protocol")
     scores = reranker.rerank(_QUERY, _TEXTS)
-    require(scores.shape == (len(_TEXTS),), f"the shape is {scores.shape}, expected {(len(_TEXTS),)}")
+    require(scores.shape == (len(_TEXTS),), f"scores have shape {scores.shape}, expected {(len(_TEXTS),)}")
     require(scores.dtype == np.float32, f"scores are {scores.dtype}, not float32")
-    require(bool(np.isfinite(scores).all()), f"without a budget, every text has a score; got {scores}")
-    require(reranker.rerank(_QUERY, []).shape == (0,), "no texts must give no scores")
-    # A batch's padding may move the last digits, and nothing else.
+    require(bool(np.isfinite(scores).all()), f"without a budget every text must have a score, got {scores}")
+    require(reranker.rerank(_QUERY, []).shape == (0,), "an empty list of texts must give no scores")
+    # Padding may change the last digits.
     alone = np.concatenate([reranker.rerank(_QUERY, [text]) for text in _TEXTS])
-    require(bool(np.allclose(scores, alone, atol=1e-3, rtol=1e-3)), "a text's score depends on its company")
-    turned = reranker.rerank(_QUERY, _TEXTS[::-1])[::-1]
-    require(bool(np.allclose(scores, turned, atol=1e-3, rtol=1e-3)), "scores come in another order than the texts")
+    same = bool(np.allclose(scores, alone, atol=1e-3, rtol=1e-3))
+    require(same, "a text's score depends on the other texts of the batch")
+    reversed_scores = reranker.rerank(_QUERY, _TEXTS[::-1])[::-1]
+    same = bool(np.allclose(scores, reversed_scores, atol=1e-3, rtol=1e-3))
+    require(same, "scores are not in the order of the texts")
     require(len(set(scores.tolist())) > 1, "all texts have the same score")
 
     require(bool(np.isnan(reranker.rerank(_QUERY, _TEXTS, budget_ms=0)).all()), "a budget of 0 ms scores a text")
     ample = reranker.rerank(_QUERY, _TEXTS, budget_ms=600_000)
     require(bool(np.allclose(scores, ample, atol=1e-3, rtol=1e-3)), "an ample budget changes scores")
     for budget in (1, 3, 10, 30, 100):
-        some = reranker.rerank(_QUERY, _TEXTS * 20, budget_ms=budget)
-        missing = np.isnan(some)
-        require(bool((missing[:-1] <= missing[1:]).all()), "under a budget the first texts are to be scored first")
+        limited = reranker.rerank(_QUERY, _TEXTS * 20, budget_ms=budget)
+        missing = np.isnan(limited)
+        require(bool((missing[:-1] <= missing[1:]).all()), "with a budget the first texts must be scored first")
         expected = np.tile(scores, 20)[~missing]
-        require(bool(np.allclose(some[~missing], expected, atol=1e-3, rtol=1e-3)), "a budget changes scores")
+        same = bool(np.allclose(limited[~missing], expected, atol=1e-3, rtol=1e-3))
+        require(same, "a budget changes scores")

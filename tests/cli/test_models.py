@@ -17,7 +17,7 @@ from ragfm.cli.models import models
 from ragfm.cli.options import warn_of_licence
 from ragfm.core.errors import UnsupportedError
 from ragfm.core.types import Reader
-from ragfm.embedders.backend_choice import EXACT_ENOUGH
+from ragfm.embedders.backend_choice import MIN_COSINE
 from ragfm.generation.readers import load_reader
 from ragfm.generation.readers import weight_format as module
 from ragfm.generation.readers.llama_cpp_reader import LlamaCppReader
@@ -42,8 +42,8 @@ def test_bench_measures_the_backends_and_stores_the_fastest(cache: Path) -> None
     assert {"numpy-fp32", "torch-fp32"} <= forms.keys()
     assert forms["numpy-fp32"]["lowest_cosine"] > 0.99999
     (chosen,) = (row for row in rows if row["chosen"])
-    assert chosen["lowest_cosine"] >= EXACT_ENOUGH
-    eligible = [row for row in rows if row["lowest_cosine"] >= EXACT_ENOUGH]
+    assert chosen["lowest_cosine"] >= MIN_COSINE
+    eligible = [row for row in rows if row["lowest_cosine"] >= MIN_COSINE]
     assert chosen["tokens_per_second"] == max(row["tokens_per_second"] for row in eligible)
     (stored,) = json.loads(cache.read_text()).values()
     assert stored["form"] == chosen["form"]

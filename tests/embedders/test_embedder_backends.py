@@ -1,4 +1,4 @@
-"""The forms of a BERT: what they give beside sentence-transformers, how one is chosen, and what is remembered."""
+"""The backends of a BERT: their vectors compared with sentence-transformers, and the choice of the fastest."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ import pytest
 
 from ragfm.core.errors import TooLongError
 from ragfm.embedders import SentenceTransformerEmbedder, backend_choice
-from ragfm.embedders.backend_choice import Measured, fastest, recall, remember
+from ragfm.embedders.backend_choice import Measurement, fastest, load_choice, save_choice
 from ragfm.embedders.model_folder import read_bert_folder
-from ragfm.embedders.networks import BertNetwork, LibraryNetwork, Tokenised
+from ragfm.embedders.networks import BertNetwork, LibraryNetwork, TokenizedTexts
 from ragfm.embedders.sorted_batches import embed_sorted
 from ragfm.models.hardware import has_gpu
 from ragfm.models.model_lookup import find_model
@@ -53,8 +53,15 @@ def tiny(folder: Path, *, pooling: str = "mean", normalize: bool = True, prompts
     from sentence_transformers.sentence_transformer.modules import Normalize, Pooling, Transformer
     from transformers import AutoTokenizer, BertConfig, BertModel
 
-    config = BertConfig(hidden_size=48, num_hidden_layers=2, num_attention_heads=4, intermediate_size=96,
-                        layer_norm_eps=1e-3, max_position_embeddings=64, initializer_range=0.3)  # fmt: skip
+    config = BertConfig(
+        hidden_size=48,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        intermediate_size=96,
+        layer_norm_eps=1e-3,
+        max_position_embeddings=64,
+        initializer_range=0.3,
+    )
     BertModel(config).save_pretrained(folder / "bert")
     AutoTokenizer.from_pretrained(find_model("bundled", "embedder")).save_pretrained(folder / "bert")
     modules = [Transformer(str(folder / "bert")), Pooling(48, pooling), *([Normalize()] if normalize else [])]
@@ -62,7 +69,7 @@ def tiny(folder: Path, *, pooling: str = "mean", normalize: bool = True, prompts
     return folder / "model"
 
 
-def test_letters_are_lowered_where_the_folder_says_so(tmp_path: Path) -> None:
+def test_texts_are_lowercased_if_the_folder_says_so(tmp_path: Path) -> None:
     path = tiny(tmp_path)
     setting, normalizer = path / "sentence_bert_config.json", path / "tokenizer.json"
     setting.write_text(json.dumps({**json.loads(setting.read_text()), "do_lower_case": True}))
@@ -80,27 +87,27 @@ def test_letters_are_lowered_where_the_folder_says_so(tmp_path: Path) -> None:
     assert ours._network.tokenizer.encode(text.lower()).ids == ids
 
 
-def forms() -> list[str]:
-    """All that are here, and bf16 even where the processor only imitates it."""
+def backends() -> list[str]:
+    """All backends that run here, including bf16 where the processor emulates it."""
     gpu = ["gpu-fp16"] if has_gpu() else []
     return ["numpy-fp32", "torch-fp32", "torch-bf16", *gpu, *(["openvino"] if find_spec("openvino") else [])]
 
 
-@pytest.mark.parametrize("form", forms())
-def test_each_form_gives_the_vectors_of_sentence_transformers(form: str, bundled: Path, reference: Any) -> None:
+@pytest.mark.parametrize("name", backends())
+def test_each_backend_gives_the_vectors_of_sentence_transformers(name: str, bundled: Path, reference: Any) -> None:
     expected = reference.encode(TEXTS, normalize_embeddings=True)
     folder = read_bert_folder(bundled)
     assert folder is not None
     network = BertNetwork(folder)
     ids = [encoding.ids for encoding in network.tokenizer.encode_batch(TEXTS)]
     assert ids == [row for text in TEXTS for row in reference.tokenizer([text])["input_ids"]]
-    found = network.load(form)(Tokenised(TEXTS, "", ids))
+    found = network.load(name)(TokenizedTexts(TEXTS, "", ids))
     lowest = (found * expected).sum(1).min()
-    assert lowest > (0.999999 if "fp32" in form else backend_choice.EXACT_ENOUGH)
+    assert lowest > (0.999999 if "fp32" in name else backend_choice.MIN_COSINE)
 
 
 @pytest.mark.parametrize("changes", [{}, {"pooling": "cls"}, {"normalize": False}, {"prompts": {"query": "ask: "}}])
-def test_other_berts_have_vectors_and_contract_of_the_library(tmp_path: Path, changes: dict[str, Any]) -> None:
+def test_other_berts_have_the_vectors_and_contract_of_the_library(tmp_path: Path, changes: dict[str, Any]) -> None:
     path = tiny(tmp_path, **changes)
     ours = SentenceTransformerEmbedder(str(path))
     assert isinstance(ours._network, BertNetwork)
@@ -128,11 +135,11 @@ def test_other_berts_have_vectors_and_contract_of_the_library(tmp_path: Path, ch
         ("tokenizer_config.json", {"tokenizer_class": "XLMRobertaTokenizer"}),
     ],
 )
-def test_what_is_not_known_is_left_to_the_library(
+def test_a_folder_with_unknown_settings_is_run_by_the_library(
     bundled: Path, tmp_path: Path, file: str, changes: dict[str, Any]
 ) -> None:
-    for source in ("config.json", "modules.json", "sentence_bert_config.json", "1_Pooling/config.json",
-                   "tokenizer.json", "tokenizer_config.json"):  # fmt: skip
+    sources = ["config.json", "modules.json", "sentence_bert_config.json", "1_Pooling/config.json"]
+    for source in [*sources, "tokenizer.json", "tokenizer_config.json"]:
         (tmp_path / source).parent.mkdir(exist_ok=True)
         (tmp_path / source).write_text((bundled / source).read_text())
     assert read_bert_folder(tmp_path) is not None
@@ -140,14 +147,14 @@ def test_what_is_not_known_is_left_to_the_library(
     assert read_bert_folder(tmp_path) is None
 
 
-def test_what_is_left_to_the_library_keeps_the_contract(bundled: Path) -> None:
+def test_the_library_network_keeps_the_contract(bundled: Path) -> None:
     embedder = SentenceTransformerEmbedder("bundled")
     direct = dict(embedder.fingerprint)
     embedder = SentenceTransformerEmbedder("bundled")
     embedder._network = LibraryNetwork(bundled, "bundled")
     assert dict(embedder.fingerprint) == direct
     check_embedder(embedder)
-    with pytest.raises(TooLongError, match="passage has 300 tokens, and bundled takes 254"):
+    with pytest.raises(TooLongError, match="passage cannot be embedded: it has 300 tokens, and 'bundled' accepts 254"):
         embedder.embed_passages(["word " * 300])
 
 
@@ -164,11 +171,13 @@ def test_the_contract_of_the_bundled_model_is_that_of_older_collections() -> Non
     }
 
 
-def test_a_question_is_embedded_without_the_large_libraries() -> None:
-    code = "import sys; from ragfm import load_embedder; load_embedder().embed_queries(['boats']); " \
-           "print({'torch', 'transformers', 'sentence_transformers', 'openvino'} & set(sys.modules))"  # fmt: skip
-    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert found.stdout.strip() == "set()"
+def test_a_question_is_embedded_without_importing_large_libraries() -> None:
+    code = (
+        "import sys; from ragfm import load_embedder; load_embedder().embed_queries(['boats']); "
+        "print({'torch', 'transformers', 'sentence_transformers', 'openvino'} & set(sys.modules))"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "set()"
 
 
 def test_batches_keep_the_order_and_the_budget() -> None:
@@ -183,19 +192,19 @@ def test_batches_keep_the_order_and_the_budget() -> None:
             found.append(np.stack([tokens.max(1), mask.sum(1)], axis=1).astype(np.float32))
         return found
 
-    vectors = embed_sorted(ids, run, 2, budget=30, multiple=4)
+    vectors = embed_sorted(ids, run, 2, max_tokens=30, multiple=4)
     expected = np.array([[row[0], len(row)] for row in ids], dtype=np.float32)
     assert np.allclose(vectors, expected / np.linalg.norm(expected, axis=1, keepdims=True))
     assert all(width % 4 == 0 and texts * width <= 30 for texts, width in seen)
     assert seen == sorted(seen, key=lambda shape: -shape[1])
-    assert embed_sorted([[1] * 100], run, 2, budget=30).shape == (1, 2)
+    assert embed_sorted([[1] * 100], run, 2, max_tokens=30).shape == (1, 2)
 
 
 # --- The choice --------------------------------------------------------------------------------------------------
 
 
 class _Network:
-    """Forms that take a while and are more or less exact; the exact one is slow."""
+    """Simulated backends of different speed and precision; the exact one is slow."""
 
     window, dim, pooling, prompts = 256, 2, "", {}
 
@@ -207,20 +216,20 @@ class _Network:
     def tokenizer(self) -> Any:
         return BertNetwork(read_bert_folder(find_model("bundled", "embedder"))).tokenizer  # type: ignore[arg-type]
 
-    def forms(self) -> Sequence[str]:
+    def backends(self) -> Sequence[str]:
         return list(self.slowness)
 
-    def load(self, form: str) -> Any:
+    def load(self, name: str) -> Any:
         import time
 
-        self.loaded.append(form)
-        angle = self.angles.get(form, 0.0)
+        self.loaded.append(name)
+        angle = self.angles.get(name, 0.0)
         if angle is None:
             raise RuntimeError("no such library")
 
-        def run(tokenised: Tokenised) -> Any:
-            time.sleep(self.slowness[form] * len(tokenised.texts))
-            return np.tile(np.float32([np.cos(angle), np.sin(angle)]), (len(tokenised.texts), 1))
+        def run(texts: TokenizedTexts) -> Any:
+            time.sleep(self.slowness[name] * len(texts.texts))
+            return np.tile(np.float32([np.cos(angle), np.sin(angle)]), (len(texts.texts), 1))
 
         return run
 
@@ -231,9 +240,9 @@ def embedder(network: Any) -> SentenceTransformerEmbedder:
     return made
 
 
-def test_the_fastest_that_is_exact_enough_is_taken_and_remembered(cache: Path) -> None:
-    network = _Network({"exact": 0.02, "wrong": 0.0001, "gone": 0.0, "good": 0.001, "fair": 0.01},
-                       {"wrong": 0.05, "gone": None, "good": 0.04})  # type: ignore[dict-item]  # fmt: skip
+def test_the_fastest_precise_backend_is_chosen_and_stored(cache: Path) -> None:
+    slowness = {"exact": 0.02, "wrong": 0.0001, "gone": 0.0, "good": 0.001, "fair": 0.01}
+    network = _Network(slowness, {"wrong": 0.05, "gone": None, "good": 0.04})  # type: ignore[dict-item]
     made = embedder(network)
     made.embed_passages(["a few words"] * 10)
     assert network.loaded == ["exact"]
@@ -251,28 +260,28 @@ def test_the_fastest_that_is_exact_enough_is_taken_and_remembered(cache: Path) -
     assert other.loaded == ["good", "exact"]
 
 
-def test_a_choice_that_fails_leaves_the_exact_form(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failing_choice_falls_back_to_the_exact_backend(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     made = embedder(network := _Network({"exact": 0.0, "good": 0.0}, {}))
     monkeypatch.setattr(backend_choice, "measure", lambda *_: 1 / 0)
     assert made.embed_passages(["word " * 250] * 100).shape == (100, 2)
     assert network.loaded == ["exact"]
 
 
-def test_a_memory_that_is_broken_or_cannot_be_kept_is_no_failure(cache: Path) -> None:
-    results = [Measured("exact", 1, 1, 1), Measured("good", 2, 2, 1)]
+def test_an_unreadable_or_unwritable_choice_file_is_not_an_error(cache: Path) -> None:
+    results = [Measurement("exact", 1, 1, 1), Measurement("good", 2, 2, 1)]
     cache.parent.mkdir(parents=True)
     for broken in ("{", "[]", '{"a": 1}'):
         cache.write_text(broken)
-        assert recall("w") is None
-    remember("w", results)
-    assert (recall("w"), recall("other")) == ("good", None)
+        assert load_choice("w") is None
+    save_choice("w", results)
+    assert (load_choice("w"), load_choice("other")) == ("good", None)
     cache.unlink()
     cache.mkdir()
-    remember("w", results)
-    assert recall("w") is None
+    save_choice("w", results)
+    assert load_choice("w") is None
 
 
-def test_two_threads_may_keep_at_once(
+def test_two_threads_can_store_at_once(
     cache: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     both, replace = threading.Barrier(2, timeout=10), Path.replace
@@ -284,23 +293,23 @@ def test_two_threads_may_keep_at_once(
     monkeypatch.setattr(Path, "replace", waiting)
     caplog.set_level(logging.INFO)
     with ThreadPoolExecutor(2) as pool:
-        list(pool.map(lambda weights: remember(weights, [Measured("exact", 1, 1, 1)]), ("a", "b")))
+        list(pool.map(lambda weights: save_choice(weights, [Measurement("exact", 1, 1, 1)]), ("a", "b")))
     assert not caplog.records
     assert [path.name for path in cache.parent.iterdir()] == ["forms.json"]
-    assert "exact" in (recall("a"), recall("b"))
+    assert "exact" in (load_choice("a"), load_choice("b"))
 
 
-def test_another_machine_measures_anew(monkeypatch: pytest.MonkeyPatch) -> None:
-    remember("w", [Measured("exact", 1, 1, 1)])
-    assert recall("w") == "exact"
+def test_a_different_machine_measures_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    save_choice("w", [Measurement("exact", 1, 1, 1)])
+    assert load_choice("w") == "exact"
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    monkeypatch.setattr(backend_choice, "cpu_info", lambda: ("another", frozenset()))
-    assert recall("w") is None
+    monkeypatch.setattr(backend_choice, "processor", lambda: ("another", frozenset()))
+    assert load_choice("w") is None
 
 
 def test_fastest() -> None:
-    exact = Measured("exact", 1, 10, 1.0)
-    assert fastest([exact, Measured("slow", 1, 9, 1.0)]) == "exact"
-    assert fastest([exact, Measured("rough", 1, 99, 0.9989)]) == "exact"
-    assert fastest([exact, Measured("fair", 1, 99, 0.999), Measured("none", error="x")]) == "fair"
-    assert fastest([exact, Measured("nan", 1, 99, float("nan"))]) == "exact"
+    exact = Measurement("exact", 1, 10, 1.0)
+    assert fastest([exact, Measurement("slow", 1, 9, 1.0)]) == "exact"
+    assert fastest([exact, Measurement("rough", 1, 99, 0.9989)]) == "exact"
+    assert fastest([exact, Measurement("fair", 1, 99, 0.999), Measurement("none", error="x")]) == "fair"
+    assert fastest([exact, Measurement("nan", 1, 99, float("nan"))]) == "exact"

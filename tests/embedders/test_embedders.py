@@ -1,4 +1,4 @@
-"""Embedders beside sentence-transformers: GGUF files, static models, a server; each a real one."""
+"""The other embedders: GGUF files, static models and a server, each with a real model."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from ragfm.core.errors import DamagedModelError, EmbeddingError, TooLongError, U
 from ragfm.core.types import Embedder
 from ragfm.embedders import load_embedder
 from ragfm.embedders import openai_embedder as endpoint_module
-from ragfm.embedders.token_offsets import spread
+from ragfm.embedders.token_offsets import estimated_offsets
 from ragfm.models.model_lookup import find_model
 from ragfm.testing import HashingEmbedder, check_embedder
 
@@ -34,7 +34,7 @@ def minilm() -> Embedder:
 
 
 def write_gguf(path: Path) -> Path:
-    """The bundled model as a GGUF file, as llama.cpp's own converter names things."""
+    """The bundled model as a GGUF file, with the tensor names of llama.cpp's converter."""
     import gguf
     from safetensors.numpy import load_file
 
@@ -53,16 +53,25 @@ def write_gguf(path: Path) -> Path:
     writer.add_tokenizer_model("bert")
     writer.add_tokenizer_pre("default")
     special = {"[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"}
-    writer.add_token_list([
-        token if token in special or (token.startswith("[unused") and token.endswith("]"))
-        else token[2:] if token.startswith("##") else "\u2581" + token
-        for token in vocabulary
-    ])  # fmt: skip
+    names_in_gguf = []
+    for token in vocabulary:
+        if token in special or (token.startswith("[unused") and token.endswith("]")):
+            names_in_gguf.append(token)
+        else:
+            names_in_gguf.append(token[2:] if token.startswith("##") else "\u2581" + token)
+    writer.add_token_list(names_in_gguf)
     kinds = (gguf.TokenType.CONTROL, gguf.TokenType.NORMAL)
     writer.add_token_types([kinds[0] if token in special else kinds[1] for token in vocabulary])
     writer.add_token_type_count(config["type_vocab_size"])
-    for name, kind in (("[UNK]", "unk"), ("[CLS]", "bos"), ("[SEP]", "eos"), ("[SEP]", "sep"), ("[PAD]", "pad"),
-                       ("[MASK]", "mask")):  # fmt: skip
+    kinds_of_special = {
+        "unk": "[UNK]",
+        "bos": "[CLS]",
+        "eos": "[SEP]",
+        "sep": "[SEP]",
+        "pad": "[PAD]",
+        "mask": "[MASK]",
+    }
+    for kind, name in kinds_of_special.items():
         getattr(writer, f"add_{kind}_token_id")(vocabulary.index(name))
     names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.BERT, config["num_hidden_layers"])
     for name, tensor in load_file(folder / "model.safetensors").items():
@@ -102,29 +111,29 @@ def test_more_texts_than_fit_into_one_batch(gguf_file: Path) -> None:
     assert np.allclose(together[::30], alone, atol=2e-3)
 
 
-def test_a_model_that_says_nothing_of_pooling_gets_the_mean() -> None:
+def test_a_model_without_pooling_metadata_uses_mean_pooling() -> None:
     embedder = load_embedder(str(find_model("bundled", "reader")))
     assert embedder.fingerprint["pooling"] == "mean"
     check_embedder(embedder)
 
 
-def test_files_that_are_no_gguf_embedders(tmp_path: Path, gguf_file: Path) -> None:
+def test_files_that_are_not_gguf_embedders_are_refused(tmp_path: Path, gguf_file: Path) -> None:
     (tmp_path / "x.gguf").write_bytes(b"nothing")
     with pytest.raises(DamagedModelError, match="is not a GGUF file"):
         load_embedder(str(tmp_path / "x.gguf"))
     (tmp_path / "y.gguf").write_bytes(gguf_file.read_bytes()[:100_000])
     with pytest.raises(DamagedModelError, match="is damaged: it announces"):
         load_embedder(str(tmp_path / "y.gguf")).embed_queries(["boats"])
-    with pytest.raises(UnsupportedError, match="no sentence-transformers folder"):
+    with pytest.raises(UnsupportedError, match="is not a sentence-transformers folder"):
         load_embedder(f"sentence-transformers:{gguf_file}")
 
 
-def test_places_of_tokens_that_are_only_counted() -> None:
+def test_offsets_are_estimated_from_token_counts() -> None:
     text = "  ab  cdefgh "
-    assert spread(text, lambda part: len(part.split()) + 2 * ("cdefgh" in part)).tolist() == [
-        [0, 4], [4, 7], [7, 9], [9, 12]]  # fmt: skip
-    assert len(spread(text, lambda part: 7 if part == text else 1)) == 7  # the words don't add up
-    assert spread("", lambda _: 0).shape == (0, 2)
+    offsets = estimated_offsets(text, lambda part: len(part.split()) + 2 * ("cdefgh" in part))
+    assert offsets.tolist() == [[0, 4], [4, 7], [7, 9], [9, 12]]
+    assert len(estimated_offsets(text, lambda part: 7 if part == text else 1)) == 7  # the words don't add up
+    assert estimated_offsets("", lambda _: 0).shape == (0, 2)
 
 
 # --- Static ------------------------------------------------------------------------------------------------------
@@ -155,7 +164,7 @@ def test_a_static_model_keeps_the_contract(static_folder: Path) -> None:
     assert one @ other > one @ far
 
 
-def test_a_text_of_unknown_tokens_has_a_vector_all_the_same(static_folder: Path) -> None:
+def test_a_text_of_unknown_tokens_still_has_a_unit_vector(static_folder: Path) -> None:
     (vector,) = load_embedder(f"model2vec:{static_folder}").embed_passages(["\U0001f9ff\U0001f9ff"])
     assert np.isclose(np.linalg.norm(vector), 1)
 
@@ -208,7 +217,7 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
         thread.start()
         monkeypatch.setenv("OPENAI_BASE_URL", f"{running.address}/v1/")
         monkeypatch.setenv("OPENAI_API_KEY", "sk-secret-1")
-        monkeypatch.setattr(endpoint_module, "PAUSES", (0.01, 0.01))
+        monkeypatch.setattr(endpoint_module, "RETRY_SECONDS", (0.01, 0.01))
         yield running
         running.shutdown()
 
@@ -221,7 +230,7 @@ def test_an_endpoint_keeps_the_contract(server: Server) -> None:
     assert {body["model"] for _, body in server.asked} == {"text-embedding-3-small"}
 
 
-def test_many_texts_are_asked_for_in_parts_and_come_back_in_order(server: Server) -> None:
+def test_many_texts_are_split_into_requests_and_returned_in_order(server: Server) -> None:
     texts = [f"word{number}" for number in range(150)]
     embedder = load_embedder("openai:m")
     assert np.allclose(embedder.embed_passages(texts), HashingEmbedder().embed_passages(texts), atol=1e-6)
@@ -230,7 +239,7 @@ def test_many_texts_are_asked_for_in_parts_and_come_back_in_order(server: Server
     assert len(server.asked) == 4  # the dimension is asked for once
 
 
-def test_what_passes_is_tried_again(server: Server) -> None:
+def test_temporary_failures_are_retried(server: Server) -> None:
     server.failures = [(429, {"Retry-After": "0"}, {}), (503, {}, b"<html>")]
     assert load_embedder("openai:m").embed_queries(["boats"]).shape == (1, 64)
     server.failures = [(500, {}, {})] * 3
@@ -244,10 +253,10 @@ def test_what_passes_is_tried_again(server: Server) -> None:
     [
         ((401, {}, {"error": {"message": "Incorrect API key provided: sk-secret-1"}}), "status 401, Incorrect"),
         ((200, {}, {"data": []}), "shape"),
-        ((200, {}, {"nothing": 1}), "can't be read"),
+        ((200, {}, {"nothing": 1}), "cannot be read"),
     ],
 )
-def test_what_stays_wrong_is_said_at_once_and_without_the_key(
+def test_permanent_failures_are_reported_at_once_and_without_the_key(
     server: Server, answer: Any, said: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     server.failures = [answer]
@@ -267,15 +276,15 @@ def test_a_redirect_does_not_carry_the_key_away(server: Server) -> None:
         other.shutdown()
 
 
-def test_a_server_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unreachable_server_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OPENAI_BASE_URL", "http://127.0.0.1:9/v1")
-    monkeypatch.setattr(endpoint_module, "PAUSES", (0.01,))
+    monkeypatch.setattr(endpoint_module, "RETRY_SECONDS", (0.01,))
     with pytest.raises(EmbeddingError, match="Connection refused"):
         load_embedder("openai:m").embed_queries(["boats"])
 
 
-def test_too_long_is_refused_before_it_is_sent(server: Server) -> None:
-    with pytest.raises(TooLongError, match="question has 300 tokens, and m takes 256"):
+def test_a_text_that_is_too_long_is_not_sent(server: Server) -> None:
+    with pytest.raises(TooLongError, match="question cannot be embedded: it has 300 tokens, and 'm' accepts 256"):
         load_embedder("openai:m").embed_queries(["word " * 300])
     assert server.asked == []
 

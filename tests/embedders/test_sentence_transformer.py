@@ -1,4 +1,4 @@
-"""Embedders: the contract on all that are registered, and what decides a vector."""
+"""Embedders: the contract of all registered ones, and the vectors of sentence-transformers models."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ def test_every_registered_embedder_is_tested() -> None:
 
 
 @pytest.mark.parametrize("name", ["llama-cpp", "model2vec", "openai"])
-def test_a_plugin_that_needs_a_name_says_so(name: str) -> None:
-    with pytest.raises(ConfigError, match=f"Say {name}:NAME"):
+def test_a_plugin_without_its_model_name_is_an_error(name: str) -> None:
+    with pytest.raises(ConfigError, match=f"Use {name}:NAME"):
         load_embedder(name)
 
 
@@ -54,14 +54,14 @@ class _Drifts(HashingEmbedder):
 
 
 @pytest.mark.parametrize(
-    ("broken", "said"), [(_Cuts, "it was cut"), (_Long, "not 1"), (_Drifts, "depends on its company")]
+    ("broken", "said"), [(_Cuts, "it was cut"), (_Long, "not 1"), (_Drifts, "depends on the other texts")]
 )
 def test_the_contract_catches_broken_ones(broken: type[HashingEmbedder], said: str) -> None:
     with pytest.raises(AssertionError, match=said):
         check_embedder(broken())
 
 
-def test_the_bundled_model_is_the_one_that_was_measured(bundled: Embedder) -> None:
+def test_the_bundled_model_has_the_expected_weights(bundled: Embedder) -> None:
     assert (bundled.dim, bundled.max_tokens) == (384, 254)
     assert bundled.fingerprint["weights"] == "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
     vectors = bundled.embed_passages(["A cat sits on a mat.", "A kitten rests on a rug.", "Interest rates rose."])
@@ -77,12 +77,12 @@ def test_vectors_are_those_of_sentence_transformers(bundled: Embedder) -> None:
     assert np.allclose(bundled.embed_passages(texts), expected, atol=1e-5)
 
 
-def test_too_long_is_refused_for_queries_too(bundled: Embedder) -> None:
-    with pytest.raises(TooLongError, match="question has 300 tokens, and bundled takes 254"):
+def test_queries_that_are_too_long_are_refused(bundled: Embedder) -> None:
+    with pytest.raises(TooLongError, match="question cannot be embedded: it has 300 tokens, and 'bundled' accepts 254"):
         bundled.embed_queries(["word " * 300])
 
 
-def test_prompts_are_put_before_and_their_tokens_taken_off(bundled: Embedder) -> None:
+def test_prompts_are_prepended_and_reduce_the_window(bundled: Embedder) -> None:
     prompted = SentenceTransformerEmbedder("bundled")
     prompted._network.prompts = {"query": "query: ", "document": "passage: "}  # type: ignore[misc]
     assert prompted.max_tokens == 252

@@ -64,7 +64,7 @@ class Doubled(BM25Index):
 
 
 class HigherFirst(BM25Index):
-    """Of equal scores the higher id comes first."""
+    """Among equal scores the higher id comes first."""
 
     def search(self, queries: Any, k: int, *, allowed: Any = None) -> Any:
         scores, ids = super().search(queries, len(self) + k, allowed=allowed)
@@ -74,7 +74,7 @@ class HigherFirst(BM25Index):
 
 
 class Padded(BM25Index):
-    """Gives texts that don't match, with score 0."""
+    """Returns texts that do not match, with score 0."""
 
     def search(self, queries: Any, k: int, *, allowed: Any = None) -> Any:
         scores, ids = super().search(queries, k, allowed=allowed)
@@ -82,7 +82,7 @@ class Padded(BM25Index):
 
 
 class OwnStatistics(BM25Index):
-    """Scores what came later by its own statistics, not by those of all."""
+    """Scores added texts by their own statistics, not by those of all texts."""
 
     def search(self, queries: Any, k: int, *, allowed: Any = None) -> Any:
         if not len(queries):
@@ -99,14 +99,14 @@ class OwnStatistics(BM25Index):
 
 
 class Undead(BM25Index):
-    """Finds what was removed."""
+    """Returns removed texts."""
 
     def updated(self, ids: Any, texts: Any, *, removed: Any = None) -> Any:
         return super().updated(ids, texts)
 
 
 class Trusting(BM25Index):
-    """Takes an id that it has."""
+    """Accepts an id that it already has."""
 
     def updated(self, ids: Any, texts: Any, *, removed: Any = None) -> Any:
         has = bool(self._n) and bool(np.isin(ids, self._parts[0].ids).any())
@@ -114,7 +114,7 @@ class Trusting(BM25Index):
 
 
 class Changed(BM25Index):
-    """Changes itself when it is asked for another index."""
+    """`updated` changes the index itself."""
 
     def updated(self, ids: Any, texts: Any, *, removed: Any = None) -> Any:
         index = super().updated(ids, texts, removed=removed)
@@ -142,16 +142,16 @@ class Unstemmed(BM25Index):
     ("broken", "message"),
     [
         (Unfiltered, "hits than|not allowed"),
-        (FilteredAfterwards, "hits, where"),
-        (Doubled, "where BM25 gives"),
-        (HigherFirst, "whose text is the same"),
+        (FilteredAfterwards, "hits, expected"),
+        (Doubled, "but BM25 gives"),
+        (HigherFirst, "which has the same text"),
         (Padded, "more hits"),
-        (OwnStatistics, "where BM25 gives"),
+        (OwnStatistics, "but BM25 gives"),
         (Undead, "are left"),
-        (Trusting, "there already"),
+        (Trusting, "the index already has"),
         (Changed, "len is"),
         (Forgetful, "the language is"),
-        (Unstemmed, "find"),
+        (Unstemmed, "the hits of"),
     ],
 )
 def test_the_contract_catches_a_broken_index(broken: type[BM25Index], message: str) -> None:
@@ -162,7 +162,7 @@ def test_the_contract_catches_a_broken_index(broken: type[BM25Index], message: s
 # --- BM25 --------------------------------------------------------------------------------------------------------
 
 
-def test_a_score_worked_out_by_hand() -> None:
+def test_a_score_computed_by_hand() -> None:
     index = BM25Index.build(np.array([7, 8, 9]), ["cat cat dog", "dog", "bird bird"], language="simple")
     idf = math.log(1 + (3 - 1 + 0.5) / (1 + 0.5))
     assert hits(index, "cat") == [(7, pytest.approx(idf * 2 / (2 + 1.2 * (0.25 + 0.75 * 3 / 2)), rel=1e-6))]
@@ -172,15 +172,15 @@ def test_a_score_worked_out_by_hand() -> None:
 @given(
     st.lists(st.integers(0, 6), max_size=700), st.integers(1, 12), st.one_of(st.none(), st.sets(st.integers(0, 699)))
 )
-def test_the_best_are_those_of_a_plain_sort(values: list[int], k: int, chosen: set[int] | None) -> None:
+def test_the_top_rows_equal_those_of_a_full_sort(values: list[int], k: int, chosen: set[int] | None) -> None:
     scores = np.array(values, dtype=np.float32)
     within = None if chosen is None else np.array(sorted(row for row in chosen if row < len(values)), dtype=np.int64)
     rows = range(len(values)) if within is None else within.tolist()
     expected = sorted((row for row in rows if values[row] > 0), key=lambda row: (-values[row], row))[:k]
-    assert bm25._top(scores, k, within).tolist() == expected
+    assert bm25._top_rows(scores, k, within).tolist() == expected
 
 
-def test_a_word_counts_no_more_than_fits() -> None:
+def test_counts_are_capped() -> None:
     index = BM25Index.build([1, 2], ["cat " * 70_000, "dog"], language="simple")
     assert hits(index, "cat")[0][0] == 1
     assert index._parts[0].counts.max() == 65_535
@@ -189,7 +189,7 @@ def test_a_word_counts_no_more_than_fits() -> None:
 # --- Updates -----------------------------------------------------------------------------------------------------
 
 
-def test_updates_score_as_one_index_of_all_to_the_last_bit() -> None:
+def test_updated_indexes_score_bit_identically_to_one_index() -> None:
     some = texts(500)
     ids = np.random.default_rng(3).permutation(500)
     whole = BM25Index.build(ids, some, language="en")
@@ -203,7 +203,7 @@ def test_updates_score_as_one_index_of_all_to_the_last_bit() -> None:
         assert np.array_equal(found[1], expected[1])
 
 
-def test_what_is_removed_is_gone_from_the_statistics_once_saved(tmp_path: Path) -> None:
+def test_saving_drops_removed_texts_from_the_statistics(tmp_path: Path) -> None:
     some = texts(90)
     some[3] += " alone"
     index = BM25Index.build(np.arange(60), some[:60], language="simple")
@@ -220,7 +220,7 @@ def test_what_is_removed_is_gone_from_the_statistics_once_saved(tmp_path: Path) 
         index.updated([4], ["again"])
 
 
-def test_what_is_removed_as_parts_are_merged_stays_gone(tmp_path: Path) -> None:
+def test_texts_removed_while_parts_are_merged_stay_removed(tmp_path: Path) -> None:
     index = BM25Index.build([1], ["cat"]).updated([2, 3, 4], ["cat", "cat", "dog"], removed=np.array([1, 3]))
     assert len(index._parts) == 1
     index.save(tmp_path)
@@ -229,12 +229,12 @@ def test_what_is_removed_as_parts_are_merged_stays_gone(tmp_path: Path) -> None:
         assert len(which) == 2
 
 
-def test_an_id_that_was_removed_before_it_came_is_found() -> None:
+def test_an_id_removed_before_it_was_added_is_found() -> None:
     index = BM25Index.build([1], ["cat"]).updated(NONE, [], removed=np.array([2])).updated([2], ["cat"])
     assert [i for i, _ in hits(index, "cat")] == [1, 2]
 
 
-def test_an_empty_index_takes_the_language_of_its_first_texts(tmp_path: Path) -> None:
+def test_an_empty_index_detects_the_language_of_its_first_texts(tmp_path: Path) -> None:
     BM25Index.build([], []).save(tmp_path)
     empty = BM25Index.load(tmp_path)
     assert empty.language is None
@@ -247,11 +247,11 @@ def test_an_empty_index_takes_the_language_of_its_first_texts(tmp_path: Path) ->
 
 
 class Text(str):
-    """A string that can be watched."""
+    """A string that can be weakly referenced."""
 
 
-def test_texts_are_not_kept_while_it_builds(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ragfm_indexes.term_counts._HELD", 500)
+def test_texts_are_not_kept_during_a_build(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ragfm_indexes.term_counts._BATCH_WORDS", 500)
     living: weakref.WeakSet[Text] = weakref.WeakSet()
     most = 0
 
@@ -337,7 +337,7 @@ def test_languages_are_detected(language: str) -> None:
     assert detect_language(Counter(words(SENTENCES[language]))) == language
 
 
-def test_all_languages_can_be_used() -> None:
+def test_all_languages_are_supported() -> None:
     assert STOP_WORDS.keys() <= ALGORITHMS.keys() >= SENTENCES.keys() >= STOP_WORDS.keys()
     for language, stop_words in STOP_WORDS.items():
         assert all(word == word.casefold() for word in stop_words)
@@ -398,7 +398,7 @@ def test_arrays_are_mapped(tmp_path: Path) -> None:
         assert array is not None, name
 
 
-def test_an_index_of_another_analysis_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_index_with_a_different_analysis_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     BM25Index.build([1], ["cats"]).save(tmp_path)
     monkeypatch.setattr(bm25, "FINGERPRINT", "1, Snowball 9.9")
     with pytest.raises(ValueError, match=r"expected the analysis 1, Snowball 9\.9, got 1, Snowball"):
@@ -407,7 +407,7 @@ def test_an_index_of_another_analysis_is_refused(tmp_path: Path, monkeypatch: py
 
 @pytest.mark.parametrize("name", ["ids", "lengths", "keys", "offsets", "rows", "counts"])
 @pytest.mark.parametrize("harm", ["shorter", "other type", "cut", "empty", "not JSON"])
-def test_files_that_are_not_whole_are_refused(tmp_path: Path, name: str, harm: str) -> None:
+def test_incomplete_files_are_refused(tmp_path: Path, name: str, harm: str) -> None:
     BM25Index.build(np.arange(50), texts(50)).save(tmp_path)
     path = tmp_path / f"{name}.npy"
     array = np.load(path)

@@ -17,7 +17,7 @@ from ragfm_indexes.exact import ExactIndex
 from ragfm_indexes.faiss_flat import FaissFlatIndex
 from ragfm_indexes.faiss_hnsw import FaissHnswIndex
 from ragfm_indexes.faiss_ivf import FaissIvfIndex
-from ragfm_indexes.selection import Selection, Selections
+from ragfm_indexes.selection import Selection, SelectionCache
 
 from ragfm.core.registry import load_plugin, plugins
 from ragfm.testing import check_vector_index
@@ -52,7 +52,7 @@ class Unfiltered(ExactIndex):
 
 
 class FilteredAfterwards(ExactIndex):
-    """Takes the best `k` first, and drops from them what is not allowed."""
+    """Searches the best `k` first, then drops those that are not allowed."""
 
     def search(self, queries: Any, k: int, *, allowed: Any = None) -> Any:
         scores, ids = super().search(queries, k)
@@ -63,7 +63,7 @@ class FilteredAfterwards(ExactIndex):
 
 
 class Distances(ExactIndex):
-    """Squared L2 distances, as vicinity 0.4.4 gave them for cosines: the order of the ids is right."""
+    """Returns squared L2 distances instead of cosines, like vicinity 0.4.4; the order of the ids is right."""
 
     def search(self, queries: Any, k: int, *, allowed: Any = None) -> Any:
         scores, ids = super().search(queries, k, allowed=allowed)
@@ -71,7 +71,7 @@ class Distances(ExactIndex):
 
 
 class NegatedDistances(ExactIndex):
-    """In the right order as well as descending."""
+    """Returns negated distances: the ids are in the right order and the scores are descending."""
 
     def search(self, queries: Any, k: int, *, allowed: Any = None) -> Any:
         scores, ids = super().search(queries, k, allowed=allowed)
@@ -79,7 +79,7 @@ class NegatedDistances(ExactIndex):
 
 
 class Positions(ExactIndex):
-    """Gives rows for ids."""
+    """Returns row numbers instead of ids."""
 
     def search(self, queries: Any, k: int, *, allowed: Any = None) -> Any:
         scores, ids = super().search(queries, k, allowed=allowed)
@@ -93,7 +93,7 @@ class ZerosForNothing(ExactIndex):
 
 
 class Aliased(ExactIndex):
-    """Keeps what it was given, not a copy."""
+    """Keeps the given arrays without copying them."""
 
     @classmethod
     def build(cls, ids: Any, vectors: Any) -> Any:
@@ -104,7 +104,7 @@ class Aliased(ExactIndex):
 
 
 class Trusting(ExactIndex):
-    """Takes whatever it is given."""
+    """Accepts any input."""
 
     @classmethod
     def build(cls, ids: Any, vectors: Any) -> Any:
@@ -120,7 +120,7 @@ class Forgetful(ExactIndex):
 
 
 class OneBuffer(ExactIndex):
-    """Not thread-safe: all searches write their hits into the same array."""
+    """Not thread-safe: all searches write to the same array."""
 
     buffer = np.empty((100, 2000), dtype=np.int64)
 
@@ -132,7 +132,7 @@ class OneBuffer(ExactIndex):
 
 
 class HalfBlind(ExactIndex):
-    """Finds what has an even row only."""
+    """Finds only vectors in even rows."""
 
     def search(self, queries: Any, k: int, *, allowed: Any = None) -> Any:
         seen = self._ids[::2] if allowed is None else np.intersect1d(self._ids[::2], allowed)
@@ -142,15 +142,15 @@ class HalfBlind(ExactIndex):
 @pytest.mark.parametrize(
     ("broken", "message"),
     [
-        (Negated, "where the cosines are"),
+        (Negated, "but the cosines are"),
         (Unfiltered, "not allowed"),
-        (FilteredAfterwards, "0 hits, where 1 are there"),
-        (Distances, "where the cosines are"),
-        (NegatedDistances, "where the cosines are"),
-        (Positions, "not there"),
+        (FilteredAfterwards, "0 hits, expected 1"),
+        (Distances, "but the cosines are"),
+        (NegatedDistances, "but the cosines are"),
+        (Positions, "not in the index"),
         (ZerosForNothing, "-inf"),
-        (Aliased, "where the cosines are|length 1|distinct"),
-        (Trusting, "ValueError is due"),
+        (Aliased, "but the cosines are|length 1|distinct"),
+        (Trusting, "must raise ValueError"),
         (Forgetful, "len is"),
         (OneBuffer, "queries, k=10"),
         (HalfBlind, "recall"),
@@ -162,7 +162,7 @@ def test_the_contract_catches_a_broken_index(broken: type[ExactIndex], message: 
 
 
 class Negligent(ExactIndex):
-    """Overlooks a tenth of the vectors, its scores are a little off."""
+    """Misses a tenth of the vectors, and its scores are slightly wrong."""
 
     recall = 0.6
     overlooked = 10
@@ -179,7 +179,7 @@ class Overconfident(Negligent):
 
 
 class ShortSighted(Negligent):
-    """As a graph search that stops early: of few that are allowed it finds fewer still."""
+    """Like a graph search that stops early: with a selective filter it returns too few hits."""
 
     def search(self, queries: Any, k: int, *, allowed: Any = None) -> Any:
         scores, ids = super().search(queries, k, allowed=allowed)
@@ -188,19 +188,19 @@ class ShortSighted(Negligent):
         return scores, ids
 
 
-def test_the_contract_grants_an_approximate_index_its_recall() -> None:
+def test_the_contract_accepts_an_approximate_index_within_its_recall() -> None:
     check_vector_index(Negligent)
     with pytest.raises(AssertionError, match=r"recall is 0\.\d+, below 0.95"):
         check_vector_index(Overconfident)
-    with pytest.raises(AssertionError, match="2000 ids allowed: 20 hits, where 40 are there"):
+    with pytest.raises(AssertionError, match="2000 ids allowed: 20 hits, expected 40"):
         check_vector_index(ShortSighted)
 
 
-# --- What the contract leaves open -------------------------------------------------------------------------------
+# --- Beyond the contract -----------------------------------------------------------------------------------------
 
 
-def test_equal_scores_come_in_order_of_id_whatever_else_is_asked() -> None:
-    """BLAS gives equal vectors unequal scores, depending on where they stand and on how many queries come at once."""
+def test_equal_scores_are_in_order_of_id_in_any_batch() -> None:
+    """BLAS gives equal vectors unequal scores, depending on their position and on the batch size."""
     vectors = unit(1003, 384)
     vectors[::7] = vectors[3]
     ids = np.random.default_rng(1).permutation(1003) + 10
@@ -217,7 +217,7 @@ def test_equal_scores_come_in_order_of_id_whatever_else_is_asked() -> None:
         assert index.search(queries, 35, allowed=allowed)[1][0].tolist() == twins[5:40].tolist()
 
 
-def test_scores_do_not_depend_on_the_batch_nor_on_what_is_allowed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_scores_do_not_depend_on_the_batch_or_the_filter(monkeypatch: pytest.MonkeyPatch) -> None:
     vectors, queries = unit(2000, 384), unit(40, 384, seed=1)
     index = ExactIndex.build(np.arange(2000), vectors)
     scores, ids = index.search(queries, 20)
@@ -226,18 +226,18 @@ def test_scores_do_not_depend_on_the_batch_nor_on_what_is_allowed(monkeypatch: p
     within = index.search(queries[:1], 20, allowed=ids[0])
     assert np.array_equal(within[0][0], scores[0])
     assert np.array_equal(within[1][0], ids[0])
-    monkeypatch.setattr(vector_arrays, "_BLOCK", 3 * 2000)
-    monkeypatch.setattr(vector_arrays, "_GATHER", 7)
+    monkeypatch.setattr(vector_arrays, "_BLOCK_SCORES", 3 * 2000)
+    monkeypatch.setattr(vector_arrays, "_RESCORED_ROWS", 7)
     blockwise = index.search(queries, 20)
     assert np.array_equal(scores, blockwise[0])
     assert np.array_equal(ids, blockwise[1])
 
 
 def test_memory_for_scores_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A batch is scored in blocks of queries; numpy's own allocations are what is measured."""
+    """A batch is scored in blocks of queries; the test measures numpy's allocations."""
     import tracemalloc
 
-    monkeypatch.setattr(vector_arrays, "_BLOCK", 1 << 16)
+    monkeypatch.setattr(vector_arrays, "_BLOCK_SCORES", 1 << 16)
     index = ExactIndex.build(np.arange(5000), unit(5000))
     queries = unit(500, seed=1)
     tracemalloc.start()
@@ -250,8 +250,8 @@ def test_memory_for_scores_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @BOTH
-def test_many_allowed_ids_and_few_agree_with_no_filter(index_class: Any) -> None:
-    """FAISS is asked through a bitmap above a thousand ids, numpy below; the bits must stand for the right rows."""
+def test_filters_of_any_size_return_the_exact_hits(index_class: Any) -> None:
+    """FAISS filters with a bitmap above a thousand ids, numpy below; the bits must match the rows."""
     ids = np.random.default_rng(3).permutation(50_000)[:5001] + 2**50
     vectors, queries = unit(5001), unit(25, seed=1)
     index = index_class.build(ids, vectors)
@@ -267,7 +267,7 @@ def test_many_allowed_ids_and_few_agree_with_no_filter(index_class: Any) -> None
 
 
 @ALL
-def test_plain_lists_are_taken(index_class: Any) -> None:
+def test_plain_lists_are_accepted(index_class: Any) -> None:
     index = index_class.build([5, 3], [[0, 1], [1, 0]])
     assert index.search([[1, 0]], 2)[1].tolist() == [[3, 5]]
     assert index.search([[1, 0]], 2, allowed=[])[1].tolist() == [[-1, -1]]
@@ -292,13 +292,13 @@ def test_plain_lists_are_taken(index_class: Any) -> None:
     ],
 )
 @pytest.mark.filterwarnings("ignore:overflow encountered in cast")
-def test_what_cannot_be_indexed_is_named(index_class: Any, ids: Any, vectors: Any, message: str) -> None:
+def test_build_names_invalid_input(index_class: Any, ids: Any, vectors: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         index_class.build(ids, vectors)
 
 
 @ALL
-def test_what_cannot_be_asked_is_named(index_class: Any) -> None:
+def test_search_names_invalid_input(index_class: Any) -> None:
     index = index_class.build([1, 2, 3], np.eye(3))
     assert index_class.build([1], [[1.0009, 0]]).search([[1, 0]], 1)[1].tolist() == [[1]]  # within the tolerance
     for queries, k, message in [
@@ -331,7 +331,7 @@ def test_files_are_mapped_and_named_as_documented(index_class: Any, tmp_path: Pa
 
 @ALL
 @pytest.mark.parametrize("damage", ["empty", "cut", "garbage", "another", "type", "unsorted", "fewer"])
-def test_files_that_do_not_fit_are_refused(index_class: Any, tmp_path: Path, damage: str) -> None:
+def test_damaged_or_inconsistent_files_are_refused(index_class: Any, tmp_path: Path, damage: str) -> None:
     index_class.build(np.arange(100), unit(100)).save(tmp_path)
     data = tmp_path / ("vectors.npy" if index_class is ExactIndex else "index.faiss")
     ids = tmp_path / "ids.npy"
@@ -356,23 +356,21 @@ def test_files_that_do_not_fit_are_refused(index_class: Any, tmp_path: Path, dam
 
 @pytest.mark.parametrize("kind", ["faiss-flat", "faiss-hnsw", "faiss-ivf"])
 def test_no_damage_to_a_file_crashes_the_process(kind: str, tmp_path: Path) -> None:
-    """In production damage is noticed by checksums before; flips are dense where a small index keeps its numbers."""
-    code = f"from tests.test_indexes import damage_and_load; damage_and_load({kind!r}, {str(tmp_path)!r})"
-    done = subprocess.run(
-        [sys.executable, "-X", "faulthandler", "-c", code],
-        cwd=Path(__file__).parents[2], capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr[-2000:]
-    loaded, refused = map(int, done.stdout.split())
+    """In production checksums detect damage earlier. Flips are dense in the header, which has the lengths."""
+    code = f"from {Path(__file__).stem} import damage_and_load; damage_and_load({kind!r}, {str(tmp_path)!r})"
+    command = [sys.executable, "-X", "faulthandler", "-c", code]
+    result = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr[-2000:]
+    loaded, refused = map(int, result.stdout.split())
     assert loaded > 100
     assert refused > 300
 
 
 def damage_and_load(kind: str, place: str) -> None:
-    """1,200 times over: a bit flipped, anywhere or among the first; the end cut off; a page of zeros; then a search."""
+    """1,200 times: flip a bit anywhere or near the start, cut off the end, or zero a page; then load and search."""
     folder, random = Path(place), np.random.default_rng(0)
     index_class, loaded, refused = load_plugin("indexes", kind), 0, 0
-    faiss_hnsw.STEP = 0  # through the graph, however few there are
+    faiss_hnsw.GRAPH_STEP_COST = 0  # always search the graph, even with few vectors
     for count in (1, 60, 300):
         vectors = unit(count)
         index_class.build(np.arange(count), vectors).save(folder)
@@ -402,7 +400,7 @@ def damage_and_load(kind: str, place: str) -> None:
 
 
 @pytest.mark.parametrize("index_class", FAISS)
-def test_faiss_reads_within_limits_and_they_are_put_back(
+def test_faiss_reads_within_limits_and_restores_them(
     index_class: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     index_class.build(np.arange(500), unit(500)).save(tmp_path)
@@ -413,11 +411,11 @@ def test_faiss_reads_within_limits_and_they_are_put_back(
 
     before, read, seen = limits(), faiss.read_index, []
 
-    def watched(*given: Any) -> Any:
+    def recording(*args: Any) -> Any:
         seen.append(limits())
-        return read(*given)
+        return read(*args)
 
-    monkeypatch.setattr(faiss, "read_index", watched)
+    monkeypatch.setattr(faiss, "read_index", recording)
     index_class.load(tmp_path)
     size = (tmp_path / "index.faiss").stat().st_size
     assert seen == [[size + 1, size // 8 + 1, 1]]
@@ -431,7 +429,7 @@ def test_faiss_reads_within_limits_and_they_are_put_back(
 def test_a_vector_larger_than_the_file_is_refused_before_it_is_allocated(tmp_path: Path) -> None:
     FaissIvfIndex.build(np.arange(500), unit(500)).save(tmp_path)
     data = bytearray((tmp_path / "index.faiss").read_bytes())
-    centres = faiss_base.HEADER + 16 + faiss_base.HEADER
+    centres = faiss_base.HEADER_BYTES + 16 + faiss_base.HEADER_BYTES
     data[centres : centres + 8] = (1 << 36).to_bytes(8, "little")  # a quarter of a terabyte
     (tmp_path / "index.faiss").write_bytes(data)
     with pytest.raises(ValueError, match=r"size < \("):
@@ -452,7 +450,7 @@ def test_a_full_disk_is_an_os_error(index_class: Any, tmp_path: Path) -> None:
 
 
 @ALL
-def test_many_threads_through_one_loaded_index(index_class: Any, tmp_path: Path) -> None:
+def test_many_threads_search_one_loaded_index(index_class: Any, tmp_path: Path) -> None:
     vectors = unit(3000)
     index_class.build(np.arange(3000), vectors).save(tmp_path)
     index = index_class.load(tmp_path)
@@ -465,25 +463,25 @@ def test_many_threads_through_one_loaded_index(index_class: Any, tmp_path: Path)
         assert list(pool.map(ask, range(500))) == list(range(500))
 
 
-# --- What is allowed ---------------------------------------------------------------------------------------------
+# --- Filters -----------------------------------------------------------------------------------------------------
 
 
-def frozen(ids: Any) -> Any:
-    constant = np.array(ids)
-    constant.flags.writeable = False
-    return constant
+def read_only(ids: Any) -> Any:
+    array = np.array(ids)
+    array.flags.writeable = False
+    return array
 
 
 @ALL
-def test_a_constant_array_is_looked_up_once(index_class: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_read_only_array_is_converted_once(index_class: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     vectors = unit(2000)
     looked_up = []
     for module in (sys.modules[index_class.__module__], faiss_base):
-        if hasattr(module, "rows_of"):
-            lookup = lambda ids, allowed: looked_up.append(len(allowed)) or vector_arrays.rows_of(ids, allowed)  # noqa: E731
-            monkeypatch.setattr(module, "rows_of", lookup)
+        if hasattr(module, "rows_of_ids"):
+            lookup = lambda ids, allowed: looked_up.append(len(allowed)) or vector_arrays.rows_of_ids(ids, allowed)  # noqa: E731
+            monkeypatch.setattr(module, "rows_of_ids", lookup)
     index = index_class.build(np.arange(2000), vectors)
-    even, odd = frozen(np.arange(0, 2000, 2)), np.flatnonzero(np.arange(2000) % 2)
+    even, odd = read_only(np.arange(0, 2000, 2)), np.flatnonzero(np.arange(2000) % 2)
     odd.flags.writeable = False  # a view, as most of numpy's results are
     for allowed, row in [(even, 6), (odd, 7), (even, 8), (odd, 9)]:
         assert index.search(vectors[[row]], 1, allowed=allowed)[1].tolist() == [[row]]
@@ -494,32 +492,32 @@ def test_a_constant_array_is_looked_up_once(index_class: Any, monkeypatch: pytes
     assert index.search(vectors[[7]], 1, allowed=own)[1] == 7
 
 
-def test_a_selection_is_forgotten_with_its_array_and_the_oldest_first() -> None:
+def test_selections_are_evicted_with_their_array_and_by_last_use() -> None:
     made: list[int] = []
 
     def make(allowed: Any) -> Selection:
         made.append(int(allowed[0]))
         return Selection(allowed, 100)
 
-    selections = Selections(make, size=2)
-    first, second, third = (frozen([n]) for n in (1, 2, 3))
+    selections = SelectionCache(make, size=2)
+    first, second, third = (read_only([n]) for n in (1, 2, 3))
     for allowed in (first, second, first, third, first, second):
-        assert selections.of(allowed).rows is allowed
+        assert selections.get(allowed).rows is allowed
     assert made == [1, 2, 3, 2]  # third drove second out, as first had been asked for after it
-    alone = Selections(lambda allowed: Selection(np.array(allowed), 100))
+    single = SelectionCache(lambda allowed: Selection(np.array(allowed), 100))
     for n in range(50):
-        gone = frozen([n])
-        assert alone.of(gone).rows[0] == n  # an array at the address of a dead one is another array
+        gone = read_only([n])
+        assert single.get(gone).rows[0] == n  # an array at the address of a dead one is another array
         del gone
     gc.collect()
-    assert not alone._kept
+    assert not single._cache
 
 
-def test_many_threads_ask_with_many_arrays() -> None:
-    selections = Selections(lambda allowed: Selection(np.array(allowed), 100), size=3)
-    arrays_ = [frozen([n]) for n in range(10)]
+def test_the_selection_cache_is_thread_safe() -> None:
+    selections = SelectionCache(lambda allowed: Selection(np.array(allowed), 100), size=3)
+    arrays = [read_only([n]) for n in range(10)]
     with ThreadPoolExecutor(8) as pool:
-        found = list(pool.map(lambda n: selections.of(arrays_[n % 10]).rows[0], range(2000)))
+        found = list(pool.map(lambda n: selections.get(arrays[n % 10]).rows[0], range(2000)))
     assert found == [n % 10 for n in range(2000)]
 
 
@@ -527,7 +525,7 @@ def test_many_threads_ask_with_many_arrays() -> None:
 
 
 @pytest.mark.parametrize("index_class", FAISS)
-def test_the_threads_of_faiss_stay_as_they_are(
+def test_searches_restore_the_number_of_faiss_threads(
     index_class: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = faiss.omp_get_max_threads()
@@ -537,14 +535,14 @@ def test_the_threads_of_faiss_stay_as_they_are(
         seen = []
         search = index._search
 
-        def watched(*given: Any) -> Any:
+        def recording(*args: Any) -> Any:
             seen.append(faiss.omp_get_max_threads())
-            return search(*given)
+            return search(*args)
 
-        monkeypatch.setattr(index, "_search", watched)
+        monkeypatch.setattr(index, "_search", recording)
         index.search(unit(1), 5)
         index.search(unit(2), 5)
-        monkeypatch.setattr(index, "_search", lambda *given: 1 // 0)
+        monkeypatch.setattr(index, "_search", lambda *args: 1 // 0)
         with pytest.raises(ZeroDivisionError):
             index.search(unit(1), 5)
         assert seen == [1, 3]
@@ -553,13 +551,13 @@ def test_the_threads_of_faiss_stay_as_they_are(
         faiss.omp_set_num_threads(before)
 
 
-def test_a_filter_that_keeps_away_from_the_query_is_followed(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The graph would look among what is near the query only: none of it is allowed, or a little."""
+def test_a_filter_far_from_the_query_is_followed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The graph visits vectors near the query only, of which none or a few are allowed."""
     vectors = unit(4000, 32)
     query = vectors[:1]
     order = np.argsort(-(vectors @ query[0]))
     index = FaissHnswIndex.build(np.arange(4000), vectors)
-    monkeypatch.setattr(faiss_hnsw, "STEP", 0)
+    monkeypatch.setattr(faiss_hnsw, "GRAPH_STEP_COST", 0)
     for allowed in (order[-50:], order[-400:], np.concatenate([order[3:20:8], order[-400:]])):
         best = allowed[np.argsort(-(vectors[allowed] @ query[0]))][:10]
         assert set(index.search(query, 40, allowed=np.sort(allowed))[1][0]) >= set(best)
@@ -573,8 +571,8 @@ def test_the_same_vectors_give_the_same_lists(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("index_class", FAISS)
-def test_building_and_searching_say_nothing(index_class: Any, capfd: pytest.CaptureFixture[str]) -> None:
-    """FAISS would warn on the terminal of few vectors for many lists."""
+def test_building_and_searching_print_nothing(index_class: Any, capfd: pytest.CaptureFixture[str]) -> None:
+    """FAISS would print a warning about too few vectors per list."""
     for count in (0, 1, 30, 100, 3000):
         index_class.build(np.arange(count), unit(count)).search(unit(1), 5)
     assert capfd.readouterr() == ("", "")

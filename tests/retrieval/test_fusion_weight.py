@@ -24,7 +24,7 @@ RUSSIAN = (
 
 
 class English(HashingEmbedder):
-    """An embedder that says that it is the bundled one."""
+    """An embedder with the fingerprint of the bundled model."""
 
     @property
     def fingerprint(self) -> Mapping[str, Scalar]:
@@ -44,7 +44,7 @@ def russian(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_the_bundled_model_is_known() -> None:
+def test_the_bundled_model_is_recognized() -> None:
     assert weights_sha256(find_model("bundled", "embedder")) == BUNDLED
     assert is_english_only(BUNDLED)
     assert not is_english_only("")
@@ -65,7 +65,7 @@ def test_the_bundled_model_is_known() -> None:
         ("ru", "how many days?", UNKNOWN_LANGUAGE_WEIGHT),
     ],
 )
-def test_what_an_english_model_does_not_know_weighs_little(language: str | None, query: str, weight: float) -> None:
+def test_other_languages_lower_the_weight_of_an_english_model(language: str | None, query: str, weight: float) -> None:
     assert default_weight(BUNDLED, language, query) == weight
     assert default_weight("another", language, query) == DEFAULT_WEIGHT
     assert weight_for(query, SearchSection(), model=BUNDLED, language=language) == weight
@@ -73,7 +73,7 @@ def test_what_an_english_model_does_not_know_weighs_little(language: str | None,
         assert weight_for(query, SearchSection(weight=given), model=BUNDLED, language=language) == given
 
 
-def test_a_code_lowers_it_further_only() -> None:
+def test_a_code_never_raises_the_weight() -> None:
     assert (
         weight_for("was ist AB-1234/5?", SearchSection(), model=BUNDLED, language="de") == UNKNOWN_LANGUAGE_WEIGHT < 0.4
     )
@@ -81,7 +81,7 @@ def test_a_code_lowers_it_further_only() -> None:
     assert weight_for("was ist AB-1234/5?", settings, model=BUNDLED, language="de") == UNKNOWN_LANGUAGE_WEIGHT / 2
 
 
-def test_a_search_goes_by_it(russian: Path) -> None:
+def test_a_search_uses_the_weight_by_language(russian: Path) -> None:
     def fused(**search: object) -> list[float | None]:
         with _opened(russian, **search) as collection:
             return [hit.scores["fused"] for hit in collection.search("отпуск и офис", mode="hybrid")]
@@ -92,7 +92,7 @@ def test_a_search_goes_by_it(russian: Path) -> None:
     assert fused() != fused(weight=DEFAULT_WEIGHT)
 
 
-def test_it_is_said_once_and_shown(russian: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_the_change_is_warned_of_once_and_shown(russian: Path, caplog: pytest.LogCaptureFixture) -> None:
     with _opened(russian) as collection:
         collection.sync(russian / "docs")
         (said,) = [record.getMessage() for record in caplog.records]
@@ -117,7 +117,7 @@ def test_it_is_said_once_and_shown(russian: Path, caplog: pytest.LogCaptureFixtu
 
 
 @pytest.mark.parametrize("search", [{"weight": 0.6}, {"weight": UNKNOWN_LANGUAGE_WEIGHT}, {"fusion": "rrf"}])
-def test_nothing_is_said_where_somebody_has_set_it(
+def test_a_weight_set_by_the_user_gives_no_warning(
     russian: Path, caplog: pytest.LogCaptureFixture, search: dict[str, object]
 ) -> None:
     with _opened(russian, **search) as collection:
@@ -128,7 +128,7 @@ def test_nothing_is_said_where_somebody_has_set_it(
     assert "set" in words["why"]
 
 
-def test_tuning_compares_with_it(russian: Path) -> None:
+def test_tuning_compares_with_the_weight_by_language(russian: Path) -> None:
     questions = [Question(str(n), RUSSIAN[n % 3][:12], (Gold(f"docs/{n % 3}.txt"),)) for n in range(20)]
     with _opened(russian) as collection:
         collection.sync(russian / "docs")

@@ -32,14 +32,14 @@ def _wrong(collection: Collection) -> list[str]:
 
 
 @pytest.mark.slow
-def test_the_right_code_comes_first_of_all_that_look_like_it(stock: Collection) -> None:
+def test_the_right_code_is_first_among_similar_ones(stock: Collection) -> None:
     assert len(questions()) > 250
     assert _wrong(stock) == []
 
 
 @pytest.mark.slow
-def test_embeddings_alone_would_not_find_it(stock: Collection) -> None:
-    """Else the corpus proves nothing."""
+def test_embeddings_alone_do_not_find_the_code(stock: Collection) -> None:
+    """Otherwise the corpus proves nothing."""
     search = SearchSection(weight=1.0, code_weight=1.0)
     with Collection.open(stock.path, settings=Settings(search=search)) as dense:
         assert len(_wrong(dense)) > 100
@@ -59,5 +59,5 @@ def test_a_code_lowers_the_weight_of_the_cosine(code: str) -> None:
     "query",
     ["Who complained in 1572?", "28 days of leave", "what is well-known?", "chapter 3, page 12.", "2014年的比赛", ""],
 )
-def test_plain_numbers_and_words_do_not(query: str) -> None:
+def test_plain_numbers_and_words_do_not_lower_the_weight(query: str) -> None:
     assert weight_for(query, SearchSection()) == 0.6

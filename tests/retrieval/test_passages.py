@@ -40,7 +40,7 @@ def spans(hits: Sequence[Hit]) -> list[tuple[str, int, int]]:
         ("Quite another matter", False),
     ],
 )
-def test_a_hit_that_says_the_same_is_left_out_and_the_next_one_taken(other: str, same: bool) -> None:
+def test_a_near_duplicate_is_skipped_and_the_next_hit_used(other: str, same: bool) -> None:
     hits = [said(RULE), said(other, "b.md"), said("Dogs stay ashore.", "c.md"), said("Cats too.", "d.md")]
     chosen, dropped = distinct(hits, 2)
     assert [h.uri for h in chosen] == (["a.md", "c.md"] if same else ["a.md", "b.md"])
@@ -48,7 +48,7 @@ def test_a_hit_that_says_the_same_is_left_out_and_the_next_one_taken(other: str,
     assert all("a.md" in d.why for d in dropped)
 
 
-def test_other_numbers_are_another_statement() -> None:
+def test_texts_with_different_numbers_are_not_duplicates() -> None:
     long = " ".join(f"word{chr(97 + n % 26)}{chr(97 + n // 26)}" for n in range(200))
     pumps = [said(f"Pump P-{n} runs at {n} bar: {long}", f"{n}.md") for n in (10, 11, 10)]
     chosen, dropped = distinct(pumps, 3)
@@ -58,7 +58,7 @@ def test_other_numbers_are_another_statement() -> None:
     assert len(distinct([first, second], 2)[0]) == 1  # two words of hundreds
 
 
-def test_neighbours_are_one_passage_without_doubled_overlap() -> None:
+def test_adjacent_chunks_are_one_passage_without_repeated_text() -> None:
     one, two, three = hit(0, 24), hit(25, 47), hit(49, 66)
     joined = arrange([three, one, two], {"a.md": TEXT}.__getitem__, merge=True, order="rank")
     assert spans(joined) == [("a.md", 0, 66)]
@@ -71,7 +71,7 @@ def test_neighbours_are_one_passage_without_doubled_overlap() -> None:
     assert spans(inside) == [("a.md", 0, 66)]
 
 
-def test_what_is_no_neighbour_stays_alone() -> None:
+def test_chunks_that_are_not_adjacent_stay_separate() -> None:
     texts = {"a.md": TEXT, "b.md": TEXT}.__getitem__
     for other in (
         hit(49, 66),  # a sentence lies between
@@ -86,7 +86,7 @@ def test_what_is_no_neighbour_stays_alone() -> None:
     assert len(arrange([hit(0, 24), hit(25, 47)], changed, merge=True, order="rank")) == 2
 
 
-def test_passages_stand_at_the_rank_of_their_best_hit_or_as_in_the_document() -> None:
+def test_passages_are_ordered_by_their_best_hit_or_by_document() -> None:
     texts = {"a.md": TEXT, "b.md": TEXT}.__getitem__
     hits = [hit(49, 66), hit(0, 24, "b.md"), hit(0, 24), hit(67, 95)]
     by_rank = arrange(hits, texts, merge=True, order="rank")
@@ -99,16 +99,15 @@ def _asked(tmp_path: Path, files: dict[str, str], question: str, **ask: object) 
     for name, text in files.items():
         (tmp_path / "docs").mkdir(exist_ok=True)
         (tmp_path / "docs" / name).write_text(text)
-    settings = Settings(
-        chunk=ChunkSection(size=16), search=SearchSection(), ask=AskSection(**ask)  # type: ignore[arg-type]
-    )  # fmt: skip
+    section = AskSection(**ask)  # type: ignore[arg-type]
+    settings = Settings(chunk=ChunkSection(size=16), search=SearchSection(), ask=section)
     collection = Collection.open(tmp_path / ".ragfm", settings=settings, embedder=HashingEmbedder())
     collection.sync(tmp_path / "docs")
     reader = ScriptedReader(["It leaves at nine [1]. Dogs stay ashore."])
     return reader, Rag(collection, reader=reader).ask(question)
 
 
-def test_an_answer_names_the_passage_of_each_hit_and_quotes_it_rightly(tmp_path: Path) -> None:
+def test_an_answer_has_the_passage_number_of_each_hit_and_exact_quotes(tmp_path: Path) -> None:
     files = {"boat.txt": TEXT, "copy.txt": TEXT, "tea.txt": "Tea is served at four, with dogs."}
     reader, answer = _asked(tmp_path, files, "When does the boat leave, and what of dogs?", k=3)
     texts = dict(files)
@@ -129,8 +128,6 @@ def test_an_answer_names_the_passage_of_each_hit_and_quotes_it_rightly(tmp_path:
 
 def test_each_step_can_be_switched_off(tmp_path: Path) -> None:
     files = {"boat.txt": TEXT, "copy.txt": TEXT}
-    reader, answer = _asked(
-        tmp_path, files, "When does the boat leave?", k=4, distinct=False, merge=False
-    )  # fmt: skip
+    reader, answer = _asked(tmp_path, files, "When does the boat leave?", k=4, distinct=False, merge=False)
     assert reader.prompts[0][-1].content.count("The boat leaves at nine.") == 2
     assert [h.n for h in answer.hits] == [1, 2, 3, 4]  # type: ignore[attr-defined]

@@ -1,9 +1,9 @@
-"""Rerankers: the contract, a real cross-encoder, its budget, and what a search makes of its scores."""
+"""Rerankers: the contract, a real cross-encoder, its time budget, and reranked searches."""
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,6 +13,7 @@ from ragfm.core.config import SearchSection
 from ragfm.core.errors import ConfigError, ModelNotFoundError, UnknownPluginError, UnsupportedError
 from ragfm.core.registry import plugins
 from ragfm.models.model_lookup import find_model
+from ragfm.retrieval import rerank as rerank_module
 from ragfm.retrieval.rerank import CrossEncoderReranker
 from ragfm.testing import HashingEmbedder, OverlapReranker, check_reranker
 
@@ -54,35 +55,60 @@ def test_scores_are_those_of_the_model(model: Path) -> None:
     )
     with torch.inference_mode():
         expected = torch.sigmoid(network(**tokens).logits[:, 0]).numpy()
-    assert len(set(np.round(expected, 4))) > 6  # the head tells them apart
+    assert len(set(np.round(expected, 4))) > 6  # the scores differ
     scores = CrossEncoderReranker(str(model), device="cpu").rerank(QUERY, TEXTS)
     assert scores.tolist() == pytest.approx(expected.tolist(), abs=1e-4)
 
 
-def test_the_budget_holds_and_the_first_are_scored_first(model: Path) -> None:
+class SimulatedModel:
+    """Makes a reranker's network take a fixed time for each character, padding included, on a clock of its own."""
+
+    def __init__(self, reranker: CrossEncoderReranker, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now = 100.0
+        self._predict = reranker._model.predict
+        monkeypatch.setattr(reranker._model, "predict", self.predict)
+        monkeypatch.setattr(rerank_module, "monotonic", lambda: self.now)
+
+    def predict(self, pairs: list[tuple[str, str]], **options: Any) -> Any:
+        longest = max(len(query) + len(text) for query, text in pairs)
+        self.now += 0.0001 * longest * len(pairs)
+        return self._predict(pairs, **options)
+
+
+def test_reranking_stays_within_the_budget_and_scores_the_first_texts(
+    model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     reranker = CrossEncoderReranker(str(model), device="cpu", batch_size=4)
+    simulation = SimulatedModel(reranker, monkeypatch)
     texts = TEXTS * 6
-    reranker.rerank(QUERY, texts[:8])  # loads the model
-    start = time.monotonic()
-    whole = reranker.rerank(QUERY, texts)
-    took = time.monotonic() - start
-    start = time.monotonic()
-    some = reranker.rerank(QUERY, texts, budget_ms=1000 * took / 4)
-    assert time.monotonic() - start < 0.6 * took
-    scored = int(np.isfinite(some).sum())
-    assert 1 <= scored < len(texts) * 0.6
-    assert np.isnan(some[scored:]).all()
-    assert some[:scored].tolist() == pytest.approx(whole[:scored].tolist(), abs=1e-3)
+    start = simulation.now
+    all_scores = reranker.rerank(QUERY, texts)
+    budget = (simulation.now - start) / 4
+    start = simulation.now
+    scores = reranker.rerank(QUERY, texts, budget_ms=1000 * budget)
+    assert 0.8 * budget < simulation.now - start <= budget
+    scored = int(np.isfinite(scores).sum())
+    assert len(texts) * 0.25 <= scored < len(texts) * 0.6
+    assert np.isnan(scores[scored:]).all()
+    assert scores[:scored].tolist() == pytest.approx(all_scores[:scored].tolist(), abs=1e-3)
 
 
-def test_a_busy_reranker_costs_no_more_than_the_budget(model: Path) -> None:
+def test_a_reranker_without_a_known_speed_scores_one_text_first(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    reranker = CrossEncoderReranker(str(model), device="cpu", batch_size=4)
+    SimulatedModel(reranker, monkeypatch)
+    scores = reranker.rerank(QUERY, TEXTS, budget_ms=1)
+    assert np.isfinite(scores[0])
+    assert np.isnan(scores[1:]).all()
+
+
+def test_waiting_for_a_busy_reranker_stops_after_the_budget(model: Path) -> None:
     reranker = CrossEncoderReranker(str(model), device="cpu")
     reranker.rerank(QUERY, TEXTS[:1])
     with reranker._lock:
         assert np.isnan(reranker.rerank(QUERY, TEXTS, budget_ms=20)).all()
 
 
-def test_what_is_no_reranker_is_refused(tmp_path: Path) -> None:
+def test_models_that_are_not_rerankers_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UnsupportedError, match="3 labels"):
         load_reranker(str(_cross_encoder(tmp_path / "three", labels=3))).rerank(QUERY, TEXTS)
     for name in ("nobody/reranker", "bundled", str(tmp_path / "nothing")):
@@ -92,7 +118,7 @@ def test_what_is_no_reranker_is_refused(tmp_path: Path) -> None:
         load_reranker("nobody:model")
 
 
-def test_names_are_read_as_those_of_readers_and_embedders_are(tmp_path: Path, model: Path) -> None:
+def test_names_are_parsed_like_those_of_readers_and_embedders(tmp_path: Path, model: Path) -> None:
     (tmp_path / "my:model").symlink_to(model)
     load_reranker(str(tmp_path / "my:model"))
     with pytest.raises(ModelNotFoundError, match="no model at"):
@@ -114,15 +140,13 @@ def _named(harbour: Collection, **settings: object) -> Collection:
     return _reranked(harbour, None, **settings)
 
 
-def _reranked(harbour: Collection, given: object, **settings: object) -> Collection:
-    search = SearchSection(**settings)  # type: ignore[arg-type]
-    return Collection.open(
-        harbour.path, settings=Settings(search=search), embedder=HashingEmbedder(), reranker=given  # type: ignore[arg-type]
-    )  # fmt: skip
+def _reranked(harbour: Collection, reranker: Any, /, **settings: object) -> Collection:
+    search = Settings(search=SearchSection(**settings))  # type: ignore[arg-type]
+    return Collection.open(harbour.path, settings=search, embedder=HashingEmbedder(), reranker=reranker)
 
 
 @pytest.mark.parametrize("mode", ["hybrid", "dense", "keyword"])
-def test_hits_come_in_the_order_of_the_rerankers_scores(harbour: Collection, model: Path, mode: str) -> None:
+def test_hits_are_in_order_of_the_rerankers_scores(harbour: Collection, model: Path, mode: str) -> None:
     reranked = _named(harbour, reranker=str(model))
     hits = reranked.search(QUERY, k=12, mode=mode)  # type: ignore[arg-type]
     scores = [hit.scores["rerank"] or 0 for hit in hits]
@@ -149,7 +173,7 @@ def test_only_the_candidates_are_reranked(harbour: Collection) -> None:
 
 
 @pytest.mark.parametrize(("mode", "name"), [("hybrid", "fused"), ("dense", "dense"), ("keyword", "keyword")])
-def test_a_weight_mixes_in_the_searchs_own_scores(harbour: Collection, mode: str, name: str) -> None:
+def test_a_weight_adds_the_score_of_the_search(harbour: Collection, mode: str, name: str) -> None:
     class Backwards:
         def rerank(self, query: str, texts: list[str], *, budget_ms: float | None = None) -> np.ndarray:
             scores = np.arange(len(texts), dtype=np.float32) * 70 - 9
@@ -167,7 +191,7 @@ def test_a_weight_mixes_in_the_searchs_own_scores(harbour: Collection, mode: str
     assert [hit.uri for hit in alone] == [*uris, plain[2].uri]
 
 
-def test_what_was_not_scored_in_time_keeps_its_order_behind(harbour: Collection) -> None:
+def test_hits_not_scored_in_time_follow_in_their_order(harbour: Collection) -> None:
     plain = [hit.uri for hit in harbour.search(QUERY, k=12)]
     slow = OverlapReranker(seconds=0.02)
     hits = _reranked(harbour, slow, rerank_budget_ms=70).search(QUERY, k=12)

@@ -37,7 +37,7 @@ def _same(one: Collection, other: Collection, query: str, **options: object) -> 
     assert found[0] == found[1]
 
 
-def test_a_part_number_is_found_by_its_word(collection: Collection, parts: Path) -> None:
+def test_a_part_number_is_found_by_keyword(collection: Collection, parts: Path) -> None:
     collection.sync(parts)
     for mode in ("keyword", "hybrid"):
         hit = collection.search("what about P-4017/B?", k=1, mode=mode)[0]  # type: ignore[arg-type]
@@ -46,7 +46,7 @@ def test_a_part_number_is_found_by_its_word(collection: Collection, parts: Path)
         assert hit.scores["keyword"] > 0
 
 
-def test_scores_say_what_ranked(collection: Collection, parts: Path) -> None:
+def test_hits_have_the_scores_of_the_mode(collection: Collection, parts: Path) -> None:
     collection.sync(parts)
     keyword = collection.search("pump P-4003/B workshop", k=3, mode="keyword")
     assert all(hit.score is None and hit.scores["dense"] is None and hit.scores["fused"] is None for hit in keyword)
@@ -62,7 +62,7 @@ def test_scores_say_what_ranked(collection: Collection, parts: Path) -> None:
     assert len(hybrid) == 41
 
 
-def test_words_that_no_document_has_find_nothing_by_keyword(collection: Collection, parts: Path) -> None:
+def test_keyword_search_for_unknown_words_has_no_hits(collection: Collection, parts: Path) -> None:
     collection.sync(parts)
     assert collection.search("xyzzy", mode="keyword") == []
     assert len(collection.search("xyzzy", k=5)) == 5
@@ -79,14 +79,12 @@ def test_keyword_search_loads_no_model(collection: Collection, parts: Path, monk
 
 
 @pytest.mark.parametrize("mode", ["keyword", "hybrid"])
-def test_tail_and_dead_score_as_if_built_at_once(
+def test_tail_and_removed_chunks_score_as_in_a_new_index(
     collection: Collection, parts: Path, tmp_path: Path, mode: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     collection.sync(parts)
     reader = Collection.open(collection.path, settings=Settings(), embedder=HashingEmbedder())
-    monkeypatch.setattr(
-        "ragfm.store.collection_store.Store._view_is_outdated", lambda *_: False
-    )  # no view is saved from here on
+    monkeypatch.setattr("ragfm.store.collection_store.Store._pays", lambda *_: False)  # no view is saved from here on
     for number in range(4):
         reader.search("workshop", mode=mode)  # type: ignore[arg-type]
         (parts / f"new{number}.txt").write_text(f"Valve V-{number} beside pump P-40{number}0/B, new in the workshop.")
@@ -116,7 +114,7 @@ def test_filters_and_groups_hold_in_every_mode(tmp_path: Path, collection: Colle
         assert {hit.uri.split("/")[0] for hit in hits} == {"blue"}
 
 
-def test_another_language_is_another_index(collection: Collection, parts: Path) -> None:
+def test_a_different_language_rebuilds_the_index(collection: Collection, parts: Path) -> None:
     collection.sync(parts)
     assert collection.search("Mitarbeiterin", mode="keyword") == []  # English stems
     german = Collection.open(collection.path, settings=Settings(language="de"), embedder=HashingEmbedder())
@@ -142,14 +140,14 @@ def test_fused_scores_by_hand() -> None:
 
 
 @pytest.mark.parametrize("fusion", ["convex", "rrf"])
-def test_where_one_side_knows_nothing_the_other_ranks(fusion: Fusion) -> None:
+def test_if_one_index_has_equal_scores_the_other_ranks(fusion: Fusion) -> None:
     cosines = _scores(0.2, 0.8, 0.5, 0.4)
     assert np.argsort(-fuse(cosines, _scores(0, 0, 0, 0), fusion=fusion)).tolist() == [1, 2, 3, 0]
     equal, bm25 = _scores(0.3, 0.3, 0.3), _scores(1, 0, 5)
     assert int(np.argmax(fuse(equal, bm25, fusion=fusion))) == 2
 
 
-def test_equal_scores_are_all_the_best_there_is() -> None:
+def test_equal_scores_scale_to_the_maximum() -> None:
     assert fuse(_scores(0.7), _scores(3)).tolist() == pytest.approx([1])
     assert fuse(_scores(0.7), _scores(0)).tolist() == pytest.approx([0.6])  # it shares no word
     assert fuse(_scores(0.5, 0.5), _scores(0, 0)).tolist() == pytest.approx([0.6, 0.6])
@@ -161,7 +159,7 @@ def _ranking(collection: Collection, query: str, **settings: object) -> list[str
     return [hit.uri for hit in handle.search(query, k=5)]
 
 
-def test_the_settings_say_how_it_is_fused(collection: Collection, parts: Path) -> None:
+def test_the_settings_choose_the_fusion(collection: Collection, parts: Path) -> None:
     collection.sync(parts)
     query = "the pump runs at 30 bar, ask P-4003/B"
     by_one = {mode: [hit.uri for hit in collection.search(query, k=5, mode=mode)] for mode in ("dense", "keyword")}  # type: ignore[arg-type]
@@ -175,7 +173,7 @@ def test_the_settings_say_how_it_is_fused(collection: Collection, parts: Path) -
     assert 1 / 61 <= (hits[0].scores["fused"] or 0) <= 2 / 61
 
 
-def test_each_index_gives_as_many_candidates_as_are_set(collection: Collection, parts: Path) -> None:
+def test_each_index_returns_the_configured_number_of_candidates(collection: Collection, parts: Path) -> None:
     collection.sync(parts)
     few = Collection.open(
         collection.path, settings=Settings(search=SearchSection(candidates=1)), embedder=HashingEmbedder()
@@ -190,7 +188,7 @@ def test_each_index_gives_as_many_candidates_as_are_set(collection: Collection, 
     assert len(few.search("pump at 22 bar", k=30)) == 30  # more hits need more candidates
 
 
-def test_both_scores_are_true_whichever_index_gave_the_chunk(collection: Collection, parts: Path) -> None:
+def test_both_scores_are_exact_whichever_index_found_the_chunk(collection: Collection, parts: Path) -> None:
     collection.sync(parts)
     for query in ("pump P-4003/B at 22 bar", "Urlaub workshop", "P-4011"):
         true = {
@@ -206,7 +204,7 @@ def test_both_scores_are_true_whichever_index_gave_the_chunk(collection: Collect
                 assert hit.scores["keyword"] == pytest.approx(true["keyword"].get(hit.chunk_id, 0))
 
 
-def test_a_lone_chunk_is_found(collection: Collection, tmp_path: Path) -> None:
+def test_a_single_chunk_is_found(collection: Collection, tmp_path: Path) -> None:
     (tmp_path / "one.txt").write_text("The kettle is descaled on Mondays.")
     collection.sync(tmp_path / "one.txt")
     (hit,) = collection.search("descaled kettle")
