@@ -11,36 +11,23 @@ from __future__ import annotations
 import io
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import BinaryIO, TypeAlias
 
 from ragfm.core.access_groups import intersect_groups, path_prefix
 from ragfm.core.errors import ConnectorError
 from ragfm.core.types import Blob, Ref
 from ragfm_connectors.access_files import ACCESS_FILE, AccessRule, parse_access_file
-from ragfm_connectors.archives import (
-    ARCHIVE_ERRORS,
-    Archive,
-    ArchiveLimitError,
-    Member,
-    is_archive,
-    open_archive,
-)
+from ragfm_connectors.archives import ARCHIVE_ERRORS, Archive, ArchiveLimitError, Member, is_archive, open_archive
 from ragfm_connectors.patterns import PathFilter, join_path
 
 MAX_DEPTH = 2
 """How many levels of archives are opened."""
 _Groups: TypeAlias = tuple[str, ...] | None
+_OpenArchive: TypeAlias = tuple[Archive, dict[str, Member]]
+"""An archive, and its files by path."""
 _HIDDEN = ("__MACOSX", "Thumbs.db", "desktop.ini")
 _MAX_ACCESS_FILE = 1 << 21
-
-
-@dataclass(frozen=True, slots=True)
-class _OpenArchive:
-    """An archive, and its files by path."""
-
-    archive: Archive
-    members: dict[str, Member]
 
 
 class ArchiveReader:
@@ -58,26 +45,32 @@ class ArchiveReader:
         self, file: BinaryIO, name: str, path: str, size: int, revision: str, allow: _Groups, depth: int = 1
     ) -> Iterator[Ref]:
         """The files of the archive at `path` in the source."""
+        rules: dict[str, AccessRule] = {}  # by folder
         try:
-            opened = _open(file, name, size, revision)
-            rules = _access_rules(opened)
+            archive, members = _open(file, name, size, revision)
+            for inner_path, member in members.items():
+                folder, _, base_name = inner_path.rpartition("/")
+                if base_name == ACCESS_FILE and member.skip:
+                    rules[folder] = AccessRule((), f"{ACCESS_FILE}: {member.skip}")
+                elif base_name == ACCESS_FILE:
+                    rules[folder] = parse_access_file(archive.read(member.name, _MAX_ACCESS_FILE))
         except ArchiveLimitError as error:
             yield Ref(path, skip=f"the archive {error}")
             return
         except ARCHIVE_ERRORS as error:
             yield Ref(path, error=f"the archive cannot be read: {_describe(error)}", allow=allow)
             return
-        if not opened.members:
+        if not members:
             yield Ref(path, skip="an archive without files")
         for folder, rule in rules.items():
             if rule.problem:
                 yield rule.problem_ref(join_path(path, folder) if folder else path)
-        for inner_path, member in opened.members.items():
+        for inner_path, member in members.items():
             groups = allow
             for folder, rule in rules.items():
                 if inner_path.startswith(path_prefix(folder)):
                     groups = intersect_groups(groups, rule.groups)
-            yield from self._member_refs(opened.archive, join_path(path, inner_path), member, groups, depth)
+            yield from self._member_refs(archive, join_path(path, inner_path), member, groups, depth)
 
     def _member_refs(self, archive: Archive, path: str, member: Member, allow: _Groups, depth: int) -> Iterator[Ref]:
         nested = is_archive(path)
@@ -111,17 +104,19 @@ class ArchiveReader:
             if self._outer is None or self._outer[0] != identity:
                 own_file = os.fdopen(os.dup(file.fileno()), "rb")  # stays open for the next call
                 self._outer = (identity, _open(own_file, name, status.st_size, ""))
-            opened = self._outer[1]
-            if path not in opened.members:
-                inner = _containing_archive(opened, path)
+            archive, members = self._outer[1]
+            if path not in members:
+                parts = path.split("/")
+                folders = ("/".join(parts[:end]) for end in range(1, len(parts)))
+                inner = next((folder for folder in folders if is_archive(folder) and folder in members), None)
                 if inner is None:
                     raise ConnectorError(f"{path!r} is not in the archive {name!r} any more.")
                 if self._inner is None or self._inner[0] != (inner, identity):
-                    data = opened.archive.read(opened.members[inner].name, self._max_bytes)
+                    data = archive.read(members[inner].name, self._max_bytes)
                     self._inner = ((inner, identity), _open(io.BytesIO(data), inner, len(data), ""))
-                opened, path = self._inner[1], path[len(inner) + 1 :]
-            member = opened.members[path]
-            data = opened.archive.read(member.name, self._max_bytes)
+                (archive, members), path = self._inner[1], path[len(inner) + 1 :]
+            member = members[path]
+            data = archive.read(member.name, self._max_bytes)
         except ArchiveLimitError as error:
             raise ConnectorError(f"The archive {name!r} {error}.") from error
         except ARCHIVE_ERRORS as error:
@@ -141,30 +136,7 @@ def _open(file: BinaryIO, name: str, size: int, revision: str) -> _OpenArchive:
         path = "/".join("__" if part == ".." else part for part in parts)
         printable = "".join(character if character.isprintable() else "\ufffd" for character in path)
         members[printable or "__"] = member
-    return _OpenArchive(archive, members)
-
-
-def _containing_archive(opened: _OpenArchive, path: str) -> str | None:
-    """The archive in an open archive in which a path lies."""
-    parts = path.split("/")
-    for end in range(1, len(parts)):
-        outer = "/".join(parts[:end])
-        if is_archive(outer) and outer in opened.members:
-            return outer
-    return None
-
-
-def _access_rules(opened: _OpenArchive) -> dict[str, AccessRule]:
-    """The rules of the access files in an archive, by folder."""
-    rules = {}
-    for path, member in opened.members.items():
-        folder, _, name = path.rpartition("/")
-        if name == ACCESS_FILE:
-            if member.skip:
-                rules[folder] = AccessRule((), f"{ACCESS_FILE}: {member.skip}")
-            else:
-                rules[folder] = parse_access_file(opened.archive.read(member.name, _MAX_ACCESS_FILE))
-    return rules
+    return archive, members
 
 
 def _describe(error: Exception) -> str:

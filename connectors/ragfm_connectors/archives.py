@@ -71,17 +71,39 @@ class Archive(Protocol):
         """The content of a file. Raises ValueError if it is larger than `max_bytes`, and as `members` does."""
 
 
+def gzip_decompressor() -> Any:
+    """A new decompressor of gzip data."""
+    return zlib.decompressobj(31)
+
+
+def _xz_decompressor() -> Any:
+    return lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=_MAX_DECODER_MEMORY)
+
+
+_DECOMPRESSORS: dict[str, Callable[[], Any] | None] = {
+    ".zip": None,
+    ".tar": None,
+    ".tar.gz": gzip_decompressor,
+    ".tgz": gzip_decompressor,
+    ".tar.bz2": bz2.BZ2Decompressor,
+    ".tbz2": bz2.BZ2Decompressor,
+    ".tar.xz": _xz_decompressor,
+    ".txz": _xz_decompressor,
+}
+
+
 def is_archive(name: str) -> bool:
     """Whether a file of this name is opened as an archive."""
-    return _archive_kind(name) is not None
+    return name.lower().endswith(tuple(_DECOMPRESSORS))
 
 
 def open_archive(file: BinaryIO, name: str, size: int, revision: str) -> Archive:
     """Open an archive of `size` bytes. Raises ArchiveLimitError and ARCHIVE_ERRORS."""
-    kind = _archive_kind(name)
-    if kind == "zip":
+    name = name.lower()
+    if name.endswith(".zip"):
         return ZipArchive(file, size)
-    return TarArchive(file, _DECOMPRESSORS.get(kind or ""), size, revision)
+    decompressor = next((made for suffix, made in _DECOMPRESSORS.items() if name.endswith(suffix)), None)
+    return TarArchive(file, decompressor, size, revision)
 
 
 class ZipArchive:
@@ -183,40 +205,6 @@ class TarArchive:
         if len(data) < self._entries[name].size:
             raise EOFError("it ends too early")
         return data
-
-
-def gzip_decompressor() -> Any:
-    """A new decompressor of gzip data."""
-    return zlib.decompressobj(31)
-
-
-def _xz_decompressor() -> Any:
-    return lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=_MAX_DECODER_MEMORY)
-
-
-_KINDS = {
-    ".zip": "zip",
-    ".tar": "tar",
-    ".tar.gz": "gz",
-    ".tgz": "gz",
-    ".tar.bz2": "bz2",
-    ".tbz2": "bz2",
-    ".tar.xz": "xz",
-    ".txz": "xz",
-}
-_DECOMPRESSORS: dict[str, Callable[[], Any]] = {
-    "gz": gzip_decompressor,
-    "bz2": bz2.BZ2Decompressor,
-    "xz": _xz_decompressor,
-}
-
-
-def _archive_kind(name: str) -> str | None:
-    name = name.lower()
-    for suffix, kind in _KINDS.items():
-        if name.endswith(suffix):
-            return kind
-    return None
 
 
 def decompressed(file: BinaryIO, decompressor: Callable[[], Any], size: int) -> io.BufferedReader:

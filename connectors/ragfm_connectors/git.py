@@ -19,7 +19,7 @@ from dulwich.client import get_transport_and_path
 from dulwich.config import ConfigFile
 from dulwich.errors import FileFormatException, GitProtocolError, NotGitRepository, ObjectMissing
 from dulwich.objects import Blob as GitBlob
-from dulwich.objects import Commit, ObjectID, Tree
+from dulwich.objects import ObjectID, Tree
 from dulwich.objectspec import parse_commit
 from dulwich.refs import Ref as GitRef
 from dulwich.repo import Repo, UnsupportedExtension, UnsupportedVersion
@@ -92,7 +92,12 @@ class GitConnector:
         if self._repository is not None:
             self._repository.close()
         self._repository = self._clone() if self._remote else self._open()
-        commit = self._find_commit(self._repository)
+        try:
+            commit = parse_commit(self._repository, _FETCHED_REF if self._remote else self._ref.encode())
+        except _READ_ERRORS as error:
+            raise SourceError(
+                f"The repository {str(self.root)!r} has no commit {self._ref!r}.", "Name a branch, a tag or a hash."
+            ) from error
         listing = _Listing(self._repository.object_store, self._paths, hidden=self._hidden)
         try:
             yield from listing.tree("", commit.tree)
@@ -128,8 +133,7 @@ class GitConnector:
             raise SourceError(f"There is no git repository at {str(self.root)!r}.", "Check the path.") from error
         except (UnsupportedExtension, UnsupportedVersion) as error:
             raise SourceError(
-                f"The git repository {str(self.root)!r} has an unsupported storage format: {error}.",
-                "Clone it again.",
+                f"The git repository {str(self.root)!r} has an unsupported storage format: {error}.", "Clone it again."
             ) from error
         except (OSError, ValueError) as error:  # a ValueError quotes the configuration
             reason = error.strerror if isinstance(error, OSError) else "its configuration is invalid"
@@ -156,14 +160,6 @@ class GitConnector:
                 f"The repository {self.root!r} cannot be fetched: {reason}.", "Nothing was changed."
             ) from None
         return repository
-
-    def _find_commit(self, repository: Repo) -> Commit:
-        try:
-            return parse_commit(repository, _FETCHED_REF if self._remote else self._ref.encode())
-        except _READ_ERRORS as error:
-            raise SourceError(
-                f"The repository {str(self.root)!r} has no commit {self._ref!r}.", "Name a branch, a tag or a hash."
-            ) from error
 
 
 class _SafeRepo(Repo):
@@ -213,37 +209,32 @@ class _Listing:
             yield access.problem_ref(path)
         allow = intersect_groups(allow, access.groups)
         for name, mode, sha in entries:
-            yield from self._entry(path, name, mode, sha, allow)
-
-    def _entry(
-        self, folder: str, name: bytes, mode: int, sha: ObjectID, allow: tuple[str, ...] | None
-    ) -> Iterator[Ref]:
-        path = join_path(folder, name.decode("utf-8", "backslashreplace"))
-        is_folder = stat.S_ISDIR(mode)
-        self._entries += 1
-        if self._entries > _MAX_ENTRIES:
-            raise SourceError(
-                f"The repository has over {_MAX_ENTRIES:,} files and folders.", "Leave some out with --exclude."
-            )
-        wanted = self._paths.may_contain(path) if is_folder else self._paths.includes(path)
-        if name == ACCESS_FILE.encode() or not wanted:
-            return
-        if name in (b"", b".", b"..") or b"/" in name or b"\0" in name:
-            raise ValueError(f"{path!r} is not a valid path")
-        try:
-            name.decode()
-        except UnicodeDecodeError:
-            yield Ref(path, skip="its name is not UTF-8")
-            return
-        if name.startswith(b".") and not self._hidden:
-            yield Ref(path, skip="hidden")
-        elif is_folder and path.count("/") >= _MAX_DEPTH:
-            yield Ref(path, skip=f"it lies over {_MAX_DEPTH} folders deep")
-        elif is_folder:
-            yield from self.tree(path, sha, allow)
-        elif stat.S_IFMT(mode) == _SUBMODULE:
-            yield Ref(path, skip="a submodule; ingest its repository as another source")
-        elif stat.S_ISLNK(mode):
-            yield Ref(path, skip="symbolic link")
-        else:
-            yield Ref(path, sha.decode(), allow=allow)
+            entry_path = join_path(path, name.decode("utf-8", "backslashreplace"))
+            is_folder = stat.S_ISDIR(mode)
+            self._entries += 1
+            if self._entries > _MAX_ENTRIES:
+                raise SourceError(
+                    f"The repository has over {_MAX_ENTRIES:,} files and folders.", "Leave some out with --exclude."
+                )
+            wanted = self._paths.may_contain(entry_path) if is_folder else self._paths.includes(entry_path)
+            if name == ACCESS_FILE.encode() or not wanted:
+                continue
+            if name in (b"", b".", b"..") or b"/" in name or b"\0" in name:
+                raise ValueError(f"{entry_path!r} is not a valid path")
+            try:
+                name.decode()
+            except UnicodeDecodeError:
+                yield Ref(entry_path, skip="its name is not UTF-8")
+                continue
+            if name.startswith(b".") and not self._hidden:
+                yield Ref(entry_path, skip="hidden")
+            elif is_folder and entry_path.count("/") >= _MAX_DEPTH:
+                yield Ref(entry_path, skip=f"it lies over {_MAX_DEPTH} folders deep")
+            elif is_folder:
+                yield from self.tree(entry_path, sha, allow)
+            elif stat.S_IFMT(mode) == _SUBMODULE:
+                yield Ref(entry_path, skip="a submodule; ingest its repository as another source")
+            elif stat.S_ISLNK(mode):
+                yield Ref(entry_path, skip="symbolic link")
+            else:
+                yield Ref(entry_path, sha.decode(), allow=allow)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import posixpath
 from collections.abc import Iterator, Mapping, Sequence
@@ -134,11 +135,12 @@ class ObjectConnector:
                     raise store_error from None
                 yield Ref(folder, error=store_error.message, allow=allow)
                 continue
-            names = {
-                _base_name(entry): entry
-                for entry in entries
-                if str(entry["name"]).strip("/") != path.strip("/")  # some stores list the folder itself
-            }
+            names: dict[str, _ObjectInfo] = {}
+            for entry in entries:
+                key = str(entry["name"])
+                if key.strip("/") != path.strip("/"):  # some stores list the folder itself
+                    name = key.rstrip("/").rpartition("/")[2]
+                    names["/" if key.endswith("//") else name] = entry  # a folder with an empty name, as in `a//b`
             access = self._read_access_file(path) if ACCESS_FILE in names else AccessRule()
             if access.problem:
                 yield access.problem_ref(folder)
@@ -189,7 +191,18 @@ class ObjectConnector:
     def _connect(self) -> None:
         if self._file_system is not None:
             return
-        options = dict(_parse_storage_option(option) for option in self._storage)
+        options: dict[str, Any] = {}
+        for option in self._storage:
+            name, equals, value = option.partition("=")
+            if not equals or not name:
+                raise ConfigError(
+                    "An option in `storage` does not have the form NAME=VALUE.",
+                    "Use a form such as endpoint_url=https://minio.lan.",
+                )
+            options[name] = expand(value, quoted=False)
+            if "${" not in option:
+                with contextlib.suppress(ValueError):  # a value that is not JSON is text
+                    options[name] = json.loads(value)
         self._file_system, self._prefix = url_to_fs(
             expand(self._location), skip_instance_cache=True, use_listings_cache=False, **options
         )
@@ -206,35 +219,12 @@ class ObjectConnector:
         return error_class(f"{self.root} cannot be read: {' '.join(message.split())}.", "Nothing was changed.")
 
 
-def _base_name(entry: _ObjectInfo) -> str:
-    """The last part of an entry's path; a slash for a folder whose name is empty, as in `a//b`."""
-    path = str(entry["name"])
-    return "/" if path.endswith("//") else path.rstrip("/").rpartition("/")[2]
-
-
 def _is_valid_name(name: str) -> bool:
     try:
         name.encode()
     except UnicodeEncodeError:
         return False
     return name not in (".", "..") and "/" not in name
-
-
-def _parse_storage_option(option: str) -> tuple[str, Any]:
-    """An fsspec option; a value that is valid JSON is converted, every other value is text."""
-    name, equals, value = option.partition("=")
-    if not equals or not name:
-        raise ConfigError(
-            "An option in `storage` does not have the form NAME=VALUE.",
-            "Use a form such as endpoint_url=https://minio.lan.",
-        )
-    value = expand(value, quoted=False)
-    if "${" in option:
-        return name, value
-    try:
-        return name, json.loads(value)
-    except ValueError:
-        return name, value
 
 
 def _revision(info: _ObjectInfo) -> str:

@@ -29,15 +29,7 @@ from ragfm_connectors.web_client import (
 from ragfm_connectors.web_pages import ListedPage, PageList, is_html, parse_links, parse_page_list
 
 _GONE_STATUSES = (404, 410)
-_SKIPPED_TYPES = (
-    "image/",
-    "video/",
-    "audio/",
-    "font/",
-    "text/css",
-    "text/javascript",
-    "application/javascript",
-)
+_SKIPPED_TYPES = ("image/", "video/", "audio/", "font/", "text/css", "text/javascript", "application/javascript")
 _HTML_SUFFIXES = ("", ".html", ".htm", ".xhtml", ".php", ".asp", ".aspx", ".jsp")
 _LIST_SUFFIXES = (".xml", ".xml.gz", ".rss", ".atom", ".txt")
 # A GET may succeed where a HEAD is answered with one of these; 429 asks to wait.

@@ -78,11 +78,7 @@ def sync_sources(
                     after_commit=partial(store.save_grown_view, catalog),
                 )
                 report = run.run(
-                    request.connector,
-                    refs,
-                    retry=retry,
-                    allow_mass_delete=allow_mass_delete,
-                    unfiltered=unfiltered,
+                    request.connector, refs, retry=retry, allow_mass_delete=allow_mass_delete, unfiltered=unfiltered
                 )
             except SourceError as error:
                 if not sync_all:
