@@ -119,7 +119,10 @@ class MailConnector:
 
     def _list_file(self, file: Ref) -> Iterator[Ref]:
         file_path = PurePosixPath(self.root, file.path)
-        single = file_path.suffix.lower() == ".eml" or file_path.parent.name in ("cur", "new")  # the latter in a Maildir
+        single = file_path.suffix.lower() == ".eml" or file_path.parent.name in (
+            "cur",
+            "new",
+        )  # the latter in a Maildir
         with self._files.open(file) as opened:
             if not single and not _FROM_LINE.match(opened.readline(1_000)):
                 yield Ref(_file_entry(file.path), skip="neither a mail nor an mbox file")

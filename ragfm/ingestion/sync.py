@@ -137,10 +137,23 @@ class Sync:
         if not allow_mass_delete:
             lost = lost_documents(missing, self._current, self._baseline, self._new_digests, self._skipped, unfiltered)
             if lost is not None:
-                error = self._mass_delete_error(*lost)
+                paths, total = lost
+                examples = ", ".join(self._uri(path) for path in paths[:3]) + (", …" if len(paths) > 3 else "")
+                error = MassDeleteError(
+                    f"The source {self._source.name!r} has lost {len(paths)} of its {total} documents since the last "
+                    f"sync: {examples}. New and changed documents were added; nothing was removed.",
+                    "If the documents are meant to be removed, run this again with --allow-mass-delete.",
+                )
         self._flush([] if error else missing)
         self._update_groups(groups_after_listing(self._groups, refs, self._new_revisions))
-        self._store_outcomes(refs)
+        # Delete the stored outcomes of documents that are no longer listed or that were read.
+        outcomes = [*self._failures, *self._skips]
+        remaining = self._kept_paths.union(outcome.path for outcome in outcomes)
+        unlisted = tuple(path_prefix(ref.path) for ref in refs if ref.error is not None)
+        stored = (*self._stored.failures, *self._stored.skips)
+        cleared = [path for path in stored if path not in remaining and not path.startswith(unlisted)]
+        if self._new_revisions or outcomes or cleared:
+            self._catalog.note(self._source.id, revisions=self._new_revisions, failed=outcomes, cleared=cleared)
         if error:
             raise error
         if self._added or self._updated or len(self._baseline) < len(self._current):
@@ -176,19 +189,26 @@ class Sync:
         if known is not None and known.revision == ref.revision and known.recipe == self._recipe:
             self._unchanged += 1
             return
-        if not retry and self._keep_stored_outcome(ref):
-            return
+        if not retry:  # an entry that was skipped at this revision, or failed at it and must wait, keeps its outcome
+            skip, failure = self._stored.skips.get(ref.path), self._stored.failures.get(ref.path)
+            if skip is not None and self._same_input(skip, ref):
+                self._skipped[ref.path] = skip.error
+                self._kept_paths.add(ref.path)
+                return
+            if failure is not None and self._same_input(failure, ref) and must_wait(failure.attempts, failure.at):
+                self._kept_failures.append(failure)
+                self._kept_paths.add(ref.path)
+                return
         if "://" in ref.path and known is None:
             rows = self._catalog.documents(None, documents.c.uri == ref.path)
             if rows:
-                self._fail(
-                    ref, "list", f"the document is already in the collection, from the source {rows[0].source!r}"
-                )
+                reason = f"the document is already in the collection, from the source {rows[0].source!r}"
+                self._fail(ref, "list", reason)
                 return
         try:
             blob = connector.fetch(ref)
-        except SkipDocument as skip:
-            self._skip(ref, str(skip))
+        except SkipDocument as error:
+            self._skip(ref, str(error))
             return
         except (OSError, SourceError) as error:
             self._fail(ref, "fetch", str(error))
@@ -199,18 +219,6 @@ class Sync:
             self._new_revisions[ref.path] = ref.revision
             return
         self._queue.add(ref, digest, blob, self._uri(ref.path))
-
-    def _keep_stored_outcome(self, ref: Ref) -> bool:
-        """Whether the entry was skipped at this revision, or failed at it and must wait; its stored outcome remains."""
-        skip, failure = self._stored.skips.get(ref.path), self._stored.failures.get(ref.path)
-        if skip is not None and self._same_input(skip, ref):
-            self._skipped[ref.path] = skip.error
-        elif failure is not None and self._same_input(failure, ref) and must_wait(failure.attempts, failure.at):
-            self._kept_failures.append(failure)
-        else:
-            return False
-        self._kept_paths.add(ref.path)
-        return True
 
     def _same_input(self, row: Any, ref: Ref) -> bool:
         return bool(row.revision == ref.revision and row.recipe == self._environment)
@@ -296,27 +304,6 @@ class Sync:
         if changed:
             self._catalog.restrict(self._source, changed)
             self._groups.update(changed)
-
-    def _mass_delete_error(self, lost: Sequence[str], total: int) -> MassDeleteError:
-        examples = ", ".join(self._uri(path) for path in lost[:3]) + (", …" if len(lost) > 3 else "")
-        return MassDeleteError(
-            f"The source {self._source.name!r} has lost {len(lost)} of its {total} documents since the last sync: "
-            f"{examples}. New and changed documents were added; nothing was removed.",
-            "If the documents are meant to be removed, run this again with --allow-mass-delete.",
-        )
-
-    def _store_outcomes(self, refs: Sequence[Ref]) -> None:
-        """Store failures, skips and new revisions; delete outcomes of documents that are no longer listed or read."""
-        outcomes = [*self._failures, *self._skips]
-        remaining = self._kept_paths.union(outcome.path for outcome in outcomes)
-        unlisted = tuple(path_prefix(ref.path) for ref in refs if ref.error is not None)
-        cleared = [
-            path
-            for path in (*self._stored.failures, *self._stored.skips)
-            if path not in remaining and not path.startswith(unlisted)
-        ]
-        if self._new_revisions or outcomes or cleared:
-            self._catalog.note(self._source.id, revisions=self._new_revisions, failed=outcomes, cleared=cleared)
 
     def _skip(self, ref: Ref, reason: str) -> None:
         self._skipped[ref.path] = reason
