@@ -70,32 +70,32 @@ class ArchiveReader:
             for folder, rule in rules.items():
                 if inner_path.startswith(path_prefix(folder)):
                     groups = intersect_groups(groups, rule.groups)
-            yield from self._member_refs(archive, join_path(path, inner_path), member, groups, depth)
-
-    def _member_refs(self, archive: Archive, path: str, member: Member, allow: _Groups, depth: int) -> Iterator[Ref]:
-        nested = is_archive(path)
-        wanted = self._paths.includes(path) or (nested and self._paths.may_contain(path))
-        if not wanted or path.endswith(f"/{ACCESS_FILE}"):
-            return
-        skip = member.skip
-        if skip is None and member.size > self._max_bytes:
-            skip = f"{member.size:,} bytes, the limit is {self._max_bytes:,}"
-        is_hidden = any(part.startswith(".") or part in _HIDDEN for part in path.split("/"))
-        if skip is None and is_hidden and not self._hidden:
-            skip = "hidden"
-        if skip is None and nested and depth >= MAX_DEPTH:
-            skip = f"an archive within {depth} others is not opened"
-        if skip is not None:
-            yield Ref(path, skip=skip)
-        elif nested:
-            try:
-                data = archive.read(member.name, self._max_bytes)
-            except ARCHIVE_ERRORS as error:
-                yield Ref(path, error=f"the archive cannot be read: {_describe(error)}", allow=allow)
-                return
-            yield from self.refs(io.BytesIO(data), path, path, len(data), member.revision, allow, depth + 1)
-        else:
-            yield Ref(path, member.revision, allow=allow)
+            member_path = join_path(path, inner_path)
+            nested = is_archive(member_path)
+            wanted = self._paths.includes(member_path) or (nested and self._paths.may_contain(member_path))
+            if not wanted or member_path.endswith(f"/{ACCESS_FILE}"):
+                continue
+            skip = member.skip
+            if skip is None and member.size > self._max_bytes:
+                skip = f"{member.size:,} bytes, the limit is {self._max_bytes:,}"
+            is_hidden = any(part.startswith(".") or part in _HIDDEN for part in member_path.split("/"))
+            if skip is None and is_hidden and not self._hidden:
+                skip = "hidden"
+            if skip is None and nested and depth >= MAX_DEPTH:
+                skip = f"an archive within {depth} others is not opened"
+            if skip is not None:
+                yield Ref(member_path, skip=skip)
+            elif nested:
+                try:
+                    data = archive.read(member.name, self._max_bytes)
+                except ARCHIVE_ERRORS as error:
+                    yield Ref(member_path, error=f"the archive cannot be read: {_describe(error)}", allow=groups)
+                    continue
+                yield from self.refs(
+                    io.BytesIO(data), member_path, member_path, len(data), member.revision, groups, depth + 1
+                )
+            else:
+                yield Ref(member_path, member.revision, allow=groups)
 
     def fetch(self, file: BinaryIO, status: os.stat_result, name: str, path: str) -> Blob:
         """A file of an archive, by its path within it. Raises ConnectorError if it cannot be read."""

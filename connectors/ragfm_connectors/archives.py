@@ -279,30 +279,23 @@ class _DecompressedFile(io.RawIOBase):
         return self._position
 
     def readinto(self, buffer: Any) -> int:
-        if not self._ready:
-            self._ready = self._decompress(len(buffer))
-        data, self._ready = self._ready[: len(buffer)], self._ready[len(buffer) :]
-        buffer[: len(data)] = data
-        self._position += len(data)
-        check_size(self._position, self._size)
-        return len(data)
-
-    def _decompress(self, max_bytes: int) -> bytes:
-        """The next bytes, none at the end. zlib returns unread input in `unconsumed_tail`; the others keep it."""
-        while True:
-            tail: bytes = getattr(self._decompressor, "unconsumed_tail", b"")
-            self._packed = tail or self._packed
+        while not self._ready:
+            # zlib returns unread input in `unconsumed_tail`; the others keep it.
+            self._packed = getattr(self._decompressor, "unconsumed_tail", b"") or self._packed
             if self._decompressor.eof:  # another compressed stream may follow
                 self._packed = self._decompressor.unused_data + self._packed
                 self._decompressor = self._new_decompressor()
                 self._packed = (self._packed or self._file.read(_CHUNK)).lstrip(b"\0")  # padding
                 if not self._packed:
-                    return b""
+                    return 0
             if not self._packed and getattr(self._decompressor, "needs_input", True):
                 self._packed = self._file.read(_CHUNK)
                 if not self._packed:
                     raise EOFError("it ends too early")
             packed, self._packed = self._packed, b""
-            data: bytes = self._decompressor.decompress(packed, max_bytes)
-            if data:
-                return data
+            self._ready = self._decompressor.decompress(packed, len(buffer))
+        data, self._ready = self._ready[: len(buffer)], self._ready[len(buffer) :]
+        buffer[: len(data)] = data
+        self._position += len(data)
+        check_size(self._position, self._size)
+        return len(data)

@@ -86,6 +86,7 @@ class GitConnector:
         self._max_bytes = max_bytes
         self._temporary: TemporaryDirectory[str] | None = None
         self._repository: Repo | None = None
+        self._entries = 0  # listed so far
 
     def refs(self) -> Iterator[Ref]:
         """All files of the commit, in git's order. Raises SourceError if the commit cannot be found or read."""
@@ -98,9 +99,9 @@ class GitConnector:
             raise SourceError(
                 f"The repository {str(self.root)!r} has no commit {self._ref!r}.", "Name a branch, a tag or a hash."
             ) from error
-        listing = _Listing(self._repository.object_store, self._paths, hidden=self._hidden)
+        self._entries = 0
         try:
-            yield from listing.tree("", commit.tree)
+            yield from self._list_tree(self._repository.object_store, "", commit.tree, None)
         except _READ_ERRORS as error:
             raise SourceError(
                 f"The repository {str(self.root)!r} is damaged: {type(error).__name__}: {error}.", "Run `git fsck`."
@@ -125,6 +126,55 @@ class GitConnector:
         language = LANGUAGES.get(PurePosixPath(ref.path).suffix.lower())
         metadata: dict[str, Scalar] = {"language": language} if language else {}
         return Blob(data, None, metadata)
+
+    def _list_tree(
+        self, store: BaseObjectStore, path: str, identity: ObjectID, allow: tuple[str, ...] | None
+    ) -> Iterator[Ref]:
+        """All files below a folder."""
+        tree = store[identity]
+        if not isinstance(tree, Tree):
+            raise ValueError(f"{path!r} is not a tree")
+        entries = [(entry.path, entry.mode, entry.sha) for entry in tree.items()]
+        access = AccessRule()
+        for name, _, sha in entries:
+            if name == ACCESS_FILE.encode():
+                file = store[sha]
+                access = AccessRule((), "it is not a file")
+                if isinstance(file, GitBlob):
+                    access = parse_access_file(file.data)
+        if access.problem:
+            yield access.problem_ref(path)
+        allow = intersect_groups(allow, access.groups)
+        for name, mode, sha in entries:
+            entry_path = join_path(path, name.decode("utf-8", "backslashreplace"))
+            is_folder = stat.S_ISDIR(mode)
+            self._entries += 1
+            if self._entries > _MAX_ENTRIES:
+                raise SourceError(
+                    f"The repository has over {_MAX_ENTRIES:,} files and folders.", "Leave some out with --exclude."
+                )
+            wanted = self._paths.may_contain(entry_path) if is_folder else self._paths.includes(entry_path)
+            if name == ACCESS_FILE.encode() or not wanted:
+                continue
+            if name in (b"", b".", b"..") or b"/" in name or b"\0" in name:
+                raise ValueError(f"{entry_path!r} is not a valid path")
+            try:
+                name.decode()
+            except UnicodeDecodeError:
+                yield Ref(entry_path, skip="its name is not UTF-8")
+                continue
+            if name.startswith(b".") and not self._hidden:
+                yield Ref(entry_path, skip="hidden")
+            elif is_folder and entry_path.count("/") >= _MAX_DEPTH:
+                yield Ref(entry_path, skip=f"it lies over {_MAX_DEPTH} folders deep")
+            elif is_folder:
+                yield from self._list_tree(store, entry_path, sha, allow)
+            elif stat.S_IFMT(mode) == _SUBMODULE:
+                yield Ref(entry_path, skip="a submodule; ingest its repository as another source")
+            elif stat.S_ISLNK(mode):
+                yield Ref(entry_path, skip="symbolic link")
+            else:
+                yield Ref(entry_path, sha.decode(), allow=allow)
 
     def _open(self) -> Repo:
         try:
@@ -181,60 +231,3 @@ class _SafeRepo(Repo):
         for name, value in config.items((b"extensions",)):
             safe.set((b"extensions",), name, value)
         return safe
-
-
-class _Listing:
-    """A walk through the trees of a commit."""
-
-    def __init__(self, store: BaseObjectStore, paths: PathFilter, *, hidden: bool) -> None:
-        self._store = store
-        self._paths = paths
-        self._hidden = hidden
-        self._entries = 0
-
-    def tree(self, path: str, identity: ObjectID, allow: tuple[str, ...] | None = None) -> Iterator[Ref]:
-        """All files below a folder."""
-        tree = self._store[identity]
-        if not isinstance(tree, Tree):
-            raise ValueError(f"{path!r} is not a tree")
-        entries = [(entry.path, entry.mode, entry.sha) for entry in tree.items()]
-        access = AccessRule()
-        for name, _, sha in entries:
-            if name == ACCESS_FILE.encode():
-                file = self._store[sha]
-                access = AccessRule((), "it is not a file")
-                if isinstance(file, GitBlob):
-                    access = parse_access_file(file.data)
-        if access.problem:
-            yield access.problem_ref(path)
-        allow = intersect_groups(allow, access.groups)
-        for name, mode, sha in entries:
-            entry_path = join_path(path, name.decode("utf-8", "backslashreplace"))
-            is_folder = stat.S_ISDIR(mode)
-            self._entries += 1
-            if self._entries > _MAX_ENTRIES:
-                raise SourceError(
-                    f"The repository has over {_MAX_ENTRIES:,} files and folders.", "Leave some out with --exclude."
-                )
-            wanted = self._paths.may_contain(entry_path) if is_folder else self._paths.includes(entry_path)
-            if name == ACCESS_FILE.encode() or not wanted:
-                continue
-            if name in (b"", b".", b"..") or b"/" in name or b"\0" in name:
-                raise ValueError(f"{entry_path!r} is not a valid path")
-            try:
-                name.decode()
-            except UnicodeDecodeError:
-                yield Ref(entry_path, skip="its name is not UTF-8")
-                continue
-            if name.startswith(b".") and not self._hidden:
-                yield Ref(entry_path, skip="hidden")
-            elif is_folder and entry_path.count("/") >= _MAX_DEPTH:
-                yield Ref(entry_path, skip=f"it lies over {_MAX_DEPTH} folders deep")
-            elif is_folder:
-                yield from self.tree(entry_path, sha, allow)
-            elif stat.S_IFMT(mode) == _SUBMODULE:
-                yield Ref(entry_path, skip="a submodule; ingest its repository as another source")
-            elif stat.S_ISLNK(mode):
-                yield Ref(entry_path, skip="symbolic link")
-            else:
-                yield Ref(entry_path, sha.decode(), allow=allow)

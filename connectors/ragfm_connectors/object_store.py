@@ -228,10 +228,7 @@ def _is_valid_name(name: str) -> bool:
 
 
 def _revision(info: _ObjectInfo) -> str:
-    version = None
-    for key in _VERSION_KEYS:
-        version = version or info.get(key)
-    version = str(version or "").strip('"')
+    version = str(next((info[key] for key in _VERSION_KEYS if info.get(key)), "")).strip('"')
     return f"mark:{version}" if version else f"{info.get('size')}:{_modified(info) or ''}"
 
 

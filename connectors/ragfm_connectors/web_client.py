@@ -83,7 +83,11 @@ class Client:
         large.
         """
         for _ in range(_MAX_REDIRECTS):
-            if not self.may_fetch(url):
+            origin = origin_of(url)
+            if origin not in self._robots:
+                self._robots[origin] = self._fetch_robots(origin)
+            rules = self._robots[origin]
+            if rules is not None and not rules.can_fetch(url, self._settings.user_agent):
                 raise RobotsError(f"{url}: robots.txt disallows it.")
             page = self._request_with_retries(url, method, self._settings.max_bytes)
             target = page.headers.get("Location")
@@ -92,15 +96,8 @@ class Client:
             url = canonical_url(target, base=url)
         raise ConnectorError(f"{url}: more than {_MAX_REDIRECTS} redirects.")
 
-    def may_fetch(self, url: str) -> bool:
-        """Whether robots.txt allows a URL. Raises ConnectorError if it cannot be fetched (RFC 9309, 2.3.1)."""
-        origin = origin_of(url)
-        if origin not in self._robots:
-            self._robots[origin] = self._fetch_robots(origin)
-        rules = self._robots[origin]
-        return rules is None or bool(rules.can_fetch(url, self._settings.user_agent))
-
     def _fetch_robots(self, origin: str) -> Protego | None:
+        """The rules of a site. Raises ConnectorError if they cannot be fetched (RFC 9309, 2.3.1)."""
         url = f"{origin}/robots.txt"
         for _ in range(_MAX_ROBOTS_REDIRECTS):
             try:

@@ -86,7 +86,7 @@ class Sync:
         self._current = catalog.current(source.id)
         self._groups = {path: row.allow for path, row in self._current.items()}
         self._baseline = paths_at_last_sync(catalog, source.id, self._current)
-        self._stored = stored_outcomes(catalog, source.id)
+        self._stored_failures, self._stored_skips = stored_outcomes(catalog, source.id)
 
         self._queue = ParseQueue()
         self._window: list[NewDocument] = []
@@ -150,7 +150,7 @@ class Sync:
         outcomes = [*self._failures, *self._skips]
         remaining = self._kept_paths.union(outcome.path for outcome in outcomes)
         unlisted = tuple(path_prefix(ref.path) for ref in refs if ref.error is not None)
-        stored = (*self._stored.failures, *self._stored.skips)
+        stored = (*self._stored_failures, *self._stored_skips)
         cleared = [path for path in stored if path not in remaining and not path.startswith(unlisted)]
         if self._new_revisions or outcomes or cleared:
             self._catalog.note(self._source.id, revisions=self._new_revisions, failed=outcomes, cleared=cleared)
@@ -190,7 +190,7 @@ class Sync:
             self._unchanged += 1
             return
         if not retry:  # an entry that was skipped at this revision, or failed at it and must wait, keeps its outcome
-            skip, failure = self._stored.skips.get(ref.path), self._stored.failures.get(ref.path)
+            skip, failure = self._stored_skips.get(ref.path), self._stored_failures.get(ref.path)
             if skip is not None and self._same_input(skip, ref):
                 self._skipped[ref.path] = skip.error
                 self._kept_paths.add(ref.path)
@@ -310,7 +310,7 @@ class Sync:
         self._skips.append(skip_record(ref.path, reason, ref.revision, self._environment))
 
     def _fail(self, ref: Ref, stage: str, error: str) -> None:
-        previous = self._stored.failures.get(ref.path)
+        previous = self._stored_failures.get(ref.path)
         attempts = previous.attempts + 1 if previous is not None and self._same_input(previous, ref) else 1
         self._failures.append(Failure(ref.path, stage, error, ref.revision, self._environment, attempts))
         _log.info("%s failed at %s: %s", self._uri(ref.path), stage, error)
