@@ -130,7 +130,6 @@ class GitConnector:
     def _list_tree(
         self, store: BaseObjectStore, path: str, identity: ObjectID, allow: tuple[str, ...] | None
     ) -> Iterator[Ref]:
-        """All files below a folder."""
         tree = store[identity]
         if not isinstance(tree, Tree):
             raise ValueError(f"{path!r} is not a tree")

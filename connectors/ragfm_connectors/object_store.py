@@ -21,7 +21,6 @@ from ragfm_connectors.patterns import PathFilter
 from ragfm_connectors.secrets import check_no_secret, check_option, expand, hide, without_user
 
 _ObjectInfo: TypeAlias = Mapping[str, Any]
-_Groups: TypeAlias = tuple[str, ...] | None
 
 _VERSION_KEYS = ("ETag", "etag", "VersionId", "version_id", "generation", "md5Hash", "md5")
 """Keys of a value that changes with the content; the first one present is used."""
@@ -119,7 +118,7 @@ class ObjectConnector:
 
     def _list_folders(self) -> Iterator[Ref]:
         """All objects below the prefix; without recursion, since keys can be arbitrarily deep."""
-        waiting: list[tuple[str, _Groups]] = [("", None)]
+        waiting: list[tuple[str, tuple[str, ...] | None]] = [("", None)]
         while waiting:
             folder, allow = waiting.pop()
             path = self._full_path(folder)
@@ -161,7 +160,7 @@ class ObjectConnector:
                 elif self._paths.includes(entry_path):
                     yield Ref(entry_path, skip="hidden") if hidden else self._object_ref(entry_path, entry, groups)
 
-    def _object_ref(self, path: str, info: _ObjectInfo, allow: _Groups) -> Ref:
+    def _object_ref(self, path: str, info: _ObjectInfo, allow: tuple[str, ...] | None) -> Ref:
         size = int(info.get("size") or 0)
         if size > self._max_bytes:
             return Ref(path, skip=f"{size:,} bytes, the limit is {self._max_bytes:,}")

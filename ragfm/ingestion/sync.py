@@ -286,11 +286,9 @@ class Sync:
             self._catalog.commit(self._source, self._window, removed)
             self._after_commit()
         self._removed = len(removed)
-        for new in self._window:
-            if new.path in self._current:
-                self._updated += 1
-            else:
-                self._added += 1
+        updated = sum(new.path in self._current for new in self._window)
+        self._updated += updated
+        self._added += len(self._window) - updated
         self._window, self._window_hashes = [], set()
         self._report_progress()
 
