@@ -92,32 +92,9 @@ class ObjectConnector:
         if info["type"] == "file":
             access = self._read_access_file(posixpath.dirname(self._prefix))
             yield self._object_ref("", info, access.groups)
-        else:
-            yield from self._list_folders()
+            return
 
-    def fetch(self, ref: Ref) -> Blob:
-        """The content of an object, with the time `modified` as metadata. Raises ConnectorError if it has changed."""
-        try:
-            self._connect()
-            path = self._full_path(ref.path)
-            self._file_system.invalidate_cache()
-            size = self._file_system.info(path)["size"]
-            data = self._file_system.cat_file(path, start=0, end=self._max_bytes + 1) if size else b""
-            self._file_system.invalidate_cache()
-            info = self._file_system.info(path)
-        except Exception as error:  # each store raises its own errors
-            raise self._store_error(error, ConnectorError) from None
-        # New content may have come with new access rules.
-        if len(data) > self._max_bytes or not ref.revision.startswith(_revision(info)):
-            raise ConnectorError(
-                f"{ref.path or self.root} has changed since it was listed.", "The next ingest reads it again."
-            )
-        modified = _modified(info)
-        metadata: dict[str, Scalar] = {"modified": modified.isoformat(timespec="seconds")} if modified else {}
-        return Blob(data, None, metadata)
-
-    def _list_folders(self) -> Iterator[Ref]:
-        """All objects below the prefix; without recursion, since keys can be arbitrarily deep."""
+        # Without recursion, since keys can be arbitrarily deep.
         waiting: list[tuple[str, tuple[str, ...] | None]] = [("", None)]
         while waiting:
             folder, allow = waiting.pop()
@@ -159,6 +136,27 @@ class ObjectConnector:
                         waiting.append((entry_path, groups))
                 elif self._paths.includes(entry_path):
                     yield Ref(entry_path, skip="hidden") if hidden else self._object_ref(entry_path, entry, groups)
+
+    def fetch(self, ref: Ref) -> Blob:
+        """The content of an object, with the time `modified` as metadata. Raises ConnectorError if it has changed."""
+        try:
+            self._connect()
+            path = self._full_path(ref.path)
+            self._file_system.invalidate_cache()
+            size = self._file_system.info(path)["size"]
+            data = self._file_system.cat_file(path, start=0, end=self._max_bytes + 1) if size else b""
+            self._file_system.invalidate_cache()
+            info = self._file_system.info(path)
+        except Exception as error:  # each store raises its own errors
+            raise self._store_error(error, ConnectorError) from None
+        # New content may have come with new access rules.
+        if len(data) > self._max_bytes or not ref.revision.startswith(_revision(info)):
+            raise ConnectorError(
+                f"{ref.path or self.root} has changed since it was listed.", "The next ingest reads it again."
+            )
+        modified = _modified(info)
+        metadata: dict[str, Scalar] = {"modified": modified.isoformat(timespec="seconds")} if modified else {}
+        return Blob(data, None, metadata)
 
     def _object_ref(self, path: str, info: _ObjectInfo, allow: tuple[str, ...] | None) -> Ref:
         size = int(info.get("size") or 0)
