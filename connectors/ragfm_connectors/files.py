@@ -211,17 +211,16 @@ class _Listing:
                 # The rules of the folders above still apply to what lies there.
                 yield Ref(path, error=f"the folder cannot be listed: {_reason(error)}", allow=allow)
             return
-        if _COLLECTION_FILES.issubset(names):
-            if not path:
-                raise SourceError(f"The folder {self._root!r} is a collection of ragfm.", "Name a folder of documents.")
+        is_collection = _COLLECTION_FILES.issubset(names)
+        if path and (is_collection or OUTPUT in names):
             return
+        if is_collection:
+            raise SourceError(f"The folder {self._root!r} is a collection of ragfm.", "Name a folder of documents.")
         if OUTPUT in names:
-            if not path:
-                raise SourceError(
-                    f"The folder {self._root!r} contains output of ragfm.",
-                    f"Name a folder of documents. If it is one, remove the file {OUTPUT} from it.",
-                )
-            return
+            raise SourceError(
+                f"The folder {self._root!r} contains output of ragfm.",
+                f"Name a folder of documents. If it is one, remove the file {OUTPUT} from it.",
+            )
         # Read after the names: a file that is added to a folder which was just closed must not count as open.
         access = read_access_file(self._absolute(path))
         if access.problem:

@@ -124,9 +124,10 @@ class ObjectConnector:
             for name, entry in names.items():
                 entry_path = posixpath.join(folder, name)
                 hidden = name.startswith(".") and not self._hidden
+                is_utf8 = name.encode("utf-8", "replace").decode() == name
                 if name == ACCESS_FILE:
                     continue
-                if not _is_valid_name(name):
+                if name in (".", "..") or "/" in name or not is_utf8:
                     shown = f"{folder}/#{name!a}".lstrip("/").replace("/", "%2F")
                     yield Ref(shown, skip="its key is not a valid path")
                 elif entry["type"] == "directory":
@@ -214,14 +215,6 @@ class ObjectConnector:
             )
         message = hide(f"{type(error).__name__}: {error}", self._location, *self._storage)
         return error_class(f"{self.root} cannot be read: {' '.join(message.split())}.", "Nothing was changed.")
-
-
-def _is_valid_name(name: str) -> bool:
-    try:
-        name.encode()
-    except UnicodeEncodeError:
-        return False
-    return name not in (".", "..") and "/" not in name
 
 
 def _revision(info: _ObjectInfo) -> str:

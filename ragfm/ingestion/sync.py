@@ -45,7 +45,7 @@ from ragfm.store.tables import documents
 if TYPE_CHECKING:
     from ragfm.core.access_groups import Groups
     from ragfm.core.progress import ProgressCallback
-    from ragfm.core.types import Blob, Connector, Embedder, Ref, Scalar
+    from ragfm.core.types import Connector, Embedder, Ref, Scalar
     from ragfm.store.catalog import Source
 
 MAX_COMMIT_DOCUMENTS = 500
@@ -213,7 +213,11 @@ class Sync:
         except (OSError, SourceError) as error:
             self._fail(ref, "fetch", str(error))
             return
-        digest = _digest(blob)
+        # Metadata is content, except for the time of modification, which belongs to the revision.
+        metadata = {key: value for key, value in blob.metadata.items() if key != "modified"}
+        hashed = blake2b(blob.data, digest_size=16)
+        hashed.update(json.dumps([blob.media_type, metadata], sort_keys=True).encode())
+        digest = hashed.hexdigest()
         if known is not None and known.digest == digest and known.recipe == self._recipe:
             self._unchanged += 1
             self._new_revisions[ref.path] = ref.revision
@@ -337,11 +341,3 @@ def recipe(source: Source, contract: Mapping[str, Scalar], chunk_settings: Chunk
         "tags": dict(source.tags),
     }
     return json.dumps(parts, sort_keys=True)
-
-
-def _digest(blob: Blob) -> str:
-    digest = blake2b(blob.data, digest_size=16)
-    # Metadata is content, except for the time of modification, which belongs to the revision.
-    metadata = {key: value for key, value in blob.metadata.items() if key != "modified"}
-    digest.update(json.dumps([blob.media_type, metadata], sort_keys=True).encode())
-    return digest.hexdigest()
