@@ -11,36 +11,23 @@ from __future__ import annotations
 import io
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import BinaryIO, TypeAlias
 
 from ragfm.core.access_groups import intersect_groups, path_prefix
 from ragfm.core.errors import ConnectorError
 from ragfm.core.types import Blob, Ref
 from ragfm_connectors.access_files import ACCESS_FILE, AccessRule, parse_access_file
-from ragfm_connectors.archives import (
-    ARCHIVE_ERRORS,
-    Archive,
-    ArchiveLimitError,
-    Member,
-    is_archive,
-    open_archive,
-)
+from ragfm_connectors.archives import ARCHIVE_ERRORS, Archive, ArchiveLimitError, Member, is_archive, open_archive
 from ragfm_connectors.patterns import PathFilter, join_path
 
 MAX_DEPTH = 2
 """How many levels of archives are opened."""
 _Groups: TypeAlias = tuple[str, ...] | None
+_OpenArchive: TypeAlias = tuple[Archive, dict[str, Member]]
+"""An archive, and its files by path."""
 _HIDDEN = ("__MACOSX", "Thumbs.db", "desktop.ini")
 _MAX_ACCESS_FILE = 1 << 21
-
-
-@dataclass(frozen=True, slots=True)
-class _OpenArchive:
-    """An archive, and its files by path."""
-
-    archive: Archive
-    members: dict[str, Member]
 
 
 class ArchiveReader:
@@ -58,51 +45,57 @@ class ArchiveReader:
         self, file: BinaryIO, name: str, path: str, size: int, revision: str, allow: _Groups, depth: int = 1
     ) -> Iterator[Ref]:
         """The files of the archive at `path` in the source."""
+        rules: dict[str, AccessRule] = {}  # by folder
         try:
-            opened = _open(file, name, size, revision)
-            rules = _access_rules(opened)
+            archive, members = _open(file, name, size, revision)
+            for inner_path, member in members.items():
+                folder, _, base_name = inner_path.rpartition("/")
+                if base_name == ACCESS_FILE and member.skip:
+                    rules[folder] = AccessRule((), f"{ACCESS_FILE}: {member.skip}")
+                elif base_name == ACCESS_FILE:
+                    rules[folder] = parse_access_file(archive.read(member.name, _MAX_ACCESS_FILE))
         except ArchiveLimitError as error:
             yield Ref(path, skip=f"the archive {error}")
             return
         except ARCHIVE_ERRORS as error:
             yield Ref(path, error=f"the archive cannot be read: {_describe(error)}", allow=allow)
             return
-        if not opened.members:
+        if not members:
             yield Ref(path, skip="an archive without files")
         for folder, rule in rules.items():
             if rule.problem:
                 yield rule.problem_ref(join_path(path, folder) if folder else path)
-        for inner_path, member in opened.members.items():
+        for inner_path, member in members.items():
             groups = allow
             for folder, rule in rules.items():
                 if inner_path.startswith(path_prefix(folder)):
                     groups = intersect_groups(groups, rule.groups)
-            yield from self._member_refs(opened.archive, join_path(path, inner_path), member, groups, depth)
-
-    def _member_refs(self, archive: Archive, path: str, member: Member, allow: _Groups, depth: int) -> Iterator[Ref]:
-        nested = is_archive(path)
-        wanted = self._paths.includes(path) or (nested and self._paths.may_contain(path))
-        if not wanted or path.endswith(f"/{ACCESS_FILE}"):
-            return
-        skip = member.skip
-        if skip is None and member.size > self._max_bytes:
-            skip = f"{member.size:,} bytes, the limit is {self._max_bytes:,}"
-        is_hidden = any(part.startswith(".") or part in _HIDDEN for part in path.split("/"))
-        if skip is None and is_hidden and not self._hidden:
-            skip = "hidden"
-        if skip is None and nested and depth >= MAX_DEPTH:
-            skip = f"an archive within {depth} others is not opened"
-        if skip is not None:
-            yield Ref(path, skip=skip)
-        elif nested:
-            try:
-                data = archive.read(member.name, self._max_bytes)
-            except ARCHIVE_ERRORS as error:
-                yield Ref(path, error=f"the archive cannot be read: {_describe(error)}", allow=allow)
-                return
-            yield from self.refs(io.BytesIO(data), path, path, len(data), member.revision, allow, depth + 1)
-        else:
-            yield Ref(path, member.revision, allow=allow)
+            member_path = join_path(path, inner_path)
+            nested = is_archive(member_path)
+            wanted = self._paths.includes(member_path) or (nested and self._paths.may_contain(member_path))
+            if not wanted or member_path.endswith(f"/{ACCESS_FILE}"):
+                continue
+            skip = member.skip
+            if skip is None and member.size > self._max_bytes:
+                skip = f"{member.size:,} bytes, the limit is {self._max_bytes:,}"
+            is_hidden = any(part.startswith(".") or part in _HIDDEN for part in member_path.split("/"))
+            if skip is None and is_hidden and not self._hidden:
+                skip = "hidden"
+            if skip is None and nested and depth >= MAX_DEPTH:
+                skip = f"an archive within {depth} others is not opened"
+            if skip is not None:
+                yield Ref(member_path, skip=skip)
+            elif nested:
+                try:
+                    data = archive.read(member.name, self._max_bytes)
+                except ARCHIVE_ERRORS as error:
+                    yield Ref(member_path, error=f"the archive cannot be read: {_describe(error)}", allow=groups)
+                    continue
+                yield from self.refs(
+                    io.BytesIO(data), member_path, member_path, len(data), member.revision, groups, depth + 1
+                )
+            else:
+                yield Ref(member_path, member.revision, allow=groups)
 
     def fetch(self, file: BinaryIO, status: os.stat_result, name: str, path: str) -> Blob:
         """A file of an archive, by its path within it. Raises ConnectorError if it cannot be read."""
@@ -111,17 +104,19 @@ class ArchiveReader:
             if self._outer is None or self._outer[0] != identity:
                 own_file = os.fdopen(os.dup(file.fileno()), "rb")  # stays open for the next call
                 self._outer = (identity, _open(own_file, name, status.st_size, ""))
-            opened = self._outer[1]
-            if path not in opened.members:
-                inner = _containing_archive(opened, path)
+            archive, members = self._outer[1]
+            if path not in members:
+                parts = path.split("/")
+                folders = ("/".join(parts[:end]) for end in range(1, len(parts)))
+                inner = next((folder for folder in folders if is_archive(folder) and folder in members), None)
                 if inner is None:
                     raise ConnectorError(f"{path!r} is not in the archive {name!r} any more.")
                 if self._inner is None or self._inner[0] != (inner, identity):
-                    data = opened.archive.read(opened.members[inner].name, self._max_bytes)
+                    data = archive.read(members[inner].name, self._max_bytes)
                     self._inner = ((inner, identity), _open(io.BytesIO(data), inner, len(data), ""))
-                opened, path = self._inner[1], path[len(inner) + 1 :]
-            member = opened.members[path]
-            data = opened.archive.read(member.name, self._max_bytes)
+                (archive, members), path = self._inner[1], path[len(inner) + 1 :]
+            member = members[path]
+            data = archive.read(member.name, self._max_bytes)
         except ArchiveLimitError as error:
             raise ConnectorError(f"The archive {name!r} {error}.") from error
         except ARCHIVE_ERRORS as error:
@@ -141,30 +136,7 @@ def _open(file: BinaryIO, name: str, size: int, revision: str) -> _OpenArchive:
         path = "/".join("__" if part == ".." else part for part in parts)
         printable = "".join(character if character.isprintable() else "\ufffd" for character in path)
         members[printable or "__"] = member
-    return _OpenArchive(archive, members)
-
-
-def _containing_archive(opened: _OpenArchive, path: str) -> str | None:
-    """The archive in an open archive in which a path lies."""
-    parts = path.split("/")
-    for end in range(1, len(parts)):
-        outer = "/".join(parts[:end])
-        if is_archive(outer) and outer in opened.members:
-            return outer
-    return None
-
-
-def _access_rules(opened: _OpenArchive) -> dict[str, AccessRule]:
-    """The rules of the access files in an archive, by folder."""
-    rules = {}
-    for path, member in opened.members.items():
-        folder, _, name = path.rpartition("/")
-        if name == ACCESS_FILE:
-            if member.skip:
-                rules[folder] = AccessRule((), f"{ACCESS_FILE}: {member.skip}")
-            else:
-                rules[folder] = parse_access_file(opened.archive.read(member.name, _MAX_ACCESS_FILE))
-    return rules
+    return archive, members
 
 
 def _describe(error: Exception) -> str:

@@ -71,17 +71,39 @@ class Archive(Protocol):
         """The content of a file. Raises ValueError if it is larger than `max_bytes`, and as `members` does."""
 
 
+def gzip_decompressor() -> Any:
+    """A new decompressor of gzip data."""
+    return zlib.decompressobj(31)
+
+
+def _xz_decompressor() -> Any:
+    return lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=_MAX_DECODER_MEMORY)
+
+
+_DECOMPRESSORS: dict[str, Callable[[], Any] | None] = {
+    ".zip": None,
+    ".tar": None,
+    ".tar.gz": gzip_decompressor,
+    ".tgz": gzip_decompressor,
+    ".tar.bz2": bz2.BZ2Decompressor,
+    ".tbz2": bz2.BZ2Decompressor,
+    ".tar.xz": _xz_decompressor,
+    ".txz": _xz_decompressor,
+}
+
+
 def is_archive(name: str) -> bool:
     """Whether a file of this name is opened as an archive."""
-    return _archive_kind(name) is not None
+    return name.lower().endswith(tuple(_DECOMPRESSORS))
 
 
 def open_archive(file: BinaryIO, name: str, size: int, revision: str) -> Archive:
     """Open an archive of `size` bytes. Raises ArchiveLimitError and ARCHIVE_ERRORS."""
-    kind = _archive_kind(name)
-    if kind == "zip":
+    name = name.lower()
+    if name.endswith(".zip"):
         return ZipArchive(file, size)
-    return TarArchive(file, _DECOMPRESSORS.get(kind or ""), size, revision)
+    decompressor = next((made for suffix, made in _DECOMPRESSORS.items() if name.endswith(suffix)), None)
+    return TarArchive(file, decompressor, size, revision)
 
 
 class ZipArchive:
@@ -185,40 +207,6 @@ class TarArchive:
         return data
 
 
-def gzip_decompressor() -> Any:
-    """A new decompressor of gzip data."""
-    return zlib.decompressobj(31)
-
-
-def _xz_decompressor() -> Any:
-    return lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=_MAX_DECODER_MEMORY)
-
-
-_KINDS = {
-    ".zip": "zip",
-    ".tar": "tar",
-    ".tar.gz": "gz",
-    ".tgz": "gz",
-    ".tar.bz2": "bz2",
-    ".tbz2": "bz2",
-    ".tar.xz": "xz",
-    ".txz": "xz",
-}
-_DECOMPRESSORS: dict[str, Callable[[], Any]] = {
-    "gz": gzip_decompressor,
-    "bz2": bz2.BZ2Decompressor,
-    "xz": _xz_decompressor,
-}
-
-
-def _archive_kind(name: str) -> str | None:
-    name = name.lower()
-    for suffix, kind in _KINDS.items():
-        if name.endswith(suffix):
-            return kind
-    return None
-
-
 def decompressed(file: BinaryIO, decompressor: Callable[[], Any], size: int) -> io.BufferedReader:
     """The decompressed content of a file of `size` bytes. Reading raises ArchiveLimitError if it is a bomb."""
     return io.BufferedReader(_DecompressedFile(file, decompressor, size), _CHUNK)
@@ -291,30 +279,23 @@ class _DecompressedFile(io.RawIOBase):
         return self._position
 
     def readinto(self, buffer: Any) -> int:
-        if not self._ready:
-            self._ready = self._decompress(len(buffer))
-        data, self._ready = self._ready[: len(buffer)], self._ready[len(buffer) :]
-        buffer[: len(data)] = data
-        self._position += len(data)
-        check_size(self._position, self._size)
-        return len(data)
-
-    def _decompress(self, max_bytes: int) -> bytes:
-        """The next bytes, none at the end. zlib returns unread input in `unconsumed_tail`; the others keep it."""
-        while True:
-            tail: bytes = getattr(self._decompressor, "unconsumed_tail", b"")
-            self._packed = tail or self._packed
+        while not self._ready:
+            # zlib returns unread input in `unconsumed_tail`; the others keep it.
+            self._packed = getattr(self._decompressor, "unconsumed_tail", b"") or self._packed
             if self._decompressor.eof:  # another compressed stream may follow
                 self._packed = self._decompressor.unused_data + self._packed
                 self._decompressor = self._new_decompressor()
                 self._packed = (self._packed or self._file.read(_CHUNK)).lstrip(b"\0")  # padding
                 if not self._packed:
-                    return b""
+                    return 0
             if not self._packed and getattr(self._decompressor, "needs_input", True):
                 self._packed = self._file.read(_CHUNK)
                 if not self._packed:
                     raise EOFError("it ends too early")
             packed, self._packed = self._packed, b""
-            data: bytes = self._decompressor.decompress(packed, max_bytes)
-            if data:
-                return data
+            self._ready = self._decompressor.decompress(packed, len(buffer))
+        data, self._ready = self._ready[: len(buffer)], self._ready[len(buffer) :]
+        buffer[: len(data)] = data
+        self._position += len(data)
+        check_size(self._position, self._size)
+        return len(data)

@@ -211,54 +211,53 @@ class _Listing:
                 # The rules of the folders above still apply to what lies there.
                 yield Ref(path, error=f"the folder cannot be listed: {_reason(error)}", allow=allow)
             return
-        if _COLLECTION_FILES.issubset(names):
-            if not path:
-                raise SourceError(f"The folder {self._root!r} is a collection of ragfm.", "Name a folder of documents.")
+        is_collection = _COLLECTION_FILES.issubset(names)
+        if path and (is_collection or OUTPUT in names):
             return
+        if is_collection:
+            raise SourceError(f"The folder {self._root!r} is a collection of ragfm.", "Name a folder of documents.")
         if OUTPUT in names:
-            if not path:
-                raise SourceError(
-                    f"The folder {self._root!r} contains output of ragfm.",
-                    f"Name a folder of documents. If it is one, remove the file {OUTPUT} from it.",
-                )
-            return
+            raise SourceError(
+                f"The folder {self._root!r} contains output of ragfm.",
+                f"Name a folder of documents. If it is one, remove the file {OUTPUT} from it.",
+            )
         # Read after the names: a file that is added to a folder which was just closed must not count as open.
         access = read_access_file(self._absolute(path))
         if access.problem:
             yield access.problem_ref(path)
         elif access.groups == ():
             yield Ref(join_path(path, ACCESS_FILE), skip="it names no group, so the folder is closed to all groups")
+        allow = intersect_groups(allow, access.groups)
         for name in names:
-            if name != ACCESS_FILE:
-                yield from self._list_entry(join_path(path, name), name, intersect_groups(allow, access.groups))
-
-    def _list_entry(self, path: str, name: str, allow: _Groups) -> Iterator[Ref]:
-        try:
-            status = os.lstat(self._absolute(path))
-        except FileNotFoundError:
-            return
-        except OSError as error:
-            if not self._paths.excludes(path):
-                yield Ref(_printable(path), error=_reason(error), allow=allow)
-            return
-        is_folder, is_link = stat.S_ISDIR(status.st_mode), stat.S_ISLNK(status.st_mode)
-        wanted = not is_folder and self._paths.includes(path)
-        if is_folder or is_link or self._opens_archive(path):
-            wanted = wanted or self._paths.may_contain(path)
-        if not wanted:
-            return
-        if name.startswith(".") and not self._hidden:
-            folder = self._absolute(path)
-            if not (is_folder and all(os.path.lexists(f"{folder}/{file}") for file in _COLLECTION_FILES)):
-                yield Ref(_printable(path), skip="hidden")
-        elif _printable(path) != path:
-            yield Ref(_printable(path), skip="its name is not UTF-8")
-        elif is_folder:
-            self._add_folder(path, status, allow)
-        elif is_link:
-            heapq.heappush(self._links, (path, allow))
-        elif name not in _SETTINGS_FILES:
-            yield from self._list_file(path, status, allow)
+            if name == ACCESS_FILE:
+                continue
+            entry_path = join_path(path, name)
+            try:
+                status = os.lstat(self._absolute(entry_path))
+            except FileNotFoundError:
+                continue
+            except OSError as error:
+                if not self._paths.excludes(entry_path):
+                    yield Ref(_printable(entry_path), error=_reason(error), allow=allow)
+                continue
+            is_folder, is_link = stat.S_ISDIR(status.st_mode), stat.S_ISLNK(status.st_mode)
+            wanted = not is_folder and self._paths.includes(entry_path)
+            if is_folder or is_link or self._opens_archive(entry_path):
+                wanted = wanted or self._paths.may_contain(entry_path)
+            if not wanted:
+                continue
+            if name.startswith(".") and not self._hidden:
+                folder = self._absolute(entry_path)
+                if not (is_folder and all(os.path.lexists(f"{folder}/{file}") for file in _COLLECTION_FILES)):
+                    yield Ref(_printable(entry_path), skip="hidden")
+            elif _printable(entry_path) != entry_path:
+                yield Ref(_printable(entry_path), skip="its name is not UTF-8")
+            elif is_folder:
+                self._add_folder(entry_path, status, allow)
+            elif is_link:
+                heapq.heappush(self._links, (entry_path, allow))
+            elif name not in _SETTINGS_FILES:
+                yield from self._list_file(entry_path, status, allow)
 
     def _list_file(self, path: str, status: os.stat_result, allow: _Groups) -> Iterator[Ref]:
         file_type = _FILE_TYPES.get(stat.S_IFMT(status.st_mode))

@@ -19,7 +19,7 @@ from dulwich.client import get_transport_and_path
 from dulwich.config import ConfigFile
 from dulwich.errors import FileFormatException, GitProtocolError, NotGitRepository, ObjectMissing
 from dulwich.objects import Blob as GitBlob
-from dulwich.objects import Commit, ObjectID, Tree
+from dulwich.objects import ObjectID, Tree
 from dulwich.objectspec import parse_commit
 from dulwich.refs import Ref as GitRef
 from dulwich.repo import Repo, UnsupportedExtension, UnsupportedVersion
@@ -86,16 +86,22 @@ class GitConnector:
         self._max_bytes = max_bytes
         self._temporary: TemporaryDirectory[str] | None = None
         self._repository: Repo | None = None
+        self._entries = 0  # listed so far
 
     def refs(self) -> Iterator[Ref]:
         """All files of the commit, in git's order. Raises SourceError if the commit cannot be found or read."""
         if self._repository is not None:
             self._repository.close()
         self._repository = self._clone() if self._remote else self._open()
-        commit = self._find_commit(self._repository)
-        listing = _Listing(self._repository.object_store, self._paths, hidden=self._hidden)
         try:
-            yield from listing.tree("", commit.tree)
+            commit = parse_commit(self._repository, _FETCHED_REF if self._remote else self._ref.encode())
+        except _READ_ERRORS as error:
+            raise SourceError(
+                f"The repository {str(self.root)!r} has no commit {self._ref!r}.", "Name a branch, a tag or a hash."
+            ) from error
+        self._entries = 0
+        try:
+            yield from self._list_tree(self._repository.object_store, "", commit.tree, None)
         except _READ_ERRORS as error:
             raise SourceError(
                 f"The repository {str(self.root)!r} is damaged: {type(error).__name__}: {error}.", "Run `git fsck`."
@@ -121,6 +127,54 @@ class GitConnector:
         metadata: dict[str, Scalar] = {"language": language} if language else {}
         return Blob(data, None, metadata)
 
+    def _list_tree(
+        self, store: BaseObjectStore, path: str, identity: ObjectID, allow: tuple[str, ...] | None
+    ) -> Iterator[Ref]:
+        tree = store[identity]
+        if not isinstance(tree, Tree):
+            raise ValueError(f"{path!r} is not a tree")
+        entries = [(entry.path, entry.mode, entry.sha) for entry in tree.items()]
+        access = AccessRule()
+        for name, _, sha in entries:
+            if name == ACCESS_FILE.encode():
+                file = store[sha]
+                access = AccessRule((), "it is not a file")
+                if isinstance(file, GitBlob):
+                    access = parse_access_file(file.data)
+        if access.problem:
+            yield access.problem_ref(path)
+        allow = intersect_groups(allow, access.groups)
+        for name, mode, sha in entries:
+            entry_path = join_path(path, name.decode("utf-8", "backslashreplace"))
+            is_folder = stat.S_ISDIR(mode)
+            self._entries += 1
+            if self._entries > _MAX_ENTRIES:
+                raise SourceError(
+                    f"The repository has over {_MAX_ENTRIES:,} files and folders.", "Leave some out with --exclude."
+                )
+            wanted = self._paths.may_contain(entry_path) if is_folder else self._paths.includes(entry_path)
+            if name == ACCESS_FILE.encode() or not wanted:
+                continue
+            if name in (b"", b".", b"..") or b"/" in name or b"\0" in name:
+                raise ValueError(f"{entry_path!r} is not a valid path")
+            try:
+                name.decode()
+            except UnicodeDecodeError:
+                yield Ref(entry_path, skip="its name is not UTF-8")
+                continue
+            if name.startswith(b".") and not self._hidden:
+                yield Ref(entry_path, skip="hidden")
+            elif is_folder and entry_path.count("/") >= _MAX_DEPTH:
+                yield Ref(entry_path, skip=f"it lies over {_MAX_DEPTH} folders deep")
+            elif is_folder:
+                yield from self._list_tree(store, entry_path, sha, allow)
+            elif stat.S_IFMT(mode) == _SUBMODULE:
+                yield Ref(entry_path, skip="a submodule; ingest its repository as another source")
+            elif stat.S_ISLNK(mode):
+                yield Ref(entry_path, skip="symbolic link")
+            else:
+                yield Ref(entry_path, sha.decode(), allow=allow)
+
     def _open(self) -> Repo:
         try:
             return _SafeRepo(os.fspath(self.root))
@@ -128,8 +182,7 @@ class GitConnector:
             raise SourceError(f"There is no git repository at {str(self.root)!r}.", "Check the path.") from error
         except (UnsupportedExtension, UnsupportedVersion) as error:
             raise SourceError(
-                f"The git repository {str(self.root)!r} has an unsupported storage format: {error}.",
-                "Clone it again.",
+                f"The git repository {str(self.root)!r} has an unsupported storage format: {error}.", "Clone it again."
             ) from error
         except (OSError, ValueError) as error:  # a ValueError quotes the configuration
             reason = error.strerror if isinstance(error, OSError) else "its configuration is invalid"
@@ -157,14 +210,6 @@ class GitConnector:
             ) from None
         return repository
 
-    def _find_commit(self, repository: Repo) -> Commit:
-        try:
-            return parse_commit(repository, _FETCHED_REF if self._remote else self._ref.encode())
-        except _READ_ERRORS as error:
-            raise SourceError(
-                f"The repository {str(self.root)!r} has no commit {self._ref!r}.", "Name a branch, a tag or a hash."
-            ) from error
-
 
 class _SafeRepo(Repo):
     """A repository whose configuration is read only for how it is stored.
@@ -185,65 +230,3 @@ class _SafeRepo(Repo):
         for name, value in config.items((b"extensions",)):
             safe.set((b"extensions",), name, value)
         return safe
-
-
-class _Listing:
-    """A walk through the trees of a commit."""
-
-    def __init__(self, store: BaseObjectStore, paths: PathFilter, *, hidden: bool) -> None:
-        self._store = store
-        self._paths = paths
-        self._hidden = hidden
-        self._entries = 0
-
-    def tree(self, path: str, identity: ObjectID, allow: tuple[str, ...] | None = None) -> Iterator[Ref]:
-        """All files below a folder."""
-        tree = self._store[identity]
-        if not isinstance(tree, Tree):
-            raise ValueError(f"{path!r} is not a tree")
-        entries = [(entry.path, entry.mode, entry.sha) for entry in tree.items()]
-        access = AccessRule()
-        for name, _, sha in entries:
-            if name == ACCESS_FILE.encode():
-                file = self._store[sha]
-                access = AccessRule((), "it is not a file")
-                if isinstance(file, GitBlob):
-                    access = parse_access_file(file.data)
-        if access.problem:
-            yield access.problem_ref(path)
-        allow = intersect_groups(allow, access.groups)
-        for name, mode, sha in entries:
-            yield from self._entry(path, name, mode, sha, allow)
-
-    def _entry(
-        self, folder: str, name: bytes, mode: int, sha: ObjectID, allow: tuple[str, ...] | None
-    ) -> Iterator[Ref]:
-        path = join_path(folder, name.decode("utf-8", "backslashreplace"))
-        is_folder = stat.S_ISDIR(mode)
-        self._entries += 1
-        if self._entries > _MAX_ENTRIES:
-            raise SourceError(
-                f"The repository has over {_MAX_ENTRIES:,} files and folders.", "Leave some out with --exclude."
-            )
-        wanted = self._paths.may_contain(path) if is_folder else self._paths.includes(path)
-        if name == ACCESS_FILE.encode() or not wanted:
-            return
-        if name in (b"", b".", b"..") or b"/" in name or b"\0" in name:
-            raise ValueError(f"{path!r} is not a valid path")
-        try:
-            name.decode()
-        except UnicodeDecodeError:
-            yield Ref(path, skip="its name is not UTF-8")
-            return
-        if name.startswith(b".") and not self._hidden:
-            yield Ref(path, skip="hidden")
-        elif is_folder and path.count("/") >= _MAX_DEPTH:
-            yield Ref(path, skip=f"it lies over {_MAX_DEPTH} folders deep")
-        elif is_folder:
-            yield from self.tree(path, sha, allow)
-        elif stat.S_IFMT(mode) == _SUBMODULE:
-            yield Ref(path, skip="a submodule; ingest its repository as another source")
-        elif stat.S_ISLNK(mode):
-            yield Ref(path, skip="symbolic link")
-        else:
-            yield Ref(path, sha.decode(), allow=allow)

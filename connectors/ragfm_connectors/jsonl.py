@@ -11,7 +11,6 @@ import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from functools import partial
-from io import BufferedReader
 from pathlib import PurePosixPath
 from typing import BinaryIO, NamedTuple, TypeAlias
 
@@ -96,8 +95,17 @@ class JsonlConnector:
         if position is None:
             raise ConnectorError(f"There is no record {ref.path!r} any more.", "The next ingest removes it.")
         with self._files.open(position.file) as file:
-            record = self._record_at(file, position)
-        if not isinstance(record, str):
+            # Records are mostly fetched in order, so the iterator of the last call is used again.
+            status = os.fstat(file.fileno())
+            identity = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
+            known = self._open_records
+            if known is None or known[0] != identity or known[1] >= position.offset:
+                records = self._read(position.file, os.fdopen(os.dup(file.fileno()), "rb"))
+            else:
+                records = known[2]
+            self._open_records = (identity, position.offset, records)
+            record = next((record for offset, record in records if offset == position.offset), None)
+        if record is not None and not isinstance(record, str):
             blob = self._fields.blob(record)
             if record_revision(blob) == ref.revision:
                 return blob
@@ -134,21 +142,6 @@ class JsonlConnector:
             return Ref(f"{path}#{number}", skip=reason)  # no id contains a `#`
         self._positions[path] = position
         return Ref(path, revision, allow=position.file.allow)
-
-    def _record_at(self, file: BufferedReader, position: _Position) -> Record | str:
-        # Records are mostly fetched in order, so the iterator of the last call is used again.
-        status = os.fstat(file.fileno())
-        identity = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
-        known = self._open_records
-        if known is None or known[0] != identity or known[1] >= position.offset:
-            records = self._read(position.file, os.fdopen(os.dup(file.fileno()), "rb"))
-        else:
-            records = known[2]
-        self._open_records = (identity, position.offset, records)
-        for offset, record in records:
-            if offset == position.offset:
-                return record
-        return "it is gone"
 
     def _read(self, file: Ref, opened: BinaryIO) -> _Records:
         reader = _record_reader(file.path or self.root.name)

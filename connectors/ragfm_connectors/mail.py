@@ -100,56 +100,68 @@ class MailConnector:
             self._last_mail = (data, parse_message(data))
         message = self._last_mail[1]
         try:
-            return _mail_blob(message) if position.attachment is None else _attachment(message, position.attachment)
+            metadata = extract_headers(message)
+            if position.attachment is None:
+                text, media_type = extract_body(message)
+                subject = str(metadata.get("subject", ""))
+                if subject:
+                    metadata["title"] = subject
+                return Blob(f"{heading(subject, media_type)}{text}".encode("utf-8", "replace"), media_type, metadata)
+            part = find_attachments(message)[position.attachment]
+            payload = part.get_payload(decode=True)
+            if not isinstance(payload, bytes):  # a mail within the mail
+                payload = b"\n".join(inner.as_bytes() for inner in part.iter_parts())
+            part_type = part.get_content_type()
+            metadata["attachment"] = single_line(part.get_filename() or "")
+            return Blob(payload, None if part_type == "application/octet-stream" else part_type, metadata)
         except Exception as error:  # the standard library raises many kinds of errors for broken headers
             raise ConnectorError(f"The mail {ref.path!r} cannot be read: {type(error).__name__}: {error}.") from error
 
     def _list_file(self, file: Ref) -> Iterator[Ref]:
-        path = PurePosixPath(self.root, file.path)
-        single = path.suffix.lower() == ".eml" or path.parent.name in ("cur", "new")  # the latter in a Maildir
+        file_path = PurePosixPath(self.root, file.path)
+        single = file_path.suffix.lower() == ".eml" or file_path.parent.name in (
+            "cur",
+            "new",
+        )  # the latter in a Maildir
         with self._files.open(file) as opened:
             if not single and not _FROM_LINE.match(opened.readline(1_000)):
                 yield Ref(_file_entry(file.path), skip="neither a mail nor an mbox file")
                 return
             opened.seek(0)
             for start, data, size in _split_mails(opened, self._max_bytes, single=single):
-                yield from self._list_mail(_Position(file, start, size, None), data)
-
-    def _list_mail(self, position: _Position, data: bytes) -> Iterator[Ref]:
-        headers = re.split(rb"\r?\n\r?\n", data, maxsplit=1)[0]
-        message_id = _MESSAGE_ID.search(headers)
-        revision = _hash(data)
-        path = as_path(message_id[1].decode("utf-8", "replace")) if message_id else revision
-        allow = position.file.allow
-        if path in self._positions or not data.strip():
-            return  # the same mail in another folder
-        self._positions[path] = position
-        if position.size > self._max_bytes:
-            yield Ref(path, skip=f"{position.size:,} bytes, the limit is {self._max_bytes:,}")
-            return
-        try:
-            message = parse_message(data)
-            if not message.keys():
-                raise ConnectorError("it has no headers")
-            if is_encrypted(message):
-                yield Ref(path, skip="it is encrypted")
-                return
-            parts = find_attachments(message)
-            if len(parts) > _MAX_ATTACHMENTS:
-                raise ConnectorError(f"it has {len(parts):,} attachments, the limit is {_MAX_ATTACHMENTS:,}")
-            names = []
-            for number, part in enumerate(parts, 1):
-                name = PurePosixPath(single_line(part.get_filename() or "").replace("\\", "/")).name
-                names.append(as_path(name) if name else f"part {number}")
-        except Exception as error:  # as in fetch
-            yield Ref(path, error=f"the mail cannot be read: {error}", allow=allow)
-            return
-        yield Ref(path, revision, allow=allow)
-        for number, name in enumerate(names):
-            if name in names[:number]:
-                name = f"{PurePosixPath(name).stem}#{number + 1}{PurePosixPath(name).suffix}"
-            self._positions[f"{path}/{name}"] = position._replace(attachment=number)
-            yield Ref(f"{path}/{name}", revision, allow=allow)
+                headers = re.split(rb"\r?\n\r?\n", data, maxsplit=1)[0]
+                message_id = _MESSAGE_ID.search(headers)
+                revision = _hash(data)
+                path = as_path(message_id[1].decode("utf-8", "replace")) if message_id else revision
+                if path in self._positions or not data.strip():
+                    continue  # the same mail in another folder
+                self._positions[path] = _Position(file, start, size, None)
+                if size > self._max_bytes:
+                    yield Ref(path, skip=f"{size:,} bytes, the limit is {self._max_bytes:,}")
+                    continue
+                try:
+                    message = parse_message(data)
+                    if not message.keys():
+                        raise ConnectorError("it has no headers")
+                    if is_encrypted(message):
+                        yield Ref(path, skip="it is encrypted")
+                        continue
+                    parts = find_attachments(message)
+                    if len(parts) > _MAX_ATTACHMENTS:
+                        raise ConnectorError(f"it has {len(parts):,} attachments, the limit is {_MAX_ATTACHMENTS:,}")
+                    names = []
+                    for number, part in enumerate(parts, 1):
+                        name = PurePosixPath(single_line(part.get_filename() or "").replace("\\", "/")).name
+                        names.append(as_path(name) if name else f"part {number}")
+                except Exception as error:  # as in fetch
+                    yield Ref(path, error=f"the mail cannot be read: {error}", allow=file.allow)
+                    continue
+                yield Ref(path, revision, allow=file.allow)
+                for number, name in enumerate(names):
+                    if name in names[:number]:
+                        name = f"{PurePosixPath(name).stem}#{number + 1}{PurePosixPath(name).suffix}"
+                    self._positions[f"{path}/{name}"] = _Position(file, start, size, number)
+                    yield Ref(f"{path}/{name}", revision, allow=file.allow)
 
 
 def _file_entry(path: str) -> str:
@@ -177,22 +189,3 @@ def _split_mails(file: BufferedReader, max_bytes: int, *, single: bool) -> Itera
 
 def _hash(data: bytes) -> str:
     return blake2b(data, digest_size=16).hexdigest()
-
-
-def _mail_blob(message: EmailMessage) -> Blob:
-    text, media_type = extract_body(message)
-    metadata = extract_headers(message)
-    subject = str(metadata.get("subject", ""))
-    if subject:
-        metadata["title"] = subject
-    return Blob(f"{heading(subject, media_type)}{text}".encode("utf-8", "replace"), media_type, metadata)
-
-
-def _attachment(message: EmailMessage, number: int) -> Blob:
-    part = find_attachments(message)[number]
-    payload = part.get_payload(decode=True)
-    if not isinstance(payload, bytes):  # a mail within the mail
-        payload = b"\n".join(inner.as_bytes() for inner in part.iter_parts())
-    media_type = part.get_content_type()
-    metadata = extract_headers(message) | {"attachment": single_line(part.get_filename() or "")}
-    return Blob(payload, None if media_type == "application/octet-stream" else media_type, metadata)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import posixpath
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,7 +21,6 @@ from ragfm_connectors.patterns import PathFilter
 from ragfm_connectors.secrets import check_no_secret, check_option, expand, hide, without_user
 
 _ObjectInfo: TypeAlias = Mapping[str, Any]
-_Groups: TypeAlias = tuple[str, ...] | None
 
 _VERSION_KEYS = ("ETag", "etag", "VersionId", "version_id", "generation", "md5Hash", "md5")
 """Keys of a value that changes with the content; the first one present is used."""
@@ -92,8 +92,51 @@ class ObjectConnector:
         if info["type"] == "file":
             access = self._read_access_file(posixpath.dirname(self._prefix))
             yield self._object_ref("", info, access.groups)
-        else:
-            yield from self._list_folders()
+            return
+
+        # Without recursion, since keys can be arbitrarily deep.
+        waiting: list[tuple[str, tuple[str, ...] | None]] = [("", None)]
+        while waiting:
+            folder, allow = waiting.pop()
+            path = self._full_path(folder)
+            try:
+                entries = sorted(self._file_system.ls(path, detail=True), key=lambda entry: str(entry["name"]))
+            except FileNotFoundError:
+                if folder:
+                    continue  # its last object was just deleted
+                raise self._store_error(FileNotFoundError(f"there is nothing at {self.root}"), SourceError) from None
+            except Exception as error:  # each store raises its own errors
+                store_error = self._store_error(error, SourceError)
+                if not folder:
+                    raise store_error from None
+                yield Ref(folder, error=store_error.message, allow=allow)
+                continue
+            names: dict[str, _ObjectInfo] = {}
+            for entry in entries:
+                key = str(entry["name"])
+                if key.strip("/") != path.strip("/"):  # some stores list the folder itself
+                    name = key.rstrip("/").rpartition("/")[2]
+                    names["/" if key.endswith("//") else name] = entry  # a folder with an empty name, as in `a//b`
+            access = self._read_access_file(path) if ACCESS_FILE in names else AccessRule()
+            if access.problem:
+                yield access.problem_ref(folder)
+            groups = intersect_groups(allow, access.groups)
+            for name, entry in names.items():
+                entry_path = posixpath.join(folder, name)
+                hidden = name.startswith(".") and not self._hidden
+                is_utf8 = name.encode("utf-8", "replace").decode() == name
+                if name == ACCESS_FILE:
+                    continue
+                if name in (".", "..") or "/" in name or not is_utf8:
+                    shown = f"{folder}/#{name!a}".lstrip("/").replace("/", "%2F")
+                    yield Ref(shown, skip="its key is not a valid path")
+                elif entry["type"] == "directory":
+                    if self._paths.may_contain(entry_path) and hidden:
+                        yield Ref(entry_path, skip="hidden")
+                    elif self._paths.may_contain(entry_path):
+                        waiting.append((entry_path, groups))
+                elif self._paths.includes(entry_path):
+                    yield Ref(entry_path, skip="hidden") if hidden else self._object_ref(entry_path, entry, groups)
 
     def fetch(self, ref: Ref) -> Blob:
         """The content of an object, with the time `modified` as metadata. Raises ConnectorError if it has changed."""
@@ -116,50 +159,7 @@ class ObjectConnector:
         metadata: dict[str, Scalar] = {"modified": modified.isoformat(timespec="seconds")} if modified else {}
         return Blob(data, None, metadata)
 
-    def _list_folders(self) -> Iterator[Ref]:
-        """All objects below the prefix; without recursion, since keys can be arbitrarily deep."""
-        waiting: list[tuple[str, _Groups]] = [("", None)]
-        while waiting:
-            folder, allow = waiting.pop()
-            path = self._full_path(folder)
-            try:
-                entries = sorted(self._file_system.ls(path, detail=True), key=lambda entry: str(entry["name"]))
-            except FileNotFoundError:
-                if folder:
-                    continue  # its last object was just deleted
-                raise self._store_error(FileNotFoundError(f"there is nothing at {self.root}"), SourceError) from None
-            except Exception as error:  # each store raises its own errors
-                store_error = self._store_error(error, SourceError)
-                if not folder:
-                    raise store_error from None
-                yield Ref(folder, error=store_error.message, allow=allow)
-                continue
-            names = {
-                _base_name(entry): entry
-                for entry in entries
-                if str(entry["name"]).strip("/") != path.strip("/")  # some stores list the folder itself
-            }
-            access = self._read_access_file(path) if ACCESS_FILE in names else AccessRule()
-            if access.problem:
-                yield access.problem_ref(folder)
-            groups = intersect_groups(allow, access.groups)
-            for name, entry in names.items():
-                entry_path = posixpath.join(folder, name)
-                hidden = name.startswith(".") and not self._hidden
-                if name == ACCESS_FILE:
-                    continue
-                if not _is_valid_name(name):
-                    shown = f"{folder}/#{name!a}".lstrip("/").replace("/", "%2F")
-                    yield Ref(shown, skip="its key is not a valid path")
-                elif entry["type"] == "directory":
-                    if self._paths.may_contain(entry_path) and hidden:
-                        yield Ref(entry_path, skip="hidden")
-                    elif self._paths.may_contain(entry_path):
-                        waiting.append((entry_path, groups))
-                elif self._paths.includes(entry_path):
-                    yield Ref(entry_path, skip="hidden") if hidden else self._object_ref(entry_path, entry, groups)
-
-    def _object_ref(self, path: str, info: _ObjectInfo, allow: _Groups) -> Ref:
+    def _object_ref(self, path: str, info: _ObjectInfo, allow: tuple[str, ...] | None) -> Ref:
         size = int(info.get("size") or 0)
         if size > self._max_bytes:
             return Ref(path, skip=f"{size:,} bytes, the limit is {self._max_bytes:,}")
@@ -189,7 +189,18 @@ class ObjectConnector:
     def _connect(self) -> None:
         if self._file_system is not None:
             return
-        options = dict(_parse_storage_option(option) for option in self._storage)
+        options: dict[str, Any] = {}
+        for option in self._storage:
+            name, equals, value = option.partition("=")
+            if not equals or not name:
+                raise ConfigError(
+                    "An option in `storage` does not have the form NAME=VALUE.",
+                    "Use a form such as endpoint_url=https://minio.lan.",
+                )
+            options[name] = expand(value, quoted=False)
+            if "${" not in option:
+                with contextlib.suppress(ValueError):  # a value that is not JSON is text
+                    options[name] = json.loads(value)
         self._file_system, self._prefix = url_to_fs(
             expand(self._location), skip_instance_cache=True, use_listings_cache=False, **options
         )
@@ -206,42 +217,8 @@ class ObjectConnector:
         return error_class(f"{self.root} cannot be read: {' '.join(message.split())}.", "Nothing was changed.")
 
 
-def _base_name(entry: _ObjectInfo) -> str:
-    """The last part of an entry's path; a slash for a folder whose name is empty, as in `a//b`."""
-    path = str(entry["name"])
-    return "/" if path.endswith("//") else path.rstrip("/").rpartition("/")[2]
-
-
-def _is_valid_name(name: str) -> bool:
-    try:
-        name.encode()
-    except UnicodeEncodeError:
-        return False
-    return name not in (".", "..") and "/" not in name
-
-
-def _parse_storage_option(option: str) -> tuple[str, Any]:
-    """An fsspec option; a value that is valid JSON is converted, every other value is text."""
-    name, equals, value = option.partition("=")
-    if not equals or not name:
-        raise ConfigError(
-            "An option in `storage` does not have the form NAME=VALUE.",
-            "Use a form such as endpoint_url=https://minio.lan.",
-        )
-    value = expand(value, quoted=False)
-    if "${" in option:
-        return name, value
-    try:
-        return name, json.loads(value)
-    except ValueError:
-        return name, value
-
-
 def _revision(info: _ObjectInfo) -> str:
-    version = None
-    for key in _VERSION_KEYS:
-        version = version or info.get(key)
-    version = str(version or "").strip('"')
+    version = str(next((info[key] for key in _VERSION_KEYS if info.get(key)), "")).strip('"')
     return f"mark:{version}" if version else f"{info.get('size')}:{_modified(info) or ''}"
 
 

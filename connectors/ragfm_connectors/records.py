@@ -22,13 +22,7 @@ _MAX_METADATA_CHARACTERS = 1_000
 """Maximum length of a field that becomes metadata without being named; a longer one is more likely text."""
 _DEFAULT_IDS = ("_id", "id")
 _MAX_SHOWN_FIELDS = 8
-
-
-class _Absent:
-    """The value of a field that a record lacks, which is not the same as null."""
-
-
-_ABSENT = _Absent()
+_ABSENT = object()  # the value of a field that a record lacks, which is not the same as null
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,32 +75,25 @@ class Fields:
         title = "" if self.title is None else " ".join(_text(_find(record, self.title)).split())
         text = "\n\n".join(part for part in map(_text, values) if part)
         metadata: dict[str, Scalar] = {"title": title} if title else {}
-        metadata.update(self._named_metadata(record) if self.metadata is not None else self._other_fields(record))
+        if self.metadata is not None:
+            for name in self.metadata:
+                value = _find(record, name)
+                if isinstance(value, list | tuple):
+                    value = ", ".join(map(_text, value))
+                elif isinstance(value, Mapping):
+                    value = _text(value)
+                value = scalar(value)
+                if value is not None:
+                    metadata[_valid_utf8(name)] = value
+        else:
+            used = {self.id, self.title, *self.text, *(_DEFAULT_IDS if self.id is None else ())}
+            for name, field in record.items():
+                value = scalar(field)
+                too_long = isinstance(value, str) and len(value) > _MAX_METADATA_CHARACTERS
+                if name not in used and value is not None and not too_long:
+                    metadata[_valid_utf8(name)] = value
         data = f"{heading(title, self.media_type)}{text}" if text else ""
         return Blob(data.encode("utf-8", "replace"), self.media_type, metadata)
-
-    def _named_metadata(self, record: Record) -> dict[str, Scalar]:
-        metadata = {}
-        for name in self.metadata or ():
-            value = _find(record, name)
-            if isinstance(value, list | tuple):
-                value = ", ".join(map(_text, value))
-            elif isinstance(value, Mapping):
-                value = _text(value)
-            value = scalar(value)
-            if value is not None:
-                metadata[_valid_utf8(name)] = value
-        return metadata
-
-    def _other_fields(self, record: Record) -> dict[str, Scalar]:
-        used = {self.id, self.title, *self.text, *(_DEFAULT_IDS if self.id is None else ())}
-        metadata = {}
-        for name, field in record.items():
-            value = scalar(field)
-            too_long = isinstance(value, str) and len(value) > _MAX_METADATA_CHARACTERS
-            if name not in used and value is not None and not too_long:
-                metadata[_valid_utf8(name)] = value
-        return metadata
 
 
 def record_revision(blob: Blob) -> str:

@@ -12,6 +12,7 @@ from urllib.parse import parse_qsl, quote, urlsplit
 from ragfm.core.errors import ConfigError
 
 _VARIABLE = re.compile(r"\$\{(\w+)\}")
+_HINT = "Write ${NAME} instead, and set the environment variable NAME."
 _SECRET_KEYS = re.compile(
     r"passw|pwd|secret|token|api_?key|access_?key|credential|signature|^key$|^sig$", re.IGNORECASE
 )
@@ -27,9 +28,8 @@ def expand(text: str, *, quoted: bool = True) -> str:
     def value(match: re.Match[str]) -> str:
         variable = os.environ.get(match[1])
         if variable is None:
-            raise ConfigError(
-                f"The environment variable {match[1]} of {text!r} is not set.", f"Set {match[1]} and run this again."
-            )
+            problem = f"The environment variable {match[1]} of {text!r} is not set."
+            raise ConfigError(problem, f"Set {match[1]} and run this again.")
         return quote(variable, safe="") if quoted else variable
 
     return _VARIABLE.sub(value, text)
@@ -46,18 +46,14 @@ def check_no_secret(address: str, *, user: bool = False) -> None:
     secrets += [value for key, value in parse_qsl(parts.query) if _SECRET_KEYS.search(key)]
     if any(_VARIABLE.sub("", secret) for secret in secrets):
         shown = f"{parts.scheme}://…@{parts.netloc.rpartition('@')[2]}"
-        raise ConfigError(
-            f"The address {shown} has a secret in it.", "Write ${NAME} instead, and set the environment variable NAME."
-        )
+        raise ConfigError(f"The address {shown} has a secret in it.", _HINT)
 
 
 def check_option(option: str) -> None:
     """Raise ConfigError, which does not show it, for `name=value` with a secret that is not a variable."""
     name = option.partition("=")[0]
     if "${" not in option and (_SECRET_KEYS.search(name) or _SECRET_KEYS.search(option)):
-        raise ConfigError(
-            f"The option {name!r} has a secret in it.", "Write ${NAME} instead, and set the environment variable NAME."
-        )
+        raise ConfigError(f"The option {name!r} has a secret in it.", _HINT)
 
 
 def without_user(address: str) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from hashlib import blake2b
@@ -68,7 +68,13 @@ class SqlConnector:
         self._ids, self._fetched = {}, {}
         with self._reading(SourceError) as connection:
             rows = self._rows()
-            self._check_columns(connection.execute(sa.select(sa.text("*")).select_from(rows).limit(0)).keys())
+            columns = list(connection.execute(sa.select(sa.text("*")).select_from(rows).limit(0)).keys())
+            for name in (self._id, *self._fields.text, *([self._changed] if self._changed else [])):
+                if name not in columns and name.partition(".")[0] not in columns:
+                    raise SourceError(
+                        f"{self.root} has no column {name!r}, but {', '.join(map(repr, columns))}.",
+                        "Set the options id, text and changed.",
+                    )
             for number, (value, revision) in enumerate(self._revisions(connection, rows), 1):
                 path = as_path(str(value))
                 if scalar(value) is None:
@@ -86,7 +92,13 @@ class SqlConnector:
         if ref.path not in self._ids:
             raise ConnectorError(f"There is no row {ref.path!r} any more.", "The next ingest removes it.")
         if ref.path not in self._fetched:
-            self._fetched = self._fetch_rows(ref.path, _BATCH if self._fetched else 1)
+            # The row, and those listed after it if the last rows were fetched in order.
+            paths = islice(dropwhile(lambda path: path != ref.path, self._ids), _BATCH if self._fetched else 1)
+            values = [self._ids[path] for path in paths]
+            with self._reading(ConnectorError) as connection:
+                query = sa.select(sa.text("*")).select_from(self._rows()).where(sa.column(self._id).in_(values))
+                rows = connection.execute(query).mappings().all()
+            self._fetched = {as_path(str(row[self._id])): self._blob(row) for row in reversed(rows)}
         if ref.path not in self._fetched:
             raise ConnectorError(
                 f"The row {ref.path!r} was removed after it was listed.", "The next ingest removes its document."
@@ -113,15 +125,6 @@ class SqlConnector:
         for value, changed_value in connection.execute(older):
             yield value, f"{changed_value}:{fields_hash}"
 
-    def _fetch_rows(self, path: str, count: int) -> dict[str, Blob]:
-        """The documents of a row and of those listed after it."""
-        paths = islice(dropwhile(lambda other: other != path, self._ids), count)
-        values = [self._ids[path] for path in paths]
-        with self._reading(ConnectorError) as connection:
-            query = sa.select(sa.text("*")).select_from(self._rows()).where(sa.column(self._id).in_(values))
-            rows = connection.execute(query).mappings().all()
-        return {as_path(str(row[self._id])): self._blob(row) for row in reversed(rows)}
-
     def _blob(self, row: sa.RowMapping) -> Blob:
         record = dict(row)
         modified = None if self._changed is None else scalar(record.pop(self._changed))
@@ -140,41 +143,28 @@ class SqlConnector:
         query = _PARAMETER.sub(r"\\:", self._query.strip().rstrip(";"))
         return sa.text(query).columns(sa.column(self._id)).subquery("ragfm_rows")
 
-    def _check_columns(self, columns: Iterable[str]) -> None:
-        known = list(columns)
-        wanted = [self._id, *self._fields.text, *([self._changed] if self._changed else [])]
-        for name in wanted:
-            if name not in known and name.partition(".")[0] not in known:
-                raise SourceError(
-                    f"{self.root} has no column {name!r}, but {', '.join(map(repr, known))}.",
-                    "Set the options id, text and changed.",
-                )
-
     @contextmanager
     def _reading(self, error_class: type[SourceError]) -> Iterator[sa.Connection]:
-        """A connection whose database errors are raised as `error_class`, without secrets."""
+        """A connection that cannot write and streams its results.
+
+        Errors of the database are raised as `error_class`, without secrets.
+        """
         try:
-            with self._connect() as connection:
+            if self._engine is None:
+                self._engine = _make_engine(self._address)
+            options: dict[str, Any] = {"stream_results": True, "yield_per": 500}
+            if self._engine.dialect.name == "postgresql":
+                options["postgresql_readonly"] = True
+            with self._engine.connect().execution_options(**options) as connection:
+                if self._engine.dialect.name == "sqlite":
+                    connection.exec_driver_sql("PRAGMA query_only = ON")
                 yield connection
+                connection.rollback()
         except SQLAlchemyError as error:
             message = hide(str(getattr(error, "orig", None) or error).strip(), self._address)
             raise error_class(
                 f"{self.root} cannot be read: {' '.join(message.split())}.", "Nothing was changed."
             ) from None
-
-    @contextmanager
-    def _connect(self) -> Iterator[sa.Connection]:
-        """A connection that cannot write and streams its results."""
-        if self._engine is None:
-            self._engine = _make_engine(self._address)
-        options: Mapping[str, Any] = {"stream_results": True, "yield_per": 500}
-        if self._engine.dialect.name == "postgresql":
-            options = {**options, "postgresql_readonly": True}
-        with self._engine.connect().execution_options(**options) as connection:
-            if self._engine.dialect.name == "sqlite":
-                connection.exec_driver_sql("PRAGMA query_only = ON")
-            yield connection
-            connection.rollback()
 
 
 def _make_engine(address: str) -> sa.Engine:

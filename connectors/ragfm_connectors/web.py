@@ -29,15 +29,7 @@ from ragfm_connectors.web_client import (
 from ragfm_connectors.web_pages import ListedPage, PageList, is_html, parse_links, parse_page_list
 
 _GONE_STATUSES = (404, 410)
-_SKIPPED_TYPES = (
-    "image/",
-    "video/",
-    "audio/",
-    "font/",
-    "text/css",
-    "text/javascript",
-    "application/javascript",
-)
+_SKIPPED_TYPES = ("image/", "video/", "audio/", "font/", "text/css", "text/javascript", "application/javascript")
 _HTML_SUFFIXES = ("", ".html", ".htm", ".xhtml", ".php", ".asp", ".aspx", ".jsp")
 _LIST_SUFFIXES = (".xml", ".xml.gz", ".rss", ".atom", ".txt")
 # A GET may succeed where a HEAD is answered with one of these; 429 asks to wait.
@@ -92,7 +84,8 @@ class WebConnector:
                 "The option `authorization` has a secret in it.",
                 "Write ${NAME} instead, and set the environment variable NAME.",
             )
-        self._start = canonical_url(without_user(location))
+        self.root = canonical_url(without_user(location))
+        """The canonical URL of the location, without user; with `links`, its folder is the source."""
         self._links, self._max_pages = links, max_pages
         self._paths = PathFilter(include, exclude)
         settings = RequestSettings(pause, retries, max_bytes, user_agent, allow_hosts)
@@ -101,25 +94,20 @@ class WebConnector:
         self._bodies: dict[str, _StoredBody] = {}
         self._feed_metadata: dict[str, Mapping[str, Scalar]] = {}  # by URL
 
-    @property
-    def root(self) -> str:
-        """The canonical URL of the location, without user; with `links`, its folder is the source."""
-        return self._start
-
     def refs(self) -> Iterator[Ref]:
         """All pages. Raises SourceError if the location cannot be fetched; any other page then has an error."""
         self._bodies, self._feed_metadata = {}, {}
         self._body_file = cast(BinaryIO, TemporaryFile())  # noqa: SIM115  closed with the connector
         try:
-            page = self._client.get(self._start)
+            page = self._client.get(self.root)
         except TooLargeError as error:
-            yield Ref(self._start, skip=error.message)
+            yield Ref(self.root, skip=error.message)
             return
-        is_list = urlsplit(self._start).path.lower().endswith(_LIST_SUFFIXES)
+        is_list = urlsplit(self.root).path.lower().endswith(_LIST_SUFFIXES)
         if page.status in _GONE_STATUSES and not self._links and not is_list:
             return
         if page.status != 200:
-            raise SourceError(f"{self._start}: the server answers {page.status}.", "Nothing was changed.")
+            raise SourceError(f"{self.root}: the server answers {page.status}.", "Nothing was changed.")
         page_list = parse_page_list(page)
         if page_list is not None:
             yield from self._list_pages(page, page_list)
@@ -168,7 +156,7 @@ class WebConnector:
     def _check_count(self, count: int) -> None:
         if count > self._max_pages:
             raise SourceError(
-                f"{self._start} lists more than {self._max_pages:,} pages.",
+                f"{self.root} lists more than {self._max_pages:,} pages.",
                 "Set the option max_pages to a higher number.",
             )
 
@@ -196,25 +184,22 @@ class WebConnector:
 
     def _crawl(self, start: Page) -> Iterator[Ref]:
         """All pages within the folder of the location, from link to link."""
-        folder = self._start[: self._start.rindex("/") + 1]
+        folder = self.root[: self.root.rindex("/") + 1]
         if not canonical_url(start.url).startswith(folder):  # redirected to https, or to a login page
-            raise SourceError(f"{self._start} leads to {start.url}.", "If that is the site, use it as the location.")
-        waiting = deque[Page | str]([start])
-        known = {self._start}
+            raise SourceError(f"{self.root} leads to {start.url}.", "If that is the site, use it as the location.")
+        waiting = deque([self.root])
+        known = {self.root}
         listed: set[str] = set()
         failures = 0
         while waiting:
-            item = waiting.popleft()
-            if isinstance(item, Page):
-                page = item
-            else:
-                try:
-                    page = self._client.get(item)
-                except ConnectorError as error:
-                    ref = _failed_ref(item, error)
-                    failures += ref.error is not None
-                    yield from _yield_once(ref, listed)
-                    continue
+            address = waiting.popleft()
+            try:
+                page = start if address == self.root else self._client.get(address)
+            except ConnectorError as error:
+                ref = _failed_ref(address, error)
+                failures += ref.error is not None
+                yield from _yield_once(ref, listed)
+                continue
             url = canonical_url(page.url)
             if not url.startswith(folder) or page.status in _GONE_STATUSES:
                 continue
@@ -229,9 +214,10 @@ class WebConnector:
                 yield self._store_page(page, path)
             new_links = [link for link in links if link.startswith(folder) and link not in known]
             known.update(new_links)
-            waiting += [link for link in new_links if _may_have_links(link)]
             for link in new_links:
-                if not _may_have_links(link) and self._includes(link):
+                if PurePosixPath(urlsplit(link).path).suffix.lower() in _HTML_SUFFIXES:  # it may have links itself
+                    waiting.append(link)
+                elif self._includes(link):
                     yield from self._examine(ListedPage(link), listed)
             self._check_count(len(known))
         if failures:  # the pages that only these link to are unknown
@@ -285,7 +271,3 @@ def _media_type(page: Page) -> str | None:
 def _skip_reason(page: Page) -> str | None:
     media_type = (_media_type(page) or "").partition(";")[0].strip().lower()
     return f"of type {media_type}" if media_type.startswith(_SKIPPED_TYPES) else None
-
-
-def _may_have_links(url: str) -> bool:
-    return PurePosixPath(urlsplit(url).path).suffix.lower() in _HTML_SUFFIXES

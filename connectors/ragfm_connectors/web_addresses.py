@@ -104,12 +104,10 @@ def guarded_pools(allowed: Collection[str], *, connect_seconds: float, read_seco
             raise NewConnectionError(connection, f"no connection: {error}") from error
 
     class GuardedHTTPConnection(HTTPConnection):
-        def _new_conn(self) -> socket.socket:
-            return open_socket(self)
+        _new_conn = open_socket
 
     class GuardedHTTPSConnection(HTTPSConnection):
-        def _new_conn(self) -> socket.socket:
-            return open_socket(self)
+        _new_conn = open_socket
 
     class GuardedHTTPPool(HTTPConnectionPool):
         ConnectionCls: Any = GuardedHTTPConnection

@@ -83,7 +83,11 @@ class Client:
         large.
         """
         for _ in range(_MAX_REDIRECTS):
-            if not self.may_fetch(url):
+            origin = origin_of(url)
+            if origin not in self._robots:
+                self._robots[origin] = self._fetch_robots(origin)
+            rules = self._robots[origin]
+            if rules is not None and not rules.can_fetch(url, self._settings.user_agent):
                 raise RobotsError(f"{url}: robots.txt disallows it.")
             page = self._request_with_retries(url, method, self._settings.max_bytes)
             target = page.headers.get("Location")
@@ -92,15 +96,8 @@ class Client:
             url = canonical_url(target, base=url)
         raise ConnectorError(f"{url}: more than {_MAX_REDIRECTS} redirects.")
 
-    def may_fetch(self, url: str) -> bool:
-        """Whether robots.txt allows a URL. Raises ConnectorError if it cannot be fetched (RFC 9309, 2.3.1)."""
-        origin = origin_of(url)
-        if origin not in self._robots:
-            self._robots[origin] = self._fetch_robots(origin)
-        rules = self._robots[origin]
-        return rules is None or bool(rules.can_fetch(url, self._settings.user_agent))
-
     def _fetch_robots(self, origin: str) -> Protego | None:
+        """The rules of a site. Raises ConnectorError if they cannot be fetched (RFC 9309, 2.3.1)."""
         url = f"{origin}/robots.txt"
         for _ in range(_MAX_ROBOTS_REDIRECTS):
             try:
@@ -137,16 +134,25 @@ class Client:
             self.sleep(min(pause, _MAX_PAUSE_SECONDS))
 
     def _request(self, url: str, method: str, max_bytes: int) -> Page:
-        self._wait_for_host(url)
+        host, origin = _parse_url(url).netloc or "", origin_of(url)
+        delay = self._next_request.get(host, 0.0) - time.monotonic()
+        if delay > 0:
+            self.sleep(delay)
+        rules = self._robots.get(origin)
+        crawl_delay = float(rules.crawl_delay(self._settings.user_agent) or 0) if rules is not None else 0.0
+        pause = min(max(self._settings.pause, crawl_delay), _MAX_PAUSE_SECONDS)
+        self._next_request[host] = time.monotonic() + pause
+
         headers = {"User-Agent": self._settings.user_agent, "Accept-Encoding": "gzip, deflate"}
+        if origin == origin_of(self._location):
+            user, _, password = (_parse_url(self._location).auth or "").partition(":")
+            if user:
+                credentials = ":".join(unquote(expand(unquote(part))) for part in (user, password))
+                headers["Authorization"] = f"Basic {base64.b64encode(credentials.encode()).decode()}"
+            elif self._authorization:
+                headers["Authorization"] = expand(self._authorization, quoted=False)
         response = self._pools.urlopen(
-            method,
-            url,
-            headers=headers | self._authorization_header(url),
-            redirect=False,
-            retries=False,
-            preload_content=False,
-            decode_content=True,
+            method, url, headers=headers, redirect=False, retries=False, preload_content=False, decode_content=True
         )
         redirected = response.status in _REDIRECT_STATUSES
         try:
@@ -159,25 +165,6 @@ class Client:
             else:
                 response.release_conn()
         return Page(url, response.status, response.headers, data)
-
-    def _wait_for_host(self, url: str) -> None:
-        host = _parse_url(url).netloc or ""
-        delay = self._next_request.get(host, 0.0) - time.monotonic()
-        if delay > 0:
-            self.sleep(delay)
-        rules = self._robots.get(origin_of(url))
-        crawl_delay = float(rules.crawl_delay(self._settings.user_agent) or 0) if rules is not None else 0.0
-        pause = min(max(self._settings.pause, crawl_delay), _MAX_PAUSE_SECONDS)
-        self._next_request[host] = time.monotonic() + pause
-
-    def _authorization_header(self, url: str) -> dict[str, str]:
-        if origin_of(url) != origin_of(self._location):
-            return {}
-        user, _, password = (_parse_url(self._location).auth or "").partition(":")
-        if user:
-            credentials = ":".join(unquote(expand(unquote(part))) for part in (user, password))
-            return {"Authorization": f"Basic {base64.b64encode(credentials.encode()).decode()}"}
-        return {"Authorization": expand(self._authorization, quoted=False)} if self._authorization else {}
 
 
 def canonical_url(url: str, *, base: str = "") -> str:

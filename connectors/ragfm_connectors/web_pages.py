@@ -68,7 +68,15 @@ def parse_page_list(page: Page) -> PageList | None:
 
     Entity declarations and external references are refused. Raises ConnectorError for invalid XML.
     """
-    data = _decompress(page)
+    data = page.data
+    if data.startswith(b"\x1f\x8b"):
+        try:
+            decompressor = zlib.decompressobj(zlib.MAX_WBITS | 16)
+            data = decompressor.decompress(data, _MAX_UNPACKED)
+        except zlib.error as error:
+            raise ConnectorError(f"{page.url} cannot be decompressed: {error}.") from error
+        if decompressor.unconsumed_tail:
+            raise ConnectorError(f"{page.url} has more than {_MAX_UNPACKED:,} bytes when decompressed.")
     if data.startswith((b"http://", b"https://")) and page.url.endswith(".txt"):  # a sitemap as plain text
         lines = data.decode("utf-8", "replace").splitlines()
         return PageList("sitemap", pages=_listed_pages(lines, page.url))
@@ -96,19 +104,6 @@ def parse_page_list(page: Page) -> PageList | None:
 def _listed_pages(locations: Iterable[str], base: str) -> list[ListedPage]:
     urls = (_resolve(location, base) for location in locations)
     return [ListedPage(url) for url in urls if url]
-
-
-def _decompress(page: Page) -> bytes:
-    if not page.data.startswith(b"\x1f\x8b"):
-        return page.data
-    try:
-        decompressor = zlib.decompressobj(zlib.MAX_WBITS | 16)
-        data = decompressor.decompress(page.data, _MAX_UNPACKED)
-    except zlib.error as error:
-        raise ConnectorError(f"{page.url} cannot be decompressed: {error}.") from error
-    if decompressor.unconsumed_tail:
-        raise ConnectorError(f"{page.url} has more than {_MAX_UNPACKED:,} bytes when decompressed.")
-    return data
 
 
 def _feed_entries(root: Element, base: str) -> Iterator[ListedPage]:

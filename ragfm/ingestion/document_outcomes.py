@@ -6,8 +6,6 @@ marks a skip; every other stage marks a failure.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ragfm.store.catalog_writer import Failure
@@ -18,21 +16,11 @@ if TYPE_CHECKING:
 SKIP_STAGE = "skip"
 
 
-@dataclass(frozen=True, slots=True)
-class StoredOutcomes:
-    """Rows of the table `failures`, by path, divided into failures and skips."""
-
-    failures: Mapping[str, Any]
-    skips: Mapping[str, Any]
-
-
-def stored_outcomes(catalog: Catalog, source_id: int) -> StoredOutcomes:
-    """The outcomes of a source's earlier syncs."""
-    rows = {row.path: row for row in catalog.failures(source_id)}
-    return StoredOutcomes(
-        failures={path: row for path, row in rows.items() if row.stage != SKIP_STAGE},
-        skips={path: row for path, row in rows.items() if row.stage == SKIP_STAGE},
-    )
+def stored_outcomes(catalog: Catalog, source_id: int) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The failures and the skips of a source's earlier syncs: rows by path."""
+    rows = catalog.failures(source_id)
+    failures = {row.path: row for row in rows if row.stage != SKIP_STAGE}
+    return failures, {row.path: row for row in rows if row.stage == SKIP_STAGE}
 
 
 def stored_failures(catalog: Catalog) -> list[Any]:

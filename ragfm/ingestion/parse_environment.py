@@ -10,10 +10,7 @@ from shutil import which
 
 def environment_hash(recipe: str) -> str:
     """A hash of the recipe and the installed packages: if it changes, failed and skipped documents are tried again."""
-    return blake2b(f"{recipe}\n{_installed_software()}".encode(), digest_size=16).hexdigest()
-
-
-def _installed_software() -> str:
     folders = [folder for folder in map(Path, sys.path) if folder.is_dir()]
     packages = {entry.name for folder in folders for entry in folder.glob("*.dist-info")}
-    return " ".join((*sorted(packages), which("soffice") or ""))
+    software = " ".join((*sorted(packages), which("soffice") or ""))
+    return blake2b(f"{recipe}\n{software}".encode(), digest_size=16).hexdigest()

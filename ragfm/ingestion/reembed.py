@@ -69,7 +69,19 @@ def _switch(
         return ReembedReport(before.chunks, 0, 0.0, before.id)
 
     rows = catalog.documents(before.id)
-    contract_id = _prepare_contract(catalog, contract, before.contract_id)
+    with catalog.write() as connection:
+        # Continue an interrupted run to the same embedder; delete contracts and vectors of those to other embedders.
+        for row in connection.execute(sa.select(contracts).where(contracts.c.id > before.contract_id)).all():
+            if same_contract(row.fingerprint, contract):
+                contract_id = int(row.id)
+                break
+            connection.execute(vectors.delete().where(vectors.c.contract_id == row.id))
+            connection.execute(contracts.delete().where(contracts.c.id == row.id))
+        else:
+            inserted = connection.execute(contracts.insert().values(fingerprint=dict(contract))).inserted_primary_key
+            assert inserted is not None
+            contract_id = int(inserted[0])
+
     settings = store.chunk_settings(int(contract["max_tokens"]))
     embedded, texts = 0, dict[bytes, str]()
     for number, (_, new_chunks) in enumerate(_split_documents(catalog, rows, embedder, settings), 1):
@@ -116,19 +128,3 @@ def _split_documents(
             )
         document = Document(row.uri, text, row.media_type, row.metadata, marks)
         yield row, chunk_document(document, embedder.tokenize, embedder.max_tokens, settings)
-
-
-def _prepare_contract(catalog: CatalogWriter, contract: Mapping[str, Any], current: int) -> int:
-    """The id of the new contract: that of an interrupted run to the same embedder, or a new one.
-
-    Contracts and vectors of interrupted runs to other embedders are deleted.
-    """
-    with catalog.write() as connection:
-        for row in connection.execute(sa.select(contracts).where(contracts.c.id > current)).all():
-            if same_contract(row.fingerprint, contract):
-                return int(row.id)
-            connection.execute(vectors.delete().where(vectors.c.contract_id == row.id))
-            connection.execute(contracts.delete().where(contracts.c.id == row.id))
-        inserted = connection.execute(contracts.insert().values(fingerprint=dict(contract))).inserted_primary_key
-        assert inserted is not None
-        return int(inserted[0])

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -80,7 +80,7 @@ def refresh_request(store: Store, request: SourceRequest) -> SourceRequest:
 def unfiltered_connector(store: Store, source: Source) -> Connector:
     """A connector for everything that a source's location holds, without its include and exclude patterns."""
     options = {key: value for key, value in source.options.items() if key not in _PATTERN_OPTIONS}
-    return _build(store, source, options)
+    return _build(store, replace(source, options=options))
 
 
 def has_patterns(source: Source) -> bool:
@@ -191,10 +191,10 @@ def _default_connector(location: str) -> str:
     return "files"
 
 
-def _build(store: Store, source: Source, options: Mapping[str, Any] | None = None) -> Connector:
+def _build(store: Store, source: Source) -> Connector:
     location = _absolute_path(store, source.location)
     defaults = {"max_bytes": int(store.settings.files.max_mb * 2**20)}
-    return build_connector(source.connector, location, source.options if options is None else options, defaults)
+    return build_connector(source.connector, location, source.options, defaults)
 
 
 def _check_overlap(store: Store, source: Source, stored: Sequence[Source]) -> None:

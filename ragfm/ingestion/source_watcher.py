@@ -19,8 +19,6 @@ from ragfm.ingestion.source_request import SourceEntry, known_name, known_source
 from ragfm.ingestion.sources import sync_sources
 
 if TYPE_CHECKING:
-    from watchfiles import Change
-
     from ragfm.store.collection_store import Store
 
 _TICK_MS = 500  # how often the clock is checked
@@ -30,8 +28,6 @@ _SOURCES_CHECK_SECONDS = 5.0  # how often the list of sources is checked
 _BUSY_RETRY_SECONDS = 10.0  # pause after another process was writing to the collection
 
 _log = logging.getLogger(__name__)
-
-_SourceState = list[tuple[SourceEntry, tuple[int, int] | None]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,15 +41,6 @@ class WatchEvent:
 
 class _Stopped(BaseException):
     """Raised between two commits to end a sync."""
-
-
-@dataclass(frozen=True, slots=True)
-class _WatchedSource:
-    """A source, and the file or folder to watch, if it is a local one."""
-
-    name: str
-    entry: SourceEntry
-    path: Path | None
 
 
 def watch(store: Store, callback: Callable[[WatchEvent], None], interval: float, stop: Event) -> None:
@@ -70,103 +57,86 @@ def watch(store: Store, callback: Callable[[WatchEvent], None], interval: float,
         raise SourceError("There is no source to watch.", "Ingest a folder first, or list sources in ragfm.toml.")
     try:
         while not stop.is_set():
-            _WatchRound(store, callback, interval, stop).run()
+            _watch_sources(store, callback, interval, stop)
     except _Stopped:
         return
 
 
-class _WatchRound:
-    """Watches until the list of sources changes."""
-
-    def __init__(self, store: Store, callback: Callable[[WatchEvent], None], interval: float, stop: Event) -> None:
-        self._store, self._callback, self._interval, self._stop = store, callback, interval, stop
-        self._state = _source_state(store)
-        self._sources = [_watched_source(store, entry) for entry in known_sources(store)]
-        self._due = dict.fromkeys((source.name for source in self._sources), 0.0)
-        self._collection = os.path.realpath(store.folder)
-
-    def run(self) -> None:
-        last_check = monotonic()
-        for changed in self._changes():
-            for source in self._sources:
-                if self._stop.is_set():
-                    return
-                root = source.path
-                has_changed = root is not None and any(Path(path).is_relative_to(root) for path in changed)
-                if has_changed or monotonic() >= self._due[source.name]:
-                    self._sync(source)
-            if monotonic() - last_check >= _SOURCES_CHECK_SECONDS:
-                last_check = monotonic()
-                if _source_state(self._store) != self._state:
-                    return
-
-    def _sync(self, source: _WatchedSource) -> None:
-        pause = self._interval
+def _watch_sources(store: Store, callback: Callable[[WatchEvent], None], interval: float, stop: Event) -> None:
+    """Watch until the list of sources changes."""
+    state = _source_state(store)
+    sources: list[tuple[str, SourceEntry, Path | None]] = []  # with the file or folder to watch, if it is a local one
+    for entry in known_sources(store):
         try:
-            report = sync_sources(self._store, [resolve_source(self._store, source.entry)], self._stop_if_asked)
-            event = WatchEvent(source.name, report)
-        except Exception as error:  # the other sources go on, and this one is tried again
-            if not isinstance(error, RagfmError):
-                _log.debug("%s", source.name, exc_info=True)
-            if isinstance(error, CollectionBusyError):
-                pause = min(pause, _BUSY_RETRY_SECONDS)
-            event = WatchEvent(source.name, SyncReport(), error)
-        self._due[source.name] = monotonic() + pause
-        self._callback(event)
+            request = resolve_source(store, entry)
+        except RagfmError:  # reported by its sync
+            sources.append((known_name(store, entry), entry, None))
+            continue
+        root = str(request.connector.root)
+        path = None if "://" in root else Path(os.path.realpath(root))
+        sources.append((request.source.name, entry, path if path and path.exists() else None))
 
-    def _stop_if_asked(self, _: Progress) -> None:
-        if self._stop.is_set():
+    def stop_if_asked(_: Progress) -> None:
+        if stop.is_set():
             raise _Stopped
 
-    def _changes(self) -> Iterator[set[str]]:
-        """Sets of changed paths, empty ones at each tick. Changes during a sync come with the next set."""
-        from watchfiles import watch
-
-        folders = {
-            source.path if source.path.is_dir() else source.path.parent for source in self._sources if source.path
-        }
-        changes = watch(
-            *folders,
-            watch_filter=self._outside_collection,
-            debounce=_MAX_DELAY_MS,
-            step=_QUIET_MS,
-            stop_event=self._stop,
-            rust_timeout=_TICK_MS,
-            yield_on_timeout=True,
-            ignore_permission_denied=True,
-        )
-        try:
-            for changed in changes:
-                yield {path for _, path in changed}
-        except (OSError, RuntimeError) as error:  # too many folders for the system, or one was just removed
-            _log.warning("Changes cannot be watched: %s. Sources are synced every %g s.", error, self._interval)
-            while not self._stop.wait(_TICK_MS / 1000):
-                yield set()
-
-    def _outside_collection(self, change: Change, path: str) -> bool:
-        """Whether a change lies outside of the collection, which may be in a folder that it is made from."""
-        return not Path(path).is_relative_to(self._collection)
+    due = dict.fromkeys((name for name, _, _ in sources), 0.0)
+    last_check = monotonic()
+    for changed in _changes(store, [path for _, _, path in sources if path], interval, stop):
+        for name, entry, path in sources:
+            if stop.is_set():
+                return
+            has_changed = path is not None and any(Path(change).is_relative_to(path) for change in changed)
+            if not has_changed and monotonic() < due[name]:
+                continue
+            pause = interval
+            try:
+                event = WatchEvent(name, sync_sources(store, [resolve_source(store, entry)], stop_if_asked))
+            except Exception as error:  # the other sources go on, and this one is tried again
+                if not isinstance(error, RagfmError):
+                    _log.debug("%s", name, exc_info=True)
+                if isinstance(error, CollectionBusyError):
+                    pause = min(pause, _BUSY_RETRY_SECONDS)
+                event = WatchEvent(name, SyncReport(), error)
+            due[name] = monotonic() + pause
+            callback(event)
+        if monotonic() - last_check >= _SOURCES_CHECK_SECONDS:
+            last_check = monotonic()
+            if _source_state(store) != state:
+                return
 
 
-def _source_state(store: Store) -> _SourceState:
+def _changes(store: Store, paths: list[Path], interval: float, stop: Event) -> Iterator[set[str]]:
+    """Sets of changed paths, empty ones at each tick. Changes during a sync come with the next set."""
+    from watchfiles import watch
+
+    collection = os.path.realpath(store.folder)  # it may lie in a folder that it is made from
+    changes = watch(
+        *{path if path.is_dir() else path.parent for path in paths},
+        watch_filter=lambda _, path: not Path(path).is_relative_to(collection),
+        debounce=_MAX_DELAY_MS,
+        step=_QUIET_MS,
+        stop_event=stop,
+        rust_timeout=_TICK_MS,
+        yield_on_timeout=True,
+        ignore_permission_denied=True,
+    )
+    try:
+        for changed in changes:
+            yield {path for _, path in changed}
+    except (OSError, RuntimeError) as error:  # too many folders for the system, or one was just removed
+        _log.warning("Changes cannot be watched: %s. Sources are synced every %g s.", error, interval)
+        while not stop.wait(_TICK_MS / 1000):
+            yield set()
+
+
+def _source_state(store: Store) -> list[tuple[SourceEntry, tuple[int, int] | None]]:
     """The sources and the device and inode of their folders: a folder may be replaced by another of the same name."""
-    state: _SourceState = []
+    state: list[tuple[SourceEntry, tuple[int, int] | None]] = []
     for entry in known_sources(store):
         try:
             status = Path(entry.location).stat()
-            identity = (status.st_dev, status.st_ino if stat.S_ISDIR(status.st_mode) else 0)
+            state.append((entry, (status.st_dev, status.st_ino if stat.S_ISDIR(status.st_mode) else 0)))
         except OSError:
             state.append((entry, None))
-        else:
-            state.append((entry, identity))
     return state
-
-
-def _watched_source(store: Store, entry: SourceEntry) -> _WatchedSource:
-    try:
-        request = resolve_source(store, entry)
-    except RagfmError:  # reported by its sync
-        return _WatchedSource(known_name(store, entry), entry, None)
-    root = str(request.connector.root)
-    path = None if "://" in root else Path(os.path.realpath(root))
-    return _WatchedSource(request.source.name, entry, path if path and path.exists() else None)

@@ -57,32 +57,23 @@ def sync_sources(
         if store.names_embedder:
             store.embedder()  # a different embedder is refused even if there is nothing to embed
         chunk_settings = store.chunk_settings(int(catalog.at().contract["max_tokens"]))
+        after_commit = partial(store.save_grown_view, catalog)
         work: Sequence[SourceRequest | SourceEntry] = requests or known_sources(store)
         for item in work:
             entry = item.entry if isinstance(item, SourceRequest) else item
             run = None
             try:
-                if isinstance(item, SourceRequest):
-                    request = refresh_request(store, item)
-                else:
-                    request = resolve_source(store, item)
+                request = (
+                    refresh_request(store, item) if isinstance(item, SourceRequest) else resolve_source(store, item)
+                )
                 refs = list_refs(request.connector)
                 source = _save_source(catalog, request.source, refs)  # only after it was listed
                 unfiltered = partial(_list_unfiltered, store, source) if has_patterns(source) else None
                 run = Sync(
-                    catalog,
-                    source,
-                    store.embedder,
-                    chunk_settings,
-                    progress=progress,
-                    after_commit=partial(store.save_grown_view, catalog),
+                    catalog, source, store.embedder, chunk_settings, progress=progress, after_commit=after_commit
                 )
                 report = run.run(
-                    request.connector,
-                    refs,
-                    retry=retry,
-                    allow_mass_delete=allow_mass_delete,
-                    unfiltered=unfiltered,
+                    request.connector, refs, retry=retry, allow_mass_delete=allow_mass_delete, unfiltered=unfiltered
                 )
             except SourceError as error:
                 if not sync_all:

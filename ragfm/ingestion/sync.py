@@ -45,7 +45,7 @@ from ragfm.store.tables import documents
 if TYPE_CHECKING:
     from ragfm.core.access_groups import Groups
     from ragfm.core.progress import ProgressCallback
-    from ragfm.core.types import Blob, Connector, Embedder, Ref, Scalar
+    from ragfm.core.types import Connector, Embedder, Ref, Scalar
     from ragfm.store.catalog import Source
 
 MAX_COMMIT_DOCUMENTS = 500
@@ -86,7 +86,7 @@ class Sync:
         self._current = catalog.current(source.id)
         self._groups = {path: row.allow for path, row in self._current.items()}
         self._baseline = paths_at_last_sync(catalog, source.id, self._current)
-        self._stored = stored_outcomes(catalog, source.id)
+        self._stored_failures, self._stored_skips = stored_outcomes(catalog, source.id)
 
         self._queue = ParseQueue()
         self._window: list[NewDocument] = []
@@ -137,10 +137,23 @@ class Sync:
         if not allow_mass_delete:
             lost = lost_documents(missing, self._current, self._baseline, self._new_digests, self._skipped, unfiltered)
             if lost is not None:
-                error = self._mass_delete_error(*lost)
+                paths, total = lost
+                examples = ", ".join(self._uri(path) for path in paths[:3]) + (", …" if len(paths) > 3 else "")
+                error = MassDeleteError(
+                    f"The source {self._source.name!r} has lost {len(paths)} of its {total} documents since the last "
+                    f"sync: {examples}. New and changed documents were added; nothing was removed.",
+                    "If the documents are meant to be removed, run this again with --allow-mass-delete.",
+                )
         self._flush([] if error else missing)
         self._update_groups(groups_after_listing(self._groups, refs, self._new_revisions))
-        self._store_outcomes(refs)
+        # Delete the stored outcomes of documents that are no longer listed or that were read.
+        outcomes = [*self._failures, *self._skips]
+        remaining = self._kept_paths.union(outcome.path for outcome in outcomes)
+        unlisted = tuple(path_prefix(ref.path) for ref in refs if ref.error is not None)
+        stored = (*self._stored_failures, *self._stored_skips)
+        cleared = [path for path in stored if path not in remaining and not path.startswith(unlisted)]
+        if self._new_revisions or outcomes or cleared:
+            self._catalog.note(self._source.id, revisions=self._new_revisions, failed=outcomes, cleared=cleared)
         if error:
             raise error
         if self._added or self._updated or len(self._baseline) < len(self._current):
@@ -176,41 +189,40 @@ class Sync:
         if known is not None and known.revision == ref.revision and known.recipe == self._recipe:
             self._unchanged += 1
             return
-        if not retry and self._keep_stored_outcome(ref):
-            return
+        if not retry:  # an entry that was skipped at this revision, or failed at it and must wait, keeps its outcome
+            skip, failure = self._stored_skips.get(ref.path), self._stored_failures.get(ref.path)
+            if skip is not None and self._same_input(skip, ref):
+                self._skipped[ref.path] = skip.error
+                self._kept_paths.add(ref.path)
+                return
+            if failure is not None and self._same_input(failure, ref) and must_wait(failure.attempts, failure.at):
+                self._kept_failures.append(failure)
+                self._kept_paths.add(ref.path)
+                return
         if "://" in ref.path and known is None:
             rows = self._catalog.documents(None, documents.c.uri == ref.path)
             if rows:
-                self._fail(
-                    ref, "list", f"the document is already in the collection, from the source {rows[0].source!r}"
-                )
+                reason = f"the document is already in the collection, from the source {rows[0].source!r}"
+                self._fail(ref, "list", reason)
                 return
         try:
             blob = connector.fetch(ref)
-        except SkipDocument as skip:
-            self._skip(ref, str(skip))
+        except SkipDocument as error:
+            self._skip(ref, str(error))
             return
         except (OSError, SourceError) as error:
             self._fail(ref, "fetch", str(error))
             return
-        digest = _digest(blob)
+        # Metadata is content, except for the time of modification, which belongs to the revision.
+        metadata = {key: value for key, value in blob.metadata.items() if key != "modified"}
+        hashed = blake2b(blob.data, digest_size=16)
+        hashed.update(json.dumps([blob.media_type, metadata], sort_keys=True).encode())
+        digest = hashed.hexdigest()
         if known is not None and known.digest == digest and known.recipe == self._recipe:
             self._unchanged += 1
             self._new_revisions[ref.path] = ref.revision
             return
         self._queue.add(ref, digest, blob, self._uri(ref.path))
-
-    def _keep_stored_outcome(self, ref: Ref) -> bool:
-        """Whether the entry was skipped at this revision, or failed at it and must wait; its stored outcome remains."""
-        skip, failure = self._stored.skips.get(ref.path), self._stored.failures.get(ref.path)
-        if skip is not None and self._same_input(skip, ref):
-            self._skipped[ref.path] = skip.error
-        elif failure is not None and self._same_input(failure, ref) and must_wait(failure.attempts, failure.at):
-            self._kept_failures.append(failure)
-        else:
-            return False
-        self._kept_paths.add(ref.path)
-        return True
 
     def _same_input(self, row: Any, ref: Ref) -> bool:
         return bool(row.revision == ref.revision and row.recipe == self._environment)
@@ -278,11 +290,9 @@ class Sync:
             self._catalog.commit(self._source, self._window, removed)
             self._after_commit()
         self._removed = len(removed)
-        for new in self._window:
-            if new.path in self._current:
-                self._updated += 1
-            else:
-                self._added += 1
+        updated = sum(new.path in self._current for new in self._window)
+        self._updated += updated
+        self._added += len(self._window) - updated
         self._window, self._window_hashes = [], set()
         self._report_progress()
 
@@ -297,33 +307,12 @@ class Sync:
             self._catalog.restrict(self._source, changed)
             self._groups.update(changed)
 
-    def _mass_delete_error(self, lost: Sequence[str], total: int) -> MassDeleteError:
-        examples = ", ".join(self._uri(path) for path in lost[:3]) + (", …" if len(lost) > 3 else "")
-        return MassDeleteError(
-            f"The source {self._source.name!r} has lost {len(lost)} of its {total} documents since the last sync: "
-            f"{examples}. New and changed documents were added; nothing was removed.",
-            "If the documents are meant to be removed, run this again with --allow-mass-delete.",
-        )
-
-    def _store_outcomes(self, refs: Sequence[Ref]) -> None:
-        """Store failures, skips and new revisions; delete outcomes of documents that are no longer listed or read."""
-        outcomes = [*self._failures, *self._skips]
-        remaining = self._kept_paths.union(outcome.path for outcome in outcomes)
-        unlisted = tuple(path_prefix(ref.path) for ref in refs if ref.error is not None)
-        cleared = [
-            path
-            for path in (*self._stored.failures, *self._stored.skips)
-            if path not in remaining and not path.startswith(unlisted)
-        ]
-        if self._new_revisions or outcomes or cleared:
-            self._catalog.note(self._source.id, revisions=self._new_revisions, failed=outcomes, cleared=cleared)
-
     def _skip(self, ref: Ref, reason: str) -> None:
         self._skipped[ref.path] = reason
         self._skips.append(skip_record(ref.path, reason, ref.revision, self._environment))
 
     def _fail(self, ref: Ref, stage: str, error: str) -> None:
-        previous = self._stored.failures.get(ref.path)
+        previous = self._stored_failures.get(ref.path)
         attempts = previous.attempts + 1 if previous is not None and self._same_input(previous, ref) else 1
         self._failures.append(Failure(ref.path, stage, error, ref.revision, self._environment, attempts))
         _log.info("%s failed at %s: %s", self._uri(ref.path), stage, error)
@@ -352,11 +341,3 @@ def recipe(source: Source, contract: Mapping[str, Scalar], chunk_settings: Chunk
         "tags": dict(source.tags),
     }
     return json.dumps(parts, sort_keys=True)
-
-
-def _digest(blob: Blob) -> str:
-    digest = blake2b(blob.data, digest_size=16)
-    # Metadata is content, except for the time of modification, which belongs to the revision.
-    metadata = {key: value for key, value in blob.metadata.items() if key != "modified"}
-    digest.update(json.dumps([blob.media_type, metadata], sort_keys=True).encode())
-    return digest.hexdigest()

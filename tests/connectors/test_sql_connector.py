@@ -183,7 +183,7 @@ def test_nothing_can_be_written(base: Database) -> None:
         for query in (statement, rows, f"SELECT 1 AS id, 'x' AS text) AS y; {statement}; --"):
             with pytest.raises(SourceError):
                 listed(base.location, query=query)
-    with SqlConnector(base.table)._connect() as connection, pytest.raises(sa.exc.DBAPIError):
+    with SqlConnector(base.table)._reading(SourceError) as connection, pytest.raises(sa.exc.DBAPIError):
         connection.execute(NOTES.delete())
     assert len(listed(base.table)) == 4
     if base.engine.dialect.name == "postgresql":

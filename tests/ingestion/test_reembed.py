@@ -9,7 +9,6 @@ import pytest
 from ragfm import Collection, Settings
 from ragfm.core.errors import CollectionError, EmbedderMismatchError
 from ragfm.core.progress import Progress
-from ragfm.ingestion.reembed import _prepare_contract
 from ragfm.testing import HashingEmbedder
 
 
@@ -75,13 +74,16 @@ def test_an_interrupted_run_continues(collection: Collection, docs: Path, monkey
     assert report.embedded == new.embedded == report.chunks - 2
 
 
-def test_vectors_of_an_interrupted_run_to_another_embedder_are_deleted(collection: Collection, docs: Path) -> None:
+def test_vectors_of_an_interrupted_run_to_another_embedder_are_deleted(
+    collection: Collection, docs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     collection.sync(docs)
-    with collection._store.writing() as catalog:
-        _prepare_contract(catalog, {**HashingEmbedder("first", dim=32).fingerprint, "embedder": "x"}, 1)
-        _prepare_contract(catalog, {**HashingEmbedder("second", dim=48).fingerprint, "embedder": "x"}, 1)
-        with catalog.read() as connection:
-            assert connection.exec_driver_sql("SELECT count(*) FROM contracts").scalar() == 2
+    for embedder in (HashingEmbedder("first", dim=32), HashingEmbedder("second", dim=48)):
+        monkeypatch.setattr(embedder, "embed_passages", lambda _: [].pop())
+        with pytest.raises(IndexError):
+            collection.reembed(embedder)
+    with collection._store.catalog.read() as connection:
+        assert connection.exec_driver_sql("SELECT count(*) FROM contracts").scalar() == 2
 
 
 def test_a_reader_follows_when_it_has_the_new_embedder(

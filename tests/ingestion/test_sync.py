@@ -460,7 +460,7 @@ def test_a_removed_source_that_comes_back_is_guarded(
     def killed(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("ragfm.ingestion.sync.Sync._store_outcomes", killed)
+    monkeypatch.setattr("ragfm.ingestion.sync.record_complete_sync", killed)
     with pytest.raises(KeyboardInterrupt):
         collection.sync(folder)
     monkeypatch.undo()
@@ -526,7 +526,7 @@ def test_a_change_is_retried_at_once_and_resets_the_attempts(
         for expected in (1, 2, 2):
             assert _run(collection, source, embedder).failed[0].attempts == expected
     assert source.fetched == 8
-    monkeypatch.setattr("ragfm.ingestion.parse_environment._installed_software", lambda: "one package more")
+    monkeypatch.setattr("ragfm.ingestion.parse_environment.which", lambda _: "/another/soffice")
     assert _run(collection, source, embedder).failed[0].attempts == 1
     assert source.fetched == 9
 
