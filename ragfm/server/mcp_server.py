@@ -103,7 +103,7 @@ class _Tools:
         """Find the passages that match a query best."""
         async with self._call(ctx, collection, query=query) as (key, model):
             run_search = partial(model.handle(key).search, query, k, mode=mode, filter=filter)
-            async with self._service.search_slot(key):
+            async with self._served.search_queue.slot(key.name):
                 return SearchResults(collection=model.collection, hits=await self._served.run(run_search))
 
     async def ask(

@@ -24,7 +24,6 @@ from ragfm.rag import Rag
 from ragfm.server.fair_queue import FairQueue
 
 if TYPE_CHECKING:
-    from ragfm.core.config import Settings
     from ragfm.core.types import Reader
     from ragfm.server.api_keys import Key
 
@@ -132,21 +131,18 @@ class ServedModels:
         self, name: str, as_groups: Callable[[Set[str]], Collection], reader: str | Reader | None, adapter: str | None
     ) -> Model:
         rag = Rag(as_groups(_NO_GROUPS), reader=reader, adapter=adapter)
-        identity = _reader_identity(reader or rag.reader_name, rag.collection.settings)
+        reader = reader or rag.reader_name
+        if isinstance(reader, str):
+            plugin, model = plugin_and_model("readers", reader)
+            path = os.path.realpath(model) if Path(model).exists() else model
+            identity = repr((plugin, path, reader_options(reader, rag.collection.settings)))
+        else:
+            identity = f"object {id(reader)}"
         if identity not in self._readers:
             queue = FairQueue(getattr(rag.base_reader, "slots", 1), *self._queue_limits)
             self._readers[identity] = (rag.base_reader, queue)
         shared, queue = self._readers[identity]
         return Model(name, name, as_groups, rag.with_options(reader=shared), queue)
-
-
-def _reader_identity(reader: str | Reader, settings: Settings) -> str:
-    """A string that is equal for readers with the same model and options."""
-    if not isinstance(reader, str):
-        return f"object {id(reader)}"
-    plugin, model = plugin_and_model("readers", reader)
-    path = os.path.realpath(model) if Path(model).exists() else model
-    return repr((plugin, path, reader_options(reader, settings)))
 
 
 def collection_name(folder: str | Path) -> str:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from time import monotonic
 from typing import TYPE_CHECKING, Any, cast
@@ -68,10 +68,6 @@ class Service:
         if model is None:
             raise not_found("model", name or "")
         return model
-
-    def search_slot(self, key: Key) -> AbstractAsyncContextManager[None]:
-        """A slot for a search or an embedding."""
-        return self.served.search_queue.slot(key.name)
 
     def rag(self, key: Key, model: Model, *, k: int | None = None, **sampling: Any) -> Rag:
         """The model over what the key sees, with the given sampling parameters, within the limits."""

@@ -17,7 +17,6 @@ import threading
 import unicodedata
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -75,7 +74,12 @@ class Uploads:
         file.seek(0, os.SEEK_END)
         size = file.tell() + _OVERHEAD_BYTES
         file.seek(0)
-        with self._reserve(owner, size, max_bytes):
+        with self._lock:
+            used = self._reserved[owner] + sum(upload.bytes for upload in self.owned_by(owner))
+            if used + size > max_bytes:
+                raise UploadQuotaError(used, size)
+            self._reserved[owner] += size
+        try:
             self.folder.mkdir(exist_ok=True)
             number, file_name = secrets.token_hex(8), safe_file_name(name)
             temporary = self.folder / f".{number}"
@@ -96,20 +100,10 @@ class Uploads:
                 raise
             sync_folder(self.folder)
             sync_folder(self.folder.parent)
-        return Upload(f"{UPLOADS_SOURCE}/{number}/{file_name}", owner, size)
-
-    @contextmanager
-    def _reserve(self, owner: str, size: int, max_bytes: float) -> Iterator[None]:
-        with self._lock:
-            used = self._reserved[owner] + sum(upload.bytes for upload in self.owned_by(owner))
-            if used + size > max_bytes:
-                raise UploadQuotaError(used, size)
-            self._reserved[owner] += size
-        try:
-            yield
         finally:
             with self._lock:
                 self._reserved[owner] -= size
+        return Upload(f"{UPLOADS_SOURCE}/{number}/{file_name}", owner, size)
 
     def find(self, uri: str) -> Upload | None:
         """The upload that a document is or is part of."""
