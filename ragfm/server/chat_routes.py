@@ -24,6 +24,7 @@ from ragfm.server.api_models import (
     ChatChoice,
     ChatChunk,
     ChatCompletion,
+    ChatOptions,
     ChatRequest,
     ChatUsage,
     ChunkChoice,
@@ -135,20 +136,19 @@ class _ChatAnswer:
         return format_sse_event(data_str=as_api_error(error).body.model_dump_json())
 
     def _open_stream(self) -> AbstractAsyncContextManager[AnswerStream]:
-        body, options = self._body, self._body.ragfm
+        body, options = self._body, self._body.ragfm or ChatOptions()
         stop = (body.stop,) if isinstance(body.stop, str) else tuple(body.stop or ())
         rag = self._service.rag(
             self._key,
             self._model,
-            k=options.k if options else None,
+            k=options.k,
             max_tokens=body.max_completion_tokens or body.max_tokens,
             temperature=body.temperature,
             top_p=body.top_p,
             seed=body.seed,
             stop=stop or None,
         )
-        filter = options.filter if options else None
-        start_stream = partial(rag.stream, self._question, history=self._history, filter=filter)
+        start_stream = partial(rag.stream, self._question, history=self._history, filter=options.filter)
         return self._service.open_stream(self._key, self._model, start_stream)
 
     def _end(self, answer: Answer, length: int, spans: Sequence[Span]) -> tuple[str, list[Annotation]]:

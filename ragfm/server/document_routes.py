@@ -17,7 +17,6 @@ from ragfm.store.collection_store import UPLOADS_SOURCE
 
 if TYPE_CHECKING:
     from ragfm.collection import DocumentInfo
-    from ragfm.server.api_keys import Key
     from ragfm.server.served_models import Model
     from ragfm.server.uploads import Upload
 
@@ -31,7 +30,6 @@ _QUOTA_EXCEEDED = (
     "The uploads of this key take {used:.1f} of {limit:g} MB, and this upload needs {size:.1f} MB more. Delete other "
     "uploads, or ask for a key with a higher limit (`ragfm keys add --uploads-mb N`)."
 )
-_UPLOADED = f"source = '{UPLOADS_SOURCE}'"
 _DELETE_SECONDS = 20.0
 """Time that a deletion waits for the index before it answers 202."""
 _DELETE_RESPONSES: dict[int | str, dict[str, Any]] = {
@@ -87,7 +85,8 @@ async def documents(
         """Up to `limit` + 1 documents in order of URI."""
         own = {upload_id(upload.uri): upload for upload in service.uploads[target.collection].owned_by(key.own_group)}
         if mine:  # no other key can have this group
-            infos = target.as_groups({key.own_group}).documents(_UPLOADED, after=previous, limit=limit + 1)
+            filter = f"source = '{UPLOADS_SOURCE}'"
+            infos = target.as_groups({key.own_group}).documents(filter, after=previous, limit=limit + 1)
         else:
             infos = target.handle(key).documents(after=previous, limit=limit + 1)
         cards = [_indexed_card(info, yours=upload_id(info.uri) in own) for info in infos]
@@ -117,7 +116,7 @@ async def document(
 
     def read_document() -> DocumentText:
         handle = target.handle(key)
-        own = _own_upload(service, target, key, uri)
+        own = service.uploads[target.collection].find(uri, key.own_group)
         try:
             card, text = _indexed_card(handle.info(uri), yours=own is not None), handle.document(uri).text
             return DocumentText(**card.model_dump(), start=start, text=text[start : start + length])
@@ -139,12 +138,13 @@ async def delete(request: Request, response: Response, uri: Uri, model: ModelNam
     target = service.model(key, model)
 
     def remove_upload() -> None:
-        own = _own_upload(service, target, key, uri)
+        uploads = service.uploads[target.collection]
+        own = uploads.find(uri, key.own_group)
         try:
             if own is None or own.uri != uri:
                 target.handle(key).info(uri)
                 raise ApiError(403, "Only uploads of this key can be deleted.", code="not_yours", param="uri")
-            service.uploads[target.collection].remove(own)
+            uploads.remove(own)
         except (CollectionError, FileNotFoundError) as error:  # no such document, or deleted by another request
             raise not_found("document", uri) from error
 
@@ -155,12 +155,6 @@ async def delete(request: Request, response: Response, uri: Uri, model: ModelNam
     except TimeoutError:
         response.status_code = 202
     return Deleted(uri=uri, deleted=response.status_code != 202)
-
-
-def _own_upload(service: Service, model: Model, key: Key, uri: str) -> Upload | None:
-    """The key's upload that a document is or is part of."""
-    upload = service.uploads[model.collection].find(uri)
-    return upload if upload and upload.owner == key.own_group else None
 
 
 def _indexed_card(info: DocumentInfo, *, yours: bool) -> DocumentCard:

@@ -81,8 +81,6 @@ class Collections(BaseModel):
 
 
 class _Tools:
-    """The tools. `key_of` returns the key of a call, `describe` the text for an error."""
-
     def __init__(
         self, service: Service, key_of: Callable[[CallContext], Key], describe: Callable[[Exception], str]
     ) -> None:

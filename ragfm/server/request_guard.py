@@ -203,7 +203,6 @@ class _Body:
         return message
 
     async def wait_for_disconnect(self) -> None:
-        """Wait until the client disconnects."""
         await self.complete.wait()
         while not self.disconnected.is_set():
             if (await self._receive())["type"] == "http.disconnect":
@@ -211,7 +210,6 @@ class _Body:
 
 
 async def _run_until_disconnect(app: Any, scope: Scope, body: _Body, send: Send) -> None:
-    """Run the routes, and cancel them if the client disconnects."""
     task = asyncio.current_task()
     assert task
 

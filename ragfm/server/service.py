@@ -71,10 +71,10 @@ class Service:
 
     def rag(self, key: Key, model: Model, *, k: int | None = None, **sampling: Any) -> Rag:
         """The model over what the key sees, with the given sampling parameters, within the limits."""
-        rag, limit = model.for_key(key), self.limits.answer_tokens
-        changed = replace(rag.sampling, **{name: value for name, value in sampling.items() if value is not None})
-        max_tokens = min(changed.max_tokens or limit, limit)
-        return rag.with_options(k=k, sampling=replace(changed, max_tokens=max_tokens))
+        given = {name: value for name, value in sampling.items() if value is not None}
+        changed, limit = replace(model.rag.sampling, **given), self.limits.answer_tokens
+        changed = replace(changed, max_tokens=min(changed.max_tokens or limit, limit))
+        return model.rag.with_options(collection=model.handle(key), k=k, sampling=changed)
 
     @asynccontextmanager
     async def open_stream(

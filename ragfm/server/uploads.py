@@ -43,10 +43,6 @@ class Upload:
     owner: str
     bytes: int
 
-    def contains(self, uri: str) -> bool:
-        """Whether a document is the upload or part of it."""
-        return uri == self.uri or uri.startswith(f"{self.uri}/")
-
 
 class UploadQuotaError(Exception):
     """An owner's uploads use `used` bytes, and there is no room for `size` more."""
@@ -105,11 +101,13 @@ class Uploads:
                 self._reserved[owner] -= size
         return Upload(f"{UPLOADS_SOURCE}/{number}/{file_name}", owner, size)
 
-    def find(self, uri: str) -> Upload | None:
-        """The upload that a document is or is part of."""
+    def find(self, uri: str, owner: str) -> Upload | None:
+        """The owner's upload that a document is or is part of."""
         number = upload_id(uri)
         upload = self._read(self.folder / number) if number else None
-        return upload if upload and upload.contains(uri) else None
+        if upload is None or upload.owner != owner:
+            return None
+        return upload if uri == upload.uri or uri.startswith(f"{upload.uri}/") else None
 
     def owned_by(self, owner: str) -> Iterator[Upload]:
         """The uploads of a key's own group, in order of URI."""
