@@ -140,12 +140,15 @@ async def delete(request: Request, response: Response, uri: Uri, model: ModelNam
     def remove_upload() -> None:
         uploads = service.uploads[target.collection]
         own = uploads.find(uri, key.own_group)
-        try:
-            if own is None or own.uri != uri:
+        if own is None or own.uri != uri:
+            try:
                 target.handle(key).info(uri)
-                raise ApiError(403, "Only uploads of this key can be deleted.", code="not_yours", param="uri")
+            except CollectionError as error:
+                raise not_found("document", uri) from error
+            raise ApiError(403, "Only uploads of this key can be deleted.", code="not_yours", param="uri")
+        try:
             uploads.remove(own)
-        except (CollectionError, FileNotFoundError) as error:  # no such document, or deleted by another request
+        except FileNotFoundError as error:  # deleted by another request
             raise not_found("document", uri) from error
 
     await service.served.run(remove_upload)
