@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext, suppress
+from contextlib import asynccontextmanager, nullcontext, suppress
 from importlib.util import find_spec
 from typing import Any
 
-from fastapi import FastAPI, Request, Response
+from fastapi import APIRouter, FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from prometheus_client import CONTENT_TYPE_LATEST
 from pydantic import BaseModel
@@ -38,6 +38,36 @@ _ERRORS = {
     500: "The server failed.",
     503: "The server cannot answer now.",
 }
+_operations = APIRouter()
+
+
+class Health(BaseModel):
+    """The server's state."""
+
+    status: str
+
+
+@_operations.get("/healthz")
+async def healthz() -> Health:
+    """Report that the process is alive."""
+    return Health(status="ok")
+
+
+@_operations.get("/readyz")
+async def readyz(request: Request, response: Response) -> Health:
+    """Report whether the models are loaded and the server is not shutting down."""
+    service = service_of(request)
+    status = "ready" if service.warm else "loading models"
+    if service.closing:
+        status = "ending"
+    response.status_code = 200 if status == "ready" else 503
+    return Health(status=status)
+
+
+@_operations.get("/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}})
+async def metrics(request: Request) -> Response:
+    """Metrics for Prometheus."""
+    return Response(service_of(request).metrics.text(), media_type=CONTENT_TYPE_LATEST)
 
 
 def create_app(served: ServedModels, *, keys: KeyFile | None, limits: Limits = Limits()) -> FastAPI:  # noqa: B008  frozen
@@ -54,52 +84,18 @@ def create_app(served: ServedModels, *, keys: KeyFile | None, limits: Limits = L
         exception_handlers=dict.fromkeys((HTTPException, RequestValidationError, Exception), answer_error),
     )
     app.state.service = service
-    for routes in (chat_routes, search_routes, document_routes):
-        app.include_router(routes.router)
-    _add_operations(app)
-    app.state.mcp = _add_mcp(app, service)
+    for router in (chat_routes.router, search_routes.router, document_routes.router, _operations):
+        app.include_router(router)
+    app.state.mcp = nullcontext()
+    if find_spec("mcp"):
+        from ragfm.server.mcp_server import mount_mcp
+
+        app.state.mcp = mount_mcp(app, service, lambda error: as_api_error(error).detail)
     add_page(app)
     is_public = (_PUBLIC | PAGE.keys()).__contains__
     app.add_middleware(RequestGuard, keys=keys, limits=limits, metrics=service.metrics, is_public=is_public)
     app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]
     return app
-
-
-class Health(BaseModel):
-    """The server's state."""
-
-    status: str
-
-
-def _add_operations(app: FastAPI) -> None:
-    @app.get("/healthz")
-    async def healthz() -> Health:
-        """Report that the process is alive."""
-        return Health(status="ok")
-
-    @app.get("/readyz")
-    async def readyz(request: Request, response: Response) -> Health:
-        """Report whether the models are loaded and the server is not shutting down."""
-        service = service_of(request)
-        status = "ready" if service.warm else "loading models"
-        if service.closing:
-            status = "ending"
-        response.status_code = 200 if status == "ready" else 503
-        return Health(status=status)
-
-    @app.get("/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}})
-    async def metrics(request: Request) -> Response:
-        """Metrics for Prometheus."""
-        return Response(service_of(request).metrics.text(), media_type=CONTENT_TYPE_LATEST)
-
-
-def _add_mcp(app: FastAPI, service: Service) -> AbstractAsyncContextManager[Any]:
-    """Add the tools of the Model Context Protocol if its library is installed. Returns what runs with the server."""
-    if find_spec("mcp") is None:
-        return nullcontext()
-    from ragfm.server.mcp_server import mount_mcp
-
-    return mount_mcp(app, service, lambda error: as_api_error(error).detail)
 
 
 @asynccontextmanager

@@ -24,7 +24,7 @@ from ragfm.server.api_models import (
     ChatChoice,
     ChatChunk,
     ChatCompletion,
-    ChatMessage,
+    ChatOptions,
     ChatRequest,
     ChatUsage,
     ChunkChoice,
@@ -73,11 +73,18 @@ class _ChatAnswer:
         self._key: Key = request.state.key
         self._model: Model = self._service.model(self._key, body.model)
         self._body, self._with_footnotes = body, with_footnotes
-        self._question, self._history = _conversation(body.messages)
+        turns = [message for message in body.messages if message.role in ("user", "assistant")]
+        if not turns or turns[-1].role != "user" or not turns[-1].text.strip():
+            raise ApiError(400, "The last message must be a user's question.", code="invalid_request", param="messages")
+        self._question, self._history = turns[-1].text, list[Message]()
+        for turn in turns[:-1]:
+            if turn.text.strip() and turn.role == "user":
+                self._history.append(Message("user", turn.text))
+            elif turn.text.strip():
+                self._history.append(Message("assistant", without_footnotes(turn.text)))
         self._base_url = str(request.base_url)
-        self._log_fields: dict[str, Any] = {"model": self._model.name, "stream": bool(body.stream)}
         self._state = request.state
-        self._state.log_fields = self._log_fields
+        self._state.log_fields = {"model": self._model.name, "stream": bool(body.stream)}
         self._start = monotonic()
         self._id, self._created = f"chatcmpl-{secrets.token_hex(12)}", int(time.time())
 
@@ -86,10 +93,11 @@ class _ChatAnswer:
         async with self._open_stream() as stream:
             async for _ in self._service.pieces(stream, self._start):
                 pass
-            answer = self._record_usage(stream)
-        added, spans = self._text_below(answer, len(answer.text))
-        spans = [*((citation.answer_start, citation.answer_end) for citation in answer.citations), *spans]
-        message = AnswerMessage(content=answer.text + added, annotations=self._annotations(answer, spans))
+            answer = stream.answer
+            self._state.log_fields |= self._service.record_usage(answer)
+        spans = [(citation.answer_start, citation.answer_end) for citation in answer.citations]
+        added, annotations = self._end(answer, len(answer.text), spans)
+        message = AnswerMessage(content=answer.text + added, annotations=annotations)
         return ChatCompletion(
             id=self._id,
             created=self._created,
@@ -104,14 +112,14 @@ class _ChatAnswer:
         length = 0
         async with self._open_stream() as stream:
             async for piece in self._service.pieces(stream, self._start):
-                yield self._delta(Delta(role=None if length else "assistant", content=piece))
+                delta = Delta(role=None if length else "assistant", content=piece)
+                yield self._chunk([ChunkChoice(delta=delta)])
                 length += len(piece)
-            answer = self._record_usage(stream)
-            spans = stream.cited_spans
-        added, added_spans = self._text_below(answer, length)
+            answer, spans = stream.answer, stream.cited_spans
+            self._state.log_fields |= self._service.record_usage(answer)
+        added, annotations = self._end(answer, length, spans)
         if added:
-            yield self._delta(Delta(content=added))
-        annotations = self._annotations(answer, [*spans, *added_spans])
+            yield self._chunk([ChunkChoice(delta=Delta(content=added))])
         end = ChunkChoice(delta=Delta(annotations=annotations), finish_reason=answer.finish_reason)
         last = {"usage": _usage(answer), "ragfm": AnswerDetails.of(answer, self._model.collection)}
         options = self._body.stream_options
@@ -128,37 +136,33 @@ class _ChatAnswer:
         return format_sse_event(data_str=as_api_error(error).body.model_dump_json())
 
     def _open_stream(self) -> AbstractAsyncContextManager[AnswerStream]:
-        body, options = self._body, self._body.ragfm
+        body, options = self._body, self._body.ragfm or ChatOptions()
         stop = (body.stop,) if isinstance(body.stop, str) else tuple(body.stop or ())
         rag = self._service.rag(
             self._key,
             self._model,
-            k=options.k if options else None,
+            k=options.k,
             max_tokens=body.max_completion_tokens or body.max_tokens,
             temperature=body.temperature,
             top_p=body.top_p,
             seed=body.seed,
             stop=stop or None,
         )
-        filter = options.filter if options else None
-        start_stream = partial(rag.stream, self._question, history=self._history, filter=filter)
+        start_stream = partial(rag.stream, self._question, history=self._history, filter=options.filter)
         return self._service.open_stream(self._key, self._model, start_stream)
 
-    def _record_usage(self, stream: AnswerStream) -> Answer:
-        self._log_fields |= self._service.record_usage(stream.answer)
-        return stream.answer
+    def _end(self, answer: Answer, length: int, spans: Sequence[Span]) -> tuple[str, list[Annotation]]:
+        """The lines below an answer of `length` characters, and its citations and contradictions in OpenAI's form.
 
-    def _text_below(self, answer: Answer, length: int) -> tuple[str, list[Span]]:
-        """The text that follows an answer of `length` characters, and the span of each contradiction's line in it."""
-        text, spans = "", list[Span]()
+        `spans` are the cited sentences. A contradiction's span is its line.
+        """
+        added, spans = "", list(spans)
         for line in contradiction_lines(answer):
-            text += "\n" if text else "\n\n"
-            spans.append((length + len(text), length + len(text) + len(line)))
-            text += line
-        return text + (footnotes(answer) if self._with_footnotes else ""), spans
-
-    def _annotations(self, answer: Answer, spans: Sequence[Span]) -> list[Annotation]:
-        """The citations and contradictions in OpenAI's form, with their spans in the content."""
+            added += "\n" if added else "\n\n"
+            spans.append((length + len(added), length + len(added) + len(line)))
+            added += line
+        if self._with_footnotes:
+            added += footnotes(answer)
         sources: tuple[Citation | Contradiction, ...] = (*answer.citations, *answer.contradictions)
         annotations = []
         for source, (start, end) in zip(sources, spans, strict=True):
@@ -168,30 +172,11 @@ class _ChatAnswer:
                 url = f"{self._base_url}v1/documents/{quote(url)}?model={quote(self._model.collection)}"
             citation = UrlCitation(start_index=start, end_index=end, title=title, url=url)
             annotations.append(Annotation(url_citation=citation))
-        return annotations
-
-    def _delta(self, delta: Delta) -> bytes:
-        return self._chunk([ChunkChoice(delta=delta)])
+        return added, annotations
 
     def _chunk(self, choices: list[ChunkChoice], **fields: Any) -> bytes:
         chunk = ChatChunk(id=self._id, created=self._created, model=self._body.model, choices=choices, **fields)
         return format_sse_event(data_str=chunk.model_dump_json())
-
-
-def _conversation(messages: Sequence[ChatMessage]) -> tuple[str, list[Message]]:
-    """The question, which is the last message, and the user's and assistant's messages before it."""
-    turns = [message for message in messages if message.role in ("user", "assistant")]
-    if not turns or turns[-1].role != "user" or not turns[-1].text.strip():
-        raise ApiError(400, "The last message must be a user's question.", code="invalid_request", param="messages")
-    history = []
-    for turn in turns[:-1]:
-        if not turn.text.strip():
-            continue
-        if turn.role == "user":
-            history.append(Message("user", turn.text))
-        else:
-            history.append(Message("assistant", without_footnotes(turn.text)))
-    return turns[-1].text, history
 
 
 def _usage(answer: Answer) -> ChatUsage:

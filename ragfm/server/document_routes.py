@@ -17,7 +17,6 @@ from ragfm.store.collection_store import UPLOADS_SOURCE
 
 if TYPE_CHECKING:
     from ragfm.collection import DocumentInfo
-    from ragfm.server.api_keys import Key
     from ragfm.server.served_models import Model
     from ragfm.server.uploads import Upload
 
@@ -31,7 +30,6 @@ _QUOTA_EXCEEDED = (
     "The uploads of this key take {used:.1f} of {limit:g} MB, and this upload needs {size:.1f} MB more. Delete other "
     "uploads, or ask for a key with a higher limit (`ragfm keys add --uploads-mb N`)."
 )
-_UPLOADED = f"source = '{UPLOADS_SOURCE}'"
 _DELETE_SECONDS = 20.0
 """Time that a deletion waits for the index before it answers 202."""
 _DELETE_RESPONSES: dict[int | str, dict[str, Any]] = {
@@ -59,15 +57,10 @@ async def upload(
         raise ApiError(400, f"The key has no group {min(unknown)!r}.", code="invalid_request", param="groups")
     if not file.filename:
         raise ApiError(400, "The file has no name.", code="invalid_request", param="file")
-    store = partial(
-        service.uploads[target.collection].store,
-        file.file,
-        file.filename,
-        [key.own_group, *shared],
-        max_bytes=key.uploads_mb * _MB,
-    )
+    store, max_bytes = service.uploads[target.collection].store, key.uploads_mb * _MB
+    groups = [key.own_group, *shared]
     try:
-        stored = await service.served.run(store)
+        stored = await service.served.run(partial(store, file.file, file.filename, groups, max_bytes=max_bytes))
     except UploadQuotaError as error:
         message = _QUOTA_EXCEEDED.format(used=error.used / _MB, size=error.size / _MB, limit=key.uploads_mb)
         raise ApiError(413, message, code="uploads_full", param="file") from error
@@ -86,8 +79,24 @@ async def documents(
 ) -> DocumentList:
     """List the documents that the key may see, and its uploads that are not indexed yet."""
     service, key = service_of(request), request.state.key
-    target = service.model(key, model)
-    list_cards = partial(_list_cards, service, target, key, after=after or "", limit=limit, mine=mine)
+    target, previous = service.model(key, model), after or ""
+
+    def list_cards() -> list[DocumentCard]:
+        """Up to `limit` + 1 documents in order of URI."""
+        own = {upload_id(upload.uri): upload for upload in service.uploads[target.collection].owned_by(key.own_group)}
+        if mine:  # no other key can have this group
+            filter = f"source = '{UPLOADS_SOURCE}'"
+            infos = target.as_groups({key.own_group}).documents(filter, after=previous, limit=limit + 1)
+        else:
+            infos = target.handle(key).documents(after=previous, limit=limit + 1)
+        cards = [_indexed_card(info, yours=upload_id(info.uri) in own) for info in infos]
+        indexed = {upload_id(info.uri) for info in infos}
+        end = infos[-1].uri if len(infos) > limit else None
+        for number, upload in own.items():
+            if number not in indexed and upload.uri > previous and (end is None or upload.uri < end):
+                cards.append(_pending_card(service, target, upload))
+        return sorted(cards, key=lambda card: card.uri)[: limit + 1]
+
     cards = await service.served.run(list_cards)
     following = cards[limit - 1].uri if len(cards) > limit else None
     return DocumentList(data=cards[:limit], next=following, groups=list(key.groups))
@@ -104,7 +113,22 @@ async def document(
     """A document with its text, or the state of an upload."""
     service, key = service_of(request), request.state.key
     target = service.model(key, model)
-    return await service.served.run(_read_document, service, target, key, uri, slice(start, start + length))
+
+    def read_document() -> DocumentText:
+        handle = target.handle(key)
+        own = service.uploads[target.collection].find(uri, key.own_group)
+        try:
+            card, text = _indexed_card(handle.info(uri), yours=own is not None), handle.document(uri).text
+            return DocumentText(**card.model_dump(), start=start, text=text[start : start + length])
+        except CollectionError as error:
+            if own is None or own.uri != uri:
+                raise not_found("document", uri) from error
+        members = handle.documents(below=own.uri)
+        if members:  # an indexed archive
+            return DocumentText(uri=uri, state="ready", yours=True, chunks=sum(info.chunks for info in members))
+        return DocumentText(**_pending_card(service, target, own).model_dump())
+
+    return await service.served.run(read_document)
 
 
 @router.delete("/v1/documents/{uri:path}", responses=_DELETE_RESPONSES)
@@ -112,66 +136,28 @@ async def delete(request: Request, response: Response, uri: Uri, model: ModelNam
     """Delete one of the key's own uploads."""
     service, key = service_of(request), request.state.key
     target = service.model(key, model)
-    own_upload = await service.served.run(_upload_to_delete, service, target, key, uri)
-    try:
-        await service.served.run(service.uploads[target.collection].remove, own_upload)
-    except FileNotFoundError as error:  # deleted by another request
-        raise not_found("document", uri) from error
+
+    def remove_upload() -> None:
+        uploads = service.uploads[target.collection]
+        own = uploads.find(uri, key.own_group)
+        if own is None or own.uri != uri:
+            try:
+                target.handle(key).info(uri)
+            except CollectionError as error:
+                raise not_found("document", uri) from error
+            raise ApiError(403, "Only uploads of this key can be deleted.", code="not_yours", param="uri")
+        try:
+            uploads.remove(own)
+        except FileNotFoundError as error:  # deleted by another request
+            raise not_found("document", uri) from error
+
+    await service.served.run(remove_upload)
     supervisor = service.index_supervisors[target.collection]
     try:
         await asyncio.wait_for(supervisor.wait_for_run(supervisor.request_run()), _DELETE_SECONDS)
     except TimeoutError:
         response.status_code = 202
     return Deleted(uri=uri, deleted=response.status_code != 202)
-
-
-def _list_cards(service: Service, model: Model, key: Key, *, after: str, limit: int, mine: bool) -> list[DocumentCard]:
-    """Up to `limit` + 1 documents after a URI, in order of URI."""
-    own = {upload_id(upload.uri): upload for upload in service.uploads[model.collection].owned_by(key.own_group)}
-    if mine:  # no other key can have this group
-        infos = model.as_groups({key.own_group}).documents(_UPLOADED, after=after, limit=limit + 1)
-    else:
-        infos = model.handle(key).documents(after=after, limit=limit + 1)
-    cards = [_indexed_card(info, yours=upload_id(info.uri) in own) for info in infos]
-    indexed = {upload_id(info.uri) for info in infos}
-    end = infos[-1].uri if len(infos) > limit else None
-    for number, upload in own.items():
-        if number not in indexed and upload.uri > after and (end is None or upload.uri < end):
-            cards.append(_pending_card(service, model, upload))
-    return sorted(cards, key=lambda card: card.uri)[: limit + 1]
-
-
-def _read_document(service: Service, model: Model, key: Key, uri: str, span: slice) -> DocumentText:
-    """Raises ApiError if there is no document, or the key may not see it."""
-    handle = model.handle(key)
-    own = _own_upload(service, model, key, uri)
-    try:
-        card, text = _indexed_card(handle.info(uri), yours=own is not None), handle.document(uri).text
-        return DocumentText(**card.model_dump(), start=span.start, text=text[span])
-    except CollectionError as error:
-        if own is None or own.uri != uri:
-            raise not_found("document", uri) from error
-    members = handle.documents(below=own.uri)
-    if members:  # an indexed archive
-        return DocumentText(uri=uri, state="ready", yours=True, chunks=sum(info.chunks for info in members))
-    return DocumentText(**_pending_card(service, model, own).model_dump())
-
-
-def _upload_to_delete(service: Service, model: Model, key: Key, uri: str) -> Upload:
-    own = _own_upload(service, model, key, uri)
-    if own is not None and own.uri == uri:
-        return own
-    try:
-        model.handle(key).info(uri)
-    except CollectionError as error:
-        raise not_found("document", uri) from error
-    raise ApiError(403, "Only uploads of this key can be deleted.", code="not_yours", param="uri")
-
-
-def _own_upload(service: Service, model: Model, key: Key, uri: str) -> Upload | None:
-    """The key's upload that a document is or is part of."""
-    upload = service.uploads[model.collection].find(uri)
-    return upload if upload and upload.owner == key.own_group else None
 
 
 def _indexed_card(info: DocumentInfo, *, yours: bool) -> DocumentCard:

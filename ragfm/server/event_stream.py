@@ -26,54 +26,45 @@ class EventStream(EventSourceResponse):
     """
 
     def __init__(self, events: AsyncGenerator[bytes, None], error_event: Callable[[Exception], bytes]) -> None:
+        super().__init__(events, headers={"cache-control": "no-store", "x-accel-buffering": "no"})
         self._events, self._error_event = events, error_event
-        # Unbounded, so that a slow client does not hold a slot of the reader. An answer is small.
-        self._queue: asyncio.Queue[bytes | Exception | None] = asyncio.Queue()
-        super().__init__(self._body(), headers={"cache-control": "no-store", "x-accel-buffering": "no"})
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send the events. When this returns or is cancelled, their generator is closed."""
-        producer = asyncio.create_task(self._produce())
+        # Unbounded, so that a slow client does not hold a slot of the reader. An answer is small.
+        queue: asyncio.Queue[bytes | Exception | None] = asyncio.Queue()
+
+        async def produce() -> None:  # in a task of its own: the time-out below must not cancel the generator
+            try:
+                async with aclosing(self._events):
+                    async for event in self._events:
+                        queue.put_nowait(event)
+            except Exception as error:
+                queue.put_nowait(error)
+            else:
+                queue.put_nowait(None)
+
+        async def next_item() -> bytes | Exception | None:
+            try:
+                async with asyncio.timeout(KEEPALIVE_SECONDS):
+                    return await queue.get()
+            except TimeoutError:
+                return KEEPALIVE_COMMENT
+
+        async def body(item: bytes | Exception | None) -> AsyncIterator[bytes]:
+            while isinstance(item, bytes):
+                yield item
+                item = await next_item()
+            if item is not None:
+                yield self._error_event(item)
+
+        producer = asyncio.create_task(produce())
         try:
-            body = self.body_iterator
-            first = await anext(aiter(body))
-
-            async def all_events() -> AsyncIterator[str | bytes | memoryview]:
-                yield first
-                async for data in body:
-                    yield data
-
-            self.body_iterator = all_events()
+            first = await next_item()
+            if isinstance(first, Exception):
+                raise first
+            self.body_iterator = body(first)
             await super().__call__(scope, receive, send)
         finally:
             producer.cancel()
             await asyncio.gather(producer, return_exceptions=True)
-
-    async def _produce(self) -> None:
-        # In a task of its own: the time-out of a keep-alive must not cancel the generator.
-        try:
-            async with aclosing(self._events):
-                async for event in self._events:
-                    self._queue.put_nowait(event)
-        except Exception as error:
-            self._queue.put_nowait(error)
-        else:
-            self._queue.put_nowait(None)
-
-    async def _body(self) -> AsyncGenerator[bytes, None]:
-        started = False
-        while True:
-            try:
-                async with asyncio.timeout(KEEPALIVE_SECONDS):
-                    item = await self._queue.get()
-            except TimeoutError:
-                item = KEEPALIVE_COMMENT
-            if item is None:
-                return
-            if isinstance(item, Exception):
-                if not started:
-                    raise item
-                yield self._error_event(item)
-                return
-            yield item
-            started = True

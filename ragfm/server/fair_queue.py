@@ -53,33 +53,30 @@ class FairQueue:
     @asynccontextmanager
     async def slot(self, key: str) -> AsyncIterator[None]:
         """Wait for a slot and hold it during the block. Raises QueueFullError at once if there is no place."""
-        await self._acquire(key)
+        if self.running.total() < self.slots and not self._waiting:
+            self.running[key] += 1
+        else:
+            waiting, own = self.waiting, self._waiting.get(key, deque())
+            if len(own) >= self._places - waiting:
+                raise QueueFullError(self._retry_after(waiting))
+            place: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            self._waiting.setdefault(key, own).append(place)
+            try:
+                await place
+            except asyncio.CancelledError:
+                if not place.cancelled():
+                    self._release(key)  # the slot was granted just before the cancellation
+                elif place in own:
+                    own.remove(place)
+                    if not own and self._waiting.get(key) is own:
+                        del self._waiting[key]
+                raise
         start = monotonic()
         try:
             yield
         finally:
             self._mean_seconds += _SMOOTHING * (monotonic() - start - self._mean_seconds)
             self._release(key)
-
-    async def _acquire(self, key: str) -> None:
-        if self.running.total() < self.slots and not self._waiting:
-            self.running[key] += 1
-            return
-        waiting, own = self.waiting, self._waiting.get(key, deque())
-        if len(own) >= self._places - waiting:
-            raise QueueFullError(self._retry_after(waiting))
-        place: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiting.setdefault(key, own).append(place)
-        try:
-            await place
-        except asyncio.CancelledError:
-            if not place.cancelled():
-                self._release(key)  # the slot was granted just before the cancellation
-            elif place in own:
-                own.remove(place)
-                if not own and self._waiting.get(key) is own:
-                    del self._waiting[key]
-            raise
 
     @property
     def _places(self) -> int:

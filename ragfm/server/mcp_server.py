@@ -81,8 +81,6 @@ class Collections(BaseModel):
 
 
 class _Tools:
-    """The tools. `key_of` returns the key of a call, `describe` the text for an error."""
-
     def __init__(
         self, service: Service, key_of: Callable[[CallContext], Key], describe: Callable[[Exception], str]
     ) -> None:
@@ -103,7 +101,7 @@ class _Tools:
         """Find the passages that match a query best."""
         async with self._call(ctx, collection, query=query) as (key, model):
             run_search = partial(model.handle(key).search, query, k, mode=mode, filter=filter)
-            async with self._service.search_slot(key):
+            async with self._served.search_queue.slot(key.name):
                 return SearchResults(collection=model.collection, hits=await self._served.run(run_search))
 
     async def ask(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,7 +12,7 @@ from ragfm.core.errors import ConfigError, RagfmError
 from ragfm.core.registry import plugin_and_model
 from ragfm.models.hardware import cgroup_memory_limits
 from ragfm.models.model_lookup import find_model
-from ragfm.store.views import VIEWS_FOLDER as VIEWS
+from ragfm.store.views import VIEWS_FOLDER
 
 if TYPE_CHECKING:
     from ragfm.server.served_models import ServedModels
@@ -74,31 +73,33 @@ def estimate_memory(served: ServedModels) -> list[MemoryUse]:
             parts.append(MemoryUse(f"the reader {rag.reader_name}", *reader_bytes))
     collections = {model.collection: model.rag.collection for model in served.models.values()}
     for embedder in sorted({str(collection.contract["embedder"]) for collection in collections.values()}):
-        size = _weight_bytes(embedder)
-        if size is not None:
-            parts.append(MemoryUse(f"the embedder {embedder}", size, size))
+        plugin, embedder_model = plugin_and_model("embedders", embedder)
+        if embedder_model is None or plugin not in _LOCAL_EMBEDDERS:
+            continue
+        try:
+            path = find_model(embedder_model, "embedder")
+        except RagfmError:  # not installed: a search will report it
+            continue
+        files = [path] if path.is_file() else [file for file in path.iterdir() if file.suffix in _WEIGHT_SUFFIXES]
+        size = sum(file.stat().st_size for file in files)
+        parts.append(MemoryUse(f"the embedder {embedder}", size, size))
     for name, collection in collections.items():
         # The files of the newest view are memory-mapped.
-        views = sorted((collection.path / VIEWS).glob("*"), key=lambda folder: folder.stat().st_mtime)
-        files = views[-1].rglob("*") if views else ()
-        size = sum(file.stat().st_size for file in files if file.is_file())
+        views = sorted((collection.path / VIEWS_FOLDER).glob("*"), key=lambda folder: folder.stat().st_mtime)
+        size = sum(file.stat().st_size for file in views[-1].rglob("*") if file.is_file()) if views else 0
         parts.append(MemoryUse(f"the collection {name}", size, size))
     return parts
 
 
 def free_memory(root: Path = Path("/")) -> int | None:
     """Memory in bytes that this process may still use: the machine's and its control groups'. None if unknown."""
-    limits = list(_free_memory_limits(root))
-    return min(limits) if limits else None
-
-
-def _free_memory_limits(root: Path) -> Iterator[int]:
     try:
         meminfo = (root / "proc/meminfo").read_text(encoding="utf-8")
     except OSError:  # not Linux
-        return
+        return None
+    free = []
     if available := re.search(r"^MemAvailable:\s+(\d+) kB", meminfo, re.M):
-        yield 1024 * int(available[1])
+        free.append(1024 * int(available[1]))
     for limit in cgroup_memory_limits(root):
         version2 = limit.name == "memory.max"
         used_file = limit.with_name("memory.current" if version2 else "memory.usage_in_bytes")
@@ -106,16 +107,5 @@ def _free_memory_limits(root: Path) -> Iterator[int]:
         # Cached pages of inactive files count as free.
         inactive = re.search(rf"^{'' if version2 else 'total_'}inactive_file (\d+)", statistics, re.M)
         used = int(used_file.read_text(encoding="utf-8")) - (int(inactive[1]) if inactive else 0)
-        yield max(0, int(limit.read_text(encoding="utf-8")) - used)
-
-
-def _weight_bytes(embedder: str) -> int | None:
-    plugin, model = plugin_and_model("embedders", embedder)
-    if model is None or plugin not in _LOCAL_EMBEDDERS:
-        return None
-    try:
-        path = find_model(model, "embedder")
-    except RagfmError:  # not installed: a search will report it
-        return None
-    files = [path] if path.is_file() else [file for file in path.iterdir() if file.suffix in _WEIGHT_SUFFIXES]
-    return sum(file.stat().st_size for file in files)
+        free.append(max(0, int(limit.read_text(encoding="utf-8")) - used))
+    return min(free, default=None)

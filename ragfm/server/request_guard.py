@@ -88,19 +88,25 @@ class RequestGuard:
                 MutableHeaders(scope=message)["x-request-id"] = request_id
             await send(message)
 
-        state = scope.setdefault("state", {})
+        state, limits = scope.setdefault("state", {}), self._limits
+        if scope["path"] == UPLOADS_PATH:
+            max_bytes, seconds = limits.upload, limits.upload_seconds
+        else:
+            max_bytes, seconds = limits.body, limits.body_seconds
+        length = headers.get("content-length", "0")
         try:
             state["key"] = self._authenticate(scope, headers)
-            body = self._limited_body(scope, headers, receive)
+            if not length.isdecimal() or int(length) > max_bytes:
+                raise _too_large(max_bytes)
         except ApiError as error:
             response = error_response(error)
             # A small body is read, so that the client sees the response. With a large one the connection is closed.
-            length = headers.get("content-length", "0")
-            if "transfer-encoding" in headers or not length.isdecimal() or int(length) > self._limits.body:
+            if "transfer-encoding" in headers or not length.isdecimal() or int(length) > limits.body:
                 response.headers["connection"] = "close"
             await response(scope, receive, send_with_id)
         else:
             try:
+                body = _Body(receive, max_bytes, seconds)
                 await _run_until_disconnect(self._app, scope, body, send_with_id)
             except Exception as error:  # uvicorn would log the traceback, which may contain text of documents
                 state["error"] = error
@@ -135,17 +141,6 @@ class RequestGuard:
             raise ApiError(429, message, code="rate_limit", retry_after=seconds)
         self._buckets[key.name] = (left - 1, now)
         return key
-
-    def _limited_body(self, scope: Scope, headers: Headers, receive: Receive) -> _Body:
-        limits = self._limits
-        if scope["path"] == UPLOADS_PATH:
-            max_bytes, seconds = limits.upload, limits.upload_seconds
-        else:
-            max_bytes, seconds = limits.body, limits.body_seconds
-        length = headers.get("content-length", "0")
-        if not length.isdecimal() or int(length) > max_bytes:
-            raise _too_large(max_bytes)
-        return _Body(receive, max_bytes, seconds)
 
     def _record(self, scope: Scope, request_id: str, status: int, seconds: float) -> None:
         """Update the metrics and write a log line."""
@@ -208,7 +203,6 @@ class _Body:
         return message
 
     async def wait_for_disconnect(self) -> None:
-        """Wait until the client disconnects."""
         await self.complete.wait()
         while not self.disconnected.is_set():
             if (await self._receive())["type"] == "http.disconnect":
@@ -216,7 +210,6 @@ class _Body:
 
 
 async def _run_until_disconnect(app: Any, scope: Scope, body: _Body, send: Send) -> None:
-    """Run the routes, and cancel them if the client disconnects."""
     task = asyncio.current_task()
     assert task
 

@@ -54,7 +54,7 @@ async def search(request: Request, body: SearchRequest) -> SearchResult:
     if not body.query.strip():
         raise ApiError(400, "The query is empty.", code="invalid_request", param="query")
     run_search = partial(target.handle(key).search, body.query, body.k, mode=body.mode, filter=body.filter)
-    async with service.search_slot(key):
+    async with service.served.search_queue.slot(key.name):
         hits = await service.served.run(run_search)
     return SearchResult(model=target.collection, query=body.query, data=hits)
 
@@ -68,7 +68,7 @@ async def embeddings(request: Request, body: EmbeddingRequest) -> EmbeddingList:
     for text in texts:
         check_characters("input", text)
     request.state.log_fields = {"model": target.collection, "texts": len(texts)}
-    async with service.search_slot(key):
+    async with service.served.search_queue.slot(key.name):
         embedder = await service.served.run(lambda: target.handle(key).embedder)
         if body.dimensions not in (None, embedder.dim):
             raise ApiError(400, f"The vectors have {embedder.dim} dimensions.", code="unsupported", param="dimensions")

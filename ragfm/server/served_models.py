@@ -10,7 +10,7 @@ import os
 import time
 from collections.abc import Callable, Iterator, Sequence, Set
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
@@ -24,7 +24,6 @@ from ragfm.rag import Rag
 from ragfm.server.fair_queue import FairQueue
 
 if TYPE_CHECKING:
-    from ragfm.core.config import Settings
     from ragfm.core.types import Reader
     from ragfm.server.api_keys import Key
 
@@ -40,7 +39,7 @@ _SPARE_THREADS = 8
 class Model:
     """A collection with a reader: `handbook` with the default reader, `handbook:small` with another one.
 
-    `rag` sees what is open to all. `for_key` returns the one for a key.
+    `rag` sees what is open to all.
     """
 
     name: str
@@ -52,10 +51,6 @@ class Model:
     def handle(self, key: Key) -> Collection:
         """The collection as a key sees it."""
         return self.as_groups(key.visible_groups)
-
-    def for_key(self, key: Key) -> Rag:
-        """The reader over what a key sees."""
-        return self.rag.with_options(collection=self.handle(key))
 
 
 class ServedModels:
@@ -76,7 +71,6 @@ class ServedModels:
         seconds: float = 60.0,
     ) -> None:
         self.since = int(time.time())
-        self._queue_limits = waiting, seconds
         # By model and options: collections with the same reader share it.
         self._readers: dict[str, tuple[Reader, FairQueue]] = {}
         self.models: dict[str, Model] = {}
@@ -88,12 +82,24 @@ class ServedModels:
             as_groups(_NO_GROUPS).status()  # raises if there is no collection
             self.folders[name] = as_groups(_NO_GROUPS).path
             for i, (label, reader) in enumerate(readers):
-                model = self._load_model(name, as_groups, reader, adapter)
+                rag = Rag(as_groups(_NO_GROUPS), reader=reader, adapter=adapter)
+                reader = reader or rag.reader_name
+                if isinstance(reader, str):
+                    plugin, model = plugin_and_model("readers", reader)
+                    path = os.path.realpath(model) if Path(model).exists() else model
+                    identity = repr((plugin, path, reader_options(reader, rag.collection.settings)))
+                else:
+                    identity = f"object {id(reader)}"
+                if identity not in self._readers:
+                    queue = FairQueue(getattr(rag.base_reader, "slots", 1), waiting, seconds)
+                    self._readers[identity] = (rag.base_reader, queue)
+                shared, queue = self._readers[identity]
+                rag = rag.with_options(reader=shared)
                 names = [name] if i == 0 else []
                 if label:
                     names.append(f"{name}:{label}")
-                self.models |= {alias: replace(model, name=alias) for alias in names or [name]}
-        self.search_queue = FairQueue(_SEARCH_SLOTS, *self._queue_limits)
+                self.models |= {alias: Model(alias, name, as_groups, rag, queue) for alias in names or [name]}
+        self.search_queue = FairQueue(_SEARCH_SLOTS, waiting, seconds)
         slots = sum(queue.slots for _, queue in self._readers.values())
         self._threads = ThreadPoolExecutor(slots + _SEARCH_SLOTS + _SPARE_THREADS, thread_name_prefix="ragfm-serve")
 
@@ -103,10 +109,7 @@ class ServedModels:
 
     def find(self, key: Key, name: str | None) -> Model | None:
         """The key's model of that name, by default its first one."""
-        for model in self.for_key(key):
-            if name in (None, model.name):
-                return model
-        return None
+        return next((model for model in self.for_key(key) if name in (None, model.name)), None)
 
     @property
     def queues(self) -> list[FairQueue]:
@@ -127,26 +130,6 @@ class ServedModels:
     def close(self) -> None:
         """Stop the threads after their current work."""
         self._threads.shutdown(wait=False, cancel_futures=True)
-
-    def _load_model(
-        self, name: str, as_groups: Callable[[Set[str]], Collection], reader: str | Reader | None, adapter: str | None
-    ) -> Model:
-        rag = Rag(as_groups(_NO_GROUPS), reader=reader, adapter=adapter)
-        identity = _reader_identity(reader or rag.reader_name, rag.collection.settings)
-        if identity not in self._readers:
-            queue = FairQueue(getattr(rag.base_reader, "slots", 1), *self._queue_limits)
-            self._readers[identity] = (rag.base_reader, queue)
-        shared, queue = self._readers[identity]
-        return Model(name, name, as_groups, rag.with_options(reader=shared), queue)
-
-
-def _reader_identity(reader: str | Reader, settings: Settings) -> str:
-    """A string that is equal for readers with the same model and options."""
-    if not isinstance(reader, str):
-        return f"object {id(reader)}"
-    plugin, model = plugin_and_model("readers", reader)
-    path = os.path.realpath(model) if Path(model).exists() else model
-    return repr((plugin, path, reader_options(reader, settings)))
 
 
 def collection_name(folder: str | Path) -> str:

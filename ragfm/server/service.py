@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from time import monotonic
 from typing import TYPE_CHECKING, Any, cast
@@ -69,16 +69,12 @@ class Service:
             raise not_found("model", name or "")
         return model
 
-    def search_slot(self, key: Key) -> AbstractAsyncContextManager[None]:
-        """A slot for a search or an embedding."""
-        return self.served.search_queue.slot(key.name)
-
     def rag(self, key: Key, model: Model, *, k: int | None = None, **sampling: Any) -> Rag:
         """The model over what the key sees, with the given sampling parameters, within the limits."""
-        rag, limit = model.for_key(key), self.limits.answer_tokens
-        changed = replace(rag.sampling, **{name: value for name, value in sampling.items() if value is not None})
-        max_tokens = min(changed.max_tokens or limit, limit)
-        return rag.with_options(k=k, sampling=replace(changed, max_tokens=max_tokens))
+        given = {name: value for name, value in sampling.items() if value is not None}
+        changed, limit = replace(model.rag.sampling, **given), self.limits.answer_tokens
+        changed = replace(changed, max_tokens=min(changed.max_tokens or limit, limit))
+        return model.rag.with_options(collection=model.handle(key), k=k, sampling=changed)
 
     @asynccontextmanager
     async def open_stream(

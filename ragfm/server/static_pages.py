@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 from fastapi import FastAPI, Request, Response
@@ -30,13 +29,7 @@ _HEADERS = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class _File:
-    body: bytes
-    headers: Mapping[str, str]
-
-
-def _load_page() -> dict[str, _File]:
+def _load_page() -> dict[str, tuple[bytes, dict[str, str]]]:
     files = {}
     for path in sorted(_FOLDER.rglob("*")):
         if path.suffix not in _MEDIA_TYPES:
@@ -48,12 +41,12 @@ def _load_page() -> dict[str, _File]:
             "content-type": f"{_MEDIA_TYPES[path.suffix]}; charset=utf-8",
             "etag": f'"{hashlib.sha256(body).hexdigest()[:32]}"',
         }
-        files["/" if name == "index.html" else f"/page/{name}"] = _File(body, headers)
+        files["/" if name == "index.html" else f"/page/{name}"] = body, headers
     return files
 
 
-PAGE: Mapping[str, _File] = _load_page()
-"""The files by URL path. They are small and do not change while the server runs."""
+PAGE: Mapping[str, tuple[bytes, Mapping[str, str]]] = _load_page()
+"""The files and their headers by URL path. They are small and do not change while the server runs."""
 
 
 def add_page(app: FastAPI) -> None:
@@ -63,8 +56,8 @@ def add_page(app: FastAPI) -> None:
 
 
 async def _serve_file(request: Request) -> Response:
-    file = PAGE[request.scope["route"].path]
+    body, headers = PAGE[request.scope["route"].path]
     known_tags = {tag.strip().removeprefix("W/") for tag in request.headers.get("if-none-match", "").split(",")}
-    if file.headers["etag"] in known_tags:
-        return Response(None, 304, {name: value for name, value in file.headers.items() if name != "content-type"})
-    return Response(file.body, headers=dict(file.headers))
+    if headers["etag"] in known_tags:
+        return Response(None, 304, {name: value for name, value in headers.items() if name != "content-type"})
+    return Response(body, headers=dict(headers))

@@ -17,7 +17,6 @@ import threading
 import unicodedata
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -43,10 +42,6 @@ class Upload:
     uri: str
     owner: str
     bytes: int
-
-    def contains(self, uri: str) -> bool:
-        """Whether a document is the upload or part of it."""
-        return uri == self.uri or uri.startswith(f"{self.uri}/")
 
 
 class UploadQuotaError(Exception):
@@ -75,7 +70,12 @@ class Uploads:
         file.seek(0, os.SEEK_END)
         size = file.tell() + _OVERHEAD_BYTES
         file.seek(0)
-        with self._reserve(owner, size, max_bytes):
+        with self._lock:
+            used = self._reserved[owner] + sum(upload.bytes for upload in self.owned_by(owner))
+            if used + size > max_bytes:
+                raise UploadQuotaError(used, size)
+            self._reserved[owner] += size
+        try:
             self.folder.mkdir(exist_ok=True)
             number, file_name = secrets.token_hex(8), safe_file_name(name)
             temporary = self.folder / f".{number}"
@@ -96,26 +96,18 @@ class Uploads:
                 raise
             sync_folder(self.folder)
             sync_folder(self.folder.parent)
-        return Upload(f"{UPLOADS_SOURCE}/{number}/{file_name}", owner, size)
-
-    @contextmanager
-    def _reserve(self, owner: str, size: int, max_bytes: float) -> Iterator[None]:
-        with self._lock:
-            used = self._reserved[owner] + sum(upload.bytes for upload in self.owned_by(owner))
-            if used + size > max_bytes:
-                raise UploadQuotaError(used, size)
-            self._reserved[owner] += size
-        try:
-            yield
         finally:
             with self._lock:
                 self._reserved[owner] -= size
+        return Upload(f"{UPLOADS_SOURCE}/{number}/{file_name}", owner, size)
 
-    def find(self, uri: str) -> Upload | None:
-        """The upload that a document is or is part of."""
+    def find(self, uri: str, owner: str) -> Upload | None:
+        """The owner's upload that a document is or is part of."""
         number = upload_id(uri)
         upload = self._read(self.folder / number) if number else None
-        return upload if upload and upload.contains(uri) else None
+        if upload is None or upload.owner != owner:
+            return None
+        return upload if uri == upload.uri or uri.startswith(f"{upload.uri}/") else None
 
     def owned_by(self, owner: str) -> Iterator[Upload]:
         """The uploads of a key's own group, in order of URI."""
