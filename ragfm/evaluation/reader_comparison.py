@@ -14,11 +14,12 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from hashlib import blake2b
 from itertools import product
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from ragfm.core.errors import DataError, RagfmError
 from ragfm.core.output_folder import make_output
@@ -213,7 +214,10 @@ def _run(
     path = run_path(contender, folder)
     result: Mapping[str, Any] | None = None
     error: Mapping[str, str] | None = None
-    with _text_file() as job, _text_file() as stderr:
+    with (
+        tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as job,
+        tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as stderr,
+    ):
         json.dump({"contender": asdict(contender), "source": asdict(source), "out": str(path)}, job)
         job.seek(0)
         process = subprocess.Popen(  # noqa: S603
@@ -263,6 +267,11 @@ def _run(
         cost: float | None = 1000 * sum(map(float, costs)) / len(outcomes)
     else:
         cost = None if price_per_hour is None else 1000 * price_per_hour * seconds / 3600
+    licence = training_seconds = None
+    with suppress(RagfmError):
+        licence = read_licence(find_model(plugin_and_model("readers", contender.reader)[1], "reader"))
+    with suppress(RagfmError):  # a GGUF file has no record
+        training_seconds = read_record(contender.adapter).numbers.get("seconds") if contender.adapter else None
     return ContenderResult(
         contender=contender,
         quality={name: Estimate(**value) for name, value in result["measures"].items()},
@@ -271,30 +280,9 @@ def _run(
         completion_tokens=completion_tokens,
         peak_mb=result["peak_mb"],
         cost=cost,
-        licence=_licence(contender.reader),
+        licence=licence,
         adapter=result["adapter"],
         seconds=seconds,
-        training_seconds=_training_seconds(contender.adapter),
+        training_seconds=None if training_seconds is None else float(training_seconds),
         **({"data_goes": result["data_goes"]} if result.get("data_goes") else {}),
     )
-
-
-def _text_file() -> IO[str]:
-    return tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")
-
-
-def _training_seconds(adapter: str | None) -> float | None:
-    """The training time in the adapter's record; None for a GGUF file, which has no record."""
-    try:
-        seconds = read_record(adapter).numbers.get("seconds") if adapter else None
-    except RagfmError:
-        return None
-    return None if seconds is None else float(seconds)
-
-
-def _licence(reader: str) -> str | None:
-    """The licence that the model's own file names."""
-    try:
-        return read_licence(find_model(plugin_and_model("readers", reader)[1], "reader"))
-    except RagfmError:
-        return None
