@@ -308,8 +308,9 @@ def _evaluate_question(
                     continue
                 text = rag.collection.document(gold.uri).text
                 if gold.end is not None and gold.end > len(text):
-                    span = f"The span {gold.start}:{gold.end} ends beyond {gold.uri!r}"
-                    raise DataError(f"{span}: {len(text)} characters.")
+                    raise DataError(
+                        f"The span {gold.start}:{gold.end} ends beyond {gold.uri!r}: {len(text)} characters."
+                    )
                 texts.append(text[gold.start : gold.end])
             answers = tuple(texts)
     except (CollectionError, DataError) as error:

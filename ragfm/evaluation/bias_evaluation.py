@@ -155,9 +155,7 @@ def evaluate_bias(
 ) -> BiasReport:
     """Ask every question as it is and with each swap, over the same passages.
 
-    With `out`, each question is written to that file when it is finished, and an interrupted run is resumed from it.
-    `about` holds further facts to store there. With `partial`, a Ctrl-C returns the report on the questions so far, if
-    there are any. Raises DataError if `out` belongs to a different run.
+    `out`, `about` and `partial` as for `evaluate_answers`. Raises DataError if `out` belongs to a different run.
     """
     rag = rag.with_options()
     rag.log = None

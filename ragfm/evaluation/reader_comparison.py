@@ -221,12 +221,7 @@ def _run(
         json.dump({"contender": asdict(contender), "source": asdict(source), "out": str(path)}, job)
         job.seek(0)
         process = subprocess.Popen(  # noqa: S603
-            [sys.executable, "-m", _WORKER],
-            stdin=job,
-            stdout=subprocess.PIPE,
-            stderr=stderr,
-            text=True,
-            encoding="utf-8",
+            [sys.executable, "-m", _WORKER], stdin=job, stdout=subprocess.PIPE, stderr=stderr, encoding="utf-8"
         )
         assert process.stdout is not None
         try:
@@ -253,7 +248,13 @@ def _run(
             why = f"it was killed by signal {-process.returncode}"
             why += ": out of memory?" if process.returncode == -signal.SIGKILL else ""
         return ContenderResult(contender, error=f"{why}; the last line it printed: {last_line}" if last_line else why)
+    return _summarise_run(contender, result, path, price_per_hour)
 
+
+def _summarise_run(
+    contender: Contender, result: Mapping[str, Any], path: Path, price_per_hour: float | None
+) -> ContenderResult:
+    """Means and costs from the run file, and the worker's own measures."""
     records = [json.loads(line)["outcomes"]["retrieved"] for line in path.read_text("utf-8").splitlines()[1:]]
     outcomes = [outcome for outcome in records if not outcome["error"]]
     if not outcomes:

@@ -6,7 +6,7 @@ import json
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from hashlib import blake2b
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -74,7 +74,7 @@ class RetrievalReport:
     measures: Mapping[str, Estimate]
     latency_ms: Mapping[str, Estimate]
     embed_ms: Mapping[str, Estimate]
-    missing: tuple[str, ...] = field(default=())
+    missing: tuple[str, ...] = ()
     """Gold documents that are not in the collection."""
 
     @property

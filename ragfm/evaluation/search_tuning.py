@@ -208,7 +208,7 @@ def _evaluate_choices(
     for candidates in CANDIDATES:
         choices.append(Choice("rrf", 0.6, candidates, size))
         choices += [Choice("convex", weight, candidates, size) for weight in WEIGHTS]
-    if size == current.chunk_size:  # it may be none of them; with equal results it is the last
+    if size == current.chunk_size:  # the current choice need not be on the grid; it is the last one
         choices = [choice for choice in choices if choice != current] + [current]
     depth = max(choice.candidates for choice in choices)
     values = np.zeros((len(choices), len(questions)))
