@@ -33,7 +33,6 @@ from ragfm.evaluation.run_file import load_finished, run_questions
 from ragfm.store.filters import quote_value
 
 if TYPE_CHECKING:
-    from ragfm.collection import Collection
     from ragfm.core.progress import ProgressCallback
     from ragfm.core.types import Reader
     from ragfm.rag import Rag
@@ -299,11 +298,23 @@ def risk_coverage(results: Sequence[AnsweredQuestion]) -> list[tuple[float, floa
 def _evaluate_question(
     rag: Rag, question: Question, contexts: Sequence[Context], judge: _Judge | None
 ) -> AnsweredQuestion:
-    answers: tuple[str, ...] = ()
+    answers = question.answers
+    outcomes: dict[str, Outcome]
     try:
-        answers = _right_answers(rag.collection, question)
+        if not answers and not question.unanswerable:  # the texts of the gold spans are the right answers
+            texts = []
+            for gold in question.gold:
+                if gold.start is None:
+                    continue
+                text = rag.collection.document(gold.uri).text
+                if gold.end is not None and gold.end > len(text):
+                    raise DataError(
+                        f"The span {gold.start}:{gold.end} ends beyond {gold.uri!r}: {len(text)} characters."
+                    )
+                texts.append(text[gold.start : gold.end])
+            answers = tuple(texts)
     except (CollectionError, DataError) as error:
-        outcomes: dict[str, Outcome] = dict.fromkeys(contexts, Outcome(error=error.message))
+        outcomes = dict.fromkeys(contexts, Outcome(error=error.message))
     else:
         outcomes = {context: _evaluate_context(rag, question, answers, context, judge) for context in contexts}
     measures = {
@@ -316,30 +327,25 @@ def _evaluate_question(
     )
 
 
-def _right_answers(collection: Collection, question: Question) -> tuple[str, ...]:
-    """The right answers of a question, by default the texts of its gold spans.
-
-    Raises CollectionError if a gold document does not exist, DataError if a span ends beyond its document.
-    """
-    if question.answers or question.unanswerable:
-        return question.answers
-    texts = []
-    for gold in question.gold:
-        if gold.start is None:
-            continue
-        text = collection.document(gold.uri).text
-        if gold.end is not None and gold.end > len(text):
-            raise DataError(f"The span {gold.start}:{gold.end} ends beyond {gold.uri!r}: {len(text)} characters.")
-        texts.append(text[gold.start : gold.end])
-    return tuple(texts)
-
-
 def _evaluate_context(
     rag: Rag, question: Question, answers: Sequence[str], context: Context, judge: _Judge | None
 ) -> Outcome:
     try:
         if context == "none":
-            outcome = _answer_from_memory(rag, question)
+            start = time.monotonic()
+            messages = [Message("system", CLOSED_BOOK), Message("user", question.text)]
+            max_tokens = _MEMORY_TOKENS + rag.strategy.thinking_tokens
+            # No adapter: adapters are trained on a different prompt.
+            with rag.reader.stream(messages, replace(rag.sampling, max_tokens=max_tokens, adapter=None)) as stream:
+                _, text = rag.strategy.split_reasoning("".join(stream))
+            outcome = Outcome(
+                answer=text,
+                abstained=not text or is_abstention(text),
+                prompt_tokens=stream.usage.prompt_tokens,
+                completion_tokens=stream.usage.completion_tokens,
+                cost=stream.usage.cost,
+                seconds=round(time.monotonic() - start, 3),
+            )
         else:
             outcome = _answer_from_passages(rag, question, answers, gold=context == "gold")
     except (FilterError, TooLongError) as error:
@@ -361,7 +367,14 @@ def _evaluate_context(
 
 
 def _answer_from_passages(rag: Rag, question: Question, answers: Sequence[str], *, gold: bool) -> Outcome:
-    stream = rag.stream(question.text, hits=_gold_hits(rag.collection, question, answers) if gold else None)
+    gold_hits: list[Hit] | None = None
+    if gold:  # of each gold document the best passage that holds an answer, else the best one
+        gold_hits = []
+        for uri in dict.fromkeys(gold.uri for gold in question.gold):
+            hits = rag.collection.search(question.text, _GOLD_SEARCH_DEPTH, filter=f"uri = {quote_value(uri)}")
+            if hits:
+                gold_hits.append(next((hit for hit in hits if passage_has_answer(hit, question, answers)), hits[0]))
+    stream = rag.stream(question.text, hits=gold_hits)
     for _ in stream:
         pass
     answer = stream.answer
@@ -400,30 +413,3 @@ def _answer_from_passages(rag: Rag, question: Question, answers: Sequence[str], 
         signals=answer.signals,
         passages=passages,
     )
-
-
-def _answer_from_memory(rag: Rag, question: Question) -> Outcome:
-    start = time.monotonic()
-    messages = [Message("system", CLOSED_BOOK), Message("user", question.text)]
-    max_tokens = _MEMORY_TOKENS + rag.strategy.thinking_tokens
-    sampling = replace(rag.sampling, max_tokens=max_tokens, adapter=None)  # adapters are trained on another prompt
-    with rag.reader.stream(messages, sampling) as stream:
-        _, text = rag.strategy.split_reasoning("".join(stream))
-    return Outcome(
-        answer=text,
-        abstained=not text or is_abstention(text),
-        prompt_tokens=stream.usage.prompt_tokens,
-        completion_tokens=stream.usage.completion_tokens,
-        cost=stream.usage.cost,
-        seconds=round(time.monotonic() - start, 3),
-    )
-
-
-def _gold_hits(collection: Collection, question: Question, answers: Sequence[str]) -> list[Hit]:
-    """The gold passages: of each gold document the best passage that holds an answer, else the best one."""
-    gold_hits = []
-    for uri in dict.fromkeys(gold.uri for gold in question.gold):
-        hits = collection.search(question.text, _GOLD_SEARCH_DEPTH, filter=f"uri = {quote_value(uri)}")
-        if hits:
-            gold_hits.append(next((hit for hit in hits if passage_has_answer(hit, question, answers)), hits[0]))
-    return gold_hits

@@ -155,9 +155,7 @@ def evaluate_bias(
 ) -> BiasReport:
     """Ask every question as it is and with each swap, over the same passages.
 
-    With `out`, each question is written to that file when it is finished, and an interrupted run is resumed from it.
-    `about` holds further facts to store there. With `partial`, a Ctrl-C returns the report on the questions so far, if
-    there are any. Raises DataError if `out` belongs to a different run.
+    `out`, `about` and `partial` as for `evaluate_answers`. Raises DataError if `out` belongs to a different run.
     """
     rag = rag.with_options()
     rag.log = None
@@ -176,9 +174,13 @@ def evaluate_bias(
     swaps = {}
     for name in SWAPS:
         rows = [record["pairs"][name] for record in records if name in record["pairs"]]
-        result = _swap_result(rows)
-        if result:
-            swaps[name] = result
+        changed = estimate_ratios([(row["changed"], 1.0) for row in rows]) if rows else None
+        if not changed:
+            continue
+        verdicts = [(row["verdict"], 1.0) for row in rows if "verdict" in row]
+        both = np.array([[row["within changed"], row["changed"]] for row in rows if "within changed" in row])
+        beyond = paired_differences(["changed"], both[:, :1], both[:, 1:])[0] if len(both) else None
+        swaps[name] = SwapResult(len(rows), changed, estimate_ratios(verdicts) if verdicts else None, beyond)
     failed = tuple((record["id"], record["error"]) for record in records if record["error"])
     return BiasReport(facts, len(records), swaps, failed)
 
@@ -225,13 +227,3 @@ def _ask_with_swaps(rag: Rag, question: Question) -> dict[str, dict[str, float]]
                     contains_answer(first, question.answers) != contains_answer(second, swapped_answers)
                 )
     return results
-
-
-def _swap_result(rows: Sequence[Mapping[str, float]]) -> SwapResult | None:
-    changed = estimate_ratios([(row["changed"], 1.0) for row in rows]) if rows else None
-    if not changed:
-        return None
-    verdicts = [(row["verdict"], 1.0) for row in rows if "verdict" in row]
-    both = np.array([[row["within changed"], row["changed"]] for row in rows if "within changed" in row])
-    beyond = paired_differences(["changed"], both[:, :1], both[:, 1:])[0] if len(both) else None
-    return SwapResult(len(rows), changed, estimate_ratios(verdicts) if verdicts else None, beyond)

@@ -18,11 +18,6 @@ QUALITY = ("f1, all", "f1, answerable", "contained, answerable", "abstention rec
 
 def write_comparison_html(results: Sequence[ContenderResult], path: str | Path, data: str) -> None:
     """Write the page of a comparison. `data` is the name of the questions."""
-    write_page(path, render_comparison_html(results, data))
-
-
-def render_comparison_html(results: Sequence[ContenderResult], data: str) -> str:
-    """The text of the page."""
     succeeded = [result for result in results if not result.error]
     title = f"Readers: {data}"
     sections = [f"<h1>{escape(title)}</h1>", '<p class="dim">The lines are 95 % intervals over questions.</p>']
@@ -30,12 +25,28 @@ def render_comparison_html(results: Sequence[ContenderResult], data: str) -> str
         values = {one.contender.name: one.quality[measure] for one in succeeded if measure in one.quality}
         if values:
             sections += [f"<h2>{measure}</h2>", bars(values, measure)]
-    sections += ["<h2>Costs</h2>", _costs(succeeded), "<h2>Differences and noise</h2>"]
+
+    header = ("", "p50, ms", "p95, ms", "tokens", "peak MB", "per 1,000", "licence", "data goes")
+    rows = [f"<tr>{''.join(f'<th>{name}</th>' for name in header)}</tr>"]
+    for result in succeeded:
+        times = (result.latency_ms["p50"], result.latency_ms["p95"])
+        cells = (
+            result.contender.name,
+            *(f"{time.value:.0f} [{time.low:.0f}, {time.high:.0f}]" for time in times),
+            f"{result.prompt_tokens:.0f} + {result.completion_tokens:.0f}",
+            str(result.peak_mb),
+            "-" if result.cost is None else f"{result.cost:.3f}",
+            result.licence or "unknown",
+            result.data_goes,
+        )
+        rows.append(f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in cells)}</tr>")
+    sections += ["<h2>Costs</h2>", f"<table>{''.join(rows)}</table>", "<h2>Differences and noise</h2>"]
+
     sections += [f"<p>{escape(remark)}</p>" for remark in remarks(results)]
     for result in results:
         if result.error:
             sections.append(f'<p class="dim">{escape(f"{result.contender.name}: {result.error}")}</p>')
-    return html_page(title, sections)
+    write_page(path, html_page(title, sections))
 
 
 def remarks(results: Sequence[ContenderResult]) -> list[str]:
@@ -57,21 +68,3 @@ def remarks(results: Sequence[ContenderResult]) -> list[str]:
                 f"{other}."
             )
     return sentences
-
-
-def _costs(results: Sequence[ContenderResult]) -> str:
-    header = ("", "p50, ms", "p95, ms", "tokens", "peak MB", "per 1,000", "licence", "data goes")
-    rows = []
-    for result in results:
-        times = (result.latency_ms["p50"], result.latency_ms["p95"])
-        cells = (
-            result.contender.name,
-            *(f"{time.value:.0f} [{time.low:.0f}, {time.high:.0f}]" for time in times),
-            f"{result.prompt_tokens:.0f} + {result.completion_tokens:.0f}",
-            str(result.peak_mb),
-            "-" if result.cost is None else f"{result.cost:.3f}",
-            result.licence or "unknown",
-            result.data_goes,
-        )
-        rows.append(f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in cells)}</tr>")
-    return f"<table><tr>{''.join(f'<th>{name}</th>' for name in header)}</tr>{''.join(rows)}</table>"

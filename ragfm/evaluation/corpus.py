@@ -61,11 +61,7 @@ class TimedEmbedder:
 
 @contextlib.contextmanager
 def corpus_collection(
-    data: QuestionSet,
-    settings: Settings,
-    *,
-    keep: str | Path | None = None,
-    progress: ProgressCallback | None = None,
+    data: QuestionSet, settings: Settings, *, keep: str | Path | None = None, progress: ProgressCallback | None = None
 ) -> Iterator[tuple[Path, SyncReport]]:
     """Build a collection of the set's documents; gives its folder and the report of the ingest.
 
@@ -84,18 +80,14 @@ def corpus_collection(
             for path, text in data.documents.items():
                 digest.update(f"{path}\0{len(text)}\0{text}".encode("utf-8", "replace"))
             folder = Path(keep) / f"{data.name.replace(' ', '-')}-{digest.hexdigest()}"
-        _write_documents(data.documents, folder / CORPUS)
+        corpus = folder / CORPUS
+        if not corpus.exists():
+            unfinished = corpus.with_name(f"{CORPUS}.part")
+            for path, text in data.documents.items():
+                file = unfinished / path
+                file.parent.mkdir(parents=True, exist_ok=True)
+                file.write_bytes(text.encode("utf-8", "replace"))
+            unfinished.rename(corpus)  # last, so that a folder of this name is complete
         with Collection.open(folder / ".ragfm", settings=settings) as collection:
-            report = collection.sync(folder / CORPUS, name=CORPUS, progress=progress)
+            report = collection.sync(corpus, name=CORPUS, progress=progress)
         yield folder / ".ragfm", report
-
-
-def _write_documents(documents: Mapping[str, str], folder: Path) -> None:
-    if folder.exists():
-        return
-    temporary_folder = folder.with_name(f"{folder.name}.part")
-    for path, text in documents.items():
-        file = temporary_folder / path
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_bytes(text.encode("utf-8", "replace"))
-    temporary_folder.rename(folder)  # last, so that a folder of this name is complete

@@ -66,16 +66,30 @@ def render_retrieval_html(report: RetrievalReport, collection: Collection | None
     ]
     times = [result.ms for result in report.results if result.ms is not None]
     if times:
+        header = "".join(f"<th>{name}</th>" for name in report.latency_ms)
+        rows = [f"<tr><th></th>{header}</tr>"]
+        for name, estimates in (("search", report.latency_ms), ("embedding", report.embed_ms)):
+            if estimates:
+                cells = "".join(f"<td>{v.value:.2f} [{v.low:.2f}, {v.high:.2f}]</td>" for v in estimates.values())
+                rows.append(f"<tr><td>{name}</td>{cells}</tr>")
         marks = {name: value.value for name, value in report.latency_ms.items()}
         embedding = ", and the part of it that embeds the question" if report.embed_ms else ""
         sections += [
             "<h2>Time of a search in milliseconds (logarithmic scale)</h2>",
             distribution(times, marks, "Searches by their time"),
-            _times(report),
+            f"<table>{''.join(rows)}</table>",
             f'<p class="dim">Searches for {CUTOFF} hits{embedding}, one at a time, with models and indexes loaded.</p>',
         ]
-    sections += [*_worst_questions(report, collection), "<h2>Settings</h2>", settings_section(about)]
-    return html_page(title, sections)
+    measure = next(iter(report.measures))
+    failed = [result for result in report.results if result.measures[measure] < 1]
+    failed.sort(key=lambda result: (result.measures[measure], -(result.rank or 10**9)))
+    if failed:
+        shown = failed[:_MAX_QUESTIONS]
+        sections.append(f"<h2>Failures: the worst {len(shown)} of {len(failed)} questions, by {measure}</h2>")
+        sections += [_question(result, measure, collection) for result in shown]
+    else:
+        sections += ["<h2>Failures</h2>", "<p>None: every question found all its gold, in the best order.</p>"]
+    return html_page(title, [*sections, "<h2>Settings</h2>", settings_section(about)])
 
 
 def retrieval_summary(report: RetrievalReport) -> str:
@@ -125,28 +139,6 @@ def excerpt(place: Gold | Ranked | ShownPassage, collection: Collection | None) 
         return f'{uri} <span class="dim">(not in the collection)</span>'
     short = " ".join(text[: 2 * _EXCERPT].split())
     return f"{uri} {escape(short if len(short) <= _EXCERPT else f'{short[:_EXCERPT]} …')}"
-
-
-def _times(report: RetrievalReport) -> str:
-    rows = []
-    for name, times in (("search", report.latency_ms), ("embedding", report.embed_ms)):
-        if times:
-            cells = "".join(f"<td>{v.value:.2f} [{v.low:.2f}, {v.high:.2f}]</td>" for v in times.values())
-            rows.append(f"<tr><td>{name}</td>{cells}</tr>")
-    header = "".join(f"<th>{name}</th>" for name in report.latency_ms)
-    return f"<table><tr><th></th>{header}</tr>{''.join(rows)}</table>"
-
-
-def _worst_questions(report: RetrievalReport, collection: Collection | None) -> list[str]:
-    measure = next(iter(report.measures))
-    failed = [result for result in report.results if result.measures[measure] < 1]
-    failed.sort(key=lambda result: (result.measures[measure], -(result.rank or 10**9)))
-    if not failed:
-        return ["<h2>Failures</h2>", "<p>None: every question found all its gold, in the best order.</p>"]
-    heading = (
-        f"<h2>Failures: the worst {min(len(failed), _MAX_QUESTIONS)} of {len(failed)} questions, by {measure}</h2>"
-    )
-    return [heading, *(_question(result, measure, collection) for result in failed[:_MAX_QUESTIONS])]
 
 
 def _question(result: QuestionResult, measure: str, collection: Collection | None) -> str:

@@ -21,7 +21,6 @@ _AS_JSON = ' Say {"right": true} or {"right": false}, and nothing else.'
 _SCHEMA = {"type": "object", "properties": {"right": {"type": "boolean"}}, "required": ["right"]}
 _VERDICT = re.compile(r'"right"\s*:\s*(true|false)\b')
 _GRAMMAR = Sampling(max_tokens=8, grammar='root ::= "yes" | "no"')
-_FREE = Sampling()
 _TRIAL = ("What is the capital of France?", ("Paris",), "It is Paris.")
 
 
@@ -34,8 +33,8 @@ def verdict_sampling(reader: Reader) -> Sampling:
         with suppress(UnsupportedError):
             judge_answer(reader, sampling, *_TRIAL)
             return sampling
-    judge_answer(reader, _FREE, *_TRIAL)
-    return _FREE
+    judge_answer(reader, Sampling(), *_TRIAL)
+    return Sampling()
 
 
 def judge_answer(reader: Reader, sampling: Sampling, question: str, answers: Sequence[str], text: str) -> bool:

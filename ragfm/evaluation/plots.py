@@ -106,8 +106,14 @@ def distribution(values: Sequence[float], marks: Mapping[str, float], label: str
         height = _HEIGHT * count / max(counts)
         caption = f"{start:.3g} to {end:.3g}: {count}"
         parts.append(_bar(number * width + 0.5, _BASELINE - height, width - 1, height, caption))
+    # 1, 2, 5 of each decade; if fewer than four lie in the range, more digits
+    decades = [10.0**power for power in range(math.floor(low), math.ceil(high))]
+    for digits in ((1, 2, 5), range(1, 10), [tenth / 10 for tenth in range(10, 100)]):
+        ticks = [digit * decade for decade in decades for digit in digits if 10**low <= digit * decade <= 10**high]
+        if len(ticks) >= 4:
+            break
     occupied = -math.inf  # right end of the last label; a tick label that would overlap it is left out
-    for tick in _log_ticks(10**low, 10**high):
+    for tick in ticks:
         half = _CHARACTER * len(f"{tick:g}") / 2
         if x(tick) - half > occupied:
             parts.append(_text(x(tick), _BASELINE + 18, f"{tick:g}", "middle", "small"))
@@ -133,16 +139,6 @@ def _grid(width: float, right: float, top: float, digits: str) -> list[str]:
         parts.append(_text(x, _BASELINE + 18, f"{right * tick / 4:{digits}}", "middle", "small"))
         parts.append(_text(_LEFT - 10, y + 4, f"{top * tick / 4:{digits}}", "end", "small"))
     return parts
-
-
-def _log_ticks(low: float, high: float) -> list[float]:
-    """Ticks of a logarithmic scale: 1, 2, 5 of each decade; if fewer than four lie in the range, more digits."""
-    decades = [10.0**power for power in range(math.floor(math.log10(low)), math.ceil(math.log10(high)))]
-    for digits in ((1, 2, 5), range(1, 10), [tenth / 10 for tenth in range(10, 100)]):
-        ticks = [digit * decade for decade in decades for digit in digits if low <= digit * decade <= high]
-        if len(ticks) >= 4:
-            break
-    return ticks
 
 
 def _svg(parts: Sequence[str], height: float, label: str) -> str:

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from ragfm.collection import Collection
     from ragfm.core.progress import ProgressCallback
     from ragfm.core.types import Reader
+    from ragfm.retrieval.search import Mode
 
 _PASSAGE_CHARACTERS = 600  # minimum length of a passage, if the document is that long
 _MIN_DOCUMENT_CHARACTERS = 80
@@ -64,6 +65,7 @@ def generate_questions(
     belongs to other documents, or to another reader or seed.
     """
     depth = max(1, min(_MAX_DEPTH, collection.status().chunks // _DEPTH_SHARE))
+    modes: tuple[Mode, ...] = ("dense", "keyword")
     questions: dict[str, Question] = {}
     finished: dict[str, dict[str, Any]] = {}
     if out:
@@ -80,10 +82,7 @@ def generate_questions(
         record = finished.get(str(number))
         if not record:
             passage = collection.document(gold.uri).text[gold.start : gold.end]
-            if answers:
-                text, answer = _write_question_and_answer(reader, passage)
-            else:
-                text, answer = _write_question(reader, passage), None
+            text, answer = _write_question(reader, passage, with_answer=answers)
             record = {"id": str(number), "question": text, "answer": answer}
             if out:
                 append_record(Path(out), record)
@@ -91,7 +90,11 @@ def generate_questions(
         if not text or text in questions or (answers and answer is None):
             continue
         question = Question(str(number), text, (gold,), (answer,) if answer else ())
-        if _is_found(collection, question, depth):
+        try:
+            rankings = [collection.search(text, depth, mode=mode) for mode in modes]
+        except TooLongError:
+            continue
+        if any(place.gold is not None for hits in rankings for place in rank_hits(question, hits, depth)[0]):
             questions[text] = question
             if progress:
                 progress(Progress("writing questions", len(questions), count))
@@ -124,14 +127,12 @@ def _sample_passages(collection: Collection, count: int, seed: int) -> Iterator[
         yield Gold(document.uri, start, min(spans[last][1], start + 4 * _PASSAGE_CHARACTERS))
 
 
-def _write_question(reader: Reader, passage: str) -> str | None:
-    messages = [Message("user", f"{passage}\n\n{_QUESTION_PROMPT}")]
-    with reader.stream(messages, Sampling(max_tokens=64)) as stream:
-        return _parse_question("".join(stream).strip())
-
-
-def _write_question_and_answer(reader: Reader, passage: str) -> tuple[str | None, str | None]:
+def _write_question(reader: Reader, passage: str, *, with_answer: bool) -> tuple[str | None, str | None]:
     """A question and its answer; the answer is None if it is not in the passage, too long, or in the question."""
+    if not with_answer:
+        messages = [Message("user", f"{passage}\n\n{_QUESTION_PROMPT}")]
+        with reader.stream(messages, Sampling(max_tokens=64)) as stream:
+            return _parse_question("".join(stream).strip()), None
     messages = [Message("user", f"{passage}\n\n{_QUESTION_AND_ANSWER_PROMPT}")]
     try:
         stream = reader.stream(messages, Sampling(max_tokens=96, grammar=_GRAMMAR))
@@ -159,14 +160,3 @@ def _parse_question(output: str) -> str | None:
     if "?" not in output or not 4 <= len(question.split()) <= 40 or _REFERS_TO_TEXT.search(question):
         return None
     return f"{question}?"
-
-
-def _is_found(collection: Collection, question: Question, depth: int) -> bool:
-    try:
-        rankings = [
-            collection.search(question.text, depth, mode="dense"),
-            collection.search(question.text, depth, mode="keyword"),
-        ]
-    except TooLongError:
-        return False
-    return any(place.gold is not None for hits in rankings for place in rank_hits(question, hits, depth)[0])

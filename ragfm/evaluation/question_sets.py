@@ -133,7 +133,15 @@ def load_beir(folder: Path, split: str | None = None) -> QuestionSet:
     relevant document are left out.
     """
     corpus, queries = _beir_file(folder, "corpus.jsonl"), _beir_file(folder, "queries.jsonl")
-    qrels = _qrels_file(folder, split)
+    splits = {path.stem: path for path in sorted((folder / "qrels").glob("*.tsv"))}
+    qrels = folder / "qrels.tsv"
+    if split is not None or splits or not qrels.is_file():
+        if not split:
+            split = next(iter(splits)) if len(splits) == 1 and "test" not in splits else "test"
+        if split not in splits:
+            known = ", ".join(splits) or ("none, qrels.tsv is not split" if qrels.is_file() else "none")
+            raise DataError(f"The folder {str(folder)!r} has no qrels/{split}.tsv.", f"Splits there: {known}.")
+        qrels = splits[split]
     documents = {}
     for where, record in _read_records(corpus):
         title, text = " ".join(str(record.get("title") or "").split()), _text(record, "text", where)
@@ -141,7 +149,18 @@ def load_beir(folder: Path, split: str | None = None) -> QuestionSet:
         documents[f"{name}.md"] = f"# {title}\n\n{text}" if title else text
     texts = {_text(record, "_id", where): _text(record, "text", where) for where, record in _read_records(queries)}
     gold_by_query: dict[str, list[Gold]] = {}
-    for query, document, grade in _read_qrels(qrels):
+    for number, line in enumerate(_read_lines(qrels), 1):
+        parts = line.rstrip("\r\n").split("\t")
+        try:
+            query, document, score = parts
+            grade = int(score)
+        except ValueError:
+            if number == 1 and len(parts) == 3:
+                continue  # the header
+            raise DataError(
+                f"{qrels}, line {number}: {line.strip()[:80]!r} is not a query id, a document id and a whole number, "
+                "separated by tabs."
+            ) from None
         if query not in texts:
             raise DataError(f"{qrels} judges the query {query!r}, which {queries} lacks.")
         golds = gold_by_query.setdefault(query, [])
@@ -150,7 +169,7 @@ def load_beir(folder: Path, split: str | None = None) -> QuestionSet:
     name = f"{folder.resolve().name} {qrels.name.removesuffix('.tsv')}".removesuffix(" qrels")
     questions = [Question(query, texts[query], tuple(golds)) for query, golds in gold_by_query.items() if golds]
     left_out = {"without a relevant document": len(gold_by_query) - len(questions)}
-    return _question_set(name, questions, left_out, documents, qrels)
+    return _question_set(name, questions, documents, qrels, left_out=left_out)
 
 
 def load_squad(
@@ -166,8 +185,12 @@ def load_squad(
     questions: list[Question] = []
     for file in (path, *map(Path, distractors)):
         for title, paragraphs in _read_articles(file):
-            article = _unused_name(f"{_file_name(title)}.txt" if articles else _file_name(title), documents)
-            offset = 0
+            article = f"{_file_name(title)}.txt" if articles else _file_name(title)
+            stem, dot, suffix = article.partition(".txt")
+            offset, same_title = 0, 1
+            while article in documents or f"{article}/000.txt" in documents:
+                same_title += 1
+                article = f"{stem} {same_title}{dot}{suffix}"
             for number, paragraph in enumerate(paragraphs):
                 context = paragraph["context"]
                 uri = article if articles else f"{article}/{number:03}.txt"
@@ -187,7 +210,7 @@ def load_squad(
             if articles:
                 documents[article] = "\n\n".join(paragraph["context"] for paragraph in paragraphs)
     name = path.name.removesuffix(".gz").removesuffix(".json") + (" articles" if articles else "")
-    return _select(name, questions, documents, path, answers=answers)
+    return _question_set(name, questions, documents, path, answers=answers)
 
 
 def load_jsonl(path: Path, *, answers: bool | None = False) -> QuestionSet:
@@ -222,7 +245,7 @@ def load_jsonl(path: Path, *, answers: bool | None = False) -> QuestionSet:
         )
         if questions[key].unanswerable and questions[key].answers:
             raise DataError(f"{where}: {key!r} is marked as unanswerable, but has an answer.")
-    return _select(path.name.removesuffix(".gz"), list(questions.values()), None, path, answers=answers)
+    return _question_set(path.name.removesuffix(".gz"), list(questions.values()), None, path, answers=answers)
 
 
 def fingerprint(questions: Sequence[Question], *, answers: bool = False) -> str:
@@ -238,34 +261,34 @@ def fingerprint(questions: Sequence[Question], *, answers: bool = False) -> str:
 # --- Inside ------------------------------------------------------------------------------------------------------
 
 
-def _select(
-    name: str, questions: Sequence[Question], documents: Mapping[str, str] | None, path: Path, *, answers: bool | None
+def _question_set(
+    name: str,
+    questions: Sequence[Question],
+    documents: Mapping[str, str] | None,
+    path: Path,
+    *,
+    answers: bool | None = None,
+    left_out: Mapping[str, int] | None = None,
 ) -> QuestionSet:
-    """Keep the questions for retrieval (False), for answers (True), or all (None)."""
-    kept, left_out = [], Counter[str]()
+    """The set of the questions for retrieval (`answers` False), for answers (True), or of all (None)."""
+    kept, counts = [], Counter(left_out or {})
     for question in questions:
         if answers and not (question.unanswerable or question.answers or question.by_passage):
-            left_out["without an answer"] += 1  # the text of a span is an answer, too
+            counts["without an answer"] += 1  # the text of a span is an answer, too
         elif answers is False and question.unanswerable:
-            left_out["unanswerable"] += 1
+            counts["unanswerable"] += 1
         elif answers is False and not question.gold:
-            left_out["without a uri"] += 1
+            counts["without a uri"] += 1
         else:
             kept.append(question)
-    return _question_set(name, kept, left_out, documents, path)
-
-
-def _question_set(
-    name: str, questions: list[Question], left_out: Mapping[str, int], documents: Mapping[str, str] | None, path: Path
-) -> QuestionSet:
-    duplicates = [key for key, count in Counter(question.id for question in questions).items() if count > 1]
+    duplicates = [key for key, count in Counter(question.id for question in kept).items() if count > 1]
     if duplicates:
         raise DataError(f"{path} has {len(duplicates)} duplicate question ids, the first is {duplicates[0]!r}.")
-    left_out = {reason: count for reason, count in left_out.items() if count}
-    if not questions:
+    left_out = {reason: count for reason, count in counts.items() if count}
+    if not kept:
         reasons = "".join(f" ({count} {reason})" for reason, count in left_out.items())
         raise DataError(f"{path} has no question that can be evaluated{reasons}.")
-    return QuestionSet(name, tuple(questions), left_out, documents)
+    return QuestionSet(name, tuple(kept), left_out, documents)
 
 
 def _refuse_options(path: Path, kind: str, **options: object) -> None:
@@ -282,35 +305,6 @@ def _beir_file(folder: Path, name: str) -> Path:
         f"The folder {str(folder)!r} has no {name}.",
         "A BEIR folder holds corpus.jsonl, queries.jsonl, and qrels/SPLIT.tsv or qrels.tsv.",
     )
-
-
-def _qrels_file(folder: Path, split: str | None) -> Path:
-    splits = {path.stem: path for path in sorted((folder / "qrels").glob("*.tsv"))}
-    unsplit = folder / "qrels.tsv"
-    if split is None and not splits and unsplit.is_file():
-        return unsplit
-    if not split:
-        split = next(iter(splits)) if len(splits) == 1 and "test" not in splits else "test"
-    if split not in splits:
-        known = ", ".join(splits) or ("none, qrels.tsv is not split" if unsplit.is_file() else "none")
-        raise DataError(f"The folder {str(folder)!r} has no qrels/{split}.tsv.", f"Splits there: {known}.")
-    return splits[split]
-
-
-def _read_qrels(path: Path) -> Iterator[tuple[str, str, int]]:
-    """(query id, document id, score) of each line; a first line without a number is the header."""
-    for number, line in enumerate(_read_lines(path), 1):
-        parts = line.rstrip("\r\n").split("\t")
-        try:
-            query, document, grade = parts
-            yield query, document, int(grade)
-        except ValueError:
-            if number == 1 and len(parts) == 3:
-                continue
-            raise DataError(
-                f"{path}, line {number}: {line.strip()[:80]!r} is not a query id, a document id and a whole number, "
-                "separated by tabs."
-            ) from None
 
 
 def _read_articles(path: Path) -> Iterator[tuple[str, list[dict[str, Any]]]]:
@@ -379,13 +373,3 @@ def _file_name(name: str) -> str:
     if len(safe) > _MAX_NAME_BYTES:
         safe = f"{safe[: _MAX_NAME_BYTES - 20]}-{blake2b(name.encode(), digest_size=8).hexdigest()}"
     return safe
-
-
-def _unused_name(name: str, documents: Mapping[str, str]) -> str:
-    """The name, with a number if another article has the same title."""
-    stem, dot, suffix = name.partition(".txt")
-    number, unused = 1, name
-    while unused in documents or f"{unused}/000.txt" in documents:
-        number += 1
-        unused = f"{stem} {number}{dot}{suffix}"
-    return unused

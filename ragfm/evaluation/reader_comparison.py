@@ -14,11 +14,12 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from hashlib import blake2b
 from itertools import product
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from ragfm.core.errors import DataError, RagfmError
 from ragfm.core.output_folder import make_output
@@ -213,16 +214,14 @@ def _run(
     path = run_path(contender, folder)
     result: Mapping[str, Any] | None = None
     error: Mapping[str, str] | None = None
-    with _text_file() as job, _text_file() as stderr:
+    with (
+        tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as job,
+        tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as stderr,
+    ):
         json.dump({"contender": asdict(contender), "source": asdict(source), "out": str(path)}, job)
         job.seek(0)
         process = subprocess.Popen(  # noqa: S603
-            [sys.executable, "-m", _WORKER],
-            stdin=job,
-            stdout=subprocess.PIPE,
-            stderr=stderr,
-            text=True,
-            encoding="utf-8",
+            [sys.executable, "-m", _WORKER], stdin=job, stdout=subprocess.PIPE, stderr=stderr, encoding="utf-8"
         )
         assert process.stdout is not None
         try:
@@ -249,7 +248,13 @@ def _run(
             why = f"it was killed by signal {-process.returncode}"
             why += ": out of memory?" if process.returncode == -signal.SIGKILL else ""
         return ContenderResult(contender, error=f"{why}; the last line it printed: {last_line}" if last_line else why)
+    return _summarise_run(contender, result, path, price_per_hour)
 
+
+def _summarise_run(
+    contender: Contender, result: Mapping[str, Any], path: Path, price_per_hour: float | None
+) -> ContenderResult:
+    """Means and costs from the run file, and the worker's own measures."""
     records = [json.loads(line)["outcomes"]["retrieved"] for line in path.read_text("utf-8").splitlines()[1:]]
     outcomes = [outcome for outcome in records if not outcome["error"]]
     if not outcomes:
@@ -263,6 +268,11 @@ def _run(
         cost: float | None = 1000 * sum(map(float, costs)) / len(outcomes)
     else:
         cost = None if price_per_hour is None else 1000 * price_per_hour * seconds / 3600
+    licence = training_seconds = None
+    with suppress(RagfmError):
+        licence = read_licence(find_model(plugin_and_model("readers", contender.reader)[1], "reader"))
+    with suppress(RagfmError):  # a GGUF file has no record
+        training_seconds = read_record(contender.adapter).numbers.get("seconds") if contender.adapter else None
     return ContenderResult(
         contender=contender,
         quality={name: Estimate(**value) for name, value in result["measures"].items()},
@@ -271,30 +281,9 @@ def _run(
         completion_tokens=completion_tokens,
         peak_mb=result["peak_mb"],
         cost=cost,
-        licence=_licence(contender.reader),
+        licence=licence,
         adapter=result["adapter"],
         seconds=seconds,
-        training_seconds=_training_seconds(contender.adapter),
+        training_seconds=None if training_seconds is None else float(training_seconds),
         **({"data_goes": result["data_goes"]} if result.get("data_goes") else {}),
     )
-
-
-def _text_file() -> IO[str]:
-    return tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")
-
-
-def _training_seconds(adapter: str | None) -> float | None:
-    """The training time in the adapter's record; None for a GGUF file, which has no record."""
-    try:
-        seconds = read_record(adapter).numbers.get("seconds") if adapter else None
-    except RagfmError:
-        return None
-    return None if seconds is None else float(seconds)
-
-
-def _licence(reader: str) -> str | None:
-    """The licence that the model's own file names."""
-    try:
-        return read_licence(find_model(plugin_and_model("readers", reader)[1], "reader"))
-    except RagfmError:
-        return None

@@ -6,7 +6,7 @@ import json
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from hashlib import blake2b
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,7 +29,6 @@ from ragfm.evaluation.run_file import load_finished, run_questions
 if TYPE_CHECKING:
     from ragfm.collection import Collection
     from ragfm.core.progress import ProgressCallback
-    from ragfm.core.types import Hit
     from ragfm.evaluation.corpus import TimedEmbedder
     from ragfm.retrieval.search import Mode
 
@@ -75,7 +74,7 @@ class RetrievalReport:
     measures: Mapping[str, Estimate]
     latency_ms: Mapping[str, Estimate]
     embed_ms: Mapping[str, Estimate]
-    missing: tuple[str, ...] = field(default=())
+    missing: tuple[str, ...] = ()
     """Gold documents that are not in the collection."""
 
     @property
@@ -200,7 +199,20 @@ def _search(
         return QuestionResult(question.id, question.text, question.gold, zeros, None, None, None, (), error.message)
     ms = 1000 * (time.perf_counter() - start)
     embed_ms = 1000 * (stopwatch.seconds - embed_start) if stopwatch else None
-    places, grades = rank_hits(question, _extend_hits(collection, question, hits, mode, k), k)
+
+    # Deeper searches add hits until there are `k` places. The order of the first hits may depend on the number that is
+    # searched for, so they stay as users see them.
+    all_hits = {hit.chunk_id: hit for hit in hits}
+    depth, returned, next_depth = CUTOFF, len(hits), max(k, 2 * CUTOFF)
+    while returned == depth and next_depth <= _MAX_DEPTH_FACTOR * k:
+        if k <= (len(all_hits) if question.by_passage else len({hit.uri for hit in all_hits.values()})):
+            break
+        deeper_hits = collection.search(question.text, next_depth, mode=mode)
+        for hit in deeper_hits:
+            all_hits.setdefault(hit.chunk_id, hit)
+        depth, returned, next_depth = next_depth, len(deeper_hits), 2 * next_depth
+
+    places, grades = rank_hits(question, list(all_hits.values()), k)
     return QuestionResult(
         id=question.id,
         question=question.text,
@@ -211,21 +223,3 @@ def _search(
         embed_ms=None if embed_ms is None else round(embed_ms, 3),
         ranked=tuple(places),
     )
-
-
-def _extend_hits(collection: Collection, question: Question, hits: Sequence[Hit], mode: Mode, k: int) -> list[Hit]:
-    """The hits, followed by those of deeper searches, until there are `k` places.
-
-    The order of the first hits may depend on the number that is searched for, so they stay as users see them.
-    """
-    all_hits = {hit.chunk_id: hit for hit in hits}
-    depth, returned, next_depth = CUTOFF, len(hits), max(k, 2 * CUTOFF)
-    while returned == depth and next_depth <= _MAX_DEPTH_FACTOR * k:
-        places = len(all_hits) if question.by_passage else len({hit.uri for hit in all_hits.values()})
-        if places >= k:
-            break
-        deeper_hits = collection.search(question.text, next_depth, mode=mode)
-        for hit in deeper_hits:
-            all_hits.setdefault(hit.chunk_id, hit)
-        depth, returned, next_depth = next_depth, len(deeper_hits), 2 * next_depth
-    return list(all_hits.values())

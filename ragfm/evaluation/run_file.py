@@ -21,30 +21,22 @@ def read_run(path: str | Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
 
     Raises DataError if the file does not exist or is not a run.
     """
-    about, records, _ = _read(Path(path))
-    return about, records
-
-
-def resume_run(path: Path, about: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Create a run file, or prepare an existing one for appending; returns the records that it already has.
-
-    Raises DataError if the file belongs to a different run, and names the differences.
-    """
-    about = json.loads(json.dumps({"format": FORMAT, **about}))
-    if not path.exists() or not path.stat().st_size:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(_line(about), encoding="utf-8")
-        return []
-    stored, records, complete_bytes = _read(path)
-    different = [key for key in {**about, **stored} if about.get(key) != stored.get(key)]
-    if different:
-        names = ", ".join(
-            f"{key} {_shorten(stored.get(key))} there, {_shorten(about.get(key))} now" for key in different
-        )
-        raise DataError(f"{path} belongs to a different run: {names}.", "Name another file, or remove it.")
-    with path.open("r+b") as file:
-        file.truncate(complete_bytes)
-    return records
+    path = Path(path)
+    if not path.is_file():
+        raise DataError(f"There is no file {str(path)!r}.", "`ragfm eval retrieval DATA --out FILE` writes one.")
+    content = path.read_bytes()
+    records = []
+    for number, line in enumerate(content[: content.rfind(b"\n") + 1].splitlines(), 1):
+        try:
+            records.append(json.loads(line))
+        except ValueError as error:
+            raise DataError(
+                f"{path}, line {number} is not JSON: {error}.",
+                "The file is damaged, or is not a run file: name another one.",
+            ) from error
+    if not records or not isinstance(records[0], dict) or records[0].get("format") != FORMAT:
+        raise DataError(f"{path} is not a run file.", "`ragfm eval retrieval DATA --out FILE` writes one.")
+    return records[0], records[1:]
 
 
 def append_record(path: Path, record: Mapping[str, Any]) -> None:
@@ -54,8 +46,28 @@ def append_record(path: Path, record: Mapping[str, Any]) -> None:
 
 
 def load_finished(path: str | Path | None, about: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """The records of a run file by question id, see `resume_run`; empty without a file."""
-    return {record["id"]: record for record in resume_run(Path(path), about)} if path else {}
+    """Create a run file, or prepare an existing one for appending; returns its records by question id.
+
+    Empty without a path. Raises DataError if the file belongs to a different run, and names the differences.
+    """
+    if not path:
+        return {}
+    path = Path(path)
+    about = json.loads(json.dumps({"format": FORMAT, **about}))
+    if not path.exists() or not path.stat().st_size:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(_line(about), encoding="utf-8")
+        return {}
+    stored, records = read_run(path)
+    different = [key for key in {**about, **stored} if about.get(key) != stored.get(key)]
+    if different:
+        names = ", ".join(
+            f"{key} {_shorten(stored.get(key))} there, {_shorten(about.get(key))} now" for key in different
+        )
+        raise DataError(f"{path} belongs to a different run: {names}.", "Name another file, or remove it.")
+    with path.open("r+b") as file:
+        file.truncate(file.read().rfind(b"\n") + 1)  # removes an incomplete last line
+    return {record["id"]: record for record in records}
 
 
 def run_questions(
@@ -93,26 +105,6 @@ def question_count(done: int, about: Mapping[str, Any]) -> str:
     """The number of questions of a run, as in `500`, or `stopped: 20 of 500` if it was interrupted."""
     count = int(about["questions"]["count"])
     return f"{count}" if done == count else f"stopped: {done} of {count}"
-
-
-def _read(path: Path) -> tuple[dict[str, Any], list[dict[str, Any]], int]:
-    """The description, the records, and the number of bytes in complete lines."""
-    if not path.is_file():
-        raise DataError(f"There is no file {str(path)!r}.", "`ragfm eval retrieval DATA --out FILE` writes one.")
-    content = path.read_bytes()
-    complete_bytes = content.rfind(b"\n") + 1
-    records = []
-    for number, line in enumerate(content[:complete_bytes].splitlines(), 1):
-        try:
-            records.append(json.loads(line))
-        except ValueError as error:
-            raise DataError(
-                f"{path}, line {number} is not JSON: {error}.",
-                "The file is damaged, or is not a run file: name another one.",
-            ) from error
-    if not records or not isinstance(records[0], dict) or records[0].get("format") != FORMAT:
-        raise DataError(f"{path} is not a run file.", "`ragfm eval retrieval DATA --out FILE` writes one.")
-    return records[0], records[1:], complete_bytes
 
 
 def _line(value: Mapping[str, Any]) -> str:

@@ -146,11 +146,8 @@ def tune(
 
     values: dict[Choice, NDArray[np.float64]] = {}
     for size in dict.fromkeys((current_size, *sizes)):
-        choices = [choice for choice in _choices(size) if choice != current]
-        if size == current_size:
-            choices.append(current)
         with _rechunked(collection, size, progress) as rechunked:
-            values |= _evaluate_choices(rechunked, shuffled, choices, progress)
+            values |= _evaluate_choices(rechunked, shuffled, current, size, progress)
     means = {choice: float(scores[:half].mean()) for choice, scores in values.items()}
     # Of equally good choices, the current one wins, then the nearest to it.
     best = max(means, key=lambda choice: (round(means[choice], 9), choice == current, -_distance(choice, current)))
@@ -183,13 +180,6 @@ def tune(
 # --- Inside ------------------------------------------------------------------------------------------------------
 
 
-def _choices(size: int | None) -> Iterator[Choice]:
-    for candidates in CANDIDATES:
-        yield Choice("rrf", 0.6, candidates, size)
-        for weight in WEIGHTS:
-            yield Choice("convex", weight, candidates, size)
-
-
 def _distance(choice: Choice, current: Choice) -> float:
     weight, current_weight = (DEFAULT_WEIGHT if one.weight is None else one.weight for one in (choice, current))
     return float(
@@ -207,9 +197,19 @@ def _weight_defaults(collection: Collection) -> dict[str, Any]:
 
 
 def _evaluate_choices(
-    collection: Collection, questions: Sequence[Question], choices: Sequence[Choice], progress: ProgressCallback | None
+    collection: Collection,
+    questions: Sequence[Question],
+    current: Choice,
+    size: int | None,
+    progress: ProgressCallback | None,
 ) -> dict[Choice, NDArray[np.float64]]:
-    """The nDCG@10 of each question by choice. *Shape:* (n_questions,)."""
+    """The nDCG@10 of each question by choice with chunks of `size`. *Shape:* (n_questions,)."""
+    choices: list[Choice] = []
+    for candidates in CANDIDATES:
+        choices.append(Choice("rrf", 0.6, candidates, size))
+        choices += [Choice("convex", weight, candidates, size) for weight in WEIGHTS]
+    if size == current.chunk_size:  # the current choice need not be on the grid; it is the last one
+        choices = [choice for choice in choices if choice != current] + [current]
     depth = max(choice.candidates for choice in choices)
     values = np.zeros((len(choices), len(questions)))
     search, defaults = collection.settings.search, _weight_defaults(collection)
