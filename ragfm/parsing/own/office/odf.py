@@ -82,10 +82,9 @@ class _BodyReader:
     def _add_paragraph(self, node: Node, depth: int, marker: str) -> None:
         text = self._text(node)
         if text:
-            level = attribute(node, "outline-level")
             if local_name(node) == "h":
-                has_level = level.isdecimal() and level != "0"
-                self.builder.add_heading(min(int(level), _MAX_LEVEL) if has_level else 1, text)
+                level = attribute(node, "outline-level")
+                self.builder.add_heading(min(int(level) or 1, _MAX_LEVEL) if level.isdecimal() else 1, text)
             else:
                 self.builder.add_block("  " * min(max(depth, 0), _MAX_LEVEL) + marker + text, tight=depth >= 0)
         frames, self._pending_frames = self._pending_frames, []
@@ -137,23 +136,22 @@ class _BodyReader:
 
     def _add_table(self, table: Node) -> None:
         header_rows = len(list(_rows(child(table, "table-header-rows"))))
-        rows = [row for row_node in _rows(table) for row in self._read_row(row_node) if any(row)]
+        rows: list[list[str]] = []
+        for row_node in _rows(table):
+            row: list[str] = []
+            for cell in row_node:
+                if local_name(cell) in ("table-cell", "covered-table-cell"):
+                    row += [self._joined_text(cell.iter(), ("p", "h"))] * _repeats(cell, "number-columns-repeated")
+            while row and not row[-1]:
+                row.pop()
+            if row:
+                rows += [row] * _repeats(row_node, "number-rows-repeated")
         if rows and max(map(len, rows)) > 1:
             self.builder.add_table(rows, min(max(header_rows, 1), len(rows)))
         else:
             for row in rows:
                 self.builder.add_block(row[0])
         self._add_notes()
-
-    def _read_row(self, row_node: Node) -> list[list[str]]:
-        """The row, as often as it is repeated."""
-        row: list[str] = []
-        for cell in row_node:
-            if local_name(cell) in ("table-cell", "covered-table-cell"):
-                row += [self._joined_text(cell.iter(), ("p", "h"))] * _repeats(cell, "number-columns-repeated")
-        while row and not row[-1]:
-            row.pop()
-        return [row] * _repeats(row_node, "number-rows-repeated")
 
 
 def _rows(parent: Node | None) -> Iterator[Node]:

@@ -66,16 +66,12 @@ def read_spreadsheet(data: bytes, name: str) -> ParsedText:
 def _read_charts(package: Package) -> dict[str, list[Node]]:
     """The charts of an XLSX by sheet name."""
     path = package.related_part("", "officeDocument")
-    root, relations = package.xml(path) if path else None, package.relations(path)
+    root, relations = package.xml(path), package.relations(path)
     charts: dict[str, list[Node]] = {}
     for sheet in descendants(root, "sheet"):
         sheet_path = next((relations[value].target for value in sheet.attrib.values() if value in relations), "")
-        if not sheet_path:
-            continue
-        for drawing in package.relations(sheet_path).values():
-            if drawing.kind != "drawing":
-                continue
-            for relation in package.relations(drawing.target).values():
+        for drawing in package.relations(sheet_path).values() if sheet_path else ():
+            for relation in package.relations(drawing.target).values() if drawing.kind == "drawing" else ():
                 chart = package.xml(relation.target) if relation.kind == "chart" else None
                 if chart is not None:
                     charts.setdefault(attribute(sheet, "name"), []).append(chart)
@@ -96,7 +92,12 @@ def _add_sheet(sheet: CalamineSheet, builder: MarkdownBuilder, name: str, *, has
         if not count:
             builder.add_heading(1, title)
         count += len(cells)
-        for left, right in _column_ranges(cells):
+        # Empty columns separate tables only where each table has at least two columns: forms have empty columns, too.
+        is_filled = [any(row[i] for row in cells) for i in range(len(cells[0]))]
+        runs = [list(run) for filled, run in groupby(range(len(is_filled)), key=is_filled.__getitem__) if filled]
+        if len(cells) == 1 or any(len(run) == 1 for run in runs):
+            runs = [[runs[0][0], runs[-1][-1]]]
+        for left, right in [(run[0], run[-1] + 1) for run in runs]:
             used = [i for i, row in enumerate(cells) if any(row[left:right])]
             rows = [row[left:right] for row in cells[used[0] : used[-1] + 1]]
             column, first_row = _column_letters(first_column + left), top + used[0] + 1
@@ -151,18 +152,6 @@ def _split_at_empty_rows(rows: Iterator[list[str]]) -> Iterator[tuple[int, list[
             part = []
     if part:
         yield start, part
-
-
-def _column_ranges(rows: Sequence[Sequence[str]]) -> list[tuple[int, int]]:
-    """Start and end of the columns of tables that stand next to each other.
-
-    Empty columns separate tables only where each table has at least two columns: forms have empty columns, too.
-    """
-    is_filled = [any(row[i] for row in rows) for i in range(len(rows[0]))]
-    runs = [list(run) for filled, run in groupby(range(len(is_filled)), key=is_filled.__getitem__) if filled]
-    if len(rows) > 1 and all(len(run) > 1 for run in runs):
-        return [(run[0], run[-1] + 1) for run in runs]
-    return [(runs[0][0], runs[-1][-1] + 1)]
 
 
 def _cell_text(cell: Cell) -> str:
