@@ -84,7 +84,8 @@ class _BodyReader:
         if text:
             if local_name(node) == "h":
                 level = attribute(node, "outline-level")
-                self.builder.add_heading(min(int(level) or 1, _MAX_LEVEL) if level.isdecimal() else 1, text)
+                has_level = level.isdecimal() and level != "0"
+                self.builder.add_heading(min(int(level), _MAX_LEVEL) if has_level else 1, text)
             else:
                 self.builder.add_block("  " * min(max(depth, 0), _MAX_LEVEL) + marker + text, tight=depth >= 0)
         frames, self._pending_frames = self._pending_frames, []

@@ -219,25 +219,17 @@ class _WordReader:
         if not size:  # a Type 3 font may have none
             size = box.bottom - box.top
         visible = False if size < _MIN_FONT_SIZE else self._is_visible(text_object, key, box)
-        return _Style(size, self._read_face(text_object), self._geometry.is_rotated(matrix.a, matrix.b), visible)
-
-    def _read_face(self, text_object: Any) -> str:
-        import pypdfium2.raw as pdfium
-
         font = pdfium.FPDFTextObj_GetFont(text_object)
-        if not font:
-            return ""
-        key = ctypes.addressof(font.contents)
-        if key not in self._faces:
+        font_key = ctypes.addressof(font.contents) if font else 0
+        if font and font_key not in self._faces:
             buffer = ctypes.create_string_buffer(256)
             pdfium.FPDFFont_GetBaseFontName(font, buffer, len(buffer))
             name = buffer.value.decode("latin-1")
-            if pdfium.FPDFFont_GetWeight(font) >= 600 or _BOLD.search(name):
-                self._faces[key] = "bold"
-            else:
-                italic = pdfium.FPDFFont_GetFlags(font) & _ITALIC_FLAG or _ITALIC.search(name)
-                self._faces[key] = "italic" if italic else ""
-        return self._faces[key]
+            is_bold = pdfium.FPDFFont_GetWeight(font) >= 600 or _BOLD.search(name)
+            is_italic = not is_bold and (pdfium.FPDFFont_GetFlags(font) & _ITALIC_FLAG or _ITALIC.search(name))
+            self._faces[font_key] = "bold" if is_bold else "italic" if is_italic else ""
+        face = self._faces.get(font_key, "")
+        return _Style(size, face, self._geometry.is_rotated(matrix.a, matrix.b), visible)
 
     def _is_visible(self, text_object: Any, key: int, box: Box) -> bool | None:
         import pypdfium2.raw as pdfium

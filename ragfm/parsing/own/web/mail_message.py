@@ -60,8 +60,7 @@ def read_msg(data: bytes, name: str) -> ParsedText:
         recipients = ", ".join(recipient.email_address or recipient.name for recipient in message.recipients)
         metadata: dict[str, Scalar] = {}
         for key, value in (("subject", message.subject), ("from", message.sender), ("to", recipients)):
-            line = single_line(value or "")
-            if line:
+            if line := single_line(value or ""):
                 metadata[key] = line
         if message.sent_date is not None:
             metadata["date"] = message.sent_date.astimezone(UTC).isoformat()
@@ -80,13 +79,11 @@ def _build_text(
     text: str, is_html: bool, metadata: dict[str, Scalar], attachments: Sequence[str], name: str
 ) -> ParsedText:
     builder = MarkdownBuilder()
-    subject = str(metadata.get("subject", ""))
-    if subject:
+    if subject := str(metadata.get("subject", "")):
         builder.add_heading(1, subject)
         metadata["title"] = subject
     builder.add_parsed(read_html(text, name) if is_html else ParsedText(clean(text).strip()))
-    names = ", ".join(filter(None, attachments))
-    if names:
+    if names := ", ".join(filter(None, attachments)):
         metadata["attachments"] = names
         builder.add_block(f"Attachments: {names}")
     return builder.build(metadata)
@@ -154,8 +151,7 @@ def extract_headers(message: EmailMessage) -> dict[str, Scalar]:
     headers: dict[str, Scalar] = {}
     for name in ("subject", *_HEADERS, "message-id"):
         with contextlib.suppress(Exception):  # skip a header that cannot be parsed
-            value = single_line(str(message[name] or ""))
-            if value:
+            if value := single_line(str(message[name] or "")):
                 headers[name.replace("-", "_")] = value
     with contextlib.suppress(Exception):
         date = parsedate_to_datetime(str(message["date"]))
