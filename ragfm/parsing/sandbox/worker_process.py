@@ -96,13 +96,12 @@ class WorkerProcess:
         self.protections: list[str] = []
         self.folder = tempfile.mkdtemp(prefix=f"{FOLDER_PREFIX}{os.getpid()}-")
         try:
-            self._process = self._start()
-            self.protections = self._wait_until_ready()
+            self._start()
         except BaseException:
             shutil.rmtree(self.folder, ignore_errors=True)
             raise
 
-    def _start(self) -> subprocess.Popen[bytes]:
+    def _start(self) -> None:
         # The working folder and the folder of the main script are not on the worker's path: nothing is imported there.
         package_root = str(Path(__file__).parents[3])
         main_script = getattr(sys.modules.get("__main__"), "__file__", None) or ""
@@ -119,7 +118,7 @@ class WorkerProcess:
         env |= {"HOME": self.folder, "TMPDIR": self.folder, "HF_HOME": cache}
         try:
             with open(os.path.join(self.folder, "stderr"), "wb") as stderr:  # noqa: PTH118, PTH123
-                return subprocess.Popen(  # noqa: S603  no part of the command comes from a document
+                self._process = subprocess.Popen(  # noqa: S603  no part of the command comes from a document
                     [sys.executable, "-P", "-c", BOOT, json.dumps([path, arguments])],
                     stdin=subprocess.PIPE,
                     stdout=subprocess.PIPE,
@@ -130,8 +129,6 @@ class WorkerProcess:
                 )
         except (OSError, TypeError) as error:
             raise WorkerError(f"Cannot start {sys.executable!r} to parse documents: {error}.") from error
-
-    def _wait_until_ready(self) -> list[str]:
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         os.set_blocking(self._process.stdin.fileno(), False)
@@ -140,7 +137,7 @@ class WorkerProcess:
             frame = self._exchange_until_result(b"", lambda: True, _START_SECONDS, _START_SECONDS)
         except WorkerEnded as ended:
             raise WorkerError(f"Cannot start a process to parse documents: {self._start_error or ended}.") from ended
-        return list(frame.fields)
+        self.protections = list(frame.fields)
 
     def send(self, jobs: list[Job]) -> None:
         """Queue documents for the process.
@@ -241,7 +238,14 @@ class WorkerProcess:
         if stdout.fileno() in ready:
             data = os.read(stdout.fileno(), _READ_SIZE)
             if not data:
-                self._raise_ended()
+                status = self.stop()  # a process that is ending already keeps its own status
+                if status >= 0:
+                    reason = f"its parser ended with status {status}"
+                elif (name := signal.Signals(-status).name) == "SIGKILL":
+                    reason = "its parser was killed by the system, possibly for lack of memory"
+                else:
+                    reason = f"its parser crashed ({name})"
+                raise WorkerEnded(reason, document_at_fault=False)
             try:
                 self._frames += self._reader.feed(data)
             except (ValueError, RecursionError, MemoryError) as error:
@@ -251,16 +255,6 @@ class WorkerProcess:
     def _fail(self, reason: str, *, document_at_fault: bool = True) -> None:
         self.stop()
         raise WorkerEnded(reason, document_at_fault=document_at_fault)
-
-    def _raise_ended(self) -> None:
-        status = self.stop()  # a process that is ending already keeps its own status
-        if status >= 0:
-            raise WorkerEnded(f"its parser ended with status {status}", document_at_fault=False)
-        name = signal.Signals(-status).name
-        if name == "SIGKILL":
-            reason = "its parser was killed by the system, possibly for lack of memory"
-            raise WorkerEnded(reason, document_at_fault=False)
-        raise WorkerEnded(f"its parser crashed ({name})", document_at_fault=False)
 
     def _memory_reason(self) -> str:
         return f"its parser needs over {self._memory_limit / 2**30:g} GiB of memory"

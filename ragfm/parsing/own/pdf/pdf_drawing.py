@@ -72,12 +72,7 @@ class Drawing:
 
     def link_at(self, box: Box) -> str:
         """The address that the center of a box links to; empty where there is none."""
-        if self.links:
-            x, y = box.center
-            for link_box, address in self.links:
-                if link_box.contains(x, y):
-                    return address
-        return ""
+        return next((address for link_box, address in self.links if link_box.contains(*box.center)), "")
 
 
 def _look_alike(first: Colour, second: Colour) -> bool:

@@ -159,7 +159,9 @@ def _grids(rules: Sequence[Box]) -> list[_Grid]:
     for group in groups.values():
         if len(group) < 4:
             continue
-        grid = _Grid([rule for rule in group if _is_horizontal(rule)], [r for r in group if not _is_horizontal(r)])
+        grid = _Grid(
+            [rule for rule in group if _is_horizontal(rule)], [rule for rule in group if not _is_horizontal(rule)]
+        )
         if len(grid.xs) >= 3 and len(grid.ys) >= 3 and len(grid.xs) * len(grid.ys) < 10_000:
             grids.append(grid)
     return grids
@@ -230,7 +232,7 @@ def _end_of_candidate(rows: Sequence[list[Line]], start: int) -> int:
     while end < len(rows) and len(rows[end]) == 1:  # the second line of one of the last cells in the row above
         line, above = rows[end][0], rows[end - 1]
         is_close = line.top - max(cell.bottom for cell in above) < _MAX_LINE_GAP * line.size
-        if not is_close or all(abs(line.x0 - cell.x0) >= line.size for cell in above[1:] or above):
+        if not is_close or not any(abs(line.x0 - cell.x0) < line.size for cell in above[1:] or above):
             break
         end += 1
     return end

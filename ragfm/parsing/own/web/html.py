@@ -266,8 +266,10 @@ def _is_dropped(node: LexborNode) -> bool:
     if "hidden" in attributes or attributes.get("aria-hidden") == "true" or attributes.get("role") == "navigation":
         return True
     style = attributes.get("style") or ""  # style sheets are not evaluated
-    if not style or _HIDDEN.search(style):
-        return bool(style)
+    if not style:
+        return False
+    if _HIDDEN.search(style):
+        return True
     colours = {}
     for name, value in _COLOUR.findall(style):
         colour = _NAMED_COLOURS.get(value.lower(), value.lower())
