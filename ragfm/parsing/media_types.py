@@ -140,9 +140,6 @@ def _archive_type(data: bytes) -> str:
     return formats.BINARY
 
 
-# --- Encodings ---------------------------------------------------------------------------------------------------
-
-
 def decode(data: bytes, charset: str | None = None) -> str | None:
     """Decode text; line ends become LF and a byte order mark is removed. None where the bytes are not text.
 

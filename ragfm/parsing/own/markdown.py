@@ -26,7 +26,29 @@ _YAML_KEY = re.compile(r"\s*(?:#.*\n\s*)*[\w-]+[ \t]*:(?:\s|$)")
 def read_markdown(text: str, name: str) -> ParsedText:
     """Return the text with marks for headings, tables and code; scalars of YAML front matter become metadata."""
     metadata, body_start = _front_matter(text)
-    return ParsedText(text, tuple(_marks(text, body_start)), metadata).with_title()
+    # A lone carriage return ends a line in CommonMark; replacing it by a line feed moves no offset.
+    markdown = text[body_start:].replace("\r", "\n")
+    line_starts = list(accumulate((len(line) + 1 for line in markdown.split("\n")), initial=body_start))
+
+    def span(first: int, last: int) -> tuple[int, int]:
+        return line_starts[first], min(line_starts[last] - 1, len(text))
+
+    marks = []
+    tokens = _block_parser().parse(markdown)
+    for index, token in enumerate(tokens):
+        if token.map is None or token.type not in {"heading_open", "table_open", "fence", "code_block"}:
+            continue
+        start, end = span(*token.map)
+        if token.type == "heading_open":
+            title = tokens[index + 1].content.strip()
+            if token.level == 0 and title:  # headings in lists and quotations do not structure the document
+                marks.append(Mark("heading", start, end, " ".join(title.split()), int(token.tag[1:])))
+        elif token.type == "table_open":
+            _, header_end = span(token.map[0], token.map[0] + 2)
+            marks.append(Mark("table", start, end, text[start:header_end]))
+        else:
+            marks.append(Mark("code", start, end, (token.info.split() or [""])[0]))
+    return ParsedText(text, tuple(marks), metadata).with_title()
 
 
 def _front_matter(text: str) -> tuple[dict[str, Scalar], int]:
@@ -50,32 +72,6 @@ def _front_matter(text: str) -> tuple[dict[str, Scalar], int]:
             scalar = value
         scalars[clean(str(key))] = scalar
     return {key: scalar for key, scalar in scalars.items() if scalar is not None}, match.end()
-
-
-def _marks(text: str, begin: int) -> list[Mark]:
-    # A lone carriage return ends a line in CommonMark; replacing it by a line feed moves no offset.
-    markdown = text[begin:].replace("\r", "\n")
-    line_starts = list(accumulate((len(line) + 1 for line in markdown.split("\n")), initial=begin))
-
-    def span(first: int, last: int) -> tuple[int, int]:
-        return line_starts[first], min(line_starts[last] - 1, len(text))
-
-    marks = []
-    tokens = _block_parser().parse(markdown)
-    for index, token in enumerate(tokens):
-        if token.map is None or token.type not in {"heading_open", "table_open", "fence", "code_block"}:
-            continue
-        start, end = span(*token.map)
-        if token.type == "heading_open":
-            title = tokens[index + 1].content.strip()
-            if token.level == 0 and title:  # headings in lists and quotations do not structure the document
-                marks.append(Mark("heading", start, end, " ".join(title.split()), int(token.tag[1:])))
-        elif token.type == "table_open":
-            _, header_end = span(token.map[0], token.map[0] + 2)
-            marks.append(Mark("table", start, end, text[start:header_end]))
-        else:
-            marks.append(Mark("code", start, end, (token.info.split() or [""])[0]))
-    return marks
 
 
 @cache

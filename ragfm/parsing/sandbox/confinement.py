@@ -96,9 +96,6 @@ def _set_limits(memory: int) -> None:
         resource.setrlimit(kind, (limit, limit) if hard == resource.RLIM_INFINITY else (min(limit, hard),) * 2)
 
 
-# --- Namespaces and capabilities ---------------------------------------------------------------------------------
-
-
 def _libc() -> ctypes.CDLL:
     if sys.platform != "linux":
         raise OSError("not Linux")
@@ -130,9 +127,6 @@ def _drop_capabilities() -> None:
         _check(_libc().capset(header, bytes(24)))
 
 
-# --- Landlock ----------------------------------------------------------------------------------------------------
-
-
 def _restrict_files(folder: str, readable: Sequence[str]) -> None:
     libc = _libc()
     version = _check(libc.syscall(_CREATE_RULESET, None, ctypes.c_size_t(0), 1))
@@ -159,9 +153,6 @@ def _restrict_files(folder: str, readable: Sequence[str]) -> None:
         _check(libc.syscall(_RESTRICT_SELF, ruleset, 0))
     finally:
         os.close(ruleset)
-
-
-# --- seccomp -----------------------------------------------------------------------------------------------------
 
 
 def _filter_system_calls() -> None:

@@ -183,8 +183,6 @@ def _set_exception(future: Future[Document], error: Exception) -> None:
         future.set_exception(error)
 
 
-# --- The pool of this process ------------------------------------------------------------------------------------
-
 _lock = threading.Lock()
 _shared: WorkerPool | None = None
 

@@ -201,6 +201,9 @@ class WorkerProcess:
         self, message: bytes, is_wanted: Callable[[], bool], stall_seconds: float, total_seconds: float
     ) -> worker_protocol.Frame:
         """Send a message and return the next frame that is not a sign of life, within the limits."""
+        stdin, stdout = self._process.stdin, self._process.stdout
+        assert stdin is not None
+        assert stdout is not None
         start = last_frame = self._clock()
         unsent = memoryview(message)
         while True:
@@ -220,37 +223,30 @@ class WorkerProcess:
                 self._fail(self._memory_reason(), document_at_fault=False)
             if not is_wanted():
                 self._fail("its result is not needed any more")
-            unsent = self._exchange(unsent)
-
-    def _exchange(self, unsent: memoryview) -> memoryview:
-        """Send and receive what is possible within `_POLL_SECONDS`, and return the rest of the message."""
-        stdin, stdout = self._process.stdin, self._process.stdout
-        assert stdin is not None
-        assert stdout is not None
-        poll = select.poll()
-        poll.register(stdout, select.POLLIN)
-        if unsent:
-            poll.register(stdin, select.POLLOUT)
-        ready = dict(poll.poll(_POLL_SECONDS * 1000))
-        if stdin.fileno() in ready:
-            with contextlib.suppress(BlockingIOError, BrokenPipeError):  # a broken pipe shows in stdout, too
-                unsent = unsent[os.write(stdin.fileno(), unsent[:_READ_SIZE]) :]
-        if stdout.fileno() in ready:
-            data = os.read(stdout.fileno(), _READ_SIZE)
-            if not data:
-                status = self.stop()  # a process that is ending already keeps its own status
-                if status >= 0:
-                    reason = f"its parser ended with status {status}"
-                elif (name := signal.Signals(-status).name) == "SIGKILL":
-                    reason = "its parser was killed by the system, possibly for lack of memory"
-                else:
-                    reason = f"its parser crashed ({name})"
-                raise WorkerEnded(reason, document_at_fault=False)
-            try:
-                self._frames += self._reader.feed(data)
-            except (ValueError, RecursionError, MemoryError) as error:
-                self._fail(f"its parser sent an invalid message: {error}")
-        return unsent
+            # Send and receive what is possible.
+            poll = select.poll()
+            poll.register(stdout, select.POLLIN)
+            if unsent:
+                poll.register(stdin, select.POLLOUT)
+            ready = dict(poll.poll(_POLL_SECONDS * 1000))
+            if stdin.fileno() in ready:
+                with contextlib.suppress(BlockingIOError, BrokenPipeError):  # a broken pipe shows in stdout, too
+                    unsent = unsent[os.write(stdin.fileno(), unsent[:_READ_SIZE]) :]
+            if stdout.fileno() in ready:
+                data = os.read(stdout.fileno(), _READ_SIZE)
+                if not data:
+                    status = self.stop()  # a process that is ending already keeps its own status
+                    if status >= 0:
+                        reason = f"its parser ended with status {status}"
+                    elif (name := signal.Signals(-status).name) == "SIGKILL":
+                        reason = "its parser was killed by the system, possibly for lack of memory"
+                    else:
+                        reason = f"its parser crashed ({name})"
+                    raise WorkerEnded(reason, document_at_fault=False)
+                try:
+                    self._frames += self._reader.feed(data)
+                except (ValueError, RecursionError, MemoryError) as error:
+                    self._fail(f"its parser sent an invalid message: {error}")
 
     def _fail(self, reason: str, *, document_at_fault: bool = True) -> None:
         self.stop()

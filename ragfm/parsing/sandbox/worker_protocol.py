@@ -12,20 +12,13 @@ from ragfm.core.errors import ParseError, RagfmError
 from ragfm.core.types import Blob, Document, Mark, Scalar
 
 # Kinds of frames. The parent sends PARSE, the worker everything else.
-READY = b"r"
-"""The worker has started; the fields name the protections that are active."""
+READY = b"r"  # the worker has started; the fields name the protections that are active
 PARSE = b"p"
-"""Parse this document."""
 DOCUMENT = b"d"
-"""The parsed document."""
-ERROR = b"e"
-"""Why there is no document."""
-OUT_OF_MEMORY = b"f"
-"""The worker ran out of memory and ends."""
-HEARTBEAT = b"s"
-"""The parser makes progress."""
-MODEL_STARTED = b"m"
-"""A model runs on the document from now on."""
+ERROR = b"e"  # why there is no document
+OUT_OF_MEMORY = b"f"  # the worker ends
+HEARTBEAT = b"s"  # the parser makes progress
+MODEL_STARTED = b"m"  # a model runs on the document from now on
 
 MAX_TEXT = 256 << 20
 """Size of a document's text, in bytes."""

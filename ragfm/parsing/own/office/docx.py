@@ -63,8 +63,6 @@ class _Paragraph:
 
 
 class _BodyReader:
-    """Reads the body in one pass and adds its blocks to the builder."""
-
     def __init__(self, package: Package, path: str, root: Node) -> None:
         self.builder = MarkdownBuilder()
         self.hidden: list[str] = []

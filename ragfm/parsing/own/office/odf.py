@@ -50,8 +50,6 @@ def read_odf(data: bytes, name: str) -> ParsedText:
 
 
 class _BodyReader:
-    """Reads the body in one pass and adds its blocks to the builder."""
-
     def __init__(self) -> None:
         self.builder = MarkdownBuilder()
         self._pending_notes: list[str] = []  # of the current paragraph or table

@@ -12,16 +12,7 @@ from ragfm.parsing.media_types import detect
 from ragfm.parsing.own.media.image import read_image
 from ragfm.parsing.own.media.ocr import OCR_HINT, has_ocr
 from ragfm.parsing.own.office.office_charts import add_chart
-from ragfm.parsing.own.office.office_xml import (
-    Node,
-    Package,
-    Relation,
-    attribute,
-    child,
-    children,
-    descendants,
-    local_name,
-)
+from ragfm.parsing.own.office.office_xml import Node, Package, attribute, child, children, descendants, local_name
 from ragfm.parsing.rendering import MarkdownBuilder, ParsedText, clean
 
 _TITLES = frozenset({"title", "ctrTitle"})
@@ -73,8 +64,6 @@ def read_pptx(data: bytes, name: str) -> ParsedText:
 
 
 class _SlideReader:
-    """Reads one slide."""
-
     def __init__(self, package: Package, path: str, builder: MarkdownBuilder) -> None:
         self._package = package
         self._relations = package.relations(path)
@@ -161,11 +150,13 @@ class _SlideReader:
             self._add_table(table)
         for reference in (*descendants(frame, "chart"), *descendants(frame, "relIds")):
             for value in reference.attrib.values():
-                kind, target = self._relations.get(value, Relation("", ""))
-                part = self._package.xml(target) if kind in ("chart", "diagramData") else None
-                if part is not None and kind == "chart":
+                relation = self._relations.get(value)
+                if relation is None or relation.kind not in ("chart", "diagramData"):
+                    continue
+                part = self._package.xml(relation.target)
+                if part is not None and relation.kind == "chart":
                     add_chart(part, self._builder)
-                elif part is not None:
+                else:
                     for point in descendants(part, "pt"):
                         texts = map(_paragraph_text, descendants(child(point, "t"), "p"))
                         if text := " ".join(filter(None, texts)):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from itertools import groupby
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -101,7 +101,12 @@ def _add_sheet(sheet: CalamineSheet, builder: MarkdownBuilder, name: str, *, has
             used = [i for i, row in enumerate(cells) if any(row[left:right])]
             rows = [row[left:right] for row in cells[used[0] : used[-1] + 1]]
             column, first_row = _column_letters(first_column + left), top + used[0] + 1
-            title_rows = _count_title_rows(rows) if right - left > 1 else len(rows)
+            # Rows with one cell are titles of the table below, or text where there is no table.
+            title_rows = 0
+            while title_rows < len(rows) and (right - left == 1 or sum(map(bool, rows[title_rows])) <= 1):
+                title_rows += 1
+            if len(rows) - title_rows == 1:  # one row is not a table
+                title_rows = 1 if len(rows) == 1 else 0
             for i, row in enumerate(rows[:title_rows]):
                 start = builder.add_block(" | ".join(filter(None, row)), tight=i > 0)
                 builder.add_place(f"{prefix}!{column}{first_row + i}", start)
@@ -164,16 +169,6 @@ def _cell_text(cell: Cell) -> str:
     if isinstance(cell, datetime.datetime):
         return cell.date().isoformat() if cell.time() == datetime.time() else cell.isoformat(" ", "seconds")
     return str(cell)
-
-
-def _count_title_rows(rows: Sequence[Sequence[str]]) -> int:
-    """The number of rows with one cell above a table; all rows where there is no table below."""
-    count = 0
-    while count < len(rows) and sum(map(bool, rows[count])) <= 1:
-        count += 1
-    if len(rows) - count == 1:  # one row is not a table
-        return len(rows) if len(rows) == 1 else 0
-    return count
 
 
 def _column_letters(column: int) -> str:

@@ -72,7 +72,8 @@ class Drawing:
 
     def link_at(self, box: Box) -> str:
         """The address that the center of a box links to; empty where there is none."""
-        return next((address for link_box, address in self.links if link_box.contains(*box.center)), "")
+        x, y = box.center
+        return next((address for link_box, address in self.links if link_box.contains(x, y)), "")
 
 
 def _look_alike(first: Colour, second: Colour) -> bool:

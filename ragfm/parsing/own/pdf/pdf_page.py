@@ -169,35 +169,33 @@ class _WordReader:
             on_page = -1 <= x <= self._geometry.width + 1 and -1 <= y <= self._geometry.height + 1
             if style.visible is False or not on_page:
                 hidden.append(character)
-            elif style.rotated:
+                continue
+            if style.rotated:
                 rotated.append(character)
+                continue
+            word = self._box
+            if self._characters:
+                overlap = min(box.bottom, word.bottom) - max(box.top, word.top)
+                same_line = overlap > 0.4 * min(box.bottom - box.top, word.bottom - word.top)
+                gap = max(box.x0 - word.x1, word.x0 - box.x1)
+                separate = gap > 0.3 * style.size or style.visible != self._style.visible
+                if not same_line or separate or self._characters[-1] == HYPHEN:
+                    self._end_word()
+            if not self._characters:
+                self._characters, self._box, self._style = [character], box, style
             else:
-                self._add(character, box, style)
+                # PDFium reverses the letters of one glyph in words that run from right to left.
+                is_reversed = box == self._last_box and "\u0590" <= character <= "\u08ff"
+                self._characters.insert(len(self._characters) - is_reversed, character)
+                self._box = Box(
+                    min(word.x0, box.x0), min(word.top, box.top), max(word.x1, box.x1), max(word.bottom, box.bottom)
+                )
+            self._last_box = box
         self._end_word()
         self._content.hidden_text = _join_surrogates("".join(hidden)).strip()
         if rotated_text := _join_surrogates("".join(rotated)).strip():
             self._content.rotated.append(rotated_text)
         return self._suspects
-
-    def _add(self, character: str, box: Box, style: _Style) -> None:
-        word = self._box
-        if self._characters:
-            overlap = min(box.bottom, word.bottom) - max(box.top, word.top)
-            same_line = overlap > 0.4 * min(box.bottom - box.top, word.bottom - word.top)
-            gap = max(box.x0 - word.x1, word.x0 - box.x1)
-            separate = gap > 0.3 * style.size or style.visible != self._style.visible
-            if not same_line or separate or self._characters[-1] == HYPHEN:
-                self._end_word()
-        if not self._characters:
-            self._characters, self._box, self._style = [character], box, style
-        else:
-            # PDFium reverses the letters of one glyph in words that run from right to left.
-            is_reversed = box == self._last_box and "\u0590" <= character <= "\u08ff"
-            self._characters.insert(len(self._characters) - is_reversed, character)
-            self._box = Box(
-                min(word.x0, box.x0), min(word.top, box.top), max(word.x1, box.x1), max(word.bottom, box.bottom)
-            )
-        self._last_box = box
 
     def _end_word(self) -> None:
         if not self._characters:

@@ -27,9 +27,6 @@ _MAX_LINE_GAP = 0.25  # times the font size: a line closer below a cell continue
 _MARKER = re.compile(r"(?:\W|\(?\w{1,3}[.)])$")
 
 
-# --- Tables with rules -------------------------------------------------------------------------------------------
-
-
 def ruled_tables(words: list[Word], rules: Sequence[Box]) -> tuple[list[tuple[Word, Block]], list[Word]]:
     """Return the tables and the words outside of them.
 
@@ -194,9 +191,6 @@ def _distinct(values: Sequence[float]) -> list[float]:
         if not distinct or value - distinct[-1] > _TOUCH:
             distinct.append(value)
     return distinct
-
-
-# --- Tables without rules ----------------------------------------------------------------------------------------
 
 
 def aligned_tables(rows: Sequence[list[Line]]) -> Iterator[list[Line] | Block]:

@@ -139,7 +139,13 @@ class _PageReader:
                 self._marker = ""
             return False
         elif tag == "table" and not _is_layout(node):
-            self._add_table(node)
+            caption = node.css_first("caption")
+            if caption is not None and (caption_text := _text_of(caption)):
+                self._builder.add_block(caption_text)
+            rows, header_rows = table_rows(node)
+            if rows:
+                self._builder.add_table(rows, header_rows)
+                self._marker = ""
             return False
         return True
 
@@ -167,15 +173,6 @@ class _PageReader:
         paragraph = f"\n{indent}".join(filter(None, lines))
         self._builder.add_block(indent + self._marker + paragraph, tight=bool(self._lists))
         self._marker = ""
-
-    def _add_table(self, node: LexborNode) -> None:
-        caption = node.css_first("caption")
-        if caption is not None and (caption_text := _text_of(caption)):
-            self._builder.add_block(caption_text)
-        rows, header_rows = table_rows(node)
-        if rows:
-            self._builder.add_table(rows, header_rows)
-            self._marker = ""
 
 
 def _walk(root: LexborNode, enter: Callable[[LexborNode], bool], leave: Callable[[LexborNode], None]) -> None:

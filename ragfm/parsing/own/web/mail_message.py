@@ -89,7 +89,7 @@ def _build_text(
     return builder.build(metadata)
 
 
-# --- Messages ----------------------------------------------------------------------------------------------------
+_parse_header = lru_cache(256)(default.header_fetch_parse)  # the type of a part is requested again and again
 
 
 class _SafePolicy(EmailPolicy):
@@ -101,11 +101,6 @@ class _SafePolicy(EmailPolicy):
         if name.lower().startswith("content-"):
             raise ValueError(f"its header {name} has {len(value):,} characters, the limit is {_MAX_HEADER:,}")
         return str(make_header(decode_header("".join(value.splitlines()))))
-
-
-@lru_cache(256)  # the type of a part is requested again and again
-def _parse_header(name: str, value: str) -> Any:
-    return default.header_fetch_parse(name, value)
 
 
 def parse_message(data: bytes) -> EmailMessage:
