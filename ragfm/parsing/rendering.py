@@ -28,10 +28,8 @@ class ParsedText(NamedTuple):
         HTML, DOCX and OpenDocument use `only_with_metadata`: a document without metadata gets no title. To change that,
         increase the version of the parsers, since the title is part of what is embedded.
         """
-        if only_with_metadata and not self.metadata:
-            return self
         title = next((mark.value for mark in self.marks if mark.level == 1), "")
-        if not title or "title" in self.metadata:
+        if not title or "title" in self.metadata or (only_with_metadata and not self.metadata):
             return self
         return self._replace(metadata={**self.metadata, "title": title})
 

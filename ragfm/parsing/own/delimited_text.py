@@ -15,17 +15,13 @@ _DELIMITERS = ",;\t|"
 _MAX_FIELD = 131_072  # characters; csv's default limit, which other code in the process may have raised
 
 
-def read_csv(text: str, name: str) -> ParsedText:
-    """Return the rows as one Markdown table whose first row is the header. Metadata: `rows`, without the header."""
-    return _read(text, name, prefer_tabs=False)
-
-
 def read_tsv(text: str, name: str) -> ParsedText:
-    """The same for values separated by tabs."""
-    return _read(text, name, prefer_tabs=True)
+    """The same as `read_csv` for values separated by tabs."""
+    return read_csv(text, name, prefer_tabs=True)
 
 
-def _read(text: str, name: str, *, prefer_tabs: bool) -> ParsedText:
+def read_csv(text: str, name: str, *, prefer_tabs: bool = False) -> ParsedText:
+    """Return the rows as one Markdown table whose first row is the header. Metadata: `rows`, without the header."""
     text = text.replace("\r", "\n")
     sample = text[:_SAMPLE]
     if len(text) > _SAMPLE:

@@ -87,11 +87,8 @@ def limit_memory(max_bytes: int) -> None:
 
 def _set_limits(memory: int) -> None:
     limit_memory(memory)
-    for kind, limit in (
-        (resource.RLIMIT_CORE, 0),
-        (resource.RLIMIT_FSIZE, _MAX_FILE_SIZE),
-        (resource.RLIMIT_NOFILE, _MAX_OPEN_FILES),
-    ):
+    limits = {resource.RLIMIT_CORE: 0, resource.RLIMIT_FSIZE: _MAX_FILE_SIZE, resource.RLIMIT_NOFILE: _MAX_OPEN_FILES}
+    for kind, limit in limits.items():
         hard = resource.getrlimit(kind)[1]
         resource.setrlimit(kind, (limit, limit) if hard == resource.RLIM_INFINITY else (min(limit, hard),) * 2)
 

@@ -55,10 +55,6 @@ class Limits:
     max_documents: int = 500
     """Documents after which a process is replaced."""
 
-    def total_seconds(self, size: int) -> float:
-        """Total time for a document of `size` bytes."""
-        return self.seconds + self.seconds_per_mib * size / 2**20
-
 
 @dataclass(frozen=True, slots=True)
 class Job:
@@ -153,7 +149,7 @@ class WorkerProcess:
         kept = self._resident_memory() if self._has_models else 0
         self._memory_limit = min(limits.memory + kept, limits.model_memory)
         message, self._outgoing = self._outgoing, b""
-        total_seconds = limits.total_seconds(len(job.blob.data))
+        total_seconds = limits.seconds + limits.seconds_per_mib * len(job.blob.data) / 2**20
         frame = self._exchange_until_result(message, job.is_wanted, limits.stall_seconds, total_seconds)
         self.parsed += 1
         try:

@@ -173,7 +173,14 @@ class _BodyReader:
                     if not "\ue000" <= symbol <= "\uf8ff":  # private use: meaningless without its font
                         paragraph.parts.append(symbol)
             elif name in ("footnoteReference", "endnoteReference"):
-                self._read_note(node, name.removesuffix("Reference"), paragraph)
+                note = self._notes[name.removesuffix("Reference")].pop(attribute(node, "id"), None)
+                if note is not None:
+                    self._note_count += 1
+                    mark = f"[{self._note_count}]"
+                    texts = [self._read_paragraph(inner).text() for inner in descendants(note, "p")]
+                    if text := " ".join(filter(None, texts)):
+                        paragraph.parts.append(mark)
+                        paragraph.notes.append(f"{mark} {text}")
             elif name == "txbxContent":
                 paragraph.text_boxes.append(node)
             elif name == "chart":
@@ -181,17 +188,6 @@ class _BodyReader:
             else:
                 paragraph.parts.append(_FORMULA_PARTS.get(name, ""))
                 self._read_inline(node, paragraph)
-
-    def _read_note(self, node: Node, kind: str, paragraph: _Paragraph) -> None:
-        note = self._notes[kind].pop(attribute(node, "id"), None)
-        if note is None:
-            return
-        self._note_count += 1
-        mark = f"[{self._note_count}]"
-        texts = [self._read_paragraph(inner).text() for inner in descendants(note, "p")]
-        if text := " ".join(filter(None, texts)):
-            paragraph.parts.append(mark)
-            paragraph.notes.append(f"{mark} {text}")
 
     def _start_page(self, page: int) -> None:
         if self._has_pages:

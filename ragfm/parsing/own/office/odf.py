@@ -116,22 +116,16 @@ class _BodyReader:
             elif kind == "line-break":
                 yield "\n"
             elif kind == "note":
-                yield self._read_note(inner)
+                citation, body = child(inner, "note-citation"), child(inner, "note-body")
+                mark = f"[{(citation.text or '').strip() if citation is not None else ''}]"
+                if body is not None and (text := self._joined_text(body.iter(), ("p",))):
+                    self._pending_notes.append(f"{mark} {text}")
+                    yield mark
             elif kind in ("frame", "custom-shape", "g"):
                 self._pending_frames.append(inner)
             elif kind not in _DROPPED:
                 yield from self._text_parts(inner)
             yield inner.tail or ""
-
-    def _read_note(self, node: Node) -> str:
-        """Keep the text of a note for later, and return its mark."""
-        citation, body = child(node, "note-citation"), child(node, "note-body")
-        mark = f"[{(citation.text or '').strip() if citation is not None else ''}]"
-        text = self._joined_text(body.iter(), ("p",)) if body is not None else ""
-        if not text:
-            return ""
-        self._pending_notes.append(f"{mark} {text}")
-        return mark
 
     def _add_table(self, table: Node) -> None:
         header_rows = len(list(_rows(child(table, "table-header-rows"))))

@@ -202,7 +202,8 @@ class _WordReader:
             return
         text, box, style = _join_surrogates("".join(self._characters)), self._box, self._style
         self._characters = []
-        link = self._content.drawing.link_at(box)
+        x, y = box.center
+        link = next((address for link_box, address in self._content.drawing.links if link_box.contains(x, y)), "")
         word = Word(text, box.x0, box.top, box.x1, box.bottom, style.size, style.face, link)
         self._content.words.append(word)
         if style.visible is None:
@@ -235,7 +236,8 @@ class _WordReader:
         drawing = self._content.drawing
         mode = pdfium.FPDFTextObj_GetTextRenderMode(text_object)
         if mode in (_INVISIBLE_MODE, _CLIPPING_MODE):
-            return drawing.is_over_image(box)  # the text layer of a scan is invisible text over the image
+            # The text layer of a scan is invisible text over the image.
+            return any(image.contains(*box.center) for image in drawing.images)
         red, green, blue, alpha = (ctypes.c_uint() for _ in range(4))
         if mode not in _FILL_MODES or not pdfium.FPDFPageObj_GetFillColor(text_object, red, green, blue, alpha):
             return True
