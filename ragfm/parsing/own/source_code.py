@@ -17,11 +17,8 @@ if TYPE_CHECKING:
     from tree_sitter import Node, Parser
 
 GRAMMARS = {
-    ".py": ("python", "tree_sitter_python", "language"),
-    ".pyi": ("python", "tree_sitter_python", "language"),
-    ".js": ("javascript", "tree_sitter_javascript", "language"),
-    ".mjs": ("javascript", "tree_sitter_javascript", "language"),
-    ".jsx": ("javascript", "tree_sitter_javascript", "language"),
+    **dict.fromkeys((".py", ".pyi"), ("python", "tree_sitter_python", "language")),
+    **dict.fromkeys((".js", ".mjs", ".jsx"), ("javascript", "tree_sitter_javascript", "language")),
     ".ts": ("typescript", "tree_sitter_typescript", "language_typescript"),
     ".tsx": ("typescript", "tree_sitter_typescript", "language_tsx"),
     ".java": ("java", "tree_sitter_java", "language"),
@@ -29,15 +26,11 @@ GRAMMARS = {
     ".rs": ("rust", "tree_sitter_rust", "language"),
     ".c": ("c", "tree_sitter_c", "language"),
     ".h": ("c", "tree_sitter_cpp", "language"),
-    ".cc": ("c++", "tree_sitter_cpp", "language"),
-    ".cpp": ("c++", "tree_sitter_cpp", "language"),
-    ".cxx": ("c++", "tree_sitter_cpp", "language"),
-    ".hpp": ("c++", "tree_sitter_cpp", "language"),
+    **dict.fromkeys((".cc", ".cpp", ".cxx", ".hpp"), ("c++", "tree_sitter_cpp", "language")),
     ".cs": ("c#", "tree_sitter_c_sharp", "language"),
     ".rb": ("ruby", "tree_sitter_ruby", "language"),
     ".php": ("php", "tree_sitter_php", "language_php"),
-    ".sh": ("shell", "tree_sitter_bash", "language"),
-    ".bash": ("shell", "tree_sitter_bash", "language"),
+    **dict.fromkeys((".sh", ".bash"), ("shell", "tree_sitter_bash", "language")),
 }
 """By suffix: the language, the package of its grammar, and the function there that returns the grammar."""
 
