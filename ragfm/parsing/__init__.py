@@ -54,8 +54,21 @@ def parse(blob: Blob, uri: str) -> Document:
     if not blob.data:
         raise SkipDocument(f"{name} is empty.")
     kind, text = detect(blob.data, uri, blob.media_type)
-    if kind == BINARY or expected_format(uri, blob.media_type).binary:
-        _check_expected(blob, kind, uri, name)
+    expected = expected_format(uri, blob.media_type)
+    is_expected = not expected.binary or expected.media_type == kind
+    if kind == BINARY or not (is_expected or FORMATS[kind].binary or kind == HTML):
+        if is_encrypted(blob.data):
+            raise ParseError(f"{name} is protected by a password.", "Save a copy without a password.")
+        start = describe_start(blob.data)
+        if expected.binary:
+            article = "an" if expected.format[0] in "EMORXai" else "a"
+            raise ParseError(
+                f"{name} is {expected.evidence} but is not {article} {expected.format}: it begins with {start}."
+            )
+        if expected.media_type:
+            reason = "has NUL bytes" if b"\0" in blob.data else "is in no known encoding"
+            raise ParseError(f"{name} is {expected.evidence} but is not text: it {reason}, and begins with {start}.")
+        raise SkipDocument(f"{name} has an unsupported format: it begins with {start}.")
     entry = FORMATS[kind]
     module, function = entry.parser.split(":")
     read = getattr(import_module(f"ragfm.parsing.{module}"), function)
@@ -63,22 +76,3 @@ def parse(blob: Blob, uri: str) -> Document:
     if not parsed.text.strip():
         raise SkipDocument(f"{name} has no text.")
     return Document(uri, parsed.text, kind, {**parsed.metadata, **blob.metadata}, parsed.marks)
-
-
-def _check_expected(blob: Blob, kind: str, uri: str, name: str) -> None:
-    """Raise where the name announces a format that the content is not, or where the content cannot be parsed."""
-    expected = expected_format(uri, blob.media_type)
-    if expected.media_type == kind or (kind != BINARY and (FORMATS[kind].binary or kind == HTML)):
-        return
-    if is_encrypted(blob.data):
-        raise ParseError(f"{name} is protected by a password.", "Save a copy without a password.")
-    start = describe_start(blob.data)
-    if expected.binary:
-        article = "an" if expected.format[0] in "EMORXai" else "a"
-        raise ParseError(
-            f"{name} is {expected.evidence} but is not {article} {expected.format}: it begins with {start}."
-        )
-    if expected.media_type:
-        reason = "has NUL bytes" if b"\0" in blob.data else "is in no known encoding"
-        raise ParseError(f"{name} is {expected.evidence} but is not text: it {reason}, and begins with {start}.")
-    raise SkipDocument(f"{name} has an unsupported format: it begins with {start}.")

@@ -20,11 +20,9 @@ MSG = "application/vnd.ms-outlook"
 DOC, PPT, XLS = "application/msword", "application/vnd.ms-powerpoint", "application/vnd.ms-excel"
 EPUB = "application/epub+zip"
 _OOXML = "application/vnd.openxmlformats-officedocument."
-DOCX, PPTX, XLSX = (
-    f"{_OOXML}wordprocessingml.document",
-    f"{_OOXML}presentationml.presentation",
-    f"{_OOXML}spreadsheetml.sheet",
-)
+DOCX = f"{_OOXML}wordprocessingml.document"
+PPTX = f"{_OOXML}presentationml.presentation"
+XLSX = f"{_OOXML}spreadsheetml.sheet"
 ODT, ODP, ODS = (f"application/vnd.oasis.opendocument.{kind}" for kind in ("text", "presentation", "spreadsheet"))
 IMAGE = "image/*"
 AUDIO = "audio/*"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import contextlib
 import io
 import json
 import re
@@ -11,33 +12,7 @@ from pathlib import PurePosixPath
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
-from ragfm.parsing.formats import (
-    AUDIO,
-    BINARY,
-    BY_SUFFIX,
-    CODE,
-    DECLARED,
-    DOC,
-    DOCX,
-    EML,
-    EPUB,
-    FORMATS,
-    HTML,
-    IMAGE,
-    JSON,
-    MSG,
-    ODP,
-    ODS,
-    ODT,
-    PDF,
-    PPT,
-    PPTX,
-    RTF,
-    TEXT,
-    XLS,
-    XLSX,
-    XML,
-)
+from ragfm.parsing import formats
 
 _PROLOGUE = r"(?>\s+|<!--.*?-->|<\?xml.*?\?>)*"  # atomic: backtracking would take exponential time
 _HTML = re.compile(rf"{_PROLOGUE}<(?:!doctype\s+html|html)\b", re.IGNORECASE | re.DOTALL)
@@ -46,17 +21,17 @@ _XML_CHARSET = re.compile(rb"\s*<\?xml[^>]{1,100}?encoding\s*=\s*[\"']([\w.:-]{2
 _POSTSCRIPT = "%!PS"  # its bytes are text, but not the text that a reader sees
 _OLE = b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1"  # Microsoft's OLE compound file, a file system in a file
 _OLE_STREAMS = (
-    (MSG, "__properties_version1.0"),
-    (DOC, "WordDocument"),
-    (PPT, "PowerPoint Document"),
-    (XLS, "Workbook"),
-    (XLS, "Book"),
+    (formats.MSG, "__properties_version1.0"),
+    (formats.DOC, "WordDocument"),
+    (formats.PPT, "PowerPoint Document"),
+    (formats.XLS, "Workbook"),
+    (formats.XLS, "Book"),
 )
 _IMAGES = re.compile(rb"\x89PNG\r\n\x1a\n|\xff\xd8\xff|GIF8[79]a|II\*\0|MM\0\*|BM.{4}\0{4}|RIFF.{4}WEBP", re.DOTALL)
 _AUDIO = re.compile(rb"RIFF.{4}WAVE|fLaC|OggS|ID3[\2-\4]|.{4}ftypM4[AB] ", re.DOTALL)
 _MAYBE_AUDIO = re.compile(rb"\xff[\xe2\xe3\xf2\xf3\xfa\xfb]|.{4}ftyp", re.DOTALL)  # MP3 without tags; MP4
-_OOXML_FOLDERS = (("word/", DOCX), ("ppt/", PPTX), ("xl/", XLSX))
-_MIMETYPE_ENTRIES = {kind.encode(): kind for kind in (EPUB, ODT, ODP, ODS)}
+_OOXML_FOLDERS = (("word/", formats.DOCX), ("ppt/", formats.PPTX), ("xl/", formats.XLSX))
+_MIMETYPE_ENTRIES = {kind.encode(): kind for kind in (formats.EPUB, formats.ODT, formats.ODP, formats.ODS)}
 # The first match wins: the byte order mark of UTF-32 begins with that of UTF-16.
 _BYTE_ORDER_MARKS = (
     (codecs.BOM_UTF8, "utf-8-sig"),
@@ -79,7 +54,7 @@ class ExpectedFormat(NamedTuple):
     @property
     def format(self) -> str:
         """The name of a binary format, such as `PDF`; else empty."""
-        entry = FORMATS.get(self.media_type)
+        entry = formats.FORMATS.get(self.media_type)
         return entry.name if entry and entry.binary else ""
 
     @property
@@ -92,11 +67,11 @@ def expected_format(uri: str, declared: str | None) -> ExpectedFormat:
     """Return the format that the suffix of `uri` announces, else the one that the source declared."""
     path = urlsplit(uri).path if "://" in uri else uri
     suffix = PurePosixPath(path).suffix.lower()
-    named_type = BY_SUFFIX.get(suffix, "")
+    named_type = formats.BY_SUFFIX.get(suffix, "")
     declaration = (declared or "").partition(";")[0].strip().lower()
-    declared_type = DECLARED.get(declaration, "")
-    is_program = named_type == CODE and "://" in uri and declared_type  # a URL with .php serves a page, not its source
-    if named_type and not is_program:
+    declared_type = formats.DECLARED.get(declaration, "")
+    # A URL with .php serves a page, not its source.
+    if named_type and not (named_type == formats.CODE and "://" in uri and declared_type):
         return ExpectedFormat(named_type, f"named {suffix}")
     return ExpectedFormat(declared_type, f"declared as {declaration}")
 
@@ -115,30 +90,37 @@ def is_encrypted(data: bytes) -> bool:
 def detect(data: bytes, uri: str, declared: str | None) -> tuple[str, str]:
     """Return the media type and the decoded text; the text is empty for binary formats."""
     expected = expected_format(uri, declared)
-    if data.lstrip()[:5] == b"%PDF-" or (expected.media_type == PDF and b"%PDF-" in data[:1024]):
-        return PDF, ""
+    if data.lstrip()[:5] == b"%PDF-" or (expected.media_type == formats.PDF and b"%PDF-" in data[:1024]):
+        return formats.PDF, ""
     if data.startswith(b"PK\x03\x04"):
         return _archive_type(data), ""
     if data.startswith(_OLE):
-        return _ole_type(data, expected), ""
+        kinds = [kind for kind, stream in _OLE_STREAMS if f"{stream}\0".encode("utf-16-le") in data]
+        if expected.media_type in kinds:  # where other documents are embedded, the file name decides
+            return expected.media_type, ""
+        return (kinds[0] if kinds else formats.BINARY), ""
     if data.startswith(b"{\\rtf"):
-        return RTF, ""
+        return formats.RTF, ""
     if _IMAGES.match(data):
-        return IMAGE, ""
-    if _AUDIO.match(data) or (expected.media_type == AUDIO and _MAYBE_AUDIO.match(data)):
-        return AUDIO, ""
-    if expected.media_type == EML:
-        return EML, ""
+        return formats.IMAGE, ""
+    if _AUDIO.match(data) or (expected.media_type == formats.AUDIO and _MAYBE_AUDIO.match(data)):
+        return formats.AUDIO, ""
+    if expected.media_type == formats.EML:
+        return formats.EML, ""
     text = decode(data, _declared_charset(data, declared))
     if text is None or text.startswith(_POSTSCRIPT):
-        return (PDF if b"%PDF-" in data[:1024] else BINARY), ""
+        return (formats.PDF if b"%PDF-" in data[:1024] else formats.BINARY), ""
     if _HTML.match(text):
-        return HTML, text
+        return formats.HTML, text
     if expected.media_type and not expected.binary:
         return expected.media_type, text
     if text.lstrip().startswith("<?xml"):
-        return XML, text
-    return (JSON if _is_json(text) else TEXT), text
+        return formats.XML, text
+    if text.lstrip()[:1] in ("{", "[") and text.rstrip()[-1:] in ("}", "]"):
+        with contextlib.suppress(ValueError, RecursionError):
+            json.loads(text)
+            return formats.JSON, text
+    return formats.TEXT, text
 
 
 def _archive_type(data: bytes) -> str:
@@ -148,35 +130,14 @@ def _archive_type(data: bytes) -> str:
             names = archive.namelist()
             if "mimetype" in names:
                 with archive.open("mimetype") as file:
-                    return _MIMETYPE_ENTRIES.get(file.read(100).strip(), BINARY)
+                    return _MIMETYPE_ENTRIES.get(file.read(100).strip(), formats.BINARY)
     except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError, RuntimeError, KeyError):
-        return BINARY
+        return formats.BINARY
     if "[Content_Types].xml" in names:
         for folder, kind in _OOXML_FOLDERS:
             if any(name.startswith(folder) for name in names):
                 return kind
-    return BINARY
-
-
-def _ole_type(data: bytes, expected: ExpectedFormat) -> str:
-    """The format by the names of the streams; where other documents are embedded, the file name decides."""
-    kinds = [kind for kind, stream in _OLE_STREAMS if f"{stream}\0".encode("utf-16-le") in data]
-    if expected.media_type in kinds:
-        return expected.media_type
-    return kinds[0] if kinds else BINARY
-
-
-def _is_json(text: str) -> bool:
-    if text.lstrip()[:1] not in ("{", "[") or text.rstrip()[-1:] not in ("}", "]"):
-        return False
-    try:
-        json.loads(text)
-    except (ValueError, RecursionError):
-        return False
-    return True
-
-
-# --- Encodings ---------------------------------------------------------------------------------------------------
+    return formats.BINARY
 
 
 def decode(data: bytes, charset: str | None = None) -> str | None:
@@ -189,39 +150,31 @@ def decode(data: bytes, charset: str | None = None) -> str | None:
         if data.startswith(mark):
             return _decode_as(encoding, data)
     if b"\0" in data:
-        return _decode_as(_utf16_order(data), data)
+        # UTF-16 without a mark: in most texts, every second byte is often NUL and the others never.
+        even, odd = data[::2].count(0), data[1::2].count(0)
+        if odd > len(data) / 8 and not even:
+            return _decode_as("utf-16-le", data)
+        return _decode_as("utf-16-be", data) if even > len(data) / 8 and not odd else None
     text = _decode_as("utf-8", data)
-    if text is None and len(data) - len(data.translate(None, _CONTROLS)) <= len(data) / 1000:
-        text = _decode_as(charset, data) or _decode_as(_guess_encoding(data), data)
-    return text
-
-
-def _decode_as(encoding: str | None, data: bytes) -> str | None:
-    if encoding is None:
-        return None
-    try:
-        text = data.decode(encoding)
-    except (LookupError, ValueError):  # an unknown encoding; bytes that it does not allow
-        return None
-    return None if "\0" in text else text.replace("\r\n", "\n")
-
-
-def _utf16_order(data: bytes) -> str | None:
-    """The byte order of UTF-16 without a mark: in most texts, every second byte is often NUL and the others never."""
-    even, odd = data[::2].count(0), data[1::2].count(0)
-    if odd > len(data) / 8 and not even:
-        return "utf-16-le"
-    return "utf-16-be" if even > len(data) / 8 and not odd else None
-
-
-def _guess_encoding(data: bytes) -> str | None:
+    if text is not None or len(data) - len(data.translate(None, _CONTROLS)) > len(data) / 1000:
+        return text
+    if charset and (text := _decode_as(charset, data)):
+        return text
     from charset_normalizer import from_bytes
 
     sample = data[:_SAMPLE]
     if len(data) > _SAMPLE:  # end the sample at a line feed, which is never the second byte of a character
         sample = sample[: sample.rfind(b"\n") + 1] or sample
     best = from_bytes(sample).best()
-    return best.encoding if best else None
+    return _decode_as(best.encoding, data) if best else None
+
+
+def _decode_as(encoding: str, data: bytes) -> str | None:
+    try:
+        text = data.decode(encoding)
+    except (LookupError, ValueError):  # an unknown encoding; bytes that it does not allow
+        return None
+    return None if "\0" in text else text.replace("\r\n", "\n")
 
 
 def _declared_charset(data: bytes, declared: str | None) -> str | None:

@@ -28,10 +28,8 @@ class ParsedText(NamedTuple):
         HTML, DOCX and OpenDocument use `only_with_metadata`: a document without metadata gets no title. To change that,
         increase the version of the parsers, since the title is part of what is embedded.
         """
-        if only_with_metadata and not self.metadata:
-            return self
         title = next((mark.value for mark in self.marks if mark.level == 1), "")
-        if not title or "title" in self.metadata:
+        if not title or "title" in self.metadata or (only_with_metadata and not self.metadata):
             return self
         return self._replace(metadata={**self.metadata, "title": title})
 
@@ -41,27 +39,22 @@ class MarkdownBuilder:
 
     def __init__(self) -> None:
         self._parts: list[str] = []
-        self._length = 0
+        self.length = 0  # characters so far
         self._last_is_tight = False
         self._marks: list[Mark] = []
         self._page: tuple[int, int] | None = None  # number, start
         self._next_page: int | None = None
 
-    @property
-    def length(self) -> int:
-        """Number of characters so far."""
-        return self._length
-
     def add_block(self, text: str, *, tight: bool = False) -> int:
         """Add a block and return its start. No blank line separates two `tight` blocks (list items)."""
         heartbeat.beat()
-        separator = "" if not self._length else "\n" if tight and self._last_is_tight else "\n\n"
-        start = self._length + len(separator)
+        separator = "" if not self.length else "\n" if tight and self._last_is_tight else "\n\n"
+        start = self.length + len(separator)
         if self._next_page is not None:
             self._end_page()
             self._page, self._next_page = (self._next_page, start), None
         self._parts += (separator, text)
-        self._length = start + len(text)
+        self.length = start + len(text)
         self._last_is_tight = tight
         return start
 
@@ -89,7 +82,7 @@ class MarkdownBuilder:
 
     def add_place(self, value: str, start: int) -> None:
         """Mark the text from `start` to the current end as being at a place of the source format."""
-        self._marks.append(Mark("place", start, self._length, value))
+        self._marks.append(Mark("place", start, self.length, value))
 
     def add_parsed(self, parsed: ParsedText) -> None:
         """Add a text that has marks of its own; its metadata is ignored."""
@@ -110,30 +103,28 @@ class MarkdownBuilder:
 
     def _add_marked(self, kind: Literal["heading", "table", "code"], text: str, value: str, level: int = 0) -> int:
         start = self.add_block(text)
-        self._marks.append(Mark(kind, start, self._length, value, level))
+        self._marks.append(Mark(kind, start, self.length, value, level))
         return start
 
     def _end_page(self) -> None:
         if self._page is not None:
             number, start = self._page
-            self._marks.append(Mark("page", start, self._length, str(number)))
+            self._marks.append(Mark("page", start, self.length, str(number)))
 
 
 def table_lines(rows: Iterable[Sequence[str]]) -> list[str]:
     """Return the lines of a Markdown table: header row, separator, other rows; shorter rows are padded."""
     rows = list(rows)
     width = max(map(len, rows))
-    lines = [_table_line(row, width) for row in rows]
+    lines = []
+    for row in rows:
+        line = " | ".join(row)
+        # Most rows need no escaping, and counting the separators is much cheaper than escaping each cell.
+        if line.count("|") != len(row) - 1 or "\n" in line or "  " in line or line[:1] == " " or line[-1:] == " ":
+            line = " | ".join([" ".join(cell.split()).replace("|", "\\|") for cell in row])
+        lines.append(f"| {line} |{'  |' * min(width - len(row), _MAX_PADDING)}")
     lines.insert(1, f"|{' --- |' * width}")
     return lines
-
-
-def _table_line(row: Sequence[str], width: int) -> str:
-    line = " | ".join(row)
-    # Most rows need no escaping, and counting the separators is much cheaper than escaping each cell.
-    if line.count("|") != len(row) - 1 or "\n" in line or "  " in line or line[:1] == " " or line[-1:] == " ":
-        line = " | ".join([" ".join(cell.split()).replace("|", "\\|") for cell in row])
-    return f"| {line} |{'  |' * min(width - len(row), _MAX_PADDING)}"
 
 
 def clean(text: str) -> str:

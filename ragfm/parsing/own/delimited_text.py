@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+from contextlib import suppress
 from typing import Literal
 
 from ragfm.core.errors import ParseError
@@ -14,19 +15,24 @@ _DELIMITERS = ",;\t|"
 _MAX_FIELD = 131_072  # characters; csv's default limit, which other code in the process may have raised
 
 
-def read_csv(text: str, name: str) -> ParsedText:
-    """Return the rows as one Markdown table whose first row is the header. Metadata: `rows`, without the header."""
-    return _read(text, name, prefer_tabs=False)
-
-
 def read_tsv(text: str, name: str) -> ParsedText:
-    """The same for values separated by tabs."""
-    return _read(text, name, prefer_tabs=True)
+    """The same as `read_csv` for values separated by tabs."""
+    return read_csv(text, name, prefer_tabs=True)
 
 
-def _read(text: str, name: str, *, prefer_tabs: bool) -> ParsedText:
+def read_csv(text: str, name: str, *, prefer_tabs: bool = False) -> ParsedText:
+    """Return the rows as one Markdown table whose first row is the header. Metadata: `rows`, without the header."""
     text = text.replace("\r", "\n")
-    delimiter = _find_delimiter(text, prefer_tabs=prefer_tabs)
+    sample = text[:_SAMPLE]
+    if len(text) > _SAMPLE:
+        sample = sample[: sample.rfind("\n") + 1] or sample
+    first_line = sample.strip("\n").partition("\n")[0]
+    delimiter = "\t" if prefer_tabs and "\t" in first_line else ""
+    if not delimiter:
+        with suppress(csv.Error):
+            delimiter = csv.Sniffer().sniff(sample, _DELIMITERS).delimiter
+        if not delimiter or delimiter not in first_line:
+            delimiter = max(_DELIMITERS, key=first_line.count)  # a comma where the line has no delimiter
     try:
         rows = _rows(text, delimiter, csv.QUOTE_MINIMAL)
     except csv.Error:  # an unclosed quote makes the rest of the file one field
@@ -51,19 +57,3 @@ def _rows(text: str, delimiter: str, quoting: Literal[0, 3]) -> list[list[str]]:
         if any(map(str.strip, row)):
             rows.append(row)
     return rows
-
-
-def _find_delimiter(text: str, *, prefer_tabs: bool) -> str:
-    sample = text[:_SAMPLE]
-    if len(text) > _SAMPLE:
-        sample = sample[: sample.rfind("\n") + 1] or sample
-    first_line = sample.strip("\n").partition("\n")[0]
-    if prefer_tabs and "\t" in first_line:
-        return "\t"
-    try:
-        delimiter = csv.Sniffer().sniff(sample, _DELIMITERS).delimiter
-    except csv.Error:
-        delimiter = ""
-    if delimiter and delimiter in first_line:
-        return delimiter
-    return max(_DELIMITERS, key=first_line.count)  # a comma where the line has no delimiter

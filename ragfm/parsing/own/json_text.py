@@ -39,20 +39,14 @@ def _lines(value: object, path: str) -> Iterator[str]:
         for index, item in enumerate(value):
             yield from _lines(item, f"{path}[{index}]")
     else:
-        scalars = value if isinstance(value, list) else [value]
-        separator = ", " if path else "\n"
-        text = separator.join(filter(None, map(_scalar_text, scalars)))
-        if text:
+        texts = [
+            scalar.strip().replace("\r\n", "\n") if isinstance(scalar, str) else json.dumps(scalar)
+            for scalar in (value if isinstance(value, list) else [value])
+            if scalar is not None
+        ]
+        if text := (", " if path else "\n").join(filter(None, texts)):
             yield f"{path}: {text}" if path else text
 
 
 def _has_containers(items: list[object]) -> bool:
     return any(isinstance(item, (dict, list)) for item in items)
-
-
-def _scalar_text(value: object) -> str:
-    if value is None:
-        return ""
-    if isinstance(value, str):
-        return value.strip().replace("\r\n", "\n")
-    return json.dumps(value)

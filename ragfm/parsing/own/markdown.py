@@ -26,39 +26,9 @@ _YAML_KEY = re.compile(r"\s*(?:#.*\n\s*)*[\w-]+[ \t]*:(?:\s|$)")
 def read_markdown(text: str, name: str) -> ParsedText:
     """Return the text with marks for headings, tables and code; scalars of YAML front matter become metadata."""
     metadata, body_start = _front_matter(text)
-    return ParsedText(text, tuple(_marks(text, body_start)), metadata).with_title()
-
-
-def _front_matter(text: str) -> tuple[dict[str, Scalar], int]:
-    """Metadata, and where the Markdown begins."""
-    match = _FRONT_MATTER.match(text)
-    if not match or match.end() > _MAX_FRONT_MATTER:
-        return {}, 0
-    try:
-        values = yaml.safe_load(match[1])
-    except (yaml.YAMLError, ValueError, RecursionError):  # ValueError: a date that does not exist
-        # Handwritten front matter is often invalid YAML, but it is still not part of the text.
-        return {}, match.end() if _YAML_KEY.match(match[1]) else 0
-    if not isinstance(values, dict):
-        return {}, 0
-    scalars = {clean(str(key)): _scalar(value) for key, value in values.items()}
-    return {key: value for key, value in scalars.items() if value is not None}, match.end()
-
-
-def _scalar(value: object) -> Scalar | None:
-    if isinstance(value, datetime.date):  # includes datetime
-        return value.isoformat()
-    if isinstance(value, str):
-        return clean(value)
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return value if isinstance(value, (bool, int, float)) else None
-
-
-def _marks(text: str, begin: int) -> list[Mark]:
     # A lone carriage return ends a line in CommonMark; replacing it by a line feed moves no offset.
-    markdown = text[begin:].replace("\r", "\n")
-    line_starts = list(accumulate((len(line) + 1 for line in markdown.split("\n")), initial=begin))
+    markdown = text[body_start:].replace("\r", "\n")
+    line_starts = list(accumulate((len(line) + 1 for line in markdown.split("\n")), initial=body_start))
 
     def span(first: int, last: int) -> tuple[int, int]:
         return line_starts[first], min(line_starts[last] - 1, len(text))
@@ -78,7 +48,30 @@ def _marks(text: str, begin: int) -> list[Mark]:
             marks.append(Mark("table", start, end, text[start:header_end]))
         else:
             marks.append(Mark("code", start, end, (token.info.split() or [""])[0]))
-    return marks
+    return ParsedText(text, tuple(marks), metadata).with_title()
+
+
+def _front_matter(text: str) -> tuple[dict[str, Scalar], int]:
+    """Metadata, and where the Markdown begins."""
+    match = _FRONT_MATTER.match(text)
+    if not match or match.end() > _MAX_FRONT_MATTER:
+        return {}, 0
+    try:
+        values = yaml.safe_load(match[1])
+    except (yaml.YAMLError, ValueError, RecursionError):  # ValueError: a date that does not exist
+        # Handwritten front matter is often invalid YAML, but it is still not part of the text.
+        return {}, match.end() if _YAML_KEY.match(match[1]) else 0
+    if not isinstance(values, dict):
+        return {}, 0
+    scalars: dict[str, Scalar | None] = {}
+    for key, value in values.items():
+        scalar: Scalar | None = None
+        if isinstance(value, (str, datetime.date)):  # includes datetime
+            scalar = clean(value if isinstance(value, str) else value.isoformat())
+        elif isinstance(value, (bool, int)) or (isinstance(value, float) and math.isfinite(value)):
+            scalar = value
+        scalars[clean(str(key))] = scalar
+    return {key: scalar for key, scalar in scalars.items() if scalar is not None}, match.end()
 
 
 @cache
@@ -101,17 +94,15 @@ def _table_rule(state: StateBlock, start: int, end: int, silent: bool) -> bool:
         return False
     if not silent:
         line = start + 2
-        while line < end and _is_row(state, line, end):
+        other_blocks = state.md.block.ruler.getRules("blockquote")
+        while line < end and state.sCount[line] >= state.blkIndent:
+            if state.isEmpty(line) or state.is_code_block(line):
+                break
+            is_row = state.src[state.bMarks[line] + state.tShift[line]] == "|"  # no other block begins with it
+            if not is_row and any(rule(state, line, end, True) for rule in other_blocks):
+                break
             line += 1
         state.push("table_open", "table", 1).map = [start, line]
         state.push("table_close", "table", -1)
         state.line = line
     return True
-
-
-def _is_row(state: StateBlock, line: int, end: int) -> bool:
-    if state.sCount[line] < state.blkIndent or state.isEmpty(line) or state.is_code_block(line):
-        return False
-    if state.src[state.bMarks[line] + state.tShift[line]] == "|":  # no other block begins with it
-        return True
-    return not any(rule(state, line, end, True) for rule in state.md.block.ruler.getRules("blockquote"))

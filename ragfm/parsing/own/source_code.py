@@ -17,11 +17,8 @@ if TYPE_CHECKING:
     from tree_sitter import Node, Parser
 
 GRAMMARS = {
-    ".py": ("python", "tree_sitter_python", "language"),
-    ".pyi": ("python", "tree_sitter_python", "language"),
-    ".js": ("javascript", "tree_sitter_javascript", "language"),
-    ".mjs": ("javascript", "tree_sitter_javascript", "language"),
-    ".jsx": ("javascript", "tree_sitter_javascript", "language"),
+    **dict.fromkeys((".py", ".pyi"), ("python", "tree_sitter_python", "language")),
+    **dict.fromkeys((".js", ".mjs", ".jsx"), ("javascript", "tree_sitter_javascript", "language")),
     ".ts": ("typescript", "tree_sitter_typescript", "language_typescript"),
     ".tsx": ("typescript", "tree_sitter_typescript", "language_tsx"),
     ".java": ("java", "tree_sitter_java", "language"),
@@ -29,15 +26,11 @@ GRAMMARS = {
     ".rs": ("rust", "tree_sitter_rust", "language"),
     ".c": ("c", "tree_sitter_c", "language"),
     ".h": ("c", "tree_sitter_cpp", "language"),
-    ".cc": ("c++", "tree_sitter_cpp", "language"),
-    ".cpp": ("c++", "tree_sitter_cpp", "language"),
-    ".cxx": ("c++", "tree_sitter_cpp", "language"),
-    ".hpp": ("c++", "tree_sitter_cpp", "language"),
+    **dict.fromkeys((".cc", ".cpp", ".cxx", ".hpp"), ("c++", "tree_sitter_cpp", "language")),
     ".cs": ("c#", "tree_sitter_c_sharp", "language"),
     ".rb": ("ruby", "tree_sitter_ruby", "language"),
     ".php": ("php", "tree_sitter_php", "language_php"),
-    ".sh": ("shell", "tree_sitter_bash", "language"),
-    ".bash": ("shell", "tree_sitter_bash", "language"),
+    **dict.fromkeys((".sh", ".bash"), ("shell", "tree_sitter_bash", "language")),
 }
 """By suffix: the language, the package of its grammar, and the function there that returns the grammar."""
 
@@ -129,21 +122,15 @@ def _headings(root: Node, offsets: _CharacterOffsets, text: str) -> Iterator[Mar
             continue  # it begins within a line, such as a function passed as an argument
         title = " ".join((name.text or b"").decode("utf-8", "replace").split())
         end = text.find("\n", text.find(title, start))
-        first = _first_comment(node)
+        first = node  # of the comment lines directly above
+        while (above := first.prev_named_sibling) is not None and above.type.endswith("comment"):
+            row, column = above.start_point
+            is_adjacent = above.end_point[0] + (above.end_point[1] > 0) >= first.start_point[0]
+            if not is_adjacent or column != node.start_point[1] or node.start_point[0] - row > _MAX_COMMENT_LINES:
+                break
+            first = above
         begin = offsets.at(first.start_point[0], 0, first.start_byte - first.start_point[1])
         yield Mark("heading", begin, len(text) if end < 0 else end, title, level)
-
-
-def _first_comment(node: Node) -> Node:
-    """The first of the comment lines directly above a definition, else the definition."""
-    first = node
-    while (above := first.prev_named_sibling) is not None and above.type.endswith("comment"):
-        row, column = above.start_point
-        is_adjacent = above.end_point[0] + (above.end_point[1] > 0) >= first.start_point[0]
-        if not is_adjacent or column != node.start_point[1] or node.start_point[0] - row > _MAX_COMMENT_LINES:
-            break
-        first = above
-    return first
 
 
 def _definitions(root: Node) -> Iterator[tuple[int, Node, Node | None]]:
@@ -156,21 +143,16 @@ def _definitions(root: Node) -> Iterator[tuple[int, Node, Node | None]]:
         is_definition = name is not None and (body is not None or node.type == "type_spec")
         if is_definition and _DEFINITION.match(node.type):
             yield min(level, _MAX_LEVEL), outer, name
-        elif node.type in _WRAPPERS and (wrapped := _wrapped_definitions(node)):
+        elif node.type in _WRAPPERS and (  # decorators, `export`, type parameters
+            wrapped := [part for part in node.named_children if part.type in _WRAPPERS or _DEFINITION.match(part.type)]
+        ):
             stack += [(level, definition, outer) for definition in reversed(wrapped)]
             continue
         elif level == 1 and node.type != "comment":
             yield 1, node, None
             continue
-        if body is not None and is_definition:
-            stack += [(level + 1, inner, inner) for inner in reversed(body.named_children)]
-        elif level > 1 and body is not None:
-            stack += [(level, inner, inner) for inner in reversed(body.named_children)]
-
-
-def _wrapped_definitions(node: Node) -> list[Node]:
-    """The definitions below decorators, `export` or type parameters."""
-    return [inner for inner in node.named_children if inner.type in _WRAPPERS or _DEFINITION.match(inner.type)]
+        if body is not None and (is_definition or level > 1):
+            stack += [(level + is_definition, inner, inner) for inner in reversed(body.named_children)]
 
 
 def _name_of(node: Node) -> Node | None:

@@ -78,9 +78,6 @@ def confine(folder: str, readable: Sequence[str], memory: int, parent: int) -> l
     return active
 
 
-# --- Limits ------------------------------------------------------------------------------------------------------
-
-
 def limit_memory(max_bytes: int) -> None:
     """Make allocations fail beyond about this many bytes."""
     hard = resource.getrlimit(resource.RLIMIT_DATA)[1]
@@ -90,16 +87,10 @@ def limit_memory(max_bytes: int) -> None:
 
 def _set_limits(memory: int) -> None:
     limit_memory(memory)
-    for kind, limit in (
-        (resource.RLIMIT_CORE, 0),
-        (resource.RLIMIT_FSIZE, _MAX_FILE_SIZE),
-        (resource.RLIMIT_NOFILE, _MAX_OPEN_FILES),
-    ):
+    limits = {resource.RLIMIT_CORE: 0, resource.RLIMIT_FSIZE: _MAX_FILE_SIZE, resource.RLIMIT_NOFILE: _MAX_OPEN_FILES}
+    for kind, limit in limits.items():
         hard = resource.getrlimit(kind)[1]
         resource.setrlimit(kind, (limit, limit) if hard == resource.RLIM_INFINITY else (min(limit, hard),) * 2)
-
-
-# --- Namespaces and capabilities ---------------------------------------------------------------------------------
 
 
 def _libc() -> ctypes.CDLL:
@@ -133,9 +124,6 @@ def _drop_capabilities() -> None:
         _check(_libc().capset(header, bytes(24)))
 
 
-# --- Landlock ----------------------------------------------------------------------------------------------------
-
-
 def _restrict_files(folder: str, readable: Sequence[str]) -> None:
     libc = _libc()
     version = _check(libc.syscall(_CREATE_RULESET, None, ctypes.c_size_t(0), 1))
@@ -152,60 +140,40 @@ def _restrict_files(folder: str, readable: Sequence[str]) -> None:
     try:
         for path, rights in rules:
             with contextlib.suppress(FileNotFoundError, NotADirectoryError, PermissionError):
-                _allow(libc, ruleset, path, rights)
+                descriptor = os.open(path, os.O_PATH | os.O_CLOEXEC)
+                try:
+                    allowed = rights if os.path.isdir(path) else rights & _FILE_RIGHTS  # noqa: PTH112
+                    _check(libc.syscall(_ADD_RULE, ruleset, 1, struct.pack("=Qi", allowed, descriptor), 0))
+                finally:
+                    os.close(descriptor)
         _check(libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0))
         _check(libc.syscall(_RESTRICT_SELF, ruleset, 0))
     finally:
         os.close(ruleset)
 
 
-def _allow(libc: ctypes.CDLL, ruleset: int, path: str, rights: int) -> None:
-    descriptor = os.open(path, os.O_PATH | os.O_CLOEXEC)
-    try:
-        allowed = rights if os.path.isdir(path) else rights & _FILE_RIGHTS  # noqa: PTH112
-        _check(libc.syscall(_ADD_RULE, ruleset, 1, struct.pack("=Qi", allowed, descriptor), 0))
-    finally:
-        os.close(descriptor)
-
-
-# --- seccomp -----------------------------------------------------------------------------------------------------
-
-
 def _filter_system_calls() -> None:
-    """Refuse `_REFUSED_CALLS` to this process and its children; Unix sockets may be created."""
-    if platform.machine() not in _MACHINES or struct.calcsize("P") != 8:
-        raise OSError("not supported on this machine")
-    libc = _libc()
-    program = b"".join(_build_filter(*_MACHINES[platform.machine()]))
-    code = ctypes.create_string_buffer(program, len(program))
-
-    class FilterProgram(ctypes.Structure):
-        _fields_ = [("length", ctypes.c_ushort), ("code", ctypes.c_void_p)]
-
-    _check(libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0))
-    filter_program = FilterProgram(len(program) // 8, ctypes.addressof(code))
-    _check(libc.prctl(_PR_SET_SECCOMP, 2, ctypes.byref(filter_program), 0, 0))
-
-
-def _build_filter(machine: int, numbers: Sequence[int], access: tuple[int, int]) -> list[bytes]:
-    """BPF instructions over `struct seccomp_data`: call number at 0, machine at 4, arguments from 16 on.
+    """Refuse `_REFUSED_CALLS` to this process and its children; Unix sockets may be created.
 
     `access` with W_OK is refused, too. Landlock does not filter it, so it would report /tmp as writable, and
     LibreOffice, which asks, would fail to create a socket there instead of using its own folder.
     """
+    if platform.machine() not in _MACHINES or struct.calcsize("P") != 8:
+        raise OSError("not supported on this machine")
+    libc = _libc()
+    machine, numbers, access = _MACHINES[platform.machine()]
     calls = dict(zip(_REFUSED_CALLS, numbers, strict=True))
     socket = calls.pop("socket")
+    # BPF instructions over `struct seccomp_data`: call number at 0, machine at 4, arguments from 16 on.
     load, equal, at_least, give = 0x20, 0x15, 0x35, 0x06
     instruction: Callable[..., bytes] = struct.Struct("=HBBI").pack  # operation, jump if true, jump if false, operand
-    always_refused = list(calls.values())
-    refuse = len(always_refused) + 6  # instructions from the first test to the refusal
-    tests = [instruction(equal, refuse - i - 1, 0, number) for i, number in enumerate(always_refused)]
-    return [
+    refuse = len(calls) + 6  # instructions from the first test to the refusal
+    instructions = [
         instruction(load, 0, 0, 4),
         instruction(equal, 0, refuse + 2, machine),  # calls of another machine type
         instruction(load, 0, 0, 0),
         instruction(at_least, refuse, 0, 0x40000000),  # x32, a second set of call numbers
-        *tests,
+        *(instruction(equal, refuse - i - 1, 0, number) for i, number in enumerate(calls.values())),
         instruction(equal, 0, 2, socket),
         instruction(load, 0, 0, 16),
         instruction(equal, 4, 3, _AF_UNIX),
@@ -215,9 +183,15 @@ def _build_filter(machine: int, numbers: Sequence[int], access: tuple[int, int])
         instruction(give, 0, 0, 0x00050000 | 13),  # refuse: EACCES
         instruction(give, 0, 0, 0x7FFF0000),  # allow
     ]
+    program = b"".join(instructions)
+    code = ctypes.create_string_buffer(program, len(program))
 
+    class FilterProgram(ctypes.Structure):
+        _fields_ = [("length", ctypes.c_ushort), ("code", ctypes.c_void_p)]
 
-# --- Parent ------------------------------------------------------------------------------------------------------
+    _check(libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0))
+    filter_program = FilterProgram(len(program) // 8, ctypes.addressof(code))
+    _check(libc.prctl(_PR_SET_SECCOMP, 2, ctypes.byref(filter_program), 0, 0))
 
 
 def _end_with_parent(parent: int) -> None:

@@ -183,8 +183,6 @@ def _set_exception(future: Future[Document], error: Exception) -> None:
         future.set_exception(error)
 
 
-# --- The pool of this process ------------------------------------------------------------------------------------
-
 _lock = threading.Lock()
 _shared: WorkerPool | None = None
 
@@ -204,19 +202,12 @@ def remove_orphaned_folders() -> None:
     """Remove the folders of workers whose parent processes were killed."""
     for folder in Path(tempfile.gettempdir()).glob(f"{FOLDER_PREFIX}*"):
         parent = folder.name.removeprefix(FOLDER_PREFIX).partition("-")[0]
-        with contextlib.suppress(OSError, ValueError):
-            if folder.stat().st_uid == os.getuid() and not _is_alive(int(parent)):
-                shutil.rmtree(folder, ignore_errors=True)
-
-
-def _is_alive(process_id: int) -> bool:
-    try:
-        os.kill(process_id, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        pass
-    return True
+        with contextlib.suppress(OSError, ValueError):  # PermissionError: the parent process is alive
+            if folder.stat().st_uid == os.getuid():
+                try:
+                    os.kill(int(parent), 0)
+                except ProcessLookupError:
+                    shutil.rmtree(folder, ignore_errors=True)
 
 
 def _after_fork() -> None:

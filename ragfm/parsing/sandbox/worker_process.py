@@ -55,10 +55,6 @@ class Limits:
     max_documents: int = 500
     """Documents after which a process is replaced."""
 
-    def total_seconds(self, size: int) -> float:
-        """Total time for a document of `size` bytes."""
-        return self.seconds + self.seconds_per_mib * size / 2**20
-
 
 @dataclass(frozen=True, slots=True)
 class Job:
@@ -96,13 +92,12 @@ class WorkerProcess:
         self.protections: list[str] = []
         self.folder = tempfile.mkdtemp(prefix=f"{FOLDER_PREFIX}{os.getpid()}-")
         try:
-            self._process = self._start()
-            self.protections = self._wait_until_ready()
+            self._start()
         except BaseException:
             shutil.rmtree(self.folder, ignore_errors=True)
             raise
 
-    def _start(self) -> subprocess.Popen[bytes]:
+    def _start(self) -> None:
         # The working folder and the folder of the main script are not on the worker's path: nothing is imported there.
         package_root = str(Path(__file__).parents[3])
         main_script = getattr(sys.modules.get("__main__"), "__file__", None) or ""
@@ -119,7 +114,7 @@ class WorkerProcess:
         env |= {"HOME": self.folder, "TMPDIR": self.folder, "HF_HOME": cache}
         try:
             with open(os.path.join(self.folder, "stderr"), "wb") as stderr:  # noqa: PTH118, PTH123
-                return subprocess.Popen(  # noqa: S603  no part of the command comes from a document
+                self._process = subprocess.Popen(  # noqa: S603  no part of the command comes from a document
                     [sys.executable, "-P", "-c", BOOT, json.dumps([path, arguments])],
                     stdin=subprocess.PIPE,
                     stdout=subprocess.PIPE,
@@ -130,8 +125,6 @@ class WorkerProcess:
                 )
         except (OSError, TypeError) as error:
             raise WorkerError(f"Cannot start {sys.executable!r} to parse documents: {error}.") from error
-
-    def _wait_until_ready(self) -> list[str]:
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         os.set_blocking(self._process.stdin.fileno(), False)
@@ -140,7 +133,7 @@ class WorkerProcess:
             frame = self._exchange_until_result(b"", lambda: True, _START_SECONDS, _START_SECONDS)
         except WorkerEnded as ended:
             raise WorkerError(f"Cannot start a process to parse documents: {self._start_error or ended}.") from ended
-        return list(frame.fields)
+        self.protections = list(frame.fields)
 
     def send(self, jobs: list[Job]) -> None:
         """Queue documents for the process.
@@ -156,7 +149,7 @@ class WorkerProcess:
         kept = self._resident_memory() if self._has_models else 0
         self._memory_limit = min(limits.memory + kept, limits.model_memory)
         message, self._outgoing = self._outgoing, b""
-        total_seconds = limits.total_seconds(len(job.blob.data))
+        total_seconds = limits.seconds + limits.seconds_per_mib * len(job.blob.data) / 2**20
         frame = self._exchange_until_result(message, job.is_wanted, limits.stall_seconds, total_seconds)
         self.parsed += 1
         try:
@@ -204,6 +197,9 @@ class WorkerProcess:
         self, message: bytes, is_wanted: Callable[[], bool], stall_seconds: float, total_seconds: float
     ) -> worker_protocol.Frame:
         """Send a message and return the next frame that is not a sign of life, within the limits."""
+        stdin, stdout = self._process.stdin, self._process.stdout
+        assert stdin is not None
+        assert stdout is not None
         start = last_frame = self._clock()
         unsent = memoryview(message)
         while True:
@@ -223,44 +219,34 @@ class WorkerProcess:
                 self._fail(self._memory_reason(), document_at_fault=False)
             if not is_wanted():
                 self._fail("its result is not needed any more")
-            unsent = self._exchange(unsent)
-
-    def _exchange(self, unsent: memoryview) -> memoryview:
-        """Send and receive what is possible within `_POLL_SECONDS`, and return the rest of the message."""
-        stdin, stdout = self._process.stdin, self._process.stdout
-        assert stdin is not None
-        assert stdout is not None
-        poll = select.poll()
-        poll.register(stdout, select.POLLIN)
-        if unsent:
-            poll.register(stdin, select.POLLOUT)
-        ready = dict(poll.poll(_POLL_SECONDS * 1000))
-        if stdin.fileno() in ready:
-            with contextlib.suppress(BlockingIOError, BrokenPipeError):  # a broken pipe shows in stdout, too
-                unsent = unsent[os.write(stdin.fileno(), unsent[:_READ_SIZE]) :]
-        if stdout.fileno() in ready:
-            data = os.read(stdout.fileno(), _READ_SIZE)
-            if not data:
-                self._raise_ended()
-            try:
-                self._frames += self._reader.feed(data)
-            except (ValueError, RecursionError, MemoryError) as error:
-                self._fail(f"its parser sent an invalid message: {error}")
-        return unsent
+            # Send and receive what is possible.
+            poll = select.poll()
+            poll.register(stdout, select.POLLIN)
+            if unsent:
+                poll.register(stdin, select.POLLOUT)
+            ready = dict(poll.poll(_POLL_SECONDS * 1000))
+            if stdin.fileno() in ready:
+                with contextlib.suppress(BlockingIOError, BrokenPipeError):  # a broken pipe shows in stdout, too
+                    unsent = unsent[os.write(stdin.fileno(), unsent[:_READ_SIZE]) :]
+            if stdout.fileno() in ready:
+                data = os.read(stdout.fileno(), _READ_SIZE)
+                if not data:
+                    status = self.stop()  # a process that is ending already keeps its own status
+                    if status >= 0:
+                        reason = f"its parser ended with status {status}"
+                    elif (name := signal.Signals(-status).name) == "SIGKILL":
+                        reason = "its parser was killed by the system, possibly for lack of memory"
+                    else:
+                        reason = f"its parser crashed ({name})"
+                    raise WorkerEnded(reason, document_at_fault=False)
+                try:
+                    self._frames += self._reader.feed(data)
+                except (ValueError, RecursionError, MemoryError) as error:
+                    self._fail(f"its parser sent an invalid message: {error}")
 
     def _fail(self, reason: str, *, document_at_fault: bool = True) -> None:
         self.stop()
         raise WorkerEnded(reason, document_at_fault=document_at_fault)
-
-    def _raise_ended(self) -> None:
-        status = self.stop()  # a process that is ending already keeps its own status
-        if status >= 0:
-            raise WorkerEnded(f"its parser ended with status {status}", document_at_fault=False)
-        name = signal.Signals(-status).name
-        if name == "SIGKILL":
-            reason = "its parser was killed by the system, possibly for lack of memory"
-            raise WorkerEnded(reason, document_at_fault=False)
-        raise WorkerEnded(f"its parser crashed ({name})", document_at_fault=False)
 
     def _memory_reason(self) -> str:
         return f"its parser needs over {self._memory_limit / 2**30:g} GiB of memory"

@@ -12,20 +12,13 @@ from ragfm.core.errors import ParseError, RagfmError
 from ragfm.core.types import Blob, Document, Mark, Scalar
 
 # Kinds of frames. The parent sends PARSE, the worker everything else.
-READY = b"r"
-"""The worker has started; the fields name the protections that are active."""
+READY = b"r"  # the worker has started; the fields name the protections that are active
 PARSE = b"p"
-"""Parse this document."""
 DOCUMENT = b"d"
-"""The parsed document."""
-ERROR = b"e"
-"""Why there is no document."""
-OUT_OF_MEMORY = b"f"
-"""The worker ran out of memory and ends."""
-HEARTBEAT = b"s"
-"""The parser makes progress."""
-MODEL_STARTED = b"m"
-"""A model runs on the document from now on."""
+ERROR = b"e"  # why there is no document
+OUT_OF_MEMORY = b"f"  # the worker ends
+HEARTBEAT = b"s"  # the parser makes progress
+MODEL_STARTED = b"m"  # a model runs on the document from now on
 
 MAX_TEXT = 256 << 20
 """Size of a document's text, in bytes."""
@@ -102,15 +95,12 @@ def unpack_document(frame: Frame, blob: Blob, uri: str) -> Document:
     text = frame.data.decode()
     valid = isinstance(media_type, str) and isinstance(metadata, dict)
     valid = valid and all(isinstance(value, Scalar) for value in metadata.values())
-    if not valid or not all(_is_mark(mark, len(text)) for mark in marks):
+    for kind, start, end, value, level in marks:
+        valid = valid and kind in _MARK_KINDS and type(start) is type(end) is type(level) is int
+        valid = valid and 0 <= start <= end <= len(text) and isinstance(value, str)
+    if not valid:
         raise ValueError("it is not a document")
     return Document(uri, text, media_type, {**metadata, **blob.metadata}, tuple(Mark(*mark) for mark in marks))
-
-
-def _is_mark(mark: Any, length: int) -> bool:
-    kind, start, end, value, level = mark
-    has_integers = type(start) is type(end) is type(level) is int
-    return kind in _MARK_KINDS and has_integers and 0 <= start <= end <= length and isinstance(value, str)
 
 
 def pack_error(error: Exception) -> bytes:

@@ -101,7 +101,12 @@ class _Samples:
             size += len(part)
             if size >= _BLOCK:
                 block = np.concatenate(pending)
-                end = _quietest_moment(block)
+                # The block ends in the middle of the quietest fifth of a second in its last half minute.
+                step = _RATE // 5
+                steps = min(len(block) // 2, 30 * _RATE) // step
+                tail = block[len(block) - steps * step :].astype(np.int32).reshape(steps, step)
+                quietest = int(np.abs(tail).sum(axis=1).argmin())
+                end = len(block) - (steps - quietest) * step + step // 2
                 yield block[:end]
                 pending, size = [block[end:]], size - end
         if size:
@@ -130,16 +135,6 @@ class _Samples:
             samples = part.to_ndarray()[0]
             self.count += len(samples)
             yield samples
-
-
-def _quietest_moment(block: NDArray[np.int16]) -> int:
-    """The middle of the quietest fifth of a second in the last half minute of a block."""
-    import numpy as np
-
-    step = _RATE // 5
-    steps = min(len(block) // 2, 30 * _RATE) // step
-    tail = block[len(block) - steps * step :].astype(np.int32).reshape(steps, step)
-    return len(block) - (steps - int(np.abs(tail).sum(axis=1).argmin())) * step + step // 2
 
 
 def _transcribe(samples: _Samples) -> Iterator[Segment]:

@@ -29,7 +29,8 @@ def read_image(data: bytes, name: str) -> ParsedText:
     """
     if not has_ocr():
         raise SkipDocument(f"{name} is an image: reading its text needs OCR.", OCR_HINT)
-    from PIL import Image
+    import numpy as np
+    from PIL import Image, ImageOps
 
     try:
         with warnings.catch_warnings():
@@ -42,7 +43,10 @@ def read_image(data: bytes, name: str) -> ParsedText:
         pages = []
         for number in range(page_count):
             image.seek(number)
-            pages.append(_read_page(image, name))
+            _check_size(image, name)  # each page of a TIFF has its own size
+            upright = ImageOps.exif_transpose(image).convert("RGB")
+            upright.thumbnail((_MAX_SIDE, _MAX_SIDE))
+            pages.append(PageContent(upright.width, upright.height, recognise_words(np.asarray(upright), 1)))
     except ParseError:
         raise
     except (*_DAMAGE, Image.DecompressionBombError) as error:
@@ -51,16 +55,6 @@ def read_image(data: bytes, name: str) -> ParsedText:
     if page_count == 1:
         parsed = parsed._replace(marks=tuple(mark for mark in parsed.marks if mark.kind != "page"))
     return parsed._replace(metadata=metadata)
-
-
-def _read_page(image: Image.Image, name: str) -> PageContent:
-    import numpy as np
-    from PIL import ImageOps
-
-    _check_size(image, name)  # each page of a TIFF has its own size
-    upright = ImageOps.exif_transpose(image).convert("RGB")
-    upright.thumbnail((_MAX_SIDE, _MAX_SIDE))
-    return PageContent(upright.width, upright.height, recognise_words(np.asarray(upright), 1))
 
 
 def _check_size(image: Image.Image, name: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 from ragfm.core.errors import ParseError
@@ -62,8 +63,6 @@ class _Paragraph:
 
 
 class _BodyReader:
-    """Reads the body in one pass and adds its blocks to the builder."""
-
     def __init__(self, package: Package, path: str, root: Node) -> None:
         self.builder = MarkdownBuilder()
         self.hidden: list[str] = []
@@ -118,7 +117,8 @@ class _BodyReader:
         for text_box in paragraph.text_boxes:
             self.read_blocks(text_box)
         for relation_id in paragraph.charts:
-            chart = self._package.xml(self._relations[relation_id].target) if relation_id in self._relations else None
+            relation = self._relations.get(relation_id)
+            chart = self._package.xml(relation.target) if relation else None
             if chart is not None:
                 self._start_page(paragraph.page)
                 add_chart(chart, self.builder)
@@ -128,11 +128,9 @@ class _BodyReader:
     def _outline(self, node: Node) -> tuple[int, tuple[str, int] | None]:
         """The heading level of a paragraph, 0 for none; its list and its depth there."""
         properties = child(node, "pPr")
-        style_node = child(properties, "pStyle")
-        style = attribute(style_node, "val") if style_node is not None else ""
+        style = attribute(child(properties, "pStyle"), "val")
         level = self._styles.heading_level(style)
-        outline_node = child(properties, "outlineLvl")
-        outline = attribute(outline_node, "val") if outline_node is not None else ""
+        outline = attribute(child(properties, "outlineLvl"), "val")
         if outline.isdecimal():
             level = int(outline) + 1 if int(outline) < 9 else 0
         return level, self._styles.list_position(style, child(properties, "numPr"))
@@ -148,17 +146,41 @@ class _BodyReader:
             if name == "t":
                 paragraph.parts.append(node.text or "")
             elif name == "r":
-                self._read_run(node, paragraph)
+                properties = child(node, "rPr")
+                vanish = child(properties, "vanish")
+                is_vanished = vanish is not None and attribute(vanish, "val") not in ("0", "false", "off")
+                if is_vanished or attribute(child(properties, "sz"), "val") in _UNREADABLE_SIZES:
+                    hidden = _Paragraph()
+                    self._read_inline(node, hidden)
+                    self.hidden.append("".join(hidden.parts))
+                else:
+                    self._read_inline(node, paragraph)
             elif name in _DROPPED:
                 continue
             elif name in _CHARACTERS:
                 paragraph.parts.append(_CHARACTERS[name])
             elif name in ("br", "lastRenderedPageBreak"):
-                self._read_break(node, name, paragraph)
+                kind = attribute(node, "type")
+                if name == "lastRenderedPageBreak" or (kind == "page" and not self._has_rendered_breaks):
+                    self._page += 1
+                    if not "".join(paragraph.parts).strip():
+                        paragraph.page = self._page
+                elif kind not in ("page", "column"):
+                    paragraph.parts.append("\n")
             elif name == "sym":
-                paragraph.parts.append(_read_symbol(attribute(node, "char")))
+                with suppress(ValueError, OverflowError):
+                    symbol = chr(int(attribute(node, "char"), 16))
+                    if not "\ue000" <= symbol <= "\uf8ff":  # private use: meaningless without its font
+                        paragraph.parts.append(symbol)
             elif name in ("footnoteReference", "endnoteReference"):
-                self._read_note(node, name.removesuffix("Reference"), paragraph)
+                note = self._notes[name.removesuffix("Reference")].pop(attribute(node, "id"), None)
+                if note is not None:
+                    self._note_count += 1
+                    mark = f"[{self._note_count}]"
+                    texts = [self._read_paragraph(inner).text() for inner in descendants(note, "p")]
+                    if text := " ".join(filter(None, texts)):
+                        paragraph.parts.append(mark)
+                        paragraph.notes.append(f"{mark} {text}")
             elif name == "txbxContent":
                 paragraph.text_boxes.append(node)
             elif name == "chart":
@@ -166,39 +188,6 @@ class _BodyReader:
             else:
                 paragraph.parts.append(_FORMULA_PARTS.get(name, ""))
                 self._read_inline(node, paragraph)
-
-    def _read_run(self, node: Node, paragraph: _Paragraph) -> None:
-        properties = child(node, "rPr")
-        vanish, size = child(properties, "vanish"), child(properties, "sz")
-        is_vanished = vanish is not None and attribute(vanish, "val") not in ("0", "false", "off")
-        is_unreadable = size is not None and attribute(size, "val") in _UNREADABLE_SIZES
-        if is_vanished or is_unreadable:
-            hidden = _Paragraph()
-            self._read_inline(node, hidden)
-            self.hidden.append("".join(hidden.parts))
-        else:
-            self._read_inline(node, paragraph)
-
-    def _read_break(self, node: Node, name: str, paragraph: _Paragraph) -> None:
-        kind = attribute(node, "type")
-        if name == "lastRenderedPageBreak" or (kind == "page" and not self._has_rendered_breaks):
-            self._page += 1
-            if not "".join(paragraph.parts).strip():
-                paragraph.page = self._page
-        elif kind not in ("page", "column"):
-            paragraph.parts.append("\n")
-
-    def _read_note(self, node: Node, kind: str, paragraph: _Paragraph) -> None:
-        note = self._notes[kind].pop(attribute(node, "id"), None)
-        if note is None:
-            return
-        self._note_count += 1
-        mark = f"[{self._note_count}]"
-        texts = [self._read_paragraph(inner).text() for inner in descendants(note, "p")]
-        text = " ".join(filter(None, texts))
-        if text:
-            paragraph.parts.append(mark)
-            paragraph.notes.append(f"{mark} {text}")
 
     def _start_page(self, page: int) -> None:
         if self._has_pages:
@@ -259,17 +248,8 @@ def _cells(row: Node) -> Iterator[tuple[Node, int, bool]]:
     for node in row:
         if local_name(node) == "tc":
             properties = child(node, "tcPr")
-            span, merged = child(properties, "gridSpan"), child(properties, "vMerge")
-            digits = attribute(span, "val") if span is not None else ""
+            digits, merged = attribute(child(properties, "gridSpan"), "val"), child(properties, "vMerge")
             columns = min(max(int(digits), 1), _MAX_SPAN) if digits.isdecimal() and len(digits) < 6 else 1
             yield node, columns, merged is not None and attribute(merged, "val") != "restart"
         elif local_name(node) in _ROW_CONTAINERS:
             yield from _cells(node)
-
-
-def _read_symbol(code: str) -> str:
-    try:
-        character = chr(int(code, 16))
-    except (ValueError, OverflowError):
-        return ""
-    return "" if "\ue000" <= character <= "\uf8ff" else character  # private use: meaningless without its font

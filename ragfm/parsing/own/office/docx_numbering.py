@@ -27,8 +27,7 @@ class Numbering:
         abstract = {attribute(node, "abstractNumId"): _read_levels(node) for node in children(root, "abstractNum")}
         self._lists: dict[str, tuple[str, dict[int, _Level]]] = {}
         for node in children(root, "num"):
-            abstract_id = child(node, "abstractNumId")
-            name = attribute(abstract_id, "val") if abstract_id is not None else ""
+            name = attribute(child(node, "abstractNumId"), "val")
             overrides: dict[int, _Level] = {}
             for override in children(node, "lvlOverride"):
                 overrides |= _read_levels(override)
@@ -59,13 +58,10 @@ class Numbering:
 def _read_levels(node: Node) -> dict[int, _Level]:
     levels = {}
     for level in children(node, "lvl"):
-        values = {}
-        for name in ("numFmt", "lvlText", "start"):
-            element = child(level, name)
-            values[name] = attribute(element, "val") if element is not None else ""
-        depth, start = attribute(level, "ilvl"), values["start"]
+        number_format, text, start = (attribute(child(level, name), "val") for name in ("numFmt", "lvlText", "start"))
+        depth = attribute(level, "ilvl")
         if depth.isdecimal():
-            levels[int(depth)] = _Level(values["numFmt"], values["lvlText"], int(start) if start.isdecimal() else 1)
+            levels[int(depth)] = _Level(number_format, text, int(start) if start.isdecimal() else 1)
     return levels
 
 

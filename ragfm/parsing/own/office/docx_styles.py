@@ -19,22 +19,22 @@ class Styles:
     def heading_level(self, style: str) -> int:
         """The heading level of a style; 0 where it is not a heading style."""
         for node in self._chain(style):
-            name = _value(child(node, "name"))
+            name = attribute(child(node, "name"), "val")
             if match := _HEADING.match(name):
                 return int(match[1])
             if name.lower() == "title":
                 return 1
-            outline = _value(child(node, "pPr", "outlineLvl"))
+            outline = attribute(child(node, "pPr", "outlineLvl"), "val")
             if outline.isdecimal():
                 return int(outline) + 1 if int(outline) < 9 else 0
         return 0
 
     def list_position(self, style: str, own: Node | None) -> tuple[str, int] | None:
         """The list id and the depth of a paragraph with a style and its `own` numPr; None outside of lists."""
-        depth = _value(child(own, "ilvl"))
+        depth = attribute(child(own, "ilvl"), "val")
         for node in (own, *(child(style, "pPr", "numPr") for style in self._chain(style))):
-            depth = depth or _value(child(node, "ilvl"))
-            if list_id := _value(child(node, "numId")):
+            depth = depth or attribute(child(node, "ilvl"), "val")
+            if list_id := attribute(child(node, "numId"), "val"):
                 return (list_id, int(depth) if depth.isdecimal() else 0) if list_id != "0" else None
         return None
 
@@ -42,9 +42,5 @@ class Styles:
         chain: list[Node] = []
         while (node := self._styles.get(style)) is not None and len(chain) < _MAX_CHAIN:
             chain.append(node)
-            style = _value(child(node, "basedOn"))
+            style = attribute(child(node, "basedOn"), "val")
         return chain
-
-
-def _value(node: Node | None) -> str:
-    return attribute(node, "val") if node is not None else ""

@@ -50,8 +50,6 @@ def read_odf(data: bytes, name: str) -> ParsedText:
 
 
 class _BodyReader:
-    """Reads the body in one pass and adds its blocks to the builder."""
-
     def __init__(self) -> None:
         self.builder = MarkdownBuilder()
         self._pending_notes: list[str] = []  # of the current paragraph or table
@@ -82,8 +80,8 @@ class _BodyReader:
     def _add_paragraph(self, node: Node, depth: int, marker: str) -> None:
         text = self._text(node)
         if text:
-            level = attribute(node, "outline-level")
             if local_name(node) == "h":
+                level = attribute(node, "outline-level")
                 has_level = level.isdecimal() and level != "0"
                 self.builder.add_heading(min(int(level), _MAX_LEVEL) if has_level else 1, text)
             else:
@@ -118,42 +116,35 @@ class _BodyReader:
             elif kind == "line-break":
                 yield "\n"
             elif kind == "note":
-                yield self._read_note(inner)
+                citation, body = child(inner, "note-citation"), child(inner, "note-body")
+                mark = f"[{(citation.text or '').strip() if citation is not None else ''}]"
+                if body is not None and (text := self._joined_text(body.iter(), ("p",))):
+                    self._pending_notes.append(f"{mark} {text}")
+                    yield mark
             elif kind in ("frame", "custom-shape", "g"):
                 self._pending_frames.append(inner)
             elif kind not in _DROPPED:
                 yield from self._text_parts(inner)
             yield inner.tail or ""
 
-    def _read_note(self, node: Node) -> str:
-        """Keep the text of a note for later, and return its mark."""
-        citation, body = child(node, "note-citation"), child(node, "note-body")
-        mark = f"[{(citation.text or '').strip() if citation is not None else ''}]"
-        text = self._joined_text(body.iter(), ("p",)) if body is not None else ""
-        if not text:
-            return ""
-        self._pending_notes.append(f"{mark} {text}")
-        return mark
-
     def _add_table(self, table: Node) -> None:
         header_rows = len(list(_rows(child(table, "table-header-rows"))))
-        rows = [row for row_node in _rows(table) for row in self._read_row(row_node) if any(row)]
+        rows: list[list[str]] = []
+        for row_node in _rows(table):
+            row: list[str] = []
+            for cell in row_node:
+                if local_name(cell) in ("table-cell", "covered-table-cell"):
+                    row += [self._joined_text(cell.iter(), ("p", "h"))] * _repeats(cell, "number-columns-repeated")
+            while row and not row[-1]:
+                row.pop()
+            if row:
+                rows += [row] * _repeats(row_node, "number-rows-repeated")
         if rows and max(map(len, rows)) > 1:
             self.builder.add_table(rows, min(max(header_rows, 1), len(rows)))
         else:
             for row in rows:
                 self.builder.add_block(row[0])
         self._add_notes()
-
-    def _read_row(self, row_node: Node) -> list[list[str]]:
-        """The row, as often as it is repeated."""
-        row: list[str] = []
-        for cell in row_node:
-            if local_name(cell) in ("table-cell", "covered-table-cell"):
-                row += [self._joined_text(cell.iter(), ("p", "h"))] * _repeats(cell, "number-columns-repeated")
-        while row and not row[-1]:
-            row.pop()
-        return [row] * _repeats(row_node, "number-rows-repeated")
 
 
 def _rows(parent: Node | None) -> Iterator[Node]:

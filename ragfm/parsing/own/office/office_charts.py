@@ -34,10 +34,9 @@ def add_chart(root: Node, builder: MarkdownBuilder) -> None:
 
 def _points(series: Node, element: str, scatter_element: str) -> dict[int, str]:
     """The values of a series by index; scatter charts use another element name."""
-    node = child(series, element)
+    node, points = child(series, element), {}
     if node is None:
         node = child(series, scatter_element)
-    points = {}
     for point in descendants(node, "pt"):
         value, index = child(point, "v"), attribute(point, "idx")
         if value is not None and index.isdecimal():

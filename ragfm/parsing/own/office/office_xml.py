@@ -52,9 +52,9 @@ def local_name(node: Node) -> str:
     return tag.rsplit("}", 1)[-1] if isinstance(tag, str) else ""
 
 
-def attribute(node: Node, name: str) -> str:
+def attribute(node: Node | None, name: str) -> str:
     """The value of an attribute in any namespace; empty where there is none."""
-    for key, value in node.attrib.items():
+    for key, value in node.attrib.items() if node is not None else ():
         if key == name or key.endswith(f"}}{name}"):
             return value
     return ""
@@ -103,8 +103,8 @@ class Package:
         return read_entry(self._archive, path, self.name)
 
     def xml(self, path: str) -> Node | None:
-        """The root of an XML part; None where it does not exist."""
-        data = self.read(path)
+        """The root of an XML part; None where it does not exist, and for an empty path."""
+        data = self.read(path) if path else None
         return None if data is None else parse_xml(data.replace(*_STRICT), self.name)
 
     def relations(self, path: str) -> dict[str, Relation]:
@@ -125,15 +125,14 @@ class Package:
     def main_part(self) -> tuple[str, Node]:
         """Path and root of the main part. Raises ParseError where there is none."""
         path = self.related_part("", "officeDocument")
-        root = self.xml(path) if path else None
+        root = self.xml(path)
         if root is None:
             raise ParseError(f"{self.name} is damaged: it has no main part.")
         return path, root
 
     def metadata(self) -> dict[str, Scalar]:
         """Title, author and date of the last change, where they are known."""
-        path = self.related_part("", "core-properties")
-        return core_metadata(self.xml(path) if path else None)
+        return core_metadata(self.xml(self.related_part("", "core-properties")))
 
 
 def core_metadata(root: Node | None) -> dict[str, Scalar]:

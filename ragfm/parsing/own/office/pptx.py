@@ -12,16 +12,7 @@ from ragfm.parsing.media_types import detect
 from ragfm.parsing.own.media.image import read_image
 from ragfm.parsing.own.media.ocr import OCR_HINT, has_ocr
 from ragfm.parsing.own.office.office_charts import add_chart
-from ragfm.parsing.own.office.office_xml import (
-    Node,
-    Package,
-    Relation,
-    attribute,
-    child,
-    children,
-    descendants,
-    local_name,
-)
+from ragfm.parsing.own.office.office_xml import Node, Package, attribute, child, children, descendants, local_name
 from ragfm.parsing.rendering import MarkdownBuilder, ParsedText, clean
 
 _TITLES = frozenset({"title", "ctrTitle"})
@@ -53,7 +44,7 @@ def read_pptx(data: bytes, name: str) -> ParsedText:
     for number, entry in enumerate(descendants(child(root, "sldIdLst"), "sldId"), 1):
         targets = (relations[value].target for key, value in entry.attrib.items() if key != "id" and value in relations)
         target = next(targets, "")
-        slide = package.xml(target) if target else None
+        slide = package.xml(target)
         if slide is None:
             raise ParseError(f"{name} is damaged: slide {number} is missing.")
         if slide.get("show") in ("0", "false"):
@@ -73,14 +64,11 @@ def read_pptx(data: bytes, name: str) -> ParsedText:
 
 
 class _SlideReader:
-    """Reads one slide."""
-
     def __init__(self, package: Package, path: str, builder: MarkdownBuilder) -> None:
         self._package = package
         self._relations = package.relations(path)
         self._builder = builder
-        layout_path = self._related_part("slideLayout")
-        layout = package.xml(layout_path) if layout_path else None
+        layout = package.xml(self._related_part("slideLayout"))
         self._layout_positions = {_placeholder(shape): _position(shape) for shape in descendants(layout, "sp")}
 
     def read(self, slide: Node) -> int:
@@ -101,7 +89,11 @@ class _SlideReader:
 
         images: list[bytes] = []
         if self._builder.length == length_before:
-            images = list(self._images(slide))
+            for blip in descendants(slide, "blip"):
+                relation = self._relations.get(attribute(blip, "embed"))
+                data = self._package.read(relation.target) if relation and relation.kind == "image" else None
+                if data and detect(data, "", None)[0] == IMAGE:
+                    images.append(data)
         if has_ocr():
             for image in images:
                 with suppress(ParseError):  # a damaged image
@@ -109,22 +101,13 @@ class _SlideReader:
                     if len(parsed.text) >= _MIN_OCR_LETTERS:
                         self._builder.add_parsed(parsed._replace(marks=()))
 
-        notes_path = self._related_part("notesSlide")
-        if notes_path:
-            for node in descendants(self._package.xml(notes_path), "sp"):
-                if _placeholder(node)[0] == "body":
-                    self._add_text(node, placeholder=None)
+        for node in descendants(self._package.xml(self._related_part("notesSlide")), "sp"):
+            if _placeholder(node)[0] == "body":
+                self._add_text(node, placeholder=None)
         return len(images)
 
     def _related_part(self, kind: str) -> str:
         return next((relation.target for relation in self._relations.values() if relation.kind == kind), "")
-
-    def _images(self, slide: Node) -> Iterator[bytes]:
-        for blip in descendants(slide, "blip"):
-            relation = self._relations.get(attribute(blip, "embed"))
-            data = self._package.read(relation.target) if relation and relation.kind == "image" else None
-            if data and detect(data, "", None)[0] == IMAGE:
-                yield data
 
     def _shapes(self, parent: Node | None) -> Iterator[_Shape]:
         """Shapes at any depth; those of a group have the position of the group."""
@@ -137,16 +120,15 @@ class _SlideReader:
             elif kind in ("AlternateContent", "Choice"):
                 yield from self._shapes(node)
             elif kind in ("sp", "graphicFrame") and attribute(next(descendants(node, "cNvPr"), node), "hidden") != "1":
-                is_placeholder = next(descendants(node, "ph"), None) is not None
                 placeholder = _placeholder(node)
+                is_placeholder = next(descendants(node, "ph"), None) is not None
                 top, left = _position(node) or self._layout_positions.get(placeholder) or (0, 0)
                 yield _Shape(node, top, left, placeholder[0] if is_placeholder else None)
 
     def _add_text(self, shape: Node, placeholder: str | None) -> None:
         paragraphs = list(children(child(shape, "txBody"), "p"))
         if placeholder in _TITLES:
-            title = " ".join(filter(None, map(_paragraph_text, paragraphs)))
-            if title:
+            if title := " ".join(filter(None, map(_paragraph_text, paragraphs))):
                 self._builder.add_heading(1, " ".join(title.split()))
             return
         for paragraph in paragraphs:
@@ -154,11 +136,9 @@ class _SlideReader:
             if not text:
                 continue
             properties = child(paragraph, "pPr")
-            depth = attribute(properties, "lvl") if properties is not None else ""
+            depth = attribute(properties, "lvl")
             has_bullet = any(child(properties, kind) is not None for kind in ("buChar", "buAutoNum", "buBlip"))
-            if not has_bullet:
-                has_bullet = placeholder in _BULLETED and child(properties, "buNone") is None
-            if has_bullet:
+            if has_bullet or (placeholder in _BULLETED and child(properties, "buNone") is None):
                 indent = "  " * min(int(depth), _MAX_INDENT) if depth.isdecimal() else ""
                 self._builder.add_block(f"{indent}- {text}", tight=True)
             else:
@@ -170,15 +150,16 @@ class _SlideReader:
             self._add_table(table)
         for reference in (*descendants(frame, "chart"), *descendants(frame, "relIds")):
             for value in reference.attrib.values():
-                kind, target = self._relations.get(value, Relation("", ""))
-                part = self._package.xml(target) if kind in ("chart", "diagramData") else None
-                if part is not None and kind == "chart":
+                relation = self._relations.get(value)
+                if relation is None or relation.kind not in ("chart", "diagramData"):
+                    continue
+                part = self._package.xml(relation.target)
+                if part is not None and relation.kind == "chart":
                     add_chart(part, self._builder)
-                elif part is not None:
+                else:
                     for point in descendants(part, "pt"):
                         texts = map(_paragraph_text, descendants(child(point, "t"), "p"))
-                        text = " ".join(filter(None, texts))
-                        if text:
+                        if text := " ".join(filter(None, texts)):
                             self._builder.add_block(f"- {text}", tight=True)
 
     def _add_table(self, table: Node) -> None:
@@ -199,7 +180,7 @@ class _SlideReader:
 def _placeholder(shape: Node) -> tuple[str, str]:
     """Type and index of a placeholder; empty for other shapes."""
     node = next(descendants(shape, "ph"), None)
-    return ("", "") if node is None else (attribute(node, "type"), attribute(node, "idx"))
+    return attribute(node, "type"), attribute(node, "idx")
 
 
 def _position(shape: Node) -> tuple[int, int] | None:

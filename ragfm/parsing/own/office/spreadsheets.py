@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from itertools import groupby
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -66,16 +66,12 @@ def read_spreadsheet(data: bytes, name: str) -> ParsedText:
 def _read_charts(package: Package) -> dict[str, list[Node]]:
     """The charts of an XLSX by sheet name."""
     path = package.related_part("", "officeDocument")
-    root, relations = package.xml(path) if path else None, package.relations(path)
+    root, relations = package.xml(path), package.relations(path)
     charts: dict[str, list[Node]] = {}
     for sheet in descendants(root, "sheet"):
         sheet_path = next((relations[value].target for value in sheet.attrib.values() if value in relations), "")
-        if not sheet_path:
-            continue
-        for drawing in package.relations(sheet_path).values():
-            if drawing.kind != "drawing":
-                continue
-            for relation in package.relations(drawing.target).values():
+        for drawing in package.relations(sheet_path).values() if sheet_path else ():
+            for relation in package.relations(drawing.target).values() if drawing.kind == "drawing" else ():
                 chart = package.xml(relation.target) if relation.kind == "chart" else None
                 if chart is not None:
                     charts.setdefault(attribute(sheet, "name"), []).append(chart)
@@ -96,11 +92,21 @@ def _add_sheet(sheet: CalamineSheet, builder: MarkdownBuilder, name: str, *, has
         if not count:
             builder.add_heading(1, title)
         count += len(cells)
-        for left, right in _column_ranges(cells):
+        # Empty columns separate tables only where each table has at least two columns: forms have empty columns, too.
+        is_filled = [any(row[i] for row in cells) for i in range(len(cells[0]))]
+        runs = [list(run) for filled, run in groupby(range(len(is_filled)), key=is_filled.__getitem__) if filled]
+        if len(cells) == 1 or any(len(run) == 1 for run in runs):
+            runs = [[runs[0][0], runs[-1][-1]]]
+        for left, right in [(run[0], run[-1] + 1) for run in runs]:
             used = [i for i, row in enumerate(cells) if any(row[left:right])]
             rows = [row[left:right] for row in cells[used[0] : used[-1] + 1]]
             column, first_row = _column_letters(first_column + left), top + used[0] + 1
-            title_rows = _count_title_rows(rows) if right - left > 1 else len(rows)
+            # Rows with one cell are titles of the table below, or text where there is no table.
+            title_rows = 0
+            while title_rows < len(rows) and (right - left == 1 or sum(map(bool, rows[title_rows])) <= 1):
+                title_rows += 1
+            if len(rows) - title_rows == 1:  # one row is not a table
+                title_rows = 1 if len(rows) == 1 else 0
             for i, row in enumerate(rows[:title_rows]):
                 start = builder.add_block(" | ".join(filter(None, row)), tight=i > 0)
                 builder.add_place(f"{prefix}!{column}{first_row + i}", start)
@@ -153,18 +159,6 @@ def _split_at_empty_rows(rows: Iterator[list[str]]) -> Iterator[tuple[int, list[
         yield start, part
 
 
-def _column_ranges(rows: Sequence[Sequence[str]]) -> list[tuple[int, int]]:
-    """Start and end of the columns of tables that stand next to each other.
-
-    Empty columns separate tables only where each table has at least two columns: forms have empty columns, too.
-    """
-    is_filled = [any(row[i] for row in rows) for i in range(len(rows[0]))]
-    runs = [list(run) for filled, run in groupby(range(len(is_filled)), key=is_filled.__getitem__) if filled]
-    if len(rows) > 1 and all(len(run) > 1 for run in runs):
-        return [(run[0], run[-1] + 1) for run in runs]
-    return [(runs[0][0], runs[-1][-1] + 1)]
-
-
 def _cell_text(cell: Cell) -> str:
     if isinstance(cell, str):
         return clean(" ".join(cell.split())) if cell else cell
@@ -175,16 +169,6 @@ def _cell_text(cell: Cell) -> str:
     if isinstance(cell, datetime.datetime):
         return cell.date().isoformat() if cell.time() == datetime.time() else cell.isoformat(" ", "seconds")
     return str(cell)
-
-
-def _count_title_rows(rows: Sequence[Sequence[str]]) -> int:
-    """The number of rows with one cell above a table; all rows where there is no table below."""
-    count = 0
-    while count < len(rows) and sum(map(bool, rows[count])) <= 1:
-        count += 1
-    if len(rows) - count == 1:  # one row is not a table
-        return len(rows) if len(rows) == 1 else 0
-    return count
 
 
 def _column_letters(column: int) -> str:

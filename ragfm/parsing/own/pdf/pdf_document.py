@@ -123,9 +123,6 @@ def _strip_controls(text: str) -> str:
     return clean(_CONTROL_CHARACTERS.sub("", text)).strip()
 
 
-# --- Running titles ----------------------------------------------------------------------------------------------
-
-
 def _drop_running_titles(pages: Sequence[PageContent], known: set[str]) -> None:
     """Remove lines that repeat in the margins of pages; a line with letters stays where it stands first.
 
@@ -163,9 +160,6 @@ def _margin_rows(words: Sequence[Word], height: float, *, bottom: bool = False) 
 
 def _in_margin(word: Word, height: float) -> bool:
     return word.bottom < _MARGIN * height or word.top > (1 - _MARGIN) * height
-
-
-# --- Headings ----------------------------------------------------------------------------------------------------
 
 
 class _Headings:

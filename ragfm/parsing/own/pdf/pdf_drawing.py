@@ -51,10 +51,6 @@ class Drawing:
     """Position of each text object, by its address, in the order of painting."""
     links: list[tuple[Box, str]] = field(default_factory=list)
 
-    def is_over_image(self, box: Box) -> bool:
-        """Whether the center of a box is within an image."""
-        return any(image.contains(*box.center) for image in self.images)
-
     def may_hide(self, box: Box, order: int, colour: Colour) -> bool:
         """Whether text of a colour might be invisible: the page or an area has its colour, or an area covers it.
 
@@ -69,15 +65,6 @@ class Drawing:
             and area.box.contains(x, y)
             for area in self.areas
         )
-
-    def link_at(self, box: Box) -> str:
-        """The address that the center of a box links to; empty where there is none."""
-        if self.links:
-            x, y = box.center
-            for link_box, address in self.links:
-                if link_box.contains(x, y):
-                    return address
-        return ""
 
 
 def _look_alike(first: Colour, second: Colour) -> bool:

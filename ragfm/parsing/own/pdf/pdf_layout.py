@@ -26,7 +26,7 @@ _MIN_REGION_GAP = 1.2  # times the font size: white space that separates two reg
 def read_layout(content: PageContent) -> list[Block]:
     """Return everything visible on the page, in reading order; rotated text comes last."""
     tables, words = ruled_tables(content.words, content.drawing.rules)
-    blocks = _LayoutReader(tables).read(words)
+    blocks = _LayoutReader(tables).read([*words, *(placeholder for placeholder, _ in tables)], 0)
     blocks += [block for _, block in tables if block not in blocks]
     return blocks + [Block(text, content.height) for text in content.rotated]
 
@@ -36,12 +36,8 @@ class _LayoutReader:
 
     def __init__(self, tables: Sequence[tuple[Word, Block]]) -> None:
         self._tables = {id(placeholder): block for placeholder, block in tables}
-        self._placeholders = [placeholder for placeholder, _ in tables]
 
-    def read(self, words: Sequence[Word]) -> list[Block]:
-        return self._read_region([*words, *self._placeholders], 0)
-
-    def _read_region(self, words: list[Word], depth: int) -> list[Block]:
+    def read(self, words: list[Word], depth: int) -> list[Block]:
         if not words:
             return []
         rows = [segments(row) for row in rows_of(words)]
@@ -50,14 +46,19 @@ class _LayoutReader:
         gutter = _find_gutter(rows)
         if gutter is not None:
             return self._read_columns(rows, gutter, depth)
-        regions = _split_at_gaps(rows)
-        if len(regions) > 1 and any(_find_gutter(region) is not None for region in regions):
-            blocks: list[Block] = []
-            for region in regions:
-                region_words = [word for row in region for line in row for word in line.words]
-                blocks += self._read_region(region_words, depth + 1)
-            return blocks
-        return self._read_column(rows)
+        regions = [[rows[0]]]  # between wide white space
+        bottom = max(line.bottom for line in rows[0])
+        for row in rows[1:]:
+            if min(line.top for line in row) - bottom > _MIN_REGION_GAP * row[0].size:
+                regions.append([])
+            regions[-1].append(row)
+            bottom = max(bottom, *(line.bottom for line in row))
+        if len(regions) == 1 or all(_find_gutter(region) is None for region in regions):
+            return self._read_column(rows)
+        blocks: list[Block] = []
+        for region in regions:
+            blocks += self.read([word for row in region for line in row for word in line.words], depth + 1)
+        return blocks
 
     def _read_columns(self, rows: list[list[Line]], gutter: float, depth: int) -> list[Block]:
         blocks: list[Block] = []
@@ -66,7 +67,7 @@ class _LayoutReader:
         crossing: list[list[Line]] = []
         for row in rows:
             if any(line.x0 < gutter < line.x1 for line in row):
-                blocks += self._read_region(left, depth + 1) + self._read_region(right, depth + 1)
+                blocks += self.read(left, depth + 1) + self.read(right, depth + 1)
                 left, right = [], []
                 crossing.append(row)
                 continue
@@ -75,7 +76,7 @@ class _LayoutReader:
             for line in row:
                 (left if line.x1 <= gutter else right).extend(line.words)
         blocks += self._read_column(crossing)
-        return blocks + self._read_region(left, depth + 1) + self._read_region(right, depth + 1)
+        return blocks + self.read(left, depth + 1) + self.read(right, depth + 1)
 
     def _read_column(self, rows: Sequence[list[Line]]) -> list[Block]:
         """Read rows from top to bottom."""
@@ -143,15 +144,3 @@ def _mean_line_length(lines: Sequence[Line]) -> float:
     """Mean length, in characters, of the line that a character stands in: short lines weigh little."""
     lengths = [len(line.plain) for line in lines]
     return sum(length * length for length in lengths) / sum(lengths)
-
-
-def _split_at_gaps(rows: list[list[Line]]) -> list[list[list[Line]]]:
-    """Split rows into regions at wide white space."""
-    regions = [[rows[0]]]
-    bottom = max(line.bottom for line in rows[0])
-    for row in rows[1:]:
-        if min(line.top for line in row) - bottom > _MIN_REGION_GAP * row[0].size:
-            regions.append([])
-        regions[-1].append(row)
-        bottom = max(bottom, *(line.bottom for line in row))
-    return regions

@@ -128,7 +128,26 @@ def paragraphs(lines: Sequence[Line]) -> list[Block]:
             groups[-1].append(line)
         else:
             groups.append([line])
-    return [_paragraph(group, right) for group in groups]
+    blocks = []
+    for group in groups:
+        text = group[0].text
+        for line, below in pairwise(group):
+            first_word = below.words[0].text
+            if text.endswith(HYPHEN):
+                text = text[:-1] if first_word[:1].islower() else f"{text[:-1]}-"
+            elif _ends_early(line, below, right):
+                text += "\n"  # the author broke the line
+            elif not (_CJK.match(text[-1:]) and _CJK.match(first_word[:1])):
+                text += " "
+            text += below.text
+        text = text.replace(HYPHEN, "-")
+        bullet = _BULLET.match(text)
+        if bullet:
+            text = f"- {text[bullet.end() :]}"
+        is_bold = all(line.face == "bold" for line in group)
+        is_item = bool(bullet or _NUMBER.match(text))
+        blocks.append(Block(text, group[0].top, group[0].size, is_bold, len(group), is_item))
+    return blocks
 
 
 def _continues_paragraph(group: Sequence[Line], line: Line, usual_gap: float, right: float) -> bool:
@@ -148,26 +167,6 @@ def _continues_paragraph(group: Sequence[Line], line: Line, usual_gap: float, ri
 
 def _starts_item(text: str) -> bool:
     return bool(_BULLET.match(text) or _NUMBER.match(text))
-
-
-def _paragraph(group: Sequence[Line], right: float) -> Block:
-    text = group[0].text
-    for line, below in pairwise(group):
-        first_word = below.words[0].text
-        if text.endswith(HYPHEN):
-            text = text[:-1] if first_word[:1].islower() else f"{text[:-1]}-"
-        elif _ends_early(line, below, right):
-            text += "\n"  # the author broke the line
-        elif not (_CJK.match(text[-1:]) and _CJK.match(first_word[:1])):
-            text += " "
-        text += below.text
-    text = text.replace(HYPHEN, "-")
-    bullet = _BULLET.match(text)
-    if bullet:
-        text = f"- {text[bullet.end() :]}"
-    is_bold = all(line.face == "bold" for line in group)
-    is_item = bool(bullet or _NUMBER.match(text))
-    return Block(text, group[0].top, group[0].size, is_bold, len(group), is_item)
 
 
 def _ends_early(line: Line, below: Line, right: float) -> bool:

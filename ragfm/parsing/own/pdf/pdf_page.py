@@ -169,42 +169,41 @@ class _WordReader:
             on_page = -1 <= x <= self._geometry.width + 1 and -1 <= y <= self._geometry.height + 1
             if style.visible is False or not on_page:
                 hidden.append(character)
-            elif style.rotated:
+                continue
+            if style.rotated:
                 rotated.append(character)
+                continue
+            word = self._box
+            if self._characters:
+                overlap = min(box.bottom, word.bottom) - max(box.top, word.top)
+                same_line = overlap > 0.4 * min(box.bottom - box.top, word.bottom - word.top)
+                gap = max(box.x0 - word.x1, word.x0 - box.x1)
+                separate = gap > 0.3 * style.size or style.visible != self._style.visible
+                if not same_line or separate or self._characters[-1] == HYPHEN:
+                    self._end_word()
+            if not self._characters:
+                self._characters, self._box, self._style = [character], box, style
             else:
-                self._add(character, box, style)
+                # PDFium reverses the letters of one glyph in words that run from right to left.
+                is_reversed = box == self._last_box and "\u0590" <= character <= "\u08ff"
+                self._characters.insert(len(self._characters) - is_reversed, character)
+                self._box = Box(
+                    min(word.x0, box.x0), min(word.top, box.top), max(word.x1, box.x1), max(word.bottom, box.bottom)
+                )
+            self._last_box = box
         self._end_word()
         self._content.hidden_text = _join_surrogates("".join(hidden)).strip()
         if rotated_text := _join_surrogates("".join(rotated)).strip():
             self._content.rotated.append(rotated_text)
         return self._suspects
 
-    def _add(self, character: str, box: Box, style: _Style) -> None:
-        word = self._box
-        if self._characters:
-            overlap = min(box.bottom, word.bottom) - max(box.top, word.top)
-            same_line = overlap > 0.4 * min(box.bottom - box.top, word.bottom - word.top)
-            gap = max(box.x0 - word.x1, word.x0 - box.x1)
-            separate = gap > 0.3 * style.size or style.visible != self._style.visible
-            if not same_line or separate or self._characters[-1] == HYPHEN:
-                self._end_word()
-        if not self._characters:
-            self._characters, self._box, self._style = [character], box, style
-        else:
-            # PDFium reverses the letters of one glyph in words that run from right to left.
-            is_reversed = box == self._last_box and "\u0590" <= character <= "\u08ff"
-            self._characters.insert(len(self._characters) - is_reversed, character)
-            self._box = Box(
-                min(word.x0, box.x0), min(word.top, box.top), max(word.x1, box.x1), max(word.bottom, box.bottom)
-            )
-        self._last_box = box
-
     def _end_word(self) -> None:
         if not self._characters:
             return
         text, box, style = _join_surrogates("".join(self._characters)), self._box, self._style
         self._characters = []
-        link = self._content.drawing.link_at(box)
+        x, y = box.center
+        link = next((address for link_box, address in self._content.drawing.links if link_box.contains(x, y)), "")
         word = Word(text, box.x0, box.top, box.x1, box.bottom, style.size, style.face, link)
         self._content.words.append(word)
         if style.visible is None:
@@ -219,25 +218,17 @@ class _WordReader:
         if not size:  # a Type 3 font may have none
             size = box.bottom - box.top
         visible = False if size < _MIN_FONT_SIZE else self._is_visible(text_object, key, box)
-        return _Style(size, self._read_face(text_object), self._geometry.is_rotated(matrix.a, matrix.b), visible)
-
-    def _read_face(self, text_object: Any) -> str:
-        import pypdfium2.raw as pdfium
-
         font = pdfium.FPDFTextObj_GetFont(text_object)
-        if not font:
-            return ""
-        key = ctypes.addressof(font.contents)
-        if key not in self._faces:
+        font_key = ctypes.addressof(font.contents) if font else 0
+        if font and font_key not in self._faces:
             buffer = ctypes.create_string_buffer(256)
             pdfium.FPDFFont_GetBaseFontName(font, buffer, len(buffer))
             name = buffer.value.decode("latin-1")
-            if pdfium.FPDFFont_GetWeight(font) >= 600 or _BOLD.search(name):
-                self._faces[key] = "bold"
-            else:
-                italic = pdfium.FPDFFont_GetFlags(font) & _ITALIC_FLAG or _ITALIC.search(name)
-                self._faces[key] = "italic" if italic else ""
-        return self._faces[key]
+            is_bold = pdfium.FPDFFont_GetWeight(font) >= 600 or _BOLD.search(name)
+            is_italic = not is_bold and (pdfium.FPDFFont_GetFlags(font) & _ITALIC_FLAG or _ITALIC.search(name))
+            self._faces[font_key] = "bold" if is_bold else "italic" if is_italic else ""
+        face = self._faces.get(font_key, "")
+        return _Style(size, face, self._geometry.is_rotated(matrix.a, matrix.b), visible)
 
     def _is_visible(self, text_object: Any, key: int, box: Box) -> bool | None:
         import pypdfium2.raw as pdfium
@@ -245,7 +236,8 @@ class _WordReader:
         drawing = self._content.drawing
         mode = pdfium.FPDFTextObj_GetTextRenderMode(text_object)
         if mode in (_INVISIBLE_MODE, _CLIPPING_MODE):
-            return drawing.is_over_image(box)  # the text layer of a scan is invisible text over the image
+            # The text layer of a scan is invisible text over the image.
+            return any(image.contains(*box.center) for image in drawing.images)
         red, green, blue, alpha = (ctypes.c_uint() for _ in range(4))
         if mode not in _FILL_MODES or not pdfium.FPDFPageObj_GetFillColor(text_object, red, green, blue, alpha):
             return True

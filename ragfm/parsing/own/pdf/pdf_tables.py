@@ -27,9 +27,6 @@ _MAX_LINE_GAP = 0.25  # times the font size: a line closer below a cell continue
 _MARKER = re.compile(r"(?:\W|\(?\w{1,3}[.)])$")
 
 
-# --- Tables with rules -------------------------------------------------------------------------------------------
-
-
 def ruled_tables(words: list[Word], rules: Sequence[Box]) -> tuple[list[tuple[Word, Block]], list[Word]]:
     """Return the tables and the words outside of them.
 
@@ -72,21 +69,7 @@ class _Grid:
     def rows(self, words: Sequence[Word]) -> list[list[str]]:
         """The text of each cell; a cell that spans columns or rows has its text in the first of them."""
         height, width = len(self.ys) - 1, len(self.xs) - 1
-        owners = self._owners(height, width)
-        cells: dict[tuple[int, int], list[Word]] = {}
-        for word in words:
-            row = min(bisect_right(self.ys, word.center_y) - 1, height - 1)
-            column = min(bisect_right(self.xs, word.center_x) - 1, width - 1)
-            cells.setdefault(owners[row][column], []).append(word)
-        rows = []
-        for i in range(height):
-            rows += _split_row([cells.get((i, j), []) for j in range(width)])
-        rows = [row for row in rows if any(row)]
-        used_columns = [j for j in range(width) if any(row[j] for row in rows)]
-        return [[row[j] for j in used_columns] for row in rows]
-
-    def _owners(self, height: int, width: int) -> list[list[tuple[int, int]]]:
-        """For each position in the grid, the position of the first cell that no rule separates from it."""
+        # For each position in the grid, the position of the first cell that no rule separates from it.
         owners = [[(i, j) for j in range(width)] for i in range(height)]
         for i, (top, bottom) in enumerate(pairwise(self.ys)):
             for j, (left, right) in enumerate(pairwise(self.xs)):
@@ -99,7 +82,17 @@ class _Grid:
                     abs(rule.top - top) < _TOUCH and rule.x0 - 1 <= x <= rule.x1 + 1 for rule in self._horizontal
                 ):
                     owners[i][j] = owners[i - 1][j]
-        return owners
+        cells: dict[tuple[int, int], list[Word]] = {}
+        for word in words:
+            row = min(bisect_right(self.ys, word.center_y) - 1, height - 1)
+            column = min(bisect_right(self.xs, word.center_x) - 1, width - 1)
+            cells.setdefault(owners[row][column], []).append(word)
+        rows = []
+        for i in range(height):
+            rows += _split_row([cells.get((i, j), []) for j in range(width)])
+        rows = [row for row in rows if any(row)]
+        used_columns = [j for j in range(width) if any(row[j] for row in rows)]
+        return [[row[j] for j in used_columns] for row in rows]
 
 
 def _split_row(cells: Sequence[Sequence[Word]]) -> list[list[str]]:
@@ -137,8 +130,32 @@ def _grids(rules: Sequence[Box]) -> list[_Grid]:
     """Connected rules as grids of at least two columns and two rows."""
     horizontal = [rule for rule in rules if _is_horizontal(rule) and rule.x1 - rule.x0 > 6]
     vertical = [rule for rule in rules if not _is_horizontal(rule) and rule.bottom - rule.top > 4]
+    horizontal = list(dict.fromkeys(_merge_touching(horizontal)))
+    vertical = list(dict.fromkeys(_transpose(_merge_touching(_transpose(vertical)))))
+    # Rules that cross or touch each other belong to one grid (union-find).
+    merged = [*horizontal, *vertical]
+    parent = list(range(len(merged)))
+
+    def root(i: int) -> int:
+        while parent[i] != i:
+            parent[i] = parent[parent[i]]
+            i = parent[i]
+        return i
+
+    for i, across in enumerate(horizontal):
+        for j, down in enumerate(vertical, len(horizontal)):
+            if (
+                across.x0 - _TOUCH <= down.x0 <= across.x1 + _TOUCH
+                and down.top - _TOUCH <= across.top <= down.bottom + _TOUCH
+            ):
+                parent[root(i)] = root(j)
+    groups: dict[int, list[Box]] = {}
+    for i, rule in enumerate(merged):
+        groups.setdefault(root(i), []).append(rule)
     grids = []
-    for group in _connected(_merge_touching(horizontal), _transpose(_merge_touching(_transpose(vertical)))):
+    for group in groups.values():
+        if len(group) < 4:
+            continue
         grid = _Grid(
             [rule for rule in group if _is_horizontal(rule)], [rule for rule in group if not _is_horizontal(rule)]
         )
@@ -167,31 +184,6 @@ def _transpose(rules: Sequence[Box]) -> list[Box]:
     return [Box(rule.top, rule.x0, rule.bottom, rule.x1) for rule in rules]
 
 
-def _connected(horizontal: Sequence[Box], vertical: Sequence[Box]) -> list[list[Box]]:
-    """Groups of at least four rules that cross or touch each other (union-find)."""
-    horizontal, vertical = list(dict.fromkeys(horizontal)), list(dict.fromkeys(vertical))
-    rules = [*horizontal, *vertical]
-    parent = list(range(len(rules)))
-
-    def root(i: int) -> int:
-        while parent[i] != i:
-            parent[i] = parent[parent[i]]
-            i = parent[i]
-        return i
-
-    for i, across in enumerate(horizontal):
-        for j, down in enumerate(vertical, len(horizontal)):
-            if (
-                across.x0 - _TOUCH <= down.x0 <= across.x1 + _TOUCH
-                and down.top - _TOUCH <= across.top <= down.bottom + _TOUCH
-            ):
-                parent[root(i)] = root(j)
-    groups: dict[int, list[Box]] = {}
-    for i, rule in enumerate(rules):
-        groups.setdefault(root(i), []).append(rule)
-    return [group for group in groups.values() if len(group) >= 4]
-
-
 def _distinct(values: Sequence[float]) -> list[float]:
     """The values in order, without those that are too close to the one before."""
     distinct: list[float] = []
@@ -199,9 +191,6 @@ def _distinct(values: Sequence[float]) -> list[float]:
         if not distinct or value - distinct[-1] > _TOUCH:
             distinct.append(value)
     return distinct
-
-
-# --- Tables without rules ----------------------------------------------------------------------------------------
 
 
 def aligned_tables(rows: Sequence[list[Line]]) -> Iterator[list[Line] | Block]:
@@ -234,15 +223,13 @@ def _end_of_candidate(rows: Sequence[list[Line]], start: int) -> int:
             single_cells += 1
             if single_cells > 2:
                 break
-    while end < len(rows) and len(rows[end]) == 1 and _continues_row(rows[end][0], rows[end - 1]):
+    while end < len(rows) and len(rows[end]) == 1:  # the second line of one of the last cells in the row above
+        line, above = rows[end][0], rows[end - 1]
+        is_close = line.top - max(cell.bottom for cell in above) < _MAX_LINE_GAP * line.size
+        if not is_close or not any(abs(line.x0 - cell.x0) < line.size for cell in above[1:] or above):
+            break
         end += 1
     return end
-
-
-def _continues_row(line: Line, above: Sequence[Line]) -> bool:
-    """Whether a line is the second line of one of the last cells in the row above."""
-    is_close = line.top - max(cell.bottom for cell in above) < _MAX_LINE_GAP * line.size
-    return is_close and any(abs(line.x0 - cell.x0) < line.size for cell in above[1:] or above)
 
 
 def _aligned_table(rows: Sequence[list[Line]]) -> Block | None:

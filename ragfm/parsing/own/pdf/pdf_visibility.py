@@ -35,21 +35,19 @@ def find_invisible(page: PdfPage, suspects: Sequence[Word], words: Iterable[Word
     scale = pixels.shape[1] / max(page.get_size()[0], 1)
     suspect_ids = set(map(id, suspects))
     visible = [word for word in words if id(word) not in suspect_ids]
-    return {id(word) for word in suspects if not _has_contrast(pixels, word, scale) or _is_covered(word, visible)}
-
-
-def _has_contrast(pixels: NDArray[np.uint8], word: Word, scale: float) -> bool:
-    margin = 0.15 * (word.bottom - word.top)  # a rule or another line may touch the box
-    rows = slice(max(int((word.top + margin) * scale), 0), int((word.bottom - margin) * scale) + 1)
-    part = pixels[rows, max(int(word.x0 * scale), 0) : int(word.x1 * scale) + 1]
-    return bool(part.size) and int(part.max()) - int(part.min()) >= _MIN_CONTRAST
-
-
-def _is_covered(word: Word, visible: Iterable[Word]) -> bool:
-    area = (word.x1 - word.x0) * (word.bottom - word.top)
-    for other in visible:
-        width = min(word.x1, other.x1) - max(word.x0, other.x0)
-        height = min(word.bottom, other.bottom) - max(word.top, other.top)
-        if width > 0 and height > 0 and width * height > _MAX_OVERLAP * area:
-            return True
-    return False
+    invisible: set[int] = set()
+    for word in suspects:
+        margin = 0.15 * (word.bottom - word.top)  # a rule or another line may touch the box
+        rows = slice(max(int((word.top + margin) * scale), 0), int((word.bottom - margin) * scale) + 1)
+        part = pixels[rows, max(int(word.x0 * scale), 0) : int(word.x1 * scale) + 1]
+        if not part.size or int(part.max()) - int(part.min()) < _MIN_CONTRAST:
+            invisible.add(id(word))
+            continue
+        area = (word.x1 - word.x0) * (word.bottom - word.top)
+        for other in visible:
+            width = min(word.x1, other.x1) - max(word.x0, other.x0)
+            height = min(word.bottom, other.bottom) - max(word.top, other.top)
+            if width > 0 and height > 0 and width * height > _MAX_OVERLAP * area:
+                invisible.add(id(word))
+                break
+    return invisible

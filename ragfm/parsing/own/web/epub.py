@@ -27,7 +27,7 @@ def read_epub(data: bytes, name: str) -> ParsedText:
             raise ParseError(f"{name} is encrypted: only the device or account that it was sold to can read it.")
     container = read_entry(archive, "META-INF/container.xml", name)
     root_file = next(descendants(parse_xml(container, name), "rootfile"), None) if container is not None else None
-    path = attribute(root_file, "full-path") if root_file is not None else ""
+    path = attribute(root_file, "full-path")
     package = read_entry(archive, path, name) if path else None
     if package is None:
         raise ParseError(f"{name} is damaged: its container names no book.")
@@ -50,6 +50,6 @@ def read_epub(data: bytes, name: str) -> ParsedText:
             builder.add_parsed(read_html(text, name))
     metadata = core_metadata(child(book, "metadata"))
     language = child(book, "metadata", "language")
-    if language is not None and (language.text or "").strip():
-        metadata["lang"] = (language.text or "").strip()
+    if language is not None and (text := (language.text or "").strip()):
+        metadata["lang"] = text
     return builder.build(metadata)

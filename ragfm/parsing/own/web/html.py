@@ -63,7 +63,19 @@ def read_html(text: str, name: str) -> ParsedText:
     body = page.body or page.root
     if body is None:
         return ParsedText("")
-    metadata = _read_metadata(page)
+    values: dict[str, str] = {}
+    title = page.css_first("head > title") or page.css_first("title")
+    if title is not None:
+        values["title"] = title.text()
+    for meta in page.css("meta[content]"):
+        key = (_attribute(meta, "name") or _attribute(meta, "property")).strip().lower()
+        if key in _META_NAMES:
+            values.setdefault(_META_NAMES[key], _attribute(meta, "content"))
+    html = page.css_first("html")
+    if html is not None:
+        values["lang"] = _attribute(html, "lang")
+    metadata: dict[str, Scalar] = {key: line for key, value in values.items() if (line := " ".join(value.split()))}
+
     main = page.css_first("main, [role=main]")
     if main is None:
         articles: list[LexborNode] = page.css("article")
@@ -72,22 +84,6 @@ def read_html(text: str, name: str) -> ParsedText:
     if not parsed.text:
         parsed = _PageReader().read(body, metadata)
     return parsed.with_title(only_with_metadata=True)
-
-
-def _read_metadata(page: LexborHTMLParser) -> dict[str, Scalar]:
-    values: dict[str, str] = {}
-    title = page.css_first("head > title") or page.css_first("title")
-    if title is not None:
-        values["title"] = title.text()
-    for meta in page.css("meta[content]"):
-        name = (_attribute(meta, "name") or _attribute(meta, "property")).strip().lower()
-        if name in _META_NAMES:
-            values.setdefault(_META_NAMES[name], _attribute(meta, "content"))
-    html = page.css_first("html")
-    if html is not None:
-        values["lang"] = _attribute(html, "lang")
-    stripped = {key: " ".join(value.split()) for key, value in values.items()}
-    return {key: value for key, value in stripped.items() if value}
 
 
 class _PageReader:
@@ -113,8 +109,14 @@ class _PageReader:
             return False
         if tag == "br":
             self._texts.append(_BREAK)
-        if _is_dropped(node) or (self._is_body and tag in {"header", "footer"} and not _in_section(node)):
+        if _is_dropped(node):
             return False
+        if self._is_body and tag in {"header", "footer"}:  # of the page, unless they belong to a part of it
+            parent = node.parent
+            while parent is not None and parent.tag not in {"article", "main", "section"}:
+                parent = parent.parent
+            if parent is None:
+                return False
         if tag not in _BLOCKS:
             return True
         self._end_paragraph()
@@ -128,18 +130,29 @@ class _PageReader:
             if item_number is not None:
                 self._lists[-1] = item_number + 1
         elif tag == "pre":
-            self._add_code(node)
+            text = node.text().replace("\r", "\n").strip("\n").rstrip()
+            if text.strip():
+                code = node.css_first("code")
+                classes = " ".join(_attribute(element, "class") for element in (node, code) if element is not None)
+                language = re.search(r"\blang(?:uage)?-([\w+#-]+)", classes)
+                self._builder.add_code(text, language[1] if language else "")
+                self._marker = ""
             return False
         elif tag == "table" and not _is_layout(node):
-            self._add_table(node)
+            caption = node.css_first("caption")
+            if caption is not None and (caption_text := _text_of(caption)):
+                self._builder.add_block(caption_text)
+            rows, header_rows = table_rows(node)
+            if rows:
+                self._builder.add_table(rows, header_rows)
+                self._marker = ""
             return False
         return True
 
     def _leave(self, node: LexborNode) -> None:
         tag = node.tag
         if tag in _HEADINGS:
-            title = " ".join("".join(self._texts).replace(_BREAK, " ").split())
-            if title:
+            if title := " ".join("".join(self._texts).replace(_BREAK, " ").split()):
                 self._builder.add_heading(_HEADINGS[tag], title)
                 self._marker = ""
             self._texts.clear()
@@ -160,25 +173,6 @@ class _PageReader:
         paragraph = f"\n{indent}".join(filter(None, lines))
         self._builder.add_block(indent + self._marker + paragraph, tight=bool(self._lists))
         self._marker = ""
-
-    def _add_code(self, node: LexborNode) -> None:
-        text = node.text().replace("\r", "\n").strip("\n").rstrip()
-        if text.strip():
-            code = node.css_first("code")
-            classes = " ".join(_attribute(element, "class") for element in (node, code) if element is not None)
-            language = re.search(r"\blang(?:uage)?-([\w+#-]+)", classes)
-            self._builder.add_code(text, language[1] if language else "")
-            self._marker = ""
-
-    def _add_table(self, node: LexborNode) -> None:
-        caption = node.css_first("caption")
-        caption_text = _text_of(caption) if caption is not None else ""
-        if caption_text:
-            self._builder.add_block(caption_text)
-        rows, header_rows = table_rows(node)
-        if rows:
-            self._builder.add_table(rows, header_rows)
-            self._marker = ""
 
 
 def _walk(root: LexborNode, enter: Callable[[LexborNode], bool], leave: Callable[[LexborNode], None]) -> None:
@@ -266,16 +260,11 @@ def _is_dropped(node: LexborNode) -> bool:
     attributes = node.attributes
     if not attributes:
         return False
-    return (
-        "hidden" in attributes
-        or attributes.get("aria-hidden") == "true"
-        or attributes.get("role") == "navigation"
-        or ("style" in attributes and _is_hidden(attributes["style"] or ""))
-    )
-
-
-def _is_hidden(style: str) -> bool:
-    """Whether the `style` attribute makes the text invisible; style sheets are not evaluated."""
+    if "hidden" in attributes or attributes.get("aria-hidden") == "true" or attributes.get("role") == "navigation":
+        return True
+    style = attributes.get("style") or ""  # style sheets are not evaluated
+    if not style:
+        return False
     if _HIDDEN.search(style):
         return True
     colours = {}
@@ -294,15 +283,6 @@ def _is_layout(table: LexborNode) -> bool:
     if any(node != table for node in table.css("table, pre, h1, h2, h3, h4, h5, h6")):
         return True
     return all(sum(cell.tag in {"td", "th"} for cell in row.iter()) <= 1 for row in table.css("tr"))
-
-
-def _in_section(node: LexborNode) -> bool:
-    parent = node.parent
-    while parent is not None:
-        if parent.tag in {"article", "main", "section"}:
-            return True
-        parent = parent.parent
-    return False
 
 
 def _attribute(node: LexborNode, name: str) -> str:

@@ -60,8 +60,7 @@ def read_msg(data: bytes, name: str) -> ParsedText:
         recipients = ", ".join(recipient.email_address or recipient.name for recipient in message.recipients)
         metadata: dict[str, Scalar] = {}
         for key, value in (("subject", message.subject), ("from", message.sender), ("to", recipients)):
-            line = single_line(value or "")
-            if line:
+            if line := single_line(value or ""):
                 metadata[key] = line
         if message.sent_date is not None:
             metadata["date"] = message.sent_date.astimezone(UTC).isoformat()
@@ -80,19 +79,17 @@ def _build_text(
     text: str, is_html: bool, metadata: dict[str, Scalar], attachments: Sequence[str], name: str
 ) -> ParsedText:
     builder = MarkdownBuilder()
-    subject = str(metadata.get("subject", ""))
-    if subject:
+    if subject := str(metadata.get("subject", "")):
         builder.add_heading(1, subject)
         metadata["title"] = subject
     builder.add_parsed(read_html(text, name) if is_html else ParsedText(clean(text).strip()))
-    names = ", ".join(filter(None, attachments))
-    if names:
+    if names := ", ".join(filter(None, attachments)):
         metadata["attachments"] = names
         builder.add_block(f"Attachments: {names}")
     return builder.build(metadata)
 
 
-# --- Messages ----------------------------------------------------------------------------------------------------
+_parse_header = lru_cache(256)(default.header_fetch_parse)  # the type of a part is requested again and again
 
 
 class _SafePolicy(EmailPolicy):
@@ -104,11 +101,6 @@ class _SafePolicy(EmailPolicy):
         if name.lower().startswith("content-"):
             raise ValueError(f"its header {name} has {len(value):,} characters, the limit is {_MAX_HEADER:,}")
         return str(make_header(decode_header("".join(value.splitlines()))))
-
-
-@lru_cache(256)  # the type of a part is requested again and again
-def _parse_header(name: str, value: str) -> Any:
-    return default.header_fetch_parse(name, value)
 
 
 def parse_message(data: bytes) -> EmailMessage:
@@ -154,8 +146,7 @@ def extract_headers(message: EmailMessage) -> dict[str, Scalar]:
     headers: dict[str, Scalar] = {}
     for name in ("subject", *_HEADERS, "message-id"):
         with contextlib.suppress(Exception):  # skip a header that cannot be parsed
-            value = single_line(str(message[name] or ""))
-            if value:
+            if value := single_line(str(message[name] or "")):
                 headers[name.replace("-", "_")] = value
     with contextlib.suppress(Exception):
         date = parsedate_to_datetime(str(message["date"]))
