@@ -108,12 +108,7 @@ def compare(collection: str, as_json: bool, data: str, out: str, report: str | N
     try:
         with show_progress("questions") as progress:
             entries = compare_readers(
-                candidates,
-                source,
-                Path(out),
-                price_per_hour=options["price_per_hour"],
-                progress=progress,
-                partial=True,
+                candidates, source, Path(out), price_per_hour=options["price_per_hour"], progress=progress, partial=True
             )
     except KeyboardInterrupt:
         print_how_to_continue(out)

@@ -8,15 +8,7 @@ from typing import Any
 
 import click
 
-from ragfm.cli.options import (
-    NON_EMPTY,
-    OK,
-    SOME_FAILED,
-    collection_options,
-    key_values,
-    open_collection,
-    usage_error,
-)
+from ragfm.cli.options import NON_EMPTY, OK, SOME_FAILED, collection_options, key_values, open_collection, usage_error
 from ragfm.cli.output import print_json, print_sync_report
 from ragfm.cli.progress_bar import show_progress
 

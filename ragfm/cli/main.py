@@ -47,19 +47,7 @@ from ragfm.core.errors import FilterError, RagfmError
 
 SECTIONS: dict[str, tuple[click.Command, ...]] = {
     "Use": (demo, ingest, search, ask, chat, log),
-    "Collection": (
-        status,
-        sources,
-        documents,
-        remove,
-        export,
-        verify,
-        backup,
-        restore,
-        compact,
-        reembed,
-        watch,
-    ),
+    "Collection": (status, sources, documents, remove, export, verify, backup, restore, compact, reembed, watch),
     "Serve": (serve, keys, mcp),
     "Evaluate": (evaluation, compare, tune),
     "Adapt": (adapt, models, plugins),

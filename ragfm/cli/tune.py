@@ -15,15 +15,7 @@ from ragfm.cli.evaluation_data import (
     load_data,
     resumable,
 )
-from ragfm.cli.options import (
-    NON_EMPTY,
-    OK,
-    OUTPUT_FILE,
-    collection_options,
-    data_options,
-    seed_option,
-    usage_error,
-)
+from ragfm.cli.options import NON_EMPTY, OK, OUTPUT_FILE, collection_options, data_options, seed_option, usage_error
 from ragfm.cli.output import print_json, print_note, print_table, print_text, print_written
 from ragfm.cli.progress_bar import show_progress
 
