@@ -54,7 +54,6 @@ _DATA = click.Path(exists=True)
 @click.option(
     "--near",
     default=0.5,
-    show_default=True,
     type=click.FloatRange(0, 1),
     metavar="SHARE",
     help="Share of near misses among the abstentions.",
@@ -62,7 +61,6 @@ _DATA = click.Path(exists=True)
 @click.option(
     "--valid",
     default=0.1,
-    show_default=True,
     type=click.FloatRange(0, 0.5),
     metavar="SHARE",
     help="Share of examples for validation; a document's examples stay together.",
@@ -71,7 +69,6 @@ _DATA = click.Path(exists=True)
     "--answers",
     "form",
     default="phrase",
-    show_default=True,
     type=click.Choice(["phrase", "quoted"]),
     help="Form of the answers: the answer alone, or with the sentence that it is from.",
 )
@@ -89,12 +86,11 @@ _DATA = click.Path(exists=True)
     type=_DATA,
     help="Evaluation data, whose questions and paragraphs must not be in the examples; may be repeated.",
 )
-@click.option("--licence", metavar="TEXT", type=NON_EMPTY, help="Licence of the data, for the data card.")
+@click.option("--licence", type=NON_EMPTY, help="Licence of the data, for the data card.")
 @data_options
 @click.option(
     "--out",
     default="ragfm-examples",
-    show_default=True,
     metavar="DIR",
     type=NON_EMPTY,
     help="Folder for the examples and their data card.",

@@ -20,7 +20,6 @@ _MAX_DIFFERENCES = 3  # texts that are printed
     "--to",
     "form",
     default="gguf",
-    show_default=True,
     type=click.Choice(["gguf", "merged", "peft"]),
     help="Format: a GGUF adapter for llama.cpp, the merged model as safetensors, or (from a GGUF adapter) PEFT.",
 )
@@ -35,9 +34,7 @@ _MAX_DIFFERENCES = 3  # texts that are printed
     type=click.Choice(["f16", "q8_0", "q4_0", "iq4_nl"]),
     help="With --to merged and a GGUF base: write a GGUF file with this quantisation.",
 )
-@click.option(
-    "--dtype", default="f16", show_default=True, type=click.Choice(["f16", "f32"]), help="Data type of a GGUF adapter."
-)
+@click.option("--dtype", default="f16", type=click.Choice(["f16", "f32"]), help="Data type of a GGUF adapter.")
 @click.option("--out", metavar="PATH", type=NON_EMPTY, help="Output. Default: adapter.gguf in the adapter's folder.")
 @click.option(
     "--check",
@@ -45,9 +42,7 @@ _MAX_DIFFERENCES = 3  # texts that are printed
     type=click.Path(exists=True),
     help="Compare the outputs of transformers and llama.cpp on the prompts of these examples.",
 )
-@click.option(
-    "--prompts", default=50, show_default=True, type=click.IntRange(min=1), help="Number of prompts, with --check."
-)
+@click.option("--prompts", default=50, type=click.IntRange(min=1), help="Number of prompts, with --check.")
 @json_option
 @debug_option
 def export(

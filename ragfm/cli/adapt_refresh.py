@@ -20,12 +20,7 @@ _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 
 @click.command()
 @click.argument("questions", required=False, type=_FILE)
-@click.option(
-    "--old",
-    metavar="FILE",
-    type=_FILE,
-    help="Questions with answers about the collection on which quality must not drop.",
-)
+@click.option("--old", type=_FILE, help="Questions with answers about the collection on which quality must not drop.")
 @click.option(
     "--replay",
     metavar="DIR",
@@ -33,10 +28,10 @@ _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
     help="Earlier training examples, of which as many as there are new ones are trained on again.",
 )
 @click.option("--no-sync", is_flag=True, help="Do not sync the collection first.")
-@click.option("--epochs", default=2.0, show_default=True, type=POSITIVE, help="Number of passes over the examples.")
-@click.option("--rate", default=1e-4, show_default=True, type=POSITIVE, help="Peak learning rate.")
+@click.option("--epochs", default=2.0, type=POSITIVE, help="Number of passes over the examples.")
+@click.option("--rate", default=1e-4, type=POSITIVE, help="Peak learning rate.")
 @seed_option
-@click.option("--licence", metavar="TEXT", type=NON_EMPTY, help="Licence of QUESTIONS and the log, for the data card.")
+@click.option("--licence", type=NON_EMPTY, help="Licence of QUESTIONS and the log, for the data card.")
 @click.option(
     "--out",
     metavar="DIR",

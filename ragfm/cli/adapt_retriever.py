@@ -24,14 +24,12 @@ if TYPE_CHECKING:
 @click.option(
     "--part",
     default="embedder",
-    show_default=True,
     type=click.Choice(["embedder", "reranker"]),
     help="Model to train: the embedder, or a reranker.",
 )
 @click.option(
     "--base",
     default="bundled",
-    show_default=True,
     metavar="NAME",
     type=NON_EMPTY,
     help="Base model; a reranker may start from an embedder.",
@@ -39,7 +37,6 @@ if TYPE_CHECKING:
 @click.option(
     "--epochs",
     default=3,
-    show_default=True,
     type=click.IntRange(min=1),
     help="Number of passes over the questions; the best epoch on held-out questions is kept.",
 )
@@ -59,7 +56,6 @@ if TYPE_CHECKING:
 @click.option(
     "--held",
     default=0.3,
-    show_default=True,
     type=click.FloatRange(0.02, 0.8),
     metavar="SHARE",
     help="Share of held-out questions: half of them choose the epoch, half test the result.",
@@ -70,7 +66,6 @@ if TYPE_CHECKING:
 @click.option(
     "--out",
     default="ragfm-retriever",
-    show_default=True,
     metavar="DIR",
     type=NON_EMPTY,
     help="Folder of the model; a second run resumes there.",

@@ -32,12 +32,11 @@ if TYPE_CHECKING:
 @click.option(
     "--base",
     default="bundled",
-    show_default=True,
     metavar="NAME",
     type=NON_EMPTY,
     help="Base model: a folder of safetensors, or the GGUF file that will be served.",
 )
-@click.option("--method", default="lora", show_default=True, type=click.Choice(METHODS), help="Fine-tuning method.")
+@click.option("--method", default="lora", type=click.Choice(METHODS), help="Fine-tuning method.")
 @click.option(
     "--from",
     "start",
@@ -45,49 +44,36 @@ if TYPE_CHECKING:
     type=NON_EMPTY,
     help="Adapter to continue from, with its rank: a folder, or a GGUF file.",
 )
-@click.option(
-    "--rank", default=16, show_default=True, type=click.IntRange(min=1), help="Rank of the adapter (lora, dora, qlora)."
-)
-@click.option(
-    "--dropout", default=0.0, show_default=True, type=click.FloatRange(0, 0.9), help="Dropout (lora, dora, qlora)."
-)
+@click.option("--rank", default=16, type=click.IntRange(min=1), help="Rank of the adapter (lora, dora, qlora).")
+@click.option("--dropout", default=0.0, type=click.FloatRange(0, 0.9), help="Dropout (lora, dora, qlora).")
 @click.option(
     "--virtual-tokens",
     "tokens",
     default=20,
-    show_default=True,
     type=click.IntRange(min=1),
     help="Number of virtual tokens (prefix and prompt tuning).",
 )
-@click.option("--epochs", default=1.0, show_default=True, type=POSITIVE, help="Number of passes over the examples.")
-@click.option("--batch", default=16, show_default=True, type=click.IntRange(min=1), help="Examples per step.")
+@click.option("--epochs", default=1.0, type=POSITIVE, help="Number of passes over the examples.")
+@click.option("--batch", default=16, type=click.IntRange(min=1), help="Examples per step.")
 @rate_option
 @click.option(
     "--judge",
     default="loss",
-    show_default=True,
     type=click.Choice(["loss", "answers"]),
     help="Validation metric, by which the best weights are chosen.",
 )
 @click.option(
     "--patience",
     default=3,
-    show_default=True,
     type=click.IntRange(min=1),
     help="Number of validations without improvement after which training stops.",
 )
 @click.option(
-    "--most-tokens",
-    default=2048,
-    show_default=True,
-    type=click.IntRange(min=16),
-    metavar="N",
-    help="Skip examples longer than N tokens.",
+    "--most-tokens", default=2048, type=click.IntRange(min=16), metavar="N", help="Skip examples longer than N tokens."
 )
 @seed_option
 @click.option(
     "--licence",
-    metavar="TEXT",
     type=NON_EMPTY,
     help="Licence of the adapter, for its record. Default: that of the adapter given by --from.",
 )
@@ -96,7 +82,6 @@ if TYPE_CHECKING:
 @click.option(
     "--out",
     default="ragfm-adapter",
-    show_default=True,
     metavar="DIR",
     type=NON_EMPTY,
     help="Folder of the adapter; a second run resumes there.",

@@ -32,7 +32,6 @@ from ragfm.cli.progress_bar import busy
 @filter_option
 @click.option(
     "--schema",
-    metavar="FILE",
     type=click.Path(exists=True, dir_okay=False),
     help="Answer with an object that conforms to this JSON schema.",
 )

@@ -68,7 +68,6 @@ if TYPE_CHECKING:
 @click.option(
     "--out",
     default="ragfm-compare",
-    show_default=True,
     metavar="DIR",
     type=NON_EMPTY,
     help="Folder of the runs; a second run of the command resumes them.",

@@ -42,6 +42,7 @@ _MAX_TEXT = 160  # characters of a text in each
     multiple=True,
     type=click.Choice(_CONTEXTS),
     default=_CONTEXTS,
+    show_default=False,
     help="Passages for the reader: retrieved ones, the gold passage, or none; may be repeated. Default: all three.",
 )
 @reader_option

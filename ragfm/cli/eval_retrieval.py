@@ -27,14 +27,7 @@ if TYPE_CHECKING:
 @click.command()
 @click.argument("data", type=click.Path(exists=True))
 @mode_option
-@click.option(
-    "-k",
-    type=click.IntRange(min=10),
-    default=100,
-    show_default=True,
-    metavar="N",
-    help="Number of ranks that are evaluated.",
-)
+@click.option("-k", type=click.IntRange(min=10), default=100, metavar="N", help="Number of ranks that are evaluated.")
 @limit_option
 @seed_option
 @data_options

@@ -44,14 +44,11 @@ def _key_options(command: Callable[..., int]) -> Callable[..., int]:
     type=NON_EMPTY,
     help="Collections that the key gives access to. Default: all.",
 )
-@click.option(
-    "--rate", type=POSITIVE, default=600.0, show_default=True, metavar="N", help="Maximum number of requests a minute."
-)
+@click.option("--rate", type=POSITIVE, default=600.0, metavar="N", help="Maximum number of requests a minute.")
 @click.option(
     "--uploads-mb",
     type=click.FloatRange(min=0),
     default=1000.0,
-    show_default=True,
     metavar="N",
     help="Maximum size of all uploads to a collection, in MB.",
 )

@@ -21,9 +21,7 @@ if TYPE_CHECKING:
     from ragfm.generation.answer_log import AnswerLog, LogFilter
 
 _thumbs_option = click.option("--thumbs", type=click.Choice(["up", "down"]), help="Select entries with this rating.")
-_text_option = click.option(
-    "--text", metavar="TEXT", type=NON_EMPTY, help="Select entries that contain TEXT; case is ignored."
-)
+_text_option = click.option("--text", type=NON_EMPTY, help="Select entries that contain TEXT; case is ignored.")
 _MARKS = {"up": "+", "down": "-", None: " "}
 
 
@@ -33,7 +31,7 @@ def log() -> None:
 
 
 @log.command(name="list")
-@click.option("--limit", type=click.IntRange(min=1), default=20, show_default=True, help="Maximum number of entries.")
+@click.option("--limit", type=click.IntRange(min=1), default=20, help="Maximum number of entries.")
 @_text_option
 @_thumbs_option
 @collection_options
@@ -80,7 +78,7 @@ def show(collection: str, as_json: bool, number: int) -> int:
 @log.command()
 @click.argument("number", metavar="ID", type=int)
 @click.argument("thumbs", type=click.Choice(["up", "down"]))
-@click.option("--correction", metavar="TEXT", type=NON_EMPTY, help="The correct answer; may be “I don't know.”")
+@click.option("--correction", type=NON_EMPTY, help="The correct answer; may be “I don't know.”")
 @collection_options
 def thumbs(collection: str, as_json: bool, number: int, thumbs: Any, correction: str | None) -> int:
     """Rate an answer; a new rating replaces the old one."""

@@ -58,7 +58,7 @@ _QUIET_LIBRARIES = ("httpx", "httpcore", "urllib3", "filelock", "sentence_transf
 @click.group(
     cls=CommandGroup,
     sections={title: [str(command.name) for command in commands] for title, commands in SECTIONS.items()},
-    context_settings={"help_option_names": ["-h", "--help"]},
+    context_settings={"help_option_names": ["-h", "--help"], "show_default": True},
     invoke_without_command=True,
 )
 @click.version_option(__version__, prog_name="ragfm")

@@ -23,7 +23,7 @@ def models() -> None:
 
 
 @models.command()
-@click.option("--embedder", default="bundled", show_default=True, metavar="E", type=NON_EMPTY, help="Embedding model.")
+@click.option("--embedder", default="bundled", metavar="E", type=NON_EMPTY, help="Embedding model.")
 @click.option("--reader", metavar="NAME", type=NON_EMPTY, help="Benchmark this reader instead.")
 @json_option
 @debug_option

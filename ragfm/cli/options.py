@@ -46,7 +46,6 @@ collection_option = click.option(
     envvar="RAGFM_COLLECTION",
     metavar="DIR",
     type=NON_EMPTY,
-    show_default=True,
     help="Folder of the collection.",
 )
 
@@ -66,7 +65,6 @@ mode_option = click.option(
     "--mode",
     type=click.Choice(["hybrid", "dense", "keyword"]),
     default="hybrid",
-    show_default=True,
     help="Search by embeddings (dense), by words with BM25 (keyword), or by both.",
 )
 reader_option = click.option(
@@ -91,11 +89,11 @@ strategy_option = click.option(
 limit_option = click.option(
     "--limit", type=click.IntRange(min=1), metavar="N", help="Use a random sample of N questions."
 )
-seed_option = click.option("--seed", default=0, show_default=True, help="Random seed.")
+seed_option = click.option("--seed", default=0, help="Random seed.")
 run_option = click.option(
-    "--out", metavar="FILE", type=OUTPUT_FILE, help="Write each question's result to FILE; a second run resumes it."
+    "--out", type=OUTPUT_FILE, help="Write each question's result to FILE; a second run resumes it."
 )
-report_option = click.option("--report", metavar="FILE", type=OUTPUT_FILE, help="Write an HTML report.")
+report_option = click.option("--report", type=OUTPUT_FILE, help="Write an HTML report.")
 rate_option = click.option("--rate", type=POSITIVE, help="Peak learning rate. Default: depends on the method.")
 price_option = click.option(
     "--price-per-hour", type=click.FloatRange(min=0), metavar="P", help="Price of an hour of this machine, for costs."
@@ -112,7 +110,6 @@ def data_options(command: Callable[..., Any]) -> Callable[..., Any]:
         click.option(
             "--distractors",
             multiple=True,
-            metavar="FILE",
             type=click.Path(exists=True, dir_okay=False),
             help="SQuAD: another file whose paragraphs are searched as well; may be repeated.",
         ),

@@ -56,17 +56,14 @@ server_debug_option = click.option(
     help="Model that answers; may be repeated: clients then name the model `COLLECTION:NAME`.",
 )
 @adapter_option
-@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
-@click.option(
-    "--port", type=click.IntRange(0, 65535), default=8000, show_default=True, help="Port to listen on; 0 picks one."
-)
+@click.option("--host", default="127.0.0.1", help="Address to listen on.")
+@click.option("--port", type=click.IntRange(0, 65535), default=8000, help="Port to listen on; 0 picks one.")
 @keys_option
 @click.option("--no-auth", is_flag=True, help="Require no API keys; allowed on loopback addresses only.")
 @click.option(
     "--drain",
     type=click.FloatRange(min=0),
     default=30.0,
-    show_default=True,
     metavar="SECONDS",
     help="Time for running answers to finish at shutdown.",
 )

@@ -48,7 +48,6 @@ def _parse_sizes(_: click.Context, __: click.Parameter, value: str | None) -> tu
 @click.option(
     "--write",
     default=100,
-    show_default=True,
     type=click.IntRange(min=20),
     metavar="N",
     help="Without QUESTIONS: number of questions that the reader writes.",
@@ -57,7 +56,6 @@ def _parse_sizes(_: click.Context, __: click.Parameter, value: str | None) -> tu
 @click.option(
     "--keep-right",
     default=0.9,
-    show_default=True,
     type=click.FloatRange(0.5, 1),
     metavar="SHARE",
     help="With --confidence: share of correct answers that must not be withheld.",
@@ -73,11 +71,10 @@ def _parse_sizes(_: click.Context, __: click.Parameter, value: str | None) -> tu
 )
 @click.option(
     "--out",
-    metavar="FILE",
     type=OUTPUT_FILE,
     help="Keep the answers (with --confidence) or the written questions in FILE; a second run resumes it.",
 )
-@click.option("--report", metavar="FILE", type=OUTPUT_FILE, help="With --confidence: write an HTML report.")
+@click.option("--report", type=OUTPUT_FILE, help="With --confidence: write an HTML report.")
 @click.option(
     "--reader",
     metavar="NAME",
