@@ -15,6 +15,7 @@ from ragfm.cli.options import (
     data_options,
     k_option,
     limit_option,
+    out_folder_option,
     seed_option,
     usage_error,
 )
@@ -24,7 +25,6 @@ from ragfm.core.errors import DataError
 
 if TYPE_CHECKING:
     from ragfm.evaluation import QuestionSet
-    from ragfm.training import Dataset
 
 _DATA = click.Path(exists=True)
 
@@ -88,13 +88,7 @@ _DATA = click.Path(exists=True)
 )
 @click.option("--licence", type=NON_EMPTY, help="Licence of the data, for the data card.")
 @data_options
-@click.option(
-    "--out",
-    default="ragfm-examples",
-    metavar="DIR",
-    type=NON_EMPTY,
-    help="Folder for the examples and their data card.",
-)
+@out_folder_option("ragfm-examples", "Folder for the examples and their data card.")
 @collection_options
 def data(collection: str, as_json: bool, questions: str | None, out: str, **options: Any) -> int:
     """Create training examples from QUESTIONS with known answers.
@@ -111,13 +105,9 @@ def data(collection: str, as_json: bool, questions: str | None, out: str, **opti
     loaded = _load_questions(questions, options)
     check_data_options(loaded, options)
     recipe = Recipe(
-        abstain=options["abstain"],
-        near=options["near"],
-        valid=options["valid"],
-        form=options["form"],
+        **{name: options[name] for name in ("abstain", "near", "valid", "form", "seed")},
         shuffle=not options["keep_order"],
         together=not options["apart"],
-        seed=options["seed"],
     )
     with data_collection(loaded, collection, options) as (handle, _, _):
         held_out = load_held_out(options["exclude_data"])
@@ -143,7 +133,13 @@ def data(collection: str, as_json: bool, questions: str | None, out: str, **opti
     if as_json:
         print_json({**dataset.card, "out": out})
     else:
-        _print_card(dataset)
+        card = dataset.card
+        counts, tokens = card["examples"], card["lengths"]["prompt_tokens"]
+        print_text(f"{counts['train']} training examples, {counts['valid']} validation examples")
+        for key in ("kinds", "left_out"):
+            text = ", ".join(f"{name} {count}" for name, count in card[key].items())
+            print_text(f"{key.replace('_', ' ')}: {text or 'none'}")
+        print_text(f"prompt tokens: median {tokens['p50']}, 95th percentile {tokens['p95']}, maximum {tokens['max']}")
         print_written(*(str(Path(out) / name) for name in ("train.jsonl", "valid.jsonl", "card.json")))
     return OK
 
@@ -160,13 +156,3 @@ def _load_questions(path: str | None, options: dict[str, Any]) -> QuestionSet | 
     if loaded.documents is not None and options["from_log"]:
         usage_error("--from-log requires questions about the collection.")
     return loaded
-
-
-def _print_card(dataset: Dataset) -> None:
-    card = dataset.card
-    counts, tokens = card["examples"], card["lengths"]["prompt_tokens"]
-    print_text(f"{counts['train']} training examples, {counts['valid']} validation examples")
-    for key in ("kinds", "left_out"):
-        text = ", ".join(f"{name} {count}" for name, count in card[key].items())
-        print_text(f"{key.replace('_', ' ')}: {text or 'none'}")
-    print_text(f"prompt tokens: median {tokens['p50']}, 95th percentile {tokens['p95']}, maximum {tokens['max']}")

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from ragfm.cli.options import NON_EMPTY, OK, debug_option, json_option, usage_error
+from ragfm.cli.options import NON_EMPTY, OK, json_options, usage_error
 from ragfm.cli.output import print_json, print_note, print_text, print_written
 from ragfm.cli.progress_bar import show_progress
 
@@ -43,8 +43,7 @@ _MAX_DIFFERENCES = 3  # texts that are printed
     help="Compare the outputs of transformers and llama.cpp on the prompts of these examples.",
 )
 @click.option("--prompts", default=50, type=click.IntRange(min=1), help="Number of prompts, with --check.")
-@json_option
-@debug_option
+@json_options
 def export(
     adapter: str,
     as_json: bool,

@@ -13,8 +13,8 @@ from ragfm.cli.options import (
     NON_EMPTY,
     OK,
     POSITIVE,
-    debug_option,
-    json_option,
+    json_options,
+    out_folder_option,
     price_option,
     rate_option,
     seed_option,
@@ -79,15 +79,8 @@ if TYPE_CHECKING:
 )
 @price_option
 @click.option("--dry-run", is_flag=True, help="Estimate time and memory without training.")
-@click.option(
-    "--out",
-    default="ragfm-adapter",
-    metavar="DIR",
-    type=NON_EMPTY,
-    help="Folder of the adapter; a second run resumes there.",
-)
-@json_option
-@debug_option
+@out_folder_option("ragfm-adapter", "Folder of the adapter; a second run resumes there.")
+@json_options
 def train(
     examples: str,
     as_json: bool,
@@ -106,7 +99,7 @@ def train(
     """
     from ragfm.training import MethodSettings, TrainSettings, estimate_training
     from ragfm.training import train as train_adapter
-    from ragfm.training.distributed import is_main_process
+    from ragfm.training.distributed import is_main_process, unused_gpus
 
     method = MethodSettings(**{name: options.pop(name) for name in ("method", "rank", "dropout", "tokens")})
     settings = TrainSettings(method, **options)
@@ -115,9 +108,26 @@ def train(
     def show_estimate(estimate: TrainingEstimate) -> None:
         cost = None if price_per_hour is None else estimate.seconds / 3600 * price_per_hour
         plan.update({**asdict(estimate), "cost": cost})
-        _print_estimate(estimate, method.method, cost)
+        skipped = f", {estimate.too_long} skipped as too long" if estimate.too_long else ""
+        share = 100 * estimate.learned / estimate.parameters
+        price = "" if cost is None else f", cost {cost:.2f}"
+        print_note(
+            f"{estimate.examples} examples, {estimate.valid_examples} validation examples{skipped}; "
+            f"{estimate.tokens:,} tokens in {estimate.steps} steps"
+        )
+        print_note(
+            f"{method.method}: {estimate.learned:,} of {estimate.parameters:,} parameters are trained ({share:.2f} %)"
+        )
+        print_note(
+            f"about {format_seconds(estimate.seconds)} at {estimate.tokens_per_second:.0f} tokens/s, "
+            f"{estimate.peak_mb:,.0f} MB of memory, {estimate.disk_mb:,.0f} MB of disk{price}"
+        )
 
-    _print_gpu_hint()
+    if count := unused_gpus():
+        print_note(
+            f"One of {count} GPUs is used. To use all, run `accelerate launch --multi_gpu --num_processes {count} "
+            "-m ragfm adapt train …`."
+        )
     if dry_run:
         estimate = estimate_training(examples, base, out, settings=settings)
         if is_main_process():
@@ -148,28 +158,3 @@ def train(
         )
         print_written(out)
     return OK
-
-
-def _print_gpu_hint() -> None:
-    from ragfm.training.distributed import unused_gpus
-
-    if count := unused_gpus():
-        print_note(
-            f"One of {count} GPUs is used. To use all, run `accelerate launch --multi_gpu --num_processes {count} "
-            "-m ragfm adapt train …`."
-        )
-
-
-def _print_estimate(estimate: TrainingEstimate, method: str, cost: float | None) -> None:
-    skipped = f", {estimate.too_long} skipped as too long" if estimate.too_long else ""
-    share = 100 * estimate.learned / estimate.parameters
-    price = "" if cost is None else f", cost {cost:.2f}"
-    print_note(
-        f"{estimate.examples} examples, {estimate.valid_examples} validation examples{skipped}; "
-        f"{estimate.tokens:,} tokens in {estimate.steps} steps"
-    )
-    print_note(f"{method}: {estimate.learned:,} of {estimate.parameters:,} parameters are trained ({share:.2f} %)")
-    print_note(
-        f"about {format_seconds(estimate.seconds)} at {estimate.tokens_per_second:.0f} tokens/s, "
-        f"{estimate.peak_mb:,.0f} MB of memory, {estimate.disk_mb:,.0f} MB of disk{price}"
-    )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
@@ -56,28 +55,22 @@ def ingest(
     if name and len(source) != 1:
         usage_error("--name requires exactly one SOURCE.")
     with open_collection(collection, embedder=embedder) as store, show_progress("documents") as progress:
+        values: dict[str, list[str]] = {}
+        for key, value in key_values(connector_options, "--option"):
+            values.setdefault(key, []).append(value)
         report = store.sync(
             *dict.fromkeys(source),
             name=name,
-            connector=options["connector"],
             include=options["include"] or None,
             exclude=options["exclude"] or None,
-            options=_connector_options(connector_options) or None,
+            options={key: texts[0] if len(texts) == 1 else texts for key, texts in values.items()} or None,
             tags=dict(key_values(tags, "--tag")) or None,
             allow=options["allow"] or None,
-            retry=options["retry"],
-            allow_mass_delete=options["allow_mass_delete"],
             progress=progress,
+            **{key: options[key] for key in ("connector", "retry", "allow_mass_delete")},
         )
     if as_json:
         print_json(asdict(report))
     else:
         print_sync_report(report)
     return SOME_FAILED if report.failed else OK
-
-
-def _connector_options(texts: tuple[str, ...]) -> Mapping[str, str | list[str]]:
-    values: dict[str, list[str]] = {}
-    for key, value in key_values(texts, "--option"):
-        values.setdefault(key, []).append(value)
-    return {key: listed[0] if len(listed) == 1 else listed for key, listed in values.items()}

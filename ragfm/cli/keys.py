@@ -8,7 +8,7 @@ import click
 
 from ragfm.cli.help import CommandGroup
 from ragfm.cli.options import NON_EMPTY, OK, POSITIVE, json_option, split_names
-from ragfm.cli.output import print_json, print_table, print_text
+from ragfm.cli.output import print_json, print_result, print_table
 from ragfm.cli.serve import collection_folders, key_file, keys_option, server_debug_option
 from ragfm.core.errors import ConfigError
 
@@ -81,10 +81,7 @@ def add(
         field = ".".join(map(str, first["loc"]))
         raise ConfigError(f"The key '{name}' cannot be created: {field}: {first['msg']}.") from error
     secret = key_file(keys_path, collection_folders(collections)[0]).add(key)
-    if as_json:
-        print_json({"name": name, "key": secret})
-    else:
-        print_text(secret)
+    print_result({"name": name, "key": secret}, secret, as_json=as_json)
     return OK
 
 
@@ -116,8 +113,5 @@ def list_keys(collections: tuple[str, ...], keys_path: str | None, as_json: bool
 def revoke(name: str, collections: tuple[str, ...], keys_path: str | None, as_json: bool) -> int:
     """Revoke an API key; a running server refuses it at once."""
     key_file(keys_path, collection_folders(collections)[0]).revoke(name)
-    if as_json:
-        print_json({"revoked": name})
-    else:
-        print_text(f"{name} is revoked.")
+    print_result({"revoked": name}, f"{name} is revoked.", as_json=as_json)
     return OK

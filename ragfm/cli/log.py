@@ -15,7 +15,7 @@ import click
 
 from ragfm.cli.help import CommandGroup
 from ragfm.cli.options import NON_EMPTY, OK, collection_options, usage_error
-from ragfm.cli.output import print_json, print_table, print_text
+from ragfm.cli.output import print_json, print_result, print_table, print_text
 
 if TYPE_CHECKING:
     from ragfm.generation.answer_log import AnswerLog, LogFilter
@@ -131,7 +131,8 @@ def redact(collection: str, as_json: bool, numbers: tuple[int, ...], text: str |
     With --text, only that text is redacted, in all entries or those with the IDs; else all text of the entries.
     """
     count = _open(collection).redact(_required_selection(numbers, text, older_than))
-    return _print_count("redacted", count, as_json)
+    print_result({"redacted": count}, f"{count} redacted.", as_json=as_json)
+    return OK
 
 
 @log.command()
@@ -139,14 +140,7 @@ def redact(collection: str, as_json: bool, numbers: tuple[int, ...], text: str |
 def forget(collection: str, as_json: bool, numbers: tuple[int, ...], text: str | None, older_than: float | None) -> int:
     """Delete the entries that match all conditions, without a trace in the file."""
     count = _open(collection).forget(_required_selection(numbers, text, older_than))
-    return _print_count("forgotten", count, as_json)
-
-
-def _print_count(action: str, count: int, as_json: bool) -> int:
-    if as_json:
-        print_json({action: count})
-    else:
-        print_text(f"{count} {action}.")
+    print_result({"forgotten": count}, f"{count} forgotten.", as_json=as_json)
     return OK
 
 

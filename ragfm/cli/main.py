@@ -82,7 +82,12 @@ for commands in SECTIONS.values():
 def main() -> None:
     """Run a command and exit with its code; errors are printed without a traceback unless `--debug` is given."""
     try:
-        _check_encoding(sys.argv[1:])
+        for argument in sys.argv[1:]:  # neither a catalog nor JSON can store bytes that are not UTF-8
+            try:
+                argument.encode()
+            except UnicodeEncodeError:
+                shown = os.fsencode(argument).decode("utf-8", "backslashreplace")
+                raise click.UsageError(f"The argument {shown} is not UTF-8.") from None
         code = ragfm.main(standalone_mode=False) or OK
         if sys.stdout:
             sys.stdout.flush()
@@ -112,16 +117,6 @@ def main() -> None:
     except OSError:  # nothing reads the output: without this, Python would try to write it at exit, and fail
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     sys.exit(code)
-
-
-def _check_encoding(arguments: list[str]) -> None:
-    """Raise UsageError for bytes that are not UTF-8: neither a catalog nor JSON can store them."""
-    for argument in arguments:
-        try:
-            argument.encode()
-        except UnicodeEncodeError:
-            shown = os.fsencode(argument).decode("utf-8", "backslashreplace")
-            raise click.UsageError(f"The argument {shown} is not UTF-8.") from None
 
 
 def _fail(code: int, error: BaseException, message: str, hint: str) -> int:

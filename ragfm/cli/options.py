@@ -50,9 +50,19 @@ collection_option = click.option(
 )
 
 
+def json_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add --json and --debug."""
+    return json_option(debug_option(command))
+
+
 def collection_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Add --collection, --json and --debug: the options of all commands about one collection."""
-    return collection_option(json_option(debug_option(command)))
+    return collection_option(json_options(command))
+
+
+def out_folder_option(default: str, description: str) -> Callable[..., Any]:
+    """Return the option --out of a command that writes a folder."""
+    return click.option("--out", default=default, metavar="DIR", type=NON_EMPTY, help=description)
 
 
 # --- Search and answers ------------------------------------------------------------------------------------------
@@ -67,9 +77,6 @@ mode_option = click.option(
     default="hybrid",
     help="Search by embeddings (dense), by words with BM25 (keyword), or by both.",
 )
-reader_option = click.option(
-    "--reader", metavar="NAME", type=NON_EMPTY, help="Model that answers; see docs/readers.md."
-)
 adapter_option = click.option(
     "--adapter",
     metavar="DIR|none",
@@ -77,12 +84,19 @@ adapter_option = click.option(
     help="LoRA adapter for the reader, or `none`. Default: the adapter of ragfm.toml, or the one that ships with ragfm "
     "for `bundled`.",
 )
-strategy_option = click.option(
-    "--strategy",
-    metavar="NAME|FILE",
-    type=NON_EMPTY,
-    help="Prompt template: zero-shot, few-shot, chain-of-thought, or a TOML file.",
-)
+
+
+def reader_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add --reader, --adapter and --strategy, which `make_rag` takes together with `k_option`."""
+    reader = click.option("--reader", metavar="NAME", type=NON_EMPTY, help="Model that answers; see docs/readers.md.")
+    strategy = click.option(
+        "--strategy",
+        metavar="NAME|FILE",
+        type=NON_EMPTY,
+        help="Prompt template: zero-shot, few-shot, chain-of-thought, or a TOML file.",
+    )
+    return reader(adapter_option(strategy(command)))
+
 
 # --- Evaluation and training -------------------------------------------------------------------------------------
 
@@ -126,6 +140,11 @@ def data_options(command: Callable[..., Any]) -> Callable[..., Any]:
     for option in reversed(options):
         command = option(command)
     return command
+
+
+def question_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add --limit and --seed, which select questions of a data set, and the data options."""
+    return limit_option(seed_option(data_options(command)))
 
 
 # --- Values ------------------------------------------------------------------------------------------------------

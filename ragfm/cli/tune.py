@@ -20,8 +20,7 @@ from ragfm.cli.output import print_json, print_note, print_table, print_text, pr
 from ragfm.cli.progress_bar import show_progress
 
 if TYPE_CHECKING:
-    from ragfm.collection import Collection
-    from ragfm.evaluation import CalibrationReport, Question, TuneReport
+    from ragfm.evaluation import TuneReport
 
 _ANSWERS = ".ragfm-confidence.run"
 """Default file of the answers of --confidence until all are there. It is hidden, so `ragfm ingest` skips it."""
@@ -98,8 +97,9 @@ def tune(
     With --confidence, the reader answers QUESTIONS as in `ragfm eval answers`, and the signals of a correct answer are
     calibrated.
     """
-    from ragfm.evaluation import store_choice, tune
+    from ragfm.evaluation import generate_questions, store_choice, tune
     from ragfm.evaluation.settings_file import import_tomlkit
+    from ragfm.generation.readers import configured_reader
 
     if not dry_run:
         import_tomlkit()
@@ -120,8 +120,17 @@ def tune(
             usage_error("--reader with QUESTIONS requires --confidence.")
         data = load_data(questions, options)
     check_data_options(data, options)
+    out = options["out"]
     with data_collection(data, collection, options) as (handle, _, _):
-        asked = _write_questions(handle, options) if data is None else data.questions
+        if data is None:
+            name = options["reader"] or handle.settings.reader
+            reader = configured_reader(name, handle.settings)
+            with resumable(out) as progress:
+                asked = generate_questions(
+                    handle, reader, options["write"], seed=options["seed"], out=out, reader_name=name, progress=progress
+                )
+        else:
+            asked = list(data.questions)
         with show_progress() as progress:
             report = tune(handle, asked, sizes=chunk_sizes, seed=options["seed"], progress=progress)
     report = replace(report, about={"questions_from": "the reader" if data is None else data.name, **report.about})
@@ -131,7 +140,7 @@ def tune(
     else:
         _print_report(report)
         _print_written_settings(written, dry_run=dry_run)
-        print_written(options["out"])
+        print_written(out)
     return OK
 
 
@@ -164,23 +173,20 @@ def _tune_confidence(collection: str, questions: str, options: dict[str, Any], *
         out.unlink()
     if as_json:
         print_json({**asdict(report), "written": [str(path) for path in written]})
-    else:
-        _print_calibration(report)
-        print_written(options["out"], options["report"])
-        _print_written_settings(written, dry_run=dry_run)
+        return OK
+    about, calibration = report.about, report.calibration
+    print_text(f"{about['answers']} answers to {about['data']}, {about['right']} of them correct\n")
+    print_table(["", ">"], [(name, f"{weight:+.3f}") for name, weight in calibration.weights.items()], indent=2)
+    print_text(f"\nAnswers with a confidence below {calibration.threshold:.4f} are withheld. Shares that are shown:")
+    rows = []
+    for kind, share in report.given.items():
+        name = "answers to unanswerable questions" if kind == "unanswerable" else f"{kind} answers"
+        rows.append((f"{100 * share:.1f} %", f"of {name}"))
+    print_table([">", ""], rows, indent=2)
+    print_text(f"\n{report.why} Mean calibration error: {report.error:.3f}.")
+    print_written(options["out"], options["report"])
+    _print_written_settings(written, dry_run=dry_run)
     return OK
-
-
-def _write_questions(collection: Collection, options: dict[str, Any]) -> list[Question]:
-    from ragfm.evaluation import generate_questions
-    from ragfm.generation.readers import configured_reader
-
-    name, out = options["reader"] or collection.settings.reader, options["out"]
-    reader = configured_reader(name, collection.settings)
-    with resumable(out) as progress:
-        return generate_questions(
-            collection, reader, options["write"], seed=options["seed"], out=out, reader_name=name, progress=progress
-        )
 
 
 def _print_report(report: TuneReport) -> None:
@@ -212,19 +218,6 @@ def _print_report(report: TuneReport) -> None:
             print_text(f"[{section}] " + ", ".join(f"{key} = {value!r}" for key, value in values.items()))
         if report.best.chunk_size != report.current.chunk_size:
             print_text("The next `ragfm ingest` splits the documents again.")
-
-
-def _print_calibration(report: CalibrationReport) -> None:
-    about, calibration = report.about, report.calibration
-    print_text(f"{about['answers']} answers to {about['data']}, {about['right']} of them correct\n")
-    print_table(["", ">"], [(name, f"{weight:+.3f}") for name, weight in calibration.weights.items()], indent=2)
-    print_text(f"\nAnswers with a confidence below {calibration.threshold:.4f} are withheld. Shares that are shown:")
-    rows = []
-    for kind, share in report.given.items():
-        name = "answers to unanswerable questions" if kind == "unanswerable" else f"{kind} answers"
-        rows.append((f"{100 * share:.1f} %", f"of {name}"))
-    print_table([">", ""], rows, indent=2)
-    print_text(f"\n{report.why} Mean calibration error: {report.error:.3f}.")
 
 
 def _print_written_settings(written: list[Path], *, dry_run: bool) -> None:
