@@ -9,7 +9,6 @@ import click
 
 from ragfm.cli.evaluation_data import check_data_options, check_no_question_options, data_collection, load_data
 from ragfm.cli.options import (
-    NON_EMPTY,
     OK,
     collection_options,
     data_options,
@@ -17,6 +16,8 @@ from ragfm.cli.options import (
     limit_option,
     out_folder_option,
     seed_option,
+    share_option,
+    text_option,
     usage_error,
 )
 from ragfm.cli.output import print_json, print_note, print_text, print_written
@@ -39,32 +40,13 @@ _DATA = click.Path(exists=True)
     "command continues.",
 )
 @click.option("--from-log", is_flag=True, help="Also use answers of the answer log that were rated good or corrected.")
-@click.option("--reader", metavar="NAME", type=NON_EMPTY, help="Reader to fine-tune; with --write, it also writes.")
+@text_option("--reader", metavar="NAME", help="Reader to fine-tune; with --write, it also writes.")
 @k_option
 @limit_option
 @seed_option
-@click.option(
-    "--abstain",
-    default=1 / 3,
-    show_default="1/3",
-    type=click.FloatRange(0, 0.9),
-    metavar="SHARE",
-    help="Share of examples whose answer is an abstention.",
-)
-@click.option(
-    "--near",
-    default=0.5,
-    type=click.FloatRange(0, 1),
-    metavar="SHARE",
-    help="Share of near misses among the abstentions.",
-)
-@click.option(
-    "--valid",
-    default=0.1,
-    type=click.FloatRange(0, 0.5),
-    metavar="SHARE",
-    help="Share of examples for validation; a document's examples stay together.",
-)
+@share_option("--abstain", 1 / 3, (0, 0.9), "Share of examples whose answer is an abstention.", show_default="1/3")
+@share_option("--near", 0.5, (0, 1), "Share of near misses among the abstentions.")
+@share_option("--valid", 0.1, (0, 0.5), "Share of examples for validation; a document's examples stay together.")
 @click.option(
     "--answers",
     "form",
@@ -86,7 +68,7 @@ _DATA = click.Path(exists=True)
     type=_DATA,
     help="Evaluation data, whose questions and paragraphs must not be in the examples; may be repeated.",
 )
-@click.option("--licence", type=NON_EMPTY, help="Licence of the data, for the data card.")
+@text_option("--licence", help="Licence of the data, for the data card.")
 @data_options
 @out_folder_option("ragfm-examples", "Folder for the examples and their data card.")
 @collection_options

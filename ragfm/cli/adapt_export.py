@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from ragfm.cli.options import NON_EMPTY, OK, json_options, usage_error
+from ragfm.cli.options import NON_EMPTY, OK, json_options, text_option, usage_error
 from ragfm.cli.output import print_json, print_note, print_text, print_written
 from ragfm.cli.progress_bar import show_progress
 
@@ -23,10 +23,9 @@ _MAX_DIFFERENCES = 3  # texts that are printed
     type=click.Choice(["gguf", "merged", "peft"]),
     help="Format: a GGUF adapter for llama.cpp, the merged model as safetensors, or (from a GGUF adapter) PEFT.",
 )
-@click.option(
+@text_option(
     "--base",
     metavar="NAME",
-    type=NON_EMPTY,
     help="Base model. Default: the one that the adapter was trained on. Name its GGUF file to export for that file.",
 )
 @click.option(
@@ -35,7 +34,7 @@ _MAX_DIFFERENCES = 3  # texts that are printed
     help="With --to merged and a GGUF base: write a GGUF file with this quantisation.",
 )
 @click.option("--dtype", default="f16", type=click.Choice(["f16", "f32"]), help="Data type of a GGUF adapter.")
-@click.option("--out", metavar="PATH", type=NON_EMPTY, help="Output. Default: adapter.gguf in the adapter's folder.")
+@text_option("--out", metavar="PATH", help="Output. Default: adapter.gguf in the adapter's folder.")
 @click.option(
     "--check",
     metavar="FILE",

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from ragfm.cli.options import NON_EMPTY, OK, POSITIVE, collection_options, open_collection, seed_option
+from ragfm.cli.options import OK, POSITIVE, collection_options, open_collection, seed_option, text_option
 from ragfm.cli.output import print_json, print_note, print_result, print_sync_report, print_text
 from ragfm.cli.progress_bar import show_progress
 
@@ -28,13 +28,8 @@ _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 @click.option("--epochs", default=2.0, type=POSITIVE, help="Number of passes over the examples.")
 @click.option("--rate", default=1e-4, type=POSITIVE, help="Peak learning rate.")
 @seed_option
-@click.option("--licence", type=NON_EMPTY, help="Licence of QUESTIONS and the log, for the data card.")
-@click.option(
-    "--out",
-    metavar="DIR",
-    type=NON_EMPTY,
-    help="Folder of the adapters. Default: `.ragfm-adapters`, next to the collection.",
-)
+@text_option("--licence", help="Licence of QUESTIONS and the log, for the data card.")
+@text_option("--out", metavar="DIR", help="Folder of the adapters. Default: `.ragfm-adapters`, next to the collection.")
 @collection_options
 def refresh(collection: str, as_json: bool, questions: Path | None, **options: Any) -> int:
     """Sync, train on the answer log and QUESTIONS, and adopt the new adapter if it is measurably better.

@@ -11,7 +11,15 @@ from typing import Any
 import click
 
 from ragfm.cli.evaluation_data import check_data_options, data_collection, load_data, resumable
-from ragfm.cli.options import NON_EMPTY, OK, POSITIVE, collection_options, out_folder_option, question_options
+from ragfm.cli.options import (
+    OK,
+    POSITIVE,
+    collection_options,
+    out_folder_option,
+    question_options,
+    share_option,
+    text_option,
+)
 from ragfm.cli.output import print_json, print_table, print_text
 
 
@@ -23,13 +31,7 @@ from ragfm.cli.output import print_json, print_table, print_text
     type=click.Choice(["embedder", "reranker"]),
     help="Model to train: the embedder, or a reranker.",
 )
-@click.option(
-    "--base",
-    default="bundled",
-    metavar="NAME",
-    type=NON_EMPTY,
-    help="Base model; a reranker may start from an embedder.",
-)
+@text_option("--base", default="bundled", metavar="NAME", help="Base model; a reranker may start from an embedder.")
 @click.option(
     "--epochs",
     default=3,
@@ -49,12 +51,8 @@ from ragfm.cli.output import print_json, print_table, print_text
     metavar="N",
     help="Hard negatives per question. Default: 1 for an embedder, 4 for a reranker.",
 )
-@click.option(
-    "--held",
-    default=0.3,
-    type=click.FloatRange(0.02, 0.8),
-    metavar="SHARE",
-    help="Share of held-out questions: half of them choose the epoch, half test the result.",
+@share_option(
+    "--held", 0.3, (0.02, 0.8), "Share of held-out questions: half of them choose the epoch, half test the result."
 )
 @question_options
 @out_folder_option("ragfm-retriever", "Folder of the model; a second run resumes there.")

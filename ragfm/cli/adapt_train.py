@@ -18,6 +18,7 @@ from ragfm.cli.options import (
     price_option,
     rate_option,
     seed_option,
+    text_option,
 )
 from ragfm.cli.output import print_json, print_note, print_text, print_written
 from ragfm.cli.progress_bar import format_seconds, show_progress
@@ -29,20 +30,15 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.argument("examples", type=NON_EMPTY)
-@click.option(
+@text_option(
     "--base",
     default="bundled",
     metavar="NAME",
-    type=NON_EMPTY,
     help="Base model: a folder of safetensors, or the GGUF file that will be served.",
 )
 @click.option("--method", default="lora", type=click.Choice(METHODS), help="Fine-tuning method.")
-@click.option(
-    "--from",
-    "start",
-    metavar="ADAPTER",
-    type=NON_EMPTY,
-    help="Adapter to continue from, with its rank: a folder, or a GGUF file.",
+@text_option(
+    "--from", "start", metavar="ADAPTER", help="Adapter to continue from, with its rank: a folder, or a GGUF file."
 )
 @click.option("--rank", default=16, type=click.IntRange(min=1), help="Rank of the adapter (lora, dora, qlora).")
 @click.option("--dropout", default=0.0, type=click.FloatRange(0, 0.9), help="Dropout (lora, dora, qlora).")
@@ -72,11 +68,7 @@ if TYPE_CHECKING:
     "--most-tokens", default=2048, type=click.IntRange(min=16), metavar="N", help="Skip examples longer than N tokens."
 )
 @seed_option
-@click.option(
-    "--licence",
-    type=NON_EMPTY,
-    help="Licence of the adapter, for its record. Default: that of the adapter given by --from.",
-)
+@text_option("--licence", help="Licence of the adapter, for its record. Default: that of the adapter given by --from.")
 @price_option
 @click.option("--dry-run", is_flag=True, help="Estimate time and memory without training.")
 @out_folder_option("ragfm-adapter", "Folder of the adapter; a second run resumes there.")

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ragfm.cli.options import (
-    NON_EMPTY,
     OK,
     collection_options,
     filter_option,
@@ -18,6 +17,7 @@ from ragfm.cli.options import (
     make_rag,
     open_collection,
     reader_options,
+    text_option,
     usage_error,
 )
 from ragfm.cli.output import print_error, print_evidence, print_hit, print_text
@@ -45,7 +45,7 @@ _HELP = """\
 @k_option
 @reader_options
 @filter_option
-@click.option("--keep", metavar="FILE", type=NON_EMPTY, help="Continue the conversation in FILE and save it there.")
+@text_option("--keep", metavar="FILE", help="Continue the conversation in FILE and save it there.")
 @collection_options
 def chat(collection: str, as_json: bool, filter: str | None, keep: str | None, **options: Any) -> int:
     """Hold a conversation about the documents; /help lists its commands, /quit ends it.

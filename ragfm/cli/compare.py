@@ -14,7 +14,6 @@ import click
 from ragfm.cli.evaluation_data import check_data_options, data_collection, load_data, print_how_to_continue, resumable
 from ragfm.cli.options import (
     INTERRUPTED,
-    NON_EMPTY,
     OK,
     SOME_FAILED,
     collection_options,
@@ -22,6 +21,7 @@ from ragfm.cli.options import (
     price_option,
     question_options,
     report_option,
+    text_option,
 )
 from ragfm.cli.output import print_failures, print_json, print_note, print_table, print_text, print_written
 
@@ -32,33 +32,24 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.argument("data", type=click.Path(exists=True))
-@click.option(
+@text_option(
     "--reader",
     "readers",
     multiple=True,
     metavar="NAME",
-    type=NON_EMPTY,
     help="Model that answers; may be repeated. Default: the reader of the collection.",
 )
-@click.option(
+@text_option(
     "--adapter",
     "adapters",
     multiple=True,
     metavar="DIR|none",
-    type=NON_EMPTY,
     help="LoRA adapter, or `none`; may be repeated. Default: the adapter of ragfm.toml for its reader.",
 )
 @click.option(
     "-k", "ks", multiple=True, type=click.IntRange(min=1), metavar="N", help="Number of passages; may be repeated."
 )
-@click.option(
-    "--strategy",
-    "strategies",
-    multiple=True,
-    metavar="NAME|FILE",
-    type=NON_EMPTY,
-    help="Prompt template; may be repeated.",
-)
+@text_option("--strategy", "strategies", multiple=True, metavar="NAME|FILE", help="Prompt template; may be repeated.")
 @question_options
 @price_option
 @out_folder_option("ragfm-compare", "Folder of the runs; a second run of the command resumes them.")

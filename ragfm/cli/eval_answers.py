@@ -10,7 +10,6 @@ import click
 
 from ragfm.cli.evaluation_data import check_data_options, data_collection, data_facts, exit_code, load_data, resumable
 from ragfm.cli.options import (
-    NON_EMPTY,
     collection_options,
     k_option,
     make_rag,
@@ -18,6 +17,7 @@ from ragfm.cli.options import (
     reader_options,
     report_option,
     run_option,
+    text_option,
 )
 from ragfm.cli.output import print_estimates, print_failures, print_json, print_text, print_written
 
@@ -41,7 +41,7 @@ _MAX_TEXT = 160  # characters of a text in each
     help="Passages for the reader: retrieved ones, the gold passage, or none; may be repeated. Default: all three.",
 )
 @reader_options
-@click.option("--judge", metavar="NAME", type=NON_EMPTY, help="Model that also judges whether each answer is correct.")
+@text_option("--judge", metavar="NAME", help="Model that also judges whether each answer is correct.")
 @k_option
 @question_options
 @run_option

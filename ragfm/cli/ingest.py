@@ -7,21 +7,26 @@ from typing import Any
 
 import click
 
-from ragfm.cli.options import NON_EMPTY, OK, SOME_FAILED, collection_options, key_values, open_collection, usage_error
+from ragfm.cli.options import (
+    NON_EMPTY,
+    OK,
+    SOME_FAILED,
+    collection_options,
+    key_values,
+    open_collection,
+    text_option,
+    usage_error,
+)
 from ragfm.cli.output import print_json, print_sync_report
 from ragfm.cli.progress_bar import show_progress
 
 
 @click.command()
 @click.argument("source", nargs=-1, type=NON_EMPTY)
-@click.option(
-    "--name", metavar="N", type=NON_EMPTY, help="Name of the source: the prefix of its URIs. Default: its location."
-)
-@click.option("--connector", metavar="C", type=NON_EMPTY, help="Connector plugin. Default: files, or web for URLs.")
-@click.option(
-    "--include", multiple=True, metavar="GLOB", type=NON_EMPTY, help="Ingest only matching files; may be repeated."
-)
-@click.option("--exclude", multiple=True, metavar="GLOB", type=NON_EMPTY, help="Skip matching files; may be repeated.")
+@text_option("--name", metavar="N", help="Name of the source: the prefix of its URIs. Default: its location.")
+@text_option("--connector", metavar="C", help="Connector plugin. Default: files, or web for URLs.")
+@text_option("--include", multiple=True, metavar="GLOB", help="Ingest only matching files; may be repeated.")
+@text_option("--exclude", multiple=True, metavar="GLOB", help="Skip matching files; may be repeated.")
 @click.option(
     "--option",
     "connector_options",
@@ -30,10 +35,8 @@ from ragfm.cli.progress_bar import show_progress
     help="Option of the connector; a repeated key makes a list.",
 )
 @click.option("--tag", "tags", multiple=True, metavar="K=V", help="Metadata for all documents; may be repeated.")
-@click.option(
-    "--allow", multiple=True, metavar="GROUP", type=NON_EMPTY, help="Restrict access to this group; may be repeated."
-)
-@click.option("--embedder", metavar="E", type=NON_EMPTY, help="Embedding model, for a new collection.")
+@text_option("--allow", multiple=True, metavar="GROUP", help="Restrict access to this group; may be repeated.")
+@text_option("--embedder", metavar="E", help="Embedding model, for a new collection.")
 @click.option("--retry", is_flag=True, help="Retry all failed documents now, without waiting for their next turn.")
 @click.option("--allow-mass-delete", is_flag=True, help="Remove deleted documents even if they are over half.")
 @collection_options

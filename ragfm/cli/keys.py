@@ -7,7 +7,7 @@ from collections.abc import Callable
 import click
 
 from ragfm.cli.help import CommandGroup
-from ragfm.cli.options import NON_EMPTY, OK, POSITIVE, json_option, split_names
+from ragfm.cli.options import NON_EMPTY, OK, POSITIVE, json_option, split_names, text_option
 from ragfm.cli.output import print_json, print_result, print_table
 from ragfm.cli.serve import collection_folders, key_file, keys_option, server_debug_option
 from ragfm.core.errors import ConfigError
@@ -19,13 +19,12 @@ def keys() -> None:
 
 
 def _key_options(command: Callable[..., int]) -> Callable[..., int]:
-    collection = click.option(
+    collection = text_option(
         "-c",
         "--collection",
         "collections",
         metavar="DIR",
         multiple=True,
-        type=NON_EMPTY,
         help="First collection that is served.  [default: .ragfm]",
     )
     return collection(keys_option(json_option(server_debug_option(command))))
@@ -33,15 +32,12 @@ def _key_options(command: Callable[..., int]) -> Callable[..., int]:
 
 @keys.command()
 @click.argument("name", type=NON_EMPTY)
-@click.option(
-    "--groups", multiple=True, metavar="G,…", type=NON_EMPTY, help="Groups whose documents the key gives access to."
-)
-@click.option(
+@text_option("--groups", multiple=True, metavar="G,…", help="Groups whose documents the key gives access to.")
+@text_option(
     "--collections",
     "allowed",
     multiple=True,
     metavar="NAME,…",
-    type=NON_EMPTY,
     help="Collections that the key gives access to. Default: all.",
 )
 @click.option("--rate", type=POSITIVE, default=600.0, metavar="N", help="Maximum number of requests a minute.")

@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from ragfm.cli.help import CommandGroup
-from ragfm.cli.options import NON_EMPTY, OK, json_options
+from ragfm.cli.options import NON_EMPTY, OK, json_options, text_option
 from ragfm.cli.output import print_json, print_note, print_result, print_table, print_text
 from ragfm.cli.progress_bar import busy
 from ragfm.core.errors import RagfmError, UnsupportedError
@@ -23,8 +23,8 @@ def models() -> None:
 
 
 @models.command()
-@click.option("--embedder", default="bundled", metavar="E", type=NON_EMPTY, help="Embedding model.")
-@click.option("--reader", metavar="NAME", type=NON_EMPTY, help="Benchmark this reader instead.")
+@text_option("--embedder", default="bundled", metavar="E", help="Embedding model.")
+@text_option("--reader", metavar="NAME", help="Benchmark this reader instead.")
 @json_options
 def bench(embedder: str, reader: str | None, as_json: bool) -> int:
     """Benchmark the backends of an embedding model and store the fastest for `ragfm ingest`, or benchmark a reader.

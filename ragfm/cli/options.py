@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -34,19 +35,21 @@ class NonEmptyText(click.types.StringParamType):
 NON_EMPTY = NonEmptyText()
 OUTPUT_FILE = click.Path(dir_okay=False)
 POSITIVE = click.FloatRange(min=0, min_open=True)
+text_option = partial(click.option, type=NON_EMPTY)
+
+
+def share_option(name: str, default: float, limits: tuple[float, float], description: str, **attributes: Any) -> Any:
+    """Return an option whose value is a share, between the limits."""
+    number = click.FloatRange(*limits)
+    return click.option(name, default=default, type=number, metavar="SHARE", help=description, **attributes)
+
 
 # --- Every command -----------------------------------------------------------------------------------------------
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 debug_option = click.option("--debug", is_flag=True, expose_value=False, help="Show tracebacks and debug messages.")
-collection_option = click.option(
-    "-c",
-    "--collection",
-    default=".ragfm",
-    envvar="RAGFM_COLLECTION",
-    metavar="DIR",
-    type=NON_EMPTY,
-    help="Folder of the collection.",
+collection_option = text_option(
+    "-c", "--collection", default=".ragfm", envvar="RAGFM_COLLECTION", metavar="DIR", help="Folder of the collection."
 )
 
 
@@ -62,7 +65,7 @@ def collection_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 def out_folder_option(default: str, description: str) -> Callable[..., Any]:
     """Return the option --out of a command that writes a folder."""
-    return click.option("--out", default=default, metavar="DIR", type=NON_EMPTY, help=description)
+    return text_option("--out", default=default, metavar="DIR", help=description)
 
 
 # --- Search and answers ------------------------------------------------------------------------------------------
@@ -77,10 +80,9 @@ mode_option = click.option(
     default="hybrid",
     help="Search by embeddings (dense), by words with BM25 (keyword), or by both.",
 )
-adapter_option = click.option(
+adapter_option = text_option(
     "--adapter",
     metavar="DIR|none",
-    type=NON_EMPTY,
     help="LoRA adapter for the reader, or `none`. Default: the adapter of ragfm.toml, or the one that ships with ragfm "
     "for `bundled`.",
 )
@@ -88,11 +90,10 @@ adapter_option = click.option(
 
 def reader_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Add --reader, --adapter and --strategy, which `make_rag` takes together with `k_option`."""
-    reader = click.option("--reader", metavar="NAME", type=NON_EMPTY, help="Model that answers; see docs/readers.md.")
-    strategy = click.option(
+    reader = text_option("--reader", metavar="NAME", help="Model that answers; see docs/readers.md.")
+    strategy = text_option(
         "--strategy",
         metavar="NAME|FILE",
-        type=NON_EMPTY,
         help="Prompt template: zero-shot, few-shot, chain-of-thought, or a TOML file.",
     )
     return reader(adapter_option(strategy(command)))
@@ -127,15 +128,8 @@ def data_options(command: Callable[..., Any]) -> Callable[..., Any]:
             type=click.Path(exists=True, dir_okay=False),
             help="SQuAD: another file whose paragraphs are searched as well; may be repeated.",
         ),
-        click.option(
-            "--embedder", metavar="E", type=NON_EMPTY, help="Embedding model, for data that contains its documents."
-        ),
-        click.option(
-            "--keep",
-            metavar="DIR",
-            type=NON_EMPTY,
-            help="Keep the collection in DIR, for data that contains its documents.",
-        ),
+        text_option("--embedder", metavar="E", help="Embedding model, for data that contains its documents."),
+        text_option("--keep", metavar="DIR", help="Keep the collection in DIR, for data that contains its documents."),
     )
     for option in reversed(options):
         command = option(command)

@@ -7,13 +7,13 @@ from dataclasses import asdict
 
 import click
 
-from ragfm.cli.options import NON_EMPTY, OK, collection_options, open_collection
+from ragfm.cli.options import OK, collection_options, open_collection, text_option
 from ragfm.cli.output import print_note, print_result
 from ragfm.cli.progress_bar import show_progress
 
 
 @click.command()
-@click.option("--embedder", required=True, metavar="E", type=NON_EMPTY, help="Embedding model to switch to.")
+@text_option("--embedder", required=True, metavar="E", help="Embedding model to switch to.")
 @collection_options
 def reembed(collection: str, as_json: bool, embedder: str) -> int:
     """Re-embed all chunks with a different model; searches use the old one until all are done."""

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from ragfm.cli.options import NON_EMPTY, OK, adapter_option, usage_error
+from ragfm.cli.options import OK, adapter_option, text_option, usage_error
 from ragfm.cli.output import print_note
 from ragfm.core.errors import ConfigError, MissingExtraError
 
@@ -21,12 +21,11 @@ if TYPE_CHECKING:
 _LOOPBACK = {"127.0.0.1", "::1", "localhost"}
 _NAME = re.compile(r"[\w.@-]+")
 
-keys_option = click.option(
+keys_option = text_option(
     "--keys",
     "keys_path",
     metavar="FILE",
     envvar="RAGFM_KEYS",
-    type=NON_EMPTY,
     help="File of API keys. Default: next to the first collection.",
 )
 server_debug_option = click.option(
@@ -38,21 +37,19 @@ server_debug_option = click.option(
 
 
 @click.command()
-@click.option(
+@text_option(
     "-c",
     "--collection",
     "collections",
     multiple=True,
     metavar="[NAME=]DIR",
-    type=NON_EMPTY,
     help="Folder of a collection; may be repeated.  [default: .ragfm]",
 )
-@click.option(
+@text_option(
     "--reader",
     "readers",
     multiple=True,
     metavar="[NAME=]MODEL",
-    type=NON_EMPTY,
     help="Model that answers; may be repeated: clients then name the model `COLLECTION:NAME`.",
 )
 @adapter_option

@@ -15,7 +15,16 @@ from ragfm.cli.evaluation_data import (
     load_data,
     resumable,
 )
-from ragfm.cli.options import NON_EMPTY, OK, OUTPUT_FILE, collection_options, data_options, seed_option, usage_error
+from ragfm.cli.options import (
+    OK,
+    OUTPUT_FILE,
+    collection_options,
+    data_options,
+    seed_option,
+    share_option,
+    text_option,
+    usage_error,
+)
 from ragfm.cli.output import print_json, print_note, print_table, print_text, print_written
 from ragfm.cli.progress_bar import show_progress
 
@@ -52,34 +61,21 @@ def _parse_sizes(_: click.Context, __: click.Parameter, value: str | None) -> tu
     help="Without QUESTIONS: number of questions that the reader writes.",
 )
 @click.option("--confidence", is_flag=True, help="Calibrate the confidence of answers; QUESTIONS must have answers.")
-@click.option(
-    "--keep-right",
-    default=0.9,
-    type=click.FloatRange(0.5, 1),
-    metavar="SHARE",
-    help="With --confidence: share of correct answers that must not be withheld.",
-)
+@share_option("--keep-right", 0.9, (0.5, 1), "With --confidence: share of correct answers that must not be withheld.")
 @click.option(
     "--corrected/--as-said",
     "corrects",
     default=None,
     help="With --confidence: whether the verifier's text replaces the reader's where they differ. Default: as set now.",
 )
-@click.option(
-    "--adapter", metavar="DIR|none", type=NON_EMPTY, help="With --confidence: LoRA adapter for the reader, or `none`."
-)
+@text_option("--adapter", metavar="DIR|none", help="With --confidence: LoRA adapter for the reader, or `none`.")
 @click.option(
     "--out",
     type=OUTPUT_FILE,
     help="Keep the answers (with --confidence) or the written questions in FILE; a second run resumes it.",
 )
 @click.option("--report", type=OUTPUT_FILE, help="With --confidence: write an HTML report.")
-@click.option(
-    "--reader",
-    metavar="NAME",
-    type=NON_EMPTY,
-    help="Model that writes the questions, or with --confidence, that answers.",
-)
+@text_option("--reader", metavar="NAME", help="Model that writes the questions, or with --confidence, that answers.")
 @click.option("--limit", type=click.IntRange(min=20), metavar="N", help="Use a random sample of N questions.")
 @seed_option
 @data_options

@@ -6,14 +6,14 @@ from dataclasses import asdict
 
 import click
 
-from ragfm.cli.options import FAILED, NON_EMPTY, OK, collection_options, open_collection, usage_error
+from ragfm.cli.options import FAILED, OK, collection_options, open_collection, text_option, usage_error
 from ragfm.cli.output import MAX_SKIPPED, one_line, print_json, print_text
 from ragfm.cli.progress_bar import show_progress
 
 
 @click.command()
 @click.option("--repair", is_flag=True, help="Rebuild what can be derived from the catalog, without embedding.")
-@click.option("--salvage", metavar="OUT", type=NON_EMPTY, help="Save the undamaged documents to a new collection OUT.")
+@text_option("--salvage", metavar="OUT", help="Save the undamaged documents to a new collection OUT.")
 @collection_options
 def verify(collection: str, as_json: bool, repair: bool, salvage: str | None) -> int:
     """Check the collection for damage; exit code 1 if there is any."""

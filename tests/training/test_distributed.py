@@ -27,7 +27,6 @@ _SCRIPT = """
 import json, os, signal, sys
 from pathlib import Path
 import torch
-from click.testing import CliRunner
 sys.path.insert(0, sys.argv[1])
 torch.set_num_threads(1)
 import ragfm.training.trainer as train
