@@ -16,7 +16,6 @@ from ragfm.cli.options import (
     json_options,
     out_folder_option,
     price_option,
-    rate_option,
     seed_option,
     text_option,
 )
@@ -51,7 +50,7 @@ if TYPE_CHECKING:
 )
 @click.option("--epochs", default=1.0, type=POSITIVE, help="Number of passes over the examples.")
 @click.option("--batch", default=16, type=click.IntRange(min=1), help="Examples per step.")
-@rate_option
+@click.option("--rate", type=POSITIVE, help="Peak learning rate. Default: depends on the method.")
 @click.option(
     "--judge",
     default="loss",

@@ -38,10 +38,12 @@ POSITIVE = click.FloatRange(min=0, min_open=True)
 text_option = partial(click.option, type=NON_EMPTY)
 
 
-def share_option(name: str, default: float, limits: tuple[float, float], description: str, **attributes: Any) -> Any:
+def share_option(
+    name: str, default: float, limits: tuple[float, float], description: str, **kwargs: Any
+) -> Callable[..., Any]:
     """Return an option whose value is a share, between the limits."""
     number = click.FloatRange(*limits)
-    return click.option(name, default=default, type=number, metavar="SHARE", help=description, **attributes)
+    return click.option(name, default=default, type=number, metavar="SHARE", help=description, **kwargs)
 
 
 # --- Every command -----------------------------------------------------------------------------------------------
@@ -109,7 +111,6 @@ run_option = click.option(
     "--out", type=OUTPUT_FILE, help="Write each question's result to FILE; a second run resumes it."
 )
 report_option = click.option("--report", type=OUTPUT_FILE, help="Write an HTML report.")
-rate_option = click.option("--rate", type=POSITIVE, help="Peak learning rate. Default: depends on the method.")
 price_option = click.option(
     "--price-per-hour", type=click.FloatRange(min=0), metavar="P", help="Price of an hour of this machine, for costs."
 )
