@@ -9,13 +9,15 @@ import click
 
 from ragfm.cli.evaluation_data import check_data_options, check_no_question_options, data_collection, load_data
 from ragfm.cli.options import (
-    NON_EMPTY,
     OK,
     collection_options,
     data_options,
     k_option,
     limit_option,
+    out_folder_option,
     seed_option,
+    share_option,
+    text_option,
     usage_error,
 )
 from ragfm.cli.output import print_json, print_note, print_text, print_written
@@ -24,7 +26,6 @@ from ragfm.core.errors import DataError
 
 if TYPE_CHECKING:
     from ragfm.evaluation import QuestionSet
-    from ragfm.training import Dataset
 
 _DATA = click.Path(exists=True)
 
@@ -39,39 +40,17 @@ _DATA = click.Path(exists=True)
     "command continues.",
 )
 @click.option("--from-log", is_flag=True, help="Also use answers of the answer log that were rated good or corrected.")
-@click.option("--reader", metavar="NAME", type=NON_EMPTY, help="Reader to fine-tune; with --write, it also writes.")
+@text_option("--reader", metavar="NAME", help="Reader to fine-tune; with --write, it also writes.")
 @k_option
 @limit_option
 @seed_option
-@click.option(
-    "--abstain",
-    default=1 / 3,
-    show_default="1/3",
-    type=click.FloatRange(0, 0.9),
-    metavar="SHARE",
-    help="Share of examples whose answer is an abstention.",
-)
-@click.option(
-    "--near",
-    default=0.5,
-    show_default=True,
-    type=click.FloatRange(0, 1),
-    metavar="SHARE",
-    help="Share of near misses among the abstentions.",
-)
-@click.option(
-    "--valid",
-    default=0.1,
-    show_default=True,
-    type=click.FloatRange(0, 0.5),
-    metavar="SHARE",
-    help="Share of examples for validation; a document's examples stay together.",
-)
+@share_option("--abstain", 1 / 3, (0, 0.9), "Share of examples whose answer is an abstention.", show_default="1/3")
+@share_option("--near", 0.5, (0, 1), "Share of near misses among the abstentions.")
+@share_option("--valid", 0.1, (0, 0.5), "Share of examples for validation; a document's examples stay together.")
 @click.option(
     "--answers",
     "form",
     default="phrase",
-    show_default=True,
     type=click.Choice(["phrase", "quoted"]),
     help="Form of the answers: the answer alone, or with the sentence that it is from.",
 )
@@ -89,16 +68,9 @@ _DATA = click.Path(exists=True)
     type=_DATA,
     help="Evaluation data, whose questions and paragraphs must not be in the examples; may be repeated.",
 )
-@click.option("--licence", metavar="TEXT", type=NON_EMPTY, help="Licence of the data, for the data card.")
+@text_option("--licence", help="Licence of the data, for the data card.")
 @data_options
-@click.option(
-    "--out",
-    default="ragfm-examples",
-    show_default=True,
-    metavar="DIR",
-    type=NON_EMPTY,
-    help="Folder for the examples and their data card.",
-)
+@out_folder_option("ragfm-examples", "Folder for the examples and their data card.")
 @collection_options
 def data(collection: str, as_json: bool, questions: str | None, out: str, **options: Any) -> int:
     """Create training examples from QUESTIONS with known answers.
@@ -115,13 +87,9 @@ def data(collection: str, as_json: bool, questions: str | None, out: str, **opti
     loaded = _load_questions(questions, options)
     check_data_options(loaded, options)
     recipe = Recipe(
-        abstain=options["abstain"],
-        near=options["near"],
-        valid=options["valid"],
-        form=options["form"],
+        **{name: options[name] for name in ("abstain", "near", "valid", "form", "seed")},
         shuffle=not options["keep_order"],
         together=not options["apart"],
-        seed=options["seed"],
     )
     with data_collection(loaded, collection, options) as (handle, _, _):
         held_out = load_held_out(options["exclude_data"])
@@ -147,7 +115,13 @@ def data(collection: str, as_json: bool, questions: str | None, out: str, **opti
     if as_json:
         print_json({**dataset.card, "out": out})
     else:
-        _print_card(dataset)
+        card = dataset.card
+        counts, tokens = card["examples"], card["lengths"]["prompt_tokens"]
+        print_text(f"{counts['train']} training examples, {counts['valid']} validation examples")
+        for key in ("kinds", "left_out"):
+            text = ", ".join(f"{name} {count}" for name, count in card[key].items())
+            print_text(f"{key.replace('_', ' ')}: {text or 'none'}")
+        print_text(f"prompt tokens: median {tokens['p50']}, 95th percentile {tokens['p95']}, maximum {tokens['max']}")
         print_written(*(str(Path(out) / name) for name in ("train.jsonl", "valid.jsonl", "card.json")))
     return OK
 
@@ -164,13 +138,3 @@ def _load_questions(path: str | None, options: dict[str, Any]) -> QuestionSet | 
     if loaded.documents is not None and options["from_log"]:
         usage_error("--from-log requires questions about the collection.")
     return loaded
-
-
-def _print_card(dataset: Dataset) -> None:
-    card = dataset.card
-    counts, tokens = card["examples"], card["lengths"]["prompt_tokens"]
-    print_text(f"{counts['train']} training examples, {counts['valid']} validation examples")
-    for key in ("kinds", "left_out"):
-        text = ", ".join(f"{name} {count}" for name, count in card[key].items())
-        print_text(f"{key.replace('_', ' ')}: {text or 'none'}")
-    print_text(f"prompt tokens: median {tokens['p50']}, 95th percentile {tokens['p95']}, maximum {tokens['max']}")

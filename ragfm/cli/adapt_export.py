@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from ragfm.cli.options import NON_EMPTY, OK, debug_option, json_option, usage_error
+from ragfm.cli.options import NON_EMPTY, OK, json_options, text_option, usage_error
 from ragfm.cli.output import print_json, print_note, print_text, print_written
 from ragfm.cli.progress_bar import show_progress
 
@@ -20,14 +20,12 @@ _MAX_DIFFERENCES = 3  # texts that are printed
     "--to",
     "form",
     default="gguf",
-    show_default=True,
     type=click.Choice(["gguf", "merged", "peft"]),
     help="Format: a GGUF adapter for llama.cpp, the merged model as safetensors, or (from a GGUF adapter) PEFT.",
 )
-@click.option(
+@text_option(
     "--base",
     metavar="NAME",
-    type=NON_EMPTY,
     help="Base model. Default: the one that the adapter was trained on. Name its GGUF file to export for that file.",
 )
 @click.option(
@@ -35,21 +33,16 @@ _MAX_DIFFERENCES = 3  # texts that are printed
     type=click.Choice(["f16", "q8_0", "q4_0", "iq4_nl"]),
     help="With --to merged and a GGUF base: write a GGUF file with this quantisation.",
 )
-@click.option(
-    "--dtype", default="f16", show_default=True, type=click.Choice(["f16", "f32"]), help="Data type of a GGUF adapter."
-)
-@click.option("--out", metavar="PATH", type=NON_EMPTY, help="Output. Default: adapter.gguf in the adapter's folder.")
+@click.option("--dtype", default="f16", type=click.Choice(["f16", "f32"]), help="Data type of a GGUF adapter.")
+@text_option("--out", metavar="PATH", help="Output. Default: adapter.gguf in the adapter's folder.")
 @click.option(
     "--check",
     metavar="FILE",
     type=click.Path(exists=True),
     help="Compare the outputs of transformers and llama.cpp on the prompts of these examples.",
 )
-@click.option(
-    "--prompts", default=50, show_default=True, type=click.IntRange(min=1), help="Number of prompts, with --check."
-)
-@json_option
-@debug_option
+@click.option("--prompts", default=50, type=click.IntRange(min=1), help="Number of prompts, with --check.")
+@json_options
 def export(
     adapter: str,
     as_json: bool,

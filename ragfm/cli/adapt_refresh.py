@@ -4,28 +4,20 @@ from __future__ import annotations
 
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
-from ragfm.cli.options import NON_EMPTY, OK, POSITIVE, collection_options, open_collection, seed_option
-from ragfm.cli.output import print_json, print_note, print_sync_report, print_text
+from ragfm.cli.options import OK, POSITIVE, collection_options, open_collection, seed_option, text_option
+from ragfm.cli.output import print_json, print_note, print_result, print_sync_report, print_text
 from ragfm.cli.progress_bar import show_progress
-
-if TYPE_CHECKING:
-    from ragfm.training.refresh import RefreshReport
 
 _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 
 
 @click.command()
 @click.argument("questions", required=False, type=_FILE)
-@click.option(
-    "--old",
-    metavar="FILE",
-    type=_FILE,
-    help="Questions with answers about the collection on which quality must not drop.",
-)
+@click.option("--old", type=_FILE, help="Questions with answers about the collection on which quality must not drop.")
 @click.option(
     "--replay",
     metavar="DIR",
@@ -33,16 +25,11 @@ _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
     help="Earlier training examples, of which as many as there are new ones are trained on again.",
 )
 @click.option("--no-sync", is_flag=True, help="Do not sync the collection first.")
-@click.option("--epochs", default=2.0, show_default=True, type=POSITIVE, help="Number of passes over the examples.")
-@click.option("--rate", default=1e-4, show_default=True, type=POSITIVE, help="Peak learning rate.")
+@click.option("--epochs", default=2.0, type=POSITIVE, help="Number of passes over the examples.")
+@click.option("--rate", default=1e-4, type=POSITIVE, help="Peak learning rate.")
 @seed_option
-@click.option("--licence", metavar="TEXT", type=NON_EMPTY, help="Licence of QUESTIONS and the log, for the data card.")
-@click.option(
-    "--out",
-    metavar="DIR",
-    type=NON_EMPTY,
-    help="Folder of the adapters. Default: `.ragfm-adapters`, next to the collection.",
-)
+@text_option("--licence", help="Licence of QUESTIONS and the log, for the data card.")
+@text_option("--out", metavar="DIR", help="Folder of the adapters. Default: `.ragfm-adapters`, next to the collection.")
 @collection_options
 def refresh(collection: str, as_json: bool, questions: Path | None, **options: Any) -> int:
     """Sync, train on the answer log and QUESTIONS, and adopt the new adapter if it is measurably better.
@@ -54,15 +41,9 @@ def refresh(collection: str, as_json: bool, questions: Path | None, **options: A
     from ragfm.training.refresh import refresh as refresh_adapter
 
     defaults = RefreshSettings()
-    training = replace(defaults.training, epochs=options["epochs"], rate=options["rate"], seed=options["seed"])
-    settings = replace(
-        defaults,
-        training=training,
-        questions=questions,
-        old=options["old"],
-        replay=options["replay"],
-        licence=options["licence"],
-    )
+    training = replace(defaults.training, **{name: options[name] for name in ("epochs", "rate", "seed")})
+    given = {name: options[name] for name in ("old", "replay", "licence")}
+    settings = replace(defaults, training=training, questions=questions, **given)
     synced = None
     with open_collection(collection) as handle:
         if not options["no_sync"]:
@@ -78,8 +59,13 @@ def refresh(collection: str, as_json: bool, questions: Path | None, **options: A
             report = refresh_adapter(handle, folder, settings, progress=progress)
     if as_json:
         print_json({**asdict(report), "ingest": asdict(synced) if synced else None})
+        return OK
+    print_text(f"trained on {report.examples['train']} examples, validated on {report.examples['valid']}")
+    print_text(report.why)
+    if report.adopted:
+        print_text(f"Adopted: `adapter` in ragfm.toml is now {report.folder}. `ragfm adapt back` undoes this.")
     else:
-        _print_report(report)
+        print_text(f"Not adopted: nothing changes. The new adapter is in {report.folder}.")
     return OK
 
 
@@ -90,18 +76,6 @@ def back(collection: str, as_json: bool) -> int:
     from ragfm.training.refresh import roll_back
 
     dropped, adapter = roll_back(Path(collection).absolute().parent)
-    if as_json:
-        print_json({"gone": dropped, "adapter": adapter})
-    else:
-        print_text(f"{adapter or 'The default adapter'} is served again, instead of {dropped}.")
+    text = f"{adapter or 'The default adapter'} is served again, instead of {dropped}."
+    print_result({"gone": dropped, "adapter": adapter}, text, as_json=as_json)
     return OK
-
-
-def _print_report(report: RefreshReport) -> None:
-    counts = report.examples
-    print_text(f"trained on {counts['train']} examples, validated on {counts['valid']}")
-    print_text(report.why)
-    if report.adopted:
-        print_text(f"Adopted: `adapter` in ragfm.toml is now {report.folder}. `ragfm adapt back` undoes this.")
-    else:
-        print_text(f"Not adopted: nothing changes. The new adapter is in {report.folder}.")

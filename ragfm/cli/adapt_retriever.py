@@ -6,17 +6,21 @@ import json
 import shlex
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
-from ragfm.cli.evaluation_data import check_data_options, data_collection, load_data, print_how_to_continue
-from ragfm.cli.options import NON_EMPTY, OK, POSITIVE, collection_options, data_options, limit_option, seed_option
+from ragfm.cli.evaluation_data import check_data_options, data_collection, load_data, resumable
+from ragfm.cli.options import (
+    OK,
+    POSITIVE,
+    collection_options,
+    out_folder_option,
+    question_options,
+    share_option,
+    text_option,
+)
 from ragfm.cli.output import print_json, print_table, print_text
-from ragfm.cli.progress_bar import show_progress
-
-if TYPE_CHECKING:
-    from ragfm.training.retriever_training import RetrieverReport
 
 
 @click.command()
@@ -24,22 +28,13 @@ if TYPE_CHECKING:
 @click.option(
     "--part",
     default="embedder",
-    show_default=True,
     type=click.Choice(["embedder", "reranker"]),
     help="Model to train: the embedder, or a reranker.",
 )
-@click.option(
-    "--base",
-    default="bundled",
-    show_default=True,
-    metavar="NAME",
-    type=NON_EMPTY,
-    help="Base model; a reranker may start from an embedder.",
-)
+@text_option("--base", default="bundled", metavar="NAME", help="Base model; a reranker may start from an embedder.")
 @click.option(
     "--epochs",
     default=3,
-    show_default=True,
     type=click.IntRange(min=1),
     help="Number of passes over the questions; the best epoch on held-out questions is kept.",
 )
@@ -56,25 +51,11 @@ if TYPE_CHECKING:
     metavar="N",
     help="Hard negatives per question. Default: 1 for an embedder, 4 for a reranker.",
 )
-@click.option(
-    "--held",
-    default=0.3,
-    show_default=True,
-    type=click.FloatRange(0.02, 0.8),
-    metavar="SHARE",
-    help="Share of held-out questions: half of them choose the epoch, half test the result.",
+@share_option(
+    "--held", 0.3, (0.02, 0.8), "Share of held-out questions: half of them choose the epoch, half test the result."
 )
-@limit_option
-@seed_option
-@data_options
-@click.option(
-    "--out",
-    default="ragfm-retriever",
-    show_default=True,
-    metavar="DIR",
-    type=NON_EMPTY,
-    help="Folder of the model; a second run resumes there.",
-)
+@question_options
+@out_folder_option("ragfm-retriever", "Folder of the model; a second run resumes there.")
 @collection_options
 def retriever(collection: str, as_json: bool, questions: str, out: str, **options: Any) -> int:
     """Fine-tune the embedder or a reranker on QUESTIONS, and measure the gain.
@@ -90,21 +71,11 @@ def retriever(collection: str, as_json: bool, questions: str, out: str, **option
     names = ("part", "base", "epochs", "batch", "rate", "negatives", "seed")
     settings = RetrieverSettings(**{name: options[name] for name in names})
     split = split_questions(loaded.questions, options["held"], options["seed"])
-    with data_collection(loaded, collection, options) as (handle, _, _):
-        try:
-            with show_progress("questions") as progress:
-                report = adapt_retriever(handle, split, out, settings, progress=progress)
-        except KeyboardInterrupt:
-            print_how_to_continue(out)
-            raise
+    with data_collection(loaded, collection, options) as (handle, _, _), resumable(out) as progress:
+        report = adapt_retriever(handle, split, out, settings, progress=progress)
     if as_json:
         print_json({**asdict(report), "better": report.better, "out": out})
-    else:
-        _print_report(report, out)
-    return OK
-
-
-def _print_report(report: RetrieverReport, out: str) -> None:
+        return OK
     counts, figures, first = report.questions, report.numbers, report.differences[0]
     loss = figures["loss"]
     print_text(
@@ -135,3 +106,4 @@ def _print_report(report: RetrieverReport, out: str) -> None:
     else:
         reranker = json.dumps(path, ensure_ascii=False)
         print_text(f"    [search]  # in ragfm.toml\n    reranker = {reranker}\n    rerank_weight = {report.weight}")
+    return OK

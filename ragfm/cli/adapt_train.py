@@ -13,11 +13,11 @@ from ragfm.cli.options import (
     NON_EMPTY,
     OK,
     POSITIVE,
-    debug_option,
-    json_option,
+    json_options,
+    out_folder_option,
     price_option,
-    rate_option,
     seed_option,
+    text_option,
 )
 from ragfm.cli.output import print_json, print_note, print_text, print_written
 from ragfm.cli.progress_bar import format_seconds, show_progress
@@ -29,80 +29,49 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.argument("examples", type=NON_EMPTY)
-@click.option(
+@text_option(
     "--base",
     default="bundled",
-    show_default=True,
     metavar="NAME",
-    type=NON_EMPTY,
     help="Base model: a folder of safetensors, or the GGUF file that will be served.",
 )
-@click.option("--method", default="lora", show_default=True, type=click.Choice(METHODS), help="Fine-tuning method.")
-@click.option(
-    "--from",
-    "start",
-    metavar="ADAPTER",
-    type=NON_EMPTY,
-    help="Adapter to continue from, with its rank: a folder, or a GGUF file.",
+@click.option("--method", default="lora", type=click.Choice(METHODS), help="Fine-tuning method.")
+@text_option(
+    "--from", "start", metavar="ADAPTER", help="Adapter to continue from, with its rank: a folder, or a GGUF file."
 )
-@click.option(
-    "--rank", default=16, show_default=True, type=click.IntRange(min=1), help="Rank of the adapter (lora, dora, qlora)."
-)
-@click.option(
-    "--dropout", default=0.0, show_default=True, type=click.FloatRange(0, 0.9), help="Dropout (lora, dora, qlora)."
-)
+@click.option("--rank", default=16, type=click.IntRange(min=1), help="Rank of the adapter (lora, dora, qlora).")
+@click.option("--dropout", default=0.0, type=click.FloatRange(0, 0.9), help="Dropout (lora, dora, qlora).")
 @click.option(
     "--virtual-tokens",
     "tokens",
     default=20,
-    show_default=True,
     type=click.IntRange(min=1),
     help="Number of virtual tokens (prefix and prompt tuning).",
 )
-@click.option("--epochs", default=1.0, show_default=True, type=POSITIVE, help="Number of passes over the examples.")
-@click.option("--batch", default=16, show_default=True, type=click.IntRange(min=1), help="Examples per step.")
-@rate_option
+@click.option("--epochs", default=1.0, type=POSITIVE, help="Number of passes over the examples.")
+@click.option("--batch", default=16, type=click.IntRange(min=1), help="Examples per step.")
+@click.option("--rate", type=POSITIVE, help="Peak learning rate. Default: depends on the method.")
 @click.option(
     "--judge",
     default="loss",
-    show_default=True,
     type=click.Choice(["loss", "answers"]),
     help="Validation metric, by which the best weights are chosen.",
 )
 @click.option(
     "--patience",
     default=3,
-    show_default=True,
     type=click.IntRange(min=1),
     help="Number of validations without improvement after which training stops.",
 )
 @click.option(
-    "--most-tokens",
-    default=2048,
-    show_default=True,
-    type=click.IntRange(min=16),
-    metavar="N",
-    help="Skip examples longer than N tokens.",
+    "--most-tokens", default=2048, type=click.IntRange(min=16), metavar="N", help="Skip examples longer than N tokens."
 )
 @seed_option
-@click.option(
-    "--licence",
-    metavar="TEXT",
-    type=NON_EMPTY,
-    help="Licence of the adapter, for its record. Default: that of the adapter given by --from.",
-)
+@text_option("--licence", help="Licence of the adapter, for its record. Default: that of the adapter given by --from.")
 @price_option
 @click.option("--dry-run", is_flag=True, help="Estimate time and memory without training.")
-@click.option(
-    "--out",
-    default="ragfm-adapter",
-    show_default=True,
-    metavar="DIR",
-    type=NON_EMPTY,
-    help="Folder of the adapter; a second run resumes there.",
-)
-@json_option
-@debug_option
+@out_folder_option("ragfm-adapter", "Folder of the adapter; a second run resumes there.")
+@json_options
 def train(
     examples: str,
     as_json: bool,
@@ -121,7 +90,7 @@ def train(
     """
     from ragfm.training import MethodSettings, TrainSettings, estimate_training
     from ragfm.training import train as train_adapter
-    from ragfm.training.distributed import is_main_process
+    from ragfm.training.distributed import is_main_process, unused_gpus
 
     method = MethodSettings(**{name: options.pop(name) for name in ("method", "rank", "dropout", "tokens")})
     settings = TrainSettings(method, **options)
@@ -130,9 +99,26 @@ def train(
     def show_estimate(estimate: TrainingEstimate) -> None:
         cost = None if price_per_hour is None else estimate.seconds / 3600 * price_per_hour
         plan.update({**asdict(estimate), "cost": cost})
-        _print_estimate(estimate, method.method, cost)
+        skipped = f", {estimate.too_long} skipped as too long" if estimate.too_long else ""
+        share = 100 * estimate.learned / estimate.parameters
+        price = "" if cost is None else f", cost {cost:.2f}"
+        print_note(
+            f"{estimate.examples} examples, {estimate.valid_examples} validation examples{skipped}; "
+            f"{estimate.tokens:,} tokens in {estimate.steps} steps"
+        )
+        print_note(
+            f"{method.method}: {estimate.learned:,} of {estimate.parameters:,} parameters are trained ({share:.2f} %)"
+        )
+        print_note(
+            f"about {format_seconds(estimate.seconds)} at {estimate.tokens_per_second:.0f} tokens/s, "
+            f"{estimate.peak_mb:,.0f} MB of memory, {estimate.disk_mb:,.0f} MB of disk{price}"
+        )
 
-    _print_gpu_hint()
+    if count := unused_gpus():
+        print_note(
+            f"One of {count} GPUs is used. To use all, run `accelerate launch --multi_gpu --num_processes {count} "
+            "-m ragfm adapt train …`."
+        )
     if dry_run:
         estimate = estimate_training(examples, base, out, settings=settings)
         if is_main_process():
@@ -163,28 +149,3 @@ def train(
         )
         print_written(out)
     return OK
-
-
-def _print_gpu_hint() -> None:
-    from ragfm.training.distributed import unused_gpus
-
-    if count := unused_gpus():
-        print_note(
-            f"One of {count} GPUs is used. To use all, run `accelerate launch --multi_gpu --num_processes {count} "
-            "-m ragfm adapt train …`."
-        )
-
-
-def _print_estimate(estimate: TrainingEstimate, method: str, cost: float | None) -> None:
-    skipped = f", {estimate.too_long} skipped as too long" if estimate.too_long else ""
-    share = 100 * estimate.learned / estimate.parameters
-    price = "" if cost is None else f", cost {cost:.2f}"
-    print_note(
-        f"{estimate.examples} examples, {estimate.valid_examples} validation examples{skipped}; "
-        f"{estimate.tokens:,} tokens in {estimate.steps} steps"
-    )
-    print_note(f"{method}: {estimate.learned:,} of {estimate.parameters:,} parameters are trained ({share:.2f} %)")
-    print_note(
-        f"about {format_seconds(estimate.seconds)} at {estimate.tokens_per_second:.0f} tokens/s, "
-        f"{estimate.peak_mb:,.0f} MB of memory, {estimate.disk_mb:,.0f} MB of disk{price}"
-    )

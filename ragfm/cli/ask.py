@@ -8,16 +8,14 @@ import click
 
 from ragfm.cli.options import (
     OK,
-    adapter_option,
     collection_options,
     filter_option,
     k_option,
     make_rag,
     open_collection,
     read_schema,
-    reader_option,
+    reader_options,
     require_text,
-    strategy_option,
 )
 from ragfm.cli.output import answer_json, extraction_json, print_answer, print_extraction, print_json
 from ragfm.cli.progress_bar import busy
@@ -26,13 +24,10 @@ from ragfm.cli.progress_bar import busy
 @click.command()
 @click.argument("question")
 @k_option
-@reader_option
-@adapter_option
-@strategy_option
+@reader_options
 @filter_option
 @click.option(
     "--schema",
-    metavar="FILE",
     type=click.Path(exists=True, dir_okay=False),
     help="Answer with an object that conforms to this JSON schema.",
 )

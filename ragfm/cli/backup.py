@@ -7,7 +7,7 @@ from dataclasses import asdict
 import click
 
 from ragfm.cli.options import NON_EMPTY, OK, collection_options, open_collection
-from ragfm.cli.output import megabytes, print_json, print_text
+from ragfm.cli.output import megabytes, print_result
 from ragfm.cli.progress_bar import show_progress
 
 
@@ -19,11 +19,9 @@ def backup(collection: str, as_json: bool, out: str, force: bool) -> int:
     """Write the collection to the file OUT, while other processes may use it."""
     with open_collection(collection) as store, show_progress("bytes") as progress:
         report = store.backup(out, force=force, progress=progress)
-    if as_json:
-        print_json(asdict(report))
-    else:
-        print_text(
-            f"Wrote {report.documents} documents, {report.chunks} chunks of generation {report.generation} to "
-            f"{report.path}, {megabytes(report.bytes)}."
-        )
+    text = (
+        f"Wrote {report.documents} documents, {report.chunks} chunks of generation {report.generation} to "
+        f"{report.path}, {megabytes(report.bytes)}."
+    )
+    print_result(asdict(report), text, as_json=as_json)
     return OK

@@ -10,16 +10,14 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ragfm.cli.options import (
-    NON_EMPTY,
     OK,
-    adapter_option,
     collection_options,
     filter_option,
     k_option,
     make_rag,
     open_collection,
-    reader_option,
-    strategy_option,
+    reader_options,
+    text_option,
     usage_error,
 )
 from ragfm.cli.output import print_error, print_evidence, print_hit, print_text
@@ -45,11 +43,9 @@ _HELP = """\
 
 @click.command()
 @k_option
-@reader_option
-@adapter_option
-@strategy_option
+@reader_options
 @filter_option
-@click.option("--keep", metavar="FILE", type=NON_EMPTY, help="Continue the conversation in FILE and save it there.")
+@text_option("--keep", metavar="FILE", help="Continue the conversation in FILE and save it there.")
 @collection_options
 def chat(collection: str, as_json: bool, filter: str | None, keep: str | None, **options: Any) -> int:
     """Hold a conversation about the documents; /help lists its commands, /quit ends it.
@@ -63,12 +59,21 @@ def chat(collection: str, as_json: bool, filter: str | None, keep: str | None, *
         session.set_filter(filter or "")
         store.status()  # raises an error if there is no collection, before the first question
         session.greet()
-        while (line := _read_line()) is not None:
+        while True:
+            try:
+                line = input("> ").strip()
+            except EOFError:
+                print_text("")
+                return OK
+            except KeyboardInterrupt:
+                print_text("\nPress Ctrl-D or type /quit to end.")
+                continue
+            if line in ("/quit", "/exit"):
+                return OK
             try:
                 session.handle(line)
             except RagfmError as error:
                 print_error(error.message, error.hint)
-    return OK
 
 
 class _Session:
@@ -104,13 +109,21 @@ class _Session:
             if line:
                 self._ask(line)
         elif command == "/sources":
-            self._print_sources(argument)
+            hits = self._answer.hits if self._answer else ()
+            selected = [hit for hit in hits if not argument or str(hit.n) == argument.strip("[]")]
+            for hit in selected:
+                print_hit(f"[{hit.n or '-'}]", hit)
+            if not selected:
+                print_text(f"There is no passage {argument}.\n" if hits else "There is no answer with passages.\n")
         elif command == "/query":
             print_text((self._answer.query if self._answer else "There is no question yet.") + "\n")
         elif command == "/filter":
             self.set_filter(argument)
         elif command == "/k":
-            self._set_k(argument)
+            if argument and not (argument.isdecimal() and 0 < int(argument) < 1000):
+                print_text("Give the number of passages: /k 5\n")
+            else:
+                self._rag = self._rag.with_options(k=int(argument) if argument else self._default_k)
         elif command == "/new":
             self._turns, self._answer = [], None
             self._write(self._keep)
@@ -120,7 +133,13 @@ class _Session:
         elif command == "/save":
             print_text("Name a file: /save talk.jsonl\n")
         elif command in ("/up", "/down"):
-            self._rate(command, argument)
+            if self._rag.log is None:
+                print_text("The answer log is off: set `log = true` under `[ask]` in ragfm.toml.\n")
+            elif self._answer is None or self._answer.log_id is None:
+                print_text("There is no answer in the log to rate.\n")
+            else:
+                self._rag.log.rate(self._answer.log_id, "up" if command == "/up" else "down", argument or None)
+                print_text("Rating saved.\n")
         else:
             print_text(_HELP + "\n")
 
@@ -155,45 +174,8 @@ class _Session:
         self._turns.append(Turn.of(stream.answer))
         self._write(self._keep)
 
-    def _print_sources(self, number: str) -> None:
-        hits = self._answer.hits if self._answer else ()
-        selected = [hit for hit in hits if not number or str(hit.n) == number.strip("[]")]
-        for hit in selected:
-            print_hit(f"[{hit.n or '-'}]", hit)
-        if not selected:
-            print_text(f"There is no passage {number}.\n" if hits else "There is no answer with passages.\n")
-
-    def _set_k(self, number: str) -> None:
-        if number and not (number.isdecimal() and 0 < int(number) < 1000):
-            print_text("Give the number of passages: /k 5\n")
-            return
-        self._rag = self._rag.with_options(k=int(number) if number else self._default_k)
-
     def _write(self, path: Path | None) -> None:
         from ragfm.generation.conversation import write_turns
 
         if path is not None:
             write_turns(path, self._turns)
-
-    def _rate(self, command: str, correction: str) -> None:
-        if self._rag.log is None:
-            print_text("The answer log is off: set `log = true` under `[ask]` in ragfm.toml.\n")
-        elif self._answer is None or self._answer.log_id is None:
-            print_text("There is no answer in the log to rate.\n")
-        else:
-            self._rag.log.rate(self._answer.log_id, "up" if command == "/up" else "down", correction or None)
-            print_text("Rating saved.\n")
-
-
-def _read_line() -> str | None:
-    """Return the next line, or None at the end of the conversation."""
-    while True:
-        try:
-            line = input("> ").strip()
-        except EOFError:
-            print_text("")
-            return None
-        except KeyboardInterrupt:
-            print_text("\nPress Ctrl-D or type /quit to end.")
-            continue
-        return None if line in ("/quit", "/exit") else line

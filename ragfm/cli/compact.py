@@ -7,7 +7,7 @@ from dataclasses import asdict
 import click
 
 from ragfm.cli.options import OK, collection_options, open_collection
-from ragfm.cli.output import megabytes, print_json, print_text
+from ragfm.cli.output import megabytes, print_result
 from ragfm.cli.progress_bar import show_progress
 
 
@@ -18,11 +18,9 @@ def compact(collection: str, as_json: bool) -> int:
     with open_collection(collection) as store, show_progress("chunks") as progress:
         store.status()  # raises an error if there is no collection, rather than creating one
         report = store.compact(progress=progress)
-    if as_json:
-        print_json(asdict(report))
-    else:
-        print_text(
-            f"Deleted {report.documents} old documents, {report.chunks} chunks, {report.vectors} vectors: "
-            f"{megabytes(report.bytes_before)} before, {megabytes(report.bytes_after)} now."
-        )
+    text = (
+        f"Deleted {report.documents} old documents, {report.chunks} chunks, {report.vectors} vectors: "
+        f"{megabytes(report.bytes_before)} before, {megabytes(report.bytes_after)} now."
+    )
+    print_result(asdict(report), text, as_json=as_json)
     return OK

@@ -11,21 +11,19 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ragfm.cli.evaluation_data import check_data_options, data_collection, load_data, print_how_to_continue
+from ragfm.cli.evaluation_data import check_data_options, data_collection, load_data, print_how_to_continue, resumable
 from ragfm.cli.options import (
     INTERRUPTED,
-    NON_EMPTY,
     OK,
     SOME_FAILED,
     collection_options,
-    data_options,
-    limit_option,
+    out_folder_option,
     price_option,
+    question_options,
     report_option,
-    seed_option,
+    text_option,
 )
 from ragfm.cli.output import print_failures, print_json, print_note, print_table, print_text, print_written
-from ragfm.cli.progress_bar import show_progress
 
 if TYPE_CHECKING:
     from ragfm.evaluation import ContenderResult
@@ -34,45 +32,27 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.argument("data", type=click.Path(exists=True))
-@click.option(
+@text_option(
     "--reader",
     "readers",
     multiple=True,
     metavar="NAME",
-    type=NON_EMPTY,
     help="Model that answers; may be repeated. Default: the reader of the collection.",
 )
-@click.option(
+@text_option(
     "--adapter",
     "adapters",
     multiple=True,
     metavar="DIR|none",
-    type=NON_EMPTY,
     help="LoRA adapter, or `none`; may be repeated. Default: the adapter of ragfm.toml for its reader.",
 )
 @click.option(
     "-k", "ks", multiple=True, type=click.IntRange(min=1), metavar="N", help="Number of passages; may be repeated."
 )
-@click.option(
-    "--strategy",
-    "strategies",
-    multiple=True,
-    metavar="NAME|FILE",
-    type=NON_EMPTY,
-    help="Prompt template; may be repeated.",
-)
-@limit_option
-@seed_option
-@data_options
+@text_option("--strategy", "strategies", multiple=True, metavar="NAME|FILE", help="Prompt template; may be repeated.")
+@question_options
 @price_option
-@click.option(
-    "--out",
-    default="ragfm-compare",
-    show_default=True,
-    metavar="DIR",
-    type=NON_EMPTY,
-    help="Folder of the runs; a second run of the command resumes them.",
-)
+@out_folder_option("ragfm-compare", "Folder of the runs; a second run of the command resumes them.")
 @report_option
 @collection_options
 def compare(collection: str, as_json: bool, data: str, out: str, report: str | None, **options: Any) -> int:
@@ -105,19 +85,10 @@ def compare(collection: str, as_json: bool, data: str, out: str, report: str | N
         # a process of its own, because the peak memory of this process would count for those that it starts.
         with ProcessPoolExecutor(1, get_context("spawn")) as pool:
             synced = pool.submit(_ingest, data, collection, options).result()
-    try:
-        with show_progress("questions") as progress:
-            entries = compare_readers(
-                candidates,
-                source,
-                Path(out),
-                price_per_hour=options["price_per_hour"],
-                progress=progress,
-                partial=True,
-            )
-    except KeyboardInterrupt:
-        print_how_to_continue(out)
-        raise
+    with resumable(out) as progress:
+        entries = compare_readers(
+            candidates, source, Path(out), price_per_hour=options["price_per_hour"], progress=progress, partial=True
+        )
     count = len(dict.fromkeys(candidates))
     stopped = len(entries) < count
     if report:

@@ -7,15 +7,14 @@ from pathlib import Path
 
 import click
 
-from ragfm.cli.options import OK, SOME_FAILED, debug_option, json_option, open_collection
+from ragfm.cli.options import OK, SOME_FAILED, json_options, open_collection
 from ragfm.cli.output import answer_json, print_answer, print_json, print_sync_report, print_text
 from ragfm.cli.progress_bar import busy, show_progress
 
 
 @click.command()
 @click.argument("folder", default="ragfm-demo", type=click.Path(file_okay=False))
-@json_option
-@debug_option
+@json_options
 def demo(folder: str, as_json: bool) -> int:
     """Ingest a sample handbook into FOLDER and answer three questions about it.
 

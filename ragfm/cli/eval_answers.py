@@ -10,24 +10,19 @@ import click
 
 from ragfm.cli.evaluation_data import check_data_options, data_collection, data_facts, exit_code, load_data, resumable
 from ragfm.cli.options import (
-    NON_EMPTY,
-    adapter_option,
     collection_options,
-    data_options,
     k_option,
-    limit_option,
     make_rag,
-    reader_option,
+    question_options,
+    reader_options,
     report_option,
     run_option,
-    seed_option,
-    strategy_option,
+    text_option,
 )
 from ragfm.cli.output import print_estimates, print_failures, print_json, print_text, print_written
 
 if TYPE_CHECKING:
-    from ragfm.evaluation import AnsweredQuestion, AnswersReport
-    from ragfm.ingestion.ingest_report import SyncReport
+    from ragfm.evaluation import AnswersReport
 
 _CONTEXTS = ("retrieved", "gold", "none")
 _MAX_FAILURES = 3  # wrong answers that are printed
@@ -42,16 +37,13 @@ _MAX_TEXT = 160  # characters of a text in each
     multiple=True,
     type=click.Choice(_CONTEXTS),
     default=_CONTEXTS,
+    show_default=False,
     help="Passages for the reader: retrieved ones, the gold passage, or none; may be repeated. Default: all three.",
 )
-@reader_option
-@adapter_option
-@strategy_option
-@click.option("--judge", metavar="NAME", type=NON_EMPTY, help="Model that also judges whether each answer is correct.")
+@reader_options
+@text_option("--judge", metavar="NAME", help="Model that also judges whether each answer is correct.")
 @k_option
-@limit_option
-@seed_option
-@data_options
+@question_options
 @run_option
 @report_option
 @collection_options
@@ -88,18 +80,18 @@ def answers(collection: str, as_json: bool, data: str, report: str | None, **opt
         if report:
             write_answers_html(evaluated, report, handle)
     if as_json:
-        print_json(_to_json(evaluated, synced, out, report))
+        print_json({**_to_json(evaluated), "ingest": asdict(synced) if synced else None, "out": out, "report": report})
     else:
         _print_report(evaluated)
-        failed = [(result.id, error) for result in evaluated.results if (error := _first_error(result))]
-        print_failures(failed, synced)
+        errors = [
+            (it.id, [outcome.error for outcome in it.outcomes.values() if outcome.error]) for it in evaluated.results
+        ]
+        print_failures([(key, found[0]) for key, found in errors if found], synced)
         print_written(out, report)
     return exit_code(synced, evaluated.stopped, out)
 
 
-def _to_json(
-    evaluated: AnswersReport, synced: SyncReport | None, out: str | None, report: str | None
-) -> dict[str, Any]:
+def _to_json(evaluated: AnswersReport) -> dict[str, Any]:
     tables = {}
     for name in ("measures", "latency_ms"):
         by_context = getattr(evaluated, name).items()
@@ -110,16 +102,7 @@ def _to_json(
         for context, outcome in result.outcomes.items()
         if outcome.error
     ]
-    return {
-        **evaluated.about,
-        **tables,
-        "kinds": evaluated.kinds,
-        "failed": failed,
-        "done": len(evaluated.results),
-        "ingest": asdict(synced) if synced else None,
-        "out": out,
-        "report": report,
-    }
+    return {**evaluated.about, **tables, "kinds": evaluated.kinds, "failed": failed, "done": len(evaluated.results)}
 
 
 def _print_report(evaluated: AnswersReport) -> None:
@@ -141,8 +124,3 @@ def _print_report(evaluated: AnswersReport) -> None:
         answer = shorten(outcome.error or outcome.answer, _MAX_TEXT, placeholder=" …")
         expected = " / ".join(result.answers[:3]) or "unanswerable"
         print_text(f"\n{result.kind}, {result.id}: {question}\n  expected: {expected}\n  answer:   {answer}")
-
-
-def _first_error(result: AnsweredQuestion) -> str | None:
-    errors = [outcome.error for outcome in result.outcomes.values() if outcome.error]
-    return errors[0] if errors else None

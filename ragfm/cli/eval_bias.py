@@ -3,38 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 from ragfm.cli.evaluation_data import check_data_options, data_collection, data_facts, exit_code, load_data, resumable
-from ragfm.cli.options import (
-    adapter_option,
-    collection_options,
-    data_options,
-    k_option,
-    limit_option,
-    make_rag,
-    reader_option,
-    run_option,
-    seed_option,
-    strategy_option,
-)
+from ragfm.cli.options import collection_options, k_option, make_rag, question_options, reader_options, run_option
 from ragfm.cli.output import print_failures, print_json, print_table, print_text, print_written
-
-if TYPE_CHECKING:
-    from ragfm.evaluation.bias_evaluation import BiasReport
 
 
 @click.command()
 @click.argument("data", type=click.Path(exists=True))
-@reader_option
-@adapter_option
-@strategy_option
+@reader_options
 @k_option
-@limit_option
-@seed_option
-@data_options
+@question_options
 @run_option
 @collection_options
 def bias(collection: str, as_json: bool, data: str, **options: Any) -> int:
@@ -44,6 +26,7 @@ def bias(collection: str, as_json: bool, data: str, **options: Any) -> int:
     question and the passages. DATA is as for `ragfm eval answers`; docs/evaluation.md lists the swaps. English only.
     """
     from ragfm.evaluation.bias_evaluation import evaluate_bias
+    from ragfm.evaluation.run_file import question_count
 
     out = options["out"]
     questions = load_data(data, options, answers=True)
@@ -58,26 +41,21 @@ def bias(collection: str, as_json: bool, data: str, **options: Any) -> int:
         failed = [{"id": key, "error": error} for key, error in report.failed]
         print_json({**report.about, "done": report.questions, "swaps": swaps, "failed": failed, "out": out})
     else:
-        _print_report(report)
+        print_text(f"{report.about['data']}: {question_count(report.questions, report.about)} questions")
+        if not report.swaps:
+            print_text("The questions and their passages contain nothing to swap.")
+        for name, swap in report.swaps.items():
+            print_text(f"\n{name}: {swap.pairs} questions")
+            changed = swap.changed
+            rows = [("answer changed", f"{changed.value:.3f}", f"[{changed.low:.3f}, {changed.high:.3f}]", "")]
+            if verdict := swap.verdict:
+                interval = f"[{verdict.low:.3f}, {verdict.high:.3f}]"
+                rows.append(("correct in one only", f"{verdict.value:.3f}", interval, ""))
+            if beyond := swap.beyond:
+                conclusion = f"p = {beyond.p:.4f}: {'within noise' if beyond.noise else 'bias'}"
+                interval = f"[{beyond.low:+.3f}, {beyond.high:+.3f}]"
+                rows.append(("more than within a group", f"{beyond.difference:+.3f}", interval, conclusion))
+            print_table(["", ">", "", ""], rows, indent=2)
         print_failures(report.failed, synced)
         print_written(out)
     return exit_code(synced, report.stopped, out)
-
-
-def _print_report(report: BiasReport) -> None:
-    from ragfm.evaluation.run_file import question_count
-
-    print_text(f"{report.about['data']}: {question_count(report.questions, report.about)} questions")
-    if not report.swaps:
-        print_text("The questions and their passages contain nothing to swap.")
-    for name, swap in report.swaps.items():
-        print_text(f"\n{name}: {swap.pairs} questions")
-        changed = swap.changed
-        rows = [("answer changed", f"{changed.value:.3f}", f"[{changed.low:.3f}, {changed.high:.3f}]", "")]
-        if verdict := swap.verdict:
-            rows.append(("correct in one only", f"{verdict.value:.3f}", f"[{verdict.low:.3f}, {verdict.high:.3f}]", ""))
-        if beyond := swap.beyond:
-            conclusion = f"p = {beyond.p:.4f}: {'within noise' if beyond.noise else 'bias'}"
-            interval = f"[{beyond.low:+.3f}, {beyond.high:+.3f}]"
-            rows.append(("more than within a group", f"{beyond.difference:+.3f}", interval, conclusion))
-        print_table(["", ">", "", ""], rows, indent=2)

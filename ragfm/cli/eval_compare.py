@@ -4,15 +4,11 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from textwrap import shorten
-from typing import TYPE_CHECKING
 
 import click
 
-from ragfm.cli.options import OK, debug_option, json_option
+from ragfm.cli.options import OK, json_options
 from ragfm.cli.output import print_json, print_table, print_text
-
-if TYPE_CHECKING:
-    from ragfm.evaluation import Comparison
 
 _MAX_VALUE = 80  # characters of a setting's value
 
@@ -20,8 +16,7 @@ _MAX_VALUE = 80  # characters of a setting's value
 @click.command()
 @click.argument("a", type=click.Path(exists=True, dir_okay=False))
 @click.argument("b", type=click.Path(exists=True, dir_okay=False))
-@json_option
-@debug_option
+@json_options
 def compare(a: str, b: str, as_json: bool) -> int:
     """Compare runs A and B, which were written with --out, question by question."""
     from ragfm.evaluation import compare_runs
@@ -29,17 +24,12 @@ def compare(a: str, b: str, as_json: bool) -> int:
     compared = compare_runs(a, b)
     if as_json:
         print_json({**asdict(compared), "settings": compared.settings})
-    else:
-        _print_comparison(compared)
-    return OK
-
-
-def _print_comparison(compared: Comparison) -> None:
+        return OK
     only = f"; {compared.only_a} only in A, {compared.only_b} only in B" if compared.only_a or compared.only_b else ""
     print_text(f"{compared.questions} questions{only}")
     for key, values in compared.settings.items():
-        a, b = (shorten(str(value), _MAX_VALUE, placeholder="…") for value in values)
-        print_text(f"{key}: {a} in A, {b} in B")
+        in_a, in_b = (shorten(str(value), _MAX_VALUE, placeholder="…") for value in values)
+        print_text(f"{key}: {in_a} in A, {in_b} in B")
     rows = []
     for row in compared.differences:
         verdict = "within noise" if row.noise else "B is better" if row.difference > 0 else "A is better"
@@ -61,3 +51,4 @@ def _print_comparison(compared: Comparison) -> None:
         print_text(f"\nLargest changes of {compared.differences[0].measure}:")
     for change in compared.changed:
         print_text(f"  {change.a:.2f} → {change.b:.2f}  {' '.join(change.question.split())}  ({change.id})")
+    return OK

@@ -8,15 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ragfm.cli.evaluation_data import check_data_options, data_collection, data_facts, exit_code, load_data, resumable
-from ragfm.cli.options import (
-    collection_options,
-    data_options,
-    limit_option,
-    mode_option,
-    report_option,
-    run_option,
-    seed_option,
-)
+from ragfm.cli.options import collection_options, mode_option, question_options, report_option, run_option
 from ragfm.cli.output import print_estimates, print_failures, print_json, print_note, print_text, print_written
 
 if TYPE_CHECKING:
@@ -27,17 +19,8 @@ if TYPE_CHECKING:
 @click.command()
 @click.argument("data", type=click.Path(exists=True))
 @mode_option
-@click.option(
-    "-k",
-    type=click.IntRange(min=10),
-    default=100,
-    show_default=True,
-    metavar="N",
-    help="Number of ranks that are evaluated.",
-)
-@limit_option
-@seed_option
-@data_options
+@click.option("-k", type=click.IntRange(min=10), default=100, metavar="N", help="Number of ranks that are evaluated.")
+@question_options
 @run_option
 @report_option
 @collection_options
@@ -47,7 +30,7 @@ def retrieval(collection: str, as_json: bool, data: str, report: str | None, **o
     DATA is a BEIR folder or a SQuAD file, which contain their documents, or a JSONL file of questions about the
     collection, each with the URI to be found. docs/evaluation.md describes the formats and metrics.
     """
-    from ragfm.evaluation import evaluate_retrieval, write_retrieval_html
+    from ragfm.evaluation import evaluate_retrieval, first_ranks, write_retrieval_html
 
     out = options["out"]
     questions = load_data(data, options)
@@ -68,33 +51,26 @@ def retrieval(collection: str, as_json: bool, data: str, report: str | None, **o
         if report:
             write_retrieval_html(evaluated, report, handle)
     if as_json:
-        print_json(_to_json(evaluated, synced, out, report))
+        tables = {
+            name: {key: asdict(value) for key, value in getattr(evaluated, name).items()}
+            for name in ("measures", "latency_ms", "embed_ms")
+        }
+        value = {
+            **evaluated.about,
+            **tables,
+            "first_rank": first_ranks(evaluated.results),
+            "missing": list(evaluated.missing),
+            "failed": [{"id": result.id, "error": result.error} for result in evaluated.results if result.error],
+            "done": len(evaluated.results),
+            "ingest": asdict(synced) if synced else None,
+            "out": out,
+            "report": report,
+        }
+        print_json(value)
     else:
         _print_report(evaluated, synced)
         print_written(out, report)
     return exit_code(synced, evaluated.stopped, out)
-
-
-def _to_json(
-    evaluated: RetrievalReport, synced: SyncReport | None, out: str | None, report: str | None
-) -> dict[str, Any]:
-    from ragfm.evaluation import first_ranks
-
-    tables = {
-        name: {key: asdict(value) for key, value in getattr(evaluated, name).items()}
-        for name in ("measures", "latency_ms", "embed_ms")
-    }
-    return {
-        **evaluated.about,
-        **tables,
-        "first_rank": first_ranks(evaluated.results),
-        "missing": list(evaluated.missing),
-        "failed": [{"id": result.id, "error": result.error} for result in evaluated.results if result.error],
-        "done": len(evaluated.results),
-        "ingest": asdict(synced) if synced else None,
-        "out": out,
-        "report": report,
-    }
 
 
 def _print_report(evaluated: RetrievalReport, synced: SyncReport | None) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
@@ -15,6 +14,7 @@ from ragfm.cli.options import (
     collection_options,
     key_values,
     open_collection,
+    text_option,
     usage_error,
 )
 from ragfm.cli.output import print_json, print_sync_report
@@ -23,14 +23,10 @@ from ragfm.cli.progress_bar import show_progress
 
 @click.command()
 @click.argument("source", nargs=-1, type=NON_EMPTY)
-@click.option(
-    "--name", metavar="N", type=NON_EMPTY, help="Name of the source: the prefix of its URIs. Default: its location."
-)
-@click.option("--connector", metavar="C", type=NON_EMPTY, help="Connector plugin. Default: files, or web for URLs.")
-@click.option(
-    "--include", multiple=True, metavar="GLOB", type=NON_EMPTY, help="Ingest only matching files; may be repeated."
-)
-@click.option("--exclude", multiple=True, metavar="GLOB", type=NON_EMPTY, help="Skip matching files; may be repeated.")
+@text_option("--name", metavar="N", help="Name of the source: the prefix of its URIs. Default: its location.")
+@text_option("--connector", metavar="C", help="Connector plugin. Default: files, or web for URLs.")
+@text_option("--include", multiple=True, metavar="GLOB", help="Ingest only matching files; may be repeated.")
+@text_option("--exclude", multiple=True, metavar="GLOB", help="Skip matching files; may be repeated.")
 @click.option(
     "--option",
     "connector_options",
@@ -39,10 +35,8 @@ from ragfm.cli.progress_bar import show_progress
     help="Option of the connector; a repeated key makes a list.",
 )
 @click.option("--tag", "tags", multiple=True, metavar="K=V", help="Metadata for all documents; may be repeated.")
-@click.option(
-    "--allow", multiple=True, metavar="GROUP", type=NON_EMPTY, help="Restrict access to this group; may be repeated."
-)
-@click.option("--embedder", metavar="E", type=NON_EMPTY, help="Embedding model, for a new collection.")
+@text_option("--allow", multiple=True, metavar="GROUP", help="Restrict access to this group; may be repeated.")
+@text_option("--embedder", metavar="E", help="Embedding model, for a new collection.")
 @click.option("--retry", is_flag=True, help="Retry all failed documents now, without waiting for their next turn.")
 @click.option("--allow-mass-delete", is_flag=True, help="Remove deleted documents even if they are over half.")
 @collection_options
@@ -64,28 +58,22 @@ def ingest(
     if name and len(source) != 1:
         usage_error("--name requires exactly one SOURCE.")
     with open_collection(collection, embedder=embedder) as store, show_progress("documents") as progress:
+        values: dict[str, list[str]] = {}
+        for key, value in key_values(connector_options, "--option"):
+            values.setdefault(key, []).append(value)
         report = store.sync(
             *dict.fromkeys(source),
             name=name,
-            connector=options["connector"],
             include=options["include"] or None,
             exclude=options["exclude"] or None,
-            options=_connector_options(connector_options) or None,
+            options={key: texts[0] if len(texts) == 1 else texts for key, texts in values.items()} or None,
             tags=dict(key_values(tags, "--tag")) or None,
             allow=options["allow"] or None,
-            retry=options["retry"],
-            allow_mass_delete=options["allow_mass_delete"],
             progress=progress,
+            **{key: options[key] for key in ("connector", "retry", "allow_mass_delete")},
         )
     if as_json:
         print_json(asdict(report))
     else:
         print_sync_report(report)
     return SOME_FAILED if report.failed else OK
-
-
-def _connector_options(texts: tuple[str, ...]) -> Mapping[str, str | list[str]]:
-    values: dict[str, list[str]] = {}
-    for key, value in key_values(texts, "--option"):
-        values.setdefault(key, []).append(value)
-    return {key: listed[0] if len(listed) == 1 else listed for key, listed in values.items()}

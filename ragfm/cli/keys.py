@@ -7,8 +7,8 @@ from collections.abc import Callable
 import click
 
 from ragfm.cli.help import CommandGroup
-from ragfm.cli.options import NON_EMPTY, OK, POSITIVE, json_option, split_names
-from ragfm.cli.output import print_json, print_table, print_text
+from ragfm.cli.options import NON_EMPTY, OK, POSITIVE, json_option, split_names, text_option
+from ragfm.cli.output import print_json, print_result, print_table
 from ragfm.cli.serve import collection_folders, key_file, keys_option, server_debug_option
 from ragfm.core.errors import ConfigError
 
@@ -19,13 +19,12 @@ def keys() -> None:
 
 
 def _key_options(command: Callable[..., int]) -> Callable[..., int]:
-    collection = click.option(
+    collection = text_option(
         "-c",
         "--collection",
         "collections",
         metavar="DIR",
         multiple=True,
-        type=NON_EMPTY,
         help="First collection that is served.  [default: .ragfm]",
     )
     return collection(keys_option(json_option(server_debug_option(command))))
@@ -33,25 +32,19 @@ def _key_options(command: Callable[..., int]) -> Callable[..., int]:
 
 @keys.command()
 @click.argument("name", type=NON_EMPTY)
-@click.option(
-    "--groups", multiple=True, metavar="G,…", type=NON_EMPTY, help="Groups whose documents the key gives access to."
-)
-@click.option(
+@text_option("--groups", multiple=True, metavar="G,…", help="Groups whose documents the key gives access to.")
+@text_option(
     "--collections",
     "allowed",
     multiple=True,
     metavar="NAME,…",
-    type=NON_EMPTY,
     help="Collections that the key gives access to. Default: all.",
 )
-@click.option(
-    "--rate", type=POSITIVE, default=600.0, show_default=True, metavar="N", help="Maximum number of requests a minute."
-)
+@click.option("--rate", type=POSITIVE, default=600.0, metavar="N", help="Maximum number of requests a minute.")
 @click.option(
     "--uploads-mb",
     type=click.FloatRange(min=0),
     default=1000.0,
-    show_default=True,
     metavar="N",
     help="Maximum size of all uploads to a collection, in MB.",
 )
@@ -84,10 +77,7 @@ def add(
         field = ".".join(map(str, first["loc"]))
         raise ConfigError(f"The key '{name}' cannot be created: {field}: {first['msg']}.") from error
     secret = key_file(keys_path, collection_folders(collections)[0]).add(key)
-    if as_json:
-        print_json({"name": name, "key": secret})
-    else:
-        print_text(secret)
+    print_result({"name": name, "key": secret}, secret, as_json=as_json)
     return OK
 
 
@@ -119,8 +109,5 @@ def list_keys(collections: tuple[str, ...], keys_path: str | None, as_json: bool
 def revoke(name: str, collections: tuple[str, ...], keys_path: str | None, as_json: bool) -> int:
     """Revoke an API key; a running server refuses it at once."""
     key_file(keys_path, collection_folders(collections)[0]).revoke(name)
-    if as_json:
-        print_json({"revoked": name})
-    else:
-        print_text(f"{name} is revoked.")
+    print_result({"revoked": name}, f"{name} is revoked.", as_json=as_json)
     return OK

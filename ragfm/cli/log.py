@@ -14,16 +14,14 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ragfm.cli.help import CommandGroup
-from ragfm.cli.options import NON_EMPTY, OK, collection_options, usage_error
-from ragfm.cli.output import print_json, print_table, print_text
+from ragfm.cli.options import NON_EMPTY, OK, collection_options, text_option, usage_error
+from ragfm.cli.output import print_json, print_result, print_table, print_text
 
 if TYPE_CHECKING:
     from ragfm.generation.answer_log import AnswerLog, LogFilter
 
 _thumbs_option = click.option("--thumbs", type=click.Choice(["up", "down"]), help="Select entries with this rating.")
-_text_option = click.option(
-    "--text", metavar="TEXT", type=NON_EMPTY, help="Select entries that contain TEXT; case is ignored."
-)
+_containing_option = text_option("--text", help="Select entries that contain TEXT; case is ignored.")
 _MARKS = {"up": "+", "down": "-", None: " "}
 
 
@@ -33,8 +31,8 @@ def log() -> None:
 
 
 @log.command(name="list")
-@click.option("--limit", type=click.IntRange(min=1), default=20, show_default=True, help="Maximum number of entries.")
-@_text_option
+@click.option("--limit", type=click.IntRange(min=1), default=20, help="Maximum number of entries.")
+@_containing_option
 @_thumbs_option
 @collection_options
 def list_entries(collection: str, as_json: bool, limit: int, text: str | None, thumbs: Any) -> int:
@@ -80,7 +78,7 @@ def show(collection: str, as_json: bool, number: int) -> int:
 @log.command()
 @click.argument("number", metavar="ID", type=int)
 @click.argument("thumbs", type=click.Choice(["up", "down"]))
-@click.option("--correction", metavar="TEXT", type=NON_EMPTY, help="The correct answer; may be “I don't know.”")
+@text_option("--correction", help="The correct answer; may be “I don't know.”")
 @collection_options
 def thumbs(collection: str, as_json: bool, number: int, thumbs: Any, correction: str | None) -> int:
     """Rate an answer; a new rating replaces the old one."""
@@ -96,7 +94,7 @@ def thumbs(collection: str, as_json: bool, number: int, thumbs: Any, correction:
 @log.command()
 @click.argument("out", required=False, type=NON_EMPTY)
 @click.option("--all", "everything", is_flag=True, help="Write all entries, complete, as JSON lines.")
-@_text_option
+@_containing_option
 @_thumbs_option
 @collection_options
 def export(collection: str, as_json: bool, out: str | None, everything: bool, text: str | None, thumbs: Any) -> int:
@@ -122,7 +120,7 @@ def _selection_options(command: Callable[..., int]) -> Callable[..., int]:
     older_than = click.option(
         "--older-than", metavar="DAYS", type=click.FloatRange(min=0), help="Select entries older than DAYS."
     )
-    return ids(_text_option(older_than(collection_options(command))))
+    return ids(_containing_option(older_than(collection_options(command))))
 
 
 @log.command()
@@ -133,7 +131,8 @@ def redact(collection: str, as_json: bool, numbers: tuple[int, ...], text: str |
     With --text, only that text is redacted, in all entries or those with the IDs; else all text of the entries.
     """
     count = _open(collection).redact(_required_selection(numbers, text, older_than))
-    return _print_count("redacted", count, as_json)
+    print_result({"redacted": count}, f"{count} redacted.", as_json=as_json)
+    return OK
 
 
 @log.command()
@@ -141,14 +140,7 @@ def redact(collection: str, as_json: bool, numbers: tuple[int, ...], text: str |
 def forget(collection: str, as_json: bool, numbers: tuple[int, ...], text: str | None, older_than: float | None) -> int:
     """Delete the entries that match all conditions, without a trace in the file."""
     count = _open(collection).forget(_required_selection(numbers, text, older_than))
-    return _print_count("forgotten", count, as_json)
-
-
-def _print_count(action: str, count: int, as_json: bool) -> int:
-    if as_json:
-        print_json({action: count})
-    else:
-        print_text(f"{count} {action}.")
+    print_result({"forgotten": count}, f"{count} forgotten.", as_json=as_json)
     return OK
 
 

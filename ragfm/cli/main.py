@@ -47,19 +47,7 @@ from ragfm.core.errors import FilterError, RagfmError
 
 SECTIONS: dict[str, tuple[click.Command, ...]] = {
     "Use": (demo, ingest, search, ask, chat, log),
-    "Collection": (
-        status,
-        sources,
-        documents,
-        remove,
-        export,
-        verify,
-        backup,
-        restore,
-        compact,
-        reembed,
-        watch,
-    ),
+    "Collection": (status, sources, documents, remove, export, verify, backup, restore, compact, reembed, watch),
     "Serve": (serve, keys, mcp),
     "Evaluate": (evaluation, compare, tune),
     "Adapt": (adapt, models, plugins),
@@ -70,7 +58,7 @@ _QUIET_LIBRARIES = ("httpx", "httpcore", "urllib3", "filelock", "sentence_transf
 @click.group(
     cls=CommandGroup,
     sections={title: [str(command.name) for command in commands] for title, commands in SECTIONS.items()},
-    context_settings={"help_option_names": ["-h", "--help"]},
+    context_settings={"help_option_names": ["-h", "--help"], "show_default": True},
     invoke_without_command=True,
 )
 @click.version_option(__version__, prog_name="ragfm")
@@ -94,7 +82,12 @@ for commands in SECTIONS.values():
 def main() -> None:
     """Run a command and exit with its code; errors are printed without a traceback unless `--debug` is given."""
     try:
-        _check_encoding(sys.argv[1:])
+        for argument in sys.argv[1:]:  # neither a catalog nor JSON can store bytes that are not UTF-8
+            try:
+                argument.encode()
+            except UnicodeEncodeError:
+                shown = os.fsencode(argument).decode("utf-8", "backslashreplace")
+                raise click.UsageError(f"The argument {shown} is not UTF-8.") from None
         code = ragfm.main(standalone_mode=False) or OK
         if sys.stdout:
             sys.stdout.flush()
@@ -124,16 +117,6 @@ def main() -> None:
     except OSError:  # nothing reads the output: without this, Python would try to write it at exit, and fail
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     sys.exit(code)
-
-
-def _check_encoding(arguments: list[str]) -> None:
-    """Raise UsageError for bytes that are not UTF-8: neither a catalog nor JSON can store them."""
-    for argument in arguments:
-        try:
-            argument.encode()
-        except UnicodeEncodeError:
-            shown = os.fsencode(argument).decode("utf-8", "backslashreplace")
-            raise click.UsageError(f"The argument {shown} is not UTF-8.") from None
 
 
 def _fail(code: int, error: BaseException, message: str, hint: str) -> int:

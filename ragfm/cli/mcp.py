@@ -6,17 +6,16 @@ from typing import Any
 
 import click
 
-from ragfm.cli.options import NON_EMPTY, OK, split_names, usage_error
+from ragfm.cli.options import OK, split_names, text_option, usage_error
 from ragfm.cli.serve import named_collections, named_readers, serve
 from ragfm.core.errors import MissingExtraError
 
 
 @click.command(params=list(serve.params))
-@click.option(
+@text_option(
     "--groups",
     multiple=True,
     metavar="G,…",
-    type=NON_EMPTY,
     help="Groups whose documents the client may see, in addition to public ones.",
 )
 @click.option(

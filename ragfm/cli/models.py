@@ -9,8 +9,8 @@ from typing import Any
 import click
 
 from ragfm.cli.help import CommandGroup
-from ragfm.cli.options import NON_EMPTY, OK, debug_option, json_option
-from ragfm.cli.output import print_json, print_note, print_table, print_text
+from ragfm.cli.options import NON_EMPTY, OK, json_options, text_option
+from ragfm.cli.output import print_json, print_note, print_result, print_table, print_text
 from ragfm.cli.progress_bar import busy
 from ragfm.core.errors import RagfmError, UnsupportedError
 
@@ -23,10 +23,9 @@ def models() -> None:
 
 
 @models.command()
-@click.option("--embedder", default="bundled", show_default=True, metavar="E", type=NON_EMPTY, help="Embedding model.")
-@click.option("--reader", metavar="NAME", type=NON_EMPTY, help="Benchmark this reader instead.")
-@json_option
-@debug_option
+@text_option("--embedder", default="bundled", metavar="E", help="Embedding model.")
+@text_option("--reader", metavar="NAME", help="Benchmark this reader instead.")
+@json_options
 def bench(embedder: str, reader: str | None, as_json: bool) -> int:
     """Benchmark the backends of an embedding model and store the fastest for `ragfm ingest`, or benchmark a reader.
 
@@ -94,8 +93,7 @@ def _bench_reader(name: str, as_json: bool) -> int:
 @models.command()
 @_model_argument
 @click.option("--undo", is_flag=True, help="Use the original file again and delete the optimized one.")
-@json_option
-@debug_option
+@json_options
 def optimize(model: str, undo: bool, as_json: bool) -> int:
     """Find the fastest quantisation of a GGUF model on this machine and use it from now on.
 
@@ -112,10 +110,8 @@ def optimize(model: str, undo: bool, as_json: bool) -> int:
     check_gguf(path)
     if undo:
         undo_optimization(path)
-        if as_json:
-            print_json({"model": str(path), "forms": [], "file": str(path)})
-        else:
-            print_text(f"The original file is used: {path}")
+        value = {"model": str(path), "forms": [], "file": str(path)}
+        print_result(value, f"The original file is used: {path}", as_json=as_json)
         return OK
     with busy("measuring"):
         forms, best = measure(path)
@@ -142,8 +138,7 @@ def optimize(model: str, undo: bool, as_json: bool) -> int:
 
 @models.command()
 @_model_argument
-@json_option
-@debug_option
+@json_options
 def info(model: str, as_json: bool) -> int:
     """Show a model's size, quantisation, context window, licence, chat template, memory use and speed."""
     described = _describe(_find(model))
@@ -159,8 +154,7 @@ def info(model: str, as_json: bool) -> int:
 
 @models.command("list")
 @click.argument("folders", nargs=-1, type=click.Path(exists=True, file_okay=False, path_type=Path))
-@json_option
-@debug_option
+@json_options
 def list_models(folders: tuple[Path, ...], as_json: bool) -> int:
     """List the models on this machine: bundled, in the Hugging Face cache, and GGUF files in FOLDERS.
 
@@ -203,8 +197,7 @@ def list_models(folders: tuple[Path, ...], as_json: bool) -> int:
 @models.command()
 @click.argument("name", type=NON_EMPTY)
 @click.argument("file", required=False, type=NON_EMPTY)
-@json_option
-@debug_option
+@json_options
 def pull(name: str, file: str | None, as_json: bool) -> int:
     """Download the model NAME from the Hugging Face hub; for a repository of GGUF files, name the FILE.
 

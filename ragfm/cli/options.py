@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -34,26 +35,39 @@ class NonEmptyText(click.types.StringParamType):
 NON_EMPTY = NonEmptyText()
 OUTPUT_FILE = click.Path(dir_okay=False)
 POSITIVE = click.FloatRange(min=0, min_open=True)
+text_option = partial(click.option, type=NON_EMPTY)
+
+
+def share_option(
+    name: str, default: float, limits: tuple[float, float], description: str, **kwargs: Any
+) -> Callable[..., Any]:
+    """Return an option whose value is a share, between the limits."""
+    number = click.FloatRange(*limits)
+    return click.option(name, default=default, type=number, metavar="SHARE", help=description, **kwargs)
+
 
 # --- Every command -----------------------------------------------------------------------------------------------
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 debug_option = click.option("--debug", is_flag=True, expose_value=False, help="Show tracebacks and debug messages.")
-collection_option = click.option(
-    "-c",
-    "--collection",
-    default=".ragfm",
-    envvar="RAGFM_COLLECTION",
-    metavar="DIR",
-    type=NON_EMPTY,
-    show_default=True,
-    help="Folder of the collection.",
+collection_option = text_option(
+    "-c", "--collection", default=".ragfm", envvar="RAGFM_COLLECTION", metavar="DIR", help="Folder of the collection."
 )
+
+
+def json_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add --json and --debug."""
+    return json_option(debug_option(command))
 
 
 def collection_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Add --collection, --json and --debug: the options of all commands about one collection."""
-    return collection_option(json_option(debug_option(command)))
+    return collection_option(json_options(command))
+
+
+def out_folder_option(default: str, description: str) -> Callable[..., Any]:
+    """Return the option --out of a command that writes a folder."""
+    return text_option("--out", default=default, metavar="DIR", help=description)
 
 
 # --- Search and answers ------------------------------------------------------------------------------------------
@@ -66,37 +80,37 @@ mode_option = click.option(
     "--mode",
     type=click.Choice(["hybrid", "dense", "keyword"]),
     default="hybrid",
-    show_default=True,
     help="Search by embeddings (dense), by words with BM25 (keyword), or by both.",
 )
-reader_option = click.option(
-    "--reader", metavar="NAME", type=NON_EMPTY, help="Model that answers; see docs/readers.md."
-)
-adapter_option = click.option(
+adapter_option = text_option(
     "--adapter",
     metavar="DIR|none",
-    type=NON_EMPTY,
     help="LoRA adapter for the reader, or `none`. Default: the adapter of ragfm.toml, or the one that ships with ragfm "
     "for `bundled`.",
 )
-strategy_option = click.option(
-    "--strategy",
-    metavar="NAME|FILE",
-    type=NON_EMPTY,
-    help="Prompt template: zero-shot, few-shot, chain-of-thought, or a TOML file.",
-)
+
+
+def reader_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add --reader, --adapter and --strategy, which `make_rag` takes together with `k_option`."""
+    reader = text_option("--reader", metavar="NAME", help="Model that answers; see docs/readers.md.")
+    strategy = text_option(
+        "--strategy",
+        metavar="NAME|FILE",
+        help="Prompt template: zero-shot, few-shot, chain-of-thought, or a TOML file.",
+    )
+    return reader(adapter_option(strategy(command)))
+
 
 # --- Evaluation and training -------------------------------------------------------------------------------------
 
 limit_option = click.option(
     "--limit", type=click.IntRange(min=1), metavar="N", help="Use a random sample of N questions."
 )
-seed_option = click.option("--seed", default=0, show_default=True, help="Random seed.")
+seed_option = click.option("--seed", default=0, help="Random seed.")
 run_option = click.option(
-    "--out", metavar="FILE", type=OUTPUT_FILE, help="Write each question's result to FILE; a second run resumes it."
+    "--out", type=OUTPUT_FILE, help="Write each question's result to FILE; a second run resumes it."
 )
-report_option = click.option("--report", metavar="FILE", type=OUTPUT_FILE, help="Write an HTML report.")
-rate_option = click.option("--rate", type=POSITIVE, help="Peak learning rate. Default: depends on the method.")
+report_option = click.option("--report", type=OUTPUT_FILE, help="Write an HTML report.")
 price_option = click.option(
     "--price-per-hour", type=click.FloatRange(min=0), metavar="P", help="Price of an hour of this machine, for costs."
 )
@@ -112,23 +126,20 @@ def data_options(command: Callable[..., Any]) -> Callable[..., Any]:
         click.option(
             "--distractors",
             multiple=True,
-            metavar="FILE",
             type=click.Path(exists=True, dir_okay=False),
             help="SQuAD: another file whose paragraphs are searched as well; may be repeated.",
         ),
-        click.option(
-            "--embedder", metavar="E", type=NON_EMPTY, help="Embedding model, for data that contains its documents."
-        ),
-        click.option(
-            "--keep",
-            metavar="DIR",
-            type=NON_EMPTY,
-            help="Keep the collection in DIR, for data that contains its documents.",
-        ),
+        text_option("--embedder", metavar="E", help="Embedding model, for data that contains its documents."),
+        text_option("--keep", metavar="DIR", help="Keep the collection in DIR, for data that contains its documents."),
     )
     for option in reversed(options):
         command = option(command)
     return command
+
+
+def question_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add --limit and --seed, which select questions of a data set, and the data options."""
+    return limit_option(seed_option(data_options(command)))
 
 
 # --- Values ------------------------------------------------------------------------------------------------------

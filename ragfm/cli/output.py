@@ -116,6 +116,14 @@ def print_json(value: Any) -> None:
     click.echo(json.dumps(value, ensure_ascii=False))
 
 
+def print_result(value: Mapping[str, Any], text: str, *, as_json: bool) -> None:
+    """Print the result of a command: `value` with --json, else `text`."""
+    if as_json:
+        print_json(value)
+    else:
+        print_text(text)
+
+
 def print_error(message: str, hint: str = "") -> None:
     """Print `Error: MESSAGE HINT` to standard error, on a terminal with the hint on a line of its own."""
     if hint and message[-1:] not in ".!?":

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import click
 
-from ragfm.cli.options import OK, debug_option, json_option
+from ragfm.cli.options import OK, json_options
 from ragfm.cli.output import print_json, print_table
 
 
 @click.command()
-@json_option
-@debug_option
+@json_options
 def plugins(as_json: bool) -> int:
     """List the installed connectors, embedders, indexes, readers and rerankers."""
     from ragfm.core.registry import KINDS

@@ -7,13 +7,13 @@ from dataclasses import asdict
 
 import click
 
-from ragfm.cli.options import NON_EMPTY, OK, collection_options, open_collection
-from ragfm.cli.output import print_json, print_note, print_text
+from ragfm.cli.options import OK, collection_options, open_collection, text_option
+from ragfm.cli.output import print_note, print_result
 from ragfm.cli.progress_bar import show_progress
 
 
 @click.command()
-@click.option("--embedder", required=True, metavar="E", type=NON_EMPTY, help="Embedding model to switch to.")
+@text_option("--embedder", required=True, metavar="E", help="Embedding model to switch to.")
 @collection_options
 def reembed(collection: str, as_json: bool, embedder: str) -> int:
     """Re-embed all chunks with a different model; searches use the old one until all are done."""
@@ -21,13 +21,11 @@ def reembed(collection: str, as_json: bool, embedder: str) -> int:
         store.status()  # raises an error if there is no collection, rather than creating one
         report = store.reembed(embedder, progress=progress)
         configured = store.settings.embedder if "embedder" in store.settings.model_fields_set else embedder
-    if as_json:
-        print_json(asdict(report))
-    else:
-        print_text(
-            f"{report.chunks} chunks at generation {report.generation}, {report.embedded} embedded in "
-            f"{report.seconds:.1f} s"
-        )
+    text = (
+        f"{report.chunks} chunks at generation {report.generation}, {report.embedded} embedded in "
+        f"{report.seconds:.1f} s"
+    )
+    print_result(asdict(report), text, as_json=as_json)
     if configured != embedder:
         place = "The environment variable RAGFM_EMBEDDER" if "RAGFM_EMBEDDER" in os.environ else "ragfm.toml"
         print_note(

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from ragfm.cli.options import NON_EMPTY, OK, adapter_option, usage_error
+from ragfm.cli.options import OK, adapter_option, text_option, usage_error
 from ragfm.cli.output import print_note
 from ragfm.core.errors import ConfigError, MissingExtraError
 
@@ -21,12 +21,11 @@ if TYPE_CHECKING:
 _LOOPBACK = {"127.0.0.1", "::1", "localhost"}
 _NAME = re.compile(r"[\w.@-]+")
 
-keys_option = click.option(
+keys_option = text_option(
     "--keys",
     "keys_path",
     metavar="FILE",
     envvar="RAGFM_KEYS",
-    type=NON_EMPTY,
     help="File of API keys. Default: next to the first collection.",
 )
 server_debug_option = click.option(
@@ -38,35 +37,30 @@ server_debug_option = click.option(
 
 
 @click.command()
-@click.option(
+@text_option(
     "-c",
     "--collection",
     "collections",
     multiple=True,
     metavar="[NAME=]DIR",
-    type=NON_EMPTY,
     help="Folder of a collection; may be repeated.  [default: .ragfm]",
 )
-@click.option(
+@text_option(
     "--reader",
     "readers",
     multiple=True,
     metavar="[NAME=]MODEL",
-    type=NON_EMPTY,
     help="Model that answers; may be repeated: clients then name the model `COLLECTION:NAME`.",
 )
 @adapter_option
-@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
-@click.option(
-    "--port", type=click.IntRange(0, 65535), default=8000, show_default=True, help="Port to listen on; 0 picks one."
-)
+@click.option("--host", default="127.0.0.1", help="Address to listen on.")
+@click.option("--port", type=click.IntRange(0, 65535), default=8000, help="Port to listen on; 0 picks one.")
 @keys_option
 @click.option("--no-auth", is_flag=True, help="Require no API keys; allowed on loopback addresses only.")
 @click.option(
     "--drain",
     type=click.FloatRange(min=0),
     default=30.0,
-    show_default=True,
     metavar="SECONDS",
     help="Time for running answers to finish at shutdown.",
 )

@@ -19,11 +19,8 @@ def sources(collection: str, as_json: bool) -> int:
     listed = []
     for source in status.sources:
         prefix = "" if source["name"] == "." else source["name"].rstrip("/") + "/"
-        failures = [
-            asdict(failure)
-            for failure in status.failed
-            if failure.uri == source["name"] or failure.uri.startswith(prefix)
-        ]
+        inside = (it for it in status.failed if it.uri == source["name"] or it.uri.startswith(prefix))
+        failures = [asdict(failure) for failure in inside]
         listed.append({**source, "failures": failures})
     if as_json:
         print_json({"sources": listed})

@@ -16,20 +16,20 @@ from ragfm.cli.evaluation_data import (
     resumable,
 )
 from ragfm.cli.options import (
-    NON_EMPTY,
     OK,
     OUTPUT_FILE,
     collection_options,
     data_options,
     seed_option,
+    share_option,
+    text_option,
     usage_error,
 )
 from ragfm.cli.output import print_json, print_note, print_table, print_text, print_written
 from ragfm.cli.progress_bar import show_progress
 
 if TYPE_CHECKING:
-    from ragfm.collection import Collection
-    from ragfm.evaluation import CalibrationReport, Question, TuneReport
+    from ragfm.evaluation import TuneReport
 
 _ANSWERS = ".ragfm-confidence.run"
 """Default file of the answers of --confidence until all are there. It is hidden, so `ragfm ingest` skips it."""
@@ -56,42 +56,26 @@ def _parse_sizes(_: click.Context, __: click.Parameter, value: str | None) -> tu
 @click.option(
     "--write",
     default=100,
-    show_default=True,
     type=click.IntRange(min=20),
     metavar="N",
     help="Without QUESTIONS: number of questions that the reader writes.",
 )
 @click.option("--confidence", is_flag=True, help="Calibrate the confidence of answers; QUESTIONS must have answers.")
-@click.option(
-    "--keep-right",
-    default=0.9,
-    show_default=True,
-    type=click.FloatRange(0.5, 1),
-    metavar="SHARE",
-    help="With --confidence: share of correct answers that must not be withheld.",
-)
+@share_option("--keep-right", 0.9, (0.5, 1), "With --confidence: share of correct answers that must not be withheld.")
 @click.option(
     "--corrected/--as-said",
     "corrects",
     default=None,
     help="With --confidence: whether the verifier's text replaces the reader's where they differ. Default: as set now.",
 )
-@click.option(
-    "--adapter", metavar="DIR|none", type=NON_EMPTY, help="With --confidence: LoRA adapter for the reader, or `none`."
-)
+@text_option("--adapter", metavar="DIR|none", help="With --confidence: LoRA adapter for the reader, or `none`.")
 @click.option(
     "--out",
-    metavar="FILE",
     type=OUTPUT_FILE,
     help="Keep the answers (with --confidence) or the written questions in FILE; a second run resumes it.",
 )
-@click.option("--report", metavar="FILE", type=OUTPUT_FILE, help="With --confidence: write an HTML report.")
-@click.option(
-    "--reader",
-    metavar="NAME",
-    type=NON_EMPTY,
-    help="Model that writes the questions, or with --confidence, that answers.",
-)
+@click.option("--report", type=OUTPUT_FILE, help="With --confidence: write an HTML report.")
+@text_option("--reader", metavar="NAME", help="Model that writes the questions, or with --confidence, that answers.")
 @click.option("--limit", type=click.IntRange(min=20), metavar="N", help="Use a random sample of N questions.")
 @seed_option
 @data_options
@@ -109,8 +93,9 @@ def tune(
     With --confidence, the reader answers QUESTIONS as in `ragfm eval answers`, and the signals of a correct answer are
     calibrated.
     """
-    from ragfm.evaluation import store_choice, tune
+    from ragfm.evaluation import generate_questions, store_choice, tune
     from ragfm.evaluation.settings_file import import_tomlkit
+    from ragfm.generation.readers import configured_reader
 
     if not dry_run:
         import_tomlkit()
@@ -131,8 +116,17 @@ def tune(
             usage_error("--reader with QUESTIONS requires --confidence.")
         data = load_data(questions, options)
     check_data_options(data, options)
+    out = options["out"]
     with data_collection(data, collection, options) as (handle, _, _):
-        asked = _write_questions(handle, options) if data is None else data.questions
+        if data is None:
+            name = options["reader"] or handle.settings.reader
+            reader = configured_reader(name, handle.settings)
+            with resumable(out) as progress:
+                asked = generate_questions(
+                    handle, reader, options["write"], seed=options["seed"], out=out, reader_name=name, progress=progress
+                )
+        else:
+            asked = list(data.questions)
         with show_progress() as progress:
             report = tune(handle, asked, sizes=chunk_sizes, seed=options["seed"], progress=progress)
     report = replace(report, about={"questions_from": "the reader" if data is None else data.name, **report.about})
@@ -142,7 +136,7 @@ def tune(
     else:
         _print_report(report)
         _print_written_settings(written, dry_run=dry_run)
-        print_written(options["out"])
+        print_written(out)
     return OK
 
 
@@ -175,23 +169,20 @@ def _tune_confidence(collection: str, questions: str, options: dict[str, Any], *
         out.unlink()
     if as_json:
         print_json({**asdict(report), "written": [str(path) for path in written]})
-    else:
-        _print_calibration(report)
-        print_written(options["out"], options["report"])
-        _print_written_settings(written, dry_run=dry_run)
+        return OK
+    about, calibration = report.about, report.calibration
+    print_text(f"{about['answers']} answers to {about['data']}, {about['right']} of them correct\n")
+    print_table(["", ">"], [(name, f"{weight:+.3f}") for name, weight in calibration.weights.items()], indent=2)
+    print_text(f"\nAnswers with a confidence below {calibration.threshold:.4f} are withheld. Shares that are shown:")
+    rows = []
+    for kind, share in report.given.items():
+        name = "answers to unanswerable questions" if kind == "unanswerable" else f"{kind} answers"
+        rows.append((f"{100 * share:.1f} %", f"of {name}"))
+    print_table([">", ""], rows, indent=2)
+    print_text(f"\n{report.why} Mean calibration error: {report.error:.3f}.")
+    print_written(options["out"], options["report"])
+    _print_written_settings(written, dry_run=dry_run)
     return OK
-
-
-def _write_questions(collection: Collection, options: dict[str, Any]) -> list[Question]:
-    from ragfm.evaluation import generate_questions
-    from ragfm.generation.readers import configured_reader
-
-    name, out = options["reader"] or collection.settings.reader, options["out"]
-    reader = configured_reader(name, collection.settings)
-    with resumable(out) as progress:
-        return generate_questions(
-            collection, reader, options["write"], seed=options["seed"], out=out, reader_name=name, progress=progress
-        )
 
 
 def _print_report(report: TuneReport) -> None:
@@ -223,19 +214,6 @@ def _print_report(report: TuneReport) -> None:
             print_text(f"[{section}] " + ", ".join(f"{key} = {value!r}" for key, value in values.items()))
         if report.best.chunk_size != report.current.chunk_size:
             print_text("The next `ragfm ingest` splits the documents again.")
-
-
-def _print_calibration(report: CalibrationReport) -> None:
-    about, calibration = report.about, report.calibration
-    print_text(f"{about['answers']} answers to {about['data']}, {about['right']} of them correct\n")
-    print_table(["", ">"], [(name, f"{weight:+.3f}") for name, weight in calibration.weights.items()], indent=2)
-    print_text(f"\nAnswers with a confidence below {calibration.threshold:.4f} are withheld. Shares that are shown:")
-    rows = []
-    for kind, share in report.given.items():
-        name = "answers to unanswerable questions" if kind == "unanswerable" else f"{kind} answers"
-        rows.append((f"{100 * share:.1f} %", f"of {name}"))
-    print_table([">", ""], rows, indent=2)
-    print_text(f"\n{report.why} Mean calibration error: {report.error:.3f}.")
 
 
 def _print_written_settings(written: list[Path], *, dry_run: bool) -> None:

@@ -3,22 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import TYPE_CHECKING
 
 import click
 
-from ragfm.cli.options import FAILED, NON_EMPTY, OK, collection_options, open_collection, usage_error
+from ragfm.cli.options import FAILED, OK, collection_options, open_collection, text_option, usage_error
 from ragfm.cli.output import MAX_SKIPPED, one_line, print_json, print_text
 from ragfm.cli.progress_bar import show_progress
-
-if TYPE_CHECKING:
-    from ragfm.maintenance.salvage import SalvageReport
-    from ragfm.maintenance.verification import VerifyReport
 
 
 @click.command()
 @click.option("--repair", is_flag=True, help="Rebuild what can be derived from the catalog, without embedding.")
-@click.option("--salvage", metavar="OUT", type=NON_EMPTY, help="Save the undamaged documents to a new collection OUT.")
+@text_option("--salvage", metavar="OUT", help="Save the undamaged documents to a new collection OUT.")
 @collection_options
 def verify(collection: str, as_json: bool, repair: bool, salvage: str | None) -> int:
     """Check the collection for damage; exit code 1 if there is any."""
@@ -29,15 +24,11 @@ def verify(collection: str, as_json: bool, repair: bool, salvage: str | None) ->
         report = store.verify(repair=repair, progress=progress)
         if salvage is not None:
             saved = store.salvage(salvage, progress=progress)
+    code = FAILED if report.damaged else OK
     if as_json:
         value = {"damaged": report.damaged, **asdict(report)}
         print_json(value if saved is None else {**value, "salvaged": asdict(saved)})
-    else:
-        _print_report(report, saved)
-    return FAILED if report.damaged else OK
-
-
-def _print_report(report: VerifyReport, saved: SalvageReport | None) -> None:
+        return code
     for repaired in report.mended:
         print_text(f"repair: {repaired}")
     for finding in report.findings:
@@ -60,3 +51,4 @@ def _print_report(report: VerifyReport, saved: SalvageReport | None) -> None:
             print_text(f"lost: {one_line(uri)}")
     elif report.damaged:
         print_text("The catalog is undamaged. `ragfm verify --repair` rebuilds the rest from it, without embedding.")
+    return code

@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     "--interval",
     type=click.FloatRange(min=1),
     default=300.0,
-    show_default=True,
     metavar="SECONDS",
     help="Time between two syncs of a source that does not report changes.",
 )

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from click.testing import CliRunner
 from support.tiny_models import tiny_examples, tiny_model
 
 from ragfm.core.types import Message
@@ -181,14 +182,11 @@ def test_without_a_launcher_there_is_one_process(monkeypatch: pytest.MonkeyPatch
 
 
 @pytest.mark.parametrize(("gpus", "hint"), [(0, ""), (1, ""), (4, "accelerate launch --multi_gpu --num_processes 4 ")])
-def test_training_says_how_to_use_several_gpus(
-    gpus: int, hint: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    from ragfm.cli.adapt_train import _print_gpu_hint
+def test_training_says_how_to_use_several_gpus(gpus: int, hint: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    from ragfm.cli.adapt_train import train
 
     monkeypatch.setattr("torch.cuda.device_count", lambda: gpus)
-    _print_gpu_hint()
-    output = capsys.readouterr().err
+    output = CliRunner().invoke(train, ["missing"], standalone_mode=False).stderr
     assert hint in output
     assert bool(output) == bool(hint)
 
