@@ -2,8 +2,9 @@
 
     retrieve → rerank → build prompt → generate → cite → score → decide
 
-Each step is a function from values to values. `Collection.search` retrieves and reranks, `generation.prompt` builds the
-prompt, `generation.answer_stream` generates, `citations` cites, scores and decides.
+`Rag.stream` retrieves and builds the prompt, `Rag._answer` does the rest while the text is taken. Each step is a
+function from values to values: `generation.passage_retrieval` and `Collection.search` retrieve and rerank,
+`generation.prompt` builds the prompt, `generation.answer_stream` generates, `citations` cites, scores and decides.
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ from ragfm.retrieval.passages import arrange, match_hits
 if TYPE_CHECKING:
     from pydantic import BaseModel
 
+    from ragfm.citations.verifier import Reading
     from ragfm.collection import Collection
     from ragfm.core.types import Dropped, Hit, Message, Reader
     from ragfm.generation.structured_output import Extraction
@@ -152,13 +154,18 @@ class Rag:
         Raises FilterError, and TooLongError if the question exceeds the window of the embedder or the reader.
 
         """
-        documents_only = self._settings.mode != "open"
+        # Retrieve and rerank.
         retrieved = self._retrieve(question, history, filter, hits)
+
+        # Build the prompt.
+        documents_only = self._settings.mode != "open"
         prompt = None
         if retrieved.hits or not documents_only:
             prompt = self._build_prompt(retrieved, documents_only=documents_only)
-        numbered, shown_hits = match_hits(retrieved.hits, prompt.shown if prompt else ())
-        unanswered = Answer(
+        numbered_hits, scored_passages = match_hits(retrieved.hits, prompt.shown if prompt else ())
+
+        # Generate, cite, score, decide: while the caller takes the text.
+        no_answer_yet = Answer(
             question,
             text="",
             abstained=False,
@@ -172,48 +179,54 @@ class Rag:
 
         def abstain() -> Generator[str, None, Answer]:
             yield ABSTENTION
-            return replace(unanswered, text=ABSTENTION, abstained=True, hits=numbered, seconds=retrieved.seconds)
+            return replace(
+                no_answer_yet, text=ABSTENTION, abstained=True, hits=numbered_hits, seconds=retrieved.seconds
+            )
 
         handle = ReaderHandle()
         if prompt and (prompt.shown or not documents_only):
-            pieces = self._answer(retrieved, prompt, numbered, shown_hits, handle)
+            pieces = self._answer(retrieved, prompt, numbered_hits, scored_passages, handle)
         else:  # without passages the reader would answer from memory
             pieces = abstain()
         if self.log:
-            pieces = self.log.record_stream(pieces, AnswerContext.of(self, prompt, retrieved.start), unanswered)
+            pieces = self.log.record_stream(pieces, AnswerContext.of(self, prompt, retrieved.start), no_answer_yet)
         return AnswerStream(pieces, prompt, handle)
 
     def _answer(
         self,
         retrieved: Retrieved,
         prompt: Prompt,
-        hits: tuple[Hit, ...],
-        shown_hits: Sequence[Hit],
+        numbered_hits: tuple[Hit, ...],
+        scored_passages: Sequence[Hit],
         handle: ReaderHandle,
     ) -> Generator[str, None, Answer]:
-        """Generate → cite → score → decide."""
+        """Generate → cite → score → decide. `scored_passages` are the shown ones that were found for this question."""
         query, settings, calibration = retrieved.query, self._settings, self.calibration
-        corrects = settings.mode != "open" and calibration is not None and calibration.corrects
-        silent = corrects or settings.mode == "strict" or self.strategy.answer_after is not None
+        may_correct = settings.mode != "open" and calibration is not None and calibration.corrects
+        one_piece = may_correct or settings.mode == "strict" or self.strategy.answer_after is not None
 
         # Generate.
-        output = yield from generate(self.reader, prompt, self.sampling, self.strategy, handle, silent=silent)
+        output = yield from generate(self.reader, prompt, self.sampling, self.strategy, handle, silent=one_piece)
+
+        # Verify: without a calibration, nothing could weigh the verifier's readings.
+        readings: list[Reading] = []
+        if output.text and calibration and settings.verifier != "none":
+            readings = read_with_verifier(query, prompt.shown, self.collection.language)
+        text = correct_answer(output.text, readings) if readings and may_correct else output.text
+        has_answer = bool(text) and not is_abstention(text)
 
         # Cite: which passages support which sentence, and do they answer the question?
-        verifies = output.text and calibration and settings.verifier != "none"
-        readings = read_with_verifier(query, prompt.shown, self.collection.language) if verifies else []
-        text = correct_answer(output.text, readings) if readings and corrects else output.text
-        answers = bool(text) and not is_abstention(text)
-        analysis = analyze(query, prompt.shown if answers else ())
-        sentences = cite_sentences(text, analysis) if answers else []
-        checked, signals = sentences, dict[str, float]()
-        if readings and answers:
-            checked, signals = check_answer(query, output.text, sentences, readings)
+        analysis = analyze(query, prompt.shown if has_answer else ())
+        sentences = cite_sentences(text, analysis) if has_answer else []
+        checked, verifier_signals = sentences, dict[str, float]()
+        if readings and has_answer:
+            checked, verifier_signals = check_answer(query, output.text, sentences, readings)
 
-        # Score: how likely is it right?
+        # Score: how likely is it right? Calibrations are fitted to the support of unchecked sentences.
+        signals: dict[str, float] = {}
         confidence: float | None = None
-        if answers and calibration:
-            signals = answer_signals(analysis, shown_hits, sentences) | signals
+        if has_answer and calibration:
+            signals = answer_signals(analysis, scored_passages, sentences) | verifier_signals
             if calibration.uses_reader and not is_abstention(output.text):
                 tokens = output.usage.completion_tokens
                 signals |= reader_signals(self.reader, prompt.messages, output.text, tokens, self.sampling.adapter)
@@ -229,7 +242,7 @@ class Rag:
             citations=decision.answer.citations,
             contradictions=decision.answer.contradictions,
             unsupported=decision.answer.unsupported,
-            hits=hits,
+            hits=numbered_hits,
             dropped=prompt.dropped,
             usage=output.usage,
             seconds=retrieved.seconds,
@@ -239,7 +252,9 @@ class Rag:
             finish_reason=output.finish_reason,
             reasoning=output.reasoning,
         )
-        if silent or not output.text:
+
+        # Finish the stream.
+        if one_piece or not output.text:
             handle.cited_spans = [(citation.answer_start, citation.answer_end) for citation in answer.citations]
             yield answer.text
         else:
