@@ -17,7 +17,7 @@ from ragfm.core.types import embedded_text
 from ragfm.evaluation.answer_matching import passage_has_answer
 from ragfm.evaluation.question_sets import fingerprint
 from ragfm.store.filters import quote_value
-from ragfm.training.grouping import connected_groups
+from ragfm.training.dataset import connected_groups
 
 if TYPE_CHECKING:
     from ragfm.collection import Collection

@@ -87,21 +87,17 @@ def _make_example(rag: Rag, entry: LogEntry, hidden: frozenset[str]) -> Example 
         if not prompt.shown:
             return None
         return Example(tuple(prompt.messages), ABSTENTION, {**meta, "shown": [hit.uri for hit in prompt.shown]})
-    for candidates in (passages, _with_support(entry.query, answer, hits, passages)):
+    choices = [passages]
+    for hit in hits:  # the best hit that supports the answer may replace the last passage
+        _, found = ground(entry.query, answer, [replace(hit, n=1)])
+        if any(citation.verified for citation in found):
+            choices.append([*passages[:-1], hit])
+            break
+    for candidates in choices:
         prompt = rag.prompt(entry.query, candidates)
         sentences = cite(entry.query, answer, prompt.shown)
         composed = compose(sentences, strict=True, contradictions=False)
-        completion, citations = composed.text, composed.citations
-        if uris := [citation.uri for citation in citations if citation.verified]:
+        if uris := [citation.uri for citation in composed.citations if citation.verified]:
             meta |= {"uris": uris, "group": uris[0], "shown": [hit.uri for hit in prompt.shown]}
-            return Example(tuple(prompt.messages), completion, meta)
+            return Example(tuple(prompt.messages), composed.text, meta)
     return None
-
-
-def _with_support(question: str, answer: str, hits: Sequence[Hit], passages: Sequence[Hit]) -> list[Hit]:
-    """The passages with the last one replaced by the best hit that supports the answer, if there is one."""
-    for hit in hits:
-        _, citations = ground(question, answer, [replace(hit, n=1)])
-        if any(citation.verified for citation in citations):
-            return [*passages[:-1], hit]
-    return list(passages)

@@ -32,10 +32,9 @@ from ragfm.models.adapters import CHECKPOINT, read_record
 from ragfm.models.hardware import peak_memory_bytes
 from ragfm.training import checkpoint
 from ragfm.training.base_model import Base, Encoded, in_bfloat16
-from ragfm.training.checkpoint import BEST
+from ragfm.training.checkpoint import BEST, defer_interrupt
 from ragfm.training.distributed import Processes
 from ragfm.training.examples import Example, examples_digest
-from ragfm.training.interrupts import defer_interrupt
 from ragfm.training.methods import LEARNING_RATES, apply_method, cast_frozen_to_bfloat16
 from ragfm.training.output_checks import check_training_output
 from ragfm.training.peft_conversion import as_peft_folder
@@ -219,9 +218,8 @@ class Training:
             )
         path = self.folder / CHECKPOINT
         if path.exists():
-            _, about = checkpoint.read_tensors(path)
-            checkpoint.check_same_training(path, about["facts"], self.configuration)
-            self.state = _State(**checkpoint.load_checkpoint(path, self.model, self._optimizer)["state"])
+            state = checkpoint.load_checkpoint(path, self.model, self._optimizer, self.configuration)
+            self.state = _State(**state)
         # The initial weights are random, and random numbers differ between GPUs.
         self.processes.broadcast(parameter.data for parameter in self._parameters)
         self.processes.barrier()  # all have read the checkpoint that the main process will replace
@@ -290,8 +288,14 @@ class Training:
             self.processes.sum_tensors([total_loss, *gradients])
             step_loss = total_loss.item()
         torch.nn.utils.clip_grad_norm_(self._parameters, _MAX_GRADIENT_NORM)
+        step, steps = self.state.step, len(self.steps)
+        warmup = max(1, round(self.settings.warmup * steps))
+        if step < warmup:
+            scale = (step + 1) / warmup
+        else:
+            scale = 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
         for group in self._optimizer.param_groups:
-            group["lr"] = self._learning_rate(self.state.step)
+            group["lr"] = self._peak_rate * scale
         with defer_interrupt():
             self._optimizer.step()
             self._optimizer.zero_grad(set_to_none=True)
@@ -301,13 +305,6 @@ class Training:
         if not math.isfinite(step_loss):
             raise DataError(f"The loss is {step_loss} at step {self.state.step}.", "Train with a lower learning rate.")
         return step_loss / total_tokens
-
-    def _learning_rate(self, step: int) -> float:
-        """Linear warm-up, then a cosine down to zero."""
-        warmup = max(1, round(self.settings.warmup * len(self.steps)))
-        if step < warmup:
-            return self._peak_rate * ((step + 1) / warmup)
-        return self._peak_rate * (0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, len(self.steps) - warmup))))
 
     def _validate_if_due(self) -> None:
         step, last = self.state.step, self.state.valid[-1][0] if self.state.valid else 0
@@ -400,10 +397,9 @@ class Training:
         return sum(parameter.numel() for parameter in self._parameters) * 4 * (2 * 3 + 2 + 1) * 1.1 / 2**20
 
     def _save(self) -> None:
-        if not self.processes.is_main:
-            return
-        about = {"facts": self.configuration, "step": self.state.step, "state": asdict(self.state)}
-        checkpoint.save_checkpoint(self.folder / CHECKPOINT, self.model, self._optimizer, about, self._random_state)
+        if self.processes.is_main:
+            state, path = asdict(self.state), self.folder / CHECKPOINT
+            checkpoint.save_checkpoint(path, self.model, self._optimizer, self.configuration, state, self._random_state)
 
     def _figures(self, speed: float) -> dict[str, Any]:
         state = self.state

@@ -78,13 +78,7 @@ def make_dataset(
         examples, counts = examples_from_log(rag, entries, held_out=held_out)
         source = {"name": "the answer log", "licence": licence, "left_out": dict(counts)}
         dataset = add_examples(
-            rag,
-            dataset,
-            examples,
-            recipe,
-            counts,
-            sources=[source] if examples else [],
-            held_out=held_out.sources,
+            rag, dataset, examples, recipe, counts, sources=[source] if examples else [], held_out=held_out.sources
         )
     if dataset is None:
         raise DataError("There is no source of examples.", "Give questions, a number to write, or use the log.")
