@@ -39,11 +39,12 @@ ranker_trainer          their training loop
 
 from __future__ import annotations
 
+from ragfm.evaluation.log_questions import rated_entries
 from ragfm.models.hardware import limit_openmp_spinning
 from ragfm.training.dataset import Dataset, Recipe, add_examples, write_dataset
 from ragfm.training.examples import Example, read_examples
 from ragfm.training.held_out import HeldOut, load_held_out
-from ragfm.training.log_examples import examples_from_log, rated_entries
+from ragfm.training.log_examples import examples_from_log
 from ragfm.training.raft import build_raft_dataset
 from ragfm.training.train_settings import MethodSettings, TrainingEstimate, TrainSettings
 from ragfm.training.training_data import make_dataset

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal, TypeAlias, get_args
+from typing import Literal, TypeAlias
 
 import numpy as np
 
@@ -12,7 +12,6 @@ from ragfm.core.errors import UnsupportedError
 from ragfm.training.gguf_lora import Matrix
 
 Quantisation: TypeAlias = Literal["f16", "q8_0", "q4_0", "iq4_nl"]
-QUANTISATIONS: tuple[Quantisation, ...] = get_args(Quantisation)
 _FILE_TYPE = "general.file_type"
 
 

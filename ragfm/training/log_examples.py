@@ -15,7 +15,7 @@ from ragfm.citations.decision import compose, ground
 from ragfm.citations.grounding import cite
 from ragfm.core.abstention import ABSTENTION, is_abstention
 from ragfm.core.errors import TooLongError
-from ragfm.evaluation.log_questions import rated_entries, right_answer
+from ragfm.evaluation.log_questions import right_answer
 from ragfm.training.examples import Example
 from ragfm.training.held_out import HeldOut
 
@@ -23,8 +23,6 @@ if TYPE_CHECKING:
     from ragfm.core.types import Hit
     from ragfm.generation.answer_log import LogEntry
     from ragfm.rag import Rag
-
-__all__ = ["examples_from_log", "is_outdated", "rated_entries"]
 
 _DEPTH_FACTOR = 8  # hits searched for each passage that is shown
 

@@ -31,7 +31,7 @@ from ragfm.core.progress import ProgressCallback, ignore_progress
 from ragfm.core.registry import plugin_and_model
 from ragfm.evaluation.answer_evaluation import evaluate_answers
 from ragfm.evaluation.answer_matching import normalise
-from ragfm.evaluation.log_questions import questions_from_log
+from ragfm.evaluation.log_questions import questions_from_log, rated_entries
 from ragfm.evaluation.question_sets import fingerprint, load_jsonl
 from ragfm.evaluation.retrieval_evaluation import collection_content, collection_facts
 from ragfm.evaluation.run_comparison import Difference, compare_runs
@@ -47,7 +47,7 @@ from ragfm.training.base_model import Base
 from ragfm.training.dataset import Dataset, Recipe, add_examples, write_dataset
 from ragfm.training.examples import TRAIN, VALID, Example, examples_digest, read_card, read_examples
 from ragfm.training.held_out import load_held_out
-from ragfm.training.log_examples import examples_from_log, is_outdated, rated_entries
+from ragfm.training.log_examples import examples_from_log, is_outdated
 from ragfm.training.progress_stage import with_stage
 from ragfm.training.raft import build_raft_dataset
 from ragfm.training.train_settings import TrainSettings

@@ -85,6 +85,7 @@ class Training:
     - `too_long`: number of skipped examples.
     - `tokens`: number of tokens that go through the model in training.
     - `steps`: the planned steps.
+    - `validate_every`: number of steps between two validations.
     - `configuration`: settings and hashes of the data; a checkpoint continues only with the same.
     - `state`: current step, losses and validations.
     - `licence`: licence of the adapter that the run starts from.
@@ -106,34 +107,36 @@ class Training:
 
         # Tokens, rows and steps.
         self._max_tokens = min(settings.most_tokens, base.window)
-        train, self._valid = self._encode(examples), self._encode(valid)
-        self.too_long = len(examples) + len(valid) - len(train) - len(self._valid)
+        train, valid_pairs = self._encode(examples), self._encode(valid)
+        self.too_long = len(examples) + len(valid) - len(train) - len(valid_pairs)
         if not train:
             limit = f" of at most {self._max_tokens} tokens" if examples else ""
             raise DataError(f"There is no example{limit} to train with.", "Create examples with `ragfm adapt data`.")
         self._train = [tokens for _, tokens in train]
+        self._valid = [tokens for _, tokens in valid_pairs]
+        self._asked = [example for example, _ in valid_pairs[:MAX_EXAMPLES]]
         self.examples, self.valid_examples = len(self._train), len(self._valid)
         self._pack_prefixes = shares_prefixes(base.model.config, method)
         rows = self._pack(self._train)
+        lengths = [self._tokens(row) for row in rows]
         self.steps: list[Step] = plan_steps(
             rows,
-            [self._tokens(row) for row in rows],
+            lengths,
             epochs=settings.epochs,
             batch=settings.batch,
             max_tokens=_MAX_BATCH_TOKENS,
             seed=settings.seed,
         )
-        rank, world_size = self.processes.rank, self.processes.world_size
+        rank, count = self.processes.rank, self.processes.world_size
         self._own_steps = self.steps
-        if world_size > 1:
-            self._own_steps = [
-                shard_step(step, self._train, _MAX_BATCH_TOKENS, rank, world_size) for step in self.steps
-            ]
+        if count > 1:
+            self._own_steps = [shard_step(step, self._train, _MAX_BATCH_TOKENS, rank, count) for step in self.steps]
+        self.validate_every = settings.validate_every or max(1, math.ceil(len(self.steps) / 10))
         self.tokens = sum(self._tokens(row) for step in self.steps for batch in step for row in batch)
         self.configuration = {
             "base": base.sha256,
             "examples": examples_digest([example for example, _ in train]),
-            "valid": examples_digest([example for example, _ in self._valid]),
+            "valid": examples_digest([example for example, _ in valid_pairs]),
             **{key: value for key, value in asdict(settings).items() if key != "checkpoint_seconds"},
         }
 
@@ -155,14 +158,12 @@ class Training:
         if self._bfloat16 and method != "full":
             cast_frozen_to_bfloat16(base.model)
         self._parameters = list(checkpoint.trainable_parameters(self.model).values())
+        self._learned = sum(parameter.numel() for parameter in self._parameters)
+        # Two checkpoints and two best weights while one is replaced, the result, and a reserve.
+        self._disk_mb = self._learned * 4 * (2 * 3 + 2 + 1) * 1.1 / 2**20
         self._peak_rate = settings.rate or LEARNING_RATES[method]
         self._optimizer = torch.optim.AdamW(self._parameters, lr=self._peak_rate, weight_decay=0.0)
         self._random_state: dict[str, torch.Tensor] | None = None  # at the beginning of an unfinished step
-
-    @property
-    def validate_every(self) -> int:
-        """The number of steps between two validations."""
-        return self.settings.validate_every or max(1, math.ceil(len(self.steps) / 10))
 
     def estimate(self) -> TrainingEstimate:
         """Estimate time, memory and disk space from the longest batch and a middle one. Changes no state."""
@@ -175,16 +176,15 @@ class Training:
         answering = 0.0  # seconds that a validation takes to generate answers
         if self.settings.judge == "answers" and self._valid:
             start = time.monotonic()
-            self._score([self._valid[0][0]])
+            with self._evaluation_mode():
+                score_answers(self.model, self.base, self._asked[:1])
             answering = (time.monotonic() - start) * min(MAX_EXAMPLES, len(self._valid))
         torch.set_rng_state(random_state)
         validations = len(self.steps) // self.validate_every + 1
-        valid = [tokens for _, tokens in self._valid]
-        valid_tokens = sum(row_tokens([valid[index] for index in row]) for row in self._pack(valid))
+        valid_tokens = sum(row_tokens([self._valid[index] for index in row]) for row in self._pack(self._valid))
         train_tokens: float = sum(self._padded_tokens(batch) for batch in batches)
         if not answering:
             train_tokens += validations * valid_tokens * 0.4  # no backward pass
-        size = sum(parameter.numel() for parameter in self._parameters)
         return TrainingEstimate(
             examples=self.examples,
             valid_examples=self.valid_examples,
@@ -192,10 +192,10 @@ class Training:
             tokens=self.tokens,
             steps=len(self.steps),
             seconds=train_tokens / speed + validations * answering,
-            peak_mb=_peak_mb(self.base.device) + size * 8 / 2**20,
+            peak_mb=_peak_mb(self.base.device) + self._learned * 8 / 2**20,
             disk_mb=self._disk_mb,
             tokens_per_second=speed,
-            learned=size,
+            learned=self._learned,
             parameters=sum(parameter.numel() for parameter in self.model.parameters()),
         )
 
@@ -313,10 +313,10 @@ class Training:
             return
         result = torch.zeros(1, device=self.base.device)
         if self.processes.is_main:
-            if self.settings.judge == "answers":
-                result += self._score([example for example, _ in self._valid])
-            else:
-                with self._evaluation_mode():
+            with self._evaluation_mode():
+                if self.settings.judge == "answers":
+                    result += score_answers(self.model, self.base, self._asked)
+                else:
                     result += self._valid_loss()
         self.processes.broadcast([result])
         value = result.item()
@@ -334,18 +334,13 @@ class Training:
                 self.state.worse += 1
                 self.state.ended = self.state.worse >= self.settings.patience
 
-    def _score(self, examples: Sequence[Example]) -> float:
-        with self._evaluation_mode():
-            return score_answers(self.model, self.base, examples)
-
     def _valid_loss(self) -> float:
         """The loss per token of the validation examples."""
-        examples = [tokens for _, tokens in self._valid]
-        rows = self._pack(examples)
-        lengths = [row_tokens([examples[index] for index in row]) for row in rows]
+        rows = self._pack(self._valid)
+        lengths = [row_tokens([self._valid[index] for index in row]) for row in rows]
         total_loss, total_tokens = 0.0, 0
         for batch in batch_rows(range(len(rows)), lengths, _MAX_BATCH_TOKENS):
-            loss, tokens = self._loss(examples, [rows[index] for index in batch])
+            loss, tokens = self._loss(self._valid, [rows[index] for index in batch])
             total_loss += loss.item()
             total_tokens += tokens
         return total_loss / total_tokens
@@ -391,11 +386,6 @@ class Training:
     def _padded_tokens(self, batch: Sequence[Row]) -> int:
         return len(batch) * max(map(self._tokens, batch))
 
-    @property
-    def _disk_mb(self) -> float:
-        """Disk space in MiB: two checkpoints and two best weights while one is replaced, the result, and a reserve."""
-        return sum(parameter.numel() for parameter in self._parameters) * 4 * (2 * 3 + 2 + 1) * 1.1 / 2**20
-
     def _save(self) -> None:
         if self.processes.is_main:
             state, path = asdict(self.state), self.folder / CHECKPOINT
@@ -416,7 +406,7 @@ class Training:
             "seconds": round(state.seconds, 1),
             "tokens_per_second": round(speed, 1),
             "peak_mb": round(_peak_mb(self.base.device)),
-            "learned": sum(parameter.numel() for parameter in self._parameters),
+            "learned": self._learned,
             "parameters": sum(parameter.numel() for parameter in self.model.parameters()),
             "device": str(self.base.device),
             "processes": self.processes.world_size,

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.shell import Here
+from support.shell import InProcessShell
 from support.tiny_models import tiny_model
 
 from ragfm import Answer, Collection, Rag, Settings, Usage
@@ -53,10 +53,10 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture
-def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Here:
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> InProcessShell:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("RAGFM_EMBEDDER", "hashing")
-    return Here()
+    return InProcessShell()
 
 
 def log_of(collection: Collection, *said: tuple[str, str, str, str | None]) -> AnswerLog:
@@ -187,7 +187,7 @@ def test_a_supporting_passage_of_low_rank_is_shown(collection: Collection, tmp_p
 
 
 def test_the_command_makes_examples_from_the_log_alone_and_with_questions(
-    tmp_path: Path, docs: Path, run: Here
+    tmp_path: Path, docs: Path, run: InProcessShell
 ) -> None:
     run("ingest", docs)
     collection = Collection.open(tmp_path / ".ragfm", settings=Settings())
@@ -403,7 +403,7 @@ def test_both_adapters_are_compared_and_served_with_the_current_calibration(
 
 
 @pytest.mark.slow
-def test_a_refresh_is_adopted_and_rolled_back(tmp_path: Path, docs: Path, run: Here) -> None:
+def test_a_refresh_is_adopted_and_rolled_back(tmp_path: Path, docs: Path, run: InProcessShell) -> None:
     """A model with random weights is corrected to abstain always, which it can learn."""
     model = tiny_model(tmp_path / "model", max_position_embeddings=2048)
     toml = f'reader = "{model}"\n\n[ask]\nk = 1\nanswer_tokens = 24\n'
@@ -443,7 +443,7 @@ def test_a_refresh_is_adopted_and_rolled_back(tmp_path: Path, docs: Path, run: H
 
 
 def test_a_missing_toml_writer_is_reported_before_anything_is_written(
-    tmp_path: Path, docs: Path, run: Here, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, docs: Path, run: InProcessShell, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run("ingest", docs)
     monkeypatch.setitem(sys.modules, "tomlkit", None)
@@ -453,7 +453,7 @@ def test_a_missing_toml_writer_is_reported_before_anything_is_written(
     assert "'tomlkit' is needed" in run("tune", "q.jsonl", "--confidence", code=1)
 
 
-def test_too_few_questions_are_reported(tmp_path: Path, docs: Path, run: Here) -> None:
+def test_too_few_questions_are_reported(tmp_path: Path, docs: Path, run: InProcessShell) -> None:
     run("ingest", docs)
     assert "too few to test with" in run("adapt", "refresh", "--no-sync", code=1)
     assert [path.name for path in (tmp_path / ".ragfm-adapters" / "001").iterdir()] == [OUTPUT]

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
-from support.shell import Here
+from support.shell import InProcessShell
 
 from ragfm import Collection, Settings
 from ragfm.core.config import SearchSection
@@ -154,7 +154,9 @@ def test_the_command_reports_a_change_within_noise(towns: Collection, tmp_path: 
     (tmp_path / "q.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     before = towns.status()
     options = "--epochs 1 --rate 1e-9 --held 0.5".split()
-    said = Here()("adapt", "retriever", tmp_path / "q.jsonl", *options, "-c", towns.path, "--out", tmp_path / "new")
+    said = InProcessShell()(
+        "adapt", "retriever", tmp_path / "q.jsonl", *options, "-c", towns.path, "--out", tmp_path / "new"
+    )
     assert "within noise: there is no reason to adopt it" in said
     assert f"ragfm reembed --embedder {tmp_path / 'new'}" in said
     assert towns.status() == before

@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from support.shell import Here, Shell
+from support.shell import InProcessShell, Shell
 
 from ragfm import Collection, Rag
 from ragfm.core.abstention import ABSTENTION
@@ -405,7 +405,7 @@ def test_the_command_writes_its_own_questions(
     towns.close()
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("ragfm.rag.configured_reader", lambda *_: ScriptedReader(script))
-    run = Here()
+    run = InProcessShell()
     card = run.json("adapt", "data", "--write", "4", "--abstain", "0", "--valid", "0", "--out", "made")
     assert card["examples"] == {"train": 4, "valid": 0}
     assert card["sources"][0]["name"] == "written by bundled"
