@@ -5,9 +5,9 @@ A training run into the folder `OUT` (`ragfm adapt train --out OUT`) saves into 
     OUT/checkpoint.safetensors  trainable weights, optimizer moments, random state, step and curves: `save_checkpoint`
     OUT/best.safetensors        trainable weights of the best validation so far
 
-`ragfm.training.trainer` writes the checkpoint every minute, at Ctrl-C and at the end of training, and starts from it
-if there is one. `ragfm.training.adapter_folder` deletes both files once the adapter is written. The training of a
-retriever saves the same files in `OUT/.training/fit`.
+`ragfm.training.trainer` writes the checkpoint every minute (`checkpoint_seconds`), at Ctrl-C and at the end of
+training, and starts from it if there is one. `ragfm.training.adapter_folder` deletes both files once the adapter is
+written. The training of a retriever saves the same files in `OUT/.training/fit`.
 
 Tensors are stored as safetensors, everything else as JSON in the file's metadata; there is no pickle. A file is
 replaced atomically, so a checkpoint on disk is always complete.

@@ -1,8 +1,4 @@
-"""The training loop of a ranking model, resumable like that of a reader (`ragfm.training.trainer`).
-
-It saves `checkpoint.safetensors` in the folder that it gets every minute, at Ctrl-C and at the end, and
-`best.safetensors` after each epoch that validates better than those before.
-"""
+"""The training loop of a ranking model, resumable like that of a reader (`ragfm.training.trainer`)."""
 
 from __future__ import annotations
 

@@ -3,10 +3,7 @@
     examples ─encode→ tokens ─plan→ steps ─┬─ loss on the completions → optimizer → checkpoint every minute
                                            └─ validation → the best weights are kept; early stopping
 
-`Training.run` saves its state in the output folder: `checkpoint.safetensors` every minute (`checkpoint_seconds`), at
-Ctrl-C and at the end, `best.safetensors` after each validation that is better than those before. The next run into the
-same folder with the same settings and data continues from the checkpoint; see `ragfm.training.checkpoint`.
-
+A run into the same folder with the same settings and data continues from the checkpoint (`ragfm.training.checkpoint`).
 With the same seed and machine, a run that was killed and resumed has the losses of one that was not. With several
 processes (`ragfm.training.distributed`) each takes a share of a step, and the step is the one that a single process
 would take.
@@ -117,8 +114,7 @@ class Training:
         self._asked = [example for example, _ in valid_pairs[:MAX_EXAMPLES]]
         self.examples, self.valid_examples = len(self._train), len(self._valid)
         self._pack_prefixes = shares_prefixes(base.model.config, method)
-        rows = self._pack(self._train)
-        lengths = [self._tokens(row) for row in rows]
+        rows, lengths = self._pack(self._train)
         self.steps: list[Step] = plan_steps(
             rows,
             lengths,
@@ -181,10 +177,9 @@ class Training:
             answering = (time.monotonic() - start) * min(MAX_EXAMPLES, len(self._valid))
         torch.set_rng_state(random_state)
         validations = len(self.steps) // self.validate_every + 1
-        valid_tokens = sum(row_tokens([self._valid[index] for index in row]) for row in self._pack(self._valid))
         train_tokens: float = sum(self._padded_tokens(batch) for batch in batches)
         if not answering:
-            train_tokens += validations * valid_tokens * 0.4  # no backward pass
+            train_tokens += validations * sum(self._pack(self._valid)[1]) * 0.4  # no backward pass
         return TrainingEstimate(
             examples=self.examples,
             valid_examples=self.valid_examples,
@@ -336,8 +331,7 @@ class Training:
 
     def _valid_loss(self) -> float:
         """The loss per token of the validation examples."""
-        rows = self._pack(self._valid)
-        lengths = [row_tokens([self._valid[index] for index in row]) for row in rows]
+        rows, lengths = self._pack(self._valid)
         total_loss, total_tokens = 0.0, 0
         for batch in batch_rows(range(len(rows)), lengths, _MAX_BATCH_TOKENS):
             loss, tokens = self._loss(self._valid, [rows[index] for index in batch])
@@ -375,10 +369,12 @@ class Training:
         pairs = [(example, self.base.encode(example)) for example in examples]
         return [(example, tokens) for example, tokens in pairs if len(tokens.ids) <= self._max_tokens]
 
-    def _pack(self, examples: Sequence[Encoded]) -> list[Row]:
+    def _pack(self, examples: Sequence[Encoded]) -> tuple[list[Row], list[int]]:
+        """Rows of the examples, and the number of tokens of each."""
+        rows: list[Row] = [(index,) for index in range(len(examples))]
         if self._pack_prefixes:
-            return pack_rows(examples, _MAX_BATCH_TOKENS)
-        return [(index,) for index in range(len(examples))]
+            rows = pack_rows(examples, _MAX_BATCH_TOKENS)
+        return rows, [row_tokens([examples[index] for index in row]) for row in rows]
 
     def _tokens(self, row: Row) -> int:
         return row_tokens([self._train[index] for index in row])
