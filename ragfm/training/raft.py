@@ -205,31 +205,23 @@ class _ExampleBuilder:
         hits = self._rag.collection.search(question.text, _DEPTH_FACTOR * self._rag.k)
         hits = [hit for hit in hits if hit.uri not in self._hidden]
         if withheld:
-            passages = self._rag.choose([hit for hit in hits if not _may_answer(hit, question, answers)])[0]
-        elif question.unanswerable:
-            passages = self._rag.choose(hits)[0]
-        else:
-            passages = self._with_gold(question, answers, hits)
+            hits = [hit for hit in hits if not _may_answer(hit, question, answers)]
+        passages = self._rag.choose(hits)[0]
+        if not (withheld or question.unanswerable or _first_gold(passages, question, answers)):
+            gold = _first_gold(hits, question, answers)
+            for uri in dict.fromkeys(gold.uri for gold in question.gold):
+                if gold is None:
+                    within = f"uri = {quote_value(uri)}"
+                    found = self._rag.collection.search(question.text, _DOCUMENT_DEPTH, filter=within)
+                    gold = _first_gold(found, question, answers)
+            if gold is None:
+                raise _LeftOut("no passage holds its answer")
+            passages = [*passages[: self._rag.k - 1], gold]
         if self._recipe.shuffle:
             self._rng(f"{question.id} order").shuffle(passages)
         if passages:
             before.append(passages)
         return passages
-
-    def _with_gold(self, question: Question, answers: Sequence[str], hits: Sequence[Hit]) -> list[Hit]:
-        """The hits to show; a gold passage that is not among them replaces the last."""
-        passages = self._rag.choose(hits)[0]
-        if _first_gold(passages, question, answers) is not None:
-            return passages
-        gold = _first_gold(hits, question, answers)
-        if gold is None:
-            for uri in dict.fromkeys(gold.uri for gold in question.gold):
-                found = self._rag.collection.search(question.text, _DOCUMENT_DEPTH, filter=f"uri = {quote_value(uri)}")
-                if gold := _first_gold(found, question, answers):
-                    break
-        if gold is None:
-            raise _LeftOut("no passage holds its answer")
-        return [*passages[: self._rag.k - 1], gold]
 
     def _rng(self, name: str) -> random.Random:
         return random.Random(f"{self._recipe.seed} {name}")  # noqa: S311
