@@ -52,8 +52,8 @@ def save_checkpoint(
     parameters = trainable_parameters(model)
     tensors: dict[str, torch.Tensor] = {f"model.{name}": parameter for name, parameter in parameters.items()}
     for name, parameter in parameters.items():
-        state = optimizer.state.get(parameter, {})
-        tensors |= {f"{moment}.{name}": state[moment] for moment in _MOMENTS if moment in state}
+        moments = optimizer.state.get(parameter, {})
+        tensors |= {f"{moment}.{name}": moments[moment] for moment in _MOMENTS if moment in moments}
     about = {"facts": configuration, "step": state["step"], "state": state}
     write_tensors(path, {**tensors, **(random_state or rng_state())}, about)
 
