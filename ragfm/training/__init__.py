@@ -6,18 +6,45 @@
 
     train("examples", "bundled", "my-adapter", settings=TrainSettings(MethodSettings("lora", rank=8), epochs=2))
 
-Training and export need torch and the extra `train`. This package does not load torch before they are used;
-`ragfm.training.adapter_export`, `.refresh` and `.retriever_training` have the further steps.
+Training and export need torch and the extra `train`. This package does not load torch before they are used.
+
+training_data           a dataset from questions, questions that the reader writes, and the answer log
+dataset, examples       datasets and their data card; the examples in them
+raft                    examples from questions with known answers
+unanswerable_questions  near misses: questions that no passage answers
+log_examples            examples from the answer log
+held_out                what must not be trained on, because it tests
+training_run            train an adapter, or estimate what that costs
+train_settings          its settings and estimate
+trainer                 the training loop
+training_batches        batches and their loss
+base_model              the model that is trained
+methods                 LoRA and the other methods of fine-tuning
+checkpoint              the state of a training run on disk
+distributed             several processes that train together
+validation              scores of answers during training
+adapter_folder          the folder with the finished adapter
+adapter_export          adapters in other formats
+peft_conversion         GGUF adapters as PEFT folders
+gguf_lora, gguf_merge   GGUF adapters, and models merged with them
+weight_identity         whether a GGUF file holds the weights of a model
+output_checks           never replace files that ragfm did not write
+progress_stage          progress of the parts of a job
+refresh                 retrain on the answer log, and adopt what is better
+retriever_training      train embedder or reranker, and test it
+hard_negatives          their training examples
+ranker_models           the models, with their losses
+ranker_trainer          their training loop
 """
 
 from __future__ import annotations
 
-import os
-
+from ragfm.evaluation.log_questions import rated_entries
+from ragfm.models.hardware import limit_openmp_spinning
 from ragfm.training.dataset import Dataset, Recipe, add_examples, write_dataset
 from ragfm.training.examples import Example, read_examples
 from ragfm.training.held_out import HeldOut, load_held_out
-from ragfm.training.log_examples import examples_from_log, rated_entries
+from ragfm.training.log_examples import examples_from_log
 from ragfm.training.raft import build_raft_dataset
 from ragfm.training.train_settings import MethodSettings, TrainingEstimate, TrainSettings
 from ragfm.training.training_data import make_dataset
@@ -44,6 +71,4 @@ __all__ = [
     "write_dataset",
 ]
 
-# Threads of OpenMP spin for milliseconds while they wait for each other, which slows training down on a busy machine.
-# OpenMP reads the variable when torch is loaded. See `ragfm.models.llama_library`.
-os.environ.setdefault("GOMP_SPINCOUNT", "300")
+limit_openmp_spinning()  # OpenMP reads its settings while torch is loaded

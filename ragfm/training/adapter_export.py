@@ -66,15 +66,21 @@ def export_adapter(
     model, DataError if `out` is missing or would replace the base or files that ragfm did not write.
     """
     path = Path(adapter).expanduser()
-    if file := gguf_adapter_file(path):
-        return _export_gguf_adapter(file, form, out, base, quantisation)
-    record = read_record(path)
-    name = base or record.base["name"]
-    if form == "peft":
+    file = gguf_adapter_file(path)
+    if file and form == "gguf":
+        raise UnsupportedError(f"{file} is a GGUF adapter already.", "Use it over the model that it was exported for.")
+    record = exported_record(file) if file else read_record(path)
+    name = base or (record.base["name"] if record else "")
+    method = record.method if record and not file else "lora"
+    if file and (out is None or not name):
+        raise DataError(
+            "Exporting a GGUF adapter needs the base and an output path.", "Give them with --base and --out."
+        )
+    if not file and form == "peft":
         raise UnsupportedError(f"{path} is a PEFT folder already.", "Use a GGUF adapter.")
-    if record.method == "full":
+    if method == "full":
         raise UnsupportedError(f"{path} holds a whole model, not an adapter.", "Use the folder as the reader.")
-    if form == "gguf":
+    if record and form == "gguf":
         target = Path(out or path)
         target = target / GGUF if target.is_dir() else target
         check_output_file(target, find_model(name, "reader"))
@@ -87,17 +93,24 @@ def export_adapter(
         return target
     if out is None:
         raise DataError("A merged model needs an output path.", "Give one with --out.")
-    if quantisation:
-        return _merge_gguf(path, Path(out), name, quantisation)
-    if record.method in ("prefix", "prompt"):
+    target = Path(out)
+    if form == "merged" and quantisation:
+        return _merge_gguf(file or path, target, name, quantisation)
+    if method in ("prefix", "prompt"):
         raise UnsupportedError(
-            f"Adapters trained by {record.method} cannot be merged: they add tokens to the prompt.",
+            f"Adapters trained by {method} cannot be merged: they add tokens to the prompt.",
             "Use it with transformers and peft.",
         )
-    check_output_folder(Path(out), find_model(name, "reader"), adapter=path)
-    loaded = _load_base(name, path)
-    save_model(load_adapter(loaded, path).merge_and_unload(), loaded, Path(out), full=True)
-    return Path(out)
+    check_output_folder(target, find_model(name, "reader"), adapter=file or path)
+    if form == "peft":
+        check_no_adapter(target)
+    loaded = Base(name)
+    if file and form == "peft":
+        convert_to_peft(file, loaded, target)
+        return target
+    with as_peft_folder(path, loaded) as folder:
+        save_model(load_adapter(loaded, folder).merge_and_unload(), loaded, target, full=True)
+    return target
 
 
 def load_adapter(base: Base, folder: str | Path) -> Any:
@@ -144,33 +157,6 @@ def compare_readers(
     return ReaderAgreement(len(pairs), len(pairs) - len(different), round(f1, 4), different)
 
 
-def _export_gguf_adapter(
-    file: Path, form: str, out: str | Path | None, base: str | None, quantisation: Quantisation | None
-) -> Path:
-    """Export an adapter that exists only as a GGUF file."""
-    if form == "gguf":
-        raise UnsupportedError(f"{file} is a GGUF adapter already.", "Use it over the model that it was exported for.")
-    record = exported_record(file)
-    name = base or (record.base["name"] if record else None)
-    if out is None or name is None:
-        raise DataError(
-            "Exporting a GGUF adapter needs the base and an output path.", "Give them with --base and --out."
-        )
-    target = Path(out)
-    if form == "merged" and quantisation:
-        return _merge_gguf(file, target, name, quantisation)
-    check_output_folder(target, find_model(name, "reader"), adapter=file)
-    if form == "peft":
-        check_no_adapter(target)
-    loaded = Base(name)
-    if form == "merged":
-        with as_peft_folder(file, loaded) as folder:
-            save_model(load_adapter(loaded, folder).merge_and_unload(), loaded, target, full=True)
-    else:
-        convert_to_peft(file, loaded, target)
-    return target
-
-
 def _merge_gguf(adapter: Path, out: Path, name: str, quantisation: Quantisation) -> Path:
     base = find_model(name, "reader")
     if not base.is_file():
@@ -197,14 +183,9 @@ def _load_bases(adapter: Path, name: str | None) -> tuple[Base, Path]:
     """
     trained = read_record(adapter).base
     serving = find_model(name or trained["name"], "reader")
-    if name is None or serving.is_dir() or weights_sha256(serving) == trained["sha256"]:
-        return _load_base(name or trained["name"], adapter), serving
-    loaded = _load_base(trained["name"], adapter)
-    check_same_weights(loaded.model, serving)
+    same = name is None or serving.is_dir() or weights_sha256(serving) == trained["sha256"]
+    loaded = Base(name if name and same else trained["name"])
+    check_adapter(adapter, loaded.path)
+    if not same:
+        check_same_weights(loaded.model, serving)
     return loaded, serving
-
-
-def _load_base(name: str, adapter: Path) -> Base:
-    base = Base(name)
-    check_adapter(adapter, base.path)
-    return base

@@ -60,6 +60,20 @@ def save_model(model: Any, base: Base, folder: Path, *, full: bool) -> None:
 
     Raises OSError.
     """
+    if full:
+        import torch
+        from transformers import AutoModelForCausalLM
+
+        # A copy without the note that the file was quantised, with which the saved model could not be loaded.
+        config = type(model.config).from_dict(model.config.to_dict())
+        if hasattr(config, "quantization_config"):
+            del config.quantization_config
+        with torch.device("meta"):
+            copy = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+        copy.load_state_dict(model.state_dict(), assign=True)
+        copy.tie_weights()
+        copy.generation_config = model.generation_config
+        model = copy
     make_output(folder)
     temporary = folder / ".new"
     shutil.rmtree(temporary, ignore_errors=True)
@@ -67,7 +81,7 @@ def save_model(model: Any, base: Base, folder: Path, *, full: bool) -> None:
         with translate_safetensors_errors(folder):
             if full:
                 with hide_progress_bar():
-                    _without_quantisation(model).save_pretrained(temporary)
+                    model.save_pretrained(temporary)
                 base.tokenizer.save_pretrained(temporary)
             else:
                 model.save_pretrained(temporary, save_embedding_layers=False)
@@ -83,22 +97,6 @@ def save_model(model: Any, base: Base, folder: Path, *, full: bool) -> None:
         sync_folder(folder)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-
-
-def _without_quantisation(model: Any) -> Any:
-    """The model without the note that its file was quantised, with which the saved model could not be loaded."""
-    import torch
-    from transformers import AutoModelForCausalLM
-
-    config = type(model.config).from_dict(model.config.to_dict())
-    if hasattr(config, "quantization_config"):
-        del config.quantization_config
-    with torch.device("meta"):
-        copy = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
-    copy.load_state_dict(model.state_dict(), assign=True)
-    copy.tie_weights()
-    copy.generation_config = model.generation_config
-    return copy
 
 
 def render_page(training: Training, record: AdapterRecord) -> str:

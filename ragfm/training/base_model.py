@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,6 +13,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from ragfm.core.errors import DamagedModelError, MissingExtraError, UnsupportedError
 from ragfm.core.types import Message
+from ragfm.models.hardware import cpu_info
 from ragfm.models.model_lookup import find_model, hide_progress_bar, weights_sha256
 from ragfm.training.examples import Example
 
@@ -71,7 +71,18 @@ class Base:
         self.ends = {self.tokenizer.eos_token_id, *(eos if isinstance(eos, list) else [eos])} - {None}
         self.pad = next(iter(self.ends), 0)
         self.window = int(getattr(model.config, "max_position_embeddings", 1 << 20))
-        self._answer_prefix, self._answer_end = self._answer_frame()
+        # The text that the template writes before an answer, and the tokens after it up to the end of the turn.
+        turns = [{"role": "user", "content": "q"}, {"role": "assistant", "content": _PLACEHOLDER}]
+        try:
+            prompt = self.tokenizer.apply_chat_template(turns[:1], tokenize=False, add_generation_prompt=True)
+            conversation = self.tokenizer.apply_chat_template(turns, tokenize=False)
+        except (TemplateError, ValueError) as error:
+            raise UnsupportedError(f"The chat template of {self.path} cannot be used: {error}") from error
+        before, _, after = conversation.rpartition(_PLACEHOLDER)
+        self._answer_prefix = before[len(prompt) :] if before.startswith(prompt) else ""
+        tokens = self._tokens(after)
+        ends = [index for index, token in enumerate(tokens) if token in self.ends]
+        self._answer_end = tokens[: ends[0] + 1] if ends else [self.pad]
 
     @property
     def sha256(self) -> str:
@@ -94,22 +105,6 @@ class Base:
 
     def _tokens(self, text: str) -> list[int]:
         return list(self.tokenizer(text, add_special_tokens=False).input_ids)
-
-    def _answer_frame(self) -> tuple[str, list[int]]:
-        """The text that the template writes before an answer, and the tokens after it up to the end of the turn."""
-        turns = [{"role": "user", "content": "q"}, {"role": "assistant", "content": _PLACEHOLDER}]
-        try:
-            prompt = self.tokenizer.apply_chat_template(turns[:1], tokenize=False, add_generation_prompt=True)
-            conversation = self.tokenizer.apply_chat_template(turns, tokenize=False)
-        except (TemplateError, ValueError) as error:
-            raise UnsupportedError(f"The chat template of {self.path} cannot be used: {error}") from error
-        before, _, after = conversation.rpartition(_PLACEHOLDER)
-        prefix = before[len(prompt) :] if before.startswith(prompt) else ""
-        tokens = self._tokens(after)
-        for index, token in enumerate(tokens):
-            if token in self.ends:
-                return prefix, tokens[: index + 1]
-        return prefix, [self.pad]
 
     def _four_bit_config(self) -> Any:
         if self.path.is_file():
@@ -134,14 +129,5 @@ def in_bfloat16(device: torch.device) -> bool:
     """Whether a device multiplies bfloat16 faster than float32."""
     if device.type == "cpu":
         supported = torch.ops.mkldnn._is_mkldnn_bf16_supported()  # noqa: SLF001
-        return bool(supported) and "bf16" in _cpu_flags()
+        return bool(supported) and "bf16" in cpu_info()[1]
     return device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
-
-
-def _cpu_flags() -> str:
-    file = Path("/proc/cpuinfo")
-    if file.exists():
-        for line in file.read_text().splitlines():
-            if line.startswith("flags"):
-                return line
-    return ""

@@ -5,9 +5,9 @@ A training run into the folder `OUT` (`ragfm adapt train --out OUT`) saves into 
     OUT/checkpoint.safetensors  trainable weights, optimizer moments, random state, step and curves: `save_checkpoint`
     OUT/best.safetensors        trainable weights of the best validation so far
 
-`ragfm.training.trainer` writes the checkpoint every minute, at Ctrl-C and at the end of training, and starts from it
-if there is one. `ragfm.training.adapter_folder` deletes both files once the adapter is written. The training of a
-retriever saves the same files in `OUT/.training/fit`.
+`ragfm.training.trainer` writes the checkpoint every minute (`checkpoint_seconds`), at Ctrl-C and at the end of
+training, and starts from it if there is one. `ragfm.training.adapter_folder` deletes both files once the adapter is
+written. The training of a retriever saves the same files in `OUT/.training/fit`.
 
 Tensors are stored as safetensors, everything else as JSON in the file's metadata; there is no pickle. A file is
 replaced atomically, so a checkpoint on disk is always complete.
@@ -19,6 +19,8 @@ import errno
 import json
 import os
 import re
+import signal
+import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -39,38 +41,32 @@ def save_checkpoint(
     path: Path,
     model: torch.nn.Module,
     optimizer: torch.optim.Optimizer,
-    about: Mapping[str, Any],
+    configuration: Mapping[str, Any],
+    state: Mapping[str, Any],
     random_state: Mapping[str, torch.Tensor] | None = None,
 ) -> None:
-    """Write the trainable weights, the moments of AdamW, the random state and `about`, which must be JSON.
+    """Write the trainable weights, the moments of AdamW, and the configuration and state of the training loop, as JSON.
 
-    `about` needs a key `step`. `random_state` is by default the current one (`rng_state`).
+    `state` needs a key `step`. `random_state` is by default the current one (`rng_state`).
     """
     parameters = trainable_parameters(model)
     tensors: dict[str, torch.Tensor] = {f"model.{name}": parameter for name, parameter in parameters.items()}
     for name, parameter in parameters.items():
-        state = optimizer.state.get(parameter, {})
-        tensors |= {f"{moment}.{name}": state[moment] for moment in _MOMENTS if moment in state}
+        moments = optimizer.state.get(parameter, {})
+        tensors |= {f"{moment}.{name}": moments[moment] for moment in _MOMENTS if moment in moments}
+    about = {"facts": configuration, "step": state["step"], "state": state}
     write_tensors(path, {**tensors, **(random_state or rng_state())}, about)
 
 
-def load_checkpoint(path: Path, model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
-    """Restore the model, the optimizer and the random state from a checkpoint; returns its `about`."""
+def load_checkpoint(
+    path: Path, model: torch.nn.Module, optimizer: torch.optim.Optimizer, configuration: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Restore the model, the optimizer and the random state from a checkpoint; returns the state of the training loop.
+
+    Raises DataError, which names the differences, if the checkpoint was saved with another configuration.
+    """
     tensors, about = read_tensors(path)
-    set_weights(model, tensors)
-    for name, parameter in trainable_parameters(model).items():
-        if f"exp_avg.{name}" in tensors:
-            moments = {moment: tensors[f"{moment}.{name}"].to(parameter.device) for moment in _MOMENTS}
-            optimizer.state[parameter] = {"step": torch.tensor(float(about["step"])), **moments}
-    torch.set_rng_state(tensors["chance.cpu"])
-    if "chance.cuda" in tensors and torch.cuda.is_available():
-        torch.cuda.set_rng_state(tensors["chance.cuda"])
-    return about
-
-
-def check_same_training(path: Path, saved: Mapping[str, Any], current: Mapping[str, Any]) -> None:
-    """Raise DataError if the settings and data saved in a checkpoint differ from the current ones; names them."""
-    current = json.loads(json.dumps(current))
+    saved, current = about["facts"], json.loads(json.dumps(configuration))
     different = [
         f"{key} {str(saved.get(key))[:40]} there, {str(current.get(key))[:40]} now"
         for key in {**saved, **current}
@@ -81,6 +77,15 @@ def check_same_training(path: Path, saved: Mapping[str, Any], current: Mapping[s
             f"{path} belongs to a different training run: {', '.join(different)}.",
             "Use another output folder, or delete this one.",
         )
+    set_weights(model, tensors)
+    for name, parameter in trainable_parameters(model).items():
+        if f"exp_avg.{name}" in tensors:
+            moments = {moment: tensors[f"{moment}.{name}"].to(parameter.device) for moment in _MOMENTS}
+            optimizer.state[parameter] = {"step": torch.tensor(float(about["step"])), **moments}
+    torch.set_rng_state(tensors["chance.cpu"])
+    if "chance.cuda" in tensors and torch.cuda.is_available():
+        torch.cuda.set_rng_state(tensors["chance.cuda"])
+    return dict(about["state"])
 
 
 def write_tensors(path: Path, tensors: Mapping[str, torch.Tensor], about: Mapping[str, Any]) -> None:
@@ -136,3 +141,19 @@ def rng_state() -> dict[str, torch.Tensor]:
     if torch.cuda.is_available():
         states["chance.cuda"] = torch.cuda.get_rng_state()
     return states
+
+
+@contextmanager
+def defer_interrupt() -> Iterator[None]:
+    """Deliver a Ctrl-C that arrives inside the block at its end. Does nothing outside the main thread."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    received: list[tuple[Any, ...]] = []
+    handler = signal.signal(signal.SIGINT, lambda *arguments: received.append(arguments))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, handler)
+    if received and callable(handler):
+        handler(*received[0])

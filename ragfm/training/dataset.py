@@ -18,7 +18,6 @@ from ragfm.evaluation.answer_matching import normalise
 from ragfm.evaluation.question_sets import CORPUS
 from ragfm.generation.prompt import prompt_fingerprint
 from ragfm.training.examples import CARD, TRAIN, VALID, Example, examples_digest, examples_to_jsonl
-from ragfm.training.grouping import connected_groups
 
 if TYPE_CHECKING:
     from ragfm.rag import Rag
@@ -116,6 +115,27 @@ def group_of(uri: str) -> str:
     """The unit that is never split: the article of a question set's paragraph, else the document itself."""
     parts = uri.split("/")
     return "/".join(parts[:2]) if parts[0] == CORPUS and len(parts) > 2 else uri
+
+
+def connected_groups(names: Sequence[Sequence[str]]) -> list[list[int]]:
+    """The connected components of items that share a name: lists of indices (union-find).
+
+    `names` has the names of each item, at least one.
+    """
+    parents: dict[str, str] = {}
+
+    def root(name: str) -> str:
+        while (parent := parents.setdefault(name, name)) != name:
+            parents[name] = name = parents[parent]
+        return name
+
+    for first, *rest in names:
+        for name in rest:
+            parents[root(name)] = root(first)
+    groups: dict[str, list[int]] = {}
+    for index, (first, *_) in enumerate(names):
+        groups.setdefault(root(first), []).append(index)
+    return list(groups.values())
 
 
 def write_dataset(dataset: Dataset, folder: str | Path) -> None:

@@ -104,11 +104,21 @@ def peft_to_gguf(folder: Path, out: Path, shape: ModelShape, *, dtype: str = "f1
     an adapter that llama.cpp's format cannot represent.
     """
     import gguf
+    from safetensors.torch import load_file
 
     config = json.loads((folder / "adapter_config.json").read_bytes())
     _check_convertible(config, folder)
+    pairs: dict[str, dict[str, Matrix]] = {}
+    for name, tensor in load_file(folder / WEIGHTS).items():
+        match = _PEFT_NAME.match(name)
+        if match is None:
+            raise UnsupportedError(
+                f"The adapter in {folder} has weights {name}, which a GGUF adapter cannot hold.",
+                "Merge it: --to merged.",
+            )
+        pairs.setdefault(match[1], {})[match[2]] = tensor.float().numpy()
     alpha = float(config["lora_alpha"])
-    pairs = _read_pairs(folder)
+    patterns = (config.get("alpha_pattern") or {}).items()
     temporary = temporary_path(out)
     writer = gguf.GGUFWriter(temporary, shape.architecture)
     writer.add_type(gguf.GGUFType.ADAPTER)
@@ -117,12 +127,14 @@ def peft_to_gguf(folder: Path, out: Path, shape: ModelShape, *, dtype: str = "f1
     for key, value in about.items():
         writer.add_string(key, value)
     number_type = np.float16 if dtype == "f16" else np.float32
-    for module, (a, b) in sorted(pairs.items()):
+    for module, pair in sorted(pairs.items()):
         name = shape.gguf_name(module)
-        rank = a.shape[0]
+        rank = pair["A"].shape[0]
+        own_alpha = next((value for pattern, value in patterns if re.search(rf"(^|\.){pattern}$", module)), alpha)
+        peft_scale = float(own_alpha) / (rank**0.5 if config.get("use_rslora") else rank)
         # llama.cpp scales all layers by alpha / rank with the alpha of the file; B absorbs any other scale.
-        b = b * (_peft_scale(config, module, rank) / (alpha / rank))
-        writer.add_tensor(f"{name}.lora_a", np.ascontiguousarray(a, dtype=number_type))
+        b = pair["B"] * (peft_scale / (alpha / rank))
+        writer.add_tensor(f"{name}.lora_a", np.ascontiguousarray(pair["A"], dtype=number_type))
         writer.add_tensor(f"{name}.lora_b", np.ascontiguousarray(shape.to_gguf(name, b), dtype=number_type))
     try:
         writer.write_header_to_file()
@@ -196,22 +208,6 @@ def gguf_to_peft(
     return {key: _text_field(reader, key) for key in (GGUF_BASE, GGUF_PROMPT, LICENCE)}
 
 
-def _read_pairs(folder: Path) -> dict[str, tuple[Matrix, Matrix]]:
-    """The matrices A and B of each module."""
-    from safetensors.torch import load_file
-
-    halves: dict[str, dict[str, Matrix]] = {}
-    for name, tensor in load_file(folder / WEIGHTS).items():
-        match = _PEFT_NAME.match(name)
-        if match is None:
-            raise UnsupportedError(
-                f"The adapter in {folder} has weights {name}, which a GGUF adapter cannot hold.",
-                "Merge it: --to merged.",
-            )
-        halves.setdefault(match[1], {})[match[2]] = tensor.float().numpy()
-    return {module: (pair["A"], pair["B"]) for module, pair in halves.items()}
-
-
 def _check_convertible(config: Mapping[str, Any], folder: Path) -> None:
     kind = str(config.get("peft_type"))
     reason = None
@@ -227,16 +223,6 @@ def _check_convertible(config: Mapping[str, Any], folder: Path) -> None:
         merges = kind in ("LORA", "IA3")
         hint = "Merge it into the weights: --to merged." if merges else "Use it with transformers and peft."
         raise UnsupportedError(f"The adapter in {folder} cannot be written as a GGUF adapter: {reason}.", hint)
-
-
-def _peft_scale(config: Mapping[str, Any], module: str, rank: int) -> float:
-    """The factor by which PEFT scales B A."""
-    alpha = config["lora_alpha"]
-    for pattern, value in (config.get("alpha_pattern") or {}).items():
-        if re.search(rf"(^|\.){pattern}$", module):
-            alpha = value
-            break
-    return float(alpha) / (rank**0.5 if config.get("use_rslora") else rank)
 
 
 def _text_field(reader: Any, key: str) -> str:

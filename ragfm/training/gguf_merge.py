@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal, TypeAlias, get_args
+from typing import Literal, TypeAlias
 
 import numpy as np
 
@@ -12,7 +12,6 @@ from ragfm.core.errors import UnsupportedError
 from ragfm.training.gguf_lora import Matrix
 
 Quantisation: TypeAlias = Literal["f16", "q8_0", "q4_0", "iq4_nl"]
-QUANTISATIONS: tuple[Quantisation, ...] = get_args(Quantisation)
 _FILE_TYPE = "general.file_type"
 
 
@@ -24,7 +23,7 @@ def merge_gguf(base: Path, adapter: Path, out: Path, quantisation: Quantisation)
     merged = temporary_path(out)
     quantised = merged.with_name(f"{merged.name}.q")
     try:
-        _write_merged(base, _weight_deltas(adapter), merged)
+        _write_merged(base, adapter, merged)
         result = merged
         if quantisation != "f16":
             from ragfm.generation.readers.weight_format import WEIGHT_FORMATS, quantize
@@ -38,24 +37,18 @@ def merge_gguf(base: Path, adapter: Path, out: Path, quantisation: Quantisation)
     sync_folder(out.parent)
 
 
-def _weight_deltas(adapter: Path) -> dict[str, Matrix]:
-    """The change of each weight: alpha / rank times B A."""
+def _write_merged(base: Path, adapter: Path, out: Path) -> None:
+    """Write the base with the adapter added, matrices in float16 and vectors in float32."""
     import gguf
 
-    reader = gguf.GGUFReader(adapter)
-    alpha = reader.get_field(gguf.Keys.Adapter.LORA_ALPHA)
+    lora = gguf.GGUFReader(adapter)
+    alpha = lora.get_field(gguf.Keys.Adapter.LORA_ALPHA)
     scale = float(alpha.contents()) if alpha else 1.0
     halves: dict[str, dict[str, Matrix]] = {}
-    for tensor in reader.tensors:
+    for tensor in lora.tensors:
         name, _, half = tensor.name.rpartition(".lora_")
         halves.setdefault(name, {})[half] = gguf.dequantize(tensor.data, tensor.tensor_type).astype(np.float32)
-    return {name: pair["b"] @ pair["a"] * (scale / pair["a"].shape[0]) for name, pair in halves.items()}
-
-
-def _write_merged(base: Path, deltas: dict[str, Matrix], out: Path) -> None:
-    """Write the base with the deltas added, matrices in float16 and vectors in float32."""
-    import gguf
-
+    deltas = {name: pair["b"] @ pair["a"] * (scale / pair["a"].shape[0]) for name, pair in halves.items()}
     reader = gguf.GGUFReader(base)
     if missing := deltas.keys() - {tensor.name for tensor in reader.tensors}:
         raise UnsupportedError(

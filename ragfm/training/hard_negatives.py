@@ -17,7 +17,7 @@ from ragfm.core.types import embedded_text
 from ragfm.evaluation.answer_matching import passage_has_answer
 from ragfm.evaluation.question_sets import fingerprint
 from ragfm.store.filters import quote_value
-from ragfm.training.grouping import connected_groups
+from ragfm.training.dataset import connected_groups
 
 if TYPE_CHECKING:
     from ragfm.collection import Collection
@@ -115,11 +115,12 @@ def _mine_question(collection: Collection, question: Question) -> list[RankingEx
     uris = {gold.uri for gold in question.gold}
     positives = []
     for uri in sorted(uris):
-        spans = [(gold.start, gold.end) for gold in question.gold if gold.uri == uri and gold.start is not None]
+        in_document = [gold for gold in question.gold if gold.uri == uri]
+        spans = [(gold.start, gold.end) for gold in in_document if gold.start is not None and gold.end is not None]
         hit = _first_in_document(hits, uri, spans)
         if hit is None:
-            in_document = collection.search(question.text, _DEPTH, filter=f"uri = {quote_value(uri)}")
-            hit = _first_in_document(in_document, uri, spans)
+            found = collection.search(question.text, _DEPTH, filter=f"uri = {quote_value(uri)}")
+            hit = _first_in_document(found, uri, spans)
         if hit is not None:
             positives.append(embedded_text(hit.context, hit.text))
     negatives: dict[str, None] = {}  # without repetitions, in order
@@ -131,14 +132,9 @@ def _mine_question(collection: Collection, question: Question) -> list[RankingEx
     return [RankingExample(question.text, positive, tuple(negatives)) for positive in positives]
 
 
-def _first_in_document(hits: Sequence[Hit], uri: str, spans: Sequence[tuple[int | None, int | None]]) -> Hit | None:
+def _first_in_document(hits: Sequence[Hit], uri: str, spans: Sequence[tuple[int, int]]) -> Hit | None:
     """The first hit of a document that overlaps one of the spans, if there are any."""
     for hit in hits:
-        if hit.uri != uri:
-            continue
-        if not spans:
+        if hit.uri == uri and (not spans or any(hit.start < end and start < hit.end for start, end in spans)):
             return hit
-        for start, end in spans:
-            if start is not None and end is not None and hit.start < end and start < hit.end:
-                return hit
     return None

@@ -15,7 +15,7 @@ from ragfm.citations.decision import compose, ground
 from ragfm.citations.grounding import cite
 from ragfm.core.abstention import ABSTENTION, is_abstention
 from ragfm.core.errors import TooLongError
-from ragfm.evaluation.log_questions import rated_entries, right_answer
+from ragfm.evaluation.log_questions import right_answer
 from ragfm.training.examples import Example
 from ragfm.training.held_out import HeldOut
 
@@ -23,8 +23,6 @@ if TYPE_CHECKING:
     from ragfm.core.types import Hit
     from ragfm.generation.answer_log import LogEntry
     from ragfm.rag import Rag
-
-__all__ = ["examples_from_log", "is_outdated", "rated_entries"]
 
 _DEPTH_FACTOR = 8  # hits searched for each passage that is shown
 
@@ -87,21 +85,17 @@ def _make_example(rag: Rag, entry: LogEntry, hidden: frozenset[str]) -> Example 
         if not prompt.shown:
             return None
         return Example(tuple(prompt.messages), ABSTENTION, {**meta, "shown": [hit.uri for hit in prompt.shown]})
-    for candidates in (passages, _with_support(entry.query, answer, hits, passages)):
+    choices = [passages]
+    for hit in hits:  # the best hit that supports the answer may replace the last passage
+        _, found = ground(entry.query, answer, [replace(hit, n=1)])
+        if any(citation.verified for citation in found):
+            choices.append([*passages[:-1], hit])
+            break
+    for candidates in choices:
         prompt = rag.prompt(entry.query, candidates)
         sentences = cite(entry.query, answer, prompt.shown)
         composed = compose(sentences, strict=True, contradictions=False)
-        completion, citations = composed.text, composed.citations
-        if uris := [citation.uri for citation in citations if citation.verified]:
+        if uris := [citation.uri for citation in composed.citations if citation.verified]:
             meta |= {"uris": uris, "group": uris[0], "shown": [hit.uri for hit in prompt.shown]}
-            return Example(tuple(prompt.messages), completion, meta)
+            return Example(tuple(prompt.messages), composed.text, meta)
     return None
-
-
-def _with_support(question: str, answer: str, hits: Sequence[Hit], passages: Sequence[Hit]) -> list[Hit]:
-    """The passages with the last one replaced by the best hit that supports the answer, if there is one."""
-    for hit in hits:
-        _, citations = ground(question, answer, [replace(hit, n=1)])
-        if any(citation.verified for citation in citations):
-            return [*passages[:-1], hit]
-    return list(passages)

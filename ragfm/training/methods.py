@@ -61,8 +61,29 @@ def apply_method(model: Any, settings: MethodSettings, name: str, start: str | N
             )
         model = peft.PeftModel.from_pretrained(model, start, is_trainable=True)
     else:
-        config = _peft_config(peft, model, settings)
-        config.base_model_name_or_path = name
+        common = {"task_type": "CAUSAL_LM", "inference_mode": False, "base_model_name_or_path": name}
+        if settings.method in ("lora", "dora", "qlora"):
+            config = peft.LoraConfig(
+                r=settings.rank,
+                lora_alpha=settings.alpha or 2 * settings.rank,
+                lora_dropout=settings.dropout,
+                target_modules="all-linear",
+                use_dora=settings.method == "dora",
+                **common,
+            )
+        elif settings.method == "prefix":
+            config = peft.PrefixTuningConfig(num_virtual_tokens=settings.tokens, **common)
+        elif settings.method == "prompt":
+            config = peft.PromptTuningConfig(num_virtual_tokens=settings.tokens, prompt_tuning_init="RANDOM", **common)
+        else:
+            linear = (name for name, module in model.named_modules() if isinstance(module, torch.nn.Linear))
+            names = {name.rpartition(".")[2] for name in linear}
+            feedforward = sorted(names & set(_IA3_FEEDFORWARD_LAYERS))
+            attention = sorted(names & set(_IA3_ATTENTION_LAYERS))
+            if not attention or not feedforward:
+                raise ConfigError(f"ia3 does not know the layers of this model: {sorted(names)}.", "Use --method lora.")
+            targets = [*attention, *feedforward]
+            config = peft.IA3Config(target_modules=targets, feedforward_modules=feedforward, **common)
         model = peft.get_peft_model(model, config)
     for parameter in model.parameters():
         if parameter.requires_grad:
@@ -93,26 +114,3 @@ def cast_frozen_to_bfloat16(model: torch.nn.Module) -> None:
             continue
         if not module.weight.requires_grad and module.weight.dtype == torch.float32:
             module.weight.data = module.weight.data.bfloat16()
-
-
-def _peft_config(peft: Any, model: Any, settings: MethodSettings) -> Any:
-    common = {"task_type": "CAUSAL_LM", "inference_mode": False}
-    if settings.method in ("lora", "dora", "qlora"):
-        return peft.LoraConfig(
-            r=settings.rank,
-            lora_alpha=settings.alpha or 2 * settings.rank,
-            lora_dropout=settings.dropout,
-            target_modules="all-linear",
-            use_dora=settings.method == "dora",
-            **common,
-        )
-    if settings.method == "prefix":
-        return peft.PrefixTuningConfig(num_virtual_tokens=settings.tokens, **common)
-    if settings.method == "prompt":
-        return peft.PromptTuningConfig(num_virtual_tokens=settings.tokens, prompt_tuning_init="RANDOM", **common)
-    names = {name.rpartition(".")[2] for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)}
-    feedforward = sorted(names & set(_IA3_FEEDFORWARD_LAYERS))
-    attention = sorted(names & set(_IA3_ATTENTION_LAYERS))
-    if not attention or not feedforward:
-        raise ConfigError(f"ia3 does not know the layers of this model: {sorted(names)}.", "Use --method lora.")
-    return peft.IA3Config(target_modules=[*attention, *feedforward], feedforward_modules=feedforward, **common)

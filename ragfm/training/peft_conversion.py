@@ -43,11 +43,8 @@ def convert_to_peft(file: Path, base: Base, folder: Path) -> None:
     """Write a GGUF adapter as a PEFT folder with a record. Raises AdapterMismatchError if it is for another base."""
     check_adapter(file, base.path)
     head = base.model.lm_head
-    modules = [
-        name
-        for name, module in base.model.named_modules()
-        if isinstance(module, torch.nn.Linear) and base.model.get_submodule(name) is not head
-    ]
+    linear = ((name, module) for name, module in base.model.named_modules() if isinstance(module, torch.nn.Linear))
+    modules = [name for name, module in linear if module is not head]
     metadata = gguf_to_peft(file, folder, ModelShape.from_config(base.model.config), modules, base=base.name)
     source = exported_record(file)
     record = AdapterRecord(

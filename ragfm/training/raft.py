@@ -88,17 +88,14 @@ class _LeftOut(Exception):  # noqa: N818  not an error
 
 class _ExampleBuilder:
     def __init__(self, rag: Rag, questions: Sequence[Question], recipe: Recipe, held_out: HeldOut) -> None:
-        self._rag = rag
-        self._recipe = recipe
-        self._held_out = held_out
+        self._rag, self._recipe, self._held_out = rag, recipe, held_out
         self._hidden = held_out.document_uris(rag.collection)
         self._names = sorted({name for question in questions for name in names_in(question.text)})
         self._shown_before: dict[tuple[str, bool], list[list[Hit]]] = {}
         unanswerable = sum(question.unanswerable for question in questions) / max(1, len(questions))
         abstain = max(0.0, recipe.abstain - unanswerable) / max(1e-9, 1 - unanswerable)
         withheld = abstain * (1 - recipe.near)
-        answerable = [question for question in questions if not question.unanswerable]
-        self._withheld = self._choose_withheld(answerable, withheld)
+        self._withheld = self._choose_withheld(questions, withheld)
         self._near_share = abstain * recipe.near / max(1e-9, 1 - withheld)  # of the questions that are not withheld
 
     def build(self, question: Question) -> Example:
@@ -107,7 +104,6 @@ class _ExampleBuilder:
             raise _LeftOut("held out: the question")
         if any(gold.uri in self._hidden for gold in question.gold):
             raise _LeftOut("held out: the document")
-        rng = self._rng(question.id)
         answers = question.answers
         if not answers:  # the spans of the document are the answers
             text_of = self._rag.collection.document
@@ -119,24 +115,38 @@ class _ExampleBuilder:
             raise _LeftOut("yes or no, of no document")
         if question.unanswerable:
             return self._abstaining(question, question.text, self._passages(question, answers), "unanswerable")
-        if question.id in self._withheld:
-            others = self._passages(question, answers, withheld=True)
-            if others:
-                return self._abstaining(question, question.text, others, "withheld")
+        if question.id in self._withheld and (others := self._passages(question, answers, withheld=True)):
+            return self._abstaining(question, question.text, others, "withheld")
+        passages = self._passages(question, answers)
+        rng = self._rng(question.id)
         # A yes-no question that is changed in a word has an answer, though often a different one.
-        if rng.random() < self._near_share and not verdict and (example := self._near_miss(question, answers, rng)):
-            return example
-        return self._answering(question, answers)
+        if rng.random() < self._near_share and not verdict:
+            shown = " ".join(embedded_text(hit.context, hit.text) for hit in passages)
+            for miss in near_misses(question.text, self._names, rng):
+                # If a passage holds the new number or name, it may answer the changed question.
+                if miss.kind in ("opposite", "negation") or not contains_answer(shown, [miss.inserted]):
+                    return self._abstaining(question, miss.text, passages, f"near miss: {miss.kind}")
+        prompt = self._prompt(question.text, passages)
+        gold = _first_gold(prompt.shown, question, answers)
+        if gold is None:
+            raise _LeftOut("its passage does not fit")
+        answer = next(answer for answer in answers if passage_has_answer(gold, question, [answer]))
+        completion = _format_answer(answer, gold, self._recipe.form)
+        _, citations = ground(question.text, completion, prompt.shown)
+        verified = bool(citations) and all(citation.verified for citation in citations)
+        meta = {"kind": "answer", "answers": list(answers), "verified": verified}
+        return self._example(question, prompt, completion, meta)
 
     def _choose_withheld(self, questions: Sequence[Question], share: float) -> frozenset[str]:
-        """The ids of questions whose answer is withheld: a share of all, and of those about a document that has many.
+        """The questions whose answer is withheld: a share of all, and of those about a document that has many.
 
         Of a document with few questions all or none are chosen, so that they share their passages.
         """
         by_document: dict[str, list[str]] = {}
         for question in questions:
-            together = question.gold and self._recipe.together
-            by_document.setdefault(question.gold[0].uri if together else question.id, []).append(question.id)
+            if not question.unanswerable:
+                together = question.gold and self._recipe.together
+                by_document.setdefault(question.gold[0].uri if together else question.id, []).append(question.id)
 
         def random_key(name: str) -> float:
             return self._rng(f"{name} withheld").random()
@@ -150,28 +160,6 @@ class _ExampleBuilder:
             elif len(chosen) + len(ids) / 2 < share * seen:
                 chosen.update(ids)
         return frozenset(chosen)
-
-    def _answering(self, question: Question, answers: Sequence[str]) -> Example:
-        prompt = self._prompt(question.text, self._passages(question, answers))
-        gold = _first_gold(prompt.shown, question, answers)
-        if gold is None:
-            raise _LeftOut("its passage does not fit")
-        answer = next(answer for answer in answers if passage_has_answer(gold, question, [answer]))
-        completion = _format_answer(answer, gold, self._recipe.form)
-        _, citations = ground(question.text, completion, prompt.shown)
-        verified = bool(citations) and all(citation.verified for citation in citations)
-        return self._example(
-            question, prompt, completion, {"kind": "answer", "answers": list(answers), "verified": verified}
-        )
-
-    def _near_miss(self, question: Question, answers: Sequence[str], rng: random.Random) -> Example | None:
-        passages = self._passages(question, answers)
-        shown = " ".join(embedded_text(hit.context, hit.text) for hit in passages)
-        for miss in near_misses(question.text, self._names, rng):
-            # If a passage holds the new number or name, it may answer the changed question.
-            if miss.kind in ("opposite", "negation") or not contains_answer(shown, [miss.inserted]):
-                return self._abstaining(question, miss.text, passages, f"near miss: {miss.kind}")
-        return None
 
     def _abstaining(self, question: Question, text: str, passages: Sequence[Hit], kind: str) -> Example:
         prompt = self._prompt(text, passages)
@@ -217,32 +205,23 @@ class _ExampleBuilder:
         hits = self._rag.collection.search(question.text, _DEPTH_FACTOR * self._rag.k)
         hits = [hit for hit in hits if hit.uri not in self._hidden]
         if withheld:
-            passages = self._rag.choose([hit for hit in hits if not _may_answer(hit, question, answers)])[0]
-        elif question.unanswerable:
-            passages = self._rag.choose(hits)[0]
-        else:
-            passages = self._with_gold(question, answers, hits)
+            hits = [hit for hit in hits if not _may_answer(hit, question, answers)]
+        passages = self._rag.choose(hits)[0]
+        if not (withheld or question.unanswerable or _first_gold(passages, question, answers)):
+            gold = _first_gold(hits, question, answers)
+            for uri in dict.fromkeys(gold.uri for gold in question.gold):
+                if gold is None:
+                    within = f"uri = {quote_value(uri)}"
+                    found = self._rag.collection.search(question.text, _DOCUMENT_DEPTH, filter=within)
+                    gold = _first_gold(found, question, answers)
+            if gold is None:
+                raise _LeftOut("no passage holds its answer")
+            passages = [*passages[: self._rag.k - 1], gold]
         if self._recipe.shuffle:
             self._rng(f"{question.id} order").shuffle(passages)
         if passages:
             before.append(passages)
         return passages
-
-    def _with_gold(self, question: Question, answers: Sequence[str], hits: Sequence[Hit]) -> list[Hit]:
-        """The hits to show; a gold passage that is not among them replaces the last."""
-        passages = self._rag.choose(hits)[0]
-        if _first_gold(passages, question, answers) is not None:
-            return passages
-        gold = _first_gold(hits, question, answers)
-        if gold is None:
-            for uri in dict.fromkeys(gold.uri for gold in question.gold):
-                found = self._rag.collection.search(question.text, _DOCUMENT_DEPTH, filter=f"uri = {quote_value(uri)}")
-                gold = _first_gold(found, question, answers)
-                if gold is not None:
-                    break
-        if gold is None:
-            raise _LeftOut("no passage holds its answer")
-        return [*passages[: self._rag.k - 1], gold]
 
     def _rng(self, name: str) -> random.Random:
         return random.Random(f"{self._recipe.seed} {name}")  # noqa: S311

@@ -7,10 +7,11 @@ as pickles.
 from __future__ import annotations
 
 import logging
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 
@@ -23,7 +24,7 @@ _UNCHUNKED = 96  # texts of a batch up to which it is not chunked: chunks take a
 _POSITIVE_LABEL = 10.0  # so high that softmax puts nearly all weight on it
 
 
-class Ranker(Protocol):
+class Ranker(ABC):
     """A model that `train_ranker` can train.
 
     - `model`: the torch module.
@@ -33,14 +34,17 @@ class Ranker(Protocol):
     model: Any
     negatives: int
 
+    @abstractmethod
     def loss(self, examples: Sequence[RankingExample]) -> torch.Tensor:
         """The mean loss of a batch, for backpropagation."""
 
     def save(self, folder: Path) -> None:
-        """Write the model in the format of its library."""
+        """Write the model as sentence-transformers reads it."""
+        with hide_progress_bar(), translate_safetensors_errors(folder):
+            self.model.save_pretrained(str(folder), create_model_card=False)
 
 
-class EmbedderRanker:
+class EmbedderRanker(Ranker):
     """An embedder, trained to put each question nearer to its passage than to the other passages of the batch.
 
     The loss is InfoNCE (Henderson et al. 2017); for large batches embeddings are computed in chunks (GradCache, Gao et
@@ -74,13 +78,8 @@ class EmbedderRanker:
         loss: torch.Tensor = compute(features, None)
         return loss
 
-    def save(self, folder: Path) -> None:
-        """Write the model as sentence-transformers reads it."""
-        with hide_progress_bar(), translate_safetensors_errors(folder):
-            self.model.save_pretrained(str(folder), create_model_card=False)
 
-
-class CrossEncoderRanker:
+class CrossEncoderRanker(Ranker):
     """A cross-encoder, trained to rank a question's passage above its hard negatives.
 
     The loss is a softmax over the list (ListNet, Cao et al. 2007; for reranking Gao et al. 2021). The base may be an
@@ -110,11 +109,6 @@ class CrossEncoderRanker:
         labels = [torch.tensor([_POSITIVE_LABEL] + [0.0] * len(example.negatives)) for example in examples]
         loss: torch.Tensor = self._loss([questions, lists], labels)
         return loss
-
-    def save(self, folder: Path) -> None:
-        """Write the model as sentence-transformers reads it."""
-        with hide_progress_bar(), translate_safetensors_errors(folder):
-            self.model.save_pretrained(str(folder), create_model_card=False)
 
 
 @contextmanager

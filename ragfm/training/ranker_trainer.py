@@ -1,8 +1,4 @@
-"""The training loop of a ranking model, resumable like that of a reader (`ragfm.training.trainer`).
-
-It saves `checkpoint.safetensors` in the folder that it gets every minute, at Ctrl-C and at the end, and
-`best.safetensors` after each epoch that validates better than those before.
-"""
+"""The training loop of a ranking model, resumable like that of a reader (`ragfm.training.trainer`)."""
 
 from __future__ import annotations
 
@@ -23,9 +19,8 @@ from ragfm.core.progress import Progress, ProgressCallback, ignore_progress
 from ragfm.models.adapters import CHECKPOINT
 from ragfm.training import checkpoint
 from ragfm.training.base_model import in_bfloat16
-from ragfm.training.checkpoint import BEST
+from ragfm.training.checkpoint import BEST, defer_interrupt
 from ragfm.training.hard_negatives import RankingExample
-from ragfm.training.interrupts import defer_interrupt
 from ragfm.training.ranker_models import Ranker
 
 _MAX_GRADIENT_NORM = 1.0
@@ -76,7 +71,6 @@ def train_ranker(
     """
     torch.manual_seed(settings.seed)
     training = _RankerTraining(ranker, examples, valid, folder, settings, facts)
-    training.resume()
     try:
         training.run(progress or ignore_progress)
     except KeyboardInterrupt:
@@ -152,12 +146,9 @@ class _RankerTraining:
         self.bfloat16 = in_bfloat16(self._device)
         self._random_state: dict[str, torch.Tensor] | None = None  # at the beginning of an unfinished step
 
-    def resume(self) -> None:
-        path = self.folder / CHECKPOINT
+        path = folder / CHECKPOINT
         if path.exists():
-            _, about = checkpoint.read_tensors(path)
-            checkpoint.check_same_training(path, about["facts"], self.configuration)
-            self.state = _State(**checkpoint.load_checkpoint(path, self.model, self.optimizer)["state"])
+            self.state = _State(**checkpoint.load_checkpoint(path, self.model, self.optimizer, self.configuration))
 
     def run(self, progress: ProgressCallback) -> None:
         start, saved = time.monotonic() - self.state.seconds, time.monotonic()
@@ -175,8 +166,8 @@ class _RankerTraining:
 
     def save(self) -> None:
         self.optimizer.zero_grad(set_to_none=True)
-        about = {"facts": self.configuration, "step": self.state.step, "state": asdict(self.state)}
-        checkpoint.save_checkpoint(self.folder / CHECKPOINT, self.model, self.optimizer, about, self._random_state)
+        state, path = asdict(self.state), self.folder / CHECKPOINT
+        checkpoint.save_checkpoint(path, self.model, self.optimizer, self.configuration, state, self._random_state)
 
     def _train_step(self) -> float:
         """Run one optimizer step; returns the loss of the batch."""

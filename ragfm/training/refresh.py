@@ -31,7 +31,7 @@ from ragfm.core.progress import ProgressCallback, ignore_progress
 from ragfm.core.registry import plugin_and_model
 from ragfm.evaluation.answer_evaluation import evaluate_answers
 from ragfm.evaluation.answer_matching import normalise
-from ragfm.evaluation.log_questions import questions_from_log
+from ragfm.evaluation.log_questions import questions_from_log, rated_entries
 from ragfm.evaluation.question_sets import fingerprint, load_jsonl
 from ragfm.evaluation.retrieval_evaluation import collection_content, collection_facts
 from ragfm.evaluation.run_comparison import Difference, compare_runs
@@ -46,8 +46,8 @@ from ragfm.training.adapter_folder import write_adapter
 from ragfm.training.base_model import Base
 from ragfm.training.dataset import Dataset, Recipe, add_examples, write_dataset
 from ragfm.training.examples import TRAIN, VALID, Example, examples_digest, read_card, read_examples
-from ragfm.training.held_out import HeldOut, load_held_out
-from ragfm.training.log_examples import examples_from_log, is_outdated, rated_entries
+from ragfm.training.held_out import load_held_out
+from ragfm.training.log_examples import examples_from_log, is_outdated
 from ragfm.training.progress_stage import with_stage
 from ragfm.training.raft import build_raft_dataset
 from ragfm.training.train_settings import TrainSettings
@@ -135,8 +135,7 @@ def refresh(
         )
     if (method := _method(rag.sampling.adapter, settings)) not in _SERVABLE_METHODS[plugin]:
         raise UnsupportedError(
-            f"{plugin} cannot serve adapters trained by {method}.",
-            f"It serves {', '.join(_SERVABLE_METHODS[plugin])}.",
+            f"{plugin} cannot serve adapters trained by {method}.", f"It serves {', '.join(_SERVABLE_METHODS[plugin])}."
         )
     make_output(folder, mode=0o700)  # it will contain users' questions
     _prepare(rag, folder, settings)
@@ -292,55 +291,45 @@ def _make_dataset(
     made = [*logged, *([*dataset.train, *dataset.valid] if dataset else [])]
     # A replayed example with the same question would replace the new one.
     excluded = held_out.with_questions(str(example.meta["question"]) for example in made)
-    replayed = _replayed(rag, settings, round(settings.replayed * len(made)), excluded)
     sources: list[Mapping[str, Any]] = []
     if logged:
         sources.append({"name": "the answer log", "licence": settings.licence, "left_out": dict(left_out)})
-    if settings.replay and replayed:
-        sources += read_card(settings.replay).get("sources", [])
+    replayed: list[Example] = []
+    if settings.replay:
+        prompt = prompt_fingerprint(documents_only=rag.collection.settings.ask.mode != "open", strategy=rag.strategy)
+        card = read_card(settings.replay)
+        if card.get("prompt", prompt) != prompt:
+            raise DataError(
+                f"The examples in {settings.replay} were made for another prompt.",
+                "Create them again with `ragfm adapt data`.",
+            )
+        old = []
+        for example in read_examples(settings.replay / TRAIN):
+            question = str(example.meta.get("question", ""))
+            original = str(example.meta.get("changed_from", question))
+            if not (_is_test(original) or excluded.contains_question(original) or excluded.contains_question(question)):
+                old.append(example)
+        old.sort(key=lambda example: _hash(f"{settings.training.seed} {example.messages}"))
+        for index, example in enumerate(old[: round(settings.replayed * len(made))]):
+            meta = {"group": f"replayed {index}", "uris": [], **example.meta, "kind": "replayed"}
+            replayed.append(replace(example, meta=meta))
+        if replayed:
+            sources += card.get("sources", [])
     return add_examples(
         rag, dataset, [*replayed, *logged], recipe, left_out, sources=sources, held_out=held_out.sources
     )
 
 
-def _replayed(rag: Rag, settings: RefreshSettings, count: int, excluded: HeldOut) -> list[Example]:
-    """At most `count` old examples, none of which asks, or was changed from, a question that is tested or excluded."""
-    if settings.replay is None:
-        return []
-    prompt = prompt_fingerprint(documents_only=rag.collection.settings.ask.mode != "open", strategy=rag.strategy)
-    if read_card(settings.replay).get("prompt", prompt) != prompt:
-        raise DataError(
-            f"The examples in {settings.replay} were made for another prompt.",
-            "Create them again with `ragfm adapt data`.",
-        )
-    examples = []
-    for example in read_examples(settings.replay / TRAIN):
-        question = str(example.meta.get("question", ""))
-        original = str(example.meta.get("changed_from", question))
-        if not (_is_test(original) or excluded.contains_question(original) or excluded.contains_question(question)):
-            examples.append(example)
-    examples.sort(key=lambda example: _hash(f"{settings.training.seed} {example.messages}"))
-    return [
-        replace(example, meta={"group": f"replayed {index}", "uris": [], **example.meta, "kind": "replayed"})
-        for index, example in enumerate(examples[:count])
-    ]
-
-
 def _train(rag: Rag, model: str, folder: Path, settings: RefreshSettings, progress: ProgressCallback) -> dict[str, Any]:
     """Train the adapter, unless it is there already; returns the figures of the training run."""
     if not (folder / RECORD).is_file():
-        base = Base(model)
+        base, examples = Base(model), folder / "examples"
         start = _start_adapter(rag.sampling.adapter, model, folder)
         method = replace(settings.training.method, method=_method(start, settings))
-        training = Training(
-            base,
-            read_examples(folder / "examples" / TRAIN),
-            folder,
-            replace(settings.training, start=start, method=method),
-            valid=read_examples(folder / "examples" / VALID),
-        )
-        figures = training.run(progress)
-        write_adapter(training, figures, card=read_card(folder / "examples"))
+        training_settings = replace(settings.training, start=start, method=method)
+        valid = read_examples(examples / VALID)
+        training = Training(base, read_examples(examples / TRAIN), folder, training_settings, valid=valid)
+        write_adapter(training, training.run(progress), card=read_card(examples))
     return dict(read_record(folder).numbers)
 
 

@@ -172,10 +172,21 @@ def _compare_embedder(
     collection: Collection, split: QuestionSplit, folder: Path, progress: ProgressCallback
 ) -> dict[str, Any]:
     """Search the test questions in the collection, and in a copy that is embedded by the new model."""
+    from ragfm.collection import Collection
+
     modes: tuple[Mode, ...] = ("hybrid", "dense")
     for mode in modes:
         _search(collection, split.test, _run_file(folder, BEFORE, mode), progress, mode)
-    with _open_copy(collection, folder / STATE / "copy") as copy:
+    # The copy survives an interruption, so that nothing is embedded twice.
+    path = folder / STATE / "copy" / ".ragfm"
+    backup = path.with_name("backup")
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        collection.backup(backup, force=True)
+        with Collection.open(path, settings=collection.settings) as copy:
+            copy.restore(backup)
+        backup.unlink()
+    with Collection.open(path, settings=collection.settings) as copy:
         copy.reembed(str(folder), progress=with_stage(progress, "re-embed"))
         for mode in modes:
             _search(copy, split.test, _run_file(folder, AFTER, mode), progress, mode)
@@ -202,11 +213,7 @@ def _compare_reranker(
 
 
 def _search(
-    collection: Collection,
-    questions: Sequence[Question],
-    out: Path,
-    progress: ProgressCallback,
-    mode: Mode = "hybrid",
+    collection: Collection, questions: Sequence[Question], out: Path, progress: ProgressCallback, mode: Mode = "hybrid"
 ) -> None:
     report = with_stage(progress, f"search {out.stem}")
     evaluate_retrieval(collection, questions, mode=mode, k=_K, out=out, progress=report)
@@ -218,22 +225,6 @@ def _run_file(folder: Path, name: str, mode: Mode) -> Path:
 
 def _differences(folder: Path, mode: Mode = "hybrid") -> tuple[Difference, ...]:
     return compare_runs(_run_file(folder, BEFORE, mode), _run_file(folder, AFTER, mode)).differences
-
-
-@contextmanager
-def _open_copy(collection: Collection, folder: Path) -> Iterator[Collection]:
-    """A copy of the collection, which survives an interruption so that nothing is embedded twice."""
-    from ragfm.collection import Collection
-
-    path = folder / ".ragfm"
-    if not path.exists():
-        folder.mkdir(parents=True, exist_ok=True)
-        collection.backup(folder / "backup", force=True)
-        with Collection.open(path, settings=collection.settings) as copy:
-            copy.restore(folder / "backup")
-        (folder / "backup").unlink()
-    with Collection.open(path, settings=collection.settings) as copy:
-        yield copy
 
 
 @contextmanager

@@ -3,10 +3,7 @@
     examples ─encode→ tokens ─plan→ steps ─┬─ loss on the completions → optimizer → checkpoint every minute
                                            └─ validation → the best weights are kept; early stopping
 
-`Training.run` saves its state in the output folder: `checkpoint.safetensors` every minute (`checkpoint_seconds`), at
-Ctrl-C and at the end, `best.safetensors` after each validation that is better than those before. The next run into the
-same folder with the same settings and data continues from the checkpoint; see `ragfm.training.checkpoint`.
-
+A run into the same folder with the same settings and data continues from the checkpoint (`ragfm.training.checkpoint`).
 With the same seed and machine, a run that was killed and resumed has the losses of one that was not. With several
 processes (`ragfm.training.distributed`) each takes a share of a step, and the step is the one that a single process
 would take.
@@ -32,10 +29,9 @@ from ragfm.models.adapters import CHECKPOINT, read_record
 from ragfm.models.hardware import peak_memory_bytes
 from ragfm.training import checkpoint
 from ragfm.training.base_model import Base, Encoded, in_bfloat16
-from ragfm.training.checkpoint import BEST
+from ragfm.training.checkpoint import BEST, defer_interrupt
 from ragfm.training.distributed import Processes
 from ragfm.training.examples import Example, examples_digest
-from ragfm.training.interrupts import defer_interrupt
 from ragfm.training.methods import LEARNING_RATES, apply_method, cast_frozen_to_bfloat16
 from ragfm.training.output_checks import check_training_output
 from ragfm.training.peft_conversion import as_peft_folder
@@ -86,6 +82,7 @@ class Training:
     - `too_long`: number of skipped examples.
     - `tokens`: number of tokens that go through the model in training.
     - `steps`: the planned steps.
+    - `validate_every`: number of steps between two validations.
     - `configuration`: settings and hashes of the data; a checkpoint continues only with the same.
     - `state`: current step, losses and validations.
     - `licence`: licence of the adapter that the run starts from.
@@ -107,34 +104,35 @@ class Training:
 
         # Tokens, rows and steps.
         self._max_tokens = min(settings.most_tokens, base.window)
-        train, self._valid = self._encode(examples), self._encode(valid)
-        self.too_long = len(examples) + len(valid) - len(train) - len(self._valid)
+        train, valid_pairs = self._encode(examples), self._encode(valid)
+        self.too_long = len(examples) + len(valid) - len(train) - len(valid_pairs)
         if not train:
             limit = f" of at most {self._max_tokens} tokens" if examples else ""
             raise DataError(f"There is no example{limit} to train with.", "Create examples with `ragfm adapt data`.")
         self._train = [tokens for _, tokens in train]
+        self._valid = [tokens for _, tokens in valid_pairs]
+        self._asked = [example for example, _ in valid_pairs[:MAX_EXAMPLES]]
         self.examples, self.valid_examples = len(self._train), len(self._valid)
         self._pack_prefixes = shares_prefixes(base.model.config, method)
-        rows = self._pack(self._train)
+        rows, lengths = self._pack(self._train)
         self.steps: list[Step] = plan_steps(
             rows,
-            [self._tokens(row) for row in rows],
+            lengths,
             epochs=settings.epochs,
             batch=settings.batch,
             max_tokens=_MAX_BATCH_TOKENS,
             seed=settings.seed,
         )
-        rank, world_size = self.processes.rank, self.processes.world_size
+        rank, count = self.processes.rank, self.processes.world_size
         self._own_steps = self.steps
-        if world_size > 1:
-            self._own_steps = [
-                shard_step(step, self._train, _MAX_BATCH_TOKENS, rank, world_size) for step in self.steps
-            ]
+        if count > 1:
+            self._own_steps = [shard_step(step, self._train, _MAX_BATCH_TOKENS, rank, count) for step in self.steps]
+        self.validate_every = settings.validate_every or max(1, math.ceil(len(self.steps) / 10))
         self.tokens = sum(self._tokens(row) for step in self.steps for batch in step for row in batch)
         self.configuration = {
             "base": base.sha256,
             "examples": examples_digest([example for example, _ in train]),
-            "valid": examples_digest([example for example, _ in self._valid]),
+            "valid": examples_digest([example for example, _ in valid_pairs]),
             **{key: value for key, value in asdict(settings).items() if key != "checkpoint_seconds"},
         }
 
@@ -156,14 +154,12 @@ class Training:
         if self._bfloat16 and method != "full":
             cast_frozen_to_bfloat16(base.model)
         self._parameters = list(checkpoint.trainable_parameters(self.model).values())
+        self._learned = sum(parameter.numel() for parameter in self._parameters)
+        # Two checkpoints and two best weights while one is replaced, the result, and a reserve.
+        self._disk_mb = self._learned * 4 * (2 * 3 + 2 + 1) * 1.1 / 2**20
         self._peak_rate = settings.rate or LEARNING_RATES[method]
         self._optimizer = torch.optim.AdamW(self._parameters, lr=self._peak_rate, weight_decay=0.0)
         self._random_state: dict[str, torch.Tensor] | None = None  # at the beginning of an unfinished step
-
-    @property
-    def validate_every(self) -> int:
-        """The number of steps between two validations."""
-        return self.settings.validate_every or max(1, math.ceil(len(self.steps) / 10))
 
     def estimate(self) -> TrainingEstimate:
         """Estimate time, memory and disk space from the longest batch and a middle one. Changes no state."""
@@ -176,16 +172,14 @@ class Training:
         answering = 0.0  # seconds that a validation takes to generate answers
         if self.settings.judge == "answers" and self._valid:
             start = time.monotonic()
-            self._score([self._valid[0][0]])
+            with self._evaluation_mode():
+                score_answers(self.model, self.base, self._asked[:1])
             answering = (time.monotonic() - start) * min(MAX_EXAMPLES, len(self._valid))
         torch.set_rng_state(random_state)
         validations = len(self.steps) // self.validate_every + 1
-        valid = [tokens for _, tokens in self._valid]
-        valid_tokens = sum(row_tokens([valid[index] for index in row]) for row in self._pack(valid))
         train_tokens: float = sum(self._padded_tokens(batch) for batch in batches)
         if not answering:
-            train_tokens += validations * valid_tokens * 0.4  # no backward pass
-        size = sum(parameter.numel() for parameter in self._parameters)
+            train_tokens += validations * sum(self._pack(self._valid)[1]) * 0.4  # no backward pass
         return TrainingEstimate(
             examples=self.examples,
             valid_examples=self.valid_examples,
@@ -193,10 +187,10 @@ class Training:
             tokens=self.tokens,
             steps=len(self.steps),
             seconds=train_tokens / speed + validations * answering,
-            peak_mb=_peak_mb(self.base.device) + size * 8 / 2**20,
+            peak_mb=_peak_mb(self.base.device) + self._learned * 8 / 2**20,
             disk_mb=self._disk_mb,
             tokens_per_second=speed,
-            learned=size,
+            learned=self._learned,
             parameters=sum(parameter.numel() for parameter in self.model.parameters()),
         )
 
@@ -219,9 +213,8 @@ class Training:
             )
         path = self.folder / CHECKPOINT
         if path.exists():
-            _, about = checkpoint.read_tensors(path)
-            checkpoint.check_same_training(path, about["facts"], self.configuration)
-            self.state = _State(**checkpoint.load_checkpoint(path, self.model, self._optimizer)["state"])
+            state = checkpoint.load_checkpoint(path, self.model, self._optimizer, self.configuration)
+            self.state = _State(**state)
         # The initial weights are random, and random numbers differ between GPUs.
         self.processes.broadcast(parameter.data for parameter in self._parameters)
         self.processes.barrier()  # all have read the checkpoint that the main process will replace
@@ -290,8 +283,14 @@ class Training:
             self.processes.sum_tensors([total_loss, *gradients])
             step_loss = total_loss.item()
         torch.nn.utils.clip_grad_norm_(self._parameters, _MAX_GRADIENT_NORM)
+        step, steps = self.state.step, len(self.steps)
+        warmup = max(1, round(self.settings.warmup * steps))
+        if step < warmup:
+            scale = (step + 1) / warmup
+        else:
+            scale = 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
         for group in self._optimizer.param_groups:
-            group["lr"] = self._learning_rate(self.state.step)
+            group["lr"] = self._peak_rate * scale
         with defer_interrupt():
             self._optimizer.step()
             self._optimizer.zero_grad(set_to_none=True)
@@ -302,13 +301,6 @@ class Training:
             raise DataError(f"The loss is {step_loss} at step {self.state.step}.", "Train with a lower learning rate.")
         return step_loss / total_tokens
 
-    def _learning_rate(self, step: int) -> float:
-        """Linear warm-up, then a cosine down to zero."""
-        warmup = max(1, round(self.settings.warmup * len(self.steps)))
-        if step < warmup:
-            return self._peak_rate * ((step + 1) / warmup)
-        return self._peak_rate * (0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, len(self.steps) - warmup))))
-
     def _validate_if_due(self) -> None:
         step, last = self.state.step, self.state.valid[-1][0] if self.state.valid else 0
         due = step > last and (step % self.validate_every == 0 or step == len(self.steps))
@@ -316,10 +308,10 @@ class Training:
             return
         result = torch.zeros(1, device=self.base.device)
         if self.processes.is_main:
-            if self.settings.judge == "answers":
-                result += self._score([example for example, _ in self._valid])
-            else:
-                with self._evaluation_mode():
+            with self._evaluation_mode():
+                if self.settings.judge == "answers":
+                    result += score_answers(self.model, self.base, self._asked)
+                else:
                     result += self._valid_loss()
         self.processes.broadcast([result])
         value = result.item()
@@ -337,18 +329,12 @@ class Training:
                 self.state.worse += 1
                 self.state.ended = self.state.worse >= self.settings.patience
 
-    def _score(self, examples: Sequence[Example]) -> float:
-        with self._evaluation_mode():
-            return score_answers(self.model, self.base, examples)
-
     def _valid_loss(self) -> float:
         """The loss per token of the validation examples."""
-        examples = [tokens for _, tokens in self._valid]
-        rows = self._pack(examples)
-        lengths = [row_tokens([examples[index] for index in row]) for row in rows]
+        rows, lengths = self._pack(self._valid)
         total_loss, total_tokens = 0.0, 0
         for batch in batch_rows(range(len(rows)), lengths, _MAX_BATCH_TOKENS):
-            loss, tokens = self._loss(examples, [rows[index] for index in batch])
+            loss, tokens = self._loss(self._valid, [rows[index] for index in batch])
             total_loss += loss.item()
             total_tokens += tokens
         return total_loss / total_tokens
@@ -383,10 +369,12 @@ class Training:
         pairs = [(example, self.base.encode(example)) for example in examples]
         return [(example, tokens) for example, tokens in pairs if len(tokens.ids) <= self._max_tokens]
 
-    def _pack(self, examples: Sequence[Encoded]) -> list[Row]:
+    def _pack(self, examples: Sequence[Encoded]) -> tuple[list[Row], list[int]]:
+        """Rows of the examples, and the number of tokens of each."""
+        rows: list[Row] = [(index,) for index in range(len(examples))]
         if self._pack_prefixes:
-            return pack_rows(examples, _MAX_BATCH_TOKENS)
-        return [(index,) for index in range(len(examples))]
+            rows = pack_rows(examples, _MAX_BATCH_TOKENS)
+        return rows, [row_tokens([examples[index] for index in row]) for row in rows]
 
     def _tokens(self, row: Row) -> int:
         return row_tokens([self._train[index] for index in row])
@@ -394,16 +382,10 @@ class Training:
     def _padded_tokens(self, batch: Sequence[Row]) -> int:
         return len(batch) * max(map(self._tokens, batch))
 
-    @property
-    def _disk_mb(self) -> float:
-        """Disk space in MiB: two checkpoints and two best weights while one is replaced, the result, and a reserve."""
-        return sum(parameter.numel() for parameter in self._parameters) * 4 * (2 * 3 + 2 + 1) * 1.1 / 2**20
-
     def _save(self) -> None:
-        if not self.processes.is_main:
-            return
-        about = {"facts": self.configuration, "step": self.state.step, "state": asdict(self.state)}
-        checkpoint.save_checkpoint(self.folder / CHECKPOINT, self.model, self._optimizer, about, self._random_state)
+        if self.processes.is_main:
+            state, path = asdict(self.state), self.folder / CHECKPOINT
+            checkpoint.save_checkpoint(path, self.model, self._optimizer, self.configuration, state, self._random_state)
 
     def _figures(self, speed: float) -> dict[str, Any]:
         state = self.state
@@ -420,7 +402,7 @@ class Training:
             "seconds": round(state.seconds, 1),
             "tokens_per_second": round(speed, 1),
             "peak_mb": round(_peak_mb(self.base.device)),
-            "learned": sum(parameter.numel() for parameter in self._parameters),
+            "learned": self._learned,
             "parameters": sum(parameter.numel() for parameter in self.model.parameters()),
             "device": str(self.base.device),
             "processes": self.processes.world_size,

@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING
 
 from ragfm.core.errors import DataError
 from ragfm.core.progress import ProgressCallback, ignore_progress
+from ragfm.evaluation.log_questions import rated_entries
 from ragfm.evaluation.question_generation import generate_questions
 from ragfm.generation.answer_log import AnswerLog
 from ragfm.training.dataset import Dataset, Recipe, add_examples
 from ragfm.training.held_out import HeldOut
-from ragfm.training.log_examples import examples_from_log, rated_entries
+from ragfm.training.log_examples import examples_from_log
 from ragfm.training.progress_stage import with_stage
 from ragfm.training.raft import build_raft_dataset
 
@@ -78,13 +79,7 @@ def make_dataset(
         examples, counts = examples_from_log(rag, entries, held_out=held_out)
         source = {"name": "the answer log", "licence": licence, "left_out": dict(counts)}
         dataset = add_examples(
-            rag,
-            dataset,
-            examples,
-            recipe,
-            counts,
-            sources=[source] if examples else [],
-            held_out=held_out.sources,
+            rag, dataset, examples, recipe, counts, sources=[source] if examples else [], held_out=held_out.sources
         )
     if dataset is None:
         raise DataError("There is no source of examples.", "Give questions, a number to write, or use the log.")

@@ -9,7 +9,7 @@ from __future__ import annotations
 import random
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 _NAME = re.compile(r"(?<=[a-z,] )(?:[A-Z][\w'’.-]*\w)(?: (?:of |the |de )?[A-Z][\w'’.-]*\w)*")
 _NUMBER = re.compile(r"(?<![\w.,])\d{1,4}(?![\w]|[.,]\d)")
@@ -29,6 +29,7 @@ _OPPOSITE_WORDS = re.compile(rf"\b(?:{'|'.join(_OPPOSITES)})\b")
 
 _NEGATED_SHARE = 1 / 8
 _POSITIVE_FORMS = {"can't": "can", "won't": "will"}
+_NEGATIVE_FORMS = {positive: negative for negative, positive in _POSITIVE_FORMS.items()}
 _NEGATION = re.compile(r"\b(?:can't|won't)|(?<=[a-z])n't\b| not\b")
 _AUXILIARY = re.compile(r"(?<=\w )(?:is|are|was|were|did|does|do|has|have|had|can|could|will|would|should)\b")
 """An auxiliary verb that is not the first word: a yes-no question has an answer when negated, too."""
@@ -59,44 +60,25 @@ def near_misses(question: str, names: Sequence[str], rng: random.Random) -> Iter
     `names` are the names in other questions; a name is replaced by one with as many words. One question in eight also
     gets its negation, first: nearly all questions can be negated, and a model would learn to spot that.
     """
-    changes = [*_numbers(question, rng), *_names(question, names, rng), *_opposites(question)]
-    rng.shuffle(changes)
-    if rng.random() < _NEGATED_SHARE:
-        yield from _negations(question)
-    yield from changes
 
+    def change(kind: str, match: re.Match[str], new: str) -> NearMiss:
+        return NearMiss(kind, question[: match.start()] + new + question[match.end() :], new)
 
-def _numbers(question: str, rng: random.Random) -> Iterator[NearMiss]:
+    changes = []
     for match in _NUMBER.finditer(question):
         old = int(match[0])
         delta = rng.randint(2, 30 if old > 100 else 9)
         # Not below zero, and a year does not move into the future.
         lower = old > delta and (rng.random() < 0.5 or old + delta > 2030 > old)
-        new = str(old - delta if lower else old + delta)
-        yield NearMiss("number", _replace(question, match, new), new)
-
-
-def _names(question: str, names: Sequence[str], rng: random.Random) -> Iterator[NearMiss]:
+        changes.append(change("number", match, str(old - delta if lower else old + delta)))
     for match in _NAME.finditer(question):
         candidates = [name for name in names if name.count(" ") == match[0].count(" ") and name not in question]
-        for new in rng.sample(candidates, min(3, len(candidates))):
-            yield NearMiss("name", _replace(question, match, new), new)
-
-
-def _opposites(question: str) -> Iterator[NearMiss]:
-    for match in _OPPOSITE_WORDS.finditer(question):
-        new = _OPPOSITES[match[0]]
-        yield NearMiss("opposite", _replace(question, match, new), new)
-
-
-def _negations(question: str) -> Iterator[NearMiss]:
-    if match := _NEGATION.search(question):
-        yield NearMiss("negation", _replace(question, match, _POSITIVE_FORMS.get(match[0], "")), "")
-    elif match := _AUXILIARY.search(question):
-        negative = {positive: negative for negative, positive in _POSITIVE_FORMS.items()}
-        new = negative.get(match[0], f"{match[0]}n't")
-        yield NearMiss("negation", _replace(question, match, new), new)
-
-
-def _replace(question: str, match: re.Match[str], new: str) -> str:
-    return question[: match.start()] + new + question[match.end() :]
+        changes += [change("name", match, new) for new in rng.sample(candidates, min(3, len(candidates)))]
+    changes += [change("opposite", match, _OPPOSITES[match[0]]) for match in _OPPOSITE_WORDS.finditer(question)]
+    rng.shuffle(changes)
+    if rng.random() < _NEGATED_SHARE:
+        if negated := _NEGATION.search(question):
+            yield replace(change("negation", negated, _POSITIVE_FORMS.get(negated[0], "")), inserted="")
+        elif verb := _AUXILIARY.search(question):
+            yield change("negation", verb, _NEGATIVE_FORMS.get(verb[0], f"{verb[0]}n't"))
+    yield from changes

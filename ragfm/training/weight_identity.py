@@ -30,8 +30,7 @@ def check_same_weights(model: Any, file: Path) -> None:
 
     def mismatch(why: str) -> AdapterMismatchError:
         return AdapterMismatchError(
-            f"{file} is not the model that the adapter was trained on: {why}.",
-            "Use a GGUF file made from that model.",
+            f"{file} is not the model that the adapter was trained on: {why}.", "Use a GGUF file made from that model."
         )
 
     read_header(file)
@@ -62,16 +61,9 @@ def check_same_weights(model: Any, file: Path) -> None:
         expected = shape.to_gguf(name, original)[rows]
         actual = gguf.dequantize(tensor.data[rows], tensor.tensor_type).astype(np.float32)
         error = float(np.linalg.norm(actual - expected) / (np.linalg.norm(expected) or 1.0))
-        allowed = _allowed_error(tensor.tensor_type)
+        numbers, size = gguf.GGML_QUANT_SIZES[tensor.tensor_type]
+        bits = _UNQUANTISED_BITS.get(tensor.tensor_type.name, 8 * size / numbers)
+        allowed = min(_MAX_ERROR, float(4 * 2**-bits))  # about twice the error of a quantisation
         if not error <= allowed:
-            kind = tensor.tensor_type.name
-            raise mismatch(f"{name} is off by {error:.1%}, where {kind} explains {allowed:.1%}")
-
-
-def _allowed_error(kind: Any) -> float:
-    """About twice the error of a quantisation, which each further bit halves."""
-    import gguf
-
-    numbers, size = gguf.GGML_QUANT_SIZES[kind]
-    bits = _UNQUANTISED_BITS.get(kind.name, 8 * size / numbers)
-    return min(_MAX_ERROR, float(4 * 2**-bits))
+            explained = f"{tensor.tensor_type.name} explains {allowed:.1%}"
+            raise mismatch(f"{name} is off by {error:.1%}, where {explained}")

@@ -213,7 +213,7 @@ def test_the_command_makes_examples_from_the_log_alone_and_with_questions(
     assert card["left_out"] == {"no passage holds its answer": 1}
     assert [source["name"] for source in card["sources"]] == ["the answer log"]
     AnswerLog.for_collection(tmp_path / ".ragfm").forget(LogFilter(thumbs="up"))
-    AnswerLog.for_collection(tmp_path / ".ragfm").judge(1, "down")
+    AnswerLog.for_collection(tmp_path / ".ragfm").rate(1, "down")
     assert "No answer in the log" in run("adapt", "data", "--from-log", code=1)
     assert {example.completion for example in read_examples(tmp_path / "both" / "train.jsonl")} >= {ABSTENTION}
 

@@ -85,7 +85,7 @@ def test_a_full_model_is_refused_as_an_adapter(folder: Path, tmp_path: Path) -> 
     settings = replace(SETTINGS, method=MethodSettings("full"), epochs=1)
     trained = training(folder, tmp_path / "out", settings)
     write_adapter(trained, trained.run(), card={"prompt": prompt_fingerprint()})
-    with pytest.raises(AdapterMismatchError, match=r"whole weights.*reader transformers:"):
+    with pytest.raises(AdapterMismatchError, match=r"whole model.*reader transformers:"):
         serving_adapter(tmp_path / "out", f"transformers:{folder}", prompt_fingerprint())
 
 
@@ -385,13 +385,13 @@ def test_an_adapter_for_other_weights_or_another_prompt_is_refused(folder: Path,
         training(folder, tmp_path / "out").run()
     weights = tmp_path / "out" / "adapter_model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1] + b"x")
-    with pytest.raises(DamagedModelError, match="not what was trained"):
+    with pytest.raises(DamagedModelError, match="do not match its ragfm-adapter"):
         check_adapter(tmp_path / "out", folder)
     (tmp_path / "out" / RECORD).unlink()
-    with pytest.raises(ModelNotFoundError, match="adapter of PEFT's that ragfm has not trained"):
+    with pytest.raises(ModelNotFoundError, match="PEFT adapter that was not trained by ragfm"):
         check_adapter(tmp_path / "out", folder)
     (tmp_path / "out" / CHECKPOINT).touch()
-    with pytest.raises(ModelNotFoundError, match="has not ended"):
+    with pytest.raises(ModelNotFoundError, match="has not finished"):
         check_adapter(tmp_path / "out", folder)
 
 

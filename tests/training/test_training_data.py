@@ -391,7 +391,7 @@ def test_writing_questions_resumes_after_an_interruption(tmp_path: Path, towns: 
     assert written(3, "stopped") == questions[:3]
     assert not asked
     assert written(5, "stopped")[:4] == questions
-    with pytest.raises(DataError, match="something else: seed 0 there, 1 now"):
+    with pytest.raises(DataError, match="a different run: seed 0 there, 1 now"):
         written(4, "stopped", seed=1)
 
 
