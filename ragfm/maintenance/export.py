@@ -103,11 +103,7 @@ class _Records:
     """Iterates over the documents as records, and counts them."""
 
     def __init__(
-        self,
-        catalog: Catalog,
-        conditions: Sequence[sa.ColumnElement[bool]],
-        vectors: bool,
-        progress: ProgressCallback,
+        self, catalog: Catalog, conditions: Sequence[sa.ColumnElement[bool]], vectors: bool, progress: ProgressCallback
     ) -> None:
         self._catalog = catalog
         self._conditions = conditions
