@@ -46,7 +46,16 @@ def check_reader(reader: Reader) -> None:
         require(output == expected, f"With the stop string {stop!r} the text is {output!r}, expected {expected!r}.")
         require(reason == "stop", f"finish_reason is {reason!r} at a stop string, expected 'stop'.")
 
-    _check_closed_streams(reader, text)
+    with reader.stream(_COUNT_PROMPT, _SAMPLING) as stream:
+        next(stream)
+    stream.close()
+    require(next(stream, None) is None, "A closed stream yields more text.")
+    outputs: list[str] = []
+    _run_in_threads(lambda: next(reader.stream(_RAINBOW_PROMPT, _SAMPLING)))  # abandoned after one piece
+    _run_in_threads(lambda: reader.stream(_RAINBOW_PROMPT, _SAMPLING))  # never started
+    _run_in_threads(lambda: outputs.append(_generate(reader, _COUNT_PROMPT)[0]))
+    require(outputs == [text], "After a closed and an abandoned stream the same prompt has a different answer.")
+
     _check_threads(reader, text)
     _check_window(reader)
     for limit in (1, 2, 3, 16):
@@ -60,18 +69,6 @@ def check_reader(reader: Reader) -> None:
 def _generate(reader: Reader, messages: Sequence[Message], sampling: Sampling = _SAMPLING) -> tuple[str, Stream]:
     stream = reader.stream(messages, sampling)
     return "".join(stream), stream
-
-
-def _check_closed_streams(reader: Reader, text: str) -> None:
-    with reader.stream(_COUNT_PROMPT, _SAMPLING) as stream:
-        next(stream)
-    stream.close()
-    require(next(stream, None) is None, "A closed stream yields more text.")
-    outputs: list[str] = []
-    _run_in_threads(lambda: next(reader.stream(_RAINBOW_PROMPT, _SAMPLING)))  # abandoned after one piece
-    _run_in_threads(lambda: reader.stream(_RAINBOW_PROMPT, _SAMPLING))  # never started
-    _run_in_threads(lambda: outputs.append(_generate(reader, _COUNT_PROMPT)[0]))
-    require(outputs == [text], "After a closed and an abandoned stream the same prompt has a different answer.")
 
 
 def _check_threads(reader: Reader, text: str) -> None:
