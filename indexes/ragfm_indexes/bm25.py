@@ -109,39 +109,34 @@ class BM25Index:
             raise ValueError("expected a list of queries, got a string")
         allowed_rows = [None if allowed is None else selections.get(allowed).rows for selections in self._selections]
         analyzer = Analyzer(self._language or "simple")
+        constant, slope = np.float32(K1 * (1 - B)), np.float32(K1 * B / self._mean_length)
         scores, ids = empty_results(len(queries), k)
         for n, query in enumerate(queries):
             terms = Counter(term_key(term) for word in words(query) for term in analyzer.terms(word))
-            best_scores, best_ids = self._search_terms(terms, k, allowed_rows)
-            scores[n, : len(best_ids)], ids[n, : len(best_ids)] = best_scores, best_ids
+            keys = np.array(sorted(terms), dtype=np.uint64)
+            postings = [part.lookup(keys) for part in self._parts]
+            lengths = np.array([[len(rows) for rows, _ in part_postings] for part_postings in postings])
+            df = lengths.reshape(len(postings), len(keys)).sum(axis=0)
+            idf = np.log1p((self._n - df + 0.5) / (df + 0.5))
+            weights = (idf * [terms[key] for key in sorted(terms)]).astype(np.float32)
+
+            found_scores, found_ids = [np.empty(0, dtype=np.float32)], [np.empty(0, dtype=np.int64)]
+            for part, part_postings, removed, part_allowed in zip(
+                self._parts, postings, self._removed_rows, allowed_rows, strict=True
+            ):
+                # All parts add up the terms in the same order, so rounding is the same as in an index of one part.
+                part_scores = np.zeros(len(part.lengths), dtype=np.float32)
+                for (rows, counts), weight in zip(part_postings, weights, strict=True):
+                    tf = counts.astype(np.float32)
+                    part_scores[rows] += weight * tf / (tf + constant + slope * part.lengths[rows].astype(np.float32))
+                part_scores[removed] = 0
+                best = _top_rows(part_scores, k, part_allowed)
+                found_scores.append(part_scores[best])
+                found_ids.append(part.ids[best])
+            all_scores, all_ids = np.concatenate(found_scores), np.concatenate(found_ids)
+            order = np.lexsort((all_ids, -all_scores))[:k]
+            scores[n, : len(order)], ids[n, : len(order)] = all_scores[order], all_ids[order]
         return scores, ids
-
-    def _search_terms(self, terms: Counter[int], k: int, allowed_rows: Sequence[Rows | None]) -> tuple[Vectors, Ids]:
-        sorted_keys = sorted(terms)
-        keys = np.array(sorted_keys, dtype=np.uint64)
-        postings = [part.lookup(keys) for part in self._parts]
-        lengths = np.array([[len(rows) for rows, _ in part_postings] for part_postings in postings])
-        df = lengths.reshape(len(postings), len(keys)).sum(axis=0)
-        idf = np.log1p((self._n - df + 0.5) / (df + 0.5))
-        weights = (idf * [terms[key] for key in sorted_keys]).astype(np.float32)
-
-        constant, slope = np.float32(K1 * (1 - B)), np.float32(K1 * B / self._mean_length)
-        scores, ids = [np.empty(0, dtype=np.float32)], [np.empty(0, dtype=np.int64)]
-        for part, part_postings, removed, allowed in zip(
-            self._parts, postings, self._removed_rows, allowed_rows, strict=True
-        ):
-            # All parts add up the terms in the same order, so rounding is the same as in an index of one part.
-            part_scores = np.zeros(len(part.lengths), dtype=np.float32)
-            for (rows, counts), weight in zip(part_postings, weights, strict=True):
-                tf = counts.astype(np.float32)
-                part_scores[rows] += weight * tf / (tf + constant + slope * part.lengths[rows].astype(np.float32))
-            part_scores[removed] = 0
-            best = _top_rows(part_scores, k, allowed)
-            scores.append(part_scores[best])
-            ids.append(part.ids[best])
-        all_scores, all_ids = np.concatenate(scores), np.concatenate(ids)
-        order = np.lexsort((all_ids, -all_scores))[:k]
-        return all_scores[order], all_ids[order]
 
     def save(self, folder: Path) -> None:
         """Write `bm25.json` and the arrays of one merged part, without removed texts, into an empty folder."""

@@ -13,14 +13,7 @@ import numpy as np
 
 from ragfm_indexes.faiss_files import read_faiss, write_faiss
 from ragfm_indexes.selection import Selection, SelectionCache
-from ragfm_indexes.vector_arrays import (
-    check_ids,
-    check_queries,
-    empty_results,
-    ids_of_rows,
-    read_array,
-    rows_of_ids,
-)
+from ragfm_indexes.vector_arrays import check_ids, check_queries, empty_results, ids_of_rows, read_array, rows_of_ids
 
 if TYPE_CHECKING:
     from ragfm.core.types import Ids, Vectors

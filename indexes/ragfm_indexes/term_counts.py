@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
@@ -30,7 +30,21 @@ def count_terms(texts: Iterable[str], n: int, language: str | None) -> tuple[Any
     """
     analyzer = None if language is None else Analyzer(language)
     vocabulary = _Vocabulary()
-    batches = list(_count_words(texts, vocabulary, n))
+    batches: list[Any] = []  # counts of some thousand texts by words, CSR
+    seen, numbers, ends = 0, array("i"), array("i", [0])
+    for text in texts:
+        seen += 1
+        if seen > n:
+            raise ValueError(f"expected {n} texts, as many as ids, got more")
+        numbers.extend([vocabulary[word] for word in words(text)])
+        ends.append(len(numbers))
+        if len(numbers) >= _BATCH_WORDS:
+            batches.append(_word_counts(numbers, ends, len(vocabulary)))
+            numbers, ends = array("i"), array("i", [0])
+    if seen < n:
+        raise ValueError(f"expected {n} texts, as many as ids, got {seen}")
+    if len(ends) > 1:
+        batches.append(_word_counts(numbers, ends, len(vocabulary)))
     for batch in batches:  # earlier batches lack the columns of words that came later
         batch.resize((batch.shape[0], len(vocabulary)))
     if analyzer is None and batches:
@@ -66,24 +80,6 @@ class _Vocabulary(dict[str, int]):
     def __missing__(self, word: str) -> int:
         number = self[word] = len(self)
         return number
-
-
-def _count_words(texts: Iterable[str], vocabulary: _Vocabulary, n: int) -> Iterator[Any]:
-    """Counts of texts by words (CSR, int32), in batches of some thousand texts. `vocabulary` grows with each batch."""
-    seen, numbers, ends = 0, array("i"), array("i", [0])
-    for text in texts:
-        seen += 1
-        if seen > n:
-            raise ValueError(f"expected {n} texts, as many as ids, got more")
-        numbers.extend([vocabulary[word] for word in words(text)])
-        ends.append(len(numbers))
-        if len(numbers) >= _BATCH_WORDS:
-            yield _word_counts(numbers, ends, len(vocabulary))
-            numbers, ends = array("i"), array("i", [0])
-    if seen < n:
-        raise ValueError(f"expected {n} texts, as many as ids, got {seen}")
-    if len(ends) > 1:
-        yield _word_counts(numbers, ends, len(vocabulary))
 
 
 def _word_counts(numbers: array[int], ends: array[int], n_words: int) -> Any:

@@ -107,21 +107,16 @@ def exact_search(
         if selection is not None:
             block[:, ~selection.mask] = -np.inf
         for n, approximate in enumerate(block, start):
-            scores[n, :hits], rows[n, :hits] = _best(vectors, queries[n], approximate, hits)
+            # BLAS sums in an order that depends on a row's position and on the number of queries, so equal vectors get
+            # unequal scores. Every row that may be among the best is therefore scored again, each in the same way.
+            threshold = np.partition(approximate, -hits)[-hits] - _ROUNDING * np.linalg.norm(queries[n])
+            candidates = np.flatnonzero(approximate >= threshold)
+            query = queries[n].astype(np.float64)
+            blocks = (candidates[first : first + _RESCORED_ROWS] for first in range(0, len(candidates), _RESCORED_ROWS))
+            exact = np.concatenate([(vectors[part] * query).sum(axis=1) for part in blocks]).astype(np.float32)
+            order = np.argsort(-exact, kind="stable")[:hits]
+            scores[n, :hits], rows[n, :hits] = exact[order], candidates[order]
     return scores, rows
-
-
-def _best(vectors: Vectors, query: Vectors, approximate: Vectors, k: int) -> tuple[Vectors, Rows]:
-    # BLAS sums in an order that depends on a row's position and on the number of queries, so equal vectors get unequal
-    # scores. Every row that may be among the best is therefore scored again, each in the same way.
-    threshold = np.partition(approximate, -k)[-k] - _ROUNDING * np.linalg.norm(query)
-    rows = np.flatnonzero(approximate >= threshold)
-    exact = query.astype(np.float64)
-    starts = range(0, len(rows), _RESCORED_ROWS)
-    parts = [(vectors[rows[start : start + _RESCORED_ROWS]] * exact).sum(axis=1) for start in starts]
-    scores = np.concatenate(parts).astype(np.float32)
-    order = np.argsort(-scores, kind="stable")[:k]
-    return scores[order], rows[order]
 
 
 def read_array(path: Path, dtype: type[np.generic], ndim: int) -> NDArray[Any]:

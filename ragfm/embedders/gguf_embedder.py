@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 import threading
 import weakref
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -91,9 +91,17 @@ class GgufEmbedder:
         model = self._model
         tokens = [model.tokenize(text, special=True) for text in texts]
         check_lengths(kind, (len(row) - model.special_tokens for row in tokens), self.max_tokens, self._name)
+        batches: list[list[int]] = []  # rows of similar length
+        free_tokens = 0
+        for row in sorted(range(len(tokens)), key=lambda row: len(tokens[row])):
+            if not batches or len(tokens[row]) > free_tokens or len(batches[-1]) == BATCH_TEXTS:
+                batches.append([])
+                free_tokens = BATCH_TOKENS
+            batches[-1].append(row)
+            free_tokens -= len(tokens[row])
         vectors = np.empty((len(texts), self.dim), dtype=np.float32)
         with self._context_lock:
-            for rows in _batches(tokens):
+            for rows in batches:
                 vectors[rows] = model.embed([tokens[row] for row in rows])
         unit: Vectors = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
         return unit
@@ -172,17 +180,3 @@ class _Model:
             pointer = llama_cpp.llama_get_embeddings_seq(self._context, sequence)
             vectors[sequence] = np.ctypeslib.as_array(ctypes.cast(pointer, ctypes.POINTER(ctypes.c_float)), (self.dim,))
         return vectors
-
-
-def _batches(tokens: Sequence[Sequence[int]]) -> Iterator[list[int]]:
-    """Rows of similar length, within the limits of a batch."""
-    rows: list[int] = []
-    free_tokens = BATCH_TOKENS
-    for row in sorted(range(len(tokens)), key=lambda row: len(tokens[row])):
-        if rows and (len(tokens[row]) > free_tokens or len(rows) == BATCH_TEXTS):
-            yield rows
-            rows, free_tokens = [], BATCH_TOKENS
-        rows.append(row)
-        free_tokens -= len(tokens[row])
-    if rows:
-        yield rows

@@ -57,64 +57,52 @@ class BertFolder:
 def read_bert_folder(path: Path) -> BertFolder | None:
     """Read a folder. None if the model is not such a BERT, or has any setting that is not known to be harmless."""
     try:
-        return _read(path)
+        modules = [(module["type"], module["path"]) for module in _json(path / "modules.json")]
+        # `sentence_transformers.models.Transformer` and newer paths of the same class are both "Transformer".
+        kinds = [name.rsplit(".", 1)[-1] if name.startswith("sentence_transformers.") else "" for name, _ in modules]
+        if kinds not in (["Transformer", "Pooling"], ["Transformer", "Pooling", "Normalize"]):
+            return None
+        folder = path / modules[0][1]
+        config = _json(folder / "config.json")
+        own = _json(folder / "sentence_bert_config.json")
+        pooling = _json(path / modules[1][1] / "config.json")
+        modes = pooling.get("pooling_mode", [mode for key, mode in _LEGACY_POOLING.items() if pooling.get(key)])
+        modes = [modes] if isinstance(modes, str) else list(modes)
+        if len(modes) != 1 or modes[0] not in _LEGACY_POOLING.values() or not pooling.get("include_prompt", True):
+            return None
+        other_modes = [key for key in pooling if key.startswith("pooling_mode_") and key not in _LEGACY_POOLING]
+        if any(pooling[key] for key in other_modes):
+            return None
+        if any(config.get(key) for key in ("quantization_config", "add_cross_attention", "auto_map")):
+            return None
+        if any(config.get(key, value) != value for key, value in _BERT_DEFAULTS.items()):
+            return None
+        window = _window(folder, own, config)
+        if window is None or not _is_plain_tokenizer(folder):
+            return None
+        dim = int(config["hidden_size"])
+        layers = [{"embedding_dimension": dim, "pooling_mode": str(modes[0]), "include_prompt": True}]
+        if "Normalize" in kinds:
+            layers.append({"module_input_name": "sentence_embedding", "module_output_name": "sentence_embedding"})
+        options_path = path / "config_sentence_transformers.json"
+        options = _json(options_path) if options_path.exists() else {}
+        return BertFolder(
+            path=folder,
+            window=window,
+            pooling=json.dumps(layers, sort_keys=True),
+            cls=modes[0] == "cls",
+            dim=dim,
+            heads=int(config["num_attention_heads"]),
+            epsilon=float(config["layer_norm_eps"]),
+            lowercase=bool(own.get("do_lower_case")),
+            prompts={name: text or "" for name, text in options.get("prompts", {}).items()},
+        )
     except (OSError, ValueError, LookupError):
         return None
 
 
-def _read(path: Path) -> BertFolder | None:
-    modules = [(module["type"], module["path"]) for module in _json(path / "modules.json")]
-    # `sentence_transformers.models.Transformer` and newer paths of the same class are both "Transformer".
-    kinds = [name.rsplit(".", 1)[-1] if name.startswith("sentence_transformers.") else "" for name, _ in modules]
-    if kinds not in (["Transformer", "Pooling"], ["Transformer", "Pooling", "Normalize"]):
-        return None
-    folder = path / modules[0][1]
-    config = _json(folder / "config.json")
-    own = _json(folder / "sentence_bert_config.json")
-    pooling_mode = _pooling_mode(path / modules[1][1])
-    window = _window(folder, own, config)
-    if pooling_mode is None or window is None or not _is_plain_bert(config) or not _is_plain_tokenizer(folder):
-        return None
-    dim = int(config["hidden_size"])
-    layers = [{"embedding_dimension": dim, "pooling_mode": pooling_mode, "include_prompt": True}]
-    if "Normalize" in kinds:
-        layers.append({"module_input_name": "sentence_embedding", "module_output_name": "sentence_embedding"})
-    options_path = path / "config_sentence_transformers.json"
-    options = _json(options_path) if options_path.exists() else {}
-    return BertFolder(
-        path=folder,
-        window=window,
-        pooling=json.dumps(layers, sort_keys=True),
-        cls=pooling_mode == "cls",
-        dim=dim,
-        heads=int(config["num_attention_heads"]),
-        epsilon=float(config["layer_norm_eps"]),
-        lowercase=bool(own.get("do_lower_case")),
-        prompts={name: text or "" for name, text in options.get("prompts", {}).items()},
-    )
-
-
 def _json(path: Path) -> Any:
     return json.loads(path.read_text(encoding="utf-8"))
-
-
-def _is_plain_bert(config: Mapping[str, Any]) -> bool:
-    if any(config.get(key) for key in ("quantization_config", "add_cross_attention", "auto_map")):
-        return False
-    return all(config.get(key, value) == value for key, value in _BERT_DEFAULTS.items())
-
-
-def _pooling_mode(folder: Path) -> str | None:
-    """`mean` or `cls`; None for any other pooling."""
-    config = _json(folder / "config.json")
-    modes = config.get("pooling_mode", [mode for key, mode in _LEGACY_POOLING.items() if config.get(key)])
-    modes = [modes] if isinstance(modes, str) else list(modes)
-    if len(modes) != 1 or modes[0] not in _LEGACY_POOLING.values() or not config.get("include_prompt", True):
-        return None
-    for key, value in config.items():
-        if value and key.startswith("pooling_mode_") and key not in _LEGACY_POOLING:
-            return None
-    return str(modes[0])
 
 
 def _window(folder: Path, own: Mapping[str, Any], config: Mapping[str, Any]) -> int | None:

@@ -80,7 +80,12 @@ class SentenceTransformerEmbedder:
     def embed_passages(self, texts: Sequence[str]) -> Vectors:
         """*Shape:* (len(texts), dim), unit rows. Raises TooLongError for a text over `max_tokens`."""
         tokenized = self._tokenize(texts, "document")
-        return self._run(tokenized, self._passage_backend(sum(map(len, tokenized.ids))))
+        with self._lock:
+            self._passage_tokens += sum(map(len, tokenized.ids))
+            if self._chosen is None and self._passage_tokens >= MIN_TOKENS_TO_LOAD:
+                self._chosen = self._choose_backend()
+            backend = self._chosen or self._exact
+        return self._run(tokenized, backend)
 
     def embed_queries(self, texts: Sequence[str]) -> Vectors:
         """*Shape:* (len(texts), dim), unit rows. Raises TooLongError for a text over the model's window."""
@@ -98,14 +103,6 @@ class SentenceTransformerEmbedder:
         import numpy as np
 
         return backend(tokenized) if tokenized.texts else np.zeros((0, self.dim), dtype=np.float32)
-
-    def _passage_backend(self, tokens: int) -> Backend:
-        """The backend for passages with this many more tokens."""
-        with self._lock:
-            self._passage_tokens += tokens
-            if self._chosen is None and self._passage_tokens >= MIN_TOKENS_TO_LOAD:
-                self._chosen = self._choose_backend()
-            return self._chosen or self._exact
 
     def _choose_backend(self) -> Backend | None:
         """Load the stored choice, or measure the backends if there are enough tokens; None means not yet.

@@ -32,7 +32,7 @@ from ragfm.core.errors import CollectionError
 from ragfm.core.progress import Progress, ProgressCallback, ignore_progress
 from ragfm.maintenance.integrity import newest_generation
 from ragfm.maintenance.upload_files import copy_uploads, upload_files
-from ragfm.store.catalog import Catalog
+from ragfm.store.catalog import Catalog, Generation
 from ragfm.store.collection_store import UPLOADS
 from ragfm.store.database import CATALOG_FILE, PAGE_BYTES, damaged_page, open_engine, write_head
 from ragfm.store.views import BLOCK_BYTES, block_checksums
@@ -76,7 +76,6 @@ def backup(store: Store, out: Path, *, force: bool = False, progress: ProgressCa
         try:
             _copy_database(catalog, temporary, progress or ignore_progress)
             copy_uploads(store.folder, temporary)
-            uploads = _upload_entries(temporary)
             engine = open_engine(temporary, writable=True)
             with engine.connect() as connection:
                 newest = newest_generation(connection)
@@ -85,7 +84,7 @@ def backup(store: Store, out: Path, *, force: bool = False, progress: ProgressCa
             with closing(Catalog(temporary)) as copy:
                 documents = len(copy.documents(None))
             archive = temporary / "archive"
-            _write_archive(temporary, archive, {"generation": newest.id, "digest": newest.digest}, uploads)
+            uploads = _write_archive(temporary, archive, newest)
             if force:
                 archive.replace(out)
             else:
@@ -96,7 +95,7 @@ def backup(store: Store, out: Path, *, force: bool = False, progress: ProgressCa
     except OSError as error:
         raise write_error("backup", out, error) from error
     seconds = round(time.monotonic() - start, 3)
-    return BackupReport(str(out), newest.id, documents, newest.chunks, len(uploads), out.stat().st_size, seconds)
+    return BackupReport(str(out), newest.id, documents, newest.chunks, uploads, out.stat().st_size, seconds)
 
 
 def _copy_database(catalog: Catalog, folder: Path, progress: ProgressCallback) -> None:
@@ -121,23 +120,20 @@ def _copy_database(catalog: Catalog, folder: Path, progress: ProgressCallback) -
         raise catalog.damage_error(f"in its copy, {damage}")
 
 
-def _upload_entries(folder: Path) -> list[dict[str, Any]]:
-    """The entries of the manifest for uploaded files."""
-    entries = []
-    for path, file in upload_files(folder):
+def _write_archive(folder: Path, archive: Path, newest: Generation) -> int:
+    """Write the archive of a copied collection. Returns the number of uploaded files."""
+    uploads: list[dict[str, Any]] = []
+    for path, upload_file in upload_files(folder):
         checksum = xxhash.xxh3_128()
-        with file.open("rb") as data:
+        with upload_file.open("rb") as data:
             while block := data.read(BLOCK_BYTES):
                 checksum.update(block)
-        entries.append({"path": path, "size": file.stat().st_size, "checksum": checksum.hexdigest()})
-    return entries
-
-
-def _write_archive(folder: Path, archive: Path, identity: dict[str, Any], uploads: list[dict[str, Any]]) -> None:
+        uploads.append({"path": path, "size": upload_file.stat().st_size, "checksum": checksum.hexdigest()})
     size = (folder / CATALOG_FILE).stat().st_size
-    manifest = {
+    manifest: dict[str, Any] = {
         "format": FORMAT_WITH_UPLOADS if uploads else FORMAT,
-        **identity,
+        "generation": newest.id,
+        "digest": newest.digest,
         "size": size,
         "blocks": list(block_checksums(folder / CATALOG_FILE)),
     }
@@ -152,6 +148,7 @@ def _write_archive(folder: Path, archive: Path, identity: dict[str, Any], upload
             with (folder / UPLOADS / upload["path"]).open("rb") as file:
                 tar.addfile(_member(f"{UPLOADS}/{number}", upload["size"]), file)
     sync_file(archive)
+    return len(uploads)
 
 
 def _member(name: str, size: int) -> tarfile.TarInfo:

@@ -10,7 +10,6 @@ import json
 import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Literal, TypeAlias
@@ -73,41 +72,31 @@ def export(
     records = _Records(catalog, conditions, vectors, progress or ignore_progress)
     write = _write_jsonl if format == "jsonl" else _write_parquet
     if isinstance(out, Path):
-        with _replacing(out) as file:
-            write(records, file)
+        temporary = temporary_path(out)
+        try:
+            if out.is_dir():
+                raise IsADirectoryError(21, "It is a folder", str(out))
+            with temporary.open("wb") as file:
+                write(records, file)
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(out)
+            sync_folder(out.parent)
+        except OSError as error:
+            raise write_error("export", out, error) from error
+        finally:
+            temporary.unlink(missing_ok=True)
     else:
         write(records, out)
     seconds = round(time.monotonic() - start, 3)
     return ExportReport(records.documents, records.chunks, records.generation, seconds)
 
 
-@contextmanager
-def _replacing(out: Path) -> Iterator[BinaryIO]:
-    temporary = temporary_path(out)
-    try:
-        if out.is_dir():
-            raise IsADirectoryError(21, "It is a folder", str(out))
-        with temporary.open("wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(out)
-        sync_folder(out.parent)
-    except OSError as error:
-        raise write_error("export", out, error) from error
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
 class _Records:
     """Iterates over the documents as records, and counts them."""
 
     def __init__(
-        self,
-        catalog: Catalog,
-        conditions: Sequence[sa.ColumnElement[bool]],
-        vectors: bool,
-        progress: ProgressCallback,
+        self, catalog: Catalog, conditions: Sequence[sa.ColumnElement[bool]], vectors: bool, progress: ProgressCallback
     ) -> None:
         self._catalog = catalog
         self._conditions = conditions

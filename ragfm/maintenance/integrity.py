@@ -135,12 +135,29 @@ class LiveDocuments:
             chunk_rows = self._chunks_of(document_id)
             stored = self._vectors_of(document_id, chunk_rows) if self._with_vectors else {}
             derived = list(self._check_derived(row, source))
-            damage = list(_check_text(row, chunk_rows))
-            if self._with_vectors:
-                damage += _check_vectors(row, chunk_rows, stored, self._dim)
-            return StoredDocument(
-                row, chunk_rows, {key: vector for key, (vector, _) in stored.items()}, damage, derived
-            )
+            damage: list[Discrepancy] = []
+            uri, actual = row.uri, text_hash(row.text)
+            if actual != row.text_hash:
+                damage.append(Discrepancy(f"the hash of the text of {uri}", row.text_hash.hex(), actual.hex()))
+            if len(row.text) != row.characters:
+                length = f"{row.characters} characters"
+                damage.append(Discrepancy(f"the length of the text of {uri}", length, f"{len(row.text)}"))
+            if len(chunk_rows) != row.chunk_count:
+                damage.append(Discrepancy(f"the chunks of {uri}", str(row.chunk_count), str(len(chunk_rows))))
+            for chunk in chunk_rows:
+                key = text_hash(embedded_text(chunk.context, row.text[chunk.start : chunk.end]))
+                if key != chunk.text_hash:
+                    what = f"the hash of chunk {chunk.id} of {uri}"
+                    damage.append(Discrepancy(what, chunk.text_hash.hex(), key.hex()))
+            for chunk in chunk_rows if self._with_vectors else ():
+                what = f"the vector of chunk {chunk.id} of {uri}"
+                if chunk.text_hash not in stored:
+                    damage.append(Discrepancy(what, "there", "missing"))
+                    continue
+                for part, expected, found in check_vector(*stored[chunk.text_hash], self._dim):
+                    damage.append(Discrepancy(f"{part} of {what}", expected, found))
+            stored_vectors = {key: vector for key, (vector, _) in stored.items()}
+            return StoredDocument(row, chunk_rows, stored_vectors, damage, derived)
         except READ_ERRORS as error:
             return Discrepancy(f"document {document_id}", "readable", str(getattr(error, "orig", error)))
 
@@ -264,31 +281,6 @@ class LiveDocuments:
 def _max_id_queries(table: sa.Table) -> list[sa.Select[Any]]:
     sequence = sa.text("SELECT seq FROM sqlite_sequence WHERE name = :name").bindparams(name=table.name)
     return [sa.select(sa.func.max(table.c.id)), sequence.columns(sa.column("seq", sa.Integer))]  # type: ignore[list-item]
-
-
-def _check_text(row: Any, chunk_rows: Sequence[Any]) -> Iterator[Discrepancy]:
-    actual = text_hash(row.text)
-    if actual != row.text_hash:
-        yield Discrepancy(f"the hash of the text of {row.uri}", row.text_hash.hex(), actual.hex())
-    if len(row.text) != row.characters:
-        yield Discrepancy(f"the length of the text of {row.uri}", f"{row.characters} characters", f"{len(row.text)}")
-    if len(chunk_rows) != row.chunk_count:
-        yield Discrepancy(f"the chunks of {row.uri}", str(row.chunk_count), str(len(chunk_rows)))
-    for chunk in chunk_rows:
-        key = text_hash(embedded_text(chunk.context, row.text[chunk.start : chunk.end]))
-        if key != chunk.text_hash:
-            yield Discrepancy(f"the hash of chunk {chunk.id} of {row.uri}", chunk.text_hash.hex(), key.hex())
-
-
-def _check_vectors(
-    row: Any, chunk_rows: Sequence[Any], stored: Mapping[bytes, tuple[bytes, int]], dim: int
-) -> Iterator[Discrepancy]:
-    for chunk in chunk_rows:
-        if chunk.text_hash not in stored:
-            yield Discrepancy(f"the vector of chunk {chunk.id} of {row.uri}", "there", "missing")
-            continue
-        for what, expected, actual in check_vector(*stored[chunk.text_hash], dim):
-            yield Discrepancy(f"{what} of the vector of chunk {chunk.id} of {row.uri}", expected, actual)
 
 
 def check_vector(vector: bytes, checksum: int, dim: int) -> Iterator[Discrepancy]:

@@ -112,7 +112,6 @@ class _Check:
     """
 
     def __init__(self, folder: Path, progress: ProgressCallback) -> None:
-        self._folder = folder
         self._progress = progress
         self.findings: list[Finding] = []
         self.derived_ids: list[int] = []
@@ -129,8 +128,13 @@ class _Check:
             found = "missing" if missing else str(error.__cause__)
             self.findings.append(Finding(HEAD_FILE, "the file", "intact", found))
         if (folder / CATALOG_FILE).exists():
-            for discrepancy in self._damaged_pages():
-                self._add_damage(*discrepancy)
+            pages = set(damaged_pages(folder))
+            for _ in range(_PAGE_READS - 1):  # only what is damaged in every read counts
+                if pages:
+                    time.sleep(_PAGE_READ_INTERVAL)
+                    pages &= set(damaged_pages(folder))
+            for page in sorted(pages):
+                self._add_damage(*page)
             engine = open_engine(folder, writable=False)
             try:
                 with engine.connect() as connection:
@@ -141,20 +145,21 @@ class _Check:
                 engine.dispose()
         else:
             self._add_damage("the file", "there", "missing")
-        self._check_views(head_intact=head is not None)
+        # A damaged collection cannot be opened; then only the files of its views are checked.
+        catalog = Catalog(folder) if head is not None and not self.catalog_damaged else None
+        try:
+            for name, discrepancies in verify_views(folder, catalog, self.generation):
+                self.views += 1
+                for discrepancy in discrepancies:
+                    self.findings.append(Finding(name, *discrepancy))
+                    self.catalog_damaged |= name == CATALOG_FILE
+        finally:
+            if catalog is not None:
+                catalog.close()
 
     def _add_damage(self, what: str, expected: object, found: object) -> None:
         self.catalog_damaged = True
         self.findings.append(Finding(CATALOG_FILE, what, str(expected), str(found)))
-
-    def _damaged_pages(self) -> list[tuple[str, str, str]]:
-        """Pages that are damaged in every read: SQLite may be writing one during a checkpoint."""
-        damaged = set(damaged_pages(self._folder))
-        for _ in range(_PAGE_READS - 1):
-            if damaged:
-                time.sleep(_PAGE_READ_INTERVAL)
-                damaged &= set(damaged_pages(self._folder))
-        return sorted(damaged)
 
     def _check_catalog(self, connection: sa.Connection, head: dict[str, Any] | None) -> None:
         """Check the catalog in one transaction."""
@@ -203,19 +208,6 @@ class _Check:
                 self.derived_ids.append(document_id)
         if total and self.documents != total:
             self._add_damage("the number of documents", total, self.documents)
-
-    def _check_views(self, *, head_intact: bool) -> None:
-        # A damaged collection cannot be opened; then only the files of its views are checked.
-        catalog = Catalog(self._folder) if head_intact and not self.catalog_damaged else None
-        try:
-            for name, discrepancies in verify_views(self._folder, catalog, self.generation):
-                self.views += 1
-                for discrepancy in discrepancies:
-                    self.findings.append(Finding(name, *discrepancy))
-                    self.catalog_damaged |= name == CATALOG_FILE
-        finally:
-            if catalog is not None:
-                catalog.close()
 
 
 def _check_generations(connection: sa.Connection, head: dict[str, Any] | None) -> Iterator[Discrepancy]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -14,9 +13,6 @@ from ragfm.maintenance.integrity import Discrepancy
 from ragfm.store.catalog import Catalog, StaleReadError
 from ragfm.store.database import CATALOG_FILE
 from ragfm.store.views import FORMAT, MANIFEST, VIEWS_FOLDER, View, damaged_blocks
-
-if TYPE_CHECKING:
-    from ragfm.core.types import Ids, VectorIndex
 
 _BATCH = 4096  # ids per search
 _SAMPLE = 32  # vectors whose scores are compared
@@ -72,7 +68,12 @@ def _check_content(view: View, digest: str, contract_id: int, catalog: Catalog) 
         return
     if len(view.index) != len(ids):
         yield Discrepancy("the number of vectors", str(len(ids)), str(len(view.index)))
-    missing = _count_missing(view.index, ids, int(generation.contract["dim"]))
+    # A search for as many hits as ids are allowed must return all of them.
+    dim, missing = int(generation.contract["dim"]), 0
+    query = np.full((1, dim), dim**-0.5, dtype=np.float32)
+    for start in range(0, len(ids), _BATCH):
+        batch = ids[start : start + _BATCH]
+        missing += len(np.setdiff1d(batch, view.index.search(query, len(batch), allowed=batch)[1]))
     if missing:
         yield Discrepancy("the chunks", f"all of generation {generation.id}", f"{missing} are missing")
         return
@@ -86,13 +87,3 @@ def _check_content(view: View, digest: str, contract_id: int, catalog: Catalog) 
     if not difference <= tolerance:  # also true for NaN
         found = f"up to {difference:.4f} off"
         yield Discrepancy("the scores of a sample", f"within {tolerance} of the exact ones", found)
-
-
-def _count_missing(index: VectorIndex, ids: Ids, dim: int) -> int:
-    """The number of ids that an index lacks. A search for as many hits as ids are allowed must return all of them."""
-    query = np.full((1, dim), dim**-0.5, dtype=np.float32)
-    missing = 0
-    for start in range(0, len(ids), _BATCH):
-        batch = ids[start : start + _BATCH]
-        missing += len(np.setdiff1d(batch, index.search(query, len(batch), allowed=batch)[1]))
-    return missing

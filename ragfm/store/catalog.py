@@ -99,34 +99,31 @@ class Catalog:
         self.folder = folder
         self._engine = open_engine(folder, writable=writable)
         try:
-            self._check_schema_and_head()
+            # HEAD is read first: a commit in between only makes the catalog newer.
+            head = read_head(self.folder)
+            with self.read() as connection:
+                query = sa.select(properties.c.value).where(properties.c.key == "schema")
+                schema = connection.execute(query).scalar_one_or_none()
+                newest = connection.execute(sa.select(sa.func.max(generations.c.id))).scalar_one()
+                query = sa.select(generations.c.digest).where(generations.c.id == head["generation"])
+                digest = connection.execute(query).scalar_one_or_none()
+                floor = connection.execute(sa.select(properties.c.value).where(properties.c.key == "floor")).scalar()
+            if schema != str(SCHEMA_VERSION):
+                raise CollectionError(
+                    f"The collection '{folder}' has schema {schema}, but this ragfm reads schema {SCHEMA_VERSION}.",
+                    "Use a newer ragfm.",
+                )
+            # Compaction deletes old generations. A HEAD that was read before the compaction may be one of them.
+            compacted = digest is None and head["generation"] < int(floor or 0)
+            if digest != head["digest"] and not compacted:
+                raise DamagedCollectionError(
+                    f"The catalog '{self.folder / CATALOG_FILE}' is at generation {newest}, but generation "
+                    f"{head['generation']} (digest {head['digest']}) was acknowledged: commits were lost.",
+                    "Restore it from a backup, or remove the folder and ingest again.",
+                )
         except BaseException:
             self.close()
             raise
-
-    def _check_schema_and_head(self) -> None:
-        # HEAD is read first: a commit in between only makes the catalog newer.
-        head = read_head(self.folder)
-        with self.read() as connection:
-            query = sa.select(properties.c.value).where(properties.c.key == "schema")
-            schema = connection.execute(query).scalar_one_or_none()
-            newest = connection.execute(sa.select(sa.func.max(generations.c.id))).scalar_one()
-            query = sa.select(generations.c.digest).where(generations.c.id == head["generation"])
-            digest = connection.execute(query).scalar_one_or_none()
-            floor = connection.execute(sa.select(properties.c.value).where(properties.c.key == "floor")).scalar()
-        if schema != str(SCHEMA_VERSION):
-            raise CollectionError(
-                f"The collection '{self.folder}' has schema {schema}, but this ragfm reads schema {SCHEMA_VERSION}.",
-                "Use a newer ragfm.",
-            )
-        # Compaction deletes old generations. A HEAD that was read before the compaction may be one of them.
-        compacted = digest is None and head["generation"] < int(floor or 0)
-        if digest != head["digest"] and not compacted:
-            raise DamagedCollectionError(
-                f"The catalog '{self.folder / CATALOG_FILE}' is at generation {newest}, but generation "
-                f"{head['generation']} (digest {head['digest']}) was acknowledged: commits were lost.",
-                "Restore it from a backup, or remove the folder and ingest again.",
-            )
 
     def close(self) -> None:
         """Close all connections. The last one to close merges the write-ahead log into the database."""

@@ -6,7 +6,7 @@ import json
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from hashlib import blake2b
 from pathlib import Path
@@ -252,18 +252,7 @@ class CatalogWriter(Catalog):
                 connection.execute(documents.update().where(*live).values(revision=revision))
             _clear_failures(connection, source_id, [*cleared, *(failure.path for failure in failed)])
             for failure in failed:
-                connection.execute(
-                    failures.insert().values(
-                        source_id=source_id,
-                        path=failure.path,
-                        stage=failure.stage,
-                        error=failure.error,
-                        revision=failure.revision,
-                        recipe=failure.recipe,
-                        attempts=failure.attempts,
-                        at=_now(),
-                    )
-                )
+                connection.execute(failures.insert().values(source_id=source_id, at=_now(), **asdict(failure)))
 
 
 def _clear_failures(connection: sa.Connection, source_id: int, paths: Sequence[str]) -> None:

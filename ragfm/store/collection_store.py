@@ -341,13 +341,19 @@ class Store:
     # --- Views ---------------------------------------------------------------------------------------------------
 
     def save_view(self, catalog: Catalog, *, always: bool = False) -> None:
-        """Save a view of the newest generation if it is outdated, or always. The caller holds the lock."""
+        """Save a view of the newest generation if it is outdated, or always. The caller holds the lock.
+
+        A view is outdated if it has another kind or language, or differs in over a tenth or 10,000 of its chunks; below
+        5,000 chunks, any difference counts.
+        """
         newest, language = catalog.at(), self.settings.language
         snapshot = open_snapshot(self.folder, catalog, newest, language=language)
         view = snapshot.view
         kind, _ = self.kind(newest, view)
-        if not always and not self._view_is_outdated(snapshot, kind):
-            return
+        if not always and view is not None and view.kind == kind and view.language == language:
+            tolerated = 0 if len(view.index) < _SMALL_VIEW else min(len(view.index) // 10, _MAX_TAIL)
+            if snapshot.pending <= tolerated:
+                return
         # An updated keyword index keeps the language, and statistics from its first build: build it again once most
         # texts are new, or the language setting has changed.
         mostly_new = snapshot.pending > (len(view.index) if view else 0)
@@ -359,17 +365,6 @@ class Store:
         if self._snapshot is not None:
             self.snapshot()
             self.settle()
-
-    def _view_is_outdated(self, snapshot: Snapshot, kind: str) -> bool:
-        """Whether the view has another kind or language, or differs in over a tenth or 10,000 of its chunks.
-
-        Below 5,000 chunks, any difference counts.
-        """
-        view = snapshot.view
-        if view is None or view.kind != kind or view.language != self.settings.language:
-            return True
-        tolerated = 0 if len(view.index) < _SMALL_VIEW else min(len(view.index) // 10, _MAX_TAIL)
-        return snapshot.pending > tolerated
 
     def save_grown_view(self, catalog: CatalogWriter) -> None:
         """Save a view during a sync once the collection has doubled, so that readers need not search a long tail.

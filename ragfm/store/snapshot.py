@@ -177,7 +177,16 @@ class Snapshot:
             approximate = tail @ query[0]
             best = approximate >= np.partition(approximate, -k)[-k] - _ROUNDING
             tail_ids, tail = tail_ids[best], tail[best]
-        ids, vectors = self._view_candidates(query, k, allowed)
+        ids, vectors = self._ids[:0], self._tail[:0]  # of the view: a superset of its best k
+        if self.view is not None and len(self.view.index):
+            count = k + (_EXTRA_EXACT if self.view.index.recall == 1 else _EXTRA_APPROXIMATE)
+            scores, found = self._search_view(query, count, allowed)
+            while len(found) >= count and count < _MAX_TIES and scores[-1] >= scores[k - 1] - _ROUNDING:
+                count *= 4  # there may be more ties, of which the lowest ids are wanted
+                scores, found = self._search_view(query, count, allowed)
+            ids, vectors = self._catalog.vectors_of(self.generation, found.tolist())
+            if len(ids) != len(found):
+                self.report_missing_chunks()
         ids = np.concatenate([ids, tail_ids])
         # Scores are computed from the catalog's vectors, so they do not depend on the view or the kind of index.
         scores = _cosines(np.concatenate([vectors, tail]), query)
@@ -199,20 +208,6 @@ class Snapshot:
         if self._catalog.floor() <= self.generation.id and self.view is not None:
             self.view.mark_damaged("it has chunks that the catalog lacks")
         raise StaleReadError
-
-    def _view_candidates(self, query: Vectors, k: int, allowed: AllowedChunks | None) -> tuple[Ids, Vectors]:
-        """Ids and catalog vectors of live chunks in the view, a superset of its best `k`."""
-        if self.view is None or not len(self.view.index):
-            return self._ids[:0], self._tail[:0]
-        count = k + (_EXTRA_EXACT if self.view.index.recall == 1 else _EXTRA_APPROXIMATE)
-        scores, ids = self._search_view(query, count, allowed)
-        while len(ids) >= count and count < _MAX_TIES and scores[-1] >= scores[k - 1] - _ROUNDING:
-            count *= 4  # there may be more ties, of which the lowest ids are wanted
-            scores, ids = self._search_view(query, count, allowed)
-        known, vectors = self._catalog.vectors_of(self.generation, ids.tolist())
-        if len(known) != len(ids):
-            self.report_missing_chunks()
-        return known, vectors
 
     def _search_view(self, query: Vectors, k: int, allowed: AllowedChunks | None) -> tuple[Vectors, Ids]:
         """Scores and ids of at least the best `k` live chunks in the view; fewer if there are fewer."""

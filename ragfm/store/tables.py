@@ -14,10 +14,7 @@ MAX_COMPARED_CHARACTERS = 200
 _NUMBER = re.compile(r"[+-]?(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d{1,2})?", re.ASCII)
 
 properties = sa.Table(
-    "properties",
-    SCHEMA,
-    sa.Column("key", sa.String, primary_key=True),
-    sa.Column("value", sa.String, nullable=False),
+    "properties", SCHEMA, sa.Column("key", sa.String, primary_key=True), sa.Column("value", sa.String, nullable=False)
 )
 
 contracts = sa.Table(

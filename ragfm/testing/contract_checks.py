@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from ragfm.core.types import Ids
 
 
 def require(condition: bool, message: str) -> None:
@@ -19,3 +23,14 @@ def require_value_errors(calls: Mapping[str, Callable[[], object]]) -> None:
         except ValueError:
             continue
         raise AssertionError(f"{description} must raise ValueError, but is accepted")
+
+
+def allowed_ids(ids: Ids) -> Sequence[Ids]:
+    """Filters for a search of an index: none, some and all of its ids, unknown and repeated ones, in any order."""
+    import numpy as np
+
+    random = np.random.default_rng(1)
+    shares = [random.permutation(ids)[: round(len(ids) * share)] for share in (0.01, 0.5, 0.9, 1)]
+    unknown = np.array([5 * 10**9, 2**62, 1], dtype=np.int64)
+    mixed = [np.concatenate([share, unknown, share[:3]]) for share in shares]
+    return [ids[:0], ids[:1], np.sort(ids)[-1:], unknown[:2], np.sort(shares[1]), *shares, *mixed]

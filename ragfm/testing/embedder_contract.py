@@ -33,16 +33,6 @@ def check_embedder(embedder: Embedder) -> None:
         same = bool(np.allclose(together, alone, atol=1e-3))  # padding may change the last digits
         require(same, "a text's vector depends on the other texts of the batch")
         require(embed([]).shape == (0, embedder.dim), "an empty list of texts must give no vectors")
-    _check_tokens(embedder)
-    _check_window(embedder)
-    fingerprint = dict(embedder.fingerprint)
-    missing = {"model", "dim", "max_tokens"} - fingerprint.keys()
-    require(not missing, f"the fingerprint {fingerprint} lacks {', '.join(sorted(missing))}")
-    require(json.loads(json.dumps(fingerprint)) == fingerprint, "the fingerprint changes when it is stored as JSON")
-    require(fingerprint == dict(embedder.fingerprint), "the fingerprint changes")
-
-
-def _check_tokens(embedder: Embedder) -> None:
     for text, offsets in zip(_TEXTS, embedder.tokenize(_TEXTS), strict=True):
         valid_shape = offsets.ndim == 2 and offsets.shape[1] == 2
         require(valid_shape, f"offsets have shape {offsets.shape}, expected (tokens, 2)")
@@ -50,6 +40,12 @@ def _check_tokens(embedder: Embedder) -> None:
         require(inside and len(offsets) > 0, f"the token offsets of {text!r} are invalid: {offsets.tolist()}")
     long = "word " * (2 * embedder.max_tokens)
     require(len(embedder.tokenize([long])[0]) >= 2 * embedder.max_tokens, "tokenize truncates long texts")
+    _check_window(embedder)
+    fingerprint = dict(embedder.fingerprint)
+    missing = {"model", "dim", "max_tokens"} - fingerprint.keys()
+    require(not missing, f"the fingerprint {fingerprint} lacks {', '.join(sorted(missing))}")
+    require(json.loads(json.dumps(fingerprint)) == fingerprint, "the fingerprint changes when it is stored as JSON")
+    require(fingerprint == dict(embedder.fingerprint), "the fingerprint changes")
 
 
 def _check_window(embedder: Embedder) -> None:

@@ -22,21 +22,6 @@ def check_reader(reader: Reader) -> None:
 
     The reader must generate at least three tokens. Raises AssertionError with the violation.
     """
-    text = _check_counts(reader)
-    _check_max_tokens(reader, text)
-    _check_stop_strings(reader, text)
-    _check_closed_streams(reader, text)
-    _check_threads(reader, text)
-    _check_window(reader)
-    _check_characters(reader)
-
-
-def _generate(reader: Reader, messages: Sequence[Message], sampling: Sampling = _SAMPLING) -> tuple[str, Stream]:
-    stream = reader.stream(messages, sampling)
-    return "".join(stream), stream
-
-
-def _check_counts(reader: Reader) -> str:
     text, stream = _generate(reader, _COUNT_PROMPT)
     counted, used = reader.count_tokens(_COUNT_PROMPT), stream.usage.prompt_tokens
     valid = counted == used if getattr(reader, "counts_exactly", True) else counted >= used
@@ -47,18 +32,13 @@ def _check_counts(reader: Reader) -> str:
     require(reason in ("stop", "length"), f"finish_reason is {reason!r} after the end of the stream.")
     second, _ = _generate(reader, _COUNT_PROMPT)
     require(second == text, f"At temperature 0 the same prompt gave {text!r}, then {second!r}.")
-    return text
 
-
-def _check_max_tokens(reader: Reader, text: str) -> None:
     short, stream = _generate(reader, _COUNT_PROMPT, Sampling(max_tokens=2))
     tokens, reason = stream.usage.completion_tokens, stream.finish_reason
     require(tokens == 2, f"With max_tokens=2 the reader generated {tokens} tokens.")
     require(reason == "length", f"finish_reason is {reason!r} for an answer cut at max_tokens, expected 'length'.")
     require(text.startswith(short), f"A lower max_tokens changes the text: {short!r} instead of {text!r}.")
 
-
-def _check_stop_strings(reader: Reader, text: str) -> None:
     middle = len(text) // 2
     for stop in (text[middle : middle + 1], text[middle : middle + 4]):
         output, stream = _generate(reader, _COUNT_PROMPT, Sampling(max_tokens=16, stop=("\0never", stop)))
@@ -66,8 +46,6 @@ def _check_stop_strings(reader: Reader, text: str) -> None:
         require(output == expected, f"With the stop string {stop!r} the text is {output!r}, expected {expected!r}.")
         require(reason == "stop", f"finish_reason is {reason!r} at a stop string, expected 'stop'.")
 
-
-def _check_closed_streams(reader: Reader, text: str) -> None:
     with reader.stream(_COUNT_PROMPT, _SAMPLING) as stream:
         next(stream)
     stream.close()
@@ -77,6 +55,20 @@ def _check_closed_streams(reader: Reader, text: str) -> None:
     _run_in_threads(lambda: reader.stream(_RAINBOW_PROMPT, _SAMPLING))  # never started
     _run_in_threads(lambda: outputs.append(_generate(reader, _COUNT_PROMPT)[0]))
     require(outputs == [text], "After a closed and an abandoned stream the same prompt has a different answer.")
+
+    _check_threads(reader, text)
+    _check_window(reader)
+    for limit in (1, 2, 3, 16):
+        pieces = list(reader.stream(_EMOJI_PROMPT, Sampling(max_tokens=limit)))
+        require(all(pieces), "A stream yields an empty piece.")
+        characters = "".join(pieces)
+        require("�" not in characters, f"A character was torn between tokens: {characters!r}.")
+        characters.encode()  # raises for half of a surrogate pair
+
+
+def _generate(reader: Reader, messages: Sequence[Message], sampling: Sampling = _SAMPLING) -> tuple[str, Stream]:
+    stream = reader.stream(messages, sampling)
+    return "".join(stream), stream
 
 
 def _check_threads(reader: Reader, text: str) -> None:
@@ -117,12 +109,3 @@ def _check_window(reader: Reader) -> None:
     require(bool(message), "stream() must raise ContextOverflowError at once for a prompt longer than the window.")
     for number in (reader.count_tokens(too_long), reader.context_tokens):
         require(str(number) in message, f"The error for a prompt that is too long does not name {number}: {message}")
-
-
-def _check_characters(reader: Reader) -> None:
-    for limit in (1, 2, 3, 16):
-        pieces = list(reader.stream(_EMOJI_PROMPT, Sampling(max_tokens=limit)))
-        require(all(pieces), "A stream yields an empty piece.")
-        text = "".join(pieces)
-        require("�" not in text, f"A character was torn between tokens: {text!r}.")
-        text.encode()  # raises for half of a surrogate pair
