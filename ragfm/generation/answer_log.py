@@ -173,7 +173,8 @@ class AnswerLog:
 
     def entries(self, which: LogFilter = LogFilter(), *, limit: int | None = None) -> list[LogEntry]:
         """The entries that match a filter, oldest first; with `limit`, the newest of them."""
-        with self._reading() as connection:
+        with self._connect(create=False) as connection:
+            connection.execute("BEGIN")
             entries = list(select_entries(connection, which))
         return entries[-limit:] if limit else entries
 
@@ -233,12 +234,6 @@ class AnswerLog:
                 connection.execute("ROLLBACK")
                 raise
             connection.execute("COMMIT")
-
-    @contextmanager
-    def _reading(self) -> Iterator[sqlite3.Connection]:
-        with self._connect(create=False) as connection:
-            connection.execute("BEGIN")
-            yield connection
 
     @contextmanager
     def _connect(self, *, create: bool) -> Iterator[sqlite3.Connection]:

@@ -127,10 +127,8 @@ class _Bounder:
             return self.bound(_merge([own, *parts]), path)
         if options := schema.get("anyOf") or schema.get("oneOf"):
             return annotations | {"anyOf": [self.bound(option, path) for option in options]}
-        if "const" in schema:
-            return annotations | {"enum": [schema["const"]]}
-        if "enum" in schema:
-            return annotations | {"enum": schema["enum"]}
+        if "const" in schema or "enum" in schema:
+            return annotations | {"enum": [schema["const"]] if "const" in schema else schema["enum"]}
         kind = schema.get("type") or next((kind for key, kind in _IMPLIED_TYPES.items() if key in schema), None)
         if isinstance(kind, list):
             options = [{**schema, "type": one} for one in kind]

@@ -38,8 +38,17 @@ def distinct(hits: Iterable[Hit], k: int) -> tuple[list[Hit], list[Dropped]]:
     for hit in hits:
         if len(chosen) == k:
             break
-        shingles, numbers = _shingles(hit)
-        same = next((at for at, (s, n) in enumerate(known) if n == numbers and _is_near_duplicate(s, shingles)), None)
+        words = _WORD.findall(hit.text.casefold())
+        starts = range(max(1, len(words) - _SHINGLE + 1))
+        shingles = frozenset(" ".join(words[at : at + _SHINGLE]) for at in starts)
+        numbers = frozenset(filter(_HAS_DIGIT.search, words))
+        near = (
+            at
+            for at, (known_shingles, known_numbers) in enumerate(known)
+            if known_numbers == numbers
+            and len(known_shingles & shingles) >= NEAR_DUPLICATE * len(known_shingles | shingles)
+        )
+        same = next(near, None)
         if same is None:
             chosen.append(hit)
             known.append((shingles, numbers))
@@ -110,15 +119,3 @@ def _follows(before: Hit, hit: Hit, text_of: Callable[[str], str]) -> bool:
     text = text_of(hit.uri)
     unchanged = text[before.start : before.end] == before.text and text[hit.start : hit.end] == hit.text
     return unchanged and not text[before.end : hit.start].strip()
-
-
-def _shingles(hit: Hit) -> tuple[frozenset[str], frozenset[str]]:
-    """Shingles of three words, and the words with a digit."""
-    words = _WORD.findall(hit.text.casefold())
-    runs = range(max(1, len(words) - _SHINGLE + 1))
-    shingles = frozenset(" ".join(words[at : at + _SHINGLE]) for at in runs)
-    return shingles, frozenset(filter(_HAS_DIGIT.search, words))
-
-
-def _is_near_duplicate(one: frozenset[str], other: frozenset[str]) -> bool:
-    return len(one & other) >= NEAR_DUPLICATE * len(one | other)

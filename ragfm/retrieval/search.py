@@ -173,17 +173,12 @@ def rerank(
     sort_keys = scores
     scored = ~np.isnan(scores)
     if weight < 1 and scored.any():
-        own = np.array([_search_score(hit) for hit in hits], dtype=np.float32)
+        searched = [[hit.scores.get(name) for name in ("fused", "dense", "keyword")] for hit in hits]
+        own = np.array([next((s for s in of_hit if s is not None), 0.0) for of_hit in searched], dtype=np.float32)
         sort_keys = np.full_like(scores, np.nan)
         sort_keys[scored] = weight * _min_max(scores[scored]) + (1 - weight) * _min_max(own[scored])
     order = np.argsort(-sort_keys, kind="stable").tolist()  # NaN comes last
     return [replace(hits[at], scores={**hits[at].scores, "rerank": _score(scores[at])}) for at in order]
-
-
-def _search_score(hit: Hit) -> float:
-    """The score that the search ranked a hit by."""
-    scores = (hit.scores.get(name) for name in ("fused", "dense", "keyword"))
-    return next((score for score in scores if score is not None), 0.0)
 
 
 def _score(value: float) -> float | None:

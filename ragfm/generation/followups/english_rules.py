@@ -107,7 +107,9 @@ def rewrite_with_rules(question: str, turns: Sequence[Turn]) -> str:
     rest, resolved = nth_item(rest, [turn.answer for turn in turns])
     if resolved is False:  # an ordinal without a list
         return _append_question(previous, question)
-    if about or opened or resolved or _starts_fragment(rest):
+    words = [word.text for word in split_words(rest)]
+    # "For parents?" is a fragment even without "and" or "what about".
+    if about or opened or resolved or (words[0] in PREPOSITIONS | {"if"} and QUESTIONS.isdisjoint(words)):
         fragment = _fragment(rest)
         if fragment:
             return _substitute(previous, fragment) or (f"What about {fragment}?" if resolved else question)
@@ -129,12 +131,6 @@ def _append_question(previous: str, question: str) -> str:
 # --- Fragments of questions ------------------------------------------------------------------------------------------
 
 
-def _starts_fragment(text: str) -> bool:
-    """Whether a text without "and" or "what about" is only a fragment of a question, as "For parents?" is."""
-    words = split_words(text)
-    return words[0].text in PREPOSITIONS | {"if"} and not any(word.text in QUESTIONS for word in words)
-
-
 def _fragment(text: str) -> str | None:
     """The text without punctuation if it has no verb, or is a clause that starts with a subordinator such as "if"."""
     words = [word for word in split_words(text) if word.text[0].isalnum()]
@@ -154,51 +150,38 @@ def _substitute(previous: str, fragment: str) -> str | None:
     first = split_words(fragment)[0].text
     if _THINGS.search(fragment) or _PERSONS.search(fragment) or _THAT.search(fragment):
         return _append_question(previous, f"{fragment}?")
-    if first in PREPOSITIONS or first in SUBORDINATORS:
-        place = _find_clause(body, first) if first in SUBORDINATORS else _find_similar_phrase(body, fragment, first)
+    if first in SUBORDINATORS:
+        clause = re.search(rf"\b{first}\b.*$", body[1:], re.IGNORECASE)
+        return f"{body[: clause.start() + 1]}{fragment}{body[clause.end() + 1 :]}?" if clause else f"{body} {fragment}?"
+    if first not in PREPOSITIONS and is_time_phrase(fragment):
+        first = "on" if re.search(r"days?\b|weekend", fragment, re.IGNORECASE) else "in"
+        fragment = f"{first} {fragment}"
+    if first in PREPOSITIONS:
+        place = _find_similar_phrase(body, fragment, first)
         return f"{body[: place[0]]}{fragment}{body[place[1] :]}?" if place else f"{body} {fragment}?"
-    phrases = noun_phrases(body)
-    if is_time_phrase(fragment):
-        return _substitute_time(body, fragment)
-    if found := _replaceable_phrase(phrases, fragment):
+    if found := _replaceable_phrase(noun_phrases(body), fragment):
         return f"{body[: found.start]}{fragment}{body[found.end :]}?"
     return f"{body} for {fragment}?" if _PEOPLE.search(fragment) else None
 
 
-def _find_clause(body: str, first: str) -> tuple[int, int] | None:
-    match = re.search(rf"\b{first}\b.*$", body[1:], re.IGNORECASE)
-    return (match.start() + 1, match.end() + 1) if match else None
-
-
 def _find_similar_phrase(body: str, fragment: str, preposition: str) -> tuple[int, int] | None:
     """The span of a phrase with the same preposition, or of a time phrase if the fragment is one."""
-    for start, end in reversed(_prepositional_phrases(body)):
+    # Phrases that start with a preposition, up to the next one or a verb.
+    words, spans = split_words(body), list[tuple[int, int]]()
+    stops = (PREPOSITIONS | SUBORDINATORS | AUXILIARIES) - {"of"}
+    for at, word in enumerate(words[:-1]):
+        if word.text in PREPOSITIONS - {"of"}:
+            until = at + 1
+            while until < len(words) and words[until].text[0].isalnum() and words[until].text not in stops:
+                until += 1
+            if until > at + 1:
+                spans.append((word.start, words[until - 1].end))
+    for start, end in reversed(spans):
         text = body[start:end]
         same = text.split()[0].lower() == preposition
         if is_time_phrase(fragment) == is_time_phrase(text) and (same or is_time_phrase(fragment)):
             return start, end
     return None
-
-
-def _prepositional_phrases(body: str) -> list[tuple[int, int]]:
-    """Spans of phrases that start with a preposition, up to the next one or a verb."""
-    words, spans = split_words(body), []
-    stops = PREPOSITIONS | SUBORDINATORS | AUXILIARIES
-    for at, word in enumerate(words):
-        if word.text in PREPOSITIONS - {"of"} and at + 1 < len(words):
-            until = at + 1
-            while until < len(words) and words[until].text[0].isalnum() and words[until].text not in stops - {"of"}:
-                until += 1
-            if until > at + 1:
-                spans.append((word.start, words[until - 1].end))
-    return spans
-
-
-def _substitute_time(body: str, fragment: str) -> str:
-    preposition = "on" if re.search(r"days?\b|weekend", fragment, re.IGNORECASE) else "in"
-    phrase = f"{preposition} {fragment}"
-    place = _find_similar_phrase(body, phrase, preposition)
-    return f"{body[: place[0]]}{phrase}{body[place[1] :]}?" if place else f"{body} {phrase}?"
 
 
 def _replaceable_phrase(phrases: Sequence[Phrase], fragment: str) -> Phrase | None:
@@ -264,7 +247,11 @@ def _resolve_pronouns(text: str, turns: Sequence[Turn], *, changed: bool, opened
         return _append_question(previous, text)
     persons, things = _PERSONS.search(text), _THINGS.search(text)
     if persons:
-        name = _find_person(turns[-1])
+        # The person whom the question describes, or a name in the question or its answer.
+        described = re.match(r"who(?:'s|\s+is|\s+are|\s+was)\s+(.+?)\W*$", previous.strip(), re.IGNORECASE)
+        named = [phrase.text for phrase in noun_phrases(previous) if phrase.name and " " in phrase.text]
+        answered = _NAME.search(turns[-1].answer)
+        name = described[1] if described else named[-1] if named else answered[0] if answered else None
         return _replace_pronouns(_PERSONS, text, name) if name else _append_question(previous, text)
     if things and not (_EXPLETIVE.search(text) and things[0].lower() == "it"):
         thing = _find_thing(previous, plural=things[0].lower().startswith("the"))
@@ -278,14 +265,6 @@ def _resolve_pronouns(text: str, turns: Sequence[Turn], *, changed: bool, opened
     if opened and not noun_phrases(text):  # "And until when do I have to apply?"
         return _append_question(previous, text)
     return text if changed else None
-
-
-def _find_person(previous: Turn) -> str | None:
-    """The person that the previous turn is about: described in the question, or named in either."""
-    if described := re.match(r"who(?:'s|\s+is|\s+are|\s+was)\s+(.+?)\W*$", previous.question.strip(), re.IGNORECASE):
-        return described[1]
-    named = [phrase.text for phrase in noun_phrases(previous.question) if phrase.name and " " in phrase.text]
-    return named[-1] if named else (found[0] if (found := _NAME.search(previous.answer)) else None)
 
 
 def _find_thing(previous: str, *, plural: bool) -> str | None:

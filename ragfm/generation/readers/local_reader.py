@@ -140,19 +140,15 @@ class LocalReader(Generic[M]):
                 self._loaded = _Engine(model, batcher, window, prefix_cache)
             return self._loaded
 
-    def _reset_after_fork(self) -> None:
-        """Forget the model: in a forked process, its thread does not exist, and the lock may be held forever."""
-        self._loading = threading.Lock()
-        self._loaded = None
-
 
 _readers: weakref.WeakSet[LocalReader[Any]] = weakref.WeakSet()
 
 
-def _reset_all_after_fork() -> None:
+def _reset_after_fork() -> None:
+    """Forget the models: in a forked process, their threads do not exist, and a lock may be held forever."""
     for reader in list(_readers):
-        reader._reset_after_fork()  # noqa: SLF001
+        reader._loading, reader._loaded = threading.Lock(), None  # noqa: SLF001
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_reset_all_after_fork)
+    os.register_at_fork(after_in_child=_reset_after_fork)

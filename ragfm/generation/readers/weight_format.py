@@ -13,8 +13,7 @@ import logging
 import math
 import os
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -108,7 +107,14 @@ def optimize(path: Path) -> tuple[list[FormatMeasurement], FormatMeasurement]:
     original, original_tokens = _measure("as it is", path, None)
     measurements = [original]
     files: dict[str, Path] = {}
-    with _temporary_folder() as folder:
+    # On the same file system as the result, which is then only renamed.
+    folder = _folder() / f"making.{os.getpid()}"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        hint = "Set XDG_CACHE_HOME to a writable folder."
+        raise RagfmError(f"Cannot create the folder '{folder}': {error}.", hint) from error
+    try:
         for name, ftype in WEIGHT_FORMATS.items():
             files[name] = quantize(path, folder / f"{name}.gguf", ftype)
             measurements.append(_measure(name, files[name], original_tokens)[0])
@@ -125,6 +131,10 @@ def optimize(path: Path) -> tuple[list[FormatMeasurement], FormatMeasurement]:
             record["file"], record["bytes"] = f"{sha256[:32]}-{best.name}.gguf", file.stat().st_size
             file.replace(_folder() / record["file"])
         replace_file(_record_file(path), json.dumps(record, indent=1).encode())
+    finally:
+        for leftover in folder.iterdir():
+            leftover.unlink()
+        folder.rmdir()
     return measurements, best
 
 
@@ -184,24 +194,6 @@ def _evaluate_text(context: LlamaContext, tokens: list[int]) -> tuple[float, lis
             log_sum = math.log(float(np.exp(logits - logits[best]).sum()))
             losses.append(log_sum + float(logits[best] - logits[following]))
     return sum(losses) / len(losses), best_tokens
-
-
-@contextmanager
-def _temporary_folder() -> Iterator[Path]:
-    """A folder on the same file system as the result, which is then only renamed."""
-    folder = _folder() / f"making.{os.getpid()}"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise RagfmError(
-            f"Cannot create the folder '{folder}': {error}.", "Set XDG_CACHE_HOME to a writable folder."
-        ) from error
-    try:
-        yield folder
-    finally:
-        for file in folder.iterdir():
-            file.unlink()
-        folder.rmdir()
 
 
 def _folder() -> Path:
