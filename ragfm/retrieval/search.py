@@ -56,11 +56,11 @@ def find(
     if mode == "keyword":
         scores, ids = snapshot.search_keywords(query, k, allowed)
         return RankedChunks(ids, _no_scores(ids), scores, _no_scores(ids))
-    vector = embedder().embed_queries([query])
     if mode == "dense":
-        scores, ids = snapshot.search(vector, k, allowed)
+        scores, ids = snapshot.search(embedder().embed_queries([query]), k, allowed)
         return RankedChunks(ids, scores, _no_scores(ids), _no_scores(ids))
-    candidates = _candidates(query, vector, max(k, settings.candidates), snapshot, allowed)
+    count = max(k, settings.candidates)
+    candidates = find_candidates(query, count, snapshot=snapshot, embedder=embedder, allowed=allowed)
     model, language = snapshot.generation.contract.get("weights"), snapshot.keywords().language
     weight = weight_for(query, settings, model=model, language=language)
     fused = fuse(candidates.dense, candidates.keyword, fusion=settings.fusion, weight=weight)
@@ -71,14 +71,11 @@ def find(
 def find_candidates(
     query: str, count: int, *, snapshot: Snapshot, embedder: Callable[[], Embedder], allowed: AllowedChunks | None
 ) -> RankedChunks:
-    """The candidates of `hybrid`: the best `count` chunks of each index, in order of id, with both scores."""
-    return _candidates(query, embedder().embed_queries([query]), count, snapshot, allowed)
+    """The candidates of `hybrid`: the best `count` chunks of each index, in order of id, with both scores.
 
-
-def _candidates(
-    query: str, vector: Vectors, count: int, snapshot: Snapshot, allowed: AllowedChunks | None
-) -> RankedChunks:
-    """Scores that only one index returned are computed for the other; BM25 is 0 if chunk and query share no word."""
+    Scores that only one index returned are computed for the other; BM25 is 0 if chunk and query share no word.
+    """
+    vector = embedder().embed_queries([query])
     count = min(count, len(snapshot))
     dense, dense_ids = snapshot.search(vector, count, allowed)
     keyword, keyword_ids = snapshot.search_keywords(query, count, allowed)

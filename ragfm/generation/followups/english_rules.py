@@ -157,31 +157,25 @@ def _substitute(previous: str, fragment: str) -> str | None:
         first = "on" if re.search(r"days?\b|weekend", fragment, re.IGNORECASE) else "in"
         fragment = f"{first} {fragment}"
     if first in PREPOSITIONS:
-        place = _find_similar_phrase(body, fragment, first)
-        return f"{body[: place[0]]}{fragment}{body[place[1] :]}?" if place else f"{body} {fragment}?"
-    if found := _replaceable_phrase(noun_phrases(body), fragment):
-        return f"{body[: found.start]}{fragment}{body[found.end :]}?"
-    return f"{body} for {fragment}?" if _PEOPLE.search(fragment) else None
-
-
-def _find_similar_phrase(body: str, fragment: str, preposition: str) -> tuple[int, int] | None:
-    """The span of a phrase with the same preposition, or of a time phrase if the fragment is one."""
-    # Phrases that start with a preposition, up to the next one or a verb.
-    words, spans = split_words(body), list[tuple[int, int]]()
-    stops = (PREPOSITIONS | SUBORDINATORS | AUXILIARIES) - {"of"}
-    for at, word in enumerate(words[:-1]):
-        if word.text in PREPOSITIONS - {"of"}:
+        # The last phrase with the same preposition, or the last time phrase if the fragment is one. A phrase starts
+        # with a preposition and ends before the next one or a verb.
+        words, timed, place = split_words(body), is_time_phrase(fragment), (len(body), len(body))
+        stops = (PREPOSITIONS | SUBORDINATORS | AUXILIARIES) - {"of"}
+        for at, word in enumerate(words):
+            if word.text not in PREPOSITIONS - {"of"}:
+                continue
             until = at + 1
             while until < len(words) and words[until].text[0].isalnum() and words[until].text not in stops:
                 until += 1
             if until > at + 1:
-                spans.append((word.start, words[until - 1].end))
-    for start, end in reversed(spans):
-        text = body[start:end]
-        same = text.split()[0].lower() == preposition
-        if is_time_phrase(fragment) == is_time_phrase(text) and (same or is_time_phrase(fragment)):
-            return start, end
-    return None
+                start, end = word.start, words[until - 1].end
+                if is_time_phrase(body[start:end]) == timed and (timed or word.text == first):
+                    place = start, end
+        before = body[: place[0]] if place[0] < len(body) else f"{body} "
+        return f"{before}{fragment}{body[place[1] :]}?"
+    if found := _replaceable_phrase(noun_phrases(body), fragment):
+        return f"{body[: found.start]}{fragment}{body[found.end :]}?"
+    return f"{body} for {fragment}?" if _PEOPLE.search(fragment) else None
 
 
 def _replaceable_phrase(phrases: Sequence[Phrase], fragment: str) -> Phrase | None:

@@ -61,13 +61,9 @@ class LlamaContext:
         self._logits_type = ctypes.c_float * model.vocab_size
         self._adapter: Adapter | None = None
         self.has_pending_copies = False
-        """Whether copies were requested that take effect only with the next evaluation."""
 
     def evaluate(self, batch: Sequence[BatchToken]) -> list[Logits]:
-        """The requested logits, in order; valid until the next call.
-
-        The tokens of a slot continue its content. Slots come in ascending order.
-        """
+        """See KVCache."""
         fillers = self._fill_gaps(batch)
         entries = sorted([*batch, *fillers], key=lambda entry: entry.slot) if fillers else batch
         llama_batch = self._batch

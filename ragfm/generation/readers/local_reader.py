@@ -30,11 +30,9 @@ class _Engine(NamedTuple):
 
 
 class LocalReader(Generic[M]):
-    """A model with its own chat template. Requests from any number of threads are evaluated together.
+    """A model with its own chat template; its subclasses describe the parameters.
 
-    Each request has `context_tokens` for itself, reduced to what the model was trained for. Up to `slots` requests run
-    at once, and up to `waiting` more wait. A forked process loads the model again; streams belong to the process that
-    began them.
+    A forked process loads the model again. Streams belong to the process that began them.
     """
 
     def __init__(self, path: Path, context_tokens: int, slots: int, waiting: int) -> None:

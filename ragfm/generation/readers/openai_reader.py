@@ -78,7 +78,15 @@ class OpenAIReader:
         self._base_url = server_url(base_url)
         self._omit = frozenset([omit] if isinstance(omit, str) else omit)
         self._price = _read_price(model, prices or {})
-        self._timeout = openai.Timeout(_seconds_option(seconds), connect=CONNECT_SECONDS)
+        silence = 0.0
+        with suppress(TypeError, ValueError):
+            silence = float(seconds)  # text if it comes from the environment
+        if not 0 < silence < inf:
+            raise ConfigError(
+                f"Invalid reader option seconds: {seconds!r} is not a positive number.",
+                "Set seconds to the maximum silence of the server.",
+            )
+        self._timeout = openai.Timeout(silence, connect=CONNECT_SECONDS)
         self._retries = int_option("retries", retries, 0)
         self._client_thread: ClientThread | None = None
 
@@ -269,17 +277,6 @@ def estimate_tokens(messages: Sequence[Message]) -> int:
     pieces = sum(len(_TOKEN_ESTIMATE.findall(text)) for text in texts)
     further_bytes = sum(len(text.encode("utf-8", "replace")) - len(text) for text in texts)
     return pieces + further_bytes // 2 + _MESSAGE_TOKENS * len(texts) + _SYSTEM_TOKENS
-
-
-def _seconds_option(value: Any) -> float:
-    with suppress(TypeError, ValueError):
-        seconds = float(value)  # text if it comes from the environment
-        if 0 < seconds < inf:
-            return seconds
-    raise ConfigError(
-        f"Invalid reader option seconds: {value!r} is not a positive number.",
-        "Set seconds to the maximum silence of the server.",
-    )
 
 
 def _host(url: str) -> str:
