@@ -161,13 +161,22 @@ class _Splitter:
     """Packs a document's text into chunks of up to `limit` tokens."""
 
     def __init__(self, document: Document, tokenize: Tokenize, limit: int, overlap: int) -> None:
+        import numpy as np
+
         self._document = document
         self._text = document.text
         self._tokenize = tokenize
         self._limit = limit
         self._overlap = overlap
         self._outline = _Outline(document)
-        self._token_starts = self._tokens()
+        bounds = [0]
+        for end in self._outline.sentences:
+            if end - bounds[-1] >= _SLICE:
+                bounds.append(end)
+        slices = list(pairwise([*bounds, len(self._text)]))
+        offsets = tokenize([self._text[start:end] for start, end in slices])
+        starts = [start + tokens[:, 0] for (start, _), tokens in zip(slices, offsets, strict=True)]
+        self._token_starts: NDArray[np.int64] = np.sort(np.concatenate(starts))  # ascending
         names = [_SEPARATOR, *sorted(self._outline.names())]
         self._cost = dict(zip(names, map(len, tokenize(names)), strict=True))
 
@@ -269,19 +278,6 @@ class _Splitter:
             room -= cost
             names.insert(0, name)
         return "\n".join(filter(None, (_SEPARATOR.join(names), header))), self._limit // 3 - room
-
-    def _tokens(self) -> NDArray[np.int64]:
-        """Token starts of the text. *Shape:* (n_tokens,), ascending."""
-        import numpy as np
-
-        bounds = [0]
-        for end in self._outline.sentences:
-            if end - bounds[-1] >= _SLICE:
-                bounds.append(end)
-        slices = list(pairwise([*bounds, len(self._text)]))
-        offsets = self._tokenize([self._text[start:end] for start, end in slices])
-        starts = [start + tokens[:, 0] for (start, _), tokens in zip(slices, offsets, strict=True)]
-        return np.sort(np.concatenate(starts))
 
 
 def _outside(spans: Sequence[tuple[int, int]], positions: Iterable[int]) -> Iterator[int]:

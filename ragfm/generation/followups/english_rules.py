@@ -113,8 +113,8 @@ def rewrite_with_rules(question: str, turns: Sequence[Turn]) -> str:
         fragment = _fragment(rest)
         if fragment:
             return _substitute(previous, fragment) or (f"What about {fragment}?" if resolved else question)
-    if _QUESTION_FRAGMENT.match(rest) and _is_elliptic(rest):
-        return _with_question_word(previous, rest)
+    if _QUESTION_FRAGMENT.match(rest) and (asked := _with_question_word(previous, rest)):
+        return asked
     return _resolve_pronouns(rest, turns, changed=bool(resolved), opened=opened) or question
 
 
@@ -202,32 +202,29 @@ def _replaceable_phrase(phrases: Sequence[Phrase], fragment: str) -> Phrase | No
 # --- Question words ----------------------------------------------------------------------------------------------
 
 
-def _is_elliptic(text: str) -> bool:
-    """Whether a question has no verb, such as "For how long?" and "How many people?"."""
-    words = [word for word in split_words(text) if word.text[0].isalnum()]
-    at = next((n for n, word in enumerate(words) if word.text in QUESTIONS), 0)
-    verbs = AUXILIARIES | SUBJECTS
-    return (
+def _with_question_word(previous: str, text: str) -> str | None:
+    """The previous question with another question word; None if the text has a verb, unlike "For how long?"."""
+    content = [word.text for word in split_words(text) if word.text[0].isalnum()]
+    at = next((n for n, word in enumerate(content) if word in QUESTIONS), 0)
+    elliptic = (
         at <= 2
-        and all(word.text in PREPOSITIONS | {"up", "to", "says"} for word in words[:at])
-        and not any(word.text in verbs for word in words[at:])
-        and len(words) <= _MAX_FRAGMENT_WORDS
-        and not noun_phrases(" ".join(word.text for word in words[at + 3 :]))
+        and (PREPOSITIONS | {"up", "to", "says"}).issuperset(content[:at])
+        and (AUXILIARIES | SUBJECTS).isdisjoint(content[at:])
+        and len(content) <= _MAX_FRAGMENT_WORDS
+        and not noun_phrases(" ".join(content[at + 3 :]))
     )
-
-
-def _with_question_word(previous: str, text: str) -> str:
-    """The previous question with another question word."""
+    if not elliptic:
+        return None
     body, asking = previous.strip().rstrip("?.! "), text.strip().rstrip("?.! ")
     words, new = split_words(body), split_words(asking)
     adverb = not any(word.text in ("why", "who", "whom", "which", "many", "much") for word in new) or (
         new[0].text in PREPOSITIONS
     )
-    if adverb and "?" not in body and words[0].text in AUXILIARIES:  # "Can I borrow a bicycle?" "For how long?"
-        return f"{asking[0].upper()}{asking[1:]} {body[0].lower()}{body[1:]}?"
-    adverbial = len(words) > 2 and words[0].text in ("where", "when", "how") and words[1].text in AUXILIARIES
-    if adverb and "?" not in body and adverbial:
-        return f"{asking[0].upper()}{asking[1:]} {body[words[1].start :]}?"
+    if adverb and "?" not in body:
+        if words[0].text in AUXILIARIES:  # "Can I borrow a bicycle?" "For how long?"
+            return f"{asking[0].upper()}{asking[1:]} {body[0].lower()}{body[1:]}?"
+        if len(words) > 2 and words[0].text in ("where", "when", "how") and words[1].text in AUXILIARIES:
+            return f"{asking[0].upper()}{asking[1:]} {body[words[1].start :]}?"
     return _append_question(previous, f"{asking}?")
 
 
@@ -275,8 +272,6 @@ def _find_thing(previous: str, *, plural: bool) -> str | None:
 
 
 def _replace_pronouns(pronouns: re.Pattern[str], text: str, noun: str) -> str:
-    """The text with a noun in place of its pronouns."""
-
     def put(match: re.Match[str]) -> str:
         following = split_words(text[match.end() :])
         pronoun = match[0].lower()

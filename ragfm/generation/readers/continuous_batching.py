@@ -130,7 +130,6 @@ class _BatchLoop:
     # --- Called by other threads ---------------------------------------------------------------------------------
 
     def put(self, request: GenerationRequest) -> None:
-        """Add a request."""
         with self._counting:
             self.unfinished += 1
         self._inbox.put(request)
@@ -142,7 +141,6 @@ class _BatchLoop:
     # --- The thread ----------------------------------------------------------------------------------------------
 
     def run(self) -> None:
-        """Serve requests until the loop is closed."""
         try:
             while self._receive():
                 try:

@@ -62,10 +62,7 @@ class LlamaPrefixCache:
         return max((length for length in lengths if length <= len(prompt) - 2), default=0)
 
     def load(self, cache: KVCache, slot: int, tokens: list[int], adapter: Adapter | None) -> int | None:
-        """Fill a slot with the evaluated tokens and return the slot's length, 0 if llama.cpp refuses the content.
-
-        Returns None, and leaves the slot as it is, if the tokens are not on disk. A damaged file is deleted.
-        """
+        """See PrefixCache. Returns 0 if llama.cpp refuses the content. A damaged file is deleted."""
         assert isinstance(cache, LlamaContext)
         with suppress(OSError):
             file = self._file(tokens, adapter)
@@ -78,7 +75,7 @@ class LlamaPrefixCache:
         return None
 
     def store(self, cache: KVCache, slot: int, tokens: list[int], adapter: Adapter | None) -> None:
-        """Write the content of a slot, which holds the given tokens. A failure is only logged."""
+        """See PrefixCache. A failure is only logged."""
         assert isinstance(cache, LlamaContext)
         try:
             file = self._file(tokens, adapter)

@@ -156,34 +156,7 @@ def _measure(name: str, path: Path, reference: list[int] | None) -> tuple[Format
     model = LlamaModel(path)
     context = LlamaContext(model, 1, _SAMPLE_TOKENS + 2 * _DECODE_STEPS, physical_cores())
     tokens = model.tokenize(SAMPLE_TEXT)[:_SAMPLE_TOKENS]
-    loss, best_tokens = _evaluate_text(context, tokens)
-    prompt_speeds, step_seconds = [], []
-    for _ in range(3):  # the fastest counts: other programs may be running
-        context.truncate(0, 0)
-        start = time.perf_counter()
-        for first in range(0, len(tokens), PREFILL_BLOCK):
-            block = tokens[first : first + PREFILL_BLOCK]
-            context.evaluate([BatchToken(token, first + index, 0, False) for index, token in enumerate(block)])
-        prompt_speeds.append(len(tokens) / (time.perf_counter() - start))
-        for position in range(len(tokens), len(tokens) + _DECODE_STEPS):
-            start = time.perf_counter()
-            context.evaluate([BatchToken(tokens[0], position, 0, True)])
-            step_seconds.append(time.perf_counter() - start)
-    agreement = np.mean(np.equal(best_tokens, reference)) if reference else 1.0
-    measurement = FormatMeasurement(
-        name=name,
-        megabytes=round(path.stat().st_size / 1e6, 1),
-        prompt_tokens_per_second=round(max(prompt_speeds), 1),
-        tokens_per_second=round(1 / sorted(step_seconds)[len(step_seconds) // 4], 1),
-        perplexity=round(math.exp(loss), 3),
-        agreement=round(float(agreement), 3),
-    )
-    return measurement, best_tokens
-
-
-def _evaluate_text(context: LlamaContext, tokens: list[int]) -> tuple[float, list[int]]:
-    """The mean negative log-likelihood of the tokens after the first, and the best token at each position."""
-    losses: list[float] = []
+    losses: list[float] = []  # the negative log-likelihood of each token after the first
     best_tokens: list[int] = []
     for start in range(0, len(tokens), PREFILL_BLOCK):
         block = tokens[start : start + PREFILL_BLOCK]
@@ -193,7 +166,28 @@ def _evaluate_text(context: LlamaContext, tokens: list[int]) -> tuple[float, lis
             best_tokens.append(best)
             log_sum = math.log(float(np.exp(logits - logits[best]).sum()))
             losses.append(log_sum + float(logits[best] - logits[following]))
-    return sum(losses) / len(losses), best_tokens
+    prompt_speeds, step_seconds = [], []
+    for _ in range(3):  # the fastest counts: other programs may be running
+        context.truncate(0, 0)
+        began = time.perf_counter()
+        for first in range(0, len(tokens), PREFILL_BLOCK):
+            block = tokens[first : first + PREFILL_BLOCK]
+            context.evaluate([BatchToken(token, first + index, 0, False) for index, token in enumerate(block)])
+        prompt_speeds.append(len(tokens) / (time.perf_counter() - began))
+        for position in range(len(tokens), len(tokens) + _DECODE_STEPS):
+            began = time.perf_counter()
+            context.evaluate([BatchToken(tokens[0], position, 0, True)])
+            step_seconds.append(time.perf_counter() - began)
+    agreement = np.mean(np.equal(best_tokens, reference)) if reference else 1.0
+    measurement = FormatMeasurement(
+        name=name,
+        megabytes=round(path.stat().st_size / 1e6, 1),
+        prompt_tokens_per_second=round(max(prompt_speeds), 1),
+        tokens_per_second=round(1 / sorted(step_seconds)[len(step_seconds) // 4], 1),
+        perplexity=round(math.exp(sum(losses) / len(losses)), 3),
+        agreement=round(float(agreement), 3),
+    )
+    return measurement, best_tokens
 
 
 def _folder() -> Path:
