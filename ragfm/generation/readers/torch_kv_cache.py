@@ -57,7 +57,7 @@ class BatchedKVCache:
         layer_types = set(getattr(self._model.config, "layer_types", None) or ())
         masks: torch.Tensor | dict[str, torch.Tensor] = self._to_mask(full if layer_types else sliding)
         if "sliding_attention" in layer_types:
-            masks = {"full_attention": masks, "sliding_attention": self._to_mask(sliding)}
+            masks = {"full_attention": self._to_mask(full), "sliding_attention": self._to_mask(sliding)}
         logits, _ = self._model.forward(tokens, self._cache, keep, position_ids=positions, attention_mask=masks)
         results: list[Logits] = []
         for row, start in enumerate(range(0, len(batch), per_slot)):
