@@ -427,7 +427,7 @@ def matches_question(question: str, answer: str, quote: str, context: frozenset[
     count += any(_same_word(term, other) for term in kind for other in quoted)
     if count < _MIN_TERMS:
         return False
-    # What stands between two neighbours of a phrase may cost 1.
+    # The cumulated cost of the terms before each position; between neighbours of a phrase it may be 1.
     forbidden = terms_of(quote).exact | _SHIFTING
     costs = (0 if term in answered or term in ("of", "s") else 2 if term in forbidden else 1 for term in quoted)
     ends = _phrase_ends([positions[term] for term in present], list(accumulate(costs, initial=0)))
@@ -455,10 +455,7 @@ def _is_agent(term: str) -> bool:
 
 
 def _phrase_ends(positions: Sequence[Sequence[int]], cost_before: Sequence[int]) -> Sequence[int]:
-    """The positions where a phrase can end that has one position of each term, in order and close together.
-
-    `cost_before` has the cumulated cost of the terms before each position.
-    """
+    """The positions where a phrase can end that has one position of each term, in order and close together."""
     reachable = positions[0] if positions else ()
     for candidates in positions[1:]:
         nearest = [(bisect_left(reachable, position), position) for position in candidates]

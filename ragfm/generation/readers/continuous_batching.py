@@ -170,10 +170,7 @@ class _BatchLoop:
         return sorted((slot for slot in self._slots if slot.request), key=lambda slot: slot.last_used)
 
     def _admit(self) -> None:
-        """Assign slots to the waiting requests, in order. One that waits for another's prefix lets others pass.
-
-        Cancelled requests are finished first.
-        """
+        """Drop cancelled requests, then assign slots in order. One that waits for a prefix lets others pass."""
         for slot in self._busy_slots():
             if slot.request and slot.request.cancelled:
                 self._release(slot)
