@@ -98,7 +98,14 @@ class _Outline:
             for kind in ("page", "place", "heading", "table", "code")
         }
         self._starts = {kind: [mark.start for mark in marks] for kind, marks in self._marks.items()}
-        self._paths = list(_heading_paths(self._marks["heading"]))
+        self._paths: list[tuple[tuple[int, str], ...]] = []
+        open_headings: list[Mark] = []
+        for heading in self._marks["heading"]:
+            while open_headings and open_headings[-1].level >= heading.level:
+                open_headings.pop()
+            open_headings.append(heading)
+            named = ((mark.start, _HASHES.sub("", " ".join(mark.value.split()))) for mark in open_headings)
+            self._paths.append(tuple((start, name) for start, name in named if name))
 
         headings = [(mark.start, self.skip_space(mark.end, len(text))) for mark in self._marks["heading"]]
         self._joined = [start for (_, body), (start, _) in pairwise(headings) if start == body]
@@ -154,13 +161,22 @@ class _Splitter:
     """Packs a document's text into chunks of up to `limit` tokens."""
 
     def __init__(self, document: Document, tokenize: Tokenize, limit: int, overlap: int) -> None:
+        import numpy as np
+
         self._document = document
         self._text = document.text
         self._tokenize = tokenize
         self._limit = limit
         self._overlap = overlap
         self._outline = _Outline(document)
-        self._token_starts = self._tokens()
+        bounds = [0]
+        for end in self._outline.sentences:
+            if end - bounds[-1] >= _SLICE:
+                bounds.append(end)
+        slices = list(pairwise([*bounds, len(self._text)]))
+        offsets = tokenize([self._text[start:end] for start, end in slices])
+        starts = [start + tokens[:, 0] for (start, _), tokens in zip(slices, offsets, strict=True)]
+        self._token_starts: NDArray[np.int64] = np.sort(np.concatenate(starts))  # ascending
         names = [_SEPARATOR, *sorted(self._outline.names())]
         self._cost = dict(zip(names, map(len, tokenize(names)), strict=True))
 
@@ -177,7 +193,9 @@ class _Splitter:
                 if tokens <= self._limit:
                     fitting.append(chunk)
                 elif start + 1 < chunk.end:
-                    todo.append((fresh, end, self._size(fresh, end) * self._limit // tokens))
+                    first, last = map(int, self._token_starts.searchsorted((fresh, end)))
+                    least = max(last - first, -(-(end - fresh) // _CHARS_PER_TOKEN))  # tokens of the new text
+                    todo.append((fresh, end, least * self._limit // tokens))
                 else:
                     raise TooLongError(
                         f"{self._document.uri}: the character {chunk.text!r} at {start} has {tokens} tokens with its "
@@ -194,14 +212,22 @@ class _Splitter:
     def _cut(self, start: int, stop: int, room: int) -> Iterator[tuple[int, int, int]]:
         """Chunks of a region as (start, start of new text, end); the first two differ by the overlap."""
         stop = start + len(self._text[start:stop].rstrip())
-        fresh = self._outline.skip_space(start, stop)
+        sentences, skip_space = self._outline.sentences, self._outline.skip_space
+        fresh = skip_space(start, stop)
         while fresh < stop:
+            begins = [fresh]
+            if self._overlap:  # or at the start of a sentence of the previous chunk
+                before = int(self._token_starts.searchsorted(fresh)) - self._overlap - 1  # the last token not repeated
+                earliest = int(self._token_starts[before]) + 1 if before >= 0 else 0
+                earliest = max(earliest, fresh - self._overlap * _CHARS_PER_TOKEN, start + 1)
+                near = slice(max(0, bisect_left(sentences, earliest) - 1), bisect_left(sentences, fresh))
+                repeated = (skip_space(sentence, fresh) for sentence in sentences[near])
+                begins = [*(begin for begin in repeated if earliest <= begin < fresh), fresh]
             # Of the strongest boundaries within reach, choose the one with the longest overlap.
-            begins = [*self._overlap_starts(start, fresh), fresh]
             ends = [(*self._end(begin, fresh, stop, room), begin) for begin in begins]
             _, end, start = min(ends, key=lambda cut: cut[0])
             yield start, fresh, end
-            fresh = self._outline.skip_space(end, stop)
+            fresh = skip_space(end, stop)
 
     def _end(self, begin: int, fresh: int, stop: int, room: int) -> tuple[int, int]:
         """The weakness of the best boundary within reach of `begin` (0 is the strongest), and its position."""
@@ -220,19 +246,6 @@ class _Splitter:
                 return len(self._outline.cuts), end
         torn = len(self._outline.cuts) + (1 if begin == fresh else 2)  # overlap is not worth splitting a word
         return torn, max(reach, fresh + 1)
-
-    def _overlap_starts(self, previous: int, fresh: int) -> Iterator[int]:
-        """Starts of the sentences that a chunk may repeat from the one that starts at `previous`, farthest first."""
-        if not self._overlap:
-            return
-        before = int(self._token_starts.searchsorted(fresh)) - self._overlap - 1  # the last token that is not repeated
-        earliest = int(self._token_starts[before]) + 1 if before >= 0 else 0
-        earliest = max(earliest, fresh - self._overlap * _CHARS_PER_TOKEN, previous + 1)
-        sentences = self._outline.sentences
-        for i in range(max(0, bisect_left(sentences, earliest) - 1), bisect_left(sentences, fresh)):
-            start = self._outline.skip_space(sentences[i], fresh)
-            if earliest <= start < fresh:
-                yield start
 
     def _chunk(self, start: int, end: int) -> Chunk:
         text = self._text[start:end].rstrip()
@@ -265,34 +278,6 @@ class _Splitter:
             room -= cost
             names.insert(0, name)
         return "\n".join(filter(None, (_SEPARATOR.join(names), header))), self._limit // 3 - room
-
-    def _tokens(self) -> NDArray[np.int64]:
-        """Token starts of the text. *Shape:* (n_tokens,), ascending."""
-        import numpy as np
-
-        bounds = [0]
-        for end in self._outline.sentences:
-            if end - bounds[-1] >= _SLICE:
-                bounds.append(end)
-        slices = list(pairwise([*bounds, len(self._text)]))
-        offsets = self._tokenize([self._text[start:end] for start, end in slices])
-        starts = [start + tokens[:, 0] for (start, _), tokens in zip(slices, offsets, strict=True)]
-        return np.sort(np.concatenate(starts))
-
-    def _size(self, start: int, end: int) -> int:
-        """A lower bound of the tokens of a span."""
-        first, last = self._token_starts.searchsorted((start, end))
-        return max(int(last - first), -(-(end - start) // _CHARS_PER_TOKEN))
-
-
-def _heading_paths(headings: Iterable[Mark]) -> Iterator[tuple[tuple[int, str], ...]]:
-    path: list[Mark] = []
-    for heading in headings:
-        while path and path[-1].level >= heading.level:
-            path.pop()
-        path.append(heading)
-        names = (_HASHES.sub("", " ".join(mark.value.split())) for mark in path)
-        yield tuple((mark.start, name) for mark, name in zip(path, names, strict=True) if name)
 
 
 def _outside(spans: Sequence[tuple[int, int]], positions: Iterable[int]) -> Iterator[int]:

@@ -32,14 +32,7 @@ if TYPE_CHECKING:
     from ragfm.citations.support import Analysis
     from ragfm.core.types import Hit, Message, Reader
 
-__all__ = [
-    "SHIPPED",
-    "SIGNALS",
-    "adapter_hash",
-    "answer_signals",
-    "reader_signals",
-    "select_calibration",
-]
+__all__ = ["SHIPPED", "SIGNALS", "adapter_hash", "answer_signals", "reader_signals", "select_calibration"]
 
 SIGNALS = (
     *("cosine", "gap", "covered", "nearest", "supported", "names", "anywhere", "located", "agree"),

@@ -90,6 +90,11 @@ def cite_sentences(output: str, analysis: Analysis) -> list[CitedSentence]:
         for found in supporting:
             contradicting = contradicting or find_contradiction(claim, analysis, found)
 
+        quote_terms: list[frozenset[str]] = []
+        for found in evidence:
+            of_passage = [window for window in all_windows if window.hit is found.hit]
+            inside = (one.terms for one in of_passage if found.start <= one.start and one.end <= found.end)
+            quote_terms.append(frozenset[str]().union(*inside))
         words_end = len(plain[: claim.end].rstrip(".!?…。！？｡"))
         markers = "".join(f"[{found.hit.n}]" for found in evidence)
         text = f"{plain[done:words_end]}{f' {markers}' if markers else ''}{plain[words_end : claim.end]}"
@@ -98,7 +103,7 @@ def cite_sentences(output: str, analysis: Analysis) -> list[CitedSentence]:
                 text,
                 *claim.output_span,
                 tuple(_citation(found.hit, found.start, found.end, found) for found in evidence),
-                tuple(_quote_terms(found, all_windows) for found in evidence),
+                tuple(quote_terms),
                 bool(claim.terms.all or (only_yes and _YES.match(claim.text))),
                 claim.terms,
                 _citation(contradicting.hit, contradicting.start, contradicting.end) if contradicting else None,
@@ -106,15 +111,6 @@ def cite_sentences(output: str, analysis: Analysis) -> list[CitedSentence]:
         )
         done = claim.end
     return sentences
-
-
-def _quote_terms(evidence: Evidence, windows: Sequence[Window]) -> frozenset[str]:
-    inside = [
-        window.terms
-        for window in windows
-        if window.hit is evidence.hit and evidence.start <= window.start and window.end <= evidence.end
-    ]
-    return frozenset[str]().union(*inside)
 
 
 def _split(output: str, question_terms: frozenset[str]) -> tuple[str, list[Claim]]:

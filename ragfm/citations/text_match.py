@@ -395,7 +395,15 @@ def matches_question(question: str, answer: str, quote: str, context: frozenset[
     if bool(_NEGATING_PREFIX.search(question)) != bool(_NEGATING_PREFIX.search(quote)):
         return False
 
-    asked, counted, kind = _question_parts(question)
+    # The question's terms in order, those of the counted noun, and those of the kind of thing asked for.
+    count_match = _COUNT.search(question)
+    question_word = None if count_match else _QUESTION_WORD.search(question)
+    kind_match = _KIND.match(question, question_word.start()) if question_word else None
+    asking = count_match or kind_match or question_word
+    rest = f"{question[: asking.start()]} {question[asking.end() :]}" if asking else question
+    asked = term_sequence(without_denials(_POSSESSIVE.sub("", rest)), keep=_PREPOSITIONS)
+    counted = terms_of((count_match["counted"] or count_match["acting"] or "") if count_match else "").all
+    kind = terms_of((kind_match["kind"] or "") if kind_match else "").all
     if counted:
         # The terms of the answer in the quote, and those that follow them up to the next number.
         count_terms = set(answered.intersection(quoted))
@@ -419,23 +427,12 @@ def matches_question(question: str, answer: str, quote: str, context: frozenset[
     count += any(_same_word(term, other) for term in kind for other in quoted)
     if count < _MIN_TERMS:
         return False
+    # The cumulated cost of the terms before each position; between neighbours of a phrase it may be 1.
+    forbidden = terms_of(quote).exact | _SHIFTING
+    costs = (0 if term in answered or term in ("of", "s") else 2 if term in forbidden else 1 for term in quoted)
+    ends = _phrase_ends([positions[term] for term in present], list(accumulate(costs, initial=0)))
     # "Kern owns the company's car" does not say who owns the company; a counted noun may belong to the company.
-    ends = _phrase_ends([positions[term] for term in present], _gap_costs(quote, quoted, answered))
     return not present or any(counted or quoted[at + 1 : at + 2] != ["s"] for at in ends)
-
-
-def _question_parts(question: str) -> tuple[list[str], frozenset[str], frozenset[str]]:
-    """A question's terms in order, those of the counted noun, and those of the kind of thing asked for."""
-    count = _COUNT.search(question)
-    question_word = None if count else _QUESTION_WORD.search(question)
-    kind = _KIND.match(question, question_word.start()) if question_word else None
-    asking = count or kind or question_word
-    rest = f"{question[: asking.start()]} {question[asking.end() :]}" if asking else question
-    return (
-        term_sequence(without_denials(_POSSESSIVE.sub("", rest)), keep=_PREPOSITIONS),
-        terms_of((count["counted"] or count["acting"] or "") if count else "").all,
-        terms_of((kind["kind"] or "") if kind else "").all,
-    )
 
 
 def _same_word(term: str, other: str) -> bool:
@@ -455,13 +452,6 @@ def _stem(term: str) -> str:
 
 def _is_agent(term: str) -> bool:
     return bool(_AGENT_SUFFIX.search(term)) and not _AGENT_SUFFIX.search(_stem(term))
-
-
-def _gap_costs(quote: str, quoted: Sequence[str], answered: frozenset[str]) -> list[int]:
-    """The cumulated cost of the terms before each position; between neighbours of a phrase it may be 1."""
-    forbidden = terms_of(quote).exact | _SHIFTING
-    costs = (0 if term in answered or term in ("of", "s") else 2 if term in forbidden else 1 for term in quoted)
-    return list(accumulate(costs, initial=0))
 
 
 def _phrase_ends(positions: Sequence[Sequence[int]], cost_before: Sequence[int]) -> Sequence[int]:

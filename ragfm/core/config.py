@@ -19,6 +19,7 @@ from ragfm.core.errors import ConfigError
 
 SETTINGS_FILE = "ragfm.toml"
 _PREFIX = "RAGFM_"  # of environment variables
+_HINT = "docs/configuration.md lists all keys."
 Fusion: TypeAlias = Literal["convex", "rrf"]
 AnswerMode: TypeAlias = Literal["strict", "prefer", "open"]
 
@@ -220,9 +221,8 @@ def load_settings(folder: Path, **options: Any) -> Settings:
     """
     for name in os.environ:
         section, nested, key = name.removeprefix(_PREFIX).lower().partition("__")
-        if (
-            name.startswith(_PREFIX) and nested and section not in Settings.model_fields
-        ):  # others may belong to other programs
+        # A variable without a section may belong to another program.
+        if name.startswith(_PREFIX) and nested and section not in Settings.model_fields:
             raise ConfigError(f"Environment variable {name}: there is no key `{section}.{key}`.", _HINT)
     path = folder / SETTINGS_FILE
     values: dict[str, Any] = {}
@@ -234,17 +234,11 @@ def load_settings(folder: Path, **options: Any) -> Settings:
     try:
         settings = Settings(**values)
     except ValidationError as error:
-        raise ConfigError(f"{path if values else 'The environment'}: {_first_error(error)}.", _HINT) from error
+        first = error.errors()[0]
+        key, reason = ".".join(map(str, first["loc"])), f"{first['msg'][0].lower()}{first['msg'][1:]}"
+        problem = f"`{key}`: {reason}, but it is {first['input']!r}"
+        if first["type"] == "extra_forbidden":
+            problem = f"there is no key `{key}`"
+        raise ConfigError(f"{path if values else 'The environment'}: {problem}.", _HINT) from error
     given = {key: value for key, value in options.items() if value is not None}
     return settings.model_copy(update=given)
-
-
-_HINT = "docs/configuration.md lists all keys."
-
-
-def _first_error(error: ValidationError) -> str:
-    detail = error.errors()[0]
-    key = ".".join(str(part) for part in detail["loc"])
-    if detail["type"] == "extra_forbidden":
-        return f"there is no key `{key}`"
-    return f"`{key}`: {detail['msg'][0].lower()}{detail['msg'][1:]}, but it is {detail['input']!r}"

@@ -19,8 +19,6 @@ from ragfm.core.errors import ConfigError, MissingExtraError, UnknownPluginError
 
 Kind: TypeAlias = Literal["connectors", "embedders", "indexes", "keyword_indexes", "readers", "rerankers"]
 KINDS: tuple[Kind, ...] = ("connectors", "embedders", "indexes", "keyword_indexes", "readers", "rerankers")
-
-
 _DEFAULT_PLUGIN: dict[Kind, str] = {
     "embedders": "sentence-transformers",
     "readers": "transformers",

@@ -17,9 +17,8 @@ __all__ = ["MARKER", "check_characters", "escape_markers", "is_english", "repeti
 
 MARKER = re.compile(r"\s*\[(\d+(?:\s*[,;]\s*\d+)*)\]")
 """A citation marker, as readers write it: `[1]`, `[1, 2]`."""
-_NUMBER = re.compile(
-    r"^([ \t]*\d{1,3})\.(?=[ \t])", re.MULTILINE
-)  # of a list item: its full stop does not end a sentence
+# The number of a list item: its full stop does not end a sentence.
+_NUMBER = re.compile(r"^([ \t]*\d{1,3})\.(?=[ \t])", re.MULTILINE)
 _LINE = re.compile(
     r"^(?:\s*$"  # blank lines
     r"|[ \t]*((?:#{1,6}[ \t]|\|).*|(?:={3,}|-{3,})[ \t]*)$"  # a line of its own: heading, table row, underline
@@ -68,7 +67,12 @@ def sentence_spans(text: str, language: str = "en") -> list[tuple[int, int]]:
     spans = []
     plain = text if text.isascii() else text.translate(_REPLACEMENTS)
     plain = _NUMBER.sub(r"\1)", plain)  # still as long as the text
-    for start, end in pairwise(_block_bounds(plain)):
+    bounds = {0, len(plain)}
+    for line in _LINE.finditer(plain):
+        bounds.add(line.start())
+        if line[1]:
+            bounds.add(line.end())
+    for start, end in pairwise(sorted(bounds)):
         for first, last in _segments(plain, start, end, language):
             words = text[first:last]
             if stripped := words.strip():
@@ -99,37 +103,25 @@ def repetition_start(text: str) -> int | None:
     return None
 
 
-def _block_bounds(text: str) -> list[int]:
-    bounds = {0, len(text)}
-    for line in _LINE.finditer(text):
-        bounds.add(line.start())
-        if line[1]:
-            bounds.add(line.end())
-    return sorted(bounds)
-
-
 def _segments(text: str, start: int, end: int, language: str) -> Iterator[tuple[int, int]]:
     """Cut `text[start:end]` into sentences through a sliding window, which grows where a sentence is longer."""
+    import sentencex
+
     window = _WINDOW
     while start < end:
         stop = min(start + window, end)
-        pieces = _segment(text[start:stop], language)
+        part = text[start:stop]
+        try:
+            pieces: list[str] = sentencex.segment(language, part)
+        except BaseException as error:  # a Rust panic is not an Exception, and its class cannot be imported
+            if type(error).__name__ != "PanicException":
+                raise
+            pieces = [part]
+        if "".join(pieces) != part:
+            pieces = [part]
         if stop < end:
             pieces.pop()  # it may go on after the window
         for piece in pieces:
             yield start, start + len(piece)
             start += len(piece)
         window = _WINDOW if pieces else 2 * window
-
-
-def _segment(text: str, language: str) -> list[str]:
-    """The sentences, which together are the text; a single one if sentencex fails."""
-    import sentencex
-
-    try:
-        pieces: list[str] = sentencex.segment(language, text)
-    except BaseException as error:  # a Rust panic is not an Exception, and its class cannot be imported
-        if type(error).__name__ != "PanicException":
-            raise
-        return [text]
-    return pieces if "".join(pieces) == text else [text]

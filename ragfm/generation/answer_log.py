@@ -173,7 +173,8 @@ class AnswerLog:
 
     def entries(self, which: LogFilter = LogFilter(), *, limit: int | None = None) -> list[LogEntry]:
         """The entries that match a filter, oldest first; with `limit`, the newest of them."""
-        with self._reading() as connection:
+        with self._connect(create=False) as connection:
+            connection.execute("BEGIN")
             entries = list(select_entries(connection, which))
         return entries[-limit:] if limit else entries
 
@@ -235,12 +236,6 @@ class AnswerLog:
             connection.execute("COMMIT")
 
     @contextmanager
-    def _reading(self) -> Iterator[sqlite3.Connection]:
-        with self._connect(create=False) as connection:
-            connection.execute("BEGIN")
-            yield connection
-
-    @contextmanager
     def _connect(self, *, create: bool) -> Iterator[sqlite3.Connection]:
         """A connection for each use: the last one to close checkpoints the write-ahead log."""
         if not create and not self.path.exists():
@@ -275,29 +270,25 @@ class AnswerLog:
         if version < SCHEMA:
             connection.execute(_TABLE)
             connection.execute(_ADD_CONTRADICTIONS)
+            # Schema 1 kept contradictions as sentences of the answer, with a citation each.
             for row in connection.execute("SELECT id, answer, citations FROM entries").fetchall():
-                _separate_contradictions(connection, row)
+                answer, citations, contradictions = row["answer"], [], []
+                for citation in json.loads(row["citations"]):
+                    known = {key: citation[key] for key in ("n", "uri", "page", "start", "end", "quote")}
+                    contradiction = Contradiction(**known, answer_start=0, answer_end=0)
+                    sentence = f" {describe_contradiction(contradiction)}"
+                    if sentence in answer:
+                        end = answer.index(sentence)
+                        answer = answer.replace(sentence, "", 1)
+                        contradictions.append(asdict(replace(contradiction, answer_end=end)))
+                    else:
+                        citations.append(citation)
+                if contradictions:
+                    values = encode_row({"answer": answer, "citations": citations, "contradictions": contradictions})
+                    connection.execute(
+                        "UPDATE entries SET answer = :answer, citations = :citations, contradictions = :contradictions"
+                        " WHERE id = :id",
+                        {**values, "id": row["id"]},
+                    )
             connection.execute(f"PRAGMA user_version = {SCHEMA}")
         connection.execute("COMMIT")
-
-
-def _separate_contradictions(connection: sqlite3.Connection, row: sqlite3.Row) -> None:
-    """Schema 1 kept contradictions as sentences of the answer, with a citation each: move them to their own column."""
-    answer, citations, contradictions = row["answer"], [], []
-    for citation in json.loads(row["citations"]):
-        known = {key: citation[key] for key in ("n", "uri", "page", "start", "end", "quote")}
-        contradiction = Contradiction(**known, answer_start=0, answer_end=0)
-        sentence = f" {describe_contradiction(contradiction)}"
-        if sentence in answer:
-            end = answer.index(sentence)
-            answer = answer.replace(sentence, "", 1)
-            contradictions.append(asdict(replace(contradiction, answer_end=end)))
-        else:
-            citations.append(citation)
-    if contradictions:
-        values = encode_row({"answer": answer, "citations": citations, "contradictions": contradictions})
-        connection.execute(
-            "UPDATE entries SET answer = :answer, citations = :citations, contradictions = :contradictions"
-            " WHERE id = :id",
-            {**values, "id": row["id"]},
-        )

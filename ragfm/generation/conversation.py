@@ -46,7 +46,17 @@ def read_turns(path: Path) -> list[Turn]:
         return []
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{path} cannot be read: {error}.") from error
-    return [_turn(path, number, line) for number, line in enumerate(lines, 1)]
+    turns: list[Turn] = []
+    for number, line in enumerate(lines, 1):
+        try:
+            given = json.loads(line)
+            turn = Turn(given["question"], given["answer"], tuple(Citation(**cited) for cited in given["citations"]))
+            if not (isinstance(turn.question, str) and isinstance(turn.answer, str)):
+                raise TypeError("a question or an answer is not a string")
+        except (ValueError, TypeError, KeyError) as error:
+            raise DataError(f"{path}, line {number}, is not a turn of a conversation.", "Name another file.") from error
+        turns.append(turn)
+    return turns
 
 
 def write_turns(path: Path, turns: Sequence[Turn]) -> None:
@@ -56,14 +66,3 @@ def write_turns(path: Path, turns: Sequence[Turn]) -> None:
         write_durably(path, data.encode(), mode=0o600)
     except OSError as error:
         raise DataError(f"{path} cannot be written: {error.strerror or error}.") from error
-
-
-def _turn(path: Path, number: int, line: str) -> Turn:
-    try:
-        given = json.loads(line)
-        turn = Turn(given["question"], given["answer"], tuple(Citation(**cited) for cited in given["citations"]))
-        if not (isinstance(turn.question, str) and isinstance(turn.answer, str)):
-            raise TypeError("a question or an answer is not a string")
-    except (ValueError, TypeError, KeyError) as error:
-        raise DataError(f"{path}, line {number}, is not a turn of a conversation.", "Name another file.") from error
-    return turn

@@ -124,13 +124,18 @@ class _Bounder:
         if "allOf" in schema:
             own = {key: value for key, value in schema.items() if key != "allOf"}
             parts = [self._resolve(part["$ref"]) if "$ref" in part else part for part in schema["allOf"]]
-            return self.bound(_merge([own, *parts]), path)
+            merged: dict[str, Any] = {}
+            for part in (own, *parts):
+                properties = {**merged.get("properties", {}), **part.get("properties", {})}
+                required = [*merged.get("required", ()), *part.get("required", ())]
+                merged |= part
+                merged |= {"properties": properties} if properties else {}
+                merged |= {"required": required} if required else {}
+            return self.bound(merged, path)
         if options := schema.get("anyOf") or schema.get("oneOf"):
             return annotations | {"anyOf": [self.bound(option, path) for option in options]}
-        if "const" in schema:
-            return annotations | {"enum": [schema["const"]]}
-        if "enum" in schema:
-            return annotations | {"enum": schema["enum"]}
+        if "const" in schema or "enum" in schema:
+            return annotations | {"enum": [schema["const"]] if "const" in schema else schema["enum"]}
         kind = schema.get("type") or next((kind for key, kind in _IMPLIED_TYPES.items() if key in schema), None)
         if isinstance(kind, list):
             options = [{**schema, "type": one} for one in kind]
@@ -174,17 +179,6 @@ class _Bounder:
         if target is None or not name.startswith("#"):
             raise UnsupportedError(f"The schema refers to {name}, which is not in it.")
         return target
-
-
-def _merge(schemas: list[Any]) -> dict[str, Any]:
-    """One schema with the properties and requirements of all."""
-    merged: dict[str, Any] = {}
-    for schema in schemas:
-        properties = {**merged.get("properties", {}), **schema.get("properties", {})}
-        required = [*merged.get("required", ()), *schema.get("required", ())]
-        merged |= schema
-        merged |= ({"properties": properties} if properties else {}) | ({"required": required} if required else {})
-    return merged
 
 
 def _describe(schema: Mapping[str, Any]) -> str:

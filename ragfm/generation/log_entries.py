@@ -11,16 +11,7 @@ from dataclasses import dataclass, fields
 from datetime import UTC, datetime, timedelta
 from typing import Any, Literal
 
-__all__ = [
-    "REDACTED",
-    "TEXT_COLUMNS",
-    "LogEntry",
-    "LogFilter",
-    "encode_row",
-    "redact",
-    "select_entries",
-    "timestamp",
-]
+__all__ = ["REDACTED", "TEXT_COLUMNS", "LogEntry", "LogFilter", "encode_row", "redact", "select_entries", "timestamp"]
 
 REDACTED = "[redacted]"
 _JSON_COLUMNS = ("groups", "passages", "prompt", "citations", "contradictions", "usage", "seconds")
@@ -70,26 +61,22 @@ class LogFilter:
         if self.text is not None and not self.text.strip():
             raise ValueError("the text is empty")
 
-    def sql(self) -> tuple[str, list[Any]]:
-        """The conditions as SQL with parameters, apart from `text`."""
-        conditions, values = ["1"], list[Any]()
-        if self.ids:
-            conditions.append(f"id IN ({', '.join('?' * len(self.ids))})")
-            values += self.ids
-        if self.older_than is not None:
-            conditions.append("at < ?")
-            values.append(timestamp(datetime.now(UTC) - self.older_than))
-        if self.thumbs:
-            conditions.append("thumbs = ?")
-            values.append(self.thumbs)
-        return " AND ".join(conditions), values
-
 
 def select_entries(connection: sqlite3.Connection, which: LogFilter) -> Iterator[LogEntry]:
     """The entries that match a filter, oldest first."""
-    condition, values = which.sql()
+    conditions, values = ["1"], list[Any]()
+    if which.ids:
+        conditions.append(f"id IN ({', '.join('?' * len(which.ids))})")
+        values += which.ids
+    if which.older_than is not None:
+        conditions.append("at < ?")
+        values.append(timestamp(datetime.now(UTC) - which.older_than))
+    if which.thumbs:
+        conditions.append("thumbs = ?")
+        values.append(which.thumbs)
     pattern = None if which.text is None else _pattern(which.text)
-    for row in connection.execute(f"SELECT * FROM entries WHERE {condition} ORDER BY id", values):  # noqa: S608
+    query = f"SELECT * FROM entries WHERE {' AND '.join(conditions)} ORDER BY id"  # noqa: S608
+    for row in connection.execute(query, values):
         record = {field.name: row[field.name] for field in fields(LogEntry)}
         record |= {name: record[name] and json.loads(record[name]) for name in _JSON_COLUMNS}
         entry = LogEntry(**{**record, "abstained": bool(row["abstained"]), "finished": bool(row["finished"])})

@@ -164,22 +164,17 @@ class _FieldChecker:
         """The verified citations of a value, in the first of its notations that a passage supports."""
         names = " ".join(re.findall(r"[^\W\d_]+", re.sub(r"(?<=[a-z])(?=[A-Z])", " ", path)))
         name = f"{names} {description}"
-        for question, text in _notations(f"{self._query} {name}", self._query, name, value):
+        question, texts = f"{self._query} {name}", [str(value)]
+        if isinstance(value, bool):
+            question, texts = self._query, [name if value else f"not {name}"]
+        elif isinstance(value, float):
+            notations = [*(f"{value:.{digits}f}" for digits in range(4)), f"{Decimal(repr(value)):f}"]
+            texts = [text for text in dict.fromkeys(notations) if float(text) == value]  # none is rounded
+        for text in texts:
             claims = [sentence for sentence in cite(question, text, self._passages) if sentence.claims]
             if claims and all(claim.supported for claim in claims):
                 return tuple(citation for claim in claims for citation in claim.citations if citation.verified)
         return ()
-
-
-def _notations(question: str, query: str, name: str, value: Any) -> Iterator[tuple[str, str]]:
-    """Pairs of a question and a value as text, in the ways in which a document may write it."""
-    if isinstance(value, bool):
-        yield query, name if value else f"not {name}"
-    elif isinstance(value, float):
-        notations = [*(f"{value:.{digits}f}" for digits in range(4)), f"{Decimal(repr(value)):f}"]
-        yield from ((question, text) for text in dict.fromkeys(notations) if float(text) == value)  # none is rounded
-    else:
-        yield question, str(value)
 
 
 def _options(schema: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:

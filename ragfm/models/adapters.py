@@ -114,7 +114,16 @@ def check_adapter(adapter: str | Path, base: str | Path, prompt: str | None = No
                 f"The weights in '{path}' do not match its {RECORD}.", "Train or copy the adapter again."
             )
     else:
-        trained_base, trained_prompt = _read_gguf_adapter(path)
+        from gguf import GGUFReader
+
+        if not path.is_file():
+            raise ModelNotFoundError(f"The adapter '{path}' does not exist.", "Check the path.")
+        try:
+            reader = GGUFReader(path)
+        except (ValueError, OSError, IndexError) as error:
+            raise DamagedModelError(f"'{path}' is not a GGUF file: {error}.", "Export the adapter again.") from error
+        entries = (reader.get_field(GGUF_BASE), reader.get_field(GGUF_PROMPT))
+        trained_base, trained_prompt = ("" if entry is None else str(entry.contents()) for entry in entries)
 
     actual_base = weights_sha256(base) if trained_base else trained_base
     if actual_base != trained_base:
@@ -177,20 +186,3 @@ def trained_weights_sha256(folder: Path) -> str:
             while block := file.read(1 << 20):
                 digest.update(block)
     return digest.hexdigest()
-
-
-def _read_gguf_adapter(path: Path) -> tuple[str, str]:
-    """The base model's hash and the prompt's fingerprint in a GGUF adapter; empty if the file does not have them."""
-    from gguf import GGUFReader
-
-    if not path.is_file():
-        raise ModelNotFoundError(f"The adapter '{path}' does not exist.", "Check the path.")
-    try:
-        reader = GGUFReader(path)
-    except (ValueError, OSError, IndexError) as error:
-        raise DamagedModelError(f"'{path}' is not a GGUF file: {error}.", "Export the adapter again.") from error
-    base, prompt = (
-        "" if entry is None else str(entry.contents())
-        for entry in (reader.get_field(GGUF_BASE), reader.get_field(GGUF_PROMPT))
-    )
-    return base, prompt

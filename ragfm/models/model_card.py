@@ -23,20 +23,44 @@ _FREE_LICENCES = re.compile(
 
 def describe_model(path: Path) -> dict[str, Any]:
     """Describe a GGUF file or a model folder. Unknown values are None. Raises RagfmError if it cannot be read."""
-    card = _describe_gguf(path) if path.is_file() else _describe_folder(path)
-    licence = card["licence"] = read_licence(path)
-    return {**card, "licence_restricts": bool(licence and licence_warning(licence))}
+    values = _describe_gguf(path) if path.is_file() else _describe_folder(path)
+    licence = read_licence(path)
+    window = min(WINDOW, values["context_tokens"] or WINDOW)
+    return {
+        "model": values["model"],
+        "file": str(path),
+        "megabytes": round(values["weight_bytes"] / 1e6, 1),
+        "architecture": values["architecture"],
+        "quantisation": values["quantisation"],
+        "context_tokens": values["context_tokens"],
+        "licence": licence,
+        "chat_template": values["chat_template"],
+        "megabytes_per_slot": round(2 * values["numbers_per_token"] * window / 1e6, 1),  # two bytes per number
+        "licence_restricts": bool(licence and licence_warning(licence)),
+    }
 
 
 def installed_models(folders: list[Path]) -> Iterator[tuple[str, str, Path]]:
     """Name, job and path of the bundled models, the models in the Hugging Face cache, and GGUF files in `folders`."""
+    from huggingface_hub import scan_cache_dir
+    from huggingface_hub.errors import CacheNotFound
+
     for job in ("reader", "embedder"):
         try:
             yield "bundled", job, find_model("bundled", job)
         except RagfmError:
             continue
-    for name, path in _hugging_face_cache():
-        yield name, "embedder" if (path / "modules.json").is_file() else "reader", path
+    try:
+        repositories = sorted(scan_cache_dir().repos, key=lambda repository: repository.repo_id)
+    except CacheNotFound:
+        repositories = []
+    for repository in repositories:
+        if repository.repo_type == "model" and repository.revisions:
+            path = max(repository.revisions, key=lambda revision: revision.last_modified).snapshot_path
+            if any((*path.glob("*.safetensors"), *path.glob("*/*.safetensors"))):
+                yield repository.repo_id, "embedder" if (path / "modules.json").is_file() else "reader", path
+            for file in sorted(path.glob("*.gguf")):
+                yield str(file), "reader", file
     for folder in folders:
         for path in sorted(folder.rglob("*.gguf")):
             yield str(path), "reader", path
@@ -77,6 +101,7 @@ def first_use_warning(path: Path) -> str | None:
 
 
 def _describe_gguf(path: Path) -> dict[str, Any]:
+    """`numbers_per_token` are those of the KV cache."""
     from gguf import GGMLQuantizationType
 
     header = read_header(path)
@@ -89,18 +114,16 @@ def _describe_gguf(path: Path) -> dict[str, Any]:
 
     heads = number("attention.head_count")
     head_size = number("attention.key_length") or (number("embedding_length") // heads if heads else 0)
-    numbers_per_token = 2 * number("block_count") * (number("attention.head_count_kv") or heads) * head_size
     most_frequent_type = max(header.types, key=lambda kind: header.types[kind])
-    return _card(
-        model=metadata.get("general.name"),
-        path=path,
-        weight_bytes=path.stat().st_size,
-        architecture=architecture,
-        quantisation=GGMLQuantizationType(most_frequent_type).name,
-        context_tokens=number("context_length") or None,
-        has_template="tokenizer.chat_template" in metadata,
-        numbers_per_token=numbers_per_token,
-    )
+    return {
+        "model": metadata.get("general.name"),
+        "weight_bytes": path.stat().st_size,
+        "architecture": architecture,
+        "quantisation": GGMLQuantizationType(most_frequent_type).name,
+        "context_tokens": number("context_length") or None,
+        "chat_template": "tokenizer.chat_template" in metadata,
+        "numbers_per_token": 2 * number("block_count") * (number("attention.head_count_kv") or heads) * head_size,
+    }
 
 
 def _describe_folder(folder: Path) -> dict[str, Any]:
@@ -111,56 +134,12 @@ def _describe_folder(folder: Path) -> dict[str, Any]:
     kv_heads = config.get("num_key_value_heads") or heads
     quantisation = config.get("quantization_config", {}).get("quant_method")
     files = (*folder.glob("*.safetensors"), *folder.glob("*.gguf"), *folder.glob("*/*.safetensors"))
-    return _card(
-        model=config.get("_name_or_path") or folder.name,
-        path=folder,
-        weight_bytes=sum(file.stat().st_size for file in files),
-        architecture=config.get("model_type"),
-        quantisation=quantisation or config.get("dtype") or config.get("torch_dtype"),
-        context_tokens=config.get("max_position_embeddings"),
-        has_template="chat_template" in tokenizer or (folder / "chat_template.jinja").is_file(),
-        numbers_per_token=2 * (config.get("num_hidden_layers") or 0) * kv_heads * head_size,
-    )
-
-
-def _card(
-    *,
-    model: Any,
-    path: Path,
-    weight_bytes: int,
-    architecture: Any,
-    quantisation: Any,
-    context_tokens: int | None,
-    has_template: bool,
-    numbers_per_token: int,
-) -> dict[str, Any]:
-    """The keys of `ragfm models info --json`. `numbers_per_token` are those of the KV cache, two bytes each."""
     return {
-        "model": model,
-        "file": str(path),
-        "megabytes": round(weight_bytes / 1e6, 1),
-        "architecture": architecture,
-        "quantisation": quantisation,
-        "context_tokens": context_tokens,
-        "licence": None,
-        "chat_template": has_template,
-        "megabytes_per_slot": round(2 * numbers_per_token * min(WINDOW, context_tokens or WINDOW) / 1e6, 1),
+        "model": config.get("_name_or_path") or folder.name,
+        "weight_bytes": sum(file.stat().st_size for file in files),
+        "architecture": config.get("model_type"),
+        "quantisation": quantisation or config.get("dtype") or config.get("torch_dtype"),
+        "context_tokens": config.get("max_position_embeddings"),
+        "chat_template": "chat_template" in tokenizer or (folder / "chat_template.jinja").is_file(),
+        "numbers_per_token": 2 * (config.get("num_hidden_layers") or 0) * kv_heads * head_size,
     }
-
-
-def _hugging_face_cache() -> Iterator[tuple[str, Path]]:
-    """Name and path of each model: a folder of safetensors, or a single GGUF file."""
-    from huggingface_hub import scan_cache_dir
-    from huggingface_hub.errors import CacheNotFound
-
-    try:
-        repositories = scan_cache_dir().repos
-    except CacheNotFound:
-        return
-    for repository in sorted(repositories, key=lambda repository: repository.repo_id):
-        if repository.repo_type == "model" and repository.revisions:
-            path = max(repository.revisions, key=lambda revision: revision.last_modified).snapshot_path
-            if any((*path.glob("*.safetensors"), *path.glob("*/*.safetensors"))):
-                yield repository.repo_id, path
-            for file in sorted(path.glob("*.gguf")):
-                yield str(file), file

@@ -9,7 +9,7 @@ import logging
 import queue
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from hashlib import sha256
@@ -158,26 +158,16 @@ def hide_progress_bar(*, gguf: bool = False) -> Iterator[None]:
     """Hide the progress bar of transformers while a model loads; with `gguf`, also the one for GGUF files."""
     from transformers.utils import logging as transformers_logging
 
-    was_enabled = transformers_logging.is_progress_bar_enabled()
-    transformers_logging.disable_progress_bar()
-    try:
-        with _hide_gguf_bar() if gguf else nullcontext():
-            yield
-    finally:
-        if was_enabled:
-            transformers_logging.enable_progress_bar()
+    with ExitStack() as stack:
+        if transformers_logging.is_progress_bar_enabled():
+            transformers_logging.disable_progress_bar()
+            stack.callback(transformers_logging.enable_progress_bar)
+        if gguf:
+            from transformers import modeling_gguf_pytorch_utils as module
 
-
-@contextmanager
-def _hide_gguf_bar() -> Iterator[None]:
-    from transformers import modeling_gguf_pytorch_utils as module
-
-    bar = module.tqdm
-    module.tqdm = partial(bar, disable=True)
-    try:
+            stack.callback(setattr, module, "tqdm", module.tqdm)
+            module.tqdm = partial(module.tqdm, disable=True)
         yield
-    finally:
-        module.tqdm = bar
 
 
 def _weight_files(folder: Path) -> list[Path]:

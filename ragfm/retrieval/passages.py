@@ -38,8 +38,17 @@ def distinct(hits: Iterable[Hit], k: int) -> tuple[list[Hit], list[Dropped]]:
     for hit in hits:
         if len(chosen) == k:
             break
-        shingles, numbers = _shingles(hit)
-        same = next((at for at, (s, n) in enumerate(known) if n == numbers and _is_near_duplicate(s, shingles)), None)
+        words = _WORD.findall(hit.text.casefold())
+        starts = range(max(1, len(words) - _SHINGLE + 1))
+        shingles = frozenset(" ".join(words[at : at + _SHINGLE]) for at in starts)
+        numbers = frozenset(filter(_HAS_DIGIT.search, words))
+        near = (
+            at
+            for at, (known_shingles, known_numbers) in enumerate(known)
+            if known_numbers == numbers
+            and len(known_shingles & shingles) >= NEAR_DUPLICATE * len(known_shingles | shingles)
+        )
+        same = next(near, None)
         if same is None:
             chosen.append(hit)
             known.append((shingles, numbers))
@@ -56,7 +65,15 @@ def arrange(hits: Sequence[Hit], text_of: Callable[[str], str], *, merge: bool, 
     """
     groups: list[list[int]] = []  # ranks of the hits of each passage, in the order of the document
     for rank in sorted(range(len(hits)), key=lambda rank: (hits[rank].uri, hits[rank].start)):
-        if merge and groups and _follows(hits[groups[-1][-1]], hits[rank], text_of):
+        hit, before = hits[rank], hits[groups[-1][-1]] if groups else None
+        follows = False
+        if merge and before:
+            section = (hit.uri, hit.page, hit.place, hit.headings)
+            if section == (before.uri, before.page, before.place, before.headings):
+                text = text_of(hit.uri)
+                unchanged = text[before.start : before.end] == before.text and text[hit.start : hit.end] == hit.text
+                follows = unchanged and not text[before.end : hit.start].strip()
+        if follows:
             groups[-1].append(rank)
         else:
             groups.append([rank])
@@ -65,7 +82,15 @@ def arrange(hits: Sequence[Hit], text_of: Callable[[str], str], *, merge: bool, 
         groups.sort(key=lambda group: (first[hits[group[0]].uri], hits[group[0]].start))
     else:
         groups.sort(key=min)
-    return [_merge([hits[rank] for rank in group], hits[min(group)], text_of) for group in groups]
+    passages: list[Hit] = []
+    for group in groups:
+        passage, first_hit = hits[min(group)], hits[group[0]]
+        if len(group) > 1:
+            start, end = first_hit.start, max(hits[rank].end for rank in group)
+            text = text_of(passage.uri)[start:end]
+            passage = replace(passage, text=text, start=start, end=end, context=first_hit.context)
+        passages.append(passage)
+    return passages
 
 
 def passage_with(hit: Hit, passages: Iterable[Hit]) -> Hit | None:
@@ -92,33 +117,3 @@ def match_hits(hits: Sequence[Hit], shown: Sequence[Hit]) -> tuple[tuple[Hit, ..
         if first:
             scored.append(replace(passage, score=first.score, scores=first.scores))
     return (*numbered, *(passage for passage in shown if passage not in passages)), scored
-
-
-def _merge(group: Sequence[Hit], best: Hit, text_of: Callable[[str], str]) -> Hit:
-    """One passage from consecutive hits, with the id and scores of the best one."""
-    start, end = group[0].start, max(hit.end for hit in group)
-    if len(group) == 1:
-        return best
-    return replace(best, text=text_of(best.uri)[start:end], start=start, end=end, context=group[0].context)
-
-
-def _follows(before: Hit, hit: Hit, text_of: Callable[[str], str]) -> bool:
-    """Whether only white space lies between two hits of the same section, page and place."""
-    same = (before.uri, before.page, before.place, before.headings) == (hit.uri, hit.page, hit.place, hit.headings)
-    if not same:
-        return False
-    text = text_of(hit.uri)
-    unchanged = text[before.start : before.end] == before.text and text[hit.start : hit.end] == hit.text
-    return unchanged and not text[before.end : hit.start].strip()
-
-
-def _shingles(hit: Hit) -> tuple[frozenset[str], frozenset[str]]:
-    """Shingles of three words, and the words with a digit."""
-    words = _WORD.findall(hit.text.casefold())
-    runs = range(max(1, len(words) - _SHINGLE + 1))
-    shingles = frozenset(" ".join(words[at : at + _SHINGLE]) for at in runs)
-    return shingles, frozenset(filter(_HAS_DIGIT.search, words))
-
-
-def _is_near_duplicate(one: frozenset[str], other: frozenset[str]) -> bool:
-    return len(one & other) >= NEAR_DUPLICATE * len(one | other)

@@ -41,9 +41,7 @@ class CrossEncoderReranker:
         self._device = device
         self._batch_size = batch_size
         self._lock = threading.Lock()
-        self._seconds_per_character = (
-            0.0  # seconds per character of the last batch, including padding; 0 before the first
-        )
+        self._seconds_per_character = 0.0  # of the last batch, including padding; 0 before the first
 
     def rerank(self, query: str, texts: Sequence[str], *, budget_ms: float | None = None) -> Vectors:
         """The model's scores, higher is better. *Shape:* (len(texts),); NaN for texts beyond the time budget.
@@ -65,7 +63,12 @@ class CrossEncoderReranker:
                     count = self._batch_within(query, texts[done:], budget_ms / 1000 - (monotonic() - start))
                 if not count:
                     break
-                scores[done : done + count] = self._scored(model, query, texts[done : done + count])
+                pairs, began = [(query, text) for text in texts[done : done + count]], monotonic()
+                # The library sorts the pairs by length before batching.
+                predicted = model.predict(pairs, batch_size=self._batch_size, show_progress_bar=False)
+                longest = max(len(query) + len(text) for _, text in pairs)
+                self._seconds_per_character = (monotonic() - began) / (longest * count)
+                scores[done : done + count] = predicted
                 done += count
         finally:
             self._lock.release()
@@ -84,16 +87,6 @@ class CrossEncoderReranker:
                 break
             count += 1
         return count
-
-    def _scored(self, model: Any, query: str, texts: Sequence[str]) -> Vectors:
-        start = monotonic()
-        # The library sorts the pairs by length before batching.
-        scores: Vectors = model.predict(
-            [(query, text) for text in texts], batch_size=self._batch_size, show_progress_bar=False
-        )
-        longest = max(len(query) + len(text) for text in texts)
-        self._seconds_per_character = (monotonic() - start) / (longest * len(texts))
-        return scores
 
     @cached_property
     def _model(self) -> Any:

@@ -56,11 +56,11 @@ def find(
     if mode == "keyword":
         scores, ids = snapshot.search_keywords(query, k, allowed)
         return RankedChunks(ids, _no_scores(ids), scores, _no_scores(ids))
-    vector = embedder().embed_queries([query])
     if mode == "dense":
-        scores, ids = snapshot.search(vector, k, allowed)
+        scores, ids = snapshot.search(embedder().embed_queries([query]), k, allowed)
         return RankedChunks(ids, scores, _no_scores(ids), _no_scores(ids))
-    candidates = _candidates(query, vector, max(k, settings.candidates), snapshot, allowed)
+    count = max(k, settings.candidates)
+    candidates = find_candidates(query, count, snapshot=snapshot, embedder=embedder, allowed=allowed)
     model, language = snapshot.generation.contract.get("weights"), snapshot.keywords().language
     weight = weight_for(query, settings, model=model, language=language)
     fused = fuse(candidates.dense, candidates.keyword, fusion=settings.fusion, weight=weight)
@@ -71,14 +71,11 @@ def find(
 def find_candidates(
     query: str, count: int, *, snapshot: Snapshot, embedder: Callable[[], Embedder], allowed: AllowedChunks | None
 ) -> RankedChunks:
-    """The candidates of `hybrid`: the best `count` chunks of each index, in order of id, with both scores."""
-    return _candidates(query, embedder().embed_queries([query]), count, snapshot, allowed)
+    """The candidates of `hybrid`: the best `count` chunks of each index, in order of id, with both scores.
 
-
-def _candidates(
-    query: str, vector: Vectors, count: int, snapshot: Snapshot, allowed: AllowedChunks | None
-) -> RankedChunks:
-    """Scores that only one index returned are computed for the other; BM25 is 0 if chunk and query share no word."""
+    Scores that only one index returned are computed for the other; BM25 is 0 if chunk and query share no word.
+    """
+    vector = embedder().embed_queries([query])
     count = min(count, len(snapshot))
     dense, dense_ids = snapshot.search(vector, count, allowed)
     keyword, keyword_ids = snapshot.search_keywords(query, count, allowed)
@@ -173,17 +170,12 @@ def rerank(
     sort_keys = scores
     scored = ~np.isnan(scores)
     if weight < 1 and scored.any():
-        own = np.array([_search_score(hit) for hit in hits], dtype=np.float32)
+        searched = [[hit.scores.get(name) for name in ("fused", "dense", "keyword")] for hit in hits]
+        own = np.array([next((s for s in of_hit if s is not None), 0.0) for of_hit in searched], dtype=np.float32)
         sort_keys = np.full_like(scores, np.nan)
         sort_keys[scored] = weight * _min_max(scores[scored]) + (1 - weight) * _min_max(own[scored])
     order = np.argsort(-sort_keys, kind="stable").tolist()  # NaN comes last
     return [replace(hits[at], scores={**hits[at].scores, "rerank": _score(scores[at])}) for at in order]
-
-
-def _search_score(hit: Hit) -> float:
-    """The score that the search ranked a hit by."""
-    scores = (hit.scores.get(name) for name in ("fused", "dense", "keyword"))
-    return next((score for score in scores if score is not None), 0.0)
 
 
 def _score(value: float) -> float | None:

@@ -32,22 +32,17 @@ def stand_alone(
     `reader`, the reader rewrites the question; if its output is not plausible, the rules apply. Raises UnsupportedError
     for a reader without grammars.
     """
+    turns: list[tuple[str, str]] = []  # questions with their answers, empty if there is none
+    for message in history:
+        if message.role == "user":
+            turns.append((message.content, ""))
+        elif message.role == "assistant" and turns:
+            turns[-1] = (turns[-1][0], message.content)
     before: list[Turn] = []
-    for asked, answer in _turns(history)[-_MAX_TURNS:]:
+    for asked, answer in [turn for turn in turns if turn[0].strip()][-_MAX_TURNS:]:
         before.append(Turn(rewrite_with_rules(asked, before) if before else asked, answer))
     if not before or how == "off":
         return question
     if how == "reader" and reader and (rewritten := rewrite_with_reader(question, before, reader)):
         return rewritten
     return rewrite_with_rules(question, before)
-
-
-def _turns(history: Sequence[Message]) -> list[tuple[str, str]]:
-    """Each question with its answer, empty if there is none."""
-    turns: list[tuple[str, str]] = []
-    for message in history:
-        if message.role == "user":
-            turns.append((message.content, ""))
-        elif message.role == "assistant" and turns:
-            turns[-1] = (turns[-1][0], message.content)
-    return [(asked, answer) for asked, answer in turns if asked.strip()]

@@ -107,12 +107,14 @@ def rewrite_with_rules(question: str, turns: Sequence[Turn]) -> str:
     rest, resolved = nth_item(rest, [turn.answer for turn in turns])
     if resolved is False:  # an ordinal without a list
         return _append_question(previous, question)
-    if about or opened or resolved or _starts_fragment(rest):
+    words = [word.text for word in split_words(rest)]
+    # "For parents?" is a fragment even without "and" or "what about".
+    if about or opened or resolved or (words[0] in PREPOSITIONS | {"if"} and QUESTIONS.isdisjoint(words)):
         fragment = _fragment(rest)
         if fragment:
             return _substitute(previous, fragment) or (f"What about {fragment}?" if resolved else question)
-    if _QUESTION_FRAGMENT.match(rest) and _is_elliptic(rest):
-        return _with_question_word(previous, rest)
+    if _QUESTION_FRAGMENT.match(rest) and (asked := _with_question_word(previous, rest)):
+        return asked
     return _resolve_pronouns(rest, turns, changed=bool(resolved), opened=opened) or question
 
 
@@ -127,12 +129,6 @@ def _append_question(previous: str, question: str) -> str:
 
 
 # --- Fragments of questions ------------------------------------------------------------------------------------------
-
-
-def _starts_fragment(text: str) -> bool:
-    """Whether a text without "and" or "what about" is only a fragment of a question, as "For parents?" is."""
-    words = split_words(text)
-    return words[0].text in PREPOSITIONS | {"if"} and not any(word.text in QUESTIONS for word in words)
 
 
 def _fragment(text: str) -> str | None:
@@ -154,51 +150,32 @@ def _substitute(previous: str, fragment: str) -> str | None:
     first = split_words(fragment)[0].text
     if _THINGS.search(fragment) or _PERSONS.search(fragment) or _THAT.search(fragment):
         return _append_question(previous, f"{fragment}?")
-    if first in PREPOSITIONS or first in SUBORDINATORS:
-        place = _find_clause(body, first) if first in SUBORDINATORS else _find_similar_phrase(body, fragment, first)
-        return f"{body[: place[0]]}{fragment}{body[place[1] :]}?" if place else f"{body} {fragment}?"
-    phrases = noun_phrases(body)
-    if is_time_phrase(fragment):
-        return _substitute_time(body, fragment)
-    if found := _replaceable_phrase(phrases, fragment):
-        return f"{body[: found.start]}{fragment}{body[found.end :]}?"
-    return f"{body} for {fragment}?" if _PEOPLE.search(fragment) else None
-
-
-def _find_clause(body: str, first: str) -> tuple[int, int] | None:
-    match = re.search(rf"\b{first}\b.*$", body[1:], re.IGNORECASE)
-    return (match.start() + 1, match.end() + 1) if match else None
-
-
-def _find_similar_phrase(body: str, fragment: str, preposition: str) -> tuple[int, int] | None:
-    """The span of a phrase with the same preposition, or of a time phrase if the fragment is one."""
-    for start, end in reversed(_prepositional_phrases(body)):
-        text = body[start:end]
-        same = text.split()[0].lower() == preposition
-        if is_time_phrase(fragment) == is_time_phrase(text) and (same or is_time_phrase(fragment)):
-            return start, end
-    return None
-
-
-def _prepositional_phrases(body: str) -> list[tuple[int, int]]:
-    """Spans of phrases that start with a preposition, up to the next one or a verb."""
-    words, spans = split_words(body), []
-    stops = PREPOSITIONS | SUBORDINATORS | AUXILIARIES
-    for at, word in enumerate(words):
-        if word.text in PREPOSITIONS - {"of"} and at + 1 < len(words):
+    if first in SUBORDINATORS:
+        clause = re.search(rf"\b{first}\b.*$", body[1:], re.IGNORECASE)
+        return f"{body[: clause.start() + 1]}{fragment}{body[clause.end() + 1 :]}?" if clause else f"{body} {fragment}?"
+    if first not in PREPOSITIONS and is_time_phrase(fragment):
+        first = "on" if re.search(r"days?\b|weekend", fragment, re.IGNORECASE) else "in"
+        fragment = f"{first} {fragment}"
+    if first in PREPOSITIONS:
+        # The last phrase with the same preposition, or the last time phrase if the fragment is one. A phrase starts
+        # with a preposition and ends before the next one or a verb.
+        words, timed, place = split_words(body), is_time_phrase(fragment), (len(body), len(body))
+        stops = (PREPOSITIONS | SUBORDINATORS | AUXILIARIES) - {"of"}
+        for at, word in enumerate(words):
+            if word.text not in PREPOSITIONS - {"of"}:
+                continue
             until = at + 1
-            while until < len(words) and words[until].text[0].isalnum() and words[until].text not in stops - {"of"}:
+            while until < len(words) and words[until].text[0].isalnum() and words[until].text not in stops:
                 until += 1
             if until > at + 1:
-                spans.append((word.start, words[until - 1].end))
-    return spans
-
-
-def _substitute_time(body: str, fragment: str) -> str:
-    preposition = "on" if re.search(r"days?\b|weekend", fragment, re.IGNORECASE) else "in"
-    phrase = f"{preposition} {fragment}"
-    place = _find_similar_phrase(body, phrase, preposition)
-    return f"{body[: place[0]]}{phrase}{body[place[1] :]}?" if place else f"{body} {phrase}?"
+                start, end = word.start, words[until - 1].end
+                if is_time_phrase(body[start:end]) == timed and (timed or word.text == first):
+                    place = start, end
+        before = body[: place[0]] if place[0] < len(body) else f"{body} "
+        return f"{before}{fragment}{body[place[1] :]}?"
+    if found := _replaceable_phrase(noun_phrases(body), fragment):
+        return f"{body[: found.start]}{fragment}{body[found.end :]}?"
+    return f"{body} for {fragment}?" if _PEOPLE.search(fragment) else None
 
 
 def _replaceable_phrase(phrases: Sequence[Phrase], fragment: str) -> Phrase | None:
@@ -225,32 +202,29 @@ def _replaceable_phrase(phrases: Sequence[Phrase], fragment: str) -> Phrase | No
 # --- Question words ----------------------------------------------------------------------------------------------
 
 
-def _is_elliptic(text: str) -> bool:
-    """Whether a question has no verb, such as "For how long?" and "How many people?"."""
-    words = [word for word in split_words(text) if word.text[0].isalnum()]
-    at = next((n for n, word in enumerate(words) if word.text in QUESTIONS), 0)
-    verbs = AUXILIARIES | SUBJECTS
-    return (
+def _with_question_word(previous: str, text: str) -> str | None:
+    """The previous question with another question word; None if the text has a verb, unlike "For how long?"."""
+    content = [word.text for word in split_words(text) if word.text[0].isalnum()]
+    at = next((n for n, word in enumerate(content) if word in QUESTIONS), 0)
+    elliptic = (
         at <= 2
-        and all(word.text in PREPOSITIONS | {"up", "to", "says"} for word in words[:at])
-        and not any(word.text in verbs for word in words[at:])
-        and len(words) <= _MAX_FRAGMENT_WORDS
-        and not noun_phrases(" ".join(word.text for word in words[at + 3 :]))
+        and (PREPOSITIONS | {"up", "to", "says"}).issuperset(content[:at])
+        and (AUXILIARIES | SUBJECTS).isdisjoint(content[at:])
+        and len(content) <= _MAX_FRAGMENT_WORDS
+        and not noun_phrases(" ".join(content[at + 3 :]))
     )
-
-
-def _with_question_word(previous: str, text: str) -> str:
-    """The previous question with another question word."""
+    if not elliptic:
+        return None
     body, asking = previous.strip().rstrip("?.! "), text.strip().rstrip("?.! ")
     words, new = split_words(body), split_words(asking)
     adverb = not any(word.text in ("why", "who", "whom", "which", "many", "much") for word in new) or (
         new[0].text in PREPOSITIONS
     )
-    if adverb and "?" not in body and words[0].text in AUXILIARIES:  # "Can I borrow a bicycle?" "For how long?"
-        return f"{asking[0].upper()}{asking[1:]} {body[0].lower()}{body[1:]}?"
-    adverbial = len(words) > 2 and words[0].text in ("where", "when", "how") and words[1].text in AUXILIARIES
-    if adverb and "?" not in body and adverbial:
-        return f"{asking[0].upper()}{asking[1:]} {body[words[1].start :]}?"
+    if adverb and "?" not in body:
+        if words[0].text in AUXILIARIES:  # "Can I borrow a bicycle?" "For how long?"
+            return f"{asking[0].upper()}{asking[1:]} {body[0].lower()}{body[1:]}?"
+        if len(words) > 2 and words[0].text in ("where", "when", "how") and words[1].text in AUXILIARIES:
+            return f"{asking[0].upper()}{asking[1:]} {body[words[1].start :]}?"
     return _append_question(previous, f"{asking}?")
 
 
@@ -264,7 +238,11 @@ def _resolve_pronouns(text: str, turns: Sequence[Turn], *, changed: bool, opened
         return _append_question(previous, text)
     persons, things = _PERSONS.search(text), _THINGS.search(text)
     if persons:
-        name = _find_person(turns[-1])
+        # The person whom the question describes, or a name in the question or its answer.
+        described = re.match(r"who(?:'s|\s+is|\s+are|\s+was)\s+(.+?)\W*$", previous.strip(), re.IGNORECASE)
+        named = [phrase.text for phrase in noun_phrases(previous) if phrase.name and " " in phrase.text]
+        answered = _NAME.search(turns[-1].answer)
+        name = described[1] if described else named[-1] if named else answered[0] if answered else None
         return _replace_pronouns(_PERSONS, text, name) if name else _append_question(previous, text)
     if things and not (_EXPLETIVE.search(text) and things[0].lower() == "it"):
         thing = _find_thing(previous, plural=things[0].lower().startswith("the"))
@@ -278,14 +256,6 @@ def _resolve_pronouns(text: str, turns: Sequence[Turn], *, changed: bool, opened
     if opened and not noun_phrases(text):  # "And until when do I have to apply?"
         return _append_question(previous, text)
     return text if changed else None
-
-
-def _find_person(previous: Turn) -> str | None:
-    """The person that the previous turn is about: described in the question, or named in either."""
-    if described := re.match(r"who(?:'s|\s+is|\s+are|\s+was)\s+(.+?)\W*$", previous.question.strip(), re.IGNORECASE):
-        return described[1]
-    named = [phrase.text for phrase in noun_phrases(previous.question) if phrase.name and " " in phrase.text]
-    return named[-1] if named else (found[0] if (found := _NAME.search(previous.answer)) else None)
 
 
 def _find_thing(previous: str, *, plural: bool) -> str | None:
@@ -302,8 +272,6 @@ def _find_thing(previous: str, *, plural: bool) -> str | None:
 
 
 def _replace_pronouns(pronouns: re.Pattern[str], text: str, noun: str) -> str:
-    """The text with a noun in place of its pronouns."""
-
     def put(match: re.Match[str]) -> str:
         following = split_words(text[match.end() :])
         pronoun = match[0].lower()

@@ -59,19 +59,12 @@ def list_items(answer: str) -> list[str]:
     text = MARKER.sub("", answer)
     sentences = [text[start:end] for start, end in sentence_spans(text)]
     for sentence in reversed(sentences):
-        items = _joined(sentence)
-        if items:
-            return items
+        body = sentence.rstrip(".!? ")
+        if introduced := _BEFORE.match(body):  # "There are two rooms: Cirrus and Stratus"
+            items = [item for item in _SPLIT.split(body[introduced.end() :]) if item.strip()]
+            if len(items) > 1 and all(len(item.split()) <= _MAX_ITEM_WORDS for item in items):
+                return [_plain(item) for item in items]
     return [_plain(sentence) for sentence in sentences] if len(sentences) > 1 else []
-
-
-def _joined(sentence: str) -> list[str]:
-    """The items of a sentence like "There are two rooms: Cirrus and Stratus"."""
-    body = sentence.rstrip(".!? ")
-    introduced = _BEFORE.match(body)
-    items = [item for item in _SPLIT.split(body[introduced.end() if introduced else 0 :]) if item.strip()]
-    short = all(len(item.split()) <= _MAX_ITEM_WORDS for item in items)
-    return [_plain(item) for item in items] if len(items) > 1 and short and introduced else []
 
 
 def _cited(answer: str) -> list[str]:

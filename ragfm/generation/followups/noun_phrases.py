@@ -6,7 +6,7 @@ A parser would be as large as the smallest reader. Words that are in no list cou
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -103,22 +103,28 @@ def is_time_phrase(text: str) -> bool:
 
 def noun_phrases(text: str) -> list[Phrase]:
     """The noun phrases of a question, in order."""
-    words = split_words(text)
-    return [_phrase(text, words, first, end) for first, end in _runs(words)]
-
-
-def _runs(words: Sequence[Word]) -> Iterator[tuple[int, int]]:
-    """Runs of words that may be noun phrases, as (first, end)."""
-    first: int | None = None
+    words, phrases = split_words(text), list[Phrase]()
+    first: int | None = None  # of the words of the present phrase
     for at, word in enumerate([*words, Word("", 0, 0, False)]):
         kind = _kind(words, at, first) if word.text else "other"
         if first is not None and kind != "noun":
-            end = _without_verb(words, first, at)
-            if any(w.text not in DETERMINERS for w in words[first:end]):
-                yield first, end
+            end, before = at, words[first - 1].text if first else ""
+            content = [one for one in words[first:end] if one.text not in DETERMINERS]
+            # The last word may be a verb that is in no list: "does the sauna heat".
+            verb_follows = word.text in _VERBS | _PREDICATES
+            if before in AUXILIARIES - COPULAS and not verb_follows and len(content) > 1 and not words[at - 1].capital:
+                end -= 1
+                content.pop()
+            if content:
+                start, stop = words[first].start, words[end - 1].end
+                asked = before in ("many", "much", "which", "what", "whose")
+                capitals = first > 0 and all(one.capital for one in content)
+                name = capitals and not is_time_phrase(text[start:stop])
+                phrases.append(Phrase(text[start:stop], start, stop, before, asked, name))
             first = None
         if kind == "determiner" or (kind == "noun" and first is None):
             first = at
+    return phrases
 
 
 def _kind(words: Sequence[Word], at: int, first: int | None) -> Literal["noun", "determiner", "other"]:
@@ -126,7 +132,8 @@ def _kind(words: Sequence[Word], at: int, first: int | None) -> Literal["noun", 
     word, before = words[at], words[at - 1].text if at else ""
     if word.text == "many" or word.text == "much" or not word.text[0].isalnum():
         return "other"
-    if word.text in DETERMINERS or (word.text == "her" and at + 1 < len(words) and _content(words[at + 1])):
+    following = words[at + 1].text if at + 1 < len(words) else "?"
+    if word.text in DETERMINERS or (word.text == "her" and following not in _FUNCTION and following[0].isalnum()):
         return "determiner"
     if word.text in _FUNCTION:
         return "other"
@@ -139,30 +146,3 @@ def _kind(words: Sequence[Word], at: int, first: int | None) -> Literal["noun", 
         if word.text in _VERBS or word.text in _PREDICATES or participle:
             return "other"
     return "noun"
-
-
-def _content(word: Word) -> bool:
-    return word.text not in _FUNCTION and word.text[0].isalnum()
-
-
-def _without_verb(words: Sequence[Word], first: int, end: int) -> int:
-    """The end of a run without a trailing verb that is in no list: "does the sauna heat"."""
-    before = words[first - 1].text if first else ""
-    verb_follows = end < len(words) and words[end].text in _VERBS | _PREDICATES
-    asks = before in AUXILIARIES - COPULAS
-    nouns = [word for word in words[first:end] if word.text not in DETERMINERS]
-    return end - 1 if asks and not verb_follows and len(nouns) > 1 and not words[end - 1].capital else end
-
-
-def _phrase(text: str, words: Sequence[Word], first: int, end: int) -> Phrase:
-    start, stop = words[first].start, words[end - 1].end
-    before = words[first - 1].text if first else ""
-    content = [word for word in words[first:end] if word.text not in DETERMINERS]
-    return Phrase(
-        text[start:stop],
-        start,
-        stop,
-        before,
-        asked=before in ("many", "much", "which", "what", "whose"),
-        name=first > 0 and all(word.capital for word in content) and not is_time_phrase(text[start:stop]),
-    )

@@ -59,19 +59,17 @@ def rewrite_with_reader(question: str, before: Sequence[Turn], reader: Reader) -
             output = "".join(stream).strip()
     except TooLongError:
         return None
-    return output if stream.finish_reason == "stop" and _is_plausible(output, question, before) else None
-
-
-def _is_plausible(output: str, question: str, before: Sequence[Turn]) -> bool:
-    """Whether the output is neither empty nor long, keeps the question's words, and adds hardly any of its own."""
+    # Plausible output is neither empty nor long, keeps the question's words, and adds hardly any of its own.
     asked, words = _content_words(question), _content_words(output)
     known = asked.union(*(_content_words(f"{turn.question} {turn.answer}") for turn in before))
-    return (
-        bool(words)
+    plausible = (
+        stream.finish_reason == "stop"
+        and words
         and len(output) <= _MAX_GROWTH * (len(question) + len(before[-1].question))
         and 2 * len(asked & words) >= len(asked)
         and len(words - known) <= _MAX_NEW_WORDS
     )
+    return output if plausible else None
 
 
 def _content_words(text: str) -> set[str]:

@@ -133,18 +133,11 @@ def stream_until_stop(
             if text := buffer[: min(found)]:
                 yield text
             return tokens, "stop"
-        complete = len(buffer) - max((_partial_match(buffer, text) for text in stops), default=0)
+        sizes = ((text, size) for text in stops for size in range(1, min(len(text), len(buffer) + 1)))
+        complete = len(buffer) - max((size for text, size in sizes if buffer.endswith(text[:size])), default=0)
         if complete:
             yield buffer[:complete]
             buffer = buffer[complete:]
     if buffer:
         yield buffer
     return tokens, "length" if tokens >= max_tokens else "stop"
-
-
-def _partial_match(text: str, stop: str) -> int:
-    """Length of the longest end of `text` that is a proper prefix of `stop`."""
-    for size in range(min(len(stop) - 1, len(text)), 0, -1):
-        if text.endswith(stop[:size]):
-            return size
-    return 0

@@ -130,7 +130,6 @@ class _BatchLoop:
     # --- Called by other threads ---------------------------------------------------------------------------------
 
     def put(self, request: GenerationRequest) -> None:
-        """Add a request."""
         with self._counting:
             self.unfinished += 1
         self._inbox.put(request)
@@ -142,11 +141,9 @@ class _BatchLoop:
     # --- The thread ----------------------------------------------------------------------------------------------
 
     def run(self) -> None:
-        """Serve requests until the loop is closed."""
         try:
             while self._receive():
                 try:
-                    self._drop_cancelled()
                     self._admit()
                     self._step()
                 except Exception as error:  # any failure must end the requests that wait for results
@@ -172,16 +169,14 @@ class _BatchLoop:
         """The slots with a request, oldest request first."""
         return sorted((slot for slot in self._slots if slot.request), key=lambda slot: slot.last_used)
 
-    def _drop_cancelled(self) -> None:
+    def _admit(self) -> None:
+        """Drop cancelled requests, then assign slots in order. One that waits for a prefix lets others pass."""
         for slot in self._busy_slots():
             if slot.request and slot.request.cancelled:
                 self._release(slot)
         for request in [request for request in self._waiting if request.cancelled]:
             self._waiting.remove(request)
             self._finish(request)
-
-    def _admit(self) -> None:
-        """Assign slots to the waiting requests, in order. One that waits for another's prefix lets others pass."""
         if len(self._waiting) > len(self._slots) - len(self._busy_slots()):
             self._add_slots()
         for request in list(self._waiting):
@@ -243,11 +238,20 @@ class _BatchLoop:
 
     def _step(self) -> None:
         """Evaluate a block of the oldest prompt, or all of several short ones, and a token of every other request."""
-        group = self._next_group()
-        if not group or self._cache is None:
+        busy = self._busy_slots()
+        adapters = {slot.adapter for slot in busy}
+        if not adapters or self._cache is None:
             return
+        current = max(self._last_served, key=lambda adapter: self._last_served[adapter], default=None)
+        if current not in adapters or self._steps_with_adapter >= STEPS_PER_ADAPTER:
+            current = min(adapters, key=lambda adapter: self._last_served.get(adapter, 0))
+            self._steps_with_adapter = 0
+        self._clock += 1
+        self._last_served[current] = self._clock
+        self._steps_with_adapter += 1
+        group = [slot for slot in busy if slot.adapter == current]  # oldest request first
         try:
-            self._cache.set_adapter(group[0].adapter)
+            self._cache.set_adapter(current)
         except RagfmError as error:
             for slot in group:
                 self._release(slot, error)
@@ -263,22 +267,11 @@ class _BatchLoop:
         for slot in scoring[:1]:
             self._score(self._cache, slot)
         if decoding:
-            self._decode(self._cache, sorted(decoding, key=lambda slot: slot.number))
-
-    def _next_group(self) -> list[Slot]:
-        """The busy slots with the adapter whose turn it is, oldest request first."""
-        busy = self._busy_slots()
-        adapters = {slot.adapter for slot in busy}
-        if not adapters:
-            return []
-        current = max(self._last_served, key=lambda adapter: self._last_served[adapter], default=None)
-        if current not in adapters or self._steps_with_adapter >= STEPS_PER_ADAPTER:
-            current = min(adapters, key=lambda adapter: self._last_served.get(adapter, 0))
-            self._steps_with_adapter = 0
-        self._clock += 1
-        self._last_served[current] = self._clock
-        self._steps_with_adapter += 1
-        return [slot for slot in busy if slot.adapter == current]
+            decoding.sort(key=lambda slot: slot.number)
+            entries = [BatchToken(slot.last_token, slot.length, slot.number, True) for slot in decoding]
+            for slot, logits in zip(decoding, self._cache.evaluate(entries), strict=True):
+                slot.length += 1
+                self._pick_token(slot, logits)
 
     def _prefill(self, cache: KVCache, slot: Slot) -> None:
         """Evaluate the next block of a slot's prompt."""
@@ -302,13 +295,6 @@ class _BatchLoop:
             self._pick_token(slot, logits[0])
         elif logits:
             slot.request.first_logprobs = _log_softmax(logits[0])
-
-    def _decode(self, cache: KVCache, slots: Sequence[Slot]) -> None:
-        """Evaluate the last token of each slot, and pick the next one."""
-        logits = cache.evaluate([BatchToken(slot.last_token, slot.length, slot.number, True) for slot in slots])
-        for slot, slot_logits in zip(slots, logits, strict=True):
-            slot.length += 1
-            self._pick_token(slot, slot_logits)
 
     def _pick_token(self, slot: Slot, logits: Logits) -> None:
         request = slot.request

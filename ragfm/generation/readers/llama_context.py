@@ -28,6 +28,10 @@ __all__ = ["LlamaContext"]
 
 _MAX_GAP = 2
 """llama.cpp evaluates only adjacent slots in one batch. Gaps of up to this many idle slots are bridged."""
+# A saved sequence of llama.cpp: 8 bytes of identification, the number of slots, a token count for each slot (0 for all
+# but one), and the content of that one. Without this table, the content fits into any slot of any context. llama.cpp
+# validates what it reads. Models with several kinds of memory have other formats.
+_NUMBER, _HEAD_BYTES = struct.Struct("=I"), 8
 
 
 class LlamaContext:
@@ -57,13 +61,9 @@ class LlamaContext:
         self._logits_type = ctypes.c_float * model.vocab_size
         self._adapter: Adapter | None = None
         self.has_pending_copies = False
-        """Whether copies were requested that take effect only with the next evaluation."""
 
     def evaluate(self, batch: Sequence[BatchToken]) -> list[Logits]:
-        """The requested logits, in order; valid until the next call.
-
-        The tokens of a slot continue its content. Slots come in ascending order.
-        """
+        """See KVCache."""
         fillers = self._fill_gaps(batch)
         entries = sorted([*batch, *fillers], key=lambda entry: entry.slot) if fillers else batch
         llama_batch = self._batch
@@ -77,7 +77,10 @@ class LlamaContext:
         self.has_pending_copies = False
         for filler in fillers:
             llama_cpp.llama_memory_seq_rm(self._memory, filler.slot, filler.position, -1)
-        return [self._logits(index) for index, entry in enumerate(entries) if entry.wants_logits]
+        wanted = [index for index, entry in enumerate(entries) if entry.wants_logits]
+        pointers = (llama_cpp.llama_get_logits_ith(self._context, index) for index in wanted)
+        rows = (self._logits_type.from_address(ctypes.addressof(pointer.contents)) for pointer in pointers)
+        return [np.ctypeslib.as_array(row) for row in rows]
 
     def truncate(self, slot: int, length: int) -> bool:
         """Keep the first `length` tokens of a slot. If the model cannot do this, empty the slot and return False."""
@@ -114,13 +117,19 @@ class LlamaContext:
     def save_slot(self, slot: int) -> bytes:
         """The content of a slot, for `restore_slot`; empty if llama.cpp's format is not the expected one."""
         size = llama_cpp.llama_state_seq_get_size(self._context, slot)
-        state = (ctypes.c_uint8 * size)()
-        llama_cpp.llama_state_seq_get_data(self._context, state, size, slot)
-        return _remove_slot_table(bytes(state), slot, self.slots)
+        buffer = (ctypes.c_uint8 * size)()
+        llama_cpp.llama_state_seq_get_data(self._context, buffer, size, slot)
+        state, table = bytes(buffer), _NUMBER.pack(self.slots) + bytes(_NUMBER.size * slot)
+        start, end = _HEAD_BYTES + len(table), len(state) - _NUMBER.size * (self.slots - 1 - slot)
+        if state[_HEAD_BYTES:start] != table or any(state[end:]):
+            return b""
+        return state[:_HEAD_BYTES] + state[start:end]
 
     def restore_slot(self, slot: int, state: bytes) -> bool:
         """Fill a slot with saved content of this or another context. On failure the slot is empty: returns False."""
-        data = _add_slot_table(state, slot, self.slots)
+        table = _NUMBER.pack(self.slots) + bytes(_NUMBER.size * slot)
+        others = bytes(_NUMBER.size * (self.slots - 1 - slot))
+        data = state[:_HEAD_BYTES] + table + state[_HEAD_BYTES:] + others
         buffer = (ctypes.c_uint8 * len(data)).from_buffer_copy(data)
         return bool(state and llama_cpp.llama_state_seq_set_data(self._context, buffer, len(data), slot))
 
@@ -139,28 +148,3 @@ class LlamaContext:
                     return []
                 fillers.append(BatchToken(0, length, slot, False))
         return fillers
-
-    def _logits(self, index: int) -> Logits:
-        pointer = llama_cpp.llama_get_logits_ith(self._context, index)
-        logits: Logits = np.ctypeslib.as_array(self._logits_type.from_address(ctypes.addressof(pointer.contents)))
-        return logits
-
-
-# A saved sequence of llama.cpp: 8 bytes of identification, the number of slots, a token count for each slot (0 for all
-# but one), and the content of that one. Without this table, the content fits into any slot of any context. llama.cpp
-# validates what it reads. Models with several kinds of memory have other formats.
-_NUMBER, _HEAD_BYTES = struct.Struct("=I"), 8
-
-
-def _remove_slot_table(state: bytes, slot: int, slots: int) -> bytes:
-    """The state without the entries of the other slots; empty if the format is not the expected one."""
-    table = _NUMBER.pack(slots) + bytes(_NUMBER.size * slot)
-    end = len(state) - _NUMBER.size * (slots - 1 - slot)
-    if state[_HEAD_BYTES : _HEAD_BYTES + len(table)] != table or any(state[end:]):
-        return b""
-    return state[:_HEAD_BYTES] + state[_HEAD_BYTES + len(table) : end]
-
-
-def _add_slot_table(state: bytes, slot: int, slots: int) -> bytes:
-    table = _NUMBER.pack(slots) + bytes(_NUMBER.size * slot)
-    return state[:_HEAD_BYTES] + table + state[_HEAD_BYTES:] + bytes(_NUMBER.size * (slots - 1 - slot))

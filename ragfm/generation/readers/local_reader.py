@@ -30,11 +30,9 @@ class _Engine(NamedTuple):
 
 
 class LocalReader(Generic[M]):
-    """A model with its own chat template. Requests from any number of threads are evaluated together.
+    """A model with its own chat template; its subclasses describe the parameters.
 
-    Each request has `context_tokens` for itself, reduced to what the model was trained for. Up to `slots` requests run
-    at once, and up to `waiting` more wait. A forked process loads the model again; streams belong to the process that
-    began them.
+    A forked process loads the model again. Streams belong to the process that began them.
     """
 
     def __init__(self, path: Path, context_tokens: int, slots: int, waiting: int) -> None:
@@ -140,19 +138,15 @@ class LocalReader(Generic[M]):
                 self._loaded = _Engine(model, batcher, window, prefix_cache)
             return self._loaded
 
-    def _reset_after_fork(self) -> None:
-        """Forget the model: in a forked process, its thread does not exist, and the lock may be held forever."""
-        self._loading = threading.Lock()
-        self._loaded = None
-
 
 _readers: weakref.WeakSet[LocalReader[Any]] = weakref.WeakSet()
 
 
-def _reset_all_after_fork() -> None:
+def _reset_after_fork() -> None:
+    """Forget the models: in a forked process, their threads do not exist, and a lock may be held forever."""
     for reader in list(_readers):
-        reader._reset_after_fork()  # noqa: SLF001
+        reader._loading, reader._loaded = threading.Lock(), None  # noqa: SLF001
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_reset_all_after_fork)
+    os.register_at_fork(after_in_child=_reset_after_fork)

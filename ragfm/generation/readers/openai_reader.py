@@ -77,8 +77,24 @@ class OpenAIReader:
         self._model = model
         self._base_url = server_url(base_url)
         self._omit = frozenset([omit] if isinstance(omit, str) else omit)
-        self._price = _read_price(model, prices or {})
-        self._timeout = openai.Timeout(_seconds_option(seconds), connect=CONNECT_SECONDS)
+        self._price: tuple[float, float, float] | None = None
+        """Of a million tokens: of the prompt, of its cached part, and of the completion."""
+        if prices and model in prices:
+            try:
+                price = {name: float(value) for name, value in prices[model].items()}
+                self._price = price["prompt"], price.get("cached", price["prompt"]), price["completion"]
+            except (AttributeError, KeyError, TypeError, ValueError) as error:
+                hint = "Give `prompt` and `completion`, and optionally `cached`, as the price of a million tokens."
+                raise ConfigError(f"Cannot read the price of '{model}': {error}.", hint) from error
+        silence = 0.0
+        with suppress(TypeError, ValueError):
+            silence = float(seconds)  # text if it comes from the environment
+        if not 0 < silence < inf:
+            raise ConfigError(
+                f"Invalid reader option seconds: {seconds!r} is not a positive number.",
+                "Set seconds to the maximum silence of the server.",
+            )
+        self._timeout = openai.Timeout(silence, connect=CONNECT_SECONDS)
         self._retries = int_option("retries", retries, 0)
         self._client_thread: ClientThread | None = None
 
@@ -192,7 +208,6 @@ class OpenAIReader:
         return f"The model '{self._model}' on {_host(self._base_url)}"
 
     def _translate(self, error: openai.OpenAIError, characters: int) -> RagfmError:
-        """The SDK's error as one of ragfm's."""
         after = f" after {characters} characters" if characters else ""
         if isinstance(error, openai.APITimeoutError):
             return EndpointError(f"{self._name} was silent for too long{after}.", _RETRY_HINT)
@@ -271,17 +286,6 @@ def estimate_tokens(messages: Sequence[Message]) -> int:
     return pieces + further_bytes // 2 + _MESSAGE_TOKENS * len(texts) + _SYSTEM_TOKENS
 
 
-def _seconds_option(value: Any) -> float:
-    with suppress(TypeError, ValueError):
-        seconds = float(value)  # text if it comes from the environment
-        if 0 < seconds < inf:
-            return seconds
-    raise ConfigError(
-        f"Invalid reader option seconds: {value!r} is not a positive number.",
-        "Set seconds to the maximum silence of the server.",
-    )
-
-
 def _host(url: str) -> str:
     """Host and port, without the password that an address may contain."""
     return urlsplit(url).netloc.rpartition("@")[2]
@@ -300,15 +304,3 @@ def _remove_key(text: str) -> str:
     """The first 300 characters of a server's message, which may repeat a part of the key."""
     key = os.environ.get("OPENAI_API_KEY", "")
     return re.sub(r"sk-\S+", "…", text[:300].replace(key, "…") if key else text[:300])
-
-
-def _read_price(model: str, prices: Mapping[str, Mapping[str, float]]) -> tuple[float, float, float] | None:
-    """The price of a million tokens: of the prompt, of its cached part, and of the completion."""
-    if model not in prices:
-        return None
-    try:
-        price = {name: float(value) for name, value in prices[model].items()}
-        return price["prompt"], price.get("cached", price["prompt"]), price["completion"]
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-        hint = "Give `prompt` and `completion`, and optionally `cached`, as the price of a million tokens."
-        raise ConfigError(f"Cannot read the price of '{model}': {error}.", hint) from error

@@ -62,10 +62,7 @@ class LlamaPrefixCache:
         return max((length for length in lengths if length <= len(prompt) - 2), default=0)
 
     def load(self, cache: KVCache, slot: int, tokens: list[int], adapter: Adapter | None) -> int | None:
-        """Fill a slot with the evaluated tokens and return the slot's length, 0 if llama.cpp refuses the content.
-
-        Returns None, and leaves the slot as it is, if the tokens are not on disk. A damaged file is deleted.
-        """
+        """See PrefixCache. Returns 0 if llama.cpp refuses the content. A damaged file is deleted."""
         assert isinstance(cache, LlamaContext)
         with suppress(OSError):
             file = self._file(tokens, adapter)
@@ -78,27 +75,22 @@ class LlamaPrefixCache:
         return None
 
     def store(self, cache: KVCache, slot: int, tokens: list[int], adapter: Adapter | None) -> None:
-        """Write the content of a slot, which holds the given tokens. A failure is only logged."""
+        """See PrefixCache. A failure is only logged."""
         assert isinstance(cache, LlamaContext)
         try:
             file = self._file(tokens, adapter)
             state = b"" if file.exists() else cache.save_slot(slot)
             if state:
                 replace_file(file, blake2b(state, digest_size=_DIGEST_BYTES).digest() + state)
-                _delete_oldest(file.parent)
+                entries = [(other, other.stat()) for other in file.parent.iterdir()]
+                total = 0
+                for other, stat in sorted(entries, key=lambda entry: entry[1].st_mtime, reverse=True):
+                    total += stat.st_size
+                    if total > MAX_BYTES:
+                        other.unlink(missing_ok=True)
         except OSError as error:
             _log.info("Cannot store an evaluated prompt prefix: %s", error)
 
     def _file(self, tokens: list[int], adapter: Adapter | None) -> Path:
         key = [self._environment, self._model.identity, adapter.identity if adapter else "", tokens]
         return cache_folder() / "beginnings" / blake2b(repr(key).encode(), digest_size=16).hexdigest()
-
-
-def _delete_oldest(folder: Path) -> None:
-    entries = [(file, file.stat()) for file in folder.iterdir()]
-    entries.sort(key=lambda entry: entry[1].st_mtime, reverse=True)
-    total = 0
-    for file, stat in entries:
-        total += stat.st_size
-        if total > MAX_BYTES:
-            file.unlink(missing_ok=True)

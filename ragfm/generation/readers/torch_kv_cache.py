@@ -48,7 +48,16 @@ class BatchedKVCache:
             self._lengths[entry.slot] = entry.position + 1
         tokens = torch.tensor([entry.token for entry in batch]).view(len(slots), per_slot)
         keep = per_slot if sum(entry.wants_logits for entry in batch) > len(slots) else 1
-        masks = self._attention_masks(positions, length)
+
+        # The tokens of its slot that each token attends to, per type of layer. *Shape:* (slots, 1, tokens, length).
+        columns = torch.arange(length)
+        full = columns <= positions[:, None, :, None]
+        window = getattr(self._model.config, "sliding_window", None)
+        sliding = full & (columns > positions[:, None, :, None] - window) if window else full
+        layer_types = set(getattr(self._model.config, "layer_types", None) or ())
+        masks: torch.Tensor | dict[str, torch.Tensor] = self._to_mask(full if layer_types else sliding)
+        if "sliding_attention" in layer_types:
+            masks = {"full_attention": self._to_mask(full), "sliding_attention": self._to_mask(sliding)}
         logits, _ = self._model.forward(tokens, self._cache, keep, position_ids=positions, attention_mask=masks)
         results: list[Logits] = []
         for row, start in enumerate(range(0, len(batch), per_slot)):
@@ -85,18 +94,6 @@ class BatchedKVCache:
                 larger_layer.keys[: self._slots] = layer.keys
                 larger_layer.values[: self._slots] = layer.values
         return larger
-
-    def _attention_masks(self, positions: torch.Tensor, length: int) -> torch.Tensor | dict[str, torch.Tensor]:
-        """Tokens of its slot that each token attends to, per type of layer. *Shape:* (slots, 1, tokens, length)."""
-        config = self._model.config
-        columns = torch.arange(length)
-        full = columns <= positions[:, None, :, None]
-        window = getattr(config, "sliding_window", None)
-        layer_types = set(getattr(config, "layer_types", None) or ())
-        sliding = full & (columns > positions[:, None, :, None] - window) if window else full
-        if "sliding_attention" in layer_types:
-            return {"full_attention": self._to_mask(full), "sliding_attention": self._to_mask(sliding)}
-        return self._to_mask(full if layer_types else sliding)
 
     def _to_mask(self, allowed: torch.Tensor) -> torch.Tensor:
         if self._model.config._attn_implementation == "sdpa":  # noqa: SLF001  has no public name

@@ -13,8 +13,7 @@ import logging
 import math
 import os
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -108,7 +107,14 @@ def optimize(path: Path) -> tuple[list[FormatMeasurement], FormatMeasurement]:
     original, original_tokens = _measure("as it is", path, None)
     measurements = [original]
     files: dict[str, Path] = {}
-    with _temporary_folder() as folder:
+    # On the same file system as the result, which is then only renamed.
+    folder = _folder() / f"making.{os.getpid()}"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        hint = "Set XDG_CACHE_HOME to a writable folder."
+        raise RagfmError(f"Cannot create the folder '{folder}': {error}.", hint) from error
+    try:
         for name, ftype in WEIGHT_FORMATS.items():
             files[name] = quantize(path, folder / f"{name}.gguf", ftype)
             measurements.append(_measure(name, files[name], original_tokens)[0])
@@ -125,6 +131,10 @@ def optimize(path: Path) -> tuple[list[FormatMeasurement], FormatMeasurement]:
             record["file"], record["bytes"] = f"{sha256[:32]}-{best.name}.gguf", file.stat().st_size
             file.replace(_folder() / record["file"])
         replace_file(_record_file(path), json.dumps(record, indent=1).encode())
+    finally:
+        for leftover in folder.iterdir():
+            leftover.unlink()
+        folder.rmdir()
     return measurements, best
 
 
@@ -146,34 +156,7 @@ def _measure(name: str, path: Path, reference: list[int] | None) -> tuple[Format
     model = LlamaModel(path)
     context = LlamaContext(model, 1, _SAMPLE_TOKENS + 2 * _DECODE_STEPS, physical_cores())
     tokens = model.tokenize(SAMPLE_TEXT)[:_SAMPLE_TOKENS]
-    loss, best_tokens = _evaluate_text(context, tokens)
-    prompt_speeds, step_seconds = [], []
-    for _ in range(3):  # the fastest counts: other programs may be running
-        context.truncate(0, 0)
-        start = time.perf_counter()
-        for first in range(0, len(tokens), PREFILL_BLOCK):
-            block = tokens[first : first + PREFILL_BLOCK]
-            context.evaluate([BatchToken(token, first + index, 0, False) for index, token in enumerate(block)])
-        prompt_speeds.append(len(tokens) / (time.perf_counter() - start))
-        for position in range(len(tokens), len(tokens) + _DECODE_STEPS):
-            start = time.perf_counter()
-            context.evaluate([BatchToken(tokens[0], position, 0, True)])
-            step_seconds.append(time.perf_counter() - start)
-    agreement = np.mean(np.equal(best_tokens, reference)) if reference else 1.0
-    measurement = FormatMeasurement(
-        name=name,
-        megabytes=round(path.stat().st_size / 1e6, 1),
-        prompt_tokens_per_second=round(max(prompt_speeds), 1),
-        tokens_per_second=round(1 / sorted(step_seconds)[len(step_seconds) // 4], 1),
-        perplexity=round(math.exp(loss), 3),
-        agreement=round(float(agreement), 3),
-    )
-    return measurement, best_tokens
-
-
-def _evaluate_text(context: LlamaContext, tokens: list[int]) -> tuple[float, list[int]]:
-    """The mean negative log-likelihood of the tokens after the first, and the best token at each position."""
-    losses: list[float] = []
+    losses: list[float] = []  # the negative log-likelihood of each token after the first
     best_tokens: list[int] = []
     for start in range(0, len(tokens), PREFILL_BLOCK):
         block = tokens[start : start + PREFILL_BLOCK]
@@ -183,25 +166,28 @@ def _evaluate_text(context: LlamaContext, tokens: list[int]) -> tuple[float, lis
             best_tokens.append(best)
             log_sum = math.log(float(np.exp(logits - logits[best]).sum()))
             losses.append(log_sum + float(logits[best] - logits[following]))
-    return sum(losses) / len(losses), best_tokens
-
-
-@contextmanager
-def _temporary_folder() -> Iterator[Path]:
-    """A folder on the same file system as the result, which is then only renamed."""
-    folder = _folder() / f"making.{os.getpid()}"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise RagfmError(
-            f"Cannot create the folder '{folder}': {error}.", "Set XDG_CACHE_HOME to a writable folder."
-        ) from error
-    try:
-        yield folder
-    finally:
-        for file in folder.iterdir():
-            file.unlink()
-        folder.rmdir()
+    prompt_speeds, step_seconds = [], []
+    for _ in range(3):  # the fastest counts: other programs may be running
+        context.truncate(0, 0)
+        began = time.perf_counter()
+        for first in range(0, len(tokens), PREFILL_BLOCK):
+            block = tokens[first : first + PREFILL_BLOCK]
+            context.evaluate([BatchToken(token, first + index, 0, False) for index, token in enumerate(block)])
+        prompt_speeds.append(len(tokens) / (time.perf_counter() - began))
+        for position in range(len(tokens), len(tokens) + _DECODE_STEPS):
+            began = time.perf_counter()
+            context.evaluate([BatchToken(tokens[0], position, 0, True)])
+            step_seconds.append(time.perf_counter() - began)
+    agreement = np.mean(np.equal(best_tokens, reference)) if reference else 1.0
+    measurement = FormatMeasurement(
+        name=name,
+        megabytes=round(path.stat().st_size / 1e6, 1),
+        prompt_tokens_per_second=round(max(prompt_speeds), 1),
+        tokens_per_second=round(1 / sorted(step_seconds)[len(step_seconds) // 4], 1),
+        perplexity=round(math.exp(sum(losses) / len(losses)), 3),
+        agreement=round(float(agreement), 3),
+    )
+    return measurement, best_tokens
 
 
 def _folder() -> Path:
