@@ -218,7 +218,7 @@ def test_fetch_returns_the_listed_version_or_fails(tmp_path: Path) -> None:
     for ref in refs:
         with pytest.raises(ConnectorError, match="changed"):
             connector.fetch(ref)
-    with pytest.raises(ConnectorError, match="no record"):
+    with pytest.raises(ConnectorError, match="record 'none' no longer exists"):
         connector.fetch(Ref("none"))
     assert JsonlConnector(connector.root).fetch(refs[2]).data == b"Pets\n\nDogs on Fridays"  # not listed by this one
 
