@@ -132,7 +132,7 @@ class Collection:
         return self._store.read(lambda snapshot: self._store.embedder(snapshot.generation))
 
     def as_groups(self, groups: Set[str]) -> Collection:
-        """A read-only handle that sees documents without access groups, and those allowed to one of `groups`.
+        """A read-only handle that sees public documents, and restricted ones that one of `groups` may read.
 
         A restricted handle can only be restricted further.
         """

@@ -110,7 +110,7 @@ class ArchiveReader:
                 folders = ("/".join(parts[:end]) for end in range(1, len(parts)))
                 inner = next((folder for folder in folders if is_archive(folder) and folder in members), None)
                 if inner is None:
-                    raise ConnectorError(f"{path!r} is not in the archive {name!r} any more.")
+                    raise ConnectorError(f"{path!r} is no longer in the archive {name!r}.")
                 if self._inner is None or self._inner[0] != (inner, identity):
                     data = archive.read(members[inner].name, self._max_bytes)
                     self._inner = ((inner, identity), _open(io.BytesIO(data), inner, len(data), ""))

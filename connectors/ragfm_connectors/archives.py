@@ -173,7 +173,7 @@ class TarArchive:
         total = 0
         for number, entry in enumerate(self._tar):
             if number >= MAX_ENTRIES:
-                raise ArchiveLimitError(f"has over {MAX_ENTRIES:,} entries")
+                raise ArchiveLimitError(f"has too many entries, the limit is {MAX_ENTRIES:,}")
             if entry.isdir():
                 continue
             total += entry.size
@@ -214,9 +214,11 @@ def decompressed(file: BinaryIO, decompressor: Callable[[], Any], size: int) -> 
 
 def check_size(unpacked: int, size: int) -> None:
     """Raise ArchiveLimitError if a file of `size` bytes has so many bytes unpacked that it must be a bomb."""
-    if unpacked > max(MIN_LIMIT, min(MAX_UNPACKED, size * MAX_RATIO)):
+    limit = max(MIN_LIMIT, min(MAX_UNPACKED, size * MAX_RATIO))
+    if unpacked > limit:
         raise ArchiveLimitError(
-            f"would be over {unpacked >> 20:,} MiB unpacked, {unpacked // max(1, size):,} times its size"
+            f"would be over {unpacked >> 20:,} MiB unpacked, {unpacked // max(1, size):,} times its size; "
+            f"the limit is {limit >> 20:,} MiB"
         )
 
 
@@ -237,7 +239,7 @@ class _LimitedFile:
 
     def read(self, size: int = -1) -> bytes:
         if self.max_read is not None and size > self.max_read:
-            raise ArchiveLimitError(f"has a directory of {size >> 20:,} MiB")
+            raise ArchiveLimitError(f"has a directory of {size >> 20:,} MiB, the limit is {self.max_read >> 20:,} MiB")
         return self._file.read(size)
 
     def seekable(self) -> bool:

@@ -81,7 +81,7 @@ class FilesConnector:
         """
         status = _status(self.root)
         if status is None:
-            raise SourceError(f"There is no file or folder {str(self.root)!r} any more.", "Check the path.")
+            raise SourceError(f"The file or folder {str(self.root)!r} no longer exists.", "Check the path.")
         listing = _Listing(
             os.fspath(self.root), self._paths, self.max_bytes, hidden=self._hidden, archives=self._archives
         )
@@ -215,11 +215,11 @@ class _Listing:
         if path and (is_collection or OUTPUT in names):
             return
         if is_collection:
-            raise SourceError(f"The folder {self._root!r} is a collection of ragfm.", "Name a folder of documents.")
+            raise SourceError(f"The folder {self._root!r} is a collection of ragfm.", "Specify a folder of documents.")
         if OUTPUT in names:
             raise SourceError(
                 f"The folder {self._root!r} contains output of ragfm.",
-                f"Name a folder of documents. If it is one, remove the file {OUTPUT} from it.",
+                f"Specify a folder of documents. If it is one, remove the file {OUTPUT} from it.",
             )
         # Read after the names: a file that is added to a folder which was just closed must not count as open.
         access = read_access_file(self._absolute(path))
@@ -314,7 +314,7 @@ class _Listing:
 def _split_glob(location: str) -> tuple[Path, str]:
     """The folder or file of a location, and the glob pattern below it. A name that exists is never a pattern."""
     if not location or "\0" in location:
-        raise SourceError(f"{location!r} is not a path.", "Name a folder, a file or a glob such as 'docs/**/*.md'.")
+        raise SourceError(f"{location!r} is not a path.", "Specify a folder, a file or a glob such as 'docs/**/*.md'.")
     path = Path(os.path.abspath(location))  # noqa: PTH100  resolve() follows links, which would rename the source
     if _printable(str(path)) != str(path):
         raise SourceError(f"The path {_printable(str(path))} is not UTF-8.", "Rename it.")

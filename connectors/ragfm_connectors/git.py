@@ -97,7 +97,7 @@ class GitConnector:
             commit = parse_commit(self._repository, _FETCHED_REF if self._remote else self._ref.encode())
         except _READ_ERRORS as error:
             raise SourceError(
-                f"The repository {str(self.root)!r} has no commit {self._ref!r}.", "Name a branch, a tag or a hash."
+                f"The repository {str(self.root)!r} has no commit {self._ref!r}.", "Specify a branch, a tag or a hash."
             ) from error
         self._entries = 0
         try:
@@ -200,7 +200,7 @@ class GitConnector:
             for prefix in ("", "refs/heads/", "refs/tags/", "refs/"):
                 commit_id = commit_id or remote_refs.get(GitRef(f"{prefix}{self._ref}".encode()))
             if commit_id is None:
-                raise SourceError(f"The repository {self.root!r} has no {self._ref!r}.", "Name a branch or a tag.")
+                raise SourceError(f"The repository {self.root!r} has no {self._ref!r}.", "Specify a branch or a tag.")
             client.fetch(path.encode(), repository, determine_wants=lambda *_, **__: [commit_id], depth=1)
             repository.refs[GitRef(_FETCHED_REF)] = commit_id
         except _NETWORK_ERRORS as error:

@@ -93,7 +93,7 @@ class JsonlConnector:
             list(self.refs())
         position = self._positions.get(ref.path)
         if position is None:
-            raise ConnectorError(f"There is no record {ref.path!r} any more.", "The next ingest removes it.")
+            raise ConnectorError(f"The record {ref.path!r} no longer exists.", "The next ingest removes it.")
         with self._files.open(position.file) as file:
             # Records are mostly fetched in order, so the iterator of the last call is used again.
             status = os.fstat(file.fileno())
@@ -179,7 +179,7 @@ def _read_gzip(reader: _RecordReader, file: BinaryIO, encoding: str, max_bytes: 
 
 
 def _read_lines(file: BinaryIO, max_bytes: int) -> Iterator[tuple[int, bytes]]:
-    """The offset of each line, and the line without a byte order mark; a too long line is cut after the limit."""
+    """The offset of each line, and the line without a byte order mark; an overlong line is cut after the limit."""
     while True:
         offset = file.tell()
         line = file.readline(max_bytes + 1)
@@ -196,7 +196,7 @@ def _read_lines(file: BinaryIO, max_bytes: int) -> Iterator[tuple[int, bytes]]:
 def _read_json_lines(file: BinaryIO, encoding: str, max_bytes: int) -> _Records:
     for offset, line in _read_lines(file, max_bytes):
         if len(line) > max_bytes:
-            yield offset, f"it has more than {max_bytes:,} bytes."
+            yield offset, f"it is too long, the limit is {max_bytes:,} bytes."
         elif line.strip():
             try:
                 record = json.loads(line.decode(encoding))
@@ -216,7 +216,7 @@ def _read_csv(file: BinaryIO, encoding: str, max_bytes: int, *, delimiter: str) 
         for _, line in _read_lines(file, max_bytes):
             end_offset = file.tell()
             if len(line) > max_bytes:
-                problems.append(f"a line has more than {max_bytes:,} bytes.")
+                problems.append(f"a line is too long, the limit is {max_bytes:,} bytes.")
                 line = b"\n"
             try:
                 yield line.decode(encoding)

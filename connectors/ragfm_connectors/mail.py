@@ -88,7 +88,7 @@ class MailConnector:
             list(self.refs())
         position = self._positions.get(ref.path)
         if position is None:
-            raise ConnectorError(f"There is no mail {ref.path!r} any more.", "The next ingest removes it.")
+            raise ConnectorError(f"The mail {ref.path!r} no longer exists.", "The next ingest removes it.")
         with self._files.open(position.file) as file:
             file.seek(position.start)
             data = file.read(position.size)

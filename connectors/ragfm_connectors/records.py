@@ -69,9 +69,9 @@ class Fields:
         """The document of a record. Raises ConnectorError if it has none of the text fields."""
         values = [_find(record, name) for name in self.text]
         if all(value is _ABSENT for value in values):
-            wanted = " or ".join(map(repr, self.text))
+            wanted = ", ".join(map(repr, self.text))
             present = ", ".join(map(repr, list(record)[:_MAX_SHOWN_FIELDS]))
-            raise ConnectorError(f"it has no field {wanted}, but {present}.")
+            raise ConnectorError(f"none of the text fields {wanted} found; the record has {present}.")
         title = "" if self.title is None else " ".join(_text(_find(record, self.title)).split())
         text = "\n\n".join(part for part in map(_text, values) if part)
         metadata: dict[str, Scalar] = {"title": title} if title else {}

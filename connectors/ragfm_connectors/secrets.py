@@ -29,7 +29,7 @@ def expand(text: str, *, quoted: bool = True) -> str:
         variable = os.environ.get(match[1])
         if variable is None:
             problem = f"The environment variable {match[1]} of {text!r} is not set."
-            raise ConfigError(problem, f"Set {match[1]} and run this again.")
+            raise ConfigError(problem, f"Set {match[1]} and run the command again.")
         return quote(variable, safe="") if quoted else variable
 
     return _VARIABLE.sub(value, text)

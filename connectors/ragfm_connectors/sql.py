@@ -90,7 +90,7 @@ class SqlConnector:
         if ref.path not in self._ids:
             list(self.refs())
         if ref.path not in self._ids:
-            raise ConnectorError(f"There is no row {ref.path!r} any more.", "The next ingest removes it.")
+            raise ConnectorError(f"The row {ref.path!r} no longer exists.", "The next ingest removes it.")
         if ref.path not in self._fetched:
             # The row, and those listed after it if the last rows were fetched in order.
             paths = islice(dropwhile(lambda path: path != ref.path, self._ids), _BATCH if self._fetched else 1)

@@ -3,7 +3,7 @@
 grounding        cite an answer sentence by sentence, and compose its text with markers
 support          does a passage support a sentence? what is wrong if not?
 contradictions   does another passage give another number or name?
-text_match       terms, units, denials, verbatim quotes, and is a quote about the subject of a question?
+text_match       terms, units, negations, verbatim quotes, and is a quote about the subject of a question?
 verifier         a small network that reads question and passages
 answer_check     the answer compared with the verifier's readings
 confidence       signals of an answer, and their calibration

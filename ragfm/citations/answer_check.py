@@ -56,7 +56,7 @@ def check_answer(
     checked = list(sentences)
     likelihoods = [0.0]
     for sentence in sentences:
-        # Where the sentence stands verbatim, as (reading, start, end), and how likely the answer stands in its quotes.
+        # Where the sentence occurs verbatim, as (reading, start, end), and how likely the answer occurs in its quotes.
         verbatim = [
             (reading, start, end)
             for reading in readings

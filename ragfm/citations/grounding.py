@@ -4,7 +4,7 @@
 becomes the quote: a slice of the document, character for character.
 
 A citation that is not verified has a fault. `fabricated`: no passage says so. `misattributed`: another passage does.
-`stitched`: its parts stand in several places, and nowhere together. The verifier adds two (see `answer_check`):
+`stitched`: its parts occur in several places, and nowhere together. The verifier adds two (see `answer_check`):
 `irrelevant`: the quote says so, but hardly answers the question; `uncertain`: it may not answer the question.
 """
 

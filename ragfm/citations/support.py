@@ -1,7 +1,7 @@
 """Support: which sentence of the passages supports a claim best, whether it does, and what is wrong if it does not.
 
 A quote supports a claim if it has all names and numbers that the claim adds to the question, most of the other terms
-that it adds, and a denial exactly where the claim has one. It must not have another unit or the opposite of what the
+that it adds, and a negation exactly where the claim has one. It must not have another unit or the opposite of what the
 claim says. Quotations must stand verbatim. A sentence that only repeats the question claims nothing.
 """
 
@@ -47,7 +47,7 @@ __all__ = [
 MIN_SUPPORT = 0.6
 """The share of a claim's new terms that a quote must have."""
 MIN_QUESTION_SHARE = 0.2
-"""The share of the question's terms that a quote of a short claim must have: a number alone stands in many places."""
+"""The share of the question's terms that a quote of a short claim must have: a number alone occurs in many places."""
 MIN_SHARE_OF_BEST = 0.6
 """The same, relative to the sentence that has most of the question's terms."""
 SHORT_CLAIM = 2
@@ -94,7 +94,7 @@ class Window:
 
 @dataclass(frozen=True, slots=True)
 class QuestionTerms:
-    """A question's terms, whether it denies something, and the largest number of its terms that a sentence has."""
+    """A question's terms, whether it negates something, and the largest number of its terms that a sentence has."""
 
     terms: frozenset[str]
     denies: bool
@@ -175,12 +175,12 @@ def best_evidence(claim: Claim, question: QuestionTerms, windows: Sequence[Windo
         matched = _matched_terms(claim, new, window)
         share = len(matched) / len(new)
         question_matches = count_matches(question.terms, window.terms)
-        # A number of the question ("Is it 28 days?") need not stand in the quote, unless it is all that is claimed.
+        # A number of the question ("Is it 28 days?") need not occur in the quote, unless it is all that is claimed.
         supports = not echo and share >= MIN_SUPPORT and matched >= new & terms.exact
         if supports and len(new) <= SHORT_CLAIM:
             supports = question_matches >= min_question_matches
         if supports and question.denies:
-            # The claim may repeat the denial, so all its terms count; without a denial ("Earn much.") it may answer
+            # The claim may repeat the negation, so all its terms count; without one ("Earn much.") it may answer
             # such a question either way.
             supports = not claim_denies or denies_terms(window.text, undenied_terms)
         elif supports:
@@ -212,7 +212,7 @@ def _matched_terms(claim: Claim, new: frozenset[str], window: Window) -> frozens
 
 
 def _windows_with_quotations(quoted: Sequence[str], windows: Sequence[Window]) -> list[Window]:
-    """For each passage that has all quotations verbatim, the sentences that they stand in, as one window."""
+    """For each passage that has all quotations verbatim, the sentences that they occur in, as one window."""
     quoting = []
     for hit, group in groupby(windows, key=lambda window: window.hit):
         places = [find_quote(quotation, hit.text) for quotation in quoted]

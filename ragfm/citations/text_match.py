@@ -1,4 +1,4 @@
-"""Text matching without a model: terms, numbers with their units, denials, verbatim quotes, and questions.
+"""Text matching without a model: terms, numbers with their units, negations, verbatim quotes, and questions.
 
 A term is a word without its ending, in lower case, or a number in digits. Two texts are compared by the terms that
 they share; a name or number must be the same, other words may differ in their ending. Lists of words are English.
@@ -192,17 +192,17 @@ _DENIAL = re.compile(
 
 
 def denies(text: str) -> bool:
-    """Whether a text has a word of denial."""
+    """Whether a text has a negation."""
     return bool(_DENIAL.search(text))
 
 
 def without_denials(text: str) -> str:
-    """The text without its words of denial."""
+    """The text without its negations."""
     return _DENIAL.sub(" ", text)
 
 
 def denies_terms(text: str, terms: frozenset[str]) -> bool:
-    """Whether a clause that has some of the terms has a word of denial."""
+    """Whether a clause that has some of the terms has a negation."""
     return any(denies(clause) and not terms.isdisjoint(terms_of(clause).all) for clause in _CLAUSE.split(text))
 
 
@@ -386,7 +386,7 @@ def matches_question(question: str, answer: str, quote: str, context: frozenset[
 
     Terms that only `context` has (headings, table header) may be missing from the quote. Between two neighbours there
     may be one more word, but no name, number or word that changes the meaning, unless the answer has it. The counted
-    noun must be counted in the quote too, and a denial must stand in both. The word for the kind of thing asked for
+    noun must be counted in the quote too, and a negation must occur in both. The word for the kind of thing asked for
     may be missing.
     """
     quoted, answered = term_sequence(without_denials(quote), keep=_PREPOSITIONS), terms_of(answer).all

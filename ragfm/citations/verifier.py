@@ -90,7 +90,7 @@ class Reading:
 
     @property
     def anywhere(self) -> float:
-        """How likely the answer stands in the passage, in [0, 1]."""
+        """How likely the answer occurs in the passage, in [0, 1]."""
         return max((1 - part.nowhere for part in self.parts), default=0.0)
 
 

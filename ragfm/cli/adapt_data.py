@@ -52,21 +52,21 @@ _DATA = click.Path(exists=True)
     "form",
     default="phrase",
     type=click.Choice(["phrase", "quoted"]),
-    help="Form of the answers: the answer alone, or with the sentence that it is from.",
+    help="Form of the answers: the answer alone, or with its source sentence.",
 )
 @click.option("--keep-order", is_flag=True, help="Keep the passages in the order of the search; do not shuffle them.")
 @click.option(
     "--apart",
     is_flag=True,
-    help="Give each question passages of its own, not those of another question about the same text. Training takes "
-    "several times as long.",
+    help="Retrieve passages for each question separately instead of sharing them between questions about the same "
+    "document. Slows training several times.",
 )
 @click.option(
     "--exclude-data",
     multiple=True,
     metavar="FILE",
     type=_DATA,
-    help="Evaluation data, whose questions and paragraphs must not be in the examples; may be repeated.",
+    help="Evaluation data whose questions and paragraphs must not be in the examples; may be repeated.",
 )
 @text_option("--licence", help="Licence of the data, for the data card.")
 @data_options
@@ -83,7 +83,7 @@ def data(collection: str, as_json: bool, questions: str | None, out: str, **opti
     from ragfm.training import Recipe, load_held_out, make_dataset, write_dataset
 
     if Path(out).is_file():
-        raise DataError(f"'{out}' is a file.", "Name a folder for the examples with --out.")
+        raise DataError(f"'{out}' is a file.", "Specify a folder for the examples with --out.")
     loaded = _load_questions(questions, options)
     check_data_options(loaded, options)
     recipe = Recipe(
@@ -129,7 +129,7 @@ def data(collection: str, as_json: bool, questions: str | None, out: str, **opti
 def _load_questions(path: str | None, options: dict[str, Any]) -> QuestionSet | None:
     if path is None:
         if not options["write"] and not options["from_log"]:
-            usage_error("Name a file of questions, or use --write N or --from-log.")
+            usage_error("Specify a file of questions, or use --write N or --from-log.")
         check_no_question_options(options)
         return None
     if options["write"]:

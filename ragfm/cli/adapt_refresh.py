@@ -22,7 +22,7 @@ _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
     "--replay",
     metavar="DIR",
     type=click.Path(exists=True, file_okay=False, path_type=Path),
-    help="Earlier training examples, of which as many as there are new ones are trained on again.",
+    help="Folder of earlier training examples to replay, one per new example.",
 )
 @click.option("--no-sync", is_flag=True, help="Do not sync the collection first.")
 @click.option("--epochs", default=2.0, type=POSITIVE, help="Number of passes over the examples.")

@@ -60,8 +60,8 @@ from ragfm.cli.output import print_json, print_table, print_text
 def retriever(collection: str, as_json: bool, questions: str, out: str, **options: Any) -> int:
     """Fine-tune the embedder or a reranker on QUESTIONS, and measure the gain.
 
-    QUESTIONS is as for `ragfm eval retrieval`. Hard negatives are other passages that a search returns. The collection
-    is not changed; the output says how to adopt the result.
+    QUESTIONS has the same format as for `ragfm eval retrieval`. Hard negatives are other passages that a search
+    returns. The collection is not changed; the output says how to adopt the result.
     """
     from ragfm.training.hard_negatives import split_questions
     from ragfm.training.retriever_training import RetrieverSettings, adapt_retriever

@@ -121,7 +121,7 @@ class _Session:
             self.set_filter(argument)
         elif command == "/k":
             if argument and not (argument.isdecimal() and 0 < int(argument) < 1000):
-                print_text("Give the number of passages: /k 5\n")
+                print_text("Specify the number of passages: /k 5\n")
             else:
                 self._rag = self._rag.with_options(k=int(argument) if argument else self._default_k)
         elif command == "/new":
@@ -131,7 +131,7 @@ class _Session:
             self._write(Path(argument).expanduser())
             print_text("Saved.\n")
         elif command == "/save":
-            print_text("Name a file: /save talk.jsonl\n")
+            print_text("Specify a file: /save talk.jsonl\n")
         elif command in ("/up", "/down"):
             if self._rag.log is None:
                 print_text("The answer log is off: set `log = true` under `[ask]` in ragfm.toml.\n")

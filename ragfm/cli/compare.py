@@ -52,13 +52,13 @@ if TYPE_CHECKING:
 @text_option("--strategy", "strategies", multiple=True, metavar="NAME|FILE", help="Prompt template; may be repeated.")
 @question_options
 @price_option
-@out_folder_option("ragfm-compare", "Folder of the runs; a second run of the command resumes them.")
+@out_folder_option("ragfm-compare", "Folder of the runs; running the command again resumes them.")
 @report_option
 @collection_options
 def compare(collection: str, as_json: bool, data: str, out: str, report: str | None, **options: Any) -> int:
-    """Compare readers, adapters, prompt templates and numbers of passages on the questions of DATA.
+    """Compare readers, adapters, prompt templates and passage counts on the questions of DATA.
 
-    All combinations are evaluated, each in a process of its own. DATA is as for `ragfm eval answers`.
+    All combinations are evaluated, each in its own process. DATA has the same format as for `ragfm eval answers`.
     """
     from ragfm.core.config import load_settings
     from ragfm.evaluation import QuestionSource, compare_readers, contender_grid

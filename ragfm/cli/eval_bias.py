@@ -23,7 +23,8 @@ def bias(collection: str, as_json: bool, data: str, **options: Any) -> int:
     """Measure how often an answer changes when only a name, a gender or a country does.
 
     Each question of DATA is answered from its passages, then again with the name, gender or country swapped in the
-    question and the passages. DATA is as for `ragfm eval answers`; docs/evaluation.md lists the swaps. English only.
+    question and the passages. DATA has the same format as for `ragfm eval answers`; docs/evaluation.md lists the swaps.
+    English only.
     """
     from ragfm.evaluation.bias_evaluation import evaluate_bias
     from ragfm.evaluation.run_file import question_count

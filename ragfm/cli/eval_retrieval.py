@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 @click.command()
 @click.argument("data", type=click.Path(exists=True))
 @mode_option
-@click.option("-k", type=click.IntRange(min=10), default=100, metavar="N", help="Number of ranks that are evaluated.")
+@click.option("-k", type=click.IntRange(min=10), default=100, metavar="N", help="Number of ranks to evaluate.")
 @question_options
 @run_option
 @report_option
@@ -28,7 +28,7 @@ def retrieval(collection: str, as_json: bool, data: str, report: str | None, **o
     """Measure retrieval quality and latency on the questions of DATA.
 
     DATA is a BEIR folder or a SQuAD file, which contain their documents, or a JSONL file of questions about the
-    collection, each with the URI to be found. docs/evaluation.md describes the formats and metrics.
+    collection, each with its gold URI. docs/evaluation.md describes the formats and metrics.
     """
     from ragfm.evaluation import evaluate_retrieval, first_ranks, write_retrieval_html
 

@@ -37,8 +37,10 @@ from ragfm.cli.progress_bar import show_progress
 @click.option("--tag", "tags", multiple=True, metavar="K=V", help="Metadata for all documents; may be repeated.")
 @text_option("--allow", multiple=True, metavar="GROUP", help="Restrict access to this group; may be repeated.")
 @text_option("--embedder", metavar="E", help="Embedding model, for a new collection.")
-@click.option("--retry", is_flag=True, help="Retry all failed documents now, without waiting for their next turn.")
-@click.option("--allow-mass-delete", is_flag=True, help="Remove deleted documents even if they are over half.")
+@click.option("--retry", is_flag=True, help="Retry all failed documents now, without waiting for the retry delay.")
+@click.option(
+    "--allow-mass-delete", is_flag=True, help="Remove missing documents even if they are more than half of the source."
+)
 @collection_options
 def ingest(
     collection: str,
@@ -53,7 +55,7 @@ def ingest(
     """Sync the collection with its sources: folders, files, globs, URLs.
 
     Without SOURCE, sync the sources of ragfm.toml and those ingested before. Only new and changed documents are parsed
-    and embedded; documents that are gone from a source are removed.
+    and embedded; documents that are no longer in a source are removed.
     """
     if name and len(source) != 1:
         usage_error("--name requires exactly one SOURCE.")

@@ -21,7 +21,10 @@ if TYPE_CHECKING:
     from ragfm.generation.answer_log import AnswerLog, LogFilter
 
 _thumbs_option = click.option("--thumbs", type=click.Choice(["up", "down"]), help="Select entries with this rating.")
-_containing_option = text_option("--text", help="Select entries that contain TEXT; case is ignored.")
+_containing_option = text_option("--text", help="Select entries that contain TEXT; case-insensitive.")
+_redacted_option = text_option(
+    "--text", help="Text to redact; case-insensitive. Default: all text of the selected entries."
+)
 _MARKS = {"up": "+", "down": "-", None: " "}
 
 
@@ -36,7 +39,7 @@ def log() -> None:
 @_thumbs_option
 @collection_options
 def list_entries(collection: str, as_json: bool, limit: int, text: str | None, thumbs: Any) -> int:
-    """List the newest questions, the latest last."""
+    """List the most recent questions, newest last."""
     entries = _open(collection).entries(_selection(text=text, thumbs=thumbs), limit=limit)
     if as_json:
         print_json({"entries": [asdict(entry) for entry in entries]})
@@ -115,20 +118,22 @@ def export(collection: str, as_json: bool, out: str | None, everything: bool, te
     return OK
 
 
-def _selection_options(command: Callable[..., int]) -> Callable[..., int]:
+def _ids_and_age_options(command: Callable[..., int]) -> Callable[..., int]:
     ids = click.argument("numbers", metavar="[ID]…", nargs=-1, type=int)
     older_than = click.option(
         "--older-than", metavar="DAYS", type=click.FloatRange(min=0), help="Select entries older than DAYS."
     )
-    return ids(_containing_option(older_than(collection_options(command))))
+    return ids(older_than(collection_options(command)))
 
 
 @log.command()
-@_selection_options
+@_redacted_option
+@_ids_and_age_options
 def redact(collection: str, as_json: bool, numbers: tuple[int, ...], text: str | None, older_than: float | None) -> int:
-    """Redact text in the log and keep the entries.
+    """Redact text in the log but keep the entries.
 
-    With --text, only that text is redacted, in all entries or those with the IDs; else all text of the entries.
+    With --text, only that text is redacted, in the selected entries or in all; without it, all text of the selected
+    entries.
     """
     count = _open(collection).redact(_required_selection(numbers, text, older_than))
     print_result({"redacted": count}, f"{count} redacted.", as_json=as_json)
@@ -136,7 +141,8 @@ def redact(collection: str, as_json: bool, numbers: tuple[int, ...], text: str |
 
 
 @log.command()
-@_selection_options
+@_containing_option
+@_ids_and_age_options
 def forget(collection: str, as_json: bool, numbers: tuple[int, ...], text: str | None, older_than: float | None) -> int:
     """Delete the entries that match all conditions, without a trace in the file."""
     count = _open(collection).forget(_required_selection(numbers, text, older_than))

@@ -106,7 +106,7 @@ def optimize(model: str, undo: bool, as_json: bool) -> int:
 
     path = _find(model)
     if not path.is_file():
-        raise UnsupportedError(f"'{path}' is a folder and cannot be optimized.", "Name a GGUF file.")
+        raise UnsupportedError(f"'{path}' is a folder and cannot be optimized.", "Specify a GGUF file.")
     check_gguf(path)
     if undo:
         undo_optimization(path)

@@ -108,7 +108,7 @@ limit_option = click.option(
 )
 seed_option = click.option("--seed", default=0, help="Random seed.")
 run_option = click.option(
-    "--out", type=OUTPUT_FILE, help="Write each question's result to FILE; a second run resumes it."
+    "--out", type=OUTPUT_FILE, help="Write each question's result to FILE; running the command again resumes it."
 )
 report_option = click.option("--report", type=OUTPUT_FILE, help="Write an HTML report.")
 price_option = click.option(
@@ -121,7 +121,9 @@ def data_options(command: Callable[..., Any]) -> Callable[..., Any]:
     options = (
         click.option("--split", metavar="NAME", help="BEIR: name of the qrels. Default: test."),
         click.option(
-            "--articles", is_flag=True, help="SQuAD: index whole articles; the passage with the answer is to be found."
+            "--articles",
+            is_flag=True,
+            help="SQuAD: index whole articles; the gold passage is the one that contains the answer.",
         ),
         click.option(
             "--distractors",
@@ -176,7 +178,7 @@ def read_schema(path: str) -> Mapping[str, Any]:
     try:
         schema = json.loads(Path(path).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise ConfigError(f"'{path}' cannot be read: {error}.", "Name a file that contains a JSON schema.") from error
+        raise ConfigError(f"'{path}' cannot be read: {error}.", "Specify a file with a JSON schema.") from error
     if not isinstance(schema, dict):
         raise ConfigError(f"'{path}' is not a JSON schema: it contains a {type(schema).__name__}, not an object.")
     return schema

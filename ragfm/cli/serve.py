@@ -62,7 +62,7 @@ server_debug_option = click.option(
     type=click.FloatRange(min=0),
     default=30.0,
     metavar="SECONDS",
-    help="Time for running answers to finish at shutdown.",
+    help="Grace period for answers in progress at shutdown.",
 )
 @server_debug_option
 def serve(
@@ -75,7 +75,7 @@ def serve(
     no_auth: bool,
     drain: float,
 ) -> int:
-    """Serve collections over an OpenAI-compatible API, with a web page to chat: docs/server.md."""
+    """Serve collections over an OpenAI-compatible API, with a web page for chatting: docs/server.md."""
     if no_auth and host not in _LOOPBACK:
         usage_error("--no-auth requires a loopback address.")
     try:
@@ -131,7 +131,7 @@ def _split_name(text: str, default_name: Callable[[str], str], may_contain_equal
     if not equals or not value or (may_contain_equals and not _NAME.fullmatch(name)):
         name, value = default_name(text), text
     if not _NAME.fullmatch(name):
-        raise ConfigError(f"'{name}' is not a valid model name.", "Give it a name: NAME=VALUE.")
+        raise ConfigError(f"'{name}' is not a valid model name.", "Specify a name: NAME=VALUE.")
     return name, value
 
 
@@ -140,5 +140,5 @@ def _reader_name(model: str) -> str:
 
 
 def _print_address(address: str) -> None:
-    print_note(f"ragfm serves at {address}/v1, and a page to chat at {address}/")
+    print_note(f"ragfm serves at {address}/v1, and a page for chatting at {address}/")
     sys.stderr.flush()

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from ragfm.evaluation import TuneReport
 
 _ANSWERS = ".ragfm-confidence.run"
-"""Default file of the answers of --confidence until all are there. It is hidden, so `ragfm ingest` skips it."""
+"""Default file for the answers of --confidence until all are complete. It is hidden, so `ragfm ingest` skips it."""
 
 
 def _parse_sizes(_: click.Context, __: click.Parameter, value: str | None) -> tuple[int, ...]:
@@ -72,10 +72,10 @@ def _parse_sizes(_: click.Context, __: click.Parameter, value: str | None) -> tu
 @click.option(
     "--out",
     type=OUTPUT_FILE,
-    help="Keep the answers (with --confidence) or the written questions in FILE; a second run resumes it.",
+    help="Keep the answers (with --confidence) or the written questions in FILE; running the command again resumes it.",
 )
 @click.option("--report", type=OUTPUT_FILE, help="With --confidence: write an HTML report.")
-@text_option("--reader", metavar="NAME", help="Model that writes the questions, or with --confidence, that answers.")
+@text_option("--reader", metavar="NAME", help="Model that writes the questions or, with --confidence, answers them.")
 @click.option("--limit", type=click.IntRange(min=20), metavar="N", help="Use a random sample of N questions.")
 @seed_option
 @data_options
@@ -86,12 +86,12 @@ def tune(
 ) -> int:
     """Find the search settings that work best on your questions and store them if they are better.
 
-    QUESTIONS is as for `ragfm eval retrieval`: a JSONL file about the collection, or a BEIR folder or SQuAD file, which
-    contain their documents. Without QUESTIONS, the reader writes some from the collection. The settings are chosen on
-    one half of the questions and tested on the other; a gain within noise changes nothing.
+    QUESTIONS has the same format as for `ragfm eval retrieval`: a JSONL file about the collection, or a BEIR folder or
+    SQuAD file, which contain their documents. Without QUESTIONS, the reader writes some from the collection. The
+    settings are chosen on one half of the questions and tested on the other; a gain within noise changes nothing.
 
-    With --confidence, the reader answers QUESTIONS as in `ragfm eval answers`, and the signals of a correct answer are
-    calibrated.
+    With --confidence, the reader answers QUESTIONS as in `ragfm eval answers`, and the confidence is
+    calibrated on the results.
     """
     from ragfm.evaluation import generate_questions, store_choice, tune
     from ragfm.evaluation.settings_file import import_tomlkit
@@ -207,7 +207,7 @@ def _print_report(report: TuneReport) -> None:
         )
     columns = ["", "fusion", ">weight", ">candidates", ">chunk size", f">{report.about['measure']}"]
     print_table(columns, rows)
-    print_text("  (*: current setting. The values are of the half that chooses, so the best ones are too high.)\n")
+    print_text("  (*: current setting. The values are from the half used to choose, so the best ones are too high.)\n")
     print_text(report.why)
     if report.adopted:
         for section, values in choice_keys(report.best, report.current).items():

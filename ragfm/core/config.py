@@ -116,7 +116,7 @@ class AskSection(_Section):
     distinct: bool = Field(True, description="Replace near-duplicates of better hits by the next hits.")
     merge: bool = Field(True, description="Merge consecutive hits of a section into one passage.")
     order: Literal["rank", "document"] = Field(
-        "rank", description="Order of passages: best first, or as they stand in each document."
+        "rank", description="Order of passages: best first, or as they occur in each document."
     )
     followup: Literal["rules", "reader", "off"] = Field(
         "rules",

@@ -27,7 +27,7 @@ def temporary_path(path: Path) -> Path:
 def write_error(kind: str, out: Path, error: OSError) -> CollectionError:
     """The error to raise if an output file, such as a backup, cannot be written."""
     if out.parent.is_dir():
-        hint = "Fix the cause and run it again."
+        hint = "Fix the cause and run the command again."
     else:
         hint = f"Create the folder '{out.parent}', or choose a different one."
     return CollectionError(f"The {kind} '{out}' cannot be written: {error.strerror}.", hint)

@@ -82,7 +82,7 @@ def sentence_spans(text: str, language: str = "en") -> list[tuple[int, int]]:
 
 
 def repetition_start(text: str) -> int | None:
-    """Where the first sentence starts that repeats an earlier one word for word; None if none does.
+    """Offset of the first sentence that repeats an earlier one verbatim, or None.
 
     A sentence of fewer than four words ("Yes.") may be repeated, but not three times in a row. Only complete sentences
     count.

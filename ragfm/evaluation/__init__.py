@@ -13,7 +13,7 @@ Measure:
 Compare:
 
 - `compare_runs(a, b)`: two run files question by question, with intervals and p-values.
-- `compare_readers(contenders, source, folder)`: readers, adapters, strategies and numbers of passages on the same
+- `compare_readers(contenders, source, folder)`: readers, adapters, strategies and passage counts on the same
   questions, each in a process of its own; `contender_grid` gives all combinations.
 
 Tune:

@@ -106,7 +106,7 @@ def fit_calibration(
     if min(right.sum(), len(right) - right.sum()) < MIN_ANSWERS:
         raise DataError(
             f"Of {len(answered)} answers {int(right.sum())} are right: too few right or too few wrong ones for a fit.",
-            f"Give more questions: {MIN_ANSWERS} right and {MIN_ANSWERS} wrong answers are needed.",
+            f"Provide more questions: {MIN_ANSWERS} right and {MIN_ANSWERS} wrong answers are needed.",
         )
 
     # Centred columns of the signals that half or more of the answers have; a missing value becomes 0, the mean.

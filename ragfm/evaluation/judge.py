@@ -49,5 +49,5 @@ def judge_answer(reader: Reader, sampling: Sampling, question: str, answers: Seq
         return output == "yes"
     verdicts = _VERDICT.findall(output)
     if not verdicts:
-        raise UnsupportedError(f"The judge gave no verdict: {output[:80]!r}.", "Name another model for --judge.")
+        raise UnsupportedError(f"The judge gave no verdict: {output[:80]!r}.", "Use another model for --judge.")
     return bool(verdicts[-1] == "true")  # the last one: a model may reason before it

@@ -102,8 +102,8 @@ def generate_questions(
                 break
     if not questions:
         raise DataError(
-            "The reader wrote no question that finds its text again.",
-            "Name a larger reader (--reader), or give a file of questions.",
+            "The reader wrote no question that retrieves its source text.",
+            "Use a larger reader (--reader), or provide a file of questions.",
         )
     return list(questions.values())
 

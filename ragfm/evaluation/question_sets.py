@@ -122,7 +122,7 @@ def load_questions(
         return load_squad(path, articles=articles, distractors=distractors, answers=answers)
     raise DataError(
         f"{str(path)!r} has an unknown format.",
-        "Name a BEIR folder, a SQuAD file (.json), or a file with a question in each line (.jsonl).",
+        "Specify a BEIR folder, a SQuAD file (.json), or a file with a question in each line (.jsonl).",
     )
 
 

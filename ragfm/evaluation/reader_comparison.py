@@ -1,4 +1,4 @@
-"""Compare readers, adapters, strategies and numbers of passages on the same questions: quality, time, memory and cost.
+"""Compare readers, adapters, strategies and passage counts on the same questions: quality, time, memory and cost.
 
 Each contender answers in a process of its own (`comparison_worker`), so that its memory can be measured and a failure
 does not affect the others. The runs are kept in a folder, and a second comparison resumes them.
@@ -123,7 +123,7 @@ def contender_grid(
     ks: Sequence[int | None] = (),
     strategies: Sequence[str | None] = (),
 ) -> list[Contender]:
-    """All combinations of readers, adapters, numbers of passages and strategies."""
+    """All combinations of readers, adapters, passage counts and strategies."""
     return [Contender(*parts) for parts in product(readers, adapters or [None], ks or [None], strategies or [None])]
 
 

@@ -64,7 +64,7 @@ def load_finished(path: str | Path | None, about: Mapping[str, Any]) -> dict[str
         names = ", ".join(
             f"{key} {_shorten(stored.get(key))} there, {_shorten(about.get(key))} now" for key in different
         )
-        raise DataError(f"{path} belongs to a different run: {names}.", "Name another file, or remove it.")
+        raise DataError(f"{path} belongs to a different run: {names}.", "Specify another file, or remove it.")
     with path.open("r+b") as file:
         file.truncate(file.read().rfind(b"\n") + 1)  # removes an incomplete last line
     return {record["id"]: record for record in records}

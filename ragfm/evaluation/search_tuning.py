@@ -39,7 +39,7 @@ MEASURE = "nDCG@10"
 WEIGHTS = tuple(round(0.05 * n, 2) for n in range(21))
 CANDIDATES = (25, 50, 100, 200)
 MIN_QUESTIONS = 20
-"""Minimum number of questions: with fewer, neither half says anything."""
+"""Minimum number of questions: with fewer, neither half is informative."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,15 +124,15 @@ def tune(
     """
     if len(questions) < MIN_QUESTIONS:
         raise DataError(
-            f"{len(questions)} questions are too few to tell a gain from noise.",
-            f"Give {MIN_QUESTIONS} or more, better some hundreds.",
+            f"{len(questions)} questions are too few to detect a gain.",
+            f"Provide at least {MIN_QUESTIONS}, preferably a few hundred.",
         )
     uris = {document.uri for document in collection.documents()}
     gold_uris = {gold.uri for question in questions for gold in question.gold}
     if not uris & gold_uris:
         raise DataError(
-            f"None of the {len(gold_uris)} gold documents is in {collection.path}: {min(gold_uris)!r}, …",
-            "`ragfm documents` lists the addresses there; name the collection with -c.",
+            f"None of the {len(gold_uris)} gold documents is in '{collection.path}', for example {min(gold_uris)!r}.",
+            "`ragfm documents` lists its URIs; select another collection with -c.",
         )
     shuffled = random.Random(seed).sample(list(questions), len(questions))  # noqa: S311
     half = len(shuffled) // 2

@@ -105,7 +105,7 @@ def known_sources(store: Store) -> list[SourceEntry]:
 
 
 def known_name(store: Store, entry: SourceEntry) -> str:
-    """The name of a source, which need not exist any more."""
+    """The name of a source, which may no longer exist."""
     if entry.name:
         return entry.name
     for source in _stored_sources(store):

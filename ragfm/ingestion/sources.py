@@ -51,7 +51,7 @@ def sync_sources(
     if sync_all and not store.exists:
         requests = [resolve_source(store, entry) for entry in known_sources(store)]  # fails before the store is created
         if not requests:
-            raise SourceError("There is no source to sync.", "Name a folder, or list sources in ragfm.toml.")
+            raise SourceError("There is no source to sync.", "Specify a folder, or list sources in ragfm.toml.")
     reports = []
     with store.writing() as catalog:
         if store.names_embedder:

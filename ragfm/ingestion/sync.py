@@ -111,10 +111,10 @@ class Sync:
         allow_mass_delete: bool = False,
         unfiltered: Callable[[], Sequence[Ref]] | None = None,
     ) -> SyncReport:
-        """Sync the source, of which `refs` is the complete listing.
+        """Sync the source with `refs`, its complete listing.
 
         `retry` tries all failed documents at once. `unfiltered` lists the source without include and exclude patterns,
-        for the deletion guard. Raises MassDeleteError if over half of the documents is lost, unless allowed.
+        for the deletion guard. Raises MassDeleteError if over half of the documents are lost, unless allowed.
         """
         self._listed = len(refs)
         # Close before anything is fetched. Opening a changed document waits until its new version is committed.
@@ -142,7 +142,7 @@ class Sync:
                 error = MassDeleteError(
                     f"The source {self._source.name!r} has lost {len(paths)} of its {total} documents since the last "
                     f"sync: {examples}. New and changed documents were added; nothing was removed.",
-                    "If the documents are meant to be removed, run this again with --allow-mass-delete.",
+                    "If the documents are meant to be removed, run the command again with --allow-mass-delete.",
                 )
         self._flush([] if error else missing)
         self._update_groups(groups_after_listing(self._groups, refs, self._new_revisions))

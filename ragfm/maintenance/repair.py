@@ -43,7 +43,7 @@ def repair(store: Store, damaged: Collection[str], document_ids: Sequence[int]) 
                 engine.dispose()
         repairs.append(
             f"wrote {HEAD_FILE} for generation {newest.id}, the newest in the catalog; if later commits were "
-            "acknowledged, they are lost, and this cannot be detected any more"
+            "acknowledged, they are lost, and this can no longer be detected"
         )
 
     views = store.folder / VIEWS_FOLDER

@@ -82,7 +82,7 @@ def salvage(store: Store, out: Path, progress: ProgressCallback | None = None) -
         ) from error
     except OSError as error:
         raise CollectionError(
-            f"'{out}' cannot be created: {error.strerror}.", "Fix the cause and run it again."
+            f"'{out}' cannot be created: {error.strerror}.", "Fix the cause and run the command again."
         ) from error
     finally:
         engine.dispose()

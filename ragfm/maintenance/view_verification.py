@@ -53,7 +53,7 @@ def verify_views(
 
 
 def _check_content(view: View, digest: str, contract_id: int, catalog: Catalog) -> Iterator[Discrepancy]:
-    """Compare the indexes of a view with the catalog. A view that is not used any more is not compared."""
+    """Compare the indexes of a view with the catalog. A view that is no longer used is not compared."""
     try:
         generation = catalog.at(view.generation)
     except StaleReadError:

@@ -130,7 +130,7 @@ def check_adapter(adapter: str | Path, base: str | Path, prompt: str | None = No
         raise AdapterMismatchError(
             f"The adapter '{path}' was trained on other weights than '{base}': on sha256 {trained_base}, not "
             f"{actual_base}.",
-            "Name the model that it was trained on, or train an adapter on this model. For a GGUF file of the same "
+            "Specify the model that it was trained on, or train an adapter on this model. For a GGUF file of the same "
             "model: `ragfm adapt export ADAPTER --base FILE.gguf`.",
         )
     if trained_prompt and prompt and trained_prompt != prompt:
@@ -165,7 +165,7 @@ def serving_adapter(adapter: str | Path | None, reader: str, prompt: str) -> str
         if read_record(path).method == "full":
             raise AdapterMismatchError(
                 f"'{path}' has the weights of a whole model, not an adapter.",
-                f"Name it as the reader: `--reader transformers:{path}`.",
+                f"Use it as the reader: `--reader transformers:{path}`.",
             )
         if plugin == "llama-cpp" and not (path / GGUF).is_file():
             raise ModelNotFoundError(f"'{path}' has no {GGUF}.", f"Run `ragfm adapt export {path} --base {model}`.")

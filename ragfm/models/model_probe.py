@@ -77,12 +77,12 @@ def probe_model(model: Path, adapter: Path | None = None) -> None:
             command, capture_output=True, check=False, timeout=_BASE_SECONDS + size / _BYTES_PER_SECOND
         )
     except subprocess.TimeoutExpired:
-        raise DamagedModelError(f"llama.cpp does not finish loading '{path}'.", "Get the file again.") from None
+        raise DamagedModelError(f"llama.cpp does not finish loading '{path}'.", "Download the file again.") from None
     if done.returncode and adapter:
-        hint = "Get the file again, or use an adapter that was trained for this model."
+        hint = "Download the file again, or use an adapter that was trained for this model."
         raise DamagedModelError(f"'{path}' is not a LoRA adapter for '{model}': {_failure(done)}.", hint)
     if done.returncode:
-        raise DamagedModelError(f"llama.cpp cannot load '{path}': {_failure(done)}.", "Get the file again.")
+        raise DamagedModelError(f"llama.cpp cannot load '{path}': {_failure(done)}.", "Download the file again.")
 
     try:
         passed.parent.mkdir(parents=True, exist_ok=True)

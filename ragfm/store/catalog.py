@@ -218,8 +218,8 @@ class Catalog:
     ) -> list[Any]:
         """The documents at a generation that meet the conditions, ordered by uri, without text and marks.
 
-        None is the newest generation, the only one with an index on the uri. Raises StaleReadError if the generation
-        is below the floor.
+        `generation=None` means the newest, the only generation with an index on uri. Raises StaleReadError if the
+        generation is below the floor.
         """
         columns = [column for column in documents.c if column.name not in ("text", "marks")]
         query = (

@@ -60,7 +60,7 @@ class Failure:
 
 @dataclass(slots=True)
 class Commit:
-    """A generation in the making. The digest of the history is a hash chain over the recorded changes."""
+    """An uncommitted generation. The digest of the history is a hash chain over the recorded changes."""
 
     connection: sa.Connection
     generation: int
@@ -132,7 +132,7 @@ class CatalogWriter(Catalog):
                 raise damage from error
             raise CollectionError(
                 f"Writing to '{self.folder / CATALOG_FILE}' failed: {error.orig}. Earlier commits are intact.",
-                "Fix the cause and run it again.",
+                "Fix the cause and run the command again.",
             ) from error
 
     def generate(self, change: Callable[[Commit], None]) -> int:

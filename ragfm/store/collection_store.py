@@ -203,7 +203,7 @@ class Store:
             if _file_id(file) == file_id:  # otherwise the connections of one read may have opened different files
                 return result
         raise CollectionBusyError(
-            f"The collection '{self.folder}' changes faster than it can be read.", "Run it again."
+            f"The collection '{self.folder}' changes faster than it can be read.", "Run the command again."
         )
 
     def snapshot(self) -> Snapshot:
@@ -304,7 +304,7 @@ class Store:
             except OSError as error:
                 raise CollectionError(
                     f"The folder '{self.folder.parent}' cannot be synced: {error.strerror}.",
-                    "Nothing was written. Run it again.",
+                    "Nothing was written. Run the command again.",
                 ) from error
             catalog = CatalogWriter(self.folder)
             try:
@@ -401,10 +401,12 @@ def write_lock(folder: Path) -> Iterator[None]:
         except (OSError, ValueError):
             name = "Another process"
         raise CollectionBusyError(
-            f"{name} is writing to '{folder}'.", "Wait until it ends, then run it again."
+            f"{name} is writing to '{folder}'.", "Wait until it ends, then run the command again."
         ) from error
     except OSError as error:
-        raise CollectionError(f"'{lock.lock_file}' cannot be locked: {error.strerror}.", "Run it again.") from error
+        raise CollectionError(
+            f"'{lock.lock_file}' cannot be locked: {error.strerror}.", "Run the command again."
+        ) from error
     try:
         with contextlib.suppress(OSError):  # the file only serves the message above
             holder_file.write_text(json.dumps({"pid": os.getpid(), "host": socket.gethostname()}))

@@ -113,7 +113,7 @@ def read_error(folder: Path, error: sa.exc.DatabaseError) -> CollectionError:
             "Restore it from a backup, or save the readable documents with `ragfm verify --salvage OUT`.",
         )
     if os.access(folder, os.W_OK):
-        hint = "Run it again."
+        hint = "Run the command again."
     elif _has_wal(folder):
         hint = f"There are commits in '{file}-wal': open the collection once where its folder is writable."
     else:
@@ -155,7 +155,7 @@ def write_head(folder: Path, generation: int, digest: str) -> None:
     except OSError as error:
         raise CollectionError(
             f"Generation {generation} is committed, but '{folder / HEAD_FILE}' cannot be written: {error.strerror}.",
-            "Fix the cause and run it again.",
+            "Fix the cause and run the command again.",
         ) from error
 
 

@@ -58,7 +58,7 @@ def migrate(folder: Path) -> None:
         except (OSError, pysqlite3.Error) as error:
             raise CollectionError(
                 f"The collection '{folder}' cannot be migrated from schema 1 to {SCHEMA_VERSION}: {error}.",
-                "It is unchanged. Fix the cause and run it again.",
+                "It is unchanged. Fix the cause and run the command again.",
             ) from error
         finally:
             shutil.rmtree(temporary, ignore_errors=True)

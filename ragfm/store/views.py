@@ -131,7 +131,9 @@ def newest_view(root: Path, catalog: Catalog, generation: Generation) -> View | 
     try:
         folders = list(views_folder.iterdir()) if views_folder.is_dir() else []
     except OSError as error:
-        raise CollectionError(f"'{views_folder}' cannot be read: {error.strerror}.", "Run it again.") from error
+        raise CollectionError(
+            f"'{views_folder}' cannot be read: {error.strerror}.", "Run the command again."
+        ) from error
     for folder in sorted((path for path in folders if path.suffix != ".new"), reverse=True):
         try:
             manifest = _read_manifest(folder, catalog, generation)

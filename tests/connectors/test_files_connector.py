@@ -364,7 +364,7 @@ def test_a_root_that_has_gone_is_an_error_not_an_empty_source(docs: Path) -> Non
     (docs / "drafts/deep").rmdir()
     (docs / "a.md").unlink()
     for connector in (folder, file):
-        with pytest.raises(SourceError, match="any more"):
+        with pytest.raises(SourceError, match="no longer exists"):
             list(connector.refs())
 
 

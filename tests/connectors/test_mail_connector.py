@@ -162,7 +162,7 @@ def test_fetching_a_changed_mail_fails(tmp_path: Path) -> None:
     for ref in refs:
         with pytest.raises(ConnectorError, match="changed"):
             connector.fetch(ref)
-    with pytest.raises(ConnectorError, match="no mail"):
+    with pytest.raises(ConnectorError, match="mail 'none' no longer exists"):
         connector.fetch(Ref("none"))
 
 

@@ -212,7 +212,7 @@ def test_errors_name_the_cause(base: Database, tmp_path: Path) -> None:
         listed("nothing://x#y")
     with pytest.raises(MissingExtraError, match="oracledb"):
         listed("oracle+oracledb://x#y")
-    with pytest.raises(ConnectorError, match="no row"):
+    with pytest.raises(ConnectorError, match="row '77' no longer exists"):
         SqlConnector(base.table).fetch(Ref("77"))
     connector = SqlConnector(base.table)
     (ref, *_) = connector.refs()

@@ -413,7 +413,7 @@ def test_the_command_writes_its_own_questions(
     for example in read_examples(tmp_path / "made" / "train.jsonl"):
         assert re.fullmatch(r"Fishermen \[\d\]\.", example.completion)
     monkeypatch.setattr("ragfm.rag.configured_reader", lambda *_: ScriptedReader(["I can't."]))
-    assert "wrote no question that finds its text" in run("adapt", "data", "--write", "1", code=1)
+    assert "wrote no question that retrieves its source text" in run("adapt", "data", "--write", "1", code=1)
 
 
 def test_the_command_writes_examples_and_a_card(tmp_path: Path, towns: Collection) -> None:

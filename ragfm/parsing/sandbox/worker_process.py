@@ -58,7 +58,7 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """A document to parse; `is_wanted` returns False once the result is not needed any more."""
+    """A document to parse; `is_wanted` returns False once the result is no longer needed."""
 
     blob: Blob
     uri: str
@@ -218,7 +218,7 @@ class WorkerProcess:
             if self._resident_memory() > self._memory_limit:
                 self._fail(self._memory_reason(), document_at_fault=False)
             if not is_wanted():
-                self._fail("its result is not needed any more")
+                self._fail("its result is no longer needed")
             # Send and receive what is possible.
             poll = select.poll()
             poll.register(stdout, select.POLLIN)

@@ -141,6 +141,6 @@ def _is_table(rows: Sequence[Sequence[Line]], x: float) -> bool:
 
 
 def _mean_line_length(lines: Sequence[Line]) -> float:
-    """Mean length, in characters, of the line that a character stands in: short lines weigh little."""
+    """Mean length, in characters, of the line that a character is in: short lines weigh little."""
     lengths = [len(line.plain) for line in lines]
     return sum(length * length for length in lengths) / sum(lengths)
