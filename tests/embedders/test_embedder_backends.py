@@ -303,7 +303,7 @@ def test_a_different_machine_measures_again(monkeypatch: pytest.MonkeyPatch) -> 
     save_choice("w", [Measurement("exact", 1, 1, 1)])
     assert load_choice("w") == "exact"
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    monkeypatch.setattr(backend_choice, "processor", lambda: ("another", frozenset()))
+    monkeypatch.setattr(backend_choice, "cpu_info", lambda: ("another", frozenset()))
     assert load_choice("w") is None
 
 

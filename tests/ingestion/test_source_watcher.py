@@ -110,7 +110,7 @@ def test_one_line_for_each_sync(shell: Shell, docs: Path) -> None:
     lines = [watching.stderr.get(timeout=30) for _ in range(5)]
     watching.process.kill()
     assert all(line[8:].startswith((" docs: ", " other: ")) for line in lines)
-    assert "4 added, 0 updated, 0 removed, 0 unchanged, 1 failed (fake.pdf is named .pdf but isn't a PDF" in lines[0]
+    assert "4 added, 0 updated, 0 removed, 0 unchanged, 1 failed (fake.pdf is named .pdf but is not a PDF" in lines[0]
     assert any("docs: 0 added" in line for line in lines[2:])
 
 
