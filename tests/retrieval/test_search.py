@@ -84,7 +84,7 @@ def test_tail_and_removed_chunks_score_as_in_a_new_index(
 ) -> None:
     collection.sync(parts)
     reader = Collection.open(collection.path, settings=Settings(), embedder=HashingEmbedder())
-    monkeypatch.setattr("ragfm.store.collection_store.Store._pays", lambda *_: False)  # no view is saved from here on
+    monkeypatch.setattr("ragfm.store.collection_store.Store.save_view", lambda *_, **__: None)
     for number in range(4):
         reader.search("workshop", mode=mode)  # type: ignore[arg-type]
         (parts / f"new{number}.txt").write_text(f"Valve V-{number} beside pump P-40{number}0/B, new in the workshop.")
@@ -94,6 +94,7 @@ def test_tail_and_removed_chunks_score_as_in_a_new_index(
     for query in ("P-4000/B scrapped", "valve workshop", "V-3"):
         _same(reader, late, query, mode=mode)
     assert reader.status().indexes[0]["pending"] == 12
+    monkeypatch.undo()
     collection.compact()
     fresh = Collection.open(tmp_path / "fresh", settings=Settings(), embedder=HashingEmbedder())
     fresh.sync(parts)

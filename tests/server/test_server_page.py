@@ -302,8 +302,8 @@ def test_an_upload_is_shared_with_the_groups_that_are_ticked(browser: Any, runni
     page.locator(".card", has_text="unshared.txt").first.wait_for()  # of an upload, or already of a document
     page.get_by_role("group", name="Share what you add with").get_by_label("hr").check()
     page.locator("#files").set_input_files({"name": "shared.txt", "mimeType": "text/plain", "buffer": b"Of us."})
-    (team,) = eventually(lambda: list(running.folder.glob("uploads/*/shared.txt")))
-    (mine,) = eventually(lambda: list(running.folder.glob("uploads/*/unshared.txt")))
+    (team,) = eventually(lambda: list(running.folder.glob("uploads/[!.]*/shared.txt")))
+    (mine,) = eventually(lambda: list(running.folder.glob("uploads/[!.]*/unshared.txt")))
     assert team.with_name(".ragfm-access").read_text() == "key:hr\nhr"
     assert mine.with_name(".ragfm-access").read_text() == "key:hr"
     visit.context.close()

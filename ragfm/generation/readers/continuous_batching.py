@@ -69,7 +69,7 @@ class Batcher:
         with self._starting:
             if self._loop.unfinished >= self._max_requests:
                 raise ReaderBusyError(
-                    self._busy_message, "Ask again later, or load the reader with more slots or a longer queue."
+                    self._busy_message, "Try again later, or load the reader with more slots or a longer queue."
                 )
             self._loop.put(request)
             if self._loop.thread is None or not self._loop.thread.is_alive():

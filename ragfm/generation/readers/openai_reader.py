@@ -229,7 +229,7 @@ class OpenAIReader:
         if isinstance(error, openai.NotFoundError) or error.code == "model_not_found":
             return ModelNotFoundError(message, "Check the model's name, and the server's address.")
         if isinstance(error, openai.RateLimitError):
-            return ReaderBusyError(message, "Ask again later, or send fewer requests at once.")
+            return ReaderBusyError(message, "Try again later, or send fewer requests at once.")
         if error.code == "context_length_exceeded":
             return ContextOverflowError(message, "Set ask.context_tokens to the model's context length.")
         if error.status_code in (400, 422):

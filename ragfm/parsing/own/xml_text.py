@@ -23,12 +23,12 @@ def read_xml(text: str, name: str) -> ParsedText:
     """
     root = parse_xml(text.strip().encode("utf-8", "replace"), name, dtd=True, encoding="utf-8")
     builder = MarkdownBuilder()
-    # In prose, elements mix text and child elements, or have the names of paragraphs.
-    mixed = count = 0
-    for node in root.iter():
-        count += 1
-        mixed += local_name(node) in _PARAGRAPHS or any(child.tail and child.tail.strip() for child in node)
     try:
+        # In prose, elements mix text and child elements, or have the names of paragraphs.
+        mixed = count = 0
+        for node in root.iter():
+            count += 1
+            mixed += local_name(node) in _PARAGRAPHS or any(child.tail and child.tail.strip() for child in node)
         if mixed > 0.03 * count:
             _add_prose(root, builder, 0)
         else:
