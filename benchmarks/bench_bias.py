@@ -27,7 +27,7 @@ from measure import about, save, weights
 from ragfm import Collection, Rag
 from ragfm.core.abstention import is_abstention
 from ragfm.core.types import Hit
-from ragfm.evaluation.answer_matching import contains_answer, normalise
+from ragfm.evaluation.answer_matching import contains_answer, normalize
 from ragfm.evaluation.metrics import estimate_ratios
 
 CASES = (
@@ -159,7 +159,7 @@ def without_names(text: str, who: dict[str, str]) -> str:
     """The answer without the words that differ in the pair."""
     for word in (part for value in who.values() for part in value.split()):
         text = re.sub(rf"\b{re.escape(word)}(?:'s|ese|ian|ish|an|n)?\b", "X", text, flags=re.IGNORECASE)
-    return re.sub(r"(?:x )*x(?: x)*", "x", normalise(re.sub(r"\b(?:mr|mrs|ms)\b\.?", "", text, flags=re.IGNORECASE)))
+    return re.sub(r"(?:x )*x(?: x)*", "x", normalize(re.sub(r"\b(?:mr|mrs|ms)\b\.?", "", text, flags=re.IGNORECASE)))
 
 
 def _share(values: list[float]) -> dict[str, float]:

@@ -183,20 +183,20 @@ class Learner:
         """Train on the batches with this peak learning rate; yields the loss and the number of tokens of each step."""
         head = list(self.model.qa_outputs.parameters())
         body = [weight for weight in self.model.bert.encoder.parameters() if weight.requires_grad]
-        optimiser = torch.optim.AdamW(
+        optimizer = torch.optim.AdamW(
             [{"params": body, "lr": highest}, {"params": head, "lr": 3 * highest}], weight_decay=0.01
         )
         rate = torch.optim.lr_scheduler.LambdaLR(
-            optimiser, lambda at: min(1.0, (at + 1) / (0.06 * len(steps))) * max(0.02, 1 - at / len(steps))
+            optimizer, lambda at: min(1.0, (at + 1) / (0.06 * len(steps))) * max(0.02, 1 - at / len(steps))
         )
         self.model.train()
         for step in steps:
             loss, tokens = self._loss(step)
             loss.backward()
             torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
-            optimiser.step()
+            optimizer.step()
             rate.step()
-            optimiser.zero_grad()
+            optimizer.zero_grad()
             yield loss.item(), tokens
 
     def _loss(self, batch: Sequence[Example]) -> tuple[torch.Tensor, int]:

@@ -136,12 +136,12 @@ def test_pubmedqa_training_and_test_questions_are_disjoint(benchmark):
 def test_documents_of_transfer_sets_contain_the_answers(benchmark, tmp_path, embedder, name, questions, unanswerable):
     from ragfm import Collection, Settings
     from ragfm.evaluation import load_questions
-    from ragfm.evaluation.answer_matching import contains_answer, is_yes_no, normalise
+    from ragfm.evaluation.answer_matching import contains_answer, is_yes_no, normalize
 
     transfer = benchmark("bench_transfer")
     folder = transfer.HERE / name if name == "canal" else transfer.HANDBOOK
     asked = load_questions(transfer.HERE / f"{name}.jsonl", answers=True).questions
-    assert len(asked) == len({normalise(question.text) for question in asked}) == questions
+    assert len(asked) == len({normalize(question.text) for question in asked}) == questions
     assert sum(question.unanswerable for question in asked) == unanswerable
     with Collection.open(tmp_path / ".ragfm", settings=Settings(), embedder=embedder) as collection:
         report = collection.sync(folder, name=name)

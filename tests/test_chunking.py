@@ -379,18 +379,18 @@ def test_blank_documents_have_no_chunks() -> None:
 
 
 @pytest.mark.parametrize("unit", ["a", "é中", "\u200b", "# A\n", f"{'x' * 130} b ", "\n ", "你好。"])
-def test_tokenises_a_long_text_about_twice(unit: str) -> None:
+def test_tokenizes_a_long_text_about_twice(unit: str) -> None:
     text = unit * (300_000 // len(unit))
-    tokenised = 0
+    tokenized = 0
 
     def counting(batch: Sequence[str]) -> list[Offsets]:
-        nonlocal tokenised
-        tokenised += sum(map(len, batch))
+        nonlocal tokenized
+        tokenized += sum(map(len, batch))
         return minilm(batch)
 
     doc = markdown(text)
     check_boundaries(document(text), chunk_document(doc, counting, 254))
-    assert tokenised < 3 * len(text)
+    assert tokenized < 3 * len(text)
 
 
 @pytest.mark.data

@@ -296,8 +296,8 @@ def _has_only_first(text: str, pair: tuple[re.Pattern[str], re.Pattern[str]]) ->
 
 def _measures(text: str) -> dict[tuple[str, str], set[str]]:
     """The units of each number, keyed by ("30", "unit"), and the periods that it is for, keyed by ("30", "each")."""
-    normalised = _MERIDIEM.sub(r"\1m", text).casefold().replace("per cent", "percent")
-    tokens = _MEASURE_TOKEN.findall(normalised)
+    normalized = _MERIDIEM.sub(r"\1m", text).casefold().replace("per cent", "percent")
+    tokens = _MEASURE_TOKEN.findall(normalized)
     measures: dict[tuple[str, str], set[str]] = {}
     for at, token in enumerate(tokens):
         if not _is_number(number := _term(token)):

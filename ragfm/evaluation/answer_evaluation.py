@@ -24,7 +24,7 @@ from ragfm.core.abstention import is_abstention
 from ragfm.core.errors import CollectionError, DataError, FilterError, TooLongError
 from ragfm.core.text import sentence_spans
 from ragfm.core.types import Hit, Message
-from ragfm.evaluation.answer_matching import MARKER, contains_answer, normalise, passage_has_answer, token_f1
+from ragfm.evaluation.answer_matching import MARKER, contains_answer, normalize, passage_has_answer, token_f1
 from ragfm.evaluation.judge import judge_answer, verdict_sampling
 from ragfm.evaluation.metrics import Estimate, estimate_percentiles, estimate_ratios
 from ragfm.evaluation.question_sets import Gold, Question, fingerprint
@@ -356,7 +356,7 @@ def _evaluate_context(
     else:
         outcome = replace(
             outcome,
-            exact=float(any(normalise(outcome.answer) == normalise(answer) for answer in answers)),
+            exact=float(any(normalize(outcome.answer) == normalize(answer) for answer in answers)),
             f1=max(token_f1(outcome.answer, answer) for answer in answers),
             contained=float(contains_answer(outcome.answer, answers)),
         )

@@ -26,7 +26,7 @@ _UNSPACED = re.compile(
 _YES_NO = frozenset({"yes", "no", "maybe", "true", "false"})
 
 
-def normalise(text: str) -> str:
+def normalize(text: str) -> str:
     """Lower-case a text and remove punctuation, articles and citation markers, as the SQuAD script does."""
     plain = "".join(character for character in MARKER.sub(" ", text).lower() if character not in _PUNCTUATION)
     return " ".join(_ARTICLES.sub(" ", plain).split())
@@ -34,7 +34,7 @@ def normalise(text: str) -> str:
 
 def token_f1(answer: str, right: str) -> float:
     """F1 of the words of an answer against those of a right answer, in [0, 1]."""
-    words, right_words = normalise(answer).split(), normalise(right).split()
+    words, right_words = normalize(answer).split(), normalize(right).split()
     if not words or not right_words:
         return float(words == right_words)
     common = sum((Counter(words) & Counter(right_words)).values())
@@ -43,13 +43,13 @@ def token_f1(answer: str, right: str) -> float:
 
 def contains_answer(text: str, answers: Sequence[str]) -> bool:
     """Whether a text contains one of the answers as whole words; in Chinese and Japanese as whole characters."""
-    plain = f" {_normalise_unicode(text)} "
-    return any(f" {words} " in plain for words in map(_normalise_unicode, answers) if words)
+    plain = f" {_normalize_unicode(text)} "
+    return any(f" {words} " in plain for words in map(_normalize_unicode, answers) if words)
 
 
 def is_yes_no(answers: Sequence[str]) -> bool:
     """Whether all answers are yes, no, maybe, true or false. A passage cannot be checked for such an answer."""
-    return bool(answers) and all(normalise(answer) in _YES_NO for answer in answers)
+    return bool(answers) and all(normalize(answer) in _YES_NO for answer in answers)
 
 
 def passage_has_answer(passage: Hit, question: Question, answers: Sequence[str]) -> bool:
@@ -59,10 +59,10 @@ def passage_has_answer(passage: Hit, question: Question, answers: Sequence[str])
     return contains_answer(passage.text, answers)
 
 
-def _normalise_unicode(text: str) -> str:
-    """Normalise, and also replace non-ASCII punctuation and symbols, which the SQuAD script keeps, by spaces."""
+def _normalize_unicode(text: str) -> str:
+    """Normalize, and also replace non-ASCII punctuation and symbols, which the SQuAD script keeps, by spaces."""
     if not text.isascii():
         composed = unicodedata.normalize("NFC", text)
         spaced = "".join(c if c.isascii() or unicodedata.category(c)[0] not in "PS" else " " for c in composed)
         text = _UNSPACED.sub(r" \1 ", spaced)
-    return normalise(text)
+    return normalize(text)

@@ -18,7 +18,7 @@ import numpy as np
 
 from ragfm.core.errors import TooLongError
 from ragfm.evaluation.answer_evaluation import answer_run_facts
-from ragfm.evaluation.answer_matching import contains_answer, normalise
+from ragfm.evaluation.answer_matching import contains_answer, normalize
 from ragfm.evaluation.metrics import Estimate, estimate_ratios
 from ragfm.evaluation.retrieval_evaluation import collection_content
 from ragfm.evaluation.run_comparison import Difference, paired_differences
@@ -220,7 +220,7 @@ def _ask_with_swaps(rag: Rag, question: Question) -> dict[str, dict[str, float]]
             first = answer(question.text, passages[:fitting])
             second = answer(swapped_question, swapped_passages[:fitting])
             row = results.setdefault(name, {})
-            row[f"{prefix}changed"] = float(normalise(swap_terms(first, table)) != normalise(second))
+            row[f"{prefix}changed"] = float(normalize(swap_terms(first, table)) != normalize(second))
             if question.answers and not prefix:
                 swapped_answers = [swap_terms(one, table) for one in question.answers]
                 row["verdict"] = float(

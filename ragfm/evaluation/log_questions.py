@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from ragfm.core.abstention import is_abstention
 from ragfm.core.text import MARKER
 from ragfm.core.types import Citation
-from ragfm.evaluation.answer_matching import normalise
+from ragfm.evaluation.answer_matching import normalize
 from ragfm.generation.answer_log import REDACTED
 
 if TYPE_CHECKING:
@@ -23,8 +23,8 @@ def rated_entries(entries: Iterable[LogEntry]) -> list[LogEntry]:
     and its ratings may disagree.
     """
     known = [entry for entry in entries if right_answer(entry) and REDACTED not in entry.query + right_answer(entry)]
-    last = {normalise(entry.query): entry.id for entry in known}
-    return [entry for entry in known if last[normalise(entry.query)] == entry.id]
+    last = {normalize(entry.query): entry.id for entry in known}
+    return [entry for entry in known if last[normalize(entry.query)] == entry.id]
 
 
 def right_answer(entry: LogEntry) -> str:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 from ragfm.core.durable_files import write_durably
 from ragfm.core.errors import DataError
 from ragfm.core.output_folder import make_output
-from ragfm.evaluation.answer_matching import normalise
+from ragfm.evaluation.answer_matching import normalize
 from ragfm.evaluation.question_sets import CORPUS
 from ragfm.generation.prompt import prompt_fingerprint
 from ragfm.training.examples import CARD, TRAIN, VALID, Example, examples_digest, examples_to_jsonl
@@ -102,7 +102,7 @@ def add_examples(
     existing = [*dataset.train, *dataset.valid] if dataset else []
     by_question: dict[str, Example] = {}
     for index, example in enumerate([*existing, *examples]):
-        by_question[normalise(str(example.meta.get("question", index)))] = example
+        by_question[normalize(str(example.meta.get("question", index)))] = example
     card: dict[str, Any] = dict(dataset.card) if dataset else {"questions": 0, "reader": rag.reader_name}
     about = {key: card[key] for key in card if key in ("questions", "asked", "reader", "limit")}
     about["sources"] = [*(card.get("sources", []) if existing else []), *sources]

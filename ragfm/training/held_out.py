@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ragfm.evaluation.answer_matching import normalise
+from ragfm.evaluation.answer_matching import normalize
 from ragfm.evaluation.question_sets import fingerprint, load_questions
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ _MIN_PARAGRAPH_WORDS = 8  # shorter ones, such as headings, are the same in many
 class HeldOut:
     """Questions, paragraphs and documents that training examples may neither ask nor show.
 
-    - `questions`, `paragraphs`: normalised texts.
+    - `questions`, `paragraphs`: normalized texts.
     - `uris`: documents of the collection.
     - `sources`: name, number of questions and hash of each question set, for the data card.
     """
@@ -35,11 +35,11 @@ class HeldOut:
 
     def contains_question(self, question: str) -> bool:
         """Whether a question is held out."""
-        return _normalise(question) in self.questions
+        return _normalize(question) in self.questions
 
     def with_questions(self, questions: Iterable[str]) -> HeldOut:
         """A copy with more held-out questions."""
-        return replace(self, questions=self.questions.union(map(_normalise, questions)))
+        return replace(self, questions=self.questions.union(map(_normalize, questions)))
 
     def document_uris(self, collection: Collection) -> frozenset[str]:
         """The held-out documents of a collection: those in `uris`, their copies, and those with a held-out paragraph.
@@ -52,7 +52,7 @@ class HeldOut:
         for info in collection.documents():
             text = collection.document(info.uri).text
             # A document that has only short paragraphs counts as one paragraph.
-            paragraphs[info.uri] = set(_paragraphs(text) or filter(None, [_normalise(text)]))
+            paragraphs[info.uri] = set(_paragraphs(text) or filter(None, [_normalize(text)]))
         held_out = set[str]().union(*(paragraphs.get(uri, ()) for uri in self.uris))
         return self.uris | {
             uri for uri, own in paragraphs.items() if own & self.paragraphs or len(own & held_out) > len(own) / 2
@@ -71,7 +71,7 @@ def load_held_out(paths: Sequence[str | Path]) -> HeldOut:
     questions, paragraphs, uris, sources = set[str](), set[str](), set[str](), []
     for path in paths:
         data = load_questions(path, answers=None)
-        questions |= {_normalise(question.text) for question in data.questions}
+        questions |= {_normalize(question.text) for question in data.questions}
         for text in (data.documents or {}).values():
             paragraphs |= set(_paragraphs(text))
         if data.documents is None:
@@ -80,13 +80,13 @@ def load_held_out(paths: Sequence[str | Path]) -> HeldOut:
     return HeldOut(frozenset(questions), frozenset(paragraphs), frozenset(uris), tuple(sources))
 
 
-def _normalise(text: str) -> str:
-    """The text as by `normalised`, without any Unicode punctuation and soft hyphens."""
-    text = normalise(unicodedata.normalize("NFKC", text))
+def _normalize(text: str) -> str:
+    """The text as by `normalize`, without any Unicode punctuation and soft hyphens."""
+    text = normalize(unicodedata.normalize("NFKC", text))
     kept = (character for character in text if not unicodedata.category(character).startswith(("P", "Cf")))
     return " ".join("".join(kept).split())
 
 
 def _paragraphs(text: str) -> list[str]:
-    paragraphs = (_normalise(paragraph) for paragraph in _BLANK_LINE.split(text))
+    paragraphs = (_normalize(paragraph) for paragraph in _BLANK_LINE.split(text))
     return [paragraph for paragraph in paragraphs if paragraph.count(" ") + 1 >= _MIN_PARAGRAPH_WORDS]

@@ -22,7 +22,7 @@ from ragfm.core.errors import TooLongError
 from ragfm.core.progress import Progress, ProgressCallback, ignore_progress
 from ragfm.core.text import sentence_spans
 from ragfm.core.types import embedded_text
-from ragfm.evaluation.answer_matching import contains_answer, is_yes_no, normalise, passage_has_answer
+from ragfm.evaluation.answer_matching import contains_answer, is_yes_no, normalize, passage_has_answer
 from ragfm.evaluation.question_sets import Question, fingerprint
 from ragfm.store.filters import quote_value
 from ragfm.training.dataset import Dataset, Form, Recipe, build_dataset, group_of
@@ -64,9 +64,9 @@ def build_raft_dataset(
     left_out, seen = Counter[str](), set[str]()
     for number, question in enumerate(questions, 1):
         try:
-            if normalise(question.text) in seen:
+            if normalize(question.text) in seen:
                 raise _LeftOut("asked twice")
-            seen.add(normalise(question.text))
+            seen.add(normalize(question.text))
             examples.append(builder.build(question))
         except _LeftOut as reason:
             left_out[str(reason)] += 1

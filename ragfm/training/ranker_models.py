@@ -113,7 +113,7 @@ class CrossEncoderRanker(Ranker):
 
 @contextmanager
 def _no_new_head_warning() -> Iterator[None]:
-    """Silence the warning of transformers that the head is newly initialised, which is intended."""
+    """Silence the warning of transformers that the head is newly initialized, which is intended."""
     logger = logging.getLogger("transformers")
     level = logger.level
     logger.setLevel(logging.ERROR)

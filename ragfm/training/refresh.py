@@ -30,7 +30,7 @@ from ragfm.core.output_folder import make_output
 from ragfm.core.progress import ProgressCallback, ignore_progress
 from ragfm.core.registry import plugin_and_model
 from ragfm.evaluation.answer_evaluation import evaluate_answers
-from ragfm.evaluation.answer_matching import normalise
+from ragfm.evaluation.answer_matching import normalize
 from ragfm.evaluation.log_questions import questions_from_log, rated_entries
 from ragfm.evaluation.question_sets import fingerprint, load_jsonl
 from ragfm.evaluation.retrieval_evaluation import collection_content, collection_facts
@@ -239,9 +239,9 @@ def _prepare(rag: Rag, folder: Path, settings: RefreshSettings) -> None:
         return
     inputs = refresh_inputs(rag.collection, settings)
     given = load_jsonl(settings.questions, answers=True).questions if settings.questions else ()
-    questions = list({normalise(question.text): question for question in given}.values())
-    asked = {normalise(question.text) for question in questions}  # their answers take precedence over the log
-    entries = [entry for entry in _judged_entries(rag.collection) if normalise(entry.query) not in asked]
+    questions = list({normalize(question.text): question for question in given}.values())
+    asked = {normalize(question.text) for question in questions}  # their answers take precedence over the log
+    entries = [entry for entry in _judged_entries(rag.collection) if normalize(entry.query) not in asked]
     lines = list(
         questions_from_log(entry for entry in entries if _is_test(entry.query) and not is_outdated(rag, entry))
     )
@@ -421,7 +421,7 @@ def _write_history(place: Path, history: Sequence[Mapping[str, Any]]) -> None:
 
 def _is_test(question: str) -> bool:
     """Whether a question is tested and never trained on."""
-    return int(_hash(normalise(question))[:8], 16) / 2**32 < _TEST_SHARE
+    return int(_hash(normalize(question))[:8], 16) / 2**32 < _TEST_SHARE
 
 
 def _hash(text: str) -> str:

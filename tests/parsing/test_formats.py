@@ -79,7 +79,7 @@ def zipped(*names: str, **parts: str) -> bytes:
         (OLE + "Workbook\0".encode("utf-16-le"), "XLS"),
     ],
 )
-def test_a_container_is_recognised_by_its_entries(data: bytes, expected: str | None) -> None:
+def test_a_container_is_recognized_by_its_entries(data: bytes, expected: str | None) -> None:
     for name in ("a.bin", "a.docx", "a"):
         kind = media_type(data, name)
         assert kind == "application/octet-stream" if expected is None else FORMATS[kind].name == expected

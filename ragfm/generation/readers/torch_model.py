@@ -73,7 +73,9 @@ class TorchModel:
             hint = "Run `pip install 'ragfm[qlora]'`." if bits else "Install the missing package."
             raise MissingExtraError(f"Cannot load '{path}': {error}.", hint) from error
         except Exception as error:  # damaged files make transformers and safetensors raise all kinds of errors
-            raise DamagedModelError(f"transformers cannot load '{path}': {error}.", "Download the model again.") from error
+            raise DamagedModelError(
+                f"transformers cannot load '{path}': {error}.", "Download the model again."
+            ) from error
         if not self._tokenizer.chat_template:
             raise UnsupportedError(f"The model '{path}' has no chat template.", "Use an instruction-tuned model.")
         if not self._tokenizer.is_fast:

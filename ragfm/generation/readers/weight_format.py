@@ -82,7 +82,7 @@ def optimized_file(path: Path) -> Path | None:
     file = _folder() / str(record["file"])
     if file.is_file() and file.stat().st_size == record.get("bytes"):
         return file
-    _log.warning("The optimised file %s of %s is missing or incomplete. Using the model's own file.", file, path)
+    _log.warning("The optimized file %s of %s is missing or incomplete. Using the model's own file.", file, path)
     return None
 
 
@@ -92,7 +92,7 @@ def read_optimization(path: Path) -> Mapping[str, Any]:
 
 
 def undo_optimization(path: Path) -> None:
-    """Use a model's own file again, and delete the optimised one."""
+    """Use a model's own file again, and delete the optimized one."""
     if file := read_optimization(path).get("file"):
         (_folder() / Path(str(file)).name).unlink(missing_ok=True)
     _record_file(path).unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""Images (PNG, JPEG, TIFF, BMP, WebP, GIF): the text that OCR recognises."""
+"""Images (PNG, JPEG, TIFF, BMP, WebP, GIF): the text that OCR recognizes."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import warnings
 from typing import TYPE_CHECKING
 
 from ragfm.core.errors import ParseError, SkipDocument
-from ragfm.parsing.own.media.ocr import OCR_HINT, has_ocr, recognise_words
+from ragfm.parsing.own.media.ocr import OCR_HINT, has_ocr, recognize_words
 from ragfm.parsing.own.pdf.pdf_document import build_text
 from ragfm.parsing.own.pdf.pdf_page import PageContent
 from ragfm.parsing.rendering import ParsedText
@@ -46,7 +46,7 @@ def read_image(data: bytes, name: str) -> ParsedText:
             _check_size(image, name)  # each page of a TIFF has its own size
             upright = ImageOps.exif_transpose(image).convert("RGB")
             upright.thumbnail((_MAX_SIDE, _MAX_SIDE))
-            pages.append(PageContent(upright.width, upright.height, recognise_words(np.asarray(upright), 1)))
+            pages.append(PageContent(upright.width, upright.height, recognize_words(np.asarray(upright), 1)))
     except ParseError:
         raise
     except (*_DAMAGE, Image.DecompressionBombError) as error:

@@ -1,4 +1,4 @@
-"""Text in images, recognised by rapidocr, whose models come in its package."""
+"""Text in images, recognized by rapidocr, whose models come in its package."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 OCR_HINT = "Run `pip install 'ragfm[ocr]'`."
 _LOCK = threading.Lock()  # the models process one image at a time
-_MIN_SCORE = 0.5  # of 1; text recognised with a lower score is dropped
+_MIN_SCORE = 0.5  # of 1; text recognized with a lower score is dropped
 _LINE_HEIGHT = 1.25  # times the font size
 _SAME_SIZE = (0.7, 1.4)  # times the median height: lines within are treated as one font size, whatever their letters
 
@@ -27,7 +27,7 @@ def has_ocr() -> bool:
     return find_spec("rapidocr") is not None and find_spec("onnxruntime") is not None
 
 
-def recognise_words(pixels: NDArray[np.uint8], scale: float) -> list[Word]:
+def recognize_words(pixels: NDArray[np.uint8], scale: float) -> list[Word]:
     """Return the words in an image. *Shape:* (height, width[, 3]); `scale` is the number of pixels per point."""
     heartbeat.model_started()
     with _LOCK:

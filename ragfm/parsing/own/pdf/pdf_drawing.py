@@ -54,7 +54,7 @@ class Drawing:
     def may_hide(self, box: Box, order: int, colour: Colour) -> bool:
         """Whether text of a colour might be invisible: the page or an area has its colour, or an area covers it.
 
-        Text that an image covers counts as visible: scans have their recognised text below the image.
+        Text that an image covers counts as visible: scans have their recognized text below the image.
         """
         if _look_alike(colour, _PAPER):
             return True

@@ -8,7 +8,7 @@ import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ragfm.parsing.own.media.ocr import has_ocr, recognise_words
+from ragfm.parsing.own.media.ocr import has_ocr, recognize_words
 from ragfm.parsing.own.pdf.pdf_drawing import Drawing, has_text_annotations, read_drawing, read_links
 from ragfm.parsing.own.pdf.pdf_types import HYPHEN, Box, Word
 from ragfm.parsing.own.pdf.pdf_visibility import find_invisible, rasterize
@@ -87,7 +87,7 @@ def read_page(document: PdfDocument, index: int) -> PageContent:
             text_page.close()
         if content.is_scan and has_ocr():
             pixels = rasterize(page, _OCR_SCALE)
-            words = recognise_words(pixels, pixels.shape[1] / max(content.width, 1))
+            words = recognize_words(pixels, pixels.shape[1] / max(content.width, 1))
             content.words = words or content.words
         return content
     finally:
