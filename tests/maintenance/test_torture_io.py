@@ -22,12 +22,6 @@ from ragfm.testing import HashingEmbedder
 needs_strace = pytest.mark.skipif(not faults.has_strace(), reason="strace is not installed, or may not trace here")
 
 
-@pytest.fixture(scope="module")
-def fork_server() -> Iterator[ForkServer]:
-    with ForkServer() as fork_server:
-        yield fork_server
-
-
 @pytest.mark.slow
 @needs_strace
 def test_some_calls_of_a_commit_fail(fork_server: ForkServer, tmp_path: Path) -> None:

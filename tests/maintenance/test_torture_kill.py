@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -11,12 +10,6 @@ from support.torture.fork_server import ForkServer
 from support.torture.kill import kill
 
 needs_strace = pytest.mark.skipif(not faults.has_strace(), reason="strace is not installed, or may not trace here")
-
-
-@pytest.fixture(scope="module")
-def fork_server() -> Iterator[ForkServer]:
-    with ForkServer() as fork_server:
-        yield fork_server
 
 
 @pytest.mark.slow
