@@ -8,17 +8,22 @@ Only the main process (rank 0) writes files, validates and reports.
 
 from __future__ import annotations
 
+import itertools
 import os
 import signal
 import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
+from functools import cache
+from typing import Any
 
 import torch
 from torch import distributed
+from torch.distributed.distributed_c10d import PrefixStore
 
 _TIMEOUT = timedelta(days=1)  # of a collective operation; the launcher ends all processes when one has died
+_groups = itertools.count()  # of the groups that this process joined: the same in all processes
 
 
 class Processes:
@@ -76,10 +81,15 @@ class Processes:
 
 def join_processes() -> Processes:
     """Join the process group if a launcher started several processes. Sets the GPU: call it before loading a model."""
-    if _launched_processes() > 1:
-        from accelerate import PartialState
-
-        PartialState(cpu=not torch.cuda.is_available(), timeout=_TIMEOUT)
+    if _launched_processes() > 1 and not distributed.is_initialized():
+        backend = "gloo"
+        if torch.cuda.is_available():
+            backend = "nccl"
+            torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+        store, rank, world_size = _rendezvous()
+        # A group leaves its processes' addresses in the store, where the next group would find and use them.
+        store = PrefixStore(f"group {next(_groups)}", store)
+        distributed.init_process_group(backend, store=store, rank=rank, world_size=world_size, timeout=_TIMEOUT)
     return Processes()
 
 
@@ -88,9 +98,6 @@ def leave_processes() -> None:
     if distributed.is_available() and distributed.is_initialized():
         distributed.barrier()  # a process that leaves while others still communicate may be aborted
         distributed.destroy_process_group()
-        from accelerate import PartialState
-
-        PartialState._reset_state()  # noqa: SLF001  a singleton, which would not join again
 
 
 def is_main_process() -> bool:
@@ -102,6 +109,13 @@ def unused_gpus() -> int:
     """The number of GPUs of this machine if there are several and no launcher was used, else 0."""
     count = torch.cuda.device_count()
     return count if count > 1 and _launched_processes() == 1 else 0
+
+
+@cache  # without a launcher's store, process 0 holds the store, and its port, until it ends
+def _rendezvous() -> Any:  # the store, the rank of this process, the number of processes
+    from torch.distributed.rendezvous import rendezvous
+
+    return next(rendezvous("env://", timeout=_TIMEOUT))
 
 
 def _launched_processes() -> int:

@@ -222,12 +222,12 @@ class Training:
         try:
             with self.processes.defer_interrupts():
                 speed = self._run_steps(progress or ignore_progress)
+            self._save()
         except KeyboardInterrupt:
             self._optimizer.zero_grad(set_to_none=True)
             self._save()
             self.processes.barrier()  # the launcher ends all processes when one ends
             raise
-        self._save()
         if self._valid and self.processes.is_main:
             tensors, _ = checkpoint.read_tensors(self.folder / BEST)
             checkpoint.set_weights(self.model, tensors)
