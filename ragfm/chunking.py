@@ -23,6 +23,7 @@ from dataclasses import dataclass
 from itertools import chain, pairwise
 from typing import TYPE_CHECKING, TypeAlias
 
+from ragfm.core.document_name import document_names
 from ragfm.core.errors import ConfigError, TooLongError
 from ragfm.core.text import sentence_spans
 from ragfm.core.types import Chunk, Document, Mark
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
 
 __all__ = ["CHUNKER_VERSION", "ChunkSettings", "chunk_document"]
 
-CHUNKER_VERSION = "1"
+CHUNKER_VERSION = "2"
 """Version of the chunker, part of the recipe: a new version re-chunks all documents."""
 
 _DEFAULT_SIZE = 256
@@ -179,6 +180,7 @@ class _Splitter:
         self._token_starts: NDArray[np.int64] = np.sort(np.concatenate(starts))  # ascending
         names = [_SEPARATOR, *sorted(self._outline.names())]
         self._cost = dict(zip(names, map(len, tokenize(names)), strict=True))
+        self._labels = [label for name in document_names(document) if (label := self._shorten(name, limit // 8))]
 
     def chunks(self) -> list[Chunk]:
         """Split, count the exact tokens of the chunks, and split those again that have too many, with less room."""
@@ -262,22 +264,40 @@ class _Splitter:
         )
 
     def _context(self, start: int, end: int) -> tuple[str, int]:
-        """The context of `text[start:end]` and its tokens: up to a third of the window, inner headings first."""
-        room = self._limit // 3
+        """The context of `text[start:end]` and its tokens: up to a third of the window.
+
+        What the document is called comes first, since it tells the chunk apart from those of similar documents, then
+        the header of a table, then headings, the inner ones first.
+        """
+        path = self._outline.path(end - 1)
+        headings = {name for _, name in path}
+        names = [label for label in self._labels if label not in headings]
+        room = self._limit // 3 - sum(self._cost[name] + self._cost[_SEPARATOR] for name in names)
         header = self._outline.table_header(start)
         if self._cost.get(header, 0) > room:
             header = ""
         room -= self._cost.get(header, 0)
-        names: list[str] = []
-        for heading, name in reversed(self._outline.path(end - 1)):
+        labels = len(names)
+        for heading, name in reversed(path):
             if heading >= start:  # it is part of the chunk
                 continue
             cost = self._cost[name] + (self._cost[_SEPARATOR] if names else 0)
             if cost > room:
                 break
             room -= cost
-            names.insert(0, name)
+            names.insert(labels, name)
         return "\n".join(filter(None, (_SEPARATOR.join(names), header))), self._limit // 3 - room
+
+    def _shorten(self, name: str, room: int) -> str:
+        """The first words of a name that have at most `room` tokens. Its tokens are then in `_cost`."""
+        words = name.split()[:room]
+        while words:
+            name = " ".join(words)
+            self._cost[name] = len(self._tokenize([name])[0])
+            if self._cost[name] <= room:
+                return name
+            words.pop()
+        return ""
 
 
 def _outside(spans: Sequence[tuple[int, int]], positions: Iterable[int]) -> Iterator[int]:

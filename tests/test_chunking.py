@@ -4,6 +4,7 @@ import gzip
 import json
 import re
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import cache
 from importlib.metadata import distribution
 from pathlib import Path
@@ -15,6 +16,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from ragfm.chunking import ChunkSettings, chunk_document
+from ragfm.core.document_name import document_names
 from ragfm.core.errors import ConfigError, TooLongError
 from ragfm.core.types import Chunk, Document, Mark
 from ragfm.testing import HashingEmbedder
@@ -61,7 +63,7 @@ TOKENIZERS: dict[str, tuple[Tokenize, int]] = {
 
 
 def document(text: str, *marks: Mark) -> Document:
-    return Document("test", text, "text/markdown", marks=marks)
+    return Document("1", text, "text/markdown", marks=marks)  # a name that is not context
 
 
 def markdown(text: str) -> Document:
@@ -412,3 +414,34 @@ def test_laws_hold_for_languages(language: str, data: Path) -> None:
         doc = document("\n\n".join(paragraph["context"] for paragraph in article["paragraphs"]))
         for limit in (64, 254):
             check(doc, chunk_document(doc, minilm, limit), minilm, limit)
+
+
+@pytest.mark.parametrize(
+    ("uri", "title", "names"),
+    [
+        ("reports/BESTBUY_2023_10K.pdf", "", ("BESTBUY 2023 10K",)),
+        ("reports/2022Q4/EarningsCall.pdf", "", ("2022 Q4 Earnings Call",)),
+        ("reports/best-buy/FY2023_10K.pdf", "Best Buy  Annual\nReport", ("FY2023 10K", "Best Buy Annual Report")),
+        ("handbook/leave.md", "Leave and holidays", ("Leave and holidays",)),
+        ("https://example.org/docs/Intro%20page.html?id=1", "", ("Intro page",)),
+        ("files/3f2a9c0d1e2b3a4c.txt", "", ()),
+        ("12", "", ()),
+        ("wiki/Größe/index.md", "", ("Größe",)),
+    ],
+)
+def test_names_of_a_document(uri: str, title: str, names: tuple[str, ...]) -> None:
+    assert document_names(Document(uri, "", "text/plain", {"title": title} if title else {})) == names
+
+
+def test_names_of_the_document_are_the_outermost_context() -> None:
+    text = f"# Annual report\n\n{say(8)}\n\n## Sales\n\n{say(20)}\n\n{say(20)}"
+    doc = replace(markdown(text), uri="reports/acme_2023.txt", metadata={"title": "Annual report"})
+    contexts = [chunk.context for chunk in chunk_document(doc, words, 40)]
+    assert contexts == ["acme 2023", "acme 2023 > Annual report", "acme 2023 > Annual report > Sales"]
+
+
+def test_a_long_title_is_cut_between_words() -> None:
+    doc = replace(document(say(40)), metadata={"title": "a b c d e f g h i j"})
+    chunks = chunk_document(doc, words, 32)
+    assert [chunk.context for chunk in chunks] == ["a b c d"] * len(chunks)
+    assert "".join(chunk.text for chunk in chunks).count("so") == 39

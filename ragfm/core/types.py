@@ -98,8 +98,8 @@ class Document:
 class Chunk:
     """A passage of a document: `document.text[start:end] == text`, always.
 
-    `context` (heading path, header of a split table) is embedded, indexed and shown to the reader with the text, but is
-    never part of the span. `page` counts from 1, None if the format has no pages.
+    `context` (name of the document, heading path, header of a split table) is embedded, indexed and shown to the reader
+    with the text, but is never part of the span. `page` counts from 1, None if the format has no pages.
     """
 
     text: str
