@@ -213,31 +213,41 @@ class Collection:
         watch(self._store, callback, interval, stop or Event())
 
     def search(
-        self, query: str, k: int | None = None, *, mode: Mode = "hybrid", filter: str | None = None
+        self,
+        query: str,
+        k: int | None = None,
+        *,
+        mode: Mode = "hybrid",
+        filter: str | None = None,
+        rerank: str | None = None,
     ) -> list[Hit]:
         """The `k` best chunks for a query, best first.
 
-        `dense` ranks by the cosine of embeddings, `keyword` by BM25, `hybrid` by both. A reranker, if configured,
-        reorders the best hits.
+        `dense` ranks by the cosine of embeddings, `keyword` by BM25, `hybrid` by both. A reranker reorders the best
+        hits: `rerank` is its name, `none`, or `auto` for the bundled verifier where query and documents are in English;
+        by default the one that is configured. `auto` prefers the one that is configured, too.
 
         `filter` is an expression over metadata such as `year >= 2024 and team in (hr, legal)`. It is applied inside the
         search, so `k` hits are found if `k` match. Raises FilterError, TooLongError for a query over the embedder's
         window, UnsupportedError for invalid text.
         """
-        from ragfm.core.text import check_characters
-        from ragfm.retrieval.search import check_mode, find, rerank
+        from ragfm.core.text import check_characters, is_english
+        from ragfm.retrieval.search import check_mode, find, rerank_hits
 
         check_mode(mode)
         check_characters("query", query)
         k = self.settings.search.k if k is None else k
         if k < 1:
             raise ValueError(f"k is {k}, it must be at least 1")
-        settings, reranker = self.settings.search, self._store.reranker
+        settings = self.settings.search
+        reranker = None if rerank == "none" else self._store.reranker(None if rerank == "auto" else rerank)
+        if rerank == "auto" and reranker is None and is_english(query, self.language):
+            reranker = self._store.reranker("verifier")
         wanted = max(k, settings.rerank_candidates) if reranker else k
         hits = self._hits(filter, partial(find, query, wanted, mode=mode, settings=settings))
         if reranker is None:
             return hits
-        return rerank(query, hits, reranker, settings.rerank_budget_ms, settings.rerank_weight)[:k]
+        return rerank_hits(query, hits, reranker, settings.rerank_budget_ms, settings.rerank_weight)[:k]
 
     def candidates(self, query: str, count: int, *, filter: str | None = None) -> list[Hit]:
         """The candidates of `hybrid`: the `count` best chunks of each index, in order of id, with both scores."""

@@ -421,7 +421,13 @@ def test_laws_hold_for_languages(language: str, data: Path) -> None:
     [
         ("reports/BESTBUY_2023_10K.pdf", "", ("BESTBUY 2023 10K",)),
         ("reports/2022Q4/EarningsCall.pdf", "", ("2022 Q4 Earnings Call",)),
-        ("reports/best-buy/FY2023_10K.pdf", "Best Buy  Annual\nReport", ("FY2023 10K", "Best Buy Annual Report")),
+        (
+            "reports/best-buy/FY2023_10K.pdf",
+            "Best Buy  Annual\nReport",
+            ("best buy FY2023 10K", "Best Buy Annual Report"),
+        ),
+        ("reports/a.pdf", "0001018724-18-000005", ("a",)),
+        ("reports/memo.pdf", "Microsoft Word - Travel policy.docx", ("memo", "Travel policy")),
         ("handbook/leave.md", "Leave and holidays", ("Leave and holidays",)),
         ("https://example.org/docs/Intro%20page.html?id=1", "", ("Intro page",)),
         ("files/3f2a9c0d1e2b3a4c.txt", "", ()),
@@ -431,6 +437,13 @@ def test_laws_hold_for_languages(language: str, data: Path) -> None:
 )
 def test_names_of_a_document(uri: str, title: str, names: tuple[str, ...]) -> None:
     assert document_names(Document(uri, "", "text/plain", {"title": title} if title else {})) == names
+
+
+def test_a_joined_word_of_a_file_name_is_spelled_as_in_the_text() -> None:
+    text = "Best Buy sells. BEST BUY is a shop, and Best Buy is old. MGM-Resorts, too."
+    assert document_names(Document("s/BESTBUY_10K.pdf", text, "")) == ("Best Buy 10K",)
+    assert document_names(Document("s/mgmresorts.pdf", text, "")) == ("MGM-Resorts",)
+    assert document_names(Document("s/unknown.pdf", text, "")) == ("unknown",)
 
 
 def test_names_of_the_document_are_the_outermost_context() -> None:

@@ -66,16 +66,17 @@ class SearchSection(_Section):
     )
     reranker: str | None = Field(
         None,
-        description="Model that reranks hits by reading query and passage together: a folder, a name on the Hugging "
-        "Face hub, or `PLUGIN:NAME`.",
+        description="Model that reranks hits by reading query and passage together: `verifier` (bundled, English), a "
+        "folder, a name on the Hugging Face hub, or `PLUGIN:NAME`.",
     )
-    rerank_weight: float = Field(
-        1.0,
+    rerank_weight: float | None = Field(
+        None,
         ge=0,
         le=1,
-        description="Weight of the reranker's scores; the search scores have the rest, both scaled to [0, 1].",
+        description="Weight of the reranker's scores; the search scores have the rest, both scaled to [0, 1]. "
+        "Default: 0.5 for `verifier`, 1 for others.",
     )
-    rerank_candidates: int = Field(30, ge=1, description="Number of hits to rerank; more if `k` is larger.")
+    rerank_candidates: int = Field(20, ge=1, description="Number of hits to rerank; more if `k` is larger.")
     rerank_budget_ms: float | None = Field(
         None,
         gt=0,
@@ -87,6 +88,11 @@ class AskSection(_Section):
     """How `ask` and `chat` answer."""
 
     k: int = Field(3, ge=1, description="Maximum number of passages in the prompt.")
+    reranker: str = Field(
+        "auto",
+        description="Reranker of the passages to answer from: a name as for `search.reranker`; `auto`, the one of "
+        "`search`, else `verifier` where question and documents are in English; or `none`.",
+    )
     mode: AnswerMode = Field(
         "prefer",
         description="What answers may use: `strict`, documents only, unsupported sentences are removed; `prefer`, "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
@@ -13,18 +14,24 @@ _WORD = re.compile(r"[^\W_]+")
 _EXTENSION = re.compile(r"\.[^\W_]{1,8}$")
 # 2022Q4 → 2022 Q4, AnnualReport → Annual Report
 _BREAK = re.compile(r"(?<=(?:19|20)\d\d)(?=[^\W\d_])|(?<=[a-z])(?=[A-Z])")
-_GENERATED = re.compile(r"(?=.*\d)[\da-f-]{16,}|\d+|index|readme|untitled|document", re.IGNORECASE)
-"""Names that say nothing to people: numbers, hashes, UUIDs, defaults."""
+# Names that say nothing to people: numbers, hashes, UUIDs, defaults.
+_GENERATED = re.compile(r"(?=.*\d)[\da-f-]{16,}|[\d\W_]+|index|readme|untitled|document", re.IGNORECASE)
+_PROGRAM = re.compile(r"^Microsoft \w+ - ")  # before the title, in PDFs printed from Office
+_MIN_JOINED = 6  # letters of a word in a file name that may be several words
+_BEGINNING = 100_000  # characters in which the spelling of such a word is looked for
 
 
 def document_names(document: Document) -> tuple[str, ...]:
     """What tells a document apart, most general first: its folder and file name in readable form, and its title.
 
-    `reports/best-buy/FY2023_10K.pdf` with the title "Best Buy Annual Report" gives `FY2023 10K` and the title: words of
-    the name that the title has are left out, as are names that say nothing (a number, a hash, `index`). The title is
-    that of the metadata; a document without one has only a name. The first part of a path is the source.
+    `reports/best-buy/FY2023_10K.pdf` with the title "Annual Report" gives `best buy FY2023 10K` and the title. A name
+    is left out if the title has all its words, or if it says nothing (a number, a hash, `index`). The title is that of
+    the metadata; a document without one has only a name. The first part of a path is the source. A joined word is split
+    as the text spells it: `BESTBUY` becomes `Best Buy`.
     """
-    title = " ".join(str(document.metadata.get("title", "")).split())
+    title = _EXTENSION.sub("", _PROGRAM.sub("", " ".join(str(document.metadata.get("title", "")).split())))
+    if _GENERATED.fullmatch(title):
+        title = ""
     path = document.uri
     if "://" in path:
         path = unquote(urlsplit(path).path)
@@ -35,5 +42,17 @@ def document_names(document: Document) -> tuple[str, ...]:
     words: list[str] = []
     for part in parts:
         if not _GENERATED.fullmatch(part):
-            words += [word for word in _WORD.findall(_BREAK.sub(" ", part)) if word.casefold() not in known]
-    return tuple(filter(None, (" ".join(words), title)))
+            words += [_as_in_text(word, document.text) for word in _WORD.findall(_BREAK.sub(" ", part))]
+    name = " ".join(words)
+    if known.issuperset(_WORD.findall(name.casefold())):
+        name = ""
+    return tuple(filter(None, (name, title)))
+
+
+def _as_in_text(word: str, text: str) -> str:
+    """A word of a file name as the text spells it most often, if that is as several words: BESTBUY as Best Buy."""
+    if len(word) < _MIN_JOINED or not word.isalpha():
+        return word
+    spelling = re.compile(r"\b" + r"[ .&'-]?".join(word) + r"\b", re.IGNORECASE)
+    found = Counter(match[0] for match in spelling.finditer(text, 0, _BEGINNING))
+    return found.most_common(1)[0][0] if found else word

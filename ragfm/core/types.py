@@ -462,7 +462,11 @@ class KeywordIndex(Protocol):
 
 @runtime_checkable
 class Reranker(Protocol):
-    """Scores passages by reading each with the query. Created as `Reranker(model)`; loads on first use."""
+    """Scores passages by reading each with the query. Created as `Reranker(model)`; loads on first use.
+
+    An optional attribute `weight` in [0, 1] is the share of its scores in the order of hits, see
+    `search.rerank_weight`.
+    """
 
     def rerank(self, query: str, texts: Sequence[str], *, budget_ms: float | None = None) -> Vectors:
         """Scores of the texts, higher is better. *Shape:* (len(texts),).

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     Floats = NDArray[np.float32]
 
-__all__ = ["Bert", "Layer", "Linear", "Operations", "forward", "read_weights", "token_vectors"]
+__all__ = ["Bert", "Layer", "Linear", "Operations", "forward", "read_weights"]
 
 MASK_BIAS = -3e4
 """Added to the attention scores of padding: exp of it is 0, and half precision can represent it."""
@@ -45,13 +45,14 @@ class Layer:
 class Bert:
     """Weights of a model. *Shape:* `words` (vocabulary, H), `positions` (max tokens, H).
 
-    `positions` includes the embedding of the first token type.
+    `positions` includes the embedding of the first token type. A model with a `head` scores tokens, others embed texts.
     """
 
     words: Any
     positions: Any
     norm: Linear
     layers: tuple[Layer, ...]
+    head: Linear | None = None
 
 
 class Operations(Protocol):
@@ -80,17 +81,15 @@ class Operations(Protocol):
 
 
 def forward(ops: Operations, bert: Bert, ids: Any, mask: Any) -> Any:
-    """Vectors of texts. *Shape:* (B, H) for ids (B, L); `mask` is 1 for tokens and 0 for padding."""
-    return ops.pool(token_vectors(ops, bert, ids, mask), mask)
+    """Vectors of texts, *shape* (B, H), or with a head the scores of their tokens, *shape* (B, L, out).
 
-
-def token_vectors(ops: Operations, bert: Bert, ids: Any, mask: Any) -> Any:
-    """Output of the last layer for each token, before pooling. *Shape:* (B, L, H)."""
+    *Shape:* `ids` and `mask` (B, L); `mask` is 1 for tokens and 0 for padding.
+    """
     x = ops.norm(ops.lookup(bert.words, ids) + ops.first_rows(bert.positions, ids), bert.norm)
     for layer in bert.layers:
         x = ops.norm(x + ops.linear(ops.attention(ops.linear(x, layer.qkv), mask), layer.out), layer.out_norm)
         x = ops.norm(x + ops.linear(ops.gelu(ops.linear(x, layer.up)), layer.down), layer.down_norm)
-    return x
+    return ops.pool(x, mask) if bert.head is None else ops.linear(x, bert.head)
 
 
 def read_weights(path: Path) -> Bert:

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ragfm.embedders.bert import MASK_BIAS, Bert, Linear, forward, token_vectors
-from ragfm.embedders.sorted_batches import Batch, embed_sorted
+from ragfm.embedders.bert import MASK_BIAS, Bert, Linear, forward
+from ragfm.embedders.sorted_batches import Batch, embed_sorted, score_sorted
 from ragfm.models.hardware import openmp_threads
 
 if TYPE_CHECKING:
@@ -38,31 +38,21 @@ class NumpyBackend:
         operations = _NumpyOperations(folder)
         self._dim = folder.dim
         self._forward = partial(forward, operations, bert)
-        self._token_vectors = partial(token_vectors, operations, bert)
 
     def __call__(self, ids: Sequence[Sequence[int]]) -> Vectors:
         """*Shape:* (len(ids), dim)."""
-
-        def embed_batch(batch: Batch) -> Vectors:
-            vectors: Vectors = self._forward(*batch)
-            return vectors
-
-        def run(batches: Iterable[Batch]) -> Iterable[Vectors]:
-            return map(embed_batch, batches) if len(ids) == 1 else self._pool.map(embed_batch, batches)
-
         with _one_blas_thread():
-            return embed_sorted(ids, run, self._dim, max_tokens=BATCH_TOKENS)
+            return embed_sorted(ids, self._run, self._dim, max_tokens=BATCH_TOKENS)
 
-    def token_vectors(self, ids: Sequence[Sequence[int]]) -> list[NDArray[np.float32]]:
-        """Vectors of each text's tokens, before pooling. *Shape:* (tokens of the text, H) for each text."""
+    def token_scores(self, ids: Sequence[Sequence[int]]) -> list[NDArray[np.float32]]:
+        """*Shape:* (tokens, out) for each text, if the model has a head."""
+        with _one_blas_thread():  # small batches, so that a few passages occupy all cores
+            return score_sorted(ids, self._run, max_tokens=BATCH_TOKENS // 2)
 
-        def embed_text(text_ids: Sequence[int]) -> NDArray[np.float32]:
-            mask = np.ones((1, len(text_ids)), dtype=np.float32)
-            vectors: NDArray[np.float32] = self._token_vectors(np.array([text_ids]), mask)[0]
-            return vectors
-
-        with _one_blas_thread():
-            return list(self._pool.map(embed_text, ids))
+    def _run(self, batches: Iterable[Batch]) -> Iterable[NDArray[np.float32]]:
+        all_ids, masks = zip(*batches, strict=True)
+        run = map if len(masks) == 1 else self._pool.map
+        return run(self._forward, all_ids, masks)
 
     @cached_property
     def _pool(self) -> ThreadPoolExecutor:

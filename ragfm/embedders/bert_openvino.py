@@ -11,9 +11,11 @@ import openvino
 from openvino import opset13 as op
 
 from ragfm.embedders.bert import MASK_BIAS, Bert, Linear, forward
-from ragfm.embedders.sorted_batches import Batch, embed_sorted
+from ragfm.embedders.sorted_batches import Batch, embed_sorted, score_sorted
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from ragfm.core.types import Vectors
     from ragfm.embedders.model_folder import BertFolder
 
@@ -40,7 +42,11 @@ class OpenVinoBackend:
         """*Shape:* (len(ids), dim)."""
         return embed_sorted(ids, self._run, self._dim, max_tokens=BATCH_TOKENS, multiple=LENGTH_MULTIPLE)
 
-    def _run(self, batches: Iterable[Batch]) -> Iterator[Vectors]:
+    def token_scores(self, ids: Sequence[Sequence[int]]) -> list[NDArray[np.float32]]:
+        """*Shape:* (tokens, out) for each text, if the model has a head."""
+        return score_sorted(ids, self._run, max_tokens=BATCH_TOKENS, multiple=LENGTH_MULTIPLE)
+
+    def _run(self, batches: Iterable[Batch]) -> Iterator[NDArray[np.float32]]:
         # No callbacks: one that runs while the model is being deleted waits for the GIL, which the deletion holds:
         # a deadlock.
         requests = [self._compiled.create_infer_request() for _ in range(self._parallel_requests)]
@@ -55,10 +61,10 @@ class OpenVinoBackend:
             yield _output(running.popleft())
 
 
-def _output(request: Any) -> Vectors:
+def _output(request: Any) -> NDArray[np.float32]:
     request.wait()
-    vectors: Vectors = request.get_output_tensor().data.copy()
-    return vectors
+    output: NDArray[np.float32] = request.get_output_tensor().data.copy()
+    return output
 
 
 class _OpenVinoOperations:

@@ -13,9 +13,12 @@ import torch
 from torch.nn import functional
 
 from ragfm.embedders.bert import MASK_BIAS, Bert, Linear, forward
-from ragfm.embedders.sorted_batches import Batch, embed_sorted
+from ragfm.embedders.sorted_batches import Batch, embed_sorted, score_sorted
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from ragfm.core.types import Vectors
     from ragfm.embedders.model_folder import BertFolder
 
@@ -38,15 +41,19 @@ class TorchBackend:
         """*Shape:* (len(ids), dim)."""
         return embed_sorted(ids, self._run, self._dim, max_tokens=BATCH_TOKENS[self._device])
 
-    def _run(self, batches: Iterable[Batch]) -> Iterator[Vectors]:
+    def token_scores(self, ids: Sequence[Sequence[int]]) -> list[NDArray[np.float32]]:
+        """*Shape:* (tokens, out) for each text, if the model has a head."""
+        return score_sorted(ids, self._run, max_tokens=BATCH_TOKENS[self._device])
+
+    def _run(self, batches: Iterable[Batch]) -> Iterator[NDArray[np.float32]]:
         run = map if self._pool is None else self._pool.map
-        return run(self._embed_batch, batches)
+        return run(self._run_batch, batches)
 
     @torch.inference_mode()
-    def _embed_batch(self, batch: Batch) -> Vectors:
+    def _run_batch(self, batch: Batch) -> NDArray[np.float32]:
         ids, mask = (torch.from_numpy(part).to(self._device) for part in batch)
-        vectors: Vectors = self._forward(ids, mask).float().cpu().numpy()
-        return vectors
+        output: NDArray[np.float32] = self._forward(ids, mask).float().cpu().numpy()
+        return output
 
 
 class _TorchOperations:
@@ -81,6 +88,8 @@ class _TorchOperations:
 
 def _as_tensors(value: Any, dtype: torch.dtype, device: str) -> Any:
     """Weights as torch tensors, in the same (nested) dataclasses."""
+    if value is None:
+        return None
     if isinstance(value, tuple):
         return tuple(_as_tensors(item, dtype, device) for item in value)
     if is_dataclass(value) and not isinstance(value, type):

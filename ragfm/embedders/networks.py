@@ -8,18 +8,21 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 from ragfm.core.errors import UnsupportedError
 from ragfm.models.hardware import cpu_info, has_gpu
 from ragfm.models.model_lookup import hide_progress_bar
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from ragfm.core.types import Vectors
     from ragfm.embedders.bert import Bert
     from ragfm.embedders.model_folder import BertFolder
 
-__all__ = ["Backend", "BertNetwork", "LibraryNetwork", "Network", "TokenizedTexts"]
+__all__ = ["Backend", "BertBackend", "BertNetwork", "LibraryNetwork", "Network", "TokenizedTexts"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,11 +38,25 @@ Backend: TypeAlias = Callable[[TokenizedTexts], "Vectors"]
 """A function that runs a network and returns unit vectors, *shape* (texts, dim)."""
 
 
-class BertNetwork:
-    """A BERT model run by `ragfm.embedders.bert`, without libraries that take seconds to import."""
+class BertBackend(Protocol):
+    """A backend of a BERT model. Thread-safe."""
 
-    def __init__(self, folder: BertFolder) -> None:
+    def __call__(self, ids: Sequence[Sequence[int]]) -> Vectors:
+        """Unit vectors of tokenized texts. *Shape:* (len(ids), dim)."""
+
+    def token_scores(self, ids: Sequence[Sequence[int]]) -> list[NDArray[np.float32]]:
+        """Scores of the tokens of each text, from a model with a head. *Shape:* (tokens, out) for each text."""
+
+
+class BertNetwork:
+    """A BERT model run by `ragfm.embedders.bert`, without libraries that take seconds to import.
+
+    `weights` replace those of the folder.
+    """
+
+    def __init__(self, folder: BertFolder, weights: Bert | None = None) -> None:
         self._folder = folder
+        self._given = weights
         self.window = folder.window
         self.dim = folder.dim
         self.pooling = folder.pooling
@@ -68,30 +85,32 @@ class BertNetwork:
 
     def load(self, name: str) -> Backend:
         """Load a backend by name."""
-        run: Callable[[Sequence[Sequence[int]]], Vectors]
+        run = self.load_bert(name)
+        return lambda texts: run(texts.ids)
+
+    def load_bert(self, name: str) -> BertBackend:
+        """Load a backend that runs on token ids, by name."""
         library, _, precision = name.partition("-")
         if library == "numpy":
             from ragfm.embedders.bert_numpy import NumpyBackend
 
-            run = NumpyBackend(self._folder, self._weights)
-        elif library == "openvino":
+            return NumpyBackend(self._folder, self._weights)
+        if library == "openvino":
             from ragfm.embedders.bert_openvino import OpenVinoBackend
 
-            run = OpenVinoBackend(self._folder, self._weights)
-        else:
-            import torch
+            return OpenVinoBackend(self._folder, self._weights)
+        import torch
 
-            from ragfm.embedders.bert_torch import TorchBackend
+        from ragfm.embedders.bert_torch import TorchBackend
 
-            dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
-            run = TorchBackend(self._folder, self._weights, dtype, "cuda" if library == "gpu" else "cpu")
-        return lambda texts: run(texts.ids)
+        dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
+        return TorchBackend(self._folder, self._weights, dtype, "cuda" if library == "gpu" else "cpu")
 
     @cached_property
     def _weights(self) -> Bert:
         from ragfm.embedders.bert import read_weights
 
-        return read_weights(self._folder.path)
+        return self._given or read_weights(self._folder.path)
 
 
 class LibraryNetwork:

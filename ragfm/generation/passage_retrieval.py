@@ -41,8 +41,10 @@ class SearchHandle(Protocol):
     def state(self) -> str:
         """Changes whenever the collection or its access rights do."""
 
-    def search(self, query: str, k: int | None = None, *, filter: str | None = None) -> list[Hit]:
-        """The best `k` hits, reranked if there is a reranker."""
+    def search(
+        self, query: str, k: int | None = None, *, filter: str | None = None, rerank: str | None = None
+    ) -> list[Hit]:
+        """The best `k` hits, reranked by the reranker of a name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +77,7 @@ class PassageRetriever:
     def __init__(self, settings: AskSection) -> None:
         self._distinct = settings.distinct
         self._followup = settings.followup
+        self._reranker = settings.reranker
         self._questions = lru_cache(_MAX_ENTRIES)(_Question.rewrite)
         self._searches = lru_cache(_MAX_ENTRIES)(_Search.run)
 
@@ -99,7 +102,9 @@ class PassageRetriever:
 
         def search(query: str) -> Sequence[Hit]:
             count = (_CANDIDATES_PER_PASSAGE if self._distinct else 1) * k
-            return self._searches(_Search(query, count, filter, collection.groups, collection.state, collection))
+            return self._searches(
+                _Search(query, count, filter, self._reranker, collection.groups, collection.state, collection)
+            )
 
         query = rewrite(question, history)
         if hits is not None:
@@ -145,9 +150,10 @@ class _Search:
     query: str
     k: int
     filter: str | None
+    reranker: str
     groups: frozenset[str] | None
     state: str
     collection: SearchHandle = field(compare=False)
 
     def run(self) -> Sequence[Hit]:
-        return self.collection.search(self.query, self.k, filter=self.filter)
+        return self.collection.search(self.query, self.k, filter=self.filter, rerank=self.reranker)

@@ -1,6 +1,6 @@
 """Search: from a query to hits, in one snapshot of a collection.
 
-`find` ranks chunk ids, `fuse` combines two scores, `load_hits` reads the texts, `rerank` reorders hits by a model.
+`find` ranks chunk ids, `fuse` combines two scores, `load_hits` reads the texts, `rerank_hits` reorders hits by a model.
 """
 
 from __future__ import annotations
@@ -157,15 +157,18 @@ def load_hits(ranked: RankedChunks, catalog: Catalog, snapshot: Snapshot) -> lis
     return hits
 
 
-def rerank(
-    query: str, hits: Sequence[Hit], reranker: Reranker, budget_ms: float | None, weight: float = 1.0
+def rerank_hits(
+    query: str, hits: Sequence[Hit], reranker: Reranker, budget_ms: float | None, weight: float | None = None
 ) -> list[Hit]:
     """Reorder hits by a reranker's scores; hits that it did not score in time follow in their old order.
 
-    With a `weight` below 1, the search scores have the rest, both scaled to [0, 1] over the scored hits.
+    With a `weight` below 1, the search scores have the rest, both scaled to [0, 1] over the scored hits. Default: the
+    reranker's own weight, else 1.
     """
     if not hits:
         return []
+    if weight is None:
+        weight = getattr(reranker, "weight", 1.0)
     scores = reranker.rerank(query, [embedded_text(hit.context, hit.text) for hit in hits], budget_ms=budget_ms)
     sort_keys = scores
     scored = ~np.isnan(scores)

@@ -81,6 +81,7 @@ class Store:
         self._settings = settings
         self._embedder_option = embedder
         self._reranker = reranker
+        self._rerankers: dict[str, Reranker] = {}
         self._lock = threading.RLock()
         self._catalog: Catalog | None = None
         self._catalog_id: tuple[int, int] | None = None  # of the file that is open
@@ -135,13 +136,14 @@ class Store:
         self._embedder_option = name
         self._embedders[contract_id] = embedder
 
-    @property
-    def reranker(self) -> Reranker | None:
-        """The reranker of the caller or of the settings, if any. Raises the errors of `registry.make`."""
+    def reranker(self, name: str | None = None) -> Reranker | None:
+        """A reranker by name, by default that of the caller or of the settings. Raises the errors of `make`."""
         with self._lock:
-            reranker = self._reranker or self.settings.search.reranker
+            reranker = name or self._reranker or self.settings.search.reranker
             if isinstance(reranker, str):
-                reranker = self._reranker = make("rerankers", reranker)
+                if reranker not in self._rerankers:
+                    self._rerankers[reranker] = make("rerankers", reranker)
+                return self._rerankers[reranker]
             return reranker
 
     # --- Reading -------------------------------------------------------------------------------------------------

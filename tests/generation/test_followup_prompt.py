@@ -60,7 +60,8 @@ def talk(collection: Collection, *answers: str, k: int = 2, context_tokens: int 
 @pytest.fixture
 def handbook(collection: Collection, docs: Path) -> Collection:
     collection.sync(docs)
-    return collection
+    settings = Settings(ask=AskSection(reranker="none"))
+    return Collection.open(collection.path, settings=settings, embedder=HashingEmbedder())
 
 
 # --- The layout --------------------------------------------------------------------------------------------------

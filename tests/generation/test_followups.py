@@ -175,7 +175,8 @@ HISTORY = talk("How many days of leave do I get?", "You get 28 days of leave [1]
 @pytest.fixture
 def handbook(collection: Collection, docs: Path) -> Collection:
     collection.sync(docs)
-    return collection
+    settings = Settings(ask=AskSection(reranker="none"))
+    return Collection.open(collection.path, settings=settings, embedder=HashingEmbedder())
 
 
 def with_followup(collection: Collection, how: str, tmp_path: Path) -> Collection:

@@ -99,7 +99,7 @@ def _asked(tmp_path: Path, files: dict[str, str], question: str, **ask: object) 
     for name, text in files.items():
         (tmp_path / "docs").mkdir(exist_ok=True)
         (tmp_path / "docs" / name).write_text(text)
-    section = AskSection(**ask)  # type: ignore[arg-type]
+    section = AskSection(reranker="none", **ask)  # type: ignore[arg-type]
     settings = Settings(chunk=ChunkSection(size=16), search=SearchSection(), ask=section)
     collection = Collection.open(tmp_path / ".ragfm", settings=settings, embedder=HashingEmbedder())
     collection.sync(tmp_path / "docs")

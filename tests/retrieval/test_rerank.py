@@ -8,14 +8,16 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ragfm import Collection, Settings, load_reranker
+from ragfm import Collection, Rag, Settings, load_reranker
+from ragfm.citations.verifier import VerifierReranker
 from ragfm.core.config import SearchSection
 from ragfm.core.errors import ConfigError, ModelNotFoundError, UnknownPluginError, UnsupportedError
 from ragfm.core.registry import plugins
+from ragfm.core.types import embedded_text
 from ragfm.models.model_lookup import find_model
 from ragfm.retrieval import rerank as rerank_module
 from ragfm.retrieval.rerank import CrossEncoderReranker
-from ragfm.testing import HashingEmbedder, OverlapReranker, check_reranker
+from ragfm.testing import HashingEmbedder, OverlapReranker, ScriptedReader, check_reranker
 
 QUERY = "how long may the boat stay in the harbour?"
 TEXTS = [f"Note {n}: {'the boat may stay ' * n}in the harbour for {n} days." for n in range(1, 13)]
@@ -205,6 +207,26 @@ def test_hits_not_scored_in_time_follow_in_their_order(harbour: Collection) -> N
 def test_the_settings_name_a_reranker_and_groups_share_it(harbour: Collection) -> None:
     handle = _named(harbour, reranker="overlap")
     assert "rerank" in handle.search(QUERY, k=1)[0].scores
-    assert handle.as_groups(set())._store.reranker is handle._store.reranker
+    assert handle.as_groups(set())._store.reranker() is handle._store.reranker()
     with pytest.raises(ModelNotFoundError):
         _named(harbour, reranker="nobody/reranker").search(QUERY)
+
+
+# --- The bundled verifier ------------------------------------------------------------------------------------------
+
+
+def test_auto_is_the_verifier_in_english(harbour: Collection, tmp_path: Path) -> None:
+    hits = harbour.search(QUERY, k=12, rerank="auto")
+    likelihoods = VerifierReranker().rerank(QUERY, [embedded_text(hit.context, hit.text) for hit in hits])
+    assert [hit.scores["rerank"] for hit in hits] == pytest.approx(likelihoods.tolist(), abs=0.02)
+    fused = np.array([hit.scores["fused"] for hit in hits])
+    mixed = likelihoods / 2 / np.ptp(likelihoods) + fused / 2 / np.ptp(fused)
+    assert [hit.uri for hit in hits] == [hits[at].uri for at in np.argsort(-mixed, kind="stable")]
+    assert [hit.uri for hit in hits] != [hit.uri for hit in harbour.search(QUERY, k=12)]
+    assert "rerank" not in harbour.search(QUERY, k=1, rerank="none")[0].scores
+    assert "rerank" not in harbour.search("Где находится маяк?", k=1, rerank="auto")[0].scores
+    assert _named(harbour, reranker="overlap").search(QUERY, k=1, rerank="auto")[0].scores["rerank"] != pytest.approx(
+        hits[0].scores["rerank"]
+    )
+    answer = Rag(harbour, reader=ScriptedReader(["Yes."]), k=1).ask(QUERY)
+    assert "rerank" in answer.hits[0].scores
