@@ -4,7 +4,8 @@
 becomes the quote: a slice of the document, character for character.
 
 A citation that is not verified has a fault. `fabricated`: no passage says so. `misattributed`: another passage does.
-`stitched`: its parts occur in several places, and nowhere together. The verifier adds two (see `answer_check`):
+`stitched`: its parts occur in several places, and nowhere together. `subject`: a name or period of the question is not
+found with the quote (see `subject`). The verifier adds two (see `answer_check`):
 `irrelevant`: the quote says so, but hardly answers the question; `uncertain`: it may not answer the question.
 """
 
@@ -80,10 +81,13 @@ def cite_sentences(output: str, analysis: Analysis) -> list[CitedSentence]:
             found = best_evidence(claim, question, windows.get(n, ()))
             if found and not found.supports:
                 found = replace(found, fault=find_fault(claim, analysis, best, found.hit))
+            elif found and found.missing:
+                found = replace(found, fault="subject")
             if found:
                 evidence.append(found)
         supporting = [found for found in evidence if found.supports]
         if best and best.supports and not supporting:
+            best = replace(best, fault="subject") if best.missing else best
             evidence.append(best)
             supporting = [best]
         contradicting: Window | None = None
@@ -152,6 +156,7 @@ def _citation(hit: Hit, start: int, end: int, evidence: Evidence | None = None) 
         start=hit.start + start,
         end=hit.start + end,
         quote=hit.text[start:end],
-        verified=evidence is None or evidence.supports,
+        verified=evidence is None or (evidence.supports and not evidence.missing),
         fault=evidence.fault if evidence else None,
+        missing=evidence.missing if evidence else (),
     )

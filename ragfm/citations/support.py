@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import TYPE_CHECKING
 
+from ragfm.citations.subject import Subject, missing_subject, subject_of
 from ragfm.citations.text_match import (
     MIN_QUOTE_WORDS,
     Terms,
@@ -81,7 +82,8 @@ class Window:
     """A sentence of a passage with the terms that it may be read with.
 
     `terms` and `names` include those of the headings above it and of the table header above a row. A sentence that
-    refers back ("She was …") also has those of the sentence before, and then starts there.
+    refers back ("She was …") also has those of the sentence before, and then starts there. `header` is the table header
+    above a row.
     """
 
     hit: Hit
@@ -90,26 +92,32 @@ class Window:
     text: str
     terms: frozenset[str]
     names: frozenset[str]
+    header: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class QuestionTerms:
-    """A question's terms, whether it negates something, and the largest number of its terms that a sentence has."""
+    """A question's terms, its subject, whether it negates something, and the most of its terms that a sentence has."""
 
     terms: frozenset[str]
     denies: bool
     best_count: int
+    subject: Subject
 
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
-    """A span of a passage, its score as evidence for a claim, whether it supports the claim, and the fault if not."""
+    """A span of a passage, its score as evidence for a claim, whether it supports the claim, and the fault if not.
+
+    `missing` are the names and periods of the question that are not found with it.
+    """
 
     hit: Hit
     start: int
     end: int
     score: float
     supports: bool
+    missing: tuple[str, ...] = ()
     fault: Fault | None = None
 
 
@@ -131,27 +139,27 @@ def analyze(question: str, passages: Sequence[Hit]) -> Analysis:
     terms, denying = terms_of(question).all, denies(question)
     windows = {hit.n: list(passage_windows(hit)) for hit in passages if hit.n is not None}
     counts = [count_matches(terms, window.terms) for of_passage in windows.values() for window in of_passage]
-    return Analysis(QuestionTerms(terms, denying, max(counts, default=0)), windows)
+    return Analysis(QuestionTerms(terms, denying, max(counts, default=0), subject_of(question)), windows)
 
 
 def passage_windows(hit: Hit) -> Iterator[Window]:
     """The sentences of a passage."""
     context = terms_of(hit.context)
     previous: tuple[int, Terms] | None = None
-    header = _NO_TERMS
+    header, header_text, previous_text = _NO_TERMS, "", ""
     for start, end in sentence_spans(hit.text):
         text = hit.text[start:end]
         own = terms_of(text)
         if not text.startswith("|"):
-            header = _NO_TERMS
+            header, header_text = _NO_TERMS, ""
         elif previous and _TABLE_RULE.fullmatch(text):
-            header = previous[1]
+            header, header_text = previous[1], previous_text
         terms = own.all | (context.all - context.numbers) | (header.all - header.numbers)
         names = own.names | context.names | header.names
-        yield Window(hit, start, end, text, terms, names)
+        yield Window(hit, start, end, text, terms, names, header_text)
         if previous and _REFERS_BACK.match(text):
             yield Window(hit, previous[0], end, text, terms | previous[1].names, names | previous[1].names)
-        previous = start, own
+        previous, previous_text = (start, own), text
 
 
 def best_evidence(claim: Claim, question: QuestionTerms, windows: Sequence[Window]) -> Evidence | None:
@@ -191,10 +199,18 @@ def best_evidence(claim: Claim, question: QuestionTerms, windows: Sequence[Windo
         supports = supports and not details_differ(claim.text, window.text)
         # Terms that the sentence shares with the question break ties: they tell which "28 days" is meant.
         tie_breaker = len(terms.all & window.terms) / len(terms.all) + question_matches / (1 + len(question.terms))
-        evidence = Evidence(window.hit, window.start, window.end, 2 * share + tie_breaker, supports)
-        if best is None or (evidence.supports, evidence.score) > (best.supports, best.score):
+        missing = ()
+        if supports:
+            numbers = claim.terms.numbers
+            missing = missing_subject(question.subject, window.text, window.header, window.hit, numbers)
+        evidence = Evidence(window.hit, window.start, window.end, 2 * share + tie_breaker, supports, missing)
+        if best is None or _rank(evidence) > _rank(best):
             best = evidence
     return replace(best, supports=False) if best and quoted and not quoting else best
+
+
+def _rank(evidence: Evidence) -> tuple[bool, int, float]:
+    return evidence.supports, -len(evidence.missing), evidence.score
 
 
 def _matched_terms(claim: Claim, new: frozenset[str], window: Window) -> frozenset[str]:

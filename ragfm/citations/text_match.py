@@ -26,6 +26,7 @@ __all__ = [
     "details_differ",
     "find_quote",
     "find_quotes",
+    "is_unit",
     "matches",
     "matches_question",
     "quotations",
@@ -283,6 +284,12 @@ def details_differ(claim: str, text: str) -> bool:
         _has_only_first(claim, pair) and _has_only_first(text, pair[::-1])
         for pair in (*_OPPOSITES, *(pair[::-1] for pair in _OPPOSITES))
     )
+
+
+def is_unit(word: str) -> bool:
+    """Whether a word or sign is a unit, such as `days`, `%` or `USD`, or a magnitude such as `million`."""
+    word = word.casefold()
+    return word in _UNITS or word.removesuffix("s") in _MAGNITUDES
 
 
 def addresses(text: str) -> list[str]:

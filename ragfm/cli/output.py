@@ -35,6 +35,7 @@ _FAULTS = {
     "fabricated": "not supported by this or any other passage",
     "misattributed": "not supported by this passage, but by another one",
     "stitched": "not supported: its parts come from different places",
+    "subject": "supported, but {missing} is not mentioned with it",
     "irrelevant": "supported, but probably not what the question asks for",
     "uncertain": "supported; check that it is what the question asks for",
 }
@@ -212,7 +213,9 @@ def print_evidence(answer: Answer) -> None:
         print_text(f"\n{lines}")
     for citation in answer.citations:
         page = f", page {citation.page}" if citation.page else ""
-        fault = f" ({_FAULTS[citation.fault]})" if citation.fault else ""
+        fault = ""
+        if citation.fault:
+            fault = f" ({_FAULTS[citation.fault].format(missing=' and '.join(citation.missing))})"
         print_text(f"  [{citation.n}] {one_line(citation.uri)}{page}: ", _quote(citation), fault)
     if not answer.abstained and not any(citation.supports for citation in answer.citations):
         print_text(("  (no passage supports this answer)", "dim"))

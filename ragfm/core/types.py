@@ -121,7 +121,7 @@ def embedded_text(context: str, text: str) -> str:
     return f"{context}\n{text}" if context else text
 
 
-Fault: TypeAlias = Literal["fabricated", "misattributed", "stitched", "irrelevant", "uncertain"]
+Fault: TypeAlias = Literal["fabricated", "misattributed", "stitched", "subject", "irrelevant", "uncertain"]
 """Why a citation is not verified."""
 
 # --- Answers -----------------------------------------------------------------------------------------------------
@@ -165,7 +165,8 @@ class Citation:
 
     `verified`: the quote is verbatim *and* supports the sentence. `fault` says why not: no passage supports it
     (`fabricated`), another passage does (`misattributed`), only pieces in several places do (`stitched`), or the quote
-    supports it but hardly answers the question (`irrelevant`), or may not answer it (`uncertain`).
+    supports it but may be about another subject (`subject`), hardly answers the question (`irrelevant`), or may not
+    answer it (`uncertain`). `missing` are the names and periods of the question that are not found with the quote.
     """
 
     n: int
@@ -178,11 +179,12 @@ class Citation:
     fault: Fault | None = None
     answer_start: int = 0
     answer_end: int = 0
+    missing: tuple[str, ...] = ()
 
     @property
     def supports(self) -> bool:
         """Whether the quote supports the sentence, even if it is uncertain that it answers the question."""
-        return self.verified or self.fault == "uncertain"
+        return self.verified or self.fault in ("subject", "uncertain")
 
 
 @dataclass(frozen=True, slots=True)

@@ -217,7 +217,7 @@ def test_a_quotation_must_stand_there_verbatim() -> None:
     assert said("Neil Armstrong was the first man on the moon") == ["fabricated"]
     assert said("He landed in July 1968 with Buzz Aldrin.") == ["fabricated"]
     assert said("first man on the moon. No human being has been on Mars") == ["stitched"]
-    assert said("Valentina Tereshkova was the first woman in space.") == ["misattributed", None]
+    assert said("Valentina Tereshkova was the first woman in space.") == ["misattributed", "subject"]
 
 
 def test_a_quotation_over_two_sentences_is_cited_whole() -> None:

@@ -195,7 +195,9 @@ def _judged(question: str, words: str, text: str, chance: float, context: str = 
 def test_a_quote_is_verified_where_it_speaks_of_all_that_is_asked(
     question: str, words: str, text: str, context: str, holds: bool
 ) -> None:
-    assert _judged(question, words, text, MIN_CERTAIN + 0.1, context) == (holds, None if holds else "uncertain")
+    verified, fault = _judged(question, words, text, MIN_CERTAIN + 0.1, context)
+    assert verified == holds
+    assert fault in ([None] if holds else ["uncertain", "subject"])
 
 
 def test_a_quote_is_verified_where_the_verifier_is_sure_of_it() -> None:

@@ -8,6 +8,7 @@ const FAULTS = {
   fabricated: 'No passage says what the answer cites this one for.',
   misattributed: 'Another passage says what the answer cites this one for.',
   stitched: 'The answer combines several places of this passage. No single place says it.',
+  subject: 'The passage says this, but perhaps of another subject',
   irrelevant: 'The passage says this, but it hardly answers the question.',
   uncertain: 'The passage says this. Check whether it answers the question.',
 };
@@ -92,7 +93,11 @@ function card(turn, hit, evidence, active) {
   const faults = new Map(
     own
       .filter((item) => !item.verified)
-      .map(({ fault }) => [fault, FAULTS[fault] ?? 'The passage does not support the sentence that cites it.']),
+      .map(({ fault, missing = [] }) => [
+        fault,
+        (FAULTS[fault] ?? 'The passage does not support the sentence that cites it.') +
+          (missing.length ? `: ${missing.join(' and ')} is not mentioned there.` : ''),
+      ]),
   );
   const first = hit.text.search(/[^#\s]/); // the passage's own heading is shown in the passage
   const headings = (hit.headings ?? []).filter((heading) => !hit.text.startsWith(heading, first));

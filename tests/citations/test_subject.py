@@ -1,0 +1,79 @@
+"""The subject of a question: names and periods that must be found with a quote."""
+
+from __future__ import annotations
+
+import pytest
+
+from ragfm import Citation, Hit
+from ragfm.citations.decision import ground
+from ragfm.citations.subject import periods, subject_of
+
+TABLE = """| Year ended | 2023 | 2022 |
+| --- | --- | --- |
+| Capital expenditure | 526 | 488 |
+| Net sales | 14,694 | 14,544 |"""
+
+
+def hit(text: str, context: str = "", n: int = 1) -> Hit:
+    return Hit(f"{n}.pdf", text, 0, len(text), n, 0.5, {}, context=context, n=n)
+
+
+def cited(question: str, answer: str, *hits: Hit) -> Citation:
+    _, (citation,) = ground(question, answer, hits)
+    return citation
+
+
+@pytest.mark.parametrize(
+    ("question", "names", "found"),
+    [
+        ("What is the FY2018 capital expenditure (in USD millions) of Best Buy?", ["Best", "Buy"], {"2018"}),
+        ("What was revenue in Q2 of FY22? Give the answer in thousands.", [], {"Q2", "2022"}),
+        ("How did AMCOR do in the second quarter of 2023?", ["AMCOR"], {"Q2", "2023"}),
+        ("how many days of leave do I get?", [], set()),
+        ("Who leads Bell-Boeing in 2Q23?", ["Bell-Boeing"], {"Q2"}),
+    ],
+)
+def test_names_and_periods(question: str, names: list[str], found: set[str]) -> None:
+    subject = subject_of(question)
+    assert list(dict.fromkeys(subject.names.values())) == names
+    assert subject.periods == found
+
+
+def test_numbers_are_no_years() -> None:
+    assert periods("It costs 2,018 or 2018.50 in all, part 12018, in Q5.") == set()
+    assert periods("(2018), FY19, fourth-quarter") == {"2018", "2019", "Q4"}
+
+
+def test_another_company_is_not_verified() -> None:
+    amcor, buy = hit(TABLE, "Amcor 2023 10K"), hit(TABLE, "Best Buy 2023 10K")
+    question = "What was the capital expenditure of Best Buy in 2023?"
+    citation = cited(question, "526 [1].", amcor)
+    assert (citation.verified, citation.fault, citation.missing) == (False, "subject", ("Best", "Buy"))
+    assert citation.supports
+    assert cited(question, "526 [1].", buy).verified
+
+
+def test_the_right_document_is_preferred() -> None:
+    amcor, buy = hit(TABLE, "Amcor 2023 10K", 1), hit(TABLE, "Best Buy 2023 10K", 2)
+    citation = cited("What was the capital expenditure of Best Buy in 2023?", "526.", amcor, buy)
+    assert (citation.n, citation.verified) == (2, True)
+
+
+def test_the_column_must_be_that_of_the_period() -> None:
+    table = hit(TABLE, "Amcor 2023 10K")
+    assert cited("What was the capital expenditure of Amcor in 2022?", "488 [1].", table).verified
+    wrong = cited("What was the capital expenditure of Amcor in 2022?", "526 [1].", table)
+    assert (wrong.verified, wrong.missing) == (False, ("2022",))
+    other = cited("What was the capital expenditure of Amcor in 2019?", "526 [1].", table)
+    assert other.missing == ("2019",)
+
+
+def test_a_year_of_the_document_is_enough_without_columns() -> None:
+    prose = hit("Capital expenditure was 526 in the year.", "Amcor 2023 10K")
+    assert cited("What was the capital expenditure of Amcor in 2023?", "526 [1].", prose).verified
+    assert cited("What was the capital expenditure of Amcor in Q2 2023?", "526 [1].", prose).missing == ("Q2",)
+
+
+def test_prose_may_refer_back_to_a_name_of_its_passage() -> None:
+    prose = hit("Curie was born in Warsaw. Her laboratory received two prizes.")
+    assert cited("How many prizes did the laboratory of Curie receive?", "Two prizes [1].", prose).verified
