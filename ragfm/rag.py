@@ -20,6 +20,7 @@ from ragfm.citations.answer_check import check_answer, correct_answer, read_with
 from ragfm.citations.confidence import answer_signals, reader_signals, select_calibration
 from ragfm.citations.decision import decide
 from ragfm.citations.grounding import cite_sentences
+from ragfm.citations.nearest import nearest_sentences
 from ragfm.citations.support import analyze
 from ragfm.core.abstention import ABSTENTION, is_abstention
 from ragfm.core.errors import CollectionError
@@ -241,6 +242,7 @@ class Rag:
             abstained=decision.abstained,
             citations=decision.answer.citations,
             contradictions=decision.answer.contradictions,
+            nearest=nearest_sentences(query, prompt.shown, readings) if decision.abstained else (),
             unsupported=decision.answer.unsupported,
             hits=numbered_hits,
             dropped=prompt.dropped,

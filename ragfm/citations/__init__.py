@@ -6,6 +6,8 @@ contradictions   does another passage give another number or name?
 text_match       terms, units, negations, verbatim quotes, and is a quote about the subject of a question?
 verifier         a small network that reads question and passages
 answer_check     the answer compared with the verifier's readings
+subject          are the names and periods of a question found with a quote?
+nearest          what the documents say nearest to a question without an answer
 confidence       signals of an answer, and their calibration
 decision         answer, or "I don't know."
 """

@@ -162,7 +162,7 @@ def answer_json(answer: Answer) -> dict[str, Any]:
     value["usage"] = _usage_json(answer.usage)
     keys = (
         *("question", "query", "answer", "abstained", "confidence", "said", "citations", "contradictions", "hits"),
-        *("dropped", "usage", "seconds", "unsupported", "log_id"),
+        *("nearest", "dropped", "usage", "seconds", "unsupported", "log_id"),
     )
     result = {key: value[key] for key in keys}
     if answer.reasoning:
@@ -217,6 +217,11 @@ def print_evidence(answer: Answer) -> None:
         if citation.fault:
             fault = f" ({_FAULTS[citation.fault].format(missing=' and '.join(citation.missing))})"
         print_text(f"  [{citation.n}] {one_line(citation.uri)}{page}: ", _quote(citation), fault)
+    if answer.nearest:
+        print_text("The nearest passages say:")
+    for nearest in answer.nearest:
+        page = f", page {nearest.page}" if nearest.page else ""
+        print_text(f"  {one_line(nearest.uri)}{page}: ", _quote(nearest))
     if not answer.abstained and not any(citation.supports for citation in answer.citations):
         print_text(("  (no passage supports this answer)", "dim"))
         return

@@ -235,7 +235,8 @@ class Answer:
     sentences of `text` that no passage supports, as (start, end). `query` is the search query: the question, or the
     stand-alone form of a follow-up. `log_id` is the id in the answer log. `finish_reason` is `length` if the answer was
     cut off. `reasoning` is the reader's reasoning before the answer. `said` is the reader's own output if the verifier
-    corrected it. `contradictions` are passages that give another number or name.
+    corrected it. `contradictions` are passages that give another number or name. `nearest` are, if there is no answer,
+    the sentences that come nearest to one, of up to three passages.
     """
 
     question: str
@@ -255,6 +256,7 @@ class Answer:
     signals: Mapping[str, float] = field(default_factory=dict)
     said: str | None = None
     contradictions: tuple[Contradiction, ...] = ()
+    nearest: tuple[Citation, ...] = ()
 
 
 # --- Readers -----------------------------------------------------------------------------------------------------

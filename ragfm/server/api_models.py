@@ -96,15 +96,17 @@ class AnswerDetails(BaseModel):
     """An answer with its evidence.
 
     `answer` is the text with corrected citation markers, which the pieces of a stream do not have. `contradictions` are
-    passages that say otherwise. `passages` are the hits with their numbers in the prompt. `unsupported` are the spans
-    (start, end) of the sentences of `answer` that no passage supports. `rating` identifies the answer for
-    `/v1/ratings`; it is null without an answer log.
+    passages that say otherwise. `nearest` are the sentences that come nearest to an answer, if there is none.
+    `passages` are the hits with their numbers in the prompt. `unsupported` are the spans (start, end) of the sentences
+    of `answer` that no passage supports. `rating` identifies the answer for `/v1/ratings`; it is null without an answer
+    log.
     """
 
     answer: str
     abstained: bool
     citations: list[Citation]
     contradictions: list[Contradiction]
+    nearest: list[Citation]
     passages: list[Hit]
     dropped: list[Dropped]
     unsupported: list[tuple[int, int]]
@@ -120,6 +122,7 @@ class AnswerDetails(BaseModel):
             abstained=answer.abstained,
             citations=list(answer.citations),
             contradictions=list(answer.contradictions),
+            nearest=list(answer.nearest),
             passages=list(answer.hits),
             dropped=list(answer.dropped),
             unsupported=list(answer.unsupported),

@@ -32,7 +32,7 @@ export function turnView(turn, onChange) {
     finish() {
       const { citations = [], unsupported = [] } = turn.details ?? {};
       const cite = (index, n) => citeButton(turn, citations[index] ? index : null, n);
-      fill(text, render(marked(turn.answer, citations, unsupported), cite), contradictionLines(turn));
+      fill(text, render(marked(turn.answer, citations, unsupported), cite), contradictionLines(turn), nearestLines(turn));
       fill(below, notes(turn), sourceRow(turn), tools(turn, onChange));
     },
     wait() {
@@ -107,6 +107,16 @@ function contradictionLines(turn) {
     const ending = [...words].length <= MAX_QUOTE ? `: “${words}”` : '.';
     return h('p', {}, 'But ', citeButton(turn, citations.length + i, n), ` says otherwise${ending}`);
   });
+}
+
+/** What the documents say nearest to a question without an answer. */
+function nearestLines(turn) {
+  const { citations = [], contradictions = [], nearest = [] } = turn.details ?? {};
+  if (!nearest.length) return [];
+  const lines = nearest.map(({ n, quote }, i) =>
+    h('li', {}, `“${quote.replace(/\s+/g, ' ').trim()}” `, citeButton(turn, citations.length + contradictions.length + i, n)),
+  );
+  return [h('p', {}, 'The nearest passages say:'), h('ul', { class: 'nearest' }, lines)];
 }
 
 function notes(turn) {

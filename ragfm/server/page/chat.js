@@ -237,9 +237,10 @@ function setDetails(turn, details) {
   const passages = details.passages
     .filter((hit) => hit.n !== null)
     .map((hit) => Object.fromEntries(HIT_FIELDS.map((name) => [name, hit[name]])));
-  const { citations, contradictions, unsupported, abstained, query, seconds, rating } = details;
+  const { citations, contradictions, nearest, unsupported, abstained, query, seconds, rating } = details;
   const dropped = details.dropped.length;
-  turn.details = { citations, contradictions, unsupported, abstained, query, seconds, rating, passages, dropped };
+  const own = { citations, contradictions, nearest, unsupported, abstained, query, seconds, rating };
+  turn.details = { ...own, passages, dropped };
 }
 
 function showError(owner, turn, view, error) {

@@ -16,10 +16,11 @@ const CONTEXT = 20000; // characters of a document shown before and after a pass
 
 let lastFocus = null; // gets the focus when the panel closes
 
-/** All evidence of an answer: its citations, then the passages that contradict it. */
-export const evidenceOf = ({ citations, contradictions = [] }) => [
+/** All evidence of an answer: its citations, the passages that contradict it, and the sentences nearest to one. */
+export const evidenceOf = ({ citations, contradictions = [], nearest = [] }) => [
   ...citations,
   ...contradictions.map((item) => ({ ...item, verified: true, contradicts: true })),
+  ...nearest.map((item) => ({ ...item, verified: true })),
 ];
 
 /** The CSS class of a citation that is not verified; null if it is. */

@@ -1,0 +1,53 @@
+"""What the documents say nearest to a question that has no answer: a sentence of each of the best passages."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from ragfm.citations.support import passage_windows
+from ragfm.citations.text_match import count_matches, terms_of
+from ragfm.core.types import Citation
+
+if TYPE_CHECKING:
+    from ragfm.citations.verifier import Reading
+    from ragfm.core.types import Hit
+
+__all__ = ["nearest_sentences"]
+
+_PASSAGES = 3
+
+
+def nearest_sentences(question: str, passages: Sequence[Hit], readings: Sequence[Reading]) -> tuple[Citation, ...]:
+    """The sentence or table row of each of the first three passages that most likely has the answer.
+
+    That is the one which the verifier finds likeliest, or without `readings` the one that shares most terms with the
+    question. Headings and table headers are left out. The citations are not verified, and have no place in an answer.
+    """
+    terms = terms_of(question).all
+    reading_of = {id(reading.passage): reading for reading in readings}
+    nearest = []
+    for passage in passages[:_PASSAGES]:
+        windows = [window for window in passage_windows(passage) if not window.text.startswith(("#", "| ---"))]
+        if not windows or passage.n is None:
+            continue
+        reading = reading_of.get(id(passage))
+        best = max(
+            windows,
+            key=lambda window: (
+                reading.within(window.start, window.end) if reading else 0.0,
+                count_matches(terms, window.terms),
+            ),
+        )
+        nearest.append(
+            Citation(
+                n=passage.n,
+                uri=passage.uri,
+                page=passage.page,
+                start=passage.start + best.start,
+                end=passage.start + best.end,
+                quote=passage.text[best.start : best.end],
+                verified=False,
+            )
+        )
+    return tuple(nearest)

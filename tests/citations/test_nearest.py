@@ -1,0 +1,61 @@
+"""What the documents say nearest to a question without an answer."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from support.shell import Shell
+
+from ragfm import Collection, Hit, Rag, Settings
+from ragfm.citations.nearest import nearest_sentences
+from ragfm.citations.verifier import shipped_verifier
+from ragfm.testing import HashingEmbedder, ScriptedReader
+
+BOAT = "# The boat\n\nThe boat leaves at nine. It is painted red. Dogs stay ashore."
+RATES = "| Size | Rate |\n| --- | --- |\n| Small | 12 |\n| Large | 30 |"
+
+
+def hit(text: str, n: int | None) -> Hit:
+    return Hit(f"{n}.md", text, 100, 100 + len(text), n or 0, 0.5, {}, page=n, n=n)
+
+
+def test_the_sentence_that_shares_most_with_the_question() -> None:
+    passages = [hit(BOAT, 1), hit(RATES, 2), hit("Nothing here.", None)]
+    first, second = nearest_sentences("Is it painted red or blue?", passages, ())
+    assert (first.n, first.page, first.quote, first.verified) == (1, 1, "It is painted red.", False)
+    assert BOAT[first.start - 100 : first.end - 100] == first.quote
+    assert not second.quote.startswith("| ---")
+    assert [one.n for one in nearest_sentences("What?", [hit(BOAT, n) for n in range(1, 6)], ())] == [1, 2, 3]
+
+
+def test_the_verifier_knows_better_than_words() -> None:
+    passages = [hit("The fare of the boat is high. Passengers pay 12 crowns.", 1)]
+    question = "How many crowns does the boat cost?"
+    readings = shipped_verifier().read(question, passages)
+    (nearest,) = nearest_sentences(question, passages, readings)
+    assert nearest.quote == "Passengers pay 12 crowns."
+
+
+def test_an_abstention_has_them_and_an_answer_does_not(tmp_path: Path) -> None:
+    (tmp_path / "docs").mkdir()
+    (tmp_path / "docs" / "boat.md").write_text(BOAT)
+    with Collection.open(tmp_path / ".ragfm", settings=Settings(), embedder=HashingEmbedder()) as collection:
+        collection.sync(tmp_path / "docs")
+        rag = Rag(collection, reader=ScriptedReader(["I don't know.", "At nine."]))
+        answer = rag.ask("When does the boat return?")
+        assert answer.abstained
+        assert answer.nearest[0].quote == "The boat leaves at nine."
+        text = collection.document("docs/boat.md").text
+        assert all(text[one.start : one.end] == one.quote for one in answer.nearest)
+        assert rag.ask("When does the boat leave?").nearest == ()
+
+
+def test_at_the_terminal(tmp_path: Path) -> None:
+    shell = Shell(tmp_path)
+    (tmp_path / "docs").mkdir()
+    (tmp_path / "docs" / "boat.md").write_text(BOAT)
+    shell("ingest", "docs")
+    done = shell("ask", "Who painted the church?")
+    assert "I don't know." in done.stdout
+    assert "The nearest passages say:" in done.stdout
+    assert "docs/boat.md: “" in done.stdout
