@@ -458,10 +458,14 @@ class Collection:
         return CollectionError(f"There is no document {uri!r} in {self.path}.", "`ragfm documents` lists them.")
 
     def _conditions(self, text: str | None) -> list[Any]:
-        from ragfm.store.filters import parse_filter, visible_to
+        from ragfm.store.filters import check_keys, parse_filter, visible_to
 
-        conditions = [] if text is None else [parse_filter(text)]
-        return conditions if self._groups is None else [*conditions, visible_to(self._groups)]
+        visible = [] if self._groups is None else [visible_to(self._groups)]
+        if text is None:
+            return visible
+        condition, keys = parse_filter(text)
+        self._store.read_catalog(lambda catalog: check_keys(keys, catalog, *visible))
+        return [condition, *visible]
 
 
 def _index(store: Store, snapshot: Snapshot) -> dict[str, Any]:

@@ -145,10 +145,8 @@ class _Session:
 
     def set_filter(self, expression: str) -> None:
         """Search only documents whose metadata matches; an empty expression means all. Raises FilterError."""
-        from ragfm.store.filters import parse_filter
-
         if expression:
-            parse_filter(expression)
+            self._rag.collection.documents(expression, limit=1)
         self._filter = expression or None
 
     def _ask(self, question: str) -> None:

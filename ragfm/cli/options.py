@@ -73,7 +73,9 @@ def out_folder_option(default: str, description: str) -> Callable[..., Any]:
 # --- Search and answers ------------------------------------------------------------------------------------------
 
 filter_option = click.option(
-    "--filter", metavar="EXPR", help="Use only documents whose metadata matches, such as 'year >= 2024'."
+    "--filter",
+    metavar="EXPR",
+    help="Use only documents whose metadata matches, such as \"year >= 2024 and uri like '%report%'\".",
 )
 k_option = click.option("-k", type=click.IntRange(min=1), metavar="N", help="Number of passages.")
 mode_option = click.option(

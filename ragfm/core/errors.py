@@ -26,7 +26,7 @@
     ├── LogError                    the answer log cannot be read or written
     ├── DataError                   questions, evaluation runs or examples cannot be read or used
     ├── ExtractionError             structured output is cut off, or does not meet its schema
-    ├── FilterError                 a filter cannot be parsed
+    ├── FilterError                 a filter cannot be parsed, or compares a key that no document has
     └── TooLongError                a text is longer than a model's window
         └── ContextOverflowError    a prompt leaves no room for an answer
 
@@ -186,7 +186,7 @@ class ExtractionError(RagfmError):
 
 
 class FilterError(RagfmError):
-    """A filter cannot be parsed."""
+    """A filter cannot be parsed, or compares a key that no document has."""
 
 
 class TooLongError(RagfmError):

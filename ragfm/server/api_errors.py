@@ -91,7 +91,7 @@ def as_api_error(error: Exception) -> ApiError:
         case TooLongError():
             return ApiError(400, error.message, code="too_long")
         case FilterError():
-            return ApiError(400, error.message, code="invalid_filter")
+            return ApiError(400, str(error), code="invalid_filter")
         case UnsupportedError():
             return ApiError(400, error.message, code="unsupported")
         case TimeoutError():

@@ -1,28 +1,33 @@
-"""Filters over metadata: `year >= 2024 and (team = hr or not status in (draft, "in review"))`.
+r"""Filters over metadata: `year >= 2024 and (team = hr or not status in (draft, "in review"))`.
 
     filter     = any
     any        = all ("or" all)*
     all        = term ("and" term)*
-    term       = "not" term | "(" any ")" | key operator value | key "in" "(" value ("," value)* ")"
-    operator   = "=" | "!=" | "<" | "<=" | ">" | ">="
+    term       = "not" term | "(" any ")" | key operator value | key ["not"] "in" "(" value ("," value)* ")"
+    operator   = "=" | "!=" | "<" | "<=" | ">" | ">=" | ["not"] "like"
     value      = a word, or any text in "double" or 'single' quotes; a quote inside is doubled
 
 Keys are metadata keys, and `uri`, `source` and `media_type`. Numbers of up to fifteen digits compare as numbers. Other
-values compare as text, by their first 200 characters, so ISO dates compare as dates. A document without the key meets
-no comparison, not even `!=`.
+values compare as text, by their first 200 characters, so ISO dates compare as dates. The pattern of `like` must match
+the whole text: `%` stands for any characters, `_` for one, and `\` before one of these three for itself; the case
+of ASCII letters does not matter. A document without the key meets no comparison, not even `!=`.
 """
 
 from __future__ import annotations
 
 import operator
 import re
-from collections.abc import Callable
-from typing import Any, TypeAlias
+from collections.abc import Callable, Iterable
+from difflib import get_close_matches
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import sqlalchemy as sa
 
 from ragfm.core.errors import FilterError
 from ragfm.store.tables import MAX_COMPARED_CHARACTERS, as_number, documents, groups, sources, tags
+
+if TYPE_CHECKING:
+    from ragfm.store.catalog import Catalog
 
 Condition: TypeAlias = sa.ColumnElement[bool]
 
@@ -34,6 +39,8 @@ _TOKEN = re.compile(
 _MAX_CHARACTERS = 10_000
 _MAX_DEPTH = 50  # of nested parentheses and `not`; SQLite allows a depth of 1,000 for the whole statement
 _MAX_COMPARISONS = 500
+_MAX_LISTED_KEYS = 20  # in the error for an unknown key
+_ESCAPE = "\\"  # in patterns of `like`
 _OPERATORS: dict[str, Callable[[Any, Any], Condition]] = {
     "=": operator.eq,
     "!=": operator.ne,
@@ -41,11 +48,21 @@ _OPERATORS: dict[str, Callable[[Any, Any], Condition]] = {
     "<=": operator.le,
     ">": operator.gt,
     ">=": operator.ge,
+    # `ilike` is SQLite's LIKE, and the form of PostgreSQL's that ignores case.
+    "like": lambda column, pattern: column.ilike(pattern, escape=_ESCAPE),
+    "not like": lambda column, pattern: column.not_ilike(pattern, escape=_ESCAPE),
 }
 
 
-def parse_filter(text: str) -> Condition:
-    """Parse a filter into a condition on `documents`. Values become bound parameters, never SQL. Raises FilterError."""
+class Filter(NamedTuple):
+    """A condition on `documents`, and the metadata keys that it compares."""
+
+    condition: Condition
+    keys: frozenset[str]
+
+
+def parse_filter(text: str) -> Filter:
+    """Parse a filter. Values become bound parameters, never SQL. Raises FilterError."""
     if not text.isprintable() or len(text) > _MAX_CHARACTERS:
         raise FilterError(
             f"The filter has characters that cannot be printed, or more than {_MAX_CHARACTERS} characters."
@@ -54,7 +71,30 @@ def parse_filter(text: str) -> Condition:
     condition = parser.any()
     if parser.token[0] != "end":
         raise parser.error("`and`, `or` or the end")
-    return condition
+    return Filter(condition, frozenset(parser.keys.difference(RESERVED_KEYS)))
+
+
+def check_keys(keys: Iterable[str], catalog: Catalog, *visible: Condition) -> None:
+    """Raise FilterError for a key that no live document has, if there are documents; it names the keys that exist.
+
+    Only documents that meet the conditions `visible` count: the error must not tell of the others.
+    """
+    live = sa.and_(documents.c.died.is_(None), *visible)
+    used = sa.select(tags.c.key).join(documents, documents.c.id == tags.c.document_id).where(live)
+    with catalog.read() as connection:
+        for key in sorted(keys):
+            is_used = connection.execute(used.where(tags.c.key == key).limit(1)).first()
+            if is_used or not connection.execute(sa.select(documents.c.id).where(live).limit(1)).first():
+                continue
+            known = list(dict.fromkeys([*sorted(connection.execute(used.distinct()).scalars()), *RESERVED_KEYS]))
+            close = get_close_matches(key.lower(), {name.lower() for name in known}, n=5)
+            ordered = [name for match in close for name in known if name.lower() == match]
+            ordered += [name for name in known if name not in ordered]
+            more = f" and {len(ordered) - _MAX_LISTED_KEYS} more" if len(ordered) > _MAX_LISTED_KEYS else ""
+            raise FilterError(
+                f"The filter compares {key!r}, but no document has that key.",
+                f"Keys: {', '.join(ordered[:_MAX_LISTED_KEYS])}{more}.",
+            )
 
 
 def quote_value(value: str) -> str:
@@ -76,6 +116,7 @@ class _Parser:
         self._text = text
         self._start = self._end = 0  # of the token
         self._depth = self._values = 0
+        self.keys: set[str] = set()
         self.token = ("end", "")
         self._advance()
 
@@ -116,16 +157,24 @@ class _Parser:
 
     def _comparison(self) -> Condition:
         key = self._value("a key")
+        self.keys.add(key)
+        negated = self._take("word", "not")
         if self._take("word", "in"):
             self._expect("(")
             values = [self._value("a value")]
             while self._take("sign", ","):
                 values.append(self._value("a value"))
             self._expect(")")
+            if negated:
+                return sa.and_(*(_compare(key, "!=", value) for value in values))
             return sa.or_(*(_compare(key, "=", value) for value in values))
+        if self._take("word", "like"):
+            if self.token[1].replace(2 * _ESCAPE, "").endswith(_ESCAPE):
+                raise self.error(f"a character after the last {_ESCAPE} of the pattern")
+            return _compare(key, "not like" if negated else "like", self._value("a pattern"))
         kind, sign = self.token
-        if kind != "sign" or sign not in _OPERATORS:
-            raise self.error("one of = != < <= > >= in")
+        if negated or kind != "sign" or sign not in _OPERATORS:
+            raise self.error("`in` or `like`" if negated else "one of = != < <= > >= in like")
         self._advance()
         return _compare(key, sign, self._value("a value"))
 
@@ -173,8 +222,10 @@ def _compare(key: str, sign: str, value: str) -> Condition:
         return compare(documents.c[key], value)
     if key == "source":
         return documents.c.source_id.in_(sa.select(sources.c.id).where(compare(sources.c.name, value)))
-    number = as_number(value)
-    matches = compare(tags.c.text, value[:MAX_COMPARED_CHARACTERS])
+    if sign.endswith("like"):
+        number, matches = None, compare(tags.c.text, value)
+    else:
+        number, matches = as_number(value), compare(tags.c.text, value[:MAX_COMPARED_CHARACTERS])
     if number is not None:
         matches = sa.or_(compare(tags.c.number, number), sa.and_(tags.c.number.is_(None), matches))
     return documents.c.id.in_(sa.select(tags.c.document_id).where(tags.c.key == key, matches))

@@ -12,7 +12,14 @@ from ragfm_connectors.files import FilesConnector
 
 from ragfm import Blob, Collection, Document, Ref, Settings
 from ragfm.chunking import ChunkSettings
-from ragfm.core.errors import EmbedderMismatchError, EmbeddingError, MassDeleteError, ModelNotFoundError, SourceError
+from ragfm.core.errors import (
+    EmbedderMismatchError,
+    EmbeddingError,
+    FilterError,
+    MassDeleteError,
+    ModelNotFoundError,
+    SourceError,
+)
 from ragfm.core.progress import Progress
 from ragfm.ingestion.ingest_report import SyncReport
 from ragfm.ingestion.parse_environment import environment_hash
@@ -86,7 +93,8 @@ def test_a_new_recipe_updates_all_documents(collection: Collection, docs: Path, 
 
 def test_new_tags_reach_the_documents_and_embed_nothing(collection: Collection, docs: Path) -> None:
     collection.sync(docs)
-    assert not collection.documents("year = 2026")
+    with pytest.raises(FilterError):
+        collection.documents("year = 2026")
     report = collection.sync(docs, tags={"year": "2026"})
     assert (report.updated, report.chunks) == (4, 0)
     assert len(collection.documents("year = 2026")) == 4

@@ -96,9 +96,10 @@ def test_no_hits_give_an_abstention(running: Running) -> None:
         ({"n": 2}, openai.BadRequestError, "n"),
         ({"tools": [{"type": "function"}]}, openai.BadRequestError, "tools"),
         ({"extra_body": {"ragfm": {"filter": "year >"}}}, openai.BadRequestError, None),
+        ({"extra_body": {"ragfm": {"filter": "titel like '%'"}}}, openai.BadRequestError, None),
         ({"messages": [{"role": "user", "content": "word " * 5000}]}, openai.BadRequestError, None),
     ],
-    ids=["model", "none", "no question", "n", "tools", "filter", "too long"],
+    ids=["model", "none", "no question", "n", "tools", "filter", "key", "too long"],
 )
 @pytest.mark.parametrize("stream", [False, True])
 def test_invalid_requests_are_refused_as_by_openai(

@@ -51,8 +51,25 @@ def tagged(tmp_path: Path, collection: Collection) -> Collection:
         ("year != hr", "abc"),
         ("number = 12345678901234567891", "c"),
         ("number = 1_000", ""),
-        ("YEAR = 2026", ""),  # keys are as they were given
         ("year = 2026 AND NOT team = hr", "b"),
+        ("team not in (hr, legal)", "c"),
+        ("uri like 'A%'", "a"),
+        ("uri like '_.TXT'", "abcd"),
+        ("uri not like 'a%' and not uri like 'b%'", "cd"),
+        ("source like 'a%' or source like '%B.txt%'", "ab"),
+        ("media_type like text/%", "abcd"),
+        ("year like '202_'", "ab"),
+        ("year NOT LIKE '2024'", "bc"),  # a document without the key meets no comparison
+        ("not year like '2024'", "bcd"),
+        ("team like '%'", "abc"),
+        ("team like '%''%'", "c"),
+        ("team like ''", ""),
+        ("state like 'in%re\\view'", "b"),
+        ("state like '%\\%%'", ""),
+        ("state like 'in\\_review'", ""),
+        ("team like '%''; DROP TABLE documents; --'", ""),
+        ("team like '%%%%__%%%%'", "abc"),
+        ("uri like '[a-c]%' or uri like '?%' or uri like '*'", ""),
     ],
 )
 def test_matching_documents(tagged: Collection, text: str, expected: str) -> None:
@@ -73,6 +90,11 @@ def test_matching_documents(tagged: Collection, text: str, expected: str) -> Non
         ("(a=b", "`)`"),
         ("a=b c", "'c'"),
         ("a ~ b", "'~'"),
+        ("a like", "a pattern"),
+        ("a like = b", "a pattern"),
+        ("a not = b", "`in` or `like`"),
+        ("a like '%\\'", "after the last"),
+        ("a like '\\\\\\'", "after the last"),
         ("a in b", "`(`"),
         ("a in (b", "`)`"),
         ("= 3", "a key"),
@@ -84,3 +106,62 @@ def test_a_filter_error_names_the_position(tagged: Collection, text: str, where:
     with pytest.raises(FilterError) as raised:
         tagged.documents(text)
     assert where in str(raised.value)
+
+
+def test_like_finds_wildcards_quotes_and_backslashes_literally(tmp_path: Path, collection: Collection) -> None:
+    for number, value in enumerate(["100%", "100 of 1000", "a_b", "axb", "a\\b", 'say "yes"']):
+        (tmp_path / f"{number}.txt").write_text(f"Text {number}.")
+        collection.sync(tmp_path / f"{number}.txt", tags={"value": value})
+    expected = {
+        "value like '100%'": "01",
+        "value like '100\\%'": "0",
+        "value like 'a_b'": "234",
+        "value like 'a\\_b'": "2",
+        "value like 'a\\\\b'": "4",
+        """value like '%"Y%"'""": "5",
+    }
+    assert {text: "".join(info.uri[0] for info in collection.documents(text)) for text in expected} == expected
+
+
+def test_like_with_many_wildcards_takes_little_time(tmp_path: Path, collection: Collection) -> None:
+    (tmp_path / "a.txt").write_text("Text.")
+    collection.sync(tmp_path / "a.txt", tags={"long": "a" * 1000})
+    assert collection.documents(f"long like '{'%a' * 4000}%b'") == []  # exponential backtracking would never end
+
+
+@pytest.mark.parametrize(
+    ("key", "listed"),
+    [
+        ("yaer", "Keys: year, from, "),
+        ("Year", "Keys: year, "),
+        ("URI", "Keys: uri, "),
+        ("x", "Keys: from, modified, number, state, team, year, uri, source, media_type."),
+    ],
+)
+def test_a_key_that_no_document_has_is_an_error(tagged: Collection, key: str, listed: str) -> None:
+    for filter in (f"{key} = 1", f"team = hr or not ({key} like '%a%')", f"{key} not in (a)"):
+        with pytest.raises(FilterError, match=repr(key)) as raised:
+            tagged.documents(filter)
+        with pytest.raises(FilterError):
+            tagged.search("text", filter=filter)
+        assert listed in raised.value.hint
+
+
+def test_unknown_keys_without_documents_are_no_error(tmp_path: Path, collection: Collection) -> None:
+    (tmp_path / "a.txt").write_text("Text.")
+    collection.sync(tmp_path / "a.txt", tags={"year": 2024})
+    collection.remove("a.txt")
+    assert collection.documents("year = 2024") == collection.documents("other = 1") == []
+    assert collection.search("text", filter="other = 1") == []
+
+
+def test_the_error_names_only_keys_of_visible_documents(tmp_path: Path, collection: Collection) -> None:
+    for name, tags, allow in (("a.txt", {"secret": "1"}, ["board"]), ("b.txt", {"team": "hr"}, [])):
+        (tmp_path / name).write_text("Text.")
+        collection.sync(tmp_path / name, tags=tags, allow=allow)
+    assert collection.as_groups({"board"}).documents("secret = 1")
+    with pytest.raises(FilterError, match="'secret'") as raised:
+        collection.as_groups({"staff"}).documents("secret = 1")
+    assert raised.value.hint == "Keys: modified, team, uri, source, media_type."
+    collection.remove("b.txt")
+    assert collection.as_groups({"staff"}).documents("secret = 1") == []  # it sees no document at all
