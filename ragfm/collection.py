@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from ragfm.maintenance.removal import RemoveReport
     from ragfm.maintenance.restore import RestoreReport
     from ragfm.maintenance.salvage import SalvageReport
+    from ragfm.maintenance.tagging import TagReport
     from ragfm.maintenance.verification import VerifyReport
     from ragfm.retrieval.search import Mode, RankedChunks
     from ragfm.store.catalog import Catalog
@@ -181,9 +182,7 @@ class Collection:
         for what, names in (("include", include), ("exclude", exclude), ("allow", allow)):
             if names is not None:
                 _names(names, what)
-        for key, value in (tags or {}).items():
-            if not isinstance(value, Scalar):
-                raise TypeError(f"the tag {key!r} is {value!r}; it must be a string, a number or a boolean")
+        _check_tags(tags or {})
         settings = {
             "connector": connector,
             "include": include,
@@ -264,8 +263,8 @@ class Collection:
             catalog, allowed = self._store.catalog, None
             if conditions:
                 at = snapshot.generation.id
-                # Access rights are those of now, even if the snapshot is of an older generation.
-                now = None if self._groups is None else catalog.generation()
+                # Access rights and tags are those of now, even if the snapshot is of an older generation.
+                now = catalog.generation()
                 allowed = snapshot.allowed((filter, self._groups, now), lambda: catalog.chunk_ids(at, *conditions))
             if not len(snapshot) or (allowed is not None and not len(allowed.ids)):
                 return []  # no need to load an embedder
@@ -343,6 +342,19 @@ class Collection:
                 if own
             ),
         )
+    def tag(self, pattern: str, tags: Mapping[str, Scalar | None]) -> TagReport:
+        """Set tags of the documents that match a pattern such as `reports/BESTBUY*`; None removes a tag.
+
+        The pattern is a glob for uris or the end of uris. Later versions of these documents keep the tags; documents
+        that join the collection later do not get them, see `[[tags]]` in `ragfm.toml`. Raises CollectionError if no
+        document matches.
+        """
+        from ragfm.maintenance.tagging import tag
+
+        self._owner()
+        _check_tags({key: value for key, value in tags.items() if value is not None})
+        return tag(self._store, pattern, tags)
+
 
     def compact(self, progress: ProgressCallback | None = None) -> CompactReport:
         """Delete the rows of removed documents and free their space, while readers continue.
@@ -510,3 +522,9 @@ def _names(names: Iterable[str], what: str) -> frozenset[str]:
     if isinstance(names, str):
         raise TypeError(f"{what} is {names!r}, a string; pass a list or a set of strings")
     return frozenset(names)
+def _check_tags(tags: Mapping[str, Any]) -> None:
+    for key, value in tags.items():
+        if not isinstance(value, Scalar):
+            raise TypeError(f"the tag {key!r} is {value!r}; it must be a string, a number or a boolean")
+
+

@@ -40,6 +40,7 @@ from ragfm.cli.search import search
 from ragfm.cli.serve import serve
 from ragfm.cli.sources import sources
 from ragfm.cli.status import status
+from ragfm.cli.tag import tag
 from ragfm.cli.tune import tune
 from ragfm.cli.verify import verify
 from ragfm.cli.watch import watch
@@ -47,7 +48,7 @@ from ragfm.core.errors import FilterError, RagfmError
 
 SECTIONS: dict[str, tuple[click.Command, ...]] = {
     "Use": (demo, ingest, search, ask, chat, log),
-    "Collection": (status, sources, documents, remove, export, verify, backup, restore, compact, reembed, watch),
+    "Collection": (status, sources, documents, tag, remove, export, verify, backup, restore, compact, reembed, watch),
     "Serve": (serve, keys, mcp),
     "Evaluate": (evaluation, compare, tune),
     "Adapt": (adapt, models, plugins),

@@ -161,6 +161,17 @@ class SourceSection(_Section):
     allow: list[str] = Field([], description="Groups that may see the documents. Default: everyone.")
 
 
+class TagsSection(_Section):
+    """Tags for the documents that match a pattern, one `[[tags]]` table each. Later ones override earlier ones."""
+
+    match: str = Field(
+        min_length=1,
+        description="A glob for uris, or for the end of a uri: `reports/BESTBUY*`. `*` stays within a level, `**` "
+        "matches any number of levels; a folder matches everything in it.",
+    )
+    tags: dict[str, str | int | float | bool] = Field(description="Metadata of the documents, for filters.")
+
+
 class Settings(BaseSettings):
     """All keys of `ragfm.toml`."""
 
@@ -206,6 +217,7 @@ class Settings(BaseSettings):
     ask: AskSection = AskSection()
     files: FilesSection = FilesSection()
     sources: list[SourceSection] = []
+    tags: list[TagsSection] = []
 
     @classmethod
     def settings_customise_sources(

@@ -7,6 +7,7 @@ sync                sync of one source
 retry               when a failed document is tried again
 deletion_guard      when a source has lost too many documents
 parse_environment   installed software that decides whether a document can be read
+document_tags       metadata that users give to documents
 document_outcomes   stored failures and skips of earlier syncs
 parse_queue         documents that are parsed while others are embedded
 embedding           vectors for new texts

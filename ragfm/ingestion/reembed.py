@@ -9,6 +9,7 @@ run continues with the vectors that it has stored.
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -22,7 +23,7 @@ from ragfm.core.progress import Progress, ProgressCallback
 from ragfm.core.types import Document
 from ragfm.embedders import load_embedder
 from ragfm.ingestion.embedding import WINDOW, embed_missing
-from ragfm.ingestion.sync import recipe
+from ragfm.ingestion.sync import chunking_recipe
 from ragfm.store.catalog import text_hash
 from ragfm.store.document_rows import insert_chunks
 from ragfm.store.embedding_contract import make_contract, same_contract
@@ -92,11 +93,7 @@ def _switch(
         if progress is not None:
             progress(Progress("reembed", number, len(rows)))
 
-    old_settings = store.chunk_settings(int(before.contract["max_tokens"]))
-    recipes = {
-        source.name: (recipe(source, before.contract, old_settings), recipe(source, contract, settings))
-        for source in catalog.sources()
-    }
+    chunking = chunking_recipe(contract, settings)
 
     def switch(commit: Commit) -> None:
         commit.contract_id, commit.chunks = contract_id, 0
@@ -104,9 +101,9 @@ def _switch(
         for row, new_chunks in _split_documents(catalog, rows, embedder, settings):
             hashes = [text_hash(chunk.embedded_text) for chunk in new_chunks]
             insert_chunks(commit.connection, row.id, new_chunks, hashes, commit.generation)
-            old_recipe, new_recipe = recipes[row.source]
-            # An empty recipe has the next sync parse a document that was out of date before.
-            values = {"chunk_count": len(new_chunks), "recipe": new_recipe if row.recipe == old_recipe else ""}
+            # What else the recipe says stays: the next sync parses a document that was out of date before.
+            new_recipe = json.dumps(json.loads(row.recipe or "{}") | chunking, sort_keys=True)
+            values = {"chunk_count": len(new_chunks), "recipe": new_recipe}
             commit.connection.execute(documents.update().where(documents.c.id == row.id).values(**values))
             commit.chunks += len(new_chunks)
         commit.record("embedder", dict(contract))

@@ -12,11 +12,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ragfm.core.errors import ConfigError, SourceError
+from ragfm.core.errors import SourceError
 from ragfm.ingestion.connector_options import build_connector
+from ragfm.ingestion.document_tags import check_tag_names
 from ragfm.store.catalog import Source
 from ragfm.store.collection_store import UPLOADS_SOURCE
-from ragfm.store.filters import RESERVED_KEYS
 
 if TYPE_CHECKING:
     from ragfm.core.types import Connector
@@ -133,12 +133,7 @@ def _make_source(store: Store, entry: SourceEntry, root: str | None) -> Source:
             name = name or section.name
             settings = section.model_dump(exclude_none=True) | settings
             break
-    for key in RESERVED_KEYS:
-        if key in settings.get("tags", {}):
-            raise ConfigError(
-                f"The tag {key!r} is reserved: a filter reads it as a property of the document.",
-                "Choose another name for the tag.",
-            )
+    check_tag_names(settings.get("tags", {}))
 
     plugin = settings.get("connector")
     if not plugin:

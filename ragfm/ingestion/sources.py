@@ -8,8 +8,10 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from ragfm.core.access_groups import changed_groups, restrict_groups
+from ragfm.core.config import SETTINGS_FILE
 from ragfm.core.errors import MassDeleteError, SourceError
 from ragfm.ingestion.document_outcomes import stored_failures
+from ragfm.ingestion.document_tags import check_tag_names, matches_uri
 from ragfm.ingestion.ingest_report import Failed, SyncReport, document_uri, merge_reports
 from ragfm.ingestion.source_request import (
     SourceEntry,
@@ -53,6 +55,8 @@ def sync_sources(
         if not requests:
             raise SourceError("There is no source to sync.", "Specify a folder, or list sources in ragfm.toml.")
     reports = []
+    for rule in store.settings.tags:
+        check_tag_names(rule.tags)
     with store.writing() as catalog:
         if store.names_embedder:
             store.embedder()  # a different embedder is refused even if there is nothing to embed
@@ -70,7 +74,13 @@ def sync_sources(
                 source = _save_source(catalog, request.source, refs)  # only after it was listed
                 unfiltered = partial(_list_unfiltered, store, source) if has_patterns(source) else None
                 run = Sync(
-                    catalog, source, store.embedder, chunk_settings, progress=progress, after_commit=after_commit
+                    catalog,
+                    source,
+                    store.embedder,
+                    chunk_settings,
+                    rules=store.settings.tags,
+                    progress=progress,
+                    after_commit=after_commit,
                 )
                 report = run.run(
                     request.connector, refs, retry=retry, allow_mass_delete=allow_mass_delete, unfiltered=unfiltered
@@ -90,6 +100,11 @@ def sync_sources(
                 _log.warning("The source %s holds no document that can be indexed.", source.name)
             reports.append(report)
         store.save_view(catalog)
+        if sync_all and store.settings.tags:
+            uris = [row.uri for row in catalog.documents(None)]
+            for rule in store.settings.tags:
+                if not any(matches_uri(rule.match, uri) for uri in uris):
+                    _log.warning("No document matches %r of [[tags]] in %s.", rule.match, SETTINGS_FILE)
         if should_compact(catalog):
             compact(store, catalog)
     return merge_reports(reports)

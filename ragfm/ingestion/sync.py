@@ -20,7 +20,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import cached_property
 from hashlib import blake2b
 from typing import TYPE_CHECKING, Any
@@ -31,6 +31,7 @@ from ragfm.core.errors import MassDeleteError, RagfmError, SkipDocument, SourceE
 from ragfm.core.progress import Progress, ignore_progress
 from ragfm.ingestion.deletion_guard import lost_documents, missing_paths, paths_at_last_sync, record_complete_sync
 from ragfm.ingestion.document_outcomes import skip_record, stored_outcomes
+from ragfm.ingestion.document_tags import differs_by_tags_only, document_recipe, tags_of
 from ragfm.ingestion.embedding import WINDOW, embed_missing
 from ragfm.ingestion.ingest_report import Failed, Skipped, SyncReport, document_uri
 from ragfm.ingestion.parse_environment import environment_hash
@@ -44,6 +45,7 @@ from ragfm.store.tables import documents
 
 if TYPE_CHECKING:
     from ragfm.core.access_groups import Groups
+    from ragfm.core.config import TagsSection
     from ragfm.core.progress import ProgressCallback
     from ragfm.core.types import Connector, Embedder, Ref, Scalar
     from ragfm.store.catalog import Source
@@ -60,7 +62,7 @@ class Sync:
     """One sync of one source. The caller holds the collection's lock.
 
     `embedder` gives the embedder of the collection's contract; it is called only if there is something to embed.
-    `after_commit` is called after each commit.
+    `rules` are the tags by pattern of `ragfm.toml`. `after_commit` is called after each commit.
     """
 
     def __init__(
@@ -70,11 +72,13 @@ class Sync:
         embedder: Callable[[], Embedder],
         chunk_settings: ChunkSettings,
         *,
+        rules: Sequence[TagsSection] = (),
         progress: ProgressCallback | None = None,
         after_commit: Callable[[], None] = lambda: None,
     ) -> None:
         self._catalog = catalog
         self._source = source
+        self._rules = rules
         self._embedder = embedder
         self._chunk_settings = chunk_settings
         self._progress = progress or ignore_progress
@@ -84,6 +88,7 @@ class Sync:
         self._contract_id = newest.contract_id
         self._recipe = recipe(source, newest.contract, chunk_settings)
         self._current = catalog.current(source.id)
+        self._retagged: set[str] = set()  # paths of documents whose tags changed while their text did not
         self._groups = {path: row.allow for path, row in self._current.items()}
         self._baseline = paths_at_last_sync(catalog, source.id, self._current)
         self._stored_failures, self._stored_skips = stored_outcomes(catalog, source.id)
@@ -120,6 +125,7 @@ class Sync:
         # Close before anything is fetched. Opening a changed document waits until its new version is committed.
         revisions = {path: row.revision for path, row in self._current.items()}
         self._update_groups(groups_after_listing(self._groups, refs, revisions))
+        self._update_tags()
         try:
             for ref in refs:
                 self._examine(ref, connector, retry)
@@ -186,8 +192,9 @@ class Sync:
         if ref.skip is not None:
             self._skipped[ref.path] = ref.skip
             return
-        if known is not None and known.revision == ref.revision and known.recipe == self._recipe:
-            self._unchanged += 1
+        recipe = self._recipe_of(ref.path)
+        if known is not None and known.revision == ref.revision and known.recipe == recipe:
+            self._count_unchanged(ref.path)
             return
         if not retry:  # an entry that was skipped at this revision, or failed at it and must wait, keeps its outcome
             skip, failure = self._stored_skips.get(ref.path), self._stored_failures.get(ref.path)
@@ -218,8 +225,8 @@ class Sync:
         hashed = blake2b(blob.data, digest_size=16)
         hashed.update(json.dumps([blob.media_type, metadata], sort_keys=True).encode())
         digest = hashed.hexdigest()
-        if known is not None and known.digest == digest and known.recipe == self._recipe:
-            self._unchanged += 1
+        if known is not None and known.digest == digest and known.recipe == recipe:
+            self._count_unchanged(ref.path)
             self._new_revisions[ref.path] = ref.revision
             return
         self._queue.add(ref, digest, blob, self._uri(ref.path))
@@ -249,9 +256,9 @@ class Sync:
         if chunks is None:
             return
         hashes = [text_hash(chunk.embedded_text) for chunk in chunks]
-        self._window.append(
-            NewDocument(ref.path, ref.revision, digest, self._recipe, document, chunks, hashes, ref.allow)
-        )
+        recipe = self._recipe_of(ref.path)
+        tagged = replace(document, metadata={**document.metadata, **tags_of(recipe)})
+        self._window.append(NewDocument(ref.path, ref.revision, digest, recipe, tagged, chunks, hashes, ref.allow))
         self._window_hashes.update(hashes)
         known = self._current.get(ref.path)
         if known is None or known.digest != digest:
@@ -307,6 +314,26 @@ class Sync:
             self._catalog.restrict(self._source, changed)
             self._groups.update(changed)
 
+    def _update_tags(self) -> None:
+        """Update the tags of documents that need not be parsed for that."""
+        changes = {}
+        for path, row in self._current.items():
+            recipe = self._recipe_of(path)
+            if recipe != row.recipe and differs_by_tags_only(row.recipe, recipe):
+                changes[path] = tags_of(recipe), recipe
+        if changes:
+            self._catalog.retag(self._source, changes)
+            self._current = self._catalog.current(self._source.id)
+            self._retagged.update(changes)
+
+    def _recipe_of(self, path: str) -> str:
+        known = self._current.get(path)
+        return document_recipe(self._recipe, self._uri(path), self._rules, known.recipe if known else "")
+
+    def _count_unchanged(self, path: str) -> None:
+        self._updated += path in self._retagged
+        self._unchanged += path not in self._retagged
+
     def _skip(self, ref: Ref, reason: str) -> None:
         self._skipped[ref.path] = reason
         self._skips.append(skip_record(ref.path, reason, ref.revision, self._environment))
@@ -332,12 +359,11 @@ def list_refs(connector: Connector) -> list[Ref]:
 
 
 def recipe(source: Source, contract: Mapping[str, Scalar], chunk_settings: ChunkSettings) -> str:
-    """Everything besides a document's bytes that decides its chunks: another recipe means another document."""
-    parts = {
-        "parser": PARSER,
-        "chunker": CHUNKER_VERSION,
-        "chunk": asdict(chunk_settings),
-        "max_tokens": contract["max_tokens"],
-        "tags": dict(source.tags),
-    }
+    """The recipe of a source: everything besides a document's bytes that decides its chunks and metadata."""
+    parts = {"parser": PARSER, **chunking_recipe(contract, chunk_settings), "tags": dict(source.tags)}
     return json.dumps(parts, sort_keys=True)
+
+
+def chunking_recipe(contract: Mapping[str, Scalar], chunk_settings: ChunkSettings) -> dict[str, Any]:
+    """The part of a recipe that concerns chunks."""
+    return {"chunker": CHUNKER_VERSION, "chunk": asdict(chunk_settings), "max_tokens": contract["max_tokens"]}

@@ -28,7 +28,7 @@ from ragfm.store.database import (
     read_head,
     write_head,
 )
-from ragfm.store.document_rows import NewDocument, end_documents, insert_document, update_groups
+from ragfm.store.document_rows import NewDocument, end_documents, insert_document, update_groups, update_tags
 from ragfm.store.migrations import migrate
 from ragfm.store.tables import (
     SCHEMA,
@@ -225,6 +225,19 @@ class CatalogWriter(Catalog):
         def change(commit: Commit) -> None:
             update_groups(commit.connection, source, paths)
             commit.record("allow", source.name, sorted(paths.items()))
+
+        self.generate(change)
+
+    def retag(self, source: Source, changes: Mapping[str, tuple[Mapping[str, Scalar | None], str]]) -> None:
+        """Change the metadata of live documents in place, in one generation.
+
+        `changes` has for each path the changed keys, None to delete one, and the document's new recipe.
+        """
+
+        def change(commit: Commit) -> None:
+            for path, (metadata, recipe) in changes.items():
+                update_tags(commit.connection, source.id, path, metadata, recipe)
+            commit.record("tags", source.name, sorted((path, recipe) for path, (_, recipe) in changes.items()))
 
         self.generate(change)
 

@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 class NewDocument:
     """A document version to commit, with its chunks and the hash of each chunk's embedded text.
 
-    `digest` is the hash of the source's bytes, `recipe` the hash of everything that parsing and chunking depend on.
+    `digest` is the hash of the source's bytes, `recipe` everything else that parsing, chunking and tags depend on. The
+    metadata of the document includes its tags.
     `allow` are the groups that may see it according to the connector, None if the connector has no access rules.
     """
 
@@ -38,7 +39,7 @@ class NewDocument:
 def insert_document(connection: sa.Connection, source: Source, new: NewDocument, generation: int) -> None:
     """Insert a document version with its chunks, tags and groups."""
     document = new.document
-    metadata = {**document.metadata, **source.tags}
+    metadata = dict(document.metadata)
     names = allowed_groups(source.allow, new.allow)
     inserted = connection.execute(
         documents.insert().values(
@@ -62,8 +63,7 @@ def insert_document(connection: sa.Connection, source: Source, new: NewDocument,
     ).inserted_primary_key
     assert inserted is not None
     document_id = inserted[0]
-    if metadata:
-        connection.execute(tags.insert(), [tag_row(document_id, key, value) for key, value in metadata.items()])
+    _insert_tags(connection, document_id, metadata)
     if names:
         connection.execute(groups.insert(), [{"document_id": document_id, "name": name} for name in names])
     insert_chunks(connection, document_id, new.chunks, new.hashes, generation)
@@ -104,6 +104,23 @@ def end_documents(connection: sa.Connection, source_id: int, paths: Sequence[str
             live_chunks = (chunks.c.document_id.in_(ids), sa.func.coalesce(chunks.c.died, 0) == 0)
             ended += connection.execute(chunks.update().where(*live_chunks).values(died=generation)).rowcount
     return ended
+
+
+def update_tags(
+    connection: sa.Connection, source_id: int, path: str, changes: Mapping[str, Scalar | None], recipe: str
+) -> None:
+    """Change metadata and recipe of the live document at a path; None deletes a key."""
+    live = (documents.c.source_id == source_id, documents.c.path == path, documents.c.died.is_(None))
+    row = connection.execute(sa.select(documents.c.id, documents.c.metadata).where(*live)).one()
+    metadata = {key: value for key, value in {**row.metadata, **changes}.items() if value is not None}
+    connection.execute(documents.update().where(documents.c.id == row.id).values(metadata=metadata, recipe=recipe))
+    connection.execute(tags.delete().where(tags.c.document_id == row.id))
+    _insert_tags(connection, row.id, metadata)
+
+
+def _insert_tags(connection: sa.Connection, document_id: int, metadata: Mapping[str, Scalar]) -> None:
+    if metadata:
+        connection.execute(tags.insert(), [tag_row(document_id, key, value) for key, value in metadata.items()])
 
 
 def tag_row(document_id: int, key: str, value: Scalar) -> dict[str, Any]:

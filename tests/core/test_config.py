@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from pydantic import BaseModel
 
-from ragfm.core.config import Settings, SourceSection, load_settings
+from ragfm.core.config import Settings, SourceSection, TagsSection, load_settings
 from ragfm.core.errors import ConfigError
 
 DOCS = Path(__file__).parents[2] / "docs" / "configuration.md"
@@ -35,6 +35,8 @@ def test_no_file_gives_the_defaults(tmp_path: Path) -> None:
         ("[chunk]\nsize = 'big'", "`chunk.size`: .*it is 'big'"),
         ("[chunk]\nsize = 3", "`chunk.size`: .*greater than or equal to 16"),
         ("[[sources]]\nname = 'x'", "`sources.0.location`: field required"),
+        ("[[tags]]\nmatch = 'x'", "`tags.0.tags`: field required"),
+        ("[[tags]]\nmatch = ''\ntags = {}", "`tags.0.match`: .*at least 1 character"),
         ("reader = ", "cannot be read"),
     ],
 )
@@ -63,8 +65,9 @@ def _keys(model: type[BaseModel], prefix: str = "") -> list[str]:
     keys = []
     for name, field in model.model_fields.items():
         kind = field.annotation
-        if name == "sources":
-            keys += [f"sources.{key}" for key in SourceSection.model_fields]
+        if name in ("sources", "tags"):
+            section = SourceSection if name == "sources" else TagsSection
+            keys += [f"{name}.{key}" for key in section.model_fields]
         elif isinstance(kind, type) and issubclass(kind, BaseModel):
             keys += _keys(kind, f"{prefix}{name}.")
         else:
