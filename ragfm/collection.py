@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from ragfm.store.catalog import Catalog
     from ragfm.store.collection_store import Store
     from ragfm.store.compaction import CompactReport
+    from ragfm.store.display_names import DisplayNames
     from ragfm.store.snapshot import Snapshot
 
 __all__ = ["Collection", "DocumentInfo", "Status"]
@@ -38,7 +39,10 @@ __all__ = ["Collection", "DocumentInfo", "Status"]
 
 @dataclass(frozen=True, slots=True)
 class DocumentInfo:
-    """A document of a collection, without its text; `characters` is the length of the text."""
+    """A document of a collection, without its text; `characters` is the length of the text.
+
+    `name` is the display name: a short form of the uri.
+    """
 
     uri: str
     source: str
@@ -47,6 +51,7 @@ class DocumentInfo:
     chunks: int
     characters: int
     digest: str
+    name: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -287,25 +292,19 @@ class Collection:
         return self._listed(conditions, limit)
 
     def info(self, uri: str) -> DocumentInfo:
-        """One document without its text. Raises CollectionError as `document` does."""
-        from ragfm.store.tables import documents
-
-        for found in self._listed([documents.c.uri == uri, *self._conditions(None)]):
-            return found
-        raise self._unknown(uri)
+        """One document without its text, by uri or display name. Raises CollectionError as `document` does."""
+        return self._store.read_catalog(lambda catalog: _info(self._row(catalog, uri), catalog.display_names()))
 
     def document(self, uri: str) -> Document:
-        """One document with its text. Raises CollectionError if there is none that this handle may see."""
-        from ragfm.store.tables import documents
+        """One document with its text, by uri or display name.
 
-        conditions = (documents.c.uri == uri, *self._conditions(None))
+        Raises CollectionError if there is none that this handle may see.
+        """
 
         def found(catalog: Catalog) -> Document:
-            rows = catalog.documents(None, *conditions)
-            if not rows:
-                raise self._unknown(uri)
-            text, marks = catalog.document(rows[0].id)
-            return Document(uri, text, rows[0].media_type, rows[0].metadata, marks or ())
+            row = self._row(catalog, uri)
+            text, marks = catalog.document(row.id)
+            return Document(row.uri, text, row.media_type, row.metadata, marks or ())
 
         return self._store.read_catalog(found)
 
@@ -342,6 +341,7 @@ class Collection:
                 if own
             ),
         )
+
     def tag(self, pattern: str, tags: Mapping[str, Scalar | None]) -> TagReport:
         """Set tags of the documents that match a pattern such as `reports/BESTBUY*`; None removes a tag.
 
@@ -354,7 +354,6 @@ class Collection:
         self._owner()
         _check_tags({key: value for key, value in tags.items() if value is not None})
         return tag(self._store, pattern, tags)
-
 
     def compact(self, progress: ProgressCallback | None = None) -> CompactReport:
         """Delete the rows of removed documents and free their space, while readers continue.
@@ -460,14 +459,20 @@ class Collection:
             raise UnsupportedError("A restricted handle cannot write.", "Use the owner's handle.")
 
     def _listed(self, conditions: Sequence[Any], limit: int | None = None) -> list[DocumentInfo]:
-        rows = self._store.read_catalog(lambda catalog: catalog.documents(None, *conditions, limit=limit))
-        return [
-            DocumentInfo(row.uri, row.source, row.media_type, row.metadata, row.chunk_count, row.characters, row.digest)
-            for row in rows
-        ]
+        def found(catalog: Catalog) -> list[DocumentInfo]:
+            names = catalog.display_names()
+            return [_info(row, names) for row in catalog.documents(None, *conditions, limit=limit)]
 
-    def _unknown(self, uri: str) -> CollectionError:
-        return CollectionError(f"There is no document {uri!r} in {self.path}.", "`ragfm documents` lists them.")
+        return self._store.read_catalog(found)
+
+    def _row(self, catalog: Catalog, name: str) -> Any:
+        """The row of the document with this uri, else of the one with this display name."""
+        from ragfm.store.tables import documents
+
+        for uri in dict.fromkeys((name, catalog.display_names().uri_of(name))):
+            for row in catalog.documents(None, documents.c.uri == uri, *self._conditions(None)):
+                return row
+        raise CollectionError(f"There is no document {name!r} in {self.path}.", "`ragfm documents` lists them.")
 
     def _conditions(self, text: str | None) -> list[Any]:
         from ragfm.store.filters import check_keys, parse_filter, visible_to
@@ -478,6 +483,19 @@ class Collection:
         condition, keys = parse_filter(text)
         self._store.read_catalog(lambda catalog: check_keys(keys, catalog, *visible))
         return [condition, *visible]
+
+
+def _info(row: Any, names: DisplayNames) -> DocumentInfo:
+    return DocumentInfo(
+        uri=row.uri,
+        source=row.source,
+        media_type=row.media_type,
+        metadata=row.metadata,
+        chunks=row.chunk_count,
+        characters=row.characters,
+        digest=row.digest,
+        name=names.name_of(row.uri),
+    )
 
 
 def _index(store: Store, snapshot: Snapshot) -> dict[str, Any]:
@@ -518,13 +536,13 @@ def _keywords(store: Store, snapshot: Snapshot) -> dict[str, Any]:
     }
 
 
-def _names(names: Iterable[str], what: str) -> frozenset[str]:
-    if isinstance(names, str):
-        raise TypeError(f"{what} is {names!r}, a string; pass a list or a set of strings")
-    return frozenset(names)
 def _check_tags(tags: Mapping[str, Any]) -> None:
     for key, value in tags.items():
         if not isinstance(value, Scalar):
             raise TypeError(f"the tag {key!r} is {value!r}; it must be a string, a number or a boolean")
 
 
+def _names(names: Iterable[str], what: str) -> frozenset[str]:
+    if isinstance(names, str):
+        raise TypeError(f"{what} is {names!r}, a string; pass a list or a set of strings")
+    return frozenset(names)

@@ -425,7 +425,7 @@ def test_a_search_is_never_of_two_collections(
     collection.sync(docs)
     nobody, rows = collection.as_groups(set()), Catalog.chunk_rows
 
-    def exchanged(catalog: Catalog, ids: Sequence[int]) -> dict[int, tuple[Any, str]]:
+    def exchanged(catalog: Catalog, ids: Sequence[int]) -> dict[int, tuple[Any, str, str]]:
         monkeypatch.undo()
         collection.path.rename(tmp_path / "before")
         other.path.rename(collection.path)

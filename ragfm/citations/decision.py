@@ -92,7 +92,9 @@ def compose(sentences: Sequence[CitedSentence], *, strict: bool = False, contrad
         known |= {(one.n, one.start, one.end) for one in contradicting}
         if contradictions and quote and (quote.n, quote.start, quote.end) not in known:
             contradicting.append(
-                Contradiction(quote.n, quote.uri, quote.page, quote.start, quote.end, quote.quote, start, end)
+                Contradiction(
+                    quote.n, quote.uri, quote.page, quote.start, quote.end, quote.quote, start, end, quote.name
+                )
             )
     return ComposedAnswer(text, tuple(citations), tuple(contradicting), tuple(unsupported), tuple(output_spans))
 

@@ -19,13 +19,13 @@ from typing import TYPE_CHECKING
 from ragfm.citations.contradictions import find_contradiction
 from ragfm.citations.support import Analysis, Claim, Evidence, Window, analyze, best_evidence, find_fault
 from ragfm.citations.text_match import Terms, added_terms, terms_of
-from ragfm.core.text import MARKER, sentence_spans
+from ragfm.core.text import MARKER, line_range, sentence_spans
 from ragfm.core.types import Citation
 
 if TYPE_CHECKING:
     from ragfm.core.types import Hit
 
-__all__ = ["CitedSentence", "cite", "cite_sentences"]
+__all__ = ["CitedSentence", "citation_of", "cite", "cite_sentences"]
 
 _YES = re.compile(r"\W*yes\b", re.IGNORECASE)
 
@@ -106,11 +106,11 @@ def cite_sentences(output: str, analysis: Analysis) -> list[CitedSentence]:
             CitedSentence(
                 text,
                 *claim.output_span,
-                tuple(_citation(found.hit, found.start, found.end, found) for found in evidence),
+                tuple(citation_of(found.hit, found.start, found.end, found) for found in evidence),
                 tuple(quote_terms),
                 bool(claim.terms.all or (only_yes and _YES.match(claim.text))),
                 claim.terms,
-                _citation(contradicting.hit, contradicting.start, contradicting.end) if contradicting else None,
+                citation_of(contradicting.hit, contradicting.start, contradicting.end) if contradicting else None,
             )
         )
         done = claim.end
@@ -147,8 +147,13 @@ def _split(output: str, question_terms: frozenset[str]) -> tuple[str, list[Claim
     return plain, claims
 
 
-def _citation(hit: Hit, start: int, end: int, evidence: Evidence | None = None) -> Citation:
+def citation_of(hit: Hit, start: int, end: int, evidence: Evidence | None = None) -> Citation:
+    """The citation of a numbered passage's words; verified unless the evidence says otherwise."""
     assert hit.n is not None
+    lines = None
+    if hit.lines:
+        first, last = line_range(hit.text, start, end)
+        lines = first + hit.lines[0] - 1, last + hit.lines[0] - 1
     return Citation(
         n=hit.n,
         uri=hit.uri,
@@ -159,4 +164,6 @@ def _citation(hit: Hit, start: int, end: int, evidence: Evidence | None = None) 
         verified=evidence is None or (evidence.supports and not evidence.missing),
         fault=evidence.fault if evidence else None,
         missing=evidence.missing if evidence else (),
+        name=hit.name,
+        lines=lines,
     )

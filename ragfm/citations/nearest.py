@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from ragfm.citations.grounding import citation_of
 from ragfm.citations.support import passage_windows
 from ragfm.citations.text_match import count_matches, terms_of
-from ragfm.core.types import Citation
-
 if TYPE_CHECKING:
     from ragfm.citations.verifier import Reading
-    from ragfm.core.types import Hit
+    from ragfm.core.types import Citation, Hit
 
 __all__ = ["nearest_sentences"]
 
@@ -26,7 +26,7 @@ def nearest_sentences(question: str, passages: Sequence[Hit], readings: Sequence
     """
     terms = terms_of(question).all
     reading_of = {id(reading.passage): reading for reading in readings}
-    nearest = []
+    nearest: list[Citation] = []
     for passage in passages[:_PASSAGES]:
         windows = [window for window in passage_windows(passage) if not window.text.startswith(("#", "| ---"))]
         if not windows or passage.n is None:
@@ -39,15 +39,5 @@ def nearest_sentences(question: str, passages: Sequence[Hit], readings: Sequence
                 count_matches(terms, window.terms),
             ),
         )
-        nearest.append(
-            Citation(
-                n=passage.n,
-                uri=passage.uri,
-                page=passage.page,
-                start=passage.start + best.start,
-                end=passage.start + best.end,
-                quote=passage.text[best.start : best.end],
-                verified=False,
-            )
-        )
+        nearest.append(replace(citation_of(passage, best.start, best.end), verified=False))
     return tuple(nearest)

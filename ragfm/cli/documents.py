@@ -11,16 +11,20 @@ from ragfm.cli.output import print_json, print_table, print_text
 
 
 @click.command()
-@click.argument("uri", required=False)
+@click.argument("uri", required=False, metavar="[DOCUMENT]")
 @filter_option
 @collection_options
 def documents(collection: str, as_json: bool, uri: str | None, filter: str | None) -> int:
-    """List the documents, or print the text of the document URI."""
+    """List the documents, or print the text of DOCUMENT, a name or URI.
+
+    A name is a short form of a URI: the path from the folder on that was ingested.
+    """
     with open_collection(collection) as store:
         if uri is not None:
             document = store.document(uri)
             if as_json:
-                print_json({key: value for key, value in asdict(document).items() if key != "marks"})
+                found = {key: value for key, value in asdict(document).items() if key != "marks"}
+                print_json({**found, "name": store.info(uri).name})
             else:
                 print_text(document.text)
             return OK
@@ -28,6 +32,6 @@ def documents(collection: str, as_json: bool, uri: str | None, filter: str | Non
     if as_json:
         print_json({"documents": [asdict(info) for info in infos]})
     else:
-        rows = [(info.uri, info.media_type, f"{info.characters}", f"{info.chunks}") for info in infos]
+        rows = [(info.name, info.media_type, f"{info.characters}", f"{info.chunks}") for info in infos]
         print_table(["document", "type", ">characters", ">chunks"], rows)
     return OK

@@ -150,7 +150,10 @@ def megabytes(count: int) -> str:
 
 def hit_json(hit: Hit) -> dict[str, Any]:
     """Return a hit in its documented JSON form."""
-    keys = ("uri", "page", "place", "start", "end", "headings", "text", "score", "scores", "chunk_id")
+    keys = (
+        *("uri", "name", "page", "place", "start", "end", "lines", "headings", "text", "score", "scores"),
+        "chunk_id",
+    )
     return {key: getattr(hit, key) for key in keys}
 
 
@@ -185,11 +188,19 @@ def _usage_json(usage: Usage) -> dict[str, Any]:
 
 
 def hit_location(hit: Hit) -> str:
-    """Return a hit's document, page, place and headings as one line."""
-    page = f", page {hit.page}" if hit.page else ""
+    """Return a hit's document, lines or page, place and headings as one line."""
     place = f", {hit.place}" if hit.place else ""
     headings = f"  {' > '.join(hit.headings)}" if hit.headings else ""
-    return one_line(f"{hit.uri}{page}{place}{headings}")
+    return one_line(f"{_location(hit)}{place}{headings}")
+
+
+def _location(where: Hit | Citation) -> str:
+    """The document's name, with lines as `name:12-40` or with the page."""
+    name = where.name or where.uri
+    if where.lines:
+        first, last = where.lines
+        return f"{name}:{first}-{last}" if last > first else f"{name}:{first}"
+    return f"{name}, page {where.page}" if where.page else name
 
 
 def print_hit(label: str, hit: Hit) -> None:
@@ -212,16 +223,14 @@ def print_evidence(answer: Answer) -> None:
         lines = "\n".join(describe_contradiction(contradiction) for contradiction in answer.contradictions)
         print_text(f"\n{lines}")
     for citation in answer.citations:
-        page = f", page {citation.page}" if citation.page else ""
         fault = ""
         if citation.fault:
             fault = f" ({_FAULTS[citation.fault].format(missing=' and '.join(citation.missing))})"
-        print_text(f"  [{citation.n}] {one_line(citation.uri)}{page}: ", _quote(citation), fault)
+        print_text(f"  [{citation.n}] {one_line(_location(citation))}: ", _quote(citation), fault)
     if answer.nearest:
         print_text("The nearest passages say:")
     for nearest in answer.nearest:
-        page = f", page {nearest.page}" if nearest.page else ""
-        print_text(f"  {one_line(nearest.uri)}{page}: ", _quote(nearest))
+        print_text(f"  {one_line(_location(nearest))}: ", _quote(nearest))
     if not answer.abstained and not any(citation.supports for citation in answer.citations):
         print_text(("  (no passage supports this answer)", "dim"))
         return
@@ -241,7 +250,7 @@ def print_extraction(extraction: Extraction[Any]) -> None:
             removed = "" if field.removed is None else f"; the reader's value was {json.dumps(field.removed)}"
             print_text((f"  {field.path}: no passage supports it{removed}", "dim"))
         for citation in field.citations:
-            print_text(f"  {field.path}: [{citation.n}] {one_line(citation.uri)}: ", _quote(citation))
+            print_text(f"  {field.path}: [{citation.n}] {one_line(_location(citation))}: ", _quote(citation))
 
 
 def _quote(citation: Citation) -> Part:

@@ -11,10 +11,10 @@ from ragfm.cli.output import print_json, print_text
 
 
 @click.command()
-@click.argument("name", metavar="SOURCE|URI", type=NON_EMPTY)
+@click.argument("name", metavar="SOURCE|DOCUMENT", type=NON_EMPTY)
 @collection_options
 def remove(collection: str, as_json: bool, name: str) -> int:
-    """Remove a source with all its documents, or one document."""
+    """Remove a source with all its documents, or one document, by name or URI."""
     with open_collection(collection) as store:
         report = store.remove(name)
     if as_json:

@@ -14,6 +14,8 @@ from ragfm.cli.output import print_json, print_table, print_text
 @collection_options
 def status(collection: str, as_json: bool) -> int:
     """Show the size of the collection, its models and indexes, and failed documents."""
+    from ragfm.store.display_names import DisplayNames
+
     with open_collection(collection) as store:
         status = store.status()
     if as_json:
@@ -38,6 +40,7 @@ def status(collection: str, as_json: bool) -> int:
     rows.append(("", f"hybrid search: {weight}{keywords['why']}"))
 
     rows += [("source", f"{it['name']}  {it['documents']} documents by {it['connector']}") for it in status.sources]
-    rows += [("failed", f"{failure.uri}  {failure.stage}: {failure.error}") for failure in status.failed]
+    names = DisplayNames(source["name"] for source in status.sources)
+    rows += [("failed", f"{names.name_of(failure.uri)}  {failure.stage}: {failure.error}") for failure in status.failed]
     print_table(["", ""], rows)
     return OK

@@ -13,7 +13,15 @@ from itertools import pairwise
 
 from ragfm.core.errors import UnsupportedError
 
-__all__ = ["MARKER", "check_characters", "escape_markers", "is_english", "repetition_start", "sentence_spans"]
+__all__ = [
+    "MARKER",
+    "check_characters",
+    "escape_markers",
+    "is_english",
+    "line_range",
+    "repetition_start",
+    "sentence_spans",
+]
 
 MARKER = re.compile(r"\s*\[(\d+(?:\s*[,;]\s*\d+)*)\]")
 """A citation marker, as readers write it: `[1]`, `[1, 2]`."""
@@ -40,6 +48,12 @@ def check_characters(what: str, text: str) -> None:
     except UnicodeEncodeError as error:
         message = f"The {what} is not valid text: there is a lone surrogate at position {error.start}."
         raise UnsupportedError(message, "Check that it is encoded as UTF-8.") from None
+
+
+def line_range(text: str, start: int, end: int) -> tuple[int, int]:
+    """The first and the last line of `text[start:end]`, from 1."""
+    first = text.count("\n", 0, start) + 1
+    return first, first + text[start:end].rstrip("\n").count("\n")
 
 
 def is_english(query: str, language: str | None) -> bool:

@@ -133,6 +133,8 @@ class Hit:
 
     `score` is the cosine in [-1, 1], higher is better, None in keyword mode. `scores` has the keys `dense`, `keyword`
     and `fused`, and `rerank` if a reranker ran. `n` is the passage's number in the prompt, None if it is not in it.
+    `name` is the display name of the document. `lines` are the first and last line in the file, from 1, None if the
+    format has no lines.
     """
 
     uri: str
@@ -147,6 +149,8 @@ class Hit:
     headings: tuple[str, ...] = ()
     context: str = ""
     n: int | None = None
+    name: str = ""
+    lines: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,7 +165,8 @@ class Message:
 class Citation:
     """Evidence for a sentence of an answer: passage `n`, and the words `quote` at `start:end` of the document `uri`.
 
-    `answer.text[answer_start:answer_end]` is the sentence, its markers included.
+    `answer.text[answer_start:answer_end]` is the sentence, its markers included. `name` is the document's display name,
+    `lines` are the quote's first and last line in the file, as in `Hit`.
 
     `verified`: the quote is verbatim *and* supports the sentence. `fault` says why not: no passage supports it
     (`fabricated`), another passage does (`misattributed`), only pieces in several places do (`stitched`), or the quote
@@ -180,6 +185,8 @@ class Citation:
     answer_start: int = 0
     answer_end: int = 0
     missing: tuple[str, ...] = ()
+    name: str = ""
+    lines: tuple[int, int] | None = None
 
     @property
     def supports(self) -> bool:
@@ -192,7 +199,7 @@ class Contradiction:
     """A passage that gives another number or name than the one that an answer's sentence has.
 
     Passage `n` has the words `quote` at `start:end` of the document `uri`; `answer.text[answer_start:answer_end]` is
-    the sentence.
+    the sentence. `name` is the document's display name.
     """
 
     n: int
@@ -203,6 +210,7 @@ class Contradiction:
     quote: str
     answer_start: int
     answer_end: int
+    name: str = ""
 
 
 @dataclass(frozen=True, slots=True)

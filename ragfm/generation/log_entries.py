@@ -102,7 +102,7 @@ def redact(value: Any, text: str | None) -> Any:
     if isinstance(value, list):
         return [redact(part, text) for part in value]
     if isinstance(value, Mapping):
-        kept = ("role", "fault") if text is not None else ("role", "fault", "uri")
+        kept = ("role", "fault") if text is not None else ("role", "fault", "uri", "name")
         return {key: part if key in kept else redact(part, text) for key, part in value.items()}
     return value
 

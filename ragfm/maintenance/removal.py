@@ -36,7 +36,10 @@ class RemoveReport:
 
 
 def remove(store: Store, name: str) -> RemoveReport:
-    """Remove the source with this name, else the document with this uri. Raises CollectionError if there is neither."""
+    """Remove the source with this name, else the document with this uri or display name.
+
+    Raises CollectionError if there is neither.
+    """
     _find(store.catalog, name)  # before `writing`, which would create a collection
     with store.writing() as catalog:
         before = catalog.at()
@@ -59,9 +62,9 @@ def _find(catalog: Catalog, name: str) -> tuple[Source, Any | None]:
     sources = {source.name: source for source in catalog.sources()}
     if name in sources or name.rstrip("/") in sources:
         return sources.get(name) or sources[name.rstrip("/")], None
-    rows = catalog.documents(None, documents.c.uri == name)
-    if rows:
-        return sources[rows[0].source], rows[0]
+    for uri in dict.fromkeys((name, catalog.display_names().uri_of(name))):
+        for row in catalog.documents(None, documents.c.uri == uri):
+            return sources[row.source], row
     uris = [row.uri for row in catalog.documents(None)[:_MAX_SUGGESTION_URIS]]
     similar = get_close_matches(name, [*sources, *uris], n=3)
     suggestion = f"Similar names: {', '.join(similar)}. " if similar else ""

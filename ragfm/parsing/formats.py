@@ -74,6 +74,8 @@ _FORMATS = (
 
 FORMATS = {entry.media_type: entry for entry in _FORMATS}
 """Formats by media type."""
+WITH_LINES = frozenset({TEXT, MARKDOWN, CODE})
+"""Media types whose documents have exactly the lines of the file, since their parsers return the decoded text."""
 BY_SUFFIX = {suffix: entry.media_type for entry in _FORMATS for suffix in entry.suffixes}
 """Media types by suffix, in lower case."""
 DECLARED = {

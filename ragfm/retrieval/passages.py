@@ -88,7 +88,9 @@ def arrange(hits: Sequence[Hit], text_of: Callable[[str], str], *, merge: bool, 
         if len(group) > 1:
             start, end = first_hit.start, max(hits[rank].end for rank in group)
             text = text_of(passage.uri)[start:end]
-            passage = replace(passage, text=text, start=start, end=end, context=first_hit.context)
+            lines = [lines for rank in group if (lines := hits[rank].lines)]
+            joined = (lines[0][0], max(last for _, last in lines)) if lines else None
+            passage = replace(passage, text=text, start=start, end=end, context=first_hit.context, lines=joined)
         passages.append(passage)
     return passages
 

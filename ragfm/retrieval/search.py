@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 import numpy as np
 
 from ragfm.core.errors import UnsupportedError
+from ragfm.core.text import line_range
 from ragfm.core.types import Hit, embedded_text
+from ragfm.parsing.formats import WITH_LINES
 from ragfm.retrieval.fusion_weight import DEFAULT_WEIGHT, weight_for
 
 if TYPE_CHECKING:
@@ -130,12 +132,12 @@ def _no_scores(ids: Ids) -> Vectors:
 
 def load_hits(ranked: RankedChunks, catalog: Catalog, snapshot: Snapshot) -> list[Hit]:
     """Read the texts of ranked chunks. Raises StaleReadError if compaction has removed the snapshot."""
-    rows = catalog.chunk_rows(ranked.ids.tolist())
+    rows, names = catalog.chunk_rows(ranked.ids.tolist()), catalog.display_names()
     if len(rows) < len(ranked.ids):
         snapshot.report_missing_chunks()
     hits = []
     for at, chunk_id in enumerate(ranked.ids.tolist()):
-        row, text = rows[chunk_id]
+        row, text, document = rows[chunk_id]
         scores = {name: _score(getattr(ranked, name)[at]) for name in ("dense", "keyword", "fused")}
         if scores["dense"] is not None:
             scores["dense"] = max(-1.0, min(1.0, scores["dense"]))  # rounding may exceed the range
@@ -152,6 +154,8 @@ def load_hits(ranked: RankedChunks, catalog: Catalog, snapshot: Snapshot) -> lis
                 place=row.place,
                 headings=tuple(row.headings),
                 context=row.context,
+                name=names.name_of(row.uri),
+                lines=line_range(document, row.start, row.end) if row.media_type in WITH_LINES else None,
             )
         )
     return hits

@@ -316,11 +316,13 @@ class IndexingProgress(BaseModel):
 class DocumentCard(BaseModel):
     """A document, or an upload that is not indexed yet.
 
-    `yours`: it was uploaded with this key and can be deleted. An archive is one upload and many documents.
+    `yours`: it was uploaded with this key and can be deleted. An archive is one upload and many documents. `name` is a
+    short form of the URI.
     """
 
     object: Literal["document"] = "document"
     uri: str
+    name: str
     state: State
     yours: bool
     source: str | None = None

@@ -166,7 +166,8 @@ class _ChatAnswer:
         sources: tuple[Citation | Contradiction, ...] = (*answer.citations, *answer.contradictions)
         annotations = []
         for source, (start, end) in zip(sources, spans, strict=True):
-            title = f"{source.uri}, page {source.page}" if source.page else source.uri
+            name = source.name or source.uri
+            title = f"{name}, page {source.page}" if source.page else name
             url = source.uri
             if "://" not in url:
                 url = f"{self._base_url}v1/documents/{quote(url)}?model={quote(self._model.collection)}"

@@ -125,7 +125,8 @@ async def document(
                 raise not_found("document", uri) from error
         members = handle.documents(below=own.uri)
         if members:  # an indexed archive
-            return DocumentText(uri=uri, state="ready", yours=True, chunks=sum(info.chunks for info in members))
+            chunks = sum(info.chunks for info in members)
+            return DocumentText(uri=uri, name=uri, state="ready", yours=True, chunks=chunks)
         return DocumentText(**_pending_card(service, target, own).model_dump())
 
     return await service.served.run(read_document)
@@ -163,6 +164,7 @@ async def delete(request: Request, response: Response, uri: Uri, model: ModelNam
 def _indexed_card(info: DocumentInfo, *, yours: bool) -> DocumentCard:
     return DocumentCard(
         uri=info.uri,
+        name=info.name,
         state="ready",
         yours=yours,
         source=info.source,
@@ -175,4 +177,4 @@ def _indexed_card(info: DocumentInfo, *, yours: bool) -> DocumentCard:
 
 def _pending_card(service: Service, model: Model, upload: Upload) -> DocumentCard:
     state, progress, error = service.index_supervisors[model.collection].state(upload.uri)
-    return DocumentCard(uri=upload.uri, state=state, yours=True, progress=progress, error=error)
+    return DocumentCard(uri=upload.uri, name=upload.uri, state=state, yours=True, progress=progress, error=error)

@@ -29,7 +29,7 @@ def footnotes(answer: Answer) -> str:
     lines = []
     for source in sources:
         page = f", page {source.page}" if source.page else ""
-        lines.append(f"[{source.n}] {_one_line(source.uri)}{page}: “{_one_line(source.quote)}”")
+        lines.append(f"[{source.n}] {_one_line(source.name or source.uri)}{page}: “{_one_line(source.quote)}”")
     return "\n".join(["\n\nSources:", *dict.fromkeys(lines)]) if lines else ""
 
 

@@ -44,7 +44,8 @@ _PAGE_SIZE = 100  # documents
 _STDIO_ANSWER_SECONDS = 3600.0
 _INSTRUCTIONS = (
     "Documents of the user, kept on the user's own machines. `search` finds passages to read yourself; `ask` has a "
-    "small model there answer from them, with citations. Cite documents by their `uri`, and `page` where there is one."
+    "small model there answer from them, with citations. Cite documents by their `name`, and `page` or `lines` "
+    "where there are any."
 )
 _log = logging.getLogger(__name__)
 
@@ -54,7 +55,7 @@ CollectionName: TypeAlias = Annotated[
 ]
 Filter: TypeAlias = Annotated[
     str | None,
-    Field(max_length=2000, description="Filter on metadata, for example `year >= 2024 and team in (hr, it)`."),
+    Field(max_length=2000, description="Filter on metadata, for example `year >= 2024 and uri like '%report%'`."),
 ]
 Question: TypeAlias = Annotated[str, Field(min_length=1, max_length=10_000)]
 

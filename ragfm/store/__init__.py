@@ -7,6 +7,7 @@ catalog_writer      writes it, one generation per commit
 document_rows       rows of documents, chunks, tags and groups
 embedding_contract  what the vectors of a collection depend on
 filters             the filter language for metadata
+display_names       short forms of uris
 views               vector and keyword indexes of one generation, saved as files
 index_selection     which kind of vector index `auto` selects
 snapshot            one generation, ready to search

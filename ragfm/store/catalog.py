@@ -21,6 +21,7 @@ import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import lru_cache
 from hashlib import blake2b
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -32,6 +33,7 @@ import sqlalchemy as sa
 from ragfm.core.errors import CollectionError, DamagedCollectionError
 from ragfm.core.types import Mark, embedded_text
 from ragfm.store.database import CATALOG_FILE, batches, open_engine, read_error, read_head
+from ragfm.store.display_names import DisplayNames
 from ragfm.store.tables import (
     SCHEMA_VERSION,
     chunks,
@@ -187,6 +189,11 @@ class Catalog:
             rows = connection.execute(query).all()
         return [Source.from_row(row) for row in rows]
 
+    def display_names(self) -> DisplayNames:
+        """The display names of the documents."""
+        with self.read() as connection:
+            return _display_names(frozenset(connection.execute(_SOURCE_NAMES).scalars()))
+
     def failures(self, source_id: int | None = None) -> list[Any]:
         """Rows of `failures`, with the name of the `source` and whether an older version still serves (`stale`)."""
         stale = sa.exists().where(
@@ -284,9 +291,10 @@ class Catalog:
         with self.read() as connection:
             return np.fromiter(connection.execute(query).scalars(), dtype=np.int64)
 
-    def chunk_rows(self, ids: Sequence[int]) -> dict[int, tuple[Any, str]]:
-        """Chunks by id: each row, with the uri of its document, and its text. Unknown ids are left out.
+    def chunk_rows(self, ids: Sequence[int]) -> dict[int, tuple[Any, str, str]]:
+        """Chunks by id: each row, with uri and media type of its document, its text, and the document's text.
 
+        Unknown ids are left out.
         Raises DamagedCollectionError if a text does not match its hash.
         """
         rows: list[Any] = []
@@ -299,10 +307,11 @@ class Catalog:
                 texts.update((row.id, row.text) for row in connection.execute(_TEXTS, {"ids": batch}))
         result = {}
         for row in rows:
-            text = texts[row.document_id][row.start : row.end]
+            document = texts[row.document_id]
+            text = document[row.start : row.end]
             if text_hash(embedded_text(row.context, text)) != row.text_hash:
                 raise self.damage_error(f"the text of chunk {row.id} of {row.uri!r} does not match its hash")
-            result[row.id] = (row, text)
+            result[row.id] = (row, text, document)
         return result
 
     def chunk_texts(self, ids: Ids) -> Iterator[str]:
@@ -315,7 +324,7 @@ class Catalog:
             if len(rows) < len(batch):
                 raise StaleReadError
             for chunk_id in batch:
-                row, text = rows[chunk_id]
+                row, text, _ = rows[chunk_id]
                 yield embedded_text(row.context, text)
 
     def known_hashes(self, contract_id: int, hashes: Iterable[bytes]) -> set[bytes]:
@@ -368,16 +377,20 @@ def alive(table: sa.Table, generation: int) -> sa.ColumnElement[bool]:
     return sa.and_(table.c.born <= generation, sa.or_(table.c.died.is_(None), table.c.died > generation))
 
 
+_display_names = lru_cache(16)(DisplayNames)
+
+
 def _vector_query(contract_id: int | sa.BindParameter[int]) -> sa.Select[Any]:
     match = sa.and_(vectors.c.text_hash == chunks.c.text_hash, vectors.c.contract_id == contract_id)
     return sa.select(chunks.c.id, vectors.c.vector, vectors.c.checksum).select_from(chunks.outerjoin(vectors, match))
 
 
 # Queries of every search, built once: building one takes as long as running it.
+_SOURCE_NAMES = sa.select(sources.c.name).where(sources.c.removed.is_(False))
 _IDS: sa.BindParameter[Any] = sa.bindparam("ids", expanding=True)
 _VECTORS_OF = _vector_query(sa.bindparam("contract_id")).where(chunks.c.id.in_(_IDS))
 _CHUNK_ROWS = (
-    sa.select(chunks, documents.c.uri)
+    sa.select(chunks, documents.c.uri, documents.c.media_type)
     .join(documents, documents.c.id == chunks.c.document_id)
     .where(chunks.c.id.in_(_IDS))
 )

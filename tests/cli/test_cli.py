@@ -52,7 +52,7 @@ def test_ingest_search_status_documents(shell: Shell, docs: Path) -> None:
 
 def test_plain_text_output(shell: Shell, docs: Path) -> None:
     assert "4 added, 0 updated, 0 removed" in shell("ingest", "docs").stdout
-    assert "docs/leave.md  Leave" in shell("search", "28 days of leave").stdout
+    assert "docs/leave.md:1-3  Leave" in shell("search", "28 days of leave").stdout
     assert "4 documents" in shell("status").stdout
     assert "docs/rooms.csv  text/csv" in shell("documents").stdout
     assert shell("documents", "docs/hours.txt").stdout.startswith("The office opens at nine")

@@ -37,6 +37,42 @@ def test_sources(shell: Shell, tmp_path: Path) -> None:
         assert part in text
 
 
+def test_tag(shell: Shell, tmp_path: Path) -> None:
+    assert shell("tag", "docs/*.md", "team=people & culture", "draft=no").stdout == "1 document matches docs/*.md.\n"
+    report = shell.json("tag", "docs", "draft=")
+    assert report == {"pattern": "docs", "tags": {"draft": None}, "documents": report["documents"], "generation": 3}
+    assert len(report["documents"]) == 4
+    assert [it["uri"] for it in shell.json("documents", "--filter", "team like 'PEOPLE%'")["documents"]] == [
+        "docs/leave.md"
+    ]
+    error = shell.json("search", "leave", "--filter", "taem = hr", code=2)["error"]
+    assert (error["type"], error["hint"].startswith("Keys: team, ")) == ("FilterError", True)
+    assert "docs/leave.md" in shell("tag", "docs/leaves.md", "a=b", code=1).stderr
+    assert "KEY=VALUE" in shell("tag", "docs", "a", code=2).stderr
+    assert "reserved" in shell("tag", "docs", "uri=b", code=1).stderr
+    (tmp_path / "ragfm.toml").write_text('[[tags]]\nmatch = "docs/hours*"\ntags = {team = "office"}\n')
+    assert shell.json("ingest")["updated"] == 2  # one by the rule, one whose removed tag may hide a value of its own
+    assert [it["uri"] for it in shell.json("documents", "--filter", "team = office")["documents"]] == ["docs/hours.txt"]
+    assert shell.json("verify")["findings"] == []
+
+
+def test_documents_outside_have_short_names(shell: Shell, tmp_path: Path) -> None:
+    folder = tmp_path / "elsewhere" / "project"
+    folder.mkdir(parents=True)
+    (tmp_path / "code").mkdir()
+    (tmp_path / "code" / "cart.py").write_text("import sys\n\n\ndef total(cart):\n    return sum(cart)\n")
+    outside = Shell(folder)
+    outside("ingest", tmp_path / "code")
+    (hit,) = outside.json("search", "total of a cart", "-k", "1")["hits"]
+    assert (hit["uri"], hit["name"], hit["lines"]) == (str(tmp_path / "code" / "cart.py"), "code/cart.py", [4, 5])
+    assert "code/cart.py:4-5  total\n" in outside("search", "total of a cart").stdout
+    listed = outside("documents").stdout
+    assert "code/cart.py" in listed
+    assert str(tmp_path) not in listed
+    assert outside.json("documents", "code/cart.py")["name"] == "code/cart.py"
+    assert outside.json("remove", "code/cart.py")["uri"] == hit["uri"]
+
+
 def test_remove_a_document(shell: Shell) -> None:
     report = shell.json("remove", "docs/leave.md")
     assert (report["source"], report["uri"], report["documents"]) == ("docs", "docs/leave.md", 1)

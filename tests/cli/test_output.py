@@ -63,6 +63,7 @@ def test_the_json_of_an_answer() -> None:
             "quote": "You get 20 days of leave.",
             "answer_start": 0,
             "answer_end": 12,
+            "name": "",
         }
     ]
     (citation,) = value["citations"]

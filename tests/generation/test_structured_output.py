@@ -330,7 +330,7 @@ def test_ask_with_a_schema(handbook: Collection, tmp_path: Path, monkeypatch: py
     assert value["fields"][0]["citations"][0]["verified"]
     shown = run(*words)
     assert '"days": 28' in shown
-    assert "/days: [1] docs/leave.md: “You get 28 days of leave.”" in shown
+    assert "/days: [1] docs/leave.md:3: “You get 28 days of leave.”" in shown
     assert "/who: no passage supports it" in shown
     schema.write_text("[]")
     with pytest.raises(ConfigError, match="not a JSON schema"):

@@ -97,6 +97,7 @@ def test_a_whole_answer_has_its_contradictions_below(running: Running, notes: st
         "quote": "You get  30 days.",
         "answer_start": 0,
         "answer_end": 20,
+        "name": "",
     }
 
 

@@ -82,6 +82,10 @@ def test_a_process_serves_its_tools_over_its_input_and_output(tmp_path: Path) ->
         assert "docs/hr/salaries.txt" in await uris(client, "salary of the director")
         assert "docs/board/plans.txt" not in await uris(client, "The board plans to sell the boat")
         assert "expected a key" in await refused(client, "search", query="leave", filter="((")
+        assert "Keys: title, " in await refused(client, "search", query="leave", filter="titel = Leave")
+        found = await client.call_tool("search", {"query": "days of leave", "k": 1, "filter": "uri like '%LEAVE%'"})
+        (hit,) = found.structured_content["hits"]
+        assert (hit["uri"], hit["name"], hit["lines"]) == ("docs/leave.md", "docs/leave.md", [1, 3])
         assert "There are: handbook, handbook:tiny." in await refused(
             client, "search", query="leave", collection="nothing"
         )

@@ -118,7 +118,7 @@ def test_by_keys_alone_on_a_narrow_screen(browser: Any, open_server: Running) ->
     page.locator("#turns").focus()
     keys.press("Tab")
     expect(page.locator("button.cite").first).to_be_focused()
-    assert page.locator("button.cite").first.get_attribute("aria-label") == "Source 1: leave.md"
+    assert page.locator("button.cite").first.get_attribute("aria-label") == "Source 1: leave.md, line 3"
     keys.press("Enter")
     expect(page.locator("mark.active")).to_be_focused()
     for _ in range(12):  # the page below can't be reached

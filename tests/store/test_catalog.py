@@ -67,7 +67,7 @@ def test_reading_an_older_generation(folder: Path, embedder: HashingEmbedder) ->
     assert catalog.dead_ids(1, 3, born_up_to=1).tolist() == [1, 2]
     assert catalog.dead_ids(2, 3).tolist() == [3]
     assert catalog.dead_ids(2, 2).tolist() == []
-    assert {key: text for key, (_, text) in catalog.chunk_rows([1, 2, 3]).items()} == {1: "one", 2: "two", 3: "three"}
+    assert {key: row[1] for key, row in catalog.chunk_rows([1, 2, 3]).items()} == {1: "one", 2: "two", 3: "three"}
 
 
 def test_a_commit_does_not_scan_tables(folder: Path, embedder: HashingEmbedder) -> None:

@@ -9,7 +9,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
-HIT_KEYS = {"uri", "page", "place", "start", "end", "headings", "text", "score", "scores", "chunk_id"}
+HIT_KEYS = {
+    *("uri", "name", "page", "place", "start", "end", "lines", "headings", "text", "score", "scores"),
+    "chunk_id",
+}
 
 
 class Shell:

@@ -82,7 +82,7 @@ function citeButton(turn, index, n) {
   const support = supportClass(item);
   const label = [
     `Source ${n}: ${nameOf(item.uri)}`,
-    placeOf({ ...hit, page: item.page }),
+    placeOf({ ...hit, page: item.page, lines: item.lines ?? hit.lines }),
     { doubtful: 'does not support the sentence', unsure: 'may not answer the question' }[support],
   ];
   const show = (event) => showSources(turn, index, event.currentTarget);

@@ -30,8 +30,13 @@ export const nameOf = (uri) => uri.replace(/\/+$/, '').split('/').at(-1) || uri;
 
 const folderOf = (uri) => uri.slice(0, uri.lastIndexOf('/'));
 
-/** “page 2”, “Sheet1!A5”, or nothing. */
-export const placeOf = (where) => (where.page ? `page ${where.page}` : (where.place ?? ''));
+/** “page 2”, “Sheet1!A5”, “lines 12–40”, or nothing. */
+export function placeOf({ page, place, lines }) {
+  if (page) return `page ${page}`;
+  if (place || !lines) return place ?? '';
+  const [first, last] = lines;
+  return first === last ? `line ${first}` : `lines ${first}–${last}`;
+}
 
 /** Show the sources of a turn, with the evidence at `index` marked as active. */
 export function showSources(turn, index = null, from = null) {
@@ -110,7 +115,7 @@ function card(turn, hit, evidence, active) {
     h(
       'p',
       { class: 'where' },
-      h('span', { class: 'folder' }, folderOf(hit.uri)),
+      h('span', { class: 'folder' }, folderOf(hit.name || hit.uri)),
       place ? h('span', { class: 'place' }, place) : null,
     ),
     h('div', { class: 'passage' }, passage(hit.text, spans)),
@@ -178,7 +183,7 @@ export async function showDocument(model, uri, hit = null, spans = []) {
   try {
     const length = (hit?.end ?? start) - start + CONTEXT;
     const part = await api.documentText(uri, api.collectionOf(model), start, length);
-    const about = [folderOf(uri), hit && placeOf(hit), part.characters && count(part.characters, 'character')];
+    const about = [folderOf(part.name), hit && placeOf(hit), part.characters && count(part.characters, 'character')];
     const link = webLink(uri, 'Open the original', icon('out'));
     fill(body, h('p', { class: 'where' }, about.filter(Boolean).join(' · '), link), documentNodes(part, hit, spans));
   } catch (error) {

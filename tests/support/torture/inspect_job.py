@@ -72,7 +72,7 @@ def _check_documents(collection: Collection, texts: dict[str, str], problems: li
         if len(rows) != row.chunk_count:
             problems.append(f"{row.uri} has {len(rows)} chunks, expected {row.chunk_count}")
         left = text
-        for chunk, part in sorted(rows.values(), key=lambda item: -item[0].start):
+        for chunk, part, _ in sorted(rows.values(), key=lambda item: -item[0].start):
             left = left[: chunk.start] + left[chunk.end :]
             query = f"{chunk.context}\n{part}" if chunk.context else part
             best = [hit for hit in collection.search(query, k=8, mode="dense") if hit.score and hit.score > 0.9999]
