@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from ragfm.citations.grounding import citation_of
 from ragfm.citations.support import passage_windows
 from ragfm.citations.text_match import count_matches, terms_of
+
 if TYPE_CHECKING:
     from ragfm.citations.verifier import Reading
     from ragfm.core.types import Citation, Hit

@@ -199,7 +199,7 @@ def best_evidence(claim: Claim, question: QuestionTerms, windows: Sequence[Windo
         supports = supports and not details_differ(claim.text, window.text)
         # Terms that the sentence shares with the question break ties: they tell which "28 days" is meant.
         tie_breaker = len(terms.all & window.terms) / len(terms.all) + question_matches / (1 + len(question.terms))
-        missing = ()
+        missing: tuple[str, ...] = ()
         if supports:
             numbers = claim.terms.numbers
             missing = missing_subject(question.subject, window.text, window.header, window.hit, numbers)
