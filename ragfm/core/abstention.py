@@ -6,8 +6,6 @@ import re
 
 from ragfm.core.text import MARKER
 
-__all__ = ["ABSTENTION", "is_abstention"]
-
 ABSTENTION = "I don't know."
 """The answer where the passages do not have one."""
 

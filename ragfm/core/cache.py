@@ -9,8 +9,6 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
-__all__ = ["cache_folder", "file_identity", "read_json", "replace_file"]
-
 
 def cache_folder() -> Path:
     """The user's cache folder for ragfm; it may not exist yet."""

@@ -6,8 +6,6 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-__all__ = ["READER_SIGNALS", "Calibration"]
-
 READER_SIGNALS = frozenset({"likely", "unknown"})
 """Signals that the reader computes: its log-likelihoods of its answer and of an abstention."""
 _BY_EMBEDDER = frozenset({"cosine", "gap"})

@@ -35,38 +35,6 @@ The message says what failed and why; `hint` says what to do next.
 
 from __future__ import annotations
 
-__all__ = [
-    "AdapterMismatchError",
-    "CollectionBusyError",
-    "CollectionError",
-    "CollectionNotFound",
-    "CollectionReadOnlyError",
-    "ConfigError",
-    "ConnectorError",
-    "ContextOverflowError",
-    "DamagedCollectionError",
-    "DamagedModelError",
-    "DataError",
-    "EmbedderMismatchError",
-    "EmbeddingError",
-    "EndpointError",
-    "ExtractionError",
-    "FilterError",
-    "LogError",
-    "MassDeleteError",
-    "MissingExtraError",
-    "ModelNotFoundError",
-    "ParseError",
-    "RagfmError",
-    "ReaderBusyError",
-    "SkipDocument",
-    "SourceError",
-    "TooLongError",
-    "UnknownPluginError",
-    "UnsupportedError",
-    "WorkerError",
-]
-
 
 class RagfmError(Exception):
     """Base class of all errors of ragfm. `hint` says what to do next; it may be empty."""

@@ -6,8 +6,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
-__all__ = ["Progress", "ProgressCallback", "ignore_progress"]
-
 
 @dataclass(frozen=True, slots=True)
 class Progress:

@@ -13,16 +13,6 @@ from itertools import pairwise
 
 from ragfm.core.errors import UnsupportedError
 
-__all__ = [
-    "MARKER",
-    "check_characters",
-    "escape_markers",
-    "is_english",
-    "line_range",
-    "repetition_start",
-    "sentence_spans",
-]
-
 MARKER = re.compile(r"\s*\[(\d+(?:\s*[,;]\s*\d+)*)\]")
 """A citation marker, as readers write it: `[1]`, `[1, 2]`."""
 # The number of a list item: its full stop does not end a sentence.

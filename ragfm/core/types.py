@@ -24,13 +24,13 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    Vectors: TypeAlias = NDArray[np.float32]
-    """Embeddings. *Shape:* (n, dim), rows of length 1."""
-    Ids: TypeAlias = NDArray[np.int64]
-    """Chunk ids. *Shape:* (n,) unless noted otherwise."""
-    Offsets: TypeAlias = NDArray[np.int64]
-    """Token positions in a text. *Shape:* (n_tokens, 2): start and end, in characters."""
-
+# As text, so that this module need not import numpy.
+Vectors: TypeAlias = "NDArray[np.float32]"
+"""Embeddings. *Shape:* (n, dim), rows of length 1."""
+Ids: TypeAlias = "NDArray[np.int64]"
+"""Chunk ids. *Shape:* (n,) unless noted otherwise."""
+Offsets: TypeAlias = "NDArray[np.int64]"
+"""Token positions in a text. *Shape:* (n_tokens, 2): start and end, in characters."""
 Scalar: TypeAlias = str | int | float | bool
 """A metadata value."""
 
