@@ -31,7 +31,7 @@ from ragfm.store.tables import chunks, contracts, documents, vectors
 
 if TYPE_CHECKING:
     from ragfm.core.types import Chunk, Embedder
-    from ragfm.store.catalog_writer import CatalogWriter, Commit
+    from ragfm.store.catalog_writer import CatalogWriter
     from ragfm.store.collection_store import Store
 
 
@@ -94,8 +94,7 @@ def _switch(
             progress(Progress("reembed", number, len(rows)))
 
     chunking = chunking_recipe(contract, settings)
-
-    def switch(commit: Commit) -> None:
+    with catalog.new_generation() as commit:
         commit.contract_id, commit.chunks = contract_id, 0
         commit.connection.execute(chunks.update().where(chunks.c.died.is_(None)).values(died=commit.generation))
         for row, new_chunks in _split_documents(catalog, rows, embedder, settings):
@@ -107,10 +106,8 @@ def _switch(
             commit.connection.execute(documents.update().where(documents.c.id == row.id).values(**values))
             commit.chunks += len(new_chunks)
         commit.record("embedder", dict(contract))
-
-    generation = catalog.generate(switch)
     seconds = round(time.monotonic() - start, 3)
-    return ReembedReport(catalog.at(generation).chunks, embedded, seconds, generation)
+    return ReembedReport(commit.chunks, embedded, seconds, commit.generation)
 
 
 def _split_documents(

@@ -1,8 +1,7 @@
 """Maintenance of a collection.
 
-verification       checks everything             view_verification  checks the views
+verification       checks everything             integrity          reads documents and checks them
 repair             rebuilds derived data         salvage            copies intact documents into a new collection
-integrity          reads documents and checks them
 backup, restore    a collection as one file      export             documents as JSON lines or Parquet
 removal            removes a source or document  tagging            sets metadata of documents that match a pattern
 upload_files       files that a collection stores itself

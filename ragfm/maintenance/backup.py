@@ -20,8 +20,9 @@ import tarfile
 import time
 from contextlib import closing
 from dataclasses import dataclass
+from hashlib import file_digest
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from urllib.parse import quote
 
 import pysqlite3
@@ -31,16 +32,11 @@ from ragfm.core.durable_files import encode_checksummed, sync_file, sync_folder,
 from ragfm.core.errors import CollectionError
 from ragfm.core.progress import Progress, ProgressCallback, ignore_progress
 from ragfm.maintenance.integrity import newest_generation
-from ragfm.maintenance.upload_files import copy_uploads, upload_files
+from ragfm.maintenance.upload_files import copy_uploads
 from ragfm.store.catalog import Catalog, Generation
-from ragfm.store.collection_store import UPLOADS
-from ragfm.store.database import CATALOG_FILE, PAGE_BYTES, damaged_page, open_engine, write_head
-from ragfm.store.views import BLOCK_BYTES, block_checksums
-
-if TYPE_CHECKING:
-    from ragfm.store.collection_store import Store
-
-__all__ = ["FORMAT", "FORMAT_WITH_UPLOADS", "MANIFEST", "BackupReport", "backup"]
+from ragfm.store.collection_store import UPLOADS, Store
+from ragfm.store.database import CATALOG_FILE, PAGE_BYTES, damaged_page, open_connection, write_head
+from ragfm.store.views import block_checksums
 
 MANIFEST = "manifest.json"
 FORMAT, FORMAT_WITH_UPLOADS = 1, 2  # every version of ragfm can read a backup without uploads
@@ -76,10 +72,8 @@ def backup(store: Store, out: Path, *, force: bool = False, progress: ProgressCa
         try:
             _copy_database(catalog, temporary, progress or ignore_progress)
             copy_uploads(store.folder, temporary)
-            engine = open_engine(temporary, writable=True)
-            with engine.connect() as connection:
+            with open_connection(temporary, writable=True) as connection:
                 newest = newest_generation(connection)
-            engine.dispose()
             write_head(temporary, newest.id, newest.digest)
             with closing(Catalog(temporary)) as copy:
                 documents = len(copy.documents(None))
@@ -123,12 +117,11 @@ def _copy_database(catalog: Catalog, folder: Path, progress: ProgressCallback) -
 def _write_archive(folder: Path, archive: Path, newest: Generation) -> int:
     """Write the archive of a copied collection. Returns the number of uploaded files."""
     uploads: list[dict[str, Any]] = []
-    for path, upload_file in upload_files(folder):
-        checksum = xxhash.xxh3_128()
+    for upload_file in sorted((folder / UPLOADS).glob("*/*")):
+        path = upload_file.relative_to(folder / UPLOADS).as_posix()
         with upload_file.open("rb") as data:
-            while block := data.read(BLOCK_BYTES):
-                checksum.update(block)
-        uploads.append({"path": path, "size": upload_file.stat().st_size, "checksum": checksum.hexdigest()})
+            checksum = file_digest(data, xxhash.xxh3_128).hexdigest()
+        uploads.append({"path": path, "size": upload_file.stat().st_size, "checksum": checksum})
     size = (folder / CATALOG_FILE).stat().st_size
     manifest: dict[str, Any] = {
         "format": FORMAT_WITH_UPLOADS if uploads else FORMAT,

@@ -12,7 +12,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, Literal, TypeAlias
+from typing import Any, BinaryIO, Literal, TypeAlias
 
 import numpy as np
 import sqlalchemy as sa
@@ -21,12 +21,8 @@ from ragfm.core.durable_files import sync_folder, temporary_path, write_error
 from ragfm.core.errors import MissingExtraError
 from ragfm.core.progress import Progress, ProgressCallback, ignore_progress
 from ragfm.maintenance.integrity import Discrepancy, LiveDocuments
+from ragfm.store.catalog import Catalog
 from ragfm.store.tables import documents
-
-if TYPE_CHECKING:
-    from ragfm.store.catalog import Catalog
-
-__all__ = ["ExportReport", "Format", "export"]
 
 Format: TypeAlias = Literal["jsonl", "parquet"]
 _ROW_GROUP_SIZE = 16 << 20  # approximate, in characters of text plus bytes of vectors

@@ -16,9 +16,9 @@ import numpy as np
 import sqlalchemy as sa
 
 from ragfm.core.types import embedded_text
-from ragfm.store.catalog import Generation, Source, text_hash
+from ragfm.store.catalog import Generation, Source, read_generation, text_hash
 from ragfm.store.document_rows import allowed_groups, tag_row
-from ragfm.store.tables import chunks, contracts, documents, generations, groups, sources, tags, vectors
+from ragfm.store.tables import chunks, documents, groups, sources, tags, vectors
 
 _RANGE = 4096  # rowids per query of a table scan
 _MAX_NORM_ERROR = 2e-3
@@ -74,11 +74,10 @@ class StoredDocument:
 
 def newest_generation(connection: sa.Connection) -> Generation:
     """The newest generation in this transaction. Raises DatabaseError or ValueError if it cannot be read."""
-    query = sa.select(generations, contracts.c.fingerprint).join(contracts)
-    row = connection.execute(query.order_by(generations.c.id.desc()).limit(1)).one_or_none()
-    if row is None:
+    newest = read_generation(connection)
+    if newest is None:
         raise ValueError("no generation has a contract")
-    return Generation(row.id, row.digest, row.contract_id, row.fingerprint, row.chunks)
+    return newest
 
 
 class LiveDocuments:

@@ -5,17 +5,13 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from difflib import get_close_matches
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ragfm.core.errors import CollectionError
 from ragfm.ingestion.source_request import known_sources
+from ragfm.store.catalog import Catalog, Source
+from ragfm.store.collection_store import Store
 from ragfm.store.tables import documents
-
-if TYPE_CHECKING:
-    from ragfm.store.catalog import Catalog, Source
-    from ragfm.store.collection_store import Store
-
-__all__ = ["RemoveReport", "remove"]
 
 _MAX_SUGGESTION_URIS = 10_000  # compared with an unknown name
 

@@ -8,20 +8,15 @@ catalog.db  rows of `tags` and `groups` are rewritten from documents, sources an
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from typing import TYPE_CHECKING
 
 import sqlalchemy as sa
 
 from ragfm.maintenance.integrity import LiveDocuments, newest_generation
-from ragfm.store.collection_store import write_lock
-from ragfm.store.database import HEAD_FILE, open_engine, write_head
+from ragfm.store.collection_store import Store, write_lock
+from ragfm.store.database import HEAD_FILE, open_connection, write_head
 from ragfm.store.document_rows import tag_row, update_groups
 from ragfm.store.tables import documents, tags
 from ragfm.store.views import VIEWS_FOLDER, remove_views
-
-if TYPE_CHECKING:
-    from ragfm.store.catalog_writer import Commit
-    from ragfm.store.collection_store import Store
 
 
 def repair(store: Store, damaged: Collection[str], document_ids: Sequence[int]) -> list[str]:
@@ -34,13 +29,9 @@ def repair(store: Store, damaged: Collection[str], document_ids: Sequence[int]) 
     if HEAD_FILE in damaged:
         # The newest generation is acknowledged, since there is no record of the last acknowledged one.
         with write_lock(store.folder):
-            engine = open_engine(store.folder, writable=False)
-            try:
-                with engine.connect() as connection:
-                    newest = newest_generation(connection)
-                write_head(store.folder, newest.id, newest.digest)
-            finally:
-                engine.dispose()
+            with open_connection(store.folder) as connection:
+                newest = newest_generation(connection)
+            write_head(store.folder, newest.id, newest.digest)
         repairs.append(
             f"wrote {HEAD_FILE} for generation {newest.id}, the newest in the catalog; if later commits were "
             "acknowledged, they are lost, and this can no longer be detected"
@@ -55,23 +46,20 @@ def repair(store: Store, damaged: Collection[str], document_ids: Sequence[int]) 
             path.unlink(missing_ok=True)
             repairs.append(f"removed {path.relative_to(store.folder)}, left by an interrupted writer")
         if document_ids:
-            catalog.generate(lambda commit: _rewrite_tags_and_groups(commit, document_ids))
+            with catalog.new_generation() as commit:
+                sources = LiveDocuments(commit.connection).sources
+                for document_id in document_ids:
+                    row = commit.connection.execute(sa.select(documents).where(documents.c.id == document_id)).one()
+                    commit.connection.execute(tags.delete().where(tags.c.document_id == document_id))
+                    if row.metadata:
+                        rows = [tag_row(document_id, key, value) for key, value in row.metadata.items()]
+                        commit.connection.execute(tags.insert(), rows)
+                    allow = None if row.allow is None else tuple(row.allow)
+                    update_groups(commit.connection, sources[row.source_id], {row.path: allow})
+                commit.record("mend", document_ids)
             repairs.append(f"rewrote groups and tags of {len(document_ids)} documents")
         before = {path.name for path in views.glob("*")}
         store.save_view(catalog)
         saved = {path.name for path in views.glob("*")} - before
         repairs += [f"built {VIEWS_FOLDER}/{name} from the catalog" for name in sorted(saved)]
     return repairs
-
-
-def _rewrite_tags_and_groups(commit: Commit, document_ids: Sequence[int]) -> None:
-    sources = LiveDocuments(commit.connection).sources
-    for document_id in document_ids:
-        row = commit.connection.execute(sa.select(documents).where(documents.c.id == document_id)).one()
-        commit.connection.execute(tags.delete().where(tags.c.document_id == document_id))
-        if row.metadata:
-            rows = [tag_row(document_id, key, value) for key, value in row.metadata.items()]
-            commit.connection.execute(tags.insert(), rows)
-        allow = None if row.allow is None else tuple(row.allow)
-        update_groups(commit.connection, sources[row.source_id], {row.path: allow})
-    commit.record("mend", document_ids)

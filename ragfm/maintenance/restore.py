@@ -13,7 +13,7 @@ import time
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, BinaryIO
 
 import xxhash
 
@@ -23,14 +23,9 @@ from ragfm.core.progress import Progress, ProgressCallback, ignore_progress
 from ragfm.maintenance.backup import FORMAT, FORMAT_WITH_UPLOADS, MANIFEST
 from ragfm.maintenance.upload_files import is_upload_path, relocate_uploads
 from ragfm.store.catalog import Catalog
-from ragfm.store.collection_store import UPLOADS, UPLOADS_SOURCE
+from ragfm.store.collection_store import UPLOADS, UPLOADS_SOURCE, Store
 from ragfm.store.database import CATALOG_FILE, damaged_page, write_head
 from ragfm.store.views import BLOCK_BYTES
-
-if TYPE_CHECKING:
-    from ragfm.store.collection_store import Store
-
-__all__ = ["RestoreReport", "restore"]
 
 _MAX_MANIFEST_BYTES = 256 << 20  # it has a checksum of 32 characters per 8 MiB, and 200 characters per upload
 
@@ -63,8 +58,8 @@ def restore(store: Store, file: Path, progress: ProgressCallback | None = None) 
     try:
         temporary.mkdir(parents=True)
         try:
-            with _Archive(file) as archive:
-                generation, uploads = archive.unpack(temporary, progress or ignore_progress)
+            with file.open("rb") as opened:
+                generation, uploads = _Archive(file, opened).unpack(temporary, progress or ignore_progress)
             temporary.rename(folder)
             sync_folder(folder.parent)
         finally:
@@ -93,15 +88,8 @@ def restore(store: Store, file: Path, progress: ProgressCallback | None = None) 
 class _Archive:
     """An open backup, read from front to back. All checksums are verified."""
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._file = path.open("rb")
-
-    def __enter__(self) -> _Archive:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._file.close()
+    def __init__(self, path: Path, file: BinaryIO) -> None:
+        self._path, self._file = path, file
 
     def unpack(self, folder: Path, progress: ProgressCallback) -> tuple[int, int]:
         """Write catalog, HEAD and uploads to a folder. Returns the generation and the number of uploaded files."""

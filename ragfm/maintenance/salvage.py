@@ -25,11 +25,9 @@ from ragfm.maintenance.upload_files import copy_uploads, relocate_uploads
 from ragfm.store.catalog import Source
 from ragfm.store.catalog_writer import CatalogWriter, Failure
 from ragfm.store.collection_store import Store
-from ragfm.store.database import CATALOG_FILE, open_engine
+from ragfm.store.database import CATALOG_FILE, open_connection
 from ragfm.store.document_rows import NewDocument
 from ragfm.store.tables import failures
-
-__all__ = ["LostDocument", "SalvageReport", "salvage"]
 
 _MAX_BATCH_DOCUMENTS, _MAX_BATCH_CHARACTERS = 200, 4_000_000  # per commit
 
@@ -65,9 +63,8 @@ def salvage(store: Store, out: Path, progress: ProgressCallback | None = None) -
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise CollectionError(f"'{out}' already exists.", "Choose a folder that does not exist.")
     temporary = temporary_path(out)
-    engine = open_engine(store.folder, writable=False)
     try:
-        with engine.connect() as connection:
+        with open_connection(store.folder) as connection:
             live = LiveDocuments(connection)
             temporary.mkdir(parents=True)
             run = _Salvage(live, temporary, store.folder.parent, out.parent)
@@ -85,7 +82,6 @@ def salvage(store: Store, out: Path, progress: ProgressCallback | None = None) -
             f"'{out}' cannot be created: {error.strerror}.", "Fix the cause and run the command again."
         ) from error
     finally:
-        engine.dispose()
         shutil.rmtree(temporary, ignore_errors=True)
     new = Store(out, store.settings, None)
     with new.writing() as catalog:

@@ -10,14 +10,11 @@ import os
 import re
 import shutil
 import stat
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 from ragfm.store.catalog_writer import CatalogWriter
 from ragfm.store.collection_store import UPLOADS, UPLOADS_SOURCE
-
-__all__ = ["copy_uploads", "is_upload_path", "relocate_uploads", "upload_files"]
 
 _PATH = re.compile(r"[0-9a-f]{16}/(\.ragfm-access|[^./\x00][^/\x00]*)")
 
@@ -38,12 +35,6 @@ def copy_uploads(collection: Path, target: Path) -> None:
                         shutil.copyfile(file, copy / file.name)
         except FileNotFoundError:
             shutil.rmtree(copy)
-
-
-def upload_files(folder: Path) -> Iterator[tuple[str, Path]]:
-    """All uploaded files in a folder: each path relative to the uploads, and the file."""
-    for file in sorted((folder / UPLOADS).glob("*/*")):
-        yield file.relative_to(folder / UPLOADS).as_posix(), file
 
 
 def is_upload_path(path: str) -> bool:

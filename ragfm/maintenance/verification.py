@@ -13,32 +13,32 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import numpy as np
 import sqlalchemy as sa
 
-from ragfm.core.errors import CollectionNotFound, DamagedCollectionError
+from ragfm.core.durable_files import read_checksummed
+from ragfm.core.errors import CollectionNotFound, DamagedCollectionError, RagfmError
 from ragfm.core.progress import Progress, ProgressCallback, ignore_progress
 from ragfm.maintenance.integrity import READ_ERRORS, Discrepancy, LiveDocuments, check_vector
 from ragfm.maintenance.repair import repair as repair_derived
-from ragfm.maintenance.view_verification import verify_views
-from ragfm.store.catalog import Catalog
-from ragfm.store.database import CATALOG_FILE, HEAD_FILE, damaged_pages, open_engine, read_head
+from ragfm.store.catalog import Catalog, StaleReadError, read_property
+from ragfm.store.collection_store import Store
+from ragfm.store.database import CATALOG_FILE, HEAD_FILE, damaged_pages, open_connection, read_head
 from ragfm.store.migrations import needs_migration
-from ragfm.store.tables import SCHEMA_VERSION, chunks, contracts, generations, properties, vectors
-from ragfm.store.views import VIEWS_FOLDER
-
-if TYPE_CHECKING:
-    from ragfm.store.collection_store import Store
-
-__all__ = ["Finding", "VerifyReport", "verify"]
+from ragfm.store.tables import SCHEMA_VERSION, chunks, contracts, generations, vectors
+from ragfm.store.views import FORMAT, MANIFEST, VIEWS_FOLDER, View, damaged_blocks
 
 _PAGE_READS = 4  # of a page with a wrong checksum: a writer may be writing it
 _PAGE_READ_INTERVAL = 0.05  # seconds
+_ID_BATCH = 4096  # ids per search of a view
+_SAMPLE_VECTORS = 32  # whose scores are compared
+_EXACT_TOLERANCE, _APPROXIMATE_TOLERANCE = 1e-4, 0.02  # of a score
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,20 +135,17 @@ class _Check:
                     pages &= set(damaged_pages(folder))
             for page in sorted(pages):
                 self._add_damage(*page)
-            engine = open_engine(folder, writable=False)
             try:
-                with engine.connect() as connection:
+                with open_connection(folder) as connection:
                     self._check_catalog(connection, head)
             except READ_ERRORS as error:
                 self._add_damage("reading it", "possible", getattr(error, "orig", error))
-            finally:
-                engine.dispose()
         else:
             self._add_damage("the file", "there", "missing")
         # A damaged collection cannot be opened; then only the files of its views are checked.
         catalog = Catalog(folder) if head is not None and not self.catalog_damaged else None
         try:
-            for name, discrepancies in verify_views(folder, catalog, self.generation):
+            for name, discrepancies in _verify_views(folder, catalog, self.generation):
                 self.views += 1
                 for discrepancy in discrepancies:
                     self.findings.append(Finding(name, *discrepancy))
@@ -163,7 +160,7 @@ class _Check:
 
     def _check_catalog(self, connection: sa.Connection, head: dict[str, Any] | None) -> None:
         """Check the catalog in one transaction."""
-        schema = connection.execute(sa.select(properties.c.value).where(properties.c.key == "schema")).scalar()
+        schema = read_property(connection, "schema")
         if schema != str(SCHEMA_VERSION):
             self._add_damage("the schema's version", SCHEMA_VERSION, schema)
         for pragma, what in (("integrity_check", "SQLite's integrity check"), ("foreign_key_check", "foreign keys")):
@@ -212,7 +209,7 @@ class _Check:
 
 def _check_generations(connection: sa.Connection, head: dict[str, Any] | None) -> Iterator[Discrepancy]:
     """Compare HEAD with the history, look for missing generations, and count the chunks of each."""
-    floor = int(connection.execute(sa.select(properties.c.value).where(properties.c.key == "floor")).scalar() or 0)
+    floor = int(read_property(connection, "floor") or 0)
     rows = connection.execute(sa.select(generations).order_by(generations.c.id)).all()
     digests = {row.id: row.digest for row in rows}
     newest = rows[-1].id
@@ -248,3 +245,73 @@ def _check_unused_vectors(connection: sa.Connection, contract_id: int) -> Iterat
     for row in connection.execute(query.execution_options(yield_per=1000)):
         for what, expected, found in check_vector(row.vector, row.checksum, int(row.fingerprint["dim"])):
             yield Discrepancy(f"{what} of the vector {row.text_hash.hex()}", expected, found)
+
+
+def _verify_views(
+    root: Path, catalog: Catalog | None, generation: int | None
+) -> Iterator[tuple[str, Iterable[Discrepancy]]]:
+    """The name of each view, relative to the collection, and its discrepancies.
+
+    Without a catalog, only the files are checked. A view that is newer than `generation`, the catalog's, is damage of
+    the catalog, and is reported under its name.
+    """
+    folders = sorted((root / VIEWS_FOLDER).iterdir()) if (root / VIEWS_FOLDER).is_dir() else []
+    for folder in folders:
+        if folder.suffix == ".new":
+            continue
+        name = f"{VIEWS_FOLDER}/{folder.name}"
+        try:
+            manifest = read_checksummed(folder / MANIFEST)
+            view_generation = int(manifest.get("generation", -1))
+            if generation is not None and view_generation > generation:
+                expected = f"at least {view_generation}, the generation of the view {name}"
+                yield CATALOG_FILE, [Discrepancy("its newest generation", expected, str(generation))]
+                continue
+            found = [Discrepancy(*damage) for damage in damaged_blocks(folder, manifest.get("files", {}))]
+            if not found and catalog is not None and manifest.get("format") == FORMAT:
+                view = View(folder, manifest)
+                found = list(_check_view(view, str(manifest["digest"]), int(manifest["contract"]), catalog))
+            yield name, found
+        except FileNotFoundError as error:
+            if folder.exists():  # otherwise a writer has just replaced it
+                yield name, [Discrepancy(Path(error.filename or MANIFEST).name, "there", "missing")]
+        except (OSError, ValueError, RagfmError) as error:
+            what = MANIFEST if isinstance(error, ValueError) else "the view"
+            yield name, [Discrepancy(what, "intact", str(error))]
+
+
+def _check_view(view: View, digest: str, contract_id: int, catalog: Catalog) -> Iterator[Discrepancy]:
+    """Compare the indexes of a view with the catalog. A view that is no longer used is not compared."""
+    try:
+        generation = catalog.at(view.generation)
+    except StaleReadError:
+        return  # it is older than the floor
+    if contract_id != generation.contract_id:
+        return
+    if digest != generation.digest:
+        yield Discrepancy("the digest of the history", generation.digest, digest)
+        return
+    ids = catalog.chunk_ids(generation.id)
+    if catalog.floor() > generation.id:
+        return
+    if len(view.index) != len(ids):
+        yield Discrepancy("the number of vectors", str(len(ids)), str(len(view.index)))
+    # A search for as many hits as ids are allowed must return all of them.
+    dim, missing = int(generation.contract["dim"]), 0
+    query = np.full((1, dim), dim**-0.5, dtype=np.float32)
+    for start in range(0, len(ids), _ID_BATCH):
+        batch = ids[start : start + _ID_BATCH]
+        missing += len(np.setdiff1d(batch, view.index.search(query, len(batch), allowed=batch)[1]))
+    if missing:
+        yield Discrepancy("the chunks", f"all of generation {generation.id}", f"{missing} are missing")
+        return
+    sample, vectors = catalog.vectors_of(generation, ids[:: max(1, len(ids) // _SAMPLE_VECTORS)].tolist())
+    if not len(sample):
+        return
+    scores, hits = view.index.search(vectors, len(sample), allowed=sample)
+    exact = np.take_along_axis(vectors @ vectors.T, np.searchsorted(sample, hits), axis=1)
+    difference = float(np.abs(scores - exact).max())
+    tolerance = _EXACT_TOLERANCE if view.index.recall == 1 else _APPROXIMATE_TOLERANCE
+    if not difference <= tolerance:  # also true for NaN
+        found = f"up to {difference:.4f} off"
+        yield Discrepancy("the scores of a sample", f"within {tolerance} of the exact ones", found)

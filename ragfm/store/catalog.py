@@ -24,14 +24,14 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from hashlib import blake2b
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from zlib import crc32
 
 import numpy as np
 import sqlalchemy as sa
 
 from ragfm.core.errors import CollectionError, DamagedCollectionError
-from ragfm.core.types import Mark, embedded_text
+from ragfm.core.types import Ids, Mark, Scalar, Vectors, embedded_text
 from ragfm.store.database import CATALOG_FILE, batches, open_engine, read_error, read_head
 from ragfm.store.display_names import DisplayNames
 from ragfm.store.tables import (
@@ -45,9 +45,6 @@ from ragfm.store.tables import (
     sources,
     vectors,
 )
-
-if TYPE_CHECKING:
-    from ragfm.core.types import Ids, Scalar, Vectors
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,12 +101,11 @@ class Catalog:
             # HEAD is read first: a commit in between only makes the catalog newer.
             head = read_head(self.folder)
             with self.read() as connection:
-                query = sa.select(properties.c.value).where(properties.c.key == "schema")
-                schema = connection.execute(query).scalar_one_or_none()
+                schema = read_property(connection, "schema")
                 newest = connection.execute(sa.select(sa.func.max(generations.c.id))).scalar_one()
                 query = sa.select(generations.c.digest).where(generations.c.id == head["generation"])
                 digest = connection.execute(query).scalar_one_or_none()
-                floor = connection.execute(sa.select(properties.c.value).where(properties.c.key == "floor")).scalar()
+                floor = read_property(connection, "floor")
             if schema != str(SCHEMA_VERSION):
                 raise CollectionError(
                     f"The collection '{folder}' has schema {schema}, but this ragfm reads schema {SCHEMA_VERSION}.",
@@ -167,20 +163,16 @@ class Catalog:
 
     def at(self, generation: int | None = None) -> Generation:
         """A generation, by default the newest. Raises StaleReadError if compaction has deleted it."""
-        query = sa.select(generations, contracts.c.fingerprint).join(contracts)
-        if generation is not None:
-            query = query.where(generations.c.id == generation)
         with self.read() as connection:
-            row = connection.execute(query.order_by(generations.c.id.desc()).limit(1)).one_or_none()
-        if row is None:
+            found = read_generation(connection, generation)
+        if found is None:
             raise StaleReadError
-        return Generation(row.id, row.digest, row.contract_id, row.fingerprint, row.chunks)
+        return found
 
     def floor(self) -> int:
         """The oldest generation that is complete."""
         with self.read() as connection:
-            query = sa.select(properties.c.value).where(properties.c.key == "floor")
-            return int(connection.execute(query).scalar_one())
+            return int(read_property(connection, "floor"))
 
     def sources(self) -> list[Source]:
         """All sources, in the order of their first ingest."""
@@ -370,6 +362,20 @@ class Catalog:
             ids[index] = chunk_id
             matrix[index] = np.frombuffer(vector, dtype="<f4")
         return ids, matrix
+
+
+def read_property(connection: sa.Connection, key: str) -> Any:
+    """The value in the table `properties`, as text; None if there is none."""
+    return connection.execute(sa.select(properties.c.value).where(properties.c.key == key)).scalar()
+
+
+def read_generation(connection: sa.Connection, generation: int | None = None) -> Generation | None:
+    """A generation, by default the newest; None if there is none."""
+    query = sa.select(generations, contracts.c.fingerprint).join(contracts).order_by(generations.c.id.desc()).limit(1)
+    if generation is not None:
+        query = query.where(generations.c.id == generation)
+    row = connection.execute(query).one_or_none()
+    return None if row is None else Generation(row.id, row.digest, row.contract_id, row.fingerprint, row.chunks)
 
 
 def alive(table: sa.Table, generation: int) -> sa.ColumnElement[bool]:

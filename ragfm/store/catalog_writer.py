@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import json
 import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from hashlib import blake2b
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from zlib import crc32
 
 import pysqlite3
 import sqlalchemy as sa
 
 from ragfm.core.errors import CollectionError, CollectionReadOnlyError, DamagedCollectionError
+from ragfm.core.types import Scalar, Vectors
 from ragfm.store.catalog import Catalog, Source
 from ragfm.store.database import (
     CATALOG_FILE,
@@ -41,9 +42,6 @@ from ragfm.store.tables import (
     sources,
     vectors,
 )
-
-if TYPE_CHECKING:
-    from ragfm.core.types import Scalar, Vectors
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,12 +133,13 @@ class CatalogWriter(Catalog):
                 "Fix the cause and run the command again.",
             ) from error
 
-    def generate(self, change: Callable[[Commit], None]) -> int:
-        """Make one generation of what `change` writes. Returns its number when it is durable."""
+    @contextmanager
+    def new_generation(self) -> Iterator[Commit]:
+        """Make one generation of what the block writes; it is durable when the block ends."""
         with self.write() as connection:
             last = connection.execute(sa.select(generations).order_by(generations.c.id.desc()).limit(1)).one()
             commit = Commit(connection, last.id + 1, last.contract_id, last.chunks)
-            change(commit)
+            yield commit
             digest = blake2b(json.dumps([last.digest, commit.changes]).encode(), digest_size=16).hexdigest()
             connection.execute(
                 generations.insert().values(
@@ -152,15 +151,13 @@ class CatalogWriter(Catalog):
                 )
             )
         write_head(self.folder, commit.generation, digest)
-        return int(commit.generation)
 
     def commit(self, source: Source, added: Sequence[NewDocument], removed: Sequence[str]) -> int:
         """Add documents of a source, replacing their older versions, and remove paths, in one generation.
 
         Returns the generation when it is durable. Raises CollectionError if a uri belongs to another source.
         """
-
-        def change(commit: Commit) -> None:
+        with self.new_generation() as commit:
             ended = [*removed, *(new.path for new in added)]
             commit.chunks -= end_documents(commit.connection, source.id, ended, commit.generation)
             commit.record("-", source.name, ended)
@@ -169,20 +166,17 @@ class CatalogWriter(Catalog):
                 commit.chunks += len(new.chunks)
                 commit.record("+", new.document.uri, new.digest, new.recipe, len(new.chunks))
             _clear_failures(commit.connection, source.id, ended)
-
-        return self.generate(change)
+        return commit.generation
 
     def remove_source(self, source: Source) -> int:
         """Remove a source with all its documents, in one generation. Returns the generation when it is durable."""
         paths = list(self.current(source.id))  # outside of the write transaction, which this read would wait for
-
-        def change(commit: Commit) -> None:
+        with self.new_generation() as commit:
             commit.chunks -= end_documents(commit.connection, source.id, paths, commit.generation)
             commit.connection.execute(failures.delete().where(failures.c.source_id == source.id))
             commit.connection.execute(sources.update().where(sources.c.id == source.id).values(removed=True))
             commit.record("- source", source.name)
-
-        return self.generate(change)
+        return commit.generation
 
     def save_source(self, source: Source) -> Source:
         """Insert a source or update the one with the same name. Returns it with its id.
@@ -210,36 +204,27 @@ class CatalogWriter(Catalog):
             with self.write() as connection:
                 connection.execute(update)
             return saved
-
-        def change(commit: Commit) -> None:
+        with self.new_generation() as commit:
             commit.connection.execute(update)
             update_groups(commit.connection, saved, None)
             commit.record("allow", source.name, sorted(source.allow))
-
-        self.generate(change)
         return saved
 
     def restrict(self, source: Source, paths: Mapping[str, tuple[str, ...] | None]) -> None:
         """Apply the access groups that the connector reports for these paths to all their versions, at once."""
-
-        def change(commit: Commit) -> None:
+        with self.new_generation() as commit:
             update_groups(commit.connection, source, paths)
             commit.record("allow", source.name, sorted(paths.items()))
-
-        self.generate(change)
 
     def retag(self, source: Source, changes: Mapping[str, tuple[Mapping[str, Scalar | None], str]]) -> None:
         """Change the metadata of live documents in place, in one generation.
 
         `changes` has for each path the changed keys, None to delete one, and the document's new recipe.
         """
-
-        def change(commit: Commit) -> None:
+        with self.new_generation() as commit:
             for path, (metadata, recipe) in changes.items():
                 update_tags(commit.connection, source.id, path, metadata, recipe)
             commit.record("tags", source.name, sorted((path, recipe) for path, (_, recipe) in changes.items()))
-
-        self.generate(change)
 
     def add_vectors(self, contract_id: int, hashes: Sequence[bytes], matrix: Vectors) -> None:
         """Save the vectors of embedded texts; durable at once, so that an interrupted sync embeds nothing twice."""

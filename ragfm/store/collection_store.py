@@ -13,7 +13,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 from weakref import WeakValueDictionary
 
 from filelock import FileLock, Timeout
@@ -31,6 +31,7 @@ from ragfm.core.errors import (
     RagfmError,
 )
 from ragfm.core.registry import make
+from ragfm.core.types import Embedder, Reranker, Scalar
 from ragfm.embedders import load_embedder
 from ragfm.store.catalog import Catalog, Generation, StaleReadError
 from ragfm.store.catalog_writer import CatalogWriter
@@ -40,9 +41,6 @@ from ragfm.store.index_selection import choose_kind, default_memory
 from ragfm.store.migrations import needs_migration
 from ragfm.store.snapshot import Snapshot, open_snapshot
 from ragfm.store.views import VIEWS_FOLDER, View, save_view
-
-if TYPE_CHECKING:
-    from ragfm.core.types import Embedder, Reranker, Scalar
 
 _log = logging.getLogger(__name__)
 LOCK = "LOCK"

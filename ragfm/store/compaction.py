@@ -12,7 +12,6 @@ from __future__ import annotations
 import time
 from contextlib import closing
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import pysqlite3
 import sqlalchemy as sa
@@ -21,12 +20,10 @@ from ragfm.core.durable_files import sync_folder
 from ragfm.core.errors import CollectionError
 from ragfm.core.progress import Progress, ProgressCallback, ignore_progress
 from ragfm.store.catalog import Catalog
+from ragfm.store.catalog_writer import CatalogWriter
+from ragfm.store.collection_store import Store
 from ragfm.store.database import CATALOG_FILE, batches
 from ragfm.store.tables import chunks, documents, generations, groups, properties, sources, tags, vectors
-
-if TYPE_CHECKING:
-    from ragfm.store.catalog_writer import CatalogWriter
-    from ragfm.store.collection_store import Store
 
 _BATCH_ROWS = 5_000  # deleted per transaction, so that the write-ahead log stays small
 _VACUUM_PAGES = 2_000  # freed per statement

@@ -11,7 +11,7 @@ import errno
 import functools
 import os
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -99,6 +99,17 @@ def open_engine(folder: Path, *, writable: bool) -> sa.Engine:
     return engine
 
 
+@contextmanager
+def open_connection(folder: Path, *, writable: bool = False) -> Iterator[sa.Connection]:
+    """A connection to the database of a collection, without an open catalog."""
+    engine = open_engine(folder, writable=writable)
+    try:
+        with engine.connect() as connection:
+            yield connection
+    finally:
+        engine.dispose()
+
+
 def read_error(folder: Path, error: sa.exc.DatabaseError) -> CollectionError:
     """The error to raise for a failed read: DamagedCollectionError for damage, CollectionError for anything else."""
     file, cause = folder / CATALOG_FILE, error.orig
@@ -123,9 +134,8 @@ def read_error(folder: Path, error: sa.exc.DatabaseError) -> CollectionError:
 
 def damaged_page(folder: Path) -> str | None:
     """A description of the first damaged page of the database file, None if all are intact. Raises OSError."""
-    for item, expected, actual in damaged_pages(folder):
-        return f"{item} is {actual}, expected {expected}"
-    return None
+    damages = damaged_pages(folder)
+    return next((f"{item} is {actual}, expected {expected}" for item, expected, actual in damages), None)
 
 
 def damaged_pages(folder: Path) -> Iterator[tuple[str, str, str]]:

@@ -5,16 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import astuple, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import sqlalchemy as sa
 
+from ragfm.core.types import Chunk, Document, Scalar
 from ragfm.store.catalog import Source, text_hash
 from ragfm.store.database import batches
 from ragfm.store.tables import MAX_COMPARED_CHARACTERS, as_number, chunks, documents, groups, tags
-
-if TYPE_CHECKING:
-    from ragfm.core.types import Chunk, Document, Scalar
 
 
 @dataclass(frozen=True, slots=True)

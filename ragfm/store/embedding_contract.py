@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ragfm.core.errors import EmbedderMismatchError
-
-if TYPE_CHECKING:
-    from ragfm.core.types import Embedder
+from ragfm.core.types import Embedder
 
 _NAME_KEYS = {"model", "embedder"}  # names to load it by; one embedder may have several
 

@@ -15,17 +15,15 @@ from collections import OrderedDict
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ragfm.core.registry import load_plugin
+from ragfm.core.types import Ids, KeywordIndex, Vectors
 from ragfm.store.catalog import Catalog, Generation, StaleReadError
 from ragfm.store.views import KEYWORD_PLUGIN, View, newest_view
-
-if TYPE_CHECKING:
-    from ragfm.core.types import Ids, KeywordIndex, Vectors
 
 _EXTRA_EXACT = 16  # candidates beyond k: some may be dead, or have equal scores
 _EXTRA_APPROXIMATE = 20  # the same for an approximate index, whose candidates are scored again exactly

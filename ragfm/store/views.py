@@ -16,7 +16,7 @@ import shutil
 import threading
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import xxhash
 
@@ -30,10 +30,8 @@ from ragfm.core.durable_files import (
 )
 from ragfm.core.errors import CollectionError, DamagedCollectionError
 from ragfm.core.registry import load_plugin
+from ragfm.core.types import KeywordIndex, VectorIndex
 from ragfm.store.catalog import Catalog, Generation, StaleReadError
-
-if TYPE_CHECKING:
-    from ragfm.core.types import KeywordIndex, VectorIndex
 
 VIEWS_FOLDER = "views"
 MANIFEST = "manifest.json"
@@ -85,9 +83,8 @@ class View:
             warn_damaged(self.folder, damage)
 
     def _find_damage(self) -> str | None:
-        for item, expected, actual in damaged_blocks(self.folder, self.files):
-            return f"{item} is {actual}, expected {expected}"
-        return None
+        damages = damaged_blocks(self.folder, self.files)
+        return next((f"{item} is {actual}, expected {expected}" for item, expected, actual in damages), None)
 
     def _check(self) -> None:
         try:
@@ -178,39 +175,35 @@ def save_view(
     Older views are removed. Raises CollectionError.
     """
     folder = root / VIEWS_FOLDER / f"{generation.id:010d}"
+    temporary = temporary_path(folder)
     try:
         remove_views(folder.parent.glob("*.new"))  # left by a writer that was killed
-        temporary = temporary_path(folder)
         for part in ("vectors", "keywords"):
             (temporary / part).mkdir(parents=True)
-        try:
-            index = load_plugin("indexes", kind).build(*catalog.chunk_vectors(generation))
-            index.save(temporary / "vectors")
-            keywords.save(temporary / "keywords")
-            if not len(index) == len(keywords) == generation.chunks:
-                raise ValueError(f"{len(index)} vectors and {len(keywords)} texts for {generation.chunks} chunks")
-            files = {path.relative_to(temporary).as_posix(): file_entry(path) for path in sorted(temporary.glob("*/*"))}
-            for part in ("vectors", "keywords"):
-                sync_folder(temporary / part)
-            manifest = {
-                "format": FORMAT,
-                "generation": generation.id,
-                "digest": generation.digest,
-                "contract": generation.contract_id,
-                "kind": kind,
-                "language": language,
-                "count": len(index),
-                "files": files,
-            }
-            # Load it before it replaces an older view: numpy does not report that the disk was full.
-            load_plugin("indexes", kind).load(temporary / "vectors")
-            load_plugin("keyword_indexes", KEYWORD_PLUGIN).load(temporary / "keywords")
-            write_durably(temporary / MANIFEST, encode_checksummed(manifest))
-            remove_views([folder])  # a damaged view of the same generation
-            temporary.replace(folder)
-        except (OSError, ValueError):
-            remove_views([temporary])
-            raise
+        index = load_plugin("indexes", kind).build(*catalog.chunk_vectors(generation))
+        index.save(temporary / "vectors")
+        keywords.save(temporary / "keywords")
+        if not len(index) == len(keywords) == generation.chunks:
+            raise ValueError(f"{len(index)} vectors and {len(keywords)} texts for {generation.chunks} chunks")
+        files = {path.relative_to(temporary).as_posix(): file_entry(path) for path in sorted(temporary.glob("*/*"))}
+        for part in ("vectors", "keywords"):
+            sync_folder(temporary / part)
+        manifest = {
+            "format": FORMAT,
+            "generation": generation.id,
+            "digest": generation.digest,
+            "contract": generation.contract_id,
+            "kind": kind,
+            "language": language,
+            "count": len(index),
+            "files": files,
+        }
+        # Load it before it replaces an older view: numpy does not report that the disk was full.
+        load_plugin("indexes", kind).load(temporary / "vectors")
+        load_plugin("keyword_indexes", KEYWORD_PLUGIN).load(temporary / "keywords")
+        write_durably(temporary / MANIFEST, encode_checksummed(manifest))
+        remove_views([folder])  # a damaged view of the same generation
+        temporary.replace(folder)
         sync_folder(folder.parent)
         remove_views(path for path in folder.parent.iterdir() if path != folder)
         return View(folder, manifest)
@@ -220,6 +213,8 @@ def save_view(
             f"The documents are committed, but the view '{root / VIEWS_FOLDER}' cannot be saved: {why}.",
             "Searches work without it, more slowly. The next ingest saves it.",
         ) from error
+    finally:
+        remove_views([temporary])
 
 
 def file_entry(path: Path) -> dict[str, Any]:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import random
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -19,7 +20,7 @@ from ragfm.core.errors import CollectionError, ConnectorError, MassDeleteError
 from ragfm.ingestion.ingest_report import SyncReport
 from ragfm.ingestion.sync import Sync, list_refs
 from ragfm.store.catalog import Source
-from ragfm.store.catalog_writer import CatalogWriter
+from ragfm.store.catalog_writer import CatalogWriter, Commit
 from ragfm.testing import HashingEmbedder, check_connector
 
 WORDS = [f"word{number}" for number in range(80)]
@@ -287,14 +288,15 @@ def test_another_allow_and_another_file_open_nothing_between_them(
     _write(docs / "a", "The text of a.")
     collection.sync(docs, allow=["hr"])
     states: list[set[str]] = []
-    generate = CatalogWriter.generate
+    new_generation = CatalogWriter.new_generation
 
-    def watched(self: CatalogWriter, change: object) -> int:
-        generation = generate(self, change)  # type: ignore[arg-type]
+    @contextmanager
+    def watched(self: CatalogWriter) -> Iterator[Commit]:
+        with new_generation(self) as commit:
+            yield commit
         states.append(_seen(collection))
-        return generation
 
-    monkeypatch.setattr(CatalogWriter, "generate", watched)
+    monkeypatch.setattr(CatalogWriter, "new_generation", watched)
     _write(docs / ACCESS_FILE, "board")
     collection.sync(docs, allow=[])  # the file is to say it from now on
     assert _seen(collection, "board") == {"a"}
