@@ -4,13 +4,11 @@ exact             vector index: exact search with numpy
 faiss_flat        vector index: exact search with FAISS
 faiss_hnsw        vector index: approximate search in a graph of neighbors (HNSW)
 faiss_ivf         vector index: approximate search in inverted lists (IVF)
-faiss_base        base class of the FAISS indexes
-faiss_files       read and write FAISS files
+faiss_base        base class of the FAISS indexes, and their files
 vector_arrays     checks of arrays, exact search and reading of saved arrays
 selection         the rows that a search may return
 bm25              keyword index: BM25
-postings          postings of a keyword index as arrays
-term_counts       count the terms of texts
+postings          count the terms of texts; postings of a keyword index as arrays
 text_analysis     words and terms of a text, language detection
 stemmers          stemming algorithms and stop words by language
 """

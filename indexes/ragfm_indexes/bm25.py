@@ -9,21 +9,15 @@ import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import ArrayLike
 
-from ragfm_indexes.postings import Postings
-from ragfm_indexes.selection import Selection, SelectionCache
-from ragfm_indexes.term_counts import count_terms
+from ragfm.core.types import Ids, Vectors
+from ragfm_indexes.postings import Postings, count_terms
+from ragfm_indexes.selection import Rows, Selection, SelectionCache
 from ragfm_indexes.text_analysis import FINGERPRINT, Analyzer, term_key, words
 from ragfm_indexes.vector_arrays import check_ids, empty_results, rows_of_ids
-
-if TYPE_CHECKING:
-    from numpy.typing import ArrayLike
-
-    from ragfm.core.types import Ids, Vectors
-    from ragfm_indexes.selection import Rows
 
 K1, B = 1.2, 0.75  # better than Anserini's 0.9 and 0.4 on cranfield, cisi and cacm; as good on SciFact's train claims
 _FILE = "bm25.json"
@@ -44,17 +38,13 @@ class BM25Index:
     def __init__(self, parts: Sequence[Postings], language: str | None, removed: Ids) -> None:
         """For `build`, `updated` and `load`: `parts` share no id, and a search skips the ids in `removed`."""
         self._parts = parts
-        self._language = language
+        self.language = language
+        """Language of the stop words and stems (ISO 639-1 or `simple`); None while the index has had no text."""
         self._removed = removed
         self._removed_rows: list[Rows] = [rows_of_ids(part.ids, removed) for part in parts]
         self._selections = [SelectionCache(_selection_of(part.ids)) for part in parts]
         self._n = sum(len(part.ids) for part in parts)
         self._mean_length = max(sum(int(part.lengths.sum()) for part in parts), 1) / max(self._n, 1)
-
-    @property
-    def language(self) -> str | None:
-        """Language of the stop words and stems (ISO 639-1 or `simple`); None while the index has had no text."""
-        return self._language
 
     @classmethod
     def build(cls, ids: Ids, texts: Iterable[str], *, language: str | None = None) -> BM25Index:
@@ -79,7 +69,7 @@ class BM25Index:
         order = np.argsort(id_array, kind="stable")
         new_ids = id_array[order]
         check_ids(new_ids)
-        counts, keys, language = count_terms(texts, len(new_ids), self._language)
+        counts, keys, language = count_terms(texts, len(new_ids), self.language)
         if not np.array_equal(new_ids, id_array):  # usually they are sorted, and copying the counts is expensive
             counts = counts[order]
         new_part = Postings.from_counts(new_ids, counts, keys)
@@ -108,7 +98,7 @@ class BM25Index:
         if isinstance(queries, str):
             raise ValueError("expected a list of queries, got a string")
         allowed_rows = [None if allowed is None else selections.get(allowed).rows for selections in self._selections]
-        analyzer = Analyzer(self._language or "simple")
+        analyzer = Analyzer(self.language or "simple")
         constant, slope = np.float32(K1 * (1 - B)), np.float32(K1 * B / self._mean_length)
         scores, ids = empty_results(len(queries), k)
         for n, query in enumerate(queries):
@@ -144,7 +134,7 @@ class BM25Index:
         if len(self._parts) > 1 or len(self._removed):
             part = Postings.merge(self._parts, self._removed_rows)
         part.save(folder)
-        metadata = {"analysis": FINGERPRINT, "language": self._language}
+        metadata = {"analysis": FINGERPRINT, "language": self.language}
         (folder / _FILE).write_text(json.dumps(metadata) + "\n", encoding="utf-8")
 
     @classmethod

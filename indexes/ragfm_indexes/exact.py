@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 import numpy as np
 
+from ragfm.core.types import Ids, Vectors
 from ragfm_indexes.selection import Selection, SelectionCache
 from ragfm_indexes.vector_arrays import (
     check_ids,
@@ -17,9 +18,6 @@ from ragfm_indexes.vector_arrays import (
     rows_of_ids,
     sorted_by_id,
 )
-
-if TYPE_CHECKING:
-    from ragfm.core.types import Ids, Vectors
 
 
 class ExactIndex:

@@ -1,37 +1,41 @@
-"""Base class of the FAISS indexes (Douze et al. 2024, https://arxiv.org/abs/2401.08281)."""
+"""Base class of the FAISS indexes (Douze et al. 2024, https://arxiv.org/abs/2401.08281).
+
+Files have paths in any encoding, a full disk raises OSError, and damaged files do not crash FAISS.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import os
+import threading
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import Any, ClassVar, Self
 
 import faiss
 import numpy as np
 
-from ragfm_indexes.faiss_files import read_faiss, write_faiss
-from ragfm_indexes.selection import Selection, SelectionCache
-from ragfm_indexes.vector_arrays import check_ids, check_queries, empty_results, ids_of_rows, read_array, rows_of_ids
-
-if TYPE_CHECKING:
-    from ragfm.core.types import Ids, Vectors
-    from ragfm_indexes.selection import Rows
+from ragfm.core.types import Ids, Vectors
+from ragfm_indexes.selection import Rows, Selection, SelectionCache
+from ragfm_indexes.vector_arrays import (
+    check_ids,
+    check_queries,
+    empty_results,
+    ids_of_rows,
+    read_array,
+    rows_of_ids,
+    sorted_by_id,
+)
 
 
 class FaissSelection(Selection):
     """A selection that FAISS can test rows against during a search."""
 
-    @property
+    @cached_property
     def selector(self) -> Any:
         """An IDSelectorBitmap, 1 bit per row. Any number of searches may use it at the same time."""
-        return self._bitmap_and_selector[1]
-
-    @cached_property
-    def _bitmap_and_selector(self) -> tuple[Any, Any]:
-        bitmap = np.packbits(self.mask, bitorder="little")
-        return bitmap, faiss.IDSelectorBitmap(bitmap)  # FAISS keeps only a raw pointer, so the bitmap must stay alive
+        return faiss.IDSelectorBitmap(np.packbits(self.mask, bitorder="little"))  # it keeps the bitmap alive
 
 
 @contextmanager
@@ -58,8 +62,8 @@ class FaissIndex:
     Saved as `ids.npy` and `index.faiss`, which are memory-mapped when loaded as far as FAISS supports it. Immutable and
     thread-safe. A search with one query runs in the calling thread; FAISS's threads are used for batches and builds.
 
-    A subclass defines `recall`, the file format (`magic`, `read_flags`, `layout`; see `read_faiss`), `build`, `_search`
-    and `_is_valid`.
+    A subclass defines `recall`, the file format (`magic`, `read_flags`, `layout`; see `read_faiss`), `_new_index`,
+    `_search` and `_is_valid`.
     """
 
     recall: ClassVar[float]
@@ -72,6 +76,24 @@ class FaissIndex:
         self._ids = ids
         self._index = index
         self._selections = SelectionCache(lambda allowed: FaissSelection(rows_of_ids(ids, allowed), len(ids)))
+
+    @classmethod
+    def build(cls, ids: Ids, vectors: Vectors) -> Self:
+        """Build an index over copies of the arrays. *Shape:* (n,) and (n, dim).
+
+        Raises ValueError for negative or repeated ids, wrong shapes, and vectors that do not have unit length.
+        """
+        ids, vectors = sorted_by_id(ids, vectors, copy=False)
+        dim = vectors.shape[1]
+        index = cls._new_index(len(vectors), dim)
+        index.train(vectors if len(vectors) else np.eye(1, dim, dtype=np.float32))
+        index.add(vectors)
+        return cls(ids, index)
+
+    @classmethod
+    def _new_index(cls, count: int, dim: int) -> Any:
+        """An untrained FAISS index for `count` vectors."""
+        raise NotImplementedError
 
     def search(self, queries: Vectors, k: int, *, allowed: Ids | None = None) -> tuple[Vectors, Ids]:
         """Scores and ids of the `k` best vectors, best first; -inf and -1 if there are fewer. *Shape:* (n_queries, k).
@@ -100,7 +122,9 @@ class FaissIndex:
     def save(self, folder: Path) -> None:
         """Write `ids.npy` and `index.faiss` into an empty folder."""
         np.save(folder / "ids.npy", self._ids, allow_pickle=False)
-        write_faiss(self._writable_index(), folder / "index.faiss")
+        # FAISS's own file handling rejects paths that are not UTF-8, and reports a full disk as a RuntimeError.
+        with (folder / "index.faiss").open("wb") as file:
+            faiss.write_index(self._writable_index(), faiss.PyCallbackIOWriter(file.write))
 
     def _writable_index(self) -> Any:
         """The index in a form that FAISS can write."""
@@ -123,3 +147,54 @@ class FaissIndex:
 
     def __len__(self) -> int:
         return len(self._ids)
+
+
+# --- Files ---------------------------------------------------------------------------------------------------------
+
+_limits_lock = threading.Lock()  # FAISS's limits are process-wide, so only one file is read at a time
+
+
+def read_faiss(path: Path, magic: bytes, flags: int, layout: Sequence[int] = ()) -> Any:
+    """Read an index from a file that begins with `magic`. Raises ValueError if FAISS cannot read it, and OSError.
+
+    `layout` describes the sections of the file, for formats where FAISS crashes if a mapped file ends early or has an
+    absurd length in it: n > 0 is a section of n bytes, n < 0 is a 64-bit count followed by that many items of -n bytes.
+    """
+    with path.open("rb") as file:
+        size = os.fstat(file.fileno()).st_size
+        start = file.read(len(magic))
+        if start != magic:
+            raise ValueError(f"{path.name} begins with {start!r}, expected {magic!r}")
+        end = 0
+        for section in layout:
+            if section < 0:
+                file.seek(min(end, size))
+                end += 8 - section * int.from_bytes(file.read(8), "little")
+            else:
+                end += section
+        if layout and size != end:
+            raise ValueError(f"{path.name} has {size} bytes, expected {end}")
+        with _limits(size):
+            try:
+                return faiss.read_index(f"/dev/fd/{file.fileno()}", flags)
+            except (RuntimeError, MemoryError) as error:
+                raise ValueError(f"{path.name} cannot be read: {error}") from error
+
+
+@contextmanager
+def _limits(size: int) -> Iterator[None]:
+    """FAISS allocates no vector and runs no loop that is larger than a file of `size` bytes can describe."""
+    limits = {
+        "vector_byte_limit": size + 1,
+        "loop_limit": size // 8 + 1,  # an inverted list takes at least eight bytes
+        "lattice_r2_limit": 1,  # no index here is a lattice
+    }
+    with _limits_lock:
+        before = {name: getattr(faiss, f"get_deserialization_{name}")() for name in limits}
+        try:
+            for name, value in limits.items():
+                getattr(faiss, f"set_deserialization_{name}")(value)
+            yield
+        finally:
+            for name, value in before.items():
+                getattr(faiss, f"set_deserialization_{name}")(value)

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import faiss
 
+from ragfm.core.types import Vectors
 from ragfm_indexes.faiss_base import HEADER_BYTES, FaissIndex, FaissSelection
-from ragfm_indexes.vector_arrays import exact_search, ids_of_rows, sorted_by_id
-
-if TYPE_CHECKING:
-    from ragfm.core.types import Ids, Vectors
-    from ragfm_indexes.selection import Rows
+from ragfm_indexes.selection import Rows
+from ragfm_indexes.vector_arrays import exact_search, ids_of_rows
 
 _MAX_NUMPY_ROWS = 1_000  # up to this many selected rows, numpy is faster than FAISS with a selector
 
@@ -25,15 +23,8 @@ class FaissFlatIndex(FaissIndex):
     layout: ClassVar[tuple[int, ...]] = (HEADER_BYTES, -4)
 
     @classmethod
-    def build(cls, ids: Ids, vectors: Vectors) -> FaissFlatIndex:
-        """Build an index over copies of the arrays. *Shape:* (n,) and (n, dim).
-
-        Raises ValueError for negative or repeated ids, wrong shapes, and vectors that do not have unit length.
-        """
-        ids, vectors = sorted_by_id(ids, vectors, copy=False)
-        index = faiss.IndexFlatIP(vectors.shape[1])
-        index.add(vectors)
-        return cls(ids, index)
+    def _new_index(cls, count: int, dim: int) -> Any:
+        return faiss.IndexFlatIP(dim)
 
     def _search(self, queries: Vectors, k: int, selection: FaissSelection | None) -> tuple[Vectors, Rows]:
         if selection is None:

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import faiss
 import numpy as np
 
+from ragfm.core.types import Ids, Vectors
 from ragfm_indexes.faiss_base import HEADER_BYTES, FaissIndex, FaissSelection
-from ragfm_indexes.vector_arrays import sorted_by_id
-
-if TYPE_CHECKING:
-    from ragfm.core.types import Ids, Vectors
-    from ragfm_indexes.selection import Rows
+from ragfm_indexes.selection import Rows
 
 _LINKS = 32  # neighbors of a vector (M); twice as many on the bottom level
 _EF_CONSTRUCTION = 128
@@ -42,18 +39,10 @@ class FaissHnswIndex(FaissIndex):
         self._codes = faiss.downcast_index(index.storage)
 
     @classmethod
-    def build(cls, ids: Ids, vectors: Vectors) -> FaissHnswIndex:
-        """Build an index. *Shape:* (n,) and (n, dim).
-
-        Raises ValueError for negative or repeated ids, wrong shapes, and vectors that do not have unit length.
-        """
-        ids, vectors = sorted_by_id(ids, vectors, copy=False)
-        dim = vectors.shape[1]
+    def _new_index(cls, count: int, dim: int) -> Any:
         index = faiss.IndexHNSWSQ(dim, faiss.ScalarQuantizer.QT_8bit, _LINKS, faiss.METRIC_INNER_PRODUCT)
         index.hnsw.efConstruction = _EF_CONSTRUCTION
-        index.train(vectors if len(vectors) else np.eye(1, dim, dtype=np.float32))
-        index.add(vectors)
-        return cls(ids, index)
+        return index
 
     def _search(self, queries: Vectors, k: int, selection: FaissSelection | None) -> tuple[Vectors, Rows]:
         share = 1.0 if selection is None else selection.share

@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import faiss
-import numpy as np
 
+from ragfm.core.types import Ids, Vectors
 from ragfm_indexes.faiss_base import FaissIndex, FaissSelection
-from ragfm_indexes.vector_arrays import sorted_by_id
-
-if TYPE_CHECKING:
-    from ragfm.core.types import Ids, Vectors
-    from ragfm_indexes.selection import Rows
+from ragfm_indexes.selection import Rows
 
 _TRAINING_VECTORS = 48  # vectors per list that the centroids are trained on
 PROBED_LISTS = 160  # lists that a search without a filter scores
@@ -23,7 +19,7 @@ class FaissIvfIndex(FaissIndex):
     """FAISS's IndexIVFScalarQuantizer over 8-bit codes: about 0.4 KB per vector of 384 dimensions, scores within 0.01.
 
     A search goes through the lists, nearest first, until it has scored enough allowed vectors. So it also finds allowed
-    vectors that are far from the query.
+    vectors that are far from the query. The same vectors always give the same index.
     """
 
     recall: ClassVar[float] = 0.95
@@ -38,21 +34,13 @@ class FaissIvfIndex(FaissIndex):
             lists.prefetch_nthread = 0  # otherwise every search starts 32 threads
 
     @classmethod
-    def build(cls, ids: Ids, vectors: Vectors) -> FaissIvfIndex:
-        """Build an index; the same vectors always give the same index. *Shape:* (n,) and (n, dim).
-
-        Raises ValueError for negative or repeated ids, wrong shapes, and vectors that do not have unit length.
-        """
-        ids, vectors = sorted_by_id(ids, vectors, copy=False)
-        dim = vectors.shape[1]
-        lists = max(1, min(round(4 * math.sqrt(len(vectors))), len(vectors) // _TRAINING_VECTORS))
+    def _new_index(cls, count: int, dim: int) -> Any:
+        lists = max(1, min(round(4 * math.sqrt(count)), count // _TRAINING_VECTORS))
         index = faiss.IndexIVFScalarQuantizer(
             faiss.IndexFlatIP(dim), dim, lists, faiss.ScalarQuantizer.QT_8bit, faiss.METRIC_INNER_PRODUCT, True
         )
         index.cp.min_points_per_centroid, index.cp.max_points_per_centroid = 1, _TRAINING_VECTORS
-        index.train(vectors if len(vectors) else np.eye(1, dim, dtype=np.float32))
-        index.add(vectors)
-        return cls(ids, index)
+        return index
 
     def _search(self, queries: Vectors, k: int, selection: FaissSelection | None) -> tuple[Vectors, Rows]:
         # The best selected vectors are farther away than the best of all, so a larger part of them must be scored.

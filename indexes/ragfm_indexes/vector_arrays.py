@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 from tokenize import TokenError
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-if TYPE_CHECKING:
-    from ragfm.core.types import Ids, Vectors
-    from ragfm_indexes.selection import Rows, Selection
+from ragfm.core.types import Ids, Vectors
+from ragfm_indexes.selection import Rows, Selection
 
 _BLOCK_SCORES = 1 << 23  # scores computed at a time: 32 MiB
 _RESCORED_ROWS = 8192  # rows that are scored exactly at a time

@@ -87,7 +87,7 @@ class OwnStatistics(BM25Index):
     def search(self, queries: Any, k: int, *, allowed: Any = None) -> Any:
         if not len(queries):
             return super().search(queries, k)
-        found = [BM25Index([part], self._language, self._removed) for part in self._parts]
+        found = [BM25Index([part], self.language, self._removed) for part in self._parts]
         both = [index.search(queries, k, allowed=allowed) for index in found]
         scores, ids = (np.concatenate(values, axis=1) for values in zip(*both, strict=True))
         order = np.array([np.lexsort((i, -s)) for s, i in zip(scores, ids, strict=True)]).reshape(len(queries), -1)
@@ -95,7 +95,7 @@ class OwnStatistics(BM25Index):
 
     def updated(self, *args: Any, **more: Any) -> Any:
         index = super().updated(*args, **more)
-        return OwnStatistics(index._parts, index._language, index._removed)
+        return OwnStatistics(index._parts, index.language, index._removed)
 
 
 class Undead(BM25Index):
@@ -251,7 +251,7 @@ class Text(str):
 
 
 def test_texts_are_not_kept_during_a_build(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ragfm_indexes.term_counts._BATCH_WORDS", 500)
+    monkeypatch.setattr("ragfm_indexes.postings._BATCH_WORDS", 500)
     living: weakref.WeakSet[Text] = weakref.WeakSet()
     most = 0
 
