@@ -12,28 +12,12 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from hashlib import sha256
 from pathlib import Path
 from typing import Any, Literal, TypeAlias, get_args
 
 from ragfm.core.errors import AdapterMismatchError, DamagedModelError, ModelNotFoundError
 from ragfm.core.registry import plugin_and_model
-from ragfm.models.model_lookup import find_model, weights_sha256
-
-__all__ = [
-    "CHECKPOINT",
-    "GGUF",
-    "METHODS",
-    "NO_ADAPTER",
-    "RECORD",
-    "WEIGHTS",
-    "AdapterRecord",
-    "check_adapter",
-    "read_record",
-    "serving_adapter",
-    "shipped_adapter",
-    "trained_weights_sha256",
-]
+from ragfm.models.model_lookup import files_sha256, find_model, weights_sha256
 
 RECORD = "ragfm-adapter.json"
 WEIGHTS = "adapter_model.safetensors"
@@ -180,9 +164,4 @@ def trained_weights_sha256(folder: Path) -> str:
     files = [folder / WEIGHTS] if (folder / WEIGHTS).is_file() else sorted(folder.glob("model*.safetensors"))
     if not files:
         raise DamagedModelError(f"The folder '{folder}' has no {WEIGHTS}.", "Train or copy the adapter again.")
-    digest = sha256()
-    for path in files:
-        with path.open("rb") as file:
-            while block := file.read(1 << 20):
-                digest.update(block)
-    return digest.hexdigest()
+    return files_sha256(files)

@@ -13,8 +13,6 @@ from typing import TypeAlias
 
 from ragfm.core.errors import DamagedModelError, ModelNotFoundError
 
-__all__ = ["GgufHeader", "check_gguf", "kv_cache_bytes", "read_header"]
-
 Value: TypeAlias = str | int | float | bool | None
 
 _SCALARS = {0: "<B", 1: "<b", 2: "<H", 3: "<h", 4: "<I", 5: "<i", 6: "<f", 7: "<?", 10: "<Q", 11: "<q", 12: "<d"}

@@ -7,17 +7,6 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-__all__ = [
-    "cgroup_memory_limits",
-    "cpu_info",
-    "has_gpu",
-    "limit_openmp_spinning",
-    "openmp_threads",
-    "peak_memory_bytes",
-    "physical_cores",
-    "usable_cpus",
-]
-
 
 def limit_openmp_spinning() -> None:
     """Make idle OpenMP threads sleep after a few microseconds. Call before importing llama_cpp or torch.

@@ -23,18 +23,9 @@ from ragfm.models.model_probe import probe_model
 
 limit_openmp_spinning()  # OpenMP reads its settings while it is loaded
 
-import llama_cpp  # noqa: E402
-from llama_cpp.llama_chat_format import Jinja2ChatFormatter  # noqa: E402
-
-__all__ = [
-    "Jinja2ChatFormatter",
-    "free_model",
-    "free_on_collection",
-    "last_error",
-    "llama_cpp",
-    "load_model",
-    "raise_pending_interrupt",
-]
+# The aliases export the names.
+import llama_cpp as llama_cpp  # noqa: E402
+from llama_cpp.llama_chat_format import Jinja2ChatFormatter as Jinja2ChatFormatter  # noqa: E402
 
 _log = logging.getLogger(__name__)
 

@@ -12,8 +12,6 @@ from ragfm.core.errors import RagfmError
 from ragfm.models.gguf_header import read_header
 from ragfm.models.model_lookup import find_model
 
-__all__ = ["WINDOW", "describe_model", "first_use_warning", "installed_models", "licence_warning", "read_licence"]
-
 WINDOW = 4096
 """Tokens for which `megabytes_per_slot` is computed: the default window of a reader."""
 _FREE_LICENCES = re.compile(

@@ -8,26 +8,16 @@ from __future__ import annotations
 import logging
 import queue
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import lru_cache, partial
-from hashlib import sha256
+from hashlib import file_digest, sha256
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 from typing import Literal, TypeAlias, cast
 
 from ragfm.core.errors import DamagedModelError, ModelNotFoundError, UnsupportedError
-
-__all__ = [
-    "find_model",
-    "hide_progress_bar",
-    "is_english_only",
-    "is_pinned",
-    "pull_file",
-    "silence_kernel_warning",
-    "weights_sha256",
-]
 
 Job: TypeAlias = Literal["embedder", "reader", "reranker", "speech"]
 
@@ -131,6 +121,11 @@ def is_english_only(sha256: object) -> bool:
 def weights_sha256(path: Path) -> str:
     """SHA-256 of a model's weights: of the file, or of the concatenated weight files of a folder, sorted by name."""
     files = [path] if path.is_file() else _weight_files(path)
+    return files_sha256(files)
+
+
+def files_sha256(files: Sequence[Path]) -> str:
+    """SHA-256 of the concatenated files."""
     stats = [(file, file.stat()) for file in files]
     return _sha256(tuple((file, stat.st_mtime_ns, stat.st_size) for file, stat in stats))
 
@@ -140,8 +135,7 @@ def _sha256(files: tuple[tuple[Path, int, int], ...]) -> str:
     digest = sha256()
     for file, *_ in files:
         with file.open("rb") as stream:
-            while block := stream.read(1 << 20):
-                digest.update(block)
+            file_digest(stream, lambda: digest)
     return digest.hexdigest()
 
 

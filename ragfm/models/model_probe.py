@@ -17,8 +17,6 @@ from ragfm.core.cache import cache_folder, file_identity
 from ragfm.core.errors import DamagedModelError
 from ragfm.models.gguf_header import read_header
 
-__all__ = ["probe_model"]
-
 _BASE_SECONDS = 60.0
 _BYTES_PER_SECOND = 20e6
 """Slower than any disk that models are loaded from; the timeout grows with the size of the files."""
