@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import pairwise
-from typing import Any, BinaryIO, Protocol
+from typing import Any, BinaryIO, TypeAlias
 
 MAX_ENTRIES = 100_000
 """Maximum number of entries of an archive."""
@@ -61,16 +61,6 @@ class Member:
     skip: str | None = None
 
 
-class Archive(Protocol):
-    """An open archive."""
-
-    def members(self) -> Iterator[Member]:
-        """The files, in the fastest order to read them. Raises ArchiveLimitError and ARCHIVE_ERRORS."""
-
-    def read(self, name: str, max_bytes: int) -> bytes:
-        """The content of a file. Raises ValueError if it is larger than `max_bytes`, and as `members` does."""
-
-
 def gzip_decompressor() -> Any:
     """A new decompressor of gzip data."""
     return zlib.decompressobj(31)
@@ -107,7 +97,7 @@ def open_archive(file: BinaryIO, name: str, size: int, revision: str) -> Archive
 
 
 class ZipArchive:
-    """A zip. Only its directory is read to list it."""
+    """A zip. Only its directory is read to list it. All methods raise ArchiveLimitError and ARCHIVE_ERRORS."""
 
     def __init__(self, file: BinaryIO, size: int) -> None:
         limited = _LimitedFile(file, _MAX_DIRECTORY)
@@ -124,7 +114,7 @@ class ZipArchive:
                 raise ArchiveLimitError("has entries that overlap")
 
     def members(self) -> Iterator[Member]:
-        """The files; if a name occurs twice, the last one."""
+        """The files, see Archive."""
         for entry in sorted(self._zip.NameToInfo.values(), key=lambda entry: entry.header_offset):
             if entry.is_dir():
                 continue
@@ -148,7 +138,7 @@ class ZipArchive:
             yield Member(entry.filename, entry.file_size, revision, modified, skip)
 
     def read(self, name: str, max_bytes: int) -> bytes:
-        """The content of a file; its checksum is verified."""
+        """The content of a file; its checksum is verified. Raises ValueError if it is larger than `max_bytes`."""
         with self._zip.open(name) as file:
             return _read(file, min(max_bytes, self._zip.getinfo(name).file_size))
 
@@ -156,7 +146,8 @@ class ZipArchive:
 class TarArchive:
     """A tar, which may be compressed. It is read once to list it, and once more to read its files in that order.
 
-    A tar has no checksums of its files: their revisions change with the archive's own.
+    A tar has no checksums of its files: their revisions change with the archive's own. All methods raise
+    ArchiveLimitError and ARCHIVE_ERRORS.
     """
 
     def __init__(self, file: BinaryIO, decompressor: Callable[[], Any] | None, size: int, revision: str) -> None:
@@ -167,7 +158,7 @@ class TarArchive:
         self._entries: dict[str, tarfile.TarInfo] = {}
 
     def members(self) -> Iterator[Member]:
-        """The files; if a name occurs twice, the last one."""
+        """The files, see Archive."""
         self._limited.max_read = _MAX_DIRECTORY
         self._entries = {}
         total = 0
@@ -193,7 +184,7 @@ class TarArchive:
             yield Member(entry.name, entry.size, revision, modified, skip)
 
     def read(self, name: str, max_bytes: int) -> bytes:
-        """The content of a file."""
+        """The content of a file. Raises ValueError if it is larger than `max_bytes`."""
         if name not in self._entries:
             for _ in self.members():
                 pass
@@ -205,6 +196,10 @@ class TarArchive:
         if len(data) < self._entries[name].size:
             raise EOFError("it ends too early")
         return data
+
+
+Archive: TypeAlias = ZipArchive | TarArchive
+"""An open archive. Its members come in the fastest order to read them; if a name occurs twice, only the last one."""
 
 
 def decompressed(file: BinaryIO, decompressor: Callable[[], Any], size: int) -> io.BufferedReader:

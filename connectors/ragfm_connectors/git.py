@@ -13,11 +13,11 @@ from collections.abc import Iterator, Sequence
 from io import BytesIO
 from pathlib import Path, PurePosixPath
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING
 
 from dulwich.client import get_transport_and_path
 from dulwich.config import ConfigFile
 from dulwich.errors import FileFormatException, GitProtocolError, NotGitRepository, ObjectMissing
+from dulwich.object_store import BaseObjectStore
 from dulwich.objects import Blob as GitBlob
 from dulwich.objects import ObjectID, Tree
 from dulwich.objectspec import parse_commit
@@ -30,11 +30,7 @@ from ragfm.core.errors import ConfigError, ConnectorError, SkipDocument, SourceE
 from ragfm.core.types import Blob, Ref, Scalar
 from ragfm_connectors.access_files import ACCESS_FILE, AccessRule, parse_access_file
 from ragfm_connectors.patterns import PathFilter, join_path
-from ragfm_connectors.programming_languages import LANGUAGES
 from ragfm_connectors.secrets import check_no_secret, expand, hide, without_user
-
-if TYPE_CHECKING:
-    from dulwich.object_store import BaseObjectStore
 
 _LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 _READ_ERRORS = (KeyError, OSError, ValueError, AssertionError, zlib.error, FileFormatException, ObjectMissing)
@@ -44,6 +40,39 @@ _MAX_ENTRIES = 1_000_000  # ten trees that each hold the next one ten times are 
 _MAX_DEPTH = 200
 _FETCHED_REF = b"refs/heads/fetched"
 _SUBMODULE = 0o160000
+_LANGUAGE_SUFFIXES = {
+    "c": ".c .h",
+    "c#": ".cs",
+    "c++": ".cc .cpp .cxx .hpp",
+    "css": ".css",
+    "dart": ".dart",
+    "elixir": ".ex .exs",
+    "go": ".go",
+    "haskell": ".hs",
+    "java": ".java",
+    "javascript": ".js .jsx .mjs",
+    "julia": ".jl",
+    "kotlin": ".kt",
+    "lua": ".lua",
+    "objective-c": ".m",
+    "ocaml": ".ml",
+    "perl": ".pl",
+    "php": ".php",
+    "powershell": ".ps1",
+    "protobuf": ".proto",
+    "python": ".py .pyi",
+    "r": ".r",
+    "ruby": ".rb",
+    "rust": ".rs",
+    "scala": ".scala",
+    "shell": ".bash .sh",
+    "sql": ".sql",
+    "swift": ".swift",
+    "terraform": ".tf",
+    "typescript": ".ts .tsx",
+    "zig": ".zig",
+}
+_LANGUAGES = {suffix: language for language, suffixes in _LANGUAGE_SUFFIXES.items() for suffix in suffixes.split()}
 
 
 class GitConnector:
@@ -123,7 +152,7 @@ class GitConnector:
             raise SkipDocument(f"{len(data):,} bytes, the limit is {self._max_bytes:,}")
         if data.startswith(_LFS_POINTER):
             raise SkipDocument("its content is stored in git-lfs, outside of the repository")
-        language = LANGUAGES.get(PurePosixPath(ref.path).suffix.lower())
+        language = _LANGUAGES.get(PurePosixPath(ref.path).suffix.lower())
         metadata: dict[str, Scalar] = {"language": language} if language else {}
         return Blob(data, None, metadata)
 
@@ -137,15 +166,14 @@ class GitConnector:
         access = AccessRule()
         for name, _, sha in entries:
             if name == ACCESS_FILE.encode():
-                file = store[sha]
-                access = AccessRule((), "it is not a file")
-                if isinstance(file, GitBlob):
-                    access = parse_access_file(file.data)
+                file, not_a_file = store[sha], AccessRule((), "it is not a file")
+                access = parse_access_file(file.data) if isinstance(file, GitBlob) else not_a_file
         if access.problem:
             yield access.problem_ref(path)
         allow = intersect_groups(allow, access.groups)
         for name, mode, sha in entries:
-            entry_path = join_path(path, name.decode("utf-8", "backslashreplace"))
+            text = name.decode("utf-8", "backslashreplace")
+            entry_path = join_path(path, text)
             is_folder = stat.S_ISDIR(mode)
             self._entries += 1
             if self._entries > _MAX_ENTRIES:
@@ -157,12 +185,9 @@ class GitConnector:
                 continue
             if name in (b"", b".", b"..") or b"/" in name or b"\0" in name:
                 raise ValueError(f"{entry_path!r} is not a valid path")
-            try:
-                name.decode()
-            except UnicodeDecodeError:
+            if text.encode() != name:
                 yield Ref(entry_path, skip="its name is not UTF-8")
-                continue
-            if name.startswith(b".") and not self._hidden:
+            elif name.startswith(b".") and not self._hidden:
                 yield Ref(entry_path, skip="hidden")
             elif is_folder and entry_path.count("/") >= _MAX_DEPTH:
                 yield Ref(entry_path, skip=f"it lies over {_MAX_DEPTH} folders deep")

@@ -119,10 +119,8 @@ class MailConnector:
 
     def _list_file(self, file: Ref) -> Iterator[Ref]:
         file_path = PurePosixPath(self.root, file.path)
-        single = file_path.suffix.lower() == ".eml" or file_path.parent.name in (
-            "cur",
-            "new",
-        )  # the latter in a Maildir
+        in_maildir = file_path.parent.name in ("cur", "new")
+        single = in_maildir or file_path.suffix.lower() == ".eml"
         with self._files.open(file) as opened:
             if not single and not _FROM_LINE.match(opened.readline(1_000)):
                 yield Ref(_file_entry(file.path), skip="neither a mail nor an mbox file")
