@@ -19,13 +19,11 @@ token_offsets           token offsets and the length limit
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, cast
+from typing import cast
 
 from ragfm.core import registry
+from ragfm.core.types import Embedder
 from ragfm.embedders.sentence_transformer import SentenceTransformerEmbedder
-
-if TYPE_CHECKING:
-    from ragfm.core.types import Embedder
 
 __all__ = ["SentenceTransformerEmbedder", "load_embedder"]
 

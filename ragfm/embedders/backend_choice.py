@@ -13,19 +13,15 @@ from dataclasses import asdict, dataclass
 from hashlib import blake2b
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from ragfm.core.cache import cache_folder, read_json, replace_file
+from ragfm.core.types import Vectors
+from ragfm.embedders.networks import Backend, Network, TokenizedTexts
 from ragfm.models.hardware import cpu_info, has_gpu, openmp_threads
 from ragfm.models.sample_text import SAMPLE_TEXT
-
-if TYPE_CHECKING:
-    from ragfm.core.types import Vectors
-    from ragfm.embedders.networks import Backend, Network, TokenizedTexts
-
-__all__ = ["MIN_COSINE", "Measurement", "fastest", "load_choice", "machine_info", "measure", "save_choice"]
 
 MIN_COSINE = 0.999
 """Every text's vector must have at least this cosine to its fp32 vector."""

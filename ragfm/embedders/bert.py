@@ -13,10 +13,6 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    Floats = NDArray[np.float32]
-
-__all__ = ["Bert", "Layer", "Linear", "Operations", "forward", "read_weights"]
-
 MASK_BIAS = -3e4
 """Added to the attention scores of padding: exp of it is 0, and half precision can represent it."""
 
@@ -101,7 +97,7 @@ def read_weights(path: Path) -> Bert:
     first = next(name for name in tensors if name.endswith("embeddings.word_embeddings.weight"))
     prefix = first.removesuffix("embeddings.word_embeddings.weight")
 
-    def tensor(name: str) -> Floats:
+    def tensor(name: str) -> NDArray[np.float32]:
         return np.ascontiguousarray(tensors[prefix + name], dtype=np.float32)
 
     def linear(name: str) -> Linear:

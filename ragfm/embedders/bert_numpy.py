@@ -7,21 +7,16 @@ from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import cached_property, partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
+from ragfm.core.types import Vectors
 from ragfm.embedders.bert import MASK_BIAS, Bert, Linear, forward
+from ragfm.embedders.model_folder import BertFolder
 from ragfm.embedders.sorted_batches import Batch, embed_sorted, score_sorted
 from ragfm.models.hardware import openmp_threads
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
-    from ragfm.core.types import Vectors
-    from ragfm.embedders.model_folder import BertFolder
-
-__all__ = ["NumpyBackend"]
 
 BATCH_TOKENS = 1024
 """Maximum tokens of a batch, padding included: larger batches do not fit into the processor cache."""

@@ -4,22 +4,17 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import openvino
+from numpy.typing import NDArray
 from openvino import opset13 as op
 
+from ragfm.core.types import Vectors
 from ragfm.embedders.bert import MASK_BIAS, Bert, Linear, forward
+from ragfm.embedders.model_folder import BertFolder
 from ragfm.embedders.sorted_batches import Batch, embed_sorted, score_sorted
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
-    from ragfm.core.types import Vectors
-    from ragfm.embedders.model_folder import BertFolder
-
-__all__ = ["OpenVinoBackend"]
 
 BATCH_TOKENS = 2048
 """Maximum tokens of a batch, padding included."""

@@ -12,17 +12,15 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch.nn import functional
 
+from ragfm.core.types import Vectors
 from ragfm.embedders.bert import MASK_BIAS, Bert, Linear, forward
+from ragfm.embedders.model_folder import BertFolder
 from ragfm.embedders.sorted_batches import Batch, embed_sorted, score_sorted
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from ragfm.core.types import Vectors
-    from ragfm.embedders.model_folder import BertFolder
-
-__all__ = ["TorchBackend"]
 
 BATCH_TOKENS = {"cpu": 2048, "cuda": 65536}
 """Maximum tokens of a batch, padding included."""

@@ -4,25 +4,20 @@ from __future__ import annotations
 
 import ctypes
 import threading
-import weakref
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from ragfm.core.errors import EmbeddingError, RagfmError, UnsupportedError
+from ragfm.core.types import Offsets, Scalar, Vectors
 from ragfm.embedders.token_offsets import check_lengths, estimated_offsets
 from ragfm.models.gguf_header import check_gguf
 from ragfm.models.hardware import physical_cores
-from ragfm.models.llama_library import free_model, last_error, llama_cpp, load_model, raise_pending_interrupt
+from ragfm.models.llama_library import free_on_collection, last_error, llama_cpp, load_model, raise_pending_interrupt
 from ragfm.models.model_lookup import find_model, weights_sha256
-
-if TYPE_CHECKING:
-    from ragfm.core.types import Offsets, Scalar, Vectors
-
-__all__ = ["GgufEmbedder"]
 
 MAX_WINDOW = 512
 """Maximum tokens of a text, including special tokens; less if the model was trained on shorter texts."""
@@ -119,6 +114,7 @@ class _Model:
 
     def __init__(self, path: Path) -> None:
         self._model = load_model(path)
+        free_on_collection(self, llama_cpp.llama_model_free, self._model)
         self._vocab = llama_cpp.llama_model_get_vocab(self._model)
         self.dim = int(llama_cpp.llama_model_n_embd(self._model))
         self.window = min(MAX_WINDOW, int(llama_cpp.llama_model_n_ctx_train(self._model)))
@@ -127,9 +123,8 @@ class _Model:
             llama_cpp.llama_free(self._context)
             self._context = self._open_context(llama_cpp.LLAMA_POOLING_TYPE_MEAN)
         if not self._context:
-            llama_cpp.llama_model_free(self._model)
             raise RagfmError(f"llama.cpp cannot open '{path}': {last_error()}")
-        weakref.finalize(self, free_model, self._model, self._context)
+        free_on_collection(self, llama_cpp.llama_free, self._context)  # before the model: the last one runs first
         raise_pending_interrupt()
         pooling = llama_cpp.llama_pooling_type(self._context)
         if pooling not in _POOLINGS:

@@ -8,8 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-__all__ = ["BertFolder", "read_bert_folder"]
-
 _LEGACY_POOLING = {"pooling_mode_cls_token": "cls", "pooling_mode_mean_tokens": "mean"}
 _TRANSFORMER_DEFAULTS = {
     "transformer_task": "feature-extraction",

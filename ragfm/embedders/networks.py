@@ -11,18 +11,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 from ragfm.core.errors import UnsupportedError
+from ragfm.core.types import Vectors
+from ragfm.embedders.bert import Bert
+from ragfm.embedders.model_folder import BertFolder
 from ragfm.models.hardware import cpu_info, has_gpu
 from ragfm.models.model_lookup import hide_progress_bar
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
-
-    from ragfm.core.types import Vectors
-    from ragfm.embedders.bert import Bert
-    from ragfm.embedders.model_folder import BertFolder
-
-__all__ = ["Backend", "BertBackend", "BertNetwork", "LibraryNetwork", "Network", "TokenizedTexts"]
 
 
 @dataclass(frozen=True, slots=True)

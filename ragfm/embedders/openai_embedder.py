@@ -10,7 +10,7 @@ import time
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from http.client import HTTPException
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from urllib.error import HTTPError, URLError
 from urllib.parse import urlsplit
 from urllib.request import HTTPRedirectHandler, Request, build_opener
@@ -18,12 +18,8 @@ from urllib.request import HTTPRedirectHandler, Request, build_opener
 import numpy as np
 
 from ragfm.core.errors import ConfigError, EmbeddingError
+from ragfm.core.types import Offsets, Scalar, Vectors
 from ragfm.embedders.token_offsets import check_lengths
-
-if TYPE_CHECKING:
-    from ragfm.core.types import Offsets, Scalar, Vectors
-
-__all__ = ["EndpointEmbedder"]
 
 MAX_TOKENS = 256
 """Maximum tokens of a text by the estimate used here. Twice as many still fit into most models' window of 512."""

@@ -6,20 +6,14 @@ import logging
 import threading
 from collections.abc import Mapping, Sequence
 from functools import cached_property, partial
-from typing import TYPE_CHECKING
 
 from ragfm.core.errors import UnsupportedError
+from ragfm.core.types import Offsets, Scalar, Vectors
+from ragfm.embedders.backend_choice import Measurement
 from ragfm.embedders.model_folder import read_bert_folder
-from ragfm.embedders.networks import BertNetwork, LibraryNetwork, TokenizedTexts
+from ragfm.embedders.networks import Backend, BertNetwork, LibraryNetwork, Network, TokenizedTexts
 from ragfm.embedders.token_offsets import check_lengths, token_offsets
 from ragfm.models.model_lookup import find_model, weights_sha256
-
-if TYPE_CHECKING:
-    from ragfm.core.types import Offsets, Scalar, Vectors
-    from ragfm.embedders.backend_choice import Measurement
-    from ragfm.embedders.networks import Backend, Network
-
-__all__ = ["SentenceTransformerEmbedder"]
 
 MIN_TOKENS_TO_LOAD = 2_000
 """Passage tokens per process below which the exact backend is used: any other takes a second to load."""

@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
+from numpy.typing import NDArray
 
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
-    from ragfm.core.types import Vectors
-
-__all__ = ["Batch", "embed_sorted", "run_sorted", "score_sorted"]
+from ragfm.core.types import Vectors
 
 Batch: TypeAlias = "tuple[NDArray[np.int64], NDArray[np.float32]]"
 """Token ids, and a mask that is 1 for tokens and 0 for padding. *Shape:* both (texts, tokens)."""

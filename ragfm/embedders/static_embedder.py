@@ -4,18 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from ragfm.core.errors import MissingExtraError
+from ragfm.core.types import Offsets, Scalar, Vectors
 from ragfm.embedders.token_offsets import check_lengths, token_offsets
 from ragfm.models.model_lookup import find_model, weights_sha256
-
-if TYPE_CHECKING:
-    from ragfm.core.types import Offsets, Scalar, Vectors
-
-__all__ = ["StaticEmbedder"]
 
 MAX_TOKENS = 512
 """The model has no limit, but the mean over a longer text is not distinctive."""

@@ -4,16 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from ragfm.core.errors import TooLongError
-
-if TYPE_CHECKING:
-    from ragfm.core.types import Offsets
-
-__all__ = ["check_lengths", "estimated_offsets", "token_offsets"]
+from ragfm.core.types import Offsets
 
 _WORD = re.compile(r"\s*\S+")
 

@@ -47,12 +47,6 @@ def load_model(path: Path) -> Any:
     return model
 
 
-def free_model(model: Any, context: Any) -> None:
-    """Free a model and its context."""
-    llama_cpp.llama_free(context)
-    llama_cpp.llama_model_free(model)
-
-
 def free_on_collection(owner: object, function: Any, handle: Any) -> None:
     """Call `function(handle)` when `owner` is garbage-collected, but not at exit and not in a forked process.
 
