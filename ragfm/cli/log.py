@@ -18,7 +18,8 @@ from ragfm.cli.options import NON_EMPTY, OK, collection_options, text_option, us
 from ragfm.cli.output import print_json, print_result, print_table, print_text
 
 if TYPE_CHECKING:
-    from ragfm.generation.answer_log import AnswerLog, LogFilter
+    from ragfm.generation.answer_log import AnswerLog
+    from ragfm.generation.log_entries import LogFilter
 
 _thumbs_option = click.option("--thumbs", type=click.Choice(["up", "down"]), help="Select entries with this rating.")
 _containing_option = text_option("--text", help="Select entries that contain TEXT; case-insensitive.")
@@ -157,7 +158,7 @@ def _open(collection: str) -> AnswerLog:
 
 
 def _selection(**conditions: Any) -> LogFilter:
-    from ragfm.generation.answer_log import LogFilter
+    from ragfm.generation.log_entries import LogFilter
 
     return LogFilter(**conditions)
 

@@ -10,10 +10,10 @@ from ragfm.core.abstention import is_abstention
 from ragfm.core.text import MARKER
 from ragfm.core.types import Citation
 from ragfm.evaluation.answer_matching import normalize
-from ragfm.generation.answer_log import REDACTED
+from ragfm.generation.log_entries import REDACTED
 
 if TYPE_CHECKING:
-    from ragfm.generation.answer_log import LogEntry
+    from ragfm.generation.log_entries import LogEntry
 
 
 def rated_entries(entries: Iterable[LogEntry]) -> list[LogEntry]:

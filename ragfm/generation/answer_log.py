@@ -16,13 +16,12 @@ from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import Literal, Protocol
 
 from ragfm.citations.contradictions import describe_contradiction
 from ragfm.core.errors import LogError
-from ragfm.core.types import Contradiction
+from ragfm.core.types import Answer, Contradiction, Sampling
 from ragfm.generation.log_entries import (
-    REDACTED,
     TEXT_COLUMNS,
     LogEntry,
     LogFilter,
@@ -31,13 +30,8 @@ from ragfm.generation.log_entries import (
     select_entries,
     timestamp,
 )
-
-if TYPE_CHECKING:
-    from ragfm.core.types import Answer, Sampling
-    from ragfm.generation.passage_retrieval import SearchHandle
-    from ragfm.generation.prompt import Prompt
-
-__all__ = ["REDACTED", "AnswerContext", "AnswerLog", "LogEntry", "LogFilter"]
+from ragfm.generation.passage_retrieval import SearchHandle
+from ragfm.generation.prompt import Prompt
 
 _log = logging.getLogger(__name__)
 

@@ -5,18 +5,13 @@ from __future__ import annotations
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from ragfm.core.errors import RagfmError
 from ragfm.core.text import repetition_start
-from ragfm.core.types import CLOSED, Answer, Usage
-
-if TYPE_CHECKING:
-    from ragfm.core.types import Reader, Sampling, Stream
-    from ragfm.generation.prompt import Prompt
-    from ragfm.generation.prompt_template import Strategy
-
-__all__ = ["AnswerStream", "ReaderHandle", "ReaderOutput", "generate"]
+from ragfm.core.types import CLOSED, Answer, Reader, Sampling, Stream, Usage
+from ragfm.generation.prompt import Prompt
+from ragfm.generation.prompt_template import Strategy
 
 _SENTENCE_ENDS = frozenset(".!?\n")
 

@@ -6,16 +6,10 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from ragfm.core.durable_files import write_durably
 from ragfm.core.errors import DataError
-from ragfm.core.types import Citation, Message
-
-if TYPE_CHECKING:
-    from ragfm.core.types import Answer
-
-__all__ = ["Turn", "messages_of", "read_turns", "write_turns"]
+from ragfm.core.types import Answer, Citation, Message
 
 
 @dataclass(frozen=True, slots=True)

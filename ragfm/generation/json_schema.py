@@ -10,8 +10,6 @@ from typing import Any
 
 from ragfm.core.errors import ConfigError, UnsupportedError
 
-__all__ = ["DEFAULT_MAX_ITEMS", "DEFAULT_MAX_LENGTH", "OutputSchema", "is_nullable"]
-
 DEFAULT_MAX_LENGTH = 200
 """Characters of a string without `maxLength`."""
 DEFAULT_MAX_ITEMS = 10

@@ -11,8 +11,6 @@ from dataclasses import dataclass, fields
 from datetime import UTC, datetime, timedelta
 from typing import Any, Literal
 
-__all__ = ["REDACTED", "TEXT_COLUMNS", "LogEntry", "LogFilter", "encode_row", "redact", "select_entries", "timestamp"]
-
 REDACTED = "[redacted]"
 _JSON_COLUMNS = ("groups", "passages", "prompt", "citations", "contradictions", "usage", "seconds")
 TEXT_COLUMNS = ("question", "query", "answer", "correction", "prompt", "citations", "contradictions", "passages")

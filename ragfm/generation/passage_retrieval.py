@@ -11,20 +11,15 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
+from ragfm.core.config import AskSection
 from ragfm.core.errors import TooLongError
 from ragfm.core.text import check_characters
-from ragfm.generation.followups import stand_alone
+from ragfm.core.types import Dropped, Hit, Message, Reader
+from ragfm.generation.followups import Followup, stand_alone
 from ragfm.generation.prompt import EarlierTurn
 from ragfm.retrieval.passages import distinct
-
-if TYPE_CHECKING:
-    from ragfm.core.config import AskSection
-    from ragfm.core.types import Dropped, Hit, Message, Reader
-    from ragfm.generation.followups import Followup
-
-__all__ = ["PassageRetriever", "Retrieved", "SearchHandle"]
 
 _MAX_ENTRIES = 256  # of each cache
 _CANDIDATES_PER_PASSAGE = 3  # hits searched for each passage, since some may be near-duplicates

@@ -14,19 +14,9 @@ from hashlib import blake2b
 
 from ragfm.core.abstention import ABSTENTION
 from ragfm.core.errors import ContextOverflowError
-from ragfm.core.types import Dropped, Hit, Message, Reader
+from ragfm.core.types import Dropped, Hit, Message, Reader, embedded_text
 from ragfm.generation.prompt_template import PromptTexts, Strategy, load_strategy, number_passages
 from ragfm.retrieval.passages import passage_with
-
-__all__ = [
-    "EarlierTurn",
-    "Prompt",
-    "build_prompt",
-    "neutralize_control_tokens",
-    "neutralize_markers",
-    "prompt_fingerprint",
-    "prompt_prefix",
-]
 
 _MAX_TURNS = 4  # of the history in a prompt: they follow the passages, so no prefix cache has them
 
@@ -179,9 +169,8 @@ def prompt_fingerprint(*, documents_only: bool = True, strategy: Strategy | None
     hits = [Hit("uri", "text", 0, 4, n, None, {}, context=context) for n, context in enumerate(["", "context"])]
     history = (Message("user", "before"), Message("assistant", ABSTENTION))
     strategy = strategy or load_strategy()
-    texts = strategy.texts(documents_only=documents_only)
-    turns = [turn for example in strategy.examples for turn in example.turns]
-    messages = _messages([Message("system", texts.system), *turns, *history], "q", hits, (), texts)
+    opening = [*prompt_prefix(strategy, documents_only=documents_only), *history]
+    messages = _messages(opening, "q", hits, (), strategy.texts(documents_only=documents_only))
     content = json.dumps([[message.role, message.content] for message in messages])
     return blake2b(content.encode() + strategy.fingerprint.encode(), digest_size=16).hexdigest()
 
@@ -195,8 +184,7 @@ def _messages(
     instruction: str | None = None,
 ) -> list[Message]:
     """The opening messages, then the user's message: passages, recent turns, and the question."""
-    passages = [f"{hit.context}\n{hit.text}" if hit.context else hit.text for hit in hits]
-    parts = number_passages([neutralize_markers(passage) for passage in passages])
+    parts = number_passages([neutralize_markers(embedded_text(hit.context, hit.text)) for hit in hits])
     if recent:  # as text: small readers answer worse if recent turns are turns of the chat
         lines = "\n".join(f"{'Q' if message.role == 'user' else 'A'}: {message.content}" for message in recent)
         parts.append(neutralize_markers(lines))

@@ -12,15 +12,10 @@ from dataclasses import dataclass, field, fields
 from functools import cached_property, lru_cache
 from hashlib import blake2b
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ragfm.core.errors import ConfigError, DataError
-from ragfm.core.types import Message
-
-if TYPE_CHECKING:
-    from ragfm.core.types import KeywordIndex
-
-__all__ = ["STRATEGIES", "Example", "PromptTexts", "Strategy", "load_strategy", "number_passages"]
+from ragfm.core.types import KeywordIndex, Message
 
 _FOLDER = Path(__file__).parent / "prompt_templates"
 STRATEGIES = tuple(sorted(path.stem for path in _FOLDER.glob("*.toml")))

@@ -11,20 +11,15 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from decimal import Decimal
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar
+
+from pydantic import BaseModel, ValidationError
 
 from ragfm.citations.grounding import cite
 from ragfm.core.errors import ExtractionError
-from ragfm.core.types import Answer, Usage
+from ragfm.core.types import Answer, Citation, Dropped, Hit, Reader, Sampling, Usage
 from ragfm.generation.json_schema import OutputSchema, is_nullable
-
-if TYPE_CHECKING:
-    from pydantic import BaseModel
-
-    from ragfm.core.types import Citation, Dropped, Hit, Reader, Sampling
-    from ragfm.generation.prompt import Prompt
-
-__all__ = ["Extraction", "Field", "fill_schema", "output_schema"]
+from ragfm.generation.prompt import Prompt
 
 T = TypeVar("T")
 
@@ -67,19 +62,11 @@ class Extraction(Generic[T]):
     @property
     def answer(self) -> Answer:
         """An answer with the JSON as text."""
-        text = "" if self.data is None else json.dumps(self.data, ensure_ascii=False)
+        empty = self.data is None
+        text = "" if empty else json.dumps(self.data, ensure_ascii=False)
         citations = tuple(citation for field in self.fields for citation in field.citations)
-        abstained = self.data is None
         return Answer(
-            self.question,
-            text,
-            abstained,
-            citations,
-            self.hits,
-            self.dropped,
-            self.usage,
-            self.seconds,
-            query=self.query,
+            self.question, text, empty, citations, self.hits, self.dropped, self.usage, self.seconds, query=self.query
         )
 
 
@@ -116,12 +103,9 @@ def fill_schema(
 
 def validate_output(data: Any, form: OutputSchema, schema: Mapping[str, Any] | type[BaseModel]) -> Any:
     """The object in the caller's type. Raises ExtractionError if it does not meet the schema."""
-    violation = None
     if isinstance(schema, Mapping):
         violation = form.violation(data)
     else:
-        from pydantic import ValidationError
-
         try:
             return schema.model_validate(data)
         except ValidationError as error:

@@ -21,7 +21,7 @@ from ragfm.training.held_out import HeldOut
 
 if TYPE_CHECKING:
     from ragfm.core.types import Hit
-    from ragfm.generation.answer_log import LogEntry
+    from ragfm.generation.log_entries import LogEntry
     from ragfm.rag import Rag
 
 _DEPTH_FACTOR = 8  # hits searched for each passage that is shown

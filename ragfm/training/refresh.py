@@ -56,7 +56,7 @@ from ragfm.training.trainer import Training
 if TYPE_CHECKING:
     from ragfm.collection import Collection
     from ragfm.evaluation.question_sets import Question
-    from ragfm.generation.answer_log import LogEntry
+    from ragfm.generation.log_entries import LogEntry
 
 HISTORY = "ragfm-adapters.json"
 DECISION = "refresh.json"

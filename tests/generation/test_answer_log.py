@@ -24,7 +24,8 @@ from ragfm.core.config import AskSection
 from ragfm.core.errors import LogError
 from ragfm.evaluation import load_questions
 from ragfm.evaluation.log_questions import questions_from_log
-from ragfm.generation.answer_log import AnswerContext, AnswerLog, LogFilter
+from ragfm.generation.answer_log import AnswerContext, AnswerLog
+from ragfm.generation.log_entries import LogFilter
 from ragfm.testing import HashingEmbedder, ScriptedReader
 
 NOTHING = Answer("q", "a", False, (), (), (), Usage(), 0.5, query="q")

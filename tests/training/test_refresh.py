@@ -22,7 +22,8 @@ from ragfm.core.output_folder import OUTPUT
 from ragfm.core.types import Message
 from ragfm.evaluation import Difference, Gold, Question
 from ragfm.evaluation.settings_file import calibration_keys, write_keys
-from ragfm.generation.answer_log import AnswerContext, AnswerLog, LogFilter
+from ragfm.generation.answer_log import AnswerContext, AnswerLog
+from ragfm.generation.log_entries import LogFilter
 from ragfm.generation.prompt import prompt_fingerprint
 from ragfm.models.adapters import GGUF, RECORD, AdapterRecord, check_adapter
 from ragfm.testing import HashingEmbedder, ScriptedReader

@@ -9,15 +9,11 @@ reader_rewrite    by the reader
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Literal, TypeAlias
+from typing import Literal, TypeAlias
 
+from ragfm.core.types import Message, Reader
 from ragfm.generation.followups.english_rules import Turn, rewrite_with_rules
 from ragfm.generation.followups.reader_rewrite import rewrite_with_reader
-
-if TYPE_CHECKING:
-    from ragfm.core.types import Message, Reader
-
-__all__ = ["Followup", "stand_alone"]
 
 Followup: TypeAlias = Literal["rules", "reader", "off"]
 _MAX_TURNS = 8

@@ -30,8 +30,6 @@ from ragfm.generation.followups.noun_phrases import (
     split_words,
 )
 
-__all__ = ["Turn", "rewrite_with_rules"]
-
 
 class Turn(NamedTuple):
     """A question in its stand-alone form, and its answer."""

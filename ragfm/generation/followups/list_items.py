@@ -7,8 +7,6 @@ from collections.abc import Sequence
 
 from ragfm.core.text import MARKER, sentence_spans
 
-__all__ = ["list_items", "nth_item"]
-
 _ORDINAL_WORDS = (
     *("first 1st former", "second 2nd", "third 3rd", "fourth 4th", "fifth 5th"),
     *("sixth 6th", "seventh 7th", "eighth 8th", "ninth 9th", "tenth 10th"),

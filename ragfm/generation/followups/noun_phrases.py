@@ -10,8 +10,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-__all__ = ["Phrase", "Word", "is_time_phrase", "noun_phrases", "split_words"]
-
 
 def _set(text: str) -> frozenset[str]:
     return frozenset(text.split())

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 from ragfm.core.errors import TooLongError
-from ragfm.core.types import Message, Sampling
+from ragfm.core.types import Message, Reader, Sampling
+from ragfm.generation.followups.english_rules import Turn
 from ragfm.generation.followups.noun_phrases import (
     AUXILIARIES,
     DETERMINERS,
@@ -16,12 +16,6 @@ from ragfm.generation.followups.noun_phrases import (
     split_words,
 )
 from ragfm.generation.prompt import neutralize_control_tokens
-
-if TYPE_CHECKING:
-    from ragfm.core.types import Reader
-    from ragfm.generation.followups.english_rules import Turn
-
-__all__ = ["rewrite_with_reader"]
 
 GRAMMAR = 'root ::= [^ \\n?] [^\\n?]* "?"'
 _MAX_TOKENS = 64

@@ -28,16 +28,12 @@ from __future__ import annotations
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import suppress
 from itertools import islice
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import Any, Literal, cast
 
 from ragfm.core import registry
+from ragfm.core.config import Settings
 from ragfm.core.errors import ConfigError, ContextOverflowError
 from ragfm.core.types import Message, Reader, Sampling, Stream
-
-if TYPE_CHECKING:
-    from ragfm.core.config import Settings
-
-__all__ = ["configured_reader", "load_reader", "reader_options"]
 
 
 def load_reader(name: str = "bundled", **options: Any) -> Reader:

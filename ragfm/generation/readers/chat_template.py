@@ -20,8 +20,6 @@ from jinja2 import Environment, TemplateError
 from ragfm.core.errors import UnsupportedError
 from ragfm.core.types import Message
 
-__all__ = ["check_template", "render_chat"]
-
 Template: TypeAlias = Callable[[list[dict[str, str]]], str]
 
 SECONDS = 2.0

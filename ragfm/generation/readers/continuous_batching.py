@@ -15,21 +15,16 @@ from collections import deque
 from collections.abc import Generator, Sequence
 from contextlib import suppress
 from queue import Empty, SimpleQueue
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import numpy as np
 
 from ragfm.core.errors import RagfmError, ReaderBusyError, UnsupportedError
 from ragfm.core.types import Stream, Usage
 from ragfm.generation.readers import completion_limit, stream_until_stop
-from ragfm.generation.readers.engine import BatchToken, CacheFactory, KVCache, Model, PrefixCache
+from ragfm.generation.readers.engine import Adapter, BatchToken, CacheFactory, KVCache, Logits, Model, PrefixCache
 from ragfm.generation.readers.generation_request import GenerationRequest
 from ragfm.generation.readers.slots import Slot, assign_slot
-
-if TYPE_CHECKING:
-    from ragfm.generation.readers.engine import Adapter, Logits
-
-__all__ = ["Batcher"]
 
 STEPS_PER_ADAPTER = 8
 """Steps with one adapter before requests with another one get their turn: switching takes time."""

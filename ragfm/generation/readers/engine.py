@@ -13,18 +13,15 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeAlias
 
 from ragfm.core.cache import file_identity
 from ragfm.core.errors import ModelNotFoundError
+from ragfm.core.types import Message
 from ragfm.models.adapters import WEIGHTS
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from ragfm.core.types import Message
-
-    Logits: TypeAlias = NDArray[np.float32]
-    """Scores of the next token before the softmax. *Shape:* (vocabulary,)."""
-
-__all__ = ["PREFILL_BLOCK", "Adapter", "BatchToken", "CacheFactory", "KVCache", "Model", "PrefixCache", "TokenSampler"]
+Logits: TypeAlias = "NDArray[np.float32]"
+"""Scores of the next token before the softmax. *Shape:* (vocabulary,)."""
 
 PREFILL_BLOCK = 128
 """Tokens of a prompt that are evaluated at once. Other requests wait for one block."""

@@ -5,15 +5,11 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from queue import SimpleQueue
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import Generic, TypeVar
 
 from ragfm.core.errors import RagfmError
 from ragfm.core.types import CLOSED
-
-if TYPE_CHECKING:
-    from ragfm.generation.readers.engine import Adapter, Logits, TokenSampler
-
-__all__ = ["GenerationRequest", "ResultQueue"]
+from ragfm.generation.readers.engine import Adapter, Logits, TokenSampler
 
 T = TypeVar("T")
 

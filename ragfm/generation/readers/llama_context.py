@@ -12,19 +12,13 @@ import ctypes
 import itertools
 import struct
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ragfm.core.errors import RagfmError
-from ragfm.generation.readers.engine import PREFILL_BLOCK, Adapter, BatchToken
+from ragfm.generation.readers.engine import PREFILL_BLOCK, Adapter, BatchToken, Logits
 from ragfm.generation.readers.llama_model import LlamaModel
 from ragfm.models.llama_library import free_on_collection, last_error, llama_cpp
-
-if TYPE_CHECKING:
-    from ragfm.generation.readers.engine import Logits
-
-__all__ = ["LlamaContext"]
 
 _MAX_GAP = 2
 """llama.cpp evaluates only adjacent slots in one batch. Gaps of up to this many idle slots are bridged."""

@@ -24,8 +24,6 @@ from ragfm.models.hardware import physical_cores
 from ragfm.models.model_lookup import find_model
 from ragfm.models.model_probe import probe_model
 
-__all__ = ["LlamaCppReader"]
-
 _MAX_THREADS = 512
 """llama.cpp's limit. If the system refuses to start a thread, OpenMP aborts the program."""
 

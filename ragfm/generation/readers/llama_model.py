@@ -25,8 +25,6 @@ from ragfm.models.llama_library import (
     raise_pending_interrupt,
 )
 
-__all__ = ["LlamaModel"]
-
 _BLOCK_INDEPENDENT = frozenset(
     getattr(llama_cpp, f"LLAMA_FTYPE_{name}") for name in ("MOSTLY_F16", "MOSTLY_Q4_0", "MOSTLY_Q4_1", "MOSTLY_Q8_0")
 )

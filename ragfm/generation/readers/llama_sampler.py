@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 import ctypes
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from ragfm.core.errors import ConfigError, UnsupportedError
 from ragfm.core.types import Sampling
+from ragfm.generation.readers.engine import Logits
 from ragfm.generation.readers.sampling import LogitsSampler
 from ragfm.models.llama_library import free_on_collection, last_error, llama_cpp
-
-if TYPE_CHECKING:
-    from ragfm.generation.readers.engine import Logits
-
-__all__ = ["GrammarSampler"]
 
 _TOKEN_DATA = np.dtype([("id", np.int32), ("logit", np.float32), ("p", np.float32)])
 """llama.cpp's `llama_token_data`."""

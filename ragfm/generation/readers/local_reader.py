@@ -15,8 +15,6 @@ from ragfm.generation.readers.continuous_batching import Batcher
 from ragfm.generation.readers.engine import Adapter, CacheFactory, Model, PrefixCache, TokenSampler
 from ragfm.generation.readers.generation_request import GenerationRequest
 
-__all__ = ["LocalReader"]
-
 M = TypeVar("M", bound=Model)
 
 

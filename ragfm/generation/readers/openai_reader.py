@@ -7,10 +7,11 @@ import re
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import suppress
 from math import inf
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 from urllib.parse import urlsplit
 
 import openai
+from openai.types.chat import ChatCompletionChunk
 
 from ragfm.core.errors import (
     ConfigError,
@@ -25,11 +26,6 @@ from ragfm.core.types import Message, Sampling, Stream, Usage
 from ragfm.generation.json_schema import OutputSchema
 from ragfm.generation.readers import completion_limit, int_option, stream_until_stop
 from ragfm.generation.readers.remote_call import ClientThread, RemoteCall
-
-if TYPE_CHECKING:
-    from openai.types.chat import ChatCompletionChunk
-
-__all__ = ["OpenAIReader", "estimate_tokens", "server_url"]
 
 OPENAI_URL = "https://api.openai.com/v1"
 SECONDS = 120.0

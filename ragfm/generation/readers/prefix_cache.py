@@ -11,19 +11,14 @@ from collections.abc import Sequence
 from contextlib import suppress
 from hashlib import blake2b
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from ragfm.core.cache import cache_folder, replace_file
 from ragfm.core.errors import UnsupportedError
 from ragfm.core.types import Message
+from ragfm.generation.readers.engine import Adapter, KVCache
 from ragfm.generation.readers.llama_context import LlamaContext
 from ragfm.generation.readers.llama_model import LlamaModel
 from ragfm.models.llama_library import llama_cpp
-
-if TYPE_CHECKING:
-    from ragfm.generation.readers.engine import Adapter, KVCache
-
-__all__ = ["MAX_BYTES", "MIN_TOKENS", "LlamaPrefixCache"]
 
 MIN_TOKENS = 128
 """Shorter prefixes are not stored: evaluating them takes little time."""

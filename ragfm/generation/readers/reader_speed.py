@@ -13,8 +13,6 @@ from ragfm.core.types import Message, Reader, Sampling, Stream
 from ragfm.models.hardware import peak_memory_bytes
 from ragfm.models.sample_text import SAMPLE_TEXT
 
-__all__ = ["CONCURRENT_ANSWERS", "ReaderSpeed", "measure_speed", "saved_speed"]
-
 PROMPT_TOKENS, ANSWER_TOKENS, CONCURRENT_ANSWERS = 500, 32, 4
 _SHORT_PROMPT_TOKENS = 50
 _INSTRUCTION = "\n\nSay what this is about, at length."

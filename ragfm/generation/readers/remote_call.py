@@ -12,17 +12,14 @@ import weakref
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Future
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import Any, TypeAlias
+
+import openai
+from openai.types.chat import ChatCompletionChunk
 
 from ragfm.generation.readers.generation_request import ResultQueue
 
-if TYPE_CHECKING:
-    import openai
-    from openai.types.chat import ChatCompletionChunk
-
-    Started: TypeAlias = Future[tuple[asyncio.AbstractEventLoop, asyncio.Event]]
-
-__all__ = ["ClientThread", "RemoteCall"]
+Started: TypeAlias = Future[tuple[asyncio.AbstractEventLoop, asyncio.Event]]
 
 
 class ClientThread:
@@ -49,7 +46,7 @@ def _end(process: int, loop: asyncio.AbstractEventLoop, ending: asyncio.Event) -
             loop.call_soon_threadsafe(ending.set)
 
 
-class RemoteCall(ResultQueue["ChatCompletionChunk"]):
+class RemoteCall(ResultQueue[ChatCompletionChunk]):
     """One request. Cancelling it ends the wait for results at once and closes the connection."""
 
     def __init__(self) -> None:

@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 from math import isfinite
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from ragfm.core.errors import ConfigError
 from ragfm.core.types import Sampling
-
-if TYPE_CHECKING:
-    from ragfm.generation.readers.engine import Logits
-
-__all__ = ["LogitsSampler"]
+from ragfm.generation.readers.engine import Logits
 
 _MIN_TEMPERATURE = 1e-6
 """Lower temperatures count as 0: dividing by them may overflow."""

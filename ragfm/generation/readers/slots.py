@@ -4,12 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
 
 from ragfm.generation.readers.engine import PREFILL_BLOCK, Adapter
 from ragfm.generation.readers.generation_request import GenerationRequest
-
-__all__ = ["Slot", "SlotAssignment", "assign_slot"]
 
 
 @dataclass(eq=False, slots=True)
@@ -46,20 +43,13 @@ class Slot:
         return _common_prefix(self.prompt, request.prompt, multiple) if self.cache_key == request.cache_key else 0
 
 
-class SlotAssignment(NamedTuple):
-    """The slot for a request, and the slot (often the same) whose first `prefix_tokens` tokens it reuses."""
-
-    slot: Slot
-    source: Slot
-    prefix_tokens: int
-
-
-def assign_slot(slots: Sequence[Slot], request: GenerationRequest, multiple: int) -> SlotAssignment | None:
+def assign_slot(slots: Sequence[Slot], request: GenerationRequest, multiple: int) -> tuple[Slot, Slot, int] | None:
     """Choose a slot, or None if the request must wait for a slot, or for another request that evaluates its prefix.
 
-    This is the slot that holds most of the prompt if the prompt reuses at least half of its content. Otherwise it is
-    the least recently used slot, with a copy of the prefix if another slot has it. Prefixes are reused up to a multiple
-    of `multiple` tokens.
+    Returns the slot, the slot (often the same) whose first tokens it reuses, and the number of these tokens. The slot
+    is the one that holds most of the prompt if the prompt reuses at least half of its content. Otherwise it is the
+    least recently used slot, with a copy of the prefix if another slot has it. Prefixes are reused up to a multiple of
+    `multiple` tokens.
     """
     idle = [slot for slot in slots if slot.request is None]
     if not idle:
@@ -77,10 +67,10 @@ def assign_slot(slots: Sequence[Slot], request: GenerationRequest, multiple: int
 
     oldest = min(idle, key=lambda slot: (bool(slot.prompt), slot.last_used))
     if best.request is None and 2 * prefix_tokens >= len(best.prompt) > 0:
-        return SlotAssignment(best, best, prefix_tokens)
+        return best, best, prefix_tokens
     if prefix_tokens >= PREFILL_BLOCK:  # a copy takes about as long as evaluating a block
-        return SlotAssignment(oldest, best, prefix_tokens)
-    return SlotAssignment(oldest, oldest, oldest.reusable_tokens(request, multiple))
+        return oldest, best, prefix_tokens
+    return oldest, oldest, oldest.reusable_tokens(request, multiple)
 
 
 def _common_prefix(evaluated: Sequence[int], prompt: Sequence[int], multiple: int) -> int:

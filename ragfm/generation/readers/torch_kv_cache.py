@@ -9,19 +9,14 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from transformers.cache_utils import Cache, CacheLayerMixin
 
 from ragfm.core.errors import RagfmError
-from ragfm.generation.readers.engine import Adapter, BatchToken
+from ragfm.generation.readers.engine import Adapter, BatchToken, Logits
 from ragfm.generation.readers.torch_model import TorchModel
-
-if TYPE_CHECKING:
-    from ragfm.generation.readers.engine import Logits
-
-__all__ = ["BatchedKVCache", "SingleKVCache"]
 
 
 class BatchedKVCache:

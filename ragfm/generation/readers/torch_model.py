@@ -20,8 +20,6 @@ from ragfm.generation.readers.chat_template import check_template, render_chat
 from ragfm.generation.readers.engine import PREFILL_BLOCK, Adapter
 from ragfm.models.model_lookup import hide_progress_bar
 
-__all__ = ["Bits", "TorchModel", "can_batch"]
-
 Bits: TypeAlias = Literal[4, 8]
 _GPU_PREFILL_BLOCK = 1024
 _BATCHED_LAYER_TYPES = {"full_attention", "sliding_attention"}

@@ -15,8 +15,6 @@ from ragfm.generation.readers.torch_model import Bits, TorchModel
 from ragfm.models.adapters import WEIGHTS
 from ragfm.models.model_lookup import find_model
 
-__all__ = ["TransformersReader"]
-
 
 class TransformersReader(LocalReader[TorchModel]):
     """A model from a folder, the hub or a GGUF file (dequantised). Requests from any thread are evaluated together.

@@ -30,17 +30,6 @@ from ragfm.models.llama_library import last_error, llama_cpp
 from ragfm.models.model_lookup import is_pinned, weights_sha256
 from ragfm.models.sample_text import SAMPLE_TEXT
 
-__all__ = [
-    "MAX_PERPLEXITY_RATIO",
-    "WEIGHT_FORMATS",
-    "FormatMeasurement",
-    "optimize",
-    "optimized_file",
-    "quantize",
-    "read_optimization",
-    "undo_optimization",
-]
-
 MAX_PERPLEXITY_RATIO = 1.05
 """Highest accepted perplexity, relative to that of the original file."""
 WEIGHT_FORMATS = {
