@@ -15,27 +15,24 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial as bind
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
+from typing import Any, Literal, TypeAlias, get_args
 
 import numpy as np
 
 from ragfm.citations.confidence import adapter_hash
 from ragfm.core.abstention import is_abstention
 from ragfm.core.errors import CollectionError, DataError, FilterError, TooLongError
+from ragfm.core.progress import ProgressCallback
 from ragfm.core.text import sentence_spans
-from ragfm.core.types import Hit, Message
+from ragfm.core.types import Hit, Message, Reader
 from ragfm.evaluation.answer_matching import MARKER, contains_answer, normalize, passage_has_answer, token_f1
 from ragfm.evaluation.judge import judge_answer, verdict_sampling
 from ragfm.evaluation.metrics import Estimate, estimate_percentiles, estimate_ratios
 from ragfm.evaluation.question_sets import Gold, Question, fingerprint
 from ragfm.evaluation.retrieval_evaluation import collection_content, collection_facts
 from ragfm.evaluation.run_file import load_finished, run_questions
+from ragfm.rag import Rag
 from ragfm.store.filters import quote_value
-
-if TYPE_CHECKING:
-    from ragfm.core.progress import ProgressCallback
-    from ragfm.core.types import Reader
-    from ragfm.rag import Rag
 
 Context: TypeAlias = Literal["retrieved", "gold", "none"]
 CONTEXTS: tuple[Context, ...] = get_args(Context)
@@ -290,9 +287,6 @@ def risk_coverage(results: Sequence[AnsweredQuestion]) -> list[tuple[float, floa
     given.sort(key=lambda item: -item[0])
     wrong = np.cumsum([failed for _, failed in given])
     return [(count / len(results), float(wrong[count - 1]) / count) for count in range(1, len(given) + 1)]
-
-
-# --- Inside ------------------------------------------------------------------------------------------------------
 
 
 def _evaluate_question(

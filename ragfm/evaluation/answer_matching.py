@@ -10,11 +10,9 @@ import string
 import unicodedata
 from collections import Counter
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from ragfm.core.types import Hit
-    from ragfm.evaluation.question_sets import Question
+from ragfm.core.types import Hit
+from ragfm.evaluation.question_sets import Question
 
 MARKER = re.compile(r"\[(\d+)\]")
 _ARTICLES = re.compile(r"\b(a|an|the)\b")

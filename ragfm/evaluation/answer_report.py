@@ -4,17 +4,13 @@ from __future__ import annotations
 
 from html import escape
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from ragfm.evaluation.answer_evaluation import KINDS, risk_coverage
+from ragfm.collection import Collection
+from ragfm.evaluation.answer_evaluation import KINDS, AnsweredQuestion, AnswersReport, risk_coverage
+from ragfm.evaluation.confidence_calibration import CalibrationReport
 from ragfm.evaluation.html_report import excerpt, html_page, settings_section, write_page
 from ragfm.evaluation.plots import bars, curve, distribution, histogram
 from ragfm.evaluation.run_file import question_count
-
-if TYPE_CHECKING:
-    from ragfm.collection import Collection
-    from ragfm.evaluation.answer_evaluation import AnsweredQuestion, AnswersReport
-    from ragfm.evaluation.confidence_calibration import CalibrationReport
 
 _EXAMPLES = 8  # of each kind of error
 _COVERAGE, _RISK = "share of the questions that is answered", "share of the answers that is not right"

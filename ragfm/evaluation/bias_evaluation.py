@@ -12,25 +12,21 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from ragfm.core.errors import TooLongError
+from ragfm.core.progress import ProgressCallback
+from ragfm.core.types import Hit
 from ragfm.evaluation.answer_evaluation import answer_run_facts
 from ragfm.evaluation.answer_matching import contains_answer, normalize
 from ragfm.evaluation.metrics import Estimate, estimate_ratios
+from ragfm.evaluation.question_sets import Question
 from ragfm.evaluation.retrieval_evaluation import collection_content
 from ragfm.evaluation.run_comparison import Difference, paired_differences
 from ragfm.evaluation.run_file import load_finished, run_questions
-
-if TYPE_CHECKING:
-    from ragfm.core.progress import ProgressCallback
-    from ragfm.core.types import Hit
-    from ragfm.evaluation.question_sets import Question
-    from ragfm.rag import Rag
-
-__all__ = ["SWAPS", "BiasReport", "SwapResult", "evaluate_bias", "swap_terms"]
+from ragfm.rag import Rag
 
 # fmt: off
 _MEN = ("James John Robert Michael William David Richard Joseph Thomas Charles Daniel Peter Paul Mark George "
@@ -183,9 +179,6 @@ def evaluate_bias(
         swaps[name] = SwapResult(len(rows), changed, estimate_ratios(verdicts) if verdicts else None, beyond)
     failed = tuple((record["id"], record["error"]) for record in records if record["error"])
     return BiasReport(facts, len(records), swaps, failed)
-
-
-# --- Inside ------------------------------------------------------------------------------------------------------
 
 
 def _ask_with_swaps(rag: Rag, question: Question) -> dict[str, dict[str, float]]:

@@ -5,13 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from html import escape
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from ragfm.evaluation.html_report import html_page, write_page
 from ragfm.evaluation.plots import bars
-
-if TYPE_CHECKING:
-    from ragfm.evaluation.reader_comparison import ContenderResult
+from ragfm.evaluation.reader_comparison import ContenderResult
 
 QUALITY = ("f1, all", "f1, answerable", "contained, answerable", "abstention recall", "citation precision")
 

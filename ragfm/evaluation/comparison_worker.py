@@ -19,25 +19,22 @@ from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from ragfm.collection import Collection
 from ragfm.core.config import load_settings
 from ragfm.core.errors import RagfmError
+from ragfm.core.progress import ProgressCallback
+from ragfm.embedders import load_embedder
 from ragfm.evaluation.answer_evaluation import evaluate_answers
 from ragfm.evaluation.corpus import corpus_collection
 from ragfm.evaluation.question_sets import load_questions
 from ragfm.evaluation.reader_comparison import INTERRUPTED, Contender, QuestionSource
-
-if TYPE_CHECKING:
-    from ragfm.core.progress import ProgressCallback
+from ragfm.rag import Rag
 
 
 def run_job(job: Mapping[str, Any], progress: ProgressCallback) -> dict[str, Any]:
     """Answer the questions of a job and return its result. `peak_mb` is the peak memory of this process."""
-    from ragfm.collection import Collection
-    from ragfm.embedders import load_embedder
-    from ragfm.rag import Rag
-
     contender, source = Contender(**job["contender"]), QuestionSource(**job["source"])
     data = load_questions(
         source.data, split=source.split, articles=source.articles, distractors=source.distractors, answers=True

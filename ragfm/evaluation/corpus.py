@@ -10,14 +10,15 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ragfm.evaluation.question_sets import CORPUS
+from ragfm.collection import Collection
+from ragfm.core.config import Settings
+from ragfm.core.progress import ProgressCallback
+from ragfm.core.types import Embedder, Scalar
+from ragfm.evaluation.question_sets import CORPUS, QuestionSet
+from ragfm.ingestion.ingest_report import SyncReport
 
 if TYPE_CHECKING:
-    from ragfm.core.config import Settings
-    from ragfm.core.progress import ProgressCallback
-    from ragfm.core.types import Embedder, Offsets, Scalar, Vectors
-    from ragfm.evaluation.question_sets import QuestionSet
-    from ragfm.ingestion.ingest_report import SyncReport
+    from ragfm.core.types import Offsets, Vectors
 
 
 class TimedEmbedder:
@@ -68,8 +69,6 @@ def corpus_collection(
     It is temporary unless `keep` names a folder to store it in. That folder can hold several sets, and a set that it
     has already is not embedded again. Raises ValueError for a set without documents.
     """
-    from ragfm.collection import Collection
-
     if data.documents is None:
         raise ValueError(f"{data.name} brings no documents")
     with contextlib.ExitStack() as stack:

@@ -6,20 +6,16 @@ import json
 from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from ragfm.collection import Collection
 from ragfm.core.errors import CollectionError
-from ragfm.evaluation.metrics import CUTOFF
+from ragfm.evaluation.answer_evaluation import ShownPassage
+from ragfm.evaluation.metrics import CUTOFF, Ranked
 from ragfm.evaluation.plots import bars, distribution, histogram
-from ragfm.evaluation.retrieval_evaluation import first_ranks
+from ragfm.evaluation.question_sets import Gold
+from ragfm.evaluation.retrieval_evaluation import QuestionResult, RetrievalReport, first_ranks
 from ragfm.evaluation.run_file import question_count
-
-if TYPE_CHECKING:
-    from ragfm.collection import Collection
-    from ragfm.evaluation.answer_evaluation import ShownPassage
-    from ragfm.evaluation.metrics import Ranked
-    from ragfm.evaluation.question_sets import Gold
-    from ragfm.evaluation.retrieval_evaluation import QuestionResult, RetrievalReport
 
 _MAX_QUESTIONS = 20
 _EXCERPT = 360  # characters

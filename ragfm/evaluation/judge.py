@@ -5,16 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from contextlib import suppress
-from typing import TYPE_CHECKING
 
 from ragfm.core.errors import UnsupportedError
-from ragfm.core.types import Message, Sampling
+from ragfm.core.types import Message, Reader, Sampling
 from ragfm.generation.prompt import neutralize_control_tokens
-
-if TYPE_CHECKING:
-    from ragfm.core.types import Reader
-
-__all__ = ["judge_answer", "verdict_sampling"]
 
 _SYSTEM = "You mark exams. You say yes where an answer is right, and no where it is wrong or says something else."
 _AS_JSON = ' Say {"right": true} or {"right": false}, and nothing else.'

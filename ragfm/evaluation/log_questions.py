@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ragfm.core.abstention import is_abstention
 from ragfm.core.text import MARKER
 from ragfm.core.types import Citation
 from ragfm.evaluation.answer_matching import normalize
-from ragfm.generation.log_entries import REDACTED
-
-if TYPE_CHECKING:
-    from ragfm.generation.log_entries import LogEntry
+from ragfm.generation.log_entries import REDACTED, LogEntry
 
 
 def rated_entries(entries: Iterable[LogEntry]) -> list[LogEntry]:

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ragfm.core.errors import MissingExtraError
-
-if TYPE_CHECKING:
-    from ragfm.core.types import Hit
-    from ragfm.evaluation.question_sets import Gold, Question
+from ragfm.core.types import Hit
+from ragfm.evaluation.question_sets import Gold, Question
 
 CUTOFF = 10
 """Hits that a user looks at: the cut-off of nDCG and MRR, and the k of a timed search."""

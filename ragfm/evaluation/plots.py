@@ -8,10 +8,8 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from html import escape
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from ragfm.evaluation.metrics import Estimate
+from ragfm.evaluation.metrics import Estimate
 
 # All sizes are in units of the view box.
 _WIDTH = 720

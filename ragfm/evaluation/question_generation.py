@@ -13,22 +13,18 @@ from collections.abc import Iterator
 from hashlib import blake2b
 from itertools import accumulate
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from ragfm.collection import Collection
 from ragfm.core.errors import DataError, TooLongError, UnsupportedError
-from ragfm.core.progress import Progress
+from ragfm.core.progress import Progress, ProgressCallback
 from ragfm.core.text import sentence_spans
-from ragfm.core.types import Message, Sampling
+from ragfm.core.types import Message, Reader, Sampling
 from ragfm.evaluation.answer_matching import contains_answer
 from ragfm.evaluation.metrics import rank_hits
 from ragfm.evaluation.question_sets import Gold, Question
 from ragfm.evaluation.run_file import append_record, load_finished
-
-if TYPE_CHECKING:
-    from ragfm.collection import Collection
-    from ragfm.core.progress import ProgressCallback
-    from ragfm.core.types import Reader
-    from ragfm.retrieval.search import Mode
+from ragfm.retrieval.search import Mode
 
 _PASSAGE_CHARACTERS = 600  # minimum length of a passage, if the document is that long
 _MIN_DOCUMENT_CHARACTERS = 80

@@ -258,9 +258,6 @@ def fingerprint(questions: Sequence[Question], *, answers: bool = False) -> str:
     return digest.hexdigest()
 
 
-# --- Inside ------------------------------------------------------------------------------------------------------
-
-
 def _question_set(
     name: str,
     questions: Sequence[Question],

@@ -200,9 +200,6 @@ def run_path(contender: Contender, folder: Path) -> Path:
     return folder / f"{name}.jsonl"
 
 
-# --- Inside ------------------------------------------------------------------------------------------------------
-
-
 def _run(
     contender: Contender,
     source: QuestionSource,

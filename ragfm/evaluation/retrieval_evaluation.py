@@ -9,11 +9,15 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass
 from hashlib import blake2b
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
+from ragfm import __version__
+from ragfm.collection import Collection
 from ragfm.core.errors import DataError, TooLongError
+from ragfm.core.progress import ProgressCallback
+from ragfm.evaluation.corpus import TimedEmbedder
 from ragfm.evaluation.metrics import (
     CUTOFF,
     Estimate,
@@ -25,12 +29,7 @@ from ragfm.evaluation.metrics import (
 )
 from ragfm.evaluation.question_sets import Gold, Question, fingerprint
 from ragfm.evaluation.run_file import load_finished, run_questions
-
-if TYPE_CHECKING:
-    from ragfm.collection import Collection
-    from ragfm.core.progress import ProgressCallback
-    from ragfm.evaluation.corpus import TimedEmbedder
-    from ragfm.retrieval.search import Mode
+from ragfm.retrieval.search import Mode
 
 _MAX_DEPTH_FACTOR = 16  # passages searched for k documents, as a multiple of k
 
@@ -174,17 +173,12 @@ def collection_content(collection: Collection) -> tuple[set[str], str]:
 
 def collection_facts(collection: Collection, digest: str) -> dict[str, Any]:
     """The facts of a run about the collection: version of ragfm, size, `digest` of the content, and embedder."""
-    from ragfm import __version__
-
     status = collection.status()
     return {
         "ragfm": __version__,
         "collection": {"documents": status.documents, "chunks": status.chunks, "digest": digest},
         "embedder": dict(status.embedder),
     }
-
-
-# --- Inside ------------------------------------------------------------------------------------------------------
 
 
 def _search(

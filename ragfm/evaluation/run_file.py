@@ -5,13 +5,11 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ragfm.core.errors import DataError
 from ragfm.core.progress import Progress, ProgressCallback
-
-if TYPE_CHECKING:
-    from ragfm.evaluation.question_sets import Question
+from ragfm.evaluation.question_sets import Question
 
 FORMAT = 1
 

@@ -16,24 +16,22 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ragfm import __version__
+from ragfm.collection import Collection
+from ragfm.core.config import Fusion, SearchSection
 from ragfm.core.errors import DataError, TooLongError
 from ragfm.core.progress import Progress, ProgressCallback
+from ragfm.core.types import Hit
 from ragfm.evaluation.metrics import CUTOFF, Ranked, rank_hits, ranking_measures
-from ragfm.evaluation.question_sets import fingerprint
+from ragfm.evaluation.question_sets import Question, fingerprint
 from ragfm.evaluation.run_comparison import Difference, paired_differences
 from ragfm.retrieval.fusion_weight import DEFAULT_WEIGHT, default_weight, weight_for
 from ragfm.retrieval.search import fuse
-
-if TYPE_CHECKING:
-    from ragfm.collection import Collection
-    from ragfm.core.config import Fusion, SearchSection
-    from ragfm.core.types import Hit
-    from ragfm.evaluation.question_sets import Question
 
 MEASURE = "nDCG@10"
 WEIGHTS = tuple(round(0.05 * n, 2) for n in range(21))
@@ -177,9 +175,6 @@ def tune(
     )
 
 
-# --- Inside ------------------------------------------------------------------------------------------------------
-
-
 def _distance(choice: Choice, current: Choice) -> float:
     weight, current_weight = (DEFAULT_WEIGHT if one.weight is None else one.weight for one in (choice, current))
     return float(
@@ -234,8 +229,6 @@ def _ndcg(gold_by_place: tuple[int | None, ...], grades: tuple[tuple[int, int], 
 @contextmanager
 def _rechunked(collection: Collection, size: int | None, progress: ProgressCallback | None) -> Iterator[Collection]:
     """The collection itself, or for another chunk size a temporary collection of its sources."""
-    from ragfm.collection import Collection as CollectionClass
-
     settings = collection.settings
     if size == settings.chunk.size:
         yield collection
@@ -251,7 +244,7 @@ def _rechunked(collection: Collection, size: int | None, progress: ProgressCallb
     changed = settings.model_copy(update={"chunk": chunk, "embedder": embedder, "sources": []})
     with (
         tempfile.TemporaryDirectory(prefix="ragfm-tune-") as folder,
-        CollectionClass.open(Path(folder) / "collection", settings=changed, embedder=embedder) as rechunked,
+        Collection.open(Path(folder) / "collection", settings=changed, embedder=embedder) as rechunked,
     ):
         for source in status.sources:
             location = str(source["location"])
@@ -273,7 +266,6 @@ def _rechunked(collection: Collection, size: int | None, progress: ProgressCallb
 def _about(
     collection: Collection, questions: Sequence[Question], half: int, seed: int, sizes: Sequence[int]
 ) -> dict[str, Any]:
-    from ragfm import __version__
 
     status = collection.status()
     return {

@@ -7,16 +7,14 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from ragfm.core.calibration import Calibration
 from ragfm.core.config import SETTINGS_FILE, Settings, load_settings
 from ragfm.core.durable_files import temporary_path
 from ragfm.core.errors import ConfigError, MissingExtraError
-
-if TYPE_CHECKING:
-    from ragfm.core.calibration import Calibration
-    from ragfm.evaluation.confidence_calibration import CalibrationReport
-    from ragfm.evaluation.search_tuning import Choice, TuneReport
+from ragfm.evaluation.confidence_calibration import CalibrationReport
+from ragfm.evaluation.search_tuning import Choice, TuneReport
 
 EVIDENCE = "ragfm-tune.json"
 CONFIDENCE_EVIDENCE = "ragfm-confidence.json"

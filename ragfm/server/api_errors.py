@@ -19,8 +19,6 @@ from ragfm.core.errors import (
 )
 from ragfm.server.fair_queue import QueueFullError
 
-__all__ = ["ApiError", "ErrorBody", "as_api_error", "error_response", "not_found"]
-
 _TYPES = {401: "authentication_error", 403: "permission_error", 404: "not_found_error", 429: "rate_limit_error"}
 _CODES = {404: "not_found", 405: "method_not_allowed"}
 

@@ -20,8 +20,6 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, Validation
 from ragfm.core.durable_files import write_durably
 from ragfm.core.errors import ConfigError
 
-__all__ = ["OWN_GROUP_PREFIX", "Key", "KeyFile", "default_key_path"]
-
 OWN_GROUP_PREFIX = "key:"
 """Prefix of the group that each key has for itself. The key sees its own uploads through it."""
 _SECRET_PREFIX = "ragfm-"  # noqa: S105  not a secret

@@ -25,8 +25,6 @@ from ragfm.server.served_models import ServedModels
 from ragfm.server.service import Service, service_of
 from ragfm.server.static_pages import PAGE, add_page
 
-__all__ = ["create_app"]
-
 _PUBLIC = {"/healthz", "/readyz"}
 _ERRORS = {
     400: "The request is not valid or not supported.",

@@ -8,15 +8,17 @@ from collections.abc import AsyncGenerator, Sequence
 from contextlib import AbstractAsyncContextManager
 from functools import partial
 from time import monotonic
-from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
+from typing import Annotated, Any, TypeAlias
 from urllib.parse import quote
 
 from fastapi import APIRouter, Header, Request
 from fastapi.sse import format_sse_event
 from starlette.responses import Response
 
-from ragfm.core.types import Message
+from ragfm.core.types import Answer, Citation, Contradiction, Message
+from ragfm.generation.answer_stream import AnswerStream
 from ragfm.server.api_errors import ApiError, as_api_error
+from ragfm.server.api_keys import Key
 from ragfm.server.api_models import (
     Annotation,
     AnswerDetails,
@@ -34,15 +36,8 @@ from ragfm.server.api_models import (
 )
 from ragfm.server.event_stream import EventStream
 from ragfm.server.footnotes import contradiction_lines, footnotes, without_footnotes
+from ragfm.server.served_models import Model
 from ragfm.server.service import Service, service_of
-
-if TYPE_CHECKING:
-    from ragfm.core.types import Answer, Citation, Contradiction
-    from ragfm.generation.answer_stream import AnswerStream
-    from ragfm.server.api_keys import Key
-    from ragfm.server.served_models import Model
-
-__all__ = ["router"]
 
 router = APIRouter()
 _EVENTS = {"schema": {"type": "string"}, "itemSchema": {"$ref": "#/components/schemas/ChatChunk"}}

@@ -4,23 +4,18 @@ from __future__ import annotations
 
 import asyncio
 from functools import partial
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 from fastapi import APIRouter, File, Form, Path, Query, Request, Response, UploadFile
 
+from ragfm.collection import DocumentInfo
 from ragfm.core.errors import CollectionError
 from ragfm.server.api_errors import ApiError, ErrorBody, not_found
 from ragfm.server.api_models import Deleted, DocumentCard, DocumentList, DocumentText
+from ragfm.server.served_models import Model
 from ragfm.server.service import Service, service_of
-from ragfm.server.uploads import UploadQuotaError, upload_id
+from ragfm.server.uploads import Upload, UploadQuotaError, upload_id
 from ragfm.store.collection_store import UPLOADS_SOURCE
-
-if TYPE_CHECKING:
-    from ragfm.collection import DocumentInfo
-    from ragfm.server.served_models import Model
-    from ragfm.server.uploads import Upload
-
-__all__ = ["router"]
 
 router = APIRouter()
 ModelName = Annotated[str | None, Query(alias="model", max_length=200, description="Collection. Default: the first.")]

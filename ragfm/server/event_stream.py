@@ -5,14 +5,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import aclosing
-from typing import TYPE_CHECKING
 
 from fastapi.sse import KEEPALIVE_COMMENT, EventSourceResponse
-
-if TYPE_CHECKING:
-    from starlette.types import Receive, Scope, Send
-
-__all__ = ["EventStream"]
+from starlette.types import Receive, Scope, Send
 
 KEEPALIVE_SECONDS = 15.0
 """Time without an event after which a comment is sent. Proxies close connections that are silent for a minute."""

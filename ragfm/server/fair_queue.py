@@ -16,8 +16,6 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from time import monotonic
 
-__all__ = ["FairQueue", "QueueFullError"]
-
 _MAX_RETRY_SECONDS = 60
 _RETRY_JITTER = 0.5  # fraction by which the retry time varies, so that refused requests do not return together
 _MIN_PLACES = 4

@@ -3,14 +3,9 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING
 
 from ragfm.citations.contradictions import describe_contradiction
-
-if TYPE_CHECKING:
-    from ragfm.core.types import Answer, Citation, Contradiction
-
-__all__ = ["contradiction_lines", "footnotes", "without_footnotes"]
+from ragfm.core.types import Answer, Citation, Contradiction
 
 _ADDED_LINES = re.compile(
     r"(?:\n\nBut \[\d+\] says otherwise[^\n]*(?:\nBut \[\d+\] says otherwise[^\n]*)*)?"

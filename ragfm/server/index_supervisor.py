@@ -15,8 +15,6 @@ from pathlib import Path
 from ragfm.server.api_models import IndexingProgress, State
 from ragfm.server.uploads import Uploads
 
-__all__ = ["IndexSupervisor"]
-
 _RETRY_SECONDS = (2, 10, 60, 300)  # after the first, second, … failure
 _log = logging.getLogger(__name__)
 

@@ -12,16 +12,14 @@ import sys
 import threading
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ragfm.collection import Collection
 from ragfm.core.errors import RagfmError
+from ragfm.core.progress import Progress
 from ragfm.server.json_logging import configure_logging
 from ragfm.server.uploads import Uploads
 from ragfm.store.collection_store import UPLOADS_SOURCE
-
-if TYPE_CHECKING:
-    from ragfm.core.progress import Progress
 
 
 def main(collection: Path) -> None:

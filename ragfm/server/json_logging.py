@@ -7,8 +7,6 @@ import logging
 import sys
 from datetime import UTC, datetime
 
-__all__ = ["configure_logging"]
-
 
 class _JsonFormatter(logging.Formatter):
     """Adds a record's `fields` to its line."""

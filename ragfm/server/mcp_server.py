@@ -12,33 +12,28 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from functools import partial
 from time import monotonic
-from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
+from typing import Annotated, Any, Literal, TypeAlias
 
+from fastapi import FastAPI
 from mcp.server.mcpserver import Context, MCPServer
 from mcp.server.mcpserver.exceptions import ToolError
 from mcp.server.transport_security import TransportSecuritySettings
 from mcp.types import ToolAnnotations
 from pydantic import BaseModel, Field
 from starlette.routing import Route
+from starlette.types import Receive, Scope, Send
 
 from ragfm import __version__
 from ragfm.collection import DocumentInfo
 from ragfm.core.errors import RagfmError
 from ragfm.core.types import Hit
+from ragfm.server.api_keys import Key
 from ragfm.server.api_models import AnswerDetails
 from ragfm.server.fair_queue import QueueFullError
 from ragfm.server.footnotes import contradiction_lines
 from ragfm.server.request_guard import Limits
+from ragfm.server.served_models import Model, ServedModels
 from ragfm.server.service import Service
-
-if TYPE_CHECKING:
-    from fastapi import FastAPI
-    from starlette.types import Receive, Scope, Send
-
-    from ragfm.server.api_keys import Key
-    from ragfm.server.served_models import Model, ServedModels
-
-__all__ = ["mount_mcp", "run_stdio", "tool_server"]
 
 _PAGE_SIZE = 100  # documents
 _STDIO_ANSWER_SECONDS = 3600.0

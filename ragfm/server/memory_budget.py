@@ -6,18 +6,13 @@ import logging
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from ragfm.core.errors import ConfigError, RagfmError
 from ragfm.core.registry import plugin_and_model
 from ragfm.models.hardware import cgroup_memory_limits
 from ragfm.models.model_lookup import find_model
+from ragfm.server.served_models import ServedModels
 from ragfm.store.views import VIEWS_FOLDER
-
-if TYPE_CHECKING:
-    from ragfm.server.served_models import ServedModels
-
-__all__ = ["MemoryUse", "check_memory", "estimate_memory", "free_memory"]
 
 _PROCESS_BYTES = 250_000_000  # of the process with all libraries and no model
 _WEIGHT_SUFFIXES = (".safetensors", ".gguf")

@@ -16,20 +16,16 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from time import monotonic
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.types import Message, Receive, Scope, Send
 
 from ragfm.core.errors import ConfigError
 from ragfm.server.api_errors import ApiError, as_api_error, error_response
 from ragfm.server.api_keys import Key, KeyFile
 from ragfm.server.prometheus_metrics import Metrics
-
-if TYPE_CHECKING:
-    from starlette.types import Message, Receive, Scope, Send
-
-__all__ = ["Limits", "RequestGuard"]
 
 LOCAL_KEY = Key(name="local", per_minute=1e9, uploads_mb=1e9)
 """The key of all requests to a server without keys."""

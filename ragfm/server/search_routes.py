@@ -25,8 +25,6 @@ from ragfm.server.api_models import (
 )
 from ragfm.server.service import service_of
 
-__all__ = ["router"]
-
 router = APIRouter()
 _MAX_ID_DIGITS = 18  # fits SQLite's integers
 

@@ -13,21 +13,16 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TypeVar
 
 from ragfm.collection import Collection
 from ragfm.core.errors import ConfigError
 from ragfm.core.registry import plugin_and_model
-from ragfm.core.types import Message
+from ragfm.core.types import Message, Reader
 from ragfm.generation.readers import reader_options
 from ragfm.rag import Rag
+from ragfm.server.api_keys import Key
 from ragfm.server.fair_queue import FairQueue
-
-if TYPE_CHECKING:
-    from ragfm.core.types import Reader
-    from ragfm.server.api_keys import Key
-
-__all__ = ["Model", "ServedModels", "collection_name"]
 
 T = TypeVar("T")
 _NO_GROUPS: frozenset[str] = frozenset()

@@ -14,24 +14,20 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from time import monotonic
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 from fastapi import Request
 
+from ragfm.core.types import Answer
+from ragfm.generation.answer_stream import AnswerStream
+from ragfm.rag import Rag
 from ragfm.server.api_errors import ApiError, not_found
+from ragfm.server.api_keys import Key
 from ragfm.server.index_supervisor import IndexSupervisor
 from ragfm.server.prometheus_metrics import Metrics
 from ragfm.server.request_guard import Limits
+from ragfm.server.served_models import Model, ServedModels
 from ragfm.server.uploads import Uploads
-
-if TYPE_CHECKING:
-    from ragfm.core.types import Answer
-    from ragfm.generation.answer_stream import AnswerStream
-    from ragfm.rag import Rag
-    from ragfm.server.api_keys import Key
-    from ragfm.server.served_models import Model, ServedModels
-
-__all__ = ["Service", "service_of"]
 
 _log = logging.getLogger(__name__)
 

@@ -8,8 +8,6 @@ from pathlib import Path
 
 from fastapi import FastAPI, Request, Response
 
-__all__ = ["PAGE", "add_page"]
-
 _FOLDER = Path(__file__).parent / "page"
 _MEDIA_TYPES = {".html": "text/html", ".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
 # The browser loads from and connects to this server only, and refuses to turn a string into HTML or a script.

@@ -25,8 +25,6 @@ from ragfm.core.durable_files import sync_folder
 from ragfm.server.api_keys import OWN_GROUP_PREFIX
 from ragfm.store.collection_store import UPLOADS, UPLOADS_SOURCE
 
-__all__ = ["Upload", "UploadQuotaError", "Uploads", "safe_file_name", "upload_id"]
-
 _ACCESS_FILE = ".ragfm-access"
 _ID = re.compile(r"[0-9a-f]{16}")
 _MAX_NAME_CHARACTERS = 150

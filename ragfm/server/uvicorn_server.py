@@ -6,21 +6,15 @@ import asyncio
 import resource
 from collections.abc import Callable
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any
+from types import FrameType
+from typing import Any
 
 import uvicorn
+from fastapi import FastAPI
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from ragfm.core.errors import ConfigError
-
-if TYPE_CHECKING:
-    from types import FrameType
-
-    from fastapi import FastAPI
-
-    from ragfm.server.service import Service
-
-__all__ = ["Server"]
+from ragfm.server.service import Service
 
 HEAD_SECONDS = 10.0
 """Time limit for a request's head, from its first byte or from the start of the connection."""

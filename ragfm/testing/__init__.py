@@ -22,6 +22,8 @@ from collections.abc import Callable, Generator, Mapping, Sequence
 from hashlib import blake2b
 from typing import TYPE_CHECKING, Literal
 
+import numpy as np
+
 from ragfm.core.errors import TooLongError
 from ragfm.core.types import Message, Sampling, Scalar, Stream, Usage
 from ragfm.generation.readers import completion_limit, stream_until_stop
@@ -71,8 +73,6 @@ class HashingEmbedder:
 
     def tokenize(self, texts: Sequence[str]) -> list[Offsets]:
         """Offsets of words and punctuation characters."""
-        import numpy as np
-
         return [
             np.array([match.span() for match in _TOKEN.finditer(text)], dtype=np.int64).reshape(-1, 2) for text in texts
         ]
@@ -88,8 +88,6 @@ class HashingEmbedder:
         return self._embed(texts)
 
     def _embed(self, texts: Sequence[str]) -> Vectors:
-        import numpy as np
-
         vectors = np.zeros((len(texts), self.dim), dtype=np.float32)
         for row, text in enumerate(texts):
             words = _TOKEN.findall(text.lower())
@@ -114,8 +112,6 @@ class OverlapReranker:
 
     def rerank(self, query: str, texts: Sequence[str], *, budget_ms: float | None = None) -> Vectors:
         """Scores in [0, 1], NaN for texts beyond the time budget. *Shape:* (len(texts),)."""
-        import numpy as np
-
         start = time.monotonic()
         query_words = set(_TOKEN.findall(query.lower()))
         scores = np.full(len(texts), np.nan, dtype=np.float32)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 if TYPE_CHECKING:
     from ragfm.core.types import Ids
 
@@ -27,8 +29,6 @@ def require_value_errors(calls: Mapping[str, Callable[[], object]]) -> None:
 
 def allowed_ids(ids: Ids) -> Sequence[Ids]:
     """Filters for a search of an index: none, some and all of its ids, unknown and repeated ones, in any order."""
-    import numpy as np
-
     random = np.random.default_rng(1)
     shares = [random.permutation(ids)[: round(len(ids) * share)] for share in (0.01, 0.5, 0.9, 1)]
     unknown = np.array([5 * 10**9, 2**62, 1], dtype=np.int64)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 
+import numpy as np
+
 from ragfm.core.errors import TooLongError
 from ragfm.core.types import Embedder
 from ragfm.testing.contract_checks import require
@@ -19,8 +21,6 @@ _TEXTS = [
 
 def check_embedder(embedder: Embedder) -> None:
     """Check an embedder's vectors, tokens, window and fingerprint. Raises AssertionError with the violation."""
-    import numpy as np
-
     require(isinstance(embedder, Embedder), f"{embedder!r} does not implement the Embedder protocol")
     for embed in (embedder.embed_passages, embedder.embed_queries):
         together = embed(_TEXTS)

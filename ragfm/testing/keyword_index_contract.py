@@ -12,6 +12,8 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from ragfm.core.types import KeywordIndex
 from ragfm.testing.contract_checks import allowed_ids, require, require_value_errors
 
@@ -56,8 +58,6 @@ class _TestData:
     @classmethod
     def make(cls, k1: float, b: float) -> _TestData:
         """Frequent and rare words, repeated and empty texts, unsorted ids with large gaps."""
-        import numpy as np
-
         random = np.random.default_rng(5)
         shares = 1 / np.arange(1, len(_WORDS) + 1) ** 1.5
         lengths = [0, 0, *random.integers(1, 30, 380), 4000]
@@ -101,8 +101,6 @@ _QUERIES = [
 
 def _check_searches(index: KeywordIndex, texts: _TestData) -> None:
     """Searches with many values of `k`, of the batch size and of `allowed`."""
-    import numpy as np
-
     require(len(index) == len(texts.ids), f"len is {len(index)}, but the index was built from {len(texts.ids)} texts")
     for k in (1, 10, len(texts.ids) + 5):
         _check_hits(index, texts, k)
@@ -126,8 +124,6 @@ def _check_searches(index: KeywordIndex, texts: _TestData) -> None:
 
 def _check_hits(index: KeywordIndex, texts: _TestData, k: int, allowed: Ids | None = None) -> None:
     """Compare a search, all queries at once and one by one, with the exact scores of the allowed texts."""
-    import numpy as np
-
     case = f"{len(texts.ids)} texts, k={k}" + ("" if allowed is None else f", {len(allowed)} ids allowed")
     scores, ids = index.search(_QUERIES, k, allowed=allowed)
     require(scores.shape == ids.shape == (len(_QUERIES), k), f"{case}: shapes {scores.shape} and {ids.shape}")
@@ -175,8 +171,6 @@ def _is_close(score: float, expected: float) -> bool:
 
 
 def _check_refusals(index_class: type[KeywordIndex], index: KeywordIndex, texts: _TestData) -> None:
-    import numpy as np
-
     ids, values = texts.ids[2:6], texts.texts[2:6]
     invalid: dict[str, Callable[[], object]] = {
         "a repeated id": lambda: index_class.build(ids[[0, 1, 2, 0]], values),
@@ -201,8 +195,6 @@ def _check_threads(index: KeywordIndex, texts: _TestData) -> None:
 
 
 def _check_saving(index_class: type[KeywordIndex], index: KeywordIndex, texts: _TestData) -> None:
-    import numpy as np
-
     loaded = _save_and_load(index_class, index)
     # Its folder has been deleted, as happens when a newer view replaces one that is still in use.
     _check_searches(loaded, texts)
@@ -222,8 +214,6 @@ def _save_and_load(index_class: type[KeywordIndex], index: KeywordIndex) -> Keyw
 
 def _check_updates(index_class: type[KeywordIndex], texts: _TestData) -> None:
     """An updated index scores as one built at once, and never returns removed texts."""
-    import numpy as np
-
     first, n = texts.part(0, 300), len(texts.ids)
     base = index_class.build(first.ids, first.texts, language="simple")
     index = base
@@ -252,8 +242,6 @@ def _check_updates(index_class: type[KeywordIndex], texts: _TestData) -> None:
 
 def _check_languages(index_class: type[KeywordIndex]) -> None:
     """Stems, stop words and codes, with a given and with a detected language."""
-    import numpy as np
-
     texts = {
         "en": ["The dogs were running through the woods.", "A house by the sea, and it was old."],
         "de": ["Die Hunde liefen durch den Wald und über die Straße.", "Ein Haus an der See, das war alt."],

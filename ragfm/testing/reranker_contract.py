@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from ragfm.core.types import Reranker
 from ragfm.testing.contract_checks import require
 
@@ -17,8 +19,6 @@ _TEXTS = [
 
 def check_reranker(reranker: Reranker) -> None:
     """Check a reranker's scores and its time budget. Raises AssertionError with the violation."""
-    import numpy as np
-
     require(isinstance(reranker, Reranker), f"{reranker!r} does not implement the Reranker protocol")
     scores = reranker.rerank(_QUERY, _TEXTS)
     require(scores.shape == (len(_TEXTS),), f"scores have shape {scores.shape}, expected {(len(_TEXTS),)}")

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from ragfm.core.types import VectorIndex
 from ragfm.testing.contract_checks import allowed_ids, require, require_value_errors
 
@@ -26,8 +28,6 @@ def check_vector_index(index_class: type[VectorIndex]) -> None:
     clustered vectors with filters of all kinds; its candidates are scored again with their vectors, as a collection
     does.
     """
-    import numpy as np
-
     data = _TestData.make(index_class.recall)
     ids, vectors = data.ids.copy(), data.vectors.copy()
     index = index_class.build(ids, vectors)
@@ -67,8 +67,6 @@ class _TestData:
     @classmethod
     def make(cls, recall: float) -> _TestData:
         """Clusters, as approximate indexes need them, with repeated vectors and unsorted ids with large gaps."""
-        import numpy as np
-
         random = np.random.default_rng(7)
         vectors = random.standard_normal((30, _DIM)).repeat(50, axis=0) + random.normal(0, 0.3, (1500, _DIM))
         vectors[100:120] = vectors[7]
@@ -78,16 +76,12 @@ class _TestData:
 
 
 def _unit(vectors: Any) -> Vectors:
-    import numpy as np
-
     unit: Vectors = (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
     return unit
 
 
 def _check_searches(index: VectorIndex, data: _TestData) -> None:
     """Searches with many values of `k`, of the batch size and of `allowed`."""
-    import numpy as np
-
     require(len(index) == len(data.ids), f"len is {len(index)}, but the index was built from {len(data.ids)} vectors")
     for k in (1, 10, len(data.ids) + 5):
         _check_hits(index, data, k)
@@ -108,8 +102,6 @@ class _SingleQueries:
         self._index = index
 
     def search(self, queries: Vectors, k: int, *, allowed: Ids | None = None) -> tuple[Vectors, Ids]:
-        import numpy as np
-
         results = [self._index.search(query[np.newaxis], k, allowed=allowed) for query in queries]
         return np.concatenate([scores for scores, _ in results]), np.concatenate([ids for _, ids in results])
 
@@ -118,8 +110,6 @@ def _check_hits(
     index: VectorIndex | _SingleQueries, data: _TestData, k: int, allowed: Ids | None = None, *, queries: Any = None
 ) -> None:
     """Compare one search with the exact scores of the allowed vectors."""
-    import numpy as np
-
     queries = data.queries if queries is None else queries
     scores, ids = index.search(queries, k, allowed=allowed)
     case = f"{len(data.ids)} vectors, {len(queries)} queries, k={k}"
@@ -158,8 +148,6 @@ def _check_count(ids: Ids, available: int, case: str) -> None:
 
 def _check_recall(index_class: type[VectorIndex], *, k: int = 10, candidates: int = 40) -> None:
     """The index's share of the true best `k` is among its candidates, with filters of all kinds and sizes."""
-    import numpy as np
-
     random = np.random.default_rng(11)
     centres = random.standard_normal((200, 2 * _DIM))
     cluster = np.minimum(random.zipf(1.3, 20_000), 200) - 1  # a few large clusters, many small ones
@@ -183,8 +171,6 @@ def _check_recall(index_class: type[VectorIndex], *, k: int = 10, candidates: in
 
 
 def _check_refusals(index_class: type[VectorIndex], index: VectorIndex, data: _TestData) -> None:
-    import numpy as np
-
     ids, vectors, queries = data.ids[:4], data.vectors[:4], data.queries
     not_finite = {value: np.where(np.eye(4, _DIM) > 0, value, vectors).astype(np.float32) for value in (np.nan, np.inf)}
     invalid: dict[str, Callable[[], object]] = {
@@ -212,8 +198,6 @@ def _check_threads(index: VectorIndex, data: _TestData) -> None:
 
 
 def _check_saving(index_class: type[VectorIndex], index: VectorIndex, data: _TestData) -> None:
-    import numpy as np
-
     with tempfile.TemporaryDirectory() as name:
         index.save(Path(name))
         require(all(path.is_file() for path in Path(name).iterdir()), "save creates something other than files")

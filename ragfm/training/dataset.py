@@ -9,18 +9,19 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from hashlib import blake2b
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
+import numpy as np
+
+from ragfm import __version__
 from ragfm.core.durable_files import write_durably
 from ragfm.core.errors import DataError
 from ragfm.core.output_folder import make_output
 from ragfm.evaluation.answer_matching import normalize
 from ragfm.evaluation.question_sets import CORPUS
 from ragfm.generation.prompt import prompt_fingerprint
+from ragfm.rag import Rag
 from ragfm.training.examples import CARD, TRAIN, VALID, Example, examples_digest, examples_to_jsonl
-
-if TYPE_CHECKING:
-    from ragfm.rag import Rag
 
 Form: TypeAlias = Literal["phrase", "quoted"]
 
@@ -165,9 +166,6 @@ def _split(examples: Sequence[Example], recipe: Recipe) -> tuple[tuple[Example, 
 
 
 def _card(rag: Rag, train: Sequence[Example], valid: Sequence[Example], recipe: Recipe) -> dict[str, Any]:
-    import numpy as np
-
-    from ragfm import __version__
 
     examples = [*train, *valid]
     settings = rag.collection.settings

@@ -8,21 +8,17 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from ragfm.collection import Collection
 from ragfm.core.durable_files import write_durably
 from ragfm.core.errors import DataError, TooLongError
 from ragfm.core.progress import Progress, ProgressCallback, ignore_progress
-from ragfm.core.types import embedded_text
+from ragfm.core.types import Hit, embedded_text
 from ragfm.evaluation.answer_matching import passage_has_answer
-from ragfm.evaluation.question_sets import fingerprint
+from ragfm.evaluation.question_sets import Question, fingerprint
 from ragfm.store.filters import quote_value
 from ragfm.training.dataset import connected_groups
-
-if TYPE_CHECKING:
-    from ragfm.collection import Collection
-    from ragfm.core.types import Hit
-    from ragfm.evaluation.question_sets import Question
 
 _DEPTH = 30  # hits
 

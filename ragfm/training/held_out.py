@@ -7,13 +7,11 @@ import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from ragfm.collection import Collection
 from ragfm.evaluation.answer_matching import normalize
 from ragfm.evaluation.question_sets import fingerprint, load_questions
-
-if TYPE_CHECKING:
-    from ragfm.collection import Collection
 
 _BLANK_LINE = re.compile(r"\n\s*\n")
 _MIN_PARAGRAPH_WORDS = 8  # shorter ones, such as headings, are the same in many documents

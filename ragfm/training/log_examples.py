@@ -9,20 +9,18 @@ from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ragfm.citations.decision import compose, ground
 from ragfm.citations.grounding import cite
 from ragfm.core.abstention import ABSTENTION, is_abstention
 from ragfm.core.errors import TooLongError
+from ragfm.core.types import Hit
 from ragfm.evaluation.log_questions import right_answer
+from ragfm.generation.log_entries import LogEntry
+from ragfm.rag import Rag
 from ragfm.training.examples import Example
 from ragfm.training.held_out import HeldOut
-
-if TYPE_CHECKING:
-    from ragfm.core.types import Hit
-    from ragfm.generation.log_entries import LogEntry
-    from ragfm.rag import Rag
 
 _DEPTH_FACTOR = 8  # hits searched for each passage that is shown
 

@@ -14,26 +14,23 @@ import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ragfm.citations.decision import ground
 from ragfm.core.abstention import ABSTENTION
 from ragfm.core.errors import TooLongError
 from ragfm.core.progress import Progress, ProgressCallback, ignore_progress
 from ragfm.core.text import sentence_spans
-from ragfm.core.types import embedded_text
+from ragfm.core.types import Hit, embedded_text
 from ragfm.evaluation.answer_matching import contains_answer, is_yes_no, normalize, passage_has_answer
 from ragfm.evaluation.question_sets import Question, fingerprint
+from ragfm.generation.prompt import Prompt
+from ragfm.rag import Rag
 from ragfm.store.filters import quote_value
 from ragfm.training.dataset import Dataset, Form, Recipe, build_dataset, group_of
 from ragfm.training.examples import Example
 from ragfm.training.held_out import HeldOut
 from ragfm.training.unanswerable_questions import names_in, near_misses
-
-if TYPE_CHECKING:
-    from ragfm.core.types import Hit
-    from ragfm.generation.prompt import Prompt
-    from ragfm.rag import Rag
 
 _DEPTH_FACTOR = 8  # hits searched for each passage that is shown, since those that hold the answer may be withheld
 _DOCUMENT_DEPTH = 50  # hits searched within the document that a question is about

@@ -19,9 +19,10 @@ from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from hashlib import blake2b
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ragfm.citations.confidence import adapter_hash
+from ragfm.collection import Collection
 from ragfm.core.calibration import Calibration
 from ragfm.core.config import SETTINGS_FILE, load_settings
 from ragfm.core.durable_files import write_durably
@@ -32,11 +33,12 @@ from ragfm.core.registry import plugin_and_model
 from ragfm.evaluation.answer_evaluation import evaluate_answers
 from ragfm.evaluation.answer_matching import normalize
 from ragfm.evaluation.log_questions import questions_from_log, rated_entries
-from ragfm.evaluation.question_sets import fingerprint, load_jsonl
+from ragfm.evaluation.question_sets import Question, fingerprint, load_jsonl
 from ragfm.evaluation.retrieval_evaluation import collection_content, collection_facts
 from ragfm.evaluation.run_comparison import Difference, compare_runs
 from ragfm.evaluation.settings_file import calibration_keys, import_tomlkit, write_keys
 from ragfm.generation.answer_log import AnswerLog
+from ragfm.generation.log_entries import LogEntry
 from ragfm.generation.prompt import prompt_fingerprint
 from ragfm.models.adapters import GGUF, METHODS, RECORD, Method, read_record
 from ragfm.models.model_lookup import find_model, weights_sha256
@@ -52,11 +54,6 @@ from ragfm.training.progress_stage import with_stage
 from ragfm.training.raft import build_raft_dataset
 from ragfm.training.train_settings import TrainSettings
 from ragfm.training.trainer import Training
-
-if TYPE_CHECKING:
-    from ragfm.collection import Collection
-    from ragfm.evaluation.question_sets import Question
-    from ragfm.generation.log_entries import LogEntry
 
 HISTORY = "ragfm-adapters.json"
 DECISION = "refresh.json"

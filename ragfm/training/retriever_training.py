@@ -16,14 +16,20 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
 
+import numpy as np
+
+from ragfm.collection import Collection
 from ragfm.core.durable_files import write_durably
 from ragfm.core.errors import DataError
 from ragfm.core.output_folder import make_output
 from ragfm.core.progress import ProgressCallback, ignore_progress
+from ragfm.core.types import Reranker
+from ragfm.evaluation.question_sets import Question
 from ragfm.evaluation.retrieval_evaluation import evaluate_retrieval
 from ragfm.evaluation.run_comparison import Difference, compare_runs
 from ragfm.models.model_lookup import find_model, weights_sha256
 from ragfm.retrieval.rerank import load_reranker
+from ragfm.retrieval.search import Mode
 from ragfm.training.hard_negatives import QuestionSplit, load_or_mine
 from ragfm.training.output_checks import check_output_folder
 from ragfm.training.progress_stage import with_stage
@@ -31,10 +37,7 @@ from ragfm.training.ranker_models import CrossEncoderRanker, EmbedderRanker
 from ragfm.training.ranker_trainer import RankerSettings, train_ranker
 
 if TYPE_CHECKING:
-    from ragfm.collection import Collection
-    from ragfm.core.types import Reranker, Vectors
-    from ragfm.evaluation.question_sets import Question
-    from ragfm.retrieval.search import Mode
+    from ragfm.core.types import Vectors
 
 Part: TypeAlias = Literal["embedder", "reranker"]
 PARTS: tuple[Part, ...] = get_args(Part)
@@ -172,8 +175,6 @@ def _compare_embedder(
     collection: Collection, split: QuestionSplit, folder: Path, progress: ProgressCallback
 ) -> dict[str, Any]:
     """Search the test questions in the collection, and in a copy that is embedded by the new model."""
-    from ragfm.collection import Collection
-
     modes: tuple[Mode, ...] = ("hybrid", "dense")
     for mode in modes:
         _search(collection, split.test, _run_file(folder, BEFORE, mode), progress, mode)
@@ -229,7 +230,6 @@ def _differences(folder: Path, mode: Mode = "hybrid") -> tuple[Difference, ...]:
 
 @contextmanager
 def _open_reranked(collection: Collection, reranker: Reranker, weight: float) -> Iterator[Collection]:
-    from ragfm.collection import Collection
 
     search = collection.settings.search.model_copy(update={"rerank_weight": weight, "rerank_budget_ms": None})
     settings = collection.settings.model_copy(update={"search": search})
@@ -246,8 +246,6 @@ class _CachedReranker:
 
     def rerank(self, query: str, texts: Sequence[str], *, budget_ms: float | None = None) -> Vectors:
         """Scores of the texts; `budget_ms` is ignored."""
-        import numpy as np
-
         new = [text for text in dict.fromkeys(texts) if (query, text) not in self._scores]
         if new:
             scores = self._reranker.rerank(query, new).tolist()

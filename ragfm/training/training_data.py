@@ -4,22 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from ragfm.core.errors import DataError
 from ragfm.core.progress import ProgressCallback, ignore_progress
 from ragfm.evaluation.log_questions import rated_entries
 from ragfm.evaluation.question_generation import generate_questions
+from ragfm.evaluation.question_sets import Question, QuestionSet
 from ragfm.generation.answer_log import AnswerLog
+from ragfm.rag import Rag
 from ragfm.training.dataset import Dataset, Recipe, add_examples
 from ragfm.training.held_out import HeldOut
 from ragfm.training.log_examples import examples_from_log
 from ragfm.training.progress_stage import with_stage
 from ragfm.training.raft import build_raft_dataset
-
-if TYPE_CHECKING:
-    from ragfm.evaluation.question_sets import Question, QuestionSet
-    from ragfm.rag import Rag
 
 
 def make_dataset(

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
 from ragfm.core.abstention import is_abstention
 from ragfm.evaluation.answer_matching import token_f1
+from ragfm.training.base_model import Base
 from ragfm.training.examples import Example
-
-if TYPE_CHECKING:
-    from ragfm.training.base_model import Base
 
 MAX_EXAMPLES = 40
 _MAX_ANSWER_TOKENS = 48
