@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TypeAlias
 
 
@@ -26,3 +26,8 @@ ProgressCallback: TypeAlias = Callable[[Progress], None]
 
 def ignore_progress(progress: Progress) -> None:
     """Do nothing: the default callback."""
+
+
+def with_stage(progress: ProgressCallback, stage: str) -> ProgressCallback:
+    """A callback that reports the progress of a part under the name that it has in the whole job."""
+    return lambda done: progress(replace(done, stage=stage))

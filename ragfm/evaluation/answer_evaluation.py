@@ -29,7 +29,7 @@ from ragfm.evaluation.answer_matching import MARKER, contains_answer, normalize,
 from ragfm.evaluation.judge import judge_answer, verdict_sampling
 from ragfm.evaluation.metrics import Estimate, estimate_percentiles, estimate_ratios
 from ragfm.evaluation.question_sets import Gold, Question, fingerprint
-from ragfm.evaluation.retrieval_evaluation import collection_content, collection_facts
+from ragfm.evaluation.retrieval_evaluation import collection_content, collection_facts, missing_gold
 from ragfm.evaluation.run_file import load_finished, run_questions
 from ragfm.rag import Rag
 from ragfm.store.filters import quote_value
@@ -188,12 +188,7 @@ def evaluate_answers(
     rag = rag.with_options()
     rag.log = None
     uris, digest = collection_content(rag.collection)
-    gold_uris = {gold.uri for question in questions for gold in question.gold}
-    if gold_uris and not gold_uris & uris:
-        raise DataError(
-            f"None of the {len(gold_uris)} gold documents is in {rag.collection.path}.",
-            "`ragfm documents` lists the addresses there; name the collection with -c.",
-        )
+    missing_gold(rag.collection, uris, questions)
     facts = {
         "run": "answers",
         "contexts": list(contexts),
@@ -238,9 +233,7 @@ def build_answers_report(
     for context in contexts:
         outcomes = [(result, result.outcomes[context]) for result in results]
         measures[context] = answer_measures(outcomes, passages=context != "none")
-        latency[context] = estimate_percentiles(
-            [1000 * outcome.seconds for _, outcome in outcomes if not outcome.error]
-        )
+        latency[context] = estimate_percentiles([1000 * one.seconds for _, one in outcomes if not one.error])
     return AnswersReport(about, tuple(results), measures, latency)
 
 

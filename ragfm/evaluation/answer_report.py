@@ -8,7 +8,7 @@ from pathlib import Path
 from ragfm.collection import Collection
 from ragfm.evaluation.answer_evaluation import KINDS, AnsweredQuestion, AnswersReport, risk_coverage
 from ragfm.evaluation.confidence_calibration import CalibrationReport
-from ragfm.evaluation.html_report import excerpt, html_page, settings_section, write_page
+from ragfm.evaluation.html_report import excerpt, settings_section, write_page
 from ragfm.evaluation.plots import bars, curve, distribution, histogram
 from ragfm.evaluation.run_file import question_count
 
@@ -26,14 +26,7 @@ def write_answers_html(report: AnswersReport, path: str | Path, collection: Coll
 
     The collection supplies the texts of the passages in the prompts.
     """
-    write_page(path, render_answers_html(report, collection))
-
-
-def render_answers_html(report: AnswersReport, collection: Collection | None = None) -> str:
-    """The text of the page."""
-    about = report.about
-    title = f"Answers: {about.get('data', 'questions')}"
-    sections = [f"<h1>{escape(title)}</h1>", f'<p class="dim">{escape(answers_summary(report))}</p>']
+    sections = [f'<p class="dim">{escape(answers_summary(report))}</p>']
     for context, measures in report.measures.items():
         sections += [f"<h2>{_CONTEXTS[context]}</h2>", bars(measures, f"Measures, {context}")]
     sections.append('<p class="dim">The lines are 95 % bootstrap intervals over questions.</p>')
@@ -41,7 +34,8 @@ def render_answers_html(report: AnswersReport, collection: Collection | None = N
         sections += ["<h2>Kinds of results</h2>", histogram(report.kinds, "Questions by kind of result")]
         points = risk_coverage(report.results)
         if points:
-            confidence = "the confidence of the answer" if about["calibrated"] else "the cosine of the best passage"
+            calibrated = report.about["calibrated"]
+            confidence = "the confidence of the answer" if calibrated else "the cosine of the best passage"
             sections += [
                 "<h2>Risk and coverage</h2>",
                 curve(points, _COVERAGE, _RISK, "Risk by coverage"),
@@ -63,7 +57,8 @@ def render_answers_html(report: AnswersReport, collection: Collection | None = N
                 shown = f"{min(len(results), _EXAMPLES)} of {len(results)}"
                 sections.append(f"<h2>{kind.capitalize()}: {shown}</h2>")
                 sections += [_question(result, collection) for result in results[:_EXAMPLES]]
-    return html_page(title, [*sections, "<h2>Settings</h2>", settings_section(about)])
+    title = f"Answers: {report.about.get('data', 'questions')}"
+    write_page(path, title, [*sections, settings_section(report.about)])
 
 
 def write_confidence_html(report: CalibrationReport, path: str | Path) -> None:
@@ -71,18 +66,15 @@ def write_confidence_html(report: CalibrationReport, path: str | Path) -> None:
     kinds = {"right": "right answers", "wrong": "wrong answers", "unanswerable": "answers to unanswerable questions"}
     given = ", ".join(f"{share:.0%} of the {kinds[kind]}" for kind, share in report.given.items())
     threshold = f"Answers below {report.calibration.threshold:.4f} are withheld. This leaves {given}."
-    title = f"Confidence: {report.about.get('data', 'questions')}"
     sections = [
-        f"<h1>{escape(title)}</h1>",
         f'<p class="dim">{escape(report.why)}</p>',
         f"<p>{escape(threshold)}</p>",
         "<h2>Risk and coverage</h2>",
         curve(report.risk, _COVERAGE, _RISK, "Risk by coverage"),
         '<p class="dim">Cross-validated: the confidence comes from a model that was not fitted to the answer.</p>',
-        "<h2>Settings</h2>",
         settings_section(report.about),
     ]
-    write_page(path, html_page(title, sections))
+    write_page(path, f"Confidence: {report.about.get('data', 'questions')}", sections)
 
 
 def answers_summary(report: AnswersReport) -> str:

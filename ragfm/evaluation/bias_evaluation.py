@@ -164,9 +164,8 @@ def evaluate_bias(
         except TooLongError as error:
             return {"id": question.id, "pairs": {}, "error": error.message}
 
-    records = run_questions(
-        questions, ask, load_finished(out, facts), out, stage="answering", progress=progress, partial=partial
-    )
+    finished = load_finished(out, facts)
+    records = run_questions(questions, ask, finished, out, stage="answering", progress=progress, partial=partial)
     swaps = {}
     for name in SWAPS:
         rows = [record["pairs"][name] for record in records if name in record["pairs"]]

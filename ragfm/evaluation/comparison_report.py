@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from html import escape
 from pathlib import Path
 
-from ragfm.evaluation.html_report import html_page, write_page
+from ragfm.evaluation.html_report import write_page
 from ragfm.evaluation.plots import bars
 from ragfm.evaluation.reader_comparison import ContenderResult
 
@@ -16,8 +16,7 @@ QUALITY = ("f1, all", "f1, answerable", "contained, answerable", "abstention rec
 def write_comparison_html(results: Sequence[ContenderResult], path: str | Path, data: str) -> None:
     """Write the page of a comparison. `data` is the name of the questions."""
     succeeded = [result for result in results if not result.error]
-    title = f"Readers: {data}"
-    sections = [f"<h1>{escape(title)}</h1>", '<p class="dim">The lines are 95 % intervals over questions.</p>']
+    sections = ['<p class="dim">The lines are 95 % intervals over questions.</p>']
     for measure in QUALITY:
         values = {one.contender.name: one.quality[measure] for one in succeeded if measure in one.quality}
         if values:
@@ -43,7 +42,7 @@ def write_comparison_html(results: Sequence[ContenderResult], path: str | Path, 
     for result in results:
         if result.error:
             sections.append(f'<p class="dim">{escape(f"{result.contender.name}: {result.error}")}</p>')
-    write_page(path, html_page(title, sections))
+    write_page(path, f"Readers: {data}", sections)
 
 
 def remarks(results: Sequence[ContenderResult]) -> list[str]:

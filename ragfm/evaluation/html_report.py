@@ -44,15 +44,7 @@ summary { cursor: pointer; } pre { white-space: pre-wrap; overflow-wrap: anywher
 
 def write_retrieval_html(report: RetrievalReport, path: str | Path, collection: Collection | None = None) -> None:
     """Write the page of a run. The searched collection supplies the texts of gold and hits."""
-    write_page(path, render_retrieval_html(report, collection))
-
-
-def render_retrieval_html(report: RetrievalReport, collection: Collection | None = None) -> str:
-    """The text of the page."""
-    about = report.about
-    title = f"Retrieval: {about.get('data', 'questions')}"
     sections = [
-        f"<h1>{escape(title)}</h1>",
         f'<p class="dim">{escape(retrieval_summary(report))}</p>',
         "<h2>Measures</h2>",
         bars(report.measures, "Measures with their 95 % intervals"),
@@ -85,7 +77,8 @@ def render_retrieval_html(report: RetrievalReport, collection: Collection | None
         sections += [_question(result, measure, collection) for result in shown]
     else:
         sections += ["<h2>Failures</h2>", "<p>None: every question found all its gold, in the best order.</p>"]
-    return html_page(title, [*sections, "<h2>Settings</h2>", settings_section(about)])
+    title = f"Retrieval: {report.about.get('data', 'questions')}"
+    write_page(path, title, [*sections, settings_section(report.about)])
 
 
 def retrieval_summary(report: RetrievalReport) -> str:
@@ -100,28 +93,27 @@ def retrieval_summary(report: RetrievalReport) -> str:
 
 
 def html_page(title: str, sections: Sequence[str]) -> str:
-    """A complete page of HTML sections, with a content policy that loads and runs nothing."""
+    """A complete page with its title as a heading, and a content policy that loads and runs nothing."""
     policy = "default-src 'none'; style-src 'unsafe-inline'"
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         f'<meta http-equiv="Content-Security-Policy" content="{policy}">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         f"<title>{escape(title)}</title><style>{_STYLE}</style></head><body>\n"
-        + "\n".join(sections)
-        + "\n</body></html>\n"
+        f"<h1>{escape(title)}</h1>\n" + "\n".join(sections) + "\n</body></html>\n"
     )
 
 
-def write_page(path: str | Path, html: str) -> None:
-    """Write a page; its folder is created."""
+def write_page(path: str | Path, title: str, sections: Sequence[str]) -> None:
+    """Write a page, see `html_page`; its folder is created."""
     Path(path).parent.mkdir(parents=True, exist_ok=True)
-    Path(path).write_text(html, encoding="utf-8")
+    Path(path).write_text(html_page(title, sections), encoding="utf-8")
 
 
 def settings_section(about: Mapping[str, Any]) -> str:
-    """The description of a run as JSON, collapsed."""
-    settings = json.dumps(about, indent=2, ensure_ascii=False)
-    return f"<details><summary>All settings</summary><pre>{escape(settings)}</pre></details>"
+    """The last section of a page: the description of the run as JSON, collapsed."""
+    text = escape(json.dumps(about, indent=2, ensure_ascii=False))
+    return f"<h2>Settings</h2>\n<details><summary>All settings</summary><pre>{text}</pre></details>"
 
 
 def excerpt(place: Gold | Ranked | ShownPassage, collection: Collection | None) -> str:

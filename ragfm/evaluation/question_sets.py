@@ -23,6 +23,7 @@ from typing import Any
 from urllib.parse import quote
 
 from ragfm.core.errors import DataError
+from ragfm.core.types import Hit
 
 CORPUS = "corpus"
 """First part of the addresses of documents that a data set brings."""
@@ -37,6 +38,12 @@ class Gold:
     start: int | None = None
     end: int | None = None
     grade: int = 1
+
+    def overlaps(self, hit: Hit) -> bool:
+        """Whether a hit is of the document and, if the gold is a span, has characters in common with it."""
+        if hit.uri != self.uri or self.start is None or self.end is None:
+            return hit.uri == self.uri
+        return hit.start < self.end and self.start < hit.end
 
 
 @dataclass(frozen=True, slots=True)

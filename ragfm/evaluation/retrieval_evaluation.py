@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from hashlib import blake2b
@@ -109,13 +109,7 @@ def evaluate_retrieval(
     if k < CUTOFF or not questions:
         raise ValueError(f"k must be {CUTOFF} or more, not {k}, and there must be questions, not {len(questions)}")
     uris, digest = collection_content(collection)
-    gold_uris = {gold.uri for question in questions for gold in question.gold}
-    missing = sorted(gold_uris - uris)
-    if missing and len(missing) == len(gold_uris):
-        raise DataError(
-            f"None of the {len(missing)} gold documents is in {collection.path}: {missing[0]!r}, …",
-            "`ragfm documents` lists the addresses there; name the collection with -c.",
-        )
+    missing = missing_gold(collection, uris, questions)
     facts = {
         "run": "retrieval",
         "mode": mode,
@@ -147,7 +141,7 @@ def evaluate_retrieval(
         measures=dict(zip(names, estimate_means(values), strict=True)),
         latency_ms=estimate_percentiles([result.ms for result in results if result.ms is not None]),
         embed_ms=estimate_percentiles([result.embed_ms for result in results if result.embed_ms is not None]),
-        missing=tuple(missing),
+        missing=missing,
     )
 
 
@@ -160,6 +154,18 @@ def first_ranks(results: Sequence[QuestionResult]) -> dict[str, int]:
         if count or (high and high <= CUTOFF):
             counts[f"{low}" if low == high else f"{low}–{high}" if high else f"over {low - 1}"] = count
     return {**counts, "none": sum(result.rank is None for result in results)}
+
+
+def missing_gold(collection: Collection, uris: Set[str], questions: Sequence[Question]) -> tuple[str, ...]:
+    """The gold documents that are not among the addresses of a collection. Raises DataError if none is there."""
+    gold_uris = {gold.uri for question in questions for gold in question.gold}
+    missing = sorted(gold_uris - uris)
+    if missing and len(missing) == len(gold_uris):
+        raise DataError(
+            f"None of the {len(missing)} gold documents is in {collection.path}, for example {missing[0]!r}.",
+            "`ragfm documents` lists the addresses there; name the collection with -c.",
+        )
+    return tuple(missing)
 
 
 def collection_content(collection: Collection) -> tuple[set[str], str]:

@@ -13,7 +13,7 @@ import random
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -25,10 +25,11 @@ from ragfm import __version__
 from ragfm.collection import Collection
 from ragfm.core.config import Fusion, SearchSection
 from ragfm.core.errors import DataError, TooLongError
-from ragfm.core.progress import Progress, ProgressCallback
+from ragfm.core.progress import Progress, ProgressCallback, with_stage
 from ragfm.core.types import Hit
 from ragfm.evaluation.metrics import CUTOFF, Ranked, rank_hits, ranking_measures
 from ragfm.evaluation.question_sets import Question, fingerprint
+from ragfm.evaluation.retrieval_evaluation import missing_gold
 from ragfm.evaluation.run_comparison import Difference, paired_differences
 from ragfm.retrieval.fusion_weight import DEFAULT_WEIGHT, default_weight, weight_for
 from ragfm.retrieval.search import fuse
@@ -125,13 +126,7 @@ def tune(
             f"{len(questions)} questions are too few to detect a gain.",
             f"Provide at least {MIN_QUESTIONS}, preferably a few hundred.",
         )
-    uris = {document.uri for document in collection.documents()}
-    gold_uris = {gold.uri for question in questions for gold in question.gold}
-    if not uris & gold_uris:
-        raise DataError(
-            f"None of the {len(gold_uris)} gold documents is in '{collection.path}', for example {min(gold_uris)!r}.",
-            "`ragfm documents` lists its URIs; select another collection with -c.",
-        )
+    missing_gold(collection, {document.uri for document in collection.documents()}, questions)
     shuffled = random.Random(seed).sample(list(questions), len(questions))  # noqa: S311
     half = len(shuffled) // 2
     search, current_size = collection.settings.search, collection.settings.chunk.size
@@ -147,8 +142,18 @@ def tune(
         with _rechunked(collection, size, progress) as rechunked:
             values |= _evaluate_choices(rechunked, shuffled, current, size, progress)
     means = {choice: float(scores[:half].mean()) for choice, scores in values.items()}
+
+    def distance(choice: Choice) -> float:
+        weights = [DEFAULT_WEIGHT if one.weight is None else one.weight for one in (choice, current)]
+        return float(
+            10 * (choice.chunk_size != current.chunk_size)
+            + 5 * (choice.fusion != current.fusion)
+            + abs(weights[0] - weights[1])
+            + 0.01 * abs(np.log2(choice.candidates / current.candidates))
+        )
+
     # Of equally good choices, the current one wins, then the nearest to it.
-    best = max(means, key=lambda choice: (round(means[choice], 9), choice == current, -_distance(choice, current)))
+    best = max(means, key=lambda choice: (round(means[choice], 9), choice == current, -distance(choice)))
     (held_out,) = paired_differences([MEASURE], values[current][half:, None], values[best][half:, None], seed)
     adopted = best != current and not held_out.noise and held_out.difference > 0
 
@@ -164,24 +169,28 @@ def tune(
         why = (
             f"The best settings on one half are not better than the current ones beyond noise: {gain}. Nothing changes."
         )
+    status = collection.status()
     return TuneReport(
-        about=_about(collection, questions, half, seed, sizes),
+        about={
+            "ragfm": __version__,
+            "measure": MEASURE,
+            "questions": {
+                "count": len(questions),
+                "digest": fingerprint(questions),
+                "chosen_by": half,
+                "held_out": len(questions) - half,
+                "seed": seed,
+            },
+            "collection": {"documents": status.documents, "chunks": status.chunks, "generation": status.generation},
+            "embedder": dict(status.embedder),
+            "chunk_sizes": list(sizes),
+        },
         current=current,
         best=best,
         held_out=held_out,
         adopted=adopted,
         why=why,
         trials=tuple(sorted((Trial(*pair) for pair in means.items()), key=lambda trial: -trial.value)),
-    )
-
-
-def _distance(choice: Choice, current: Choice) -> float:
-    weight, current_weight = (DEFAULT_WEIGHT if one.weight is None else one.weight for one in (choice, current))
-    return float(
-        10 * (choice.chunk_size != current.chunk_size)
-        + 5 * (choice.fusion != current.fusion)
-        + abs(weight - current_weight)
-        + 0.01 * abs(np.log2(choice.candidates / current.candidates))
     )
 
 
@@ -234,10 +243,6 @@ def _rechunked(collection: Collection, size: int | None, progress: ProgressCallb
         yield collection
         return
 
-    def show(now: Progress) -> None:
-        assert progress is not None
-        progress(replace(now, stage=f"ingesting, {size} tokens"))
-
     chunk = settings.chunk.model_copy(update={"size": size, "overlap": min(settings.chunk.overlap, (size or 256) // 4)})
     status = collection.status()
     embedder = str(status.embedder["embedder"])
@@ -258,27 +263,6 @@ def _rechunked(collection: Collection, size: int | None, progress: ProgressCallb
                 exclude=source["exclude"],
                 options=source["options"],
                 tags=source["tags"],
-                progress=show if progress else None,
+                progress=progress and with_stage(progress, f"ingesting, {size} tokens"),
             )
         yield rechunked
-
-
-def _about(
-    collection: Collection, questions: Sequence[Question], half: int, seed: int, sizes: Sequence[int]
-) -> dict[str, Any]:
-
-    status = collection.status()
-    return {
-        "ragfm": __version__,
-        "measure": MEASURE,
-        "questions": {
-            "count": len(questions),
-            "digest": fingerprint(questions),
-            "chosen_by": half,
-            "held_out": len(questions) - half,
-            "seed": seed,
-        },
-        "collection": {"documents": status.documents, "chunks": status.chunks, "generation": status.generation},
-        "embedder": dict(status.embedder),
-        "chunk_sizes": list(sizes),
-    }

@@ -1,17 +1,24 @@
-"""Assertions shared by the contract tests."""
+"""Assertions and searches shared by the contract tests."""
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
+
+from ragfm.core.types import KeywordIndex, VectorIndex
 
 if TYPE_CHECKING:
     from ragfm.core.types import Ids
 
+Index = TypeVar("Index", VectorIndex, KeywordIndex)
 
-def require(condition: bool, message: str) -> None:
+
+def require(condition: object, message: str) -> None:
     """An assertion that `python -O` does not remove."""
     if not condition:
         raise AssertionError(message)
@@ -34,3 +41,17 @@ def allowed_ids(ids: Ids) -> Sequence[Ids]:
     unknown = np.array([5 * 10**9, 2**62, 1], dtype=np.int64)
     mixed = [np.concatenate([share, unknown, share[:3]]) for share in shares]
     return [ids[:0], ids[:1], np.sort(ids)[-1:], unknown[:2], np.sort(shares[1]), *shares, *mixed]
+
+
+def check_in_threads(check: Callable[[Ids | None], None], ids: Ids) -> None:
+    """Check searches of an index with all kinds of filters, four at a time."""
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(check, [None, *allowed_ids(ids)] * 2))
+
+
+def save_and_load(index_class: type[Index], index: Index) -> Index:
+    """A saved and loaded copy. Its folder is deleted, as when a newer view replaces one that is still in use."""
+    with tempfile.TemporaryDirectory() as name:
+        index.save(Path(name))
+        require(all(path.is_file() for path in Path(name).iterdir()), "save creates something other than files")
+        return index_class.load(Path(name))

@@ -28,9 +28,9 @@ def check_embedder(embedder: Embedder) -> None:
         require(together.shape == expected_shape, f"vectors have shape {together.shape}, expected {expected_shape}")
         require(together.dtype == np.float32, f"vectors are {together.dtype}, not float32")
         lengths = np.linalg.norm(together, axis=1)
-        require(bool(np.allclose(lengths, 1, atol=1e-4)), f"vectors have the lengths {lengths}, not 1")
+        require(np.allclose(lengths, 1, atol=1e-4), f"vectors have the lengths {lengths}, not 1")
         alone = np.concatenate([embed([text]) for text in _TEXTS])
-        same = bool(np.allclose(together, alone, atol=1e-3))  # padding may change the last digits
+        same = np.allclose(together, alone, atol=1e-3)  # padding may change the last digits
         require(same, "a text's vector depends on the other texts of the batch")
         require(embed([]).shape == (0, embedder.dim), "an empty list of texts must give no vectors")
     for text, offsets in zip(_TEXTS, embedder.tokenize(_TEXTS), strict=True):
@@ -40,16 +40,13 @@ def check_embedder(embedder: Embedder) -> None:
         require(inside and len(offsets) > 0, f"the token offsets of {text!r} are invalid: {offsets.tolist()}")
     long = "word " * (2 * embedder.max_tokens)
     require(len(embedder.tokenize([long])[0]) >= 2 * embedder.max_tokens, "tokenize truncates long texts")
-    _check_window(embedder)
     fingerprint = dict(embedder.fingerprint)
     missing = {"model", "dim", "max_tokens"} - fingerprint.keys()
     require(not missing, f"the fingerprint {fingerprint} lacks {', '.join(sorted(missing))}")
     require(json.loads(json.dumps(fingerprint)) == fingerprint, "the fingerprint changes when it is stored as JSON")
     require(fingerprint == dict(embedder.fingerprint), "the fingerprint changes")
 
-
-def _check_window(embedder: Embedder) -> None:
-    """A text of `max_tokens` is embedded up to its last token; a longer one is refused."""
+    # A text of `max_tokens` is embedded up to its last token; a longer one is refused.
     words = "word " * (embedder.max_tokens - 1)
     count = len(embedder.tokenize([words + "boat"])[0])
     require(count == embedder.max_tokens, "`word` and `boat` are not one token each, so the window cannot be tested")

@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import math
-import tempfile
 from collections import Counter
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import pairwise
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ragfm.core.types import KeywordIndex
-from ragfm.testing.contract_checks import allowed_ids, require, require_value_errors
+from ragfm.testing.contract_checks import allowed_ids, check_in_threads, require, require_value_errors, save_and_load
 
 if TYPE_CHECKING:
     from ragfm.core.types import Ids
@@ -35,7 +32,7 @@ def check_keyword_index(index_class: type[KeywordIndex], *, k1: float = 1.2, b: 
     ids[:] = 0  # an index that has not copied them fails the checks below
     _check_searches(index, texts)
     _check_refusals(index_class, index, texts)
-    _check_threads(index, texts)
+    check_in_threads(lambda allowed: _check_hits(index, texts, 10, allowed), texts.ids)
     _check_saving(index_class, index, texts)
     _check_updates(index_class, texts)
     no_texts = texts.part(0, 0)
@@ -116,10 +113,10 @@ def _check_searches(index: KeywordIndex, texts: _TestData) -> None:
         "".join(f" q{number}a" for number in range(15_000)),
     ]
     scores, ids = index.search(long_queries, 3)
-    require(bool((ids[1:] == -1).all()), "a query of 100,000 characters has hits that share no word with it")
-    found = bool((ids[0] >= 0).all())
+    require((ids[1:] == -1).all(), "a query of 100,000 characters has hits that share no word with it")
+    found = (ids[0] >= 0).all()
     require(found == (len(texts.ids) > 0), "a word that a query repeats 20,000 times is not found")
-    require(bool(np.isfinite(scores[ids >= 0]).all()), "a long query gives scores that are not finite")
+    require(np.isfinite(scores[ids >= 0]).all(), "a long query gives scores that are not finite")
 
 
 def _check_hits(index: KeywordIndex, texts: _TestData, k: int, allowed: Ids | None = None) -> None:
@@ -186,30 +183,14 @@ def _check_refusals(index_class: type[KeywordIndex], index: KeywordIndex, texts:
     require_value_errors(invalid)
 
 
-def _check_threads(index: KeywordIndex, texts: _TestData) -> None:
-    filters = [None, *allowed_ids(texts.ids)]
-    with ThreadPoolExecutor(4) as pool:
-        jobs = [pool.submit(_check_hits, index, texts, 10, filters[n % len(filters)]) for n in range(12)]
-    for job in jobs:
-        job.result()
-
-
 def _check_saving(index_class: type[KeywordIndex], index: KeywordIndex, texts: _TestData) -> None:
-    loaded = _save_and_load(index_class, index)
-    # Its folder has been deleted, as happens when a newer view replaces one that is still in use.
+    loaded = save_and_load(index_class, index)
     _check_searches(loaded, texts)
     scores, ids = index.search(_QUERIES, 20)
     loaded_scores, loaded_ids = loaded.search(_QUERIES, 20)
     same = np.array_equal(loaded_scores, scores) and np.array_equal(loaded_ids, ids)
     require(same, "after loading the same search has different hits")
     require(loaded.language == index.language, f"after loading the language is {loaded.language}, not {index.language}")
-
-
-def _save_and_load(index_class: type[KeywordIndex], index: KeywordIndex) -> KeywordIndex:
-    with tempfile.TemporaryDirectory() as name:
-        index.save(Path(name))
-        require(all(path.is_file() for path in Path(name).iterdir()), "save creates something other than files")
-        return index_class.load(Path(name))
 
 
 def _check_updates(index_class: type[KeywordIndex], texts: _TestData) -> None:
@@ -230,7 +211,7 @@ def _check_updates(index_class: type[KeywordIndex], texts: _TestData) -> None:
     removed = np.concatenate([texts.ids[:200], texts.ids[-20:], [77]])
     kept = texts.part(200, n - 20)
     smaller = index.updated(removed[:0], (), removed=removed[:50]).updated(removed[:0], (), removed=removed)
-    for changed in (smaller, _save_and_load(index_class, smaller)):
+    for changed in (smaller, save_and_load(index_class, smaller)):
         require(len(changed) == len(kept.ids), f"len is {len(changed)}, but {len(kept.ids)} texts are left")
         for allowed in (None, texts.ids):
             _, ids = changed.search(_QUERIES, n, allowed=allowed)

@@ -27,7 +27,7 @@ def check_reader(reader: Reader) -> None:
     valid = counted == used if getattr(reader, "counts_exactly", True) else counted >= used
     require(valid, f"count_tokens returns {counted}, but the usage of the same prompt is {used}.")
     require(0 <= stream.usage.cached_tokens < used, "cached_tokens is not between 0 and prompt_tokens.")
-    require(bool(text), "The reader said nothing.")
+    require(text, "The reader said nothing.")
     reason = stream.finish_reason
     require(reason in ("stop", "length"), f"finish_reason is {reason!r} after the end of the stream.")
     second, _ = _generate(reader, _COUNT_PROMPT)
@@ -106,6 +106,6 @@ def _check_window(reader: Reader) -> None:
         reader.stream(too_long, _SAMPLING)
     except ContextOverflowError as error:
         message = str(error)
-    require(bool(message), "stream() must raise ContextOverflowError at once for a prompt longer than the window.")
+    require(message, "stream() must raise ContextOverflowError at once for a prompt longer than the window.")
     for number in (reader.count_tokens(too_long), reader.context_tokens):
         require(str(number) in message, f"The error for a prompt that is too long does not name {number}: {message}")

@@ -29,7 +29,6 @@ peft_conversion         GGUF adapters as PEFT folders
 gguf_lora, gguf_merge   GGUF adapters, and models merged with them
 weight_identity         whether a GGUF file holds the weights of a model
 output_checks           never replace files that ragfm did not write
-progress_stage          progress of the parts of a job
 refresh                 retrain on the answer log, and adopt what is better
 retriever_training      train embedder or reranker, and test it
 hard_negatives          their training examples

@@ -48,7 +48,23 @@ def write_adapter(
         licence=licence or training.licence,
         ragfm=__version__,
     )
-    write_durably(folder / PAGE, render_page(training, record).encode())
+    series: dict[str, list[tuple[float, float]]] = {
+        "loss": [(float(step), loss) for step, loss in training.state.losses],
+        f"validation: {training.settings.judge}": [(float(step), value) for step, value in training.state.valid],
+    }
+    summary = (
+        f"{figures['examples']} examples; {figures['steps']} of {figures['of_steps']} steps in "
+        f"{figures['seconds']:.0f} s, the weights of step {figures['kept_step']} are kept; {figures['learned']:,} of "
+        f"{figures['parameters']:,} parameters trained"
+    )
+    sections = [
+        f'<p class="dim">{escape(summary)}</p>',
+        "<h2>Loss per completion token</h2>",
+        lines(series, "step", "Loss by step"),
+        settings_section({"numbers": dict(figures), "settings": dict(record.settings), "data": dict(record.data)}),
+    ]
+    page = html_page(f"Training: {record.method} on {record.base['name']}", sections)
+    write_durably(folder / PAGE, page.encode())
     write_durably(folder / RECORD, record.to_json())
     for name in (CHECKPOINT, BEST):
         (folder / name).unlink(missing_ok=True)
@@ -97,28 +113,3 @@ def save_model(model: Any, base: Base, folder: Path, *, full: bool) -> None:
         sync_folder(folder)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-
-
-def render_page(training: Training, record: AdapterRecord) -> str:
-    """The HTML page of a training run: its loss curves and settings."""
-    state, figures = training.state, record.numbers
-    series: dict[str, list[tuple[float, float]]] = {
-        "loss": [(float(step), loss) for step, loss in state.losses],
-        f"validation: {training.settings.judge}": [(float(step), value) for step, value in state.valid],
-    }
-    title = f"Training: {record.method} on {record.base['name']}"
-    summary = (
-        f"{figures['examples']} examples; {figures['steps']} of {figures['of_steps']} steps in "
-        f"{figures['seconds']:.0f} s, the weights of step {figures['kept_step']} are kept; {figures['learned']:,} of "
-        f"{figures['parameters']:,} parameters trained"
-    )
-    about = {"numbers": dict(figures), "settings": dict(record.settings), "data": dict(record.data)}
-    sections = [
-        f"<h1>{escape(title)}</h1>",
-        f'<p class="dim">{escape(summary)}</p>',
-        "<h2>Loss per completion token</h2>",
-        lines(series, "step", "Loss by step"),
-        "<h2>Settings</h2>",
-        settings_section(about),
-    ]
-    return html_page(title, sections)

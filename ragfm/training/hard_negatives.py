@@ -14,7 +14,7 @@ from ragfm.collection import Collection
 from ragfm.core.durable_files import write_durably
 from ragfm.core.errors import DataError, TooLongError
 from ragfm.core.progress import Progress, ProgressCallback, ignore_progress
-from ragfm.core.types import Hit, embedded_text
+from ragfm.core.types import embedded_text
 from ragfm.evaluation.answer_matching import passage_has_answer
 from ragfm.evaluation.question_sets import Question, fingerprint
 from ragfm.store.filters import quote_value
@@ -111,14 +111,13 @@ def _mine_question(collection: Collection, question: Question) -> list[RankingEx
     uris = {gold.uri for gold in question.gold}
     positives = []
     for uri in sorted(uris):
-        in_document = [gold for gold in question.gold if gold.uri == uri]
-        spans = [(gold.start, gold.end) for gold in in_document if gold.start is not None and gold.end is not None]
-        hit = _first_in_document(hits, uri, spans)
-        if hit is None:
-            found = collection.search(question.text, _DEPTH, filter=f"uri = {quote_value(uri)}")
-            hit = _first_in_document(found, uri, spans)
-        if hit is not None:
-            positives.append(embedded_text(hit.context, hit.text))
+        golds = [gold for gold in question.gold if gold.uri == uri]
+        golds = [gold for gold in golds if gold.start is not None] or golds
+        positive = [hit for hit in hits if any(gold.overlaps(hit) for gold in golds)]
+        if not positive:
+            in_document = collection.search(question.text, _DEPTH, filter=f"uri = {quote_value(uri)}")
+            positive = [hit for hit in in_document if any(gold.overlaps(hit) for gold in golds)]
+        positives += [embedded_text(hit.context, hit.text) for hit in positive[:1]]
     negatives: dict[str, None] = {}  # without repetitions, in order
     for hit in hits:
         text = embedded_text(hit.context, hit.text)
@@ -126,11 +125,3 @@ def _mine_question(collection: Collection, question: Question) -> list[RankingEx
         if not answered and text not in positives:
             negatives[text] = None
     return [RankingExample(question.text, positive, tuple(negatives)) for positive in positives]
-
-
-def _first_in_document(hits: Sequence[Hit], uri: str, spans: Sequence[tuple[int, int]]) -> Hit | None:
-    """The first hit of a document that overlaps one of the spans, if there are any."""
-    for hit in hits:
-        if hit.uri == uri and (not spans or any(hit.start < end and start < hit.end for start, end in spans)):
-            return hit
-    return None

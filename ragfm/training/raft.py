@@ -227,11 +227,7 @@ class _ExampleBuilder:
 def _first_gold(hits: Sequence[Hit], question: Question, answers: Sequence[str]) -> Hit | None:
     """The first hit that the question was asked about and that holds an answer."""
     for hit in hits:
-        about = not question.gold or any(
-            gold.uri == hit.uri
-            and (gold.start is None or gold.end is None or (hit.start < gold.end and gold.start < hit.end))
-            for gold in question.gold
-        )
+        about = not question.gold or any(gold.overlaps(hit) for gold in question.gold)
         if about and passage_has_answer(hit, question, answers):
             return hit
     return None
@@ -239,11 +235,8 @@ def _first_gold(hits: Sequence[Hit], question: Question, answers: Sequence[str])
 
 def _may_answer(hit: Hit, question: Question, answers: Sequence[str]) -> bool:
     """Whether a passage, with the headings that the reader sees above it, may answer the question."""
-    for gold in question.gold:
-        if gold.uri != hit.uri or gold.start is None or gold.end is None:
-            continue
-        if hit.start < gold.end and gold.start < hit.end:
-            return True
+    if any(gold.start is not None and gold.overlaps(hit) for gold in question.gold):
+        return True
     return passage_has_answer(replace(hit, text=embedded_text(hit.context, hit.text)), question, answers)
 
 

@@ -28,7 +28,7 @@ from ragfm.core.config import SETTINGS_FILE, load_settings
 from ragfm.core.durable_files import write_durably
 from ragfm.core.errors import DataError, LogError, UnsupportedError
 from ragfm.core.output_folder import make_output
-from ragfm.core.progress import ProgressCallback, ignore_progress
+from ragfm.core.progress import ProgressCallback, ignore_progress, with_stage
 from ragfm.core.registry import plugin_and_model
 from ragfm.evaluation.answer_evaluation import evaluate_answers
 from ragfm.evaluation.answer_matching import normalize
@@ -50,7 +50,6 @@ from ragfm.training.dataset import Dataset, Recipe, add_examples, write_dataset
 from ragfm.training.examples import TRAIN, VALID, Example, examples_digest, read_card, read_examples
 from ragfm.training.held_out import load_held_out
 from ragfm.training.log_examples import examples_from_log, is_outdated
-from ragfm.training.progress_stage import with_stage
 from ragfm.training.raft import build_raft_dataset
 from ragfm.training.train_settings import TrainSettings
 from ragfm.training.trainer import Training

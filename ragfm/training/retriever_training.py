@@ -22,7 +22,7 @@ from ragfm.collection import Collection
 from ragfm.core.durable_files import write_durably
 from ragfm.core.errors import DataError
 from ragfm.core.output_folder import make_output
-from ragfm.core.progress import ProgressCallback, ignore_progress
+from ragfm.core.progress import ProgressCallback, ignore_progress, with_stage
 from ragfm.core.types import Reranker
 from ragfm.evaluation.question_sets import Question
 from ragfm.evaluation.retrieval_evaluation import evaluate_retrieval
@@ -32,7 +32,6 @@ from ragfm.retrieval.rerank import load_reranker
 from ragfm.retrieval.search import Mode
 from ragfm.training.hard_negatives import QuestionSplit, load_or_mine
 from ragfm.training.output_checks import check_output_folder
-from ragfm.training.progress_stage import with_stage
 from ragfm.training.ranker_models import CrossEncoderRanker, EmbedderRanker
 from ragfm.training.ranker_trainer import RankerSettings, train_ranker
 

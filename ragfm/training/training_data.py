@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ragfm.core.errors import DataError
-from ragfm.core.progress import ProgressCallback, ignore_progress
+from ragfm.core.progress import ProgressCallback, ignore_progress, with_stage
 from ragfm.evaluation.log_questions import rated_entries
 from ragfm.evaluation.question_generation import generate_questions
 from ragfm.evaluation.question_sets import Question, QuestionSet
@@ -15,7 +15,6 @@ from ragfm.rag import Rag
 from ragfm.training.dataset import Dataset, Recipe, add_examples
 from ragfm.training.held_out import HeldOut
 from ragfm.training.log_examples import examples_from_log
-from ragfm.training.progress_stage import with_stage
 from ragfm.training.raft import build_raft_dataset
 
 

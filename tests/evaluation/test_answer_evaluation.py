@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
@@ -24,9 +25,9 @@ from ragfm.core.output_folder import OUTPUT
 from ragfm.core.progress import Progress
 from ragfm.core.types import Message, Sampling, Stream
 from ragfm.evaluation import Difference, Gold, Question, compare_runs, evaluate_answers, load_questions, risk_coverage
-from ragfm.evaluation.answer_evaluation import AnsweredQuestion, Outcome, answer_measures
+from ragfm.evaluation.answer_evaluation import AnsweredQuestion, AnswersReport, Outcome, answer_measures
 from ragfm.evaluation.answer_matching import contains_answer, token_f1
-from ragfm.evaluation.answer_report import render_answers_html
+from ragfm.evaluation.answer_report import write_answers_html
 from ragfm.evaluation.comparison_worker import run_job
 from ragfm.evaluation.metrics import Estimate, estimate_ratios
 from ragfm.evaluation.plots import bars, distribution
@@ -521,10 +522,16 @@ def test_a_failed_question_is_reported_and_has_no_time(asks: Asks) -> None:
     assert [failed["id"] for failed in told["failed"]] == ["hours"]
 
 
+def answers_page(report: AnswersReport, collection: Collection | None = None) -> str:
+    with tempfile.TemporaryDirectory() as folder:
+        write_answers_html(report, Path(folder) / "page.html", collection)
+        return (Path(folder) / "page.html").read_text(encoding="utf-8")
+
+
 def test_a_run_without_answers_has_no_times(handbook: Collection) -> None:
     report = evaluate_answers(Rag(handbook, reader=TooShort()), [HOURS], contexts=["retrieved"])
     assert report.latency_ms == {"retrieved": {}}
-    assert "Time of an answer" not in render_answers_html(report)
+    assert "Time of an answer" not in answers_page(report)
 
 
 def test_failed_documents_are_reported(asks: Asks, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -560,10 +567,10 @@ def test_the_passages_of_the_prompt_are_stored_and_on_the_page(handbook: Collect
     text = handbook.document("docs/leave.md").text
     assert (holding.uri, "28 days" in text[holding.start : holding.end]) == ("docs/leave.md", True)
     assert evaluate_answers(rag, [LEAVE], contexts=["retrieved"], out=out).results == report.results
-    page = render_answers_html(report, handbook)
+    page = answers_page(report, handbook)
     assert "passages shown: 3" in page
     assert re.search(r"<b>\[\d\], holds a right answer</b> <code>docs/leave.md</code> [^<]*You get 28 days", page)
-    assert "<code>docs/leave.md</code></p>" in render_answers_html(report)  # without the collection, where they stand
+    assert "<code>docs/leave.md</code></p>" in answers_page(report)  # without the collection, where they stand
 
 
 def test_a_run_without_passages_can_be_read(handbook: Collection, tmp_path: Path) -> None:
@@ -601,7 +608,7 @@ def test_a_ctrl_c_before_the_first_answer_is_raised(handbook: Collection) -> Non
 
 def test_the_page_shows_failures_and_runs_nothing(handbook: Collection) -> None:
     reader = ScriptedReader(["<script>Thirty</script>"])
-    page = render_answers_html(evaluate_answers(Rag(handbook, reader=reader), [LEAVE], contexts=["retrieved"]))
+    page = answers_page(evaluate_answers(Rag(handbook, reader=reader), [LEAVE], contexts=["retrieved"]))
     assert "&lt;script&gt;Thirty" in page
     assert "<script" not in page
     assert "Wrong: 1 of 1" in page

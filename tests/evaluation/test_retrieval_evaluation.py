@@ -33,7 +33,7 @@ from ragfm.evaluation import (
     first_ranks,
     load_questions,
 )
-from ragfm.evaluation.html_report import render_retrieval_html
+from ragfm.evaluation.html_report import write_retrieval_html
 from ragfm.evaluation.metrics import Ranked, estimate_means, estimate_percentiles, rank_hits, ranking_measures
 from ragfm.evaluation.plots import distribution
 from ragfm.evaluation.question_sets import CORPUS
@@ -608,7 +608,8 @@ def test_the_page_loads_and_runs_nothing(many: Collection, tmp_path: Path) -> No
     hostile = "<script>alert(1)</script> & <img src=http://example.com/x>"
     questions = [*questions_of(many, 3), Question("<b>", hostile, (Gold("many/<i>.txt"), Gold("many/anvilred.txt")))]
     report = evaluate_retrieval(many, questions, mode="dense", k=10, about={"data": "<words>"})
-    page = render_retrieval_html(report, many)
+    write_retrieval_html(report, tmp_path / "page.html", many)
+    page = (tmp_path / "page.html").read_text(encoding="utf-8")
     assert "<script" not in page
     assert "<img" not in page
     assert "&lt;script&gt;alert(1)" in page
