@@ -55,6 +55,7 @@ from ragfm.evaluation.confidence_calibration import (
 )
 from ragfm.evaluation.metrics import estimate_ratios
 from ragfm.evaluation.run_comparison import paired_differences
+from ragfm.evaluation.run_file import parse_records
 from ragfm.models.adapters import GGUF, NO_ADAPTER, RECORD, SHIPPED
 from ragfm.training.adapter_export import export_adapter
 
@@ -105,7 +106,7 @@ def ask_questions(
     shuffled = random.Random(0).sample(list(questions), len(questions))
     with contextlib.suppress(_TimeUpError):
         evaluate_answers(rag, shuffled, contexts=contexts, out=out, progress=check_time)
-    return [AnsweredQuestion.from_json(record) for record in read_run(out)[1]]
+    return parse_records(AnsweredQuestion, read_run(out)[1])
 
 
 def tune(keep: Path, count: int, minutes: float) -> dict[str, Any]:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
-from ragfm.cli.evaluation_data import check_data_options, check_no_question_options, data_collection, load_data
+from ragfm.cli.evaluation_data import check_no_questions, data_collection, load_data
 from ragfm.cli.options import (
-    OK,
     collection_options,
     data_options,
     k_option,
@@ -23,9 +22,6 @@ from ragfm.cli.options import (
 from ragfm.cli.output import print_json, print_note, print_text, print_written
 from ragfm.cli.progress_bar import show_progress
 from ragfm.core.errors import DataError
-
-if TYPE_CHECKING:
-    from ragfm.evaluation import QuestionSet
 
 _DATA = click.Path(exists=True)
 
@@ -72,7 +68,7 @@ _DATA = click.Path(exists=True)
 @data_options
 @out_folder_option("ragfm-examples", "Folder for the examples and their data card.")
 @collection_options
-def data(collection: str, as_json: bool, questions: str | None, out: str, **options: Any) -> int:
+def data(collection: str, as_json: bool, questions: str | None, out: str, **options: Any) -> None:
     """Create training examples from QUESTIONS with known answers.
 
     QUESTIONS is a SQuAD file, which contains its documents, or a JSONL file of questions about the collection with
@@ -84,8 +80,17 @@ def data(collection: str, as_json: bool, questions: str | None, out: str, **opti
 
     if Path(out).is_file():
         raise DataError(f"'{out}' is a file.", "Specify a folder for the examples with --out.")
-    loaded = _load_questions(questions, options)
-    check_data_options(loaded, options)
+    loaded = None
+    if questions is None:
+        if not options["write"] and not options["from_log"]:
+            usage_error("Specify a file of questions, or use --write N or --from-log.")
+        check_no_questions(options)
+    else:
+        if options["write"]:
+            usage_error("--write cannot be combined with QUESTIONS.")
+        loaded = load_data(questions, options, answers=True, by_document=not options["apart"])
+        if loaded.documents is not None and options["from_log"]:
+            usage_error("--from-log requires questions about the collection.")
     recipe = Recipe(
         **{name: options[name] for name in ("abstain", "near", "valid", "form", "seed")},
         shuffle=not options["keep_order"],
@@ -123,18 +128,3 @@ def data(collection: str, as_json: bool, questions: str | None, out: str, **opti
             print_text(f"{key.replace('_', ' ')}: {text or 'none'}")
         print_text(f"prompt tokens: median {tokens['p50']}, 95th percentile {tokens['p95']}, maximum {tokens['max']}")
         print_written(*(str(Path(out) / name) for name in ("train.jsonl", "valid.jsonl", "card.json")))
-    return OK
-
-
-def _load_questions(path: str | None, options: dict[str, Any]) -> QuestionSet | None:
-    if path is None:
-        if not options["write"] and not options["from_log"]:
-            usage_error("Specify a file of questions, or use --write N or --from-log.")
-        check_no_question_options(options)
-        return None
-    if options["write"]:
-        usage_error("--write cannot be combined with QUESTIONS.")
-    loaded = load_data(path, options, answers=True, by_document=not options["apart"])
-    if loaded.documents is not None and options["from_log"]:
-        usage_error("--from-log requires questions about the collection.")
-    return loaded

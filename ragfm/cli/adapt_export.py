@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from ragfm.cli.options import NON_EMPTY, OK, json_options, text_option, usage_error
+from ragfm.cli.options import NON_EMPTY, json_options, text_option, usage_error
 from ragfm.cli.output import print_json, print_note, print_text, print_written
 from ragfm.cli.progress_bar import show_progress
 
@@ -53,7 +53,7 @@ def export(
     out: str | None,
     check: str | None,
     prompts: int,
-) -> int:
+) -> None:
     """Export an ADAPTER to the format of another reader, and compare the outputs of both."""
     from ragfm.models.adapters import read_record
     from ragfm.models.model_lookup import find_model
@@ -72,7 +72,7 @@ def export(
             agreement = compare_readers(adapter, written, examples, base=base, progress=progress)
     if as_json:
         print_json({"out": str(written), "check": asdict(agreement) if agreement else None})
-        return OK
+        return
     if agreement:
         print_text(
             f"{agreement.equal} of {agreement.prompts} outputs are equal; token F1 between the readers "
@@ -83,4 +83,3 @@ def export(
     print_written(str(written))
     if form == "gguf" and not base and find_model(read_record(adapter).base["name"], "reader").is_dir():
         print_note("The base is a folder. To serve over a GGUF file of it, export with --base FILE.gguf.")
-    return OK

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from ragfm.cli.options import OK, POSITIVE, collection_options, open_collection, seed_option, text_option
+from ragfm.cli.options import POSITIVE, collection_options, open_collection, seed_option, text_option
 from ragfm.cli.output import print_json, print_note, print_result, print_sync_report, print_text
 from ragfm.cli.progress_bar import show_progress
 
@@ -31,7 +31,7 @@ _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 @text_option("--licence", help="Licence of QUESTIONS and the log, for the data card.")
 @text_option("--out", metavar="DIR", help="Folder of the adapters. Default: `.ragfm-adapters`, next to the collection.")
 @collection_options
-def refresh(collection: str, as_json: bool, questions: Path | None, **options: Any) -> int:
+def refresh(collection: str, as_json: bool, questions: Path | None, **options: Any) -> None:
     """Sync, train on the answer log and QUESTIONS, and adopt the new adapter if it is measurably better.
 
     Some of the new questions are held out. The new adapter is adopted if it answers them better, beyond noise, and
@@ -59,23 +59,21 @@ def refresh(collection: str, as_json: bool, questions: Path | None, **options: A
             report = refresh_adapter(handle, folder, settings, progress=progress)
     if as_json:
         print_json({**asdict(report), "ingest": asdict(synced) if synced else None})
-        return OK
+        return
     print_text(f"trained on {report.examples['train']} examples, validated on {report.examples['valid']}")
     print_text(report.why)
     if report.adopted:
         print_text(f"Adopted: `adapter` in ragfm.toml is now {report.folder}. `ragfm adapt back` undoes this.")
     else:
         print_text(f"Not adopted: nothing changes. The new adapter is in {report.folder}.")
-    return OK
 
 
 @click.command()
 @collection_options
-def back(collection: str, as_json: bool) -> int:
+def back(collection: str, as_json: bool) -> None:
     """Serve the adapter that was served before the last refresh."""
     from ragfm.training.refresh import roll_back
 
     dropped, adapter = roll_back(Path(collection).absolute().parent)
     text = f"{adapter or 'The default adapter'} is served again, instead of {dropped}."
     print_result({"gone": dropped, "adapter": adapter}, text, as_json=as_json)
-    return OK

@@ -10,9 +10,8 @@ from typing import Any
 
 import click
 
-from ragfm.cli.evaluation_data import check_data_options, data_collection, load_data, resumable
+from ragfm.cli.evaluation_data import data_collection, load_data, resumable
 from ragfm.cli.options import (
-    OK,
     POSITIVE,
     collection_options,
     out_folder_option,
@@ -57,7 +56,7 @@ from ragfm.cli.output import print_json, print_table, print_text
 @question_options
 @out_folder_option("ragfm-retriever", "Folder of the model; a second run resumes there.")
 @collection_options
-def retriever(collection: str, as_json: bool, questions: str, out: str, **options: Any) -> int:
+def retriever(collection: str, as_json: bool, questions: str, out: str, **options: Any) -> None:
     """Fine-tune the embedder or a reranker on QUESTIONS, and measure the gain.
 
     QUESTIONS has the same format as for `ragfm eval retrieval`. Hard negatives are other passages that a search
@@ -67,7 +66,6 @@ def retriever(collection: str, as_json: bool, questions: str, out: str, **option
     from ragfm.training.retriever_training import RetrieverSettings, adapt_retriever
 
     loaded = load_data(questions, options)
-    check_data_options(loaded, options)
     names = ("part", "base", "epochs", "batch", "rate", "negatives", "seed")
     settings = RetrieverSettings(**{name: options[name] for name in names})
     split = split_questions(loaded.questions, options["held"], options["seed"])
@@ -75,7 +73,7 @@ def retriever(collection: str, as_json: bool, questions: str, out: str, **option
         report = adapt_retriever(handle, split, out, settings, progress=progress)
     if as_json:
         print_json({**asdict(report), "better": report.better, "out": out})
-        return OK
+        return
     counts, figures, first = report.questions, report.numbers, report.differences[0]
     loss = figures["loss"]
     print_text(
@@ -106,4 +104,3 @@ def retriever(collection: str, as_json: bool, questions: str, out: str, **option
     else:
         reranker = json.dumps(path, ensure_ascii=False)
         print_text(f"    [search]  # in ragfm.toml\n    reranker = {reranker}\n    rerank_weight = {report.weight}")
-    return OK

@@ -11,7 +11,6 @@ from ragfm.cli.evaluation_data import print_how_to_continue
 from ragfm.cli.options import (
     INTERRUPTED,
     NON_EMPTY,
-    OK,
     POSITIVE,
     json_options,
     out_folder_option,
@@ -82,7 +81,7 @@ def train(
     licence: str | None,
     price_per_hour: float | None,
     **options: Any,
-) -> int:
+) -> None:
     """Train an adapter on EXAMPLES, a folder written by `ragfm adapt data` or a file of examples.
 
     Time and memory are estimated from a few batches before training starts. After an interruption, the same command
@@ -125,7 +124,7 @@ def train(
             show_estimate(estimate)
             if as_json:
                 print_json({"plan": plan})
-        return OK
+        return
     try:
         with show_progress() as progress:
             result = train_adapter(
@@ -133,11 +132,11 @@ def train(
             )
     except KeyboardInterrupt:
         if not is_main_process():
-            return INTERRUPTED  # the main process reports it
+            raise click.exceptions.Exit(INTERRUPTED) from None  # the main process reports it
         print_how_to_continue(out)
         raise
     if not result.main_process:
-        return OK
+        return
     if as_json:
         print_json({"plan": plan, "adapter": asdict(result.record), "out": out})
     else:
@@ -148,4 +147,3 @@ def train(
             f"the weights of step {figures['kept_step']} are kept"
         )
         print_written(out)
-    return OK

@@ -6,7 +6,7 @@ from dataclasses import asdict
 
 import click
 
-from ragfm.cli.options import NON_EMPTY, OK, collection_options, open_collection
+from ragfm.cli.options import NON_EMPTY, collection_options, open_collection
 from ragfm.cli.output import megabytes, print_result
 from ragfm.cli.progress_bar import show_progress
 
@@ -15,7 +15,7 @@ from ragfm.cli.progress_bar import show_progress
 @click.argument("out", type=NON_EMPTY)
 @click.option("--force", is_flag=True, help="Overwrite OUT.")
 @collection_options
-def backup(collection: str, as_json: bool, out: str, force: bool) -> int:
+def backup(collection: str, as_json: bool, out: str, force: bool) -> None:
     """Write the collection to the file OUT, while other processes may use it."""
     with open_collection(collection) as store, show_progress("bytes") as progress:
         report = store.backup(out, force=force, progress=progress)
@@ -24,4 +24,3 @@ def backup(collection: str, as_json: bool, out: str, force: bool) -> int:
         f"{report.path}, {megabytes(report.bytes)}."
     )
     print_result(asdict(report), text, as_json=as_json)
-    return OK

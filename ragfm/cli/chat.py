@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ragfm.cli.options import (
-    OK,
     collection_options,
     filter_option,
     k_option,
@@ -47,7 +46,7 @@ _HELP = """\
 @filter_option
 @text_option("--keep", metavar="FILE", help="Continue the conversation in FILE and save it there.")
 @collection_options
-def chat(collection: str, as_json: bool, filter: str | None, keep: str | None, **options: Any) -> int:
+def chat(collection: str, as_json: bool, filter: str | None, keep: str | None, **options: Any) -> None:
     """Hold a conversation about the documents; /help lists its commands, /quit ends it.
 
     A question may refer to earlier ones: "And for parents?".
@@ -64,12 +63,12 @@ def chat(collection: str, as_json: bool, filter: str | None, keep: str | None, *
                 line = input("> ").strip()
             except EOFError:
                 print_text("")
-                return OK
+                return
             except KeyboardInterrupt:
                 print_text("\nPress Ctrl-D or type /quit to end.")
                 continue
             if line in ("/quit", "/exit"):
-                return OK
+                return
             try:
                 session.handle(line)
             except RagfmError as error:

@@ -6,14 +6,14 @@ from dataclasses import asdict
 
 import click
 
-from ragfm.cli.options import OK, collection_options, open_collection
+from ragfm.cli.options import collection_options, open_collection
 from ragfm.cli.output import megabytes, print_result
 from ragfm.cli.progress_bar import show_progress
 
 
 @click.command()
 @collection_options
-def compact(collection: str, as_json: bool) -> int:
+def compact(collection: str, as_json: bool) -> None:
     """Free the space of removed documents, while searches go on."""
     with open_collection(collection) as store, show_progress("chunks") as progress:
         store.status()  # raises an error if there is no collection, rather than creating one
@@ -23,4 +23,3 @@ def compact(collection: str, as_json: bool) -> int:
         f"{megabytes(report.bytes_before)} before, {megabytes(report.bytes_after)} now."
     )
     print_result(asdict(report), text, as_json=as_json)
-    return OK

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, replace
 from multiprocessing import get_context
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ragfm.cli.evaluation_data import check_data_options, data_collection, load_data, print_how_to_continue, resumable
+from ragfm.cli.evaluation_data import check_no_documents, data_collection, load_data, print_how_to_continue, resumable
 from ragfm.cli.options import (
     INTERRUPTED,
     OK,
@@ -26,7 +26,7 @@ from ragfm.cli.options import (
 from ragfm.cli.output import print_failures, print_json, print_note, print_table, print_text, print_written
 
 if TYPE_CHECKING:
-    from ragfm.evaluation import ContenderResult
+    from ragfm.evaluation import QuestionSet
     from ragfm.ingestion.ingest_report import SyncReport
 
 
@@ -62,11 +62,14 @@ def compare(collection: str, as_json: bool, data: str, out: str, report: str | N
     """
     from ragfm.core.config import load_settings
     from ragfm.evaluation import QuestionSource, compare_readers, contender_grid
-    from ragfm.evaluation.comparison_report import write_comparison_html
+    from ragfm.evaluation.comparison_report import QUALITY, remarks, write_comparison_html
 
     settings = load_settings(Path(collection).absolute().parent)
-    has_documents = not data.endswith((".jsonl", ".jsonl.gz"))
-    check_data_options(load_data(data, options, answers=True) if has_documents else None, options)
+    questions = None
+    if data.endswith((".jsonl", ".jsonl.gz")):
+        check_no_documents(options)
+    else:
+        questions = load_data(data, options, answers=True)
     options["keep"] = options["keep"] or str(Path(out) / "collection")
     names = ("keep", "embedder", "split", "articles", "distractors", "limit", "seed")
     source = QuestionSource(data, collection=collection, **{name: options[name] for name in names})
@@ -80,11 +83,11 @@ def compare(collection: str, as_json: bool, data: str, out: str, report: str | N
         ]
 
     synced = None
-    if has_documents:
+    if questions:
         # The collection is filled before anything is measured, so that it does not count for the first reader, and in
         # a process of its own, because the peak memory of this process would count for those that it starts.
         with ProcessPoolExecutor(1, get_context("spawn")) as pool:
-            synced = pool.submit(_ingest, data, collection, options).result()
+            synced = pool.submit(_ingest, questions, collection, options).result()
     with resumable(out) as progress:
         entries = compare_readers(
             candidates, source, Path(out), price_per_hour=options["price_per_hour"], progress=progress, partial=True
@@ -94,11 +97,32 @@ def compare(collection: str, as_json: bool, data: str, out: str, report: str | N
     if report:
         write_comparison_html(entries, report, Path(data).name)
     if as_json:
-        rows = [{**asdict(entry), "name": entry.contender.name} for entry in entries]
+        listed = [{**asdict(entry), "name": entry.contender.name} for entry in entries]
         ingest = asdict(synced) if synced else None
-        print_json({"entries": rows, "out": out, "report": report, "stopped": stopped, "ingest": ingest})
+        print_json({"entries": listed, "out": out, "report": report, "stopped": stopped, "ingest": ingest})
     else:
-        _print_entries(entries)
+        rows = []
+        for entry in entries:
+            if entry.error:
+                print_note(f"{entry.contender.name}: {entry.error}")
+                continue
+            estimates = [entry.quality.get(name) for name in QUALITY]
+            rows.append(
+                (
+                    entry.contender.name,
+                    *(f"{it.value:.3f} [{it.low:.3f}, {it.high:.3f}]" if it else "-" for it in estimates),
+                    f"{entry.latency_ms['p50'].value:.0f} / {entry.latency_ms['p95'].value:.0f}",
+                    f"{entry.prompt_tokens:.0f} + {entry.completion_tokens:.0f}",
+                    f"{entry.peak_mb}",
+                    "-" if entry.cost is None else f"{entry.cost:.3f}",
+                    entry.licence or "unknown",
+                    entry.data_goes,
+                )
+            )
+        numbers = [f">{name}" for name in ("F1, all", *QUALITY[1:], "p50 / p95 ms", "tokens", "MB", "per 1,000")]
+        print_table(["reader", *numbers, "licence", "data goes"], rows)
+        for remark in remarks(entries):
+            print_text(remark)
         print_failures([], synced)
         print_written(out, report)
     if stopped:
@@ -108,37 +132,7 @@ def compare(collection: str, as_json: bool, data: str, out: str, report: str | N
     return SOME_FAILED if any(entry.error for entry in entries) or (synced and synced.failed) else OK
 
 
-def _ingest(data: str, collection: str, options: Mapping[str, Any]) -> SyncReport:
-    questions = load_data(data, options, answers=True)
+def _ingest(questions: QuestionSet, collection: str, options: Mapping[str, Any]) -> SyncReport:
     with data_collection(questions, collection, options, mode="keyword") as (_, _, synced):
         assert synced is not None
         return synced
-
-
-def _print_entries(entries: Sequence[ContenderResult]) -> None:
-    from ragfm.evaluation.comparison_report import QUALITY, remarks
-
-    rows = []
-    for entry in entries:
-        if entry.error:
-            print_note(f"{entry.contender.name}: {entry.error}")
-            continue
-        estimates = [entry.quality.get(name) for name in QUALITY]
-        latency = entry.latency_ms
-        rows.append(
-            (
-                entry.contender.name,
-                *(f"{it.value:.3f} [{it.low:.3f}, {it.high:.3f}]" if it else "-" for it in estimates),
-                f"{latency['p50'].value:.0f} / {latency['p95'].value:.0f}",
-                f"{entry.prompt_tokens:.0f} + {entry.completion_tokens:.0f}",
-                f"{entry.peak_mb}",
-                "-" if entry.cost is None else f"{entry.cost:.3f}",
-                entry.licence or "unknown",
-                entry.data_goes,
-            )
-        )
-    quality = ["F1, all", *QUALITY[1:]]
-    numbers = [f">{name}" for name in (*quality, "p50 / p95 ms", "tokens", "MB", "per 1,000")]
-    print_table(["reader", *numbers, "licence", "data goes"], rows)
-    for remark in remarks(entries):
-        print_text(remark)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from textwrap import shorten
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
-from ragfm.cli.evaluation_data import check_data_options, data_collection, data_facts, exit_code, load_data, resumable
+from ragfm.cli.evaluation_data import data_collection, data_facts, exit_code, load_data, resumable
 from ragfm.cli.options import (
     collection_options,
     k_option,
@@ -20,9 +20,6 @@ from ragfm.cli.options import (
     text_option,
 )
 from ragfm.cli.output import print_estimates, print_failures, print_json, print_text, print_written
-
-if TYPE_CHECKING:
-    from ragfm.evaluation import AnswersReport
 
 _CONTEXTS = ("retrieved", "gold", "none")
 _MAX_FAILURES = 3  # wrong answers that are printed
@@ -53,12 +50,11 @@ def answers(collection: str, as_json: bool, data: str, report: str | None, **opt
     DATA is a SQuAD file, which contains its documents, or a JSONL file of questions about the collection, each with
     `answers` or `"unanswerable": true`. docs/evaluation.md describes the formats and metrics.
     """
-    from ragfm.evaluation import evaluate_answers, write_answers_html
+    from ragfm.evaluation import answers_summary, evaluate_answers, write_answers_html
     from ragfm.generation.readers import configured_reader
 
     out = options["out"]
     questions = load_data(data, options, answers=True)
-    check_data_options(questions, options)
     with data_collection(questions, collection, options) as (handle, _, synced):
         reader = options["reader"] or handle.settings.reader
         about = {**data_facts(questions, options), "reader": reader, "judge": options["judge"]}
@@ -79,48 +75,47 @@ def answers(collection: str, as_json: bool, data: str, report: str | None, **opt
             )
         if report:
             write_answers_html(evaluated, report, handle)
-    if as_json:
-        print_json({**_to_json(evaluated), "ingest": asdict(synced) if synced else None, "out": out, "report": report})
-    else:
-        _print_report(evaluated)
-        errors = [
-            (it.id, [outcome.error for outcome in it.outcomes.values() if outcome.error]) for it in evaluated.results
-        ]
-        print_failures([(key, found[0]) for key, found in errors if found], synced)
-        print_written(out, report)
-    return exit_code(synced, evaluated.stopped, out)
-
-
-def _to_json(evaluated: AnswersReport) -> dict[str, Any]:
-    tables = {}
-    for name in ("measures", "latency_ms"):
-        by_context = getattr(evaluated, name).items()
-        tables[name] = {context: {key: asdict(value) for key, value in row.items()} for context, row in by_context}
     failed = [
         {"id": result.id, "context": context, "error": outcome.error}
         for result in evaluated.results
         for context, outcome in result.outcomes.items()
         if outcome.error
     ]
-    return {**evaluated.about, **tables, "kinds": evaluated.kinds, "failed": failed, "done": len(evaluated.results)}
-
-
-def _print_report(evaluated: AnswersReport) -> None:
-    from ragfm.evaluation import answers_summary
-
+    if as_json:
+        tables = {}
+        for name in ("measures", "latency_ms"):
+            by_context = getattr(evaluated, name).items()
+            tables[name] = {context: {key: asdict(value) for key, value in row.items()} for context, row in by_context}
+        value = {
+            **evaluated.about,
+            **tables,
+            "kinds": evaluated.kinds,
+            "failed": failed,
+            "done": len(evaluated.results),
+            "ingest": asdict(synced) if synced else None,
+            "out": out,
+            "report": report,
+        }
+        print_json(value)
+        return exit_code(synced, evaluated.stopped, out)
     print_text(f"{evaluated.about['data']}: {answers_summary(evaluated)}")
     for context, measures in evaluated.measures.items():
         print_text(f"\n{context}")
         print_estimates(measures, 3)
         if times := evaluated.latency_ms[context]:
             print_estimates({"p50, ms": times["p50"]}, 0)
-    if not evaluated.kinds:
-        return
-    print_text("\n" + "  ".join(f"{kind}: {count}" for kind, count in evaluated.kinds.items() if count))
-    wrong = [result for result in evaluated.results if not result.kind.startswith("right")]
-    for result in wrong[:_MAX_FAILURES]:
-        outcome = result.outcomes["retrieved"]
-        question = shorten(result.question, _MAX_TEXT, placeholder=" …")
-        answer = shorten(outcome.error or outcome.answer, _MAX_TEXT, placeholder=" …")
-        expected = " / ".join(result.answers[:3]) or "unanswerable"
-        print_text(f"\n{result.kind}, {result.id}: {question}\n  expected: {expected}\n  answer:   {answer}")
+    if evaluated.kinds:
+        print_text("\n" + "  ".join(f"{kind}: {count}" for kind, count in evaluated.kinds.items() if count))
+        wrong = [result for result in evaluated.results if not result.kind.startswith("right")]
+        for result in wrong[:_MAX_FAILURES]:
+            outcome = result.outcomes["retrieved"]
+            question = shorten(result.question, _MAX_TEXT, placeholder=" …")
+            answer = shorten(outcome.error or outcome.answer, _MAX_TEXT, placeholder=" …")
+            expected = " / ".join(result.answers[:3]) or "unanswerable"
+            print_text(f"\n{result.kind}, {result.id}: {question}\n  expected: {expected}\n  answer:   {answer}")
+    first_errors: dict[str, str] = {}
+    for one in failed:
+        first_errors.setdefault(one["id"], one["error"])
+    print_failures(list(first_errors.items()), synced)
+    print_written(out, report)
+    return exit_code(synced, evaluated.stopped, out)

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from ragfm.cli.evaluation_data import check_data_options, data_collection, data_facts, exit_code, load_data, resumable
+from ragfm.cli.evaluation_data import data_collection, data_facts, exit_code, load_data, resumable
 from ragfm.cli.options import collection_options, k_option, make_rag, question_options, reader_options, run_option
 from ragfm.cli.output import print_failures, print_json, print_table, print_text, print_written
 
@@ -31,7 +31,6 @@ def bias(collection: str, as_json: bool, data: str, **options: Any) -> int:
 
     out = options["out"]
     questions = load_data(data, options, answers=True)
-    check_data_options(questions, options)
     with data_collection(questions, collection, options) as (handle, _, synced):
         rag = make_rag(handle, options)
         about = data_facts(questions, options)

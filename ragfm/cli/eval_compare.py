@@ -7,7 +7,7 @@ from textwrap import shorten
 
 import click
 
-from ragfm.cli.options import OK, json_options
+from ragfm.cli.options import json_options
 from ragfm.cli.output import print_json, print_table, print_text
 
 _MAX_VALUE = 80  # characters of a setting's value
@@ -17,14 +17,14 @@ _MAX_VALUE = 80  # characters of a setting's value
 @click.argument("a", type=click.Path(exists=True, dir_okay=False))
 @click.argument("b", type=click.Path(exists=True, dir_okay=False))
 @json_options
-def compare(a: str, b: str, as_json: bool) -> int:
+def compare(a: str, b: str, as_json: bool) -> None:
     """Compare runs A and B, which were written with --out, question by question."""
     from ragfm.evaluation import compare_runs
 
     compared = compare_runs(a, b)
     if as_json:
         print_json({**asdict(compared), "settings": compared.settings})
-        return OK
+        return
     only = f"; {compared.only_a} only in A, {compared.only_b} only in B" if compared.only_a or compared.only_b else ""
     print_text(f"{compared.questions} questions{only}")
     for key, values in compared.settings.items():
@@ -51,4 +51,3 @@ def compare(a: str, b: str, as_json: bool) -> int:
         print_text(f"\nLargest changes of {compared.differences[0].measure}:")
     for change in compared.changed:
         print_text(f"  {change.a:.2f} → {change.b:.2f}  {' '.join(change.question.split())}  ({change.id})")
-    return OK

@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
-from ragfm.cli.evaluation_data import check_data_options, data_collection, data_facts, exit_code, load_data, resumable
+from ragfm.cli.evaluation_data import data_collection, data_facts, exit_code, load_data, resumable
 from ragfm.cli.options import collection_options, mode_option, question_options, report_option, run_option
 from ragfm.cli.output import print_estimates, print_failures, print_json, print_note, print_text, print_written
-
-if TYPE_CHECKING:
-    from ragfm.evaluation import RetrievalReport
-    from ragfm.ingestion.ingest_report import SyncReport
 
 
 @click.command()
@@ -30,11 +26,10 @@ def retrieval(collection: str, as_json: bool, data: str, report: str | None, **o
     DATA is a BEIR folder or a SQuAD file, which contain their documents, or a JSONL file of questions about the
     collection, each with its gold URI. docs/evaluation.md describes the formats and metrics.
     """
-    from ragfm.evaluation import evaluate_retrieval, first_ranks, write_retrieval_html
+    from ragfm.evaluation import evaluate_retrieval, first_ranks, retrieval_summary, write_retrieval_html
 
     out = options["out"]
     questions = load_data(data, options)
-    check_data_options(questions, options)
     with data_collection(questions, collection, options, mode=options["mode"]) as (handle, embedder, synced):
         with resumable(out) as progress:
             evaluated = evaluate_retrieval(
@@ -67,15 +62,7 @@ def retrieval(collection: str, as_json: bool, data: str, report: str | None, **o
             "report": report,
         }
         print_json(value)
-    else:
-        _print_report(evaluated, synced)
-        print_written(out, report)
-    return exit_code(synced, evaluated.stopped, out)
-
-
-def _print_report(evaluated: RetrievalReport, synced: SyncReport | None) -> None:
-    from ragfm.evaluation import first_ranks, retrieval_summary
-
+        return exit_code(synced, evaluated.stopped, out)
     print_text(f"{evaluated.about['data']}: {retrieval_summary(evaluated)}")
     if synced and synced.chunks:
         print_text(f"{synced.chunks} chunks embedded in {synced.seconds:.1f} s")
@@ -93,3 +80,5 @@ def _print_report(evaluated: RetrievalReport, synced: SyncReport | None) -> None
         examples = ", ".join(evaluated.missing[:3]) + (", …" if len(evaluated.missing) > 3 else "")
         print_note(f"{len(evaluated.missing)} relevant documents are not in the collection: {examples}")
     print_failures([(result.id, result.error) for result in evaluated.results if result.error], synced)
+    print_written(out, report)
+    return exit_code(synced, evaluated.stopped, out)

@@ -19,40 +19,40 @@ if TYPE_CHECKING:
     from ragfm.evaluation import QuestionSet, TimedEmbedder
     from ragfm.ingestion.ingest_report import SyncReport
 
-_QUESTION_OPTIONS = ("split", "articles", "distractors", "limit")
-
 
 def load_data(
     path: str, options: Mapping[str, Any], *, answers: bool = False, by_document: bool = False
 ) -> QuestionSet:
     """Load the questions of a file or folder, as the data options and --limit select.
 
-    With `by_document`, --limit keeps questions about the same documents together.
+    With `by_document`, --limit keeps questions about the same documents together. Raises a usage error for options that
+    the data has no use for.
     """
     from ragfm.evaluation import load_questions
 
     selected = {name: options[name] for name in ("split", "articles", "distractors")}
     data = load_questions(path, **selected, answers=answers)
+    if data.documents is None:
+        check_no_documents(options)
+    elif click.get_current_context().get_parameter_source("collection") is click.core.ParameterSource.COMMANDLINE:
+        usage_error("This data contains its documents: use --keep instead of -c.")
     limit = options["limit"]
     return data.sample(limit, options["seed"], by_document=by_document) if limit else data
 
 
-def check_data_options(data: QuestionSet | None, options: Mapping[str, Any]) -> None:
-    """Raise a usage error for options that the data has no use for; None stands for questions about the collection."""
-    source = click.get_current_context().get_parameter_source("collection")
-    if data is None or data.documents is None:
-        for name in ("embedder", "keep"):
-            if options[name]:
-                usage_error(f"--{name} requires data that contains its documents.")
-    elif source is click.core.ParameterSource.COMMANDLINE:
-        usage_error("This data contains its documents: use --keep instead of -c.")
+def check_no_documents(options: Mapping[str, Any]) -> None:
+    """Raise a usage error for options about the documents of the data, for questions about the collection."""
+    for name in ("embedder", "keep"):
+        if options[name]:
+            usage_error(f"--{name} requires data that contains its documents.")
 
 
-def check_no_question_options(options: Mapping[str, Any]) -> None:
+def check_no_questions(options: Mapping[str, Any]) -> None:
     """Raise a usage error for options about QUESTIONS, which the command was not given."""
-    for name in _QUESTION_OPTIONS:
+    for name in ("split", "articles", "distractors", "limit"):
         if options[name]:
             usage_error(f"--{name} requires QUESTIONS.")
+    check_no_documents(options)
 
 
 @contextmanager

@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from ragfm.cli.options import NON_EMPTY, OK, collection_options, filter_option, open_collection, usage_error
+from ragfm.cli.options import NON_EMPTY, collection_options, filter_option, open_collection, usage_error
 from ragfm.cli.output import print_json, print_text
 from ragfm.cli.progress_bar import show_progress
 
@@ -24,7 +24,7 @@ from ragfm.cli.progress_bar import show_progress
 @filter_option
 @click.option("--vectors", is_flag=True, help="Include the vectors of the chunks.")
 @collection_options
-def export(collection: str, as_json: bool, out: str | None, format: Any, filter: str | None, vectors: bool) -> int:
+def export(collection: str, as_json: bool, out: str | None, format: Any, filter: str | None, vectors: bool) -> None:
     """Write all documents with their chunks to OUT, or to standard output as JSON lines."""
     to_stdout = out in (None, "-")
     format = format or ("parquet" if out is not None and out.endswith(".parquet") else "jsonl")
@@ -41,4 +41,3 @@ def export(collection: str, as_json: bool, out: str | None, format: Any, filter:
         print_text(
             f"Exported {report.documents} documents, {report.chunks} chunks of generation {report.generation} to {out}."
         )
-    return OK

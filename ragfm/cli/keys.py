@@ -7,7 +7,7 @@ from collections.abc import Callable
 import click
 
 from ragfm.cli.help import CommandGroup
-from ragfm.cli.options import NON_EMPTY, OK, POSITIVE, json_option, split_names, text_option
+from ragfm.cli.options import NON_EMPTY, POSITIVE, json_option, split_names, text_option
 from ragfm.cli.output import print_json, print_result, print_table
 from ragfm.cli.serve import collection_folders, key_file, keys_option, server_debug_option
 from ragfm.core.errors import ConfigError
@@ -18,7 +18,7 @@ def keys() -> None:
     """Create, list and revoke API keys of the server."""
 
 
-def _key_options(command: Callable[..., int]) -> Callable[..., int]:
+def _key_options(command: Callable[..., None]) -> Callable[..., None]:
     collection = text_option(
         "-c",
         "--collection",
@@ -58,7 +58,7 @@ def add(
     as_json: bool,
     rate: float,
     uploads_mb: float,
-) -> int:
+) -> None:
     """Create an API key and print it; it cannot be shown again."""
     from pydantic import ValidationError
 
@@ -78,17 +78,16 @@ def add(
         raise ConfigError(f"The key '{name}' cannot be created: {field}: {first['msg']}.") from error
     secret = key_file(keys_path, collection_folders(collections)[0]).add(key)
     print_result({"name": name, "key": secret}, secret, as_json=as_json)
-    return OK
 
 
 @keys.command(name="list")
 @_key_options
-def list_keys(collections: tuple[str, ...], keys_path: str | None, as_json: bool) -> int:
+def list_keys(collections: tuple[str, ...], keys_path: str | None, as_json: bool) -> None:
     """List the API keys, without their secrets."""
     listed = key_file(keys_path, collection_folders(collections)[0]).keys()
     if as_json:
         print_json({"keys": [key.model_dump(exclude={"sha256"}) for key in listed]})
-        return OK
+        return
     rows = [
         (
             key.name,
@@ -100,14 +99,12 @@ def list_keys(collections: tuple[str, ...], keys_path: str | None, as_json: bool
         for key in listed
     ]
     print_table(["name", "collections", "groups", ">requests/min", "created"], rows)
-    return OK
 
 
 @keys.command()
 @click.argument("name", type=NON_EMPTY)
 @_key_options
-def revoke(name: str, collections: tuple[str, ...], keys_path: str | None, as_json: bool) -> int:
+def revoke(name: str, collections: tuple[str, ...], keys_path: str | None, as_json: bool) -> None:
     """Revoke an API key; a running server refuses it at once."""
     key_file(keys_path, collection_folders(collections)[0]).revoke(name)
     print_result({"revoked": name}, f"{name} is revoked.", as_json=as_json)
-    return OK

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ragfm.cli.help import CommandGroup
-from ragfm.cli.options import NON_EMPTY, OK, collection_options, text_option, usage_error
+from ragfm.cli.options import NON_EMPTY, collection_options, text_option, usage_error
 from ragfm.cli.output import print_json, print_result, print_table, print_text
 
 if TYPE_CHECKING:
@@ -39,12 +39,12 @@ def log() -> None:
 @_containing_option
 @_thumbs_option
 @collection_options
-def list_entries(collection: str, as_json: bool, limit: int, text: str | None, thumbs: Any) -> int:
+def list_entries(collection: str, as_json: bool, limit: int, text: str | None, thumbs: Any) -> None:
     """List the most recent questions, newest last."""
     entries = _open(collection).entries(_selection(text=text, thumbs=thumbs), limit=limit)
     if as_json:
         print_json({"entries": [asdict(entry) for entry in entries]})
-        return OK
+        return
     rows = []
     for entry in entries:
         question = " ".join(entry.question.split()) + ("" if entry.finished else "  (stopped)")
@@ -52,18 +52,17 @@ def list_entries(collection: str, as_json: bool, limit: int, text: str | None, t
     print_table([">", "", "", ""], rows)
     if not entries:
         print_text("Nothing found.")
-    return OK
 
 
 @log.command()
 @click.argument("number", metavar="ID", type=int)
 @collection_options
-def show(collection: str, as_json: bool, number: int) -> int:
+def show(collection: str, as_json: bool, number: int) -> None:
     """Show one entry."""
     entry = asdict(_open(collection).entry(number))
     if as_json:
         print_json(entry)
-        return OK
+        return
     for name, value in entry.items():
         if name == "prompt":
             text = "\n".join(f"<{message['role']}> {message['content']}" for message in value)
@@ -76,7 +75,6 @@ def show(collection: str, as_json: bool, number: int) -> int:
         else:
             text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
         print_text(f"{name:<11} " + text.replace("\n", "\n" + 12 * " "))
-    return OK
 
 
 @log.command()
@@ -84,7 +82,7 @@ def show(collection: str, as_json: bool, number: int) -> int:
 @click.argument("thumbs", type=click.Choice(["up", "down"]))
 @text_option("--correction", help="The correct answer; may be “I don't know.”")
 @collection_options
-def thumbs(collection: str, as_json: bool, number: int, thumbs: Any, correction: str | None) -> int:
+def thumbs(collection: str, as_json: bool, number: int, thumbs: Any, correction: str | None) -> None:
     """Rate an answer; a new rating replaces the old one."""
     answers = _open(collection)
     answers.rate(number, thumbs, correction)
@@ -92,7 +90,6 @@ def thumbs(collection: str, as_json: bool, number: int, thumbs: Any, correction:
         print_json(asdict(answers.entry(number)))
     else:
         print_text("Rating saved.")
-    return OK
 
 
 @log.command()
@@ -101,7 +98,7 @@ def thumbs(collection: str, as_json: bool, number: int, thumbs: Any, correction:
 @_containing_option
 @_thumbs_option
 @collection_options
-def export(collection: str, as_json: bool, out: str | None, everything: bool, text: str | None, thumbs: Any) -> int:
+def export(collection: str, as_json: bool, out: str | None, everything: bool, text: str | None, thumbs: Any) -> None:
     """Write answers rated good or corrected to OUT, as questions for `ragfm eval answers`."""
     from ragfm.evaluation.log_questions import questions_from_log
 
@@ -116,10 +113,9 @@ def export(collection: str, as_json: bool, out: str | None, everything: bool, te
         print_json({"path": out, "entries": exported, "lines": len(lines)})
     elif out:
         print_text(f"Exported {exported} of {len(entries)} entries to {out}.")
-    return OK
 
 
-def _ids_and_age_options(command: Callable[..., int]) -> Callable[..., int]:
+def _ids_and_age_options(command: Callable[..., None]) -> Callable[..., None]:
     ids = click.argument("numbers", metavar="[ID]…", nargs=-1, type=int)
     older_than = click.option(
         "--older-than", metavar="DAYS", type=click.FloatRange(min=0), help="Select entries older than DAYS."
@@ -130,25 +126,23 @@ def _ids_and_age_options(command: Callable[..., int]) -> Callable[..., int]:
 @log.command()
 @_redacted_option
 @_ids_and_age_options
-def redact(collection: str, as_json: bool, numbers: tuple[int, ...], text: str | None, older_than: float | None) -> int:
+def redact(collection: str, as_json: bool, **conditions: Any) -> None:
     """Redact text in the log but keep the entries.
 
     With --text, only that text is redacted, in the selected entries or in all; without it, all text of the selected
     entries.
     """
-    count = _open(collection).redact(_required_selection(numbers, text, older_than))
+    count = _open(collection).redact(_required_selection(**conditions))
     print_result({"redacted": count}, f"{count} redacted.", as_json=as_json)
-    return OK
 
 
 @log.command()
 @_containing_option
 @_ids_and_age_options
-def forget(collection: str, as_json: bool, numbers: tuple[int, ...], text: str | None, older_than: float | None) -> int:
+def forget(collection: str, as_json: bool, **conditions: Any) -> None:
     """Delete the entries that match all conditions, without a trace in the file."""
-    count = _open(collection).forget(_required_selection(numbers, text, older_than))
+    count = _open(collection).forget(_required_selection(**conditions))
     print_result({"forgotten": count}, f"{count} forgotten.", as_json=as_json)
-    return OK
 
 
 def _open(collection: str) -> AnswerLog:

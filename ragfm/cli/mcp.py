@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from ragfm.cli.options import OK, split_names, text_option, usage_error
+from ragfm.cli.options import split_names, text_option, usage_error
 from ragfm.cli.serve import named_collections, named_readers, serve
 from ragfm.core.errors import MissingExtraError
 
@@ -30,7 +30,7 @@ def mcp(
     groups: tuple[str, ...],
     http: bool,
     **server_options: Any,
-) -> int:
+) -> None:
     """Serve tools to search, ask and list documents over the Model Context Protocol: docs/mcp.md."""
     context = click.get_current_context()
     if http and groups:
@@ -42,7 +42,8 @@ def mcp(
             f"`ragfm mcp` requires {error.name}.", "Install it with `pip install 'ragfm[mcp]'`."
         ) from error
     if http:
-        return int(context.invoke(serve, collections=collections, readers=readers, adapter=adapter, **server_options))
+        context.invoke(serve, collections=collections, readers=readers, adapter=adapter, **server_options)
+        return
     from ragfm.server.api_keys import Key
     from ragfm.server.served_models import ServedModels
 
@@ -51,4 +52,3 @@ def mcp(
     except ValueError as error:
         raise click.BadParameter("the name of a group is not valid.", param_hint="--groups") from error
     run_stdio(ServedModels(named_collections(collections), named_readers(readers), adapter=adapter), key)
-    return OK

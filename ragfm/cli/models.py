@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from ragfm.cli.help import CommandGroup
-from ragfm.cli.options import NON_EMPTY, OK, json_options, text_option
+from ragfm.cli.options import NON_EMPTY, json_options, text_option
 from ragfm.cli.output import print_json, print_note, print_result, print_table, print_text
 from ragfm.cli.progress_bar import busy
 from ragfm.core.errors import RagfmError, UnsupportedError
@@ -26,14 +26,15 @@ def models() -> None:
 @text_option("--embedder", default="bundled", metavar="E", help="Embedding model.")
 @text_option("--reader", metavar="NAME", help="Benchmark this reader instead.")
 @json_options
-def bench(embedder: str, reader: str | None, as_json: bool) -> int:
+def bench(embedder: str, reader: str | None, as_json: bool) -> None:
     """Benchmark the backends of an embedding model and store the fastest for `ragfm ingest`, or benchmark a reader.
 
     A backend is eligible if its vectors of a sample have a cosine of at least 0.999 to those of fp32. The speed of a
     reader is stored for `ragfm models list`.
     """
     if reader:
-        return _bench_reader(reader, as_json)
+        _bench_reader(reader, as_json)
+        return
     from ragfm.embedders import SentenceTransformerEmbedder, load_embedder
     from ragfm.embedders.backend_choice import fastest, machine_info
 
@@ -46,7 +47,7 @@ def bench(embedder: str, reader: str | None, as_json: bool) -> int:
     if as_json:
         rows = [{**asdict(result), "chosen": result.form == chosen} for result in results]
         print_json({"embedder": embedder, "machine": machine_info(), "forms": rows})
-        return OK
+        return
     table = [
         (result.form, "", "", "", result.error)
         if result.error
@@ -60,10 +61,9 @@ def bench(embedder: str, reader: str | None, as_json: bool) -> int:
         for result in results
     ]
     print_table(["backend", ">texts/s", ">tokens/s", ">minimum cosine", ""], table)
-    return OK
 
 
-def _bench_reader(name: str, as_json: bool) -> int:
+def _bench_reader(name: str, as_json: bool) -> None:
     from ragfm.core.registry import plugin_and_model
     from ragfm.generation.readers import load_reader
     from ragfm.generation.readers.local_reader import LocalReader
@@ -75,7 +75,7 @@ def _bench_reader(name: str, as_json: bool) -> int:
         speed = measure_speed(reader, path)
     if as_json:
         print_json({"reader": name, **asdict(speed)})
-        return OK
+        return
     rows = [
         (
             "prompt",
@@ -87,14 +87,13 @@ def _bench_reader(name: str, as_json: bool) -> int:
         ("memory", f"{speed.peak_megabytes}", "MB"),
     ]
     print_table(["", ">", ""], rows)
-    return OK
 
 
 @models.command()
 @_model_argument
 @click.option("--undo", is_flag=True, help="Use the original file again and delete the optimized one.")
 @json_options
-def optimize(model: str, undo: bool, as_json: bool) -> int:
+def optimize(model: str, undo: bool, as_json: bool) -> None:
     """Find the fastest quantisation of a GGUF model on this machine and use it from now on.
 
     The perplexity on a text of the sample handbook may rise by at most 5 %. The quantised file is written to the cache
@@ -112,13 +111,13 @@ def optimize(model: str, undo: bool, as_json: bool) -> int:
         undo_optimization(path)
         value = {"model": str(path), "forms": [], "file": str(path)}
         print_result(value, f"The original file is used: {path}", as_json=as_json)
-        return OK
+        return
     with busy("measuring"):
         forms, best = measure(path)
     if as_json:
         rows = [{**asdict(form), "chosen": form == best} for form in forms]
         print_json({"model": str(path), "forms": rows, "file": str(optimized_file(path) or path)})
-        return OK
+        return
     table = [
         (
             form.name,
@@ -133,13 +132,12 @@ def optimize(model: str, undo: bool, as_json: bool) -> int:
     ]
     columns = ["quantisation", ">MB", ">prompt tokens/s", ">answer tokens/s", ">perplexity", ">agreement", ""]
     print_table(columns, table)
-    return OK
 
 
 @models.command()
 @_model_argument
 @json_options
-def info(model: str, as_json: bool) -> int:
+def info(model: str, as_json: bool) -> None:
     """Show a model's size, quantisation, context window, licence, chat template, memory use and speed."""
     described = _describe(_find(model))
     if as_json:
@@ -149,13 +147,12 @@ def info(model: str, as_json: bool) -> int:
             (name.replace("_", " "), "unknown" if value is None else f"{value}") for name, value in described.items()
         ]
         print_table(["", ""], rows)
-    return OK
 
 
 @models.command("list")
 @click.argument("folders", nargs=-1, type=click.Path(exists=True, file_okay=False, path_type=Path))
 @json_options
-def list_models(folders: tuple[Path, ...], as_json: bool) -> int:
+def list_models(folders: tuple[Path, ...], as_json: bool) -> None:
     """List the models on this machine: bundled, in the Hugging Face cache, and GGUF files in FOLDERS.
 
     Speeds are those measured by `ragfm models bench --reader`.
@@ -170,7 +167,7 @@ def list_models(folders: tuple[Path, ...], as_json: bool) -> int:
             print_note(f"{name}: {error.message}")
     if as_json:
         print_json({"models": rows})
-        return OK
+        return
     table = []
     for row in rows:
         cells = {key: "-" if value is None else f"{value}" for key, value in row.items()}
@@ -191,14 +188,13 @@ def list_models(folders: tuple[Path, ...], as_json: bool) -> int:
     print_table(["job", ">MB", "weights", ">context", "template", ">tokens/s", "licence", "name"], table)
     if any(row["licence_restricts"] for row in rows):
         print_note("! The licence may restrict who may use the model, or for what.")
-    return OK
 
 
 @models.command()
 @click.argument("name", type=NON_EMPTY)
 @click.argument("file", required=False, type=NON_EMPTY)
 @json_options
-def pull(name: str, file: str | None, as_json: bool) -> int:
+def pull(name: str, file: str | None, as_json: bool) -> None:
     """Download the model NAME from the Hugging Face hub; for a repository of GGUF files, name the FILE.
 
     Only weights in the formats safetensors and GGUF are downloaded, and no code.
@@ -210,13 +206,12 @@ def pull(name: str, file: str | None, as_json: bool) -> int:
     described = _describe(path)
     if as_json:
         print_json({"name": str(path) if file else name, **described})
-        return OK
+        return
     print_text(f"{path}, {described['megabytes']} MB. Use it with --reader {path if file else name}")
     if described["licence"] is None:
         print_note("The model does not state its licence.")
     elif warning := licence_warning(described["licence"]):
         print_note(f"Warning: {name}: {warning}.")
-    return OK
 
 
 def _find(model: str) -> Path:

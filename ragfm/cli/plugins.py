@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import click
 
-from ragfm.cli.options import OK, json_options
+from ragfm.cli.options import json_options
 from ragfm.cli.output import print_json, print_table
 
 
 @click.command()
 @json_options
-def plugins(as_json: bool) -> int:
+def plugins(as_json: bool) -> None:
     """List the installed connectors, embedders, indexes, readers and rerankers."""
     from ragfm.core.registry import KINDS
     from ragfm.core.registry import plugins as installed
@@ -21,4 +21,3 @@ def plugins(as_json: bool) -> int:
     else:
         rows = [(kind, name, value) for kind, points in found.items() for name, value in points.items()]
         print_table(["kind", "name", "object"], rows)
-    return OK

@@ -7,7 +7,7 @@ from dataclasses import asdict
 
 import click
 
-from ragfm.cli.options import OK, collection_options, open_collection, text_option
+from ragfm.cli.options import collection_options, open_collection, text_option
 from ragfm.cli.output import print_note, print_result
 from ragfm.cli.progress_bar import show_progress
 
@@ -15,7 +15,7 @@ from ragfm.cli.progress_bar import show_progress
 @click.command()
 @text_option("--embedder", required=True, metavar="E", help="Embedding model to switch to.")
 @collection_options
-def reembed(collection: str, as_json: bool, embedder: str) -> int:
+def reembed(collection: str, as_json: bool, embedder: str) -> None:
     """Re-embed all chunks with a different model; searches use the old one until all are done."""
     with open_collection(collection) as store, show_progress("documents") as progress:
         store.status()  # raises an error if there is no collection, rather than creating one
@@ -32,4 +32,3 @@ def reembed(collection: str, as_json: bool, embedder: str) -> int:
             f'{place} sets a different embedder, {configured}. Change it to embedder = "{embedder}", or the collection '
             "cannot be opened."
         )
-    return OK

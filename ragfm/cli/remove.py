@@ -6,14 +6,14 @@ from dataclasses import asdict
 
 import click
 
-from ragfm.cli.options import NON_EMPTY, OK, collection_options, open_collection
+from ragfm.cli.options import NON_EMPTY, collection_options, open_collection
 from ragfm.cli.output import print_json, print_text
 
 
 @click.command()
 @click.argument("name", metavar="SOURCE|DOCUMENT", type=NON_EMPTY)
 @collection_options
-def remove(collection: str, as_json: bool, name: str) -> int:
+def remove(collection: str, as_json: bool, name: str) -> None:
     """Remove a source with all its documents, or one document, by name or URI."""
     with open_collection(collection) as store:
         report = store.remove(name)
@@ -28,4 +28,3 @@ def remove(collection: str, as_json: bool, name: str) -> int:
         print_text(f"Removed {report.source}: {report.documents} documents, {report.chunks} chunks.")
         if report.listed:
             print_text("The source is listed in ragfm.toml: delete it there, or the next `ragfm ingest` adds it again.")
-    return OK

@@ -6,7 +6,7 @@ from dataclasses import asdict
 
 import click
 
-from ragfm.cli.options import OK, collection_options, open_collection
+from ragfm.cli.options import collection_options, open_collection
 from ragfm.cli.output import print_json, print_note, print_text
 from ragfm.cli.progress_bar import show_progress
 
@@ -14,14 +14,13 @@ from ragfm.cli.progress_bar import show_progress
 @click.command()
 @click.argument("file", type=click.Path(exists=True, dir_okay=False))
 @collection_options
-def restore(collection: str, as_json: bool, file: str) -> int:
+def restore(collection: str, as_json: bool, file: str) -> None:
     """Create a collection from the backup FILE."""
     with open_collection(collection) as store, show_progress("bytes") as progress:
         report = store.restore(file, progress=progress)
     if as_json:
         print_json(asdict(report))
-        return OK
+        return
     print_text(f"Restored {report.documents} documents, {report.chunks} chunks to {report.path}.")
     for name in report.absent:
         print_note(f"The location of the source {name} does not exist here; its documents are kept as they are.")
-    return OK

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from ragfm.cli.options import OK, adapter_option, text_option, usage_error
+from ragfm.cli.options import adapter_option, text_option, usage_error
 from ragfm.cli.output import print_note
 from ragfm.core.errors import ConfigError, MissingExtraError
 
@@ -74,7 +74,7 @@ def serve(
     keys_path: str | None,
     no_auth: bool,
     drain: float,
-) -> int:
+) -> None:
     """Serve collections over an OpenAI-compatible API, with a web page for chatting: docs/server.md."""
     if no_auth and host not in _LOOPBACK:
         usage_error("--no-auth requires a loopback address.")
@@ -98,8 +98,12 @@ def serve(
     configure_logging(debug="--debug" in sys.argv)
     check_memory(served)
     app = create_app(served, keys=keys)
-    Server(app, host=host, port=port, drain=drain, on_listening=_print_address).run()
-    return OK
+
+    def show_address(address: str) -> None:
+        print_note(f"ragfm serves at {address}/v1, and a page for chatting at {address}/")
+        sys.stderr.flush()
+
+    Server(app, host=host, port=port, drain=drain, on_listening=show_address).run()
 
 
 def collection_folders(collections: tuple[str, ...]) -> list[str]:
@@ -137,8 +141,3 @@ def _split_name(text: str, default_name: Callable[[str], str], may_contain_equal
 
 def _reader_name(model: str) -> str:
     return re.sub(r"[^\w.@-]+", "-", model.rstrip("/").rpartition("/")[2].removesuffix(".gguf")).strip("-")
-
-
-def _print_address(address: str) -> None:
-    print_note(f"ragfm serves at {address}/v1, and a page for chatting at {address}/")
-    sys.stderr.flush()

@@ -6,13 +6,13 @@ from dataclasses import asdict
 
 import click
 
-from ragfm.cli.options import OK, collection_options, open_collection
+from ragfm.cli.options import collection_options, open_collection
 from ragfm.cli.output import print_json, print_text
 
 
 @click.command()
 @collection_options
-def sources(collection: str, as_json: bool) -> int:
+def sources(collection: str, as_json: bool) -> None:
     """List the sources: their location, options and failed documents."""
     with open_collection(collection) as store:
         status = store.status()
@@ -24,7 +24,7 @@ def sources(collection: str, as_json: bool) -> int:
         listed.append({**source, "failures": failures})
     if as_json:
         print_json({"sources": listed})
-        return OK
+        return
     for source in listed:
         print_text((source["name"], "bold"), f"  {source['documents']} documents by {source['connector']}")
         tags = [f"{key}={value}" for key, value in source["tags"].items()]
@@ -36,4 +36,3 @@ def sources(collection: str, as_json: bool) -> int:
             print_text(f"    failed    {failure['uri']}  {failure['stage']}: {failure['error']}")
     if not listed:
         print_text("No sources. `ragfm ingest FOLDER` adds one.")
-    return OK

@@ -4,19 +4,17 @@ from __future__ import annotations
 
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 from ragfm.cli.evaluation_data import (
-    check_data_options,
-    check_no_question_options,
+    check_no_questions,
     data_collection,
     load_data,
     resumable,
 )
 from ragfm.cli.options import (
-    OK,
     OUTPUT_FILE,
     collection_options,
     data_options,
@@ -27,9 +25,6 @@ from ragfm.cli.options import (
 )
 from ragfm.cli.output import print_json, print_note, print_table, print_text, print_written
 from ragfm.cli.progress_bar import show_progress
-
-if TYPE_CHECKING:
-    from ragfm.evaluation import TuneReport
 
 _ANSWERS = ".ragfm-confidence.run"
 """Default file for the answers of --confidence until all are complete. It is hidden, so `ragfm ingest` skips it."""
@@ -83,7 +78,7 @@ def _parse_sizes(_: click.Context, __: click.Parameter, value: str | None) -> tu
 @collection_options
 def tune(
     collection: str, as_json: bool, questions: str | None, chunk_sizes: tuple[int, ...], dry_run: bool, **options: Any
-) -> int:
+) -> None:
     """Find the search settings that work best on your questions and store them if they are better.
 
     QUESTIONS has the same format as for `ragfm eval retrieval`: a JSONL file about the collection, or a BEIR folder or
@@ -93,7 +88,7 @@ def tune(
     With --confidence, the reader answers QUESTIONS as in `ragfm eval answers`, and the confidence is
     calibrated on the results.
     """
-    from ragfm.evaluation import generate_questions, store_choice, tune
+    from ragfm.evaluation import choice_keys, generate_questions, store_choice, tune
     from ragfm.evaluation.settings_file import import_tomlkit
     from ragfm.generation.readers import configured_reader
 
@@ -102,12 +97,13 @@ def tune(
     if options["confidence"]:
         if questions is None:
             usage_error("--confidence requires QUESTIONS with answers.")
-        return _tune_confidence(collection, questions, options, as_json=as_json, dry_run=dry_run)
+        _tune_confidence(collection, questions, options, as_json=as_json, dry_run=dry_run)
+        return
     for name in ("adapter", "report"):
         if options[name]:
             usage_error(f"--{name} requires --confidence.")
     if questions is None:
-        check_no_question_options(options)
+        check_no_questions(options)
         data = None
     else:
         if options["out"]:
@@ -115,7 +111,6 @@ def tune(
         if options["reader"]:
             usage_error("--reader with QUESTIONS requires --confidence.")
         data = load_data(questions, options)
-    check_data_options(data, options)
     out = options["out"]
     with data_collection(data, collection, options) as (handle, _, _):
         if data is None:
@@ -133,20 +128,41 @@ def tune(
     written = [] if dry_run else store_choice(report, Path(collection).absolute().parent)
     if as_json:
         print_json({**asdict(report), "written": [str(path) for path in written]})
-    else:
-        _print_report(report)
-        _print_written_settings(written, dry_run=dry_run)
-        print_written(out)
-    return OK
+        return
+    print_text(f"{len(asked)} questions from {report.about['questions_from']}, {len(report.trials)} settings tried\n")
+    best = list(report.trials[:5])
+    rows = []
+    for trial in [*best, *(trial for trial in report.trials if trial.choice == report.current and trial not in best)]:
+        choice = trial.choice
+        weight = "-" if choice.fusion == "rrf" else "auto" if choice.weight is None else f"{choice.weight:.2f}"
+        rows.append(
+            (
+                "*" if choice == report.current else "",
+                choice.fusion,
+                weight,
+                f"{choice.candidates}",
+                f"{choice.chunk_size or 'default'}",
+                f"{trial.value:.4f}",
+            )
+        )
+    print_table(["", "fusion", ">weight", ">candidates", ">chunk size", f">{report.about['measure']}"], rows)
+    print_text("  (*: current setting. The values are from the half used to choose, so the best ones are too high.)\n")
+    print_text(report.why)
+    if report.adopted:
+        for section, values in choice_keys(report.best, report.current).items():
+            print_text(f"[{section}] " + ", ".join(f"{key} = {value!r}" for key, value in values.items()))
+        if report.best.chunk_size != report.current.chunk_size:
+            print_text("The next `ragfm ingest` splits the documents again.")
+    _print_written_settings(written, dry_run=dry_run)
+    print_written(out)
 
 
-def _tune_confidence(collection: str, questions: str, options: dict[str, Any], *, as_json: bool, dry_run: bool) -> int:
+def _tune_confidence(collection: str, questions: str, options: dict[str, Any], *, as_json: bool, dry_run: bool) -> None:
     from ragfm.evaluation import calibrate, store_calibration
     from ragfm.evaluation.answer_report import write_confidence_html
     from ragfm.rag import Rag
 
     data = load_data(questions, options, answers=True)
-    check_data_options(data, options)
     folder = Path(collection).absolute().parent
     out = Path(options["out"] or folder / _ANSWERS)
     with data_collection(data, collection, options) as (handle, _, _):
@@ -169,7 +185,7 @@ def _tune_confidence(collection: str, questions: str, options: dict[str, Any], *
         out.unlink()
     if as_json:
         print_json({**asdict(report), "written": [str(path) for path in written]})
-        return OK
+        return
     about, calibration = report.about, report.calibration
     print_text(f"{about['answers']} answers to {about['data']}, {about['right']} of them correct\n")
     print_table(["", ">"], [(name, f"{weight:+.3f}") for name, weight in calibration.weights.items()], indent=2)
@@ -182,38 +198,6 @@ def _tune_confidence(collection: str, questions: str, options: dict[str, Any], *
     print_text(f"\n{report.why} Mean calibration error: {report.error:.3f}.")
     print_written(options["out"], options["report"])
     _print_written_settings(written, dry_run=dry_run)
-    return OK
-
-
-def _print_report(report: TuneReport) -> None:
-    from ragfm.evaluation import choice_keys
-
-    count = report.about["questions"]["count"]
-    print_text(f"{count} questions from {report.about['questions_from']}, {len(report.trials)} settings tried\n")
-    best = list(report.trials[:5])
-    rows = []
-    for trial in [*best, *(trial for trial in report.trials if trial.choice == report.current and trial not in best)]:
-        choice = trial.choice
-        weight = "-" if choice.fusion == "rrf" else "auto" if choice.weight is None else f"{choice.weight:.2f}"
-        rows.append(
-            (
-                "*" if choice == report.current else "",
-                choice.fusion,
-                weight,
-                f"{choice.candidates}",
-                f"{choice.chunk_size or 'default'}",
-                f"{trial.value:.4f}",
-            )
-        )
-    columns = ["", "fusion", ">weight", ">candidates", ">chunk size", f">{report.about['measure']}"]
-    print_table(columns, rows)
-    print_text("  (*: current setting. The values are from the half used to choose, so the best ones are too high.)\n")
-    print_text(report.why)
-    if report.adopted:
-        for section, values in choice_keys(report.best, report.current).items():
-            print_text(f"[{section}] " + ", ".join(f"{key} = {value!r}" for key, value in values.items()))
-        if report.best.chunk_size != report.current.chunk_size:
-            print_text("The next `ragfm ingest` splits the documents again.")
 
 
 def _print_written_settings(written: list[Path], *, dry_run: bool) -> None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ragfm.cli.options import OK, collection_options, open_collection
+from ragfm.cli.options import collection_options, open_collection
 from ragfm.cli.output import print_json, print_note
 from ragfm.core.errors import RagfmError
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     help="Time between two syncs of a source that does not report changes.",
 )
 @collection_options
-def watch(collection: str, as_json: bool, interval: float) -> int:
+def watch(collection: str, as_json: bool, interval: float) -> None:
     """Sync all sources, then each source whenever it changes.
 
     Each sync is reported as a line on standard error, or with --json as a JSON object on standard output. Ctrl-C stops
@@ -42,29 +42,25 @@ def watch(collection: str, as_json: bool, interval: float) -> int:
 
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, request_stop)
+
+    def report(synced: WatchEvent) -> None:
+        counts, error = synced.report, synced.error
+        if as_json:
+            details = None
+            if error is not None:
+                message, hint = getattr(error, "message", str(error)), getattr(error, "hint", "")
+                details = {"type": type(error).__name__, "message": message, "hint": hint}
+            print_json({"source": synced.source, **asdict(counts), "error": details})
+            sys.stdout.flush()
+            return
+        if error is not None:
+            outcome = str(error) if isinstance(error, RagfmError) else f"{type(error).__name__}: {error}"
+        else:
+            names = ("added", "updated", "removed", "unchanged")
+            outcome = ", ".join(f"{getattr(counts, name)} {name}" for name in names)
+            if counts.failed:
+                outcome += f", {len(counts.failed)} failed ({counts.failed[0].error})"
+        print_note(f"{datetime.now().astimezone():%H:%M:%S} {synced.source}: {outcome}")
+
     with open_collection(collection) as store:
-        store.watch(_print_json if as_json else _print_line, interval=interval, stop=stop)
-    return OK
-
-
-def _print_line(synced: WatchEvent) -> None:
-    report, error = synced.report, synced.error
-    if error is None:
-        outcome = ", ".join(
-            f"{getattr(report, count)} {count}" for count in ("added", "updated", "removed", "unchanged")
-        )
-        if report.failed:
-            outcome += f", {len(report.failed)} failed ({report.failed[0].error})"
-    else:
-        outcome = str(error) if isinstance(error, RagfmError) else f"{type(error).__name__}: {error}"
-    print_note(f"{datetime.now().astimezone():%H:%M:%S} {synced.source}: {outcome}")
-
-
-def _print_json(synced: WatchEvent) -> None:
-    error = None
-    if synced.error is not None:
-        message = getattr(synced.error, "message", str(synced.error))
-        hint = getattr(synced.error, "hint", "")
-        error = {"type": type(synced.error).__name__, "message": message, "hint": hint}
-    print_json({"source": synced.source, **asdict(synced.report), "error": error})
-    sys.stdout.flush()
+        store.watch(report, interval=interval, stop=stop)

@@ -30,7 +30,7 @@ from ragfm.evaluation.judge import judge_answer, verdict_sampling
 from ragfm.evaluation.metrics import Estimate, estimate_percentiles, estimate_ratios
 from ragfm.evaluation.question_sets import Gold, Question, fingerprint
 from ragfm.evaluation.retrieval_evaluation import collection_content, collection_facts, missing_gold
-from ragfm.evaluation.run_file import load_finished, run_questions
+from ragfm.evaluation.run_file import load_finished, parse_records, run_questions
 from ragfm.rag import Rag
 from ragfm.store.filters import quote_value
 
@@ -107,16 +107,6 @@ class AnsweredQuestion:
     unanswerable: bool
     measures: Mapping[str, float]
     outcomes: Mapping[str, Outcome]
-
-    @classmethod
-    def from_json(cls, record: Mapping[str, Any]) -> AnsweredQuestion:
-        """Read a record of a run file."""
-        outcomes = {}
-        for context, outcome in record["outcomes"].items():
-            passages = tuple(ShownPassage(**passage) for passage in outcome.get("passages", ()))
-            outcomes[context] = Outcome(**{**outcome, "passages": passages})
-        gold = tuple(Gold(**gold) for gold in record["gold"])
-        return cls(**{**record, "gold": gold, "answers": tuple(record["answers"]), "outcomes": outcomes})
 
     @property
     def kind(self) -> str:
@@ -206,7 +196,7 @@ def evaluate_answers(
         progress=progress,
         partial=partial,
     )
-    return build_answers_report(facts, [AnsweredQuestion.from_json(record) for record in records], contexts)
+    return build_answers_report(facts, parse_records(AnsweredQuestion, records), contexts)
 
 
 def answer_run_facts(rag: Rag, questions: Sequence[Question], digest: str) -> dict[str, Any]:

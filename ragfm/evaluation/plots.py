@@ -14,6 +14,7 @@ from ragfm.evaluation.metrics import Estimate
 # All sizes are in units of the view box.
 _WIDTH = 720
 _LEFT, _RIGHT = 100, 150
+_PLOT = _WIDTH - _LEFT - 20  # width between the axes of a curve
 _CHARACTER = 7.5  # mean width
 _ROW = 30
 _HEIGHT, _ABOVE = 190, 34
@@ -60,29 +61,25 @@ def histogram(counts: Mapping[str, int], label: str) -> str:
 
 def curve(points: Sequence[tuple[float, float]], x_label: str, y_label: str, label: str) -> str:
     """A line through (x, y) points in [0, 1] x [0, 1]."""
-    width = _WIDTH - _LEFT - 20
-    parts = _grid(width, right=1.0, top=1.0, digits="g")
-    path = " ".join(f"{_LEFT + width * x:.1f},{_BASELINE - _HEIGHT * y:.1f}" for x, y in points)
+    parts = _grid(1.0, 1.0, "g", x_label)
+    path = " ".join(f"{_LEFT + _PLOT * x:.1f},{_BASELINE - _HEIGHT * y:.1f}" for x, y in points)
     parts.append(f'<polyline class="path" points="{path}"/>')
-    parts.append(_text(_LEFT + width, _BASELINE + 38, x_label, "end"))
     parts.append(_text(_LEFT, 20, y_label, "start"))
     return _svg(parts, _BASELINE + 48, label)
 
 
 def lines(series: Mapping[str, Sequence[tuple[float, float]]], x_label: str, label: str) -> str:
     """A line through the (x, y) points of each series, with scales from 0 to the maximum, and a legend."""
-    width = _WIDTH - _LEFT - 20
     points = [point for line in series.values() for point in line] or [(1.0, 1.0)]
     right, top = max(x for x, _ in points) or 1, max(y for _, y in points) or 1
-    parts = _grid(width, right, top, digits=".3g")
+    parts = _grid(right, top, ".3g", x_label)
     for number, (name, line) in enumerate(series.items()):
         kind = "path" if number == 0 else "path second"
-        path = " ".join(f"{_LEFT + width * x / right:.1f},{_BASELINE - _HEIGHT * y / top:.1f}" for x, y in line)
+        path = " ".join(f"{_LEFT + _PLOT * x / right:.1f},{_BASELINE - _HEIGHT * y / top:.1f}" for x, y in line)
         parts.append(f'<polyline class="{kind}" points="{path}"><title>{escape(name)}</title></polyline>')
         legend = _LEFT + 150 * number
         parts.append(_line(legend, 16, legend + 18, 16, "mark" if number else "line"))
         parts.append(_text(legend + 24, 20, name, "start", "small"))
-    parts.append(_text(_LEFT + width, _BASELINE + 38, x_label, "end"))
     return _svg(parts, _BASELINE + 48, label)
 
 
@@ -128,12 +125,12 @@ def distribution(values: Sequence[float], marks: Mapping[str, float], label: str
     return _svg(parts, _BASELINE + 28, label)
 
 
-def _grid(width: float, right: float, top: float, digits: str) -> list[str]:
+def _grid(right: float, top: float, digits: str, x_label: str) -> list[str]:
     """Grid lines at quarters of both scales, with their values."""
-    parts = []
+    parts = [_text(_LEFT + _PLOT, _BASELINE + 38, x_label, "end")]
     for tick in range(5):
-        x, y = _LEFT + width * tick / 4, _BASELINE - _HEIGHT * tick / 4
-        parts += [_line(x, _ABOVE, x, _BASELINE, "soft"), _line(_LEFT, y, _LEFT + width, y, "soft")]
+        x, y = _LEFT + _PLOT * tick / 4, _BASELINE - _HEIGHT * tick / 4
+        parts += [_line(x, _ABOVE, x, _BASELINE, "soft"), _line(_LEFT, y, _LEFT + _PLOT, y, "soft")]
         parts.append(_text(x, _BASELINE + 18, f"{right * tick / 4:{digits}}", "middle", "small"))
         parts.append(_text(_LEFT - 10, y + 4, f"{top * tick / 4:{digits}}", "end", "small"))
     return parts

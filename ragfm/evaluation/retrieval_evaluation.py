@@ -28,7 +28,7 @@ from ragfm.evaluation.metrics import (
     ranking_measures,
 )
 from ragfm.evaluation.question_sets import Gold, Question, fingerprint
-from ragfm.evaluation.run_file import load_finished, run_questions
+from ragfm.evaluation.run_file import load_finished, parse_records, run_questions
 from ragfm.retrieval.search import Mode
 
 _MAX_DEPTH_FACTOR = 16  # passages searched for k documents, as a multiple of k
@@ -53,12 +53,6 @@ class QuestionResult:
     embed_ms: float | None
     ranked: tuple[Ranked, ...]
     error: str | None = None
-
-    @classmethod
-    def from_json(cls, record: Mapping[str, Any]) -> QuestionResult:
-        """Read a record of a run file."""
-        gold = tuple(Gold(**gold) for gold in record["gold"])
-        return cls(**{**record, "gold": gold, "ranked": tuple(Ranked(**place) for place in record["ranked"])})
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,7 +126,7 @@ def evaluate_retrieval(
         progress=progress,
         partial=partial,
     )
-    results = [QuestionResult.from_json(record) for record in records]
+    results = parse_records(QuestionResult, records)
     names = list(results[0].measures)
     values = np.array([[result.measures[name] for name in names] for result in results], dtype=np.float64)
     return RetrievalReport(

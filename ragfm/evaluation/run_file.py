@@ -5,13 +5,16 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+
+from pydantic import TypeAdapter
 
 from ragfm.core.errors import DataError
 from ragfm.core.progress import Progress, ProgressCallback
 from ragfm.evaluation.question_sets import Question
 
 FORMAT = 1
+T = TypeVar("T")
 
 
 def read_run(path: str | Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
@@ -35,6 +38,11 @@ def read_run(path: str | Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     if not records or not isinstance(records[0], dict) or records[0].get("format") != FORMAT:
         raise DataError(f"{path} is not a run file.", "`ragfm eval retrieval DATA --out FILE` writes one.")
     return records[0], records[1:]
+
+
+def parse_records(result: type[T], records: Sequence[Mapping[str, Any]]) -> list[T]:
+    """The records of a run as values of a dataclass, such as `AnsweredQuestion`."""
+    return TypeAdapter(list[result]).validate_python(records)  # type: ignore[valid-type]
 
 
 def append_record(path: Path, record: Mapping[str, Any]) -> None:

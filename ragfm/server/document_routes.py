@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import asdict
 from functools import partial
 from typing import Annotated, Any
 
@@ -157,17 +158,7 @@ async def delete(request: Request, response: Response, uri: Uri, model: ModelNam
 
 
 def _indexed_card(info: DocumentInfo, *, yours: bool) -> DocumentCard:
-    return DocumentCard(
-        uri=info.uri,
-        name=info.name,
-        state="ready",
-        yours=yours,
-        source=info.source,
-        media_type=info.media_type,
-        characters=info.characters,
-        chunks=info.chunks,
-        metadata=dict(info.metadata),
-    )
+    return DocumentCard(**asdict(info), state="ready", yours=yours)
 
 
 def _pending_card(service: Service, model: Model, upload: Upload) -> DocumentCard:

@@ -49,9 +49,8 @@ def save_checkpoint(
 
     `state` needs a key `step`. `random_state` is by default the current one (`rng_state`).
     """
-    parameters = trainable_parameters(model)
-    tensors: dict[str, torch.Tensor] = {f"model.{name}": parameter for name, parameter in parameters.items()}
-    for name, parameter in parameters.items():
+    tensors = weight_tensors(model)
+    for name, parameter in trainable_parameters(model).items():
         moments = optimizer.state.get(parameter, {})
         tensors |= {f"{moment}.{name}": moments[moment] for moment in _MOMENTS if moment in moments}
     about = {"facts": configuration, "step": state["step"], "state": state}
@@ -126,6 +125,11 @@ def translate_safetensors_errors(path: Path) -> Iterator[None]:
 def trainable_parameters(model: torch.nn.Module) -> dict[str, torch.nn.Parameter]:
     """The parameters that are trained, by name; tied weights appear once, under their first name."""
     return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+
+
+def weight_tensors(model: torch.nn.Module) -> dict[str, torch.Tensor]:
+    """The trainable parameters under the names that `set_weights` takes."""
+    return {f"model.{name}": parameter for name, parameter in trainable_parameters(model).items()}
 
 
 def set_weights(model: torch.nn.Module, tensors: Mapping[str, torch.Tensor]) -> None:

@@ -74,7 +74,18 @@ def build_dataset(
     """
     shuffled = list(examples)
     random.Random(recipe.seed).shuffle(shuffled)  # noqa: S311
-    train, valid = _split(shuffled, recipe)
+    # Examples that share a document are a group. Whole groups are kept for validation, in the order of a hash.
+    names = [sorted({str(example.meta["group"]), *map(group_of, example.meta["uris"])}) for example in shuffled]
+    groups = {min(name for index in group for name in names[index]): group for group in connected_groups(names)}
+    wanted, chosen = recipe.valid * len(shuffled), set[int]()
+    for name in sorted(groups, key=lambda name: blake2b(f"{recipe.seed} {name}".encode()).digest()):
+        if len(chosen) + len(groups[name]) <= wanted * 1.2:
+            chosen.update(groups[name])
+    smallest = min(groups.values(), key=len, default=[])
+    if recipe.valid and not chosen and len(groups) > 1 and len(smallest) <= len(shuffled) / 2:
+        chosen.update(smallest)
+    train = tuple(example for index, example in enumerate(shuffled) if index not in chosen)
+    valid = tuple(example for index, example in enumerate(shuffled) if index in chosen)
     if not train and allow_empty:
         return Dataset((), (), {"left_out": dict(left_out), **about})
     if not train:
@@ -83,7 +94,33 @@ def build_dataset(
             f"There is no example to train with ({reasons or 'no question was given'}).",
             "Add questions about more documents.",
         )
-    return Dataset(train, valid, {**_card(rag, train, valid, recipe), "left_out": dict(left_out), **about})
+
+    settings = rag.collection.settings
+    lengths = {
+        name: {"p50": int(np.percentile(values, 50)), "p95": int(np.percentile(values, 95)), "max": max(values)}
+        for name, values in (
+            ("prompt_tokens", [rag.reader.count_tokens(example.messages) for example in shuffled]),
+            ("completion_words", [len(example.completion.split()) for example in shuffled]),
+        )
+    }
+    answering = [example for example in shuffled if example.meta["kind"] == "answer"]
+    card = {
+        "format": 1,
+        "ragfm": __version__,
+        "examples": {"train": len(train), "valid": len(valid)},
+        "kinds": dict(Counter(str(example.meta["kind"]) for example in (*train, *valid))),
+        "verified": round(sum(bool(example.meta["verified"]) for example in answering) / max(1, len(answering)), 3),
+        "lengths": lengths,
+        "documents": len({uri for example in shuffled for uri in example.meta["uris"]}),
+        "recipe": asdict(recipe),
+        "k": rag.k,
+        "prompt": prompt_fingerprint(documents_only=settings.ask.mode != "open", strategy=rag.strategy),
+        "settings": settings.model_dump(mode="json", include={"ask", "search", "chunk"}),
+        "embedder": dict(rag.collection.status().embedder),
+        "digests": {"train": examples_digest(train), "valid": examples_digest(valid)},
+        "left_out": dict(left_out),
+    }
+    return Dataset(train, valid, {**card, **about})
 
 
 def add_examples(
@@ -146,48 +183,3 @@ def write_dataset(dataset: Dataset, folder: str | Path) -> None:
     write_durably(folder / TRAIN, examples_to_jsonl(dataset.train))
     write_durably(folder / VALID, examples_to_jsonl(dataset.valid))
     write_durably(folder / CARD, json.dumps(dataset.card, indent=2, ensure_ascii=False).encode() + b"\n")
-
-
-def _split(examples: Sequence[Example], recipe: Recipe) -> tuple[tuple[Example, ...], tuple[Example, ...]]:
-    """Training and validation examples, which share no document; training is not empty unless `examples` is."""
-    names = [sorted({str(example.meta["group"]), *map(group_of, example.meta["uris"])}) for example in examples]
-    groups = {min(name for index in group for name in names[index]): group for group in connected_groups(names)}
-    wanted, valid = recipe.valid * len(examples), set[int]()
-    for name in sorted(groups, key=lambda name: blake2b(f"{recipe.seed} {name}".encode()).digest()):
-        if len(valid) + len(groups[name]) <= wanted * 1.2:
-            valid.update(groups[name])
-    smallest = min(groups.values(), key=len, default=[])
-    if recipe.valid and not valid and len(groups) > 1 and len(smallest) <= len(examples) / 2:
-        valid.update(smallest)
-    return (
-        tuple(example for index, example in enumerate(examples) if index not in valid),
-        tuple(example for index, example in enumerate(examples) if index in valid),
-    )
-
-
-def _card(rag: Rag, train: Sequence[Example], valid: Sequence[Example], recipe: Recipe) -> dict[str, Any]:
-
-    examples = [*train, *valid]
-    settings = rag.collection.settings
-    tokens = [rag.reader.count_tokens(example.messages) for example in examples]
-    words = [len(example.completion.split()) for example in examples]
-    lengths = {
-        name: {"p50": int(np.percentile(values, 50)), "p95": int(np.percentile(values, 95)), "max": max(values)}
-        for name, values in (("prompt_tokens", tokens), ("completion_words", words))
-    }
-    answering = [example for example in examples if example.meta["kind"] == "answer"]
-    return {
-        "format": 1,
-        "ragfm": __version__,
-        "examples": {"train": len(train), "valid": len(valid)},
-        "kinds": dict(Counter(str(example.meta["kind"]) for example in examples)),
-        "verified": round(sum(bool(example.meta["verified"]) for example in answering) / max(1, len(answering)), 3),
-        "lengths": lengths,
-        "documents": len({uri for example in examples for uri in example.meta["uris"]}),
-        "recipe": asdict(recipe),
-        "k": rag.k,
-        "prompt": prompt_fingerprint(documents_only=settings.ask.mode != "open", strategy=rag.strategy),
-        "settings": settings.model_dump(mode="json", include={"ask", "search", "chunk"}),
-        "embedder": dict(rag.collection.status().embedder),
-        "digests": {"train": examples_digest(train), "valid": examples_digest(valid)},
-    }

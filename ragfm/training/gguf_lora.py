@@ -79,21 +79,14 @@ class ModelShape:
             )
         return str(name)
 
-    def to_gguf(self, name: str, rows: Matrix) -> Matrix:
-        """The rows of the weight `name`, or of its lora_B, in llama.cpp's order."""
-        return self._reorder(name, rows, to_gguf=True)
-
-    def from_gguf(self, name: str, rows: Matrix) -> Matrix:
-        """The rows of the weight `name`, or of its lora_B, in transformers' order."""
-        return self._reorder(name, rows, to_gguf=False)
-
-    def _reorder(self, name: str, rows: Matrix, *, to_gguf: bool) -> Matrix:
+    def to_gguf(self, name: str, rows: Matrix, *, inverse: bool = False) -> Matrix:
+        """The rows of the weight `name`, or of its lora_B, in llama.cpp's order; `inverse` restores transformers'."""
         part = name.rpartition("attn_")[2].partition(".")[0]
         if self.architecture != "llama" or part not in ("q", "k"):
             return rows
         heads = self.heads if part == "q" else self.key_value_heads
         half = rows.shape[0] // heads // 2
-        shape = (heads, 2, half) if to_gguf else (heads, half, 2)
+        shape = (heads, half, 2) if inverse else (heads, 2, half)
         return rows.reshape(*shape, *rows.shape[1:]).swapaxes(1, 2).reshape(rows.shape)
 
 
@@ -182,7 +175,7 @@ def gguf_to_peft(
             )
         matrix = gguf.dequantize(tensor.data, tensor.tensor_type).astype(np.float32)
         if half == "b":
-            matrix = shape.from_gguf(name, matrix)
+            matrix = shape.to_gguf(name, matrix, inverse=True)
         tensors[f"{_PEFT_PREFIX}{module_of[name]}.lora_{half.upper()}.weight"] = np.ascontiguousarray(matrix)
     ranks = {matrix.shape[0] for name, matrix in tensors.items() if name.endswith("lora_A.weight")}
     if len(ranks) != 1:

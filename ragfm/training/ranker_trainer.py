@@ -203,9 +203,7 @@ class _RankerTraining:
         self.model.train()
         loss = total / sum(map(len, self.valid))
         if loss < min(self.state.valid, default=math.inf):
-            parameters = checkpoint.trainable_parameters(self.model)
-            tensors = {f"model.{name}": parameter for name, parameter in parameters.items()}
-            checkpoint.write_tensors(self.folder / BEST, tensors, {"epoch": epoch + 1})
+            checkpoint.write_tensors(self.folder / BEST, checkpoint.weight_tensors(self.model), {"epoch": epoch + 1})
         self.state.valid.append(loss)
 
     def _autocast(self) -> torch.autocast:

@@ -10,8 +10,7 @@ from __future__ import annotations
 import json
 import shutil
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
@@ -227,13 +226,11 @@ def _differences(folder: Path, mode: Mode = "hybrid") -> tuple[Difference, ...]:
     return compare_runs(_run_file(folder, BEFORE, mode), _run_file(folder, AFTER, mode)).differences
 
 
-@contextmanager
-def _open_reranked(collection: Collection, reranker: Reranker, weight: float) -> Iterator[Collection]:
+def _open_reranked(collection: Collection, reranker: Reranker, weight: float) -> Collection:
 
     search = collection.settings.search.model_copy(update={"rerank_weight": weight, "rerank_budget_ms": None})
     settings = collection.settings.model_copy(update={"search": search})
-    with Collection.open(collection.path, settings=settings, embedder=collection.embedder, reranker=reranker) as handle:
-        yield handle
+    return Collection.open(collection.path, settings=settings, embedder=collection.embedder, reranker=reranker)
 
 
 class _CachedReranker:

@@ -213,8 +213,8 @@ class Training:
             )
         path = self.folder / CHECKPOINT
         if path.exists():
-            state = checkpoint.load_checkpoint(path, self.model, self._optimizer, self.configuration)
-            self.state = _State(**state)
+            saved = checkpoint.load_checkpoint(path, self.model, self._optimizer, self.configuration)
+            self.state = _State(**saved)
         # The initial weights are random, and random numbers differ between GPUs.
         self.processes.broadcast(parameter.data for parameter in self._parameters)
         self.processes.barrier()  # all have read the checkpoint that the main process will replace
@@ -232,7 +232,27 @@ class Training:
             tensors, _ = checkpoint.read_tensors(self.folder / BEST)
             checkpoint.set_weights(self.model, tensors)
         self.finished = self.processes.is_main
-        return self._figures(speed)
+        state = self.state
+        last = [loss for _, loss in state.losses[-5:]]
+        return {
+            "examples": self.examples,
+            "valid_examples": self.valid_examples,
+            "too_long": self.too_long,
+            "steps": state.step,
+            "of_steps": len(self.steps),
+            "loss": {"first": state.losses[0][1], "last_5": sum(last) / len(last)},
+            "valid": dict(state.valid),
+            "kept_step": state.best_step if self._valid else state.step,
+            "seconds": round(state.seconds, 1),
+            "tokens_per_second": round(speed, 1),
+            "peak_mb": round(_peak_mb(self.base.device)),
+            "learned": self._learned,
+            "parameters": sum(parameter.numel() for parameter in self.model.parameters()),
+            "device": str(self.base.device),
+            "processes": self.processes.world_size,
+            "threads": torch.get_num_threads(),
+            "bfloat16": self._bfloat16,
+        }
 
     def _run_steps(self, progress: ProgressCallback) -> float:
         """Run the remaining steps; returns tokens per second."""
@@ -312,15 +332,19 @@ class Training:
                 if self.settings.judge == "answers":
                     result += score_answers(self.model, self.base, self._asked)
                 else:
-                    result += self._valid_loss()
+                    rows, lengths = self._pack(self._valid)
+                    total_loss, total_tokens = 0.0, 0
+                    for batch in batch_rows(range(len(rows)), lengths, _MAX_BATCH_TOKENS):
+                        loss, tokens = self._loss(self._valid, [rows[index] for index in batch])
+                        total_loss += loss.item()
+                        total_tokens += tokens
+                    result += total_loss / total_tokens
         self.processes.broadcast([result])
         value = result.item()
         objective = value if self.settings.judge == "loss" else -value
         better = objective < self.state.best
         if better and self.processes.is_main:
-            parameters = checkpoint.trainable_parameters(self.model)
-            tensors = {f"model.{name}": parameter for name, parameter in parameters.items()}
-            checkpoint.write_tensors(self.folder / BEST, tensors, {"step": step})
+            checkpoint.write_tensors(self.folder / BEST, checkpoint.weight_tensors(self.model), {"step": step})
         with defer_interrupt():
             self.state.valid.append((step, value))
             if better:
@@ -328,16 +352,6 @@ class Training:
             else:
                 self.state.worse += 1
                 self.state.ended = self.state.worse >= self.settings.patience
-
-    def _valid_loss(self) -> float:
-        """The loss per token of the validation examples."""
-        rows, lengths = self._pack(self._valid)
-        total_loss, total_tokens = 0.0, 0
-        for batch in batch_rows(range(len(rows)), lengths, _MAX_BATCH_TOKENS):
-            loss, tokens = self._loss(self._valid, [rows[index] for index in batch])
-            total_loss += loss.item()
-            total_tokens += tokens
-        return total_loss / total_tokens
 
     @contextmanager
     def _evaluation_mode(self) -> Iterator[None]:
@@ -386,29 +400,6 @@ class Training:
         if self.processes.is_main:
             state, path = asdict(self.state), self.folder / CHECKPOINT
             checkpoint.save_checkpoint(path, self.model, self._optimizer, self.configuration, state, self._random_state)
-
-    def _figures(self, speed: float) -> dict[str, Any]:
-        state = self.state
-        last = [loss for _, loss in state.losses[-5:]]
-        return {
-            "examples": self.examples,
-            "valid_examples": self.valid_examples,
-            "too_long": self.too_long,
-            "steps": state.step,
-            "of_steps": len(self.steps),
-            "loss": {"first": state.losses[0][1], "last_5": sum(last) / len(last)},
-            "valid": dict(state.valid),
-            "kept_step": state.best_step if self._valid else state.step,
-            "seconds": round(state.seconds, 1),
-            "tokens_per_second": round(speed, 1),
-            "peak_mb": round(_peak_mb(self.base.device)),
-            "learned": self._learned,
-            "parameters": sum(parameter.numel() for parameter in self.model.parameters()),
-            "device": str(self.base.device),
-            "processes": self.processes.world_size,
-            "threads": torch.get_num_threads(),
-            "bfloat16": self._bfloat16,
-        }
 
 
 def shares_prefixes(config: Any, method: str) -> bool:
