@@ -22,6 +22,7 @@ from ragfm.cli.options import (
 from ragfm.cli.output import print_json, print_note, print_text, print_written
 from ragfm.cli.progress_bar import show_progress
 from ragfm.core.errors import DataError
+from ragfm.core.output_folder import make_output
 
 _DATA = click.Path(exists=True)
 
@@ -74,7 +75,6 @@ def data(collection: str, as_json: bool, questions: str | None, out: str, **opti
     QUESTIONS is a SQuAD file, which contains its documents, or a JSONL file of questions about the collection with
     `question`, `uri` and `answers` in each line. docs/adaptation.md describes the formats.
     """
-    from ragfm.core.output_folder import make_output
     from ragfm.rag import Rag
     from ragfm.training import Recipe, load_held_out, make_dataset, write_dataset
 

@@ -10,6 +10,8 @@ import click
 from ragfm.cli.options import NON_EMPTY, json_options, text_option, usage_error
 from ragfm.cli.output import print_json, print_note, print_text, print_written
 from ragfm.cli.progress_bar import show_progress
+from ragfm.models.adapters import read_record
+from ragfm.models.model_lookup import find_model
 
 _MAX_DIFFERENCES = 3  # texts that are printed
 
@@ -55,8 +57,6 @@ def export(
     prompts: int,
 ) -> None:
     """Export an ADAPTER to the format of another reader, and compare the outputs of both."""
-    from ragfm.models.adapters import read_record
-    from ragfm.models.model_lookup import find_model
     from ragfm.training.adapter_export import compare_readers, export_adapter
     from ragfm.training.examples import read_examples
 

@@ -12,9 +12,9 @@ import click
 from ragfm.cli.options import INTERRUPTED, OK, SOME_FAILED, usage_error
 from ragfm.cli.output import print_note
 from ragfm.cli.progress_bar import show_progress
+from ragfm.collection import Collection
 
 if TYPE_CHECKING:
-    from ragfm.collection import Collection
     from ragfm.core.progress import ProgressCallback
     from ragfm.evaluation import QuestionSet, TimedEmbedder
     from ragfm.ingestion.ingest_report import SyncReport
@@ -63,7 +63,6 @@ def data_collection(
 
     Yields the collection, its embedder (None in the mode `keyword`), and the report of the ingest, if there was one.
     """
-    from ragfm.collection import Collection
     from ragfm.core.config import load_settings
     from ragfm.embedders import load_embedder
     from ragfm.evaluation import TimedEmbedder, corpus_collection

@@ -86,10 +86,7 @@ def thumbs(collection: str, as_json: bool, number: int, thumbs: Any, correction:
     """Rate an answer; a new rating replaces the old one."""
     answers = _open(collection)
     answers.rate(number, thumbs, correction)
-    if as_json:
-        print_json(asdict(answers.entry(number)))
-    else:
-        print_text("Rating saved.")
+    print_result(asdict(answers.entry(number)), "Rating saved.", as_json=as_json)
 
 
 @log.command()

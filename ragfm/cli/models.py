@@ -13,6 +13,9 @@ from ragfm.cli.options import NON_EMPTY, json_options, text_option
 from ragfm.cli.output import print_json, print_note, print_result, print_table, print_text
 from ragfm.cli.progress_bar import busy
 from ragfm.core.errors import RagfmError, UnsupportedError
+from ragfm.core.registry import plugin_and_model
+from ragfm.models.model_card import describe_model, installed_models, licence_warning
+from ragfm.models.model_lookup import find_model, pull_file
 
 _model_argument = click.argument("model", default="bundled", metavar="[MODEL]", type=NON_EMPTY)
 
@@ -64,13 +67,14 @@ def bench(embedder: str, reader: str | None, as_json: bool) -> None:
 
 
 def _bench_reader(name: str, as_json: bool) -> None:
-    from ragfm.core.registry import plugin_and_model
     from ragfm.generation.readers import load_reader
     from ragfm.generation.readers.local_reader import LocalReader
     from ragfm.generation.readers.reader_speed import CONCURRENT_ANSWERS, measure_speed
 
     reader = load_reader(name)
-    path = _find(plugin_and_model("readers", name)[1] or name) if isinstance(reader, LocalReader) else None
+    path = None
+    if isinstance(reader, LocalReader):
+        path = find_model(plugin_and_model("readers", name)[1] or name, "reader")
     with busy("measuring"):
         speed = measure_speed(reader, path)
     if as_json:
@@ -103,7 +107,7 @@ def optimize(model: str, undo: bool, as_json: bool) -> None:
     from ragfm.generation.readers.weight_format import optimized_file, undo_optimization
     from ragfm.models.gguf_header import check_gguf
 
-    path = _find(model)
+    path = find_model(model, "reader")
     if not path.is_file():
         raise UnsupportedError(f"'{path}' is a folder and cannot be optimized.", "Specify a GGUF file.")
     check_gguf(path)
@@ -139,7 +143,7 @@ def optimize(model: str, undo: bool, as_json: bool) -> None:
 @json_options
 def info(model: str, as_json: bool) -> None:
     """Show a model's size, quantisation, context window, licence, chat template, memory use and speed."""
-    described = _describe(_find(model))
+    described = _describe(find_model(model, "reader"))
     if as_json:
         print_json(described)
     else:
@@ -157,8 +161,6 @@ def list_models(folders: tuple[Path, ...], as_json: bool) -> None:
 
     Speeds are those measured by `ragfm models bench --reader`.
     """
-    from ragfm.models.model_card import installed_models
-
     rows = []
     for name, job, path in installed_models(list(folders)):
         try:
@@ -168,23 +170,13 @@ def list_models(folders: tuple[Path, ...], as_json: bool) -> None:
     if as_json:
         print_json({"models": rows})
         return
+    keys = ("job", "megabytes", "quantisation", "context_tokens", "template", "tokens_per_second", "licence", "name")
     table = []
     for row in rows:
         cells = {key: "-" if value is None else f"{value}" for key, value in row.items()}
         licence = f"{row['licence'] or 'unknown'}{' !' if row['licence_restricts'] else ''}"
-        template = "yes" if row["chat_template"] else "no"
-        table.append(
-            (
-                cells["job"],
-                cells["megabytes"],
-                cells["quantisation"],
-                cells["context_tokens"],
-                template,
-                cells["tokens_per_second"],
-                licence,
-                cells["name"],
-            )
-        )
+        cells |= {"licence": licence, "template": "yes" if row["chat_template"] else "no"}
+        table.append([cells[key] for key in keys])
     print_table(["job", ">MB", "weights", ">context", "template", ">tokens/s", "licence", "name"], table)
     if any(row["licence_restricts"] for row in rows):
         print_note("! The licence may restrict who may use the model, or for what.")
@@ -199,9 +191,6 @@ def pull(name: str, file: str | None, as_json: bool) -> None:
 
     Only weights in the formats safetensors and GGUF are downloaded, and no code.
     """
-    from ragfm.models.model_card import licence_warning
-    from ragfm.models.model_lookup import find_model, pull_file
-
     path = pull_file(name, file) if file else find_model(name, "reader")
     described = _describe(path)
     if as_json:
@@ -214,17 +203,10 @@ def pull(name: str, file: str | None, as_json: bool) -> None:
         print_note(f"Warning: {name}: {warning}.")
 
 
-def _find(model: str) -> Path:
-    from ragfm.models.model_lookup import find_model
-
-    return find_model(model, "reader")
-
-
 def _describe(path: Path) -> dict[str, Any]:
     """Return the model's card, with its speed and the file in use on this machine."""
     from ragfm.generation.readers.reader_speed import saved_speed
     from ragfm.generation.readers.weight_format import optimized_file, read_optimization
-    from ragfm.models.model_card import describe_model
 
     speed = saved_speed(path)
     description = {

@@ -11,10 +11,12 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import click
 
 from ragfm.cli.output import print_note
+from ragfm.collection import Collection
 from ragfm.core.errors import ConfigError
+from ragfm.core.registry import plugin_and_model
+from ragfm.models.model_card import first_use_warning
 
 if TYPE_CHECKING:
-    from ragfm.collection import Collection
     from ragfm.rag import Rag
 
 OK, FAILED, USAGE, SOME_FAILED, INTERRUPTED = 0, 1, 2, 3, 130
@@ -188,8 +190,6 @@ def read_schema(path: str) -> Mapping[str, Any]:
 
 def open_collection(path: str, embedder: str | None = None) -> Collection:
     """Return the collection in a folder."""
-    from ragfm.collection import Collection
-
     return Collection.open(path, embedder=embedder)
 
 
@@ -206,9 +206,6 @@ def make_rag(collection: Collection, options: Mapping[str, Any]) -> Rag:
 
 def warn_of_licence(reader: str) -> None:
     """Print, once per model and machine, that a model's licence may restrict its use."""
-    from ragfm.core.registry import plugin_and_model
-    from ragfm.models.model_card import first_use_warning
-
     path = Path(plugin_and_model("readers", reader)[1] or reader).expanduser()
     if path.exists() and (warning := first_use_warning(path)):
         print_note(f"Warning: {warning}")

@@ -33,6 +33,19 @@ Example:
     report = evaluate_retrieval(Collection.open("handbook"), questions, out="a.run.jsonl")
     print(report.measures["nDCG@10"].value)
 
+Modules:
+    question_sets, question_generation, log_questions   questions: labelled, generated, from the answer log
+    corpus                                              the documents of a data set as a collection
+    retrieval_evaluation, answer_evaluation             evaluate searches and answers
+    bias_evaluation                                     counterfactual questions
+    answer_matching, judge, metrics                     compare answers; measures and intervals
+    run_file, run_comparison                            run files, and two of them compared
+    reader_comparison, comparison_worker                readers compared, each in its process
+    search_tuning, confidence_calibration               tune search; calibrate confidence
+    settings_file                                       store tuned settings
+    html_report, answer_report, comparison_report       HTML pages
+    plots                                               SVG plots
+
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,16 +19,13 @@ from numpy.typing import NDArray
 from ragfm.citations.confidence import SIGNALS, adapter_hash
 from ragfm.core.calibration import Calibration
 from ragfm.core.errors import DataError
-from ragfm.evaluation.answer_evaluation import evaluate_answers
+from ragfm.core.progress import ProgressCallback
+from ragfm.evaluation.answer_evaluation import AnsweredQuestion, evaluate_answers
 from ragfm.evaluation.metrics import Estimate, bootstrap
+from ragfm.evaluation.question_sets import Question
+from ragfm.rag import Rag
 
-if TYPE_CHECKING:
-    from ragfm.core.progress import ProgressCallback
-    from ragfm.evaluation.answer_evaluation import AnsweredQuestion
-    from ragfm.evaluation.question_sets import Question
-    from ragfm.rag import Rag
-
-    Floats = NDArray[np.float64]
+Floats: TypeAlias = NDArray[np.float64]
 
 MIN_ANSWERS = 20
 """Minimum number of right answers, and of other answers, for a fit."""

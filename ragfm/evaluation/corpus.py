@@ -8,17 +8,13 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from hashlib import blake2b
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from ragfm.collection import Collection
 from ragfm.core.config import Settings
 from ragfm.core.progress import ProgressCallback
-from ragfm.core.types import Embedder, Scalar
+from ragfm.core.types import Embedder, Offsets, Scalar, Vectors
 from ragfm.evaluation.question_sets import CORPUS, QuestionSet
 from ragfm.ingestion.ingest_report import SyncReport
-
-if TYPE_CHECKING:
-    from ragfm.core.types import Offsets, Vectors
 
 
 class TimedEmbedder:

@@ -114,7 +114,7 @@ def estimate_means(values: NDArray[np.float64], seed: int = 0) -> list[Estimate]
     return bootstrap(values, lambda sample: sample.mean(axis=-2), seed)
 
 
-def estimate_percentiles(values: Sequence[float], seed: int = 0) -> dict[str, Estimate]:
+def estimate_percentiles(values: Sequence[float]) -> dict[str, Estimate]:
     """The 50th, 95th and 99th percentile, as `p50`, `p95` and `p99`; empty without values."""
     if not len(values):
         return {}
@@ -122,11 +122,11 @@ def estimate_percentiles(values: Sequence[float], seed: int = 0) -> dict[str, Es
     def percentiles(sample: NDArray[np.float64]) -> NDArray[np.float64]:
         return np.moveaxis(np.percentile(sample[..., 0], [50, 95, 99], axis=-1), 0, -1)
 
-    estimates = bootstrap(np.asarray(values, dtype=np.float64)[:, None], percentiles, seed)
+    estimates = bootstrap(np.asarray(values, dtype=np.float64)[:, None], percentiles)
     return dict(zip(("p50", "p95", "p99"), estimates, strict=True))
 
 
-def estimate_ratios(pairs: Sequence[tuple[float, float]], seed: int = 0) -> Estimate | None:
+def estimate_ratios(pairs: Sequence[tuple[float, float]]) -> Estimate | None:
     """The ratio of sums over questions, from (numerator, denominator) pairs; None if the denominators sum to 0.
 
     Resamples whose denominators sum to 0 are left out of the interval.
@@ -141,11 +141,11 @@ def estimate_ratios(pairs: Sequence[tuple[float, float]], seed: int = 0) -> Esti
         np.divide(sums[..., :1], sums[..., 1:], out=ratios, where=sums[..., 1:] > 0)
         return ratios
 
-    return bootstrap(values, ratio, seed)[0]
+    return bootstrap(values, ratio)[0]
 
 
 def bootstrap(
-    values: NDArray[np.float64], statistic: Callable[[NDArray[np.float64]], NDArray[np.float64]], seed: int
+    values: NDArray[np.float64], statistic: Callable[[NDArray[np.float64]], NDArray[np.float64]], seed: int = 0
 ) -> list[Estimate]:
     """Estimates by the percentile bootstrap over the rows of `values` (Efron 1979).
 

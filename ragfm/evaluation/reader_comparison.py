@@ -207,7 +207,6 @@ def _run(
     price_per_hour: float | None,
     progress: ProgressCallback | None,
 ) -> ContenderResult:
-    """Answer all questions in a worker process."""
     path = run_path(contender, folder)
     result: Mapping[str, Any] | None = None
     error: Mapping[str, str] | None = None
@@ -245,13 +244,8 @@ def _run(
             why = f"it was killed by signal {-process.returncode}"
             why += ": out of memory?" if process.returncode == -signal.SIGKILL else ""
         return ContenderResult(contender, error=f"{why}; the last line it printed: {last_line}" if last_line else why)
-    return _summarise_run(contender, result, path, price_per_hour)
 
-
-def _summarise_run(
-    contender: Contender, result: Mapping[str, Any], path: Path, price_per_hour: float | None
-) -> ContenderResult:
-    """Means and costs from the run file, and the worker's own measures."""
+    # Means and costs from the run file, and the worker's own measures.
     records = [json.loads(line)["outcomes"]["retrieved"] for line in path.read_text("utf-8").splitlines()[1:]]
     outcomes = [outcome for outcome in records if not outcome["error"]]
     if not outcomes:

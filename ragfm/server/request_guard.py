@@ -41,10 +41,7 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Limits of one request. Sizes are in bytes, times in seconds.
-
-    `waiting` is the maximum number of requests in the queue of each reader.
-    """
+    """Limits of one request. Sizes are in bytes, times in seconds."""
 
     body: int = 2**20
     upload: int = 100 * 2**20
@@ -52,7 +49,6 @@ class Limits:
     upload_seconds: float = 600.0
     answer_seconds: float = 300.0
     answer_tokens: int = 1024
-    waiting: int = 64
 
 
 class RequestGuard:

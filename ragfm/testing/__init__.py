@@ -20,12 +20,12 @@ import threading
 import time
 from collections.abc import Callable, Generator, Mapping, Sequence
 from hashlib import blake2b
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import numpy as np
 
 from ragfm.core.errors import TooLongError
-from ragfm.core.types import Message, Sampling, Scalar, Stream, Usage
+from ragfm.core.types import Message, Offsets, Sampling, Scalar, Stream, Usage, Vectors
 from ragfm.generation.readers import completion_limit, stream_until_stop
 from ragfm.testing.connector_contract import check_connector
 from ragfm.testing.embedder_contract import check_embedder
@@ -33,9 +33,6 @@ from ragfm.testing.keyword_index_contract import check_keyword_index
 from ragfm.testing.reader_contract import check_reader
 from ragfm.testing.reranker_contract import check_reranker
 from ragfm.testing.vector_index_contract import check_vector_index
-
-if TYPE_CHECKING:
-    from ragfm.core.types import Offsets, Vectors
 
 __all__ = [
     "HashingEmbedder",
@@ -79,15 +76,12 @@ class HashingEmbedder:
 
     def embed_passages(self, texts: Sequence[str]) -> Vectors:
         """*Shape:* (len(texts), dim), unit rows. Raises TooLongError for a text over `max_tokens`."""
-        vectors = self._embed(texts)
+        vectors = self.embed_queries(texts)
         self.embedded += len(texts)
         return vectors
 
     def embed_queries(self, texts: Sequence[str]) -> Vectors:
         """The same vectors as `embed_passages`."""
-        return self._embed(texts)
-
-    def _embed(self, texts: Sequence[str]) -> Vectors:
         vectors = np.zeros((len(texts), self.dim), dtype=np.float32)
         for row, text in enumerate(texts):
             words = _TOKEN.findall(text.lower())

@@ -6,14 +6,11 @@ import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TypeVar
 
 import numpy as np
 
-from ragfm.core.types import KeywordIndex, VectorIndex
-
-if TYPE_CHECKING:
-    from ragfm.core.types import Ids
+from ragfm.core.types import Ids, KeywordIndex, VectorIndex
 
 Index = TypeVar("Index", VectorIndex, KeywordIndex)
 

@@ -7,15 +7,11 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ragfm.core.types import KeywordIndex
+from ragfm.core.types import Ids, KeywordIndex
 from ragfm.testing.contract_checks import allowed_ids, check_in_threads, require, require_value_errors, save_and_load
-
-if TYPE_CHECKING:
-    from ragfm.core.types import Ids
 
 _WORDS = "kalo beni turu ÉCOLE straße Жук zil quax morv fep dutan iwo xarn lobi vex нить".split()
 _CODES = ("AB-1234/5", "v2.3.1", "E1101", "0x80070005", "R&D", "user_name", "10.0.0.7")

@@ -57,7 +57,15 @@ def check_reader(reader: Reader) -> None:
     require(outputs == [text], "After a closed and an abandoned stream the same prompt has a different answer.")
 
     _check_threads(reader, text)
-    _check_window(reader)
+    too_long = (Message("user", "word " * reader.context_tokens),)
+    message = ""
+    try:
+        reader.stream(too_long, _SAMPLING)
+    except ContextOverflowError as error:
+        message = str(error)
+    require(message, "stream() must raise ContextOverflowError at once for a prompt longer than the window.")
+    for number in (reader.count_tokens(too_long), reader.context_tokens):
+        require(str(number) in message, f"The error for a prompt that is too long does not name {number}: {message}")
     for limit in (1, 2, 3, 16):
         pieces = list(reader.stream(_EMOJI_PROMPT, Sampling(max_tokens=limit)))
         require(all(pieces), "A stream yields an empty piece.")
@@ -97,15 +105,3 @@ def _run_in_threads(*jobs: Callable[[], object]) -> None:
     for thread in threads:
         thread.join(_SECONDS)
         require(not thread.is_alive(), f"The reader is stuck: no answer within {_SECONDS:.0f} seconds.")
-
-
-def _check_window(reader: Reader) -> None:
-    too_long = (Message("user", "word " * reader.context_tokens),)
-    message = ""
-    try:
-        reader.stream(too_long, _SAMPLING)
-    except ContextOverflowError as error:
-        message = str(error)
-    require(message, "stream() must raise ContextOverflowError at once for a prompt longer than the window.")
-    for number in (reader.count_tokens(too_long), reader.context_tokens):
-        require(str(number) in message, f"The error for a prompt that is too long does not name {number}: {message}")

@@ -6,15 +6,12 @@ import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-from ragfm.core.types import VectorIndex
+from ragfm.core.types import Ids, VectorIndex, Vectors
 from ragfm.testing.contract_checks import allowed_ids, check_in_threads, require, require_value_errors, save_and_load
-
-if TYPE_CHECKING:
-    from ragfm.core.types import Ids, Vectors
 
 _DIM = 24
 _EXACT_TOLERANCE, _APPROXIMATE_TOLERANCE = 1e-5, 0.01  # of scores
@@ -145,8 +142,9 @@ def _check_count(ids: Ids, available: int, case: str) -> None:
         require(hits >= expected, f"{case}: {hits} hits, expected {expected}")
 
 
-def _check_recall(index_class: type[VectorIndex], *, k: int = 10, candidates: int = 40) -> None:
-    """The index's share of the true best `k` is among its candidates, with filters of all kinds and sizes."""
+def _check_recall(index_class: type[VectorIndex]) -> None:
+    """The index's share of the true best ten is among its candidates, with filters of all kinds and sizes."""
+    k, candidates = 10, 40
     random = np.random.default_rng(11)
     centres = random.standard_normal((200, 2 * _DIM))
     cluster = np.minimum(random.zipf(1.3, 20_000), 200) - 1  # a few large clusters, many small ones

@@ -12,6 +12,7 @@ from ragfm.core.errors import DataError, UnsupportedError
 from ragfm.core.progress import Progress, ProgressCallback, ignore_progress
 from ragfm.core.types import Sampling
 from ragfm.evaluation.answer_matching import token_f1
+from ragfm.generation.readers import load_reader
 from ragfm.models.adapters import GGUF, GGUF_BASE, GGUF_PROMPT, check_adapter, read_record
 from ragfm.models.model_lookup import find_model, weights_sha256
 from ragfm.training.adapter_folder import save_model
@@ -131,8 +132,6 @@ def compare_readers(
     llama.cpp needs the base as a GGUF file: `base`, unless the adapter was trained on one. The two round differently,
     so texts may diverge where two tokens are almost equally likely. Progress has the stage "compare readers".
     """
-    from ragfm.generation.readers import load_reader
-
     report = progress or ignore_progress
     folder = Path(adapter).expanduser()
     loaded, serving = _load_bases(folder, base)

@@ -8,6 +8,9 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
+import torch
+from transformers import AutoModelForCausalLM
+
 from ragfm import __version__
 from ragfm.core.durable_files import sync_file, sync_folder, write_durably
 from ragfm.core.errors import DataError
@@ -77,9 +80,6 @@ def save_model(model: Any, base: Base, folder: Path, *, full: bool) -> None:
     Raises OSError.
     """
     if full:
-        import torch
-        from transformers import AutoModelForCausalLM
-
         # A copy without the note that the file was quantised, with which the saved model could not be loaded.
         config = type(model.config).from_dict(model.config.to_dict())
         if hasattr(config, "quantization_config"):

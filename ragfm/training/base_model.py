@@ -35,7 +35,7 @@ class Base:
 
     - `name`: the name or path that the model was loaded by.
     - `path`: its folder or GGUF file.
-    - `device`: the device given, else the first GPU, else the CPU.
+    - `device`: the first GPU, else the CPU.
     - `model`: the model of transformers.
     - `tokenizer`: its tokenizer.
     - `ends`: tokens that end a turn.
@@ -43,11 +43,11 @@ class Base:
     - `window`: maximum number of tokens of a prompt and its completion.
     """
 
-    def __init__(self, name: str, *, device: str | None = None, four_bit: bool = False) -> None:
+    def __init__(self, name: str, *, four_bit: bool = False) -> None:
         """Load a model; `four_bit` quantises it to 4 bits (QLoRA)."""
         self.name = name
         self.path = find_model(name, "reader")
-        self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         folder = self.path.parent if self.path.is_file() else self.path
         options: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
         if self.path.is_file():

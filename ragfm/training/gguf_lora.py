@@ -17,13 +17,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import gguf
 import numpy as np
 import numpy.typing as npt
+from safetensors.numpy import save_file
+from safetensors.torch import load_file
 
 from ragfm.core.durable_files import sync_file, sync_folder, temporary_path
 from ragfm.core.errors import DamagedModelError, UnsupportedError
 from ragfm.core.output_folder import make_output
 from ragfm.models.adapters import GGUF_BASE, GGUF_PROMPT, WEIGHTS
+from ragfm.training.checkpoint import translate_safetensors_errors
 
 Matrix = npt.NDArray[np.float32]
 ARCHITECTURES = {
@@ -67,8 +71,6 @@ class ModelShape:
 
     def gguf_name(self, module: str) -> str:
         """llama.cpp's name of the weight of a module. Raises UnsupportedError if it has none."""
-        import gguf
-
         architecture = next(key for key, name in gguf.MODEL_ARCH_NAMES.items() if name == self.architecture)
         names = gguf.get_tensor_name_map(architecture, self.layers)
         name = names.get_name(f"{module}.weight", try_suffixes=(".weight",))
@@ -96,9 +98,6 @@ def peft_to_gguf(folder: Path, out: Path, shape: ModelShape, *, dtype: str = "f1
     `dtype` is `f16` or `f32`. `about` is written as metadata, see `ragfm.models.adapters`. Raises UnsupportedError for
     an adapter that llama.cpp's format cannot represent.
     """
-    import gguf
-    from safetensors.torch import load_file
-
     config = json.loads((folder / "adapter_config.json").read_bytes())
     _check_convertible(config, folder)
     pairs: dict[str, dict[str, Matrix]] = {}
@@ -149,11 +148,6 @@ def gguf_to_peft(
     `modules` are the linear layers of the base, from which the names of transformers are looked up; `base` is the name
     that PEFT stores. Raises UnsupportedError for an adapter of another model, DamagedModelError.
     """
-    import gguf
-    from safetensors.numpy import save_file
-
-    from ragfm.training.checkpoint import translate_safetensors_errors
-
     reader = gguf.GGUFReader(path)
     architecture = _text_field(reader, "general.architecture")
     if architecture != shape.architecture:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal, TypeAlias
 
+import gguf
 import numpy as np
 
 from ragfm.core.durable_files import sync_file, sync_folder, temporary_path
@@ -39,8 +40,6 @@ def merge_gguf(base: Path, adapter: Path, out: Path, quantisation: Quantisation)
 
 def _write_merged(base: Path, adapter: Path, out: Path) -> None:
     """Write the base with the adapter added, matrices in float16 and vectors in float32."""
-    import gguf
-
     lora = gguf.GGUFReader(adapter)
     alpha = lora.get_field(gguf.Keys.Adapter.LORA_ALPHA)
     scale = float(alpha.contents()) if alpha else 1.0

@@ -31,8 +31,12 @@ class Ranker(ABC):
     - `negatives`: number of hard negatives per example.
     """
 
-    model: Any
-    negatives: int
+    def __init__(self, model: Any, negatives: int) -> None:
+        self.model, self.negatives = model, negatives
+        # Dropout in attention rules out the fused kernel, and takes as long as all matrices do on a CPU.
+        for name, module in model.named_modules():
+            if isinstance(module, torch.nn.Dropout) and name.endswith("attention.self.dropout"):
+                module.p = 0.0
 
     @abstractmethod
     def loss(self, examples: Sequence[RankingExample]) -> torch.Tensor:
@@ -57,9 +61,7 @@ class EmbedderRanker(Ranker):
         from sentence_transformers.sentence_transformer import losses
 
         with hide_progress_bar():
-            self.model = SentenceTransformer(str(find_model(base, "embedder")), local_files_only=True)
-        self.negatives = negatives
-        _disable_attention_dropout(self.model)
+            super().__init__(SentenceTransformer(str(find_model(base, "embedder")), local_files_only=True), negatives)
         self._loss = losses.MultipleNegativesRankingLoss(self.model)
         self._chunked_loss = losses.CachedMultipleNegativesRankingLoss(self.model, mini_batch_size=_CHUNK)
 
@@ -92,14 +94,13 @@ class CrossEncoderRanker(Ranker):
         from sentence_transformers.cross_encoder.losses import ListNetLoss
 
         with hide_progress_bar(), _no_new_head_warning():
-            self.model = CrossEncoder(
+            model = CrossEncoder(
                 str(find_model(base, "embedder" if base == "bundled" else "reranker")),
                 num_labels=1,
                 activation_fn=torch.nn.Identity(),
                 local_files_only=True,
             )
-        self.negatives = negatives
-        _disable_attention_dropout(self.model)
+        super().__init__(model, negatives)
         self._loss = ListNetLoss(self.model, mini_batch_size=_CHUNK)
 
     def loss(self, examples: Sequence[RankingExample]) -> torch.Tensor:
@@ -121,10 +122,3 @@ def _no_new_head_warning() -> Iterator[None]:
         yield
     finally:
         logger.setLevel(level)
-
-
-def _disable_attention_dropout(model: torch.nn.Module) -> None:
-    """Disable dropout in attention: it rules out the fused kernel, and takes as long as all matrices do on a CPU."""
-    for name, module in model.named_modules():
-        if isinstance(module, torch.nn.Dropout) and name.endswith("attention.self.dropout"):
-            module.p = 0.0

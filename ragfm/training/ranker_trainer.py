@@ -69,23 +69,91 @@ def train_ranker(
     settings, examples and `facts`. Each step reports `Progress("train", step, steps, {"loss": …})`. A Ctrl-C saves a
     checkpoint. Raises DataError if the checkpoint belongs to a different run or the loss is not finite.
     """
+    report = progress or ignore_progress
     torch.manual_seed(settings.seed)
-    training = _RankerTraining(ranker, examples, valid, folder, settings, facts)
+    epochs = [epoch_batches(examples, epoch, settings, ranker.negatives) for epoch in range(settings.epochs)]
+    steps = [batch for epoch in epochs for batch in epoch]
+    epoch_ends = [sum(map(len, epochs[: epoch + 1])) for epoch in range(len(epochs))]
+    valid_batches = epoch_batches(valid, -1, settings, ranker.negatives)
+    records = [example.as_record() for example in [*examples, *valid]]
+    configuration = {
+        **facts,
+        **asdict(settings),
+        "negatives": ranker.negatives,
+        "lessons": sha256(json.dumps(records).encode()).hexdigest(),
+    }
+    model = ranker.model
+    optimizer = torch.optim.AdamW([one for one in model.parameters() if one.requires_grad], lr=settings.rate)
+    device = next(model.parameters()).device
+    bfloat16 = in_bfloat16(device)
+    random_state: dict[str, torch.Tensor] | None = None  # at the beginning of an unfinished step
+    state, path = _State(), folder / CHECKPOINT
+    if path.exists():
+        state = _State(**checkpoint.load_checkpoint(path, model, optimizer, configuration))
+
+    def autocast() -> torch.autocast:
+        return torch.autocast(device.type, torch.bfloat16, enabled=bfloat16)
+
+    def save() -> None:
+        optimizer.zero_grad(set_to_none=True)
+        checkpoint.save_checkpoint(path, model, optimizer, configuration, asdict(state), random_state)
+
+    def validate_if_due() -> None:
+        """Validate at the end of an epoch, and keep the weights if they are the best so far."""
+        epoch = len(state.valid)
+        if epoch >= len(epoch_ends) or state.step < epoch_ends[epoch]:
+            return
+        model.eval()
+        with torch.no_grad(), autocast():
+            total = sum(ranker.loss(batch).item() * len(batch) for batch in valid_batches)
+        model.train()
+        loss = total / sum(map(len, valid_batches))
+        if loss < min(state.valid, default=math.inf):
+            checkpoint.write_tensors(folder / BEST, checkpoint.weight_tensors(model), {"epoch": epoch + 1})
+        state.valid.append(loss)
+
+    start, saved = time.monotonic() - state.seconds, time.monotonic()
+    warmup = max(1, round(settings.warmup * len(steps)))
     try:
-        training.run(progress or ignore_progress)
+        model.train()
+        validate_if_due()
+        while state.step < len(steps):
+            step, random_state = state.step, checkpoint.rng_state()
+            scale = (step + 1) / warmup if step < warmup else (len(steps) - step) / max(1, len(steps) - warmup)
+            for group in optimizer.param_groups:
+                group["lr"] = settings.rate * scale
+            with autocast():
+                loss = ranker.loss(steps[step])
+                loss.backward()  # type: ignore[no-untyped-call]
+            torch.nn.utils.clip_grad_norm_(model.parameters(), _MAX_GRADIENT_NORM)
+            value = loss.item()
+            if not math.isfinite(value):
+                raise DataError(f"The loss is {value} at step {step}.", "Train with a lower learning rate.")
+            with defer_interrupt():
+                optimizer.step()
+                optimizer.zero_grad(set_to_none=True)
+                state.step += 1
+                state.losses.append(value)
+                random_state = None
+            state.seconds = time.monotonic() - start
+            validate_if_due()
+            report(Progress("train", state.step, len(steps), {"loss": value}))
+            if time.monotonic() - saved >= _CHECKPOINT_SECONDS:
+                save()
+                saved = time.monotonic()
+        save()
     except KeyboardInterrupt:
-        training.save()
+        save()
         raise
     tensors, about = checkpoint.read_tensors(folder / BEST)
-    checkpoint.set_weights(ranker.model, tensors)
-    state = training.state
+    checkpoint.set_weights(model, tensors)
     return {
         "steps": state.step,
         "seconds": round(state.seconds, 1),
         "valid": [round(loss, 4) for loss in state.valid],
         "loss": {"first": state.losses[0], "last_5": sum(state.losses[-5:]) / len(state.losses[-5:])},
         "kept_epoch": about["epoch"],
-        "bfloat16": training.bfloat16,
+        "bfloat16": bfloat16,
         "threads": torch.get_num_threads(),
     }
 
@@ -114,97 +182,3 @@ def epoch_batches(
         known |= texts
     rng.shuffle(batches)
     return batches
-
-
-class _RankerTraining:
-    def __init__(
-        self,
-        ranker: Ranker,
-        examples: Sequence[RankingExample],
-        valid: Sequence[RankingExample],
-        folder: Path,
-        settings: RankerSettings,
-        facts: dict[str, Any],
-    ) -> None:
-        self.ranker, self.folder, self.settings = ranker, folder, settings
-        epochs = [epoch_batches(examples, epoch, settings, ranker.negatives) for epoch in range(settings.epochs)]
-        self.steps = [batch for epoch in epochs for batch in epoch]
-        self.epoch_ends = [sum(map(len, epochs[: epoch + 1])) for epoch in range(len(epochs))]
-        self.valid = epoch_batches(valid, -1, settings, ranker.negatives)
-        records = [example.as_record() for example in [*examples, *valid]]
-        self.configuration = {
-            **facts,
-            **asdict(settings),
-            "negatives": ranker.negatives,
-            "lessons": sha256(json.dumps(records).encode()).hexdigest(),
-        }
-        self.model = ranker.model
-        parameters = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
-        self.optimizer = torch.optim.AdamW(parameters, lr=settings.rate)
-        self.state = _State()
-        self._device = next(self.model.parameters()).device
-        self.bfloat16 = in_bfloat16(self._device)
-        self._random_state: dict[str, torch.Tensor] | None = None  # at the beginning of an unfinished step
-
-        path = folder / CHECKPOINT
-        if path.exists():
-            self.state = _State(**checkpoint.load_checkpoint(path, self.model, self.optimizer, self.configuration))
-
-    def run(self, progress: ProgressCallback) -> None:
-        start, saved = time.monotonic() - self.state.seconds, time.monotonic()
-        self.model.train()
-        self._validate_if_due()
-        while self.state.step < len(self.steps):
-            loss = self._train_step()
-            self.state.seconds = time.monotonic() - start
-            self._validate_if_due()
-            progress(Progress("train", self.state.step, len(self.steps), {"loss": loss}))
-            if time.monotonic() - saved >= _CHECKPOINT_SECONDS:
-                self.save()
-                saved = time.monotonic()
-        self.save()
-
-    def save(self) -> None:
-        self.optimizer.zero_grad(set_to_none=True)
-        state, path = asdict(self.state), self.folder / CHECKPOINT
-        checkpoint.save_checkpoint(path, self.model, self.optimizer, self.configuration, state, self._random_state)
-
-    def _train_step(self) -> float:
-        """Run one optimizer step; returns the loss of the batch."""
-        self._random_state = checkpoint.rng_state()
-        step, steps = self.state.step, len(self.steps)
-        warmup = max(1, round(self.settings.warmup * steps))
-        scale = (step + 1) / warmup if step < warmup else (steps - step) / max(1, steps - warmup)
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.settings.rate * scale
-        with self._autocast():
-            loss = self.ranker.loss(self.steps[step])
-            loss.backward()  # type: ignore[no-untyped-call]
-        torch.nn.utils.clip_grad_norm_(self.model.parameters(), _MAX_GRADIENT_NORM)
-        value = loss.item()
-        if not math.isfinite(value):
-            raise DataError(f"The loss is {value} at step {step}.", "Train with a lower learning rate.")
-        with defer_interrupt():
-            self.optimizer.step()
-            self.optimizer.zero_grad(set_to_none=True)
-            self.state.step += 1
-            self.state.losses.append(value)
-            self._random_state = None
-        return value
-
-    def _validate_if_due(self) -> None:
-        """Validate at the end of an epoch, and keep the weights if they are the best so far."""
-        epoch = len(self.state.valid)
-        if epoch >= len(self.epoch_ends) or self.state.step < self.epoch_ends[epoch]:
-            return
-        self.model.eval()
-        with torch.no_grad(), self._autocast():
-            total = sum(self.ranker.loss(batch).item() * len(batch) for batch in self.valid)
-        self.model.train()
-        loss = total / sum(map(len, self.valid))
-        if loss < min(self.state.valid, default=math.inf):
-            checkpoint.write_tensors(self.folder / BEST, checkpoint.weight_tensors(self.model), {"epoch": epoch + 1})
-        self.state.valid.append(loss)
-
-    def _autocast(self) -> torch.autocast:
-        return torch.autocast(self._device.type, torch.bfloat16, enabled=self.bfloat16)

@@ -13,7 +13,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
+from typing import Any, Literal, TypeAlias, get_args
 
 import numpy as np
 
@@ -22,7 +22,7 @@ from ragfm.core.durable_files import write_durably
 from ragfm.core.errors import DataError
 from ragfm.core.output_folder import make_output
 from ragfm.core.progress import ProgressCallback, ignore_progress, with_stage
-from ragfm.core.types import Reranker
+from ragfm.core.types import Reranker, Vectors
 from ragfm.evaluation.question_sets import Question
 from ragfm.evaluation.retrieval_evaluation import evaluate_retrieval
 from ragfm.evaluation.run_comparison import Difference, compare_runs
@@ -33,9 +33,6 @@ from ragfm.training.hard_negatives import QuestionSplit, load_or_mine
 from ragfm.training.output_checks import check_output_folder
 from ragfm.training.ranker_models import CrossEncoderRanker, EmbedderRanker
 from ragfm.training.ranker_trainer import RankerSettings, train_ranker
-
-if TYPE_CHECKING:
-    from ragfm.core.types import Vectors
 
 Part: TypeAlias = Literal["embedder", "reranker"]
 PARTS: tuple[Part, ...] = get_args(Part)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import gguf
 import numpy as np
 
 from ragfm.core.errors import AdapterMismatchError
@@ -26,7 +27,6 @@ def check_same_weights(model: Any, file: Path) -> None:
     The error of a tensor is the norm of the difference divided by the norm of the original: 0.005 for Q8_0, 0.09 for
     Q4_0, 0.3 for Q2_K. About twice that is accepted. A different model of the same shape has an error of about 1.4.
     """
-    import gguf
 
     def mismatch(why: str) -> AdapterMismatchError:
         return AdapterMismatchError(

@@ -24,7 +24,7 @@ ASK = {"model": "handbook", "messages": QUESTION}
 @pytest.fixture(scope="module")
 def slow(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Running, SlowReader]]:
     reader = SlowReader(slots=1)
-    with serve(tmp_path_factory.mktemp("slow"), reader, limits=Limits(waiting=2, upload=5000, body=20_000)) as it:
+    with serve(tmp_path_factory.mktemp("slow"), reader, waiting=2, limits=Limits(upload=5000, body=20_000)) as it:
         yield it, reader
 
 

@@ -110,6 +110,7 @@ def serve(
     *,
     keys: bool = True,
     limits: Limits = LIMITS,
+    waiting: int = 64,
     drain: float = 5.0,
     collection: Path | None = None,
 ) -> Iterator[Running]:
@@ -123,7 +124,7 @@ def serve(
         (folder / "secrets.json").write_text(json.dumps(secrets))
     secrets = json.loads((folder / "secrets.json").read_text())
     app = create_app(
-        ServedModels([("handbook", collection)], [("script", reader)], waiting=limits.waiting),
+        ServedModels([("handbook", collection)], [("script", reader)], waiting=waiting),
         keys=file if keys else None,
         limits=limits,
     )
