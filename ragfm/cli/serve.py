@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -115,12 +114,17 @@ def named_collections(collections: tuple[str, ...]) -> list[tuple[str, str]]:
     """Return the name and folder of each collection, of texts `NAME=DIR` or `DIR`."""
     from ragfm.server.served_models import collection_name
 
-    return [_split_name(text, collection_name, Path(text).is_dir()) for text in collection_folders(collections)]
+    folders = collection_folders(collections)
+    return [_split_name(text, collection_name(text), Path(text).is_dir()) for text in folders]
 
 
 def named_readers(readers: tuple[str, ...]) -> list[tuple[str, str | None]]:
     """Return the name and model of each reader, of texts `NAME=MODEL` or `MODEL`; by default the collection's own."""
-    return [_split_name(text, _reader_name, ":" in text) for text in readers] or [("", None)]
+    named: list[tuple[str, str | None]] = []
+    for text in readers:
+        file = text.rstrip("/").rpartition("/")[2].removesuffix(".gguf")
+        named.append(_split_name(text, re.sub(r"[^\w.@-]+", "-", file).strip("-"), ":" in text))
+    return named or [("", None)]
 
 
 def key_file(path: str | None, collection: str) -> KeyFile:
@@ -130,14 +134,10 @@ def key_file(path: str | None, collection: str) -> KeyFile:
     return KeyFile(path or default_key_path(collection))
 
 
-def _split_name(text: str, default_name: Callable[[str], str], may_contain_equals: bool) -> tuple[str, str]:
+def _split_name(text: str, default_name: str, may_contain_equals: bool) -> tuple[str, str]:
     name, equals, value = text.partition("=")
     if not equals or not value or (may_contain_equals and not _NAME.fullmatch(name)):
-        name, value = default_name(text), text
+        name, value = default_name, text
     if not _NAME.fullmatch(name):
         raise ConfigError(f"'{name}' is not a valid model name.", "Specify a name: NAME=VALUE.")
     return name, value
-
-
-def _reader_name(model: str) -> str:
-    return re.sub(r"[^\w.@-]+", "-", model.rstrip("/").rpartition("/")[2].removesuffix(".gguf")).strip("-")

@@ -48,7 +48,6 @@ _RESPONSE = {
 Footnotes: TypeAlias = Annotated[
     bool, Header(description="Whether to list the citations below the text, for clients that show nothing else.")
 ]
-Span: TypeAlias = tuple[int, int]
 
 
 @router.post("/v1/chat/completions", response_model=ChatCompletion, responses={200: _RESPONSE})
@@ -146,7 +145,7 @@ class _ChatAnswer:
         start_stream = partial(rag.stream, self._question, history=self._history, filter=options.filter)
         return self._service.open_stream(self._key, self._model, start_stream)
 
-    def _end(self, answer: Answer, length: int, spans: Sequence[Span]) -> tuple[str, list[Annotation]]:
+    def _end(self, answer: Answer, length: int, spans: Sequence[tuple[int, int]]) -> tuple[str, list[Annotation]]:
         """The lines below an answer of `length` characters, and its citations and contradictions in OpenAI's form.
 
         `spans` are the cited sentences. A contradiction's span is its line.

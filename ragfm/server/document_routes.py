@@ -22,10 +22,6 @@ router = APIRouter()
 ModelName = Annotated[str | None, Query(alias="model", max_length=200, description="Collection. Default: the first.")]
 Uri = Annotated[str, Path(max_length=2000)]
 _MB = 1_000_000
-_QUOTA_EXCEEDED = (
-    "The uploads of this key take {used:.1f} of {limit:g} MB, and this upload needs {size:.1f} MB more. Delete other "
-    "uploads, or ask for a key with a higher limit (`ragfm keys add --uploads-mb N`)."
-)
 _DELETE_SECONDS = 20.0
 """Time that a deletion waits for the index before it answers 202."""
 _DELETE_RESPONSES: dict[int | str, dict[str, Any]] = {
@@ -58,7 +54,11 @@ async def upload(
     try:
         stored = await service.served.run(partial(store, file.file, file.filename, groups, max_bytes=max_bytes))
     except UploadQuotaError as error:
-        message = _QUOTA_EXCEEDED.format(used=error.used / _MB, size=error.size / _MB, limit=key.uploads_mb)
+        message = (
+            f"The uploads of this key take {error.used / _MB:.1f} of {key.uploads_mb:g} MB, and this upload needs "
+            f"{error.size / _MB:.1f} MB more. Delete other uploads, or ask for a key with a higher limit "
+            "(`ragfm keys add --uploads-mb N`)."
+        )
         raise ApiError(413, message, code="uploads_full", param="file") from error
     service.metrics.uploads.inc()
     service.index_supervisors[target.collection].request_run()
