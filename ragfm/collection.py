@@ -56,7 +56,10 @@ class DocumentInfo:
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """Counts of a collection, and the state of its parts."""
+    """Counts of a collection, and the state of its parts.
+
+    `older` documents were prepared by an older version of ragfm; the next sync parses and embeds them again.
+    """
 
     documents: int
     chunks: int
@@ -65,6 +68,7 @@ class Status:
     embedder: Mapping[str, Scalar]
     indexes: tuple[Mapping[str, Any], ...]
     sources: tuple[Mapping[str, Any], ...]
+    older: int = 0
 
 
 class Collection:
@@ -157,6 +161,7 @@ class Collection:
         allow: Sequence[str] | None = None,
         retry: bool = False,
         allow_mass_delete: bool = False,
+        keep_recipe: bool = False,
         progress: ProgressCallback | None = None,
     ) -> SyncReport:
         """Make the collection equal to its sources. Only changes are parsed and embedded.
@@ -175,6 +180,8 @@ class Collection:
                 changed, or after a delay.
             allow_mass_delete: Allow the removal of more than half of a source's documents, which otherwise raises
                 MassDeleteError and removes nothing.
+            keep_recipe: Leave documents that an older version of ragfm prepared as they are, unless they changed.
+                Otherwise they are parsed and embedded again.
             progress: Called with the stage "ingest".
 
         Raises SourceError, EmbedderMismatchError, CollectionBusyError, CollectionReadOnlyError.
@@ -198,7 +205,14 @@ class Collection:
         }
         # A wrong source fails here, before the collection is created.
         requests = [resolve_source(self._store, SourceEntry(str(source), name, settings)) for source in sources]
-        return sync_sources(self._store, requests, progress, retry=retry, allow_mass_delete=allow_mass_delete)
+        return sync_sources(
+            self._store,
+            requests,
+            progress,
+            retry=retry,
+            allow_mass_delete=allow_mass_delete,
+            keep_recipe=keep_recipe,
+        )
 
     def watch(
         self,
@@ -313,6 +327,7 @@ class Collection:
         return self._store.read(self._status)
 
     def _status(self, snapshot: Snapshot) -> Status:
+        from ragfm.ingestion.recipe import older_documents
         from ragfm.ingestion.sources import failed_documents
 
         catalog = self._store.catalog
@@ -323,6 +338,7 @@ class Collection:
             chunks=sum(chunks for _, chunks in counts.values()),
             generation=snapshot.generation.id,
             failed=failed_documents(catalog) if own else (),
+            older=older_documents(catalog)[0] if own else 0,
             embedder=snapshot.generation.contract,
             indexes=(_index(self._store, snapshot), _keywords(self._store, snapshot)) if own else (),
             sources=tuple(

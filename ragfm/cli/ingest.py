@@ -41,6 +41,11 @@ from ragfm.cli.progress_bar import show_progress
 @click.option(
     "--allow-mass-delete", is_flag=True, help="Remove missing documents even if they are more than half of the source."
 )
+@click.option(
+    "--keep-recipe",
+    is_flag=True,
+    help="Do not parse and embed unchanged documents again that an older version of ragfm prepared.",
+)
 @collection_options
 def ingest(
     collection: str,
@@ -72,7 +77,7 @@ def ingest(
             tags=dict(key_values(tags, "--tag")) or None,
             allow=options["allow"] or None,
             progress=progress,
-            **{key: options[key] for key in ("connector", "retry", "allow_mass_delete")},
+            **{key: options[key] for key in ("connector", "retry", "allow_mass_delete", "keep_recipe")},
         )
     if as_json:
         print_json(asdict(report))

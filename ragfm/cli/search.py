@@ -24,11 +24,14 @@ from ragfm.cli.progress_bar import busy
 @k_option
 @mode_option
 @filter_option
+@click.option("--rerank", metavar="NAME|auto|none", help="Reranker. Default: `search.reranker` of the settings.")
 @collection_options
-def search(collection: str, as_json: bool, query: str, k: int | None, mode: Any, filter: str | None) -> int:
+def search(
+    collection: str, as_json: bool, query: str, k: int | None, mode: Any, filter: str | None, rerank: str | None
+) -> int:
     """Find the passages that match QUERY best."""
     with open_collection(collection) as store, busy("searching"):
-        hits = store.search(require_text(query, "query"), k, mode=mode, filter=filter)
+        hits = store.search(require_text(query, "query"), k, mode=mode, filter=filter, rerank=rerank)
     if as_json:
         print_json({"query": query, "hits": [hit_json(hit) for hit in hits]})
         return OK

@@ -40,6 +40,10 @@ def status(collection: str, as_json: bool) -> int:
     rows.append(("", f"hybrid search: {weight}{keywords['why']}"))
 
     rows += [("source", f"{it['name']}  {it['documents']} documents by {it['connector']}") for it in status.sources]
+    if status.older:
+        rows.append(
+            ("older", f"{status.older} documents of an older version; `ragfm ingest` parses and embeds them again")
+        )
     names = DisplayNames(source["name"] for source in status.sources)
     rows += [("failed", f"{names.name_of(failure.uri)}  {failure.stage}: {failure.error}") for failure in status.failed]
     print_table(["", ""], rows)

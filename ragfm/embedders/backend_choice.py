@@ -115,6 +115,15 @@ def load_choice(weights: str) -> str | None:
     return str(entry["form"]) if isinstance(entry, dict) and "form" in entry else None
 
 
+def measured_speed(weights: str) -> float | None:
+    """Sample texts per second of the backend stored for these weights, on this machine; None if there is none."""
+    entry = read_json(_path()).get(_key(weights))
+    if not isinstance(entry, dict):
+        return None
+    chosen = [one for one in entry.get("measured", ()) if one["form"] == entry["form"]]
+    return float(chosen[0]["texts_per_second"]) if chosen else None
+
+
 def save_choice(weights: str, results: Sequence[Measurement]) -> None:
     """Store the measurements and the fastest backend. A file that cannot be written is logged, not an error."""
     path = _path()

@@ -23,7 +23,7 @@ from ragfm.core.progress import Progress, ProgressCallback
 from ragfm.core.types import Document
 from ragfm.embedders import load_embedder
 from ragfm.ingestion.embedding import WINDOW, embed_missing
-from ragfm.ingestion.sync import chunking_recipe
+from ragfm.ingestion.recipe import chunking_recipe
 from ragfm.store.catalog import text_hash
 from ragfm.store.document_rows import insert_chunks
 from ragfm.store.embedding_contract import make_contract, same_contract

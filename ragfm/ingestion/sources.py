@@ -42,12 +42,13 @@ def sync_sources(
     *,
     retry: bool = False,
     allow_mass_delete: bool = False,
+    keep_recipe: bool = False,
 ) -> SyncReport:
     """Sync the requested sources, or all known ones without a request, and save the view at the end.
 
-    `retry` tries all failed documents at once. A SourceError of a requested source ends the sync; without a request, it
-    is reported as a failure and the other sources go on. A source that lost over half of its documents raises
-    MassDeleteError unless `allow_mass_delete` is set.
+    `retry` tries all failed documents at once; for `keep_recipe` see `Sync`. A SourceError of a requested source ends
+    the sync; without a request, it is reported as a failure and the other sources go on. A source that lost over half
+    of its documents raises MassDeleteError unless `allow_mass_delete` is set.
     """
     sync_all = not requests
     if sync_all and not store.exists:
@@ -81,6 +82,7 @@ def sync_sources(
                     rules=store.settings.tags,
                     progress=progress,
                     after_commit=after_commit,
+                    keep_recipe=keep_recipe,
                 )
                 report = run.run(
                     request.connector, refs, retry=retry, allow_mass_delete=allow_mass_delete, unfiltered=unfiltered

@@ -16,19 +16,21 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, replace
+from dataclasses import replace
 from functools import cached_property
 from hashlib import blake2b
 from typing import TYPE_CHECKING, Any
 
-from ragfm.chunking import CHUNKER_VERSION, ChunkSettings, chunk_document
+from ragfm.chunking import ChunkSettings, chunk_document
 from ragfm.core.access_groups import changed_groups, groups_after_listing, path_prefix
 from ragfm.core.errors import MassDeleteError, RagfmError, SkipDocument, SourceError, WorkerError
 from ragfm.core.progress import Progress, ignore_progress
+from ragfm.embedders.backend_choice import measured_speed
 from ragfm.ingestion.deletion_guard import lost_documents, missing_paths, paths_at_last_sync, record_complete_sync
 from ragfm.ingestion.document_outcomes import skip_record, stored_outcomes
 from ragfm.ingestion.document_tags import differs_by_tags_only, document_recipe, tags_of
@@ -36,8 +38,8 @@ from ragfm.ingestion.embedding import WINDOW, embed_missing
 from ragfm.ingestion.ingest_report import Failed, Skipped, SyncReport, document_uri
 from ragfm.ingestion.parse_environment import environment_hash
 from ragfm.ingestion.parse_queue import ParseQueue
+from ragfm.ingestion.recipe import differs_by_version_only, older_documents, source_recipe
 from ragfm.ingestion.retry import must_wait
-from ragfm.parsing import PARSER
 from ragfm.store.catalog import text_hash
 from ragfm.store.catalog_writer import CatalogWriter, Failure
 from ragfm.store.document_rows import NewDocument
@@ -47,7 +49,7 @@ if TYPE_CHECKING:
     from ragfm.core.access_groups import Groups
     from ragfm.core.config import TagsSection
     from ragfm.core.progress import ProgressCallback
-    from ragfm.core.types import Connector, Embedder, Ref, Scalar
+    from ragfm.core.types import Connector, Embedder, Ref
     from ragfm.store.catalog import Source
 
 MAX_COMMIT_DOCUMENTS = 500
@@ -62,7 +64,8 @@ class Sync:
     """One sync of one source. The caller holds the collection's lock.
 
     `embedder` gives the embedder of the collection's contract; it is called only if there is something to embed.
-    `rules` are the tags by pattern of `ragfm.toml`. `after_commit` is called after each commit.
+    `rules` are the tags by pattern of `ragfm.toml`. `after_commit` is called after each commit. With `keep_recipe`,
+    unchanged documents that an older version of ragfm prepared stay as they are.
     """
 
     def __init__(
@@ -75,8 +78,10 @@ class Sync:
         rules: Sequence[TagsSection] = (),
         progress: ProgressCallback | None = None,
         after_commit: Callable[[], None] = lambda: None,
+        keep_recipe: bool = False,
     ) -> None:
         self._catalog = catalog
+        self._keep_recipe = keep_recipe
         self._source = source
         self._rules = rules
         self._embedder = embedder
@@ -86,7 +91,7 @@ class Sync:
 
         newest = catalog.at()
         self._contract_id = newest.contract_id
-        self._recipe = recipe(source, newest.contract, chunk_settings)
+        self._recipe = source_recipe(source, newest.contract, chunk_settings)
         self._current = catalog.current(source.id)
         self._retagged: set[str] = set()  # paths of documents whose tags changed while their text did not
         self._groups = {path: row.allow for path, row in self._current.items()}
@@ -122,6 +127,13 @@ class Sync:
         for the deletion guard. Raises MassDeleteError if over half of the documents are lost, unless allowed.
         """
         self._listed = len(refs)
+        older, chunks = older_documents(self._catalog, self._source.id)
+        if older and not self._keep_recipe:
+            _log.warning(
+                "%d documents with %d chunks of %s were prepared by an older version of ragfm: they are parsed and "
+                "embedded again, which improves search%s. To postpone this, use --keep-recipe.",
+                *(older, chunks, self._source.name, self._time_to_embed(chunks)),
+            )
         # Close before anything is fetched. Opening a changed document waits until its new version is committed.
         revisions = {path: row.revision for path, row in self._current.items()}
         self._update_groups(groups_after_listing(self._groups, refs, revisions))
@@ -192,8 +204,11 @@ class Sync:
         if ref.skip is not None:
             self._skipped[ref.path] = ref.skip
             return
-        recipe = self._recipe_of(ref.path)
-        if known is not None and known.revision == ref.revision and known.recipe == recipe:
+        has_recipe = False
+        if known is not None:
+            recipe = self._recipe_of(ref.path)
+            has_recipe = known.recipe == recipe or (self._keep_recipe and differs_by_version_only(known.recipe, recipe))
+        if known is not None and known.revision == ref.revision and has_recipe:
             self._count_unchanged(ref.path)
             return
         if not retry:  # an entry that was skipped at this revision, or failed at it and must wait, keeps its outcome
@@ -225,7 +240,7 @@ class Sync:
         hashed = blake2b(blob.data, digest_size=16)
         hashed.update(json.dumps([blob.media_type, metadata], sort_keys=True).encode())
         digest = hashed.hexdigest()
-        if known is not None and known.digest == digest and known.recipe == recipe:
+        if known is not None and known.digest == digest and has_recipe:
             self._count_unchanged(ref.path)
             self._new_revisions[ref.path] = ref.revision
             return
@@ -237,6 +252,11 @@ class Sync:
     @cached_property
     def _environment(self) -> str:
         return environment_hash(self._recipe)
+
+    def _time_to_embed(self, chunks: int) -> str:
+        """The expected duration in words, if the speed of the embedder on this machine is known."""
+        speed = measured_speed(str(self._catalog.at().contract.get("weights")))
+        return f" and takes about {math.ceil(chunks / speed / 60)} min" if speed else ""
 
     def _take_parsed(self) -> None:
         """Split the first document of the queue, and embed and commit the window if it is full."""
@@ -356,14 +376,3 @@ def list_refs(connector: Connector) -> list[Ref]:
             raise SourceError(f"The source lists {ref.path!r} twice.", "Nothing was changed.")
         refs[ref.path] = ref
     return list(refs.values())
-
-
-def recipe(source: Source, contract: Mapping[str, Scalar], chunk_settings: ChunkSettings) -> str:
-    """The recipe of a source: everything besides a document's bytes that decides its chunks and metadata."""
-    parts = {"parser": PARSER, **chunking_recipe(contract, chunk_settings), "tags": dict(source.tags)}
-    return json.dumps(parts, sort_keys=True)
-
-
-def chunking_recipe(contract: Mapping[str, Scalar], chunk_settings: ChunkSettings) -> dict[str, Any]:
-    """The part of a recipe that concerns chunks."""
-    return {"chunker": CHUNKER_VERSION, "chunk": asdict(chunk_settings), "max_tokens": contract["max_tokens"]}

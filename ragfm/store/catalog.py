@@ -251,6 +251,18 @@ class Catalog:
             raise StaleReadError
         return {name: (document_count, int(chunk_count)) for name, document_count, chunk_count in rows}
 
+    def recipes(self, source_id: int | None = None) -> list[tuple[str, int, int]]:
+        """The recipes of live documents, of one source or of all, with the number of documents and of their chunks."""
+        query = (
+            sa.select(documents.c.recipe, sa.func.count(), sa.func.coalesce(sa.func.sum(documents.c.chunk_count), 0))
+            .where(documents.c.died.is_(None))
+            .group_by(documents.c.recipe)
+        )
+        if source_id is not None:
+            query = query.where(documents.c.source_id == source_id)
+        with self.read() as connection:
+            return [(recipe, count, int(chunks)) for recipe, count, chunks in connection.execute(query)]
+
     def document(self, document_id: int) -> tuple[str, tuple[Mark, ...] | None]:
         """Text and marks of a document version; marks are None if ragfm wrote it with schema 1.
 
