@@ -1,10 +1,16 @@
-"""Retrieval over reports that look alike: financebench, 25 filings of 13 companies, with 55 questions.
+"""Retrieval and answers over reports that look alike: financebench, 25 filings of 13 companies, with 55 questions.
 
     python benchmarks/bench_reports.py retrieval [--keep FOLDER] [--label NAME]
+    python benchmarks/bench_reports.py answers --reader NAME [--keep FOLDER] [--label NAME]
 
-The right document, and the page with the evidence, among the first 1, 5 and 10 hits of each mode, and of what `ask`
-reads (`ask`: re-ranked). Lines 2, 4, … of the question file may be used for tuning; "reporting" are the others. The
-last line is the result in JSON.
+`retrieval`: the right document, and the page with the evidence, among the first 1, 5 and 10 hits of each mode, and of
+what `ask` reads (`ask`: re-ranked). Lines 2, 4, … of the question file may be used for tuning; "reporting" are the
+others.
+
+`answers`: each answer is judged against the reference. Where the reference has a number, an answer is right if it has
+the first number of the reference, up to rounding, at the scale that the question or the reference names; others are
+judged by `labels/reports.jsonl`, a list of answers that people judged. An answer that is in no list counts as
+`unjudged`, and is printed. The last line is the result in JSON.
 """
 
 from __future__ import annotations
@@ -12,18 +18,25 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from measure import MODES, about, save
 
-from ragfm import Collection, Hit
+from ragfm import Collection, Hit, Rag
 
 DATA = Path(os.environ.get("RAGFM_DATA", Path(__file__).parents[2] / "shared" / "data")) / "financebench"
+LABELS = Path(__file__).parent / "labels" / "reports.jsonl"
 RANKS = (1, 5, 10)
+_NUMBER = re.compile(
+    r"(?<![\w.,])[-−(]?\$?\s?(\d{1,3}(?:,\d{3})+(?:\.\d+)?|\d+(?:\.\d+)?)\s?(%|thousand|million|billion|mn|bn)?"
+)
+_SCALES = {"thousand": 1e3, "million": 1e6, "mn": 1e6, "billion": 1e9, "bn": 1e9}
 
 
 def questions() -> list[dict[str, Any]]:
@@ -58,8 +71,7 @@ def retrieval(folder: Path) -> dict[str, Any]:
             mode: lambda text, mode=mode: collection.search(text, 10, mode=mode)  # type: ignore[misc]
             for mode in MODES
         }
-        if hasattr(collection, "passages"):
-            searches["ask"] = lambda text: collection.passages(text, 10)
+        searches["ask"] = lambda text: collection.search(text, 10, rerank="auto")
         for name, search in searches.items():
             times, found = [], []
             search("warm up")
@@ -76,14 +88,86 @@ def retrieval(folder: Path) -> dict[str, Any]:
     return result
 
 
+def numbers(text: str) -> list[tuple[float, float]]:
+    """The numbers of a text with their scales; years, quarters and codes such as `10K` are left out."""
+    found = []
+    for match in _NUMBER.finditer(text):
+        value = float(match[1].replace(",", ""))
+        if not (match[1].isdigit() and 1990 <= value <= 2035):
+            found.append((value, _SCALES.get(match[2] or "", 1.0)))
+    return found
+
+
+def judge(question: dict[str, Any], answer: str, labels: dict[tuple[str, str], str]) -> str:
+    """`right`, `wrong` or `unjudged`."""
+    label = labels.get((question["id"], " ".join(answer.split())))
+    if label:
+        return label
+    reference = numbers(question["answer"])
+    if not reference or not re.match(r"\W*\$?[\d.,]+\W*%?(?:\W|$)", question["answer"]):
+        return "unjudged"
+    value, scale = reference[0]
+    for unit in ("thousand", "million", "billion"):
+        if unit in question["question"]:
+            scale = _SCALES[unit]
+    for found, found_scale in numbers(answer):
+        candidates = {found * found_scale, found * scale} if found_scale == 1 else {found * found_scale}
+        if any(abs(one - value * scale) <= 0.006 * value * scale for one in candidates):
+            return "right"
+    return "wrong"
+
+
+def answers(folder: Path, reader: str) -> dict[str, Any]:
+    """Ask all questions, and count what comes back."""
+    labels: dict[tuple[str, str], str] = {}
+    for line in LABELS.read_text(encoding="utf-8").splitlines() if LABELS.exists() else ():
+        entry = json.loads(line)
+        labels[entry["id"], entry["answer"]] = entry["label"]
+    counts: dict[str, Counter[str]] = {"all": Counter(), "reporting": Counter()}
+    times, asked = [], []
+    with Collection.open(folder / "collection") as collection:
+        collection.sync(DATA / "pdfs", name="reports")
+        rag = Rag(collection, reader=reader)
+        for question in questions():
+            begin = time.perf_counter()
+            answer = rag.ask(question["question"])
+            times.append(time.perf_counter() - begin)
+            plain = re.sub(r"\s*\[[\d, ]+\]", "", answer.text)
+            verdict = "not found" if answer.abstained else judge(question, plain, labels)
+            verified = any(citation.verified for citation in answer.citations)
+            pages = {one["page"] for one in question["evidence"]}
+            read = any(hit.n and hit.uri.endswith(question["document"]) and hit.page in pages for hit in answer.hits)
+            outcome = [
+                verdict,
+                *([f"{verdict} and verified"] if verified else []),
+                *(["evidence read"] if read else []),
+            ]
+            counts["all"].update(outcome)
+            if not question["tuning"]:
+                counts["reporting"].update(outcome)
+            asked.append(
+                {"id": question["id"], "answer": " ".join(plain.split()), "label": verdict, "verified": verified}
+            )
+            print(json.dumps(asked[-1] | {"reference": question["answer"][:100]}, ensure_ascii=False), flush=True)
+    return {
+        "reader": reader,
+        "counts": {name: dict(sorted(found.items())) for name, found in counts.items()},
+        "median_seconds": round(sorted(times)[len(times) // 2], 2),
+        "answers": asked,
+    }
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("part", choices=["retrieval"])
+    parser.add_argument("part", choices=["retrieval", "answers"])
+    parser.add_argument("--reader", default="bundled", help="reader of `answers`")
     parser.add_argument("--keep", type=Path, help="folder that keeps the collection")
     parser.add_argument("--label", help="name of the variant, to save the result")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
-        result = about("reports") | {"part": options.part} | retrieval(options.keep or Path(temporary))
+        folder = options.keep or Path(temporary)
+        found = retrieval(folder) if options.part == "retrieval" else answers(folder, options.reader)
+        result = about("reports") | {"part": options.part} | found
     if options.label:
         save(result, f"reports-{options.part}-{options.label}")
     print(json.dumps(result))
