@@ -48,6 +48,7 @@ _BLANK_LINE = re.compile(r"\n\s*\n")
 _LINE_BREAK = re.compile(r"\n")
 _HASHES = re.compile(r"^#{1,6} | #+$")
 _SEPARATOR = " > "
+_TABLE_RULE = re.compile(r"[|:\-\s]+")  # the line below the header of a Markdown table
 
 
 @dataclass(frozen=True)
@@ -109,6 +110,7 @@ class _Outline:
             self._paths.append(tuple((start, name) for start, name in named if name))
 
         headings = [(mark.start, self.skip_space(mark.end, len(text))) for mark in self._marks["heading"]]
+        self._captions = [self._table_forms(table) for table in self._marks["table"]]
         self._joined = [start for (_, body), (start, _) in pairwise(headings) if start == body]
         self._bodies = {body for _, body in headings}
         # A heading is not a block: there is no boundary from its second character to the first of its body.
@@ -142,15 +144,35 @@ class _Outline:
         mark = self._marks[kind][i - 1] if i else None
         return mark if mark and position < mark.end else None
 
-    def table_header(self, position: int) -> str:
-        """The header rows of the table that continues at a position; empty if there is none."""
-        table = self.at("table", position)
-        return table.value.strip() if table and table.start < position else ""
+    def table_contexts(self, position: int) -> Sequence[str]:
+        """What a chunk that begins inside a table lacks of its caption and header; the fullest form comes first."""
+        i = bisect_right(self._starts["table"], position)
+        table = self._marks["table"][i - 1] if i else None
+        if table is None or position >= table.end:
+            return ()
+        caption, torn = self._captions[i - 1]
+        return caption if position == table.start else torn
 
     def names(self) -> set[str]:
         """All strings that may be part of a context."""
         names = {name for path in self._paths for _, name in path}
-        return names.union(mark.value.strip() for mark in self._marks["table"])
+        return names.union(chain.from_iterable(chain(*forms) for forms in self._captions))
+
+    def _table_forms(self, table: Mark) -> tuple[list[str], list[str]]:
+        """Forms of a table's caption, and of its caption with its header, from the fullest to the shortest.
+
+        Lines that are headings above the table are left out: they are part of the context already.
+        """
+        headings = {name for _, name in self.path(table.start)}
+        lines = table.value.strip().splitlines()
+        header = [line for line in lines if line.startswith("|")]
+        caption = [line for line in lines if not line.startswith("|") and line not in headings]
+        captions = ["\n".join(caption[i:]) for i in range(len(caption))]
+        rows = [line for line in header if not _TABLE_RULE.fullmatch(line)]
+        headers = ["\n".join(rows), "\n".join(map(_without_repetition, rows))] if rows else []
+        torn = ["\n".join([*caption, *header])]
+        torn += ["\n".join([*caption[i:], text]) for i in range(len(caption) + 1) for text in headers]
+        return captions, [*torn, *captions]
 
     def skip_space(self, start: int, stop: int) -> int:
         """The first position from `start` that is not white space, up to `stop`."""
@@ -178,7 +200,7 @@ class _Splitter:
         offsets = tokenize([self._text[start:end] for start, end in slices])
         starts = [start + tokens[:, 0] for (start, _), tokens in zip(slices, offsets, strict=True)]
         self._token_starts: NDArray[np.int64] = np.sort(np.concatenate(starts))  # ascending
-        names = [_SEPARATOR, *sorted(self._outline.names())]
+        names = [_SEPARATOR, "\n", *sorted(self._outline.names())]
         self._cost = dict(zip(names, map(len, tokenize(names)), strict=True))
         self._labels = [label for name in document_names(document) if (label := self._shorten(name, limit // 8))]
 
@@ -267,16 +289,16 @@ class _Splitter:
         """The context of `text[start:end]` and its tokens: up to a third of the window.
 
         What the document is called comes first, since it tells the chunk apart from those of similar documents, then
-        the header of a table, then headings, the inner ones first.
+        caption and header of a table, then headings, the inner ones first.
         """
         path = self._outline.path(end - 1)
         headings = {name for _, name in path}
         names = [label for label in self._labels if label not in headings]
         room = self._limit // 3 - sum(self._cost[name] + self._cost[_SEPARATOR] for name in names)
-        header = self._outline.table_header(start)
-        if self._cost.get(header, 0) > room:
-            header = ""
-        room -= self._cost.get(header, 0)
+        forms = self._outline.table_contexts(start)
+        table = next((form for form in forms if self._cost[form] <= room), "")
+        if table:
+            room -= self._cost[table] + self._cost["\n"]
         labels = len(names)
         for heading, name in reversed(path):
             if heading >= start:  # it is part of the chunk
@@ -286,7 +308,7 @@ class _Splitter:
                 break
             room -= cost
             names.insert(labels, name)
-        return "\n".join(filter(None, (_SEPARATOR.join(names), header))), self._limit // 3 - room
+        return "\n".join(filter(None, (_SEPARATOR.join(names), table))), self._limit // 3 - room
 
     def _shorten(self, name: str, room: int) -> str:
         """The first words of a name that have at most `room` tokens. Its tokens are then in `_cost`."""
@@ -298,6 +320,18 @@ class _Splitter:
                 return name
             words.pop()
         return ""
+
+
+def _without_repetition(row: str) -> str:
+    """A header row in which no cell repeats the words with which the cell before begins."""
+    before: list[str] = []
+    cells = []
+    for cell in row.strip().removeprefix("|").removesuffix("|").split("|"):
+        words = cell.split()
+        same = next((i for i, pair in enumerate(zip(words, before, strict=False)) if pair[0] != pair[1]), len(words))
+        cells.append(" ".join(words[same:] or words))
+        before = words
+    return f"| {' | '.join(cells)} |"
 
 
 def _outside(spans: Sequence[tuple[int, int]], positions: Iterable[int]) -> Iterator[int]:

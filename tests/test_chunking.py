@@ -312,7 +312,36 @@ def test_a_torn_table_takes_its_header_along() -> None:
     chunks = chunk_document(doc, words, 42)
     assert texts(chunks) == ["# Pay\n\n" + "\n".join(["|n|v|", "|--|--|", *rows[:5]]), "\n".join([*rows[5:], "\nEnd."])]
     assert [chunk.context for chunk in chunks] == ["", "Pay\n|n|v|\n|--|--|"]
-    assert chunk_document(doc, words, 24)[1].context == "Pay"  # the header is more than a third
+    assert chunk_document(doc, words, 24)[1].context == "Pay\n|n|v|"  # without the line below the header
+    assert chunk_document(doc, words, 14)[1].context == "Pay"  # the header is still more than a third
+
+
+def test_each_chunk_of_a_table_has_the_caption_and_header_that_it_lacks() -> None:
+    table = "\n".join(["| | a 17 | a 18 |", "|--|--|--|", *(f"| r{n} | {n} | {n} |" for n in range(8))])
+    doc = document(
+        f"Sales\n\n{table}",
+        Mark("table", 7, 7 + len(table), "Sales\n$ in millions\n| | a 17 | a 18 |\n|--|--|--|"),
+    )
+    whole = chunk_document(doc, words, 400)
+    assert [chunk.context for chunk in whole] == [""]  # the chunk has the caption itself
+    chunks = chunk_document(doc, words, 80)
+    assert [chunk.context for chunk in chunks[1:]] == ["Sales\n$ in millions\n| | a 17 | a 18 |"] * (len(chunks) - 1)
+    assert all(chunk.text.startswith("| r") for chunk in chunks[1:])
+    alone = document(table, Mark("table", 0, len(table), "Sales\n$ in millions\n| | a 17 | a 18 |\n|--|--|--|"))
+    assert chunk_document(alone, words, 400)[0].context == "Sales\n$ in millions"
+
+
+def test_a_caption_or_header_that_is_too_long_is_shortened() -> None:
+    header = "| | Year ended 17 | Year ended 18 |"  # 11 tokens
+    table = "\n".join([header, "|--|--|--|", *(f"| r{n} | {n} | {n} |" for n in range(8))])
+    doc = document(table, Mark("table", 0, len(table), f"Sales of the year\nin millions\n{header}\n|--|--|--|"))
+    contexts = {limit: chunk_document(doc, words, limit)[-1].context for limit in (60, 39, 33, 21)}
+    assert contexts == {
+        60: f"Sales of the year\nin millions\n{header}",
+        39: f"in millions\n{header}",
+        33: "in millions\n|  | Year ended 17 | 18 |",
+        21: "Sales of the year\nin millions",
+    }
 
 
 def test_a_table_or_code_block_that_fits_is_not_torn() -> None:

@@ -72,7 +72,8 @@ class Mark:
     page       page number, from 1; the span is the page
     place      the format's name for the place, such as `Sheet1!A5` or `00:01:20`; each row of a table may have one
     heading    the heading's text; `level` is 1 for the outermost; the span is the heading itself
-    table      the header row or rows, as in the text; the span is the whole table, header included
+    table      the lines of the caption, if any, then the header row or rows, as in the text; the span is the whole
+               table, header included, without the caption
     code       the language, or empty; the span is the whole block
     """
 
@@ -98,8 +99,8 @@ class Document:
 class Chunk:
     """A passage of a document: `document.text[start:end] == text`, always.
 
-    `context` (name of the document, heading path, header of a split table) is embedded, indexed and shown to the reader
-    with the text, but is never part of the span. `page` counts from 1, None if the format has no pages.
+    `context` (name of the document, heading path, caption and header of a table) is embedded, indexed and shown to the
+    reader with the text, but is never part of the span. `page` counts from 1, None if the format has no pages.
     """
 
     text: str

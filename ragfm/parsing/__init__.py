@@ -29,7 +29,7 @@ from ragfm.parsing.rendering import ParsedText
 
 __all__ = ["PARSER", "media_type", "parse"]
 
-_VERSION = "4"
+_VERSION = "5"
 # Only extras that change the text of a document. Without the others, their formats cannot be parsed at all.
 _OPTIONAL = {"ocr": find_spec("rapidocr") and find_spec("onnxruntime"), "code": find_spec("tree_sitter")}
 PARSER = "+".join([_VERSION, *(name for name, spec in _OPTIONAL.items() if spec)])

@@ -68,11 +68,21 @@ class MarkdownBuilder:
         self._add_marked("heading", f"{'#' * level} {text}", text, level)
 
     def add_table(
-        self, rows: Sequence[Sequence[str]], header_rows: int = 1, *, places: Mapping[int, str] | None = None
+        self,
+        rows: Sequence[Sequence[str]],
+        header_rows: int = 1,
+        *,
+        caption: Sequence[str] = (),
+        places: Mapping[int, str] | None = None,
     ) -> None:
-        """Add a Markdown table; `places` maps row numbers to the places (such as `Sheet1!A5`) of these rows."""
+        """Add a Markdown table.
+
+        `caption` are the lines above the table that belong to it; they are part of the mark, not of the text. `places`
+        maps row numbers to the places (such as `Sheet1!A5`) of these rows.
+        """
         lines = table_lines(rows)
-        start = self._add_marked("table", "\n".join(lines), "\n".join(lines[: header_rows + 1]))
+        header = lines[: header_rows + 1] if any(map(any, rows[:header_rows])) else []
+        start = self._add_marked("table", "\n".join(lines), "\n".join([*caption, *header]))
         if places:
             starts = [start, *(start + end for end in accumulate(len(line) + 1 for line in lines))]
             del starts[1]  # the separator line below the header is not a row

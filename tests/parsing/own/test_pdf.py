@@ -177,7 +177,7 @@ def test_a_table_with_rules() -> None:
     table = "| Month | Ships | Remarks |\n| --- | --- | --- |\n| May | 412 | fog on nine days |\n| June | 388 |  |"
     assert parsed.text == f"Ships by month:\n\n{table}\n\nAfter it."
     assert [mark.value for mark in parsed.marks if mark.kind == "table"] == [
-        "| Month | Ships | Remarks |\n| --- | --- | --- |"
+        "Ships by month:\n| Month | Ships | Remarks |\n| --- | --- | --- |"
     ]
 
 
@@ -192,6 +192,87 @@ def test_a_table_without_rules() -> None:
     assert marked(parsed, "table") == [
         f"{header}\n| Brannay | 7.5 m | 12 |\n| Skerry | 4 m | 3 |\n| Holm | 11 m | 40 in summer |"
     ]
+
+
+def cells(*row: str, y: float, right: tuple[float, ...] = (300, 380, 460), label_x: float = 72) -> str:
+    """A label, and numbers whose right edges are at `right`; a currency sign before a space stands 40 points ahead."""
+    digit = 5.56  # points, of Helvetica at 10 points; most other characters of numbers are about half as wide
+    shown = lines(row[0], x=label_x, y=y)
+    for text, edge in zip(row[1:], right, strict=False):
+        sign, _, number = text.rpartition(" ")
+        width = sum(digit if character.isdigit() else 2.78 if character in ",." else 3.33 for character in number)
+        width -= 3.33 * number.count(")")  # a bracket hangs over the edge
+        shown += lines(number.replace("(", "\\(").replace(")", "\\)"), x=edge - width, y=y)
+        shown += lines(sign, x=edge - 40, y=y) if sign else ""
+    return shown
+
+
+EARNINGS = (
+    lines("CONSOLIDATED STATEMENTS OF EARNINGS", x=170, y=740)
+    + lines("\\($ in millions\\)", x=240, y=726)
+    + lines("Twelve Months Ended", x=325, y=700)
+    + cells("", "2018", "2017", "2016", y=686)
+    + lines("Revenues:", y=672)
+    + cells("Products", "$ 36,386", "$ 40,121", "$ 9", y=658)
+    + cells("Services", "(12)", "7", "1,204", y=644)
+    + lines("Net cash provided by activities", y=630)
+    + cells("of all kinds", "36,374", "-", "1,213", y=618)
+)
+EARNINGS_ROWS = (
+    "| Revenues: |  |  |  |\n"
+    "| Products | $36,386 | $40,121 | $9 |\n"
+    "| Services | (12) | 7 | 1,204 |\n"
+    "| Net cash provided by activities of all kinds | 36,374 | - | 1,213 |"
+)
+EARNINGS_HEADER = (
+    "|  | Twelve Months Ended 2018 | Twelve Months Ended 2017 | Twelve Months Ended 2016 |\n| --- | --- | --- | --- |"
+)
+
+
+def test_rows_of_numbers_keep_their_label_and_all_periods() -> None:
+    parsed = document(pdf(EARNINGS + lines(*PROSE, y=580)), "a.pdf")
+    assert marked(parsed, "table") == [f"{EARNINGS_HEADER}\n{EARNINGS_ROWS}"]
+    assert parsed.text.endswith(" ".join(PROSE))
+
+
+def test_caption_and_unit_are_part_of_the_mark() -> None:
+    parsed = document(pdf(EARNINGS), "a.pdf")
+    (mark,) = (mark for mark in parsed.marks if mark.kind == "table")
+    assert mark.value == f"CONSOLIDATED STATEMENTS OF EARNINGS\n($ in millions)\n{EARNINGS_HEADER}"
+    assert parsed.text.startswith("CONSOLIDATED STATEMENTS OF EARNINGS")
+
+
+def test_lines_below_sums_are_not_the_rules_of_a_grid() -> None:
+    sums = "".join(rule(x - 42, y, x + 2, y) for x in (300, 380, 460) for y in (655, 641, 615))
+    sides = "".join(rule(x - 42, 655, x - 42, 615) + rule(x + 2, 655, x + 2, 615) for x in (300, 380, 460))
+    parsed = document(pdf(EARNINGS + sums + sides), "a.pdf")
+    assert marked(parsed, "table") == [f"{EARNINGS_HEADER}\n{EARNINGS_ROWS}"]
+
+
+def test_a_table_that_continues_on_the_next_page_has_the_same_header() -> None:
+    rest = cells("Rent", "5", "6", "7", y=740) + cells("Wages", "1,000", "900", "(80)", y=726)
+    parsed = document(pdf(EARNINGS, rest), "a.pdf")
+    first, second = (mark for mark in parsed.marks if mark.kind == "table")
+    assert second.value == first.value
+    rows = "| Rent | 5 | 6 | 7 |\n| Wages | 1,000 | 900 | (80) |"
+    assert parsed.text[second.start : second.end] == f"{EARNINGS_HEADER}\n{rows}"
+    assert marked(parsed, "page")[1] == f"{EARNINGS_HEADER}\n{rows}"
+
+
+def test_a_table_with_other_columns_on_the_next_page_is_another_table() -> None:
+    right = (330, 430, 530)
+    rest = cells("Rent", "5", "6", "7", y=740, right=right) + cells("Wages", "1,000", "900", "80", y=726, right=right)
+    parsed = document(pdf(EARNINGS, rest), "a.pdf")
+    assert [mark.value for mark in parsed.marks if mark.kind == "table"][1] == ""
+    assert marked(parsed, "table")[1].startswith("|  |  |  |  |\n| --- |")
+
+
+def test_prose_contents_and_lists_are_not_tables_of_numbers() -> None:
+    contents = "".join(cells(f"Chapter {name}", str(10 * i + 3), y=700 - 14 * i) for i, name in enumerate("ABCDEF"))
+    prose = lines(*(f"In 201{i} there were {i + 3} keepers and 1{i} ships at sea" for i in range(6)), y=560)
+    items = lines(*(f"\\({i}\\)     Oil the lamp at 1{i}" for i in range(1, 6)), y=460)
+    parsed = document(pdf(contents, prose, items), "a.pdf")
+    assert marked(parsed, "table") == []
 
 
 def test_links() -> None:

@@ -6,6 +6,7 @@ pdf_drawing       rules, filled areas, images and links
 pdf_lines         words to lines, lines to paragraphs
 pdf_layout        tables, columns and paragraphs in reading order
 pdf_tables        tables with and without rules
+pdf_numbers       tables of numbers, as in financial reports
 pdf_visibility    which words are visible
 pdf_types         boxes and words
 """

@@ -7,6 +7,7 @@ import threading
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from itertools import islice, pairwise
+from typing import NamedTuple
 
 from ragfm.core.errors import ParseError, SkipDocument
 from ragfm.core.types import Scalar
@@ -30,6 +31,12 @@ _MARGIN = 0.12  # share of the page height, at the top and the bottom
 _MIN_GAP = 0.7  # times the row height: white space between a running title and the text
 _MAX_TITLE_ROWS = 3
 _MIN_PAGES = 3  # pages on which a line must repeat
+
+# Captions of tables, and tables that continue on the next page.
+_MAX_CAPTION_BLOCKS = 3
+_MAX_CAPTION = 160  # characters of a block
+_MAX_FOOTER = 60  # characters of the only block below a table that continues
+_SAME_EDGE = 6.0  # points: the right edges of the same column on two pages
 
 # Headings.
 _LARGER = 1.15  # times the body size
@@ -106,17 +113,58 @@ def build_text(pages: Iterable[PageContent]) -> ParsedText:
 
     headings = _Headings([block for blocks in blocks_by_page for block in blocks])
     builder = MarkdownBuilder()
+    open_table: _OpenTable | None = None
     for number, blocks in enumerate(blocks_by_page, 1):
         builder.start_page(number)
+        above: list[Block] = []  # since the last table or the start of the page
         for block in blocks:
             text = _strip_controls(block.text)
             if block.rows:
-                builder.add_table([[_strip_controls(cell) for cell in row] for row in block.rows])
-            elif level := headings.level_of(block):
+                rows = [[_strip_controls(cell) for cell in row] for row in block.rows]
+                caption = _caption_lines(above)
+                if open_table is not None and open_table.continues_with(block, rows, above):
+                    rows[0], caption = open_table.header, open_table.caption
+                builder.add_table(rows, caption=caption)
+                open_table = _OpenTable(block, rows[0], caption)
+                above = []
+                continue
+            above.append(block)
+            if level := headings.level_of(block):
                 builder.add_heading(level, " ".join(text.split()))
             elif text:
                 builder.add_block(text, tight=block.is_item)
+        if len(above) > 1 or any(len(block.text) > _MAX_FOOTER for block in above):
+            open_table = None
     return builder.build(metadata)
+
+
+class _OpenTable(NamedTuple):
+    """A table that may continue on the next page: nothing but a footer stands below it."""
+
+    block: Block
+    header: list[str]
+    caption: list[str]
+
+    def continues_with(self, block: Block, rows: Sequence[Sequence[str]], above: Sequence[Block]) -> bool:
+        """Whether a table on the next page has the same columns, and no caption or header of its own."""
+        if above or not self.block.edges or len(rows[0]) != len(self.header):
+            return False
+        same_header = not any(rows[0]) or list(rows[0]) == self.header
+        same_columns = len(block.edges) == len(self.block.edges) and all(
+            abs(edge - other) < _SAME_EDGE for edge, other in zip(block.edges, self.block.edges, strict=True)
+        )
+        return same_header and same_columns
+
+
+def _caption_lines(above: Sequence[Block]) -> list[str]:
+    """The lines directly above a table that are its caption and unit rather than text: short, and not a sentence."""
+    lines: list[str] = []
+    for block in reversed(above[-_MAX_CAPTION_BLOCKS:]):
+        text = _strip_controls(block.text)
+        if len(text) > _MAX_CAPTION or block.is_item or (text.endswith((".", ";")) and block.lines > 1):
+            break
+        lines[:0] = [" ".join(line.split()) for line in text.splitlines() if line.strip()]
+    return [line for line in lines if any(map(str.isalpha, line)) and not line.startswith("|")]
 
 
 def _strip_controls(text: str) -> str:

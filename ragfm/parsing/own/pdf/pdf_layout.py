@@ -1,6 +1,6 @@
 """The blocks of a PDF page in reading order: tables, columns, paragraphs.
 
-1. Tables with rules are taken out.
+1. Tables with rules are taken out, then tables of numbers.
 2. The rest is cut into columns where a white gutter runs down the page between two bodies of text. A row that crosses
    the gutter (a title, the caption of a wide figure) separates the columns above it from those below.
 3. Within a column, rows with aligned cells become tables, everything else paragraphs.
@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from statistics import median
 
 from ragfm.parsing.own.pdf.pdf_lines import Block, Line, line_of, paragraphs, rows_of, segments
+from ragfm.parsing.own.pdf.pdf_numbers import number_tables
 from ragfm.parsing.own.pdf.pdf_page import PageContent
 from ragfm.parsing.own.pdf.pdf_tables import aligned_tables, gutters, ruled_tables
 from ragfm.parsing.own.pdf.pdf_types import Word
@@ -25,7 +26,22 @@ _MIN_REGION_GAP = 1.2  # times the font size: white space that separates two reg
 
 def read_layout(content: PageContent) -> list[Block]:
     """Return everything visible on the page, in reading order; rotated text comes last."""
-    tables, words = ruled_tables(content.words, content.drawing.rules)
+    tables: list[tuple[Word, Block]] = []
+    inside: set[int] = set()
+    ruled = ruled_tables(content.words, content.drawing.rules)
+    torn = [table.placeholder for table in ruled if table.is_torn]
+    for table in ruled:
+        box = table.placeholder
+        if any(box.top < other.bottom and other.top < box.bottom for other in torn):
+            # Lines below sums and shaded rows are no grid: does the position of the numbers show a table instead?
+            level = [word for word in content.words if box.top <= word.center_y <= box.bottom]
+            found = sum(len(other.block.rows) for other in number_tables(rows_of(level)))
+            labelled = sum(any(map(str.isalpha, "".join(row))) for row in table.block.rows)
+            if 2 * max(found, len(table.block.rows) - labelled) > len(table.block.rows):
+                continue
+        tables.append((box, table.block))
+        inside.update(map(id, table.words))
+    words = [word for word in content.words if id(word) not in inside]
     blocks = _LayoutReader(tables).read([*words, *(placeholder for placeholder, _ in tables)], 0)
     blocks += [block for _, block in tables if block not in blocks]
     return blocks + [Block(text, content.height) for text in content.rotated]
@@ -37,15 +53,24 @@ class _LayoutReader:
     def __init__(self, tables: Sequence[tuple[Word, Block]]) -> None:
         self._tables = {id(placeholder): block for placeholder, block in tables}
 
-    def read(self, words: list[Word], depth: int) -> list[Block]:
+    def read(self, words: list[Word], depth: int, *, whole: bool = False) -> list[Block]:
+        """Read a region; `whole` if it is a part of one without gutter, so that a gutter runs through a block only."""
         if not words:
             return []
-        rows = [segments(row) for row in rows_of(words)]
+        lines = rows_of(words)
+        rows = [segments(line) for line in lines]
         if depth >= _MAX_DEPTH:
             return self._read_column(rows)
         gutter = _find_gutter(rows)
-        if gutter is not None:
-            return self._read_columns(rows, gutter, depth)
+        blocks: list[Block] = []
+        if tables := list(number_tables(lines)):
+            end = 0
+            for table in tables:
+                above = [word for line in lines[end : table.start] for word in line]
+                blocks += [*self.read(above, depth + 1, whole=gutter is None), table.block]
+                end = table.end
+            below = [word for line in lines[end:] for word in line]
+            return blocks + self.read(below, depth + 1, whole=gutter is None)
         regions = [[rows[0]]]  # between wide white space
         bottom = max(line.bottom for line in rows[0])
         for row in rows[1:]:
@@ -53,9 +78,10 @@ class _LayoutReader:
                 regions.append([])
             regions[-1].append(row)
             bottom = max(bottom, *(line.bottom for line in row))
+        if gutter is not None and not (whole and len(regions) > 1):
+            return self._read_columns(rows, gutter, depth)
         if len(regions) == 1 or all(_find_gutter(region) is None for region in regions):
             return self._read_column(rows)
-        blocks: list[Block] = []
         for region in regions:
             blocks += self.read([word for row in region for line in row for word in line.words], depth + 1)
         return blocks
@@ -116,7 +142,7 @@ def _find_gutter(rows: Sequence[Sequence[Line]]) -> float | None:
         return None
     size = median(line.size for line in lines)
     best: tuple[int, float] | None = None
-    for x in gutters(lines, 0.25, 0.7 * size):
+    for x in gutters([(line.x0, line.x1) for line in lines], 0.25, 0.7 * size):
         left = [line for line in lines if line.x1 <= x]
         right = [line for line in lines if line.x0 >= x]
         crossing = sum(any(line.x0 < x < line.x1 for line in row) for row in rows)

@@ -69,6 +69,8 @@ class Block:
     lines: int = 1
     is_item: bool = False
     rows: list[list[str]] = field(default_factory=list)
+    edges: tuple[float, ...] = ()
+    """The right edges of a table's columns of numbers."""
 
 
 def line_of(words: Sequence[Word]) -> Line:

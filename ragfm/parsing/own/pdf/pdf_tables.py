@@ -6,6 +6,7 @@ import re
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
+from typing import NamedTuple
 
 from ragfm.parsing.own.pdf.pdf_lines import Block, Line, line_of, rows_of
 from ragfm.parsing.own.pdf.pdf_types import HYPHEN, Box, Word
@@ -18,6 +19,8 @@ _MAX_RULES = 3_000
 _MIN_FILLED = 0.4  # share of the cells that have text
 _MAX_RULED_CELL = 250  # characters per cell on average; longer text is columns of prose in a frame
 _MIN_FILLED_LINES = 0.7  # share of a row's cells that have text on each line, to split the row into its lines
+_SIGN = re.compile(r"[$€£%()]+")
+_NUMBERS = re.compile(r"(?<!\S)[$(]*\d[\d,.]*[%)]*(?!\S)")
 _MAX_SPLIT_CELL = 25  # characters of a cell's line on average, to split a row into its lines
 
 # Tables without rules.
@@ -27,16 +30,33 @@ _MAX_LINE_GAP = 0.25  # times the font size: a line closer below a cell continue
 _MARKER = re.compile(r"(?:\W|\(?\w{1,3}[.)])$")
 
 
-def ruled_tables(words: list[Word], rules: Sequence[Box]) -> tuple[list[tuple[Word, Block]], list[Word]]:
-    """Return the tables and the words outside of them.
+class RuledTable(NamedTuple):
+    """A table with rules: `placeholder` has its position and size, `words` are those in it."""
 
-    Each table has a placeholder word with the table's position and size.
-    """
-    tables: list[tuple[Word, Block]] = []
+    placeholder: Word
+    block: Block
+    words: list[Word]
+
+    @property
+    def is_torn(self) -> bool:
+        """Whether the rules seem to cut through rows: a number without label, several in a cell, or a sign alone."""
+        for row in self.block.rows:
+            filled = [cell for cell in row if cell]
+            if any(_SIGN.fullmatch(cell) or len(_NUMBERS.findall(cell)) > 1 for cell in filled[1:]):
+                return True
+            if filled and not any(map(str.isalpha, filled[0])) and any(map(str.isdigit, "".join(filled))):
+                return True
+        return False
+
+
+def ruled_tables(words: Sequence[Word], rules: Sequence[Box]) -> list[RuledTable]:
+    """Return the tables that are drawn with rules."""
+    tables: list[RuledTable] = []
     if not 4 <= len(rules) <= _MAX_RULES:
-        return tables, words
+        return tables
+    taken: set[int] = set()
     for grid in _grids(rules):
-        inside = [word for word in words if grid.contains(word)]
+        inside = [word for word in words if grid.contains(word) and id(word) not in taken]
         rows = grid.rows(inside)
         cells = [cell for row in rows for cell in row]
         filled = sum(map(bool, cells))
@@ -44,11 +64,10 @@ def ruled_tables(words: list[Word], rules: Sequence[Box]) -> tuple[list[tuple[Wo
             continue
         if sum(map(len, cells)) > _MAX_RULED_CELL * filled:
             continue
-        inside_ids = set(map(id, inside))
-        words = [word for word in words if id(word) not in inside_ids]
+        taken.update(map(id, inside))
         placeholder = Word("\ufffc", grid.xs[0], grid.ys[0], grid.xs[-1], grid.ys[-1], 1)
-        tables.append((placeholder, Block("", grid.ys[0], rows=rows)))
-    return tables, words
+        tables.append(RuledTable(placeholder, Block("", grid.ys[0], rows=rows), inside))
+    return tables
 
 
 class _Grid:
@@ -236,9 +255,9 @@ def _aligned_table(rows: Sequence[list[Line]]) -> Block | None:
     multi_cell = [row for row in rows if len(row) >= 2]
     if len(multi_cell) < 0.5 * len(rows) or len(multi_cell) < 2:
         return None
-    lines = [line for row in multi_cell for line in row]
+    spans = [(line.x0, line.x1) for row in multi_cell for line in row]
     tolerance = 1 / len(multi_cell) if len(multi_cell) >= 4 else 0
-    borders = gutters(lines, max(tolerance, 0.1), 2 * _BIN, rows=len(multi_cell))
+    borders = gutters(spans, max(tolerance, 0.1), 2 * _BIN, rows=len(multi_cell))
     width = len(borders) + 1
     if width < 2 or (width == 2 and len(multi_cell) < 3):
         return None
@@ -268,21 +287,31 @@ def _aligned_table(rows: Sequence[list[Line]]) -> Block | None:
         return None
     if sum(map(len, filled)) > _MAX_ALIGNED_CELL * len(filled):
         return None
+    is_titled = all(any(map(str.isalpha, cells[0])) for cells in texts)
+    if width == 2 and is_titled and is_contents([cells[1] for cells in texts if cells[1]]):
+        return None
     return Block("", rows[0][0].top, rows=texts)
 
 
-def gutters(lines: Sequence[Line], max_share: float, min_width: float, rows: int = 0) -> list[float]:
-    """Return the middles of vertical gaps that few lines cross.
+def is_contents(numbers: Sequence[str]) -> bool:
+    """Whether the numbers at the end of lines are page numbers: short, and in ascending order."""
+    if not all(number.isdigit() and len(number) <= 4 for number in numbers):
+        return False
+    return all(int(before) <= int(after) for before, after in pairwise(numbers))
 
-    `max_share` is the share of `rows` that may cross a gap; without `rows`, of the largest number of lines at any x.
+
+def gutters(spans: Sequence[tuple[float, float]], max_share: float, min_width: float, rows: int = 0) -> list[float]:
+    """Return the middles of vertical gaps that few spans of x cross.
+
+    `max_share` is the share of `rows` that may cross a gap; without `rows`, of the largest number of spans at any x.
     """
-    left = min(line.x0 for line in lines)
-    count = int((max(line.x1 for line in lines) - left) / _BIN) + 2
+    left = min(x0 for x0, _ in spans)
+    count = int((max(x1 for _, x1 in spans) - left) / _BIN) + 2
     steps = [0] * (count + 1)
-    for line in lines:
-        steps[int((line.x0 - left) / _BIN)] += 1
-        steps[int((line.x1 - left) / _BIN) + 1] -= 1
-    crossings = []  # number of lines at each bin
+    for x0, x1 in spans:
+        steps[int((x0 - left) / _BIN)] += 1
+        steps[int((x1 - left) / _BIN) + 1] -= 1
+    crossings = []  # number of spans at each bin
     total = 0
     for step in steps:
         total += step
