@@ -259,6 +259,13 @@ def test_a_table_that_continues_on_the_next_page_has_the_same_header() -> None:
     assert marked(parsed, "page")[1] == f"{EARNINGS_HEADER}\n{rows}"
 
 
+def test_a_part_of_a_table_below_a_title_has_the_same_header() -> None:
+    rest = cells("Rent", "5", "6", "7", y=560) + cells("Wages", "1,000", "900", "80", y=546)
+    parsed = document(pdf(EARNINGS + lines("By region", size=14, y=580) + rest), "a.pdf")
+    first, second = (mark.value.split("\n") for mark in parsed.marks if mark.kind == "table")
+    assert second == [*first[:2], "By region", *first[2:]]
+
+
 def test_a_table_with_other_columns_on_the_next_page_is_another_table() -> None:
     right = (330, 430, 530)
     rest = cells("Rent", "5", "6", "7", y=740, right=right) + cells("Wages", "1,000", "900", "80", y=726, right=right)

@@ -35,7 +35,7 @@ _MIN_PAGES = 3  # pages on which a line must repeat
 # Captions of tables, and tables that continue on the next page.
 _MAX_CAPTION_BLOCKS = 3
 _MAX_CAPTION = 160  # characters of a block
-_MAX_FOOTER = 60  # characters of the only block below a table that continues
+_MAX_BETWEEN = 60  # characters of the only block between two parts of a table
 _SAME_EDGE = 6.0  # points: the right edges of the same column on two pages
 
 # Headings.
@@ -123,7 +123,7 @@ def build_text(pages: Iterable[PageContent]) -> ParsedText:
                 rows = [[_strip_controls(cell) for cell in row] for row in block.rows]
                 caption = _caption_lines(above)
                 if open_table is not None and open_table.continues_with(block, rows, above):
-                    rows[0], caption = open_table.header, open_table.caption
+                    rows[0], caption = open_table.header, [*open_table.caption, *caption]
                 builder.add_table(rows, caption=caption)
                 open_table = _OpenTable(block, rows[0], caption)
                 above = []
@@ -133,27 +133,33 @@ def build_text(pages: Iterable[PageContent]) -> ParsedText:
                 builder.add_heading(level, " ".join(text.split()))
             elif text:
                 builder.add_block(text, tight=block.is_item)
-        if len(above) > 1 or any(len(block.text) > _MAX_FOOTER for block in above):
+        if not _is_short(above):
             open_table = None
     return builder.build(metadata)
 
 
 class _OpenTable(NamedTuple):
-    """A table that may continue on the next page: nothing but a footer stands below it."""
+    """A table that may continue below a section title or on the next page."""
 
     block: Block
     header: list[str]
     caption: list[str]
 
     def continues_with(self, block: Block, rows: Sequence[Sequence[str]], above: Sequence[Block]) -> bool:
-        """Whether a table on the next page has the same columns, and no caption or header of its own."""
-        if above or not self.block.edges or len(rows[0]) != len(self.header):
+        """Whether the next table has the same columns, and no header of its own, or the same without a caption."""
+        if not self.block.edges or len(rows[0]) != len(self.header) or not _is_short(above):
             return False
-        same_header = not any(rows[0]) or list(rows[0]) == self.header
-        same_columns = len(block.edges) == len(self.block.edges) and all(
-            abs(edge - other) < _SAME_EDGE for edge, other in zip(block.edges, self.block.edges, strict=True)
+        same_header = not any(rows[0]) or (list(rows[0]) == self.header and not above)
+        return (
+            same_header
+            and len(block.edges) == len(self.block.edges)
+            and all(abs(edge - other) < _SAME_EDGE for edge, other in zip(block.edges, self.block.edges, strict=True))
         )
-        return same_header and same_columns
+
+
+def _is_short(blocks: Sequence[Block]) -> bool:
+    """Whether blocks may stand between the parts of a table: one line, such as a title or a page number."""
+    return not blocks or (len(blocks) == 1 and len(blocks[0].text) <= _MAX_BETWEEN)
 
 
 def _caption_lines(above: Sequence[Block]) -> list[str]:

@@ -15,7 +15,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import pairwise
+from itertools import accumulate, pairwise
+from math import inf
 from statistics import median
 from typing import NamedTuple
 
@@ -519,49 +520,61 @@ def _header_lines(
 
 def _header(rows: Sequence[_Row], columns: Sequence[_Column], border: float) -> list[str]:
     """The texts above each column, from top to bottom."""
-    texts: list[list[str]] = [[] for _ in columns]
     first = next((j for j, column in enumerate(columns) if column.x1 > border), len(columns))
+    texts: list[list[str]] = [[] for _ in columns]
+    headers: list[tuple[float, list[_Piece]]] = []  # size, pieces
     for row in rows:
-        over: list[_Piece] = []
-        for piece in row.pieces:
-            if piece.center > border - row.size:
-                over.append(piece)
-            else:
-                texts[_column_of(piece, columns[:first], border)].append(piece.text)
-        headers = _spread(over, columns[first:], 0.8 * row.size)
-        for parts, header in zip(texts[first:], headers, strict=True):
+        over = [piece for piece in row.pieces if piece.center > border - row.size]
+        headers.append((row.size, over))
+        for piece in row.pieces[: len(row.pieces) - len(over)]:
+            texts[_column_of(piece, columns[:first], border)].append(piece.text)
+    spans = [(column.x0, column.x1) for column in columns[first:]]
+    if headers and len(headers[-1][1]) == len(spans):  # one for each column
+        lowest = headers[-1][1]
+        spans = [(min(x0, piece.x0), max(x1, piece.x1)) for (x0, x1), piece in zip(spans, lowest, strict=True)]
+    groups = [0] * len(spans)  # columns with the same headers so far
+    for size, over in headers:
+        found = _spread(over, spans, groups, 0.45 * size)
+        for parts, header in zip(texts[first:], found, strict=True):
             if header and header.text not in parts[-1:]:
                 parts.append(header.text)
+        keys = list(zip(groups, map(id, found), strict=True))
+        groups = list(accumulate((before != after for before, after in pairwise(keys)), initial=0))
     return [" ".join(parts).replace(HYPHEN, "-") for parts in texts]
 
 
-def _spread(pieces: Sequence[_Piece], columns: Sequence[_Column], penalty: float) -> list[_Piece | None]:
+def _spread(
+    pieces: Sequence[_Piece], spans: Sequence[tuple[float, float]], groups: Sequence[int], penalty: float
+) -> list[_Piece | None]:
     """For each column its header: headers are centred over, or aligned with, the columns that they belong to.
 
-    Of all ways to give each header a run of columns, the one with the least misalignment; `penalty` is the cost of a
-    column without header, in points.
+    Of all ways to give each header a run of columns of one group, the one with the least misalignment; `penalty` is the
+    cost of a column without header, in points.
     """
-    if len(pieces) > len(columns):
-        nearest = {_column_of(piece, columns, -1): piece for piece in pieces}
-        return [nearest.get(j) for j in range(len(columns))]
-    width = len(columns)
+    width = len(spans)
     # best[j]: cost and choice for the first j columns and the pieces so far.
     best: list[tuple[float, list[_Piece | None]]] = [(j * penalty, [None] * j) for j in range(width + 1)]
     for piece in pieces:
-        then: list[tuple[float, list[_Piece | None]]] = [(float("inf"), [])] * (width + 1)
+        then: list[tuple[float, list[_Piece | None]]] = [(inf, [])] * (width + 1)
         for j in range(1, width + 1):
             if then[j - 1][1]:
                 then[j] = (then[j - 1][0] + penalty, [*then[j - 1][1], None])
             for i in range(j):
-                run = columns[i:j]
-                off = abs(piece.center - (run[0].x0 + run[-1].x1) / 2)
+                if groups[i] != groups[j - 1]:
+                    continue
+                x0, x1 = spans[i][0], spans[j - 1][1]
+                off = abs(piece.center - (x0 + x1) / 2)
                 if i == j - 1:
-                    off = min(off, abs(piece.x1 - run[0].x1), abs(piece.x0 - run[0].x0))
-                cost = best[i][0] + off
-                if cost < then[j][0]:
-                    then[j] = (cost, [*best[i][1], *[piece] * (j - i)])
+                    off = min(off, abs(piece.x1 - x1), abs(piece.x0 - x0))
+                if best[i][0] + off < then[j][0]:
+                    then[j] = (best[i][0] + off, [*best[i][1], *[piece] * (j - i)])
         best = then
-    return best[width][1]
+    if len(best[width][1]) == width:
+        return best[width][1]
+    found: list[_Piece | None] = [None] * width  # more headers than columns
+    for piece in pieces:
+        found[min(range(width), key=lambda j: abs(sum(spans[j]) / 2 - piece.center))] = piece
+    return found
 
 
 # --- What is no table --------------------------------------------------------------------------------------------

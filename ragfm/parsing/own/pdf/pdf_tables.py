@@ -287,8 +287,8 @@ def _aligned_table(rows: Sequence[list[Line]]) -> Block | None:
         return None
     if sum(map(len, filled)) > _MAX_ALIGNED_CELL * len(filled):
         return None
-    is_titled = all(any(map(str.isalpha, cells[0])) for cells in texts)
-    if width == 2 and is_titled and is_contents([cells[1] for cells in texts if cells[1]]):
+    is_titled = all(any(map(str.isalpha, "".join(cells[:-1]))) for cells in texts)
+    if width <= 3 and is_titled and is_contents([cells[-1] for cells in texts if cells[-1]]):
         return None
     return Block("", rows[0][0].top, rows=texts)
 
