@@ -280,6 +280,7 @@ def test_prose_contents_and_lists_are_not_tables_of_numbers() -> None:
     items = lines(*(f"\\({i}\\)     Oil the lamp at 1{i}" for i in range(1, 6)), y=460)
     parsed = document(pdf(contents, prose, items), "a.pdf")
     assert marked(parsed, "table") == []
+    assert "Chapter A 3\nChapter B 13\n" in parsed.text
 
 
 def test_links() -> None:

@@ -121,7 +121,7 @@ def build_text(pages: Iterable[PageContent]) -> ParsedText:
             text = _strip_controls(block.text)
             if block.rows:
                 rows = [[_strip_controls(cell) for cell in row] for row in block.rows]
-                caption = _caption_lines(above)
+                caption = _caption_lines(above, headings)
                 if open_table is not None and open_table.continues_with(block, rows, above):
                     rows[0], caption = open_table.header, [*open_table.caption, *caption]
                 builder.add_table(rows, caption=caption)
@@ -162,14 +162,15 @@ def _is_short(blocks: Sequence[Block]) -> bool:
     return not blocks or (len(blocks) == 1 and len(blocks[0].text) <= _MAX_BETWEEN)
 
 
-def _caption_lines(above: Sequence[Block]) -> list[str]:
+def _caption_lines(above: Sequence[Block], headings: _Headings) -> list[str]:
     """The lines directly above a table that are its caption and unit rather than text: short, and not a sentence."""
     lines: list[str] = []
     for block in reversed(above[-_MAX_CAPTION_BLOCKS:]):
         text = _strip_controls(block.text)
         if len(text) > _MAX_CAPTION or block.is_item or (text.endswith((".", ";")) and block.lines > 1):
             break
-        lines[:0] = [" ".join(line.split()) for line in text.splitlines() if line.strip()]
+        parts = [text] if headings.level_of(block) else text.splitlines()
+        lines[:0] = [" ".join(part.split()) for part in parts]
     return [line for line in lines if any(map(str.isalpha, line)) and not line.startswith("|")]
 
 

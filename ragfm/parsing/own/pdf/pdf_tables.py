@@ -289,7 +289,8 @@ def _aligned_table(rows: Sequence[list[Line]]) -> Block | None:
         return None
     is_titled = all(any(map(str.isalpha, "".join(cells[:-1]))) for cells in texts)
     if width <= 3 and is_titled and is_contents([cells[-1] for cells in texts if cells[-1]]):
-        return None
+        contents = "\n".join(" ".join(filter(None, cells)) for cells in texts)
+        return Block(contents, rows[0][0].top, rows[0][0].size, lines=len(texts))
     return Block("", rows[0][0].top, rows=texts)
 
 
