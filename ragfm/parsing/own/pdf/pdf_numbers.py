@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import accumulate, pairwise
 from math import inf
 from statistics import median
@@ -53,6 +53,7 @@ _LARGER = 1.1  # times the font size of the table: a heading
 _MAX_TEXT_LINES = 12  # without numbers, in a row
 _MAX_HEADER_LINES = 7
 _MIN_NUMERIC_LINES = 0.15  # share of a table's lines
+_MAX_COLUMNS = 60
 _MIN_LABELLED = 0.6  # share of the lines with numbers that have a label
 _MAX_CROWDED = 0.2  # share of the lines in which two pieces fall into one cell
 _PROSE = 45  # characters: longer texts next to each other are prose in columns
@@ -77,12 +78,11 @@ class _Piece(NamedTuple):
 class _Row:
     """A line of the page."""
 
-    words: list[Word]
     pieces: list[_Piece]
     top: float
     bottom: float
     size: float
-    values: list[_Piece] = field(default_factory=list)
+    values: list[_Piece]
     """Numbers, without years that head columns."""
 
 
@@ -93,10 +93,6 @@ class _Column:
     x0: float
     x1: float
     numeric: bool = True
-
-    @property
-    def center(self) -> float:
-        return (self.x0 + self.x1) / 2
 
 
 class NumberTable(NamedTuple):
@@ -122,7 +118,7 @@ def number_tables(lines: Sequence[Sequence[Word]]) -> Iterator[NumberTable]:
             used = table.end
             start = max(end, table.end)
         else:
-            start += 1
+            start += max(1, (end - start) // 8)  # takes linear time, nearly
 
 
 # --- Lines to pieces ---------------------------------------------------------------------------------------------
@@ -130,16 +126,13 @@ def number_tables(lines: Sequence[Sequence[Word]]) -> Iterator[NumberTable]:
 
 def _row(words: Sequence[Word]) -> _Row:
     pieces = list(_pieces(words))
-    row = _Row(
-        list(words),
+    return _Row(
         pieces,
         min(word.top for word in words),
         max(word.bottom for word in words),
         median(word.size for word in words),
+        [] if _is_years(pieces) else [piece for piece in pieces if piece.kind == "number"],
     )
-    numbers = [piece for piece in pieces if piece.kind == "number"]
-    row.values = [] if _is_years(pieces) else numbers
-    return row
 
 
 def _is_years(pieces: Sequence[_Piece]) -> bool:
@@ -286,7 +279,7 @@ def _table(rows: Sequence[_Row], first: int, start: int, end: int) -> NumberTabl
     left = min(piece.x0 for row in numeric for piece in row.pieces)
     if len(columns) > 1 and columns[0].x0 < left + 2 * size:  # years or ranks as labels
         del columns[0]
-    if not columns or columns[0].x0 < left + 2 * size:
+    if not 1 <= len(columns) <= _MAX_COLUMNS or columns[0].x0 < left + 2 * size:
         return None
     border = columns[0].x0 - 0.3 * size
     for row in body:
