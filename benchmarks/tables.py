@@ -514,6 +514,44 @@ def parsed() -> str:
     return _table(("file", "reason"), rows)
 
 
+def reports() -> str:
+    keys = ("document@1", "document@5", "page@1", "page@5", "page@10")
+    rows = []
+    for label, name in (("before", "reports-retrieval-before"), ("now", "reports-retrieval-now")):
+        result = _result(name)
+        for mode in ("dense", "keyword", "hybrid", "ask"):
+            if mode in result:
+                found = result[mode]
+                cells = [f"{found[key]:.2f} ({found['reporting'][key]:.2f})" for key in keys]
+                rows.append([label, mode, *cells, f"{found['median_ms']:.0f}"])
+    return _table(["", "mode", *keys, "ms"], rows)
+
+
+def report_answers() -> str:
+    kinds = ("right", "wrong", "not found", "unjudged", "right and verified", "wrong and verified", "evidence read")
+    rows = []
+    for path in sorted(RESULTS.glob("reports-answers-*.json")):
+        result = _result(path.stem)
+        counts = result["counts"]["all"]
+        label = path.stem.removeprefix("reports-answers-").replace("-", " ")
+        rows.append([label, *(str(counts.get(kind, 0)) for kind in kinds), f"{result['median_seconds']:.1f}"])
+    return _table(["reader", *kinds, "seconds"], rows)
+
+
+def report_tables() -> str:
+    result = _result("tables")
+    own = result["ragfm"]
+    rows = [
+        ["numeric tables with a label in every row with a number", f"{own['labelled_tables']:.1%}"],
+        ["the same, without sums that have no label on the page", f"{own['labelled_or_bare_tables']:.1%}"],
+        ["rows with a number that have a label", f"{own['labelled_rows']:.1%}"],
+        ["numbers of the pages that are a cell of a table", f"{own['coverage']:.1%}"],
+        ["rows of the evidence that are whole", f"{own['questions']['rows_whole']:.1%}"],
+        ["pages per second, one core", f"{own['pages_per_s']:.0f}"],
+    ]
+    return _table([f"{own['tables']:,} tables on {result['pages']:,} pages", ""], rows)
+
+
 def bm25() -> str:
     result = _result("bm25")
     names = ("ragfm", "bm25s", "tantivy")
@@ -581,7 +619,18 @@ def adapted_methods() -> str:
 TABLES: dict[str, Callable[[], str]] = {
     table.__name__: table
     for table in [
-        *(retrieval, retrieval_more, goals, peers_quality, peers_cost, peers_versions, multihop),
+        *(
+            reports,
+            report_answers,
+            report_tables,
+            retrieval,
+            retrieval_more,
+            goals,
+            peers_quality,
+            peers_cost,
+            peers_versions,
+            multihop,
+        ),
         *(languages, languages_weights, languages_chosen, embedding, reader, server, start),
         *(collection, collection_more, index, bm25, parse, parsed),
         *(citations, quotations, contradictions, answers, sizes, confidence, injection, bias),
