@@ -37,7 +37,7 @@ class Subject:
 
 
 def subject_of(question: str) -> Subject:
-    """The subject of a question. A capitalised word that opens a sentence is no name; neither is a unit."""
+    """The subject of a question. A capitalised word that opens a sentence is not a name, nor is a unit."""
     names: dict[str, str] = {}
     for start, end in sentence_spans(question):
         words = list(_NAME.finditer(question, start, end))

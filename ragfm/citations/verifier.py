@@ -1,11 +1,11 @@
-"""The verifier: whether a passage answers a question, and where, read by a network of its own after the reader.
+"""The verifier: a small network that reads question and passage, and says whether and where the answer is.
 
 A BERT reads the question with a passage, and gives each token a score for being the first of the answer, and one for
-being the last; the very first token stands for "not here" (Devlin et al. 2019, Rajpurkar et al. 2018). What the reader
-said is then held against that (Hu et al. 2019). The reader is not asked; it takes as long as to embed the passages.
+being the last; the very first token stands for "not here" (Devlin et al. 2019, Rajpurkar et al. 2018). The
+reader's answer is then compared with its result (Hu et al. 2019). Reading takes as long as embedding the passages.
 
-The one that ragfm brings is the bundled embedding model, taught on SQuAD: what it learned are small matrices that are
-added to that model's own. It knows English. `benchmarks/train_verifier.py` makes it; see docs/answers.md.
+The shipped verifier is the bundled embedding model, fine-tuned on SQuAD by low-rank matrices that are added to its
+weights. It knows English only. `benchmarks/train_verifier.py` trains it; see docs/answers.md.
 """
 
 from __future__ import annotations
@@ -168,7 +168,7 @@ class Verifier:
         return self._network.load_bert("numpy-fp32")
 
     def _backend(self, tokens: int) -> BertBackend:
-        """The backend for ranking: another than numpy takes a second or more to load, which a single question saves."""
+        """The backend for ranking. Backends other than numpy take seconds to load, so a single question uses numpy."""
         with self._lock:
             self._ranked_tokens += tokens
             if self._fast is None and self._ranked_tokens >= MIN_TOKENS_TO_LOAD:
@@ -194,7 +194,7 @@ def _part(scores: Floats, spans: NDArray[np.int64]) -> Part:
 
 @cache
 def shipped_verifier() -> Verifier:
-    """The one that ragfm brings; all who use it share its weights."""
+    """The shipped verifier, with weights that all callers share."""
     return Verifier()
 
 

@@ -33,11 +33,11 @@ _DATA = click.Path(exists=True)
     "--write",
     metavar="N",
     type=click.IntRange(min=1),
-    help="Without QUESTIONS: the reader writes N questions with answers from the collection. After Ctrl-C, the same "
-    "command continues.",
+    help="Without QUESTIONS: the reader writes N questions with answers from the collection. After Ctrl-C, run "
+    "the command again to continue.",
 )
 @click.option("--from-log", is_flag=True, help="Also use answers of the answer log that were rated good or corrected.")
-@text_option("--reader", metavar="NAME", help="Reader to fine-tune; with --write, it also writes.")
+@text_option("--reader", metavar="NAME", help="Reader to fine-tune; with --write, it also writes the questions.")
 @k_option
 @limit_option
 @seed_option
@@ -51,12 +51,12 @@ _DATA = click.Path(exists=True)
     type=click.Choice(["phrase", "quoted"]),
     help="Form of the answers: the answer alone, or with its source sentence.",
 )
-@click.option("--keep-order", is_flag=True, help="Keep the passages in the order of the search; do not shuffle them.")
+@click.option("--keep-order", is_flag=True, help="Keep the passages in search order; do not shuffle them.")
 @click.option(
     "--apart",
     is_flag=True,
     help="Retrieve passages for each question separately instead of sharing them between questions about the same "
-    "document. Slows training several times.",
+    "document. Training then takes several times longer.",
 )
 @click.option(
     "--exclude-data",

@@ -17,7 +17,7 @@ _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 
 @click.command()
 @click.argument("questions", required=False, type=_FILE)
-@click.option("--old", type=_FILE, help="Questions with answers about the collection on which quality must not drop.")
+@click.option("--old", type=_FILE, help="Questions with answers about the collection, on which quality must not drop.")
 @click.option(
     "--replay",
     metavar="DIR",
@@ -34,8 +34,8 @@ _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 def refresh(collection: str, as_json: bool, questions: Path | None, **options: Any) -> None:
     """Sync, train on the answer log and QUESTIONS, and adopt the new adapter if it is measurably better.
 
-    Some of the new questions are held out. The new adapter is adopted if it answers them better, beyond noise, and
-    those of --old no worse; otherwise nothing changes. `ragfm adapt back` undoes the last adoption.
+    Some of the new questions are held out. The new adapter is adopted if it is significantly better on them and not
+    significantly worse on --old; otherwise nothing changes. `ragfm adapt back` undoes the last adoption.
     """
     from ragfm.training.refresh import RefreshSettings, next_folder
     from ragfm.training.refresh import refresh as refresh_adapter

@@ -50,9 +50,7 @@ from ragfm.cli.output import print_json, print_table, print_text
     metavar="N",
     help="Hard negatives per question. Default: 1 for an embedder, 4 for a reranker.",
 )
-@share_option(
-    "--held", 0.3, (0.02, 0.8), "Share of held-out questions: half of them choose the epoch, half test the result."
-)
+@share_option("--held", 0.3, (0.02, 0.8), "Share of held-out questions: half select the epoch, half test the result.")
 @question_options
 @out_folder_option("ragfm-retriever", "Folder of the model; a second run resumes there.")
 @collection_options

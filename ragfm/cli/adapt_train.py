@@ -54,7 +54,7 @@ if TYPE_CHECKING:
     "--judge",
     default="loss",
     type=click.Choice(["loss", "answers"]),
-    help="Validation metric, by which the best weights are chosen.",
+    help="Validation metric that selects the best weights.",
 )
 @click.option(
     "--patience",
@@ -66,7 +66,7 @@ if TYPE_CHECKING:
     "--most-tokens", default=2048, type=click.IntRange(min=16), metavar="N", help="Skip examples longer than N tokens."
 )
 @seed_option
-@text_option("--licence", help="Licence of the adapter, for its record. Default: that of the adapter given by --from.")
+@text_option("--licence", help="Licence of the adapter. Default: that of the adapter given by --from.")
 @price_option
 @click.option("--dry-run", is_flag=True, help="Estimate time and memory without training.")
 @out_folder_option("ragfm-adapter", "Folder of the adapter; a second run resumes there.")

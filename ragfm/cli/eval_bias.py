@@ -20,7 +20,7 @@ from ragfm.cli.output import print_failures, print_json, print_table, print_text
 @run_option
 @collection_options
 def bias(collection: str, as_json: bool, data: str, **options: Any) -> int:
-    """Measure how often an answer changes when only a name, a gender or a country does.
+    """Measure how often an answer changes when only a name, gender or country is swapped.
 
     Each question of DATA is answered from its passages, then again with the name, gender or country swapped in the
     question and the passages. DATA has the same format as for `ragfm eval answers`; docs/evaluation.md lists the swaps.

@@ -35,7 +35,7 @@ from ragfm.cli.progress_bar import show_progress
     help="Option of the connector; a repeated key makes a list.",
 )
 @click.option("--tag", "tags", multiple=True, metavar="K=V", help="Metadata for all documents; may be repeated.")
-@text_option("--allow", multiple=True, metavar="GROUP", help="Restrict access to this group; may be repeated.")
+@text_option("--allow", multiple=True, metavar="GROUP", help="Let only this group read the documents; may be repeated.")
 @text_option("--embedder", metavar="E", help="Embedding model, for a new collection.")
 @click.option("--retry", is_flag=True, help="Retry all failed documents now, without waiting for the retry delay.")
 @click.option(
@@ -44,7 +44,7 @@ from ragfm.cli.progress_bar import show_progress
 @click.option(
     "--keep-recipe",
     is_flag=True,
-    help="Do not parse and embed unchanged documents again that an older version of ragfm prepared.",
+    help="After an upgrade of ragfm, do not parse and embed unchanged documents again.",
 )
 @collection_options
 def ingest(
@@ -59,8 +59,8 @@ def ingest(
 ) -> int:
     """Sync the collection with its sources: folders, files, globs, URLs.
 
-    Without SOURCE, sync the sources of ragfm.toml and those ingested before. Only new and changed documents are parsed
-    and embedded; documents that are no longer in a source are removed.
+    Without SOURCE, sync the sources of ragfm.toml and all previously ingested ones. Only new and changed documents are
+    parsed and embedded; documents that are no longer in a source are removed.
     """
     if name and len(source) != 1:
         usage_error("--name requires exactly one SOURCE.")

@@ -31,7 +31,7 @@ _MARKS = {"up": "+", "down": "-", None: " "}
 
 @click.group(cls=CommandGroup)
 def log() -> None:
-    """View, rate and delete entries of the answer log, which `log = true` under `[ask]` in ragfm.toml turns on."""
+    """View, rate and delete entries of the answer log. `log = true` under `[ask]` in ragfm.toml enables it."""
 
 
 @log.command(name="list")
@@ -96,7 +96,7 @@ def thumbs(collection: str, as_json: bool, number: int, thumbs: Any, correction:
 @_thumbs_option
 @collection_options
 def export(collection: str, as_json: bool, out: str | None, everything: bool, text: str | None, thumbs: Any) -> None:
-    """Write answers rated good or corrected to OUT, as questions for `ragfm eval answers`."""
+    """Export to OUT the answers that were rated good or corrected, as questions for `ragfm eval answers`."""
     from ragfm.evaluation.log_questions import questions_from_log
 
     if as_json and out is None:
@@ -137,7 +137,7 @@ def redact(collection: str, as_json: bool, **conditions: Any) -> None:
 @_containing_option
 @_ids_and_age_options
 def forget(collection: str, as_json: bool, **conditions: Any) -> None:
-    """Delete the entries that match all conditions, without a trace in the file."""
+    """Permanently delete the entries that match all conditions."""
     count = _open(collection).forget(_required_selection(**conditions))
     print_result({"forgotten": count}, f"{count} forgotten.", as_json=as_json)
 

@@ -116,7 +116,10 @@ run_option = click.option(
 )
 report_option = click.option("--report", type=OUTPUT_FILE, help="Write an HTML report.")
 price_option = click.option(
-    "--price-per-hour", type=click.FloatRange(min=0), metavar="P", help="Price of an hour of this machine, for costs."
+    "--price-per-hour",
+    type=click.FloatRange(min=0),
+    metavar="P",
+    help="Hourly price of this machine, for costs.",
 )
 
 
@@ -135,8 +138,8 @@ def data_options(command: Callable[..., Any]) -> Callable[..., Any]:
             type=click.Path(exists=True, dir_okay=False),
             help="SQuAD: another file whose paragraphs are searched as well; may be repeated.",
         ),
-        text_option("--embedder", metavar="E", help="Embedding model, for data that contains its documents."),
-        text_option("--keep", metavar="DIR", help="Keep the collection in DIR, for data that contains its documents."),
+        text_option("--embedder", metavar="E", help="Embedding model, if DATA contains its documents."),
+        text_option("--keep", metavar="DIR", help="Keep the collection in DIR, if DATA contains its documents."),
     )
     for option in reversed(options):
         command = option(command)

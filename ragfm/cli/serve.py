@@ -31,7 +31,7 @@ server_debug_option = click.option(
     "--debug",
     is_flag=True,
     expose_value=False,
-    help="Show tracebacks and debug messages, which contain text of documents.",
+    help="Show tracebacks and debug messages, which may contain document text.",
 )
 
 
@@ -53,7 +53,7 @@ server_debug_option = click.option(
 )
 @adapter_option
 @click.option("--host", default="127.0.0.1", help="Address to listen on.")
-@click.option("--port", type=click.IntRange(0, 65535), default=8000, help="Port to listen on; 0 picks one.")
+@click.option("--port", type=click.IntRange(0, 65535), default=8000, help="Port to listen on; 0 picks a free port.")
 @keys_option
 @click.option("--no-auth", is_flag=True, help="Require no API keys; allowed on loopback addresses only.")
 @click.option(

@@ -61,7 +61,8 @@ def _parse_sizes(_: click.Context, __: click.Parameter, value: str | None) -> tu
     "--corrected/--as-said",
     "corrects",
     default=None,
-    help="With --confidence: whether the verifier's text replaces the reader's where they differ. Default: as set now.",
+    help="With --confidence: whether the verifier's text replaces the reader's where they differ. Default: the "
+    "current setting.",
 )
 @text_option("--adapter", metavar="DIR|none", help="With --confidence: LoRA adapter for the reader, or `none`.")
 @click.option(
@@ -82,8 +83,9 @@ def tune(
     """Find the search settings that work best on your questions and store them if they are better.
 
     QUESTIONS has the same format as for `ragfm eval retrieval`: a JSONL file about the collection, or a BEIR folder or
-    SQuAD file, which contain their documents. Without QUESTIONS, the reader writes some from the collection. The
-    settings are chosen on one half of the questions and tested on the other; a gain within noise changes nothing.
+    SQuAD file, which contain their documents. Without QUESTIONS, the reader writes questions from the collection. The
+    settings are chosen on one half of the questions and tested on the other; they change only if the gain is
+    significant.
 
     With --confidence, the reader answers QUESTIONS as in `ragfm eval answers`, and the confidence is
     calibrated on the results.

@@ -33,7 +33,7 @@ def read_run(path: str | Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
         except ValueError as error:
             raise DataError(
                 f"{path}, line {number} is not JSON: {error}.",
-                "The file is damaged, or is not a run file: name another one.",
+                "The file is damaged, or is not a run file: specify another one.",
             ) from error
     if not records or not isinstance(records[0], dict) or records[0].get("format") != FORMAT:
         raise DataError(f"{path} is not a run file.", "`ragfm eval retrieval DATA --out FILE` writes one.")

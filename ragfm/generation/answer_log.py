@@ -214,8 +214,8 @@ class AnswerLog:
             busy, *_ = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
         if busy:
             raise LogError(
-                f"The entries are deleted, but {self.path}-wal still holds them: another process reads the log.",
-                "Run the command again when that process has ended.",
+                f"The entries are deleted, but {self.path}-wal still has them: another process is reading the log.",
+                "Run the command again after that process has ended.",
             )
 
     @contextmanager

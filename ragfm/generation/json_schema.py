@@ -57,7 +57,7 @@ class OutputSchema:
             raise ConfigError(f"The schema is not a JSON schema: {error.message} at {error.json_path}.") from error
         bounded = _Bounder(schema).bound(schema, "")
         if bounded.get("type") != "object":
-            raise ConfigError("The schema does not describe an object.", 'Give it `"type": "object"` and `properties`.')
+            raise ConfigError("The schema does not describe an object.", 'Add `"type": "object"` and `properties`.')
         return cls(schema, bounded)
 
     @cached_property
@@ -107,7 +107,7 @@ class _Bounder:
 
     def bound(self, schema: Any, path: str) -> dict[str, Any]:
         if not isinstance(schema, Mapping):
-            raise UnsupportedError(f"The schema does not say what is at {path or '/'}.", "Give it a type.")
+            raise UnsupportedError(f"The schema does not say what is at {path or '/'}.", "Add a type.")
         annotations = {key: schema[key] for key in _ANNOTATIONS if key in schema}
         if "$ref" in schema:
             name = schema["$ref"]
@@ -168,7 +168,7 @@ class _Bounder:
             return {"type": kind, "minLength": min_length, "maxLength": max_length}
         if kind in _TYPE_TEXTS:
             return {"type": kind}
-        raise UnsupportedError(f"The schema does not say what is at {path or '/'}.", "Give it a type.")
+        raise UnsupportedError(f"The schema does not say what is at {path or '/'}.", "Add a type.")
 
     def _resolve(self, name: str) -> Any:
         target: Any = self._root

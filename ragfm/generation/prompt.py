@@ -84,8 +84,8 @@ def build_prompt(
     if prompt is None:
         tokens = reader.count_tokens(layout.messages(now))
         raise ContextOverflowError(
-            f"The question makes a prompt of {tokens} tokens, and the reader has room for {room}"
-            f" ({reader.context_tokens} less {answer_tokens} for the answer).",
+            f"The question is too long: without passages the prompt has {tokens} tokens, and the limit is {room} "
+            f"({reader.context_tokens} minus {answer_tokens} for the answer).",
             "Ask a shorter question, lower ask.answer_tokens, or give the reader a larger window (ask.context_tokens).",
         )
     return prompt

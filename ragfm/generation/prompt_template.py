@@ -121,7 +121,7 @@ def load_strategy(name: str = "zero-shot", folder: Path = Path()) -> Strategy:
     path = _FOLDER / f"{name}.toml" if name in STRATEGIES else folder / Path(name).expanduser()
     if not path.is_file():
         hint = f"Name one of {', '.join(STRATEGIES)}, or a TOML file; see docs/answers.md."
-        raise ConfigError(f"There is no strategy {name!r}.", hint)
+        raise ConfigError(f"Unknown strategy {name!r}.", hint)
     try:
         config = tomllib.loads(path.read_text(encoding="utf-8"))
         if unknown := set(config) - _KEYS:
@@ -165,7 +165,7 @@ def _example(example: Mapping[str, Any], texts: PromptTexts) -> Example:
 
 def _read_pool(path: Path, texts: PromptTexts) -> list[Example]:
     if not path.is_file():
-        raise DataError(f"There is no file of examples {path}.", "The strategy's file names it as `pool`.")
+        raise DataError(f"The file of examples '{path}' does not exist.", "Correct `pool` in the strategy's file.")
     examples = []
     for number, line in enumerate(path.read_text(encoding="utf-8").split("\n"), 1):  # JSON may contain U+2028
         if line.strip():

@@ -91,7 +91,7 @@ def fill_schema(
             raise ExtractionError(
                 f"The reader's object was cut off at the limit of {sampling.max_tokens} tokens, "
                 f"after {len(output)} characters.",
-                "Give its strings a maxLength and its lists a maxItems, or raise ask.answer_tokens.",
+                "Set a maxLength for its strings and a maxItems for its lists, or raise ask.answer_tokens.",
             ) from error
         raise ExtractionError(
             f"The reader's output is not JSON: {error}.", "Use a reader that generates under a grammar."

@@ -59,7 +59,7 @@ def salvage(store: Store, out: Path, progress: ProgressCallback | None = None) -
     """
     start, file = time.monotonic(), store.folder / CATALOG_FILE
     if not file.exists():
-        raise CollectionNotFound(f"There is no catalog '{file}' to save documents from.", "Restore a backup.")
+        raise CollectionNotFound(f"There is nothing to salvage: '{file}' does not exist.", "Restore a backup.")
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise CollectionError(f"'{out}' already exists.", "Choose a folder that does not exist.")
     temporary = temporary_path(out)

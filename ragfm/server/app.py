@@ -29,7 +29,7 @@ _PUBLIC = {"/healthz", "/readyz"}
 _ERRORS = {
     400: "The request is not valid or not supported.",
     401: "The key is missing or wrong.",
-    404: "There is no such thing, or the key may not see it.",
+    404: "Not found, or the key may not see it.",
     408: "The request's body took too long.",
     413: "The body is too large, or the key's uploads have reached their limit.",
     429: "Too many requests. `Retry-After` has the seconds to wait.",

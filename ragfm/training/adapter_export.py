@@ -75,7 +75,7 @@ def export_adapter(
     method = record.method if record and not file else "lora"
     if file and (out is None or not name):
         raise DataError(
-            "Exporting a GGUF adapter needs the base and an output path.", "Give them with --base and --out."
+            "Exporting a GGUF adapter needs the base and an output path.", "Specify them with --base and --out."
         )
     if not file and form == "peft":
         raise UnsupportedError(f"{path} is a PEFT folder already.", "Use a GGUF adapter.")
@@ -93,7 +93,7 @@ def export_adapter(
         peft_to_gguf(path, target, ModelShape.from_config(loaded.model.config), dtype=dtype, about=about)
         return target
     if out is None:
-        raise DataError("A merged model needs an output path.", "Give one with --out.")
+        raise DataError("A merged model needs an output path.", "Specify one with --out.")
     target = Path(out)
     if form == "merged" and quantisation:
         return _merge_gguf(file or path, target, name, quantisation)
@@ -137,10 +137,10 @@ def compare_readers(
     loaded, serving = _load_bases(folder, base)
     if not serving.is_file():
         raise UnsupportedError(
-            f"llama.cpp reads GGUF files, but {serving} is a folder.", "Give a GGUF file of the model with --base."
+            f"llama.cpp reads GGUF files, but {serving} is a folder.", "Specify a GGUF file of the model with --base."
         )
     if not examples:
-        raise DataError("There are no prompts to compare.", "Give a file of examples.")
+        raise DataError("There are no prompts to compare.", "Specify a file of examples.")
     model = load_adapter(loaded, folder)
     reader = load_reader(f"llama-cpp:{serving}")
     sampling = Sampling(max_tokens=_MAX_TOKENS, adapter=str(gguf))
@@ -161,7 +161,7 @@ def _merge_gguf(adapter: Path, out: Path, name: str, quantisation: Quantisation)
     if not base.is_file():
         raise UnsupportedError(
             f"Only GGUF files can be quantised, but {base} is a folder.",
-            "Give a GGUF file of the model with --base, or omit --quantise.",
+            "Specify a GGUF file of the model with --base, or omit --quantise.",
         )
     check_output_file(out, base, adapter=adapter if adapter.is_file() else adapter / GGUF)
     out.parent.mkdir(parents=True, exist_ok=True)

@@ -42,7 +42,7 @@ def read_examples(path: str | Path) -> list[Example]:
     """The examples of a file. Raises DataError, which names the line."""
     path = Path(path)
     if not path.is_file():
-        raise DataError(f"There is no file of examples {str(path)!r}.", "Create one with `ragfm adapt data`.")
+        raise DataError(f"The file of examples {str(path)!r} does not exist.", "Create one with `ragfm adapt data`.")
     examples = []
     for number, line in enumerate(path.read_bytes().splitlines(), 1):
         if not line.strip():

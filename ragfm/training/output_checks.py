@@ -37,7 +37,7 @@ def check_output_folder(
         return
     for pattern in ("*.safetensors", "config.json", "adapter_config.json"):
         for path in sorted(folder.glob(pattern)):
-            raise DataError(f"{folder} holds a model already: {path.name}.", "Use another folder, or delete this one.")
+            raise DataError(f"{folder} already has a model: {path.name}.", "Use another folder, or delete this one.")
 
 
 def check_output_file(file: Path, base: Path, *, adapter: Path | None = None) -> None:

@@ -78,5 +78,5 @@ def make_dataset(
             rag, dataset, examples, recipe, counts, sources=[source] if examples else [], held_out=held_out.sources
         )
     if dataset is None:
-        raise DataError("There is no source of examples.", "Give questions, a number to write, or use the log.")
+        raise DataError("There is no source of examples.", "Specify questions, a number to write, or use the log.")
     return dataset

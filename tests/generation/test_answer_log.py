@@ -310,7 +310,7 @@ def test_who_still_reads_keeps_the_words_there_and_that_is_said(
     reading = sqlite3.connect(log.path, isolation_level=None)
     reading.execute("BEGIN")
     reading.execute("SELECT * FROM entries").fetchall()
-    with pytest.raises(LogError, match="still holds them"):
+    with pytest.raises(LogError, match="still has them"):
         log.forget(LogFilter(text="Xanthippe"))
     reading.close()
     assert log.forget(LogFilter(text="Xanthippe")) == 0

@@ -67,7 +67,7 @@ def test_as_many_passages_as_fit_are_shown_and_the_rest_is_listed(lengths: list[
 
 def test_a_question_too_long_for_the_window_says_both_numbers_and_what_to_do() -> None:
     reader = ScriptedReader(context_tokens=300)
-    with pytest.raises(ContextOverflowError, match=r"makes a prompt of 5\d\d tokens.* room for 200 ") as error:
+    with pytest.raises(ContextOverflowError, match=r"the prompt has 5\d\d tokens.* limit is 200 ") as error:
         build_prompt("word " * 500, [hit(1)], reader, answer_tokens=100)
     assert "shorter question" in error.value.hint
 

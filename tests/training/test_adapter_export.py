@@ -189,14 +189,14 @@ def test_the_base_and_foreign_files_are_never_replaced(tmp_path: Path) -> None:
         ("merged", folder, {}, "the base itself"),
         ("merged", folder / "new", {}, "is inside the base model"),
         ("merged", out, {}, "the adapter itself"),
-        ("merged", theirs, {}, "holds a model already"),
+        ("merged", theirs, {}, "already has a model"),
     ]
     for form, place, options, why in refused:
         with pytest.raises(DataError, match=why):
             export_adapter(out, form, out=place, **options)
     written = export_adapter(out, "gguf", base=str(base))
     (theirs / "model-00001-of-00002.safetensors").rename(theirs / WEIGHTS)
-    with pytest.raises(DataError, match="holds a model already"):
+    with pytest.raises(DataError, match="already has a model"):
         export_adapter(written, "peft", out=theirs, base=str(base))
     assert all(path.read_bytes() == content for path, content in before.items() if path.exists())
     # What ragfm wrote before is replaced, and a folder is named for what lies in it.

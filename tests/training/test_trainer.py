@@ -365,7 +365,7 @@ def test_weights_that_ragfm_did_not_write_are_never_replaced(folder: Path, tmp_p
     theirs.mkdir()
     for name in ("model-00001-of-00002.safetensors", "adapter_config.json"):
         (theirs / name).write_text("{}")
-        with pytest.raises(DataError, match=f"holds a model already: {name}"):
+        with pytest.raises(DataError, match=f"already has a model: {name}"):
             training(base, theirs).run()
         (theirs / name).unlink()
     (theirs / "notes.txt").touch()

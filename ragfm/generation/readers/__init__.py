@@ -100,7 +100,7 @@ def completion_limit(prompt_tokens: int, context_tokens: int, max_tokens: int | 
     Raises ConfigError for a negative `max_tokens`.
     """
     if max_tokens is not None and max_tokens < 0:
-        raise ConfigError(f"Invalid max_tokens: {max_tokens} is negative.", "Give max_tokens as 0 or more, or as None.")
+        raise ConfigError(f"Invalid max_tokens: {max_tokens} is negative.", "Use 0 or more, or None.")
     room = context_tokens - prompt_tokens
     if room < 1:
         raise ContextOverflowError(

@@ -93,7 +93,7 @@ class LlamaCppReader(LocalReader[LlamaModel]):
         if sampling.schema is None:
             return sampling
         if sampling.grammar is not None:
-            raise ConfigError("Sampling has both a grammar and a schema.", "Give only one of them.")
+            raise ConfigError("Sampling has both a grammar and a schema.", "Use only one of them.")
         return replace(sampling, schema=None, grammar=OutputSchema.of(sampling.schema).grammar)
 
     def _check_adapter(self, path: Path) -> None:

@@ -27,7 +27,7 @@ class GrammarSampler:
             self._grammar = llama_cpp.llama_sampler_init_grammar(vocab, sampling.grammar.encode(), b"root")
             if not self._grammar:
                 raise ConfigError(
-                    f"Cannot read the grammar: {last_error()}.", "Give a GBNF grammar with the start rule `root`."
+                    f"Cannot read the grammar: {last_error()}.", "Specify a GBNF grammar with the start rule `root`."
                 )
             free_on_collection(self, llama_cpp.llama_sampler_free, self._grammar)
 

@@ -80,7 +80,7 @@ class OpenAIReader:
                 price = {name: float(value) for name, value in prices[model].items()}
                 self._price = price["prompt"], price.get("cached", price["prompt"]), price["completion"]
             except (AttributeError, KeyError, TypeError, ValueError) as error:
-                hint = "Give `prompt` and `completion`, and optionally `cached`, as the price of a million tokens."
+                hint = "Specify `prompt` and `completion`, and optionally `cached`, as the price of a million tokens."
                 raise ConfigError(f"Cannot read the price of '{model}': {error}.", hint) from error
         silence = 0.0
         with suppress(TypeError, ValueError):
@@ -115,9 +115,7 @@ class OpenAIReader:
         be reached, fails, or breaks off.
         """
         if sampling.grammar is not None:
-            raise UnsupportedError(
-                "The openai reader does not support grammars.", "Give a schema, or use a GGUF model."
-            )
+            raise UnsupportedError("The openai reader does not support grammars.", "Use a schema, or a GGUF model.")
         if sampling.adapter:
             raise UnsupportedError(
                 "The openai reader does not support adapters.", "Name the model that the server has with the adapter."

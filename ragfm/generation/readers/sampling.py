@@ -26,7 +26,7 @@ class LogitsSampler:
         if not all(map(isfinite, (sampling.temperature, sampling.top_p, sampling.min_p))):
             raise ConfigError(
                 f"Cannot sample with {sampling}: a value is not finite.",
-                "Give temperature, top_p and min_p as finite numbers.",
+                "Use finite numbers for temperature, top_p and min_p.",
             )
         self._sampling = sampling
         self._random = np.random.default_rng(sampling.seed % 2**64)

@@ -196,18 +196,18 @@ def _check_options(device: str | None, dtype: str | None, attention: str | None)
     except (RuntimeError, AssertionError) as error:  # RuntimeError includes NotImplementedError
         reason = str(error).split("\n", 1)[0]
         raise ConfigError(
-            f"The device '{device}' is not available: {reason}.", "Give `cpu`, or `cuda` on a machine with a GPU."
+            f"The device '{device}' is not available: {reason}.", "Use `cpu`, or `cuda` on a machine with a GPU."
         ) from error
     torch_dtype = getattr(torch, dtype or "float32", None)
     if not isinstance(torch_dtype, torch.dtype) or not torch_dtype.is_floating_point:
         raise ConfigError(
             f"Invalid reader option dtype: '{dtype}' is not a floating-point type.",
-            "Give `float32`, `bfloat16` or `float16`.",
+            "Use `float32`, `bfloat16` or `float16`.",
         )
     known = sorted({"eager", *ALL_ATTENTION_FUNCTIONS})
     if attention and attention not in known:
         raise ConfigError(
-            f"Invalid reader option attention: '{attention}' is unknown.", f"Give one of {', '.join(known)}."
+            f"Invalid reader option attention: '{attention}' is unknown.", f"Use one of {', '.join(known)}."
         )
 
 

@@ -64,5 +64,5 @@ class TransformersReader(LocalReader[TorchModel]):
     def _check_adapter(self, path: Path) -> None:
         if not all((path / name).is_file() for name in ("adapter_config.json", WEIGHTS)):
             raise ModelNotFoundError(
-                f"There is no PEFT adapter in '{path}'.", "Give the adapter's folder, not a GGUF file."
+                f"There is no PEFT adapter in '{path}'.", "Specify the adapter's folder, not a GGUF file."
             )

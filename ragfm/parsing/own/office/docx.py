@@ -40,7 +40,7 @@ def read_docx(data: bytes, name: str) -> ParsedText:
     try:
         reader.read_blocks(body)
     except RecursionError as error:
-        raise ParseError(f"{name} nests its parts too deeply.") from error
+        raise ParseError(f"{name} cannot be parsed: its XML is nested too deeply.") from error
     metadata = package.metadata()
     if reader.hidden:
         metadata["hidden_text"] = clean(" ".join(" ".join(reader.hidden).split())[:_MAX_HIDDEN])

@@ -43,7 +43,7 @@ def read_odf(data: bytes, name: str) -> ParsedText:
             else:
                 reader.read_blocks(part)
     except RecursionError as error:
-        raise ParseError(f"{name} nests its parts too deeply.") from error
+        raise ParseError(f"{name} cannot be parsed: its XML is nested too deeply.") from error
     meta = read_entry(archive, "meta.xml", name)
     metadata = core_metadata(parse_xml(meta, name) if meta is not None else None)
     return reader.builder.build(metadata).with_title(only_with_metadata=True)

@@ -54,7 +54,7 @@ def read_pptx(data: bytes, name: str) -> ParsedText:
         try:
             image_count += _SlideReader(package, target, builder).read(slide)
         except RecursionError as error:
-            raise ParseError(f"{name} nests its parts too deeply.") from error
+            raise ParseError(f"{name} cannot be parsed: its XML is nested too deeply.") from error
     metadata = package.metadata()
     if hidden:
         metadata["hidden_slides"] = ", ".join(hidden)
