@@ -6,6 +6,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from ragfm.core.durable_files import write_durably
 from ragfm.core.errors import DataError
@@ -44,7 +45,7 @@ def read_turns(path: Path) -> list[Turn]:
     for number, line in enumerate(lines, 1):
         try:
             given = json.loads(line)
-            turn = Turn(given["question"], given["answer"], tuple(Citation(**cited) for cited in given["citations"]))
+            turn = Turn(given["question"], given["answer"], tuple(map(_citation, given["citations"])))
             if not (isinstance(turn.question, str) and isinstance(turn.answer, str)):
                 raise TypeError("a question or an answer is not a string")
         except (ValueError, TypeError, KeyError) as error:
@@ -60,3 +61,10 @@ def write_turns(path: Path, turns: Sequence[Turn]) -> None:
         write_durably(path, data.encode(), mode=0o600)
     except OSError as error:
         raise DataError(f"{path} cannot be written: {error.strerror or error}.") from error
+
+
+def _citation(values: dict[str, Any]) -> Citation:
+    fields: dict[str, Any] = {
+        name: tuple(value) if isinstance(value, list) else value for name, value in values.items()
+    }
+    return Citation(**fields)

@@ -52,11 +52,11 @@ def test_schema_1_opens_with_the_same_content(folder: Path) -> None:
     ]
 
 
-def test_the_next_sync_parses_again_and_embeds_nothing(folder: Path) -> None:
+def test_the_next_sync_parses_again_and_embeds_what_has_another_context(folder: Path) -> None:
     embedder = HashingEmbedder()
     collection = _open(folder, embedder)
     report = collection.sync()
-    assert (report.updated, report.chunks, report.removed, embedder.embedded) == (2, 0, 0, 0)
+    assert (report.updated, report.chunks, report.removed, embedder.embedded) == (2, 1, 0, 1)  # it got a name
     assert collection.document("docs/leave.md").marks
     assert collection.sync().unchanged == 2
 

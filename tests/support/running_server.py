@@ -98,6 +98,7 @@ def make_collection(folder: Path) -> Path:
     (docs / "hours.txt").write_text("The office opens at nine and closes at five.\n")
     (docs / "hr" / "salaries.txt").write_text(f"{SECRET}\n")
     (docs / "board" / "plans.txt").write_text("The board plans to sell the boat in spring.\n")
+    (folder / "ragfm.toml").write_text('[ask]\nreranker = "none"\n')  # the order of passages is that of their words
     collection = folder / "handbook"
     Collection.open(collection, settings=Settings(), embedder="hashing").sync(docs)
     return collection

@@ -131,7 +131,7 @@ def test_parts_of_a_split_share_no_document() -> None:
 def test_passages_with_the_answer_are_not_negatives(towns: Collection) -> None:
     question = Question("q", "When was the harbour of Aldon built?", (Gold("docs/Aldon-harbour.txt"),), ("1500",))
     (example,) = mine_hard_negatives(towns, [question])
-    assert example.positive == "The harbour of Aldon was built in 1500."
+    assert example.positive == "Aldon harbour\nThe harbour of Aldon was built in 1500."
     assert example.negatives
     assert not any("1500" in text for text in example.negatives)
 
