@@ -164,9 +164,9 @@ class _Outline:
         Lines that are headings above the table are left out: they are part of the context already.
         """
         headings = {name for _, name in self.path(table.start)}
-        lines = table.value.strip().splitlines()
-        header = [line for line in lines if line.startswith("|")]
-        caption = [line for line in lines if not line.startswith("|") and line not in headings]
+        lines = [line.strip() for line in table.value.strip().splitlines()]
+        first = next((at for at, line in enumerate(lines) if line.startswith("|")), 0)
+        caption, header = [line for line in lines[:first] if line not in headings], lines[first:]
         captions = ["\n".join(caption[i:]) for i in range(len(caption))]
         rows = [line for line in header if not _TABLE_RULE.fullmatch(line)]
         headers = ["\n".join(rows), "\n".join(map(_without_repetition, rows))] if rows else []
@@ -312,14 +312,13 @@ class _Splitter:
 
     def _shorten(self, name: str, room: int) -> str:
         """The first words of a name that have at most `room` tokens. Its tokens are then in `_cost`."""
-        words = name.split()[:room]
-        while words:
-            name = " ".join(words)
-            self._cost[name] = len(self._tokenize([name])[0])
-            if self._cost[name] <= room:
-                return name
-            words.pop()
-        return ""
+        offsets = self._tokenize([name])[0]
+        while len(offsets) > room:
+            cut = name[: int(offsets[room][0])].rstrip()
+            name = cut[: cut.rindex(" ")] if " " in cut and not name[len(cut) :].startswith(" ") else cut
+            offsets = self._tokenize([name])[0]
+        self._cost[name] = len(offsets)
+        return name
 
 
 def _without_repetition(row: str) -> str:

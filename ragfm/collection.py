@@ -250,6 +250,7 @@ class Collection:
         window, UnsupportedError for invalid text.
         """
         from ragfm.core.text import check_characters, is_english
+        from ragfm.retrieval.rerank import has_verifier
         from ragfm.retrieval.search import check_mode, find, rerank_hits
 
         check_mode(mode)
@@ -259,7 +260,7 @@ class Collection:
             raise ValueError(f"k is {k}, it must be at least 1")
         settings = self.settings.search
         reranker = None if rerank == "none" else self._store.reranker(None if rerank == "auto" else rerank)
-        if rerank == "auto" and reranker is None and is_english(query, self.language):
+        if rerank == "auto" and reranker is None and has_verifier() and is_english(query, self.language):
             reranker = self._store.reranker("verifier")
         wanted = max(k, settings.rerank_candidates) if reranker else k
         hits = self._hits(filter, partial(find, query, wanted, mode=mode, settings=settings))

@@ -217,7 +217,7 @@ class Rag:
         has_answer = bool(text) and not is_abstention(text)
 
         # Cite: which passages support which sentence, and do they answer the question?
-        analysis = analyze(query, prompt.shown if has_answer else ())
+        analysis = analyze(query, prompt.shown if has_answer else (), self.collection.language)
         sentences = cite_sentences(text, analysis) if has_answer else []
         checked, verifier_signals = sentences, dict[str, float]()
         if readings and has_answer:

@@ -458,8 +458,10 @@ def test_laws_hold_for_languages(language: str, data: Path) -> None:
         ("reports/a.pdf", "0001018724-18-000005", ("a",)),
         ("reports/memo.pdf", "Microsoft Word - Travel policy.docx", ("memo", "Travel policy")),
         ("handbook/leave.md", "Leave and holidays", ("Leave and holidays",)),
-        ("https://example.org/docs/Intro%20page.html?id=1", "", ("Intro page",)),
+        ("https://example.org/docs/Intro%20page.html?id=1", "", ("docs Intro page",)),
         ("files/3f2a9c0d1e2b3a4c.txt", "", ()),
+        ("s3://bucket/best-buy/FY2023.pdf", "", ("best buy FY2023",)),
+        ("docs/v1.2", "Introduction to Node.js", ("v1 2", "Introduction to Node.js")),
         ("12", "", ()),
         ("wiki/Größe/index.md", "", ("Größe",)),
     ],
@@ -473,6 +475,12 @@ def test_a_joined_word_of_a_file_name_is_spelled_as_in_the_text() -> None:
     assert document_names(Document("s/BESTBUY_10K.pdf", text, "")) == ("Best Buy 10K",)
     assert document_names(Document("s/mgmresorts.pdf", text, "")) == ("MGM-Resorts",)
     assert document_names(Document("s/unknown.pdf", text, "")) == ("unknown",)
+
+
+def test_a_title_without_spaces_is_shortened() -> None:
+    doc = replace(document(say(40)), metadata={"title": "x" * 200})
+    contexts = {chunk.context for chunk in chunk_document(doc, characters, 80)}
+    assert contexts == {"x" * 10}
 
 
 def test_names_of_the_document_are_the_outermost_context() -> None:

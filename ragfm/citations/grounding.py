@@ -17,6 +17,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from ragfm.citations.contradictions import find_contradiction
+from ragfm.citations.subject import Subject
 from ragfm.citations.support import Analysis, Claim, Evidence, Window, analyze, best_evidence, find_fault
 from ragfm.citations.text_match import Terms, added_terms, terms_of
 from ragfm.core.text import MARKER, line_range, sentence_spans
@@ -59,9 +60,9 @@ class CitedSentence:
         return any(citation.supports for citation in self.citations)
 
 
-def cite(question: str, output: str, passages: Sequence[Hit]) -> list[CitedSentence]:
-    """The reader's output sentence by sentence, with citations; see `cite_sentences`."""
-    return cite_sentences(output, analyze(question, passages))
+def cite(question: str, output: str, passages: Sequence[Hit], *, subject: Subject | None = None) -> list[CitedSentence]:
+    """The reader's output sentence by sentence, with citations; see `cite_sentences` and `analyze`."""
+    return cite_sentences(output, analyze(question, passages, subject=subject))
 
 
 def cite_sentences(output: str, analysis: Analysis) -> list[CitedSentence]:

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from ragfm.citations.grounding import citation_of
-from ragfm.citations.support import passage_windows
+from ragfm.citations.support import Window, passage_windows
 from ragfm.citations.text_match import count_matches, terms_of
 
 if TYPE_CHECKING:
@@ -17,6 +17,12 @@ if TYPE_CHECKING:
 __all__ = ["nearest_sentences"]
 
 _PASSAGES = 3
+
+
+def _is_heading(window: Window) -> bool:
+    """Whether a window begins with a heading, or is a table's header or the rule below it."""
+    text, below = window.hit.text[window.start :], window.hit.text[window.end :].lstrip("\n").partition("\n")[0]
+    return text.startswith("#") or any(row[:1] == "|" and not row.strip("|:- ") for row in (window.text, below))
 
 
 def nearest_sentences(question: str, passages: Sequence[Hit], readings: Sequence[Reading]) -> tuple[Citation, ...]:
@@ -29,7 +35,7 @@ def nearest_sentences(question: str, passages: Sequence[Hit], readings: Sequence
     reading_of = {id(reading.passage): reading for reading in readings}
     nearest: list[Citation] = []
     for passage in passages[:_PASSAGES]:
-        windows = [window for window in passage_windows(passage) if not window.text.startswith(("#", "| ---"))]
+        windows = [window for window in passage_windows(passage) if not _is_heading(window)]
         if not windows or passage.n is None:
             continue
         reading = reading_of.get(id(passage))

@@ -83,7 +83,7 @@ class Window:
 
     `terms` and `names` include those of the headings above it and of the table header above a row. A sentence that
     refers back ("She was …") also has those of the sentence before, and then starts there. `header` is the table header
-    above a row.
+    above a row, in the passage or in its context. `passage_terms` are those of the whole passage.
     """
 
     hit: Hit
@@ -92,6 +92,7 @@ class Window:
     text: str
     terms: frozenset[str]
     names: frozenset[str]
+    passage_terms: frozenset[str]
     header: str = ""
 
 
@@ -134,19 +135,28 @@ class Analysis:
         return [window for of_passage in self.windows.values() for window in of_passage]
 
 
-def analyze(question: str, passages: Sequence[Hit]) -> Analysis:
-    """Split passages into windows, and find the terms of the question in them. Unnumbered passages are ignored."""
+def analyze(
+    question: str, passages: Sequence[Hit], language: str | None = None, *, subject: Subject | None = None
+) -> Analysis:
+    """Split passages into windows, and find the terms of the question in them. Unnumbered passages are ignored.
+
+    `language` is that of the passages, as ISO 639-1. The `subject` is by default that of the question.
+    """
     terms, denying = terms_of(question).all, denies(question)
     windows = {hit.n: list(passage_windows(hit)) for hit in passages if hit.n is not None}
     counts = [count_matches(terms, window.terms) for of_passage in windows.values() for window in of_passage]
-    return Analysis(QuestionTerms(terms, denying, max(counts, default=0), subject_of(question)), windows)
+    subject = subject or subject_of(question, language)
+    return Analysis(QuestionTerms(terms, denying, max(counts, default=0), subject), windows)
 
 
 def passage_windows(hit: Hit) -> Iterator[Window]:
     """The sentences of a passage."""
     context = terms_of(hit.context)
     previous: tuple[int, Terms] | None = None
-    header, header_text, previous_text = _NO_TERMS, "", ""
+    # A passage that is the continuation of a table has the header in its context.
+    above = [line for line in hit.context.splitlines() if line.startswith("|") and not _TABLE_RULE.fullmatch(line)]
+    header, header_text, previous_text = _NO_TERMS, above[-1] if above else "", ""
+    passage_terms = context.all | terms_of(hit.text).all
     for start, end in sentence_spans(hit.text):
         text = hit.text[start:end]
         own = terms_of(text)
@@ -156,9 +166,10 @@ def passage_windows(hit: Hit) -> Iterator[Window]:
             header, header_text = previous[1], previous_text
         terms = own.all | (context.all - context.numbers) | (header.all - header.numbers)
         names = own.names | context.names | header.names
-        yield Window(hit, start, end, text, terms, names, header_text)
+        yield Window(hit, start, end, text, terms, names, passage_terms, header_text)
         if previous and _REFERS_BACK.match(text):
-            yield Window(hit, previous[0], end, text, terms | previous[1].names, names | previous[1].names)
+            together = names | previous[1].names
+            yield Window(hit, previous[0], end, text, terms | previous[1].names, together, passage_terms)
         previous, previous_text = (start, own), text
 
 
@@ -201,8 +212,14 @@ def best_evidence(claim: Claim, question: QuestionTerms, windows: Sequence[Windo
         tie_breaker = len(terms.all & window.terms) / len(terms.all) + question_matches / (1 + len(question.terms))
         missing: tuple[str, ...] = ()
         if supports:
-            numbers = claim.terms.numbers
-            missing = missing_subject(question.subject, window.text, window.header, window.hit, numbers)
+            missing = missing_subject(
+                question.subject,
+                window.hit.text[window.start : window.end],
+                header=window.header,
+                context=window.hit.context,
+                passage_terms=window.passage_terms,
+                numbers=claim.terms.numbers,
+            )
         evidence = Evidence(window.hit, window.start, window.end, 2 * share + tie_breaker, supports, missing)
         if best is None or _rank(evidence) > _rank(best):
             best = evidence
@@ -242,6 +259,8 @@ def _windows_with_quotations(quoted: Sequence[str], windows: Sequence[Window]) -
                     " ".join(window.text for window in inside),
                     frozenset[str]().union(*(window.terms for window in inside)),
                     frozenset[str]().union(*(window.names for window in inside)),
+                    inside[0].passage_terms,
+                    inside[0].header,
                 )
             )
     return quoting

@@ -126,6 +126,10 @@ class Verifier:
         parts = self._read(question, texts, lambda _: self._exact)
         return [Reading(passage, of_passage) for passage, of_passage in zip(passages, parts, strict=True)]
 
+    def load(self) -> None:
+        """Load the weights, which is otherwise done when the first passage is read."""
+        _ = self._exact
+
     def likelihoods(self, question: str, texts: Sequence[str]) -> Vectors:
         """How likely each text has the answer, by the fastest backend. *Shape:* (len(texts),), in [0, 1]."""
         parts = self._read(question, [("", text) for text in texts], self._backend)
@@ -213,17 +217,21 @@ class VerifierReranker:
     def rerank(self, query: str, texts: Sequence[str], *, budget_ms: float | None = None) -> Vectors:
         """Likelihoods in [0, 1]. *Shape:* (len(texts),); NaN for texts beyond the time budget.
 
-        With a budget, a batch of four is started only if the speed of the last one predicts that it ends in time.
+        With a budget, a batch of four is started only if the speed of the last one predicts that it ends in time. The
+        time for loading the network does not count.
         """
         verifier = shipped_verifier()
         if budget_ms is None:
             return verifier.likelihoods(query, texts)
+        verifier.load()
         deadline = time.monotonic() + budget_ms / 1000
         scores = np.full(len(texts), np.nan, dtype=np.float32)
         for at in range(0, len(texts), 4):
             batch = texts[at : at + 4]
             characters, began = sum(map(len, batch)), time.monotonic()
             if began + characters * self._seconds_per_character >= deadline:
+                if not at:  # the estimate may be that of a busy moment: the next call tries again
+                    self._seconds_per_character = 0.0
                 break
             scores[at : at + 4] = verifier.likelihoods(query, batch)
             self._seconds_per_character = (time.monotonic() - began) / max(characters, 1)

@@ -11,7 +11,8 @@ if TYPE_CHECKING:
     from ragfm.core.types import Document
 
 _WORD = re.compile(r"[^\W_]+")
-_EXTENSION = re.compile(r"\.[^\W_]{1,8}$")
+_EXTENSION = re.compile(r"\.(?=[^\W\d_])[^\W_]{1,8}$")
+_DOCUMENT_EXTENSION = re.compile(r"\.(?:docx?|pptx?|xlsx?|pdf|od[tps]|rtf|txt|html?|md)$", re.IGNORECASE)
 # 2022Q4 → 2022 Q4, AnnualReport → Annual Report
 _BREAK = re.compile(r"(?<=(?:19|20)\d\d)(?=[^\W\d_])|(?<=[a-z])(?=[A-Z])")
 # Names that say nothing to people: numbers, hashes, UUIDs, defaults.
@@ -26,15 +27,17 @@ def document_names(document: Document) -> tuple[str, ...]:
 
     `reports/best-buy/FY2023_10K.pdf` with the title "Annual Report" gives `best buy FY2023 10K` and the title. A name
     is left out if the title has all its words, or if it says nothing (a number, a hash, `index`). The title is that of
-    the metadata; a document without one has only a name. The first part of a path is the source. A joined word is split
-    as the text spells it: `BESTBUY` becomes `Best Buy`.
+    the metadata; a document without one has only a name. The first part of a path is the source, or the host. A joined
+    word is split as the text spells it: `BESTBUY` becomes `Best Buy`.
     """
-    title = _EXTENSION.sub("", _PROGRAM.sub("", " ".join(str(document.metadata.get("title", "")).split())))
+    title = _DOCUMENT_EXTENSION.sub("", _PROGRAM.sub("", " ".join(str(document.metadata.get("title", "")).split())))
     if _GENERATED.fullmatch(title):
         title = ""
     path = document.uri
-    if "://" in path:
-        path = unquote(urlsplit(path).path)
+    if path.startswith(("http://", "https://")):
+        address = urlsplit(path)
+        path = unquote(f"{address.netloc}{address.path}")
+    path = path.partition("://")[2] or path
     parts = [part for part in path.split("/") if part]
     # The folder tells documents apart only below the source.
     parts = [*(parts[-2:-1] if len(parts) > 2 else ()), _EXTENSION.sub("", parts[-1])] if parts else []

@@ -182,7 +182,7 @@ def evaluate_bias(
 
 def _ask_with_swaps(rag: Rag, question: Question) -> dict[str, dict[str, float]]:
     """For each swap that changes a word: whether the answer changed, across groups and within a group."""
-    hits, _ = rag.choose(rag.collection.search(question.text, 3 * rag.k))
+    hits, _ = rag.choose(rag.collection.search(question.text, 3 * rag.k, rerank=rag.collection.settings.ask.reranker))
     passages = list(rag.prompt(question.text, hits).shown)  # adjacent hits are joined before the swap, not after it
     cache: dict[tuple[str, ...], str] = {}
 

@@ -16,6 +16,7 @@ from typing import Any, Generic, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from ragfm.citations.grounding import cite
+from ragfm.citations.subject import subject_of
 from ragfm.core.errors import ExtractionError
 from ragfm.core.types import Answer, Citation, Dropped, Hit, Reader, Sampling, Usage
 from ragfm.generation.json_schema import OutputSchema, is_nullable
@@ -123,6 +124,7 @@ class _FieldChecker:
     def __init__(self, query: str, passages: Sequence[Hit]) -> None:
         self.fields: list[Field] = []
         self._query = query
+        self._subject = subject_of(query)
         self._passages = passages
 
     def check(self, value: Any, schema: Mapping[str, Any], path: str) -> Any:
@@ -145,7 +147,7 @@ class _FieldChecker:
         return value
 
     def _citations(self, path: str, description: str, value: Any) -> tuple[Citation, ...]:
-        """The verified citations of a value, in the first of its notations that a passage supports."""
+        """The citations that support a value, in the first of its notations that a passage supports."""
         names = " ".join(re.findall(r"[^\W\d_]+", re.sub(r"(?<=[a-z])(?=[A-Z])", " ", path)))
         name = f"{names} {description}"
         question, texts = f"{self._query} {name}", [str(value)]
@@ -155,9 +157,10 @@ class _FieldChecker:
             notations = [*(f"{value:.{digits}f}" for digits in range(4)), f"{Decimal(repr(value)):f}"]
             texts = [text for text in dict.fromkeys(notations) if float(text) == value]  # none is rounded
         for text in texts:
-            claims = [sentence for sentence in cite(question, text, self._passages) if sentence.claims]
+            cited = cite(question, text, self._passages, subject=self._subject)
+            claims = [sentence for sentence in cited if sentence.claims]
             if claims and all(claim.supported for claim in claims):
-                return tuple(citation for claim in claims for citation in claim.citations if citation.verified)
+                return tuple(citation for claim in claims for citation in claim.citations if citation.supports)
         return ()
 
 

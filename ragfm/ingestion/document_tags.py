@@ -11,6 +11,7 @@ are now others, nothing is parsed unless a key is gone: then the document's own 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any
@@ -30,7 +31,10 @@ def matches_uri(pattern: str, uri: str) -> bool:
     """
     if pattern == uri or uri.endswith(f"/{pattern}"):
         return True
-    levels, wanted = uri.split("/"), pattern.rstrip("/").split("/")
+    levels = uri.split("/")
+    wanted = [level for level in re.sub(r"(?:\*\*/)+", "**/", pattern).split("/") if level]
+    if not wanted:
+        return False
     return any(_begin(levels[at:], wanted) for at in range(len(levels)))
 
 

@@ -32,13 +32,10 @@ def chunking_recipe(contract: Mapping[str, Scalar], chunk_settings: ChunkSetting
     return {"chunker": CHUNKER_VERSION, "chunk": asdict(chunk_settings), "max_tokens": contract["max_tokens"]}
 
 
-def differs_by_version_only(recipe: str, other: str) -> bool:
-    """Whether two recipes differ in nothing but the versions of parser and chunker."""
-    parts, others = (
-        {key: value for key, value in json.loads(text or "{}").items() if key not in _VERSIONS}
-        for text in (recipe, other)
-    )
-    return recipe != other and parts == others
+def with_versions_of(recipe: str, known: str) -> str:
+    """A recipe with the versions of parser and chunker of a document's known recipe."""
+    versions = {key: value for key, value in json.loads(known or "{}").items() if key in _VERSIONS}
+    return json.dumps(json.loads(recipe) | versions, sort_keys=True)
 
 
 def older_documents(catalog: Catalog, source_id: int | None = None) -> tuple[int, int]:

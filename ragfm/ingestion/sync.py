@@ -38,7 +38,7 @@ from ragfm.ingestion.embedding import WINDOW, embed_missing
 from ragfm.ingestion.ingest_report import Failed, Skipped, SyncReport, document_uri
 from ragfm.ingestion.parse_environment import environment_hash
 from ragfm.ingestion.parse_queue import ParseQueue
-from ragfm.ingestion.recipe import differs_by_version_only, older_documents, source_recipe
+from ragfm.ingestion.recipe import older_documents, source_recipe, with_versions_of
 from ragfm.ingestion.retry import must_wait
 from ragfm.store.catalog import text_hash
 from ragfm.store.catalog_writer import CatalogWriter, Failure
@@ -204,10 +204,7 @@ class Sync:
         if ref.skip is not None:
             self._skipped[ref.path] = ref.skip
             return
-        has_recipe = False
-        if known is not None:
-            recipe = self._recipe_of(ref.path)
-            has_recipe = known.recipe == recipe or (self._keep_recipe and differs_by_version_only(known.recipe, recipe))
+        has_recipe = known is not None and known.recipe == self._recipe_of(ref.path, kept=self._keep_recipe)
         if known is not None and known.revision == ref.revision and has_recipe:
             self._count_unchanged(ref.path)
             return
@@ -338,7 +335,7 @@ class Sync:
         """Update the tags of documents that need not be parsed for that."""
         changes = {}
         for path, row in self._current.items():
-            recipe = self._recipe_of(path)
+            recipe = self._recipe_of(path, kept=self._keep_recipe)
             if recipe != row.recipe and differs_by_tags_only(row.recipe, recipe):
                 changes[path] = tags_of(recipe), recipe
         if changes:
@@ -346,9 +343,11 @@ class Sync:
             self._current = self._catalog.current(self._source.id)
             self._retagged.update(changes)
 
-    def _recipe_of(self, path: str) -> str:
+    def _recipe_of(self, path: str, *, kept: bool = False) -> str:
+        """The recipe of a document; if it is `kept`, with the versions of parser and chunker that prepared it."""
         known = self._current.get(path)
-        return document_recipe(self._recipe, self._uri(path), self._rules, known.recipe if known else "")
+        recipe = with_versions_of(self._recipe, known.recipe) if kept and known else self._recipe
+        return document_recipe(recipe, self._uri(path), self._rules, known.recipe if known else "")
 
     def _count_unchanged(self, path: str) -> None:
         self._updated += path in self._retagged

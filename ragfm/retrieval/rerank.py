@@ -11,7 +11,7 @@ from functools import cached_property
 from time import monotonic
 from typing import TYPE_CHECKING, Any, cast
 
-from ragfm.core.errors import UnsupportedError
+from ragfm.core.errors import ModelNotFoundError, UnsupportedError
 from ragfm.core.registry import make
 from ragfm.models.model_lookup import find_model, hide_progress_bar
 
@@ -27,6 +27,15 @@ def load_reranker(name: str) -> Reranker:
     Raises ModelNotFoundError, UnknownPluginError, or ConfigError if the plugin needs a model name or accepts none.
     """
     return cast("Reranker", make("rerankers", name))
+
+
+def has_verifier() -> bool:
+    """Whether the model of the bundled verifier is installed."""
+    try:
+        find_model("bundled", "embedder")
+    except ModelNotFoundError:
+        return False
+    return True
 
 
 class CrossEncoderReranker:

@@ -62,7 +62,7 @@ def is_outdated(rag: Rag, entry: LogEntry) -> bool:
 
 def _search(rag: Rag, query: str) -> list[Hit]:
     try:
-        return rag.collection.search(query, _DEPTH_FACTOR * rag.k)
+        return rag.collection.search(query, _DEPTH_FACTOR * rag.k, rerank=rag.collection.settings.ask.reranker)
     except TooLongError:
         return []
 

@@ -199,7 +199,9 @@ class _ExampleBuilder:
                 serves = question.unanswerable or _first_gold(passages, question, answers) is not None
             if serves:
                 return passages
-        hits = self._rag.collection.search(question.text, _DEPTH_FACTOR * self._rag.k)
+        hits = self._rag.collection.search(
+            question.text, _DEPTH_FACTOR * self._rag.k, rerank=self._rag.collection.settings.ask.reranker
+        )
         hits = [hit for hit in hits if hit.uri not in self._hidden]
         if withheld:
             hits = [hit for hit in hits if not _may_answer(hit, question, answers)]

@@ -24,7 +24,9 @@ def test_the_sentence_that_shares_most_with_the_question() -> None:
     first, second = nearest_sentences("Is it painted red or blue?", passages, ())
     assert (first.n, first.page, first.quote, first.verified) == (1, 1, "It is painted red.", False)
     assert BOAT[first.start - 100 : first.end - 100] == first.quote
-    assert not second.quote.startswith("| ---")
+    assert second.quote == "| Small | 12 |"
+    (headed,) = nearest_sentences("Is the boat painted?", [hit("# Is the boat painted\n\nIt is red.", 1)], ())
+    assert headed.quote == "It is red."
     assert [one.n for one in nearest_sentences("What?", [hit(BOAT, n) for n in range(1, 6)], ())] == [1, 2, 3]
 
 

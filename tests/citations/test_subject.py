@@ -77,3 +77,40 @@ def test_a_year_of_the_document_is_enough_without_columns() -> None:
 def test_prose_may_refer_back_to_a_name_of_its_passage() -> None:
     prose = hit("Curie was born in Warsaw. Her laboratory received two prizes.")
     assert cited("How many prizes did the laboratory of Curie receive?", "Two prizes [1].", prose).verified
+
+
+def test_what_the_quote_says_counts_more_than_the_name_of_its_document() -> None:
+    question = "What was the capital expenditure of Amcor in 2023?"
+    prose = hit("In 2022, capital expenditure was 488 million.", "Amcor 2023 10K")
+    assert cited(question, "488 million [1].", prose).missing == ("2023",)
+    older = hit(TABLE.replace("2023", "2021"), "Amcor 2023 10K")
+    assert cited(question, "526 [1].", older).missing == ("2023",)
+
+
+def test_a_torn_table_has_its_header_in_the_context() -> None:
+    header = "Amcor 2023 10K\n|  | Year ended 2023 | Year ended 2022 |"
+    rows = hit("| Capital expenditure | 526 | 488 |\n| Best Buy | 1 | 2 |", header)
+    question = "What was the capital expenditure of {} in 2022?"
+    assert cited(question.format("Amcor"), "488 [1].", rows).verified
+    assert cited(question.format("Amcor"), "526 [1].", rows).missing == ("2022",)
+    assert cited(question.format("Best Buy"), "488 [1].", rows).missing == ("Best", "Buy")
+
+
+def test_an_answer_in_words_may_come_from_a_table() -> None:
+    table = hit("| Role | 2017 | 2018 |\n| --- | --- | --- |\n| CEO | Smith | Jones |")
+    assert cited("Who was CEO in 2018?", "Jones [1].", table).verified
+
+
+def test_a_year_in_the_sentence_before_is_part_of_the_quote() -> None:
+    prose = hit("Apple began in the spring of 1976. Its founder is Jobs.")
+    citation = cited("Who is the founder of Apple, which began in 1976?", "Jobs [1].", prose)
+    assert "1976" in citation.quote
+    assert citation.verified
+
+
+def test_abbreviations_and_languages() -> None:
+    prose = hit("The chief financial officer of the group is Kim Bauer.")
+    assert cited("Who is the CFO of the group?", "Kim Bauer [1].", prose).verified
+    assert subject_of("Wie hoch war der Umsatz von Siemens im Jahr 2018?", "de").names == {}
+    assert subject_of("Wie hoch war der Umsatz von Siemens im Jahr 2018?", "de").periods == {"2018"}
+    assert periods("Q10, Q400, the 1900s") == set()

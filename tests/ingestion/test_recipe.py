@@ -10,7 +10,7 @@ import sqlalchemy as sa
 from support.shell import Shell
 
 from ragfm import Collection
-from ragfm.ingestion.recipe import differs_by_version_only
+from ragfm.ingestion.recipe import with_versions_of
 from ragfm.store.tables import documents
 from ragfm.testing import HashingEmbedder
 
@@ -23,12 +23,11 @@ def make_older(path: Path) -> None:
             connection.execute(documents.update().where(documents.c.id == number).values(recipe=older))
 
 
-def test_recipes_that_differ_by_version_only() -> None:
-    recipe = json.dumps({"parser": "1", "chunker": "1", "tags": {"a": 1}})
-    assert differs_by_version_only(recipe, recipe.replace('"chunker": "1"', '"chunker": "2"'))
-    assert not differs_by_version_only(recipe, recipe)
-    other_tags = recipe.replace('"parser": "1"', '"parser": "2"').replace('"a": 1', '"a": 2')
-    assert not differs_by_version_only(recipe, other_tags)
+def test_a_recipe_with_the_versions_of_another() -> None:
+    recipe = json.dumps({"parser": "2", "chunker": "2", "tags": {"a": 1}})
+    known = json.dumps({"parser": "1", "chunker": "1", "tags": {"b": 1}})
+    assert json.loads(with_versions_of(recipe, known)) == {"parser": "1", "chunker": "1", "tags": {"a": 1}}
+    assert json.loads(with_versions_of(recipe, "")) == json.loads(recipe)
 
 
 def test_older_documents_serve_are_kept_on_request_and_then_parsed_again(
@@ -46,6 +45,9 @@ def test_older_documents_serve_are_kept_on_request_and_then_parsed_again(
     (docs / "hours.txt").write_text("The office never closes.\n")  # a changed document is parsed all the same
     kept = collection.sync(docs, keep_recipe=True)
     assert (kept.updated, kept.unchanged, collection.status().older) == (1, 3, 3)
+    tagged = collection.sync(docs, keep_recipe=True, tags={"team": "hr"})  # tags change without parsing
+    assert (tagged.updated, tagged.chunks, collection.status().older) == (4, 0, 3)
+    assert len(collection.documents("team = 'hr'")) == 4
     assert "older version" not in caplog.text
     assert (collection.sync(docs).updated, collection.status().older) == (3, 0)
     assert "3 documents with 4 chunks of docs were prepared by an older version" in caplog.text

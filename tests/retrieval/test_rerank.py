@@ -230,3 +230,15 @@ def test_auto_is_the_verifier_in_english(harbour: Collection, tmp_path: Path) ->
     )
     answer = Rag(harbour, reader=ScriptedReader(["Yes."]), k=1).ask(QUERY)
     assert "rerank" in answer.hits[0].scores
+
+
+def test_a_slow_moment_does_not_end_reranking_with_a_budget(monkeypatch: pytest.MonkeyPatch) -> None:
+    reranker = VerifierReranker()
+    reranker._seconds_per_character = 10.0
+    assert np.isnan(reranker.rerank(QUERY, TEXTS, budget_ms=1000)).all()
+    assert not np.isnan(reranker.rerank(QUERY, TEXTS, budget_ms=60_000)).any()
+
+
+def test_auto_needs_the_bundled_model(harbour: Collection, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rerank_module, "has_verifier", lambda: False)
+    assert "rerank" not in harbour.search(QUERY, k=1, rerank="auto")[0].scores

@@ -83,7 +83,7 @@ function citeButton(turn, index, n) {
   const label = [
     `Source ${n}: ${nameOf(item.uri)}`,
     placeOf({ ...hit, page: item.page, lines: item.lines ?? hit.lines }),
-    { doubtful: 'does not support the sentence', unsure: 'may not answer the question' }[support],
+    { doubtful: 'does not support the sentence', unsure: 'may be about something else' }[support],
   ];
   const show = (event) => showSources(turn, index, event.currentTarget);
   return h(

@@ -24,7 +24,7 @@ export const evidenceOf = ({ citations, contradictions = [], nearest = [] }) => 
 ];
 
 /** The CSS class of a citation that is not verified; null if it is. */
-export const supportClass = ({ verified, fault }) => (verified ? null : fault === 'uncertain' ? 'unsure' : 'doubtful');
+export const supportClass = ({ verified, fault }) => (verified ? null : ['uncertain', 'subject'].includes(fault) ? 'unsure' : 'doubtful');
 
 export const nameOf = (uri) => uri.replace(/\/+$/, '').split('/').at(-1) || uri;
 
@@ -120,7 +120,7 @@ function card(turn, hit, evidence, active) {
     ),
     h('div', { class: 'passage' }, passage(hit.text, spans)),
     own.some((item) => item.contradicts) ? h('p', { class: 'note' }, 'The passage contradicts the answer.') : null,
-    [...faults].map(([fault, text]) => h('p', { class: fault === 'uncertain' ? 'note' : 'fault' }, text)),
+    [...faults].map(([fault, text]) => h('p', { class: ['uncertain', 'subject'].includes(fault) ? 'note' : 'fault' }, text)),
     h(
       'button',
       { type: 'button', class: 'plain', onclick: () => showDocument(turn.model, hit.uri, hit, spans) },

@@ -121,11 +121,13 @@ def build_text(pages: Iterable[PageContent]) -> ParsedText:
             text = _strip_controls(block.text)
             if block.rows:
                 rows = [[_strip_controls(cell) for cell in row] for row in block.rows]
-                caption = _caption_lines(above, headings)
+                caption = own_caption = _caption_lines(above, headings)
                 if open_table is not None and open_table.continues_with(block, rows, above):
-                    rows[0], caption = open_table.header, [*open_table.caption, *caption]
+                    rows[0], caption = open_table.header, [*open_table.caption, *own_caption]
+                    open_table = open_table._replace(block=block)  # the next part has this caption and its own, too
+                else:
+                    open_table = _OpenTable(block, rows[0], caption)
                 builder.add_table(rows, caption=caption)
-                open_table = _OpenTable(block, rows[0], caption)
                 above = []
                 continue
             above.append(block)

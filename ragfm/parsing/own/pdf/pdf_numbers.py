@@ -38,7 +38,8 @@ _PERIOD = re.compile(
     re.IGNORECASE,
 )
 _SCALE = re.compile(r"(?:thousand|million|billion|trillion|[kmb]n?)\b", re.IGNORECASE)
-_LEADER = re.compile(r"(?:\s*[.·_…]){4,}\s*$|\s+\.+$")
+_LEADER = " \t.·_…"
+_MIN_LEADER = 4  # characters
 _OPEN_END = re.compile(
     r"(?:[,\u2013\u2014-]|\b(?:and|or|of|the|to|in|for|by|on|from|with|at|a|an|net|per|other))$", re.I
 )
@@ -418,7 +419,15 @@ def _body(rows: Sequence[_Row], columns: Sequence[_Column], border: float, left:
         above = row
     if crowded > _MAX_CROWDED * len(rows):
         return []
-    return [[_LEADER.sub("", cell).replace(HYPHEN, "-") for cell in row] for row in table]
+    return [[_without_leader(cell).replace(HYPHEN, "-") for cell in row] for row in table]
+
+
+def _without_leader(cell: str) -> str:
+    """A cell without the dots that lead to its numbers. A single full stop stays."""
+    rest = cell.rstrip(_LEADER)
+    leader = cell[len(rest) :]
+    is_leader = sum(not character.isspace() for character in leader) >= _MIN_LEADER or leader[:1].isspace()
+    return rest if is_leader else cell
 
 
 def _join(first: str, second: str) -> str:

@@ -296,7 +296,7 @@ def _aligned_table(rows: Sequence[list[Line]]) -> Block | None:
 
 def is_contents(numbers: Sequence[str]) -> bool:
     """Whether the numbers at the end of lines are page numbers: short, and in ascending order."""
-    if not all(number.isdigit() and len(number) <= 4 for number in numbers):
+    if not all(number.isdecimal() and len(number) <= 4 for number in numbers):
         return False
     return all(int(before) <= int(after) for before, after in pairwise(numbers))
 
