@@ -59,6 +59,7 @@ ECHO = 0.5
 _REFERS_BACK = re.compile(r"(?:\w+\W+){0,3}?(?:he|she|it|they|his|her|its|their|this|these|those)\b", re.IGNORECASE)
 _TABLE_RULE = re.compile(r"[|:\-\s]+")  # the line below the header of a Markdown table
 _NO_TERMS = terms_of("")
+_NO = {"no"}  # an answer that any sentence with a "no" would seem to support
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,9 +175,9 @@ def passage_windows(hit: Hit) -> Iterator[Window]:
 
 
 def best_evidence(claim: Claim, question: QuestionTerms, windows: Sequence[Window]) -> Evidence | None:
-    """The window that supports a claim best, or comes closest; None for a claim without terms."""
+    """The window that supports a claim best, or comes closest; None for a claim without terms, or a bare "No."."""
     terms, new = claim.terms, claim.new_terms
-    if not terms.all:
+    if not terms.all or terms.all == _NO:
         return None
     quoted = quotations(claim.text)
     quoting = _windows_with_quotations(quoted, windows) if quoted else []

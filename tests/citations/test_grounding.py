@@ -435,6 +435,11 @@ def test_a_yes_that_is_the_whole_answer_is_not_supported(said: str, marked: list
     assert [answer.text[start:end] for start, end in answer.unsupported] == marked
 
 
+def test_a_no_is_not_supported_by_any_no() -> None:
+    text, citations = ground("Are dogs allowed in Cirrus?", "No [1].", _shown("Cirrus has no projector for dogs."))
+    assert (text, citations) == ("No.", ())
+
+
 def test_headings_lend_words_but_no_numbers() -> None:
     assert verified("How much is it?", "Sailors get 16 weeks.", "It is 16 weeks.", context="Leave > Sailors")
     assert not verified("How much is it?", "Sailors get 16 weeks.", "It is 16 weeks.")
