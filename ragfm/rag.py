@@ -78,19 +78,19 @@ class Rag:
         settings = self._settings = collection.settings.ask
         self.strategy = load_strategy(strategy or settings.strategy, collection.path.parent)
         self.k = settings.k if k is None else k
-        documents_only = settings.mode != "open"
+        self._documents_only = settings.mode != "open"
         if reader is None or isinstance(reader, str):
             self.reader_name = reader or collection.settings.reader
             if reader is None:
                 adapter = adapter or collection.settings.adapter
-            fingerprint = prompt_fingerprint(documents_only=documents_only, strategy=self.strategy)
+            fingerprint = prompt_fingerprint(documents_only=self._documents_only, strategy=self.strategy)
             adapter = serving_adapter(adapter, self.reader_name, fingerprint)
             self.base_reader: Reader = configured_reader(self.reader_name, collection.settings)
         else:
             self.reader_name = type(reader).__name__
             self.base_reader = reader
         if keep := getattr(self.base_reader, "keep", None):
-            keep(prompt_prefix(self.strategy, documents_only=documents_only))
+            keep(prompt_prefix(self.strategy, documents_only=self._documents_only))
         self.reader = _scoped(self.base_reader, collection)
         self.sampling = Sampling(max_tokens=settings.answer_tokens + self.strategy.thinking_tokens, adapter=adapter)
         self.log = AnswerLog.for_collection(collection.path) if settings.log else None
@@ -159,10 +159,9 @@ class Rag:
         retrieved = self._retrieve(question, history, filter, hits)
 
         # Build the prompt.
-        documents_only = self._settings.mode != "open"
         prompt = None
-        if retrieved.hits or not documents_only:
-            prompt = self._build_prompt(retrieved, documents_only=documents_only)
+        if retrieved.hits or not self._documents_only:
+            prompt = self._build_prompt(retrieved, documents_only=self._documents_only)
         numbered_hits, scored_passages = match_hits(retrieved.hits, prompt.shown if prompt else ())
 
         # Generate, cite, score, decide: while the caller takes the text.
@@ -178,17 +177,11 @@ class Rag:
             query=retrieved.query,
         )
 
-        def abstain() -> Generator[str, None, Answer]:
-            yield ABSTENTION
-            return replace(
-                no_answer_yet, text=ABSTENTION, abstained=True, hits=numbered_hits, seconds=retrieved.seconds
-            )
-
         handle = ReaderHandle()
-        if prompt and (prompt.shown or not documents_only):
+        if prompt and (prompt.shown or not self._documents_only):
             pieces = self._answer(retrieved, prompt, numbered_hits, scored_passages, handle)
         else:  # without passages the reader would answer from memory
-            pieces = abstain()
+            pieces = _abstain(replace(no_answer_yet, hits=numbered_hits), retrieved)
         if self.log:
             pieces = self.log.record_stream(pieces, AnswerContext.of(self, prompt, retrieved.start), no_answer_yet)
         return AnswerStream(pieces, prompt, handle)
@@ -203,7 +196,7 @@ class Rag:
     ) -> Generator[str, None, Answer]:
         """Generate → cite → score → decide. `scored_passages` are the shown ones that were found for this question."""
         query, settings, calibration = retrieved.query, self._settings, self.calibration
-        may_correct = settings.mode != "open" and calibration is not None and calibration.corrects
+        may_correct = self._documents_only and calibration is not None and calibration.corrects
         one_piece = may_correct or settings.mode == "strict" or self.strategy.answer_after is not None
 
         # Generate.
@@ -357,7 +350,7 @@ class Rag:
     def prompt(self, question: str, hits: Sequence[Hit]) -> Prompt:
         """The prompt for a question and hits. Raises ContextOverflowError if the question alone does not fit."""
         retrieved = Retrieved(question, question, time.monotonic(), (), hits, hits)
-        return self._build_prompt(retrieved, documents_only=self._settings.mode != "open")
+        return self._build_prompt(retrieved, documents_only=self._documents_only)
 
     def _retrieve(
         self, question: str, history: Sequence[Message], filter: str | None, hits: Sequence[Hit] | None
@@ -392,6 +385,11 @@ class Rag:
             strategy=None if instruction else self.strategy,
         )
         return replace(prompt, dropped=(*retrieved.duplicates, *prompt.dropped))
+
+
+def _abstain(no_answer: Answer, retrieved: Retrieved) -> Generator[str, None, Answer]:
+    yield ABSTENTION
+    return replace(no_answer, text=ABSTENTION, abstained=True, seconds=retrieved.seconds)
 
 
 def _scoped(reader: Reader, collection: Collection) -> Reader:
