@@ -13,6 +13,7 @@ they come from the structure of the source, so a paragraph that only looks like 
     own/web/       HTML, EPUB, mail (EML, MSG)
     own/media/     images (OCR), audio (speech recognition)
     sandbox/       confined worker processes in which documents are parsed
+    stated_period  the period that a report covers, as metadata
     heartbeat      signs of life from a parser in a worker
 """
 
@@ -26,6 +27,7 @@ from ragfm.core.types import Blob, Document
 from ragfm.parsing.formats import BINARY, FORMATS, HTML
 from ragfm.parsing.media_types import describe_start, detect, expected_format, is_encrypted
 from ragfm.parsing.rendering import ParsedText
+from ragfm.parsing.stated_period import stated_period
 
 __all__ = ["PARSER", "media_type", "parse"]
 
@@ -46,6 +48,8 @@ def media_type(data: bytes, uri: str, declared: str | None = None) -> str:
 
 def parse(blob: Blob, uri: str) -> Document:
     """Parse a document; metadata of the source (`blob.metadata`) overrides metadata in the document.
+
+    `period` is the last day of the period that a report covers, if its first page states one.
 
     Raises SkipDocument where there is nothing to index, ParseError where the bytes do not match the format or are
     damaged, MissingExtraError where the format needs a package that is not installed.
@@ -75,4 +79,6 @@ def parse(blob: Blob, uri: str) -> Document:
     parsed: ParsedText = read(blob.data if entry.binary else text, name)
     if not parsed.text.strip():
         raise SkipDocument(f"{name} has no text.")
-    return Document(uri, parsed.text, kind, {**parsed.metadata, **blob.metadata}, parsed.marks)
+    period = stated_period(parsed.text)
+    metadata = {**({"period": period} if period else {}), **parsed.metadata, **blob.metadata}
+    return Document(uri, parsed.text, kind, metadata, parsed.marks)
