@@ -17,6 +17,7 @@ from pydantic import BaseModel, ValidationError
 
 from ragfm.citations.grounding import cite
 from ragfm.citations.subject import subject_of
+from ragfm.citations.text_match import is_unit
 from ragfm.core.errors import ExtractionError
 from ragfm.core.types import Answer, Citation, Dropped, Hit, Reader, Sampling, Usage
 from ragfm.generation.json_schema import OutputSchema, is_nullable
@@ -156,6 +157,10 @@ class _FieldChecker:
         elif isinstance(value, float):
             notations = [*(f"{value:.{digits}f}" for digits in range(4)), f"{Decimal(repr(value)):f}"]
             texts = [text for text in dict.fromkeys(notations) if float(text) == value]  # none is rounded
+        if isinstance(value, int | float) and not isinstance(value, bool):
+            # The unit that is asked for tells 31 days from three weeks.
+            unit = next((word for word in re.findall(r"[^\W\d_]+", f"{name} {self._query}") if is_unit(word)), "")
+            texts = [f"{text} {unit}".strip() for text in texts]
         for text in texts:
             cited = cite(question, text, self._passages, subject=self._subject)
             claims = [sentence for sentence in cited if sentence.claims]

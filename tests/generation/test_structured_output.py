@@ -66,6 +66,32 @@ def test_each_field_has_its_citation(handbook: Collection) -> None:
     assert found.usage.prompt_tokens > 0
 
 
+def test_a_number_of_another_unit_is_not_supported(tmp_path: Path) -> None:
+    (tmp_path / "docs").mkdir()
+    text = "You get 31 days of leave a year. Ask for leave three weeks ahead; you get a reply within five days."
+    (tmp_path / "docs" / "leave.md").write_text(text)
+    collection = Collection.open(tmp_path / ".ragfm", settings=Settings(), embedder=HashingEmbedder())
+    collection.sync(tmp_path / "docs")
+    schema = an_object(days={"type": ["integer", "null"]})
+    question = "How many days of leave do I get?"
+    (right,) = said(collection, {"days": 31}, schema, question).fields
+    assert (right.value, right.supported, right.citations[0].quote) == (31, True, text.partition(" Ask")[0])
+    (wrong,) = said(collection, {"days": 3}, schema, question).fields
+    assert (wrong.value, wrong.supported, wrong.removed) == (None, False, 3)
+    (asked,) = said(collection, {"amount": 3}, an_object(amount={"type": "integer"}), question).fields
+    assert not asked.supported
+
+
+def test_properties_are_no_names_of_the_question(tmp_path: Path) -> None:
+    (tmp_path / "docs").mkdir()
+    (tmp_path / "docs" / "leave.md").write_text("Each member gets 28 days off.")
+    collection = Collection.open(tmp_path / ".ragfm", settings=Settings(), embedder=HashingEmbedder())
+    collection.sync(tmp_path / "docs")
+    schema = an_object(holidayEntitlement={"type": ["integer", "null"], "description": "ISO 8601 days per Member"})
+    (field,) = said(collection, {"holidayEntitlement": 28}, schema, "How many days off does each member get?").fields
+    assert (field.value, field.supported) == (28, True)
+
+
 def test_what_stands_nowhere_is_null_where_it_may_be_and_else_says_so(handbook: Collection) -> None:
     found = said(handbook, {"days": 27, "parents": "16 weeks"}, Leave)
     assert found.value == Leave(days=27, parents=None)
