@@ -32,8 +32,8 @@ def matches_uri(pattern: str, uri: str) -> bool:
     if pattern == uri or uri.endswith(f"/{pattern}"):
         return True
     levels = uri.split("/")
-    wanted = [level for level in re.sub(r"(?:\*\*/)+", "**/", pattern).split("/") if level]
-    if not wanted:
+    wanted = re.sub(r"(?:\*\*/)+", "**/", pattern.rstrip("/")).split("/")
+    if wanted == [""]:
         return False
     return any(_begin(levels[at:], wanted) for at in range(len(levels)))
 

@@ -131,7 +131,7 @@ def test_an_example_of_a_pool_may_have_any_line_break(custom: Path) -> None:
 
 
 def test_what_is_wrong_in_a_pool_is_said(custom: Path) -> None:
-    with pytest.raises(ConfigError, match=r"no strategy 'none'.*chain-of-thought"):
+    with pytest.raises(ConfigError, match=r"Unknown strategy 'none'.*chain-of-thought"):
         load_strategy("none")
     (custom / "pool.jsonl").write_text('{"question": 1}')
     with pytest.raises(DataError, match="line 1 is not an example"):
@@ -174,7 +174,7 @@ def test_a_setting_and_an_option_name_it(tmp_path: Path, docs: Path, custom: Pat
     assert few > shell.json("ask", "How many days of leave?")["usage"]["prompt_tokens"] + 100
     (tmp_path / "ragfm.toml").write_text('[ask]\nstrategy = "my.toml"\n')
     assert shell.json("ask", "How many days of leave?")["usage"]["prompt_tokens"] < few - 100
-    assert "no strategy 'x'" in shell("ask", "How?", "--strategy", "x", code=1).stderr
+    assert "Unknown strategy 'x'" in shell("ask", "How?", "--strategy", "x", code=1).stderr
 
 
 def test_a_strategy_is_a_setting(collection: Collection) -> None:

@@ -529,7 +529,7 @@ def test_a_change_is_retried_at_once_and_resets_the_attempts(
     for expected in (1, 2, 2):
         assert _run(collection, source, embedder).failed[0].attempts == expected
     assert source.fetched == 4
-    for change in ("ragfm.ingestion.sync.PARSER", "ragfm.ingestion.sync.CHUNKER_VERSION"):
+    for change in ("ragfm.ingestion.recipe.PARSER", "ragfm.ingestion.recipe.CHUNKER_VERSION"):
         monkeypatch.setattr(change, "another")
         for expected in (1, 2, 2):
             assert _run(collection, source, embedder).failed[0].attempts == expected

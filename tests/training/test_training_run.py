@@ -127,7 +127,7 @@ def test_bad_input_is_refused_before_a_model_is_loaded(base: str, tmp_path: Path
     empty.touch()
     with pytest.raises(DataError, match=r"no example in .*empty\.jsonl"):
         train(empty, "no-such-model")
-    with pytest.raises(DataError, match="no file of examples"):
+    with pytest.raises(DataError, match=r"file of examples .* does not exist"):
         estimate_training(tmp_path / "nowhere", "no-such-model")
     with pytest.raises(ModelNotFoundError):
         train(tiny_examples(), "no-such-model", tmp_path / "out")
