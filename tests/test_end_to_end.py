@@ -18,10 +18,10 @@ from ragfm.samples import QUESTIONS, copy_handbook
 pytestmark = pytest.mark.slow
 
 ASK_KEYS = set(
-    "question query answer abstained confidence said citations contradictions hits dropped usage seconds unsupported "
-    "log_id".split()
+    "question query answer abstained confidence said citations contradictions nearest hits dropped usage seconds "
+    "unsupported log_id".split()
 )
-CITATION_KEYS = {"n", "uri", "page", "start", "end", "quote", "verified", "fault", "answer_start", "answer_end"}
+CITATION_KEYS = set("n uri name page lines start end quote verified fault missing answer_start answer_end".split())
 FACTS = {
     QUESTIONS[0]: ("four months", "handbook/welcome.md", None),
     QUESTIONS[1]: ("11", "handbook/rooms.html", None),

@@ -77,7 +77,7 @@ def test_the_wheel_passes_the_contract_tests(tmp_path: Path) -> None:
         "indexes exact faiss-flat faiss-hnsw faiss-ivf",
         "keyword_indexes bm25",
         "readers llama-cpp openai transformers",
-        "rerankers cross-encoder overlap",
+        "rerankers cross-encoder overlap verifier",
     ]
     script = tmp_path / "env" / "bin" / "ragfm"
     shown = subprocess.run([script, "--version"], cwd=tmp_path, capture_output=True, text=True, check=True).stdout
