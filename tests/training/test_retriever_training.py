@@ -24,6 +24,11 @@ WORDS = {"harbour": "blick", "library": "quarm", "prison": "vosp", "bakery": "tr
 """Words of the documents, and the words of the questions for them."""
 
 
+def file_of(town: str, noun: str) -> str:
+    """A document's file name, which says nothing: names are part of what is embedded."""
+    return f"{TOWNS.index(town)}-{list(WORDS).index(noun)}.txt"
+
+
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
@@ -34,7 +39,7 @@ def towns(tmp_path_factory: pytest.TempPathFactory) -> Collection:
     folder.mkdir()
     for at, town in enumerate(TOWNS):
         for noun in WORDS:
-            (folder / f"{town}-{noun}.txt").write_text(f"The {noun} of {town} was built in {1500 + 7 * at}.\n")
+            (folder / file_of(town, noun)).write_text(f"The {noun} of {town} was built in {1500 + 7 * at}.\n")
     settings = Settings(search=SearchSection(rerank_candidates=12))  # a cross-encoder takes its time
     collection = Collection.open(place / ".ragfm", settings=settings)
     collection.sync(folder)
@@ -42,7 +47,7 @@ def towns(tmp_path_factory: pytest.TempPathFactory) -> Collection:
 
 
 QUESTIONS = [
-    Question(f"{town} {noun}", f"How old is the {own} of {town}?", (Gold(f"docs/{town}-{noun}.txt"),))
+    Question(f"{town} {noun}", f"How old is the {own} of {town}?", (Gold(f"docs/{file_of(town, noun)}"),))
     for town in TOWNS
     for noun, own in WORDS.items()
 ]
@@ -129,9 +134,11 @@ def test_parts_of_a_split_share_no_document() -> None:
 
 
 def test_passages_with_the_answer_are_not_negatives(towns: Collection) -> None:
-    question = Question("q", "When was the harbour of Aldon built?", (Gold("docs/Aldon-harbour.txt"),), ("1500",))
+    question = Question(
+        "q", "When was the harbour of Aldon built?", (Gold(f"docs/{file_of('Aldon', 'harbour')}"),), ("1500",)
+    )
     (example,) = mine_hard_negatives(towns, [question])
-    assert example.positive == "Aldon harbour\nThe harbour of Aldon was built in 1500."
+    assert example.positive == "The harbour of Aldon was built in 1500."
     assert example.negatives
     assert not any("1500" in text for text in example.negatives)
 
@@ -150,7 +157,10 @@ def test_no_positive_occurs_twice_in_a_batch() -> None:
 
 
 def test_the_command_reports_a_change_within_noise(towns: Collection, tmp_path: Path) -> None:
-    lines = [{"question": f"How old is the blick of {town}?", "uri": f"docs/{town}-harbour.txt"} for town in TOWNS[:8]]
+    lines = [
+        {"question": f"How old is the blick of {town}?", "uri": f"docs/{file_of(town, 'harbour')}"}
+        for town in TOWNS[:8]
+    ]
     (tmp_path / "q.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     before = towns.status()
     options = "--epochs 1 --rate 1e-9 --held 0.5".split()
