@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from ragfm.core.document_name import document_names
 from ragfm.core.errors import ConfigError, TooLongError
-from ragfm.core.text import sentence_spans
+from ragfm.core.text import TABLE_RULE, sentence_spans
 from ragfm.core.types import Chunk, Document, Mark
 
 if TYPE_CHECKING:
@@ -48,7 +48,6 @@ _BLANK_LINE = re.compile(r"\n\s*\n")
 _LINE_BREAK = re.compile(r"\n")
 _HASHES = re.compile(r"^#{1,6} | #+$")
 _SEPARATOR = " > "
-_TABLE_RULE = re.compile(r"[|:\-\s]+")  # the line below the header of a Markdown table
 
 
 @dataclass(frozen=True)
@@ -168,7 +167,7 @@ class _Outline:
         first = next((at for at, line in enumerate(lines) if line.startswith("|")), 0)
         caption, header = [line for line in lines[:first] if line not in headings], lines[first:]
         captions = ["\n".join(caption[i:]) for i in range(len(caption))]
-        rows = [line for line in header if not _TABLE_RULE.fullmatch(line)]
+        rows = [line for line in header if not TABLE_RULE.fullmatch(line)]
         headers = ["\n".join(rows), "\n".join(map(_without_repetition, rows))] if rows else []
         torn = ["\n".join([*caption, *header])]
         torn += ["\n".join([*caption[i:], text]) for i in range(len(caption) + 1) for text in headers]

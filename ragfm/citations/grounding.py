@@ -82,13 +82,10 @@ def cite_sentences(output: str, analysis: Analysis) -> list[CitedSentence]:
             found = best_evidence(claim, question, windows.get(n, ()))
             if found and not found.supports:
                 found = replace(found, fault=find_fault(claim, analysis, best, found.hit))
-            elif found and found.missing:
-                found = replace(found, fault="subject")
             if found:
                 evidence.append(found)
         supporting = [found for found in evidence if found.supports]
         if best and best.supports and not supporting:
-            best = replace(best, fault="subject") if best.missing else best
             evidence.append(best)
             supporting = [best]
         contradicting: Window | None = None

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from ragfm.citations.grounding import citation_of
 from ragfm.citations.support import Window, passage_windows
 from ragfm.citations.text_match import count_matches, terms_of
+from ragfm.core.text import TABLE_RULE
 
 if TYPE_CHECKING:
     from ragfm.citations.verifier import Reading
@@ -21,8 +22,9 @@ _PASSAGES = 3
 
 def _is_heading(window: Window) -> bool:
     """Whether a window begins with a heading, or is a table's header or the rule below it."""
-    text, below = window.hit.text[window.start :], window.hit.text[window.end :].lstrip("\n").partition("\n")[0]
-    return text.startswith("#") or any(row[:1] == "|" and not row.strip("|:- ") for row in (window.text, below))
+    below = window.hit.text[window.end :].lstrip("\n").partition("\n")[0]
+    is_rule = any(row[:1] == "|" and TABLE_RULE.fullmatch(row) for row in (window.text, below))
+    return is_rule or window.hit.text.startswith("#", window.start)
 
 
 def nearest_sentences(question: str, passages: Sequence[Hit], readings: Sequence[Reading]) -> tuple[Citation, ...]:

@@ -28,7 +28,7 @@ from ragfm.citations.text_match import (
     terms_of,
     without_denials,
 )
-from ragfm.core.text import sentence_spans
+from ragfm.core.text import TABLE_RULE, sentence_spans
 
 if TYPE_CHECKING:
     from ragfm.core.types import Fault, Hit
@@ -57,7 +57,6 @@ ECHO = 0.5
 """A sentence without new terms that has this share of the question's terms only repeats the question."""
 
 _REFERS_BACK = re.compile(r"(?:\w+\W+){0,3}?(?:he|she|it|they|his|her|its|their|this|these|those)\b", re.IGNORECASE)
-_TABLE_RULE = re.compile(r"[|:\-\s]+")  # the line below the header of a Markdown table
 _NO_TERMS = terms_of("")
 _NO = {"no"}  # an answer that any sentence with a "no" would seem to support
 
@@ -155,7 +154,7 @@ def passage_windows(hit: Hit) -> Iterator[Window]:
     context = terms_of(hit.context)
     previous: tuple[int, Terms] | None = None
     # A passage that is the continuation of a table has the header in its context.
-    above = [line for line in hit.context.splitlines() if line.startswith("|") and not _TABLE_RULE.fullmatch(line)]
+    above = [line for line in hit.context.splitlines() if line.startswith("|") and not TABLE_RULE.fullmatch(line)]
     header, header_text, previous_text = _NO_TERMS, above[-1] if above else "", ""
     passage_terms = context.all | terms_of(hit.text).all
     for start, end in sentence_spans(hit.text):
@@ -163,7 +162,7 @@ def passage_windows(hit: Hit) -> Iterator[Window]:
         own = terms_of(text)
         if not text.startswith("|"):
             header, header_text = _NO_TERMS, ""
-        elif previous and _TABLE_RULE.fullmatch(text):
+        elif previous and TABLE_RULE.fullmatch(text):
             header, header_text = previous[1], previous_text
         terms = own.all | (context.all - context.numbers) | (header.all - header.numbers)
         names = own.names | context.names | header.names
@@ -221,7 +220,8 @@ def best_evidence(claim: Claim, question: QuestionTerms, windows: Sequence[Windo
                 passage_terms=window.passage_terms,
                 numbers=claim.terms.numbers,
             )
-        evidence = Evidence(window.hit, window.start, window.end, 2 * share + tie_breaker, supports, missing)
+        fault: Fault | None = "subject" if missing else None
+        evidence = Evidence(window.hit, window.start, window.end, 2 * share + tie_breaker, supports, missing, fault)
         if best is None or _rank(evidence) > _rank(best):
             best = evidence
     return replace(best, supports=False) if best and quoted and not quoting else best

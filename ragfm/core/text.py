@@ -13,6 +13,8 @@ from itertools import pairwise
 
 from ragfm.core.errors import UnsupportedError
 
+TABLE_RULE = re.compile(r"[|:\-\s]+")
+"""The line below the header of a Markdown table."""
 MARKER = re.compile(r"\s*\[(\d+(?:\s*[,;]\s*\d+)*)\]")
 """A citation marker, as readers write it: `[1]`, `[1, 2]`."""
 # The number of a list item: its full stop does not end a sentence.

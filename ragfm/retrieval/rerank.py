@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
-from functools import cached_property
+from functools import cache, cached_property
 from time import monotonic
 from typing import TYPE_CHECKING, Any, cast
 
@@ -29,6 +29,7 @@ def load_reranker(name: str) -> Reranker:
     return cast("Reranker", make("rerankers", name))
 
 
+@cache
 def has_verifier() -> bool:
     """Whether the model of the bundled verifier is installed."""
     try:
