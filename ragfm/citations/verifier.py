@@ -13,7 +13,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cache, cached_property
 from pathlib import Path
@@ -123,7 +123,7 @@ class Verifier:
         if not is_english(question, language):
             return []
         texts = [(f"{passage.context}\n" if passage.context else "", passage.text) for passage in passages]
-        parts = self._read(question, texts, lambda _: self._exact)
+        parts = self._read(question, texts)
         return [Reading(passage, of_passage) for passage, of_passage in zip(passages, parts, strict=True)]
 
     def load(self) -> None:
@@ -132,14 +132,12 @@ class Verifier:
 
     def likelihoods(self, question: str, texts: Sequence[str]) -> Vectors:
         """How likely each text has the answer, by the fastest backend. *Shape:* (len(texts),), in [0, 1]."""
-        parts = self._read(question, [("", text) for text in texts], self._backend)
+        parts = self._read(question, [("", text) for text in texts], fast=True)
         found = [max((1 - part.nowhere for part in of_text), default=0.0) for of_text in parts]
         return np.array(found, dtype=np.float32)
 
-    def _read(
-        self, question: str, texts: Sequence[tuple[str, str]], backend: Callable[[int], BertBackend]
-    ) -> list[tuple[Part, ...]]:
-        """The parts of texts, each given with its context, by the backend for their number of tokens."""
+    def _read(self, question: str, texts: Sequence[tuple[str, str]], *, fast: bool = False) -> list[tuple[Part, ...]]:
+        """The parts of texts, each given with its context, by the exact or the fastest backend."""
         start, end = map(self._tokenizer.token_to_id, ("[CLS]", "[SEP]"))
         asked = [start, *self._tokenizer.encode(question, add_special_tokens=False).ids[:_QUESTION], end]
         room = WINDOW - len(asked) - 1
@@ -150,7 +148,8 @@ class Verifier:
             starts = range(0, max(1, len(spans) - _OVERLAP), room - _OVERLAP)
             cut.append([([*encoding.ids[at : at + room], end], spans[at : at + room]) for at in starts])
         ids = [asked + part for parts in cut for part, _ in parts]
-        scores = iter(backend(sum(map(len, ids))).token_scores(ids) if ids else ())
+        backend = self._backend(sum(map(len, ids))) if fast else self._exact
+        scores = iter(backend.token_scores(ids) if ids else ())
         return [tuple(_part(next(scores), spans) for _, spans in parts) for parts in cut]
 
     @cached_property

@@ -111,17 +111,20 @@ def fastest(results: Sequence[Measurement]) -> str:
 
 def load_choice(weights: str) -> str | None:
     """The backend stored for this machine, its library versions and these weights (sha256); None if there is none."""
-    entry = read_json(_path()).get(_key(weights))
-    return str(entry["form"]) if isinstance(entry, dict) and "form" in entry else None
+    entry = _stored(weights)
+    return str(entry["form"]) if entry else None
 
 
 def measured_speed(weights: str) -> float | None:
     """Sample texts per second of the backend stored for these weights, on this machine; None if there is none."""
-    entry = read_json(_path()).get(_key(weights))
-    if not isinstance(entry, dict):
-        return None
+    entry = _stored(weights)
     chosen = [one for one in entry.get("measured", ()) if one["form"] == entry["form"]]
     return float(chosen[0]["texts_per_second"]) if chosen else None
+
+
+def _stored(weights: str) -> dict[str, Any]:
+    entry = read_json(_path()).get(_key(weights))
+    return entry if isinstance(entry, dict) and "form" in entry else {}
 
 
 def save_choice(weights: str, results: Sequence[Measurement]) -> None:
