@@ -117,12 +117,15 @@ def judge(question: dict[str, Any], answer: str, labels: dict[tuple[str, str], s
     return "wrong"
 
 
+def report_labels() -> dict[tuple[str, str], str]:
+    """The label of each answer that people judged, by question and answer."""
+    entries = map(json.loads, LABELS.read_text(encoding="utf-8").splitlines())
+    return {(entry["id"], entry["answer"]): entry["label"] for entry in entries}
+
+
 def answers(folder: Path, reader: str) -> dict[str, Any]:
     """Ask all questions, and count what comes back."""
-    labels: dict[tuple[str, str], str] = {}
-    for line in LABELS.read_text(encoding="utf-8").splitlines() if LABELS.exists() else ():
-        entry = json.loads(line)
-        labels[entry["id"], entry["answer"]] = entry["label"]
+    labels = report_labels()
     counts: dict[str, Counter[str]] = {"all": Counter(), "reporting": Counter()}
     times, asked = [], []
     with Collection.open(folder / "collection") as collection:
@@ -134,6 +137,8 @@ def answers(folder: Path, reader: str) -> dict[str, Any]:
             times.append(time.perf_counter() - begin)
             plain = re.sub(r"\s*\[[\d, ]+\]", "", answer.text)
             verdict = "not found" if answer.abstained else judge(question, plain, labels)
+            if answer.status == "unsure":
+                verdict = f"unsure, {verdict}"
             verified = any(citation.verified for citation in answer.citations)
             pages = {one["page"] for one in question["evidence"]}
             read = any(hit.n and hit.uri.endswith(question["document"]) and hit.page in pages for hit in answer.hits)

@@ -274,6 +274,27 @@ class Collection:
 
         return self._hits(filter, partial(find_candidates, query, count))
 
+    def neighbours(self, hits: Sequence[Hit]) -> list[Hit]:
+        """The chunks next to each hit that belong to its section and page: the one before it, then the one after it.
+
+        The hits themselves are left out. A hit of a document that has changed since has none.
+        """
+        from ragfm.retrieval.search import load_hits, unscored
+
+        def found(snapshot: Snapshot) -> list[Hit]:
+            catalog, at = self._store.catalog, snapshot.generation.id
+            known = {hit.chunk_id for hit in hits}
+            near: list[Hit] = []
+            for hit in hits:
+                ids = [one for one in catalog.neighbours(at, hit.chunk_id) if one not in known]
+                known.update(ids)
+                section = (hit.uri, hit.page, hit.place, hit.headings)
+                loaded = load_hits(unscored(ids), catalog, snapshot)
+                near += [one for one in loaded if (one.uri, one.page, one.place, one.headings) == section]
+            return near
+
+        return self._store.read(found)
+
     def _hits(self, filter: str | None, find: Callable[..., RankedChunks]) -> list[Hit]:
         from ragfm.retrieval.search import load_hits
 

@@ -20,8 +20,9 @@ from ragfm.citations.answer_check import check_answer, correct_answer, read_with
 from ragfm.citations.confidence import answer_signals, reader_signals, select_calibration
 from ragfm.citations.decision import decide
 from ragfm.citations.grounding import cite_sentences
-from ragfm.citations.nearest import nearest_sentences
+from ragfm.citations.nearest import nearest_sentences, select_quote, shown_text
 from ragfm.citations.support import analyze
+from ragfm.citations.units import name_unit
 from ragfm.core.abstention import ABSTENTION, is_abstention
 from ragfm.core.errors import CollectionError
 from ragfm.core.types import Answer, Sampling, Usage
@@ -30,7 +31,8 @@ from ragfm.generation.answer_stream import AnswerStream, ReaderHandle, generate
 from ragfm.generation.passage_retrieval import PassageRetriever, Retrieved
 from ragfm.generation.prompt import Prompt, build_prompt, prompt_fingerprint, prompt_prefix
 from ragfm.generation.prompt_template import load_strategy
-from ragfm.generation.readers import configured_reader
+from ragfm.generation.readers import DEFAULT_PASSAGES, configured_reader
+from ragfm.generation.small_talk import GREETING, NEEDS_LARGER_READER, is_greeting, needs_larger_reader
 from ragfm.models.adapters import serving_adapter
 from ragfm.retrieval.passages import arrange, match_hits
 
@@ -39,12 +41,14 @@ if TYPE_CHECKING:
 
     from ragfm.citations.verifier import Reading
     from ragfm.collection import Collection
-    from ragfm.core.types import Dropped, Hit, Message, Reader
+    from ragfm.core.types import Citation, Dropped, Hit, Message, Reader
     from ragfm.generation.structured_output import Extraction
 
 __all__ = ["AnswerStream", "Rag"]
 
 Model = TypeVar("Model", bound="BaseModel")
+
+_NEAREST = 3  # sentences named where there is no answer
 
 
 class Rag:
@@ -54,7 +58,7 @@ class Rag:
         collection: The documents. A restricted handle answers from what its groups may see.
         reader: A name (`bundled`, a GGUF file, a folder, a model of the hub, `PLUGIN:NAME`) or a reader object.
             Default: that of the settings.
-        k: Maximum number of passages in the prompt. Default: `ask.k` of the settings.
+        k: Maximum number of passages in the prompt. Default: `ask.k` of the settings, else by the reader's size.
         adapter: For a reader by name, a folder made by `ragfm adapt train`, a GGUF file, or `none`. Default: the
             adapter of the settings if the reader is theirs, else the one that ships for the bundled reader. An adapter
             that was trained on a different model or prompt raises AdapterMismatchError.
@@ -77,7 +81,6 @@ class Rag:
         self.collection = collection
         settings = self._settings = collection.settings.ask
         self.strategy = load_strategy(strategy or settings.strategy, collection.path.parent)
-        self.k = settings.k if k is None else k
         self._documents_only = settings.mode != "open"
         if reader is None or isinstance(reader, str):
             self.reader_name = reader or collection.settings.reader
@@ -89,6 +92,9 @@ class Rag:
         else:
             self.reader_name = type(reader).__name__
             self.base_reader = reader
+        passages: int = getattr(self.base_reader, "passages", DEFAULT_PASSAGES)
+        self.k: int = k or settings.k or passages
+        self._widens = settings.merge and passages > DEFAULT_PASSAGES
         if keep := getattr(self.base_reader, "keep", None):
             keep(prompt_prefix(self.strategy, documents_only=self._documents_only))
         self.reader = _scoped(self.base_reader, collection)
@@ -142,9 +148,10 @@ class Rag:
         """Answer a question as a stream of text; `stream.answer` has the citations at the end.
 
         Retrieval is done when this returns; text is generated as it is taken. The streamed text is the reader's own;
-        `stream.answer.text` has corrected citation markers. The answer comes in one piece in `strict` mode, with a
-        reasoning strategy, and if the verifier may correct it. Otherwise an answer that is withheld afterwards is
-        followed by a line with the abstention.
+        `stream.answer.shown` is the answer as a user should read it. The answer comes in this form, and in one piece,
+        in `strict` mode, with a reasoning strategy, and from a small reader, which the verifier may correct. Otherwise
+        an answer that is withheld afterwards is followed by a line with the abstention, and an unsure one by a line
+        that says so.
 
         Args:
             question: The question; a follow-up is rewritten to stand alone for the search.
@@ -155,6 +162,10 @@ class Rag:
         Raises FilterError, and TooLongError if the question exceeds the window of the embedder or the reader.
 
         """
+        if self._documents_only and hits is None and is_greeting(question):
+            greeting = Answer(question, GREETING, "answered", (), (), (), Usage(), 0.0, query=question, shown=GREETING)
+            return AnswerStream(_say(greeting), None, ReaderHandle())
+
         # Retrieve and rerank.
         retrieved = self._retrieve(question, history, filter, hits)
 
@@ -168,7 +179,7 @@ class Rag:
         no_answer_yet = Answer(
             question,
             text="",
-            abstained=False,
+            status="answered",
             citations=(),
             hits=prompt.shown if prompt else (),
             dropped=prompt.dropped if prompt else (),
@@ -178,13 +189,22 @@ class Rag:
         )
 
         handle = ReaderHandle()
-        if prompt and (prompt.shown or not self._documents_only):
+        not_found = replace(no_answer_yet, text=ABSTENTION, shown=ABSTENTION, status="not_found", hits=numbered_hits)
+        if prompt is None or (self._documents_only and not prompt.shown):
+            pieces = _say(not_found, retrieved)  # the reader would answer from memory
+        elif self._small and needs_larger_reader(retrieved.query):
+            nearest = tuple(quote for _, quote in nearest_sentences(retrieved.query, prompt.shown, ())[:_NEAREST])
+            pieces = _say(replace(not_found, shown=NEEDS_LARGER_READER, nearest=nearest), retrieved)
+        else:
             pieces = self._answer(retrieved, prompt, numbered_hits, scored_passages, handle)
-        else:  # without passages the reader would answer from memory
-            pieces = _abstain(replace(no_answer_yet, hits=numbered_hits), retrieved)
         if self.log:
             pieces = self.log.record_stream(pieces, AnswerContext.of(self, prompt, retrieved.start), no_answer_yet)
         return AnswerStream(pieces, prompt, handle)
+
+    @property
+    def _small(self) -> bool:
+        """Whether the reader is so small that the verifier may correct it, and users see the documents' own words."""
+        return self._documents_only and self.calibration is not None and self.calibration.corrects
 
     def _answer(
         self,
@@ -196,8 +216,8 @@ class Rag:
     ) -> Generator[str, None, Answer]:
         """Generate → cite → score → decide. `scored_passages` are the shown ones that were found for this question."""
         query, settings, calibration = retrieved.query, self._settings, self.calibration
-        may_correct = self._documents_only and calibration is not None and calibration.corrects
-        one_piece = may_correct or settings.mode == "strict" or self.strategy.answer_after is not None
+        small = self._small
+        one_piece = small or settings.mode == "strict" or self.strategy.answer_after is not None
 
         # Generate.
         output = yield from generate(self.reader, prompt, self.sampling, self.strategy, handle, silent=one_piece)
@@ -206,15 +226,18 @@ class Rag:
         readings: list[Reading] = []
         if output.text and calibration and settings.verifier != "none":
             readings = read_with_verifier(query, prompt.shown, self.collection.language)
-        text = correct_answer(output.text, readings) if readings and may_correct else output.text
+        text = correct_answer(output.text, readings) if readings and small else output.text
+        corrected = text != output.text
         has_answer = bool(text) and not is_abstention(text)
 
         # Cite: which passages support which sentence, and do they answer the question?
         analysis = analyze(query, prompt.shown if has_answer else (), self.collection.language)
         sentences = cite_sentences(text, analysis) if has_answer else []
+        if (named := name_unit(text, sentences, prompt.shown)) != text:
+            text, sentences = named, cite_sentences(named, analysis)
         checked, verifier_signals = sentences, dict[str, float]()
         if readings and has_answer:
-            checked, verifier_signals = check_answer(query, output.text, sentences, readings)
+            checked, verifier_signals = check_answer(query, output.text, sentences, readings, corrected=corrected)
 
         # Score: how likely is it right? Calibrations are fitted to the support of unchecked sentences.
         signals: dict[str, float] = {}
@@ -226,17 +249,24 @@ class Rag:
                 signals |= reader_signals(self.reader, prompt.messages, output.text, tokens, self.sampling.adapter)
             confidence = calibration.confidence(signals, self.collection.contract.get("weights"))
 
-        # Decide: answer, or abstain?
+        # Decide: answer, or abstain? Small and unsure readers quote.
         decision = decide(text, checked, confidence, calibration, settings)
+        composed, status = decision.answer, decision.status
+        nearest: list[tuple[float, Citation]] = []
+        if status != "answered" or small:
+            nearest = nearest_sentences(query, prompt.shown, readings)
+        quote = select_quote(status, composed.citations, nearest) if nearest and status != "not_found" else None
         answer = Answer(
             question=retrieved.question,
             query=query,
-            text=decision.answer.text,
-            abstained=decision.abstained,
-            citations=decision.answer.citations,
-            contradictions=decision.answer.contradictions,
-            nearest=nearest_sentences(query, prompt.shown, readings) if decision.abstained else (),
-            unsupported=decision.answer.unsupported,
+            text=composed.text,
+            status=status,
+            quote=quote,
+            shown=shown_text(composed.text, status, quote, small=small),
+            citations=composed.citations,
+            contradictions=composed.contradictions,
+            nearest=tuple(citation for _, citation in nearest[:_NEAREST]) if status == "not_found" else (),
+            unsupported=composed.unsupported,
             hits=numbered_hits,
             dropped=prompt.dropped,
             usage=output.usage,
@@ -251,13 +281,13 @@ class Rag:
         # Finish the stream.
         if one_piece or not output.text:
             handle.cited_spans = [(citation.answer_start, citation.answer_end) for citation in answer.citations]
-            yield answer.text
+            yield answer.shown
         else:
-            handle.cited_spans = [
-                (start + output.start, end + output.start) for start, end in decision.answer.output_spans
-            ]
+            handle.cited_spans = [(start + output.start, end + output.start) for start, end in composed.output_spans]
             if answer.abstained and not is_abstention(output.text):
                 yield f"\n{ABSTENTION}"  # what was streamed cannot be taken back
+            else:
+                yield answer.shown.removeprefix(answer.text)
         return answer
 
     @overload
@@ -338,7 +368,7 @@ class Rag:
                 )
         except BaseException:
             if self.log:
-                failed = replace(extraction.answer, abstained=False, seconds=retrieved.seconds)
+                failed = replace(extraction.answer, status="answered", seconds=retrieved.seconds)
                 self.log.record(failed, context, finished=False)
             raise
         return replace(extraction, log_id=self.log.record(extraction.answer, context)) if self.log else extraction
@@ -372,6 +402,7 @@ class Rag:
             except CollectionError:  # removed since
                 return ""
 
+        widens = self._widens and retrieved.searched
         prompt = build_prompt(
             retrieved.query,
             retrieved.chosen,
@@ -383,13 +414,16 @@ class Rag:
             documents_only=documents_only,
             instruction=instruction,
             strategy=None if instruction else self.strategy,
+            neighbours=self.collection.neighbours if widens else None,
+            passage_tokens=self.k * self.collection.embedder.max_tokens if widens else 0,
         )
         return replace(prompt, dropped=(*retrieved.duplicates, *prompt.dropped))
 
 
-def _abstain(no_answer: Answer, retrieved: Retrieved) -> Generator[str, None, Answer]:
-    yield ABSTENTION
-    return replace(no_answer, text=ABSTENTION, abstained=True, seconds=retrieved.seconds)
+def _say(answer: Answer, retrieved: Retrieved | None = None) -> Generator[str, None, Answer]:
+    """An answer that needs no reader."""
+    yield answer.shown
+    return replace(answer, seconds=retrieved.seconds if retrieved else 0.0)
 
 
 def _scoped(reader: Reader, collection: Collection) -> Reader:

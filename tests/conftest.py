@@ -28,6 +28,12 @@ def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv(name)
 
 
+@pytest.fixture(autouse=True)
+def _no_default_calibration(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The default calibration judges what readers say, and scripted readers say anything: tests of it set it again."""
+    monkeypatch.setattr("ragfm.citations.confidence.DEFAULT", None)
+
+
 @pytest.fixture(scope="module")
 def one_thread() -> Iterator[None]:
     """For torch: on tiny matrices threads only wait for each other, and very long where the machine is busy."""

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from ragfm.citations.text_match import find_quotes, matches_question, terms_of
+from ragfm.citations.text_match import added_terms, count_matches, find_quotes, terms_of
 from ragfm.core.abstention import is_abstention
 from ragfm.core.text import MARKER, escape_markers
 from ragfm.core.types import Citation
@@ -18,8 +18,7 @@ if TYPE_CHECKING:
     from ragfm.core.types import Hit
 
 __all__ = [
-    "MAX_IRRELEVANT",
-    "MIN_CERTAIN",
+    "MIN_LIKELIHOOD",
     "best_spans",
     "check_answer",
     "correct_answer",
@@ -27,10 +26,12 @@ __all__ = [
     "term_overlap",
 ]
 
-MAX_IRRELEVANT = 0.05
-"""Quotes that are less likely to hold the answer are irrelevant: 8 % of them were right on the tuning articles."""
-MIN_CERTAIN = 0.5
-"""How likely the verifier must find an answer for its quote to be verified: docs/decisions/015-the-verifier.md."""
+MIN_LIKELIHOOD = 0.3
+"""How likely the verifier must find the answer in a quote for it to be verified; see docs/decisions/029."""
+MIN_QUESTION_SHARE = 0.5
+"""The share of the question's terms that a verified quote has, with its headings and table header."""
+SELF_CONTAINED = 4
+"""New terms from which on a sentence of a longer answer states something by itself, whatever the question is."""
 MIN_OVERLAP = 0.5
 """The term overlap from which on two answers are the same."""
 _MIN_PROBABILITY = 1e-6
@@ -44,16 +45,18 @@ def read_with_verifier(question: str, passages: Sequence[Hit], language: str | N
 
 
 def check_answer(
-    question: str, output: str, sentences: Sequence[CitedSentence], readings: Sequence[Reading]
+    question: str, output: str, sentences: Sequence[CitedSentence], readings: Sequence[Reading], *, corrected: bool
 ) -> tuple[list[CitedSentence], dict[str, float]]:
     """Check an answer against the verifier's readings; `output` is the reader's own text.
 
-    Returns the sentences with `irrelevant` and `uncertain` instead of `verified` for quotes that may not answer the
-    question, and the verifier's signals (see `confidence`). A quote stays verified if the verifier is certain and the
-    quote is about the subject of the question. Of several sentences, some may say more than the question asks: they
-    stay as they are.
+    Returns the sentences, with the fault `unclear` for quotes that have the words of a sentence, but may not say what
+    was asked, and the verifier's signals (see `confidence`). A quote stays verified if the verifier, which has not seen
+    the answer, finds the answer to the question there, and it has half of the question's terms. A `corrected` answer is
+    the verifier's own, so nothing has confirmed it. In an answer of several sentences, one that adds many terms to the
+    question is a statement by itself.
     """
-    checked = list(sentences)
+    terms = terms_of(question).all
+    checked: list[CitedSentence] = []
     likelihoods = [0.0]
     for sentence in sentences:
         # Where the sentence occurs verbatim, as (reading, start, end), and how likely the answer occurs in its quotes.
@@ -62,30 +65,29 @@ def check_answer(
             for reading in readings
             for start, end in find_quotes(sentence.plain, reading.passage.text)
         ]
+        is_statement = len(sentences) > 1 and len(added_terms(sentence.terms, terms)) >= SELF_CONTAINED
         citations, quotes = list[Citation](), [0.0]
         for citation, quote_terms in zip(sentence.citations, sentence.quote_terms, strict=True):
             reading = next(reading for reading in readings if reading.passage.n == citation.n)
             start, end = citation.start - reading.passage.start, citation.end - reading.passage.start
             quotes.append(reading.within(start, end))
-            if citation.verified:
-                inside = [
-                    reading.within(first, last)
-                    for other, first, last in verbatim
-                    if other is reading and start <= first and last <= end
-                ]
-                likelihood = max(inside, default=quotes[-1])
-                if quotes[-1] < MAX_IRRELEVANT:
-                    citation = replace(citation, verified=False, fault="irrelevant")
-                elif likelihood < MIN_CERTAIN or not matches_question(
-                    question, sentence.plain, citation.quote, quote_terms
-                ):
-                    citation = replace(citation, verified=False, fault="uncertain")
+            inside = [
+                reading.within(first, last)
+                for other, first, last in verbatim
+                if other is reading and start <= first and last <= end
+            ]
+            confirmed = (
+                not corrected
+                and max(inside, default=quotes[-1]) >= MIN_LIKELIHOOD
+                and count_matches(terms, quote_terms) >= MIN_QUESTION_SHARE * len(terms)
+            )
+            if citation.verified and not confirmed and not is_statement:
+                citation = replace(citation, verified=False, fault="unclear")
             citations.append(citation)
         if sentence.claims:
             best_verbatim = max((reading.within(start, end) for reading, start, end in verbatim), default=0.0)
             likelihoods.append(best_verbatim or max(quotes))
-        if len(sentences) == 1:
-            checked = [replace(sentence, citations=tuple(citations))]
+        checked.append(replace(sentence, citations=tuple(citations)))
     anywhere = min(max(reading.anywhere for reading in readings), 1 - _MIN_PROBABILITY)
     signals = {
         "anywhere": math.log(max(anywhere, _MIN_PROBABILITY) / (1 - anywhere)),
@@ -118,5 +120,11 @@ def correct_answer(output: str, readings: Sequence[Reading]) -> str:
     """The reader's output if it agrees with a likely answer of a passage, else the likeliest answer with its marker."""
     spans = best_spans(readings)
     best, n = spans[0]
-    agrees = not best or any(term_overlap(output, span) >= MIN_OVERLAP for span, _ in spans)
+    agrees = not best or any(_agrees(output, span) for span, _ in spans)
     return output if agrees else f"{escape_markers(best)} [{n}]."
+
+
+def _agrees(answer: str, span: str) -> bool:
+    """Whether two answers share half of their terms, and the numbers of the first are in the second: 2 is not 22."""
+    numbers = terms_of(MARKER.sub("", answer)).numbers
+    return term_overlap(answer, span) >= MIN_OVERLAP and numbers <= terms_of(span).numbers

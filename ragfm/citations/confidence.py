@@ -16,6 +16,7 @@ The reader scores text that it has just generated, after a prompt that it has in
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from hashlib import blake2b, file_digest
 from pathlib import Path
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
     from ragfm.citations.support import Analysis
     from ragfm.core.types import Hit, Message, Reader
 
-__all__ = ["SHIPPED", "SIGNALS", "adapter_hash", "answer_signals", "reader_signals", "select_calibration"]
+__all__ = ["DEFAULT", "SHIPPED", "SIGNALS", "adapter_hash", "answer_signals", "reader_signals", "select_calibration"]
 
 SIGNALS = (
     *("cosine", "gap", "covered", "nearest", "supported", "names", "anywhere", "located", "agree"),
@@ -82,12 +83,13 @@ def reader_signals(
 def select_calibration(
     own: Calibration | None, reader: str, adapter: str | None, strategy: str = "zero-shot"
 ) -> Calibration | None:
-    """The calibration for a reader with an adapter and a prompt strategy: the user's own, else one that ships."""
+    """The calibration for a reader with an adapter and a prompt strategy: the user's own, else one that ships for it.
+
+    For all others there is `DEFAULT`, whose signals need no particular reader.
+    """
     candidates = [one for one in (own, *SHIPPED) if one and (one.reader, one.strategy) == (reader, strategy)]
-    if not candidates:
-        return None
-    wanted = adapter_hash(adapter)
-    return next((one for one in candidates if one.adapter == wanted), None)
+    wanted = adapter_hash(adapter) if candidates else None
+    return next((one for one in candidates if one.adapter == wanted), DEFAULT)
 
 
 def adapter_hash(path: str | None) -> str | None:
@@ -132,7 +134,7 @@ SHIPPED: tuple[Calibration, ...] = (
         bias=-0.8528,
         weights={"anywhere": 0.3794, "located": 0.3318, "agree": 0.9207},
         means={"anywhere": 0.2685, "located": -2.9524, "agree": 0.3364},
-        threshold=0.3803,
+        threshold=0.07,
         embedder="53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
         adapter="4ad9363ea3fa82edd5809c98b0a78d5e",
         corrects=True,
@@ -142,4 +144,10 @@ SHIPPED: tuple[Calibration, ...] = (
 
 Fitted to the first ten articles of SQuAD 2.0 dev, by title, and to the last three of these, which the verifier was not
 trained on.
+"""
+
+DEFAULT: Calibration | None = replace(SHIPPED[1], reader="", adapter=None, embedder=None, corrects=False, threshold=0.0)
+"""For readers without a calibration of their own: the same signals need no particular reader. Nothing is withheld.
+
+`benchmarks/bench_confidence.py` validates it on other readers and domains than it was fitted to.
 """

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from ragfm.citations.grounding import CitedSentence, cite
 from ragfm.core.abstention import ABSTENTION, is_abstention
-from ragfm.core.types import Citation, Contradiction
+from ragfm.core.types import AnswerStatus, Citation, Contradiction
 
 if TYPE_CHECKING:
     from ragfm.core.calibration import Calibration
@@ -35,10 +35,10 @@ class ComposedAnswer:
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """What the user gets: the composed answer, or the abstention text without citations."""
+    """What the user gets: the status, and the composed answer, or the abstention text without citations."""
 
     answer: ComposedAnswer
-    abstained: bool
+    status: AnswerStatus
 
 
 def decide(
@@ -51,23 +51,24 @@ def decide(
     """Decide whether to answer.
 
     An answer is withheld if no sentence is left, if `strict` mode has no citation for it, or if its confidence is below
-    the threshold of the settings or the calibration. `text` is the answer without markers; an abstention stays as the
-    reader phrased it.
+    the threshold of the settings or the calibration. Otherwise it is `answered` where giving it has the higher expected
+    utility than saying nothing: a right answer counts 1, a wrong one minus `ask.wrong_cost` (Chow 1970). An answer of
+    unknown confidence is given, as are all in `open` mode. `text` is the answer without markers; an abstention stays as
+    the reader phrased it.
     """
     if not text:
-        return Decision(ComposedAnswer(ABSTENTION), abstained=True)
+        return Decision(ComposedAnswer(ABSTENTION), "not_found")
     if is_abstention(text):
-        return Decision(ComposedAnswer(text), abstained=True)
+        return Decision(ComposedAnswer(text), "not_found")
     strict = settings.mode == "strict"
     answer = compose(sentences, strict=strict, contradictions=settings.contradictions)
-    withheld = (
-        calibration is not None
-        and settings.mode != "open"
-        and calibration.withholds(confidence, settings.min_confidence)
-    )
+    if settings.mode == "open":  # of an answer from memory, the passages tell little
+        confidence = None
+    withheld = calibration is not None and calibration.withholds(confidence, settings.min_confidence)
     if not answer.text or withheld or (strict and not answer.citations):
-        return Decision(ComposedAnswer(ABSTENTION), abstained=True)
-    return Decision(answer, abstained=False)
+        return Decision(ComposedAnswer(ABSTENTION), "not_found")
+    unsure = confidence is not None and confidence < settings.wrong_cost * (1 - confidence)
+    return Decision(answer, "unsure" if unsure else "answered")
 
 
 def compose(sentences: Sequence[CitedSentence], *, strict: bool = False, contradictions: bool = True) -> ComposedAnswer:

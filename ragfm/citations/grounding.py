@@ -5,8 +5,8 @@ becomes the quote: a slice of the document, character for character.
 
 A citation that is not verified has a fault. `fabricated`: no passage says so. `misattributed`: another passage does.
 `stitched`: its parts occur in several places, and nowhere together. `subject`: a name or period of the question is not
-found with the quote (see `subject`). The verifier adds two (see `answer_check`):
-`irrelevant`: the quote says so, but hardly answers the question; `uncertain`: it may not answer the question.
+found with the quote (see `subject`). The verifier adds `unclear`: the quote may not say what was asked (see
+`answer_check`).
 """
 
 from __future__ import annotations

@@ -83,7 +83,8 @@ class Window:
 
     `terms` and `names` include those of the headings above it and of the table header above a row. A sentence that
     refers back ("She was …") also has those of the sentence before, and then starts there. `header` is the table header
-    above a row, in the passage or in its context. `passage_terms` are those of the whole passage.
+    above a row, in the passage or in its context. `passage_terms` are those of the whole passage. `is_heading`: it is a
+    heading, a table's header or the rule below that, and no evidence.
     """
 
     hit: Hit
@@ -94,6 +95,7 @@ class Window:
     names: frozenset[str]
     passage_terms: frozenset[str]
     header: str = ""
+    is_heading: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,19 +156,23 @@ def passage_windows(hit: Hit) -> Iterator[Window]:
     context = terms_of(hit.context)
     previous: tuple[int, Terms] | None = None
     # A passage that is the continuation of a table has the header in its context.
-    above = [line for line in hit.context.splitlines() if line.startswith("|") and not TABLE_RULE.fullmatch(line)]
-    header, header_text, previous_text = _NO_TERMS, above[-1] if above else "", ""
+    rows = [line for line in hit.context.splitlines() if line.startswith("|") and not TABLE_RULE.fullmatch(line)]
+    header, header_text, previous_text = _NO_TERMS, rows[-1] if rows else "", ""
+    caption, scales = _NO_TERMS, context.magnitudes  # "in millions" above a table holds for its numbers
     passage_terms = context.all | terms_of(hit.text).all
     for start, end in sentence_spans(hit.text):
         text = hit.text[start:end]
         own = terms_of(text)
         if not text.startswith("|"):
-            header, header_text = _NO_TERMS, ""
+            header, header_text, caption, scales = _NO_TERMS, "", own, frozenset()
         elif previous and TABLE_RULE.fullmatch(text):
             header, header_text = previous[1], previous_text
-        terms = own.all | (context.all - context.numbers) | (header.all - header.numbers)
+            scales = caption.magnitudes | header.magnitudes | context.magnitudes
+        terms = own.all | (context.all - context.numbers) | (header.all - header.numbers) | scales
         names = own.names | context.names | header.names
-        yield Window(hit, start, end, text, terms, names, passage_terms, header_text)
+        below = hit.text[end:].lstrip("\n").partition("\n")[0] if text.startswith("|") else ""
+        is_heading = text.startswith("#") or any(TABLE_RULE.fullmatch(row) for row in (text, below) if row[:1] == "|")
+        yield Window(hit, start, end, text, terms, names, passage_terms, header_text, is_heading)
         if previous and _REFERS_BACK.match(text):
             together = names | previous[1].names
             yield Window(hit, previous[0], end, text, terms | previous[1].names, together, passage_terms)
@@ -191,11 +197,16 @@ def best_evidence(claim: Claim, question: QuestionTerms, windows: Sequence[Windo
 
     best: Evidence | None = None
     for window in quoting or windows:
+        if window.is_heading:
+            continue
         matched = _matched_terms(claim, new, window)
         share = len(matched) / len(new)
         question_matches = count_matches(question.terms, window.terms)
         # A number of the question ("Is it 28 days?") need not occur in the quote, unless it is all that is claimed.
         supports = not echo and share >= MIN_SUPPORT and matched >= new & terms.exact
+        if supports:  # headings alone are no evidence
+            own = terms_of(window.text).all
+            supports = any(matches(term, own) for term in matched)
         if supports and len(new) <= SHORT_CLAIM:
             supports = question_matches >= min_question_matches
         if supports and question.denies:

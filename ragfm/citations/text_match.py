@@ -1,4 +1,4 @@
-"""Text matching without a model: terms, numbers with their units, negations, verbatim quotes, and questions.
+"""Text matching without a model: terms, numbers with their units, negations, and verbatim quotes.
 
 A term is a word without its ending, in lower case, or a number in digits. Two texts are compared by the terms that
 they share; a name or number must be the same, other words may differ in their ending. Lists of words are English.
@@ -8,13 +8,9 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from bisect import bisect_left
-from collections.abc import Iterator, Sequence, Set
+from collections.abc import Iterator, Set
 from dataclasses import dataclass
-from functools import lru_cache
-from itertools import accumulate, pairwise, takewhile
-
-import Stemmer
+from itertools import pairwise
 
 __all__ = [
     "Terms",
@@ -28,9 +24,7 @@ __all__ = [
     "find_quotes",
     "is_unit",
     "matches",
-    "matches_question",
     "quotations",
-    "term_sequence",
     "terms_of",
     "without_denials",
 ]
@@ -84,6 +78,11 @@ class Terms:
         """Names and numbers: a quote must have each of them."""
         return self.names | self.numbers
 
+    @property
+    def magnitudes(self) -> frozenset[str]:
+        """Words such as `million`."""
+        return self.all & _MAGNITUDES
+
 
 def terms_of(text: str) -> Terms:
     """The terms of a text, without stop words.
@@ -100,11 +99,6 @@ def terms_of(text: str) -> Terms:
         elif capitalised:
             names.add(term)
     return Terms(frozenset(terms), frozenset(names), frozenset(numbers), first)
-
-
-def term_sequence(text: str, *, keep: frozenset[str] = frozenset()) -> list[str]:
-    """The terms of a text in order, with repetitions. Stop words in `keep` are kept."""
-    return [term for _, _, term, _ in _content_words(text, keep)]
 
 
 def matches(term: str, terms: Set[str], *, max_suffix: int | None = None) -> bool:
@@ -135,12 +129,12 @@ def added_terms(terms: Terms, known: Set[str]) -> frozenset[str]:
     return frozenset(term for term in terms.all if not (term in known if term in exact else matches(term, known)))
 
 
-def _content_words(text: str, keep: frozenset[str] = frozenset()) -> Iterator[tuple[int, str, str, bool]]:
+def _content_words(text: str) -> Iterator[tuple[int, str, str, bool]]:
     """Each word that is not a stop word: its position, lower-case form, term, and whether it is capitalised."""
     for position, token in enumerate(_tokens(text)):
         word, capitalised = token.casefold(), token[0].isupper()
         is_name = word in _MONTHS_AND_NAMES and capitalised and position
-        if word not in _STOP_WORDS or word in keep or is_name:
+        if word not in _STOP_WORDS or is_name:
             yield position, word, _term(word), capitalised
 
 
@@ -355,120 +349,3 @@ def find_quotes(quotation: str, text: str) -> Iterator[tuple[int, int]]:
         first, *rest = (re.sub("['’]", "['’]", _NON_JOINER.sub("", re.escape(word))) for word in words)
         pattern = "".join([rf"(?<!\w)(?i:{first})", *(rf"\s+{word}" for word in rest), r"(?!\w)"])
         yield from (match.span() for match in re.finditer(pattern, text))
-
-
-# --- Questions ---------------------------------------------------------------------------------------------------
-
-_AUXILIARY = "is|are|was|were|be|been|do|does|did|has|have|had|can|could|may|might|must|shall|should|will|would"
-_NOUN = rf"(?!(?:{_AUXILIARY})\b)[^\W\d_]\w*(?:-\w+)*"
-_BEFORE_AUXILIARY = rf"(?=\s+(?:{_AUXILIARY})\b)"
-_END = r"(?=\W*$)"
-_KIND_OF = r"(?:kind|sort|type)s?\s+of"
-_QUESTION_WORD = re.compile(r"\b(?:by\s+)?(?:what|which|whose|how|who|whom)\b|\bby\s+when\b", re.IGNORECASE)
-_COUNT = re.compile(
-    rf"\bhow (?:many|much)(?:\s+(?P<counted>{_NOUN}(?:\s+{_NOUN}){{0,3}}?{_BEFORE_AUXILIARY}|{_NOUN}{_END})"
-    rf"|(?=\s+(?P<acting>{_NOUN}))|\b)",
-    re.IGNORECASE,
-)
-"""The counted noun: "(How many (days of leave)) do …"; "(How many) (people) died …", where it is the subject, too."""
-_KIND = re.compile(
-    rf"(?:by\s+)?(?:what|which|whose|how)\s+(?:{_KIND_OF}\s+)?(?P<kind>(?-i:(?=[a-z])){_NOUN})(?:{_BEFORE_AUXILIARY}|{_END})"
-    rf"|(?:what|which)\s+{_KIND_OF}\b",
-    re.IGNORECASE,
-)
-"""The kind of thing asked for: "In (what year) did …". A word that no auxiliary follows may be a verb instead."""
-_POSSESSIVE = re.compile(r"['’]s\b")
-_NEGATING_PREFIX = re.compile(r"\bnon\b", re.IGNORECASE)
-_PREPOSITIONS = frozenset({"by", "of"})
-_MAX_SUFFIX = 3  # letters
-_AGENT_SUFFIX = re.compile("(?:er|or|ee)$")
-_SHIFTING = frozenset("by except former near only outside than".split())
-"""Words that change the meaning if they stand between two others of a phrase."""
-_COUNTED_DISTANCE = 4  # words after a number among which the counted noun stands
-_MIN_TERMS = 2  # terms of the question that a quote must have
-
-
-def matches_question(question: str, answer: str, quote: str, context: frozenset[str]) -> bool:
-    """Whether a quote has all terms of a question, close together and in the question's order.
-
-    Terms that only `context` has (headings, table header) may be missing from the quote. Between two neighbours there
-    may be one more word, but no name, number or word that changes the meaning, unless the answer has it. The counted
-    noun must be counted in the quote too, and a negation must occur in both. The word for the kind of thing asked for
-    may be missing.
-    """
-    quoted, answered = term_sequence(without_denials(quote), keep=_PREPOSITIONS), terms_of(answer).all
-    if denies(question) != denies_terms(quote, terms_of(question).all | answered) or details_differ(question, quote):
-        return False
-    if bool(_NEGATING_PREFIX.search(question)) != bool(_NEGATING_PREFIX.search(quote)):
-        return False
-
-    # The question's terms in order, those of the counted noun, and those of the kind of thing asked for.
-    count_match = _COUNT.search(question)
-    question_word = None if count_match else _QUESTION_WORD.search(question)
-    kind_match = _KIND.match(question, question_word.start()) if question_word else None
-    asking = count_match or kind_match or question_word
-    rest = f"{question[: asking.start()]} {question[asking.end() :]}" if asking else question
-    asked = term_sequence(without_denials(_POSSESSIVE.sub("", rest)), keep=_PREPOSITIONS)
-    counted = terms_of((count_match["counted"] or count_match["acting"] or "") if count_match else "").all
-    kind = terms_of((kind_match["kind"] or "") if kind_match else "").all
-    if counted:
-        # The terms of the answer in the quote, and those that follow them up to the next number.
-        count_terms = set(answered.intersection(quoted))
-        for at, term in enumerate(quoted):
-            if term in answered:
-                following = quoted[at + 1 : at + 1 + _COUNTED_DISTANCE]
-                count_terms.update(takewhile(lambda near: not near[-1].isdecimal(), following))
-        if not all(any(_same_word(term, other) for other in count_terms) for term in counted):
-            return False
-
-    positions = {term: [at for at, other in enumerate(quoted) if _same_word(term, other)] for term in asked}
-    required = [
-        term
-        for term, following in zip(asked, [*asked[1:], ""], strict=False)
-        if term != "of" or positions.get(following)
-    ]
-    if any(not positions[term] and not any(_same_word(term, other) for other in context) for term in required):
-        return False
-    present = [term for term in required if positions[term]]
-    count = sum(term not in _PREPOSITIONS for term in present) + len(counted)
-    count += any(_same_word(term, other) for term in kind for other in quoted)
-    if count < _MIN_TERMS:
-        return False
-    # The cumulated cost of the terms before each position; between neighbours of a phrase it may be 1.
-    forbidden = terms_of(quote).exact | _SHIFTING
-    costs = (0 if term in answered or term in ("of", "s") else 2 if term in forbidden else 1 for term in quoted)
-    ends = _phrase_ends([positions[term] for term in present], list(accumulate(costs, initial=0)))
-    # "Kern owns the company's car" does not say who owns the company; a counted noun may belong to the company.
-    return not present or any(counted or quoted[at + 1 : at + 2] != ["s"] for at in ends)
-
-
-def _same_word(term: str, other: str) -> bool:
-    """Whether two terms are forms of one word. An agent ("insurer") is not what is done ("insured")."""
-    if term == other:
-        return True
-    if matches(term, {other}, max_suffix=_MAX_SUFFIX):
-        shorter, longer = sorted((term, other), key=len)
-        return bool(_AGENT_SUFFIX.search(shorter)) or not _AGENT_SUFFIX.search(longer)
-    return _stem(term) == _stem(other) and _is_agent(term) == _is_agent(other)
-
-
-@lru_cache(maxsize=4096)
-def _stem(term: str) -> str:
-    return str(Stemmer.Stemmer("english").stemWord(term))  # stemmers are not thread-safe
-
-
-def _is_agent(term: str) -> bool:
-    return bool(_AGENT_SUFFIX.search(term)) and not _AGENT_SUFFIX.search(_stem(term))
-
-
-def _phrase_ends(positions: Sequence[Sequence[int]], cost_before: Sequence[int]) -> Sequence[int]:
-    """The positions where a phrase can end that has one position of each term, in order and close together."""
-    reachable = positions[0] if positions else ()
-    for candidates in positions[1:]:
-        nearest = [(bisect_left(reachable, position), position) for position in candidates]
-        reachable = [
-            position
-            for at, position in nearest
-            if at and cost_before[position] - cost_before[reachable[at - 1] + 1] <= 1
-        ]
-    return reachable

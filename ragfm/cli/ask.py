@@ -16,6 +16,7 @@ from ragfm.cli.options import (
     read_schema,
     reader_options,
     require_text,
+    suggest_larger_reader,
 )
 from ragfm.cli.output import answer_json, extraction_json, print_answer, print_extraction, print_json
 from ragfm.cli.progress_bar import busy
@@ -45,9 +46,11 @@ def ask(collection: str, as_json: bool, question: str, filter: str | None, schem
             print_extraction(extraction)
         return OK
     with open_collection(collection) as store, busy("searching and reading"):
-        answer = make_rag(store, options).ask(question, filter=filter)
+        rag = make_rag(store, options)
+        answer = rag.ask(question, filter=filter)
     if as_json:
         print_json(answer_json(answer))
     else:
         print_answer(answer)
+        suggest_larger_reader(rag)
     return OK

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from ragfm.cli.options import OK, SOME_FAILED, json_options, open_collection
+from ragfm.cli.options import OK, SOME_FAILED, json_options, open_collection, suggest_larger_reader
 from ragfm.cli.output import answer_json, print_answer, print_json, print_sync_report, print_text
 from ragfm.cli.progress_bar import busy, show_progress
 
@@ -44,7 +44,8 @@ def demo(folder: str, as_json: bool) -> int:
     else:
         print_text(
             f"\nThe documents are in {handbook}. Ask a question of your own, or chat in a browser:\n\n"
-            f"    ragfm ask -c {collection} 'What is the wifi password?'\n"
+            f"    ragfm ask -c {collection} 'How many days of leave do I get?'\n"
             f"    ragfm serve -c {collection} --no-auth"
         )
+        suggest_larger_reader(rag)
     return SOME_FAILED if report.failed else OK

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -12,6 +13,7 @@ import click
 
 from ragfm.cli.output import print_note
 from ragfm.collection import Collection
+from ragfm.core.cache import cache_folder
 from ragfm.core.errors import ConfigError
 from ragfm.core.registry import plugin_and_model
 from ragfm.models.model_card import first_use_warning
@@ -212,3 +214,17 @@ def warn_of_licence(reader: str) -> None:
     path = Path(plugin_and_model("readers", reader)[1] or reader).expanduser()
     if path.exists() and (warning := first_use_warning(path)):
         print_note(f"Warning: {warning}")
+
+
+def suggest_larger_reader(rag: Rag) -> None:
+    """Print, once per machine, how to get a better reader than the bundled one, if that one answers."""
+    mark = cache_folder() / "suggested-larger-reader"
+    if rag.reader_name != "bundled" or mark.exists():
+        return
+    print_note(
+        "Note: the bundled reader is small (135 M parameters), so it often quotes the documents instead of answering. "
+        "`ragfm models recommend` lists larger ones for this machine; set `reader` in ragfm.toml, or use --reader."
+    )
+    with suppress(OSError):
+        mark.parent.mkdir(parents=True, exist_ok=True)
+        mark.touch()

@@ -36,8 +36,7 @@ _FAULTS = {
     "misattributed": "not supported by this passage, but by another one",
     "stitched": "not supported: its parts come from different places",
     "subject": "supported, but {missing} is not mentioned with it",
-    "irrelevant": "supported, but probably not what the question asks for",
-    "uncertain": "supported; check that it is what the question asks for",
+    "unclear": "supported; check that it is what the question asks for",
 }
 
 
@@ -164,10 +163,10 @@ def answer_json(answer: Answer) -> dict[str, Any]:
     value["hits"] = [{**hit_json(hit), "n": hit.n} for hit in answer.hits]
     value["usage"] = _usage_json(answer.usage)
     keys = (
-        *("question", "query", "answer", "abstained", "confidence", "said", "citations", "contradictions", "hits"),
-        *("nearest", "dropped", "usage", "seconds", "unsupported", "log_id"),
+        *("question", "query", "answer", "status", "shown", "quote", "confidence", "said", "citations"),
+        *("contradictions", "hits", "nearest", "dropped", "usage", "seconds", "unsupported", "log_id"),
     )
-    result = {key: value[key] for key in keys}
+    result = {**{key: value[key] for key in keys}, "abstained": answer.abstained}
     if answer.reasoning:
         result["reasoning"] = answer.reasoning
     return result
@@ -211,7 +210,7 @@ def print_hit(label: str, hit: Hit) -> None:
 
 def print_answer(answer: Answer) -> None:
     """Print an answer with its contradictions and citations."""
-    print_text(answer.text)
+    print_text(answer.shown)
     print_evidence(answer)
 
 
@@ -222,16 +221,21 @@ def print_evidence(answer: Answer) -> None:
     if answer.contradictions:
         lines = "\n".join(describe_contradiction(contradiction) for contradiction in answer.contradictions)
         print_text(f"\n{lines}")
+    quote = answer.quote
     for citation in answer.citations:
         fault = ""
         if citation.fault:
             fault = f" ({_FAULTS[citation.fault].format(missing=' and '.join(citation.missing))})"
+        if quote and (citation.uri, citation.start, citation.end) == (quote.uri, quote.start, quote.end):
+            quote = None
         print_text(f"  [{citation.n}] {one_line(_location(citation))}: ", _quote(citation), fault)
+    if quote:
+        print_text(f"  [{quote.n}] {one_line(_location(quote))}: ", _quote(quote))
     if answer.nearest:
         print_text("The nearest passages say:")
     for nearest in answer.nearest:
         print_text(f"  {one_line(_location(nearest))}: ", _quote(nearest))
-    if not answer.abstained and not any(citation.supports for citation in answer.citations):
+    if answer.status == "answered" and not any(citation.supports for citation in answer.citations):
         print_text(("  (no passage supports this answer)", "dim"))
         return
     if answer.abstained and answer.confidence is not None:

@@ -87,7 +87,12 @@ class SearchSection(_Section):
 class AskSection(_Section):
     """How `ask` and `chat` answer."""
 
-    k: int = Field(3, ge=1, description="Maximum number of passages in the prompt.")
+    k: int | None = Field(
+        None,
+        ge=1,
+        description="Maximum number of passages in the prompt. Default: 3 for models of up to 200 MB, such as the "
+        "bundled one, 5 up to 2 GB, 8 for larger ones.",
+    )
     reranker: str = Field(
         "auto",
         description="Reranker of the passages to answer from: a name as for `search.reranker`; `auto`, the one of "
@@ -109,10 +114,15 @@ class AskSection(_Section):
         description="In `strict` and `prefer`, answers with a lower confidence are withheld; 0 for never. "
         "Default: the threshold of the calibration.",
     )
+    wrong_cost: float = Field(
+        1.0,
+        ge=0,
+        description="What a wrong answer costs, if a right one is worth 1. Answers whose confidence is too low for it "
+        "have the status `unsure`: below 0.5 for 1, below 0.75 for 3.",
+    )
     confidence: Calibration | None = Field(
         None,
-        description="Calibration of the confidence, written by `ragfm tune --confidence`. "
-        "Default: for the bundled reader, the one that ships.",
+        description="Calibration of the confidence, written by `ragfm tune --confidence`. Default: one that ships.",
     )
     verifier: Literal["bundled", "none"] = Field(
         "bundled",

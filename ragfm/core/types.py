@@ -122,8 +122,9 @@ def embedded_text(context: str, text: str) -> str:
     return f"{context}\n{text}" if context else text
 
 
-Fault: TypeAlias = Literal["fabricated", "misattributed", "stitched", "subject", "irrelevant", "uncertain"]
+Fault: TypeAlias = Literal["fabricated", "misattributed", "stitched", "subject", "unclear"]
 """Why a citation is not verified."""
+AnswerStatus: TypeAlias = Literal["answered", "unsure", "not_found"]
 
 # --- Answers -----------------------------------------------------------------------------------------------------
 
@@ -169,10 +170,10 @@ class Citation:
     `answer.text[answer_start:answer_end]` is the sentence, its markers included. `name` is the document's display name,
     `lines` are the quote's first and last line in the file, as in `Hit`.
 
-    `verified`: the quote is verbatim *and* supports the sentence. `fault` says why not: no passage supports it
-    (`fabricated`), another passage does (`misattributed`), only pieces in several places do (`stitched`), or the quote
-    supports it but may be about another subject (`subject`), hardly answers the question (`irrelevant`), or may not
-    answer it (`uncertain`). `missing` are the names and periods of the question that are not found with the quote.
+    `verified`: the quote is verbatim *and* states what question and sentence say together. `fault` says why not: no
+    passage supports the sentence (`fabricated`), another passage does (`misattributed`), only pieces in several places
+    do (`stitched`), or the quote has the words of the sentence, but may be about another subject (`subject`) or not say
+    what was asked (`unclear`). `missing` are the names and periods of the question that are not found with the quote.
     """
 
     n: int
@@ -191,8 +192,8 @@ class Citation:
 
     @property
     def supports(self) -> bool:
-        """Whether the quote supports the sentence, even if it is uncertain that it answers the question."""
-        return self.verified or self.fault in ("subject", "uncertain")
+        """Whether the quote has the words of the sentence, even if it may not say what was asked."""
+        return self.verified or self.fault in ("subject", "unclear")
 
 
 @dataclass(frozen=True, slots=True)
@@ -239,18 +240,23 @@ class Usage:
 class Answer:
     """The answer to a question. `text` has citation markers `[n]`; `seconds` is wall-clock time, including retrieval.
 
-    `confidence` is the probability that the answer is right, in [0, 1], None without a calibration for the reader;
-    `signals` are what it is computed from. Both are of the withheld answer if it was withheld. `unsupported` are the
-    sentences of `text` that no passage supports, as (start, end). `query` is the search query: the question, or the
+    `status`: the reader's answer is likely right (`answered`), may not be (`unsure`), or the documents have none
+    (`not_found`), and `text` says "I don't know." `shown` is what a user should read: the text, and where the reader is
+    small or unsure, `quote`, the sentence or table row that most likely has the answer. An unsure answer of a small
+    reader is not shown. `nearest` are, if there is no answer, the sentences that come nearest to one, of up to three
+    passages.
+
+    `confidence` is the probability that the answer is right, in [0, 1], None if there is no calibration or no signal of
+    it; `signals` are what it is computed from. Both are of the withheld answer if it was withheld. `unsupported` are
+    the sentences of `text` that no passage supports, as (start, end). `query` is the search query: the question, or the
     stand-alone form of a follow-up. `log_id` is the id in the answer log. `finish_reason` is `length` if the answer was
     cut off. `reasoning` is the reader's reasoning before the answer. `said` is the reader's own output if the verifier
-    corrected it. `contradictions` are passages that give another number or name. `nearest` are, if there is no answer,
-    the sentences that come nearest to one, of up to three passages.
+    corrected it. `contradictions` are passages that give another number or name.
     """
 
     question: str
     text: str
-    abstained: bool
+    status: AnswerStatus
     citations: tuple[Citation, ...]
     hits: tuple[Hit, ...]
     dropped: tuple[Dropped, ...]
@@ -266,6 +272,17 @@ class Answer:
     said: str | None = None
     contradictions: tuple[Contradiction, ...] = ()
     nearest: tuple[Citation, ...] = ()
+    quote: Citation | None = None
+    shown: str = ""
+
+    def __post_init__(self) -> None:
+        if not self.shown:
+            object.__setattr__(self, "shown", self.text)
+
+    @property
+    def abstained(self) -> bool:
+        """Whether the answer is that the documents have none."""
+        return self.status == "not_found"
 
 
 # --- Readers -----------------------------------------------------------------------------------------------------
@@ -498,6 +515,7 @@ class Reader(Protocol):
                                     if the reader supports `Sampling.adapter`
     counts_exactly                  False if token counts are upper estimates
     slots                           number of requests that it serves at once
+    passages                        number of passages that it answers best from; default: 3
     keep(messages)                  evaluate the prefix of all prompts in advance; it contains no document text
     scoped(name)                    the same reader with a prompt cache that is not shared with other scopes
     memory_bytes                    bytes used with one request, and with all slots in use

@@ -15,7 +15,7 @@ from ragfm.core.types import Answer, Citation, Message
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """A question, its answer, and the answer's citations."""
+    """A question, its answer as it was shown, and the answer's citations."""
 
     question: str
     answer: str
@@ -24,7 +24,7 @@ class Turn:
     @classmethod
     def of(cls, answer: Answer) -> Turn:
         """The turn of an answer."""
-        return cls(answer.question, answer.text, answer.citations)
+        return cls(answer.question, answer.shown, answer.citations)
 
 
 def messages_of(turns: Sequence[Turn]) -> list[Message]:

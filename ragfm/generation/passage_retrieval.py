@@ -41,6 +41,9 @@ class SearchHandle(Protocol):
     ) -> list[Hit]:
         """The best `k` hits, reranked by the reranker of a name."""
 
+    def neighbours(self, hits: Sequence[Hit]) -> list[Hit]:
+        """The chunks next to each hit in its section."""
+
 
 @dataclass(frozen=True, slots=True)
 class Retrieved:
@@ -48,7 +51,7 @@ class Retrieved:
 
     `query` is the stand-alone form that was searched. `hits` are best first, `chosen` those for the prompt,
     `duplicates` the near-duplicates between them, `earlier` the turns that a follow-up depends on. `start` is when the
-    question was asked, as `time.monotonic()`.
+    question was asked, as `time.monotonic()`. `searched`: the hits were not given.
     """
 
     question: str
@@ -59,6 +62,7 @@ class Retrieved:
     chosen: Sequence[Hit]
     duplicates: Sequence[Dropped] = ()
     earlier: Sequence[EarlierTurn] = ()
+    searched: bool = True
 
     @property
     def seconds(self) -> float:
@@ -103,7 +107,7 @@ class PassageRetriever:
 
         query = rewrite(question, history)
         if hits is not None:
-            return Retrieved(question, query, start, history, hits, hits)
+            return Retrieved(question, query, start, history, hits, hits, searched=False)
         found = search(query)
         chosen, duplicates = self.choose(found, k)
         earlier: list[EarlierTurn] = []

@@ -51,6 +51,8 @@ def build_prompt(
     documents_only: bool = True,
     instruction: str | None = None,
     strategy: Strategy | None = None,
+    neighbours: Callable[[Sequence[Hit]], Sequence[Hit]] | None = None,
+    passage_tokens: int = 0,
 ) -> Prompt:
     """Build the messages that ask `reader` to answer `question` from `hits`.
 
@@ -70,13 +72,16 @@ def build_prompt(
         documents_only: Forbid the reader to answer from its own knowledge.
         instruction: Stands before the question instead of the strategy's request for an answer.
         strategy: Texts and examples. Default: `zero-shot`.
+        neighbours: Finds the chunks next to hits. As many as fit into `passage_tokens`, together with the hits, are
+            shown too.
+        passage_tokens: Tokens of all passages together that are filled up by neighbours.
 
     Raises ContextOverflowError if the question does not fit even without passages.
 
     """
     strategy = strategy or load_strategy()
     texts, room = strategy.texts(documents_only=documents_only), reader.context_tokens - answer_tokens
-    layout = _Layout(reader, room, history, arrange, strategy, texts, instruction)
+    layout = _Layout(reader, room, history, arrange, strategy, texts, instruction, neighbours, passage_tokens)
     now = EarlierTurn(question, hits, len(history))
     prompt: Prompt | None = None
     for turn in (*earlier, now):
@@ -102,6 +107,8 @@ class _Layout:
     strategy: Strategy
     texts: PromptTexts
     instruction: str | None
+    neighbours: Callable[[Sequence[Hit]], Sequence[Hit]] | None
+    passage_tokens: int
 
     def start(self, turn: EarlierTurn) -> Prompt | None:
         """A prompt with the passages of one turn; None if its question does not fit."""
@@ -116,13 +123,31 @@ class _Layout:
             shown = bisect_left(range(shown), True, key=overflows) - 1
         if shown < 0:
             return None
-        passages = self.arrange(turn.hits[:shown])
+        passages = self._fill_up(turn, turn.hits[:shown], recent)
         why = f"does not fit: the reader has room for {self.room} tokens, which {shown} hits take up"
         return Prompt(
             messages=tuple(self.messages(turn, passages, recent)),
             shown=_number(passages),
             dropped=tuple(Dropped(hit.chunk_id, why) for hit in turn.hits[shown:]),
         )
+
+    def _fill_up(self, turn: EarlierTurn, hits: Sequence[Hit], recent: Sequence[Message]) -> Sequence[Hit]:
+        """The passages of hits and of as many of their neighbours as `passage_tokens` have room for."""
+        passages = self.arrange(hits)
+        if self.neighbours is None or not hits:
+            return passages
+        empty = self.reader.count_tokens(self.messages(turn, (), recent))
+        limit = min(self.room, empty + self.passage_tokens)
+        if self.reader.count_tokens(self.messages(turn, passages, recent)) >= limit:
+            return passages
+        near = self.neighbours(hits)
+
+        def exceeds(count: int) -> bool:
+            longer = self.arrange([*hits, *near[:count]])
+            return self.reader.count_tokens(self.messages(turn, longer, recent)) > limit
+
+        fitting = bisect_left(range(1, len(near) + 1), True, key=exceeds)
+        return self.arrange([*hits, *near[:fitting]])
 
     def extend(self, previous: Prompt, turn: EarlierTurn) -> Prompt | None:
         """The previous prompt's passages, then the new ones of a turn; None if they do not fit."""

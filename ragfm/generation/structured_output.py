@@ -64,11 +64,18 @@ class Extraction(Generic[T]):
     @property
     def answer(self) -> Answer:
         """An answer with the JSON as text."""
-        empty = self.data is None
-        text = "" if empty else json.dumps(self.data, ensure_ascii=False)
+        text = "" if self.data is None else json.dumps(self.data, ensure_ascii=False)
         citations = tuple(citation for field in self.fields for citation in field.citations)
         return Answer(
-            self.question, text, empty, citations, self.hits, self.dropped, self.usage, self.seconds, query=self.query
+            self.question,
+            text,
+            "not_found" if self.data is None else "answered",
+            citations,
+            self.hits,
+            self.dropped,
+            self.usage,
+            self.seconds,
+            query=self.query,
         )
 
 

@@ -39,6 +39,12 @@ class RankedChunks:
     fused: Vectors
 
 
+def unscored(ids: Sequence[int]) -> RankedChunks:
+    """Chunks that were not searched for."""
+    array = np.array(ids, dtype=np.int64)
+    return RankedChunks(array, _no_scores(array), _no_scores(array), _no_scores(array))
+
+
 def find(
     query: str,
     k: int,

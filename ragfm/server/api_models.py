@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal, TypeAlias
 
 from pydantic import BaseModel, Field, SerializerFunctionWrapHandler, StringConstraints, model_serializer
 
-from ragfm.core.types import Answer, Citation, Contradiction, Dropped, Hit
+from ragfm.core.types import Answer, AnswerStatus, Citation, Contradiction, Dropped, Hit
 
 # --- Chat --------------------------------------------------------------------------------------------------------
 
@@ -96,13 +96,19 @@ class AnswerDetails(BaseModel):
     """An answer with its evidence.
 
     `answer` is the text with corrected citation markers, which the pieces of a stream do not have. `contradictions` are
-    passages that say otherwise. `nearest` are the sentences that come nearest to an answer, if there is none.
+    passages that say otherwise. `status`: `answered`, `unsure`, or `not_found`. `shown` is what a user should read; it
+    has the `quote` in it, the sentence of the documents that most likely has the answer. An unsure answer of a small
+    reader is not in it. `nearest` are the sentences that come nearest to an answer, if there is none.
     `passages` are the hits with their numbers in the prompt. `unsupported` are the spans (start, end) of the sentences
     of `answer` that no passage supports. `rating` identifies the answer for `/v1/ratings`; it is null without an answer
     log.
     """
 
     answer: str
+    status: AnswerStatus
+    shown: str
+    quote: Citation | None
+    confidence: float | None
     abstained: bool
     citations: list[Citation]
     contradictions: list[Contradiction]
@@ -119,6 +125,10 @@ class AnswerDetails(BaseModel):
         """The details of an answer from a collection."""
         return cls(
             answer=answer.text,
+            status=answer.status,
+            shown=answer.shown,
+            quote=answer.quote,
+            confidence=answer.confidence,
             abstained=answer.abstained,
             citations=list(answer.citations),
             contradictions=list(answer.contradictions),

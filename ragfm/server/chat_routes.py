@@ -56,7 +56,9 @@ async def chat(request: Request, body: ChatRequest, x_ragfm_footnotes: Footnotes
     chat_answer = _ChatAnswer(request, body, with_footnotes=x_ragfm_footnotes)
     if body.stream:
         return EventStream(chat_answer.events(), chat_answer.error_event)
-    return Response(await chat_answer.completion(), media_type="application/json")
+    completion = await chat_answer.completion()
+    headers = {"x-ragfm-status": completion.ragfm.status}
+    return Response(completion.model_dump_json(), media_type="application/json", headers=headers)
 
 
 class _ChatAnswer:
@@ -82,16 +84,16 @@ class _ChatAnswer:
         self._start = monotonic()
         self._id, self._created = f"chatcmpl-{secrets.token_hex(12)}", int(time.time())
 
-    async def completion(self) -> str:
-        """The answer as one JSON object."""
+    async def completion(self) -> ChatCompletion:
+        """The whole answer."""
         async with self._open_stream() as stream:
             async for _ in self._service.pieces(stream, self._start):
                 pass
             answer = stream.answer
             self._state.log_fields |= self._service.record_usage(answer)
         spans = [(citation.answer_start, citation.answer_end) for citation in answer.citations]
-        added, annotations = self._end(answer, len(answer.text), spans)
-        message = AnswerMessage(content=answer.text + added, annotations=annotations)
+        added, annotations = self._end(answer, len(answer.shown), spans)
+        message = AnswerMessage(content=answer.shown + added, annotations=annotations)
         return ChatCompletion(
             id=self._id,
             created=self._created,
@@ -99,7 +101,7 @@ class _ChatAnswer:
             choices=[ChatChoice(message=message, finish_reason=answer.finish_reason)],
             usage=_usage(answer),
             ragfm=AnswerDetails.of(answer, self._model.collection),
-        ).model_dump_json()
+        )
 
     async def events(self) -> AsyncGenerator[bytes, None]:
         """The answer as server-sent events."""
@@ -148,16 +150,19 @@ class _ChatAnswer:
     def _end(self, answer: Answer, length: int, spans: Sequence[tuple[int, int]]) -> tuple[str, list[Annotation]]:
         """The lines below an answer of `length` characters, and its citations and contradictions in OpenAI's form.
 
-        `spans` are the cited sentences. A contradiction's span is its line.
+        `spans` are the cited sentences. A contradiction's span is its line, and that of a quote in place of the answer
+        is everything.
         """
-        added, spans = "", list(spans)
+        added, spans, citations = "", list(spans), answer.citations
+        if answer.quote and not answer.shown.startswith(answer.text):
+            citations, spans = (answer.quote,), [(0, length)]
         for line in contradiction_lines(answer):
             added += "\n" if added else "\n\n"
             spans.append((length + len(added), length + len(added) + len(line)))
             added += line
         if self._with_footnotes:
             added += footnotes(answer)
-        sources: tuple[Citation | Contradiction, ...] = (*answer.citations, *answer.contradictions)
+        sources: tuple[Citation | Contradiction, ...] = (*citations, *answer.contradictions)
         annotations = []
         for source, (start, end) in zip(sources, spans, strict=True):
             name = source.name or source.uri

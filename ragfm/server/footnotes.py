@@ -20,7 +20,8 @@ def contradiction_lines(answer: Answer) -> list[str]:
 
 def footnotes(answer: Answer) -> str:
     """The heading `Sources:` and a line with the quote for each citation and contradiction; empty if there is none."""
-    sources: tuple[Citation | Contradiction, ...] = (*answer.citations, *answer.contradictions)
+    quoted = (answer.quote,) if answer.quote else ()
+    sources: tuple[Citation | Contradiction, ...] = (*answer.citations, *quoted, *answer.contradictions)
     lines = []
     for source in sources:
         page = f", page {source.page}" if source.page else ""

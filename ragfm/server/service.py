@@ -111,7 +111,7 @@ class Service:
         metrics.tokens.labels("prompt").inc(usage.prompt_tokens)
         metrics.tokens.labels("cached").inc(usage.cached_tokens)
         metrics.tokens.labels("completion").inc(usage.completion_tokens)
-        metrics.answers.labels("abstained" if answer.abstained else "answered").inc()
+        metrics.answers.labels(answer.status).inc()
         return {"prompt_tokens": usage.prompt_tokens, "completion_tokens": usage.completion_tokens}
 
     def stop(self) -> None:

@@ -318,6 +318,18 @@ class Catalog:
             result[row.id] = (row, text, document)
         return result
 
+    def neighbours(self, generation: int, chunk_id: int) -> list[int]:
+        """The ids of the chunks before and after one in its document, at a generation; fewer at its ends."""
+        start, document = (
+            sa.select(column).where(chunks.c.id == chunk_id).scalar_subquery()
+            for column in (chunks.c.start, chunks.c.document_id)
+        )
+        query = sa.select(chunks.c.id).where(chunks.c.document_id == document, alive(chunks, generation)).limit(1)
+        with self.read() as connection:
+            before = connection.scalar(query.where(chunks.c.start < start).order_by(chunks.c.start.desc()))
+            after = connection.scalar(query.where(chunks.c.start > start).order_by(chunks.c.start))
+        return [one for one in (before, after) if one is not None]
+
     def chunk_texts(self, ids: Ids) -> Iterator[str]:
         """The indexed text (context and text) of each chunk, in the order of the ids; read in batches.
 

@@ -153,15 +153,16 @@ def test_mode_and_threshold_decide(collection: Collection, docs: Path, settings:
     pieces = list(stream)
     assert stream.answer.text == text
     assert stream.answer.confidence is not None
-    assert "".join(pieces) == (ABSTENTION if text == ABSTENTION else "You get 28 days of leave.")
+    doubt = "" if settings.get("mode") == "open" else "\n\nI am not sure of this."
+    assert "".join(pieces) == (ABSTENTION if text == ABSTENTION else f"You get 28 days of leave.{doubt}")
 
 
 @pytest.mark.parametrize(
     ("said", "mode", "text", "own"),
     [
-        (ABSTENTION, "prefer", "28 [1].", ABSTENTION),
-        ("99 euros, sure.", "prefer", "28 [1].", "99 euros, sure."),
-        ("99 euros, sure.", "strict", "28 [1].", "99 euros, sure."),
+        (ABSTENTION, "prefer", "28 days [1].", ABSTENTION),
+        ("99 euros, sure.", "prefer", "28 days [1].", "99 euros, sure."),
+        ("99 euros, sure.", "strict", "28 days [1].", "99 euros, sure."),
         ("You get 28 days.", "prefer", "You get 28 days [1].", None),
         ("99 euros, sure.", "open", "99 euros, sure.", None),
         (ABSTENTION, "open", ABSTENTION, None),
@@ -173,9 +174,11 @@ def test_where_the_calibration_says_so_the_verifier_corrects_the_reader(
     trusting = replace(BY_LIKELIHOOD, weights={"located": 1.0}, means={"located": -9.0}, corrects=True)
     rag = _rag(collection, docs, [said], confidence=trusting, mode=mode)
     stream = rag.stream("How many days of leave do I get?")
-    assert "".join(stream) == text
+    pieces = "".join(stream)
     answer = stream.answer
     assert (answer.text, answer.said) == (text, own)
+    assert pieces == answer.shown
+    assert (answer.quote is None) == (mode == "open")
     assert answer.abstained == (text == ABSTENTION)
     if mode != "open":
         assert answer.signals["silent"] == (said == ABSTENTION)

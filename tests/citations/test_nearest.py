@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from support.shell import Shell
 
 from ragfm import Collection, Hit, Rag, Settings
-from ragfm.citations.nearest import nearest_sentences
+from ragfm.citations.nearest import nearest_sentences, select_quote, shown_text
 from ragfm.citations.verifier import shipped_verifier
 from ragfm.testing import HashingEmbedder, ScriptedReader
 
@@ -21,21 +22,48 @@ def hit(text: str, n: int | None) -> Hit:
 
 def test_the_sentence_that_shares_most_with_the_question() -> None:
     passages = [hit(BOAT, 1), hit(RATES, 2), hit("Nothing here.", None)]
-    first, second = nearest_sentences("Is it painted red or blue?", passages, ())
+    (_, first), (_, second) = nearest_sentences("Is it painted red or blue?", passages, ())
     assert (first.n, first.page, first.quote, first.verified) == (1, 1, "It is painted red.", False)
     assert BOAT[first.start - 100 : first.end - 100] == first.quote
     assert second.quote == "| Small | 12 |"
-    (headed,) = nearest_sentences("Is the boat painted?", [hit("# Is the boat painted\n\nIt is red.", 1)], ())
+    ((_, headed),) = nearest_sentences("Is the boat painted?", [hit("# Is the boat painted\n\nIt is red.", 1)], ())
     assert headed.quote == "It is red."
-    assert [one.n for one in nearest_sentences("What?", [hit(BOAT, n) for n in range(1, 6)], ())] == [1, 2, 3]
+    assert [one.n for _, one in nearest_sentences("What?", [hit(BOAT, n) for n in range(1, 6)], ())] == [1, 2, 3, 4, 5]
 
 
 def test_the_verifier_knows_better_than_words() -> None:
     passages = [hit("The fare of the boat is high. Passengers pay 12 crowns.", 1)]
     question = "How many crowns does the boat cost?"
     readings = shipped_verifier().read(question, passages)
-    (nearest,) = nearest_sentences(question, passages, readings)
+    ((_, nearest),) = nearest_sentences(question, passages, readings)
     assert nearest.quote == "Passengers pay 12 crowns."
+
+
+def test_what_is_shown_of_an_answer() -> None:
+    (_, quote) = nearest_sentences("When does the boat leave?", [hit(BOAT, 2)], ())[0]
+    says = "The documents say: “The boat leaves at nine.” [2]"
+    cases = {
+        ("answered", True): f"At nine [2].\n\n{says}",
+        ("answered", False): f"At nine [2].\n\n{says}",
+        ("unsure", True): f"I am not sure. {says}",
+        ("unsure", False): f"At nine [2].\n\nI am not sure of this. {says}",
+        ("not_found", True): "At nine [2].",
+    }
+    for (status, small), shown in cases.items():
+        assert shown_text("At nine [2].", status, quote, small=small) == shown  # type: ignore[arg-type]
+    assert shown_text("At nine [2].", "answered", None, small=True) == "At nine [2]."
+    assert shown_text("At nine.", "unsure", None, small=True) == "At nine.\n\nI am not sure of this."
+    same = "The boat leaves at nine [2]."
+    assert shown_text(same, "answered", quote, small=True) == same, "nothing is said twice"
+
+
+def test_a_sure_answer_shows_its_evidence_and_an_unsure_one_the_likeliest_sentence() -> None:
+    nearest = nearest_sentences("Is it painted?", [hit("Cats stay here.", 1), hit(BOAT, 2)], ())
+    evidence = replace(nearest[0][1], verified=True)
+    assert select_quote("answered", [evidence], nearest) == evidence
+    assert select_quote("unsure", [evidence], nearest).quote == "It is painted red."  # type: ignore[union-attr]
+    assert select_quote("unsure", [evidence], ()) == evidence
+    assert select_quote("answered", (), ()) is None
 
 
 def test_an_abstention_has_them_and_an_answer_does_not(tmp_path: Path) -> None:

@@ -11,11 +11,7 @@ import numpy as np
 import pytest
 
 from ragfm import Collection, Rag, Settings
-from ragfm.citations.answer_check import (
-    MAX_IRRELEVANT,
-    MIN_CERTAIN,
-    check_answer,
-)
+from ragfm.citations.answer_check import MIN_LIKELIHOOD, check_answer
 from ragfm.citations.decision import compose
 from ragfm.citations.grounding import CitedSentence, cite
 from ragfm.citations.verifier import SHIPPED, WEIGHTS, Part, Reading, Verifier, shipped_verifier, with_learned
@@ -117,7 +113,7 @@ def test_it_is_small() -> None:
 
 
 def likelihood(sentence: CitedSentence, readings: list[Reading]) -> float:
-    _, signals = check_answer(QUESTION, sentence.plain, [sentence], readings)
+    _, signals = check_answer(QUESTION, sentence.plain, [sentence], readings, corrected=False)
     return math.exp(signals["located"])
 
 
@@ -144,10 +140,12 @@ def _reading(hit: Hit, words: str, chance: float) -> Reading:
     return Reading(hit, (Part(np.array([[start, start + len(words)]]), first, last, 1 - chance**0.5),))
 
 
-def _judged(question: str, words: str, text: str, chance: float, context: str = "") -> tuple[bool, str | None]:
+def _judged(
+    question: str, words: str, text: str, chance: float, context: str = "", *, corrected: bool = False
+) -> tuple[bool, str | None]:
     hit = _hit(text, context=context)
     (sentence,) = cite(question, f"{words} [1].", [hit])
-    ((checked,), _) = check_answer(question, words, [sentence], [_reading(hit, words, chance)])
+    ((checked,), _) = check_answer(question, words, [sentence], [_reading(hit, words, chance)], corrected=corrected)
     (citation,) = checked.citations
     return citation.verified, citation.fault
 
@@ -156,69 +154,44 @@ def _judged(question: str, words: str, text: str, chance: float, context: str = 
     ("question", "words", "text", "context", "holds"),
     [
         ("When did the mill burn down?", "1931", BURNED, "", True),
-        ("When did the barn burn down?", "1931", BURNED, "", False),
         ("When did the Bremer mill burn down?", "1931", BURNED, "The Bremer mill", True),
-        ("In what year did the mill burn down?", "1931", BURNED, "", True),
-        ("How many barns burned down?", "Three", "Three barns burned down.", "", True),
-        ("What battle inside the city was lost?", "Foy", "They lost the battle of Foy, outside the city.", "", False),
-        ("What killed Tesla in 1943?", "A prize", "A prize was won by Einstein in 1943.", "", False),
-        ("Who sold the mill to the Bremers?", "Kern", "The Bremers sold the mill to Kern.", "", False),
-        ("Who sold the mill to the Bremers?", "Kern", "Kern sold the mill to the Bremers.", "", True),
-        ("What was Kern's mill called?", "Red Sail", "The mill of Kern was called Red Sail.", "", False),
-        ("What was Kern's mill called?", "Red Sail", "Kern's mill was called Red Sail.", "", True),
-        ("Why can't the mill burn?", "brick", "The mill can't burn, for it is of brick.", "", False),
-        ("Who is it?", "Kern", "It is Kern.", "", False),
-        ("When did the mill not burn?", "1931", "The mill burned in 1931.", "", False),
-        ("When wasn't the mill sold?", "1931", "The mill was not for sale in 1931, nor sold.", "", True),
-        ("What is held before the debate?", "Decision Time", "After Decision Time a debate is held.", "", False),
-        ("What burned?", "The mill", "The mill burned.", "", False),
-        ("What burned at Foy?", "The mill", "The mill burned at Foy.", "", True),
-        ("What burned for a day?", "The mill", "The mill burned.", "", False),
-        ("What turns the sails of the mill?", "wind", "The sails of the mill stand in the wind.", "", False),
-        ("What kind of mill was built at Foy?", "A windmill", "A windmill was the mill built at Foy.", "", True),
-        ("Who was beaten by Kern at Foy?", "Bremer", "At Foy, Bremer was beaten by Kern.", "", False),
-        ("Who was beaten by Kern at Foy?", "Bremer", "Bremer was beaten by Kern at Foy.", "", True),
-        ("Who was beaten by Kern at Foy?", "Bremer", "Bremer had beaten Kern at Foy.", "", False),
-        ("What are the areas of Foy?", "Bremen", "The areas are Foy and Bremen.", "", False),
-        ("When was Foy Street built?", "1931", "Foy Street is long (Kern Hall, built in 1931, too).", "", False),
-        ("When was Foy Street built?", "1931", "Foy Street was soon built, in 1931.", "", True),
-        ("When was Foy Street built?", "1931", "Foy Street with Kern was built in 1931.", "", False),
-        ("Where does the bus to Foy stop?", "Kern Hall", "The bus to Kern Hall and Foy has a stop.", "", True),
-        ("How many barns have stone walls?", "two", "A barn has two stone walls.", "", False),
-        ("How many stone barns are in Foy?", "13", "There are 13 stone barns in Foy.", "", True),
-        ("How many brick barns are in Foy?", "13", "There are 13 stone barns in Foy, of brick.", "", False),
-        ("How many people died at Foy?", "Forty", "Forty people died at Foy.", "", True),
-        ("How many people died at Foy?", "forty", "People died at Foy forty years ago.", "", False),
-        ("What do self molecules bind?", "receptors", "Non-self molecules bind receptors.", "", False),
+        ("When did the Foy mill burn down?", "1931", BURNED, "The Bremer mill", False),
+        ("How many barns of oak were sold at auction?", "Three", "Three barns burned down.", "", False),
     ],
 )
-def test_a_quote_is_verified_where_it_speaks_of_all_that_is_asked(
+def test_a_quote_is_verified_where_it_has_half_of_what_is_asked(
     question: str, words: str, text: str, context: str, holds: bool
 ) -> None:
-    verified, fault = _judged(question, words, text, MIN_CERTAIN + 0.1, context)
+    verified, fault = _judged(question, words, text, MIN_LIKELIHOOD + 0.1, context)
     assert verified == holds
-    assert fault in ([None] if holds else ["uncertain", "subject"])
+    assert fault in ([None] if holds else ["unclear", "subject", "fabricated"])
 
 
-def test_a_quote_is_verified_where_the_verifier_is_sure_of_it() -> None:
+def test_a_quote_is_verified_where_the_verifier_finds_the_answer_by_itself() -> None:
     found = [
-        _judged(QUESTION, "1931", BURNED, chance)
-        for chance in (MIN_CERTAIN + 0.01, MIN_CERTAIN - 0.01, MAX_IRRELEVANT - 0.01)
+        _judged(QUESTION, "1931", BURNED, MIN_LIKELIHOOD + 0.01),
+        _judged(QUESTION, "1931", BURNED, MIN_LIKELIHOOD - 0.01),
+        _judged(QUESTION, "1931", BURNED, MIN_LIKELIHOOD + 0.01, corrected=True),
     ]
-    assert found == [(True, None), (False, "uncertain"), (False, "irrelevant")]
+    assert found == [(True, None), (False, "unclear"), (False, "unclear")]
 
 
-def test_what_is_uncertain_supports_an_answer_and_what_is_irrelevant_does_not() -> None:
+def test_of_several_sentences_one_that_says_much_is_a_statement_by_itself() -> None:
+    hit = _hit(MILL)
+    output = "In 1931 [1]. The mill was built in 1784 by the Bremer family [1]."
+    sentences = cite(QUESTION, output, [hit])
+    checked, _ = check_answer(QUESTION, output, sentences, [_reading(hit, "1931", 0.01)], corrected=False)
+    assert [one.citations[0].fault for one in checked] == ["unclear", None]
+
+
+def test_what_is_unclear_supports_an_answer() -> None:
     hit = _hit(MILL)
     (sentence,) = cite(QUESTION, "1931 [1].", [hit])
-    kept, dropped = (
-        check_answer(QUESTION, "1931", [sentence], [_reading(hit, "1931", chance)])[0][0]
-        for chance in (MIN_CERTAIN - 0.01, MAX_IRRELEVANT - 0.01)
-    )
-    assert [one.citations[0].supports for one in (sentence, kept, dropped)] == [True, True, False]
-    assert compose([kept], strict=True).text == "1931 [1]."
-    assert (compose([kept]).unsupported, compose([dropped]).unsupported) == ((), ((0, 9),))
-    assert compose([dropped], strict=True).text == ""
+    reading = _reading(hit, "1931", MIN_LIKELIHOOD - 0.01)
+    ((checked,), _) = check_answer(QUESTION, "1931", [sentence], [reading], corrected=False)
+    assert [one.citations[0].supports for one in (sentence, checked)] == [True, True]
+    assert compose([checked], strict=True).text == "1931 [1]."
+    assert compose([checked]).unsupported == ()
 
 
 class _Sure(ScriptedReader):

@@ -18,7 +18,7 @@ CONTRADICTION = Contradiction(2, "docs/old.md", None, 0, 25, "You get 20 days of
 ANSWER = Answer(
     question="How much leave?",
     text="28 days [1].",
-    abstained=False,
+    status="answered",
     citations=(replace(CITATION, answer_start=0, answer_end=12),),
     hits=(),
     dropped=(),

@@ -28,7 +28,7 @@ from ragfm.generation.answer_log import AnswerContext, AnswerLog
 from ragfm.generation.log_entries import LogFilter
 from ragfm.testing import HashingEmbedder, ScriptedReader
 
-NOTHING = Answer("q", "a", False, (), (), (), Usage(), 0.5, query="q")
+NOTHING = Answer("q", "a", "answered", (), (), (), Usage(), 0.5, query="q")
 HOW = AnswerContext("bundled", None, None, None, 0.0, 0.1)
 
 
@@ -180,7 +180,7 @@ def test_what_no_database_takes_costs_no_answer(collection: Collection, caplog: 
     rag = Rag(collection, reader=ScriptedReader(["28 \udce9 days."]))
     assert rag.ask("How much leave?").log_id == 1
     assert rag.log.entry(1).answer.startswith("28 ? days")  # type: ignore[union-attr]
-    assert rag.log.record(replace(NOTHING, abstained=2**70), HOW) is None  # type: ignore[arg-type, union-attr]
+    assert rag.log.record(replace(NOTHING, text=2**70), HOW) is None  # type: ignore[arg-type, union-attr]
     assert "not logged: OverflowError" in caplog.text
 
 
@@ -203,7 +203,7 @@ def test_several_processes_write_at_once(log: AnswerLog) -> None:
         "import sys; from ragfm.generation.answer_log import AnswerLog, AnswerContext\n"
         "from ragfm.core.types import Answer, Usage\n"
         "for n in range(20):\n"
-        " AnswerLog(sys.argv[1]).add(Answer(f'{sys.argv[2]} {n}', '', False, (), (), (), Usage(), 0.),"
+        " AnswerLog(sys.argv[1]).add(Answer(f'{sys.argv[2]} {n}', '', 'answered', (), (), (), Usage(), 0.),"
         " AnswerContext('', None, None, None, 0, 0))"
     )
     writers = [subprocess.Popen([sys.executable, "-c", code, str(log.path), str(n)]) for n in range(4)]

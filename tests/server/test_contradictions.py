@@ -24,7 +24,7 @@ SOURCES = (
 ANSWER = Answer(
     question="How much leave?",
     text=TEXT,
-    abstained=False,
+    status="answered",
     citations=(
         Citation(1, "docs/leave.md", 2, 0, 25, "You get 28 days of leave.", True, None, 0, len(FIRST)),
         Citation(1, "docs/leave.md", None, 30, 51, "Parents get 16 weeks.", True, None, len(FIRST) + 1, len(TEXT)),

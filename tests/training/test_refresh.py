@@ -47,7 +47,7 @@ from ragfm.training.refresh import (
 from ragfm.training.train_settings import MethodSettings
 
 HOW = AnswerContext("bundled", None, None, None, 0.0, 0.1)
-SAID = Answer("q", "a", False, (), (), (), Usage(), 0.5, query="q")
+SAID = Answer("q", "a", "answered", (), (), (), Usage(), 0.5, query="q")
 
 
 pytestmark = pytest.mark.usefixtures("one_thread")

@@ -70,6 +70,17 @@ def int_option(name: str, value: Any, minimum: int, maximum: int | None = None) 
     )
 
 
+DEFAULT_PASSAGES = 3
+"""Passages that a reader is shown, unless it says that it can use more (its attribute `passages`)."""
+_PASSAGES_BY_SIZE = ((200_000_000, DEFAULT_PASSAGES), (2_000_000_000, 5))  # bytes at 4 bits a weight
+MANY_PASSAGES = 8
+
+
+def passages_for(weight_bytes: int) -> int:
+    """How many passages a model answers best from, by the size of its weights at 4 bits each; see docs/retrieval.md."""
+    return next((passages for size, passages in _PASSAGES_BY_SIZE if weight_bytes <= size), MANY_PASSAGES)
+
+
 class ScopedReader:
     """A reader for one scope. It reuses no evaluated prompts of other scopes: latencies would reveal them."""
 

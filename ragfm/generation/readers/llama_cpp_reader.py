@@ -10,7 +10,7 @@ from pathlib import Path
 from ragfm.core.errors import ConfigError, UnsupportedError
 from ragfm.core.types import Message, Sampling
 from ragfm.generation.json_schema import OutputSchema
-from ragfm.generation.readers import int_option
+from ragfm.generation.readers import int_option, passages_for
 from ragfm.generation.readers.engine import CacheFactory
 from ragfm.generation.readers.llama_context import LlamaContext
 from ragfm.generation.readers.llama_model import LlamaModel
@@ -62,6 +62,11 @@ class LlamaCppReader(LocalReader[LlamaModel]):
         path = optimized_file(self._path) or self._path
         weights, window = path.stat().st_size, kv_cache_bytes(path, self._max_context_tokens)
         return weights + window, weights + self.slots * window
+
+    @property
+    def passages(self) -> int:
+        """How many passages it answers best from."""
+        return passages_for(self._path.stat().st_size)
 
     def keep(self, messages: Sequence[Message]) -> None:
         """Keep the evaluated prefix of prompts that begin with these messages on disk, for later processes.

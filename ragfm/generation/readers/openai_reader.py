@@ -24,7 +24,7 @@ from ragfm.core.errors import (
 )
 from ragfm.core.types import Message, Sampling, Stream, Usage
 from ragfm.generation.json_schema import OutputSchema
-from ragfm.generation.readers import completion_limit, int_option, stream_until_stop
+from ragfm.generation.readers import MANY_PASSAGES, completion_limit, int_option, stream_until_stop
 from ragfm.generation.readers.remote_call import ClientThread, RemoteCall
 
 OPENAI_URL = "https://api.openai.com/v1"
@@ -96,6 +96,11 @@ class OpenAIReader:
 
     def __repr__(self) -> str:
         return f"OpenAIReader({self._model!r}, base_url={self._base_url!r})"
+
+    @property
+    def passages(self) -> int:
+        """How many passages it answers best from: served models are large."""
+        return MANY_PASSAGES
 
     @property
     def data_goes(self) -> str:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from ragfm.core.errors import ModelNotFoundError, UnsupportedError
 from ragfm.core.types import Sampling
+from ragfm.generation.readers import passages_for
 from ragfm.generation.readers.engine import CacheFactory
 from ragfm.generation.readers.local_reader import LocalReader
 from ragfm.generation.readers.sampling import LogitsSampler
@@ -40,6 +41,13 @@ class TransformersReader(LocalReader[TorchModel]):
     ) -> None:
         super().__init__(find_model(model, "reader"), context_tokens, slots, waiting)
         self._device, self._dtype, self._bits, self._attention = device, dtype, bits, attention
+
+    @property
+    def passages(self) -> int:
+        """How many passages it answers best from."""
+        if self._path.is_file():
+            return passages_for(self._path.stat().st_size)
+        return passages_for(sum(file.stat().st_size for file in self._path.glob("*.safetensors")) // 4)  # 16 bits each
 
     def _load_model(self) -> TorchModel:
         return TorchModel(

@@ -30,9 +30,10 @@ export function turnView(turn, onChange) {
       );
     },
     finish() {
-      const { citations = [], unsupported = [] } = turn.details ?? {};
+      const { citations = [], unsupported = [], hidden } = turn.details ?? {};
       const cite = (index, n) => citeButton(turn, citations[index] ? index : null, n);
-      fill(text, render(marked(turn.answer, citations, unsupported), cite), contradictionLines(turn), nearestLines(turn));
+      const answered = hidden ? [] : render(marked(turn.answer, citations, unsupported), cite);
+      fill(text, answered, quoteLine(turn), contradictionLines(turn), nearestLines(turn));
       fill(below, notes(turn), sourceRow(turn), tools(turn, onChange));
     },
     wait() {
@@ -99,6 +100,16 @@ function citeButton(turn, index, n) {
   );
 }
 
+/** What the documents say, next to an answer or in its place. */
+function quoteLine(turn) {
+  const { status, quote, hidden } = turn.details ?? {};
+  const unsure = status === 'unsure' ? (hidden ? 'I am not sure. ' : 'I am not sure of this. ') : '';
+  const words = quote?.quote.replace(/\s+/g, ' ').trim();
+  if (!quote || (!unsure && turn.answer.includes(words))) return unsure ? [h('p', { class: 'unsure' }, unsure)] : [];
+  const cite = citeButton(turn, evidenceOf(turn.details).length - 1, quote.n);
+  return [h('p', { class: unsure ? 'unsure' : null }, `${unsure}The documents say: “${words}” `, cite)];
+}
+
 /** A line for each passage that contradicts the answer. */
 function contradictionLines(turn) {
   const { citations = [], contradictions = [] } = turn.details ?? {};
@@ -125,7 +136,7 @@ function notes(turn) {
     broken: 'The connection broke here.',
     length: 'The answer was cut off at the maximum length.',
   }[turn.end];
-  const underlined = turn.details?.unsupported.length && !turn.details.abstained;
+  const underlined = turn.details?.unsupported.length && !turn.details.hidden;
   return [
     ending ? h('p', { class: 'note' }, ending) : null,
     underlined
@@ -169,7 +180,7 @@ function tools(turn, onChange) {
   if (navigator.clipboard) {
     row.append(
       iconButton('copy', 'Copy the answer', async () => {
-        await navigator.clipboard.writeText(turn.answer).then(
+        await navigator.clipboard.writeText(turn.details?.hidden ? turn.details.quote.quote : turn.answer).then(
           () => announce('Answer copied.'),
           () => announce('The answer cannot be copied.'),
         );

@@ -237,10 +237,10 @@ function setDetails(turn, details) {
   const passages = details.passages
     .filter((hit) => hit.n !== null)
     .map((hit) => Object.fromEntries(HIT_FIELDS.map((name) => [name, hit[name]])));
-  const { citations, contradictions, nearest, unsupported, abstained, query, seconds, rating } = details;
-  const dropped = details.dropped.length;
-  const own = { citations, contradictions, nearest, unsupported, abstained, query, seconds, rating };
-  turn.details = { ...own, passages, dropped };
+  const { status, quote, citations, contradictions, nearest, unsupported, query, seconds, rating } = details;
+  const hidden = !details.shown.startsWith(details.answer); // an unsure answer of a small reader
+  const own = { status, quote, hidden, citations, contradictions, nearest, unsupported, query, seconds, rating };
+  turn.details = { ...own, passages, dropped: details.dropped.length };
 }
 
 function showError(owner, turn, view, error) {

@@ -9,22 +9,22 @@ const FAULTS = {
   misattributed: 'Another passage says what the answer cites this one for.',
   stitched: 'The answer combines several places of this passage. No single place says it.',
   subject: 'The passage says this, but perhaps of another subject',
-  irrelevant: 'The passage says this, but it hardly answers the question.',
-  uncertain: 'The passage says this. Check whether it answers the question.',
+  unclear: 'The passage says this. Check whether it answers the question.',
 };
 const CONTEXT = 20000; // characters of a document shown before and after a passage
 
 let lastFocus = null; // gets the focus when the panel closes
 
-/** All evidence of an answer: its citations, the passages that contradict it, and the sentences nearest to one. */
-export const evidenceOf = ({ citations, contradictions = [], nearest = [] }) => [
+/** All evidence of an answer: citations, passages that contradict it, the sentences nearest to one, and the quote. */
+export const evidenceOf = ({ citations, contradictions = [], nearest = [], quote = null }) => [
   ...citations,
   ...contradictions.map((item) => ({ ...item, verified: true, contradicts: true })),
   ...nearest.map((item) => ({ ...item, verified: true })),
+  ...(quote ? [{ ...quote, verified: true }] : []),
 ];
 
 /** The CSS class of a citation that is not verified; null if it is. */
-export const supportClass = ({ verified, fault }) => (verified ? null : ['uncertain', 'subject'].includes(fault) ? 'unsure' : 'doubtful');
+export const supportClass = ({ verified, fault }) => (verified ? null : ['unclear', 'subject'].includes(fault) ? 'unsure' : 'doubtful');
 
 export const nameOf = (uri) => uri.replace(/\/+$/, '').split('/').at(-1) || uri;
 
@@ -120,7 +120,7 @@ function card(turn, hit, evidence, active) {
     ),
     h('div', { class: 'passage' }, passage(hit.text, spans)),
     own.some((item) => item.contradicts) ? h('p', { class: 'note' }, 'The passage contradicts the answer.') : null,
-    [...faults].map(([fault, text]) => h('p', { class: ['uncertain', 'subject'].includes(fault) ? 'note' : 'fault' }, text)),
+    [...faults].map(([fault, text]) => h('p', { class: ['unclear', 'subject'].includes(fault) ? 'note' : 'fault' }, text)),
     h(
       'button',
       { type: 'button', class: 'plain', onclick: () => showDocument(turn.model, hit.uri, hit, spans) },

@@ -1,0 +1,35 @@
+"""Messages that no passage answers: greetings, and requests that a small reader cannot meet."""
+
+from __future__ import annotations
+
+import re
+
+__all__ = ["GREETING", "NEEDS_LARGER_READER", "is_greeting", "needs_larger_reader"]
+
+GREETING = "Hello. Ask a question about the documents, such as “How many days of leave do I get?”."
+NEEDS_LARGER_READER = (
+    "This reader is small: it only finds short answers. Summaries, lists, comparisons and explanations need a larger "
+    "one; `ragfm models recommend` lists some."
+)
+
+_GREETING = re.compile(
+    r"\W*(?:(?:hello|hi|hey|hallo|bonjour|hola|ciao|good (?:morning|afternoon|evening|day)|thanks|thank you|bye|goodbye"
+    r"|how are you|who are you|what can you do|help|test)\b(?:\s+(?:there|all|you|very much|a lot))*\W*)+",
+    re.IGNORECASE,
+)
+_REQUEST = re.compile(
+    r"\W*(?:please\s+|(?:can|could|would|will) you\s+(?:please\s+)?)?"
+    r"(?:summari[sz]e|compare|contrast|describe|explain|outline|translate|rewrite|rephrase|draft|write|compose|list"
+    r"|(?:give|show|make|create)\s+(?:me\s+)?(?:an?|the|all)\b)",
+    re.IGNORECASE,
+)
+
+
+def is_greeting(message: str) -> bool:
+    """Whether a message is small talk, such as "Hello" or "Thank you"."""
+    return bool(_GREETING.fullmatch(message))
+
+
+def needs_larger_reader(request: str) -> bool:
+    """Whether an English request asks for a text of its own, such as a summary, and not for a fact."""
+    return bool(_REQUEST.match(request))

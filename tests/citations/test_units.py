@@ -1,0 +1,50 @@
+"""A bare number gets its unit and scale."""
+
+from __future__ import annotations
+
+import pytest
+
+from ragfm import Hit
+from ragfm.citations.grounding import cite
+from ragfm.citations.units import name_unit, with_unit
+
+CAPTION = "3M 2018 10K\nConsolidated balance sheet, $ in millions, except per share amounts\n| | 2018 | 2017 |"
+
+
+@pytest.mark.parametrize(
+    ("answer", "quote", "above", "full"),
+    [
+        ("31", "Every employee gets 31 days of leave.", "", "31 days"),
+        ("22.", "Parents get 22 weeks of leave.", "", "22 weeks."),
+        ("3.40", "The station pays $3.40 per kilometre.", "", "$3.40"),
+        ("12.5", "Sales grew by 12.5 % in 2018.", "", "12.5%"),
+        ("36.4", "Sales were $36.4 billion.", "", "$36.4 billion"),
+        ("36,386", "| Cost of sales | 36,386 | 34,435 |", CAPTION, "$36,386 million"),
+        ("8.54", "| Earnings per share | 8.54 | 7.93 |", CAPTION, "8.54"),
+        (
+            "1,577",
+            "| Purchases of property | 1,577 |",
+            "Cash flows (Millions)\n| | 2018 |",
+            "1,577 million",
+        ),
+        ("11", "The staff house has 11 bedrooms.", "", "11"),
+        ("2020", "| Priya Nair | OS-7 | 2020 |", "| name | room | phone |", "2020"),
+        ("3", "Every employee gets 31 days of leave.", "", "3"),
+        ("31 days", "Every employee gets 31 days of leave.", "", "31 days"),
+        ("In 2018", "Sold in 2018 days", "", "In 2018"),
+    ],
+)
+def test_a_bare_number(answer: str, quote: str, above: str, full: str) -> None:
+    assert with_unit(answer, quote, above) == full
+
+
+def test_the_unit_of_a_row_is_in_the_caption_of_its_table() -> None:
+    table = "| | 2018 |\n| --- | --- |\n| Sales | 32,765 |"
+    text = f"All amounts are in thousands.\n\nBalance sheet ($ in millions)\n\n{table}"
+    hit = Hit("3m.pdf", text, 0, len(text), 1, 0.5, {}, context="3M 2018 10K", n=1)
+    question = "What were the sales of 3M in 2018?"
+    named = name_unit("32,765 [1].", cite(question, "32,765 [1].", [hit]), [hit])
+    assert named == "$32,765 million. [1]"
+    (sentence,) = cite(question, named, [hit])
+    assert (sentence.text, sentence.supported) == ("$32,765 million [1].", True)
+    assert name_unit("The sales.", cite(question, "The sales.", [hit]), [hit]) == "The sales."

@@ -1,0 +1,49 @@
+"""Greetings, and requests that a small reader cannot meet."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from ragfm import Collection, Rag
+from ragfm.core.calibration import Calibration
+from ragfm.generation.small_talk import GREETING, NEEDS_LARGER_READER, is_greeting, needs_larger_reader
+from ragfm.testing import ScriptedReader
+
+
+@pytest.mark.parametrize("message", ["Hello", "hi!", "Hello there.", "Good morning", "Thank you very much!", "help"])
+def test_small_talk_is_answered_as_such(message: str) -> None:
+    assert is_greeting(message)
+
+
+@pytest.mark.parametrize(
+    "question", ["Hello Kitty, who is it?", "How are you paid?", "Who are you allowed to call?", "Test results?", ""]
+)
+def test_a_question_is_no_small_talk(question: str) -> None:
+    assert not is_greeting(question)
+
+
+def test_requests_and_questions() -> None:
+    for request in (
+        "Summarise the leave policy",
+        "please list all rooms",
+        "Can you explain it?",
+        "Give me an overview",
+    ):
+        assert needs_larger_reader(request)
+    for question in ("Which rooms are there?", "Who lists the rooms?", "What is a summary?", "Is writing allowed?"):
+        assert not needs_larger_reader(question)
+
+
+def test_no_reader_is_asked(collection: Collection, docs: Path) -> None:
+    collection.sync(docs)
+    reader = ScriptedReader([])
+    rag = Rag(collection, reader=reader)
+    greeted = rag.ask("Hello!")
+    assert (greeted.text, greeted.status, greeted.hits) == (GREETING, "answered", ())
+    rag.calibration = Calibration("", 0.0, {}, {}, 0.0, corrects=True)  # a small reader
+    asked = rag.ask("Summarise the leave policy")
+    assert (asked.shown, asked.status) == (NEEDS_LARGER_READER, "not_found")
+    assert [one.quote for one in asked.nearest][:1] == ["You get 28 days of leave."]
+    assert reader.prompts == []
