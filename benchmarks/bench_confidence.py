@@ -1,0 +1,338 @@
+"""Confidence and `verified` for every reader: answers of several readers to questions of several domains.
+
+    python benchmarks/bench_confidence.py ask --reader NAME [--adapter none] [--k K] [--set SET] [--keep FOLDER]
+    python benchmarks/bench_confidence.py report [--keep FOLDER]
+
+`ask` keeps the passages and the output of each question in FOLDER/answers.jsonl, and continues there. `report` computes
+citations, confidence and status from them, so that a change of these needs no reader. For each reader and set it counts
+the right answers, those with the status `answered`, the questions without an answer that are noticed, and how many
+verified citations belong to a right answer. The calibration was fitted to the bundled reader on Wikipedia: each other
+row is of a reader or a domain that was left out. `refit` is the AUC of a model of the same signals that was fitted to
+the tuning sets and readers other than those of the row.
+
+Where a set has only questions with an answer, every second one is asked without the passages of its gold documents: it
+has no answer, unless another passage has it. An answer is right if it has a right answer in it; over reports, by
+`bench_reports.py`. The last line is the result in JSON.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import gzip
+import json
+import random
+import re
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from bench_answers import squad_file
+from bench_reports import DATA as REPORTS
+from bench_reports import judge, report_labels
+from bench_reports import questions as report_questions
+from bench_transfer import HERE
+from data import DATA, hotpotqa, musique, pubmedqa
+from measure import about, save
+
+from ragfm import Collection, Hit, Rag, Settings
+from ragfm.citations.answer_check import check_answer, correct_answer, read_with_verifier
+from ragfm.citations.confidence import DEFAULT, SHIPPED, answer_signals
+from ragfm.citations.decision import decide
+from ragfm.citations.grounding import cite_sentences
+from ragfm.citations.nearest import nearest_sentences, select_quote
+from ragfm.citations.support import analyze
+from ragfm.citations.units import name_unit
+from ragfm.core.abstention import is_abstention
+from ragfm.core.config import AskSection
+from ragfm.evaluation import Gold, Question, QuestionSet, corpus_collection, load_questions
+from ragfm.evaluation.answer_matching import contains_answer
+from ragfm.evaluation.confidence_calibration import auc, fit_logistic_regression
+from ragfm.samples import HANDBOOK
+
+WEIGHED = ("anywhere", "located", "agree")
+_MORE = 12  # hits that a question without its gold passages is answered from the best of
+
+
+@dataclass(frozen=True)
+class Domain:
+    """A set of questions over a collection. `tuning` may be fitted to; `paired`: every second one loses its gold."""
+
+    open: Callable[[Path], contextlib.AbstractContextManager[tuple[Collection, Sequence[Question]]]]
+    tuning: bool
+    count: int
+    paired: bool = False
+
+
+@contextlib.contextmanager
+def _corpus(data: QuestionSet, keep: Path) -> Iterator[tuple[Collection, Sequence[Question]]]:
+    with corpus_collection(data, keep=keep, settings=Settings()) as (folder, _), Collection.open(folder) as collection:
+        yield collection, data.questions
+
+
+@contextlib.contextmanager
+def _files(folder: Path, keep: Path) -> Iterator[tuple[Collection, Sequence[Question]]]:
+    with Collection.open(keep / folder.name / ".ragfm") as collection:
+        collection.sync(folder, name=folder.name)
+        yield collection, load_questions(HERE / f"{folder.name}.jsonl", answers=True).questions
+
+
+@contextlib.contextmanager
+def _reports(keep: Path, *, tuning: bool) -> Iterator[tuple[Collection, Sequence[Question]]]:
+    with Collection.open(keep / "collection") as collection:
+        collection.sync(REPORTS / "pdfs", name="reports")
+        yield (
+            collection,
+            [
+                Question(one["id"], one["question"], (Gold(one["document"]),), (one["answer"],))
+                for one in report_questions()
+                if one["tuning"] == tuning
+            ],
+        )
+
+
+def rgb() -> QuestionSet:
+    """RGB (Chen et al. 2024), English with facts: 100 questions over the snippets of all of them."""
+    with gzip.open(DATA / "rgb" / "en_fact.json.gz", "rt", encoding="utf-8") as file:
+        entries = [json.loads(line) for line in file]
+    documents, questions = {}, []
+    for entry in entries:
+        gold = []
+        for kind in ("positive", "negative"):
+            for number, text in enumerate(entry[kind]):
+                path = f"{entry['id']}-{kind}-{number}.txt"
+                documents[path] = text
+                if kind == "positive":
+                    gold.append(Gold(f"corpus/{path}"))
+        answers = entry["answer"] if isinstance(entry["answer"], list) else [entry["answer"]]
+        names = [name for one in answers for name in (one if isinstance(one, list) else [one])]
+        questions.append(Question(str(entry["id"]), entry["query"], tuple(gold), tuple(names)))
+    return QuestionSet("RGB", tuple(questions), documents=documents)
+
+
+def _squad(keep: Path, *, tune: bool) -> contextlib.AbstractContextManager[tuple[Collection, Sequence[Question]]]:
+    return _corpus(load_questions(squad_file(keep, tune=tune), answers=True), keep)
+
+
+DOMAINS = {
+    "squad tuning": Domain(lambda keep: _squad(keep, tune=True), tuning=True, count=80),
+    "hotpotqa": Domain(lambda keep: _corpus(hotpotqa(), keep), tuning=True, count=40, paired=True),
+    "musique": Domain(lambda keep: _corpus(musique(), keep), tuning=True, count=40, paired=True),
+    "rgb": Domain(lambda keep: _corpus(rgb(), keep), tuning=True, count=40, paired=True),
+    "pubmedqa": Domain(lambda keep: _corpus(pubmedqa(test=False), keep), tuning=True, count=40, paired=True),
+    "reports tuning": Domain(lambda keep: _reports(keep, tuning=True), tuning=True, count=60),
+    "squad": Domain(lambda keep: _squad(keep, tune=False), tuning=False, count=80),
+    "canal": Domain(lambda keep: _files(HERE / "canal", keep), tuning=False, count=60),
+    "handbook": Domain(lambda keep: _files(HANDBOOK, keep), tuning=False, count=60),
+    "reports": Domain(lambda keep: _reports(keep, tuning=False), tuning=False, count=60),
+}
+
+
+def ask(keep: Path, reader: str, adapter: str | None, k: int | None, names: Sequence[str], count: int) -> None:
+    """Ask the questions of the sets, and keep passages and outputs."""
+    file = keep / "answers.jsonl"
+    label = Path(reader).stem + ("" if adapter is None else f", adapter {adapter}")
+    done = {(one["reader"], one["set"], one["id"]) for one in read_answers(keep)}
+    for name in names:
+        domain = DOMAINS[name]
+        with domain.open(keep) as (collection, questions):
+            rag = Rag(collection, reader=reader, adapter=adapter, k=k)
+            rag.calibration = None  # the reader's own output, and nothing withheld
+            asked = random.Random(1).sample(list(questions), len(questions))[: min(domain.count, count)]
+            for number, question in enumerate(asked):
+                if (label, name, question.id) in done:
+                    continue
+                hits: list[Hit] | None = None
+                without = domain.paired and number % 2 == 1
+                if without:
+                    gold = {one.uri for one in question.gold}
+                    found = collection.search(question.text, rag.k + _MORE, rerank="auto")
+                    hits = [hit for hit in found if hit.uri not in gold][: rag.k]
+                begin = time.perf_counter()
+                stream = rag.stream(question.text, hits=hits)
+                output = "".join(stream)
+                record = {
+                    "reader": label,
+                    "set": name,
+                    "id": question.id,
+                    "question": question.text,
+                    "answers": question.answers,
+                    "unanswerable": without or question.unanswerable,
+                    "output": output,
+                    "seconds": round(time.perf_counter() - begin, 2),
+                    "language": collection.language,
+                    "hits": [asdict(hit) for hit in stream.answer.hits],
+                    "passages": [asdict(hit) for hit in stream.prompt.shown] if stream.prompt else [],
+                }
+                with file.open("a", encoding="utf-8") as out:
+                    out.write(json.dumps(record, default=str, ensure_ascii=False) + "\n")
+            print(f"{label}: {name}, {len(asked)} questions", file=sys.stderr, flush=True)
+
+
+def read_answers(keep: Path) -> list[dict[str, Any]]:
+    """The answers that `ask` has kept."""
+    file = keep / "answers.jsonl"
+    return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()] if file.exists() else []
+
+
+@dataclass(frozen=True)
+class Judged:
+    """An answer as `Rag` would give it. `right` is None if nobody has judged it; `quoted`: the quote has the answer."""
+
+    reader: str
+    set: str
+    answerable: bool
+    right: bool | None
+    quoted: bool
+    status: str
+    confidence: float | None
+    signals: dict[str, float]
+    verified: bool
+
+
+def judge_record(record: dict[str, Any], labels: dict[tuple[str, str], str]) -> Judged:
+    """Cite, check, score and decide, as `Rag` does."""
+    passages = [_hit(one) for one in record["passages"]]
+    question, output = record["question"], record["output"]
+    small = record["reader"] == "bundled"
+    calibration = next(one for one in SHIPPED if one.corrects) if small else DEFAULT
+    readings = read_with_verifier(question, passages, record["language"])
+    text = correct_answer(output, readings) if small and readings else output
+    analysis = analyze(question, passages, record["language"])
+    sentences = cite_sentences(text, analysis) if text and not is_abstention(text) else []
+    corrected = text != output
+    if (named := name_unit(text, sentences, passages)) != text:
+        text, sentences = named, cite_sentences(named, analysis)
+    signals, confidence = {}, None
+    if readings and sentences:
+        sentences, signals = check_answer(question, output, sentences, readings, corrected=corrected)
+        signals |= answer_signals(analysis, passages, sentences)
+        confidence = calibration.confidence(signals) if calibration else None
+    decision = decide(text, sentences, confidence, calibration, AskSection())
+    nearest = nearest_sentences(question, passages, readings)
+    quote = select_quote(decision.status, decision.answer.citations, nearest)
+
+    reports = record["set"].startswith("reports")
+    answerable = not record["unanswerable"]
+    if not reports and not answerable:  # another passage than the gold one may have the answer
+        answerable = any(contains_answer(passage.text, record["answers"]) for passage in passages)
+
+    def is_right(answer: str) -> bool | None:
+        plain = re.sub(r"\s*\[[\d, ]+\]", "", answer)
+        if not answerable or is_abstention(answer):
+            return False
+        if reports:
+            asked = next(one for one in report_questions() if one["id"] == record["id"])
+            return {"right": True, "wrong": False}.get(judge(asked, plain, labels))
+        if record["set"] == "pubmedqa":
+            verdict = re.match(r"\W*(yes|no|maybe)\b", plain, re.IGNORECASE)
+            return bool(verdict) and verdict[1].lower() == record["answers"][0]
+        return contains_answer(plain, record["answers"])
+
+    return Judged(
+        record["reader"],
+        record["set"],
+        answerable,
+        is_right(text),
+        bool(quote and answerable and is_right(quote.quote)),
+        decision.status,
+        confidence,
+        signals,
+        any(citation.verified for citation in decision.answer.citations),
+    )
+
+
+def report(keep: Path) -> dict[str, Any]:
+    """Count, for each reader and set."""
+    labels = report_labels()
+    judged = [judge_record(record, labels) for record in read_answers(keep) if record["passages"]]
+    rows = []
+    for reader, name in dict.fromkeys((one.reader, one.set) for one in judged):
+        of_set = [one for one in judged if (one.reader, one.set) == (reader, name) and one.right is not None]
+        right, rest = [one for one in of_set if one.right], [one for one in of_set if not one.right]
+        verified = [one for one in of_set if one.verified]
+        rows.append(
+            {
+                "reader": reader,
+                "set": name,
+                "questions": len(of_set),
+                "answerable": sum(one.answerable for one in of_set),
+                "right": len(right),
+                "right, answered": sum(one.status == "answered" for one in right),
+                "right, shown": sum(one.status != "not_found" for one in right),
+                "right quote shown": sum(one.quoted and one.status != "not_found" for one in of_set),
+                "no answer": sum(not one.answerable for one in of_set),
+                "no answer, noticed": sum(not one.answerable and one.status != "answered" for one in of_set),
+                "wrong, answered": sum(one.status == "answered" for one in rest),
+                "verified": len(verified),
+                "verified, right": sum(bool(one.right) for one in verified),
+                "auc": _auc(of_set, [one.confidence or 0.0 for one in of_set]),
+                "refit": _auc(of_set, _refitted(judged, of_set, name, reader)),
+            }
+        )
+        print("  ".join(f"{key} {value}" for key, value in rows[-1].items()), flush=True)
+    return {"rows": rows, "answered is right": _reliability(judged)}
+
+
+def _refitted(judged: Sequence[Judged], of_set: Sequence[Judged], name: str, reader: str) -> list[float]:
+    """Confidences by a model fitted to the tuning sets other than this one, of all other readers."""
+    others = [one for one in judged if DOMAINS[one.set].tuning and one.set != name and one.reader != reader]
+    others = [one for one in others if one.right is not None and one.signals]
+    if len({one.right for one in others}) < 2:
+        return []
+    means = np.mean([[one.signals[key] for key in WEIGHED] for one in others], axis=0)
+    x = np.array([[one.signals[key] for key in WEIGHED] for one in others]) - means
+    bias, weights = fit_logistic_regression(x, np.array([float(bool(one.right)) for one in others]))
+    return [
+        float(bias + (np.array([one.signals[key] for key in WEIGHED]) - means) @ weights) if one.signals else -99.0
+        for one in of_set
+    ]
+
+
+def _auc(judged: Sequence[Judged], scores: Sequence[float]) -> float | None:
+    right = np.array([float(bool(one.right)) for one in judged])
+    if len(scores) != len(judged) or not 0 < right.sum() < len(right):
+        return None
+    return round(float(auc(np.array(scores), right)), 3)
+
+
+def _reliability(judged: Sequence[Judged]) -> dict[str, list[float]]:
+    """The mean confidence and the share of right answers, by fifths of the confidence."""
+    known = [one for one in judged if one.confidence is not None and one.right is not None]
+    pairs = sorted((one.confidence or 0.0, float(bool(one.right))) for one in known)
+    means = [fifth.mean(axis=0).round(3).tolist() for fifth in np.array_split(np.array(pairs), 5)]
+    return {"confidence": [mean[0] for mean in means], "right": [mean[1] for mean in means]}
+
+
+def _hit(record: dict[str, Any]) -> Hit:
+    lines = tuple(record["lines"]) if record["lines"] else None
+    return Hit(**{**record, "headings": tuple(record["headings"]), "lines": lines})
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("what", choices=("ask", "report"))
+    parser.add_argument(
+        "--set", action="append", choices=DOMAINS, dest="sets", help="of `ask`; may be repeated; default: all"
+    )
+    parser.add_argument("--reader", default="bundled")
+    parser.add_argument("--adapter")
+    parser.add_argument("--k", type=int)
+    parser.add_argument("--questions", type=int, default=100, help="maximum per set")
+    parser.add_argument("--keep", type=Path, default=Path("/tmp/ragfm-bench-confidence"))
+    args = parser.parse_args()
+    args.keep.mkdir(parents=True, exist_ok=True)
+    if args.what == "ask":
+        ask(args.keep, args.reader, args.adapter, args.k, args.sets or list(DOMAINS), args.questions)
+        return
+    result = {**about("confidence and verified citations", ["ragfm"]), **report(args.keep)}
+    save(result, "confidence")
+    print(json.dumps(result))
+
+
+if __name__ == "__main__":
+    main()
