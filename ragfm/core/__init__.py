@@ -13,4 +13,5 @@ durable_files    files that survive a crash
 output_folder    folders of results, which are never ingested
 document_name    how people call a document: its file name and its title
 cache            measurements of this machine
+fork             what a forked process cannot use of its parent
 """

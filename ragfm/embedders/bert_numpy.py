@@ -6,7 +6,7 @@ import threading
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from functools import cached_property, partial
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -46,12 +46,10 @@ class NumpyBackend:
 
     def _run(self, batches: Iterable[Batch]) -> Iterable[NDArray[np.float32]]:
         all_ids, masks = zip(*batches, strict=True)
-        run = map if len(masks) == 1 else self._pool.map
-        return run(self._forward, all_ids, masks)
-
-    @cached_property
-    def _pool(self) -> ThreadPoolExecutor:
-        return ThreadPoolExecutor(openmp_threads(), "ragfm-embed")
+        if len(masks) == 1:
+            return map(self._forward, all_ids, masks)
+        with ThreadPoolExecutor(openmp_threads(), "ragfm-embed") as pool:
+            return list(pool.map(self._forward, all_ids, masks))
 
 
 class _NumpyOperations:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+import os
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
@@ -11,8 +13,10 @@ import openvino
 from numpy.typing import NDArray
 from openvino import opset13 as op
 
+from ragfm.core.fork import reset_in_children
 from ragfm.core.types import Vectors
 from ragfm.embedders.bert import MASK_BIAS, Bert, Linear, forward
+from ragfm.embedders.bert_numpy import NumpyBackend
 from ragfm.embedders.model_folder import BertFolder
 from ragfm.embedders.sorted_batches import Batch, embed_sorted, score_sorted
 
@@ -23,22 +27,38 @@ LENGTH_MULTIPLE = 8
 
 
 class OpenVinoBackend:
-    """The graph is built from the weights in memory, without a converted copy of the model on disk."""
+    """The graph is built from the weights in memory, without a converted copy of the model on disk.
+
+    A forked process uses numpy instead: OpenVINO waits there for threads that only the parent has, even to compile a
+    model or to free one.
+    """
 
     def __init__(self, folder: BertFolder, bert: Bert) -> None:
         self._dim = folder.dim
+        self._numpy = NumpyBackend(folder, bert)
+        if _is_forked():
+            return
         ids, mask = op.parameter([-1, -1], np.int64), op.parameter([-1, -1], np.float32)
         model = openvino.Model([forward(_OpenVinoOperations(folder), bert, ids, mask)], [ids, mask], "bert")
         hints = {"PERFORMANCE_HINT": "THROUGHPUT", "INFERENCE_PRECISION_HINT": "bf16"}
         self._compiled = openvino.Core().compile_model(model, "CPU", hints)
         self._parallel_requests = int(self._compiled.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS"))
+        reset_in_children(self)
+
+    def reset_after_fork(self) -> None:
+        """Never free the parent's model in a forked process."""
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object(self._compiled))
 
     def __call__(self, ids: Sequence[Sequence[int]]) -> Vectors:
         """*Shape:* (len(ids), dim)."""
+        if _is_forked():
+            return self._numpy(ids)
         return embed_sorted(ids, self._run, self._dim, max_tokens=BATCH_TOKENS, multiple=LENGTH_MULTIPLE)
 
     def token_scores(self, ids: Sequence[Sequence[int]]) -> list[NDArray[np.float32]]:
         """*Shape:* (tokens, out) for each text, if the model has a head."""
+        if _is_forked():
+            return self._numpy.token_scores(ids)
         return score_sorted(ids, self._run, max_tokens=BATCH_TOKENS, multiple=LENGTH_MULTIPLE)
 
     def _run(self, batches: Iterable[Batch]) -> Iterator[NDArray[np.float32]]:
@@ -54,6 +74,14 @@ class OpenVinoBackend:
             running.append(request)
         while running:
             yield _output(running.popleft())
+
+
+_process = os.getpid()
+
+
+def _is_forked() -> bool:
+    """Whether this process was forked from one that had imported OpenVINO."""
+    return os.getpid() != _process
 
 
 def _output(request: Any) -> NDArray[np.float32]:

@@ -6,12 +6,13 @@ import threading
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import fields, is_dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch.nn import functional
 
+from ragfm.core.fork import reset_in_children
 from ragfm.core.types import Vectors
 from ragfm.embedders.bert import MASK_BIAS, Bert, Linear, forward
 from ragfm.embedders.model_folder import BertFolder
@@ -33,7 +34,7 @@ class TorchBackend:
         self._dim = folder.dim
         self._device = device
         self._forward = partial(forward, _TorchOperations(folder), _as_tensors(bert, dtype, device))
-        self._pool = _single_threaded_pool() if device == "cpu" else None
+        reset_in_children(self)
 
     def __call__(self, ids: Sequence[Sequence[int]]) -> Vectors:
         """*Shape:* (len(ids), dim)."""
@@ -43,9 +44,30 @@ class TorchBackend:
         """*Shape:* (tokens, out) for each text, if the model has a head."""
         return score_sorted(ids, self._run, max_tokens=BATCH_TOKENS[self._device])
 
+    def reset_after_fork(self) -> None:
+        """Forget the threads: they do not exist in a forked process."""
+        self.__dict__.pop("_pool", None)
+
     def _run(self, batches: Iterable[Batch]) -> Iterator[NDArray[np.float32]]:
-        run = map if self._pool is None else self._pool.map
+        run = self._pool.map if self._device == "cpu" else map
         return run(self._run_batch, batches)
+
+    @cached_property
+    def _pool(self) -> ThreadPoolExecutor:
+        """One thread for each core that torch may use; in each of them torch runs single-threaded."""
+        count = torch.get_num_threads()
+        barrier = threading.Barrier(count + 1)
+
+        def start() -> None:
+            torch.set_num_threads(1)  # applies to this thread, and to threads that use torch before the next call
+            barrier.wait()
+
+        pool = ThreadPoolExecutor(count, "ragfm-embed")
+        for _ in range(count):
+            pool.submit(start)
+        barrier.wait()
+        torch.set_num_threads(count)
+        return pool
 
     @torch.inference_mode()
     def _run_batch(self, batch: Batch) -> NDArray[np.float32]:
@@ -94,20 +116,3 @@ def _as_tensors(value: Any, dtype: torch.dtype, device: str) -> Any:
         names = [field.name for field in fields(value)]
         return replace(value, **{name: _as_tensors(getattr(value, name), dtype, device) for name in names})
     return torch.from_numpy(value).to(device, dtype)
-
-
-def _single_threaded_pool() -> ThreadPoolExecutor:
-    """One thread for each core that torch may use; in each of them torch runs single-threaded."""
-    count = torch.get_num_threads()
-    barrier = threading.Barrier(count + 1)
-
-    def start() -> None:
-        torch.set_num_threads(1)  # applies to this thread, and to threads that first use torch before the next call
-        barrier.wait()
-
-    pool = ThreadPoolExecutor(count, "ragfm-embed")
-    for _ in range(count):
-        pool.submit(start)
-    barrier.wait()
-    torch.set_num_threads(count)
-    return pool

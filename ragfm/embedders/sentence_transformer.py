@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from functools import cached_property, partial
 
 from ragfm.core.errors import UnsupportedError
+from ragfm.core.fork import reset_in_children
 from ragfm.core.types import Offsets, Scalar, Vectors
 from ragfm.embedders.backend_choice import Measurement
 from ragfm.embedders.model_folder import read_bert_folder
@@ -43,6 +44,11 @@ class SentenceTransformerEmbedder:
         self._lock = threading.Lock()
         self._chosen: Backend | None = None
         self._passage_tokens = 0
+        reset_in_children(self)
+
+    def reset_after_fork(self) -> None:
+        """Replace the lock: in a forked process, it may be held forever."""
+        self._lock = threading.Lock()
 
     @property
     def dim(self) -> int:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import threading
-import weakref
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Generic, NamedTuple, TypeVar
 
+from ragfm.core.fork import reset_in_children
 from ragfm.core.types import Message, Sampling, Stream
 from ragfm.generation.readers import ScopedReader, completion_limit, int_option
 from ragfm.generation.readers.continuous_batching import Batcher
@@ -39,7 +38,7 @@ class LocalReader(Generic[M]):
         self._waiting = int_option("waiting", waiting, 0)
         self._loading = threading.Lock()
         self._loaded: _Engine | None = None
-        _readers.add(self)
+        reset_in_children(self)
 
     # --- Implemented by subclasses -------------------------------------------------------------------------------
 
@@ -136,15 +135,6 @@ class LocalReader(Generic[M]):
                 self._loaded = _Engine(model, batcher, window, prefix_cache)
             return self._loaded
 
-
-_readers: weakref.WeakSet[LocalReader[Any]] = weakref.WeakSet()
-
-
-def _reset_after_fork() -> None:
-    """Forget the models: in a forked process, their threads do not exist, and a lock may be held forever."""
-    for reader in list(_readers):
-        reader._loading, reader._loaded = threading.Lock(), None  # noqa: SLF001
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_reset_after_fork)
+    def reset_after_fork(self) -> None:
+        """Forget the model: in a forked process, its thread does not exist, and a lock may be held forever."""
+        self._loading, self._loaded = threading.Lock(), None

@@ -1,0 +1,52 @@
+"""Forked processes: end OpenMP's threads before a fork, and replace what the child cannot use.
+
+A fork copies the memory of a process, but only the thread that forks. In the child, locks that other threads held stay
+locked, and pools have no threads. GNU OpenMP waits for its missing threads forever: torch, FAISS and llama.cpp bring a
+copy each, with a pool for each thread that computed. Only the pool of the forking thread matters to the child.
+"""
+
+from __future__ import annotations
+
+import os
+import weakref
+from contextlib import suppress
+from pathlib import Path
+from typing import Protocol
+
+_OMP_PAUSE_HARD = 2
+"""`omp_pause_hard` of OpenMP 5.0: end the threads. The next parallel computation starts new ones."""
+
+
+class ForkAware(Protocol):
+    """An object with state that a forked process cannot use."""
+
+    def reset_after_fork(self) -> None:
+        """Make new locks, and forget what other threads were using. Called in the child."""
+
+
+_objects: weakref.WeakSet[ForkAware] = weakref.WeakSet()
+
+
+def reset_in_children(owner: ForkAware) -> None:
+    """Call `owner.reset_after_fork()` in each process that is forked from this one while `owner` exists."""
+    _objects.add(owner)
+
+
+def _end_openmp_threads() -> None:
+    """End the OpenMP threads that wait for the calling thread, in each copy of GNU OpenMP that is loaded."""
+    with suppress(OSError):  # no such file outside Linux
+        if "libgomp" not in Path("/proc/self/maps").read_text(encoding="utf-8", errors="replace"):
+            return
+    from threadpoolctl import ThreadpoolController
+
+    for library in ThreadpoolController().select(prefix="libgomp").lib_controllers:
+        library.dynlib.omp_pause_resource_all(_OMP_PAUSE_HARD)
+
+
+def _reset_objects() -> None:
+    for owner in list(_objects):
+        owner.reset_after_fork()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(before=_end_openmp_threads, after_in_child=_reset_objects)
