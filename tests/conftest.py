@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from support.processes import RUN_VARIABLE, wait_for_end
 
 from ragfm import Collection, Settings
+from ragfm.parsing.sandbox.worker_pool import shared_worker_pool
 from ragfm.testing import HashingEmbedder
 
 DATA = Path(os.environ.get("RAGFM_DATA", Path(__file__).parents[2] / "shared" / "data"))
@@ -20,6 +23,16 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         for item in items:
             if item.get_closest_marker("data"):
                 item.add_marker(pytest.mark.skip(reason=f"no data sets at {DATA}; set RAGFM_DATA"))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _no_process_outlives_the_tests() -> Iterator[None]:
+    """A process that is left fails the last test of the run, by an error that names the process and its test."""
+    run = os.environ[RUN_VARIABLE] = uuid.uuid4().hex
+    yield
+    shared_worker_pool().close()
+    if left := wait_for_end(run, seconds=10):
+        pytest.fail("Processes outlived the tests that started them:\n" + "\n".join(left))
 
 
 @pytest.fixture(autouse=True)
