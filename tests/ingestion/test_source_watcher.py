@@ -21,6 +21,8 @@ from ragfm import Collection
 from ragfm.core.errors import SourceError
 from ragfm.ingestion.source_watcher import WatchEvent
 
+pytestmark = pytest.mark.timing
+
 _COMMAND = [sys.executable, "-c", "from ragfm.cli import main; main()", "watch"]
 
 

@@ -114,16 +114,17 @@ def test_an_unknown_model_offline_lists_all_ways_to_get_it() -> None:
         assert part in str(caught.value)
 
 
+@pytest.mark.timing
 def test_an_unresponsive_hub_times_out(offline: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import huggingface_hub.constants
 
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
-    monkeypatch.setattr(huggingface_hub.HfApi, "model_info", lambda *_, **__: time.sleep(5))
+    monkeypatch.setattr(huggingface_hub.HfApi, "model_info", lambda *_, **__: time.sleep(60))
     monkeypatch.setattr(ragfm.models.model_lookup, "HUB_SECONDS", 0.1)
     before = time.monotonic()
     with pytest.raises(ModelNotFoundError, match="did not answer"):
         find_model("nobody/no-such-model", "reader")
-    assert time.monotonic() - before < 3
+    assert time.monotonic() - before < 30
 
 
 def test_an_unreachable_hub_is_an_error(offline: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -91,10 +91,10 @@ def test_the_name_decides_between_nested_documents() -> None:
 
 
 def test_detection_takes_linear_time() -> None:
-    start = time.perf_counter()
+    start = time.thread_time()
     assert media_type(b"\t" * 200_000 + b"x", "a.txt") == "text/plain"
     assert media_type(b"<!-- a -->" * 20_000 + b"x", "a.txt") == "text/plain"
-    assert time.perf_counter() - start < 2
+    assert time.thread_time() - start < 2
 
 
 @pytest.mark.parametrize(
@@ -407,10 +407,10 @@ def test_an_unclosed_quote_hides_no_rows_with_a_raised_field_limit() -> None:
 
 
 def test_long_csv_takes_linear_time() -> None:
-    start = time.perf_counter()
+    start = time.thread_time()
     parsed = document("h," * 20_000 + "\n" + "a,b\n" * 20_000, "a.csv")
     assert parsed.metadata == {"rows": 20_000}
-    assert time.perf_counter() - start < 5
+    assert time.thread_time() - start < 5
 
 
 # --- JSON --------------------------------------------------------------------------------------------------------

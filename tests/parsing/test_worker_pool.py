@@ -24,6 +24,8 @@ from ragfm.parsing.sandbox.worker_pool import WorkerPool, remove_orphaned_folder
 from ragfm.parsing.sandbox.worker_process import BOOT, Limits
 from ragfm.testing import HashingEmbedder
 
+pytestmark = pytest.mark.timing
+
 if TYPE_CHECKING:
     from ragfm.core.types import Vectors
 

@@ -100,6 +100,7 @@ def test_groups_of_a_key_are_validated(group: str) -> None:
         Key(name="ann", groups=(group,))
 
 
+@pytest.mark.timing
 def test_a_key_has_its_collections_and_its_rate(running: Running) -> None:
     secret = running.keys.add(Key(name="strict", collections=("payroll",), per_minute=3))
     client = httpx.Client(base_url=running.address, headers={"Authorization": f"Bearer {secret}"})
@@ -108,7 +109,7 @@ def test_a_key_has_its_collections_and_its_rate(running: Running) -> None:
     assert client.post("/v1/search", json={"query": "leave"}).status_code == 404
     start = time.monotonic()
     refused = client.get("/v1/models")
-    assert time.monotonic() - start < 0.1
+    assert time.monotonic() - start < 5  # refused at once, instead of delayed for as long as `Retry-After`
     assert refused.status_code == 429
     assert 1 <= int(refused.headers["Retry-After"]) <= 20
     running.keys.revoke("strict")

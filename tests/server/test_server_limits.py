@@ -18,6 +18,8 @@ from support.running_server import QUESTION, Running, SlowReader, eventually, se
 from ragfm.server import event_stream, uvicorn_server
 from ragfm.server.request_guard import Limits
 
+pytestmark = pytest.mark.timing
+
 ASK = {"model": "handbook", "messages": QUESTION}
 
 
@@ -116,13 +118,13 @@ def test_an_answer_has_its_time_and_its_tokens(tmp_path: Path) -> None:
         with pytest.raises(openai.APIStatusError) as caught:
             it.openai().chat.completions.create(**ASK, stream=True)
         assert caught.value.status_code == 503
-        assert time.monotonic() - begin < 5
-        eventually(lambda: reader.busy == 0, 1.0)
+        assert time.monotonic() - begin < 20
+        eventually(lambda: reader.busy == 0)
         host, port = it.address.removeprefix("http://").split(":")
         head = (
             f"POST /v1/search HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {it.secrets['hr']}\r\nContent-Length: 9\r\n"
         )
-        with socket.create_connection((host, int(port)), timeout=5) as connection:
+        with socket.create_connection((host, int(port)), timeout=20) as connection:
             connection.sendall(head.encode() + b"Content-Type: application/json\r\n\r\n{")
             assert connection.recv(1000).startswith(b"HTTP/1.1 408")
 

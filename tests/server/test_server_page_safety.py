@@ -222,10 +222,11 @@ def test_markdown_is_rendered_without_html(visit: Visit) -> None:
     assert dict(zip(MARKDOWN, visit.page.evaluate(RENDER, list(MARKDOWN)), strict=True)) == MARKDOWN
 
 
+@pytest.mark.timing
 @browsing
 def test_no_text_takes_long_to_render(visit: Visit) -> None:
     for part in SLOW_INPUTS:
         for characters in (20_000, 50_000):
             start = time.monotonic()
             visit.page.evaluate(RENDER, [part * (characters // len(part))])
-            assert time.monotonic() - start < 3, repr(part)
+            assert time.monotonic() - start < 15, repr(part)  # a few tenths of a second on an idle machine

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import io
+import re
 import wave
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,13 @@ pytestmark = [
     pytest.mark.data,
     pytest.mark.skipif(not audio.has_audio(), reason="the extra `audio` is not installed"),
 ]
-COUNTED = "One, two, three, four, five."
+NUMBERS = ["one", "two", "three", "four", "five"]
+
+
+def counted(text: str) -> list[str]:
+    """The numbers in a transcript, in words: a recogniser may write "One, two", "1, 2" or "One two."."""
+    words = [re.sub(r"[^a-z0-9]", "", word) for word in text.lower().split()]
+    return [NUMBERS[int(word) - 1] if word in set("12345") else word for word in words if word]
 
 
 @pytest.fixture
@@ -55,7 +62,7 @@ def test_the_transcript_has_times_as_places(spoken: Path) -> None:
     files |= {"a.flac": recoded(wav, "flac", "flac"), "a.ogg": recoded(wav, "ogg", "libopus")}
     for name, data in files.items():
         parsed = document(data, name)
-        assert (parsed.text, parsed.media_type) == (COUNTED, "audio/*"), name
+        assert (counted(parsed.text), parsed.media_type) == (NUMBERS, "audio/*"), name
         assert [(mark.kind, mark.value) for mark in parsed.marks] == [("place", "00:00:01")], name
         assert parsed.metadata["seconds"] == pytest.approx(6.4, abs=0.1), name
     assert document(files["a.mp3"], "a.mp3").metadata["author"] == "Artist Name Test String"
@@ -67,7 +74,7 @@ def test_blocks_of_a_long_recording_cut_no_words(spoken: Path, monkeypatch: pyte
     monkeypatch.setattr(audio, "_BLOCK", 10 * 16_000)  # each cuts a counting
     monkeypatch.setattr(audio, "_PAUSE", 0.5)
     parsed = document(often, "a.wav")
-    assert parsed.text.split("\n\n") == [COUNTED] * 3
+    assert [counted(part) for part in parsed.text.split("\n\n")] == [NUMBERS] * 3
     times = [mark.value for mark in parsed.marks]
     assert [int(time[-2:]) for time in times] == pytest.approx([1, 7, 14], abs=1)
 
@@ -92,7 +99,7 @@ def test_errors_of_audio_files(spoken: Path, monkeypatch: pytest.MonkeyPatch) ->
         parse(Blob(sound(bytes(96_000), rate=1)), "a.wav")
     with pytest.raises(ParseError, match=r"named \.mp3 but is not an audio file"):
         parse(Blob(b"\0\1\2\3" * 100), "a.mp3")
-    assert document(mp3[:120_000], "a.mp3").text.startswith("One, two")
+    assert counted(document(mp3[:120_000], "a.mp3").text)[:2] == NUMBERS[:2]
     assert media_type(b"ID3 is a tag.", "a.txt") == "text/plain"
     monkeypatch.setattr(audio, "find_spec", lambda _: None)
     with pytest.raises(SkipDocument, match="speech model") as skipped:
