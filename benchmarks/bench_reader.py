@@ -17,9 +17,9 @@ soak       32 clients that stop some answers early: texts that differ from those
 alike      greedy answers of the llama.cpp reader compared with the transformers reader, with the same weights
 
 Each round measures all sides in turn; a figure is the median of the rounds. Each part of a round runs in its own
-process, ragfm first: OpenMP hardly spins in a process where two threads have used it, which made ragfm a third slower
-after `Llama`. llama-cpp-python's server requires `pip install 'llama-cpp-python[server]'`; llama.cpp's server is built
-from the same sources:
+process, ragfm first: OpenMP hardly spins in a process where its pools have more threads than there are cores, which
+made ragfm a third slower after `Llama`. llama-cpp-python's server requires `pip install 'llama-cpp-python[server]'`;
+llama.cpp's server is built from the same sources:
 
     pip download --no-binary :all: --no-deps llama-cpp-python==VERSION     # unpack it, then in vendor/llama.cpp:
     cmake -B build -DCMAKE_BUILD_TYPE=Release -DLLAMA_OPENSSL=OFF -DLLAMA_USE_PREBUILT_UI=OFF
@@ -203,7 +203,7 @@ class Bench:
         ask("follow-up, the same passages", prompts.asked(second, prompts.five[::-1], history, goes_on=True))
         ask("follow-up, two new passages", prompts.asked(second, prompts.two_new, history, goes_on=True))
         model = high_level(self.file, self.threads, CONTEXT)
-        tokens = reader._engine.model.prompt(prompts.asked(question, prompts.five))
+        tokens = reader._engine.model.prompt_tokens(prompts.asked(question, prompts.five))
         found |= _time_framework_follow_up(model, prompts, question, second)
         model.reset()
         start = time.perf_counter()
@@ -266,8 +266,8 @@ class Bench:
 
 
 def _kept(reader: LlamaCppReader, prompt: Sequence[Message]) -> int:
-    model = reader._engine.model
-    return int(model.beginnings.of(model.prompt(prompt)))
+    engine = reader._engine
+    return int(engine.prefix_cache.match(engine.model.prompt_tokens(prompt)))
 
 
 def _time_framework_follow_up(model: Any, prompts: Prompts, question: str, second: str) -> dict[str, float]:
@@ -389,8 +389,7 @@ def main() -> None:
 
 def _about(args: argparse.Namespace, *packages: str) -> dict[str, Any]:
     about = measure.about("reader", ("ragfm", "llama-cpp-python", "numpy", *packages))
-    spins = os.environ["GOMP_SPINCOUNT"]  # for ragfm only; the others use OpenMP's default
-    return about | {"threads": args.threads, "load": os.getloadavg()[0], "openmp_spins": spins}
+    return about | {"threads": args.threads, "load": os.getloadavg()[0]}
 
 
 if __name__ == "__main__":

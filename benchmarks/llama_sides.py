@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import socket
 import subprocess
 import sys
@@ -18,8 +17,6 @@ from typing import Any
 from ragfm.core.types import Message
 
 SLOTS = 8
-# `ragfm.models.llama_library` sets how long OpenMP spins, also for child processes. The peers run without it.
-_THEIRS = {name: value for name, value in os.environ.items() if name != "GOMP_SPINCOUNT"}
 
 
 @dataclass(frozen=True)
@@ -77,9 +74,7 @@ def _served(words: Sequence[str]) -> Iterator[Side]:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    process = subprocess.Popen(
-        [*words, "--port", str(port)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=_THEIRS
-    )
+    process = subprocess.Popen([*words, "--port", str(port)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
     def open_(messages: Sequence[Message], tokens: int, stream: bool) -> Any:
         asked = {"messages": turns(messages), "max_tokens": tokens, "temperature": 0, "repeat_penalty": 1.0}

@@ -288,6 +288,20 @@ def start() -> str:
     )
 
 
+def machines() -> str:
+    """Tokens per second of one answer and of eight, for each load of the machine."""
+    rows = []
+    for processor, entry in _result("machine").items():
+        loads = entry["reader"]
+        sides = {side: None for rates in loads.values() for side in rates}
+        for side in sides:
+            rates = [loads[load].get(side, {}) for load in loads]
+            pairs = [" / ".join(f"{value:.0f}" for value in rate.values()) or "-" for rate in rates]
+            rows.append([f"{processor}, {entry['threads']} cores", side, *pairs])
+    loads = next(iter(_result("machine").values()))["reader"]
+    return _table(("processor", "one answer / eight, tokens/s", *loads), rows)
+
+
 def collection() -> str:
     rows = []
     for size, entry in _result("collection")["results"].items():
@@ -631,7 +645,7 @@ TABLES: dict[str, Callable[[], str]] = {
             peers_versions,
             multihop,
         ),
-        *(languages, languages_weights, languages_chosen, embedding, reader, server, start),
+        *(languages, languages_weights, languages_chosen, embedding, reader, machines, server, start),
         *(collection, collection_more, index, bm25, parse, parsed),
         *(citations, quotations, contradictions, answers, sizes, confidence, injection, bias),
         *(adapted_retriever, adapted_methods, transfer),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import threading
+import time
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -12,12 +13,14 @@ from typing import Any
 import numpy as np
 
 from ragfm.core.errors import EmbeddingError, RagfmError, UnsupportedError
+from ragfm.core.fork import reset_in_children
 from ragfm.core.types import Offsets, Scalar, Vectors
 from ragfm.embedders.token_offsets import check_lengths, estimated_offsets
 from ragfm.models.gguf_header import check_gguf
 from ragfm.models.hardware import physical_cores
-from ragfm.models.llama_library import free_on_collection, last_error, llama_cpp, load_model, raise_pending_interrupt
+from ragfm.models.llama_library import free_on_collection, in_own_thread, last_error, llama_cpp, load_model
 from ragfm.models.model_lookup import find_model, weights_sha256
+from ragfm.models.thread_count import ThreadCount
 
 MAX_WINDOW = 512
 """Maximum tokens of a text, including special tokens; less if the model was trained on shorter texts."""
@@ -43,9 +46,14 @@ class GgufEmbedder:
         self._path = find_model(model, "embedder")
         self._name = model
         check_gguf(self._path)
-        self._load_lock = threading.Lock()
-        self._context_lock = threading.Lock()
-        self._loaded: _Model | None = None
+        self._loaded: _Model | None
+        self.reset_after_fork()
+        reset_in_children(self)
+
+    def reset_after_fork(self) -> None:
+        """Forget the model: in a forked process, another thread may have left a lock held or a text half evaluated."""
+        self._load_lock, self._context_lock = threading.Lock(), threading.Lock()
+        self._loaded = None
 
     @property
     def dim(self) -> int:
@@ -105,7 +113,7 @@ class GgufEmbedder:
     def _model(self) -> _Model:
         with self._load_lock:
             if self._loaded is None:
-                self._loaded = _Model(self._path)
+                self._loaded = in_own_thread(_Model)(self._path)
             return self._loaded
 
 
@@ -118,6 +126,7 @@ class _Model:
         self._vocab = llama_cpp.llama_model_get_vocab(self._model)
         self.dim = int(llama_cpp.llama_model_n_embd(self._model))
         self.window = min(MAX_WINDOW, int(llama_cpp.llama_model_n_ctx_train(self._model)))
+        self._threads = ThreadCount(physical_cores())
         self._context = self._open_context(llama_cpp.LLAMA_POOLING_TYPE_UNSPECIFIED)
         if self._context and llama_cpp.llama_pooling_type(self._context) == llama_cpp.LLAMA_POOLING_TYPE_NONE:
             llama_cpp.llama_free(self._context)
@@ -125,7 +134,6 @@ class _Model:
         if not self._context:
             raise RagfmError(f"llama.cpp cannot open '{path}': {last_error()}")
         free_on_collection(self, llama_cpp.llama_free, self._context)  # before the model: the last one runs first
-        raise_pending_interrupt()
         pooling = llama_cpp.llama_pooling_type(self._context)
         if pooling not in _POOLINGS:
             raise UnsupportedError(
@@ -142,7 +150,6 @@ class _Model:
         params.n_ctx = params.n_batch = params.n_ubatch = BATCH_TOKENS  # equal, so that no text is split
         params.n_seq_max = BATCH_TEXTS
         params.kv_unified = True
-        params.n_threads = params.n_threads_batch = physical_cores()
         return llama_cpp.llama_init_from_model(self._model, params)
 
     def tokenize(self, text: str, *, special: bool) -> list[int]:
@@ -152,6 +159,7 @@ class _Model:
         count = llama_cpp.llama_tokenize(self._vocab, data, len(data), tokens, size, special, False)
         return list(tokens[:count])
 
+    @in_own_thread
     def embed(self, rows: Sequence[Sequence[int]]) -> Vectors:
         """Vectors of tokenized texts, of any length. *Shape:* (len(rows), dim)."""
         batch = llama_cpp.llama_batch_init(sum(map(len, rows)), 0, 1)
@@ -165,11 +173,13 @@ class _Model:
             memory = llama_cpp.llama_get_memory(self._context)
             if memory:
                 llama_cpp.llama_memory_clear(memory, True)
+            llama_cpp.llama_set_n_threads(self._context, self._threads.count, self._threads.count)
+            start = time.perf_counter()
             if code := llama_cpp.llama_decode(self._context, batch):
                 raise EmbeddingError(f"llama.cpp failed to embed {len(rows)} texts (code {code}): {last_error()}")
+            self._threads.record(batch.n_tokens, time.perf_counter() - start)
         finally:
             llama_cpp.llama_batch_free(batch)
-        raise_pending_interrupt()
         vectors = np.empty((len(rows), self.dim), dtype=np.float32)
         for sequence in range(len(rows)):
             pointer = llama_cpp.llama_get_embeddings_seq(self._context, sequence)

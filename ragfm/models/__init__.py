@@ -4,7 +4,8 @@ model_lookup     from a name to a file or folder: path, installed package, Huggi
 model_card       size, licence, window and template of a model
 gguf_header      the header of a GGUF file
 model_probe      loads an unknown model in a process of its own first
-llama_library    llama.cpp: loading, logging, errors
+llama_library    llama.cpp: threads, loading, logging, errors
+thread_count     number of threads, adapted to the load of the machine
 adapters         adapters and the models and prompts that they belong to
 hardware         processors, memory, GPUs
 sample_text      text to measure models with

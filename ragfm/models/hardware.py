@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
+import math
 import os
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 
 def limit_openmp_spinning() -> None:
-    """Make idle OpenMP threads sleep after a few microseconds. Call before importing llama_cpp or torch.
+    """Make idle OpenMP threads of torch sleep after a few microseconds, for training. Call before importing torch.
 
-    A variable that the user has set is kept.
+    A variable that the user has set is kept. By default, GNU OpenMP spins for milliseconds after each operation.
     """
-    # By default, GNU OpenMP spins for milliseconds at each barrier, and llama.cpp has hundreds of barriers per token.
-    # While another program competes for a core, generating 60 tokens took 2 to 40 s with the default, and 1.3 s with
-    # 300 iterations. On an idle machine both take 0.4 s.
     os.environ.setdefault("GOMP_SPINCOUNT", "300")
 
 
@@ -34,6 +33,40 @@ def physical_cores() -> int:
     """Number of usable cores, counting hyper-threads once: a second thread on a core slows llama.cpp down."""
     siblings = (Path(f"/sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list") for cpu in usable_cpus())
     return len({file.read_text() if file.exists() else str(file) for file in siblings})
+
+
+class FreeCpus:
+    """Number of usable CPUs that other processes leave free, on average since the last call. Infinite outside Linux."""
+
+    def __init__(self) -> None:
+        self._free = math.inf
+        self._since, self._start = time.monotonic(), self._used()
+
+    def __call__(self) -> float:
+        """The number, which may be fractional. A call within a quarter of a second repeats the last one."""
+        seconds = time.monotonic() - self._since
+        if seconds > _SECONDS_TO_MEASURE and (used := self._used()) and self._start:
+            by_all, by_this = (after - before for before, after in zip(self._start, used, strict=True))
+            self._free = len(usable_cpus()) - max(0.0, by_all - by_this) / seconds
+            self._since, self._start = self._since + seconds, used
+        return self._free
+
+    def _used(self) -> tuple[float, float] | None:
+        """CPU seconds that all processes, and this one, have used so far."""
+        try:
+            lines = Path("/proc/stat").read_text(encoding="utf-8").splitlines()
+        except OSError:
+            return None
+        names, ticks = {f"cpu{cpu}" for cpu in usable_cpus()}, 0
+        for name, *columns in map(str.split, lines):
+            if name in names:
+                user, nice, system, _idle, _waiting, interrupts, soft, stolen = map(int, columns[:8])
+                ticks += user + nice + system + interrupts + soft + stolen
+        return ticks / os.sysconf("SC_CLK_TCK"), time.process_time()
+
+
+_SECONDS_TO_MEASURE = 0.25
+"""The system counts in hundredths of a second."""
 
 
 def cpu_info() -> tuple[str, frozenset[str]]:

@@ -1,6 +1,7 @@
-"""llama.cpp for the reader and the embedder: import, model loading, log and errors.
+"""llama.cpp for the reader and the embedder: import, threads, model loading, log and errors.
 
-This is the only module that imports `llama_cpp`, because OpenMP must be configured first.
+This is the only module that imports `llama_cpp`. What llama.cpp computes, it computes in threads of ragfm's own: the
+evaluation thread of a reader, or a thread for one call (`in_own_thread`).
 
 The code uses llama.cpp's C interface. The `Llama` class of llama-cpp-python redirects stdout and stderr of the whole
 process to /dev/null while it loads a model, fails on tokens of more than 32 bytes, and reuses its cache in a way that
@@ -13,23 +14,45 @@ import logging
 import os
 import threading
 import weakref
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import wraps
 from pathlib import Path
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
+
+# The aliases export the names.
+import llama_cpp as llama_cpp
+from llama_cpp.llama_chat_format import Jinja2ChatFormatter as Jinja2ChatFormatter
 
 from ragfm.core.errors import DamagedModelError
-from ragfm.models.hardware import limit_openmp_spinning
 from ragfm.models.model_lookup import is_pinned
 from ragfm.models.model_probe import probe_model
 
-limit_openmp_spinning()  # OpenMP reads its settings while it is loaded
-
-# The aliases export the names.
-import llama_cpp as llama_cpp  # noqa: E402
-from llama_cpp.llama_chat_format import Jinja2ChatFormatter as Jinja2ChatFormatter  # noqa: E402
+P = ParamSpec("P")
+T = TypeVar("T")
 
 _log = logging.getLogger(__name__)
 
 
+def in_own_thread(function: Callable[P, T]) -> Callable[P, T]:
+    """Run each call of a function in a new thread, which ends with the call. For what llama.cpp computes.
+
+    - On processors with AMX, llama.cpp configures the matrix registers of a thread once. oneDNN (torch, OpenVINO)
+      changes that configuration. If both compute in one thread, the processor raises "illegal instruction".
+    - OpenMP keeps a pool for each thread that has computed. As soon as its pools have more threads than the machine
+      has cores, they sleep at each barrier instead of spinning. And in a forked process, a thread with a pool waits
+      forever for the pool's threads, which only the parent has.
+    """
+
+    @wraps(function)
+    def run(*args: P.args, **kwargs: P.kwargs) -> T:
+        with ThreadPoolExecutor(1, "ragfm-llama") as thread:
+            return thread.submit(function, *args, **kwargs).result()
+
+    return run
+
+
+@in_own_thread
 def load_model(path: Path) -> Any:
     """Load a GGUF model, with its layers on the GPU if llama.cpp was built for one. Raises DamagedModelError.
 
@@ -67,21 +90,11 @@ _thread_state = threading.local()
 @llama_cpp.llama_log_callback  # type: ignore[untyped-decorator, unused-ignore]
 def _forward_log(level: int, text: bytes, _: Any) -> None:
     """Log llama.cpp's messages at DEBUG, and keep the last error for the message of an exception."""
-    try:
-        line = text.decode(errors="replace").strip()
-        if level == _GGML_LOG_ERROR:
-            _thread_state.last_error = line.rstrip(".")
-        if line:
-            _log.debug(line)
-    except KeyboardInterrupt:  # cannot propagate through C code; see raise_pending_interrupt
-        _thread_state.interrupted = True
-
-
-def raise_pending_interrupt() -> None:
-    """Raise the KeyboardInterrupt that arrived while C code was calling back."""
-    if getattr(_thread_state, "interrupted", False):
-        _thread_state.interrupted = False
-        raise KeyboardInterrupt
+    line = text.decode(errors="replace").strip()
+    if level == _GGML_LOG_ERROR:
+        _thread_state.last_error = line.rstrip(".")
+    if line:
+        _log.debug(line)
 
 
 def last_error() -> str:

@@ -31,7 +31,7 @@ from ragfm.models.adapters import (
     serving_adapter,
     trained_weights_sha256,
 )
-from ragfm.models.llama_library import load_model
+from ragfm.models.llama_library import in_own_thread, load_model
 from ragfm.training.adapter_export import compare_readers, export_adapter, load_adapter
 from ragfm.training.adapter_folder import write_adapter
 from ragfm.training.base_model import Base
@@ -54,6 +54,7 @@ CHANGES: dict[str, dict[str, Any]] = {
 TOKENS = [5, 77, 31, 200, 9, 120, 42, 42, 8, 63]
 
 
+@in_own_thread
 def logits(model: Path, adapter: Path | None) -> np.ndarray:
     """llama.cpp's logits after the last token, computed in float32."""
     loaded = load_model(model)

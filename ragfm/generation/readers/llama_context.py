@@ -11,6 +11,7 @@ from __future__ import annotations
 import ctypes
 import itertools
 import struct
+import time
 from collections.abc import Sequence
 
 import numpy as np
@@ -19,6 +20,7 @@ from ragfm.core.errors import RagfmError
 from ragfm.generation.readers.engine import PREFILL_BLOCK, Adapter, BatchToken, Logits
 from ragfm.generation.readers.llama_model import LlamaModel
 from ragfm.models.llama_library import free_on_collection, last_error, llama_cpp
+from ragfm.models.thread_count import ThreadCount
 
 _MAX_GAP = 2
 """llama.cpp evaluates only adjacent slots in one batch. Gaps of up to this many idle slots are bridged."""
@@ -31,7 +33,7 @@ _NUMBER, _HEAD_BYTES = struct.Struct("=I"), 8
 class LlamaContext:
     """A context with `slots` slots of `window` tokens. Used by one thread. Raises RagfmError if memory is short."""
 
-    def __init__(self, model: LlamaModel, slots: int, window: int, threads: int) -> None:
+    def __init__(self, model: LlamaModel, slots: int, window: int, threads: ThreadCount) -> None:
         self.model, self.slots = model, slots
         self._window, self._threads = window, threads
         params = llama_cpp.llama_context_default_params()
@@ -39,7 +41,7 @@ class LlamaContext:
         params.n_seq_max = slots
         params.kv_unified = False
         params.n_batch = params.n_ubatch = max(PREFILL_BLOCK, 2 * slots)
-        params.n_threads = params.n_threads_batch = threads
+        params.n_threads = params.n_threads_batch = threads.maximum
         if not llama_cpp.llama_supports_gpu_offload():
             params.flash_attn_type = llama_cpp.LLAMA_FLASH_ATTN_TYPE_DISABLED
         self._context = llama_cpp.llama_init_from_model(model.handle, params)
@@ -66,8 +68,11 @@ class LlamaContext:
             llama_batch.logits[index] = wants_logits
             llama_batch.n_seq_id[index], llama_batch.seq_id[index][0] = 1, slot
         llama_batch.n_tokens = len(entries)
+        llama_cpp.llama_set_n_threads(self._context, self._threads.count, self._threads.count)
+        start = time.perf_counter()
         if code := llama_cpp.llama_decode(self._context, llama_batch):
             raise RagfmError(f"llama.cpp failed to evaluate {len(batch)} tokens (code {code}): {last_error()}.")
+        self._threads.record(len(entries), time.perf_counter() - start)
         self.has_pending_copies = False
         for filler in fillers:
             llama_cpp.llama_memory_seq_rm(self._memory, filler.slot, filler.position, -1)

@@ -23,6 +23,7 @@ from ragfm.models.gguf_header import check_gguf, kv_cache_bytes
 from ragfm.models.hardware import physical_cores
 from ragfm.models.model_lookup import find_model
 from ragfm.models.model_probe import probe_model
+from ragfm.models.thread_count import ThreadCount
 
 _MAX_THREADS = 512
 """llama.cpp's limit. If the system refuses to start a thread, OpenMP aborts the program."""
@@ -33,8 +34,9 @@ class LlamaCppReader(LocalReader[LlamaModel]):
 
     Each request has `context_tokens` for itself, reduced to what the model was trained for. Up to `slots` requests run
     at once, and up to `waiting` more wait. Memory is allocated for one request at first, and for as many as run at once
-    later. `threads` defaults to the number of physical cores. Layers run on the GPU if llama.cpp was built for one.
-    `Sampling.adapter` is a LoRA adapter as a GGUF file.
+    later. `threads` is the maximum number of threads and defaults to the number of physical cores; fewer are used while
+    other programs are busy. Layers run on the GPU if llama.cpp was built for one. `Sampling.adapter` is a LoRA adapter
+    as a GGUF file.
     """
 
     def __init__(
@@ -82,10 +84,10 @@ class LlamaCppReader(LocalReader[LlamaModel]):
         return LlamaModel(optimized_file(self._path) or self._path)
 
     def _cache_factory(self, model: LlamaModel, context_tokens: int) -> CacheFactory:
-        return partial(LlamaContext, model, window=context_tokens, threads=self._threads)
+        return partial(LlamaContext, model, window=context_tokens, threads=ThreadCount(self._threads))
 
     def _open_prefix_cache(self, model: LlamaModel) -> LlamaPrefixCache:
-        prefix_cache = LlamaPrefixCache(model, self._threads)
+        prefix_cache = LlamaPrefixCache(model)
         for messages in self._kept_messages:
             prefix_cache.add(messages)
         return prefix_cache

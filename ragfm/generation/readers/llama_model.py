@@ -22,7 +22,6 @@ from ragfm.models.llama_library import (
     last_error,
     llama_cpp,
     load_model,
-    raise_pending_interrupt,
 )
 
 _BLOCK_INDEPENDENT = frozenset(
@@ -42,7 +41,6 @@ class LlamaModel:
         self.path, self.identity = path, file_identity(path)
         self.handle = load_model(path)
         free_on_collection(self, llama_cpp.llama_model_free, self.handle)
-        raise_pending_interrupt()
         self.vocab = llama_cpp.llama_model_get_vocab(self.handle)
         self.vocab_size = int(llama_cpp.llama_vocab_n_tokens(self.vocab))
         self.trained_tokens: int | None = int(llama_cpp.llama_model_n_ctx_train(self.handle))

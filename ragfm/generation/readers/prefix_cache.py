@@ -32,10 +32,10 @@ _log = logging.getLogger(__name__)
 class LlamaPrefixCache:
     """The prefixes of one model. Used by the evaluation thread, except for `add`."""
 
-    def __init__(self, model: LlamaModel, threads: int) -> None:
+    def __init__(self, model: LlamaModel) -> None:
         self._model = model
-        # All of this may change the values.
-        self._environment = f"{llama_cpp.__version__} {llama_cpp.llama_print_system_info().decode()} {threads}"
+        # Both may change the values; the number of threads does not.
+        self._environment = f"{llama_cpp.__version__} {llama_cpp.llama_print_system_info().decode()}"
         self._prefixes: tuple[list[int], ...] = ()
 
     def add(self, messages: Sequence[Message]) -> None:

@@ -26,9 +26,10 @@ from ragfm.generation.readers.engine import PREFILL_BLOCK, BatchToken
 from ragfm.generation.readers.llama_context import LlamaContext
 from ragfm.generation.readers.llama_model import LlamaModel
 from ragfm.models.hardware import physical_cores
-from ragfm.models.llama_library import last_error, llama_cpp
+from ragfm.models.llama_library import in_own_thread, last_error, llama_cpp
 from ragfm.models.model_lookup import is_pinned, weights_sha256
 from ragfm.models.sample_text import SAMPLE_TEXT
+from ragfm.models.thread_count import ThreadCount
 
 MAX_PERPLEXITY_RATIO = 1.05
 """Highest accepted perplexity, relative to that of the original file."""
@@ -127,6 +128,7 @@ def optimize(path: Path) -> tuple[list[FormatMeasurement], FormatMeasurement]:
     return measurements, best
 
 
+@in_own_thread
 def quantize(source: Path, target: Path, ftype: int) -> Path:
     """Write a GGUF file in another format, a value of `WEIGHT_FORMATS`. Raises RagfmError."""
     params = llama_cpp.llama_model_quantize_default_params()
@@ -140,10 +142,11 @@ def quantize(source: Path, target: Path, ftype: int) -> Path:
     return target
 
 
+@in_own_thread
 def _measure(name: str, path: Path, reference: list[int] | None) -> tuple[FormatMeasurement, list[int]]:
     """The measurement of a file, and its best token at each position of the sample text."""
     model = LlamaModel(path)
-    context = LlamaContext(model, 1, _SAMPLE_TOKENS + 2 * _DECODE_STEPS, physical_cores())
+    context = LlamaContext(model, 1, _SAMPLE_TOKENS + 2 * _DECODE_STEPS, ThreadCount(physical_cores()))
     tokens = model.tokenize(SAMPLE_TEXT)[:_SAMPLE_TOKENS]
     losses: list[float] = []  # the negative log-likelihood of each token after the first
     best_tokens: list[int] = []

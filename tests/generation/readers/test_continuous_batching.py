@@ -26,6 +26,8 @@ from ragfm.generation.readers.llama_context import LlamaContext
 from ragfm.generation.readers.llama_cpp_reader import LlamaCppReader
 from ragfm.generation.readers.llama_model import LlamaModel
 from ragfm.generation.readers.slots import Slot, assign_slot
+from ragfm.models.llama_library import in_own_thread
+from ragfm.models.thread_count import ThreadCount
 
 LONG = "The handbook says that employees get leave when they ask for it in time. "
 
@@ -84,10 +86,11 @@ def test_the_text_is_the_same_alone_and_next_to_others(reader: LlamaCppReader) -
     assert len(reader._engine.batcher._loop._slots) == 4
 
 
+@in_own_thread
 def test_logits_are_bit_identical_alone_and_next_to_others(reader: LlamaCppReader) -> None:
     model = reader._engine.model
     prompts = [model.prompt_tokens(messages) for messages in QUESTIONS]
-    context = LlamaContext(model, 5, 1024, 1)
+    context = LlamaContext(model, 5, 1024, ThreadCount(1))
 
     def read(slot: int) -> None:
         for start in range(0, len(prompts[slot]), PREFILL_BLOCK):
@@ -106,6 +109,28 @@ def test_logits_are_bit_identical_alone_and_next_to_others(reader: LlamaCppReade
     for slots in ([0, 1, 2, 3, 4], [0, 2], [1, 4], [0, 3, 4], [1, 2]):  # with gaps, which are bridged or not
         beside = step(slots)
         assert all(np.array_equal(beside[slot], alone[slot]) for slot in slots)
+
+
+@in_own_thread
+def test_logits_are_bit_identical_with_any_number_of_threads(reader: LlamaCppReader) -> None:
+    """The number changes while other programs are busy."""
+    model = reader._engine.model
+    prompt = model.prompt_tokens(QUESTIONS[3])
+
+    def logits(threads: int) -> np.ndarray:
+        context, rows = LlamaContext(model, 2, 512, ThreadCount(threads)), []
+        for slot in range(2):
+            for start in range(0, len(prompt), PREFILL_BLOCK):
+                block = enumerate(prompt[start : start + PREFILL_BLOCK], start)
+                rows += context.evaluate([BatchToken(token, at, slot, at == len(prompt) - 1) for at, token in block])
+                rows = [row.copy() for row in rows]
+        rows += context.evaluate([BatchToken(198, len(prompt), slot, True) for slot in range(2)])
+        rows = [row.copy() for row in rows]
+        return np.stack([*rows, *context.evaluate([BatchToken(198, len(prompt) + 1, 0, True)])])
+
+    expected = logits(1)
+    assert np.array_equal(logits(2), expected)
+    assert np.array_equal(logits(3), expected)
 
 
 def test_adding_slots_keeps_their_content() -> None:
@@ -156,6 +181,7 @@ def test_no_memory_for_one_request_is_an_error(single: LlamaCppReader, monkeypat
 # --- The queue ---------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.timing
 def test_the_queue_is_bounded_and_a_closed_stream_makes_room(single: LlamaCppReader) -> None:
     alone = text(single.stream(QUESTIONS[0], SAMPLINGS[0]))
     first = single.stream(QUESTIONS[0], Sampling(max_tokens=200))
@@ -168,6 +194,7 @@ def test_the_queue_is_bounded_and_a_closed_stream_makes_room(single: LlamaCppRea
     wait_until(lambda: unfinished(single) == 0)
 
 
+@pytest.mark.timing
 def test_another_thread_can_close_a_waiting_stream(single: LlamaCppReader) -> None:
     first = single.stream(QUESTIONS[0], Sampling(max_tokens=200))
     next(first)
@@ -190,6 +217,7 @@ def test_another_thread_can_close_a_waiting_stream(single: LlamaCppReader) -> No
     wait_until(lambda: unfinished(single) == 0)
 
 
+@pytest.mark.timing
 def test_a_stream_dropped_by_another_thread_frees_the_reader(single: LlamaCppReader) -> None:
     held = [single.stream(QUESTIONS[0], Sampling(max_tokens=200))]
     next(held[0])
@@ -201,11 +229,13 @@ def test_a_stream_dropped_by_another_thread_frees_the_reader(single: LlamaCppRea
     wait_until(lambda: unfinished(single) == 0)
 
 
+@pytest.mark.timing
 def test_a_stream_that_was_never_read_frees_the_reader(single: LlamaCppReader) -> None:
     single.stream(QUESTIONS[0], Sampling(max_tokens=200))
     wait_until(lambda: unfinished(single) == 0)
 
 
+@pytest.mark.timing
 def test_running_streams_continue_while_a_long_prompt_is_evaluated(
     reader: LlamaCppReader, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -283,12 +313,13 @@ def test_a_request_waits_for_a_slot_or_for_its_prefix() -> None:
 # --- Scores ------------------------------------------------------------------------------------------------------
 
 
+@in_own_thread
 def test_scores_are_sums_of_log_probabilities(reader: LlamaCppReader) -> None:
     answers = ["No, water is not wet", "Yes", "Bananas " * 30]
     scores = reader.score(QUESTIONS[0], answers)
     assert scores[1] > scores[2]
     model = reader._engine.model
-    context = LlamaContext(model, 1, 1024, 1)
+    context = LlamaContext(model, 1, 1024, ThreadCount(1))
     prompt = model.prompt_tokens(QUESTIONS[0])
     for answer, score in zip(answers, scores, strict=True):
         tokens = [*prompt, *model.tokenize(answer, special=False)]
@@ -345,6 +376,7 @@ def test_a_failing_sampler_fails_only_its_own_request(reader: LlamaCppReader, mo
     assert text(good) == alone
 
 
+@pytest.mark.timing
 def test_ctrl_c_ends_the_stream(single: LlamaCppReader) -> None:
     stream = single.stream(QUESTIONS[0], Sampling(max_tokens=200))
     next(stream)
@@ -389,6 +421,7 @@ def test_a_forked_process_loads_its_own_model() -> None:
     assert (done.returncode, done.stdout.split(), done.stderr) == (0, ["child", "parent"], "")
 
 
+@pytest.mark.timing
 def test_the_thread_ends_with_the_reader() -> None:
     def threads() -> Iterator[threading.Thread]:
         return (thread for thread in threading.enumerate() if thread.name == "ragfm-reader")

@@ -1,12 +1,11 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 import threading
 from collections.abc import Iterator, Sequence
-from itertools import product
+from itertools import pairwise, product
 from pathlib import Path
 from typing import Any
 
@@ -296,12 +295,31 @@ def test_a_schema_is_enforced(reader: LlamaCppReader) -> None:
         reader.stream(ASKED, Sampling(schema={"type": 3}))
 
 
-def test_logprobs_agree_with_score(reader: LlamaCppReader) -> None:
+def test_score_agrees_with_logprobs_to_the_stated_tolerance(reader: LlamaCppReader) -> None:
+    """Blocks and single tokens are multiplied differently; docs/readers.md states by how much they may differ."""
+    differences: list[float] = []
+    for question in ("Is water wet?", "Name three rivers.", "Who was Napoleon?"):
+        asked = [Message("user", question)]
+        stream = reader.stream(asked, Sampling(max_tokens=24, logprobs=True))
+        tokens = reader._engine.model.tokenize("".join(stream))
+        if len(tokens) != len(stream.logprobs):  # the text has other tokens than the ones that were generated
+            continue
+        detokenize = reader._engine.model.detokenize
+        beginnings = ["".join(detokenize(iter(tokens[:count]))) for count in range(len(tokens) + 1)]
+        scores = reader.score(asked, beginnings)
+        of_tokens = [after - before for before, after in pairwise(scores)]
+        differences += [abs(score - logprob) for score, logprob in zip(of_tokens, stream.logprobs, strict=True)]
+    assert len(differences) > 20
+    assert sum(differences) / len(differences) < 0.2
+    assert max(differences) < 1
+
+
+def test_logprobs_of_stopped_and_constrained_answers(reader: LlamaCppReader) -> None:
     stream = reader.stream(ASKED, Sampling(max_tokens=6, logprobs=True, stop=("is not",)))
     assert stream.logprobs == ()
     text = "".join(stream)
     assert len(stream.logprobs) == stream.usage.completion_tokens
-    assert reader.score(ASKED, [text + "is not"]) == pytest.approx([sum(stream.logprobs)], abs=0.05)
+    assert text + "is not" in "".join(reader.stream(ASKED, Sampling(max_tokens=6)))
     grammar = reader.stream(ASKED, Sampling(max_tokens=1, logprobs=True, grammar='root ::= "zebra"'))
     assert "".join(grammar)[0] == "z"
     assert grammar.logprobs[0] < -5  # of the model, not of what the grammar leaves
@@ -385,32 +403,3 @@ def test_an_adapter_changes_only_the_answer_of_its_request(reader: LlamaCppReade
     with pytest.raises(ModelNotFoundError, match=r"none\.gguf"):
         reader.stream(ASKED, Sampling(adapter=str(tmp_path / "none.gguf")))
     assert read(reader, asked) == plain
-
-
-@pytest.mark.parametrize("module", ["ragfm.generation.readers.llama_cpp_reader", "ragfm.embedders.gguf_embedder"])
-def test_openmp_spinning_is_limited_before_llama_cpp_is_imported(module: str) -> None:
-    code = (
-        "import os, sys, importlib\n"
-        "class Watch:\n"
-        "    def find_spec(self, name, *_):\n"
-        "        assert name != 'llama_cpp' or os.environ.get('GOMP_SPINCOUNT') == '300', 'too late'\n"
-        "sys.meta_path.insert(0, Watch())\n"
-        f"importlib.import_module({module!r})\n"
-        "assert 'llama_cpp' in sys.modules\n"
-    )
-    environment = {key: value for key, value in os.environ.items() if key != "GOMP_SPINCOUNT"}
-    subprocess.run([sys.executable, "-c", code], check=True, env=environment)
-
-
-def test_ctrl_c_while_llama_cpp_calls_back_is_not_lost(monkeypatch: pytest.MonkeyPatch) -> None:
-    pressed: list[object] = []
-
-    def once(*_: object) -> None:
-        if not pressed:
-            pressed.append(True)
-            raise KeyboardInterrupt
-
-    monkeypatch.setattr("ragfm.models.llama_library._log.debug", once)
-    with pytest.raises(KeyboardInterrupt):
-        load_reader("llama-cpp").count_tokens([Message("user", "Hello")])
-    assert load_reader("llama-cpp").count_tokens([Message("user", "Hello")]) > 1

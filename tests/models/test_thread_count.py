@@ -1,0 +1,167 @@
+"""The number of threads, on simulated machines."""
+
+from __future__ import annotations
+
+import math
+import random
+import subprocess
+import sys
+import time
+
+import pytest
+
+from ragfm.models.hardware import FreeCpus, usable_cpus
+from ragfm.models.thread_count import MAX_LOSS, ThreadCount
+
+TOKEN = 0.01
+"""Seconds of a token with one thread on an idle machine."""
+
+
+class Machine:
+    """A machine with a number of cores, some of which other programs use."""
+
+    def __init__(self, cores: int, seed: int = 0) -> None:
+        self.cores, self.busy, self.work = cores, 0, 1.0
+        self._random = random.Random(seed)
+
+    def step(self, threads: int) -> float:
+        """Seconds of a step. Threads that share a core with another program make all others wait."""
+        seconds = self.work * TOKEN / threads * self._random.uniform(0.97, 1.05)
+        if threads > 1 and threads + self.busy > self.cores:
+            seconds += self._random.uniform(0.1, 1.0)  # how often the others' time slices are in the way
+        return seconds
+
+    def new_count(self, *, sees_others: bool = True) -> ThreadCount:
+        return ThreadCount(self.cores, lambda: self.cores - self.busy if sees_others else math.inf)
+
+    def run(self, count: ThreadCount, seconds: float) -> tuple[float, list[int]]:
+        """Run steps for a while; steps per second, and the number of threads of each step."""
+        total, used = 0.0, list[int]()
+        while total < seconds:
+            used.append(count.count)
+            took = self.step(count.count)
+            count.record(1, took)
+            total += took
+        return len(used) / total, used
+
+
+def best_rate(machine: Machine) -> float:
+    """Steps per second with the best fixed number of threads."""
+    rates = []
+    for threads in range(1, machine.cores + 1):
+        steps = [machine.step(threads) for _ in range(300)]
+        rates.append(len(steps) / sum(steps))
+    return max(rates)
+
+
+@pytest.mark.parametrize("cores", [2, 4, 16])
+@pytest.mark.parametrize("seed", range(5))
+def test_an_idle_machine_uses_all_threads(cores: int, seed: int) -> None:
+    machine = Machine(cores, seed)
+    rate, used = machine.run(machine.new_count(), 30)
+    assert rate > (1 - 1.5 * MAX_LOSS) * best_rate(machine)
+    assert used.count(cores) > 0.9 * len(used)
+
+
+@pytest.mark.parametrize(("cores", "busy"), [(2, 1), (2, 2), (4, 1), (4, 3), (16, 1), (16, 6)])
+@pytest.mark.parametrize("from_start", [True, False])
+def test_other_programs_get_their_cores(cores: int, busy: int, from_start: bool) -> None:
+    machine = Machine(cores)
+    count = machine.new_count()
+    if not from_start:
+        machine.run(count, 10)
+    machine.busy = busy
+    machine.run(count, 5)
+    rate, used = machine.run(count, 60)
+    assert rate > 0.9 * best_rate(machine)
+    assert sum(threads + busy <= max(cores, 1 + busy) for threads in used) > 0.95 * len(used)
+
+
+def test_a_busy_core_that_nobody_reports_costs_little() -> None:
+    """As in a container whose processor time is limited."""
+    machine = Machine(2)
+    count = machine.new_count(sees_others=False)
+    machine.busy = 1
+    machine.run(count, 60)
+    rate, _ = machine.run(count, 300)
+    assert rate > 0.9 * best_rate(machine)
+
+
+@pytest.mark.parametrize("cores", [2, 4, 16])
+@pytest.mark.parametrize("sees_others", [True, False])
+def test_threads_come_back_when_the_other_programs_end(cores: int, sees_others: bool) -> None:
+    machine = Machine(cores)
+    count = machine.new_count(sees_others=sees_others)
+    machine.busy = cores // 2
+    machine.run(count, 30)
+    machine.busy = 0
+    machine.run(count, 5 if sees_others else 60)
+    rate, _ = machine.run(count, 20)
+    assert rate > 0.95 * best_rate(machine)
+
+
+def test_steps_that_take_longer_for_everyone_keep_the_threads() -> None:
+    machine = Machine(4)
+    count = machine.new_count()
+    machine.run(count, 5)
+    for _ in range(40):  # a growing text
+        machine.work *= 1.05
+        _, used = machine.run(count, 2)
+        assert used.count(4) > 0.9 * len(used)
+    for work in (1.0, 5.0):  # another text
+        machine.work = work
+        machine.run(count, 1)
+        _, used = machine.run(count, 5)
+        assert used.count(4) > 0.9 * len(used)
+
+
+def test_one_thread_stays_one_thread() -> None:
+    count = ThreadCount(1)
+    for seconds in (0.01, 9.0, 9.0, 0.01):
+        count.record(1, seconds)
+        assert count.count == 1
+
+
+def test_batches_are_compared_with_batches_of_their_size() -> None:
+    """A long prompt between the tokens of an answer is not a sign of a busy machine."""
+    machine = Machine(4)
+    count, used = machine.new_count(), list[int]()
+    for _ in range(300):
+        for tokens in (1, 1, 1, 128, 8):
+            used.append(count.count)
+            count.record(tokens, tokens * machine.step(count.count))
+    assert used.count(4) > 0.9 * len(used)
+
+
+def test_what_one_batch_size_learns_holds_for_all() -> None:
+    machine = Machine(2)
+    count = machine.new_count()
+    machine.run(count, 2)
+    machine.busy = 1
+    machine.run(count, 5)
+    assert count.count == 1
+    count.record(128, 0.7)
+    assert count.count == 1
+
+
+@pytest.mark.timing
+def test_cpus_that_other_processes_use_are_not_free() -> None:
+    free = FreeCpus()
+    for _ in range(3):
+        time.sleep(0.3)
+        before = free()
+        burner = subprocess.Popen([sys.executable, "-c", "while True: pass"])
+        try:
+            time.sleep(1)
+            beside = free()
+            end = time.process_time() + 0.3
+            while time.process_time() < end:  # this process does not count
+                pass
+            own = free()
+        finally:
+            burner.kill()
+            burner.wait()
+        assert all(number <= len(usable_cpus()) for number in (before, beside, own))
+        if before - beside > 0.2:
+            return
+    assert before < 0.5, "the machine was idle, and a burning process was not seen"
