@@ -18,7 +18,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from support.shell import Shell
+from click import UsageError
+from support.shell import InProcessShell, Shell
 
 from ragfm import Collection, Settings
 from ragfm.core.errors import DataError, MissingExtraError
@@ -693,14 +694,19 @@ def test_settings_next_to_the_collection_apply_to_data(shell: Shell, beir: Path)
     assert shell.json("eval", "retrieval", beir, "--mode", "dense")["settings"]["chunk"]["size"] == 16
 
 
-def test_wrong_usage(shell: Shell, beir: Path) -> None:
+def test_wrong_usage(shell: Shell, beir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(shell.folder)
     path = write_lines(shell.folder / "q.jsonl", {"question": "a?", "uri": "x"})
-    assert "use --keep instead of -c" in shell("eval", "retrieval", beir, "-c", "x", code=2).stderr
-    assert "--embedder requires data" in shell("eval", "retrieval", path, "--embedder", "hashing", code=2).stderr
-    assert "--keep requires data" in shell("eval", "retrieval", path, "--keep", "x", code=2).stderr
-    assert "There is no collection" in shell("eval", "retrieval", path, code=1).stderr
+    for words, reason in (
+        ((beir, "-c", "x"), "use --keep instead of -c"),
+        ((path, "--embedder", "hashing"), "--embedder requires data"),
+        ((path, "--keep", "x"), "--keep requires data"),
+        ((beir, "-k", "5"), "not in the range"),
+    ):
+        with pytest.raises(UsageError, match=reason):
+            InProcessShell()("eval", "retrieval", *words)
+    assert "There is no collection" in InProcessShell()("eval", "retrieval", path, code=1)
     assert shell.json("eval", "retrieval", beir, "--split", "dev", code=1)["error"]["type"] == "DataError"
-    shell("eval", "retrieval", beir, "-k", "5", code=2)
 
 
 @pytest.mark.parametrize("kind", [signal.SIGKILL, signal.SIGINT])

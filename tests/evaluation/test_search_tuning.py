@@ -268,11 +268,16 @@ def test_the_command_stores_better_settings_and_searches_use_them(shell: Shell, 
     assert again["adopted"] is False
 
 
-def test_wrong_usage(shell: Shell, asked: Path) -> None:
-    assert "requires QUESTIONS" in shell("tune", "--limit", "30", code=2).stderr
-    assert "whole numbers" in shell("tune", asked, "--chunk-sizes", "a,b", code=2).stderr
-    assert "16 tokens" in shell("tune", asked, "--chunk-sizes", "3", code=2).stderr
-    assert "--reader" in shell("tune", asked, "--reader", "x", code=2).stderr
+def test_wrong_usage(shell: Shell, asked: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(asked.parent)
+    for words, reason in (
+        (("--limit", "30"), "requires QUESTIONS"),
+        ((asked, "--chunk-sizes", "a,b"), "whole numbers"),
+        ((asked, "--chunk-sizes", "3"), "16 tokens"),
+        ((asked, "--reader", "x"), "--reader"),
+    ):
+        with pytest.raises(UsageError, match=reason):
+            InProcessShell()("tune", *words)
     assert shell.json("tune", asked, "--keep", "x", code=2)["error"]["type"] == "UsageError"
 
 
