@@ -13,20 +13,28 @@ from pathlib import Path
 import pytest
 from support.shell import InProcessShell, Shell
 
-from ragfm import Collection, Rag
+from ragfm import Collection, Rag, Settings
 from ragfm.core.abstention import ABSTENTION
+from ragfm.core.config import AskSection
 from ragfm.core.errors import DataError
 from ragfm.core.output_folder import OUTPUT
 from ragfm.core.types import Hit, Message
 from ragfm.evaluation import Gold, Question, QuestionSet, generate_questions
 from ragfm.evaluation.answer_matching import contains_answer
 from ragfm.generation.prompt import prompt_fingerprint
-from ragfm.testing import ScriptedReader
+from ragfm.testing import HashingEmbedder, ScriptedReader
 from ragfm.training import Dataset, HeldOut, Recipe, build_raft_dataset, load_held_out, read_examples
 from ragfm.training.raft import _ExampleBuilder, _format_answer
 from ragfm.training.unanswerable_questions import near_misses
 
 TOWNS = "Aldon Brista Corvel Dunmar Elsick Farrow Gosten Hadley".split()
+
+
+@pytest.fixture
+def collection(tmp_path: Path, embedder: HashingEmbedder) -> Collection:
+    """Without a reranker, which would read the passages of each question with a network."""
+    settings = Settings(ask=AskSection(reranker="none"))
+    return Collection.open(tmp_path / ".ragfm", settings=settings, embedder=embedder)
 
 
 @pytest.fixture
