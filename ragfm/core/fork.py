@@ -32,15 +32,23 @@ def reset_in_children(owner: ForkAware) -> None:
     _objects.add(owner)
 
 
-def _end_openmp_threads() -> None:
-    """End the OpenMP threads that wait for the calling thread, in each copy of GNU OpenMP that is loaded."""
-    with suppress(OSError):  # no such file outside Linux
-        if "libgomp" not in Path("/proc/self/maps").read_text(encoding="utf-8", errors="replace"):
-            return
+def end_openmp_threads() -> None:
+    """End the OpenMP threads that wait for the calling thread, in each copy of GNU OpenMP that is loaded.
+
+    Takes a millisecond. OpenMP's threads sleep instead of spinning while there are more of them than cores, so a thread
+    that has nothing to compute should call this.
+    """
     from threadpoolctl import ThreadpoolController
 
     for library in ThreadpoolController().select(prefix="libgomp").lib_controllers:
-        library.dynlib.omp_pause_resource_all(_OMP_PAUSE_HARD)
+        if pause := getattr(library.dynlib, "omp_pause_resource_all", None):  # since GCC 9
+            pause(_OMP_PAUSE_HARD)
+
+
+def _before_fork() -> None:
+    with suppress(OSError):  # no such file outside Linux
+        if "libgomp" in Path("/proc/self/maps").read_text(encoding="utf-8", errors="replace"):
+            end_openmp_threads()
 
 
 def _reset_objects() -> None:
@@ -49,4 +57,4 @@ def _reset_objects() -> None:
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(before=_end_openmp_threads, after_in_child=_reset_objects)
+    os.register_at_fork(before=_before_fork, after_in_child=_reset_objects)

@@ -20,6 +20,7 @@ from typing import Literal
 import numpy as np
 
 from ragfm.core.errors import RagfmError, ReaderBusyError, UnsupportedError
+from ragfm.core.fork import end_openmp_threads
 from ragfm.core.types import Stream, Usage
 from ragfm.generation.readers import completion_limit, stream_until_stop
 from ragfm.generation.readers.engine import Adapter, BatchToken, CacheFactory, KVCache, Logits, Model, PrefixCache
@@ -150,6 +151,8 @@ class _BatchLoop:
     def _receive(self) -> bool:
         """Receive new requests, blocking if there is nothing else to do. False once the loop is closed."""
         idle = not self._waiting and not self._busy_slots()
+        if idle and self._cache and self._inbox.empty():
+            end_openmp_threads()
         try:
             while True:
                 request = self._inbox.get(block=idle)

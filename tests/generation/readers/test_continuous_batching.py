@@ -436,6 +436,23 @@ def test_the_thread_ends_with_the_reader() -> None:
     assert not thread.is_alive()
 
 
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="counts the threads of Linux")
+def test_an_idle_reader_keeps_no_openmp_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    """OpenMP stops spinning in all readers as soon as it has more threads than the machine has cores."""
+
+    def threads() -> int:
+        return len(list(Path("/proc/self/task").iterdir()))
+
+    monkeypatch.setattr(ThreadCount, "record", lambda *_: None)  # the number stays, however busy the machine is
+    pair = LlamaCppReader("bundled", threads=2, context_tokens=256)
+    before = threads()
+    stream = pair.stream(QUESTIONS[0], Sampling(max_tokens=40))
+    next(stream)
+    assert threads() == before + 2  # the evaluation thread, and OpenMP's
+    text(stream)
+    wait_until(lambda: threads() == before + 1)
+
+
 # --- Adapters ----------------------------------------------------------------------------------------------------
 
 
