@@ -437,20 +437,27 @@ def test_the_thread_ends_with_the_reader() -> None:
 
 
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="counts the threads of Linux")
-def test_an_idle_reader_keeps_no_openmp_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_idle_reader_keeps_no_openmp_threads() -> None:
     """OpenMP stops spinning in all readers as soon as it has more threads than the machine has cores."""
 
-    def threads() -> int:
-        return len(list(Path("/proc/self/task").iterdir()))
-
-    monkeypatch.setattr(ThreadCount, "record", lambda *_: None)  # the number stays, however busy the machine is
-    pair = LlamaCppReader("bundled", threads=2, context_tokens=256)
-    before = threads()
-    stream = pair.stream(QUESTIONS[0], Sampling(max_tokens=40))
-    next(stream)
-    assert threads() == before + 2  # the evaluation thread, and OpenMP's
-    text(stream)
-    wait_until(lambda: threads() == before + 1)
+    done = run(
+        "import time\n"
+        "from pathlib import Path\n"
+        "from ragfm.models.thread_count import ThreadCount\n"
+        "ThreadCount.record = lambda *_: None\n"  # the number stays, however busy the machine is
+        "threads = lambda: len(list(Path('/proc/self/task').iterdir()))\n"
+        "pair = load_reader('bundled', threads=2, context_tokens=256)\n"
+        "pair.count_tokens(asked)\n"
+        "before, stream = threads(), pair.stream(asked, Sampling(max_tokens=40))\n"
+        "next(stream)\n"
+        "assert threads() == before + 2, 'the evaluation thread, and the one of OpenMP'\n"
+        "list(stream)\n"
+        "end = time.monotonic() + 30\n"
+        "while threads() != before + 1:\n"
+        "    assert time.monotonic() < end\n"
+        "    time.sleep(0.01)\n"
+    )
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 # --- Adapters ----------------------------------------------------------------------------------------------------
