@@ -4,6 +4,7 @@ passage_retrieval    the passages for a question, follow-ups included
 prompt               the prompt: numbered passages and the question, within the window
 prompt_template      prompt strategies; prompt_templates/ has those that ship
 answer_stream        the reader's output as a stream
+reader_output        normalised output: reasoning, preambles, citation markers
 structured_output    objects that meet a JSON schema
 json_schema          schemas as grammars and as text for the prompt
 conversation         conversations in files

@@ -12,6 +12,7 @@ from ragfm.core.text import repetition_start
 from ragfm.core.types import CLOSED, Answer, Reader, Sampling, Stream, Usage
 from ragfm.generation.prompt import Prompt
 from ragfm.generation.prompt_template import Strategy
+from ragfm.generation.reader_output import OutputNormalizer
 
 _SENTENCE_ENDS = frozenset(".!?\n")
 
@@ -92,25 +93,34 @@ class ReaderOutput:
 def generate(
     reader: Reader, prompt: Prompt, sampling: Sampling, strategy: Strategy, handle: ReaderHandle, *, silent: bool
 ) -> Generator[str, None, ReaderOutput]:
-    """Generate an answer: yield its pieces, unless `silent`, and return the whole.
+    """Generate an answer: yield its normalised pieces, unless `silent`, and return the whole; see `reader_output`.
 
     Generation stops at the first repeated sentence: a small model that repeats itself does so until its tokens run out.
     """
-    pieces: list[str] = []
+    opens_thinking = getattr(reader, "opens_thinking", lambda _: False)
+    normalizer = OutputNormalizer(len(prompt.shown), in_reasoning=opens_thinking(prompt.messages))
+    text, tokens = "", 0
     repeated: int | None = None
     with handle.attach(reader.stream(prompt.messages, sampling)) as stream:
         for piece in stream:
-            pieces.append(piece)
-            if not silent:
-                yield piece
-            if not _SENTENCE_ENDS.isdisjoint(piece):
-                repeated = repetition_start("".join(pieces))
+            tokens += 1
+            certain = normalizer.feed(piece)
+            text += certain
+            if certain and not silent:
+                yield certain
+            if not _SENTENCE_ENDS.isdisjoint(certain):
+                repeated = repetition_start(text)
                 if repeated is not None:
                     break
-    generated = "".join(pieces)[:repeated]
-    reasoning, text = strategy.split_reasoning(generated)
-    start = len(generated.rstrip()) - len(text)  # the answer is the end of the generated text
+    if repeated is None and (rest := normalizer.finish()):
+        text += rest
+        if not silent:
+            yield rest
+    generated = text[:repeated]
+    reasoning, answer = strategy.split_reasoning(generated)
+    start = len(generated.rstrip()) - len(answer)  # the answer is the end of the generated text
     usage = stream.usage
     if repeated is not None:  # the stream was left before it had its usage
-        usage = Usage(reader.count_tokens(prompt.messages), 0, len(pieces))
-    return ReaderOutput(text, reasoning, usage, stream.finish_reason or "stop", start)
+        usage = Usage(reader.count_tokens(prompt.messages), 0, tokens)
+    reasoning = "\n".join(part for part in (normalizer.reasoning, reasoning) if part)
+    return ReaderOutput(answer, reasoning, usage, stream.finish_reason or "stop", start)

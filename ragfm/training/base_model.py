@@ -13,6 +13,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from ragfm.core.errors import DamagedModelError, MissingExtraError, UnsupportedError
 from ragfm.core.types import Message
+from ragfm.generation.readers.chat_template import close_thinking
 from ragfm.models.hardware import cpu_info
 from ragfm.models.model_lookup import find_model, hide_progress_bar, weights_sha256
 from ragfm.training.examples import Example
@@ -74,8 +75,8 @@ class Base:
         # The text that the template writes before an answer, and the tokens after it up to the end of the turn.
         turns = [{"role": "user", "content": "q"}, {"role": "assistant", "content": _PLACEHOLDER}]
         try:
-            prompt = self.tokenizer.apply_chat_template(turns[:1], tokenize=False, add_generation_prompt=True)
-            conversation = self.tokenizer.apply_chat_template(turns, tokenize=False)
+            prompt = self._render(turns[:1], add_generation_prompt=True)
+            conversation = self._render(turns)
         except (TemplateError, ValueError) as error:
             raise UnsupportedError(f"The chat template of {self.path} cannot be used: {error}") from error
         before, _, after = conversation.rpartition(_PLACEHOLDER)
@@ -93,7 +94,7 @@ class Base:
         """The tokens of a prompt, as the readers build it; the chat template writes the special tokens."""
         turns = [{"role": message.role, "content": message.content} for message in messages]
         try:
-            return self._tokens(self.tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True))
+            return self._tokens(self._render(turns, add_generation_prompt=True))
         except (TemplateError, ValueError) as error:
             raise UnsupportedError(f"The chat template of {self.path} refuses these messages: {error}") from error
 
@@ -102,6 +103,12 @@ class Base:
         prompt = self.prompt(example.messages)
         completion = self._tokens(self._answer_prefix + example.completion)
         return Encoded((*prompt, *completion, *self._answer_end), len(prompt))
+
+    def _render(self, turns: list[dict[str, str]], **options: Any) -> str:
+        """A conversation without reasoning, as the readers render it."""
+        return close_thinking(
+            str(self.tokenizer.apply_chat_template(turns, tokenize=False, enable_thinking=False, **options))
+        )
 
     def _tokens(self, text: str) -> list[int]:
         return list(self.tokenizer(text, add_special_tokens=False).input_ids)

@@ -81,11 +81,23 @@ def passages_for(weight_bytes: int) -> int:
     return next((passages for size, passages in _PASSAGES_BY_SIZE if weight_bytes <= size), MANY_PASSAGES)
 
 
+def bool_option(name: str, value: Any) -> bool:
+    """A Boolean option, given as such or, from the environment, as text. Raises ConfigError."""
+    if isinstance(value, bool) or value in ("true", "false"):
+        return value in (True, "true")
+    raise ConfigError(f"Invalid reader option {name}: {value!r} is not true or false.", f"Set {name} to true or false.")
+
+
 class ScopedReader:
     """A reader for one scope. It reuses no evaluated prompts of other scopes: latencies would reveal them."""
 
     def __init__(self, reader: Any, scope: str) -> None:
         self._reader, self._scope = reader, scope
+
+    @property
+    def identity(self) -> str | None:
+        """See LocalReader; None if the reader has none."""
+        return getattr(self._reader, "identity", None)
 
     @property
     def context_tokens(self) -> int:
@@ -95,6 +107,11 @@ class ScopedReader:
     def count_tokens(self, messages: Sequence[Message]) -> int:
         """See Reader."""
         return int(self._reader.count_tokens(messages))
+
+    def opens_thinking(self, messages: Sequence[Message]) -> bool:
+        """See LocalReader; False if the reader does not know."""
+        opens_thinking = getattr(self._reader, "opens_thinking", None)
+        return bool(opens_thinking and opens_thinking(messages))
 
     def stream(self, messages: Sequence[Message], sampling: Sampling = Sampling()) -> Stream:
         """See Reader."""

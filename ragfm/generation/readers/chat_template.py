@@ -22,6 +22,9 @@ from ragfm.core.types import Message
 
 Template: TypeAlias = Callable[[list[dict[str, str]]], str]
 
+_THINK = "<think>"
+_NO_THOUGHT = "\n\n</think>\n\n"
+
 SECONDS = 2.0
 """CPU time limit of a template. The slowest known template takes 10 ms."""
 
@@ -40,11 +43,12 @@ def check_template(source: str) -> None:
         before = word.strip() or before
 
 
-def render_chat(template: Template, messages: Sequence[Message], model: Path) -> str:
+def render_chat(template: Template, messages: Sequence[Message], model: Path, *, thinking: bool = False) -> str:
     """Render a conversation. `model` is the path for error messages.
 
-    If the template rejects or ignores a system message, its text is put at the start of the first user message. Raises
-    UnsupportedError if the template rejects the messages, fails, or exceeds the time limit.
+    If the template rejects or ignores a system message, its text is put at the start of the first user message.
+    Without `thinking`, an empty reasoning follows a template that opens the model's reasoning, like DeepSeek R1's.
+    Raises UnsupportedError if the template rejects the messages, fails, or exceeds the time limit.
     """
     system = messages[0].content.strip() if messages and messages[0].role == "system" else ""
     try:
@@ -53,15 +57,24 @@ def render_chat(template: Template, messages: Sequence[Message], model: Path) ->
         if not system:
             raise
         text = ""
-    if system in text:
-        return text
+    if system not in text:
+        first, *others = messages
+        for index, message in enumerate(others):
+            if message.role == "user":
+                others[index] = replace(message, content=f"{first.content}\n\n{message.content}")
+                break
+        text = _render(template, others, model)
+    return text if thinking else close_thinking(text)
 
-    first, *others = messages
-    for index, message in enumerate(others):
-        if message.role == "user":
-            others[index] = replace(message, content=f"{first.content}\n\n{message.content}")
-            break
-    return _render(template, others, model)
+
+def opens_thinking(prompt: str) -> bool:
+    """Whether a rendered conversation ends with the start of the model's reasoning, which its output then lacks."""
+    return prompt.rstrip().endswith(_THINK)
+
+
+def close_thinking(prompt: str) -> str:
+    """A rendered conversation, with an empty reasoning if it opens the model's reasoning."""
+    return prompt.rstrip() + _NO_THOUGHT if opens_thinking(prompt) else prompt
 
 
 def _render(template: Template, messages: Sequence[Message], model: Path) -> str:

@@ -35,8 +35,8 @@ class LlamaCppReader(LocalReader[LlamaModel]):
     Each request has `context_tokens` for itself, reduced to what the model was trained for. Up to `slots` requests run
     at once, and up to `waiting` more wait. Memory is allocated for one request at first, and for as many as run at once
     later. `threads` is the maximum number of threads and defaults to the number of physical cores; fewer are used while
-    other programs are busy. Layers run on the GPU if llama.cpp was built for one. `Sampling.adapter` is a LoRA adapter
-    as a GGUF file.
+    other programs are busy. Layers run on the GPU if llama.cpp was built for one. `thinking` lets a model reason before
+    it answers, if it can. `Sampling.adapter` is a LoRA adapter as a GGUF file.
     """
 
     def __init__(
@@ -47,6 +47,7 @@ class LlamaCppReader(LocalReader[LlamaModel]):
         slots: int = 8,
         waiting: int = 64,
         threads: int | None = None,
+        thinking: bool | str = False,
     ) -> None:
         path = find_model(model, "reader")
         if not path.is_file():
@@ -56,7 +57,7 @@ class LlamaCppReader(LocalReader[LlamaModel]):
         check_gguf(path)
         self._kept_messages: list[Sequence[Message]] = []
         self._threads = int_option("threads", threads or physical_cores(), 1, _MAX_THREADS)
-        super().__init__(path, context_tokens, slots, waiting)
+        super().__init__(path, context_tokens, slots, waiting, thinking=thinking)
 
     @property
     def memory_bytes(self) -> tuple[int, int]:
@@ -81,7 +82,7 @@ class LlamaCppReader(LocalReader[LlamaModel]):
                 self._loaded.prefix_cache.add(messages)
 
     def _load_model(self) -> LlamaModel:
-        return LlamaModel(optimized_file(self._path) or self._path)
+        return LlamaModel(optimized_file(self._path) or self._path, thinking=self._thinking)
 
     def _cache_factory(self, model: LlamaModel, context_tokens: int) -> CacheFactory:
         return partial(LlamaContext, model, window=context_tokens, threads=ThreadCount(self._threads))

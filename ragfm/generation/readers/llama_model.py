@@ -37,8 +37,8 @@ class LlamaModel:
     supports_batching = True
     prefill_block = PREFILL_BLOCK
 
-    def __init__(self, path: Path) -> None:
-        self.path, self.identity = path, file_identity(path)
+    def __init__(self, path: Path, *, thinking: bool = False) -> None:
+        self.path, self.identity, self._thinking = path, file_identity(path), thinking
         self.handle = load_model(path)
         free_on_collection(self, llama_cpp.llama_model_free, self.handle)
         self.vocab = llama_cpp.llama_model_get_vocab(self.handle)
@@ -57,8 +57,12 @@ class LlamaModel:
 
     def render(self, messages: Sequence[Message]) -> str:
         """A conversation in the model's chat template. Raises UnsupportedError."""
-        template = self._template
-        return render_chat(lambda turns: str(template(messages=turns).prompt), messages, self.path)
+        template, thinking = self._template, self._thinking
+
+        def apply_template(turns: list[dict[str, str]]) -> str:
+            return str(template(messages=turns, enable_thinking=thinking).prompt)
+
+        return render_chat(apply_template, messages, self.path, thinking=thinking)
 
     def tokenize(self, text: str, *, special: bool = False) -> list[int]:
         """The tokens of a text. With `special`, names of control tokens in it become these tokens."""

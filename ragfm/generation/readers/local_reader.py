@@ -7,12 +7,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Generic, NamedTuple, TypeVar
 
+from ragfm.core.cache import file_identity
 from ragfm.core.fork import reset_in_children
 from ragfm.core.types import Message, Sampling, Stream
-from ragfm.generation.readers import ScopedReader, completion_limit, int_option
+from ragfm.generation.readers import ScopedReader, bool_option, completion_limit, int_option
+from ragfm.generation.readers.chat_template import opens_thinking
 from ragfm.generation.readers.continuous_batching import Batcher
 from ragfm.generation.readers.engine import Adapter, CacheFactory, Model, PrefixCache, TokenSampler
 from ragfm.generation.readers.generation_request import GenerationRequest
+from ragfm.models.model_lookup import is_pinned, weights_sha256
 
 M = TypeVar("M", bound=Model)
 
@@ -32,8 +35,9 @@ class LocalReader(Generic[M]):
     A forked process loads the model again. Streams belong to the process that began them.
     """
 
-    def __init__(self, path: Path, context_tokens: int, slots: int, waiting: int) -> None:
+    def __init__(self, path: Path, context_tokens: int, slots: int, waiting: int, *, thinking: bool | str) -> None:
         self._path, self.slots = path, int_option("slots", slots, 1)
+        self._thinking = bool_option("thinking", thinking)
         self._max_context_tokens = int_option("context_tokens", context_tokens, 1)
         self._waiting = int_option("waiting", waiting, 0)
         self._loading = threading.Lock()
@@ -69,6 +73,11 @@ class LocalReader(Generic[M]):
         return ScopedReader(self, scope)
 
     @property
+    def identity(self) -> str:
+        """A key for the present content of the model's file or folder; for a bundled model its SHA-256."""
+        return weights_sha256(self._path) if is_pinned(self._path) else file_identity(self._path)
+
+    @property
     def context_tokens(self) -> int:
         """Number of tokens for the prompt and the completion of a request."""
         return self._engine.context_tokens
@@ -76,6 +85,10 @@ class LocalReader(Generic[M]):
     def count_tokens(self, messages: Sequence[Message]) -> int:
         """Number of tokens in the prompt, with the model's own chat template."""
         return len(self._engine.model.prompt_tokens(messages))
+
+    def opens_thinking(self, messages: Sequence[Message]) -> bool:
+        """Whether the output starts within the reasoning, without the tag that opens it."""
+        return self._thinking and opens_thinking(self._engine.model.render(messages))
 
     def stream(self, messages: Sequence[Message], sampling: Sampling = Sampling(), *, scope: str = "") -> Stream:
         """Generate the next assistant message. Generation starts now, and continues whether or not the text is read.

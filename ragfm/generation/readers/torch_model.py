@@ -46,6 +46,7 @@ class TorchModel:
         dtype: str | None = None,
         bits: Bits | None = None,
         attention: str | None = None,
+        thinking: bool = False,
     ) -> None:
         _check_options(device, dtype, attention)
         on_gpu = torch.cuda.is_available() if device is None else not device.startswith("cpu")
@@ -79,7 +80,7 @@ class TorchModel:
         if not self._tokenizer.is_fast:
             raise UnsupportedError(f"The model '{path}' has no fast tokenizer.", "Convert it to tokenizer.json.")
 
-        self.path = path
+        self.path, self._thinking = path, thinking
         if "device_map" not in model_options:
             model = model.to(device or ("cuda" if on_gpu else "cpu"))
         self._model = model.eval()
@@ -116,9 +117,13 @@ class TorchModel:
 
         def apply_template(turns: list[dict[str, str]]) -> str:
             check_template(self._tokenizer.get_chat_template())
-            return str(self._tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True))
+            return str(
+                self._tokenizer.apply_chat_template(
+                    turns, tokenize=False, add_generation_prompt=True, enable_thinking=self._thinking
+                )
+            )
 
-        return render_chat(apply_template, messages, self.path)
+        return render_chat(apply_template, messages, self.path, thinking=self._thinking)
 
     def detokenize(self, tokens: Iterator[float]) -> Iterator[str]:
         """For each token, the characters that it completes."""

@@ -38,8 +38,9 @@ class TransformersReader(LocalReader[TorchModel]):
         dtype: str | None = None,
         bits: Bits | None = None,
         attention: str | None = None,
+        thinking: bool | str = False,
     ) -> None:
-        super().__init__(find_model(model, "reader"), context_tokens, slots, waiting)
+        super().__init__(find_model(model, "reader"), context_tokens, slots, waiting, thinking=thinking)
         self._device, self._dtype, self._bits, self._attention = device, dtype, bits, attention
 
     @property
@@ -51,7 +52,12 @@ class TransformersReader(LocalReader[TorchModel]):
 
     def _load_model(self) -> TorchModel:
         return TorchModel(
-            self._path, device=self._device, dtype=self._dtype, bits=self._bits, attention=self._attention
+            self._path,
+            device=self._device,
+            dtype=self._dtype,
+            bits=self._bits,
+            attention=self._attention,
+            thinking=self._thinking,
         )
 
     def _cache_factory(self, model: TorchModel, context_tokens: int) -> CacheFactory:

@@ -21,7 +21,7 @@ from support.tiny_models import tiny_model
 from ragfm.core.errors import UnsupportedError
 from ragfm.core.types import Message, Sampling
 from ragfm.generation.readers import load_reader
-from ragfm.generation.readers.chat_template import check_template
+from ragfm.generation.readers.chat_template import check_template, close_thinking, opens_thinking
 from ragfm.generation.readers.llama_model import LlamaModel
 from ragfm.generation.readers.transformers_reader import TransformersReader
 from ragfm.models.model_lookup import find_model
@@ -118,7 +118,10 @@ def test_both_readers_write_what_transformers_writes(
         if family == "Gemma" and messages[0].role == "system":  # it refuses them
             messages = [Message("user", f"{messages[0].content}\n\n{messages[1].content}"), *messages[2:]]
         turns = [{"role": message.role, "content": message.content} for message in messages]
-        expected = theirs.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+        expected = close_thinking(
+            theirs.apply_chat_template(turns, tokenize=False, add_generation_prompt=True, enable_thinking=False)
+        )
+        assert not opens_thinking(expected)
         assert reader._engine.model.render(CHATS[what]) == expected, what
         assert llama.render(CHATS[what]) == expected, what
     theirs.chat_template = "{{ messages[-1].content }}"
@@ -142,6 +145,31 @@ def test_without_a_system_role_its_text_goes_to_the_question(
     for source in (refusing + dropping, dropping):
         model = with_template(bundled, source, monkeypatch)
         assert model.render(messages) == "<user>Be brief.\n\n\nHi<assistant>Yes?<user>x"
+
+
+# Only the parts about reasoning. Qwen 3: huggingface.co/blog/qwen-3-chat-template-deep-dive; R1: issue 352 of
+# deepseek-ai/DeepSeek-R1; SmolLM3: huggingface.co/HuggingFaceTB/SmolLM3-3B.
+QWEN_3 = (
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}<|im_start|>assistant\n"
+    "{% if enable_thinking is defined and enable_thinking is false %}<think>\n\n</think>\n\n{% endif %}"
+)
+SMOLLM_3 = (
+    "{% set thinks = enable_thinking if enable_thinking is defined else true %}"
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}<|im_start|>assistant\n"
+    "{% if not thinks %}<think>\n\n</think>\n{% endif %}"
+)
+DEEPSEEK_R1 = "{% for m in messages %}<|{{ m.role }}|>{{ m.content }}{% endfor %}<|Assistant|><think>\n"
+
+
+@pytest.mark.parametrize("source", [QWEN_3, SMOLLM_3, DEEPSEEK_R1])
+def test_a_model_thinks_only_if_it_is_told_to(source: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, question = find_model("bundled", "reader"), [Message("user", "Hi")]
+    silent = with_template(LlamaModel(path), source, monkeypatch).render(question)
+    assert silent.rstrip().endswith("<think>\n\n</think>")
+    thinking = with_template(LlamaModel(path, thinking=True), source, monkeypatch).render(question)
+    assert "</think>" not in thinking
+    assert opens_thinking(thinking) == (source == DEEPSEEK_R1)
+    assert not opens_thinking(silent)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,117 @@
+"""Normalise a reader's output while it streams: reasoning, preambles and citation markers of different model families.
+
+    <think>…</think>                                    reasoning, kept apart from the answer
+    "Based on the passages, …", "Answer: …"             the preamble is left out
+    [Source 1], [1-3], [[1]], 【1】, 【4:1†source】, (1)   become [1], [1, 2, 3], [1], …
+
+Text is held back only while it may become one of these.
+"""
+
+from __future__ import annotations
+
+import re
+
+_THINK, _END_OF_THINKING = "<think>", "</think>"
+
+_SOURCES = r"(?:passages?|context|texts?|excerpts?|documents?|sources?|information)"
+_PREAMBLE = re.compile(
+    rf"""(?:
+      (?:based\ (?:solely\ |only\ )?on|according\ to|as\ (?:stated|mentioned|described)\ in|as\ per|from)
+        \ (?: (?:the|these|your)\ (?:(?:given|provided|above|retrieved|supplied)\ )?{_SOURCES}
+              (?:\ (?:above|below|provided|given|you\ provided))?
+            | (?:the\ )?(?:passage|document|source|text) )
+        (?:\ ?[\[(【]?\d{{1,2}}[\])】]?)? ,\s*
+    | \**(?:final\ )?answer\**:\**\s*
+    )+""",
+    re.IGNORECASE | re.VERBOSE,
+)
+_PREAMBLE_STARTS = tuple(
+    "based on|based solely on|based only on|according to|as stated in|as mentioned in|as described in|as per|from the"
+    "|from these|answer|final answer|*".split("|")
+)
+_MAX_PREAMBLE = 80  # characters
+
+_LABEL = r"(?:passages?|sources?|documents?|docs?|citations?|refs?)\.?\s*"
+_NUMBERS = rf"\d{{1,2}}(?:\s*(?:[,;，、&–-]|and|to)\s*(?:{_LABEL})?\d{{1,2}})*"
+_MARKER = re.compile(
+    rf"""\[{{1,2}}\^?\s*(?:{_LABEL})?(?P<square>{_NUMBERS})(?:†[^\]\n]*)?\s*\]{{1,2}}
+    | 【\s*(?:{_LABEL})?(?:\d+:)?(?P<lenticular>{_NUMBERS})(?:†[^】\n]*)?\s*】
+    | \((?:see\ )?{_LABEL}(?P<labelled>{_NUMBERS})\)
+    | (?<=[\w%"'”’]\ )\((?P<round>{_NUMBERS})\)(?=\s*(?:[.,;!?]|$))""",
+    re.IGNORECASE | re.VERBOSE,
+)
+_UNFINISHED_MARKER = re.compile(r"(?:\[{1,2}|【|\()[^\[\]()【】\n]{0,40}(?:[\])】]\]?\s*)?$")
+
+
+class OutputNormalizer:
+    """Takes a reader's output piece by piece and returns the normalised text as soon as it is certain.
+
+    `passages` is the number of passages in the prompt: a number beyond it in round brackets or a range is not a marker.
+    `reasoning` has the text between the tags of a reader that thinks. With `in_reasoning`, the output starts within the
+    reasoning. Behind a server this is not known: such reasoning is returned as text.
+    """
+
+    def __init__(self, passages: int, *, in_reasoning: bool = False) -> None:
+        self.reasoning = ""
+        self._passages = passages
+        self._held = ""
+        self._returned = ""
+        self._stage = "reasoning" if in_reasoning else "start"
+
+    def feed(self, piece: str) -> str:
+        """The text that is certain after another piece of output."""
+        self._held += piece
+        return self._release(final=False)
+
+    def finish(self) -> str:
+        """The rest of the text."""
+        return self._release(final=True)
+
+    def _release(self, *, final: bool) -> str:
+        if self._stage == "start":
+            beginning = self._held.lstrip()
+            if _THINK.startswith(beginning) and not final:
+                return ""
+            self._stage = "reasoning" if beginning.startswith(_THINK) else "opening"
+        if self._stage == "reasoning":
+            reasoning, tag, answer = self._held.partition(_END_OF_THINKING)
+            if not tag and not final:
+                return ""
+            self.reasoning = reasoning.strip().removeprefix(_THINK).strip()
+            self._held, self._stage = answer, "opening"
+        if self._stage == "opening":
+            self._held = self._held.lstrip()
+            preamble = _PREAMBLE.match(self._held)
+            rest = self._held[preamble.end() :] if preamble else self._held
+            may_grow = len(rest) < _MAX_PREAMBLE and any(
+                rest.lower().startswith(start) or start.startswith(rest.lower()) for start in _PREAMBLE_STARTS
+            )
+            if may_grow and not final:
+                return ""
+            if preamble and rest:
+                self._held = rest[0].upper() + rest[1:]
+            self._stage = "answer"
+
+        unfinished = None if final else _UNFINISHED_MARKER.search(self._held)
+        certain = self._held[: unfinished.start()] if unfinished else self._held
+        self._held = self._held[len(certain) :]
+        before = self._returned[-2:]  # what stands before a marker matters
+        text = _MARKER.sub(self._canonical, before + certain)[len(before) :]
+        self._returned += text
+        return text
+
+    def _canonical(self, marker: re.Match[str]) -> str:
+        listed = marker["square"] or marker["lenticular"] or marker["labelled"] or marker["round"]
+        numbers: list[int] = []
+        for first, last in re.findall(r"(\d+)(?:\s*(?:-|–|to)\s*(\d+))?", listed):
+            numbers += range(int(first), int(last or first) + 1)
+        in_prompt = all(1 <= number <= self._passages for number in numbers)
+        if not numbers or (not in_prompt and (marker["round"] or len(numbers) > listed.count(",") + 1)):
+            return marker[0]
+        return f"[{', '.join(map(str, dict.fromkeys(numbers)))}]"
+
+
+def normalize_output(output: str, passages: int) -> str:
+    """The normalised text of a complete output, without its reasoning."""
+    normalizer = OutputNormalizer(passages)
+    return normalizer.feed(output) + normalizer.finish()
