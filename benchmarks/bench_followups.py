@@ -5,9 +5,11 @@
 The questions of tests/generation/followups, about the bundled handbook and a second, invented topic in one collection.
 Compares the question as it is, the previous question and it as one text, and the stand-alone form by rules; with
 --reader also the form by the bundled reader. "dev" questions were written together with the rules, "held out" questions
-before their first run. With --answers, the bundled reader with its adapter answers all follow-ups: as `Rag` asks it,
-from the previous turn's passages and new ones; from the question's own passages alone; and without a conversation, with
-the form by rules. The last line is the result in JSON.
+before their first run. 40 more follow-ups, in labels/swaps.jsonl, swap an entity or a period.
+
+With --answers, the bundled reader with its adapter answers all follow-ups: as `Rag` asks it, from the previous turn's
+passages and new ones; from the question's own passages alone; and without a conversation, with the form by rules. The
+last line is the result in JSON.
 """
 
 from __future__ import annotations
@@ -30,6 +32,7 @@ from ragfm.generation.followups import stand_alone
 from ragfm.samples import copy_handbook
 
 QUESTIONS = Path(__file__).parents[1] / "tests" / "generation" / "followups"
+SWAPS = Path(__file__).parent / "labels" / "swaps.jsonl"
 K = 3
 
 
@@ -73,6 +76,26 @@ def count_found(
         if not right or (row.get("alone") and query != row["question"]):
             misses.append([row["id"], query, hits[0].uri])
     return {**counts, "misses": misses}
+
+
+def count_swaps(form: Callable[[dict[str, Any]], str]) -> dict[str, Any]:
+    """Counts of labelled swaps of an entity or a period: right, both questions together, unchanged, or broken."""
+    counts: Counter[str] = Counter()
+    broken = []
+    for line in SWAPS.read_text(encoding="utf-8").splitlines():
+        row = json.loads(line)
+        roles = ("user", "assistant")
+        row["messages"] = [Message(role, text) for role, text in zip(roles, row["history"], strict=True)]
+        query = form(row)
+        if query in row["stand_alone"]:
+            kind = "right"
+        elif query == f"{row['history'][0]} {row['question']}":
+            kind = "both questions"
+        else:
+            kind = "unchanged" if query == row["question"] else "broken"
+            broken.append([row["id"], query])
+        counts[kind] += 1
+    return {**counts, "not right": broken}
 
 
 def count_answers(collection: Collection, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -122,6 +145,9 @@ def main() -> None:
             for name, value in result["search"][split].items():
                 figures = "  ".join(f"{what} {n}/{of}" for what, (n, of) in list(value.items())[:-1])
                 print(f"{split:9} {name:15} {figures}", flush=True)
+        result["swaps"] = {name: count_swaps(form) for name, form in forms.items() if name != "both questions"}
+        for name, value in result["swaps"].items():
+            print(f"swaps     {name:15}", {kind: n for kind, n in value.items() if kind != "not right"}, flush=True)
         if options.answers:
             result["answers"] = count_answers(collection, rows)
     save(result, "followups")

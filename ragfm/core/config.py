@@ -134,10 +134,11 @@ class AskSection(_Section):
     order: Literal["rank", "document"] = Field(
         "rank", description="Order of passages: best first, or as they occur in each document."
     )
-    followup: Literal["rules", "reader", "off"] = Field(
-        "rules",
-        description="How follow-up questions are rewritten to stand alone for the search: by `rules` (English), by the "
-        "`reader` (which must support grammars), or `off`.",
+    followup: Literal["auto", "rules", "reader", "off"] = Field(
+        "auto",
+        description="How follow-up questions are rewritten to stand alone for the search: by `rules` (English); by the "
+        "`reader` (which must support grammars); `auto`, by rules where they are certain, else by the reader if it "
+        "passes a check; or `off`.",
     )
     answer_tokens: int = Field(256, ge=1, description="Maximum length of an answer, in tokens.")
     log: bool = Field(

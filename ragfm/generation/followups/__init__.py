@@ -1,7 +1,6 @@
 """Follow-up questions: rewrite a question that depends on earlier ones, so that it stands alone for the search.
 
 english_rules     by rules, for English
-noun_phrases      the noun phrases of a question
 list_items        the items that an answer lists
 reader_rewrite    by the reader
 """
@@ -13,9 +12,9 @@ from typing import Literal, TypeAlias
 
 from ragfm.core.types import Message, Reader
 from ragfm.generation.followups.english_rules import Turn, rewrite_with_rules
-from ragfm.generation.followups.reader_rewrite import rewrite_with_reader
+from ragfm.generation.followups.reader_rewrite import can_rewrite, rewrite_with_reader
 
-Followup: TypeAlias = Literal["rules", "reader", "off"]
+Followup: TypeAlias = Literal["auto", "rules", "reader", "off"]
 _MAX_TURNS = 8
 
 
@@ -24,9 +23,10 @@ def stand_alone(
 ) -> str:
     """The stand-alone form of a question; unchanged if it stands alone.
 
-    `history` holds the earlier turns, oldest first. `rules` are for English and do not change other languages. With
-    `reader`, the reader rewrites the question; if its output is not plausible, the rules apply. Raises UnsupportedError
-    for a reader without grammars.
+    `history` holds the earlier turns, oldest first. `rules` are for English and do not change other languages; where
+    they are not certain, the result is the earlier question followed by this one. With `auto`, the reader rewrites
+    these questions if it passes a check; with `reader`, it rewrites all. If its output is not plausible, the rules
+    apply. Raises UnsupportedError for `reader` with a reader without grammars.
     """
     turns: list[tuple[str, str]] = []  # questions with their answers, empty if there is none
     for message in history:
@@ -36,9 +36,10 @@ def stand_alone(
             turns[-1] = (turns[-1][0], message.content)
     before: list[Turn] = []
     for asked, answer in [turn for turn in turns if turn[0].strip()][-_MAX_TURNS:]:
-        before.append(Turn(rewrite_with_rules(asked, before) if before else asked, answer))
+        before.append(Turn(rewrite_with_rules(asked, before).text if before else asked, answer))
     if not before or how == "off":
         return question
-    if how == "reader" and reader and (rewritten := rewrite_with_reader(question, before, reader)):
-        return rewritten
-    return rewrite_with_rules(question, before)
+    by_rules = rewrite_with_rules(question, before)
+    if reader and (how == "reader" or (how == "auto" and not by_rules.certain and can_rewrite(reader))):
+        return rewrite_with_reader(question, before, reader) or by_rules.text
+    return by_rules.text

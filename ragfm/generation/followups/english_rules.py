@@ -1,12 +1,14 @@
-"""Rewrite English follow-up questions by rules.
+"""Make English follow-up questions stand alone by rules.
 
-    fragment          "And for parents?" replaces the similar phrase of the previous question
-    question word     "For how long?" goes before the previous question, or after it
-    ordinal           "the second one" is the second item of the last answer's list
-    pronoun           "When does it open?" is about the thing that the previous question is about
-    other reference   "Is it allowed on Fridays?" is appended to the previous question
+    swap            "And in 2023?", "What about Amcor?", "And for parents?" replace the only phrase of the same kind
+    question word   "For how long?" goes before a question that starts with an auxiliary verb
+    pronoun         "How much does it cost?" is about the subject of a plain question such as "When is lunch served?"
+    ordinal         "the second one" is the second item of the last answer's list
+    both            any other question that depends on the earlier one is appended to it, and both are searched
 
-Everything else stands alone and is not changed, so a change of topic carries nothing along.
+The first four apply only where they are certain: after "How many aircraft did Boeing deliver to Ryanair?", "And
+Airbus?" could replace either name, so it is appended. A question without a sign of dependence is not changed, so a
+change of topic carries nothing along.
 """
 
 from __future__ import annotations
@@ -16,19 +18,6 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from ragfm.generation.followups.list_items import nth_item
-from ragfm.generation.followups.noun_phrases import (
-    AUXILIARIES,
-    COPULAS,
-    DETERMINERS,
-    PREPOSITIONS,
-    QUESTIONS,
-    SUBJECTS,
-    SUBORDINATORS,
-    Phrase,
-    is_time_phrase,
-    noun_phrases,
-    split_words,
-)
 
 
 class Turn(NamedTuple):
@@ -38,247 +27,256 @@ class Turn(NamedTuple):
     answer: str
 
 
-_ENGLISH = frozenset(
-    "the what how which who where when why is are does do did can may must should my i you we to of and".split()
-)
 _MAX_LENGTH = 300  # characters of the previous question: two long questions may exceed an embedder's window
-_MAX_FRAGMENT_WORDS = 7  # words
+_MAX_FRAGMENT_WORDS = 7
+_PREPOSITIONS = (
+    "about above across after against along among around at before behind below beside between beyond by despite "
+    "during except for from in inside into near of off on onto outside over past per since through to towards under "
+    "until up with within without"
+).split()
+_ENGLISH = re.compile(
+    r"\b(?:the|what|how|which|who|where|when|why|is|are|does|do|did|can|may|must|should|my|you|we|to|of|and)\b",
+    re.IGNORECASE,
+)
+
+# --- Signs that a question depends on the earlier one ------------------------------------------------------------
 
 _OPENING = re.compile(
     r"(?:(?:and|but|or|so|ok(?:ay)?|well|thanks|thank you|now|also|hm+|right|then)\b[\s,.!…]*)+", re.IGNORECASE
 )
 _ABOUT = re.compile(r"(?:what|how)\s+(?:about|of)\s+|what\s+(?=if\b)|same\s+(?:question\s+)?(?=for\b)", re.IGNORECASE)
-_QUESTION_FRAGMENT = re.compile(
-    r"(?:(?:up to|\w+)\s+)?(?:why|when|where|who|whom|which|what|how)(?:\s+[\w'-]+){0,3}[?.! ]*$|says who\W*$",
+_VERB_OR_QUESTION = re.compile(
+    r"\b(?:am|is|are|was|were|be|been|do|does|did|have|has|had|can|could|(?-i:may)|might|must|shall|should|will|would"
+    r"|\w+n't|what|which|who|whom|whose|when|where|why|how|i|you|we|they|he|she|it|tell|show|explain|list|give)\b",
     re.IGNORECASE,
 )
-_REFERS_TO_PREVIOUS = re.compile(
-    r"\b(?:(?:who|what|where|when|which|how|any\w+|some\w+|no\w+) else\b|(?:the )?others?\W*$|another one\b|the rest\b"
-    r"|the same\b|(?:too|also|as well|instead|otherwise|then|either|neither|both|more|less)\W*$"
-    r"|(?:tell me|explain|details?|go on|an example|such as|are you sure|really)\W*$|(?:more|further) details?\b"
-    r"|(?:tell me|say|know) more\b|of (?:them|those|these)\b|for (?:example|instance)\W*$)",
+_SHORT_QUESTION = re.compile(  # "Why?", "For how long?", "Up to what wind?"
+    r"(?:(?:up to|\w+)\s+)?(?:why|when|where|who|whom|which|what|how)(?:\s+(?!(?:is|are|was|were|do|does|did|can|may"
+    r"|must|will|have|has|i|you|we|the|my)\b)[\w'-]+){0,3}[?.! ]*$|says who\W*$",
     re.IGNORECASE,
 )
+_ELLIPSIS = re.compile(r"(?:is|are|was|were|do|does|did|has|have|can|will)\s+(?!there\b)\S+(?:\s+\S+)?\W*$", re.I)
+_REFERENCE = re.compile(
+    r"""\b(?: (?:he|she|him|his|her|hers|it|its|they|them|their|theirs)\b
+    | (?:is|was|does|do|did|can|will|for|about|with|of|after|before|than|like|by|from|why|on|in|notice|mean)
+      \ (?:that|this|these|those)(?=\W*$|\ (?:is|are|was|mean|work|apply|happen|too|to|for|in|on|at|true)\b)
+    | (?<!is\ )(?<!are\ )(?<!was\ )(?<!were\ )(?<!be\ )there\b(?!\ (?:is|are|was|were)\b)
+    | ones?\b(?=\W*$|\ (?:is|are|was|has|have|do|does|can|of|for|in|on|at|to|with)\b)
+    | (?:who|what|where|when|which|how|any\w+|some\w+|no\w+)\ else\b | another\ one\b | the\ rest\b | the\ same\b
+    | (?:others?|too|also|as\ well|instead|otherwise|then|either|neither|both|more|less|details?|go\ on|an\ example
+      |explain|really)\W*$
+    | (?:tell\ me|say|know)\ more\b | of\ (?:them|those|these)\b )
+    | ^(?:that|this|these|those)\b""",
+    re.IGNORECASE | re.VERBOSE,
+)
+_PERSONS = re.compile(r"\b(?:he|she|him|his|her|hers)\b", re.IGNORECASE)
+_THINGS = re.compile(r"\b(?:it|its|they|them|their|theirs)\b", re.IGNORECASE)
 _EXPLETIVE = re.compile(
     r"\b(?:is|was|be|isn't) it (?:\w+ ){0,3}(?:to|that|if|when|whether|for \w+ to)\b|\bit (?:is|was) \w+ (?:to|that)\b"
     r"|\bit (?:take|takes|cost|costs) .*\bto\b|\b(?:raining|snowing|what time is it|what (?:day|date) is it)\b",
     re.IGNORECASE,
 )
-_ABOUT_ACTION = re.compile(
-    r"\b(?:is|was|be) it (?:\w+ly )?(?:allowed|permitted|possible|forbidden|ok|okay|legal|necessary|required|worth|true"
-    r"|free|safe|enough)\b",
+
+# --- Plain questions ---------------------------------------------------------------------------------------------
+
+_AUXILIARY = "(?:is|are|was|were|do|does|did|can|could|may|might|must|should|will|would|has|have|had)"
+_ADVERBIAL = re.compile(r"(?:when|where|how|how (?:long|often|soon|far|early|late))$", re.IGNORECASE)
+_INVERTED = re.compile(rf"(?:(?:where|when|how) )?({_AUXILIARY}\b.*)$", re.IGNORECASE)
+_PLAIN_QUESTION = re.compile(
+    rf"(?P<asking>what|where|when|who|why|how(?: \w+)?) (?P<auxiliary>{_AUXILIARY})"
+    r" (?P<determiner>(?:the|our|my|your) )?(?P<words>[\w'-]+(?: [\w'-]+){0,2})$",
     re.IGNORECASE,
 )
-_THAT = re.compile(
-    r"\b(?:is|was|does|do|did|can|will|for|about|with|of|after|before|than|like|by|from|why|on|in|notice|mean)"
-    r" (?:that|this|these|those)"
-    r"(?=\W*$| (?:is|are|was|mean|work|apply|happen|too|also|then|before|after|in|on|at|to|for"
-    r"|true|allowed|possible|paid|free)\b)|^(?:that|this|these|those)\b",
-    re.IGNORECASE,
+_COPULAS = ("is", "are", "was", "were")
+_PARTICIPLE = re.compile(
+    r"\w+(?:ed|en)$|(?:made|held|kept|sold|paid|sent|built|shut|lent|found|lost|cut|run|done|known|shown|drawn)$"
 )
-_THERE = re.compile(
-    r"(?<!\bis )(?<!\bare )(?<!\bwas )(?<!\bwere )(?<!\bbe )\bthere\b(?! (?:is|are|was|were)\b)", re.IGNORECASE
+
+# --- Phrases that can be swapped ---------------------------------------------------------------------------------
+
+_MONTHS = "January February March April May June July August September October November December".split()
+_PERIODS = {  # one unit each: a new quarter replaces a quarter and leaves the year
+    "year": re.compile(r"(?:\bFY ?|\bfiscal (?:year )?|\b)(?:19|20)\d\d\b", re.IGNORECASE),
+    "half": re.compile(r"\bH[12]\b|\b(?:first|second) half\b", re.IGNORECASE),
+    "quarter": re.compile(r"\bQ[1-4]\b|\b(?:first|second|third|fourth|last) quarter\b", re.IGNORECASE),
+    "month": re.compile(rf"(?<=.)\b(?:{'|'.join(_MONTHS)})\b"),  # "May I …?" is not a month
+    "weekday": re.compile(r"\b(?:(?:mon|tues|wednes|thurs|fri|satur|sun)days?|week(?:day|end)s?)\b", re.IGNORECASE),
+    "season": re.compile(r"\b(?:spring|summer|autumn|winter)\b", re.IGNORECASE),
+    "relative": re.compile(r"\b(?:this|last|next|the same) (?:year|quarter|month|week)\b", re.IGNORECASE),
+}
+_BEFORE_PERIODS = ("in", "on", "at", "during")
+_BETWEEN_PERIODS = re.compile(r"(?:\b(?:in|on|at|of|for|during|the)\b|[\s,?.!])*", re.IGNORECASE)
+_CAPITALISED = r"\d*[A-Z][\w&.-]*\w|\d+[A-Z]|[A-HJ-Z]"
+_NAME = re.compile(
+    rf"(?<![\w'’&-])(?:{_CAPITALISED})(?: (?:(?:van|von|de|der|da|di|la|le|al|bin|&) )*(?:{_CAPITALISED}))*"
 )
-_ONE = re.compile(
-    r"\b(?:ones?)\b(?=\W*$| (?:is|are|was|has|have|do|does|can|of|for|in|on|at|to|with)\b)", re.IGNORECASE
-)
-_PERSONS = re.compile(r"\b(?:he|she|him|his|her|hers)\b", re.IGNORECASE)
-_THINGS = re.compile(r"\b(?:it|its|they|them|their|theirs)\b", re.IGNORECASE)
-_NAME = re.compile(r"\b[A-Z][\w'’-]+(?: (?:van|von|de|der|da|di|la|le|al|bin)\b)*(?: [A-Z][\w'’-]+)+")
-_PEOPLE = re.compile(
-    r"\b(?:staff|people|parents?|children|child|m[ae]n|wom[ae]n|visitors?|guests?|employees?|students?|pensioners?"
-    r"|members?|newcomers?|volunteers?|interns?|trainees?|managers?|contractors?|customers?|users?|observers?|teachers?"
-    r"|doctors?|nurses?|workers?|residents?|households?|patients?|adults?|teenagers?|others)$",
+_ACRONYM = re.compile(r"[A-Z]{2,}$")
+_PHRASE = re.compile(  # a preposition and the words up to the next one
+    rf"\b(?P<preposition>{'|'.join(_PREPOSITIONS)})\b"
+    rf"(?: (?!(?:{'|'.join(word for word in _PREPOSITIONS if word != 'of')})\b)[^\s?]+)+",
     re.IGNORECASE,
 )
 
 
-def rewrite_with_rules(question: str, turns: Sequence[Turn]) -> str:
-    """The stand-alone form of a question; unchanged if it stands alone, or if no rule applies."""
-    previous = turns[-1].question
+class Rewrite(NamedTuple):
+    """A question in its stand-alone form. Not `certain`: both questions in one, or a language without rules."""
+
+    text: str
+    certain: bool = True
+
+
+def rewrite_with_rules(question: str, turns: Sequence[Turn]) -> Rewrite:
+    """The stand-alone form of a question; unchanged if it shows no sign that it depends on an earlier one."""
+    previous = turns[-1].question.strip()
     plain = _OPENING.sub("", question.strip(), count=1) if _OPENING.match(question.strip()) else question.strip()
-    if not plain or len(previous) > _MAX_LENGTH or _ENGLISH.isdisjoint(word.text for word in split_words(previous)):
-        return question
+    if not plain or len(previous) > _MAX_LENGTH or not _ENGLISH.search(previous):
+        return Rewrite(question, certain=False)
     opened = plain != question.strip()
     about = _ABOUT.match(plain)
     rest = plain[about.end() :] if about else plain
     rest, resolved = nth_item(rest, [turn.answer for turn in turns])
     if resolved is False:  # an ordinal without a list
-        return _append_question(previous, question)
-    words = [word.text for word in split_words(rest)]
-    # "For parents?" is a fragment even without "and" or "what about".
-    if about or opened or resolved or (words[0] in PREPOSITIONS | {"if"} and QUESTIONS.isdisjoint(words)):
-        fragment = _fragment(rest)
-        if fragment:
-            return _substitute(previous, fragment) or (f"What about {fragment}?" if resolved else question)
-    if _QUESTION_FRAGMENT.match(rest) and (asked := _with_question_word(previous, rest)):
-        return asked
-    return _resolve_pronouns(rest, turns, changed=bool(resolved), opened=opened) or question
+        return Rewrite(_both(previous, question), certain=False)
+
+    fragment = rest.rstrip("?.! ")
+    is_fragment = 0 < len(fragment.split()) <= _MAX_FRAGMENT_WORDS and not _VERB_OR_QUESTION.search(fragment)
+    starts_with = fragment.partition(" ")[0].lower()
+    new_topic = not (opened or about) and _NAME.fullmatch(fragment) and not _is_period(fragment)  # "Parental Leave"
+    if is_fragment and not new_topic and not _REFERENCE.search(fragment) and (swapped := _swap(previous, fragment)):
+        return Rewrite(swapped)
+    if resolved:
+        return Rewrite(f"What about {fragment}?" if is_fragment else rest[0].upper() + rest[1:])
+    if _SHORT_QUESTION.match(rest) and (asked := _ask_again(previous, fragment)):
+        return Rewrite(asked)
+    if replaced := _replace_pronoun(rest, turns[-1]):
+        return Rewrite(replaced)
+    depends = (
+        about
+        or (is_fragment and (opened or starts_with in _PREPOSITIONS or starts_with == "if"))
+        or (opened and (starts_with in _PREPOSITIONS or starts_with == "if" or _ELLIPSIS.match(rest)))
+        or _SHORT_QUESTION.match(rest)
+        or _REFERENCE.search(_EXPLETIVE.sub(" ", rest))
+    )
+    return Rewrite(_both(previous, question), certain=False) if depends else Rewrite(question)
 
 
-def _append_question(previous: str, question: str) -> str:
+def _both(previous: str, question: str) -> str:
     """Append a question to the previous one; of a longer chain, the first and the last question are kept."""
     sentences = re.findall(r"[^?]+\?", previous)
-    kept = f"{sentences[0].strip()} {sentences[-1].strip()}" if len(sentences) > 2 else previous.strip()
+    kept = f"{sentences[0].strip()} {sentences[-1].strip()}" if len(sentences) > 2 else previous
     if kept[-1] not in "?.!":
         kept += "?"
     added = question.strip()
     return f"{kept} {added[0].upper()}{added[1:]}"
 
 
-# --- Fragments of questions ------------------------------------------------------------------------------------------
-
-
-def _fragment(text: str) -> str | None:
-    """The text without punctuation if it has no verb, or is a clause that starts with a subordinator such as "if"."""
-    words = [word for word in split_words(text) if word.text[0].isalnum()]
-    plain = text.strip().rstrip("?.! ")
-    if not words or len(words) > 2 * _MAX_FRAGMENT_WORDS:
+def _swap(previous: str, fragment: str) -> str | None:
+    """The previous question with the fragment in place of the only phrase of its kind; None if that is not certain."""
+    body = previous.rstrip("?.! ")
+    if "?" in body:
         return None
-    clause = words[0].text in SUBORDINATORS and not (len(words) > 1 and words[1].text in AUXILIARIES)
-    verbless = len(words) <= _MAX_FRAGMENT_WORDS and not any(
-        word.text in AUXILIARIES | QUESTIONS | SUBJECTS - {"people", "one"} for word in words
-    )
-    return plain if clause or (verbless and words[0].text not in ("tell", "show", "explain", "list", "give")) else None
 
-
-def _substitute(previous: str, fragment: str) -> str | None:
-    """The previous question with the fragment in place of a similar phrase; None if there is none."""
-    body = previous.strip().rstrip("?.! ")
-    first = split_words(fragment)[0].text
-    if _THINGS.search(fragment) or _PERSONS.search(fragment) or _THAT.search(fragment):
-        return _append_question(previous, f"{fragment}?")
-    if first in SUBORDINATORS:
-        clause = re.search(rf"\b{first}\b.*$", body[1:], re.IGNORECASE)
-        return f"{body[: clause.start() + 1]}{fragment}{body[clause.end() + 1 :]}?" if clause else f"{body} {fragment}?"
-    if first not in PREPOSITIONS and is_time_phrase(fragment):
-        first = "on" if re.search(r"days?\b|weekend", fragment, re.IGNORECASE) else "in"
-        fragment = f"{first} {fragment}"
-    if first in PREPOSITIONS:
-        # The last phrase with the same preposition, or the last time phrase if the fragment is one. A phrase starts
-        # with a preposition and ends before the next one or a verb.
-        words, timed, place = split_words(body), is_time_phrase(fragment), (len(body), len(body))
-        stops = (PREPOSITIONS | SUBORDINATORS | AUXILIARIES) - {"of"}
-        for at, word in enumerate(words):
-            if word.text not in PREPOSITIONS - {"of"}:
-                continue
-            until = at + 1
-            while until < len(words) and words[until].text[0].isalnum() and words[until].text not in stops:
-                until += 1
-            if until > at + 1:
-                start, end = word.start, words[until - 1].end
-                if is_time_phrase(body[start:end]) == timed and (timed or word.text == first):
-                    place = start, end
-        before = body[: place[0]] if place[0] < len(body) else f"{body} "
-        return f"{before}{fragment}{body[place[1] :]}?"
-    if found := _replaceable_phrase(noun_phrases(body), fragment):
-        return f"{body[: found.start]}{fragment}{body[found.end :]}?"
-    return f"{body} for {fragment}?" if _PEOPLE.search(fragment) else None
-
-
-def _replaceable_phrase(phrases: Sequence[Phrase], fragment: str) -> Phrase | None:
-    """The phrase that a new one replaces: same head noun, name for name, people for people, or else the last."""
-    new = next(iter(noun_phrases(f"x {fragment}"[2:])), None)
-    heads = [phrase for phrase in phrases if new and phrase.head == new.head]
-    if heads:
-        return heads[-1]
-    if len(phrases) == 1 and phrases[0].before == "many" and new and new.text == fragment and fragment.endswith("s"):
-        return phrases[0]  # "How many rooms are there?" "And beds?"
-    free = [
-        phrase for phrase in phrases if not phrase.asked and phrase.before != "of" and not is_time_phrase(phrase.text)
-    ]
-    people = [phrase for phrase in free if _PEOPLE.search(phrase.text)]
-    names = [phrase for phrase in free if phrase.name]
-    if _PEOPLE.search(fragment):
-        return people[-1] if people else None
-    if all(word.capital for word in split_words(fragment) if word.text not in DETERMINERS) and names:
-        return names[-1]
-    others = [phrase for phrase in free if phrase not in people and phrase not in names] or free
-    return others[-1] if others else None
-
-
-# --- Question words ----------------------------------------------------------------------------------------------
-
-
-def _with_question_word(previous: str, text: str) -> str | None:
-    """The previous question with another question word; None if the text has a verb, unlike "For how long?"."""
-    content = [word.text for word in split_words(text) if word.text[0].isalnum()]
-    at = next((n for n, word in enumerate(content) if word in QUESTIONS), 0)
-    elliptic = (
-        at <= 2
-        and (PREPOSITIONS | {"up", "to", "says"}).issuperset(content[:at])
-        and (AUXILIARIES | SUBJECTS).isdisjoint(content[at:])
-        and len(content) <= _MAX_FRAGMENT_WORDS
-        and not noun_phrases(" ".join(content[at + 3 :]))
-    )
-    if not elliptic:
-        return None
-    body, asking = previous.strip().rstrip("?.! "), text.strip().rstrip("?.! ")
-    words, new = split_words(body), split_words(asking)
-    adverb = not any(word.text in ("why", "who", "whom", "which", "many", "much") for word in new) or (
-        new[0].text in PREPOSITIONS
-    )
-    if adverb and "?" not in body:
-        if words[0].text in AUXILIARIES:  # "Can I borrow a bicycle?" "For how long?"
-            return f"{asking[0].upper()}{asking[1:]} {body[0].lower()}{body[1:]}?"
-        if len(words) > 2 and words[0].text in ("where", "when", "how") and words[1].text in AUXILIARIES:
-            return f"{asking[0].upper()}{asking[1:]} {body[words[1].start :]}?"
-    return _append_question(previous, f"{asking}?")
-
-
-# --- Pronouns ----------------------------------------------------------------------------------------------------
-
-
-def _resolve_pronouns(text: str, turns: Sequence[Turn], *, changed: bool, opened: bool) -> str | None:
-    """A question with its pronouns replaced, or appended to the previous one; None if it refers to nothing."""
-    previous = turns[-1].question
-    if _ABOUT_ACTION.search(text) and not _EXPLETIVE.search(text):
-        return _append_question(previous, text)
-    persons, things = _PERSONS.search(text), _THINGS.search(text)
-    if persons:
-        # The person whom the question describes, or a name in the question or its answer.
-        described = re.match(r"who(?:'s|\s+is|\s+are|\s+was)\s+(.+?)\W*$", previous.strip(), re.IGNORECASE)
-        named = [phrase.text for phrase in noun_phrases(previous) if phrase.name and " " in phrase.text]
-        answered = _NAME.search(turns[-1].answer)
-        name = described[1] if described else named[-1] if named else answered[0] if answered else None
-        return _replace_pronouns(_PERSONS, text, name) if name else _append_question(previous, text)
-    if things and not (_EXPLETIVE.search(text) and things[0].lower() == "it"):
-        thing = _find_thing(previous, plural=things[0].lower().startswith("the"))
-        return (
-            _replace_pronouns(_THINGS, text, thing)
-            if thing and not _THAT.search(text)
-            else _append_question(previous, text)
-        )
-    if _THAT.search(text) or _THERE.search(text) or _ONE.search(text) or _REFERS_TO_PREVIOUS.search(text):
-        return _append_question(previous, text)
-    if opened and not noun_phrases(text):  # "And until when do I have to apply?"
-        return _append_question(previous, text)
-    return text if changed else None
-
-
-def _find_thing(previous: str, *, plural: bool) -> str | None:
-    """The thing, or kind of things, that a question is about, if there is exactly one."""
-    phrases = noun_phrases(previous)
-    described = re.match(r"(?:what|where)(?:'s|\s+is|\s+are)\s+", previous.strip(), re.IGNORECASE)
-    if not (described and phrases and phrases[0].start == described.end()):
-        phrases = [phrase for phrase in phrases if not is_time_phrase(phrase.text)]
-        if len(phrases) != 1 or "?" in previous.strip()[:-1]:
+    new_periods = [(unit, match) for unit, pattern in _PERIODS.items() for match in pattern.finditer(f" {fragment}")]
+    old_periods = {unit: found for unit, pattern in _PERIODS.items() if (found := list(pattern.finditer(body)))}
+    preposition = fragment.partition(" ")[0].lower()
+    if preposition not in _PREPOSITIONS:
+        preposition = ""
+    if new_periods:
+        around = f" {fragment}"
+        for _, match in new_periods:
+            around = around.replace(match[0], " ", 1)
+        if not _BETWEEN_PERIODS.fullmatch(around):
             return None
-    one = phrases[0]
-    several = one.text.lower().endswith("s") or bool(_PEOPLE.search(one.text))
-    return one.text if several == plural or (plural and one.before in ("who", "whom")) else None
+        if not old_periods:
+            return f"{body} {fragment}?" if preposition else None
+        if any(len(old_periods.get(unit, ())) != 1 for unit, _ in new_periods):
+            return None
+        if len({unit for unit, _ in new_periods}) < len(new_periods):
+            return None
+        for unit, match in new_periods:
+            old = _PERIODS[unit].search(body)
+            assert old
+            new = re.sub(r"\d{4}", match[0], old[0]) if match[0].isdigit() else match[0]
+            before = body[: old.start()]
+            if preposition in _BEFORE_PERIODS:  # "on weekdays" becomes "at weekends"
+                before = re.sub(rf" (?:{'|'.join(_BEFORE_PERIODS)}) $", f" {preposition} ", before)
+            body = before + new + body[old.end() :]
+        return f"{body}?"
+
+    name = fragment[len(preposition) :].strip()
+    possessive = re.search(r"['’]s?$", name)
+    name = name[: possessive.start()] if possessive else name
+    names = [match for match in _NAME.finditer(body, body.find(" ") + 1) if not _is_period(match[0])]
+    if _NAME.fullmatch(name):
+        places = (
+            [match for match in names if body[: match.start()].endswith(f" {preposition} ")] if preposition else names
+        )
+        if possessive:
+            places = [match for match in places if re.match(r"['’]", body[match.end() :])]
+        if not names and preposition:
+            return f"{body} {fragment}?"
+        if len(places) != 1 or bool(_ACRONYM.match(places[0][0])) != bool(_ACRONYM.match(name)):
+            return None
+        if re.search(r"\b(?:the|an?|which|what)\s$", body[: places[0].start()], re.IGNORECASE):
+            return None  # "the EBITDA" is not a name
+        return f"{body[: places[0].start()]}{name}{body[places[0].end() :]}?"
+    if preposition:
+        phrases = [match for match in _PHRASE.finditer(body) if match["preposition"].lower() == preposition]
+        if not phrases:
+            return f"{body} {fragment}?"
+        if len(phrases) == 1:
+            return f"{body[: phrases[0].start()]}{fragment}{body[phrases[0].end() :]}?"
+    return None
 
 
-def _replace_pronouns(pronouns: re.Pattern[str], text: str, noun: str) -> str:
+def _ask_again(previous: str, asking: str) -> str | None:
+    """The previous question with another question word, for "When?" and "Within what time?"; None for others."""
+    inverted = _INVERTED.match(previous.rstrip("?.! "))
+    adverbial = _ADVERBIAL.match(asking) or asking.partition(" ")[0].lower() in _PREPOSITIONS
+    if not inverted or not adverbial or "?" in inverted[1]:
+        return None
+    return f"{asking[0].upper()}{asking[1:]} {inverted[1][0].lower()}{inverted[1][1:]}?"
+
+
+def _replace_pronoun(question: str, last: Turn) -> str | None:
+    """A question with its pronoun replaced by the thing or person that the last turn is about; None if not certain."""
+    pronouns = _PERSONS if _PERSONS.search(question) else _THINGS
+    found = pronouns.search(question)
+    if not found or _EXPLETIVE.search(question) or _REFERENCE.search(pronouns.sub("x", question)):
+        return None
+    plain = _PLAIN_QUESTION.match(last.question.strip().rstrip("?.! "))
+    noun: str | None = None
+    if plain and not any(
+        word.lower() in _PREPOSITIONS or _VERB_OR_QUESTION.match(word) for word in plain["words"].split()
+    ):
+        words, asking = plain["words"].split(), plain["asking"].lower()
+        if plain["auxiliary"].lower() not in _COPULAS or _PARTICIPLE.match(words[-1]) or words[-1] == "open":
+            words.pop()
+        elif not plain["determiner"] or (len(words) > 1 and asking not in ("what", "where", "who")):
+            words.clear()  # "When is the sauna hot?"
+        noun = f"{plain['determiner'] or ''}{' '.join(words)}" if words else None
+        if noun and pronouns is _THINGS:
+            plural = noun.endswith("s") and not noun.endswith("ss")
+            noun = noun if plural == found[0].lower().startswith("the") else None
+        elif asking != "who":
+            noun = None
+    if pronouns is _PERSONS and noun is None:
+        people = {name for name in _NAME.findall(f"x {last.question} {last.answer}") if " " in name}
+        noun = people.pop() if len(people) == 1 else None
+    if noun is None:
+        return None
+
     def put(match: re.Match[str]) -> str:
-        following = split_words(text[match.end() :])
-        pronoun = match[0].lower()
-        possessive = pronoun in ("its", "their", "his")
-        if pronoun == "her" and following:
-            possessive = following[0].text[0].isalnum() and following[0].text not in PREPOSITIONS | COPULAS
-        if not possessive:
-            return noun
-        return f"{noun}'" if noun.endswith("s") else f"{noun}'s"
+        following = question[match.end() :].split()
+        next_word = following[0].strip("?.,!").lower() if following else ""
+        possessive = match[0].lower() in ("its", "their", "his") or (
+            match[0].lower() == "her" and next_word and next_word not in (*_PREPOSITIONS, *_COPULAS)
+        )
+        return f"{noun}'s" if possessive and not noun.endswith("s") else f"{noun}'" if possessive else noun
 
-    replaced = pronouns.sub(put, text)
+    replaced = pronouns.sub(put, question)
     return replaced[0].upper() + replaced[1:]
+
+
+def _is_period(text: str) -> bool:
+    return any(pattern.fullmatch(text) or pattern.fullmatch(f" {text}", 1) for pattern in _PERIODS.values())
