@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -11,11 +12,17 @@ import click
 from ragfm.cli.help import CommandGroup
 from ragfm.cli.options import NON_EMPTY, json_options, text_option
 from ragfm.cli.output import print_json, print_note, print_result, print_table, print_text
-from ragfm.cli.progress_bar import busy
-from ragfm.core.errors import RagfmError, UnsupportedError
+from ragfm.cli.progress_bar import busy, show_progress
+from ragfm.core.errors import ModelNotFoundError, RagfmError, UnsupportedError
 from ragfm.core.registry import plugin_and_model
+from ragfm.models.download import HubFile, cached_file, download, find_hub_file, read_hub_licence
+from ragfm.models.hardware import memory_limit_bytes
 from ragfm.models.model_card import describe_model, installed_models, licence_warning
-from ragfm.models.model_lookup import find_model, pull_file
+from ragfm.models.model_lookup import find_model, hub_unavailable, weights_sha256
+from ragfm.models.recommended import RECOMMENDED
+
+MEMORY_SHARE = 0.6
+"""Share of the memory that a recommended reader may take: the rest is for indexes, parsers and other programs."""
 
 _model_argument = click.argument("model", default="bundled", metavar="[MODEL]", type=NON_EMPTY)
 
@@ -183,24 +190,109 @@ def list_models(folders: tuple[Path, ...], as_json: bool) -> None:
 
 
 @models.command()
+@json_options
+def recommend(as_json: bool) -> None:
+    """List open models that answer well as a reader, by memory. Needs no network.
+
+    Memory is for the weights and one request with a window of 4,096 tokens. "fits" compares it with this machine's.
+    """
+    available = memory_limit_bytes() / 1e6
+    fitting = [model for model in RECOMMENDED if model.memory_megabytes <= MEMORY_SHARE * available]
+    largest = max(fitting, key=lambda model: model.bytes, default=None)
+    rows = [
+        {
+            **asdict(model),
+            "memory_megabytes": model.memory_megabytes,
+            "speed": model.speed,
+            "fits": model in fitting,
+        }
+        for model in RECOMMENDED
+    ]
+    if as_json:
+        print_json({"models": rows, "recommended": largest.name if largest else None})
+        return
+    table = [
+        (
+            model.name,
+            f"{model.memory_megabytes / 1000:.1f}",
+            model.speed,
+            f"{model.context_tokens:,}",
+            model.languages,
+            f"{model.licence}{' !' if model.conditions else ''}",
+            f"{model.repository} {model.file}",
+            "yes" if model in fitting else "no",
+        )
+        for model in RECOMMENDED
+    ]
+    print_table(["name", ">GB", "speed", ">context", "languages", "licence", "repository and file", "fits"], table)
+    for licence, conditions in {model.licence: model.conditions for model in RECOMMENDED if model.conditions}.items():
+        print_note(f"! {licence}: {conditions}.")
+    if largest:
+        print_note(f"The largest that fits: ragfm models pull {largest.name}")
+
+
+@models.command()
 @click.argument("name", type=NON_EMPTY)
 @click.argument("file", required=False, type=NON_EMPTY)
+@click.option("--accept-licence", is_flag=True, help="Download without asking, whatever the licence.")
 @json_options
-def pull(name: str, file: str | None, as_json: bool) -> None:
-    """Download the model NAME from the Hugging Face hub; for a repository of GGUF files, name the FILE.
+def pull(name: str, file: str | None, accept_licence: bool, as_json: bool) -> None:
+    """Download a model from the Hugging Face hub.
 
-    Only weights in the formats safetensors and GGUF are downloaded, and no code.
+    NAME is a model of `ragfm models recommend` or a repository; for a repository of GGUF files, name the FILE. An
+    interrupted download continues the next time, and the file's checksum is verified. Asks before it downloads a model
+    whose licence may restrict its use. Only weights in the formats safetensors and GGUF are downloaded, and no code.
     """
-    path = pull_file(name, file) if file else find_model(name, "reader")
+    wanted = find_hub_file(name, file)
+    sha256 = None
+    if wanted is None:
+        path = find_model(name, "reader")
+    elif (cached := cached_file(wanted)) and (wanted.sha256 is None or weights_sha256(cached) == wanted.sha256):
+        path, sha256 = cached, wanted.sha256
+    else:
+        if reason := hub_unavailable(wanted.repository):
+            print_note(f"Download: {wanted.url}")
+            if wanted.sha256 and wanted.bytes:
+                print_note(f"  {wanted.bytes / 1e6:,.0f} MB, sha256 {wanted.sha256}")
+            print_note(f"Save as:  {wanted.target}")
+            raise ModelNotFoundError(
+                f"'{wanted.repository}/{wanted.file}' cannot be downloaded: {reason}.",
+                "Download the file above on a machine with network access and copy it, to this path or to any folder; "
+                "then use it with --reader FILE.",
+            )
+        licence = wanted.licence or read_hub_licence(wanted.repository)
+        _confirm_licence(wanted, licence, accepted=accept_licence)
+        with show_progress("bytes") as progress:
+            path, sha256 = download(wanted, progress)
     described = _describe(path)
     if as_json:
-        print_json({"name": str(path) if file else name, **described})
+        print_json({"name": name if wanted is None else str(path), **described, "sha256": sha256})
         return
-    print_text(f"{path}, {described['megabytes']} MB. Use it with --reader {path if file else name}")
-    if described["licence"] is None:
+    print_text(f"{path}, {described['megabytes']} MB. Use it with --reader {name if wanted is None else path}")
+    if wanted and not sha256:
+        print_note("The file was not verified: the hub states no checksum for it.")
+    if wanted is None and described["licence"] is None:
         print_note("The model does not state its licence.")
-    elif warning := licence_warning(described["licence"]):
+    elif wanted is None and (warning := licence_warning(described["licence"])):
         print_note(f"Warning: {name}: {warning}.")
+
+
+def _confirm_licence(wanted: HubFile, licence: str | None, *, accepted: bool) -> None:
+    """Ask for consent to a licence that is not a well-known free one. Raises UnsupportedError without a consent."""
+    if licence and licence_warning(licence) is None:
+        return
+    if licence is None:
+        condition = f"{wanted.repository} does not state its licence"
+    else:
+        condition = f"Licence of {wanted.repository}: {licence}"
+        condition += f" ({wanted.conditions})" if wanted.conditions else ", which may restrict its use"
+    print_note(f"{condition}. See https://huggingface.co/{wanted.repository}")
+    if accepted or (sys.stdin.isatty() and click.confirm("Download it?", err=True)):
+        return
+    raise UnsupportedError(
+        f"'{wanted.repository}' was not downloaded: its licence was not accepted.",
+        "Read the licence, and add --accept-licence if you agree to it.",
+    )
 
 
 def _describe(path: Path) -> dict[str, Any]:

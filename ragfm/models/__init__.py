@@ -1,6 +1,8 @@
 """Model files: find, check, describe and download them. No model is loaded here.
 
 model_lookup     from a name to a file or folder: path, installed package, Hugging Face cache, hub
+download         a file from the hub: resume, checksum
+recommended      open models that answer well as a reader
 model_card       size, licence, window and template of a model
 gguf_header      the header of a GGUF file
 model_probe      loads an unknown model in a process of its own first

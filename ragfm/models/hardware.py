@@ -100,6 +100,12 @@ def peak_memory_bytes() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
+def memory_limit_bytes() -> int:
+    """Memory that this process may use: the machine's, or the lowest limit of its control groups. POSIX only."""
+    physical = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return min([physical, *(int(file.read_text(encoding="utf-8")) for file in cgroup_memory_limits())])
+
+
 def cgroup_memory_limits(root: Path = Path("/")) -> Iterator[Path]:
     """Files with the memory limits, in bytes, of this process's control groups (versions 1 and 2)."""
     try:

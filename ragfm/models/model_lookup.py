@@ -94,18 +94,6 @@ def find_model(name: str, job: Job) -> Path:
     return _find_on_hub(name, job)
 
 
-def pull_file(repository: str, file: str) -> Path:
-    """Download a GGUF file from a repository on the hub to the Hugging Face cache. Raises ModelNotFoundError."""
-    from huggingface_hub import hf_hub_download
-
-    if not file.endswith(".gguf"):
-        raise UnsupportedError(f"'{file}' is not a GGUF file.", "Specify a GGUF file, or only the repository.")
-    try:
-        return Path(hf_hub_download(repository, file))
-    except _hub_errors() as error:
-        raise _not_found(f"{repository}/{file}", "reader", f"its download failed ({error})") from error
-
-
 def is_pinned(path: Path) -> bool:
     """Whether a file is that of a bundled model. Its hash is checked on every lookup."""
     return any(
@@ -218,16 +206,16 @@ def _find_on_hub(name: str, job: Job) -> Path:
         pass
     except HFValidationError:
         raise _not_found(name, job, "it is not a valid name on the Hugging Face hub") from None
-    if reason := _unavailable(name):
+    if reason := hub_unavailable(name):
         raise _not_found(name, job, reason)
     try:
         folder = snapshot_download(name, allow_patterns=_HUB_FILES, ignore_patterns=_HUB_IGNORED)
-    except _hub_errors() as error:
+    except hub_errors() as error:
         raise _not_found(name, job, f"its download failed ({error})") from error
     return _check_weights(Path(folder), job)
 
 
-def _unavailable(name: str) -> str:
+def hub_unavailable(name: str) -> str:
     """Why the hub cannot provide a model; empty if it can."""
     from huggingface_hub import HfApi, constants
     from huggingface_hub.errors import RepositoryNotFoundError
@@ -241,7 +229,7 @@ def _unavailable(name: str) -> str:
             HfApi().model_info(name, timeout=HUB_SECONDS / 2)
         except RepositoryNotFoundError:
             reasons.put("it does not exist on the Hugging Face hub, or it is private or gated")
-        except _hub_errors() as error:
+        except hub_errors() as error:
             reasons.put(f"the Hugging Face hub cannot be reached ({error})")
         else:
             reasons.put("")
@@ -254,7 +242,7 @@ def _unavailable(name: str) -> str:
         return f"the Hugging Face hub did not answer within {HUB_SECONDS:.0f} seconds"
 
 
-def _hub_errors() -> tuple[type[Exception], ...]:
+def hub_errors() -> tuple[type[Exception], ...]:
     """Exceptions of hub requests: ValueError, OSError, and the base class of the HTTP library in use."""
     from huggingface_hub.errors import HfHubHTTPError
 

@@ -10,9 +10,8 @@ The constants come from benchmarks/bench_index.py. Memory means the size of the 
 from __future__ import annotations
 
 import math
-import os
 
-from ragfm.models.hardware import cgroup_memory_limits
+from ragfm.models.hardware import memory_limit_bytes
 
 _KINDS = ("faiss-flat", "faiss-hnsw", "faiss-ivf")  # in order of collection size
 _MAX_FLAT_NUMBERS = 20_000_000  # compared exactly in 4 ms: 52,000 vectors of 384 dimensions
@@ -58,9 +57,7 @@ def index_bytes(kind: str, count: int, dim: int) -> int:
 
 def default_memory() -> int:
     """Default memory limit for an index, in bytes: a quarter of the memory available to this process."""
-    physical = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    limits = [int(file.read_text(encoding="utf-8")) for file in cgroup_memory_limits()]
-    return int(_MEMORY_SHARE * min([physical, *limits]))
+    return int(_MEMORY_SHARE * memory_limit_bytes())
 
 
 def _kind_for(count: int, dim: int, memory_bytes: int) -> str:

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
-from support.shell import Shell
 from support.tiny_gguf import write_tiny
 
 from ragfm.cli.models import models
@@ -199,50 +196,3 @@ def test_the_licence_of_a_reader_is_reported(name: str, tmp_path: Path, capsys: 
     (tmp_path / "a:b").mkdir()
     warn_of_licence(name.format(_folder(tmp_path / "a:b")))
     assert "llama3.2" in capsys.readouterr().err
-
-
-HUB = """
-import json, sys
-from http.server import BaseHTTPRequestHandler, HTTPServer
-from pathlib import Path
-
-class Hub(BaseHTTPRequestHandler):
-    def do_GET(self):
-        found = self.path.endswith("/resolve/main/tiny.gguf")
-        data = Path(sys.argv[1]).read_bytes() if found else b"{}"
-        self.send_response(200 if found else 404)
-        for name, value in {"ETag": '"abc"', "X-Repo-Commit": "0" * 40, "Content-Length": str(len(data))}.items():
-            self.send_header(name, value)
-        self.end_headers()
-        if self.command == "GET":
-            self.wfile.write(data)
-    do_HEAD = do_GET
-    def log_message(self, *_):
-        pass
-
-server = HTTPServer(("127.0.0.1", 0), Hub)
-print(server.server_address[1], flush=True)
-server.serve_forever()
-"""
-
-
-@pytest.mark.slow
-def test_pull_downloads_a_file_from_the_hub(tmp_path: Path) -> None:
-    tiny = write_tiny(tmp_path / "tiny.gguf")
-    with subprocess.Popen([sys.executable, "-c", HUB, str(tiny)], stdout=subprocess.PIPE, text=True) as hub:
-        assert hub.stdout
-        shell = Shell(tmp_path)
-        shell.env |= {
-            "HF_ENDPOINT": f"http://127.0.0.1:{hub.stdout.readline().strip()}",
-            "HF_HOME": str(tmp_path / "hf"),
-        }
-        shell.env |= {"HF_HUB_OFFLINE": "0", "HF_HUB_DISABLE_XET": "1"}
-        try:
-            pulled = shell.json("models", "pull", "me/tiny", "tiny.gguf")
-            assert Path(pulled["file"]).read_bytes() == tiny.read_bytes()
-            assert pulled["name"] in [row["name"] for row in shell.json("models", "list")["models"]]
-            assert "does not state its licence" in shell("models", "pull", "me/tiny", "tiny.gguf").stderr
-            assert "not a GGUF file" in shell("models", "pull", "me/tiny", "evil.bin", code=1).stderr
-            assert "me/tiny/none.gguf" in shell("models", "pull", "me/tiny", "none.gguf", code=1).stderr
-        finally:
-            hub.kill()

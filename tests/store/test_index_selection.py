@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from ragfm.core.registry import plugins
+from ragfm.models import hardware
 from ragfm.models.hardware import cgroup_memory_limits
-from ragfm.store import index_selection
 from ragfm.store.index_selection import choose_kind, default_memory, index_bytes
 
 GB = 10**9
@@ -100,7 +100,7 @@ def test_limits_of_control_groups_are_honoured(
         path.write_text(text)
     found = list(cgroup_memory_limits(tmp_path))
     assert [int(file.read_text()) for file in found] == limits
-    monkeypatch.setattr(index_selection, "cgroup_memory_limits", lambda: found)
+    monkeypatch.setattr(hardware, "cgroup_memory_limits", lambda: found)
     if limits:
         assert default_memory() == limits[0] // 4
 
