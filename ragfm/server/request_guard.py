@@ -2,7 +2,7 @@
 
 It is plain ASGI, so that a request is refused before its body is read.
 
-    Host and Origin (without keys) → key → rate → size and time of the body → the routes → log, metrics
+    head → Host and Origin (without keys) → key → rate → size and time of the body → the routes → log, metrics
                                                        └── the client disconnects: the route is cancelled
 """
 
@@ -31,6 +31,8 @@ LOCAL_KEY = Key(name="local", per_minute=1e9, uploads_mb=1e9)
 """The key of all requests to a server without keys."""
 UPLOADS_PATH = "/v1/documents"
 """The only path with large request bodies."""
+MAX_HEAD_BYTES = 32 * 2**10
+"""Maximum size of a request's head."""
 _LOOPBACK = {"localhost", "127.0.0.1", "::1"}
 _CLIENT_CLOSED = 499  # nginx's status for a client that disconnects; it is only logged
 _METHODS = {"GET", "POST", "DELETE", "HEAD", "OPTIONS", "PUT", "PATCH"}
@@ -87,13 +89,15 @@ class RequestGuard:
             max_bytes, seconds = limits.body, limits.body_seconds
         length = headers.get("content-length", "0")
         try:
+            _check_head(scope, headers)
             state["key"] = self._authenticate(scope, headers)
             if not length.isdecimal() or int(length) > max_bytes:
                 raise _too_large(max_bytes)
         except ApiError as error:
             response = error_response(error)
             # A small body is read, so that the client sees the response. With a large one the connection is closed.
-            if "transfer-encoding" in headers or not length.isdecimal() or int(length) > limits.body:
+            unclear = error.status_code == 431 or "transfer-encoding" in headers or not length.isdecimal()
+            if unclear or int(length) > limits.body:
                 response.headers["connection"] = "close"
             await response(scope, receive, send_with_id)
         else:
@@ -226,6 +230,23 @@ async def _run_until_disconnect(app: Any, scope: Scope, body: _Body, send: Send)
 
 def _too_large(max_bytes: int) -> ApiError:
     return ApiError(413, f"The body is larger than {max_bytes:,} bytes.", code="too_large")
+
+
+def _check_head(scope: Scope, headers: Headers) -> None:
+    """Refuse a head that is too large, or that a proxy and this server may read differently."""
+    # The HTTP library limits only what it has to buffer, not a head that arrives at once.
+    size = len(scope["raw_path"]) + len(scope["query_string"]) + sum(len(n) + len(v) + 4 for n, v in headers.raw)
+    if size > MAX_HEAD_BYTES:
+        message = f"The head of the request is larger than {MAX_HEAD_BYTES:,} bytes."
+        raise ApiError(431, message, code="head_too_large")
+    if "content-length" in headers and "transfer-encoding" in headers:
+        message = "A request has either Content-Length or Transfer-Encoding, not both."
+        raise ApiError(400, message, code="invalid_request", param="transfer-encoding")
+    for name, prefix in (("host", "//"), ("origin", "")):
+        try:
+            _ = urlsplit(f"{prefix}{headers.get(name, '')}").port
+        except ValueError as error:
+            raise ApiError(400, f"The header {name!r} is not valid.", code="invalid_request", param=name) from error
 
 
 def _check_local(headers: Headers) -> None:

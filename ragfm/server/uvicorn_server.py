@@ -14,11 +14,11 @@ from fastapi import FastAPI
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from ragfm.core.errors import ConfigError
+from ragfm.server.request_guard import MAX_HEAD_BYTES
 from ragfm.server.service import Service
 
 HEAD_SECONDS = 10.0
 """Time limit for a request's head, from its first byte or from the start of the connection."""
-_MAX_HEAD_BYTES = 32 * 2**10
 _DRAIN_SECONDS = 30.0
 _REPORT_SECONDS = 5.0  # after the drain, to tell clients that their answers are cut off
 
@@ -51,7 +51,7 @@ class Server(uvicorn.Server):
             log_config=None,
             access_log=False,
             server_header=False,
-            h11_max_incomplete_event_size=_MAX_HEAD_BYTES,
+            h11_max_incomplete_event_size=MAX_HEAD_BYTES,
             timeout_keep_alive=30,
             timeout_graceful_shutdown=round(drain + _REPORT_SECONDS),
         )
