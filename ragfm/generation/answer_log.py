@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import secrets
 import sqlite3
 import time
 from collections.abc import Generator, Iterator
@@ -35,7 +36,7 @@ from ragfm.generation.prompt import Prompt
 
 _log = logging.getLogger(__name__)
 
-SCHEMA = 2
+SCHEMA = 3
 _LOCK_SECONDS = 5.0  # to wait for another process's write
 _TABLE = """
 CREATE TABLE IF NOT EXISTS entries (
@@ -50,6 +51,9 @@ CREATE TABLE IF NOT EXISTS entries (
 )
 """
 _ADD_CONTRADICTIONS = "ALTER TABLE entries ADD COLUMN contradictions TEXT NOT NULL DEFAULT '[]'"
+# What a user of the server gets instead of the id, which would tell how many questions others ask.
+_ADD_RATING_ID = "ALTER TABLE entries ADD COLUMN rating_id TEXT"
+_INDEX_RATING_ID = "CREATE UNIQUE INDEX ratings ON entries (rating_id)"
 
 
 class Answering(Protocol):
@@ -157,6 +161,7 @@ class AnswerLog:
             "contradictions": [asdict(contradiction) for contradiction in answer.contradictions],
             "usage": asdict(answer.usage),
             "seconds": {key: round(value, 3) for key, value in seconds.items() if value is not None},
+            "rating_id": secrets.token_hex(8),
         }
         columns, values = ", ".join(row), ", ".join(f":{name}" for name in row)
         with self._transaction(create=True) as connection:
@@ -178,6 +183,20 @@ class AnswerLog:
         if not entries:
             raise LogError(f"{self.path} has no entry {number}.", "`ragfm log list` shows all entries.")
         return entries[0]
+
+    def rating_id(self, number: int) -> str:
+        """The random id by which a user of the server rates the answer. Raises LogError if there is no such entry."""
+        with self._connect(create=False) as connection:
+            row = connection.execute("SELECT rating_id FROM entries WHERE id = ?", (number,)).fetchone()
+        if row is None:
+            raise LogError(f"{self.path} has no entry {number}.", "`ragfm log list` shows all entries.")
+        return str(row["rating_id"])
+
+    def entry_of_rating(self, rating_id: str) -> LogEntry | None:
+        """The entry with a rating id, or None."""
+        with self._connect(create=False) as connection:
+            row = connection.execute("SELECT id FROM entries WHERE rating_id = ?", (rating_id,)).fetchone()
+        return self.entry(row["id"]) if row else None
 
     def rate(self, number: int, thumbs: Literal["up", "down"], correction: str | None = None) -> None:
         """Store a user's rating of an answer, and the right answer if given. A later rating replaces an earlier one."""
@@ -261,7 +280,7 @@ class AnswerLog:
             connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("BEGIN IMMEDIATE")
         (version,) = connection.execute("PRAGMA user_version").fetchone()  # another process may have been faster
-        if version < SCHEMA:
+        if version < 2:
             connection.execute(_TABLE)
             connection.execute(_ADD_CONTRADICTIONS)
             # Schema 1 kept contradictions as sentences of the answer, with a citation each.
@@ -284,5 +303,9 @@ class AnswerLog:
                         " WHERE id = :id",
                         {**values, "id": row["id"]},
                     )
+        if version < SCHEMA:
+            connection.execute(_ADD_RATING_ID)
+            connection.execute("UPDATE entries SET rating_id = lower(hex(randomblob(8)))")
+            connection.execute(_INDEX_RATING_ID)
             connection.execute(f"PRAGMA user_version = {SCHEMA}")
         connection.execute("COMMIT")

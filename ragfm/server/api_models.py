@@ -121,8 +121,8 @@ class AnswerDetails(BaseModel):
     rating: str | None = None
 
     @classmethod
-    def of(cls, answer: Answer, collection: str) -> AnswerDetails:
-        """The details of an answer from a collection."""
+    def of(cls, answer: Answer, rating: str | None) -> AnswerDetails:
+        """The details of an answer."""
         return cls(
             answer=answer.text,
             status=answer.status,
@@ -138,7 +138,7 @@ class AnswerDetails(BaseModel):
             unsupported=list(answer.unsupported),
             query=answer.query,
             seconds=answer.seconds,
-            rating=None if answer.log_id is None else f"{collection}/{answer.log_id}",
+            rating=rating,
         )
 
 

@@ -21,7 +21,6 @@ from ragfm.server.api_errors import ApiError, as_api_error
 from ragfm.server.api_keys import Key
 from ragfm.server.api_models import (
     Annotation,
-    AnswerDetails,
     AnswerMessage,
     ChatChoice,
     ChatChunk,
@@ -100,7 +99,7 @@ class _ChatAnswer:
             model=self._body.model,
             choices=[ChatChoice(message=message, finish_reason=answer.finish_reason)],
             usage=_usage(answer),
-            ragfm=AnswerDetails.of(answer, self._model.collection),
+            ragfm=await self._service.details(answer, self._model),
         )
 
     async def events(self) -> AsyncGenerator[bytes, None]:
@@ -117,7 +116,7 @@ class _ChatAnswer:
         if added:
             yield self._chunk([ChunkChoice(delta=Delta(content=added))])
         end = ChunkChoice(delta=Delta(annotations=annotations), finish_reason=answer.finish_reason)
-        last = {"usage": _usage(answer), "ragfm": AnswerDetails.of(answer, self._model.collection)}
+        last = {"usage": _usage(answer), "ragfm": await self._service.details(answer, self._model)}
         options = self._body.stream_options
         if options and options.include_usage:
             yield self._chunk([end])

@@ -52,7 +52,9 @@ async def upload(
     store, max_bytes = service.uploads[target.collection].store, key.uploads_mb * _MB
     groups = [key.own_group, *shared]
     try:
-        stored = await service.served.run(partial(store, file.file, file.filename, groups, max_bytes=max_bytes))
+        async with service.served.document_queue.slot(key.name):
+            write = partial(store, file.file, file.filename, groups, max_bytes=max_bytes)
+            stored = await service.served.run_to_end(write)
     except UploadQuotaError as error:
         message = (
             f"The uploads of this key take {error.used / _MB:.1f} of {key.uploads_mb:g} MB, and this upload needs "
@@ -93,7 +95,8 @@ async def documents(
                 cards.append(_pending_card(service, target, upload))
         return sorted(cards, key=lambda card: card.uri)[: limit + 1]
 
-    cards = await service.served.run(list_cards)
+    async with service.served.document_queue.slot(key.name):
+        cards = await service.served.run_to_end(list_cards)
     following = cards[limit - 1].uri if len(cards) > limit else None
     return DocumentList(data=cards[:limit], next=following, groups=list(key.groups))
 
@@ -125,7 +128,8 @@ async def document(
             return DocumentText(uri=uri, name=uri, state="ready", yours=True, chunks=chunks)
         return DocumentText(**_pending_card(service, target, own).model_dump())
 
-    return await service.served.run(read_document)
+    async with service.served.document_queue.slot(key.name):
+        return await service.served.run_to_end(read_document)
 
 
 @router.delete("/v1/documents/{uri:path}", responses=_DELETE_RESPONSES)
@@ -148,7 +152,8 @@ async def delete(request: Request, response: Response, uri: Uri, model: ModelNam
         except FileNotFoundError as error:  # deleted by another request
             raise not_found("document", uri) from error
 
-    await service.served.run(remove_upload)
+    async with service.served.document_queue.slot(key.name):
+        await service.served.run_to_end(remove_upload)
     supervisor = service.index_supervisors[target.collection]
     try:
         await asyncio.wait_for(supervisor.wait_for_run(supervisor.request_run()), _DELETE_SECONDS)

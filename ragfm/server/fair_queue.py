@@ -33,11 +33,14 @@ class QueueFullError(Exception):
 class FairQueue:
     """At most `slots` requests run at once and at most `max_waiting` wait, none much longer than `max_seconds`.
 
-    Belongs to one event loop.
+    At most `per_key` requests of a key run at once, by default all. Belongs to one event loop.
     """
 
-    def __init__(self, slots: int, max_waiting: int, max_seconds: float = math.inf) -> None:
+    def __init__(
+        self, slots: int, max_waiting: int, max_seconds: float = math.inf, *, per_key: int | None = None
+    ) -> None:
         self.slots, self._max_waiting, self._max_seconds = slots, max_waiting, max_seconds
+        self._per_key = per_key or slots
         self.running: Counter[str] = Counter()  # by key
         # By key, the key that was served longest ago first.
         self._waiting: dict[str, deque[asyncio.Future[None]]] = {}
@@ -51,7 +54,8 @@ class FairQueue:
     @asynccontextmanager
     async def slot(self, key: str) -> AsyncIterator[None]:
         """Wait for a slot and hold it during the block. Raises QueueFullError at once if there is no place."""
-        if self.running.total() < self.slots and not self._waiting:
+        # If a slot is free, all keys that wait have as many running requests as they may have.
+        if self.running.total() < self.slots and self.running[key] < self._per_key:
             self.running[key] += 1
         else:
             waiting, own = self.waiting, self._waiting.get(key, deque())
@@ -85,8 +89,11 @@ class FairQueue:
     def _release(self, key: str) -> None:
         self.running[key] -= 1
         self.running += Counter()  # drops zero counts
-        while self._waiting and self.running.total() < self.slots:
-            next_key = min(self._waiting, key=lambda other: self.running[other])
+        while self.running.total() < self.slots:
+            ready = [other for other in self._waiting if self.running[other] < self._per_key]
+            if not ready:
+                break
+            next_key = min(ready, key=lambda other: self.running[other])
             places = self._waiting.pop(next_key)
             place = places.popleft()
             if places:

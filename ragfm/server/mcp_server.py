@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from functools import partial
@@ -27,6 +28,7 @@ from ragfm import __version__
 from ragfm.collection import DocumentInfo
 from ragfm.core.errors import RagfmError
 from ragfm.core.types import Hit
+from ragfm.server.api_errors import ApiError
 from ragfm.server.api_keys import Key
 from ragfm.server.api_models import AnswerDetails
 from ragfm.server.fair_queue import QueueFullError
@@ -36,6 +38,8 @@ from ragfm.server.served_models import Model, ServedModels
 from ragfm.server.service import Service
 
 _PAGE_SIZE = 100  # documents
+MAX_STREAMS = 4
+"""Maximum number of open streams of a key, by `GET /mcp`."""
 _STDIO_ANSWER_SECONDS = 3600.0
 _INSTRUCTIONS = (
     "Documents of the user, kept on the user's own machines. `search` finds passages to read yourself; `ask` has a "
@@ -98,7 +102,7 @@ class _Tools:
         async with self._call(ctx, collection, query=query) as (key, model):
             run_search = partial(model.handle(key).search, query, k, mode=mode, filter=filter)
             async with self._served.search_queue.slot(key.name):
-                return SearchResults(collection=model.collection, hits=await self._served.run(run_search))
+                return SearchResults(collection=model.collection, hits=await self._served.run_to_end(run_search))
 
     async def ask(
         self,
@@ -125,7 +129,7 @@ class _Tools:
             if ctx.request_context.request is not None:
                 fields = {"model": model.name, **self._service.record_usage(answer)}
                 ctx.request_context.request.state.log_fields = fields
-            details = AnswerDetails.of(answer, model.collection)
+            details = await self._service.details(answer, model)
             if lines := contradiction_lines(answer):
                 details.answer += "\n\n" + "\n".join(lines)
             return details
@@ -140,7 +144,8 @@ class _Tools:
         """List the documents with their metadata."""
         async with self._call(ctx, collection) as (key, model):
             list_documents = partial(model.handle(key).documents, filter, after=after, limit=_PAGE_SIZE + 1)
-            documents = await self._served.run(list_documents)
+            async with self._served.document_queue.slot(key.name):
+                documents = await self._served.run_to_end(list_documents)
             following = documents[_PAGE_SIZE - 1].uri if len(documents) > _PAGE_SIZE else None
             return DocumentPage(collection=model.collection, documents=documents[:_PAGE_SIZE], next=following)
 
@@ -227,10 +232,20 @@ class _Endpoint:
 
     def __init__(self, server: MCPServer) -> None:
         self._server = server
+        self._streams: Counter[str] = Counter()  # by key, open streams
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle a call, or with GET a stream for messages of the server, which stays open until the client leaves."""
         scope["route"] = self
-        await self._server.session_manager.handle_request(scope, receive, send)
+        key = scope["state"]["key"].name
+        if scope["method"] == "GET" and self._streams[key] >= MAX_STREAMS:
+            message = f"The key has {MAX_STREAMS} open streams, which is its limit. Close one of them."
+            raise ApiError(429, message, code="too_many_streams", retry_after=10)
+        self._streams[key] += scope["method"] == "GET"
+        try:
+            await self._server.session_manager.handle_request(scope, receive, send)
+        finally:
+            self._streams[key] -= scope["method"] == "GET"
 
 
 def _describe_to_owner(error: Exception) -> str:

@@ -26,7 +26,7 @@ from ragfm.server.api_models import (
 from ragfm.server.service import service_of
 
 router = APIRouter()
-_MAX_ID_DIGITS = 18  # fits SQLite's integers
+_EMBEDDING_BATCH = 16  # texts
 
 
 @router.get("/v1/models")
@@ -53,7 +53,7 @@ async def search(request: Request, body: SearchRequest) -> SearchResult:
         raise ApiError(400, "The query is empty.", code="invalid_request", param="query")
     run_search = partial(target.handle(key).search, body.query, body.k, mode=body.mode, filter=body.filter)
     async with service.served.search_queue.slot(key.name):
-        hits = await service.served.run(run_search)
+        hits = await service.served.run_to_end(run_search)
     return SearchResult(model=target.collection, query=body.query, data=hits)
 
 
@@ -66,17 +66,20 @@ async def embeddings(request: Request, body: EmbeddingRequest) -> EmbeddingList:
     for text in texts:
         check_characters("input", text)
     request.state.log_fields = {"model": target.collection, "texts": len(texts)}
-    async with service.served.search_queue.slot(key.name):
-        embedder = await service.served.run(lambda: target.handle(key).embedder)
+    data, tokens = list[EmbeddingItem](), 0
+    async with service.served.embedding_queue.slot(key.name):
+        embedder = await service.served.run_to_end(lambda: target.handle(key).embedder)
         if body.dimensions not in (None, embedder.dim):
             raise ApiError(400, f"The vectors have {embedder.dim} dimensions.", code="unsupported", param="dimensions")
         embed = embedder.embed_queries if body.input_type == "query" else embedder.embed_passages
-        vectors = np.ascontiguousarray(await service.served.run(embed, texts), dtype="<f4")
-        tokens = sum(map(len, await service.served.run(embedder.tokenize, texts)))
-    data = []
-    for index, row in enumerate(vectors):
-        encoded = base64.b64encode(row.tobytes()).decode() if body.encoding_format == "base64" else row.tolist()
-        data.append(EmbeddingItem(index=index, embedding=encoded))
+        # Between two batches, the request ends if its client has gone.
+        for start in range(0, len(texts), _EMBEDDING_BATCH):
+            batch = texts[start : start + _EMBEDDING_BATCH]
+            vectors = np.ascontiguousarray(await service.served.run_to_end(embed, batch), dtype="<f4")
+            tokens += sum(map(len, await service.served.run_to_end(embedder.tokenize, batch)))
+            for index, row in enumerate(vectors, start):
+                encoded = base64.b64encode(row.tobytes()).decode() if body.encoding_format == "base64" else row.tolist()
+                data.append(EmbeddingItem(index=index, embedding=encoded))
     return EmbeddingList(model=body.model, data=data, usage=EmbeddingUsage(prompt_tokens=tokens, total_tokens=tokens))
 
 
@@ -84,17 +87,18 @@ async def embeddings(request: Request, body: EmbeddingRequest) -> EmbeddingList:
 async def rate(request: Request, body: RatingRequest) -> Rated:
     """Store a rating of an answer that the same key received. A later rating replaces an earlier one."""
     service, key = service_of(request), request.state.key
-    collection, _, number = body.rating.rpartition("/")
+    collection, _, rating_id = body.rating.rpartition("/")
     target = service.served.find(key, collection) if collection else None
-    if target is None or not number.isdecimal() or len(number) > _MAX_ID_DIGITS:
+    if target is None:
         raise not_found("rating", body.rating)
     log = target.rag.log
 
     def store_rating() -> None:
         # The answer is the key's own if its handle had the group that no other key has.
-        if log is None or key.own_group not in (log.entry(int(number)).groups or ()):
+        entry = log.entry_of_rating(rating_id) if log else None
+        if log is None or entry is None or key.own_group not in (entry.groups or ()):
             raise not_found("rating", body.rating)
-        log.rate(int(number), body.thumbs, body.correction)
+        log.rate(entry.id, body.thumbs, body.correction)
 
     try:
         await service.served.run(store_rating)

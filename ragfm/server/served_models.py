@@ -27,7 +27,9 @@ from ragfm.server.fair_queue import FairQueue
 T = TypeVar("T")
 _NO_GROUPS: frozenset[str] = frozenset()
 _SEARCH_SLOTS = 4  # searches share the processor with the readers
-_SPARE_THREADS = 8
+_EMBEDDING_SLOTS = 2
+_DOCUMENT_SLOTS = 8
+_SPARE_THREADS = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,9 +96,12 @@ class ServedModels:
                 if label:
                     names.append(f"{name}:{label}")
                 self.models |= {alias: Model(alias, name, as_groups, rag, queue) for alias in names or [name]}
-        self.search_queue = FairQueue(_SEARCH_SLOTS, waiting, seconds)
-        slots = sum(queue.slots for _, queue in self._readers.values())
-        self._threads = ThreadPoolExecutor(slots + _SEARCH_SLOTS + _SPARE_THREADS, thread_name_prefix="ragfm-serve")
+        # Half of the slots are always there for other keys.
+        self.search_queue = FairQueue(_SEARCH_SLOTS, waiting, seconds, per_key=_SEARCH_SLOTS // 2)
+        self.embedding_queue = FairQueue(_EMBEDDING_SLOTS, waiting, seconds, per_key=_EMBEDDING_SLOTS // 2)
+        self.document_queue = FairQueue(_DOCUMENT_SLOTS, waiting, seconds, per_key=_DOCUMENT_SLOTS // 2)
+        threads = sum(queue.slots for queue in self.queues) + _SPARE_THREADS
+        self._threads = ThreadPoolExecutor(threads, thread_name_prefix="ragfm-serve")
 
     def for_key(self, key: Key) -> Iterator[Model]:
         """The models that a key may use."""
@@ -108,12 +113,22 @@ class ServedModels:
 
     @property
     def queues(self) -> list[FairQueue]:
-        """The queue for searches, then one for each reader."""
-        return [self.search_queue, *(queue for _, queue in self._readers.values())]
+        """The queues for searches, embeddings and documents, then one for each reader."""
+        own = (self.search_queue, self.embedding_queue, self.document_queue)
+        return [*own, *(queue for _, queue in self._readers.values())]
 
     async def run(self, function: Callable[..., T], *args: object) -> T:
         """Call a blocking function in a thread."""
         return await asyncio.get_running_loop().run_in_executor(self._threads, partial(function, *args))
+
+    async def run_to_end(self, function: Callable[..., T], *args: object) -> T:
+        """Like `run`, but on cancellation wait for the function to return: until then, its slot must not be freed."""
+        call = asyncio.ensure_future(self.run(function, *args))
+        try:
+            return await asyncio.shield(call)
+        except asyncio.CancelledError:
+            await asyncio.gather(call, return_exceptions=True)
+            raise
 
     def warm_up(self) -> None:
         """Load all readers and embedders, so that the first request does not wait for them."""

@@ -11,18 +11,20 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 from time import monotonic
 from typing import Any, cast
 
 from fastapi import Request
 
+from ragfm.core.errors import LogError
 from ragfm.core.types import Answer
 from ragfm.generation.answer_stream import AnswerStream
 from ragfm.rag import Rag
 from ragfm.server.api_errors import ApiError, not_found
 from ragfm.server.api_keys import Key
+from ragfm.server.api_models import AnswerDetails
 from ragfm.server.index_supervisor import IndexSupervisor
 from ragfm.server.prometheus_metrics import Metrics
 from ragfm.server.request_guard import Limits
@@ -104,6 +106,14 @@ class Service:
                 self.metrics.first_token.observe(monotonic() - start)
             if piece:
                 yield piece
+
+    async def details(self, answer: Answer, model: Model) -> AnswerDetails:
+        """An answer for the client, with the id for its rating if it is in the answer log."""
+        rating, log = None, model.rag.log
+        if answer.log_id is not None and log is not None:
+            with suppress(LogError):  # an error of the log never costs an answer
+                rating = f"{model.collection}/{await self.served.run(log.rating_id, answer.log_id)}"
+        return AnswerDetails.of(answer, rating)
 
     def record_usage(self, answer: Answer) -> dict[str, int]:
         """Count an answer in the metrics. Returns fields for the request log."""

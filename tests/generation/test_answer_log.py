@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import resource
 import sqlite3
 import subprocess
@@ -216,6 +217,8 @@ def test_a_log_of_schema_1_is_migrated(log: AnswerLog) -> None:
     cited = {"n": 1, "uri": "a.md", "page": None, "start": 0, "end": 8, "quote": "Ann won.", "verified": True}
     other = {**cited, "n": 2, "uri": "b.md", "quote": "Bob won."}
     with closing(sqlite3.connect(log.path)) as connection, connection:
+        connection.execute("DROP INDEX ratings")
+        connection.execute("ALTER TABLE entries DROP COLUMN rating_id")
         connection.execute("ALTER TABLE entries DROP COLUMN contradictions")
         connection.execute(
             "UPDATE entries SET answer = ?, citations = ?",
@@ -227,6 +230,22 @@ def test_a_log_of_schema_1_is_migrated(log: AnswerLog) -> None:
     assert entry.citations == [cited]
     assert [one["quote"] for one in entry.contradictions] == ["Bob won."]
     assert log.entry(number) == entry
+
+
+def test_entries_of_schema_2_get_random_ids_for_ratings(log: AnswerLog) -> None:
+    one, two = logged(log, "Who won?", "Who lost?")
+    with closing(sqlite3.connect(log.path)) as connection, connection:
+        connection.execute("DROP INDEX ratings")
+        connection.execute("ALTER TABLE entries DROP COLUMN rating_id")
+        connection.execute("PRAGMA user_version = 2")
+    (three,) = logged(log, "Who drew?")
+    ids = [log.rating_id(number) for number in (one, two, three)]
+    assert len(set(ids)) == 3
+    assert all(re.fullmatch("[0-9a-f]{16}", rating_id) for rating_id in ids)
+    found = [log.entry_of_rating(rating_id) for rating_id in (*ids, "1", "")]
+    assert [entry and entry.id for entry in found] == [one, two, three, None, None]
+    with pytest.raises(LogError, match="no entry 77"):
+        log.rating_id(77)
 
 
 # --- Forgetting --------------------------------------------------------------------------------------------------

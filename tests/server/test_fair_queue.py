@@ -123,3 +123,19 @@ def test_a_cancelled_request_holds_no_slot(order: str) -> None:
         assert queue.running.total() == 0
 
     asyncio.run(asyncio.wait_for(main(), 20))
+
+
+def test_a_key_leaves_slots_for_others_if_it_may_not_have_all() -> None:
+    async def main() -> tuple[list[str], int]:
+        queue, served, gate = FairQueue(2, 12, per_key=1), list[str](), asyncio.Event()
+        tasks = [await begin(queue, "a", served, gate.wait()) for _ in range(3)]
+        assert (served, queue.waiting) == (["a"], 2)
+        tasks.append(await begin(queue, "b", served, gate.wait()))  # gets the free slot, although others wait
+        tasks.append(await begin(queue, "b", served, gate.wait()))
+        assert (served, queue.waiting) == (["a", "b"], 3)
+        gate.set()
+        await asyncio.gather(*tasks)
+        return served, queue.running.total()
+
+    served, running = asyncio.run(asyncio.wait_for(main(), 20))
+    assert (sorted(served), running) == (list("aaabb"), 0)

@@ -227,6 +227,9 @@ def test_a_key_rates_only_its_own_answers(running: Running, monkeypatch: pytest.
     assert said.status_code == 200
     entry = model.rag.log.entries()[-1]
     assert (entry.thumbs, entry.correction) == ("down", "16 weeks")
+    for number in range(entry.id + 2):  # the ids do not tell how much others ask
+        said = running.client("guest").post("/v1/ratings", json=rating | {"rating": f"handbook/{number}"})
+        assert said.status_code == 404
     for key in ("hr", "other"):
         assert running.client(key).post("/v1/ratings", json=rating).status_code == 404
     assert running.client("guest").post("/v1/ratings", json=rating | {"rating": "handbook/77"}).status_code == 404

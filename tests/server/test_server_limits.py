@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, suppress
 from pathlib import Path
@@ -15,8 +16,12 @@ import openai
 import pytest
 from support.running_server import QUESTION, Running, SlowReader, eventually, serve
 
+from ragfm import Collection
+from ragfm.core.types import Vectors
 from ragfm.server import event_stream, uvicorn_server
+from ragfm.server.mcp_server import MAX_STREAMS
 from ragfm.server.request_guard import Limits
+from ragfm.testing import HashingEmbedder, ScriptedReader
 
 pytestmark = pytest.mark.timing
 
@@ -200,3 +205,114 @@ def test_many_at_once_get_their_answers(tmp_path: Path) -> None:
         done.set()
         watching.join()
         assert most[0] == 4
+
+
+def exchange(it: Running, request: bytes) -> bytes:
+    """Send bytes at once and return the response; the connection is closed by the server or after the response."""
+    host, port = it.address.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port)), timeout=20) as connection:
+        connection.sendall(request)
+        connection.shutdown(socket.SHUT_WR)
+        return b"".join(iter(lambda: connection.recv(65536), b""))
+
+
+@pytest.mark.parametrize(
+    ("head", "body", "status"),
+    [
+        ("GET /v1/models HTTP/1.1\r\nHost: x\r\nX-Long: " + "a" * 100_000, b"", 431),
+        ("GET /v1/models?" + "a" * 40_000 + " HTTP/1.1\r\nHost: x", b"", 431),
+        ("POST /v1/search HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\nTransfer-Encoding: chunked", b"0\r\n\r\n", 400),
+        ("GET /v1/models HTTP/1.1\r\nHost: [::1", b"", 400),
+        ("GET /healthz HTTP/1.1\r\nHost: [::1", b"", 400),
+        ("GET /v1/models HTTP/1.1\r\nHost: x:port", b"", 400),
+        ("GET /v1/models HTTP/1.1\r\nHost: x\r\nOrigin: http://[::1", b"", 400),
+        ("GET /v1/models HTTP/1.1\r\nHost: [::1]:80\r\nX-Long: " + "a" * 20_000, b"", 200),
+    ],
+    ids=["long header", "long query", "two lengths", "host", "host of a public path", "port", "origin", "valid"],
+)
+def test_heads_that_are_too_large_or_not_valid_are_refused(
+    running: Running, head: str, body: bytes, status: int
+) -> None:
+    head += f"\r\nAuthorization: Bearer {running.secrets['hr']}\r\n\r\n"
+    said = exchange(running, head.encode() + body)
+    assert said.startswith(f"HTTP/1.1 {status} ".encode()), said[:200]
+    if status == 431:
+        assert b"connection: close" in said.lower()
+
+
+class SlowEmbedder(HashingEmbedder):
+    """Takes a while for each batch of passages, and counts the texts."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.batches: list[int] = []
+
+    def embed_passages(self, texts: Sequence[str]) -> Vectors:
+        self.batches.append(len(texts))
+        time.sleep(0.1)
+        return super().embed_passages(texts)
+
+
+def test_embeddings_leave_room_for_others_and_end_with_their_clients(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    embedder = SlowEmbedder()
+    with serve(tmp_path, ScriptedReader(["Yes."])) as it:
+        monkeypatch.setattr(Collection, "embedder", embedder)
+        body = {"model": "handbook", "input": ["leave"] * 256}
+        host, port = it.address.removeprefix("http://").split(":")
+        content = json.dumps(body).encode()
+        head = (
+            f"POST /v1/embeddings HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {it.secrets['guest']}\r\n"
+            f"Content-Type: application/json\r\nContent-Length: {len(content)}\r\n\r\n"
+        ).encode()
+        connections = [socket.create_connection((host, int(port)), timeout=20) for _ in range(48)]
+        for connection in connections:
+            connection.sendall(head + content)
+        queue = it.app.state.service.served.embedding_queue
+        eventually(lambda: queue.running["guest"] == 1 and queue.waiting > 20)
+        assert queue.running.total() == 1  # half of the slots, whatever is waiting
+        begun = len(embedder.batches)
+        said = it.client("hr").post("/v1/embeddings", json={"model": "handbook", "input": ["leave"] * 32})
+        assert (said.status_code, len(said.json()["data"])) == (200, 32)
+        assert len(embedder.batches) - begun < 10  # two of its own, and what the other key did meanwhile
+        for connection in connections:
+            connection.close()
+        eventually(lambda: queue.running.total() == queue.waiting == 0, 2.0)
+        begun = len(embedder.batches)
+        said = it.client("guest").post("/v1/embeddings", json=body)
+        assert [row["index"] for row in said.json()["data"]] == list(range(256))
+        assert said.json()["usage"]["prompt_tokens"] == 256 * len(embedder.tokenize(["leave"])[0])
+        assert embedder.batches[begun:] == [16] * 16
+
+
+def test_a_key_has_a_limited_number_of_streams_of_mcp(running: Running) -> None:
+    def open_stream(key: str) -> tuple[socket.socket, bytes]:
+        host, port = running.address.removeprefix("http://").split(":")
+        connection = socket.create_connection((host, int(port)), timeout=20)
+        head = (
+            f"GET /mcp HTTP/1.1\r\nHost: x\r\nAccept: text/event-stream\r\n"
+            f"Authorization: Bearer {running.secrets[key]}\r\n\r\n"
+        )
+        connection.sendall(head.encode())
+        said = b""
+        while b"\r\n\r\n" not in said or (b" 429 " in said and not said.endswith(b"}")):
+            said += connection.recv(4096)
+        return connection, said
+
+    opened = [open_stream("guest") for _ in range(MAX_STREAMS)]
+    assert all(said.startswith(b"HTTP/1.1 200") for _, said in opened)
+    _, refused = open_stream("guest")
+    assert refused.startswith(b"HTTP/1.1 429")
+    assert b"too_many_streams" in refused
+    other, said = open_stream("other")
+    assert said.startswith(b"HTTP/1.1 200")
+    for connection in (other, *(connection for connection, _ in opened)):
+        connection.close()
+
+    def opens_again() -> bool:
+        connection, said = open_stream("guest")
+        connection.close()
+        return said.startswith(b"HTTP/1.1 200")
+
+    eventually(opens_again)
