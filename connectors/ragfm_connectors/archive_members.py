@@ -8,46 +8,68 @@ as in a folder.
 
 from __future__ import annotations
 
-import io
 import os
+from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import replace
+from itertools import islice
 from typing import BinaryIO, TypeAlias
 
 from ragfm.core.access_groups import intersect_groups, path_prefix
 from ragfm.core.errors import ConnectorError
 from ragfm.core.types import Blob, Ref
 from ragfm_connectors.access_files import ACCESS_FILE, AccessRule, parse_access_file
-from ragfm_connectors.archives import ARCHIVE_ERRORS, Archive, ArchiveLimitError, Member, is_archive, open_archive
+from ragfm_connectors.archive_service import ConfinedArchive
+from ragfm_connectors.archives import ArchiveLimitError, Member, is_archive
 from ragfm_connectors.patterns import PathFilter, join_path
 
 MAX_DEPTH = 2
 """How many levels of archives are opened."""
 _Groups: TypeAlias = tuple[str, ...] | None
-_OpenArchive: TypeAlias = tuple[Archive, dict[str, Member]]
+_OpenArchive: TypeAlias = tuple[ConfinedArchive, dict[str, Member]]
 """An archive, and its files by path."""
 _HIDDEN = ("__MACOSX", "Thumbs.db", "desktop.ini")
 _MAX_ACCESS_FILE = 1 << 21
+_MAX_OPEN = 8  # archives that stay open, since a sync may read several in turn
 
 
 class ArchiveReader:
-    """Lists and reads the archives of a folder."""
+    """Lists and reads the archives of a folder. They are opened in a confined process.
 
-    def __init__(self, paths: PathFilter, max_bytes: int, *, hidden: bool) -> None:
+    An archive with more than `max_files` files, including those in archives within it, is skipped. The listing of an
+    archive is kept until the next but one, and used again if its file has not changed.
+    """
+
+    def __init__(self, paths: PathFilter, max_bytes: int, max_files: int, *, hidden: bool) -> None:
         self._paths = paths
         self._max_bytes = max_bytes
+        self._max_files = max_files
         self._hidden = hidden
-        # The archive that was read last, and one within it, with what identifies their content.
-        self._outer: tuple[object, _OpenArchive] | None = None
-        self._inner: tuple[object, _OpenArchive] | None = None
+        self._open: OrderedDict[object, _OpenArchive] = OrderedDict()  # by what identifies the content
+        self._listings: dict[object, list[Ref]] = {}
+        self._older_listings: dict[object, list[Ref]] = {}
 
-    def refs(
-        self, file: BinaryIO, name: str, path: str, size: int, revision: str, allow: _Groups, depth: int = 1
-    ) -> Iterator[Ref]:
+    def begin_listing(self) -> None:
+        """Begin a listing of the folder."""
+        self._older_listings, self._listings = self._listings, {}
+
+    def refs(self, file: BinaryIO, name: str, path: str, size: int, revision: str, allow: _Groups) -> list[Ref]:
         """The files of the archive at `path` in the source."""
+        key = (path, size, revision, allow)
+        refs = self._older_listings.get(key)
+        if refs is None:
+            archive = ConfinedArchive(file, name, size, revision, self._max_files)
+            refs = list(islice(self._list(archive, path, allow, 1), self._max_files + 1))
+            if len(refs) > self._max_files:
+                refs = [Ref(path, skip=f"the archive has over {self._max_files:,} files, which is the limit")]
+        if not any(ref.error for ref in refs):
+            self._listings[key] = refs
+        return refs
+
+    def _list(self, archive: ConfinedArchive, path: str, allow: _Groups, depth: int) -> Iterator[Ref]:
         rules: dict[str, AccessRule] = {}  # by folder
         try:
-            archive, members = _open(file, name, size, revision)
+            members = _by_path(archive.members())
             for inner_path, member in members.items():
                 folder, _, base_name = inner_path.rpartition("/")
                 if base_name == ACCESS_FILE and member.skip:
@@ -57,8 +79,8 @@ class ArchiveReader:
         except ArchiveLimitError as error:
             yield Ref(path, skip=f"the archive {error}")
             return
-        except ARCHIVE_ERRORS as error:
-            yield Ref(path, error=f"the archive cannot be read: {_describe(error)}", allow=allow)
+        except ValueError as error:
+            yield Ref(path, error=f"the archive cannot be read: {error}", allow=allow)
             return
         if not members:
             yield Ref(path, skip="an archive without files")
@@ -86,48 +108,55 @@ class ArchiveReader:
             if skip is not None:
                 yield Ref(member_path, skip=skip)
             elif nested:
-                try:
-                    data = archive.read(member.name, self._max_bytes)
-                except ARCHIVE_ERRORS as error:
-                    yield Ref(member_path, error=f"the archive cannot be read: {_describe(error)}", allow=groups)
-                    continue
-                yield from self.refs(
-                    io.BytesIO(data), member_path, member_path, len(data), member.revision, groups, depth + 1
-                )
+                yield from self._list(archive.nested(member, self._max_bytes), member_path, groups, depth + 1)
             else:
                 yield Ref(member_path, member.revision, allow=groups)
 
     def fetch(self, file: BinaryIO, status: os.stat_result, name: str, path: str) -> Blob:
         """A file of an archive, by its path within it. Raises ConnectorError if it cannot be read."""
-        identity: object = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
+        identity = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
         try:
-            if self._outer is None or self._outer[0] != identity:
-                own_file = os.fdopen(os.dup(file.fileno()), "rb")  # stays open for the next call
-                self._outer = (identity, _open(own_file, name, status.st_size, ""))
-            archive, members = self._outer[1]
+            archive, members = self._opened(identity) or self._keep_open(
+                identity,
+                # The file stays open for the next call.
+                ConfinedArchive(os.fdopen(os.dup(file.fileno()), "rb"), name, status.st_size, "", self._max_files),
+            )
             if path not in members:
                 parts = path.split("/")
                 folders = ("/".join(parts[:end]) for end in range(1, len(parts)))
                 inner = next((folder for folder in folders if is_archive(folder) and folder in members), None)
                 if inner is None:
                     raise ConnectorError(f"{path!r} is no longer in the archive {name!r}.")
-                if self._inner is None or self._inner[0] != (inner, identity):
-                    data = archive.read(members[inner].name, self._max_bytes)
-                    self._inner = ((inner, identity), _open(io.BytesIO(data), inner, len(data), ""))
-                (archive, members), path = self._inner[1], path[len(inner) + 1 :]
+                key = (inner, identity)
+                nested = archive.nested(members[inner], self._max_bytes)
+                archive, members = self._opened(key) or self._keep_open(key, nested)
+                path = path[len(inner) + 1 :]
             member = members[path]
             data = archive.read(member.name, self._max_bytes)
         except ArchiveLimitError as error:
             raise ConnectorError(f"The archive {name!r} {error}.") from error
-        except ARCHIVE_ERRORS as error:
-            raise ConnectorError(f"{path!r} in the archive {name!r} cannot be read: {_describe(error)}.") from error
+        except KeyError as error:
+            raise ConnectorError(f"{path!r} is no longer in the archive {name!r}.") from error
+        except ValueError as error:
+            raise ConnectorError(f"{path!r} in the archive {name!r} cannot be read: {error}.") from error
         return Blob(data, None, {"modified": member.modified} if member.modified else {})
 
+    def _opened(self, key: object) -> _OpenArchive | None:
+        if key in self._open:
+            self._open.move_to_end(key)
+        return self._open.get(key)
 
-def _open(file: BinaryIO, name: str, size: int, revision: str) -> _OpenArchive:
-    archive = open_archive(file, name, size, revision)
+    def _keep_open(self, key: object, archive: ConfinedArchive) -> _OpenArchive:
+        opened = self._open[key] = (archive, _by_path(archive.members()))
+        if len(self._open) > _MAX_OPEN:
+            self._open.popitem(last=False)
+        return opened
+
+
+def _by_path(found: list[Member]) -> dict[str, Member]:
+    """The files of an archive by path; those that must not be read get a reason."""
     members = {}
-    for member in archive.members():
+    for member in found:
         parts = [part for part in member.name.replace("\\", "/").split("/") if part not in ("", ".")]
         if ".." in parts or member.name[:1] in ("/", "\\") or member.name[1:2] == ":":
             member = replace(member, skip=f"its path leads out of the archive: {member.name!r}")
@@ -136,8 +165,4 @@ def _open(file: BinaryIO, name: str, size: int, revision: str) -> _OpenArchive:
         path = "/".join("__" if part == ".." else part for part in parts)
         printable = "".join(character if character.isprintable() else "\ufffd" for character in path)
         members[printable or "__"] = member
-    return archive, members
-
-
-def _describe(error: Exception) -> str:
-    return f"{type(error).__name__}: {error}" if isinstance(error, LookupError) or not str(error) else str(error)
+    return members

@@ -16,7 +16,7 @@ from itertools import pairwise
 from typing import Any, BinaryIO, TypeAlias
 
 MAX_ENTRIES = 100_000
-"""Maximum number of entries of an archive."""
+"""Maximum number of entries of an archive, unless a smaller one is set."""
 MAX_RATIO = 100
 """Maximum ratio of unpacked to packed size, for an archive and for an entry."""
 MIN_LIMIT = 64 << 20
@@ -28,6 +28,8 @@ _MAX_DECODER_MEMORY = 256 << 20
 _MIN_ENTRY_LIMIT = 1 << 20
 _CHUNK = 1 << 18
 _LOCAL_HEADER = 30  # bytes before a zip entry's name
+_END_OF_DIRECTORY = b"PK\5\6"
+_MAX_END_RECORD = 22 + 0xFFFF  # bytes of a zip's last record with the longest comment
 
 ARCHIVE_ERRORS = (
     ArithmeticError,
@@ -87,25 +89,29 @@ def is_archive(name: str) -> bool:
     return name.lower().endswith(tuple(_DECOMPRESSORS))
 
 
-def open_archive(file: BinaryIO, name: str, size: int, revision: str) -> Archive:
+def open_archive(file: BinaryIO, name: str, size: int, revision: str, max_entries: int = MAX_ENTRIES) -> Archive:
     """Open an archive of `size` bytes. Raises ArchiveLimitError and ARCHIVE_ERRORS."""
     name = name.lower()
     if name.endswith(".zip"):
-        return ZipArchive(file, size)
+        return ZipArchive(file, size, max_entries)
     decompressor = next((made for suffix, made in _DECOMPRESSORS.items() if name.endswith(suffix)), None)
-    return TarArchive(file, decompressor, size, revision)
+    return TarArchive(file, decompressor, size, revision, max_entries)
 
 
 class ZipArchive:
     """A zip. Only its directory is read to list it. All methods raise ArchiveLimitError and ARCHIVE_ERRORS."""
 
-    def __init__(self, file: BinaryIO, size: int) -> None:
+    def __init__(self, file: BinaryIO, size: int, max_entries: int) -> None:
+        # The number that the archive claims to have is known before its directory is read. 65,535 stands for any more.
+        file.seek(max(0, size - _MAX_END_RECORD))
+        _, found, end = file.read().rpartition(_END_OF_DIRECTORY)
+        if found and len(end) >= 8:
+            _check_entries(int.from_bytes(end[6:8], "little"), max_entries)
         limited = _LimitedFile(file, _MAX_DIRECTORY)
         self._zip = zipfile.ZipFile(limited)
         limited.max_read = None
         entries = self._zip.infolist()
-        if len(entries) > MAX_ENTRIES:
-            raise ArchiveLimitError(f"has {len(entries):,} entries, the limit is {MAX_ENTRIES:,}")
+        _check_entries(len(entries), max_entries)
         check_size(sum(entry.file_size for entry in entries), size)
         # Overlapping entries would unpack the same bytes many times.
         positions = sorted((entry.header_offset, entry.compress_size) for entry in entries)
@@ -150,10 +156,17 @@ class TarArchive:
     ArchiveLimitError and ARCHIVE_ERRORS.
     """
 
-    def __init__(self, file: BinaryIO, decompressor: Callable[[], Any] | None, size: int, revision: str) -> None:
+    def __init__(
+        self,
+        file: BinaryIO,
+        decompressor: Callable[[], Any] | None,
+        size: int,
+        revision: str,
+        max_entries: int = MAX_ENTRIES,
+    ) -> None:
         plain = file if decompressor is None else decompressed(file, decompressor, size)
         self._limited = _LimitedFile(plain, _MAX_DIRECTORY)
-        self._size, self._revision = size, revision
+        self._size, self._revision, self._max_entries = size, revision, max_entries
         self._tar = tarfile.open(fileobj=self._limited, mode="r:")  # type: ignore[call-overload]  # noqa: SIM115
         self._entries: dict[str, tarfile.TarInfo] = {}
 
@@ -162,9 +175,8 @@ class TarArchive:
         self._limited.max_read = _MAX_DIRECTORY
         self._entries = {}
         total = 0
-        for number, entry in enumerate(self._tar):
-            if number >= MAX_ENTRIES:
-                raise ArchiveLimitError(f"has too many entries, the limit is {MAX_ENTRIES:,}")
+        for number, entry in enumerate(self._tar, 1):
+            _check_entries(number, self._max_entries)
             if entry.isdir():
                 continue
             total += entry.size
@@ -215,6 +227,11 @@ def check_size(unpacked: int, size: int) -> None:
             f"would be over {unpacked >> 20:,} MiB unpacked, {unpacked // max(1, size):,} times its size; "
             f"the limit is {limit >> 20:,} MiB"
         )
+
+
+def _check_entries(count: int, max_entries: int) -> None:
+    if count > max_entries:
+        raise ArchiveLimitError(f"has {count:,} entries or more, the limit is {max_entries:,}")
 
 
 def _read(file: Any, max_bytes: int) -> bytes:

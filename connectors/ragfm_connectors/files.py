@@ -23,7 +23,7 @@ from ragfm.core.output_folder import OUTPUT
 from ragfm.core.types import Blob, Ref, Scalar
 from ragfm_connectors.access_files import ACCESS_FILE, groups_along_path, open_below, read_access_file
 from ragfm_connectors.archive_members import ArchiveReader
-from ragfm_connectors.archives import is_archive
+from ragfm_connectors.archives import MAX_ENTRIES, is_archive
 from ragfm_connectors.patterns import PathFilter, join_path
 
 _log = logging.getLogger(__name__)
@@ -49,7 +49,8 @@ class FilesConnector:
     larger than `max_bytes`, hidden files unless `hidden` is set, and what is not a regular file are listed as skipped.
     Symbolic links are followed within the folder, unless their target is listed already. Collections in the folder are
     left out, and so are folders that `ragfm.core.output_folder` has marked. Zip and tar archives are opened like
-    folders unless `archives` is false, see `ragfm_connectors.archive_members`.
+    folders unless `archives` is false; those with more than `archive_files` files are skipped, see
+    `ragfm_connectors.archive_members`.
 
     The access files from the root down to a file say which groups may see it, see `ragfm_connectors.access_files`. For
     a symbolic link, those on the path to the link and those on the path to its target both apply.
@@ -63,6 +64,7 @@ class FilesConnector:
         exclude: Sequence[str] = (),
         hidden: bool = False,
         archives: bool = True,
+        archive_files: int = MAX_ENTRIES,
         max_bytes: int = 100 * 2**20,
     ) -> None:
         """Raises SourceError if there is nothing at `location`, ConfigError for an invalid pattern."""
@@ -71,7 +73,7 @@ class FilesConnector:
         self.max_bytes = max_bytes
         self._hidden = hidden
         self._paths = PathFilter(include, exclude, glob)
-        self._archives = ArchiveReader(self._paths, max_bytes, hidden=hidden) if archives else None
+        self._archives = ArchiveReader(self._paths, max_bytes, archive_files, hidden=hidden) if archives else None
 
     def refs(self) -> Iterator[Ref]:
         """All files, sorted by path, with `size:mtime` as revision. Files of an archive come in the archive's order.
@@ -170,6 +172,8 @@ class _Listing:
 
     def folder(self, status: os.stat_result) -> Iterator[Ref]:
         """All entries of the root."""
+        if self._archives is not None:
+            self._archives.begin_listing()
         self._add_folder("", status, None)
         while self._folders or self._links:
             if self._folders:
@@ -270,7 +274,7 @@ class _Listing:
             try:
                 revision = _revision(self._real_root, absolute, status)
                 with open_below(self._real_root, os.path.realpath(absolute)) as file:
-                    refs = list(self._archives.refs(file, absolute, path, status.st_size, revision, allow))
+                    refs = self._archives.refs(file, absolute, path, status.st_size, revision, allow)
             except (OSError, ValueError) as error:  # ValueError: it leads out of the folder by now
                 yield Ref(path, error=f"the archive cannot be opened: {_reason(error)}", allow=allow)
                 return

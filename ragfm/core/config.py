@@ -155,6 +155,14 @@ class FilesSection(_Section):
     max_mb: float = Field(100, gt=0, description="Maximum file size in MiB; larger files are reported as skipped.")
 
 
+class UploadsSection(_Section):
+    """How files that users upload to the server are indexed."""
+
+    archive_files: int = Field(
+        2000, ge=1, description="Maximum number of files in an uploaded archive; a larger one is not indexed."
+    )
+
+
 class SourceSection(_Section):
     """A source that `ragfm ingest` without arguments syncs; one `[[sources]]` table for each."""
 
@@ -227,6 +235,7 @@ class Settings(BaseSettings):
     search: SearchSection = SearchSection()
     ask: AskSection = AskSection()
     files: FilesSection = FilesSection()
+    uploads: UploadsSection = UploadsSection()
     sources: list[SourceSection] = []
     tags: list[TagsSection] = []
 

@@ -189,6 +189,8 @@ def _default_connector(location: str) -> str:
 def _build(store: Store, source: Source) -> Connector:
     location = _absolute_path(store, source.location)
     defaults = {"max_bytes": int(store.settings.files.max_mb * 2**20)}
+    if source.name == UPLOADS_SOURCE:
+        defaults["archive_files"] = store.settings.uploads.archive_files
     return build_connector(source.connector, location, source.options, defaults)
 
 

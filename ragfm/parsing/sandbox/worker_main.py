@@ -1,10 +1,14 @@
-"""The process in which documents are parsed. It imports only what parsing needs."""
+"""The process in which documents are parsed, or in which a service runs. It imports only what that needs."""
 
 from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Sequence
+import socket
+from collections.abc import Callable, Sequence
+from functools import partial
+from importlib import import_module
+from typing import Any
 
 from ragfm.parsing import heartbeat, parse
 from ragfm.parsing.sandbox import confinement, worker_protocol
@@ -12,8 +16,20 @@ from ragfm.parsing.sandbox import confinement, worker_protocol
 _READ_SIZE = 1 << 20  # bytes
 
 
-def main(folder: str, memory: int, model_memory: int, parent: int, readable: Sequence[str]) -> None:
-    """Parse the documents that arrive on standard input until it ends, and write the results to standard output."""
+def main(
+    folder: str,
+    memory: int,
+    model_memory: int,
+    parent: int,
+    readable: Sequence[str],
+    service: str | None = None,
+    files: int = -1,
+) -> None:
+    """Parse the documents that arrive on standard input until it ends, and write the results to standard output.
+
+    With `service`, the name of a module, calls of its function `handle` arrive instead, and the descriptors of their
+    files on the socket `files`.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides when to stop
     # Take over both streams, so that whatever a library reads or prints does not touch the protocol.
     source, sink = os.dup(0), os.dup(1)
@@ -43,15 +59,34 @@ def main(folder: str, memory: int, model_memory: int, parent: int, readable: Seq
     os.dup2(null, 2)
     os.close(null)
 
+    answer: Callable[[worker_protocol.Frame], bytes] = _parse
+    if service:
+        channel = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM, fileno=files)
+        answer = partial(_call, import_module(service).handle, channel)
     reader = worker_protocol.FrameReader()
     while data := os.read(source, _READ_SIZE):
         for frame in reader.feed(data):
             try:
-                send(_parse(frame))
+                send(answer(frame))
             except MemoryError:
                 del frame
                 send(worker_protocol.pack(worker_protocol.OUT_OF_MEMORY))
                 return
+
+
+def _call(handle: Callable[..., tuple[Any, bytes]], channel: socket.socket, frame: worker_protocol.Frame) -> bytes:
+    """Return the message with the result of a call or with the error. Raises MemoryError."""
+    has_file, *arguments = frame.fields
+    file = None
+    if has_file:
+        _, (descriptor, *_), _, _ = socket.recv_fds(channel, 1, 1)
+        file = os.fdopen(descriptor, "rb")
+    try:
+        return worker_protocol.pack(worker_protocol.RESULT, *handle(file, *arguments))
+    except MemoryError:
+        raise
+    except Exception as error:  # a bug in a service is a failure of this call only
+        return worker_protocol.pack_error(error)
 
 
 def _parse(frame: worker_protocol.Frame) -> bytes:

@@ -8,14 +8,16 @@ import os
 import select
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from time import monotonic
+from typing import Any
 
 from ragfm.core.errors import RagfmError, WorkerError
 from ragfm.core.types import Blob, Document
@@ -77,10 +79,19 @@ class WorkerEnded(Exception):  # noqa: N818  the end of a process, which may be 
 
 
 class WorkerProcess:
-    """A worker. It ends with the thread that started it. Raises WorkerError where it cannot be started."""
+    """A worker. It ends with the thread that started it. Raises WorkerError where it cannot be started.
 
-    def __init__(self, limits: Limits) -> None:
+    With `service`, the name of a module, it serves calls instead of parsing documents. It may read what is below
+    `readable`.
+    """
+
+    def __init__(self, limits: Limits, service: str | None = None, readable: Sequence[str] = ()) -> None:
         self._limits = limits
+        self._service, self._readable = service, readable
+        self._files: socket.socket | None = None
+        self._worker_files: socket.socket | None = None
+        if service:
+            self._files, self._worker_files = socket.socketpair()
         self._memory_limit = limits.memory
         self._has_models = False
         self._reader = worker_protocol.FrameReader(worker_protocol.MAX_TEXT)
@@ -89,6 +100,8 @@ class WorkerProcess:
         self._start_error = ""
         self._stop_lock = threading.Lock()
         self.parsed = 0
+        self.is_busy = False
+        """Whether a result of the process is outstanding."""
         self.protections: list[str] = []
         self.folder = tempfile.mkdtemp(prefix=f"{FOLDER_PREFIX}{os.getpid()}-")
         try:
@@ -106,8 +119,12 @@ class WorkerProcess:
         path = path if package_root in path else [package_root, *path]
         cache = os.environ.get("HF_HOME") or os.path.expanduser("~/.cache/huggingface")  # noqa: PTH111
         python_folder = os.path.dirname(sys.executable or "/usr")  # noqa: PTH120
-        readable = [*path, sys.prefix, sys.base_prefix, sys.exec_prefix, python_folder, cache]
+        readable = [*path, sys.prefix, sys.base_prefix, sys.exec_prefix, python_folder, cache, *self._readable]
         arguments = [self.folder, self._limits.memory, self._limits.model_memory, os.getpid(), readable]
+        descriptors = []
+        if self._worker_files is not None:
+            descriptors.append(self._worker_files.fileno())
+            arguments += [self._service, *descriptors]
         env = {
             key: value for key, value in os.environ.items() if key in _KEPT_VARIABLES or key.startswith(_KEPT_PREFIXES)
         }
@@ -121,10 +138,14 @@ class WorkerProcess:
                     stderr=stderr,
                     cwd=self.folder,
                     env=env,
+                    pass_fds=descriptors,
                     start_new_session=True,  # Ctrl-C goes to the parent only, and children of the worker end with it
                 )
         except (OSError, TypeError) as error:
             raise WorkerError(f"Cannot start {sys.executable!r} to parse documents: {error}.") from error
+        finally:
+            if self._worker_files is not None:
+                self._worker_files.close()
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         os.set_blocking(self._process.stdin.fileno(), False)
@@ -163,6 +184,28 @@ class WorkerProcess:
         self.stop()
         raise WorkerEnded(self._memory_reason(), document_at_fault=False)
 
+    def call(self, arguments: Sequence[Any], file: int | None, max_bytes: int) -> tuple[Any, bytes]:
+        """Call the service with JSON values, and a file by its descriptor.
+
+        Returns JSON fields, and up to `max_bytes` bytes. Raises the service's RagfmError, and WorkerEnded where the
+        process ended.
+        """
+        self._reader = worker_protocol.FrameReader(max_bytes)
+        self.is_busy = True
+        if file is not None:
+            assert self._files is not None
+            socket.send_fds(self._files, [b"f"], [file])
+        message = worker_protocol.pack(worker_protocol.CALL, [file is not None, *arguments])
+        limits = self._limits
+        frame = self._exchange_until_result(message, lambda: True, limits.stall_seconds, limits.seconds)
+        self.is_busy = False
+        if frame.kind == worker_protocol.RESULT:
+            return frame.fields, frame.data
+        if frame.kind == worker_protocol.ERROR:
+            raise worker_protocol.unpack_error(frame.fields)
+        self.stop()
+        raise WorkerEnded(self._memory_reason(), document_at_fault=False)
+
     @property
     def is_worn(self) -> bool:
         """Whether another process should replace this one: it has parsed many documents, or holds much memory."""
@@ -186,7 +229,7 @@ class WorkerProcess:
 
     def release(self) -> None:
         """Close the pipes without stopping the process; for a fork of the parent."""
-        for stream in (self._process.stdin, self._process.stdout):
+        for stream in (self._process.stdin, self._process.stdout, self._files):
             if stream is not None:
                 with contextlib.suppress(OSError):
                     stream.close()

@@ -11,11 +11,13 @@ import ragfm.core.errors
 from ragfm.core.errors import ParseError, RagfmError
 from ragfm.core.types import Blob, Document, Mark, Scalar
 
-# Kinds of frames. The parent sends PARSE, the worker everything else.
+# Kinds of frames. The parent sends PARSE and CALL, the worker everything else.
 READY = b"r"  # the worker has started; the fields name the protections that are active
 PARSE = b"p"
 DOCUMENT = b"d"
-ERROR = b"e"  # why there is no document
+CALL = b"c"  # of a service: whether a file comes with it, and the arguments
+RESULT = b"v"  # of a call
+ERROR = b"e"  # why there is no document or result
 OUT_OF_MEMORY = b"f"  # the worker ends
 HEARTBEAT = b"s"  # the parser makes progress
 MODEL_STARTED = b"m"  # a model runs on the document from now on
