@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence, Set
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from ragfm.ingestion.ingest_report import Failed, SyncReport
     from ragfm.ingestion.reembed import ReembedReport
     from ragfm.ingestion.source_watcher import WatchEvent
+    from ragfm.ingestion.turns import Turns
     from ragfm.maintenance.backup import BackupReport
     from ragfm.maintenance.export import ExportReport, Format
     from ragfm.maintenance.removal import RemoveReport
@@ -35,6 +37,7 @@ if TYPE_CHECKING:
     from ragfm.store.snapshot import Snapshot
 
 __all__ = ["Collection", "DocumentInfo", "Status"]
+_PAUSE_SECONDS = 0.1  # between two slices: twice the interval at which other processes try to get the lock
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,6 +216,24 @@ class Collection:
             allow_mass_delete=allow_mass_delete,
             keep_recipe=keep_recipe,
         )
+
+    def sync_in_turns(
+        self, source: str | Path, turns: Turns, *, name: str, progress: ProgressCallback | None = None
+    ) -> Iterator[SyncReport]:
+        """Sync one source in slices, see `Turns`, until nothing is postponed. Yields the report of each slice.
+
+        The collection's lock is released between them. Removed documents may be any number. Raises what `sync` does.
+        """
+        from ragfm.ingestion.source_request import SourceEntry, resolve_source
+        from ragfm.ingestion.sources import sync_sources
+
+        self._owner()
+        requests = [resolve_source(self._store, SourceEntry(str(source), name, {}))]
+        while True:
+            yield sync_sources(self._store, requests, progress, allow_mass_delete=True, turns=turns)
+            if not turns.postponed:
+                return
+            time.sleep(_PAUSE_SECONDS)
 
     def watch(
         self,

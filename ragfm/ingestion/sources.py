@@ -28,10 +28,12 @@ from ragfm.store.compaction import compact, should_compact
 if TYPE_CHECKING:
     from ragfm.core.progress import ProgressCallback
     from ragfm.core.types import Ref
+    from ragfm.ingestion.turns import Turns
     from ragfm.store.catalog import Catalog, Source
     from ragfm.store.catalog_writer import CatalogWriter
     from ragfm.store.collection_store import Store
 
+_SLICES_PER_VIEW = 20
 _log = logging.getLogger(__name__)
 
 
@@ -43,10 +45,12 @@ def sync_sources(
     retry: bool = False,
     allow_mass_delete: bool = False,
     keep_recipe: bool = False,
+    turns: Turns | None = None,
 ) -> SyncReport:
     """Sync the requested sources, or all known ones without a request, and save the view at the end.
 
-    `retry` tries all failed documents at once; for `keep_recipe` see `Sync`. A SourceError of a requested source ends
+    `retry` tries all failed documents at once; for `keep_recipe` see `Sync`. With `turns`, a slice is synced, and the
+    view is saved after the last one and now and then. A SourceError of a requested source ends
     the sync; without a request, it is reported as a failure and the other sources go on. A source that lost over half
     of its documents raises MassDeleteError unless `allow_mass_delete` is set.
     """
@@ -85,7 +89,12 @@ def sync_sources(
                     keep_recipe=keep_recipe,
                 )
                 report = run.run(
-                    request.connector, refs, retry=retry, allow_mass_delete=allow_mass_delete, unfiltered=unfiltered
+                    request.connector,
+                    refs,
+                    retry=retry,
+                    allow_mass_delete=allow_mass_delete,
+                    unfiltered=unfiltered,
+                    turns=turns,
                 )
             except SourceError as error:
                 if not sync_all:
@@ -101,6 +110,8 @@ def sync_sources(
             if not (report.added or report.updated or report.unchanged or report.failed):
                 _log.warning("The source %s holds no document that can be indexed.", source.name)
             reports.append(report)
+        if turns is not None and turns.postponed and turns.slices % _SLICES_PER_VIEW:
+            return merge_reports(reports)
         store.save_view(catalog)
         if sync_all and store.settings.tags:
             uris = [row.uri for row in catalog.documents(None)]

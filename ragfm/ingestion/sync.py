@@ -19,7 +19,7 @@ import logging
 import math
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import cached_property
@@ -50,6 +50,7 @@ if TYPE_CHECKING:
     from ragfm.core.config import TagsSection
     from ragfm.core.progress import ProgressCallback
     from ragfm.core.types import Connector, Embedder, Ref
+    from ragfm.ingestion.turns import Turns
     from ragfm.store.catalog import Source
 
 MAX_COMMIT_DOCUMENTS = 500
@@ -111,6 +112,7 @@ class Sync:
         self._start = time.monotonic()
         self._added = self._updated = self._removed = self._unchanged = self._chunks = 0
         self._listed = self._examined = 0
+        self._waiting = 0  # entries that are new or changed and not fetched yet
 
     def run(
         self,
@@ -120,11 +122,13 @@ class Sync:
         retry: bool = False,
         allow_mass_delete: bool = False,
         unfiltered: Callable[[], Sequence[Ref]] | None = None,
+        turns: Turns | None = None,
     ) -> SyncReport:
         """Sync the source with `refs`, its complete listing.
 
         `retry` tries all failed documents at once. `unfiltered` lists the source without include and exclude patterns,
-        for the deletion guard. Raises MassDeleteError if over half of the documents are lost, unless allowed.
+        for the deletion guard. With `turns`, only a slice of the new and changed documents is fetched; the others
+        keep their state. Raises MassDeleteError if over half of the documents are lost, unless allowed.
         """
         self._listed = len(refs)
         older, chunks = older_documents(self._catalog, self._source.id)
@@ -139,9 +143,17 @@ class Sync:
         self._update_groups(groups_after_listing(self._groups, refs, revisions))
         self._update_tags()
         try:
-            for ref in refs:
-                self._examine(ref, connector, retry)
-                self._examined += 1
+            wanted: Iterable[Ref] = self._examine(refs, retry, turns)
+            if turns is not None:
+                wanted = turns.begin_slice(wanted)
+            for ref in wanted:
+                if turns is not None and not turns.take(ref):
+                    self._kept_paths.add(ref.path)
+                    continue
+                size = self._fetch(ref, connector)
+                if turns is not None:
+                    turns.count(size)
+                self._waiting -= 1
                 self._report_progress()
                 while self._queue.ready or self._queue.full:
                     self._take_parsed()
@@ -195,53 +207,73 @@ class Sync:
             ),
         )
 
-    def _examine(self, ref: Ref, connector: Connector, retry: bool) -> None:
-        """Find out whether an entry is new or changed; fetch it if so, and queue it for parsing."""
+    def _examine(self, refs: Sequence[Ref], retry: bool, turns: Turns | None) -> Iterator[Ref]:
+        """The entries that are new or changed. The outcome of all others is recorded."""
+        for ref in refs:
+            self._examined += 1
+            if self._must_fetch(ref, retry, turns):
+                self._waiting += 1
+                yield ref
+            else:
+                self._report_progress()
+
+    def _must_fetch(self, ref: Ref, retry: bool, turns: Turns | None) -> bool:
+        """Find out whether an entry is new or changed; record its outcome if not."""
         known = self._current.get(ref.path)
         if ref.error is not None:
             self._fail(ref, "list", ref.error)
-            return
+            return False
         if ref.skip is not None:
             self._skipped[ref.path] = ref.skip
-            return
-        has_recipe = known is not None and known.recipe == self._recipe_of(ref.path, kept=self._keep_recipe)
-        if known is not None and known.revision == ref.revision and has_recipe:
+            return False
+        if known is not None and known.revision == ref.revision and self._has_recipe(ref.path):
             self._count_unchanged(ref.path)
-            return
+            return False
         if not retry:  # an entry that was skipped at this revision, or failed at it and must wait, keeps its outcome
             skip, failure = self._stored_skips.get(ref.path), self._stored_failures.get(ref.path)
             if skip is not None and self._same_input(skip, ref):
                 self._skipped[ref.path] = skip.error
                 self._kept_paths.add(ref.path)
-                return
-            if failure is not None and self._same_input(failure, ref) and must_wait(failure.attempts, failure.at):
+                return False
+            failed = failure is not None and self._same_input(failure, ref)
+            if failed and (must_wait(failure.attempts, failure.at) or (turns is not None and turns.has_taken(ref))):
                 self._kept_failures.append(failure)
                 self._kept_paths.add(ref.path)
-                return
+                return False
         if "://" in ref.path and known is None:
             rows = self._catalog.documents(None, documents.c.uri == ref.path)
             if rows:
                 reason = f"the document is already in the collection, from the source {rows[0].source!r}"
                 self._fail(ref, "list", reason)
-                return
+                return False
+        return True
+
+    def _fetch(self, ref: Ref, connector: Connector) -> int:
+        """Fetch an entry, and queue it for parsing unless its content is the same. Returns its size in bytes."""
+        known = self._current.get(ref.path)
         try:
             blob = connector.fetch(ref)
         except SkipDocument as error:
             self._skip(ref, str(error))
-            return
+            return 0
         except (OSError, SourceError) as error:
             self._fail(ref, "fetch", str(error))
-            return
+            return 0
         # Metadata is content, except for the time of modification, which belongs to the revision.
         metadata = {key: value for key, value in blob.metadata.items() if key != "modified"}
         hashed = blake2b(blob.data, digest_size=16)
         hashed.update(json.dumps([blob.media_type, metadata], sort_keys=True).encode())
         digest = hashed.hexdigest()
-        if known is not None and known.digest == digest and has_recipe:
+        if known is not None and known.digest == digest and self._has_recipe(ref.path):
             self._count_unchanged(ref.path)
             self._new_revisions[ref.path] = ref.revision
-            return
-        self._queue.add(ref, digest, blob, self._uri(ref.path))
+        else:
+            self._queue.add(ref, digest, blob, self._uri(ref.path))
+        return len(blob.data)
+
+    def _has_recipe(self, path: str) -> bool:
+        known = self._current.get(path)
+        return known is not None and known.recipe == self._recipe_of(path, kept=self._keep_recipe)
 
     def _same_input(self, row: Any, ref: Ref) -> bool:
         return bool(row.revision == ref.revision and row.recipe == self._environment)
@@ -321,7 +353,7 @@ class Sync:
         self._report_progress()
 
     def _report_progress(self, waiting: int | None = None) -> None:
-        done = self._examined - len(self._window) - len(self._queue)
+        done = self._examined - self._waiting - len(self._window) - len(self._queue)
         waiting = len(self._window_hashes) if waiting is None else waiting
         self._progress(Progress("ingest", done, self._listed, {"chunks": self._chunks, "waiting": waiting}))
 

@@ -11,6 +11,7 @@ import logging
 import sys
 from contextlib import suppress
 from pathlib import Path
+from time import monotonic
 
 from ragfm.server.api_models import IndexingProgress, State
 from ragfm.server.uploads import Uploads
@@ -25,22 +26,23 @@ class IndexSupervisor:
     def __init__(self, collection: Path, uploads: Uploads) -> None:
         self._collection, self._uploads = collection, uploads
         self._requested = asyncio.Event()
-        self._run_ended = asyncio.Condition()
-        self._last_started = 0  # number of the last run
-        self._last_succeeded = 0
+        self._slice_ended = asyncio.Condition()
+        self._last_request = 0.0  # time, by `monotonic`, which all processes of a machine share
+        self._synced_as_of = 0.0  # when the last successful slice began
         self._progress: IndexingProgress | None = None  # of the current run
         self._error: str | None = None  # of the last run
         self._failed: dict[str, str] = {}  # by URI, why a document is not indexed
 
-    def request_run(self) -> int:
-        """Request a run that indexes the uploads as they are now. Returns the run's number."""
+    def request_run(self) -> float:
+        """Request that the uploads are indexed as they are now. Returns the time of the request."""
+        self._last_request = monotonic()
         self._requested.set()
-        return self._last_started + 1
+        return self._last_request
 
-    async def wait_for_run(self, number: int) -> None:
-        """Wait until a run has succeeded."""
-        async with self._run_ended:
-            await self._run_ended.wait_for(lambda: self._last_succeeded >= number)
+    async def wait_for_run(self, request: float) -> None:
+        """Wait until the uploads have been synced as they were at a request, apart from what waits for its turn."""
+        async with self._slice_ended:
+            await self._slice_ended.wait_for(lambda: self._synced_as_of >= request)
 
     def state(self, uri: str) -> tuple[State, IndexingProgress | None, str | None]:
         """State, progress and error of an upload that is not in the collection."""
@@ -59,8 +61,6 @@ class IndexSupervisor:
         while True:
             await self._requested.wait()
             self._requested.clear()
-            self._last_started += 1
-            number = self._last_started
             try:
                 self._error = await self._run_worker()
             except (OSError, ValueError) as error:  # the process did not start, or its output is not valid
@@ -69,9 +69,8 @@ class IndexSupervisor:
                 self._progress = None
             if self._error is None:
                 failures = 0
-                async with self._run_ended:
-                    self._last_succeeded = number
-                    self._run_ended.notify_all()
+                if self._synced_as_of >= self._last_request:  # its last slice included what was requested meanwhile
+                    self._requested.clear()
                 continue
             _log.warning("Indexing the uploads of '%s' failed and will be retried: %s", self._collection, self._error)
             await asyncio.sleep(_RETRY_SECONDS[min(failures, len(_RETRY_SECONDS) - 1)])
@@ -84,16 +83,21 @@ class IndexSupervisor:
         pipe = asyncio.subprocess.PIPE
         process = await asyncio.create_subprocess_exec(*command, stdin=pipe, stdout=pipe, limit=2**26)
         assert process.stdout
-        error: str | None = "the indexing process crashed"
+        error: str | None = None
         try:
             async for line in process.stdout:
                 message = json.loads(line)
                 if "progress" in message:
                     self._progress = IndexingProgress(**message["progress"])
+                elif "error" in message:
+                    error = message["error"]
                 else:
-                    error = message.get("error")
-                    self._failed = message.get("failed", self._failed)
-            await process.wait()
+                    self._failed = message["failed"]
+                    async with self._slice_ended:
+                        self._synced_as_of = message["began"]
+                        self._slice_ended.notify_all()
+            if await process.wait():
+                error = error or "the indexing process crashed"
         finally:
             if process.returncode is None:
                 with suppress(ProcessLookupError):

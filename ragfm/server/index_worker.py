@@ -1,7 +1,8 @@
 """The process that indexes uploads: `python -m ragfm.server.index_worker COLLECTION`.
 
-It has the owner's handle and takes no requests. It reports as lines of JSON on standard output, and ends when standard
-input is closed, which means that the server has ended.
+It has the owner's handle and takes no requests. It syncs in slices in which the keys take turns, and reports as lines
+of JSON on standard output. It ends when nothing is left, or when standard input is closed, which means that the server
+has ended.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import json
 import os
 import sys
 import threading
+import time
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -17,25 +19,28 @@ from typing import Any
 from ragfm.collection import Collection
 from ragfm.core.errors import RagfmError
 from ragfm.core.progress import Progress
+from ragfm.ingestion.turns import Turns
 from ragfm.server.json_logging import configure_logging
 from ragfm.server.uploads import Uploads
 from ragfm.store.collection_store import UPLOADS_SOURCE
 
 
 def main(collection: Path) -> None:
-    """Sync the uploads of a collection and report on standard output."""
+    """Sync the uploads of a collection and report on standard output after each slice."""
     threading.Thread(target=_exit_with_parent, daemon=True).start()
     with suppress(OSError):
         os.nice(5)  # answers have priority
-    folder = Uploads(collection).folder
+    uploads = Uploads(collection)
+    turns = Turns(uploads.owner_of_path)
     with Collection.open(collection) as owner:
+        began = time.monotonic()
         try:
-            report = owner.sync(folder, name=UPLOADS_SOURCE, allow_mass_delete=True, progress=_report_progress)
+            for report in owner.sync_in_turns(uploads.folder, turns, name=UPLOADS_SOURCE, progress=_report_progress):
+                failed = {failure.uri: f"{failure.stage}: {failure.error}" for failure in report.failed}
+                _report(failed=failed | {skip.uri: skip.why for skip in report.skipped}, began=began)
+                began = time.monotonic()
         except RagfmError as error:
             _report(error=error.message)
-            return
-    failed = {failure.uri: f"{failure.stage}: {failure.error}" for failure in report.failed}
-    _report(failed=failed | {skip.uri: skip.why for skip in report.skipped})
 
 
 def _exit_with_parent() -> None:

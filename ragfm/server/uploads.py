@@ -125,6 +125,15 @@ class Uploads:
         self._cache = uploads
         yield from uploads.values()
 
+    def owner_of_path(self, path: str) -> str:
+        """The owner of the upload that a path below the folder is or is part of; empty if it is none."""
+        number = path.partition("/")[0]
+        upload = self._cache.get(number) or self._read(self.folder / number)
+        if upload is None:
+            return ""
+        self._cache[number] = upload
+        return upload.owner
+
     def remove(self, upload: Upload) -> None:
         """Delete an upload's file. Raises FileNotFoundError if it does not exist."""
         removed = self.folder / f".{secrets.token_hex(8)}"
