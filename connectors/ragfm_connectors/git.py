@@ -1,44 +1,41 @@
 """Files of a git repository, local or remote, as they are in one of its commits.
 
-No program of the repository is run: dulwich reads the objects, it supports neither hooks nor filters, and nothing is
-checked out.
+No program of the repository is run: dulwich reads the objects, in a confined process; it supports neither hooks nor
+filters, and nothing is checked out.
 """
 
 from __future__ import annotations
 
 import os
 import stat
-import zlib
 from collections.abc import Iterator, Sequence
-from io import BytesIO
 from pathlib import Path, PurePosixPath
 from tempfile import TemporaryDirectory
 
 from dulwich.client import get_transport_and_path
 from dulwich.config import ConfigFile
-from dulwich.errors import FileFormatException, GitProtocolError, NotGitRepository, ObjectMissing
-from dulwich.object_store import BaseObjectStore
+from dulwich.errors import GitProtocolError, NotGitRepository
+from dulwich.object_store import BaseObjectStore, DiskObjectStore
 from dulwich.objects import Blob as GitBlob
 from dulwich.objects import ObjectID, Tree
-from dulwich.objectspec import parse_commit
 from dulwich.refs import Ref as GitRef
 from dulwich.repo import Repo, UnsupportedExtension, UnsupportedVersion
 from urllib3.exceptions import HTTPError
 
 from ragfm.core.access_groups import intersect_groups
-from ragfm.core.errors import ConfigError, ConnectorError, SkipDocument, SourceError
+from ragfm.core.errors import ConfigError, ConnectorError, ParseError, SkipDocument, SourceError
 from ragfm.core.types import Blob, Ref, Scalar
 from ragfm_connectors.access_files import ACCESS_FILE, AccessRule, parse_access_file
+from ragfm_connectors.git_service import ConfinedRepository, SafeRepo
 from ragfm_connectors.patterns import PathFilter, join_path
 from ragfm_connectors.secrets import check_no_secret, expand, hide, without_user
 
 _LFS_POINTER = b"version https://git-lfs.github.com/spec/"
-_READ_ERRORS = (KeyError, OSError, ValueError, AssertionError, zlib.error, FileFormatException, ObjectMissing)
 _NETWORK_ERRORS = (OSError, GitProtocolError, NotGitRepository, HTTPError, ValueError, KeyError)
 _SCHEMES = ("https", "http", "ssh", "git")
 _MAX_ENTRIES = 1_000_000  # ten trees that each hold the next one ten times are ten thousand million entries
 _MAX_DEPTH = 200
-_FETCHED_REF = b"refs/heads/fetched"
+_MAX_TREE = 1 << 26  # bytes of a folder's entries
 _SUBMODULE = 0o160000
 _LANGUAGE_SUFFIXES = {
     "c": ".c .h",
@@ -114,27 +111,28 @@ class GitConnector:
         self._hidden = hidden
         self._max_bytes = max_bytes
         self._temporary: TemporaryDirectory[str] | None = None
-        self._repository: Repo | None = None
+        self._repository: ConfinedRepository | None = None
         self._entries = 0  # listed so far
 
     def refs(self) -> Iterator[Ref]:
         """All files of the commit, in git's order. Raises SourceError if the commit cannot be found or read."""
-        if self._repository is not None:
-            self._repository.close()
-        self._repository = self._clone() if self._remote else self._open()
+        reference = self._ref
+        if self._remote:
+            self._repository, reference = self._clone()
+        else:
+            with self._open() as opened:
+                self._repository = ConfinedRepository(opened.path, _folders_of(opened))
         try:
-            commit = parse_commit(self._repository, _FETCHED_REF if self._remote else self._ref.encode())
-        except _READ_ERRORS as error:
+            tree = self._repository.tree(reference)
+        except ParseError as error:
             raise SourceError(
                 f"The repository {str(self.root)!r} has no commit {self._ref!r}.", "Specify a branch, a tag or a hash."
             ) from error
         self._entries = 0
         try:
-            yield from self._list_tree(self._repository.object_store, "", commit.tree, None)
-        except _READ_ERRORS as error:
-            raise SourceError(
-                f"The repository {str(self.root)!r} is damaged: {type(error).__name__}: {error}.", "Run `git fsck`."
-            ) from error
+            yield from self._list_tree(self._repository, "", tree, None)
+        except (ParseError, ValueError) as error:
+            raise SourceError(f"The repository {str(self.root)!r} is damaged: {error}.", "Run `git fsck`.") from error
 
     def fetch(self, ref: Ref) -> Blob:
         """A file of the listed commit. Raises ConnectorError, and SkipDocument for a file stored in git-lfs."""
@@ -142,14 +140,14 @@ class GitConnector:
             list(self.refs())
         assert self._repository is not None
         try:
-            found = self._repository.object_store[ObjectID(ref.revision.encode())]
-            data = found.data if isinstance(found, GitBlob) else None
-        except _READ_ERRORS as error:
-            raise ConnectorError(f"{ref.path!r} cannot be read: {type(error).__name__}: {error}.") from error
-        if data is None:
+            found = self._repository.read(ObjectID(ref.revision.encode()), self._max_bytes)
+        except ParseError as error:
+            raise ConnectorError(f"{ref.path!r} cannot be read: {error.message}.") from error
+        if isinstance(found, int):
+            raise SkipDocument(f"{found:,} bytes, the limit is {self._max_bytes:,}")
+        if not isinstance(found, GitBlob):
             raise ConnectorError(f"{ref.path!r} is not a file.")
-        if len(data) > self._max_bytes:
-            raise SkipDocument(f"{len(data):,} bytes, the limit is {self._max_bytes:,}")
+        data = found.data
         if data.startswith(_LFS_POINTER):
             raise SkipDocument("its content is stored in git-lfs, outside of the repository")
         language = _LANGUAGES.get(PurePosixPath(ref.path).suffix.lower())
@@ -157,16 +155,16 @@ class GitConnector:
         return Blob(data, None, metadata)
 
     def _list_tree(
-        self, store: BaseObjectStore, path: str, identity: ObjectID, allow: tuple[str, ...] | None
+        self, store: ConfinedRepository, path: str, identity: ObjectID, allow: tuple[str, ...] | None
     ) -> Iterator[Ref]:
-        tree = store[identity]
+        tree = store.read(identity, _MAX_TREE)
         if not isinstance(tree, Tree):
             raise ValueError(f"{path!r} is not a tree")
         entries = [(entry.path, entry.mode, entry.sha) for entry in tree.items()]
         access = AccessRule()
         for name, _, sha in entries:
             if name == ACCESS_FILE.encode():
-                file, not_a_file = store[sha], AccessRule((), "it is not a file")
+                file, not_a_file = store.read(sha, _MAX_TREE), AccessRule((), "it is not a file")
                 access = parse_access_file(file.data) if isinstance(file, GitBlob) else not_a_file
         if access.problem:
             yield access.problem_ref(path)
@@ -202,7 +200,7 @@ class GitConnector:
 
     def _open(self) -> Repo:
         try:
-            return _SafeRepo(os.fspath(self.root))
+            return SafeRepo(os.fspath(self.root))
         except NotGitRepository as error:
             raise SourceError(f"There is no git repository at {str(self.root)!r}.", "Check the path.") from error
         except (UnsupportedExtension, UnsupportedVersion) as error:
@@ -213,45 +211,46 @@ class GitConnector:
             reason = error.strerror if isinstance(error, OSError) else "its configuration is invalid"
             raise SourceError(f"The git repository {str(self.root)!r} cannot be opened: {reason}.") from error
 
-    def _clone(self) -> Repo:
-        """A temporary clone of the commit at `ref`, without history."""
+    def _clone(self) -> tuple[ConfinedRepository, str]:
+        """A temporary clone of the commit at `ref`, without history, and the commit's hash."""
         self._temporary = TemporaryDirectory(prefix="ragfm-git-")
         repository = Repo.init_bare(self._temporary.name)
         try:
             # With an empty configuration, since one can name programs to run.
-            client, path = get_transport_and_path(expand(self._location), config=ConfigFile(), quiet=True)
+            client, path = get_transport_and_path(
+                expand(self._location), config=ConfigFile(), quiet=True, thin_packs=False
+            )
             remote_refs = client.get_refs(path.encode()).refs
             commit_id = None
             for prefix in ("", "refs/heads/", "refs/tags/", "refs/"):
                 commit_id = commit_id or remote_refs.get(GitRef(f"{prefix}{self._ref}".encode()))
             if commit_id is None:
                 raise SourceError(f"The repository {self.root!r} has no {self._ref!r}.", "Specify a branch or a tag.")
-            client.fetch(path.encode(), repository, determine_wants=lambda *_, **__: [commit_id], depth=1)
-            repository.refs[GitRef(_FETCHED_REF)] = commit_id
-        except _NETWORK_ERRORS as error:
+            pack_file = Path(repository.object_store.path, "pack", "pack-fetched.pack")
+            with pack_file.open("w+b") as pack:
+                graph = repository.get_graph_walker()
+                client.fetch_pack(path.encode(), lambda *_, **__: [commit_id], graph, pack.write, depth=1)
+                pack.flush()
+                pack.seek(0)
+                confined = ConfinedRepository(self._temporary.name, [self._temporary.name])
+                pack_file.with_suffix(".idx").write_bytes(confined.index_of(pack))
+        except (*_NETWORK_ERRORS, ParseError) as error:
             reason = hide(f"{type(error).__name__}: {error}", self._location)
             raise SourceError(
                 f"The repository {self.root!r} cannot be fetched: {reason}.", "Nothing was changed."
             ) from None
-        return repository
+        finally:
+            repository.close()
+        return confined, commit_id.decode()
 
 
-class _SafeRepo(Repo):
-    """A repository whose configuration is read only for how it is stored.
-
-    The other settings name programs and other files, and may have sizes such as `50m`.
-    """
-
-    def get_config(self) -> ConfigFile:
-        safe = ConfigFile()
-        try:
-            with Path(self.commondir(), "config").open("rb") as file:
-                config = ConfigFile.from_file(file, file_opener=lambda _: BytesIO())
-        except FileNotFoundError:
-            return safe
-        for name, value in config.items((b"core",)):
-            if name.lower() == b"repositoryformatversion":
-                safe.set((b"core",), name, value)
-        for name, value in config.items((b"extensions",)):
-            safe.set((b"extensions",), name, value)
-        return safe
+def _folders_of(repository: Repo) -> list[str]:
+    """The folders in which a repository is stored; it may share objects with others."""
+    folders = [repository.path, repository.controldir(), repository.commondir()]
+    stores: list[BaseObjectStore] = [repository.object_store]
+    while stores:
+        store = stores.pop()
+        if isinstance(store, DiskObjectStore) and str(store.path) not in folders:
+            folders.append(os.fsdecode(store.path))
+            stores += store.alternates
+    return folders

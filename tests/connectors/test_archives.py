@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 from ragfm_connectors import archives as archives_module
+from ragfm_connectors.archive_service import ConfinedArchive
 from ragfm_connectors.files import FilesConnector
 from support.decompression_bombs import archives, images_and_pickles
 
@@ -85,16 +86,64 @@ def test_the_contract(tmp_path: Path) -> None:
 
 
 def test_a_packed_tar_is_gone_through_once_to_read_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    _pack(tmp_path / "a.tar.gz", {f"{number}.md": os.urandom(5000).hex() for number in range(99, 0, -1)})
+    path = _pack(tmp_path / "a.tar.gz", {f"{number}.md": os.urandom(5000).hex() for number in range(99, 0, -1)})
     begun = []
     begin = archives_module._DecompressedFile._restart
     monkeypatch.setattr(archives_module._DecompressedFile, "_restart", lambda self: (begun.append(1), begin(self))[1])
+    with path.open("rb") as file:
+        archive = archives_module.open_archive(file, path.name, path.stat().st_size, "")
+        members = list(archive.members())
+        listed = len(begun)
+        assert all(len(archive.read(member.name, 10_000)) == 10_000 for member in members)
+        assert listed > 0
+        assert len(begun) - listed <= 1
     connector = FilesConnector(tmp_path)
     refs = list(connector.refs())
-    listed = len(begun)
-    assert all(len(connector.fetch(ref).data) == 10_000 for ref in refs)
-    assert len(begun) - listed <= 3
-    assert connector.fetch(refs[0]).data  # backwards, too
+    assert all(len(connector.fetch(ref).data) == 10_000 for ref in (*refs, refs[0]))  # backwards, too
+
+
+def test_archives_are_unpacked_in_another_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for kind in KINDS:
+        inner = _pack(tmp_path / f"inner-{kind}", {"b.md": "B."})
+        _pack(tmp_path / kind, {"a.md": "A.", inner.name: inner.read_bytes()})
+        inner.unlink()
+
+    def fail(*_: object, **__: object) -> None:
+        raise AssertionError("unpacked in this process")
+
+    for module, name in ((zipfile, "ZipFile"), (tarfile, "open"), (archives_module, "open_archive")):
+        monkeypatch.setattr(module, name, fail)
+    texts = _texts(FilesConnector(tmp_path))
+    assert texts == {f"{kind}/a.md": b"A." for kind in KINDS} | {f"{kind}/inner-{kind}/b.md": b"B." for kind in KINDS}
+
+
+@pytest.mark.parametrize("kind", ["a.zip", "a.tar", "a.tar.gz"])
+def test_an_archive_with_more_files_than_allowed_is_skipped(tmp_path: Path, kind: str) -> None:
+    _pack(tmp_path / kind, {f"{number}.md": "x" for number in range(11)})
+    assert "has 11 entries or more, the limit is 10" in _reasons(FilesConnector(tmp_path, archive_files=10))[kind]
+    assert len(_texts(FilesConnector(tmp_path, archive_files=11))) == 11
+    inner = _pack(tmp_path / "b.zip", {f"{number}.md": "x" for number in range(6)}).read_bytes()
+    (tmp_path / "b.zip").unlink()
+    _pack(tmp_path / kind, {"1.zip": inner, "2.zip": inner})
+    assert _reasons(FilesConnector(tmp_path, archive_files=10)) == {
+        kind: "the archive has over 10 files, which is the limit"
+    }
+    assert len(_texts(FilesConnector(tmp_path, archive_files=12))) == 12
+
+
+def test_an_archive_is_listed_again_only_if_it_changed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = _pack(tmp_path / "a.zip", {"a.md": "A."})
+    os.utime(path, (10**9, 10**9))
+    listings = []
+    members = ConfinedArchive.members
+    monkeypatch.setattr(ConfinedArchive, "members", lambda self: (listings.append(1), members(self))[1])
+    connector = FilesConnector(tmp_path)
+    for _ in range(3):
+        assert [ref.path for ref in connector.refs()] == ["a.zip/a.md"]
+    assert len(listings) == 1
+    _pack(path, {"a.md": "A.", "b.md": "B."})
+    assert [ref.path for ref in connector.refs()] == ["a.zip/a.md", "a.zip/b.md"]
+    assert len(listings) == 2
 
 
 def test_patterns_apply_within_archives(tmp_path: Path) -> None:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import resource
 import shutil
 import subprocess
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +15,15 @@ import pytest
 
 pytest.importorskip("dulwich", reason="needs the extra git")
 
-from ragfm_connectors import git
+from ragfm_connectors import git, git_service
 from ragfm_connectors.git import GitConnector
 from ragfm_connectors.secrets import check_no_secret, expand, hide, without_user
 from support.killed_sync import sync_killed
 
 from ragfm import Collection, Ref
 from ragfm.core.errors import ConfigError, ConnectorError, MassDeleteError, SkipDocument, SourceError
+from ragfm.parsing.sandbox.confined_service import ConfinedService
+from ragfm.parsing.sandbox.worker_process import Limits
 from ragfm.testing import check_connector
 
 pytestmark = pytest.mark.skipif(shutil.which("git") is None, reason="git is not installed")
@@ -255,6 +259,34 @@ def test_sync_adds_changes_and_deletes(work: Work, collection: Collection) -> No
     work.write()
     with pytest.raises(MassDeleteError):
         collection.sync(work.folder)
+
+
+def test_objects_that_unpack_to_much_are_read_in_a_process_with_limited_memory(
+    work: Work, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (work.folder / "zeros.txt").write_bytes(bytes(400 << 20))
+    work.write()
+    work("gc", "-q")
+    size = sum(file.stat().st_size for file in (work.folder / ".git").rglob("*") if file.is_file())
+    assert size < 2 << 20
+    limits = Limits(memory=64 << 20, model_memory=64 << 20)
+    monkeypatch.setattr(git_service, "ConfinedService", partial(ConfinedService, limits=limits))
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    connector = GitConnector(work.folder, max_bytes=1 << 30)
+    refs = {ref.path: ref for ref in connector.refs()}
+    with pytest.raises(ConnectorError, match=r"its process needs over 0\.0625 GiB of memory"):
+        connector.fetch(refs["zeros.txt"])
+    assert connector.fetch(refs["readme.md"]).data == b"# Oaks"
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100_000  # KiB
+
+
+def test_objects_shared_with_another_repository_and_a_second_working_tree_are_read(work: Work, tmp_path: Path) -> None:
+    work("clone", "-q", "--shared", str(work.folder), str(tmp_path / "shared"))
+    work("worktree", "add", "-q", str(tmp_path / "second"))
+    files = ["readme.md", "src/deep/x.rs", "src/main.py"]
+    assert taken(tmp_path / "shared") == taken(tmp_path / "second") == taken(work.folder) == files
+    connector = GitConnector(tmp_path / "shared")
+    assert [connector.fetch(ref).data for ref in connector.refs() if ref.path == "readme.md"] == [b"# Oaks"]
 
 
 def test_a_repository_that_goes_away_in_the_middle(work: Work, collection: Collection) -> None:
