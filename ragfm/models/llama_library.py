@@ -20,9 +20,8 @@ from functools import wraps
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
-# The aliases export the names.
+# The alias exports the name.
 import llama_cpp as llama_cpp
-from llama_cpp.llama_chat_format import Jinja2ChatFormatter as Jinja2ChatFormatter
 
 from ragfm.core.errors import DamagedModelError
 from ragfm.models.model_lookup import is_pinned

@@ -1,70 +1,97 @@
 """Chat templates: the Jinja program in a model file that writes a conversation as the prompt the model was trained on.
 
-Templates come with the weights, from untrusted sources. They run in Jinja's sandbox and with a time limit.
+Templates come with the weights, from untrusted sources. They run in Jinja's sandbox, in a confined process with limits
+on time and memory.
 """
 
 from __future__ import annotations
 
-import sys
-import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from functools import lru_cache
 from pathlib import Path
-from types import FrameType
-from typing import Any, TypeAlias
+from typing import Any
 
-from jinja2 import Environment, TemplateError
-
-from ragfm.core.errors import UnsupportedError
+from ragfm.core.errors import RagfmError, UnsupportedError, WorkerError
 from ragfm.core.types import Message
-
-Template: TypeAlias = Callable[[list[dict[str, str]]], str]
+from ragfm.parsing.sandbox.confined_service import ConfinedService
+from ragfm.parsing.sandbox.worker_process import Limits
 
 _THINK = "<think>"
 _NO_THOUGHT = "\n\n</think>\n\n"
 
 SECONDS = 2.0
-"""CPU time limit of a template. The slowest known template takes 10 ms."""
+"""Time limit of a template, not counting time spent waiting for a processor. The slowest known one takes 10 ms."""
+MEMORY = 128 << 20
+"""Limit of the resident memory of the process that renders, in bytes. It needs about a quarter of that itself."""
+_MAX_TEXT = 32 << 20
+_service = ConfinedService(
+    "ragfm.generation.readers.template_service",
+    limits=Limits(stall_seconds=SECONDS, seconds=SECONDS, memory=MEMORY, model_memory=MEMORY),
+)
 
 
-@lru_cache
-def check_template(source: str) -> None:
-    """Raise TemplateError for a template that uses the power operator.
+class ChatTemplate:
+    """The chat template of a model. `variables` are its special tokens by name, `model` the path for error messages.
+    `thinking` lets the model reason before it answers, if it can.
 
-    `9 ** (9 ** 9)` takes years, and Jinja may evaluate it at compile time, where the time limit does not apply. No
-    known template uses the operator. `**` before keyword arguments of a call is allowed.
+    Raises UnsupportedError if the template is not valid.
     """
-    before = ""
-    for _, kind, word in Environment(autoescape=False).lex(source):  # noqa: S701  only tokenized, not rendered
-        if kind == "operator" and word == "**" and before not in "(,":
-            raise TemplateError("it uses the power operator, which could run forever")
-        before = word.strip() or before
 
+    def __init__(self, source: str, variables: Mapping[str, str], model: Path, *, thinking: bool = False) -> None:
+        self.source, self._model, self._thinking = source, model, thinking
+        unset = dict.fromkeys(("tools", "documents", "functions", "function_call", "tool_choice"))
+        self._variables: dict[str, Any] = {
+            **unset,
+            "add_generation_prompt": True,
+            "enable_thinking": thinking,
+            **variables,
+        }
+        try:
+            self._call(None)
+        except UnsupportedError as error:
+            raise UnsupportedError(
+                f"Cannot read the chat template of '{model}': {error.message}", "Use another model."
+            ) from error
 
-def render_chat(template: Template, messages: Sequence[Message], model: Path, *, thinking: bool = False) -> str:
-    """Render a conversation. `model` is the path for error messages.
+    def render(self, messages: Sequence[Message]) -> str:
+        """Render a conversation.
 
-    If the template rejects or ignores a system message, its text is put at the start of the first user message.
-    Without `thinking`, an empty reasoning follows a template that opens the model's reasoning, like DeepSeek R1's.
-    Raises UnsupportedError if the template rejects the messages, fails, or exceeds the time limit.
-    """
-    system = messages[0].content.strip() if messages and messages[0].role == "system" else ""
-    try:
-        text = _render(template, messages, model)
-    except UnsupportedError:
-        if not system:
+        If the template rejects or ignores a system message, its text is put at the start of the first user message.
+        Without `thinking`, an empty reasoning follows a template that opens the model's reasoning, like DeepSeek R1's.
+        Raises UnsupportedError if the template rejects the messages, fails, or exceeds its limits.
+        """
+        system = messages[0].content.strip() if messages and messages[0].role == "system" else ""
+        try:
+            text = self._render(messages)
+        except UnsupportedError:
+            if not system:
+                raise
+            text = ""
+        if system not in text:
+            first, *others = messages
+            for index, message in enumerate(others):
+                if message.role == "user":
+                    others[index] = replace(message, content=f"{first.content}\n\n{message.content}")
+                    break
+            text = self._render(others)
+        return text if self._thinking else close_thinking(text)
+
+    def _render(self, messages: Sequence[Message]) -> str:
+        try:
+            return self._call([{"role": message.role, "content": message.content} for message in messages])
+        except UnsupportedError as error:
+            raise UnsupportedError(
+                f"The chat template of '{self._model}' rejects these messages: {error.message}"
+            ) from error
+
+    def _call(self, turns: Sequence[Mapping[str, str]] | None) -> str:
+        try:
+            _, data = _service.call(self.source, self._variables, turns, max_bytes=_MAX_TEXT)
+        except WorkerError:
             raise
-        text = ""
-    if system not in text:
-        first, *others = messages
-        for index, message in enumerate(others):
-            if message.role == "user":
-                others[index] = replace(message, content=f"{first.content}\n\n{message.content}")
-                break
-        text = _render(template, others, model)
-    return text if thinking else close_thinking(text)
+        except RagfmError as error:
+            raise UnsupportedError(error.message) from error
+        return data.decode("utf-8", "surrogatepass")
 
 
 def opens_thinking(prompt: str) -> bool:
@@ -75,29 +102,3 @@ def opens_thinking(prompt: str) -> bool:
 def close_thinking(prompt: str) -> str:
     """A rendered conversation, with an empty reasoning if it opens the model's reasoning."""
     return prompt.rstrip() + _NO_THOUGHT if opens_thinking(prompt) else prompt
-
-
-def _render(template: Template, messages: Sequence[Message], model: Path) -> str:
-    try:
-        with _time_limit():
-            return template([{"role": message.role, "content": message.content} for message in messages])
-    except Exception as error:  # a template may raise anything
-        reason = str(error) or type(error).__name__
-        raise UnsupportedError(f"The chat template of '{model}' rejects these messages: {reason}") from error
-
-
-@contextmanager
-def _time_limit() -> Iterator[None]:
-    """Raise TimeoutError in a template once this thread has used too much CPU time."""
-    end, previous_trace = time.thread_time() + SECONDS, sys.gettrace()
-
-    def trace(frame: FrameType, *_: Any) -> Any:
-        if time.thread_time() > end:
-            raise TimeoutError(f"it takes longer than {SECONDS:.0f} seconds")
-        return trace if frame.f_code.co_filename == "<template>" else None
-
-    sys.settrace(trace)
-    try:
-        yield
-    finally:
-        sys.settrace(previous_trace)

@@ -9,15 +9,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from jinja2 import TemplateError
-
 from ragfm.core.cache import file_identity
 from ragfm.core.errors import DamagedModelError, UnsupportedError
 from ragfm.core.types import Message
-from ragfm.generation.readers.chat_template import check_template, render_chat
+from ragfm.generation.readers.chat_template import ChatTemplate
 from ragfm.generation.readers.engine import PREFILL_BLOCK, Adapter
 from ragfm.models.llama_library import (
-    Jinja2ChatFormatter,
     free_on_collection,
     last_error,
     llama_cpp,
@@ -57,12 +54,7 @@ class LlamaModel:
 
     def render(self, messages: Sequence[Message]) -> str:
         """A conversation in the model's chat template. Raises UnsupportedError."""
-        template, thinking = self._template, self._thinking
-
-        def apply_template(turns: list[dict[str, str]]) -> str:
-            return str(template(messages=turns, enable_thinking=thinking).prompt)
-
-        return render_chat(apply_template, messages, self.path, thinking=thinking)
+        return self._template.render(messages)
 
     def tokenize(self, text: str, *, special: bool = False) -> list[int]:
         """The tokens of a text. With `special`, names of control tokens in it become these tokens."""
@@ -109,7 +101,7 @@ class LlamaModel:
         return self._adapters[adapter]
 
     @cached_property
-    def _template(self) -> Jinja2ChatFormatter:
+    def _template(self) -> ChatTemplate:
         template = llama_cpp.llama_model_chat_template(self.handle, None)
         if not template:
             raise UnsupportedError(f"The model '{self.path}' has no chat template.", "Use an instruction-tuned model.")
@@ -117,10 +109,5 @@ class LlamaModel:
             "" if token < 0 else str(llama_cpp.llama_vocab_get_text(self.vocab, token).decode())
             for token in (llama_cpp.llama_vocab_bos(self.vocab), llama_cpp.llama_vocab_eos(self.vocab))
         )
-        try:
-            check_template(template.decode())
-            return Jinja2ChatFormatter(template.decode(), eos_token=eos, bos_token=bos)
-        except (TemplateError, ValueError, RecursionError) as error:
-            raise UnsupportedError(
-                f"Cannot read the chat template of '{self.path}': {error}.", "Use another model."
-            ) from error
+        tokens = {"bos_token": bos, "eos_token": eos}
+        return ChatTemplate(template.decode("utf-8", "replace"), tokens, self.path, thinking=self._thinking)

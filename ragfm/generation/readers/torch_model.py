@@ -16,7 +16,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from ragfm.core.errors import ConfigError, DamagedModelError, MissingExtraError, RagfmError, UnsupportedError
 from ragfm.core.types import Message
-from ragfm.generation.readers.chat_template import check_template, render_chat
+from ragfm.generation.readers.chat_template import ChatTemplate
 from ragfm.generation.readers.engine import PREFILL_BLOCK, Adapter
 from ragfm.models.model_lookup import hide_progress_bar
 
@@ -93,6 +93,7 @@ class TorchModel:
         self.supports_batching = can_batch(self.config) and "position_ids" in parameters
         self._cache_argument = "cache" if "cache" in parameters else "past_key_values"
 
+        self._template: ChatTemplate | None = None
         self._peft_model: Any = None
         self._adapter_names: dict[Adapter, str] = {}
         self._name_numbers = itertools.count()
@@ -114,16 +115,11 @@ class TorchModel:
 
     def render(self, messages: Sequence[Message]) -> str:
         """A conversation in the model's chat template. Raises UnsupportedError."""
-
-        def apply_template(turns: list[dict[str, str]]) -> str:
-            check_template(self._tokenizer.get_chat_template())
-            return str(
-                self._tokenizer.apply_chat_template(
-                    turns, tokenize=False, add_generation_prompt=True, enable_thinking=self._thinking
-                )
-            )
-
-        return render_chat(apply_template, messages, self.path, thinking=self._thinking)
+        source = self._tokenizer.get_chat_template()
+        if self._template is None or self._template.source != source:
+            tokens = {name: text for name, text in self._tokenizer.special_tokens_map.items() if isinstance(text, str)}
+            self._template = ChatTemplate(source, tokens, self.path, thinking=self._thinking)
+        return self._template.render(messages)
 
     def detokenize(self, tokens: Iterator[float]) -> Iterator[str]:
         """For each token, the characters that it completes."""

@@ -6,10 +6,10 @@ downloads once.
 
 from __future__ import annotations
 
+import resource
 import subprocess
 import sys
 import tarfile
-import time
 from importlib.metadata import version
 from pathlib import Path
 from typing import cast
@@ -20,11 +20,13 @@ from support.tiny_models import tiny_model
 
 from ragfm.core.errors import UnsupportedError
 from ragfm.core.types import Message, Sampling
-from ragfm.generation.readers import load_reader
-from ragfm.generation.readers.chat_template import check_template, close_thinking, opens_thinking
+from ragfm.generation.readers import chat_template, load_reader
+from ragfm.generation.readers.chat_template import close_thinking, opens_thinking
 from ragfm.generation.readers.llama_model import LlamaModel
 from ragfm.generation.readers.transformers_reader import TransformersReader
 from ragfm.models.model_lookup import find_model
+from ragfm.parsing.sandbox.confined_service import ConfinedService
+from ragfm.parsing.sandbox.worker_process import Limits
 
 FAMILIES = {
     "SmolLM": ("HuggingFaceTB-SmolLM3-3B", "llama"),
@@ -175,24 +177,56 @@ def test_a_model_thinks_only_if_it_is_told_to(source: str, monkeypatch: pytest.M
 @pytest.mark.parametrize(
     ("source", "said"),
     [
-        ("{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}", "longer than"),
         ("{% macro f(n) %}{{ f(n + 1) }}{% endmacro %}{{ f(0) }}", "recursion"),
         ("{{ ''.__class__.__mro__ }}", "unsafe"),
         ("{{ messages.append(1) }}", "unsafe"),
         ("{{ 1 / 0 }}", "division"),
-        ("{{ 9 ** (9 ** 9) }}", "power"),
-        ("{% set n = messages | length + 8 %}{{ n ** (n ** n) }}", "power"),
         ("{{ range(1000000000) }}", "too big"),
+        ("{{ 'a' * 1000000 * messages | length * 1000000 }}", "memory"),
+        (
+            "{% set ns = namespace(t='a' * 1000) %}{% for a in range(60) %}{% set ns.t = ns.t ~ ns.t %}{% endfor %}",
+            "memory",
+        ),
+        ("{{ '%1000000000d' % messages | length }}", "memory"),
         ("{% for %}", "Cannot read the chat template"),
     ],
 )
 def test_a_hostile_template_is_an_error(
     source: str, said: str, bundled: LlamaModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("ragfm.generation.readers.chat_template.SECONDS", 0.1)
-    start = time.thread_time()
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     with pytest.raises(UnsupportedError, match=said):
         with_template(bundled, source, monkeypatch).render([Message("user", "Hi")])
-    check_template("{{ dict(**{'a': 1}) }} 2 ** 3 {% set b = namespace(a=1, **c) %}")  # no powers
-    assert time.thread_time() - start < 2
-    assert sys.gettrace() is None or "check" not in repr(sys.gettrace())
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100_000  # KiB
+    assert with_template(bundled, "{{ messages[0].content }}", monkeypatch).render([Message("user", "Hi")]) == "Hi"
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}",
+        "{{ 9 ** (9 ** 9) }}",
+        "{% set n = messages | length + 8 %}{{ n ** (n ** n) }}",
+    ],
+)
+def test_an_endless_template_is_stopped(source: str, bundled: LlamaModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    # The time does not include the start of the process, which may be slow.
+    limits = Limits(stall_seconds=0.3, seconds=0.3, memory=chat_template.MEMORY, model_memory=chat_template.MEMORY)
+    service = ConfinedService("ragfm.generation.readers.template_service", limits=limits)
+    monkeypatch.setattr(chat_template, "_service", service)
+    with pytest.raises(UnsupportedError, match=r"its process (made no progress for|did not finish within) 0.3 s"):
+        with_template(bundled, source, monkeypatch).render([Message("user", "Hi")])
+    service.close()
+
+
+def test_a_template_may_use_blocks_for_training_and_loop_controls(
+    bundled: LlamaModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = (
+        "{% for m in messages %}{% if loop.index > 2 %}{% break %}{% endif %}"
+        "{% generation %}{{ m.content }}{% endgeneration %} {{ {'a': '<ü>'} | tojson }}\n{% endfor %}"
+        "{{ strftime_now('%Y') | length }}{{ tools is none }}{{ eos_token }}"
+    )
+    messages = [Message("user", "one"), Message("assistant", "t\ud800o"), Message("user", "three")]
+    rendered = with_template(bundled, source, monkeypatch).render(messages)
+    assert rendered == 'one {"a": "<ü>"}\nt\ud800o {"a": "<ü>"}\n4True<|im_end|>'
