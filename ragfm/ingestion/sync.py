@@ -235,11 +235,12 @@ class Sync:
                 self._skipped[ref.path] = skip.error
                 self._kept_paths.add(ref.path)
                 return False
-            failed = failure is not None and self._same_input(failure, ref)
-            if failed and (must_wait(failure.attempts, failure.at) or (turns is not None and turns.has_taken(ref))):
-                self._kept_failures.append(failure)
-                self._kept_paths.add(ref.path)
-                return False
+            if failure is not None and self._same_input(failure, ref):
+                failed_now = turns is not None and turns.has_taken(ref)
+                if failed_now or must_wait(failure.attempts, failure.at):
+                    self._kept_failures.append(failure)
+                    self._kept_paths.add(ref.path)
+                    return False
         if "://" in ref.path and known is None:
             rows = self._catalog.documents(None, documents.c.uri == ref.path)
             if rows:

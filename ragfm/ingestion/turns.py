@@ -11,23 +11,34 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from itertools import zip_longest
+from time import monotonic
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from ragfm.core.types import Ref
 
+_MIN_DOCUMENTS, _MAX_DOCUMENTS = 4, 1000  # of a slice
+_MIN_BYTES, _MAX_BYTES = 2**15, 2**24
+
 
 class Turns:
-    """Divides the syncs of a source into slices of about `max_documents` documents and `max_bytes` of content.
+    """Divides the syncs of a source into slices of about `seconds`.
 
-    `owner_of` gives the owner of a path. A single document is never divided, whatever its size.
+    The first slice has up to `max_documents` documents and `max_bytes` of content; then both limits follow the speed,
+    unless `seconds` is None. `owner_of` gives the owner of a path. A single document is never divided.
     """
 
     def __init__(
-        self, owner_of: Callable[[str], str], *, max_documents: int = 64, max_bytes: int = 256 * 2**10
+        self,
+        owner_of: Callable[[str], str],
+        *,
+        seconds: float | None = 1.5,
+        max_documents: int = 64,
+        max_bytes: int = 256 * 2**10,
     ) -> None:
         self._owner_of = owner_of
-        self._max_documents, self._max_bytes = max_documents, max_bytes
+        self._seconds, self._max_documents, self._max_bytes = seconds, max_documents, max_bytes
+        self._began = 0.0  # when the slice began
         self._documents = self._bytes = 0  # fetched in this slice
         self._last_served: dict[str, int] = {}  # by owner, the last slice with one of its documents
         self._taken: set[tuple[str, str]] = set()  # path and revision
@@ -37,6 +48,12 @@ class Turns:
 
     def begin_slice(self, refs: Iterable[Ref]) -> list[Ref]:
         """The new and changed documents in the order of turns. The owner that was served longest ago is first."""
+        now = monotonic()
+        if self._seconds is not None and self.postponed:
+            factor = min(2.0, max(0.5, self._seconds / (now - self._began)))
+            self._max_documents = min(_MAX_DOCUMENTS, max(_MIN_DOCUMENTS, int(self._max_documents * factor)))
+            self._max_bytes = min(_MAX_BYTES, max(_MIN_BYTES, int(self._max_bytes * factor)))
+        self._began = now
         self.slices += 1
         self._documents = self._bytes = 0
         queues: dict[str, list[Ref]] = {}

@@ -67,20 +67,20 @@ async def upload(
     return _pending_card(service, target, stored)
 
 
-@router.get("/v1/documents")
+@router.get("/v1/documents", response_model=DocumentList)
 async def documents(
     request: Request,
     model: ModelName = None,
     after: Annotated[str | None, Query(max_length=2000, description="Only documents after this URI.")] = None,
     limit: Annotated[int, Query(ge=1, le=1000)] = 100,
     mine: Annotated[bool, Query(description="Only the key's own uploads.")] = False,
-) -> DocumentList:
+) -> Response:
     """List the documents that the key may see, and its uploads that are not indexed yet."""
     service, key = service_of(request), request.state.key
     target, previous = service.model(key, model), after or ""
 
-    def list_cards() -> list[DocumentCard]:
-        """Up to `limit` + 1 documents in order of URI."""
+    def list_page() -> str:
+        """The response in JSON. It is made here and not by the event loop, which all requests share."""
         own = {upload_id(upload.uri): upload for upload in service.uploads[target.collection].owned_by(key.own_group)}
         if mine:  # no other key can have this group
             filter = f"source = '{UPLOADS_SOURCE}'"
@@ -93,12 +93,12 @@ async def documents(
         for number, upload in own.items():
             if number not in indexed and upload.uri > previous and (end is None or upload.uri < end):
                 cards.append(_pending_card(service, target, upload))
-        return sorted(cards, key=lambda card: card.uri)[: limit + 1]
+        cards.sort(key=lambda card: card.uri)
+        following = cards[limit - 1].uri if len(cards) > limit else None
+        return DocumentList(data=cards[:limit], next=following, groups=list(key.groups)).model_dump_json()
 
     async with service.served.document_queue.slot(key.name):
-        cards = await service.served.run_to_end(list_cards)
-    following = cards[limit - 1].uri if len(cards) > limit else None
-    return DocumentList(data=cards[:limit], next=following, groups=list(key.groups))
+        return Response(await service.served.run_to_end(list_page), media_type="application/json")
 
 
 @router.get("/v1/documents/{uri:path}")

@@ -6,7 +6,7 @@ import base64
 from functools import partial
 
 import numpy as np
-from fastapi import APIRouter, Request
+from fastapi import APIRouter, Request, Response
 
 from ragfm.core.errors import LogError
 from ragfm.core.text import check_characters
@@ -57,8 +57,8 @@ async def search(request: Request, body: SearchRequest) -> SearchResult:
     return SearchResult(model=target.collection, query=body.query, data=hits)
 
 
-@router.post("/v1/embeddings")
-async def embeddings(request: Request, body: EmbeddingRequest) -> EmbeddingList:
+@router.post("/v1/embeddings", response_model=EmbeddingList)
+async def embeddings(request: Request, body: EmbeddingRequest) -> Response:
     """Embed texts with the collection's embedder."""
     service, key = service_of(request), request.state.key
     target = service.model(key, body.model)
@@ -72,15 +72,22 @@ async def embeddings(request: Request, body: EmbeddingRequest) -> EmbeddingList:
         if body.dimensions not in (None, embedder.dim):
             raise ApiError(400, f"The vectors have {embedder.dim} dimensions.", code="unsupported", param="dimensions")
         embed = embedder.embed_queries if body.input_type == "query" else embedder.embed_passages
-        # Between two batches, the request ends if its client has gone.
-        for start in range(0, len(texts), _EMBEDDING_BATCH):
-            batch = texts[start : start + _EMBEDDING_BATCH]
-            vectors = np.ascontiguousarray(await service.served.run_to_end(embed, batch), dtype="<f4")
-            tokens += sum(map(len, await service.served.run_to_end(embedder.tokenize, batch)))
-            for index, row in enumerate(vectors, start):
+
+        def embed_batch(batch: list[str], start: int) -> int:
+            """Append the vectors of a batch. Returns its number of tokens."""
+            for index, row in enumerate(np.ascontiguousarray(embed(batch), dtype="<f4"), start):
                 encoded = base64.b64encode(row.tobytes()).decode() if body.encoding_format == "base64" else row.tolist()
                 data.append(EmbeddingItem(index=index, embedding=encoded))
-    return EmbeddingList(model=body.model, data=data, usage=EmbeddingUsage(prompt_tokens=tokens, total_tokens=tokens))
+            return sum(map(len, embedder.tokenize(batch)))
+
+        # Between two batches, the request ends if its client has gone.
+        for start in range(0, len(texts), _EMBEDDING_BATCH):
+            tokens += await service.served.run_to_end(embed_batch, texts[start : start + _EMBEDDING_BATCH], start)
+        usage = EmbeddingUsage(prompt_tokens=tokens, total_tokens=tokens)
+        result = EmbeddingList.model_construct(model=body.model, data=data, usage=usage)
+        # Not by the event loop, which all requests share.
+        content = await service.served.run_to_end(result.model_dump_json)
+    return Response(content, media_type="application/json")
 
 
 @router.post("/v1/ratings")

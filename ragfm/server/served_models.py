@@ -20,16 +20,19 @@ from ragfm.core.errors import ConfigError
 from ragfm.core.registry import plugin_and_model
 from ragfm.core.types import Message, Reader
 from ragfm.generation.readers import reader_options
+from ragfm.models.hardware import usable_cpus
 from ragfm.rag import Rag
 from ragfm.server.api_keys import Key
 from ragfm.server.fair_queue import FairQueue
 
 T = TypeVar("T")
 _NO_GROUPS: frozenset[str] = frozenset()
-_SEARCH_SLOTS = 4  # searches share the processor with the readers
+# Searches and lists share the processor with the readers, and most of their work runs on one core at a time: with more
+# slots, all of them would only take longer.
+_SEARCH_SLOTS = min(4, max(2, len(usable_cpus())))
 _EMBEDDING_SLOTS = 2
-_DOCUMENT_SLOTS = 8
-_SPARE_THREADS = 4
+_DOCUMENT_SLOTS = _SEARCH_SLOTS
+_SPARE_THREADS = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +70,10 @@ class ServedModels:
         waiting: int = 64,
         seconds: float = 60.0,
     ) -> None:
+        def shared_queue(slots: int) -> FairQueue:
+            """A queue in which half of the slots are always there for other keys."""
+            return FairQueue(slots, waiting, seconds, per_key=max(1, slots // 2))
+
         self.since = int(time.time())
         # By model and options: collections with the same reader share it.
         self._readers: dict[str, tuple[Reader, FairQueue]] = {}
@@ -88,7 +95,7 @@ class ServedModels:
                 else:
                     identity = f"object {id(reader)}"
                 if identity not in self._readers:
-                    queue = FairQueue(getattr(rag.base_reader, "slots", 1), waiting, seconds)
+                    queue = shared_queue(getattr(rag.base_reader, "slots", 1))
                     self._readers[identity] = (rag.base_reader, queue)
                 shared, queue = self._readers[identity]
                 rag = rag.with_options(reader=shared)
@@ -96,10 +103,9 @@ class ServedModels:
                 if label:
                     names.append(f"{name}:{label}")
                 self.models |= {alias: Model(alias, name, as_groups, rag, queue) for alias in names or [name]}
-        # Half of the slots are always there for other keys.
-        self.search_queue = FairQueue(_SEARCH_SLOTS, waiting, seconds, per_key=_SEARCH_SLOTS // 2)
-        self.embedding_queue = FairQueue(_EMBEDDING_SLOTS, waiting, seconds, per_key=_EMBEDDING_SLOTS // 2)
-        self.document_queue = FairQueue(_DOCUMENT_SLOTS, waiting, seconds, per_key=_DOCUMENT_SLOTS // 2)
+        self.search_queue = shared_queue(_SEARCH_SLOTS)
+        self.embedding_queue = shared_queue(_EMBEDDING_SLOTS)
+        self.document_queue = shared_queue(_DOCUMENT_SLOTS)
         threads = sum(queue.slots for queue in self.queues) + _SPARE_THREADS
         self._threads = ThreadPoolExecutor(threads, thread_name_prefix="ragfm-serve")
 

@@ -30,7 +30,7 @@ def _write_file(path: Path, data: bytes) -> None:
 
 
 def test_owners_take_turns_and_who_waits_longest_is_first() -> None:
-    turns = Turns(_owner, max_documents=3)
+    turns = Turns(_owner, seconds=None, max_documents=3)
     refs = [Ref(f"a-{number}", "1") for number in range(5)] + [Ref("b-0", "1"), Ref("b-1", "1")]
     first = turns.begin_slice(refs)
     assert [ref.path for ref in first] == ["a-0", "b-0", "a-1", "b-1", "a-2", "a-3", "a-4"]
@@ -44,6 +44,16 @@ def test_owners_take_turns_and_who_waits_longest_is_first() -> None:
     assert not turns.take(rest[1])
 
 
+def test_slices_follow_the_speed(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 0.0
+    monkeypatch.setattr("ragfm.ingestion.turns.monotonic", lambda: now)
+    turns, sizes = Turns(_owner, seconds=2.0, max_documents=16), list[int]()
+    for seconds in (1.0, 1.0, 0.1, 4.0, 100.0, 2.0):
+        sizes.append(sum(turns.take(ref) for ref in turns.begin_slice(Ref(f"a-{n}", "1") for n in range(10_000))))
+        now += seconds
+    assert sizes == [16, 32, 64, 128, 64, 32]
+
+
 def test_a_sync_in_turns_ends_with_the_same_collection(tmp_path: Path) -> None:
     docs = tmp_path / "docs"
     _write(docs, "a", *range(40))
@@ -52,7 +62,7 @@ def test_a_sync_in_turns_ends_with_the_same_collection(tmp_path: Path) -> None:
     _write_file(docs / "a-broken.pdf", b"%PDF-1.4 nothing")
     sliced, whole = (Collection.open(tmp_path / name, embedder="hashing") for name in ("sliced", "whole"))
     whole.sync(docs, name="u")
-    turns = Turns(_owner, max_documents=10)
+    turns = Turns(_owner, seconds=None, max_documents=10)
     reports = list(sliced.sync_in_turns(docs, turns, name="u"))
     assert sum(report.added for report in reports) == 45
     assert (len(reports), turns.postponed) == (5, 0)
@@ -70,7 +80,7 @@ def test_what_arrives_between_slices_takes_part_in_the_next_one(tmp_path: Path) 
     docs = tmp_path / "docs"
     _write(docs, "heavy", *range(60))
     collection = Collection.open(tmp_path / "c", embedder="hashing")
-    slices = collection.sync_in_turns(docs, Turns(_owner, max_documents=5), name="u")
+    slices = collection.sync_in_turns(docs, Turns(_owner, seconds=None, max_documents=5), name="u")
     next(slices)
     with write_lock(tmp_path / "c"):  # another process may write now
         _write(docs, "light", 1)
@@ -88,7 +98,7 @@ def test_postponed_documents_keep_their_failures(tmp_path: Path) -> None:
     (report,) = collection.sync_in_turns(docs, Turns(_owner), name="u")
     assert report.failed[0].attempts == 1
     _write(docs, "b", *range(9))
-    reports = list(collection.sync_in_turns(docs, Turns(_owner, max_documents=2), name="u"))
+    reports = list(collection.sync_in_turns(docs, Turns(_owner, seconds=None, max_documents=2), name="u"))
     assert len(reports) > 3
     assert all([failure.uri for failure in report.failed] == ["u/a-broken.pdf"] for report in reports)
     assert collection.status().failed[0].attempts == 2  # a run tries it once, not in each of its slices
@@ -101,7 +111,7 @@ def test_archives_are_read_in_turn(tmp_path: Path, kind: str) -> None:
         _write(tmp_path / owner, owner, *range(20))
         shutil.make_archive(str(docs / f"{owner}-all"), kind.replace("tar.gz", "gztar"), tmp_path / owner)
     collection = Collection.open(tmp_path / "c", embedder="hashing")
-    slices = collection.sync_in_turns(docs, Turns(_owner, max_documents=10), name="u")
+    slices = collection.sync_in_turns(docs, Turns(_owner, seconds=None, max_documents=10), name="u")
     next(slices)
     assert [info.uri[:3] for info in collection.documents()] == ["u/a"] * 5 + ["u/b"] * 5
     assert len(list(slices)) == 3

@@ -12,6 +12,7 @@ import os
 import threading
 import weakref
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from ragfm.core.errors import ParseError
@@ -44,13 +45,14 @@ class ConfinedService:
             while True:
                 process, is_new = self._process, self._process is None
                 if process is None:
-                    process = self._process = WorkerProcess(self._limits, self._module, self._readable)
+                    # In a thread that lasts, since the process ends with the thread that started it.
+                    start = _starter.submit(WorkerProcess, self._limits, self._module, self._readable)
+                    process = self._process = start.result()
                     self._stop = weakref.finalize(self, process.stop)
                 try:
                     return process.call(arguments, file, max_bytes)
                 except (WorkerEnded, ConnectionError) as ended:
                     self._close()
-                    # It may have ended before this call, together with the thread that started it.
                     if is_new or (isinstance(ended, WorkerEnded) and ended.document_at_fault):
                         raise ParseError(str(ended)) from ended
                 except BaseException:
@@ -77,10 +79,13 @@ class ConfinedService:
         self._process = self._stop = None
 
 
+_starter = ThreadPoolExecutor(1, "ragfm-confined")
 _services: weakref.WeakSet[ConfinedService] = weakref.WeakSet()
 
 
 def _after_fork() -> None:
+    global _starter
+    _starter = ThreadPoolExecutor(1, "ragfm-confined")
     for service in list(_services):
         service.release()
 

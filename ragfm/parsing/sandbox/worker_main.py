@@ -37,7 +37,8 @@ def main(
     os.dup2(null, 0)
     os.dup2(2, 1)
     os.close(null)
-    os.nice(5)  # embedding goes first where both need the same cores
+    if service is None:
+        os.nice(5)  # embedding goes first where both need the same cores
 
     def send(message: bytes) -> None:
         unsent = memoryview(message)
@@ -51,6 +52,10 @@ def main(
 
     protections = confinement.confine(folder, readable, memory, parent)
     heartbeat.set_listener(send_heartbeat)
+    answer: Callable[[worker_protocol.Frame], bytes] = _parse
+    if service:
+        channel = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM, fileno=files)
+        answer = partial(_call, import_module(service).handle, channel)
     send(worker_protocol.pack(worker_protocol.READY, protections))
 
     # Standard error shows why a start failed. From now on it would only get warnings of libraries.
@@ -59,10 +64,6 @@ def main(
     os.dup2(null, 2)
     os.close(null)
 
-    answer: Callable[[worker_protocol.Frame], bytes] = _parse
-    if service:
-        channel = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM, fileno=files)
-        answer = partial(_call, import_module(service).handle, channel)
     reader = worker_protocol.FrameReader()
     while data := os.read(source, _READ_SIZE):
         for frame in reader.feed(data):

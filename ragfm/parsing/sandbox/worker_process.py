@@ -88,6 +88,7 @@ class WorkerProcess:
     def __init__(self, limits: Limits, service: str | None = None, readable: Sequence[str] = ()) -> None:
         self._limits = limits
         self._service, self._readable = service, readable
+        self._name = "its process" if service else "its parser"
         self._files: socket.socket | None = None
         self._worker_files: socket.socket | None = None
         if service:
@@ -180,7 +181,7 @@ class WorkerProcess:
                 return worker_protocol.unpack_error(frame.fields)
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
             self.stop()
-            raise WorkerEnded(f"its parser sent an invalid result: {error}", document_at_fault=True) from error
+            raise WorkerEnded(f"{self._name} sent an invalid result: {error}", document_at_fault=True) from error
         self.stop()
         raise WorkerEnded(self._memory_reason(), document_at_fault=False)
 
@@ -255,9 +256,9 @@ class WorkerProcess:
                     return frame
             now = self._clock()
             if now - last_frame > stall_seconds:
-                self._fail(f"its parser made no progress for {stall_seconds:g} s")
+                self._fail(f"{self._name} made no progress for {stall_seconds:g} s")
             if now - start > total_seconds:
-                self._fail(f"its parser did not finish within {total_seconds:,.0f} s")
+                self._fail(f"{self._name} did not finish within {total_seconds:,.0f} s")
             if self._resident_memory() > self._memory_limit:
                 self._fail(self._memory_reason(), document_at_fault=False)
             if not is_wanted():
@@ -276,23 +277,23 @@ class WorkerProcess:
                 if not data:
                     status = self.stop()  # a process that is ending already keeps its own status
                     if status >= 0:
-                        reason = f"its parser ended with status {status}"
+                        reason = f"{self._name} ended with status {status}"
                     elif (name := signal.Signals(-status).name) == "SIGKILL":
-                        reason = "its parser was killed by the system, possibly for lack of memory"
+                        reason = f"{self._name} was killed by the system, possibly for lack of memory"
                     else:
-                        reason = f"its parser crashed ({name})"
+                        reason = f"{self._name} crashed ({name})"
                     raise WorkerEnded(reason, document_at_fault=False)
                 try:
                     self._frames += self._reader.feed(data)
                 except (ValueError, RecursionError, MemoryError) as error:
-                    self._fail(f"its parser sent an invalid message: {error}")
+                    self._fail(f"{self._name} sent an invalid message: {error}")
 
     def _fail(self, reason: str, *, document_at_fault: bool = True) -> None:
         self.stop()
         raise WorkerEnded(reason, document_at_fault=document_at_fault)
 
     def _memory_reason(self) -> str:
-        return f"its parser needs over {self._memory_limit / 2**30:g} GiB of memory"
+        return f"{self._name} needs over {self._memory_limit / 2**30:g} GiB of memory"
 
     def _clock(self) -> float:
         """Seconds, without the time in which the process waits for a processor on a busy machine."""
