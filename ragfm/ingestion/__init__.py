@@ -5,6 +5,7 @@ connector_options   option values, converted to the types that a connector decla
 sources             sync of all sources under the collection's lock
 recipe              what decides the text and chunks of a document besides its bytes
 sync                sync of one source
+turns               a sync in slices, in which the owners of documents take turns
 retry               when a failed document is tried again
 deletion_guard      when a source has lost too many documents
 parse_environment   installed software that decides whether a document can be read

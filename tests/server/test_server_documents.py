@@ -24,6 +24,7 @@ from ragfm.ingestion.sources import SourceError
 from ragfm.server import document_routes
 from ragfm.server.api_keys import Key, KeyFile
 from ragfm.server.uploads import Uploads, safe_file_name
+from ragfm.store.collection_store import write_lock
 from ragfm.testing import ScriptedReader
 
 
@@ -82,6 +83,39 @@ def test_groups_see_uploads_shared_with_them_and_failures_are_reported(running: 
         assert colleague.delete(f"/v1/documents/{both}").status_code == 404
         assert colleague.delete(f"/v1/documents/{inner}").status_code == 403
     assert hr.delete(f"/v1/documents/{inner}").status_code == 403  # all of it, or nothing
+
+
+def packed_notes(count: int) -> bytes:
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w") as archive:
+        for number in range(count):
+            archive.writestr(f"{number}.txt", f"Note {number} of the heavy key.")
+    return packed.getvalue()
+
+
+def test_uploads_of_another_key_do_not_wait_for_an_archive(running: Running) -> None:
+    heavy, light = running.client("other"), running.client("guest")
+    archive = put(heavy, "notes.zip", packed_notes(2000))["uri"]
+    # The first slice may hold a part of the archive only.
+    eventually(lambda: heavy.get("/v1/documents?mine=true&limit=1").json()["data"][0]["state"] == "ready", 120)
+    note = put(light, "note.txt", b"The okapi is called Ann.")["uri"]
+    eventually(lambda: state(light, note) == "ready", 120)
+    assert len(pages(heavy, limit=1000, mine=True)) < 2000
+    with write_lock(running.folder):  # the operator gets the lock meanwhile
+        pass
+    gone = light.delete(f"/v1/documents/{note}")
+    assert (gone.status_code, gone.json()["deleted"]) in ((200, True), (202, False))
+    heavy.delete(f"/v1/documents/{archive}")
+    eventually(lambda: pages(heavy, limit=1000, mine=True) == [], 120)
+
+
+def test_an_archive_with_too_many_files_fails_with_the_reason(running: Running) -> None:
+    client = running.client("guest")
+    uri = put(client, "many.zip", packed_notes(2001))["uri"]
+    eventually(lambda: state(client, uri) == "failed", 60)
+    error = client.get(f"/v1/documents/{uri}").json()["error"]
+    assert error == "the archive has 2,001 entries or more, the limit is 2,000"
+    client.delete(f"/v1/documents/{uri}")
 
 
 def pages(client: httpx.Client, **params: Any) -> list[str]:

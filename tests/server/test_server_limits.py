@@ -221,7 +221,12 @@ def exchange(it: Running, request: bytes) -> bytes:
     [
         ("GET /v1/models HTTP/1.1\r\nHost: x\r\nX-Long: " + "a" * 100_000, b"", 431),
         ("GET /v1/models?" + "a" * 40_000 + " HTTP/1.1\r\nHost: x", b"", 431),
-        ("POST /v1/search HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\nTransfer-Encoding: chunked", b"0\r\n\r\n", 400),
+        (
+            "POST /v1/search HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 5\r\n"
+            "Transfer-Encoding: chunked",
+            b'11\r\n{"query":"leave"}\r\n0\r\n\r\n',
+            400,
+        ),
         ("GET /v1/models HTTP/1.1\r\nHost: [::1", b"", 400),
         ("GET /healthz HTTP/1.1\r\nHost: [::1", b"", 400),
         ("GET /v1/models HTTP/1.1\r\nHost: x:port", b"", 400),

@@ -18,7 +18,8 @@ generation_request    a request and its results, shared by two threads
 slots                 slots of the KV cache, and which one a request gets
 prefix_cache          evaluated prompt prefixes on disk
 sampling              temperature, top_p and min_p
-chat_template         chat templates, sandboxed
+chat_template         chat templates
+template_service      renders chat templates in a confined process
 reader_speed          measured speed of a reader on this machine
 weight_format         requantise a GGUF file to the fastest format
 """
