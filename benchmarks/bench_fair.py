@@ -21,6 +21,7 @@ import json
 import multiprocessing
 import os
 import random
+import signal
 import statistics
 import sys
 import tempfile
@@ -238,6 +239,7 @@ def main() -> None:
     parser.add_argument("--heavy", choices=list(HEAVY), nargs="+", default=list(HEAVY), help="the heavy key's requests")
     parser.add_argument("--no-save", action="store_true")
     args = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # ends the server, too
     result = measure.about("fair", ("ragfm", "llama-cpp-python", "fastapi", "uvicorn"))
     parts = measure.read("fair").get("parts", {})
     for kind in LIGHT if args.part == "all" else [args.part]:

@@ -27,11 +27,9 @@ from ragfm.server.fair_queue import FairQueue
 
 T = TypeVar("T")
 _NO_GROUPS: frozenset[str] = frozenset()
-# Searches and lists share the processor with the readers, and most of their work runs on one core at a time: with more
-# slots, all of them would only take longer.
-_SEARCH_SLOTS = min(4, max(2, len(usable_cpus())))
+_COMPUTE_SLOTS = min(8, max(2, len(usable_cpus())))  # with more than cores, each request would only take longer
 _EMBEDDING_SLOTS = 2
-_DOCUMENT_SLOTS = _SEARCH_SLOTS
+_DOCUMENT_SLOTS = 4
 _SPARE_THREADS = 8
 
 
@@ -103,9 +101,11 @@ class ServedModels:
                 if label:
                     names.append(f"{name}:{label}")
                 self.models |= {alias: Model(alias, name, as_groups, rag, queue) for alias in names or [name]}
-        self.search_queue = shared_queue(_SEARCH_SLOTS)
+        self.compute_queue = shared_queue(_COMPUTE_SLOTS)
+        """For what needs a core: searches, lists, the retrieval of an answer, each batch of an embedding request."""
         self.embedding_queue = shared_queue(_EMBEDDING_SLOTS)
         self.document_queue = shared_queue(_DOCUMENT_SLOTS)
+        """For what reads and writes files: uploads, deletions, single documents."""
         threads = sum(queue.slots for queue in self.queues) + _SPARE_THREADS
         self._threads = ThreadPoolExecutor(threads, thread_name_prefix="ragfm-serve")
 
@@ -119,8 +119,8 @@ class ServedModels:
 
     @property
     def queues(self) -> list[FairQueue]:
-        """The queues for searches, embeddings and documents, then one for each reader."""
-        own = (self.search_queue, self.embedding_queue, self.document_queue)
+        """The queues for computing, embeddings and documents, then one for each reader."""
+        own = (self.compute_queue, self.embedding_queue, self.document_queue)
         return [*own, *(queue for _, queue in self._readers.values())]
 
     async def run(self, function: Callable[..., T], *args: object) -> T:

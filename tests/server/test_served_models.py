@@ -30,7 +30,7 @@ def test_collections_share_a_reader_of_the_same_model_and_options_whatever_its_n
     assert len({id(reader) for reader in readers.values()}) == 2  # c's has another window
     assert readers["a"] is readers["b:also"]
     assert readers["c"].context_tokens == 300
-    assert len(served.queues) == 5  # three of them are for searches, embeddings and documents
+    assert len(served.queues) == 5  # three of them are for computing, embeddings and documents
 
 
 def test_collections_share_an_embedder_of_the_same_contract(tmp_path: Path) -> None:
