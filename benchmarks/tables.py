@@ -226,6 +226,19 @@ def server() -> str:
     return _table(("users", *head, "refused", *(f"peer: {name}" for name in head)), rows)
 
 
+def fair() -> str:
+    parts = _result("fair")["parts"]
+    rows = [
+        [
+            name,
+            *(f"{part[side]['p50']:.3g} / {part[side]['p95']:.3g}" for side in ("idle_s", "busy_s")),
+            f"{part['ratio_p95']:.1f}",
+        ]
+        for name, part in parts.items()
+    ]
+    return _table(("request of the light key", "idle, p50 / p95 s", "next to the heavy key", "ratio of p95"), rows)
+
+
 def reader() -> str:
     results = _result("reader")
     result = next(entry for name, entry in results.items() if name.endswith(".gguf"))
@@ -645,7 +658,7 @@ TABLES: dict[str, Callable[[], str]] = {
             peers_versions,
             multihop,
         ),
-        *(languages, languages_weights, languages_chosen, embedding, reader, machines, server, start),
+        *(languages, languages_weights, languages_chosen, embedding, reader, machines, server, fair, start),
         *(collection, collection_more, index, bm25, parse, parsed),
         *(citations, quotations, contradictions, answers, sizes, confidence, injection, bias),
         *(adapted_retriever, adapted_methods, transfer),
