@@ -32,9 +32,8 @@ _service = ConfinedService(
 
 class ChatTemplate:
     """The chat template of a model. `variables` are its special tokens by name, `model` the path for error messages.
-    `thinking` lets the model reason before it answers, if it can.
 
-    Raises UnsupportedError if the template is not valid.
+    `thinking` lets the model reason before it answers, if it can. Raises UnsupportedError if the template is not valid.
     """
 
     def __init__(self, source: str, variables: Mapping[str, str], model: Path, *, thinking: bool = False) -> None:
