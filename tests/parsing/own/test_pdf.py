@@ -11,6 +11,7 @@ from support.parsed_documents import document, headings, marked
 from ragfm.core.errors import ParseError, SkipDocument
 from ragfm.core.types import Blob
 from ragfm.parsing import parse
+from ragfm.parsing.own.pdf import pdf_document
 
 
 @pytest.fixture(autouse=True)
@@ -386,3 +387,40 @@ def test_page_marks_match_the_text_of_the_pages(data: Path) -> None:
                 assert found >= 0.9 * len(words), (path.name, mark.value)
                 checked += 1
     assert checked > 60
+
+
+def test_a_code_beyond_unicode_costs_one_character(monkeypatch: pytest.MonkeyPatch) -> None:
+    get_code = pypdfium2.raw.FPDFText_GetUnicode
+
+    def beyond_unicode(text_page: object, index: int) -> int:
+        code = get_code(text_page, index)
+        return 0x110000 if code == ord("Z") else int(code)
+
+    monkeypatch.setattr(pypdfium2.raw, "FPDFText_GetUnicode", beyond_unicode)
+    assert document(pdf(lines("The Zebra runs.")), "a.pdf").text == "The \ufffdebra runs."
+
+
+@pytest.mark.parametrize("step", ["read_page", "read_layout"])
+def test_a_damaged_page_costs_one_page(monkeypatch: pytest.MonkeyPatch, step: str) -> None:
+    read = getattr(pdf_document, step)
+    calls = iter(range(1, 4))
+
+    def fail_on_the_second(*arguments: object) -> object:
+        if next(calls) == 2:
+            raise OverflowError("cannot convert float infinity to integer")
+        return read(*arguments)
+
+    monkeypatch.setattr(pdf_document, step, fail_on_the_second)
+    parsed = document(pdf(lines("Apples are red."), lines("Pears are green."), lines("Plums are blue.")), "a.pdf")
+    assert parsed.text == "Apples are red.\n\nPlums are blue."
+    assert [mark.value for mark in parsed.marks if mark.kind == "page"] == ["1", "3"]
+    assert parsed.metadata["unread_pages"] == "2"
+
+
+def test_a_document_without_a_readable_page_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise OverflowError("too large")
+
+    monkeypatch.setattr(pdf_document, "read_page", fail)
+    with pytest.raises(ParseError, match="no page can be read"):
+        document(pdf(lines("Text.")), "a.pdf")

@@ -47,8 +47,9 @@ _NUMBERED = re.compile(r"(\d{1,3}(?:\.\d{1,3})*)\.?\s")
 def read_pdf(data: bytes, name: str) -> ParsedText:
     """Return the text of all pages, with one mark per page that has text.
 
-    Metadata: `title`, `author`; `hidden_text`, text that is in the file but not visible; `pages_without_text`.
-    Raises ParseError for a damaged or protected file, SkipDocument where no page has text.
+    Metadata: `title`, `author`; `hidden_text`, text that is in the file but not visible; `pages_without_text`;
+    `unread_pages`, which are damaged. Raises ParseError for a protected file and for one without a readable page,
+    SkipDocument where no page has text.
     """
     import pypdfium2
 
@@ -63,16 +64,21 @@ def read_pdf(data: bytes, name: str) -> ParsedText:
             if not len(document):
                 raise ParseError(f"{name} is a damaged PDF: it has no pages.")
 
+            unread: dict[int, Exception] = {}  # by number of the page
+
             def pages() -> Iterable[PageContent]:
                 for index in range(len(document)):
                     heartbeat.beat()
                     try:
-                        yield read_page(document, index)
-                    except pypdfium2.PdfiumError as error:
-                        message = f"{name} is a damaged PDF: page {index + 1} cannot be read ({error})."
-                        raise ParseError(message) from error
+                        page = read_page(document, index)
+                    except Exception as error:  # damage that PDFium or this parser does not expect
+                        unread[index + 1] = error
+                        page = PageContent(0, 0)
+                    yield page
 
-            parsed = build_text(pages())
+            parsed = build_text(pages(), unread)
+            if len(unread) == len(document):
+                raise ParseError(f"{name} is a damaged PDF: no page can be read ({unread[1]}).") from unread[1]
             metadata: dict[str, Scalar] = {}
             for key in ("Title", "Author"):
                 value = " ".join(clean(document.get_metadata_value(key)).split())
@@ -87,11 +93,13 @@ def read_pdf(data: bytes, name: str) -> ParsedText:
     return parsed._replace(metadata=metadata | dict(parsed.metadata))
 
 
-def build_text(pages: Iterable[PageContent]) -> ParsedText:
+def build_text(pages: Iterable[PageContent], unread: dict[int, Exception] | None = None) -> ParsedText:
     """Return the text of pages in reading order, without running titles.
 
-    Metadata: `pages_without_text`, `hidden_text`.
+    `unread` has the errors of damaged pages by number; pages without a readable layout are added. Metadata:
+    `pages_without_text`, `unread_pages`, `hidden_text`.
     """
+    unread = {} if unread is None else unread
     blocks_by_page: list[list[Block]] = []
     scans: list[str] = []
     hidden: list[str] = []
@@ -104,10 +112,17 @@ def build_text(pages: Iterable[PageContent]) -> ParsedText:
             if not page.words and page.drawing.images:
                 scans.append(str(number))
             hidden += page.hidden_text.split()
-        blocks_by_page += [read_layout(page) for page in window]
+            blocks: list[Block] = []
+            try:
+                blocks = read_layout(page)
+            except Exception as error:  # numbers of a damaged page, such as infinite coordinates
+                unread[number] = error
+            blocks_by_page.append(blocks)
     metadata: dict[str, Scalar] = {}
     if scans:
         metadata["pages_without_text"] = ", ".join(scans)
+    if unread:
+        metadata["unread_pages"] = ", ".join(map(str, sorted(unread)))
     if hidden:
         metadata["hidden_text"] = clean(" ".join(hidden)[:_MAX_HIDDEN])
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import math
 import re
+import sys
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -164,7 +165,10 @@ class _WordReader:
             style = self._styles.get(key)
             if style is None:
                 style = self._styles[key] = self._read_style(i, text_object, key, box)
-            character = HYPHEN if code in (2, 0xFFFE) else _LIGATURES.get(code) or chr(code)
+            if code in (2, 0xFFFE):
+                character = HYPHEN
+            else:
+                character = _LIGATURES.get(code) or (chr(code) if code <= sys.maxunicode else "\ufffd")
             x, y = box.center
             on_page = -1 <= x <= self._geometry.width + 1 and -1 <= y <= self._geometry.height + 1
             if style.visible is False or not on_page:
