@@ -12,6 +12,7 @@ import os
 import sys
 import threading
 import time
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from ragfm.core.errors import RagfmError
 from ragfm.core.progress import Progress
 from ragfm.ingestion.turns import Turns
 from ragfm.server.json_logging import configure_logging
-from ragfm.server.uploads import Uploads
+from ragfm.server.uploads import ACCESS_FILE, Upload, Uploads, upload_id
 from ragfm.store.collection_store import UPLOADS_SOURCE
 
 
@@ -32,15 +33,52 @@ def main(collection: Path) -> None:
         os.nice(5)  # answers have priority
     uploads = Uploads(collection)
     turns = Turns(uploads.owner_of_path)
+    stored = list(uploads.all())  # before the slice, which has then seen them all
+    reasons: dict[str, str] = {}
     with Collection.open(collection) as owner:
         began = time.monotonic()
         try:
             for report in owner.sync_in_turns(uploads.folder, turns, name=UPLOADS_SOURCE, progress=_report_progress):
-                failed = {failure.uri: f"{failure.stage}: {failure.error}" for failure in report.failed}
-                _report(failed=failed | {skip.uri: skip.why for skip in report.skipped}, began=began)
-                began = time.monotonic()
+                reasons |= {failure.uri: f"{failure.stage}: {failure.error}" for failure in report.failed}
+                reasons |= {skip.uri: skip.why for skip in report.skipped}
+                # Before the last slice, more files of an upload may follow.
+                failed = reasons if turns.postponed else _why_not_searchable(owner, stored, reasons)
+                _report(failed=failed, began=began)
+                began, stored = time.monotonic(), list(uploads.all())
         except RagfmError as error:
             _report(error=error.message)
+
+
+def _why_not_searchable(owner: Collection, stored: Sequence[Upload], reasons: Mapping[str, str]) -> dict[str, str]:
+    """The uploads of which their uploader finds nothing, by URI, and why.
+
+    `reasons` are those of all documents that were not indexed; a file in an archive is a document of its own.
+    """
+    source = f"source = '{UPLOADS_SOURCE}'"
+    indexed = {upload_id(info.uri) for info in owner.documents(source)}
+    visible = {
+        group: {upload_id(info.uri) for info in owner.as_groups({group}).documents(source)}
+        for group in {upload.owner for upload in stored}
+    }
+    members: dict[str | None, list[str]] = {}
+    for uri in sorted(reasons):
+        members.setdefault(upload_id(uri), []).append(uri)
+    failed: dict[str, str] = {}
+    for upload in stored:
+        number = upload_id(upload.uri)
+        within = members.get(number, [])
+        if number in visible[upload.owner]:
+            continue
+        if number in indexed:
+            failed[upload.uri] = f"a file {ACCESS_FILE} in it closes it to the key that uploaded it"
+        elif not within:
+            failed[upload.uri] = "it has no documents: hidden files and files that configure ragfm are left out"
+        else:
+            name = within[0].removeprefix(upload.uri).removeprefix("/")
+            why = f"{name}: {reasons[within[0]]}" if name else reasons[within[0]]
+            others = "" if len(within) == 1 else f"none of the {len(within)} files in it can be indexed; "
+            failed[upload.uri] = others + why
+    return failed
 
 
 def _exit_with_parent() -> None:

@@ -25,10 +25,10 @@ from ragfm.core.durable_files import sync_folder
 from ragfm.server.api_keys import OWN_GROUP_PREFIX
 from ragfm.store.collection_store import UPLOADS, UPLOADS_SOURCE
 
-_ACCESS_FILE = ".ragfm-access"
+ACCESS_FILE = ".ragfm-access"
 _ID = re.compile(r"[0-9a-f]{16}")
-_MAX_NAME_CHARACTERS = 150
-_MAX_SUFFIX_CHARACTERS = 20
+_MAX_NAME_BYTES = 200  # of 255 that file systems allow
+_MAX_SUFFIX_BYTES = 20
 _OVERHEAD_BYTES = 12 * 2**10  # of the folder and its access file
 _UNSAFE_CHARACTERS = re.compile(r'[\x00-\x1f\x7f/\\<>:"|?*]')
 
@@ -79,7 +79,7 @@ class Uploads:
             temporary = self.folder / f".{number}"
             temporary.mkdir(mode=0o700)
             try:
-                with (temporary / _ACCESS_FILE).open("xb") as access:
+                with (temporary / ACCESS_FILE).open("xb") as access:
                     access.write("\n".join(groups).encode())
                     access.flush()
                     os.fsync(access.fileno())
@@ -148,8 +148,8 @@ class Uploads:
 
     def _read(self, folder: Path) -> Upload | None:
         try:
-            owner = (folder / _ACCESS_FILE).read_text(encoding="utf-8").split("\n", 1)[0]
-            files = [entry for entry in folder.iterdir() if entry.name != _ACCESS_FILE]
+            owner = (folder / ACCESS_FILE).read_text(encoding="utf-8").split("\n", 1)[0]
+            files = [entry for entry in folder.iterdir() if entry.name != ACCESS_FILE]
             if not files or not owner.startswith(OWN_GROUP_PREFIX):
                 return None
             size = files[0].stat().st_size + _OVERHEAD_BYTES
@@ -171,7 +171,12 @@ def safe_file_name(name: str) -> str:
     base = _UNSAFE_CHARACTERS.sub("_", base).encode("utf-8", "replace").decode().strip(". ")
     stem, dot, suffix = base.rpartition(".")
     if dot:
-        suffix = f".{suffix[:_MAX_SUFFIX_CHARACTERS]}"
+        suffix = f".{_first_bytes(suffix, _MAX_SUFFIX_BYTES)}"
     else:
         stem, suffix = suffix, ""
-    return f"{stem.strip()[: _MAX_NAME_CHARACTERS - len(suffix)] or 'document'}{suffix}"
+    return f"{_first_bytes(stem.strip(), _MAX_NAME_BYTES - len(suffix.encode())) or 'document'}{suffix}"
+
+
+def _first_bytes(text: str, limit: int) -> str:
+    """The first characters of a text, with up to `limit` bytes in UTF-8."""
+    return text.encode()[:limit].decode("utf-8", "ignore")

@@ -8,6 +8,7 @@ import random
 import signal
 import subprocess
 import sys
+import tarfile
 import threading
 import time
 import zipfile
@@ -131,6 +132,62 @@ def pages(client: httpx.Client, **params: Any) -> list[str]:
         after = page["next"]
 
 
+def _zip(members: dict[str, bytes]) -> bytes:
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w") as archive:
+        for name, content in members.items():
+            archive.writestr(name, content)
+    return packed.getvalue()
+
+
+def _protected_zip() -> bytes:
+    """A zip whose member has the mark of a password."""
+    data = bytearray(_zip({"secret.txt": b"secret"}))
+    for header, flags in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):
+        data[data.index(header) + flags] |= 1
+    return bytes(data)
+
+
+def _damaged_zip() -> bytes:
+    data = _zip({"one.txt": b"The first text.", "two.txt": b"The second text."})
+    return data.replace(b"The first", b"The worst").replace(b"The second", b"The fourth")
+
+
+def _tar_of_links() -> bytes:
+    packed = io.BytesIO()
+    with tarfile.open(fileobj=packed, mode="w") as archive:
+        link = tarfile.TarInfo("link.txt")
+        link.type, link.linkname = tarfile.SYMTYPE, "/etc/passwd"
+        archive.addfile(link)
+    return packed.getvalue()
+
+
+def test_every_upload_ends_in_a_state_with_a_reason(running: Running) -> None:
+    client = running.client("guest")
+    uploads = {
+        "protected.zip": (_protected_zip(), "secret.txt: it is password-protected"),
+        "damaged.zip": (_damaged_zip(), "none of the 2 files in it can be indexed; one.txt: fetch: "),
+        "links.tar": (_tar_of_links(), "link.txt: "),
+        "empty.zip": (_zip({}), "an archive without files"),
+        "ragfm.toml": (b"[ask]\n", "it has no documents"),
+        "closed.zip": (_zip({".ragfm-access": b"board", "plan.txt": b"The plan."}), "closes it to the key"),
+        "settings.zip": (_zip({".ragfm-access": b"board"}), "it has no documents"),
+    }
+    uris = {put(client, name, data)["uri"]: reason for name, (data, reason) in uploads.items()}
+    eventually(lambda: all(state(client, uri) == "failed" for uri in uris), 60)
+    for uri, reason in uris.items():
+        assert reason in client.get(f"/v1/documents/{uri}").json()["error"], uri
+    listed = {card["uri"]: card["state"] for card in client.get("/v1/documents?mine=true").json()["data"]}
+    assert listed == dict.fromkeys(uris, "failed")
+
+
+def test_names_of_many_bytes_are_shortened(running: Running) -> None:
+    client = running.client("guest")
+    for name in ("\u6587" * 100 + ".txt", "\U0001f993" * 70 + ".txt"):
+        uri = put(client, name, b"A text.")["uri"]
+        assert uri.endswith(".txt")
+
+
 def test_lists_come_in_pages_with_what_waits_and_what_is_indexed(tmp_path: Path) -> None:
     collection = make_collection(tmp_path)
     uploads, packed = Uploads(collection), io.BytesIO()
@@ -183,7 +240,9 @@ def test_uploads_of_a_key_have_a_size_limit(running: Running) -> None:
         ("..", "document"),
         ("", "document"),
         ("a\x00b\n.txt", "a_b_.txt"),
-        ("é" * 300 + ".pdf", "é" * 146 + ".pdf"),
+        ("é" * 300 + ".pdf", "é" * 98 + ".pdf"),
+        ("文" * 100 + ".pdf", "文" * 65 + ".pdf"),
+        ("🦓" * 70, "🦓" * 50),
         ("x." + "y" * 90, "x." + "y" * 20),
         ("\ud800.txt", "?.txt"),
         ("  report .txt", "report.txt"),
