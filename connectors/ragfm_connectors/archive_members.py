@@ -21,6 +21,7 @@ from ragfm.core.types import Blob, Ref
 from ragfm_connectors.access_files import ACCESS_FILE, AccessRule, parse_access_file
 from ragfm_connectors.archive_service import ConfinedArchive
 from ragfm_connectors.archives import ArchiveLimitError, Member, is_archive
+from ragfm_connectors.credentials import credential_by_name
 from ragfm_connectors.patterns import PathFilter, join_path
 
 MAX_DEPTH = 2
@@ -103,6 +104,8 @@ class ArchiveReader:
             is_hidden = any(part.startswith(".") or part in _HIDDEN for part in member_path.split("/"))
             if skip is None and is_hidden and not self._hidden:
                 skip = "hidden"
+            if skip is None and not self._paths.selects(member_path):
+                skip = credential_by_name(inner_path.rpartition("/")[2])
             if skip is None and nested and depth >= MAX_DEPTH:
                 skip = f"an archive within {depth} others is not opened"
             if skip is not None:

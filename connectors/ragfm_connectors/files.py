@@ -18,12 +18,13 @@ from pathlib import Path
 from typing import TypeAlias
 
 from ragfm.core.access_groups import intersect_groups
-from ragfm.core.errors import ConnectorError, SourceError
+from ragfm.core.errors import ConnectorError, SkipDocument, SourceError
 from ragfm.core.output_folder import OUTPUT
 from ragfm.core.types import Blob, Ref, Scalar
 from ragfm_connectors.access_files import ACCESS_FILE, groups_along_path, open_below, read_access_file
 from ragfm_connectors.archive_members import ArchiveReader
 from ragfm_connectors.archives import MAX_ENTRIES, is_archive
+from ragfm_connectors.credentials import credential_by_content, credential_by_name
 from ragfm_connectors.patterns import PathFilter, join_path
 
 _log = logging.getLogger(__name__)
@@ -50,7 +51,8 @@ class FilesConnector:
     Symbolic links are followed within the folder, unless their target is listed already. Collections in the folder are
     left out, and so are folders that `ragfm.core.output_folder` has marked. Zip and tar archives are opened like
     folders unless `archives` is false; those with more than `archive_files` files are skipped, see
-    `ragfm_connectors.archive_members`.
+    `ragfm_connectors.archive_members`. What looks like a credential is skipped unless it is the source itself or
+    `include` selects it, see `ragfm_connectors.credentials`.
 
     The access files from the root down to a file say which groups may see it, see `ragfm_connectors.access_files`. For
     a symbolic link, those on the path to the link and those on the path to its target both apply.
@@ -96,20 +98,29 @@ class FilesConnector:
         """The content of a file, with the time `modified` (ISO 8601, UTC) as metadata.
 
         Raises ConnectorError if the file is gone, unreadable, too large or outside of the root, and if it has been
-        closed to a group since it was listed: its new content may be what the group must not see.
+        closed to a group since it was listed: its new content may be what the group must not see. Raises SkipDocument
+        for a credential.
         """
         path, inner_path = self._split_path(ref.path)
         with self.open(Ref(path, allow=ref.allow)) as file:
             status = os.fstat(file.fileno())
             if inner_path and self._archives:
-                return self._archives.fetch(file, status, self._file_path(path).name, inner_path)
+                blob = self._archives.fetch(file, status, self._file_path(path).name, inner_path)
+                self._check_content(ref.path, blob.data)
+                return blob
             if status.st_size > self.max_bytes:
                 raise ConnectorError(f"{str(self._file_path(path))!r} has grown: {_too_large(status, self.max_bytes)}.")
             data = file.read(status.st_size)
+        self._check_content(ref.path, data)
         metadata: dict[str, Scalar] = {}
         with contextlib.suppress(ValueError, OverflowError):  # a time stamp beyond the year 9999
             metadata["modified"] = datetime.fromtimestamp(status.st_mtime, UTC).isoformat(timespec="seconds")
         return Blob(data, None, metadata)
+
+    def _check_content(self, path: str, data: bytes) -> None:
+        reason = credential_by_content(data)
+        if reason and path and not self._paths.selects(path):
+            raise SkipDocument(reason)
 
     @contextlib.contextmanager
     def open(self, ref: Ref) -> Iterator[BufferedReader]:
@@ -280,6 +291,8 @@ class _Listing:
                 return
             self.containing_archive |= dict.fromkeys((ref.path for ref in refs), path)
             yield from refs
+        elif path and not self._paths.selects(path) and (reason := credential_by_name(path.rpartition("/")[2])):
+            yield Ref(path, skip=reason)
         elif status.st_size > self._max_bytes:
             yield Ref(path, skip=_too_large(status, self._max_bytes))
         else:

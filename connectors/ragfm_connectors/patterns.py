@@ -35,6 +35,10 @@ class PathFilter:
         included = not self._include or any(_matches(parts, pattern) for pattern in self._include)
         return included and _matches(parts, self._glob) and not self.excludes(path)
 
+    def selects(self, path: str) -> bool:
+        """Whether a file is selected by one of `include`, rather than merely not excluded."""
+        return bool(self._include) and self.includes(path)
+
     def may_contain(self, folder: str) -> bool:
         """Whether anything below a folder can belong to the source; if not, it need not be listed."""
         parts = folder.split("/")

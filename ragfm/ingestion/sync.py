@@ -254,8 +254,8 @@ class Sync:
         known = self._current.get(ref.path)
         try:
             blob = connector.fetch(ref)
-        except SkipDocument as error:
-            self._skip(ref, str(error))
+        except SkipDocument as error:  # not stored: it can depend on the connector's options
+            self._skipped[ref.path] = str(error)
             return 0
         except (OSError, SourceError) as error:
             self._fail(ref, "fetch", str(error))
