@@ -39,7 +39,10 @@ if TYPE_CHECKING:
 __all__ = ["CHUNKER_VERSION", "ChunkSettings", "chunk_document"]
 
 CHUNKER_VERSION = "2"
-"""Version of the chunker, part of the recipe: a new version re-chunks all documents."""
+"""Version of the chunker, part of the recipe: a new version parses and chunks all documents again.
+
+A fix after which the chunks of older versions remain valid does not need one: each document gets it when it changes.
+"""
 
 _DEFAULT_SIZE = 256
 _CHARS_PER_TOKEN = 16  # upper limit of the average over a chunk: a word of 1 MB may be one "unknown" token
@@ -254,7 +257,8 @@ class _Splitter:
 
     def _end(self, begin: int, fresh: int, stop: int, room: int) -> tuple[int, int]:
         """The weakness of the best boundary within reach of `begin` (0 is the strongest), and its position."""
-        room = min(room, self._limit - self._context(begin, begin + 1)[1])
+        # The context of a chunk that ends in the body: headings above `begin` may end at a joined heading before it.
+        room = min(room, self._limit - self._context(begin, stop)[1])
         after = int(self._token_starts.searchsorted(begin)) + room  # the first token without room
         reach = int(self._token_starts[after]) if after < len(self._token_starts) else stop
         reach = min(reach, begin + room * _CHARS_PER_TOKEN, stop)

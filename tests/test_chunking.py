@@ -221,6 +221,17 @@ def test_blocks_that_fit_are_not_torn(doc: Document) -> None:
         assert len(words([whole])[0]) > 24 or end - first.start > 16 * 16
 
 
+def test_no_room_is_reserved_for_a_heading_that_ends_within_the_chunk() -> None:
+    """`# Outer` is above `## Inner`, where the chunk begins, and not above `# Next`, where it ends."""
+    for length in range(1, 24):
+        section = f"## Inner\n\n# Next\n\n{say(length)}"
+        if len(words([section])[0]) == 24:
+            break
+    chunks = chunk_document(markdown(f"# Outer\n\nText.\n\n{section}"), words, 24)
+    assert [chunk.text for chunk in chunks] == ["# Outer\n\nText.", section]
+    assert chunks[1].context == ""
+
+
 def texts(chunks: list[Chunk]) -> list[str]:
     return [chunk.text for chunk in chunks]
 
