@@ -5,15 +5,18 @@ After a crash, a file has either its old or its new content.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import secrets
 from collections.abc import Mapping
 from hashlib import blake2b
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
-from ragfm.core.errors import CollectionError
+from ragfm.core.errors import AccessDeniedError, CollectionError, DiskFullError
+
+_PROBE_BYTES = 64 << 10  # more than SQLite's smallest files have
 
 
 def temporary_path(path: Path) -> Path:
@@ -24,20 +27,63 @@ def temporary_path(path: Path) -> Path:
     return path.with_name(f"{path.name}.{secrets.token_hex(4)}.new")
 
 
-def write_error(kind: str, out: Path, error: OSError) -> CollectionError:
+def storage_failure(folder: Path, error: BaseException) -> tuple[type[CollectionError], str]:
+    """The type of error to raise for a failed read or write in a folder, and the reason in words.
+
+    `error` is an OSError, an error of SQLite or another library, or one of SQLAlchemy's that has it as `orig`.
+    Libraries do not pass on every reason: then a file is written to find out whether there is space and permission.
+    """
+    cause = getattr(error, "orig", error)
+    if "disk is full" in str(cause):
+        cause = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    elif "readonly" in str(cause):
+        cause = OSError(errno.EACCES, str(cause))
+    elif not isinstance(cause, OSError):
+        probe = temporary_path(folder / "probe")
+        try:
+            with probe.open("xb") as file:
+                file.write(bytes(_PROBE_BYTES))
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError as failure:
+            cause = failure
+        finally:
+            probe.unlink(missing_ok=True)
+    number = cause.errno if isinstance(cause, OSError) else None
+    why = str(getattr(cause, "strerror", None) or cause)
+    if number in (errno.ENOSPC, errno.EDQUOT):
+        return DiskFullError, why
+    return (AccessDeniedError if number in (errno.EACCES, errno.EPERM, errno.EROFS) else CollectionError), why
+
+
+def write_error(kind: str, out: Path, error: BaseException) -> CollectionError:
     """The error to raise if an output file, such as a backup, cannot be written."""
-    if out.parent.is_dir():
-        hint = "Fix the cause and run the command again."
-    else:
+    error_type, why = storage_failure(out.parent, error)
+    if not out.parent.is_dir():
         hint = f"Create the folder '{out.parent}', or choose a different one."
-    return CollectionError(f"The {kind} '{out}' cannot be written: {error.strerror}.", hint)
+    elif error_type is DiskFullError:
+        hint = "Free space on the disk, or choose a different one, and run the command again."
+    else:
+        hint = "Fix the cause and run the command again."
+    return error_type(f"The {kind} '{out}' cannot be written: {why}.", hint)
 
 
-def write_durably(path: Path, data: bytes, *, mode: int = 0o666) -> None:
-    """Replace the content of a file atomically and durably."""
+def new_file_mode(folder: Path) -> int:
+    """The permissions of new files in a folder: those of the folder, so that a private folder has private files."""
+    return folder.stat().st_mode & 0o666
+
+
+def create_file(path: Path, mode: int = 0o600) -> BinaryIO:
+    """Create a file, by default one that other users cannot read, whatever the umask. Raises FileExistsError."""
+    return os.fdopen(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, mode), "wb")
+
+
+def write_durably(path: Path, data: bytes, *, mode: int | None = None) -> None:
+    """Replace the content of a file atomically and durably. `mode` is that of `new_file_mode` by default."""
+    mode = new_file_mode(path.parent) if mode is None else mode
     temporary = temporary_path(path)
     try:
-        with os.fdopen(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, mode), "wb") as file:
+        with create_file(temporary, mode) as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())

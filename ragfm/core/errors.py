@@ -20,9 +20,11 @@
     ├── CollectionError             a collection cannot be used in this way
     │   ├── CollectionNotFound      there is no collection there
     │   ├── CollectionBusyError     another process is writing
-    │   ├── CollectionReadOnlyError the collection's folder is not writable
-    │   ├── EmbedderMismatchError   the collection was made with a different embedder
-    │   └── DamagedCollectionError  the catalog is damaged or lost commits
+    │   ├── DiskFullError           no space is left on the disk
+    │   ├── AccessDeniedError       a file or folder may not be read or written
+    │   │   └── CollectionReadOnlyError the collection's folder is not writable
+    │   ├── DamagedCollectionError  the catalog is damaged or lost commits
+    │   └── EmbedderMismatchError   the collection was made with a different embedder
     ├── LogError                    the answer log cannot be read or written
     ├── DataError                   questions, evaluation runs or examples cannot be read or used
     ├── ExtractionError             structured output is cut off, or does not meet its schema
@@ -129,7 +131,15 @@ class CollectionBusyError(CollectionError):
     """Another process is writing to the collection; the message names it."""
 
 
-class CollectionReadOnlyError(CollectionError):
+class DiskFullError(CollectionError):
+    """No space is left on the disk, or the user's quota is used up."""
+
+
+class AccessDeniedError(CollectionError):
+    """A file or folder may not be read or written by this user, or its file system is read-only."""
+
+
+class CollectionReadOnlyError(AccessDeniedError):
     """The collection's folder is not writable."""
 
 

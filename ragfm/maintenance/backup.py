@@ -26,16 +26,30 @@ from typing import Any
 from urllib.parse import quote
 
 import pysqlite3
+import sqlalchemy as sa
 import xxhash
 
-from ragfm.core.durable_files import encode_checksummed, sync_file, sync_folder, temporary_path, write_error
+from ragfm.core.durable_files import (
+    create_file,
+    encode_checksummed,
+    sync_file,
+    sync_folder,
+    temporary_path,
+    write_error,
+)
 from ragfm.core.errors import CollectionError
 from ragfm.core.progress import Progress, ProgressCallback, ignore_progress
 from ragfm.maintenance.integrity import newest_generation
 from ragfm.maintenance.upload_files import copy_uploads
 from ragfm.store.catalog import Catalog, Generation
 from ragfm.store.collection_store import UPLOADS, Store
-from ragfm.store.database import CATALOG_FILE, PAGE_BYTES, damaged_page, open_connection, write_head
+from ragfm.store.database import (
+    CATALOG_FILE,
+    PAGE_BYTES,
+    damaged_page,
+    open_connection,
+    write_head,
+)
 from ragfm.store.views import block_checksums
 
 MANIFEST = "manifest.json"
@@ -60,7 +74,7 @@ def backup(store: Store, out: Path, *, force: bool = False, progress: ProgressCa
     """Write a backup of the newest generation to the file `out`, durably. Others may read and write meanwhile.
 
     Reports `Progress("backup", bytes_copied, bytes)`. Raises CollectionError if `out` exists (unless `force`) or cannot
-    be written, DamagedCollectionError for a damaged collection.
+    be written (DiskFullError, AccessDeniedError), DamagedCollectionError for a damaged collection.
     """
     start, catalog = time.monotonic(), store.catalog
     if out.is_dir() or (out.exists() and not force):
@@ -68,7 +82,7 @@ def backup(store: Store, out: Path, *, force: bool = False, progress: ProgressCa
         raise CollectionError(f"'{out}' already exists.", hint)
     temporary = temporary_path(out)
     try:
-        temporary.mkdir()
+        temporary.mkdir(0o700)
         try:
             _copy_database(catalog, temporary, progress or ignore_progress)
             copy_uploads(store.folder, temporary)
@@ -86,18 +100,22 @@ def backup(store: Store, out: Path, *, force: bool = False, progress: ProgressCa
             sync_folder(out.parent)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
-    except OSError as error:
+    except (OSError, sa.exc.DatabaseError, pysqlite3.Error) as error:
         raise write_error("backup", out, error) from error
     seconds = round(time.monotonic() - start, 3)
     return BackupReport(str(out), newest.id, documents, newest.chunks, uploads, out.stat().st_size, seconds)
 
 
 def _copy_database(catalog: Catalog, folder: Path, progress: ProgressCallback) -> None:
-    """Copy the database as of one moment, page by page, without blocking a writer."""
+    """Copy the database as of one moment, page by page, without blocking a writer.
+
+    Raises DamagedCollectionError if the database is damaged, pysqlite3.Error if its copy cannot be written.
+    """
 
     def report(_: int, remaining: int, total: int) -> None:
         progress(Progress("backup", (total - remaining) * PAGE_BYTES, total * PAGE_BYTES))
 
+    create_file(folder / CATALOG_FILE).close()
     address = f"file:{quote(str((folder / CATALOG_FILE).absolute()))}?vfs=cksmvfs"
     with closing(pysqlite3.connect(address, uri=True)) as target, catalog.driver() as source:
         # Without a transaction, a commit in between would restart the copy.
@@ -106,7 +124,10 @@ def _copy_database(catalog: Catalog, folder: Path, progress: ProgressCallback) -
             source.execute("SELECT count(*) FROM properties").fetchone()
             source.backup(target, pages=_PAGES_PER_STEP, progress=report)
         except pysqlite3.Error as error:
-            raise catalog.damage_error(str(error)) from error
+            damage = damaged_page(catalog.folder)
+            if damage is None and "malformed" not in str(error):  # then the copy cannot be written
+                raise
+            raise catalog.damage_error(damage or str(error)) from error
         finally:
             source.execute("ROLLBACK")
     damage = damaged_page(folder)
@@ -133,7 +154,10 @@ def _write_archive(folder: Path, archive: Path, newest: Generation) -> int:
     if uploads:
         manifest["uploads"] = uploads
     encoded = encode_checksummed(manifest)
-    with tarfile.open(archive, "w", format=tarfile.GNU_FORMAT) as tar:
+    with (
+        create_file(archive) as out,
+        tarfile.open(fileobj=out, mode="w", format=tarfile.GNU_FORMAT) as tar,
+    ):
         tar.addfile(_member(MANIFEST, len(encoded)), io.BytesIO(encoded))
         with (folder / CATALOG_FILE).open("rb") as file:
             tar.addfile(_member(CATALOG_FILE, size), file)

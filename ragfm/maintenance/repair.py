@@ -7,12 +7,13 @@ catalog.db  rows of `tags` and `groups` are rewritten from documents, sources an
 
 from __future__ import annotations
 
+import os
 from collections.abc import Collection, Sequence
 
 import sqlalchemy as sa
 
 from ragfm.maintenance.integrity import LiveDocuments, newest_generation
-from ragfm.store.collection_store import Store, write_lock
+from ragfm.store.collection_store import Store, leftovers, write_lock
 from ragfm.store.database import HEAD_FILE, open_connection, write_head
 from ragfm.store.document_rows import tag_row, update_groups
 from ragfm.store.tables import documents, tags
@@ -38,13 +39,15 @@ def repair(store: Store, damaged: Collection[str], document_ids: Sequence[int]) 
         )
 
     views = store.folder / VIEWS_FOLDER
+    swept = leftovers(store.folder)
     with store.writing() as catalog:
+        repairs += [
+            f"removed {os.path.relpath(path, store.folder)}, left by an interrupted writer"
+            for path in swept
+            if not path.exists()
+        ]
         folders = [store.folder / name for name in sorted(damaged) if name.startswith(f"{VIEWS_FOLDER}/")]
-        leftovers = [path for folder in (store.folder, views) for path in sorted(folder.glob("*.new"))]
-        remove_views([*folders, *(path for path in leftovers if path.is_dir())])
-        for path in leftovers:
-            path.unlink(missing_ok=True)
-            repairs.append(f"removed {path.relative_to(store.folder)}, left by an interrupted writer")
+        remove_views(folders)
         if document_ids:
             with catalog.new_generation() as commit:
                 sources = LiveDocuments(commit.connection).sources

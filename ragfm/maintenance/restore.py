@@ -17,7 +17,7 @@ from typing import Any, BinaryIO
 
 import xxhash
 
-from ragfm.core.durable_files import read_checksummed, sync_folder, temporary_path
+from ragfm.core.durable_files import create_file, read_checksummed, storage_failure, sync_folder, temporary_path
 from ragfm.core.errors import CollectionError, DamagedCollectionError
 from ragfm.core.progress import Progress, ProgressCallback, ignore_progress
 from ragfm.maintenance.backup import FORMAT, FORMAT_WITH_UPLOADS, MANIFEST
@@ -56,7 +56,8 @@ def restore(store: Store, file: Path, progress: ProgressCallback | None = None) 
         )
     temporary = temporary_path(folder)
     try:
-        temporary.mkdir(parents=True)
+        temporary.parent.mkdir(parents=True, exist_ok=True)
+        temporary.mkdir(0o700)
         try:
             with file.open("rb") as opened:
                 generation, uploads = _Archive(file, opened).unpack(temporary, progress or ignore_progress)
@@ -65,7 +66,8 @@ def restore(store: Store, file: Path, progress: ProgressCallback | None = None) 
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
     except OSError as error:
-        raise CollectionError(f"'{error.filename or folder}': {error.strerror}.", "Nothing was restored.") from error
+        error_type, why = storage_failure(folder.parent, error)
+        raise error_type(f"'{error.filename or folder}': {why}.", "Nothing was restored.") from error
     with store.writing() as catalog:
         relocate_uploads(catalog, folder)
         store.save_view(catalog)
@@ -135,7 +137,7 @@ class _Archive:
         block_count = -(-size // BLOCK_BYTES)
         if len(manifest["blocks"]) != block_count:
             raise self._damaged("the number of checksums", str(block_count), str(len(manifest["blocks"])))
-        with target.open("wb") as file:
+        with create_file(target) as file:
             for number, expected in enumerate(manifest["blocks"]):
                 block = self._read(f"block {number} of {CATALOG_FILE}", min(BLOCK_BYTES, size - done))
                 actual = xxhash.xxh3_128_hexdigest(block)
@@ -153,8 +155,9 @@ class _Archive:
         if size != upload["size"] or not is_upload_path(path):
             raise self._damaged(name, f"{path!r} of {upload['size']} bytes below {UPLOADS}", f"{size} bytes")
         target, checksum, left = folder / path, xxhash.xxh3_128(), size
-        target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with target.open("xb") as file:
+        for parent in (folder, target.parent):
+            parent.mkdir(mode=0o700, exist_ok=True)
+        with create_file(target) as file:
             while left:
                 block = self._read(name, min(BLOCK_BYTES, left))
                 checksum.update(block)

@@ -16,7 +16,7 @@ from pathlib import Path, PurePath
 import numpy as np
 import sqlalchemy as sa
 
-from ragfm.core.durable_files import sync_folder, temporary_path
+from ragfm.core.durable_files import storage_failure, sync_folder, temporary_path
 from ragfm.core.errors import CollectionError, CollectionNotFound, DamagedCollectionError
 from ragfm.core.progress import Progress, ProgressCallback, ignore_progress
 from ragfm.core.types import Chunk, Document, Mark
@@ -25,7 +25,7 @@ from ragfm.maintenance.upload_files import copy_uploads, relocate_uploads
 from ragfm.store.catalog import Source
 from ragfm.store.catalog_writer import CatalogWriter, Failure
 from ragfm.store.collection_store import Store
-from ragfm.store.database import CATALOG_FILE, open_connection
+from ragfm.store.database import CATALOG_FILE, open_connection, read_error
 from ragfm.store.document_rows import NewDocument
 from ragfm.store.tables import failures
 
@@ -66,21 +66,25 @@ def salvage(store: Store, out: Path, progress: ProgressCallback | None = None) -
     try:
         with open_connection(store.folder) as connection:
             live = LiveDocuments(connection)
-            temporary.mkdir(parents=True)
+            temporary.parent.mkdir(parents=True, exist_ok=True)
+            temporary.mkdir(0o700)
             run = _Salvage(live, temporary, store.folder.parent, out.parent)
             run.run(connection, progress or ignore_progress)
         copy_uploads(store.folder, temporary)
         temporary.rename(out)
         sync_folder(out.parent)
     except READ_ERRORS as error:
+        if isinstance(error, sa.exc.DatabaseError):
+            failure = read_error(store.folder, error)
+            if not isinstance(failure, DamagedCollectionError):  # a full disk, for example
+                raise failure from error
         raise DamagedCollectionError(
             f"Nothing can be saved from '{file}': {getattr(error, 'orig', error)}.",
             "Restore it from a backup, or ingest its sources into a new collection.",
         ) from error
     except OSError as error:
-        raise CollectionError(
-            f"'{out}' cannot be created: {error.strerror}.", "Fix the cause and run the command again."
-        ) from error
+        error_type, why = storage_failure(out.parent, error)
+        raise error_type(f"'{out}' cannot be created: {why}.", "Fix the cause and run the command again.") from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     new = Store(out, store.settings, None)

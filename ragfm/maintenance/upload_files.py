@@ -23,7 +23,8 @@ def copy_uploads(collection: Path, target: Path) -> None:
     """Copy the uploads of a collection to another folder. An upload that is removed meanwhile is left out."""
     for upload in sorted((collection / UPLOADS).glob("[0-9a-f]*")):
         copy = target / UPLOADS / upload.name
-        copy.mkdir(mode=0o700, parents=True)
+        copy.parent.mkdir(mode=0o700, exist_ok=True)
+        copy.mkdir(mode=0o700)
         try:
             for file in sorted(upload.iterdir()):
                 if is_upload_path(f"{upload.name}/{file.name}") and stat.S_ISREG(file.lstat().st_mode):
@@ -32,7 +33,13 @@ def copy_uploads(collection: Path, target: Path) -> None:
                     except FileNotFoundError:
                         raise
                     except OSError:  # another file system, or one without hard links
-                        shutil.copyfile(file, copy / file.name)
+                        with (
+                            file.open("rb") as source,
+                            os.fdopen(
+                                os.open(copy / file.name, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "wb"
+                            ) as out,
+                        ):
+                            shutil.copyfileobj(source, out, 2**20)
         except FileNotFoundError:
             shutil.rmtree(copy)
 

@@ -29,7 +29,7 @@ from ragfm.maintenance.integrity import READ_ERRORS, Discrepancy, LiveDocuments,
 from ragfm.maintenance.repair import repair as repair_derived
 from ragfm.store.catalog import Catalog, StaleReadError, read_property
 from ragfm.store.collection_store import Store
-from ragfm.store.database import CATALOG_FILE, HEAD_FILE, damaged_pages, open_connection, read_head
+from ragfm.store.database import CATALOG_FILE, HEAD_FILE, damaged_pages, open_connection, read_error, read_head
 from ragfm.store.migrations import needs_migration
 from ragfm.store.tables import SCHEMA_VERSION, chunks, contracts, generations, vectors
 from ragfm.store.views import FORMAT, MANIFEST, VIEWS_FOLDER, View, damaged_blocks
@@ -78,7 +78,8 @@ class VerifyReport:
 def verify(store: Store, *, repair: bool = False, progress: ProgressCallback | None = None) -> VerifyReport:
     """Check everything in a collection. With `repair`, rebuild what is derived, and check again.
 
-    Reports `Progress("verify", documents_read, documents)`. Raises CollectionNotFound. Damage is reported, not raised.
+    Reports `Progress("verify", documents_read, documents)`. Raises CollectionNotFound, and DiskFullError or
+    AccessDeniedError if the catalog cannot be read for such a reason. Damage is reported, not raised.
     """
     start = time.monotonic()
     if needs_migration(store.folder):
@@ -139,6 +140,10 @@ class _Check:
                 with open_connection(folder) as connection:
                     self._check_catalog(connection, head)
             except READ_ERRORS as error:
+                if isinstance(error, sa.exc.DatabaseError):
+                    failure = read_error(folder, error)
+                    if not isinstance(failure, DamagedCollectionError):  # a full disk, for example
+                        raise failure from error
                 self._add_damage("reading it", "possible", getattr(error, "orig", error))
         else:
             self._add_damage("the file", "there", "missing")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+
 from fastapi import Request
 from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel
@@ -11,6 +13,7 @@ from starlette.responses import JSONResponse
 from ragfm.core.errors import (
     CollectionBusyError,
     ContextOverflowError,
+    DiskFullError,
     FilterError,
     RagfmError,
     ReaderBusyError,
@@ -92,6 +95,8 @@ def as_api_error(error: Exception) -> ApiError:
             return ApiError(400, str(error), code="invalid_filter")
         case UnsupportedError():
             return ApiError(400, error.message, code="unsupported")
+        case DiskFullError() | OSError(errno=errno.ENOSPC | errno.EDQUOT):
+            return ApiError(507, "The server's disk is full. Nothing was stored.", code="disk_full")
         case TimeoutError():
             return ApiError(503, "The request timed out.", code="timeout", retry_after=1)
     code = "ragfm_error" if isinstance(error, RagfmError) else "internal_error"

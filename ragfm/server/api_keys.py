@@ -122,7 +122,7 @@ class KeyFile:
     def add(self, key: Key) -> str:
         """Add a key. Returns its secret, which is not stored. Raises ConfigError if the name is taken."""
         secret = _SECRET_PREFIX + secrets.token_urlsafe(32)
-        with FileLock(f"{self.path}.lock"):
+        with FileLock(f"{self.path}.lock", mode=0o600):
             keys = self.keys()
             if any(other.name == key.name for other in keys):
                 raise ConfigError(f"The key {key.name!r} already exists.", "Revoke it first, or use another name.")
@@ -132,7 +132,7 @@ class KeyFile:
 
     def revoke(self, name: str) -> None:
         """Delete a key. A running server refuses it from the next request on. Raises ConfigError if there is none."""
-        with FileLock(f"{self.path}.lock"):
+        with FileLock(f"{self.path}.lock", mode=0o600):
             keys = self.keys()
             if all(key.name != name for key in keys):
                 raise ConfigError(f"There is no key {name!r} in '{self.path}'.", "`ragfm keys list` shows all keys.")

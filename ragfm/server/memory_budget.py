@@ -12,7 +12,7 @@ from ragfm.core.registry import plugin_and_model
 from ragfm.models.hardware import cgroup_memory_limits
 from ragfm.models.model_lookup import find_model
 from ragfm.server.served_models import ServedModels
-from ragfm.store.views import VIEWS_FOLDER
+from ragfm.store.views import view_bytes
 
 _PROCESS_BYTES = 250_000_000  # of the process with all libraries and no model
 _WEIGHT_SUFFIXES = (".safetensors", ".gguf")
@@ -79,9 +79,7 @@ def estimate_memory(served: ServedModels) -> list[MemoryUse]:
         size = sum(file.stat().st_size for file in files)
         parts.append(MemoryUse(f"the embedder {embedder}", size, size))
     for name, collection in collections.items():
-        # The files of the newest view are memory-mapped.
-        views = sorted((collection.path / VIEWS_FOLDER).glob("*"), key=lambda folder: folder.stat().st_mtime)
-        size = sum(file.stat().st_size for file in views[-1].rglob("*") if file.is_file()) if views else 0
+        size = view_bytes(collection.path)
         parts.append(MemoryUse(f"the collection {name}", size, size))
     return parts
 

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-from ragfm.core.durable_files import sync_folder
+from ragfm.core.durable_files import create_file, sync_folder
 from ragfm.server.api_keys import OWN_GROUP_PREFIX
 from ragfm.store.collection_store import UPLOADS, UPLOADS_SOURCE
 
@@ -74,16 +74,16 @@ class Uploads:
                 raise UploadQuotaError(used, size)
             self._reserved[owner] += size
         try:
-            self.folder.mkdir(exist_ok=True)
+            self.folder.mkdir(mode=0o700, exist_ok=True)
             number, file_name = secrets.token_hex(8), safe_file_name(name)
             temporary = self.folder / f".{number}"
             temporary.mkdir(mode=0o700)
             try:
-                with (temporary / ACCESS_FILE).open("xb") as access:
+                with create_file(temporary / ACCESS_FILE) as access:
                     access.write("\n".join(groups).encode())
                     access.flush()
                     os.fsync(access.fileno())
-                with (temporary / file_name).open("xb") as copy:
+                with create_file(temporary / file_name) as copy:
                     shutil.copyfileobj(file, copy, 2**20)
                     copy.flush()
                     os.fsync(copy.fileno())

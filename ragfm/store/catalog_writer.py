@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager, suppress
+from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from hashlib import blake2b
@@ -16,12 +16,12 @@ from zlib import crc32
 import pysqlite3
 import sqlalchemy as sa
 
+from ragfm.core.durable_files import storage_failure
 from ragfm.core.errors import CollectionError, CollectionReadOnlyError, DamagedCollectionError
 from ragfm.core.types import Scalar, Vectors
 from ragfm.store.catalog import Catalog, Source
 from ragfm.store.database import (
     CATALOG_FILE,
-    HEAD_FILE,
     batches,
     create_database,
     open_engine,
@@ -81,9 +81,6 @@ class CatalogWriter(Catalog):
         newest = self.at()
         if newest.id > read_head(folder)["generation"]:
             write_head(folder, newest.id, newest.digest)
-        for leftover in folder.glob(f"{HEAD_FILE}.*.new"):
-            with suppress(OSError):  # it only takes space
-                leftover.unlink()
 
     @classmethod
     def create(cls, folder: Path, contract: Mapping[str, Scalar]) -> None:
@@ -104,7 +101,8 @@ class CatalogWriter(Catalog):
             with closing(engine.raw_connection()) as driver:
                 driver.cursor().execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
         except pysqlite3.Error as error:
-            raise CollectionError(f"'{folder / CATALOG_FILE}' cannot be written: {error}.") from error
+            error_type, why = storage_failure(folder, error)
+            raise error_type(f"'{folder / CATALOG_FILE}' cannot be written: {why}.") from error
         finally:
             engine.dispose()
         write_head(folder, 0, digest)
@@ -128,8 +126,9 @@ class CatalogWriter(Catalog):
             damage = read_error(self.folder, error)
             if isinstance(damage, DamagedCollectionError):
                 raise damage from error
-            raise CollectionError(
-                f"Writing to '{self.folder / CATALOG_FILE}' failed: {error.orig}. Earlier commits are intact.",
+            error_type, why = storage_failure(self.folder, error)
+            raise error_type(
+                f"Writing to '{self.folder / CATALOG_FILE}' failed: {why}. Earlier commits are intact.",
                 "Fix the cause and run the command again.",
             ) from error
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import errno
+import glob
 import json
 import logging
 import os
@@ -21,8 +21,9 @@ from sqlalchemy.exc import DBAPIError
 
 from ragfm.chunking import ChunkSettings
 from ragfm.core.config import Settings, load_settings
-from ragfm.core.durable_files import sync_folder, temporary_path
+from ragfm.core.durable_files import new_file_mode, storage_failure, sync_folder, temporary_path
 from ragfm.core.errors import (
+    AccessDeniedError,
     CollectionBusyError,
     CollectionError,
     CollectionNotFound,
@@ -50,7 +51,6 @@ UPLOADS = "uploads"
 """Name of the folder, inside a collection, that holds uploaded files."""
 UPLOADS_SOURCE = ".uploads"
 """Name of their source. It starts with a dot, so that no folder of a user has the same name."""
-_NOT_WRITABLE = (errno.EROFS, errno.EACCES, errno.EPERM)
 _READ_ATTEMPTS = 5  # while others commit and compact
 _SMALL_VIEW = 5_000  # chunks up to which a view is saved again after any change
 _MAX_TAIL = 10_000  # chunks outside of the view, above which a search gets slow
@@ -302,11 +302,18 @@ class Store:
             try:
                 sync_folder(self.folder.parent)  # the process that created the folder may not have done it
             except OSError as error:
-                raise CollectionError(
-                    f"The folder '{self.folder.parent}' cannot be synced: {error.strerror}.",
+                error_type, why = storage_failure(self.folder.parent, error)
+                raise error_type(
+                    f"The folder '{self.folder.parent}' cannot be synced: {why}.",
                     "Nothing was written. Run the command again.",
                 ) from error
             catalog = CatalogWriter(self.folder)
+            for leftover in leftovers(self.folder):
+                if leftover.is_dir():
+                    shutil.rmtree(leftover, ignore_errors=True)
+                else:
+                    with contextlib.suppress(OSError):  # it only takes space
+                        leftover.unlink()
             try:
                 yield catalog
             finally:
@@ -323,15 +330,19 @@ class Store:
             )
         temporary = temporary_path(self.folder)
         try:
-            temporary.mkdir(parents=True)
+            temporary.parent.mkdir(parents=True, exist_ok=True)
+            temporary.mkdir(0o700)  # it holds the text of all documents
             CatalogWriter.create(temporary, contract)
             temporary.rename(self.folder)
         except (OSError, DBAPIError, CollectionError) as error:
             if self.exists:
                 return  # another process was faster
-            why = error.strerror if isinstance(error, OSError) else str(getattr(error, "orig", error))
-            kind = CollectionReadOnlyError if getattr(error, "errno", None) in _NOT_WRITABLE else CollectionError
-            raise kind(
+            error_type, why = storage_failure(self.folder.parent, error)
+            if isinstance(error, CollectionError):
+                error_type = type(error)
+            elif error_type is AccessDeniedError:
+                error_type = CollectionReadOnlyError
+            raise error_type(
                 f"The collection '{self.folder}' cannot be created: {why}.", "Choose a different folder with -c."
             ) from error
         finally:
@@ -387,11 +398,18 @@ class Store:
         return choose_kind(generation.chunks, int(generation.contract["dim"]), limit, current=current)
 
 
+def leftovers(folder: Path) -> list[Path]:
+    """Temporary files and folders of a collection. Under its lock, they are those of writers that were killed."""
+    created = folder.parent.glob(f"{glob.escape(folder.name)}.*.new")
+    return sorted([*folder.glob("*.new"), *(folder / VIEWS_FOLDER).glob("*.new"), *created])
+
+
 @contextmanager
 def write_lock(folder: Path) -> Iterator[None]:
     """Hold the lock of a collection. Raises CollectionBusyError, which names the holder, after `LOCK_SECONDS`."""
     holder_file = folder / f"{LOCK}.holder"
-    lock = FileLock(folder / LOCK, timeout=LOCK_SECONDS, thread_local=False)
+    mode = new_file_mode(folder)
+    lock = FileLock(folder / LOCK, timeout=LOCK_SECONDS, mode=mode, thread_local=False)
     try:
         lock.acquire()
     except Timeout as error:
@@ -404,12 +422,13 @@ def write_lock(folder: Path) -> Iterator[None]:
             f"{name} is writing to '{folder}'.", "Wait until it ends, then run the command again."
         ) from error
     except OSError as error:
-        raise CollectionError(
-            f"'{lock.lock_file}' cannot be locked: {error.strerror}.", "Run the command again."
-        ) from error
+        error_type, why = storage_failure(folder, error)
+        raise error_type(f"'{lock.lock_file}' cannot be locked: {why}.", "Run the command again.") from error
     try:
         with contextlib.suppress(OSError):  # the file only serves the message above
-            holder_file.write_text(json.dumps({"pid": os.getpid(), "host": socket.gethostname()}))
+            holder_data = json.dumps({"pid": os.getpid(), "host": socket.gethostname()}).encode()
+            with os.fdopen(os.open(holder_file, os.O_CREAT | os.O_TRUNC | os.O_WRONLY, mode), "wb") as file:
+                file.write(holder_data)
         yield
     finally:
         with contextlib.suppress(OSError):

@@ -16,8 +16,7 @@ from dataclasses import dataclass
 import pysqlite3
 import sqlalchemy as sa
 
-from ragfm.core.durable_files import sync_folder
-from ragfm.core.errors import CollectionError
+from ragfm.core.durable_files import storage_failure, sync_folder
 from ragfm.core.progress import Progress, ProgressCallback, ignore_progress
 from ragfm.store.catalog import Catalog
 from ragfm.store.catalog_writer import CatalogWriter
@@ -141,7 +140,8 @@ def shrink(catalog: CatalogWriter) -> None:
             cursor.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
         sync_folder(catalog.folder)  # SQLite ignores an error of its own sync of the folder
     except (pysqlite3.Error, OSError) as error:
-        raise CollectionError(
-            f"Free space in '{catalog.folder / CATALOG_FILE}' cannot be returned: {error}. No data was lost.",
+        error_type, why = storage_failure(catalog.folder, error)
+        raise error_type(
+            f"Free space in '{catalog.folder / CATALOG_FILE}' cannot be returned: {why}. No data was lost.",
             "Fix the cause and run `ragfm compact`.",
         ) from error

@@ -22,14 +22,22 @@ import pysqlite3
 import sqlalchemy as sa
 from numpy.typing import NDArray
 
-from ragfm.core.durable_files import encode_checksummed, read_checksummed, write_durably
-from ragfm.core.errors import CollectionError, DamagedCollectionError
+from ragfm.core.durable_files import (
+    create_file,
+    encode_checksummed,
+    new_file_mode,
+    read_checksummed,
+    storage_failure,
+    write_durably,
+)
+from ragfm.core.errors import AccessDeniedError, CollectionError, DamagedCollectionError, DiskFullError
 
 CATALOG_FILE = "catalog.db"
 HEAD_FILE = "HEAD"
 LOST_HEAD_HINT = "If the catalog is intact, `ragfm verify --repair` rewrites HEAD; otherwise restore a backup."
 PAGE_BYTES = 4096
 _CHECKSUM_BYTES = 8  # at the end of each page
+_LOG_HEADER_WORDS, _LOG_FRAME_WORDS = 8, 6 + PAGE_BYTES // 4  # of 4 bytes, in the write-ahead log
 _CACHE_KIB = 32 << 10  # per connection, so that inner pages are read and verified once
 _MAX_IN_VALUES = 500  # per IN (...) list; the oldest limit of SQLite is 999 variables
 _DAMAGE_CODES = ("SQLITE_CORRUPT", "SQLITE_NOTADB")  # a wrong checksum is SQLITE_IOERR, as is a failing disk
@@ -39,6 +47,7 @@ def create_database(folder: Path) -> None:
     """Create an empty database file with page checksums. Raises OSError."""
     file = folder / CATALOG_FILE
     try:
+        create_file(file, new_file_mode(folder)).close()  # SQLite's own files get the same mode
         with closing(pysqlite3.connect(file, isolation_level=None)) as connection:
             connection.execute(f"PRAGMA page_size={PAGE_BYTES}")
             connection.execute("PRAGMA auto_vacuum=INCREMENTAL")
@@ -58,7 +67,9 @@ def create_database(folder: Path) -> None:
         if mode != ("wal",):  # on failure, SQLite may keep the old mode without an error
             raise pysqlite3.OperationalError(f"the journal mode is {mode} instead of wal")
     except pysqlite3.Error as error:
-        raise OSError(errno.EIO, str(error), str(file)) from error
+        error_type, why = storage_failure(folder, error)
+        number = {DiskFullError: errno.ENOSPC, AccessDeniedError: errno.EACCES}.get(error_type, errno.EIO)
+        raise OSError(number, why, str(file)) from error
 
 
 def open_engine(folder: Path, *, writable: bool) -> sa.Engine:
@@ -111,7 +122,7 @@ def open_connection(folder: Path, *, writable: bool = False) -> Iterator[sa.Conn
 
 
 def read_error(folder: Path, error: sa.exc.DatabaseError) -> CollectionError:
-    """The error to raise for a failed read: DamagedCollectionError for damage, CollectionError for anything else."""
+    """The error to raise for a failed read: damage, a full disk, a missing permission, or anything else."""
     file, cause = folder / CATALOG_FILE, error.orig
     try:
         damage = damaged_page(folder)
@@ -123,13 +134,16 @@ def read_error(folder: Path, error: sa.exc.DatabaseError) -> CollectionError:
             f"The catalog '{file}' cannot be read: {damage or cause}.",
             "Restore it from a backup, or save the readable documents with `ragfm verify --salvage OUT`.",
         )
-    if os.access(folder, os.W_OK):
+    error_type, why = storage_failure(folder, error)
+    if error_type is DiskFullError:
+        hint = "SQLite needs some space even to read it. Free space on the disk, and run the command again."
+    elif os.access(folder, os.W_OK):
         hint = "Run the command again."
     elif _has_wal(folder):
         hint = f"There are commits in '{file}-wal': open the collection once where its folder is writable."
     else:
         hint = f"SQLite can read it only if '{folder}' is writable or the file system is read-only."
-    return CollectionError(f"The catalog '{file}' cannot be opened: {cause}.", hint)
+    return error_type(f"The catalog '{file}' cannot be opened: {why}.", hint)
 
 
 def damaged_page(folder: Path) -> str | None:
@@ -139,23 +153,64 @@ def damaged_page(folder: Path) -> str | None:
 
 
 def damaged_pages(folder: Path) -> Iterator[tuple[str, str, str]]:
-    """Damage of the database file, as (item, expected value, actual value). Raises OSError."""
+    """Damage of the database file, as (item, expected value, actual value). Raises OSError.
+
+    A page whose committed content is in the write-ahead log is not damaged: it is written again at the next checkpoint.
+    """
+    logged, page_count = _logged_pages(folder)
     with (folder / CATALOG_FILE).open("rb") as file:
-        first, page_count = 1, 1
+        next_page = 1
         while block := file.read(PAGE_BYTES * 4096):
             length, rest = divmod(len(block), PAGE_BYTES)
-            if rest:
-                yield f"the length of page {first + length}", f"{PAGE_BYTES} bytes", f"{rest} bytes"
-                return
-            for row, checksum in enumerate(_page_checksums(block)):
+            for row, checksum in enumerate(_page_checksums(block[: length * PAGE_BYTES])):
                 expected = block[(row + 1) * PAGE_BYTES - _CHECKSUM_BYTES : (row + 1) * PAGE_BYTES]
-                if checksum.tobytes() != expected:
-                    yield f"the checksum of page {first + row}", expected.hex(), checksum.tobytes().hex()
-            if first == 1:
+                if checksum.tobytes() != expected and next_page + row not in logged:
+                    yield f"the checksum of page {next_page + row}", expected.hex(), checksum.tobytes().hex()
+            if next_page == 1 and page_count is None:
                 page_count = int.from_bytes(block[28:32], "big")
-            first += length
-    if first - 1 < page_count:
-        yield "the length of the file", f"{page_count} pages", f"{first - 1} pages"
+            next_page += length
+            if rest and next_page not in logged:
+                yield f"the length of page {next_page}", f"{PAGE_BYTES} bytes", f"{rest} bytes"
+                return
+    if not logged.issuperset(range(next_page, (page_count or 1) + 1)):
+        yield "the length of the file", f"{page_count or 1} pages", f"{next_page - 1} pages"
+
+
+def _logged_pages(folder: Path) -> tuple[set[int], int | None]:
+    """Pages in the commits of the write-ahead log, and the number of the database's pages after the last of them.
+
+    Checkpoints write the log into the database file. If one is interrupted, the file is torn, and SQLite reads these
+    pages from the log (https://sqlite.org/fileformat2.html#the_write_ahead_log). The log ends at its first frame with
+    another salt or a wrong checksum.
+    """
+    logged, uncommitted, page_count = set[int](), set[int](), None
+    try:
+        with (folder / f"{CATALOG_FILE}-wal").open("rb") as file:
+            header = np.fromfile(file, ">u4", _LOG_HEADER_WORDS)
+            if len(header) < _LOG_HEADER_WORDS:
+                return logged, page_count
+            word = ">u4" if header[0] & 1 else "<u4"
+            salt, before = header[4:6], header[6:8]  # `before` is the checksum of everything before a frame
+            intact = np.ones(1, dtype=bool)
+            while intact.all():
+                words = np.fromfile(file, ">u4", _LOG_FRAME_WORDS * 4096)
+                frames = words[: len(words) // _LOG_FRAME_WORDS * _LOG_FRAME_WORDS].reshape(-1, _LOG_FRAME_WORDS)
+                if not len(frames):
+                    break
+                # Page, number of pages after a commit (0 within one), salt (2 words), checksum (2 words), content.
+                checksums = frames[:, 4:6]
+                summed = np.delete(frames.view(word), np.s_[2:6], axis=1)
+                intact = (frames[:, 2:4] == salt).all(axis=1)
+                intact &= (_checksums(summed, np.vstack([before, checksums[:-1]])) == checksums).all(axis=1)
+                for page, count_after_commit in frames[np.logical_and.accumulate(intact), :2].tolist():
+                    uncommitted.add(page)
+                    if count_after_commit:
+                        logged |= uncommitted
+                        uncommitted, page_count = set(), count_after_commit
+                before = checksums[-1]
+    except FileNotFoundError:
+        pass
+    return logged, page_count
 
 
 def write_head(folder: Path, generation: int, digest: str) -> None:
@@ -163,8 +218,9 @@ def write_head(folder: Path, generation: int, digest: str) -> None:
     try:
         write_durably(folder / HEAD_FILE, encode_checksummed({"generation": generation, "digest": digest}))
     except OSError as error:
-        raise CollectionError(
-            f"Generation {generation} is committed, but '{folder / HEAD_FILE}' cannot be written: {error.strerror}.",
+        error_type, why = storage_failure(folder, error)
+        raise error_type(
+            f"Generation {generation} is committed, but '{folder / HEAD_FILE}' cannot be written: {why}.",
             "Fix the cause and run the command again.",
         ) from error
 
@@ -192,11 +248,16 @@ def _has_wal(folder: Path) -> bool:
 
 def _page_checksums(pages: bytes) -> NDArray[np.uint32]:
     """The checksums that the VFS stores at the end of each page. *Shape:* (n_pages, 2), little-endian."""
-    words = np.frombuffer(pages, dtype="<u4").reshape(-1, PAGE_BYTES // 4).T
-    sums = np.zeros((2, words.shape[1]), dtype="<u4")
-    for index in range(0, len(words) - 2, 2):
-        sums[0] += words[index] + sums[1]
-        sums[1] += words[index + 1] + sums[0]
+    words = np.frombuffer(pages, dtype="<u4").reshape(-1, PAGE_BYTES // 4)[:, :-2]
+    return _checksums(words, np.zeros((len(words), 2), dtype="<u4"))
+
+
+def _checksums(words: NDArray[np.uint32], start: NDArray[np.uint32]) -> NDArray[np.uint32]:
+    """SQLite's checksum of each row of words, continued from a start value. *Shape:* (n, 2), little-endian."""
+    columns, sums = words.T, start.T.astype("<u4")
+    for index in range(0, len(columns), 2):
+        sums[0] += columns[index] + sums[1]
+        sums[1] += columns[index + 1] + sums[0]
     return np.ascontiguousarray(sums.T)
 
 

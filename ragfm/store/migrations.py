@@ -17,7 +17,7 @@ from zlib import crc32
 
 import pysqlite3
 
-from ragfm.core.durable_files import sync_file, sync_folder, temporary_path
+from ragfm.core.durable_files import storage_failure, sync_file, sync_folder, temporary_path
 from ragfm.core.errors import CollectionError
 from ragfm.store.catalog import text_hash
 from ragfm.store.database import CATALOG_FILE, create_database, open_engine
@@ -56,8 +56,9 @@ def migrate(folder: Path) -> None:
             (temporary / CATALOG_FILE).replace(folder / CATALOG_FILE)
             sync_folder(folder)
         except (OSError, pysqlite3.Error) as error:
-            raise CollectionError(
-                f"The collection '{folder}' cannot be migrated from schema 1 to {SCHEMA_VERSION}: {error}.",
+            error_type, why = storage_failure(folder, error)
+            raise error_type(
+                f"The collection '{folder}' cannot be migrated from schema 1 to {SCHEMA_VERSION}: {why}.",
                 "It is unchanged. Fix the cause and run the command again.",
             ) from error
         finally:

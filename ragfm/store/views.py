@@ -22,7 +22,9 @@ import xxhash
 
 from ragfm.core.durable_files import (
     encode_checksummed,
+    new_file_mode,
     read_checksummed,
+    storage_failure,
     sync_file,
     sync_folder,
     temporary_path,
@@ -131,7 +133,7 @@ def newest_view(root: Path, catalog: Catalog, generation: Generation) -> View | 
         raise CollectionError(
             f"'{views_folder}' cannot be read: {error.strerror}.", "Run the command again."
         ) from error
-    for folder in sorted((path for path in folders if path.suffix != ".new"), reverse=True):
+    for folder in sorted(_complete(folders), reverse=True):
         try:
             manifest = _read_manifest(folder, catalog, generation)
             if manifest is not None:
@@ -143,6 +145,17 @@ def newest_view(root: Path, catalog: Catalog, generation: Generation) -> View | 
         except (OSError, ValueError) as error:
             warn_damaged(folder, str(error))
     return None
+
+
+def view_bytes(root: Path) -> int:
+    """The size of the newest view's files, which a search maps into memory; 0 without a view."""
+    newest = max(_complete((root / VIEWS_FOLDER).glob("*")), default=None)
+    return sum(file.stat().st_size for file in newest.rglob("*") if file.is_file()) if newest else 0
+
+
+def _complete(folders: Iterable[Path]) -> Iterator[Path]:
+    """The folders of views without those that are being written, or were when their writer was killed."""
+    return (folder for folder in folders if folder.suffix != ".new")
 
 
 def _read_manifest(folder: Path, catalog: Catalog, generation: Generation) -> Mapping[str, Any] | None:
@@ -177,9 +190,9 @@ def save_view(
     folder = root / VIEWS_FOLDER / f"{generation.id:010d}"
     temporary = temporary_path(folder)
     try:
-        remove_views(folder.parent.glob("*.new"))  # left by a writer that was killed
-        for part in ("vectors", "keywords"):
-            (temporary / part).mkdir(parents=True)
+        mode = root.stat().st_mode & 0o777
+        for new in (folder.parent, temporary, temporary / "vectors", temporary / "keywords"):
+            new.mkdir(mode, exist_ok=True)
         index = load_plugin("indexes", kind).build(*catalog.chunk_vectors(generation))
         index.save(temporary / "vectors")
         keywords.save(temporary / "keywords")
@@ -208,8 +221,8 @@ def save_view(
         remove_views(path for path in folder.parent.iterdir() if path != folder)
         return View(folder, manifest)
     except (OSError, ValueError) as error:
-        why = getattr(error, "strerror", None) or error
-        raise CollectionError(
+        error_type, why = storage_failure(root, error)
+        raise error_type(
             f"The documents are committed, but the view '{root / VIEWS_FOLDER}' cannot be saved: {why}.",
             "Searches work without it, more slowly. The next ingest saves it.",
         ) from error
@@ -219,6 +232,7 @@ def save_view(
 
 def file_entry(path: Path) -> dict[str, Any]:
     """Sync a file of a view. Returns its entry in the manifest: size in bytes, and checksums of its blocks."""
+    path.chmod(path.stat().st_mode & new_file_mode(path.parent))  # a library has created it
     sync_file(path)
     return {"size": path.stat().st_size, "blocks": list(block_checksums(path))}
 

@@ -7,6 +7,7 @@ import json
 import os
 import random
 import shutil
+import stat
 import subprocess
 import sys
 import tarfile
@@ -20,7 +21,7 @@ from ragfm.core.errors import CollectionError, CollectionNotFound, DamagedCollec
 from ragfm.core.progress import Progress
 from ragfm.maintenance.backup import MANIFEST
 from ragfm.server.uploads import Uploads
-from ragfm.store.database import CATALOG_FILE, PAGE_BYTES, damaged_page
+from ragfm.store.database import CATALOG_FILE, PAGE_BYTES, damaged_page, open_connection
 from ragfm.testing import HashingEmbedder
 
 
@@ -321,3 +322,47 @@ def test_damaged_uploads_and_outside_paths_are_refused(filled: Collection, tmp_p
             _at(tmp_path / "there").restore(archive)
         assert not (tmp_path / "there").exists()
     assert not list(tmp_path.rglob("*evil")) + list(tmp_path.parent.glob("*evil"))
+
+
+@pytest.mark.parametrize("umask", [0o000, 0o022, 0o077])
+def test_other_users_can_read_nothing(docs: Path, tmp_path: Path, umask: int) -> None:
+    """A collection, its uploads, a backup and what is restored from it; group and others have no permission."""
+    before = os.umask(umask)
+    try:
+        with _at(tmp_path / "c") as collection:
+            collection.sync(docs)
+            Uploads(collection.path).store(io.BytesIO(b"text"), "a.txt", ["key:a"])
+            with open_connection(collection.path) as connection:  # with its log and its shared memory
+                connection.exec_driver_sql("SELECT count(*) FROM chunks").all()
+                _sync_more(collection, docs)
+                names = {path.name for path in collection.path.iterdir()}
+                assert {"catalog.db", "catalog.db-wal", "catalog.db-shm", "HEAD", "LOCK", "views", "uploads"} <= names
+                _assert_private(collection.path)
+            collection.backup(tmp_path / "backup")
+            _assert_private(tmp_path / "backup")
+        with _at(tmp_path / "restored") as restored:
+            restored.restore(tmp_path / "backup")
+        _assert_private(tmp_path / "restored")
+    finally:
+        os.umask(before)
+
+
+def test_new_files_have_the_permissions_of_an_opened_folder(docs: Path, tmp_path: Path) -> None:
+    with _at(tmp_path / "c") as collection:
+        collection.sync(docs)
+        collection.path.chmod(0o750)
+        _sync_more(collection, docs)
+    (view,) = (collection.path / "views").iterdir()
+    assert [stat.S_IMODE(path.stat().st_mode) for path in (view, view / "manifest.json")] == [0o750, 0o640]
+    assert stat.S_IMODE((collection.path / "HEAD").stat().st_mode) == 0o640
+
+
+def _sync_more(collection: Collection, docs: Path) -> None:
+    (docs / "more.txt").write_text("Night watchmen sleep by day.")
+    collection.sync(docs)
+
+
+def _assert_private(path: Path) -> None:
+    for each in (path, *path.rglob("*")):
+        mode = stat.S_IMODE(each.stat().st_mode)
+        assert mode == (0o700 if each.is_dir() else 0o600), f"{each} has the mode {mode:o}"

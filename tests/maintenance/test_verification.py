@@ -12,7 +12,7 @@ import pytest
 from ragfm import Collection, Settings
 from ragfm.core.errors import CollectionError, CollectionNotFound, DamagedCollectionError, UnsupportedError
 from ragfm.store.catalog import Catalog
-from ragfm.store.database import CATALOG_FILE, HEAD_FILE, PAGE_BYTES, damaged_page, open_engine
+from ragfm.store.database import CATALOG_FILE, HEAD_FILE, PAGE_BYTES, damaged_page, open_connection, open_engine
 from ragfm.testing import HashingEmbedder
 
 WORDS = "leave office hours room desk parent holiday salary garden kitchen river stone paper cloud".split()
@@ -278,6 +278,30 @@ def test_verify_during_a_write(many: Collection, tmp_path: Path) -> None:
         catalog.commit(source, [], ["001.txt"])
         report = _open(tmp_path).verify()
     assert (report.findings, report.documents) == ((), 119)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.1, 0.6, 0.95])
+def test_an_interrupted_checkpoint_is_not_damage(many: Collection, tmp_path: Path, share: float) -> None:
+    """SQLite writes the logged pages in order. A kill or a full disk leaves the last of them half written."""
+    with open_connection(many.path) as reader:  # while it reads, the log is not written into the file
+        reader.exec_driver_sql("SELECT count(*) FROM chunks").all()
+        for number in range(60):
+            (tmp_path / "open" / f"more {number}.txt").write_text(f"Number {number}. {' '.join(WORDS)}.")
+        many.sync(tmp_path / "open")
+        left = tmp_path / "left"
+        shutil.copytree(many.path, left, ignore=shutil.ignore_patterns("*-shm"))
+    many.close()
+    with open_connection(many.path, writable=True) as connection:
+        connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)").all()
+    before, after = (left / CATALOG_FILE).read_bytes(), (many.path / CATALOG_FILE).read_bytes()
+    written = int(share * len(after) / PAGE_BYTES) * PAGE_BYTES + PAGE_BYTES // 2
+    (left / CATALOG_FILE).write_bytes(after[:written] + before[written:])
+    without_log = tmp_path / "without log"
+    shutil.copytree(left, without_log, ignore=shutil.ignore_patterns("*-wal"))
+    for folder, damaged in ((left, False), (without_log, True)):
+        report = Collection.open(folder, settings=Settings(), embedder=HashingEmbedder()).verify()
+        assert report.damaged == damaged, report.findings
+        assert damaged or report.documents == 180
 
 
 def test_no_collection(tmp_path: Path, many: Collection) -> None:

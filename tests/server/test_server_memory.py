@@ -38,6 +38,12 @@ def test_each_reader_counts_once_with_its_weights_and_slots(served: ServedModels
     assert set(parts) == {"the process", "tiny.gguf", "the collection a", "the collection b"}
 
 
+def test_a_view_left_by_a_killed_process_does_not_count(served: ServedModels, tmp_path: Path) -> None:
+    before = {part.name: part for part in estimate_memory(served)}
+    (tmp_path / "a" / "handbook" / "views" / "9999999999.0123abcd.new").mkdir()
+    assert {part.name: part for part in estimate_memory(served)} == before
+
+
 def test_too_little_memory_is_refused_or_warned_of(
     served: ServedModels, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -189,10 +189,13 @@ def test_leftovers_of_a_full_disk_are_removed(
         with pytest.raises(CollectionError, match=r"documents are committed, but the view .* No space left"):
             collection.sync(docs)
     assert _folders(collection) == ["0000000001"]
-    (collection.path / "views" / "0000000002.77.new").mkdir()
+    (collection.path / "views" / "0000000002.77.new").mkdir()  # left by writers that were killed
+    (collection.path / "HEAD.1.new").touch()
+    (collection.path.parent / f"{collection.path.name}.0123abcd.new" / "views").mkdir(parents=True)
     assert collection.search("watchmen", k=1)[0].uri == "docs/more.txt"
     collection.sync(docs)
     assert _folders(collection) == ["0000000002"]
+    assert not list(collection.path.parent.rglob("*.new"))
 
 
 def test_a_tail_is_extended_and_loses_dead_chunks(collection: Collection, docs: Path, tmp_path: Path) -> None:
