@@ -1,4 +1,4 @@
-"""The long torture run of the store: kills, failing disks, damaged files, readers next to a writer.
+"""The long torture run of the store: kills, failing and full disks, damaged files, readers next to a writer.
 
     python benchmarks/torture.py                     all trials, with the default counts
     python benchmarks/torture.py kill damage         selected trials
@@ -26,6 +26,7 @@ sys.path.insert(0, str(HERE.parent / "tests"))
 from support.torture import faults  # noqa: E402
 from support.torture.damage import damage  # noqa: E402
 from support.torture.fork_server import ForkServer  # noqa: E402
+from support.torture.full_disk import full_disk  # noqa: E402
 from support.torture.kill import kill  # noqa: E402
 from support.torture.snapshots import snapshots  # noqa: E402
 
@@ -38,6 +39,7 @@ def main() -> None:
         "kill": lambda fork_server, folder: kill(fork_server, folder, args.kills, args.seed),
         "kill-calls": lambda fork_server, folder: faults.kill_at_calls(fork_server, folder / "site", step=args.step),
         "io": lambda fork_server, folder: faults.fail_calls(fork_server, folder / "site", step=args.step),
+        "full-disk": lambda fork_server, folder: full_disk(fork_server, folder / "site"),
         "damage": lambda fork_server, folder: damage(
             fork_server, folder, args.flips, args.zeroed, args.cuts, seed=args.seed, only=args.only
         ),
@@ -55,6 +57,8 @@ def main() -> None:
         for problem in result["problems"]:
             print(f"{name}: {problem}")
         result["problems"] = len(result["problems"])
+        if name in ("kill-calls", "io"):
+            result["step"] = args.step
         problem_count += result["problems"]
         results[name] = result
         print(f"{name}: {json.dumps(result)}", flush=True)
@@ -65,7 +69,9 @@ def main() -> None:
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("trials", nargs="*", choices=[[], "kill", "kill-calls", "io", "damage", "snapshot"])
+    parser.add_argument(
+        "trials", nargs="*", choices=[[], "kill", "kill-calls", "io", "full-disk", "damage", "snapshot"]
+    )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--kills", type=int, default=1_000)
     parser.add_argument("--step", type=int, default=1, help="test every Nth system call")

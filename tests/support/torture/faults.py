@@ -17,8 +17,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ragfm.store.catalog import text_hash
+from ragfm.store.collection_store import UPLOADS_SOURCE
 from support.torture.expected_state import ExpectedState
 from support.torture.fork_server import Child, ForkServer
+from support.torture.writer_jobs import UPLOAD, UPLOAD_ID
 
 WRITES = tuple(
     """
@@ -28,7 +31,7 @@ WRITES = tuple(
     chmod
     """.split()
 )
-CHANGES = ("create", "commit", "delete", "access", "compaction", "reembed")
+CHANGES = ("create", "commit", "delete", "access", "compaction", "reembed", "upload", "backup")
 _SYNCS = ("fsync", "fdatasync", "msync")
 _SYNCED = re.compile(r"sync\(\d+<(.*?)>\) += (.*)")
 _CALL = re.compile(r"^(\d+) +(\w+)\((.*)$")
@@ -91,6 +94,10 @@ class Site:
         )
         if change == "access":
             states[1].allowed["later"] = {("staff",)}
+        if change == "upload":
+            uri = f"{UPLOADS_SOURCE}/{UPLOAD_ID}/note.md"
+            states[1].documents[uri] = {text_hash(UPLOAD.decode()).hex()}
+            states[1].allowed[UPLOADS_SOURCE] = {("key:a",)}
         if change == "create":
             new = {u: {h} for u, h in self.after.items() if u.startswith("b/")}
             states = ExpectedState(), ExpectedState(new)  # type: ignore[assignment]
@@ -107,6 +114,17 @@ class Site:
         except AssertionError as error:
             return [f"it cannot be opened again: {error}"]
         before, after = self.states(change)
+        if change == "backup":
+            try:
+                restored = self.fork_server.run("restore_backup", folder=self.place)
+            except AssertionError as error:
+                return [f"the backup cannot be restored: {error}"]
+            if restored["documents"] is None and must_be_done:
+                return ["there is no backup"]
+            if restored["documents"] is not None:
+                complete = restored["documents"] == sorted(before.documents)
+                found["problems"] += [] if complete else [f"the backup has the documents {restored['documents']}"]
+                found["problems"] += restored["findings"]
         if must_be_done is True:
             return [*after.compare(found), *_switched(change, found)]
         if must_be_done is False:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ragfm import Collection
-from ragfm.core.errors import CollectionNotFound
+from ragfm.core.errors import CollectionNotFound, RagfmError
 from ragfm.store.catalog import text_hash
 from support.torture.expected_state import GROUPS
 from support.torture.helpers import Report, open_collection
@@ -20,6 +20,8 @@ def inspect(report: Report, folder: str) -> None:
     path, problems = Path(folder), []
     start = time.monotonic()
     try:
+        with open_collection(path) as collection:  # first of all: opening a collection to write it repairs it
+            problems += [f"verify: {finding}" for finding in collection.verify().findings]
         seen = [_read(path, problems)]
         from ragfm.store import collection_store
 
@@ -33,6 +35,15 @@ def inspect(report: Report, folder: str) -> None:
     if seen[0] != seen[1]:
         problems.append(f"a reader sees {seen[0]}, after a writer has opened it {seen[1]}")
     report({"exists": True, **seen[0], "problems": problems, "seconds": time.monotonic() - start})
+
+
+def verify(report: Report, folder: str) -> None:
+    """Report the findings of `verify`, or the type of its error."""
+    try:
+        with open_collection(folder, dim=32) as collection:
+            report({"findings": [str(finding) for finding in collection.verify().findings], "error": None})
+    except RagfmError as error:
+        report({"findings": [], "error": type(error).__name__, "message": str(error)})
 
 
 def _read(path: Path, problems: list[str], *, thorough: bool = True) -> dict[str, Any]:

@@ -7,9 +7,9 @@ from pathlib import Path
 
 from support.torture.damage_jobs import answer, furnish, furnish_log
 from support.torture.helpers import CachedHashingEmbedder, open_collection
-from support.torture.inspect_job import inspect
+from support.torture.inspect_job import inspect, verify
 from support.torture.snapshot_jobs import read_rounds, write_rounds
-from support.torture.writer_jobs import ingest, one_change, prepare
+from support.torture.writer_jobs import ingest, one_change, prepare, restore_backup
 
 __all__ = [
     "answer",
@@ -20,6 +20,8 @@ __all__ = [
     "one_change",
     "prepare",
     "read_rounds",
+    "restore_backup",
+    "verify",
     "warm_up",
     "write_rounds",
 ]

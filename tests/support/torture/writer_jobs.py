@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
+import io
 import os
 import random
+import secrets
+import shutil
 import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 from ragfm import Collection, Settings
-from ragfm.core.errors import RagfmError
+from ragfm.core.errors import DiskFullError, RagfmError
+from ragfm.server.uploads import Uploads
 from ragfm.store.catalog import text_hash
 from ragfm.store.catalog_writer import CatalogWriter
+from ragfm.store.collection_store import UPLOADS_SOURCE
 from support.torture.expected_state import ALLOWED, SOURCES
 from support.torture.helpers import CachedHashingEmbedder, Report, open_collection, prose
+
+UPLOAD, UPLOAD_ID = b"# Note\n\nThe uploaded text.\n", "0123456789abcdef"
+BACKUP = "collection.backup"
 
 
 class Author:
@@ -142,8 +151,12 @@ def files(place: Path) -> dict[str, str]:
 def one_change(report: Report, folder: str, change: str, seed: int, attempts: int = 1) -> None:
     """Wait for a tracer, then change a prepared collection, and report the outcomes."""
     place = Path(folder)
-    collection = open_collection(place / "c")
-    collection.search("anything")
+    try:
+        collection = open_collection(place / "c")
+        collection.search("anything")
+    except DiskFullError as error:  # SQLite needs some space to read
+        report({"outcomes": [{"type": type(error).__name__, "message": str(error)}]})
+        return
     os.kill(os.getpid(), signal.SIGSTOP)
     outcomes: list[Any] = []
     while len(outcomes) < attempts and (not outcomes or outcomes[-1] is not None):
@@ -153,6 +166,33 @@ def one_change(report: Report, folder: str, change: str, seed: int, attempts: in
         except RagfmError as error:
             outcomes.append({"type": type(error).__name__, "message": str(error)})
     report({"outcomes": outcomes})
+
+
+def _upload(collection: Collection, place: Path) -> None:
+    """Store a file as the server does, and index it."""
+    uploads = Uploads(collection.path)
+    uploads.remove_incomplete()
+    if not uploads.folder.exists() or not list(uploads.all()):
+        with mock.patch.object(secrets, "token_hex", return_value=UPLOAD_ID):
+            uploads.store(io.BytesIO(UPLOAD), "note.md", ["key:a"])
+    collection.sync(uploads.folder, name=UPLOADS_SOURCE, allow_mass_delete=True)
+
+
+def _backup(collection: Collection, place: Path) -> None:
+    collection.backup(place / BACKUP, force=True)
+
+
+def restore_backup(report: Report, folder: str) -> None:
+    """Restore the backup of `CHANGES`, if it exists, and report its documents and what `verify` finds."""
+    place = Path(folder)
+    if not (place / BACKUP).exists():
+        report({"documents": None})
+        return
+    with open_collection(place / "restored") as collection:
+        collection.restore(place / BACKUP)
+        findings = [str(finding) for finding in collection.verify().findings]
+        report({"documents": [info.uri for info in collection.documents()], "findings": findings})
+    shutil.rmtree(place / "restored")
 
 
 def _reembed(collection: Collection, place: Path) -> None:
@@ -168,5 +208,7 @@ CHANGES: dict[str, Callable[[Collection, Path], object]] = {
     "access": lambda collection, place: collection.sync(place / "later", allow=["staff"]),
     "compaction": lambda collection, place: collection.compact(),
     "reembed": _reembed,
+    "upload": _upload,
+    "backup": _backup,
 }
 """Changes of the collection that `prepare` creates."""
