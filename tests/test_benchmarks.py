@@ -1,11 +1,17 @@
 """The calculations of the benchmarks, and the tables of docs/benchmarks.md."""
 
 import importlib
+import io
 import json
+import random
 import sys
+import zipfile
+from concurrent.futures import Future
 from pathlib import Path
 
 import pytest
+
+from ragfm.core.errors import ParseError, SkipDocument
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 
@@ -197,3 +203,31 @@ def test_differences_of_an_adapter_are_paired_by_question(benchmark):
 def test_squad_is_every_tenth_question_over_all_paragraphs(benchmark):
     data = benchmark("data").squad()
     assert (len(data.questions), len(data.documents)) == (1057, 20_963)
+
+
+@pytest.mark.parametrize(
+    ("error", "outcome"),
+    [
+        (ParseError("OverflowError: cannot convert float infinity to integer"), "exception"),
+        (KeyError("name"), "exception"),
+        (ParseError("input.xls cannot be parsed: its parser crashed (SIGABRT)."), "crash"),
+        (ParseError("input.pdf is a damaged PDF: no page can be read."), "refused"),
+        (SkipDocument("input.txt has no text."), "skipped"),
+    ],
+)
+def test_fuzzing_tells_unexpected_errors_from_refusals(benchmark, error, outcome):
+    future = Future()
+    future.set_exception(error)
+    assert benchmark("bench_fuzz").judge(future)[0] == outcome
+
+
+def test_fuzzing_damages_files_in_archives(benchmark):
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w") as archive:
+        archive.writestr("document.xml", "<text>12 and 34</text>" * 50)
+    original = packed.getvalue()
+    damage = benchmark("bench_fuzz").damage
+    copies = [damage(random.Random(seed), original) for seed in range(30)]
+    assert all(data != original for _, data in copies)
+    assert any("document.xml" in how and zipfile.ZipFile(io.BytesIO(data)).testzip() is None for how, data in copies)
+    assert damage(random.Random(1), original) == damage(random.Random(1), original)
