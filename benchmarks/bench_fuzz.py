@@ -83,7 +83,7 @@ def main() -> None:
         "seconds": round(time.monotonic() - start),
     }
     if not args.no_save:
-        measure.save(result, "fuzz.json")
+        measure.save(result, "fuzz")
     print(json.dumps(result))
 
 
