@@ -13,6 +13,7 @@ from ragfm.chunking import ChunkSettings, chunk_document
 from ragfm.core.errors import MissingExtraError, ParseError
 from ragfm.core.types import Blob
 from ragfm.parsing import parse
+from ragfm.parsing.own.office import spreadsheets
 from ragfm.testing import HashingEmbedder
 
 
@@ -110,3 +111,15 @@ def test_damaged_and_without_the_extra(book: bytes, monkeypatch: pytest.MonkeyPa
     monkeypatch.setitem(sys.modules, "python_calamine", None)
     with pytest.raises(MissingExtraError, match=r"pip install 'ragfm\[documents\]'"):
         parse(Blob(book), "a.xlsx")
+
+
+def test_a_panic_of_the_library_is_damage_of_the_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    class PanicException(BaseException):
+        pass
+
+    def panic(_: object) -> None:
+        raise PanicException("range end index 64 out of range for slice of length 3")
+
+    monkeypatch.setattr(spreadsheets.io, "BytesIO", panic)
+    with pytest.raises(ParseError, match=r"a\.xls is a damaged spreadsheet: range end index 64"):
+        spreadsheets.read_spreadsheet(b"\xd0\xcf\x11\xe0", "a.xls")

@@ -57,6 +57,10 @@ def read_spreadsheet(data: bytes, name: str) -> ParsedText:
         raise ParseError(f"{name} is protected by a password.", "Save a copy without a password.") from error
     except (calamine.CalamineError, calamine.XmlError, calamine.ZipError, OSError, ValueError) as error:
         raise ParseError(f"{name} is a damaged spreadsheet: {error}") from error
+    except BaseException as error:
+        if type(error).__name__ != "PanicException":  # of calamine; no module exports the class
+            raise
+        raise ParseError(f"{name} is a damaged spreadsheet: {error}") from error
     metadata: dict[str, Scalar] = {"rows": row_count}
     if hidden:
         metadata["hidden_sheets"] = ", ".join(map(clean, hidden))
