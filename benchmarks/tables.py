@@ -421,6 +421,24 @@ def sizes() -> str:
     return _table((f"reader ({part['questions']} questions)", *head), rows)
 
 
+def readers_confidence() -> str:
+    rows = [
+        [
+            row["reader"],
+            row["set"],
+            f"{row['right']} of {row['answerable']}",
+            f"{row['right, answered']} of {row['right']}",
+            f"{row['right quote shown']} of {row['answerable']}",
+            f"{row['no answer, noticed']} of {row['no answer']}",
+            f"{row['verified, right']} of {row['verified']}",
+            *("-" if row[key] is None else f"{row[key]:.2f}" for key in ("auc", "refit")),
+        ]
+        for row in _part("confidence", "rows")
+    ]
+    head = ("reader", "set", "right", "of these answered", "right quote shown", "noticed", "verified and right")
+    return _table((*head, "AUC", "refit"), rows)
+
+
 def confidence() -> str:
     tuned, part = _part("answers", "tune"), _part("answers", "squad")
     result = part["confidence"]
@@ -660,7 +678,7 @@ TABLES: dict[str, Callable[[], str]] = {
         ),
         *(languages, languages_weights, languages_chosen, embedding, reader, machines, server, fair, start),
         *(collection, collection_more, index, bm25, parse, parsed),
-        *(citations, quotations, contradictions, answers, sizes, confidence, injection, bias),
+        *(citations, quotations, contradictions, answers, sizes, confidence, readers_confidence, injection, bias),
         *(adapted_retriever, adapted_methods, transfer),
     ]
 }

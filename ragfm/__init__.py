@@ -3,7 +3,7 @@
 from ragfm import Collection, Rag
 handbook = Collection.open("handbook")
 handbook.sync("docs/")
-print(Rag(handbook).ask("How many days of leave do I get?").text)
+print(Rag(handbook).ask("How many days of leave do I get?").shown)
 """
 
 from __future__ import annotations

@@ -26,8 +26,8 @@ __all__ = [
     "term_overlap",
 ]
 
-MIN_LIKELIHOOD = 0.3
-"""How likely the verifier must find the answer in a quote for it to be verified; see docs/decisions/029."""
+MIN_LIKELIHOOD = 0.4
+"""How likely the verifier must find the answer in a quote for it to be verified: docs/decisions/033-three-states.md."""
 MIN_QUESTION_SHARE = 0.5
 """The share of the question's terms that a verified quote has, with its headings and table header."""
 SELF_CONTAINED = 4
