@@ -194,7 +194,8 @@ class Rag:
             pieces = _say(not_found, retrieved)  # the reader would answer from memory
         elif self._small and needs_larger_reader(retrieved.query):
             nearest = tuple(quote for _, quote in nearest_sentences(retrieved.query, prompt.shown, ())[:_NEAREST])
-            pieces = _say(replace(not_found, shown=NEEDS_LARGER_READER, nearest=nearest), retrieved)
+            declined = replace(not_found, text=NEEDS_LARGER_READER, shown=NEEDS_LARGER_READER, nearest=nearest)
+            pieces = _say(declined, retrieved)
         else:
             pieces = self._answer(retrieved, prompt, numbered_hits, scored_passages, handle)
         if self.log:
@@ -286,7 +287,7 @@ class Rag:
             handle.cited_spans = [(start + output.start, end + output.start) for start, end in composed.output_spans]
             if answer.abstained and not is_abstention(output.text):
                 yield f"\n{ABSTENTION}"  # what was streamed cannot be taken back
-            else:
+            elif answer.shown != answer.text:
                 yield answer.shown.removeprefix(answer.text)
         return answer
 

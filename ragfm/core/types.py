@@ -251,7 +251,7 @@ class Answer:
     the sentences of `text` that no passage supports, as (start, end). `query` is the search query: the question, or the
     stand-alone form of a follow-up. `log_id` is the id in the answer log. `finish_reason` is `length` if the answer was
     cut off. `reasoning` is the reader's reasoning before the answer. `said` is the reader's own output if the verifier
-    corrected it. `contradictions` are passages that give another number or name.
+    corrected it or its number got a unit. `contradictions` are passages that give another number or name.
     """
 
     question: str

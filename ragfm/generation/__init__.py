@@ -5,6 +5,7 @@ prompt               the prompt: numbered passages and the question, within the 
 prompt_template      prompt strategies; prompt_templates/ has those that ship
 answer_stream        the reader's output as a stream
 reader_output        normalised output: reasoning, preambles, citation markers
+small_talk           greetings, and requests that need a larger reader
 structured_output    objects that meet a JSON schema
 json_schema          schemas as grammars and as text for the prompt
 conversation         conversations in files

@@ -56,7 +56,8 @@ class Service:
         try:
             self.served.warm_up()
         except Exception as error:  # each request will report it
-            _log.error("The models cannot be loaded: %s", error)
+            if not self.closing:
+                _log.error("The models cannot be loaded: %s", error)
             return
         self.warm = True
 

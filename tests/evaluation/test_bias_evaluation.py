@@ -177,6 +177,7 @@ def test_a_question_too_long_for_the_embedder_is_reported(staff: Path) -> None:
 def test_the_command_prints_the_changes(staff: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(staff)
     monkeypatch.setattr("ragfm.rag.configured_reader", lambda *_: ScriptedReader(biased))
+    monkeypatch.setenv("RAGFM_ASK__VERIFIER", "none")  # it corrects the bundled reader, whose name this one has
     run = InProcessShell()
     told = run.json("eval", "bias", "q.jsonl", "-k", "1")
     assert told["swaps"]["gender"]["changed"]["value"] == 1.0

@@ -78,12 +78,14 @@ def test_contradictions_follow_the_answer_and_lead_to_their_passage(visit: Visit
     contradiction = {**source, "end": 26, "uri": "docs/old.md", "n": 2, "quote": other["text"]}
     details = {
         "answer": "You get 28 days [1].",
+        "shown": "You get 28 days [1].",
+        "status": "answered",
+        "quote": None,
         "citations": [{**citation, "answer_start": 0, "answer_end": 20}],
         "contradictions": [{**contradiction, "answer_start": 0, "answer_end": 20}],
         "passages": [hit, other],
         "dropped": [],
         "unsupported": [],
-        "abstained": False,
         "query": "leave",
         "seconds": 0.1,
         "rating": None,
