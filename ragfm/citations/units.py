@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = ["name_unit", "with_unit"]
 
-_BARE = re.compile(r"\W*?(?P<number>[-−(]?\d+(?:[.,]\d+)*\)?)\W*")
+_BARE = re.compile(r"\s*(?P<number>[-−(]?\d+(?:[.,]\d+)*\)?)[\s.]*")
 _SCALE = re.compile(
     r"(?:\b(?:in|of)\s+|\()(?P<dollars>[^\W\d]*\s?\$\s?)?(?P<scale>thousand|million|billion)s?\b", re.IGNORECASE
 )

@@ -17,6 +17,8 @@ CAPTION = "3M 2018 10K\nConsolidated balance sheet, $ in millions, except per sh
         ("31", "Every employee gets 31 days of leave.", "", "31 days"),
         ("22.", "Parents get 22 weeks of leave.", "", "22 weeks."),
         ("3.40", "The station pays $3.40 per kilometre.", "", "$3.40"),
+        ("63%.", "Sales grew by 63% in 2018.", "", "63%."),
+        ("$3.40", "The station pays $3.40 per kilometre.", "", "$3.40"),
         ("12.5", "Sales grew by 12.5 % in 2018.", "", "12.5%"),
         ("36.4", "Sales were $36.4 billion.", "", "$36.4 billion"),
         ("36,386", "| Cost of sales | 36,386 | 34,435 |", CAPTION, "$36,386 million"),
