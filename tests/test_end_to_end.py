@@ -18,8 +18,8 @@ from ragfm.samples import QUESTIONS, copy_handbook
 pytestmark = pytest.mark.slow
 
 ASK_KEYS = set(
-    "question query answer abstained confidence said citations contradictions nearest hits dropped usage seconds "
-    "unsupported log_id".split()
+    "question query answer status shown quote abstained confidence said citations contradictions nearest hits dropped "
+    "usage seconds unsupported log_id".split()
 )
 CITATION_KEYS = set("n uri name page lines start end quote verified fault missing answer_start answer_end".split())
 FACTS = {
@@ -68,7 +68,7 @@ def test_the_demo_answers_with_citations_and_follows_changed_facts(tmp_path: Pat
         _conforms(answer, texts)
         assert fact in answer["answer"].lower()
         assert not answer["abstained"]
-        cited = [citation for citation in answer["citations"] if citation["fault"] in (None, "uncertain")]
+        cited = [citation for citation in answer["citations"] if citation["fault"] in (None, "unclear")]
         assert {(citation["uri"], citation["page"]) for citation in cited} == {(uri, page)}
         assert len({citation["quote"] for citation in cited}) == len(cited)  # it says nothing twice
         assert fact.split()[0] in cited[0]["quote"]

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-from ragfm.core.durable_files import create_file, sync_folder
+from ragfm.core.durable_files import create_file, sync_folder, write_error
 from ragfm.server.api_keys import OWN_GROUP_PREFIX
 from ragfm.store.collection_store import UPLOADS, UPLOADS_SOURCE
 
@@ -94,6 +94,8 @@ class Uploads:
                 raise
             sync_folder(self.folder)
             sync_folder(self.folder.parent)
+        except OSError as error:
+            raise write_error("upload", self.folder, error) from error
         finally:
             with self._lock:
                 self._reserved[owner] -= size

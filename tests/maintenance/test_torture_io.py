@@ -36,7 +36,7 @@ def test_some_calls_of_a_commit_fail(fork_server: ForkServer, tmp_path: Path) ->
 @needs_strace
 @pytest.mark.parametrize("change", faults.CHANGES)
 def test_many_calls_fail(fork_server: ForkServer, tmp_path: Path, change: str) -> None:
-    done = faults.fail_calls(fork_server, tmp_path / "site", (change,), step=8)
+    done = faults.fail_calls(fork_server, tmp_path / "site", (change,), step=16)
     assert done["problems"] == []
 
 
