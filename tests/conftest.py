@@ -41,10 +41,15 @@ def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv(name)
 
 
-@pytest.fixture(autouse=True)
-def _no_default_calibration(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The default calibration judges what readers say, and scripted readers say anything: tests of it set it again."""
-    monkeypatch.setattr("ragfm.citations.confidence.DEFAULT", None)
+@pytest.fixture(scope="session", autouse=True)
+def _no_default_calibration() -> Iterator[None]:
+    """The default calibration judges what readers say, and scripted readers say anything: tests of it set it again.
+
+    For the session, since servers that run for a module would otherwise start with it.
+    """
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setattr("ragfm.citations.confidence.DEFAULT", None)
+        yield
 
 
 @pytest.fixture(scope="module")

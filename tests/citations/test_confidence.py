@@ -13,6 +13,7 @@ from click.testing import CliRunner, Result
 
 from ragfm import Collection, Rag, Settings
 from ragfm.citations.confidence import (
+    DEFAULT,
     SHIPPED,
     SIGNALS,
     adapter_hash,
@@ -442,3 +443,17 @@ def test_the_command_fits_and_stores(tmp_path: Path, docs: Path, monkeypatch: py
     printed = run("asked.jsonl", "--confidence", "--corrected", "--dry-run").output
     assert "80 answers to asked.jsonl, " in printed
     assert "40 of them correct" not in printed, "the verifier's words were judged"
+
+
+def test_a_reader_without_a_calibration_of_its_own_has_the_default(
+    collection: Collection, docs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ragfm.citations.confidence.DEFAULT", DEFAULT)
+    collection.sync(docs)
+    rag = Rag(collection, reader=ScriptedReader(["You get 28 days of leave.", "You get 99 euros."]))
+    assert rag.calibration == DEFAULT
+    right, wrong = (rag.ask("How many days of leave do I get?") for _ in range(2))
+    assert right.confidence is not None
+    assert wrong.confidence is not None
+    assert right.confidence > wrong.confidence
+    assert wrong.status == "unsure", "nothing is withheld"
