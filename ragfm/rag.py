@@ -163,7 +163,7 @@ class Rag:
 
         """
         if self._documents_only and hits is None and is_greeting(question):
-            greeting = Answer(question, GREETING, "answered", (), (), (), Usage(), 0.0, query=question, shown=GREETING)
+            greeting = Answer(question, GREETING, "answered", (), (), (), Usage(), 0.0, query=question)
             return AnswerStream(_say(greeting), None, ReaderHandle())
 
         # Retrieve and rerank.
@@ -189,7 +189,7 @@ class Rag:
         )
 
         handle = ReaderHandle()
-        not_found = replace(no_answer_yet, text=ABSTENTION, shown=ABSTENTION, status="not_found", hits=numbered_hits)
+        not_found = replace(no_answer_yet, text=ABSTENTION, status="not_found", hits=numbered_hits)
         if prompt is None or (self._documents_only and not prompt.shown):
             pieces = _say(not_found, retrieved)  # the reader would answer from memory
         elif self._small and needs_larger_reader(retrieved.query):

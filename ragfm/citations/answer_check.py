@@ -71,18 +71,19 @@ def check_answer(
             reading = next(reading for reading in readings if reading.passage.n == citation.n)
             start, end = citation.start - reading.passage.start, citation.end - reading.passage.start
             quotes.append(reading.within(start, end))
-            inside = [
-                reading.within(first, last)
-                for other, first, last in verbatim
-                if other is reading and start <= first and last <= end
-            ]
-            confirmed = (
-                not corrected
-                and max(inside, default=quotes[-1]) >= MIN_LIKELIHOOD
-                and count_matches(terms, quote_terms) >= MIN_QUESTION_SHARE * len(terms)
-            )
-            if citation.verified and not confirmed and not is_statement:
-                citation = replace(citation, verified=False, fault="unclear")
+            if citation.verified and not is_statement:
+                inside = [
+                    reading.within(first, last)
+                    for other, first, last in verbatim
+                    if other is reading and start <= first and last <= end
+                ]
+                confirmed = (
+                    not corrected
+                    and max(inside, default=quotes[-1]) >= MIN_LIKELIHOOD
+                    and count_matches(terms, quote_terms) >= MIN_QUESTION_SHARE * len(terms)
+                )
+                if not confirmed:
+                    citation = replace(citation, verified=False, fault="unclear")
             citations.append(citation)
         if sentence.claims:
             best_verbatim = max((reading.within(start, end) for reading, start, end in verbatim), default=0.0)

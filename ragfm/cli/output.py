@@ -222,7 +222,7 @@ def print_evidence(answer: Answer) -> None:
         lines = "\n".join(describe_contradiction(contradiction) for contradiction in answer.contradictions)
         print_text(f"\n{lines}")
     quote = answer.quote
-    for citation in answer.citations if answer.shown.startswith(answer.text) else ():
+    for citation in answer.citations if answer.shows_text else ():
         fault = ""
         if citation.fault:
             fault = f" ({_FAULTS[citation.fault].format(missing=' and '.join(citation.missing))})"
@@ -241,7 +241,7 @@ def print_evidence(answer: Answer) -> None:
     if answer.abstained and answer.confidence is not None:
         note = f"answer withheld: its confidence is {answer.confidence:.2f}; `ask.min_confidence` sets the minimum"
         print_text((f"  ({note})", "dim"))
-    for start, end in answer.unsupported if answer.shown.startswith(answer.text) else ():
+    for start, end in answer.unsupported if answer.shows_text else ():
         sentence = " ".join(answer.text[start:end].split())
         print_text((f"  (no passage supports: “{sentence}”)", "dim"))
 

@@ -284,6 +284,11 @@ class Answer:
         """Whether the answer is that the documents have none."""
         return self.status == "not_found"
 
+    @property
+    def shows_text(self) -> bool:
+        """Whether `shown` has the text; if not, the quote stands in its place."""
+        return self.shown.startswith(self.text)
+
 
 # --- Readers -----------------------------------------------------------------------------------------------------
 

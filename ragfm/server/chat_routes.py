@@ -153,7 +153,7 @@ class _ChatAnswer:
         is everything.
         """
         added, spans, citations = "", list(spans), answer.citations
-        if answer.quote and not answer.shown.startswith(answer.text):
+        if answer.quote and not answer.shows_text:
             citations, spans = (answer.quote,), [(0, length)]
         for line in contradiction_lines(answer):
             added += "\n" if added else "\n\n"
