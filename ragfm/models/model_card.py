@@ -40,7 +40,7 @@ def describe_model(path: Path) -> dict[str, Any]:
 
 def installed_models(folders: list[Path]) -> Iterator[tuple[str, str, Path]]:
     """Name, job and path of the bundled models, the models in the Hugging Face cache, and GGUF files in `folders`."""
-    from huggingface_hub import scan_cache_dir
+    from huggingface_hub import constants, scan_cache_dir
     from huggingface_hub.errors import CacheNotFound
 
     for job in ("reader", "embedder"):
@@ -49,7 +49,7 @@ def installed_models(folders: list[Path]) -> Iterator[tuple[str, str, Path]]:
         except RagfmError:
             continue
     try:
-        repositories = sorted(scan_cache_dir().repos, key=lambda repository: repository.repo_id)
+        repositories = sorted(scan_cache_dir(constants.HF_HUB_CACHE).repos, key=lambda repository: repository.repo_id)
     except CacheNotFound:
         repositories = []
     for repository in repositories:
