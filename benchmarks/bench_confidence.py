@@ -40,13 +40,9 @@ from data import DATA, hotpotqa, musique, pubmedqa
 from measure import about, save
 
 from ragfm import Collection, Hit, Rag, Settings
-from ragfm.citations.answer_check import check_answer, correct_answer, read_with_verifier
+from ragfm.citations.answer_check import cite_answer
 from ragfm.citations.confidence import DEFAULT, SHIPPED, answer_signals
-from ragfm.citations.decision import decide
-from ragfm.citations.grounding import cite_sentences
-from ragfm.citations.nearest import nearest_sentences, select_quote
-from ragfm.citations.support import analyze
-from ragfm.citations.units import name_unit
+from ragfm.citations.decision import decide, nearest_sentences, select_quote
 from ragfm.core.abstention import is_abstention
 from ragfm.core.config import AskSection
 from ragfm.evaluation import Gold, Question, QuestionSet, corpus_collection, load_questions
@@ -200,20 +196,13 @@ def judge_record(record: dict[str, Any], labels: dict[tuple[str, str], str]) -> 
     question, output = record["question"], record["output"]
     small = record["reader"] == "bundled"
     calibration = next(one for one in SHIPPED if one.corrects) if small else DEFAULT
-    readings = read_with_verifier(question, passages, record["language"])
-    text = correct_answer(output, readings) if small and readings else output
-    analysis = analyze(question, passages, record["language"])
-    sentences = cite_sentences(text, analysis) if text and not is_abstention(text) else []
-    corrected = text != output
-    if (named := name_unit(text, sentences, passages)) != text:
-        text, sentences = named, cite_sentences(named, analysis)
+    cited = cite_answer(question, output, passages, record["language"], verify=True, corrects=small)
     signals, confidence = {}, None
-    if readings and sentences:
-        sentences, signals = check_answer(question, output, sentences, readings, corrected=corrected)
-        signals |= answer_signals(analysis, passages, sentences)
+    if cited.readings and cited.sentences:
+        signals = answer_signals(cited, passages)
         confidence = calibration.confidence(signals) if calibration else None
-    decision = decide(text, sentences, confidence, calibration, AskSection())
-    nearest = nearest_sentences(question, passages, readings)
+    decision = decide(question, cited, passages, confidence, calibration, AskSection(), small=small)
+    nearest = nearest_sentences(question, passages, cited.readings)
     quote = select_quote(decision.status, decision.answer.citations, nearest)
 
     reports = record["set"].startswith("reports")
@@ -237,7 +226,7 @@ def judge_record(record: dict[str, Any], labels: dict[tuple[str, str], str]) -> 
         record["reader"],
         record["set"],
         answerable,
-        is_right(text),
+        is_right(cited.text),
         bool(quote and answerable and is_right(quote.quote)),
         decision.status,
         confidence,

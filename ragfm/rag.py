@@ -16,13 +16,9 @@ from dataclasses import replace
 from functools import cache, partial
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
-from ragfm.citations.answer_check import check_answer, correct_answer, read_with_verifier
+from ragfm.citations.answer_check import cite_answer
 from ragfm.citations.confidence import answer_signals, reader_signals, select_calibration
-from ragfm.citations.decision import decide
-from ragfm.citations.grounding import cite_sentences
-from ragfm.citations.nearest import nearest_sentences, select_quote, shown_text
-from ragfm.citations.support import analyze
-from ragfm.citations.units import name_unit
+from ragfm.citations.decision import NEAREST, decide, nearest_sentences
 from ragfm.core.abstention import ABSTENTION, is_abstention
 from ragfm.core.errors import CollectionError
 from ragfm.core.types import Answer, Sampling, Usage
@@ -39,16 +35,13 @@ from ragfm.retrieval.passages import arrange, match_hits
 if TYPE_CHECKING:
     from pydantic import BaseModel
 
-    from ragfm.citations.verifier import Reading
     from ragfm.collection import Collection
-    from ragfm.core.types import Citation, Dropped, Hit, Message, Reader
+    from ragfm.core.types import Dropped, Hit, Message, Reader
     from ragfm.generation.structured_output import Extraction
 
 __all__ = ["AnswerStream", "Rag"]
 
 Model = TypeVar("Model", bound="BaseModel")
-
-_NEAREST = 3  # sentences named where there is no answer
 
 
 class Rag:
@@ -190,12 +183,14 @@ class Rag:
 
         handle = ReaderHandle()
         not_found = replace(no_answer_yet, text=ABSTENTION, status="not_found", hits=numbered_hits)
+        reply: Answer | None = None  # what can be said without the reader
         if prompt is None or (self._documents_only and not prompt.shown):
-            pieces = _say(not_found, retrieved)  # the reader would answer from memory
+            reply = not_found  # the reader would answer from memory
         elif self._small and needs_larger_reader(retrieved.query):
-            nearest = tuple(quote for _, quote in nearest_sentences(retrieved.query, prompt.shown, ())[:_NEAREST])
-            declined = replace(not_found, text=NEEDS_LARGER_READER, shown=NEEDS_LARGER_READER, nearest=nearest)
-            pieces = _say(declined, retrieved)
+            nearest = tuple(quote for _, quote in nearest_sentences(retrieved.query, prompt.shown, ())[:NEAREST])
+            reply = replace(not_found, text=NEEDS_LARGER_READER, shown=NEEDS_LARGER_READER, nearest=nearest)
+        if prompt is None or reply:
+            pieces = _say(reply or not_found, retrieved)
         else:
             pieces = self._answer(retrieved, prompt, numbered_hits, scored_passages, handle)
         if self.log:
@@ -223,50 +218,34 @@ class Rag:
         # Generate.
         output = yield from generate(self.reader, prompt, self.sampling, self.strategy, handle, silent=one_piece)
 
-        # Verify: without a calibration, nothing could weigh the verifier's readings.
-        readings: list[Reading] = []
-        if output.text and calibration and settings.verifier != "none":
-            readings = read_with_verifier(query, prompt.shown, self.collection.language)
-        text = correct_answer(output.text, readings) if readings and small else output.text
-        corrected = text != output.text
-        has_answer = bool(text) and not is_abstention(text)
-
         # Cite: which passages support which sentence, and do they answer the question?
-        analysis = analyze(query, prompt.shown if has_answer else (), self.collection.language)
-        sentences = cite_sentences(text, analysis) if has_answer else []
-        if (named := name_unit(text, sentences, prompt.shown)) != text:
-            text, sentences = named, cite_sentences(named, analysis)
-        checked, verifier_signals = sentences, dict[str, float]()
-        if readings and has_answer:
-            checked, verifier_signals = check_answer(query, output.text, sentences, readings, corrected=corrected)
+        verify = calibration is not None and settings.verifier != "none"  # else nothing could weigh its readings
+        language = self.collection.language
+        cited = cite_answer(query, output.text, prompt.shown, language, verify=verify, corrects=small)
 
-        # Score: how likely is it right? Calibrations are fitted to the support of unchecked sentences.
+        # Score: how likely is it right?
         signals: dict[str, float] = {}
         confidence: float | None = None
-        if has_answer and calibration:
-            signals = answer_signals(analysis, scored_passages, sentences) | verifier_signals
-            if calibration.uses_reader and not is_abstention(output.text):
+        if cited.sentences and calibration:
+            signals = answer_signals(cited, scored_passages)
+            if calibration.uses_reader and not cited.silent:
                 tokens = output.usage.completion_tokens
                 signals |= reader_signals(self.reader, prompt.messages, output.text, tokens, self.sampling.adapter)
             confidence = calibration.confidence(signals, self.collection.contract.get("weights"))
 
         # Decide: answer, or abstain? Small and unsure readers quote.
-        decision = decide(text, checked, confidence, calibration, settings)
-        composed, status = decision.answer, decision.status
-        nearest: list[tuple[float, Citation]] = []
-        if status != "answered" or small:
-            nearest = nearest_sentences(query, prompt.shown, readings)
-        quote = select_quote(status, composed.citations, nearest) if nearest and status != "not_found" else None
+        decision = decide(query, cited, prompt.shown, confidence, calibration, settings, small=small)
+        composed = decision.answer
         answer = Answer(
             question=retrieved.question,
             query=query,
             text=composed.text,
-            status=status,
-            quote=quote,
-            shown=shown_text(composed.text, status, quote, small=small),
+            status=decision.status,
+            quote=decision.quote,
+            shown=decision.shown,
             citations=composed.citations,
             contradictions=composed.contradictions,
-            nearest=tuple(citation for _, citation in nearest[:_NEAREST]) if status == "not_found" else (),
+            nearest=decision.nearest,
             unsupported=composed.unsupported,
             hits=numbered_hits,
             dropped=prompt.dropped,
@@ -274,7 +253,7 @@ class Rag:
             seconds=retrieved.seconds,
             confidence=confidence,
             signals=signals,
-            said=output.text if output.text != text else None,
+            said=output.text if output.text != cited.text else None,
             finish_reason=output.finish_reason,
             reasoning=output.reasoning,
         )

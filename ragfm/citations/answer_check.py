@@ -1,29 +1,32 @@
-"""The answer compared with the verifier's readings, to see whether it answers the question."""
+"""An answer with its citations, compared with the verifier's readings to see whether it answers the question."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from ragfm.citations.grounding import CitedSentence, cite_sentences, name_unit
+from ragfm.citations.support import Analysis, analyze
 from ragfm.citations.text_match import added_terms, count_matches, find_quotes, terms_of
 from ragfm.core.abstention import is_abstention
 from ragfm.core.text import MARKER, escape_markers
 from ragfm.core.types import Citation
 
 if TYPE_CHECKING:
-    from ragfm.citations.grounding import CitedSentence
     from ragfm.citations.verifier import Reading
     from ragfm.core.types import Hit
 
 __all__ = [
     "MIN_LIKELIHOOD",
+    "CitedAnswer",
     "best_spans",
-    "check_answer",
+    "check_sentences",
+    "cite_answer",
     "correct_answer",
-    "read_with_verifier",
     "term_overlap",
+    "verifier_signals",
 ]
 
 MIN_LIKELIHOOD = 0.4
@@ -37,66 +40,125 @@ MIN_OVERLAP = 0.5
 _MIN_PROBABILITY = 1e-6
 
 
-def read_with_verifier(question: str, passages: Sequence[Hit], language: str | None) -> list[Reading]:
-    """The verifier's reading of each passage; none if it does not know the language of the question or the texts."""
-    from ragfm.citations.verifier import shipped_verifier  # imports numpy
+@dataclass(frozen=True, slots=True)
+class CitedAnswer:
+    """The answer to a question, sentence by sentence; without sentences if it is empty or an abstention.
 
-    return shipped_verifier().read(question, passages, language)
-
-
-def check_answer(
-    question: str, output: str, sentences: Sequence[CitedSentence], readings: Sequence[Reading], *, corrected: bool
-) -> tuple[list[CitedSentence], dict[str, float]]:
-    """Check an answer against the verifier's readings; `output` is the reader's own text.
-
-    Returns the sentences, with the fault `unclear` for quotes that have the words of a sentence, but may not say what
-    was asked, and the verifier's signals (see `confidence`). A quote stays verified if the verifier, which has not seen
-    the answer, finds the answer to the question there, and it has half of the question's terms. A `corrected` answer is
-    the verifier's own, so nothing has confirmed it. In an answer of several sentences, one that adds many terms to the
-    question is a statement by itself.
+    `output` is the reader's own text; it is `silent` if that is an abstention. `text` may be the verifier's, or have a
+    unit; the answer `abstains` if it is an abstention. `readings` are the verifier's.
     """
-    terms = terms_of(question).all
+
+    output: str
+    text: str
+    sentences: Sequence[CitedSentence]
+    analysis: Analysis
+    readings: Sequence[Reading]
+    silent: bool
+    abstains: bool
+
+
+def cite_answer(
+    question: str, output: str, passages: Sequence[Hit], language: str | None, *, verify: bool, corrects: bool
+) -> CitedAnswer:
+    """The reader's `output`, cited.
+
+    With `verify`, the verifier reads the passages, and checks the citations; if it `corrects`, its answer replaces the
+    output where they differ. `language` is that of the passages, as ISO 639-1.
+    """
+    readings: list[Reading] = []
+    if output and verify:
+        from ragfm.citations.verifier import shipped_verifier  # imports numpy
+
+        readings = shipped_verifier().read(question, passages, language)
+    text = correct_answer(output, readings) if readings and corrects else output
+    silent, abstains, corrected = is_abstention(output), is_abstention(text), text != output
+    if not text or abstains:
+        return CitedAnswer(output, text, (), analyze(question, (), language), readings, silent, abstains)
+    analysis = analyze(question, passages, language)
+    sentences = cite_sentences(text, analysis)
+    if (named := name_unit(text, sentences, passages)) != text:
+        text, sentences = named, cite_sentences(named, analysis)
+    if readings:
+        sentences = check_sentences(sentences, analysis.question.terms, readings, corrected=corrected)
+    return CitedAnswer(output, text, sentences, analysis, readings, silent, abstains)
+
+
+def check_sentences(
+    sentences: Sequence[CitedSentence],
+    question_terms: frozenset[str],
+    readings: Sequence[Reading],
+    *,
+    corrected: bool,
+) -> list[CitedSentence]:
+    """The sentences, with the fault `unclear` for quotes that have their words, but may not say what was asked.
+
+    A quote stays verified if the verifier, which has not seen the answer, finds the answer to the question there, and
+    it has half of the question's terms. A `corrected` answer is the verifier's own, so nothing has confirmed it. In an
+    answer of several sentences, one that adds many terms to the question is a statement by itself.
+    """
     checked: list[CitedSentence] = []
-    likelihoods = [0.0]
     for sentence in sentences:
-        # Where the sentence occurs verbatim, as (reading, start, end), and how likely the answer occurs in its quotes.
-        verbatim = [
-            (reading, start, end)
-            for reading in readings
-            for start, end in find_quotes(sentence.plain, reading.passage.text)
-        ]
-        is_statement = len(sentences) > 1 and len(added_terms(sentence.terms, terms)) >= SELF_CONTAINED
-        citations, quotes = list[Citation](), [0.0]
+        if len(sentences) > 1 and len(added_terms(sentence.terms, question_terms)) >= SELF_CONTAINED:
+            checked.append(sentence)
+            continue
+        verbatim = _verbatim_likelihoods(sentence, readings)
+        citations = list[Citation]()
         for citation, quote_terms in zip(sentence.citations, sentence.quote_terms, strict=True):
-            reading = next(reading for reading in readings if reading.passage.n == citation.n)
-            start, end = citation.start - reading.passage.start, citation.end - reading.passage.start
-            quotes.append(reading.within(start, end))
-            if citation.verified and not is_statement:
-                inside = [
-                    reading.within(first, last)
-                    for other, first, last in verbatim
-                    if other is reading and start <= first and last <= end
-                ]
-                confirmed = (
-                    not corrected
-                    and max(inside, default=quotes[-1]) >= MIN_LIKELIHOOD
-                    and count_matches(terms, quote_terms) >= MIN_QUESTION_SHARE * len(terms)
-                )
-                if not confirmed:
-                    citation = replace(citation, verified=False, fault="unclear")
+            reading, start, end = _locate(citation, readings)
+            inside = [
+                likelihood
+                for other, first, last, likelihood in verbatim
+                if other is reading and start <= first and last <= end
+            ]
+            confirmed = (
+                not corrected
+                and max(inside, default=reading.within(start, end)) >= MIN_LIKELIHOOD
+                and count_matches(question_terms, quote_terms) >= MIN_QUESTION_SHARE * len(question_terms)
+            )
+            if citation.verified and not confirmed:
+                citation = replace(citation, verified=False, fault="unclear")
             citations.append(citation)
-        if sentence.claims:
-            best_verbatim = max((reading.within(start, end) for reading, start, end in verbatim), default=0.0)
-            likelihoods.append(best_verbatim or max(quotes))
         checked.append(replace(sentence, citations=tuple(citations)))
-    anywhere = min(max(reading.anywhere for reading in readings), 1 - _MIN_PROBABILITY)
-    signals = {
+    return checked
+
+
+def verifier_signals(cited: CitedAnswer) -> dict[str, float]:
+    """The verifier's signals of an answer; see `confidence`. Empty without its readings."""
+    if not cited.readings:
+        return {}
+    likelihoods = [_MIN_PROBABILITY]
+    for sentence in cited.sentences:
+        if sentence.claims:
+            verbatim = [likelihood for *_, likelihood in _verbatim_likelihoods(sentence, cited.readings)]
+            quoted = [
+                reading.within(start, end)
+                for reading, start, end in (_locate(citation, cited.readings) for citation in sentence.citations)
+            ]
+            likelihoods.append(max(verbatim, default=0.0) or max(quoted, default=0.0))
+    anywhere = min(max(reading.anywhere for reading in cited.readings), 1 - _MIN_PROBABILITY)
+    return {
         "anywhere": math.log(max(anywhere, _MIN_PROBABILITY) / (1 - anywhere)),
-        "located": math.log(max(_MIN_PROBABILITY, *likelihoods)),
-        "agree": term_overlap(output, best_spans(readings)[0][0]),
-        "silent": float(is_abstention(output)),
+        "located": math.log(max(likelihoods)),
+        "agree": term_overlap(cited.output, best_spans(cited.readings)[0][0]),
+        "silent": float(cited.silent),
     }
-    return checked, signals
+
+
+def _verbatim_likelihoods(
+    sentence: CitedSentence, readings: Sequence[Reading]
+) -> list[tuple[Reading, int, int, float]]:
+    """Where a sentence occurs verbatim, as (reading, start, end), and how likely the answer is there."""
+    return [
+        (reading, start, end, reading.within(start, end))
+        for reading in readings
+        for start, end in find_quotes(sentence.plain, reading.passage.text)
+    ]
+
+
+def _locate(citation: Citation, readings: Sequence[Reading]) -> tuple[Reading, int, int]:
+    """The reading of a citation's passage, and where its quote is there."""
+    reading = next(reading for reading in readings if reading.passage.n == citation.n)
+    return reading, citation.start - reading.passage.start, citation.end - reading.passage.start
 
 
 def best_spans(readings: Sequence[Reading]) -> list[tuple[str, int | None]]:

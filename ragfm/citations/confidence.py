@@ -22,6 +22,7 @@ from hashlib import blake2b, file_digest
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ragfm.citations.answer_check import verifier_signals
 from ragfm.citations.text_match import count_matches
 from ragfm.core.abstention import ABSTENTION
 from ragfm.core.calibration import Calibration
@@ -29,8 +30,7 @@ from ragfm.core.errors import RagfmError
 from ragfm.models.adapters import trained_weights_sha256
 
 if TYPE_CHECKING:
-    from ragfm.citations.grounding import CitedSentence
-    from ragfm.citations.support import Analysis
+    from ragfm.citations.answer_check import CitedAnswer
     from ragfm.core.types import Hit, Message, Reader
 
 __all__ = ["DEFAULT", "SHIPPED", "SIGNALS", "adapter_hash", "answer_signals", "reader_signals", "select_calibration"]
@@ -41,23 +41,23 @@ SIGNALS = (
 )
 
 
-def answer_signals(analysis: Analysis, passages: Sequence[Hit], sentences: Sequence[CitedSentence]) -> dict[str, float]:
-    """The signals that need neither reader nor verifier. `passages` are those that were found for this question."""
-    signals: dict[str, float] = {}
+def answer_signals(cited: CitedAnswer, passages: Sequence[Hit]) -> dict[str, float]:
+    """The signals that need no reader. `passages` are those that were found for this question."""
+    signals = verifier_signals(cited)
     cosines = sorted((hit.score for hit in passages if hit.score is not None), reverse=True)
     if cosines:
         signals["cosine"] = cosines[0]
     if len(cosines) > 1:
         signals["gap"] = cosines[0] - cosines[1]
 
-    terms = analysis.question.terms
+    terms = cited.analysis.question.terms
     if terms:
-        windows = [window for hit in passages for window in analysis.windows.get(hit.n or 0, ())]
+        windows = [window for hit in passages for window in cited.analysis.windows.get(hit.n or 0, ())]
         all_terms = frozenset[str]().union(*(window.terms for window in windows))
         signals["covered"] = count_matches(terms, all_terms) / len(terms)
         signals["nearest"] = max((count_matches(terms, window.terms) for window in windows), default=0) / len(terms)
 
-    claims = [sentence for sentence in sentences if sentence.claims]
+    claims = [sentence for sentence in cited.sentences if sentence.claims]
     if claims:
         signals["supported"] = sum(sentence.supported for sentence in claims) / len(claims)
         claimed = [sentence.terms for sentence in claims]

@@ -1,4 +1,8 @@
-"""Decide: compose the answer from its cited sentences, or abstain."""
+"""Decide: compose the answer from its cited sentences, or abstain; and what a user sees of it.
+
+With a small or unsure reader, users see the sentence or table row of the documents that most likely has the answer,
+next to the reader's answer or in its place; without an answer, one of each of the best passages.
+"""
 
 from __future__ import annotations
 
@@ -6,16 +10,38 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from ragfm.citations.grounding import CitedSentence, cite
-from ragfm.core.abstention import ABSTENTION, is_abstention
+from ragfm.citations.answer_check import CitedAnswer
+from ragfm.citations.grounding import CitedSentence, citation_of, cite
+from ragfm.citations.support import passage_windows
+from ragfm.citations.text_match import count_matches, terms_of
+from ragfm.core.abstention import ABSTENTION
+from ragfm.core.text import MARKER, escape_markers
 from ragfm.core.types import AnswerStatus, Citation, Contradiction
 
 if TYPE_CHECKING:
+    from ragfm.citations.verifier import Reading
     from ragfm.core.calibration import Calibration
     from ragfm.core.config import AskSection
     from ragfm.core.types import Hit
 
-__all__ = ["ComposedAnswer", "Decision", "compose", "decide", "ground"]
+__all__ = [
+    "ComposedAnswer",
+    "Decision",
+    "compose",
+    "decide",
+    "describe_contradiction",
+    "ground",
+    "nearest_sentences",
+    "select_quote",
+    "shown_text",
+]
+
+NEAREST = 3
+"""Sentences that are named where there is no answer."""
+_TERMS_WEIGHT = 0.5
+"""The best sentence has the answer for 90 of 123 questions over seven sets whose passages have it with a weight of 0.3
+to 1, for 85 without the terms, and for 83 by the terms alone."""
+_MAX_QUOTE = 300  # characters of a contradiction
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,40 +61,59 @@ class ComposedAnswer:
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """What the user gets: the status, and the composed answer, or the abstention text without citations."""
+    """What the user gets: the status, the composed answer or the abstention without citations, and what is shown.
 
-    answer: ComposedAnswer
+    `quote` is the sentence of the documents that is shown with an answer. `nearest` are those that come nearest to one
+    where there is none.
+    """
+
     status: AnswerStatus
+    answer: ComposedAnswer
+    shown: str
+    quote: Citation | None
+    nearest: tuple[Citation, ...]
 
 
 def decide(
-    text: str,
-    sentences: Sequence[CitedSentence],
+    question: str,
+    cited: CitedAnswer,
+    passages: Sequence[Hit],
     confidence: float | None,
     calibration: Calibration | None,
     settings: AskSection,
+    *,
+    small: bool,
 ) -> Decision:
-    """Decide whether to answer.
+    """Decide whether to answer, and what to show.
 
     An answer is withheld if no sentence is left, if `strict` mode has no citation for it, or if its confidence is below
     the threshold of the settings or the calibration. Otherwise it is `answered` where giving it has the higher expected
     utility than saying nothing: a right answer counts 1, a wrong one minus `ask.wrong_cost` (Chow 1970). An answer of
-    unknown confidence is given, as are all in `open` mode. `text` is the answer without markers; an abstention stays as
-    the reader phrased it.
+    unknown confidence is given, as are all in `open` mode. An abstention stays as the reader phrased it. The answers of
+    a `small` reader are shown with a quote, and replaced by it where they are unsure.
     """
-    if not text:
-        return Decision(ComposedAnswer(ABSTENTION), "not_found")
-    if is_abstention(text):
-        return Decision(ComposedAnswer(text), "not_found")
+    answer, status = _select_answer(cited, confidence, calibration, settings)
+    nearest = nearest_sentences(question, passages, cited.readings) if status != "answered" or small else []
+    if status == "not_found":
+        return Decision(status, answer, answer.text, None, tuple(citation for _, citation in nearest[:NEAREST]))
+    quote = select_quote(status, answer.citations, nearest) if nearest else None
+    return Decision(status, answer, shown_text(answer.text, status, quote, small=small), quote, ())
+
+
+def _select_answer(
+    cited: CitedAnswer, confidence: float | None, calibration: Calibration | None, settings: AskSection
+) -> tuple[ComposedAnswer, AnswerStatus]:
+    if cited.abstains:
+        return ComposedAnswer(cited.text), "not_found"
     strict = settings.mode == "strict"
-    answer = compose(sentences, strict=strict, contradictions=settings.contradictions)
+    answer = compose(cited.sentences, strict=strict, contradictions=settings.contradictions)
     if settings.mode == "open":  # of an answer from memory, the passages tell little
         confidence = None
     withheld = calibration is not None and calibration.withholds(confidence, settings.min_confidence)
     if not answer.text or withheld or (strict and not answer.citations):
-        return Decision(ComposedAnswer(ABSTENTION), "not_found")
+        return ComposedAnswer(ABSTENTION), "not_found"
     unsure = confidence is not None and confidence < settings.wrong_cost * (1 - confidence)
-    return Decision(answer, "unsure" if unsure else "answered")
+    return answer, "unsure" if unsure else "answered"
 
 
 def compose(sentences: Sequence[CitedSentence], *, strict: bool = False, contradictions: bool = True) -> ComposedAnswer:
@@ -104,3 +149,68 @@ def ground(question: str, output: str, passages: Sequence[Hit]) -> tuple[str, tu
     """The answer's text with corrected markers, and a citation for each marker, in their order."""
     answer = compose(cite(question, output, passages))
     return answer.text, answer.citations
+
+
+def nearest_sentences(
+    question: str, passages: Sequence[Hit], readings: Sequence[Reading]
+) -> list[tuple[float, Citation]]:
+    """The sentence or table row of each passage that most likely has the answer, with its score.
+
+    The score is the share of the question's terms that the sentence has and, with `readings`, how likely the verifier
+    finds the answer in it. Headings and table headers are left out. The citations are not verified, and have no place
+    in an answer.
+    """
+    terms = terms_of(question).all
+    reading_of = {id(reading.passage): reading for reading in readings}
+    nearest: list[tuple[float, Citation]] = []
+    for passage in passages:
+        reading = reading_of.get(id(passage))
+        scored = [
+            (
+                _TERMS_WEIGHT * count_matches(terms, window.terms) / max(len(terms), 1)
+                + (reading.within(window.start, window.end) if reading else 0.0),
+                window,
+            )
+            for window in passage_windows(passage)
+            if not window.is_heading
+        ]
+        if scored and passage.n is not None:
+            score, best = max(scored, key=lambda one: one[0])
+            nearest.append((score, replace(citation_of(passage, best.start, best.end), verified=False)))
+    return nearest
+
+
+def select_quote(
+    status: AnswerStatus, citations: Sequence[Citation], nearest: Sequence[tuple[float, Citation]]
+) -> Citation | None:
+    """The quote to show with an answer: the evidence of a sure one, else the sentence that most likely has it."""
+    supporting = next((citation for citation in citations if citation.supports), None)
+    if status == "answered" and supporting:
+        return supporting
+    return max(nearest, key=lambda one: one[0])[1] if nearest else supporting
+
+
+def shown_text(text: str, status: AnswerStatus, quote: Citation | None, *, small: bool) -> str:
+    """What a user should read of an answer: its text, and the quote with its marker.
+
+    An unsure answer of a `small` reader is replaced by the quote.
+    """
+    if status == "not_found":
+        return text
+    says = ""
+    if quote:
+        words = escape_markers(" ".join(quote.quote.split()))
+        if small and status == "unsure":
+            return f"I am not sure. The documents say: “{words}” [{quote.n}]"
+        if words.rstrip(".") not in MARKER.sub("", text):
+            says = f"The documents say: “{words}” [{quote.n}]"
+    doubt = "I am not sure of this." if status == "unsure" else ""
+    below = " ".join(filter(None, (doubt, says)))
+    return f"{text}\n\n{below}" if below else text
+
+
+def describe_contradiction(contradiction: Contradiction) -> str:
+    """The line that tells a user of a contradiction: `But [2] says otherwise: “…”`."""
+    quote = escape_markers(" ".join(contradiction.quote.split()))
+    ending = f": “{quote}”" if len(quote) <= _MAX_QUOTE else "."
+    return f"But [{contradiction.n}] says otherwise{ending}"

@@ -3,17 +3,25 @@
 A quote supports a claim if it has all names and numbers that the claim adds to the question, most of the other terms
 that it adds, and a negation exactly where the claim has one. It must not have another unit or the opposite of what the
 claim says. Quotations must stand verbatim. A sentence that only repeats the question claims nothing.
+
+A quote that supports a sentence may be about another company or another year. So each name and each period of the
+question, its subject, must be found with the quote: in it, in its headings, its table's header, or the names of its
+document. What is closer counts: a quote about 2022 in a report of 2023 is not about 2023, and neither is a number in
+the column 2022. Periods are years and quarters, in English or in digits (`FY2018`, `Q2`, `second quarter`).
+
+A passage contradicts a claim if one of its sentences shares most terms with the quote and differs in a number or a
+name. Terms that the quote shares with the question ("How many people does Cirrus seat?") are the subject: the other
+sentence must have all of them. Sentences that differ in wording as well are not noticed.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import TYPE_CHECKING
 
-from ragfm.citations.subject import Subject, missing_subject, subject_of
 from ragfm.citations.text_match import (
     MIN_QUOTE_WORDS,
     Terms,
@@ -23,12 +31,13 @@ from ragfm.citations.text_match import (
     denies_terms,
     details_differ,
     find_quote,
+    is_unit,
     matches,
     quotations,
     terms_of,
     without_denials,
 )
-from ragfm.core.text import TABLE_RULE, sentence_spans
+from ragfm.core.text import TABLE_RULE, is_english, sentence_spans
 
 if TYPE_CHECKING:
     from ragfm.core.types import Fault, Hit
@@ -38,11 +47,15 @@ __all__ = [
     "Claim",
     "Evidence",
     "QuestionTerms",
+    "Subject",
     "Window",
     "analyze",
     "best_evidence",
+    "find_contradiction",
     "find_fault",
     "passage_windows",
+    "periods",
+    "subject_of",
 ]
 
 MIN_SUPPORT = 0.6
@@ -55,8 +68,16 @@ SHORT_CLAIM = 2
 """New terms up to which a claim is short."""
 ECHO = 0.5
 """A sentence without new terms that has this share of the question's terms only repeats the question."""
+MIN_SIMILARITY = 0.7
+"""The share of the quote's other terms that a sentence must have to contradict it: to be about the same subject."""
 
 _REFERS_BACK = re.compile(r"(?:\w+\W+){0,3}?(?:he|she|it|they|his|her|its|their|this|these|those)\b", re.IGNORECASE)
+_YEAR = re.compile(r"(?<![\d.,])(?:FY\s?|['’])?((?:19|20)\d\d)(?![\ds]|[.,]\d)|\bFY\s?['’]?(\d\d)\b")
+_ORDINALS = ("first", "second", "third", "fourth")
+_QUARTER = re.compile(rf"\bQ([1-4])(?!\d)|(?<!\d)([1-4])Q|\b({'|'.join(_ORDINALS)})[\s-]+quarter", re.IGNORECASE)
+_PERIOD_WORD = re.compile(r"(?:FY|[1-4]?Q)\d*", re.IGNORECASE)  # part of a period, and no name
+_NAME = re.compile(r"[^\W\d_][\w&.'’-]*")
+_MAX_ABBREVIATION = 5  # letters
 _NO_TERMS = terms_of("")
 _NO = {"no"}  # an answer that any sentence with a "no" would seem to support
 
@@ -96,6 +117,14 @@ class Window:
     passage_terms: frozenset[str]
     header: str = ""
     is_heading: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """The names of a question by term, and its periods, such as `2018` and `Q2`."""
+
+    names: Mapping[str, str]
+    periods: frozenset[str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -304,3 +333,99 @@ def _is_stitched(quotation: str, texts: Sequence[str]) -> bool:
         if any(find_quote(" ".join(words[start:end]), text) for start in starts for text in texts):
             reachable.add(end)
     return len(words) in reachable
+
+
+# --- The subject of a question -----------------------------------------------------------------------------------
+
+
+def subject_of(question: str, language: str | None = None) -> Subject:
+    """The subject of a question about texts in a language (ISO 639-1, None if unknown).
+
+    Names are capitalised words, in English only: other languages capitalise other words, too. A word that opens a
+    sentence is not a name, nor is a unit.
+    """
+    names: dict[str, str] = {}
+    for start, end in sentence_spans(question) if is_english(question, language) else ():
+        for word in list(_NAME.finditer(question, start, end))[1:]:
+            if not _PERIOD_WORD.fullmatch(word[0]) and not is_unit(word[0]):
+                names |= dict.fromkeys(terms_of(f". {word[0]}").names, word[0])
+    return Subject(names, periods(question))
+
+
+def periods(text: str) -> frozenset[str]:
+    """The years and quarters that a text mentions, as `2018` and `Q2`."""
+    years = {match[1] or f"20{match[2]}" for match in _YEAR.finditer(text)}
+    quarters = {
+        f"Q{match[1] or match[2] or 1 + _ORDINALS.index(match[3].casefold())}" for match in _QUARTER.finditer(text)
+    }
+    return frozenset(years | quarters)
+
+
+def missing_subject(
+    subject: Subject, quote: str, *, header: str, context: str, passage_terms: Set[str], numbers: Set[str]
+) -> tuple[str, ...]:
+    """The names and periods of a question that are not found with a quote; the question's spelling is kept.
+
+    `header` is that of the table that the quote is a row of, `context` what stands above the passage, `numbers` those
+    of the claim. Prose may refer to a name by a pronoun, so for a sentence, but not for a row, a name that is among the
+    `passage_terms` counts.
+    """
+    missing = []
+    if subject.names:
+        text = f"{context}\n{header}\n{quote}"
+        known = terms_of(text).all | (frozenset() if header else passage_terms)
+        missing = [
+            name
+            for term, name in subject.names.items()
+            if not matches(term, known, max_suffix=2) and not _spelled_out(name, text)
+        ]
+    if not subject.periods:
+        return tuple(dict.fromkeys(missing))
+
+    # The periods of the quote and of the column that its number stands in; if they name none, those of the context.
+    near = periods(quote)
+    cells, titles = (row.strip().strip("|").split("|") for row in (quote, header))
+    columns = [at for at, cell in enumerate(cells) if terms_of(cell).numbers & numbers] if header else []
+    if columns and len(cells) == len(titles):
+        near |= periods(" ".join(titles[at] for at in columns))
+    elif header:
+        near |= periods(header)
+    found: set[str] = set()
+    for is_year in (True, False):
+        own = {period for period in near if period.isdigit() == is_year}
+        found |= own or {period for period in periods(context) if period.isdigit() == is_year}
+    # "the 2000 employees" is no period, if the quote has the number.
+    absent = subject.periods - found - terms_of(quote).numbers
+    return tuple(dict.fromkeys([*missing, *sorted(absent)]))
+
+
+def _spelled_out(name: str, text: str) -> bool:
+    """Whether a text has the words that an abbreviation stands for: `CFO` for "chief financial officer"."""
+    if not (name.isupper() and name.isalpha() and 2 <= len(name) <= _MAX_ABBREVIATION):
+        return False
+    return name.casefold() in "".join(word[0] for word in re.findall(r"\w+", text)).casefold()
+
+
+# --- Contradictions ----------------------------------------------------------------------------------------------
+
+
+def find_contradiction(claim: Claim, analysis: Analysis, evidence: Evidence) -> Window | None:
+    """The sentence of another passage that contradicts a claim most clearly, given the evidence that supports it."""
+    answer = claim.new_terms & claim.terms.exact
+    quote = terms_of(evidence.hit.text[evidence.start : evidence.end])
+    rest = quote.all - quote.exact
+    if not answer or len(rest) < 2:
+        return None
+    known = quote.all | terms_of(evidence.hit.context).all
+    subject = {term for term in known if matches(term, analysis.question.terms)} - answer
+    compares_numbers = bool(answer & quote.numbers)
+    best: tuple[float, Window | None] = (0.0, None)
+    for n, of_passage in analysis.windows.items():
+        for window in of_passage if n != evidence.hit.n else ():
+            own = terms_of(window.text)
+            alternatives = (own.numbers if compares_numbers else own.names) - quote.all
+            similarity = count_matches(rest, own.all) / len(rest)
+            same_subject = count_matches(subject, window.terms) == len(subject)
+            if alternatives and similarity >= MIN_SIMILARITY and same_subject and not answer & window.terms:
+                best = max(best, (similarity, window), key=lambda candidate: candidate[0])
+    return best[1]

@@ -216,7 +216,7 @@ def print_answer(answer: Answer) -> None:
 
 def print_evidence(answer: Answer) -> None:
     """Print what follows an answer's text: contradictions, citations with their quotes, and unsupported sentences."""
-    from ragfm.citations.contradictions import describe_contradiction
+    from ragfm.citations.decision import describe_contradiction
 
     if answer.contradictions:
         lines = "\n".join(describe_contradiction(contradiction) for contradiction in answer.contradictions)

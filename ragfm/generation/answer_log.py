@@ -19,7 +19,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal, Protocol
 
-from ragfm.citations.contradictions import describe_contradiction
+from ragfm.citations.decision import describe_contradiction
 from ragfm.core.errors import LogError
 from ragfm.core.types import Answer, Contradiction, Sampling
 from ragfm.generation.log_entries import (

@@ -16,7 +16,7 @@ from typing import Any, Generic, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from ragfm.citations.grounding import cite
-from ragfm.citations.subject import subject_of
+from ragfm.citations.support import subject_of
 from ragfm.citations.text_match import is_unit
 from ragfm.core.errors import ExtractionError
 from ragfm.core.types import Answer, Citation, Dropped, Hit, Reader, Sampling, Usage

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from ragfm.citations.contradictions import describe_contradiction
+from ragfm.citations.decision import describe_contradiction
 from ragfm.core.types import Answer, Citation, Contradiction
 
 _ADDED_LINES = re.compile(

@@ -12,6 +12,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from ragfm import Collection, Rag, Settings
+from ragfm.citations.answer_check import CitedAnswer, cite_answer
 from ragfm.citations.confidence import (
     DEFAULT,
     SHIPPED,
@@ -21,7 +22,6 @@ from ragfm.citations.confidence import (
     reader_signals,
     select_calibration,
 )
-from ragfm.citations.grounding import cite
 from ragfm.citations.support import analyze
 from ragfm.cli.tune import tune
 from ragfm.core.abstention import ABSTENTION
@@ -65,19 +65,24 @@ def _rag(collection: Collection, docs: Path, script: list[str], **ask: object) -
     return Rag(handle, reader=ScoringReader(script))
 
 
+def cited(question: str, output: str, hits: list[Hit]) -> CitedAnswer:
+    return cite_answer(question, output, hits, "en", verify=False, corrects=False)
+
+
 def test_the_signals_are_what_they_say() -> None:
     texts = ["Everybody has 28 days of leave a year.", "The office opens at nine. Leave is asked for by mail."]
     hits = [Hit("a", text, 0, len(text), n, 0.7 - n / 10, {}, n=n + 1) for n, text in enumerate(texts)]
     question = "How many days of leave do interns get a year?"
-    found = answer_signals(analyze(question, hits), hits, cite(question, "They get 28 days. They get 99 euros.", hits))
+    found = answer_signals(cited(question, "They get 28 days. They get 99 euros.", hits), hits)
     assert found == pytest.approx(
         {"cosine": 0.7, "gap": 0.1, "covered": 4 / 6, "nearest": 3 / 6, "supported": 0.5, "names": 1.0}, abs=0.2
     )
     assert found["supported"] == 0.5
     assert found["covered"] >= found["nearest"] > 0
-    keyword = answer_signals(analyze(question, hits), [replace(hits[0], score=None)], [])
+    nothing = CitedAnswer("", "", (), analyze(question, hits), (), silent=False, abstains=False)
+    keyword = answer_signals(nothing, [replace(hits[0], score=None)])
     assert keyword.keys() == {"covered", "nearest"}
-    assert answer_signals(analyze("?", []), [], []) == {}
+    assert answer_signals(cited("?", "", []), []) == {}
 
 
 @pytest.mark.parametrize(
@@ -94,7 +99,7 @@ def test_the_signals_are_what_they_say() -> None:
 def test_an_answer_names_something_where_the_question_did_not(answer: str, names: float) -> None:
     hit = Hit("a", "Everybody has 28 days of leave.", 0, 31, 1, 0.5, {}, n=1)
     question = "How many days of leave do interns get in 2026?"
-    assert answer_signals(analyze(question, [hit]), [hit], cite(question, answer, [hit]))["names"] == names
+    assert answer_signals(cited(question, answer, [hit]), [hit])["names"] == names
 
 
 def test_likelihoods_are_by_token_and_missing_where_a_reader_has_none() -> None:

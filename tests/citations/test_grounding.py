@@ -8,8 +8,7 @@ from types import SimpleNamespace
 import pytest
 
 from ragfm.citations.answer_check import correct_answer
-from ragfm.citations.contradictions import describe_contradiction
-from ragfm.citations.decision import compose, ground
+from ragfm.citations.decision import compose, describe_contradiction, ground
 from ragfm.citations.grounding import cite
 from ragfm.citations.text_match import terms_of
 from ragfm.citations.verifier import Reading

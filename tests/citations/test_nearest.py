@@ -8,7 +8,7 @@ from pathlib import Path
 from support.shell import Shell
 
 from ragfm import Collection, Hit, Rag, Settings
-from ragfm.citations.nearest import nearest_sentences, select_quote, shown_text
+from ragfm.citations.decision import nearest_sentences, select_quote, shown_text
 from ragfm.citations.verifier import shipped_verifier
 from ragfm.testing import HashingEmbedder, ScriptedReader
 

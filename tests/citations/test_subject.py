@@ -6,7 +6,7 @@ import pytest
 
 from ragfm import Citation, Hit
 from ragfm.citations.decision import ground
-from ragfm.citations.subject import periods, subject_of
+from ragfm.citations.support import periods, subject_of
 
 TABLE = """| Year ended | 2023 | 2022 |
 | --- | --- | --- |

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from ragfm import Hit
-from ragfm.citations.grounding import cite
-from ragfm.citations.units import name_unit, with_unit
+from ragfm.citations.answer_check import CitedAnswer, cite_answer
+from ragfm.citations.grounding import with_unit
 
 CAPTION = "3M 2018 10K\nConsolidated balance sheet, $ in millions, except per share amounts\n| | 2018 | 2017 |"
 
@@ -45,8 +45,10 @@ def test_the_unit_of_a_row_is_in_the_caption_of_its_table() -> None:
     text = f"All amounts are in thousands.\n\nBalance sheet ($ in millions)\n\n{table}"
     hit = Hit("3m.pdf", text, 0, len(text), 1, 0.5, {}, context="3M 2018 10K", n=1)
     question = "What were the sales of 3M in 2018?"
-    named = name_unit("32,765 [1].", cite(question, "32,765 [1].", [hit]), [hit])
-    assert named == "$32,765 million. [1]"
-    (sentence,) = cite(question, named, [hit])
+
+    def cited(output: str) -> CitedAnswer:
+        return cite_answer(question, output, [hit], "en", verify=False, corrects=False)
+
+    (sentence,) = cited("32,765 [1].").sentences
     assert (sentence.text, sentence.supported) == ("$32,765 million [1].", True)
-    assert name_unit("The sales.", cite(question, "The sales.", [hit]), [hit]) == "The sales."
+    assert cited("The sales.").text == "The sales."

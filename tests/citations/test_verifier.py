@@ -11,9 +11,11 @@ import numpy as np
 import pytest
 
 from ragfm import Collection, Rag, Settings
-from ragfm.citations.answer_check import MIN_LIKELIHOOD, check_answer
+from ragfm.citations.answer_check import MIN_LIKELIHOOD, CitedAnswer, check_sentences, verifier_signals
 from ragfm.citations.decision import compose
 from ragfm.citations.grounding import CitedSentence, cite
+from ragfm.citations.support import analyze
+from ragfm.citations.text_match import terms_of
 from ragfm.citations.verifier import SHIPPED, WEIGHTS, Part, Reading, Verifier, shipped_verifier, with_learned
 from ragfm.core.config import AskSection
 from ragfm.core.types import Hit
@@ -113,8 +115,14 @@ def test_it_is_small() -> None:
 
 
 def likelihood(sentence: CitedSentence, readings: list[Reading]) -> float:
-    _, signals = check_answer(QUESTION, sentence.plain, [sentence], readings, corrected=False)
-    return math.exp(signals["located"])
+    cited = CitedAnswer(
+        sentence.plain, sentence.plain, [sentence], analyze(QUESTION, ()), readings, silent=False, abstains=False
+    )
+    return math.exp(verifier_signals(cited)["located"])
+
+
+def check(question: str, sentences: list[CitedSentence], reading: Reading, *, corrected: bool) -> list[CitedSentence]:
+    return check_sentences(sentences, terms_of(question).all, [reading], corrected=corrected)
 
 
 def test_a_sentence_is_located_where_it_stands_else_by_its_quotes() -> None:
@@ -145,7 +153,7 @@ def _judged(
 ) -> tuple[bool, str | None]:
     hit = _hit(text, context=context)
     (sentence,) = cite(question, f"{words} [1].", [hit])
-    ((checked,), _) = check_answer(question, words, [sentence], [_reading(hit, words, chance)], corrected=corrected)
+    (checked,) = check(question, [sentence], _reading(hit, words, chance), corrected=corrected)
     (citation,) = checked.citations
     return citation.verified, citation.fault
 
@@ -180,7 +188,7 @@ def test_of_several_sentences_one_that_says_much_is_a_statement_by_itself() -> N
     hit = _hit(MILL)
     output = "In 1931 [1]. The mill was built in 1784 by the Bremer family [1]."
     sentences = cite(QUESTION, output, [hit])
-    checked, _ = check_answer(QUESTION, output, sentences, [_reading(hit, "1931", 0.01)], corrected=False)
+    checked = check(QUESTION, sentences, _reading(hit, "1931", 0.01), corrected=False)
     assert [one.citations[0].fault for one in checked] == ["unclear", None]
 
 
@@ -188,7 +196,7 @@ def test_what_is_unclear_supports_an_answer() -> None:
     hit = _hit(MILL)
     (sentence,) = cite(QUESTION, "1931 [1].", [hit])
     reading = _reading(hit, "1931", MIN_LIKELIHOOD - 0.01)
-    ((checked,), _) = check_answer(QUESTION, "1931", [sentence], [reading], corrected=False)
+    (checked,) = check(QUESTION, [sentence], reading, corrected=False)
     assert [one.citations[0].supports for one in (sentence, checked)] == [True, True]
     assert compose([checked], strict=True).text == "1931 [1]."
     assert compose([checked]).unsupported == ()
