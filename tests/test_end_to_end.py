@@ -117,7 +117,8 @@ def test_the_transformers_reader_answers_as_well(tmp_path: Path) -> None:
 def test_squad_paragraphs_are_found(tmp_path: Path, data: Path) -> None:
     with gzip.open(data / "squad" / "squad-v1.1-dev.json.gz", "rt", encoding="utf-8") as file:
         articles = json.load(file)["data"]
-    assert len(articles) == 48
+    articles = articles[::3]
+    assert len(articles) == 16
     folder = tmp_path / "squad"
     folder.mkdir()
     for article in articles:
@@ -125,10 +126,10 @@ def test_squad_paragraphs_are_found(tmp_path: Path, data: Path) -> None:
         paragraphs = [paragraph["context"] for paragraph in article["paragraphs"]]
         (folder / f"{name}.txt").write_text("\n\n".join(paragraphs), encoding="utf-8")
     questions = [qa for article in articles for paragraph in article["paragraphs"] for qa in paragraph["qas"]]
-    asked = random.Random(0).sample(questions, 500)
+    asked = random.Random(0).sample(questions, 200)
 
     collection = Collection.open(tmp_path / ".ragfm", settings=Settings())
-    assert collection.sync(folder).added == 48
+    assert collection.sync(folder).added == 16
     found = 0
     for qa in asked:
         hits = collection.search(qa["question"], k=5, mode="dense")

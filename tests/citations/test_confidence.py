@@ -277,7 +277,7 @@ def test_a_calibration_is_for_a_file_of_words_as_it_was(collection: Collection, 
 
 def test_fitting_notes_the_strategy(collection: Collection, docs: Path) -> None:
     questions, script = _asked(80)
-    handle = _rag(collection, docs, [], confidence=None).collection
+    handle = _rag(collection, docs, [], confidence=None, verifier="none").collection
     rag = Rag(handle, reader=ScoringReader(script), strategy="few-shot")
     assert calibrate(rag, questions).calibration.strategy == "few-shot"
 
@@ -394,13 +394,14 @@ def test_chance_is_not_adopted_and_too_few_right_answers_are_said(
     questions, _ = _asked(120)
     script = [f"You get 28 days of leave{', sure' if n % 4 < 2 else ', so'}." for n in range(120)]
     same = [Question(str(n), "Why?", (), ("28 days" if n % 2 else "12 seats",)) for n in range(120)]
-    report = calibrate(_rag(collection, docs, script, confidence=None), same)
+    report = calibrate(_rag(collection, docs, script, confidence=None, verifier="none"), same)
     assert not report.adopted
     assert [path.name for path in store_calibration(report, tmp_path)] == ["ragfm-confidence.json"]
     with pytest.raises(DataError, match="Of 120 answers 0 are right"):
-        calibrate(_rag(collection, docs, ["Nine weeks."], confidence=None), questions)
+        calibrate(_rag(collection, docs, ["Nine weeks."], confidence=None, verifier="none"), questions)
 
 
+@pytest.mark.slow
 def test_the_command_fits_and_stores(tmp_path: Path, docs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RAGFM_EMBEDDER", "hashing")
     monkeypatch.chdir(tmp_path)

@@ -243,7 +243,7 @@ print(json.dumps([train(out / "whole"), train(out / "killed"), before]))
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", ["lora", "qlora", "full"])  # the others are stopped by Ctrl-C below
 def test_a_run_killed_five_times_has_the_losses_of_an_uninterrupted_one(
     folder: Path, tmp_path: Path, method: str
 ) -> None:
