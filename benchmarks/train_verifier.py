@@ -1,6 +1,7 @@
 """Train the verifier, ragfm/models/shipped/minilm-verifier, from the bundled embedding model.
 
     python benchmarks/train_verifier.py [--out FOLDER]      about 100 minutes on two idle cores; needs the extra `train`
+    python benchmarks/train_verifier.py --continue --reports COLLECTION --documents COLLECTION [--minutes 30]
 
 Answer positions come from SQuAD 1.0's training set. Unanswerable questions are: questions with a changed word
 (`ragfm.training.unanswerable_questions`), questions over a similar passage, and the human-written ones of the first
@@ -11,6 +12,11 @@ Training continues with `verifier/rewritten.tsv.gz`: 9,600 questions of the same
 language model in three ways: once with the same meaning, and twice with one change that makes the passage no longer
 answer it. All three have the same author, so only the meaning separates them.
 
+With --continue, training starts from the shipped weights, with passages as `ask` reads them: cells of tables (see
+`table_questions.py`), passages that hybrid search ranks highly and that lack the answer, and the questions above, half
+of them below the title of their article. `--reports` is a collection of financebench's filings, of which only those
+without a question for reporting are learned from, and `--documents` one of other documents with tables.
+
 All weights except the embeddings are trained. The changes are stored as low-rank matrices (Eckart and Young 1936) in
 half precision. Texts have no second token type, as in RoBERTa (Liu et al. 2019). The last line is the result in JSON.
 """
@@ -20,12 +26,14 @@ from __future__ import annotations
 import argparse
 import gzip
 import json
+import math
 import random
 import re
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
+from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
@@ -34,12 +42,15 @@ import torch
 from data import DATA
 from measure import about, save
 from safetensors.numpy import load_file, save_file
+from table_questions import Passage, invented_tables, passages, table_questions
 from torch.nn import functional
 from transformers import AutoModelForQuestionAnswering, AutoTokenizer
 
-from ragfm.citations.verifier import SHIPPED, WEIGHTS, WINDOW, Verifier
+from ragfm import Collection, Settings
+from ragfm.citations.verifier import SHIPPED, WEIGHTS, WINDOW, Verifier, with_learned
 from ragfm.core.types import Hit
 from ragfm.embedders.bert import Layer, read_weights
+from ragfm.evaluation import corpus_collection, load_questions
 from ragfm.evaluation.answer_matching import token_f1
 from ragfm.evaluation.confidence_calibration import estimate_auc
 from ragfm.models.model_lookup import find_model
@@ -62,17 +73,27 @@ class Stage:
     rate: float
 
 
+LEARNED_REPORTS = ("BESTBUY_2017_10K", "BLOCK_2016_10K", "AMCOR_2022_8K", "FOOTLOCKER_2022_8K_dated_2022-08-19")
+"""The filings of financebench that no question on an odd line is about."""
+HELD_OUT_REPORTS = ("3M_2018", "ADOBE_2022", "AMAZON_2019", "BOEING_2018", "COSTCO_2021", "PFIZER_2021", "MGMRESORTS")
+"""Filings whose tables are for testing."""
+PARAGRAPHS = 2_400
+"""Paragraphs of SQuAD's training set that hard negatives are searched for in."""
 STAGES = (Stage(24_000, 2, None, 3e-4), Stage(1_500, 1, 0, 2e-4), Stage(2_000, 1, 1, 2e-4))
 
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """A question and a passage with the character span of the answer; -1 if there is no answer."""
+    """A question and a passage with the character span of the answer; -1 if there is no answer.
+
+    The `context` is read above the passage.
+    """
 
     question: str
     passage: str
     start: int = -1
     end: int = -1
+    context: str = ""
 
 
 def articles(name: str) -> list[dict[str, Any]]:
@@ -150,6 +171,70 @@ def rewritten(half: int) -> list[Example]:
     return [example for some in (every[middle:] if half else every[:middle]) for example in some]
 
 
+def below_titles(some: Sequence[Example], share: float, chance: random.Random) -> list[Example]:
+    """The examples, a share of them with the title of their article as context."""
+    titles = {
+        paragraph["context"]: article["title"].replace("_", " ")
+        for name in ("squad-v1.0-train.json.gz", "squad-v2.0-dev.json.gz")
+        for article in articles(name)
+        for paragraph in article["paragraphs"]
+    }
+    return [replace(one, context=titles[one.passage]) if chance.random() < share else one for one in some]
+
+
+def retrieved(count: int, chance: random.Random) -> list[Example]:
+    """Questions of SQuAD 1.0's training set with passages that hybrid search ranks highly: up to three for each.
+
+    One has the answer, if it was found, and two lack it.
+    """
+    data, found = load_questions(DATA / "squad" / "squad-v1.0-train.json.gz", answers=True), list[Example]()
+    assert data.documents
+    documents = {uri: data.documents[uri] for uri in chance.sample(sorted(data.documents), PARAGRAPHS)}
+    data = replace(data, documents=documents)
+    with corpus_collection(data, Settings()) as (folder, _), Collection.open(folder) as collection:
+        known = {document.uri for document in collection.documents()}
+        for question in chance.sample([one for one in data.questions if one.gold[0].uri in known], count):
+            answer = question.answers[0].strip()
+            hits = collection.search(question.text, 8)
+            for hit in [hit for hit in hits if hit.uri == question.gold[0].uri and answer in hit.text][:1]:
+                start = hit.text.find(answer)
+                found.append(Example(question.text, hit.text, start, start + len(answer), hit.context))
+            without = [hit for hit in hits if answer.lower() not in hit.text.lower()][:3]
+            found += [
+                Example(question.text, hit.text, context=hit.context)
+                for hit in chance.sample(without, min(2, len(without)))
+            ]
+    return found
+
+
+def cells_of(some: Sequence[Passage], count: int, changed: float, chance: random.Random) -> list[Example]:
+    """Questions about cells of tables; see `table_questions.py`."""
+    return [
+        Example(question, passage.text, start, end, passage.context)
+        for question, passage, start, end in table_questions(some, count, chance, changed=changed)
+    ]
+
+
+def continued(reports: Path, documents: Path, chance: random.Random) -> list[Example]:
+    """What the shipped verifier learns in addition, with a replay of what it has learned."""
+    filings = [one for one in passages(reports) if any(name in one.document for name in LEARNED_REPORTS)]
+    return [
+        *cells_of(filings, 2_080, 0.6, chance),
+        *cells_of([one for one in passages(documents) if not is_held_out(one)], 400, 0.4, chance),
+        *cells_of(invented_tables(560, chance), 1_120, 0.0, chance),
+        *below_titles(examples(2_400, chance), 0.5, chance),
+        *below_titles(written(0, LEARNED), 0.3, chance),
+        *below_titles(chance.sample(rewritten(0) + rewritten(1), 4_800), 0.3, chance),
+        *retrieved(1_600, chance),
+    ]
+
+
+def is_held_out(passage: Passage) -> bool:
+    """Whether a document is for testing; a file and its text as Markdown go together."""
+    stem = Path(passage.document).name.partition(".")[0]
+    return blake2b(stem.encode()).digest()[-1] % 4 == 0
+
+
 def _span(answer: dict[str, Any]) -> tuple[int, int]:
     return answer["answer_start"], answer["answer_start"] + len(answer["text"])
 
@@ -162,40 +247,83 @@ def batches(some: Sequence[Example], chance: random.Random) -> list[list[Example
     """Batches of examples of similar length, in random order."""
     mixed, found = chance.sample(some, len(some)), list[list[Example]]()
     for at in range(0, len(mixed), 40 * BATCH):
-        part = sorted(mixed[at : at + 40 * BATCH], key=lambda one: len(one.question) + len(one.passage))
+        part = sorted(
+            mixed[at : at + 40 * BATCH], key=lambda one: len(one.question) + len(one.context) + len(one.passage)
+        )
         found += [part[i : i + BATCH] for i in range(0, len(part), BATCH)]
     return chance.sample(found, len(found))
+
+
+_NAMES = {
+    "qkv": [f"attention.self.{part}" for part in ("query", "key", "value")],
+    "out": ["attention.output.dense"],
+    "out_norm": ["attention.output.LayerNorm"],
+    "up": ["intermediate.dense"],
+    "down": ["output.dense"],
+    "down_norm": ["output.LayerNorm"],
+}
+"""The names that transformers gives to the parts of a layer."""
+
+
+def _above(example: Example) -> str:
+    return f"{example.context}\n" if example.context else ""
 
 
 class Learner:
     """The embedding model with a question-answering head."""
 
-    def __init__(self) -> None:
+    def __init__(self, trained: Path | None = None) -> None:
+        """`trained`: the verifier's weights to start from."""
         base = str(find_model("bundled", "embedder"))
         self._tokenizer = AutoTokenizer.from_pretrained(base)
         self.model = AutoModelForQuestionAnswering.from_pretrained(base)
+        if trained:
+            self._load(trained)
         self.model.bert.embeddings.requires_grad_(requires_grad=False)
         for name, module in self.model.named_modules():
             if isinstance(module, torch.nn.Dropout) and name.endswith("attention.self.dropout"):
                 module.p = 0.0  # dropout in attention disables the fused kernel
 
-    def learn(self, steps: Sequence[Sequence[Example]], highest: float) -> Iterator[tuple[float, int]]:
-        """Train on the batches with this peak learning rate; yields the loss and the number of tokens of each step."""
+    def _load(self, trained: Path) -> None:
+        learned = {name: tensor.astype(np.float32) for name, tensor in load_file(trained / WEIGHTS).items()}
+        bert, state = with_learned(read_weights(find_model("bundled", "embedder")), learned), {}
+        for number, layer in enumerate(bert.layers):
+            for part, names in _NAMES.items():
+                linear = getattr(layer, part)
+                weights, biases = np.split(linear.weight, len(names)), np.split(linear.bias, len(names))
+                for name, weight, bias in zip(names, weights, biases, strict=True):
+                    state[f"bert.encoder.layer.{number}.{name}.weight"] = torch.from_numpy(weight.copy())
+                    state[f"bert.encoder.layer.{number}.{name}.bias"] = torch.from_numpy(bias.copy())
+        state["qa_outputs.weight"] = torch.from_numpy(learned["head.weight"])
+        state["qa_outputs.bias"] = torch.from_numpy(learned["head.bias"])
+        unexpected = self.model.load_state_dict(state, strict=False).unexpected_keys
+        assert not unexpected, unexpected
+
+    def learn(
+        self, steps: Sequence[Sequence[Example]], highest: float, seconds: float = math.inf
+    ) -> Iterator[tuple[float, int]]:
+        """Train on the batches with this peak learning rate; yields the loss and the number of tokens of each step.
+
+        The rate falls to its end within `seconds`, and the rest of the batches is left out.
+        """
         head = list(self.model.qa_outputs.parameters())
         body = [weight for weight in self.model.bert.encoder.parameters() if weight.requires_grad]
         optimizer = torch.optim.AdamW(
             [{"params": body, "lr": highest}, {"params": head, "lr": 3 * highest}], weight_decay=0.01
         )
-        rate = torch.optim.lr_scheduler.LambdaLR(
-            optimizer, lambda at: min(1.0, (at + 1) / (0.06 * len(steps))) * max(0.02, 1 - at / len(steps))
-        )
+        begin, warm_up = time.monotonic(), 0.06 * len(steps)
+        peaks = [group["lr"] for group in optimizer.param_groups]
         self.model.train()
-        for step in steps:
+        for at, step in enumerate(steps):
+            done = max(at / len(steps), (time.monotonic() - begin) / seconds)
+            if done >= 1:
+                break
+            for group, peak in zip(optimizer.param_groups, peaks, strict=True):
+                group["lr"] = peak * min(1.0, (at + 1) / warm_up) * max(0.02, 1 - done)
             loss, tokens = self._loss(step)
             loss.backward()
             torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
             optimizer.step()
-            rate.step()
             optimizer.zero_grad()
             yield loss.item(), tokens
 
@@ -203,7 +331,7 @@ class Learner:
         """Cross-entropy of the answer's first and last token; both are the first token if there is no answer."""
         encoded = self._tokenizer(
             [one.question for one in batch],
-            [one.passage for one in batch],
+            [_above(one) + one.passage for one in batch],
             truncation="only_second",
             max_length=WINDOW,
             padding=True,
@@ -224,11 +352,12 @@ class Learner:
     @staticmethod
     def _tokens(encoded: Any, at: int, example: Example) -> tuple[int, int]:
         first = last = 0
+        above = len(_above(example))
         tokens = zip(encoded.sequence_ids(at), encoded["offset_mapping"][at].tolist(), strict=True)
         for token, (kind, (start, end)) in enumerate(tokens):
-            if kind == 1 and start <= example.start < end:
+            if kind == 1 and start - above <= example.start < end - above:
                 first = token
-            if kind == 1 and start < example.end <= end:
+            if kind == 1 and start - above < example.end <= end - above:
                 last = token
         return (first, last) if first and last else (0, 0)
 
@@ -258,7 +387,9 @@ def judged(verifier: Verifier, some: Sequence[Example]) -> dict[str, Any]:
     """Token F1 of the best span, and AUC of "has an answer", on the paragraphs of the questions."""
     f1, there = list[float](), list[float]()
     for one in some:
-        reading = verifier.read(one.question, [Hit("", one.passage, 0, len(one.passage), 1, None, {})])[0]
+        reading = verifier.read(
+            one.question, [Hit("", one.passage, 0, len(one.passage), 1, None, {}, context=one.context)]
+        )[0]
         there.append(reading.anywhere)
         if one.start >= 0:
             _, start, end = reading.best
@@ -277,31 +408,42 @@ def main() -> None:
     parser.add_argument(
         "--trained", type=Path, default=Path("/tmp/ragfm-verifier"), help="Folder for the whole trained model"
     )
+    parser.add_argument("--continue", dest="more", action="store_true", help="Continue from the shipped weights")
+    parser.add_argument("--reports", type=Path, help="Collection of the filings of financebench; for --continue")
+    parser.add_argument("--documents", type=Path, help="Collection of documents with tables; for --continue")
+    parser.add_argument("--minutes", type=float, default=1e9, help="Maximum duration of a stage of training")
     args = parser.parse_args()
+    if args.more and not (args.reports and args.documents):
+        parser.error("--continue requires --reports and --documents")
     torch.manual_seed(0)
     chance, begin, tokens, losses = random.Random(0), time.monotonic(), 0, list[float]()
-    learner = Learner()
-    stages = [
-        batches(
-            [
-                *examples(stage.questions, chance),
-                *stage.times * written(0, LEARNED),
-                *(rewritten(stage.half) if stage.half is not None else []),
-            ],
-            chance,
-        )
-        for stage in STAGES
-    ]
-    of = sum(map(len, stages))
-    for steps, stage in zip(stages, STAGES, strict=True):
-        for loss, count in learner.learn(steps, stage.rate):
+    learner = Learner(SHIPPED if args.more else None)
+    if args.more:
+        stages = [(batches(continued(args.reports, args.documents, chance), chance), 2e-4)]
+    else:
+        stages = [
+            (
+                batches(
+                    [
+                        *examples(stage.questions, chance),
+                        *stage.times * written(0, LEARNED),
+                        *(rewritten(stage.half) if stage.half is not None else []),
+                    ],
+                    chance,
+                ),
+                stage.rate,
+            )
+            for stage in STAGES
+        ]
+    for steps, rate in stages:
+        for loss, count in learner.learn(steps, rate, 60 * args.minutes):
             losses.append(loss)
             tokens += count
             if len(losses) % 25 == 0:
                 took = time.monotonic() - begin
                 print(
-                    f"step {len(losses)} of {of}: loss {np.mean(losses[-25:]):.3f}, {tokens / took:.0f} tokens/s, "
-                    f"{took / len(losses) * (of - len(losses)) / 60:.0f} minutes left",
+                    f"step {len(losses)} of {sum(len(some) for some, _ in stages)}: loss {np.mean(losses[-25:]):.3f}, "
+                    f"{tokens / took:.0f} tokens/s",
                     file=sys.stderr,
                 )
     learner.model.save_pretrained(args.trained)
@@ -309,7 +451,7 @@ def main() -> None:
     save_file(learned(args.trained), args.out / WEIGHTS)
     result = {
         **about("verifier", ["ragfm", "torch", "transformers"]),
-        "examples": sum(len(step) for steps in stages for step in steps),
+        "steps": len(losses),
         "tokens": tokens,
         "seconds": round(time.monotonic() - begin),
         "loss": round(float(np.mean(losses[-50:])), 4),
@@ -317,7 +459,12 @@ def main() -> None:
         "tuning articles": judged(Verifier(args.out), random.Random(0).sample(written(LEARNED, TUNED), 600)),
         "report articles": judged(Verifier(args.out), random.Random(0).sample(written(TUNED, 35), 1000)),
     }
-    save(result, "verifier")
+    if args.more:
+        filings = [one for one in passages(args.reports) if any(name in one.document for name in HELD_OUT_REPORTS)]
+        others = [one for one in passages(args.documents) if is_held_out(one)]
+        for name, some, count in (("tables of filings", filings, 260), ("other tables", others, 170)):
+            result[name] = judged(Verifier(args.out), cells_of(some, count, 0.0, random.Random(0)))
+    save(result, "verifier-continued" if args.more else "verifier")
     print(json.dumps(result))
 
 

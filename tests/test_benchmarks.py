@@ -231,3 +231,51 @@ def test_fuzzing_damages_files_in_archives(benchmark):
     assert all(data != original for _, data in copies)
     assert any("document.xml" in how and zipfile.ZipFile(io.BytesIO(data)).testzip() is None for how, data in copies)
     assert damage(random.Random(1), original) == damage(random.Random(1), original)
+
+
+TABLE = """| (in millions) | 2016 | 2017 |
+| --- | --- | --- |
+| Net sales | $1,200 | $1,400 |
+| Inventories | 300 | — |
+| Loans | 5 | 6 |
+| Loans | 7 | 8 |"""
+
+
+def test_cells_of_a_table_have_their_row_and_column(benchmark):
+    tables = benchmark("table_questions")
+    passage = tables.Passage("a.pdf", "Hill Stores 2017 10K > Sales", f"As follows:\n\n{TABLE}")
+    found = [(cell.label, cell.column, passage.text[cell.start : cell.end]) for cell in tables.cells(passage)]
+    assert found == [
+        ("Net sales", "2016", "$1,200"),
+        ("Net sales", "2017", "$1,400"),
+        ("Inventories", "2016", "300"),
+    ]
+    continued = tables.Passage("a.pdf", "\n".join(TABLE.splitlines()[:2]), "| Inventories | 300 | 400 |")
+    assert [cell.column for cell in tables.cells(continued)] == ["2016", "2017"]
+
+
+def test_table_questions_are_answered_by_one_passage_and_not_by_the_others(benchmark):
+    tables = benchmark("table_questions")
+    other = TABLE.replace("1,", "3,").replace("2016", "2012").replace("2017", "2013").replace("300", "70")
+    every = [
+        tables.Passage("a.pdf", "Hill Stores 2017 10K > Sales", TABLE),
+        tables.Passage("a.pdf", "Hill Stores 2013 10K > Sales", other),
+    ]
+    found = list(tables.table_questions(every, 40, random.Random(0), changed=0.5))
+    answers = {question: passage.text[start:end] for question, passage, start, end in found if start >= 0}
+    assert set(answers.values()) >= {"$1,200", "$1,400", "300"}
+    wrong = [(question, passage) for question, passage, start, _ in found if start < 0]
+    assert len(wrong) >= 40
+    for question, passage in wrong:
+        if question in answers:  # another passage, or without the row
+            assert answers[question] not in passage.text
+        else:  # the same passage, of another year or company than the question
+            year = next(word for word in question.replace("FY", " ").replace("?", " ").split() if word.isdigit())
+            assert year not in passage.text or tables.company(passage) not in question
+
+
+def test_invented_tables_have_questions(benchmark):
+    tables = benchmark("table_questions")
+    found = tables.invented_tables(3, random.Random(0))
+    assert len(found) == 9
+    assert all(list(tables.cells(passage)) for passage in found)
