@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from functools import partial
@@ -61,7 +62,8 @@ class DocumentInfo:
 class Status:
     """Counts of a collection, and the state of its parts.
 
-    `older` documents were prepared by an older version of ragfm; the next sync parses and embeds them again.
+    `older` documents were prepared by an older version of ragfm or another parser; the next sync parses and embeds them
+    again. `parsers` has the formats of the documents, with the parsers that read them now.
     """
 
     documents: int
@@ -72,6 +74,7 @@ class Status:
     indexes: tuple[Mapping[str, Any], ...]
     sources: tuple[Mapping[str, Any], ...]
     older: int = 0
+    parsers: tuple[Mapping[str, Any], ...] = ()
 
 
 class Collection:
@@ -381,7 +384,8 @@ class Collection:
             chunks=sum(chunks for _, chunks in counts.values()),
             generation=snapshot.generation.id,
             failed=failed_documents(catalog) if own else (),
-            older=older_documents(catalog)[0] if own else 0,
+            older=older_documents(catalog, self._store.parser_choice)[0] if own else 0,
+            parsers=_parsers(self._store) if own else (),
             embedder=snapshot.generation.contract,
             indexes=(_index(self._store, snapshot), _keywords(self._store, snapshot)) if own else (),
             sources=tuple(
@@ -554,6 +558,25 @@ def _info(row: Any, names: DisplayNames) -> DocumentInfo:
         characters=row.characters,
         digest=row.digest,
         name=names.name_of(row.uri),
+    )
+
+
+def _parsers(store: Store) -> tuple[Mapping[str, Any], ...]:
+    """The formats of the documents, and the names of the parsers that read them, the first one first."""
+    from ragfm.parsing.parsers import known_formats
+
+    documents: Counter[str] = Counter()
+    for _, kind, count, _ in store.catalog.recipes():
+        documents[kind] += count
+    known = known_formats()
+    return tuple(
+        {
+            "media_type": kind,
+            "format": known.by_type[kind].name if kind in known.by_type else kind,
+            "documents": count,
+            "parsers": store.parser_choice.parsers_for(kind),
+        }
+        for kind, count in sorted(documents.items())
     )
 
 

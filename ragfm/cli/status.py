@@ -40,10 +40,13 @@ def status(collection: str, as_json: bool) -> int:
     rows.append(("", f"hybrid search: {weight}{keywords['why']}"))
 
     rows += [("source", f"{it['name']}  {it['documents']} documents by {it['connector']}") for it in status.sources]
+    formats: dict[str, list[str]] = {}
+    for entry in status.parsers:
+        formats.setdefault(", then ".join(entry["parsers"]) or "none", []).append(entry["format"])
+    rows += [("parser", f"{names}: {', '.join(sorted(read))}") for names, read in formats.items()]
     if status.older:
-        rows.append(
-            ("older", f"{status.older} documents of an older version; `ragfm ingest` parses and embeds them again")
-        )
+        older = f"{status.older} documents of an older version or another parser"
+        rows.append(("older", f"{older}; `ragfm ingest` parses and embeds them again"))
     names = DisplayNames(source["name"] for source in status.sources)
     rows += [("failed", f"{names.name_of(failure.uri)}  {failure.stage}: {failure.error}") for failure in status.failed]
     print_table(["", ""], rows)

@@ -42,6 +42,16 @@ class ChunkSection(_Section):
     )
 
 
+class ParseSection(_Section):
+    """Which parser reads which format."""
+
+    parsers: dict[str, str] = Field(
+        {},
+        description='Parser by suffix, such as `{docx = "unstructured"}`. `ragfm plugins` lists parsers and formats.',
+    )
+    fallback: str | None = Field(None, description="Parser to try for a document that its first parser cannot read.")
+
+
 class SearchSection(_Section):
     """How `search` ranks."""
 
@@ -231,6 +241,7 @@ class Settings(BaseSettings):
         description="Adapter of the reader: a folder made by `ragfm adapt train`, a GGUF file, or `none`. Default: for "
         "`bundled` the one that ships.",
     )
+    parse: ParseSection = ParseSection()
     chunk: ChunkSection = ChunkSection()
     search: SearchSection = SearchSection()
     ask: AskSection = AskSection()

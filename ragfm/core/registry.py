@@ -12,13 +12,15 @@ from __future__ import annotations
 
 import inspect
 import re
-from importlib.metadata import EntryPoint, entry_points
-from typing import Any, Literal, TypeAlias, overload
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, overload
 
 from ragfm.core.errors import ConfigError, MissingExtraError, UnknownPluginError
 
-Kind: TypeAlias = Literal["connectors", "embedders", "indexes", "keyword_indexes", "readers", "rerankers"]
-KINDS: tuple[Kind, ...] = ("connectors", "embedders", "indexes", "keyword_indexes", "readers", "rerankers")
+if TYPE_CHECKING:
+    from importlib.metadata import EntryPoint
+
+Kind: TypeAlias = Literal["connectors", "embedders", "indexes", "keyword_indexes", "parsers", "readers", "rerankers"]
+KINDS: tuple[Kind, ...] = ("connectors", "embedders", "indexes", "keyword_indexes", "parsers", "readers", "rerankers")
 _DEFAULT_PLUGIN: dict[Kind, str] = {
     "embedders": "sentence-transformers",
     "readers": "transformers",
@@ -28,6 +30,8 @@ _DEFAULT_PLUGIN: dict[Kind, str] = {
 
 def plugins(kind: Kind) -> dict[str, EntryPoint]:
     """The registered plugins of a kind by name, in alphabetical order. Nothing is imported."""
+    from importlib.metadata import entry_points  # which imports the email package
+
     return {point.name: point for point in sorted(entry_points(group=f"ragfm.{kind}"), key=lambda point: point.name)}
 
 

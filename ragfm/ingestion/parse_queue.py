@@ -10,6 +10,7 @@ from ragfm.parsing.sandbox.worker_pool import shared_worker_pool
 
 if TYPE_CHECKING:
     from ragfm.core.types import Blob, Document, Ref
+    from ragfm.parsing import ParserChoice
 
 MAX_DOCUMENTS = 256
 """Maximum number of queued documents."""
@@ -27,9 +28,10 @@ class Pending(NamedTuple):
 
 
 class ParseQueue:
-    """A first-in, first-out queue of documents that are being parsed."""
+    """A first-in, first-out queue of documents that are being parsed by the parsers of a choice."""
 
-    def __init__(self) -> None:
+    def __init__(self, choice: ParserChoice) -> None:
+        self._choice = choice
         self._queue: deque[Pending] = deque()
         self._bytes = 0
 
@@ -53,7 +55,7 @@ class ParseQueue:
 
     def add(self, ref: Ref, digest: str, blob: Blob, uri: str) -> None:
         """Send a document to the workers."""
-        self._queue.append(Pending(ref, digest, shared_worker_pool().submit(blob, uri), len(blob.data)))
+        self._queue.append(Pending(ref, digest, shared_worker_pool().submit(blob, uri, self._choice), len(blob.data)))
         self._bytes += len(blob.data)
 
     def pop(self) -> Pending:

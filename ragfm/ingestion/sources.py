@@ -62,6 +62,8 @@ def sync_sources(
     reports = []
     for rule in store.settings.tags:
         check_tag_names(rule.tags)
+    parser_choice = store.parser_choice
+    parser_choice.check()
     with store.writing() as catalog:
         if store.names_embedder:
             store.embedder()  # a different embedder is refused even if there is nothing to embed
@@ -83,6 +85,7 @@ def sync_sources(
                     source,
                     store.embedder,
                     chunk_settings,
+                    parser_choice=parser_choice,
                     rules=store.settings.tags,
                     progress=progress,
                     after_commit=after_commit,

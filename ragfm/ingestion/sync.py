@@ -38,8 +38,16 @@ from ragfm.ingestion.embedding import WINDOW, embed_missing
 from ragfm.ingestion.ingest_report import Failed, Skipped, SyncReport, document_uri
 from ragfm.ingestion.parse_environment import environment_hash
 from ragfm.ingestion.parse_queue import ParseQueue
-from ragfm.ingestion.recipe import older_documents, source_recipe, with_versions_of
+from ragfm.ingestion.recipe import (
+    fallback_version,
+    older_documents,
+    source_recipe,
+    stored_recipe,
+    with_parsers,
+    with_versions_of,
+)
 from ragfm.ingestion.retry import must_wait
+from ragfm.parsing.parsers import ParserChoice, parser_version
 from ragfm.store.catalog import text_hash
 from ragfm.store.catalog_writer import CatalogWriter, Failure
 from ragfm.store.document_rows import NewDocument
@@ -65,8 +73,9 @@ class Sync:
     """One sync of one source. The caller holds the collection's lock.
 
     `embedder` gives the embedder of the collection's contract; it is called only if there is something to embed.
-    `rules` are the tags by pattern of `ragfm.toml`. `after_commit` is called after each commit. With `keep_recipe`,
-    unchanged documents that an older version of ragfm prepared stay as they are.
+    `parser_choice` says which parser reads which format. `rules` are the tags by pattern of `ragfm.toml`.
+    `after_commit` is called after each commit. With `keep_recipe`, unchanged documents that an older version of ragfm
+    or another parser prepared stay as they are.
     """
 
     def __init__(
@@ -76,6 +85,7 @@ class Sync:
         embedder: Callable[[], Embedder],
         chunk_settings: ChunkSettings,
         *,
+        parser_choice: ParserChoice = ParserChoice(),  # noqa: B008  frozen
         rules: Sequence[TagsSection] = (),
         progress: ProgressCallback | None = None,
         after_commit: Callable[[], None] = lambda: None,
@@ -84,6 +94,7 @@ class Sync:
         self._catalog = catalog
         self._keep_recipe = keep_recipe
         self._source = source
+        self._choice = parser_choice
         self._rules = rules
         self._embedder = embedder
         self._chunk_settings = chunk_settings
@@ -99,7 +110,7 @@ class Sync:
         self._baseline = paths_at_last_sync(catalog, source.id, self._current)
         self._stored_failures, self._stored_skips = stored_outcomes(catalog, source.id)
 
-        self._queue = ParseQueue()
+        self._queue = ParseQueue(parser_choice)
         self._window: list[NewDocument] = []
         self._window_hashes: set[bytes] = set()
         self._new_digests: Counter[str] = Counter()  # of new and changed documents
@@ -131,11 +142,11 @@ class Sync:
         keep their state. Raises MassDeleteError if over half of the documents are lost, unless allowed.
         """
         self._listed = len(refs)
-        older, chunks = older_documents(self._catalog, self._source.id)
+        older, chunks = older_documents(self._catalog, self._choice, self._source.id)
         if older and not self._keep_recipe:
             _log.warning(
-                "%d documents with %d chunks of %s were prepared by an older version of ragfm: they are parsed and "
-                "embedded again, which improves search%s. To postpone this, use --keep-recipe.",
+                "%d documents with %d chunks of %s were prepared by an older version of ragfm or another parser: they "
+                "are parsed and embedded again, which improves search%s. To postpone this, use --keep-recipe.",
                 *(older, chunks, self._source.name, self._time_to_embed(chunks)),
             )
         # Close before anything is fetched. Opening a changed document waits until its new version is committed.
@@ -273,15 +284,19 @@ class Sync:
         return len(blob.data)
 
     def _has_recipe(self, path: str) -> bool:
+        known = self._stored_recipe(path)
+        return known is not None and known == self._recipe_of(path, kept=self._keep_recipe)
+
+    def _stored_recipe(self, path: str) -> str | None:
         known = self._current.get(path)
-        return known is not None and known.recipe == self._recipe_of(path, kept=self._keep_recipe)
+        return None if known is None else stored_recipe(known.recipe, known.media_type)
 
     def _same_input(self, row: Any, ref: Ref) -> bool:
         return bool(row.revision == ref.revision and row.recipe == self._environment)
 
     @cached_property
     def _environment(self) -> str:
-        return environment_hash(self._recipe)
+        return environment_hash(f"{self._recipe} {self._choice.description}")
 
     def _time_to_embed(self, chunks: int) -> str:
         """The expected duration in words, if the speed of the embedder on this machine is known."""
@@ -306,7 +321,17 @@ class Sync:
         if chunks is None:
             return
         hashes = [text_hash(chunk.embedded_text) for chunk in chunks]
-        recipe = self._recipe_of(ref.path)
+        fallback = str(document.metadata.get("parsed_by", ""))
+        if fallback not in self._choice.parsers_for(document.media_type)[1:]:
+            fallback = ""
+        recipe = self._with_tags(
+            with_parsers(
+                self._recipe,
+                self._choice.version(document.media_type, ref.path),
+                fallback and parser_version(fallback, document.media_type),
+            ),
+            ref.path,
+        )
         tagged = replace(document, metadata={**document.metadata, **tags_of(recipe)})
         self._window.append(NewDocument(ref.path, ref.revision, digest, recipe, tagged, chunks, hashes, ref.allow))
         self._window_hashes.update(hashes)
@@ -368,19 +393,26 @@ class Sync:
         """Update the tags of documents that need not be parsed for that."""
         changes = {}
         for path, row in self._current.items():
+            known = stored_recipe(row.recipe, row.media_type)
             recipe = self._recipe_of(path, kept=self._keep_recipe)
-            if recipe != row.recipe and differs_by_tags_only(row.recipe, recipe):
+            if recipe != known and differs_by_tags_only(known, recipe):
                 changes[path] = tags_of(recipe), recipe
         if changes:
             self._catalog.retag(self._source, changes)
             self._current = self._catalog.current(self._source.id)
             self._retagged.update(changes)
 
-    def _recipe_of(self, path: str, *, kept: bool = False) -> str:
-        """The recipe of a document; if it is `kept`, with the versions of parser and chunker that prepared it."""
-        known = self._current.get(path)
-        recipe = with_versions_of(self._recipe, known.recipe) if kept and known else self._recipe
-        return document_recipe(recipe, self._uri(path), self._rules, known.recipe if known else "")
+    def _recipe_of(self, path: str, *, kept: bool) -> str:
+        """The recipe of a known document; if it is `kept`, with the versions that prepared it."""
+        row = self._current[path]
+        known = stored_recipe(row.recipe, row.media_type)
+        if kept:
+            return self._with_tags(with_versions_of(self._recipe, known), path)
+        fallback = fallback_version(known, row.media_type, self._choice)
+        return self._with_tags(with_parsers(self._recipe, self._choice.version(row.media_type, path), fallback), path)
+
+    def _with_tags(self, recipe: str, path: str) -> str:
+        return document_recipe(recipe, self._uri(path), self._rules, self._stored_recipe(path) or "")
 
     def _count_unchanged(self, path: str) -> None:
         self._updated += path in self._retagged

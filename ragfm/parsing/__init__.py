@@ -4,7 +4,8 @@ Plain text, Markdown and source code are unchanged. All other formats become Mar
 lists with `-`, tables as Markdown tables, code in fences. Marks tell headings, tables, code, pages and places apart;
 they come from the structure of the source, so a paragraph that only looks like a heading is not one.
 
-    formats        the table of formats: suffixes and parser functions
+    formats        the table of formats: names and suffixes
+    parsers        the installed parsers, and which of them reads which format
     media_types    detection of media type and encoding
     rendering      builds the text and its marks
     own/           text, Markdown, CSV and TSV, JSON, XML, source code
@@ -19,23 +20,17 @@ they come from the structure of the source, so a paragraph that only looks like 
 
 from __future__ import annotations
 
-from importlib import import_module
-from importlib.util import find_spec
-
 from ragfm.core.errors import ParseError, SkipDocument
 from ragfm.core.types import Blob, Document
-from ragfm.parsing.formats import BINARY, FORMATS, HTML
+from ragfm.parsing import heartbeat
+from ragfm.parsing.formats import BINARY, HTML, Format
 from ragfm.parsing.media_types import describe_start, detect, expected_format, is_encrypted
-from ragfm.parsing.rendering import ParsedText
+from ragfm.parsing.own.office.zip_container import open_zip
+from ragfm.parsing.parsers import OWN, Parser, ParserChoice, installed_parsers, known_formats
+from ragfm.parsing.rendering import MarkdownBuilder, ParsedText, clean
 from ragfm.parsing.stated_period import stated_period
 
-__all__ = ["PARSER", "media_type", "parse"]
-
-_VERSION = "5"
-# Only extras that change the text of a document. Without the others, their formats cannot be parsed at all.
-_OPTIONAL = {"ocr": find_spec("rapidocr") and find_spec("onnxruntime"), "code": find_spec("tree_sitter")}
-PARSER = "+".join([_VERSION, *(name for name, spec in _OPTIONAL.items() if spec)])
-"""Version of the parsers and the installed extras that change their output. A change re-parses all documents."""
+__all__ = ["Format", "MarkdownBuilder", "ParsedText", "Parser", "ParserChoice", "media_type", "parse"]
 
 
 def media_type(data: bytes, uri: str, declared: str | None = None) -> str:
@@ -46,10 +41,11 @@ def media_type(data: bytes, uri: str, declared: str | None = None) -> str:
     return detect(data, uri, declared)[0]
 
 
-def parse(blob: Blob, uri: str) -> Document:
+def parse(blob: Blob, uri: str, choice: ParserChoice = ParserChoice()) -> Document:  # noqa: B008  frozen
     """Parse a document; metadata of the source (`blob.metadata`) overrides metadata in the document.
 
-    `period` is the last day of the period that a report covers, if its first page states one.
+    `period` is the last day of the period that a report covers, if its first page states one; `parsed_by` names the
+    parser, unless it is ragfm's own.
 
     Raises SkipDocument where there is nothing to index, ParseError where the bytes do not match the format or are
     damaged, MissingExtraError where the format needs a package that is not installed.
@@ -60,7 +56,7 @@ def parse(blob: Blob, uri: str) -> Document:
     kind, text = detect(blob.data, uri, blob.media_type)
     expected = expected_format(uri, blob.media_type)
     is_expected = not expected.binary or expected.media_type == kind
-    if kind == BINARY or not (is_expected or FORMATS[kind].binary or kind == HTML):
+    if kind == BINARY or not (is_expected or known_formats().by_type[kind].binary or kind == HTML):
         if is_encrypted(blob.data):
             raise ParseError(f"{name} is protected by a password.", "Save a copy without a password.")
         start = describe_start(blob.data)
@@ -73,10 +69,26 @@ def parse(blob: Blob, uri: str) -> Document:
             reason = "has NUL bytes" if b"\0" in blob.data else "is in no known encoding"
             raise ParseError(f"{name} is {expected.evidence} but is not text: it {reason}, and begins with {start}.")
         raise SkipDocument(f"{name} has an unsupported format: it begins with {start}.")
-    entry = FORMATS[kind]
-    module, function = entry.parser.split(":")
-    read = getattr(import_module(f"ragfm.parsing.{module}"), function)
-    parsed: ParsedText = read(blob.data if entry.binary else text, name)
+    data = blob.data if known_formats().by_type[kind].binary else text.encode("utf-8", "replace")
+    first_error: Exception | None = None
+    for parser_name in choice.parsers_for(kind):
+        parser = installed_parsers()[parser_name]
+        if parser.heavy:
+            heartbeat.heavy_parser_started()
+        try:
+            if parser_name != OWN and data.startswith(b"PK\x03\x04"):
+                open_zip(data, name).close()  # refuse decompression bombs, as ragfm's own parsers do
+            parsed = parser.parse(data, name, kind)
+            break
+        except (SkipDocument, MemoryError):
+            raise
+        except Exception as error:  # the fallback is tried, whatever the reason
+            first_error = first_error or error
+    else:
+        assert first_error is not None
+        raise first_error
+    if parser_name != OWN:
+        parsed = parsed._replace(text=clean(parsed.text), metadata={**parsed.metadata, "parsed_by": parser_name})
     if not parsed.text.strip():
         raise SkipDocument(f"{name} has no text.")
     period = stated_period(parsed.text)

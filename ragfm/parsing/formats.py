@@ -1,4 +1,4 @@
-"""The supported formats: their names, suffixes and parser functions."""
+"""The formats that ragfm recognizes: their names and suffixes. Parsers of other packages may add more."""
 
 from __future__ import annotations
 
@@ -35,47 +35,48 @@ _CODE_SUFFIXES = tuple(
 
 
 class Format(NamedTuple):
-    """A format. `parser` is a function below `ragfm.parsing`: (data or text, file name) -> ParsedText."""
+    """A format. Documents of formats that are not `binary` are decoded before they are parsed."""
 
     media_type: str
     name: str
     suffixes: tuple[str, ...]
-    parser: str
+    """In lower case, with the dot."""
     binary: bool = False
-    """Whether the parser takes the bytes; others take the decoded text."""
 
 
 _FORMATS = (
-    Format(TEXT, "text", (".txt", ".text"), "own.plain_text:read_text"),
-    Format(MARKDOWN, "Markdown", (".md", ".markdown", ".mdown", ".mkd"), "own.markdown:read_markdown"),
-    Format(HTML, "HTML", (".html", ".htm", ".xhtml"), "own.web.html:read_html"),
-    Format(CSV, "CSV", (".csv",), "own.delimited_text:read_csv"),
-    Format(TSV, "TSV", (".tsv", ".tab"), "own.delimited_text:read_tsv"),
-    Format(JSON, "JSON", (".json",), "own.json_text:read_json"),
-    Format(XML, "XML", (".xml",), "own.xml_text:read_xml"),
-    Format(CODE, "source code", _CODE_SUFFIXES, "own.source_code:read_code"),
-    Format(PDF, "PDF", (".pdf",), "own.pdf.pdf_document:read_pdf", binary=True),
-    Format(DOCX, "DOCX", (".docx", ".docm", ".dotx"), "own.office.docx:read_docx", binary=True),
-    Format(PPTX, "PPTX", (".pptx", ".pptm", ".ppsx"), "own.office.pptx:read_pptx", binary=True),
-    Format(XLSX, "XLSX", (".xlsx", ".xlsm", ".xlsb"), "own.office.spreadsheets:read_spreadsheet", binary=True),
-    Format(XLS, "XLS", (".xls",), "own.office.spreadsheets:read_spreadsheet", binary=True),
-    Format(ODT, "ODT", (".odt", ".ott"), "own.office.odf:read_odf", binary=True),
-    Format(ODP, "ODP", (".odp",), "own.office.odf:read_odf", binary=True),
-    Format(ODS, "ODS", (".ods",), "own.office.spreadsheets:read_spreadsheet", binary=True),
-    Format(EPUB, "EPUB", (".epub",), "own.web.epub:read_epub", binary=True),
-    Format(RTF, "RTF", (".rtf",), "own.office.rtf:read_rtf", binary=True),
-    Format(EML, "EML", (".eml",), "own.web.mail_message:read_eml", binary=True),
-    Format(MSG, "MSG", (".msg",), "own.web.mail_message:read_msg", binary=True),
-    Format(IMAGE, "image", _IMAGE_SUFFIXES, "own.media.image:read_image", binary=True),
-    Format(AUDIO, "audio file", _AUDIO_SUFFIXES, "own.media.audio:read_audio", binary=True),
-    Format(DOC, "DOC", (".doc",), "own.office.legacy_office:read_doc", binary=True),
-    Format(PPT, "PPT", (".ppt",), "own.office.legacy_office:read_ppt", binary=True),
+    Format(TEXT, "text", (".txt", ".text")),
+    Format(MARKDOWN, "Markdown", (".md", ".markdown", ".mdown", ".mkd")),
+    Format(HTML, "HTML", (".html", ".htm", ".xhtml")),
+    Format(CSV, "CSV", (".csv",)),
+    Format(TSV, "TSV", (".tsv", ".tab")),
+    Format(JSON, "JSON", (".json",)),
+    Format(XML, "XML", (".xml",)),
+    Format(CODE, "source code", _CODE_SUFFIXES),
+    Format(PDF, "PDF", (".pdf",), binary=True),
+    Format(DOCX, "DOCX", (".docx", ".docm", ".dotx"), binary=True),
+    Format(PPTX, "PPTX", (".pptx", ".pptm", ".ppsx"), binary=True),
+    Format(XLSX, "XLSX", (".xlsx", ".xlsm", ".xlsb"), binary=True),
+    Format(XLS, "XLS", (".xls",), binary=True),
+    Format(ODT, "ODT", (".odt", ".ott"), binary=True),
+    Format(ODP, "ODP", (".odp",), binary=True),
+    Format(ODS, "ODS", (".ods",), binary=True),
+    Format(EPUB, "EPUB", (".epub",), binary=True),
+    Format(RTF, "RTF", (".rtf",), binary=True),
+    Format(EML, "EML", (".eml",), binary=True),
+    Format(MSG, "MSG", (".msg",), binary=True),
+    Format(IMAGE, "image", _IMAGE_SUFFIXES, binary=True),
+    Format(AUDIO, "audio file", _AUDIO_SUFFIXES, binary=True),
+    Format(DOC, "DOC", (".doc",), binary=True),
+    Format(PPT, "PPT", (".ppt",), binary=True),
 )
 
 FORMATS = {entry.media_type: entry for entry in _FORMATS}
 """Formats by media type."""
 WITH_LINES = frozenset({TEXT, MARKDOWN, CODE})
 """Media types whose documents have exactly the lines of the file, since their parsers return the decoded text."""
+RECOGNIZED_BY_CONTENT = frozenset(entry.media_type for entry in _FORMATS if entry.binary) - {EML}
+"""Media types whose content has a signature. Of other binary formats, only the name tells."""
 BY_SUFFIX = {suffix: entry.media_type for entry in _FORMATS for suffix in entry.suffixes}
 """Media types by suffix, in lower case."""
 DECLARED = {

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from time import monotonic
+from typing import Literal, TypeAlias
+
+Sign: TypeAlias = Literal["beat", "model", "heavy"]
 
 _INTERVAL = 1.0  # seconds between two calls of the listener, so that a parser may call `beat` for each row
-_listener: Callable[[bool], None] | None = None
+_listener: Callable[[Sign], None] | None = None
 _last_beat = 0.0
 
 
-def set_listener(listener: Callable[[bool], None]) -> None:
-    """Call `listener(False)` at most once a second while a parser works, and `listener(True)` when a model starts."""
+def set_listener(listener: Callable[[Sign], None]) -> None:
+    """Call `listener` at most once a second while a parser works, and when a model or a heavy parser starts."""
     global _listener
     _listener = listener
 
@@ -23,10 +26,16 @@ def beat() -> None:
         now = monotonic()
         if now - _last_beat >= _INTERVAL:
             _last_beat = now
-            _listener(False)
+            _listener("beat")
 
 
 def model_started() -> None:
     """Report that a model (OCR, speech) runs on the document from now on, which raises the memory limit."""
     if _listener is not None:
-        _listener(True)
+        _listener("model")
+
+
+def heavy_parser_started() -> None:
+    """Report that a parser reads the document which needs the memory of a model, and may not beat."""
+    if _listener is not None:
+        _listener("heavy")

@@ -13,6 +13,7 @@ from typing import NamedTuple
 from urllib.parse import urlsplit
 
 from ragfm.parsing import formats
+from ragfm.parsing.parsers import known_formats
 
 _PROLOGUE = r"(?>\s+|<!--.*?-->|<\?xml.*?\?>)*"  # atomic: backtracking would take exponential time
 _HTML = re.compile(rf"{_PROLOGUE}<(?:!doctype\s+html|html)\b", re.IGNORECASE | re.DOTALL)
@@ -54,7 +55,7 @@ class ExpectedFormat(NamedTuple):
     @property
     def format(self) -> str:
         """The name of a binary format, such as `PDF`; else empty."""
-        entry = formats.FORMATS.get(self.media_type)
+        entry = known_formats().by_type.get(self.media_type)
         return entry.name if entry and entry.binary else ""
 
     @property
@@ -67,9 +68,9 @@ def expected_format(uri: str, declared: str | None) -> ExpectedFormat:
     """Return the format that the suffix of `uri` announces, else the one that the source declared."""
     path = urlsplit(uri).path if "://" in uri else uri
     suffix = PurePosixPath(path).suffix.lower()
-    named_type = formats.BY_SUFFIX.get(suffix, "")
+    named_type = known_formats().by_suffix.get(suffix, "")
     declaration = (declared or "").partition(";")[0].strip().lower()
-    declared_type = formats.DECLARED.get(declaration, "")
+    declared_type = known_formats().declared.get(declaration, "")
     # A URL with .php serves a page, not its source.
     if named_type and not (named_type == formats.CODE and "://" in uri and declared_type):
         return ExpectedFormat(named_type, f"named {suffix}")
@@ -92,21 +93,25 @@ def detect(data: bytes, uri: str, declared: str | None) -> tuple[str, str]:
     expected = expected_format(uri, declared)
     if data.lstrip()[:5] == b"%PDF-" or (expected.media_type == formats.PDF and b"%PDF-" in data[:1024]):
         return formats.PDF, ""
+    # Formats that other parsers add have no signature here, so the name decides.
+    named = expected.media_type if expected.binary else formats.BINARY
+    named = formats.BINARY if named in formats.RECOGNIZED_BY_CONTENT else named
     if data.startswith(b"PK\x03\x04"):
-        return _archive_type(data), ""
+        kind = _archive_type(data)
+        return (named if kind == formats.BINARY else kind), ""
     if data.startswith(_OLE):
         kinds = [kind for kind, stream in _OLE_STREAMS if f"{stream}\0".encode("utf-16-le") in data]
         if expected.media_type in kinds:  # where other documents are embedded, the file name decides
             return expected.media_type, ""
-        return (kinds[0] if kinds else formats.BINARY), ""
+        return (kinds[0] if kinds else named), ""
     if data.startswith(b"{\\rtf"):
         return formats.RTF, ""
     if _IMAGES.match(data):
         return formats.IMAGE, ""
     if _AUDIO.match(data) or (expected.media_type == formats.AUDIO and _MAYBE_AUDIO.match(data)):
         return formats.AUDIO, ""
-    if expected.media_type == formats.EML:
-        return formats.EML, ""
+    if named != formats.BINARY:
+        return named, ""
     text = decode(data, _declared_charset(data, declared))
     if text is None or text.startswith(_POSTSCRIPT):
         return (formats.PDF if b"%PDF-" in data[:1024] else formats.BINARY), ""

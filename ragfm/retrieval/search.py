@@ -144,6 +144,7 @@ def load_hits(ranked: RankedChunks, catalog: Catalog, snapshot: Snapshot) -> lis
     hits = []
     for at, chunk_id in enumerate(ranked.ids.tolist()):
         row, text, document = rows[chunk_id]
+        has_lines = row.media_type in WITH_LINES and row.parsed_by is None
         scores = {name: _score(getattr(ranked, name)[at]) for name in ("dense", "keyword", "fused")}
         if scores["dense"] is not None:
             scores["dense"] = max(-1.0, min(1.0, scores["dense"]))  # rounding may exceed the range
@@ -161,7 +162,7 @@ def load_hits(ranked: RankedChunks, catalog: Catalog, snapshot: Snapshot) -> lis
                 headings=tuple(row.headings),
                 context=row.context,
                 name=names.name_of(row.uri),
-                lines=line_range(document, row.start, row.end) if row.media_type in WITH_LINES else None,
+                lines=line_range(document, row.start, row.end) if has_lines else None,
             )
         )
     return hits

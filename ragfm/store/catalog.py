@@ -206,8 +206,8 @@ class Catalog:
     # --- Documents -----------------------------------------------------------------------------------------------
 
     def current(self, source_id: int) -> dict[str, Any]:
-        """The live documents of a source by path, with uri, revision, digest, recipe and allow."""
-        columns = [documents.c[name] for name in ("path", "uri", "revision", "digest", "recipe", "allow")]
+        """The live documents of a source by path, with uri, media type, revision, digest, recipe, allow."""
+        columns = [documents.c[name] for name in ("path", "uri", "media_type", "revision", "digest", "recipe", "allow")]
         query = sa.select(*columns).where(documents.c.source_id == source_id, documents.c.died.is_(None))
         with self.read() as connection:
             return {row.path: row for row in connection.execute(query)}
@@ -251,17 +251,21 @@ class Catalog:
             raise StaleReadError
         return {name: (document_count, int(chunk_count)) for name, document_count, chunk_count in rows}
 
-    def recipes(self, source_id: int | None = None) -> list[tuple[str, int, int]]:
-        """The recipes of live documents, of one source or of all, with the number of documents and of their chunks."""
+    def recipes(self, source_id: int | None = None) -> list[tuple[str, str, int, int]]:
+        """The recipes and media types of live documents, with the number of documents and of their chunks.
+
+        They are those of one source or of all.
+        """
+        columns = (documents.c.recipe, documents.c.media_type)
         query = (
-            sa.select(documents.c.recipe, sa.func.count(), sa.func.coalesce(sa.func.sum(documents.c.chunk_count), 0))
+            sa.select(*columns, sa.func.count(), sa.func.coalesce(sa.func.sum(documents.c.chunk_count), 0))
             .where(documents.c.died.is_(None))
-            .group_by(documents.c.recipe)
+            .group_by(*columns)
         )
         if source_id is not None:
             query = query.where(documents.c.source_id == source_id)
         with self.read() as connection:
-            return [(recipe, count, int(chunks)) for recipe, count, chunks in connection.execute(query)]
+            return [(recipe, kind, count, int(chunks)) for recipe, kind, count, chunks in connection.execute(query)]
 
     def document(self, document_id: int) -> tuple[str, tuple[Mark, ...] | None]:
         """Text and marks of a document version; marks are None if ragfm wrote it with schema 1.
@@ -296,7 +300,7 @@ class Catalog:
             return np.fromiter(connection.execute(query).scalars(), dtype=np.int64)
 
     def chunk_rows(self, ids: Sequence[int]) -> dict[int, tuple[Any, str, str]]:
-        """Chunks by id: each row, with uri and media type of its document, its text, and the document's text.
+        """Chunks by id: each row, with data of its document, its text, and the document's text.
 
         Unknown ids are left out.
         Raises DamagedCollectionError if a text does not match its hash.
@@ -420,7 +424,12 @@ _SOURCE_NAMES = sa.select(sources.c.name).where(sources.c.removed.is_(False))
 _IDS: sa.BindParameter[Any] = sa.bindparam("ids", expanding=True)
 _VECTORS_OF = _vector_query(sa.bindparam("contract_id")).where(chunks.c.id.in_(_IDS))
 _CHUNK_ROWS = (
-    sa.select(chunks, documents.c.uri, documents.c.media_type)
+    sa.select(
+        chunks,
+        documents.c.uri,
+        documents.c.media_type,
+        documents.c.metadata["parsed_by"].as_string().label("parsed_by"),
+    )
     .join(documents, documents.c.id == chunks.c.document_id)
     .where(chunks.c.id.in_(_IDS))
 )

@@ -34,6 +34,7 @@ from ragfm.core.errors import (
 from ragfm.core.registry import make
 from ragfm.core.types import Embedder, Reranker, Scalar
 from ragfm.embedders import load_embedder
+from ragfm.parsing.parsers import ParserChoice
 from ragfm.store.catalog import Catalog, Generation, StaleReadError
 from ragfm.store.catalog_writer import CatalogWriter
 from ragfm.store.database import CATALOG_FILE, HEAD_FILE, LOST_HEAD_HINT
@@ -99,6 +100,11 @@ class Store:
             if self._settings is None:
                 self._settings = load_settings(self.folder.parent)
             return self._settings
+
+    @property
+    def parser_choice(self) -> ParserChoice:
+        """Which parser reads which format."""
+        return ParserChoice(self.settings.parse.parsers, self.settings.parse.fallback or "")
 
     def chunk_settings(self, window: int) -> ChunkSettings:
         """Chunk size and overlap, in tokens. A size above the embedder's window is logged; the window then applies."""

@@ -5,12 +5,14 @@ Test your own plugin with one call, which raises AssertionError with a descripti
     check_connector(MyConnector("source"))      check_vector_index(MyVectorIndex)
     check_embedder(MyEmbedder())                check_keyword_index(MyKeywordIndex)
     check_reader(MyReader())                    check_reranker(MyReranker())
+    check_parser(MyParser(), {"name.suffix": b"..."})
 
 `HashingEmbedder`, `OverlapReranker` and `ScriptedReader` replace models in tests.
 
-connector_contract, embedder_contract, reader_contract, reranker_contract,
+connector_contract, embedder_contract, parser_contract, reader_contract, reranker_contract,
 vector_index_contract, keyword_index_contract    the contract tests
 contract_checks                                  assertions that they share
+parser_service                                   the confined process in which parsers are checked
 """
 
 from __future__ import annotations
@@ -30,6 +32,7 @@ from ragfm.generation.readers import completion_limit, stream_until_stop
 from ragfm.testing.connector_contract import check_connector
 from ragfm.testing.embedder_contract import check_embedder
 from ragfm.testing.keyword_index_contract import check_keyword_index
+from ragfm.testing.parser_contract import check_parser
 from ragfm.testing.reader_contract import check_reader
 from ragfm.testing.reranker_contract import check_reranker
 from ragfm.testing.vector_index_contract import check_vector_index
@@ -41,6 +44,7 @@ __all__ = [
     "check_connector",
     "check_embedder",
     "check_keyword_index",
+    "check_parser",
     "check_reader",
     "check_reranker",
     "check_vector_index",

@@ -25,7 +25,7 @@ from ragfm.ingestion.ingest_report import SyncReport
 from ragfm.ingestion.parse_environment import environment_hash
 from ragfm.ingestion.retry import RETRY_DELAYS
 from ragfm.ingestion.sync import Sync, list_refs
-from ragfm.parsing import parse
+from ragfm.parsing import ParserChoice, parse
 from ragfm.store.catalog import Source
 from ragfm.store.catalog_writer import CatalogWriter
 from ragfm.store.tables import failures
@@ -279,10 +279,10 @@ def test_a_bad_vector_never_gets_in(collection: Collection, docs: Path) -> None:
 def test_a_bug_in_a_parser_fails_one_document(
     collection: Collection, docs: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def broken(blob: Blob, uri: str) -> Document:
+    def broken(blob: Blob, uri: str, choice: ParserChoice) -> Document:
         if uri.endswith(".csv"):
             raise KeyError("column")
-        return parse(blob, uri)
+        return parse(blob, uri, choice)
 
     monkeypatch.setattr("ragfm.parsing.sandbox.worker_pool.parse", broken)
     report = collection.sync(docs)
@@ -529,7 +529,7 @@ def test_a_change_is_retried_at_once_and_resets_the_attempts(
     for expected in (1, 2, 2):
         assert _run(collection, source, embedder).failed[0].attempts == expected
     assert source.fetched == 4
-    for change in ("ragfm.ingestion.recipe.PARSER", "ragfm.ingestion.recipe.CHUNKER_VERSION"):
+    for change in ("ragfm.parsing.own.own_parser._VERSION", "ragfm.ingestion.recipe.CHUNKER_VERSION"):
         monkeypatch.setattr(change, "another")
         for expected in (1, 2, 2):
             assert _run(collection, source, embedder).failed[0].attempts == expected

@@ -15,7 +15,7 @@ from support.parsed_documents import check_invariants, document, headings, marke
 
 from ragfm.core.errors import ParseError, SkipDocument
 from ragfm.core.types import Blob, Document, Mark
-from ragfm.parsing import PARSER, media_type, parse
+from ragfm.parsing import media_type, parse
 from ragfm.parsing.formats import FORMATS
 
 # --- Media types -------------------------------------------------------------------------------------------------
@@ -131,7 +131,6 @@ def test_metadata_of_the_source_overrides_that_of_the_document() -> None:
     parsed = parse(Blob(b"---\ntitle: Inner\nyear: 2026\n---\nx", metadata={"title": "Outer"}), "a.md")
     assert dict(parsed.metadata) == {"title": "Outer", "year": 2026}
     assert parsed.uri == "a.md"
-    assert PARSER
 
 
 # --- Text --------------------------------------------------------------------------------------------------------

@@ -40,11 +40,11 @@ from ragfm.core.types import Document
 heartbeat._INTERVAL = 0.1
 real = worker.parse
 
-def parse(blob, uri):
+def parse(blob, uri, choice):
     _, _, code = blob.data.decode("utf-8", "replace").partition("DO:")
     names = {"output": ""}
     exec(code, globals(), names)
-    return Document(uri, str(names["output"]), "text/html") if code else real(blob, uri)
+    return Document(uri, str(names["output"]), "text/html") if code else real(blob, uri, choice)
 
 worker.parse = parse
 main(*arguments)

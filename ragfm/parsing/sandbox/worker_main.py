@@ -45,13 +45,13 @@ def main(
         while unsent:
             unsent = unsent[os.write(sink, unsent) :]
 
-    def send_heartbeat(model_started: bool) -> None:
-        if model_started:
+    def send_sign(sign: heartbeat.Sign) -> None:
+        if sign != "beat":
             confinement.limit_memory(model_memory)
-        send(worker_protocol.pack(worker_protocol.MODEL_STARTED if model_started else worker_protocol.HEARTBEAT))
+        send(worker_protocol.pack(worker_protocol.SIGNS[sign]))
 
     protections = confinement.confine(folder, readable, memory, parent)
-    heartbeat.set_listener(send_heartbeat)
+    heartbeat.set_listener(send_sign)
     answer: Callable[[worker_protocol.Frame], bytes] = _parse
     if service:
         channel = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM, fileno=files)

@@ -23,10 +23,11 @@ from ragfm.core.errors import ParseError, RagfmError, WorkerError
 from ragfm.core.types import Blob, Document
 from ragfm.models.hardware import usable_cpus
 from ragfm.parsing import media_type, parse
+from ragfm.parsing.parsers import OWN, ParserChoice
 from ragfm.parsing.sandbox.worker_process import FOLDER_PREFIX, Job, Limits, WorkerEnded, WorkerProcess
 
 PLAIN_TYPES = frozenset("text/plain text/markdown text/csv text/tab-separated-values application/json".split())
-"""Media types whose parsers are pure Python, unpack nothing, follow no references, and hardly multiply the text."""
+"""Media types whose own parsers are pure Python, unpack nothing, follow no references, and hardly multiply the text."""
 MAX_PLAIN = 64 << 10
 """Size in bytes up to which plain text is parsed in this process."""
 _IDLE_SECONDS = 30.0  # after which an idle worker is stopped
@@ -51,21 +52,22 @@ class WorkerPool:
         self._processes: set[WorkerProcess] = set()
         self._closed = False
 
-    def submit(self, blob: Blob, uri: str) -> Future[Document]:
-        """Parse a document. The future fails with what `parse` raises, or with WorkerError.
+    def submit(self, blob: Blob, uri: str, choice: ParserChoice = ParserChoice()) -> Future[Document]:  # noqa: B008
+        """Parse a document by the parsers of a choice. The future fails with what `parse` raises, or with WorkerError.
 
         Cancelling the future stops the parser.
         """
         future: Future[Document] = Future()
         is_archive = blob.data.startswith(b"PK")  # detecting its type means opening it, so it goes to a worker
         is_small = len(blob.data) <= MAX_PLAIN
-        if is_small and not is_archive and media_type(blob.data, uri, blob.media_type) in PLAIN_TYPES:
+        kind = media_type(blob.data, uri, blob.media_type) if is_small and not is_archive else ""
+        if kind in PLAIN_TYPES and choice.parsers_for(kind) == [OWN]:
             try:
-                future.set_result(parse(blob, uri))
+                future.set_result(parse(blob, uri, choice))
             except Exception as error:  # the caller of `result` decides
                 future.set_exception(error)
             return future
-        job = Job(blob, uri, lambda: not future.cancelled())
+        job = Job(blob, uri, choice, lambda: not future.cancelled())
         with self._changed:
             self._queue.append((job, future))
             backlog = sum(len(job.blob.data) for job, _ in self._queue)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import select
 import shutil
@@ -21,6 +22,7 @@ from typing import Any
 
 from ragfm.core.errors import RagfmError, WorkerError
 from ragfm.core.types import Blob, Document
+from ragfm.parsing.parsers import ParserChoice
 from ragfm.parsing.sandbox import worker_protocol
 
 BOOT = """
@@ -46,14 +48,14 @@ class Limits:
     """Limits on the time and memory of a document."""
 
     stall_seconds: float = 60.0
-    """Time without a heartbeat of the parser."""
+    """Time without a heartbeat of the parser, unless it is heavy."""
     seconds: float = 300.0
     """Total time, plus `seconds_per_mib` for each MiB of the document."""
     seconds_per_mib: float = 120.0
     memory: int = 1 << 30
     """Resident memory in bytes."""
     model_memory: int = 3 << 30
-    """Resident memory in bytes once a model runs (OCR, speech)."""
+    """Resident memory in bytes once a model (OCR, speech) or a heavy parser runs."""
     max_documents: int = 500
     """Documents after which a process is replaced."""
 
@@ -64,6 +66,7 @@ class Job:
 
     blob: Blob
     uri: str
+    choice: ParserChoice = ParserChoice()  # noqa: RUF009  frozen
     is_wanted: Callable[[], bool] = lambda: True
 
 
@@ -162,7 +165,7 @@ class WorkerProcess:
 
         The messages of several documents must fit in a pipe together, so that neither side blocks on the other.
         """
-        self._outgoing = b"".join(worker_protocol.pack_blob(job.blob, job.uri) for job in jobs)
+        self._outgoing = b"".join(worker_protocol.pack_blob(job.blob, job.uri, job.choice) for job in jobs)
 
     def receive(self, job: Job) -> Document | RagfmError:
         """Return the result of the next document that was sent. Raises WorkerEnded where the process ended."""
@@ -250,8 +253,10 @@ class WorkerProcess:
             while self._frames:
                 frame = self._frames.pop(0)
                 last_frame = self._clock()
-                if frame.kind == worker_protocol.MODEL_STARTED:
+                if frame.kind in (worker_protocol.MODEL_STARTED, worker_protocol.HEAVY_PARSER_STARTED):
                     self._memory_limit, self._has_models = self._limits.model_memory, True
+                    if frame.kind == worker_protocol.HEAVY_PARSER_STARTED:
+                        stall_seconds = math.inf
                 elif frame.kind != worker_protocol.HEARTBEAT:
                     return frame
             now = self._clock()

@@ -10,6 +10,8 @@ from typing import Any, NamedTuple, get_args, get_type_hints
 import ragfm.core.errors
 from ragfm.core.errors import ParseError, RagfmError
 from ragfm.core.types import Blob, Document, Mark, Scalar
+from ragfm.parsing import heartbeat
+from ragfm.parsing.parsers import ParserChoice
 
 # Kinds of frames. The parent sends PARSE and CALL, the worker everything else.
 READY = b"r"  # the worker has started; the fields name the protections that are active
@@ -21,6 +23,12 @@ ERROR = b"e"  # why there is no document or result
 OUT_OF_MEMORY = b"f"  # the worker ends
 HEARTBEAT = b"s"  # the parser makes progress
 MODEL_STARTED = b"m"  # a model runs on the document from now on
+HEAVY_PARSER_STARTED = b"w"  # likewise, and signs of life need not come
+SIGNS: Mapping[heartbeat.Sign, bytes] = {
+    "beat": HEARTBEAT,
+    "model": MODEL_STARTED,
+    "heavy": HEAVY_PARSER_STARTED,
+}
 
 MAX_TEXT = 256 << 20
 """Size of a document's text, in bytes."""
@@ -68,15 +76,15 @@ class FrameReader:
             yield frame
 
 
-def pack_blob(blob: Blob, uri: str) -> bytes:
+def pack_blob(blob: Blob, uri: str, choice: ParserChoice) -> bytes:
     """Encode a document to parse. The worker does not get the metadata of the source."""
-    return pack(PARSE, [uri, blob.media_type], blob.data)
+    return pack(PARSE, [uri, blob.media_type, dict(choice.parsers), choice.fallback], blob.data)
 
 
-def unpack_blob(frame: Frame) -> tuple[Blob, str]:
+def unpack_blob(frame: Frame) -> tuple[Blob, str, ParserChoice]:
     """The inverse of `pack_blob`."""
-    uri, media_type = frame.fields
-    return Blob(frame.data, media_type), uri
+    uri, media_type, parsers, fallback = frame.fields
+    return Blob(frame.data, media_type), uri, ParserChoice(parsers, fallback)
 
 
 def pack_document(document: Document) -> bytes:

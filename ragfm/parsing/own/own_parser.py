@@ -1,0 +1,75 @@
+"""The plugin `ragfm`: ragfm's own parsers."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from importlib.util import find_spec
+from typing import TYPE_CHECKING
+
+from ragfm.parsing import formats
+
+if TYPE_CHECKING:
+    from ragfm.parsing.rendering import ParsedText
+
+_VERSION = "5"
+# Functions below `ragfm.parsing.own`: (data, or text if the format is not binary; file name) -> ParsedText.
+_FUNCTIONS = {
+    formats.TEXT: "plain_text:read_text",
+    formats.MARKDOWN: "markdown:read_markdown",
+    formats.HTML: "web.html:read_html",
+    formats.CSV: "delimited_text:read_csv",
+    formats.TSV: "delimited_text:read_tsv",
+    formats.JSON: "json_text:read_json",
+    formats.XML: "xml_text:read_xml",
+    formats.CODE: "source_code:read_code",
+    formats.PDF: "pdf.pdf_document:read_pdf",
+    formats.DOCX: "office.docx:read_docx",
+    formats.PPTX: "office.pptx:read_pptx",
+    formats.XLSX: "office.spreadsheets:read_spreadsheet",
+    formats.XLS: "office.spreadsheets:read_spreadsheet",
+    formats.ODT: "office.odf:read_odf",
+    formats.ODP: "office.odf:read_odf",
+    formats.ODS: "office.spreadsheets:read_spreadsheet",
+    formats.EPUB: "web.epub:read_epub",
+    formats.RTF: "office.rtf:read_rtf",
+    formats.EML: "web.mail_message:read_eml",
+    formats.MSG: "web.mail_message:read_msg",
+    formats.IMAGE: "media.image:read_image",
+    formats.AUDIO: "media.audio:read_audio",
+    formats.DOC: "office.legacy_office:read_doc",
+    formats.PPT: "office.legacy_office:read_ppt",
+}
+# Extras that change the text of a document, by media type. Without the others, their formats cannot be parsed at all.
+_EXTRAS = {
+    **dict.fromkeys((formats.PDF, formats.PPTX, formats.PPT, formats.IMAGE), "ocr"),
+    formats.CODE: "code",
+}
+_INSTALLED = {
+    "ocr": find_spec("rapidocr") is not None and find_spec("onnxruntime") is not None,
+    "code": find_spec("tree_sitter") is not None,
+}
+
+
+class OwnParser:
+    """Reads every format of `formats.FORMATS`."""
+
+    formats = tuple(formats.FORMATS.values())
+    heavy = False
+
+    def version(self, media_type: str) -> str:
+        """The version, with the extra that changes the text of this format, if it is installed."""
+        extra = _EXTRAS.get(media_type, "")
+        return f"{_VERSION}+{extra}" if _INSTALLED.get(extra) else _VERSION
+
+    def parse(self, data: bytes, name: str, media_type: str) -> ParsedText:
+        """Parse a document; only the module of its format is imported."""
+        module, function = _FUNCTIONS[media_type].split(":")
+        read = getattr(import_module(f"ragfm.parsing.own.{module}"), function)
+        parsed: ParsedText = read(data if formats.FORMATS[media_type].binary else data.decode(), name)
+        return parsed
+
+
+def relevant_version(version: str, media_type: str) -> str:
+    """The version that names the extras of one media type, of one that names all, such as `5+ocr+code`."""
+    number, *extras = version.split("+")
+    return "+".join([number, *(extra for extra in extras if extra == _EXTRAS.get(media_type))])
