@@ -20,15 +20,16 @@ _RESTART_STATUS = 81  # LibreOffice's exit status after it created a profile: it
 
 def read_doc(data: bytes, name: str) -> ParsedText:
     """Parse a Word document, through DOCX. Raises SkipDocument without LibreOffice, ParseError."""
-    return read_docx(_convert(data, name, "doc", "docx"), name)
+    return read_docx(convert(data, name, "doc", "docx"), name)
 
 
 def read_ppt(data: bytes, name: str) -> ParsedText:
     """Parse a presentation, through PPTX. Raises SkipDocument without LibreOffice, ParseError."""
-    return read_pptx(_convert(data, name, "ppt", "pptx"), name)
+    return read_pptx(convert(data, name, "ppt", "pptx"), name)
 
 
-def _convert(data: bytes, name: str, source_format: str, target_format: str) -> bytes:
+def convert(data: bytes, name: str, source_format: str, target_format: str) -> bytes:
+    """Return the document in another format. Raises SkipDocument without LibreOffice, ParseError."""
     script = shutil.which("soffice")
     if script is None:
         raise SkipDocument(
