@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from ragfm.parsing.rendering import ParsedText
 
 _VERSION = "5"
+_VERSIONS = dict.fromkeys((formats.HTML, formats.EPUB, formats.EML, formats.MSG), "6")  # of formats that have changed since
 # Functions below `ragfm.parsing.own`: (data, or text if the format is not binary; file name) -> ParsedText.
 _FUNCTIONS = {
     formats.TEXT: "plain_text:read_text",
@@ -58,8 +59,8 @@ class OwnParser:
 
     def version(self, media_type: str) -> str:
         """The version, with the extra that changes the text of this format, if it is installed."""
-        extra = _EXTRAS.get(media_type, "")
-        return f"{_VERSION}+{extra}" if _INSTALLED.get(extra) else _VERSION
+        version, extra = _VERSIONS.get(media_type, _VERSION), _EXTRAS.get(media_type, "")
+        return f"{version}+{extra}" if _INSTALLED.get(extra) else version
 
     def parse(self, data: bytes, name: str, media_type: str) -> ParsedText:
         """Parse a document; only the module of its format is imported."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
 from itertools import accumulate
 from typing import TYPE_CHECKING
 
@@ -11,29 +10,15 @@ from selectolax.lexbor import LexborHTMLParser
 
 from ragfm.core.errors import ParseError
 from ragfm.core.types import Scalar
+from ragfm.parsing.own.web.html_tree import BLOCKS, attribute, is_dropped, is_layout, walk
+from ragfm.parsing.own.web.main_content import find_main_content
 from ragfm.parsing.rendering import MarkdownBuilder, ParsedText
 
 if TYPE_CHECKING:
     from selectolax.lexbor import LexborNode
 
-_DROPPED = frozenset(
-    "script style noscript template nav svg iframe object canvas select textarea head datalist audio video".split()
-)
-_BLOCKS = frozenset(
-    "address article aside blockquote body caption center dd details dialog div dl dt fieldset figcaption figure footer"
-    " form h1 h2 h3 h4 h5 h6 header hgroup hr legend li main menu ol p pre search section summary table tbody td tfoot"
-    " th thead tr ul".split()
-)
 _HEADINGS = {f"h{level}": level for level in range(1, 7)}
 _LISTS = frozenset({"ol", "ul", "menu"})
-_HIDDEN = re.compile(
-    r"""display\s*:\s*none | visibility\s*:\s*(?:hidden|collapse)
-      | (?<![\w-])(?:font-size|opacity)\s*:\s*0(?:\.0+)?(?:px|pt|r?em|%)?\s*(?:[;!]|$)
-      | (?<![\w-])(?:left|right|top|bottom|text-indent)\s*:\s*-\d{4}""",
-    re.IGNORECASE | re.VERBOSE,
-)
-_COLOUR = re.compile(r"(?<![\w-])(color|background(?:-color)?)\s*:\s*(#[0-9a-f]{3,6}|[a-z]+)", re.IGNORECASE)
-_NAMED_COLOURS = {"white": "#ffffff", "black": "#000000"}
 _BREAK = "\0"  # stands for <br>; the text of a parsed page has no NUL
 _META_NAMES = {
     **{name: name for name in ("author", "date", "description")},
@@ -68,37 +53,31 @@ def read_html(text: str, name: str) -> ParsedText:
     if title is not None:
         values["title"] = title.text()
     for meta in page.css("meta[content]"):
-        key = (_attribute(meta, "name") or _attribute(meta, "property")).strip().lower()
+        key = (attribute(meta, "name") or attribute(meta, "property")).strip().lower()
         if key in _META_NAMES:
-            values.setdefault(_META_NAMES[key], _attribute(meta, "content"))
+            values.setdefault(_META_NAMES[key], attribute(meta, "content"))
     html = page.css_first("html")
     if html is not None:
-        values["lang"] = _attribute(html, "lang")
+        values["lang"] = attribute(html, "lang")
     metadata: dict[str, Scalar] = {key: line for key, value in values.items() if (line := " ".join(value.split()))}
 
-    main = page.css_first("main, [role=main]")
-    if main is None:
-        articles: list[LexborNode] = page.css("article")
-        main = articles[0] if len(articles) == 1 else None
-    parsed = _PageReader().read(main, metadata) if main is not None else ParsedText("")
-    if not parsed.text:
-        parsed = _PageReader().read(body, metadata)
+    main, left_out = find_main_content(body)
+    parsed = _PageReader(left_out).read(main, metadata)
     return parsed.with_title(only_with_metadata=True)
 
 
 class _PageReader:
     """Converts a tree in one pass; blocks are added as their elements end."""
 
-    def __init__(self) -> None:
+    def __init__(self, left_out: frozenset[int]) -> None:
+        self._left_out = left_out  # identifiers of elements
         self._builder = MarkdownBuilder()
         self._texts: list[str] = []  # of the current paragraph
         self._lists: list[int | None] = []  # open lists: the number of the next item; None in an unordered list
         self._marker = ""  # of a list item without text so far
-        self._is_body = False
 
     def read(self, root: LexborNode, metadata: dict[str, Scalar]) -> ParsedText:
-        self._is_body = root.tag == "body"
-        _walk(root, self._enter, self._leave)
+        walk(root, self._enter, self._leave)
         self._end_paragraph()
         return self._builder.build(metadata)
 
@@ -109,19 +88,13 @@ class _PageReader:
             return False
         if tag == "br":
             self._texts.append(_BREAK)
-        if _is_dropped(node):
+        if node.mem_id in self._left_out:
             return False
-        if self._is_body and tag in {"header", "footer"}:  # of the page, unless they belong to a part of it
-            parent = node.parent
-            while parent is not None and parent.tag not in {"article", "main", "section"}:
-                parent = parent.parent
-            if parent is None:
-                return False
-        if tag not in _BLOCKS:
+        if tag not in BLOCKS:
             return True
         self._end_paragraph()
         if tag in _LISTS:
-            start = _attribute(node, "start").strip()
+            start = attribute(node, "start").strip()
             number = int(start) if start.isdecimal() and len(start) < 6 else 1
             self._lists.append(number if tag == "ol" else None)
         elif tag == "li":
@@ -133,12 +106,12 @@ class _PageReader:
             text = node.text().replace("\r", "\n").strip("\n").rstrip()
             if text.strip():
                 code = node.css_first("code")
-                classes = " ".join(_attribute(element, "class") for element in (node, code) if element is not None)
+                classes = " ".join(attribute(element, "class") for element in (node, code) if element is not None)
                 language = re.search(r"\blang(?:uage)?-([\w+#-]+)", classes)
                 self._builder.add_code(text, language[1] if language else "")
                 self._marker = ""
             return False
-        elif tag == "table" and not _is_layout(node):
+        elif tag == "table" and not is_layout(node):
             caption = node.css_first("caption")
             if caption is not None and (caption_text := _text_of(caption)):
                 self._builder.add_block(caption_text)
@@ -156,7 +129,7 @@ class _PageReader:
                 self._builder.add_heading(_HEADINGS[tag], title)
                 self._marker = ""
             self._texts.clear()
-        elif tag in _BLOCKS:
+        elif tag in BLOCKS:
             self._end_paragraph()
             if tag in _LISTS:
                 self._lists.pop()
@@ -175,25 +148,6 @@ class _PageReader:
         self._marker = ""
 
 
-def _walk(root: LexborNode, enter: Callable[[LexborNode], bool], leave: Callable[[LexborNode], None]) -> None:
-    """Visit all nodes below `root` without recursion; where `enter` returns False, the node is skipped and not left."""
-    path: list[LexborNode] = []
-    node = root.child
-    while node is not None:
-        entered = enter(node)
-        first_child = node.child if entered else None
-        if first_child is not None:
-            path.append(node)
-            node = first_child
-            continue
-        if entered:
-            leave(node)
-        while (sibling := node.next) is None and path:
-            node = path.pop()
-            leave(node)
-        node = sibling
-
-
 def table_rows(table: LexborNode) -> tuple[list[list[str]], int]:
     """Return the rows of a table and the number of header rows; a cell over several rows is repeated in each."""
     rows: list[list[str]] = []
@@ -203,7 +157,7 @@ def table_rows(table: LexborNode) -> tuple[list[list[str]], int]:
     repeats_left = _MAX_REPEATS
     for row_node in row_nodes:
         row: list[str] = []
-        cells = [cell for cell in row_node.iter() if cell.tag in {"td", "th"} and not _is_dropped(cell)]
+        cells = [cell for cell in row_node.iter() if cell.tag in {"td", "th"} and not is_dropped(cell)]
         for cell in [*cells, None]:
             while len(row) in open_spans:
                 column = len(row)
@@ -228,7 +182,7 @@ def table_rows(table: LexborNode) -> tuple[list[list[str]], int]:
 
 
 def _span(cell: LexborNode, name: str) -> int:
-    digits = _attribute(cell, name).strip()
+    digits = attribute(cell, name).strip()
     return max(int(digits), 1) if digits.isdecimal() and len(digits) < 6 else 1
 
 
@@ -241,49 +195,13 @@ def _text_of(root: LexborNode) -> str:
         if tag == "-text":
             texts.append(node.text_content or "")
             return False
-        if tag in _BLOCKS or tag == "br":
+        if tag in BLOCKS or tag == "br":
             texts.append(" ")
-        return not _is_dropped(node)
+        return not is_dropped(node)
 
     def leave(node: LexborNode) -> None:
-        if node.tag in _BLOCKS:
+        if node.tag in BLOCKS:
             texts.append(" ")
 
-    _walk(root, enter, leave)
+    walk(root, enter, leave)
     return " ".join("".join(texts).split())
-
-
-def _is_dropped(node: LexborNode) -> bool:
-    """Whether a node is invisible or navigation."""
-    if node.tag in _DROPPED:
-        return True
-    attributes = node.attributes
-    if not attributes:
-        return False
-    if "hidden" in attributes or attributes.get("aria-hidden") == "true" or attributes.get("role") == "navigation":
-        return True
-    style = attributes.get("style") or ""  # style sheets are not evaluated
-    if not style:
-        return False
-    if _HIDDEN.search(style):
-        return True
-    colours = {}
-    for name, value in _COLOUR.findall(style):
-        colour = _NAMED_COLOURS.get(value.lower(), value.lower())
-        if len(colour) == 4 and colour[0] == "#":  # #abc is short for #aabbcc
-            colour = "#" + "".join(2 * digit for digit in colour[1:])
-        colours[name[:5].lower()] = colour
-    return "color" in colours and colours["color"] == colours.get("backg")
-
-
-def _is_layout(table: LexborNode) -> bool:
-    """Whether a table only arranges other content: its cells are read one after the other."""
-    if _attribute(table, "role") in {"presentation", "none"}:
-        return True
-    if any(node != table for node in table.css("table, pre, h1, h2, h3, h4, h5, h6")):
-        return True
-    return all(sum(cell.tag in {"td", "th"} for cell in row.iter()) <= 1 for row in table.css("tr"))
-
-
-def _attribute(node: LexborNode, name: str) -> str:
-    return node.attributes.get(name) or ""

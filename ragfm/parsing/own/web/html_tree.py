@@ -1,0 +1,88 @@
+"""The tree of an HTML page: traversal, attributes, invisible elements and layout tables."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from selectolax.lexbor import LexborNode
+
+BLOCKS = frozenset(
+    "address article aside blockquote body caption center dd details dialog div dl dt fieldset figcaption figure footer"
+    " form h1 h2 h3 h4 h5 h6 header hgroup hr legend li main menu ol p pre search section summary table tbody td tfoot"
+    " th thead tr ul".split()
+)
+_DROPPED = frozenset(
+    "script style noscript template nav search svg iframe object canvas select textarea head datalist audio"
+    " video".split()
+)
+_HIDDEN = re.compile(
+    r"""display\s*:\s*none | visibility\s*:\s*(?:hidden|collapse)
+      | (?<![\w-])(?:font-size|opacity)\s*:\s*0(?:\.0+)?(?:px|pt|r?em|%)?\s*(?:[;!]|$)
+      | (?<![\w-])(?:left|right|top|bottom|text-indent)\s*:\s*-\d{4}""",
+    re.IGNORECASE | re.VERBOSE,
+)
+_COLOUR = re.compile(r"(?<![\w-])(color|background(?:-color)?)\s*:\s*(#[0-9a-f]{3,6}|[a-z]+)", re.IGNORECASE)
+_NAMED_COLOURS = {"white": "#ffffff", "black": "#000000"}
+
+
+def walk(root: LexborNode, enter: Callable[[LexborNode], bool], leave: Callable[[LexborNode], None]) -> None:
+    """Visit all nodes below `root` without recursion; where `enter` returns False, the node is skipped and not left."""
+    path: list[LexborNode] = []
+    node = root.child
+    while node is not None:
+        entered = enter(node)
+        first_child = node.child if entered else None
+        if first_child is not None:
+            path.append(node)
+            node = first_child
+            continue
+        if entered:
+            leave(node)
+        while (sibling := node.next) is None and path:
+            node = path.pop()
+            leave(node)
+        node = sibling
+
+
+def is_dropped(node: LexborNode) -> bool:
+    """Whether a node is invisible, or navigation by its tag or ARIA role."""
+    if node.tag in _DROPPED:
+        return True
+    attributes = node.attributes
+    if not attributes:
+        return False
+    if (
+        "hidden" in attributes
+        or attributes.get("aria-hidden") == "true"
+        or attributes.get("role") in {"navigation", "search"}
+    ):
+        return True
+    style = attributes.get("style") or ""  # style sheets are not evaluated
+    if not style:
+        return False
+    if _HIDDEN.search(style):
+        return True
+    colours = {}
+    for name, value in _COLOUR.findall(style):
+        colour = _NAMED_COLOURS.get(value.lower(), value.lower())
+        if len(colour) == 4 and colour[0] == "#":  # #abc is short for #aabbcc
+            colour = "#" + "".join(2 * digit for digit in colour[1:])
+        colours[name[:5].lower()] = colour
+    return "color" in colours and colours["color"] == colours.get("backg")
+
+
+def is_layout(table: LexborNode) -> bool:
+    """Whether a table only arranges other content: its cells are read one after the other."""
+    if attribute(table, "role") in {"presentation", "none"}:
+        return True
+    if any(node.mem_id != table.mem_id for node in table.css("table, pre, h1, h2, h3, h4, h5, h6")):
+        return True
+    return all(sum(cell.tag in {"td", "th"} for cell in row.iter()) <= 1 for row in table.css("tr"))
+
+
+def attribute(node: LexborNode, name: str) -> str:
+    """The value of an attribute; empty if it has none."""
+    return node.attributes.get(name) or ""

@@ -1,0 +1,182 @@
+"""The main content of an HTML page: where it is, and which blocks in it are navigation.
+
+Landmarks (`main`, `article`, `nav`, `header`, `footer` and the ARIA roles for them) are used first. Blocks without one
+are judged by their link density: the share of their letters that stand in links and other controls. Names of classes
+play no part. A run of text outside of links that is long enough to be a sentence is never left out for its density.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from ragfm.parsing.own.web.html_tree import attribute, is_dropped, is_layout, walk
+
+if TYPE_CHECKING:
+    from selectolax.lexbor import LexborNode
+
+_CONTROLS = frozenset({"a", "button", "label"})
+_CARDS = frozenset("article blockquote dd figcaption p".split())
+"""Elements that are text of the page even in a link: the link is then a card, not a line of a menu."""
+_CONTAINERS = frozenset("aside center div fieldset footer form header menu ol section td ul".split())
+_LISTS = frozenset({"menu", "ol", "ul"})
+_HEADINGS = frozenset({"h2", "h3", "h4", "h5", "h6"})
+_PARTS = frozenset({"article", "main", "section"})  # may have a header and a footer of their own
+_DIGIT = re.compile(r"\d")
+_MIN_DENSITY = 0.75
+_MIN_ASIDE_DENSITY = 0.5
+_MIN_LINKS = 3
+_SENTENCE_BYTES = 40  # UTF-8 bytes, since a Chinese character says as much as several Latin letters
+_MIN_DIGITS = 7  # a telephone number or coordinates are data, with a link or not
+_MIN_PROSE_SHARE = 0.3
+"""Share of a page's text outside of links that its `main` or `article` must hold to be taken for its content."""
+_MIN_TEXT_SHARE = 0.3
+"""Share of the content's text that must remain without navigation: the links of an index page are its content."""
+
+
+@dataclass(slots=True)
+class _Counts:
+    """What is below an element."""
+
+    letters: int = 0
+    prose: int = 0  # letters outside of links, controls and headings
+    links: int = 0
+    is_kept: bool = False  # has a sentence, the title, code or a table of data
+    sentences_before: int = 0  # on the page
+
+    def add(self, other: _Counts) -> None:
+        self.letters += other.letters
+        self.prose += other.prose
+        self.links += other.links
+        self.is_kept |= other.is_kept
+
+    def is_link_list(self, min_density: float) -> bool:
+        return not self.is_kept and self.links >= _MIN_LINKS and self.letters - self.prose >= min_density * self.letters
+
+
+def find_main_content(body: LexborNode) -> tuple[LexborNode, frozenset[int]]:
+    """Return the element with the main content, and the `mem_id` of each element in it to leave out.
+
+    Elements that are invisible or navigation by their tag or role are always left out, except where nothing else has
+    text. Link lists are left out unless too little text remains.
+    """
+    counts, left_out, sentences = _count(body)
+    content = body
+    landmarks = body.css("main, [role=main]")[:1] or body.css("article")
+    if len(landmarks) == 1:
+        (landmark,) = landmarks
+        found = counts.get(landmark.mem_id, _Counts())
+        if found.letters and found.prose >= _MIN_PROSE_SHARE * counts[body.mem_id].prose:
+            content = landmark
+    total = counts[content.mem_id].letters
+    lists = _link_lists(content, counts, sentences)
+    if total - sum(counts[node].letters for node in lists) >= _MIN_TEXT_SHARE * total:
+        left_out |= lists
+    return content, frozenset(left_out)
+
+
+def _count(body: LexborNode) -> tuple[dict[int, _Counts], set[int], int]:
+    """Count what is in each block, and find the elements that are left out by their tag, role or style."""
+    counts = {body.mem_id: _Counts()}
+    left_out: set[int] = set()
+    path = [counts[body.mem_id]]
+    in_control = [False]  # for each element of the path, as is the next
+    sentences = 0
+    in_part = [False]  # in an element that may have a header and a footer of its own
+
+    def enter(node: LexborNode) -> bool:
+        nonlocal sentences
+        tag = node.tag
+        if tag == "-text":
+            text = " ".join((node.text_content or "").split())
+            length = len(text) - text.count(" ")
+            path[-1].letters += length
+            is_prose = not in_control[-1]
+            path[-1].prose += length * is_prose
+            is_sentence = is_prose and len(text.encode()) >= _SENTENCE_BYTES
+            sentences += is_sentence
+            path[-1].is_kept |= is_sentence or len(_DIGIT.findall(text)) >= _MIN_DIGITS
+            return False
+        role = attribute(node, "role")
+        is_of_the_page = not in_part[-1] and (tag in {"header", "footer"} or role in {"banner", "contentinfo"})
+        if is_of_the_page or is_dropped(node):
+            left_out.add(node.mem_id)
+            return False
+        is_control = tag in _CONTROLS and not attribute(node, "href").startswith(("mailto:", "tel:"))
+        is_table = tag == "table" and not is_layout(node)
+        counts[node.mem_id] = _Counts(
+            links=int(tag == "a" and is_control),
+            is_kept=is_table or tag in {"h1", "pre"},
+            sentences_before=sentences,
+        )
+        path.append(counts[node.mem_id])
+        in_control.append(tag not in _CARDS and (in_control[-1] or is_control or tag in _HEADINGS))
+        in_part.append(in_part[-1] or tag in _PARTS or role == "main")
+        return True
+
+    def leave(node: LexborNode) -> None:
+        path[-2].add(path.pop())
+        in_control.pop()
+        in_part.pop()
+
+    walk(body, enter, leave)
+    return counts, left_out, sentences
+
+
+def _link_lists(content: LexborNode, counts: dict[int, _Counts], sentences: int) -> set[int]:
+    """The outermost blocks that are lists of links and not part of the text.
+
+    A list that follows text in the same element belongs to this text, as does a block of links below a heading: "See
+    also", the children of a page. Without landmarks, a block with its own heading may also be a sidebar: it belongs to
+    the text only where text follows.
+    """
+    found: set[int] = set()
+    # Links next to the only article of `main` are not part of it, whatever their heading.
+    articles = content.css("article") if content.tag != "article" else []
+    inner = articles[0] if len(articles) == 1 else content
+    if counts.get(inner.mem_id, _Counts()).prose < 0.5 * counts[content.mem_id].prose:
+        inner = content
+    inside = int(inner is content and content.tag != "body")
+
+    def enter(node: LexborNode) -> bool:
+        nonlocal inside
+        tag = node.tag
+        count = counts.get(node.mem_id)
+        if count is None or count.links < _MIN_LINKS:
+            return False
+        inside += node.mem_id == inner.mem_id
+        is_aside = tag == "aside" or attribute(node, "role") == "complementary"
+        if is_aside and count.is_link_list(_MIN_ASIDE_DENSITY):
+            found.add(node.mem_id)
+            return False
+        if tag in _CONTAINERS and count.is_link_list(_MIN_DENSITY):
+            is_between_text = content.tag == "body" and 0 < count.sentences_before < sentences
+            if not _belongs_to_text(node, counts, with_own_heading=inside > 0 or is_between_text):
+                found.add(node.mem_id)
+            return False
+        return tag != "table" or is_layout(node)
+
+    def leave(node: LexborNode) -> None:
+        nonlocal inside
+        inside -= node.mem_id == inner.mem_id
+
+    walk(content, enter, leave)
+    return found
+
+
+def _belongs_to_text(block: LexborNode, counts: dict[int, _Counts], *, with_own_heading: bool) -> bool:
+    if with_own_heading and block.css_first("h2, h3, h4, h5, h6") is not None:
+        return True
+    before = block.prev
+    while before is not None and not counts.get(before.mem_id, _Counts()).letters:
+        if before.tag == "-text" and (before.text_content or "").strip():
+            return block.tag in _LISTS
+        before = before.prev
+    if before is None:
+        return False
+    letters = counts[before.mem_id].letters
+    headings = [before] if before.tag in _HEADINGS else before.css("h2, h3, h4, h5, h6")
+    if any(counts.get(heading.mem_id, _Counts()).letters == letters for heading in headings):
+        return True
+    return block.tag in _LISTS and counts[before.mem_id].prose > 0 and before.tag != "h1"
