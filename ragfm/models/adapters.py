@@ -17,6 +17,7 @@ from typing import Any, Literal, TypeAlias, get_args
 
 from ragfm.core.errors import AdapterMismatchError, DamagedModelError, ModelNotFoundError
 from ragfm.core.registry import plugin_and_model
+from ragfm.models.gguf_header import read_header
 from ragfm.models.model_lookup import files_sha256, find_model, weights_sha256
 
 RECORD = "ragfm-adapter.json"
@@ -98,16 +99,10 @@ def check_adapter(adapter: str | Path, base: str | Path, prompt: str | None = No
                 f"The weights in '{path}' do not match its {RECORD}.", "Train or copy the adapter again."
             )
     else:
-        from gguf import GGUFReader
-
         if not path.is_file():
             raise ModelNotFoundError(f"The adapter '{path}' does not exist.", "Check the path.")
-        try:
-            reader = GGUFReader(path)
-        except (ValueError, OSError, IndexError) as error:
-            raise DamagedModelError(f"'{path}' is not a GGUF file: {error}.", "Export the adapter again.") from error
-        entries = (reader.get_field(GGUF_BASE), reader.get_field(GGUF_PROMPT))
-        trained_base, trained_prompt = ("" if entry is None else str(entry.contents()) for entry in entries)
+        metadata = read_header(path).metadata
+        trained_base, trained_prompt = (str(metadata.get(key, "")) for key in (GGUF_BASE, GGUF_PROMPT))
 
     actual_base = weights_sha256(base) if trained_base else trained_base
     if actual_base != trained_base:

@@ -100,7 +100,7 @@ def first_use_warning(path: Path) -> str | None:
 
 def _describe_gguf(path: Path) -> dict[str, Any]:
     """`numbers_per_token` are those of the KV cache."""
-    from gguf import GGMLQuantizationType
+    import llama_cpp
 
     header = read_header(path)
     metadata = header.metadata
@@ -112,12 +112,16 @@ def _describe_gguf(path: Path) -> dict[str, Any]:
 
     heads = number("attention.head_count")
     head_size = number("attention.key_length") or (number("embedding_length") // heads if heads else 0)
+    prefix = "GGML_TYPE_"
+    type_names = {
+        value: name.removeprefix(prefix) for name, value in vars(llama_cpp).items() if name.startswith(prefix)
+    }
     most_frequent_type = max(header.types, key=lambda kind: header.types[kind])
     return {
         "model": metadata.get("general.name"),
         "weight_bytes": path.stat().st_size,
         "architecture": architecture,
-        "quantisation": GGMLQuantizationType(most_frequent_type).name,
+        "quantisation": type_names.get(most_frequent_type),
         "context_tokens": number("context_length") or None,
         "chat_template": "tokenizer.chat_template" in metadata,
         "numbers_per_token": 2 * number("block_count") * (number("attention.head_count_kv") or heads) * head_size,

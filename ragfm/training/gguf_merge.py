@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal, TypeAlias
 
-import gguf
 import numpy as np
 
 from ragfm.core.durable_files import sync_file, sync_folder, temporary_path
 from ragfm.core.errors import UnsupportedError
+from ragfm.training.gguf_library import gguf
 from ragfm.training.gguf_lora import Matrix
 
 Quantisation: TypeAlias = Literal["f16", "q8_0", "q4_0", "iq4_nl"]

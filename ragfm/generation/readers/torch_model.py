@@ -69,7 +69,7 @@ class TorchModel:
                     folder, use_safetensors=True, **model_options, **load_options
                 )
         except ImportError as error:
-            hint = "Run `pip install 'ragfm[qlora]'`." if bits else "Install the missing package."
+            hint = f"Run `pip install 'ragfm[{'qlora' if bits else 'transformers'}]'`."
             raise MissingExtraError(f"Cannot load '{path}': {error}.", hint) from error
         except Exception as error:  # damaged files make transformers and safetensors raise all kinds of errors
             raise DamagedModelError(
