@@ -1,7 +1,8 @@
-"""Compare the parsers with unstructured, markitdown and pypdf: how much of real documents they extract, and how fast.
+"""Compare the parsers with other libraries: how much of real documents they extract, and how fast.
 
     python benchmarks/bench_parse.py --budget 60
     python benchmarks/bench_parse.py --coverage
+    python benchmarks/bench_parse.py --retrieval
 
 All tools get the same files in one run, by format and smallest first, until the time budget of the format is used. Each
 file is read from disk, and the smallest one is parsed, before the clock starts. If a source has expected Markdown
@@ -11,17 +12,24 @@ is off. Peers that are not installed are skipped. The last line is the result in
 
 `--coverage` parses all files of supported formats with ragfm alone, as `ragfm ingest` does with everything installed
 (OCR, speech, LibreOffice), and lists each file without a document and the reason.
+
+`--retrieval` measures the effect on search: each tool's text of the files in labels/table_questions.tsv is ingested
+with ragfm's chunker, embedder and default search, and a question counts if one of the first five hits is of its file
+and contains its cell.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import csv
 import importlib
 import io
 import json
+import mimetypes
 import os
 import re
+import tempfile
 import time
 import warnings
 from collections import Counter
@@ -34,6 +42,7 @@ from typing import Any, NamedTuple
 import measure
 from selectolax.lexbor import LexborHTMLParser
 
+from ragfm import Collection
 from ragfm.core.errors import RagfmError, SkipDocument
 from ragfm.core.types import Blob
 from ragfm.parsing import media_type, parse
@@ -47,6 +56,8 @@ from ragfm.parsing.sandbox.worker_pool import WorkerPool
 DATA = Path(os.environ.get("RAGFM_DATA", Path(__file__).parents[2] / "shared" / "data")) / "documents"
 FOLDERS = ("docling", "markitdown", "unstructured")
 FORMATS = tuple("pdf docx pptx xlsx html csv md txt json xml eml msg odt epub rtf xls".split())
+PEERS = ("ragfm", "pypdfium2", "python-calamine", "unstructured", "docling", "markitdown", "kreuzberg", "pypdf")
+QUESTIONS = Path(__file__).parent / "labels" / "table_questions.tsv"
 _WORD = re.compile(r"\w+")
 _HEADING = re.compile(r"^#{1,6} +(.+?)\s*$", re.MULTILINE)
 
@@ -107,6 +118,28 @@ def unstructured_tool() -> Callable[[bytes, str], ParsedFile]:
     return read
 
 
+def docling_tool() -> Callable[[bytes, str], ParsedFile]:
+    converter = importlib.import_module("docling.document_converter").DocumentConverter()
+    stream = importlib.import_module("docling.datamodel.base_models").DocumentStream
+
+    def read(data: bytes, name: str) -> ParsedFile:
+        document = converter.convert(stream(name=name, stream=io.BytesIO(data))).document
+        return ParsedFile(document.export_to_markdown(), len(document.pages))
+
+    return read
+
+
+def kreuzberg_tool() -> Callable[[bytes, str], ParsedFile]:
+    kreuzberg = importlib.import_module("kreuzberg")
+    config = kreuzberg.ExtractionConfig(output_format="markdown")
+
+    def read(data: bytes, name: str) -> ParsedFile:
+        declared = mimetypes.guess_type(name)[0] or "text/plain"
+        return ParsedFile(kreuzberg.extract_bytes_sync(data, declared, config).content)
+
+    return read
+
+
 def pypdf_tool() -> Callable[[bytes, str], ParsedFile]:
     reader = importlib.import_module("pypdf").PdfReader
 
@@ -119,7 +152,14 @@ def pypdf_tool() -> Callable[[bytes, str], ParsedFile]:
     return read
 
 
-TOOLS = {"ragfm": ragfm_tool, "unstructured": unstructured_tool, "markitdown": markitdown_tool, "pypdf": pypdf_tool}
+TOOLS = {
+    "ragfm": ragfm_tool,
+    "unstructured": unstructured_tool,
+    "docling": docling_tool,
+    "markitdown": markitdown_tool,
+    "kreuzberg": kreuzberg_tool,
+    "pypdf": pypdf_tool,
+}
 
 
 # --- What is expected --------------------------------------------------------------------------------------------
@@ -234,6 +274,31 @@ def figures(kind: str, reads: Reads, budget: float) -> dict[str, Any]:
     return report
 
 
+def retrieval(read: Callable[[bytes, str], ParsedFile], is_ragfm: bool) -> dict[str, Any]:
+    """Recall@5 of the cells that answer the questions about tables, by format and in all."""
+    with QUESTIONS.open(encoding="utf-8") as file:
+        rows = list(csv.DictReader(file, delimiter="\t"))
+    found: Counter[str] = Counter()
+    not_read = {}
+    with tempfile.TemporaryDirectory() as folder:
+        source = Path(folder) / "documents"
+        for name in sorted({row["file"] for row in rows}):
+            data, path = (DATA / name).read_bytes(), source / (name if is_ragfm else f"{name}.md")
+            path.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                path.write_bytes(data if is_ragfm else read(data, Path(name).name).text.encode())
+            except Exception as error:  # peers raise errors of any type
+                not_read[name] = f"{type(error).__name__}: {error}"[:200]
+        with Collection.open(Path(folder) / ".ragfm") as collection:
+            collection.sync(source)
+            for row in rows:
+                hits = [hit for hit in collection.search(row["question"], k=5) if row["file"] in hit.uri]
+                found[Path(row["file"]).suffix[1:]] += any(row["cell"] in " ".join(hit.text.split()) for hit in hits)
+    totals = Counter(Path(row["file"]).suffix[1:] for row in rows)
+    recall = {kind: round(found[kind] / total, 4) for kind, total in totals.items()}
+    return {"questions": len(rows), "recall@5": round(found.total() / len(rows), 4), **recall, "not_read": not_read}
+
+
 def is_supported(path: Path) -> bool:
     """Whether a file has a supported format, by its name or content."""
     return path.suffix.lower() in BY_SUFFIX or media_type(path.read_bytes(), path.name) != BINARY
@@ -276,6 +341,7 @@ def main() -> None:
     parser.add_argument("--budget", type=float, default=60, help="CPU seconds per tool and format")
     parser.add_argument("--formats", default=",".join(FORMATS))
     parser.add_argument("--coverage", action="store_true", help="count the parsed files of all formats")
+    parser.add_argument("--retrieval", action="store_true", help="measure the recall of cells of tables")
     options = parser.parse_args()
     warnings.simplefilter("ignore")
     if options.coverage:
@@ -290,9 +356,22 @@ def main() -> None:
             reads[name](b"a,b\n1,2\n", "warm.csv")
         except (ModuleNotFoundError, NotImplementedError) as error:
             print(f"{name}: {error}")
-    result = measure.about("parse", ("ragfm", "pypdfium2", "python-calamine", "unstructured", "markitdown", "pypdf"))
+    if options.retrieval:
+        result = measure.read("parse")
+        result["retrieval"] = measure.about("parse", PEERS) | {"tools": {}}
+        for name, read in reads.items():
+            row = result["retrieval"]["tools"][name] = retrieval(read, name == "ragfm")
+            print(name, row, flush=True)
+        measure.save(result, "parse")
+        print(json.dumps(result["retrieval"], ensure_ascii=False))
+        return
+    result = measure.about("parse", PEERS)
     before = measure.read("parse")  # keep the entries that are not measured again
-    result |= {"formats": before.get("formats", {}), "coverage": before.get("coverage")}
+    result |= {
+        "formats": before.get("formats", {}),
+        "coverage": before.get("coverage"),
+        "retrieval": before.get("retrieval"),
+    }
     for kind in options.formats.split(","):
         chosen = {name: read for name, read in reads.items() if name != "pypdf" or kind == "pdf"}
         result["formats"][kind] = figures(kind, chosen, options.budget)
