@@ -8,7 +8,8 @@ All tools get the same files in one run, by format and smallest first, until the
 file is read from disk, and the smallest one is parsed, before the clock starts. If a source has expected Markdown
 (docling's and markitdown's own tests), its words (as a multiset), headings and table cells are counted, each as the
 share that the output contains; for unstructured, `Title` elements are headings and `text_as_html` has the tables. OCR
-is off. Peers that are not installed are skipped. The last line is the result in JSON.
+is off. Peers that are not installed are skipped. `installed` is what a tool needs, itself included: the distributions
+and their size on disk. The last line is the result in JSON.
 
 `--coverage` parses all files of supported formats with ragfm alone, as `ragfm ingest` does with everything installed
 (OCR, speech, LibreOffice), and lists each file without a document and the reason.
@@ -34,12 +35,15 @@ import time
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator
+from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 from shutil import which
 from statistics import median
 from typing import Any, NamedTuple
 
 import measure
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 from selectolax.lexbor import LexborHTMLParser
 
 from ragfm import Collection
@@ -70,6 +74,38 @@ class ParsedFile(NamedTuple):
 
 
 Reads = dict[str, Callable[[bytes, str], ParsedFile]]
+
+
+REQUIREMENTS = {
+    "ragfm": "ragfm[documents]",
+    "unstructured": "unstructured[csv,docx,epub,md,msg,odt,org,pdf,pptx,rst,rtf,tsv,xlsx]",
+    "docling": "docling",
+    "markitdown": "markitdown[docx,outlook,pdf,pptx,xls,xlsx]",
+    "kreuzberg": "kreuzberg",
+    "pypdf": "pypdf",
+}
+
+
+def installed(requirement: str) -> dict[str, int]:
+    """How many distributions a requirement needs in this environment, and their megabytes."""
+    sizes: dict[str, int] = {}
+    wanted, seen = [Requirement(requirement)], set[str]()
+    while wanted:
+        one = wanted.pop()
+        if str(one) in seen:
+            continue
+        seen.add(str(one))
+        try:
+            found = distribution(one.name)
+        except PackageNotFoundError:  # an extra that is not installed
+            continue
+        paths = {Path(str(file.locate())) for file in found.files or ()}
+        sizes[canonicalize_name(one.name)] = sum(path.stat().st_size for path in paths if path.is_file())
+        for text in found.requires or ():
+            needed = Requirement(text)
+            if needed.marker is None or any(needed.marker.evaluate({"extra": extra}) for extra in (one.extras or {""})):
+                wanted.append(needed)
+    return {"distributions": len(sizes), "mb": round(sum(sizes.values()) / 1e6)}
 
 
 def ragfm_tool() -> Callable[[bytes, str], ParsedFile]:
@@ -371,6 +407,7 @@ def main() -> None:
         "formats": before.get("formats", {}),
         "coverage": before.get("coverage"),
         "retrieval": before.get("retrieval"),
+        "installed": {name: installed(REQUIREMENTS[name]) for name in reads},
     }
     for kind in options.formats.split(","):
         chosen = {name: read for name, read in reads.items() if name != "pypdf" or kind == "pdf"}

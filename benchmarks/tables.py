@@ -550,6 +550,22 @@ def parse() -> str:
     )
 
 
+def parser_sizes() -> str:
+    rows = [
+        [tool, str(entry["distributions"]), str(entry["mb"])] for tool, entry in _result("parse")["installed"].items()
+    ]
+    return _table(("tool", "distributions", "MB"), rows)
+
+
+def table_questions() -> str:
+    tools = _result("parse")["retrieval"]["tools"]
+    rows = [
+        [tool, *(f"{entry[key]:.3f}" if entry[key] else "" for key in ("docx", "xlsx", "pdf", "recall@5"))]
+        for tool, entry in sorted(tools.items(), key=lambda item: -item[1]["recall@5"])
+    ]
+    return _table(("tool", "DOCX (15)", "XLSX (29)", "PDF (16)", "all"), rows)
+
+
 def parsed() -> str:
     entry = _result("parse")["coverage"]
     rows = [[f"**{entry['in']} of {entry['files']}** ({entry['share']:.1%}) are indexed", ""]]
@@ -677,7 +693,7 @@ TABLES: dict[str, Callable[[], str]] = {
             multihop,
         ),
         *(languages, languages_weights, languages_chosen, embedding, reader, machines, server, fair, start),
-        *(collection, collection_more, index, bm25, parse, parsed),
+        *(collection, collection_more, index, bm25, parse, parser_sizes, table_questions, parsed),
         *(citations, quotations, contradictions, answers, sizes, confidence, readers_confidence, injection, bias),
         *(adapted_retriever, adapted_methods, transfer),
     ]
