@@ -27,6 +27,7 @@ adapter_folder          the folder with the finished adapter
 adapter_export          adapters in other formats
 peft_conversion         GGUF adapters as PEFT folders
 gguf_lora, gguf_merge   GGUF adapters, and models merged with them
+gguf_library            the library for that
 weight_identity         whether a GGUF file holds the weights of a model
 output_checks           never replace files that ragfm did not write
 refresh                 retrain on the answer log, and adopt what is better
