@@ -356,6 +356,7 @@ def _asked(count: int) -> tuple[list[Question], list[str]]:
     return questions, script
 
 
+@pytest.mark.slow
 def test_it_is_fitted_stored_and_used(collection: Collection, docs: Path, tmp_path: Path) -> None:
     questions, script = _asked(120)
     rag = _rag(collection, docs, script, confidence=None)

@@ -164,6 +164,7 @@ def test_an_empty_folder_is_a_warning(shell: Shell) -> None:
     assert shell.json("search", "anything")["hits"] == []
 
 
+@pytest.mark.slow
 def test_a_corrupt_view_is_rebuilt_and_reported(shell: Shell, docs: Path) -> None:
     shell("ingest", "docs")
     expected = shell.json("search", "28 days of leave")
@@ -177,6 +178,7 @@ def test_a_corrupt_view_is_rebuilt_and_reported(shell: Shell, docs: Path) -> Non
     assert shell("search", "28 days of leave", "--json").stderr == ""
 
 
+@pytest.mark.slow
 def test_a_read_only_mount_still_answers(shell: Shell, docs: Path) -> None:
     shell("ingest", "docs")
     place = shell.folder / "mounted"

@@ -21,6 +21,7 @@ def shell(tmp_path: Path, docs: Path) -> Shell:
     return shell
 
 
+@pytest.mark.slow
 def test_sources(shell: Shell, tmp_path: Path) -> None:
     (tmp_path / "board").mkdir()
     (tmp_path / "board" / "broken.pdf").write_bytes(b"no pdf")
@@ -56,6 +57,7 @@ def test_tag(shell: Shell, tmp_path: Path) -> None:
     assert shell.json("verify")["findings"] == []
 
 
+@pytest.mark.slow
 def test_documents_outside_have_short_names(shell: Shell, tmp_path: Path) -> None:
     folder = tmp_path / "elsewhere" / "project"
     folder.mkdir(parents=True)
@@ -107,6 +109,7 @@ def test_remove_an_unknown_source(shell: Shell) -> None:
     assert not (shell.folder / "nowhere").exists()
 
 
+@pytest.mark.slow
 def test_export(shell: Shell, tmp_path: Path) -> None:
     lines = [json.loads(line) for line in shell("export").stdout.splitlines()]
     assert [line["uri"] for line in lines] == ["docs/hours.txt", "docs/leave.md", "docs/pets.html", "docs/rooms.csv"]

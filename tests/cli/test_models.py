@@ -33,6 +33,7 @@ def run(*words: str) -> str:
     return CliRunner().invoke(models, words, catch_exceptions=False).stdout
 
 
+@pytest.mark.slow
 def test_bench_measures_the_backends_and_stores_the_fastest(cache: Path) -> None:
     rows = json.loads(run("bench", "--json"))["forms"]
     forms = {row["form"]: row for row in rows}
@@ -46,6 +47,7 @@ def test_bench_measures_the_backends_and_stores_the_fastest(cache: Path) -> None
     assert stored["form"] == chosen["form"]
 
 
+@pytest.mark.slow
 def test_bench_prints_a_table() -> None:
     lines = run("bench").splitlines()
     assert lines[0].split() == ["backend", "texts/s", "tokens/s", "minimum", "cosine"]

@@ -291,6 +291,7 @@ def test_memory_does_not_grow_with_the_text(tmp_path: Path) -> None:
     assert peak < 3_000_000  # of 30 MB
 
 
+@pytest.mark.slow
 def test_options_on_the_command_line_and_in_the_settings(tmp_path: Path) -> None:
     lines(tmp_path / "r.jsonl", {"key": "k", "head": "Oak", "body": "Trees.", "more": "Leaves.", "year": 7})
     shell = Shell(tmp_path)

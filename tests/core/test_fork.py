@@ -88,6 +88,7 @@ def work():
     )
 
 
+@pytest.mark.slow
 def test_asking_works_in_a_child(tmp_path: Path, docs: Path) -> None:
     fork_after(
         OPENMP

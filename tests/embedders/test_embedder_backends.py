@@ -147,6 +147,7 @@ def test_a_folder_with_unknown_settings_is_run_by_the_library(
     assert read_bert_folder(tmp_path) is None
 
 
+@pytest.mark.slow
 def test_the_library_network_keeps_the_contract(bundled: Path) -> None:
     embedder = SentenceTransformerEmbedder("bundled")
     direct = dict(embedder.fingerprint)

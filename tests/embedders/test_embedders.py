@@ -103,6 +103,7 @@ def test_a_gguf_file_keeps_the_contract_and_gives_the_models_vectors(gguf_file: 
     assert counts == [len(offsets) for offsets in minilm.tokenize(TEXTS)]
 
 
+@pytest.mark.slow
 def test_more_texts_than_fit_into_one_batch(gguf_file: Path) -> None:
     embedder = load_embedder(str(gguf_file))
     texts = [f"Text {number}. " + "word " * (number * 7 % 100) for number in range(150)]
@@ -111,6 +112,7 @@ def test_more_texts_than_fit_into_one_batch(gguf_file: Path) -> None:
     assert np.allclose(together[::30], alone, atol=2e-3)
 
 
+@pytest.mark.slow
 def test_a_model_without_pooling_metadata_uses_mean_pooling() -> None:
     embedder = load_embedder(str(find_model("bundled", "reader")))
     assert embedder.fingerprint["pooling"] == "mean"

@@ -663,6 +663,7 @@ def test_a_span_is_an_answer(handbook: Collection) -> None:
     assert report.results[0].outcomes["gold"].exact == 1
 
 
+@pytest.mark.slow
 def test_the_command_with_the_bundled_reader(tmp_path: Path, docs: Path) -> None:
     shell = Shell(tmp_path)
     shell("ingest", "docs")

@@ -148,6 +148,7 @@ def test_a_chat_at_a_terminal(shell: Shell) -> None:
     assert len(read_turns(shell.folder / "talk.jsonl")) == 1
 
 
+@pytest.mark.slow
 def test_ctrl_c_stops_the_answer_and_not_the_chat(shell: Shell) -> None:
     chat = Terminal(shell)
     chat.until(r"> $")

@@ -294,6 +294,7 @@ def test_an_earlier_question_that_was_too_long_to_be_searched_for_is_no_error(ha
 # --- What is evaluated -------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_only_what_is_new_is_evaluated(tmp_path: Path) -> None:
     with Collection.open(tmp_path / ".ragfm", settings=Settings()) as collection:
         collection.sync(copy_handbook(tmp_path))

@@ -165,6 +165,7 @@ def test_an_answer_has_no_thoughts_in_it(collection: Collection, docs: Path) -> 
     assert answer_json(stream.answer)["reasoning"] == "The office never closes."
 
 
+@pytest.mark.slow
 def test_a_setting_and_an_option_name_it(tmp_path: Path, docs: Path, custom: Path) -> None:
     shell = Shell(tmp_path)
     shell("ingest", "docs")

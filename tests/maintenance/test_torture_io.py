@@ -124,6 +124,7 @@ def test_verify_on_a_full_disk_finds_no_damage(small_disk: Path, tmp_path: Path)
         assert collection.verify().findings == ()
 
 
+@pytest.mark.slow
 def test_a_full_disk_on_the_command_line(small_disk: Path, tmp_path: Path) -> None:
     shell = Shell(tmp_path)
     _grow(tmp_path / "docs", 5)

@@ -20,6 +20,7 @@ def test_a_few_kills(fork_server: ForkServer, tmp_path: Path) -> None:
 
 
 @needs_strace
+@pytest.mark.slow
 def test_kills_at_some_calls_of_a_commit(fork_server: ForkServer, tmp_path: Path) -> None:
     done = faults.kill_at_calls(fork_server, tmp_path / "site", ("commit",), step=12)
     assert done["problems"] == []

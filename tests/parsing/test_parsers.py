@@ -177,6 +177,7 @@ def test_a_worker_loads_a_parser_after_it_was_confined(toys: Callable[[str], Non
     assert document.text == "toy of 7 bytes, seen: nothing\ufffd"  # a small text, but not in this process
 
 
+@pytest.mark.slow
 def test_a_heavy_parser_has_the_memory_of_a_model_and_only_the_total_time(
     toys: Callable[[str], None], pool: WorkerPool
 ) -> None:

@@ -16,6 +16,7 @@ QUESTIONS = Path(__file__).parents[2] / "benchmarks" / "labels" / "table_questio
 
 
 @pytest.mark.data
+@pytest.mark.slow
 def test_the_cells_stand_in_tables(data: Path) -> None:
     @cache
     def read(file: str) -> Document:

@@ -45,6 +45,7 @@ def test_it_is_used_with_the_bundled_reader_only(handbook: Collection, reader: s
     assert Rag(handbook, reader=reader, adapter=NO_ADAPTER).sampling.adapter is None
 
 
+@pytest.mark.slow
 def test_with_it_answers_are_short_and_unknown_questions_are_abstained_from(handbook: Collection) -> None:
     taught, bare = Rag(handbook), Rag(handbook, adapter=NO_ADAPTER)
     short, long = (rag.ask("How many bedrooms are there in the guest house?") for rag in (taught, bare))

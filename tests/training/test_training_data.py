@@ -424,6 +424,7 @@ def test_the_command_writes_its_own_questions(
     assert "wrote no question that retrieves its source text" in run("adapt", "data", "--write", "1", code=1)
 
 
+@pytest.mark.slow
 def test_the_command_writes_examples_and_a_card(tmp_path: Path, towns: Collection) -> None:
     lines = [{"question": q.text, "uri": q.gold[0].uri, "answers": list(q.answers)} for q in QUESTIONS]
     (tmp_path / "q.jsonl").write_text("\n".join(map(json.dumps, lines)))
