@@ -76,6 +76,7 @@ def test_the_wheel_passes_the_contract_tests(tmp_path: Path) -> None:
         "embedders hashing llama-cpp model2vec openai sentence-transformers",
         "indexes exact faiss-flat faiss-hnsw faiss-ivf",
         "keyword_indexes bm25",
+        "parsers docling ragfm trafilatura unstructured",
         "readers llama-cpp openai transformers",
         "rerankers cross-encoder overlap verifier",
     ]
