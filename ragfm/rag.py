@@ -183,14 +183,12 @@ class Rag:
 
         handle = ReaderHandle()
         not_found = replace(no_answer_yet, text=ABSTENTION, status="not_found", hits=numbered_hits)
-        reply: Answer | None = None  # what can be said without the reader
         if prompt is None or (self._documents_only and not prompt.shown):
-            reply = not_found  # the reader would answer from memory
+            pieces = _say(not_found, retrieved)  # the reader would answer from memory
         elif self._small and needs_larger_reader(retrieved.query):
             nearest = tuple(quote for _, quote in nearest_sentences(retrieved.query, prompt.shown, ())[:NEAREST])
-            reply = replace(not_found, text=NEEDS_LARGER_READER, shown=NEEDS_LARGER_READER, nearest=nearest)
-        if prompt is None or reply:
-            pieces = _say(reply or not_found, retrieved)
+            declined = replace(not_found, text=NEEDS_LARGER_READER, shown=NEEDS_LARGER_READER, nearest=nearest)
+            pieces = _say(declined, retrieved)
         else:
             pieces = self._answer(retrieved, prompt, numbered_hits, scored_passages, handle)
         if self.log:
