@@ -8,8 +8,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from ragfm.citations.grounding import CitedSentence, cite_sentences, name_unit
-from ragfm.citations.support import Analysis, analyze
-from ragfm.citations.text_match import added_terms, count_matches, find_quotes, terms_of
+from ragfm.citations.support import Analysis, added_terms, analyze, count_matches, find_quotes, terms_of
 from ragfm.core.abstention import is_abstention
 from ragfm.core.text import MARKER, escape_markers
 from ragfm.core.types import Citation

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ragfm.citations.answer_check import verifier_signals
-from ragfm.citations.text_match import count_matches
+from ragfm.citations.support import count_matches
 from ragfm.core.abstention import ABSTENTION
 from ragfm.core.calibration import Calibration
 from ragfm.core.errors import RagfmError

@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING
 
 from ragfm.citations.answer_check import CitedAnswer
 from ragfm.citations.grounding import CitedSentence, citation_of, cite
-from ragfm.citations.support import passage_windows
-from ragfm.citations.text_match import count_matches, terms_of
+from ragfm.citations.support import count_matches, passage_windows, terms_of
 from ragfm.core.abstention import ABSTENTION
 from ragfm.core.text import MARKER, escape_markers
 from ragfm.core.types import AnswerStatus, Citation, Contradiction

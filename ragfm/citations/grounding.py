@@ -24,13 +24,16 @@ from ragfm.citations.support import (
     Claim,
     Evidence,
     Subject,
+    Terms,
     Window,
+    added_terms,
     analyze,
     best_evidence,
     find_contradiction,
     find_fault,
+    is_unit,
+    terms_of,
 )
-from ragfm.citations.text_match import Terms, added_terms, is_unit, terms_of
 from ragfm.core.text import MARKER, line_range, sentence_spans
 from ragfm.core.types import Citation
 

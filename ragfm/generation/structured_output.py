@@ -16,8 +16,7 @@ from typing import Any, Generic, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from ragfm.citations.grounding import cite
-from ragfm.citations.support import subject_of
-from ragfm.citations.text_match import is_unit
+from ragfm.citations.support import is_unit, subject_of
 from ragfm.core.errors import ExtractionError
 from ragfm.core.types import Answer, Citation, Dropped, Hit, Reader, Sampling, Usage
 from ragfm.generation.json_schema import OutputSchema, is_nullable

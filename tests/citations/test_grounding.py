@@ -10,7 +10,7 @@ import pytest
 from ragfm.citations.answer_check import correct_answer
 from ragfm.citations.decision import compose, describe_contradiction, ground
 from ragfm.citations.grounding import cite
-from ragfm.citations.text_match import terms_of
+from ragfm.citations.support import terms_of
 from ragfm.citations.verifier import Reading
 from ragfm.core.text import MARKER
 from ragfm.core.types import Hit
