@@ -40,9 +40,9 @@ from data import DATA, hotpotqa, musique, pubmedqa
 from measure import about, save
 
 from ragfm import Collection, Hit, Rag, Settings
-from ragfm.citations.answer_check import cite_answer
 from ragfm.citations.confidence import DEFAULT, SHIPPED, answer_signals
 from ragfm.citations.decision import decide, nearest_sentences, select_quote
+from ragfm.citations.grounding import cite_answer
 from ragfm.core.abstention import is_abstention
 from ragfm.core.config import AskSection
 from ragfm.evaluation import Gold, Question, QuestionSet, corpus_collection, load_questions

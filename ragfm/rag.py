@@ -16,9 +16,9 @@ from dataclasses import replace
 from functools import cache, partial
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
-from ragfm.citations.answer_check import cite_answer
 from ragfm.citations.confidence import answer_signals, reader_signals, select_calibration
 from ragfm.citations.decision import NEAREST, decide, nearest_sentences
+from ragfm.citations.grounding import cite_answer
 from ragfm.core.abstention import ABSTENTION, is_abstention
 from ragfm.core.errors import CollectionError
 from ragfm.core.types import Answer, Sampling, Usage

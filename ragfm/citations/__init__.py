@@ -1,7 +1,6 @@
 """Citations: whether the passages support an answer, and how likely the answer is right. No model writes anything here.
 
-answer_check   an answer with its citations, compared with the verifier's readings
-grounding      cite an answer sentence by sentence, with markers and units
+grounding      cite an answer sentence by sentence, with markers and units, and check it with the verifier
 support        does a passage support a sentence? what is wrong if not? does another one contradict it?
 verifier       a small network that reads question and passages
 confidence     signals of an answer, and their calibration

@@ -22,7 +22,7 @@ from hashlib import blake2b, file_digest
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ragfm.citations.answer_check import verifier_signals
+from ragfm.citations.grounding import verifier_signals
 from ragfm.citations.support import count_matches
 from ragfm.core.abstention import ABSTENTION
 from ragfm.core.calibration import Calibration
@@ -30,7 +30,7 @@ from ragfm.core.errors import RagfmError
 from ragfm.models.adapters import trained_weights_sha256
 
 if TYPE_CHECKING:
-    from ragfm.citations.answer_check import CitedAnswer
+    from ragfm.citations.grounding import CitedAnswer
     from ragfm.core.types import Hit, Message, Reader
 
 __all__ = ["DEFAULT", "SHIPPED", "SIGNALS", "adapter_hash", "answer_signals", "reader_signals", "select_calibration"]

@@ -10,8 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from ragfm.citations.answer_check import CitedAnswer
-from ragfm.citations.grounding import CitedSentence, citation_of, cite
+from ragfm.citations.grounding import CitedAnswer, CitedSentence, citation_of, cite
 from ragfm.citations.support import count_matches, passage_windows, terms_of
 from ragfm.core.abstention import ABSTENTION
 from ragfm.core.text import MARKER, escape_markers

@@ -12,7 +12,6 @@ import pytest
 from click.testing import CliRunner, Result
 
 from ragfm import Collection, Rag, Settings
-from ragfm.citations.answer_check import CitedAnswer, cite_answer
 from ragfm.citations.confidence import (
     DEFAULT,
     SHIPPED,
@@ -22,6 +21,7 @@ from ragfm.citations.confidence import (
     reader_signals,
     select_calibration,
 )
+from ragfm.citations.grounding import CitedAnswer, cite_answer
 from ragfm.citations.support import analyze
 from ragfm.cli.tune import tune
 from ragfm.core.abstention import ABSTENTION

@@ -7,9 +7,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from ragfm.citations.answer_check import correct_answer
 from ragfm.citations.decision import compose, describe_contradiction, ground
-from ragfm.citations.grounding import cite
+from ragfm.citations.grounding import cite, correct_answer
 from ragfm.citations.support import terms_of
 from ragfm.citations.verifier import Reading
 from ragfm.core.text import MARKER

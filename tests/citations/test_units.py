@@ -5,8 +5,7 @@ from __future__ import annotations
 import pytest
 
 from ragfm import Hit
-from ragfm.citations.answer_check import CitedAnswer, cite_answer
-from ragfm.citations.grounding import with_unit
+from ragfm.citations.grounding import CitedAnswer, cite_answer, with_unit
 
 CAPTION = "3M 2018 10K\nConsolidated balance sheet, $ in millions, except per share amounts\n| | 2018 | 2017 |"
 

@@ -11,9 +11,15 @@ import numpy as np
 import pytest
 
 from ragfm import Collection, Rag, Settings
-from ragfm.citations.answer_check import MIN_LIKELIHOOD, CitedAnswer, check_sentences, verifier_signals
 from ragfm.citations.decision import compose
-from ragfm.citations.grounding import CitedSentence, cite
+from ragfm.citations.grounding import (
+    MIN_LIKELIHOOD,
+    CitedAnswer,
+    CitedSentence,
+    check_sentences,
+    cite,
+    verifier_signals,
+)
 from ragfm.citations.support import analyze, terms_of
 from ragfm.citations.verifier import SHIPPED, WEIGHTS, Part, Reading, Verifier, shipped_verifier, with_learned
 from ragfm.core.config import AskSection
