@@ -201,8 +201,8 @@ def judge_record(record: dict[str, Any], labels: dict[tuple[str, str], str]) -> 
     if cited.readings and cited.sentences:
         signals = answer_signals(cited, passages)
         confidence = calibration.confidence(signals) if calibration else None
-    decision = decide(question, cited, passages, confidence, calibration, AskSection(), small=small)
-    nearest = nearest_sentences(question, passages, cited.readings)
+    decision = decide(cited, confidence, calibration, AskSection(), small=small)
+    nearest = nearest_sentences(cited.analysis, cited.readings)
     quote = select_quote(decision.status, decision.answer.citations, nearest)
 
     reports = record["set"].startswith("reports")

@@ -17,13 +17,13 @@ from functools import cache, partial
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from ragfm.citations.confidence import answer_signals, reader_signals, select_calibration
-from ragfm.citations.decision import NEAREST, decide, nearest_sentences
+from ragfm.citations.decision import decide
 from ragfm.citations.grounding import cite_answer
 from ragfm.core.abstention import ABSTENTION, is_abstention
 from ragfm.core.errors import CollectionError
 from ragfm.core.types import Answer, Sampling, Usage
 from ragfm.generation.answer_log import AnswerContext, AnswerLog
-from ragfm.generation.answer_stream import AnswerStream, ReaderHandle, generate
+from ragfm.generation.answer_stream import AnswerStream, ReaderHandle, ReaderOutput, generate
 from ragfm.generation.passage_retrieval import PassageRetriever, Retrieved
 from ragfm.generation.prompt import Prompt, build_prompt, prompt_fingerprint, prompt_prefix
 from ragfm.generation.prompt_template import load_strategy
@@ -156,8 +156,7 @@ class Rag:
 
         """
         if self._documents_only and hits is None and is_greeting(question):
-            greeting = Answer(question, GREETING, "answered", (), (), (), Usage(), 0.0, query=question)
-            return AnswerStream(_say(greeting), None, ReaderHandle())
+            return AnswerStream.of(Answer(question, GREETING, "answered", (), (), (), Usage(), 0.0, query=question))
 
         # Retrieve and rerank.
         retrieved = self._retrieve(question, history, filter, hits)
@@ -166,73 +165,54 @@ class Rag:
         prompt = None
         if retrieved.hits or not self._documents_only:
             prompt = self._build_prompt(retrieved, documents_only=self._documents_only)
-        numbered_hits, scored_passages = match_hits(retrieved.hits, prompt.shown if prompt else ())
 
         # Generate, cite, score, decide: while the caller takes the text.
-        no_answer_yet = Answer(
-            question,
-            text="",
-            status="answered",
-            citations=(),
-            hits=prompt.shown if prompt else (),
-            dropped=prompt.dropped if prompt else (),
-            usage=Usage(),
-            seconds=0.0,
-            query=retrieved.query,
-        )
-
         handle = ReaderHandle()
-        not_found = replace(no_answer_yet, text=ABSTENTION, status="not_found", hits=numbered_hits)
-        if prompt is None or (self._documents_only and not prompt.shown):
-            pieces = _say(not_found, retrieved)  # the reader would answer from memory
-        elif self._small and needs_larger_reader(retrieved.query):
-            nearest = tuple(quote for _, quote in nearest_sentences(retrieved.query, prompt.shown, ())[:NEAREST])
-            declined = replace(not_found, text=NEEDS_LARGER_READER, shown=NEEDS_LARGER_READER, nearest=nearest)
-            pieces = _say(declined, retrieved)
-        else:
-            pieces = self._answer(retrieved, prompt, numbered_hits, scored_passages, handle)
+        pieces = self._answer(retrieved, prompt, handle)
         if self.log:
-            pieces = self.log.record_stream(pieces, AnswerContext.of(self, prompt, retrieved.start), no_answer_yet)
+            shown, dropped = (prompt.shown, prompt.dropped) if prompt else ((), ())
+            unfinished = Answer(question, "", "answered", (), shown, dropped, Usage(), 0.0, query=retrieved.query)
+            pieces = self.log.record_stream(pieces, AnswerContext.of(self, prompt, retrieved.start), unfinished)
         return AnswerStream(pieces, prompt, handle)
 
-    @property
-    def _small(self) -> bool:
-        """Whether the reader is so small that the verifier may correct it, and users see the documents' own words."""
-        return self._documents_only and self.calibration is not None and self.calibration.corrects
-
     def _answer(
-        self,
-        retrieved: Retrieved,
-        prompt: Prompt,
-        numbered_hits: tuple[Hit, ...],
-        scored_passages: Sequence[Hit],
-        handle: ReaderHandle,
+        self, retrieved: Retrieved, prompt: Prompt | None, handle: ReaderHandle
     ) -> Generator[str, None, Answer]:
-        """Generate → cite → score → decide. `scored_passages` are the shown ones that were found for this question."""
+        """Generate → cite → score → decide."""
         query, settings, calibration = retrieved.query, self._settings, self.calibration
-        small = self._small
+        shown = prompt.shown if prompt else ()
+        # The verifier may correct a reader that is so small, and users see the documents' own words.
+        small = self._documents_only and calibration is not None and calibration.corrects
         one_piece = small or settings.mode == "strict" or self.strategy.answer_after is not None
 
-        # Generate.
-        output = yield from generate(self.reader, prompt, self.sampling, self.strategy, handle, silent=one_piece)
+        # Generate. Without passages the reader would answer from memory.
+        output, abstention = ReaderOutput(), ABSTENTION
+        if prompt and (shown or not self._documents_only):
+            if small and needs_larger_reader(query):
+                abstention = NEEDS_LARGER_READER
+            else:
+                output = yield from generate(
+                    self.reader, prompt, self.sampling, self.strategy, handle, silent=one_piece
+                )
 
         # Cite: which passages support which sentence, and do they answer the question?
+        numbered_hits, found_passages = match_hits(retrieved.hits, shown)
         verify = calibration is not None and settings.verifier != "none"  # else nothing could weigh its readings
-        language = self.collection.language
-        cited = cite_answer(query, output.text, prompt.shown, language, verify=verify, corrects=small)
+        language = self.collection.language if shown else None
+        cited = cite_answer(query, output.text, shown, language, verify=verify, corrects=small)
 
-        # Score: how likely is it right?
+        # Score: how likely is it right? Passages of earlier turns tell nothing about it.
         signals: dict[str, float] = {}
         confidence: float | None = None
-        if cited.sentences and calibration:
-            signals = answer_signals(cited, scored_passages)
+        if prompt and cited.sentences and calibration:
+            signals = answer_signals(cited, found_passages)
             if calibration.uses_reader and not cited.silent:
                 tokens = output.usage.completion_tokens
                 signals |= reader_signals(self.reader, prompt.messages, output.text, tokens, self.sampling.adapter)
             confidence = calibration.confidence(signals, self.collection.contract.get("weights"))
 
         # Decide: answer, or abstain? Small and unsure readers quote.
-        decision = decide(query, cited, prompt.shown, confidence, calibration, settings, small=small)
+        decision = decide(cited, confidence, calibration, settings, small=small, abstention=abstention)
         composed = decision.answer
         answer = Answer(
             question=retrieved.question,
@@ -246,7 +226,7 @@ class Rag:
             nearest=decision.nearest,
             unsupported=composed.unsupported,
             hits=numbered_hits,
-            dropped=prompt.dropped,
+            dropped=prompt.dropped if prompt else (),
             usage=output.usage,
             seconds=retrieved.seconds,
             confidence=confidence,
@@ -396,12 +376,6 @@ class Rag:
             passage_tokens=self.k * self.collection.embedder.max_tokens if widens else 0,
         )
         return replace(prompt, dropped=(*retrieved.duplicates, *prompt.dropped))
-
-
-def _say(answer: Answer, retrieved: Retrieved | None = None) -> Generator[str, None, Answer]:
-    """An answer that needs no reader."""
-    yield answer.shown
-    return replace(answer, seconds=retrieved.seconds if retrieved else 0.0)
 
 
 def _scoped(reader: Reader, collection: Collection) -> Reader:

@@ -15,6 +15,7 @@ The reader scores text that it has just generated, after a prompt that it has in
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
@@ -22,8 +23,6 @@ from hashlib import blake2b, file_digest
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ragfm.citations.grounding import verifier_signals
-from ragfm.citations.support import count_matches
 from ragfm.core.abstention import ABSTENTION
 from ragfm.core.calibration import Calibration
 from ragfm.core.errors import RagfmError
@@ -39,11 +38,21 @@ SIGNALS = (
     *("cosine", "gap", "covered", "nearest", "supported", "names", "anywhere", "located", "agree"),
     *("likely", "unknown", "silent"),
 )
+_MIN_PROBABILITY = 1e-6
 
 
 def answer_signals(cited: CitedAnswer, passages: Sequence[Hit]) -> dict[str, float]:
     """The signals that need no reader. `passages` are those that were found for this question."""
-    signals = verifier_signals(cited)
+    signals: dict[str, float] = {}
+    claims = [sentence for sentence in cited.sentences if sentence.claims]
+    if cited.readings:
+        anywhere = min(max(reading.anywhere for reading in cited.readings), 1 - _MIN_PROBABILITY)
+        located = max((sentence.likelihood for sentence in claims), default=0.0)
+        signals["anywhere"] = math.log(max(anywhere, _MIN_PROBABILITY) / (1 - anywhere))
+        signals["located"] = math.log(max(located, _MIN_PROBABILITY))
+        signals["agree"] = cited.agreement
+        signals["silent"] = float(cited.silent)
+
     cosines = sorted((hit.score for hit in passages if hit.score is not None), reverse=True)
     if cosines:
         signals["cosine"] = cosines[0]
@@ -53,11 +62,10 @@ def answer_signals(cited: CitedAnswer, passages: Sequence[Hit]) -> dict[str, flo
     terms = cited.analysis.question.terms
     if terms:
         windows = [window for hit in passages for window in cited.analysis.windows.get(hit.n or 0, ())]
-        all_terms = frozenset[str]().union(*(window.terms for window in windows))
-        signals["covered"] = count_matches(terms, all_terms) / len(terms)
-        signals["nearest"] = max((count_matches(terms, window.terms) for window in windows), default=0) / len(terms)
+        covered = frozenset[str]().union(*(window.question_terms for window in windows))
+        signals["covered"] = len(covered) / len(terms)
+        signals["nearest"] = max((len(window.question_terms) for window in windows), default=0) / len(terms)
 
-    claims = [sentence for sentence in cited.sentences if sentence.claims]
     if claims:
         signals["supported"] = sum(sentence.supported for sentence in claims) / len(claims)
         claimed = [sentence.terms for sentence in claims]

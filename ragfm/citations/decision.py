@@ -7,13 +7,13 @@ next to the reader's answer or in its place; without an answer, one of each of t
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ragfm.citations.grounding import CitedAnswer, CitedSentence, citation_of, cite
-from ragfm.citations.support import count_matches, passage_windows, terms_of
+from ragfm.citations.grounding import CitedAnswer, CitedSentence, cite
+from ragfm.citations.support import Analysis, Evidence
 from ragfm.core.abstention import ABSTENTION
-from ragfm.core.text import MARKER, escape_markers
+from ragfm.core.text import MARKER, escape_markers, line_range
 from ragfm.core.types import AnswerStatus, Citation, Contradiction
 
 if TYPE_CHECKING:
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 __all__ = [
     "ComposedAnswer",
     "Decision",
+    "citation_of",
     "compose",
     "decide",
     "describe_contradiction",
@@ -73,45 +74,41 @@ class Decision:
 
 
 def decide(
-    question: str,
     cited: CitedAnswer,
-    passages: Sequence[Hit],
     confidence: float | None,
     calibration: Calibration | None,
     settings: AskSection,
     *,
     small: bool,
+    abstention: str = ABSTENTION,
 ) -> Decision:
     """Decide whether to answer, and what to show.
 
     An answer is withheld if no sentence is left, if `strict` mode has no citation for it, or if its confidence is below
     the threshold of the settings or the calibration. Otherwise it is `answered` where giving it has the higher expected
     utility than saying nothing: a right answer counts 1, a wrong one minus `ask.wrong_cost` (Chow 1970). An answer of
-    unknown confidence is given, as are all in `open` mode. An abstention stays as the reader phrased it. The answers of
-    a `small` reader are shown with a quote, and replaced by it where they are unsure.
+    unknown confidence is given, as are all in `open` mode. An abstention stays as the reader phrased it; without its
+    own, it is `abstention`. The answers of a `small` reader are shown with a quote, and replaced by it where they are
+    unsure.
     """
-    answer, status = _select_answer(cited, confidence, calibration, settings)
-    nearest = nearest_sentences(question, passages, cited.readings) if status != "answered" or small else []
-    if status == "not_found":
-        return Decision(status, answer, answer.text, None, tuple(citation for _, citation in nearest[:NEAREST]))
-    quote = select_quote(status, answer.citations, nearest) if nearest else None
-    return Decision(status, answer, shown_text(answer.text, status, quote, small=small), quote, ())
-
-
-def _select_answer(
-    cited: CitedAnswer, confidence: float | None, calibration: Calibration | None, settings: AskSection
-) -> tuple[ComposedAnswer, AnswerStatus]:
-    if cited.abstains:
-        return ComposedAnswer(cited.text), "not_found"
     strict = settings.mode == "strict"
     answer = compose(cited.sentences, strict=strict, contradictions=settings.contradictions)
     if settings.mode == "open":  # of an answer from memory, the passages tell little
         confidence = None
     withheld = calibration is not None and calibration.withholds(confidence, settings.min_confidence)
-    if not answer.text or withheld or (strict and not answer.citations):
-        return ComposedAnswer(ABSTENTION), "not_found"
-    unsure = confidence is not None and confidence < settings.wrong_cost * (1 - confidence)
-    return answer, "unsure" if unsure else "answered"
+    status: AnswerStatus = "answered"
+    if cited.abstains:
+        answer, status = ComposedAnswer(cited.text), "not_found"
+    elif not answer.text or withheld or (strict and not answer.citations):
+        answer, status = ComposedAnswer(abstention), "not_found"
+    elif confidence is not None and confidence < settings.wrong_cost * (1 - confidence):
+        status = "unsure"
+
+    nearest = nearest_sentences(cited.analysis, cited.readings) if status != "answered" or small else []
+    if status == "not_found":
+        return Decision(status, answer, answer.text, None, tuple(citation for _, citation in nearest[:NEAREST]))
+    quote = select_quote(status, answer.citations, nearest) if nearest else None
+    return Decision(status, answer, shown_text(answer.text, status, quote, small=small), quote, ())
 
 
 def compose(sentences: Sequence[CitedSentence], *, strict: bool = False, contradictions: bool = True) -> ComposedAnswer:
@@ -129,18 +126,44 @@ def compose(sentences: Sequence[CitedSentence], *, strict: bool = False, contrad
         text += words
         if sentence.claims and not sentence.supported:
             unsupported.append((start, end))
-        citations += [replace(citation, answer_start=start, answer_end=end) for citation in sentence.citations]
-        output_spans += [(sentence.start, sentence.end)] * len(sentence.citations)
-        quote = sentence.contradiction
-        known = {(one.n, one.start, one.end) for one in citations if one.verified}
-        known |= {(one.n, one.start, one.end) for one in contradicting}
-        if contradictions and quote and (quote.n, quote.start, quote.end) not in known:
-            contradicting.append(
-                Contradiction(
-                    quote.n, quote.uri, quote.page, quote.start, quote.end, quote.quote, start, end, quote.name
+        citations += [citation_of(evidence, start, end) for evidence in sentence.evidence]
+        output_spans += [(sentence.start, sentence.end)] * len(sentence.evidence)
+        if contradictions and sentence.contradiction:
+            quote = citation_of(sentence.contradiction)
+            known = {(one.n, one.start, one.end) for one in citations if one.verified}
+            known |= {(one.n, one.start, one.end) for one in contradicting}
+            if (quote.n, quote.start, quote.end) not in known:
+                contradicting.append(
+                    Contradiction(
+                        quote.n, quote.uri, quote.page, quote.start, quote.end, quote.quote, start, end, quote.name
+                    )
                 )
-            )
     return ComposedAnswer(text, tuple(citations), tuple(contradicting), tuple(unsupported), tuple(output_spans))
+
+
+def citation_of(evidence: Evidence, answer_start: int = 0, answer_end: int = 0) -> Citation:
+    """The citation of a numbered passage's words, for a sentence at `answer_start:answer_end` of the answer's text."""
+    hit = evidence.hit
+    assert hit.n is not None
+    lines = None
+    if hit.lines:
+        first, last = line_range(hit.text, evidence.start, evidence.end)
+        lines = first + hit.lines[0] - 1, last + hit.lines[0] - 1
+    return Citation(
+        n=hit.n,
+        uri=hit.uri,
+        page=hit.page,
+        start=hit.start + evidence.start,
+        end=hit.start + evidence.end,
+        quote=evidence.quote,
+        verified=evidence.verified,
+        fault=evidence.fault,
+        answer_start=answer_start,
+        answer_end=answer_end,
+        missing=evidence.missing,
+        name=hit.name,
+        lines=lines,
+    )
 
 
 def ground(question: str, output: str, passages: Sequence[Hit]) -> tuple[str, tuple[Citation, ...]]:
@@ -149,32 +172,30 @@ def ground(question: str, output: str, passages: Sequence[Hit]) -> tuple[str, tu
     return answer.text, answer.citations
 
 
-def nearest_sentences(
-    question: str, passages: Sequence[Hit], readings: Sequence[Reading]
-) -> list[tuple[float, Citation]]:
+def nearest_sentences(analysis: Analysis, readings: Sequence[Reading]) -> list[tuple[float, Citation]]:
     """The sentence or table row of each passage that most likely has the answer, with its score.
 
     The score is the share of the question's terms that the sentence has and, with `readings`, how likely the verifier
     finds the answer in it. Headings and table headers are left out. The citations are not verified, and have no place
     in an answer.
     """
-    terms = terms_of(question).all
-    reading_of = {id(reading.passage): reading for reading in readings}
+    number_of_terms = max(len(analysis.question.terms), 1)
+    reading_of = {reading.passage.n: reading for reading in readings}
     nearest: list[tuple[float, Citation]] = []
-    for passage in passages:
-        reading = reading_of.get(id(passage))
+    for n, windows in analysis.windows.items():
+        reading = reading_of.get(n)
         scored = [
             (
-                _TERMS_WEIGHT * count_matches(terms, window.terms) / max(len(terms), 1)
+                _TERMS_WEIGHT * len(window.question_terms) / number_of_terms
                 + (reading.within(window.start, window.end) if reading else 0.0),
                 window,
             )
-            for window in passage_windows(passage)
+            for window in windows
             if not window.is_heading
         ]
-        if scored and passage.n is not None:
+        if scored:
             score, best = max(scored, key=lambda one: one[0])
-            nearest.append((score, replace(citation_of(passage, best.start, best.end), verified=False)))
+            nearest.append((score, citation_of(Evidence(best.hit, best.start, best.end, score, supports=False))))
     return nearest
 
 

@@ -14,7 +14,6 @@ found with the quote. Where a verifier reads the passages, it adds `unclear`: th
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -26,11 +25,9 @@ from ragfm.citations.support import (
     Evidence,
     Subject,
     Terms,
-    Window,
     added_terms,
     analyze,
     best_evidence,
-    count_matches,
     find_contradiction,
     find_fault,
     find_quotes,
@@ -38,8 +35,7 @@ from ragfm.citations.support import (
     terms_of,
 )
 from ragfm.core.abstention import is_abstention
-from ragfm.core.text import MARKER, escape_markers, line_range, sentence_spans
-from ragfm.core.types import Citation
+from ragfm.core.text import MARKER, escape_markers, sentence_spans
 
 if TYPE_CHECKING:
     from ragfm.citations.verifier import Reading
@@ -51,14 +47,12 @@ __all__ = [
     "CitedSentence",
     "best_spans",
     "check_sentences",
-    "citation_of",
     "cite",
     "cite_answer",
     "cite_sentences",
     "correct_answer",
     "name_unit",
     "term_overlap",
-    "verifier_signals",
     "with_unit",
 ]
 
@@ -70,8 +64,6 @@ SELF_CONTAINED = 4
 """New terms from which on a sentence of a longer answer states something by itself, whatever the question is."""
 MIN_OVERLAP = 0.5
 """The term overlap from which on two answers are the same."""
-_MIN_PROBABILITY = 1e-6
-
 
 _YES = re.compile(r"\W*yes\b", re.IGNORECASE)
 _BARE = re.compile(r"\s*(?P<number>[-−(]?\d+(?:[.,]\d+)*\)?)[\s.]*")
@@ -85,21 +77,25 @@ _SIGNS = "$€£¥"
 
 @dataclass(frozen=True, slots=True)
 class CitedSentence:
-    """A sentence of the answer with its markers, the white space before it, and a citation for each marker.
+    """A sentence of the answer with its markers, the white space before it, and the evidence that each marker names.
 
-    `start` and `end` are its span in the reader's output. `quote_terms` are, for each citation, the terms of the quote
-    and of the headings above it. `claims`: the sentence has `terms` that a passage could support, or is a "Yes." that
-    is the whole answer. `contradiction` is a quote with another number or name than the one that supports the sentence.
+    `start` and `end` are its span in the reader's output. `terms` are those of the sentence, `new_terms` those of them
+    that the question lacks. `question_shares` has, for each evidence, the share of the question's terms that it has
+    with the headings above it. `claims`: the sentence has terms that a passage could support, or is a "Yes." that is
+    the whole answer. `contradiction` has another number or name than the evidence. `likelihood` is the verifier's: how
+    likely the answer to the question stands where the sentence or its evidence does.
     """
 
     text: str
     start: int
     end: int
-    citations: tuple[Citation, ...]
-    quote_terms: tuple[frozenset[str], ...]
-    claims: bool
     terms: Terms
-    contradiction: Citation | None = None
+    new_terms: frozenset[str]
+    evidence: tuple[Evidence, ...]
+    question_shares: tuple[float, ...]
+    claims: bool
+    contradiction: Evidence | None = None
+    likelihood: float = 0.0
 
     @property
     def plain(self) -> str:
@@ -108,25 +104,34 @@ class CitedSentence:
 
     @property
     def supported(self) -> bool:
-        """Whether one of its citations supports it."""
-        return any(citation.supports for citation in self.citations)
+        """Whether some of its evidence supports it."""
+        return any(evidence.supports for evidence in self.evidence)
 
 
 @dataclass(frozen=True, slots=True)
 class CitedAnswer:
     """The answer to a question, sentence by sentence; without sentences if it is empty or an abstention.
 
-    `output` is the reader's own text; it is `silent` if that is an abstention. `text` may be the verifier's, or have a
-    unit; the answer `abstains` if it is an abstention. `readings` are the verifier's.
+    `output` is the reader's own text. `text` may be the verifier's, or have a unit. `readings` are the verifier's, and
+    `agreement` is the term overlap of the output with its likeliest answer.
     """
 
     output: str
     text: str
     sentences: Sequence[CitedSentence]
     analysis: Analysis
-    readings: Sequence[Reading]
-    silent: bool
-    abstains: bool
+    readings: Sequence[Reading] = ()
+    agreement: float = 0.0
+
+    @property
+    def silent(self) -> bool:
+        """Whether the reader abstained."""
+        return is_abstention(self.output)
+
+    @property
+    def abstains(self) -> bool:
+        """Whether the answer is an abstention."""
+        return is_abstention(self.text)
 
 
 def cite_answer(
@@ -143,16 +148,16 @@ def cite_answer(
 
         readings = shipped_verifier().read(question, passages, language)
     text = correct_answer(output, readings) if readings and corrects else output
-    silent, abstains, corrected = is_abstention(output), is_abstention(text), text != output
-    if not text or abstains:
-        return CitedAnswer(output, text, (), analyze(question, (), language), readings, silent, abstains)
+    agreement = term_overlap(output, best_spans(readings)[0][0]) if readings else 0.0
+    corrected = text != output
+
     analysis = analyze(question, passages, language)
-    sentences = cite_sentences(text, analysis)
-    if (named := name_unit(text, sentences, passages)) != text:
+    sentences = [] if is_abstention(text) else cite_sentences(text, analysis)
+    if (named := name_unit(text, sentences)) != text:
         text, sentences = named, cite_sentences(named, analysis)
     if readings:
-        sentences = check_sentences(sentences, analysis.question.terms, readings, corrected=corrected)
-    return CitedAnswer(output, text, sentences, analysis, readings, silent, abstains)
+        sentences = check_sentences(sentences, readings, corrected=corrected)
+    return CitedAnswer(output, text, sentences, analysis, readings, agreement)
 
 
 def cite(question: str, output: str, passages: Sequence[Hit], *, subject: Subject | None = None) -> list[CitedSentence]:
@@ -161,7 +166,7 @@ def cite(question: str, output: str, passages: Sequence[Hit], *, subject: Subjec
 
 
 def cite_sentences(output: str, analysis: Analysis) -> list[CitedSentence]:
-    """The reader's output sentence by sentence, with citations.
+    """The reader's output sentence by sentence, with evidence.
 
     Markers of passages that were not shown are removed. A sentence that cites no passage that supports it gets the
     marker of one that does, if there is one.
@@ -183,15 +188,13 @@ def cite_sentences(output: str, analysis: Analysis) -> list[CitedSentence]:
         if best and best.supports and not supporting:
             evidence.append(best)
             supporting = [best]
-        contradicting: Window | None = None
-        for found in supporting:
-            contradicting = contradicting or find_contradiction(claim, analysis, found)
+        contradictions = (find_contradiction(claim, analysis, found) for found in supporting)
 
-        quote_terms: list[frozenset[str]] = []
+        shares: list[float] = []
         for found in evidence:
             of_passage = [window for window in all_windows if window.hit is found.hit]
-            inside = (one.terms for one in of_passage if found.start <= one.start and one.end <= found.end)
-            quote_terms.append(frozenset[str]().union(*inside))
+            inside = (one.question_terms for one in of_passage if found.start <= one.start and one.end <= found.end)
+            shares.append(len(frozenset[str]().union(*inside)) / len(question.terms) if question.terms else 1.0)
         words_end = len(plain[: claim.end].rstrip(".!?…。！？｡"))
         markers = "".join(f"[{found.hit.n}]" for found in evidence)
         text = f"{plain[done:words_end]}{f' {markers}' if markers else ''}{plain[words_end : claim.end]}"
@@ -199,11 +202,12 @@ def cite_sentences(output: str, analysis: Analysis) -> list[CitedSentence]:
             CitedSentence(
                 text,
                 *claim.output_span,
-                tuple(citation_of(found.hit, found.start, found.end, found) for found in evidence),
-                tuple(quote_terms),
-                bool(claim.terms.all or (only_yes and _YES.match(claim.text))),
-                claim.terms,
-                citation_of(contradicting.hit, contradicting.start, contradicting.end) if contradicting else None,
+                terms=claim.terms,
+                new_terms=claim.new_terms,
+                evidence=tuple(evidence),
+                question_shares=tuple(shares),
+                claims=bool(claim.terms.all or (only_yes and _YES.match(claim.text))),
+                contradiction=next(filter(None, contradictions), None),
             )
         )
         done = claim.end
@@ -240,39 +244,13 @@ def _split(output: str, question_terms: frozenset[str]) -> tuple[str, list[Claim
     return plain, claims
 
 
-def citation_of(hit: Hit, start: int, end: int, evidence: Evidence | None = None) -> Citation:
-    """The citation of a numbered passage's words; verified unless the evidence says otherwise."""
-    assert hit.n is not None
-    lines = None
-    if hit.lines:
-        first, last = line_range(hit.text, start, end)
-        lines = first + hit.lines[0] - 1, last + hit.lines[0] - 1
-    return Citation(
-        n=hit.n,
-        uri=hit.uri,
-        page=hit.page,
-        start=hit.start + start,
-        end=hit.start + end,
-        quote=hit.text[start:end],
-        verified=evidence is None or (evidence.supports and not evidence.missing),
-        fault=evidence.fault if evidence else None,
-        missing=evidence.missing if evidence else (),
-        name=hit.name,
-        lines=lines,
-    )
-
-
 # --- The verifier's readings ----------------------------------------------------------------------------------------
 
 
 def check_sentences(
-    sentences: Sequence[CitedSentence],
-    question_terms: frozenset[str],
-    readings: Sequence[Reading],
-    *,
-    corrected: bool,
+    sentences: Sequence[CitedSentence], readings: Sequence[Reading], *, corrected: bool
 ) -> list[CitedSentence]:
-    """The sentences, with the fault `unclear` for quotes that have their words, but may not say what was asked.
+    """The sentences with the verifier's likelihood, and the fault `unclear` where a quote may not say what was asked.
 
     A quote stays verified if the verifier, which has not seen the answer, finds the answer to the question there, and
     it has half of the question's terms. A `corrected` answer is the verifier's own, so nothing has confirmed it. In an
@@ -280,67 +258,28 @@ def check_sentences(
     """
     checked: list[CitedSentence] = []
     for sentence in sentences:
-        if len(sentences) > 1 and len(added_terms(sentence.terms, question_terms)) >= SELF_CONTAINED:
-            checked.append(sentence)
-            continue
-        verbatim = _verbatim_likelihoods(sentence, readings)
-        citations = list[Citation]()
-        for citation, quote_terms in zip(sentence.citations, sentence.quote_terms, strict=True):
-            reading, start, end = _locate(citation, readings)
+        verbatim = [
+            (reading, start, end, reading.within(start, end))
+            for reading in readings
+            for start, end in find_quotes(sentence.plain, reading.passage.text)
+        ]
+        states_something = len(sentences) > 1 and len(sentence.new_terms) >= SELF_CONTAINED
+        evidence, quoted = list[Evidence](), list[float]()
+        for found, share in zip(sentence.evidence, sentence.question_shares, strict=True):
+            reading = next(reading for reading in readings if reading.passage.n == found.hit.n)
+            quoted.append(reading.within(found.start, found.end))
             inside = [
                 likelihood
-                for other, first, last, likelihood in verbatim
-                if other is reading and start <= first and last <= end
+                for other, start, end, likelihood in verbatim
+                if other is reading and found.start <= start and end <= found.end
             ]
-            confirmed = (
-                not corrected
-                and max(inside, default=reading.within(start, end)) >= MIN_LIKELIHOOD
-                and count_matches(question_terms, quote_terms) >= MIN_QUESTION_SHARE * len(question_terms)
-            )
-            if citation.verified and not confirmed:
-                citation = replace(citation, verified=False, fault="unclear")
-            citations.append(citation)
-        checked.append(replace(sentence, citations=tuple(citations)))
+            likely = max(inside, default=quoted[-1]) >= MIN_LIKELIHOOD
+            confirmed = likely and share >= MIN_QUESTION_SHARE and not corrected
+            unclear = found.verified and not confirmed and not states_something
+            evidence.append(replace(found, fault="unclear") if unclear else found)
+        likelihood = max((one for *_, one in verbatim), default=0.0) or max(quoted, default=0.0)
+        checked.append(replace(sentence, evidence=tuple(evidence), likelihood=likelihood))
     return checked
-
-
-def verifier_signals(cited: CitedAnswer) -> dict[str, float]:
-    """The verifier's signals of an answer; see `confidence`. Empty without its readings."""
-    if not cited.readings:
-        return {}
-    likelihoods = [_MIN_PROBABILITY]
-    for sentence in cited.sentences:
-        if sentence.claims:
-            verbatim = [likelihood for *_, likelihood in _verbatim_likelihoods(sentence, cited.readings)]
-            quoted = [
-                reading.within(start, end)
-                for reading, start, end in (_locate(citation, cited.readings) for citation in sentence.citations)
-            ]
-            likelihoods.append(max(verbatim, default=0.0) or max(quoted, default=0.0))
-    anywhere = min(max(reading.anywhere for reading in cited.readings), 1 - _MIN_PROBABILITY)
-    return {
-        "anywhere": math.log(max(anywhere, _MIN_PROBABILITY) / (1 - anywhere)),
-        "located": math.log(max(likelihoods)),
-        "agree": term_overlap(cited.output, best_spans(cited.readings)[0][0]),
-        "silent": float(cited.silent),
-    }
-
-
-def _verbatim_likelihoods(
-    sentence: CitedSentence, readings: Sequence[Reading]
-) -> list[tuple[Reading, int, int, float]]:
-    """Where a sentence occurs verbatim, as (reading, start, end), and how likely the answer is there."""
-    return [
-        (reading, start, end, reading.within(start, end))
-        for reading in readings
-        for start, end in find_quotes(sentence.plain, reading.passage.text)
-    ]
-
-
-def _locate(citation: Citation, readings: Sequence[Reading]) -> tuple[Reading, int, int]:
-    """The reading of a citation's passage, and where its quote is there."""
-    reading = next(reading for reading in readings if reading.passage.n == citation.n)
-    return reading, citation.start - reading.passage.start, citation.end - reading.passage.start
 
 
 def best_spans(readings: Sequence[Reading]) -> list[tuple[str, int | None]]:
@@ -378,14 +317,13 @@ def _agrees(answer: str, span: str) -> bool:
 # --- Units -------------------------------------------------------------------------------------------------------
 
 
-def name_unit(text: str, sentences: Sequence[CitedSentence], passages: Sequence[Hit]) -> str:
-    """The answer's text, with the unit of its number where a cited quote that supports it names one."""
-    for citation in sentences[0].citations if len(sentences) == 1 else ():
-        passage = next(passage for passage in passages if passage.n == citation.n)
-        if citation.supports:
+def name_unit(text: str, sentences: Sequence[CitedSentence]) -> str:
+    """The answer's text, with the unit of its number where evidence that supports it names one."""
+    for evidence in sentences[0].evidence if len(sentences) == 1 else ():
+        if evidence.supports:
             plain = sentences[0].plain
-            named = with_unit(plain, citation.quote, _above(passage, citation.start - passage.start))
-            return f"{named} [{citation.n}]" if named != plain else text
+            named = with_unit(plain, evidence.quote, _above(evidence.hit, evidence.start))
+            return f"{named} [{evidence.hit.n}]" if named != plain else text
     return text
 
 

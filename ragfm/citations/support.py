@@ -43,7 +43,6 @@ __all__ = [
     "addresses",
     "analyze",
     "best_evidence",
-    "count_matches",
     "denies",
     "denies_terms",
     "details_differ",
@@ -53,7 +52,7 @@ __all__ = [
     "find_quotes",
     "is_unit",
     "matches",
-    "passage_windows",
+    "matching_terms",
     "periods",
     "quotations",
     "subject_of",
@@ -150,9 +149,9 @@ def matches(term: str, terms: Set[str], *, max_suffix: int | None = None) -> boo
     return any(other.startswith(stem) for other in terms)
 
 
-def count_matches(terms: Set[str], known: Set[str]) -> int:
-    """How many of the terms match one of `known`."""
-    return sum(matches(term, known) for term in terms)
+def matching_terms(terms: Set[str], known: Set[str]) -> frozenset[str]:
+    """The terms that match one of `known`."""
+    return frozenset(term for term in terms if matches(term, known))
 
 
 def added_terms(terms: Terms, known: Set[str]) -> frozenset[str]:
@@ -429,18 +428,21 @@ class Claim:
 class Window:
     """A sentence of a passage with the terms that it may be read with.
 
-    `terms` and `names` include those of the headings above it and of the table header above a row. A sentence that
-    refers back ("She was …") also has those of the sentence before, and then starts there. `header` is the table header
-    above a row, in the passage or in its context. `passage_terms` are those of the whole passage. `is_heading`: it is a
-    heading, a table's header or the rule below that, and no evidence.
+    `own` are the terms of its text. `terms` and `names` include those of the headings above it and of the table header
+    above a row. A sentence that refers back ("She was …") also has those of the sentence before, and then starts there.
+    `question_terms` are the terms of the question that match one of `terms`. `passage_terms` are those of the whole
+    passage. `header` is the table header above a row, in the passage or in its context. `is_heading`: it is a heading,
+    a table's header or the rule below that, and no evidence.
     """
 
     hit: Hit
     start: int
     end: int
     text: str
+    own: Terms
     terms: frozenset[str]
     names: frozenset[str]
+    question_terms: frozenset[str]
     passage_terms: frozenset[str]
     header: str = ""
     is_heading: bool = False
@@ -466,9 +468,9 @@ class QuestionTerms:
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
-    """A span of a passage, its score as evidence for a claim, whether it supports the claim, and the fault if not.
+    """A span of a passage, its score as evidence for a claim, whether it supports the claim, and a fault.
 
-    `missing` are the names and periods of the question that are not found with it.
+    `missing` are the names and periods of the question that are not found with it, which is the fault `subject`.
     """
 
     hit: Hit
@@ -478,6 +480,16 @@ class Evidence:
     supports: bool
     missing: tuple[str, ...] = ()
     fault: Fault | None = None
+
+    @property
+    def quote(self) -> str:
+        """The words of the passage."""
+        return self.hit.text[self.start : self.end]
+
+    @property
+    def verified(self) -> bool:
+        """Whether it supports the claim, and nothing speaks against it."""
+        return self.supports and self.fault is None
 
 
 @dataclass(frozen=True, slots=True)
@@ -501,13 +513,13 @@ def analyze(
     `language` is that of the passages, as ISO 639-1. The `subject` is by default that of the question.
     """
     terms, denying = terms_of(question).all, denies(question)
-    windows = {hit.n: list(passage_windows(hit)) for hit in passages if hit.n is not None}
-    counts = [count_matches(terms, window.terms) for of_passage in windows.values() for window in of_passage]
+    windows = {hit.n: list(_passage_windows(hit, terms)) for hit in passages if hit.n is not None}
+    counts = [len(window.question_terms) for of_passage in windows.values() for window in of_passage]
     subject = subject or subject_of(question, language)
     return Analysis(QuestionTerms(terms, denying, max(counts, default=0), subject), windows)
 
 
-def passage_windows(hit: Hit) -> Iterator[Window]:
+def _passage_windows(hit: Hit, question_terms: frozenset[str]) -> Iterator[Window]:
     """The sentences of a passage."""
     context = terms_of(hit.context)
     previous: tuple[int, Terms] | None = None
@@ -528,10 +540,12 @@ def passage_windows(hit: Hit) -> Iterator[Window]:
         names = own.names | context.names | header.names
         below = hit.text[end:].lstrip("\n").partition("\n")[0] if text.startswith("|") else ""
         is_heading = text.startswith("#") or any(TABLE_RULE.fullmatch(row) for row in (text, below) if row[:1] == "|")
-        yield Window(hit, start, end, text, terms, names, passage_terms, header_text, is_heading)
+        asked = matching_terms(question_terms, terms)
+        yield Window(hit, start, end, text, own, terms, names, asked, passage_terms, header_text, is_heading)
         if previous and _REFERS_BACK.match(text):
-            together = names | previous[1].names
-            yield Window(hit, previous[0], end, text, terms | previous[1].names, together, passage_terms)
+            terms, names = terms | previous[1].names, names | previous[1].names
+            asked = matching_terms(question_terms, terms)
+            yield Window(hit, previous[0], end, text, own, terms, names, asked, passage_terms)
         previous, previous_text = (start, own), text
 
 
@@ -557,14 +571,12 @@ def best_evidence(claim: Claim, question: QuestionTerms, windows: Sequence[Windo
             continue
         matched = _matched_terms(claim, new, window)
         share = len(matched) / len(new)
-        question_matches = count_matches(question.terms, window.terms)
         # A number of the question ("Is it 28 days?") need not occur in the quote, unless it is all that is claimed.
         supports = not echo and share >= MIN_SUPPORT and matched >= new & terms.exact
         if supports:  # headings alone are no evidence
-            own = terms_of(window.text).all
-            supports = any(matches(term, own) for term in matched)
+            supports = any(matches(term, window.own.all) for term in matched)
         if supports and len(new) <= SHORT_CLAIM:
-            supports = question_matches >= min_question_matches
+            supports = len(window.question_terms) >= min_question_matches
         if supports and question.denies:
             # The claim may repeat the negation, so all its terms count; without one ("Earn much.") it may answer
             # such a question either way.
@@ -576,7 +588,8 @@ def best_evidence(claim: Claim, question: QuestionTerms, windows: Sequence[Windo
             supports = all(one in known or terms_of(one).all <= question.terms for one in claimed_addresses)
         supports = supports and not details_differ(claim.text, window.text)
         # Terms that the sentence shares with the question break ties: they tell which "28 days" is meant.
-        tie_breaker = len(terms.all & window.terms) / len(terms.all) + question_matches / (1 + len(question.terms))
+        tie_breaker = len(terms.all & window.terms) / len(terms.all)
+        tie_breaker += len(window.question_terms) / (1 + len(question.terms))
         missing: tuple[str, ...] = ()
         if supports:
             missing = missing_subject(
@@ -624,9 +637,11 @@ def _windows_with_quotations(quoted: Sequence[str], windows: Sequence[Window]) -
                     hit,
                     min(window.start for window in inside),
                     max(window.end for window in inside),
-                    " ".join(window.text for window in inside),
+                    text := " ".join(window.text for window in inside),
+                    terms_of(text),
                     frozenset[str]().union(*(window.terms for window in inside)),
                     frozenset[str]().union(*(window.names for window in inside)),
+                    frozenset[str]().union(*(window.question_terms for window in inside)),
                     inside[0].passage_terms,
                     inside[0].header,
                 )
@@ -736,23 +751,23 @@ def _spelled_out(name: str, text: str) -> bool:
 # --- Contradictions ----------------------------------------------------------------------------------------------
 
 
-def find_contradiction(claim: Claim, analysis: Analysis, evidence: Evidence) -> Window | None:
+def find_contradiction(claim: Claim, analysis: Analysis, evidence: Evidence) -> Evidence | None:
     """The sentence of another passage that contradicts a claim most clearly, given the evidence that supports it."""
     answer = claim.new_terms & claim.terms.exact
-    quote = terms_of(evidence.hit.text[evidence.start : evidence.end])
+    quote = terms_of(evidence.quote)
     rest = quote.all - quote.exact
     if not answer or len(rest) < 2:
         return None
     known = quote.all | terms_of(evidence.hit.context).all
     subject = {term for term in known if matches(term, analysis.question.terms)} - answer
     compares_numbers = bool(answer & quote.numbers)
-    best: tuple[float, Window | None] = (0.0, None)
+    best: Evidence | None = None
     for n, of_passage in analysis.windows.items():
         for window in of_passage if n != evidence.hit.n else ():
-            own = terms_of(window.text)
-            alternatives = (own.numbers if compares_numbers else own.names) - quote.all
-            similarity = count_matches(rest, own.all) / len(rest)
-            same_subject = count_matches(subject, window.terms) == len(subject)
-            if alternatives and similarity >= MIN_SIMILARITY and same_subject and not answer & window.terms:
-                best = max(best, (similarity, window), key=lambda candidate: candidate[0])
-    return best[1]
+            alternatives = (window.own.numbers if compares_numbers else window.own.names) - quote.all
+            similarity = len(matching_terms(rest, window.own.all)) / len(rest)
+            same_subject = all(matches(term, window.terms) for term in subject)
+            contradicts = alternatives and similarity >= MIN_SIMILARITY and same_subject and not answer & window.terms
+            if contradicts and (best is None or similarity > best.score):
+                best = Evidence(window.hit, window.start, window.end, similarity, supports=False)
+    return best

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from ragfm.core.errors import RagfmError
@@ -29,6 +29,16 @@ class AnswerStream(Iterator[str]):
         self._pieces = pieces
         self._handle = handle
         self._answer: Answer | None = None
+
+    @classmethod
+    def of(cls, answer: Answer) -> AnswerStream:
+        """A stream of one piece, for an answer that needs no reader."""
+
+        def pieces() -> Generator[str, None, Answer]:
+            yield answer.shown
+            return answer
+
+        return cls(pieces(), None, ReaderHandle())
 
     @property
     def answer(self) -> Answer:
@@ -83,11 +93,11 @@ class ReaderHandle:
 class ReaderOutput:
     """A reader's answer, apart from its reasoning. `start` is where `text` starts in the generated text."""
 
-    text: str
-    reasoning: str
-    usage: Usage
-    finish_reason: Literal["stop", "length"]
-    start: int
+    text: str = ""
+    reasoning: str = ""
+    usage: Usage = field(default_factory=Usage)
+    finish_reason: Literal["stop", "length"] = "stop"
+    start: int = 0
 
 
 def generate(
@@ -97,11 +107,11 @@ def generate(
 
     Generation stops at the first repeated sentence: a small model that repeats itself does so until its tokens run out.
     """
-    opens_thinking = getattr(reader, "opens_thinking", lambda _: False)
-    normalizer = OutputNormalizer(len(prompt.shown), in_reasoning=opens_thinking(prompt.messages))
     text, tokens = "", 0
     repeated: int | None = None
+    opens_thinking = getattr(reader, "opens_thinking", lambda _: False)
     with handle.attach(reader.stream(prompt.messages, sampling)) as stream:
+        normalizer = OutputNormalizer(len(prompt.shown), in_reasoning=opens_thinking(prompt.messages))
         for piece in stream:
             tokens += 1
             certain = normalizer.feed(piece)

@@ -15,6 +15,7 @@ from typing import Any, Generic, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
+from ragfm.citations.decision import citation_of
 from ragfm.citations.grounding import cite
 from ragfm.citations.support import is_unit, subject_of
 from ragfm.core.errors import ExtractionError
@@ -171,7 +172,7 @@ class _FieldChecker:
             cited = cite(question, text, self._passages, subject=self._subject)
             claims = [sentence for sentence in cited if sentence.claims]
             if claims and all(claim.supported for claim in claims):
-                return tuple(citation for claim in claims for citation in claim.citations if citation.supports)
+                return tuple(citation_of(found) for claim in claims for found in claim.evidence if found.supports)
         return ()
 
 

@@ -79,7 +79,7 @@ def test_the_signals_are_what_they_say() -> None:
     )
     assert found["supported"] == 0.5
     assert found["covered"] >= found["nearest"] > 0
-    nothing = CitedAnswer("", "", (), analyze(question, hits), (), silent=False, abstains=False)
+    nothing = CitedAnswer("", "", (), analyze(question, hits))
     keyword = answer_signals(nothing, [replace(hits[0], score=None)])
     assert keyword.keys() == {"covered", "nearest"}
     assert answer_signals(cited("?", "", []), []) == {}

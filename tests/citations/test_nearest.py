@@ -9,6 +9,7 @@ from support.shell import Shell
 
 from ragfm import Collection, Hit, Rag, Settings
 from ragfm.citations.decision import nearest_sentences, select_quote, shown_text
+from ragfm.citations.support import analyze
 from ragfm.citations.verifier import shipped_verifier
 from ragfm.testing import HashingEmbedder, ScriptedReader
 
@@ -22,25 +23,27 @@ def hit(text: str, n: int | None) -> Hit:
 
 def test_the_sentence_that_shares_most_with_the_question() -> None:
     passages = [hit(BOAT, 1), hit(RATES, 2), hit("Nothing here.", None)]
-    (_, first), (_, second) = nearest_sentences("Is it painted red or blue?", passages, ())
+    (_, first), (_, second) = nearest_sentences(analyze("Is it painted red or blue?", passages), ())
     assert (first.n, first.page, first.quote, first.verified) == (1, 1, "It is painted red.", False)
     assert BOAT[first.start - 100 : first.end - 100] == first.quote
     assert second.quote == "| Small | 12 |"
-    ((_, headed),) = nearest_sentences("Is the boat painted?", [hit("# Is the boat painted\n\nIt is red.", 1)], ())
+    heading = hit("# Is the boat painted\n\nIt is red.", 1)
+    ((_, headed),) = nearest_sentences(analyze("Is the boat painted?", [heading]), ())
     assert headed.quote == "It is red."
-    assert [one.n for _, one in nearest_sentences("What?", [hit(BOAT, n) for n in range(1, 6)], ())] == [1, 2, 3, 4, 5]
+    each = nearest_sentences(analyze("What?", [hit(BOAT, n) for n in range(1, 6)]), ())
+    assert [citation.n for _, citation in each] == [1, 2, 3, 4, 5]
 
 
 def test_the_verifier_knows_better_than_words() -> None:
     passages = [hit("The fare of the boat is high. Passengers pay 12 crowns.", 1)]
     question = "How many crowns does the boat cost?"
     readings = shipped_verifier().read(question, passages)
-    ((_, nearest),) = nearest_sentences(question, passages, readings)
+    ((_, nearest),) = nearest_sentences(analyze(question, passages), readings)
     assert nearest.quote == "Passengers pay 12 crowns."
 
 
 def test_what_is_shown_of_an_answer() -> None:
-    (_, quote) = nearest_sentences("When does the boat leave?", [hit(BOAT, 2)], ())[0]
+    (_, quote) = nearest_sentences(analyze("When does the boat leave?", [hit(BOAT, 2)]), ())[0]
     says = "The documents say: “The boat leaves at nine.” [2]"
     cases = {
         ("answered", True): f"At nine [2].\n\n{says}",
@@ -58,7 +61,7 @@ def test_what_is_shown_of_an_answer() -> None:
 
 
 def test_a_sure_answer_shows_its_evidence_and_an_unsure_one_the_likeliest_sentence() -> None:
-    nearest = nearest_sentences("Is it painted?", [hit("Cats stay here.", 1), hit(BOAT, 2)], ())
+    nearest = nearest_sentences(analyze("Is it painted?", [hit("Cats stay here.", 1), hit(BOAT, 2)]), ())
     evidence = replace(nearest[0][1], verified=True)
     assert select_quote("answered", [evidence], nearest) == evidence
     assert select_quote("unsure", [evidence], nearest).quote == "It is painted red."  # type: ignore[union-attr]

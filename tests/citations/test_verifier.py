@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -14,13 +13,10 @@ from ragfm import Collection, Rag, Settings
 from ragfm.citations.decision import compose
 from ragfm.citations.grounding import (
     MIN_LIKELIHOOD,
-    CitedAnswer,
     CitedSentence,
     check_sentences,
     cite,
-    verifier_signals,
 )
-from ragfm.citations.support import analyze, terms_of
 from ragfm.citations.verifier import SHIPPED, WEIGHTS, Part, Reading, Verifier, shipped_verifier, with_learned
 from ragfm.core.config import AskSection
 from ragfm.core.types import Hit
@@ -120,14 +116,8 @@ def test_it_is_small() -> None:
 
 
 def likelihood(sentence: CitedSentence, readings: list[Reading]) -> float:
-    cited = CitedAnswer(
-        sentence.plain, sentence.plain, [sentence], analyze(QUESTION, ()), readings, silent=False, abstains=False
-    )
-    return math.exp(verifier_signals(cited)["located"])
-
-
-def check(question: str, sentences: list[CitedSentence], reading: Reading, *, corrected: bool) -> list[CitedSentence]:
-    return check_sentences(sentences, terms_of(question).all, [reading], corrected=corrected)
+    (checked,) = check_sentences([sentence], readings, corrected=False)
+    return checked.likelihood
 
 
 def test_a_sentence_is_located_where_it_stands_else_by_its_quotes() -> None:
@@ -137,13 +127,11 @@ def test_a_sentence_is_located_where_it_stands_else_by_its_quotes() -> None:
     assert likelihood(year, readings) == pytest.approx(_of(readings[0], MILL, "1931"))
     assert likelihood(year, readings) > 10 * likelihood(other, readings)
     (worded,) = cite(QUESTION, "It was burned down by fire in 1931 [1].", hits)
-    quote = worded.citations[0]
-    assert likelihood(worded, readings) == pytest.approx(
-        readings[0].within(quote.start - hits[0].start, quote.end - hits[0].start)
-    )
+    quote = worded.evidence[0]
+    assert likelihood(worded, readings) == pytest.approx(readings[0].within(quote.start, quote.end))
     assert likelihood(worded, readings) > 0.1
     (nothing,) = cite(QUESTION, "Nobody knows.", hits)
-    assert likelihood(nothing, readings) == pytest.approx(1e-6)
+    assert likelihood(nothing, readings) == 0
 
 
 def _reading(hit: Hit, words: str, chance: float) -> Reading:
@@ -158,9 +146,9 @@ def _judged(
 ) -> tuple[bool, str | None]:
     hit = _hit(text, context=context)
     (sentence,) = cite(question, f"{words} [1].", [hit])
-    (checked,) = check(question, [sentence], _reading(hit, words, chance), corrected=corrected)
-    (citation,) = checked.citations
-    return citation.verified, citation.fault
+    (checked,) = check_sentences([sentence], [_reading(hit, words, chance)], corrected=corrected)
+    (evidence,) = checked.evidence
+    return evidence.verified, evidence.fault
 
 
 @pytest.mark.parametrize(
@@ -193,16 +181,16 @@ def test_of_several_sentences_one_that_says_much_is_a_statement_by_itself() -> N
     hit = _hit(MILL)
     output = "In 1931 [1]. The mill was built in 1784 by the Bremer family [1]."
     sentences = cite(QUESTION, output, [hit])
-    checked = check(QUESTION, sentences, _reading(hit, "1931", 0.01), corrected=False)
-    assert [one.citations[0].fault for one in checked] == ["unclear", None]
+    checked = check_sentences(sentences, [_reading(hit, "1931", 0.01)], corrected=False)
+    assert [one.evidence[0].fault for one in checked] == ["unclear", None]
 
 
 def test_what_is_unclear_supports_an_answer() -> None:
     hit = _hit(MILL)
     (sentence,) = cite(QUESTION, "1931 [1].", [hit])
     reading = _reading(hit, "1931", MIN_LIKELIHOOD - 0.01)
-    (checked,) = check(QUESTION, [sentence], reading, corrected=False)
-    assert [one.citations[0].supports for one in (sentence, checked)] == [True, True]
+    (checked,) = check_sentences([sentence], [reading], corrected=False)
+    assert [one.evidence[0].supports for one in (sentence, checked)] == [True, True]
     assert compose([checked], strict=True).text == "1931 [1]."
     assert compose([checked]).unsupported == ()
 
