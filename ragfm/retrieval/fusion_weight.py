@@ -22,6 +22,7 @@ __all__ = [
     "UNKNOWN_LANGUAGE_WEIGHT",
     "default_weight",
     "explain_weight",
+    "has_code",
     "warn_of_unknown_language",
     "weight_for",
 ]
@@ -31,6 +32,14 @@ DEFAULT_WEIGHT = 0.6
 UNKNOWN_LANGUAGE_WEIGHT = 0.2
 """For languages that the model does not know."""
 
+# Years, ranges of years, quarters and ordinals are in many texts: FY2018, 2015-17, 1950s, Q2, 3Q23, 4th.
+_PERIOD = re.compile(
+    r"(?<![\w./:@&+#-])(?:"
+    r"(?:[A-Za-z]{1,2}|[QqHh][1-4])(?:19|20)[0-9]{2}"
+    r"|(?:1[0-9]|20)[0-9]{2}(?:s|[-–/](?:1[0-9]|20)?[0-9]{2})"
+    r"|[FCfc][Yy][0-9]{2}|[QqHh][1-4]|[1-4][QqHh](?:[0-9]{2}){0,2}|[0-9]+(?:st|nd|rd|th)"
+    r")(?!\w|[-./:@&+#]\w)"
+)
 # AB-1234/5, v2.3.1, 0x3F, 10.5281, an invoice's number; not 1973, nor 28 days
 _CODE = re.compile(r"[0-9]{5}|[0-9][A-Za-z_]|[A-Za-z_][0-9]|\w[-./:@&+#][0-9]|[0-9][-./:@&+#]\w")
 
@@ -44,7 +53,12 @@ def weight_for(query: str, settings: SearchSection, *, model: object = None, lan
     weight = settings.weight
     if weight is None:
         weight = default_weight(model, language, query)
-    return min(weight, settings.code_weight) if _CODE.search(query) else weight
+    return min(weight, settings.code_weight) if has_code(query) else weight
+
+
+def has_code(query: str) -> bool:
+    """Whether a query has a word such as `AB-1234/5`, which few texts share; see docs/retrieval.md."""
+    return bool(_CODE.search(_PERIOD.sub(" ", query)))
 
 
 def default_weight(model: object, language: str | None, query: str = "") -> float:

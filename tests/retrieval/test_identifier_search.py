@@ -46,7 +46,11 @@ def test_embeddings_alone_do_not_find_the_code(stock: Collection) -> None:
 
 
 @pytest.mark.parametrize(
-    "code", ["ERR_CONN_0x3F", "p53", "M2HB", "16GB", *(code for c in codes().values() for code in c)]
+    "code",
+    [
+        *("ERR_CONN_0x3F", "p53", "M2HB", "16GB", "2026-0471", "2019-20-A", "v2020.1", "Q2-117", "AB1234"),
+        *(code for c in codes().values() for code in c),
+    ],
 )
 def test_a_code_lowers_the_weight_of_the_cosine(code: str) -> None:
     assert weight_for(f"what about {code}?", SearchSection()) == 0.4
@@ -57,7 +61,18 @@ def test_a_code_lowers_the_weight_of_the_cosine(code: str) -> None:
 
 @pytest.mark.parametrize(
     "query",
-    ["Who complained in 1572?", "28 days of leave", "what is well-known?", "chapter 3, page 12.", "2014年的比赛", ""],
+    [
+        "Who complained in 1572?",
+        "28 days of leave",
+        "what is well-known?",
+        "chapter 3, page 12.",
+        "2014年的比赛",
+        "",
+        "Best Buy's revenue in FY2018, FY2019 and FY21?",
+        "the 1950s, 1945-1949 and 2003/04",
+        "sales of Q2, Q2 2023, Q22023 and 3Q23",
+        "the 3rd Earl on the 21st of May",
+    ],
 )
 def test_plain_numbers_and_words_do_not_lower_the_weight(query: str) -> None:
     assert weight_for(query, SearchSection()) == 0.6
