@@ -32,8 +32,6 @@ if TYPE_CHECKING:
     from ragfm.citations.grounding import CitedAnswer
     from ragfm.core.types import Hit, Message, Reader
 
-__all__ = ["DEFAULT", "SHIPPED", "SIGNALS", "adapter_hash", "answer_signals", "reader_signals", "select_calibration"]
-
 SIGNALS = (
     *("cosine", "gap", "covered", "nearest", "supported", "names", "anywhere", "located", "agree"),
     *("likely", "unknown", "silent"),

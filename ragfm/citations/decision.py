@@ -22,19 +22,6 @@ if TYPE_CHECKING:
     from ragfm.core.config import AskSection
     from ragfm.core.types import Hit
 
-__all__ = [
-    "ComposedAnswer",
-    "Decision",
-    "citation_of",
-    "compose",
-    "decide",
-    "describe_contradiction",
-    "ground",
-    "nearest_sentences",
-    "select_quote",
-    "shown_text",
-]
-
 NEAREST = 3
 """Sentences that are named where there is no answer."""
 _TERMS_WEIGHT = 0.5

@@ -41,21 +41,6 @@ if TYPE_CHECKING:
     from ragfm.citations.verifier import Reading
     from ragfm.core.types import Hit
 
-__all__ = [
-    "MIN_LIKELIHOOD",
-    "CitedAnswer",
-    "CitedSentence",
-    "best_spans",
-    "check_sentences",
-    "cite",
-    "cite_answer",
-    "cite_sentences",
-    "correct_answer",
-    "name_unit",
-    "term_overlap",
-    "with_unit",
-]
-
 MIN_LIKELIHOOD = 0.4
 """How likely the verifier must find the answer in a quote for it to be verified: docs/decisions/033-three-states.md."""
 MIN_QUESTION_SHARE = 0.5

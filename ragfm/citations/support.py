@@ -31,35 +31,6 @@ from ragfm.core.text import TABLE_RULE, is_english, sentence_spans
 if TYPE_CHECKING:
     from ragfm.core.types import Fault, Hit
 
-__all__ = [
-    "Analysis",
-    "Claim",
-    "Evidence",
-    "QuestionTerms",
-    "Subject",
-    "Terms",
-    "Window",
-    "added_terms",
-    "addresses",
-    "analyze",
-    "best_evidence",
-    "denies",
-    "denies_terms",
-    "details_differ",
-    "find_contradiction",
-    "find_fault",
-    "find_quote",
-    "find_quotes",
-    "is_unit",
-    "matches",
-    "matching_terms",
-    "periods",
-    "quotations",
-    "subject_of",
-    "terms_of",
-    "without_denials",
-]
-
 # --- Terms -------------------------------------------------------------------------------------------------------
 
 _HAN, _HIRAGANA, _KATAKANA = "々〆㐀-䶿一-鿿豈-\ufaff\U00020000-\U0003ffff", "ぁ-ゖゝゞ", "ァ-ヺー-ヿ"

@@ -37,8 +37,6 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
-__all__ = ["Reading", "Verifier", "VerifierReranker", "shipped_verifier"]
-
 SHIPPED = Path(__file__).parents[1] / "models" / "shipped" / "minilm-verifier"
 WEIGHTS = "verifier.safetensors"
 WINDOW = 384

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import re
 
-__all__ = ["GREETING", "NEEDS_LARGER_READER", "is_greeting", "needs_larger_reader"]
-
 GREETING = "Hello. Ask a question about the documents, such as “How many days of leave do I get?”."
 NEEDS_LARGER_READER = (
     "This reader is small: it only finds short answers. Summaries, lists, comparisons and explanations need a larger "
