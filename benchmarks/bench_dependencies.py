@@ -4,7 +4,7 @@
 
 Each set-up has a local embedder, FAISS, PDF and llama.cpp, as the framework's documentation names the packages. pip
 resolves them against the configured index for an empty environment and installs nothing. The framework's own packages
-are counted. ragfm's reader is one more file (`ragfm models pull bundled`), which is no distribution. The last line is
+are counted. ragfm's reader is one more file (`ragfm models pull bundled`), not a distribution. The last line is
 the result in JSON.
 """
 

@@ -139,7 +139,7 @@ def peer_server(file: Path, threads: int) -> Iterator[tuple[str, list[str]]]:
 async def use(
     client: httpx.AsyncClient, address: str, key: str, think: float, chance: random.Random, seen: Observations
 ) -> None:
-    """One user, until it is cancelled."""
+    """Ask as one user would, until cancelled."""
     await asyncio.sleep(chance.uniform(0, think))
     while True:
         question = chance.choice([*QUESTIONS, *MORE])
@@ -149,7 +149,7 @@ async def use(
 
 
 async def ask(client: httpx.AsyncClient, address: str, key: str, question: str, seen: Observations) -> float:
-    """Ask once; gives for how long to stay away before the same is asked again."""
+    """Ask once. Returns the seconds to wait before asking again; 0 if the answer is complete."""
     asked = {
         "model": "model",
         "messages": [{"role": "user", "content": question}],
@@ -185,7 +185,7 @@ async def ask(client: httpx.AsyncClient, address: str, key: str, question: str, 
 
 
 async def row(address: str, keys: Sequence[str], users: int, seconds: float, think: float) -> dict[str, Any]:
-    """So many users for so long, after a warm-up of a fifth of it."""
+    """Measure a number of users for `seconds`, after a warm-up of a fifth of that time."""
     seen = Observations()
     limits = httpx.Limits(max_connections=None, max_keepalive_connections=None)
     async with httpx.AsyncClient(timeout=600, limits=limits) as client:

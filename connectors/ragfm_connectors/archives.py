@@ -220,7 +220,7 @@ def decompressed(file: BinaryIO, decompressor: Callable[[], Any], size: int) -> 
 
 
 def check_size(unpacked: int, size: int) -> None:
-    """Raise ArchiveLimitError if a file of `size` bytes has so many bytes unpacked that it must be a bomb."""
+    """Raise ArchiveLimitError if `unpacked` bytes from a file of `size` bytes can only be a decompression bomb."""
     limit = max(MIN_LIMIT, min(MAX_UNPACKED, size * MAX_RATIO))
     if unpacked > limit:
         raise ArchiveLimitError(

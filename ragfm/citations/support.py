@@ -544,7 +544,7 @@ def best_evidence(claim: Claim, question: QuestionTerms, windows: Sequence[Windo
         share = len(matched) / len(new)
         # A number of the question ("Is it 28 days?") need not occur in the quote, unless it is all that is claimed.
         supports = not echo and share >= MIN_SUPPORT and matched >= new & terms.exact
-        if supports:  # headings alone are no evidence
+        if supports:  # headings alone are not evidence
             supports = any(matches(term, window.own.all) for term in matched)
         if supports and len(new) <= SHORT_CLAIM:
             supports = len(window.question_terms) >= min_question_matches
@@ -707,7 +707,7 @@ def missing_subject(
     for is_year in (True, False):
         own = {period for period in near if period.isdigit() == is_year}
         found |= own or {period for period in periods(context) if period.isdigit() == is_year}
-    # "the 2000 employees" is no period, if the quote has the number.
+    # "the 2000 employees" is not a period if the quote has the number.
     absent = subject.periods - found - terms_of(quote).numbers
     return tuple(dict.fromkeys([*missing, *sorted(absent)]))
 

@@ -1,4 +1,4 @@
-"""Citations: found, put right, and never claimed where they don't hold."""
+"""Citations: found, corrected, and never claimed where they do not hold."""
 
 from __future__ import annotations
 

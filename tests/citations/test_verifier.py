@@ -85,7 +85,7 @@ def test_chances_are_chances() -> None:
     assert _read("why " * 1000, MILL).parts, "a question beyond the window"
 
 
-def test_it_is_as_good_alone_as_beside_others() -> None:
+def test_a_passage_reads_the_same_alone_and_with_others() -> None:
     verifier, hits = Verifier(), [_hit(MILL), _hit("Short."), _hit(MILL * 3)]
     together = verifier.read(QUESTION, hits)
     for hit, reading in zip(hits, together, strict=True):

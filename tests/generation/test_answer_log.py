@@ -252,7 +252,7 @@ def test_entries_of_schema_2_get_random_ids_for_ratings(log: AnswerLog) -> None:
 
 
 def words_on_disk(log: AnswerLog) -> bytes:
-    """The file as it lies there, and what SQLite left beside it."""
+    """The bytes of the file and of those that SQLite keeps next to it."""
     return b"".join(path.read_bytes() for path in sorted(log.path.parent.glob(f"{log.path.name}*")))
 
 
