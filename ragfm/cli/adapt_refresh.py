@@ -8,9 +8,10 @@ from typing import Any
 
 import click
 
-from ragfm.cli.options import POSITIVE, collection_options, open_collection, seed_option, text_option
+from ragfm.cli.options import POSITIVE, collection_options, seed_option, text_option
 from ragfm.cli.output import print_json, print_note, print_result, print_sync_report, print_text
 from ragfm.cli.progress_bar import show_progress
+from ragfm.collection import Collection
 
 _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 
@@ -45,7 +46,7 @@ def refresh(collection: str, as_json: bool, questions: Path | None, **options: A
     given = {name: options[name] for name in ("old", "replay", "licence")}
     settings = replace(defaults, training=training, questions=questions, **given)
     synced = None
-    with open_collection(collection) as handle:
+    with Collection.open(collection) as handle:
         if not options["no_sync"]:
             with show_progress("documents") as progress:
                 synced = handle.sync(progress=progress)

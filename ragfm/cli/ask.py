@@ -12,7 +12,6 @@ from ragfm.cli.options import (
     filter_option,
     k_option,
     make_rag,
-    open_collection,
     read_schema,
     reader_options,
     require_text,
@@ -20,6 +19,7 @@ from ragfm.cli.options import (
 )
 from ragfm.cli.output import answer_json, extraction_json, print_answer, print_extraction, print_json
 from ragfm.cli.progress_bar import busy
+from ragfm.collection import Collection
 
 
 @click.command()
@@ -38,14 +38,14 @@ def ask(collection: str, as_json: bool, question: str, filter: str | None, schem
     question = require_text(question, "question")
     if schema is not None:
         form = read_schema(schema)
-        with open_collection(collection) as store, busy("searching and reading"):
+        with Collection.open(collection) as store, busy("searching and reading"):
             extraction = make_rag(store, options).extract(question, form, filter=filter)
         if as_json:
             print_json(extraction_json(extraction))
         else:
             print_extraction(extraction)
         return OK
-    with open_collection(collection) as store, busy("searching and reading"):
+    with Collection.open(collection) as store, busy("searching and reading"):
         rag = make_rag(store, options)
         answer = rag.ask(question, filter=filter)
     if as_json:

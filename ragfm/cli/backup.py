@@ -6,9 +6,10 @@ from dataclasses import asdict
 
 import click
 
-from ragfm.cli.options import NON_EMPTY, collection_options, open_collection
+from ragfm.cli.options import NON_EMPTY, collection_options
 from ragfm.cli.output import megabytes, print_result
 from ragfm.cli.progress_bar import show_progress
+from ragfm.collection import Collection
 
 
 @click.command()
@@ -17,7 +18,7 @@ from ragfm.cli.progress_bar import show_progress
 @collection_options
 def backup(collection: str, as_json: bool, out: str, force: bool) -> None:
     """Write the collection to the file OUT, while other processes may use it."""
-    with open_collection(collection) as store, show_progress("bytes") as progress:
+    with Collection.open(collection) as store, show_progress("bytes") as progress:
         report = store.backup(out, force=force, progress=progress)
     text = (
         f"Wrote {report.documents} documents, {report.chunks} chunks of generation {report.generation} to "

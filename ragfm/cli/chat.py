@@ -14,13 +14,13 @@ from ragfm.cli.options import (
     filter_option,
     k_option,
     make_rag,
-    open_collection,
     reader_options,
     text_option,
     usage_error,
 )
 from ragfm.cli.output import print_error, print_evidence, print_hit, print_text
 from ragfm.cli.progress_bar import busy
+from ragfm.collection import Collection
 from ragfm.core.errors import RagfmError
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ def chat(collection: str, as_json: bool, filter: str | None, keep: str | None, *
     """
     if as_json:
         usage_error("chat has no JSON output; use `ragfm ask --json`.")
-    with open_collection(collection) as store:
+    with Collection.open(collection) as store:
         session = _Session(make_rag(store, options), Path(keep) if keep else None)
         session.set_filter(filter or "")
         store.status()  # raises an error if there is no collection, before the first question

@@ -6,16 +6,17 @@ from dataclasses import asdict
 
 import click
 
-from ragfm.cli.options import collection_options, open_collection
+from ragfm.cli.options import collection_options
 from ragfm.cli.output import megabytes, print_result
 from ragfm.cli.progress_bar import show_progress
+from ragfm.collection import Collection
 
 
 @click.command()
 @collection_options
 def compact(collection: str, as_json: bool) -> None:
     """Free the space of removed documents, while searches go on."""
-    with open_collection(collection) as store, show_progress("chunks") as progress:
+    with Collection.open(collection) as store, show_progress("chunks") as progress:
         store.status()  # raises an error if there is no collection, rather than creating one
         report = store.compact(progress=progress)
     text = (

@@ -7,9 +7,10 @@ from pathlib import Path
 
 import click
 
-from ragfm.cli.options import OK, SOME_FAILED, json_options, open_collection, suggest_larger_reader
+from ragfm.cli.options import OK, SOME_FAILED, json_options, suggest_larger_reader
 from ragfm.cli.output import answer_json, print_answer, print_json, print_sync_report, print_text
 from ragfm.cli.progress_bar import busy, show_progress
+from ragfm.collection import Collection
 from ragfm.core.registry import plugin_and_model
 from ragfm.models.bundled_download import pull_bundled_reader
 
@@ -29,7 +30,7 @@ def demo(folder: str, as_json: bool) -> int:
 
     handbook = copy_handbook(folder)
     collection = str(Path(folder) / ".ragfm")
-    with open_collection(collection) as store:
+    with Collection.open(collection) as store:
         reader = store.settings.reader
         if (plugin_and_model("readers", reader)[1] or reader) == "bundled":
             pull_bundled_reader()

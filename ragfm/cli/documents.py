@@ -6,8 +6,9 @@ from dataclasses import asdict
 
 import click
 
-from ragfm.cli.options import OK, collection_options, filter_option, open_collection
+from ragfm.cli.options import OK, collection_options, filter_option
 from ragfm.cli.output import print_json, print_table, print_text
+from ragfm.collection import Collection
 
 
 @click.command()
@@ -19,7 +20,7 @@ def documents(collection: str, as_json: bool, uri: str | None, filter: str | Non
 
     A name is a short form of a URI: the path from the folder on that was ingested.
     """
-    with open_collection(collection) as store:
+    with Collection.open(collection) as store:
         if uri is not None:
             document = store.document(uri)
             if as_json:

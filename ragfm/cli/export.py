@@ -9,9 +9,10 @@ from typing import Any
 
 import click
 
-from ragfm.cli.options import NON_EMPTY, collection_options, filter_option, open_collection, usage_error
+from ragfm.cli.options import NON_EMPTY, collection_options, filter_option, usage_error
 from ragfm.cli.output import print_json, print_text
 from ragfm.cli.progress_bar import show_progress
+from ragfm.collection import Collection
 
 
 @click.command()
@@ -33,7 +34,7 @@ def export(collection: str, as_json: bool, out: str | None, format: Any, filter:
     if to_stdout and format != "jsonl":
         usage_error("Parquet requires OUT: it cannot be written to standard output.")
     target = sys.stdout.buffer if to_stdout else Path(str(out))
-    with open_collection(collection) as store, show_progress("documents") as progress:
+    with Collection.open(collection) as store, show_progress("documents") as progress:
         report = store.export(target, format=format, filter=filter, vectors=vectors, progress=progress)
     if as_json:
         print_json({"path": out, "format": format, **asdict(report)})

@@ -7,18 +7,10 @@ from typing import Any
 
 import click
 
-from ragfm.cli.options import (
-    NON_EMPTY,
-    OK,
-    SOME_FAILED,
-    collection_options,
-    key_values,
-    open_collection,
-    text_option,
-    usage_error,
-)
+from ragfm.cli.options import NON_EMPTY, OK, SOME_FAILED, collection_options, key_values, text_option, usage_error
 from ragfm.cli.output import print_json, print_sync_report
 from ragfm.cli.progress_bar import show_progress
+from ragfm.collection import Collection
 
 
 @click.command()
@@ -64,7 +56,7 @@ def ingest(
     """
     if name and len(source) != 1:
         usage_error("--name requires exactly one SOURCE.")
-    with open_collection(collection, embedder=embedder) as store, show_progress("documents") as progress:
+    with Collection.open(collection, embedder=embedder) as store, show_progress("documents") as progress:
         values: dict[str, list[str]] = {}
         for key, value in key_values(connector_options, "--option"):
             values.setdefault(key, []).append(value)

@@ -1,4 +1,4 @@
-"""Exit codes, the options that commands share, and what the options open: a collection and its pipeline."""
+"""Exit codes, the options that commands share, and the pipeline that the options describe."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import click
 
 from ragfm.cli.output import print_note
-from ragfm.collection import Collection
 from ragfm.core.cache import cache_folder
 from ragfm.core.errors import ConfigError
 from ragfm.core.registry import plugin_and_model
 from ragfm.models.model_card import first_use_warning
 
 if TYPE_CHECKING:
+    from ragfm.collection import Collection
     from ragfm.rag import Rag
 
 OK, FAILED, USAGE, SOME_FAILED, INTERRUPTED = 0, 1, 2, 3, 130
@@ -191,11 +191,6 @@ def read_schema(path: str) -> Mapping[str, Any]:
     if not isinstance(schema, dict):
         raise ConfigError(f"'{path}' is not a JSON schema: it contains a {type(schema).__name__}, not an object.")
     return schema
-
-
-def open_collection(path: str, embedder: str | None = None) -> Collection:
-    """Return the collection in a folder."""
-    return Collection.open(path, embedder=embedder)
 
 
 def make_rag(collection: Collection, options: Mapping[str, Any]) -> Rag:

@@ -7,9 +7,10 @@ from dataclasses import asdict
 
 import click
 
-from ragfm.cli.options import collection_options, open_collection, text_option
+from ragfm.cli.options import collection_options, text_option
 from ragfm.cli.output import print_note, print_result
 from ragfm.cli.progress_bar import show_progress
+from ragfm.collection import Collection
 
 
 @click.command()
@@ -17,7 +18,7 @@ from ragfm.cli.progress_bar import show_progress
 @collection_options
 def reembed(collection: str, as_json: bool, embedder: str) -> None:
     """Re-embed all chunks with a different model; searches use the old one until all are done."""
-    with open_collection(collection) as store, show_progress("documents") as progress:
+    with Collection.open(collection) as store, show_progress("documents") as progress:
         store.status()  # raises an error if there is no collection, rather than creating one
         report = store.reembed(embedder, progress=progress)
         configured = store.settings.embedder if "embedder" in store.settings.model_fields_set else embedder

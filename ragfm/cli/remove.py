@@ -6,8 +6,9 @@ from dataclasses import asdict
 
 import click
 
-from ragfm.cli.options import NON_EMPTY, collection_options, open_collection
+from ragfm.cli.options import NON_EMPTY, collection_options
 from ragfm.cli.output import print_json, print_text
+from ragfm.collection import Collection
 
 
 @click.command()
@@ -15,7 +16,7 @@ from ragfm.cli.output import print_json, print_text
 @collection_options
 def remove(collection: str, as_json: bool, name: str) -> None:
     """Remove a source with all its documents, or one document, by name or URI."""
-    with open_collection(collection) as store:
+    with Collection.open(collection) as store:
         report = store.remove(name)
     if as_json:
         print_json(asdict(report))

@@ -6,9 +6,10 @@ from dataclasses import asdict
 
 import click
 
-from ragfm.cli.options import collection_options, open_collection
+from ragfm.cli.options import collection_options
 from ragfm.cli.output import print_json, print_note, print_text
 from ragfm.cli.progress_bar import show_progress
+from ragfm.collection import Collection
 
 
 @click.command()
@@ -16,7 +17,7 @@ from ragfm.cli.progress_bar import show_progress
 @collection_options
 def restore(collection: str, as_json: bool, file: str) -> None:
     """Create a collection from the backup FILE."""
-    with open_collection(collection) as store, show_progress("bytes") as progress:
+    with Collection.open(collection) as store, show_progress("bytes") as progress:
         report = store.restore(file, progress=progress)
     if as_json:
         print_json(asdict(report))

@@ -6,17 +6,10 @@ from typing import Any
 
 import click
 
-from ragfm.cli.options import (
-    OK,
-    collection_options,
-    filter_option,
-    k_option,
-    mode_option,
-    open_collection,
-    require_text,
-)
+from ragfm.cli.options import OK, collection_options, filter_option, k_option, mode_option, require_text
 from ragfm.cli.output import hit_json, print_hit, print_json, print_text
 from ragfm.cli.progress_bar import busy
+from ragfm.collection import Collection
 
 
 @click.command()
@@ -30,7 +23,7 @@ def search(
     collection: str, as_json: bool, query: str, k: int | None, mode: Any, filter: str | None, rerank: str | None
 ) -> int:
     """Find the passages that match QUERY best."""
-    with open_collection(collection) as store, busy("searching"):
+    with Collection.open(collection) as store, busy("searching"):
         hits = store.search(require_text(query, "query"), k, mode=mode, filter=filter, rerank=rerank)
     if as_json:
         print_json({"query": query, "hits": [hit_json(hit) for hit in hits]})

@@ -6,15 +6,16 @@ from dataclasses import asdict
 
 import click
 
-from ragfm.cli.options import collection_options, open_collection
+from ragfm.cli.options import collection_options
 from ragfm.cli.output import print_json, print_text
+from ragfm.collection import Collection
 
 
 @click.command()
 @collection_options
 def sources(collection: str, as_json: bool) -> None:
     """List the sources: their location, options and failed documents."""
-    with open_collection(collection) as store:
+    with Collection.open(collection) as store:
         status = store.status()
     listed = []
     for source in status.sources:

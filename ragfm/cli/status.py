@@ -6,8 +6,9 @@ from dataclasses import asdict
 
 import click
 
-from ragfm.cli.options import OK, collection_options, open_collection
+from ragfm.cli.options import OK, collection_options
 from ragfm.cli.output import print_json, print_table, print_text
+from ragfm.collection import Collection
 
 
 @click.command()
@@ -16,7 +17,7 @@ def status(collection: str, as_json: bool) -> int:
     """Show the size of the collection, its models and indexes, and failed documents."""
     from ragfm.store.display_names import DisplayNames
 
-    with open_collection(collection) as store:
+    with Collection.open(collection) as store:
         status = store.status()
     if as_json:
         print_json(asdict(status))

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import click
 
-from ragfm.cli.options import NON_EMPTY, OK, collection_options, key_values, open_collection
+from ragfm.cli.options import NON_EMPTY, OK, collection_options, key_values
 from ragfm.cli.output import print_json, print_text
+from ragfm.collection import Collection
 
 
 @click.command()
@@ -20,7 +21,7 @@ def tag(collection: str, as_json: bool, pattern: str, tags: tuple[str, ...]) -> 
     [[tags]] tables in ragfm.toml.
     """
     values = {key: value or None for key, value in key_values(tags, "KEY=VALUE")}
-    with open_collection(collection) as store:
+    with Collection.open(collection) as store:
         report = store.tag(pattern, values)
     if as_json:
         print_json({"pattern": pattern, "tags": values, "documents": report.documents, "generation": report.generation})

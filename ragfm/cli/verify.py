@@ -6,9 +6,10 @@ from dataclasses import asdict
 
 import click
 
-from ragfm.cli.options import FAILED, OK, collection_options, open_collection, text_option, usage_error
+from ragfm.cli.options import FAILED, OK, collection_options, text_option, usage_error
 from ragfm.cli.output import MAX_SKIPPED, one_line, print_json, print_text
 from ragfm.cli.progress_bar import show_progress
+from ragfm.collection import Collection
 
 
 @click.command()
@@ -20,7 +21,7 @@ def verify(collection: str, as_json: bool, repair: bool, salvage: str | None) ->
     if repair and salvage:
         usage_error("--repair and --salvage cannot be combined.")
     saved = None
-    with open_collection(collection) as store, show_progress("documents") as progress:
+    with Collection.open(collection) as store, show_progress("documents") as progress:
         report = store.verify(repair=repair, progress=progress)
         if salvage is not None:
             saved = store.salvage(salvage, progress=progress)

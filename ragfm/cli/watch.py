@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ragfm.cli.options import collection_options, open_collection
+from ragfm.cli.options import collection_options
 from ragfm.cli.output import print_json, print_note
+from ragfm.collection import Collection
 from ragfm.core.errors import RagfmError
 
 if TYPE_CHECKING:
@@ -62,5 +63,5 @@ def watch(collection: str, as_json: bool, interval: float) -> None:
                 outcome += f", {len(counts.failed)} failed ({counts.failed[0].error})"
         print_note(f"{datetime.now().astimezone():%H:%M:%S} {synced.source}: {outcome}")
 
-    with open_collection(collection) as store:
+    with Collection.open(collection) as store:
         store.watch(report, interval=interval, stop=stop)
