@@ -109,9 +109,3 @@ class OutputNormalizer:
         if not numbers or (not in_prompt and (marker["round"] or len(numbers) > listed.count(",") + 1)):
             return marker[0]
         return f"[{', '.join(map(str, dict.fromkeys(numbers)))}]"
-
-
-def normalize_output(output: str, passages: int) -> str:
-    """The normalised text of a complete output, without its reasoning."""
-    normalizer = OutputNormalizer(passages)
-    return normalizer.feed(output) + normalizer.finish()

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from ragfm import Collection, Rag
-from ragfm.generation.reader_output import OutputNormalizer, normalize_output
+from ragfm.generation.reader_output import OutputNormalizer
 from ragfm.testing import ScriptedReader
 
 PASSAGES = 3
@@ -88,7 +88,8 @@ REASONING = [
     ("output", "wanted"), MARKERS + PREAMBLES + [(text, text) for text in NO_MARKERS + NO_PREAMBLES]
 )
 def test_markers_and_preambles(output: str, wanted: str) -> None:
-    assert normalize_output(output, PASSAGES) == wanted
+    normalizer = OutputNormalizer(PASSAGES)
+    assert normalizer.feed(output) + normalizer.finish() == wanted
     for size in (1, 2, 3, 7):
         normalizer = OutputNormalizer(PASSAGES)
         pieces = [normalizer.feed(output[at : at + size]) for at in range(0, len(output), size)]
