@@ -50,9 +50,10 @@ from ragfm import Collection
 from ragfm.core.errors import RagfmError, SkipDocument
 from ragfm.core.types import Blob
 from ragfm.parsing import media_type, parse
-from ragfm.parsing.formats import BINARY, BY_SUFFIX
+from ragfm.parsing.formats import BINARY
 from ragfm.parsing.own.media import ocr
 from ragfm.parsing.own.media.audio import has_audio
+from ragfm.parsing.own.own_parser import OwnParser
 from ragfm.parsing.own.web.html import table_rows
 from ragfm.parsing.rendering import table_lines
 from ragfm.parsing.sandbox.worker_pool import WorkerPool
@@ -337,7 +338,8 @@ def retrieval(read: Callable[[bytes, str], ParsedFile], is_ragfm: bool) -> dict[
 
 def is_supported(path: Path) -> bool:
     """Whether a file has a supported format, by its name or content."""
-    return path.suffix.lower() in BY_SUFFIX or media_type(path.read_bytes(), path.name) != BINARY
+    named = any(path.suffix.lower() in entry.suffixes for entry in OwnParser.formats)
+    return named or media_type(path.read_bytes(), path.name) != BINARY
 
 
 def coverage() -> dict[str, Any]:

@@ -77,10 +77,7 @@ WITH_LINES = frozenset({TEXT, MARKDOWN, CODE})
 """Media types whose documents have exactly the lines of the file, since their parsers return the decoded text."""
 RECOGNIZED_BY_CONTENT = frozenset(entry.media_type for entry in _FORMATS if entry.binary) - {EML}
 """Media types whose content has a signature. Of other binary formats, only the name tells."""
-BY_SUFFIX = {suffix: entry.media_type for entry in _FORMATS for suffix in entry.suffixes}
-"""Media types by suffix, in lower case."""
 DECLARED = {
-    **{entry.media_type: entry.media_type for entry in _FORMATS},
     "application/xhtml+xml": HTML,
     "text/x-markdown": MARKDOWN,
     "application/csv": CSV,
@@ -89,4 +86,4 @@ DECLARED = {
     **{f"image/{kind}": IMAGE for kind in ("png", "jpeg", "tiff", "bmp", "webp", "gif")},
     **{f"audio/{kind}": AUDIO for kind in "wav x-wav wave mpeg mp3 mp4 m4a x-m4a flac x-flac ogg opus".split()},
 }
-"""Media types by the type that a source declares, in lower case."""
+"""Media types by other types that a source may declare, in lower case."""
