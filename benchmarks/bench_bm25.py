@@ -29,10 +29,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from data import DATA
 
 from ragfm.core.registry import load_plugin
 
-DATA = Path(os.environ.get("RAGFM_DATA", Path(__file__).parents[2] / "shared" / "data"))
 PEERS = {"ragfm": "ragfm", "bm25s": "bm25s", "tantivy": "tantivy"}
 
 

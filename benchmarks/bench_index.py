@@ -33,13 +33,13 @@ from typing import Any
 
 import faiss
 import numpy as np
+from data import DATA
 from ragfm_indexes import faiss_hnsw, faiss_ivf  # noqa: TID251  it needs the parameters of the indexes
 from ragfm_indexes.faiss_base import FaissSelection  # noqa: TID251
 
 from ragfm.core.registry import load_plugin
 from ragfm.embedders import load_embedder
 
-DATA = Path(os.environ.get("RAGFM_DATA", Path(__file__).parents[2] / "shared" / "data"))
 CACHE = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "ragfm" / "bench_index.npz"
 SHARES = (1.0, 0.5, 0.01)
 K, CANDIDATES = 10, 40

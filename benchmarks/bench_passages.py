@@ -15,7 +15,6 @@ from __future__ import annotations
 import argparse
 import gzip
 import json
-import os
 import random
 import re
 import tempfile
@@ -25,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from data import DATA
 from measure import about, save
 
 from ragfm import Collection, Hit, Settings, load_reader
@@ -35,7 +35,6 @@ from ragfm.evaluation.run_comparison import paired_differences
 from ragfm.generation.prompt import build_prompt
 from ragfm.retrieval.passages import arrange, distinct
 
-DATA = Path(os.environ.get("RAGFM_DATA", Path(__file__).parents[2] / "shared" / "data"))
 K = 3
 VARIANTS = {
     "plain": {"distinct": False, "merge": False, "order": "rank"},

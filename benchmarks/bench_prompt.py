@@ -20,8 +20,9 @@ import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
+
+from data import DATA
 
 from ragfm import Collection, Rag, Reader, Settings, load_reader
 from ragfm.core.abstention import is_abstention
@@ -32,7 +33,6 @@ from ragfm.generation.prompt_template import STRATEGIES
 from ragfm.models.model_lookup import find_model
 from ragfm.testing import ScriptedReader
 
-DATA = Path(os.environ.get("RAGFM_DATA", Path(__file__).parents[2] / "shared" / "data"))
 IDK = 'If the passages do not have the answer, say "I don\'t know."'
 
 

@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import re
 import tempfile
 import time
@@ -26,11 +25,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import data
 from measure import MODES, about, save
 
 from ragfm import Collection, Hit, Rag
 
-DATA = Path(os.environ.get("RAGFM_DATA", Path(__file__).parents[2] / "shared" / "data")) / "financebench"
+DATA = data.DATA / "financebench"
 LABELS = Path(__file__).parent / "labels" / "reports.jsonl"
 RANKS = (1, 5, 10)
 _NUMBER = re.compile(
