@@ -29,7 +29,7 @@ from ragfm.core.errors import (
 )
 from ragfm.store.catalog import Catalog
 from ragfm.store.collection_store import Store
-from ragfm.store.database import CATALOG_FILE
+from ragfm.store.sqlite_file import CATALOG_FILE
 from ragfm.testing import HashingEmbedder
 
 
@@ -452,7 +452,7 @@ def test_a_full_disk_leaves_no_half_made_collection(
     def full(*_: object, **__: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("ragfm.store.database.write_durably", full)
+    monkeypatch.setattr("ragfm.store.sqlite_file.write_durably", full)
     with pytest.raises(CollectionError, match="No space left"):
         collection.sync(docs)
     assert [path.name for path in collection.path.parent.iterdir()] == ["docs"]

@@ -43,7 +43,7 @@ from ragfm.maintenance.integrity import newest_generation
 from ragfm.maintenance.upload_files import copy_uploads
 from ragfm.store.catalog import Catalog, Generation
 from ragfm.store.collection_store import UPLOADS, Store
-from ragfm.store.database import (
+from ragfm.store.sqlite_file import (
     CATALOG_FILE,
     PAGE_BYTES,
     damaged_page,

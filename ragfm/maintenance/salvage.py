@@ -25,7 +25,7 @@ from ragfm.maintenance.upload_files import copy_uploads, relocate_uploads
 from ragfm.store.catalog import Source
 from ragfm.store.catalog_writer import CatalogWriter, Failure
 from ragfm.store.collection_store import Store
-from ragfm.store.database import CATALOG_FILE, open_connection, read_error
+from ragfm.store.sqlite_file import CATALOG_FILE, open_connection, read_error
 from ragfm.store.document_rows import NewDocument
 from ragfm.store.tables import failures
 

@@ -29,7 +29,7 @@ from ragfm.maintenance.integrity import READ_ERRORS, Discrepancy, LiveDocuments,
 from ragfm.maintenance.repair import repair as repair_derived
 from ragfm.store.catalog import Catalog, StaleReadError, read_property
 from ragfm.store.collection_store import Store
-from ragfm.store.database import CATALOG_FILE, HEAD_FILE, damaged_pages, open_connection, read_error, read_head
+from ragfm.store.sqlite_file import CATALOG_FILE, HEAD_FILE, damaged_pages, open_connection, read_error, read_head
 from ragfm.store.migrations import needs_migration
 from ragfm.store.tables import SCHEMA_VERSION, chunks, contracts, generations, vectors
 from ragfm.store.views import FORMAT, MANIFEST, VIEWS_FOLDER, View, damaged_blocks

@@ -1,6 +1,6 @@
 """The store: the catalog, which is the source of truth, and indexes built from it.
 
-database            SQLite with page checksums, and the HEAD file
+sqlite_file         SQLite with page checksums, and the HEAD file
 tables, migrations  the schema, and upgrades from older schemas
 catalog             reads the catalog
 catalog_writer      writes it, one generation per commit

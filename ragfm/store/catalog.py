@@ -32,7 +32,7 @@ import sqlalchemy as sa
 
 from ragfm.core.errors import CollectionError, DamagedCollectionError
 from ragfm.core.types import Ids, Mark, Scalar, Vectors, embedded_text
-from ragfm.store.database import CATALOG_FILE, batches, open_engine, read_error, read_head
+from ragfm.store.sqlite_file import CATALOG_FILE, batches, open_engine, read_error, read_head
 from ragfm.store.display_names import DisplayNames
 from ragfm.store.tables import (
     SCHEMA_VERSION,

@@ -20,7 +20,7 @@ from ragfm.core.durable_files import storage_failure
 from ragfm.core.errors import CollectionError, CollectionReadOnlyError, DamagedCollectionError
 from ragfm.core.types import Scalar, Vectors
 from ragfm.store.catalog import Catalog, Source
-from ragfm.store.database import (
+from ragfm.store.sqlite_file import (
     CATALOG_FILE,
     batches,
     create_database,

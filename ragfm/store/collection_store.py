@@ -37,7 +37,7 @@ from ragfm.embedders import load_embedder
 from ragfm.parsing.parsers import ParserChoice
 from ragfm.store.catalog import Catalog, Generation, StaleReadError
 from ragfm.store.catalog_writer import CatalogWriter
-from ragfm.store.database import CATALOG_FILE, HEAD_FILE, LOST_HEAD_HINT
+from ragfm.store.sqlite_file import CATALOG_FILE, HEAD_FILE, LOST_HEAD_HINT
 from ragfm.store.embedding_contract import check_contract, make_contract
 from ragfm.store.index_selection import choose_kind, default_memory
 from ragfm.store.migrations import needs_migration

@@ -21,7 +21,7 @@ from ragfm.core.progress import Progress, ProgressCallback, ignore_progress
 from ragfm.store.catalog import Catalog
 from ragfm.store.catalog_writer import CatalogWriter
 from ragfm.store.collection_store import Store
-from ragfm.store.database import CATALOG_FILE, batches
+from ragfm.store.sqlite_file import CATALOG_FILE, batches
 from ragfm.store.tables import chunks, documents, generations, groups, properties, sources, tags, vectors
 
 _BATCH_ROWS = 5_000  # deleted per transaction, so that the write-ahead log stays small

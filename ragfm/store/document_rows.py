@@ -11,7 +11,7 @@ import sqlalchemy as sa
 
 from ragfm.core.types import Chunk, Document, Scalar
 from ragfm.store.catalog import Source, text_hash
-from ragfm.store.database import batches
+from ragfm.store.sqlite_file import batches
 from ragfm.store.tables import MAX_COMPARED_CHARACTERS, as_number, chunks, documents, groups, tags
 
 

@@ -21,7 +21,7 @@ from ragfm.core.errors import CollectionError, CollectionNotFound, DamagedCollec
 from ragfm.core.progress import Progress
 from ragfm.maintenance.backup import MANIFEST
 from ragfm.server.uploads import Uploads
-from ragfm.store.database import CATALOG_FILE, PAGE_BYTES, damaged_page, open_connection
+from ragfm.store.sqlite_file import CATALOG_FILE, PAGE_BYTES, damaged_page, open_connection
 from ragfm.testing import HashingEmbedder
 
 

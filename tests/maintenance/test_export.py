@@ -16,7 +16,7 @@ from ragfm import Collection
 from ragfm.core.errors import CollectionError, DamagedCollectionError, FilterError, MissingExtraError
 from ragfm.core.progress import Progress
 from ragfm.store.catalog import Catalog
-from ragfm.store.database import CATALOG_FILE
+from ragfm.store.sqlite_file import CATALOG_FILE
 from ragfm.testing import HashingEmbedder
 
 
@@ -151,7 +151,7 @@ def test_an_old_file_is_replaced_atomically(filled: Collection, tmp_path: Path) 
 
 
 def test_damage_is_never_exported(filled: Collection, tmp_path: Path) -> None:
-    from ragfm.store.database import open_engine
+    from ragfm.store.sqlite_file import open_engine
 
     filled.close()
     engine = open_engine(filled.path, writable=True)

@@ -12,7 +12,7 @@ import pytest
 from ragfm import Collection, Settings
 from ragfm.core.errors import CollectionError, CollectionNotFound, DamagedCollectionError, UnsupportedError
 from ragfm.store.catalog import Catalog
-from ragfm.store.database import CATALOG_FILE, HEAD_FILE, PAGE_BYTES, damaged_page, open_connection, open_engine
+from ragfm.store.sqlite_file import CATALOG_FILE, HEAD_FILE, PAGE_BYTES, damaged_page, open_connection, open_engine
 from ragfm.testing import HashingEmbedder
 
 WORDS = "leave office hours room desk parent holiday salary garden kitchen river stone paper cloud".split()

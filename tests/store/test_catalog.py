@@ -20,7 +20,7 @@ from ragfm.core.types import Chunk, Document
 from ragfm.store import compaction
 from ragfm.store.catalog import Catalog, Source, text_hash
 from ragfm.store.catalog_writer import CatalogWriter, Failure
-from ragfm.store.database import CATALOG_FILE, HEAD_FILE
+from ragfm.store.sqlite_file import CATALOG_FILE, HEAD_FILE
 from ragfm.store.document_rows import NewDocument
 from ragfm.store.tables import documents
 from ragfm.testing import HashingEmbedder
@@ -271,7 +271,7 @@ def test_a_failed_write_of_head_fails_the_commit(
         raise OSError(errno.ENOSPC, "No space left on device")
 
     with monkeypatch.context() as patched:
-        patched.setattr("ragfm.store.database.write_durably", full)
+        patched.setattr("ragfm.store.sqlite_file.write_durably", full)
         with pytest.raises(CollectionError, match="No space left"):
             _add(catalog, source, embedder, "a", "one")
     catalog.close()
