@@ -35,9 +35,10 @@ from measure import about, save
 
 from ragfm import Collection, Settings
 from ragfm.core.types import Chunk, Document
-from ragfm.store.catalog import Source, text_hash
+from ragfm.store.catalog import Source
 from ragfm.store.catalog_writer import CatalogWriter
 from ragfm.store.document_rows import NewDocument
+from ragfm.store.tables import text_hash
 
 CHUNKS, WORDS = 20, 40
 BATCH = 500  # documents per commit

@@ -105,8 +105,10 @@ class Collection:
         """
         from ragfm.retrieval.fusion_weight import warn_of_unknown_language
         from ragfm.store.collection_store import Store
+        from ragfm.store.sqlite_database import SqliteDatabase
 
-        store = Store(Path(os.path.abspath(path)), settings, embedder, reranker)  # noqa: PTH100  without `..`
+        folder = Path(os.path.abspath(path))  # noqa: PTH100  without `..`
+        store = Store(SqliteDatabase(folder), settings, embedder, reranker)
         store.language_changed = lambda contract, language: warn_of_unknown_language(
             store.settings.search, contract, language
         )

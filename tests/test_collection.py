@@ -233,7 +233,7 @@ def test_a_second_writer_is_told_who_writes(
     collection: Collection, docs: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     collection.sync(docs)
-    monkeypatch.setattr("ragfm.store.collection_store.LOCK_SECONDS", 0.1)
+    monkeypatch.setattr("ragfm.store.sqlite_database.LOCK_SECONDS", 0.1)
     other = Collection.open(collection.path, settings=Settings(), embedder=HashingEmbedder())
     with collection._store.writing():
         assert len(other.search("leave", k=9)) >= 4  # readers go on

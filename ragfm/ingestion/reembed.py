@@ -24,10 +24,9 @@ from ragfm.core.types import Document
 from ragfm.embedders import load_embedder
 from ragfm.ingestion.embedding import WINDOW, embed_missing
 from ragfm.ingestion.recipe import chunking_recipe
-from ragfm.store.catalog import text_hash
 from ragfm.store.document_rows import insert_chunks
 from ragfm.store.embedding_contract import make_contract, same_contract
-from ragfm.store.tables import chunks, contracts, documents, vectors
+from ragfm.store.tables import chunks, contracts, documents, text_hash, vectors
 
 if TYPE_CHECKING:
     from ragfm.core.types import Chunk, Embedder

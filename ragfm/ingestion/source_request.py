@@ -228,9 +228,9 @@ def _real_path(store: Store, location: str) -> str:
 
 def _relative_path(store: Store, location: str) -> str:
     """A path relative to the collection's parent folder, if it lies in there."""
-    path, parent = PurePath(location), store.folder.parent
+    path, parent = PurePath(location), store.database.sources_folder
     return path.relative_to(parent).as_posix() if path.is_relative_to(parent) else location
 
 
 def _absolute_path(store: Store, location: str) -> str:
-    return location if "://" in location else os.path.normpath(Path(store.folder.parent, location))
+    return location if "://" in location else os.path.normpath(Path(store.database.sources_folder, location))

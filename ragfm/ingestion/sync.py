@@ -48,10 +48,9 @@ from ragfm.ingestion.recipe import (
 )
 from ragfm.ingestion.retry import must_wait
 from ragfm.parsing.parsers import ParserChoice, parser_version
-from ragfm.store.catalog import text_hash
 from ragfm.store.catalog_writer import CatalogWriter, Failure
 from ragfm.store.document_rows import NewDocument
-from ragfm.store.tables import documents
+from ragfm.store.tables import documents, text_hash
 
 if TYPE_CHECKING:
     from ragfm.core.access_groups import Groups

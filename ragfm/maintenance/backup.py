@@ -43,6 +43,7 @@ from ragfm.maintenance.integrity import newest_generation
 from ragfm.maintenance.upload_files import copy_uploads
 from ragfm.store.catalog import Catalog, Generation
 from ragfm.store.collection_store import UPLOADS, Store
+from ragfm.store.sqlite_database import SqliteDatabase
 from ragfm.store.sqlite_file import (
     CATALOG_FILE,
     PAGE_BYTES,
@@ -89,7 +90,7 @@ def backup(store: Store, out: Path, *, force: bool = False, progress: ProgressCa
             with open_connection(temporary, writable=True) as connection:
                 newest = newest_generation(connection)
             write_head(temporary, newest.id, newest.digest)
-            with closing(Catalog(temporary)) as copy:
+            with closing(Catalog(SqliteDatabase(temporary))) as copy:
                 documents = len(copy.documents(None))
             archive = temporary / "archive"
             uploads = _write_archive(temporary, archive, newest)
@@ -124,7 +125,7 @@ def _copy_database(catalog: Catalog, folder: Path, progress: ProgressCallback) -
             source.execute("SELECT count(*) FROM properties").fetchone()
             source.backup(target, pages=_PAGES_PER_STEP, progress=report)
         except pysqlite3.Error as error:
-            damage = damaged_page(catalog.folder)
+            damage = damaged_page(catalog.database.folder)
             if damage is None and "malformed" not in str(error):  # then the copy cannot be written
                 raise
             raise catalog.damage_error(damage or str(error)) from error

@@ -16,9 +16,9 @@ import numpy as np
 import sqlalchemy as sa
 
 from ragfm.core.types import embedded_text
-from ragfm.store.catalog import Generation, Source, read_generation, text_hash
+from ragfm.store.catalog import Generation, Source, read_generation
 from ragfm.store.document_rows import allowed_groups, tag_row
-from ragfm.store.tables import chunks, documents, groups, sources, tags, vectors
+from ragfm.store.tables import chunks, documents, groups, sources, tags, text_hash, vectors
 
 _RANGE = 4096  # rowids per query of a table scan
 _MAX_NORM_ERROR = 2e-3

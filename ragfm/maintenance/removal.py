@@ -49,7 +49,9 @@ def remove(store: Store, name: str) -> RemoveReport:
         chunks = before.chunks - catalog.at().chunks
         store.save_view(catalog)
     locations = {location for location, _, _ in known_sources(store)[: len(store.settings.sources)]}
-    listed = source.location in locations or os.path.normpath(store.folder.parent / source.location) in locations
+    listed = (
+        source.location in locations or os.path.normpath(store.database.sources_folder / source.location) in locations
+    )
     return RemoveReport(source.name, document.uri if document else None, count, chunks, generation, listed)
 
 
@@ -65,6 +67,6 @@ def _find(catalog: Catalog, name: str) -> tuple[Source, Any | None]:
     similar = get_close_matches(name, [*sources, *uris], n=3)
     suggestion = f"Similar names: {', '.join(similar)}. " if similar else ""
     raise CollectionError(
-        f"There is no source and no document {name!r} in '{catalog.folder}'.",
+        f"There is no source and no document {name!r} in '{catalog.database.location}'.",
         f"{suggestion}`ragfm sources` and `ragfm documents` list them.",
     )

@@ -13,9 +13,10 @@ from collections.abc import Collection, Sequence
 import sqlalchemy as sa
 
 from ragfm.maintenance.integrity import LiveDocuments, newest_generation
-from ragfm.store.collection_store import Store, leftovers, write_lock
-from ragfm.store.sqlite_file import HEAD_FILE, open_connection, write_head
+from ragfm.store.collection_store import Store
 from ragfm.store.document_rows import tag_row, update_groups
+from ragfm.store.sqlite_database import leftovers, write_lock
+from ragfm.store.sqlite_file import HEAD_FILE, open_connection, write_head
 from ragfm.store.tables import documents, tags
 from ragfm.store.views import VIEWS_FOLDER, remove_views
 

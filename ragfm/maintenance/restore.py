@@ -24,6 +24,7 @@ from ragfm.maintenance.backup import FORMAT, FORMAT_WITH_UPLOADS, MANIFEST
 from ragfm.maintenance.upload_files import is_upload_path, relocate_uploads
 from ragfm.store.catalog import Catalog
 from ragfm.store.collection_store import UPLOADS, UPLOADS_SOURCE, Store
+from ragfm.store.sqlite_database import SqliteDatabase
 from ragfm.store.sqlite_file import CATALOG_FILE, damaged_page, write_head
 from ragfm.store.views import BLOCK_BYTES
 
@@ -108,7 +109,7 @@ class _Archive:
         damage = damaged_page(folder)
         if damage is not None:
             raise self._damaged(CATALOG_FILE, "intact pages", damage)
-        with closing(Catalog(folder)) as catalog:  # checks the schema and the generation
+        with closing(Catalog(SqliteDatabase(folder))) as catalog:  # checks the schema and the generation
             generation = catalog.at().id
         for suffix in ("-wal", "-shm"):
             (folder / f"{CATALOG_FILE}{suffix}").unlink(missing_ok=True)

@@ -25,8 +25,9 @@ from ragfm.maintenance.upload_files import copy_uploads, relocate_uploads
 from ragfm.store.catalog import Source
 from ragfm.store.catalog_writer import CatalogWriter, Failure
 from ragfm.store.collection_store import Store
-from ragfm.store.sqlite_file import CATALOG_FILE, open_connection, read_error
 from ragfm.store.document_rows import NewDocument
+from ragfm.store.sqlite_database import SqliteDatabase
+from ragfm.store.sqlite_file import CATALOG_FILE, open_connection, read_error
 from ragfm.store.tables import failures
 
 _MAX_BATCH_DOCUMENTS, _MAX_BATCH_CHARACTERS = 200, 4_000_000  # per commit
@@ -87,7 +88,7 @@ def salvage(store: Store, out: Path, progress: ProgressCallback | None = None) -
         raise error_type(f"'{out}' cannot be created: {why}.", "Fix the cause and run the command again.") from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-    new = Store(out, store.settings, None)
+    new = Store(SqliteDatabase(out), store.settings, None)
     with new.writing() as catalog:
         relocate_uploads(catalog, out)
         new.save_view(catalog)
@@ -107,8 +108,8 @@ class _Salvage:
 
     def run(self, connection: sa.Connection, progress: ProgressCallback) -> None:
         """Read all documents, and write the intact ones."""
-        CatalogWriter.create(self._folder, self._live.generation.contract)
-        writer = CatalogWriter(self._folder)
+        CatalogWriter.create(SqliteDatabase(self._folder), self._live.generation.contract)
+        writer = CatalogWriter(SqliteDatabase(self._folder))
         try:
             sources = {}
             for source_id, source in sorted(self._live.sources.items()):

@@ -29,8 +29,9 @@ from ragfm.maintenance.integrity import READ_ERRORS, Discrepancy, LiveDocuments,
 from ragfm.maintenance.repair import repair as repair_derived
 from ragfm.store.catalog import Catalog, StaleReadError, read_property
 from ragfm.store.collection_store import Store
-from ragfm.store.sqlite_file import CATALOG_FILE, HEAD_FILE, damaged_pages, open_connection, read_error, read_head
 from ragfm.store.migrations import needs_migration
+from ragfm.store.sqlite_database import SqliteDatabase
+from ragfm.store.sqlite_file import CATALOG_FILE, HEAD_FILE, damaged_pages, open_connection, read_error, read_head
 from ragfm.store.tables import SCHEMA_VERSION, chunks, contracts, generations, vectors
 from ragfm.store.views import FORMAT, MANIFEST, VIEWS_FOLDER, View, damaged_blocks
 
@@ -148,7 +149,7 @@ class _Check:
         else:
             self._add_damage("the file", "there", "missing")
         # A damaged collection cannot be opened; then only the files of its views are checked.
-        catalog = Catalog(folder) if head is not None and not self.catalog_damaged else None
+        catalog = Catalog(SqliteDatabase(folder)) if head is not None and not self.catalog_damaged else None
         try:
             for name, discrepancies in _verify_views(folder, catalog, self.generation):
                 self.views += 1

@@ -22,9 +22,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import lru_cache
-from hashlib import blake2b
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from zlib import crc32
 
 import numpy as np
@@ -32,7 +30,6 @@ import sqlalchemy as sa
 
 from ragfm.core.errors import CollectionError, DamagedCollectionError
 from ragfm.core.types import Ids, Mark, Scalar, Vectors, embedded_text
-from ragfm.store.sqlite_file import CATALOG_FILE, batches, open_engine, read_error, read_head
 from ragfm.store.display_names import DisplayNames
 from ragfm.store.tables import (
     SCHEMA_VERSION,
@@ -43,8 +40,14 @@ from ragfm.store.tables import (
     generations,
     properties,
     sources,
+    text_hash,
     vectors,
 )
+
+if TYPE_CHECKING:
+    from ragfm.store.database import Database
+
+_MAX_IN_VALUES = 500  # per IN (...) list; the oldest limit of SQLite is 999 variables
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,46 +88,43 @@ class Generation:
     chunks: int
 
 
-def text_hash(text: str) -> bytes:
-    """Hash of a text, 16 bytes: the key of its vector, and the check that the stored text is intact."""
-    return blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).digest()
-
-
 class Catalog:
     """An open catalog, for reading; see `catalog_writer.CatalogWriter` for writing. Thread-safe."""
 
-    def __init__(self, folder: Path, *, writable: bool = False) -> None:
+    def __init__(self, database: Database, *, writable: bool = False) -> None:
         """Open the catalog. Raises DamagedCollectionError, also if it is behind HEAD, or CollectionError."""
-        self.folder = folder
-        self._engine = open_engine(folder, writable=writable)
+        self.database = database
+        self._engine = database.open_engine(writable=writable)
         try:
             # HEAD is read first: a commit in between only makes the catalog newer.
-            head = read_head(self.folder)
+            head = database.read_head()
             with self.read() as connection:
                 schema = read_property(connection, "schema")
                 newest = connection.execute(sa.select(sa.func.max(generations.c.id))).scalar_one()
-                query = sa.select(generations.c.digest).where(generations.c.id == head["generation"])
-                digest = connection.execute(query).scalar_one_or_none()
                 floor = read_property(connection, "floor")
+                acknowledged = newest if head is None else head["generation"]
+                query = sa.select(generations.c.digest).where(generations.c.id == acknowledged)
+                digest = connection.execute(query).scalar_one_or_none()
             if schema != str(SCHEMA_VERSION):
                 raise CollectionError(
-                    f"The collection '{folder}' has schema {schema}, but this ragfm reads schema {SCHEMA_VERSION}.",
+                    f"The collection '{database.location}' has schema {schema}, but this ragfm reads schema "
+                    f"{SCHEMA_VERSION}.",
                     "Use a newer ragfm.",
                 )
             # Compaction deletes old generations. A HEAD that was read before the compaction may be one of them.
-            compacted = digest is None and head["generation"] < int(floor or 0)
-            if digest != head["digest"] and not compacted:
+            compacted = digest is None and acknowledged < int(floor or 0)
+            if head is not None and digest != head["digest"] and not compacted:
                 raise DamagedCollectionError(
-                    f"The catalog '{self.folder / CATALOG_FILE}' is at generation {newest}, but generation "
-                    f"{head['generation']} (digest {head['digest']}) was acknowledged: commits were lost.",
-                    "Restore it from a backup, or remove the folder and ingest again.",
+                    f"The catalog '{database.name}' is at generation {newest}, but generation {acknowledged} "
+                    f"(digest {head['digest']}) was acknowledged: commits were lost.",
+                    database.loss_hint,
                 )
         except BaseException:
             self.close()
             raise
 
     def close(self) -> None:
-        """Close all connections. The last one to close merges the write-ahead log into the database."""
+        """Close all connections. With SQLite, the last one merges the write-ahead log into the database."""
         self._engine.dispose()
 
     @contextmanager
@@ -143,16 +143,13 @@ class Catalog:
             with self._engine.begin() as connection:
                 yield connection
         except sa.exc.DatabaseError as error:
-            raise read_error(self.folder, error) from error
+            raise self.database.read_error(error) from error
         except json.JSONDecodeError as error:  # a zeroed page at the end of a long row
             raise self.damage_error(f"a value is not valid JSON ({error})") from error
 
     def damage_error(self, damage: str) -> DamagedCollectionError:
         """The error to raise for damage of the catalog."""
-        return DamagedCollectionError(
-            f"The catalog '{self.folder / CATALOG_FILE}' is damaged: {damage}.",
-            "Restore it from a backup, or save the readable documents with `ragfm verify --salvage OUT`.",
-        )
+        return self.database.damage_error(damage)
 
     # --- Generations, sources, failures --------------------------------------------------------------------------
 
@@ -409,6 +406,12 @@ def read_generation(connection: sa.Connection, generation: int | None = None) ->
 def alive(table: sa.Table, generation: int) -> sa.ColumnElement[bool]:
     """The condition that a row of documents or chunks is visible at a generation."""
     return sa.and_(table.c.born <= generation, sa.or_(table.c.died.is_(None), table.c.died > generation))
+
+
+def batches(values: list[Any]) -> Iterator[list[Any]]:
+    """The values in batches that fit into an `IN (...)` list."""
+    for start in range(0, len(values), _MAX_IN_VALUES):
+        yield values[start : start + _MAX_IN_VALUES]
 
 
 _display_names = lru_cache(16)(DisplayNames)

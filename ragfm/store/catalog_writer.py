@@ -5,34 +5,20 @@ from __future__ import annotations
 import json
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from hashlib import blake2b
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from zlib import crc32
 
-import pysqlite3
 import sqlalchemy as sa
 
-from ragfm.core.durable_files import storage_failure
-from ragfm.core.errors import CollectionError, CollectionReadOnlyError, DamagedCollectionError
+from ragfm.core.errors import CollectionError
 from ragfm.core.types import Scalar, Vectors
-from ragfm.store.catalog import Catalog, Source
-from ragfm.store.sqlite_file import (
-    CATALOG_FILE,
-    batches,
-    create_database,
-    open_engine,
-    read_error,
-    read_head,
-    write_head,
-)
+from ragfm.store.catalog import Catalog, Source, batches
 from ragfm.store.document_rows import NewDocument, end_documents, insert_document, update_groups, update_tags
-from ragfm.store.migrations import migrate
 from ragfm.store.tables import (
-    SCHEMA,
     SCHEMA_VERSION,
     contracts,
     documents,
@@ -42,6 +28,9 @@ from ragfm.store.tables import (
     sources,
     vectors,
 )
+
+if TYPE_CHECKING:
+    from ragfm.store.database import Database
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,63 +63,51 @@ class Commit:
 class CatalogWriter(Catalog):
     """The catalog, for the one process that holds the collection's lock."""
 
-    def __init__(self, folder: Path) -> None:
-        migrate(folder)
-        super().__init__(folder, writable=True)
+    def __init__(self, database: Database) -> None:
+        database.migrate()
+        super().__init__(database, writable=True)
         # A commit whose writer was killed before it wrote HEAD is acknowledged now: readers may have seen it.
-        newest = self.at()
-        if newest.id > read_head(folder)["generation"]:
-            write_head(folder, newest.id, newest.digest)
+        newest, head = self.at(), database.read_head()
+        if head is None or newest.id > head["generation"]:
+            database.write_head(newest.id, newest.digest)
 
     @classmethod
-    def create(cls, folder: Path, contract: Mapping[str, Scalar]) -> None:
-        """Create an empty catalog, at generation 0, in an existing folder. Raises OSError, CollectionError."""
-        create_database(folder)
-        engine = open_engine(folder, writable=True)
+    def create(cls, database: Database, contract: Mapping[str, Scalar]) -> None:
+        """Create an empty catalog, at generation 0. Raises OSError, CollectionError."""
         digest = blake2b(digest_size=16).hexdigest()
         values = {"schema": str(SCHEMA_VERSION), "collection": uuid.uuid4().hex, "floor": "0"}
-        try:
-            with engine.begin() as connection:
-                SCHEMA.create_all(connection)
-                connection.execute(properties.insert(), [{"key": k, "value": v} for k, v in values.items()])
-                connection.execute(contracts.insert().values(id=1, fingerprint=dict(contract)))
-                connection.execute(
-                    generations.insert().values(id=0, digest=digest, contract_id=1, chunks=0, created=_now())
-                )
-            # Closing does a checkpoint too, but ignores errors.
-            with closing(engine.raw_connection()) as driver:
-                driver.cursor().execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
-        except pysqlite3.Error as error:
-            error_type, why = storage_failure(folder, error)
-            raise error_type(f"'{folder / CATALOG_FILE}' cannot be written: {why}.") from error
-        finally:
-            engine.dispose()
-        write_head(folder, 0, digest)
+
+        def fill(connection: sa.Connection) -> tuple[int, str]:
+            connection.execute(properties.insert(), [{"key": k, "value": v} for k, v in values.items()])
+            connection.execute(contracts.insert().values(id=1, fingerprint=dict(contract)))
+            connection.execute(
+                generations.insert().values(id=0, digest=digest, contract_id=1, chunks=0, created=_now())
+            )
+            return 0, digest
+
+        database.create(fill)
+
+    def size(self) -> int:
+        """The size of the catalog on disk, in bytes."""
+        return self.database.size(self._engine)
+
+    def shrink(self) -> None:
+        """Return free space to the file system. Raises CollectionError on failure; no data is lost."""
+        self.database.shrink(self._engine)
 
     @contextmanager
     def write(self) -> Iterator[sa.Connection]:
         """A transaction that is durable when the block ends. Raises CollectionError."""
         try:
-            # IMMEDIATE takes the lock at once. Taken at the first write, SQLite could no longer wait for it.
-            with self._engine.execution_options(begin="BEGIN IMMEDIATE").begin() as connection:
+            with self.database.begin_write(self._engine) as connection:
                 yield connection
         except sa.exc.DatabaseError as error:
-            if isinstance(error, sa.exc.IntegrityError):
-                if "documents" in str(error.orig):
-                    raise CollectionError(
-                        f"Two sources have a document with the same uri ({error.orig}).",
-                        "Choose a different --name for one of them.",
-                    ) from error
-            elif "readonly" in str(error.orig):
-                raise CollectionReadOnlyError(f"The collection '{self.folder}' is read-only.") from error
-            damage = read_error(self.folder, error)
-            if isinstance(damage, DamagedCollectionError):
-                raise damage from error
-            error_type, why = storage_failure(self.folder, error)
-            raise error_type(
-                f"Writing to '{self.folder / CATALOG_FILE}' failed: {why}. Earlier commits are intact.",
-                "Fix the cause and run the command again.",
-            ) from error
+            if isinstance(error, sa.exc.IntegrityError) and "documents" in str(error.orig):
+                raise CollectionError(
+                    f"Two sources have a document with the same uri ({error.orig}).",
+                    "Choose a different --name for one of them.",
+                ) from error
+            raise self.database.write_error(error) from error
 
     @contextmanager
     def new_generation(self) -> Iterator[Commit]:
@@ -149,7 +126,7 @@ class CatalogWriter(Catalog):
                     created=_now(),
                 )
             )
-        write_head(self.folder, commit.generation, digest)
+        self.database.write_head(commit.generation, digest)
 
     def commit(self, source: Source, added: Sequence[NewDocument], removed: Sequence[str]) -> int:
         """Add documents of a source, replacing their older versions, and remove paths, in one generation.

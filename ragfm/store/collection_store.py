@@ -3,51 +3,33 @@
 from __future__ import annotations
 
 import contextlib
-import glob
 import json
 import logging
-import os
-import shutil
-import socket
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 from weakref import WeakValueDictionary
-
-from filelock import FileLock, Timeout
-from sqlalchemy.exc import DBAPIError
 
 from ragfm.chunking import ChunkSettings
 from ragfm.core.config import Settings, load_settings
-from ragfm.core.durable_files import new_file_mode, storage_failure, sync_folder, temporary_path
-from ragfm.core.errors import (
-    AccessDeniedError,
-    CollectionBusyError,
-    CollectionError,
-    CollectionNotFound,
-    CollectionReadOnlyError,
-    DamagedCollectionError,
-    RagfmError,
-)
+from ragfm.core.errors import CollectionBusyError, CollectionError, CollectionNotFound, RagfmError
 from ragfm.core.registry import make
 from ragfm.core.types import Embedder, Reranker, Scalar
 from ragfm.embedders import load_embedder
 from ragfm.parsing.parsers import ParserChoice
 from ragfm.store.catalog import Catalog, Generation, StaleReadError
 from ragfm.store.catalog_writer import CatalogWriter
-from ragfm.store.sqlite_file import CATALOG_FILE, HEAD_FILE, LOST_HEAD_HINT
 from ragfm.store.embedding_contract import check_contract, make_contract
 from ragfm.store.index_selection import choose_kind, default_memory
-from ragfm.store.migrations import needs_migration
 from ragfm.store.snapshot import Snapshot, open_snapshot
 from ragfm.store.views import VIEWS_FOLDER, View, save_view
 
+if TYPE_CHECKING:
+    from ragfm.store.database import Database
+
 _log = logging.getLogger(__name__)
-LOCK = "LOCK"
-LOCK_SECONDS = 10.0
-"""How long a writer waits for the lock."""
 UPLOADS = "uploads"
 """Name of the folder, inside a collection, that holds uploaded files."""
 UPLOADS_SOURCE = ".uploads"
@@ -70,12 +52,12 @@ class Store:
 
     def __init__(
         self,
-        folder: Path,
+        database: Database,
         settings: Settings | None,
         embedder: str | Embedder | None,
         reranker: str | Reranker | None = None,
     ) -> None:
-        self.folder = folder
+        self.database = database
         self.language_changed: Callable[[Mapping[str, Scalar], str | None], None] = lambda *_: None
         self._settings = settings
         self._embedder_option = embedder
@@ -83,7 +65,7 @@ class Store:
         self._rerankers: dict[str, Reranker] = {}
         self._lock = threading.RLock()
         self._catalog: Catalog | None = None
-        self._catalog_id: tuple[int, int] | None = None  # of the file that is open
+        self._catalog_id: object = None  # identity of the database that is open
         self._embedders: dict[int, Embedder] = {}  # by contract
         self._embedder_lock = threading.Lock()
         self._snapshot: Snapshot | None = None
@@ -98,7 +80,7 @@ class Store:
         """The settings of the caller, else those of `ragfm.toml` next to the folder."""
         with self._lock:
             if self._settings is None:
-                self._settings = load_settings(self.folder.parent)
+                self._settings = load_settings(self.database.sources_folder)
             return self._settings
 
     @property
@@ -153,19 +135,14 @@ class Store:
     # --- Reading -------------------------------------------------------------------------------------------------
 
     @property
+    def folder(self) -> Path:
+        """The local folder of the views."""
+        return self.database.folder
+
+    @property
     def exists(self) -> bool:
-        """Whether the folder holds a collection. Raises DamagedCollectionError if HEAD or the catalog is missing."""
-        for _ in range(2):  # another process may be creating it
-            has_head = (self.folder / HEAD_FILE).exists()
-            has_catalog = (self.folder / CATALOG_FILE).exists() or needs_migration(self.folder)
-            if has_head == has_catalog:
-                return has_catalog
-        if has_catalog:
-            raise DamagedCollectionError(f"{HEAD_FILE} is missing from '{self.folder}'.", LOST_HEAD_HINT)
-        raise DamagedCollectionError(
-            f"{CATALOG_FILE} is missing from '{self.folder}'.",
-            "Restore the collection from a backup, or remove its folder and ingest again.",
-        )
+        """Whether there is a collection. Raises DamagedCollectionError if only a part of it is there."""
+        return self.database.exists
 
     @property
     def catalog(self) -> Catalog:
@@ -174,14 +151,14 @@ class Store:
             if self._catalog is None:
                 if not self.exists:
                     raise CollectionNotFound(
-                        f"There is no collection at '{self.folder}'.",
+                        f"There is no collection at '{self.database.location}'.",
                         "Create one with `ragfm ingest FOLDER`, or choose a different folder with -c.",
                     )
-                if needs_migration(self.folder):
+                if self.database.needs_migration:
                     with self.writing():
                         pass  # opening it for writing migrates it
-                self._catalog_id = _file_id(self.folder / CATALOG_FILE)  # before: a later replacement is noticed
-                self._catalog = Catalog(self.folder)
+                self._catalog_id = self.database.identity()  # before: a later replacement is noticed
+                self._catalog = Catalog(self.database)
             return self._catalog
 
     def read(self, action: Callable[[Snapshot], T]) -> T:
@@ -193,23 +170,24 @@ class Store:
 
         If another collection takes its place meanwhile, the result is entirely from the new one.
         """
-        file = self.folder / CATALOG_FILE
         for _ in range(_READ_ATTEMPTS):
-            file_id = _file_id(file)
-            if self._catalog is not None and self._catalog_id != file_id:
+            identity = self.database.identity()
+            if self._catalog is not None and self._catalog_id != identity:
                 self.close()
             try:
                 result = action(self.catalog)
             except StaleReadError:
                 continue
             except CollectionError:
-                if _file_id(file) == file_id:
+                if self.database.identity() == identity:
                     raise
                 continue
-            if _file_id(file) == file_id:  # otherwise the connections of one read may have opened different files
+            if (
+                self.database.identity() == identity
+            ):  # otherwise the connections of one read may have opened different files
                 return result
         raise CollectionBusyError(
-            f"The collection '{self.folder}' changes faster than it can be read.", "Run the command again."
+            f"The collection '{self.database.location}' changes faster than it can be read.", "Run the command again."
         )
 
     def snapshot(self) -> Snapshot:
@@ -269,7 +247,8 @@ class Store:
         except StaleReadError:
             self._opened_for = None  # the next search tries again
         except RagfmError as error:
-            _log.warning("%s: a newer view cannot be opened, the older one stays in use: %s", self.folder, error)
+            location = self.database.location
+            _log.warning("%s: a newer view cannot be opened, the older one stays in use: %s", location, error)
         finally:
             self._opening = None
 
@@ -298,62 +277,22 @@ class Store:
         Raises CollectionBusyError, which names the holder of the lock, and CollectionReadOnlyError.
         """
         if not self.exists:
-            self._create()
-        if not os.access(self.folder, os.W_OK):
-            raise CollectionReadOnlyError(
-                f"The collection '{self.folder}' cannot be written: its folder is read-only.",
-                "Searching and asking still work.",
-            )
-        with write_lock(self.folder):
+            name = self._embedder_or_name(self.settings.embedder)
+            embedder = load_embedder(name) if isinstance(name, str) else name
+            contract = make_contract(embedder, name)
             try:
-                sync_folder(self.folder.parent)  # the process that created the folder may not have done it
-            except OSError as error:
-                error_type, why = storage_failure(self.folder.parent, error)
-                raise error_type(
-                    f"The folder '{self.folder.parent}' cannot be synced: {why}.",
-                    "Nothing was written. Run the command again.",
-                ) from error
-            catalog = CatalogWriter(self.folder)
-            for leftover in leftovers(self.folder):
-                if leftover.is_dir():
-                    shutil.rmtree(leftover, ignore_errors=True)
-                else:
-                    with contextlib.suppress(OSError):  # it only takes space
-                        leftover.unlink()
+                with self.database.creating() as database:
+                    CatalogWriter.create(database, contract)
+                self._embedders[1] = embedder
+            except CollectionError:
+                if not self.exists:  # otherwise another process was faster
+                    raise
+        with self.database.lock():
+            catalog = CatalogWriter(self.database)
             try:
                 yield catalog
             finally:
                 catalog.close()
-
-    def _create(self) -> None:
-        name = self._embedder_or_name(self.settings.embedder)
-        embedder = load_embedder(name) if isinstance(name, str) else name
-        contract = make_contract(embedder, name)
-        if self.folder.is_dir() and any(self.folder.iterdir()):
-            raise CollectionError(
-                f"The folder '{self.folder}' is not empty and is not a collection.",
-                "Choose a different folder with -c.",
-            )
-        temporary = temporary_path(self.folder)
-        try:
-            temporary.parent.mkdir(parents=True, exist_ok=True)
-            temporary.mkdir(0o700)  # it holds the text of all documents
-            CatalogWriter.create(temporary, contract)
-            temporary.rename(self.folder)
-        except (OSError, DBAPIError, CollectionError) as error:
-            if self.exists:
-                return  # another process was faster
-            error_type, why = storage_failure(self.folder.parent, error)
-            if isinstance(error, CollectionError):
-                error_type = type(error)
-            elif error_type is AccessDeniedError:
-                error_type = CollectionReadOnlyError
-            raise error_type(
-                f"The collection '{self.folder}' cannot be created: {why}.", "Choose a different folder with -c."
-            ) from error
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
-        self._embedders[1] = embedder
 
     # --- Views ---------------------------------------------------------------------------------------------------
 
@@ -402,52 +341,6 @@ class Store:
         limit = default_memory() if megabytes is None else megabytes << 20
         current = view.kind if view else None
         return choose_kind(generation.chunks, int(generation.contract["dim"]), limit, current=current)
-
-
-def leftovers(folder: Path) -> list[Path]:
-    """Temporary files and folders of a collection. Under its lock, they are those of writers that were killed."""
-    created = folder.parent.glob(f"{glob.escape(folder.name)}.*.new")
-    return sorted([*folder.glob("*.new"), *(folder / VIEWS_FOLDER).glob("*.new"), *created])
-
-
-@contextmanager
-def write_lock(folder: Path) -> Iterator[None]:
-    """Hold the lock of a collection. Raises CollectionBusyError, which names the holder, after `LOCK_SECONDS`."""
-    holder_file = folder / f"{LOCK}.holder"
-    mode = new_file_mode(folder)
-    lock = FileLock(folder / LOCK, timeout=LOCK_SECONDS, mode=mode, thread_local=False)
-    try:
-        lock.acquire()
-    except Timeout as error:
-        try:
-            holder: dict[str, Any] = json.loads(holder_file.read_text())
-            name = f"Process {holder['pid']} on {holder['host']}"
-        except (OSError, ValueError):
-            name = "Another process"
-        raise CollectionBusyError(
-            f"{name} is writing to '{folder}'.", "Wait until it ends, then run the command again."
-        ) from error
-    except OSError as error:
-        error_type, why = storage_failure(folder, error)
-        raise error_type(f"'{lock.lock_file}' cannot be locked: {why}.", "Run the command again.") from error
-    try:
-        with contextlib.suppress(OSError):  # the file only serves the message above
-            holder_data = json.dumps({"pid": os.getpid(), "host": socket.gethostname()}).encode()
-            with os.fdopen(os.open(holder_file, os.O_CREAT | os.O_TRUNC | os.O_WRONLY, mode), "wb") as file:
-                file.write(holder_data)
-        yield
-    finally:
-        with contextlib.suppress(OSError):
-            holder_file.unlink()
-        lock.release()
-
-
-def _file_id(file: Path) -> tuple[int, int] | None:
-    try:
-        status = file.stat()
-    except FileNotFoundError:
-        return None
-    return status.st_dev, status.st_ino
 
 
 def _shared_embedder(name: str, contract: Mapping[str, Any]) -> Embedder:

@@ -10,22 +10,17 @@ After a crash, the next compaction deletes the remaining dead rows.
 from __future__ import annotations
 
 import time
-from contextlib import closing
 from dataclasses import dataclass
 
-import pysqlite3
 import sqlalchemy as sa
 
-from ragfm.core.durable_files import storage_failure, sync_folder
 from ragfm.core.progress import Progress, ProgressCallback, ignore_progress
-from ragfm.store.catalog import Catalog
+from ragfm.store.catalog import Catalog, batches
 from ragfm.store.catalog_writer import CatalogWriter
 from ragfm.store.collection_store import Store
-from ragfm.store.sqlite_file import CATALOG_FILE, batches
 from ragfm.store.tables import chunks, documents, generations, groups, properties, sources, tags, vectors
 
 _BATCH_ROWS = 5_000  # deleted per transaction, so that the write-ahead log stays small
-_VACUUM_PAGES = 2_000  # freed per statement
 _MIN_DEAD_CHUNKS, _MIN_DEAD_SHARE = 1_000, 0.3  # from which a sync compacts
 
 
@@ -60,7 +55,7 @@ def compact(store: Store, catalog: CatalogWriter, progress: ProgressCallback | N
     Reports `Progress("compact", chunks_deleted, dead_chunks)`.
     """
     progress = progress or ignore_progress
-    start, bytes_before = time.monotonic(), _catalog_bytes(catalog)
+    start, bytes_before = time.monotonic(), catalog.size()
     # Readers that open the collection later must find a view that is not older than the floor.
     store.save_view(catalog, always=True)
     newest = catalog.at()
@@ -76,14 +71,9 @@ def compact(store: Store, catalog: CatalogWriter, progress: ProgressCallback | N
         connection.execute(generations.delete().where(generations.c.id < newest.id))
         empty = ~sa.exists().where(documents.c.source_id == sources.c.id)
         connection.execute(sources.delete().where(sources.c.removed.is_(True), empty))
-    shrink(catalog)
+    catalog.shrink()
     seconds = round(time.monotonic() - start, 3)
-    return CompactReport(deleted, deleted_documents, deleted_vectors, bytes_before, _catalog_bytes(catalog), seconds)
-
-
-def _catalog_bytes(catalog: CatalogWriter) -> int:
-    files = (catalog.folder / CATALOG_FILE, catalog.folder / f"{CATALOG_FILE}-wal")
-    return sum(file.stat().st_size for file in files if file.exists())
+    return CompactReport(deleted, deleted_documents, deleted_vectors, bytes_before, catalog.size(), seconds)
 
 
 def _delete_chunks(catalog: CatalogWriter, floor: int) -> int:
@@ -125,23 +115,3 @@ def _delete_vectors(catalog: CatalogWriter, contract_id: int) -> int:
         else:
             contract, after = contract + 1, b""
     return deleted
-
-
-def shrink(catalog: CatalogWriter) -> None:
-    """Return free pages to the file system, and merge the write-ahead log into the database.
-
-    Raises CollectionError on failure; no data is lost.
-    """
-    try:
-        with catalog.driver() as connection, closing(connection.cursor()) as cursor:
-            while cursor.execute("PRAGMA freelist_count").fetchone()[0]:
-                cursor.execute(f"PRAGMA incremental_vacuum({_VACUUM_PAGES})").fetchall()
-            cursor.execute("PRAGMA busy_timeout=1000")  # readers may block the checkpoint; a later one shrinks the log
-            cursor.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
-        sync_folder(catalog.folder)  # SQLite ignores an error of its own sync of the folder
-    except (pysqlite3.Error, OSError) as error:
-        error_type, why = storage_failure(catalog.folder, error)
-        raise error_type(
-            f"Free space in '{catalog.folder / CATALOG_FILE}' cannot be returned: {why}. No data was lost.",
-            "Fix the cause and run `ragfm compact`.",
-        ) from error

@@ -10,9 +10,8 @@ from typing import Any
 import sqlalchemy as sa
 
 from ragfm.core.types import Chunk, Document, Scalar
-from ragfm.store.catalog import Source, text_hash
-from ragfm.store.sqlite_file import batches
-from ragfm.store.tables import MAX_COMPARED_CHARACTERS, as_number, chunks, documents, groups, tags
+from ragfm.store.catalog import Source, batches
+from ragfm.store.tables import MAX_COMPARED_CHARACTERS, as_number, chunks, documents, groups, tags, text_hash
 
 
 @dataclass(frozen=True, slots=True)

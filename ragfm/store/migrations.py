@@ -19,9 +19,8 @@ import pysqlite3
 
 from ragfm.core.durable_files import storage_failure, sync_file, sync_folder, temporary_path
 from ragfm.core.errors import CollectionError
-from ragfm.store.catalog import text_hash
 from ragfm.store.sqlite_file import CATALOG_FILE, create_database, open_engine
-from ragfm.store.tables import SCHEMA, SCHEMA_VERSION
+from ragfm.store.tables import SCHEMA, SCHEMA_VERSION, text_hash
 
 SCHEMA_1_FILE = "catalog.sqlite"
 """The name of the catalog up to schema 1."""

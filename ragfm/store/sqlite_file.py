@@ -39,7 +39,6 @@ PAGE_BYTES = 4096
 _CHECKSUM_BYTES = 8  # at the end of each page
 _LOG_HEADER_WORDS, _LOG_FRAME_WORDS = 8, 6 + PAGE_BYTES // 4  # of 4 bytes, in the write-ahead log
 _CACHE_KIB = 32 << 10  # per connection, so that inner pages are read and verified once
-_MAX_IN_VALUES = 500  # per IN (...) list; the oldest limit of SQLite is 999 variables
 _DAMAGE_CODES = ("SQLITE_CORRUPT", "SQLITE_NOTADB")  # a wrong checksum is SQLITE_IOERR, as is a failing disk
 
 
@@ -233,12 +232,6 @@ def read_head(folder: Path) -> dict[str, Any]:
         raise DamagedCollectionError(
             f"The record of the last commit, '{folder / HEAD_FILE}', cannot be read: {error}.", LOST_HEAD_HINT
         ) from error
-
-
-def batches(values: list[Any]) -> Iterator[list[Any]]:
-    """The values in batches that fit into an `IN (...)` list."""
-    for start in range(0, len(values), _MAX_IN_VALUES):
-        yield values[start : start + _MAX_IN_VALUES]
 
 
 def _has_wal(folder: Path) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from hashlib import blake2b
 
 import sqlalchemy as sa
 
@@ -149,3 +150,8 @@ def as_number(text: str) -> float | None:
     """
     is_number = _NUMBER.fullmatch(text) and sum(map(str.isdigit, text)) <= 15
     return float(text) if is_number else None
+
+
+def text_hash(text: str) -> bytes:
+    """Hash of a text, 16 bytes: the key of its vector, and the check that the stored text is intact."""
+    return blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).digest()

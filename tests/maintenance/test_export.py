@@ -16,6 +16,7 @@ from ragfm import Collection
 from ragfm.core.errors import CollectionError, DamagedCollectionError, FilterError, MissingExtraError
 from ragfm.core.progress import Progress
 from ragfm.store.catalog import Catalog
+from ragfm.store.sqlite_database import SqliteDatabase
 from ragfm.store.sqlite_file import CATALOG_FILE
 from ragfm.testing import HashingEmbedder
 
@@ -57,7 +58,7 @@ def test_all_documents_are_exported_in_order(filled: Collection, tmp_path: Path)
 
 def test_exported_vectors_are_identical(filled: Collection, tmp_path: Path) -> None:
     pq = pytest.importorskip("pyarrow.parquet")
-    catalog = Catalog(filled.path)
+    catalog = Catalog(SqliteDatabase(filled.path))
     ids, vectors = catalog.chunk_vectors(catalog.at())
     catalog.close()
     expected = {int(at): vector for at, vector in zip(ids, vectors, strict=True)}

@@ -12,6 +12,7 @@ import pytest
 from ragfm import Collection, Settings
 from ragfm.core.errors import CollectionError, CollectionNotFound, DamagedCollectionError, UnsupportedError
 from ragfm.store.catalog import Catalog
+from ragfm.store.sqlite_database import SqliteDatabase
 from ragfm.store.sqlite_file import CATALOG_FILE, HEAD_FILE, PAGE_BYTES, damaged_page, open_connection, open_engine
 from ragfm.testing import HashingEmbedder
 
@@ -225,7 +226,7 @@ def test_a_view_with_a_different_index_is_found(many: Collection) -> None:
     from ragfm.store.views import file_entry
 
     (view,) = (many.path / "views").iterdir()
-    catalog = Catalog(many.path)
+    catalog = Catalog(SqliteDatabase(many.path))
     ids, vectors = catalog.chunk_vectors(catalog.at())
     catalog.close()
     for wrong_ids, wrong_vectors, what in (

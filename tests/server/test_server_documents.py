@@ -25,7 +25,7 @@ from ragfm.ingestion.sources import SourceError
 from ragfm.server import document_routes
 from ragfm.server.api_keys import Key, KeyFile
 from ragfm.server.uploads import Uploads, safe_file_name
-from ragfm.store.collection_store import write_lock
+from ragfm.store.sqlite_database import write_lock
 from ragfm.testing import ScriptedReader
 
 

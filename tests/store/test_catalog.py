@@ -18,11 +18,12 @@ from ragfm.core.durable_files import encode_checksummed, read_checksummed
 from ragfm.core.errors import CollectionError, DamagedCollectionError
 from ragfm.core.types import Chunk, Document
 from ragfm.store import compaction
-from ragfm.store.catalog import Catalog, Source, text_hash
+from ragfm.store.catalog import Catalog, Source
 from ragfm.store.catalog_writer import CatalogWriter, Failure
-from ragfm.store.sqlite_file import CATALOG_FILE, HEAD_FILE
 from ragfm.store.document_rows import NewDocument
-from ragfm.store.tables import documents
+from ragfm.store.sqlite_database import SqliteDatabase
+from ragfm.store.sqlite_file import CATALOG_FILE, HEAD_FILE
+from ragfm.store.tables import documents, text_hash
 from ragfm.testing import HashingEmbedder
 
 
@@ -30,7 +31,7 @@ from ragfm.testing import HashingEmbedder
 def folder(tmp_path: Path, embedder: HashingEmbedder) -> Path:
     folder = tmp_path / "collection"
     folder.mkdir()
-    CatalogWriter.create(folder, {**embedder.fingerprint, "embedder": "hashing"})
+    CatalogWriter.create(SqliteDatabase(folder), {**embedder.fingerprint, "embedder": "hashing"})
     return folder
 
 
@@ -54,7 +55,7 @@ def _source(catalog: CatalogWriter) -> Source:
 
 
 def test_reading_an_older_generation(folder: Path, embedder: HashingEmbedder) -> None:
-    catalog = CatalogWriter(folder)
+    catalog = CatalogWriter(SqliteDatabase(folder))
     source = _source(catalog)
     assert _add(catalog, source, embedder, "a", "one", "two") == 1
     assert _add(catalog, source, embedder, "a", "three") == 2
@@ -71,7 +72,7 @@ def test_reading_an_older_generation(folder: Path, embedder: HashingEmbedder) ->
 
 
 def test_a_commit_does_not_scan_tables(folder: Path, embedder: HashingEmbedder) -> None:
-    catalog = CatalogWriter(folder)
+    catalog = CatalogWriter(SqliteDatabase(folder))
     source = _source(catalog)
     _add(catalog, source, embedder, "a", "one", "two")
     plans = _plans(catalog, lambda: _add(catalog, source, embedder, "a", "three"))
@@ -81,7 +82,7 @@ def test_a_commit_does_not_scan_tables(folder: Path, embedder: HashingEmbedder) 
 
 
 def test_reads_use_indexes_and_do_not_sort(folder: Path, embedder: HashingEmbedder) -> None:
-    catalog = CatalogWriter(folder)
+    catalog = CatalogWriter(SqliteDatabase(folder))
     _add(catalog, _source(catalog), embedder, "a", "one", "two")
     newest = catalog.at()
     plans = _plans(catalog, lambda: catalog.documents(None, documents.c.uri == "docs/a"))
@@ -95,7 +96,7 @@ def test_reads_use_indexes_and_do_not_sort(folder: Path, embedder: HashingEmbedd
 
 
 def test_compaction_scans_documents_and_vectors_once(folder: Path, embedder: HashingEmbedder) -> None:
-    catalog = CatalogWriter(folder)
+    catalog = CatalogWriter(SqliteDatabase(folder))
     source = _source(catalog)
     _add(catalog, source, embedder, "a", "one", "two")
     _add(catalog, source, embedder, "a", "three")
@@ -127,7 +128,7 @@ def _plans(catalog: CatalogWriter, action: Callable[[], object]) -> list[str]:
 
 
 def test_text_of_a_chunk_is_its_slice_in_code_points(folder: Path, embedder: HashingEmbedder) -> None:
-    catalog = CatalogWriter(folder)
+    catalog = CatalogWriter(SqliteDatabase(folder))
     parts = ("𝔘𝔫𝔦 — naïve 👩‍👩‍👧", "zweiter Satz ß", "第三")
     _add(catalog, _source(catalog), embedder, "a", *parts)
     rows = catalog.chunk_rows([1, 2, 3])
@@ -135,7 +136,7 @@ def test_text_of_a_chunk_is_its_slice_in_code_points(folder: Path, embedder: Has
 
 
 def test_vectors_are_returned_as_stored(folder: Path, embedder: HashingEmbedder) -> None:
-    catalog = CatalogWriter(folder)
+    catalog = CatalogWriter(SqliteDatabase(folder))
     source = _source(catalog)
     _add(catalog, source, embedder, "a", "one", "two")
     _add(catalog, source, embedder, "b", "two", "three")
@@ -146,7 +147,7 @@ def test_vectors_are_returned_as_stored(folder: Path, embedder: HashingEmbedder)
 
 
 def test_a_chunk_without_a_vector_is_reported_as_damage(folder: Path, embedder: HashingEmbedder) -> None:
-    catalog = CatalogWriter(folder)
+    catalog = CatalogWriter(SqliteDatabase(folder))
     _add(catalog, _source(catalog), embedder, "a", "one")
     with catalog.write() as connection:
         connection.exec_driver_sql("DELETE FROM vectors")
@@ -155,7 +156,7 @@ def test_a_chunk_without_a_vector_is_reported_as_damage(folder: Path, embedder: 
 
 
 def test_chunk_ids_are_not_reused(folder: Path, embedder: HashingEmbedder) -> None:
-    catalog = CatalogWriter(folder)
+    catalog = CatalogWriter(SqliteDatabase(folder))
     source = _source(catalog)
     _add(catalog, source, embedder, "a", "one", "two")
     with catalog.write() as connection:
@@ -165,7 +166,7 @@ def test_chunk_ids_are_not_reused(folder: Path, embedder: HashingEmbedder) -> No
 
 
 def test_two_documents_with_the_same_uri_are_refused(folder: Path, embedder: HashingEmbedder) -> None:
-    catalog = CatalogWriter(folder)
+    catalog = CatalogWriter(SqliteDatabase(folder))
     source = _source(catalog)
     other = catalog.save_source(Source("other", "files", "other", "other"))
     _add(catalog, source, embedder, "a", "one")
@@ -176,7 +177,7 @@ def test_two_documents_with_the_same_uri_are_refused(folder: Path, embedder: Has
 
 
 def test_failures_are_saved_and_cleared(folder: Path, embedder: HashingEmbedder) -> None:
-    catalog = CatalogWriter(folder)
+    catalog = CatalogWriter(SqliteDatabase(folder))
     source = _source(catalog)
     _add(catalog, source, embedder, "a", "one")
     catalog.note(source.id, failed=[Failure("a", "parse", "why", "r2", attempts=2), Failure("b", "fetch", "gone", "r")])
@@ -190,38 +191,38 @@ def test_failures_are_saved_and_cleared(folder: Path, embedder: HashingEmbedder)
 
 
 def test_a_catalog_behind_head_is_damaged(folder: Path, embedder: HashingEmbedder) -> None:
-    catalog = CatalogWriter(folder)
+    catalog = CatalogWriter(SqliteDatabase(folder))
     source = _source(catalog)
     _add(catalog, source, embedder, "a", "one")
     catalog.close()
     shutil.copy(folder / CATALOG_FILE, folder / "older")
-    catalog = CatalogWriter(folder)
+    catalog = CatalogWriter(SqliteDatabase(folder))
     _add(catalog, source, embedder, "b", "two")
     catalog.close()
     (folder / "older").replace(folder / CATALOG_FILE)
     with pytest.raises(DamagedCollectionError, match=r"generation 2 .* was acknowledged"):
-        Catalog(folder)
+        Catalog(SqliteDatabase(folder))
 
 
 def test_a_different_history_of_the_same_length_is_damaged(folder: Path, embedder: HashingEmbedder) -> None:
-    catalog = CatalogWriter(folder)
+    catalog = CatalogWriter(SqliteDatabase(folder))
     _add(catalog, _source(catalog), embedder, "a", "one")
     catalog.close()
     head = read_checksummed(folder / HEAD_FILE)
     (folder / HEAD_FILE).write_bytes(encode_checksummed({**head, "digest": "0" * 32}))
     with pytest.raises(DamagedCollectionError):
-        Catalog(folder)
+        Catalog(SqliteDatabase(folder))
 
 
 def test_a_catalog_ahead_of_head_opens_and_head_catches_up(folder: Path, embedder: HashingEmbedder) -> None:
     before = (folder / HEAD_FILE).read_bytes()
-    catalog = CatalogWriter(folder)
+    catalog = CatalogWriter(SqliteDatabase(folder))
     _add(catalog, _source(catalog), embedder, "a", "one")
     catalog.close()
     (folder / HEAD_FILE).write_bytes(before)  # killed between the two
-    assert Catalog(folder).generation() == 1
+    assert Catalog(SqliteDatabase(folder)).generation() == 1
     assert read_checksummed(folder / HEAD_FILE)["generation"] == 0  # a reader writes nothing
-    CatalogWriter(folder).close()
+    CatalogWriter(SqliteDatabase(folder)).close()
     assert read_checksummed(folder / HEAD_FILE)["generation"] == 1  # readers may have seen it: it must not be lost now
 
 
@@ -229,7 +230,7 @@ def test_a_catalog_ahead_of_head_opens_and_head_catches_up(folder: Path, embedde
 def test_a_damaged_head_is_reported(folder: Path, content: bytes) -> None:
     (folder / HEAD_FILE).write_bytes(content)
     with pytest.raises(DamagedCollectionError, match="HEAD"):
-        Catalog(folder)
+        Catalog(SqliteDatabase(folder))
 
 
 def test_a_changed_digit_in_head_is_detected(folder: Path) -> None:
@@ -237,17 +238,17 @@ def test_a_changed_digit_in_head_is_detected(folder: Path) -> None:
     values["generation"] = 1
     (folder / HEAD_FILE).write_text(json.dumps(values))
     with pytest.raises(DamagedCollectionError, match=r"checksum .* expected"):
-        Catalog(folder)
+        Catalog(SqliteDatabase(folder))
 
 
 def test_a_file_that_is_not_a_database_is_reported(folder: Path) -> None:
     (folder / CATALOG_FILE).write_bytes(b"not a database at all" * 1000)
     with pytest.raises(DamagedCollectionError, match=CATALOG_FILE):
-        Catalog(folder)
+        Catalog(SqliteDatabase(folder))
 
 
 def test_a_reader_cannot_write(folder: Path) -> None:
-    with pytest.raises(CollectionError, match="readonly"), Catalog(folder).read() as connection:
+    with pytest.raises(CollectionError, match="readonly"), Catalog(SqliteDatabase(folder)).read() as connection:
         connection.exec_driver_sql("DELETE FROM generations")
 
 
@@ -257,14 +258,14 @@ def test_a_transient_error_is_not_reported_as_damage(folder: Path, monkeypatch: 
 
     monkeypatch.setattr("pysqlite3.connect", locked)
     with pytest.raises(CollectionError, match="cannot be opened") as raised:
-        Catalog(folder)
+        Catalog(SqliteDatabase(folder))
     assert not isinstance(raised.value, DamagedCollectionError)
 
 
 def test_a_failed_write_of_head_fails_the_commit(
     folder: Path, embedder: HashingEmbedder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    catalog = CatalogWriter(folder)
+    catalog = CatalogWriter(SqliteDatabase(folder))
     source = _source(catalog)
 
     def full(*_: object) -> None:
@@ -275,4 +276,4 @@ def test_a_failed_write_of_head_fails_the_commit(
         with pytest.raises(CollectionError, match="No space left"):
             _add(catalog, source, embedder, "a", "one")
     catalog.close()
-    assert CatalogWriter(folder).generation() == 1
+    assert CatalogWriter(SqliteDatabase(folder)).generation() == 1

@@ -124,7 +124,7 @@ def test_a_failed_shrink_is_reported_and_succeeds_later(
     collection: Collection, docs: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     _rewrite(docs, collection, 3)
-    expected, shrink = _hits(collection), compaction.shrink
+    expected, shrink = _hits(collection), CatalogWriter.shrink
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
 
     def without_space(catalog: CatalogWriter) -> None:
@@ -134,7 +134,7 @@ def test_a_failed_shrink_is_reported_and_succeeds_later(
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
-    monkeypatch.setattr(compaction, "shrink", without_space)
+    monkeypatch.setattr(CatalogWriter, "shrink", without_space)
     with pytest.raises(CollectionError, match="cannot be returned"):
         collection.compact()
     monkeypatch.undo()

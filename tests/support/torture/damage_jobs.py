@@ -12,7 +12,7 @@ from typing import Any
 
 from ragfm import Collection
 from ragfm.core.errors import RagfmError
-from ragfm.store.catalog import text_hash
+from ragfm.store.tables import text_hash
 from support.torture.helpers import WORDS, Report, open_collection, prose
 
 QUERY_COUNT = 20

@@ -9,7 +9,7 @@ from typing import Any
 
 from ragfm import Collection
 from ragfm.core.errors import CollectionNotFound, RagfmError
-from ragfm.store.catalog import text_hash
+from ragfm.store.tables import text_hash
 from support.torture.expected_state import GROUPS
 from support.torture.helpers import Report, open_collection
 
@@ -23,9 +23,9 @@ def inspect(report: Report, folder: str) -> None:
         with open_collection(path) as collection:  # first of all: opening a collection to write it repairs it
             problems += [f"verify: {finding}" for finding in collection.verify().findings]
         seen = [_read(path, problems)]
-        from ragfm.store import collection_store
+        from ragfm.store import sqlite_database
 
-        collection_store.LOCK_SECONDS = 2.0
+        sqlite_database.LOCK_SECONDS = 2.0
         with open_collection(path) as collection, collection._store.writing():
             pass
         seen.append(_read(path, problems, thorough=False))

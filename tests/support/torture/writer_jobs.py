@@ -16,9 +16,9 @@ from unittest import mock
 from ragfm import Collection, Settings
 from ragfm.core.errors import DiskFullError, RagfmError
 from ragfm.server.uploads import Uploads
-from ragfm.store.catalog import text_hash
 from ragfm.store.catalog_writer import CatalogWriter
 from ragfm.store.collection_store import UPLOADS_SOURCE
+from ragfm.store.tables import text_hash
 from support.torture.expected_state import ALLOWED, SOURCES
 from support.torture.helpers import CachedHashingEmbedder, Report, open_collection, prose
 

@@ -1,0 +1,85 @@
+"""What a collection needs of its database. `SqliteDatabase` and `PostgresDatabase` provide it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any, Protocol
+
+import sqlalchemy as sa
+
+from ragfm.core.errors import CollectionError, DamagedCollectionError
+
+
+class Database(Protocol):
+    """The database of one collection, and what is needed to trust it: a lock and the last acknowledged generation.
+
+    `location` is what the user opened, a folder or an address, `name` its catalog, for messages. `loss_hint` says what
+    to do if acknowledged commits were lost.
+    """
+
+    location: str
+    name: str
+    loss_hint: str
+
+    @property
+    def folder(self) -> Path:
+        """The local folder of HEAD and views. Raises CollectionNotFound if the collection does not exist yet."""
+
+    @property
+    def sources_folder(self) -> Path:
+        """The folder that the locations of sources are relative to, which also holds the settings."""
+
+    @property
+    def exists(self) -> bool:
+        """Whether the collection exists. Raises DamagedCollectionError if only a part of it does."""
+
+    @property
+    def needs_migration(self) -> bool:
+        """Whether the collection has an older schema."""
+
+    def identity(self) -> object:
+        """A value that changes when another collection takes the place of this one."""
+
+    def creating(self) -> AbstractContextManager[Database]:
+        """The database in which to create the collection; it takes its place when the block ends."""
+
+    def create(self, fill: Callable[[sa.Connection], tuple[int, str]]) -> None:
+        """Create the tables and let `fill` insert their first rows; it returns the generation and its digest."""
+
+    def migrate(self) -> None:
+        """Upgrade an older schema. The caller holds the lock."""
+
+    def lock(self) -> AbstractContextManager[None]:
+        """Hold the write lock. Raises CollectionBusyError, which names the holder, and CollectionReadOnlyError."""
+
+    def views_lock(self) -> AbstractContextManager[None]:
+        """Held while views are replaced."""
+
+    def open_engine(self, *, writable: bool) -> sa.Engine:
+        """An engine whose transactions see one state each. Without `writable`, they cannot write."""
+
+    def begin_write(self, engine: sa.Engine) -> AbstractContextManager[sa.Connection]:
+        """A transaction of the holder of the lock; durable when the block ends."""
+
+    def read_head(self) -> Mapping[str, Any] | None:
+        """The last acknowledged `generation` and its `digest`, None if none is known here."""
+
+    def write_head(self, generation: int, digest: str) -> None:
+        """Record an acknowledged generation, durably."""
+
+    def read_error(self, error: sa.exc.DatabaseError) -> CollectionError:
+        """The error to raise for a failed read."""
+
+    def write_error(self, error: sa.exc.DatabaseError) -> CollectionError:
+        """The error to raise for a failed write."""
+
+    def damage_error(self, damage: str) -> DamagedCollectionError:
+        """The error to raise for damage of the catalog."""
+
+    def size(self, engine: sa.Engine) -> int:
+        """The size of the catalog on disk, in bytes."""
+
+    def shrink(self, engine: sa.Engine) -> None:
+        """Return free space to the file system."""

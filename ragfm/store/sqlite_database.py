@@ -1,0 +1,267 @@
+"""A collection in a folder, on SQLite: its lock, its creation, and how its database is opened."""
+
+from __future__ import annotations
+
+import contextlib
+import glob
+import json
+import os
+import shutil
+import socket
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager, nullcontext
+from pathlib import Path
+from typing import Any
+
+import pysqlite3
+import sqlalchemy as sa
+from filelock import FileLock, Timeout
+
+from ragfm.core.durable_files import new_file_mode, storage_failure, sync_folder, temporary_path
+from ragfm.core.errors import (
+    AccessDeniedError,
+    CollectionBusyError,
+    CollectionError,
+    CollectionReadOnlyError,
+    DamagedCollectionError,
+)
+from ragfm.store.migrations import migrate, needs_migration
+from ragfm.store.sqlite_file import (
+    CATALOG_FILE,
+    HEAD_FILE,
+    LOST_HEAD_HINT,
+    create_database,
+    open_engine,
+    read_error,
+    read_head,
+    write_head,
+)
+from ragfm.store.tables import SCHEMA
+from ragfm.store.views import VIEWS_FOLDER
+
+LOCK = "LOCK"
+LOCK_SECONDS = 10.0
+"""How long a writer waits for the lock."""
+_VACUUM_PAGES = 2_000  # freed per statement
+
+
+class SqliteDatabase:
+    """The database file of a collection's folder."""
+
+    loss_hint = "Restore it from a backup, or remove the folder and ingest again."
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.location = str(folder)
+        self.sources_folder = folder.parent
+        self.name = str(folder / CATALOG_FILE)
+
+    @property
+    def exists(self) -> bool:
+        """Whether the folder holds a collection. Raises DamagedCollectionError if HEAD or the catalog is missing."""
+        for _ in range(2):  # another process may be creating it
+            has_head = (self.folder / HEAD_FILE).exists()
+            has_catalog = (self.folder / CATALOG_FILE).exists() or needs_migration(self.folder)
+            if has_head == has_catalog:
+                return has_catalog
+        if has_catalog:
+            raise DamagedCollectionError(f"{HEAD_FILE} is missing from '{self.folder}'.", LOST_HEAD_HINT)
+        raise DamagedCollectionError(
+            f"{CATALOG_FILE} is missing from '{self.folder}'.",
+            "Restore the collection from a backup, or remove its folder and ingest again.",
+        )
+
+    @property
+    def needs_migration(self) -> bool:
+        """Whether the collection has an older schema."""
+        return needs_migration(self.folder)
+
+    def identity(self) -> tuple[int, int] | None:
+        """Device and inode of the database file, None if there is none."""
+        try:
+            status = (self.folder / CATALOG_FILE).stat()
+        except FileNotFoundError:
+            return None
+        return status.st_dev, status.st_ino
+
+    @contextmanager
+    def creating(self) -> Iterator[SqliteDatabase]:
+        """The database of a temporary folder, which is renamed when the block ends. Raises CollectionError."""
+        if self.folder.is_dir() and any(self.folder.iterdir()):
+            raise CollectionError(
+                f"The folder '{self.folder}' is not empty and is not a collection.",
+                "Choose a different folder with -c.",
+            )
+        temporary = temporary_path(self.folder)
+        try:
+            temporary.parent.mkdir(parents=True, exist_ok=True)
+            temporary.mkdir(0o700)  # it holds the text of all documents
+            yield SqliteDatabase(temporary)
+            temporary.rename(self.folder)
+        except (OSError, sa.exc.DBAPIError, CollectionError) as error:
+            error_type, why = storage_failure(self.folder.parent, error)
+            if isinstance(error, CollectionError):
+                error_type = type(error)
+            elif error_type is AccessDeniedError:
+                error_type = CollectionReadOnlyError
+            raise error_type(
+                f"The collection '{self.folder}' cannot be created: {why}.", "Choose a different folder with -c."
+            ) from error
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+
+    def create(self, fill: Callable[[sa.Connection], tuple[int, str]]) -> None:
+        """Create the database file in the folder, which exists, and HEAD. Raises OSError, CollectionError."""
+        create_database(self.folder)
+        engine = self.open_engine(writable=True)
+        try:
+            with engine.begin() as connection:
+                SCHEMA.create_all(connection)
+                generation, digest = fill(connection)
+            # Closing does a checkpoint too, but ignores errors.
+            with closing(engine.raw_connection()) as driver:
+                driver.cursor().execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+        except pysqlite3.Error as error:
+            error_type, why = storage_failure(self.folder, error)
+            raise error_type(f"'{self.name}' cannot be written: {why}.") from error
+        finally:
+            engine.dispose()
+        self.write_head(generation, digest)
+
+    def migrate(self) -> None:
+        """Upgrade a collection with an older schema. Raises CollectionError, which leaves it unchanged."""
+        migrate(self.folder)
+
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """Hold the lock file, and remove what killed writers left."""
+        if not os.access(self.folder, os.W_OK):
+            raise CollectionReadOnlyError(
+                f"The collection '{self.folder}' cannot be written: its folder is read-only.",
+                "Searching and asking still work.",
+            )
+        with write_lock(self.folder):
+            try:
+                sync_folder(self.folder.parent)  # the process that created the folder may not have done it
+            except OSError as error:
+                error_type, why = storage_failure(self.folder.parent, error)
+                raise error_type(
+                    f"The folder '{self.folder.parent}' cannot be synced: {why}.",
+                    "Nothing was written. Run the command again.",
+                ) from error
+            for leftover in leftovers(self.folder):
+                if leftover.is_dir():
+                    shutil.rmtree(leftover, ignore_errors=True)
+                else:
+                    with contextlib.suppress(OSError):  # it only takes space
+                        leftover.unlink()
+            yield
+
+    def views_lock(self) -> contextlib.AbstractContextManager[None]:
+        """Nothing: only the holder of the lock saves views."""
+        return nullcontext()
+
+    def open_engine(self, *, writable: bool) -> sa.Engine:
+        """An engine for the database file."""
+        return open_engine(self.folder, writable=writable)
+
+    @contextmanager
+    def begin_write(self, engine: sa.Engine) -> Iterator[sa.Connection]:
+        """A write transaction; durable when the block ends."""
+        # IMMEDIATE takes the lock at once. Taken at the first write, SQLite could no longer wait for it.
+        with engine.execution_options(begin="BEGIN IMMEDIATE").begin() as connection:
+            yield connection
+
+    def read_head(self) -> dict[str, Any]:
+        """The last acknowledged `generation` and its `digest`. Raises DamagedCollectionError."""
+        return read_head(self.folder)
+
+    def write_head(self, generation: int, digest: str) -> None:
+        """Acknowledge a generation durably. Raises CollectionError."""
+        write_head(self.folder, generation, digest)
+
+    def read_error(self, error: sa.exc.DatabaseError) -> CollectionError:
+        """The error to raise for a failed read: damage, a full disk, a missing permission, or anything else."""
+        return read_error(self.folder, error)
+
+    def write_error(self, error: sa.exc.DatabaseError) -> CollectionError:
+        """The error to raise for a failed write: read-only, damage, a full disk, or anything else."""
+        if "readonly" in str(error.orig):
+            return CollectionReadOnlyError(f"The collection '{self.folder}' is read-only.")
+        damage = read_error(self.folder, error)
+        if isinstance(damage, DamagedCollectionError):
+            return damage
+        error_type, why = storage_failure(self.folder, error)
+        return error_type(
+            f"Writing to '{self.name}' failed: {why}. Earlier commits are intact.",
+            "Fix the cause and run the command again.",
+        )
+
+    def damage_error(self, damage: str) -> DamagedCollectionError:
+        """The error to raise for damage of the catalog."""
+        return DamagedCollectionError(
+            f"The catalog '{self.name}' is damaged: {damage}.",
+            "Restore it from a backup, or save the readable documents with `ragfm verify --salvage OUT`.",
+        )
+
+    def size(self, _: sa.Engine) -> int:
+        """The size of the database file and its write-ahead log, in bytes."""
+        files = (self.folder / CATALOG_FILE, self.folder / f"{CATALOG_FILE}-wal")
+        return sum(file.stat().st_size for file in files if file.exists())
+
+    def shrink(self, engine: sa.Engine) -> None:
+        """Return free pages to the file system, and merge the write-ahead log into the database.
+
+        Raises CollectionError on failure; no data is lost.
+        """
+        try:
+            with closing(engine.raw_connection()) as connection, closing(connection.cursor()) as cursor:
+                while cursor.execute("PRAGMA freelist_count").fetchone()[0]:
+                    cursor.execute(f"PRAGMA incremental_vacuum({_VACUUM_PAGES})").fetchall()
+                cursor.execute("PRAGMA busy_timeout=1000")  # readers may block the checkpoint; a later one shrinks it
+                cursor.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+            sync_folder(self.folder)  # SQLite ignores an error of its own sync of the folder
+        except (pysqlite3.Error, OSError) as error:
+            error_type, why = storage_failure(self.folder, error)
+            raise error_type(
+                f"Free space in '{self.name}' cannot be returned: {why}. No data was lost.",
+                "Fix the cause and run `ragfm compact`.",
+            ) from error
+
+
+def leftovers(folder: Path) -> list[Path]:
+    """Temporary files and folders of a collection. Under its lock, they are those of writers that were killed."""
+    created = folder.parent.glob(f"{glob.escape(folder.name)}.*.new")
+    return sorted([*folder.glob("*.new"), *(folder / VIEWS_FOLDER).glob("*.new"), *created])
+
+
+@contextmanager
+def write_lock(folder: Path) -> Iterator[None]:
+    """Hold the lock of a collection. Raises CollectionBusyError, which names the holder, after `LOCK_SECONDS`."""
+    holder_file = folder / f"{LOCK}.holder"
+    mode = new_file_mode(folder)
+    lock = FileLock(folder / LOCK, timeout=LOCK_SECONDS, mode=mode, thread_local=False)
+    try:
+        lock.acquire()
+    except Timeout as error:
+        try:
+            holder: dict[str, Any] = json.loads(holder_file.read_text())
+            name = f"Process {holder['pid']} on {holder['host']}"
+        except (OSError, ValueError):
+            name = "Another process"
+        raise CollectionBusyError(
+            f"{name} is writing to '{folder}'.", "Wait until it ends, then run the command again."
+        ) from error
+    except OSError as error:
+        error_type, why = storage_failure(folder, error)
+        raise error_type(f"'{lock.lock_file}' cannot be locked: {why}.", "Run the command again.") from error
+    try:
+        with contextlib.suppress(OSError):  # the file only serves the message above
+            holder_data = json.dumps({"pid": os.getpid(), "host": socket.gethostname()}).encode()
+            with os.fdopen(os.open(holder_file, os.O_CREAT | os.O_TRUNC | os.O_WRONLY, mode), "wb") as file:
+                file.write(holder_data)
+        yield
+    finally:
+        with contextlib.suppress(OSError):
+            holder_file.unlink()
+        lock.release()
